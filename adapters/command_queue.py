@@ -1,0 +1,141 @@
+"""The bounded queue in front of the writer, and the way answers go back to their callers.
+
+Submissions may fill most of it; the rest is kept for those who end what is running, since refusing
+them would let finished work be done again.
+"""
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import Future
+from typing import Final
+
+from msgspec import Struct
+
+from domain.batch import Outcome
+from domain.commands import Command, CompleteJob, FailJob, SubmitJob
+from domain.decide import Answer
+from domain.errors import QueueFull
+
+COMMANDS_MAX: Final = 20_000  # waiting
+SUBMISSIONS_MAX: Final = 16_000  # waiting, of which
+BYTES_MAX: Final = 256 * 1024 * 1024  # of bodies waiting
+BATCH_COMMANDS_MAX: Final = 256
+# A statement doubles in size at worst when it is escaped, and must stay far below the
+# max_allowed_packet of 16 MiB that MySQL and MariaDB come with.
+BATCH_BYTES_MAX: Final = 4 * 1024 * 1024
+
+Reply = Future[Answer] | asyncio.Future[Answer]
+
+
+class Pending(Struct, gc=False):
+    """A command that waits for its answer."""
+
+    command: Command
+    bytes: int  # of its body
+    reply: Reply
+
+
+class CommandQueue:
+    """Any thread puts in, the writer takes out."""
+
+    def __init__(
+        self, *, commands_max: int = COMMANDS_MAX, submissions_max: int = SUBMISSIONS_MAX
+    ) -> None:
+        self._commands_max = commands_max
+        self._submissions_max = submissions_max
+        self._waiting: deque[Pending] = deque()
+        self._bytes = 0
+        self._is_closed = False
+        self._changed = threading.Condition()
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    async def put_async(self, command: Command) -> Answer:
+        """Raises `QueueFull`; else what the writer answers."""
+        reply: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self._put(command, reply)
+        return await reply
+
+    def put(self, command: Command) -> Future[Answer]:
+        reply: Future[Answer] = Future()
+        self._put(command, reply)
+        return reply
+
+    def _put(self, command: Command, reply: Reply) -> None:
+        size = _body_bytes(command)
+        most = self._submissions_max if isinstance(command, SubmitJob) else self._commands_max
+        with self._changed:
+            if self._is_closed:
+                raise QueueFull("The server is stopping; send the request to another one.")
+            if len(self._waiting) >= most or (size and self._bytes + size > BYTES_MAX):
+                raise QueueFull("Too many requests are waiting to be written; try again shortly.")
+            self._waiting.append(Pending(command, size, reply))
+            self._bytes += size
+            if len(self._waiting) == 1:
+                self._changed.notify()
+
+    def take(self) -> list[Pending]:
+        """All that waits, up to the bounds of a batch; blocks for the first. Empty: closed."""
+        with self._changed:
+            while not self._waiting and not self._is_closed:
+                self._changed.wait()
+            batch: list[Pending] = []
+            size = 0
+            while self._waiting and len(batch) < BATCH_COMMANDS_MAX:
+                size += self._waiting[0].bytes
+                if batch and size > BATCH_BYTES_MAX:
+                    break
+                batch.append(self._waiting.popleft())
+            self._bytes -= sum(pending.bytes for pending in batch)
+            return batch
+
+    def close(self) -> None:
+        """Refuse what comes from now on; what waits can still be taken."""
+        with self._changed:
+            self._is_closed = True
+            self._changed.notify_all()
+
+    def fail_waiting(self, error: Exception) -> None:
+        with self._changed:
+            waiting = list(self._waiting)
+            self._waiting.clear()
+            self._bytes = 0
+        self.resolve(waiting, [error] * len(waiting))
+
+    def resolve(self, batch: Sequence[Pending], outcomes: Sequence[Outcome]) -> None:
+        """Give each caller its outcome, waking each event loop once for all of its callers."""
+        by_loop: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[Answer], Outcome]]] = {}
+        for pending, outcome in zip(batch, outcomes, strict=True):
+            if isinstance(pending.reply, asyncio.Future):
+                loop = pending.reply.get_loop()
+                by_loop.setdefault(loop, []).append((pending.reply, outcome))
+            elif isinstance(outcome, Exception):
+                pending.reply.set_exception(outcome)
+            else:
+                pending.reply.set_result(outcome)
+        for loop, replies in by_loop.items():
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(_resolve_all, replies)
+
+
+def _resolve_all(replies: Sequence[tuple[asyncio.Future[Answer], Outcome]]) -> None:
+    for reply, outcome in replies:
+        if reply.done():  # its caller went away
+            continue
+        if isinstance(outcome, Exception):
+            reply.set_exception(outcome)
+        else:
+            reply.set_result(outcome)
+
+
+def _body_bytes(command: Command) -> int:
+    match command:
+        case SubmitJob(payload=body) | FailJob(error=body):
+            return body.size
+        case CompleteJob(result=body) if body is not None:
+            return body.size
+        case _:
+            return 0

@@ -1,0 +1,168 @@
+"""Connections to the database, set so that SQLite, MySQL and MariaDB behave alike.
+
+Every driver error becomes one of ours here, by its code and never by its message.
+"""
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import Enum
+from typing import Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy import event
+from sqlalchemy.engine import URL, Connection, Engine, make_url
+from sqlalchemy.exc import DBAPIError, DisconnectionError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.pool import NullPool
+
+from domain.errors import LogUnavailable
+
+# A caller hears within 5 s that the database is away: one statement that hangs, then one connect.
+CONNECT_SECONDS_MAX: Final = 1
+WRITE_STATEMENT_SECONDS_MAX: Final = 3
+LOCK_WAIT_SECONDS_MAX: Final = 2
+READ_STATEMENT_SECONDS_MAX: Final = 60
+
+# Deadlock, lock wait time-out, snapshot conflict (MariaDB 11.6.2 and later), certification failure
+# and a Galera node that is not ready: the whole transaction can be tried again.
+_TRY_AGAIN: Final = frozenset({1020, 1047, 1180, 1205, 1213})
+# Cannot connect, connection lost, out of sync, shutting down, killed, too many connections, read
+# only after a fail-over.
+_LOST: Final = frozenset(
+    {0, 1040, 1053, 1079, 1080, 1152, 1159, 1161, 1290, 1792, 1836, 1927, 2002, 2003, 2006, 2013, 2014, 2055}
+)  # fmt: skip
+
+
+class Fault(Enum):
+    """What a failed statement means for its transaction."""
+
+    TRY_AGAIN = "the same transaction may succeed when it is tried again"
+    LOST = "the connection is gone; what it was doing has an unknown outcome"
+    REFUSED = "the database refuses what was asked, and will again"
+
+
+class Database:
+    """One database, with an engine for the writer and one for everybody who reads.
+
+    Nothing is opened before the first connection is asked for.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url: URL = make_url(url)
+        self.is_sqlite: bool = self.url.get_backend_name() == "sqlite"
+        self._writing = self._engine(WRITE_STATEMENT_SECONDS_MAX, begin="BEGIN IMMEDIATE")
+        self._reading = self._engine(READ_STATEMENT_SECONDS_MAX, begin="BEGIN")
+
+    @property
+    def dialect(self) -> sa.Dialect:
+        return self._reading.dialect
+
+    @property
+    def engine(self) -> Engine:
+        """For reading, and for observers of what is sent."""
+        return self._reading
+
+    @property
+    def writing_engine(self) -> Engine:
+        return self._writing
+
+    def connect_writer(self) -> Connection:
+        """A connection whose transactions take the write lock at once and time out early."""
+        return self._writing.connect()
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """A connection for queries. Raises `LogUnavailable` when the database is away."""
+        with translated(), self._reading.connect() as connection:
+            yield connection
+
+    @contextmanager
+    def write(self) -> Iterator[Connection]:
+        """One transaction beside the writer's: for migrations, rebuilds and their like."""
+        with translated(), self._writing.begin() as connection:
+            yield connection
+
+    def close(self) -> None:
+        self._writing.dispose()
+        self._reading.dispose()
+
+    def _engine(self, statement_seconds: int, *, begin: str) -> Engine:
+        if self.is_sqlite:
+            engine = sa.create_engine(
+                self.url, poolclass=NullPool, connect_args={"check_same_thread": False}
+            )
+            event.listen(engine, "connect", _set_up_sqlite)
+            event.listen(engine, "begin", lambda connection: connection.exec_driver_sql(begin))
+            return engine
+        return sa.create_engine(
+            self.url,
+            isolation_level="READ COMMITTED",
+            pool_size=8,
+            max_overflow=24,
+            pool_pre_ping=begin == "BEGIN",
+            pool_timeout=CONNECT_SECONDS_MAX + 2,
+            connect_args={
+                "charset": "utf8mb4",
+                "connect_timeout": CONNECT_SECONDS_MAX,
+                "read_timeout": statement_seconds,
+                "write_timeout": statement_seconds,
+                "init_command": (
+                    "SET time_zone = '+00:00', sql_mode = 'STRICT_ALL_TABLES',"
+                    f" innodb_lock_wait_timeout = {LOCK_WAIT_SECONDS_MAX}"
+                ),
+            },
+        )
+
+
+def _set_up_sqlite(connection: sqlite3.Connection, _record: object) -> None:
+    connection.isolation_level = None  # transactions begin where we say so
+    connection.execute(f"PRAGMA busy_timeout = {LOCK_WAIT_SECONDS_MAX * 1000}")
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = FULL")  # with NORMAL a power loss forgets commits
+
+
+def fault_of(error: Exception) -> Fault:
+    """Classify what a driver raised; an error that is not a driver's counts as refused."""
+    if isinstance(error, DisconnectionError | PoolTimeoutError):
+        return Fault.LOST
+    original = error.orig if isinstance(error, DBAPIError) else error
+    if isinstance(original, sqlite3.Error):
+        return _fault_of_sqlite(original)
+    if isinstance(error, DBAPIError) and error.connection_invalidated:
+        return Fault.LOST
+    code = error_code(error)
+    if code in _TRY_AGAIN:
+        return Fault.TRY_AGAIN
+    return Fault.LOST if code in _LOST or isinstance(original, OSError) else Fault.REFUSED
+
+
+def error_code(error: Exception) -> int | None:
+    """The server's or the client library's number, None for anything else."""
+    original: Any = error.orig if isinstance(error, DBAPIError) else error
+    arguments = getattr(original, "args", ())
+    return arguments[0] if arguments and isinstance(arguments[0], int) else None
+
+
+def _fault_of_sqlite(error: sqlite3.Error) -> Fault:
+    primary = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
+    if primary in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}:
+        return Fault.TRY_AGAIN
+    lost = {
+        sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY,
+        sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT,
+    }  # fmt: skip
+    return Fault.LOST if primary in lost else Fault.REFUSED
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Turn a driver's error into `LogUnavailable` when trying again later may help."""
+    try:
+        yield
+    except SQLAlchemyError as error:
+        if fault_of(error) is Fault.REFUSED:
+            raise
+        raise LogUnavailable(
+            "The database does not answer; the request can be sent again."
+        ) from error

@@ -1,0 +1,222 @@
+"""The event log on SQL: one head row that orders all writers, and the rows behind it.
+
+Whoever holds the head row's lock is the only one who may append. So positions are contiguous,
+commit order is position order, and a reader that goes by position never skips an event.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, Final
+
+import sqlalchemy as sa
+from msgspec import Struct
+from sqlalchemy.engine import Connection
+
+from adapters.clock import SystemClock
+from adapters.database import Database
+from adapters.tables import FORMAT, HEAD_ID, bodies, events, log_head
+from domain import chain
+from domain.errors import LogCorrupt, LogTooNew, LogUnavailable
+from domain.events import VERSION, Recorded, decode, encode, type_of
+from domain.identifiers import JobId, UserId
+from domain.moments import from_micros, to_micros
+from domain.ports import Clock, Head
+
+
+class StoredEvent(Struct, frozen=True, gc=False):
+    """A row of the log as it stands, for those who want the record and not its meaning."""
+
+    position: int
+    type: str
+    version: int
+    user_id: UserId | None
+    job_id: JobId | None
+    recorded_at: datetime  # UTC
+    data: bytes  # compact JSON
+    hash: bytes
+
+
+class EventFilter(Struct, frozen=True, kw_only=True):
+    """Which events an audit asks for; every condition that is set must hold."""
+
+    user_id: UserId | None = None
+    job_id: JobId | None = None
+    types: Sequence[str] = ()  # any of them; none: all
+    since: datetime | None = None  # UTC, inclusive
+    until: datetime | None = None  # UTC, exclusive
+
+
+_READ: Final = (
+    events.c.position, events.c.recorded_at, events.c.job_id, events.c.data,
+)  # fmt: skip
+
+
+class SqlEventLog:
+    """Appends under the head lock; reads without it.
+
+    `clock` replaces the log's own (the database server's, read under the lock; on SQLite the
+    machine's): for tests.
+    """
+
+    def __init__(self, database: Database, clock: Clock | None = None) -> None:
+        self._clock = clock or (SystemClock() if database.is_sqlite else None)
+        placeholder = "?" if database.is_sqlite else "%s"
+        self._lock_head = (
+            "SELECT position, hash, recorded_at, format, epoch, "
+            # SYSDATE is the time after the lock was had, NOW the time before; and no account can
+            # move it by SET timestamp.
+            + ("0" if self._clock else "TIMESTAMPDIFF(MICROSECOND, '1970-01-01', SYSDATE(6))")
+            + f" FROM log_head WHERE id = {HEAD_ID}"
+            + ("" if database.is_sqlite else " FOR UPDATE")
+        )
+        self._insert_events = _insert(events, placeholder)
+        self._insert_bodies = _insert(bodies, placeholder)
+        self._move_head = (
+            "UPDATE log_head SET position = {0}, hash = {0}, recorded_at = {0}"
+            " WHERE id = {1} AND position = {0}"
+        ).format(placeholder, HEAD_ID)
+
+    def lock_head(self, connection: Connection) -> Head:
+        """Raises `LogTooNew` for a format that this release does not know."""
+        row = connection.exec_driver_sql(self._lock_head).one_or_none()
+        if row is None:
+            raise LogCorrupt("The log has no head row; run `fairlog migrate`.")
+        position, head_hash, recorded_at, log_format, epoch, database_now = row
+        if log_format > FORMAT:
+            raise LogTooNew(
+                f"The log has format {log_format}, and this release knows up to {FORMAT}; "
+                "install the newer release here too."
+            )
+        now = to_micros(self._clock.now()) if self._clock else database_now
+        return Head(position, bytes(head_hash), from_micros(max(now, recorded_at)), epoch)
+
+    def append(
+        self,
+        connection: Connection,
+        head: Head,
+        recorded: Sequence[Recorded],
+        new_bodies: Sequence[tuple[int, bytes]],
+    ) -> Head:
+        """Write a batch behind the head and move it. Needs the head lock; all in `recorded` carry
+        the head's `now`."""
+        at = to_micros(head.now)
+        rows = []
+        tail = head.hash
+        for event in recorded:
+            row = _row(event, at)
+            position, type_name, version, user_id, job_id, _, data = row
+            tail = chain.link(
+                tail, chain.leaf(position, version, type_name.encode(), user_id, job_id, at, data)
+            )
+            rows.append((*row, tail))
+        connection.exec_driver_sql(self._insert_events, rows)
+        if new_bodies:
+            connection.exec_driver_sql(self._insert_bodies, list(new_bodies))
+        new = Head(recorded[-1].position, tail, head.now, head.epoch)
+        moved = connection.exec_driver_sql(
+            self._move_head, (new.position, new.hash, at, head.position)
+        )
+        # On a cluster, certification sees only written rows: the lock alone proves nothing there.
+        if moved.rowcount != 1:
+            raise LogUnavailable("Another writer moved the log's head; the batch was not written.")
+        return new
+
+    def raise_epoch(self, connection: Connection) -> None:
+        connection.execute(
+            log_head.update().where(log_head.c.id == HEAD_ID).values(epoch=log_head.c.epoch + 1)
+        )
+
+    def position(self, connection: Connection) -> int:
+        return connection.execute(sa.select(log_head.c.position)).scalar_one()
+
+    def hash_at(self, connection: Connection, position: int) -> bytes | None:
+        """The chain up to a position, None beyond the end."""
+        found = connection.execute(
+            sa.select(events.c.hash).where(events.c.position == position)
+        ).scalar_one_or_none()
+        return None if found is None else bytes(found)
+
+    def read(self, connection: Connection, after: int, limit: int) -> list[Recorded]:
+        rows = connection.execute(
+            sa.select(*_READ).where(events.c.position > after)
+            .order_by(events.c.position).limit(limit)
+        )  # fmt: skip
+        return [
+            Recorded(position, from_micros(recorded_at), job_id, decode(data))
+            for position, recorded_at, job_id, data in rows
+        ]
+
+    def read_stored(self, connection: Connection, after: int, limit: int) -> list[StoredEvent]:
+        return self.find(connection, EventFilter(), after, limit)
+
+    def find(
+        self, connection: Connection, wanted: EventFilter, after: int, limit: int
+    ) -> list[StoredEvent]:
+        """Up to `limit` events behind `after` that the filter lets through, in log order."""
+        query = sa.select(events).where(events.c.position > after)
+        if wanted.user_id is not None:
+            query = query.where(events.c.user_id == wanted.user_id.encode())
+        if wanted.job_id is not None:
+            query = query.where(events.c.job_id == wanted.job_id)
+        if wanted.types:
+            query = query.where(events.c.type.in_(wanted.types))
+        if wanted.since is not None:
+            query = query.where(events.c.position >= self.first_at(connection, wanted.since))
+        if wanted.until is not None:
+            query = query.where(events.c.position < self.first_at(connection, wanted.until))
+        rows = connection.execute(query.order_by(events.c.position).limit(limit))
+        return [_stored(row) for row in rows]
+
+    def first_at(self, connection: Connection, moment: datetime) -> int:
+        """The position of the first event at or after a moment; one past the end if there is none.
+
+        A binary search: recorded times never go back.
+        """
+        micros = to_micros(moment)
+        low, high = 1, self.position(connection) + 1
+        while low < high:
+            middle = (low + high) // 2
+            found = connection.execute(
+                sa.select(events.c.recorded_at).where(events.c.position == middle)
+            ).scalar_one_or_none()
+            if found is None:
+                raise LogCorrupt(f"The log has no event at position {middle}.")
+            if found < micros:
+                low = middle + 1
+            else:
+                high = middle
+        return low
+
+    def bodies_at(self, connection: Connection, positions: Sequence[int]) -> dict[int, bytes]:
+        """The bodies at those positions, as far as there are any."""
+        found: dict[int, bytes] = {}
+        for start in range(0, len(positions), 500):
+            rows = connection.execute(
+                sa.select(bodies.c.position, bodies.c.body)
+                .where(bodies.c.position.in_(positions[start : start + 500]))
+            )  # fmt: skip
+            found.update((position, bytes(body)) for position, body in rows)
+        return found
+
+
+def _row(recorded: Recorded, at: int) -> tuple[int, str, int, bytes | None, int | None, int, bytes]:
+    user_id: str | None = getattr(recorded.event, "user_id", None)
+    return (
+        recorded.position, type_of(recorded.event), VERSION,
+        None if user_id is None else user_id.encode(), recorded.job_id, at, encode(recorded.event),
+    )  # fmt: skip
+
+
+def _stored(row: Any) -> StoredEvent:  # noqa: ANN401 (a row of the events table)
+    return StoredEvent(
+        row.position, row.type, row.version,
+        None if row.user_id is None else UserId(bytes(row.user_id).decode()),
+        row.job_id, from_micros(row.recorded_at),
+        bytes(row.data), bytes(row.hash),
+    )  # fmt: skip
+
+
+def _insert(table: sa.Table, placeholder: str) -> str:
+    """Nothing but placeholders behind VALUES: else PyMySQL would send the rows one by one."""
+    names = ", ".join(column.name for column in table.columns)
+    return f"INSERT INTO {table.name} ({names}) VALUES ({', '.join([placeholder] * len(table.columns))})"

@@ -1,0 +1,1 @@
+"""How the log's own tables come to be. Projections create theirs themselves."""

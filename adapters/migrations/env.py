@@ -1,0 +1,12 @@
+"""Alembic's entry: runs the migrations on the connection that `adapters.schema` hands over."""
+
+from alembic import context
+
+from adapters.tables import metadata
+
+context.configure(
+    connection=context.config.attributes["connection"],
+    target_metadata=metadata,
+    transactional_ddl=False,  # the caller's transaction is the one there is
+)
+context.run_migrations()

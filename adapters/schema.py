@@ -1,0 +1,134 @@
+"""Creating and upgrading the log's tables, by any number of servers at once."""
+
+import time
+from pathlib import Path
+from typing import Final
+
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy.engine import Connection
+from sqlalchemy.exc import DBAPIError
+
+from adapters.database import Database, Fault, error_code, fault_of, translated
+from domain.errors import FairlogError
+
+ATTEMPTS_MAX: Final = 20
+_PAUSE_SECONDS: Final = 0.25
+# Table, column, key or trigger is there already, a row is, or the table was just redefined:
+# another server was quicker.
+_ANOTHER_WAS_QUICKER: Final = frozenset({1050, 1060, 1061, 1062, 1359, 1412, 1684})
+_NEEDS_SUPER: Final = frozenset({1419, 1227, 1142})
+_NO_TRIGGERS: Final = frozenset({1064, 1235, 8108})  # TiDB
+
+_MESSAGE: Final = "events are append-only"
+_TRIGGERS: Final = {"events_no_update": "UPDATE", "events_no_delete": "DELETE"}
+
+
+class NoTriggers(FairlogError):
+    """The database would not create the triggers that keep events from being changed."""
+
+
+def migrate(database: Database) -> None:
+    """Create the log's tables or bring them up to date. Harmless when nothing is to be done."""
+    with translated():
+        for attempt in range(1, ATTEMPTS_MAX + 1):
+            try:
+                with database.write() as connection:
+                    _upgrade(connection)
+                return
+            except DBAPIError as error:
+                another_was_quicker = error_code(error) in _ANOTHER_WAS_QUICKER
+                if attempt == ATTEMPTS_MAX or not (
+                    another_was_quicker or fault_of(error) is Fault.TRY_AGAIN
+                ):
+                    raise
+            time.sleep(_PAUSE_SECONDS)
+
+
+def protect_events(database: Database) -> None:
+    """Have the database itself refuse UPDATE and DELETE on events.
+
+    Raises `NoTriggers`, with what to do, where it will not; grants do the same in production.
+    """
+    for name in missing_triggers(database):
+        try:
+            with database.write() as connection:
+                connection.exec_driver_sql(_trigger(name, is_sqlite=database.is_sqlite))
+        except DBAPIError as error:
+            code = error_code(error)
+            if code in _ANOTHER_WAS_QUICKER:
+                continue
+            if code in _NEEDS_SUPER:
+                raise NoTriggers(
+                    "The account may not create the triggers that keep events from being changed: "
+                    "grant it TRIGGER, and with a binary log on set "
+                    "log_bin_trust_function_creators=1; then run `fairlog migrate` again."
+                ) from error
+            if code in _NO_TRIGGERS:
+                raise NoTriggers(
+                    "This database has no triggers; grant the account only SELECT and INSERT on "
+                    "events, so that they cannot be changed."
+                ) from error
+            raise
+
+
+def missing_triggers(database: Database) -> list[str]:
+    """Which of the triggers on events are not there."""
+    if database.is_sqlite:
+        query = "SELECT name FROM sqlite_master WHERE type = 'trigger' AND tbl_name = 'events'"
+    else:
+        query = (
+            "SELECT trigger_name FROM information_schema.triggers"
+            " WHERE event_object_schema = DATABASE() AND event_object_table = 'events'"
+        )
+    with database.read() as connection:
+        present = {str(name) for (name,) in connection.exec_driver_sql(query)}
+    return [name for name in _TRIGGERS if name not in present]
+
+
+def is_current(database: Database) -> bool:
+    """Whether the tables are those of this release. False also where there are none."""
+    with database.read() as connection:
+        return _revision(connection) == ScriptDirectory.from_config(_config()).get_current_head()
+
+
+def _upgrade(connection: Connection) -> None:
+    config = _config()
+    config.attributes["connection"] = connection
+    found = _revision(connection)
+    known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
+    if found is not None and found not in known:
+        raise FairlogError(
+            f"The database was migrated by a newer release (schema {found}); install that release "
+            "here too."
+        )
+    command.upgrade(config, "head")
+
+
+def _revision(connection: Connection) -> str | None:
+    if not sa.inspect(connection).has_table("alembic_version"):
+        return None
+    return MigrationContext.configure(connection).get_current_revision()
+
+
+def _config() -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    config.set_main_option("path_separator", "os")
+    return config
+
+
+def _trigger(name: str, *, is_sqlite: bool) -> str:
+    when = f"BEFORE {_TRIGGERS[name]} ON events"
+    if is_sqlite:
+        return (
+            f"CREATE TRIGGER IF NOT EXISTS {name} {when}"
+            f" BEGIN SELECT RAISE(ABORT, '{_MESSAGE}'); END"
+        )
+    return (
+        f"CREATE TRIGGER {name} {when} FOR EACH ROW"
+        f" SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = '{_MESSAGE}'"
+    )

@@ -1,0 +1,58 @@
+"""The log's own tables: the truth. Everything else can be built again from them.
+
+`position` is the only unique key and runs without gaps. There is no index on time: `recorded_at`
+rises with `position`, so a search by time is a binary search of the primary key.
+"""
+
+from typing import Final
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import mysql
+
+metadata = sa.MetaData()
+
+FORMAT: Final = 1  # of the log; a process that reads a higher one stops
+HEAD_ID: Final = 1
+
+# Bytes, not text: MySQL's utf8mb4_bin takes "a" and "a " for the same.
+_identifier = sa.LargeBinary().with_variant(mysql.VARBINARY(255), "mysql", "mariadb")
+_hash = sa.LargeBinary().with_variant(mysql.BINARY(32), "mysql", "mariadb")
+_blob = sa.LargeBinary().with_variant(mysql.MEDIUMBLOB(), "mysql", "mariadb")
+_type = sa.String(64).with_variant(
+    mysql.VARCHAR(64, charset="ascii", collation="ascii_bin"), "mysql", "mariadb"
+)
+
+events = sa.Table(
+    "events",
+    metadata,
+    sa.Column("position", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("type", _type, nullable=False),
+    sa.Column("version", sa.Integer, nullable=False),
+    sa.Column("user_id", _identifier),
+    sa.Column("job_id", sa.BigInteger),
+    sa.Column("recorded_at", sa.BigInteger, nullable=False, comment="UTC, microseconds"),
+    sa.Column("data", _blob, nullable=False, comment="the event as compact JSON"),
+    sa.Column("hash", _hash, nullable=False),
+    # Each ends with the primary key, so that an audit query is one ordered range.
+    sa.Index("events_by_user", "user_id"),
+    sa.Index("events_by_job", "job_id"),
+    sa.Index("events_by_type", "type"),
+)
+
+bodies = sa.Table(
+    "bodies",
+    metadata,
+    sa.Column("position", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("body", _blob, nullable=False),
+)
+
+log_head = sa.Table(
+    "log_head",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("position", sa.BigInteger, nullable=False),
+    sa.Column("hash", _hash, nullable=False),
+    sa.Column("recorded_at", sa.BigInteger, nullable=False),
+    sa.Column("format", sa.Integer, nullable=False),
+    sa.Column("epoch", sa.BigInteger, nullable=False, comment="raised at each generation switch"),
+)

@@ -1,0 +1,238 @@
+"""The one write path: every change in this process goes through one thread and one lock.
+
+Commands wait in a bounded queue; the thread takes all that wait, decides them together under the
+head lock, appends their events in one transaction, and only then gives the callers their answers.
+An answer means that it is on disk.
+"""
+
+import random
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from typing import Final
+
+import structlog
+from msgspec import Struct
+from sqlalchemy.engine import Connection
+from sqlalchemy.exc import SQLAlchemyError
+
+from adapters.command_queue import Answer, CommandQueue, Pending
+from adapters.database import Database, Fault, fault_of
+from adapters.event_log import SqlEventLog
+from domain.batch import Batch, Outcome
+from domain.commands import Command
+from domain.errors import FairlogError, LogTooNew, LogUnavailable, WriteFailed
+from domain.events import Recorded
+from domain.policy import Policy
+from domain.ports import Head, Projections
+from domain.world import Needs, World
+
+# From a batch's first try to the error its callers get. With one statement that hangs for 3 s and
+# one attempt to connect (1 s) they have it within 5 s.
+BATCH_SECONDS_MAX: Final = 3.0
+_PAUSE_SECONDS: Final = 0.02
+
+_log = structlog.get_logger()
+
+Subscriber = Callable[[Head, Sequence[Recorded]], None]
+
+
+class WriterStats(Struct):
+    """What the writer has done since it started."""
+
+    batches: int = 0
+    commands: int = 0
+    events: int = 0
+    retries: int = 0  # transactions tried again
+    seconds: float = 0.0  # in batches that were written
+
+
+class _InDoubt(Struct, frozen=True):
+    """A batch whose COMMIT had no answer."""
+
+    head: Head  # as it is if the batch was written
+    recorded: Sequence[Recorded]
+    outcomes: list[Outcome]
+
+
+class Writer:
+    """Start it once; `execute` may be called from any thread."""
+
+    def __init__(
+        self, database: Database, log: SqlEventLog, projections: Projections[Connection],
+        policy: Policy, queue: CommandQueue | None = None,
+    ) -> None:  # fmt: skip
+        self.stats = WriterStats()
+        self.queue = queue or CommandQueue()
+        self.fatal: FairlogError | None = None  # why it stopped for good
+        self._database = database
+        self._log = log
+        self._projections = projections
+        self._policy = policy
+        self._subscribers: list[Subscriber] = []
+        self._connection: Connection | None = None
+        self._epoch: int | None = None
+        self._in_doubt: _InDoubt | None = None
+        self._thread = threading.Thread(target=self._run, name="fairlog-writer", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Write what is waiting, then end. Commands that come later are refused."""
+        self.queue.close()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def subscribe(self, subscriber: Subscriber) -> None:
+        """Have the events of each batch told, in the writer's thread, after they are on disk."""
+        self._subscribers.append(subscriber)
+
+    async def execute(self, command: Command) -> Answer:
+        """Raises a Refusal, `QueueFull`, `LogUnavailable` or `WriteFailed`."""
+        return await self.queue.put_async(command)
+
+    def execute_now(self, command: Command) -> Answer:
+        """`execute` for a caller without an event loop; blocks."""
+        future: Future[Answer] = self.queue.put(command)
+        return future.result()
+
+    def _run(self) -> None:
+        while batch := self.queue.take():
+            started = time.monotonic()
+            self._process(batch, deadline=started + BATCH_SECONDS_MAX)
+            self.stats.seconds += time.monotonic() - started
+            if self.fatal is not None:
+                break
+        self._disconnect()
+        self.queue.close()
+        self.queue.fail_waiting(self.fatal or LogUnavailable("The server is stopping."))
+
+    def _process(self, batch: Sequence[Pending], deadline: float) -> None:
+        """Write a batch, and answer each of its callers exactly once."""
+        try:
+            outcomes = self._write_until(batch, deadline)
+        except LogUnavailable as error:
+            # Whoever waits behind would wait as long again: they hear it now.
+            self._answer(batch, [error] * len(batch))
+            self.queue.fail_waiting(error)
+        except LogTooNew as error:
+            self.fatal = error
+            self._answer(batch, [error] * len(batch))
+        except Exception as error:  # noqa: BLE001 (each caller must have an answer)
+            self._isolate(batch, error, deadline)
+        else:
+            self._answer(batch, outcomes)
+
+    def _isolate(self, batch: Sequence[Pending], error: Exception, deadline: float) -> None:
+        """Split a batch that the database refuses until the command that it refuses stands alone."""
+        if len(batch) == 1:
+            _log.error("command_failed", command=type(batch[0].command).__name__, exc_info=error)
+            self._answer(batch, [WriteFailed("The database refused this command.")])
+            return
+        middle = len(batch) // 2
+        self._process(batch[:middle], deadline)
+        self._process(batch[middle:], deadline)
+
+    def _answer(self, batch: Sequence[Pending], outcomes: Sequence[Outcome]) -> None:
+        self._in_doubt = None
+        self.queue.resolve(batch, outcomes)
+
+    def _write_until(self, batch: Sequence[Pending], deadline: float) -> list[Outcome]:
+        """Try the whole transaction again while that may help and there is time."""
+        pause = _PAUSE_SECONDS
+        while True:
+            try:
+                return self._write(batch)
+            except (SQLAlchemyError, LogUnavailable, OSError) as error:
+                fault = Fault.LOST if isinstance(error, LogUnavailable) else fault_of(error)
+                self._roll_back(is_lost=fault is Fault.LOST)
+                if fault is Fault.REFUSED:
+                    raise
+                if time.monotonic() + pause > deadline:
+                    _log.warning("database_unavailable", error=type(error).__name__)
+                    raise LogUnavailable(
+                        "The database does not answer; the request may be sent again, with the "
+                        "same idempotency key it never runs twice."
+                    ) from error
+            except Exception:
+                self._roll_back(is_lost=False)
+                raise
+            self.stats.retries += 1
+            time.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 (spreads retries)
+            pause = min(pause * 2, 0.5)
+
+    def _write(self, batch: Sequence[Pending]) -> list[Outcome]:
+        """One transaction, from the head lock to the commit."""
+        connection = self._connect()
+        with connection.begin() as transaction:
+            head = self._log.lock_head(connection)
+            if self._in_doubt is not None and self._was_written(connection, self._in_doubt):
+                transaction.rollback()
+                return self._finish(batch, self._in_doubt)
+            self._in_doubt = None
+            if head.epoch != self._epoch:
+                self._projections.refresh(connection)
+                self._epoch = head.epoch
+            done = self._fold(connection, head, [pending.command for pending in batch])
+            if not done.recorded:
+                transaction.rollback()
+                return done.outcomes
+            self._in_doubt = done
+            transaction.commit()
+        return self._finish(batch, done)
+
+    def _fold(self, connection: Connection, head: Head, commands: Sequence[Command]) -> _InDoubt:
+        needs = Needs()
+        needs.add_commands(commands, self._policy, head.now)
+        world = World()
+        world.position = head.position
+        self._projections.load(connection, needs, world)
+        batch = Batch(world, self._policy, head.now)
+        outcomes = batch.fold(commands, _log_crash)
+        if batch.recorded:
+            head = self._log.append(connection, head, batch.recorded, batch.bodies)
+            self._projections.save(connection, world)
+        return _InDoubt(head, batch.recorded, outcomes)
+
+    def _was_written(self, connection: Connection, doubt: _InDoubt) -> bool:
+        """The hash stands for the whole log up to there, so equal means that this is our batch."""
+        return self._log.hash_at(connection, doubt.head.position) == doubt.head.hash
+
+    def _finish(self, batch: Sequence[Pending], done: _InDoubt) -> list[Outcome]:
+        self.stats.batches += 1
+        self.stats.commands += len(batch)
+        self.stats.events += len(done.recorded)
+        for subscriber in self._subscribers:
+            subscriber(done.head, done.recorded)
+        return done.outcomes
+
+    def _connect(self) -> Connection:
+        if self._connection is None:
+            self._connection = self._database.connect_writer()
+        return self._connection
+
+    def _roll_back(self, *, is_lost: bool) -> None:
+        if self._connection is None:
+            return
+        if is_lost:
+            self._disconnect()
+        elif self._connection.in_transaction():
+            try:
+                self._connection.rollback()
+            except SQLAlchemyError:
+                self._disconnect()
+
+    def _disconnect(self) -> None:
+        if self._connection is not None:
+            connection, self._connection = self._connection, None
+            try:
+                connection.invalidate()
+                connection.close()
+            except SQLAlchemyError as error:
+                _log.debug("connection_close_failed", error=type(error).__name__)
+
+
+def _log_crash(command: Command, error: Exception) -> None:
+    _log.error("decision_failed", command=type(command).__name__, exc_info=error)

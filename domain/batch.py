@@ -1,0 +1,80 @@
+"""Folding a batch: each command is decided against what those before it did.
+
+Commands of one batch were waiting at the same time, so their order is ours to choose: claims come
+last, so that they can be answered from the front of the line that was read for them, and refusals
+of one user in one window are put together into one event behind everything else.
+"""
+
+from collections.abc import Callable, Sequence
+from datetime import datetime
+
+from domain.commands import ClaimJobs, Command
+from domain.decide import Answer, Decision, Fact, decide
+from domain.errors import Refusal
+from domain.events import RateLimitDecided, Recorded, Scope
+from domain.identifiers import UserId
+from domain.policy import Policy
+from domain.rate_limits import merge_refusals
+from domain.world import World
+
+Outcome = Answer | Exception  # a Refusal, or whatever a command stumbled over
+_RefusalKey = tuple[UserId, Scope, datetime, int, int]  # whose, in which window, at which limit
+
+
+class Batch:
+    """What became of a batch: the events to append, their bodies, and an outcome for each command."""
+
+    def __init__(self, world: World, policy: Policy, now: datetime) -> None:
+        self.recorded: list[Recorded] = []
+        self.bodies: list[tuple[int, bytes]] = []  # (position, body)
+        self.now = now
+        self._world = world
+        self._policy = policy
+        self._refusals: dict[_RefusalKey, RateLimitDecided] = {}
+
+    def fold(
+        self, commands: Sequence[Command], on_crash: Callable[[Command, Exception], None]
+    ) -> list[Outcome]:
+        """Decide all, in an order of our own; the outcomes are in the order of the commands.
+
+        `on_crash` hears of a decision that failed by our fault; such a command changes nothing.
+        """
+        replies: list[Callable[[World], Answer] | Exception] = [Refusal()] * len(commands)
+        claims_last = sorted(
+            range(len(commands)), key=lambda index: isinstance(commands[index], ClaimJobs)
+        )
+        for index in claims_last:
+            try:
+                decision = decide(self._world, commands[index], self._policy, self.now)
+            except Exception as error:  # noqa: BLE001 (one command must not spoil its neighbours)
+                on_crash(commands[index], error)
+                replies[index] = error
+            else:
+                replies[index] = self._take(decision)
+        for refused in self._refusals.values():
+            self._record(Fact(refused))
+        return [
+            reply if isinstance(reply, Exception) else reply(self._world) for reply in replies
+        ]
+
+    def _take(self, decision: Decision) -> Callable[[World], Answer] | Refusal:
+        for fact in decision.facts:
+            if isinstance(fact.event, RateLimitDecided) and not fact.event.allowed:
+                self._hold_back(fact.event)
+            else:
+                self._record(fact)
+        return decision.reply
+
+    def _hold_back(self, refused: RateLimitDecided) -> None:
+        key = (refused.user_id, refused.scope, refused.window_start, refused.used, refused.limit)
+        earlier = self._refusals.get(key)
+        self._refusals[key] = (
+            refused if earlier is None else merge_refusals(earlier, refused, self.now)
+        )
+
+    def _record(self, fact: Fact) -> None:
+        recorded = Recorded(self._world.position + 1, self.now, fact.job_id, fact.event)
+        self.recorded.append(recorded)
+        if fact.body is not None:
+            self.bodies.append((recorded.position, fact.body.data))
+        self._world.evolve(recorded)

@@ -1,0 +1,114 @@
+"""Wishes. Each is decided under the log's lock; what it asks for may be refused.
+
+Bodies travel in canonical JSON, so that equal values are equal bytes (see `domain.bodies`).
+"""
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from msgspec import UNSET, Struct, UnsetType
+
+from domain.bodies import Body
+from domain.events import Scope
+from domain.identifiers import JobId, Kind, ServerId, UserId, WorkerId
+
+
+class SubmitJob(Struct, frozen=True, kw_only=True, gc=False):
+    user_id: UserId
+    kind: Kind
+    payload: Body
+    idempotency_key: str | None = None  # None: the digest of kind and payload
+    run_at: datetime | None = None  # UTC; None or past: at once
+    expires_at: datetime | None = None  # UTC; None: never
+    timeout_seconds: float | None = None  # None: as long as its worker sends heartbeats
+    max_attempts: int | None = None  # None: the policy's
+    priority: int = 0
+
+
+class ReportRefusals(Struct, frozen=True, kw_only=True, gc=False):
+    """Submissions that a process refused at its door, in a window known to be used up."""
+
+    user_id: UserId
+    scope: Scope
+    used: int
+    limit: int
+    window_start: datetime  # UTC
+    window_seconds: int
+    count: int  # submissions refused
+    first_at: datetime  # UTC, by the log's clock as the process knew it
+    last_at: datetime
+
+
+class ClaimJobs(Struct, frozen=True, kw_only=True, gc=False):
+    """Give a worker up to `max_jobs` in fair order. Fewer may come although more are waiting."""
+
+    worker: WorkerId
+    max_jobs: int  # 1 to 1000
+    kinds: tuple[Kind, ...] | None = None  # None: any
+    server: ServerId | None = None  # of an embedded worker
+    claim_id: str | None = None  # the same again: the same jobs
+
+
+class ExtendLeases(Struct, frozen=True, kw_only=True, gc=False):
+    worker: WorkerId
+    jobs: Sequence[tuple[JobId, int]]  # (job, attempt)
+
+
+class CompleteJob(Struct, frozen=True, kw_only=True, gc=False):
+    job_id: JobId
+    attempt: int
+    result: Body | None = None  # None: null
+
+
+class FailJob(Struct, frozen=True, kw_only=True, gc=False):
+    job_id: JobId
+    attempt: int
+    error: Body
+    may_retry: bool = True  # False: a permanent failure, whatever attempts are left
+
+
+class ReturnJob(Struct, frozen=True, kw_only=True, gc=False):
+    """A worker that stops gives a job back unharmed; it does not count as an attempt."""
+
+    job_id: JobId
+    attempt: int
+
+
+class CancelJob(Struct, frozen=True, kw_only=True, gc=False):
+    job_id: JobId
+
+
+class RetryJob(Struct, frozen=True, kw_only=True, gc=False):
+    """Start a failed or cancelled job again, with as many new attempts as it had at first."""
+
+    job_id: JobId
+
+
+class WakeJobs(Struct, frozen=True, kw_only=True, gc=False):
+    """Look at jobs whose time may have come: a lease, a time-out, a schedule or an expiry."""
+
+    jobs: Sequence[JobId]
+
+
+class RecoverJobs(Struct, frozen=True, kw_only=True, gc=False):
+    """Queue again what a dead server process was running inside itself."""
+
+    server: ServerId
+    jobs: Sequence[JobId]
+
+
+class ChangeLimit(Struct, frozen=True, kw_only=True, gc=False):
+    """Other limits from now on. UNSET leaves one as it is, None gives the default again."""
+
+    scope: Scope
+    user_id: UserId | None = None
+    kind: Kind | None = None
+    limit: int | None | UnsetType = UNSET
+    running: int | None | UnsetType = UNSET
+
+
+JobCommand = CompleteJob | FailJob | ReturnJob | CancelJob | RetryJob
+Command = (
+    SubmitJob | ReportRefusals | ClaimJobs | ExtendLeases | JobCommand | WakeJobs | RecoverJobs
+    | ChangeLimit
+)  # fmt: skip

@@ -1,0 +1,290 @@
+"""From a command and the state to the facts that follow, and the answer to its caller.
+
+`decide` only switches; each rule is in the module of its own that is named here: admission in
+`rate_limits`, sameness in `idempotency`, turns in `fairness`, and the rest in `life_cycle`.
+"""
+
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import NamedTuple, assert_never
+
+from msgspec import Struct
+
+from domain import life_cycle
+from domain.bodies import Body
+from domain.commands import (
+    CancelJob,
+    ChangeLimit,
+    ClaimJobs,
+    Command,
+    CompleteJob,
+    ExtendLeases,
+    FailJob,
+    JobCommand,
+    RecoverJobs,
+    ReportRefusals,
+    RetryJob,
+    ReturnJob,
+    SubmitJob,
+    WakeJobs,
+)
+from domain.errors import KeyReusedWithOtherPayload, RateLimited, Refusal, TooManyKinds, UnknownJob
+from domain.events import (
+    Event,
+    FailureReason,
+    JobStarted,
+    JobSubmitted,
+    LeasesExtended,
+    LimitChanged,
+    RateLimitDecided,
+    RequeueReason,
+    SubmissionDeduplicated,
+)
+from domain.fairness import serve
+from domain.idempotency import key_of
+from domain.identifiers import JobId, WorkerId
+from domain.jobs import claim_hash
+from domain.life_cycle import Job, State
+from domain.moments import later
+from domain.policy import Policy
+from domain.rate_limits import decide_admission, decide_limit, resets_at
+from domain.world import World
+
+
+class Submitted(Struct, frozen=True):
+    job: Job
+    decision: RateLimitDecided
+    is_duplicate: bool
+
+
+class Claimed(Struct, frozen=True):
+    jobs: Sequence[Job]  # in fair order, running
+
+
+class LeasesHeld(Struct, frozen=True):
+    lease_expires_at: datetime  # UTC; of the jobs still held
+    lost: Sequence[JobId]  # no longer this worker's: ended, cancelled, or given to another
+
+
+class JobStands(Struct, frozen=True):
+    """The job as it is after the command, whether that changed anything or not."""
+
+    job: Job
+
+
+class JobsWoken(Struct, frozen=True):
+    jobs: Sequence[Job]  # those that changed
+
+
+class LimitsSet(Struct, frozen=True):
+    event: LimitChanged
+
+
+class RefusalsRecorded(Struct, frozen=True):
+    count: int
+
+
+Answer = (
+    Submitted | Claimed | LeasesHeld | JobStands | JobsWoken | LimitsSet | RefusalsRecorded
+)  # fmt: skip
+
+
+class Fact(NamedTuple):
+    """An event that is to be recorded, with the job and the body that belong to it."""
+
+    event: Event
+    job_id: JobId | None = None
+    body: Body | None = None
+
+
+class Decision(NamedTuple):
+    facts: Sequence[Fact]
+    reply: Callable[[World], Answer] | Refusal  # read from the state with the facts folded in
+
+
+def decide(world: World, command: Command, policy: Policy, now: datetime) -> Decision:
+    """Say which facts follow. Pure: the same state, command and time decide the same."""
+    match command:
+        case SubmitJob():
+            return _submit(world, command, policy, now)
+        case ReportRefusals():
+            return _record_refusals(command)
+        case ClaimJobs():
+            return _claim(world, command, policy, now)
+        case ExtendLeases():
+            return _extend(world, command, policy, now)
+        case CompleteJob() | FailJob() | ReturnJob() | CancelJob() | RetryJob():
+            return _advance(world, command, policy, now)
+        case WakeJobs():
+            return _wake(world, command, policy, now)
+        case RecoverJobs():
+            return _recover(world, command)
+        case ChangeLimit():
+            changed = decide_limit(world.windows, command)
+            return Decision([Fact(changed)], lambda _: LimitsSet(changed))
+        case _:
+            assert_never(command)
+
+
+def _submit(world: World, command: SubmitJob, policy: Policy, now: datetime) -> Decision:
+    """Rate limit, then idempotency, then the job: the order of the system that this one replaces."""
+    admission = decide_admission(world.windows, command.user_id, policy, now)
+    if not admission.allowed:
+        return Decision([Fact(admission)], _rate_limited(admission, now))
+    key, is_explicit = key_of(command)
+    holder = world.jobs.key_holder(command.user_id, key, is_explicit=is_explicit)
+    if holder is not None and now < holder.key_expires_at:
+        return _repeat(command, holder, admission)
+    kinds_waiting = world.line.kinds_waiting(command.user_id)
+    if command.kind not in kinds_waiting and len(kinds_waiting) >= policy.kinds_waiting_max:
+        return Decision(
+            [Fact(admission)], TooManyKinds(command.user_id, policy.kinds_waiting_max)
+        )
+    job_id = JobId(world.position + 2)  # behind the decision that lets it in
+    submitted = JobSubmitted(
+        user_id=command.user_id, kind=command.kind,
+        payload_sha256=command.payload.sha256, payload_bytes=command.payload.size,
+        max_attempts=command.max_attempts or policy.max_attempts,
+        idempotency_key=key, key_is_explicit=is_explicit,
+        key_expires_at=later(now, policy.idempotency_seconds),
+        priority=command.priority, run_at=command.run_at, expires_at=command.expires_at,
+        timeout_seconds=command.timeout_seconds,
+    )  # fmt: skip
+    return Decision(
+        [Fact(admission, job_id), Fact(submitted, job_id, command.payload)],
+        lambda after: Submitted(after.jobs.rows[job_id], admission, is_duplicate=False),
+    )
+
+
+def _repeat(command: SubmitJob, holder: Job, admission: RateLimitDecided) -> Decision:
+    if (holder.kind, holder.payload_sha256) != (command.kind, command.payload.sha256):
+        refusal = KeyReusedWithOtherPayload(holder.idempotency_key, holder.id)
+        return Decision([Fact(admission)], refusal)
+    repeated = SubmissionDeduplicated(
+        user_id=command.user_id, kind=command.kind,
+        idempotency_key=holder.idempotency_key, key_is_explicit=holder.key_is_explicit,
+    )  # fmt: skip
+    return Decision(
+        [Fact(admission, holder.id), Fact(repeated, holder.id)],
+        lambda after: Submitted(after.jobs.rows[holder.id], admission, is_duplicate=True),
+    )
+
+
+def _rate_limited(admission: RateLimitDecided, now: datetime) -> RateLimited:
+    return RateLimited(
+        admission.user_id, admission.scope, admission.used, admission.limit,
+        admission.window_seconds, resets_at(admission), now,
+    )  # fmt: skip
+
+
+def _record_refusals(report: ReportRefusals) -> Decision:
+    refused = RateLimitDecided(
+        user_id=report.user_id, scope=report.scope, allowed=False, used=report.used,
+        limit=report.limit, window_start=report.window_start,
+        window_seconds=report.window_seconds, count=report.count,
+        first_at=report.first_at, last_at=report.last_at,
+    )  # fmt: skip
+    return Decision([Fact(refused)], lambda _: RefusalsRecorded(report.count))
+
+
+def _claim(world: World, command: ClaimJobs, policy: Policy, now: datetime) -> Decision:
+    if command.claim_id is not None:
+        earlier = world.jobs.claims.get(claim_hash(command.worker, command.claim_id))
+        if earlier:
+            held = [world.jobs.rows[job_id] for job_id in sorted(earlier)]
+            still = [job for job in held if _is_held(job, command.worker)]
+            return Decision([], lambda _: Claimed(still))
+    kinds = world.line.ahead.kinds if command.kinds is None else command.kinds
+    picks = serve(world.line, kinds, command.max_jobs, world.position + 1)
+    lease_expires_at = later(now, policy.lease_seconds)
+    facts = [
+        Fact(
+            JobStarted(
+                user_id=pick.user_id, kind=pick.kind,
+                attempt=world.jobs.rows[pick.job_id].attempt + 1,
+                worker=command.worker, server=command.server, claim_id=command.claim_id,
+                lease_expires_at=lease_expires_at,
+            ),
+            pick.job_id,
+        )
+        for pick in picks
+    ]  # fmt: skip
+    return Decision(
+        facts, lambda after: Claimed([after.jobs.rows[pick.job_id] for pick in picks])
+    )
+
+
+def _extend(world: World, command: ExtendLeases, policy: Policy, now: datetime) -> Decision:
+    """One event for all of a worker's jobs, and only past half of a lease."""
+    held: list[tuple[JobId, int]] = []
+    lost: list[JobId] = []
+    ends = later(now, policy.lease_seconds)
+    matters = False
+    for job_id, attempt in command.jobs:
+        job = world.jobs.rows.get(job_id)
+        if job is None or job.attempt != attempt or not _is_held(job, command.worker):
+            lost.append(job_id)
+            continue
+        held.append((job_id, attempt))
+        left = job.lease_expires_at - now if job.lease_expires_at is not None else None
+        matters = matters or left is None or left.total_seconds() < policy.lease_seconds / 2
+    if not matters:
+        earliest = min(
+            (world.jobs.rows[job_id].lease_expires_at or ends for job_id, _ in held), default=ends
+        )
+        return Decision([], lambda _: LeasesHeld(earliest, lost))
+    extended = LeasesExtended(worker=command.worker, lease_expires_at=ends, jobs=tuple(held))
+    return Decision([Fact(extended)], lambda _: LeasesHeld(ends, lost))
+
+
+def _is_held(job: Job, worker: WorkerId) -> bool:
+    return job.state is State.RUNNING and job.worker == worker
+
+
+def _advance(world: World, command: JobCommand, policy: Policy, now: datetime) -> Decision:
+    job = world.jobs.rows.get(command.job_id)
+    if job is None:
+        return Decision([], UnknownJob(command.job_id))
+    try:
+        events = life_cycle.decide(job, command, policy, now)
+    except Refusal as refusal:
+        return Decision([], refusal)
+    body = _body_of(command)
+    facts = [Fact(event, job.id, body) for event in events]
+    return Decision(facts, lambda after: JobStands(after.jobs.rows[job.id]))
+
+
+def _body_of(command: JobCommand) -> Body | None:
+    match command:
+        case CompleteJob(result=body) | FailJob(error=body):
+            return body
+        case _:
+            return None
+
+
+def _wake(world: World, command: WakeJobs, policy: Policy, now: datetime) -> Decision:
+    jobs = [world.jobs.rows[job_id] for job_id in command.jobs if job_id in world.jobs.rows]
+    return _woken(
+        [Fact(event, job.id) for job in jobs for event in life_cycle.wake(job, policy, now)]
+    )
+
+
+def _recover(world: World, command: RecoverJobs) -> Decision:
+    jobs = [world.jobs.rows[job_id] for job_id in command.jobs if job_id in world.jobs.rows]
+    return _woken(
+        [
+            Fact(
+                life_cycle.lose(
+                    job, RequeueReason.SERVER_RESTARTED, FailureReason.SERVER_RESTARTED
+                ),
+                job.id,
+            )
+            for job in jobs
+            if job.state is State.RUNNING and job.server == command.server
+        ]
+    )
+
+
+def _woken(facts: list[Fact]) -> Decision:
+    ids = [fact.job_id for fact in facts if fact.job_id is not None]
+    return Decision(facts, lambda after: JobsWoken([after.jobs.rows[job_id] for job_id in ids]))

@@ -1,0 +1,131 @@
+"""What can go wrong, in one tree. Errors know nothing of HTTP.
+
+FairlogError
+├── Refusal                        a rule said no; the log may still have recorded the decision
+│   ├── RateLimited
+│   ├── KeyReusedWithOtherPayload
+│   ├── TooManyKinds
+│   ├── UnknownJob
+│   ├── NotTheCurrentAttempt
+│   ├── JobHasEnded
+│   └── JobHasNotEnded
+├── InvalidInput                   a command that no state could accept
+├── LogUnavailable                 the database did not answer; the outcome may be unknown
+├── QueueFull                      too much is waiting to be written
+├── LogTooNew                      the log or a projection was written by a newer release
+├── LogCorrupt                     what was read cannot be what was written
+└── WriteFailed                    the database refused this one command
+"""
+
+from datetime import datetime
+
+from domain.events import Scope
+from domain.identifiers import JobId, UserId
+
+
+class FairlogError(Exception):
+    """Anything that Fairlog raises on purpose; its text is a sentence for the user."""
+
+
+class Refusal(FairlogError):
+    """A rule said no. A result, not an accident: it never spoils its neighbours in a batch."""
+
+
+class RateLimited(Refusal):
+    def __init__(
+        self, user_id: UserId, scope: Scope, used: int, limit: int,
+        window_seconds: int, resets_at: datetime, now: datetime,
+    ) -> None:  # fmt: skip
+        whose = f"user {user_id!r}" if scope is Scope.USER else "all users together"
+        super().__init__(
+            f"The limit of {limit} submissions in {window_seconds} s for {whose} is used up; "
+            f"try again after {resets_at:%Y-%m-%dT%H:%M:%SZ}."
+        )
+        self.user_id = user_id
+        self.scope = scope
+        self.used = used
+        self.limit = limit
+        self.window_seconds = window_seconds
+        self.resets_at = resets_at  # UTC, exclusive end of the window
+        self.now = now  # UTC, the log's clock at the decision
+
+
+class KeyReusedWithOtherPayload(Refusal):
+    def __init__(self, key: str, job_id: JobId) -> None:
+        super().__init__(
+            f"The idempotency key {key!r} already stands for job {job_id}, with another kind or "
+            f"payload; use a new key for a new job."
+        )
+        self.job_id = job_id
+
+
+class TooManyKinds(Refusal):
+    def __init__(self, user_id: UserId, kinds_max: int) -> None:
+        super().__init__(
+            f"User {user_id!r} already has jobs of {kinds_max} kinds waiting; submit this kind "
+            f"when one of them has been served."
+        )
+
+
+class UnknownJob(Refusal):
+    def __init__(self, job_id: JobId) -> None:
+        super().__init__(f"There is no job {job_id}.")
+        self.job_id = job_id
+
+
+class NotTheCurrentAttempt(Refusal):
+    def __init__(self, job_id: JobId, given: int, current: int, state: str) -> None:
+        super().__init__(
+            f"Job {job_id}: attempt {given} cannot end it; the job is {state}, and its "
+            f"latest attempt is {current}."
+        )
+        self.job_id = job_id
+        self.given = given
+        self.current = current
+
+
+class JobHasEnded(Refusal):
+    def __init__(self, job_id: JobId, state: str) -> None:
+        super().__init__(f"Job {job_id} is {state}; only a job that has not ended can be cancelled.")
+
+
+class JobHasNotEnded(Refusal):
+    def __init__(self, job_id: JobId, state: str) -> None:
+        super().__init__(
+            f"Job {job_id} is {state}; only a failed or cancelled job can be started again."
+        )
+
+
+class InvalidInput(FairlogError):
+    """A value that no state could accept; the text says which and what is accepted."""
+
+    def __init__(self, message: str, *, is_too_large: bool = False) -> None:
+        super().__init__(message)
+        self.is_too_large = is_too_large
+
+
+class LogUnavailable(FairlogError):
+    """The database did not answer in time. The command may or may not have been recorded."""
+
+
+class QueueFull(FairlogError):
+    """Too many commands are waiting to be written; nothing of this one was recorded."""
+
+
+class LogTooNew(FairlogError):
+    """Another process runs a newer release; this one must stop before it folds differently."""
+
+
+class LogCorrupt(FairlogError):
+    """What the log holds cannot be what was written to it."""
+
+
+class WriteFailed(FairlogError):
+    """The database refused this command alone; its neighbours went through."""
+
+
+__all__ = [
+    "FairlogError", "InvalidInput", "JobHasEnded", "JobHasNotEnded", "KeyReusedWithOtherPayload",
+    "LogCorrupt", "LogTooNew", "LogUnavailable", "NotTheCurrentAttempt", "QueueFull",
+    "RateLimited", "Refusal", "TooManyKinds", "UnknownJob", "WriteFailed",
+]  # fmt: skip

@@ -1,0 +1,238 @@
+"""Facts. Type names and fields are stored for ever: add with a default, never rename.
+
+An event is self-contained: a fold needs nothing but the events before it. So each event of a job
+repeats the user and the kind, and each one that puts a job into the line repeats its priority.
+What users put in (payloads, results, errors) is in the body at the event's position; the event has
+its SHA-256 and its size.
+
+The tags are written out: the default would be the class name, and a rename would orphan history.
+"""
+
+from collections.abc import Mapping
+from datetime import datetime
+from enum import StrEnum
+from typing import Final, Literal
+
+import msgspec
+from msgspec import Struct
+
+from domain.identifiers import JobId, Kind, ServerId, UserId, WorkerId
+
+
+class Scope(StrEnum):
+    """Whose limit a decision or a change is about."""
+
+    USER = "user"
+    GLOBAL = "global"
+    KIND = "kind"
+
+
+class RateLimitDecided(
+    Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False,
+    tag_field="type", tag="RateLimitDecided",
+):  # fmt: skip
+    """Submissions were let in or refused. With `allowed`, `used` includes this submission."""
+
+    user_id: UserId
+    scope: Scope  # whose limit refused; of an allowed submission always the user's
+    allowed: bool
+    used: int  # admitted in the window, this decision included
+    limit: int  # that `used` was held against
+    window_start: datetime  # UTC, a multiple of window_seconds since the epoch; inclusive
+    window_seconds: int
+    count: int = 1  # submissions that this event decides; above 1 for refusals put together
+    first_at: datetime | None = None  # UTC; of the refusals put together, None for a single one
+    last_at: datetime | None = None
+    global_used: int | None = None  # the global window of an allowed submission, this one included
+    global_limit: int | None = None
+
+
+class JobSubmitted(
+    Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False,
+    tag_field="type", tag="JobSubmitted",
+):  # fmt: skip
+    """A job exists from here on; its id is this event's position."""
+
+    user_id: UserId
+    kind: Kind
+    payload_sha256: str  # hex; the canonical JSON is the body at this position
+    payload_bytes: int
+    max_attempts: int
+    idempotency_key: str  # explicit, or the hex digest of kind and payload
+    key_is_explicit: bool = False
+    key_expires_at: datetime  # UTC, exclusive: from then on the key means a new job
+    priority: int = 0  # within the user's own line; higher is sooner
+    run_at: datetime | None = None  # UTC; not served earlier
+    expires_at: datetime | None = None  # UTC; not started by then, not run at all
+    timeout_seconds: float | None = None  # longest run of one attempt
+
+
+class SubmissionDeduplicated(
+    Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False,
+    tag_field="type", tag="SubmissionDeduplicated",
+):  # fmt: skip
+    """A submission was recognised by its key; the event's job is the first one."""
+
+    user_id: UserId
+    kind: Kind
+    idempotency_key: str
+    key_is_explicit: bool = False
+
+
+class JobReleased(
+    Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False,
+    tag_field="type", tag="JobReleased",
+):  # fmt: skip
+    """A scheduled job became due and joined its user's line."""
+
+    user_id: UserId
+    kind: Kind
+    priority: int = 0
+
+
+class JobStarted(
+    Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False,
+    tag_field="type", tag="JobStarted",
+):  # fmt: skip
+    """A worker has the job until the lease ends."""
+
+    user_id: UserId
+    kind: Kind
+    attempt: int  # from 1, only ever grows; the fencing token
+    worker: WorkerId
+    lease_expires_at: datetime  # UTC, by the log's clock
+    server: ServerId | None = None  # the process that runs it inside itself, None over HTTP
+    claim_id: str | None = None  # of the request; asked again it gives the same jobs
+
+
+class LeasesExtended(
+    Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False,
+    tag_field="type", tag="LeasesExtended",
+):  # fmt: skip
+    """A worker's heartbeat that mattered: one event for all of its jobs."""
+
+    worker: WorkerId
+    lease_expires_at: datetime  # UTC, by the log's clock
+    jobs: tuple[tuple[JobId, int], ...]  # (job, attempt)
+
+
+class JobCompleted(
+    Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False,
+    tag_field="type", tag="JobCompleted",
+):  # fmt: skip
+    user_id: UserId
+    kind: Kind
+    attempt: int
+    result_sha256: str | None = None  # hex, of the body at this position; None for null
+    result_bytes: int = 0
+
+
+class FailureReason(StrEnum):
+    ERROR = "error"  # the handler raised, or the worker reported it
+    TIMED_OUT = "timed_out"  # ran longer than its timeout_seconds
+    LEASE_LOST = "lease_lost"  # its worker was not heard of, on the last attempt
+    SERVER_RESTARTED = "server_restarted"  # the process that ran it died, on the last attempt
+
+
+class JobFailed(
+    Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False,
+    tag_field="type", tag="JobFailed",
+):  # fmt: skip
+    """An attempt failed. With `retry_at` another follows; without, the job has failed."""
+
+    user_id: UserId
+    kind: Kind
+    attempt: int
+    reason: FailureReason
+    error_sha256: str | None = None  # hex, of the body at this position
+    error_bytes: int = 0
+    retry_at: datetime | None = None  # UTC
+
+
+class RequeueReason(StrEnum):
+    LEASE_LOST = "lease_lost"
+    SERVER_RESTARTED = "server_restarted"  # the process that ran it is certainly dead
+    GIVEN_BACK = "given_back"  # by its worker, which stops
+    RETRIED = "retried"  # asked for, of a failed or cancelled job
+
+
+class JobRequeued(
+    Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False,
+    tag_field="type", tag="JobRequeued",
+):  # fmt: skip
+    """The job is waiting again. `attempt` is the one that ended; the next has a higher number."""
+
+    user_id: UserId
+    kind: Kind
+    attempt: int
+    reason: RequeueReason
+    attempts_max: int  # the last attempt that may be made from now on
+    priority: int = 0
+
+
+class CancelReason(StrEnum):
+    REQUESTED = "requested"
+    EXPIRED = "expired"  # not started by its expires_at
+
+
+class JobCancelled(
+    Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False,
+    tag_field="type", tag="JobCancelled",
+):  # fmt: skip
+    user_id: UserId
+    kind: Kind
+    was: Literal["queued", "scheduled", "running"]
+    reason: CancelReason = CancelReason.REQUESTED
+
+
+class LimitChanged(
+    Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False,
+    tag_field="type", tag="LimitChanged",
+):  # fmt: skip
+    """All limits of one subject, as they are from now on."""
+
+    scope: Scope
+    user_id: UserId | None = None  # for the scope of a user
+    kind: Kind | None = None  # for the scope of a kind
+    limit: int | None = None  # submissions a window; None: the default
+    running: int | None = None  # jobs running at once; None: no cap
+
+
+Event = (
+    RateLimitDecided | JobSubmitted | SubmissionDeduplicated | JobReleased | JobStarted
+    | LeasesExtended | JobCompleted | JobFailed | JobRequeued | JobCancelled | LimitChanged
+)  # fmt: skip
+
+VERSION: Final = 1  # of every event's shape so far; upcasters read older ones
+EVENT_TYPES: Final[Mapping[str, type[Event]]] = {
+    str(cls.__struct_config__.tag): cls for cls in Event.__args__
+}
+
+_encoder = msgspec.json.Encoder()
+_decoder: msgspec.json.Decoder[Event] = msgspec.json.Decoder(Event)
+
+
+def encode(event: Event) -> bytes:
+    """The event as compact JSON, its type as the tag."""
+    return _encoder.encode(event)
+
+
+def decode(data: bytes) -> Event:
+    """Read a stored event; unknown fields are skipped, so that an older reader survives a newer writer.
+
+    Raises `msgspec.ValidationError` for an unknown type or a missing field.
+    """
+    return _decoder.decode(data)
+
+
+def type_of(event: Event) -> str:
+    return str(type(event).__struct_config__.tag)
+
+
+class Recorded(Struct, frozen=True, gc=False):
+    """An event in its place in the log."""
+
+    position: int  # from 1, without gaps
+    recorded_at: datetime  # UTC, microseconds; never going back
+    job_id: JobId | None
+    event: Event

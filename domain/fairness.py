@@ -1,0 +1,143 @@
+"""Fair order: next is the waiting user whose turn is oldest, and that user's oldest job.
+
+While the same users wait, no two of them differ by more than one job served. A claim for more jobs
+than users wait goes round again. Order is by log position, never by time.
+"""
+
+import heapq
+import math
+from collections.abc import Iterable, Iterator, Sequence
+
+from domain.identifiers import Kind, UserId
+from domain.line import Lane, Line, WaitingJob
+
+
+def serve(
+    line: Line, kinds: Iterable[Kind], jobs_max: int, next_position: int
+) -> list[WaitingJob]:
+    """The jobs to start, in order; the first of them will be at `next_position` of the log.
+
+    Stops short where the order depends on rows that were not read: giving fewer jobs is always
+    fair, skipping a user never is.
+    """
+    service = _Service(line, kinds)
+    served: list[WaitingJob] = []
+    turns = service.turns()
+    heapq.heapify(turns)
+    while turns and len(served) < jobs_max:
+        turn, user_id = heapq.heappop(turns)
+        if turn > service.horizon:
+            break
+        job = service.next_job(user_id)
+        if job is _UNREAD:
+            break
+        if isinstance(job, WaitingJob):
+            served.append(job)
+            if service.has_more(user_id):
+                heapq.heappush(turns, (next_position + len(served) - 1, user_id))
+    return served
+
+
+class _Unread:
+    """The user's next job is not among those that were read."""
+
+
+_UNREAD = _Unread()
+
+
+class _Service:
+    """One claim's view of the line: what is left of it after the jobs already served."""
+
+    def __init__(self, line: Line, kinds: Iterable[Kind]) -> None:
+        self._line = line
+        self._room = {kind: _room(line, kind) for kind in kinds}
+        self._kinds = [kind for kind, room in self._room.items() if room > 0]
+        self._runs: dict[UserId, int] = {}
+        self._lanes: dict[Lane, Iterator[WaitingJob]] = {}
+        self._heads: dict[Lane, WaitingJob | None] = {}
+        self.horizon: float = min(
+            (line.ahead.horizon.get(kind, math.inf) for kind in self._kinds), default=math.inf
+        )
+
+    def turns(self) -> list[tuple[int, UserId]]:
+        turns = []
+        for user_id, lanes in self._line.lanes.items():
+            if any(lanes.get(kind, 0) > 0 for kind in self._kinds):
+                turn = self._line.users[user_id].turn
+                if turn is not None:
+                    turns.append((turn, user_id))
+        return turns
+
+    def next_job(self, user_id: UserId) -> WaitingJob | _Unread | None:
+        """The user's oldest job of those kinds; None when their kinds are at their caps."""
+        heads = []
+        for kind in self._kinds:
+            if self._room[kind] <= 0 or not self._line.lanes[user_id].get(kind):
+                continue
+            lane = (user_id, kind)
+            head = self._head(lane)
+            if head is not None:
+                heads.append(head)
+            elif lane in self._line.ahead.cut:
+                return _UNREAD
+        if not heads:
+            return None
+        job = min(heads, key=lambda head: head.order)
+        self._heads.pop((user_id, job.kind))
+        self._room[job.kind] -= 1
+        self._runs[user_id] = self._runs.get(user_id, 0) + 1
+        return job
+
+    def has_more(self, user_id: UserId) -> bool:
+        user = self._line.users[user_id]
+        runs = self._runs[user_id]
+        if user.running_limit is not None and user.running + runs >= user.running_limit:
+            return False
+        return user.waiting > runs
+
+    def _head(self, lane: Lane) -> WaitingJob | None:
+        if lane not in self._heads:
+            if lane not in self._lanes:
+                self._lanes[lane] = iter(_queue(self._line, lane))
+            self._heads[lane] = next(self._lanes[lane], None)
+        return self._heads[lane]
+
+
+def _room(line: Line, kind: Kind) -> float:
+    """How many more jobs of the kind may run."""
+    load = line.kinds.get(kind)
+    if load is None or load.running_limit is None:
+        return math.inf
+    return load.running_limit - load.running
+
+
+def _queue(line: Line, lane: Lane) -> Sequence[WaitingJob]:
+    """The front of a lane in order: what was read of it, less who left, with who entered."""
+    read = line.ahead.queues.get(lane, [])
+    queue = [job for job in read if job.job_id not in line.left]
+    entered = line.entered.get(lane)
+    if entered:
+        newcomers: Iterable[WaitingJob] = entered.values()
+        if lane in line.ahead.cut:  # unread jobs may come between the last read one and these
+            newcomers = [job for job in newcomers if read and job.order < read[-1].order]
+        queue = sorted([*queue, *newcomers], key=lambda job: job.order)
+    return queue
+
+
+def rounds(waiting: Sequence[int], jobs_max: int) -> list[int]:
+    """How many jobs each user gets at most when `jobs_max` are served going round.
+
+    `waiting` holds each user's waiting jobs, the oldest turn first. It says how much of each lane
+    has to be read: `rounds([5, 1, 3], 6) == [3, 1, 2]`.
+    """
+    given = [0] * len(waiting)
+    left = jobs_max
+    unserved = [index for index, count in enumerate(waiting) if count > 0]
+    while left > 0 and unserved:
+        share = max(1, left // len(unserved))
+        for index in unserved:
+            take = min(share, waiting[index] - given[index], left)
+            given[index] += take
+            left -= take
+        unserved = [index for index in unserved if given[index] < waiting[index]]
+    return given

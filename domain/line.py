@@ -1,0 +1,198 @@
+"""The waiting line: who has jobs waiting, and whose turn it is.
+
+A user's turn is `last_served`, the position of their latest JobStarted; of a user never served it
+is the position at which they joined the line. If new users simply came first, a stream of fresh
+ids would starve everybody. A *lane* is one user's waiting jobs of one kind.
+
+A user at their cap of running jobs is out of the line until one of them ends, so that nobody else
+waits behind.
+"""
+
+from typing import Final
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from domain.events import (
+    JobCancelled,
+    JobCompleted,
+    JobFailed,
+    JobReleased,
+    JobRequeued,
+    JobStarted,
+    JobSubmitted,
+    LimitChanged,
+    Recorded,
+    RequeueReason,
+    Scope,
+)
+from domain.identifiers import JobId, Kind, UserId
+from domain.life_cycle import is_due
+
+Lane = tuple[UserId, Kind]
+
+
+class UserInLine(Struct, frozen=True, gc=False):
+    """How one user stands; kept after the line is left, for `last_served`."""
+
+    last_served: int | None = None  # position of the latest JobStarted
+    joined: int | None = None  # position at which a never served user joined; None when not waiting
+    waiting: int = 0  # jobs
+    running: int = 0  # jobs
+    running_limit: int | None = None  # None: no cap
+
+    @property
+    def turn(self) -> int | None:
+        """The older the sooner; unique, since a position belongs to one user. None: not in line."""
+        if self.waiting == 0 or self.is_capped:
+            return None
+        return self.joined if self.last_served is None else self.last_served
+
+    @property
+    def is_capped(self) -> bool:
+        return self.running_limit is not None and self.running >= self.running_limit
+
+
+class KindInLine(Struct, frozen=True, gc=False):
+    """How one kind stands, over all users."""
+
+    waiting: int = 0
+    running: int = 0
+    running_limit: int | None = None
+
+    @property
+    def is_capped(self) -> bool:
+        return self.running_limit is not None and self.running >= self.running_limit
+
+
+class WaitingJob(Struct, frozen=True, gc=False):
+    job_id: JobId
+    user_id: UserId
+    kind: Kind
+    priority: int
+
+    @property
+    def order(self) -> tuple[int, int]:
+        """Within the user's own line: the higher priority, then the older job."""
+        return (-self.priority, self.job_id)
+
+
+class Lookahead(Struct, gc=False):
+    """What was read of the stored line for this batch's claims: its front, not the whole of it."""
+
+    kinds: tuple[Kind, ...] = ()  # with waiting jobs, for claims of any kind
+    horizon: dict[Kind, int] = {}  # beyond this turn, unread lanes of the kind may follow
+    queues: dict[Lane, list[WaitingJob]] = {}  # the front of each lane, in order
+    cut: set[Lane] = set()  # whose stored queue goes on beyond what was read
+
+
+_NOBODY: Final = UserInLine()
+_IDLE: Final = KindInLine()
+
+
+class Line:
+    """The line, as far as it is known: the rows of users, lanes and kinds that somebody asked for."""
+
+    def __init__(self) -> None:
+        self.users: dict[UserId, UserInLine] = {}
+        self.lanes: dict[UserId, dict[Kind, int]] = {}  # jobs waiting
+        self.kinds: dict[Kind, KindInLine] = {}
+        self.entered: dict[Lane, dict[JobId, WaitingJob]] = {}  # since the rows were read
+        self.left: set[JobId] = set()  # of the stored ones, since the rows were read
+        self.ahead = Lookahead()
+        self.changed_users: set[UserId] = set()
+        self.changed_lanes: set[Lane] = set()
+        self.changed_kinds: set[Kind] = set()
+
+    def evolve(self, recorded: Recorded) -> None:
+        job_id = recorded.job_id
+        match recorded.event:
+            case JobSubmitted() as event:
+                if is_due(event, recorded.recorded_at):
+                    self._enter(recorded, event.user_id, event.kind, event.priority)
+            case JobStarted() as event:
+                self._leave(job_id, event.user_id, event.kind)
+                self._run(event.user_id, event.kind, 1, served=recorded.position)
+            case JobCompleted() | JobFailed() as event:
+                self._run(event.user_id, event.kind, -1)
+            case JobReleased() as event:
+                self._enter(recorded, event.user_id, event.kind, event.priority)
+            case JobRequeued() as event:
+                if event.reason is not RequeueReason.RETRIED:
+                    self._run(event.user_id, event.kind, -1)
+                self._enter(recorded, event.user_id, event.kind, event.priority)
+            case JobCancelled(was="queued") as event:
+                self._leave(job_id, event.user_id, event.kind)
+            case JobCancelled(was="running") as event:
+                self._run(event.user_id, event.kind, -1)
+            case LimitChanged(scope=Scope.USER, user_id=str(user_id)) as event:
+                user = self.users.get(user_id, _NOBODY)
+                self._set_user(user_id, replace(user, running_limit=event.running))
+            case LimitChanged(scope=Scope.KIND, kind=str(kind)) as event:
+                self._set_kind(
+                    kind, replace(self.kinds.get(kind, _IDLE), running_limit=event.running)
+                )
+            case _:
+                pass
+
+    def _enter(self, recorded: Recorded, user_id: UserId, kind: Kind, priority: int) -> None:
+        assert recorded.job_id is not None
+        job_id = recorded.job_id
+        self.entered.setdefault((user_id, kind), {})[job_id] = WaitingJob(
+            job_id, user_id, kind, priority
+        )
+        user = self.users.get(user_id, _NOBODY)
+        joined = recorded.position if user.waiting == 0 else user.joined
+        self._set_user(
+            user_id,
+            replace(
+                user,
+                waiting=user.waiting + 1,
+                joined=joined if user.last_served is None else None,
+            ),
+        )
+        self._set_lane(user_id, kind, 1)
+
+    def _leave(self, job_id: JobId | None, user_id: UserId, kind: Kind) -> None:
+        assert job_id is not None
+        if self.entered.get((user_id, kind), {}).pop(job_id, None) is None:
+            self.left.add(job_id)
+        user = self.users.get(user_id, _NOBODY)
+        waiting = user.waiting - 1
+        self._set_user(
+            user_id, replace(user, waiting=waiting, joined=None if waiting == 0 else user.joined)
+        )
+        self._set_lane(user_id, kind, -1)
+
+    def _run(self, user_id: UserId, kind: Kind, change: int, served: int | None = None) -> None:
+        user = self.users.get(user_id, _NOBODY)
+        running = user.running + change
+        self._set_user(
+            user_id,
+            replace(user, running=running)
+            if served is None
+            else replace(user, running=running, last_served=served, joined=None),
+        )
+        load = self.kinds.get(kind, _IDLE)
+        self._set_kind(kind, replace(load, running=load.running + change))
+
+    def _set_user(self, user_id: UserId, user: UserInLine) -> None:
+        before = self.users.get(user_id, _NOBODY)
+        self.users[user_id] = user
+        self.changed_users.add(user_id)
+        if user.turn != before.turn:  # each lane's row repeats the turn, to be found by it
+            self.changed_lanes.update((user_id, kind) for kind in self.lanes.get(user_id, ()))
+
+    def _set_lane(self, user_id: UserId, kind: Kind, change: int) -> None:
+        lanes = self.lanes.setdefault(user_id, {})
+        lanes[kind] = lanes.get(kind, 0) + change
+        self.changed_lanes.add((user_id, kind))
+        load = self.kinds.get(kind, _IDLE)
+        self._set_kind(kind, replace(load, waiting=load.waiting + change))
+
+    def _set_kind(self, kind: Kind, load: KindInLine) -> None:
+        self.kinds[kind] = load
+        self.changed_kinds.add(kind)
+
+    def kinds_waiting(self, user_id: UserId) -> set[Kind]:
+        return {kind for kind, waiting in self.lanes.get(user_id, {}).items() if waiting}

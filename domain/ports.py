@@ -1,0 +1,83 @@
+"""What the domain asks of the outside world, as roles. `C` is a connection of the adapter."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Protocol, TypeVar
+
+from msgspec import Struct
+
+from domain.events import Recorded
+from domain.world import Needs, World
+
+C = TypeVar("C", contravariant=True)
+
+
+class Clock(Protocol):
+    def now(self) -> datetime:
+        """UTC, a real `datetime` with microseconds."""
+
+
+class Head(Struct, frozen=True):
+    """The end of the log, read under its lock."""
+
+    position: int  # of the latest event; 0 for an empty log
+    hash: bytes  # the chain up to there
+    now: datetime  # UTC, by the log's clock; not before the latest event
+    epoch: int  # raised when a projection switches to another generation
+
+
+class EventLog(Protocol[C]):
+    """The log as a rebuild sees it."""
+
+    def lock_head(self, connection: C) -> Head:
+        """Keep every other writer out until the transaction ends."""
+
+    def position(self, connection: C) -> int:
+        """The latest event's, without the lock."""
+
+    def raise_epoch(self, connection: C) -> None:
+        """Make every process read the projections' registry again. Needs the head lock."""
+
+    def read(self, connection: C, after: int, limit: int) -> Sequence[Recorded]:
+        """Up to `limit` events behind `after`, in order."""
+
+
+class Projection(Protocol[C]):
+    """A read model kept in the writer's transaction.
+
+    Its rows carry a generation, so that another one can be filled beside the one in use. The fold
+    itself is the part of the World that it loads and saves.
+    """
+
+    name: str
+    version: int  # raised when the fold or the tables change; the tables are named by it
+
+    def create_tables(self, connection: C) -> None:
+        """Create what is missing; harmless when another process does the same."""
+
+    def has_tables(self, connection: C) -> bool: ...
+
+    def look_ahead(self, connection: C, generation: int, needs: Needs, world: World) -> None:
+        """Read what decides which other rows are needed, and add those to the needs."""
+
+    def load(self, connection: C, generation: int, needs: Needs, world: World) -> None:
+        """Make the needed rows known to the world. May add to the needs of those after it."""
+
+    def save(self, connection: C, generation: int, world: World) -> None:
+        """Write each changed row once."""
+
+    def remove(self, connection: C, generation: int, rows_max: int) -> int:
+        """Delete up to `rows_max` rows of a generation from each table; how many there were."""
+
+
+class Projections(Protocol[C]):
+    """The inline projections as the writer sees them, each at its current generation."""
+
+    def refresh(self, connection: C) -> None:
+        """Read which generation of each is current. Raises `LogTooNew` for a newer version."""
+
+    def load(self, connection: C, needs: Needs, world: World) -> None:
+        """Make the needed rows of all of them known to the world."""
+
+    def save(self, connection: C, world: World) -> None:
+        """Write each changed row of all of them once."""

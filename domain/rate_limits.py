@@ -1,0 +1,160 @@
+"""Fixed windows, aligned to the epoch: one counter per user and one for all users together.
+
+Every decision counts against the window that the log's clock is in. Refusals are counted beside the
+admitted ones, but use nothing up.
+"""
+
+from datetime import datetime
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from domain.commands import ChangeLimit
+from domain.events import LimitChanged, RateLimitDecided, Recorded, Scope
+from domain.identifiers import GLOBAL, Kind, UserId
+from domain.moments import from_micros, later, to_micros
+from domain.policy import Policy
+
+Subject = tuple[UserId, Kind]  # whose limits: (user, ""), (GLOBAL, "") or (GLOBAL, kind)
+WindowKey = tuple[UserId, int, int]  # (user or GLOBAL, window_seconds, start in microseconds)
+
+_NO_KIND = Kind("")
+
+
+class Limits(Struct, frozen=True, gc=False):
+    """What was set for one subject. None: the default."""
+
+    submissions: int | None = None  # a window
+    running: int | None = None  # at once; the default is no cap
+
+
+class Counter(Struct, frozen=True, gc=False):
+    used: int = 0  # submissions admitted
+    refused: int = 0
+
+
+class WindowState(Struct, frozen=True, kw_only=True, gc=False):
+    """How a window stands, for an answer."""
+
+    limit: int
+    used: int
+    window_seconds: int
+    resets_at: datetime  # UTC, exclusive
+
+    @property
+    def remaining(self) -> int:
+        return max(0, self.limit - self.used)
+
+
+def window_start(now: datetime, window_seconds: int) -> datetime:
+    """The start of the window that `now` is in; a multiple of its length since the epoch."""
+    length = window_seconds * 1_000_000
+    return from_micros(to_micros(now) // length * length)
+
+
+class Windows:
+    """Limits and counters, as far as they are known; a missing counter is zero."""
+
+    def __init__(self) -> None:
+        self.limits: dict[Subject, Limits] = {}
+        self.counters: dict[WindowKey, Counter] = {}
+        self.changed_limits: set[Subject] = set()
+        self.changed_counters: set[WindowKey] = set()
+
+    def evolve(self, recorded: Recorded) -> None:
+        match recorded.event:
+            case RateLimitDecided(allowed=True) as decided:
+                self._count(decided.user_id, decided, used=1, refused=0)
+                self._count(GLOBAL, decided, used=1, refused=0)
+            case RateLimitDecided() as decided:
+                self._count(decided.user_id, decided, used=0, refused=decided.count)
+                self._count(GLOBAL, decided, used=0, refused=decided.count)
+            case LimitChanged() as changed:
+                subject = subject_of(changed)
+                self.limits[subject] = Limits(changed.limit, changed.running)
+                self.changed_limits.add(subject)
+            case _:
+                pass
+
+    def _count(self, who: UserId, decided: RateLimitDecided, *, used: int, refused: int) -> None:
+        key = (who, decided.window_seconds, to_micros(decided.window_start))
+        old = self.counters.get(key)
+        self.counters[key] = (
+            Counter(used, refused) if old is None else Counter(old.used + used, old.refused + refused)
+        )
+        self.changed_counters.add(key)
+
+    def user_window(self, user_id: UserId, policy: Policy, now: datetime) -> WindowState:
+        return self._window(user_id, policy.user_limit, policy, now)
+
+    def global_window(self, policy: Policy, now: datetime) -> WindowState:
+        return self._window(GLOBAL, policy.global_limit, policy, now)
+
+    def _window(self, who: UserId, default: int, policy: Policy, now: datetime) -> WindowState:
+        start = window_start(now, policy.window_seconds)
+        counter = self.counters.get((who, policy.window_seconds, to_micros(start)))
+        limits = self.limits.get((who, _NO_KIND))
+        limit = default if limits is None or limits.submissions is None else limits.submissions
+        return WindowState(
+            limit=limit,
+            used=0 if counter is None else counter.used,
+            window_seconds=policy.window_seconds,
+            resets_at=later(start, policy.window_seconds),
+        )
+
+
+def decide_admission(
+    windows: Windows, user_id: UserId, policy: Policy, now: datetime
+) -> RateLimitDecided:
+    """Let one submission in, or refuse it. The user's limit is looked at first."""
+    user = windows.user_window(user_id, policy, now)
+    everyone = windows.global_window(policy, now)
+    start = window_start(now, policy.window_seconds)
+    for scope, window in ((Scope.USER, user), (Scope.GLOBAL, everyone)):
+        if window.used >= window.limit:
+            return RateLimitDecided(
+                user_id=user_id, scope=scope, allowed=False, used=window.used, limit=window.limit,
+                window_start=start, window_seconds=policy.window_seconds,
+            )  # fmt: skip
+    return RateLimitDecided(
+        user_id=user_id, scope=Scope.USER, allowed=True, used=user.used + 1, limit=user.limit,
+        window_start=start, window_seconds=policy.window_seconds,
+        global_used=everyone.used + 1, global_limit=everyone.limit,
+    )  # fmt: skip
+
+
+def decide_limit(windows: Windows, command: ChangeLimit) -> LimitChanged:
+    """Merge the wish with what was set before: an event holds all limits of its subject."""
+    changed = LimitChanged(scope=command.scope, user_id=command.user_id, kind=command.kind)
+    before = windows.limits.get(subject_of(changed), Limits())
+    return LimitChanged(
+        scope=command.scope,
+        user_id=command.user_id,
+        kind=command.kind,
+        limit=command.limit if isinstance(command.limit, int | None) else before.submissions,
+        running=command.running if isinstance(command.running, int | None) else before.running,
+    )
+
+
+def subject_of(changed: LimitChanged) -> Subject:
+    return (changed.user_id or GLOBAL, changed.kind or _NO_KIND)
+
+
+def resets_at(decided: RateLimitDecided) -> datetime:
+    """UTC; the exclusive end of the window that was decided about."""
+    return later(decided.window_start, decided.window_seconds)
+
+
+def merge_refusals(
+    earlier: RateLimitDecided, another: RateLimitDecided, now: datetime
+) -> RateLimitDecided:
+    """Put refusals of one user in one window together; both must be `allowed=False`.
+
+    `now` is when those were made that carry no time of their own.
+    """
+    return replace(
+        earlier,
+        count=earlier.count + another.count,
+        first_at=min(earlier.first_at or now, another.first_at or now),
+        last_at=max(earlier.last_at or now, another.last_at or now),
+    )

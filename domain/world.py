@@ -1,0 +1,122 @@
+"""The state that a batch is decided against: as much of it as its commands need."""
+
+from collections.abc import Callable, Iterable
+from datetime import datetime
+
+from domain.commands import (
+    CancelJob,
+    ChangeLimit,
+    ClaimJobs,
+    Command,
+    CompleteJob,
+    ExtendLeases,
+    FailJob,
+    RecoverJobs,
+    ReportRefusals,
+    RetryJob,
+    ReturnJob,
+    SubmitJob,
+    WakeJobs,
+)
+from domain.events import JobSubmitted, LeasesExtended, LimitChanged, RateLimitDecided, Recorded
+from domain.idempotency import key_hash, key_of
+from domain.identifiers import GLOBAL, JobId, Kind, UserId
+from domain.jobs import Jobs, claim_hash
+from domain.line import Line
+from domain.moments import to_micros
+from domain.policy import Policy
+from domain.rate_limits import WindowKey, Windows, window_start
+
+
+class World:
+    """Three parts, each the in-memory half of a projection: the same folds serve the writer's
+    decisions, a rebuild and time travel."""
+
+    def __init__(self) -> None:
+        self.position = 0  # of the latest event folded in
+        self.jobs = Jobs()
+        self.line = Line()
+        self.windows = Windows()
+        self._folds: tuple[Callable[[Recorded], None], ...] = (
+            self.jobs.evolve, self.line.evolve, self.windows.evolve,
+        )  # fmt: skip
+
+    def evolve(self, recorded: Recorded) -> None:
+        """Fold one fact in. Total: history is never refused."""
+        for fold in self._folds:
+            fold(recorded)
+        self.position = recorded.position
+
+
+class Needs:
+    """Which rows a batch of commands or events is about; what is loaded may add to it."""
+
+    def __init__(self) -> None:
+        self.users: set[UserId] = set()
+        self.kinds: set[Kind] = set()
+        self.jobs: set[JobId] = set()
+        self.keys: set[bytes] = set()  # key_hash
+        self.claims: set[bytes] = set()  # claim_hash
+        self.windows: set[WindowKey] = set()
+        self.serving: dict[tuple[Kind, ...] | None, int] = {}  # kinds (None: any): jobs claimed
+
+    def add_commands(self, commands: Iterable[Command], policy: Policy, now: datetime) -> None:
+        start = to_micros(window_start(now, policy.window_seconds))
+        for command in commands:
+            match command:
+                case SubmitJob(user_id=user_id, kind=kind):
+                    self.users.add(user_id)
+                    self.kinds.add(kind)
+                    key, is_explicit = key_of(command)
+                    self.keys.add(key_hash(user_id, key, is_explicit=is_explicit))
+                    self.windows.add((user_id, policy.window_seconds, start))
+                    self.windows.add((GLOBAL, policy.window_seconds, start))
+                case ReportRefusals() as report:
+                    at = to_micros(report.window_start)
+                    self.windows.add((report.user_id, report.window_seconds, at))
+                    self.windows.add((GLOBAL, report.window_seconds, at))
+                case ClaimJobs(kinds=kinds, max_jobs=jobs_max) as claim:
+                    self.serving[kinds] = self.serving.get(kinds, 0) + jobs_max
+                    if claim.claim_id is not None:
+                        self.claims.add(claim_hash(claim.worker, claim.claim_id))
+                case ExtendLeases(jobs=jobs):
+                    self.jobs.update(job_id for job_id, _ in jobs)
+                case WakeJobs(jobs=ids) | RecoverJobs(jobs=ids):
+                    self.jobs.update(ids)
+                case ChangeLimit(user_id=changed_user, kind=changed_kind):
+                    self._add_subject(changed_user, changed_kind)
+                case CompleteJob() | FailJob() | ReturnJob() | CancelJob() | RetryJob():
+                    self.jobs.add(command.job_id)
+
+    def add_events(self, events: Iterable[Recorded]) -> None:
+        """What folding these events touches."""
+        for recorded in events:
+            event = recorded.event
+            if recorded.job_id is not None:
+                self.jobs.add(recorded.job_id)
+            match event:
+                case RateLimitDecided():
+                    start = to_micros(event.window_start)
+                    self.windows.add((event.user_id, event.window_seconds, start))
+                    self.windows.add((GLOBAL, event.window_seconds, start))
+                case LeasesExtended():
+                    self.jobs.update(job_id for job_id, _ in event.jobs)
+                case LimitChanged():
+                    self._add_subject(event.user_id, event.kind)
+                case _:
+                    self.users.add(event.user_id)
+                    self.kinds.add(event.kind)
+                    if isinstance(event, JobSubmitted):
+                        self.keys.add(
+                            key_hash(
+                                event.user_id,
+                                event.idempotency_key,
+                                is_explicit=event.key_is_explicit,
+                            )
+                        )
+
+    def _add_subject(self, user_id: UserId | None, kind: Kind | None) -> None:
+        if user_id is not None:
+            self.users.add(user_id)
+        if kind is not None:
+            self.kinds.add(kind)

@@ -1,0 +1,197 @@
+"""Every job as it stands: one row a job, found by id, user, state, key, claim or due time.
+
+The row holds the job as JSON beside the columns that it is found by: one column to write and read
+instead of thirty, and still open to a look with the database's own JSON functions.
+"""
+
+from typing import Final
+
+import msgspec
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from domain.identifiers import JobId, ServerId, UserId
+from domain.jobs import claim_hash
+from domain.life_cycle import Job, State
+from domain.moments import to_micros
+from domain.world import Needs, World
+from projections.rows import (
+    Document, Identifier, Query, create_all, digest, fetch, generation, have_all, placeholder, remove_some, upsert,
+)  # fmt: skip
+
+VERSION: Final = 1
+metadata = sa.MetaData()
+
+jobs = sa.Table(
+    f"jobs_v{VERSION}",
+    metadata,
+    generation(),
+    sa.Column("id", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("user_id", Identifier, nullable=False),
+    sa.Column("kind", Identifier, nullable=False),
+    sa.Column("state", sa.SmallInteger, nullable=False),
+    sa.Column("key_hash", digest(32), comment="while the key means this job"),
+    sa.Column("claim_hash", digest(16), comment="of the latest claim that named itself"),
+    sa.Column("due_at", sa.BigInteger, comment="UTC, microseconds: when the clock changes it"),
+    sa.Column("server", Identifier, comment="that runs it inside itself, while it does"),
+    sa.Column("job", Document, nullable=False),
+    sa.Index(f"jobs_v{VERSION}_by_user", "generation", "user_id", "id"),
+    sa.Index(f"jobs_v{VERSION}_by_state", "generation", "state", "id"),
+    sa.Index(f"jobs_v{VERSION}_by_key", "generation", "key_hash"),
+    sa.Index(f"jobs_v{VERSION}_by_claim", "generation", "claim_hash"),
+    sa.Index(f"jobs_v{VERSION}_by_due", "generation", "due_at", "id"),
+)
+
+job_counts = sa.Table(
+    f"job_counts_v{VERSION}",
+    metadata,
+    generation(),
+    sa.Column("state", sa.SmallInteger, primary_key=True, autoincrement=False),
+    sa.Column("jobs", sa.BigInteger, nullable=False),
+)
+
+# Stored for ever as long as this version is: add behind, never renumber.
+STATE_NUMBERS: Final = {
+    State.SCHEDULED: 0, State.QUEUED: 1, State.RUNNING: 2,
+    State.DONE: 3, State.FAILED: 4, State.CANCELLED: 5,
+}  # fmt: skip
+STATES: Final = {number: state for state, number in STATE_NUMBERS.items()}
+
+_encode = msgspec.json.Encoder().encode
+_decoder = msgspec.json.Decoder(Job)
+_by_id = Query(jobs, [jobs.c.job], by=jobs.c.id)
+_by_key = Query(jobs, [jobs.c.job], by=jobs.c.key_hash)
+_by_claim = Query(jobs, [jobs.c.job], by=jobs.c.claim_hash)
+
+
+class JobsProjection:
+    name = "jobs"
+    version = VERSION
+    tables = (jobs, job_counts)
+
+    def create_tables(self, connection: Connection) -> None:
+        create_all(connection, self.tables)
+
+    def has_tables(self, connection: Connection) -> bool:
+        return have_all(connection, self.tables)
+
+    def look_ahead(
+        self, connection: Connection, generation: int, needs: Needs, world: World
+    ) -> None:
+        """Nothing: a job is asked for by name."""
+
+    def load(self, connection: Connection, generation: int, needs: Needs, world: World) -> None:
+        found = fetch(
+            connection, generation,
+            (_by_id, needs.jobs), (_by_key, needs.keys), (_by_claim, needs.claims),
+        )  # fmt: skip
+        for (document,) in found:
+            job = decode_job(document)
+            world.jobs.put(job)
+            needs.users.add(job.user_id)
+            needs.kinds.add(job.kind)
+
+    def save(self, connection: Connection, generation: int, world: World) -> None:
+        changed = world.jobs.changed
+        upsert(
+            connection, jobs, [_row(generation, world.jobs.rows[job_id]) for job_id in changed]
+        )
+        changes = {state: by for state, by in world.jobs.count_changes.items() if by}
+        if changes:
+            _count(connection, generation, changes)
+        changed.clear()
+        world.jobs.count_changes.clear()
+
+    def remove(self, connection: Connection, generation: int, rows_max: int) -> int:
+        return sum(remove_some(connection, table, generation, rows_max) for table in self.tables)
+
+
+def _row(generation: int, job: Job) -> tuple[object, ...]:
+    claim = (
+        None if job.claim_id is None or job.worker is None else claim_hash(job.worker, job.claim_id)
+    )
+    runs_in = job.server if job.state is State.RUNNING else None
+    return (
+        generation, job.id, job.user_id.encode(), job.kind.encode(), STATE_NUMBERS[job.state],
+        job.key_hash, claim, None if job.due_at is None else to_micros(job.due_at),
+        None if runs_in is None else runs_in.encode(), _encode(job),
+    )  # fmt: skip
+
+
+def decode_job(document: bytes) -> Job:
+    return _decoder.decode(document)
+
+
+def _count(connection: Connection, generation: int, changes: dict[State, int]) -> None:
+    """Add to the counts without reading them first."""
+    rows = [(generation, STATE_NUMBERS[state], by) for state, by in changes.items()]
+    mark = placeholder(connection)
+    insert = f"INSERT INTO {job_counts.name} (generation, state, jobs) VALUES ({mark}, {mark}, {mark})"
+    if connection.dialect.name == "sqlite":
+        add = "ON CONFLICT (generation, state) DO UPDATE SET jobs = jobs + excluded.jobs"
+    else:
+        add = "ON DUPLICATE KEY UPDATE jobs = jobs + VALUES(jobs)"
+    connection.exec_driver_sql(f"{insert} {add}", rows)
+
+
+class JobQueries:
+    """Questions about jobs. `generation` is the current one, or an expression that gives it."""
+
+    def __init__(self, generation: sa.ColumnElement[int]) -> None:
+        self._generation = generation
+
+    def find(self, connection: Connection, job_ids: list[JobId]) -> dict[JobId, Job]:
+        rows = connection.execute(
+            sa.select(jobs.c.job).where(
+                jobs.c.generation == self._generation, jobs.c.id.in_(job_ids)
+            )
+        )
+        return {job.id: job for job in (decode_job(document) for (document,) in rows)}
+
+    def newest(
+        self, connection: Connection, user_id: UserId | None, state: State | None,
+        below: int | None, limit: int,
+    ) -> list[Job]:  # fmt: skip
+        """Newest first; `below` is the last id of the page before."""
+        query = sa.select(jobs.c.job).where(jobs.c.generation == self._generation)
+        if user_id is not None:
+            query = query.where(jobs.c.user_id == user_id.encode())
+        if state is not None:
+            query = query.where(jobs.c.state == STATE_NUMBERS[state])
+        if below is not None:
+            query = query.where(jobs.c.id < below)
+        rows = connection.execute(query.order_by(jobs.c.id.desc()).limit(limit))
+        return [decode_job(document) for (document,) in rows]
+
+    def counts(self, connection: Connection) -> dict[State, int]:
+        """Jobs by state, kept as they change and never counted."""
+        rows = connection.execute(
+            sa.select(job_counts.c.state, job_counts.c.jobs).where(
+                job_counts.c.generation == self._generation
+            )
+        )
+        return dict.fromkeys(State, 0) | {STATES[state]: count for state, count in rows}
+
+    def due(self, connection: Connection, now_micros: int, limit: int) -> list[JobId]:
+        """Jobs that the clock changes by now, the longest overdue first."""
+        rows = connection.execute(
+            sa.select(jobs.c.id)
+            .where(jobs.c.generation == self._generation, jobs.c.due_at <= now_micros)
+            .order_by(jobs.c.due_at, jobs.c.id)
+            .limit(limit)
+        )
+        return [JobId(job_id) for (job_id,) in rows]
+
+    def running_in(self, connection: Connection, server: ServerId, limit: int) -> list[JobId]:
+        """Jobs that a server process runs inside itself, oldest first."""
+        rows = connection.execute(
+            sa.select(jobs.c.id)
+            .where(
+                jobs.c.generation == self._generation,
+                jobs.c.state == STATE_NUMBERS[State.RUNNING],
+                jobs.c.server == server.encode(),
+            )
+            .order_by(jobs.c.id)
+            .limit(limit)
+        )
+        return [JobId(job_id) for (job_id,) in rows]

@@ -1,0 +1,270 @@
+"""The waiting line: one row a user, one a lane (user and kind) and one a kind, and the waiting jobs.
+
+A worker for some kinds reads their lanes in the order of the turn, one index range a kind, and the
+front of each lane that is served; never the whole queue.
+"""
+
+from typing import Final
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from domain.fairness import rounds
+from domain.identifiers import JobId, Kind, UserId
+from domain.line import KindInLine, Lane, UserInLine, WaitingJob
+from domain.world import Needs, World
+from projections.rows import (
+    Identifier, Query, create_all, delete, fetch, generation, have_all, insert, placeholder, remove_some, upsert,
+)  # fmt: skip
+
+VERSION: Final = 1
+KINDS_A_CLAIM_MAX: Final = 250  # that a claim of any kind looks at; SQLite joins up to 500 selects
+LANES_A_STATEMENT_MAX: Final = 250
+metadata = sa.MetaData()
+
+users = sa.Table(
+    f"line_users_v{VERSION}",
+    metadata,
+    generation(),
+    sa.Column("user_id", Identifier, primary_key=True),
+    sa.Column("last_served", sa.BigInteger, comment="position of the latest JobStarted"),
+    sa.Column("joined", sa.BigInteger, comment="position, of a waiting user never served"),
+    sa.Column("waiting", sa.BigInteger, nullable=False),
+    sa.Column("running", sa.BigInteger, nullable=False),
+    sa.Column("running_limit", sa.BigInteger),
+    sa.Column("turn", sa.BigInteger, comment="NULL: not in line"),
+    sa.Index(f"line_users_v{VERSION}_by_turn", "generation", "turn"),
+)
+
+lanes = sa.Table(
+    f"line_lanes_v{VERSION}",
+    metadata,
+    generation(),
+    sa.Column("user_id", Identifier, primary_key=True),
+    sa.Column("kind", Identifier, primary_key=True),
+    sa.Column("waiting", sa.BigInteger, nullable=False),
+    sa.Column("turn", sa.BigInteger, comment="the user's"),
+    sa.Index(f"line_lanes_v{VERSION}_by_turn", "generation", "kind", "turn"),
+)
+
+kinds = sa.Table(
+    f"line_kinds_v{VERSION}",
+    metadata,
+    generation(),
+    sa.Column("kind", Identifier, primary_key=True),
+    sa.Column("waiting", sa.BigInteger, nullable=False),
+    sa.Column("running", sa.BigInteger, nullable=False),
+    sa.Column("running_limit", sa.BigInteger),
+)
+
+waiting_jobs = sa.Table(
+    f"waiting_jobs_v{VERSION}",
+    metadata,
+    generation(),
+    sa.Column("job_id", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("user_id", Identifier, nullable=False),
+    sa.Column("kind", Identifier, nullable=False),
+    sa.Column("reversed_priority", sa.Integer, nullable=False, comment="lower is sooner"),
+    sa.Index(
+        f"waiting_jobs_v{VERSION}_in_order",
+        "generation", "user_id", "kind", "reversed_priority", "job_id",
+    ),  # fmt: skip
+)
+
+_NOTHING = sa.literal_column("NULL")
+_users_by_id = Query(users, [users.c.user_id, _NOTHING, users.c.waiting, users.c.running,
+                             users.c.running_limit, users.c.last_served, users.c.joined],
+                     by=users.c.user_id)  # fmt: skip
+_lanes_by_user = Query(lanes, [lanes.c.user_id, lanes.c.kind, lanes.c.waiting, _NOTHING, _NOTHING,
+                               _NOTHING, _NOTHING], by=lanes.c.user_id)  # fmt: skip
+_kinds_by_name = Query(kinds, [_NOTHING, kinds.c.kind, kinds.c.waiting, kinds.c.running,
+                               kinds.c.running_limit, _NOTHING, _NOTHING], by=kinds.c.kind)  # fmt: skip
+
+
+class LineProjection:
+    name = "line"
+    version = VERSION
+    tables = (users, lanes, kinds, waiting_jobs)
+
+    def create_tables(self, connection: Connection) -> None:
+        create_all(connection, self.tables)
+
+    def has_tables(self, connection: Connection) -> bool:
+        return have_all(connection, self.tables)
+
+    def look_ahead(
+        self, connection: Connection, generation: int, needs: Needs, world: World
+    ) -> None:
+        """For claims: read the front of the line and of the lanes that will be served."""
+        if not needs.serving:
+            return
+        ahead = world.line.ahead
+        if None in needs.serving:
+            ahead.kinds = _kinds_waiting(connection, generation)
+        wanted = {
+            kind
+            for served in needs.serving
+            for kind in (ahead.kinds if served is None else served)
+        }
+        jobs_max = sum(needs.serving.values())
+        # As many users as jobs are claimed, and some for those whose jobs this batch takes away.
+        lanes_max = jobs_max + len(needs.jobs)
+        front = _front(connection, generation, sorted(wanted), lanes_max)
+        for kind, found in front.items():
+            if len(found) == lanes_max:
+                ahead.horizon[kind] = found[-1][0]
+        shares: dict[Lane, int] = {}
+        for served, jobs_claimed in needs.serving.items():
+            served_kinds = ahead.kinds if served is None else served
+            for lane, share in _shares(front, served_kinds, jobs_max).items():
+                shares[lane] = shares.get(lane, 0) + min(share, jobs_claimed)
+        _read_lanes(connection, generation, shares, world)
+        needs.users.update(user_id for user_id, _ in shares)
+        needs.kinds.update(wanted)
+        needs.jobs.update(job.job_id for queue in ahead.queues.values() for job in queue)
+
+    def load(self, connection: Connection, generation: int, needs: Needs, world: World) -> None:
+        named_users = [user_id.encode() for user_id in needs.users]
+        found = fetch(
+            connection, generation,
+            (_users_by_id, named_users), (_lanes_by_user, named_users),
+            (_kinds_by_name, [kind.encode() for kind in needs.kinds]),
+        )  # fmt: skip
+        line = world.line
+        for user, kind, waiting, running, running_limit, last_served, joined in found:
+            if user is None:
+                line.kinds[Kind(kind.decode())] = KindInLine(waiting, running, running_limit)
+            elif kind is None:
+                line.users[UserId(user.decode())] = UserInLine(
+                    last_served, joined, waiting, running, running_limit
+                )
+            else:
+                line.lanes.setdefault(UserId(user.decode()), {})[Kind(kind.decode())] = waiting
+
+    def save(self, connection: Connection, generation: int, world: World) -> None:
+        line = world.line
+        delete(connection, waiting_jobs, generation, [(job_id,) for job_id in line.left])
+        insert(
+            connection, waiting_jobs,
+            [
+                (generation, job.job_id, job.user_id.encode(), job.kind.encode(), -job.priority)
+                for entered in line.entered.values() for job in entered.values()
+            ],
+        )  # fmt: skip
+        upsert(connection, users, [
+            (generation, user_id.encode(), user.last_served, user.joined, user.waiting,
+             user.running, user.running_limit, user.turn)
+            for user_id in line.changed_users for user in [line.users[user_id]]
+        ])  # fmt: skip
+        upsert(connection, kinds, [
+            (generation, kind.encode(), load.waiting, load.running, load.running_limit)
+            for kind in line.changed_kinds for load in [line.kinds[kind]]
+        ])  # fmt: skip
+        _save_lanes(connection, generation, world)
+        line.left.clear()
+        line.entered.clear()
+        line.changed_users.clear()
+        line.changed_kinds.clear()
+        line.changed_lanes.clear()
+
+    def remove(self, connection: Connection, generation: int, rows_max: int) -> int:
+        return sum(remove_some(connection, table, generation, rows_max) for table in self.tables)
+
+
+def _save_lanes(connection: Connection, generation: int, world: World) -> None:
+    line = world.line
+    occupied, empty = [], []
+    for user_id, kind in line.changed_lanes:
+        waiting = line.lanes[user_id][kind]
+        key = (user_id.encode(), kind.encode())
+        if waiting:
+            occupied.append((generation, *key, waiting, line.users[user_id].turn))
+        else:
+            empty.append(key)
+    delete(connection, lanes, generation, empty)
+    upsert(connection, lanes, occupied)
+
+
+def _kinds_waiting(connection: Connection, generation: int) -> tuple[Kind, ...]:
+    rows = connection.execute(
+        sa.select(kinds.c.kind)
+        .where(kinds.c.generation == generation, kinds.c.waiting > 0)
+        .order_by(kinds.c.kind)
+        .limit(KINDS_A_CLAIM_MAX)
+    )
+    return tuple(Kind(bytes(kind).decode()) for (kind,) in rows)
+
+
+def _front(
+    connection: Connection, generation: int, wanted: list[Kind], lanes_max: int
+) -> dict[Kind, list[tuple[int, UserId, int]]]:
+    """For each kind its first lanes by turn: (turn, user, jobs waiting)."""
+    front: dict[Kind, list[tuple[int, UserId, int]]] = {kind: [] for kind in wanted}
+    mark = placeholder(connection)
+    one = (
+        f"SELECT * FROM (SELECT kind, turn, user_id, waiting FROM {lanes.name}"  # noqa: S608
+        f" WHERE generation = {mark} AND kind = {mark} AND turn IS NOT NULL"
+        f" ORDER BY turn LIMIT {lanes_max}) AS front"
+    )
+    for start in range(0, len(wanted), KINDS_A_CLAIM_MAX):
+        chunk = wanted[start : start + KINDS_A_CLAIM_MAX]
+        rows = connection.exec_driver_sql(
+            " UNION ALL ".join([one] * len(chunk)),
+            tuple(value for kind in chunk for value in (generation, kind.encode())),
+        )
+        for kind, turn, user_id, waiting in rows:
+            front[Kind(kind.decode())].append((turn, UserId(user_id.decode()), waiting))
+    for found in front.values():
+        found.sort()
+    return front
+
+
+def _shares(
+    front: dict[Kind, list[tuple[int, UserId, int]]], served: tuple[Kind, ...], jobs_max: int
+) -> dict[Lane, int]:
+    """How many jobs of each lane a claim of these kinds can come to need, at most."""
+    by_user: dict[tuple[int, UserId], dict[Kind, int]] = {}
+    for kind in served:
+        for turn, user_id, waiting in front[kind]:
+            by_user.setdefault((turn, user_id), {})[kind] = waiting
+    in_turn = sorted(by_user)
+    given = rounds([sum(by_user[user].values()) for user in in_turn], jobs_max)
+    return {
+        (user[1], kind): min(waiting, max(1, share))
+        for user, share in zip(in_turn, given, strict=True)
+        for kind, waiting in by_user[user].items()
+    }  # fmt: skip
+
+
+def _read_lanes(
+    connection: Connection, generation: int, shares: dict[Lane, int], world: World
+) -> None:
+    """Read the front of each lane; one more than its share tells whether it goes on."""
+    ahead = world.line.ahead
+    mark = placeholder(connection)
+    one = (
+        f"SELECT * FROM (SELECT user_id, kind, reversed_priority, job_id FROM {waiting_jobs.name}"  # noqa: S608
+        f" WHERE generation = {mark} AND user_id = {mark} AND kind = {mark}"
+        " ORDER BY reversed_priority, job_id LIMIT {limit}) AS lane"
+    )
+    wanted = list(shares.items())
+    for start in range(0, len(wanted), LANES_A_STATEMENT_MAX):
+        chunk = wanted[start : start + LANES_A_STATEMENT_MAX]
+        rows = connection.exec_driver_sql(
+            " UNION ALL ".join(one.replace("{limit}", str(share + 1)) for _, share in chunk),
+            tuple(
+                value
+                for (user_id, kind), _ in chunk
+                for value in (generation, user_id.encode(), kind.encode())
+            ),
+        )
+        for user, kind_bytes, reversed_priority, job_id in rows:
+            lane = (UserId(user.decode()), Kind(kind_bytes.decode()))
+            ahead.queues.setdefault(lane, []).append(
+                WaitingJob(JobId(job_id), *lane, -reversed_priority)
+            )
+    for lane, share in wanted:
+        queue = ahead.queues.setdefault(lane, [])
+        queue.sort(key=lambda job: job.order)
+        if len(queue) > share:
+            ahead.cut.add(lane)

@@ -1,0 +1,88 @@
+"""Which generation of each projection is the current one.
+
+One row a projection. A rebuild fills a generation of its own and makes it current by changing the
+row under the head lock; nobody writes the row without that lock.
+"""
+
+from collections.abc import Sequence
+from typing import Final
+
+import sqlalchemy as sa
+from msgspec import Struct
+from sqlalchemy.engine import Connection
+
+from domain.errors import LogTooNew
+from domain.ports import Projection
+
+metadata = sa.MetaData()
+
+registry = sa.Table(
+    "projection_registry",
+    metadata,
+    sa.Column("name", sa.String(64), primary_key=True),
+    sa.Column("version", sa.Integer, nullable=False),
+    sa.Column("generation", sa.BigInteger, nullable=False, comment="current; 0: never built"),
+    sa.Column("newest", sa.BigInteger, nullable=False, comment="the highest ever handed out"),
+)
+_UNBUILT: Final = 0
+
+
+class Registered(Struct, frozen=True):
+    version: int
+    generation: int  # 0: never built
+
+    @property
+    def is_built(self) -> bool:
+        return self.generation != _UNBUILT
+
+
+def read(connection: Connection) -> dict[str, Registered]:
+    rows = connection.execute(
+        sa.select(registry.c.name, registry.c.version, registry.c.generation)
+    )
+    return {name: Registered(version, generation) for name, version, generation in rows}
+
+
+def current(name: str) -> sa.ColumnElement[int]:
+    """The current generation as an expression, so that a query and its generation are one read."""
+    return sa.select(registry.c.generation).where(registry.c.name == name).scalar_subquery()
+
+
+def reserve(connection: Connection, projection: Projection[Connection]) -> int:
+    """Hand out a new generation, never used before. Needs the head lock."""
+    newest = connection.execute(
+        sa.select(registry.c.newest).where(registry.c.name == projection.name)
+    ).scalar_one_or_none()
+    if newest is None:
+        connection.execute(
+            registry.insert().values(
+                name=projection.name, version=0, generation=_UNBUILT, newest=1
+            )
+        )
+        return 1
+    connection.execute(
+        registry.update().where(registry.c.name == projection.name).values(newest=newest + 1)
+    )
+    return int(newest) + 1
+
+
+def switch(connection: Connection, projection: Projection[Connection], generation: int) -> None:
+    """Make a generation the current one. Needs the head lock."""
+    connection.execute(
+        registry.update()
+        .where(registry.c.name == projection.name)
+        .values(version=projection.version, generation=generation)
+    )
+
+
+def check_versions(
+    registered: dict[str, Registered], projections: Sequence[Projection[Connection]]
+) -> None:
+    """Raises `LogTooNew` when another process runs a newer release of a projection."""
+    for projection in projections:
+        found = registered.get(projection.name)
+        if found is not None and found.version > projection.version:
+            raise LogTooNew(
+                f"The projection {projection.name!r} has version {found.version}, and this release "
+                f"knows up to {projection.version}; install the newer release here too."
+            )

@@ -1,0 +1,173 @@
+"""Rows of one table, read and written many at a time in one statement each.
+
+The statements are made once per table and database and sent as they are: a batch has a handful of
+them, and compiling each anew would cost more than the database does. Nothing but placeholders
+stands behind VALUES, or PyMySQL would send the rows one by one.
+"""
+
+from collections.abc import Collection, Iterable, Sequence
+from functools import lru_cache
+from typing import Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import mysql
+from sqlalchemy.engine import Connection
+from sqlalchemy.schema import CreateIndex, CreateTable
+
+KEYS_A_STATEMENT_MAX: Final = 1000
+
+# Bytes, not text: MySQL's utf8mb4_bin takes "a" and "a " for the same.
+Identifier = sa.LargeBinary().with_variant(mysql.VARBINARY(255), "mysql", "mariadb")
+Document = sa.LargeBinary().with_variant(mysql.MEDIUMBLOB(), "mysql", "mariadb")
+
+Row = tuple[Any, ...]
+
+
+def digest(length: int) -> sa.types.TypeEngine[bytes]:
+    """A hash of so many bytes."""
+    return sa.LargeBinary().with_variant(mysql.BINARY(length), "mysql", "mariadb")
+
+
+def generation() -> sa.Column[int]:
+    """The leading key column: which building of the projection a row belongs to."""
+    return sa.Column("generation", sa.BigInteger, primary_key=True, autoincrement=False)
+
+
+def upsert(connection: Connection, table: sa.Table, rows: Sequence[Row]) -> None:
+    """Insert rows, or overwrite those that are there; each row has all columns in order."""
+    if rows:
+        connection.exec_driver_sql(_upsert_statement(table, connection.dialect.name), list(rows))
+
+
+def insert(connection: Connection, table: sa.Table, rows: Sequence[Row]) -> None:
+    """Insert rows that cannot be there yet."""
+    if rows:
+        connection.exec_driver_sql(_insert_statement(table, connection.dialect.name), list(rows))
+
+
+def delete(
+    connection: Connection, table: sa.Table, generation: int, keys: Collection[Row]
+) -> None:
+    """Delete by primary key; each key has the columns that follow the generation."""
+    names = [column.name for column in table.primary_key.columns][1:]
+    mark = _placeholder(connection.dialect.name)
+    for chunk in _chunks(keys):
+        if len(names) == 1:
+            condition = f"{names[0]} IN ({', '.join([mark] * len(chunk))})"
+        else:  # row values are no index range on MariaDB; a disjunction is
+            one = "(" + " AND ".join(f"{name} = {mark}" for name in names) + ")"
+            condition = f"({' OR '.join([one] * len(chunk))})"
+        connection.exec_driver_sql(
+            f"DELETE FROM {table.name} WHERE generation = {mark} AND {condition}",  # noqa: S608
+            (generation, *(value for key in chunk for value in key)),
+        )
+
+
+class Query:
+    """`SELECT … WHERE generation = ? AND <column> IN (…)`, for as many keys as are asked for."""
+
+    def __init__(self, table: sa.Table, columns: Iterable[sa.Column[Any]], by: sa.Column[Any]):
+        self._select = f"SELECT {', '.join(column.name for column in columns)} FROM {table.name}"  # noqa: S608
+        self._by = by.name
+
+    def text(self, count: int, mark: str) -> str:
+        return (
+            f"{self._select} WHERE generation = {mark} AND {self._by} IN"
+            f" ({', '.join([mark] * count)})"
+        )
+
+
+def fetch(
+    connection: Connection, generation: int, *parts: tuple[Query, Collection[Any]]
+) -> list[Row]:
+    """Run several queries of the same columns as one statement; those without keys are left out."""
+    mark = _placeholder(connection.dialect.name)
+    rows: list[Row] = []
+    wanted = [(query, chunk) for query, keys in parts for chunk in _chunks(keys)]
+    while wanted:
+        statement: list[str] = []
+        values: list[Any] = []
+        room = KEYS_A_STATEMENT_MAX
+        while wanted and (not statement or len(wanted[0][1]) <= room):
+            query, chunk = wanted.pop(0)
+            statement.append(query.text(len(chunk), mark))
+            values += [generation, *chunk]
+            room -= len(chunk)
+        found = connection.exec_driver_sql(" UNION ALL ".join(statement), tuple(values))
+        rows.extend(tuple(row) for row in found)
+    return rows
+
+
+def remove_some(connection: Connection, table: sa.Table, generation: int, rows_max: int) -> int:
+    """Delete up to `rows_max` rows of a generation by primary key; how many there were."""
+    key = list(table.primary_key.columns)
+    found = connection.execute(
+        sa.select(*key[1:]).where(key[0] == generation).order_by(*key[1:]).limit(rows_max)
+    )
+    keys = [tuple(row) for row in found]
+    delete(connection, table, generation, keys)
+    return len(keys)
+
+
+def create_all(connection: Connection, tables: Sequence[sa.Table]) -> None:
+    """Create the tables that are missing, whole with their indexes.
+
+    `IF NOT EXISTS`, and the indexes inside the statement where the database takes them there: two
+    processes may do this at once.
+    """
+    for table in tables:
+        if connection.dialect.name == "sqlite":
+            connection.execute(CreateTable(table, if_not_exists=True))
+            for index in table.indexes:
+                connection.execute(CreateIndex(index, if_not_exists=True))
+        else:
+            connection.exec_driver_sql(_create_statement(connection, table))
+
+
+def _create_statement(connection: Connection, table: sa.Table) -> str:
+    text = str(CreateTable(table, if_not_exists=True).compile(dialect=connection.dialect)).rstrip()
+    indexes = [
+        f", INDEX {index.name} ({', '.join(column.name for column in index.columns)})"
+        for index in sorted(table.indexes, key=lambda index: str(index.name))
+    ]
+    return text.removesuffix(")") + "".join(indexes) + ")"
+
+
+def have_all(connection: Connection, tables: Sequence[sa.Table]) -> bool:
+    found = set(sa.inspect(connection).get_table_names())
+    return all(table.name in found for table in tables)
+
+
+def placeholder(connection: Connection) -> str:
+    return _placeholder(connection.dialect.name)
+
+
+def _placeholder(dialect: str) -> str:
+    return "?" if dialect == "sqlite" else "%s"
+
+
+def _chunks(keys: Collection[Any]) -> list[list[Any]]:
+    ordered = list(keys)
+    return [
+        ordered[start : start + KEYS_A_STATEMENT_MAX]
+        for start in range(0, len(ordered), KEYS_A_STATEMENT_MAX)
+    ]
+
+
+@lru_cache
+def _insert_statement(table: sa.Table, dialect: str) -> str:
+    names = ", ".join(column.name for column in table.columns)
+    marks = ", ".join([_placeholder(dialect)] * len(table.columns))
+    return f"INSERT INTO {table.name} ({names}) VALUES ({marks})"  # noqa: S608 (our own names)
+
+
+@lru_cache
+def _upsert_statement(table: sa.Table, dialect: str) -> str:
+    values = [column.name for column in table.columns if not column.primary_key]
+    if dialect == "sqlite":
+        keys = ", ".join(column.name for column in table.primary_key.columns)
+        changes = ", ".join(f"{name} = excluded.{name}" for name in values)
+        return f"{_insert_statement(table, dialect)} ON CONFLICT ({keys}) DO UPDATE SET {changes}"
+    # VALUES() is deprecated in MySQL 8 but is what MySQL, MariaDB and TiDB share.
+    changes = ", ".join(f"{name} = VALUES({name})" for name in values)
+    return f"{_insert_statement(table, dialect)} ON DUPLICATE KEY UPDATE {changes}"

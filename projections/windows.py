@@ -1,0 +1,104 @@
+"""Submissions admitted and refused in each window, and the limits that were set."""
+
+from typing import Final
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from domain.identifiers import GLOBAL, Kind, UserId
+from domain.rate_limits import Counter, Limits
+from domain.world import Needs, World
+from projections.rows import (
+    Identifier, create_all, generation, have_all, placeholder, remove_some, upsert,
+)  # fmt: skip
+
+VERSION: Final = 1
+metadata = sa.MetaData()
+
+window_counters = sa.Table(
+    f"window_counters_v{VERSION}",
+    metadata,
+    generation(),
+    sa.Column("user_id", Identifier, primary_key=True, comment="empty: all users together"),
+    sa.Column("window_seconds", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("window_start", sa.BigInteger, primary_key=True, autoincrement=False,
+              comment="UTC, microseconds"),
+    sa.Column("used", sa.BigInteger, nullable=False),
+    sa.Column("refused", sa.BigInteger, nullable=False),
+)  # fmt: skip
+
+limits = sa.Table(
+    f"limits_v{VERSION}",
+    metadata,
+    generation(),
+    sa.Column("user_id", Identifier, primary_key=True, comment="empty: all users together"),
+    sa.Column("kind", Identifier, primary_key=True, comment="empty: the user's own"),
+    sa.Column("submissions", sa.BigInteger, comment="a window; NULL: the default"),
+    sa.Column("running", sa.BigInteger, comment="at once; NULL: no cap"),
+)
+
+
+class WindowsProjection:
+    name = "windows"
+    version = VERSION
+    tables = (window_counters, limits)
+
+    def create_tables(self, connection: Connection) -> None:
+        create_all(connection, self.tables)
+
+    def has_tables(self, connection: Connection) -> bool:
+        return have_all(connection, self.tables)
+
+    def look_ahead(
+        self, connection: Connection, generation: int, needs: Needs, world: World
+    ) -> None:
+        """Nothing: a counter is asked for by name."""
+
+    def load(self, connection: Connection, generation: int, needs: Needs, world: World) -> None:
+        """Counters and limits in one statement; a limit has neither length nor start."""
+        mark = placeholder(connection)
+        parts: list[str] = []
+        values: list[object] = []
+        windows: dict[tuple[int, int], list[bytes]] = {}
+        for user_id, seconds, start in needs.windows:
+            windows.setdefault((seconds, start), []).append(user_id.encode())
+        for (seconds, start), named in windows.items():
+            parts.append(
+                "SELECT user_id, NULL AS kind, window_seconds, window_start, used, refused"  # noqa: S608
+                f" FROM {window_counters.name} WHERE generation = {mark} AND user_id IN"
+                f" ({', '.join([mark] * len(named))}) AND window_seconds = {mark}"
+                f" AND window_start = {mark}"
+            )
+            values += [generation, *named, seconds, start]
+        subjects = {GLOBAL, *needs.users, *(user_id for user_id, _, _ in needs.windows)}
+        parts.append(
+            "SELECT user_id, kind, NULL, NULL, submissions, running"  # noqa: S608
+            f" FROM {limits.name} WHERE generation = {mark} AND user_id IN"
+            f" ({', '.join([mark] * len(subjects))})"
+        )
+        values += [generation, *(subject.encode() for subject in subjects)]
+        found = connection.exec_driver_sql(" UNION ALL ".join(parts), tuple(values))
+        for user, kind, found_seconds, found_start, first, second in found:
+            user_id = UserId(user.decode())
+            if found_seconds is None:
+                world.windows.limits[user_id, Kind(kind.decode())] = Limits(first, second)
+            else:
+                world.windows.counters[user_id, found_seconds, found_start] = Counter(first, second)
+
+    def save(self, connection: Connection, generation: int, world: World) -> None:
+        windows = world.windows
+        upsert(connection, window_counters, [
+            (generation, user_id.encode(), seconds, start, counter.used, counter.refused)
+            for user_id, seconds, start in windows.changed_counters
+            for counter in [windows.counters[user_id, seconds, start]]
+        ])  # fmt: skip
+        upsert(connection, limits, [
+            (generation, user_id.encode(), kind.encode(), setting.submissions, setting.running)
+            for user_id, kind in windows.changed_limits
+            for setting in [windows.limits[user_id, kind]]
+        ])  # fmt: skip
+        windows.changed_counters.clear()
+        windows.changed_limits.clear()
+
+    def remove(self, connection: Connection, generation: int, rows_max: int) -> int:
+        return sum(remove_some(connection, table, generation, rows_max) for table in self.tables)

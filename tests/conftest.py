@@ -1,0 +1,88 @@
+"""What every test may ask for: fresh databases on each kind of database, and servers to break."""
+
+import os
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import settings
+
+from tests.support.databases import Databases, DatabaseServer, SqliteFiles, existing_server
+from tests.support.mariadb import MariaDB
+
+# No deadline: an example that meets a busy disk is slow, not wrong. In CI the same examples each
+# time, so that a change is judged by itself and not by chance.
+settings.register_profile("dev", deadline=None)
+settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
+settings.load_profile("ci" if os.environ.get("CI") == "true" else "dev")
+
+
+class NewDatabase:
+    """Call it for the URL of a new, empty database; all go when the module's tests have run.
+
+    Its scope is a module's, so a Hypothesis test may call it in each example; one with very many
+    examples should `drop` each database after use.
+    """
+
+    def __init__(self, databases: Databases) -> None:
+        self._databases = databases
+        self._urls: set[str] = set()
+
+    def __call__(self) -> str:
+        url = self._databases.create_database()
+        self._urls.add(url)
+        return url
+
+    def drop(self, url: str) -> None:
+        """Remove a database, whoever still uses it."""
+        self._urls.discard(url)
+        self._databases.drop_database(url)
+
+    def drop_all(self) -> None:
+        for url in list(self._urls):
+            self.drop(url)
+
+
+@pytest.fixture(scope="session")
+def mariadb() -> Iterator[DatabaseServer]:
+    """The server for tests that leave it alone: FAIRLOG_TEST_DATABASE_URL, or one of our own."""
+    if server := existing_server():
+        yield server
+    else:
+        with MariaDB() as own:
+            yield own
+
+
+@pytest.fixture
+def private_mariadb() -> Iterator[MariaDB]:
+    """A server for this test alone (0.6 s), to stop, kill and freeze. Needs mariadbd installed."""
+    with MariaDB() as server:
+        yield server
+
+
+@pytest.fixture(scope="module", params=["sqlite", "mariadb"])
+def backend(request: pytest.FixtureRequest) -> str:
+    """The kind of database. For one kind only: `parametrize("backend", […], indirect=True)`."""
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def new_database_url(
+    backend: str, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[NewDatabase]:
+    """Makes as many databases of the kind `backend` as the test wants."""
+    databases: Databases = (
+        SqliteFiles(tmp_path_factory.mktemp("databases"))
+        if backend == "sqlite"
+        else request.getfixturevalue("mariadb")
+    )
+    new_database = NewDatabase(databases)
+    yield new_database
+    new_database.drop_all()
+
+
+@pytest.fixture
+def database_url(new_database_url: NewDatabase) -> Iterator[str]:
+    """A fresh, empty database for this test, dropped after it."""
+    url = new_database_url()
+    yield url
+    new_database_url.drop(url)

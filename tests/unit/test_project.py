@@ -1,0 +1,72 @@
+"""The project's own promises about its folders, files and commands."""
+
+import os
+import re
+import subprocess
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parents[2]
+IGNORED = {
+    ".git",
+    *re.findall(r"^([^#\s]+)/$", (ROOT / ".gitignore").read_text(), re.MULTILINE),
+}
+
+
+def source_files(folder: Path = ROOT) -> Iterator[Path]:
+    for path in sorted(folder.iterdir()):
+        if path.is_file():
+            yield path
+        elif path.is_dir() and path.name not in IGNORED:
+            yield from source_files(path)
+
+
+def test_the_top_level_folders_are_the_four_rooms_the_tests_and_the_documents() -> None:
+    folders = {path.relative_to(ROOT).parts[0] for path in source_files() if path.parent != ROOT}
+    shown = {folder for folder in folders if not folder.startswith(".")}
+    assert shown == {"domain", "adapters", "projections", "entrypoints", "tests", "docs"}
+
+
+def test_no_file_names_the_host_of_a_package_registry() -> None:
+    hosts = [("pypi", "org"), ("pythonhosted", "org"), ("npmjs", "org"), ("debian", "org")]
+    named = re.compile("|".join(rf"\b{name}\.{end}" for name, end in hosts).encode())
+    contents = {path: path.read_bytes() for path in source_files()}
+    texts = {path: content for path, content in contents.items() if b"\0" not in content}
+    assert [str(path) for path, content in texts.items() if named.search(content)] == []
+
+
+def test_make_help_explains_every_target() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    targets = re.findall(r"^\.PHONY: (.+)$", makefile, re.MULTILINE)[0].split()
+    printed = subprocess.run(
+        ["make", "--no-print-directory", "help"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert [line.split()[0] for line in printed.splitlines()] == targets
+    assert {"run", "test", "lint", "format", "bench", "lock", "clean"} <= set(targets)
+
+
+def test_the_lock_holds_what_the_project_asks_for() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    asked = project["dependencies"] + project["optional-dependencies"]["dev"]
+    lock = (ROOT / "requirements.lock").read_text()
+    locked = dict(re.findall(r"^([a-z0-9-]+)==([^ ;]+)", lock, re.MULTILINE))
+    for requirement in map(Requirement, asked):
+        version = locked.get(canonicalize_name(requirement.name))
+        assert version is not None, f"{requirement}: run make lock"
+        assert requirement.specifier.contains(version), (
+            f"{requirement}, not {version}: run make lock"
+        )
+
+
+def test_ci_runs_what_a_developer_runs() -> None:
+    ci = ROOT / ".ci" / "run"
+    assert os.access(ci, os.X_OK)
+    assert ci.read_text().splitlines()[-1] == "exec make test"
