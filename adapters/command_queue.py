@@ -53,6 +53,10 @@ class CommandQueue:
     def __len__(self) -> int:
         return len(self._waiting)
 
+    @property
+    def is_closed(self) -> bool:
+        return self._is_closed
+
     async def put_async(self, command: Command) -> Answer:
         """Raises `QueueFull`; else what the writer answers."""
         reply: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()

@@ -22,6 +22,9 @@ from domain.identifiers import JobId, UserId
 from domain.moments import from_micros, to_micros
 from domain.ports import Clock, Head
 
+# Microseconds since the epoch; each connection's time zone is set to UTC.
+_DATABASE_NOW: Final = "TIMESTAMPDIFF(MICROSECOND, '1970-01-01', SYSDATE(6))"
+
 
 class StoredEvent(Struct, frozen=True, gc=False):
     """A row of the log as it stands, for those who want the record and not its meaning."""
@@ -65,7 +68,7 @@ class SqlEventLog:
             "SELECT position, hash, recorded_at, format, epoch, "
             # SYSDATE is the time after the lock was had, NOW the time before; and no account can
             # move it by SET timestamp.
-            + ("0" if self._clock else "TIMESTAMPDIFF(MICROSECOND, '1970-01-01', SYSDATE(6))")
+            + ("0" if self._clock else _DATABASE_NOW)
             + f" FROM log_head WHERE id = {HEAD_ID}"
             + ("" if database.is_sqlite else " FOR UPDATE")
         )
@@ -127,7 +130,14 @@ class SqlEventLog:
         )
 
     def position(self, connection: Connection) -> int:
-        return connection.execute(sa.select(log_head.c.position)).scalar_one()
+        return int(connection.execute(sa.select(log_head.c.position)).scalar_one())
+
+    def now(self, connection: Connection) -> datetime:
+        """UTC, by the log's clock, without the lock; a writer may already be a little ahead."""
+        if self._clock:
+            return self._clock.now()
+        micros = connection.exec_driver_sql(f"SELECT {_DATABASE_NOW}").scalar_one()
+        return from_micros(micros)
 
     def hash_at(self, connection: Connection, position: int) -> bytes | None:
         """The chain up to a position, None beyond the end."""

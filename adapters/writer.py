@@ -17,11 +17,12 @@ from msgspec import Struct
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
-from adapters.command_queue import Answer, CommandQueue, Pending
+from adapters.command_queue import CommandQueue, Pending
 from adapters.database import Database, Fault, fault_of
 from adapters.event_log import SqlEventLog
 from domain.batch import Batch, Outcome
 from domain.commands import Command
+from domain.decide import Answer
 from domain.errors import FairlogError, LogTooNew, LogUnavailable, WriteFailed
 from domain.events import Recorded
 from domain.policy import Policy

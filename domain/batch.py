@@ -53,9 +53,7 @@ class Batch:
                 replies[index] = self._take(decision)
         for refused in self._refusals.values():
             self._record(Fact(refused))
-        return [
-            reply if isinstance(reply, Exception) else reply(self._world) for reply in replies
-        ]
+        return [reply if isinstance(reply, Exception) else reply(self._world) for reply in replies]
 
     def _take(self, decision: Decision) -> Callable[[World], Answer] | Refusal:
         for fact in decision.facts:

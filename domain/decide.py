@@ -137,9 +137,7 @@ def _submit(world: World, command: SubmitJob, policy: Policy, now: datetime) -> 
         return _repeat(command, holder, admission)
     kinds_waiting = world.line.kinds_waiting(command.user_id)
     if command.kind not in kinds_waiting and len(kinds_waiting) >= policy.kinds_waiting_max:
-        return Decision(
-            [Fact(admission)], TooManyKinds(command.user_id, policy.kinds_waiting_max)
-        )
+        return Decision([Fact(admission)], TooManyKinds(command.user_id, policy.kinds_waiting_max))
     job_id = JobId(world.position + 2)  # behind the decision that lets it in
     submitted = JobSubmitted(
         user_id=command.user_id, kind=command.kind,
@@ -209,9 +207,7 @@ def _claim(world: World, command: ClaimJobs, policy: Policy, now: datetime) -> D
         )
         for pick in picks
     ]  # fmt: skip
-    return Decision(
-        facts, lambda after: Claimed([after.jobs.rows[pick.job_id] for pick in picks])
-    )
+    return Decision(facts, lambda after: Claimed([after.jobs.rows[pick.job_id] for pick in picks]))
 
 
 def _extend(world: World, command: ExtendLeases, policy: Policy, now: datetime) -> Decision:

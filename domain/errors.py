@@ -86,7 +86,9 @@ class NotTheCurrentAttempt(Refusal):
 
 class JobHasEnded(Refusal):
     def __init__(self, job_id: JobId, state: str) -> None:
-        super().__init__(f"Job {job_id} is {state}; only a job that has not ended can be cancelled.")
+        super().__init__(
+            f"Job {job_id} is {state}; only a job that has not ended can be cancelled."
+        )
 
 
 class JobHasNotEnded(Refusal):

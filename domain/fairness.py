@@ -12,9 +12,7 @@ from domain.identifiers import Kind, UserId
 from domain.line import Lane, Line, WaitingJob
 
 
-def serve(
-    line: Line, kinds: Iterable[Kind], jobs_max: int, next_position: int
-) -> list[WaitingJob]:
+def serve(line: Line, kinds: Iterable[Kind], jobs_max: int, next_position: int) -> list[WaitingJob]:
     """The jobs to start, in order; the first of them will be at `next_position` of the log.
 
     Stops short where the order depends on rows that were not read: giving fewer jobs is always

@@ -80,7 +80,9 @@ class Windows:
         key = (who, decided.window_seconds, to_micros(decided.window_start))
         old = self.counters.get(key)
         self.counters[key] = (
-            Counter(used, refused) if old is None else Counter(old.used + used, old.refused + refused)
+            Counter(used, refused)
+            if old is None
+            else Counter(old.used + used, old.refused + refused)
         )
         self.changed_counters.add(key)
 

@@ -93,9 +93,7 @@ class JobsProjection:
 
     def save(self, connection: Connection, generation: int, world: World) -> None:
         changed = world.jobs.changed
-        upsert(
-            connection, jobs, [_row(generation, world.jobs.rows[job_id]) for job_id in changed]
-        )
+        upsert(connection, jobs, [_row(generation, world.jobs.rows[job_id]) for job_id in changed])
         changes = {state: by for state, by in world.jobs.count_changes.items() if by}
         if changes:
             _count(connection, generation, changes)
@@ -126,7 +124,9 @@ def _count(connection: Connection, generation: int, changes: dict[State, int]) -
     """Add to the counts without reading them first."""
     rows = [(generation, STATE_NUMBERS[state], by) for state, by in changes.items()]
     mark = placeholder(connection)
-    insert = f"INSERT INTO {job_counts.name} (generation, state, jobs) VALUES ({mark}, {mark}, {mark})"
+    insert = (
+        f"INSERT INTO {job_counts.name} (generation, state, jobs) VALUES ({mark}, {mark}, {mark})"
+    )
     if connection.dialect.name == "sqlite":
         add = "ON CONFLICT (generation, state) DO UPDATE SET jobs = jobs + excluded.jobs"
     else:

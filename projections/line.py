@@ -4,7 +4,7 @@ A worker for some kinds reads their lanes in the order of the turn, one index ra
 front of each lane that is served; never the whole queue.
 """
 
-from typing import Final
+from typing import Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -67,11 +67,15 @@ waiting_jobs = sa.Table(
     sa.Column("reversed_priority", sa.Integer, nullable=False, comment="lower is sooner"),
     sa.Index(
         f"waiting_jobs_v{VERSION}_in_order",
-        "generation", "user_id", "kind", "reversed_priority", "job_id",
+        "generation",
+        "user_id",
+        "kind",
+        "reversed_priority",
+        "job_id",
     ),  # fmt: skip
 )
 
-_NOTHING = sa.literal_column("NULL")
+_NOTHING: sa.ColumnClause[Any] = sa.literal_column("NULL")
 _users_by_id = Query(users, [users.c.user_id, _NOTHING, users.c.waiting, users.c.running,
                              users.c.running_limit, users.c.last_served, users.c.joined],
                      by=users.c.user_id)  # fmt: skip
@@ -102,9 +106,7 @@ class LineProjection:
         if None in needs.serving:
             ahead.kinds = _kinds_waiting(connection, generation)
         wanted = {
-            kind
-            for served in needs.serving
-            for kind in (ahead.kinds if served is None else served)
+            kind for served in needs.serving for kind in (ahead.kinds if served is None else served)
         }
         jobs_max = sum(needs.serving.values())
         # As many users as jobs are claimed, and some for those whose jobs this batch takes away.
@@ -268,3 +270,48 @@ def _read_lanes(
         queue.sort(key=lambda job: job.order)
         if len(queue) > share:
             ahead.cut.add(lane)
+
+
+class LineQueries:
+    """Questions about the line. `generation` is an expression that gives the current one."""
+
+    def __init__(self, generation: sa.ColumnElement[int]) -> None:
+        self._generation = generation
+
+    def next_users(self, connection: Connection, limit: int) -> list[tuple[UserId, UserInLine]]:
+        """The users whose turn is oldest, the next to be served first."""
+        rows = connection.execute(
+            sa.select(users)
+            .where(users.c.generation == self._generation, users.c.turn.is_not(None))
+            .order_by(users.c.turn)
+            .limit(limit)
+        )
+        return [(UserId(bytes(row.user_id).decode()), _user(row)) for row in rows]
+
+    def user(self, connection: Connection, user_id: UserId) -> UserInLine:
+        row = connection.execute(
+            sa.select(users).where(
+                users.c.generation == self._generation, users.c.user_id == user_id.encode()
+            )
+        ).one_or_none()
+        return UserInLine() if row is None else _user(row)
+
+    def kinds(self, connection: Connection, limit: int) -> list[tuple[Kind, KindInLine]]:
+        """The kinds that were ever submitted, with what waits and runs of each."""
+        rows = connection.execute(
+            sa.select(kinds)
+            .where(kinds.c.generation == self._generation)
+            .order_by(kinds.c.kind)
+            .limit(limit)
+        )
+        return [
+            (
+                Kind(bytes(row.kind).decode()),
+                KindInLine(row.waiting, row.running, row.running_limit),
+            )
+            for row in rows
+        ]
+
+
+def _user(row: sa.Row[tuple[object, ...]]) -> UserInLine:
+    return UserInLine(row.last_served, row.joined, row.waiting, row.running, row.running_limit)

@@ -37,9 +37,7 @@ class Registered(Struct, frozen=True):
 
 
 def read(connection: Connection) -> dict[str, Registered]:
-    rows = connection.execute(
-        sa.select(registry.c.name, registry.c.version, registry.c.generation)
-    )
+    rows = connection.execute(sa.select(registry.c.name, registry.c.version, registry.c.generation))
     return {name: Registered(version, generation) for name, version, generation in rows}
 
 
@@ -55,9 +53,7 @@ def reserve(connection: Connection, projection: Projection[Connection]) -> int:
     ).scalar_one_or_none()
     if newest is None:
         connection.execute(
-            registry.insert().values(
-                name=projection.name, version=0, generation=_UNBUILT, newest=1
-            )
+            registry.insert().values(name=projection.name, version=0, generation=_UNBUILT, newest=1)
         )
         return 1
     connection.execute(

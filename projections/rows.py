@@ -45,9 +45,7 @@ def insert(connection: Connection, table: sa.Table, rows: Sequence[Row]) -> None
         connection.exec_driver_sql(_insert_statement(table, connection.dialect.name), list(rows))
 
 
-def delete(
-    connection: Connection, table: sa.Table, generation: int, keys: Collection[Row]
-) -> None:
+def delete(connection: Connection, table: sa.Table, generation: int, keys: Collection[Row]) -> None:
     """Delete by primary key; each key has the columns that follow the generation."""
     names = [column.name for column in table.primary_key.columns][1:]
     mark = _placeholder(connection.dialect.name)
@@ -66,8 +64,8 @@ def delete(
 class Query:
     """`SELECT … WHERE generation = ? AND <column> IN (…)`, for as many keys as are asked for."""
 
-    def __init__(self, table: sa.Table, columns: Iterable[sa.Column[Any]], by: sa.Column[Any]):
-        self._select = f"SELECT {', '.join(column.name for column in columns)} FROM {table.name}"  # noqa: S608
+    def __init__(self, table: sa.Table, columns: Iterable[sa.ColumnElement[Any]], by: sa.Column[Any]):
+        self._select = f"SELECT {', '.join(str(column.key) for column in columns)} FROM {table.name}"  # noqa: S608
         self._by = by.name
 
     def text(self, count: int, mark: str) -> str:

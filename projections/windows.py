@@ -1,12 +1,15 @@
 """Submissions admitted and refused in each window, and the limits that were set."""
 
+from datetime import datetime
 from typing import Final
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from domain.identifiers import GLOBAL, Kind, UserId
-from domain.rate_limits import Counter, Limits
+from domain.moments import to_micros
+from domain.policy import Policy
+from domain.rate_limits import Counter, Limits, Windows, window_start
 from domain.world import Needs, World
 from projections.rows import (
     Identifier, create_all, generation, have_all, placeholder, remove_some, upsert,
@@ -102,3 +105,38 @@ class WindowsProjection:
 
     def remove(self, connection: Connection, generation: int, rows_max: int) -> int:
         return sum(remove_some(connection, table, generation, rows_max) for table in self.tables)
+
+
+class WindowQueries:
+    """Questions about windows and limits. `generation` is an expression for the current one."""
+
+    def __init__(self, generation: sa.ColumnElement[int]) -> None:
+        self._generation = generation
+
+    def load(
+        self, connection: Connection, user_ids: list[UserId], policy: Policy, now: datetime
+    ) -> Windows:
+        """The windows that `now` is in and the limits, of these users and of all together."""
+        start = to_micros(window_start(now, policy.window_seconds))
+        subjects = [GLOBAL.encode(), *(user_id.encode() for user_id in user_ids)]
+        windows = Windows()
+        counted = connection.execute(
+            sa.select(window_counters.c.user_id, window_counters.c.used, window_counters.c.refused)
+            .where(
+                window_counters.c.generation == self._generation,
+                window_counters.c.user_id.in_(subjects),
+                window_counters.c.window_seconds == policy.window_seconds,
+                window_counters.c.window_start == start,
+            )
+        )  # fmt: skip
+        for user, used, refused in counted:
+            key = (UserId(bytes(user).decode()), policy.window_seconds, start)
+            windows.counters[key] = Counter(used, refused)
+        changed = connection.execute(
+            sa.select(limits.c.user_id, limits.c.kind, limits.c.submissions, limits.c.running)
+            .where(limits.c.generation == self._generation, limits.c.user_id.in_(subjects))
+        )  # fmt: skip
+        for user, kind, submissions, running in changed:
+            subject = (UserId(bytes(user).decode()), Kind(bytes(kind).decode()))
+            windows.limits[subject] = Limits(submissions, running)
+        return windows

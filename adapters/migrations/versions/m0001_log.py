@@ -66,7 +66,5 @@ def _insert_head(connection: sa.Connection) -> None:
     )  # fmt: skip
     if connection.execute(sa.select(head.c.id)).first() is None:
         op.execute(
-            head.insert().values(
-                id=1, position=0, hash=bytes(32), recorded_at=0, format=1, epoch=1
-            )
+            head.insert().values(id=1, position=0, hash=bytes(32), recorded_at=0, format=1, epoch=1)
         )

@@ -1,0 +1,96 @@
+"""What a value must be to enter: checked once, at whichever door it comes in by."""
+
+import math
+import unicodedata
+from datetime import UTC, datetime
+from typing import Final
+
+from domain.errors import InvalidInput
+from domain.identifiers import POSITION_MAX, JobId, Kind, UserId, WorkerId
+from domain.moments import EPOCH
+
+NAME_BYTES_MAX: Final = 255
+ATTEMPTS_MAX: Final = 1000
+PRIORITY_MAX: Final = 1000  # and as far below zero
+TIMEOUT_SECONDS_MAX: Final = 7 * 86_400
+LIMIT_MAX: Final = 1_000_000_000
+_FARTHEST: Final = datetime(9000, 1, 1, tzinfo=UTC)
+
+
+def user_id(text: str) -> UserId:
+    return UserId(_name(text, "user id"))
+
+
+def kind(text: str) -> Kind:
+    return Kind(_name(text, "kind"))
+
+
+def worker_id(text: str) -> WorkerId:
+    return WorkerId(_name(text, "worker"))
+
+
+def idempotency_key(text: str) -> str:
+    return _name(text, "idempotency key")
+
+
+def claim_id(text: str) -> str:
+    return _name(text, "claim id")
+
+
+def job_id(number: int) -> JobId:
+    if not 1 <= number <= POSITION_MAX:
+        raise InvalidInput(f"A job id is a whole number from 1 to {POSITION_MAX}.")
+    return JobId(number)
+
+
+def attempts(number: int) -> int:
+    return _whole(number, 1, ATTEMPTS_MAX, "max_attempts")
+
+
+def priority(number: int) -> int:
+    return _whole(number, -PRIORITY_MAX, PRIORITY_MAX, "priority")
+
+
+def limit(number: int, what: str) -> int:
+    return _whole(number, 0, LIMIT_MAX, what)
+
+
+def timeout_seconds(seconds: float) -> float:
+    if not (math.isfinite(seconds) and 0 < seconds <= TIMEOUT_SECONDS_MAX):
+        raise InvalidInput(
+            f"timeout_seconds is a number above 0, at most {TIMEOUT_SECONDS_MAX} (7 days)."
+        )
+    return seconds
+
+
+def moment(value: datetime, what: str) -> datetime:
+    """A time with an offset, in UTC from here on."""
+    if value.tzinfo is None:
+        raise InvalidInput(f"{what} needs an offset: 2026-01-31T12:00:00Z.")
+    if not EPOCH <= value <= _FARTHEST:
+        raise InvalidInput(f"{what} is a time between the years 1970 and 9000.")
+    return EPOCH + (value - EPOCH)
+
+
+def _whole(number: int, least: int, most: int, what: str) -> int:
+    if not least <= number <= most:
+        raise InvalidInput(f"{what} is a whole number from {least} to {most}.")
+    return number
+
+
+def _name(text: str, what: str) -> str:
+    size = len(_utf8(text, what))
+    if not 1 <= size <= NAME_BYTES_MAX:
+        raise InvalidInput(
+            f"A {what} has 1 to {NAME_BYTES_MAX} bytes of UTF-8; this one has {size}."
+        )
+    if any(unicodedata.category(character) == "Cc" for character in text):
+        raise InvalidInput(f"A {what} holds no control characters.")
+    return text
+
+
+def _utf8(text: str, what: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        raise InvalidInput(f"A {what} is valid Unicode, without lone surrogates.") from None

@@ -1,0 +1,93 @@
+"""The composition root: the one place where the parts are wired together.
+
+`compose` opens nothing; `prepare` brings the database up to date; a door then starts the writer.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import structlog
+from sqlalchemy.engine import Connection
+
+from adapters.command_queue import CommandQueue
+from adapters.database import Database
+from adapters.event_log import SqlEventLog
+from adapters.schema import NoTriggers, migrate, protect_events
+from adapters.server_lock import ServerLock
+from adapters.settings import Settings
+from adapters.writer import Writer
+from domain.errors import FairlogError
+from domain.policy import Policy
+from domain.ports import Clock, Projection
+from entrypoints.service import Fairlog
+from projections import registry
+from projections.live import LiveProjections, inline_projections
+from projections.rebuild import Progress, outdated, rebuild
+from projections.rows import create_all
+
+_log = structlog.get_logger()
+
+
+def compose(
+    settings: Settings, *, clock: Clock | None = None, queue: CommandQueue | None = None
+) -> Fairlog:
+    """Wire a service. `clock` replaces the log's own, for tests."""
+    database = Database(settings.database_url)
+    log = SqlEventLog(database, clock)
+    policy = policy_of(settings)
+    writer = Writer(database, log, LiveProjections(inline_projections()), policy, queue)
+    return Fairlog(database, log, writer, policy)
+
+
+def policy_of(settings: Settings) -> Policy:
+    return Policy(
+        window_seconds=settings.window_seconds,
+        user_limit=settings.user_limit,
+        global_limit=settings.global_limit,
+        lease_seconds=settings.lease_seconds,
+        idempotency_seconds=settings.idempotency_seconds,
+        max_attempts=settings.max_attempts,
+    )
+
+
+def prepare(fairlog: Fairlog, progress: Progress = lambda done, total: None) -> list[str]:
+    """Create or upgrade the schema, and build the projections that are missing or outdated.
+
+    Any number of servers may do it at once. Returns the names of the projections that were built.
+    """
+    migrate(fairlog.database)
+    try:
+        protect_events(fairlog.database)
+    except NoTriggers as error:
+        _log.warning("events_unprotected", reason=str(error))
+    with fairlog.database.write() as connection:
+        create_all(connection, [registry.registry])
+    with fairlog.database.read() as connection:
+        stale = outdated(connection, inline_projections())
+    if stale:
+        rebuild(fairlog.log, fairlog.database.write, stale, progress)
+    return [projection.name for projection in stale]
+
+
+def rebuild_projections(
+    fairlog: Fairlog, names: Sequence[str], progress: Progress = lambda done, total: None
+) -> int:
+    """Build projections again from the log; none named: all. Returns how many events were folded."""
+    return rebuild(fairlog.log, fairlog.database.write, projections_named(names), progress)
+
+
+def projections_named(names: Sequence[str]) -> list[Projection[Connection]]:
+    """Raises `FairlogError` for a name that is none."""
+    known = {projection.name: projection for projection in inline_projections()}
+    unknown = sorted(set(names) - set(known))
+    if unknown:
+        raise FairlogError(
+            f"There is no projection {unknown[0]!r}; there are {', '.join(sorted(known))}."
+        )
+    return [projection for name, projection in known.items() if not names or name in names]
+
+
+def server_lock(fairlog: Fairlog) -> ServerLock | None:
+    """On SQLite, what proves that an earlier server on this file is dead."""
+    file = fairlog.database.url.database
+    return ServerLock(Path(file)) if fairlog.database.is_sqlite and file else None

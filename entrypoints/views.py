@@ -1,0 +1,167 @@
+"""How jobs, limits and events look to those who ask: the shapes of every answer."""
+
+from collections.abc import Sequence
+from datetime import datetime
+
+import msgspec
+from msgspec import UNSET, Raw, Struct, UnsetType
+
+from adapters.event_log import StoredEvent
+from domain.identifiers import JobId, Kind, UserId, WorkerId
+from domain.life_cycle import Job, State
+from domain.rate_limits import WindowState
+
+_NULL = Raw(b"null")
+
+
+class JobView(Struct, kw_only=True):
+    """A job as it stands. Times are UTC."""
+
+    id: JobId
+    user_id: UserId
+    kind: Kind
+    payload: Raw  # any JSON value
+    state: State
+    attempt: int  # the latest; 0: never started
+    max_attempts: int  # the last attempt that may be made
+    priority: int
+    result: Raw = _NULL  # any JSON value
+    error: Raw = _NULL  # of the latest failed attempt, as its worker reported it
+    idempotency_key: str
+    is_duplicate: bool | UnsetType = UNSET  # in the answer to a submission
+    run_at: datetime | None  # not served earlier; of a failed attempt, when the next is due
+    expires_at: datetime | None
+    timeout_seconds: float | None
+    worker: WorkerId | None  # of the latest attempt
+    lease_expires_at: datetime | None  # while running
+    submitted_at: datetime
+    started_at: datetime | None  # the latest attempt
+    finished_at: datetime | None
+    updated_at: datetime
+
+
+def job_view(
+    job: Job, payload: bytes, result: bytes | None = None, error: bytes | None = None,
+    *, is_duplicate: bool | UnsetType = UNSET,
+) -> JobView:  # fmt: skip
+    return JobView(
+        id=job.id, user_id=job.user_id, kind=job.kind, payload=Raw(payload), state=job.state,
+        attempt=job.attempt, max_attempts=job.attempts_max, priority=job.priority,
+        result=_NULL if result is None else Raw(result),
+        error=_NULL if error is None else Raw(error),
+        idempotency_key=job.idempotency_key, is_duplicate=is_duplicate,
+        run_at=job.run_at, expires_at=job.expires_at, timeout_seconds=job.timeout_seconds,
+        worker=job.worker, lease_expires_at=job.lease_expires_at,
+        submitted_at=job.submitted_at, started_at=job.started_at, finished_at=job.finished_at,
+        updated_at=job.updated_at,
+    )  # fmt: skip
+
+
+class JobPage(Struct):
+    jobs: Sequence[JobView]
+    next: str | None  # the cursor of the next page; None on the last
+
+
+class ClaimedJob(Struct, frozen=True):
+    id: JobId
+    user_id: UserId
+    kind: Kind
+    payload: Raw
+    attempt: int
+    lease_expires_at: datetime | None
+    timeout_seconds: float | None
+
+
+class EventView(Struct, frozen=True):
+    position: int
+    type: str
+    version: int
+    user_id: UserId | None
+    job_id: JobId | None
+    recorded_at: datetime
+    data: Raw  # the event
+    hash: str  # hex; the chain up to here
+
+
+def event_view(event: StoredEvent) -> EventView:
+    return EventView(
+        event.position, event.type, event.version, event.user_id, event.job_id,
+        event.recorded_at, Raw(event.data), event.hash.hex(),
+    )  # fmt: skip
+
+
+class EventPage(Struct, frozen=True):
+    events: Sequence[EventView]
+    next: int | None  # the position to ask behind; None when this was the end
+
+
+class WindowView(Struct, frozen=True, kw_only=True):
+    limit: int  # submissions a window
+    used: int
+    remaining: int
+    window_seconds: int
+    resets_at: datetime
+    running: int | None = None  # the cap on jobs running at once; None: no cap
+
+
+def window_view(window: WindowState, running: int | None) -> WindowView:
+    return WindowView(
+        limit=window.limit, used=window.used, remaining=window.remaining,
+        window_seconds=window.window_seconds, resets_at=window.resets_at, running=running,
+    )  # fmt: skip
+
+
+class UserLimitsView(Struct, frozen=True, kw_only=True):
+    """The user's own window at the top level, and the one of all users together."""
+
+    user_id: UserId
+    limit: int
+    used: int
+    remaining: int
+    window_seconds: int
+    resets_at: datetime
+    running: int | None
+    global_: WindowView = msgspec.field(name="global")
+
+
+class KindView(Struct, frozen=True):
+    kind: Kind
+    waiting: int
+    running: int
+    running_limit: int | None
+
+
+class LineView(Struct, frozen=True):
+    """The waiting line in numbers, and its front."""
+
+    waiting: int  # jobs
+    kinds: Sequence[KindView]
+    next: Sequence["TurnView"]  # the first few, the next to be served first
+
+
+class TurnView(Struct, frozen=True):
+    user_id: UserId
+    turn: int  # a position: the lower the sooner
+    last_served: int | None
+    waiting: int  # jobs
+    running: int
+
+
+class RatesView(Struct, frozen=True):
+    """What this process did since it started."""
+
+    batches: int
+    commands: int
+    events: int
+    retries: int
+    queue: int  # commands waiting to be written
+    uptime_seconds: float
+
+
+class StatsView(Struct, frozen=True, kw_only=True):
+    position: int  # of the latest event
+    jobs: dict[State, int]  # by state
+    total: int
+    line: LineView
+    global_: WindowView = msgspec.field(name="global")
+    rates: RatesView

@@ -1,0 +1,103 @@
+"""Waking those who wait for work: at once by this process, soon by any other.
+
+A commit of this process that puts a job into the line wakes them directly. Those of other processes
+are seen by one small query, asked a few times a second for all who wait, and by nobody when nobody
+does.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final
+
+from domain.errors import FairlogError
+from domain.events import (
+    JobCancelled,
+    JobCompleted,
+    JobFailed,
+    JobReleased,
+    JobRequeued,
+    JobSubmitted,
+    LimitChanged,
+    Recorded,
+)
+from domain.ports import Head
+
+POLL_SECONDS: Final = 0.25
+# What may put somebody into the line; an end frees a place under a cap.
+_MAY_BRING_WORK: Final = (
+    JobSubmitted, JobReleased, JobRequeued, LimitChanged, JobCompleted, JobFailed, JobCancelled,
+)  # fmt: skip
+
+
+class WorkSignal:
+    """One a process. `read_position` asks the log for its latest position."""
+
+    def __init__(self, read_position: Callable[[], Awaitable[int]]) -> None:
+        self._read_position = read_position
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._seen = 0  # the latest position that waiters were woken for
+        self._news: asyncio.Event | None = None
+        self._waiting = 0
+        self._poll: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Call it on the loop on which others will wait."""
+        self._loop = asyncio.get_running_loop()
+        self._news = asyncio.Event()
+
+    def published(self, head: Head, recorded: Sequence[Recorded]) -> None:
+        """Subscribed to the writer; called in its thread."""
+        brings_work = any(isinstance(one.event, _MAY_BRING_WORK) for one in recorded)
+        loop = self._loop
+        if loop is not None and not loop.is_closed():
+            with contextlib.suppress(RuntimeError):  # the loop closed just now
+                loop.call_soon_threadsafe(self._advance, head.position, brings_work)
+
+    def mark(self) -> asyncio.Event:
+        """Take it before looking for work: it is set as soon as there may be some after that."""
+        assert self._news is not None, "start the signal first"
+        return self._news
+
+    async def wait(self, mark: asyncio.Event, seconds: float) -> bool:
+        """Whether there may be work; False when the time went by without."""
+        self._waiting += 1
+        if self._poll is None or self._poll.done():
+            self._poll = asyncio.create_task(self._poll_others(), name="work-signal")
+        try:
+            async with asyncio.timeout(seconds):
+                await mark.wait()
+        except TimeoutError:
+            return False
+        finally:
+            self._waiting -= 1
+        return True
+
+    def wake_all(self) -> None:
+        """The server stops: let waiting requests end."""
+        if self._news is not None:
+            self._news.set()
+            self._news = asyncio.Event()
+
+    async def stop(self) -> None:
+        self.wake_all()
+        if self._poll is not None:
+            self._poll.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._poll
+
+    def _advance(self, position: int, brings_work: bool) -> None:
+        self._seen = max(self._seen, position)
+        if brings_work:
+            self.wake_all()
+
+    async def _poll_others(self) -> None:
+        while self._waiting:
+            await asyncio.sleep(POLL_SECONDS)
+            try:
+                position = await self._read_position()
+            except FairlogError:
+                continue  # the waiters' own claims will tell them
+            if position > self._seen:
+                self._seen = position
+                self.wake_all()
