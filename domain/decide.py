@@ -54,6 +54,7 @@ from domain.world import World
 class Submitted(Struct, frozen=True):
     job: Job
     decision: RateLimitDecided
+    decided_at: datetime  # UTC, by the log's clock
     is_duplicate: bool
 
 
@@ -130,14 +131,14 @@ def _submit(world: World, command: SubmitJob, policy: Policy, now: datetime) -> 
     """Rate limit, then idempotency, then the job: the order of the system that this one replaces."""
     admission = decide_admission(world.windows, command.user_id, policy, now)
     if not admission.allowed:
-        return Decision([Fact(admission)], _rate_limited(admission, now))
+        return _refuse(admission, _rate_limited(admission, now), now)
     key, is_explicit = key_of(command)
     holder = world.jobs.key_holder(command.user_id, key, is_explicit=is_explicit)
     if holder is not None and now < holder.key_expires_at:
-        return _repeat(command, holder, admission)
+        return _repeat(command, holder, admission, now)
     kinds_waiting = world.line.kinds_waiting(command.user_id)
     if command.kind not in kinds_waiting and len(kinds_waiting) >= policy.kinds_waiting_max:
-        return Decision([Fact(admission)], TooManyKinds(command.user_id, policy.kinds_waiting_max))
+        return _refuse(admission, TooManyKinds(command.user_id, policy.kinds_waiting_max), now)
     job_id = JobId(world.position + 2)  # behind the decision that lets it in
     submitted = JobSubmitted(
         user_id=command.user_id, kind=command.kind,
@@ -150,22 +151,31 @@ def _submit(world: World, command: SubmitJob, policy: Policy, now: datetime) -> 
     )  # fmt: skip
     return Decision(
         [Fact(admission, job_id), Fact(submitted, job_id, command.payload)],
-        lambda after: Submitted(after.jobs.rows[job_id], admission, is_duplicate=False),
+        lambda after: Submitted(after.jobs.rows[job_id], admission, now, is_duplicate=False),
     )
 
 
-def _repeat(command: SubmitJob, holder: Job, admission: RateLimitDecided) -> Decision:
+def _repeat(
+    command: SubmitJob, holder: Job, admission: RateLimitDecided, now: datetime
+) -> Decision:
     if (holder.kind, holder.payload_sha256) != (command.kind, command.payload.sha256):
         refusal = KeyReusedWithOtherPayload(holder.idempotency_key, holder.id)
-        return Decision([Fact(admission)], refusal)
+        return _refuse(admission, refusal, now)
     repeated = SubmissionDeduplicated(
         user_id=command.user_id, kind=command.kind,
         idempotency_key=holder.idempotency_key, key_is_explicit=holder.key_is_explicit,
     )  # fmt: skip
     return Decision(
         [Fact(admission, holder.id), Fact(repeated, holder.id)],
-        lambda after: Submitted(after.jobs.rows[holder.id], admission, is_duplicate=True),
+        lambda after: Submitted(after.jobs.rows[holder.id], admission, now, is_duplicate=True),
     )
+
+
+def _refuse(admission: RateLimitDecided, refusal: Refusal, now: datetime) -> Decision:
+    """The decision is recorded, and goes with the refusal to the caller."""
+    refusal.decision = admission
+    refusal.decided_at = now
+    return Decision([Fact(admission)], refusal)
 
 
 def _rate_limited(admission: RateLimitDecided, now: datetime) -> RateLimited:

@@ -19,7 +19,7 @@ FairlogError
 
 from datetime import datetime
 
-from domain.events import Scope
+from domain.events import RateLimitDecided, Scope
 from domain.identifiers import JobId, UserId
 
 
@@ -29,6 +29,9 @@ class FairlogError(Exception):
 
 class Refusal(FairlogError):
     """A rule said no. A result, not an accident: it never spoils its neighbours in a batch."""
+
+    decision: RateLimitDecided | None = None  # that was made about the same submission
+    decided_at: datetime | None = None  # UTC, by the log's clock
 
 
 class RateLimited(Refusal):

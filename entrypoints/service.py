@@ -26,7 +26,7 @@ from domain.commands import (
     WakeJobs,
 )
 from domain.decide import Answer, Claimed, JobsWoken, JobStands, LeasesHeld, Submitted
-from domain.errors import UnknownJob
+from domain.errors import FairlogError, UnknownJob
 from domain.identifiers import GLOBAL, JobId, Kind, ServerId, UserId
 from domain.life_cycle import Job, State
 from domain.moments import to_micros
@@ -80,6 +80,7 @@ class Fairlog:
         writer.subscribe(self.work.published)
         self._readers = ThreadPoolExecutor(READ_THREADS, thread_name_prefix="fairlog-read")
         self._started = time.monotonic()
+        self.is_recovered = False  # whether what an earlier process left has been queued again
 
     def close(self) -> None:
         """Write what is waiting, then let go of the database."""
@@ -106,6 +107,24 @@ class Fairlog:
             return submitted, view
         view = job_view(submitted.job, command.payload.data, is_duplicate=False)
         return submitted, view
+
+    async def submit_all(
+        self, commands: Sequence[SubmitJob | Exception]
+    ) -> list[tuple[Submitted, JobView] | Exception]:
+        """`submit` for many at once, with one outcome for each, in order.
+
+        What was found wrong at the door already takes a place as the exception it is.
+        """
+
+        async def one(command: SubmitJob | Exception) -> tuple[Submitted, JobView] | Exception:
+            if isinstance(command, Exception):
+                return command
+            try:
+                return await self.submit(command)
+            except FairlogError as error:
+                return error
+
+        return await asyncio.gather(*(one(command) for command in commands))
 
     async def claim(self, command: ClaimJobs, wait_seconds: float = 0.0) -> list[ClaimedJob]:
         """Jobs in fair order; with `wait_seconds`, waits that long for the first."""
@@ -183,6 +202,7 @@ class Fairlog:
             recovered += woken
             if not woken:  # a clock that another server read a moment later
                 break
+        self.is_recovered = True
         return recovered
 
     def _due(self, connection: Connection) -> list[JobId]:
@@ -285,6 +305,10 @@ class Fairlog:
         return window_view(
             windows.global_window(self.policy, now), None if setting is None else setting.running
         )
+
+    async def kind(self, kind: Kind) -> KindView:
+        load = await self.read(lambda connection: self.line.kind(connection, kind))
+        return KindView(kind, load.waiting, load.running, load.running_limit)
 
     async def stats(self) -> StatsView:
         return await self.read(self._stats)

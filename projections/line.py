@@ -296,6 +296,14 @@ class LineQueries:
         ).one_or_none()
         return UserInLine() if row is None else _user(row)
 
+    def kind(self, connection: Connection, kind: Kind) -> KindInLine:
+        row = connection.execute(
+            sa.select(kinds).where(
+                kinds.c.generation == self._generation, kinds.c.kind == kind.encode()
+            )
+        ).one_or_none()
+        return KindInLine() if row is None else _kind(row)
+
     def kinds(self, connection: Connection, limit: int) -> list[tuple[Kind, KindInLine]]:
         """The kinds that were ever submitted, with what waits and runs of each."""
         rows = connection.execute(
@@ -304,14 +312,12 @@ class LineQueries:
             .order_by(kinds.c.kind)
             .limit(limit)
         )
-        return [
-            (
-                Kind(bytes(row.kind).decode()),
-                KindInLine(row.waiting, row.running, row.running_limit),
-            )
-            for row in rows
-        ]
+        return [(Kind(bytes(row.kind).decode()), _kind(row)) for row in rows]
 
 
 def _user(row: sa.Row[tuple[object, ...]]) -> UserInLine:
     return UserInLine(row.last_served, row.joined, row.waiting, row.running, row.running_limit)
+
+
+def _kind(row: sa.Row[tuple[object, ...]]) -> KindInLine:
+    return KindInLine(row.waiting, row.running, row.running_limit)

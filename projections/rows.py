@@ -64,8 +64,12 @@ def delete(connection: Connection, table: sa.Table, generation: int, keys: Colle
 class Query:
     """`SELECT … WHERE generation = ? AND <column> IN (…)`, for as many keys as are asked for."""
 
-    def __init__(self, table: sa.Table, columns: Iterable[sa.ColumnElement[Any]], by: sa.Column[Any]):
-        self._select = f"SELECT {', '.join(str(column.key) for column in columns)} FROM {table.name}"  # noqa: S608
+    def __init__(
+        self, table: sa.Table, columns: Iterable[sa.ColumnElement[Any]], by: sa.Column[Any]
+    ):
+        self._select = (
+            f"SELECT {', '.join(str(column.key) for column in columns)} FROM {table.name}"  # noqa: S608
+        )
         self._by = by.name
 
     def text(self, count: int, mark: str) -> str:

@@ -1,0 +1,286 @@
+"""Whether a recorded event could have been decided: what `fairlog verify` holds history against.
+
+`evolve` is total and refuses nothing, so that a fold always comes to an end; these are the rules
+that `decide` keeps, read backwards. They hold under any policy, since an event carries the limits
+that it was decided under, and settings may have changed since.
+"""
+
+from datetime import datetime
+from typing import Final, assert_never
+
+from domain.events import (
+    CancelReason,
+    FailureReason,
+    JobCancelled,
+    JobCompleted,
+    JobFailed,
+    JobReleased,
+    JobRequeued,
+    JobStarted,
+    JobSubmitted,
+    LeasesExtended,
+    LimitChanged,
+    RateLimitDecided,
+    Recorded,
+    RequeueReason,
+    Scope,
+    SubmissionDeduplicated,
+)
+from domain.identifiers import GLOBAL
+from domain.life_cycle import Job, State
+from domain.moments import later, to_micros
+from domain.rate_limits import Counter, Windows
+
+_NOTHING: Final = Counter()
+
+
+def illegality(job_before: Job | None, recorded: Recorded) -> str | None:
+    """Say what is wrong with an event; None for a legal one.
+
+    `job_before` is the job that it is about as it stood then, None if there was none; for a
+    `LeasesExtended`, each of its jobs in turn.
+    """
+    event = recorded.event
+    match event:
+        case RateLimitDecided():
+            return _of_decision(job_before, recorded, event)
+        case JobSubmitted():
+            return _of_submission(job_before, recorded, event)
+        case LimitChanged():
+            return _of_limits(recorded, event)
+    if job_before is None:
+        return f"it is about job {recorded.job_id}, which did not exist"
+    match event:
+        case LeasesExtended():
+            return _of_extension(job_before, event)
+        case (
+            JobStarted() | JobCompleted() | JobFailed() | JobReleased() | JobRequeued()
+            | JobCancelled() | SubmissionDeduplicated()
+        ):  # fmt: skip
+            return _of_step(job_before, recorded, event)
+        case _:
+            assert_never(event)
+
+
+def miscount(windows: Windows, recorded: Recorded) -> str | None:
+    """Say what is wrong with the count of an admission, given the windows as they stood before it.
+
+    A refusal repeats the count that its process knew, which may be an older one.
+    """
+    event = recorded.event
+    if not isinstance(event, RateLimitDecided) or not event.allowed:
+        return None
+    start = to_micros(event.window_start)
+    counters = windows.counters
+    used = counters.get((event.user_id, event.window_seconds, start), _NOTHING).used + 1
+    if event.used != used:
+        return f"it counts {event.used} in its user's window, which had {used} with it"
+    if event.global_used is not None:
+        used = counters.get((GLOBAL, event.window_seconds, start), _NOTHING).used + 1
+        if event.global_used != used:
+            return f"it counts {event.global_used} in the global window, which had {used} with it"
+    return None
+
+
+def _of_decision(job: Job | None, recorded: Recorded, event: RateLimitDecided) -> str | None:
+    if event.allowed:
+        return _of_admission(job, recorded, event)
+    if recorded.job_id is not None:
+        return f"a refusal names job {recorded.job_id}"
+    if event.count < 1:
+        return f"it decides {event.count} submissions"
+    if event.used < event.limit:
+        return f"it refuses with {event.used} used of {event.limit}"
+    if event.first_at is not None and event.last_at is not None and event.first_at > event.last_at:
+        return "its first refusal is later than its last"
+    return None
+
+
+def _of_admission(job: Job | None, recorded: Recorded, event: RateLimitDecided) -> str | None:
+    if event.used > event.limit:
+        return f"it admits the {event.used}th submission of {event.limit}"
+    if (
+        event.global_used is not None
+        and event.global_limit is not None
+        and event.global_used > event.global_limit
+    ):
+        return f"it admits the {event.global_used}th submission of {event.global_limit} of all"
+    if event.count != 1:
+        return f"it admits {event.count} submissions at once"
+    ends = later(event.window_start, event.window_seconds)
+    if not event.window_start <= recorded.recorded_at < ends:
+        return "it was recorded outside its window"
+    if recorded.job_id is None or recorded.job_id == recorded.position + 1:
+        return None
+    if job is None:
+        return f"it admits job {recorded.job_id}, which neither existed nor follows it"
+    return None if job.user_id == event.user_id else _other_user(job, event.user_id)
+
+
+def _of_submission(job: Job | None, recorded: Recorded, event: JobSubmitted) -> str | None:
+    if recorded.job_id != recorded.position:
+        return f"it names job {recorded.job_id}, but a job's id is its position"
+    if job is not None:
+        return f"job {job.id} existed already"
+    return None if event.max_attempts >= 1 else f"it allows {event.max_attempts} attempts"
+
+
+def _of_limits(recorded: Recorded, event: LimitChanged) -> str | None:
+    if recorded.job_id is not None:
+        return f"it names job {recorded.job_id}"
+    named = (event.user_id is not None, event.kind is not None)
+    if named != (event.scope is Scope.USER, event.scope is Scope.KIND):
+        return f"its subject does not fit its scope {event.scope.value!r}"
+    if (event.limit is not None and event.limit < 0) or (
+        event.running is not None and event.running < 0
+    ):
+        return "it sets a limit below zero"
+    return None
+
+
+def _of_extension(job: Job, event: LeasesExtended) -> str | None:
+    if (job.id, job.attempt) not in event.jobs:
+        return f"it extends another attempt of job {job.id} than the latest, {job.attempt}"
+    if job.state is not State.RUNNING:
+        return f"it extends the lease of job {job.id}, which was {job.state.value}"
+    if job.worker != event.worker:
+        return f"it extends the lease of job {job.id}, which another worker held"
+    return None
+
+
+_Step = (
+    JobStarted | JobCompleted | JobFailed | JobReleased | JobRequeued | JobCancelled
+    | SubmissionDeduplicated
+)  # fmt: skip
+
+
+def _of_step(job: Job, recorded: Recorded, event: _Step) -> str | None:
+    if job.user_id != event.user_id:
+        return _other_user(job, event.user_id)
+    if job.kind != event.kind:
+        return f"job {job.id} is of the kind {job.kind!r}, not {event.kind!r}"
+    match event:
+        case JobStarted():
+            return _of_start(job, recorded, event)
+        case JobCompleted():
+            return _unless_current(job, event.attempt)
+        case JobFailed():
+            return _unless_current(job, event.attempt) or _of_failure(job, recorded, event)
+        case SubmissionDeduplicated():
+            return _of_repeat(job, recorded, event)
+        case JobReleased():
+            return _of_release(job, recorded, event)
+        case JobRequeued():
+            return _of_requeue(job, recorded, event)
+        case JobCancelled():
+            return _of_cancellation(job, recorded, event)
+        case _:
+            assert_never(event)
+
+
+def _of_start(job: Job, recorded: Recorded, event: JobStarted) -> str | None:
+    if job.state is not State.QUEUED:
+        return f"job {job.id} was {job.state.value}, not queued"
+    if event.attempt != job.attempt + 1:
+        return f"attempt {event.attempt} follows attempt {job.attempt}"
+    if event.attempt > job.attempts_max:
+        return f"attempt {event.attempt} is one more than {job.attempts_max}"
+    if event.lease_expires_at <= recorded.recorded_at:
+        return "its lease had ended when it began"
+    return None
+
+
+def _unless_current(job: Job, attempt: int) -> str | None:
+    if job.state is not State.RUNNING:
+        return f"job {job.id} was {job.state.value}, not running"
+    if attempt != job.attempt:
+        return f"it ends attempt {attempt}, but attempt {job.attempt} was running"
+    return None
+
+
+def _of_failure(job: Job, recorded: Recorded, event: JobFailed) -> str | None:
+    if event.retry_at is not None and event.attempt >= job.attempts_max:
+        return f"another attempt follows the last, {job.attempts_max}"
+    match event.reason:
+        case FailureReason.TIMED_OUT:
+            return _unless_past(job.times_out_at, recorded.recorded_at, "its time-out")
+        case FailureReason.LEASE_LOST:
+            return _unless_past(job.lease_expires_at, recorded.recorded_at, "its lease")
+        case FailureReason.SERVER_RESTARTED:
+            return _unless_embedded(job)
+        case FailureReason.ERROR:
+            return None
+        case _:
+            assert_never(event.reason)
+
+
+def _of_repeat(job: Job, recorded: Recorded, event: SubmissionDeduplicated) -> str | None:
+    key = (event.idempotency_key, event.key_is_explicit)
+    if not job.holds_key or key != (job.idempotency_key, job.key_is_explicit):
+        return f"its key did not stand for job {job.id}"
+    return (
+        None
+        if recorded.recorded_at < job.key_expires_at
+        else f"the key of job {job.id} had expired"
+    )
+
+
+def _of_release(job: Job, recorded: Recorded, event: JobReleased) -> str | None:
+    if job.state is not State.SCHEDULED:
+        return f"job {job.id} was {job.state.value}, not scheduled"
+    if job.priority != event.priority:
+        return _other_priority(job, event.priority)
+    return _unless_past(job.run_at, recorded.recorded_at, "its schedule")
+
+
+def _of_requeue(job: Job, recorded: Recorded, event: JobRequeued) -> str | None:
+    if event.reason is RequeueReason.RETRIED:
+        if job.state not in {State.FAILED, State.CANCELLED}:
+            return f"job {job.id} was {job.state.value}, neither failed nor cancelled"
+        if event.attempt != job.attempt:
+            return f"it follows attempt {event.attempt}, but the latest was {job.attempt}"
+    elif wrong := _unless_current(job, event.attempt):
+        return wrong
+    if job.priority != event.priority:
+        return _other_priority(job, event.priority)
+    match event.reason:
+        case RequeueReason.RETRIED:
+            attempts_max, wrong = job.attempt + job.attempts_granted, None
+        case RequeueReason.GIVEN_BACK:
+            attempts_max, wrong = job.attempts_max + 1, None
+        case RequeueReason.LEASE_LOST:
+            attempts_max = job.attempts_max
+            wrong = _unless_past(job.lease_expires_at, recorded.recorded_at, "its lease")
+        case RequeueReason.SERVER_RESTARTED:
+            attempts_max, wrong = job.attempts_max, _unless_embedded(job)
+        case _:
+            assert_never(event.reason)
+    if event.attempts_max != attempts_max or job.attempt >= attempts_max:
+        return f"it allows attempts up to {event.attempts_max}, not {attempts_max}"
+    return wrong
+
+
+def _of_cancellation(job: Job, recorded: Recorded, event: JobCancelled) -> str | None:
+    if job.state.value != event.was:
+        return f"job {job.id} was {job.state.value}, not {event.was}"
+    if event.reason is not CancelReason.EXPIRED:
+        return None
+    if job.attempt:
+        return "it expired after it had been started"
+    return _unless_past(job.expires_at, recorded.recorded_at, "its expiry")
+
+
+def _unless_past(moment: datetime | None, now: datetime, what: str) -> str | None:
+    return None if moment is not None and moment <= now else f"{what} had not come"
+
+
+def _unless_embedded(job: Job) -> str | None:
+    return None if job.server is not None else f"job {job.id} did not run inside a server"
+
+
+def _other_user(job: Job, user_id: str) -> str:
+    return f"job {job.id} is user {job.user_id!r}'s, not {user_id!r}'s"
+
+
+def _other_priority(job: Job, priority: int) -> str:
+    return f"job {job.id} has priority {job.priority}, not {priority}"

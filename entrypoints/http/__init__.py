@@ -1,0 +1,1 @@
+"""The HTTP API: translate in, call one thing, translate out."""

@@ -1,0 +1,144 @@
+"""Jobs: submit, look at, cancel and try again."""
+
+import re
+from collections.abc import Sequence
+from typing import Annotated
+
+from litestar import Controller, Response, get, post
+from litestar.di import NamedDependency
+from litestar.params import FromPath, FromQuery, HeaderParameter, JSONBody, QueryParameter
+from litestar.status_codes import HTTP_200_OK, HTTP_202_ACCEPTED
+from msgspec import UNSET, Struct, UnsetType
+
+from domain import validation
+from domain.commands import CancelJob, RetryJob, SubmitJob
+from domain.decide import Submitted
+from domain.errors import InvalidInput
+from domain.life_cycle import State
+from entrypoints.http.paging import limit_of, page_cursor, position_of
+from entrypoints.http.problems import Problem, problem_of
+from entrypoints.http.rate_limit_fields import rate_limit_fields
+from entrypoints.http.requests import BATCH_MAX, Submission, SubmissionBatch
+from entrypoints.service import Fairlog
+from entrypoints.views import EventPage, JobPage, JobView
+
+SUBMISSION_BYTES_MAX = 8 * 1024 * 1024  # a payload of 1 MiB may be six times as long in escapes
+BATCH_BYTES_MAX = 16 * 1024 * 1024
+
+_QUOTED = re.compile(r'"((?:[^"\\]|\\["\\])*)"')  # a string of RFC 9651, section 3.3.3
+IdempotencyKey = Annotated[str | None, HeaderParameter(name="Idempotency-Key")]
+
+
+class SubmissionOutcome(Struct, omit_defaults=True):
+    """What became of one submission of a batch."""
+
+    status: int  # as the answer to it alone would have had
+    job: JobView | UnsetType = UNSET
+    problem: Problem | UnsetType = UNSET
+
+
+class SubmissionOutcomes(Struct):
+    jobs: Sequence[SubmissionOutcome]
+
+
+class JobController(Controller):
+    path = "/v1/jobs"
+    tags = ["jobs"]
+
+    @post(status_code=HTTP_202_ACCEPTED, request_max_body_size=SUBMISSION_BYTES_MAX)
+    async def submit(
+        self,
+        data: JSONBody[Submission],
+        fairlog: NamedDependency[Fairlog],
+        idempotency_key: IdempotencyKey = None,
+    ) -> Response[JobView]:
+        """Accept a job. Sent again with the same key, it changes nothing."""
+        submitted, view = await fairlog.submit(data.to_command(_unquoted(idempotency_key)))
+        return Response(
+            view,
+            status_code=_status(submitted),
+            headers={
+                "Location": f"/v1/jobs/{view.id}",
+                **rate_limit_fields(submitted.decision, submitted.decided_at),
+            },
+        )
+
+    @post("/batch", status_code=HTTP_200_OK, request_max_body_size=BATCH_BYTES_MAX)
+    async def submit_batch(
+        self, data: JSONBody[SubmissionBatch], fairlog: NamedDependency[Fairlog]
+    ) -> SubmissionOutcomes:
+        """Accept up to 1,000 jobs, with one outcome for each, in order."""
+        if not 1 <= len(data.jobs) <= BATCH_MAX:
+            raise InvalidInput(f"jobs has 1 to {BATCH_MAX} entries; this has {len(data.jobs)}.")
+        outcomes = await fairlog.submit_all([_command_or_error(one) for one in data.jobs])
+        return SubmissionOutcomes([_outcome(outcome) for outcome in outcomes])
+
+    @get()
+    async def newest(
+        self,
+        fairlog: NamedDependency[Fairlog],
+        user_id: FromQuery[str | None] = None,
+        job_state: Annotated[State | None, QueryParameter(name="state")] = None,
+        cursor: FromQuery[str | None] = None,
+        limit: FromQuery[int] = 100,
+    ) -> JobPage:
+        """Jobs, newest first."""
+        return await fairlog.newest_jobs(
+            None if user_id is None else validation.user_id(user_id),
+            job_state,
+            page_cursor(cursor),
+            limit_of(limit),
+        )
+
+    @get("/{job_id:int}")
+    async def find(self, job_id: FromPath[int], fairlog: NamedDependency[Fairlog]) -> JobView:
+        """One job as it stands."""
+        return await fairlog.job(validation.job_id(job_id))
+
+    @get("/{job_id:int}/events")
+    async def history(
+        self,
+        job_id: FromPath[int],
+        fairlog: NamedDependency[Fairlog],
+        after: FromQuery[int] = 0,
+        limit: FromQuery[int] = 100,
+    ) -> EventPage:
+        """Everything that happened to a job, in log order."""
+        return await fairlog.history(validation.job_id(job_id), position_of(after), limit_of(limit))
+
+    @post("/{job_id:int}/cancel", status_code=HTTP_200_OK)
+    async def cancel(self, job_id: FromPath[int], fairlog: NamedDependency[Fairlog]) -> JobView:
+        """Stop a job that has not ended; its worker learns at its next heartbeat."""
+        return await fairlog.advance(CancelJob(job_id=validation.job_id(job_id)))
+
+    @post("/{job_id:int}/retry", status_code=HTTP_200_OK)
+    async def retry(self, job_id: FromPath[int], fairlog: NamedDependency[Fairlog]) -> JobView:
+        """Start a failed or cancelled job again; the attempt number goes on."""
+        return await fairlog.advance(RetryJob(job_id=validation.job_id(job_id)))
+
+
+def _status(submitted: Submitted) -> int:
+    return HTTP_200_OK if submitted.is_duplicate else HTTP_202_ACCEPTED
+
+
+def _unquoted(header: str | None) -> str | None:
+    """The draft wants a quoted string; what is not quoted is taken as it is."""
+    if header is None:
+        return None
+    quoted = _QUOTED.fullmatch(header)
+    return re.sub(r'\\(["\\])', r"\1", quoted[1]) if quoted else header
+
+
+def _command_or_error(one: Submission) -> SubmitJob | InvalidInput:
+    try:
+        return one.to_command()
+    except InvalidInput as error:
+        return error
+
+
+def _outcome(outcome: tuple[Submitted, JobView] | Exception) -> SubmissionOutcome:
+    if isinstance(outcome, Exception):
+        problem = problem_of(outcome)
+        return SubmissionOutcome(problem["status"], problem=problem)
+    submitted, view = outcome
+    return SubmissionOutcome(_status(submitted), job=view)

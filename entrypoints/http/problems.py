@@ -1,0 +1,128 @@
+"""Our errors as problem details (RFC 9457): the one place where they meet HTTP."""
+
+from http import HTTPStatus
+from typing import Any
+
+import structlog
+from litestar import Request, Response
+from litestar.exceptions import HTTPException, SerializationException, ValidationException
+
+from domain.errors import (
+    FairlogError,
+    InvalidInput,
+    JobHasEnded,
+    JobHasNotEnded,
+    KeyReusedWithOtherPayload,
+    LogTooNew,
+    LogUnavailable,
+    NotTheCurrentAttempt,
+    QueueFull,
+    RateLimited,
+    Refusal,
+    TooManyKinds,
+    UnknownJob,
+)
+from entrypoints.http.rate_limit_fields import rate_limit_fields, seconds_until
+
+QUOTA_EXCEEDED = "https://iana.org/assignments/http-problem-types#quota-exceeded"
+_RETRY_SECONDS = "1"
+_MESSAGE_CHARACTERS_MAX = 500
+_STATUS: dict[type[FairlogError], HTTPStatus] = {
+    RateLimited: HTTPStatus.TOO_MANY_REQUESTS,
+    KeyReusedWithOtherPayload: HTTPStatus.UNPROCESSABLE_ENTITY,
+    TooManyKinds: HTTPStatus.UNPROCESSABLE_ENTITY,
+    UnknownJob: HTTPStatus.NOT_FOUND,
+    NotTheCurrentAttempt: HTTPStatus.CONFLICT,
+    JobHasEnded: HTTPStatus.CONFLICT,
+    JobHasNotEnded: HTTPStatus.CONFLICT,
+    InvalidInput: HTTPStatus.BAD_REQUEST,
+    LogUnavailable: HTTPStatus.SERVICE_UNAVAILABLE,
+    LogTooNew: HTTPStatus.SERVICE_UNAVAILABLE,
+    QueueFull: HTTPStatus.SERVICE_UNAVAILABLE,
+}
+# Where a parameter of ours has another name than on the wire.
+_WIRE_NAMES = {"data": "the body", "job_state": "state", "event_type": "type"}
+_MESSAGES = {"'data'": "a JSON object is expected, and there is none"}
+_log = structlog.get_logger()
+
+Problem = dict[str, Any]
+AnyRequest = Request[Any, Any, Any]
+
+
+def problem_of(error: Exception) -> Problem:
+    """The body of the answer; its `status` is the answer's."""
+    if not isinstance(error, FairlogError):
+        return _problem(HTTPStatus.INTERNAL_SERVER_ERROR, "Something went wrong on our side.")
+    if isinstance(error, InvalidInput) and error.is_too_large:
+        return _problem(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, str(error))
+    problem = _problem(_STATUS.get(type(error), HTTPStatus.INTERNAL_SERVER_ERROR), str(error))
+    if isinstance(error, RateLimited):
+        problem |= {
+            "type": QUOTA_EXCEEDED,
+            "violated-policies": [str(error.scope)],
+            "scope": str(error.scope),
+            "limit": error.limit,
+            "used": error.used,
+            "window_seconds": error.window_seconds,
+            "resets_at": error.resets_at,
+        }
+    if isinstance(error, KeyReusedWithOtherPayload | UnknownJob | NotTheCurrentAttempt):
+        problem["job_id"] = error.job_id
+    return problem
+
+
+def headers_of(error: Exception) -> dict[str, str]:
+    headers: dict[str, str] = {}
+    if isinstance(error, RateLimited):
+        headers["Retry-After"] = str(seconds_until(error.resets_at, error.now))
+    elif isinstance(error, LogUnavailable | QueueFull | LogTooNew):
+        headers["Retry-After"] = _RETRY_SECONDS
+    if isinstance(error, Refusal) and error.decision is not None and error.decided_at is not None:
+        headers |= rate_limit_fields(error.decision, error.decided_at)
+    return headers
+
+
+def answer_error(_: AnyRequest, error: Exception) -> Response[Problem]:
+    """The exception handler of every route."""
+    if isinstance(error, HTTPException):
+        return _answer(_http_problem(error), dict(error.headers or {}))
+    if isinstance(error, RecursionError):
+        return _answer(_problem(HTTPStatus.BAD_REQUEST, "The JSON is nested too deep; flatten it."))
+    problem = problem_of(error)
+    if problem["status"] == HTTPStatus.INTERNAL_SERVER_ERROR:
+        _log.error("request_failed", exc_info=error)
+    return _answer(problem, headers_of(error))
+
+
+def _http_problem(error: HTTPException) -> Problem:
+    detail = error.detail
+    if isinstance(error, ValidationException):
+        detail = _validation_sentence(error) or detail
+    elif isinstance(error.__cause__, SerializationException):
+        detail = f"The body is not what is expected: {error.__cause__.detail}."
+    return _problem(HTTPStatus(error.status_code), detail[:_MESSAGE_CHARACTERS_MAX])
+
+
+def _validation_sentence(error: ValidationException) -> str:
+    """What Litestar found, for each place one clause."""
+    found = error.extra if isinstance(error.extra, list) else []
+    clauses = [
+        f"{_WIRE_NAMES.get(item.get('key'), item.get('key', 'the request'))}: "
+        f"{_MESSAGES.get(item.get('message'), item.get('message', 'not valid'))}"
+        for item in found
+        if isinstance(item, dict)
+    ]
+    return f"Not accepted: {'; '.join(clauses)}." if clauses else ""
+
+
+def _problem(status: HTTPStatus, detail: str) -> Problem:
+    return {"type": "about:blank", "title": status.phrase, "status": int(status), "detail": detail}
+
+
+def _answer(problem: Problem, headers: dict[str, str] | None = None) -> Response[Problem]:
+    return Response(
+        problem,
+        status_code=problem["status"],
+        headers=headers,
+        media_type="application/problem+json",
+    )

@@ -1,0 +1,211 @@
+"""What clients send, and the commands that it becomes. Unknown fields are refused."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from msgspec import UNSET, Struct, UnsetType
+
+from domain import validation
+from domain.bodies import Body, body_of
+from domain.commands import (
+    ChangeLimit,
+    ClaimJobs,
+    CompleteJob,
+    ExtendLeases,
+    FailJob,
+    ReturnJob,
+    SubmitJob,
+)
+from domain.errors import InvalidInput
+from domain.events import Scope
+from domain.identifiers import JobId, Kind, UserId
+
+DEFAULT_KIND = "echo"
+BATCH_MAX = 1000  # submissions, outcomes, or jobs of a claim
+WAIT_SECONDS_MAX = 30.0
+
+
+class Submission(Struct, forbid_unknown_fields=True, kw_only=True):
+    user_id: str
+    payload: Any
+    kind: str = DEFAULT_KIND
+    idempotency_key: str | None = None
+    run_at: datetime | None = None
+    expires_at: datetime | None = None
+    timeout_seconds: float | None = None
+    max_attempts: int | None = None
+    priority: int = 0
+
+    def to_command(self, header_key: str | None = None) -> SubmitJob:
+        """Raises `InvalidInput`. `header_key` is the Idempotency-Key header, already unquoted."""
+        key = self.idempotency_key
+        if header_key is not None and key is not None and header_key != key:
+            raise InvalidInput(
+                "The Idempotency-Key header and the field idempotency_key differ; send one of them."
+            )
+        key = header_key if key is None else key
+        run_at, expires_at = (
+            _optional(self.run_at, "run_at"),
+            _optional(self.expires_at, "expires_at"),
+        )
+        if run_at is not None and expires_at is not None and expires_at <= run_at:
+            raise InvalidInput("expires_at must be later than run_at.")
+        return SubmitJob(
+            user_id=validation.user_id(self.user_id),
+            kind=validation.kind(self.kind),
+            payload=body_of(self.payload, "payload"),
+            idempotency_key=None if key is None else validation.idempotency_key(key),
+            run_at=run_at,
+            expires_at=expires_at,
+            timeout_seconds=None
+            if self.timeout_seconds is None
+            else validation.timeout_seconds(self.timeout_seconds),
+            max_attempts=None
+            if self.max_attempts is None
+            else validation.attempts(self.max_attempts),
+            priority=validation.priority(self.priority),
+        )
+
+
+class SubmissionBatch(Struct, forbid_unknown_fields=True):
+    jobs: list[Submission]
+
+
+class ClaimRequest(Struct, forbid_unknown_fields=True, kw_only=True):
+    worker: str
+    max: int = 1
+    kinds: list[str] | None = None
+    wait_seconds: float = 0.0
+    claim_id: str | None = None
+
+    def to_command(self) -> ClaimJobs:
+        if not 1 <= self.max <= BATCH_MAX:
+            raise InvalidInput(f"max is a whole number from 1 to {BATCH_MAX}.")
+        if not 0 <= self.wait_seconds <= WAIT_SECONDS_MAX:
+            raise InvalidInput(f"wait_seconds is a number from 0 to {WAIT_SECONDS_MAX:.0f}.")
+        if self.kinds is not None and not 1 <= len(self.kinds) <= BATCH_MAX:
+            raise InvalidInput(f"kinds has 1 to {BATCH_MAX} entries; leave it out for any kind.")
+        return ClaimJobs(
+            worker=validation.worker_id(self.worker),
+            max_jobs=self.max,
+            kinds=None if self.kinds is None else _kinds(self.kinds),
+            claim_id=None if self.claim_id is None else validation.claim_id(self.claim_id),
+        )
+
+
+class HeldJob(Struct, forbid_unknown_fields=True):
+    id: int
+    attempt: int
+
+
+class Heartbeat(Struct, forbid_unknown_fields=True):
+    worker: str
+    jobs: list[HeldJob]
+
+    def to_command(self) -> ExtendLeases:
+        _bounded(self.jobs)
+        return ExtendLeases(
+            worker=validation.worker_id(self.worker),
+            jobs=[(validation.job_id(job.id), job.attempt) for job in self.jobs],
+        )
+
+    def to_returns(self) -> list[ReturnJob]:
+        _bounded(self.jobs)
+        validation.worker_id(self.worker)
+        return [
+            ReturnJob(job_id=validation.job_id(job.id), attempt=job.attempt) for job in self.jobs
+        ]
+
+
+class Completion(Struct, forbid_unknown_fields=True):
+    attempt: int
+    result: Any = None
+
+    def to_command(self, job_id: JobId) -> CompleteJob:
+        return CompleteJob(job_id=job_id, attempt=self.attempt, result=_result(self.result))
+
+
+class Failure(Struct, forbid_unknown_fields=True):
+    attempt: int
+    error: Any  # a text, or {"type", "message", "traceback"}
+    retry: bool = True
+
+    def to_command(self, job_id: JobId) -> FailJob:
+        return FailJob(
+            job_id=job_id,
+            attempt=self.attempt,
+            error=body_of(self.error, "error"),
+            may_retry=self.retry,
+        )
+
+
+class OutcomeOfJob(Struct, forbid_unknown_fields=True, kw_only=True):
+    """Either a result (null when left out) or an error."""
+
+    id: int
+    attempt: int
+    result: Any = None
+    error: Any = UNSET
+    retry: bool = True
+
+    def to_command(self) -> CompleteJob | FailJob:
+        job_id = validation.job_id(self.id)
+        if self.error is UNSET:
+            return Completion(self.attempt, self.result).to_command(job_id)
+        return Failure(self.attempt, self.error, self.retry).to_command(job_id)
+
+
+class OutcomeBatch(Struct, forbid_unknown_fields=True):
+    worker: str
+    jobs: list[OutcomeOfJob]
+
+    def to_commands(self) -> list[CompleteJob | FailJob]:
+        validation.worker_id(self.worker)
+        _bounded(self.jobs)
+        return [job.to_command() for job in self.jobs]
+
+
+class LimitChange(Struct, forbid_unknown_fields=True):
+    """A field that is left out stays as it is; null gives the default again."""
+
+    limit: int | None | UnsetType = UNSET
+    running: int | None | UnsetType = UNSET
+
+    def to_command(
+        self, scope: Scope, user_id: UserId | None = None, kind: Kind | None = None
+    ) -> ChangeLimit:
+        if self.limit is UNSET and self.running is UNSET:
+            raise InvalidInput("Give limit or running, as a whole number or null.")
+        if scope is Scope.GLOBAL and isinstance(self.running, int):
+            raise InvalidInput("running caps a user or a kind; there is no global one.")
+        for number, what in ((self.limit, "limit"), (self.running, "running")):
+            if isinstance(number, int):
+                validation.limit(number, what)
+        return ChangeLimit(
+            scope=scope, user_id=user_id, kind=kind, limit=self.limit, running=self.running
+        )
+
+
+class KindChange(Struct, forbid_unknown_fields=True):
+    running: int | None
+
+    def to_command(self, kind: Kind) -> ChangeLimit:
+        return LimitChange(running=self.running).to_command(Scope.KIND, kind=kind)
+
+
+def _optional(value: datetime | None, what: str) -> datetime | None:
+    return None if value is None else validation.moment(value, what)
+
+
+def _kinds(kinds: Sequence[str]) -> tuple[Kind, ...]:
+    return tuple(sorted({validation.kind(kind) for kind in kinds}))
+
+
+def _result(value: Any) -> Body | None:  # noqa: ANN401 (any JSON value)
+    return None if value is None else body_of(value, "result")
+
+
+def _bounded(jobs: Sequence[object]) -> None:
+    if len(jobs) > BATCH_MAX:
+        raise InvalidInput(f"At most {BATCH_MAX} jobs at once; this has {len(jobs)}.")
