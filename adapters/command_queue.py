@@ -5,7 +5,9 @@ them would let finished work be done again.
 """
 
 import asyncio
+import contextlib
 import threading
+import time
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future
@@ -21,6 +23,7 @@ from domain.errors import QueueFull
 COMMANDS_MAX: Final = 20_000  # waiting
 SUBMISSIONS_MAX: Final = 16_000  # waiting, of which
 BYTES_MAX: Final = 256 * 1024 * 1024  # of bodies waiting
+SUBMISSION_BYTES_MAX: Final = 192 * 1024 * 1024  # of payloads waiting, of which
 BATCH_COMMANDS_MAX: Final = 256
 # A statement doubles in size at worst when it is escaped, and must stay far below the
 # max_allowed_packet of 16 MiB that MySQL and MariaDB come with.
@@ -35,6 +38,7 @@ class Pending(Struct, gc=False):
     command: Command
     bytes: int  # of its body
     reply: Reply
+    since: float  # time.monotonic()
 
 
 class CommandQueue:
@@ -53,6 +57,11 @@ class CommandQueue:
     def __len__(self) -> int:
         return len(self._waiting)
 
+    def oldest_seconds(self) -> float:
+        """How long the oldest waiting command has waited; 0 when none waits."""
+        with self._changed:
+            return time.monotonic() - self._waiting[0].since if self._waiting else 0.0
+
     @property
     def is_closed(self) -> bool:
         return self._is_closed
@@ -70,13 +79,15 @@ class CommandQueue:
 
     def _put(self, command: Command, reply: Reply) -> None:
         size = _body_bytes(command)
-        most = self._submissions_max if isinstance(command, SubmitJob) else self._commands_max
+        is_submission = isinstance(command, SubmitJob)
+        most = self._submissions_max if is_submission else self._commands_max
+        bytes_most = SUBMISSION_BYTES_MAX if is_submission else BYTES_MAX
         with self._changed:
             if self._is_closed:
                 raise QueueFull("The server is stopping; send the request to another one.")
-            if len(self._waiting) >= most or (size and self._bytes + size > BYTES_MAX):
+            if len(self._waiting) >= most or (size and self._bytes + size > bytes_most):
                 raise QueueFull("Too many requests are waiting to be written; try again shortly.")
-            self._waiting.append(Pending(command, size, reply))
+            self._waiting.append(Pending(command, size, reply, time.monotonic()))
             self._bytes += size
             if len(self._waiting) == 1:
                 self._changed.notify()
@@ -116,12 +127,14 @@ class CommandQueue:
             if isinstance(pending.reply, asyncio.Future):
                 loop = pending.reply.get_loop()
                 by_loop.setdefault(loop, []).append((pending.reply, outcome))
+            elif not pending.reply.set_running_or_notify_cancel():
+                continue  # its caller went away
             elif isinstance(outcome, Exception):
                 pending.reply.set_exception(outcome)
             else:
                 pending.reply.set_result(outcome)
         for loop, replies in by_loop.items():
-            if not loop.is_closed():
+            with contextlib.suppress(RuntimeError):  # the loop is closed, and nobody waits on it
                 loop.call_soon_threadsafe(_resolve_all, replies)
 
 

@@ -16,6 +16,7 @@ from sqlalchemy.exc import DBAPIError, DisconnectionError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.pool import NullPool
 
+from adapters import mysql_pipeline
 from domain.errors import LogUnavailable
 
 # A caller hears within 5 s that the database is away: one statement that hangs, then one connect.
@@ -30,7 +31,8 @@ _TRY_AGAIN: Final = frozenset({1020, 1047, 1180, 1205, 1213})
 # Cannot connect, connection lost, out of sync, shutting down, killed, too many connections, read
 # only after a fail-over.
 _LOST: Final = frozenset(
-    {0, 1040, 1053, 1079, 1080, 1152, 1159, 1161, 1290, 1792, 1836, 1927, 2002, 2003, 2006, 2013, 2014, 2055}
+    {0, 1040, 1053, 1079, 1080, 1152, 1159, 1161, 1290, 1792, 1836, 1927}
+    | {2002, 2003, 2006, 2013, 2014, 2055}
 )  # fmt: skip
 
 
@@ -90,14 +92,16 @@ class Database:
     def _engine(self, statement_seconds: int, *, begin: str) -> Engine:
         if self.is_sqlite:
             engine = sa.create_engine(
-                self.url, poolclass=NullPool, connect_args={"check_same_thread": False}
-            )
+                self.url, poolclass=NullPool, hide_parameters=True,
+                connect_args={"check_same_thread": False},
+            )  # fmt: skip
             event.listen(engine, "connect", _set_up_sqlite)
             event.listen(engine, "begin", lambda connection: connection.exec_driver_sql(begin))
             return engine
-        return sa.create_engine(
+        engine = sa.create_engine(
             self.url,
             isolation_level="READ COMMITTED",
+            hide_parameters=True,  # what users put in belongs in no log line
             pool_size=8,
             max_overflow=24,
             pool_pre_ping=begin == "BEGIN",
@@ -113,6 +117,14 @@ class Database:
                 ),
             },
         )
+        event.listen(engine, "do_connect", _connect_mysql)
+        return engine
+
+
+def _connect_mysql(
+    _dialect: object, _record: object, _arguments: object, options: dict[str, Any]
+) -> mysql_pipeline.PipelinedConnection:
+    return mysql_pipeline.connect(**options)
 
 
 def _set_up_sqlite(connection: sqlite3.Connection, _record: object) -> None:

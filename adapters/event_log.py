@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Final
 
+import msgspec
 import sqlalchemy as sa
 from msgspec import Struct
 from sqlalchemy.engine import Connection
@@ -22,6 +23,7 @@ from domain.identifiers import JobId, UserId
 from domain.moments import from_micros, to_micros
 from domain.ports import Clock, Head
 
+BODIES_SEARCHED_MAX: Final = 50  # in one statement; each may have 1 MiB
 # Microseconds since the epoch; each connection's time zone is set to UTC.
 _DATABASE_NOW: Final = "TIMESTAMPDIFF(MICROSECOND, '1970-01-01', SYSDATE(6))"
 
@@ -62,22 +64,23 @@ class SqlEventLog:
     """
 
     def __init__(self, database: Database, clock: Clock | None = None) -> None:
-        self._clock = clock or (SystemClock() if database.is_sqlite else None)
-        placeholder = "?" if database.is_sqlite else "%s"
+        # None: the database server's, read under the lock
+        self.clock = clock or (SystemClock() if database.is_sqlite else None)
+        mark = "?" if database.is_sqlite else "%s"
         self._lock_head = (
             "SELECT position, hash, recorded_at, format, epoch, "
             # SYSDATE is the time after the lock was had, NOW the time before; and no account can
             # move it by SET timestamp.
-            + ("0" if self._clock else _DATABASE_NOW)
+            + ("0" if self.clock else _DATABASE_NOW)
             + f" FROM log_head WHERE id = {HEAD_ID}"
             + ("" if database.is_sqlite else " FOR UPDATE")
         )
-        self._insert_events = _insert(events, placeholder)
-        self._insert_bodies = _insert(bodies, placeholder)
+        self._insert_events = _insert(events, mark)
+        self._insert_bodies = _insert(bodies, mark)
         self._move_head = (
-            "UPDATE log_head SET position = {0}, hash = {0}, recorded_at = {0}"
-            " WHERE id = {1} AND position = {0}"
-        ).format(placeholder, HEAD_ID)
+            f"UPDATE log_head SET position = {mark}, hash = {mark}, recorded_at = {mark}"
+            f" WHERE id = {HEAD_ID} AND position = {mark}"
+        )
 
     def lock_head(self, connection: Connection) -> Head:
         """Raises `LogTooNew` for a format that this release does not know."""
@@ -90,7 +93,7 @@ class SqlEventLog:
                 f"The log has format {log_format}, and this release knows up to {FORMAT}; "
                 "install the newer release here too."
             )
-        now = to_micros(self._clock.now()) if self._clock else database_now
+        now = to_micros(self.clock.now()) if self.clock else database_now
         return Head(position, bytes(head_hash), from_micros(max(now, recorded_at)), epoch)
 
     def append(
@@ -100,8 +103,9 @@ class SqlEventLog:
         recorded: Sequence[Recorded],
         new_bodies: Sequence[tuple[int, bytes]],
     ) -> Head:
-        """Write a batch behind the head and move it. Needs the head lock; all in `recorded` carry
-        the head's `now`."""
+        """Write a batch behind the head; the head as it will be. Needs the head lock, and
+        `move_head` in the same transaction; all in `recorded` carry the head's `now`.
+        """
         at = to_micros(head.now)
         rows = []
         tail = head.hash
@@ -115,14 +119,16 @@ class SqlEventLog:
         connection.exec_driver_sql(self._insert_events, rows)
         if new_bodies:
             connection.exec_driver_sql(self._insert_bodies, list(new_bodies))
-        new = Head(recorded[-1].position, tail, head.now, head.epoch)
+        return Head(recorded[-1].position, tail, head.now, head.epoch)
+
+    def move_head(self, connection: Connection, head: Head, new: Head) -> None:
+        """Needs the head lock. Raises `LogUnavailable` when somebody else has moved it."""
         moved = connection.exec_driver_sql(
-            self._move_head, (new.position, new.hash, at, head.position)
+            self._move_head, (new.position, new.hash, to_micros(new.now), head.position)
         )
         # On a cluster, certification sees only written rows: the lock alone proves nothing there.
         if moved.rowcount != 1:
             raise LogUnavailable("Another writer moved the log's head; the batch was not written.")
-        return new
 
     def raise_epoch(self, connection: Connection) -> None:
         connection.execute(
@@ -134,10 +140,17 @@ class SqlEventLog:
 
     def now(self, connection: Connection) -> datetime:
         """UTC, by the log's clock, without the lock; a writer may already be a little ahead."""
-        if self._clock:
-            return self._clock.now()
+        if self.clock:
+            return self.clock.now()
         micros = connection.exec_driver_sql(f"SELECT {_DATABASE_NOW}").scalar_one()
         return from_micros(micros)
+
+    def latest(self, connection: Connection, type_name: str) -> int:
+        """The position of the latest event of a type; 0 when there is none."""
+        found = connection.execute(
+            sa.select(sa.func.max(events.c.position)).where(events.c.type == type_name)
+        ).scalar()
+        return 0 if found is None else int(found)
 
     def hash_at(self, connection: Connection, position: int) -> bytes | None:
         """The chain up to a position, None beyond the end."""
@@ -163,19 +176,51 @@ class SqlEventLog:
         self, connection: Connection, wanted: EventFilter, after: int, limit: int
     ) -> list[StoredEvent]:
         """Up to `limit` events behind `after` that the filter lets through, in log order."""
-        query = sa.select(events).where(events.c.position > after)
+        query = self._matching(connection, wanted).where(events.c.position > after)
+        return _all(connection, query.order_by(events.c.position).limit(limit))
+
+    def find_newest(
+        self, connection: Connection, wanted: EventFilter, below: int | None, limit: int
+    ) -> list[StoredEvent]:
+        """Up to `limit` events before `below`, or the latest, the newest first."""
+        query = self._matching(connection, wanted)
+        if below is not None:
+            query = query.where(events.c.position < below)
+        return _all(connection, query.order_by(events.c.position.desc()).limit(limit))
+
+    def times_at(self, connection: Connection, positions: Sequence[int]) -> dict[int, datetime]:
+        """When the events at those positions were recorded, UTC."""
+        rows = connection.execute(
+            sa.select(events.c.position, events.c.recorded_at)
+            .where(events.c.position.in_(positions))
+        )  # fmt: skip
+        return {position: from_micros(recorded_at) for position, recorded_at in rows}
+
+    def jobs_at(self, connection: Connection, positions: Sequence[int]) -> dict[int, JobId]:
+        """Which jobs the events at those positions are about."""
+        rows = connection.execute(
+            sa.select(events.c.position, events.c.job_id)
+            .where(events.c.position.in_(positions), events.c.job_id.is_not(None))
+        )  # fmt: skip
+        return {position: JobId(job_id) for position, job_id in rows}
+
+    def _matching(
+        self, connection: Connection, wanted: EventFilter
+    ) -> "sa.Select[*tuple[Any, ...]]":
+        query = sa.select(events)
         if wanted.user_id is not None:
             query = query.where(events.c.user_id == wanted.user_id.encode())
         if wanted.job_id is not None:
             query = query.where(events.c.job_id == wanted.job_id)
         if wanted.types:
-            query = query.where(events.c.type.in_(wanted.types))
+            # The column is ASCII; MySQL will not even compare it with anything else.
+            named = [name for name in wanted.types if name.isascii()]
+            query = query.where(events.c.type.in_(named))
         if wanted.since is not None:
             query = query.where(events.c.position >= self.first_at(connection, wanted.since))
         if wanted.until is not None:
             query = query.where(events.c.position < self.first_at(connection, wanted.until))
-        rows = connection.execute(query.order_by(events.c.position).limit(limit))
-        return [_stored(row) for row in rows]
+        return query
 
     def first_at(self, connection: Connection, moment: datetime) -> int:
         """The position of the first event at or after a moment; one past the end if there is none.
@@ -209,12 +254,48 @@ class SqlEventLog:
         return found
 
 
+    def bodies_with(
+        self, connection: Connection, positions: Sequence[int], text: str
+    ) -> dict[int, bytes]:
+        """Those of the bodies at these positions that have a text in one of their values.
+
+        The database looks for it, so that only what has it is sent; in the names of fields too,
+        which is then left out here.
+        """
+        written = msgspec.json.encode(text)[1:-1]  # as it stands in canonical JSON
+        found: dict[int, bytes] = {}
+        for start in range(0, len(positions), BODIES_SEARCHED_MAX):
+            rows = connection.execute(
+                sa.select(bodies.c.position, bodies.c.body).where(
+                    bodies.c.position.in_(positions[start : start + BODIES_SEARCHED_MAX]),
+                    sa.func.instr(bodies.c.body, sa.literal(written, sa.LargeBinary)) > 0,
+                )
+            )
+            found.update(
+                (position, bytes(body))
+                for position, body in rows
+                if _has_text(msgspec.json.decode(body), text)
+            )
+        return found
+
+
+def _has_text(value: Any, text: str) -> bool:  # noqa: ANN401 (any JSON value)
+    if isinstance(value, dict | list):
+        inner = value.values() if isinstance(value, dict) else value
+        return any(_has_text(one, text) for one in inner)
+    return isinstance(value, str) and text in value
+
+
 def _row(recorded: Recorded, at: int) -> tuple[int, str, int, bytes | None, int | None, int, bytes]:
     user_id: str | None = getattr(recorded.event, "user_id", None)
     return (
         recorded.position, type_of(recorded.event), VERSION,
         None if user_id is None else user_id.encode(), recorded.job_id, at, encode(recorded.event),
     )  # fmt: skip
+
+
+def _all(connection: Connection, query: "sa.Select[*tuple[Any, ...]]") -> list[StoredEvent]:
+    return [_stored(row) for row in connection.execute(query)]
 
 
 def _stored(row: Any) -> StoredEvent:  # noqa: ANN401 (a row of the events table)
@@ -226,7 +307,8 @@ def _stored(row: Any) -> StoredEvent:  # noqa: ANN401 (a row of the events table
     )  # fmt: skip
 
 
-def _insert(table: sa.Table, placeholder: str) -> str:
+def _insert(table: sa.Table, mark: str) -> str:
     """Nothing but placeholders behind VALUES: else PyMySQL would send the rows one by one."""
     names = ", ".join(column.name for column in table.columns)
-    return f"INSERT INTO {table.name} ({names}) VALUES ({', '.join([placeholder] * len(table.columns))})"
+    marks = ", ".join([mark] * len(table.columns))
+    return f"INSERT INTO {table.name} ({names}) VALUES ({marks})"

@@ -1,5 +1,6 @@
 """Creating and upgrading the log's tables, by any number of servers at once."""
 
+import threading
 import time
 from pathlib import Path
 from typing import Final
@@ -23,8 +24,18 @@ _ANOTHER_WAS_QUICKER: Final = frozenset({1050, 1060, 1061, 1062, 1359, 1412, 168
 _NEEDS_SUPER: Final = frozenset({1419, 1227, 1142})
 _NO_TRIGGERS: Final = frozenset({1064, 1235, 8108})  # TiDB
 
+_one_at_a_time: Final = threading.Lock()  # Alembic keeps what it works on in module globals
+
 _MESSAGE: Final = "events are append-only"
-_TRIGGERS: Final = {"events_no_update": "UPDATE", "events_no_delete": "DELETE"}
+_TRIGGERS: Final = {
+    "events_no_update": "UPDATE ON events",
+    "events_no_delete": "DELETE ON events",
+}
+# SQLite asks no DELETE trigger when REPLACE puts a row in the place of another.
+_SQLITE_TRIGGERS: Final = _TRIGGERS | {
+    "events_no_replace": "INSERT ON events WHEN EXISTS"
+    " (SELECT 1 FROM events AS present WHERE present.position = NEW.position)"
+}
 
 
 class NoTriggers(FairlogError):
@@ -36,7 +47,7 @@ def migrate(database: Database) -> None:
     with translated():
         for attempt in range(1, ATTEMPTS_MAX + 1):
             try:
-                with database.write() as connection:
+                with _one_at_a_time, database.write() as connection:
                     _upgrade(connection)
                 return
             except DBAPIError as error:
@@ -86,7 +97,8 @@ def missing_triggers(database: Database) -> list[str]:
         )
     with database.read() as connection:
         present = {str(name) for (name,) in connection.exec_driver_sql(query)}
-    return [name for name in _TRIGGERS if name not in present]
+    wanted = _SQLITE_TRIGGERS if database.is_sqlite else _TRIGGERS
+    return [name for name in wanted if name not in present]
 
 
 def is_current(database: Database) -> bool:
@@ -122,13 +134,12 @@ def _config() -> Config:
 
 
 def _trigger(name: str, *, is_sqlite: bool) -> str:
-    when = f"BEFORE {_TRIGGERS[name]} ON events"
     if is_sqlite:
         return (
-            f"CREATE TRIGGER IF NOT EXISTS {name} {when}"
+            f"CREATE TRIGGER IF NOT EXISTS {name} BEFORE {_SQLITE_TRIGGERS[name]}"
             f" BEGIN SELECT RAISE(ABORT, '{_MESSAGE}'); END"
         )
     return (
-        f"CREATE TRIGGER {name} {when} FOR EACH ROW"
+        f"CREATE TRIGGER {name} BEFORE {_TRIGGERS[name]} FOR EACH ROW"
         f" SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = '{_MESSAGE}'"
     )

@@ -25,8 +25,8 @@ class ServerLock:
         except OSError:
             file.close()
             raise FairlogError(
-                f"Another server already runs on {self._path.with_suffix('').name}; stop it, or use "
-                "MySQL or MariaDB for several servers."
+                f"Another server already runs on {self._path.with_suffix('').name}; stop it, or "
+                "use MySQL or MariaDB for several servers."
             ) from None
         self._file = file
 

@@ -15,7 +15,7 @@ from typing import Final
 import structlog
 from msgspec import Struct
 from sqlalchemy.engine import Connection
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from adapters.command_queue import CommandQueue, Pending
 from adapters.database import Database, Fault, fault_of
@@ -33,6 +33,10 @@ from domain.world import Needs, World
 # one attempt to connect (1 s) they have it within 5 s.
 BATCH_SECONDS_MAX: Final = 3.0
 _PAUSE_SECONDS: Final = 0.02
+_OUTCOME_UNKNOWN: Final = (
+    "The database does not answer; the request may be sent again, with the same idempotency key "
+    "it never runs twice."
+)
 
 _log = structlog.get_logger()
 
@@ -49,12 +53,20 @@ class WriterStats(Struct):
     seconds: float = 0.0  # in batches that were written
 
 
+class BatchWritten(Struct, frozen=True):
+    """What one batch took, from taking it off the queue to its answers."""
+
+    commands: int
+    seconds: float
+
+
 class _InDoubt(Struct, frozen=True):
     """A batch whose COMMIT had no answer."""
 
     head: Head  # as it is if the batch was written
     recorded: Sequence[Recorded]
     outcomes: list[Outcome]
+    world: World
 
 
 class Writer:
@@ -72,6 +84,7 @@ class Writer:
         self._projections = projections
         self._policy = policy
         self._subscribers: list[Subscriber] = []
+        self._observers: list[Callable[[BatchWritten], None]] = []
         self._connection: Connection | None = None
         self._epoch: int | None = None
         self._in_doubt: _InDoubt | None = None
@@ -90,6 +103,10 @@ class Writer:
         """Have the events of each batch told, in the writer's thread, after they are on disk."""
         self._subscribers.append(subscriber)
 
+    def observe(self, observer: Callable[[BatchWritten], None]) -> None:
+        """Have what each batch took told, in the writer's thread."""
+        self._observers.append(observer)
+
     async def execute(self, command: Command) -> Answer:
         """Raises a Refusal, `QueueFull`, `LogUnavailable` or `WriteFailed`."""
         return await self.queue.put_async(command)
@@ -103,12 +120,17 @@ class Writer:
         while batch := self.queue.take():
             started = time.monotonic()
             self._process(batch, deadline=started + BATCH_SECONDS_MAX)
-            self.stats.seconds += time.monotonic() - started
+            self._account(BatchWritten(len(batch), time.monotonic() - started))
             if self.fatal is not None:
                 break
         self._disconnect()
         self.queue.close()
         self.queue.fail_waiting(self.fatal or LogUnavailable("The server is stopping."))
+
+    def _account(self, batch: BatchWritten) -> None:
+        self.stats.seconds += batch.seconds
+        for observer in self._observers:
+            observer(batch)
 
     def _process(self, batch: Sequence[Pending], deadline: float) -> None:
         """Write a batch, and answer each of its callers exactly once."""
@@ -122,12 +144,16 @@ class Writer:
             self.fatal = error
             self._answer(batch, [error] * len(batch))
         except Exception as error:  # noqa: BLE001 (each caller must have an answer)
-            self._isolate(batch, error, deadline)
+            if self._in_doubt is None:
+                self._isolate(batch, error, deadline)
+            else:  # the batch may be on disk: deciding parts of it anew could write it twice
+                _log.error("outcome_unknown", exc_info=error)
+                self._answer(batch, [LogUnavailable(_OUTCOME_UNKNOWN)] * len(batch))
         else:
             self._answer(batch, outcomes)
 
     def _isolate(self, batch: Sequence[Pending], error: Exception, deadline: float) -> None:
-        """Split a batch that the database refuses until the command that it refuses stands alone."""
+        """Split a refused batch until the command that the database refuses stands alone."""
         if len(batch) == 1:
             _log.error("command_failed", command=type(batch[0].command).__name__, exc_info=error)
             self._answer(batch, [WriteFailed("The database refused this command.")])
@@ -153,10 +179,7 @@ class Writer:
                     raise
                 if time.monotonic() + pause > deadline:
                     _log.warning("database_unavailable", error=type(error).__name__)
-                    raise LogUnavailable(
-                        "The database does not answer; the request may be sent again, with the "
-                        "same idempotency key it never runs twice."
-                    ) from error
+                    raise LogUnavailable(_OUTCOME_UNKNOWN) from error
             except Exception:
                 self._roll_back(is_lost=False)
                 raise
@@ -179,23 +202,25 @@ class Writer:
             done = self._fold(connection, head, [pending.command for pending in batch])
             if not done.recorded:
                 transaction.rollback()
+                self._projections.keep(done.world)
                 return done.outcomes
             self._in_doubt = done
             transaction.commit()
+            self._projections.keep(done.world)
         return self._finish(batch, done)
 
     def _fold(self, connection: Connection, head: Head, commands: Sequence[Command]) -> _InDoubt:
         needs = Needs()
         needs.add_commands(commands, self._policy, head.now)
-        world = World()
-        world.position = head.position
-        self._projections.load(connection, needs, world)
+        world = self._projections.load(connection, head.position, needs)
         batch = Batch(world, self._policy, head.now)
         outcomes = batch.fold(commands, _log_crash)
         if batch.recorded:
-            head = self._log.append(connection, head, batch.recorded, batch.bodies)
+            new = self._log.append(connection, head, batch.recorded, batch.bodies)
             self._projections.save(connection, world)
-        return _InDoubt(head, batch.recorded, outcomes)
+            self._log.move_head(connection, head, new)
+            head = new
+        return _InDoubt(head, batch.recorded, outcomes, world)
 
     def _was_written(self, connection: Connection, doubt: _InDoubt) -> bool:
         """The hash stands for the whole log up to there, so equal means that this is our batch."""
@@ -206,12 +231,18 @@ class Writer:
         self.stats.commands += len(batch)
         self.stats.events += len(done.recorded)
         for subscriber in self._subscribers:
-            subscriber(done.head, done.recorded)
+            try:
+                subscriber(done.head, done.recorded)
+            except Exception as error:  # noqa: BLE001 (the batch is on disk, whoever hears of it)
+                _log.error("subscriber_failed", exc_info=error)
         return done.outcomes
 
     def _connect(self) -> Connection:
         if self._connection is None:
-            self._connection = self._database.connect_writer()
+            try:
+                self._connection = self._database.connect_writer()
+            except DBAPIError as error:  # whatever its code, it is no command's fault
+                raise LogUnavailable("The database refuses the connection.") from error
         return self._connection
 
     def _roll_back(self, *, is_lost: bool) -> None:

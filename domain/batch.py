@@ -1,15 +1,16 @@
 """Folding a batch: each command is decided against what those before it did.
 
 Commands of one batch were waiting at the same time, so their order is ours to choose: claims come
-last, so that they can be answered from the front of the line that was read for them, and refusals
-of one user in one window are put together into one event behind everything else.
+last, so that they can be answered from the front of the line that was read for them, behind the
+expiry of those in it whose time is over; and refusals of one user in one window are put together
+into one event behind everything else.
 """
 
 from collections.abc import Callable, Sequence
 from datetime import datetime
 
 from domain.commands import ClaimJobs, Command
-from domain.decide import Answer, Decision, Fact, decide
+from domain.decide import Answer, Decision, Fact, decide, expire
 from domain.errors import Refusal
 from domain.events import RateLimitDecided, Recorded, Scope
 from domain.identifiers import UserId
@@ -18,11 +19,12 @@ from domain.rate_limits import merge_refusals
 from domain.world import World
 
 Outcome = Answer | Exception  # a Refusal, or whatever a command stumbled over
+_Reply = Callable[[World], Answer] | Exception
 _RefusalKey = tuple[UserId, Scope, datetime, int, int]  # whose, in which window, at which limit
 
 
 class Batch:
-    """What became of a batch: the events to append, their bodies, and an outcome for each command."""
+    """What became of a batch: events to append, their bodies, and an outcome for each command."""
 
     def __init__(self, world: World, policy: Policy, now: datetime) -> None:
         self.recorded: list[Recorded] = []
@@ -39,23 +41,28 @@ class Batch:
 
         `on_crash` hears of a decision that failed by our fault; such a command changes nothing.
         """
-        replies: list[Callable[[World], Answer] | Exception] = [Refusal()] * len(commands)
-        claims_last = sorted(
-            range(len(commands)), key=lambda index: isinstance(commands[index], ClaimJobs)
-        )
-        for index in claims_last:
-            try:
-                decision = decide(self._world, commands[index], self._policy, self.now)
-            except Exception as error:  # noqa: BLE001 (one command must not spoil its neighbours)
-                on_crash(commands[index], error)
-                replies[index] = error
-            else:
-                replies[index] = self._take(decision)
+        replies: list[_Reply] = [Refusal()] * len(commands)
+        claims = [index for index, one in enumerate(commands) if isinstance(one, ClaimJobs)]
+        for index in sorted(set(range(len(commands))) - set(claims)):
+            replies[index] = self._decide(commands[index], on_crash)
+        if claims:
+            for expired in expire(self._world, self._policy, self.now):
+                self._record(expired)
+        for index in claims:
+            replies[index] = self._decide(commands[index], on_crash)
         for refused in self._refusals.values():
             self._record(Fact(refused))
         return [reply if isinstance(reply, Exception) else reply(self._world) for reply in replies]
 
-    def _take(self, decision: Decision) -> Callable[[World], Answer] | Refusal:
+    def _decide(self, command: Command, on_crash: Callable[[Command, Exception], None]) -> _Reply:
+        try:
+            decision = decide(self._world, command, self._policy, self.now)
+        except Exception as error:  # noqa: BLE001 (one command must not spoil its neighbours)
+            on_crash(command, error)
+            return error
+        return self._take(decision)
+
+    def _take(self, decision: Decision) -> _Reply:
         for fact in decision.facts:
             if isinstance(fact.event, RateLimitDecided) and not fact.event.allowed:
                 self._hold_back(fact.event)

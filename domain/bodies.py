@@ -30,11 +30,15 @@ class Body(Struct, frozen=True, gc=False):
 def body_of(value: Any, what: str) -> Body:  # noqa: ANN401 (any JSON value)
     """Make a body of a JSON value. `what` names it in the error.
 
-    Raises `InvalidInput` when it is nested deeper than DEPTH_MAX or larger than BODY_BYTES_MAX.
+    Raises `InvalidInput` when it is nested deeper than DEPTH_MAX or larger than BODY_BYTES_MAX, or
+    no valid Unicode.
     """
     if _is_deeper_than(value, DEPTH_MAX):
         raise InvalidInput(f"The {what} is nested more than {DEPTH_MAX} deep; flatten it.")
-    data = _encoder.encode(value)
+    try:
+        data = _encoder.encode(value)
+    except UnicodeEncodeError:
+        raise InvalidInput(f"The {what} is valid Unicode, without lone surrogates.") from None
     if len(data) > BODY_BYTES_MAX:
         raise InvalidInput(
             f"The {what} has {len(data)} bytes as compact JSON; at most {BODY_BYTES_MAX} are "

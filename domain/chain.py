@@ -1,8 +1,8 @@
 """The hash chain over the log, fixed from the first row on.
 
-`entry` = position, version, type, user_id, job_id, recorded_at in microseconds, data, in that order;
-integers as 8 bytes big-endian, each field preceded by its length as 4 bytes big-endian, an absent
-field by 0xFFFFFFFF. `leaf = SHA-256(0x00 ‖ entry)` (RFC 6962, section 2.1), and
+`entry` = position, version, type, user_id, job_id, recorded_at in microseconds, data, in that
+order; integers as 8 bytes big-endian, each field preceded by its length as 4 bytes big-endian, an
+absent field by 0xFFFFFFFF. `leaf = SHA-256(0x00 ‖ entry)` (RFC 6962, section 2.1), and
 `hash = SHA-256(previous hash ‖ leaf)`.
 """
 

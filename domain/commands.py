@@ -103,8 +103,8 @@ class ChangeLimit(Struct, frozen=True, kw_only=True, gc=False):
     scope: Scope
     user_id: UserId | None = None
     kind: Kind | None = None
-    limit: int | None | UnsetType = UNSET
-    running: int | None | UnsetType = UNSET
+    limit: int | UnsetType | None = UNSET
+    running: int | UnsetType | None = UNSET
 
 
 JobCommand = CompleteJob | FailJob | ReturnJob | CancelJob | RetryJob

@@ -60,6 +60,7 @@ class Submitted(Struct, frozen=True):
 
 class Claimed(Struct, frozen=True):
     jobs: Sequence[Job]  # in fair order, running
+    is_repeated: bool = False  # asked with a known claim_id: there may be fewer, never others
 
 
 class LeasesHeld(Struct, frozen=True):
@@ -128,7 +129,7 @@ def decide(world: World, command: Command, policy: Policy, now: datetime) -> Dec
 
 
 def _submit(world: World, command: SubmitJob, policy: Policy, now: datetime) -> Decision:
-    """Rate limit, then idempotency, then the job: the order of the system that this one replaces."""
+    """Rate limit, then idempotency, then the job: the order of the system that this replaces."""
     admission = decide_admission(world.windows, command.user_id, policy, now)
     if not admission.allowed:
         return _refuse(admission, _rate_limited(admission, now), now)
@@ -200,8 +201,11 @@ def _claim(world: World, command: ClaimJobs, policy: Policy, now: datetime) -> D
         earlier = world.jobs.claims.get(claim_hash(command.worker, command.claim_id))
         if earlier:
             held = [world.jobs.rows[job_id] for job_id in sorted(earlier)]
-            still = [job for job in held if _is_held(job, command.worker)]
-            return Decision([], lambda _: Claimed(still))
+            still = [
+                job for job in held
+                if _is_held(job, command.worker) and job.claim_id == command.claim_id
+            ]  # fmt: skip
+            return Decision([], lambda _: Claimed(still, is_repeated=True))
     kinds = world.line.ahead.kinds if command.kinds is None else command.kinds
     picks = serve(world.line, kinds, command.max_jobs, world.position + 1)
     lease_expires_at = later(now, policy.lease_seconds)
@@ -268,15 +272,35 @@ def _body_of(command: JobCommand) -> Body | None:
             return None
 
 
+def expire(world: World, policy: Policy, now: datetime) -> Sequence[Fact]:
+    """What is to be recorded before anybody is served: whose time to be started by is over."""
+    line = world.line
+    queues = [*line.ahead.queues.values(), *(queue.values() for queue in line.entered.values())]
+    return [
+        Fact(event, job.id)
+        for job in _known(world, [waiting.job_id for queue in queues for waiting in queue])
+        if job.expires_at is not None
+        for event in life_cycle.wake(job, policy, now)
+    ]
+
+
 def _wake(world: World, command: WakeJobs, policy: Policy, now: datetime) -> Decision:
-    jobs = [world.jobs.rows[job_id] for job_id in command.jobs if job_id in world.jobs.rows]
     return _woken(
-        [Fact(event, job.id) for job in jobs for event in life_cycle.wake(job, policy, now)]
+        [
+            Fact(event, job.id)
+            for job in _known(world, command.jobs)
+            for event in life_cycle.wake(job, policy, now)
+        ]
     )
 
 
+def _known(world: World, job_ids: Sequence[JobId]) -> list[Job]:
+    """Each once, however often it is named: all are judged by the same state."""
+    found = [world.jobs.rows.get(job_id) for job_id in dict.fromkeys(job_ids)]
+    return [job for job in found if job is not None]
+
+
 def _recover(world: World, command: RecoverJobs) -> Decision:
-    jobs = [world.jobs.rows[job_id] for job_id in command.jobs if job_id in world.jobs.rows]
     return _woken(
         [
             Fact(
@@ -285,7 +309,7 @@ def _recover(world: World, command: RecoverJobs) -> Decision:
                 ),
                 job.id,
             )
-            for job in jobs
+            for job in _known(world, command.jobs)
             if job.state is State.RUNNING and job.server == command.server
         ]
     )

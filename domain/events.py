@@ -207,6 +207,7 @@ VERSION: Final = 1  # of every event's shape so far; upcasters read older ones
 EVENT_TYPES: Final[Mapping[str, type[Event]]] = {
     str(cls.__struct_config__.tag): cls for cls in Event.__args__
 }
+_NAMES: Final[Mapping[type, str]] = {cls: name for name, cls in EVENT_TYPES.items()}
 
 _encoder = msgspec.json.Encoder()
 _decoder: msgspec.json.Decoder[Event] = msgspec.json.Decoder(Event)
@@ -218,7 +219,7 @@ def encode(event: Event) -> bytes:
 
 
 def decode(data: bytes) -> Event:
-    """Read a stored event; unknown fields are skipped, so that an older reader survives a newer writer.
+    """Read a stored event; unknown fields are skipped: an older reader survives a newer writer.
 
     Raises `msgspec.ValidationError` for an unknown type or a missing field.
     """
@@ -226,7 +227,7 @@ def decode(data: bytes) -> Event:
 
 
 def type_of(event: Event) -> str:
-    return str(type(event).__struct_config__.tag)
+    return _NAMES[type(event)]
 
 
 class Recorded(Struct, frozen=True, gc=False):

@@ -53,13 +53,16 @@ class _Service:
         self._runs: dict[UserId, int] = {}
         self._lanes: dict[Lane, Iterator[WaitingJob]] = {}
         self._heads: dict[Lane, WaitingJob | None] = {}
+        self._cut: set[Lane] = set()  # goes on beyond what was read
         self.horizon: float = min(
             (line.ahead.horizon.get(kind, math.inf) for kind in self._kinds), default=math.inf
         )
 
     def turns(self) -> list[tuple[int, UserId]]:
+        """Those at the front of the line as it was read, and those whom this batch moved."""
         turns = []
-        for user_id, lanes in self._line.lanes.items():
+        for user_id in self._line.ahead.users | self._line.changed_users:
+            lanes = self._line.lanes.get(user_id, {})
             if any(lanes.get(kind, 0) > 0 for kind in self._kinds):
                 turn = self._line.users[user_id].turn
                 if turn is not None:
@@ -76,7 +79,7 @@ class _Service:
             head = self._head(lane)
             if head is not None:
                 heads.append(head)
-            elif lane in self._line.ahead.cut:
+            elif lane in self._cut:
                 return _UNREAD
         if not heads:
             return None
@@ -96,7 +99,10 @@ class _Service:
     def _head(self, lane: Lane) -> WaitingJob | None:
         if lane not in self._heads:
             if lane not in self._lanes:
-                self._lanes[lane] = iter(_queue(self._line, lane))
+                queue, goes_on = _queue(self._line, lane)
+                self._lanes[lane] = iter(queue)
+                if goes_on:
+                    self._cut.add(lane)
             self._heads[lane] = next(self._lanes[lane], None)
         return self._heads[lane]
 
@@ -109,17 +115,21 @@ def _room(line: Line, kind: Kind) -> float:
     return load.running_limit - load.running
 
 
-def _queue(line: Line, lane: Lane) -> Sequence[WaitingJob]:
-    """The front of a lane in order: what was read of it, less who left, with who entered."""
+def _queue(line: Line, lane: Lane) -> tuple[Sequence[WaitingJob], bool]:
+    """The front of a lane in order: what was read of it, less who left, with who entered.
+
+    And whether the lane goes on: its count says that there are jobs that were not read.
+    """
+    user_id, kind = lane
     read = line.ahead.queues.get(lane, [])
     queue = [job for job in read if job.job_id not in line.left]
-    entered = line.entered.get(lane)
-    if entered:
-        newcomers: Iterable[WaitingJob] = entered.values()
-        if lane in line.ahead.cut:  # unread jobs may come between the last read one and these
-            newcomers = [job for job in newcomers if read and job.order < read[-1].order]
+    newcomers = list(line.entered.get(lane, {}).values())
+    goes_on = line.lanes[user_id][kind] > len(queue) + len(newcomers)
+    if goes_on:  # unread jobs may come between the last read one and these
+        newcomers = [job for job in newcomers if read and job.order < read[-1].order]
+    if newcomers:
         queue = sorted([*queue, *newcomers], key=lambda job: job.order)
-    return queue
+    return queue, goes_on
 
 
 def rounds(waiting: Sequence[int], jobs_max: int) -> list[int]:

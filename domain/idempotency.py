@@ -4,6 +4,7 @@ Keys belong to a user. Digests are a namespace of their own, so that nobody can 
 digest by sending it as an explicit key.
 """
 
+from functools import lru_cache
 from hashlib import sha256
 
 from domain.bodies import Body
@@ -20,9 +21,15 @@ def key_of(command: SubmitJob) -> tuple[str, bool]:
 
 def content_digest(kind: Kind, payload: Body) -> str:
     """Hex; kinds hold no control characters, so the separator cannot be part of one."""
-    return sha256(kind.encode() + b"\x00" + payload.sha256.encode()).hexdigest()
+    return _content_digest(kind, payload.sha256)
 
 
+@lru_cache(maxsize=4096)  # asked for twice: to find the key's holder, and to decide
+def _content_digest(kind: Kind, payload_sha256: str) -> str:
+    return sha256(kind.encode() + b"\x00" + payload_sha256.encode()).hexdigest()
+
+
+@lru_cache(maxsize=4096)  # a submission asks for the same one when it is read, decided and saved
 def key_hash(user_id: UserId, key: str, *, is_explicit: bool) -> bytes:
     """32 bytes that stand for the key of this user in its namespace."""
     namespace = b"\x01" if is_explicit else b"\x00"

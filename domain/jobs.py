@@ -5,8 +5,8 @@ from hashlib import sha256
 from msgspec.structs import replace
 
 from domain.events import JobStarted, JobSubmitted, LeasesExtended, Recorded
-from domain.identifiers import JobId, UserId, WorkerId
 from domain.idempotency import key_hash
+from domain.identifiers import JobId, UserId, WorkerId
 from domain.life_cycle import Job, State, evolve, submitted
 
 

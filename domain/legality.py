@@ -279,7 +279,7 @@ def _unless_embedded(job: Job) -> str | None:
 
 
 def _other_user(job: Job, user_id: str) -> str:
-    return f"job {job.id} is user {job.user_id!r}'s, not {user_id!r}'s"
+    return f"job {job.id} belongs to {job.user_id!r}, not to {user_id!r}"
 
 
 def _other_priority(job: Job, priority: int) -> str:

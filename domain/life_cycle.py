@@ -195,7 +195,8 @@ def wake(job: Job, policy: Policy, now: datetime) -> Sequence[Event]:
 
 def lose(job: Job, requeue: RequeueReason, failure: FailureReason) -> Event:
     """A running attempt whose worker is gone. It counts, or a job that kills its worker would
-    run for ever."""
+    run for ever.
+    """
     if job.attempt >= job.attempts_max:
         return JobFailed(user_id=job.user_id, kind=job.kind, attempt=job.attempt, reason=failure)
     return _requeued(job, requeue, job.attempts_max)

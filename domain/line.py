@@ -81,9 +81,9 @@ class Lookahead(Struct, gc=False):
     """What was read of the stored line for this batch's claims: its front, not the whole of it."""
 
     kinds: tuple[Kind, ...] = ()  # with waiting jobs, for claims of any kind
+    users: set[UserId] = set()  # whose lanes were read
     horizon: dict[Kind, int] = {}  # beyond this turn, unread lanes of the kind may follow
     queues: dict[Lane, list[WaitingJob]] = {}  # the front of each lane, in order
-    cut: set[Lane] = set()  # whose stored queue goes on beyond what was read
 
 
 _NOBODY: Final = UserInLine()
@@ -91,7 +91,7 @@ _IDLE: Final = KindInLine()
 
 
 class Line:
-    """The line, as far as it is known: the rows of users, lanes and kinds that somebody asked for."""
+    """The line, as far as it is known: users, lanes and kinds that somebody asked for."""
 
     def __init__(self) -> None:
         self.users: dict[UserId, UserInLine] = {}
@@ -112,87 +112,73 @@ class Line:
                     self._enter(recorded, event.user_id, event.kind, event.priority)
             case JobStarted() as event:
                 self._leave(job_id, event.user_id, event.kind)
-                self._run(event.user_id, event.kind, 1, served=recorded.position)
+                self._move(event.user_id, event.kind, -1, 1, served=recorded.position)
             case JobCompleted() | JobFailed() as event:
-                self._run(event.user_id, event.kind, -1)
+                self._move(event.user_id, event.kind, 0, -1)
             case JobReleased() as event:
                 self._enter(recorded, event.user_id, event.kind, event.priority)
             case JobRequeued() as event:
-                if event.reason is not RequeueReason.RETRIED:
-                    self._run(event.user_id, event.kind, -1)
-                self._enter(recorded, event.user_id, event.kind, event.priority)
+                ran = event.reason is not RequeueReason.RETRIED
+                self._enter(recorded, event.user_id, event.kind, event.priority, -1 if ran else 0)
             case JobCancelled(was="queued") as event:
                 self._leave(job_id, event.user_id, event.kind)
+                self._move(event.user_id, event.kind, -1, 0)
             case JobCancelled(was="running") as event:
-                self._run(event.user_id, event.kind, -1)
+                self._move(event.user_id, event.kind, 0, -1)
             case LimitChanged(scope=Scope.USER, user_id=str(user_id)) as event:
                 user = self.users.get(user_id, _NOBODY)
-                self._set_user(user_id, replace(user, running_limit=event.running))
+                self._set_user(user_id, user, replace(user, running_limit=event.running))
             case LimitChanged(scope=Scope.KIND, kind=str(kind)) as event:
-                self._set_kind(
-                    kind, replace(self.kinds.get(kind, _IDLE), running_limit=event.running)
-                )
+                load = self.kinds.get(kind, _IDLE)
+                self.kinds[kind] = replace(load, running_limit=event.running)
+                self.changed_kinds.add(kind)
             case _:
                 pass
 
-    def _enter(self, recorded: Recorded, user_id: UserId, kind: Kind, priority: int) -> None:
+    def _enter(
+        self, recorded: Recorded, user_id: UserId, kind: Kind, priority: int, running: int = 0
+    ) -> None:
         assert recorded.job_id is not None
-        job_id = recorded.job_id
-        self.entered.setdefault((user_id, kind), {})[job_id] = WaitingJob(
-            job_id, user_id, kind, priority
-        )
-        user = self.users.get(user_id, _NOBODY)
-        joined = recorded.position if user.waiting == 0 else user.joined
-        self._set_user(
-            user_id,
-            replace(
-                user,
-                waiting=user.waiting + 1,
-                joined=joined if user.last_served is None else None,
-            ),
-        )
-        self._set_lane(user_id, kind, 1)
+        job = WaitingJob(recorded.job_id, user_id, kind, priority)
+        self.entered.setdefault((user_id, kind), {})[job.job_id] = job
+        self._move(user_id, kind, 1, running, joined=recorded.position)
 
     def _leave(self, job_id: JobId | None, user_id: UserId, kind: Kind) -> None:
         assert job_id is not None
         if self.entered.get((user_id, kind), {}).pop(job_id, None) is None:
             self.left.add(job_id)
-        user = self.users.get(user_id, _NOBODY)
-        waiting = user.waiting - 1
-        self._set_user(
-            user_id, replace(user, waiting=waiting, joined=None if waiting == 0 else user.joined)
-        )
-        self._set_lane(user_id, kind, -1)
 
-    def _run(self, user_id: UserId, kind: Kind, change: int, served: int | None = None) -> None:
-        user = self.users.get(user_id, _NOBODY)
-        running = user.running + change
-        self._set_user(
-            user_id,
-            replace(user, running=running)
-            if served is None
-            else replace(user, running=running, last_served=served, joined=None),
-        )
-        load = self.kinds.get(kind, _IDLE)
-        self._set_kind(kind, replace(load, running=load.running + change))
-
-    def _set_user(self, user_id: UserId, user: UserInLine) -> None:
+    def _move(
+        self, user_id: UserId, kind: Kind, waiting: int, running: int,
+        *, joined: int | None = None, served: int | None = None,
+    ) -> None:  # fmt: skip
+        """Change how many jobs wait and run: of the user, of the lane and of the kind."""
+        if waiting:
+            lanes = self.lanes.setdefault(user_id, {})
+            lanes[kind] = lanes.get(kind, 0) + waiting
+            self.changed_lanes.add((user_id, kind))
         before = self.users.get(user_id, _NOBODY)
+        last_served = before.last_served if served is None else served
+        now_waiting = before.waiting + waiting
+        if last_served is not None or now_waiting == 0:
+            joined = None
+        elif before.waiting > 0:
+            joined = before.joined
+        user = UserInLine(
+            last_served, joined, now_waiting, before.running + running, before.running_limit
+        )
+        self._set_user(user_id, before, user)
+        load = self.kinds.get(kind, _IDLE)
+        self.kinds[kind] = KindInLine(
+            load.waiting + waiting, load.running + running, load.running_limit
+        )
+        self.changed_kinds.add(kind)
+
+    def _set_user(self, user_id: UserId, before: UserInLine, user: UserInLine) -> None:
         self.users[user_id] = user
         self.changed_users.add(user_id)
         if user.turn != before.turn:  # each lane's row repeats the turn, to be found by it
-            self.changed_lanes.update((user_id, kind) for kind in self.lanes.get(user_id, ()))
-
-    def _set_lane(self, user_id: UserId, kind: Kind, change: int) -> None:
-        lanes = self.lanes.setdefault(user_id, {})
-        lanes[kind] = lanes.get(kind, 0) + change
-        self.changed_lanes.add((user_id, kind))
-        load = self.kinds.get(kind, _IDLE)
-        self._set_kind(kind, replace(load, waiting=load.waiting + change))
-
-    def _set_kind(self, kind: Kind, load: KindInLine) -> None:
-        self.kinds[kind] = load
-        self.changed_kinds.add(kind)
+            self.changed_lanes.update([(user_id, kind) for kind in self.lanes.get(user_id, ())])
 
     def kinds_waiting(self, user_id: UserId) -> set[Kind]:
         return {kind for kind, waiting in self.lanes.get(user_id, {}).items() if waiting}

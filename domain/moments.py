@@ -1,4 +1,4 @@
-"""Moments: UTC datetimes, and the whole microseconds since the epoch that the log stores and hashes.
+"""Moments: UTC datetimes, and the whole microseconds since the epoch that the log stores.
 
 They are made by adding to a real epoch, never by `datetime.fromtimestamp`: a clock library that
 patches `datetime` (freezegun) would otherwise hand out a subclass that msgspec refuses to encode.

@@ -9,7 +9,7 @@ from msgspec import Struct
 from domain.events import Recorded
 from domain.world import Needs, World
 
-C = TypeVar("C", contravariant=True)
+C = TypeVar("C", contravariant=True)  # noqa: PLC0105 (a connection; short where it is read)
 
 
 class Clock(Protocol):
@@ -40,6 +40,16 @@ class EventLog(Protocol[C]):
 
     def read(self, connection: C, after: int, limit: int) -> Sequence[Recorded]:
         """Up to `limit` events behind `after`, in order."""
+
+
+class Versioned(Protocol):
+    """What a projection is registered by."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def version(self) -> int: ...
 
 
 class Projection(Protocol[C]):
@@ -76,8 +86,14 @@ class Projections(Protocol[C]):
     def refresh(self, connection: C) -> None:
         """Read which generation of each is current. Raises `LogTooNew` for a newer version."""
 
-    def load(self, connection: C, needs: Needs, world: World) -> None:
-        """Make the needed rows of all of them known to the world."""
+    def load(self, connection: C, position: int, needs: Needs) -> World:
+        """The state at a position, which is the log's end, as far as it is needed."""
 
     def save(self, connection: C, world: World) -> None:
         """Write each changed row of all of them once."""
+
+    def keep(self, world: World) -> None:
+        """What was saved is on disk now: the rows may serve the next batch."""
+
+    def forget(self) -> None:
+        """What was loaded may not be what is stored: read everything anew."""

@@ -5,6 +5,7 @@ admitted ones, but use nothing up.
 """
 
 from datetime import datetime
+from functools import lru_cache
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -33,19 +34,28 @@ class Counter(Struct, frozen=True, gc=False):
     refused: int = 0
 
 
+_ZERO = Counter()
+
+
 class WindowState(Struct, frozen=True, kw_only=True, gc=False):
     """How a window stands, for an answer."""
 
     limit: int
     used: int
+    window_start: datetime  # UTC, inclusive
     window_seconds: int
-    resets_at: datetime  # UTC, exclusive
+
+    @property
+    def resets_at(self) -> datetime:
+        """UTC, exclusive."""
+        return later(self.window_start, self.window_seconds)
 
     @property
     def remaining(self) -> int:
         return max(0, self.limit - self.used)
 
 
+@lru_cache(maxsize=64)  # asked for each submission of a batch, all at the same time
 def window_start(now: datetime, window_seconds: int) -> datetime:
     """The start of the window that `now` is in; a multiple of its length since the epoch."""
     length = window_seconds * 1_000_000
@@ -63,12 +73,11 @@ class Windows:
 
     def evolve(self, recorded: Recorded) -> None:
         match recorded.event:
-            case RateLimitDecided(allowed=True) as decided:
-                self._count(decided.user_id, decided, used=1, refused=0)
-                self._count(GLOBAL, decided, used=1, refused=0)
             case RateLimitDecided() as decided:
-                self._count(decided.user_id, decided, used=0, refused=decided.count)
-                self._count(GLOBAL, decided, used=0, refused=decided.count)
+                used, refused = (1, 0) if decided.allowed else (0, decided.count)
+                seconds, start = decided.window_seconds, to_micros(decided.window_start)
+                self._count((decided.user_id, seconds, start), used, refused)
+                self._count((GLOBAL, seconds, start), used, refused)
             case LimitChanged() as changed:
                 subject = subject_of(changed)
                 self.limits[subject] = Limits(changed.limit, changed.running)
@@ -76,14 +85,9 @@ class Windows:
             case _:
                 pass
 
-    def _count(self, who: UserId, decided: RateLimitDecided, *, used: int, refused: int) -> None:
-        key = (who, decided.window_seconds, to_micros(decided.window_start))
-        old = self.counters.get(key)
-        self.counters[key] = (
-            Counter(used, refused)
-            if old is None
-            else Counter(old.used + used, old.refused + refused)
-        )
+    def _count(self, key: WindowKey, used: int, refused: int) -> None:
+        old = self.counters.get(key, _ZERO)
+        self.counters[key] = Counter(old.used + used, old.refused + refused)
         self.changed_counters.add(key)
 
     def user_window(self, user_id: UserId, policy: Policy, now: datetime) -> WindowState:
@@ -96,12 +100,11 @@ class Windows:
         start = window_start(now, policy.window_seconds)
         counter = self.counters.get((who, policy.window_seconds, to_micros(start)))
         limits = self.limits.get((who, _NO_KIND))
-        limit = default if limits is None or limits.submissions is None else limits.submissions
         return WindowState(
-            limit=limit,
+            limit=default if limits is None or limits.submissions is None else limits.submissions,
             used=0 if counter is None else counter.used,
+            window_start=start,
             window_seconds=policy.window_seconds,
-            resets_at=later(start, policy.window_seconds),
         )
 
 
@@ -111,16 +114,15 @@ def decide_admission(
     """Let one submission in, or refuse it. The user's limit is looked at first."""
     user = windows.user_window(user_id, policy, now)
     everyone = windows.global_window(policy, now)
-    start = window_start(now, policy.window_seconds)
     for scope, window in ((Scope.USER, user), (Scope.GLOBAL, everyone)):
         if window.used >= window.limit:
             return RateLimitDecided(
                 user_id=user_id, scope=scope, allowed=False, used=window.used, limit=window.limit,
-                window_start=start, window_seconds=policy.window_seconds,
+                window_start=window.window_start, window_seconds=policy.window_seconds,
             )  # fmt: skip
     return RateLimitDecided(
         user_id=user_id, scope=Scope.USER, allowed=True, used=user.used + 1, limit=user.limit,
-        window_start=start, window_seconds=policy.window_seconds,
+        window_start=user.window_start, window_seconds=policy.window_seconds,
         global_used=everyone.used + 1, global_limit=everyone.limit,
     )  # fmt: skip
 

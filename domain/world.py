@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from datetime import datetime
+from typing import Any
 
 from domain.commands import (
     CancelJob,
@@ -18,7 +19,20 @@ from domain.commands import (
     SubmitJob,
     WakeJobs,
 )
-from domain.events import JobSubmitted, LeasesExtended, LimitChanged, RateLimitDecided, Recorded
+from domain.events import (
+    JobCancelled,
+    JobCompleted,
+    JobFailed,
+    JobReleased,
+    JobRequeued,
+    JobStarted,
+    JobSubmitted,
+    LeasesExtended,
+    LimitChanged,
+    RateLimitDecided,
+    Recorded,
+    SubmissionDeduplicated,
+)
 from domain.idempotency import key_hash, key_of
 from domain.identifiers import GLOBAL, JobId, Kind, UserId
 from domain.jobs import Jobs, claim_hash
@@ -30,20 +44,32 @@ from domain.rate_limits import WindowKey, Windows, window_start
 
 class World:
     """Three parts, each the in-memory half of a projection: the same folds serve the writer's
-    decisions, a rebuild and time travel."""
+    decisions, a rebuild and time travel.
+    """
 
     def __init__(self) -> None:
         self.position = 0  # of the latest event folded in
         self.jobs = Jobs()
         self.line = Line()
         self.windows = Windows()
-        self._folds: tuple[Callable[[Recorded], None], ...] = (
-            self.jobs.evolve, self.line.evolve, self.windows.evolve,
-        )  # fmt: skip
+        job_folds = (self.jobs.evolve, self.line.evolve)
+        self._folds: dict[type, tuple[Callable[[Recorded], None], ...]] = {
+            RateLimitDecided: (self.windows.evolve,),
+            LimitChanged: (self.windows.evolve, self.line.evolve),
+            SubmissionDeduplicated: (),
+            LeasesExtended: (self.jobs.evolve,),
+            JobSubmitted: job_folds,
+            JobStarted: job_folds,
+            JobCompleted: job_folds,
+            JobFailed: job_folds,
+            JobRequeued: job_folds,
+            JobReleased: job_folds,
+            JobCancelled: job_folds,
+        }
 
     def evolve(self, recorded: Recorded) -> None:
         """Fold one fact in. Total: history is never refused."""
-        for fold in self._folds:
+        for fold in self._folds[type(recorded.event)]:
             fold(recorded)
         self.position = recorded.position
 
@@ -115,8 +141,27 @@ class Needs:
                             )
                         )
 
+    def add(self, other: "Needs") -> None:
+        """Everything that another one needs, but for what claims will look for."""
+        for mine, theirs in zip(self.sets(), other.sets(), strict=True):
+            mine.update(theirs)
+
+    def without(self, known: "Needs") -> "Needs":
+        """What is not known yet; claims look at the line anew each time."""
+        missing = Needs()
+        for mine, all_of_it, theirs in zip(missing.sets(), self.sets(), known.sets(), strict=True):
+            mine.update(all_of_it - theirs)
+        missing.serving = self.serving
+        return missing
+
+    def size(self) -> int:
+        return sum(len(rows) for rows in self.sets())
+
+    def sets(self) -> tuple[set[Any], ...]:
+        """All of them, in one fixed order."""
+        return self.users, self.kinds, self.jobs, self.keys, self.claims, self.windows
+
     def _add_subject(self, user_id: UserId | None, kind: Kind | None) -> None:
-        if user_id is not None:
-            self.users.add(user_id)
+        self.users.add(user_id or GLOBAL)
         if kind is not None:
             self.kinds.add(kind)

@@ -4,6 +4,7 @@ The row holds the job as JSON beside the columns that it is found by: one column
 instead of thirty, and still open to a look with the database's own JSON functions.
 """
 
+from collections.abc import Iterable
 from typing import Final
 
 import msgspec
@@ -16,7 +17,18 @@ from domain.life_cycle import Job, State
 from domain.moments import to_micros
 from domain.world import Needs, World
 from projections.rows import (
-    Document, Identifier, Query, create_all, digest, fetch, generation, have_all, placeholder, remove_some, upsert,
+    Document,
+    Identifier,
+    Query,
+    Row,
+    create_all,
+    digest,
+    fetch,
+    generation,
+    have_all,
+    placeholder,
+    remove_some,
+    upsert,
 )  # fmt: skip
 
 VERSION: Final = 1
@@ -78,30 +90,42 @@ class JobsProjection:
     def look_ahead(
         self, connection: Connection, generation: int, needs: Needs, world: World
     ) -> None:
-        """Nothing: a job is asked for by name."""
+        """For claims: the jobs that are named, whose end may let their users into the line."""
+        if not needs.serving:
+            return
+        known = [world.jobs.rows[job_id] for job_id in needs.jobs & world.jobs.rows.keys()]
+        needs.users.update(job.user_id for job in known)
+        unknown = needs.jobs - world.jobs.rows.keys()
+        _put(fetch(connection, generation, (_by_id, unknown)), needs, world)
 
     def load(self, connection: Connection, generation: int, needs: Needs, world: World) -> None:
+        unknown = needs.jobs - world.jobs.rows.keys()
         found = fetch(
             connection, generation,
-            (_by_id, needs.jobs), (_by_key, needs.keys), (_by_claim, needs.claims),
+            (_by_id, unknown), (_by_key, needs.keys), (_by_claim, needs.claims),
         )  # fmt: skip
-        for (document,) in found:
-            job = decode_job(document)
-            world.jobs.put(job)
-            needs.users.add(job.user_id)
-            needs.kinds.add(job.kind)
+        _put(found, needs, world)
 
     def save(self, connection: Connection, generation: int, world: World) -> None:
         changed = world.jobs.changed
+        # A count of nothing too: which states have a row must not depend on the batches.
+        changes = world.jobs.count_changes
         upsert(connection, jobs, [_row(generation, world.jobs.rows[job_id]) for job_id in changed])
-        changes = {state: by for state, by in world.jobs.count_changes.items() if by}
         if changes:
             _count(connection, generation, changes)
         changed.clear()
-        world.jobs.count_changes.clear()
+        changes.clear()
 
     def remove(self, connection: Connection, generation: int, rows_max: int) -> int:
         return sum(remove_some(connection, table, generation, rows_max) for table in self.tables)
+
+
+def _put(found: Iterable[Row], needs: Needs, world: World) -> None:
+    for (document,) in found:
+        job = decode_job(document)
+        world.jobs.put(job)
+        needs.users.add(job.user_id)
+        needs.kinds.add(job.kind)
 
 
 def _row(generation: int, job: Job) -> tuple[object, ...]:

@@ -1,4 +1,4 @@
-"""The waiting line: one row a user, one a lane (user and kind) and one a kind, and the waiting jobs.
+"""The waiting line: a row for each user, lane (user and kind) and kind, and the waiting jobs.
 
 A worker for some kinds reads their lanes in the order of the turn, one index range a kind, and the
 front of each lane that is served; never the whole queue.
@@ -14,7 +14,17 @@ from domain.identifiers import JobId, Kind, UserId
 from domain.line import KindInLine, Lane, UserInLine, WaitingJob
 from domain.world import Needs, World
 from projections.rows import (
-    Identifier, Query, create_all, delete, fetch, generation, have_all, insert, placeholder, remove_some, upsert,
+    Identifier,
+    Query,
+    create_all,
+    delete,
+    fetch,
+    generation,
+    have_all,
+    insert,
+    placeholder,
+    remove_some,
+    upsert,
 )  # fmt: skip
 
 VERSION: Final = 1
@@ -72,17 +82,31 @@ waiting_jobs = sa.Table(
         "kind",
         "reversed_priority",
         "job_id",
-    ),  # fmt: skip
+    ),
 )
 
 _NOTHING: sa.ColumnClause[Any] = sa.literal_column("NULL")
-_users_by_id = Query(users, [users.c.user_id, _NOTHING, users.c.waiting, users.c.running,
-                             users.c.running_limit, users.c.last_served, users.c.joined],
-                     by=users.c.user_id)  # fmt: skip
-_lanes_by_user = Query(lanes, [lanes.c.user_id, lanes.c.kind, lanes.c.waiting, _NOTHING, _NOTHING,
-                               _NOTHING, _NOTHING], by=lanes.c.user_id)  # fmt: skip
-_kinds_by_name = Query(kinds, [_NOTHING, kinds.c.kind, kinds.c.waiting, kinds.c.running,
-                               kinds.c.running_limit, _NOTHING, _NOTHING], by=kinds.c.kind)  # fmt: skip
+# One shape for three tables, so that they are read in one statement.
+_users_by_id = Query(
+    users,
+    [users.c.user_id, _NOTHING, users.c.waiting, users.c.running, users.c.running_limit,
+     users.c.last_served, users.c.joined],
+    by=users.c.user_id,
+)  # fmt: skip
+_lanes_by_user = Query(
+    lanes,
+    [lanes.c.user_id, lanes.c.kind, lanes.c.waiting, _NOTHING, _NOTHING, _NOTHING, _NOTHING],
+    by=lanes.c.user_id,
+)  # fmt: skip
+_lanes_of_user = Query(
+    lanes, [lanes.c.user_id, lanes.c.kind, lanes.c.waiting, lanes.c.turn], by=lanes.c.user_id
+)
+_kinds_by_name = Query(
+    kinds,
+    [_NOTHING, kinds.c.kind, kinds.c.waiting, kinds.c.running, kinds.c.running_limit,
+     _NOTHING, _NOTHING],
+    by=kinds.c.kind,
+)  # fmt: skip
 
 
 class LineProjection:
@@ -120,8 +144,13 @@ class LineProjection:
             served_kinds = ahead.kinds if served is None else served
             for lane, share in _shares(front, served_kinds, jobs_max).items():
                 shares[lane] = shares.get(lane, 0) + min(share, jobs_claimed)
+        # Who was at their cap may be in line by now: the end of a job in this batch, or its limit.
+        for lane, waiting in _held_back(connection, generation, needs.users):
+            if lane[1] in wanted:
+                shares[lane] = min(waiting, jobs_max)
         _read_lanes(connection, generation, shares, world)
-        needs.users.update(user_id for user_id, _ in shares)
+        ahead.users.update(user_id for user_id, _ in shares)
+        needs.users |= ahead.users
         needs.kinds.update(wanted)
         needs.jobs.update(job.job_id for queue in ahead.queues.values() for job in queue)
 
@@ -204,7 +233,7 @@ def _front(
     front: dict[Kind, list[tuple[int, UserId, int]]] = {kind: [] for kind in wanted}
     mark = placeholder(connection)
     one = (
-        f"SELECT * FROM (SELECT kind, turn, user_id, waiting FROM {lanes.name}"  # noqa: S608
+        f"SELECT * FROM (SELECT kind, turn, user_id, waiting FROM {lanes.name}"
         f" WHERE generation = {mark} AND kind = {mark} AND turn IS NOT NULL"
         f" ORDER BY turn LIMIT {lanes_max}) AS front"
     )
@@ -219,6 +248,18 @@ def _front(
     for found in front.values():
         found.sort()
     return front
+
+
+def _held_back(
+    connection: Connection, generation: int, named: set[UserId]
+) -> list[tuple[Lane, int]]:
+    """The lanes of these users whose turn does not come, with the jobs that wait in them."""
+    found = fetch(connection, generation, (_lanes_of_user, [user.encode() for user in named]))
+    return [
+        ((UserId(user.decode()), Kind(kind.decode())), waiting)
+        for user, kind, waiting, turn in found
+        if turn is None
+    ]
 
 
 def _shares(
@@ -241,11 +282,11 @@ def _shares(
 def _read_lanes(
     connection: Connection, generation: int, shares: dict[Lane, int], world: World
 ) -> None:
-    """Read the front of each lane; one more than its share tells whether it goes on."""
+    """Read the front of each lane, as much of it as its share."""
     ahead = world.line.ahead
     mark = placeholder(connection)
     one = (
-        f"SELECT * FROM (SELECT user_id, kind, reversed_priority, job_id FROM {waiting_jobs.name}"  # noqa: S608
+        f"SELECT * FROM (SELECT user_id, kind, reversed_priority, job_id FROM {waiting_jobs.name}"
         f" WHERE generation = {mark} AND user_id = {mark} AND kind = {mark}"
         " ORDER BY reversed_priority, job_id LIMIT {limit}) AS lane"
     )
@@ -253,7 +294,7 @@ def _read_lanes(
     for start in range(0, len(wanted), LANES_A_STATEMENT_MAX):
         chunk = wanted[start : start + LANES_A_STATEMENT_MAX]
         rows = connection.exec_driver_sql(
-            " UNION ALL ".join(one.replace("{limit}", str(share + 1)) for _, share in chunk),
+            " UNION ALL ".join(one.replace("{limit}", str(share)) for _, share in chunk),
             tuple(
                 value
                 for (user_id, kind), _ in chunk
@@ -265,11 +306,8 @@ def _read_lanes(
             ahead.queues.setdefault(lane, []).append(
                 WaitingJob(JobId(job_id), *lane, -reversed_priority)
             )
-    for lane, share in wanted:
-        queue = ahead.queues.setdefault(lane, [])
+    for queue in ahead.queues.values():
         queue.sort(key=lambda job: job.order)
-        if len(queue) > share:
-            ahead.cut.add(lane)
 
 
 class LineQueries:

@@ -6,12 +6,15 @@ from typing import Final
 from sqlalchemy.engine import Connection
 
 from domain.errors import LogUnavailable
+from domain.line import Lookahead
 from domain.ports import Projection
 from domain.world import Needs, World
 from projections import registry
 from projections.jobs import JobsProjection
 from projections.line import LineProjection
 from projections.windows import WindowsProjection
+
+ROWS_KEPT_MAX: Final = 20_000  # between batches, some 20 MB
 
 
 def inline_projections() -> tuple[Projection[Connection], ...]:
@@ -25,8 +28,11 @@ class LiveProjections:
     def __init__(self, projections: Sequence[Projection[Connection]]) -> None:
         self._projections: Final = projections
         self._generations: dict[str, int] = {}
+        self._kept: World | None = None  # as stored at its position
+        self._known = Needs()  # which rows it has, or knows to be absent
 
     def refresh(self, connection: Connection) -> None:
+        self.forget()
         registered = registry.read(connection)
         registry.check_versions(registered, self._projections)
         for projection in self._projections:
@@ -38,12 +44,34 @@ class LiveProjections:
                 )
             self._generations[projection.name] = found.generation
 
-    def load(self, connection: Connection, needs: Needs, world: World) -> None:
+    def load(self, connection: Connection, position: int, needs: Needs) -> World:
+        """Rows that are known from the batches before are not read again, unless another process
+        has written meanwhile.
+        """
+        world = self._kept
+        if world is None or world.position != position or self._known.size() > ROWS_KEPT_MAX:
+            self.forget()
+            world = World()
+            world.position = position
+        self._kept = None
+        world.line.ahead = Lookahead()
         self._each(lambda one, at: one.look_ahead(connection, at, needs, world))
-        self._each(lambda one, at: one.load(connection, at, needs, world))
+        for projection in self._projections:
+            missing = needs.without(self._known)
+            projection.load(connection, self._generations[projection.name], missing, world)
+            needs.add(missing)
+        self._known.add(needs)
+        return world
 
     def save(self, connection: Connection, world: World) -> None:
         self._each(lambda one, at: one.save(connection, at, world))
+
+    def keep(self, world: World) -> None:
+        self._kept = world
+
+    def forget(self) -> None:
+        self._kept = None
+        self._known = Needs()
 
     def _each(self, act: Callable[[Projection[Connection], int], None]) -> None:
         for projection in self._projections:

@@ -7,88 +7,124 @@ and the right to DROP is the right to TRUNCATE the log. Stopped half-way it leav
 reads; the next rebuild removes them.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
-from typing import Final
+from typing import Final, Protocol, Self
 
 from sqlalchemy.engine import Connection
 
+from domain.events import Recorded
 from domain.ports import EventLog, Projection
-from domain.world import Needs, World
 from projections import registry
+from projections.fold import GenerationFold
 
-EVENTS_A_BATCH: Final = 4000
+EVENTS_A_PAGE: Final = 4000
 EVENTS_UNDER_LOCK_MAX: Final = 1000  # left to fold while every writer waits: some 20 ms
 ROWS_A_DELETE: Final = 2000
 
-Transaction = Callable[[], AbstractContextManager[Connection]]
+
+class Access(Protocol):
+    """How a rebuild comes to the database."""
+
+    def read(self) -> AbstractContextManager[Connection]:
+        """A connection for queries."""
+
+    def write(self) -> AbstractContextManager[Connection]:
+        """One transaction."""
+
+
 Progress = Callable[[int, int], None]  # events folded, events in the log
 
 
 def rebuild(
     log: EventLog[Connection],
-    transaction: Transaction,
+    database: Access,
     projections: Sequence[Projection[Connection]],
-    progress: Progress = lambda done, total: None,
+    progress: Progress = lambda _done, _total: None,
 ) -> int:
     """Build these projections again and make them current; returns how many events were folded."""
-    with transaction() as connection:
+    with database.write() as connection:
         for projection in projections:
             projection.create_tables(connection)
-    with transaction() as connection:
+    with database.write() as connection:
         log.lock_head(connection)
         generations = [registry.reserve(connection, projection) for projection in projections]
     building = list(zip(projections, generations, strict=True))
-    position = 0
-    while True:
-        with transaction() as connection:
-            total = log.position(connection)
-        progress(position, total)
-        if total - position <= EVENTS_UNDER_LOCK_MAX:
-            break
-        with transaction() as connection:
-            position = _fold_batch(log, connection, building, position)
-    with transaction() as connection:
+    for projection, generation in building:
+        # Left by whoever was handed this number before the registry was lost.
+        _remove(database, projection, generation)
+    with database.read() as connection:
+        total = log.position(connection)
+    fold = GenerationFold(building, events_expected=total)
+    with _Pages(log, database) as pages:
+        while total - fold.position > EVENTS_UNDER_LOCK_MAX:
+            progress(fold.position, total)
+            events = pages.behind(fold.position)
+            with database.read() as connection:
+                fold.take(connection, events)
+                total = log.position(connection)
+            if fold.is_save_due:
+                with database.write() as connection:
+                    fold.save(connection)
+    with database.write() as connection:
+        fold.save(connection)
+    with database.write() as connection:
         total = log.lock_head(connection).position
-        while position < total:
-            position = _fold_batch(log, connection, building, position)
-        for projection, generation in building:
-            registry.switch(connection, projection, generation)
+        while fold.position < total:
+            fold.take(connection, log.read(connection, fold.position, EVENTS_A_PAGE))
+        fold.save(connection)
+        current = [
+            (projection, registry.switch(connection, projection, generation))
+            for projection, generation in building
+        ]
         log.raise_epoch(connection)
-    progress(position, total)
-    for projection, generation in building:
-        remove_older(transaction, projection, generation)
-    return position
+    progress(total, total)
+    for projection, generation in current:
+        remove_older(database, projection, generation)
+    return total
 
 
-def _fold_batch(
-    log: EventLog[Connection],
-    connection: Connection,
-    building: Iterable[tuple[Projection[Connection], int]],
-    after: int,
-) -> int:
-    events = log.read(connection, after, EVENTS_A_BATCH)
-    needs = Needs()
-    needs.add_events(events)
-    world = World()
-    for projection, generation in building:
-        projection.load(connection, generation, needs, world)
-    for recorded in events:
-        world.evolve(recorded)
-    for projection, generation in building:
-        projection.save(connection, generation, world)
-    return events[-1].position
+class _Pages:
+    """Reads the log a page ahead, so that the database works while we fold."""
+
+    def __init__(self, log: EventLog[Connection], database: Access) -> None:
+        self._log = log
+        self._database = database
+        self._reader = ThreadPoolExecutor(1, thread_name_prefix="fairlog-rebuild")
+        self._next: tuple[int, Future[Sequence[Recorded]]] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._reader.shutdown()
+
+    def behind(self, position: int) -> Sequence[Recorded]:
+        """The events behind a position; positions have no gaps, so the next page is known."""
+        if self._next is None or self._next[0] != position:
+            self._next = (position, self._reader.submit(self._read, position))
+        events = self._next[1].result()
+        following = position + len(events)
+        self._next = (following, self._reader.submit(self._read, following))
+        return events
+
+    def _read(self, position: int) -> Sequence[Recorded]:
+        with self._database.read() as connection:
+            return self._log.read(connection, position, EVENTS_A_PAGE)
 
 
-def remove_older(
-    transaction: Transaction, projection: Projection[Connection], generation: int
-) -> None:
+def remove_older(database: Access, projection: Projection[Connection], generation: int) -> None:
     """Delete every generation before this one, a little at a time."""
     for older in range(generation - 1, 0, -1):
-        removed = None
-        while removed != 0:
-            with transaction() as connection:
-                removed = projection.remove(connection, older, ROWS_A_DELETE)
+        _remove(database, projection, older)
+
+
+def _remove(database: Access, projection: Projection[Connection], generation: int) -> None:
+    removed = None
+    while removed != 0:
+        with database.write() as connection:
+            removed = projection.remove(connection, generation, ROWS_A_DELETE)
 
 
 def outdated(

@@ -12,7 +12,7 @@ from msgspec import Struct
 from sqlalchemy.engine import Connection
 
 from domain.errors import LogTooNew
-from domain.ports import Projection
+from domain.ports import Versioned
 
 metadata = sa.MetaData()
 
@@ -46,7 +46,7 @@ def current(name: str) -> sa.ColumnElement[int]:
     return sa.select(registry.c.generation).where(registry.c.name == name).scalar_subquery()
 
 
-def reserve(connection: Connection, projection: Projection[Connection]) -> int:
+def reserve(connection: Connection, projection: Versioned) -> int:
     """Hand out a new generation, never used before. Needs the head lock."""
     newest = connection.execute(
         sa.select(registry.c.newest).where(registry.c.name == projection.name)
@@ -62,18 +62,23 @@ def reserve(connection: Connection, projection: Projection[Connection]) -> int:
     return int(newest) + 1
 
 
-def switch(connection: Connection, projection: Projection[Connection], generation: int) -> None:
-    """Make a generation the current one. Needs the head lock."""
+def switch(connection: Connection, projection: Versioned, generation: int) -> int:
+    """Make a generation the current one, unless a later one is; which it then is.
+
+    Going back would bring to life what the later rebuild is deleting. Needs the head lock.
+    """
     connection.execute(
         registry.update()
-        .where(registry.c.name == projection.name)
+        .where(registry.c.name == projection.name, registry.c.generation < generation)
         .values(version=projection.version, generation=generation)
     )
+    found = connection.execute(
+        sa.select(registry.c.generation).where(registry.c.name == projection.name)
+    )
+    return int(found.scalar_one())
 
 
-def check_versions(
-    registered: dict[str, Registered], projections: Sequence[Projection[Connection]]
-) -> None:
+def check_versions(registered: dict[str, Registered], projections: Sequence[Versioned]) -> None:
     """Raises `LogTooNew` when another process runs a newer release of a projection."""
     for projection in projections:
         found = registered.get(projection.name)

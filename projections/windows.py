@@ -1,7 +1,8 @@
 """Submissions admitted and refused in each window, and the limits that were set."""
 
+from collections.abc import Iterable
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -12,10 +13,17 @@ from domain.policy import Policy
 from domain.rate_limits import Counter, Limits, Windows, window_start
 from domain.world import Needs, World
 from projections.rows import (
-    Identifier, create_all, generation, have_all, placeholder, remove_some, upsert,
+    Identifier,
+    create_all,
+    generation,
+    have_all,
+    placeholder,
+    remove_some,
+    upsert,
 )  # fmt: skip
 
 VERSION: Final = 1
+WINDOWS_A_STATEMENT_MAX: Final = 250  # SQLite joins up to 500 selects
 metadata = sa.MetaData()
 
 window_counters = sa.Table(
@@ -59,34 +67,42 @@ class WindowsProjection:
 
     def load(self, connection: Connection, generation: int, needs: Needs, world: World) -> None:
         """Counters and limits in one statement; a limit has neither length nor start."""
+        subjects = needs.users | {user_id for user_id, _, _ in needs.windows}
+        if not subjects:
+            return
         mark = placeholder(connection)
-        parts: list[str] = []
-        values: list[object] = []
         windows: dict[tuple[int, int], list[bytes]] = {}
         for user_id, seconds, start in needs.windows:
             windows.setdefault((seconds, start), []).append(user_id.encode())
-        for (seconds, start), named in windows.items():
-            parts.append(
-                "SELECT user_id, NULL AS kind, window_seconds, window_start, used, refused"  # noqa: S608
-                f" FROM {window_counters.name} WHERE generation = {mark} AND user_id IN"
-                f" ({', '.join([mark] * len(named))}) AND window_seconds = {mark}"
-                f" AND window_start = {mark}"
+        parts: list[tuple[str, list[object]]] = [
+            (
+                (
+                    "SELECT user_id, NULL AS kind, window_seconds, window_start, used, refused"
+                    f" FROM {window_counters.name} WHERE generation = {mark} AND user_id IN"
+                    f" ({', '.join([mark] * len(named))}) AND window_seconds = {mark}"
+                    f" AND window_start = {mark}"
+                ),
+                [generation, *named, seconds, start],
             )
-            values += [generation, *named, seconds, start]
-        subjects = {GLOBAL, *needs.users, *(user_id for user_id, _, _ in needs.windows)}
+            for (seconds, start), named in windows.items()
+        ]
         parts.append(
-            "SELECT user_id, kind, NULL, NULL, submissions, running"  # noqa: S608
-            f" FROM {limits.name} WHERE generation = {mark} AND user_id IN"
-            f" ({', '.join([mark] * len(subjects))})"
+            (
+                (
+                    "SELECT user_id, kind, NULL, NULL, submissions, running"
+                    f" FROM {limits.name} WHERE generation = {mark} AND user_id IN"
+                    f" ({', '.join([mark] * len(subjects))})"
+                ),
+                [generation, *(subject.encode() for subject in subjects)],
+            )
         )
-        values += [generation, *(subject.encode() for subject in subjects)]
-        found = connection.exec_driver_sql(" UNION ALL ".join(parts), tuple(values))
-        for user, kind, found_seconds, found_start, first, second in found:
-            user_id = UserId(user.decode())
-            if found_seconds is None:
-                world.windows.limits[user_id, Kind(kind.decode())] = Limits(first, second)
-            else:
-                world.windows.counters[user_id, found_seconds, found_start] = Counter(first, second)
+        for start in range(0, len(parts), WINDOWS_A_STATEMENT_MAX):
+            chunk = parts[start : start + WINDOWS_A_STATEMENT_MAX]
+            found = connection.exec_driver_sql(
+                " UNION ALL ".join(text for text, _ in chunk),
+                tuple(value for _, values in chunk for value in values),
+            )
+            _put(found, world)
 
     def save(self, connection: Connection, generation: int, world: World) -> None:
         windows = world.windows
@@ -105,6 +121,15 @@ class WindowsProjection:
 
     def remove(self, connection: Connection, generation: int, rows_max: int) -> int:
         return sum(remove_some(connection, table, generation, rows_max) for table in self.tables)
+
+
+def _put(found: Iterable[Any], world: World) -> None:
+    for user, kind, seconds, start, first, second in found:
+        user_id = UserId(user.decode())
+        if seconds is None:
+            world.windows.limits[user_id, Kind(kind.decode())] = Limits(first, second)
+        else:
+            world.windows.counters[user_id, seconds, start] = Counter(first, second)
 
 
 class WindowQueries:

@@ -1,0 +1,368 @@
+"""The settings of a database that Fairlog relies on: what each is, and how to mend it.
+
+Each check is one small function. Those of durability are asked at every start too: with them wrong,
+an answer no longer means that it is on disk.
+"""
+
+import os
+import re
+import sqlite3
+from collections.abc import Iterator, Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import Final
+
+from msgspec import Struct
+from sqlalchemy.engine import Connection
+from sqlalchemy.exc import DBAPIError
+
+from adapters.database import Database, error_code
+from adapters.grants import may_drop
+from adapters.schema import is_current, missing_triggers
+
+PACKET_BYTES_MIN: Final = 16 * 1024 * 1024  # a body of 1 MiB, and a batch of them, fit well
+_SQLITE_MIN: Final = (3, 35)
+_MARIADB_MIN: Final = (10, 11)
+_MYSQL_MIN: Final = (8, 0)
+_FULL: Final = 2  # of PRAGMA synchronous
+_DENIED: Final = frozenset({1142, 1143, 1044, 1370})
+_VARIABLES: Final = (
+    "innodb_flush_log_at_trx_commit", "sync_binlog", "log_bin", "log_bin_trust_function_creators",
+    "tx_isolation", "transaction_isolation", "character_set_client", "character_set_connection",
+    "character_set_results", "max_allowed_packet", "time_zone",
+)  # fmt: skip
+
+Variables = Mapping[str, str]
+
+
+class Level(StrEnum):
+    OK = "ok"
+    WARNING = "warning"  # it works, and something is worse than it could be
+    ERROR = "error"  # Fairlog cannot keep a promise, or not work at all
+
+
+class Finding(Struct, frozen=True):
+    """What one check came to."""
+
+    check: str
+    level: Level
+    found: str
+    mend: str | None = None  # None: nothing to be done
+
+
+def examine(database: Database) -> Iterator[Finding]:
+    """Ask for everything, one finding a check. Raises `LogUnavailable` when it is away."""
+    yield from _examine_sqlite(database) if database.is_sqlite else _examine_server(database)
+
+
+def unsafe_settings(database: Database) -> list[Finding]:
+    """What may lose answered submissions when the machine fails, for a warning at every start."""
+    with database.read() as connection:
+        if database.is_sqlite:
+            findings = [sqlite_journal(connection), sqlite_synchronous(connection)]
+        else:
+            variables = _variables(connection)
+            findings = [flush_at_commit(variables), binary_log_flush(variables)]
+    return [finding for finding in findings if finding.level is not Level.OK]
+
+
+def _examine_sqlite(database: Database) -> Iterator[Finding]:
+    yield sqlite_version(sqlite3.sqlite_version_info)
+    file = Path(database.url.database or "")
+    yield sqlite_file(file)
+    if not file.exists():
+        return
+    with database.read() as connection:
+        yield sqlite_journal(connection)
+        yield sqlite_synchronous(connection)
+    schema = tables(database)
+    yield schema
+    if schema.level is Level.OK:
+        yield triggers(missing_triggers(database), {})
+
+
+def _examine_server(database: Database) -> Iterator[Finding]:
+    with database.read() as connection:
+        variables = _variables(connection)
+        yield server_version(str(connection.exec_driver_sql("SELECT VERSION()").scalar_one()))
+        yield flush_at_commit(variables)
+        yield binary_log_flush(variables)
+        yield isolation(variables)
+        yield character_set(variables)
+        yield time_zone(variables)
+        yield packet(variables)
+        yield clock(connection)
+    schema = tables(database)
+    yield schema
+    if schema.level is Level.OK:
+        yield triggers(missing_triggers(database), variables)
+        with database.read() as connection:
+            yield engine(connection)
+            yield from rights(connection)
+
+
+def _variables(connection: Connection) -> Variables:
+    """As they are for our session; a server that does not know one leaves it out."""
+    names = ", ".join(f"'{name}'" for name in _VARIABLES)
+    rows = connection.exec_driver_sql(f"SHOW VARIABLES WHERE variable_name IN ({names})")
+    return {str(name).lower(): str(value) for name, value in rows}
+
+
+# Durability
+
+
+def flush_at_commit(variables: Variables) -> Finding:
+    name = "innodb_flush_log_at_trx_commit"
+    value = variables.get(name, "1")
+    if value == "1":
+        return Finding("flush at commit", Level.OK, f"{name} is 1: a commit is on disk")
+    return Finding(
+        "flush at commit",
+        Level.ERROR,
+        f"{name} is {value}: when the machine fails, submissions that were answered are lost",
+        f"SET GLOBAL {name} = 1, and the same in the server's configuration",
+    )
+
+
+def binary_log_flush(variables: Variables) -> Finding:
+    value = variables.get("sync_binlog", "1")
+    if not _is_on(variables, "log_bin"):
+        return Finding("binary log", Level.OK, "there is none")
+    if value == "1":
+        return Finding("binary log", Level.OK, "sync_binlog is 1: it is on disk with each commit")
+    return Finding(
+        "binary log",
+        Level.ERROR,
+        f"log_bin is on and sync_binlog is {value}: when the machine fails, the binary log may "
+        "lack submissions that were answered, and replicas with it",
+        "SET GLOBAL sync_binlog = 1, and the same in the server's configuration",
+    )
+
+
+def sqlite_journal(connection: Connection) -> Finding:
+    mode = str(connection.exec_driver_sql("PRAGMA journal_mode").scalar_one())
+    if mode == "wal":
+        return Finding("journal", Level.OK, "journal_mode is WAL: readers and the writer go on")
+    return Finding(
+        "journal",
+        Level.ERROR,
+        f"journal_mode is {mode}: the file's folder does not allow WAL",
+        "move the file to a local disk; network folders have no shared memory",
+    )
+
+
+def sqlite_synchronous(connection: Connection) -> Finding:
+    value = int(connection.exec_driver_sql("PRAGMA synchronous").scalar_one())
+    if value >= _FULL:
+        return Finding("synchronous", Level.OK, "synchronous is FULL: a commit is on disk")
+    return Finding(
+        "synchronous",
+        Level.ERROR,
+        f"synchronous is {value}: when the machine fails, submissions that were answered are lost",
+        "use an SQLite that is compiled without a fixed synchronous setting",
+    )
+
+
+# The server and our session on it
+
+
+def server_version(text: str) -> Finding:
+    numbers = re.search(r"(\d+)\.(\d+)", text)
+    version = (int(numbers[1]), int(numbers[2])) if numbers else (0, 0)
+    name, least = ("MariaDB", _MARIADB_MIN) if "mariadb" in text.lower() else ("MySQL", _MYSQL_MIN)
+    if version >= least:
+        return Finding("version", Level.OK, text)
+    return Finding(
+        "version",
+        Level.WARNING,
+        f"{text} is older than what Fairlog is tested with",
+        f"upgrade to {name} {least[0]}.{least[1]} or later",
+    )
+
+
+def isolation(variables: Variables) -> Finding:
+    value = variables.get("transaction_isolation") or variables.get("tx_isolation") or "unknown"
+    if value == "READ-COMMITTED":
+        return Finding("isolation", Level.OK, "READ COMMITTED in our sessions")
+    return Finding(
+        "isolation",
+        Level.ERROR,
+        f"our sessions have {value}, although they ask for READ COMMITTED",
+        "let no proxy or init_connect of the server change transaction_isolation",
+    )
+
+
+def character_set(variables: Variables) -> Finding:
+    names = ("character_set_client", "character_set_connection", "character_set_results")
+    found = {variables.get(name, "utf8mb4") for name in names}
+    if found == {"utf8mb4"}:
+        return Finding("character set", Level.OK, "utf8mb4 on our connections")
+    return Finding(
+        "character set",
+        Level.ERROR,
+        f"our connections have {', '.join(sorted(found))}, although they ask for utf8mb4",
+        "let no proxy, init_connect or skip-character-set-client-handshake of the server change it",
+    )
+
+
+def time_zone(variables: Variables) -> Finding:
+    value = variables.get("time_zone", "+00:00")
+    if value == "+00:00":
+        return Finding("time zone", Level.OK, "UTC in our sessions")
+    return Finding(
+        "time zone",
+        Level.ERROR,
+        f"our sessions have {value}, although they ask for +00:00: times would be off",
+        "let no proxy or init_connect of the server change time_zone",
+    )
+
+
+def packet(variables: Variables) -> Finding:
+    size = int(variables.get("max_allowed_packet", PACKET_BYTES_MIN))
+    if size >= PACKET_BYTES_MIN:
+        return Finding("packet size", Level.OK, f"max_allowed_packet is {size} bytes")
+    return Finding(
+        "packet size",
+        Level.ERROR,
+        f"max_allowed_packet is {size} bytes: large payloads would be refused",
+        f"SET GLOBAL max_allowed_packet = {PACKET_BYTES_MIN} or more, and the same in the server's "
+        "configuration",
+    )
+
+
+def clock(connection: Connection) -> Finding:
+    """Whether SYSDATE() can be moved, as it can under `--sysdate-is-now`."""
+    connection.exec_driver_sql("SET timestamp = 1")
+    try:
+        moved = bool(connection.exec_driver_sql("SELECT YEAR(SYSDATE()) = 1970").scalar_one())
+    finally:
+        connection.exec_driver_sql("SET timestamp = DEFAULT")
+    if not moved:
+        return Finding("clock", Level.OK, "SYSDATE() is the server's clock, whatever a client sets")
+    return Finding(
+        "clock",
+        Level.ERROR,
+        "sysdate-is-now is in force: the log's clock would be the time before its lock was had, "
+        "and any client can move it",
+        "start the server without --sysdate-is-now",
+    )
+
+
+# Tables
+
+
+def tables(database: Database) -> Finding:
+    if is_current(database):
+        return Finding("tables", Level.OK, "those of this release")
+    return Finding(
+        "tables", Level.WARNING, "missing, or those of another release", "run `fairlog migrate`"
+    )
+
+
+def engine(connection: Connection) -> Finding:
+    """Whether all tables know transactions."""
+    rows = connection.exec_driver_sql(
+        "SELECT table_name, engine FROM information_schema.tables"
+        " WHERE table_schema = DATABASE() AND table_type = 'BASE TABLE' AND engine <> 'InnoDB'"
+        " ORDER BY table_name"
+    )
+    others = [f"{name} ({kind})" for name, kind in rows]
+    if not others:
+        return Finding("engine", Level.OK, "InnoDB for every table")
+    return Finding(
+        "engine",
+        Level.ERROR,
+        f"without transactions: {', '.join(others)}",
+        "ALTER TABLE … ENGINE = InnoDB",
+    )
+
+
+def triggers(missing: list[str], variables: Variables) -> Finding:
+    if not missing:
+        return Finding("append-only", Level.OK, "triggers refuse UPDATE and DELETE on events")
+    found = f"no triggers {' and '.join(missing)}, or no TRIGGER right to see them"
+    mend = "run `fairlog migrate`"
+    if _is_on(variables, "log_bin") and not _is_on(variables, "log_bin_trust_function_creators"):
+        mend = (
+            "with a binary log on, an account without SUPER may create them only after SET GLOBAL "
+            "log_bin_trust_function_creators = 1; then run `fairlog migrate`"
+        )
+    return Finding("append-only", Level.WARNING, found, mend)
+
+
+def rights(connection: Connection) -> Iterator[Finding]:
+    """What the account may do with the log.
+
+    EXPLAIN needs the rights of the statement that it explains, and does nothing: so roles and
+    wildcards count as the server counts them.
+    """
+    needed = {
+        "SELECT and INSERT on events": "INSERT INTO events SELECT * FROM events WHERE 1 = 0",
+        "SELECT and INSERT on bodies": "INSERT INTO bodies SELECT * FROM bodies WHERE 1 = 0",
+        "SELECT … FOR UPDATE on log_head": "SELECT position FROM log_head FOR UPDATE",
+        "UPDATE on log_head": "UPDATE log_head SET position = position",
+    }
+    lacking = [what for what, statement in needed.items() if not _may(connection, statement)]
+    if lacking:
+        yield Finding(
+            "rights", Level.ERROR, f"the account lacks {', '.join(lacking)}",
+            "GRANT SELECT, INSERT on events and bodies, and SELECT, UPDATE on log_head",
+        )  # fmt: skip
+    else:
+        yield Finding("rights", Level.OK, "the account may do what Fairlog does with the log")
+    changing = {
+        "UPDATE": "UPDATE events SET version = version",
+        "DELETE": "DELETE FROM events WHERE position = 0",
+    }
+    excess = [right for right, statement in changing.items() if _may(connection, statement)]
+    grants = [str(line) for (line,) in connection.exec_driver_sql("SHOW GRANTS")]
+    schema = str(connection.exec_driver_sql("SELECT DATABASE()").scalar_one())
+    if may_drop(grants, schema, "events"):
+        excess.append("DROP")
+    if excess:
+        yield Finding(
+            "rights on events", Level.WARNING,
+            f"the account has {', '.join(excess)}: fine for development, too much for production",
+            "leave it SELECT and INSERT on events, and no DROP in the database: it allows TRUNCATE",
+        )  # fmt: skip
+    else:
+        yield Finding("rights on events", Level.OK, "the account may only read and append")
+
+
+def _may(connection: Connection, statement: str) -> bool:
+    try:
+        connection.exec_driver_sql(f"EXPLAIN {statement}").all()
+    except DBAPIError as error:
+        if error_code(error) in _DENIED:
+            return False
+        raise
+    return True
+
+
+def sqlite_version(version: tuple[int, ...]) -> Finding:
+    text = ".".join(map(str, version))
+    if version >= _SQLITE_MIN:
+        return Finding("version", Level.OK, f"SQLite {text}")
+    return Finding(
+        "version",
+        Level.ERROR,
+        f"SQLite {text} is too old",
+        "use a Python with SQLite 3.35 or later",
+    )
+
+
+def sqlite_file(file: Path) -> Finding:
+    folder = file.absolute().parent
+    if not folder.is_dir():
+        return Finding("file", Level.ERROR, f"there is no folder {folder}", f"mkdir -p {folder}")
+    wanted = [path for path in (file, folder) if path.exists() and not os.access(path, os.W_OK)]
+    if wanted:  # the folder too: the write-ahead log is a file beside it
+        found = f"{wanted[0]} cannot be written"
+        return Finding("file", Level.ERROR, found, "give this account the right to write it")
+    if not file.exists():
+        return Finding("file", Level.WARNING, f"there is no {file} yet", "run `fairlog migrate`")
+    return Finding("file", Level.OK, f"{file} can be written")
+
+
+def _is_on(variables: Variables, name: str) -> bool:
+    return variables.get(name, "OFF").upper() in {"ON", "1"}

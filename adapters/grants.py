@@ -1,0 +1,32 @@
+"""Reading `SHOW GRANTS`, as far as no statement tells without doing it."""
+
+import re
+from collections.abc import Sequence
+from typing import Final
+
+_GRANT: Final = re.compile(r"^GRANT (?P<rights>.+?) ON (?P<schema>\S+?)\.(?P<table>\S+) TO ")
+
+
+def may_drop(grants: Sequence[str], schema: str, table: str) -> bool:
+    """Whether one of the lines gives DROP, and with it TRUNCATE, on a table."""
+    return any(
+        found is not None
+        and {"ALL PRIVILEGES", "DROP"} & set(found["rights"].upper().split(", "))
+        and _covers(found["schema"], schema)
+        and found["table"].strip("`") in {"*", table}
+        for found in map(_GRANT.match, grants)
+    )
+
+
+def _covers(pattern: str, schema: str) -> bool:
+    r"""A schema in a grant may hold the wildcards `%` and `_`; `\` takes their meaning away."""
+    name = pattern.strip("`")
+    if name == "*":
+        return True
+    parts = re.findall(r"\\(.)|(.)", name)
+    wildcards = {"%": ".*", "_": "."}
+    regex = "".join(
+        re.escape(literal) if literal else wildcards.get(character, re.escape(character))
+        for literal, character in parts
+    )
+    return re.fullmatch(regex, schema, re.DOTALL) is not None

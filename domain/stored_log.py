@@ -1,0 +1,38 @@
+"""The log as it is stored, for those who check it and trust nothing of it."""
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from msgspec import Struct
+
+from domain.ports import C
+
+# Position, type, version, user_id, job_id, recorded_at in microseconds, data, hash. A plain tuple
+# of anything: a verifier reads them all, and somebody may have put anything into a column.
+StoredRow = tuple[Any, ...]
+
+
+class StoredHead(Struct, frozen=True):
+    """What the head row says of the end of the log."""
+
+    position: int
+    hash: bytes
+    recorded_at: int  # UTC, microseconds
+
+
+class StoredLog(Protocol[C]):
+    """A port: see `domain.ports`."""
+
+    def head(self, connection: C) -> StoredHead | None:
+        """None: there is no head row."""
+
+    def rows(self, connection: C, after: int, limit: int) -> Sequence[StoredRow]:
+        """Up to `limit` rows behind `after`, in order."""
+
+    def body_digests(
+        self, connection: C, after: int, up_to: int, limit: int
+    ) -> Sequence[tuple[int, str, int]]:
+        """Give (position, SHA-256 in hex, size) of up to `limit` bodies behind `after`, in order.
+
+        None of them lies behind `up_to`.
+        """
