@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import structlog
-from sqlalchemy.engine import Connection
 
 from adapters.command_queue import CommandQueue
 from adapters.database import Database
@@ -18,9 +17,12 @@ from adapters.settings import Settings
 from adapters.writer import Writer
 from domain.errors import FairlogError
 from domain.policy import Policy
-from domain.ports import Clock, Projection
+from domain.ports import Clock
+from entrypoints.following import Following
 from entrypoints.service import Fairlog
 from projections import registry
+from projections.activity import ActivityProjection
+from projections.follower import Follower
 from projections.live import LiveProjections, inline_projections
 from projections.rebuild import Progress, outdated, rebuild
 from projections.rows import create_all
@@ -36,7 +38,8 @@ def compose(
     log = SqlEventLog(database, clock)
     policy = policy_of(settings)
     writer = Writer(database, log, LiveProjections(inline_projections()), policy, queue)
-    return Fairlog(database, log, writer, policy)
+    activity = Follower(ActivityProjection(), log.read, log, database.read, database.write)
+    return Fairlog(database, log, writer, policy, Following([activity]))
 
 
 def policy_of(settings: Settings) -> Policy:
@@ -50,10 +53,11 @@ def policy_of(settings: Settings) -> Policy:
     )
 
 
-def prepare(fairlog: Fairlog, progress: Progress = lambda done, total: None) -> list[str]:
+def prepare(fairlog: Fairlog, progress: Progress = lambda _done, _total: None) -> list[str]:
     """Create or upgrade the schema, and build the projections that are missing or outdated.
 
-    Any number of servers may do it at once. Returns the names of the projections that were built.
+    Any number of servers may do it at once. Returns the names of the projections that were built;
+    those that follow the log are only begun, and catch up while the service goes on.
     """
     migrate(fairlog.database)
     try:
@@ -65,26 +69,36 @@ def prepare(fairlog: Fairlog, progress: Progress = lambda done, total: None) -> 
     with fairlog.database.read() as connection:
         stale = outdated(connection, inline_projections())
     if stale:
-        rebuild(fairlog.log, fairlog.database.write, stale, progress)
+        rebuild(fairlog.log, fairlog.database, stale, progress)
+    for follower in fairlog.following.followers:
+        follower.prepare()
     return [projection.name for projection in stale]
 
 
 def rebuild_projections(
-    fairlog: Fairlog, names: Sequence[str], progress: Progress = lambda done, total: None
+    fairlog: Fairlog, names: Sequence[str], progress: Progress = lambda _done, _total: None
 ) -> int:
-    """Build projections again from the log; none named: all. Returns how many events were folded."""
-    return rebuild(fairlog.log, fairlog.database.write, projections_named(names), progress)
+    """Build projections again from the log; none named: all. Returns how many events there were."""
+    inline = {projection.name: projection for projection in inline_projections()}
+    following = {one.projection.name: one for one in fairlog.following.followers}
+    wanted = _known_names(names, [*inline, *following])
+    folded = 0
+    if chosen := [inline[name] for name in wanted if name in inline]:
+        folded = rebuild(fairlog.log, fairlog.database, chosen, progress)
+    for name in wanted:
+        if name in following:
+            folded = following[name].rebuild(progress)
+    return folded
 
 
-def projections_named(names: Sequence[str]) -> list[Projection[Connection]]:
-    """Raises `FairlogError` for a name that is none."""
-    known = {projection.name: projection for projection in inline_projections()}
+def _known_names(names: Sequence[str], known: Sequence[str]) -> list[str]:
+    """Those that are named, or all. Raises `FairlogError` for a name that is none."""
     unknown = sorted(set(names) - set(known))
     if unknown:
         raise FairlogError(
             f"There is no projection {unknown[0]!r}; there are {', '.join(sorted(known))}."
         )
-    return [projection for name, projection in known.items() if not names or name in names]
+    return [name for name in known if not names or name in names]
 
 
 def server_lock(fairlog: Fairlog) -> ServerLock | None:

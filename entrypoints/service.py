@@ -22,15 +22,20 @@ from domain.commands import (
     ExtendLeases,
     JobCommand,
     RecoverJobs,
+    ReturnJob,
     SubmitJob,
     WakeJobs,
 )
-from domain.decide import Answer, Claimed, JobsWoken, JobStands, LeasesHeld, Submitted
+from domain.decide import Answer, Claimed, JobStands, JobsWoken, LeasesHeld, Submitted
 from domain.errors import FairlogError, UnknownJob
 from domain.identifiers import GLOBAL, JobId, Kind, ServerId, UserId
 from domain.life_cycle import Job, State
 from domain.moments import to_micros
 from domain.policy import Policy
+from entrypoints.claiming import Claiming
+from entrypoints.doorkeeper import Doorkeeper
+from entrypoints.following import Following
+from entrypoints.tail import Tail
 from entrypoints.views import (
     ClaimedJob,
     EventPage,
@@ -46,6 +51,7 @@ from entrypoints.views import (
     event_view,
     job_view,
     window_view,
+    without_traceback,
 )
 from entrypoints.work_signal import WorkSignal
 from projections import registry
@@ -67,8 +73,9 @@ class Fairlog:
     """One a process; made by `entrypoints.composition`."""
 
     def __init__(
-        self, database: Database, log: SqlEventLog, writer: Writer, policy: Policy
-    ) -> None:
+        self, database: Database, log: SqlEventLog, writer: Writer, policy: Policy,
+        following: Following,
+    ) -> None:  # fmt: skip
         self.database = database
         self.log = log
         self.writer = writer
@@ -76,8 +83,15 @@ class Fairlog:
         self.jobs = JobQueries(registry.current("jobs"))
         self.line = LineQueries(registry.current("line"))
         self.windows = WindowQueries(registry.current("windows"))
-        self.work = WorkSignal(lambda: self.read(log.position))
+        self.door = Doorkeeper(writer.execute, self._latest_limit_change, log.clock)
+        writer.subscribe(self.door.published)
+        self.work = WorkSignal(self._position)
         writer.subscribe(self.work.published)
+        self.claiming = Claiming(self._ask, self.work)
+        self.following = following
+        writer.subscribe(following.published)
+        self.tail = Tail(self._read_events, self._position)
+        writer.subscribe(self.tail.published)
         self._readers = ThreadPoolExecutor(READ_THREADS, thread_name_prefix="fairlog-read")
         self._started = time.monotonic()
         self.is_recovered = False  # whether what an earlier process left has been queued again
@@ -85,6 +99,7 @@ class Fairlog:
     def close(self) -> None:
         """Write what is waiting, then let go of the database."""
         self.writer.stop()
+        self.following.stop()
         self._readers.shutdown()
         self.database.close()
 
@@ -96,11 +111,26 @@ class Fairlog:
         with self.database.read() as connection:
             return query(connection)
 
+    def release_listeners(self) -> None:
+        """The server stops: end what would otherwise stay open. On the event loop."""
+        self.tail.stop()
+        self.work.release()
+
+    async def _position(self) -> int:
+        return await self.read(self.log.position)
+
+    async def _latest_limit_change(self) -> int:
+        return await self.read(lambda connection: self.log.latest(connection, "LimitChanged"))
+
+    async def _read_events(self, wanted: EventFilter, after: int, limit: int) -> list[StoredEvent]:
+        return await self.read(lambda connection: self.log.find(connection, wanted, after, limit))
+
     # Wishes
 
     async def submit(self, command: SubmitJob) -> tuple[Submitted, JobView]:
         """Raises `RateLimited`, `KeyReusedWithOtherPayload` and their like."""
-        submitted = await self._execute(command, Submitted)
+        submitted = await self.door.submit(command)
+        assert isinstance(submitted, Submitted), submitted
         if submitted.is_duplicate:
             [view] = await self.read(lambda connection: self.views(connection, [submitted.job]))
             view.is_duplicate = True
@@ -126,17 +156,23 @@ class Fairlog:
 
         return await asyncio.gather(*(one(command) for command in commands))
 
-    async def claim(self, command: ClaimJobs, wait_seconds: float = 0.0) -> list[ClaimedJob]:
-        """Jobs in fair order; with `wait_seconds`, waits that long for the first."""
-        deadline = time.monotonic() + wait_seconds
-        while True:
-            mark = self.work.mark()
-            claimed = await self._execute(command, Claimed)
-            left = deadline - time.monotonic()
-            if claimed.jobs or left <= 0 or not await self.work.wait(mark, left):
-                return await self._claimed(claimed.jobs)
-            if self.writer.queue.is_closed:
-                return []
+    async def claim(
+        self, command: ClaimJobs, wait_seconds: float = 0.0, unwanted: asyncio.Event | None = None
+    ) -> list[ClaimedJob]:
+        """Jobs in fair order; with `wait_seconds`, waits that long for the first.
+
+        `unwanted` is set when the caller has gone: jobs that nobody can ask for again go back.
+        """
+        claimed = await self.claiming.claim(command, wait_seconds, unwanted)
+        if unwanted is not None and unwanted.is_set() and command.claim_id is None:
+            await self.settle(
+                [ReturnJob(job_id=job.id, attempt=job.attempt) for job in claimed.jobs]
+            )
+            return []
+        return await self._claimed(claimed.jobs)
+
+    async def _ask(self, command: ClaimJobs) -> Claimed:
+        return await self._execute(command, Claimed)
 
     async def _claimed(self, jobs: Sequence[Job]) -> list[ClaimedJob]:
         if not jobs:
@@ -160,16 +196,25 @@ class Fairlog:
         [view] = await self.read(lambda connection: self.views(connection, [stands.job]))
         return view
 
-    async def settle(self, commands: Sequence[JobCommand]) -> list[Job | Exception]:
-        """`advance` for many at once, with one outcome for each, in order."""
+    async def settle(self, commands: Sequence[JobCommand | Exception]) -> list[Job | Exception]:
+        """`advance` for many at once, with one outcome for each, in order.
+
+        What was found wrong at the door already takes a place as the exception it is.
+        """
+
+        async def one(command: JobCommand | Exception) -> Job:
+            if isinstance(command, Exception):
+                raise command
+            return (await self._execute(command, JobStands)).job
+
         outcomes = await asyncio.gather(
-            *(self._execute(command, JobStands) for command in commands), return_exceptions=True
+            *(one(command) for command in commands), return_exceptions=True
         )
         settled: list[Job | Exception] = []
         for outcome in outcomes:
             if isinstance(outcome, BaseException) and not isinstance(outcome, Exception):
                 raise outcome
-            settled.append(outcome.job if isinstance(outcome, JobStands) else outcome)
+            settled.append(outcome)
         return settled
 
     async def change_limit(self, command: ChangeLimit) -> None:
@@ -242,7 +287,10 @@ class Fairlog:
         def query(connection: Connection) -> JobPage:
             found = self.jobs.newest(connection, user_id, state, below, limit + 1)
             following = str(found[limit - 1].id) if len(found) > limit else None
-            return JobPage(self.views(connection, found[:limit]), following)
+            views = self.views(connection, found[:limit])
+            for view in views:
+                view.error = without_traceback(view.error)
+            return JobPage(views, following)
 
         return await self.read(query)
 

@@ -25,8 +25,9 @@ class JobView(Struct, kw_only=True):
     attempt: int  # the latest; 0: never started
     max_attempts: int  # the last attempt that may be made
     priority: int
-    result: Raw = _NULL  # any JSON value
-    error: Raw = _NULL  # of the latest failed attempt, as its worker reported it
+    result: Raw = msgspec.field(default_factory=lambda: _NULL)  # any JSON value
+    # Of the latest failed attempt, as its worker reported it.
+    error: Raw = msgspec.field(default_factory=lambda: _NULL)
     idempotency_key: str
     is_duplicate: bool | UnsetType = UNSET  # in the answer to a submission
     run_at: datetime | None  # not served earlier; of a failed attempt, when the next is due
@@ -57,8 +58,19 @@ def job_view(
     )  # fmt: skip
 
 
+def without_traceback(error: Raw) -> Raw:
+    """An error as lists show it. What is no object stays as it is."""
+    if b'"traceback"' not in bytes(error):
+        return error
+    fields = msgspec.json.decode(error, type=dict[str, Raw] | list[Raw] | str | float | bool | None)
+    if not isinstance(fields, dict) or "traceback" not in fields:
+        return error
+    del fields["traceback"]
+    return Raw(msgspec.json.encode(fields))
+
+
 class JobPage(Struct):
-    jobs: Sequence[JobView]
+    jobs: Sequence[JobView]  # their errors without the traceback
     next: str | None  # the cursor of the next page; None on the last
 
 

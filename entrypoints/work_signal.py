@@ -39,6 +39,7 @@ class WorkSignal:
         self._seen = 0  # the latest position that waiters were woken for
         self._news: asyncio.Event | None = None
         self._waiting = 0
+        self._is_stopping = False
         self._poll: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -59,34 +60,46 @@ class WorkSignal:
         assert self._news is not None, "start the signal first"
         return self._news
 
-    async def wait(self, mark: asyncio.Event, seconds: float) -> bool:
-        """Whether there may be work; False when the time went by without."""
+    async def wait(
+        self, mark: asyncio.Event, seconds: float, unwanted: asyncio.Event | None = None
+    ) -> bool:
+        """Whether there may be work; False when the time went by without, when the server stops,
+        and when `unwanted` is set: nobody waits for the answer any more.
+        """
+        if self._is_stopping:
+            return False
         self._waiting += 1
         if self._poll is None or self._poll.done():
             self._poll = asyncio.create_task(self._poll_others(), name="work-signal")
+        awaited = [asyncio.ensure_future(one.wait()) for one in (mark, unwanted) if one is not None]
         try:
-            async with asyncio.timeout(seconds):
-                await mark.wait()
-        except TimeoutError:
-            return False
+            await asyncio.wait(awaited, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
         finally:
             self._waiting -= 1
-        return True
+            for one in awaited:
+                one.cancel()
+        return (
+            mark.is_set() and not self._is_stopping and (unwanted is None or not unwanted.is_set())
+        )
+
+    def release(self) -> None:
+        """The server stops: whoever waits has their answer now, and nobody waits from here on."""
+        self._is_stopping = True
+        self.wake_all()
 
     def wake_all(self) -> None:
-        """The server stops: let waiting requests end."""
         if self._news is not None:
             self._news.set()
             self._news = asyncio.Event()
 
     async def stop(self) -> None:
-        self.wake_all()
+        self.release()
         if self._poll is not None:
             self._poll.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._poll
 
-    def _advance(self, position: int, brings_work: bool) -> None:
+    def _advance(self, position: int, brings_work: bool) -> None:  # noqa: FBT001 (call_soon)
         self._seen = max(self._seen, position)
         if brings_work:
             self.wake_all()

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 
 import structlog
 from litestar import Litestar
@@ -14,13 +15,18 @@ from litestar.openapi.plugins import JsonRenderPlugin
 from adapters.handlers import Handlers
 from domain.errors import FairlogError
 from domain.identifiers import ServerId
+from entrypoints.dashboard.router import dashboard
+from entrypoints.doorkeeper import REPORT_SECONDS
 from entrypoints.http.audit import audit
 from entrypoints.http.claims import ClaimController, OutcomeController
 from entrypoints.http.jobs import JobController
 from entrypoints.http.limits import LimitController
+from entrypoints.http.metrics import Figures, meter, metrics
 from entrypoints.http.operations import livez, readyz, stats
 from entrypoints.http.original import OriginalController
 from entrypoints.http.problems import answer_error
+from entrypoints.http.reading import StrictRequest, refuse_invalid_utf8
+from entrypoints.http.stream import stream
 from entrypoints.service import Fairlog
 from entrypoints.worker.embedded import EmbeddedWorker
 
@@ -38,27 +44,43 @@ def create_app(
     @contextlib.asynccontextmanager
     async def lifespan(_: Litestar) -> AsyncIterator[None]:
         fairlog.work.start()
-        clock = asyncio.create_task(_keep_time(fairlog.wake_due_jobs), name="clock")
+        fairlog.tail.start()
+        fairlog.following.start()
+        chores = [
+            asyncio.create_task(_repeat(fairlog.wake_due_jobs, CLOCK_SECONDS), name="clock"),
+            asyncio.create_task(_repeat(fairlog.door.report, REPORT_SECONDS), name="door"),
+        ]
         worker = EmbeddedWorker(fairlog, handlers, workers, server_id) if workers else None
         if worker is not None:
             worker.start()
         try:
             yield
         finally:
-            clock.cancel()
+            for chore in chores:
+                chore.cancel()
+            await fairlog.tail.stop_reading()
             if worker is not None:
                 await worker.stop(GRACE_SECONDS)
             await fairlog.work.stop()
-            with contextlib.suppress(asyncio.CancelledError):
-                await clock
+            await asyncio.gather(*chores, return_exceptions=True)
+            with contextlib.suppress(FairlogError):  # the database is away
+                await fairlog.door.report()
 
+    figures = Figures(fairlog)
     return Litestar(
         route_handlers=[
             JobController, OutcomeController, ClaimController, LimitController,
-            OriginalController, audit, livez, readyz, stats,
+            OriginalController, audit, livez, readyz, stats, metrics, stream,
+            *dashboard(fairlog),
         ],
-        dependencies={"fairlog": Provide(lambda: fairlog, sync_to_thread=False)},
+        dependencies={
+            "fairlog": Provide(lambda: fairlog, sync_to_thread=False),
+            "figures": Provide(lambda: figures, sync_to_thread=False),
+        },
+        middleware=[partial(meter, figures)],
         exception_handlers={Exception: answer_error},
+        request_class=StrictRequest,
+        before_request=refuse_invalid_utf8,
         lifespan=[lifespan],
         openapi_config=OpenAPIConfig(
             title="Fairlog", version="1",
@@ -68,11 +90,11 @@ def create_app(
     )  # fmt: skip
 
 
-async def _keep_time(wake: Callable[[], Awaitable[int]]) -> None:
-    """Look a little irregularly, so that servers do not all look at once."""
+async def _repeat(chore: Callable[[], Awaitable[object]], seconds: float) -> None:
+    """A little irregularly, so that servers do not all do it at once."""
     while True:
-        await asyncio.sleep(CLOCK_SECONDS * random.uniform(0.8, 1.2))  # noqa: S311
+        await asyncio.sleep(seconds * random.uniform(0.8, 1.2))  # noqa: S311
         try:
-            await wake()
+            await chore()
         except FairlogError as error:
-            _log.warning("clock_missed", reason=str(error))
+            _log.warning("chore_failed", chore=chore.__name__, reason=str(error))

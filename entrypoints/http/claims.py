@@ -7,21 +7,31 @@ from litestar import Controller, post
 from litestar.di import NamedDependency
 from litestar.params import FromPath, JSONBody
 from litestar.status_codes import HTTP_200_OK
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import UNSET, Raw, Struct, UnsetType
 
 from domain import validation
 from domain.commands import JobCommand
+from domain.errors import InvalidInput
 from domain.identifiers import JobId
 from domain.life_cycle import Job, State
 from entrypoints.http.jobs import BATCH_BYTES_MAX, SUBMISSION_BYTES_MAX
 from entrypoints.http.problems import problem_of
-from entrypoints.http.requests import ClaimRequest, Completion, Failure, Heartbeat, OutcomeBatch
+from entrypoints.http.reading import StrictRequest, hanging_up, read_json
+from entrypoints.http.requests import (
+    ClaimRequest,
+    Completion,
+    Failure,
+    Heartbeat,
+    OutcomeBatch,
+    OutcomeOfJob,
+)
 from entrypoints.service import Fairlog
 from entrypoints.views import ClaimedJob, JobView
 
 
 class Claim(Struct, frozen=True):
     jobs: Sequence[ClaimedJob]
+    lease_seconds: int  # send heartbeats well before it is over
 
 
 class LeasesView(Struct, frozen=True):
@@ -32,7 +42,7 @@ class LeasesView(Struct, frozen=True):
 class SettledJob(Struct, frozen=True, omit_defaults=True):
     """What became of one outcome of a batch."""
 
-    id: JobId
+    id: int | None  # as it was sent; null where it could not be read
     status: int  # 200, or as the answer to it alone would have had
     state: State | UnsetType = UNSET
     detail: str | UnsetType = UNSET  # why not
@@ -44,12 +54,20 @@ class SettledJobs(Struct, frozen=True):
 
 class ClaimController(Controller):
     path = "/v1/claims"
-    tags = ["workers"]
+    tags = ("workers",)
 
     @post(status_code=HTTP_200_OK)
-    async def claim(self, data: JSONBody[ClaimRequest], fairlog: NamedDependency[Fairlog]) -> Claim:
+    async def claim(
+        self,
+        request: StrictRequest,
+        data: JSONBody[ClaimRequest],
+        fairlog: NamedDependency[Fairlog],
+    ) -> Claim:
         """Take jobs in fair order, with a lease. Sent again with its claim_id: the same jobs."""
-        return Claim(await fairlog.claim(data.to_command(), data.wait_seconds))
+        command = data.to_command()
+        with hanging_up(request) as gone:
+            jobs = await fairlog.claim(command, data.wait_seconds, gone)
+        return Claim(jobs, fairlog.policy.lease_seconds)
 
     @post("/heartbeat", status_code=HTTP_200_OK)
     async def heartbeat(
@@ -64,19 +82,20 @@ class ClaimController(Controller):
         self, data: JSONBody[OutcomeBatch], fairlog: NamedDependency[Fairlog]
     ) -> SettledJobs:
         """Report outcomes, results and errors mixed; one answer for each, in order."""
-        return await _settle(fairlog, data.to_commands())
+        data.check()
+        return await _settle(fairlog, [_read(one) for one in data.jobs])
 
     @post("/return", status_code=HTTP_200_OK)
     async def give_back(
         self, data: JSONBody[Heartbeat], fairlog: NamedDependency[Fairlog]
     ) -> SettledJobs:
         """Give jobs back unharmed: they are queued at once, and the attempt does not count."""
-        return await _settle(fairlog, data.to_returns())
+        return await _settle(fairlog, [(one.job_id, one) for one in data.to_returns()])
 
 
 class OutcomeController(Controller):
     path = "/v1/jobs/{job_id:int}"
-    tags = ["workers"]
+    tags = ("workers",)
 
     @post("/complete", status_code=HTTP_200_OK, request_max_body_size=SUBMISSION_BYTES_MAX)
     async def complete(
@@ -93,17 +112,28 @@ class OutcomeController(Controller):
         return await fairlog.advance(data.to_command(validation.job_id(job_id)))
 
 
-async def _settle(fairlog: Fairlog, commands: Sequence[JobCommand]) -> SettledJobs:
-    outcomes = await fairlog.settle(commands)
+_Entry = tuple[int | None, JobCommand | InvalidInput]  # with the id as it was sent
+
+
+def _read(entry: Raw) -> _Entry:
+    try:
+        outcome: OutcomeOfJob = read_json(entry, OutcomeOfJob)
+    except InvalidInput as error:
+        return None, error
+    try:
+        return outcome.id, outcome.to_command()
+    except InvalidInput as error:
+        return outcome.id, error
+
+
+async def _settle(fairlog: Fairlog, entries: Sequence[_Entry]) -> SettledJobs:
+    outcomes = await fairlog.settle([command for _, command in entries])
     return SettledJobs(
-        [
-            _settled(command.job_id, outcome)
-            for command, outcome in zip(commands, outcomes, strict=True)
-        ]
+        [_settled(job_id, outcome) for (job_id, _), outcome in zip(entries, outcomes, strict=True)]
     )
 
 
-def _settled(job_id: JobId, outcome: Job | Exception) -> SettledJob:
+def _settled(job_id: int | None, outcome: Job | Exception) -> SettledJob:
     if isinstance(outcome, Job):
         return SettledJob(job_id, HTTP_200_OK, state=outcome.state)
     problem = problem_of(outcome)

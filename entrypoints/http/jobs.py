@@ -8,17 +8,20 @@ from litestar import Controller, Response, get, post
 from litestar.di import NamedDependency
 from litestar.params import FromPath, FromQuery, HeaderParameter, JSONBody, QueryParameter
 from litestar.status_codes import HTTP_200_OK, HTTP_202_ACCEPTED
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import UNSET, Raw, Struct, UnsetType
 
 from domain import validation
 from domain.commands import CancelJob, RetryJob, SubmitJob
 from domain.decide import Submitted
 from domain.errors import InvalidInput
 from domain.life_cycle import State
+from entrypoints.bulk_retry import RetriedJobs, retry_jobs
+from entrypoints.explaining import ExplanationView, explain_job
 from entrypoints.http.paging import limit_of, page_cursor, position_of
 from entrypoints.http.problems import Problem, problem_of
 from entrypoints.http.rate_limit_fields import rate_limit_fields
-from entrypoints.http.requests import BATCH_MAX, Submission, SubmissionBatch
+from entrypoints.http.reading import read_json
+from entrypoints.http.requests import BulkRetry, Submission, SubmissionBatch
 from entrypoints.service import Fairlog
 from entrypoints.views import EventPage, JobPage, JobView
 
@@ -43,7 +46,7 @@ class SubmissionOutcomes(Struct):
 
 class JobController(Controller):
     path = "/v1/jobs"
-    tags = ["jobs"]
+    tags = ("jobs",)
 
     @post(status_code=HTTP_202_ACCEPTED, request_max_body_size=SUBMISSION_BYTES_MAX)
     async def submit(
@@ -68,8 +71,7 @@ class JobController(Controller):
         self, data: JSONBody[SubmissionBatch], fairlog: NamedDependency[Fairlog]
     ) -> SubmissionOutcomes:
         """Accept up to 1,000 jobs, with one outcome for each, in order."""
-        if not 1 <= len(data.jobs) <= BATCH_MAX:
-            raise InvalidInput(f"jobs has 1 to {BATCH_MAX} entries; this has {len(data.jobs)}.")
+        data.check()
         outcomes = await fairlog.submit_all([_command_or_error(one) for one in data.jobs])
         return SubmissionOutcomes([_outcome(outcome) for outcome in outcomes])
 
@@ -106,6 +108,23 @@ class JobController(Controller):
         """Everything that happened to a job, in log order."""
         return await fairlog.history(validation.job_id(job_id), position_of(after), limit_of(limit))
 
+    @get("/{job_id:int}/explain")
+    async def explain(
+        self, job_id: FromPath[int], fairlog: NamedDependency[Fairlog]
+    ) -> ExplanationView:
+        """Why a job has not run yet, or what became of it, in words and numbers."""
+        return await explain_job(fairlog, validation.job_id(job_id))
+
+    @post("/retry", status_code=HTTP_200_OK)
+    async def retry_many(
+        self, data: JSONBody[BulkRetry], fairlog: NamedDependency[Fairlog]
+    ) -> RetriedJobs:
+        """Start again the failed or cancelled jobs that match, the newest first.
+
+        Ask on with `next` as the cursor until it is null; a page may be empty before the end.
+        """
+        return await retry_jobs(fairlog, data.to_wish(), page_cursor(data.cursor))
+
     @post("/{job_id:int}/cancel", status_code=HTTP_200_OK)
     async def cancel(self, job_id: FromPath[int], fairlog: NamedDependency[Fairlog]) -> JobView:
         """Stop a job that has not ended; its worker learns at its next heartbeat."""
@@ -122,16 +141,24 @@ def _status(submitted: Submitted) -> int:
 
 
 def _unquoted(header: str | None) -> str | None:
-    """The draft wants a quoted string; what is not quoted is taken as it is."""
+    """The draft wants a quoted string; what is not quoted is taken as it is.
+
+    A key is UTF-8 here as in the body; Litestar reads a header as Latin-1. Raises `InvalidInput`.
+    """
     if header is None:
         return None
-    quoted = _QUOTED.fullmatch(header)
-    return re.sub(r'\\(["\\])', r"\1", quoted[1]) if quoted else header
-
-
-def _command_or_error(one: Submission) -> SubmitJob | InvalidInput:
     try:
-        return one.to_command()
+        key = header.encode("latin-1").decode()
+    except UnicodeDecodeError:
+        raise InvalidInput("The Idempotency-Key header is not valid UTF-8.") from None
+    quoted = _QUOTED.fullmatch(key)
+    return re.sub(r'\\(["\\])', r"\1", quoted[1]) if quoted else key
+
+
+def _command_or_error(one: Raw) -> SubmitJob | InvalidInput:
+    try:
+        submission: Submission = read_json(one, Submission)
+        return submission.to_command()
     except InvalidInput as error:
         return error
 

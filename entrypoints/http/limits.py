@@ -2,53 +2,76 @@
 
 from litestar import Controller, get, put
 from litestar.di import NamedDependency
+from litestar.exceptions import NotFoundException
 from litestar.params import FromPath, JSONBody
 
 from domain import validation
 from domain.events import Scope
+from entrypoints.http.problems import AnyRequest
+from entrypoints.http.reading import exact
 from entrypoints.http.requests import KindChange, LimitChange
 from entrypoints.service import Fairlog
 from entrypoints.views import KindView, UserLimitsView, WindowView
 
+_LIMITS = "/v1/limits/"
+_KINDS = "/v1/kinds/"
+
 
 class LimitController(Controller):
     path = "/v1"
-    tags = ["limits"]
+    tags = ("limits",)
 
     @get("/limits")
-    async def of_all(self, fairlog: NamedDependency[Fairlog]) -> WindowView:
+    async def of_all(self, request: AnyRequest, fairlog: NamedDependency[Fairlog]) -> WindowView:
         """The window of all users together."""
+        _refuse_an_empty_id(request)
         return await fairlog.global_limits()
 
     @put("/limits")
     async def change_for_all(
-        self, data: JSONBody[LimitChange], fairlog: NamedDependency[Fairlog]
+        self, request: AnyRequest, data: JSONBody[LimitChange], fairlog: NamedDependency[Fairlog]
     ) -> WindowView:
         """Another limit for all users together; null: the default again."""
+        _refuse_an_empty_id(request)
         await fairlog.change_limit(data.to_command(Scope.GLOBAL))
         return await fairlog.global_limits()
 
-    @get("/limits/{user_id:str}")
+    @get("/limits/{user_id:path}")
     async def of_user(
-        self, user_id: FromPath[str], fairlog: NamedDependency[Fairlog]
+        self, user_id: FromPath[str], request: AnyRequest, fairlog: NamedDependency[Fairlog]
     ) -> UserLimitsView:
         """The user's window, and the one of all users together."""
-        return await fairlog.user_limits(validation.user_id(user_id))
+        return await fairlog.user_limits(validation.user_id(exact(user_id, request, _LIMITS)))
 
-    @put("/limits/{user_id:str}")
+    @put("/limits/{user_id:path}")
     async def change_for_user(
-        self, user_id: FromPath[str], data: JSONBody[LimitChange], fairlog: NamedDependency[Fairlog]
+        self,
+        user_id: FromPath[str],
+        request: AnyRequest,
+        data: JSONBody[LimitChange],
+        fairlog: NamedDependency[Fairlog],
     ) -> UserLimitsView:
         """Other limits for a user: submissions a window, and jobs running at once."""
-        user = validation.user_id(user_id)
+        user = validation.user_id(exact(user_id, request, _LIMITS))
         await fairlog.change_limit(data.to_command(Scope.USER, user_id=user))
         return await fairlog.user_limits(user)
 
-    @put("/kinds/{kind:str}")
+    @put("/kinds/{kind:path}")
     async def change_for_kind(
-        self, kind: FromPath[str], data: JSONBody[KindChange], fairlog: NamedDependency[Fairlog]
+        self,
+        kind: FromPath[str],
+        request: AnyRequest,
+        data: JSONBody[KindChange],
+        fairlog: NamedDependency[Fairlog],
     ) -> KindView:
         """At most so many jobs of the kind running at once; null: no cap."""
-        named = validation.kind(kind)
+        named = validation.kind(exact(kind, request, _KINDS))
         await fairlog.change_limit(data.to_command(named))
         return await fairlog.kind(named)
+
+
+def _refuse_an_empty_id(request: AnyRequest) -> None:
+    """Litestar routes `/v1/limits/` to the global limit, which nobody means who forgot an id."""
+    if request.scope["raw_path"].startswith(_LIMITS.encode()):
+        validation.user_id(exact("", request, _LIMITS))
+        raise NotFoundException

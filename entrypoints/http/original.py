@@ -73,7 +73,7 @@ class OriginalDashboard(Struct):
 
 class OriginalController(Controller):
     path = "/jobs"
-    tags = ["original"]
+    tags = ("original",)
 
     @post("/submit_job", status_code=HTTP_200_OK)
     async def submit(
@@ -98,12 +98,12 @@ class OriginalController(Controller):
         self, job_id: FromPath[int], fairlog: NamedDependency[Fairlog]
     ) -> OriginalAnswer:
         """One job; an unknown one is the state `not_found`."""
+        if job_id > POSITION_MAX:
+            return _not_found(job_id)
         try:
-            if not 0 < job_id <= POSITION_MAX:
-                raise UnknownJob(JobId(job_id))
             return _answer(await fairlog.job(JobId(job_id)), is_duplicate=False)
         except UnknownJob:
-            return OriginalAnswer(job_id, "not_found", error_message="Job not found")
+            return _not_found(job_id)
 
     @get("/dashboard")
     async def dashboard(self, fairlog: NamedDependency[Fairlog]) -> OriginalDashboard:
@@ -124,6 +124,10 @@ class OriginalController(Controller):
             [_job(view) for view in failed.jobs],
             [_job(view) for view in recent.jobs],
         )
+
+
+def _not_found(job_id: int) -> OriginalAnswer:
+    return OriginalAnswer(job_id, "not_found", error_message="Job not found")
 
 
 def _answer(view: JobView, *, is_duplicate: bool) -> OriginalAnswer:

@@ -1,11 +1,13 @@
 """Cursors and page sizes."""
 
+import re
 from typing import Final
 
 from domain.errors import InvalidInput
 from domain.identifiers import POSITION_MAX
 
 PAGE_MAX: Final = 1000
+_CURSOR: Final = re.compile(r"[0-9]{1,19}")
 
 
 def limit_of(limit: int) -> int:
@@ -19,7 +21,7 @@ def page_cursor(cursor: str | None) -> int | None:
     """The `next` of the page before. Raises `InvalidInput`."""
     if cursor is None:
         return None
-    if not (cursor.isascii() and cursor.isdigit() and int(cursor) <= POSITION_MAX):
+    if not (_CURSOR.fullmatch(cursor) and int(cursor) <= POSITION_MAX):
         raise InvalidInput("cursor is the `next` of the page before; leave it out for the first.")
     return int(cursor)
 

@@ -5,7 +5,12 @@ from typing import Any
 
 import structlog
 from litestar import Request, Response
-from litestar.exceptions import HTTPException, SerializationException, ValidationException
+from litestar.exceptions import (
+    HTTPException,
+    MethodNotAllowedException,
+    NotFoundException,
+    ValidationException,
+)
 
 from domain.errors import (
     FairlogError,
@@ -86,8 +91,6 @@ def answer_error(_: AnyRequest, error: Exception) -> Response[Problem]:
     """The exception handler of every route."""
     if isinstance(error, HTTPException):
         return _answer(_http_problem(error), dict(error.headers or {}))
-    if isinstance(error, RecursionError):
-        return _answer(_problem(HTTPStatus.BAD_REQUEST, "The JSON is nested too deep; flatten it."))
     problem = problem_of(error)
     if problem["status"] == HTTPStatus.INTERNAL_SERVER_ERROR:
         _log.error("request_failed", exc_info=error)
@@ -95,24 +98,32 @@ def answer_error(_: AnyRequest, error: Exception) -> Response[Problem]:
 
 
 def _http_problem(error: HTTPException) -> Problem:
-    detail = error.detail
-    if isinstance(error, ValidationException):
-        detail = _validation_sentence(error) or detail
-    elif isinstance(error.__cause__, SerializationException):
-        detail = f"The body is not what is expected: {error.__cause__.detail}."
+    match error:
+        case ValidationException():
+            detail = _validation_sentence(error) or error.detail
+        case NotFoundException():
+            detail = "There is nothing at this address; /schema lists the calls."
+        case MethodNotAllowedException():
+            allowed = (error.headers or {}).get("allow", "other methods")
+            detail = f"This address takes {allowed}; /schema lists the calls."
+        case _ if error.status_code == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
+            detail = "The body is larger than this call takes; send less at once."
+        case _:
+            detail = error.detail
     return _problem(HTTPStatus(error.status_code), detail[:_MESSAGE_CHARACTERS_MAX])
 
 
 def _validation_sentence(error: ValidationException) -> str:
     """What Litestar found, for each place one clause."""
     found = error.extra if isinstance(error.extra, list) else []
-    clauses = [
-        f"{_WIRE_NAMES.get(item.get('key'), item.get('key', 'the request'))}: "
-        f"{_MESSAGES.get(item.get('message'), item.get('message', 'not valid'))}"
-        for item in found
-        if isinstance(item, dict)
-    ]
+    clauses = [_clause(item) for item in found if isinstance(item, dict)]
     return f"Not accepted: {'; '.join(clauses)}." if clauses else ""
+
+
+def _clause(found: dict[str, Any]) -> str:
+    place = str(found.get("key", "the request"))
+    message = str(found.get("message", "not valid"))
+    return f"{_WIRE_NAMES.get(place, place)}: {_MESSAGES.get(message, message)}"
 
 
 def _problem(status: HTTPStatus, detail: str) -> Problem:

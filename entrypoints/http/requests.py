@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 from msgspec import UNSET, Struct, UnsetType
 
@@ -20,10 +20,15 @@ from domain.commands import (
 from domain.errors import InvalidInput
 from domain.events import Scope
 from domain.identifiers import JobId, Kind, UserId
+from domain.life_cycle import State
+from entrypoints.bulk_retry import RetryWish
+from entrypoints.http.paging import limit_of
+from entrypoints.http.reading import Batch
 
 DEFAULT_KIND = "echo"
 BATCH_MAX = 1000  # submissions, outcomes, or jobs of a claim
 WAIT_SECONDS_MAX = 30.0
+TEXT_MAX = 1000  # characters of a text that is looked for
 
 
 class Submission(Struct, forbid_unknown_fields=True, kw_only=True):
@@ -68,8 +73,35 @@ class Submission(Struct, forbid_unknown_fields=True, kw_only=True):
         )
 
 
-class SubmissionBatch(Struct, forbid_unknown_fields=True):
-    jobs: list[Submission]
+class SubmissionBatch(Batch, forbid_unknown_fields=True):
+    """Each entry is a `Submission`."""
+
+    def check(self) -> None:
+        """What concerns all of them. Raises `InvalidInput`."""
+        if not 1 <= len(self.jobs) <= BATCH_MAX:
+            raise InvalidInput(f"jobs has 1 to {BATCH_MAX} entries; this has {len(self.jobs)}.")
+
+
+class BulkRetry(Struct, forbid_unknown_fields=True, kw_only=True):
+    """Every condition that is given must hold."""
+
+    user_id: str | None = None
+    kind: str | None = None
+    error_contains: str | None = None  # in a text of the latest error, its case as given
+    state: Literal["failed", "cancelled"] = "failed"
+    limit: int = 100
+    cursor: str | None = None
+
+    def to_wish(self) -> RetryWish:
+        if self.error_contains is not None and not 1 <= len(self.error_contains) <= TEXT_MAX:
+            raise InvalidInput(f"error_contains has 1 to {TEXT_MAX} characters.")
+        return RetryWish(
+            user_id=None if self.user_id is None else validation.user_id(self.user_id),
+            kind=None if self.kind is None else validation.kind(self.kind),
+            error_contains=self.error_contains,
+            state=State(self.state),
+            jobs_max=limit_of(self.limit),
+        )
 
 
 class ClaimRequest(Struct, forbid_unknown_fields=True, kw_only=True):
@@ -156,21 +188,22 @@ class OutcomeOfJob(Struct, forbid_unknown_fields=True, kw_only=True):
         return Failure(self.attempt, self.error, self.retry).to_command(job_id)
 
 
-class OutcomeBatch(Struct, forbid_unknown_fields=True):
-    worker: str
-    jobs: list[OutcomeOfJob]
+class OutcomeBatch(Batch, forbid_unknown_fields=True):
+    """Each entry is an `OutcomeOfJob`."""
 
-    def to_commands(self) -> list[CompleteJob | FailJob]:
+    worker: str
+
+    def check(self) -> None:
+        """What concerns all of them. Raises `InvalidInput`."""
         validation.worker_id(self.worker)
         _bounded(self.jobs)
-        return [job.to_command() for job in self.jobs]
 
 
 class LimitChange(Struct, forbid_unknown_fields=True):
     """A field that is left out stays as it is; null gives the default again."""
 
-    limit: int | None | UnsetType = UNSET
-    running: int | None | UnsetType = UNSET
+    limit: int | UnsetType | None = UNSET
+    running: int | UnsetType | None = UNSET
 
     def to_command(
         self, scope: Scope, user_id: UserId | None = None, kind: Kind | None = None

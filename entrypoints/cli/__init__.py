@@ -1,0 +1,72 @@
+"""The command line. Errors go to standard error in one line that says what to do."""
+
+import logging
+import os
+import sys
+import traceback
+from typing import Final
+
+import rich_click as click
+
+from entrypoints.cli.audit import audit
+from entrypoints.cli.database import doctor, migrate, rebuild, recover, verify
+from entrypoints.cli.failure import WRONG_USE, failure_of
+from entrypoints.cli.serve import serve, worker
+from entrypoints.logging import configure_logging
+
+_INTERRUPTED: Final = 130  # as shells have it: 128 + SIGINT
+
+
+@click.group()
+@click.version_option(package_name="fairlog")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error too.")
+def cli(*, debug: bool) -> None:  # noqa: ARG001 (`main` reads it from the arguments)
+    """Fairlog: a fair, rate-limited job service whose only truth is an append-only event log.
+
+    To begin, `fairlog serve` starts everything on http://127.0.0.1:8000, with a database in the
+    file fairlog.db. For MySQL or MariaDB, set FAIRLOG_DATABASE_URL. `fairlog COMMAND --help`
+    explains a command.
+
+    Exit codes: 0 done, 1 the check failed or the work could not be done, 2 wrong use.
+    """
+    configure_logging(as_json=False, level=logging.WARNING)
+
+
+for _command in (serve, worker, migrate, rebuild, verify, audit, recover, doctor):
+    cli.add_command(_command)
+
+
+def main() -> None:
+    """Run a command and end the process with its exit code."""
+    sys.exit(_run())
+
+
+def _run() -> int:
+    try:
+        code = cli.main(prog_name="fairlog", standalone_mode=False)
+        sys.stdout.flush()
+    except click.ClickException as error:
+        return _fail(error, _sentence(error), WRONG_USE)
+    except (click.Abort, KeyboardInterrupt):
+        return _INTERRUPTED
+    except BrokenPipeError:  # whoever read our output has had enough of it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:  # noqa: BLE001 (a traceback is not for users)
+        failure = failure_of(error)
+        return _fail(error, str(failure), failure.exit_code)
+    return code if isinstance(code, int) else 0
+
+
+def _fail(error: Exception, sentence: str, code: int) -> int:
+    if "--debug" in sys.argv[1:2]:
+        traceback.print_exception(error)
+    click.echo(f"fairlog: {sentence}", err=True)
+    return code
+
+
+def _sentence(error: click.ClickException) -> str:
+    context = getattr(error, "ctx", None)
+    path = "fairlog" if context is None else context.command_path
+    message = " ".join(error.format_message().split())
+    return f"{message.rstrip('.')}. Try `{path} --help`."

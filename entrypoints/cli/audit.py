@@ -1,0 +1,188 @@
+"""`fairlog audit`: questions to the log, a page at a time."""
+
+import csv
+import io
+from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime
+from typing import Any, Final
+
+import msgspec
+import rich_click as click
+from sqlalchemy.engine import Connection
+
+from adapters.event_log import EventFilter
+from domain import validation
+from domain.events import EVENT_TYPES
+from entrypoints.cli.opening import database_url_option, opened_log, settings_from
+from entrypoints.cli.output import examples, note, printable, say
+from entrypoints.service import Fairlog
+from entrypoints.views import EventView, event_view
+
+EVENTS_A_PAGE: Final = 1000
+_DATA_CHARACTERS_MAX: Final = 120  # in a table
+_USER_CHARACTERS_MAX: Final = 24
+_ROW: Final = "{:>10}  {:<27}  {:<22}  {:<24}  {:>10}  {}"
+_COLUMNS: Final = (
+    "position",
+    "recorded_at",
+    "type",
+    "version",
+    "user_id",
+    "job_id",
+    "data",
+    "hash",
+)
+
+
+class _Moment(click.ParamType[datetime]):
+    name = "time"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None  # noqa: ANN401
+    ) -> datetime:  # fmt: skip
+        if isinstance(value, datetime):
+            return value
+        try:
+            moment = msgspec.convert(value, datetime)
+        except msgspec.ValidationError:
+            self.fail(f"{value!r} is no time like 2026-01-31T12:00:00Z.", param, ctx)
+        return validation.moment(moment, (param and param.opts[0]) or "a time")
+
+
+@click.command(
+    epilog=examples(
+        "fairlog audit --job 1042",
+        "fairlog audit --user alice --type RateLimitDecided --since 2026-01-31T12:00:00Z",
+        "fairlog audit --all --format ndjson > log.ndjson",
+    )
+)
+@database_url_option
+@click.option("--user", "user_id", metavar="ID", help="Only events about this user.")
+@click.option("--job", "job_id", type=int, metavar="ID", help="Only events about this job.")
+@click.option(
+    "--type", "types", multiple=True, type=click.Choice(list(EVENT_TYPES)), metavar="TYPE",
+    help=f"Only events of this type; may be given several times. One of {', '.join(EVENT_TYPES)}.",
+)  # fmt: skip
+@click.option(
+    "--since", type=_Moment(), metavar="TIME", help="From this time on: 2026-01-31T12:00:00Z."
+)
+@click.option("--until", type=_Moment(), metavar="TIME", help="Before this time.")
+@click.option(
+    "--after", type=click.IntRange(min=0), default=0, metavar="POSITION",
+    help="Behind this position; the last one of an answer gives the next.",
+)  # fmt: skip
+@click.option(
+    "--limit", type=click.IntRange(min=1), default=100, show_default=True, metavar="N",
+    help="At most so many events.",
+)  # fmt: skip
+@click.option("--all", "everything", is_flag=True, help="All of them, whatever --limit says.")
+@click.option(
+    "--format", "form", type=click.Choice(["table", "ndjson", "csv"]), default="table",
+    show_default=True, help="For people, or one JSON object a line, or comma-separated values.",
+)  # fmt: skip
+def audit(
+    database_url: str | None, *, since: datetime | None, until: datetime | None, after: int,
+    limit: int, everything: bool, form: str, **conditions: Any,  # noqa: ANN401 (see `_wanted`)
+) -> None:  # fmt: skip
+    """Ask the log what happened. Conditions may be combined; all must hold."""
+    wanted = _wanted(**conditions)
+    start, write = _FORMATS[form]
+    most = None if everything else limit
+    with opened_log(settings_from({"database_url": database_url})) as fairlog:
+        first, end = fairlog.read_now(lambda connection: _range(fairlog, connection, since, until))
+        if start is not None:
+            say(start)
+        page = EVENTS_A_PAGE if most is None else min(EVENTS_A_PAGE, most + 1)
+        events = _events(fairlog, wanted, (max(after, first - 1), end), page)
+        for written, event in enumerate(events):
+            if written == most:
+                note(f"There are more: --after {after} goes on, --all gives everything.")
+                break
+            after = event.position
+            say(write(event))
+
+
+def _wanted(*, user_id: str | None, job_id: int | None, types: Sequence[str]) -> EventFilter:
+    return EventFilter(
+        user_id=None if user_id is None else validation.user_id(user_id),
+        job_id=None if job_id is None else validation.job_id(job_id),
+        types=types,
+    )
+
+
+def _range(
+    fairlog: Fairlog, connection: Connection, since: datetime | None, until: datetime | None
+) -> tuple[int, int | None]:
+    """The first position at or after `since`, and the first one at or after `until`."""
+    log = fairlog.log
+    return (
+        1 if since is None else log.first_at(connection, since),
+        None if until is None else log.first_at(connection, until),
+    )
+
+
+def _events(
+    fairlog: Fairlog, wanted: EventFilter, between: tuple[int, int | None], events_a_page: int
+) -> Iterator[EventView]:
+    """Events in log order, between two positions and without them; a page of them in memory."""
+    after, end = between
+
+    def read(connection: Connection) -> list[EventView]:
+        found = fairlog.log.find(connection, wanted, after, events_a_page)
+        return [event_view(event) for event in found]
+
+    while page := fairlog.read_now(read):
+        for event in page:
+            if end is not None and event.position >= end:
+                return
+            yield event
+        after = page[-1].position
+
+
+def _as_row(event: EventView) -> str:
+    return _ROW.format(
+        event.position,
+        _time(event.recorded_at),
+        event.type,
+        _clipped("" if event.user_id is None else event.user_id, _USER_CHARACTERS_MAX),
+        "" if event.job_id is None else event.job_id,
+        _clipped(bytes(event.data).decode(errors="replace"), _DATA_CHARACTERS_MAX),
+    ).rstrip()
+
+
+def _as_json(event: EventView) -> str:
+    return msgspec.json.encode(event).decode()
+
+
+def _as_csv(event: EventView) -> str:
+    return _csv_line(
+        [
+            event.position, _time(event.recorded_at), event.type, event.version, event.user_id,
+            event.job_id, bytes(event.data).decode(errors="replace"), event.hash,
+        ]
+    )  # fmt: skip
+
+
+def _csv_line(values: Sequence[object]) -> str:
+    line = io.StringIO()
+    csv.writer(line, lineterminator="").writerow(values)
+    return line.getvalue()
+
+
+_FORMATS: Final[dict[str, tuple[str | None, Callable[[EventView], str]]]] = {
+    "table": (
+        _ROW.format("position", "recorded_at", "type", "user", "job", "data"),
+        _as_row,
+    ),
+    "ndjson": (None, _as_json),
+    "csv": (_csv_line(_COLUMNS), _as_csv),
+}
+
+
+def _time(moment: datetime) -> str:
+    return f"{moment:%Y-%m-%dT%H:%M:%S.%fZ}"
+
+
+def _clipped(text: str, most: int) -> str:
+    shown = printable(text)
+    return shown if len(shown) <= most else f"{shown[: most - 1]}…"

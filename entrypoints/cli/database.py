@@ -1,0 +1,197 @@
+"""Commands about the database: migrate, rebuild, verify, doctor, recover."""
+
+import time
+from typing import Final
+
+import rich_click as click
+from click.exceptions import Exit
+
+from adapters.doctor import Finding as Diagnosis
+from adapters.doctor import Level, examine
+from domain.chain import GENESIS
+from domain.life_cycle import Job
+from entrypoints.cli.failure import CHECK_FAILED
+from entrypoints.cli.opening import database_url_option, opened, opened_log, settings_from
+from entrypoints.cli.output import examples, note, printable, progress, say
+from entrypoints.composition import prepare, rebuild_projections
+from entrypoints.recovery import recover_now
+from entrypoints.service import Fairlog
+from entrypoints.verification import verify_log, verify_log_chain
+from projections.findings import Difference, Finding
+from projections.verify import Kept, Verified
+
+_MARKS: Final = {Level.OK: "ok     ", Level.WARNING: "warning", Level.ERROR: "error  "}
+
+
+@click.command()
+@database_url_option
+def migrate(database_url: str | None) -> None:
+    """Create or upgrade the database's tables.
+
+    Harmless when nothing is to be done, and when several servers do it at once. `fairlog serve`
+    does it too.
+    """
+    with opened(settings_from({"database_url": database_url})) as fairlog:
+        with progress("building projections") as report:
+            built = prepare(fairlog, report)
+        say(f"The database is up to date; built anew: {', '.join(built) or 'nothing'}.")
+
+
+@click.command(
+    epilog=examples("fairlog rebuild", "fairlog rebuild --projection jobs --projection line")
+)
+@database_url_option
+@click.option(
+    "--projection", "names", multiple=True, metavar="NAME",
+    help="Only this one: jobs, line or windows. May be given several times.",
+)  # fmt: skip
+def rebuild(database_url: str | None, names: tuple[str, ...]) -> None:
+    """Build projections again from the log, while the service goes on."""
+    with opened_log(settings_from({"database_url": database_url})) as fairlog:
+        started = time.monotonic()
+        with progress("rebuilding") as report:
+            events = rebuild_projections(fairlog, names, report)
+        seconds = max(time.monotonic() - started, 1e-3)
+        say(
+            f"Rebuilt {', '.join(names) or 'all projections'} from {events:,} events in "
+            f"{seconds:.1f} s ({events / seconds:,.0f} events/s)."
+        )
+
+
+@click.command(
+    epilog=examples(
+        "fairlog verify",
+        "fairlog verify --repair",
+        "fairlog verify --chain-only --from 4711 --hash 9f86d081884c7d65…",
+    )
+)
+@database_url_option
+@click.option("--repair", is_flag=True, help="Build again the projections that differ.")
+@click.option(
+    "--chain-only", is_flag=True,
+    help="Check positions, hashes and times alone: neither what the events mean nor projections.",
+)  # fmt: skip
+@click.option(
+    "--from", "position", type=click.IntRange(min=0), metavar="POSITION",
+    help="With --chain-only: check what is new since this position; needs --hash.",
+)  # fmt: skip
+@click.option(
+    "--hash", "hash_hex", metavar="HASH",
+    help="The hash that you noted for that position (64 hexadecimal digits).",
+)  # fmt: skip
+def verify(
+    database_url: str | None, *, repair: bool, chain_only: bool, position: int | None,
+    hash_hex: str | None,
+) -> None:  # fmt: skip
+    """Check the log, and every projection against it.
+
+    Prints what is wrong, and at last the position and the hash of the log's end: keep both outside
+    the database, and nobody can change anything before them unnoticed. Exit code 0: clean, 1: not.
+    The service goes on meanwhile.
+    """
+    kept = _kept(position, hash_hex)
+    if (kept is not None and not chain_only) or (chain_only and repair):
+        raise click.UsageError(
+            "--from and --hash go with --chain-only, and --repair goes without it."
+        )
+    with opened_log(settings_from({"database_url": database_url})) as fairlog:
+        if chain_only:
+            with progress("verifying") as report:
+                verified = verify_log_chain(fairlog, kept or Kept(0, GENESIS), _print_found, report)
+        else:
+            verified = _verify(fairlog)
+            if repair and verified.differing:
+                verified = _repaired(fairlog, verified)
+    say(f"{_summary(verified)}\nposition {verified.position}, hash {verified.hash.hex()}")
+    if not verified.is_clean:
+        raise Exit(CHECK_FAILED)
+
+
+def _kept(position: int | None, hash_hex: str | None) -> Kept | None:
+    if position is None and hash_hex is None:
+        return None
+    if position is None or hash_hex is None:
+        raise click.UsageError("--from and --hash belong together: both, or neither.")
+    try:
+        kept_hash = bytes.fromhex(hash_hex)
+    except ValueError:
+        kept_hash = b""
+    if len(kept_hash) != len(GENESIS):
+        raise click.BadParameter("it has 64 hexadecimal digits.", param_hint="--hash")
+    return Kept(position, kept_hash)
+
+
+def _verify(fairlog: Fairlog) -> Verified:
+    with progress("verifying") as report:
+        return verify_log(fairlog, _print_found, report)
+
+
+def _repaired(fairlog: Fairlog, verified: Verified) -> Verified:
+    """Build again what differs, and look once more."""
+    if verified.findings:
+        note("Nothing is repaired: the log itself is not as it was written.")
+        return verified
+    with progress("rebuilding") as report:
+        rebuild_projections(fairlog, verified.differing, report)
+    say(f"Built again: {', '.join(verified.differing)}.")
+    return _verify(fairlog)
+
+
+def _print_found(found: Finding | Difference) -> None:
+    say(printable(str(found)))
+
+
+def _summary(verified: Verified) -> str:
+    checked = f"{verified.events:,} events"
+    if verified.is_clean:
+        return f"Clean: {checked}."
+    log = f"{verified.findings:,} findings in the log"
+    projections = f"projections that differ: {', '.join(verified.differing) or 'none'}"
+    return f"NOT clean: {checked}; {log}; {projections}."
+
+
+@click.command()
+@database_url_option
+def doctor(database_url: str | None) -> None:
+    """Check the database's settings that Fairlog relies on.
+
+    Says of each whether it is right, and how to mend it if not. Exit code 1 when one is an error;
+    warnings alone give 0.
+    """
+    worst = Level.OK
+    with opened(settings_from({"database_url": database_url})) as fairlog:
+        for diagnosis in examine(fairlog.database):
+            _print_diagnosis(diagnosis)
+            if diagnosis.level is Level.ERROR:
+                worst = Level.ERROR
+    if worst is Level.ERROR:
+        raise Exit(CHECK_FAILED)
+
+
+def _print_diagnosis(diagnosis: Diagnosis) -> None:
+    say(f"{_MARKS[diagnosis.level]}  {diagnosis.check}: {printable(diagnosis.found)}")
+    if diagnosis.mend:
+        say(f"         → {printable(diagnosis.mend)}")
+
+
+@click.command()
+@database_url_option
+@click.option(
+    "--server-id", metavar="NAME",
+    help="MySQL, MariaDB: the --server-id of a server that is certainly dead; what ran inside it "
+    "is queued again at once. Without it, only what is overdue is.",
+)  # fmt: skip
+def recover(database_url: str | None, server_id: str | None) -> None:
+    """Queue again the jobs that a dead server left running.
+
+    `fairlog serve` does it at every start. Refuses while a server runs on the same SQLite file.
+    """
+    with opened(settings_from({"database_url": database_url})) as fairlog:
+        jobs = recover_now(fairlog, server_id)
+        for job in jobs:
+            say(_recovered(job))
+        say(f"{len(jobs):,} jobs recovered.")
+
+
+def _recovered(job: Job) -> str:
+    return f"job {job.id} of {printable(job.user_id)} ({printable(job.kind)}): {job.state.value}"

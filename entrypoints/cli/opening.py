@@ -1,0 +1,71 @@
+"""From flags to a service: settings, a warning about secrets, and errors in the user's terms."""
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Final, TypeVar
+
+import rich_click as click
+from sqlalchemy.exc import SQLAlchemyError
+
+from adapters.schema import is_current
+from adapters.settings import Settings, has_password, load_settings
+from domain.errors import LogUnavailable
+from entrypoints.cli.failure import Failure, database_failure
+from entrypoints.cli.output import note
+from entrypoints.composition import compose
+from entrypoints.service import Fairlog
+
+SETTINGS_FILE: Final = Path("fairlog.toml")
+
+F = TypeVar("F", bound=Callable[..., object])
+
+
+def database_url_option(command: F) -> F:
+    return click.option(
+        "--database-url",
+        metavar="URL",
+        help="sqlite:///PATH or mysql+pymysql://USER:PASSWORD@HOST:PORT/NAME. Better set as "
+        "FAIRLOG_DATABASE_URL, where nobody sees the password. Default: sqlite:///fairlog.db",
+    )(command)
+
+
+def settings_from(flags: Mapping[str, object]) -> Settings:
+    """Flags, else environment, else fairlog.toml, else the default. Raises `SettingsError`."""
+    settings = load_settings(flags, os.environ, SETTINGS_FILE)
+    given = flags.get("database_url")
+    if isinstance(given, str) and has_password(given):
+        note(
+            "Warning: every user of this machine can read the password in --database-url; set "
+            "FAIRLOG_DATABASE_URL, or database_url in fairlog.toml, instead."
+        )
+    return settings
+
+
+@contextmanager
+def opened(settings: Settings) -> Iterator[Fairlog]:
+    """A service on the database, closed afterwards. Raises `Failure` for what the database says."""
+    try:
+        with closing(compose(settings)) as fairlog:
+            yield fairlog
+    except (LogUnavailable, SQLAlchemyError) as error:
+        failure = database_failure(error, settings.database_url)
+        if failure is None:
+            raise
+        raise failure from error
+
+
+@contextmanager
+def opened_log(settings: Settings) -> Iterator[Fairlog]:
+    """`opened`, for a log that must be there already."""
+    with opened(settings) as fairlog:
+        file = fairlog.database.url.database
+        if fairlog.database.is_sqlite and file and not Path(file).exists():  # else it were created
+            raise Failure(f"There is no {file}: run `fairlog migrate`, or check --database-url.")
+        if not is_current(fairlog.database):
+            raise Failure(
+                "The database has no log of this release: run `fairlog migrate`, or check "
+                "--database-url."
+            )
+        yield fairlog

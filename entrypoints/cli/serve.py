@@ -1,0 +1,119 @@
+"""Commands that run until they are stopped: the server, and a worker of its own."""
+
+import ipaddress
+import logging
+import sys
+from typing import Final
+
+import rich_click as click
+
+from adapters.handlers import load_handlers
+from entrypoints.cli.opening import database_url_option, opened, settings_from
+from entrypoints.cli.output import examples
+from entrypoints.logging import configure_logging
+
+DEFAULT_WORKERS: Final = 4
+
+
+def _log_format_option(command: click.Command) -> click.Command:
+    command.params.append(
+        click.Option(
+            ["--log-format"], type=click.Choice(["text", "json"]),
+            help="Of the lines on standard error. Default: text on a terminal, else json.",
+        )
+    )  # fmt: skip
+    return command
+
+
+@_log_format_option
+@click.command(
+    epilog=examples(
+        "fairlog serve",
+        "fairlog serve --handlers thumbnails.py --workers 8",
+        "FAIRLOG_DATABASE_URL=mysql+pymysql://… fairlog serve --server-id a --port 9000",
+    )
+)
+@database_url_option
+@click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
+@click.option(
+    "--port", type=click.IntRange(0, 65_535), default=8000, show_default=True,
+    help="The port to listen on; 0: any that is free.",
+)  # fmt: skip
+@click.option(
+    "--insecure", is_flag=True,
+    help="Listen on other addresses than loopback too, although anybody who reaches them can then "
+    "read and change everything: there are no API keys yet.",
+)  # fmt: skip
+@click.option(
+    "--workers", type=click.IntRange(0, 1000), default=DEFAULT_WORKERS, show_default=True,
+    metavar="N", help="Jobs run at once inside this process; 0: none.",
+)  # fmt: skip
+@click.option(
+    "--handlers", metavar="MODULE",
+    help="A module, or a path ending in .py, whose public functions are kinds of job. Default: the "
+    "built-in handlers alone.",
+)  # fmt: skip
+@click.option(
+    "--server-id", metavar="NAME",
+    help="MySQL, MariaDB: a name that no other running server has. Started again under the same "
+    "name, it queues again at once what ran inside it; else that waits for leases to end.",
+)  # fmt: skip
+def serve(
+    database_url: str | None, *, host: str, port: int, insecure: bool, workers: int,
+    handlers: str | None, server_id: str | None, log_format: str | None,
+) -> None:  # fmt: skip
+    """Run the service: API, dashboard and workers in one process.
+
+    Creates or upgrades the tables, recovers what an earlier process left behind, then listens.
+    Other settings are FAIRLOG_… variables, or lines in fairlog.toml.
+    """
+    if not insecure and not _is_loopback(host):
+        raise click.UsageError(
+            f"--host {host} can be reached from other machines, and without API keys anybody there "
+            "could read and change everything; use 127.0.0.1 behind a proxy, or add --insecure."
+        )
+    _configure_logging(log_format)
+    # Litestar takes a third of a second to import, and no other command needs it.
+    from entrypoints.server import ServerOptions, run_server  # noqa: PLC0415 (see above)
+
+    settings = settings_from({"database_url": database_url, "handlers": handlers})
+    options = ServerOptions(host=host, port=port, workers=workers, server_id=server_id)
+    with opened(settings) as fairlog:
+        run_server(fairlog, settings, options)
+
+
+@_log_format_option
+@click.command(
+    epilog=examples(
+        "fairlog worker --server http://127.0.0.1:8000 --handlers thumbnails.py --concurrency 8"
+    )
+)
+@click.option("--server", required=True, metavar="URL", help="Like http://127.0.0.1:8000.")
+@click.option(
+    "--handlers", metavar="MODULE",
+    help="A module, or a path ending in .py, whose public functions are kinds of job. Default: the "
+    "built-in handlers alone.",
+)  # fmt: skip
+@click.option(
+    "--concurrency", type=click.IntRange(1, 1000), default=DEFAULT_WORKERS, show_default=True,
+    metavar="N", help="Jobs run at once.",
+)  # fmt: skip
+def worker(server: str, handlers: str | None, concurrency: int, log_format: str | None) -> None:
+    """Run jobs for a server, in a process or on a machine of its own."""
+    _configure_logging(log_format)
+    from entrypoints.worker.remote import run_remote_worker  # noqa: PLC0415 (only needed here)
+
+    settings = settings_from({"handlers": handlers})
+    run_remote_worker(server, load_handlers(settings.handlers), concurrency)
+
+
+def _configure_logging(log_format: str | None) -> None:
+    as_json = log_format == "json" or (log_format is None and not sys.stderr.isatty())
+    configure_logging(as_json=as_json, level=logging.INFO)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

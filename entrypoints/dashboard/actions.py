@@ -1,0 +1,70 @@
+"""Cancel and retry, for one job or for a selection."""
+
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, Final
+
+from litestar import Request, Response, post
+from litestar.di import NamedDependency
+from litestar.enums import RequestEncodingType
+from litestar.exceptions import PermissionDeniedException
+from litestar.params import Body
+from litestar.status_codes import HTTP_200_OK
+
+from domain import validation
+from domain.commands import CancelJob, JobCommand, RetryJob
+from domain.errors import InvalidInput
+from domain.identifiers import JobId
+from domain.life_cycle import Job
+from entrypoints.dashboard.desk import Desk
+from entrypoints.dashboard.rendering import html, is_from_page, render
+
+SELECTED_MAX: Final = 200
+Selection = Annotated[dict[str, Any], Body(media_type=RequestEncodingType.URL_ENCODED)]
+
+
+@post("/jobs/cancel", status_code=HTTP_200_OK)
+async def cancel(
+    request: Request[Any, Any, Any], data: Selection, desk: NamedDependency[Desk]
+) -> Response[str]:
+    return await _act(request, data, desk, "cancelled", lambda one: CancelJob(job_id=one))
+
+
+@post("/jobs/retry", status_code=HTTP_200_OK)
+async def retry(
+    request: Request[Any, Any, Any], data: Selection, desk: NamedDependency[Desk]
+) -> Response[str]:
+    return await _act(request, data, desk, "queued again", lambda one: RetryJob(job_id=one))
+
+
+async def _act(
+    request: Request[Any, Any, Any],
+    data: dict[str, Any],
+    desk: Desk,
+    done: str,
+    command: Callable[[JobId], JobCommand],
+) -> Response[str]:
+    """Say what became of each. The page asks anew for what it shows."""
+    if not is_from_page(request):
+        raise PermissionDeniedException("This is for the dashboard's own pages; use /v1/jobs.")
+    jobs = _selected(data.get("id"))
+    outcomes = await desk.fairlog.settle([command(job_id) for job_id in jobs])
+    refused = [
+        (job_id, str(outcome))
+        for job_id, outcome in zip(jobs, outcomes, strict=True)
+        if not isinstance(outcome, Job)
+    ]
+    position = await desk.fairlog.tail.position()
+    return html(
+        render("outcome.html", done=done, count=len(jobs) - len(refused), refused=refused),
+        headers={"X-Fairlog-Position": str(position)},
+    )
+
+
+def _selected(ids: str | Sequence[str] | None) -> list[JobId]:
+    """Raises `InvalidInput`."""
+    given = [ids] if isinstance(ids, str) else list(ids or [])
+    if not 1 <= len(given) <= SELECTED_MAX:
+        raise InvalidInput(f"Select 1 to {SELECTED_MAX} jobs; these are {len(given)}.")
+    if not all(one.isascii() and one.isdigit() for one in given):
+        raise InvalidInput("A job's id is a whole number.")
+    return [validation.job_id(int(one)) for one in dict.fromkeys(given)]

@@ -1,0 +1,70 @@
+"""The figures that the charts draw, as columns."""
+
+from typing import Any, Final, Literal
+
+import msgspec
+from litestar import Request, Response, get
+from litestar.di import NamedDependency
+from litestar.params import FromQuery
+from msgspec import Struct
+from sqlalchemy.engine import Connection
+
+from entrypoints.dashboard.desk import Desk, Moment
+from projections.activity_figures import Figures, quantile
+
+Range = Literal["15m", "1h", "6h", "3d"]
+RANGES: Final[dict[Range, tuple[str, int, int]]] = {  # name, seconds a point, seconds in all
+    "15m": ("15 minutes", 10, 900),
+    "1h": ("1 hour", 10, 3_600),
+    "6h": ("6 hours", 60, 21_600),
+    "3d": ("3 days", 600, 259_200),
+}
+_TELLING_SHARE: Final = 0.4  # of the newest point's time; before, its rate is mere chance
+_NOTHING: Final = Figures()
+
+
+class Series(Struct):
+    """Columns of equal length. Rates are per second; latencies are in seconds, None: none."""
+
+    at: list[int]  # UTC, seconds since the epoch
+    submitted: list[float] = []
+    started: list[float] = []
+    completed: list[float] = []
+    failed: list[float] = []
+    refused: list[float] = []
+    wait_p50: list[float | None] = []
+    wait_p95: list[float | None] = []
+    run_p50: list[float | None] = []
+    run_p95: list[float | None] = []
+
+
+@get("/charts.json")
+async def charts(
+    request: Request[Any, Any, Any], desk: NamedDependency[Desk], span: FromQuery[Range] = "15m"
+) -> Response[str]:
+    """Of the last `span`."""
+    series = await desk.answer(
+        request,
+        lambda connection, at: msgspec.json.encode(_read(desk, connection, at, span)).decode(),
+    )
+    return Response(series, media_type="application/json")
+
+
+def _read(desk: Desk, connection: Connection, at: Moment, span: Range) -> Series:
+    _, seconds, length = RANGES[span]
+    since = (at.seconds - length) // seconds * seconds
+    found = dict(desk.activity.series(connection, seconds, since))
+    starts = list(range(since, at.seconds + 1, seconds))
+    if at.seconds - starts[-1] < _TELLING_SHARE * seconds:
+        starts.pop()
+    series = Series(starts)
+    for start in starts:
+        figures = found.get(start, _NOTHING)
+        took = min(seconds, max(1, at.seconds - start))
+        for name in ("submitted", "started", "completed", "failed", "refused"):
+            getattr(series, name).append(round(getattr(figures, name) / took, 3))
+        series.wait_p50.append(quantile(figures.waits, 0.5))
+        series.wait_p95.append(quantile(figures.waits, 0.95))
+        series.run_p50.append(quantile(figures.runs, 0.5))
+        series.run_p95.append(quantile(figures.runs, 0.95))
+    return series

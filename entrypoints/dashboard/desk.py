@@ -1,0 +1,80 @@
+"""What every view reads with: the service, the queries that only the dashboard has, and answers
+that all open dashboards share.
+"""
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import Final
+
+from litestar import Response
+from msgspec import Struct
+from sqlalchemy.engine import Connection
+
+from domain.identifiers import UserId
+from domain.moments import to_micros
+from entrypoints.dashboard.rendering import AnyRequest, page, position_seen, render
+from entrypoints.dashboard.shared import Dated, SharedAnswers
+from entrypoints.service import Fairlog
+from projections import registry
+from projections.activity_queries import ActivityQueries
+from projections.job_search import JobSearch
+from projections.line_front import LineFront
+
+HOUR_SECONDS: Final = 3600
+
+
+class Moment(Struct, frozen=True):
+    """What a view was read at."""
+
+    position: int  # of the latest event
+    now: datetime  # UTC, by the log's clock
+
+    @property
+    def seconds(self) -> int:
+        return to_micros(self.now) // 1_000_000
+
+
+class Desk:
+    """One a process."""
+
+    def __init__(self, fairlog: Fairlog) -> None:
+        self.fairlog = fairlog
+        self.activity = ActivityQueries(registry.current("activity"))
+        self.front = LineFront(registry.current("line"))
+        self.search = JobSearch(registry.current("jobs"))
+        self._shared: SharedAnswers[str] = SharedAnswers()
+
+    async def show(
+        self,
+        request: AnyRequest,
+        view: str,
+        title: str,
+        read: Callable[[Connection, Moment], dict[str, object]],
+        **around: object,
+    ) -> Response[str]:
+        """A view whose live part is `<view>.html`, filled with what `read` gives."""
+        live = await self.answer(
+            request, lambda connection, at: render(f"{view}.html", at=at, **read(connection, at))
+        )
+        return page(request, view, live, title=title, around=around)
+
+    async def answer(self, request: AnyRequest, make: Callable[[Connection, Moment], str]) -> str:
+        """An answer under the request's address, shared by all who ask for the same."""
+
+        def query(connection: Connection) -> Dated[str]:
+            log = self.fairlog.log
+            at = Moment(log.position(connection), log.now(connection))
+            return Dated(at.position, make(connection, at))
+
+        key = f"{request.url.path}?{request.url.query}"
+        return await self._shared.get(key, position_seen(request), lambda: self.fairlog.read(query))
+
+    def waits(self, connection: Connection, users: list[UserId], at: Moment) -> dict[UserId, float]:
+        """How long each user's oldest next job has waited, in seconds."""
+        oldest = self.front.oldest_of(connection, users)
+        times = self.fairlog.log.times_at(connection, list(oldest.values()))
+        return {
+            user_id: (at.now - times[job_id]).total_seconds()
+            for user_id, job_id in oldest.items()
+            if job_id in times
+        }

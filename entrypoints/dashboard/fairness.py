@@ -1,0 +1,49 @@
+"""Fairness: whose turn it is, who waits, and who was served lately."""
+
+from typing import Any, Final
+
+from litestar import Request, Response, get
+from litestar.di import NamedDependency
+from sqlalchemy.engine import Connection
+
+from domain.identifiers import UserId
+from domain.life_cycle import State
+from entrypoints.dashboard.desk import HOUR_SECONDS, Desk, Moment
+from projections.activity_figures import first, total
+
+_NEXT_SHOWN: Final = 20
+_WAITING_SHOWN: Final = 30
+_SERVED_SHOWN: Final = 20
+_MINUTE: Final = 60
+
+
+@get("/fairness")
+async def fairness(request: Request[Any, Any, Any], desk: NamedDependency[Desk]) -> Response[str]:
+    return await desk.show(
+        request, "fairness", "Fairness", lambda connection, at: _read(desk, connection, at)
+    )
+
+
+def _read(desk: Desk, connection: Connection, at: Moment) -> dict[str, object]:
+    fairlog = desk.fairlog
+    turns = fairlog.line.next_users(connection, _NEXT_SHOWN)
+    waiting = desk.activity.most_waiting(connection, _WAITING_SHOWN)
+    users = desk.front.users(connection, [user_id for user_id, _ in waiting])
+    served = [user.last_served for _, user in turns] + [user.last_served for user in users.values()]
+    served_at = fairlog.log.times_at(connection, [one for one in served if one is not None])
+    shown: list[UserId] = [user_id for user_id, _ in turns] + [user_id for user_id, _ in waiting]
+    since = at.seconds - HOUR_SECONDS
+    leading = desk.activity.leading(connection, since)
+    figures = total(one for _, one in desk.activity.series(connection, _MINUTE, since))
+    return {
+        "counts": fairlog.jobs.counts(connection),
+        "queued": State.QUEUED,
+        "turns": turns,
+        "waiting": [
+            (user_id, load, users.get(user_id)) for user_id, load in waiting
+        ],
+        "served_at": served_at,
+        "waits": desk.waits(connection, list(dict.fromkeys(shown)), at),
+        "served": first(leading.served, _SERVED_SHOWN),
+        "started": figures.started,
+    }  # fmt: skip

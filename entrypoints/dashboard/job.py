@@ -1,0 +1,107 @@
+"""One job: what happened to it, what it was given and what came of it."""
+
+from typing import Any, Final
+
+from litestar import Request, Response, get
+from litestar.di import NamedDependency
+from litestar.params import FromPath
+from msgspec import Struct
+from sqlalchemy.engine import Connection
+
+from adapters.event_log import EventFilter, StoredEvent
+from domain import validation
+from domain.errors import UnknownJob
+from domain.events import Recorded, decode
+from domain.identifiers import JobId
+from domain.life_cycle import ENDED, Job, State
+from entrypoints.dashboard import words
+from entrypoints.dashboard.desk import Desk, Moment
+from entrypoints.dashboard.timeline import WIDTH, bars, timeline
+
+EVENTS_SHOWN_MAX: Final = 500
+
+
+class Body(Struct, frozen=True):
+    """A JSON value as it is shown."""
+
+    name: str
+    text: str
+    size: int  # bytes
+    is_clipped: bool
+
+
+@get("/jobs/{job_id:int}")
+async def job(
+    request: Request[Any, Any, Any], desk: NamedDependency[Desk], job_id: FromPath[int]
+) -> Response[str]:
+    """Raises `UnknownJob`."""
+    wanted = validation.job_id(job_id)
+    return await desk.show(
+        request, "job", f"Job {wanted}",
+        lambda connection, at: _read(desk, connection, at, wanted), job_id=wanted,
+    )  # fmt: skip
+
+
+@get("/jobs/{job_id:int}/{name:str}.json")
+async def body(
+    desk: NamedDependency[Desk], job_id: FromPath[int], name: FromPath[str]
+) -> Response[str]:
+    """A payload, result or error, whole and as text."""
+    wanted = validation.job_id(job_id)
+    data = await desk.fairlog.read(
+        lambda connection: _bodies(desk, connection, _job(desk, connection, wanted)).get(name)
+    )
+    return Response(
+        (data or b"null").decode(), media_type="text/plain",
+        headers={"Content-Disposition": "inline"}, status_code=200 if data is not None else 404,
+    )  # fmt: skip
+
+
+def _read(desk: Desk, connection: Connection, at: Moment, job_id: JobId) -> dict[str, object]:
+    found = _job(desk, connection, job_id)
+    events = desk.fairlog.log.find(connection, EventFilter(job_id=job_id), 0, EVENTS_SHOWN_MAX)
+    line = timeline([_recorded(event) for event in events])
+    errors = desk.fairlog.log.bodies_at(
+        connection, [one.error_position for one in line.attempts if one.error_position]
+    )
+    return {
+        "job": found,
+        "events": [(event, words.pretty_json(event.data)[0]) for event in events],
+        "line": line,
+        "bars": bars(line.stretches, at.now),
+        "width": WIDTH,
+        "errors": {position: words.message_of(error) for position, error in errors.items()},
+        "bodies": [_shown(name, data) for name, data in _bodies(desk, connection, found).items()],
+        "may_cancel": found.state not in ENDED,
+        "may_retry": found.state in {State.FAILED, State.CANCELLED},
+        "turn": desk.fairlog.line.user(connection, found.user_id),
+    }
+
+
+def _job(desk: Desk, connection: Connection, job_id: JobId) -> Job:
+    found = desk.fairlog.jobs.find(connection, [job_id])
+    if job_id not in found:
+        raise UnknownJob(job_id)
+    return found[job_id]
+
+
+def _bodies(desk: Desk, connection: Connection, found: Job) -> dict[str, bytes]:
+    """By name, as far as there are any."""
+    places = {"payload": found.id, "result": found.result_position, "error": found.error_position}
+    stored = desk.fairlog.log.bodies_at(
+        connection, [position for position in places.values() if position is not None]
+    )
+    return {
+        name: stored[position]
+        for name, position in places.items()
+        if position is not None and position in stored
+    }
+
+
+def _shown(name: str, data: bytes) -> Body:
+    text, is_clipped = words.pretty_json(data)
+    return Body(name, text, len(data), is_clipped)
+
+
+def _recorded(event: StoredEvent) -> Recorded:
+    return Recorded(event.position, event.recorded_at, event.job_id, decode(event.data))

@@ -1,0 +1,86 @@
+"""Jobs: found by id, user, state and kind, in pages that are read by key and never by offset."""
+
+from typing import Annotated, Any, Final
+
+from litestar import Request, Response, get
+from litestar.di import NamedDependency
+from litestar.params import FromQuery, QueryParameter
+from litestar.response import Redirect
+from sqlalchemy.engine import Connection
+
+from domain import validation
+from domain.errors import InvalidInput
+from domain.identifiers import POSITION_MAX
+from domain.life_cycle import State
+from entrypoints.dashboard.desk import Desk, Moment
+from projections.job_search import JobFilter
+
+JOBS_A_PAGE: Final = 50
+_KINDS_OFFERED: Final = 200
+
+
+@get("/jobs")
+async def jobs(
+    request: Request[Any, Any, Any],
+    desk: NamedDependency[Desk],
+    user: FromQuery[str] = "",
+    job_state: Annotated[str, QueryParameter(name="state")] = "",
+    kind: FromQuery[str] = "",
+    before: FromQuery[str] = "",
+    after: FromQuery[str] = "",
+) -> Response[str]:
+    """`before` and `after` are ids at which a page ends or begins."""
+    problem = None
+    wanted, below, above = JobFilter(), None, None
+    try:
+        wanted = JobFilter(
+            user_id=validation.user_id(user) if user else None,
+            state=_state(job_state) if job_state else None,
+            kind=validation.kind(kind) if kind else None,
+        )
+        below, above = _bound(before, "before"), _bound(after, "after")
+    except InvalidInput as error:
+        problem = str(error)
+
+    def read(connection: Connection, _: Moment) -> dict[str, object]:
+        found = (
+            desk.search.older(connection, wanted, below, JOBS_A_PAGE)
+            if above is None
+            else desk.search.newer(connection, wanted, above, JOBS_A_PAGE)
+        )
+        return {
+            "found": found, "problem": problem, "user": user, "state": job_state, "kind": kind,
+            "is_filtered": bool(user or job_state or kind), "is_first": not (before or after),
+        }  # fmt: skip
+
+    kinds = await desk.fairlog.read(
+        lambda connection: desk.fairlog.line.kinds(connection, _KINDS_OFFERED)
+    )
+    return await desk.show(
+        request, "jobs", "Jobs", read,
+        user=user, state=job_state, kind=kind, states=list(State), kinds=[one for one, _ in kinds],
+    )  # fmt: skip
+
+
+@get("/find")
+async def find(job_id: Annotated[str, QueryParameter(name="id")] = "") -> Redirect:
+    """To a job by its id; `#42` and `42` are the same."""
+    number = job_id.strip().removeprefix("#")
+    if number.isascii() and number.isdigit():
+        return Redirect(f"/jobs/{int(number)}")
+    return Redirect("/jobs")
+
+
+def _state(name: str) -> State:
+    try:
+        return State(name)
+    except ValueError:
+        raise InvalidInput(f"There is no state {name!r}; there are {', '.join(State)}.") from None
+
+
+def _bound(text: str, what: str) -> int | None:
+    if not text:
+        return None
+    if not (text.isascii() and text.isdigit() and int(text) <= POSITION_MAX):
+        raise InvalidInput(f"{what} is the id of a job.")
+    return int(text)

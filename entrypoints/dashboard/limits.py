@@ -1,0 +1,84 @@
+"""Limits: the windows as they stand, who is refused, and how one user stands."""
+
+from typing import Any, Final
+
+from litestar import Request, Response, get
+from litestar.di import NamedDependency
+from litestar.params import FromQuery
+from msgspec import Struct
+from sqlalchemy.engine import Connection
+
+from domain import validation
+from domain.errors import InvalidInput
+from domain.identifiers import Kind, UserId
+from domain.rate_limits import WindowState, window_start
+from entrypoints.dashboard.desk import HOUR_SECONDS, Desk, Moment
+from projections.activity_figures import first
+
+_USERS_SHOWN: Final = 20
+_REFUSED_SHOWN: Final = 20
+_NO_KIND: Final = Kind("")
+
+
+class UserWindow(Struct, frozen=True):
+    user_id: UserId
+    window: WindowState
+    running: int | None  # the cap on jobs running at once
+
+
+@get("/limits")
+async def limits(
+    request: Request[Any, Any, Any], desk: NamedDependency[Desk], user: FromQuery[str] = ""
+) -> Response[str]:
+    problem = None
+    wanted: UserId | None = None
+    if user:
+        try:
+            wanted = validation.user_id(user)
+        except InvalidInput as error:
+            problem = str(error)
+    return await desk.show(
+        request, "limits", "Limits",
+        lambda connection, at: {
+            **_read(desk, connection, at),
+            "wanted": _users(desk, connection, at, [wanted])[0] if wanted is not None else None,
+            "line": desk.fairlog.line.user(connection, wanted) if wanted is not None else None,
+            "problem": problem,
+        },
+        user=user,
+    )  # fmt: skip
+
+
+def _read(desk: Desk, connection: Connection, at: Moment) -> dict[str, object]:
+    """The windows shown are those of the users that submitted most since they began."""
+    policy = desk.fairlog.policy
+    leading = desk.activity.leading(connection, at.seconds - HOUR_SECONDS)
+    begun = int(window_start(at.now, policy.window_seconds).timestamp())
+    lately = desk.activity.leading(connection, begun)
+    busy = [user_id for user_id, _ in first(lately.submitted, _USERS_SHOWN)]
+    refused = [user_id for user_id, _ in first(lately.refused, _USERS_SHOWN)]
+    users = [UserId(user_id) for user_id in dict.fromkeys([*refused, *busy])]
+    windows = desk.fairlog.windows.load(connection, [], policy, at.now)
+    found = _users(desk, connection, at, users)
+    found.sort(key=lambda one: (one.window.remaining, -one.window.used))
+    return {
+        "everyone": windows.global_window(policy, at.now),
+        "users": found[:_USERS_SHOWN],
+        "refused": first(leading.refused, _REFUSED_SHOWN),
+        "default": policy.user_limit,
+    }
+
+
+def _users(desk: Desk, connection: Connection, at: Moment, users: list[UserId]) -> list[UserWindow]:
+    policy = desk.fairlog.policy
+    windows = desk.fairlog.windows.load(connection, users, policy, at.now)
+    found = []
+    for user_id in users:
+        setting = windows.limits.get((user_id, _NO_KIND))
+        found.append(
+            UserWindow(
+                user_id, windows.user_window(user_id, policy, at.now),
+                None if setting is None else setting.running,
+            )
+        )  # fmt: skip
+    return found

@@ -1,0 +1,97 @@
+"""Overview: is work flowing, who works, and what fails; with the figures that its charts draw."""
+
+from typing import Any, Final
+
+from litestar import Request, Response, get
+from litestar.di import NamedDependency
+from msgspec import Struct
+from sqlalchemy.engine import Connection
+
+from domain.identifiers import JobId
+from domain.life_cycle import State
+from entrypoints.dashboard import words
+from entrypoints.dashboard.charts import RANGES
+from entrypoints.dashboard.desk import HOUR_SECONDS, Desk, Moment
+from entrypoints.dashboard.verdict import Situation, verdict
+from projections.activity_figures import Figures, first, of_failure_key, quantile, total
+
+_WORKERS_SHOWN: Final = 20
+_JOBS_A_WORKER: Final = 5
+_KINDS_SHOWN: Final = 30
+_FAILURES_SHOWN: Final = 10
+_FINEST: Final = 10
+
+
+class Failure(Struct, frozen=True):
+    kind: str
+    reason: str
+    message: str
+    count: int
+    job_id: JobId | None  # of the latest
+
+
+@get("/")
+async def overview(request: Request[Any, Any, Any], desk: NamedDependency[Desk]) -> Response[str]:
+    return await desk.show(
+        request, "overview", "Overview",
+        lambda connection, at: _read(desk, connection, at),
+        ranges=[(key, name) for key, (name, _, _) in RANGES.items()],
+    )  # fmt: skip
+
+
+def _read(desk: Desk, connection: Connection, at: Moment) -> dict[str, object]:
+    fairlog = desk.fairlog
+    counts = fairlog.jobs.counts(connection)
+    oldest_id = desk.front.oldest(connection)
+    oldest_at = fairlog.log.times_at(connection, [oldest_id] if oldest_id else [])
+    oldest = (at.now - oldest_at[oldest_id]).total_seconds() if oldest_id in oldest_at else None
+    slots = desk.activity.series(connection, _FINEST, at.seconds - 300)
+    minutes = total(figures for _, figures in slots)
+    minute = total(figures for start, figures in slots if start >= at.seconds - 60 - _FINEST)
+    following = fairlog.following.followers[0].checkpoint(connection)
+    return {
+        "states": [(state, counts[state]) for state in State],
+        "oldest": oldest,
+        "oldest_id": oldest_id,
+        "verdict": verdict(
+            Situation(
+                waiting=counts[State.QUEUED], running=counts[State.RUNNING],
+                oldest=words.duration(oldest), minute=minute, minutes=minutes,
+            )
+        ),
+        "p50": quantile(minutes.waits, 0.5),
+        "p95": quantile(minutes.waits, 0.95),
+        "p99": quantile(minutes.waits, 0.99),
+        "workers": desk.activity.workers(connection, _WORKERS_SHOWN, _JOBS_A_WORKER),
+        "kinds": _kinds(desk, connection, at),
+        "failures": _failures(desk, connection, at),
+        "behind": 0 if following is None else at.position - following.position,
+    }  # fmt: skip
+
+
+def _kinds(desk: Desk, connection: Connection, at: Moment) -> list[tuple[Any, ...]]:
+    """(kind, load, figures of the last hour, p95 of the wait, p95 of the run)"""
+    figures = desk.activity.by_kind(connection, at.seconds - HOUR_SECONDS)
+    kinds = desk.fairlog.line.kinds(connection, 1000)
+    found = [(kind, load, figures.get(kind, Figures())) for kind, load in kinds]
+    found.sort(key=lambda one: (-one[1].waiting, -one[2].started, one[0]))
+    return [
+        (kind, load, one, quantile(one.waits, 0.95), quantile(one.runs, 0.95))
+        for kind, load, one in found[:_KINDS_SHOWN]
+    ]
+
+
+def _failures(desk: Desk, connection: Connection, at: Moment) -> list[Failure]:
+    """Of the last hour, grouped by kind and error, the most frequent first."""
+    leading = desk.activity.leading(connection, at.seconds - HOUR_SECONDS)
+    most = first(leading.failures, _FAILURES_SHOWN)
+    positions = [leading.failed_at[key] for key, _ in most if key in leading.failed_at]
+    bodies = desk.fairlog.log.bodies_at(connection, positions)
+    jobs = desk.fairlog.log.jobs_at(connection, positions)
+    found = []
+    for key, count in most:
+        kind, reason, _ = of_failure_key(key)
+        position = leading.failed_at.get(key, 0)
+        message = words.message_of(bodies.get(position)) or reason.replace("_", " ")
+        found.append(Failure(kind, reason, message, count, jobs.get(position)))
+    return found

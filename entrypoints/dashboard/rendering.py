@@ -1,0 +1,96 @@
+"""Templates into answers: whole pages, or for those who are on the page its live part alone."""
+
+from collections.abc import Mapping
+from functools import cache
+from typing import Any, Final
+from urllib.parse import urlencode
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from litestar import Request, Response
+
+from domain.moments import from_micros
+from entrypoints.dashboard import words
+from entrypoints.dashboard.assets import static_path
+
+# Nothing from other hosts, no script and no style but those of ours that are files.
+SECURITY_HEADERS: Final = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+        "img-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
+VIEWS: Final = (
+    ("overview", "/", "Overview"), ("fairness", "/fairness", "Fairness"),
+    ("limits", "/limits", "Limits"), ("jobs", "/jobs", "Jobs"), ("audit", "/audit", "Audit"),
+)  # fmt: skip
+THEMES: Final = ("auto", "light", "dark")
+
+AnyRequest = Request[Any, Any, Any]
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("entrypoints.dashboard"), autoescape=True,
+        undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    environment.filters |= {
+        "count": words.count, "duration": words.duration, "rate": words.rate,
+        "visible": words.escape_turning,
+    }  # fmt: skip
+    environment.globals |= {
+        "elapsed": words.elapsed, "share": words.share, "static": static_path(), "views": VIEWS,
+        "themes": THEMES, "query": query, "from_micros": from_micros,
+    }  # fmt: skip
+    return environment
+
+
+def render(template: str, **context: object) -> str:
+    return _environment().get_template(template).render(context)
+
+
+def query(**parameters: object) -> str:
+    """`?a=1&b=2` of what is set, else nothing."""
+    given = {name: value for name, value in parameters.items() if value not in (None, "", [])}
+    return f"?{urlencode(given, doseq=True)}" if given else ""
+
+
+def page(
+    request: AnyRequest,
+    view: str,
+    live: str,
+    *,
+    title: str,
+    status: int = 200,
+    around: Mapping[str, object] | None = None,
+) -> Response[str]:
+    """The page around its live part; the live part alone for a page that renews it."""
+    if is_from_page(request):
+        return html(live, status)
+    theme = request.cookies.get("theme", "auto")
+    return html(
+        render(
+            "page.html", view=view, live=live, title=title,
+            theme=theme if theme in THEMES else "auto", **(around or {}),
+        ),
+        status,
+    )  # fmt: skip
+
+
+def html(content: str, status: int = 200, headers: dict[str, str] | None = None) -> Response[str]:
+    return Response(content, status_code=status, media_type="text/html", headers=headers)
+
+
+def is_from_page(request: AnyRequest) -> bool:
+    """Whether a script of ours asks. No other site can send this header here."""
+    return request.headers.get("HX-Request") == "true"
+
+
+def position_seen(request: AnyRequest) -> int:
+    """The latest event that the page has seen."""
+    header = request.headers.get("X-Fairlog-Position", "")
+    return int(header) if header.isascii() and header.isdigit() and len(header) < 19 else 0  # noqa: PLR2004

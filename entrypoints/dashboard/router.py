@@ -1,0 +1,55 @@
+"""The dashboard's routes, with what holds for all of them."""
+
+from http import HTTPStatus
+from typing import Any
+
+from litestar import Request, Response, Router
+from litestar.di import Provide
+
+from entrypoints.dashboard.actions import cancel, retry
+from entrypoints.dashboard.assets import assets
+from entrypoints.dashboard.audit import audit
+from entrypoints.dashboard.charts import charts
+from entrypoints.dashboard.desk import Desk
+from entrypoints.dashboard.fairness import fairness
+from entrypoints.dashboard.job import body, job
+from entrypoints.dashboard.jobs import find, jobs
+from entrypoints.dashboard.limits import limits
+from entrypoints.dashboard.overview import overview
+from entrypoints.dashboard.pulse import pulse
+from entrypoints.dashboard.rendering import SECURITY_HEADERS, page, render
+from entrypoints.http.problems import answer_error
+from entrypoints.service import Fairlog
+
+_ADVICE = {
+    HTTPStatus.NOT_FOUND: "Look at the id, or search among all jobs.",
+    HTTPStatus.SERVICE_UNAVAILABLE: "The page tries again by itself as soon as events come.",
+}
+
+
+def dashboard(fairlog: Fairlog) -> list[Router]:
+    desk = Desk(fairlog)
+    pages = Router(
+        path="/",
+        route_handlers=[
+            overview, charts, fairness, limits, jobs, find, job, body, cancel, retry, audit, pulse,
+        ],
+        dependencies={"desk": Provide(lambda: desk, sync_to_thread=False)},
+        exception_handlers={Exception: _answer_error},
+        response_headers=SECURITY_HEADERS,
+        include_in_schema=False,
+    )  # fmt: skip
+    return [pages, assets()]
+
+
+def _answer_error(request: Request[Any, Any, Any], error: Exception) -> Response[Any]:
+    """The same problem as everywhere, as a page for people."""
+    problem = answer_error(request, error).content
+    status = HTTPStatus(problem["status"])
+    live = render(
+        "error.html", title=status.phrase, detail=problem["detail"], advice=_ADVICE.get(status, "")
+    )
+    answer = page(request, "error", live, title=status.phrase, status=status)
+    for name, value in SECURITY_HEADERS.items():
+        answer.headers[name] = value
+    return answer

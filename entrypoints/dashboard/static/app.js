@@ -1,0 +1,445 @@
+// Keeps a page live: one event stream while the page is seen, resumed by position; figures asked
+// for anew when there is news; and what goes with it: charts, selections, confirmations, the theme.
+
+const view = document.body.dataset.view;
+const live = document.getElementById("live");
+const notice = document.getElementById("notice");
+
+// The stream: where we are in the log, and who wants to hear of what is new.
+
+const REFRESH_MS = 1000; // between two requests for the same figures
+const IDLE_REFRESH_MS = 10000; // windows and waits change without an event
+const RECONNECT_MS_MAX = 5000;
+
+let source = null;
+let position = 0; // of the latest event that we have seen
+let failures = 0;
+let reconnecting = 0;
+
+function streamPath() {
+  if (view === "audit") return document.getElementById("events")?.dataset.live ?? null;
+  const job = location.pathname.match(/^\/jobs\/(\d+)$/);
+  return job ? `/v1/stream?job_id=${job[1]}` : "/pulse";
+}
+
+function connect() {
+  disconnect();
+  const path = streamPath();
+  if (path === null || document.hidden) return say("still", "not moving");
+  const mine = new EventSource(`${path}${path.includes("?") ? "&" : "?"}after=${position}`);
+  source = mine;
+  mine.onopen = () => {
+    failures = 0;
+    say("live", "live");
+  };
+  mine.onmessage = (message) => {
+    const arrived = Number(message.lastEventId);
+    if (source !== mine || arrived <= position) return;
+    position = arrived;
+    if (view === "audit") take(JSON.parse(message.data));
+    else refreshSoon();
+  };
+  mine.onerror = () => {
+    say("away", "reconnecting");
+    if (mine.readyState !== EventSource.CLOSED) return; // the browser comes back by itself
+    clearTimeout(reconnecting);
+    reconnecting = setTimeout(connect, Math.min(RECONNECT_MS_MAX, 500 * 2 ** failures++));
+  };
+}
+
+function disconnect() {
+  clearTimeout(reconnecting);
+  source?.close();
+  source = null;
+}
+
+function say(state, words) {
+  const connection = document.getElementById("connection");
+  connection.dataset.state = state;
+  if (connection.textContent !== words) connection.textContent = words;
+}
+
+function readPosition() {
+  position = Math.max(position, Number(live.querySelector("[data-position]")?.dataset.position ?? 0));
+}
+
+// Figures: asked for at once when there is news, then at most every second while there is more.
+
+let refreshing = 0;
+let isStale = false;
+
+function refreshSoon() {
+  if (refreshing) {
+    isStale = true;
+    return;
+  }
+  refresh();
+  refreshing = setTimeout(function again() {
+    refreshing = isStale ? setTimeout(again, REFRESH_MS) : 0;
+    if (isStale) {
+      isStale = false;
+      refresh();
+    } else {
+      refresh(); // what follows the log may have come a little later
+    }
+  }, REFRESH_MS);
+}
+
+function refresh() {
+  if (document.hidden || isBeingRead()) return;
+  if (view === "audit" || view === "error") return;
+  htmx.ajax("GET", location.pathname + location.search, { target: "#live", swap: "morph:innerHTML" });
+  drawCharts();
+}
+
+function isBeingRead() {
+  return view === "jobs" && selected().length > 0;
+}
+
+document.addEventListener("htmx:configRequest", (event) => {
+  event.detail.headers["X-Fairlog-Position"] = String(position);
+  for (const [name, value] of Object.entries(event.detail.parameters)) {
+    if (value === "") delete event.detail.parameters[name]; // the address names what is set
+  }
+});
+document.addEventListener("htmx:afterRequest", (event) => {
+  const after = Number(event.detail.xhr?.getResponseHeader("X-Fairlog-Position") ?? 0);
+  if (after) {
+    position = Math.max(position, after);
+    for (const box of selected()) box.checked = false;
+    showSelection();
+    refresh();
+  }
+});
+document.addEventListener("htmx:beforeSwap", (event) => {
+  if (event.detail.target === live && event.detail.xhr.status >= 500) {
+    event.detail.shouldSwap = false; // what is there is better than nothing
+    say("away", "not answering");
+  }
+});
+document.addEventListener("htmx:responseError", (event) => {
+  if (event.detail.target !== live) tell("The server did not do that. Try again in a moment.", true);
+});
+document.addEventListener("htmx:sendError", () => say("away", "reconnecting"));
+document.addEventListener("htmx:afterSwap", (event) => {
+  if (event.detail.target === notice) return tellFor(6000);
+  if (event.detail.target !== live) return;
+  if (view !== "audit") readPosition();
+  showSelection();
+  tick();
+  markTurning();
+});
+document.addEventListener("htmx:pushedIntoHistory", () => {
+  if (view === "audit") beginAudit();
+});
+
+// What somebody opened or chose stays so when the part around it is renewed.
+Idiomorph.defaults.callbacks.beforeAttributeUpdated = (name, element) =>
+  !(name === "open" && element.tagName === "DETAILS") &&
+  !(name === "checked" && element.type === "checkbox") &&
+  !(name === "disabled" && element.closest?.("#selection"));
+
+// The audit: each event once, newest first, in the one row that the page has for it.
+
+const ROWS_MAX = 500;
+let held = []; // arrived while paused, or while somebody reads
+let drawing = 0;
+
+function beginAudit() {
+  position = Number(live.querySelector("[data-position]")?.dataset.position ?? 0);
+  held = [];
+  const pause = document.getElementById("pause");
+  pause?.addEventListener("click", () => {
+    const isPaused = pause.getAttribute("aria-pressed") !== "true";
+    pause.setAttribute("aria-pressed", String(isPaused));
+    pause.textContent = isPaused ? "Resume" : "Pause";
+    drawSoon();
+  });
+  connect();
+}
+
+function take(event) {
+  held.push(event);
+  if (held.length > ROWS_MAX) held = held.slice(-ROWS_MAX);
+  drawSoon();
+}
+
+function drawSoon() {
+  drawing ||= requestAnimationFrame(draw);
+}
+
+function isPaused() {
+  if (document.getElementById("pause")?.getAttribute("aria-pressed") === "true") return "paused";
+  return document.querySelector("#events details[open]") ? "paused while an event is open" : "";
+}
+
+function draw() {
+  drawing = 0;
+  const rows = document.getElementById("events");
+  const words = document.getElementById("held");
+  if (rows === null || words === null) return;
+  const why = isPaused();
+  words.textContent = why && held.length ? `${held.length} new, ${why}` : why;
+  if (why || !held.length) return;
+  const made = held.filter((event) => !document.getElementById(`event-${event.position}`)).map(rowOf);
+  held = [];
+  rows.prepend(...made.reverse());
+  while (rows.children.length > ROWS_MAX) rows.lastElementChild.remove();
+  document.getElementById("no-events")?.remove();
+  tick();
+}
+
+function rowOf(event) {
+  const row = document.getElementById("event-row").content.firstElementChild.cloneNode(true);
+  const field = (name) => row.querySelector(`[data-field="${name}"]`);
+  row.id = `event-${event.position}`;
+  row.dataset.event = event.position;
+  row.classList.add("new");
+  row.querySelector("details").id = `details-${event.position}`;
+  const time = row.querySelector("time");
+  time.dateTime = event.recorded_at;
+  time.title = event.recorded_at.replace("T", " ");
+  field("position").textContent = event.position;
+  field("type").textContent = event.type;
+  field("data").textContent = escapeTurning(JSON.stringify(event.data, null, 2));
+  field("hash").textContent = event.hash;
+  if (event.user_id !== null) field("user").append(link(`/jobs?user=${encodeURIComponent(event.user_id)}`, event.user_id, "name"));
+  if (event.job_id !== null) field("job").append(link(`/jobs/${event.job_id}`, `#${event.job_id}`, "id"));
+  return row;
+}
+
+function link(href, text, name) {
+  const made = document.createElement("a");
+  const isolated = document.createElement("bdi");
+  made.href = href;
+  made.className = name;
+  made.title = escapeTurning(text);
+  isolated.textContent = text;
+  made.append(isolated);
+  return made;
+}
+
+// Characters that turn the direction of text are shown as what they are.
+function escapeTurning(text) {
+  return text.replace(/[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]/g, (found) => `\\u${found.charCodeAt(0).toString(16).padStart(4, "0")}`);
+}
+
+// Times: relative, and right as time goes by.
+
+let clockAhead = 0; // of the log's, in milliseconds
+
+function markTurning() {}
+
+function tick() {
+  const now = Date.now() - clockAhead;
+  for (const time of document.querySelectorAll("time[data-ago]")) {
+    if (time.dateTime) write(time, `${duration((now - Date.parse(time.dateTime)) / 1000)} ago`);
+  }
+  for (const time of document.querySelectorAll("time[data-ahead]")) {
+    const seconds = (Date.parse(time.dateTime) - now) / 1000;
+    write(time, seconds > 0 ? `in ${duration(seconds)}` : "now");
+  }
+}
+
+function write(element, text) {
+  if (element.textContent !== text) element.textContent = text;
+}
+
+function duration(seconds) {
+  if (seconds < 1) return "0 s";
+  if (seconds < 60) return `${Math.floor(seconds)} s`;
+  for (const [size, unit, lower, lowerUnit] of [[86400, "d", 3600, "h"], [3600, "h", 60, "m"], [60, "m", 1, "s"]]) {
+    if (seconds < size) continue;
+    const rest = Math.floor((seconds % size) / lower);
+    return `${Math.floor(seconds / size)} ${unit}${rest ? ` ${rest} ${lowerUnit}` : ""}`;
+  }
+}
+
+// Jobs: a selection, and what is done with it after a question.
+
+function selected() {
+  return [...live.querySelectorAll("[name=id]:checked")];
+}
+
+function showSelection() {
+  const count = document.getElementById("selected-count");
+  if (count === null) return;
+  const number = selected().length;
+  count.textContent = number ? `${number} selected` : "None selected";
+  for (const button of document.querySelectorAll("#selection button")) button.disabled = !number;
+  const all = document.getElementById("select-all");
+  if (all) {
+    all.checked = number > 0 && number === live.querySelectorAll("[name=id]").length;
+    all.indeterminate = number > 0 && !all.checked;
+  }
+}
+
+live.addEventListener("change", (event) => {
+  if (event.target.id === "select-all") {
+    for (const box of live.querySelectorAll("[name=id]")) box.checked = event.target.checked;
+  }
+  if (event.target.type === "checkbox") showSelection();
+});
+live.addEventListener("toggle", drawSoon, true);
+
+document.addEventListener("htmx:confirm", (event) => {
+  if (!event.detail.question) return;
+  event.preventDefault();
+  const number = selected().length;
+  const dialog = document.getElementById("confirm");
+  document.getElementById("confirm-question").textContent = event.detail.question.replace(
+    "{n}", number === 1 ? "this job" : `these ${number} jobs`);
+  dialog.returnValue = "no";
+  dialog.onclose = () => {
+    if (dialog.returnValue === "yes") event.detail.issueRequest(true);
+  };
+  dialog.showModal();
+});
+
+let noticeEnds = 0;
+
+function tellFor(milliseconds) {
+  clearTimeout(noticeEnds);
+  noticeEnds = setTimeout(() => notice.replaceChildren(), milliseconds);
+}
+
+function tell(text, isBad) {
+  notice.textContent = text;
+  notice.classList.toggle("bad", isBad);
+  tellFor(8000);
+}
+
+// Charts.
+
+const RATES = [["submitted", "--queued"], ["started", "--running"], ["completed", "--done"], ["failed", "--failed"], ["refused", "--refused"]];
+const WAITS = [["wait_p50", "--running", "p50"], ["wait_p95", "--scheduled", "p95"]];
+const charts = {};
+let drawn = 0;
+
+function span() {
+  return new URLSearchParams(location.search).get("span") ?? "15m";
+}
+
+async function drawCharts() {
+  if (view !== "overview") return;
+  const number = ++drawn;
+  try {
+    const answer = await fetch(`/charts.json?span=${encodeURIComponent(span())}`, { headers: { "X-Fairlog-Position": String(position) } });
+    if (!answer.ok || number !== drawn) return;
+    const series = await answer.json();
+    chart("chart-rates", series, RATES, (value) => (value >= 100 || Number.isInteger(value) ? value.toFixed(0) : value.toFixed(1)));
+    chart("chart-waits", series, WAITS, seconds);
+  } catch {
+    say("away", "reconnecting");
+  }
+}
+
+function seconds(value) {
+  if (value < 1) return `${(value * 1000).toFixed(0)} ms`;
+  return value < 60 ? `${value.toFixed(value < 10 ? 1 : 0)} s` : duration(value);
+}
+
+function chart(id, series, columns, words) {
+  const place = document.getElementById(id);
+  const data = [series.at, ...columns.map(([name]) => series[name])];
+  if (charts[id]) return charts[id].setData(data);
+  const text = colour("--muted");
+  const grid = { stroke: colour("--line"), width: 1 };
+  charts[id] = new uPlot(
+    {
+      width: place.clientWidth,
+      height: 190,
+      cursor: { points: { size: 6 }, drag: { x: false, y: false } },
+      legend: { live: true },
+      scales: { y: { range: (_, low, high) => [0, Math.max(high * 1.1, high === 0 ? 1 : 0.001)] } },
+      axes: [
+        { stroke: text, grid, ticks: grid, font: "11px system-ui" },
+        { stroke: text, grid, ticks: grid, font: "11px system-ui", size: 58, values: (_, ticks) => ticks.map(words) },
+      ],
+      series: [
+        { value: (_, at) => (at === null ? "–" : new Date(at * 1000).toLocaleTimeString()) },
+        ...columns.map(([name, hue, label]) => ({
+          label: label ?? name,
+          stroke: colour(hue),
+          width: 1.5,
+          spanGaps: true,
+          points: { show: false },
+          value: (_, value) => (value === null || value === undefined ? "–" : words(value)),
+        })),
+      ],
+    },
+    data,
+    place,
+  );
+}
+
+function colour(name) {
+  const probe = document.createElement("i");
+  probe.style.color = `var(${name})`;
+  document.body.append(probe);
+  const found = getComputedStyle(probe).color;
+  probe.remove();
+  return found;
+}
+
+function redrawCharts() {
+  for (const id of Object.keys(charts)) {
+    charts[id].destroy();
+    delete charts[id];
+  }
+  drawCharts();
+}
+
+document.querySelector(".tabs")?.addEventListener("click", (event) => {
+  const chosen = event.target.dataset.span;
+  if (!chosen) return;
+  history.replaceState(null, "", chosen === "15m" ? "/" : `/?span=${chosen}`);
+  showSpan();
+  redrawCharts();
+});
+
+function showSpan() {
+  for (const button of document.querySelectorAll("[data-span]")) {
+    button.setAttribute("aria-pressed", String(button.dataset.span === span()));
+  }
+}
+
+addEventListener("resize", () => {
+  for (const id of Object.keys(charts)) {
+    charts[id].setSize({ width: document.getElementById(id).clientWidth, height: 190 });
+  }
+});
+
+// The theme, the keyboard, and the page as a whole.
+
+document.getElementById("theme").addEventListener("change", (event) => {
+  document.documentElement.dataset.theme = event.target.value;
+  document.cookie = `theme=${event.target.value}; path=/; max-age=31536000; samesite=lax`;
+  redrawCharts();
+});
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redrawCharts);
+
+document.addEventListener("keydown", (event) => {
+  const isTyping = event.target.closest("input, select, textarea, dialog");
+  if (event.key !== "/" || isTyping || event.ctrlKey || event.metaKey || event.altKey) return;
+  event.preventDefault();
+  document.getElementById("search").focus();
+});
+
+document.addEventListener("visibilitychange", () => {
+  if (document.hidden) return disconnect();
+  connect();
+  refresh();
+});
+addEventListener("pagehide", disconnect);
+addEventListener("pageshow", (event) => event.persisted && connect());
+
+readPosition();
+showSpan();
+showSelection();
+tick();
+drawCharts();
+if (view === "audit") beginAudit();
+else if (view !== "error") connect();
+setInterval(tick, 1000);
+setInterval(() => source?.readyState === EventSource.OPEN && refresh(), IDLE_REFRESH_MS);

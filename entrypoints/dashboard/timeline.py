@@ -1,0 +1,116 @@
+"""A job's time-line, drawn from its events: the stretches that it spent, and its attempts."""
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from msgspec import Struct
+
+from domain.events import (
+    JobCancelled,
+    JobCompleted,
+    JobFailed,
+    JobReleased,
+    JobRequeued,
+    JobStarted,
+    JobSubmitted,
+    Recorded,
+)
+from domain.life_cycle import ENDED, is_due
+
+
+class Stretch(Struct):
+    """`state` as the job's, from a moment to the next change; None: it lasts."""
+
+    state: str
+    since: datetime
+    until: datetime | None = None
+
+
+class Attempt(Struct):
+    number: int
+    worker: str
+    started_at: datetime
+    ended_at: datetime | None = None
+    outcome: str = "running"
+    error_position: int | None = None  # where the body is
+
+
+class Timeline(Struct):
+    stretches: list[Stretch]
+    attempts: list[Attempt]
+
+
+def timeline(events: Sequence[Recorded]) -> Timeline:
+    """Of one job, in the order of the log; the first is its submission."""
+    line = Timeline([], [])
+    for recorded in events:
+        _add(line, recorded)
+    return line
+
+
+def _add(line: Timeline, recorded: Recorded) -> None:
+    at = recorded.recorded_at
+    match recorded.event:
+        case JobSubmitted() as event:
+            _enter(line, "queued" if is_due(event, at) else "scheduled", at)
+        case JobReleased():
+            _enter(line, "queued", at)
+        case JobStarted() as event:
+            _enter(line, "running", at)
+            line.attempts.append(Attempt(event.attempt, event.worker, at))
+        case JobCompleted():
+            _end(line, at, "done")
+            _enter(line, "done", at)
+        case JobFailed() as event:
+            body = recorded.position if event.error_sha256 is not None else None
+            _end(line, at, str(event.reason).replace("_", " "), body)
+            _enter(line, "failed" if event.retry_at is None else "scheduled", at)
+        case JobRequeued() as event:
+            _end(line, at, str(event.reason).replace("_", " "))
+            _enter(line, "queued", at)
+        case JobCancelled():
+            _end(line, at, "cancelled")
+            _enter(line, "cancelled", at)
+        case _:
+            pass
+
+
+def _enter(line: Timeline, state: str, at: datetime) -> None:
+    if line.stretches:
+        line.stretches[-1].until = at
+    line.stretches.append(Stretch(state, at))
+
+
+def _end(line: Timeline, at: datetime, outcome: str, error_position: int | None = None) -> None:
+    """End the attempt that runs, if one does."""
+    if line.attempts and line.attempts[-1].ended_at is None:
+        attempt = line.attempts[-1]
+        attempt.ended_at, attempt.outcome, attempt.error_position = at, outcome, error_position
+
+
+class Bar(Struct, frozen=True):
+    """A stretch as it is drawn: from `x` on, `width` wide, of `WIDTH`."""
+
+    state: str
+    x: float
+    width: float
+    seconds: float
+
+
+WIDTH = 1000.0
+_NARROWEST = 6.0  # a stretch too short to be seen is drawn so wide
+
+
+def bars(stretches: Sequence[Stretch], now: datetime) -> list[Bar]:
+    """To scale, but for those that would be too narrow. How an ended job ended takes no time."""
+    drawn = [one for one in stretches if not (one.until is None and one.state in ENDED)]
+    seconds = [max(0.0, ((one.until or now) - one.since).total_seconds()) for one in drawn]
+    if not drawn:
+        return []
+    scale = (WIDTH - _NARROWEST * len(drawn)) / (sum(seconds) or 1.0)
+    found, x = [], 0.0
+    for one, length in zip(drawn, seconds, strict=True):
+        width = _NARROWEST + length * max(0.0, scale)
+        found.append(Bar(one.state, round(x, 1), round(width, 1), length))
+        x += width
+    return found

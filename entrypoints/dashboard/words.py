@@ -1,0 +1,74 @@
+"""How numbers, durations and JSON are put into words on a page."""
+
+import re
+from datetime import datetime
+from typing import Final
+
+import msgspec
+
+JSON_CHARACTERS_MAX: Final = 20_000
+# Characters that turn the direction of the text behind them. In JSON their escapes mean the same.
+_TURNING: Final = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+_UNITS: Final = ((86_400, "d"), (3_600, "h"), (60, "m"))
+
+
+def duration(seconds: float | None) -> str:
+    """In its largest two units: 850 ms, 4.2 s, 12 s, 3 m 20 s, 2 d 4 h."""
+    if seconds is None:
+        return "–"
+    seconds = max(0.0, seconds)
+    if seconds < 1:
+        return f"{seconds * 1000:.0f} ms"
+    if seconds < 10:  # noqa: PLR2004 (below that, tenths tell something)
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    for index, (size, unit) in enumerate(_UNITS):
+        if whole >= size:
+            count, rest = divmod(whole, size)
+            lower, lower_unit = (_UNITS[index + 1]) if index + 1 < len(_UNITS) else (1, "s")
+            behind = rest // lower
+            return f"{count} {unit} {behind} {lower_unit}" if behind else f"{count} {unit}"
+    return f"{whole} s"
+
+
+def elapsed(since: datetime, until: datetime) -> str:
+    return duration((until - since).total_seconds())
+
+
+def count(number: float) -> str:
+    """12,345"""
+    return f"{number:,.0f}"
+
+
+def rate(number: float) -> str:
+    """Per second, with as many digits as tell something."""
+    if number == 0:
+        return "0"
+    return f"{number:.2f}" if number < 1 else f"{number:.1f}" if number < 100 else count(number)  # noqa: PLR2004
+
+
+def share(part: float, whole: float) -> str:
+    return f"{part / whole:.0%}" if whole else "–"
+
+
+def pretty_json(data: bytes) -> tuple[str, bool]:
+    """Indented, and clipped where it is long; whether it was."""
+    text = msgspec.json.format(data, indent=2).decode()
+    clipped = text[:JSON_CHARACTERS_MAX]
+    return escape_turning(clipped), len(text) > len(clipped)
+
+
+def escape_turning(text: str) -> str:
+    return _TURNING.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def message_of(error: bytes | None) -> str:
+    """The one line that says what an error was."""
+    if error is None:
+        return ""
+    value = msgspec.json.decode(error)
+    if isinstance(value, dict) and isinstance(value.get("message"), str):
+        name = value.get("type")
+        value = f"{name}: {value['message']}" if isinstance(name, str) else value["message"]
+    text = value if isinstance(value, str) else msgspec.json.encode(value).decode()
+    return escape_turning(text[:300])

@@ -1,0 +1,89 @@
+"""Collects the facts from which a job's state is explained: from the projections, the recent log,
+and the workers that this process has seen.
+"""
+
+from typing import Any, Final
+
+from sqlalchemy.engine import Connection
+
+from adapters.event_log import EventFilter, StoredEvent
+from domain.errors import UnknownJob
+from domain.events import JobStarted, decode
+from domain.explanation import Count, Facts, Value, Workers, explain
+from domain.identifiers import JobId, Kind
+from domain.life_cycle import Job, State
+from domain.moments import later
+from entrypoints.claiming import LATELY_SECONDS
+from entrypoints.service import Fairlog
+from projections import registry
+from projections.line_ahead import LineAhead
+
+STARTS_LOOKED_AT_MAX: Final = 200
+_TOLD: Final = ("JobStarted", "JobFailed", "JobRequeued", "JobReleased", "JobCancelled")
+_NONE: Final = Count(0)
+
+ExplanationView = dict[str, Any]
+
+
+async def explain_job(fairlog: Fairlog, job_id: JobId) -> ExplanationView:
+    """`{"job_id", "state", "summary", "reasons"}`. Raises `UnknownJob`."""
+    facts = await fairlog.read(lambda connection: _facts(fairlog, connection, job_id))
+    explained = explain(facts)
+    return {
+        "job_id": job_id,
+        "state": facts.job.state,
+        "summary": explained.summary,
+        "reasons": [_told(one.code, one.text, one.numbers) for one in explained.reasons],
+    }
+
+
+def _told(code: str, text: str, numbers: Any) -> dict[str, Value]:  # noqa: ANN401 (a mapping)
+    return {"code": code, "text": text, **numbers}
+
+
+def _facts(fairlog: Fairlog, connection: Connection, job_id: JobId) -> Facts:
+    found = fairlog.jobs.find(connection, [job_id])
+    if job_id not in found:
+        raise UnknownJob(job_id)
+    job = found[job_id]
+    user = fairlog.line.user(connection, job.user_id)
+    is_queued = job.state is State.QUEUED
+    ahead = LineAhead(registry.current("line"))
+    latest = fairlog.log.find_newest(connection, EventFilter(job_id=job_id, types=_TOLD), None, 1)
+    return Facts(
+        job=job,
+        now=fairlog.log.now(connection),
+        latest=decode(latest[0].data) if latest else None,
+        user=user,
+        kind=fairlog.line.kind(connection, job.kind),
+        jobs_ahead=ahead.jobs(connection, job) if is_queued else _NONE,
+        users_ahead=ahead.users(connection, user.turn) if is_queued else _NONE,
+        workers=_workers(fairlog, connection, job, is_queued=is_queued),
+    )
+
+
+def _workers(fairlog: Fairlog, connection: Connection, job: Job, *, is_queued: bool) -> Workers:
+    return Workers(
+        asked_seconds_ago=fairlog.claiming.demand.seconds_since(job.kind),
+        started_seconds_ago=_started(fairlog, connection, job.kind) if is_queued else None,
+        lately_seconds=LATELY_SECONDS,
+    )
+
+
+def _started(fairlog: Fairlog, connection: Connection, kind: Kind) -> float | None:
+    """Seconds since a worker of any process was given a job of the kind, if that was lately."""
+    now = fairlog.log.now(connection)
+    newest = fairlog.log.find_newest(
+        connection, EventFilter(types=("JobStarted",)), None, STARTS_LOOKED_AT_MAX
+    )
+    for stored in newest:
+        if stored.recorded_at < later(now, -LATELY_SECONDS):
+            break
+        if _kind_of(stored) == kind:
+            return max(0.0, (now - stored.recorded_at).total_seconds())
+    return None
+
+
+def _kind_of(stored: StoredEvent) -> Kind | None:
+    event = decode(stored.data)
+    return event.kind if isinstance(event, JobStarted) else None

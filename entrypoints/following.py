@@ -1,0 +1,75 @@
+"""One thread a process that keeps the projections which follow the log.
+
+It is woken by what this process writes; what others write it finds by a slow look.
+"""
+
+import threading
+from collections.abc import Sequence
+from typing import Any, Final
+
+import structlog
+
+from domain.errors import FairlogError, LogTooNew, LogUnavailable
+from domain.events import Recorded
+from domain.ports import Head
+from projections.follower import Follower
+
+POLL_SECONDS: Final = 2.0  # between two looks when this process writes nothing
+PAUSE_SECONDS: Final = 0.2  # between two batches: the writer has the disk and the lock meanwhile
+_TROUBLE_SECONDS: Final = 5.0
+
+_log = structlog.get_logger()
+
+
+class Following:
+    """Start it once, after the followers are prepared."""
+
+    def __init__(self, followers: Sequence[Follower[Any]]) -> None:
+        self.followers = followers
+        self._news = threading.Event()
+        self._stopping = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        self._thread = threading.Thread(target=self._run, name="fairlog-follower", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Return when what is being applied is done; the rest waits for the next start."""
+        self._stopping.set()
+        self._news.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def published(self, _head: Head, _recorded: Sequence[Recorded]) -> None:
+        """Subscribed to the writer; called in its thread."""
+        self._news.set()
+
+    def _run(self) -> None:
+        active = list(self.followers)
+        while active and not self._stopping.is_set():
+            self._news.wait(POLL_SECONDS)
+            self._news.clear()
+            for follower in active[:]:
+                if not self._step(follower):
+                    active.remove(follower)
+
+    def _step(self, follower: Follower[Any]) -> bool:
+        """Whether it can go on at all."""
+        name = follower.projection.name
+        try:
+            if follower.step():
+                self._news.set()
+            self._stopping.wait(PAUSE_SECONDS)
+        except LogTooNew as error:
+            _log.warning("projection_too_new", projection=name, reason=str(error))
+            return False
+        except LogUnavailable:
+            self._stopping.wait(POLL_SECONDS)
+        except FairlogError as error:
+            _log.warning("projection_stands_still", projection=name, reason=str(error))
+            self._stopping.wait(_TROUBLE_SECONDS)
+        except Exception as error:  # noqa: BLE001 (whoever reads is shown how far behind it is)
+            _log.error("projection_stands_still", projection=name, exc_info=error)
+            self._stopping.wait(_TROUBLE_SECONDS)
+        return True

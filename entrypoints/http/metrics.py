@@ -1,0 +1,196 @@
+"""Figures for Prometheus: what the writer, the line, the log and this door do.
+
+HTTP is measured by a meter of our own: Litestar's plugin looks its metrics up by name several times
+a request, which costs a third of what a submission does.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
+
+from litestar import Response, get
+from litestar.di import NamedDependency
+from litestar.types import ASGIApp, Message, Receive, Scope, Send
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from adapters.writer import BatchWritten
+from domain.events import JobFailed, RateLimitDecided, Recorded, type_of
+from domain.ports import Head
+from entrypoints.service import Fairlog
+
+_SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+_COMMANDS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+_UNMATCHED: Final = "none"  # of a request that no route took
+
+
+class Histogram:
+    """Observations in cumulative buckets; one thread observes, another may read."""
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self._bounds = bounds
+        self._counts = [0] * (len(bounds) + 1)
+        self._sum = 0.0
+
+    def observe(self, value: float) -> None:
+        self._sum += value
+        for index, bound in enumerate(self._bounds):
+            if value <= bound:
+                self._counts[index] += 1
+                return
+        self._counts[-1] += 1
+
+    def buckets(self) -> tuple[list[tuple[str, float]], float]:
+        """For the exposition format: (upper bound, observations up to it), and the sum."""
+        total = 0
+        buckets: list[tuple[str, float]] = []
+        for bound, count in zip([*map(str, self._bounds), "+Inf"], self._counts, strict=True):
+            total += count
+            buckets.append((bound, float(total)))
+        return buckets, self._sum
+
+
+class Figures(Collector):
+    """Counts as it goes, and asks the rest when it is scraped. One for each app."""
+
+    def __init__(self, fairlog: Fairlog) -> None:
+        self._fairlog = fairlog
+        self._events: Counter[tuple[str, str]] = Counter()  # (type, detail): events
+        self._decisions: Counter[tuple[str, str]] = Counter()  # (scope, allowed): submissions
+        self._batch_commands = Histogram(_COMMANDS)
+        self._batch_seconds = Histogram(_SECONDS)
+        self._requests: dict[tuple[str, str, str], Histogram] = {}  # (method, path, status)
+        fairlog.writer.subscribe(self.published)
+        fairlog.writer.observe(self.batch_written)
+        self.registry = CollectorRegistry()
+        self.registry.register(self)
+
+    def published(self, _: Head, recorded: Sequence[Recorded]) -> None:
+        """Subscribed to the writer; called in its thread."""
+        for one in recorded:
+            event = one.event
+            if isinstance(event, RateLimitDecided):
+                self._decisions[event.scope, str(event.allowed).lower()] += event.count
+            detail = event.reason if isinstance(event, JobFailed) else ""
+            self._events[type_of(event), detail] += 1
+
+    def batch_written(self, batch: BatchWritten) -> None:
+        """Called in the writer's thread."""
+        self._batch_commands.observe(batch.commands)
+        self._batch_seconds.observe(batch.seconds)
+
+    def request_answered(self, method: str, path: str, status: int, seconds: float) -> None:
+        key = (method, path, str(status))
+        histogram = self._requests.get(key)
+        if histogram is None:
+            histogram = self._requests.setdefault(key, Histogram(_SECONDS))
+        histogram.observe(seconds)
+
+    def describe(self) -> Iterator[Metric]:
+        """Nothing is asked when it is registered."""
+        return iter(())
+
+    def collect(self) -> Iterator[Metric]:
+        yield from self._writer()
+        yield from self._log()
+        yield from self._http()
+
+    def _writer(self) -> Iterator[Metric]:
+        stats, queue = self._fairlog.writer.stats, self._fairlog.writer.queue
+        yield _gauge("fairlog_queue_commands", "Commands waiting to be written", len(queue))
+        yield _gauge(
+            "fairlog_queue_age_seconds", "How long the oldest has waited", queue.oldest_seconds()
+        )
+        yield _counter("fairlog_writer_retries", "Transactions tried again", stats.retries)
+        yield _histogram(
+            "fairlog_batch_commands", "Commands written together", {(): self._batch_commands}
+        )
+        yield _histogram(
+            "fairlog_batch_seconds", "From taking a batch to its answers", {(): self._batch_seconds}
+        )
+
+    def _log(self) -> Iterator[Metric]:
+        events = CounterMetricFamily(
+            "fairlog_events", "Events appended by this process", labels=["type", "reason"]
+        )
+        for (name, detail), count in self._events.copy().items():
+            events.add_metric([name, detail], count)
+        yield events
+        decisions = CounterMetricFamily(
+            "fairlog_submissions_decided", "Submissions decided by this process",
+            labels=["scope", "allowed"],
+        )  # fmt: skip
+        for labels, count in self._decisions.copy().items():
+            decisions.add_metric(list(labels), count)
+        yield decisions
+        jobs = GaugeMetricFamily("fairlog_jobs", "Jobs of all processes", labels=["state"])
+        for state, count in self._fairlog.read_now(self._fairlog.jobs.counts).items():
+            jobs.add_metric([state], count)
+        yield jobs
+        behind = GaugeMetricFamily(
+            "fairlog_projection_lag_events", "Events not applied yet", labels=["projection"]
+        )
+        for follower in self._fairlog.following.followers:
+            behind.add_metric([follower.projection.name], self._fairlog.read_now(follower.lag))
+        yield behind
+
+    def _http(self) -> Iterator[Metric]:
+        yield _histogram(
+            "fairlog_http_request_seconds", "From a request's head to its answer's end",
+            dict(self._requests), ["method", "path", "status"],
+        )  # fmt: skip
+
+
+def meter(figures: Figures, app: ASGIApp) -> ASGIApp:
+    """An ASGI application that times what it passes on."""
+
+    async def metered(scope: Scope, receive: Receive, send: Send) -> None:
+        started = time.perf_counter()
+        status = 0
+
+        async def watched(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await app(scope, receive, watched)
+        finally:
+            path = str(scope.get("path_template") or _UNMATCHED)
+            figures.request_answered(
+                str(scope.get("method", "none")), path, status, time.perf_counter() - started
+            )
+
+    return metered
+
+
+@get("/metrics", tags=["operations"])
+async def metrics(
+    figures: NamedDependency[Figures], fairlog: NamedDependency[Fairlog]
+) -> Response[bytes]:
+    """Figures in the Prometheus text format."""
+    text = await fairlog.read(lambda _: generate_latest(figures.registry))
+    return Response(text, media_type=CONTENT_TYPE_PLAIN_0_0_4)
+
+
+def _gauge(name: str, text: str, value: float) -> Metric:
+    return GaugeMetricFamily(name, text, value=value)
+
+
+def _counter(name: str, text: str, value: float) -> Metric:
+    return CounterMetricFamily(name, text, value=value)
+
+
+def _histogram(
+    name: str, text: str, found: dict[Any, Histogram], labels: Sequence[str] = ()
+) -> Metric:
+    family = HistogramMetricFamily(name, text, labels=labels)
+    for values, histogram in found.items():
+        buckets, total = histogram.buckets()
+        family.add_metric(list(values), buckets=buckets, sum_value=total)
+    return family

@@ -1,0 +1,129 @@
+"""How requests are read: strictly. Nothing is guessed, and no type is turned into another."""
+
+import asyncio
+import contextlib
+import json
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import Any
+from urllib.parse import unquote_to_bytes
+
+import msgspec
+from litestar import Request
+from msgspec import Raw, Struct
+
+from domain.errors import InvalidInput
+
+
+class StrictRequest(Request[Any, Any, Any]):
+    """Its JSON is what the handler expects: Litestar would take "3" for a number."""
+
+    async def json(self) -> Any:  # noqa: ANN401 (as the handler's `data` is annotated)
+        """Raises `InvalidInput`."""
+        field = self.route_handler.parsed_data_field
+        expected = Any if field is None else field.annotation
+        body = await self.body()
+        if isinstance(expected, type) and issubclass(expected, Batch):
+            return read_batch(body, expected)
+        return read_json(body, expected)
+
+
+class Batch(Struct, forbid_unknown_fields=True):
+    """A body whose entries are read one by one: a bad one must not spoil its neighbours."""
+
+    jobs: list[Raw]
+
+
+@contextlib.contextmanager
+def hanging_up(request: Request[Any, Any, Any]) -> Iterator[asyncio.Event]:
+    """An event that is set when the caller hangs up. For use when the body has been read."""
+    gone = asyncio.Event()
+
+    async def watch() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+        gone.set()
+
+    watching = asyncio.create_task(watch(), name="hanging-up")
+    try:
+        yield gone
+    finally:
+        watching.cancel()
+
+
+def read_json(data: bytes, expected: Any) -> Any:  # noqa: ANN401 (a type, and a value of that type)
+    """Raises `InvalidInput` with a sentence that says what is wrong, and where."""
+    try:
+        return _decoder(expected).decode(data)
+    except msgspec.ValidationError as error:
+        raise InvalidInput(_sentence(str(error))) from None
+    except msgspec.DecodeError as error:
+        raise InvalidInput(f"Not accepted: this is no JSON: {_reason(str(error))}.") from None
+    except UnicodeDecodeError:
+        raise InvalidInput("Not accepted: the body is no valid UTF-8.") from None
+    except RecursionError:
+        raise InvalidInput("The JSON is nested too deep; flatten it.") from None
+
+
+def read_batch(data: bytes, expected: type[Batch]) -> Batch:
+    """Raises `InvalidInput` where no entry can be told from another.
+
+    msgspec looks into all texts at once and refuses the whole for half a surrogate pair in one of
+    them. The standard library lets that pass, and so the one entry is refused by itself.
+    """
+    try:
+        batch: Batch = read_json(data, expected)
+    except InvalidInput as error:
+        try:
+            lenient = json.loads(data.decode(errors="surrogatepass"))
+            entries = lenient["jobs"]
+            batch = msgspec.convert(lenient | {"jobs": []}, expected)
+        except (ValueError, TypeError, KeyError, RecursionError, msgspec.ValidationError):
+            raise error from None
+        if not isinstance(entries, list):
+            raise
+        batch.jobs = [Raw(json.dumps(entry).encode()) for entry in entries]
+    return batch
+
+
+async def refuse_invalid_utf8(request: Request[Any, Any, Any]) -> None:
+    """Refuse an address in which the server would put U+FFFD for bytes that it cannot read.
+
+    Two different user ids would become one. Raises `InvalidInput`.
+    """
+    scope = request.scope
+    for part, what in ((scope["raw_path"], "path"), (scope["query_string"], "query")):
+        if b"%" in part or not part.isascii():
+            try:
+                unquote_to_bytes(part).decode()
+            except UnicodeDecodeError:
+                raise InvalidInput(f"The {what} is not valid UTF-8, percent-encoded.") from None
+
+
+def exact(value: str, request: Request[Any, Any, Any], prefix: str) -> str:
+    """A path parameter of the type `path` byte for byte; `prefix` is what stands before it.
+
+    Litestar merges the slashes in it, and takes them off its end.
+    """
+    raw: bytes = request.scope["raw_path"]
+    if b"%2F" not in raw.upper() or not raw.startswith(prefix.encode()):
+        return value.removeprefix("/")
+    return unquote_to_bytes(raw.removeprefix(prefix.encode())).decode()
+
+
+@lru_cache
+def _decoder(expected: Any) -> msgspec.json.Decoder[Any]:  # noqa: ANN401 (a type)
+    return msgspec.json.Decoder(expected)
+
+
+def _sentence(message: str) -> str:
+    """Of msgspec's "Expected `str`, got `int` - at `$.user_id`"."""
+    reason, _, place = message.partition(" - at `$")
+    name = place.rstrip("`").removeprefix(".")
+    return f"Not accepted: {'the body' if not name or name[0] == '[' else name}: {reason}."
+
+
+def _reason(message: str) -> str:
+    if message == "Input data was truncated":  # also of half a surrogate pair at the end of a text
+        return "it ends too soon, or a text in it ends with half of a surrogate pair"
+    return message.removeprefix("JSON is malformed: ")

@@ -1,0 +1,87 @@
+"""The log as it grows, as Server-Sent Events: each event once, in order, resumable by position."""
+
+from collections.abc import AsyncIterator
+from typing import Annotated, Final
+
+import msgspec
+import structlog
+from litestar import get
+from litestar.di import NamedDependency
+from litestar.params import FromQuery, HeaderParameter, QueryParameter
+from litestar.response import Stream
+
+from adapters.event_log import EventFilter
+from domain import validation
+from domain.errors import FairlogError, InvalidInput
+from domain.identifiers import POSITION_MAX
+from entrypoints.http.audit import known_types
+from entrypoints.http.paging import position_of
+from entrypoints.service import Fairlog
+from entrypoints.tail import Page
+from entrypoints.views import event_view
+
+HEARTBEAT_SECONDS: Final = 10.0  # proxies and browsers take a silent connection for a dead one
+_RETRY_MILLISECONDS: Final = 1000
+HEADERS: Final = {
+    "Cache-Control": "no-store",
+    "X-Accel-Buffering": "no",  # nginx would hold events back
+}
+LastEventId = Annotated[str | None, HeaderParameter(name="Last-Event-ID")]
+_log = structlog.get_logger()
+
+
+@get("/v1/stream", tags=["audit"])
+async def stream(
+    fairlog: NamedDependency[Fairlog],
+    user_id: FromQuery[str | None] = None,
+    job_id: FromQuery[int | None] = None,
+    event_type: Annotated[list[str] | None, QueryParameter(name="type")] = None,
+    after: FromQuery[int | None] = None,
+    last_event_id: LastEventId = None,
+) -> Stream:
+    """Every event behind `Last-Event-ID`, else behind `after`, else from now on.
+
+    An event's `id` is its position, its data the same as in `/v1/audit`. A client that comes back
+    with the last position it has seen misses nothing and gets nothing twice.
+    """
+    wanted = EventFilter(
+        user_id=None if user_id is None else validation.user_id(user_id),
+        job_id=None if job_id is None else validation.job_id(job_id),
+        types=known_types(event_type or []),
+    )
+    position = last_seen(last_event_id)
+    if position is None:
+        position = await fairlog.tail.position() if after is None else position_of(after)
+    return Stream(
+        _frames(fairlog, wanted, position), media_type="text/event-stream", headers=HEADERS
+    )
+
+
+async def _frames(fairlog: Fairlog, wanted: EventFilter, position: int) -> AsyncIterator[bytes]:
+    # A client that is cut off before its first event comes back to where it began.
+    yield b"retry: %d\nid: %d\n\n" % (_RETRY_MILLISECONDS, position)
+    try:
+        async for page in fairlog.tail.listen(wanted, position, HEARTBEAT_SECONDS):
+            yield _frame(page)
+    except FairlogError as error:  # it ends here, and the client comes back
+        _log.warning("stream_ended", reason=str(error))
+
+
+def _frame(page: Page) -> bytes:
+    """The events of a page, and up to where everything has been looked at."""
+    frames = [
+        b"id: %d\ndata: %s\n\n" % (event.position, msgspec.json.encode(event_view(event)))
+        for event in page.events
+    ]
+    if not page.events or page.events[-1].position != page.position:
+        frames.append(b": still here\nid: %d\n\n" % page.position)
+    return b"".join(frames)
+
+
+def last_seen(header: str | None) -> int | None:
+    """Raises `InvalidInput`."""
+    if not header:
+        return None
+    if not (header.isascii() and header.isdigit() and int(header) <= POSITION_MAX):
+        raise InvalidInput("Last-Event-ID is the position of the last event that was seen.")
+    return int(header)

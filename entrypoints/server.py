@@ -1,0 +1,140 @@
+"""`fairlog serve`: from settings to a server that listens, step by step.
+
+The port is taken first and listened on last. So a second server that was started by mistake ends
+before it has declared the jobs of the first one lost, and nobody is answered before recovery.
+"""
+
+import contextlib
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+from typing import Final
+
+import structlog
+import uvicorn
+from msgspec import Struct
+
+from adapters.doctor import unsafe_settings
+from adapters.handlers import load_handlers
+from adapters.settings import Settings
+from domain.errors import FairlogError
+from entrypoints.composition import prepare
+from entrypoints.http.app import create_app
+from entrypoints.recovery import server_id_of, sole_server
+from entrypoints.service import Fairlog
+
+GRACEFUL_SECONDS_MAX: Final = 10  # for requests in hand when the server is told to stop
+# Shorter than CPython's 5 ms: the event loop and the writer's thread share one interpreter lock,
+# and whoever waits for it waits this long. Measured in issue 4.
+_SWITCH_SECONDS: Final = 0.0002
+
+_log = structlog.get_logger()
+
+
+class ServerOptions(Struct, frozen=True, kw_only=True):
+    """What one server process is told beside the settings."""
+
+    host: str
+    port: int  # 0: any that is free
+    workers: int  # jobs run at once inside this process; 0: none
+    server_id: str | None = None
+
+
+def run_server(fairlog: Fairlog, settings: Settings, options: ServerOptions) -> None:
+    """Serve until SIGTERM or SIGINT; a second SIGINT does not wait for requests in hand. Blocks.
+
+    Raises `HandlersError`, and `FairlogError` for whatever keeps it from starting.
+    """
+    handlers = load_handlers(settings.handlers)
+    server_id = server_id_of(fairlog, options.server_id)
+    with (
+        _taken_port(options.host, options.port) as listener,
+        sole_server(fairlog),
+        contextlib.closing(fairlog),  # nothing is written once the lock is let go
+    ):
+        for finding in unsafe_settings(fairlog.database):
+            _log.error(
+                "unsafe_database_setting",
+                check=finding.check, found=finding.found, mend=finding.mend,
+            )  # fmt: skip
+        built = prepare(fairlog)
+        if built:
+            _log.info("projections_built", projections=built)
+        sys.setswitchinterval(_SWITCH_SECONDS)
+        fairlog.writer.start()
+        recovered = fairlog.recover(server_id)
+        _log.info("recovered", jobs=len(recovered), server=server_id)
+        app = create_app(fairlog, server_id=server_id, workers=options.workers, handlers=handlers)
+        server = _Server(
+            uvicorn.Config(
+                app, loop="uvloop", http="httptools", ws="none", lifespan="on",
+                log_config=None, access_log=False, server_header=False,
+                timeout_graceful_shutdown=GRACEFUL_SECONDS_MAX,
+            ),
+            fairlog, options,
+        )  # fmt: skip
+        with _signals_left_to(server):
+            server.run(sockets=[listener])
+        if fairlog.writer.fatal is not None:
+            raise fairlog.writer.fatal
+        if not server.started:
+            raise FairlogError("The server could not start; the lines above say why.")
+        _log.info("stopped")
+
+
+class _Server(uvicorn.Server):
+    """Says where it listens, and stops when the writer has stopped for good."""
+
+    def __init__(self, config: uvicorn.Config, fairlog: Fairlog, options: ServerOptions) -> None:
+        super().__init__(config)
+        self._fairlog = fairlog
+        self._options = options
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started and sockets:
+            host, port = sockets[0].getsockname()[:2]
+            shown = f"[{host}]" if ":" in host else host
+            _log.info("listening", url=f"http://{shown}:{port}", workers=self._options.workers)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._fairlog.release_listeners()
+        await super().shutdown(sockets)
+
+    async def on_tick(self, counter: int) -> bool:
+        return await super().on_tick(counter) or self._fairlog.writer.fatal is not None
+
+
+@contextlib.contextmanager
+def _taken_port(host: str, port: int) -> Iterator[socket.socket]:
+    """Bound, so that nobody else gets it, and not listening yet, so that nobody waits on it."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise FairlogError(f"The host {host!r} is none to listen on ({error}).") from error
+    with listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind(address)
+        except OSError as error:
+            raise FairlogError(
+                f"Port {port} on {host} cannot be taken ({error.strerror}); stop the program that "
+                "has it, or choose another with --port."
+            ) from error
+        yield listener
+
+
+@contextlib.contextmanager
+def _signals_left_to(server: uvicorn.Server) -> Iterator[None]:
+    """It ends in order at a signal, and then raises it once more: by then it means nothing."""
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    before = [signal.signal(number, server.handle_exit) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)

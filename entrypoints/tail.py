@@ -1,0 +1,184 @@
+"""The end of the log, read once a process however many listen.
+
+Recent events are kept in a ring. A listener asks for what is behind its position, at its own pace:
+it has no queue that could grow, and one that fell behind the ring reads the log in pages until it
+has caught up. Without listeners nothing is read.
+"""
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from itertools import islice
+from typing import Final
+
+from msgspec import Struct
+
+from adapters.event_log import EventFilter, StoredEvent
+from domain.errors import FairlogError
+from domain.events import Recorded
+from domain.ports import Head
+
+POLL_SECONDS: Final = 0.25  # between two looks for what other processes wrote
+EVENTS_A_PAGE: Final = 500
+EVENTS_KEPT_MAX: Final = 5_000
+_TROUBLE_SECONDS: Final = 1.0
+
+ReadEvents = Callable[[EventFilter, int, int], Awaitable[Sequence[StoredEvent]]]
+
+
+class Page(Struct, frozen=True):
+    events: Sequence[StoredEvent]
+    position: int  # everything up to it has been looked at
+
+
+class Tail:
+    """`read_events` gives up to so many events behind a position; both ask the database."""
+
+    def __init__(
+        self, read_events: ReadEvents, read_position: Callable[[], Awaitable[int]]
+    ) -> None:
+        self._read_events = read_events
+        self._read_position = read_position
+        self._ring: deque[StoredEvent] = deque(maxlen=EVENTS_KEPT_MAX)
+        self._end = 0  # position of the latest event read
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._reader: asyncio.Task[None] | None = None
+        self._written = asyncio.Event()  # this process wrote something
+        self._news = asyncio.Event()  # replaced each time: set for all who hold the old one
+        self._listeners = 0
+        self.is_stopping = False
+
+    def start(self) -> None:
+        """Call it on the loop on which others will listen."""
+        self._loop = asyncio.get_running_loop()
+
+    def stop(self) -> None:
+        """Let every listener end."""
+        self.is_stopping = True
+        self._wake()
+
+    async def stop_reading(self) -> None:
+        self.stop()
+        if self._reader is not None:
+            self._reader.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._reader
+
+    def published(self, _head: Head, _recorded: Sequence[Recorded]) -> None:
+        """Subscribed to the writer; called in its thread."""
+        loop = self._loop
+        if loop is not None and self._listeners and not loop.is_closed():
+            with contextlib.suppress(RuntimeError):  # the loop closed just now
+                loop.call_soon_threadsafe(self._written.set)
+
+    async def position(self) -> int:
+        """Of the latest event that there is. Raises `LogUnavailable`."""
+        return await self._read_position()
+
+    async def beyond(self, position: int, idle_seconds: float) -> AsyncIterator[int]:
+        """Where the log ends, whenever that is beyond the last said; again after so long without.
+
+        For who wants to know that there is news and not which. Until the server stops.
+        """
+        with self._listening():
+            while not self.is_stopping:
+                news = self._news
+                if self._end > position:
+                    position = self._end
+                    yield position
+                elif not await _comes(news, idle_seconds):
+                    yield position
+
+    async def listen(
+        self, wanted: EventFilter, after: int, idle_seconds: float
+    ) -> AsyncIterator[Page]:
+        """Pages of events behind a position, as they come, until the server stops; an empty one
+        whenever there was nothing for so long.
+
+        Raises `LogUnavailable` when the log has to be read and does not answer.
+        """
+        position = after
+        with self._listening():
+            while not self.is_stopping:
+                news = self._news
+                page = await self._page(wanted, position)
+                if page.events:
+                    yield page
+                if page.position > position:
+                    position = page.position
+                elif not await _comes(news, idle_seconds):
+                    yield page
+
+    @contextlib.contextmanager
+    def _listening(self) -> Iterator[None]:
+        """Somebody listens: the log is read."""
+        self._listeners += 1
+        if self._reader is None or self._reader.done():
+            self._ring.clear()  # there is a gap behind it
+            self._reader = asyncio.create_task(self._read(), name="tail")
+        try:
+            yield
+        finally:
+            self._listeners -= 1
+
+    async def _page(self, wanted: EventFilter, after: int) -> Page:
+        if self._ring and after >= self._ring[0].position - 1:
+            # Positions have no gaps, so the place in the ring is known.
+            skipped = max(0, after - self._ring[0].position + 1)
+            behind = list(islice(self._ring, skipped, skipped + EVENTS_A_PAGE))
+            return Page(
+                [event for event in behind if lets_through(wanted, event)],
+                behind[-1].position if behind else after,
+            )
+        end = self._end  # read before: what is found up to there is all there is
+        if end <= after:
+            return Page([], after)
+        found = await self._read_events(wanted, after, EVENTS_A_PAGE)
+        if len(found) == EVENTS_A_PAGE:
+            return Page(found, found[-1].position)
+        return Page(found, max(end, found[-1].position if found else 0))
+
+    async def _read(self) -> None:
+        self._end = 0
+        while self._listeners and not self.is_stopping:
+            try:
+                await self._read_on()
+            except FairlogError:
+                await asyncio.sleep(_TROUBLE_SECONDS)
+                continue
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(POLL_SECONDS):
+                    await self._written.wait()
+            self._written.clear()
+
+    async def _read_on(self) -> None:
+        if not self._end:
+            self._end = await self._read_position()
+            self._wake()
+        while found := await self._read_events(EventFilter(), self._end, EVENTS_A_PAGE):
+            self._ring.extend(found)
+            self._end = found[-1].position
+            self._wake()
+
+    def _wake(self) -> None:
+        self._news.set()
+        self._news = asyncio.Event()
+
+
+async def _comes(news: asyncio.Event, seconds: float) -> bool:
+    try:
+        async with asyncio.timeout(seconds):
+            await news.wait()
+    except TimeoutError:
+        return False
+    return True
+
+
+def lets_through(wanted: EventFilter, event: StoredEvent) -> bool:
+    """As the log's own query; times are not looked at, since what comes is newer than all."""
+    return (
+        (wanted.user_id is None or event.user_id == wanted.user_id)
+        and (wanted.job_id is None or event.job_id == wanted.job_id)
+        and (not wanted.types or event.type in wanted.types)
+    )

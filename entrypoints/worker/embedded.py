@@ -1,0 +1,76 @@
+"""The worker inside a server process: its source is the service itself."""
+
+import asyncio
+import secrets
+from collections.abc import Sequence
+
+import structlog
+
+from adapters.handlers import Handlers
+from domain import validation
+from domain.commands import ClaimJobs, ExtendLeases
+from domain.identifiers import JobId, Kind, ServerId, WorkerId
+from entrypoints.service import Fairlog
+from entrypoints.views import ClaimedJob
+from entrypoints.worker.runtime import Worker
+from entrypoints.worker.source import AttemptKey, Outcome
+
+_log = structlog.get_logger()
+
+
+class EmbeddedSource:
+    """Its jobs carry the server's id, so that they are queued again when that server is known to be
+    dead.
+    """
+
+    def __init__(self, fairlog: Fairlog, worker: WorkerId, server_id: ServerId) -> None:
+        self._fairlog = fairlog
+        self._worker = worker
+        self._server_id = server_id
+
+    @property
+    def lease_seconds(self) -> float:
+        return self._fairlog.policy.lease_seconds
+
+    async def claim(
+        self, max_jobs: int, kinds: Sequence[Kind], wait_seconds: float, claim_id: str
+    ) -> Sequence[ClaimedJob]:
+        return await self._fairlog.claim(self._command(max_jobs, kinds, claim_id), wait_seconds)
+
+    async def recall(self, claim_id: str) -> Sequence[ClaimedJob]:
+        return await self._fairlog.claim(self._command(1, (), claim_id))  # of no kind: none is new
+
+    async def heartbeat(self, held: Sequence[AttemptKey]) -> Sequence[JobId]:
+        command = ExtendLeases(worker=self._worker, jobs=held)
+        return (await self._fairlog.extend(command)).lost
+
+    async def settle(self, outcomes: Sequence[Outcome]) -> Sequence[Exception | None]:
+        settled = await self._fairlog.settle(outcomes)
+        return [one if isinstance(one, Exception) else None for one in settled]
+
+    def _command(self, max_jobs: int, kinds: Sequence[Kind], claim_id: str) -> ClaimJobs:
+        return ClaimJobs(
+            worker=self._worker, max_jobs=max_jobs, kinds=tuple(kinds),
+            server=self._server_id, claim_id=claim_id,
+        )  # fmt: skip
+
+
+class EmbeddedWorker(Worker):
+    """`concurrency` slots in the process of the server `server_id`, without prefetch."""
+
+    def __init__(
+        self, fairlog: Fairlog, handlers: Handlers, concurrency: int, server_id: ServerId
+    ) -> None:
+        name = validation.worker_id(f"{server_id}/{secrets.token_hex(6)}")
+        super().__init__(EmbeddedSource(fairlog, name, server_id), handlers, concurrency)
+        self._name = name
+        self._watch: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        super().start()
+        self._watch = asyncio.create_task(self._report_end(), name="worker-watch")
+
+    async def _report_end(self) -> None:
+        refused = await self.claims_end()
+        if refused is not None:
+            _log.error("worker_ended", worker=self._name, reason=str(refused))

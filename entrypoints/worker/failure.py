@@ -1,0 +1,64 @@
+"""An exception as the error of a failed attempt: its type, its message and where it was raised."""
+
+import traceback
+from types import TracebackType
+from typing import Final
+
+from domain.bodies import Body, body_of
+
+MESSAGE_CHARACTERS_MAX: Final = 10_000  # its beginning is kept
+TRACEBACK_CHARACTERS_MAX: Final = 20_000  # both ends are kept
+_TYPE_CHARACTERS_MAX: Final = 200
+_OURS: Final = ("entrypoints.worker.", "adapters.handlers")
+
+
+def error_of(error: BaseException) -> Body:
+    return error_body(type(error).__name__, _message_of(error), traceback_of(error))
+
+
+def error_body(type_name: str, message: str, trace: str = "") -> Body:
+    """Clipped, so that no exception is too large for the log."""
+    return body_of(
+        {
+            "type": _clean(type_name)[:_TYPE_CHARACTERS_MAX],
+            "message": _clean(message)[:MESSAGE_CHARACTERS_MAX],
+            "traceback": _without_middle(_clean(trace), TRACEBACK_CHARACTERS_MAX),
+        },
+        "error",
+    )
+
+
+def traceback_of(error: BaseException) -> str:
+    """As Python prints it, from the handler's own code on."""
+    try:
+        return "".join(
+            traceback.format_exception(type(error), error, _user_part(error.__traceback__))
+        )
+    except Exception:  # noqa: BLE001 (an exception's own code may do anything)
+        return ""
+
+
+def _message_of(error: BaseException) -> str:
+    try:
+        return str(error)
+    except BaseException:  # noqa: BLE001 (see traceback_of)
+        return "(the exception's message cannot be read)"
+
+
+def _user_part(trace: TracebackType | None) -> TracebackType | None:
+    while trace is not None and trace.tb_frame.f_globals.get("__name__", "").startswith(_OURS):
+        trace = trace.tb_next
+    return trace
+
+
+def _without_middle(text: str, characters_max: int) -> str:
+    if len(text) <= characters_max:
+        return text
+    cut = "\n[…]\n"
+    half = (characters_max - len(cut)) // 2
+    return text[:half] + cut + text[-half:]
+
+
+def _clean(text: str) -> str:
+    """Lone surrogates, which no JSON can hold, as their escapes."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -1,0 +1,225 @@
+"""A worker's source on another machine: the calls that workers make to a Fairlog server."""
+
+from collections.abc import Iterator, Sequence
+from http import HTTPStatus
+from typing import Any, Final, TypeVar
+
+import httpx
+import msgspec
+from msgspec import Raw, Struct
+
+from domain.commands import CompleteJob, FailJob, ReturnJob
+from domain.errors import FairlogError, InvalidInput, LogUnavailable, Refusal
+from domain.identifiers import JobId, Kind, WorkerId
+from entrypoints.views import ClaimedJob
+from entrypoints.worker.source import AWAY, JOBS_A_CALL_MAX, AttemptKey, Outcome
+
+CONNECT_SECONDS: Final = 5.0
+ANSWER_SECONDS: Final = 15.0  # beyond the time that a claim waits for work
+BATCH_BYTES_MAX: Final = 8 * 1024 * 1024  # of bodies in one call; the server takes 16 MiB in all
+_TEXT_CHARACTERS_MAX: Final = 300
+_TRY_AGAIN: Final = frozenset(
+    {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS}
+)
+_UNREADABLE: Final = frozenset(
+    {
+        HTTPStatus.BAD_REQUEST,
+        HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+        HTTPStatus.UNPROCESSABLE_ENTITY,
+    }
+)
+_NO_LONGER_OURS: Final = frozenset({HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT})
+
+T = TypeVar("T")
+
+
+def client_of(url: httpx.URL) -> httpx.AsyncClient:
+    """Close it when the worker has stopped."""
+    return httpx.AsyncClient(
+        base_url=url,
+        headers={"Content-Type": "application/json", "User-Agent": "fairlog-worker"},
+        timeout=httpx.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS),
+        limits=httpx.Limits(keepalive_expiry=4.0),  # uvicorn closes an idle connection after 5 s
+    )
+
+
+class _Claim(Struct, frozen=True):
+    jobs: Sequence[ClaimedJob]
+    lease_seconds: float = 30.0  # Fairlog's default, where a server does not tell
+
+
+class _Leases(Struct, frozen=True):
+    lost: Sequence[JobId]
+
+
+class _SettledJob(Struct, frozen=True):
+    status: int  # of HTTP, as the answer to this outcome alone would have had
+    detail: str = ""
+
+
+class _SettledJobs(Struct, frozen=True):
+    jobs: Sequence[_SettledJob]
+
+
+class _Problem(Struct, frozen=True):
+    detail: str
+
+
+class _Refused(InvalidInput):
+    """The server answers, but not with what was asked for; sent again, it would answer the same."""
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class RemoteSource:
+    """The calls of INTERFACE.md that workers make, as the worker `name`."""
+
+    def __init__(self, client: httpx.AsyncClient, name: WorkerId) -> None:
+        self._client = client
+        self._name = name
+        self._lease_seconds = _Claim(()).lease_seconds
+
+    @property
+    def lease_seconds(self) -> float:
+        return self._lease_seconds
+
+    async def claim(
+        self, max_jobs: int, kinds: Sequence[Kind], wait_seconds: float, claim_id: str
+    ) -> Sequence[ClaimedJob]:
+        asked = {
+            "max": max_jobs, "kinds": kinds, "wait_seconds": wait_seconds, "claim_id": claim_id,
+        }  # fmt: skip
+        claim = await self._post("/v1/claims", asked, _Claim, wait_seconds + ANSWER_SECONDS)
+        self._lease_seconds = claim.lease_seconds
+        return claim.jobs
+
+    async def recall(self, claim_id: str) -> Sequence[ClaimedJob]:
+        # There are no jobs of a kind with a random name, so nothing new is given.
+        return await self.claim(1, (Kind(claim_id),), 0, claim_id)
+
+    async def heartbeat(self, held: Sequence[AttemptKey]) -> Sequence[JobId]:
+        lost: list[JobId] = []
+        for start in range(0, len(held), JOBS_A_CALL_MAX):
+            jobs = [
+                {"id": job_id, "attempt": attempt}
+                for job_id, attempt in held[start : start + JOBS_A_CALL_MAX]
+            ]
+            lost += (await self._post("/v1/claims/heartbeat", {"jobs": jobs}, _Leases)).lost
+        return lost
+
+    async def settle(self, outcomes: Sequence[Outcome]) -> Sequence[Exception | None]:
+        returned = [one for one in outcomes if isinstance(one, ReturnJob)]
+        ended = [one for one in outcomes if not isinstance(one, ReturnJob)]
+        answers: dict[AttemptKey, Exception | None] = {}
+        for path, batch in [
+            *(("/v1/claims/return", batch) for batch in _batches(returned)),
+            *(("/v1/claims/complete", batch) for batch in _batches(ended)),
+        ]:
+            told = await self._settle(path, batch)
+            answers |= zip(map(_key, batch), told, strict=True)
+        return [answers[_key(outcome)] for outcome in outcomes]
+
+    async def _settle(self, path: str, batch: Sequence[Outcome]) -> Sequence[Exception | None]:
+        """A failure of the call is the answer of each outcome in it, so that the other calls count.
+
+        One outcome that the server cannot read must not hold up the others: they are sent alone.
+        """
+        try:
+            settled = await self._post(path, {"jobs": [_told(one) for one in batch]}, _SettledJobs)
+        except _Refused as refused:
+            if refused.status not in _UNREADABLE:
+                return [LogUnavailable(str(refused))] * len(batch)
+            if len(batch) == 1:
+                return [refused]
+            return [answer for one in batch for answer in await self._settle(path, [one])]
+        except AWAY as error:
+            return [error] * len(batch)
+        return [_answer(one) for one in settled.jobs]
+
+    async def _post(
+        self, path: str, fields: dict[str, Any], answer: type[T], seconds: float = ANSWER_SECONDS
+    ) -> T:
+        """Raises `LogUnavailable` or `_Refused`."""
+        try:
+            response = await self._client.post(
+                path,
+                content=msgspec.json.encode({"worker": self._name, **fields}),
+                timeout=httpx.Timeout(seconds, connect=CONNECT_SECONDS),
+            )
+        except httpx.RequestError as error:
+            reason = f"{type(error).__name__} {error}".strip()
+            raise LogUnavailable(f"{self._client.base_url} does not answer: {reason}") from error
+        status = response.status_code
+        if status >= HTTPStatus.INTERNAL_SERVER_ERROR or status in _TRY_AGAIN:
+            raise LogUnavailable(f"{response.url} answers {status}: {_detail(response)}")
+        if status != HTTPStatus.OK:
+            raise _Refused(f"{response.url} answers {status}: {_detail(response)}", status)
+        try:
+            return msgspec.json.decode(response.content, type=answer)
+        except (msgspec.MsgspecError, UnicodeDecodeError):
+            raise _Refused(
+                f"{response.url} does not answer as a Fairlog server does.", status
+            ) from None
+
+
+def _batches(outcomes: Sequence[Outcome]) -> Iterator[Sequence[Outcome]]:
+    """Bounded in number and in bytes."""
+    batch: list[Outcome] = []
+    size = 0
+    for outcome in outcomes:
+        added = _body_bytes(outcome)
+        if batch and (len(batch) == JOBS_A_CALL_MAX or size + added > BATCH_BYTES_MAX):
+            yield batch
+            batch, size = [], 0
+        batch.append(outcome)
+        size += added
+    if batch:
+        yield batch
+
+
+def _body_bytes(outcome: Outcome) -> int:
+    match outcome:
+        case CompleteJob(result=body) | FailJob(error=body) if body is not None:
+            return body.size
+        case _:
+            return 0
+
+
+def _key(outcome: Outcome) -> AttemptKey:
+    return outcome.job_id, outcome.attempt
+
+
+def _told(outcome: Outcome) -> dict[str, Any]:
+    fields: dict[str, Any] = {"id": outcome.job_id, "attempt": outcome.attempt}
+    match outcome:
+        case CompleteJob(result=body) if body is not None:
+            fields["result"] = Raw(body.data)
+        case FailJob(error=body, may_retry=may_retry):
+            fields |= {"error": Raw(body.data), "retry": may_retry}
+        case _:
+            pass
+    return fields
+
+
+def _answer(settled: _SettledJob) -> Exception | None:
+    """As `JobSource.settle` promises it."""
+    if settled.status == HTTPStatus.OK:
+        return None
+    if settled.status in _NO_LONGER_OURS:
+        return Refusal(settled.detail)
+    if settled.status == HTTPStatus.SERVICE_UNAVAILABLE or settled.status in _TRY_AGAIN:
+        return LogUnavailable(settled.detail)
+    if settled.status in _UNREADABLE:
+        return InvalidInput(settled.detail)
+    return FairlogError(settled.detail)
+
+
+def _detail(response: httpx.Response) -> str:
+    """What the server says, in one line."""
+    try:
+        text = msgspec.json.decode(response.content, type=_Problem).detail
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        text = response.reason_phrase
+    return " ".join(text.split())[:_TEXT_CHARACTERS_MAX]

@@ -1,0 +1,113 @@
+"""Outcomes on their way to the log: at once when nothing is under way, else with the next batch.
+
+What could not be delivered is tried again until the log itself says whether it still counts: only
+the log knows whose attempt is the current one, and the same outcome twice changes nothing.
+"""
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+import structlog
+
+from domain.commands import CompleteJob, FailJob
+from domain.errors import LogUnavailable, Refusal
+from entrypoints.worker.backoff import Backoff
+from entrypoints.worker.failure import error_body
+from entrypoints.worker.source import AWAY, JOBS_A_CALL_MAX, AttemptKey, JobSource, Outcome
+
+PAUSE_SECONDS_MAX: Final = 2.0
+
+_log = structlog.get_logger()
+
+
+class Outbox:
+    """`deliver` runs as a task beside the work."""
+
+    def __init__(self, source: JobSource) -> None:
+        self.flows = asyncio.Event()  # not set while deliveries fail
+        self.flows.set()
+        self._source = source
+        self._waiting: dict[AttemptKey, Outcome] = {}
+        self._news = asyncio.Event()
+        self._empty = asyncio.Event()
+        self._empty.set()
+        self._backoff = Backoff(PAUSE_SECONDS_MAX)
+
+    @property
+    def keys(self) -> Iterable[AttemptKey]:
+        """The attempts whose outcome is not yet on disk: their leases must be kept."""
+        return self._waiting.keys()
+
+    def put(self, outcome: Outcome) -> None:
+        self._waiting[outcome.job_id, outcome.attempt] = outcome
+        self._news.set()
+        self._empty.clear()
+
+    async def deliver(self) -> None:
+        """Until cancelled."""
+        while True:
+            await self._news.wait()
+            batch = list(self._waiting.values())[:JOBS_A_CALL_MAX]
+            answers = await self._settle(batch)
+            for outcome, answer in zip(batch, answers, strict=True):
+                self._take(outcome, answer)
+            if not self._waiting:
+                self._news.clear()
+                self._empty.set()
+            await self._recover(answers)
+
+    async def flush(self, seconds_max: float) -> None:
+        """Wait until all is delivered; what is not by then is lost with the process."""
+        try:
+            async with asyncio.timeout(seconds_max):
+                await self._empty.wait()
+        except TimeoutError:
+            _log.warning("outcomes_undelivered", jobs=[job_id for job_id, _ in self._waiting])
+
+    async def _settle(self, batch: Sequence[Outcome]) -> Sequence[Exception | None]:
+        try:
+            return await self._source.settle(batch)
+        except AWAY as error:
+            return [error] * len(batch)
+        except Exception as error:  # noqa: BLE001 (outcomes must outlast a fault of ours)
+            _log.exception("delivery_failed")
+            return [LogUnavailable(str(error))] * len(batch)
+
+    def _take(self, outcome: Outcome, answer: Exception | None) -> None:
+        if isinstance(answer, AWAY):
+            return
+        del self._waiting[outcome.job_id, outcome.attempt]
+        if answer is None:
+            return
+        if isinstance(outcome, CompleteJob) and not isinstance(answer, Refusal):
+            self._waiting[outcome.job_id, outcome.attempt] = _failure(outcome, answer)
+            return
+        _log.warning(
+            "outcome_dropped",
+            job=outcome.job_id, attempt=outcome.attempt, outcome=type(outcome).__name__,
+            reason=str(answer),
+        )  # fmt: skip
+
+    async def _recover(self, answers: Sequence[Exception | None]) -> None:
+        """Wait a while if the source is away."""
+        away = next((answer for answer in answers if isinstance(answer, AWAY)), None)
+        if away is None:
+            self._backoff.reset()
+            self.flows.set()
+            return
+        if not self._backoff.is_failing:
+            _log.warning("outcomes_delayed", outcomes=len(self._waiting), reason=str(away))
+        self.flows.clear()
+        await asyncio.sleep(self._backoff.next_pause())
+
+
+def _failure(outcome: CompleteJob, answer: Exception) -> FailJob:
+    """A result that cannot be recorded fails its attempt, rather than being worked for again in
+    vain until the lease ends.
+    """
+    return FailJob(
+        job_id=outcome.job_id,
+        attempt=outcome.attempt,
+        error=error_body(type(answer).__name__, f"The result was not accepted: {answer}"),
+    )

@@ -1,0 +1,258 @@
+"""The worker: claims jobs while it has slots free, runs them, keeps their leases, reports outcomes.
+
+Three tasks run beside the handlers: one claims, one sends heartbeats, one delivers outcomes. Each
+outlasts the source's absence with backoff; none gives up but the claiming one, when it is told that
+no claim can go well.
+"""
+
+import asyncio
+import secrets
+from collections import deque
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+import structlog
+
+from adapters.handlers import Handlers
+from domain.commands import FailJob, ReturnJob
+from domain.errors import FairlogError
+from domain.identifiers import Kind
+from entrypoints.views import ClaimedJob
+from entrypoints.worker.attempt import Attempt, CutShort
+from entrypoints.worker.backoff import Backoff
+from entrypoints.worker.failure import error_body
+from entrypoints.worker.outbox import Outbox
+from entrypoints.worker.source import AWAY, HOPELESS, JOBS_A_CALL_MAX, AttemptKey, JobSource
+from entrypoints.worker.threads import HandlerThreads
+
+WAIT_SECONDS: Final = 20.0  # that a claim waits for work
+PAUSE_SECONDS_MAX: Final = 5.0  # between tries while the source is away
+HEARTBEATS_A_LEASE: Final = 3
+# At a stop, beyond the grace time: for a claim without an answer, for handlers that were told to
+# end, and for the last outcomes.
+RECALL_SECONDS: Final = 3.0
+END_SECONDS: Final = 1.0
+FLUSH_SECONDS: Final = 5.0
+
+_log = structlog.get_logger()
+
+
+class Worker:
+    """Start and stop it once, on one event loop.
+
+    `concurrency` jobs run at once, async and other handlers together. `prefetch` more are claimed
+    ahead of time; they wait for a slot of this worker even when another worker is idle.
+    """
+
+    def __init__(
+        self, source: JobSource, handlers: Handlers, concurrency: int,
+        *, prefetch: int = 0, wait_seconds: float = WAIT_SECONDS,
+    ) -> None:  # fmt: skip
+        self._source = source
+        self._handlers = handlers
+        self._kinds = tuple(sorted(Kind(kind) for kind in handlers))
+        self._concurrency = concurrency
+        self._in_hand_max = concurrency + prefetch
+        self._wait_seconds = wait_seconds
+        self._threads = HandlerThreads()
+        self._outbox = Outbox(source)
+        self._waiting: deque[Attempt] = deque()  # claimed, without a slot yet
+        self._running: dict[AttemptKey, tuple[Attempt, asyncio.Task[None]]] = {}
+        self._has_room = asyncio.Event()
+        self._has_jobs = asyncio.Event()
+        self._open_claim: str | None = None  # asked, and not answered
+        self._claims: list[asyncio.Task[None]] = []
+        self._beside: list[asyncio.Task[None]] = []
+
+    def start(self) -> None:
+        """Call it on the loop that it is to run on."""
+        self._has_room.set()
+        self._claims = [asyncio.create_task(self._claim_jobs(), name="worker-claims")]
+        self._beside = [
+            asyncio.create_task(self._keep_leases(), name="worker-heartbeats"),
+            asyncio.create_task(self._outbox.deliver(), name="worker-outcomes"),
+        ]
+
+    async def claims_end(self) -> FairlogError | None:
+        """Wait until a started worker claims no more. None: stopped; else why it is refused."""
+        await asyncio.wait(self._claims)
+        [claims] = self._claims
+        error = None if claims.cancelled() else claims.exception()
+        return error if isinstance(error, FairlogError) else None
+
+    async def stop(self, grace_seconds: float) -> None:
+        """Claim no more, finish what can be finished in that time, and give back the rest."""
+        await self._stop_claiming()
+        for attempt in self._waiting:
+            self._outbox.put(attempt.given_back())
+        self._waiting.clear()
+        await self._let_end(grace_seconds)
+        for attempt, _ in self._running.values():
+            attempt.cut_short(CutShort.STOPPED)
+        await self._let_end(END_SECONDS)
+        for attempt, _ in self._running.values():
+            self._outbox.put(attempt.given_back())
+            attempt.cut_short(CutShort.LOST)  # whatever comes of it now
+        await self._outbox.flush(FLUSH_SECONDS)
+        await _cancel(self._beside)
+        self._threads.close()
+
+    # Claiming
+
+    async def _claim_jobs(self) -> None:
+        """Raises one of HOPELESS."""
+        backoff = Backoff(PAUSE_SECONDS_MAX)
+        while True:
+            await self._has_room.wait()
+            await self._outbox.flows.wait()  # or what cannot be told would pile up
+            asked = _now()
+            jobs = await self._claim(is_first_try=not backoff.is_failing)
+            # An empty answer that came sooner than asked for must not be asked again at once.
+            if jobs or (jobs is not None and _now() - asked >= self._wait_seconds / 2):
+                backoff.reset()
+                self._take(jobs)
+            else:
+                await asyncio.sleep(backoff.next_pause())
+
+    async def _claim(self, *, is_first_try: bool) -> Sequence[ClaimedJob] | None:
+        """None: there was no answer. The next try asks for the same claim, in case it was given."""
+        self._open_claim = self._open_claim or secrets.token_hex(8)
+        room = min(self._room, JOBS_A_CALL_MAX)
+        try:
+            jobs = await self._source.claim(room, self._kinds, self._wait_seconds, self._open_claim)
+        except AWAY as error:
+            if is_first_try:
+                _log.warning("source_away", reason=str(error))
+            return None
+        except HOPELESS:
+            raise
+        except Exception:  # noqa: BLE001 (a fault of ours must not end the worker)
+            _log.exception("claim_failed")
+            return None
+        self._open_claim = None
+        return jobs
+
+    async def _stop_claiming(self) -> None:
+        """A claim that was under way may have given jobs: they go back."""
+        await _cancel(self._claims)
+        if self._open_claim is None:
+            return
+        try:
+            async with asyncio.timeout(RECALL_SECONDS):
+                given = await self._source.recall(self._open_claim)
+        except (FairlogError, TimeoutError) as error:
+            # If it gave jobs, their leases end.
+            _log.warning("claim_unknown", reason=f"{type(error).__name__}: {error}")
+            return
+        for job in given:
+            self._outbox.put(ReturnJob(job_id=job.id, attempt=job.attempt))
+
+    # Running
+
+    @property
+    def _room(self) -> int:
+        return self._in_hand_max - len(self._running) - len(self._waiting)
+
+    def _take(self, jobs: Iterable[ClaimedJob]) -> None:
+        for job in jobs:
+            self._give_up_earlier_attempts(job)
+            handler = self._handlers.get(job.kind)
+            if handler is None:
+                self._outbox.put(_without_handler(job))
+            else:
+                self._waiting.append(Attempt(job, handler))
+        self._has_jobs.set()
+        self._fill_slots()
+
+    def _give_up_earlier_attempts(self, job: ClaimedJob) -> None:
+        """A new attempt at a job in hand says that the earlier one was lost."""
+        for attempt, _ in self._running.values():
+            if attempt.claimed.id == job.id:
+                attempt.cut_short(CutShort.LOST)
+
+    def _fill_slots(self) -> None:
+        while self._waiting and len(self._running) < self._concurrency:
+            attempt = self._waiting.popleft()
+            task = asyncio.create_task(self._run(attempt), name=f"job-{attempt.claimed.id}")
+            self._running[attempt.key] = attempt, task
+        if self._room > 0:
+            self._has_room.set()
+        else:
+            self._has_room.clear()
+
+    async def _run(self, attempt: Attempt) -> None:
+        try:
+            outcome = await attempt.run(self._threads)
+            if outcome is not None:
+                self._outbox.put(outcome)
+        finally:
+            del self._running[attempt.key]
+            self._fill_slots()
+
+    async def _let_end(self, seconds_max: float) -> None:
+        if self._running:
+            await asyncio.wait([task for _, task in self._running.values()], timeout=seconds_max)
+
+    # Keeping leases
+
+    async def _keep_leases(self) -> None:
+        backoff = Backoff(PAUSE_SECONDS_MAX)
+        while True:
+            await self._has_jobs.wait()
+            pause = self._source.lease_seconds / HEARTBEATS_A_LEASE
+            while not await self._heartbeat_after(pause, is_first_try=not backoff.is_failing):
+                pause = min(backoff.next_pause(), self._source.lease_seconds / HEARTBEATS_A_LEASE)
+            backoff.reset()
+
+    async def _heartbeat_after(self, pause: float, *, is_first_try: bool) -> bool:
+        """False: it was not heard."""
+        await asyncio.sleep(pause)
+        held = self._in_hand()
+        if not held:
+            self._has_jobs.clear()
+            return True
+        try:
+            lost = set(await self._source.heartbeat(held))
+        except FairlogError as error:
+            if is_first_try:
+                _log.warning("heartbeat_missed", jobs=len(held), reason=str(error))
+            return False
+        except Exception:  # noqa: BLE001 (see _claim)
+            _log.exception("heartbeat_failed")
+            return False
+        for key in held:
+            if key[0] in lost:
+                self._lose(key)
+        return True
+
+    def _in_hand(self) -> list[AttemptKey]:
+        """Of each job the latest attempt: a heartbeat's answer tells jobs, not attempts.
+
+        An attempt known to be lost is not in hand, even while its handler still runs.
+        """
+        attempts = [*self._waiting, *(attempt for attempt, _ in self._running.values())]
+        keys = [*(one.key for one in attempts if not one.is_lost), *self._outbox.keys]
+        return list(dict(sorted(keys)).items())
+
+    def _lose(self, key: AttemptKey) -> None:
+        """An outcome on its way is left alone: it may be the reason why the job is held no more."""
+        self._waiting = deque(attempt for attempt in self._waiting if attempt.key != key)
+        if key in self._running:
+            _log.info("job_lost", job=key[0], attempt=key[1])
+            self._running[key][0].cut_short(CutShort.LOST)
+        self._fill_slots()  # what waited leaves room
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+def _without_handler(job: ClaimedJob) -> FailJob:
+    error = error_body("LookupError", f"This worker has no handler for the kind {job.kind!r}.")
+    return FailJob(job_id=job.id, attempt=job.attempt, error=error)
+
+
+async def _cancel(tasks: Sequence[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,220 @@
+"""What a batch of events does to the figures, the jobs in hand, the users in line and the workers.
+
+A fold over rows that were read before: the caller loads what `needs_of` names and writes back what
+has changed.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Final
+
+from msgspec import Struct
+
+from domain.events import (
+    FailureReason,
+    JobCancelled,
+    JobCompleted,
+    JobFailed,
+    JobReleased,
+    JobRequeued,
+    JobStarted,
+    JobSubmitted,
+    LeasesExtended,
+    RateLimitDecided,
+    Recorded,
+    RequeueReason,
+    SubmissionDeduplicated,
+)
+from domain.identifiers import JobId, Kind, UserId, WorkerId
+from domain.life_cycle import is_due
+from domain.moments import to_micros
+from projections.activity_figures import (
+    Figures,
+    Leading,
+    count_failure,
+    count_leader,
+    failure_key,
+    put,
+)
+
+FINEST_SECONDS: Final = 10  # every other length of a slot is a multiple
+MINUTE_SECONDS: Final = 60
+WORKER_KEPT_SECONDS: Final = 3600  # after it was last seen, without a job
+_SECOND: Final = 1_000_000
+
+
+class OpenJob(Struct):
+    ready_at: int | None = None  # UTC, microseconds; in line since
+    started_at: int | None = None
+    worker: WorkerId | None = None  # while running
+
+
+class UserLoad(Struct):
+    waiting: int = 0
+    running: int = 0
+
+
+class WorkerLoad(Struct):
+    first_seen: int  # UTC, microseconds
+    last_seen: int
+    server: str | None = None
+    running: int = 0
+    completed: int = 0
+    failed: int = 0
+
+    def is_forgotten(self, now: int) -> bool:
+        """Whether its row goes, and it would begin anew."""
+        return self.running <= 0 and now - self.last_seen > WORKER_KEPT_SECONDS * _SECOND
+
+
+class Fold:
+    """The rows that a batch touches. What was not loaded does not exist."""
+
+    def __init__(self) -> None:
+        self.figures: dict[tuple[int, Kind], Figures] = {}  # new ones, by slot of FINEST_SECONDS
+        self.leading: dict[int, Leading] = {}  # by minute; loaded
+        self.jobs: dict[JobId, OpenJob | None] = {}  # None: it has ended
+        self.users: dict[UserId, UserLoad] = {}
+        self.workers: dict[WorkerId, WorkerLoad] = {}
+
+    def apply(self, events: Sequence[Recorded]) -> None:
+        for recorded in events:
+            self._evolve(recorded)
+
+    def _evolve(self, recorded: Recorded) -> None:  # noqa: PLR0912 (one flat match)
+        at = to_micros(recorded.recorded_at)
+        job_id = recorded.job_id or JobId(0)
+        match recorded.event:
+            case RateLimitDecided(allowed=False) as event:
+                self._of(at, Kind("")).refused += event.count
+                count_leader(self._leading(at).refused, event.user_id, event.count)
+            case JobSubmitted() as event:
+                self._submit(recorded, at, event)
+            case SubmissionDeduplicated() as event:
+                self._of(at, event.kind).duplicates += 1
+            case JobReleased() as event:
+                self._enter(job_id, event.user_id, at)
+            case JobStarted() as event:
+                self._start(job_id, at, event)
+            case JobCompleted() as event:
+                self._end_run(job_id, event.user_id, event.kind, at, completed=1)
+                self._of(at, event.kind).completed += 1
+                self.jobs[job_id] = None
+            case JobFailed() as event:
+                self._fail(recorded, job_id, at, event)
+            case JobRequeued() as event:
+                self._of(at, event.kind).requeued += 1
+                if event.reason is not RequeueReason.RETRIED:
+                    self._leave_worker(job_id, event.user_id, at)
+                self._enter(job_id, event.user_id, at)
+            case JobCancelled() as event:
+                self._of(at, event.kind).cancelled += 1
+                if event.was == "running":
+                    self._leave_worker(job_id, event.user_id, at)
+                elif event.was == "queued":
+                    self._user(event.user_id).waiting -= 1
+                self.jobs[job_id] = None
+            case LeasesExtended() as event:
+                self._worker(event.worker, at)
+            case _:
+                pass
+
+    def _submit(self, recorded: Recorded, at: int, event: JobSubmitted) -> None:
+        job_id = JobId(recorded.position)
+        self._of(at, event.kind).submitted += 1
+        count_leader(self._leading(at).submitted, event.user_id)
+        if is_due(event, recorded.recorded_at):
+            self._enter(job_id, event.user_id, at)
+        else:
+            self.jobs[job_id] = OpenJob()
+
+    def _start(self, job_id: JobId, at: int, event: JobStarted) -> None:
+        figures = self._of(at, event.kind)
+        figures.started += 1
+        job = self.jobs.get(job_id)
+        if job is not None and job.ready_at is not None:
+            put(figures.waits, (at - job.ready_at) / _SECOND)
+        count_leader(self._leading(at).served, event.user_id)
+        self.jobs[job_id] = OpenJob(started_at=at, worker=event.worker)
+        user = self._user(event.user_id)
+        user.waiting -= 1
+        user.running += 1
+        worker = self._worker(event.worker, at)
+        worker.running += 1
+        worker.server = event.server
+
+    def _fail(self, recorded: Recorded, job_id: JobId, at: int, event: JobFailed) -> None:
+        seen = int(event.reason in {FailureReason.ERROR, FailureReason.TIMED_OUT})
+        self._end_run(job_id, event.user_id, event.kind, at, failed=seen)
+        figures = self._of(at, event.kind)
+        figures.failed += 1
+        figures.reasons[event.reason] = figures.reasons.get(event.reason, 0) + 1
+        key = failure_key(event.kind, event.reason, event.error_sha256)
+        count_failure(self._leading(at), key, recorded.position)
+        if event.retry_at is None:
+            figures.given_up += 1
+            self.jobs[job_id] = None
+        else:
+            self.jobs[job_id] = OpenJob()
+
+    def _end_run(
+        self, job_id: JobId, user_id: UserId, kind: Kind, at: int, *, completed: int = 0,
+        failed: int = 0,
+    ) -> None:  # fmt: skip
+        job = self.jobs.get(job_id)
+        if job is not None and job.started_at is not None:
+            put(self._of(at, kind).runs, (at - job.started_at) / _SECOND)
+        worker = self._leave_worker(job_id, user_id, at, is_seen=bool(completed or failed))
+        if worker is not None:
+            worker.completed += completed
+            worker.failed += failed
+
+    def _leave_worker(
+        self, job_id: JobId, user_id: UserId, at: int, *, is_seen: bool = False
+    ) -> WorkerLoad | None:
+        self._user(user_id).running -= 1
+        job = self.jobs.get(job_id)
+        if job is None or job.worker is None:
+            return None
+        worker = self._worker(job.worker, at, is_seen=is_seen)
+        worker.running -= 1
+        return worker
+
+    def _enter(self, job_id: JobId, user_id: UserId, at: int) -> None:
+        self.jobs[job_id] = OpenJob(ready_at=at)
+        self._user(user_id).waiting += 1
+
+    def _of(self, at: int, kind: Kind) -> Figures:
+        """The new figures of the slot that `at` is in; no kind: of what has none."""
+        key = (at // _SECOND // FINEST_SECONDS * FINEST_SECONDS, kind)
+        figures = self.figures.get(key)
+        if figures is None:
+            figures = self.figures[key] = Figures()
+        return figures
+
+    def _leading(self, at: int) -> Leading:
+        minute = minute_of(at)
+        leading = self.leading.get(minute)
+        if leading is None:
+            leading = self.leading[minute] = Leading()
+        return leading
+
+    def _user(self, user_id: UserId) -> UserLoad:
+        return self.users.setdefault(user_id, UserLoad())
+
+    def _worker(self, worker: WorkerId, at: int, *, is_seen: bool = True) -> WorkerLoad:
+        load = self.workers.get(worker)
+        if load is None or load.is_forgotten(at):
+            load = self.workers[worker] = WorkerLoad(first_seen=at, last_seen=at)
+        elif is_seen:
+            load.last_seen = at
+        return load
+
+
+def minute_of(at: int) -> int:
+    """The start of its minute in seconds, of a moment in microseconds."""
+    return at // _SECOND // MINUTE_SECONDS * MINUTE_SECONDS
+
+
+def seconds_of(moment: datetime) -> int:
+    return to_micros(moment) // _SECOND

@@ -1,0 +1,51 @@
+"""What `fairlog verify` finds wrong with the log, or with a projection of it."""
+
+from collections.abc import Callable
+
+from msgspec import Struct
+
+
+class Finding(Struct, frozen=True):
+    """The log is not as it was written, or could not have been written by the rules."""
+
+    position: int | None  # None: about no single event
+    what: str
+
+    def __str__(self) -> str:
+        return self.what if self.position is None else f"event {self.position}: {self.what}"
+
+
+class Difference(Struct, frozen=True):
+    """A row of a projection is not what the log gives; only what differs is told."""
+
+    projection: str
+    table: str
+    key: str  # the key columns without the generation
+    live: str  # "no row" for one that is missing
+    from_log: str  # the same, for one that should not be there
+
+    def __str__(self) -> str:
+        return (
+            f"projection {self.projection}, {self.table} {self.key}: "
+            f"live {self.live}, from the log {self.from_log}"
+        )
+
+
+Report = Callable[[Finding | Difference], None]
+
+
+class Told:
+    """Passes findings on as they come, and remembers only how many there were."""
+
+    def __init__(self, report: Report) -> None:
+        self._report = report
+        self.findings = 0
+        self.differing: dict[str, None] = {}  # projections, in the order of telling
+
+    def about(self, position: int | None, what: str) -> None:
+        self.findings += 1
+        self._report(Finding(position, what))
+
+    def difference(self, found: Difference) -> None:
+        self.differing[found.projection] = None
+        self._report(found)

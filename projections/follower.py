@@ -1,0 +1,216 @@
+"""Projections that follow the log at their own pace, behind a checkpoint of their own.
+
+The checkpoint moves in the transaction that applies, and is locked by it: any number of processes
+may follow at once, and each event is applied exactly once, in order. What is applied is read before
+that transaction, so that on SQLite the writer waits only for the rows to be written.
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import Final, Generic, Protocol, TypeVar
+
+import sqlalchemy as sa
+from msgspec import Struct
+from sqlalchemy.engine import Connection
+
+from domain.errors import LogUnavailable
+from domain.ports import EventLog
+from projections import registry
+from projections.rows import create_all, have_all, remove_some
+
+EVENTS_A_BATCH: Final = 1000
+ROWS_A_DELETE: Final = 2000
+
+metadata = sa.MetaData()
+checkpoints = sa.Table(
+    "projection_checkpoints",
+    metadata,
+    sa.Column("name", sa.String(64), primary_key=True),
+    sa.Column("generation", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("version", sa.Integer, nullable=False),
+    sa.Column("position", sa.BigInteger, nullable=False, comment="of the latest event applied"),
+)
+
+
+class Positioned(Protocol):
+    @property
+    def position(self) -> int: ...
+
+
+E = TypeVar("E", bound=Positioned)
+E_contra = TypeVar("E_contra", bound=Positioned, contravariant=True)
+Transaction = Callable[[], AbstractContextManager[Connection]]
+Progress = Callable[[int, int], None]  # events applied, events in the log
+
+
+class FollowingProjection(Protocol[E_contra]):
+    """A read model of events of one type: `Recorded`, or the rows of the log as they are stored.
+
+    Its tables carry the generation first in their keys. They may depend on the events alone, never
+    on where the batches end.
+    """
+
+    name: str
+    version: int  # raised when the fold or the tables change; the tables are named by it
+
+    @property
+    def tables(self) -> Sequence[sa.Table]: ...
+
+    def apply(self, connection: Connection, generation: int, events: Sequence[E_contra]) -> None:
+        """Apply a batch in a handful of statements. The caller moves the checkpoint."""
+
+
+class Checkpoint(Struct, frozen=True):
+    generation: int
+    position: int  # of the latest event applied; 0: none
+
+
+class Follower(Generic[E]):
+    """Keeps one projection. `events` reads up to so many of them behind a position, in order."""
+
+    def __init__(
+        self,
+        projection: FollowingProjection[E],
+        events: Callable[[Connection, int, int], Sequence[E]],
+        log: EventLog[Connection],
+        reading: Transaction,
+        writing: Transaction,
+    ) -> None:
+        self.projection = projection
+        self._events = events
+        self.log = log
+        self._reading = reading
+        self._writing = writing
+
+    def prepare(self) -> bool:
+        """Create what is missing, and begin anew what cannot go on; whether that was so.
+
+        Any number of processes may do it at once. Raises `LogTooNew`.
+        """
+        with self._writing() as connection:
+            whole = have_all(connection, self.projection.tables)
+            create_all(connection, [registry.registry, checkpoints, *self.projection.tables])
+        with self._writing() as connection:
+            self.log.lock_head(connection)
+            if whole and self.checkpoint(connection) is not None:
+                return False
+            generation = registry.reserve(connection, self.projection)
+        self._remove(generation)
+        with self._writing() as connection:
+            self.log.lock_head(connection)
+            self._begin(connection, generation)
+            current = registry.switch(connection, self.projection, generation)
+        self._remove_older(current)
+        return True
+
+    def checkpoint(self, connection: Connection) -> Checkpoint | None:
+        """How far the current generation is; None: it was never begun for this release.
+
+        Raises `LogTooNew` when another process runs a newer release of the projection.
+        """
+        registered = registry.read(connection)
+        registry.check_versions(registered, [self.projection])
+        found = registered.get(self.projection.name)
+        if found is None or not found.is_built or found.version != self.projection.version:
+            return None
+        position = connection.execute(self._position(found.generation)).scalar_one_or_none()
+        return None if position is None else Checkpoint(found.generation, position)
+
+    def lag(self, connection: Connection) -> int:
+        """How many events of the log have not been applied yet."""
+        at = self.checkpoint(connection)
+        return self.log.position(connection) - (0 if at is None else at.position)
+
+    def step(self) -> bool:
+        """Apply the next events, if there are any; whether more are likely to wait.
+
+        Raises `LogUnavailable` and `LogTooNew`.
+        """
+        with self._reading() as connection:
+            at = self.checkpoint(connection)
+        return at is not None and self._advance(at) == EVENTS_A_BATCH
+
+    def rebuild(self, progress: Progress = lambda _done, _total: None) -> int:
+        """Build it again beside the generation in use, and make that the current one; returns how
+        many events were applied.
+        """
+        with self._writing() as connection:
+            self.log.lock_head(connection)
+            generation = registry.reserve(connection, self.projection)
+        self._remove(generation)
+        with self._writing() as connection:
+            self._begin(connection, generation)
+        at = Checkpoint(generation, 0)
+        while True:
+            with self._reading() as connection:
+                progress(at.position, self.log.position(connection))
+            applied = self._advance(at)
+            if applied == 0:
+                break
+            at = Checkpoint(generation, at.position + applied)
+        with self._writing() as connection:
+            self.log.lock_head(connection)
+            current = registry.switch(connection, self.projection, generation)
+        self._remove_older(current)
+        return at.position
+
+    def _advance(self, at: Checkpoint) -> int:
+        """How many events there were behind a checkpoint; applied by us, or by who was quicker."""
+        with self._reading() as connection:
+            events = self._events(connection, at.position, EVENTS_A_BATCH)
+        if not events:
+            return 0
+        with self._writing() as connection:
+            locked = connection.execute(
+                self._position(at.generation).with_for_update()
+            ).scalar_one_or_none()
+            if locked == at.position:
+                self.projection.apply(connection, at.generation, events)
+                self._move(connection, at, events[-1].position)
+        return len(events)
+
+    def _move(self, connection: Connection, at: Checkpoint, position: int) -> None:
+        moved = connection.execute(
+            checkpoints.update()
+            .where(
+                checkpoints.c.name == self.projection.name,
+                checkpoints.c.generation == at.generation,
+                checkpoints.c.position == at.position,
+            )
+            .values(position=position)
+        )
+        # On a cluster the lock alone proves nothing: certification sees only written rows.
+        if moved.rowcount != 1:
+            raise LogUnavailable(f"Another process moved {self.projection.name!r}; it will go on.")
+
+    def _begin(self, connection: Connection, generation: int) -> None:
+        connection.execute(
+            checkpoints.insert().values(
+                name=self.projection.name, generation=generation,
+                version=self.projection.version, position=0,
+            )
+        )  # fmt: skip
+
+    def _position(self, generation: int) -> sa.Select[int]:
+        return sa.select(checkpoints.c.position).where(
+            checkpoints.c.name == self.projection.name, checkpoints.c.generation == generation
+        )
+
+    def _remove_older(self, generation: int) -> None:
+        for older in range(generation - 1, 0, -1):
+            self._remove(older)
+
+    def _remove(self, generation: int) -> None:
+        """Delete a generation: at once its checkpoint, then its rows a little at a time."""
+        with self._writing() as connection:
+            connection.execute(
+                checkpoints.delete().where(
+                    checkpoints.c.name == self.projection.name,
+                    checkpoints.c.generation == generation,
+                )
+            )
+        for table in self.projection.tables:
+            removed = None
+            while removed != 0:
+                with self._writing() as connection:
+                    removed = remove_some(connection, table, generation, ROWS_A_DELETE)

@@ -1,0 +1,216 @@
+"""The follower and the activity projection: in pieces, by several at once, and from nothing."""
+
+import contextlib
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from adapters.settings import Settings
+from domain.bodies import body_of
+from domain.commands import CancelJob, ClaimJobs, CompleteJob, FailJob, RetryJob, SubmitJob
+from domain.decide import Claimed, Submitted
+from domain.errors import RateLimited
+from domain.identifiers import Kind, UserId, WorkerId
+from entrypoints.composition import compose, prepare, rebuild_projections
+from entrypoints.service import Fairlog
+from projections import activity_tables as tables
+from projections import follower as following
+from projections.activity import KEPT_SECONDS, ActivityProjection
+from projections.activity_figures import Figures, total
+from projections.follower import Follower
+from tests.support.server import ManualClock, wait_until
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock()
+
+
+@pytest.fixture
+def fairlog(database_url: str, clock: ManualClock) -> Iterator[Fairlog]:
+    fairlog = compose(Settings(database_url=database_url, user_limit=5), clock=clock)
+    prepare(fairlog)
+    fairlog.writer.start()
+    yield fairlog
+    fairlog.close()
+
+
+def submit(fairlog: Fairlog, user: str, number: int, kind: str = "echo") -> Submitted:
+    answer = fairlog.writer.execute_now(
+        SubmitJob(user_id=UserId(user), kind=Kind(kind), payload=body_of(number, "payload"))
+    )
+    assert isinstance(answer, Submitted)
+    return answer
+
+
+def claim(fairlog: Fairlog, most: int, worker: str = "w") -> Claimed:
+    answer = fairlog.writer.execute_now(ClaimJobs(worker=WorkerId(worker), max_jobs=most))
+    assert isinstance(answer, Claimed)
+    return answer
+
+
+def live_through_a_day(fairlog: Fairlog, clock: ManualClock) -> None:
+    """A bit of everything, over hours."""
+    for hour in range(5):
+        wishes = [(f"user-{number % 3}", f"kind-{number % 2}") for number in range(8)]
+        for number, (user, kind) in enumerate([*wishes, *[("greedy", "echo")] * 8]):
+            with contextlib.suppress(RateLimited):
+                submit(fairlog, user, 100 * hour + number, kind)
+        clock.advance(2.5)
+        jobs = claim(fairlog, 6, f"worker-{hour}").jobs
+        clock.advance(0.5)
+        done, failed, retried, cancelled, *_ = jobs
+        error = body_of({"message": "broken"}, "error")
+        fairlog.writer.execute_now(CompleteJob(job_id=done.id, attempt=done.attempt, result=None))
+        fairlog.writer.execute_now(FailJob(job_id=failed.id, attempt=failed.attempt, error=error))
+        fairlog.writer.execute_now(
+            FailJob(job_id=retried.id, attempt=retried.attempt, error=error, may_retry=False)
+        )
+        fairlog.writer.execute_now(RetryJob(job_id=retried.id))
+        fairlog.writer.execute_now(CancelJob(job_id=cancelled.id))
+        clock.advance(3600 + 61 * hour)
+        fairlog.recover(None)  # two leases are lost
+    claim(fairlog, 2, "last")
+
+
+def rows(fairlog: Fairlog) -> dict[str, list[tuple[object, ...]]]:
+    """All tables at their current generation."""
+    with fairlog.database.read() as connection:
+        at = activity(fairlog).checkpoint(connection)
+        assert at is not None
+        return {
+            table.name: sorted(
+                tuple(row)[1:]
+                for row in connection.execute(
+                    sa.select(table).where(table.c.generation == at.generation)
+                )
+            )
+            for table in tables.TABLES
+        }
+
+
+def activity(fairlog: Fairlog) -> Follower[Any]:
+    [found] = fairlog.following.followers
+    return found
+
+
+def catch_up(fairlog: Fairlog, follower: Follower[Any] | None = None) -> None:
+    follower = follower or activity(fairlog)
+    while position(fairlog) < fairlog.read_now(fairlog.log.position):
+        follower.step()
+
+
+def position(fairlog: Fairlog) -> int:
+    with fairlog.database.read() as connection:
+        at = activity(fairlog).checkpoint(connection)
+    assert at is not None
+    return at.position
+
+
+def all_figures(fairlog: Fairlog, seconds: int) -> Figures:
+    with fairlog.database.read() as connection:
+        found = connection.execute(
+            sa.select(tables.slots.c.figures).where(
+                tables.slots.c.seconds == seconds, tables.slots.c.kind == tables.ALL_KINDS
+            )
+        )
+        return total(tables.decode_figures(row[0]) for row in found)
+
+
+def test_figures_say_what_happened(fairlog: Fairlog, clock: ManualClock) -> None:
+    live_through_a_day(fairlog, clock)
+    catch_up(fairlog)
+    figures = all_figures(fairlog, 600)
+    assert figures.submitted == 5 * 13
+    assert figures.refused == 5 * 3
+    assert figures.started == 5 * 6 + 2
+    assert figures.completed == figures.cancelled == 5
+    assert figures.given_up >= 5
+    assert figures.failed >= 5 * 2
+    assert figures.failed == sum(figures.reasons.values())
+    assert sum(figures.waits.values()) == figures.started
+    assert sum(figures.runs.values()) == figures.completed + figures.failed
+
+
+def test_catching_up_in_pieces_and_from_nothing_gives_equal_tables(
+    fairlog: Fairlog, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    live_through_a_day(fairlog, clock)
+    monkeypatch.setattr(following, "EVENTS_A_BATCH", 3)
+    catch_up(fairlog)
+    in_pieces = rows(fairlog)
+    monkeypatch.setattr(following, "EVENTS_A_BATCH", 10_000)
+    assert rebuild_projections(fairlog, ["activity"]) == position(fairlog)
+    assert rows(fairlog) == in_pieces
+    assert all(in_pieces.values())
+
+
+def test_what_is_older_than_is_kept_goes(fairlog: Fairlog, clock: ManualClock) -> None:
+    submit(fairlog, "alice", 1)
+    catch_up(fairlog)
+    clock.advance(max(KEPT_SECONDS.values()) + 601)
+    submit(fairlog, "alice", 2)
+    catch_up(fairlog)
+    assert {row[1] for row in rows(fairlog)[tables.slots.name]} == {
+        int(clock.now().timestamp()) // seconds * seconds for seconds in KEPT_SECONDS
+    }
+
+
+def test_several_processes_apply_each_event_once(
+    fairlog: Fairlog, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    live_through_a_day(fairlog, clock)
+    monkeypatch.setattr(following, "EVENTS_A_BATCH", 5)
+
+    def follow() -> None:
+        database = fairlog.database
+        own = Follower(
+            ActivityProjection(), fairlog.log.read, fairlog.log, database.read, database.write
+        )
+        catch_up(fairlog, own)
+
+    threads = [threading.Thread(target=follow) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    together = rows(fairlog)
+    rebuild_projections(fairlog, ["activity"])
+    assert rows(fairlog) == together
+
+
+def test_dropped_tables_are_built_again_at_the_next_start(
+    fairlog: Fairlog, clock: ManualClock
+) -> None:
+    live_through_a_day(fairlog, clock)
+    catch_up(fairlog)
+    before = rows(fairlog)
+    with fairlog.database.write() as connection:
+        connection.exec_driver_sql(f"DROP TABLE {tables.slots.name}")
+    prepare(fairlog)
+    catch_up(fairlog)
+    assert rows(fairlog) == before
+    with fairlog.database.write() as connection:
+        for name in ("projection_checkpoints", "projection_registry"):
+            connection.exec_driver_sql(f"DROP TABLE {name}")
+    prepare(fairlog)
+    catch_up(fairlog)
+    assert rows(fairlog) == before
+
+
+def test_a_start_leaves_what_is_there(fairlog: Fairlog) -> None:
+    submit(fairlog, "alice", 1)
+    catch_up(fairlog)
+    assert not activity(fairlog).prepare()
+    assert position(fairlog) == fairlog.read_now(fairlog.log.position)
+
+
+def test_the_thread_follows_what_is_written(fairlog: Fairlog) -> None:
+    fairlog.following.start()
+    submit(fairlog, "alice", 1)
+    wait_until(
+        lambda: position(fairlog) == fairlog.read_now(fairlog.log.position), "the follower comes"
+    )

@@ -1,0 +1,168 @@
+"""Health, statistics and the description of the API."""
+
+import re
+from collections.abc import Iterator
+
+import httpx
+import pytest
+from sqlalchemy import text
+
+from adapters.settings import Settings
+from tests.support.server import AppServer, ManualClock, claim, problem, submit
+
+CALLS = {
+    "/v1/jobs": {"get", "post"},
+    "/v1/jobs/batch": {"post"},
+    "/v1/jobs/{job_id}": {"get"},
+    "/v1/jobs/{job_id}/events": {"get"},
+    "/v1/jobs/{job_id}/cancel": {"post"},
+    "/v1/jobs/{job_id}/retry": {"post"},
+    "/v1/jobs/{job_id}/complete": {"post"},
+    "/v1/jobs/{job_id}/fail": {"post"},
+    "/v1/claims": {"post"},
+    "/v1/claims/heartbeat": {"post"},
+    "/v1/claims/complete": {"post"},
+    "/v1/audit": {"get"},
+    "/v1/stats": {"get"},
+    "/v1/limits": {"get", "put"},
+    "/v1/limits/{user_id}": {"get", "put"},
+    "/v1/kinds/{kind}": {"put"},
+    "/v1/stream": {"get"},
+    "/livez": {"get"},
+    "/healthz": {"get"},
+    "/readyz": {"get"},
+    "/jobs/submit_job": {"post"},
+    "/jobs/job_status/{job_id}": {"get"},
+    "/jobs/dashboard": {"get"},
+}
+ELSEWHERE = re.compile(
+    rb"""(?:src|href|srcset|action|url\(|import)\s*[=(]?\s*["']?\s*(?:https?:)?//"""
+)
+
+
+@pytest.fixture
+def server(database_url: str) -> Iterator[AppServer]:
+    with AppServer(database_url, Settings(), ManualClock()) as server:
+        yield server
+
+
+@pytest.fixture
+def client(server: AppServer) -> httpx.Client:
+    return server.client
+
+
+@pytest.mark.parametrize("address", ["/livez", "/healthz"])
+def test_a_process_that_answers_is_alive(client: httpx.Client, address: str) -> None:
+    answer = client.get(address)
+    assert (answer.status_code, answer.text) == (200, "ok")
+
+
+def test_a_server_is_ready_when_schema_log_and_recovery_are(client: httpx.Client) -> None:
+    answer = client.get("/readyz")
+    assert (answer.status_code, answer.json()["ready"]) == (200, True)
+
+
+def test_a_server_is_not_ready_on_a_schema_of_another_release(server: AppServer) -> None:
+    with server.fairlog.database.write() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = 'another'"))
+    answer = server.client.get("/readyz")
+    assert (answer.status_code, answer.json()["ready"]) == (503, False)
+    assert "fairlog migrate" in answer.json()["reason"]
+
+
+def test_a_server_is_not_ready_before_it_has_recovered(server: AppServer) -> None:
+    server.fairlog.is_recovered = False
+    answer = server.client.get("/readyz")
+    assert (answer.status_code, answer.json()["ready"]) == (503, False)
+
+
+def test_statistics_count_jobs_and_show_the_line(client: httpx.Client) -> None:
+    for user in ("ada", "bob"):
+        for number in range(2):
+            submit(client, user, payload=number, kind=f"kind {user}")
+    [started] = claim(client)
+    stats = client.get("/v1/stats").json()
+    assert stats["position"] == 9
+    assert stats["jobs"] == {
+        "scheduled": 0, "queued": 3, "running": 1, "done": 0, "failed": 0, "cancelled": 0,
+    }  # fmt: skip
+    assert stats["total"] == 4
+    assert stats["line"]["waiting"] == 3
+    assert stats["line"]["kinds"] == [
+        {"kind": "kind ada", "waiting": 1, "running": 1, "running_limit": None},
+        {"kind": "kind bob", "waiting": 2, "running": 0, "running_limit": None},
+    ]
+    assert stats["line"]["next"] == [
+        {"user_id": "bob", "turn": 6, "last_served": None, "waiting": 2, "running": 0},
+        {"user_id": "ada", "turn": 9, "last_served": 9, "waiting": 1, "running": 1},
+    ]
+    assert stats["global"] == client.get("/v1/limits").json()
+    assert started["user_id"] == "ada"
+    assert stats["rates"]["commands"] >= 5
+    assert stats["rates"]["queue"] == 0
+
+
+def test_the_api_describes_itself(client: httpx.Client) -> None:
+    answer = client.get("/schema")
+    assert answer.status_code == 200
+    assert "json" in answer.headers["Content-Type"]
+    schema = answer.json()
+    assert schema["openapi"].startswith("3.")
+    assert schema["info"]["title"] == "Fairlog"
+    described = {path: set(calls) for path, calls in schema["paths"].items()}
+    assert {path: described.get(path) for path in CALLS} == CALLS
+
+
+def test_every_reference_in_the_description_leads_somewhere(client: httpx.Client) -> None:
+    answer = client.get("/schema")
+    named = set(re.findall(r'"\$ref":"#/components/schemas/([^"]+)"', answer.text))
+    assert named
+    assert named <= set(answer.json()["components"]["schemas"])
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["/", "/schema", "/schema/openapi.json", "/schema/swagger", "/schema/redoc", "/livez",
+     "/readyz", "/metrics", "/v1/jobs", "/v1/jobs/1", "/v1/audit", "/v1/stats", "/v1/limits",
+     "/jobs/dashboard", "/nowhere", "/favicon.ico"],
+)  # fmt: skip
+def test_no_answer_loads_anything_from_another_host(client: httpx.Client, address: str) -> None:
+    submit(client)
+    answer = client.get(address)
+    assert answer.status_code in {200, 404}
+    assert ELSEWHERE.search(answer.content) is None
+
+
+def test_what_is_not_there_is_a_problem(client: httpx.Client) -> None:
+    problem(client.get("/nowhere"), 404)
+    problem(client.get("/v1/jobs/one"), 404)
+    problem(client.post("/v1/nowhere", json={}), 404)
+
+
+@pytest.mark.parametrize(
+    ("method", "address"),
+    [
+        ("DELETE", "/v1/jobs"),
+        ("PUT", "/v1/jobs"),
+        ("PATCH", "/v1/jobs/1"),
+        ("POST", "/v1/jobs/1"),
+        ("GET", "/v1/jobs/1/cancel"),
+        ("GET", "/v1/claims"),
+        ("POST", "/v1/limits"),
+        ("DELETE", "/v1/limits/ada"),
+        ("GET", "/v1/kinds/echo"),
+        ("POST", "/v1/audit"),
+        ("DELETE", "/v1/audit"),
+        ("POST", "/livez"),
+        ("GET", "/jobs/submit_job"),
+    ],
+)
+def test_a_wrong_method_is_a_problem_that_names_the_right_ones(
+    client: httpx.Client, method: str, address: str
+) -> None:
+    answer = client.request(method, address, json={})
+    detail = problem(answer, 405)["detail"]
+    allowed = answer.headers["Allow"]
+    assert allowed
+    assert method not in allowed.split(", ")
+    assert allowed in detail

@@ -1,0 +1,126 @@
+"""A worker in a process of its own, over HTTP: how it starts, stops and outlives its server."""
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.support.server import AppServer, FairlogServer, ending_with_us, wait_until
+
+PROGRAM = """
+import sys
+from adapters.handlers import load_handlers
+from domain.errors import FairlogError
+from entrypoints.worker.remote import run_remote_worker
+
+url, module, grace_seconds = sys.argv[1:]
+try:
+    run_remote_worker(url, load_handlers(module), 2, grace_seconds=float(grace_seconds))
+except FairlogError as error:
+    sys.exit(str(error))
+"""
+HANDLERS = """
+import asyncio
+import time
+
+def hang(payload):
+    time.sleep(3600)
+
+async def wait(payload):
+    await asyncio.sleep(payload)
+    return "waited"
+"""
+
+
+@pytest.fixture
+def handlers(tmp_path: Path) -> Path:
+    path = tmp_path / "slow_jobs.py"
+    path.write_text(HANDLERS)
+    return path
+
+
+@contextmanager
+def worker(url: str, handlers: Path, grace_seconds: float = 5.0) -> Iterator[Any]:
+    process = subprocess.Popen(
+        [*ending_with_us(), sys.executable, "-c", PROGRAM, url, str(handlers), str(grace_seconds)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def seconds_to_stop(process: Any) -> float:
+    told = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=20)
+    assert process.returncode == 0, output
+    return time.monotonic() - told
+
+
+def submit(client: httpx.Client, kind: str, payload: object = None) -> str:
+    wish = {"user_id": "ada", "kind": kind, "payload": payload}
+    return client.post("/v1/jobs", json=wish).raise_for_status().headers["Location"]
+
+
+def wait_for_state(client: httpx.Client, job: str, state: str) -> None:
+    wait_until(lambda: client.get(job).json()["state"] == state, f"{job} is {state}")
+
+
+def test_a_stop_takes_the_grace_time_at_most_although_a_handler_hangs(
+    database_url: str, handlers: Path
+) -> None:
+    with AppServer(database_url) as server, worker(server.url, handlers, 1.0) as process:
+        hanging, waiting = submit(server.client, "hang"), submit(server.client, "wait", 0.6)
+        for job in (hanging, waiting):
+            wait_for_state(server.client, job, "running")
+        assert 1.0 < seconds_to_stop(process) < 6.0
+        assert server.client.get(waiting).json()["state"] == "done"
+        given_back = server.client.get(hanging).json()
+        assert given_back["state"] == "queued"
+        assert given_back["max_attempts"] == 4  # this one did not count
+
+
+def test_an_idle_worker_stops_at_once(database_url: str, handlers: Path) -> None:
+    with AppServer(database_url) as server, worker(server.url, handlers, 10.0) as process:
+        wait_for_state(server.client, submit(server.client, "wait", 0), "done")
+        assert seconds_to_stop(process) < 3.0
+
+
+def test_a_worker_waits_for_its_server_and_outlives_it(database_url: str, handlers: Path) -> None:
+    server = FairlogServer(database_url)
+    try:
+        with worker(server.url, handlers) as process:
+            server.start()
+            wait_for_state(server.client, submit(server.client, "wait", 0), "done")
+            job = submit(server.client, "wait", 1)
+            wait_for_state(server.client, job, "running")
+            server.kill()
+            server.start()
+            wait_for_state(server.client, job, "done")
+            assert server.client.get(job).json()["attempt"] == 1
+            seconds_to_stop(process)
+    finally:
+        server.close()
+
+
+def test_a_worker_that_is_refused_says_so_in_one_line(database_url: str, handlers: Path) -> None:
+    with (
+        AppServer(database_url) as server,
+        worker(server.url + "/elsewhere", handlers) as process,
+    ):
+        output, _ = process.communicate(timeout=20)
+    assert process.returncode == 1
+    assert f"{server.url}/elsewhere/v1/claims answers 404" in output.splitlines()[-1]
+    assert "Traceback" not in output

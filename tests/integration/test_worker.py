@@ -1,0 +1,460 @@
+"""The worker runtime on the real service, inside its process and over HTTP."""
+
+import asyncio
+import contextlib
+import inspect
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import httpx
+import msgspec
+import pytest
+
+from adapters.event_log import EventFilter
+from adapters.handlers import Handler, JobInHand
+from adapters.settings import Settings
+from domain.bodies import BODY_BYTES_MAX, body_of
+from domain.commands import CancelJob, SubmitJob
+from domain.identifiers import JobId, Kind, ServerId, UserId, WorkerId
+from domain.life_cycle import State
+from entrypoints.composition import compose, prepare
+from entrypoints.service import Fairlog
+from entrypoints.views import JobView
+from entrypoints.worker.embedded import EmbeddedSource
+from entrypoints.worker.http_source import RemoteSource, client_of
+from entrypoints.worker.runtime import Worker
+from entrypoints.worker.source import JobSource
+from tests.support.server import AppServer
+
+DEADLINE_SECONDS = 20.0
+
+Sources = Callable[[str], JobSource]  # by the worker's name
+Service = tuple[Fairlog, Sources]
+
+
+def handlers(*functions: Callable[..., Any]) -> dict[str, Handler]:
+    return {
+        function.__name__: Handler(
+            kind=function.__name__,
+            function=function,
+            is_async=inspect.iscoroutinefunction(function),
+            wants_job="job" in inspect.signature(function).parameters,
+        )
+        for function in functions
+    }
+
+
+@contextlib.asynccontextmanager
+async def embedded(database_url: str, settings: Settings) -> AsyncIterator[Service]:
+    fairlog = compose(msgspec.structs.replace(settings, database_url=database_url))
+    prepare(fairlog)
+    fairlog.writer.start()
+    fairlog.work.start()
+    try:
+        yield fairlog, lambda name: EmbeddedSource(fairlog, WorkerId(name), ServerId("here"))
+    finally:
+        await fairlog.work.stop()
+        fairlog.close()
+
+
+@contextlib.asynccontextmanager
+async def over_http(database_url: str, settings: Settings) -> AsyncIterator[Service]:
+    with AppServer(database_url, settings) as server:
+        async with client_of(httpx.URL(server.url)) as client:
+            yield server.fairlog, lambda name: RemoteSource(client, WorkerId(name))
+
+
+@contextlib.asynccontextmanager
+async def working(worker: Worker) -> AsyncIterator[Worker]:
+    worker.start()
+    try:
+        yield worker
+    finally:
+        await worker.stop(grace_seconds=0.0)
+
+
+PLACES = {"embedded": embedded, "over_http": over_http}
+in_both_places = pytest.mark.parametrize("place", PLACES.values(), ids=PLACES)
+
+
+async def submit(fairlog: Fairlog, kind: str, payload: Any = None, **more: Any) -> JobId:
+    command = SubmitJob(
+        user_id=UserId("ada"), kind=Kind(kind), payload=body_of(payload, "payload"), **more
+    )
+    _, view = await fairlog.submit(command)
+    return view.id
+
+
+async def eventually(condition: Callable[[], Awaitable[bool]]) -> None:
+    async with asyncio.timeout(DEADLINE_SECONDS):
+        while not await condition():  # noqa: ASYNC110 (the condition is in the database)
+            await asyncio.sleep(0.01)
+
+
+async def ended(fairlog: Fairlog, job_id: JobId) -> JobView:
+    async def has_ended() -> bool:
+        return (await fairlog.job(job_id)).finished_at is not None
+
+    await eventually(has_ended)
+    return await fairlog.job(job_id)
+
+
+async def history(fairlog: Fairlog, job_id: JobId) -> list[str]:
+    page = await fairlog.history(job_id, 0, 100)
+    return [event.type for event in page.events]
+
+
+async def error_of(fairlog: Fairlog, job_id: JobId) -> dict[str, str]:
+    job = await ended(fairlog, job_id)
+    assert job.state is State.FAILED
+    error = msgspec.json.decode(job.error)
+    assert isinstance(error, dict)
+    return error
+
+
+@in_both_places
+def test_async_and_other_handlers_run_and_their_results_are_recorded(
+    place: Any, database_url: str
+) -> None:
+    async def on_the_loop(payload: Any) -> Any:
+        await asyncio.sleep(0)
+        return payload
+
+    def in_a_thread(payload: Any, job: JobInHand) -> Any:
+        assert threading.current_thread() is not threading.main_thread()
+        return {"payload": payload, "job": [job.id, job.user, job.kind, job.attempt]}
+
+    def awaited_later(payload: Any) -> Any:
+        return on_the_loop(payload)
+
+    def nothing(_: Any) -> None:
+        pass
+
+    async def story() -> None:
+        async with place(database_url, Settings()) as (fairlog, source):
+            payload = {"text": "a\u202eb \x00 🎉", "big": 10**30, "list": [None, 1.5, True]}
+            worker = Worker(
+                source("w"), handlers(on_the_loop, in_a_thread, awaited_later, nothing), 3
+            )
+            async with working(worker):
+                first = await submit(fairlog, "on_the_loop", payload)
+                second = await submit(fairlog, "in_a_thread", payload)
+                third = await submit(fairlog, "awaited_later", payload)
+                fourth = await submit(fairlog, "nothing", payload)
+                results = [
+                    msgspec.json.decode((await ended(fairlog, job_id)).result)
+                    for job_id in (first, second, third, fourth)
+                ]
+            assert results == [
+                payload,
+                {"payload": payload, "job": [second, "ada", "in_a_thread", 1]},
+                payload,
+                None,
+            ]
+            for job_id in (first, second, third, fourth):
+                assert (await history(fairlog, job_id))[-2:] == ["JobStarted", "JobCompleted"]
+
+    asyncio.run(story())
+
+
+class UnspeakableError(Exception):
+    def __str__(self) -> str:
+        raise SystemExit
+
+
+RAISED: dict[str, tuple[Callable[[], BaseException], str, str]] = {
+    "value": (lambda: ValueError("wrong \ud800 value"), "ValueError", "wrong \\ud800 value"),
+    "long": (lambda: RuntimeError("x" * 20_000), "RuntimeError", "x" * 10_000),
+    "exit": (lambda: SystemExit(3), "SystemExit", "3"),
+    "interrupt": (KeyboardInterrupt, "KeyboardInterrupt", ""),
+    "cancel": (lambda: asyncio.CancelledError("by itself"), "CancelledError", "by itself"),
+    "unspeakable": (
+        UnspeakableError,
+        "UnspeakableError",
+        "(the exception's message cannot",
+    ),
+    # Python turns one that leaves a coroutine into this; a thread's must not hang the worker.
+    "stop": (lambda: StopIteration("here"), "RuntimeError", "coroutine raised StopIteration"),
+}
+
+
+@in_both_places
+def test_whatever_a_handler_raises_fails_the_attempt_and_the_worker_goes_on(
+    place: Any, database_url: str
+) -> None:
+    async def on_the_loop(payload: str) -> None:
+        make, _, _ = RAISED[payload]
+        raise make()
+
+    def in_a_thread(payload: str) -> None:
+        make, _, _ = RAISED[payload]
+        raise make()
+
+    async def fine(_: Any) -> str:
+        return "fine"
+
+    async def story() -> None:
+        async with (
+            place(database_url, Settings(max_attempts=1)) as (fairlog, source),
+            working(Worker(source("w"), handlers(on_the_loop, in_a_thread, fine), 2)),
+        ):
+            jobs = [
+                (await submit(fairlog, kind, name), kind, *RAISED[name][1:])
+                for name in RAISED
+                for kind in ("on_the_loop", "in_a_thread")
+            ]
+            for job_id, kind, type_name, message in jobs:
+                error = await error_of(fairlog, job_id)
+                assert error["type"] == type_name
+                assert error["message"].startswith(message)
+                assert len(error["message"]) <= 10_000
+                assert len(error["traceback"]) <= 20_000
+                assert f"in {kind}\n" in error["traceback"]
+                assert "entrypoints/worker" not in error["traceback"] or type_name == "RuntimeError"
+            fine_job = await ended(fairlog, await submit(fairlog, "fine"))
+            assert fine_job.state is State.DONE
+
+    asyncio.run(story())
+
+
+def test_an_exception_that_wants_no_retry_ends_the_job_for_good(database_url: str) -> None:
+    class GivingUp(Exception):
+        retry = False
+
+    def hopeless(_: Any) -> None:
+        raise GivingUp
+
+    async def story() -> None:
+        async with (
+            embedded(database_url, Settings(max_attempts=5)) as (fairlog, source),
+            working(Worker(source("w"), handlers(hopeless), 1)),
+        ):
+            job_id = await submit(fairlog, "hopeless")
+            assert (await error_of(fairlog, job_id))["type"] == "GivingUp"
+            assert (await fairlog.job(job_id)).attempt == 1
+
+    asyncio.run(story())
+
+
+@in_both_places
+def test_a_result_that_is_no_json_of_bounded_size_fails_with_a_clear_error(
+    place: Any, database_url: str
+) -> None:
+    deep: list[Any] = []
+    for _ in range(40):
+        deep = [deep]
+    results: dict[str, tuple[Any, str, str]] = {
+        "object": (object(), "TypeError", "cannot be written as JSON"),
+        "surrogate": ("\ud800", "ValueError", "without lone surrogates"),
+        "deep": (deep, "ValueError", "nested more than 32 deep"),
+        "large": ("x" * BODY_BYTES_MAX, "ValueError", f"at most {BODY_BYTES_MAX}"),
+    }
+
+    def give(payload: str) -> Any:
+        return results[payload][0]
+
+    async def story() -> None:
+        async with (
+            place(database_url, Settings(max_attempts=1)) as (fairlog, source),
+            working(Worker(source("w"), handlers(give), 2)),
+        ):
+            for name, (_, type_name, words) in results.items():
+                error = await error_of(fairlog, await submit(fairlog, "give", name))
+                assert error["type"] == type_name
+                assert words in error["message"]
+
+    asyncio.run(story())
+
+
+def test_a_worker_claims_only_kinds_that_it_has_handlers_for(database_url: str) -> None:
+    async def known(_: Any) -> None:
+        pass
+
+    async def story() -> None:
+        async with (
+            embedded(database_url, Settings()) as (fairlog, source),
+            working(Worker(source("w"), handlers(known), 2)),
+        ):
+            other = await submit(fairlog, "other")
+            assert (await ended(fairlog, await submit(fairlog, "known"))).state is State.DONE
+            assert (await fairlog.job(other)).state is State.QUEUED
+
+    asyncio.run(story())
+
+
+def test_a_cancelled_job_is_told_at_the_next_heartbeat_and_reports_nothing(
+    database_url: str,
+) -> None:
+    told: list[str] = []
+    started: list[str] = []
+
+    async def on_the_loop(_: Any) -> None:
+        started.append("loop")
+        try:
+            await asyncio.sleep(60)
+        finally:
+            told.append("loop")
+
+    def in_a_thread(_: Any, job: JobInHand) -> str:
+        started.append("thread")
+        assert job.cancellation.wait(60)
+        assert job.cancelled
+        told.append("thread")
+        return "too late"
+
+    async def all_started() -> bool:
+        return len(started) == 2
+
+    async def all_told() -> bool:
+        return len(told) == 2
+
+    async def story() -> None:
+        async with (
+            embedded(database_url, Settings(lease_seconds=1)) as (fairlog, source),
+            working(Worker(source("w"), handlers(on_the_loop, in_a_thread), 2)),
+        ):
+            jobs = [await submit(fairlog, "on_the_loop"), await submit(fairlog, "in_a_thread")]
+            await eventually(all_started)
+            await fairlog.settle([CancelJob(job_id=job_id) for job_id in jobs])
+            await eventually(all_told)
+            for job_id in jobs:
+                assert (await history(fairlog, job_id))[-2:] == ["JobStarted", "JobCancelled"]
+
+    asyncio.run(story())
+
+
+def test_a_job_that_outlasts_its_lease_is_kept_by_heartbeats(database_url: str) -> None:
+    async def long(_: Any) -> str:
+        await asyncio.sleep(2.2)
+        return "done"
+
+    async def story() -> None:
+        async with (
+            embedded(database_url, Settings(lease_seconds=1)) as (fairlog, source),
+            working(Worker(source("w"), handlers(long), 1)),
+        ):
+            job_id = await submit(fairlog, "long")
+
+            async def is_done_while_the_clock_acts() -> bool:
+                await fairlog.wake_due_jobs()
+                return (await fairlog.job(job_id)).state is State.DONE
+
+            await eventually(is_done_while_the_clock_acts)
+            assert (await fairlog.job(job_id)).attempt == 1
+            extended = await fairlog.events(EventFilter(types=["LeasesExtended"]), 0, 100)
+            assert 2 <= len(extended.events) <= 6  # not every heartbeat is an event
+
+    asyncio.run(story())
+
+
+def test_a_handler_is_stopped_at_its_time_out_and_the_attempt_fails(database_url: str) -> None:
+    async def on_the_loop(_: Any) -> None:
+        await asyncio.sleep(60)
+
+    def in_a_thread(_: Any, job: JobInHand) -> str:
+        assert job.cancellation.wait(60)
+        return "part of it"
+
+    async def own(_: Any) -> None:
+        raise TimeoutError("of a connection")
+
+    async def story() -> None:
+        async with (
+            embedded(database_url, Settings(max_attempts=1)) as (fairlog, source),
+            working(Worker(source("w"), handlers(on_the_loop, in_a_thread, own), 2)),
+        ):
+            jobs = [
+                await submit(fairlog, kind, timeout_seconds=0.2)
+                for kind in ("on_the_loop", "in_a_thread")
+            ]
+            for job_id in jobs:
+                error = await error_of(fairlog, job_id)
+                assert error["type"] == "TimeoutError"
+                assert "longer than the job's 0.2 s" in error["message"]
+            error = await error_of(fairlog, await submit(fairlog, "own", timeout_seconds=30.0))
+            assert error["message"] == "of a connection"
+
+    asyncio.run(story())
+
+
+@in_both_places
+def test_a_stop_finishes_what_it_can_and_gives_back_the_rest(place: Any, database_url: str) -> None:
+    release = threading.Event()
+    started: list[str] = []
+
+    async def soon(_: Any) -> str:
+        started.append("soon")
+        await asyncio.sleep(0.2)
+        return "in time"
+
+    async def never(_: Any) -> None:
+        started.append("never")
+        await asyncio.sleep(60)
+
+    def deaf(_: Any) -> None:  # looks at nothing, so that it outlasts the worker
+        started.append("deaf")
+        assert release.wait(60)
+
+    async def quick(_: Any) -> str:
+        return "by another worker"
+
+    async def all_started() -> bool:
+        return len(started) == 3
+
+    async def story() -> None:
+        async with place(database_url, Settings()) as (fairlog, source):
+            worker = Worker(source("w"), handlers(soon, never, deaf), 3, prefetch=2)
+            worker.start()
+            soon_job, never_job, deaf_job = [
+                await submit(fairlog, kind) for kind in ("soon", "never", "deaf")
+            ]
+            await eventually(all_started)
+            ahead = [await submit(fairlog, "never", number) for number in range(2)]
+
+            async def are_claimed_ahead() -> bool:
+                return all([(await fairlog.job(one)).state is State.RUNNING for one in ahead])
+
+            await eventually(are_claimed_ahead)
+            await worker.stop(grace_seconds=0.5)
+            done = await fairlog.job(soon_job)
+            assert (done.state, msgspec.json.decode(done.result)) == (State.DONE, "in time")
+            for job_id in (never_job, deaf_job, *ahead):
+                assert (await fairlog.job(job_id)).state is State.QUEUED
+                assert (await history(fairlog, job_id))[-2:] == ["JobStarted", "JobRequeued"]
+            release.set()
+            as_quick = {kind: handlers(quick)["quick"] for kind in ("never", "deaf")}
+            async with working(Worker(source("other"), as_quick, 2)):
+                for job_id in (never_job, deaf_job, *ahead):
+                    assert (await ended(fairlog, job_id)).attempt == 2
+            for job_id in (never_job, deaf_job, *ahead):
+                assert (await history(fairlog, job_id)).count("JobCompleted") == 1
+
+    asyncio.run(story())
+
+
+@in_both_places
+def test_a_worker_that_stops_while_it_waits_for_work_leaves_no_job_running(
+    place: Any, database_url: str
+) -> None:
+    async def quick(_: Any) -> str:
+        return "done"
+
+    async def story() -> None:
+        async with place(database_url, Settings()) as (fairlog, source):
+            for number in range(6):
+                worker = Worker(source(f"w{number}"), handlers(quick), 1)
+                worker.start()
+                before = await submit(fairlog, "quick", [number, "before"])
+                await ended(fairlog, before)  # so that it waits for the next
+                meanwhile, _ = await asyncio.gather(
+                    submit(fairlog, "quick", [number, "meanwhile"]), worker.stop(grace_seconds=5.0)
+                )
+                after = await submit(fairlog, "quick", [number, "after"])
+                assert (await fairlog.job(meanwhile)).state in {State.DONE, State.QUEUED}
+                async with working(Worker(source(f"next{number}"), handlers(quick), 1)):
+                    for job_id in (meanwhile, after):
+                        assert (await ended(fairlog, job_id)).state is State.DONE
+                assert (await fairlog.job(after)).attempt == 1
+
+    asyncio.run(story())

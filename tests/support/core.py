@@ -1,0 +1,106 @@
+"""Fairlog without its doors: services of this process, asked by commands."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from typing import Any, TypeVar
+
+import sqlalchemy as sa
+
+from adapters.command_queue import CommandQueue
+from adapters.settings import Settings
+from adapters.tables import events
+from domain.batch import Outcome
+from domain.commands import Command
+from domain.decide import Answer
+from domain.events import Recorded
+from domain.ports import Clock
+from entrypoints.composition import compose, prepare
+from entrypoints.service import Fairlog
+from tests.support.given import NOW
+
+ANSWER_SECONDS_MAX = 30.0
+MANY = 1_000_000_000
+
+A = TypeVar("A", bound=Answer)
+
+
+class ManualClock:
+    """The log's clock in the hand of a test. It stands until it is moved, forward or back."""
+
+    def __init__(self, now: datetime = NOW) -> None:
+        self._now = now
+
+    def now(self) -> datetime:
+        return self._now
+
+    def advance(self, seconds: float) -> None:
+        self._now += timedelta(seconds=seconds)
+
+
+@contextmanager
+def service(
+    database_url: str, *, clock: Clock | None = None, queue: CommandQueue | None = None,
+    **settings: Any,
+) -> Iterator[Fairlog]:  # fmt: skip
+    """A service whose writer runs, on a database that is brought up to date. Limits: none."""
+    limits = {"user_limit": MANY, "global_limit": MANY}
+    fairlog = compose(
+        Settings(database_url=database_url, **(limits | settings)), clock=clock, queue=queue
+    )
+    try:
+        prepare(fairlog)
+        fairlog.writer.start()
+        yield fairlog
+    finally:
+        fairlog.close()
+
+
+def put(fairlog: Fairlog, *commands: Command) -> list[Future[Answer]]:
+    return [fairlog.writer.queue.put(command) for command in commands]
+
+
+def put_as_one_batch(fairlog: Fairlog, *commands: Command) -> list[Future[Answer]]:
+    """The writer cannot take any before all are there."""
+    with fairlog.writer.queue._changed:
+        return put(fairlog, *commands)
+
+
+def outcomes(replies: Sequence[Future[Answer]]) -> list[Outcome]:
+    """Wait for all; an error is an outcome. Raises TimeoutError where none ever comes."""
+    found: list[Outcome] = []
+    for reply in replies:
+        error = reply.exception(ANSWER_SECONDS_MAX)
+        if error is None:
+            found.append(reply.result())
+        else:
+            assert isinstance(error, Exception)
+            found.append(error)
+    return found
+
+
+def do(fairlog: Fairlog, command: Command, expected: type[A]) -> A:
+    answer = fairlog.writer.queue.put(command).result(ANSWER_SECONDS_MAX)
+    assert isinstance(answer, expected), answer
+    return answer
+
+
+def wait_until(condition: Callable[[], bool], what: str, seconds: float = 30.0) -> None:
+    """Look again and again, and fail with `what` when it does not come true in time."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
+        time.sleep(0.005)
+
+
+def log_of(fairlog: Fairlog) -> list[Recorded]:
+    """Every event, in order."""
+    with fairlog.database.read() as connection:
+        return fairlog.log.read(connection, 0, MANY)
+
+
+def events_in(fairlog: Fairlog) -> int:
+    with fairlog.database.read() as connection:
+        return connection.execute(sa.select(sa.func.count()).select_from(events)).scalar_one()

@@ -1,0 +1,177 @@
+"""`given(what happened).when(a wish).then(what follows)`: rules tested by themselves.
+
+    given(SUBMITTED, started(attempt=1), after(31)).when(WakeJobs(jobs=[1])).then(requeued(…))
+
+The history is folded, the commands are decided as one batch, and the events that come of it are
+compared exactly: all of them, in order. An event of a job belongs to the latest submission before
+it unless `of` says otherwise; a job's id is the position of its submission, counted from 1.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Self, TypeVar
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from domain.batch import Batch, Outcome
+from domain.commands import Command, SubmitJob
+from domain.decide import Answer, Fact
+from domain.errors import Refusal
+from domain.events import (
+    Event,
+    JobSubmitted,
+    LeasesExtended,
+    LimitChanged,
+    RateLimitDecided,
+    Recorded,
+)
+from domain.identifiers import JobId
+from domain.life_cycle import Job
+from domain.moments import from_micros, later
+from domain.policy import Policy
+from domain.world import World
+
+NOW = from_micros(1_700_000_040_000_000)  # 22:14:00: a window of 60 s begins
+POLICY = Policy()
+
+A = TypeVar("A", bound=Answer)
+R = TypeVar("R", bound=Refusal)
+
+
+class After(Struct, frozen=True):
+    """Time goes by in a history."""
+
+    seconds: float
+
+
+def after(seconds: float) -> After:
+    return After(seconds)
+
+
+def at(seconds: float) -> datetime:
+    """The moment so many seconds behind NOW, when every history begins."""
+    return later(NOW, seconds)
+
+
+def of(job_id: int, event: Event) -> Fact:
+    """An event of another job than the latest."""
+    return Fact(event, JobId(job_id))
+
+
+def given(*happened: Event | Fact | After, policy: Policy = POLICY) -> "Given":
+    return Given(policy).followed_by(*happened)
+
+
+class Given:
+    """A history. Each method gives a new one."""
+
+    def __init__(
+        self, policy: Policy, recorded: Sequence[Recorded] = (), now: datetime = NOW
+    ) -> None:
+        self.policy = policy
+        self.recorded = recorded
+        self.now = now
+
+    def followed_by(self, *happened: Event | Fact | After) -> Self:
+        recorded = list(self.recorded)
+        now = self.now
+        job_id = max((one.job_id or 0 for one in recorded), default=0)
+        for one in happened:
+            if isinstance(one, After):
+                now = later(now, one.seconds)
+                continue
+            fact = one if isinstance(one, Fact) else Fact(one)
+            position = len(recorded) + 1
+            if isinstance(fact.event, JobSubmitted):
+                job_id = position
+            known = fact.job_id or _job_of(fact.event, job_id)
+            recorded.append(Recorded(position, now, known, fact.event))
+        return type(self)(self.policy, recorded, now)
+
+    def after(self, seconds: float) -> Self:
+        return self.followed_by(After(seconds))
+
+    def under(self, **policy: float) -> Self:
+        """Under another policy from here on."""
+        return type(self)(replace(self.policy, **policy), self.recorded, self.now)
+
+    @property
+    def world(self) -> World:
+        world = World()
+        for one in self.recorded:
+            world.evolve(one)
+        return world
+
+    def job(self, job_id: int) -> Job:
+        return self.world.jobs.rows[JobId(job_id)]
+
+    def when(self, *commands: Command) -> "When":
+        """Decide these as one batch."""
+        world = self.world
+        kinds = {command.kind for command in commands if isinstance(command, SubmitJob)}
+        world.line.ahead.kinds = tuple(sorted(kinds | world.line.kinds.keys()))
+        batch = Batch(world, self.policy, self.now)
+        outcomes = batch.fold(commands, _raise)
+        return When(self, batch.recorded, outcomes)
+
+
+class When:
+    """What came of it. The checks give the history that includes it, to go on with."""
+
+    def __init__(
+        self, before: Given, recorded: Sequence[Recorded], outcomes: Sequence[Outcome]
+    ) -> None:
+        self._before = before
+        self.recorded = recorded
+        self.outcomes = outcomes
+
+    @property
+    def events(self) -> list[Event]:
+        return [one.event for one in self.recorded]
+
+    @property
+    def so(self) -> Given:
+        """The history from here on, unchecked."""
+        before = self._before
+        return Given(before.policy, [*before.recorded, *self.recorded], before.now)
+
+    def then(self, *expected: Event | Fact) -> Given:
+        """Exactly these, in order; a `Fact` names its job too. No command was refused."""
+        assert [one for one in self.outcomes if isinstance(one, Exception)] == []
+        return self._followed(*expected)
+
+    def then_nothing(self) -> Given:
+        return self.then()
+
+    def then_refused(self, rule: type[R], *expected: Event | Fact) -> R:
+        """The only command was refused by this rule, and just these events record it."""
+        [outcome] = self.outcomes
+        assert type(outcome) is rule, outcome
+        self._followed(*expected)
+        return outcome
+
+    def answer(self, expected: type[A]) -> A:
+        """What the only command was answered."""
+        [outcome] = self.outcomes
+        assert isinstance(outcome, expected), outcome
+        return outcome
+
+    def _followed(self, *expected: Event | Fact) -> Given:
+        found = [
+            Fact(one.event, one.job_id) if isinstance(wanted, Fact) else one.event
+            for one, wanted in zip(self.recorded, expected, strict=False)
+        ]
+        assert found == list(expected)
+        assert self.events[len(found) :] == []
+        return self.so
+
+
+def _job_of(event: Event, latest: int) -> JobId | None:
+    if isinstance(event, RateLimitDecided | LimitChanged | LeasesExtended):
+        return None
+    return JobId(latest)
+
+
+def _raise(command: Command, error: Exception) -> None:
+    raise AssertionError(f"{command} could not be decided") from error

@@ -1,0 +1,194 @@
+"""A log with a bit of everything in it, and the hands of an intruder who has all rights."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import sqlalchemy as sa
+
+from adapters.settings import Settings
+from adapters.tables import bodies, events, log_head
+from domain.chain import GENESIS, leaf, link
+from domain.commands import (
+    CancelJob,
+    ChangeLimit,
+    ClaimJobs,
+    Command,
+    CompleteJob,
+    ExtendLeases,
+    FailJob,
+    RecoverJobs,
+    RetryJob,
+    ReturnJob,
+    SubmitJob,
+    WakeJobs,
+)
+from domain.decide import Answer, Claimed
+from domain.events import EVENT_TYPES, Event, Scope, encode, type_of
+from domain.identifiers import Kind, ServerId, UserId, WorkerId
+from domain.life_cycle import Job
+from domain.moments import later
+from entrypoints.composition import compose, prepare
+from entrypoints.service import Fairlog
+from tests.support.server import ManualClock
+from tests.support.stories import ERROR, RESULT, body
+
+ALICE, BOB, CAROL = UserId("alice"), UserId("bob"), UserId("càrol ")
+ECHO, THUMB = Kind("echo"), Kind("thumb")
+WORKER = WorkerId("worker-1")
+
+
+@contextmanager
+def service(database_url: str, **settings: Any) -> Iterator[tuple[Fairlog, ManualClock]]:
+    """A service with a clock in our hands, on a database that is brought up to date."""
+    clock = ManualClock()
+    fairlog = compose(Settings(database_url=database_url, **settings), clock=clock)
+    prepare(fairlog)
+    fairlog.writer.start()
+    try:
+        yield fairlog, clock
+    finally:
+        fairlog.close()
+
+
+def tell_everything(fairlog: Fairlog, clock: ManualClock) -> None:
+    """Let each type of event happen, and most ways to it: about 90 events."""
+    _tell_of_limits(fairlog, clock)
+    _tell_of_runs(fairlog, clock)
+    _tell_of_time(fairlog, clock)
+    with fairlog.database.read() as connection:
+        told = {name for (name,) in connection.execute(sa.select(events.c.type).distinct())}
+    assert told == set(EVENT_TYPES)
+
+
+def _tell_of_limits(fairlog: Fairlog, clock: ManualClock) -> None:
+    do(fairlog, ChangeLimit(scope=Scope.USER, user_id=BOB, limit=3, running=2))
+    do(fairlog, ChangeLimit(scope=Scope.KIND, kind=THUMB, running=5))
+    do(fairlog, ChangeLimit(scope=Scope.GLOBAL, limit=1000))
+    waiting = [
+        fairlog.writer.queue.put(SubmitJob(user_id=user, kind=kind, payload=body(number)))
+        for number in range(6)
+        for user, kind in ((ALICE, ECHO), (BOB, THUMB), (CAROL, ECHO))
+    ]
+    assert sum(one.exception() is None for one in waiting) == 15
+    do(fairlog, SubmitJob(user_id=ALICE, kind=ECHO, payload=body(0)))  # the same again
+    clock.advance(61)
+
+
+def _tell_of_runs(fairlog: Fairlog, clock: ManualClock) -> None:
+    first, *others = claim(fairlog, 6)
+    do(fairlog, CompleteJob(job_id=first.id, attempt=1, result=RESULT))
+    do(fairlog, CompleteJob(job_id=others[0].id, attempt=1))
+    do(fairlog, FailJob(job_id=others[1].id, attempt=1, error=ERROR))
+    do(fairlog, FailJob(job_id=others[2].id, attempt=1, error=ERROR, may_retry=False))
+    do(fairlog, RetryJob(job_id=others[2].id))
+    do(fairlog, ReturnJob(job_id=others[3].id, attempt=1))
+    do(fairlog, CancelJob(job_id=others[4].id))
+    held = claim(fairlog, 2)
+    clock.advance(20)
+    do(fairlog, ExtendLeases(worker=WORKER, jobs=[(job.id, job.attempt) for job in held]))
+    clock.advance(31)
+    do(fairlog, WakeJobs(jobs=[job.id for job in [*held, *others]]))
+    embedded = claim(fairlog, 2, server=ServerId("s"))
+    do(fairlog, RecoverJobs(server=ServerId("s"), jobs=[job.id for job in embedded]))
+
+
+def _tell_of_time(fairlog: Fairlog, clock: ManualClock) -> None:
+    then = later(clock.now(), 1)
+    do(fairlog, SubmitJob(user_id=CAROL, kind=ECHO, payload=body([1]), priority=2, run_at=then))
+    do(fairlog, SubmitJob(user_id=CAROL, kind=ECHO, payload=body([2]), expires_at=then))
+    clock.advance(2)
+    due = fairlog.read_now(fairlog._due)
+    assert len(due) == 2
+    do(fairlog, WakeJobs(jobs=due))
+    do(fairlog, SubmitJob(user_id=ALICE, kind=ECHO, payload=body("slow"), timeout_seconds=5.0))
+    running = claim(fairlog, 20)
+    clock.advance(6)
+    do(fairlog, WakeJobs(jobs=[job.id for job in running]))
+
+
+def do(fairlog: Fairlog, command: Command) -> Answer:
+    return fairlog.writer.execute_now(command)
+
+
+def claim(fairlog: Fairlog, jobs_max: int, server: ServerId | None = None) -> Sequence[Job]:
+    answer = do(fairlog, ClaimJobs(worker=WORKER, max_jobs=jobs_max, server=server))
+    assert isinstance(answer, Claimed)
+    assert answer.jobs
+    return answer.jobs
+
+
+class Intruder:
+    """Somebody with all rights on the database, and no triggers in the way."""
+
+    def __init__(self, fairlog: Fairlog) -> None:
+        self._database = fairlog.database
+        for trigger in ("events_no_update", "events_no_delete"):
+            self.run(sa.text(f"DROP TRIGGER {trigger}"))
+
+    def run(self, *statements: sa.Executable) -> None:
+        with self._database.write() as connection:
+            for statement in statements:
+                connection.execute(statement)
+
+    def rows(self) -> list[dict[str, Any]]:
+        with self._database.read() as connection:
+            found = connection.execute(sa.select(events).order_by(events.c.position))
+            return [dict(row) for row in found.mappings()]
+
+    def row(self, position: int) -> dict[str, Any]:
+        return self.rows()[position - 1]
+
+    def position_of(self, event_type: str) -> int:
+        """Of the first event of a type."""
+        return next(int(row["position"]) for row in self.rows() if row["type"] == event_type)
+
+    def change(self, position: int, **columns: Any) -> None:
+        self.run(events.update().where(events.c.position == position).values(**columns))
+
+    def replace_all(self, rows: Sequence[dict[str, Any]]) -> None:
+        """Put these rows in the place of the log, one after the other from position 1."""
+        self.run(events.delete())
+        self.run(
+            *(
+                events.insert().values(**(row | {"position": position}))
+                for position, row in enumerate(rows, start=1)
+            )
+        )
+
+    def cut_off(self, position: int) -> None:
+        """Take away all from this position on, and let the head say so."""
+        last = self.row(position - 1)
+        self.run(
+            events.delete().where(events.c.position >= position),
+            bodies.delete().where(bodies.c.position >= position),
+            log_head.update().values(
+                position=last["position"], hash=last["hash"], recorded_at=last["recorded_at"]
+            ),
+        )
+
+    def link_anew(self) -> None:
+        """Compute the whole chain again, as one who knows how it is made would."""
+        tail = GENESIS
+        for row in self.rows():
+            tail = link(
+                tail,
+                leaf(
+                    row["position"], row["version"], row["type"].encode(), row["user_id"],
+                    row["job_id"], row["recorded_at"], row["data"],
+                ),
+            )  # fmt: skip
+            self.change(row["position"], hash=tail)
+        self.run(log_head.update().values(position=row["position"], hash=tail))
+
+    def append(self, event: Event, user_id: str, job_id: int | None) -> int:
+        """Put an event of our own behind the last one, on the chain; its position."""
+        last = self.rows()[-1]
+        position = int(last["position"]) + 1
+        row = {
+            "position": position, "type": type_of(event), "user_id": user_id.encode(),
+            "job_id": job_id, "data": encode(event),
+        }  # fmt: skip
+        self.run(events.insert().values(**(last | row)))
+        self.link_anew()
+        return position

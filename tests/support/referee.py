@@ -1,0 +1,363 @@
+"""An independent judge of a log: replays it by rules written anew, and objects to an illegal event.
+
+It shares nothing with the domain but the events themselves. Whoever is served out of turn, over a
+cap, after an expiry or twice, whoever is let in over a limit, and every step of a job's life that
+cannot follow the one before it is an `AssertionError` that names the position.
+"""
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+
+from domain.events import (
+    CancelReason,
+    FailureReason,
+    JobCancelled,
+    JobCompleted,
+    JobFailed,
+    JobReleased,
+    JobRequeued,
+    JobStarted,
+    JobSubmitted,
+    LeasesExtended,
+    LimitChanged,
+    RateLimitDecided,
+    Recorded,
+    RequeueReason,
+    Scope,
+    SubmissionDeduplicated,
+)
+from domain.policy import Policy
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_ROUNDING = timedelta(microseconds=1)
+_RUN_OUT = {
+    FailureReason.LEASE_LOST: RequeueReason.LEASE_LOST,
+    FailureReason.SERVER_RESTARTED: RequeueReason.SERVER_RESTARTED,
+}
+
+
+@dataclass
+class JudgedJob:
+    submitted: JobSubmitted
+    state: str
+    attempts_max: int
+    due_at: datetime | None = None  # while scheduled
+    expires_at: datetime | None = None
+    attempt: int = 0
+    started: JobStarted | None = None
+    started_at: datetime | None = None
+    lease_expires_at: datetime | None = None
+
+
+@dataclass
+class JudgedUser:
+    last_served: int | None = None
+    joined: int | None = None
+    waiting: dict[int, JudgedJob] = field(default_factory=dict)
+    running: int = 0
+
+    @property
+    def turn(self) -> int:
+        turn = self.joined if self.last_served is None else self.last_served
+        assert turn is not None
+        return turn
+
+
+class Referee:
+    """Show it every event of a log from the first on."""
+
+    def __init__(self, policy: Policy) -> None:
+        self.policy = policy
+        self.jobs: dict[int, JudgedJob] = {}
+        self.users: dict[str, JudgedUser] = {}
+        self.kinds_running: Counter[str] = Counter()
+        self.used: Counter[tuple[str, datetime]] = Counter()  # user, or "" for all; window
+        self.refused: Counter[tuple[str, datetime]] = Counter()
+        self.submission_limits: dict[str, int | None] = {}
+        self.user_caps: dict[str, int | None] = {}
+        self.kind_caps: dict[str, int | None] = {}
+        self.keys: dict[tuple[str, bool, str], int] = {}  # (user, is explicit, key): job
+        self.position = 0
+        self.at = _EPOCH
+        self._before: Recorded | None = None
+
+    def see_all(self, recorded: Iterable[Recorded]) -> None:
+        for one in recorded:
+            try:
+                self._see(one)
+            except AssertionError as error:
+                raise AssertionError(f"position {one.position}: {one}: {error}") from error
+
+    def states(self) -> Counter[str]:
+        return Counter(job.state for job in self.jobs.values())
+
+    def _see(self, one: Recorded) -> None:
+        assert one.position == self.position + 1, "positions run without gaps"
+        assert one.recorded_at >= self.at, "time never goes back"
+        self.position, self.at = one.position, one.recorded_at
+        match one.event:
+            case RateLimitDecided(allowed=True) as event:
+                self._admit(event)
+            case RateLimitDecided() as event:
+                self._refuse(event)
+            case JobSubmitted() as event:
+                self._submit(one, event)
+            case SubmissionDeduplicated() as event:
+                self._deduplicate(one, event)
+            case JobReleased():
+                self._release(self._job(one))
+            case JobStarted() as event:
+                self._start(self._job(one), event)
+            case LeasesExtended() as event:
+                self._extend(event)
+            case JobCompleted() as event:
+                self._stop(self._running(one, event.attempt), "done")
+            case JobFailed() as event:
+                self._fail(self._running(one, event.attempt), event)
+            case JobRequeued() as event:
+                self._requeue(one, event)
+            case JobCancelled() as event:
+                self._cancel(self._job(one), event)
+            case LimitChanged() as event:
+                self._change_limit(event)
+        self._before = one
+
+    # Submissions
+
+    def _window(self) -> datetime:
+        length = self.policy.window_seconds
+        return _EPOCH + timedelta(
+            seconds=int((self.at - _EPOCH).total_seconds()) // length * length
+        )
+
+    def _limit_of(self, who: str) -> int:
+        default = self.policy.user_limit if who else self.policy.global_limit
+        limit = self.submission_limits.get(who)
+        return default if limit is None else limit
+
+    def _admit(self, event: RateLimitDecided) -> None:
+        assert event.count == 1
+        assert event.scope is Scope.USER
+        assert (event.window_start, event.window_seconds) == (
+            self._window(), self.policy.window_seconds,
+        )  # fmt: skip
+        for who in (event.user_id, ""):
+            self.used[who, event.window_start] += 1
+            assert self.used[who, event.window_start] <= self._limit_of(who), "over the limit"
+        assert event.used == self.used[event.user_id, event.window_start]
+        assert event.limit == self._limit_of(event.user_id)
+        assert event.global_used == self.used["", event.window_start]
+        assert event.global_limit == self._limit_of("")
+
+    def _refuse(self, event: RateLimitDecided) -> None:
+        """It stands behind the rest of its batch, so the limit may have been another since."""
+        assert event.window_start == self._window()
+        assert event.used >= event.limit, "refused with room"
+        assert event.count >= 1
+        assert (event.first_at is None) == (event.count == 1)
+        for who in (event.user_id, ""):
+            self.refused[who, event.window_start] += event.count
+
+    def _submit(self, one: Recorded, event: JobSubmitted) -> None:
+        self._assert_admitted(one, event.user_id)
+        assert one.job_id == one.position
+        key = (event.user_id, event.key_is_explicit, event.idempotency_key)
+        holder = self.keys.get(key)
+        assert holder is None or self.jobs[holder].submitted.key_expires_at <= self.at, "key in use"
+        assert event.key_expires_at == self._in(self.policy.idempotency_seconds)
+        self.keys[key] = one.position
+        job = JudgedJob(event, "scheduled", event.max_attempts, expires_at=event.expires_at)
+        self.jobs[one.position] = job
+        if event.run_at is None or event.run_at <= self.at:
+            self._join(one.position, job)
+        else:
+            job.due_at = event.run_at
+
+    def _deduplicate(self, one: Recorded, event: SubmissionDeduplicated) -> None:
+        self._assert_admitted(one, event.user_id)
+        assert one.job_id == self.keys[event.user_id, event.key_is_explicit, event.idempotency_key]
+        first = self._job(one).submitted
+        assert first.kind == event.kind
+        assert self.at < first.key_expires_at, "the key has expired"
+
+    def _assert_admitted(self, one: Recorded, user_id: str) -> None:
+        before = self._before
+        assert before is not None
+        assert isinstance(before.event, RateLimitDecided), "no decision before it"
+        assert before.event.allowed
+        assert (before.event.user_id, before.job_id) == (user_id, one.job_id)
+
+    # The life of a job
+
+    def _job(self, one: Recorded) -> JudgedJob:
+        assert one.job_id is not None
+        job = self.jobs[one.job_id]
+        assert getattr(one.event, "user_id", None) == job.submitted.user_id
+        assert getattr(one.event, "kind", None) == job.submitted.kind
+        return job
+
+    def _running(self, one: Recorded, attempt: int) -> JudgedJob:
+        job = self._job(one)
+        assert job.state == "running"
+        assert attempt == job.attempt, "not the current attempt"
+        return job
+
+    def _id(self, job: JudgedJob) -> int:
+        return next(job_id for job_id, one in self.jobs.items() if one is job)
+
+    def _join(self, job_id: int, job: JudgedJob) -> None:
+        user = self.users.setdefault(job.submitted.user_id, JudgedUser())
+        if not user.waiting and user.last_served is None:
+            user.joined = self.position
+        user.waiting[job_id] = job
+        job.state = "queued"
+
+    def _leave(self, job: JudgedJob) -> None:
+        del self.users[job.submitted.user_id].waiting[self._id(job)]
+
+    def _stop(self, job: JudgedJob, state: str) -> None:
+        self.users[job.submitted.user_id].running -= 1
+        self.kinds_running[job.submitted.kind] -= 1
+        job.state = state
+
+    def _release(self, job: JudgedJob) -> None:
+        assert job.state == "scheduled"
+        assert job.due_at is not None
+        assert job.due_at <= self.at, "released before its time"
+        assert not self._is_expired(job), "released after its expiry"
+        self._join(self._id(job), job)
+
+    def _is_expired(self, job: JudgedJob) -> bool:
+        return job.attempt == 0 and job.expires_at is not None and job.expires_at <= self.at
+
+    def _start(self, job: JudgedJob, event: JobStarted) -> None:
+        user = self.users[event.user_id]
+        assert job.state == "queued"
+        assert event.attempt == job.attempt + 1, "the attempt number grows by one"
+        assert event.attempt <= job.attempts_max, "an attempt too many"
+        assert not self._is_expired(job), "started after its expiry"
+        assert event.lease_expires_at == self._in(self.policy.lease_seconds)
+        assert not self._is_capped(event.user_id), "over the user's cap"
+        cap = self.kind_caps.get(event.kind)
+        assert cap is None or self.kinds_running[event.kind] < cap, "over the kind's cap"
+        mine = self._id(job)
+        lane = [
+            (-one.submitted.priority, job_id)
+            for job_id, one in user.waiting.items() if one.submitted.kind == event.kind
+        ]  # fmt: skip
+        assert min(lane) == (-job.submitted.priority, mine), "not the oldest of its lane"
+        for name, other in self.users.items():
+            if other is user or self._is_capped(name):
+                continue
+            if any(one.submitted.kind == event.kind for one in other.waiting.values()):
+                assert user.turn < other.turn, f"{name} was before {event.user_id}"
+        self._leave(job)
+        user.running += 1
+        user.last_served, user.joined = self.position, None
+        self.kinds_running[event.kind] += 1
+        job.state, job.attempt, job.started = "running", event.attempt, event
+        job.started_at, job.lease_expires_at = self.at, event.lease_expires_at
+
+    def _is_capped(self, user_id: str) -> bool:
+        cap = self.user_caps.get(user_id)
+        return cap is not None and self.users[user_id].running >= cap
+
+    def _extend(self, event: LeasesExtended) -> None:
+        assert event.jobs
+        assert event.lease_expires_at == self._in(self.policy.lease_seconds)
+        for job_id, attempt in event.jobs:
+            job = self.jobs[job_id]
+            assert job.started is not None
+            assert (job.state, job.attempt) == ("running", attempt)
+            assert job.started.worker == event.worker, "another worker's job"
+            job.lease_expires_at = event.lease_expires_at
+
+    def _fail(self, job: JudgedJob, event: JobFailed) -> None:
+        match event.reason:
+            case FailureReason.TIMED_OUT:
+                self._assert_timed_out(job)
+                assert (event.retry_at is None) == (job.attempt >= job.attempts_max)
+            case FailureReason.LEASE_LOST | FailureReason.SERVER_RESTARTED as reason:
+                self._assert_run_out(job, _RUN_OUT[reason])
+                assert job.attempt >= job.attempts_max
+                assert event.retry_at is None
+            case FailureReason.ERROR:
+                assert event.error_sha256 is not None
+        self._stop(job, "failed" if event.retry_at is None else "scheduled")
+        if event.retry_at is not None:
+            assert job.attempt < job.attempts_max, "retried after the last attempt"
+            full = min(
+                self.policy.retry_seconds * 2 ** (job.attempt - 1), self.policy.retry_seconds_max
+            )
+            assert self._in(full / 2) - _ROUNDING <= event.retry_at <= self._in(full) + _ROUNDING
+            job.due_at = event.retry_at
+
+    def _assert_timed_out(self, job: JudgedJob) -> None:
+        seconds = job.submitted.timeout_seconds
+        assert seconds is not None
+        assert job.started_at is not None
+        assert job.started_at + timedelta(seconds=seconds) <= self.at, "it had time left"
+
+    def _assert_run_out(self, job: JudgedJob, reason: RequeueReason) -> None:
+        assert job.state == "running"
+        if reason is RequeueReason.LEASE_LOST:
+            assert job.lease_expires_at is not None
+            assert job.lease_expires_at <= self.at, "its lease went on"
+        else:
+            assert job.started is not None
+            assert job.started.server is not None, "nobody can know that its worker is dead"
+
+    def _requeue(self, one: Recorded, event: JobRequeued) -> None:
+        job = self._job(one)
+        assert event.attempt == job.attempt
+        assert event.priority == job.submitted.priority
+        match event.reason:
+            case RequeueReason.RETRIED:
+                assert job.state in {"failed", "cancelled"}
+                assert event.attempts_max == job.attempt + job.submitted.max_attempts
+                job.expires_at = None
+            case RequeueReason.GIVEN_BACK:
+                assert event.attempts_max == job.attempts_max + 1
+                self._stop(job, "queued")
+            case RequeueReason.LEASE_LOST | RequeueReason.SERVER_RESTARTED:
+                self._assert_run_out(job, event.reason)
+                assert job.attempt < job.attempts_max, "requeued after the last attempt"
+                assert event.attempts_max == job.attempts_max
+                self._stop(job, "queued")
+        job.attempts_max = event.attempts_max
+        assert one.job_id is not None
+        self._join(one.job_id, job)
+
+    def _cancel(self, job: JudgedJob, event: JobCancelled) -> None:
+        assert event.was == job.state
+        if event.reason is CancelReason.EXPIRED:
+            assert event.was != "running"
+            assert self._is_expired(job)
+        if event.was == "queued":
+            self._leave(job)
+        if event.was == "running":
+            self._stop(job, "cancelled")
+        job.state = "cancelled"
+
+    # Limits
+
+    def _change_limit(self, event: LimitChanged) -> None:
+        match event.scope:
+            case Scope.USER:
+                assert event.user_id
+                assert event.kind is None
+                self.users.setdefault(event.user_id, JudgedUser())
+                self.submission_limits[event.user_id] = event.limit
+                self.user_caps[event.user_id] = event.running
+            case Scope.GLOBAL:
+                assert (event.user_id, event.kind) == (None, None)
+                self.submission_limits[""] = event.limit
+            case Scope.KIND:
+                assert event.kind
+                assert event.user_id is None
+                self.kind_caps[event.kind] = event.running
+
+    def _in(self, seconds: float) -> datetime:
+        return self.at + timedelta(seconds=seconds)

@@ -1,0 +1,295 @@
+"""Servers to ask over HTTP: the app inside this process, and `fairlog serve` in one of its own."""
+
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
+from http.client import HTTPResponse
+from pathlib import Path
+from typing import Any, Self
+
+import httpx
+import uvicorn
+from msgspec.structs import replace
+
+from adapters.handlers import load_handlers
+from adapters.settings import Settings
+from domain.identifiers import ServerId
+from domain.ports import Clock
+from entrypoints.composition import compose, prepare
+from entrypoints.http.app import create_app
+
+START_SECONDS_MAX = 60.0  # usual: 1
+STOP_SECONDS_MAX = 30.0  # usual: 0.2
+REQUEST_SECONDS_MAX = 60.0
+PORTS = range(15_000, 32_000)  # below those that outgoing connections take (32768 and up)
+NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)
+
+_FAIRLOG = Path(sys.executable).with_name("fairlog")
+
+
+class ServerFailed(Exception):
+    """A server ended, or did not answer in time; the message ends with what it wrote."""
+
+
+class ManualClock:
+    """The log's clock in the hand of a test. It stands until it is moved."""
+
+    def __init__(self, now: datetime = NOON) -> None:
+        self._now = now
+
+    def now(self) -> datetime:
+        return self._now
+
+    def advance(self, seconds: float) -> None:
+        self._now += timedelta(seconds=seconds)
+
+
+class AppServer:
+    """The real app on a loopback port, in a thread of this process. A context manager.
+
+    `settings` are all but the database's URL. Without workers, jobs run only where a test claims
+    them. `clock` replaces the log's own.
+    """
+
+    def __init__(
+        self, database_url: str, settings: Settings | None = None, clock: Clock | None = None
+    ) -> None:
+        self._settings = replace(settings or Settings(), database_url=database_url)
+        self._clock = clock
+
+    def __enter__(self) -> Self:
+        self.fairlog = compose(self._settings, clock=self._clock)
+        prepare(self.fairlog)
+        self.fairlog.writer.start()
+        self.fairlog.recover(None)
+        app = create_app(
+            self.fairlog, server_id=ServerId("test"), workers=0, handlers=load_handlers(None)
+        )
+        self._server = uvicorn.Server(
+            uvicorn.Config(app, lifespan="on", log_config=None, timeout_graceful_shutdown=1)
+        )
+        listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = listener.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        self._thread = threading.Thread(
+            target=self._server.run, kwargs={"sockets": [listener]}, name="app-server"
+        )
+        self._thread.start()
+        wait_until(lambda: self._server.started or not self._thread.is_alive(), "the app starts")
+        self.client = httpx.Client(base_url=self.url, timeout=REQUEST_SECONDS_MAX)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.client.close()
+        self._server.should_exit = True
+        self._thread.join()
+        self.fairlog.close()
+
+
+class FairlogServer:
+    """A `fairlog serve` process on a loopback port of its own. A context manager.
+
+    `settings` are FAIRLOG_* variables without the prefix, in lower case. What the server writes
+    goes to a file that `output` reads. It ends with the thread that started it, so that none
+    outlives a killed test run.
+    """
+
+    def __init__(
+        self,
+        database_url: str,
+        *,
+        workers: int = 0,
+        server_id: str | None = None,
+        settings: Mapping[str, object] | None = None,
+    ) -> None:
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self._home = Path(tempfile.mkdtemp(prefix="fairlog-server-"))
+        self._command = [
+            *ending_with_us(), str(_FAIRLOG), "serve", "--port", str(self.port),
+            "--workers", str(workers), *([] if server_id is None else ["--server-id", server_id]),
+        ]  # fmt: skip
+        self._environment = without_settings(os.environ) | {
+            f"FAIRLOG_{name.upper()}": str(value)
+            for name, value in {"database_url": database_url, **(settings or {})}.items()
+        }
+        self._process: subprocess.Popen[bytes] | None = None
+        self.client = httpx.Client(base_url=self.url, timeout=REQUEST_SECONDS_MAX)
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def output(self) -> str:
+        """Both of its streams, from the first start on."""
+        file = self._home / "output.log"
+        return file.read_text(errors="replace") if file.exists() else ""
+
+    def start(self) -> None:
+        """Start on the same port and database as before; return when it is ready."""
+        with (self._home / "output.log").open("ab") as output:
+            self._process = subprocess.Popen(
+                self._command,
+                cwd=self._home,  # where no fairlog.toml is
+                env=self._environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+        self.wait_until_ready()
+
+    def wait_until_ready(self) -> None:
+        wait_until(self._is_ready, "the server is ready", START_SECONDS_MAX)
+
+    def kill(self) -> None:
+        """End it at once (SIGKILL), as a crash would; return when it has ended."""
+        process = self._running()
+        process.kill()
+        process.wait()
+        self._process = None
+
+    def terminate(self) -> None:
+        """Ask it to end (SIGTERM); return when it has. Raises ServerFailed unless it ends well."""
+        process = self._running()
+        process.send_signal(signal.SIGTERM)
+        try:
+            code = process.wait(STOP_SECONDS_MAX)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise ServerFailed(f"no end within {STOP_SECONDS_MAX} s\n{self.output}") from None
+        self._process = None
+        if code != 0:
+            raise ServerFailed(f"it ended with {code}\n{self.output}")
+
+    def restart(self) -> None:
+        self.terminate()
+        self.start()
+
+    def close(self) -> None:
+        """Kill it if it runs, and remove what it wrote."""
+        self.client.close()
+        if self._process is not None:
+            self.kill()
+        shutil.rmtree(self._home, ignore_errors=True)
+
+    def _running(self) -> "subprocess.Popen[bytes]":
+        if self._process is None:
+            raise ServerFailed("it does not run: start() it first")
+        return self._process
+
+    def _is_ready(self) -> bool:
+        code = self._running().poll()
+        if code is not None:
+            self._process = None
+            raise ServerFailed(f"it ended with {code} at its start\n{self.output}")
+        try:
+            return self.client.get("/readyz").is_success
+        except httpx.TransportError:
+            return False
+
+
+def wait_until(condition: Callable[[], bool], what: str, seconds: float = 30.0) -> None:
+    """Look again and again. Raises ServerFailed when the condition does not come true in time."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise ServerFailed(f"not within {seconds} s: {what}")
+        time.sleep(0.02)
+
+
+def free_port() -> int:
+    for port in random.sample(PORTS, 100):
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    raise ServerFailed(f"no free port among 100 in {PORTS}")
+
+
+def ending_with_us() -> list[str]:
+    """What to put before a command so that the system ends it with the thread that starts it."""
+    setpriv = shutil.which("setpriv")  # of util-linux
+    return [setpriv, "--pdeathsig", "KILL"] if setpriv else []
+
+
+def without_settings(environment: Mapping[str, str]) -> dict[str, str]:
+    """An environment in which nothing is set for Fairlog."""
+    return {name: value for name, value in environment.items() if not name.startswith("FAIRLOG_")}
+
+
+def exchange(port: int, request: bytes) -> httpx.Response:
+    """Send bytes that no client library would, and read the one answer."""
+    with socket.create_connection(("127.0.0.1", port), REQUEST_SECONDS_MAX) as connection:
+        connection.sendall(request)
+        answer = HTTPResponse(connection)
+        answer.begin()
+        return httpx.Response(answer.status, headers=answer.getheaders(), content=answer.read())
+
+
+def problem(response: httpx.Response, status: int) -> dict[str, Any]:
+    """Check that an answer is a problem (RFC 9457) with a sentence that helps, and return it."""
+    assert response.status_code == status, response.text
+    assert response.headers["Content-Type"] == "application/problem+json"
+    body = response.json()
+    assert isinstance(body, dict)
+    assert body["status"] == status
+    assert {"type", "title", "detail"} <= set(body)
+    assert body["detail"].endswith((".", "…")), body["detail"]
+    assert len(body["detail"].split()) > 2, body["detail"]
+    return body
+
+
+def submit(client: httpx.Client, user_id: str = "ada", **fields: Any) -> dict[str, Any]:
+    """Submit a job that must be accepted, by default with a payload of null; the job."""
+    response = client.post("/v1/jobs", json={"user_id": user_id, "payload": None, **fields})
+    assert response.status_code == 202, response.text
+    job: dict[str, Any] = response.json()
+    return job
+
+
+def claim(
+    client: httpx.Client, most: int = 1, worker: str = "w1", **fields: Any
+) -> list[dict[str, Any]]:
+    """Claim jobs, in the order given."""
+    response = client.post("/v1/claims", json={"worker": worker, "max": most, **fields})
+    assert response.status_code == 200, response.text
+    jobs: list[dict[str, Any]] = response.json()["jobs"]
+    return jobs
+
+
+def log_position(client: httpx.Client) -> int:
+    """Of the latest event."""
+    return int(client.get("/v1/stats").json()["position"])
+
+
+def audit(client: httpx.Client, **filters: Any) -> list[dict[str, Any]]:
+    """All events that the filters let through, in log order."""
+    events: list[dict[str, Any]] = []
+    after = 0
+    while True:
+        page = client.get("/v1/audit", params={"limit": 1000, **filters, "after": after})
+        assert page.status_code == 200, page.text
+        events += page.json()["events"]
+        if page.json()["next"] is None:
+            return events
+        after = page.json()["next"]

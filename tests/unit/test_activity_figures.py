@@ -1,0 +1,60 @@
+import random
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from projections.activity_figures import (
+    LEADERS_MAX,
+    Figures,
+    bucket_of,
+    count_leader,
+    first,
+    put,
+    quantile,
+    total,
+)
+
+
+def test_a_quantile_is_within_a_tenth_of_the_truth() -> None:
+    chance = random.Random(7)
+    seconds = sorted(chance.lognormvariate(0, 2) for _ in range(10_000))
+    histogram: dict[int, int] = {}
+    for one in seconds:
+        put(histogram, one)
+    for share in (0.5, 0.95, 0.99):
+        found = quantile(histogram, share)
+        truth = seconds[int(share * len(seconds))]
+        assert found is not None
+        assert abs(found - truth) <= 0.1 * truth + 0.001
+
+
+def test_nothing_has_no_quantile() -> None:
+    assert quantile({}, 0.5) is None
+
+
+def test_a_clock_that_stood_still_is_the_lowest_bucket() -> None:
+    assert bucket_of(0) == bucket_of(-1) == 0
+
+
+def test_figures_of_parts_add_up() -> None:
+    one = Figures(submitted=2, waits={3: 1}, reasons={"error": 1})
+    other = Figures(submitted=1, failed=4, waits={3: 1, 5: 2}, reasons={"error": 2})
+    assert total([one, other]) == Figures(
+        submitted=3, failed=4, waits={3: 2, 5: 2}, reasons={"error": 3}
+    )
+    assert one == Figures(submitted=2, waits={3: 1}, reasons={"error": 1})
+
+
+@given(st.lists(st.integers(0, 200), max_size=2000))
+def test_leaders_are_bounded_and_never_counted_too_low(users: list[int]) -> None:
+    leaders: dict[str, int] = {}
+    for user in users:
+        count_leader(leaders, str(user))
+    assert len(leaders) <= LEADERS_MAX
+    for user, count in leaders.items():
+        truth = users.count(int(user))
+        assert truth <= count <= truth + len(users) / LEADERS_MAX
+
+
+def test_the_most_frequent_come_first_and_equal_ones_by_name() -> None:
+    assert first({"b": 2, "a": 2, "c": 9}, 2) == [("c", 9), ("a", 2)]

@@ -1,0 +1,204 @@
+from datetime import datetime
+
+import pytest
+
+import domain.batch
+from domain.batch import Batch
+from domain.bodies import body_of
+from domain.commands import CancelJob, Command, SubmitJob, WakeJobs
+from domain.decide import Claimed, Decision, JobStands, Submitted, decide
+from domain.errors import (
+    JobHasEnded,
+    NotTheCurrentAttempt,
+    RateLimited,
+    TooManyKinds,
+    UnknownJob,
+)
+from domain.events import CancelReason, RateLimitDecided
+from domain.identifiers import JobId, Kind
+from domain.life_cycle import State
+from domain.policy import Policy
+from domain.world import World
+from tests.support.given import NOW, POLICY, after, at, given, of
+from tests.support.stories import (
+    ALICE,
+    BOB,
+    ERROR,
+    JOB,
+    RESULT,
+    SUBMITTED,
+    admitted,
+    body,
+    cancelled,
+    claim,
+    complete,
+    completed,
+    fail,
+    failed,
+    started,
+    submit,
+    submitted,
+)
+
+EXPIRED = CancelReason.EXPIRED
+
+
+def test_claims_are_decided_after_everything_else_of_their_batch() -> None:
+    when = given().when(claim(2), submit(), claim(1), submit(BOB))
+    assert when.events == [
+        admitted(), submitted(),
+        admitted(BOB, global_used=2), submitted(BOB),
+        started(), started(user_id=BOB),
+    ]  # fmt: skip
+    assert [type(outcome) for outcome in when.outcomes] == [Claimed, Submitted, Claimed, Submitted]
+    first, _, second, _ = when.outcomes
+    assert isinstance(first, Claimed)
+    assert [job.id for job in first.jobs] == [2, 4]
+    assert second == Claimed([])
+
+
+def test_claims_of_one_batch_are_served_in_the_order_in_which_they_came() -> None:
+    story = given(*[submitted(payload=n) for n in range(3)])
+    outcomes = story.when(claim(2), claim(2)).outcomes
+    assert [[job.id for job in one.jobs] for one in outcomes if isinstance(one, Claimed)] == [
+        [1, 2], [3],
+    ]  # fmt: skip
+
+
+def test_the_answers_come_in_the_order_of_the_commands() -> None:
+    when = given(SUBMITTED, started()).when(
+        complete(9), claim(1), complete(1), CancelJob(job_id=JobId(77)), complete(1)
+    )
+    assert [type(outcome) for outcome in when.outcomes] == [
+        NotTheCurrentAttempt, Claimed, JobStands, UnknownJob, JobStands,
+    ]  # fmt: skip
+
+
+def test_an_answer_shows_the_state_behind_the_whole_batch() -> None:
+    when = given().when(submit(), claim(1), CancelJob(job_id=JobId(2)), submit(BOB))
+    submission = when.outcomes[0]
+    assert isinstance(submission, Submitted)
+    assert submission.job.state is State.CANCELLED
+
+
+def test_all_of_a_batch_are_recorded_at_one_time_in_places_that_follow_each_other() -> None:
+    story = given(SUBMITTED, started(), after(3.000001))
+    when = story.when(complete(), submit(BOB), claim(5))
+    assert [one.position for one in when.recorded] == [3, 4, 5, 6]
+    assert {one.recorded_at for one in when.recorded} == {at(3.000001)}
+
+
+def test_a_refused_command_leaves_its_neighbours_alone() -> None:
+    when = given(SUBMITTED, started()).when(fail(7), complete(1), fail(1), CancelJob(job_id=JOB))
+    assert when.events == [completed()]
+    assert [type(outcome) for outcome in when.outcomes] == [
+        NotTheCurrentAttempt, JobStands, NotTheCurrentAttempt, JobHasEnded,
+    ]  # fmt: skip
+
+
+def test_bodies_are_at_the_positions_of_their_events() -> None:
+    world = given(SUBMITTED, started(), submitted(BOB), started(user_id=BOB)).world
+    batch = Batch(world, POLICY, NOW)
+    commands: list[Command] = [
+        submit(payload="p"),
+        complete(1),
+        fail(1, job_id=JobId(3)),
+        submit(payload="p"),
+    ]
+    batch.fold(commands, _unexpected)
+    places = {one.position: one.event for one in batch.recorded}
+    assert batch.bodies == [(6, b'"p"'), (7, RESULT.data), (8, ERROR.data)]
+    assert places[6] == submitted(payload="p")
+    assert places[7] == completed()
+    assert isinstance(places[8], type(failed()))
+
+
+def _unexpected(command: Command, error: Exception) -> None:
+    raise AssertionError(command) from error
+
+
+def test_a_decision_that_fails_by_our_fault_spoils_no_neighbour(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def decide_or_crash(world: World, command: Command, policy: Policy, now: datetime) -> Decision:
+        if isinstance(command, SubmitJob) and command.user_id == BOB:
+            raise ZeroDivisionError
+        return decide(world, command, policy, now)
+
+    monkeypatch.setattr(domain.batch, "decide", decide_or_crash)
+    world = World()
+    crashes: list[Command] = []
+    batch = Batch(world, POLICY, NOW)
+    commands: list[Command] = [submit(payload=1), submit(BOB), submit(payload=2), claim(1)]
+    outcomes = batch.fold(commands, lambda command, _: crashes.append(command))
+    assert [type(outcome) for outcome in outcomes] == [
+        Submitted, ZeroDivisionError, Submitted, Claimed,
+    ]  # fmt: skip
+    assert crashes == [commands[1]]
+    assert [one.event for one in batch.recorded][:4] == [
+        admitted(), submitted(payload=1), admitted(used=2), submitted(payload=2),
+    ]  # fmt: skip
+
+
+def test_refusals_stand_behind_everything_else_even_behind_claims() -> None:
+    story = given(policy=Policy(user_limit=1))
+    when = story.when(submit(payload=1), submit(payload=2), claim(1), submit(payload=3))
+    assert [type(one.event).__name__ for one in when.recorded] == [
+        "RateLimitDecided", "JobSubmitted", "JobStarted", "RateLimitDecided",
+    ]  # fmt: skip
+    last = when.events[-1]
+    assert isinstance(last, RateLimitDecided)
+    assert (last.allowed, last.count, last.used, last.limit) == (False, 2, 1, 1)
+    assert [type(outcome) for outcome in when.outcomes] == [
+        Submitted, RateLimited, Claimed, RateLimited,
+    ]  # fmt: skip
+
+
+def test_an_empty_batch_is_nothing() -> None:
+    given(SUBMITTED).when().then_nothing()
+
+
+def test_what_expired_is_recorded_before_the_first_claim_and_once() -> None:
+    story = given(submitted(expires_at=at(5)), submitted(payload=2), after(5))
+    when = story.when(claim(1), claim(1))
+    assert when.events == [
+        cancelled("queued", reason=EXPIRED), started(lease_expires_at=at(35)),
+    ]  # fmt: skip
+
+
+def test_what_arrives_expired_is_never_started() -> None:
+    when = given().after(5).when(submit(expires_at=at(5)), claim(1))
+    assert when.events[2:] == [cancelled("queued", reason=EXPIRED)]
+
+
+def test_without_a_claim_expiry_waits_for_the_clock_to_be_looked_at() -> None:
+    story = given(submitted(expires_at=at(5)), after(9)).when(submit(BOB)).so
+    assert story.job(1).state is State.QUEUED
+    story.when(WakeJobs(jobs=[JOB])).then(of(1, cancelled("queued", reason=EXPIRED)))
+
+
+def test_a_user_may_have_jobs_of_so_many_kinds_waiting_and_no_more() -> None:
+    kinds = [Kind(f"kind-{number}") for number in range(3)]
+    story = given(policy=Policy(kinds_waiting_max=2)).when(submit(kind=kinds[0])).so
+    story = story.when(submit(kind=kinds[1])).so
+    story.when(submit(kind=kinds[2])).then_refused(TooManyKinds, admitted(used=3))
+    assert isinstance(story.when(submit(kind=kinds[0], payload=2)).outcomes[0], Submitted)
+    assert isinstance(story.when(submit(BOB, kind=kinds[2])).outcomes[0], Submitted)
+    served = story.when(claim(1)).so
+    assert isinstance(served.when(submit(kind=kinds[2])).outcomes[0], Submitted)
+
+
+def test_a_command_without_a_body_has_none_stored() -> None:
+    world = given(SUBMITTED, started()).world
+    batch = Batch(world, POLICY, NOW)
+    batch.fold([complete(1, result=None)], _unexpected)
+    assert batch.bodies == []
+    assert [one.event for one in batch.recorded] == [completed(result=None)]
+
+
+def test_a_body_of_null_is_stored_as_any_other() -> None:
+    null = body_of(None, "result")
+    when = given(SUBMITTED, started()).when(complete(1, result=null))
+    when.then(completed(result=null))
+    assert null == body(None)
+    assert (ALICE, null.size) == ("alice", 4)

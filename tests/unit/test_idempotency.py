@@ -1,0 +1,218 @@
+import pytest
+from hypothesis import given as for_all
+from hypothesis import strategies as st
+
+from domain.commands import CancelJob, RetryJob
+from domain.decide import Submitted
+from domain.errors import KeyReusedWithOtherPayload, RateLimited
+from domain.events import SubmissionDeduplicated
+from domain.idempotency import content_digest, key_hash
+from domain.identifiers import JobId, Kind, UserId
+from domain.policy import Policy
+from tests.support.given import after, at, given, of
+from tests.support.stories import (
+    ALICE,
+    BOB,
+    ECHO,
+    SLEEP,
+    SUBMITTED,
+    admitted,
+    body,
+    cancelled,
+    completed,
+    failed,
+    started,
+    submit,
+    submitted,
+)
+
+DAY = 86_400.0
+DIGEST = content_digest(ECHO, body(1))
+KEYED = submitted(idempotency_key="key", key_is_explicit=True)
+
+
+def repeated(key: str = DIGEST, *, key_is_explicit: bool = False) -> SubmissionDeduplicated:
+    return SubmissionDeduplicated(
+        user_id=ALICE, kind=ECHO, idempotency_key=key, key_is_explicit=key_is_explicit
+    )
+
+
+def test_the_same_payload_again_is_the_first_job() -> None:
+    again = given(SUBMITTED).when(submit())
+    again.then(of(1, admitted()), of(1, repeated()))
+    answer = again.answer(Submitted)
+    assert (answer.is_duplicate, answer.job.id) == (True, 1)
+
+
+def test_the_same_key_again_is_the_first_job() -> None:
+    story = given().when(submit(idempotency_key="key")).then(of(2, admitted()), of(2, KEYED))
+    story.when(submit(idempotency_key="key")).then(
+        of(2, admitted(used=2)), of(2, repeated("key", key_is_explicit=True))
+    )
+
+
+def test_equal_values_are_the_same_payload_however_they_were_written() -> None:
+    story = given().when(submit(payload={"a": 1, "b": [2, {"x": 1, "y": 2}]})).so
+    again = story.when(submit(payload={"b": [2, {"y": 2, "x": 1}], "a": 1}))
+    assert again.answer(Submitted).is_duplicate
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (1, 1.0),
+        (1, True),
+        (0, None),
+        (0, False),
+        ("1", 1),
+        ([], {}),
+        ([1, 2], [2, 1]),
+        ("\u00e9", "e\u0301"),  # both are é
+    ],
+)
+def test_values_that_json_tells_apart_are_other_payloads(first: object, second: object) -> None:
+    story = given().when(submit(payload=first)).so
+    assert not story.when(submit(payload=second)).answer(Submitted).is_duplicate
+
+
+def test_a_reused_key_with_another_payload_is_refused_and_only_the_decision_recorded() -> None:
+    when = given(KEYED).when(submit(payload=2, idempotency_key="key"))
+    refusal = when.then_refused(KeyReusedWithOtherPayload, admitted())
+    assert refusal.job_id == 1
+    assert str(refusal) == (
+        "The idempotency key 'key' already stands for job 1, with another kind or payload; "
+        "use a new key for a new job."
+    )
+
+
+def test_a_reused_key_with_another_kind_is_refused() -> None:
+    when = given(KEYED).when(submit(kind=SLEEP, idempotency_key="key"))
+    when.then_refused(KeyReusedWithOtherPayload, admitted())
+
+
+def test_what_is_not_the_payload_may_differ() -> None:
+    given(KEYED).when(submit(idempotency_key="key", priority=5, run_at=at(9), max_attempts=9)).then(
+        admitted(), repeated("key", key_is_explicit=True)
+    )
+
+
+def test_a_repeat_uses_the_limit_up_like_any_submission() -> None:
+    story = given(policy=Policy(user_limit=2)).when(submit(), submit()).so
+    story.when(submit()).then_refused(RateLimited, admitted(
+        used=2, limit=2, allowed=False, global_used=None, global_limit=None
+    ))  # fmt: skip
+
+
+def test_keys_belong_to_their_user() -> None:
+    story = given(KEYED)
+    other = story.when(submit(BOB, payload=2, idempotency_key="key"))
+    assert not other.answer(Submitted).is_duplicate
+    same_payload = given(SUBMITTED).when(submit(BOB))
+    assert not same_payload.answer(Submitted).is_duplicate
+
+
+@pytest.mark.parametrize("user_id", ["Alice", "alice ", " alice", "alicE"])
+def test_users_who_look_alike_have_keys_of_their_own(user_id: str) -> None:
+    story = given(SUBMITTED)
+    assert not story.when(submit(UserId(user_id))).answer(Submitted).is_duplicate
+
+
+@pytest.mark.parametrize("key", ["Key", "key ", " key", "k\u00e9y", "ke"])
+def test_keys_that_look_alike_are_other_keys(key: str) -> None:
+    when = given(KEYED).when(submit(idempotency_key=key))
+    assert not when.answer(Submitted).is_duplicate
+
+
+def test_nobody_hits_a_digest_by_sending_it_as_a_key() -> None:
+    explicit = given(SUBMITTED).when(submit(payload=2, idempotency_key=DIGEST))
+    explicit.then(admitted(), submitted(payload=2, idempotency_key=DIGEST, key_is_explicit=True))
+    again = explicit.so.when(submit(payload=1))
+    assert again.answer(Submitted).job.id == 1
+
+
+@pytest.mark.parametrize("key", [None, "key"])
+def test_a_key_lives_to_the_microsecond_and_then_means_a_new_job(key: str | None) -> None:
+    story = given().when(submit(idempotency_key=key)).so
+    last = story.after(DAY - 0.000001).when(submit(idempotency_key=key))
+    assert last.answer(Submitted).is_duplicate
+    new = story.after(DAY).when(submit(idempotency_key=key))
+    assert not new.answer(Submitted).is_duplicate
+    assert new.answer(Submitted).job.id == 4
+    repeat = new.so.after(1).when(submit(idempotency_key=key))
+    assert repeat.answer(Submitted).job.id == 4
+    assert [job.id for job in repeat.so.world.jobs.rows.values() if job.holds_key] == [4]
+
+
+def test_an_expired_key_may_come_with_another_payload() -> None:
+    story = given(KEYED).after(DAY)
+    assert not story.when(submit(payload=2, idempotency_key="key")).answer(Submitted).is_duplicate
+
+
+def test_a_repeat_does_not_lengthen_the_life_of_a_key() -> None:
+    story = given(SUBMITTED, after(DAY - 1)).when(submit()).so
+    assert not story.after(1).when(submit()).answer(Submitted).is_duplicate
+
+
+def test_the_life_of_a_key_is_in_the_event_and_no_later_policy_changes_it() -> None:
+    story = given(policy=Policy(idempotency_seconds=10)).when(submit()).so
+    assert (
+        not story.after(10)
+        .under(idempotency_seconds=1000)
+        .when(submit())
+        .answer(Submitted)
+        .is_duplicate
+    )
+    assert story.after(9).under(idempotency_seconds=1).when(submit()).answer(Submitted).is_duplicate
+
+
+@pytest.mark.parametrize(
+    "ending",
+    [(started(), completed()), (started(), failed()), (cancelled(),), (started(),)],
+    ids=["done", "failed", "cancelled", "running"],
+)
+def test_a_key_means_its_job_whatever_became_of_it(ending: tuple[object, ...]) -> None:
+    story = given(KEYED, *ending)  # type: ignore[arg-type]  # events, of several types
+    again = story.when(submit(idempotency_key="key")).answer(Submitted)
+    assert (again.is_duplicate, again.job.id) == (True, 1)
+
+
+def test_a_retry_keeps_the_key() -> None:
+    story = given(KEYED).when(CancelJob(job_id=JobId(1))).so.when(RetryJob(job_id=JobId(1))).so
+    assert story.when(submit(idempotency_key="key")).answer(Submitted).job.id == 1
+
+
+def test_two_hundred_at_once_with_one_key_are_one_job() -> None:
+    when = given().when(*[submit(idempotency_key="key")] * 200)
+    answers = [outcome for outcome in when.outcomes if isinstance(outcome, Submitted)]
+    assert [answer.job.id for answer in answers] == [2] * 200
+    assert [answer.is_duplicate for answer in answers] == [False] + [True] * 199
+    assert when.events[:2] == [admitted(), KEYED]
+    assert when.events[2:] == [
+        event
+        for used in range(2, 201)
+        for event in (admitted(used=used), repeated("key", key_is_explicit=True))
+    ]
+
+
+NAMES = st.text(st.characters(exclude_categories=("Cs", "Cc")), min_size=1, max_size=6)
+
+
+@for_all(one=st.tuples(NAMES, NAMES, st.booleans()), other=st.tuples(NAMES, NAMES, st.booleans()))
+def test_no_two_keys_have_the_same_hash(
+    one: tuple[str, str, bool], other: tuple[str, str, bool]
+) -> None:
+    hashes = [key_hash(UserId(who), key, is_explicit=mine) for who, key, mine in (one, other)]
+    assert (hashes[0] == hashes[1]) == (one == other)
+
+
+def test_the_border_between_user_and_key_is_part_of_the_hash() -> None:
+    assert key_hash(UserId("ab"), "c", is_explicit=True) != key_hash(
+        UserId("a"), "bc", is_explicit=True
+    )
+
+
+def test_the_digest_tells_kinds_apart() -> None:
+    assert content_digest(Kind("a"), body(1)) != content_digest(Kind("b"), body(1))
+    assert content_digest(ECHO, body(1)) == (
+        "736db77f1115f76b015971a477d37712cdcd993786313dc4769aee1a74a22170"
+    )

@@ -1,0 +1,181 @@
+from collections.abc import Sequence
+
+import pytest
+from msgspec.structs import replace
+
+from domain.commands import CancelJob, ExtendLeases, RecoverJobs, RetryJob, WakeJobs
+from domain.decide import Fact
+from domain.events import (
+    CancelReason,
+    Event,
+    FailureReason,
+    LeasesExtended,
+    LimitChanged,
+    RateLimitDecided,
+    Recorded,
+    RequeueReason,
+    Scope,
+    SubmissionDeduplicated,
+)
+from domain.identifiers import JobId, Kind, UserId
+from domain.legality import illegality, miscount
+from domain.world import World
+from tests.support.given import NOW, After, after, at, given, of
+from tests.support.stories import (
+    ALICE,
+    BOB,
+    ECHO,
+    JOB,
+    OTHER_WORKER,
+    SERVER,
+    SLEEP,
+    SUBMITTED,
+    WORKER,
+    admitted,
+    cancelled,
+    claim,
+    complete,
+    completed,
+    extended,
+    fail,
+    failed,
+    gave_up,
+    give_back,
+    released,
+    requeued,
+    started,
+    submit,
+    submitted,
+)
+
+STARTED = started()
+SCHEDULED = submitted(run_at=at(10))
+EXPIRING = submitted(expires_at=at(10))
+TIMED = submitted(timeout_seconds=5.0)
+REPEATED = SubmissionDeduplicated(
+    user_id=ALICE, kind=ECHO, idempotency_key=SUBMITTED.idempotency_key
+)
+REFUSED = RateLimitDecided(
+    user_id=ALICE, scope=Scope.USER, allowed=False, used=600, limit=600,
+    window_start=NOW, window_seconds=60, count=2, first_at=NOW, last_at=at(1),
+)  # fmt: skip
+
+
+def wrongs(recorded: Sequence[Recorded]) -> list[str | None]:
+    """What each event of a history is judged to be, given those before it."""
+    world = World()
+    found = []
+    for one in recorded:
+        if isinstance(one.event, LeasesExtended):
+            about = [world.jobs.rows.get(job_id) for job_id, _ in one.event.jobs]
+        else:
+            about = [world.jobs.rows.get(one.job_id or JobId(0))]
+        judged = [illegality(job, one) for job in about]
+        found.append(next(filter(None, judged), None) or miscount(world.windows, one))
+        world.evolve(one)
+    return found
+
+
+LIVES = {
+    "done": given().when(submit()).so.when(claim()).so.when(complete(job_id=JobId(2))),
+    "given back": given(SUBMITTED).when(claim()).so.when(give_back()).so.when(claim()),
+    "failed, and tried again": given(SUBMITTED, STARTED).when(fail()).so.after(2).when(
+        WakeJobs(jobs=[JOB])
+    ).so.when(claim()),
+    "failed for good, and asked for again": given(SUBMITTED, STARTED).when(
+        fail(may_retry=False)
+    ).so.when(RetryJob(job_id=JOB)).so.when(claim()),
+    "lost to the end": given(
+        SUBMITTED, STARTED, after(31),
+        requeued(RequeueReason.LEASE_LOST), started(2, lease_expires_at=at(61)), after(31),
+        requeued(RequeueReason.LEASE_LOST, 2), started(3, lease_expires_at=at(92)), after(31),
+    ).when(WakeJobs(jobs=[JOB])),
+    "a server died": given(SUBMITTED).when(claim(server=SERVER)).so.when(
+        RecoverJobs(server=SERVER, jobs=[JOB])
+    ),
+    "timed out": given(TIMED, STARTED, after(5)).when(WakeJobs(jobs=[JOB])),
+    "came due": given(SCHEDULED, after(10)).when(WakeJobs(jobs=[JOB])),
+    "expired": given(EXPIRING, after(10)).when(WakeJobs(jobs=[JOB])),
+    "cancelled while it ran": given(SUBMITTED, STARTED).when(CancelJob(job_id=JOB)),
+    "held on to": given(SUBMITTED, STARTED, after(20)).when(
+        ExtendLeases(worker=WORKER, jobs=[(JOB, 1)])
+    ),
+    "submitted twice, and a third time too late": given().when(submit(), submit()).so.after(
+        86_400
+    ).when(submit()),
+    "over the limit": given().under(user_limit=1).when(submit(), submit(payload=2)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("life", LIVES)
+def test_what_is_decided_is_legal(life: str) -> None:
+    history = LIVES[life].so.recorded
+    assert LIVES[life].recorded
+    assert wrongs(history) == [None] * len(history)
+
+
+Happened = Event | Fact | After
+ILLEGAL: list[tuple[list[Happened], Event | Fact, str]] = [
+    ([], STARTED, "did not exist"),
+    ([SUBMITTED], of(1, SUBMITTED), "a job's id is its position"),
+    ([], submitted(max_attempts=0), "allows 0 attempts"),
+    ([SUBMITTED, STARTED], started(2), "was running, not queued"),
+    ([SUBMITTED], started(2), "attempt 2 follows attempt 0"),
+    ([SUBMITTED], started(lease_expires_at=NOW), "its lease had ended"),
+    ([SUBMITTED], started(user_id=BOB), "belongs to 'alice', not to 'bob'"),
+    ([SUBMITTED], started(kind=SLEEP), "of the kind 'echo', not 'sleep'"),
+    ([submitted(max_attempts=1), STARTED, after(31), requeued(RequeueReason.LEASE_LOST, 1, 1)],
+     started(2, lease_expires_at=at(99)), "one more than 1"),
+    ([SUBMITTED], completed(), "was queued, not running"),
+    ([SUBMITTED, STARTED], completed(2), "ends attempt 2, but attempt 1 was running"),
+    ([SUBMITTED, STARTED, completed()], failed(), "was done, not running"),
+    ([submitted(max_attempts=1), STARTED], failed(retry_at=at(1)), "follows the last, 1"),
+    ([SUBMITTED, STARTED], gave_up(FailureReason.LEASE_LOST), "its lease had not come"),
+    ([SUBMITTED, STARTED], gave_up(FailureReason.TIMED_OUT), "its time-out had not come"),
+    ([SUBMITTED, STARTED], gave_up(FailureReason.SERVER_RESTARTED), "not run inside a server"),
+    ([SUBMITTED, STARTED], requeued(RequeueReason.LEASE_LOST), "its lease had not come"),
+    ([SUBMITTED, STARTED], requeued(RequeueReason.SERVER_RESTARTED), "not run inside a server"),
+    ([SUBMITTED, STARTED], requeued(RequeueReason.GIVEN_BACK), "up to 3, not 4"),
+    ([SUBMITTED, STARTED], requeued(RequeueReason.GIVEN_BACK, 2, 4), "ends attempt 2"),
+    ([SUBMITTED, STARTED], requeued(RequeueReason.RETRIED), "neither failed nor cancelled"),
+    ([SUBMITTED, STARTED, failed()], requeued(RequeueReason.RETRIED, 2, 4), "latest was 1"),
+    ([SUBMITTED, STARTED], requeued(RequeueReason.GIVEN_BACK, 1, 4, priority=7), "has priority 0"),
+    ([SUBMITTED], released(), "was queued, not scheduled"),
+    ([SCHEDULED], released(), "its schedule had not come"),
+    ([SCHEDULED, after(10)], released(priority=7), "has priority 0"),
+    ([SUBMITTED], cancelled(was="running"), "was queued, not running"),
+    ([EXPIRING], cancelled(reason=CancelReason.EXPIRED), "its expiry had not come"),
+    ([EXPIRING, STARTED, after(10)], cancelled(was="running", reason=CancelReason.EXPIRED),
+     "after it had been started"),
+    ([SUBMITTED], extended((1, 0)), "was queued"),
+    ([SUBMITTED, STARTED], extended((1, 2)), "another attempt of job 1 than the latest, 1"),
+    ([SUBMITTED, STARTED], extended((1, 1), worker=OTHER_WORKER), "another worker held"),
+    ([SUBMITTED, STARTED], extended((1, 1), (9, 1)), "did not exist"),
+    ([SUBMITTED], replace(REPEATED, idempotency_key="other"), "did not stand for job 1"),
+    ([SUBMITTED, after(86_400)], REPEATED, "had expired"),
+    ([], admitted(used=601), "the 601th submission of 600"),
+    ([], admitted(global_used=2, global_limit=1), "the 2th submission of 1 of all"),
+    ([], admitted(count=2), "2 submissions at once"),
+    ([], admitted(used=2), "counts 2 in its user's window, which had 1"),
+    ([], admitted(global_used=2), "counts 2 in the global window, which had 1"),
+    ([after(60)], admitted(), "outside its window"),
+    ([], of(7, admitted()), "neither existed nor follows it"),
+    ([SUBMITTED], of(1, admitted(BOB)), "belongs to 'alice', not to 'bob'"),
+    ([], of(7, REFUSED), "a refusal names job 7"),
+    ([], replace(REFUSED, count=0), "decides 0 submissions"),
+    ([], replace(REFUSED, used=599), "599 used of 600"),
+    ([], replace(REFUSED, last_at=at(-1)), "later than its last"),
+    ([], LimitChanged(scope=Scope.USER, limit=1), "does not fit its scope"),
+    ([], LimitChanged(scope=Scope.GLOBAL, kind=Kind("echo"), limit=1), "does not fit its scope"),
+    ([], LimitChanged(scope=Scope.KIND, kind=Kind("echo"), running=-1), "below zero"),
+    ([], of(7, LimitChanged(scope=Scope.USER, user_id=UserId("a"), limit=1)), "names job 7"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("happened", "event", "says"), ILLEGAL)
+def test_what_no_rule_decides_is_told(
+    happened: list[Happened], event: Event | Fact, says: str
+) -> None:
+    wrong = wrongs(given(*happened).followed_by(event).recorded)[-1]
+    assert wrong is not None
+    assert says in wrong

@@ -1,0 +1,104 @@
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
+
+import pytest
+
+from domain import validation
+from domain.errors import InvalidInput
+from domain.identifiers import POSITION_MAX
+
+Check = Callable[[str], str]
+NAMES: list[Check] = [
+    validation.user_id, validation.kind, validation.worker_id, validation.idempotency_key,
+    validation.claim_id,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a", "a ", " a", "A", "0", "x" * 255, "é" * 127, "👩‍👩‍👧", "مرحبا", "\u202eevil",
+        "ünïcödé", "a/b?c#d%", "'; DROP TABLE events; --", "\\", "\u2028", "\ufeff", "\U0010ffff",
+    ],
+)  # fmt: skip
+def test_a_name_is_taken_as_it_is_byte_for_byte(name: Check, text: str) -> None:
+    assert name(text) == text
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("", "has 1 to 255 bytes of UTF-8; this one has 0."),
+        ("x" * 256, "has 1 to 255 bytes of UTF-8; this one has 256."),
+        ("x" * 300, "has 1 to 255 bytes of UTF-8; this one has 300."),
+        ("é" * 128, "has 1 to 255 bytes of UTF-8; this one has 256."),
+        ("a\x00b", "holds no control characters."),
+        ("\x00", "holds no control characters."),
+        ("a\nb", "holds no control characters."),
+        ("\t", "holds no control characters."),
+        ("a\x7f", "holds no control characters."),
+        ("\x85", "holds no control characters."),
+        ("\ud800", "is valid Unicode, without lone surrogates."),
+        ("a\udfffb", "is valid Unicode, without lone surrogates."),
+    ],
+)
+def test_what_is_no_name_is_refused_with_a_sentence(name: Check, text: str, sentence: str) -> None:
+    with pytest.raises(InvalidInput, match=r"^A [a-z ]+ ") as refused:
+        name(text)
+    assert str(refused.value).endswith(sentence)
+
+
+@pytest.mark.parametrize(
+    ("check", "accepted", "refused"),
+    [
+        (validation.job_id, [1, POSITION_MAX], [0, -1, POSITION_MAX + 1, 2**63, 10**30]),
+        (validation.attempts, [1, 1000], [0, -1, 1001, 10**30]),
+        (validation.priority, [-1000, 0, 1000], [-1001, 1001, 10**30]),
+        (validation.timeout_seconds, [0.001, 1, 604_800], [0, -1, 604_800.1, float("nan"),
+                                                          float("inf"), float("-inf")]),
+    ],
+)  # fmt: skip
+def test_numbers_have_their_ranges_with_both_ends(
+    check: Callable[[Any], Any], accepted: list[float], refused: list[float]
+) -> None:
+    assert [check(number) for number in accepted] == accepted
+    for number in refused:
+        with pytest.raises(InvalidInput):
+            check(number)
+
+
+def test_a_limit_is_named_in_its_error() -> None:
+    assert [validation.limit(number, "limit") for number in (0, 1_000_000_000)] == [0, 10**9]
+    for number in (-1, 1_000_000_001):
+        with pytest.raises(
+            InvalidInput, match=r"^running is a whole number from 0 to 1000000000\.$"
+        ):
+            validation.limit(number, "running")
+
+
+def test_a_moment_is_in_utc_from_then_on() -> None:
+    east = datetime(2026, 1, 1, 14, 30, tzinfo=timezone(timedelta(hours=5, minutes=30)))
+    moment = validation.moment(east, "run_at")
+    assert moment == datetime(2026, 1, 1, 9, tzinfo=UTC)
+    assert moment.tzinfo is UTC
+    assert type(moment) is datetime
+
+
+@pytest.mark.parametrize(
+    ("value", "sentence"),
+    [
+        (datetime(2026, 1, 1), "run_at needs an offset: 2026-01-31T12:00:00Z."),  # noqa: DTZ001 (that is the point)
+        (datetime(1969, 12, 31, 23, 59, 59, tzinfo=UTC), "between the years 1970 and 9000."),
+        (datetime.min.replace(tzinfo=UTC), "between the years 1970 and 9000."),
+        (datetime.max.replace(tzinfo=UTC), "between the years 1970 and 9000."),
+        (datetime.min.replace(tzinfo=timezone(timedelta(hours=14))), "1970 and 9000."),
+        (datetime.max.replace(tzinfo=timezone(timedelta(hours=-12))), "1970 and 9000."),
+    ],
+)
+def test_what_is_no_moment_is_refused_with_a_sentence(value: datetime, sentence: str) -> None:
+    with pytest.raises(InvalidInput) as refused:
+        validation.moment(value, "run_at")
+    assert str(refused.value).endswith(sentence)

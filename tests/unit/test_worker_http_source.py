@@ -1,0 +1,206 @@
+"""What a remote worker makes of a server's answers."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import httpx
+import msgspec
+import pytest
+
+from domain.bodies import body_of
+from domain.commands import CompleteJob, FailJob, ReturnJob
+from domain.errors import InvalidInput, LogUnavailable, Refusal
+from domain.identifiers import JobId, Kind, WorkerId
+from entrypoints.worker.http_source import BATCH_BYTES_MAX, RemoteSource
+from entrypoints.worker.remote import run_remote_worker
+from entrypoints.worker.source import Outcome
+
+Answer = Callable[[str, dict[str, Any]], httpx.Response]  # to a path and a body
+
+
+def ask(answer: Answer, question: Callable[[RemoteSource], Awaitable[Any]]) -> Any:
+    def respond(request: httpx.Request) -> httpx.Response:
+        body = msgspec.json.decode(request.content)
+        assert body.pop("worker") == "w"
+        return answer(request.url.path, body)
+
+    async def story() -> Any:
+        transport = httpx.MockTransport(respond)
+        async with httpx.AsyncClient(base_url="http://server/below", transport=transport) as client:
+            return await question(RemoteSource(client, WorkerId("w")))
+
+    return asyncio.run(story())
+
+
+async def claim(source: RemoteSource) -> Any:
+    return await source.claim(3, (Kind("echo"),), 20.0, "c1")
+
+
+def completed(number: int, result: Any = None) -> CompleteJob:
+    body = None if result is None else body_of(result, "result")
+    return CompleteJob(job_id=JobId(number), attempt=1, result=body)
+
+
+def problem(status: int, detail: str) -> httpx.Response:
+    return httpx.Response(status, json={"title": "t", "status": status, "detail": detail})
+
+
+def settled(body: dict[str, Any], **by_id: dict[str, Any]) -> httpx.Response:
+    jobs = [by_id.get(f"job_{one['id']}", {"status": 200}) for one in body["jobs"]]
+    return httpx.Response(200, json={"jobs": jobs})
+
+
+def test_a_claim_sends_what_it_wants_and_learns_how_long_a_lease_lasts() -> None:
+    given = {
+        "id": 7, "user_id": "ada", "kind": "echo", "payload": {"a": 10**30}, "attempt": 2,
+        "lease_expires_at": "2026-01-31T12:00:00Z", "timeout_seconds": None, "new_field": 1,
+    }  # fmt: skip
+
+    def answer(path: str, body: dict[str, Any]) -> httpx.Response:
+        assert path == "/below/v1/claims"
+        assert body == {"max": 3, "kinds": ["echo"], "wait_seconds": 20.0, "claim_id": "c1"}
+        return httpx.Response(
+            200, content=msgspec.json.encode({"jobs": [given], "lease_seconds": 9})
+        )
+
+    async def question(source: RemoteSource) -> Any:
+        assert source.lease_seconds == 30
+        jobs = await claim(source)
+        assert source.lease_seconds == 9
+        return jobs
+
+    [job] = ask(answer, question)
+    assert (job.id, job.attempt, msgspec.json.decode(job.payload)) == (7, 2, {"a": 10**30})
+
+
+@pytest.mark.parametrize("status", [500, 502, 503, 504, 429, 408])
+def test_a_server_in_trouble_is_away(status: int) -> None:
+    with pytest.raises(LogUnavailable, match=f"answers {status}: Busy; try again"):
+        ask(lambda *_: problem(status, "Busy;\ntry again"), claim)
+
+
+def test_a_server_that_cannot_be_reached_is_away() -> None:
+    def answer(*_: object) -> httpx.Response:
+        raise httpx.ConnectError("refused")
+
+    with pytest.raises(
+        LogUnavailable, match=r"http://server/below/? does not answer: ConnectError"
+    ):
+        ask(answer, claim)
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (problem(400, "kinds has 1 to 1000 entries."), "answers 400: kinds has 1 to 1000 entries."),
+        (
+            httpx.Response(404, text="<html>"),
+            "http://server/below/v1/claims answers 404: Not Found",
+        ),
+        (httpx.Response(301, headers={"Location": "/"}), "answers 301: Moved Permanently"),
+        (httpx.Response(200, text="<html>"), "does not answer as a Fairlog server does"),
+    ],
+)
+def test_a_refused_claim_is_hopeless_and_says_so_in_one_line(
+    answer: httpx.Response, words: str
+) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        ask(lambda *_: answer, claim)
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_outcomes_of_each_sort_go_to_their_calls_and_are_answered_in_order() -> None:
+    calls: list[tuple[str, Any]] = []
+
+    def answer(path: str, body: dict[str, Any]) -> httpx.Response:
+        calls.append((path, body["jobs"]))
+        return settled(
+            body,
+            job_2={"status": 409, "detail": "taken"},
+            job_4={"status": 503, "detail": "away"},
+            job_5={"status": 413, "detail": "large"},
+        )
+
+    error = body_of({"message": "m"}, "error")
+    outcomes: list[Outcome] = [
+        completed(1, {"a": [1]}),
+        ReturnJob(job_id=JobId(2), attempt=3),
+        FailJob(job_id=JobId(3), attempt=1, error=error, may_retry=False),
+        completed(4),
+        completed(5, "x"),
+    ]
+    answers = ask(answer, lambda source: source.settle(outcomes))
+    assert [type(one) for one in answers] == [
+        type(None), Refusal, type(None), LogUnavailable, InvalidInput,
+    ]  # fmt: skip
+    assert calls == [
+        ("/below/v1/claims/return", [{"id": 2, "attempt": 3}]),
+        (
+            "/below/v1/claims/complete",
+            [
+                {"id": 1, "attempt": 1, "result": {"a": [1]}},
+                {"id": 3, "attempt": 1, "error": {"message": "m"}, "retry": False},
+                {"id": 4, "attempt": 1},
+                {"id": 5, "attempt": 1, "result": "x"},
+            ],
+        ),
+    ]
+
+
+def test_an_outcome_that_the_server_cannot_read_does_not_hold_up_the_others() -> None:
+    def answer(_: str, body: dict[str, Any]) -> httpx.Response:
+        ids = [one["id"] for one in body["jobs"]]
+        return problem(400, "unreadable") if 2 in ids else settled(body)
+
+    outcomes = [completed(1), completed(2), completed(3)]
+    answers = ask(answer, lambda source: source.settle(outcomes))
+    assert (answers[0], answers[2]) == (None, None)
+    assert isinstance(answers[1], InvalidInput)
+
+
+def test_outcomes_are_kept_while_something_else_than_the_server_answers() -> None:
+    answers = ask(
+        lambda *_: httpx.Response(404, text="default backend"),
+        lambda source: source.settle([completed(1), ReturnJob(job_id=JobId(2), attempt=1)]),
+    )
+    assert [type(one) for one in answers] == [LogUnavailable, LogUnavailable]
+
+
+def test_large_outcomes_are_sent_in_calls_that_the_server_accepts() -> None:
+    sizes: list[int] = []
+
+    def answer(_: str, body: dict[str, Any]) -> httpx.Response:
+        sizes.append(sum(len(one["result"]) for one in body["jobs"]))
+        return settled(body)
+
+    outcomes = [completed(number, "x" * 1_000_000) for number in range(1, 21)]
+    assert ask(answer, lambda source: source.settle(outcomes)) == [None] * 20
+    assert sum(sizes) == 20_000_000
+    assert max(sizes) <= BATCH_BYTES_MAX
+
+
+def test_a_heartbeat_of_many_jobs_is_sent_in_calls_that_the_server_accepts() -> None:
+    def answer(_: str, body: dict[str, Any]) -> httpx.Response:
+        assert len(body["jobs"]) <= 1000
+        return httpx.Response(200, json={"lost": [body["jobs"][-1]["id"]]})
+
+    held = [(JobId(number), 1) for number in range(1, 2002)]
+    assert ask(answer, lambda source: source.heartbeat(held)) == [1000, 2000, 2001]
+
+
+def test_a_recall_can_give_nothing_new() -> None:
+    def answer(_: str, body: dict[str, Any]) -> httpx.Response:
+        assert body == {"max": 1, "kinds": ["c1"], "wait_seconds": 0, "claim_id": "c1"}
+        return httpx.Response(200, json={"jobs": []})
+
+    assert ask(answer, lambda source: source.recall("c1")) == []
+
+
+@pytest.mark.parametrize(
+    "url", ["", "127.0.0.1:8000", "ftp://server", "http://", "http://a:b", "http://a b"]
+)
+def test_what_is_no_server_s_url_is_said_before_anything_starts(url: str) -> None:
+    with pytest.raises(InvalidInput, match="is not a server's URL"):
+        run_remote_worker(url, {}, 1)

@@ -1,0 +1,338 @@
+"""The worker runtime against a source that is away, slow or forgetful."""
+
+import asyncio
+import inspect
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+from msgspec import Raw
+
+from adapters.handlers import Handler
+from domain.bodies import body_of
+from domain.commands import CompleteJob, FailJob, ReturnJob
+from domain.errors import InvalidInput, LogUnavailable, NotTheCurrentAttempt, QueueFull, WriteFailed
+from domain.identifiers import JobId, Kind, UserId
+from entrypoints.views import ClaimedJob
+from entrypoints.worker.runtime import Worker
+from entrypoints.worker.source import AttemptKey, Outcome
+
+AWAY = LogUnavailable("The source is away.")
+DEADLINE_SECONDS = 20.0
+
+
+class FakeSource:
+    """Gives the jobs that a test puts into it, and fails as the test says."""
+
+    def __init__(self, lease_seconds: float = 30.0) -> None:
+        self.lease_seconds = lease_seconds
+        self.jobs: list[ClaimedJob] = []
+        self.claim_errors: list[Exception] = []  # of the next claims
+        self.claims: list[tuple[int, str]] = []  # (max_jobs, claim_id)
+        self.given: dict[str, list[ClaimedJob]] = {}  # by claim_id
+        self.waits = True  # whether a claim waits for work
+        self.heartbeats: list[list[AttemptKey]] = []
+        self.heartbeat_errors: list[Exception] = []
+        self.lost: set[JobId] = set()
+        self.deliveries: list[list[Outcome]] = []
+        self.settle_errors: list[Exception] = []  # of the next deliveries as a whole
+        self.answers: dict[JobId, Exception] = {}  # to one outcome, once
+        self.settle_gate = asyncio.Event()
+        self.settle_gate.set()
+        self.settled: list[Outcome] = []
+
+    async def claim(
+        self, max_jobs: int, kinds: Sequence[Kind], wait_seconds: float, claim_id: str
+    ) -> Sequence[ClaimedJob]:
+        assert max_jobs > 0
+        assert kinds
+        self.claims.append((max_jobs, claim_id))
+        if self.claim_errors:
+            raise self.claim_errors.pop(0)
+        if claim_id not in self.given:
+            if self.waits:
+                await _until(lambda: bool(self.jobs), wait_seconds)
+            self.given[claim_id], self.jobs = self.jobs[:max_jobs], self.jobs[max_jobs:]
+        return self.given[claim_id]
+
+    async def recall(self, claim_id: str) -> Sequence[ClaimedJob]:
+        return self.given.get(claim_id, [])
+
+    async def heartbeat(self, held: Sequence[AttemptKey]) -> Sequence[JobId]:
+        self.heartbeats.append(list(held))
+        if self.heartbeat_errors:
+            raise self.heartbeat_errors.pop(0)
+        return [job_id for job_id, _ in held if job_id in self.lost]
+
+    async def settle(self, outcomes: Sequence[Outcome]) -> Sequence[Exception | None]:
+        self.deliveries.append(list(outcomes))
+        await self.settle_gate.wait()
+        if self.settle_errors:
+            raise self.settle_errors.pop(0)
+        answers = [self.answers.pop(outcome.job_id, None) for outcome in outcomes]
+        self.settled += [one for one, answer in zip(outcomes, answers, strict=True) if not answer]
+        return answers
+
+
+async def _until(condition: Callable[[], bool], seconds: float = DEADLINE_SECONDS) -> None:
+    async with asyncio.timeout(seconds):
+        while not condition():  # noqa: ASYNC110 (any state of source and worker)
+            await asyncio.sleep(0.005)
+
+
+def job(number: int, *, kind: str = "work", attempt: int = 1) -> ClaimedJob:
+    return ClaimedJob(
+        JobId(number), UserId("ada"), Kind(kind), Raw(b"%d" % number), attempt, None, None
+    )
+
+
+def done(number: int, *, attempt: int = 1) -> CompleteJob:
+    return CompleteJob(job_id=JobId(number), attempt=attempt, result=body_of(number, "result"))
+
+
+async def work(payload: int) -> int:
+    return payload
+
+
+@asynccontextmanager
+async def working(
+    source: FakeSource, function: Callable[..., Any] = work, concurrency: int = 2, prefetch: int = 0
+) -> AsyncIterator[Worker]:
+    handler = Handler(
+        kind="work",
+        function=function,
+        is_async=inspect.iscoroutinefunction(function),
+        wants_job="job" in inspect.signature(function).parameters,
+    )
+    worker = Worker(source, {"work": handler}, concurrency, prefetch=prefetch)
+    worker.start()
+    try:
+        yield worker
+    finally:
+        await worker.stop(grace_seconds=0.0)
+
+
+def test_an_outcome_whose_delivery_failed_is_delivered_later_and_nothing_is_claimed_meanwhile() -> (
+    None
+):
+    async def story() -> None:
+        source = FakeSource()
+        source.jobs = [job(1)]
+        source.settle_errors = [AWAY, QueueFull("Too much."), RuntimeError("a fault of ours")]
+        async with working(source, concurrency=1):
+            await _until(lambda: len(source.deliveries) == 2)
+            claims = len(source.claims)
+            source.jobs = [job(2)]
+            await _until(lambda: len(source.settled) == 1)
+            assert len(source.claims) == claims
+            await _until(lambda: len(source.settled) == 2)
+        assert source.settled == [done(1), done(2)]
+        assert source.deliveries[:4] == [[done(1)]] * 4
+
+    asyncio.run(story())
+
+
+def test_only_the_outcomes_that_the_source_could_not_take_are_delivered_again() -> None:
+    async def story() -> None:
+        source = FakeSource()
+        source.jobs = [job(1), job(2)]
+        source.answers = {JobId(1): AWAY}
+        async with working(source):
+            await _until(lambda: len(source.settled) == 2)
+        assert source.deliveries == [[done(1), done(2)], [done(1)]]
+
+    asyncio.run(story())
+
+
+def test_outcomes_that_end_while_a_delivery_is_under_way_go_together() -> None:
+    async def story() -> None:
+        source = FakeSource()
+        source.jobs = [job(number) for number in range(1, 7)]
+        source.settle_gate.clear()
+        async with working(source, concurrency=2):
+            await _until(lambda: not source.jobs and len(source.claims) == 4)
+            assert source.deliveries == [[done(1), done(2)]]
+            source.settle_gate.set()
+            await _until(lambda: len(source.settled) == 6)
+        assert source.deliveries == [[done(1), done(2)], [done(number) for number in range(3, 7)]]
+
+    asyncio.run(story())
+
+
+def test_the_outcome_of_an_attempt_that_is_no_longer_current_is_dropped() -> None:
+    async def story() -> None:
+        source = FakeSource()
+        source.jobs = [job(1), job(2)]
+        source.answers = {JobId(1): NotTheCurrentAttempt(JobId(1), 1, 2, "running")}
+        async with working(source):
+            await _until(lambda: len(source.settled) == 1)
+            source.jobs = [job(3)]
+            await _until(lambda: len(source.settled) == 2)
+        assert source.settled == [done(2), done(3)]
+        assert source.deliveries == [[done(1), done(2)], [done(3)]]
+
+    asyncio.run(story())
+
+
+def test_a_result_that_cannot_be_recorded_fails_its_attempt() -> None:
+    async def story() -> None:
+        source = FakeSource()
+        source.jobs = [job(1)]
+        source.answers = {JobId(1): WriteFailed("The database refused this command.")}
+        async with working(source):
+            await _until(lambda: len(source.settled) == 1)
+        [outcome] = source.settled
+        assert isinstance(outcome, FailJob)
+        assert b"The database refused this command." in outcome.error.data
+
+    asyncio.run(story())
+
+
+def test_a_claim_whose_answer_was_lost_is_asked_again_under_the_same_id() -> None:
+    async def story() -> None:
+        source = FakeSource()
+        source.claim_errors = [AWAY, QueueFull("Too much."), RuntimeError("a fault of ours")]
+        source.jobs = [job(1)]
+        async with working(source, concurrency=1):
+            await _until(lambda: len(source.settled) == 1)
+            await _until(lambda: len(source.claims) == 5)
+        ids = [claim_id for _, claim_id in source.claims]
+        assert len(set(ids[:4])) == 1
+        assert ids[4] != ids[3]
+
+    asyncio.run(story())
+
+
+def test_a_source_that_is_away_or_answers_nothing_at_once_is_not_asked_in_a_busy_loop() -> None:
+    async def claims_in_a_second(source: FakeSource) -> int:
+        async with working(source):
+            await asyncio.sleep(1.0)  # the time itself is what is tested
+        return len(source.claims)
+
+    async def story() -> None:
+        away, empty = FakeSource(), FakeSource()
+        away.claim_errors = [AWAY] * 1000
+        empty.waits = False
+        counts = await asyncio.gather(claims_in_a_second(away), claims_in_a_second(empty))
+        assert all(2 <= count <= 6 for count in counts), counts
+
+    asyncio.run(story())
+
+
+def test_a_worker_whose_claims_are_refused_says_why_and_ends_in_order() -> None:
+    async def story() -> None:
+        source = FakeSource()
+        source.jobs = [job(1)]
+        async with working(source, concurrency=1) as worker:
+            await _until(lambda: len(source.settled) == 1)
+            source.claim_errors = [InvalidInput("No such thing.")]
+            source.jobs = [job(2)]
+            refused = await worker.claims_end()
+        assert str(refused) == "No such thing."
+        assert source.settled == [done(1), done(2)]
+
+    asyncio.run(story())
+
+
+def test_no_more_jobs_are_in_hand_than_slots_and_prefetch_allow() -> None:
+    running: set[int] = set()
+    peaks: list[int] = []
+
+    async def story() -> None:
+        release = asyncio.Event()
+
+        async def wait(payload: int) -> int:
+            running.add(payload)
+            peaks.append(len(running))
+            await release.wait()
+            running.discard(payload)
+            return payload
+
+        source = FakeSource()
+        source.jobs = [job(number) for number in range(1, 21)]
+        async with working(source, wait, concurrency=3, prefetch=2):
+            await _until(lambda: len(source.jobs) == 15 and len(running) == 3)
+            assert [max_jobs for max_jobs, _ in source.claims] == [5]
+            release.set()
+            await _until(lambda: len(source.settled) == 20)
+        assert max(peaks) == 3
+        assert all(max_jobs <= 5 for max_jobs, _ in source.claims)
+
+    asyncio.run(story())
+
+
+def test_heartbeats_go_out_a_few_times_a_lease_and_sooner_again_when_one_was_missed() -> None:
+    async def story() -> None:
+        source = FakeSource(lease_seconds=1.5)
+        source.jobs = [job(1), job(2)]
+        source.heartbeat_errors = [AWAY]
+
+        async def wait(payload: int) -> int:
+            await asyncio.sleep(1.2)
+            return payload
+
+        async with working(source, wait):
+            await _until(lambda: len(source.settled) == 2)
+        held = [(JobId(1), 1), (JobId(2), 1)]
+        assert source.heartbeats == [held] * 3  # at 0.5 s, about 0.6 s and about 1.1 s
+
+    asyncio.run(story())
+
+
+def test_a_lost_job_is_cancelled_and_its_outcome_is_not_reported() -> None:
+    async def story() -> None:
+        cancelled: list[int] = []
+
+        async def wait(payload: int) -> int:
+            try:
+                await asyncio.sleep(60)
+            except asyncio.CancelledError:
+                cancelled.append(payload)
+            return payload
+
+        source = FakeSource(lease_seconds=0.3)
+        source.jobs = [job(1), job(2), job(3)]
+        source.lost = {JobId(1), JobId(3)}  # the third is still waiting for a slot
+        async with working(source, wait, concurrency=2, prefetch=1):
+            await _until(lambda: cancelled == [1])
+            await _until(lambda: source.heartbeats[-1] == [(JobId(2), 1)])
+        assert source.settled == [ReturnJob(job_id=JobId(2), attempt=1)]
+
+    asyncio.run(story())
+
+
+def test_a_new_attempt_at_a_job_in_hand_ends_the_earlier_one() -> None:
+    async def story() -> None:
+        attempts: list[str] = []
+
+        async def wait(payload: int, job: Any) -> int:
+            if job.attempt == 2:
+                return payload
+            try:
+                await asyncio.sleep(60)
+            finally:
+                attempts.append(f"{job.attempt} cancelled")
+            raise AssertionError
+
+        source = FakeSource()
+        source.jobs = [job(7)]
+        async with working(source, wait):
+            await _until(lambda: source.jobs == [] and len(source.claims) == 2)
+            source.jobs = [job(7, attempt=2)]
+            await _until(lambda: len(source.settled) == 1)
+            assert attempts == ["1 cancelled"]
+        assert source.settled == [done(7, attempt=2)]
+
+    asyncio.run(story())
+
+
+def test_jobs_of_a_claim_that_was_cut_short_by_the_stop_are_given_back() -> None:
+    async def story() -> None:
+        source = FakeSource()
+        async with working(source):
+            await _until(lambda: len(source.claims) == 1)
+            [(_, claim_id)] = source.claims
+            source.given[claim_id] = [job(5)]  # the answer that the worker does not wait for
+        assert source.settled == [ReturnJob(job_id=JobId(5), attempt=1)]
+
+    asyncio.run(story())
