@@ -19,7 +19,7 @@ run: .venv/.installed ## Start the service on http://127.0.0.1:8000: embedded SQ
 	@exec $(BIN)/fairlog serve $(ARGS)
 
 test: .venv/.installed ## Lint, then run every test, on SQLite and on a real MariaDB
-	@$(ensure) mariadb chromium
+	@$(ensure) mariadb chromium node
 	@$(MAKE) --no-print-directory lint
 	$(BIN)/pytest -n 2 --dist worksteal $(ARGS)
 
@@ -33,8 +33,8 @@ format: .venv/.installed ## Format the code, and mend what ruff can mend
 	$(BIN)/ruff check --fix-only
 	$(BIN)/ruff format
 
-bench: .venv/.installed ## Measure, and print the figures
-	@$(ensure) mariadb
+bench: .venv/.installed ## Measure each figure beside its limit, and write docs/benchmarks.md
+	@$(ensure) mariadb wrk
 	$(BIN)/python -m tests.benchmarks $(ARGS)
 
 lock: .venv/.locked ## Compile requirements.lock again (LOCK=--upgrade: with the newest versions)
@@ -59,6 +59,6 @@ $(BIN)/python:
 	@$(BIN)/python -m pip install --quiet --require-hashes -r requirements.lock
 	@touch $@
 
-.venv/.installed: .venv/.locked pyproject.toml
+.venv/.installed: .venv/.locked pyproject.toml package-lock.json hatch_build.py
 	@$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@

@@ -48,7 +48,7 @@ def bring(root: Path, target: Path) -> None:
         for name in ("package.json", "package-lock.json"):
             shutil.copy(root / name, temporary)
         subprocess.run(  # noqa: S603 (npm, with arguments of our own)
-            [*_npm(), "ci", "--ignore-scripts", "--no-audit", "--no-fund"],
+            [*npm(), "ci", "--ignore-scripts", "--no-audit", "--no-fund"],
             cwd=temporary, check=True, stdout=sys.stderr,
         )  # fmt: skip
         target.mkdir(parents=True, exist_ok=True)
@@ -57,7 +57,8 @@ def bring(root: Path, target: Path) -> None:
     stamp.write_text(wanted)
 
 
-def _npm() -> list[str]:
+def npm() -> list[str]:
+    """The command to begin with."""
     found = shutil.which("npm")
     if found:
         return [found]

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Installs what this machine lacks of the things named (python, mariadb, chromium), where it is
-# Debian and we may; else says in one line what to install, and exits 2.
+# Installs what this machine lacks of the things named (python, mariadb, chromium, node, wrk), where
+# it is Debian and we may; else says in one line what to install, and exits 2.
 set -eu
 
 PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin" # Debian keeps mariadbd where users do not look
@@ -29,8 +29,14 @@ look_for() {
     chromium)
         has chromium || packages="$packages chromium"
         ;;
+    wrk)
+        has wrk || packages="$packages wrk"
+        ;;
+    node)
+        has node || packages="$packages nodejs"
+        ;;
     *)
-        refuse "ensure-packages.sh knows python, mariadb and chromium, not $1"
+        refuse "ensure-packages.sh knows python, mariadb, chromium, node and wrk, not $1"
         ;;
     esac
 }
