@@ -29,6 +29,7 @@ class Batch:
     def __init__(self, world: World, policy: Policy, now: datetime) -> None:
         self.recorded: list[Recorded] = []
         self.bodies: list[tuple[int, bytes]] = []  # (position, body)
+        self.erased: list[int] = []  # positions of bodies to remove
         self.now = now
         self._world = world
         self._policy = policy
@@ -82,4 +83,5 @@ class Batch:
         self.recorded.append(recorded)
         if fact.body is not None:
             self.bodies.append((recorded.position, fact.body.data))
+        self.erased.extend(fact.erases)
         self._world.evolve(recorded)

@@ -50,7 +50,7 @@ def body_of(value: Any, what: str) -> Body:  # noqa: ANN401 (any JSON value)
 
 def _is_deeper_than(value: Any, levels: int) -> bool:  # noqa: ANN401 (any JSON value)
     """Walk level by level, so that neither depth nor width can exhaust the stack."""
-    level = [value] if isinstance(value, dict | list) else []
+    level = [value] if isinstance(value, dict | list | tuple) else []
     while level:
         if levels == 0:
             return True
@@ -59,6 +59,6 @@ def _is_deeper_than(value: Any, levels: int) -> bool:  # noqa: ANN401 (any JSON 
             child
             for container in level
             for child in (container.values() if isinstance(container, dict) else container)
-            if isinstance(child, dict | list)
+            if isinstance(child, dict | list | tuple)
         ]
     return False

@@ -84,6 +84,14 @@ class RetryJob(Struct, frozen=True, kw_only=True, gc=False):
     job_id: JobId
 
 
+class EraseBodies(Struct, frozen=True, kw_only=True, gc=False):
+    """Remove what users put into a job that has ended: a law may demand it."""
+
+    job_id: JobId
+    attempt: int  # the latest; a later one may have more bodies than these
+    positions: tuple[int, ...]  # where the bodies are
+
+
 class WakeJobs(Struct, frozen=True, kw_only=True, gc=False):
     """Look at jobs whose time may have come: a lease, a time-out, a schedule or an expiry."""
 
@@ -107,7 +115,7 @@ class ChangeLimit(Struct, frozen=True, kw_only=True, gc=False):
     running: int | UnsetType | None = UNSET
 
 
-JobCommand = CompleteJob | FailJob | ReturnJob | CancelJob | RetryJob
+JobCommand = CompleteJob | FailJob | ReturnJob | CancelJob | RetryJob | EraseBodies
 Command = (
     SubmitJob | ReportRefusals | ClaimJobs | ExtendLeases | JobCommand | WakeJobs | RecoverJobs
     | ChangeLimit

@@ -18,6 +18,7 @@ from domain.commands import (
     ClaimJobs,
     Command,
     CompleteJob,
+    EraseBodies,
     ExtendLeases,
     FailJob,
     JobCommand,
@@ -30,6 +31,7 @@ from domain.commands import (
 )
 from domain.errors import KeyReusedWithOtherPayload, RateLimited, Refusal, TooManyKinds, UnknownJob
 from domain.events import (
+    BodiesErased,
     Event,
     FailureReason,
     JobStarted,
@@ -98,6 +100,11 @@ class Fact(NamedTuple):
     job_id: JobId | None = None
     body: Body | None = None
 
+    @property
+    def erases(self) -> Sequence[int]:
+        """Positions of bodies that go with it."""
+        return self.event.positions if isinstance(self.event, BodiesErased) else ()
+
 
 class Decision(NamedTuple):
     facts: Sequence[Fact]
@@ -115,7 +122,9 @@ def decide(world: World, command: Command, policy: Policy, now: datetime) -> Dec
             return _claim(world, command, policy, now)
         case ExtendLeases():
             return _extend(world, command, policy, now)
-        case CompleteJob() | FailJob() | ReturnJob() | CancelJob() | RetryJob():
+        case (
+            CompleteJob() | FailJob() | ReturnJob() | CancelJob() | RetryJob() | EraseBodies()
+        ):  # fmt: skip
             return _advance(world, command, policy, now)
         case WakeJobs():
             return _wake(world, command, policy, now)
@@ -206,7 +215,7 @@ def _claim(world: World, command: ClaimJobs, policy: Policy, now: datetime) -> D
                 if _is_held(job, command.worker) and job.claim_id == command.claim_id
             ]  # fmt: skip
             return Decision([], lambda _: Claimed(still, is_repeated=True))
-    kinds = world.line.ahead.kinds if command.kinds is None else command.kinds
+    kinds = world.line.kinds_in_line() if command.kinds is None else command.kinds
     picks = serve(world.line, kinds, command.max_jobs, world.position + 1)
     lease_expires_at = later(now, policy.lease_seconds)
     facts = [

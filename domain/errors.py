@@ -8,7 +8,10 @@ FairlogError
 │   ├── UnknownJob
 │   ├── NotTheCurrentAttempt
 │   ├── JobHasEnded
-│   └── JobHasNotEnded
+│   ├── JobHasNotEnded
+│   ├── JobWasErased
+│   ├── BodiesAreNeeded
+│   └── JobHasMovedOn
 ├── InvalidInput                   a command that no state could accept
 ├── LogUnavailable                 the database did not answer; the outcome may be unknown
 ├── QueueFull                      too much is waiting to be written
@@ -39,11 +42,7 @@ class RateLimited(Refusal):
         self, user_id: UserId, scope: Scope, used: int, limit: int,
         window_seconds: int, resets_at: datetime, now: datetime,
     ) -> None:  # fmt: skip
-        whose = f"user {user_id!r}" if scope is Scope.USER else "all users together"
-        super().__init__(
-            f"The limit of {limit} submissions in {window_seconds} s for {whose} is used up; "
-            f"try again after {resets_at:%Y-%m-%dT%H:%M:%SZ}."
-        )
+        super().__init__()
         self.user_id = user_id
         self.scope = scope
         self.used = used
@@ -51,6 +50,13 @@ class RateLimited(Refusal):
         self.window_seconds = window_seconds
         self.resets_at = resets_at  # UTC, exclusive end of the window
         self.now = now  # UTC, the log's clock at the decision
+
+    def __str__(self) -> str:  # made when it is read: most of them never are
+        whose = f"user {self.user_id!r}" if self.scope is Scope.USER else "all users together"
+        return (
+            f"The limit of {self.limit} submissions in {self.window_seconds} s for {whose} is used "
+            f"up; try again after {self.resets_at:%Y-%m-%dT%H:%M:%SZ}."
+        )
 
 
 class KeyReusedWithOtherPayload(Refusal):
@@ -101,6 +107,27 @@ class JobHasNotEnded(Refusal):
         )
 
 
+class JobWasErased(Refusal):
+    def __init__(self, job_id: JobId) -> None:
+        super().__init__(
+            f"What job {job_id} was to work on has been erased; submit a new job instead."
+        )
+
+
+class BodiesAreNeeded(Refusal):
+    def __init__(self, job_id: JobId, state: str) -> None:
+        super().__init__(
+            f"Job {job_id} is {state} and needs its payload; wait for its end or cancel it first."
+        )
+
+
+class JobHasMovedOn(Refusal):
+    def __init__(self, job_id: JobId, given: int, current: int) -> None:
+        super().__init__(
+            f"Job {job_id}: its latest attempt is {current}, not {given}; look at it again."
+        )
+
+
 class InvalidInput(FairlogError):
     """A value that no state could accept; the text says which and what is accepted."""
 
@@ -130,7 +157,8 @@ class WriteFailed(FairlogError):
 
 
 __all__ = [
-    "FairlogError", "InvalidInput", "JobHasEnded", "JobHasNotEnded", "KeyReusedWithOtherPayload",
-    "LogCorrupt", "LogTooNew", "LogUnavailable", "NotTheCurrentAttempt", "QueueFull",
-    "RateLimited", "Refusal", "TooManyKinds", "UnknownJob", "WriteFailed",
+    "BodiesAreNeeded", "FairlogError", "InvalidInput", "JobHasEnded", "JobHasMovedOn",
+    "JobHasNotEnded", "JobWasErased", "KeyReusedWithOtherPayload", "LogCorrupt", "LogTooNew",
+    "LogUnavailable", "NotTheCurrentAttempt", "QueueFull", "RateLimited", "Refusal",
+    "TooManyKinds", "UnknownJob", "WriteFailed",
 ]  # fmt: skip

@@ -168,6 +168,7 @@ class JobRequeued(
     reason: RequeueReason
     attempts_max: int  # the last attempt that may be made from now on
     priority: int = 0
+    was_cancelled: bool = False  # of a retried job: it was cancelled, else it had failed
 
 
 class CancelReason(StrEnum):
@@ -198,9 +199,21 @@ class LimitChanged(
     running: int | None = None  # jobs running at once; None: no cap
 
 
+class BodiesErased(
+    Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False,
+    tag_field="type", tag="BodiesErased",
+):  # fmt: skip
+    """What users had put into an ended job is gone for good; this event's job is that one."""
+
+    user_id: UserId
+    kind: Kind
+    positions: tuple[int, ...]  # where the bodies were: its payload, its errors, its result
+
+
 Event = (
     RateLimitDecided | JobSubmitted | SubmissionDeduplicated | JobReleased | JobStarted
     | LeasesExtended | JobCompleted | JobFailed | JobRequeued | JobCancelled | LimitChanged
+    | BodiesErased
 )  # fmt: skip
 
 VERSION: Final = 1  # of every event's shape so far; upcasters read older ones

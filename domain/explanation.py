@@ -100,8 +100,8 @@ def _why_scheduled(facts: Facts) -> Iterator[Reason]:
     numbers: dict[str, Value] = {"run_at": job.run_at, "seconds_left": left}
     if left <= 0:
         yield Reason(
-            "due", f"It was due at {_time(job.run_at)}; a server lets it into the line in a moment, "
-            "if one is running.", numbers,
+            "due", f"It was due at {_time(job.run_at)}; a server lets it into the line in a "
+            "moment, if one is running.", numbers,
         )  # fmt: skip
     elif job.attempt > 0:
         because = ""

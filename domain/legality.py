@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Final, assert_never
 
 from domain.events import (
+    BodiesErased,
     CancelReason,
     FailureReason,
     JobCancelled,
@@ -27,7 +28,7 @@ from domain.events import (
     SubmissionDeduplicated,
 )
 from domain.identifiers import GLOBAL
-from domain.life_cycle import Job, State
+from domain.life_cycle import ENDED, Job, State
 from domain.moments import later, to_micros
 from domain.rate_limits import Counter, Windows
 
@@ -55,7 +56,7 @@ def illegality(job_before: Job | None, recorded: Recorded) -> str | None:
             return _of_extension(job_before, event)
         case (
             JobStarted() | JobCompleted() | JobFailed() | JobReleased() | JobRequeued()
-            | JobCancelled() | SubmissionDeduplicated()
+            | JobCancelled() | SubmissionDeduplicated() | BodiesErased()
         ):  # fmt: skip
             return _of_step(job_before, recorded, event)
         case _:
@@ -150,7 +151,7 @@ def _of_extension(job: Job, event: LeasesExtended) -> str | None:
 
 _Step = (
     JobStarted | JobCompleted | JobFailed | JobReleased | JobRequeued | JobCancelled
-    | SubmissionDeduplicated
+    | SubmissionDeduplicated | BodiesErased
 )  # fmt: skip
 
 
@@ -174,6 +175,8 @@ def _of_step(job: Job, recorded: Recorded, event: _Step) -> str | None:
             return _of_requeue(job, recorded, event)
         case JobCancelled():
             return _of_cancellation(job, recorded, event)
+        case BodiesErased():
+            return _of_erasure(job, event)
         case _:
             assert_never(event)
 
@@ -235,11 +238,10 @@ def _of_release(job: Job, recorded: Recorded, event: JobReleased) -> str | None:
 
 def _of_requeue(job: Job, recorded: Recorded, event: JobRequeued) -> str | None:
     if event.reason is RequeueReason.RETRIED:
-        if job.state not in {State.FAILED, State.CANCELLED}:
-            return f"job {job.id} was {job.state.value}, neither failed nor cancelled"
-        if event.attempt != job.attempt:
-            return f"it follows attempt {event.attempt}, but the latest was {job.attempt}"
-    elif wrong := _unless_current(job, event.attempt):
+        wrong = _unless_retriable(job, event)
+    else:
+        wrong = _unless_current(job, event.attempt)
+    if wrong:
         return wrong
     if job.priority != event.priority:
         return _other_priority(job, event.priority)
@@ -260,6 +262,18 @@ def _of_requeue(job: Job, recorded: Recorded, event: JobRequeued) -> str | None:
     return wrong
 
 
+def _unless_retriable(job: Job, event: JobRequeued) -> str | None:
+    if job.state not in {State.FAILED, State.CANCELLED}:
+        return f"job {job.id} was {job.state.value}, neither failed nor cancelled"
+    if job.erased_at is not None:
+        return f"what job {job.id} was to work on had been erased"
+    if event.attempt != job.attempt:
+        return f"it follows attempt {event.attempt}, but the latest was {job.attempt}"
+    if event.was_cancelled != (job.state is State.CANCELLED):
+        return f"job {job.id} was {job.state.value}, which it does not say"
+    return None
+
+
 def _of_cancellation(job: Job, recorded: Recorded, event: JobCancelled) -> str | None:
     if job.state.value != event.was:
         return f"job {job.id} was {job.state.value}, not {event.was}"
@@ -268,6 +282,15 @@ def _of_cancellation(job: Job, recorded: Recorded, event: JobCancelled) -> str |
     if job.attempt:
         return "it expired after it had been started"
     return _unless_past(job.expires_at, recorded.recorded_at, "its expiry")
+
+
+def _of_erasure(job: Job, event: BodiesErased) -> str | None:
+    if job.state not in ENDED:
+        return f"job {job.id} was {job.state.value} and needed its payload"
+    if job.erased_at is not None:
+        return f"job {job.id} had been erased already"
+    known = {job.id, job.result_position, job.error_position} - {None}
+    return None if known <= set(event.positions) else f"it does not erase all of job {job.id}"
 
 
 def _unless_past(moment: datetime | None, now: datetime, what: str) -> str | None:

@@ -19,9 +19,25 @@ from typing import Literal, assert_never
 from msgspec import Struct
 from msgspec.structs import replace
 
-from domain.commands import CancelJob, CompleteJob, FailJob, JobCommand, RetryJob, ReturnJob
-from domain.errors import JobHasEnded, JobHasNotEnded, NotTheCurrentAttempt
+from domain.commands import (
+    CancelJob,
+    CompleteJob,
+    EraseBodies,
+    FailJob,
+    JobCommand,
+    RetryJob,
+    ReturnJob,
+)
+from domain.errors import (
+    BodiesAreNeeded,
+    JobHasEnded,
+    JobHasMovedOn,
+    JobHasNotEnded,
+    JobWasErased,
+    NotTheCurrentAttempt,
+)
 from domain.events import (
+    BodiesErased,
     CancelReason,
     Event,
     FailureReason,
@@ -80,6 +96,7 @@ class Job(Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
     result_position: int | None = None  # where the body is
     error_position: int | None = None  # of the latest failure
     outcome_attempt: int = 0  # which attempt reported the outcome below
+    erased_at: datetime | None = None  # when what users put in was removed; it cannot run again
     outcome: str | None = None  # "done:<sha256>" or "failed:<sha256>", to recognise a repeat
 
     @property
@@ -125,6 +142,8 @@ def decide(job: Job, command: JobCommand, policy: Policy, now: datetime) -> Sequ
             return _cancel(job)
         case RetryJob():
             return _retry(job)
+        case EraseBodies():
+            return _erase(job, command)
         case _:
             assert_never(command)
 
@@ -173,7 +192,21 @@ def _cancel(job: Job) -> Sequence[Event]:
 def _retry(job: Job) -> Sequence[Event]:
     if job.state not in {State.FAILED, State.CANCELLED}:
         raise JobHasNotEnded(job.id, job.state)
-    return [_requeued(job, RequeueReason.RETRIED, job.attempt + job.attempts_granted)]
+    if job.erased_at is not None:
+        raise JobWasErased(job.id)
+    attempts_max = job.attempt + job.attempts_granted
+    requeued = _requeued(job, RequeueReason.RETRIED, attempts_max)
+    return [replace(requeued, was_cancelled=job.state is State.CANCELLED)]
+
+
+def _erase(job: Job, command: EraseBodies) -> Sequence[Event]:
+    if job.erased_at is not None:
+        return []
+    if job.state not in ENDED:
+        raise BodiesAreNeeded(job.id, job.state)
+    if job.attempt != command.attempt:
+        raise JobHasMovedOn(job.id, command.attempt, job.attempt)
+    return [BodiesErased(user_id=job.user_id, kind=job.kind, positions=command.positions)]
 
 
 def wake(job: Job, policy: Policy, now: datetime) -> Sequence[Event]:
@@ -321,5 +354,7 @@ def evolve(job: Job, recorded: Recorded) -> Job:
             return replace(
                 job, state=State.CANCELLED, lease_expires_at=None, finished_at=at, updated_at=at
             )
+        case BodiesErased():
+            return replace(job, erased_at=at, updated_at=at)
         case _:
             return job

@@ -180,5 +180,15 @@ class Line:
         if user.turn != before.turn:  # each lane's row repeats the turn, to be found by it
             self.changed_lanes.update([(user_id, kind) for kind in self.lanes.get(user_id, ())])
 
+    def kinds_in_line(self) -> set[Kind]:
+        """What a claim of any kind looks at: the kinds that were read, and those of which all that
+        waits entered since.
+        """
+        entered: dict[Kind, int] = {}
+        for (_, kind), jobs in self.entered.items():
+            entered[kind] = entered.get(kind, 0) + len(jobs)
+        new = {kind for kind, jobs in entered.items() if self.kinds[kind].waiting == jobs}
+        return new.union(self.ahead.kinds)
+
     def kinds_waiting(self, user_id: UserId) -> set[Kind]:
         return {kind for kind, waiting in self.lanes.get(user_id, {}).items() if waiting}

@@ -1,15 +1,31 @@
 """The log as it is stored, for those who check it and trust nothing of it."""
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from msgspec import Struct
 
+from domain.chain import leaf
 from domain.ports import C
 
 # Position, type, version, user_id, job_id, recorded_at in microseconds, data, hash. A plain tuple
 # of anything: a verifier reads them all, and somebody may have put anything into a column.
 StoredRow = tuple[Any, ...]
+
+
+class Leaf(NamedTuple):
+    """What stands for one row of the log, see `domain.chain`."""
+
+    position: int
+    hash: bytes
+
+
+def leaf_of(row: StoredRow) -> Leaf:
+    """Raises whatever a column makes it that holds what Fairlog never writes."""
+    position, type_name, version, user_id, job_id, recorded_at, data, _ = row
+    return Leaf(
+        position, leaf(position, version, type_name.encode(), user_id, job_id, recorded_at, data)
+    )
 
 
 class StoredHead(Struct, frozen=True):

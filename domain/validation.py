@@ -5,6 +5,8 @@ import unicodedata
 from datetime import UTC, datetime
 from typing import Final
 
+import msgspec
+
 from domain.errors import InvalidInput
 from domain.identifiers import POSITION_MAX, JobId, Kind, UserId, WorkerId
 from domain.moments import EPOCH
@@ -72,6 +74,18 @@ def moment(value: datetime, what: str) -> datetime:
     return EPOCH + (value - EPOCH)
 
 
+def as_of(text: str) -> int | datetime:
+    """A position of the log, or a time."""
+    if text.isascii() and text.isdigit() and int(text) <= POSITION_MAX:
+        return int(text)
+    try:
+        return moment(msgspec.convert(text, datetime), "as_of")
+    except msgspec.ValidationError:
+        raise InvalidInput(
+            "as_of is a position of the log, like 1042, or a time, like 2026-01-31T12:00:00Z."
+        ) from None
+
+
 def _whole(number: int, least: int, most: int, what: str) -> int:
     if not least <= number <= most:
         raise InvalidInput(f"{what} is a whole number from {least} to {most}.")
@@ -79,6 +93,8 @@ def _whole(number: int, least: int, most: int, what: str) -> int:
 
 
 def _name(text: str, what: str) -> str:
+    if text.isascii() and text.isprintable() and 1 <= len(text) <= NAME_BYTES_MAX:
+        return text  # nearly all of them
     size = len(_utf8(text, what))
     if not 1 <= size <= NAME_BYTES_MAX:
         raise InvalidInput(

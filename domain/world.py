@@ -10,6 +10,7 @@ from domain.commands import (
     ClaimJobs,
     Command,
     CompleteJob,
+    EraseBodies,
     ExtendLeases,
     FailJob,
     RecoverJobs,
@@ -20,6 +21,7 @@ from domain.commands import (
     WakeJobs,
 )
 from domain.events import (
+    BodiesErased,
     JobCancelled,
     JobCompleted,
     JobFailed,
@@ -58,6 +60,7 @@ class World:
             LimitChanged: (self.windows.evolve, self.line.evolve),
             SubmissionDeduplicated: (),
             LeasesExtended: (self.jobs.evolve,),
+            BodiesErased: (self.jobs.evolve,),
             JobSubmitted: job_folds,
             JobStarted: job_folds,
             JobCompleted: job_folds,
@@ -111,7 +114,10 @@ class Needs:
                     self.jobs.update(ids)
                 case ChangeLimit(user_id=changed_user, kind=changed_kind):
                     self._add_subject(changed_user, changed_kind)
-                case CompleteJob() | FailJob() | ReturnJob() | CancelJob() | RetryJob():
+                case (
+                    CompleteJob() | FailJob() | ReturnJob() | CancelJob() | RetryJob()
+                    | EraseBodies()
+                ):  # fmt: skip
                     self.jobs.add(command.job_id)
 
     def add_events(self, events: Iterable[Recorded]) -> None:

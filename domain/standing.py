@@ -1,0 +1,177 @@
+"""Fairlog as it stands at one position, in all but its single jobs: counts, the line, the limits.
+
+An event says by itself what a job was before it and is behind it, so no job has to be remembered:
+what is kept grows with the users that there are, never with the log. A single job is folded from
+its own events (`domain.life_cycle`).
+"""
+
+from typing import Final, Literal
+
+import msgspec
+from msgspec import Struct
+
+from domain.events import (
+    JobCancelled,
+    JobCompleted,
+    JobFailed,
+    JobReleased,
+    JobRequeued,
+    JobStarted,
+    JobSubmitted,
+    LimitChanged,
+    RateLimitDecided,
+    Recorded,
+    RequeueReason,
+)
+from domain.identifiers import Kind, UserId
+from domain.life_cycle import State, is_due
+from domain.line import KindInLine, Line, UserInLine
+from domain.moments import EPOCH, from_micros, later, to_micros
+from domain.rate_limits import Counter, Limits, Windows
+
+_NEW: Final = None  # what a job is before its submission
+
+
+class Standing:
+    """What is folded in last is at `position`, recorded at `recorded_at` (UTC)."""
+
+    def __init__(self) -> None:
+        self.position = 0
+        self.recorded_at = EPOCH
+        self.jobs: dict[State, int] = dict.fromkeys(State, 0)
+        self.line = Line()
+        self.windows = Windows()
+
+    def evolve(self, recorded: Recorded) -> None:
+        """Fold one fact in. Total: history is never refused."""
+        event = recorded.event
+        if isinstance(event, RateLimitDecided | LimitChanged):
+            self.windows.evolve(recorded)
+        change = change_of(recorded)
+        if change is not None:
+            before, after = change
+            if before is not None:
+                self.jobs[before] -= 1
+            self.jobs[after] += 1
+        if change is not None or isinstance(event, LimitChanged):
+            self.line.evolve(recorded)
+        self.position = recorded.position
+        self.recorded_at = recorded.recorded_at
+
+    def tidy(self) -> None:
+        """Let go of what only a writer needs, and of windows that are over. Changes no answer."""
+        line, windows = self.line, self.windows
+        for noted in (
+            line.entered, line.left, line.changed_users, line.changed_lanes, line.changed_kinds,
+            windows.changed_counters, windows.changed_limits,
+        ):  # fmt: skip
+            noted.clear()
+        line.lanes = {
+            user_id: occupied
+            for user_id, lanes in line.lanes.items()
+            if (occupied := {kind: waiting for kind, waiting in lanes.items() if waiting})
+        }
+        windows.counters = {
+            (user_id, seconds, start): counter
+            for (user_id, seconds, start), counter in windows.counters.items()
+            if later(from_micros(start), seconds) > self.recorded_at
+        }
+
+
+def change_of(recorded: Recorded) -> tuple[State | None, State] | None:
+    """What the event's job was before it, None if it was not, and is behind it.
+
+    None for an event that leaves the state of every job as it is.
+    """
+    match recorded.event:
+        case JobSubmitted() as event:
+            return _NEW, State.QUEUED if is_due(event, recorded.recorded_at) else State.SCHEDULED
+        case JobReleased():
+            return State.SCHEDULED, State.QUEUED
+        case JobStarted():
+            return State.QUEUED, State.RUNNING
+        case JobCompleted():
+            return State.RUNNING, State.DONE
+        case JobFailed(retry_at=retry_at):
+            return State.RUNNING, State.FAILED if retry_at is None else State.SCHEDULED
+        case JobRequeued(reason=RequeueReason.RETRIED, was_cancelled=was_cancelled):
+            return State.CANCELLED if was_cancelled else State.FAILED, State.QUEUED
+        case JobRequeued():
+            return State.RUNNING, State.QUEUED
+        case JobCancelled(was=was):
+            return State(was), State.CANCELLED
+        case _:
+            return None
+
+
+class _Snapshot(Struct, array_like=True, frozen=True):
+    """A standing as it is stored: what `Standing.tidy` leaves of it, all in order."""
+
+    version: Literal[1]
+    position: int
+    recorded_at: int  # UTC, microseconds
+    jobs: dict[State, int]
+    users: dict[UserId, tuple[int | None, int | None, int, int, int | None]]
+    lanes: dict[UserId, dict[Kind, int]]
+    kinds: dict[Kind, tuple[int, int, int | None]]
+    limits: list[tuple[UserId, Kind, int | None, int | None]]
+    counters: list[tuple[UserId, int, int, int, int]]
+
+
+_encode = msgspec.msgpack.Encoder(order="deterministic").encode
+_decode = msgspec.msgpack.Decoder(_Snapshot).decode
+
+
+def to_snapshot(standing: Standing) -> bytes:
+    """Equal standings give equal bytes, however they came about. Tidies the standing."""
+    standing.tidy()
+    line, windows = standing.line, standing.windows
+    return _encode(
+        _Snapshot(
+            1, standing.position, to_micros(standing.recorded_at), standing.jobs,
+            {
+                user_id: (
+                    user.last_served, user.joined, user.waiting, user.running, user.running_limit
+                )
+                for user_id, user in line.users.items()
+            },
+            line.lanes,
+            {
+                kind: (load.waiting, load.running, load.running_limit)
+                for kind, load in line.kinds.items()
+            },
+            sorted((*subject, one.submissions, one.running)
+                   for subject, one in windows.limits.items()),
+            sorted((*key, one.used, one.refused) for key, one in windows.counters.items()),
+        )
+    )  # fmt: skip
+
+
+def from_snapshot(snapshot: bytes) -> Standing:
+    found = _decode(snapshot)
+    standing = Standing()
+    standing.position = found.position
+    standing.recorded_at = from_micros(found.recorded_at)
+    standing.jobs |= found.jobs
+    standing.line.users = {user_id: UserInLine(*row) for user_id, row in found.users.items()}
+    standing.line.lanes = found.lanes
+    standing.line.kinds = {kind: KindInLine(*row) for kind, row in found.kinds.items()}
+    standing.windows.limits = {
+        (user_id, kind): Limits(submissions, running)
+        for user_id, kind, submissions, running in found.limits
+    }
+    standing.windows.counters = {
+        (user_id, seconds, start): Counter(used, refused)
+        for user_id, seconds, start, used, refused in found.counters
+    }
+    return standing
+
+
+def line_in_order(standing: Standing) -> list[tuple[UserId, UserInLine]]:
+    """Who is in the line, the next to be served first."""
+    waiting = [
+        (user.turn, user_id, user)
+        for user_id, user in standing.line.users.items()
+        if user.turn is not None
+    ]
+    return [(user_id, user) for _, user_id, user in sorted(waiting, key=lambda one: one[:2])]
