@@ -16,7 +16,16 @@ from typing import Final
 from msgspec import Struct
 
 from domain.batch import Outcome
-from domain.commands import Command, CompleteJob, FailJob, SubmitJob
+from domain.commands import (
+    ClaimJobs,
+    Command,
+    CompleteJob,
+    ExtendLeases,
+    FailJob,
+    RecoverJobs,
+    SubmitJob,
+    WakeJobs,
+)
 from domain.decide import Answer
 from domain.errors import QueueFull
 
@@ -25,6 +34,7 @@ SUBMISSIONS_MAX: Final = 16_000  # waiting, of which
 BYTES_MAX: Final = 256 * 1024 * 1024  # of bodies waiting
 SUBMISSION_BYTES_MAX: Final = 192 * 1024 * 1024  # of payloads waiting, of which
 BATCH_COMMANDS_MAX: Final = 256
+BATCH_JOBS_MAX: Final = 2000  # that a batch's commands name or ask for: the lock is held for all
 # A statement doubles in size at worst when it is escaped, and must stay far below the
 # max_allowed_packet of 16 MiB that MySQL and MariaDB come with.
 BATCH_BYTES_MAX: Final = 4 * 1024 * 1024
@@ -98,10 +108,11 @@ class CommandQueue:
             while not self._waiting and not self._is_closed:
                 self._changed.wait()
             batch: list[Pending] = []
-            size = 0
+            size = jobs = 0
             while self._waiting and len(batch) < BATCH_COMMANDS_MAX:
                 size += self._waiting[0].bytes
-                if batch and size > BATCH_BYTES_MAX:
+                jobs += _jobs(self._waiting[0].command)
+                if batch and (size > BATCH_BYTES_MAX or jobs > BATCH_JOBS_MAX):
                     break
                 batch.append(self._waiting.popleft())
             self._bytes -= sum(pending.bytes for pending in batch)
@@ -146,6 +157,16 @@ def _resolve_all(replies: Sequence[tuple[asyncio.Future[Answer], Outcome]]) -> N
             reply.set_exception(outcome)
         else:
             reply.set_result(outcome)
+
+
+def _jobs(command: Command) -> int:
+    match command:
+        case ClaimJobs(max_jobs=jobs_max):
+            return jobs_max
+        case ExtendLeases(jobs=jobs) | WakeJobs(jobs=jobs) | RecoverJobs(jobs=jobs):
+            return len(jobs)
+        case _:
+            return 1
 
 
 def _body_bytes(command: Command) -> int:

@@ -23,6 +23,8 @@ from domain.errors import LogUnavailable
 CONNECT_SECONDS_MAX: Final = 1
 WRITE_STATEMENT_SECONDS_MAX: Final = 3
 LOCK_WAIT_SECONDS_MAX: Final = 2
+# SQLite lets those who wait look again now and then, and a busy writer leaves few gaps.
+LOCK_WAIT_BESIDE_SECONDS_MAX: Final = 20
 READ_STATEMENT_SECONDS_MAX: Final = 60
 
 # Deadlock, lock wait time-out, snapshot conflict (MariaDB 11.6.2 and later), certification failure
@@ -55,6 +57,12 @@ class Database:
         self.is_sqlite: bool = self.url.get_backend_name() == "sqlite"
         self._writing = self._engine(WRITE_STATEMENT_SECONDS_MAX, begin="BEGIN IMMEDIATE")
         self._reading = self._engine(READ_STATEMENT_SECONDS_MAX, begin="BEGIN")
+        self._beside = self._writing
+        if self.is_sqlite:
+            self._beside = self._engine(
+                WRITE_STATEMENT_SECONDS_MAX, begin="BEGIN IMMEDIATE",
+                lock_wait_seconds=LOCK_WAIT_BESIDE_SECONDS_MAX,
+            )  # fmt: skip
 
     @property
     def dialect(self) -> sa.Dialect:
@@ -82,20 +90,37 @@ class Database:
     @contextmanager
     def write(self) -> Iterator[Connection]:
         """One transaction beside the writer's: for migrations, rebuilds and their like."""
-        with translated(), self._writing.begin() as connection:
+        with translated(), self._beside.begin() as connection:
             yield connection
 
+    def overwrite_deleted(self) -> None:
+        """Have SQLite's write-ahead log forget too what was deleted, as far as readers let it.
+
+        A server's own logs (binary log, redo, backups) are its operator's to purge.
+        """
+        if self.is_sqlite:
+            with translated(), self._reading.connect() as connection:
+                connection.rollback()  # no checkpoint within a transaction
+                driver = connection.connection.driver_connection
+                assert isinstance(driver, sqlite3.Connection)
+                driver.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
     def close(self) -> None:
+        self._beside.dispose()
         self._writing.dispose()
         self._reading.dispose()
 
-    def _engine(self, statement_seconds: int, *, begin: str) -> Engine:
+    def _engine(
+        self, statement_seconds: int, *, begin: str, lock_wait_seconds: int | None = None
+    ) -> Engine:
+        if lock_wait_seconds is None:
+            lock_wait_seconds = LOCK_WAIT_SECONDS_MAX
         if self.is_sqlite:
             engine = sa.create_engine(
                 self.url, poolclass=NullPool, hide_parameters=True,
                 connect_args={"check_same_thread": False},
             )  # fmt: skip
-            event.listen(engine, "connect", _set_up_sqlite)
+            event.listen(engine, "connect", lambda one, _: _set_up_sqlite(one, lock_wait_seconds))
             event.listen(engine, "begin", lambda connection: connection.exec_driver_sql(begin))
             return engine
         engine = sa.create_engine(
@@ -113,7 +138,7 @@ class Database:
                 "write_timeout": statement_seconds,
                 "init_command": (
                     "SET time_zone = '+00:00', sql_mode = 'STRICT_ALL_TABLES',"
-                    f" innodb_lock_wait_timeout = {LOCK_WAIT_SECONDS_MAX}"
+                    f" innodb_lock_wait_timeout = {lock_wait_seconds}"
                 ),
             },
         )
@@ -127,9 +152,9 @@ def _connect_mysql(
     return mysql_pipeline.connect(**options)
 
 
-def _set_up_sqlite(connection: sqlite3.Connection, _record: object) -> None:
+def _set_up_sqlite(connection: sqlite3.Connection, lock_wait_seconds: int) -> None:
     connection.isolation_level = None  # transactions begin where we say so
-    connection.execute(f"PRAGMA busy_timeout = {LOCK_WAIT_SECONDS_MAX * 1000}")
+    connection.execute(f"PRAGMA busy_timeout = {lock_wait_seconds * 1000}")
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")  # with NORMAL a power loss forgets commits
 

@@ -18,10 +18,11 @@ from adapters.database import Database
 from adapters.tables import FORMAT, HEAD_ID, bodies, events, log_head
 from domain import chain
 from domain.errors import LogCorrupt, LogTooNew, LogUnavailable
-from domain.events import VERSION, Recorded, decode, encode, type_of
+from domain.events import Recorded, encode, type_of
 from domain.identifiers import JobId, UserId
 from domain.moments import from_micros, to_micros
 from domain.ports import Clock, Head
+from domain.upcasting import read, version_of
 
 BODIES_SEARCHED_MAX: Final = 50  # in one statement; each may have 1 MiB
 # Microseconds since the epoch; each connection's time zone is set to UTC.
@@ -52,7 +53,7 @@ class EventFilter(Struct, frozen=True, kw_only=True):
 
 
 _READ: Final = (
-    events.c.position, events.c.recorded_at, events.c.job_id, events.c.data,
+    events.c.position, events.c.recorded_at, events.c.job_id, events.c.version, events.c.data,
 )  # fmt: skip
 
 
@@ -130,6 +131,16 @@ class SqlEventLog:
         if moved.rowcount != 1:
             raise LogUnavailable("Another writer moved the log's head; the batch was not written.")
 
+    def erase_bodies(self, connection: Connection, positions: Sequence[int]) -> None:
+        """Remove bodies for good, in the transaction of the events that record it."""
+        if connection.dialect.name == "sqlite":
+            # Else their bytes would stay in the file until something else needs the room.
+            connection.exec_driver_sql("PRAGMA secure_delete = ON")
+        for start in range(0, len(positions), 500):
+            connection.execute(
+                bodies.delete().where(bodies.c.position.in_(positions[start : start + 500]))
+            )
+
     def raise_epoch(self, connection: Connection) -> None:
         connection.execute(
             log_head.update().where(log_head.c.id == HEAD_ID).values(epoch=log_head.c.epoch + 1)
@@ -165,8 +176,8 @@ class SqlEventLog:
             .order_by(events.c.position).limit(limit)
         )  # fmt: skip
         return [
-            Recorded(position, from_micros(recorded_at), job_id, decode(data))
-            for position, recorded_at, job_id, data in rows
+            Recorded(position, from_micros(recorded_at), job_id, read(version, data))
+            for position, recorded_at, job_id, version, data in rows
         ]
 
     def read_stored(self, connection: Connection, after: int, limit: int) -> list[StoredEvent]:
@@ -253,7 +264,6 @@ class SqlEventLog:
             found.update((position, bytes(body)) for position, body in rows)
         return found
 
-
     def bodies_with(
         self, connection: Connection, positions: Sequence[int], text: str
     ) -> dict[int, bytes]:
@@ -288,8 +298,9 @@ def _has_text(value: Any, text: str) -> bool:  # noqa: ANN401 (any JSON value)
 
 def _row(recorded: Recorded, at: int) -> tuple[int, str, int, bytes | None, int | None, int, bytes]:
     user_id: str | None = getattr(recorded.event, "user_id", None)
+    type_name = type_of(recorded.event)
     return (
-        recorded.position, type_of(recorded.event), VERSION,
+        recorded.position, type_name, version_of(type_name),
         None if user_id is None else user_id.encode(), recorded.job_id, at, encode(recorded.event),
     )  # fmt: skip
 

@@ -13,9 +13,11 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from typing import Any, Final
 
-from pymysql.connections import Connection
-from pymysql.constants import CLIENT
+from pymysql import OperationalError
+from pymysql.constants import CLIENT, ER
 from pymysql.cursors import RE_INSERT_VALUES, Cursor
+
+from adapters.mysql_patience import ImpatientConnection
 
 # Far below the max_allowed_packet of 16 MiB that MySQL and MariaDB come with. A single row may be
 # longer: a body of 1 MiB is 2 MiB of hexadecimal digits.
@@ -27,18 +29,41 @@ def connect(**options: Any) -> "PipelinedConnection":  # noqa: ANN401 (those of 
     return PipelinedConnection(**options, client_flag=flags, cursorclass=PipelinedCursor)
 
 
-class PipelinedConnection(Connection):
+class PipelinedConnection(ImpatientConnection):
     """Holds the inserts that wait to be sent."""
 
     def __init__(self, **options: Any) -> None:  # noqa: ANN401 (those of PyMySQL)
         self._waiting: list[str] = []
         self._characters = 0
+        self._packet_bytes_max = PACKET_CHARACTERS_MAX
         super().__init__(**options)
+        with self.cursor() as cursor:
+            cursor.execute("SELECT @@max_allowed_packet")
+            [(self._packet_bytes_max,)] = cursor.fetchall()
+
+    @property
+    def characters_max(self) -> int:
+        """Of what is sent together, where that can be chosen."""
+        return min(PACKET_CHARACTERS_MAX, self._packet_bytes_max // 2)
+
+    def query(self, sql: Any, unbuffered: bool = False) -> int:  # noqa: ANN401, FBT001, FBT002 (as in PyMySQL)
+        """Raises error 1153 for more than the server takes.
+
+        The server itself would end the connection, as if it had died, and the whole batch would be
+        tried again instead of the one command that is too large.
+        """
+        if len(sql) >= self._packet_bytes_max:
+            raise OperationalError(
+                ER.NET_PACKET_TOO_LARGE,
+                f"A statement of {len(sql)} bytes is more than max_allowed_packet, which is "
+                f"{self._packet_bytes_max} bytes.",
+            )
+        return super().query(sql, unbuffered)
 
     def hold(self, statement: str) -> None:
         self._waiting.append(statement)
         self._characters += len(statement)
-        if self._characters > PACKET_CHARACTERS_MAX:
+        if self._characters > self.characters_max:
             self._send_waiting()
 
     def take_waiting(self) -> list[str]:
@@ -86,7 +111,7 @@ class PipelinedCursor(Cursor):
         characters = 0
         for rendered in self._render(args):
             characters += len(rendered) + 1
-            if values and characters > PACKET_CHARACTERS_MAX:
+            if values and characters > connection.characters_max:
                 connection.hold(before + ",".join(values) + behind)
                 values, characters = [], len(rendered)
             values.append(rendered)

@@ -47,7 +47,7 @@ def migrate(database: Database) -> None:
     with translated():
         for attempt in range(1, ATTEMPTS_MAX + 1):
             try:
-                with _one_at_a_time, database.write() as connection:
+                with _one_at_a_time, database.writing_engine.begin() as connection:
                     _upgrade(connection)
                 return
             except DBAPIError as error:

@@ -9,7 +9,7 @@ from sqlalchemy.engine import Connection
 
 from adapters.database import Database, translated
 from adapters.tables import HEAD_ID
-from domain.stored_log import StoredHead, StoredRow
+from domain.stored_log import Leaf, StoredHead, StoredRow, leaf_of
 
 _HEAD: Final = "SELECT position, hash, recorded_at FROM log_head WHERE id = {0}"
 _ROWS: Final = (
@@ -56,6 +56,10 @@ class SqlStoredLog:
 
     def rows(self, connection: Connection, after: int, limit: int) -> Sequence[StoredRow]:
         return list(map(tuple, connection.exec_driver_sql(self._rows, (after, limit)).all()))
+
+    def leaves(self, connection: Connection, after: int, limit: int) -> Sequence[Leaf]:
+        """What stands for each of these rows in the chain and in the Merkle tree."""
+        return [leaf_of(row) for row in self.rows(connection, after, limit)]
 
     def body_digests(
         self, connection: Connection, after: int, up_to: int, limit: int

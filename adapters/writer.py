@@ -77,7 +77,7 @@ class Writer:
         policy: Policy, queue: CommandQueue | None = None,
     ) -> None:  # fmt: skip
         self.stats = WriterStats()
-        self.queue = queue or CommandQueue()
+        self.queue = CommandQueue() if queue is None else queue  # an empty one is falsy
         self.fatal: FairlogError | None = None  # why it stopped for good
         self._database = database
         self._log = log
@@ -217,6 +217,8 @@ class Writer:
         outcomes = batch.fold(commands, _log_crash)
         if batch.recorded:
             new = self._log.append(connection, head, batch.recorded, batch.bodies)
+            if batch.erased:
+                self._log.erase_bodies(connection, batch.erased)
             self._projections.save(connection, world)
             self._log.move_head(connection, head, new)
             head = new

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from domain.chain import GENESIS, leaf, link
-from domain.stored_log import StoredHead, StoredRow
+from domain.stored_log import Leaf, StoredHead, StoredRow
 from projections.findings import Told
 
 
@@ -20,8 +20,10 @@ class ChainCheck:
         self._recorded_at = recorded_at
         self._told = told
         self._type_names: dict[str, bytes] = {}
+        self.leaves: list[Leaf] = []  # of the rows taken last
 
     def take(self, rows: Sequence[StoredRow]) -> None:
+        self.leaves.clear()
         for row in rows:
             try:
                 self._take(row)
@@ -44,9 +46,9 @@ class ChainCheck:
         name = self._type_names.get(type_name)
         if name is None:
             name = self._type_names[type_name] = type_name.encode()
-        self.tail = link(
-            self.tail, leaf(position, version, name, user_id, job_id, recorded_at, data)
-        )
+        hashed = leaf(position, version, name, user_id, job_id, recorded_at, data)
+        self.leaves.append(Leaf(position, hashed))
+        self.tail = link(self.tail, hashed)
         if self.tail != stored:
             self._told.about(
                 position,

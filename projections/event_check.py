@@ -8,24 +8,28 @@ from typing import Any, Final
 import msgspec
 from sqlalchemy.engine import Connection
 
+from domain.errors import LogTooNew
 from domain.events import (
     EVENT_TYPES,
     VERSION,
+    BodiesErased,
     Event,
     JobCompleted,
     JobFailed,
     JobSubmitted,
     LeasesExtended,
     Recorded,
-    decode,
 )
 from domain.identifiers import POSITION_MAX
 from domain.legality import illegality, miscount
 from domain.moments import EPOCH, from_micros
 from domain.ports import Projection
 from domain.stored_log import StoredLog, StoredRow
-from domain.world import Needs, World
+from domain.upcasting import read, version_of
+from domain.world import World
+from projections.erasure_check import ErasureCheck
 from projections.findings import Told
+from projections.fold import GenerationFold
 from projections.follower import FollowingProjection
 from projections.rows import create_all
 
@@ -37,8 +41,10 @@ class EventCheck:
     """Takes the rows page by page, and hands on what can be folded."""
 
     def __init__(
-        self, log: StoredLog[Connection], snapshot: Connection, fold: "ScratchFold", told: Told
-    ) -> None:
+        self, log: StoredLog[Connection], snapshot: Connection, fold: "ScratchFold",
+        erasures: ErasureCheck, told: Told,
+    ) -> None:  # fmt: skip
+        self._erasures = erasures
         self._log = log
         self._snapshot = snapshot
         self._fold = fold
@@ -48,6 +54,7 @@ class EventCheck:
         """Take a page of rows behind `after` to `up_to`; those behind `end` are not folded."""
         events: list[Recorded] = []
         bodies: dict[int, tuple[str, int]] = {}
+        erasures: list[tuple[int, BodiesErased]] = []
         last_at, moment = 0, EPOCH
         unreadable: int | None = None
         for position, type_name, version, user_id, job_id, recorded_at, data, _ in rows:
@@ -56,28 +63,33 @@ class EventCheck:
             try:
                 if recorded_at != last_at:
                     last_at, moment = recorded_at, from_micros(recorded_at)
-                event = decode(data)
-            except (msgspec.DecodeError, ValueError, TypeError, OverflowError) as error:
-                self._told.about(position, _unreadable(version, error))
+                event = read(version, data)
+            except (msgspec.DecodeError, ValueError, TypeError, OverflowError, LogTooNew) as error:
+                self._told.about(position, _unreadable(error))
                 unreadable = unreadable or position
                 continue
-            if type(event) is not EVENT_TYPES.get(type_name) or version != VERSION:
+            if type(event) is not EVENT_TYPES.get(type_name) or not _is_version(version, type_name):
                 self._told.about(position, "its data are of another type or version than its row")
             user = getattr(event, "user_id", None)
             if (None if user is None else user.encode()) != user_id:
                 self._told.about(position, "the user of its data is not the one of its row")
             if (body := _body_of(event)) is not None:
                 bodies[position] = body
+            elif isinstance(event, BodiesErased):
+                erasures.append((position, event))
             if unreadable is None and position <= end:
                 events.append(Recorded(position, moment, job_id, event))
         self._take_bodies(bodies, after, up_to)
+        for position, event in erasures:
+            self._erasures.take(position, event)
         self._fold.apply(events)
         if unreadable is not None:
             self._fold.stop(unreadable)
 
     def take_end(self, position: int) -> None:
-        """Look for bodies behind the last event."""
+        """Look for bodies behind the last event, and tell of those that nothing explains."""
         self._take_bodies({}, position, POSITION_MAX)
+        self._erasures.take_end()
 
     def _take_bodies(self, expected: dict[int, tuple[str, int]], after: int, up_to: int) -> None:
         found: Sequence[tuple[int, str, int]] = ()
@@ -96,8 +108,7 @@ class EventCheck:
                         f"its body has {size} bytes and the SHA-256 {digest}, but the event says "
                         f"{wanted[1]} and {wanted[0]}",
                     )
-        for position in sorted(expected):
-            self._told.about(position, "its body is missing")
+        self._erasures.take_missing(expected)
 
 
 class ScratchFold:
@@ -111,11 +122,14 @@ class ScratchFold:
         scratch: Connection,
         inline: Sequence[Projection[Connection]],
         following: Mapping[str, tuple[FollowingProjection[Recorded], int]],
+        events_expected: int,
         told: Told,
     ) -> None:
         self.stopped_at: int | None = None  # the first event that could not be folded
         self._scratch = scratch
-        self._inline = inline
+        self._fold = GenerationFold(
+            [(projection, SCRATCH_GENERATION) for projection in inline], events_expected
+        )
         self._following = dict(following)
         self._told = told
         for projection in inline:
@@ -135,23 +149,26 @@ class ScratchFold:
                 self._apply_following(projection, up_to, events)
 
     def _apply_inline(self, events: Sequence[Recorded]) -> None:
-        needs = Needs()
-        needs.add_events(events)
-        world = World()
-        for projection in self._inline:
-            projection.load(self._scratch, SCRATCH_GENERATION, needs, world)
-        world.position = events[0].position - 1
         try:
-            for recorded in events:
-                if wrong := _illegality(world, recorded):
-                    self._told.about(
-                        recorded.position, f"{type(recorded.event).__name__} was illegal: {wrong}"
-                    )
-                world.evolve(recorded)
-            for projection in self._inline:
-                projection.save(self._scratch, SCRATCH_GENERATION, world)
+            self._fold.take(self._scratch, events, self._judge)
+            if self._fold.is_save_due:
+                self._fold.save(self._scratch)
         except Exception as error:  # noqa: BLE001 (a history that no rule made may do anything)
-            self._cannot_fold(world.position + 1, error)
+            self._cannot_fold(self._fold.position + 1, error)
+
+    def _judge(self, world: World, recorded: Recorded) -> None:
+        if wrong := _illegality(world, recorded):
+            self._told.about(
+                recorded.position, f"{type(recorded.event).__name__} was illegal: {wrong}"
+            )
+
+    def finish(self) -> None:
+        """Write what has not been written yet, so that the tables can be compared."""
+        if self.stopped_at is None:
+            try:
+                self._fold.save(self._scratch)
+            except Exception as error:  # noqa: BLE001 (see above)
+                self._cannot_fold(self._fold.position, error)
 
     def _apply_following(
         self, projection: FollowingProjection[Recorded], up_to: int, events: Sequence[Recorded]
@@ -178,9 +195,13 @@ def _illegality(world: World, recorded: Recorded) -> str | None:
     return illegality(before, recorded) or miscount(world.windows, recorded)
 
 
-def _unreadable(version: Any, error: Exception) -> str:  # noqa: ANN401 (whatever is in the column)
-    if isinstance(version, int) and version > VERSION:
-        return f"it has version {version}, and this release knows up to {VERSION}"
+def _is_version(version: Any, type_name: str) -> bool:  # noqa: ANN401 (whatever is in the column)
+    return isinstance(version, int) and VERSION <= version <= version_of(type_name)
+
+
+def _unreadable(error: Exception) -> str:
+    if isinstance(error, LogTooNew):
+        return f"it cannot be read: {error}"
     return f"it cannot be read ({type(error).__name__}: {error})"
 
 

@@ -5,7 +5,7 @@ that history is hardly going to touch again are let go. What was let go is read 
 names it, and what cannot be there is never asked for.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from sqlalchemy.engine import Connection
@@ -19,7 +19,11 @@ from domain.world import Needs, World
 EVENTS_A_SAVE: Final = 20_000
 ROWS_KEPT_MAX: Final = 60_000  # after a save, some 60 MB
 _SEEN_BITS_A_KEY: Final = 10  # about 1 % of the keys are looked up in vain
+_SEEN_BITS_MAX: Final = 1 << 29  # 64 MiB; beyond it more keys are looked up in vain
 _SEEN_PROBES: Final = 4
+
+
+Judge = Callable[[World, Recorded], None]
 
 
 class GenerationFold:
@@ -43,8 +47,13 @@ class GenerationFold:
     def is_save_due(self) -> bool:
         return self._unsaved >= EVENTS_A_SAVE
 
-    def take(self, connection: Connection, events: Sequence[Recorded]) -> None:
-        """Fold events in; `connection` is where the generation's own rows are read."""
+    def take(
+        self, connection: Connection, events: Sequence[Recorded], judge: Judge | None = None
+    ) -> None:
+        """Fold events in; `connection` is where the generation's own rows are read.
+
+        `judge` is shown each event, with the state before it.
+        """
         needs = Needs()
         needs.add_events(events)
         self._mark_new(events)
@@ -54,8 +63,11 @@ class GenerationFold:
                 projection.load(connection, generation, missing, self._world)
                 needs.add(missing)
         self._known.add(needs)
+        evolve = self._world.evolve
         for recorded in events:
-            self._world.evolve(recorded)
+            if judge is not None:
+                judge(self._world, recorded)
+            evolve(recorded)
         self._unsaved += len(events)
 
     def save(self, connection: Connection) -> None:
@@ -87,7 +99,8 @@ class _SeenKeys:
     """
 
     def __init__(self, events_expected: int) -> None:
-        self._bits = 1 << max(16, (events_expected * _SEEN_BITS_A_KEY // 2).bit_length())
+        wanted = (events_expected * _SEEN_BITS_A_KEY // 2).bit_length()
+        self._bits = 1 << min(max(16, wanted), _SEEN_BITS_MAX.bit_length() - 1)
         self._field = bytearray(self._bits // 8)
 
     def add(self, key: bytes) -> bool:

@@ -75,12 +75,14 @@ class Follower(Generic[E]):
         log: EventLog[Connection],
         reading: Transaction,
         writing: Transaction,
+        events_a_batch: int = EVENTS_A_BATCH,
     ) -> None:
         self.projection = projection
         self._events = events
         self.log = log
         self._reading = reading
         self._writing = writing
+        self._events_a_batch = events_a_batch
 
     def prepare(self) -> bool:
         """Create what is missing, and begin anew what cannot go on; whether that was so.
@@ -128,36 +130,45 @@ class Follower(Generic[E]):
         """
         with self._reading() as connection:
             at = self.checkpoint(connection)
-        return at is not None and self._advance(at) == EVENTS_A_BATCH
+        return at is not None and self._advance(at) == self._events_a_batch
 
     def rebuild(self, progress: Progress = lambda _done, _total: None) -> int:
         """Build it again beside the generation in use, and make that the current one; returns how
         many events were applied.
         """
         with self._writing() as connection:
-            self.log.lock_head(connection)
+            end = self.log.lock_head(connection).position
             generation = registry.reserve(connection, self.projection)
         self._remove(generation)
         with self._writing() as connection:
             self._begin(connection, generation)
         at = Checkpoint(generation, 0)
-        while True:
+        # While others write at full speed the log has no end to come to: it is enough to have what
+        # was there and to be level with the generation in use. The rest comes as always.
+        while at.position < end or not self._is_level(at):
             with self._reading() as connection:
                 progress(at.position, self.log.position(connection))
             applied = self._advance(at)
             if applied == 0:
                 break
             at = Checkpoint(generation, at.position + applied)
+        progress(at.position, at.position)
         with self._writing() as connection:
             self.log.lock_head(connection)
             current = registry.switch(connection, self.projection, generation)
         self._remove_older(current)
         return at.position
 
+    def _is_level(self, at: Checkpoint) -> bool:
+        """Whether it has come as far as the generation in use."""
+        with self._reading() as connection:
+            live = self.checkpoint(connection)
+        return live is None or at.position >= live.position
+
     def _advance(self, at: Checkpoint) -> int:
         """How many events there were behind a checkpoint; applied by us, or by who was quicker."""
         with self._reading() as connection:
-            events = self._events(connection, at.position, EVENTS_A_BATCH)
+            events = self._events(connection, at.position, self._events_a_batch)
         if not events:
             return 0
         with self._writing() as connection:

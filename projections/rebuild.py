@@ -4,16 +4,18 @@ A rebuild reserves a generation, folds the log into it in big batches, catches u
 and makes it current under the head lock by changing one registry row. The rows of the generation
 before are then deleted in small steps. No DDL but `CREATE TABLE`: it commits implicitly on MySQL,
 and the right to DROP is the right to TRUNCATE the log. Stopped half-way it leaves rows that nobody
-reads; the next rebuild removes them.
+reads; the next rebuild removes them. Of two at once the one that was begun later wins, whichever
+ends first.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Final, Protocol, Self
 
 from sqlalchemy.engine import Connection
 
+from domain.errors import LogUnavailable
 from domain.events import Recorded
 from domain.ports import EventLog, Projection
 from projections import registry
@@ -22,6 +24,7 @@ from projections.fold import GenerationFold
 EVENTS_A_PAGE: Final = 4000
 EVENTS_UNDER_LOCK_MAX: Final = 1000  # left to fold while every writer waits: some 20 ms
 ROWS_A_DELETE: Final = 2000
+TURNS_MAX: Final = 30  # of about 2 s each
 
 
 class Access(Protocol):
@@ -56,6 +59,31 @@ def rebuild(
         _remove(database, projection, generation)
     with database.read() as connection:
         total = log.position(connection)
+    try:
+        current, total = _fill(log, database, building, total, progress)
+    except Exception:
+        overtaken = _overtaken(database, building)
+        if not overtaken:
+            raise
+        # Their rows were deleted under our hands, and what came of that is not ours to judge.
+        for projection, generation in building:
+            remove_older(database, projection, generation + 1)
+        left = [projection for projection in projections if projection.name not in overtaken]
+        return rebuild(log, database, left, progress) if left else total
+    progress(total, total)
+    for projection, generation in current:
+        remove_older(database, projection, generation)
+    return total
+
+
+def _fill(
+    log: EventLog[Connection],
+    database: Access,
+    building: Sequence[tuple[Projection[Connection], int]],
+    total: int,
+    progress: Progress,
+) -> tuple[list[tuple[Projection[Connection], int]], int]:
+    """Fold the whole log, catch up and switch; the generations that are then current."""
     fold = GenerationFold(building, events_expected=total)
     with _Pages(log, database) as pages:
         while total - fold.position > EVENTS_UNDER_LOCK_MAX:
@@ -65,11 +93,11 @@ def rebuild(
                 fold.take(connection, events)
                 total = log.position(connection)
             if fold.is_save_due:
-                with database.write() as connection:
+                with _turn(database) as connection:
                     fold.save(connection)
-    with database.write() as connection:
+    with _turn(database) as connection:
         fold.save(connection)
-    with database.write() as connection:
+    with _turn(database) as connection:
         total = log.lock_head(connection).position
         while fold.position < total:
             fold.take(connection, log.read(connection, fold.position, EVENTS_A_PAGE))
@@ -79,10 +107,33 @@ def rebuild(
             for projection, generation in building
         ]
         log.raise_epoch(connection)
-    progress(total, total)
-    for projection, generation in current:
-        remove_older(database, projection, generation)
-    return total
+    return current, total
+
+
+@contextmanager
+def _turn(database: Access) -> Iterator[Connection]:
+    """One transaction; where a busy writer does not let it begin, it asks again."""
+    with ExitStack() as stack:
+        for attempt in range(1, TURNS_MAX + 1):
+            try:
+                connection = stack.enter_context(database.write())
+                break
+            except LogUnavailable:
+                if attempt == TURNS_MAX:
+                    raise
+        yield connection
+
+
+def _overtaken(
+    database: Access, building: Sequence[tuple[Projection[Connection], int]]
+) -> set[str]:
+    """Those of which another rebuild, begun later, has made its generation the current one."""
+    with database.read() as connection:
+        registered = registry.read(connection)
+    return {
+        projection.name for projection, generation in building
+        if registered[projection.name].generation > generation
+    }  # fmt: skip
 
 
 class _Pages:
@@ -123,7 +174,7 @@ def remove_older(database: Access, projection: Projection[Connection], generatio
 def _remove(database: Access, projection: Projection[Connection], generation: int) -> None:
     removed = None
     while removed != 0:
-        with database.write() as connection:
+        with _turn(database) as connection:
             removed = projection.remove(connection, generation, ROWS_A_DELETE)
 
 

@@ -117,9 +117,12 @@ def create_all(connection: Connection, tables: Sequence[sa.Table]) -> None:
     """Create the tables that are missing, whole with their indexes.
 
     `IF NOT EXISTS`, and the indexes inside the statement where the database takes them there: two
-    processes may do this at once.
+    processes may do this at once. Where none is missing, no right to create one is needed.
     """
+    present = set(sa.inspect(connection).get_table_names())
     for table in tables:
+        if table.name in present:
+            continue
         if connection.dialect.name == "sqlite":
             connection.execute(CreateTable(table, if_not_exists=True))
             for index in table.indexes:
