@@ -1,22 +1,28 @@
 """One job: what happened to it, what it was given and what came of it."""
 
+from datetime import datetime
 from typing import Any, Final
 
 from litestar import Request, Response, get
 from litestar.di import NamedDependency
-from litestar.params import FromPath
+from litestar.params import FromPath, FromQuery
 from msgspec import Struct
 from sqlalchemy.engine import Connection
 
 from adapters.event_log import EventFilter, StoredEvent
 from domain import validation
 from domain.errors import UnknownJob
-from domain.events import Recorded, decode
+from domain.events import Recorded
+from domain.explanation import explain
 from domain.identifiers import JobId
 from domain.life_cycle import ENDED, Job, State
+from domain.upcasting import read
 from entrypoints.dashboard import words
 from entrypoints.dashboard.desk import Desk, Moment
+from entrypoints.dashboard.moments import moment_of
 from entrypoints.dashboard.timeline import WIDTH, bars, timeline
+from entrypoints.explaining import facts_of
+from entrypoints.time_travel import TimeTravel
 
 EVENTS_SHOWN_MAX: Final = 500
 
@@ -32,17 +38,22 @@ class Body(Struct, frozen=True):
 
 @get("/jobs/{job_id:int}")
 async def job(
-    request: Request[Any, Any, Any], desk: NamedDependency[Desk], job_id: FromPath[int]
+    request: Request[Any, Any, Any],
+    desk: NamedDependency[Desk],
+    job_id: FromPath[int],
+    as_of: FromQuery[str] = "",
 ) -> Response[str]:
-    """Raises `UnknownJob`."""
+    """Raises `UnknownJob`, also for one that did not exist by then, and `InvalidInput`."""
     wanted = validation.job_id(job_id)
+    then = moment_of(as_of.strip()) if as_of.strip() else None
     return await desk.show(
         request, "job", f"Job {wanted}",
-        lambda connection, at: _read(desk, connection, at, wanted), job_id=wanted,
+        lambda connection, at: _read(desk, connection, at, wanted, then),
+        job_id=wanted, as_of=as_of,
     )  # fmt: skip
 
 
-@get("/jobs/{job_id:int}/{name:str}.json")
+@get("/jobs/{job_id:int}/whole/{name:str}")
 async def body(
     desk: NamedDependency[Desk], job_id: FromPath[int], name: FromPath[str]
 ) -> Response[str]:
@@ -57,25 +68,52 @@ async def body(
     )  # fmt: skip
 
 
-def _read(desk: Desk, connection: Connection, at: Moment, job_id: JobId) -> dict[str, object]:
-    found = _job(desk, connection, job_id)
-    events = desk.fairlog.log.find(connection, EventFilter(job_id=job_id), 0, EVENTS_SHOWN_MAX)
+def _read(
+    desk: Desk, connection: Connection, at: Moment, job_id: JobId, then: int | datetime | None
+) -> dict[str, object]:
+    past = None if then is None else _past(desk, connection, job_id, then)
+    found = _job(desk, connection, job_id) if past is None else past.job
+    now = at.now if past is None else past.now
+    until = at.position if past is None else past.position
+    history = desk.fairlog.log.find(connection, EventFilter(job_id=job_id), 0, EVENTS_SHOWN_MAX)
+    events = [event for event in history if event.position <= until]
     line = timeline([_recorded(event) for event in events])
     errors = desk.fairlog.log.bodies_at(
         connection, [one.error_position for one in line.attempts if one.error_position]
     )
     return {
         "job": found,
+        "now": now,
+        "past": past,
+        "explanation": explain(facts_of(desk.fairlog, connection, job_id)) if not past else None,
         "events": [(event, words.pretty_json(event.data)[0]) for event in events],
         "line": line,
-        "bars": bars(line.stretches, at.now),
+        "bars": bars(line.stretches, now),
         "width": WIDTH,
         "errors": {position: words.message_of(error) for position, error in errors.items()},
         "bodies": [_shown(name, data) for name, data in _bodies(desk, connection, found).items()],
-        "may_cancel": found.state not in ENDED,
-        "may_retry": found.state in {State.FAILED, State.CANCELLED},
-        "turn": desk.fairlog.line.user(connection, found.user_id),
+        "may_cancel": past is None and found.state not in ENDED,
+        "may_retry": past is None and found.state in {State.FAILED, State.CANCELLED},
     }
+
+
+class _Past(Struct, frozen=True):
+    """The job as it stood."""
+
+    job: Job
+    position: int
+    now: datetime
+
+
+def _past(desk: Desk, connection: Connection, job_id: JobId, then: int | datetime) -> _Past:
+    """Raises `UnknownJob` where it did not exist then."""
+    travel = TimeTravel(desk.fairlog)
+    position = travel.position(connection, then)
+    found = travel.jobs(connection, [job_id], position)
+    if not found:
+        raise UnknownJob(job_id)
+    times = desk.fairlog.log.times_at(connection, [position])
+    return _Past(found[0], position, then if isinstance(then, datetime) else times[position])
 
 
 def _job(desk: Desk, connection: Connection, job_id: JobId) -> Job:
@@ -104,4 +142,6 @@ def _shown(name: str, data: bytes) -> Body:
 
 
 def _recorded(event: StoredEvent) -> Recorded:
-    return Recorded(event.position, event.recorded_at, event.job_id, decode(event.data))
+    return Recorded(
+        event.position, event.recorded_at, event.job_id, read(event.version, event.data)
+    )

@@ -7,8 +7,9 @@ from litestar.di import NamedDependency
 from msgspec import Struct
 from sqlalchemy.engine import Connection
 
-from domain.identifiers import JobId
+from domain.identifiers import JobId, Kind
 from domain.life_cycle import State
+from domain.line import KindInLine
 from entrypoints.dashboard import words
 from entrypoints.dashboard.charts import RANGES
 from entrypoints.dashboard.desk import HOUR_SECONDS, Desk, Moment
@@ -18,6 +19,7 @@ from projections.activity_figures import Figures, first, of_failure_key, quantil
 _WORKERS_SHOWN: Final = 20
 _JOBS_A_WORKER: Final = 5
 _KINDS_SHOWN: Final = 30
+_KINDS_READ: Final = 1000
 _FAILURES_SHOWN: Final = 10
 _FINEST: Final = 10
 
@@ -30,12 +32,31 @@ class Failure(Struct, frozen=True):
     job_id: JobId | None  # of the latest
 
 
+class KindRow(Struct, frozen=True):
+    """A kind of job, and its last hour."""
+
+    kind: Kind
+    load: KindInLine
+    figures: Figures
+
+    @property
+    def wait(self) -> float | None:
+        return quantile(self.figures.waits, 0.95)
+
+    @property
+    def run(self) -> float | None:
+        return quantile(self.figures.runs, 0.95)
+
+    @property
+    def is_consumed(self) -> bool:
+        return not self.load.waiting or self.load.running > 0 or self.figures.started > 0
+
+
 @get("/")
 async def overview(request: Request[Any, Any, Any], desk: NamedDependency[Desk]) -> Response[str]:
     return await desk.show(
         request, "overview", "Overview",
         lambda connection, at: _read(desk, connection, at),
-        ranges=[(key, name) for key, (name, _, _) in RANGES.items()],
     )  # fmt: skip
 
 
@@ -47,9 +68,11 @@ def _read(desk: Desk, connection: Connection, at: Moment) -> dict[str, object]:
     oldest = (at.now - oldest_at[oldest_id]).total_seconds() if oldest_id in oldest_at else None
     slots = desk.activity.series(connection, _FINEST, at.seconds - 300)
     minutes = total(figures for _, figures in slots)
+    kinds = _kinds(desk, connection, at)
     minute = total(figures for start, figures in slots if start >= at.seconds - 60 - _FINEST)
-    following = fairlog.following.followers[0].checkpoint(connection)
+    following = fairlog.following.of("activity").checkpoint(connection)
     return {
+        "spans": [(key, name) for key, (name, _, _) in RANGES.items()],
         "states": [(state, counts[state]) for state in State],
         "oldest": oldest,
         "oldest_id": oldest_id,
@@ -57,28 +80,25 @@ def _read(desk: Desk, connection: Connection, at: Moment) -> dict[str, object]:
             Situation(
                 waiting=counts[State.QUEUED], running=counts[State.RUNNING],
                 oldest=words.duration(oldest), minute=minute, minutes=minutes,
+                unconsumed=[row.kind for row in kinds if not row.is_consumed],
             )
         ),
         "p50": quantile(minutes.waits, 0.5),
         "p95": quantile(minutes.waits, 0.95),
         "p99": quantile(minutes.waits, 0.99),
         "workers": desk.activity.workers(connection, _WORKERS_SHOWN, _JOBS_A_WORKER),
-        "kinds": _kinds(desk, connection, at),
+        "kinds": kinds,
         "failures": _failures(desk, connection, at),
         "behind": 0 if following is None else at.position - following.position,
     }  # fmt: skip
 
 
-def _kinds(desk: Desk, connection: Connection, at: Moment) -> list[tuple[Any, ...]]:
-    """(kind, load, figures of the last hour, p95 of the wait, p95 of the run)"""
+def _kinds(desk: Desk, connection: Connection, at: Moment) -> list[KindRow]:
     figures = desk.activity.by_kind(connection, at.seconds - HOUR_SECONDS)
-    kinds = desk.fairlog.line.kinds(connection, 1000)
-    found = [(kind, load, figures.get(kind, Figures())) for kind, load in kinds]
-    found.sort(key=lambda one: (-one[1].waiting, -one[2].started, one[0]))
-    return [
-        (kind, load, one, quantile(one.waits, 0.95), quantile(one.runs, 0.95))
-        for kind, load, one in found[:_KINDS_SHOWN]
-    ]
+    kinds = desk.fairlog.line.kinds(connection, _KINDS_READ)
+    rows = [KindRow(kind, load, figures.get(kind, Figures())) for kind, load in kinds]
+    rows.sort(key=lambda one: (-one.load.waiting, -one.figures.started, one.kind))
+    return rows[:_KINDS_SHOWN]
 
 
 def _failures(desk: Desk, connection: Connection, at: Moment) -> list[Failure]:

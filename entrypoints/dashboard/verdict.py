@@ -1,11 +1,14 @@
 """The one sentence at the top: is work flowing, and if not, what to do."""
 
+from collections.abc import Sequence
+
 from msgspec import Struct
 
 from projections.activity_figures import Figures
 
 _MANY_FAILURES = 0.2  # of the attempts that ended
 _ENOUGH_ATTEMPTS = 5
+_KINDS_NAMED = 3
 
 
 class Verdict(Struct, frozen=True):
@@ -20,6 +23,7 @@ class Situation(Struct, frozen=True, kw_only=True):
     oldest: str | None  # how long the oldest waiting job has waited
     minute: Figures  # the last minute
     minutes: Figures  # the last five
+    unconsumed: Sequence[str] = ()  # kinds that wait and of which none was started for an hour
 
 
 def verdict(now: Situation) -> Verdict:
@@ -29,6 +33,16 @@ def verdict(now: Situation) -> Verdict:
             "bad", "Nothing consumes the line",
             f"{now.waiting:,} jobs wait, the oldest for {now.oldest}, and none was started in the "
             "last minute. Start a worker: fairlog worker --server …",
+        )  # fmt: skip
+    if now.unconsumed:
+        kinds = ", ".join(now.unconsumed[:_KINDS_NAMED])
+        more = f" and {len(now.unconsumed) - _KINDS_NAMED} more" * (
+            len(now.unconsumed) > _KINDS_NAMED
+        )
+        return Verdict(
+            "warn", "Some work has no worker",
+            f"Jobs wait of kinds that no worker takes: {kinds}{more}. "
+            "Start a worker whose handlers have them.",
         )  # fmt: skip
     if ended >= _ENOUGH_ATTEMPTS and now.minutes.failed > _MANY_FAILURES * ended:
         return Verdict(

@@ -2,11 +2,13 @@
 
 import re
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
 JSON_CHARACTERS_MAX: Final = 20_000
+BRIEF_CHARACTERS_MAX: Final = 200
+_TOLD_ELSEWHERE: Final = frozenset({"type", "user_id"})
 # Characters that turn the direction of the text behind them. In JSON their escapes mean the same.
 _TURNING: Final = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 _UNITS: Final = ((86_400, "d"), (3_600, "h"), (60, "m"))
@@ -56,6 +58,18 @@ def pretty_json(data: bytes) -> tuple[str, bool]:
     text = msgspec.json.format(data, indent=2).decode()
     clipped = text[:JSON_CHARACTERS_MAX]
     return escape_turning(clipped), len(text) > len(clipped)
+
+
+def brief_json(event: bytes) -> str:
+    """What an event says beside its type and its user, on one line."""
+    fields = msgspec.json.decode(event, type=dict[str, Any])
+    told = {name: value for name, value in fields.items() if name not in _TOLD_ELSEWHERE}
+    text = " ".join(f"{name}={_plain(value)}" for name, value in told.items())
+    return escape_turning(text[:BRIEF_CHARACTERS_MAX])
+
+
+def _plain(value: object) -> str:
+    return value if isinstance(value, str) else msgspec.json.encode(value).decode()
 
 
 def escape_turning(text: str) -> str:

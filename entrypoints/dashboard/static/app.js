@@ -18,6 +18,7 @@ let reconnecting = 0;
 
 function streamPath() {
   if (view === "audit") return document.getElementById("events")?.dataset.live ?? null;
+  if (new URLSearchParams(location.search).get("as_of")) return null; // the past does not move
   const job = location.pathname.match(/^\/jobs\/(\d+)$/);
   return job ? `/v1/stream?job_id=${job[1]}` : "/pulse";
 }
@@ -87,7 +88,7 @@ function refreshSoon() {
 
 function refresh() {
   if (document.hidden || isBeingRead()) return;
-  if (view === "audit" || view === "error") return;
+  if (view === "audit" || view === "error" || streamPath() === null) return;
   htmx.ajax("GET", location.pathname + location.search, { target: "#live", swap: "morph:innerHTML" });
   drawCharts();
 }
@@ -124,14 +125,13 @@ document.addEventListener("htmx:sendError", () => say("away", "reconnecting"));
 document.addEventListener("htmx:afterSwap", (event) => {
   if (event.detail.target === notice) return tellFor(6000);
   if (event.detail.target !== live) return;
-  if (view !== "audit") readPosition();
+  if (view === "audit") beginAudit();
+  else readPosition();
   showSelection();
   tick();
-  markTurning();
 });
-document.addEventListener("htmx:pushedIntoHistory", () => {
-  if (view === "audit") beginAudit();
-});
+// The charts draw themselves, and are left alone.
+Idiomorph.defaults.callbacks.beforeNodeMorphed = (element) => element.id !== "charts";
 
 // What somebody opened or chose stays so when the part around it is renewed.
 Idiomorph.defaults.callbacks.beforeAttributeUpdated = (name, element) =>
@@ -201,11 +201,17 @@ function rowOf(event) {
   time.title = event.recorded_at.replace("T", " ");
   field("position").textContent = event.position;
   field("type").textContent = event.type;
+  field("brief").textContent = brief(event.data);
   field("data").textContent = escapeTurning(JSON.stringify(event.data, null, 2));
   field("hash").textContent = event.hash;
   if (event.user_id !== null) field("user").append(link(`/jobs?user=${encodeURIComponent(event.user_id)}`, event.user_id, "name"));
   if (event.job_id !== null) field("job").append(link(`/jobs/${event.job_id}`, `#${event.job_id}`, "id"));
   return row;
+}
+
+function brief({ type, user_id, ...told }) {
+  const words = Object.entries(told).map(([name, value]) => `${name}=${typeof value === "string" ? value : JSON.stringify(value)}`);
+  return escapeTurning(words.join(" ").slice(0, 200));
 }
 
 function link(href, text, name) {
@@ -227,8 +233,6 @@ function escapeTurning(text) {
 // Times: relative, and right as time goes by.
 
 let clockAhead = 0; // of the log's, in milliseconds
-
-function markTurning() {}
 
 function tick() {
   const now = Date.now() - clockAhead;
@@ -311,7 +315,7 @@ function tell(text, isBad) {
 
 // Charts.
 
-const RATES = [["submitted", "--queued"], ["started", "--running"], ["completed", "--done"], ["failed", "--failed"], ["refused", "--refused"]];
+const RATES = [["submitted", "--muted"], ["started", "--running"], ["completed", "--done"], ["failed", "--failed"], ["refused", "--refused"]];
 const WAITS = [["wait_p50", "--running", "p50"], ["wait_p95", "--scheduled", "p95"]];
 const charts = {};
 let drawn = 0;
@@ -339,6 +343,12 @@ function seconds(value) {
   return value < 60 ? `${value.toFixed(value < 10 ? 1 : 0)} s` : duration(value);
 }
 
+function clockTime(at) {
+  const moment = new Date(at * 1000);
+  const isMidnight = moment.getHours() === 0 && moment.getMinutes() === 0;
+  return isMidnight ? moment.toLocaleDateString([], { month: "short", day: "numeric" }) : moment.toTimeString().slice(0, 5);
+}
+
 function chart(id, series, columns, words) {
   const place = document.getElementById(id);
   const data = [series.at, ...columns.map(([name]) => series[name])];
@@ -353,11 +363,11 @@ function chart(id, series, columns, words) {
       legend: { live: true },
       scales: { y: { range: (_, low, high) => [0, Math.max(high * 1.1, high === 0 ? 1 : 0.001)] } },
       axes: [
-        { stroke: text, grid, ticks: grid, font: "11px system-ui" },
+        { stroke: text, grid, ticks: grid, font: "11px system-ui", space: 80, values: (_, ticks) => ticks.map(clockTime) },
         { stroke: text, grid, ticks: grid, font: "11px system-ui", size: 58, values: (_, ticks) => ticks.map(words) },
       ],
       series: [
-        { value: (_, at) => (at === null ? "–" : new Date(at * 1000).toLocaleTimeString()) },
+        { value: (_, at) => (at === null || at === undefined ? "–" : new Date(at * 1000).toLocaleTimeString([], { hour12: false })) },
         ...columns.map(([name, hue, label]) => ({
           label: label ?? name,
           stroke: colour(hue),
@@ -390,7 +400,7 @@ function redrawCharts() {
   drawCharts();
 }
 
-document.querySelector(".tabs")?.addEventListener("click", (event) => {
+document.getElementById("charts")?.addEventListener("click", (event) => {
   const chosen = event.target.dataset.span;
   if (!chosen) return;
   history.replaceState(null, "", chosen === "15m" ? "/" : `/?span=${chosen}`);
