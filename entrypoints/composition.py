@@ -5,6 +5,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, Final
 
 import structlog
 
@@ -14,6 +15,7 @@ from adapters.event_log import SqlEventLog
 from adapters.schema import NoTriggers, migrate, protect_events
 from adapters.server_lock import ServerLock
 from adapters.settings import Settings
+from adapters.stored_log import SqlStoredLog
 from adapters.writer import Writer
 from domain.errors import FairlogError
 from domain.policy import Policy
@@ -24,8 +26,12 @@ from projections import registry
 from projections.activity import ActivityProjection
 from projections.follower import Follower
 from projections.live import LiveProjections, inline_projections
+from projections.merkle import MerkleProjection
 from projections.rebuild import Progress, outdated, rebuild
 from projections.rows import create_all
+from projections.snapshots import SnapshotsProjection
+
+LEAVES_A_BATCH: Final = 4096  # whole tiles, and little work for each
 
 _log = structlog.get_logger()
 
@@ -38,8 +44,14 @@ def compose(
     log = SqlEventLog(database, clock)
     policy = policy_of(settings)
     writer = Writer(database, log, LiveProjections(inline_projections()), policy, queue)
-    activity = Follower(ActivityProjection(), log.read, log, database.read, database.write)
-    return Fairlog(database, log, writer, policy, Following([activity]))
+    access = (log, database.read, database.write)
+    following: list[Follower[Any]] = [
+        Follower(ActivityProjection(), log.read, *access),
+        Follower(SnapshotsProjection(log.read), log.read, *access),
+        Follower(MerkleProjection(), SqlStoredLog(is_sqlite=database.is_sqlite).leaves, *access,
+                 events_a_batch=LEAVES_A_BATCH),
+    ]  # fmt: skip
+    return Fairlog(database, log, writer, policy, Following(following))
 
 
 def policy_of(settings: Settings) -> Policy:

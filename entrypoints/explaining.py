@@ -8,11 +8,12 @@ from sqlalchemy.engine import Connection
 
 from adapters.event_log import EventFilter, StoredEvent
 from domain.errors import UnknownJob
-from domain.events import JobStarted, decode
+from domain.events import JobStarted
 from domain.explanation import Count, Facts, Value, Workers, explain
 from domain.identifiers import JobId, Kind
 from domain.life_cycle import Job, State
 from domain.moments import later
+from domain.upcasting import read
 from entrypoints.claiming import LATELY_SECONDS
 from entrypoints.service import Fairlog
 from projections import registry
@@ -27,7 +28,7 @@ ExplanationView = dict[str, Any]
 
 async def explain_job(fairlog: Fairlog, job_id: JobId) -> ExplanationView:
     """`{"job_id", "state", "summary", "reasons"}`. Raises `UnknownJob`."""
-    facts = await fairlog.read(lambda connection: _facts(fairlog, connection, job_id))
+    facts = await fairlog.read(lambda connection: facts_of(fairlog, connection, job_id))
     explained = explain(facts)
     return {
         "job_id": job_id,
@@ -41,7 +42,7 @@ def _told(code: str, text: str, numbers: Any) -> dict[str, Value]:  # noqa: ANN4
     return {"code": code, "text": text, **numbers}
 
 
-def _facts(fairlog: Fairlog, connection: Connection, job_id: JobId) -> Facts:
+def facts_of(fairlog: Fairlog, connection: Connection, job_id: JobId) -> Facts:
     found = fairlog.jobs.find(connection, [job_id])
     if job_id not in found:
         raise UnknownJob(job_id)
@@ -53,7 +54,7 @@ def _facts(fairlog: Fairlog, connection: Connection, job_id: JobId) -> Facts:
     return Facts(
         job=job,
         now=fairlog.log.now(connection),
-        latest=decode(latest[0].data) if latest else None,
+        latest=read(latest[0].version, latest[0].data) if latest else None,
         user=user,
         kind=fairlog.line.kind(connection, job.kind),
         jobs_ahead=ahead.jobs(connection, job) if is_queued else _NONE,
@@ -85,5 +86,5 @@ def _started(fairlog: Fairlog, connection: Connection, kind: Kind) -> float | No
 
 
 def _kind_of(stored: StoredEvent) -> Kind | None:
-    event = decode(stored.data)
+    event = read(stored.version, stored.data)
     return event.kind if isinstance(event, JobStarted) else None

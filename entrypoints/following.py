@@ -15,7 +15,9 @@ from domain.ports import Head
 from projections.follower import Follower
 
 POLL_SECONDS: Final = 2.0  # between two looks when this process writes nothing
-PAUSE_SECONDS: Final = 0.2  # between two batches: the writer has the disk and the lock meanwhile
+# Before each batch: the writer has the disk and the lock meanwhile, and whoever was woken by the
+# same news, like a waiting claim, has the processor.
+PAUSE_SECONDS: Final = 0.2
 _TROUBLE_SECONDS: Final = 5.0
 
 _log = structlog.get_logger()
@@ -29,6 +31,9 @@ class Following:
         self._news = threading.Event()
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
+
+    def of(self, name: str) -> Follower[Any]:
+        return next(one for one in self.followers if one.projection.name == name)
 
     def start(self) -> None:
         self._thread = threading.Thread(target=self._run, name="fairlog-follower", daemon=True)
@@ -50,6 +55,7 @@ class Following:
         while active and not self._stopping.is_set():
             self._news.wait(POLL_SECONDS)
             self._news.clear()
+            self._stopping.wait(PAUSE_SECONDS)
             for follower in active[:]:
                 if not self._step(follower):
                     active.remove(follower)
@@ -60,7 +66,6 @@ class Following:
         try:
             if follower.step():
                 self._news.set()
-            self._stopping.wait(PAUSE_SECONDS)
         except LogTooNew as error:
             _log.warning("projection_too_new", projection=name, reason=str(error))
             return False

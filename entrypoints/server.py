@@ -26,7 +26,7 @@ from entrypoints.service import Fairlog
 
 GRACEFUL_SECONDS_MAX: Final = 10  # for requests in hand when the server is told to stop
 # Shorter than CPython's 5 ms: the event loop and the writer's thread share one interpreter lock,
-# and whoever waits for it waits this long. Measured in issue 4.
+# and whoever waits for it waits this long.
 _SWITCH_SECONDS: Final = 0.0002
 
 _log = structlog.get_logger()
@@ -69,7 +69,7 @@ def run_server(fairlog: Fairlog, settings: Settings, options: ServerOptions) -> 
         server = _Server(
             uvicorn.Config(
                 app, loop="uvloop", http="httptools", ws="none", lifespan="on",
-                log_config=None, access_log=False, server_header=False,
+                log_config=None, access_log=False, server_header=False, proxy_headers=False,
                 timeout_graceful_shutdown=GRACEFUL_SECONDS_MAX,
             ),
             fairlog, options,

@@ -30,6 +30,7 @@ class JobView(Struct, kw_only=True):
     error: Raw = msgspec.field(default_factory=lambda: _NULL)
     idempotency_key: str
     is_duplicate: bool | UnsetType = UNSET  # in the answer to a submission
+    erased: bool | UnsetType = UNSET  # true: payload, result and error are gone, and null here
     run_at: datetime | None  # not served earlier; of a failed attempt, when the next is due
     expires_at: datetime | None
     timeout_seconds: float | None
@@ -51,6 +52,7 @@ def job_view(
         result=_NULL if result is None else Raw(result),
         error=_NULL if error is None else Raw(error),
         idempotency_key=job.idempotency_key, is_duplicate=is_duplicate,
+        erased=UNSET if job.erased_at is None else True,
         run_at=job.run_at, expires_at=job.expires_at, timeout_seconds=job.timeout_seconds,
         worker=job.worker, lease_expires_at=job.lease_expires_at,
         submitted_at=job.submitted_at, started_at=job.started_at, finished_at=job.finished_at,
@@ -177,3 +179,24 @@ class StatsView(Struct, frozen=True, kw_only=True):
     line: LineView
     global_: WindowView = msgspec.field(name="global")
     rates: RatesView
+
+
+class LimitView(Struct, frozen=True):
+    """What was set for one user, one kind or, with neither, for all together. None: the default."""
+
+    user_id: UserId | None
+    kind: Kind | None
+    limit: int | None  # submissions a window
+    running: int | None  # at once
+
+
+class PastStateView(Struct, frozen=True, kw_only=True):
+    """`StatsView` as it was, with all limits that were set; defaults are those of today."""
+
+    position: int  # of the latest event that counts
+    recorded_at: datetime  # when it was recorded, UTC
+    jobs: dict[State, int]  # by state
+    total: int
+    line: LineView
+    limits: Sequence[LimitView]
+    global_: WindowView = msgspec.field(name="global")

@@ -10,8 +10,10 @@ import rich_click as click
 
 from entrypoints.cli.audit import audit
 from entrypoints.cli.database import doctor, migrate, rebuild, recover, verify
+from entrypoints.cli.erase import erase
 from entrypoints.cli.failure import WRONG_USE, failure_of
 from entrypoints.cli.serve import serve, worker
+from entrypoints.cli.whatif import whatif
 from entrypoints.logging import configure_logging
 
 _INTERRUPTED: Final = 130  # as shells have it: 128 + SIGINT
@@ -32,7 +34,7 @@ def cli(*, debug: bool) -> None:  # noqa: ARG001 (`main` reads it from the argum
     configure_logging(as_json=False, level=logging.WARNING)
 
 
-for _command in (serve, worker, migrate, rebuild, verify, audit, recover, doctor):
+for _command in (serve, worker, migrate, rebuild, verify, audit, whatif, erase, recover, doctor):
     cli.add_command(_command)
 
 

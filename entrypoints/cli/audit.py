@@ -8,13 +8,17 @@ from typing import Any, Final
 
 import msgspec
 import rich_click as click
+from click.core import ParameterSource
+from click.globals import get_current_context
 from sqlalchemy.engine import Connection
 
 from adapters.event_log import EventFilter
-from domain import validation
-from domain.events import EVENT_TYPES
+from entrypoints.cli.conditions import condition_options, conditions_of
+from entrypoints.cli.evidence import head, prove
+from entrypoints.cli.export import export, follow
 from entrypoints.cli.opening import database_url_option, opened_log, settings_from
 from entrypoints.cli.output import examples, note, printable, say
+from entrypoints.cli.past import state
 from entrypoints.service import Fairlog
 from entrypoints.views import EventView, event_view
 
@@ -34,43 +38,17 @@ _COLUMNS: Final = (
 )
 
 
-class _Moment(click.ParamType[datetime]):
-    name = "time"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None  # noqa: ANN401
-    ) -> datetime:  # fmt: skip
-        if isinstance(value, datetime):
-            return value
-        try:
-            moment = msgspec.convert(value, datetime)
-        except msgspec.ValidationError:
-            self.fail(f"{value!r} is no time like 2026-01-31T12:00:00Z.", param, ctx)
-        return validation.moment(moment, (param and param.opts[0]) or "a time")
-
-
-@click.command(
+@click.group(
+    invoke_without_command=True,
+    subcommand_metavar="[COMMAND [ARGS]...]",
     epilog=examples(
         "fairlog audit --job 1042",
         "fairlog audit --user alice --type RateLimitDecided --since 2026-01-31T12:00:00Z",
         "fairlog audit --all --format ndjson > log.ndjson",
-    )
+    ),
 )
 @database_url_option
-@click.option("--user", "user_id", metavar="ID", help="Only events about this user.")
-@click.option("--job", "job_id", type=int, metavar="ID", help="Only events about this job.")
-@click.option(
-    "--type", "types", multiple=True, type=click.Choice(list(EVENT_TYPES)), metavar="TYPE",
-    help=f"Only events of this type; may be given several times. One of {', '.join(EVENT_TYPES)}.",
-)  # fmt: skip
-@click.option(
-    "--since", type=_Moment(), metavar="TIME", help="From this time on: 2026-01-31T12:00:00Z."
-)
-@click.option("--until", type=_Moment(), metavar="TIME", help="Before this time.")
-@click.option(
-    "--after", type=click.IntRange(min=0), default=0, metavar="POSITION",
-    help="Behind this position; the last one of an answer gives the next.",
-)  # fmt: skip
+@condition_options
 @click.option(
     "--limit", type=click.IntRange(min=1), default=100, show_default=True, metavar="N",
     help="At most so many events.",
@@ -81,19 +59,26 @@ class _Moment(click.ParamType[datetime]):
     show_default=True, help="For people, or one JSON object a line, or comma-separated values.",
 )  # fmt: skip
 def audit(
-    database_url: str | None, *, since: datetime | None, until: datetime | None, after: int,
-    limit: int, everything: bool, form: str, **conditions: Any,  # noqa: ANN401 (see `_wanted`)
+    database_url: str | None, *, limit: int, everything: bool, form: str,
+    **conditions: Any,  # noqa: ANN401 (see `conditions_of`)
 ) -> None:  # fmt: skip
-    """Ask the log what happened. Conditions may be combined; all must hold."""
-    wanted = _wanted(**conditions)
+    """Ask the log what happened. Conditions may be combined; all must hold.
+
+    A command behind `audit` has conditions of its own.
+    """
+    context = get_current_context()
+    if context.invoked_subcommand is not None:
+        _refuse_conditions(context)
+        return
+    asked = conditions_of(**conditions)
     start, write = _FORMATS[form]
     most = None if everything else limit
     with opened_log(settings_from({"database_url": database_url})) as fairlog:
-        first, end = fairlog.read_now(lambda connection: _range(fairlog, connection, since, until))
+        after, end = fairlog.read_now(lambda connection: asked.between(fairlog.log, connection))
         if start is not None:
             say(start)
         page = EVENTS_A_PAGE if most is None else min(EVENTS_A_PAGE, most + 1)
-        events = _events(fairlog, wanted, (max(after, first - 1), end), page)
+        events = _events(fairlog, asked.wanted, (after, end), page)
         for written, event in enumerate(events):
             if written == most:
                 note(f"There are more: --after {after} goes on, --all gives everything.")
@@ -102,27 +87,15 @@ def audit(
             say(write(event))
 
 
-def _wanted(*, user_id: str | None, job_id: int | None, types: Sequence[str]) -> EventFilter:
-    return EventFilter(
-        user_id=None if user_id is None else validation.user_id(user_id),
-        job_id=None if job_id is None else validation.job_id(job_id),
-        types=types,
-    )
-
-
-def _range(
-    fairlog: Fairlog, connection: Connection, since: datetime | None, until: datetime | None
-) -> tuple[int, int | None]:
-    """The first position at or after `since`, and the first one at or after `until`."""
-    log = fairlog.log
-    return (
-        1 if since is None else log.first_at(connection, since),
-        None if until is None else log.first_at(connection, until),
-    )
+def _refuse_conditions(context: click.Context) -> None:
+    """What stands before a command would otherwise be lost without a word."""
+    for name in context.params:
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            raise click.UsageError(f"Options go behind `audit {context.invoked_subcommand}`.")
 
 
 def _events(
-    fairlog: Fairlog, wanted: EventFilter, between: tuple[int, int | None], events_a_page: int
+    fairlog: Fairlog, wanted: EventFilter, between: tuple[int, int], events_a_page: int
 ) -> Iterator[EventView]:
     """Events in log order, between two positions and without them; a page of them in memory."""
     after, end = between
@@ -133,7 +106,7 @@ def _events(
 
     while page := fairlog.read_now(read):
         for event in page:
-            if end is not None and event.position >= end:
+            if event.position >= end:
                 return
             yield event
         after = page[-1].position
@@ -186,3 +159,7 @@ def _time(moment: datetime) -> str:
 def _clipped(text: str, most: int) -> str:
     shown = printable(text)
     return shown if len(shown) <= most else f"{shown[: most - 1]}…"
+
+
+for _command in (export, follow, state, head, prove):
+    audit.add_command(_command)

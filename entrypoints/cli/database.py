@@ -20,6 +20,7 @@ from entrypoints.verification import verify_log, verify_log_chain
 from projections.findings import Difference, Finding
 from projections.verify import Kept, Verified
 
+USERS_SHOWN_MAX: Final = 100  # of whom something was erased
 _MARKS: Final = {Level.OK: "ok     ", Level.WARNING: "warning", Level.ERROR: "error  "}
 
 
@@ -43,7 +44,7 @@ def migrate(database_url: str | None) -> None:
 @database_url_option
 @click.option(
     "--projection", "names", multiple=True, metavar="NAME",
-    help="Only this one: jobs, line or windows. May be given several times.",
+    help="Only this one, like jobs or line; may be given several times. A wrong name lists all.",
 )  # fmt: skip
 def rebuild(database_url: str | None, names: tuple[str, ...]) -> None:
     """Build projections again from the log, while the service goes on."""
@@ -102,6 +103,7 @@ def verify(
             verified = _verify(fairlog)
             if repair and verified.differing:
                 verified = _repaired(fairlog, verified)
+    _print_erased(verified)
     say(f"{_summary(verified)}\nposition {verified.position}, hash {verified.hash.hex()}")
     if not verified.is_clean:
         raise Exit(CHECK_FAILED)
@@ -139,6 +141,15 @@ def _repaired(fairlog: Fairlog, verified: Verified) -> Verified:
 
 def _print_found(found: Finding | Difference) -> None:
     say(printable(str(found)))
+
+
+def _print_erased(verified: Verified) -> None:
+    """Bodies that are gone, and by right: `fairlog audit --type BodiesErased` names each job."""
+    users = sorted(verified.erased.items())
+    for user_id, bodies in users[:USERS_SHOWN_MAX]:
+        say(f"erased, as the log says: {bodies:,} bodies of {printable(user_id)}")
+    if len(users) > USERS_SHOWN_MAX:
+        say(f"erased, as the log says: bodies of {len(users) - USERS_SHOWN_MAX:,} users more")
 
 
 def _summary(verified: Verified) -> str:

@@ -98,13 +98,19 @@ def serve(
     "--concurrency", type=click.IntRange(1, 1000), default=DEFAULT_WORKERS, show_default=True,
     metavar="N", help="Jobs run at once.",
 )  # fmt: skip
-def worker(server: str, handlers: str | None, concurrency: int, log_format: str | None) -> None:
+@click.option(
+    "--prefetch", type=click.IntRange(0, 1000), default=0, show_default=True, metavar="N",
+    help="Jobs claimed ahead of time; they wait for this worker even when another is idle.",
+)  # fmt: skip
+def worker(
+    server: str, handlers: str | None, concurrency: int, prefetch: int, log_format: str | None
+) -> None:
     """Run jobs for a server, in a process or on a machine of its own."""
     _configure_logging(log_format)
     from entrypoints.worker.remote import run_remote_worker  # noqa: PLC0415 (only needed here)
 
     settings = settings_from({"handlers": handlers})
-    run_remote_worker(server, load_handlers(settings.handlers), concurrency)
+    run_remote_worker(server, load_handlers(settings.handlers), concurrency, prefetch=prefetch)
 
 
 def _configure_logging(log_format: str | None) -> None:

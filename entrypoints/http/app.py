@@ -19,13 +19,14 @@ from entrypoints.dashboard.router import dashboard
 from entrypoints.doorkeeper import REPORT_SECONDS
 from entrypoints.http.audit import audit
 from entrypoints.http.claims import ClaimController, OutcomeController
+from entrypoints.http.guard import guard
 from entrypoints.http.jobs import JobController
 from entrypoints.http.limits import LimitController
 from entrypoints.http.metrics import Figures, meter, metrics
 from entrypoints.http.operations import livez, readyz, stats
 from entrypoints.http.original import OriginalController
 from entrypoints.http.problems import answer_error
-from entrypoints.http.reading import StrictRequest, refuse_invalid_utf8
+from entrypoints.http.reading import StrictRequest
 from entrypoints.http.stream import stream
 from entrypoints.service import Fairlog
 from entrypoints.worker.embedded import EmbeddedWorker
@@ -80,7 +81,7 @@ def create_app(
         middleware=[partial(meter, figures)],
         exception_handlers={Exception: answer_error},
         request_class=StrictRequest,
-        before_request=refuse_invalid_utf8,
+        before_request=guard,
         lifespan=[lifespan],
         openapi_config=OpenAPIConfig(
             title="Fairlog", version="1",

@@ -4,8 +4,9 @@ import re
 from collections.abc import Sequence
 from typing import Annotated
 
-from litestar import Controller, Response, get, post
+from litestar import Controller, get, post
 from litestar.di import NamedDependency
+from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import FromPath, FromQuery, HeaderParameter, JSONBody, QueryParameter
 from litestar.status_codes import HTTP_200_OK, HTTP_202_ACCEPTED
 from msgspec import UNSET, Raw, Struct, UnsetType
@@ -13,16 +14,19 @@ from msgspec import UNSET, Raw, Struct, UnsetType
 from domain import validation
 from domain.commands import CancelJob, RetryJob, SubmitJob
 from domain.decide import Submitted
-from domain.errors import InvalidInput
+from domain.errors import InvalidInput, RateLimited
+from domain.identifiers import UserId
 from domain.life_cycle import State
 from entrypoints.bulk_retry import RetriedJobs, retry_jobs
 from entrypoints.explaining import ExplanationView, explain_job
+from entrypoints.http.answers import JsonAnswer, encoded
 from entrypoints.http.paging import limit_of, page_cursor, position_of
-from entrypoints.http.problems import Problem, problem_of
+from entrypoints.http.problems import Problem, problem_of, refusal_answer
 from entrypoints.http.rate_limit_fields import rate_limit_fields
 from entrypoints.http.reading import read_json
 from entrypoints.http.requests import BulkRetry, Submission, SubmissionBatch
 from entrypoints.service import Fairlog
+from entrypoints.time_travel import TimeTravel
 from entrypoints.views import EventPage, JobPage, JobView
 
 SUBMISSION_BYTES_MAX = 8 * 1024 * 1024  # a payload of 1 MiB may be six times as long in escapes
@@ -48,23 +52,36 @@ class JobController(Controller):
     path = "/v1/jobs"
     tags = ("jobs",)
 
-    @post(status_code=HTTP_202_ACCEPTED, request_max_body_size=SUBMISSION_BYTES_MAX)
+    @post(
+        status_code=HTTP_202_ACCEPTED,
+        request_max_body_size=SUBMISSION_BYTES_MAX,
+        responses={
+            HTTP_202_ACCEPTED: ResponseSpec(
+                JobView, description="Accepted", generate_examples=False
+            ),
+            HTTP_200_OK: ResponseSpec(
+                JobView, description="Known by its key", generate_examples=False
+            ),
+        },
+    )
     async def submit(
         self,
         data: JSONBody[Submission],
         fairlog: NamedDependency[Fairlog],
         idempotency_key: IdempotencyKey = None,
-    ) -> Response[JobView]:
+    ) -> JsonAnswer:
         """Accept a job. Sent again with the same key, it changes nothing."""
-        submitted, view = await fairlog.submit(data.to_command(_unquoted(idempotency_key)))
-        return Response(
-            view,
-            status_code=_status(submitted),
-            headers={
-                "Location": f"/v1/jobs/{view.id}",
-                **rate_limit_fields(submitted.decision, submitted.decided_at),
-            },
-        )
+        if known := fairlog.door.refuse(UserId(data.user_id)):
+            return refusal_answer(known)
+        try:
+            submitted, view = await fairlog.submit(data.to_command(_unquoted(idempotency_key)))
+        except RateLimited as refused:
+            return refusal_answer(refused)
+        headers = {
+            "Location": f"/v1/jobs/{view.id}",
+            **rate_limit_fields(submitted.decision, submitted.decided_at),
+        }
+        return JsonAnswer(_status(submitted), view, encoded(headers))
 
     @post("/batch", status_code=HTTP_200_OK, request_max_body_size=BATCH_BYTES_MAX)
     async def submit_batch(
@@ -93,9 +110,18 @@ class JobController(Controller):
         )
 
     @get("/{job_id:int}")
-    async def find(self, job_id: FromPath[int], fairlog: NamedDependency[Fairlog]) -> JobView:
-        """One job as it stands."""
-        return await fairlog.job(validation.job_id(job_id))
+    async def find(
+        self,
+        job_id: FromPath[int],
+        fairlog: NamedDependency[Fairlog],
+        as_of: FromQuery[str | None] = None,
+    ) -> JobView:
+        """One job as it stands; with `as_of`, a position or a time, as it stood then."""
+        wanted = validation.job_id(job_id)
+        if as_of is None:
+            return await fairlog.job(wanted)
+        then, past = validation.as_of(as_of), TimeTravel(fairlog)
+        return await fairlog.read(lambda connection: past.job(connection, wanted, then))
 
     @get("/{job_id:int}/events")
     async def history(

@@ -2,13 +2,16 @@
 
 from litestar import MediaType, Response, get
 from litestar.di import NamedDependency
+from litestar.params import FromQuery
 from litestar.status_codes import HTTP_200_OK, HTTP_503_SERVICE_UNAVAILABLE
 from msgspec import Struct
 
 from adapters.schema import is_current
+from domain import validation
 from domain.errors import FairlogError
 from entrypoints.service import Fairlog
-from entrypoints.views import StatsView
+from entrypoints.time_travel import TimeTravel
+from entrypoints.views import PastStateView, StatsView
 
 
 class Readiness(Struct, frozen=True):
@@ -47,6 +50,14 @@ async def _readiness(fairlog: Fairlog) -> Readiness:
 
 
 @get("/v1/stats", tags=["operations"])
-async def stats(fairlog: NamedDependency[Fairlog]) -> StatsView:
-    """Counts by state, the line, the global window, and what this process did."""
-    return await fairlog.stats()
+async def stats(
+    fairlog: NamedDependency[Fairlog], as_of: FromQuery[str | None] = None
+) -> StatsView | PastStateView:
+    """Counts by state, the line, the global window, and what this process did.
+
+    With `as_of`, a position or a time: how the service stood then, and all limits that were set.
+    """
+    if as_of is None:
+        return await fairlog.stats()
+    then, past = validation.as_of(as_of), TimeTravel(fairlog)
+    return await fairlog.read(lambda connection: past.state(connection, then))

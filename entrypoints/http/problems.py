@@ -1,5 +1,6 @@
 """Our errors as problem details (RFC 9457): the one place where they meet HTTP."""
 
+from functools import lru_cache
 from http import HTTPStatus
 from typing import Any
 
@@ -13,10 +14,13 @@ from litestar.exceptions import (
 )
 
 from domain.errors import (
+    BodiesAreNeeded,
     FairlogError,
     InvalidInput,
     JobHasEnded,
+    JobHasMovedOn,
     JobHasNotEnded,
+    JobWasErased,
     KeyReusedWithOtherPayload,
     LogTooNew,
     LogUnavailable,
@@ -27,6 +31,9 @@ from domain.errors import (
     TooManyKinds,
     UnknownJob,
 )
+from domain.events import RateLimitDecided
+from domain.identifiers import UserId
+from entrypoints.http.answers import PROBLEM, JsonAnswer, encoded
 from entrypoints.http.rate_limit_fields import rate_limit_fields, seconds_until
 
 QUOTA_EXCEEDED = "https://iana.org/assignments/http-problem-types#quota-exceeded"
@@ -40,6 +47,9 @@ _STATUS: dict[type[FairlogError], HTTPStatus] = {
     NotTheCurrentAttempt: HTTPStatus.CONFLICT,
     JobHasEnded: HTTPStatus.CONFLICT,
     JobHasNotEnded: HTTPStatus.CONFLICT,
+    JobWasErased: HTTPStatus.CONFLICT,
+    BodiesAreNeeded: HTTPStatus.CONFLICT,
+    JobHasMovedOn: HTTPStatus.CONFLICT,
     InvalidInput: HTTPStatus.BAD_REQUEST,
     LogUnavailable: HTTPStatus.SERVICE_UNAVAILABLE,
     LogTooNew: HTTPStatus.SERVICE_UNAVAILABLE,
@@ -85,6 +95,36 @@ def headers_of(error: Exception) -> dict[str, str]:
     if isinstance(error, Refusal) and error.decision is not None and error.decided_at is not None:
         headers |= rate_limit_fields(error.decision, error.decided_at)
     return headers
+
+
+def refusal_answer(error: RateLimited) -> JsonAnswer:
+    """As `answer_error`, without raising through the framework.
+
+    It may be asked for ten thousand times a second, and is the same for a user within a second.
+    """
+    seconds = seconds_until(error.resets_at, error.now)
+    return _refusal_answer(error.user_id, error.decision, seconds, _Same(error))
+
+
+class _Same:
+    """Equal to all of its kind, so that a cache looks at the other arguments alone."""
+
+    def __init__(self, error: RateLimited) -> None:
+        self.error = error
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same)
+
+    def __hash__(self) -> int:
+        return 0
+
+
+@lru_cache(maxsize=4096)
+def _refusal_answer(
+    _user: UserId, _decision: RateLimitDecided | None, _seconds: int, same: _Same
+) -> JsonAnswer:
+    problem = problem_of(same.error)
+    return JsonAnswer(problem["status"], problem, encoded(headers_of(same.error)), PROBLEM)
 
 
 def answer_error(_: AnyRequest, error: Exception) -> Response[Problem]:

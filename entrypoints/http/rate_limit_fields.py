@@ -7,24 +7,21 @@ draft-ietf-httpapi-ratelimit-headers-10; `Retry-After` is never earlier than `t`
 import math
 from datetime import datetime
 
-from domain.events import RateLimitDecided, Scope
+from domain.events import RateLimitDecided
 from domain.rate_limits import resets_at
 
 
 def rate_limit_fields(decision: RateLimitDecided, now: datetime) -> dict[str, str]:
     """`now` is the log's clock at the decision. A refusal names only the limit that refused."""
-    windows = [(decision.scope, decision.limit, decision.used)]
-    if decision.global_limit is not None and decision.global_used is not None:
-        windows.append((Scope.GLOBAL, decision.global_limit, decision.global_used))
     seconds = seconds_until(resets_at(decision), now)
-    return {
-        "RateLimit-Policy": ", ".join(
-            f'"{scope}";q={limit};w={decision.window_seconds}' for scope, limit, _ in windows
-        ),
-        "RateLimit": ", ".join(
-            f'"{scope}";r={max(0, limit - used)};t={seconds}' for scope, limit, used in windows
-        ),
-    }
+    window = decision.window_seconds
+    policy = f'"{decision.scope.value}";q={decision.limit};w={window}'
+    state = f'"{decision.scope.value}";r={max(0, decision.limit - decision.used)};t={seconds}'
+    if decision.global_limit is not None and decision.global_used is not None:
+        left = max(0, decision.global_limit - decision.global_used)
+        policy += f', "global";q={decision.global_limit};w={window}'
+        state += f', "global";r={left};t={seconds}'
+    return {"RateLimit-Policy": policy, "RateLimit": state}
 
 
 def seconds_until(moment: datetime, now: datetime) -> int:

@@ -111,6 +111,7 @@ class Worker:
             if jobs or (jobs is not None and _now() - asked >= self._wait_seconds / 2):
                 backoff.reset()
                 self._take(jobs)
+                await asyncio.sleep(0)  # the jobs begin before the next claim is made
             else:
                 await asyncio.sleep(backoff.next_pause())
 

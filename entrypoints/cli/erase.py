@@ -1,0 +1,59 @@
+"""`fairlog erase`: removes what users put in, and leaves the log provable."""
+
+import rich_click as click
+from click.exceptions import Exit, UsageError
+
+from domain import validation
+from entrypoints.cli.failure import CHECK_FAILED
+from entrypoints.cli.opening import database_url_option, opened_log, settings_from
+from entrypoints.cli.output import examples, note, printable, progress, say
+from entrypoints.erasure import Erased, erase_job, erase_user
+
+
+@click.command(
+    epilog=examples("fairlog erase --user alice", "fairlog erase --job 1042 --cancel --yes")
+)
+@database_url_option
+@click.option("--user", "user_id", metavar="ID", help="All jobs of this user.")
+@click.option("--job", "job_id", type=int, metavar="ID", help="This job.")
+@click.option(
+    "--cancel", is_flag=True,
+    help="Cancel first what has not ended. Without it, such a job keeps its payload.",
+)  # fmt: skip
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def erase(
+    database_url: str | None, *, user_id: str | None, job_id: int | None, cancel: bool, yes: bool
+) -> None:
+    """Remove payloads, results and errors for good, and record that they were.
+
+    Events stay, with the user's id, the idempotency keys and the hashes of what was removed: the
+    chain, the proofs and `fairlog verify` stay clean. Exit code 1 when a job that has not ended
+    keeps what it needs.
+    """
+    if (user_id is None) == (job_id is None):
+        raise UsageError("Either --user or --job.")
+    user = None if user_id is None else validation.user_id(user_id)
+    job = None if job_id is None else validation.job_id(job_id)
+    whose = f"job {job}" if user is None else f"all jobs of {printable(user)}"
+    if not yes:
+        click.confirm(
+            f"Remove payloads, results and errors of {whose} for good?", abort=True, err=True
+        )
+    with opened_log(settings_from({"database_url": database_url})) as fairlog:
+        fairlog.writer.start()
+        if job is not None:
+            done = erase_job(fairlog, job, cancel=cancel)
+        elif user is not None:
+            with progress("erasing") as report:
+                done = erase_user(fairlog, user, cancel=cancel, progress=report)
+    _tell(done)
+
+
+def _tell(done: Erased) -> None:
+    say(f"Erased {done.bodies:,} bodies of {done.jobs:,} jobs.")
+    if done.open:
+        note(
+            f"{done.open:,} jobs have not ended and keep what they need: wait for their end, or "
+            "run it again with --cancel."
+        )
+        raise Exit(CHECK_FAILED)

@@ -1,0 +1,131 @@
+"""`fairlog audit export` and `fairlog audit follow`: the log as a file, and live."""
+
+import contextlib
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO, Final
+
+import rich_click as click
+from click.exceptions import UsageError
+
+from adapters.event_log import EventFilter
+from domain.errors import LogUnavailable
+from entrypoints.cli.conditions import condition_options, conditions_of
+from entrypoints.cli.opening import database_url_option, opened_log, settings_from
+from entrypoints.cli.output import examples, note, progress
+from entrypoints.export import FORMATS, ExportedEvent, export_format, pages
+from entrypoints.service import Fairlog
+
+POLL_SECONDS: Final = 0.25
+_bodies = click.option(
+    "--bodies", is_flag=True,
+    help="With payloads, results and errors; of those that were erased it says so.",
+)  # fmt: skip
+
+
+@click.command(
+    epilog=examples(
+        "fairlog audit export --output log.parquet",
+        "fairlog audit export --user alice --bodies --format ndjson > alice.ndjson",
+        "fairlog audit export --type JobFailed --since 2026-01-31T00:00:00Z --format csv",
+    )
+)
+@database_url_option
+@condition_options
+@_bodies
+@click.option(
+    "--format", "form", type=click.Choice(FORMATS),
+    help="Default: as the output's name ends, else ndjson. Parquet needs pyarrow.",
+)  # fmt: skip
+@click.option(
+    "--output", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
+    help="Written whole or not at all. Default: standard output.",
+)  # fmt: skip
+def export(
+    database_url: str | None, *, bodies: bool, form: str | None, output: Path | None,
+    **conditions: Any,  # noqa: ANN401 (see `conditions_of`)
+) -> None:  # fmt: skip
+    """Write all events that the conditions let through, up to the end of the log as it is now."""
+    asked = conditions_of(**conditions)
+    form = form or _format_of(output)
+    if form == "parquet" and output is None and sys.stdout.isatty():
+        raise UsageError("Parquet is not for a terminal: give --output.")
+    with opened_log(settings_from({"database_url": database_url})) as fairlog:
+        between = fairlog.read_now(lambda connection: asked.between(fairlog.log, connection))
+        with _opened(output) as file, progress("exporting") as report:
+            written = export_format(form, file, bodies=bodies)
+            for page in pages(fairlog, asked.wanted, between, bodies=bodies):
+                written.write(page)
+                report(page[-1].position - between[0], between[1] - between[0] - 1)
+            written.close()
+
+
+def _format_of(output: Path | None) -> str:
+    ending = "" if output is None else output.suffix.removeprefix(".")
+    return ending if ending in FORMATS else "ndjson"
+
+
+@contextlib.contextmanager
+def _opened(output: Path | None) -> Iterator[BinaryIO]:
+    if output is None:
+        yield sys.stdout.buffer
+        sys.stdout.buffer.flush()
+        return
+    part = output.with_name(output.name + ".part")
+    try:
+        with part.open("wb") as file:
+            yield file
+        part.replace(output)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+@click.command(
+    epilog=examples(
+        "fairlog audit follow --user alice", "fairlog audit follow --after 0 | jq .type"
+    )
+)
+@database_url_option
+@condition_options
+@_bodies
+def follow(
+    database_url: str | None, *, bodies: bool,
+    **conditions: Any,  # noqa: ANN401 (see `conditions_of`)
+) -> None:  # fmt: skip
+    """Print events as they come, one JSON object a line, until Ctrl-C.
+
+    Begins with what comes from now on; with --after or --since, with what is there already.
+    """
+    asked = conditions_of(**conditions)
+    if asked.until is not None:
+        raise UsageError("What comes has no end: --until goes with `audit export`.")
+    with opened_log(settings_from({"database_url": database_url})) as fairlog:
+        after, end = fairlog.read_now(lambda connection: asked.between(fairlog.log, connection))
+        if asked.after is None and asked.since is None:
+            after = end - 1
+        written = export_format("ndjson", sys.stdout.buffer, bodies=bodies)
+        for page in _news(fairlog, asked.wanted, after, bodies=bodies):
+            written.write(page)
+            sys.stdout.buffer.flush()
+
+
+def _news(
+    fairlog: Fairlog, wanted: EventFilter, after: int, *, bodies: bool
+) -> Iterator[list[ExportedEvent]]:
+    """Pages as they come; a database that is away is waited for."""
+    is_away = False
+    while True:
+        try:
+            end = fairlog.read_now(fairlog.log.position)
+            for page in pages(fairlog, wanted, (after, end + 1), bodies=bodies):
+                yield page
+                after = page[-1].position
+            after = max(after, end)
+            is_away = False
+        except LogUnavailable:
+            if not is_away:
+                note("The database does not answer; waiting for it.")
+            is_away = True
+        time.sleep(POLL_SECONDS)

@@ -1,0 +1,103 @@
+"""`fairlog audit state`: jobs, the waiting line and the limits as they stood."""
+
+import msgspec
+import rich_click as click
+from click.exceptions import UsageError
+
+from domain import validation
+from entrypoints.cli.opening import database_url_option, opened_log, settings_from
+from entrypoints.cli.output import examples, printable, say
+from entrypoints.time_travel import JOBS_SHOWN_MAX, TimeTravel
+from entrypoints.views import JobView, LimitView, PastStateView
+
+
+@click.command(
+    epilog=examples(
+        "fairlog audit state --as-of 1042",
+        "fairlog audit state --as-of 2026-01-31T12:00:00Z --format json",
+        "fairlog audit state --as-of 1042 --job 17",
+    )
+)
+@database_url_option
+@click.option(
+    "--as-of", "moment", required=True, metavar="POSITION|TIME",
+    help="Behind the event at this position, or behind all that were recorded by this time.",
+)  # fmt: skip
+@click.option("--job", "job_id", type=int, metavar="ID", help="This job alone.")
+@click.option("--user", "user_id", metavar="ID", help="This user's jobs alone, the newest first.")
+@click.option(
+    "--limit", type=click.IntRange(1, JOBS_SHOWN_MAX), default=100, show_default=True, metavar="N",
+    help="At most so many jobs.",
+)  # fmt: skip
+@click.option(
+    "--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True,
+    help="For people, or as JSON (one object a line).",
+)  # fmt: skip
+def state(
+    database_url: str | None, *, moment: str, job_id: int | None, user_id: str | None, limit: int,
+    form: str,
+) -> None:  # fmt: skip
+    """Show how things stood at a position of the log, or at a time."""
+    if job_id is not None and user_id is not None:
+        raise UsageError("Either --job or --user.")
+    then = validation.as_of(moment)
+    with opened_log(settings_from({"database_url": database_url})) as fairlog:
+        past = TimeTravel(fairlog)
+        if job_id is not None:
+            job = validation.job_id(job_id)
+            jobs = [fairlog.read_now(lambda connection: past.job(connection, job, then))]
+        elif user_id is not None:
+            user = validation.user_id(user_id)
+            jobs = fairlog.read_now(
+                lambda connection: past.jobs_of_user(connection, user, then, limit)
+            )
+        else:
+            found = fairlog.read_now(lambda connection: past.state(connection, then))
+            say(_as_json(found) if form == "json" else _as_text(found))
+            return
+    for view in jobs:
+        say(_as_json(view) if form == "json" else _job(view))
+
+
+def _as_json(view: PastStateView | JobView) -> str:
+    return msgspec.json.encode(view).decode()
+
+
+def _job(job: JobView) -> str:
+    return (
+        f"job {job.id} of {printable(job.user_id)} ({printable(job.kind)}): {job.state.value}, "
+        f"attempt {job.attempt} of {job.max_attempts}, "
+        f"submitted {job.submitted_at:%Y-%m-%dT%H:%M:%S.%fZ}"
+    )
+
+
+def _as_text(state: PastStateView) -> str:
+    window = state.global_
+    lines = [
+        f"position {state.position}, recorded {state.recorded_at:%Y-%m-%dT%H:%M:%S.%fZ}",
+        "jobs: " + ", ".join(f"{count:,} {name.value}" for name, count in state.jobs.items()),
+        f"all users together: {window.used:,} of {window.limit:,} submissions in the window",
+    ]
+    lines += [
+        f"kind {printable(kind.kind)}: {kind.waiting:,} waiting, {kind.running:,} running"
+        + ("" if kind.running_limit is None else f" of {kind.running_limit:,}")
+        for kind in state.line.kinds
+    ]
+    lines += [
+        f"{place}. in line: {printable(turn.user_id)}, {turn.waiting:,} waiting, "
+        f"{turn.running:,} running, turn {turn.turn}"
+        for place, turn in enumerate(state.line.next, start=1)
+    ]
+    lines += [_limit(limit) for limit in state.limits]
+    return "\n".join(lines)
+
+
+def _limit(limit: LimitView) -> str:
+    subject = (
+        f"user {printable(limit.user_id)}" if limit.user_id is not None
+        else f"kind {printable(limit.kind)}" if limit.kind is not None
+        else "all users together"
+    )  # fmt: skip
+    submissions = "the default" if limit.limit is None else f"{limit.limit:,}"
+    running = "no cap" if limit.running is None else f"{limit.running:,}"
+    return f"limit of {subject}: {submissions} submissions a window, {running} running at once"

@@ -1,0 +1,111 @@
+"""`fairlog whatif`: who would have been refused under other limits."""
+
+from datetime import datetime
+from typing import Any, Final
+
+import msgspec
+import rich_click as click
+
+from domain.identifiers import UserId
+from domain.validation import LIMIT_MAX
+from domain.whatif import OtherLimits, Outcome
+from entrypoints.cli.conditions import Moment
+from entrypoints.cli.opening import database_url_option, opened_log, settings_from
+from entrypoints.cli.output import examples, note, printable, progress, say
+from entrypoints.whatif import Answer, what_if
+
+_ROW: Final = "{:<32}  {:>12}  {:>12}  {:>12}  {:>14}  {:>14}  {}"
+_WINDOW_SECONDS_MAX: Final = 366 * 86_400
+_LIMIT: Final = click.IntRange(0, LIMIT_MAX)
+
+
+@click.command(
+    epilog=examples(
+        "fairlog whatif --user-limit 50 --since 2026-01-31T00:00:00Z --until 2026-02-01T00:00:00Z",
+        "fairlog whatif --window 3600 --user-limit 1000 --format json",
+    )
+)
+@database_url_option
+@click.option("--user-limit", type=_LIMIT, metavar="N", help="Submissions a window, of each user.")
+@click.option("--global-limit", type=_LIMIT, metavar="N", help="Of all users together.")
+@click.option(
+    "--window", "window_seconds", type=click.IntRange(1, _WINDOW_SECONDS_MAX), metavar="SECONDS",
+    help="Windows of this length, aligned to the epoch.",
+)  # fmt: skip
+@click.option(
+    "--since", type=Moment(), metavar="TIME", help="From this time on: 2026-01-31T12:00:00Z."
+)
+@click.option("--until", type=Moment(), metavar="TIME", help="Before this time.")
+@click.option(
+    "--limit", "users_max", type=click.IntRange(min=1), default=50, show_default=True, metavar="N",
+    help="Print at most so many users, those first for whom most would change.",
+)  # fmt: skip
+@click.option(
+    "--format", "form", type=click.Choice(["table", "json"]), default="table", show_default=True,
+    help="For people, or as JSON: every user.",
+)  # fmt: skip
+def whatif(
+    database_url: str | None, *, since: datetime | None, until: datetime | None, users_max: int,
+    form: str, **limits: Any,  # noqa: ANN401 (those of OtherLimits)
+) -> None:  # fmt: skip
+    """Replay the recorded submissions under other limits.
+
+    Says for each user how many were admitted and refused, and how many would have been. What is not
+    given stays as it was, changes of limits included. Nothing is changed.
+    """
+    other = OtherLimits(**limits)
+    with (
+        opened_log(settings_from({"database_url": database_url})) as fairlog,
+        fairlog.database.read() as connection,
+        progress("replaying") as report,
+    ):
+        answer = what_if(fairlog, connection, other, since, until, report)
+    if form == "json":
+        say(msgspec.json.encode(_document(answer)).decode())
+    else:
+        _print_table(answer, users_max)
+
+
+def _document(answer: Answer) -> dict[str, Any]:
+    return {
+        "users": [{"user_id": user_id, **_figures(one)} for user_id, one in _ordered(answer)],
+        "total": _figures(answer.total),
+    }
+
+
+def _figures(one: Outcome) -> dict[str, Any]:
+    return {
+        "submissions": one.submissions, "admitted": one.admitted, "refused": one.refused,
+        "would_be_admitted": one.would_be_admitted, "would_be_refused": one.would_be_refused,
+        "is_estimate": one.is_estimate,
+        "admitted_at_least": one.at_least, "admitted_at_most": one.at_most,
+    }  # fmt: skip
+
+
+def _ordered(answer: Answer) -> list[tuple[UserId, Outcome]]:
+    """Those first for whom most would change."""
+    return sorted(
+        answer.users.items(),
+        key=lambda item: (-abs(item[1].would_be_admitted - item[1].admitted), item[0]),
+    )
+
+
+def _print_table(answer: Answer, users_max: int) -> None:
+    say(_ROW.format("user", "submissions", "admitted", "refused", "would be adm.", "would be ref.",
+                    "").rstrip())  # fmt: skip
+    ordered = _ordered(answer)
+    for user_id, one in ordered[:users_max]:
+        say(_row(printable(user_id), one))
+    say(_row("all together", answer.total))
+    if len(ordered) > users_max:
+        note(f"{len(ordered) - users_max:,} users more: --limit shows them.")
+
+
+def _row(name: str, one: Outcome) -> str:
+    bounds = (
+        f"an estimate: {one.at_least:,} to {one.at_most:,} would be admitted"
+        if one.is_estimate else ""
+    )  # fmt: skip
+    figures = (one.submissions, one.admitted, one.refused, one.would_be_admitted,
+               one.would_be_refused)  # fmt: skip
+    return _ROW.format(name, *(f"{figure:,}" for figure in figures), bounds).rstrip()

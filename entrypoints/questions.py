@@ -1,0 +1,174 @@
+"""Questions: what the projections and the log hold, for whoever asks."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final, TypeVar
+
+from sqlalchemy.engine import Connection
+
+from adapters.database import Database
+from adapters.event_log import EventFilter, SqlEventLog, StoredEvent
+from domain.errors import UnknownJob
+from domain.identifiers import GLOBAL, JobId, Kind, UserId
+from domain.life_cycle import Job, State
+from domain.policy import Policy
+from entrypoints.views import (
+    EventPage,
+    JobPage,
+    JobView,
+    KindView,
+    LineView,
+    RatesView,
+    StatsView,
+    TurnView,
+    UserLimitsView,
+    WindowView,
+    event_view,
+    job_view,
+    window_view,
+    without_traceback,
+)
+from projections import registry
+from projections.jobs import JobQueries
+from projections.line import LineQueries
+from projections.windows import WindowQueries
+
+READ_THREADS: Final = 8
+FRONT_OF_LINE: Final = 20
+KINDS_SHOWN_MAX: Final = 200
+_NO_KIND: Final = Kind("")
+
+T = TypeVar("T")
+
+
+class Questions:
+    """Each answer is one read of the database, beside the event loop."""
+
+    def __init__(self, database: Database, log: SqlEventLog, policy: Policy) -> None:
+        self.database = database
+        self.log = log
+        self.policy = policy
+        self.jobs = JobQueries(registry.current("jobs"))
+        self.line = LineQueries(registry.current("line"))
+        self.windows = WindowQueries(registry.current("windows"))
+        self._readers = ThreadPoolExecutor(READ_THREADS, thread_name_prefix="fairlog-read")
+
+    async def read(self, query: Callable[[Connection], T]) -> T:
+        """Run a query beside the event loop. Raises `LogUnavailable`."""
+        return await asyncio.get_running_loop().run_in_executor(self._readers, self.read_now, query)
+
+    def read_now(self, query: Callable[[Connection], T]) -> T:
+        with self.database.read() as connection:
+            return query(connection)
+
+    async def job(self, job_id: JobId) -> JobView:
+        """Raises `UnknownJob`."""
+
+        def query(connection: Connection) -> list[JobView]:
+            return self.views(connection, list(self.jobs.find(connection, [job_id]).values()))
+
+        found = await self.read(query)
+        if not found:
+            raise UnknownJob(job_id)
+        return found[0]
+
+    async def newest_jobs(
+        self, user_id: UserId | None, state: State | None, below: int | None, limit: int
+    ) -> JobPage:
+        def query(connection: Connection) -> JobPage:
+            found = self.jobs.newest(connection, user_id, state, below, limit + 1)
+            following = str(found[limit - 1].id) if len(found) > limit else None
+            views = self.views(connection, found[:limit])
+            for view in views:
+                view.error = without_traceback(view.error)
+            return JobPage(views, following)
+
+        return await self.read(query)
+
+    def views(self, connection: Connection, jobs: Sequence[Job]) -> list[JobView]:
+        """Jobs with their bodies, in the order given."""
+        positions = [
+            position
+            for job in jobs
+            for position in (job.id, job.result_position, job.error_position)
+            if position is not None
+        ]
+        found = self.log.bodies_at(connection, positions)
+        return [
+            job_view(
+                job,
+                found.get(job.id, b"null"),
+                found.get(job.result_position or 0),
+                found.get(job.error_position or 0),
+            )
+            for job in jobs
+        ]
+
+    async def events(self, wanted: EventFilter, after: int, limit: int) -> EventPage:
+        def query(connection: Connection) -> list[StoredEvent]:
+            return self.log.find(connection, wanted, after, limit + 1)
+
+        found = await self.read(query)
+        following = found[limit - 1].position if len(found) > limit else None
+        return EventPage([event_view(event) for event in found[:limit]], following)
+
+    async def history(self, job_id: JobId, after: int, limit: int) -> EventPage:
+        """A job's events. Raises `UnknownJob`."""
+        page = await self.events(EventFilter(job_id=job_id), after, limit)
+        if not page.events and after == 0:
+            raise UnknownJob(job_id)
+        return page
+
+    async def user_limits(self, user_id: UserId) -> UserLimitsView:
+        def query(connection: Connection) -> UserLimitsView:
+            now = self.log.now(connection)
+            windows = self.windows.load(connection, [user_id], self.policy, now)
+            everyone = window_view(windows.global_window(self.policy, now), None)
+            own = windows.user_window(user_id, self.policy, now)
+            setting = windows.limits.get((user_id, _NO_KIND))
+            return UserLimitsView(
+                user_id=user_id, limit=own.limit, used=own.used, remaining=own.remaining,
+                window_seconds=own.window_seconds, resets_at=own.resets_at,
+                running=None if setting is None else setting.running, global_=everyone,
+            )  # fmt: skip
+
+        return await self.read(query)
+
+    async def global_limits(self) -> WindowView:
+        return await self.read(self._global_window)
+
+    def _global_window(self, connection: Connection) -> WindowView:
+        now = self.log.now(connection)
+        windows = self.windows.load(connection, [], self.policy, now)
+        setting = windows.limits.get((GLOBAL, _NO_KIND))
+        return window_view(
+            windows.global_window(self.policy, now), None if setting is None else setting.running
+        )
+
+    async def kind(self, kind: Kind) -> KindView:
+        load = await self.read(lambda connection: self.line.kind(connection, kind))
+        return KindView(kind, load.waiting, load.running, load.running_limit)
+
+    def standing(self, connection: Connection, rates: RatesView) -> StatsView:
+        """Counts by state, the line and the global window; nothing is counted for it."""
+        counts = self.jobs.counts(connection)
+        kinds = self.line.kinds(connection, KINDS_SHOWN_MAX)
+        return StatsView(
+            position=self.log.position(connection),
+            jobs=counts,
+            total=sum(counts.values()),
+            line=LineView(
+                counts[State.QUEUED],
+                [
+                    KindView(kind, load.waiting, load.running, load.running_limit)
+                    for kind, load in kinds
+                ],
+                [
+                    TurnView(user_id, user.turn or 0, user.last_served, user.waiting, user.running)
+                    for user_id, user in self.line.next_users(connection, FRONT_OF_LINE)
+                ],
+            ),
+            global_=self._global_window(connection),
+            rates=rates,
+        )
