@@ -1,0 +1,132 @@
+"""Databases filled with a history, for benchmarks that measure at a size.
+
+The log is written directly, by the log's own append in big transactions, and the projections are
+then built from it: a quarter less work for us than deciding each submission (2.0 s of processor
+time against 2.7 for 20,000 jobs).
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from datetime import datetime
+from itertools import islice
+from typing import Final
+
+import sqlalchemy as sa
+from msgspec import Struct
+
+from adapters.settings import Settings
+from domain.events import Recorded
+from entrypoints.composition import compose, prepare, rebuild_projections
+from entrypoints.service import Fairlog
+from projections.live import inline_projections
+from tests.benchmarks.history import Teller, Told
+from tests.benchmarks.site import UNLIMITED, Kind, Site
+
+EVENTS_A_TRANSACTION: Final = 8000
+
+Tell = Callable[[Teller, datetime], list[Told]]  # one job
+
+
+class Filled(Struct, frozen=True):
+    kind: Kind
+    url: str
+    jobs: int
+    users: int
+    events: int
+
+
+def open_service(url: str) -> Fairlog:
+    """A service whose writer has not been started. To be closed."""
+    return compose(Settings(database_url=url, user_limit=UNLIMITED, global_limit=UNLIMITED))
+
+
+def queued(site: Site, kind: Kind, jobs: int, users: int) -> Filled:
+    """Jobs that all wait, with projections built; made once a run."""
+
+    def make() -> Filled:
+        site.note(f"filling: {jobs:,} jobs wait, of {users:,} users")
+        url = site.new_database(kind)
+        with closing(open_service(url)) as fairlog:
+            prepare(fairlog)
+            with _indexes_later(fairlog):
+                events = _write_log(fairlog, jobs, Teller(users), _tell_submission)
+            rebuild_projections(fairlog, [one.name for one in inline_projections()])
+            _gather_statistics(fairlog)
+        return Filled(kind, url, jobs, users, events)
+
+    return site.prepared(make, "queued", kind, str(jobs))
+
+
+def lived(site: Site, kind: Kind, events: int) -> Filled:
+    """A log of jobs that are done, four events each; the projections are not built. Made once."""
+
+    def make() -> Filled:
+        jobs = events // 4
+        users = max(2, jobs // 10)
+        site.note(f"filling: {events:,} events of {jobs:,} jobs, on {kind}")
+        url = site.new_database(kind)
+        with closing(open_service(url)) as fairlog:
+            prepare(fairlog)
+            written = _write_log(fairlog, jobs, Teller(users), Teller.life)
+            _gather_statistics(fairlog)
+        return Filled(kind, url, jobs, users, written)
+
+    return site.prepared(make, "lived", kind, str(events))
+
+
+def _tell_submission(teller: Teller, now: datetime) -> list[Told]:
+    return teller.submission(now)[2]
+
+
+def _write_log(fairlog: Fairlog, jobs: int, teller: Teller, tell: Tell) -> int:
+    """How many events the log then has. Nobody else may write."""
+    left = iter(range(jobs))
+    with fairlog.database.connect_writer() as connection:
+        while _write_some(fairlog, connection, left, teller, tell):
+            pass
+    return teller.position
+
+
+def _write_some(
+    fairlog: Fairlog, connection: sa.Connection, left: Iterator[int], teller: Teller, tell: Tell
+) -> bool:
+    log = fairlog.log
+    with connection.begin():
+        head = log.lock_head(connection)
+        told = [
+            one for _ in islice(left, EVENTS_A_TRANSACTION // 4) for one in tell(teller, head.now)
+        ]
+        if not told:
+            return False
+        placed = list(enumerate(told, head.position + 1))
+        recorded = [
+            Recorded(position, head.now, job_id, event) for position, (event, job_id, _) in placed
+        ]
+        bodies = [(position, body) for position, (_, _, body) in placed if body is not None]
+        log.move_head(connection, head, log.append(connection, head, recorded, bodies))
+    return True
+
+
+@contextmanager
+def _indexes_later(fairlog: Fairlog) -> Iterator[None]:
+    """Let MariaDB sort the log's secondary indexes at the end, instead of row by row."""
+    if fairlog.database.is_sqlite:
+        yield
+        return
+    with fairlog.database.engine.connect() as connection:
+        found = sa.inspect(connection).get_indexes("events")
+        names = [(one["name"], ", ".join(map(str, one["column_names"]))) for one in found]
+        changes = ", ".join(f"DROP INDEX {name}" for name, _ in names)
+        connection.exec_driver_sql(f"ALTER TABLE events {changes}")
+        yield
+        changes = ", ".join(f"ADD INDEX {name} ({columns})" for name, columns in names)
+        connection.exec_driver_sql(f"ALTER TABLE events {changes}")
+
+
+def _gather_statistics(fairlog: Fairlog) -> None:
+    """So that plans do not depend on when the database last looked at its tables."""
+    with fairlog.database.engine.connect() as connection:
+        for name in sa.inspect(connection).get_table_names():
+            command = "ANALYZE" if fairlog.database.is_sqlite else "ANALYZE TABLE"
+            connection.exec_driver_sql(f"{command} {name}")
+        connection.commit()

@@ -1,0 +1,163 @@
+"""Jobs from submission to completion over HTTP, one server process, no work to be done.
+
+One client process submits, another claims and completes, each over several connections, at the same
+time; the clock runs from the first request to the last answer, and the server then says that every
+job is done. In batches: 500 jobs a submission, a claim and a report of outcomes. Singly: each job
+is submitted by a request of its own and completed by one of its own, 64 in flight on either side,
+claimed up to 64 at a time. Each job is four events (decision, submission, start, completion), and
+the limit is what the hand-written INSERT of `append` can write of them. Three runs; medians.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from statistics import median
+from typing import Any, Final
+
+from msgspec import Struct
+
+from tests.benchmarks.append import hand_written_rate
+from tests.benchmarks.client import Client
+from tests.benchmarks.figures import Figure, Limit, at_least
+from tests.benchmarks.serving import SUBMIT_PATH, BenchmarkServer
+from tests.benchmarks.site import Site
+
+EVENTS_A_JOB: Final = 4
+JOBS_A_BATCH: Final = 500
+CONNECTIONS: Final = 4  # on either side, in batches
+IN_FLIGHT: Final = 64  # on either side, singly
+_USERS: Final = 100
+
+
+class Span(Struct, frozen=True):
+    """By the machine's monotonic clock, which all its processes share, in seconds."""
+
+    started: float
+    ended: float
+
+
+Side = Callable[[int, int], Span]  # port, jobs
+
+
+def run(site: Site) -> Iterator[Figure]:
+    inserted = hand_written_rate(site, "mariadb") / EVENTS_A_JOB
+    with ProcessPoolExecutor(2, get_context("spawn")) as clients:
+        for name, jobs, sides in (
+            ("in batches", 3000 if site.quick else 12_000, (submit_batches, work_batches)),
+            ("singly", 1000 if site.quick else 10_000, (submit_singly, work_singly)),
+        ):
+            url = site.new_database("mariadb")
+            with site.server(url) as server:
+                _jobs_a_second(clients, server, jobs // 5, sides)  # warms up
+                rates = [_jobs_a_second(clients, server, jobs, sides) for _ in range(site.rounds)]
+            site.drop_database("mariadb", url)
+            yield Figure(
+                f"MariaDB, {name}", median(rates), "jobs/s", Limit(inserted, "INSERT, 4 events"),
+                at_least(2000) if name == "in batches" else None,
+            )  # fmt: skip
+
+
+def _jobs_a_second(
+    clients: ProcessPoolExecutor, server: BenchmarkServer, jobs: int, sides: Sequence[Side]
+) -> float:
+    done_before = server.stats()["jobs"]["done"]
+    running = [clients.submit(side, server.port, jobs) for side in sides]
+    spans = [one.result() for one in running]
+    if (done := server.stats()["jobs"]["done"] - done_before) != jobs:
+        raise RuntimeError(f"{done} jobs are done, not {jobs}")
+    return jobs / (max(one.ended for one in spans) - min(one.started for one in spans))
+
+
+def submit_batches(port: int, jobs: int) -> Span:
+    starts = iter(range(0, jobs, JOBS_A_BATCH))
+    run = time.monotonic_ns()
+
+    async def submit(client: Client) -> None:
+        for start in starts:
+            numbers = range(start, min(jobs, start + JOBS_A_BATCH))
+            answer = await client.ask(
+                "/v1/jobs/batch", {"jobs": [_submission(run, number) for number in numbers]}
+            )
+            if any(outcome["status"] != 202 for outcome in answer["jobs"]):
+                raise RuntimeError(f"not accepted: {answer['jobs']}")
+
+    return _timed(port, [submit] * CONNECTIONS)
+
+
+def work_batches(port: int, jobs: int) -> Span:
+    done = 0
+
+    async def work(client: Client) -> None:
+        nonlocal done
+        while done < jobs:
+            claimed = await _claim(client, JOBS_A_BATCH)
+            if not claimed:
+                continue
+            outcomes = [{"id": job["id"], "attempt": job["attempt"]} for job in claimed]
+            answer = await client.ask("/v1/claims/complete", {"worker": "bench", "jobs": outcomes})
+            if any(outcome["status"] != 200 for outcome in answer["jobs"]):
+                raise RuntimeError(f"not completed: {answer['jobs']}")
+            done += len(claimed)
+
+    return _timed(port, [work] * CONNECTIONS)
+
+
+def submit_singly(port: int, jobs: int) -> Span:
+    numbers = iter(range(jobs))
+    run = time.monotonic_ns()
+
+    async def submit(client: Client) -> None:
+        for number in numbers:
+            await client.ask(SUBMIT_PATH, _submission(run, number))
+
+    return _timed(port, [submit] * IN_FLIGHT)
+
+
+def work_singly(port: int, jobs: int) -> Span:
+    """One connection claims, the others complete what it has got."""
+    in_hand: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue(maxsize=IN_FLIGHT)
+
+    async def claim(client: Client) -> None:
+        claimed = 0
+        while claimed < jobs:
+            for job in await _claim(client, IN_FLIGHT):
+                claimed += 1
+                await in_hand.put(job)
+        for _ in range(IN_FLIGHT):
+            await in_hand.put(None)
+
+    async def complete(client: Client) -> None:
+        while (job := await in_hand.get()) is not None:
+            await client.ask(f"/v1/jobs/{job['id']}/complete", {"attempt": job["attempt"]})
+
+    return _timed(port, [claim, *[complete] * IN_FLIGHT])
+
+
+async def _claim(client: Client, most: int) -> list[dict[str, Any]]:
+    content = {"worker": "bench", "max": most, "wait_seconds": 0.2}
+    jobs: list[dict[str, Any]] = (await client.ask("/v1/claims", content))["jobs"]
+    return jobs
+
+
+def _submission(run: int, number: int) -> dict[str, object]:
+    return {
+        "user_id": f"user-{number % _USERS}",
+        "payload": {"image": f"{run}-{number}", "width": 640},
+    }
+
+
+def _timed(port: int, parts: "Sequence[Callable[[Client], Any]]") -> Span:
+    """Run all parts at once, each on a connection of its own."""
+
+    async def one(part: Callable[[Client], Any]) -> None:
+        async with Client(port) as client:
+            await part(client)
+
+    async def all_of_them() -> Span:
+        started = time.monotonic()
+        await asyncio.gather(*map(one, parts))
+        return Span(started, time.monotonic())
+
+    return asyncio.run(all_of_them())

@@ -1,0 +1,120 @@
+"""`python -m tests.benchmarks.replay TASK KIND URL`: one pass over a log in a process of its own.
+
+So that its peak memory is its own. The result is one line of JSON.
+"""
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from pathlib import Path
+from typing import Final, cast
+
+import msgspec
+from msgspec import Struct
+
+from entrypoints.composition import rebuild_projections
+from entrypoints.verification import verify_log
+from projections.live import inline_projections
+from tests.benchmarks.bare import COLUMNS, open_bare
+from tests.benchmarks.filling import Filled, open_service
+from tests.benchmarks.site import Kind
+
+SECONDS_MAX: Final = 1200.0
+
+_REPOSITORY: Final = Path(__file__).parents[2]
+_READ_BY_REBUILD: Final = ("position", "recorded_at", "job_id", "data")
+
+
+class Pass(Struct, frozen=True):
+    events: int
+    seconds: float
+    peak_mb: float  # of the process's resident memory, in 10^6 bytes
+
+    @property
+    def rate(self) -> float:
+        """Events a second."""
+        return self.events / self.seconds
+
+
+class ReplayFailed(Exception):
+    """The process failed; the message is what it wrote."""
+
+
+def replay(task: str, filled: Filled) -> Pass:
+    """Run a task of this module over a log."""
+    made = subprocess.run(
+        [sys.executable, "-m", __name__, task, filled.kind, filled.url],
+        cwd=_REPOSITORY, capture_output=True, text=True, check=False, timeout=SECONDS_MAX,
+    )  # fmt: skip
+    if made.returncode:
+        raise ReplayFailed(f"{task} on {filled.kind}\n{made.stdout}\n{made.stderr}")
+    return msgspec.json.decode(made.stdout.splitlines()[-1], type=Pass)
+
+
+def _scan(columns: tuple[str, ...], kind: Kind, url: str) -> tuple[int, float]:
+    with closing(open_bare(kind, url)) as bare:
+        started = time.perf_counter()
+        return bare.scan(columns), time.perf_counter() - started
+
+
+def _rebuild(url: str) -> tuple[int, float]:
+    """Up to the switch to what was built; deleting what was there before is not timed."""
+    ended: list[float] = []
+
+    def progress(done: int, total: int) -> None:
+        if done == total:
+            ended.append(time.perf_counter())
+
+    with closing(open_service(url)) as fairlog:
+        names = [one.name for one in inline_projections()]
+        started = time.perf_counter()
+        events = rebuild_projections(fairlog, names, progress)
+    return events, ended[-1] - started
+
+
+def _follow(url: str) -> tuple[int, float]:
+    """Rebuild the projections that follow the log."""
+    with closing(open_service(url)) as fairlog:
+        names = [one.projection.name for one in fairlog.following.followers]
+        started = time.perf_counter()
+        events = rebuild_projections(fairlog, names)
+        return events, time.perf_counter() - started
+
+
+def _verify(url: str) -> tuple[int, float]:
+    found: list[object] = []
+    with closing(open_service(url)) as fairlog:
+        started = time.perf_counter()
+        verified = verify_log(fairlog, found.append, lambda _done, _total: None)
+        seconds = time.perf_counter() - started
+    if not verified.is_clean:
+        raise ReplayFailed(f"not clean: {found[:5]}")
+    return verified.events, seconds
+
+
+_TASKS: Final[Mapping[str, Callable[[Kind, str], tuple[int, float]]]] = {
+    "scan-for-rebuild": lambda kind, url: _scan(_READ_BY_REBUILD, kind, url),
+    "scan-for-verify": lambda kind, url: _scan(COLUMNS, kind, url),
+    "rebuild": lambda _, url: _rebuild(url),
+    "follow": lambda _, url: _follow(url),
+    "verify": lambda _, url: _verify(url),
+}
+
+
+def _main(task: str, kind: str, url: str) -> None:
+    events, seconds = _TASKS[task](cast("Kind", kind), url)
+    print(msgspec.json.encode(Pass(events, seconds, _peak_mb())).decode())
+
+
+def _peak_mb() -> float:
+    """Not from getrusage: its peak includes the process that started this one, up to the exec."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024 / 1e6
+    raise ReplayFailed("the system does not say how much memory was used at most")
+
+
+if __name__ == "__main__":
+    _main(*sys.argv[1:])

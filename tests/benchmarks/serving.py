@@ -1,0 +1,31 @@
+"""The server under test: `fairlog serve` in a process of its own, with one route more."""
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from tests.support.server import FairlogServer, ending_with_us
+
+NOOP_PATH: Final = "/noop"
+SUBMIT_PATH: Final = "/v1/jobs"
+
+_REPOSITORY: Final = Path(__file__).parents[2]
+
+
+class BenchmarkServer(FairlogServer):
+    """It starts as `fairlog serve` does; see `tests.benchmarks.serve_with_noop`."""
+
+    def __init__(self, database_url: str, *, bare: bool, settings: Mapping[str, object]) -> None:
+        super().__init__(database_url, settings=settings)
+        self._command = [
+            *ending_with_us(), sys.executable, "-m", "tests.benchmarks.serve_with_noop",
+            "bare" if bare else "whole", "serve", "--port", str(self.port), "--workers", "0",
+        ]  # fmt: skip
+        self._environment["PYTHONPATH"] = str(_REPOSITORY)
+
+    def stats(self) -> dict[str, Any]:
+        answer = self.client.get("/v1/stats")
+        answer.raise_for_status()
+        stats: dict[str, Any] = answer.json()
+        return stats

@@ -1,0 +1,99 @@
+"""Where a run measures: databases on disk, the server under test, and logs prepared once.
+
+MariaDB is private, on loopback, with commits as durable as in production and a buffer pool and log
+of a usual size. Everything is in one folder under /var/tmp, which goes at the end.
+"""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final, Literal, Self, TypeVar, cast
+
+from tests.benchmarks.serving import BenchmarkServer
+from tests.support.databases import SqliteFiles
+from tests.support.mariadb import MariaDB
+
+Kind = Literal["mariadb", "sqlite"]
+KINDS: Final[tuple[Kind, ...]] = ("mariadb", "sqlite")
+TITLES: Final[Mapping[Kind, str]] = {"mariadb": "MariaDB", "sqlite": "SQLite"}
+MARIADB_OPTIONS: Final = (
+    "--innodb-buffer-pool-size=1G",
+    "--innodb-log-file-size=512M",
+    "--innodb-flush-log-at-trx-commit=1",
+)
+UNLIMITED: Final = 1_000_000_000  # submissions a window
+
+_FOLDER: Final = Path("/var/tmp")  # noqa: S108 (on disk, where /tmp may be memory; mkdtemp names it)
+_PREFIX: Final = "fairlog-benchmarks-"
+
+T = TypeVar("T")
+
+
+class Site:
+    """A context manager. `quick`: sizes that show that a benchmark works, and nothing else."""
+
+    def __init__(self, *, quick: bool) -> None:
+        self.quick = quick
+        self.rounds = 1 if quick else 3  # of measures that take turns
+        self.seconds = 2 if quick else 3  # of one load on a server
+        self.has_run: set[str] = set()  # benchmarks, by name
+        self._mariadb: MariaDB | None = None
+        self._prepared: dict[tuple[str, ...], Any] = {}
+
+    def __enter__(self) -> Self:
+        _remove_what_dead_runs_left()
+        self._home = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=_FOLDER))
+        self._home.chmod(0o755)  # the database's account has to enter
+        self._sqlite = SqliteFiles(self._home)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._mariadb is not None:
+            self._mariadb.close()
+        shutil.rmtree(self._home, ignore_errors=True)
+
+    @property
+    def mariadb(self) -> MariaDB:
+        """Started when it is first asked for; to be asked for in the main thread."""
+        if self._mariadb is None:
+            self._mariadb = MariaDB(MARIADB_OPTIONS, self._home)
+            self._mariadb.__enter__()
+        return self._mariadb
+
+    def new_database(self, kind: Kind) -> str:
+        """The URL of an empty database."""
+        return self._databases(kind).create_database()
+
+    def drop_database(self, kind: Kind, url: str) -> None:
+        self._databases(kind).drop_database(url)
+
+    def server(
+        self, url: str, *, bare: bool = False, settings: Mapping[str, object] | None = None
+    ) -> BenchmarkServer:
+        """`fairlog serve` on a database, with the no-op beside its routes; no limits are reached.
+
+        `bare`: an application that has the no-op and nothing of ours.
+        """
+        limits = {"user_limit": UNLIMITED, "global_limit": UNLIMITED}
+        return BenchmarkServer(url, bare=bare, settings=limits | dict(settings or {}))
+
+    def prepared(self, make: Callable[[], T], *key: str) -> T:
+        """What `make` gives, made once a run: filling a database takes longer than measuring."""
+        if key not in self._prepared:
+            self._prepared[key] = make()
+        return cast("T", self._prepared[key])
+
+    def note(self, text: str) -> None:
+        print(f"  … {text}", flush=True)
+
+    def _databases(self, kind: Kind) -> SqliteFiles | MariaDB:
+        return self.mariadb if kind == "mariadb" else self._sqlite
+
+
+def _remove_what_dead_runs_left() -> None:
+    for home in _FOLDER.glob(f"{_PREFIX}*-*"):
+        owner = home.name.removeprefix(_PREFIX).split("-")[0]
+        if owner.isdigit() and not Path("/proc", owner).exists():
+            shutil.rmtree(home, ignore_errors=True)

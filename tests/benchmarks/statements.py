@@ -1,0 +1,28 @@
+"""Statements of one commit, for 200 commands of 200 users: BEGIN and COMMIT included.
+
+Submissions, completions, failures, heartbeats, cancellations and claims, mixed, are decided as one
+batch by a service that has nothing of it in memory. MariaDB counts what it gets, also where several
+statements come in one packet; tests/integration/test_statements.py holds the number for good.
+"""
+
+from collections.abc import Iterator
+from typing import Final
+
+from tests.benchmarks.figures import Figure, at_most
+from tests.benchmarks.mixed_batch import COMMANDS, USERS, count_statements
+from tests.benchmarks.site import KINDS, TITLES, Site
+
+JOBS_A_USER: Final = (2, 50)
+STATEMENTS_MAX: Final = 20
+
+
+def run(site: Site) -> Iterator[Figure]:
+    for kind in KINDS:
+        for jobs in JOBS_A_USER[:1] if site.quick else JOBS_A_USER:
+            url = site.new_database(kind)
+            counted = count_statements(url, jobs)
+            site.drop_database(kind, url)
+            yield Figure(
+                f"{TITLES[kind]}, {COMMANDS} commands, {jobs * USERS:,} jobs", counted.statements,
+                "statements", target=at_most(STATEMENTS_MAX),
+            )  # fmt: skip
