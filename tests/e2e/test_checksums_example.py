@@ -23,6 +23,7 @@ FAIRLOG = Path(sys.executable).with_name("fairlog")
 LIMITS: dict[str, object] = {"user_limit": 10_000, "global_limit": 20_000}
 OTHERS_FILES = 20
 ROUND_USERS = 3
+SCRIPT_SECONDS_MAX = 200.0  # usual: 5
 
 
 def run_script(server: FairlogServer, root: Path, *options: str) -> str:
@@ -31,7 +32,7 @@ def run_script(server: FairlogServer, root: Path, *options: str) -> str:
         capture_output=True,
         text=True,
         check=False,
-        timeout=100,
+        timeout=SCRIPT_SECONDS_MAX,
     )
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}\n{server.output}"
     return done.stdout
@@ -69,7 +70,7 @@ def events(server: FairlogServer, event_type: str) -> Iterator[dict[str, Any]]:
 
 
 def assert_served_in_turn_and_once(server: FairlogServer, jobs: int) -> None:
-    """As issue 3 wants it seen, in the order of the log."""
+    """In the order of the log."""
     submitted = [event["user_id"] for event in events(server, "JobSubmitted")]
     assert [user for user, _ in groupby(submitted)] == ["alice", "bob", "carol"]
     started = [event["user_id"] for event in events(server, "JobStarted")]
@@ -82,6 +83,7 @@ def assert_served_in_turn_and_once(server: FairlogServer, jobs: int) -> None:
     assert len(completed) == len(set(completed)) == len(submitted) == jobs
 
 
+@pytest.mark.timeout(2 * SCRIPT_SECONDS_MAX)
 def test_the_whole_standard_library_is_checked_by_a_worker_over_http(
     database_url: str, tmp_path: Path
 ) -> None:

@@ -17,7 +17,6 @@ from domain.identifiers import Kind, UserId, WorkerId
 from entrypoints.composition import compose, prepare, rebuild_projections
 from entrypoints.service import Fairlog
 from projections import activity_tables as tables
-from projections import follower as following
 from projections.activity import KEPT_SECONDS, ActivityProjection
 from projections.activity_figures import Figures, total
 from projections.follower import Follower
@@ -93,8 +92,7 @@ def rows(fairlog: Fairlog) -> dict[str, list[tuple[object, ...]]]:
 
 
 def activity(fairlog: Fairlog) -> Follower[Any]:
-    [found] = fairlog.following.followers
-    return found
+    return fairlog.following.of("activity")
 
 
 def catch_up(fairlog: Fairlog, follower: Follower[Any] | None = None) -> None:
@@ -136,13 +134,13 @@ def test_figures_say_what_happened(fairlog: Fairlog, clock: ManualClock) -> None
 
 
 def test_catching_up_in_pieces_and_from_nothing_gives_equal_tables(
-    fairlog: Fairlog, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+    fairlog: Fairlog, clock: ManualClock
 ) -> None:
     live_through_a_day(fairlog, clock)
-    monkeypatch.setattr(following, "EVENTS_A_BATCH", 3)
+    activity(fairlog)._events_a_batch = 3
     catch_up(fairlog)
     in_pieces = rows(fairlog)
-    monkeypatch.setattr(following, "EVENTS_A_BATCH", 10_000)
+    activity(fairlog)._events_a_batch = 10_000
     assert rebuild_projections(fairlog, ["activity"]) == position(fairlog)
     assert rows(fairlog) == in_pieces
     assert all(in_pieces.values())
@@ -159,17 +157,15 @@ def test_what_is_older_than_is_kept_goes(fairlog: Fairlog, clock: ManualClock) -
     }
 
 
-def test_several_processes_apply_each_event_once(
-    fairlog: Fairlog, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_several_processes_apply_each_event_once(fairlog: Fairlog, clock: ManualClock) -> None:
     live_through_a_day(fairlog, clock)
-    monkeypatch.setattr(following, "EVENTS_A_BATCH", 5)
 
     def follow() -> None:
         database = fairlog.database
         own = Follower(
-            ActivityProjection(), fairlog.log.read, fairlog.log, database.read, database.write
-        )
+            ActivityProjection(), fairlog.log.read, fairlog.log, database.read, database.write,
+            events_a_batch=5,
+        )  # fmt: skip
         catch_up(fairlog, own)
 
     threads = [threading.Thread(target=follow) for _ in range(3)]

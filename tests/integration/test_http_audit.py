@@ -7,7 +7,15 @@ import httpx
 import pytest
 
 from adapters.settings import Settings
-from tests.support.server import AppServer, ManualClock, audit, claim, problem, submit
+from tests.conftest import NewDatabase
+from tests.support.server import (
+    AppServer,
+    ManualClock,
+    audit,
+    claim,
+    problem,
+    submit,
+)
 
 
 @pytest.fixture
@@ -18,6 +26,13 @@ def clock() -> ManualClock:
 @pytest.fixture
 def client(database_url: str, clock: ManualClock) -> Iterator[httpx.Client]:
     with AppServer(database_url, Settings(), clock) as server:
+        yield server.client
+
+
+@pytest.fixture(scope="module")
+def shared(new_database_url: NewDatabase) -> Iterator[httpx.Client]:
+    """One server for all the tests that leave nothing behind, or use names of their own."""
+    with AppServer(new_database_url(), Settings(), ManualClock()) as server:
         yield server.client
 
 
@@ -181,5 +196,5 @@ def test_an_empty_log_has_no_events(client: httpx.Client) -> None:
     ],
     ids=lambda query: query[:40],
 )
-def test_a_question_that_makes_no_sense_is_refused(client: httpx.Client, query: str) -> None:
-    problem(client.get(f"/v1/audit?{query}"), 400)
+def test_a_question_that_makes_no_sense_is_refused(shared: httpx.Client, query: str) -> None:
+    problem(shared.get(f"/v1/audit?{query}"), 400)

@@ -19,6 +19,7 @@ from tests.support.server import (
     audit,
     claim,
     exchange,
+    log_position,
     problem,
     submit,
 )
@@ -42,7 +43,7 @@ def client(server: AppServer) -> httpx.Client:
 @pytest.fixture
 def position(client: httpx.Client) -> int:
     """The log's end before the test."""
-    return int(client.get("/v1/stats").json()["position"])
+    return log_position(client)
 
 
 def body(payload: bytes = b"1", user_id: bytes = b'"ada"', more: bytes = b"") -> bytes:
@@ -166,7 +167,7 @@ def test_a_bad_submission_is_refused_and_leaves_nothing(
     client: httpx.Client, position: int, content: bytes
 ) -> None:
     problem(client.post("/v1/jobs", content=content, headers=JSON), 400)
-    assert client.get("/v1/stats").json()["position"] == position
+    assert log_position(client) == position
 
 
 @named(BAD_SUBMISSIONS)
@@ -189,7 +190,7 @@ def test_a_batch_that_is_no_json_is_refused_whole(
 ) -> None:
     batch = b'{"jobs": [' + b",".join((body(), content, body())) + b"]}"
     problem(client.post("/v1/jobs/batch", content=batch, headers=JSON), 400)
-    assert client.get("/v1/stats").json()["position"] == position
+    assert log_position(client) == position
 
 
 @named(
@@ -468,7 +469,7 @@ def test_a_client_that_goes_in_the_middle_of_its_body_leaves_nothing(
     with socket.create_connection(("127.0.0.1", server.port)) as connection:
         connection.sendall(head.encode() + content[:-1])
     submit(server.client, payload=f"after the cut at {position}")
-    assert server.client.get("/v1/stats").json()["position"] == position + 2
+    assert log_position(server.client) == position + 2
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,14 @@ import pytest
 from sqlalchemy import text
 
 from adapters.settings import Settings
-from tests.support.server import AppServer, ManualClock, claim, problem, submit
+from tests.conftest import NewDatabase
+from tests.support.server import (
+    AppServer,
+    ManualClock,
+    claim,
+    problem,
+    submit,
+)
 
 CALLS = {
     "/v1/jobs": {"get", "post"},
@@ -51,9 +58,16 @@ def client(server: AppServer) -> httpx.Client:
     return server.client
 
 
+@pytest.fixture(scope="module")
+def shared(new_database_url: NewDatabase) -> Iterator[httpx.Client]:
+    """One server for all the tests that leave nothing behind, or use names of their own."""
+    with AppServer(new_database_url(), Settings(), ManualClock()) as server:
+        yield server.client
+
+
 @pytest.mark.parametrize("address", ["/livez", "/healthz"])
-def test_a_process_that_answers_is_alive(client: httpx.Client, address: str) -> None:
-    answer = client.get(address)
+def test_a_process_that_answers_is_alive(shared: httpx.Client, address: str) -> None:
+    answer = shared.get(address)
     assert (answer.status_code, answer.text) == (200, "ok")
 
 
@@ -102,8 +116,8 @@ def test_statistics_count_jobs_and_show_the_line(client: httpx.Client) -> None:
     assert stats["rates"]["queue"] == 0
 
 
-def test_the_api_describes_itself(client: httpx.Client) -> None:
-    answer = client.get("/schema")
+def test_the_api_describes_itself(shared: httpx.Client) -> None:
+    answer = shared.get("/schema")
     assert answer.status_code == 200
     assert "json" in answer.headers["Content-Type"]
     schema = answer.json()
@@ -113,8 +127,8 @@ def test_the_api_describes_itself(client: httpx.Client) -> None:
     assert {path: described.get(path) for path in CALLS} == CALLS
 
 
-def test_every_reference_in_the_description_leads_somewhere(client: httpx.Client) -> None:
-    answer = client.get("/schema")
+def test_every_reference_in_the_description_leads_somewhere(shared: httpx.Client) -> None:
+    answer = shared.get("/schema")
     named = set(re.findall(r'"\$ref":"#/components/schemas/([^"]+)"', answer.text))
     assert named
     assert named <= set(answer.json()["components"]["schemas"])
@@ -126,17 +140,16 @@ def test_every_reference_in_the_description_leads_somewhere(client: httpx.Client
      "/readyz", "/metrics", "/v1/jobs", "/v1/jobs/1", "/v1/audit", "/v1/stats", "/v1/limits",
      "/jobs/dashboard", "/nowhere", "/favicon.ico"],
 )  # fmt: skip
-def test_no_answer_loads_anything_from_another_host(client: httpx.Client, address: str) -> None:
-    submit(client)
-    answer = client.get(address)
+def test_no_answer_loads_anything_from_another_host(shared: httpx.Client, address: str) -> None:
+    answer = shared.get(address)
     assert answer.status_code in {200, 404}
     assert ELSEWHERE.search(answer.content) is None
 
 
-def test_what_is_not_there_is_a_problem(client: httpx.Client) -> None:
-    problem(client.get("/nowhere"), 404)
-    problem(client.get("/v1/jobs/one"), 404)
-    problem(client.post("/v1/nowhere", json={}), 404)
+def test_what_is_not_there_is_a_problem(shared: httpx.Client) -> None:
+    problem(shared.get("/nowhere"), 404)
+    problem(shared.get("/v1/jobs/one"), 404)
+    problem(shared.post("/v1/nowhere", json={}), 404)
 
 
 @pytest.mark.parametrize(
@@ -158,9 +171,9 @@ def test_what_is_not_there_is_a_problem(client: httpx.Client) -> None:
     ],
 )
 def test_a_wrong_method_is_a_problem_that_names_the_right_ones(
-    client: httpx.Client, method: str, address: str
+    shared: httpx.Client, method: str, address: str
 ) -> None:
-    answer = client.request(method, address, json={})
+    answer = shared.request(method, address, json={})
     detail = problem(answer, 405)["detail"]
     allowed = answer.headers["Allow"]
     assert allowed

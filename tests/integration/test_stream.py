@@ -1,9 +1,10 @@
 """The event stream over HTTP: resumed by position, read once, and over at shutdown."""
 
+import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 import httpx
@@ -57,7 +58,12 @@ def listening(url: str, headers: dict[str, str] | None = None, **query: Any) -> 
         assert response.headers["Content-Type"].startswith("text/event-stream")
         listener = Listening(response)
         wait_until(lambda: bool(listener.ids), "the stream begins")
-        yield listener
+        try:
+            yield listener
+        finally:  # closing alone would not end a connection that the thread reads from
+            connection = response.extensions["network_stream"].get_extra_info("socket")
+            with suppress(OSError):  # it has ended
+                connection.shutdown(socket.SHUT_RDWR)
 
 
 def submit(server: AppServer | FairlogServer, user: str = "alice", count: int = 1) -> None:
@@ -127,17 +133,24 @@ def test_the_log_is_read_once_however_many_listen(server: AppServer) -> None:
             if "FROM events" in statement:
                 reads.append(statement)
 
-        streams = [listening(server.url) for _ in range(listeners)]
-        heard = [stream.__enter__() for stream in streams]
-        sa.event.listen(server.fairlog.database.engine, "before_cursor_execute", count)
-        submit(server, count=5)
-        wait_until(lambda: all(len(one.events) == 10 for one in heard), "all hear all", 10)
-        sa.event.remove(server.fairlog.database.engine, "before_cursor_execute", count)
-        for stream in streams:
-            stream.__exit__(None, None, None)
+        with ExitStack() as streams:
+            heard = [streams.enter_context(listening(server.url)) for _ in range(listeners)]
+            sa.event.listen(server.fairlog.database.engine, "before_cursor_execute", count)
+            submit(server, count=5)
+            wait_until(lambda: all(len(one.events) == 10 for one in heard), "all hear all", 10)
+            sa.event.remove(server.fairlog.database.engine, "before_cursor_execute", count)
         return len(reads)
 
-    assert reads_while(20) <= reads_while(1) + 20  # one listener causes up to two an event
+    assert reads_while(20) < 60  # by 10 events; each for itself would read 400 times
+
+
+def test_who_has_gone_is_forgotten(server: AppServer) -> None:
+    for _ in range(3):
+        with socket.create_connection(("127.0.0.1", server.port), 5) as client:
+            client.sendall(b"GET /v1/stream HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert client.recv(100).startswith(b"HTTP/1.1 200")
+            wait_until(lambda: server.fairlog.tail._listeners == 1, "the client listens", 5)
+        wait_until(lambda: server.fairlog.tail._listeners == 0, "it is gone", 5)
 
 
 @pytest.mark.parametrize(

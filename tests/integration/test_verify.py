@@ -405,7 +405,7 @@ def test_a_projection_that_was_never_built_differs(fairlog: Fairlog, intruder: I
 def test_a_projection_that_follows_is_held_against_the_log_as_far_as_it_has_come(
     fairlog: Fairlog, intruder: Intruder
 ) -> None:
-    [follower] = fairlog.following.followers
+    follower, *_ = fairlog.following.followers
     while follower.step():
         pass
     assert check(fairlog) == []

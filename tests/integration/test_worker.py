@@ -283,8 +283,9 @@ def test_a_worker_claims_only_kinds_that_it_has_handlers_for(database_url: str) 
     asyncio.run(story())
 
 
+@in_both_places
 def test_a_cancelled_job_is_told_at_the_next_heartbeat_and_reports_nothing(
-    database_url: str,
+    place: Any, database_url: str
 ) -> None:
     told: list[str] = []
     started: list[str] = []
@@ -311,7 +312,7 @@ def test_a_cancelled_job_is_told_at_the_next_heartbeat_and_reports_nothing(
 
     async def story() -> None:
         async with (
-            embedded(database_url, Settings(lease_seconds=1)) as (fairlog, source),
+            place(database_url, Settings(lease_seconds=1)) as (fairlog, source),
             working(Worker(source("w"), handlers(on_the_loop, in_a_thread), 2)),
         ):
             jobs = [await submit(fairlog, "on_the_loop"), await submit(fairlog, "in_a_thread")]
@@ -326,12 +327,12 @@ def test_a_cancelled_job_is_told_at_the_next_heartbeat_and_reports_nothing(
 
 def test_a_job_that_outlasts_its_lease_is_kept_by_heartbeats(database_url: str) -> None:
     async def long(_: Any) -> str:
-        await asyncio.sleep(2.2)
+        await asyncio.sleep(2.6)
         return "done"
 
     async def story() -> None:
         async with (
-            embedded(database_url, Settings(lease_seconds=1)) as (fairlog, source),
+            embedded(database_url, Settings(lease_seconds=2)) as (fairlog, source),
             working(Worker(source("w"), handlers(long), 1)),
         ):
             job_id = await submit(fairlog, "long")
@@ -343,7 +344,7 @@ def test_a_job_that_outlasts_its_lease_is_kept_by_heartbeats(database_url: str) 
             await eventually(is_done_while_the_clock_acts)
             assert (await fairlog.job(job_id)).attempt == 1
             extended = await fairlog.events(EventFilter(types=["LeasesExtended"]), 0, 100)
-            assert 2 <= len(extended.events) <= 6  # not every heartbeat is an event
+            assert 1 <= len(extended.events) <= 3  # not every heartbeat is an event
 
     asyncio.run(story())
 

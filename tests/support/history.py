@@ -15,6 +15,7 @@ from domain.commands import (
     ClaimJobs,
     Command,
     CompleteJob,
+    EraseBodies,
     ExtendLeases,
     FailJob,
     RecoverJobs,
@@ -23,10 +24,10 @@ from domain.commands import (
     SubmitJob,
     WakeJobs,
 )
-from domain.decide import Answer, Claimed
+from domain.decide import Answer, Claimed, JobsWoken
 from domain.events import EVENT_TYPES, Event, Scope, encode, type_of
 from domain.identifiers import Kind, ServerId, UserId, WorkerId
-from domain.life_cycle import Job
+from domain.life_cycle import Job, State
 from domain.moments import later
 from entrypoints.composition import compose, prepare
 from entrypoints.service import Fairlog
@@ -100,7 +101,10 @@ def _tell_of_time(fairlog: Fairlog, clock: ManualClock) -> None:
     clock.advance(2)
     due = fairlog.read_now(fairlog._due)
     assert len(due) == 2
-    do(fairlog, WakeJobs(jobs=due))
+    woken = do(fairlog, WakeJobs(jobs=due))
+    assert isinstance(woken, JobsWoken)
+    [expired] = [job for job in woken.jobs if job.state is State.CANCELLED]
+    do(fairlog, EraseBodies(job_id=expired.id, attempt=0, positions=(expired.id,)))
     do(fairlog, SubmitJob(user_id=ALICE, kind=ECHO, payload=body("slow"), timeout_seconds=5.0))
     running = claim(fairlog, 20)
     clock.advance(6)

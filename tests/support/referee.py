@@ -6,7 +6,7 @@ cannot follow the one before it is an `AssertionError` that names the position.
 """
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
@@ -28,6 +28,7 @@ from domain.events import (
     Scope,
     SubmissionDeduplicated,
 )
+from domain.identifiers import Kind
 from domain.policy import Policy
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -66,10 +67,15 @@ class JudgedUser:
 
 
 class Referee:
-    """Show it every event of a log from the first on."""
+    """Show it every event of a log from the first on.
 
-    def __init__(self, policy: Policy) -> None:
+    `any_kind` are workers who always claim jobs of any kind: they are served strictly in turn. Of
+    others it is not known which kinds they left aside, so they are judged by the one they got.
+    """
+
+    def __init__(self, policy: Policy, any_kind: Collection[str] = ()) -> None:
         self.policy = policy
+        self.any_kind = any_kind
         self.jobs: dict[int, JudgedJob] = {}
         self.users: dict[str, JudgedUser] = {}
         self.kinds_running: Counter[str] = Counter()
@@ -152,11 +158,19 @@ class Referee:
         assert event.global_limit == self._limit_of("")
 
     def _refuse(self, event: RateLimitDecided) -> None:
-        """It stands behind the rest of its batch, so the limit may have been another since."""
-        assert event.window_start == self._window()
+        """It stands behind the rest of its batch, so the limit may have been another since.
+
+        Refusals put together may be of an earlier window, in which they were made at a door.
+        """
+        is_report = event.first_at is not None
+        assert (
+            event.window_start <= self._window()
+            if is_report
+            else (event.window_start == self._window())
+        )
         assert event.used >= event.limit, "refused with room"
         assert event.count >= 1
-        assert (event.first_at is None) == (event.count == 1)
+        assert event.first_at is not None or event.count == 1
         for who in (event.user_id, ""):
             self.refused[who, event.window_start] += event.count
 
@@ -240,18 +254,15 @@ class Referee:
         assert not self._is_expired(job), "started after its expiry"
         assert event.lease_expires_at == self._in(self.policy.lease_seconds)
         assert not self._is_capped(event.user_id), "over the user's cap"
-        cap = self.kind_caps.get(event.kind)
-        assert cap is None or self.kinds_running[event.kind] < cap, "over the kind's cap"
-        mine = self._id(job)
-        lane = [
-            (-one.submitted.priority, job_id)
-            for job_id, one in user.waiting.items() if one.submitted.kind == event.kind
-        ]  # fmt: skip
-        assert min(lane) == (-job.submitted.priority, mine), "not the oldest of its lane"
+        assert self._has_room(event.kind), "over the kind's cap"
+        kinds = {event.kind}
+        if event.worker in self.any_kind:
+            kinds = {one.submitted.kind for one in self.jobs.values()}
+            kinds = {kind for kind in kinds if self._has_room(kind)}
+        mine = (-job.submitted.priority, self._id(job))
+        assert min(self._orders(user, kinds)) == mine, "not the oldest of the user's line"
         for name, other in self.users.items():
-            if other is user or self._is_capped(name):
-                continue
-            if any(one.submitted.kind == event.kind for one in other.waiting.values()):
+            if other is not user and self._orders(other, kinds) and not self._is_capped(name):
                 assert user.turn < other.turn, f"{name} was before {event.user_id}"
         self._leave(job)
         user.running += 1
@@ -259,6 +270,18 @@ class Referee:
         self.kinds_running[event.kind] += 1
         job.state, job.attempt, job.started = "running", event.attempt, event
         job.started_at, job.lease_expires_at = self.at, event.lease_expires_at
+
+    def _orders(self, user: JudgedUser, kinds: set[Kind]) -> list[tuple[int, int]]:
+        """The user's waiting jobs of these kinds, each by its place."""
+        return [
+            (-one.submitted.priority, job_id)
+            for job_id, one in user.waiting.items()
+            if one.submitted.kind in kinds
+        ]
+
+    def _has_room(self, kind: str) -> bool:
+        cap = self.kind_caps.get(kind)
+        return cap is None or self.kinds_running[kind] < cap
 
     def _is_capped(self, user_id: str) -> bool:
         cap = self.user_caps.get(user_id)
@@ -315,7 +338,7 @@ class Referee:
         assert event.priority == job.submitted.priority
         match event.reason:
             case RequeueReason.RETRIED:
-                assert job.state in {"failed", "cancelled"}
+                assert job.state == ("cancelled" if event.was_cancelled else "failed")
                 assert event.attempts_max == job.attempt + job.submitted.max_attempts
                 job.expires_at = None
             case RequeueReason.GIVEN_BACK:

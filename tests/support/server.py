@@ -1,5 +1,7 @@
 """Servers to ask over HTTP: the app inside this process, and `fairlog serve` in one of its own."""
 
+import asyncio
+import itertools
 import os
 import random
 import shutil
@@ -10,7 +12,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from http.client import HTTPResponse
 from pathlib import Path
@@ -257,6 +259,27 @@ def problem(response: httpx.Response, status: int) -> dict[str, Any]:
     assert body["detail"].endswith((".", "…")), body["detail"]
     assert len(body["detail"].split()) > 2, body["detail"]
     return body
+
+
+def post_at_once(
+    servers: Sequence[str], bodies: Sequence[Mapping[str, Any]], connections: int
+) -> list[httpx.Response]:
+    """Submit all over so many connections, shared out among the servers; the answers in order."""
+    answers: dict[int, httpx.Response] = {}
+    waiting = iter(enumerate(bodies))
+
+    async def one_after_the_other(client: httpx.AsyncClient, url: str) -> None:
+        for number, body in waiting:
+            answers[number] = await client.post(f"{url}/v1/jobs", json=body)
+
+    async def post_all() -> None:
+        turns = itertools.islice(itertools.cycle(servers), connections)
+        limits = httpx.Limits(max_keepalive_connections=connections)
+        async with httpx.AsyncClient(timeout=REQUEST_SECONDS_MAX, limits=limits) as client:
+            await asyncio.gather(*(one_after_the_other(client, url) for url in turns))
+
+    asyncio.run(post_all())
+    return [answers[number] for number in range(len(bodies))]
 
 
 def submit(client: httpx.Client, user_id: str = "ada", **fields: Any) -> dict[str, Any]:

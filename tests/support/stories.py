@@ -134,11 +134,11 @@ def gave_up(reason: FailureReason, attempt: int = 1, retry_at: datetime | None =
 
 def requeued(
     reason: RequeueReason, attempt: int = 1, attempts_max: int = 3, user_id: UserId = ALICE,
-    kind: Kind = ECHO, priority: int = 0,
+    kind: Kind = ECHO, priority: int = 0, **details: Any,
 ) -> JobRequeued:  # fmt: skip
     return JobRequeued(
         user_id=user_id, kind=kind, attempt=attempt, reason=reason, attempts_max=attempts_max,
-        priority=priority,
+        priority=priority, **details,
     )  # fmt: skip
 
 

@@ -51,8 +51,8 @@ def test_leaders_are_bounded_and_never_counted_too_low(users: list[int]) -> None
     for user in users:
         count_leader(leaders, str(user))
     assert len(leaders) <= LEADERS_MAX
-    for user, count in leaders.items():
-        truth = users.count(int(user))
+    for name, count in leaders.items():
+        truth = users.count(int(name))
         assert truth <= count <= truth + len(users) / LEADERS_MAX
 
 

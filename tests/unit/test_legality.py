@@ -139,6 +139,7 @@ ILLEGAL: list[tuple[list[Happened], Event | Fact, str]] = [
     ([SUBMITTED, STARTED], requeued(RequeueReason.GIVEN_BACK, 2, 4), "ends attempt 2"),
     ([SUBMITTED, STARTED], requeued(RequeueReason.RETRIED), "neither failed nor cancelled"),
     ([SUBMITTED, STARTED, failed()], requeued(RequeueReason.RETRIED, 2, 4), "latest was 1"),
+    ([SUBMITTED, cancelled()], requeued(RequeueReason.RETRIED, 0), "which it does not say"),
     ([SUBMITTED, STARTED], requeued(RequeueReason.GIVEN_BACK, 1, 4, priority=7), "has priority 0"),
     ([SUBMITTED], released(), "was queued, not scheduled"),
     ([SCHEDULED], released(), "its schedule had not come"),

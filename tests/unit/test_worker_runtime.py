@@ -36,6 +36,7 @@ class FakeSource:
         self.lost: set[JobId] = set()
         self.deliveries: list[list[Outcome]] = []
         self.settle_errors: list[Exception] = []  # of the next deliveries as a whole
+        self.claims_at_failures: list[int] = []
         self.answers: dict[JobId, Exception] = {}  # to one outcome, once
         self.settle_gate = asyncio.Event()
         self.settle_gate.set()
@@ -68,6 +69,7 @@ class FakeSource:
         self.deliveries.append(list(outcomes))
         await self.settle_gate.wait()
         if self.settle_errors:
+            self.claims_at_failures.append(len(self.claims))
             raise self.settle_errors.pop(0)
         answers = [self.answers.pop(outcome.job_id, None) for outcome in outcomes]
         self.settled += [one for one, answer in zip(outcomes, answers, strict=True) if not answer]
@@ -112,7 +114,7 @@ async def working(
         await worker.stop(grace_seconds=0.0)
 
 
-def test_an_outcome_whose_delivery_failed_is_delivered_later_and_nothing_is_claimed_meanwhile() -> (
+def test_an_outcome_whose_delivery_failed_is_delivered_later_and_no_claim_begins_meanwhile() -> (
     None
 ):
     async def story() -> None:
@@ -121,13 +123,11 @@ def test_an_outcome_whose_delivery_failed_is_delivered_later_and_nothing_is_clai
         source.settle_errors = [AWAY, QueueFull("Too much."), RuntimeError("a fault of ours")]
         async with working(source, concurrency=1):
             await _until(lambda: len(source.deliveries) == 2)
-            claims = len(source.claims)
-            source.jobs = [job(2)]
-            await _until(lambda: len(source.settled) == 1)
-            assert len(source.claims) == claims
-            await _until(lambda: len(source.settled) == 2)
-        assert source.settled == [done(1), done(2)]
-        assert source.deliveries[:4] == [[done(1)]] * 4
+            source.jobs = [job(2), job(3)]  # the first may go to a claim that is under way
+            await _until(lambda: len(source.settled) == 3)
+        assert source.settled == [done(1), done(2), done(3)]
+        assert all(delivery[0] == done(1) for delivery in source.deliveries[:4])
+        assert max(source.claims_at_failures) <= 2
 
     asyncio.run(story())
 
@@ -261,20 +261,30 @@ def test_no_more_jobs_are_in_hand_than_slots_and_prefetch_allow() -> None:
     asyncio.run(story())
 
 
-def test_heartbeats_go_out_a_few_times_a_lease_and_sooner_again_when_one_was_missed() -> None:
+def test_heartbeats_go_out_at_a_third_of_the_lease_and_sooner_again_when_one_was_missed() -> None:
     async def story() -> None:
-        source = FakeSource(lease_seconds=1.5)
+        source = FakeSource(lease_seconds=3.0)
         source.jobs = [job(1), job(2)]
         source.heartbeat_errors = [AWAY]
+        release = asyncio.Event()
 
         async def wait(payload: int) -> int:
-            await asyncio.sleep(1.2)
+            await release.wait()
             return payload
 
+        now = asyncio.get_running_loop().time
         async with working(source, wait):
+            await _until(lambda: source.jobs == [])
+            claimed = now()
+            await _until(lambda: len(source.heartbeats) == 1)
+            missed = now()
+            await _until(lambda: len(source.heartbeats) == 2)
+            heard = now()
+            release.set()
             await _until(lambda: len(source.settled) == 2)
-        held = [(JobId(1), 1), (JobId(2), 1)]
-        assert source.heartbeats == [held] * 3  # at 0.5 s, about 0.6 s and about 1.1 s
+        assert source.heartbeats == [[(JobId(1), 1), (JobId(2), 1)]] * 2
+        assert missed - claimed > 0.9
+        assert heard - missed < 0.9
 
     asyncio.run(story())
 

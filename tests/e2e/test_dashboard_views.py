@@ -1,0 +1,183 @@
+"""The dashboard in a real browser: what each view shows, live."""
+
+import re
+import secrets
+import time
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe  # type: ignore[import-untyped]  # no types
+from playwright.sync_api import Browser, expect
+
+from tests.support.browser import Window, window
+from tests.support.dashboard import claim, end, submit
+from tests.support.server import FairlogServer
+
+VIEWS = [
+    "/",
+    "/fairness",
+    "/limits?user=alice",
+    "/jobs",
+    "/audit",
+    "/jobs/2",
+    "/jobs/2?as_of=2",
+    "/audit?as_of=3",
+]
+
+
+@pytest.fixture(autouse=True)
+def some_life(server: FairlogServer) -> None:
+    """A few jobs in every state; the first is job 2."""
+    if server.client.get("/v1/stats").json()["total"]:
+        return
+    for number in range(3):
+        submit(server, "alice", {"n": number})
+        submit(server, "bob", {"n": number}, "report")
+    first, second, *_ = claim(server, 3)
+    end(server, first)
+    end(server, second, error={"type": "ValueError", "message": "no such picture"})
+    submit(server, "carol", 1, run_at="2100-01-01T00:00:00Z")
+
+
+def test_the_overview_moves_with_a_submission(opened: Window, server: FairlogServer) -> None:
+    page = opened.go("/")
+    queued = page.locator("#count-queued")
+    before = int(queued.inner_text())
+    submit(server, "alice", secrets.token_hex())
+    began = time.monotonic()
+    expect(queued).to_have_text(str(before + 1))
+    assert time.monotonic() - began < 3
+
+
+def test_the_overview_tells_workers_kinds_and_failures(opened: Window) -> None:
+    page = opened.go("/")
+    expect(page.get_by_role("region", name="Workers")).to_contain_text("tester")
+    expect(page.get_by_role("region", name="Kinds")).to_contain_text("report")
+    expect(page.get_by_role("region", name="Failures")).to_contain_text(
+        "ValueError: no such picture"
+    )
+    expect(page.locator("#chart-rates canvas")).to_be_visible()
+    page.get_by_role("button", name="6 hours").click()
+    expect(page).to_have_url(re.compile(r"span=6h"))
+    page.reload()
+    expect(page.get_by_role("button", name="6 hours")).to_have_attribute("aria-pressed", "true")
+
+
+def test_fairness_shows_whose_turn_it_is(opened: Window, server: FairlogServer) -> None:
+    page = opened.go("/fairness")
+    turns = server.client.get("/v1/stats").json()["line"]["next"]
+    rows = page.locator("section:has(#h-turn) tbody tr")
+    expect(rows).to_have_count(len(turns))
+    for index, turn in enumerate(turns):
+        expect(rows.nth(index)).to_contain_text(turn["user_id"])
+
+
+def test_limits_show_a_window_and_who_is_refused(opened: Window, server: FairlogServer) -> None:
+    assert server.client.put("/v1/limits/greedy", json={"limit": 1}).is_success
+    page = opened.go("/limits?user=greedy")
+    submit(server, "greedy", secrets.token_hex())
+    refused = server.client.post("/v1/jobs", json={"user_id": "greedy", "payload": 2})
+    assert refused.status_code == 429
+    expect(page.locator("section:has(#h-wanted)")).to_contain_text("1 of 1 used, 0 left")
+    expect(page.locator("section:has(#h-windows)")).to_contain_text("used up")
+    expect(page.locator("section:has(#h-refused)")).to_contain_text("greedy")
+
+
+def test_a_slash_goes_to_the_search_and_an_id_to_its_job(opened: Window) -> None:
+    page = opened.go("/")
+    page.keyboard.press("/")
+    expect(page.locator("#search")).to_be_focused()
+    page.keyboard.type("#2")
+    page.keyboard.press("Enter")
+    expect(page).to_have_url(re.compile(r"/jobs/2$"))
+    expect(page.locator(".job-title")).to_contain_text("#2")
+
+
+def test_a_job_page_follows_its_job(opened: Window, server: FairlogServer) -> None:
+    job_id = submit(server, "dora", {"x": [1, 2]}, "solo")
+    page = opened.go(f"/jobs/{job_id}")
+    expect(page.locator(".job-title .state")).to_have_text("queued")
+    expect(page.locator("#h-payload + pre")).to_contain_text('"x"')
+    [job] = claim(server, 1, kinds=["solo"])
+    expect(page.locator(".job-title .state")).to_have_text("running")
+    page.locator(".events summary").first.click()
+    end(server, job)
+    expect(page.locator(".job-title .state")).to_have_text("done")
+    expect(page.locator("#h-result + pre")).to_contain_text('"ok": true')
+    expect(page.locator(".events details").first).to_have_attribute("open", "")  # stays so
+    expect(page.locator(".events li")).to_have_count(4)
+    expect(page.locator(".timeline rect")).to_have_count(2)
+
+
+def test_a_job_page_explains_why_a_job_waits(opened: Window, server: FairlogServer) -> None:
+    job_id = submit(server, "erin", secrets.token_hex(), "nobody-takes-this")
+    page = opened.go(f"/jobs/{job_id}")
+    told = server.client.get(f"/v1/jobs/{job_id}/explain").json()
+    for reason in told["reasons"][:1]:
+        expect(page.locator(".explain")).to_contain_text(reason["text"][:40])
+
+
+def test_a_job_is_shown_as_it_stood(opened: Window, server: FairlogServer) -> None:
+    job_id = submit(server, "dora", secrets.token_hex(), "past")
+    [job] = claim(server, 1, kinds=["past"])
+    end(server, job)
+    page = opened.go(f"/jobs/{job_id}")
+    page.locator(".events summary", has_text="JobStarted").click()
+    page.get_by_role("link", name="The job as of this event").locator("visible=true").click()
+    expect(page.locator(".job-title .state")).to_have_text("running")
+    expect(page.locator(".past")).to_contain_text("As it stood at event")
+    expect(page.locator("#h-result")).to_have_count(0)
+    expect(page.get_by_role("button", name="Cancel")).to_be_disabled()
+    page.get_by_role("link", name="As it stands now").click()
+    expect(page.locator(".job-title .state")).to_have_text("done")
+
+
+def test_times_are_relative_with_the_exact_one_on_hover(opened: Window) -> None:
+    time_shown = opened.go("/jobs/2").locator("dd time").first
+    expect(time_shown).to_have_text(re.compile(r"ago$"))
+    assert re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d+", time_shown.get_attribute("title") or "")
+
+
+def test_what_is_not_there_says_what_to_do(opened: Window) -> None:
+    page = opened.page
+    page.goto(f"{opened.url}/jobs/999999")
+    expect(page.get_by_role("alert")).to_contain_text("search among all jobs")
+    opened.go("/jobs?user=nobody")
+    expect(page.locator(".empty")).to_contain_text("Clear a filter")
+    opened.go("/jobs?state=nonsense")
+    expect(page.get_by_role("alert")).to_contain_text("There is no state 'nonsense'")
+
+
+def test_the_theme_stays_chosen(opened: Window) -> None:
+    page = opened.go("/")
+    page.locator("#theme").select_option("dark")
+    opened.go("/jobs")
+    expect(page.locator("html")).to_have_attribute("data-theme", "dark")
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(16, 18, 22)"
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_axe_finds_nothing_serious(browser: Browser, server: FairlogServer, theme: str) -> None:
+    with window(browser, server.url, theme=theme) as opened:
+        for path in VIEWS:
+            opened.go(path)
+            found = Axe().run(opened.page).response["violations"]
+            serious = [
+                (path, one["id"], one["nodes"][0]["html"][:200])
+                for one in found
+                if one["impact"] in {"serious", "critical"}
+            ]
+            assert serious == []
+
+
+def test_nothing_is_wider_than_a_narrow_screen(browser: Browser, server: FairlogServer) -> None:
+    with window(browser, server.url, width=360) as opened:
+        for path in VIEWS:
+            page = opened.go(path)
+            assert page.evaluate("document.documentElement.scrollWidth") <= 360, path
+
+
+def test_without_scripts_everything_can_be_read(browser: Browser, server: FairlogServer) -> None:
+    with window(browser, server.url, has_scripts=False) as opened:
+        for path in VIEWS:
+            opened.page.goto(server.url + path)
+            expect(opened.page.locator("#live")).to_contain_text(re.compile("alice|[0-9]"))

@@ -1,0 +1,151 @@
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx
+import pytest
+
+from adapters.settings import Settings
+from entrypoints.claiming import LATELY_SECONDS
+from projections.line_ahead import COUNTED_MAX
+from tests.support.server import AppServer, ManualClock, claim, problem, submit, wait_until
+
+SETTINGS = Settings(user_limit=10_000, global_limit=100_000)
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock()
+
+
+@pytest.fixture
+def server(database_url: str, clock: ManualClock) -> Iterator[AppServer]:
+    with AppServer(database_url, SETTINGS, clock) as server:
+        yield server
+
+
+@pytest.fixture
+def client(server: AppServer) -> httpx.Client:
+    return server.client
+
+
+def submit_many(client: httpx.Client, user_id: str, count: int, **fields: Any) -> list[int]:
+    wish = [{"user_id": user_id, "payload": number, **fields} for number in range(count)]
+    answer = client.post("/v1/jobs/batch", json={"jobs": wish}).json()
+    return [one["job"]["id"] for one in answer["jobs"]]
+
+
+def explain(client: httpx.Client, job: int) -> dict[str, Any]:
+    answer = client.get(f"/v1/jobs/{job}/explain")
+    assert answer.status_code == 200, answer.text
+    explanation: dict[str, Any] = answer.json()
+    assert explanation["job_id"] == job
+    assert explanation["summary"].startswith(f"Job {job} is {explanation['state']}. ")
+    assert explanation["summary"].endswith(explanation["reasons"][0]["text"])
+    return explanation
+
+
+def reasons(client: httpx.Client, job: int) -> dict[str, dict[str, Any]]:
+    return {reason["code"]: reason for reason in explain(client, job)["reasons"]}
+
+
+def test_the_place_in_the_users_own_line_counts_all_kinds_and_priorities(
+    client: httpx.Client,
+) -> None:
+    a = submit_many(client, "ada", 3, kind="a")
+    submit_many(client, "ada", 2, kind="b", priority=5)
+    submit_many(client, "bob", 4)
+    last = submit(client, "ada", kind="b")["id"]
+    submit_many(client, "ada", 2, kind="c", priority=-1)
+    assert reasons(client, last)["jobs_ahead"]["jobs_ahead"] == 5
+    assert reasons(client, a[1])["jobs_ahead"]["jobs_ahead"] == 3
+    assert reasons(client, a[1])["jobs_ahead"]["is_exact"] is True
+
+
+def test_the_users_ahead_in_the_turn_are_counted(client: httpx.Client) -> None:
+    for user in ("ada", "bob", "eve"):
+        submit_many(client, user, 2)
+    job = submit(client, "zoe")["id"]
+    assert reasons(client, job)["users_ahead"]["users_ahead"] == 3
+    claim(client, 2)
+    assert reasons(client, job)["users_ahead"]["users_ahead"] == 1
+    claim(client, 1)
+    assert "next" in reasons(client, job)
+    assert "users_ahead" not in reasons(client, job)
+
+
+def test_a_long_line_is_not_counted_to_its_end(client: httpx.Client) -> None:
+    jobs = submit_many(client, "ada", COUNTED_MAX + 2)
+    exact = reasons(client, jobs[COUNTED_MAX])["jobs_ahead"]
+    assert (exact["jobs_ahead"], exact["is_exact"]) == (COUNTED_MAX, True)
+    beyond = reasons(client, jobs[-1])["jobs_ahead"]
+    assert (beyond["jobs_ahead"], beyond["is_exact"]) == (COUNTED_MAX, False)
+    assert f"more than {COUNTED_MAX} jobs" in beyond["text"]
+
+
+def test_caps_are_named_with_their_numbers(client: httpx.Client) -> None:
+    client.put("/v1/limits/ada", json={"running": 1}).raise_for_status()
+    client.put("/v1/kinds/b", json={"running": 1}).raise_for_status()
+    submit_many(client, "ada", 2, kind="a")
+    held = submit(client, "ada", kind="b")["id"]
+    submit(client, "bob", kind="b")
+    assert len(claim(client, 9)) == 2
+    found = reasons(client, held)
+    assert (found["user_cap"]["running"], found["user_cap"]["running_limit"]) == (1, 1)
+    assert (found["kind_cap"]["running"], found["kind_cap"]["running_limit"]) == (1, 1)
+    assert explain(client, held)["reasons"][0]["code"] == "user_cap"
+
+
+def test_a_kind_that_nobody_asks_for_has_no_worker(
+    server: AppServer, client: httpx.Client, clock: ManualClock
+) -> None:
+    lonely, ordinary = submit(client, kind="lonely")["id"], submit(client, kind="echo")["id"]
+    claim(client, kinds=["other"])
+    assert explain(client, lonely)["reasons"][0]["code"] == "no_worker"
+    assert [job["id"] for job in claim(client, kinds=["echo"])] == [ordinary]
+    behind = submit(client, "bob", kind="echo")["id"]
+    assert "workers_busy" in reasons(client, behind)
+    assert explain(client, lonely)["reasons"][0]["code"] == "no_worker"
+    # Later, and seen from a process that was never asked: only the running job tells.
+    server.fairlog.claiming.demand._asked.clear()
+    assert reasons(client, behind)["workers_busy"]["asked_seconds_ago"] is None
+    clock.advance(LATELY_SECONDS + 1)
+    assert explain(client, behind)["reasons"][0]["code"] in {"no_worker_free", "no_worker"}
+
+
+def test_a_worker_that_waits_is_seen(server: AppServer) -> None:
+    client = server.client
+    client.put("/v1/kinds/echo", json={"running": 1}).raise_for_status()
+    first, second = submit_many(client, "ada", 2)
+    assert len(claim(client)) == 1
+    with ThreadPoolExecutor() as pool:
+        waiting = pool.submit(claim, client, 1, worker="w2", kinds=["echo"], wait_seconds=30)
+        wait_until(lambda: server.fairlog.work._waiting == 1, "the claim waits")
+        assert {"kind_cap", "worker_waiting"} <= set(reasons(client, second))
+        client.post(f"/v1/jobs/{first}/complete", json={"attempt": 1}).raise_for_status()
+        assert [job["id"] for job in waiting.result()] == [second]
+
+
+def test_schedules_and_endings_are_explained(client: httpx.Client, clock: ManualClock) -> None:
+    job = submit(client, run_at="2026-01-31T12:01:00Z", max_attempts=2)["id"]
+    scheduled = explain(client, job)
+    assert (scheduled["state"], scheduled["reasons"][0]["code"]) == ("scheduled", "scheduled")
+    assert scheduled["reasons"][0]["run_at"] == "2026-01-31T12:01:00Z"
+    assert scheduled["reasons"][0]["seconds_left"] == 60
+    clock.advance(60)
+    wait_until(lambda: len(claim(client)) == 1, "the job is released")
+    assert reasons(client, job)["running"]["worker"] == "w1"
+    client.post(f"/v1/jobs/{job}/fail", json={"attempt": 1, "error": "no"}).raise_for_status()
+    assert 0.5 <= reasons(client, job)["retry_delay"]["seconds_left"] <= 1
+    clock.advance(1)
+    wait_until(lambda: len(claim(client)) == 1, "the job is released")
+    client.post(f"/v1/jobs/{job}/fail", json={"attempt": 2, "error": "no"}).raise_for_status()
+    assert reasons(client, job)["failed"]["failure"] == "error"
+    client.post(f"/v1/jobs/{job}/retry").raise_for_status()
+    assert "requeued" in reasons(client, job)
+    client.post(f"/v1/jobs/{job}/cancel").raise_for_status()
+    assert reasons(client, job)["cancelled"]["was"] == "queued"
+
+
+def test_an_unknown_job_cannot_be_explained(client: httpx.Client) -> None:
+    assert problem(client.get("/v1/jobs/1042/explain"), 404)["job_id"] == 1042

@@ -1,0 +1,100 @@
+"""Finding jobs by several conditions: whole, in order, and never looking at more than so many."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from adapters.settings import Settings
+from domain.bodies import body_of
+from domain.commands import CancelJob, SubmitJob
+from domain.decide import Submitted
+from domain.identifiers import JobId, Kind, UserId
+from domain.life_cycle import State
+from entrypoints.composition import compose, prepare
+from entrypoints.service import Fairlog
+from projections import job_search, registry
+from projections.job_search import Found, JobFilter, JobSearch
+from tests.conftest import NewDatabase
+
+USERS, KINDS = ("alice", "bob", "carol"), ("echo", "report")
+
+
+@pytest.fixture(scope="module")
+def fairlog(new_database_url: NewDatabase) -> Iterator[Fairlog]:
+    """60 jobs of three users and two kinds; every fifth is cancelled."""
+    fairlog = compose(Settings(database_url=new_database_url()))
+    prepare(fairlog)
+    fairlog.writer.start()
+    for number in range(60):
+        command = SubmitJob(
+            user_id=UserId(USERS[number % 3]),
+            kind=Kind(KINDS[number % 2]),
+            payload=body_of(number, "payload"),
+        )
+        submitted = fairlog.writer.execute_now(command)
+        assert isinstance(submitted, Submitted)
+        if number % 5 == 0:
+            fairlog.writer.execute_now(CancelJob(job_id=submitted.job.id))
+    yield fairlog
+    fairlog.close()
+
+
+@pytest.fixture
+def search() -> JobSearch:
+    return JobSearch(registry.current("jobs"))
+
+
+FILTERS = [
+    JobFilter(user_id=user_id, state=state, kind=kind)
+    for user_id in (None, UserId("bob"))
+    for state in (None, State.CANCELLED)
+    for kind in (None, Kind("report"))
+]
+
+
+def expected(fairlog: Fairlog, wanted: JobFilter) -> list[JobId]:
+    everything = fairlog.read_now(
+        lambda connection: fairlog.jobs.newest(connection, None, None, None, 1000)
+    )
+    return [
+        job.id
+        for job in everything
+        if wanted.user_id in {None, job.user_id}
+        and wanted.state in {None, job.state}
+        and wanted.kind in {None, job.kind}
+    ]
+
+
+def older(fairlog: Fairlog, search: JobSearch, wanted: JobFilter, below: int | None) -> Found:
+    return fairlog.read_now(lambda connection: search.older(connection, wanted, below, 7))
+
+
+@pytest.mark.parametrize("wanted", FILTERS)
+@pytest.mark.parametrize("looked_at_max", [5000, 10])
+def test_pages_down_have_every_job_once(
+    fairlog: Fairlog, search: JobSearch, wanted: JobFilter, looked_at_max: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(job_search, "LOOKED_AT_MAX", looked_at_max)
+    found: list[JobId] = []
+    below: int | None = None
+    while True:
+        page = older(fairlog, search, wanted, below)
+        found += [job.id for job in page.jobs]
+        if not page.has_older:
+            break
+        below = page.looked_down_to or page.jobs[-1].id
+    assert found == expected(fairlog, wanted)
+
+
+@pytest.mark.parametrize("wanted", FILTERS)
+def test_pages_up_are_those_next_above(
+    fairlog: Fairlog, search: JobSearch, wanted: JobFilter
+) -> None:
+    everything = expected(fairlog, wanted)
+    middle = everything[len(everything) // 2]
+    page = fairlog.read_now(lambda connection: search.newer(connection, wanted, middle, 7))
+    above = [job_id for job_id in everything if job_id > middle]
+    assert [job.id for job in page.jobs] == above[-7:]
+    assert page.has_newer == (len(above) > 7)
+    assert page.has_older

@@ -1,0 +1,103 @@
+"""docs/production.md, "Accounts": with just those rights the service does all of its work."""
+
+import re
+import secrets
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy import make_url
+
+from adapters.settings import Settings
+from adapters.tables import bodies, events
+from domain.commands import ClaimJobs, CompleteJob, SubmitJob
+from domain.decide import Claimed, JobStands, Submitted
+from domain.identifiers import JobId
+from entrypoints.composition import compose, prepare, rebuild_projections
+from entrypoints.erasure import Erased, erase_job
+from entrypoints.evidence import Evidence
+from entrypoints.service import Fairlog
+from entrypoints.verification import verify_log
+from tests.support.core import do, service
+from tests.support.mariadb import MariaDB
+from tests.support.stories import ALICE, ECHO, RESULT, WORKER, body
+
+DOCUMENT = (Path(__file__).parents[2] / "docs" / "production.md").read_text()
+
+
+class Accounts:
+    """Makes them as the document says, in a database that its owner has migrated."""
+
+    def __init__(self, server: MariaDB, owner_url: str) -> None:
+        self._server = server
+        self._url = make_url(owner_url)
+
+    def url(self, *more_rights: str) -> str:
+        """Of the service's account, with more rights than it has."""
+        name = f"svc_{secrets.token_hex(4)}"
+        self._run([f"CREATE USER '{name}'@'%' IDENTIFIED BY 'secret'"])
+        blocks = re.findall(r"```sql\n(.*?)```", DOCUMENT, re.DOTALL)
+        granted = [line for line in blocks[0].splitlines() if line.startswith("GRANT")]
+        self._run([self._here(line, name) for line in [*granted, *more_rights]])
+        self._run(self._run([self._here(blocks[1], name)]))
+        return self._url.set(username=name, password="secret").render_as_string(hide_password=False)
+
+    def _here(self, statement: str, name: str) -> str:
+        schema = f"= '{self._url.database}'"
+        return (
+            statement.replace("fairlog.", f"{self._url.database}.")
+            .replace("'fairlog'@", f"'{name}'@").replace("''fairlog''@", f"''{name}''@")
+            .replace("= 'fairlog'", schema).rstrip().rstrip(";")
+        )  # fmt: skip
+
+    def _run(self, statements: list[str]) -> list[str]:
+        """What the last of them gave, the first column."""
+        with self._server.connect() as connection, connection.cursor() as cursor:
+            for statement in statements:
+                cursor.execute(statement)
+            return [str(row[0]) for row in cursor.fetchall()]
+
+
+@pytest.fixture
+def accounts(private_mariadb: MariaDB) -> Accounts:
+    url = private_mariadb.create_database()
+    with service(url) as fairlog:  # the owner migrates, and everything is there
+        do_some_work(fairlog, 0)
+    return Accounts(private_mariadb, url)
+
+
+def do_some_work(fairlog: Fairlog, number: int) -> JobId:
+    do(fairlog, SubmitJob(user_id=ALICE, kind=ECHO, payload=body(number)), Submitted)
+    [job] = do(fairlog, ClaimJobs(worker=WORKER, max_jobs=1), Claimed).jobs
+    do(fairlog, CompleteJob(job_id=job.id, attempt=job.attempt, result=RESULT), JobStands)
+    return job.id
+
+
+def test_the_service_s_account_starts_works_rebuilds_and_verifies(accounts: Accounts) -> None:
+    with service(accounts.url()) as fairlog:
+        do_some_work(fairlog, 1)
+        rebuild_projections(fairlog, [])
+        evidence = Evidence(fairlog)
+        evidence.catch_up()
+        assert verify_log(fairlog, print, lambda _done, _total: None).is_clean
+        assert prepare(fairlog) == []
+        for statement in (
+            events.update().values(version=1), events.delete(), bodies.delete(),
+            bodies.update().values(body=b"1"), sa.text("TRUNCATE events"),
+        ):  # fmt: skip
+            with (
+                pytest.raises(sa.exc.DBAPIError, match="denied"),
+                fairlog.database.write() as connection,
+            ):
+                connection.execute(statement)
+
+
+def test_only_the_eraser_s_account_may_erase(accounts: Accounts) -> None:
+    fairlog = compose(
+        Settings(database_url=accounts.url("GRANT DELETE ON fairlog.bodies TO 'fairlog'@'%'"))
+    )
+    fairlog.writer.start()
+    try:
+        assert erase_job(fairlog, JobId(2), cancel=False) == Erased(jobs=1, bodies=2)
+    finally:
+        fairlog.close()

@@ -1,0 +1,26 @@
+"""A batch costs a handful of statements, whatever is in it and however much there is already."""
+
+from collections.abc import Callable
+
+import pytest
+
+from tests.benchmarks.mixed_batch import count_statements
+
+# BEGIN and COMMIT included. The aim is 20: what is above it reads the kinds in line (for claims
+# that name none), the lanes of users at their caps, and the jobs of a batch in two steps.
+STATEMENTS_MAX = 23
+
+
+@pytest.mark.parametrize("jobs_a_user", [2, 20])
+def test_200_mixed_commands_of_200_users_take_a_handful_of_statements(
+    database_url: str, jobs_a_user: int
+) -> None:
+    counted = count_statements(database_url, jobs_a_user)
+    assert counted.statements <= STATEMENTS_MAX, counted
+
+
+def test_the_number_of_jobs_does_not_change_the_number_of_statements(
+    new_database_url: Callable[[], str],
+) -> None:
+    few, more = (count_statements(new_database_url(), jobs) for jobs in (2, 8))
+    assert few == more

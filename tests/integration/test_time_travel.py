@@ -1,0 +1,259 @@
+import itertools
+import random
+from collections import Counter
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from msgspec.structs import replace
+
+from adapters.histories import changes_of, heartbeats
+from domain.errors import InvalidInput, UnknownJob
+from domain.identifiers import JobId
+from domain.life_cycle import Job, State
+from domain.past import extended, jobs_of
+from domain.rate_limits import WindowKey
+from domain.standing import Standing, from_snapshot, line_in_order, to_snapshot
+from domain.world import World
+from entrypoints.composition import rebuild_projections
+from entrypoints.service import Fairlog
+from entrypoints.time_travel import TimeTravel
+from entrypoints.verification import verify_log
+from projections import snapshots as module
+from projections.snapshots import current, is_kept, snapshots, spacing, standing_at
+from tests.support import history, server
+from tests.support.core import ManualClock, log_of, service
+from tests.support.crowd import crowd
+
+EVENTS = 10_000
+POSITIONS = 200
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock()
+
+
+@pytest.fixture
+def fairlog(database_url: str, clock: ManualClock) -> Iterator[Fairlog]:
+    with service(database_url, clock=clock, user_limit=100, global_limit=2_000) as fairlog:
+        yield fairlog
+
+
+def catch_up(fairlog: Fairlog) -> None:
+    for follower in fairlog.following.followers:
+        while follower.step():
+            pass
+
+
+def standing(fairlog: Fairlog, position: int) -> Standing:
+    return fairlog.read_now(
+        lambda connection: standing_at(connection, current(), fairlog.log.read, position)
+    )
+
+
+def is_open(window: WindowKey, of: Standing) -> bool:
+    _, seconds, start = window
+    return of.recorded_at.timestamp() * 1_000_000 < start + seconds * 1_000_000
+
+
+def assert_equal(found: Standing, world: World) -> None:
+    """Everything that a standing holds is what the writer's own state has."""
+    assert found.position == world.position
+    counts = Counter(job.state for job in world.jobs.rows.values())
+    assert found.jobs == {state: counts[state] for state in State}
+    assert found.line.users == world.line.users
+    assert found.line.kinds == world.line.kinds
+    assert {(user, kind): count for user, lanes in found.line.lanes.items()
+            for kind, count in lanes.items()} == {
+        (user, kind): count for user, lanes in world.line.lanes.items()
+        for kind, count in lanes.items() if count
+    }  # fmt: skip
+    assert found.windows.limits == world.windows.limits
+    assert found.windows.counters == {
+        window: counter for window, counter in world.windows.counters.items()
+        if is_open(window, found)
+    }  # fmt: skip
+
+
+def job_at(fairlog: Fairlog, job_id: JobId, position: int) -> Job | None:
+    def query(connection: sa.Connection) -> Job | None:
+        job = jobs_of(changes_of(connection, [job_id], position)).get(job_id)
+        return job and extended(job, heartbeats(connection, job.id, position))
+
+    return fairlog.read_now(query)
+
+
+def test_at_random_positions_everything_stands_as_a_fold_of_the_log_up_to_there(
+    fairlog: Fairlog, clock: ManualClock
+) -> None:
+    crowd(fairlog, clock, EVENTS)
+    catch_up(fairlog)
+    chance = random.Random(1)
+    told = log_of(fairlog)
+    world = World()
+    wanted = [*sorted(chance.sample(range(len(told) + 1), POSITIONS - 1)), len(told)]
+    for position in wanted:
+        for recorded in told[world.position : position]:
+            world.evolve(recorded)
+        assert_equal(standing(fairlog, position), world)
+        for job_id in chance.sample(sorted(world.jobs.rows), min(3, len(world.jobs.rows))):
+            job = world.jobs.rows[job_id]
+            assert job_at(fairlog, job_id, position) == replace(job, holds_key=True)
+        running = [one for one in world.jobs.rows.values() if one.state is State.RUNNING]
+        for job in running[:2]:
+            assert job_at(fairlog, job.id, position) == replace(job, holds_key=True)
+
+
+def test_snapshots_are_what_the_log_gives_and_can_be_built_again(
+    fairlog: Fairlog, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "SPACING", 100)
+    crowd(fairlog, clock, 3_000)
+    catch_up(fairlog)
+    before = stored(fairlog)
+    assert before
+    assert verify_log(fairlog, print, lambda _done, _total: None).is_clean
+    rebuild_projections(fairlog, ["snapshots"])
+    assert stored(fairlog) == before
+    with fairlog.database.write() as connection:
+        connection.execute(snapshots.update().values(data=b"\x99"))
+    assert verify_log(fairlog, print, lambda _done, _total: None).differing == ["snapshots"]
+
+
+def stored(fairlog: Fairlog) -> list[tuple[int, int, bytes]]:
+    query = sa.select(snapshots.c.position, snapshots.c.part, snapshots.c.data).where(
+        snapshots.c.generation == current()
+    )
+    with fairlog.database.read() as connection:
+        rows = connection.execute(query.order_by(snapshots.c.position, snapshots.c.part))
+        return [(position, part, bytes(data)) for position, part, data in rows]
+
+
+def test_a_process_that_starts_anew_goes_on_from_the_latest_snapshot(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "SPACING", 100)
+    clock = ManualClock()
+    for events in (900, 1_800, 2_700):
+        with service(database_url, clock=clock, user_limit=100) as fairlog:
+            crowd(fairlog, clock, events)
+            catch_up(fairlog)
+    with service(database_url, clock=clock) as fairlog:
+        before = stored(fairlog)
+        rebuild_projections(fairlog, ["snapshots"])
+        assert stored(fairlog) == before
+
+
+def test_a_snapshot_of_many_parts_comes_back_whole(
+    fairlog: Fairlog, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "SPACING", 200)
+    monkeypatch.setattr(module, "PART_BYTES", 50)
+    crowd(fairlog, clock, 1_500)
+    catch_up(fairlog)
+    world = World()
+    for recorded in log_of(fairlog)[:1_234]:
+        world.evolve(recorded)
+    assert_equal(standing(fairlog, 1_234), world)
+
+
+def test_few_snapshots_are_kept_and_the_older_the_farther_apart() -> None:
+    kept: set[int] = set()
+    for end in range(5_000, 5_000 * 4_000, 5_000):
+        kept = {position for position in {*kept, end} if is_kept(position, end)}
+    assert len(kept) < 150
+    ordered = sorted(kept)
+    for earlier, after in itertools.pairwise(ordered):
+        assert after - earlier <= max(5_000, (end - earlier) // 8 + 5_000)
+    assert (spacing(0), spacing(5_000), spacing(5_001), spacing(1_000_000)) == (
+        5_000, 5_000, 10_000, 1_280_000,
+    )  # fmt: skip
+
+
+def test_a_snapshot_is_equal_bytes_however_it_came_about(
+    fairlog: Fairlog, clock: ManualClock
+) -> None:
+    crowd(fairlog, clock, 1_000)
+    through, again = Standing(), Standing()
+    for recorded in log_of(fairlog):
+        through.evolve(recorded)
+        again.evolve(recorded)
+        if recorded.position % 97 == 0:
+            again = from_snapshot(to_snapshot(again))
+    assert to_snapshot(again) == to_snapshot(through)
+    assert line_in_order(again) == line_in_order(through)
+
+
+@pytest.fixture
+def eventful(database_url: str) -> Iterator[tuple[Fairlog, server.ManualClock]]:
+    with history.service(database_url) as (fairlog, clock):
+        history.tell_everything(fairlog, clock)
+        yield fairlog, clock
+
+
+def test_a_time_means_behind_what_was_recorded_by_then(
+    eventful: tuple[Fairlog, server.ManualClock],
+) -> None:
+    fairlog, clock = eventful
+    past = TimeTravel(fairlog)
+    told = log_of(fairlog)
+    with fairlog.database.read() as connection:
+        for moment in {recorded.recorded_at for recorded in told}:
+            by_then = [one.position for one in told if one.recorded_at <= moment]
+            assert past.position(connection, moment) == by_then[-1]
+    first = told[0].recorded_at - timedelta(seconds=1)
+    assert fairlog.read_now(lambda c: past.position(c, first)) == 0
+    with pytest.raises(InvalidInput, match="has not come"):
+        fairlog.read_now(lambda c: past.position(c, clock.now() + timedelta(seconds=1)))
+    with pytest.raises(InvalidInput, match=f"ends at position {len(told)}"):
+        fairlog.read_now(lambda c: past.position(c, len(told) + 1))
+    with pytest.raises(UnknownJob):
+        fairlog.read_now(lambda c: past.job(c, JobId(2), 1))
+
+
+def test_over_http_a_job_and_the_numbers_are_told_as_they_stood(database_url: str) -> None:
+    clock = server.ManualClock()
+    with server.AppServer(database_url, clock=clock) as app:
+        client = app.client
+        job = server.submit(client, "ada", payload={"n": 1})  # 1, 2
+        clock.advance(10)
+        server.claim(client)  # 3
+        clock.advance(10)
+        client.post(f"/v1/jobs/{job['id']}/complete", json={"attempt": 1, "result": "r"})  # 4
+        address = f"/v1/jobs/{job['id']}"
+
+        def then(as_of: object) -> dict[str, Any]:
+            found = client.get(address, params={"as_of": str(as_of)})
+            assert found.status_code == 200, found.text
+            return dict(found.json())
+
+        assert then(2) == {name: value for name, value in job.items() if name != "is_duplicate"}
+        assert [then(position)["state"] for position in (2, 3, 4)] == ["queued", "running", "done"]
+        assert then("2026-01-31T12:00:09Z")["state"] == "queued"
+        assert then("2026-01-31T12:00:10Z")["state"] == "running"
+        assert then("2026-01-31T14:00:20+02:00") == client.get(address).json()
+        assert (then(3)["result"], then(4)["result"]) == (None, "r")
+
+        stats = client.get("/v1/stats", params={"as_of": 2}).json()
+        now = client.get("/v1/stats").json()
+        assert (stats["position"], stats["jobs"]["queued"], stats["total"]) == (2, 1, 1)
+        assert [turn["user_id"] for turn in stats["line"]["next"]] == ["ada"]
+        assert stats["global"] == now["global"]
+        latest = client.get("/v1/stats", params={"as_of": 4}).json()
+        same = {"position", "jobs", "total", "line", "global"}
+        assert {name: latest[name] for name in same} == {name: now[name] for name in same}
+
+        server.problem(client.get(address, params={"as_of": 1}), 404)
+        for wrong in (
+            "5",
+            "-1",
+            "yesterday",
+            "2026-01-31T12:00:00",
+            "2026-01-31T12:00:21Z",
+            "9" * 30,
+        ):
+            server.problem(client.get(address, params={"as_of": wrong}), 400)
+            server.problem(client.get("/v1/stats", params={"as_of": wrong}), 400)

@@ -1,0 +1,119 @@
+"""What waiting for work costs, and how soon it ends."""
+
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from statistics import median
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from adapters.settings import Settings
+from tests.support.server import AppServer, claim, submit, wait_until
+
+SETTINGS = Settings(user_limit=100_000, global_limit=1_000_000)
+ROUNDS = 15
+WAITING = 20
+IDLE_MAX = 12  # queries a second of a process that nobody asks
+
+
+def waiting(server: AppServer) -> int:
+    return server.fairlog.work._waiting
+
+
+def delays(asked: AppServer, told: AppServer) -> list[float]:
+    """Seconds from a submission's answer at one server to a waiting claim's at another."""
+    found = []
+    with ThreadPoolExecutor() as pool:
+        for number in range(ROUNDS):
+            claimed: Future[Any] = pool.submit(claim, asked.client, 1, wait_seconds=30)
+            arrived: list[float] = []
+
+            def note(_: object, arrived: list[float] = arrived) -> None:
+                arrived.append(time.monotonic())
+
+            claimed.add_done_callback(note)
+            wait_until(lambda: waiting(asked) == 1, "the claim waits")
+            # At another moment of the look-out each time.
+            _let_pass(0.25 * number / ROUNDS)
+            job = submit(told.client, payload=number)["id"]
+            answered = time.monotonic()
+            assert [one["id"] for one in claimed.result()] == [job]
+            wait_until(partial(bool, arrived), "the time is taken")
+            found.append(max(0.0, arrived[0] - answered))
+    return found
+
+
+def test_a_submission_in_the_same_process_wakes_a_waiting_claim_at_once(
+    database_url: str,
+) -> None:
+    with AppServer(database_url, SETTINGS) as server:
+        found = delays(server, server)
+    print(f"same process: median {median(found) * 1e3:.1f} ms, most {max(found) * 1e3:.1f} ms")
+    assert median(found) < 0.1
+
+
+@pytest.mark.parametrize("backend", ["mariadb"], indirect=True)
+def test_a_submission_in_another_process_wakes_a_waiting_claim_soon(database_url: str) -> None:
+    with AppServer(database_url, SETTINGS) as asked, AppServer(database_url, SETTINGS) as told:
+        found = delays(asked, told)
+    print(f"other process: median {median(found) * 1e3:.1f} ms, most {max(found) * 1e3:.1f} ms")
+    assert median(found) < 0.3  # 0.25 with nothing else on the machine
+
+
+@contextmanager
+def statements(engine: sa.Engine) -> Iterator[list[str]]:
+    sent: list[str] = []
+
+    def note(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+        if not statement.startswith("BEGIN"):  # SQLite's, spelt out
+            sent.append(statement)
+
+    sa.event.listen(engine, "before_cursor_execute", note)
+    try:
+        yield sent
+    finally:
+        sa.event.remove(engine, "before_cursor_execute", note)
+
+
+def test_waiting_claims_cost_a_few_small_queries_a_second_together(database_url: str) -> None:
+    with (
+        AppServer(database_url, SETTINGS) as server,
+        ThreadPoolExecutor(WAITING) as pool,
+        statements(server.fairlog.database.engine) as read,
+        statements(server.fairlog.database.writing_engine) as written,
+    ):
+        submit(server.client)
+        claim(server.client)
+
+        def rates(seconds: float) -> tuple[float, float]:
+            before = len(read), len(written)
+            started = time.monotonic()
+            _let_pass(seconds)
+            took = time.monotonic() - started
+            return (len(read) - before[0]) / took, (len(written) - before[1]) / took
+
+        wait_until(lambda: rates(1)[0] < IDLE_MAX, "what follows the log has caught up")
+        idle, _ = rates(2)
+        claims = [
+            pool.submit(claim, server.client, 1, worker=f"w{number}", wait_seconds=6)
+            for number in range(WAITING)
+        ]
+        wait_until(lambda: waiting(server) == WAITING, "all wait")
+        _let_pass(0.6)  # until the position is known that they wait behind
+        asked, started = len(read), time.monotonic()
+        reading, writing = rates(3)
+        took, during = time.monotonic() - started, read[asked:]
+        assert [claimed.result() for claimed in claims] == [[]] * WAITING
+    print(f"idle {idle:.1f} queries a second, with {WAITING} waiting {reading:.1f}")
+    assert reading - idle <= 5 + 3  # what the process does anyway comes in bursts
+    assert sum("log_head" in one for one in during) / took <= 5
+    assert writing == 0
+
+
+def _let_pass(seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    wait_until(lambda: time.monotonic() > deadline, "some time")

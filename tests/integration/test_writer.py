@@ -1,0 +1,664 @@
+"""The one write path: group commit, and what it does when the database does not do its part."""
+
+import asyncio
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any, Self
+
+import pytest
+import sqlalchemy as sa
+import structlog
+from sqlalchemy.engine import Connection
+from structlog.typing import EventDict
+
+import adapters.command_queue
+import adapters.database
+from adapters.command_queue import CommandQueue
+from adapters.settings import Settings
+from adapters.tables import bodies, log_head
+from domain.bodies import BODY_BYTES_MAX, body_of
+from domain.commands import SubmitJob
+from domain.decide import Answer, Claimed, JobStands, Submitted
+from domain.errors import (
+    LogTooNew,
+    LogUnavailable,
+    NotTheCurrentAttempt,
+    QueueFull,
+    RateLimited,
+)
+from domain.events import JobSubmitted
+from domain.identifiers import JobId, UserId
+from domain.world import World
+from entrypoints.composition import compose, prepare
+from entrypoints.service import Fairlog
+from projections import registry
+from projections.live import LiveProjections, inline_projections
+from tests.support.core import (
+    do,
+    events_in,
+    log_of,
+    outcomes,
+    put,
+    put_as_one_batch,
+    service,
+    wait_until,
+)
+from tests.support.databases import DatabaseServer
+from tests.support.mariadb import MariaDB
+from tests.support.stories import ALICE, BOB, ECHO, claim, complete, submit
+from tests.support.tcp_proxy import CommitCutter, Cut
+
+# Callers hear within 5 s that the database is away; the rest is for a machine that is busy.
+UNAVAILABLE_SECONDS_MAX = 7.0
+
+
+@pytest.fixture(autouse=True)
+def logged() -> Iterator[list[EventDict]]:
+    """What the writer says of itself meanwhile."""
+    with structlog.testing.capture_logs() as lines:
+        yield lines
+
+
+@pytest.fixture
+def fairlog(database_url: str) -> Iterator[Fairlog]:
+    with service(database_url) as running:
+        yield running
+
+
+@contextmanager
+def head_locked(fairlog: Fairlog) -> Iterator[Connection]:
+    """Nobody else writes meanwhile."""
+    with fairlog.database.connect_writer() as connection, connection.begin() as transaction:
+        fairlog.log.lock_head(connection)
+        yield connection
+        transaction.rollback()
+
+
+def types_of(replies: list[Future[Answer]]) -> list[str]:
+    return [type(outcome).__name__ for outcome in outcomes(replies)]
+
+
+def submissions(fairlog: Fairlog) -> Counter[str]:
+    """How often each payload was submitted, by its digest."""
+    return Counter(
+        one.event.payload_sha256 for one in log_of(fairlog) if isinstance(one.event, JobSubmitted)
+    )
+
+
+def assert_whole(fairlog: Fairlog) -> None:
+    """The log has no gaps, and the projections agree with its end."""
+    recorded = log_of(fairlog)
+    assert [one.position for one in recorded] == list(range(1, len(recorded) + 1))
+    with fairlog.database.read() as connection:
+        assert fairlog.log.position(connection) == len(recorded)
+        counts = fairlog.jobs.counts(connection)
+    assert sum(counts.values()) == submissions(fairlog).total()
+
+
+# Group commit
+
+
+def test_all_who_wait_are_written_together(fairlog: Fairlog) -> None:
+    with ThreadPoolExecutor(60) as threads:
+        with head_locked(fairlog):
+            calls = [
+                threads.submit(fairlog.writer.execute_now, submit(payload=number))
+                for number in range(60)
+            ]
+            wait_until(lambda: len(fairlog.writer.queue) >= 40, "the callers wait")
+        answers = [call.result(30) for call in calls]
+    ids = [answer.job.id for answer in answers if isinstance(answer, Submitted)]
+    assert sorted(ids) == list(range(2, 121, 2))
+    assert fairlog.writer.stats.commands == 60
+    assert fairlog.writer.stats.events == 120
+    assert fairlog.writer.stats.batches <= 22
+
+
+def test_a_batch_is_bounded_in_number(fairlog: Fairlog) -> None:
+    replies = put_as_one_batch(fairlog, *[submit(payload=number) for number in range(600)])
+    assert types_of(replies) == ["Submitted"] * 600
+    assert fairlog.writer.stats.batches == 3
+
+
+def test_a_batch_is_bounded_in_bytes(fairlog: Fairlog) -> None:
+    large = [submit(payload="x" * 1024 * 1000 + str(number)) for number in range(10)]
+    replies = put_as_one_batch(fairlog, *large)
+    assert types_of(replies) == ["Submitted"] * 10
+    assert fairlog.writer.stats.batches == 3
+
+
+def test_a_batch_is_bounded_in_the_jobs_that_it_is_about(fairlog: Fairlog) -> None:
+    """Or so many claims of a thousand would keep everybody else from the log for long."""
+    with fairlog.writer.queue._changed:
+        replies = put(fairlog, submit(), *[claim(900) for _ in range(5)], complete(7, JobId(2)))
+        sizes = [len(fairlog.writer.queue.take()) for _ in range(3)]
+    assert sizes == [3, 2, 2]
+    assert not any(reply.done() for reply in replies)
+
+
+def test_commands_of_an_event_loop_are_answered_there(fairlog: Fairlog) -> None:
+    async def ask() -> list[Answer]:
+        commands = [submit(payload=number) for number in range(300)]
+        return await asyncio.gather(*map(fairlog.writer.execute, commands))
+
+    answers = asyncio.run(ask())
+    assert [answer.job.payload_bytes for answer in answers if isinstance(answer, Submitted)] == [
+        len(str(number)) for number in range(300)
+    ]
+    assert fairlog.writer.stats.batches < 30
+
+
+def test_a_refusal_is_an_answer_to_its_caller_alone(database_url: str) -> None:
+    with service(database_url, user_limit=2) as fairlog:
+        replies = put_as_one_batch(
+            fairlog, submit(payload=1), complete(7, JobId(99)), submit(payload=2),
+            submit(payload=3), submit(BOB),
+        )  # fmt: skip
+        assert types_of(replies) == [
+            "Submitted", "UnknownJob", "Submitted", "RateLimited", "Submitted",
+        ]  # fmt: skip
+        with pytest.raises(RateLimited):
+            replies[3].result()
+        assert fairlog.writer.stats.batches == 1
+
+
+def test_a_batch_that_comes_to_nothing_writes_nothing(fairlog: Fairlog) -> None:
+    do(fairlog, submit(), Submitted)
+    assert len(do(fairlog, claim(1, ECHO), Claimed).jobs) == 1
+    assert do(fairlog, claim(1, ECHO), Claimed).jobs == []
+    assert events_in(fairlog) == 3
+
+
+def test_what_was_answered_can_be_read_at_once(fairlog: Fairlog) -> None:
+    for number in range(20):
+        job = do(fairlog, submit(payload=number), Submitted).job
+        with fairlog.database.read() as connection:
+            assert fairlog.jobs.find(connection, [job.id]) == {job.id: job}
+            assert fairlog.log.bodies_at(connection, [job.id]) == {job.id: b"%d" % number}
+
+
+def test_what_waits_is_written_before_the_writer_ends(database_url: str) -> None:
+    fairlog = compose(Settings(database_url=database_url))
+    prepare(fairlog)
+    replies = put(fairlog, *[submit(payload=number) for number in range(400)])
+    fairlog.writer.start()
+    fairlog.close()
+    assert types_of(replies) == ["Submitted"] * 400
+    with pytest.raises(QueueFull, match="stopping"):
+        fairlog.writer.queue.put(submit())
+
+
+# The queue
+
+
+def test_a_full_queue_refuses_submissions_and_still_takes_what_ends_a_job(
+    database_url: str,
+) -> None:
+    queue = CommandQueue(commands_max=8, submissions_max=5)
+    fairlog = compose(Settings(database_url=database_url), queue=queue)
+    prepare(fairlog)
+    accepted = put(fairlog, *[submit(payload=number) for number in range(5)])
+    with pytest.raises(QueueFull, match="try again"):
+        queue.put(submit(payload=9))
+    accepted += put(fairlog, complete(), complete(), complete())
+    with pytest.raises(QueueFull):
+        queue.put(complete())
+    fairlog.writer.start()
+    assert types_of(accepted) == ["Submitted"] * 5 + ["UnknownJob"] * 3
+    fairlog.close()
+
+
+def test_a_queue_full_of_large_payloads_still_takes_results(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(adapters.command_queue, "BYTES_MAX", 1000)
+    monkeypatch.setattr(adapters.command_queue, "SUBMISSION_BYTES_MAX", 700)
+    queue = CommandQueue()
+    large = body_of("x" * 298, "payload")
+    queue.put(submit(payload="x" * 298))
+    queue.put(submit(payload="x" * 298))
+    with pytest.raises(QueueFull):
+        queue.put(submit(payload="x" * 298))
+    queue.put(submit(payload="x" * 98))
+    queue.put(complete(result=large))
+    with pytest.raises(QueueFull):
+        queue.put(complete(result=large))
+    queue.put(complete(result=None))
+    queue.put(claim(1))
+    assert len(queue.take()) == 6
+    queue.put(submit(payload="x" * 600))
+
+
+def test_a_caller_who_went_away_harms_nobody(fairlog: Fairlog) -> None:
+    with head_locked(fairlog):
+        gone, stays = put_as_one_batch(fairlog, submit(payload=1), submit(payload=2))
+        assert gone.cancel()
+    assert types_of([stays]) == ["Submitted"]
+    assert do(fairlog, submit(payload=3), Submitted).job.id == 6
+
+
+def test_a_caller_whose_loop_is_closed_harms_nobody(fairlog: Fairlog) -> None:
+    loop = asyncio.new_event_loop()
+
+    async def ask_and_leave() -> None:
+        asking = asyncio.ensure_future(fairlog.writer.execute(submit(payload=1)))
+        await asyncio.sleep(0)
+        asking.cancel()
+
+    with head_locked(fairlog):
+        loop.run_until_complete(ask_and_leave())
+        loop.close()
+        [stays] = put(fairlog, submit(payload=2))
+    assert types_of([stays]) == ["Submitted"]
+
+
+def test_a_subscriber_hears_of_every_batch_after_it_is_on_disk_and_cannot_spoil_it(
+    database_url: str,
+) -> None:
+    heard: list[int] = []
+
+    with service(database_url) as fairlog:
+
+        def subscriber(head: Any, recorded: Any) -> None:
+            assert events_in(fairlog) == head.position
+            heard.extend(one.position for one in recorded)
+            raise ZeroDivisionError
+
+        fairlog.writer.subscribe(subscriber)
+        assert types_of(put_as_one_batch(fairlog, submit(), submit(BOB))) == ["Submitted"] * 2
+        do(fairlog, submit(payload=2), Submitted)
+        assert heard == [1, 2, 3, 4, 5, 6]
+        assert_whole(fairlog)
+
+
+# A command that the database refuses
+
+
+class Choosy(LiveProjections):
+    """Has the database refuse whatever a user called poison submits, by a row that cannot be."""
+
+    def save(self, connection: Connection, world: World) -> None:
+        poisoned = UserId("poison") in world.line.changed_users
+        super().save(connection, world)
+        if poisoned:
+            connection.execute(
+                log_head.insert(),
+                [{"id": 1, "position": 0, "hash": b"", "recorded_at": 0, "format": 1, "epoch": 1}],
+            )
+
+
+@pytest.mark.parametrize("poisoned", [[0], [49], [17, 18, 33], list(range(50))])
+def test_a_batch_is_split_until_what_the_database_refuses_stands_alone(
+    database_url: str, poisoned: list[int]
+) -> None:
+    fairlog = compose(Settings(database_url=database_url))
+    prepare(fairlog)
+    fairlog.writer._projections = Choosy(inline_projections())
+    fairlog.writer.start()
+    users = [UserId("poison") if number in poisoned else ALICE for number in range(50)]
+    replies = put_as_one_batch(fairlog, *[submit(user, payload=n) for n, user in enumerate(users)])
+    assert types_of(replies) == [
+        "WriteFailed" if number in poisoned else "Submitted" for number in range(50)
+    ]
+    assert submissions(fairlog).total() == 50 - len(poisoned)
+    assert_whole(fairlog)
+    do(fairlog, submit(payload="afterwards"), Submitted)
+    fairlog.close()
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        submit(UserId("a\ud800b")),
+        SubmitJob(
+            user_id=ALICE, kind=ECHO, payload=body_of(1, "payload"), idempotency_key="\udfff"
+        ),
+        complete(1, JobId(2**63)),
+        submit(UserId("x" * 300)),
+    ],
+    ids=["surrogate in a user id", "surrogate in a key", "job id too large", "user id too long"],
+)
+def test_what_should_never_have_passed_a_door_spoils_no_neighbour(
+    fairlog: Fairlog, broken: Any
+) -> None:
+    replies = put_as_one_batch(fairlog, submit(payload=1), broken, submit(payload=2), claim(1))
+    before, _, behind, claimed = types_of(replies)
+    assert (before, behind, claimed) == ("Submitted", "Submitted", "Claimed")
+    assert_whole(fairlog)
+
+
+def test_a_body_that_is_larger_than_the_server_s_packets_spoils_no_neighbour() -> None:
+    with (
+        MariaDB(options=["--max-allowed-packet=1M"]) as server,
+        service(server.create_database()) as fairlog,
+    ):
+        replies = put_as_one_batch(
+            fairlog, *[submit(payload=number) for number in range(20)],
+            submit(payload="x" * (BODY_BYTES_MAX - 2)), submit(BOB),
+        )  # fmt: skip
+        assert types_of(replies) == ["Submitted"] * 20 + ["WriteFailed", "Submitted"]
+        assert fairlog.writer.stats.retries == 0
+        assert_whole(fairlog)
+
+
+def test_sixteen_payloads_of_a_mebibyte_at_once_go_through(fairlog: Fairlog) -> None:
+    """With quotation marks, which double when they are escaped, and a packet of 16 MiB."""
+    payloads = [
+        (f"{number:02}" + '"' * BODY_BYTES_MAX)[: BODY_BYTES_MAX // 2 - 1] for number in range(16)
+    ]
+    replies = put_as_one_batch(fairlog, *[submit(payload=one) for one in payloads])
+    found = outcomes(replies)
+    ids = [one.job.id for one in found if isinstance(one, Submitted)]
+    assert len(ids) == 16
+    with fairlog.database.read() as connection:
+        stored = fairlog.log.bodies_at(connection, ids)
+        sizes = connection.execute(
+            sa.select(sa.func.max(sa.func.length(bodies.c.body)))
+        ).scalar_one()
+    assert [stored[job_id] for job_id in ids] == [body_of(one, "payload").data for one in payloads]
+    assert BODY_BYTES_MAX - 10 <= sizes <= BODY_BYTES_MAX
+
+
+# Locks
+
+
+def test_a_lock_wait_that_times_out_is_tried_again(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(adapters.database, "LOCK_WAIT_SECONDS_MAX", 1)
+    with service(database_url) as fairlog:
+        with head_locked(fairlog):
+            [reply] = put(fairlog, submit())
+            wait_until(lambda: fairlog.writer.stats.retries > 0, "the wait timed out")
+            assert not reply.done()
+        assert types_of([reply]) == ["Submitted"]
+        assert_whole(fairlog)
+
+
+@pytest.mark.parametrize("backend", ["mariadb"], indirect=True)
+def test_a_deadlock_is_tried_again(fairlog: Fairlog) -> None:
+    """Somebody holds a row that the writer wants, and then wants the head that it has."""
+    do(fairlog, submit(payload=1), Submitted)
+    with fairlog.database.connect_writer() as other, other.begin() as transaction:
+        # Many locks, so that InnoDB chooses the writer for its victim.
+        other.exec_driver_sql("UPDATE job_counts_v1 SET jobs = jobs")
+        other.exec_driver_sql("CREATE TEMPORARY TABLE weight (n INT PRIMARY KEY) ENGINE = InnoDB")
+        other.exec_driver_sql("INSERT INTO weight SELECT seq FROM seq_1_to_2000")
+        [reply] = put(fairlog, submit(payload=2))
+        wait_until(lambda: _waits_for_a_row(fairlog), "the writer waits for the row")
+        fairlog.log.lock_head(other)
+        transaction.rollback()
+    assert types_of([reply]) == ["Submitted"]
+    assert fairlog.writer.stats.retries == 1
+    assert_whole(fairlog)
+
+
+def _waits_for_a_row(fairlog: Fairlog) -> bool:
+    with fairlog.database.read() as connection:
+        return bool(connection.exec_driver_sql(
+            "SELECT COUNT(*) FROM information_schema.processlist"
+            " WHERE db = DATABASE() AND info LIKE '%%job_counts%%' AND id <> CONNECTION_ID()"
+        ).scalar_one())  # fmt: skip
+
+
+# Lost connections
+
+
+def kill_writer(server: DatabaseServer, fairlog: Fairlog) -> None:
+    connection = fairlog.writer._connection
+    assert connection is not None
+    thread_id = connection.connection.driver_connection.thread_id()  # type: ignore[union-attr]  # PyMySQL's
+    with server.connect() as admin, admin.cursor() as cursor:
+        cursor.execute("KILL %s", (thread_id,))
+
+
+@pytest.mark.parametrize("backend", ["mariadb"], indirect=True)
+def test_a_connection_lost_between_batches_is_made_anew(
+    fairlog: Fairlog, mariadb: DatabaseServer
+) -> None:
+    for number in range(5):
+        do(fairlog, submit(payload=number), Submitted)
+        kill_writer(mariadb, fairlog)
+    assert types_of(put_as_one_batch(fairlog, submit(BOB), claim(9, ECHO))) == [
+        "Submitted", "Claimed",
+    ]  # fmt: skip
+    assert fairlog.writer.stats.retries == 5
+    assert_whole(fairlog)
+
+
+@pytest.mark.parametrize("backend", ["mariadb"], indirect=True)
+def test_a_connection_lost_within_a_batch_is_made_anew(
+    fairlog: Fairlog, mariadb: DatabaseServer
+) -> None:
+    do(fairlog, submit(payload=0), Submitted)
+    with head_locked(fairlog):
+        replies = put_as_one_batch(fairlog, submit(payload=1), submit(payload=2))
+        wait_until(lambda: len(fairlog.writer.queue) == 0, "the writer has the batch")
+        kill_writer(mariadb, fairlog)
+    assert types_of(replies) == ["Submitted"] * 2
+    assert submissions(fairlog).total() == 3
+    assert_whole(fairlog)
+
+
+@pytest.fixture
+def cutter(mariadb: DatabaseServer) -> Iterator[CommitCutter]:
+    url = mariadb.create_database()
+    with CommitCutter(url) as proxy:
+        yield proxy
+    mariadb.drop_database(url)
+
+
+@pytest.mark.parametrize("cut", list(Cut))
+def test_a_commit_whose_outcome_is_unknown_is_written_once_and_answered(
+    cutter: CommitCutter, cut: Cut
+) -> None:
+    with service(cutter.url) as fairlog:
+        do(fairlog, submit(payload="before"), Submitted)
+        cutter.cut_next(cut)
+        replies = put_as_one_batch(
+            fairlog, *[submit(payload=n) for n in range(10)], claim(3), complete(9, JobId(2))
+        )
+        found = outcomes(replies)
+        assert cutter.cuts == 1
+        assert [one.job.id for one in found if isinstance(one, Submitted)] == list(range(4, 23, 2))
+        [claimed] = [one for one in found if isinstance(one, Claimed)]
+        assert [job.id for job in claimed.jobs] == [2, 4, 6]
+        assert isinstance(found[-1], NotTheCurrentAttempt)
+        assert events_in(fairlog) == 2 + 20 + 3
+        assert set(submissions(fairlog).values()) == {1}
+        assert fairlog.writer.stats.retries == 1
+        for job in claimed.jobs:
+            do(fairlog, complete(1, job.id), JobStands)
+        assert_whole(fairlog)
+
+
+def test_commits_cut_again_and_again_lose_nothing_and_write_nothing_twice(
+    cutter: CommitCutter,
+) -> None:
+    with service(cutter.url) as fairlog, service(cutter.url) as other:
+        replies: list[Future[Answer]] = []
+        for number in range(60):
+            if number % 3 != 2:
+                cutter.cut_next(list(Cut)[number % 2])
+            replies += put(fairlog, submit(payload=number), submit(BOB, payload=number))
+            replies += put(other, submit(UserId("carol"), payload=number))
+            outcomes(replies[-3:])
+        assert types_of(replies) == ["Submitted"] * 180
+        assert cutter.cuts == 40
+        assert events_in(fairlog) == 360
+        assert_whole(fairlog)
+
+
+def test_another_writer_between_the_lost_commit_and_the_look_up_is_no_obstacle(
+    cutter: CommitCutter,
+) -> None:
+    """The tail is compared where the batch would be, not at the end of the log."""
+    with service(cutter.url) as fairlog, service(cutter.url) as other:
+        do(fairlog, submit(payload="before"), Submitted)
+        original = fairlog.writer._connect
+        interrupted = threading.Event()
+
+        def connect_later() -> Connection:
+            if cutter.cuts and not interrupted.is_set():
+                interrupted.set()
+                do(other, submit(BOB, payload="between"), Submitted)
+            return original()
+
+        fairlog.writer._connect = connect_later  # type: ignore[method-assign]  # to have another come first
+        cutter.cut_next(Cut.AFTER)
+        assert do(fairlog, submit(payload="in doubt"), Submitted).job.id == 4
+        assert interrupted.is_set()
+        assert events_in(fairlog) == 6
+        assert_whole(fairlog)
+
+
+# The database away
+
+
+class Load:
+    """Callers who submit one job after another until they are told to stop."""
+
+    def __init__(self, fairlog: Fairlog, callers: int = 6) -> None:
+        self._fairlog = fairlog
+        self._is_over = threading.Event()
+        self._threads = [
+            threading.Thread(target=self._call, args=(number,)) for number in range(callers)
+        ]
+        self.answered: list[tuple[int, str]] = []  # (job, payload's digest)
+        self.refused_after: list[float] = []  # seconds
+
+    def __enter__(self) -> Self:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._is_over.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _call(self, caller: int) -> None:
+        number = 0
+        while not self._is_over.is_set():
+            number += 1
+            command = submit(UserId(f"user-{caller}"), payload=[caller, number])
+            started = time.monotonic()
+            [outcome] = outcomes(put(self._fairlog, command))
+            if isinstance(outcome, Submitted):
+                self.answered.append((outcome.job.id, command.payload.sha256))
+            else:
+                assert isinstance(outcome, LogUnavailable), outcome
+                self.refused_after.append(time.monotonic() - started)
+
+    def wait_for_more(self) -> None:
+        before = len(self.answered)
+        wait_until(lambda: len(self.answered) > before + 20, "callers are answered")
+
+    def wait_for_refusals(self) -> None:
+        wait_until(lambda: len(self.refused_after) >= 6, "callers hear of it")
+
+
+Harm = tuple[Callable[[MariaDB], None], Callable[[MariaDB], None]]
+
+
+@pytest.mark.parametrize(
+    ("harm", "mend"),
+    [
+        (MariaDB.stop, MariaDB.start),
+        (MariaDB.kill, MariaDB.start),
+        (MariaDB.pause, MariaDB.resume),
+    ],
+    ids=["stopped", "killed", "frozen"],
+)
+def test_with_the_database_away_callers_hear_it_soon_and_the_writer_goes_on_afterwards(
+    private_mariadb: MariaDB, harm: Callable[[MariaDB], None], mend: Callable[[MariaDB], None]
+) -> None:
+    with service(private_mariadb.create_database()) as fairlog:
+        with Load(fairlog) as load:
+            load.wait_for_more()
+            harm(private_mariadb)
+            load.wait_for_refusals()
+            mend(private_mariadb)
+            load.wait_for_more()
+        print(f"refused after {max(load.refused_after):.2f} s at most")
+        assert max(load.refused_after) < UNAVAILABLE_SECONDS_MAX
+        stored = {
+            one.position: one.event.payload_sha256
+            for one in log_of(fairlog) if isinstance(one.event, JobSubmitted)
+        }  # fmt: skip
+        assert [stored[job_id] for job_id, _ in load.answered] == [one for _, one in load.answered]
+        assert set(submissions(fairlog).values()) == {1}
+        assert_whole(fairlog)
+
+
+def test_an_account_that_is_locked_out_is_no_fault_of_a_command(private_mariadb: MariaDB) -> None:
+    with service(private_mariadb.create_database()) as fairlog:
+        do(fairlog, submit(payload=1), Submitted)
+        with private_mariadb.connect() as admin, admin.cursor() as cursor:
+            cursor.execute("ALTER USER 'fairlog'@'127.0.0.1' ACCOUNT LOCK")
+            kill_writer(private_mariadb, fairlog)
+            replies = put_as_one_batch(fairlog, submit(payload=2), submit(payload=3))
+            assert types_of(replies) == ["LogUnavailable"] * 2
+            cursor.execute("ALTER USER 'fairlog'@'127.0.0.1' ACCOUNT UNLOCK")
+        do(fairlog, submit(payload=4), Submitted)
+        assert submissions(fairlog).total() == 2
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_a_file_that_somebody_else_keeps_locked_is_a_database_away(fairlog: Fairlog) -> None:
+    with head_locked(fairlog):
+        started = time.monotonic()
+        [reply, waiting] = put(fairlog, submit(payload=1), submit(payload=2))
+        assert types_of([reply, waiting]) == ["LogUnavailable"] * 2
+        took = time.monotonic() - started
+    print(f"refused after {took:.2f} s")
+    assert took < UNAVAILABLE_SECONDS_MAX
+    do(fairlog, submit(payload=3), Submitted)
+    assert events_in(fairlog) == 2
+
+
+def test_a_command_whose_caller_was_told_that_it_failed_is_not_tried_again(
+    private_mariadb: MariaDB,
+) -> None:
+    with service(private_mariadb.create_database()) as fairlog:
+        do(fairlog, submit(payload=1), Submitted)
+        private_mariadb.kill()
+        replies = put(fairlog, *[submit(payload=number) for number in range(2, 600)])
+        assert set(types_of(replies)) == {"LogUnavailable"}
+        private_mariadb.start()
+        do(fairlog, submit(payload="after"), Submitted)
+        assert submissions(fairlog).total() == 2
+
+
+# Newer releases
+
+
+def test_a_log_of_a_newer_format_stops_the_writer(fairlog: Fairlog) -> None:
+    do(fairlog, submit(payload=1), Submitted)
+    with fairlog.database.write() as connection:
+        connection.execute(log_head.update().values(format=2))
+    _assert_stops(fairlog)
+
+
+def test_a_projection_of_a_newer_version_stops_the_writer(fairlog: Fairlog) -> None:
+    do(fairlog, submit(payload=1), Submitted)
+    with fairlog.database.write() as connection:
+        fairlog.log.lock_head(connection)
+        connection.execute(registry.registry.update().values(version=99))
+        fairlog.log.raise_epoch(connection)
+    _assert_stops(fairlog)
+
+
+def _assert_stops(fairlog: Fairlog) -> None:
+    replies = put_as_one_batch(fairlog, submit(payload=2), complete(), submit(payload=3))
+    assert types_of(replies) == ["LogTooNew"] * 3
+    wait_until(lambda: fairlog.writer.queue.is_closed, "the writer stops")
+    assert isinstance(fairlog.writer.fatal, LogTooNew)
+    assert "install the newer release" in str(fairlog.writer.fatal)
+    with pytest.raises(QueueFull):
+        fairlog.writer.queue.put(submit(payload=4))
+    assert events_in(fairlog) == 2

@@ -1,0 +1,213 @@
+"""Any sequence of commands, as Hypothesis strategies: what several clients of several users wish.
+
+A wish is made without knowing what came before it. It becomes a command when its turn comes, about
+a job that there is then.
+"""
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any, Final
+
+from hypothesis import strategies as st
+from msgspec import UNSET
+
+from domain.bodies import body_of
+from domain.commands import (
+    CancelJob,
+    ChangeLimit,
+    ClaimJobs,
+    Command,
+    CompleteJob,
+    EraseBodies,
+    ExtendLeases,
+    FailJob,
+    RecoverJobs,
+    ReportRefusals,
+    RetryJob,
+    ReturnJob,
+    SubmitJob,
+    WakeJobs,
+)
+from domain.events import Scope
+from domain.identifiers import JobId, Kind, ServerId, UserId, WorkerId
+from domain.moments import later
+from domain.rate_limits import window_start
+
+USERS: Final = [UserId(name) for name in ("alice", "Alice", "alice ", "zoë👩")]
+KINDS: Final = [Kind(name) for name in ("echo", "sleep", "échö")]
+WORKERS: Final = [WorkerId("worker-1"), WorkerId("worker-2")]
+ANY_KIND: Final = [WorkerId("any-1"), WorkerId("any-2")]  # workers who claim whatever there is
+WINDOW_SECONDS: Final = 60  # the default
+SERVER: Final = ServerId("server-1")
+
+
+class Known:
+    """What the clients know by now: the jobs that were answered, and their latest attempts."""
+
+    def __init__(self) -> None:
+        self.attempts: dict[JobId, int] = {}
+        self.now: datetime
+
+    def job(self, index: int) -> JobId:
+        """Some job, more often a recent one; 1, which is none, where there is none yet."""
+        ids = list(self.attempts)
+        return ids[-1 - index % len(ids)] if ids else JobId(1)
+
+    def attempt(self, job_id: JobId) -> int:
+        return self.attempts.get(job_id, 0)
+
+
+Wish = Callable[[Known], Command]
+
+
+@st.composite
+def submissions(draw: st.DrawFn) -> Wish:
+    run_in = draw(st.sampled_from([None, None, None, -5.0, 0.0, 5.0, 40.0]))
+    expires_in = draw(st.sampled_from([None, None, None, 0.5, 35.0, 100.0]))
+    payload = body_of(draw(st.integers(0, 30)), "payload")
+    fields: dict[str, Any] = {
+        "user_id": draw(st.sampled_from(USERS)),
+        "kind": draw(st.sampled_from(KINDS)),
+        "payload": payload,
+        "idempotency_key": draw(st.sampled_from([None, None, None, "key-1", "key-2"])),
+        "timeout_seconds": draw(st.sampled_from([None, None, 3.0, 45.0])),
+        "max_attempts": draw(st.sampled_from([None, 1, 3])),
+        "priority": draw(st.sampled_from([0, 0, 0, 2, -1])),
+    }
+
+    def wish(known: Known) -> Command:
+        return SubmitJob(
+            run_at=None if run_in is None else later(known.now, run_in),
+            expires_at=None if expires_in is None else later(known.now, expires_in),
+            **fields,
+        )
+
+    return wish
+
+
+@st.composite
+def claims(draw: st.DrawFn) -> Wish:
+    kinds = draw(st.none() | st.lists(st.sampled_from(KINDS), min_size=1, max_size=3))
+    command = ClaimJobs(
+        worker=draw(st.sampled_from(ANY_KIND if kinds is None else WORKERS)),
+        max_jobs=draw(st.integers(1, 6)),
+        kinds=None if kinds is None else tuple(kinds),
+        server=draw(st.sampled_from([None, SERVER])),
+        claim_id=draw(st.sampled_from([None, None, "claim-1", "claim-2"])),
+    )
+    return lambda _: command
+
+
+@st.composite
+def ends(draw: st.DrawFn) -> Wish:
+    index = draw(st.integers(0, 12))
+    behind = draw(st.sampled_from([0, 0, 0, 0, 1]))  # attempts: a late one
+    result = draw(st.none() | st.integers(0, 1).map(lambda value: body_of(value, "result")))
+    what = draw(st.sampled_from(["complete", "complete", "fail", "fail for good", "give back"]))
+
+    def wish(known: Known) -> Command:
+        job_id = known.job(index)
+        attempt = known.attempt(job_id) - behind
+        match what:
+            case "complete":
+                return CompleteJob(job_id=job_id, attempt=attempt, result=result)
+            case "give back":
+                return ReturnJob(job_id=job_id, attempt=attempt)
+            case _:
+                error = body_of({"message": "it broke"}, "error")
+                may_retry = what == "fail"
+                return FailJob(job_id=job_id, attempt=attempt, error=error, may_retry=may_retry)
+
+    return wish
+
+
+@st.composite
+def turns(draw: st.DrawFn) -> Wish:
+    index = draw(st.integers(0, 12))
+    is_cancelled = draw(st.booleans())
+    return lambda known: (
+        CancelJob(job_id=known.job(index)) if is_cancelled else RetryJob(job_id=known.job(index))
+    )
+
+
+@st.composite
+def heartbeats(draw: st.DrawFn) -> Wish:
+    worker = draw(st.sampled_from([*WORKERS, *ANY_KIND]))
+    return lambda known: ExtendLeases(worker=worker, jobs=list(known.attempts.items()))
+
+
+@st.composite
+def erasures(draw: st.DrawFn) -> Wish:
+    index = draw(st.integers(0, 12))
+
+    def wish(known: Known) -> Command:
+        job_id = known.job(index)
+        return EraseBodies(job_id=job_id, attempt=known.attempt(job_id), positions=(job_id,))
+
+    return wish
+
+
+@st.composite
+def reports(draw: st.DrawFn) -> Wish:
+    """What a process refused at its door, in the window of now or the one before."""
+    user_id = draw(st.sampled_from(USERS))
+    scope = draw(st.sampled_from([Scope.USER, Scope.GLOBAL]))
+    count = draw(st.integers(1, 4))
+    ago = draw(st.sampled_from([0.0, 0.0, WINDOW_SECONDS]))
+
+    def wish(known: Known) -> Command:
+        refused_at = later(known.now, -ago)
+        return ReportRefusals(
+            user_id=user_id, scope=scope, used=6, limit=6, count=count,
+            window_start=window_start(refused_at, WINDOW_SECONDS), window_seconds=WINDOW_SECONDS,
+            first_at=refused_at, last_at=refused_at,
+        )  # fmt: skip
+
+    return wish
+
+
+def wakes() -> st.SearchStrategy[Wish]:
+    return st.just(lambda known: WakeJobs(jobs=list(known.attempts)))
+
+
+def recoveries() -> st.SearchStrategy[Wish]:
+    return st.just(lambda known: RecoverJobs(server=SERVER, jobs=list(known.attempts)))
+
+
+@st.composite
+def limit_changes(draw: st.DrawFn) -> Wish:
+    numbers = st.sampled_from([UNSET, None, 0, 1, 2, 5])
+    scope = draw(st.sampled_from(Scope))
+    command = ChangeLimit(
+        scope=scope,
+        user_id=draw(st.sampled_from(USERS)) if scope is Scope.USER else None,
+        kind=draw(st.sampled_from(KINDS)) if scope is Scope.KIND else None,
+        limit=draw(numbers) if scope is not Scope.KIND else UNSET,
+        running=draw(numbers) if scope is not Scope.GLOBAL else UNSET,
+    )
+    return lambda _: command
+
+
+def any_wish() -> st.SearchStrategy[Wish]:
+    often = [submissions(), submissions(), submissions(), claims(), claims(), ends(), ends()]
+    return st.one_of(
+        *often,
+        turns(),
+        wakes(),
+        wakes(),
+        heartbeats(),
+        recoveries(),
+        limit_changes(),
+        erasures(),
+        reports(),
+    )
+
+
+# Seconds by which the clock moves before a batch, and which of two services it goes to.
+Batches = list[tuple[float, int, list[Wish]]]
+
+
+def batches(batches_max: int = 12, wishes_max: int = 9) -> st.SearchStrategy[Batches]:
+    moves = st.sampled_from([0.0, 0.0, 0.000001, 1.0, 16.0, 31.0, 60.0, 101.0, -7.0, -1000.0])
+    batch = st.lists(any_wish(), min_size=1, max_size=wishes_max)
+    return st.lists(st.tuples(moves, st.integers(0, 1), batch), min_size=1, max_size=batches_max)

@@ -1,0 +1,80 @@
+"""Answers that all open dashboards share."""
+
+import asyncio
+
+import pytest
+
+from domain.errors import LogUnavailable
+from entrypoints.dashboard import shared
+from entrypoints.dashboard.shared import Dated, SharedAnswers
+
+
+class Maker:
+    """Counts how often it is asked; its answers are at the positions given, then at the last."""
+
+    def __init__(self, *positions: int) -> None:
+        self.asked = 0
+        self._positions = positions
+
+    async def __call__(self) -> Dated[str]:
+        position = self._positions[min(self.asked, len(self._positions) - 1)]
+        self.asked += 1
+        await asyncio.sleep(0.01)
+        return Dated(position, f"at {position}")
+
+
+@pytest.fixture(autouse=True)
+def soon_stale(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shared, "FRESH_SECONDS", 0.05)
+
+
+def test_many_who_ask_at_once_are_answered_by_one() -> None:
+    async def scenario() -> None:
+        answers, make = SharedAnswers[str](), Maker(1)
+        got = await asyncio.gather(*(answers.get("/", 0, make) for _ in range(50)))
+        assert got == ["at 1"] * 50
+        assert make.asked == 1
+
+    asyncio.run(scenario())
+
+
+def test_nobody_gets_an_answer_from_before_what_they_have_seen() -> None:
+    async def scenario() -> None:
+        answers, make = SharedAnswers[str](), Maker(1, 1, 5)
+        assert await answers.get("/", 0, make) == "at 1"
+        assert await answers.get("/", 5, make) == "at 5"
+        assert make.asked == 3
+
+    asyncio.run(scenario())
+
+
+def test_a_position_that_never_comes_is_not_waited_for_for_ever() -> None:
+    async def scenario() -> None:
+        assert await SharedAnswers[str]().get("/", 10**15, Maker(1)) == "at 1"
+
+    asyncio.run(scenario())
+
+
+def test_a_failure_is_told_and_not_kept() -> None:
+    async def fail() -> Dated[str]:
+        raise LogUnavailable("away")
+
+    async def scenario() -> None:
+        answers = SharedAnswers[str]()
+        with pytest.raises(LogUnavailable):
+            await answers.get("/", 0, fail)
+        assert await answers.get("/", 0, Maker(1)) == "at 1"
+
+    asyncio.run(scenario())
+
+
+def test_answers_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shared, "ANSWERS_MAX", 3)
+
+    async def scenario() -> None:
+        answers = SharedAnswers[str]()
+        for number in range(10):
+            await answers.get(f"/{number}", 0, Maker(1))
+        assert len(answers._entries) == 3
+
+    asyncio.run(scenario())

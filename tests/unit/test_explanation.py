@@ -1,0 +1,158 @@
+from typing import Any
+
+import pytest
+
+from domain.events import FailureReason, RequeueReason
+from domain.explanation import Count, Explanation, Facts, Workers, explain
+from domain.life_cycle import Job
+from domain.line import KindInLine, UserInLine
+from tests.support.given import NOW, Given, at, given
+from tests.support.stories import (
+    JOB,
+    SUBMITTED,
+    cancelled,
+    completed,
+    failed,
+    gave_up,
+    requeued,
+    started,
+    submitted,
+)
+
+SEEN = Workers(asked_seconds_ago=0, lately_seconds=60)
+UNSEEN = Workers(lately_seconds=60)
+
+
+def explained(history: Given, **facts: Any) -> Explanation:
+    job: Job = history.job(JOB)
+    known: dict[str, Any] = {
+        "now": history.now, "latest": history.recorded[-1].event, "user": UserInLine(waiting=1),
+        "kind": KindInLine(waiting=1), "jobs_ahead": Count(0), "users_ahead": Count(0),
+        "workers": SEEN,
+    }  # fmt: skip
+    return explain(Facts(job=job, **(known | facts)))
+
+
+def codes(explanation: Explanation) -> list[str]:
+    return [reason.code for reason in explanation.reasons]
+
+
+def test_a_job_without_anything_ahead_is_the_next() -> None:
+    explanation = explained(given(SUBMITTED))
+    assert codes(explanation) == ["next", "worker_waiting"]
+    assert explanation.summary == (
+        "Job 1 is queued. It is the next to be served, as soon as a worker asks for its kind."
+    )
+
+
+def test_the_place_in_the_line_and_the_users_ahead_are_numbers() -> None:
+    explanation = explained(given(SUBMITTED), jobs_ahead=Count(12), users_ahead=Count(1))
+    first, second, _ = explanation.reasons
+    assert (first.code, first.numbers) == ("jobs_ahead", {"jobs_ahead": 12, "is_exact": True})
+    assert first.text == (
+        "In the line of user 'alice' there are 12 jobs before it, of higher priority or older; "
+        "one is served at each turn of the user."
+    )
+    assert (second.code, second.numbers) == ("users_ahead", {"users_ahead": 1, "is_exact": True})
+    assert second.text.startswith("It is the turn of 1 user before that of user 'alice'")
+
+
+def test_what_was_not_counted_to_the_end_is_more_than_so_many() -> None:
+    explanation = explained(given(SUBMITTED), jobs_ahead=Count(500, is_exact=False))
+    assert "there are more than 500 jobs before it" in explanation.summary
+    assert explanation.reasons[0].numbers["is_exact"] is False
+
+
+def test_a_cap_comes_before_every_other_reason() -> None:
+    explanation = explained(
+        given(SUBMITTED),
+        user=UserInLine(waiting=1, running=2, running_limit=2),
+        kind=KindInLine(waiting=1, running=9, running_limit=9),
+        jobs_ahead=Count(3),
+        workers=UNSEEN,
+    )
+    assert codes(explanation) == ["user_cap", "kind_cap", "no_worker_free", "jobs_ahead"]
+    assert explanation.summary == (
+        "Job 1 is queued. User 'alice' has 2 jobs running, and at most 2 may run at once: "
+        "the next starts when one of them ends."
+    )
+
+
+def test_a_kind_that_no_worker_asks_for_is_said_so_with_what_cannot_be_known() -> None:
+    explanation = explained(given(SUBMITTED), workers=UNSEEN)
+    assert codes(explanation) == ["no_worker", "next"]
+    assert "No worker has asked for the kind 'echo'" in explanation.summary
+    assert "another server" in explanation.summary
+
+
+def test_workers_that_were_seen_lately_are_busy() -> None:
+    workers = Workers(asked_seconds_ago=4.25, started_seconds_ago=31, lately_seconds=60)
+    explanation = explained(given(SUBMITTED), jobs_ahead=Count(1), workers=workers)
+    assert explanation.reasons[-1].text == (
+        "There are workers for the kind 'echo': a worker asked this server 4.2 s ago, "
+        "and a job of it was started 31 s ago."
+    )
+
+
+def test_a_schedule_holds_a_job_back() -> None:
+    history = given(submitted(run_at=at(90), expires_at=at(120))).after(30)
+    explanation = explained(history)
+    assert codes(explanation) == ["scheduled", "expires"]
+    assert explanation.reasons[0].numbers == {"run_at": at(90), "seconds_left": 60.0}
+    assert explanation.summary.endswith("in 60 s.")
+
+
+def test_a_schedule_that_has_come_is_due() -> None:
+    assert codes(explained(given(submitted(run_at=at(9))).after(10))) == ["due"]
+
+
+def test_the_delay_of_a_retry_holds_a_job_back() -> None:
+    explanation = explained(given(SUBMITTED, started(), failed(retry_at=at(2.5))))
+    assert codes(explanation) == ["retry_delay"]
+    assert explanation.summary == (
+        "Job 1 is scheduled. Attempt 1 of at most 3 failed because its worker reported an error; "
+        "the next is due at 2023-11-14T22:14:02Z, in 2.5 s."
+    )
+
+
+def test_an_attempt_that_was_lost_is_told() -> None:
+    history = given(SUBMITTED, started(), requeued(RequeueReason.LEASE_LOST))
+    assert explained(history).reasons[-1].text == (
+        "Attempt 1 ended without an outcome (lease lost), and the job was queued again."
+    )
+
+
+def test_a_running_job_has_a_worker_and_a_lease() -> None:
+    [running] = explained(given(SUBMITTED, started()).after(10)).reasons
+    assert running.text == (
+        "Worker 'worker-1' has had attempt 1 of at most 3 since 2023-11-14T22:14:00Z; "
+        "its lease holds until 2023-11-14T22:14:30Z."
+    )
+    [overdue] = explained(given(SUBMITTED, started()).after(31)).reasons
+    assert overdue.numbers["seconds_left"] == -1.0
+    assert "queued again in a moment" in overdue.text
+
+
+def test_a_job_that_is_done_waited_and_ran() -> None:
+    history = given(SUBMITTED).after(5).followed_by(started()).after(2).followed_by(completed())
+    [done] = explained(history).reasons
+    assert done.numbers == {"attempt": 1, "waited_seconds": 5.0, "ran_seconds": 2.0}
+
+
+@pytest.mark.parametrize("reason", FailureReason)
+def test_every_failure_has_its_words(reason: FailureReason) -> None:
+    explanation = explained(given(submitted(max_attempts=1), started(), gave_up(reason)))
+    assert explanation.reasons[0].numbers["failure"] == reason
+    assert explanation.summary.endswith("it was the last of 1.")
+
+
+def test_a_permanent_failure_had_attempts_left() -> None:
+    assert "not to be tried again" in explained(given(SUBMITTED, started(), failed())).summary
+
+
+def test_a_cancelled_job_says_by_what() -> None:
+    assert codes(explained(given(SUBMITTED, cancelled()))) == ["cancelled"]
+    expired = explained(
+        given(submitted(expires_at=NOW), cancelled(reason=cancelled().reason.EXPIRED))
+    )
+    assert codes(expired) == ["expired"]
