@@ -87,7 +87,8 @@ def test_with_batches_and_prefetch_users_differ_by_the_jobs_in_hand_at_most(
         assert apart <= in_hand + 1, one  # the one: a turn that has begun
         apart_max, in_hand_max = max(apart_max, apart), max(in_hand_max, in_hand)
     print(f"at most {apart_max} apart in jobs done, at most {in_hand_max} in hand")
-    assert BATCH < in_hand_max <= WORKERS * (BATCH + PREFETCH)
+    # By the log, a job whose outcome is on its way is still in hand: at most another batch each.
+    assert BATCH < in_hand_max <= WORKERS * (BATCH + PREFETCH + BATCH)
 
 
 def running_at_most(recorded: Sequence[Recorded], name: str) -> int:
