@@ -27,7 +27,7 @@ from tests.support import history, server
 from tests.support.core import ManualClock, log_of, service
 from tests.support.crowd import crowd
 
-EVENTS = 10_000
+EVENTS = 50_000
 POSITIONS = 200
 
 
@@ -86,6 +86,7 @@ def job_at(fairlog: Fairlog, job_id: JobId, position: int) -> Job | None:
     return fairlog.read_now(query)
 
 
+@pytest.mark.timeout(400)  # some 15 s where nothing else runs
 def test_at_random_positions_everything_stands_as_a_fold_of_the_log_up_to_there(
     fairlog: Fairlog, clock: ManualClock
 ) -> None:
