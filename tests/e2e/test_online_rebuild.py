@@ -37,6 +37,8 @@ KILLS: Final = 10
 SUBMITTERS: Final = 2
 WORKERS: Final = 1
 JOBS_A_REQUEST: Final = 10
+JOBS_AT_FULL_SPEED: Final = 6_000  # then slower, or the log outgrows what a busy machine can fold
+SLOWER_SECONDS: Final = 0.2  # between two requests of a submitter
 COMMAND_SECONDS_MAX: Final = 250.0
 # A busy machine makes twenty seconds of these into minutes: some twenty processes are started.
 pytestmark = pytest.mark.timeout(400)
@@ -50,6 +52,7 @@ class Load:
 
     def __init__(self, url: str) -> None:
         self.requests = 0
+        self.submitted = 0  # jobs
         self.wrong: list[str] = []
         self._url = url
         self._stop = threading.Event()
@@ -86,6 +89,9 @@ class Load:
         return answer.json()
 
     def _submit(self, http: httpx.Client, number: int) -> None:
+        if self.submitted >= JOBS_AT_FULL_SPEED:
+            self._stop.wait(SLOWER_SECONDS)
+        self.submitted += JOBS_A_REQUEST
         user = f"client-{number}"
         batch = [
             {"user_id": user, "payload": random.random(), "kind": "echo"}
