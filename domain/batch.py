@@ -44,7 +44,8 @@ class Batch:
         """
         replies: list[_Reply] = [Refusal()] * len(commands)
         claims = [index for index, one in enumerate(commands) if isinstance(one, ClaimJobs)]
-        for index in sorted(set(range(len(commands))) - set(claims)):
+        others = [index for index, one in enumerate(commands) if not isinstance(one, ClaimJobs)]
+        for index in others:
             replies[index] = self._decide(commands[index], on_crash)
         if claims:
             for expired in expire(self._world, self._policy, self.now):

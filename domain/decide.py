@@ -49,7 +49,7 @@ from domain.jobs import claim_hash
 from domain.life_cycle import Job, State
 from domain.moments import later
 from domain.policy import Policy
-from domain.rate_limits import decide_admission, decide_limit, resets_at
+from domain.rate_limits import decide_admission, decide_limit
 from domain.world import World
 
 
@@ -141,7 +141,7 @@ def _submit(world: World, command: SubmitJob, policy: Policy, now: datetime) -> 
     """Rate limit, then idempotency, then the job: the order of the system that this replaces."""
     admission = decide_admission(world.windows, command.user_id, policy, now)
     if not admission.allowed:
-        return _refuse(admission, _rate_limited(admission, now), now)
+        return _refuse(admission, RateLimited(admission, now), now)
     key, is_explicit = key_of(command)
     holder = world.jobs.key_holder(command.user_id, key, is_explicit=is_explicit)
     if holder is not None and now < holder.key_expires_at:
@@ -186,13 +186,6 @@ def _refuse(admission: RateLimitDecided, refusal: Refusal, now: datetime) -> Dec
     refusal.decision = admission
     refusal.decided_at = now
     return Decision([Fact(admission)], refusal)
-
-
-def _rate_limited(admission: RateLimitDecided, now: datetime) -> RateLimited:
-    return RateLimited(
-        admission.user_id, admission.scope, admission.used, admission.limit,
-        admission.window_seconds, resets_at(admission), now,
-    )  # fmt: skip
 
 
 def _record_refusals(report: ReportRefusals) -> Decision:

@@ -15,7 +15,6 @@ from domain.errors import RateLimited
 from domain.events import RateLimitDecided, Scope
 from domain.identifiers import GLOBAL, UserId
 from domain.moments import later
-from domain.rate_limits import resets_at
 
 CLOSED_MAX = 100_000  # users; beyond it the door forgets them all, and the log decides again
 
@@ -51,11 +50,9 @@ class Door:
 
         The decision came later than that, so what is left of the window is never overestimated.
         """
-        if refused.decision is None or refused.decided_at is None:
-            return
         if len(self._closed) >= CLOSED_MAX:
             self._closed.clear()
-        left = (resets_at(refused.decision) - refused.decided_at).total_seconds()
+        left = (refused.resets_at - refused.decided_at).total_seconds()
         who = GLOBAL if refused.scope is Scope.GLOBAL else refused.user_id
         self._closed[who] = _Closed(refused.decision, refused.decided_at, tick, tick + left)
 
@@ -78,14 +75,7 @@ class Door:
             return None
         at = later(closed.decided_at, tick - closed.tick)
         self._count(user_id, closed.decision, at)
-        decided = closed.decision
-        refused = RateLimited(
-            user_id, decided.scope, decided.used, decided.limit, decided.window_seconds,
-            resets_at(decided), at,
-        )  # fmt: skip
-        refused.decision = decided
-        refused.decided_at = at
-        return refused
+        return RateLimited(closed.decision, at, user_id)
 
     def _count(self, user_id: UserId, decided: RateLimitDecided, at: datetime) -> None:
         counted = self._counts.get((user_id, decided))

@@ -38,24 +38,44 @@ class Refusal(FairlogError):
 
 
 class RateLimited(Refusal):
+    """`user_id` is whose submission it was, where the decision was made about another one's."""
+
+    decision: RateLimitDecided
+    decided_at: datetime
+
     def __init__(
-        self, user_id: UserId, scope: Scope, used: int, limit: int,
-        window_seconds: int, resets_at: datetime, now: datetime,
-    ) -> None:  # fmt: skip
+        self, decision: RateLimitDecided, decided_at: datetime, user_id: UserId | None = None
+    ) -> None:
         super().__init__()
-        self.user_id = user_id
-        self.scope = scope
-        self.used = used
-        self.limit = limit
-        self.window_seconds = window_seconds
-        self.resets_at = resets_at  # UTC, exclusive end of the window
-        self.now = now  # UTC, the log's clock at the decision
+        self.decision = decision
+        self.decided_at = decided_at
+        self.user_id = decision.user_id if user_id is None else user_id
+
+    @property
+    def scope(self) -> Scope:
+        return self.decision.scope
+
+    @property
+    def used(self) -> int:
+        return self.decision.used
+
+    @property
+    def limit(self) -> int:
+        return self.decision.limit
+
+    @property
+    def window_seconds(self) -> int:
+        return self.decision.window_seconds
+
+    @property
+    def resets_at(self) -> datetime:
+        return self.decision.resets_at
 
     def __str__(self) -> str:  # made when it is read: most of them never are
         whose = f"user {self.user_id!r}" if self.scope is Scope.USER else "all users together"
         return (
-            f"The limit of {self.limit} submissions in {self.window_seconds} s for {whose} is used "
-            f"up; try again after {self.resets_at:%Y-%m-%dT%H:%M:%SZ}."
+            f"The limit of {self.limit} submissions in {self.window_seconds} s for "
+            f"{whose} is used up; try again after {self.resets_at:%Y-%m-%dT%H:%M:%SZ}."
         )
 
 

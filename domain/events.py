@@ -17,6 +17,7 @@ import msgspec
 from msgspec import Struct
 
 from domain.identifiers import JobId, Kind, ServerId, UserId, WorkerId
+from domain.moments import later
 
 
 class Scope(StrEnum):
@@ -45,6 +46,11 @@ class RateLimitDecided(
     last_at: datetime | None = None
     global_used: int | None = None  # the global window of an allowed submission, this one included
     global_limit: int | None = None
+
+    @property
+    def resets_at(self) -> datetime:
+        """UTC; the exclusive end of the window that was decided about."""
+        return later(self.window_start, self.window_seconds)
 
 
 class JobSubmitted(

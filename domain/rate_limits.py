@@ -144,11 +144,6 @@ def subject_of(changed: LimitChanged) -> Subject:
     return (changed.user_id or GLOBAL, changed.kind or _NO_KIND)
 
 
-def resets_at(decided: RateLimitDecided) -> datetime:
-    """UTC; the exclusive end of the window that was decided about."""
-    return later(decided.window_start, decided.window_seconds)
-
-
 def merge_refusals(
     earlier: RateLimitDecided, another: RateLimitDecided, now: datetime
 ) -> RateLimitDecided:

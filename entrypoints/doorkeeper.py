@@ -41,7 +41,7 @@ class Doorkeeper:
     async def submit(self, command: SubmitJob) -> Answer:
         """Ask the log, unless it is known what it would say. Raises `RateLimited`."""
         tick, changes = self._tick(), self._changes
-        refused = self.refuse(command.user_id)
+        refused = self._door.refuse(command.user_id, tick)
         if refused is not None:
             raise refused
         try:
@@ -53,7 +53,7 @@ class Doorkeeper:
 
     def refuse(self, user_id: UserId) -> RateLimited | None:
         """The refusal of a submission of this user, counted; None when the log has to decide."""
-        return self._door.refuse(user_id, self._tick())
+        return self._door.refuse(user_id, self._tick()) if self._door.is_closed_to_any else None
 
     def published(self, _: Head, recorded: Sequence[Recorded]) -> None:
         """Subscribed to the writer: before anybody hears of a new limit, the door is open."""

@@ -25,6 +25,13 @@ def _log_format_option(command: click.Command) -> click.Command:
     return command
 
 
+_handlers_option = click.option(
+    "--handlers", metavar="MODULE",
+    help="A module, or a path ending in .py, whose public functions are kinds of job. Default: the "
+    "built-in handlers alone.",
+)  # fmt: skip
+
+
 @_log_format_option
 @click.command(
     epilog=examples(
@@ -48,11 +55,7 @@ def _log_format_option(command: click.Command) -> click.Command:
     "--workers", type=click.IntRange(0, 1000), default=DEFAULT_WORKERS, show_default=True,
     metavar="N", help="Jobs run at once inside this process; 0: none.",
 )  # fmt: skip
-@click.option(
-    "--handlers", metavar="MODULE",
-    help="A module, or a path ending in .py, whose public functions are kinds of job. Default: the "
-    "built-in handlers alone.",
-)  # fmt: skip
+@_handlers_option
 @click.option(
     "--server-id", metavar="NAME",
     help="MySQL, MariaDB: a name that no other running server has. Started again under the same "
@@ -89,11 +92,7 @@ def serve(
     )
 )
 @click.option("--server", required=True, metavar="URL", help="Like http://127.0.0.1:8000.")
-@click.option(
-    "--handlers", metavar="MODULE",
-    help="A module, or a path ending in .py, whose public functions are kinds of job. Default: the "
-    "built-in handlers alone.",
-)  # fmt: skip
+@_handlers_option
 @click.option(
     "--concurrency", type=click.IntRange(1, 1000), default=DEFAULT_WORKERS, show_default=True,
     metavar="N", help="Jobs run at once.",

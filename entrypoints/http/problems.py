@@ -33,6 +33,7 @@ from domain.errors import (
 )
 from domain.events import RateLimitDecided
 from domain.identifiers import UserId
+from domain.moments import later
 from entrypoints.http.answers import PROBLEM, JsonAnswer, encoded
 from entrypoints.http.rate_limit_fields import rate_limit_fields, seconds_until
 
@@ -89,7 +90,7 @@ def problem_of(error: Exception) -> Problem:
 def headers_of(error: Exception) -> dict[str, str]:
     headers: dict[str, str] = {}
     if isinstance(error, RateLimited):
-        headers["Retry-After"] = str(seconds_until(error.resets_at, error.now))
+        headers["Retry-After"] = str(seconds_until(error.resets_at, error.decided_at))
     elif isinstance(error, LogUnavailable | QueueFull | LogTooNew):
         headers["Retry-After"] = _RETRY_SECONDS
     if isinstance(error, Refusal) and error.decision is not None and error.decided_at is not None:
@@ -102,29 +103,15 @@ def refusal_answer(error: RateLimited) -> JsonAnswer:
 
     It may be asked for ten thousand times a second, and is the same for a user within a second.
     """
-    seconds = seconds_until(error.resets_at, error.now)
-    return _refusal_answer(error.user_id, error.decision, seconds, _Same(error))
-
-
-class _Same:
-    """Equal to all of its kind, so that a cache looks at the other arguments alone."""
-
-    def __init__(self, error: RateLimited) -> None:
-        self.error = error
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Same)
-
-    def __hash__(self) -> int:
-        return 0
+    seconds = seconds_until(error.resets_at, error.decided_at)
+    return _refusal_answer(error.user_id, error.decision, seconds)
 
 
 @lru_cache(maxsize=4096)
-def _refusal_answer(
-    _user: UserId, _decision: RateLimitDecided | None, _seconds: int, same: _Same
-) -> JsonAnswer:
-    problem = problem_of(same.error)
-    return JsonAnswer(problem["status"], problem, encoded(headers_of(same.error)), PROBLEM)
+def _refusal_answer(user_id: UserId, decision: RateLimitDecided, seconds: int) -> JsonAnswer:
+    error = RateLimited(decision, later(decision.resets_at, -seconds), user_id)
+    problem = problem_of(error)
+    return JsonAnswer(problem["status"], problem, encoded(headers_of(error)), PROBLEM)
 
 
 def answer_error(_: AnyRequest, error: Exception) -> Response[Problem]:

@@ -8,12 +8,11 @@ import math
 from datetime import datetime
 
 from domain.events import RateLimitDecided
-from domain.rate_limits import resets_at
 
 
 def rate_limit_fields(decision: RateLimitDecided, now: datetime) -> dict[str, str]:
     """`now` is the log's clock at the decision. A refusal names only the limit that refused."""
-    seconds = seconds_until(resets_at(decision), now)
+    seconds = seconds_until(decision.resets_at, now)
     window = decision.window_seconds
     policy = f'"{decision.scope.value}";q={decision.limit};w={window}'
     state = f'"{decision.scope.value}";r={max(0, decision.limit - decision.used)};t={seconds}'

@@ -65,7 +65,7 @@ def test_a_quota_holds_exactly_over_two_servers_that_are_asked_at_once(database_
         for refusal in found:
             if isinstance(refusal, RateLimited):
                 assert (refusal.used, refusal.limit, refusal.scope) == (50, 50, Scope.USER)
-                assert (refusal.now, refusal.resets_at) == (at(7), at(60))
+                assert (refusal.decided_at, refusal.resets_at) == (at(7), at(60))
         decided = decisions(services[0])
         assert sum(one.count for one in decided) == 500
         assert sorted(one.used for one in decided if one.allowed) == list(range(1, 51))
@@ -136,7 +136,7 @@ def test_window_edges_by_the_machine_s_own_clock(database_url: str) -> None:
             frozen.tick(timedelta(seconds=59.5))
             [refusal] = outcomes(put(fairlog, submit(payload=9)))
             assert isinstance(refusal, RateLimited)
-            assert (refusal.now, refusal.resets_at) == (at(59.5), at(60))
+            assert (refusal.decided_at, refusal.resets_at) == (at(59.5), at(60))
             frozen.tick(timedelta(seconds=0.5))
             assert types_of(outcomes(put(fairlog, *[submit(payload=n + 9) for n in range(4)]))) == {
                 "Submitted": 2, "RateLimited": 2,

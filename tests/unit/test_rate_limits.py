@@ -70,7 +70,7 @@ def test_a_refusal_says_whose_limit_it_was_and_when_to_come_again() -> None:
     assert (refusal.scope, refusal.user_id, refusal.used, refusal.limit) == (
         Scope.USER, ALICE, 1, 1,
     )  # fmt: skip
-    assert (refusal.now, refusal.resets_at, refusal.window_seconds) == (at(7), at(60), 60)
+    assert (refusal.decided_at, refusal.resets_at, refusal.window_seconds) == (at(7), at(60), 60)
     assert str(refusal) == (
         "The limit of 1 submissions in 60 s for user 'alice' is used up; "
         "try again after 2023-11-14T22:15:00Z."
