@@ -62,11 +62,6 @@ class Projection(Protocol[C]):
     name: str
     version: int  # raised when the fold or the tables change; the tables are named by it
 
-    def create_tables(self, connection: C) -> None:
-        """Create what is missing; harmless when another process does the same."""
-
-    def has_tables(self, connection: C) -> bool: ...
-
     def look_ahead(self, connection: C, generation: int, needs: Needs, world: World) -> None:
         """Read what decides which other rows are needed, and add those to the needs."""
 
@@ -75,9 +70,6 @@ class Projection(Protocol[C]):
 
     def save(self, connection: C, generation: int, world: World) -> None:
         """Write each changed row once."""
-
-    def remove(self, connection: C, generation: int, rows_max: int) -> int:
-        """Delete up to `rows_max` rows of a generation from each table; how many there were."""
 
 
 class Projections(Protocol[C]):

@@ -23,7 +23,6 @@ from domain.events import (
 from domain.identifiers import POSITION_MAX
 from domain.legality import illegality, miscount
 from domain.moments import EPOCH, from_micros
-from domain.ports import Projection
 from domain.stored_log import StoredLog, StoredRow
 from domain.upcasting import read, version_of
 from domain.world import World
@@ -31,6 +30,7 @@ from projections.erasure_check import ErasureCheck
 from projections.findings import Told
 from projections.fold import GenerationFold
 from projections.follower import FollowingProjection
+from projections.generations import InlineProjection
 from projections.rows import create_all
 
 BODIES_A_PAGE: Final = 4000
@@ -120,7 +120,7 @@ class ScratchFold:
     def __init__(
         self,
         scratch: Connection,
-        inline: Sequence[Projection[Connection]],
+        inline: Sequence[InlineProjection],
         following: Mapping[str, tuple[FollowingProjection[Recorded], int]],
         events_expected: int,
         told: Told,
@@ -133,7 +133,7 @@ class ScratchFold:
         self._following = dict(following)
         self._told = told
         for projection in inline:
-            projection.create_tables(scratch)
+            create_all(scratch, projection.tables)
         for follower, _ in following.values():
             create_all(scratch, follower.tables)
 

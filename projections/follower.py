@@ -16,10 +16,10 @@ from sqlalchemy.engine import Connection
 from domain.errors import LogUnavailable
 from domain.ports import EventLog
 from projections import registry
-from projections.rows import create_all, have_all, remove_some
+from projections.generations import Tabled, remove_rows
+from projections.rows import create_all, have_all
 
 EVENTS_A_BATCH: Final = 1000
-ROWS_A_DELETE: Final = 2000
 
 metadata = sa.MetaData()
 checkpoints = sa.Table(
@@ -43,18 +43,12 @@ Transaction = Callable[[], AbstractContextManager[Connection]]
 Progress = Callable[[int, int], None]  # events applied, events in the log
 
 
-class FollowingProjection(Protocol[E_contra]):
+class FollowingProjection(Tabled, Protocol[E_contra]):
     """A read model of events of one type: `Recorded`, or the rows of the log as they are stored.
 
     Its tables carry the generation first in their keys. They may depend on the events alone, never
     on where the batches end.
     """
-
-    name: str
-    version: int  # raised when the fold or the tables change; the tables are named by it
-
-    @property
-    def tables(self) -> Sequence[sa.Table]: ...
 
     def apply(self, connection: Connection, generation: int, events: Sequence[E_contra]) -> None:
         """Apply a batch in a handful of statements. The caller moves the checkpoint."""
@@ -220,8 +214,4 @@ class Follower(Generic[E]):
                     checkpoints.c.generation == generation,
                 )
             )
-        for table in self.projection.tables:
-            removed = None
-            while removed != 0:
-                with self._writing() as connection:
-                    removed = remove_some(connection, table, generation, ROWS_A_DELETE)
+        remove_rows(self._writing, self.projection, generation)

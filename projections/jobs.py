@@ -21,13 +21,10 @@ from projections.rows import (
     Identifier,
     Query,
     Row,
-    create_all,
     digest,
     fetch,
     generation,
-    have_all,
     placeholder,
-    remove_some,
     upsert,
 )  # fmt: skip
 
@@ -81,12 +78,6 @@ class JobsProjection:
     version = VERSION
     tables = (jobs, job_counts)
 
-    def create_tables(self, connection: Connection) -> None:
-        create_all(connection, self.tables)
-
-    def has_tables(self, connection: Connection) -> bool:
-        return have_all(connection, self.tables)
-
     def look_ahead(
         self, connection: Connection, generation: int, needs: Needs, world: World
     ) -> None:
@@ -115,9 +106,6 @@ class JobsProjection:
             _count(connection, generation, changes)
         changed.clear()
         changes.clear()
-
-    def remove(self, connection: Connection, generation: int, rows_max: int) -> int:
-        return sum(remove_some(connection, table, generation, rows_max) for table in self.tables)
 
 
 def _put(found: Iterable[Row], needs: Needs, world: World) -> None:

@@ -16,14 +16,11 @@ from domain.world import Needs, World
 from projections.rows import (
     Identifier,
     Query,
-    create_all,
     delete,
     fetch,
     generation,
-    have_all,
     insert,
     placeholder,
-    remove_some,
     upsert,
 )  # fmt: skip
 
@@ -114,12 +111,6 @@ class LineProjection:
     version = VERSION
     tables = (users, lanes, kinds, waiting_jobs)
 
-    def create_tables(self, connection: Connection) -> None:
-        create_all(connection, self.tables)
-
-    def has_tables(self, connection: Connection) -> bool:
-        return have_all(connection, self.tables)
-
     def look_ahead(
         self, connection: Connection, generation: int, needs: Needs, world: World
     ) -> None:
@@ -197,9 +188,6 @@ class LineProjection:
         line.changed_users.clear()
         line.changed_kinds.clear()
         line.changed_lanes.clear()
-
-    def remove(self, connection: Connection, generation: int, rows_max: int) -> int:
-        return sum(remove_some(connection, table, generation, rows_max) for table in self.tables)
 
 
 def _save_lanes(connection: Connection, generation: int, world: World) -> None:

@@ -10,6 +10,7 @@ from domain.line import Lookahead
 from domain.ports import Projection
 from domain.world import Needs, World
 from projections import registry
+from projections.generations import InlineProjection
 from projections.jobs import JobsProjection
 from projections.line import LineProjection
 from projections.windows import WindowsProjection
@@ -17,7 +18,7 @@ from projections.windows import WindowsProjection
 ROWS_KEPT_MAX: Final = 20_000  # between batches, some 20 MB
 
 
-def inline_projections() -> tuple[Projection[Connection], ...]:
+def inline_projections() -> tuple[InlineProjection, ...]:
     """In the order of loading: the jobs tell which users the line has to know."""
     return (JobsProjection(), WindowsProjection(), LineProjection())
 

@@ -17,13 +17,14 @@ from sqlalchemy.engine import Connection
 
 from domain.errors import LogUnavailable
 from domain.events import Recorded
-from domain.ports import EventLog, Projection
+from domain.ports import EventLog
 from projections import registry
 from projections.fold import GenerationFold
+from projections.generations import InlineProjection, remove_rows
+from projections.rows import create_all, have_all
 
 EVENTS_A_PAGE: Final = 4000
 EVENTS_UNDER_LOCK_MAX: Final = 1000  # left to fold while every writer waits: some 20 ms
-ROWS_A_DELETE: Final = 2000
 TURNS_MAX: Final = 30  # of about 2 s each
 
 
@@ -43,13 +44,13 @@ Progress = Callable[[int, int], None]  # events folded, events in the log
 def rebuild(
     log: EventLog[Connection],
     database: Access,
-    projections: Sequence[Projection[Connection]],
+    projections: Sequence[InlineProjection],
     progress: Progress = lambda _done, _total: None,
 ) -> int:
     """Build these projections again and make them current; returns how many events were folded."""
     with database.write() as connection:
         for projection in projections:
-            projection.create_tables(connection)
+            create_all(connection, projection.tables)
     with database.write() as connection:
         log.lock_head(connection)
         generations = [registry.reserve(connection, projection) for projection in projections]
@@ -79,10 +80,10 @@ def rebuild(
 def _fill(
     log: EventLog[Connection],
     database: Access,
-    building: Sequence[tuple[Projection[Connection], int]],
+    building: Sequence[tuple[InlineProjection, int]],
     total: int,
     progress: Progress,
-) -> tuple[list[tuple[Projection[Connection], int]], int]:
+) -> tuple[list[tuple[InlineProjection, int]], int]:
     """Fold the whole log, catch up and switch; the generations that are then current."""
     fold = GenerationFold(building, events_expected=total)
     with _Pages(log, database) as pages:
@@ -124,9 +125,7 @@ def _turn(database: Access) -> Iterator[Connection]:
         yield connection
 
 
-def _overtaken(
-    database: Access, building: Sequence[tuple[Projection[Connection], int]]
-) -> set[str]:
+def _overtaken(database: Access, building: Sequence[tuple[InlineProjection, int]]) -> set[str]:
     """Those of which another rebuild, begun later, has made its generation the current one."""
     with database.read() as connection:
         registered = registry.read(connection)
@@ -165,22 +164,19 @@ class _Pages:
             return self._log.read(connection, position, EVENTS_A_PAGE)
 
 
-def remove_older(database: Access, projection: Projection[Connection], generation: int) -> None:
+def remove_older(database: Access, projection: InlineProjection, generation: int) -> None:
     """Delete every generation before this one, a little at a time."""
     for older in range(generation - 1, 0, -1):
         _remove(database, projection, older)
 
 
-def _remove(database: Access, projection: Projection[Connection], generation: int) -> None:
-    removed = None
-    while removed != 0:
-        with _turn(database) as connection:
-            removed = projection.remove(connection, generation, ROWS_A_DELETE)
+def _remove(database: Access, projection: InlineProjection, generation: int) -> None:
+    remove_rows(lambda: _turn(database), projection, generation)
 
 
 def outdated(
-    connection: Connection, projections: Sequence[Projection[Connection]]
-) -> list[Projection[Connection]]:
+    connection: Connection, projections: Sequence[InlineProjection]
+) -> list[InlineProjection]:
     """Those that are missing, were never built, or were built by an older release."""
     registered = registry.read(connection)
     registry.check_versions(registered, projections)
@@ -190,5 +186,5 @@ def outdated(
         if (found := registered.get(projection.name)) is None
         or not found.is_built
         or found.version != projection.version
-        or not projection.has_tables(connection)
+        or not have_all(connection, projection.tables)
     ]

@@ -6,7 +6,7 @@ row. Findings are told as they come; memory does not grow with the log.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final, NamedTuple, Protocol, runtime_checkable
+from typing import Final, NamedTuple
 
 import sqlalchemy as sa
 from msgspec import Struct
@@ -17,7 +17,6 @@ from domain.chain import GENESIS
 from domain.errors import FairlogError
 from domain.events import Recorded
 from domain.identifiers import UserId
-from domain.ports import Projection, Versioned
 from domain.stored_log import Leaf, StoredHead, StoredLog
 from projections import registry
 from projections.chain_check import ChainCheck, in_hex
@@ -26,6 +25,7 @@ from projections.erasure_check import ErasureCheck
 from projections.event_check import SCRATCH_GENERATION, EventCheck, ScratchFold
 from projections.findings import Difference, Report, Told
 from projections.follower import Follower
+from projections.generations import InlineProjection, Tabled
 from projections.leaf_fold import LeafFold
 
 EVENTS_A_PAGE: Final = 4000
@@ -43,7 +43,7 @@ class Kept(Struct, frozen=True):
 class Projections(NamedTuple):
     """All that are held against the log."""
 
-    inline: Sequence[Projection[Connection]]
+    inline: Sequence[InlineProjection]
     following: Sequence[Follower[Recorded]]
     hashing: Sequence[Follower[Leaf]] = ()  # that follow the rows' hashes
 
@@ -61,14 +61,6 @@ class Verified(Struct, frozen=True):
     @property
     def is_clean(self) -> bool:
         return not self.findings and not self.differing
-
-
-@runtime_checkable
-class Tabled(Protocol):
-    """A projection whose tables can be read from outside."""
-
-    @property
-    def tables(self) -> Sequence[sa.Table]: ...
 
 
 def verify(
@@ -179,7 +171,7 @@ def _live(
     snapshot: Connection, projections: Projections, told: Told
 ) -> dict[str, tuple[int, Sequence[sa.Table]]]:
     """The generation in use of each projection, and its tables; told of is one that has none."""
-    every: list[Versioned] = [
+    every: list[Tabled] = [
         *projections.inline,
         *(one.projection for one in projections.following),
         *(one.projection for one in projections.hashing),
@@ -194,7 +186,7 @@ def _live(
             told.difference(
                 Difference(projection.name, registry.registry.name, key, "not built", "built")
             )
-        elif isinstance(projection, Tabled):
+        else:
             live[projection.name] = (found.generation, projection.tables)
     return live
 

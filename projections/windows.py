@@ -14,11 +14,8 @@ from domain.rate_limits import Counter, Limits, Windows, window_start
 from domain.world import Needs, World
 from projections.rows import (
     Identifier,
-    create_all,
     generation,
-    have_all,
     placeholder,
-    remove_some,
     upsert,
 )  # fmt: skip
 
@@ -53,12 +50,6 @@ class WindowsProjection:
     name = "windows"
     version = VERSION
     tables = (window_counters, limits)
-
-    def create_tables(self, connection: Connection) -> None:
-        create_all(connection, self.tables)
-
-    def has_tables(self, connection: Connection) -> bool:
-        return have_all(connection, self.tables)
 
     def look_ahead(
         self, connection: Connection, generation: int, needs: Needs, world: World
@@ -118,9 +109,6 @@ class WindowsProjection:
         ])  # fmt: skip
         windows.changed_counters.clear()
         windows.changed_limits.clear()
-
-    def remove(self, connection: Connection, generation: int, rows_max: int) -> int:
-        return sum(remove_some(connection, table, generation, rows_max) for table in self.tables)
 
 
 def _put(found: Iterable[Any], world: World) -> None:

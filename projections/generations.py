@@ -1,0 +1,37 @@
+"""What all projections have in common: tables whose rows carry a generation."""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import Final, Protocol
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from domain.ports import Projection, Versioned
+from projections.rows import remove_some
+
+ROWS_A_DELETE: Final = 2000
+
+
+class Tabled(Versioned, Protocol):
+    """A projection as those see it who create, compare and remove its rows."""
+
+    @property
+    def tables(self) -> Sequence[sa.Table]: ...
+
+
+class InlineProjection(Projection[Connection], Tabled, Protocol):
+    """One that is kept in the writer's transaction."""
+
+
+def remove_rows(
+    transaction: Callable[[], AbstractContextManager[Connection]],
+    projection: Tabled,
+    generation: int,
+) -> None:
+    """Delete a generation, a little at a time, so that nobody waits long."""
+    for table in projection.tables:
+        removed = None
+        while removed != 0:
+            with transaction() as connection:
+                removed = remove_some(connection, table, generation, ROWS_A_DELETE)
