@@ -52,7 +52,8 @@ class EventFilter(Struct, frozen=True, kw_only=True):
     until: datetime | None = None  # UTC, exclusive
 
 
-_READ: Final = (
+# What `recorded` makes events of.
+RECORDED: Final = (
     events.c.position, events.c.recorded_at, events.c.job_id, events.c.version, events.c.data,
 )  # fmt: skip
 
@@ -171,14 +172,11 @@ class SqlEventLog:
         return None if found is None else bytes(found)
 
     def read(self, connection: Connection, after: int, limit: int) -> list[Recorded]:
-        rows = connection.execute(
-            sa.select(*_READ).where(events.c.position > after)
-            .order_by(events.c.position).limit(limit)
+        return recorded(
+            connection,
+            sa.select(*RECORDED).where(events.c.position > after)
+            .order_by(events.c.position).limit(limit),
         )  # fmt: skip
-        return [
-            Recorded(position, from_micros(recorded_at), job_id, read(version, data))
-            for position, recorded_at, job_id, version, data in rows
-        ]
 
     def read_stored(self, connection: Connection, after: int, limit: int) -> list[StoredEvent]:
         return self.find(connection, EventFilter(), after, limit)
@@ -287,6 +285,21 @@ class SqlEventLog:
                 if _has_text(msgspec.json.decode(body), text)
             )
         return found
+
+
+def recorded(
+    connection: Connection, query: "sa.Select[int, int, int | None, int, bytes]"
+) -> list[Recorded]:
+    """The events that a query of the columns RECORDED gives, in its order."""
+    return [
+        Recorded(
+            position,
+            from_micros(at),
+            None if job_id is None else JobId(job_id),
+            read(version, data),
+        )
+        for position, at, job_id, version, data in connection.execute(query)
+    ]
 
 
 def _has_text(value: Any, text: str) -> bool:  # noqa: ANN401 (any JSON value)

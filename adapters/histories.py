@@ -6,23 +6,15 @@ from typing import Final
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from adapters.event_log import RECORDED, recorded
 from adapters.tables import events
 from domain.events import EVENT_TYPES, LeasesExtended, Recorded
 from domain.identifiers import JobId
-from domain.moments import from_micros
 from domain.past import CHANGES
-from domain.upcasting import read
 
 JOBS_A_STATEMENT: Final = 500
 POSITIONS_A_STATEMENT: Final = 20_000
 HEARTBEATS_A_PAGE: Final = 200
-_READ: Final = (
-    events.c.position,
-    events.c.recorded_at,
-    events.c.job_id,
-    events.c.version,
-    events.c.data,
-)
 _CHANGES: Final = [name for name, cls in EVENT_TYPES.items() if cls in CHANGES]
 _HEARTBEAT: Final = next(name for name, cls in EVENT_TYPES.items() if cls is LeasesExtended)
 
@@ -30,9 +22,9 @@ _HEARTBEAT: Final = next(name for name, cls in EVENT_TYPES.items() if cls is Lea
 def changes_of(connection: Connection, job_ids: Sequence[JobId], up_to: int) -> Iterator[Recorded]:
     """What changed these jobs, in the order of the log within each."""
     for start in range(0, len(job_ids), JOBS_A_STATEMENT):
-        yield from _recorded(
+        yield from recorded(
             connection,
-            sa.select(*_READ)
+            sa.select(*RECORDED)
             .where(
                 events.c.job_id.in_(job_ids[start : start + JOBS_A_STATEMENT]),
                 events.c.position <= up_to,
@@ -45,18 +37,16 @@ def changes_of(connection: Connection, job_ids: Sequence[JobId], up_to: int) -> 
 def heartbeats(connection: Connection, after: int, up_to: int) -> Iterator[Recorded]:
     """Every worker's, newest first, a page of them in memory."""
     while up_to > after:
-        page = list(
-            _recorded(
-                connection,
-                sa.select(*_READ)
-                .where(
-                    events.c.type == _HEARTBEAT,
-                    events.c.position > after,
-                    events.c.position <= up_to,
-                )
-                .order_by(events.c.position.desc())
-                .limit(HEARTBEATS_A_PAGE),
+        page = recorded(
+            connection,
+            sa.select(*RECORDED)
+            .where(
+                events.c.type == _HEARTBEAT,
+                events.c.position > after,
+                events.c.position <= up_to,
             )
+            .order_by(events.c.position.desc())
+            .limit(HEARTBEATS_A_PAGE),
         )
         yield from page
         up_to = page[-1].position - 1 if len(page) == HEARTBEATS_A_PAGE else after
@@ -70,9 +60,9 @@ def of_types(
     By ranges of positions: an index on the type gives several types in no order.
     """
     for start in range(after, up_to, POSITIONS_A_STATEMENT):
-        yield from _recorded(
+        yield from recorded(
             connection,
-            sa.select(*_READ)
+            sa.select(*RECORDED)
             .where(
                 events.c.position > start,
                 events.c.position <= min(up_to, start + POSITIONS_A_STATEMENT),
@@ -80,11 +70,3 @@ def of_types(
             )
             .order_by(events.c.position),
         )
-
-
-def _recorded(
-    connection: Connection, query: "sa.Select[int, int, int | None, int, bytes]"
-) -> Iterator[Recorded]:
-    for position, recorded_at, job_id, version, data in connection.execute(query):
-        job = None if job_id is None else JobId(job_id)
-        yield Recorded(position, from_micros(recorded_at), job, read(version, data))

@@ -8,30 +8,22 @@ from datetime import datetime
 from typing import Any, BinaryIO, Final, Protocol
 
 import msgspec
-from msgspec import UNSET, Raw, Struct, UnsetType
+from msgspec import UNSET, Raw, UnsetType
 from sqlalchemy.engine import Connection
 
 from adapters.event_log import EventFilter, StoredEvent
 from domain.errors import FairlogError
-from domain.identifiers import JobId, UserId
 from entrypoints.service import Fairlog
+from entrypoints.views import EventView, event_view
 
 EVENTS_A_PAGE: Final = 1000
 EVENTS_A_PAGE_WITH_BODIES: Final = 32  # of up to 1 MiB each
 FORMATS: Final = ("ndjson", "csv", "parquet")
 
 
-class ExportedEvent(Struct, frozen=True, kw_only=True):
+class ExportedEvent(EventView, frozen=True, kw_only=True):
     """As in `GET /v1/audit`; with bodies also what the user had put in at this event."""
 
-    position: int
-    type: str
-    version: int
-    user_id: UserId | None
-    job_id: JobId | None
-    recorded_at: datetime
-    data: Raw
-    hash: str  # hex
     body: Raw | UnsetType = UNSET  # null also for one that has none
     erased: bool | UnsetType = UNSET  # whether it had one that was erased
 
@@ -83,11 +75,7 @@ def _had_body(event: StoredEvent) -> bool:
 
 
 def _bare(event: StoredEvent) -> ExportedEvent:
-    return ExportedEvent(
-        position=event.position, type=event.type, version=event.version, user_id=event.user_id,
-        job_id=event.job_id, recorded_at=event.recorded_at, data=Raw(event.data),
-        hash=event.hash.hex(),
-    )  # fmt: skip
+    return ExportedEvent(**msgspec.structs.asdict(event_view(event)))
 
 
 def export_format(name: str, file: BinaryIO, *, bodies: bool) -> ExportFormat:
