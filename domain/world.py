@@ -38,7 +38,7 @@ from domain.events import (
 from domain.idempotency import key_hash, key_of
 from domain.identifiers import GLOBAL, JobId, Kind, UserId
 from domain.jobs import Jobs, claim_hash
-from domain.line import Line
+from domain.line import Lane, Line
 from domain.moments import to_micros
 from domain.policy import Policy
 from domain.rate_limits import WindowKey, Windows, window_start
@@ -88,6 +88,7 @@ class Needs:
         self.claims: set[bytes] = set()  # claim_hash
         self.windows: set[WindowKey] = set()
         self.serving: dict[tuple[Kind, ...] | None, int] = {}  # kinds (None: any): jobs claimed
+        self.lanes: dict[Lane, int] = {}  # how many of the first jobs of each
 
     def add_commands(self, commands: Iterable[Command], policy: Policy, now: datetime) -> None:
         start = to_micros(window_start(now, policy.window_seconds))
@@ -157,7 +158,7 @@ class Needs:
         missing = Needs()
         for mine, all_of_it, theirs in zip(missing.sets(), self.sets(), known.sets(), strict=True):
             mine.update(all_of_it - theirs)
-        missing.serving = self.serving
+        missing.serving, missing.lanes = self.serving, self.lanes
         return missing
 
     def size(self) -> int:

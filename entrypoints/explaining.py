@@ -49,7 +49,7 @@ def facts_of(fairlog: Fairlog, connection: Connection, job_id: JobId) -> Facts:
     job = found[job_id]
     user = fairlog.line.user(connection, job.user_id)
     is_queued = job.state is State.QUEUED
-    ahead = LineAhead(registry.current("line"))
+    ahead = LineAhead(registry.current("line"), registry.current("jobs"))
     latest = fairlog.log.find_newest(connection, EventFilter(job_id=job_id, types=_TOLD), None, 1)
     return Facts(
         job=job,

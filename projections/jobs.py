@@ -1,7 +1,8 @@
-"""Every job as it stands: one row a job, found by id, user, state, key, claim or due time.
+"""Every job as it stands: one row a job, found by id, user, state, key, claim, due time or place.
 
 The row holds the job as JSON beside the columns that it is found by: one column to write and read
-instead of thirty, and still open to a look with the database's own JSON functions.
+instead of thirty, and still open to a look with the database's own JSON functions. The waiting jobs
+of a lane are found in their order by an index, so that they need no table of their own.
 """
 
 from collections.abc import Iterable
@@ -14,6 +15,7 @@ from sqlalchemy.engine import Connection
 from domain.identifiers import JobId, ServerId, UserId
 from domain.jobs import claim_hash
 from domain.life_cycle import Job, State
+from domain.line import Lane, WaitingJob
 from domain.moments import to_micros
 from domain.world import Needs, World
 from projections.rows import (
@@ -24,11 +26,13 @@ from projections.rows import (
     digest,
     fetch,
     generation,
+    limited,
     placeholder,
+    union,
     upsert,
 )  # fmt: skip
 
-VERSION: Final = 1
+VERSION: Final = 2
 metadata = sa.MetaData()
 
 jobs = sa.Table(
@@ -43,12 +47,14 @@ jobs = sa.Table(
     sa.Column("claim_hash", digest(16), comment="of the latest claim that named itself"),
     sa.Column("due_at", sa.BigInteger, comment="UTC, microseconds: when the clock changes it"),
     sa.Column("server", Identifier, comment="that runs it inside itself, while it does"),
+    sa.Column("place", sa.Integer, comment="in its lane while it waits: lower is sooner"),
     sa.Column("job", Document, nullable=False),
     sa.Index(f"jobs_v{VERSION}_by_user", "generation", "user_id", "id"),
     sa.Index(f"jobs_v{VERSION}_by_state", "generation", "state", "id"),
     sa.Index(f"jobs_v{VERSION}_by_key", "generation", "key_hash"),
     sa.Index(f"jobs_v{VERSION}_by_claim", "generation", "claim_hash"),
     sa.Index(f"jobs_v{VERSION}_by_due", "generation", "due_at", "id"),
+    sa.Index(f"jobs_v{VERSION}_by_place", "generation", "user_id", "kind", "place", "id"),
 )
 
 job_counts = sa.Table(
@@ -84,18 +90,17 @@ class JobsProjection:
         """For claims: the jobs that are named, whose end may let their users into the line."""
         if not needs.serving:
             return
-        known = [world.jobs.rows[job_id] for job_id in needs.jobs & world.jobs.rows.keys()]
-        needs.users.update(job.user_id for job in known)
-        unknown = needs.jobs - world.jobs.rows.keys()
-        _put(fetch(connection, generation, (_by_id, unknown)), needs, world)
+        for job_id in needs.jobs & world.jobs.rows.keys():
+            needs.users.add(world.jobs.rows[job_id].user_id)
+        _put(fetch(connection, generation, (_by_id, _unknown(needs, world))), needs, world)
 
     def load(self, connection: Connection, generation: int, needs: Needs, world: World) -> None:
-        unknown = needs.jobs - world.jobs.rows.keys()
         found = fetch(
             connection, generation,
-            (_by_id, unknown), (_by_key, needs.keys), (_by_claim, needs.claims),
+            (_by_id, _unknown(needs, world)), (_by_key, needs.keys), (_by_claim, needs.claims),
         )  # fmt: skip
         _put(found, needs, world)
+        _load_lanes(connection, generation, needs, world)
 
     def save(self, connection: Connection, generation: int, world: World) -> None:
         changed = world.jobs.changed
@@ -108,12 +113,43 @@ class JobsProjection:
         changes.clear()
 
 
+def _unknown(needs: Needs, world: World) -> list[JobId]:
+    return [job_id for job_id in needs.jobs if job_id not in world.jobs.rows]
+
+
 def _put(found: Iterable[Row], needs: Needs, world: World) -> None:
     for (document,) in found:
-        job = decode_job(document)
-        world.jobs.put(job)
-        needs.users.add(job.user_id)
-        needs.kinds.add(job.kind)
+        _know(decode_job(document), needs, world)
+
+
+def _know(job: Job, needs: Needs, world: World) -> None:
+    world.jobs.put(job)
+    needs.jobs.add(job.id)
+    needs.users.add(job.user_id)
+    needs.kinds.add(job.kind)
+
+
+def _load_lanes(connection: Connection, generation: int, needs: Needs, world: World) -> None:
+    """The first jobs of the lanes that claims will be served from, as many as they can need."""
+    mark = placeholder(connection)
+    first = limited(
+        connection,
+        f"SELECT id, job FROM {jobs.name} WHERE generation = {mark} AND user_id = {mark}"
+        f" AND kind = {mark} AND place IS NOT NULL ORDER BY place, id LIMIT {{count}}",
+    )
+    queues = world.line.ahead.queues
+    parts = [
+        (first.replace("{count}", str(count)), (generation, user_id.encode(), kind.encode()))
+        for (user_id, kind), count in needs.lanes.items()
+    ]
+    for job_id, document in union(connection, parts):
+        if job_id not in world.jobs.rows:
+            _know(decode_job(document), needs, world)
+        job = world.jobs.rows[job_id]
+        lane: Lane = (job.user_id, job.kind)
+        queues.setdefault(lane, []).append(WaitingJob(job.id, *lane, job.priority))
+    for queue in queues.values():
+        queue.sort(key=lambda job: job.order)
 
 
 def _row(generation: int, job: Job) -> tuple[object, ...]:
@@ -121,10 +157,11 @@ def _row(generation: int, job: Job) -> tuple[object, ...]:
         None if job.claim_id is None or job.worker is None else claim_hash(job.worker, job.claim_id)
     )
     runs_in = job.server if job.state is State.RUNNING else None
+    place = -job.priority if job.state is State.QUEUED else None
     return (
         generation, job.id, job.user_id.encode(), job.kind.encode(), STATE_NUMBERS[job.state],
         job.key_hash, claim, None if job.due_at is None else to_micros(job.due_at),
-        None if runs_in is None else runs_in.encode(), _encode(job),
+        None if runs_in is None else runs_in.encode(), place, _encode(job),
     )  # fmt: skip
 
 

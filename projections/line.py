@@ -1,7 +1,8 @@
-"""The waiting line: a row for each user, lane (user and kind) and kind, and the waiting jobs.
+"""The waiting line: a row for each user, lane (user and kind) and kind.
 
-A worker for some kinds reads their lanes in the order of the turn, one index range a kind, and the
-front of each lane that is served; never the whole queue.
+A worker for some kinds reads their lanes in the order of the turn, one index range a kind. The jobs
+at the front of each lane that is served are read by the projection that has the jobs; never the
+whole queue.
 """
 
 from typing import Any, Final
@@ -10,23 +11,24 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from domain.fairness import rounds
-from domain.identifiers import JobId, Kind, UserId
-from domain.line import KindInLine, Lane, UserInLine, WaitingJob
+from domain.identifiers import Kind, UserId
+from domain.line import KindInLine, Lane, UserInLine
 from domain.world import Needs, World
 from projections.rows import (
+    KEYS_A_STATEMENT_MAX,
     Identifier,
     Query,
     delete,
     fetch,
     generation,
-    insert,
+    limited,
     placeholder,
+    union,
     upsert,
 )  # fmt: skip
 
 VERSION: Final = 1
 KINDS_A_CLAIM_MAX: Final = 250  # that a claim of any kind looks at; SQLite joins up to 500 selects
-LANES_A_STATEMENT_MAX: Final = 250
 metadata = sa.MetaData()
 
 users = sa.Table(
@@ -64,24 +66,6 @@ kinds = sa.Table(
     sa.Column("running_limit", sa.BigInteger),
 )
 
-waiting_jobs = sa.Table(
-    f"waiting_jobs_v{VERSION}",
-    metadata,
-    generation(),
-    sa.Column("job_id", sa.BigInteger, primary_key=True, autoincrement=False),
-    sa.Column("user_id", Identifier, nullable=False),
-    sa.Column("kind", Identifier, nullable=False),
-    sa.Column("reversed_priority", sa.Integer, nullable=False, comment="lower is sooner"),
-    sa.Index(
-        f"waiting_jobs_v{VERSION}_in_order",
-        "generation",
-        "user_id",
-        "kind",
-        "reversed_priority",
-        "job_id",
-    ),
-)
-
 _NOTHING: sa.ColumnClause[Any] = sa.literal_column("NULL")
 # One shape for three tables, so that they are read in one statement.
 _users_by_id = Query(
@@ -95,9 +79,6 @@ _lanes_by_user = Query(
     [lanes.c.user_id, lanes.c.kind, lanes.c.waiting, _NOTHING, _NOTHING, _NOTHING, _NOTHING],
     by=lanes.c.user_id,
 )  # fmt: skip
-_lanes_of_user = Query(
-    lanes, [lanes.c.user_id, lanes.c.kind, lanes.c.waiting, lanes.c.turn], by=lanes.c.user_id
-)
 _kinds_by_name = Query(
     kinds,
     [_NOTHING, kinds.c.kind, kinds.c.waiting, kinds.c.running, kinds.c.running_limit,
@@ -109,12 +90,12 @@ _kinds_by_name = Query(
 class LineProjection:
     name = "line"
     version = VERSION
-    tables = (users, lanes, kinds, waiting_jobs)
+    tables = (users, lanes, kinds)
 
     def look_ahead(
         self, connection: Connection, generation: int, needs: Needs, world: World
     ) -> None:
-        """For claims: read the front of the line and of the lanes that will be served."""
+        """For claims: read the front of the line, which says which lanes' jobs are needed."""
         if not needs.serving:
             return
         ahead = world.line.ahead
@@ -126,24 +107,22 @@ class LineProjection:
         jobs_max = sum(needs.serving.values())
         # As many users as jobs are claimed, and some for those whose jobs this batch takes away.
         lanes_max = jobs_max + len(needs.jobs)
-        front = _front(connection, generation, sorted(wanted), lanes_max)
+        front, held_back = _front(connection, generation, sorted(wanted), lanes_max, needs.users)
         for kind, found in front.items():
             if len(found) == lanes_max:
                 ahead.horizon[kind] = found[-1][0]
-        shares: dict[Lane, int] = {}
+        shares = needs.lanes
         for served, jobs_claimed in needs.serving.items():
             served_kinds = ahead.kinds if served is None else served
             for lane, share in _shares(front, served_kinds, jobs_max).items():
                 shares[lane] = shares.get(lane, 0) + min(share, jobs_claimed)
         # Who was at their cap may be in line by now: the end of a job in this batch, or its limit.
-        for lane, waiting in _held_back(connection, generation, needs.users):
+        for lane, waiting in held_back:
             if lane[1] in wanted:
                 shares[lane] = min(waiting, jobs_max)
-        _read_lanes(connection, generation, shares, world)
         ahead.users.update(user_id for user_id, _ in shares)
         needs.users |= ahead.users
         needs.kinds.update(wanted)
-        needs.jobs.update(job.job_id for queue in ahead.queues.values() for job in queue)
 
     def load(self, connection: Connection, generation: int, needs: Needs, world: World) -> None:
         named_users = [user_id.encode() for user_id in needs.users]
@@ -165,14 +144,6 @@ class LineProjection:
 
     def save(self, connection: Connection, generation: int, world: World) -> None:
         line = world.line
-        delete(connection, waiting_jobs, generation, [(job_id,) for job_id in line.left])
-        insert(
-            connection, waiting_jobs,
-            [
-                (generation, job.job_id, job.user_id.encode(), job.kind.encode(), -job.priority)
-                for entered in line.entered.values() for job in entered.values()
-            ],
-        )  # fmt: skip
         upsert(connection, users, [
             (generation, user_id.encode(), user.last_served, user.joined, user.waiting,
              user.running, user.running_limit, user.turn)
@@ -215,39 +186,36 @@ def _kinds_waiting(connection: Connection, generation: int) -> tuple[Kind, ...]:
 
 
 def _front(
-    connection: Connection, generation: int, wanted: list[Kind], lanes_max: int
-) -> dict[Kind, list[tuple[int, UserId, int]]]:
-    """For each kind its first lanes by turn: (turn, user, jobs waiting)."""
-    front: dict[Kind, list[tuple[int, UserId, int]]] = {kind: [] for kind in wanted}
+    connection: Connection, generation: int, wanted: list[Kind], lanes_max: int, named: set[UserId]
+) -> tuple[dict[Kind, list[tuple[int, UserId, int]]], list[tuple[Lane, int]]]:
+    """For each kind its first lanes by turn: (turn, user, jobs waiting). And the lanes of the named
+    users whose turn does not come, with the jobs that wait in them.
+    """
     mark = placeholder(connection)
-    one = (
-        f"SELECT * FROM (SELECT kind, turn, user_id, waiting FROM {lanes.name}"
-        f" WHERE generation = {mark} AND kind = {mark} AND turn IS NOT NULL"
-        f" ORDER BY turn LIMIT {lanes_max}) AS front"
+    columns = f"SELECT kind, turn, user_id, waiting FROM {lanes.name} WHERE generation = {mark}"
+    first = limited(
+        connection,
+        f"{columns} AND kind = {mark} AND turn IS NOT NULL ORDER BY turn LIMIT {lanes_max}",
     )
-    for start in range(0, len(wanted), KINDS_A_CLAIM_MAX):
-        chunk = wanted[start : start + KINDS_A_CLAIM_MAX]
-        rows = connection.exec_driver_sql(
-            " UNION ALL ".join([one] * len(chunk)),
-            tuple(value for kind in chunk for value in (generation, kind.encode())),
-        )
-        for kind, turn, user_id, waiting in rows:
-            front[Kind(kind.decode())].append((turn, UserId(user_id.decode()), waiting))
+    parts: list[tuple[str, list[object]]] = [
+        (first, [generation, kind.encode()]) for kind in wanted
+    ]
+    users_named = [user_id.encode() for user_id in named]
+    for start in range(0, len(users_named), KEYS_A_STATEMENT_MAX):
+        chunk = users_named[start : start + KEYS_A_STATEMENT_MAX]
+        held = f"{columns} AND user_id IN ({', '.join([mark] * len(chunk))}) AND turn IS NULL"
+        parts.append((held, [generation, *chunk]))
+    front: dict[Kind, list[tuple[int, UserId, int]]] = {kind: [] for kind in wanted}
+    held_back: list[tuple[Lane, int]] = []
+    for kind, turn, user, waiting in union(connection, parts):
+        lane = (UserId(user.decode()), Kind(kind.decode()))
+        if turn is None:
+            held_back.append((lane, waiting))
+        else:
+            front[lane[1]].append((turn, lane[0], waiting))
     for found in front.values():
         found.sort()
-    return front
-
-
-def _held_back(
-    connection: Connection, generation: int, named: set[UserId]
-) -> list[tuple[Lane, int]]:
-    """The lanes of these users whose turn does not come, with the jobs that wait in them."""
-    found = fetch(connection, generation, (_lanes_of_user, [user.encode() for user in named]))
-    return [
-        ((UserId(user.decode()), Kind(kind.decode())), waiting)
-        for user, kind, waiting, turn in found
-        if turn is None
-    ]
+    return front, held_back
 
 
 def _shares(
@@ -265,37 +233,6 @@ def _shares(
         for user, share in zip(in_turn, given, strict=True)
         for kind, waiting in by_user[user].items()
     }  # fmt: skip
-
-
-def _read_lanes(
-    connection: Connection, generation: int, shares: dict[Lane, int], world: World
-) -> None:
-    """Read the front of each lane, as much of it as its share."""
-    ahead = world.line.ahead
-    mark = placeholder(connection)
-    one = (
-        f"SELECT * FROM (SELECT user_id, kind, reversed_priority, job_id FROM {waiting_jobs.name}"
-        f" WHERE generation = {mark} AND user_id = {mark} AND kind = {mark}"
-        " ORDER BY reversed_priority, job_id LIMIT {limit}) AS lane"
-    )
-    wanted = list(shares.items())
-    for start in range(0, len(wanted), LANES_A_STATEMENT_MAX):
-        chunk = wanted[start : start + LANES_A_STATEMENT_MAX]
-        rows = connection.exec_driver_sql(
-            " UNION ALL ".join(one.replace("{limit}", str(share)) for _, share in chunk),
-            tuple(
-                value
-                for (user_id, kind), _ in chunk
-                for value in (generation, user_id.encode(), kind.encode())
-            ),
-        )
-        for user, kind_bytes, reversed_priority, job_id in rows:
-            lane = (UserId(user.decode()), Kind(kind_bytes.decode()))
-            ahead.queues.setdefault(lane, []).append(
-                WaitingJob(JobId(job_id), *lane, -reversed_priority)
-            )
-    for queue in ahead.queues.values():
-        queue.sort(key=lambda job: job.order)
 
 
 class LineQueries:

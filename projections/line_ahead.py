@@ -8,35 +8,36 @@ from sqlalchemy.engine import Connection
 from domain.explanation import Count
 from domain.identifiers import UserId
 from domain.life_cycle import Job
-from projections.line import lanes, users, waiting_jobs
+from projections.jobs import jobs
+from projections.line import lanes, users
 
 COUNTED_MAX: Final = 500
 LANES_MAX: Final = 100
 
 
 class LineAhead:
-    """`generation` is the current one, or an expression that gives it."""
+    """Given the current generations, or expressions that give them."""
 
-    def __init__(self, generation: sa.ColumnElement[int]) -> None:
-        self._generation = generation
+    def __init__(self, line: sa.ColumnElement[int], jobs: sa.ColumnElement[int]) -> None:
+        self._generation = line
+        self._jobs_generation = jobs
 
     def jobs(self, connection: Connection, job: Job) -> Count:
         """The waiting jobs of the same user, of any kind, that are served before this one."""
-        generation = connection.execute(sa.select(self._generation)).scalar_one_or_none()
+        generation = connection.execute(sa.select(self._jobs_generation)).scalar_one_or_none()
         found = 0
-        for kind in self._kinds(connection, generation, job.user_id):
+        for kind in self._kinds(connection, job.user_id):
             lane = [
-                waiting_jobs.c.generation == generation,
-                waiting_jobs.c.user_id == job.user_id.encode(),
-                waiting_jobs.c.kind == kind,
+                jobs.c.generation == generation,
+                jobs.c.user_id == job.user_id.encode(),
+                jobs.c.kind == kind,
             ]
-            place = waiting_jobs.c.reversed_priority
             # Two ranges of the index, each read in its order: a disjunction might be scanned.
             for before in (
-                [place < -job.priority],
-                [place == -job.priority, waiting_jobs.c.job_id < job.id],
+                [jobs.c.place < -job.priority],
+                [jobs.c.place == -job.priority, jobs.c.id < job.id],
             ):
-                found += _count(connection, sa.select(waiting_jobs.c.job_id).where(*lane, *before))
+                found += _count(connection, sa.select(jobs.c.id).where(*lane, *before))
                 if found > COUNTED_MAX:
                     return Count(COUNTED_MAX, is_exact=False)
         return Count(found)
@@ -53,12 +54,10 @@ class LineAhead:
         )
         return Count(min(found, COUNTED_MAX), is_exact=found <= COUNTED_MAX)
 
-    def _kinds(
-        self, connection: Connection, generation: int | None, user_id: UserId
-    ) -> list[bytes]:
+    def _kinds(self, connection: Connection, user_id: UserId) -> list[bytes]:
         rows = connection.execute(
             sa.select(lanes.c.kind)
-            .where(lanes.c.generation == generation, lanes.c.user_id == user_id.encode())
+            .where(lanes.c.generation == self._generation, lanes.c.user_id == user_id.encode())
             .limit(LANES_MAX)
         )
         return [bytes(kind) for (kind,) in rows]

@@ -7,18 +7,21 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from domain.identifiers import JobId, UserId
+from domain.life_cycle import State
 from domain.line import UserInLine
-from projections.line import lanes, users, waiting_jobs
-from projections.rows import placeholder
+from projections.jobs import STATE_NUMBERS, jobs
+from projections.line import lanes, users
+from projections.rows import limited, placeholder, union
 
 LANES_MAX: Final = 250
 
 
 class LineFront:
-    """`generation` is the current one, or an expression that gives it."""
+    """Given the current generations, or expressions that give them."""
 
-    def __init__(self, generation: sa.ColumnElement[int]) -> None:
-        self._generation = generation
+    def __init__(self, line: sa.ColumnElement[int], jobs: sa.ColumnElement[int]) -> None:
+        self._generation = line
+        self._jobs_generation = jobs
 
     def users(self, connection: Connection, user_ids: Sequence[UserId]) -> dict[UserId, UserInLine]:
         """How these users stand, as far as they were ever in line."""
@@ -38,36 +41,34 @@ class LineFront:
     def oldest(self, connection: Connection) -> JobId | None:
         """The waiting job that was submitted first."""
         found = connection.execute(
-            sa.select(waiting_jobs.c.job_id)
-            .where(waiting_jobs.c.generation == self._generation)
-            .order_by(waiting_jobs.c.job_id)
+            sa.select(jobs.c.id)
+            .where(
+                jobs.c.generation == self._jobs_generation,
+                jobs.c.state == STATE_NUMBERS[State.QUEUED],
+            )
+            .order_by(jobs.c.id)
             .limit(1)
         ).scalar_one_or_none()
         return None if found is None else JobId(found)
 
     def oldest_of(self, connection: Connection, user_ids: Sequence[UserId]) -> dict[UserId, JobId]:
         """Of each user the oldest of the jobs that are next in their lanes: one look a lane."""
-        generation = connection.execute(sa.select(self._generation)).scalar_one_or_none()
         named = connection.execute(
             sa.select(lanes.c.user_id, lanes.c.kind)
             .where(
-                lanes.c.generation == generation,
+                lanes.c.generation == self._generation,
                 lanes.c.user_id.in_([user_id.encode() for user_id in user_ids]),
             )
             .limit(LANES_MAX)
         ).all()
-        if not named:
-            return {}
+        generation = connection.execute(sa.select(self._jobs_generation)).scalar_one_or_none()
         mark = placeholder(connection)
-        one = (
-            "SELECT * FROM (SELECT user_id, job_id"
-            f" FROM {waiting_jobs.name} WHERE generation = {mark} AND user_id = {mark}"
-            f" AND kind = {mark} ORDER BY reversed_priority, job_id LIMIT 1) AS lane"
+        first = limited(
+            connection,
+            f"SELECT user_id, id FROM {jobs.name} WHERE generation = {mark} AND user_id = {mark}"
+            f" AND kind = {mark} AND place IS NOT NULL ORDER BY place, id LIMIT 1",
         )
-        rows = connection.exec_driver_sql(
-            " UNION ALL ".join([one] * len(named)),
-            tuple(value for user, kind in named for value in (generation, user, kind)),
-        )
+        rows = union(connection, [(first, (generation, user, kind)) for user, kind in named])
         oldest: dict[UserId, JobId] = {}
         for user, job_id in rows:
             user_id = UserId(bytes(user).decode())

@@ -5,7 +5,7 @@ them, and compiling each anew would cost more than the database does. Nothing bu
 stands behind VALUES, or PyMySQL would send the rows one by one.
 """
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any, Final
 
@@ -15,6 +15,7 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.schema import CreateIndex, CreateTable
 
 KEYS_A_STATEMENT_MAX: Final = 1000
+SELECTS_A_STATEMENT_MAX: Final = 250  # SQLite joins up to 500
 PAIRS_A_STATEMENT_MAX: Final = 250  # keys of several columns; SQLite nests an OR up to 1000 deep
 
 # Bytes, not text: MySQL's utf8mb4_bin takes "a" and "a " for the same.
@@ -100,6 +101,27 @@ def fetch(
         found = connection.exec_driver_sql(" UNION ALL ".join(statement), tuple(values))
         rows.extend(tuple(row) for row in found)
     return rows
+
+
+def limited(connection: Connection, select: str) -> str:
+    """A select with an order and a limit, as a part of a `union`.
+
+    SQLite has no parentheses there, and MySQL would write a subquery with documents to disk.
+    """
+    return f"SELECT * FROM ({select})" if connection.dialect.name == "sqlite" else f"({select})"
+
+
+def union(connection: Connection, parts: Sequence[tuple[str, Sequence[Any]]]) -> Iterator[Row]:
+    """The rows of several selects of the same columns, each with its values, in few statements."""
+    for start in range(0, len(parts), SELECTS_A_STATEMENT_MAX):
+        chunk = parts[start : start + SELECTS_A_STATEMENT_MAX]
+        yield from map(
+            tuple,
+            connection.exec_driver_sql(
+                " UNION ALL ".join(text for text, _ in chunk),
+                tuple(value for _, values in chunk for value in values),
+            ),
+        )
 
 
 def remove_some(connection: Connection, table: sa.Table, generation: int, rows_max: int) -> int:

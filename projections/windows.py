@@ -16,11 +16,11 @@ from projections.rows import (
     Identifier,
     generation,
     placeholder,
+    union,
     upsert,
 )  # fmt: skip
 
 VERSION: Final = 1
-WINDOWS_A_STATEMENT_MAX: Final = 250  # SQLite joins up to 500 selects
 metadata = sa.MetaData()
 
 window_counters = sa.Table(
@@ -87,13 +87,7 @@ class WindowsProjection:
                 [generation, *(subject.encode() for subject in subjects)],
             )
         )
-        for start in range(0, len(parts), WINDOWS_A_STATEMENT_MAX):
-            chunk = parts[start : start + WINDOWS_A_STATEMENT_MAX]
-            found = connection.exec_driver_sql(
-                " UNION ALL ".join(text for text, _ in chunk),
-                tuple(value for _, values in chunk for value in values),
-            )
-            _put(found, world)
+        _put(union(connection, parts), world)
 
     def save(self, connection: Connection, generation: int, world: World) -> None:
         windows = world.windows

@@ -40,7 +40,7 @@ class Desk:
     def __init__(self, fairlog: Fairlog) -> None:
         self.fairlog = fairlog
         self.activity = ActivityQueries(registry.current("activity"))
-        self.front = LineFront(registry.current("line"))
+        self.front = LineFront(registry.current("line"), registry.current("jobs"))
         self.search = JobSearch(registry.current("jobs"))
         self._shared: SharedAnswers[str] = SharedAnswers()
 

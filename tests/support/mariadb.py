@@ -178,6 +178,8 @@ class MariaDB(DatabaseServer):
             _server(),
             "--no-defaults",
             f"--datadir={self._home / 'data'}",
+            # A server that starts removes the temporary files of others from a shared folder.
+            f"--tmpdir={self._home}",
             f"--socket={self.socket}",
             f"--pid-file={self._home / 'pid'}",
             f"--log-error={self._home / 'error.log'}",
