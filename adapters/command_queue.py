@@ -9,9 +9,9 @@ import contextlib
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from typing import Final
+from typing import Final, NamedTuple
 
 from msgspec import Struct
 
@@ -39,7 +39,17 @@ BATCH_JOBS_MAX: Final = 2000  # that a batch's commands name or ask for: the loc
 # max_allowed_packet of 16 MiB that MySQL and MariaDB come with.
 BATCH_BYTES_MAX: Final = 4 * 1024 * 1024
 
-Reply = Future[Answer] | asyncio.Future[Answer]
+AnswerAll = Callable[[Sequence[tuple[int, Outcome]]], None]
+
+
+class Ticket(NamedTuple):
+    """The reply to a caller in another process: by number, all of a batch at once."""
+
+    number: int
+    answer_all: AnswerAll
+
+
+Reply = Future[Answer] | asyncio.Future[Answer] | Ticket
 
 
 class Pending(Struct, gc=False):
@@ -86,6 +96,10 @@ class CommandQueue:
         reply: Future[Answer] = Future()
         self._put(command, reply)
         return reply
+
+    def put_for(self, ticket: Ticket, command: Command) -> None:
+        """Raises `QueueFull`; else the ticket is answered."""
+        self._put(command, ticket)
 
     def _put(self, command: Command, reply: Reply) -> None:
         size = _body_bytes(command)
@@ -134,8 +148,12 @@ class CommandQueue:
     def resolve(self, batch: Sequence[Pending], outcomes: Sequence[Outcome]) -> None:
         """Give each caller its outcome, waking each event loop once for all of its callers."""
         by_loop: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[Answer], Outcome]]] = {}
+        by_desk: dict[AnswerAll, list[tuple[int, Outcome]]] = {}
         for pending, outcome in zip(batch, outcomes, strict=True):
-            if isinstance(pending.reply, asyncio.Future):
+            if isinstance(pending.reply, Ticket):
+                number, answer_all = pending.reply
+                by_desk.setdefault(answer_all, []).append((number, outcome))
+            elif isinstance(pending.reply, asyncio.Future):
                 loop = pending.reply.get_loop()
                 by_loop.setdefault(loop, []).append((pending.reply, outcome))
             elif not pending.reply.set_running_or_notify_cancel():
@@ -144,6 +162,8 @@ class CommandQueue:
                 pending.reply.set_exception(outcome)
             else:
                 pending.reply.set_result(outcome)
+        for answer_all, numbered in by_desk.items():
+            answer_all(numbered)
         for loop, replies in by_loop.items():
             with contextlib.suppress(RuntimeError):  # the loop is closed, and nobody waits on it
                 loop.call_soon_threadsafe(_resolve_all, replies)

@@ -14,7 +14,7 @@ from functools import lru_cache
 from typing import Any, Final
 
 from pymysql import OperationalError
-from pymysql.constants import CLIENT, ER
+from pymysql.constants import CLIENT, COMMAND, ER
 from pymysql.cursors import RE_INSERT_VALUES, Cursor
 
 from adapters.mysql_patience import ImpatientConnection
@@ -47,10 +47,11 @@ class PipelinedConnection(ImpatientConnection):
         return min(PACKET_CHARACTERS_MAX, self._packet_bytes_max // 2)
 
     def query(self, sql: Any, unbuffered: bool = False) -> int:  # noqa: ANN401, FBT001, FBT002 (as in PyMySQL)
-        """Raises error 1153 for more than the server takes.
+        """Send what waits and this statement; the answer is this one's.
 
-        The server itself would end the connection, as if it had died, and the whole batch would be
-        tried again instead of the one command that is too large.
+        Raises error 1153 for more than the server takes. The server itself would end the
+        connection, as if it had died, and the whole batch would be tried again instead of the one
+        command that is too large.
         """
         if len(sql) >= self._packet_bytes_max:
             raise OperationalError(
@@ -58,7 +59,14 @@ class PipelinedConnection(ImpatientConnection):
                 f"A statement of {len(sql)} bytes is more than max_allowed_packet, which is "
                 f"{self._packet_bytes_max} bytes.",
             )
-        return super().query(sql, unbuffered)
+        waiting = self._take_waiting()
+        if not waiting:
+            return super().query(sql, unbuffered)
+        sql = ";".join([*waiting, sql])
+        self._execute_command(COMMAND.COM_QUERY, sql)  # type: ignore[attr-defined]  # no stub
+        for _ in waiting:
+            self._read_packet()  # type: ignore[no-untyped-call]  # raises what one did wrong
+        return self.next_result(unbuffered)
 
     def hold(self, statement: str) -> None:
         self._waiting.append(statement)
@@ -66,40 +74,30 @@ class PipelinedConnection(ImpatientConnection):
         if self._characters > self.characters_max:
             self._send_waiting()
 
-    def take_waiting(self) -> list[str]:
-        waiting, self._waiting, self._characters = self._waiting, [], 0
-        return waiting
-
     def commit(self) -> None:
         self._send_waiting()
         super().commit()
 
     def rollback(self) -> None:
-        self.take_waiting()
+        self._take_waiting()
         super().rollback()
 
     def _send_waiting(self) -> None:
         if self._waiting:
-            with self.cursor() as cursor:
-                cursor.execute(self._waiting.pop())
+            self.query(self._waiting.pop())
+
+    def _take_waiting(self) -> list[str]:
+        waiting, self._waiting, self._characters = self._waiting, [], 0
+        return waiting
 
 
 class PipelinedCursor(Cursor):
     """`executemany` of an insert only holds it; its `rowcount` is not known (-1)."""
 
     def execute(self, query: Any, args: Any = None) -> int:  # noqa: ANN401 (as in PyMySQL)
-        """Send what waits and this statement; the answer is this one's."""
         if isinstance(args, tuple) and _parts(query) is not None:
             return self.executemany(query, [args]) or 0
-        waiting = self._pipeline().take_waiting()
-        if not waiting:
-            return super().execute(query, args)
-        if args is not None:
-            query = self._mogrify(query, args)
-        super().execute(";".join([*waiting, query]))
-        for _ in waiting:
-            self.nextset()  # raises what a held statement did wrong
-        return self.rowcount
+        return super().execute(query, args)
 
     def executemany(self, query: str, args: Any) -> int | None:  # noqa: ANN401 (as in PyMySQL)
         parts = _parts(query)

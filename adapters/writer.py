@@ -8,9 +8,11 @@ An answer means that it is on disk.
 import random
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from typing import Final
+from contextlib import contextmanager
+from typing import Final, Protocol
 
 import structlog
 from msgspec import Struct
@@ -24,7 +26,7 @@ from domain.batch import Batch, Outcome
 from domain.commands import Command
 from domain.decide import Answer
 from domain.errors import FairlogError, LogTooNew, LogUnavailable, WriteFailed
-from domain.events import Recorded
+from domain.events import JobFailed, RateLimitDecided, Recorded, type_of
 from domain.policy import Policy
 from domain.ports import Head, Projections
 from domain.world import Needs, World
@@ -41,6 +43,7 @@ _OUTCOME_UNKNOWN: Final = (
 _log = structlog.get_logger()
 
 Subscriber = Callable[[Head, Sequence[Recorded]], None]
+Observer = Callable[["BatchWritten"], None]
 
 
 class WriterStats(Struct):
@@ -54,10 +57,45 @@ class WriterStats(Struct):
 
 
 class BatchWritten(Struct, frozen=True):
-    """What one batch took, from taking it off the queue to its answers."""
+    """One batch that is on disk, in figures."""
 
+    position: int  # of its latest event
     commands: int
-    seconds: float
+    seconds: float  # from taking it off the queue
+    events: Mapping[tuple[str, str], int]  # by type, and the reason of a failed attempt or ""
+    decisions: Mapping[tuple[str, bool], int]  # by scope, and whether allowed: submissions
+
+    def has_any(self, types: Container[str]) -> bool:
+        """Whether an event of these types is among them."""
+        return any(name in types for name, _ in self.events)
+
+
+class WritePath(Protocol):
+    """Where commands are decided and written: in this process, or in one of its own."""
+
+    stats: WriterStats
+    fatal: FairlogError | None  # why it stopped for good
+
+    async def execute(self, command: Command) -> Answer:
+        """Raises a Refusal, `QueueFull`, `LogUnavailable` or `WriteFailed`."""
+
+    def execute_all(self, commands: Sequence[Command]) -> list[Outcome]:
+        """For a caller without an event loop; blocks. An error is an outcome."""
+
+    def observe(self, observer: "Observer") -> None:
+        """Have each batch told when it is on disk, before its callers have their answers."""
+
+    def waiting(self) -> int:
+        """Commands without an answer yet."""
+
+    def oldest_seconds(self) -> float:
+        """How long the oldest of them has waited; 0 when none does."""
+
+    def start(self) -> None:
+        """Call it once."""
+
+    def stop(self) -> None:
+        """Write what is waiting, then end. Commands that come later are refused."""
 
 
 class _InDoubt(Struct, frozen=True):
@@ -84,7 +122,8 @@ class Writer:
         self._projections = projections
         self._policy = policy
         self._subscribers: list[Subscriber] = []
-        self._observers: list[Callable[[BatchWritten], None]] = []
+        self._observers: list[Observer] = []
+        self._taken_at = 0.0  # time.monotonic()
         self._connection: Connection | None = None
         self._epoch: int | None = None
         self._in_doubt: _InDoubt | None = None
@@ -103,34 +142,32 @@ class Writer:
         """Have the events of each batch told, in the writer's thread, after they are on disk."""
         self._subscribers.append(subscriber)
 
-    def observe(self, observer: Callable[[BatchWritten], None]) -> None:
-        """Have what each batch took told, in the writer's thread."""
+    def observe(self, observer: Observer) -> None:
+        """As in `WritePath`; in the writer's thread."""
         self._observers.append(observer)
 
     async def execute(self, command: Command) -> Answer:
-        """Raises a Refusal, `QueueFull`, `LogUnavailable` or `WriteFailed`."""
         return await self.queue.put_async(command)
 
-    def execute_now(self, command: Command) -> Answer:
-        """`execute` for a caller without an event loop; blocks."""
-        future: Future[Answer] = self.queue.put(command)
-        return future.result()
+    def execute_all(self, commands: Sequence[Command]) -> list[Outcome]:
+        replies = [self.queue.put(command) for command in commands]
+        return [_outcome_of(reply) for reply in replies]
+
+    def waiting(self) -> int:
+        return len(self.queue)
+
+    def oldest_seconds(self) -> float:
+        return self.queue.oldest_seconds()
 
     def _run(self) -> None:
         while batch := self.queue.take():
-            started = time.monotonic()
-            self._process(batch, deadline=started + BATCH_SECONDS_MAX)
-            self._account(BatchWritten(len(batch), time.monotonic() - started))
+            self._taken_at = time.monotonic()
+            self._process(batch, deadline=self._taken_at + BATCH_SECONDS_MAX)
             if self.fatal is not None:
                 break
         self._disconnect()
         self.queue.close()
         self.queue.fail_waiting(self.fatal or LogUnavailable("The server is stopping."))
-
-    def _account(self, batch: BatchWritten) -> None:
-        self.stats.seconds += batch.seconds
-        for observer in self._observers:
-            observer(batch)
 
     def _process(self, batch: Sequence[Pending], deadline: float) -> None:
         """Write a batch, and answer each of its callers exactly once."""
@@ -232,11 +269,15 @@ class Writer:
         self.stats.batches += 1
         self.stats.commands += len(batch)
         self.stats.events += len(done.recorded)
+        seconds = time.monotonic() - self._taken_at
+        self.stats.seconds += seconds
         for subscriber in self._subscribers:
-            try:
+            with _heard():
                 subscriber(done.head, done.recorded)
-            except Exception as error:  # noqa: BLE001 (the batch is on disk, whoever hears of it)
-                _log.error("subscriber_failed", exc_info=error)
+        written = _in_figures(done.recorded, len(batch), seconds)
+        for observer in self._observers:
+            with _heard():
+                observer(written)
         return done.outcomes
 
     def _connect(self) -> Connection:
@@ -266,6 +307,35 @@ class Writer:
                 connection.close()
             except SQLAlchemyError as error:
                 _log.debug("connection_close_failed", error=type(error).__name__)
+
+
+def _outcome_of(reply: Future[Answer]) -> Outcome:
+    error = reply.exception()
+    if error is None:
+        return reply.result()
+    assert isinstance(error, Exception), error
+    return error
+
+
+def _in_figures(recorded: Sequence[Recorded], commands: int, seconds: float) -> BatchWritten:
+    events: Counter[tuple[str, str]] = Counter()
+    decisions: Counter[tuple[str, bool]] = Counter()
+    for one in recorded:
+        event = one.event
+        if isinstance(event, RateLimitDecided):
+            decisions[event.scope.value, event.allowed] += event.count
+        reason = event.reason.value if isinstance(event, JobFailed) else ""
+        events[type_of(event), reason] += 1
+    return BatchWritten(recorded[-1].position, commands, seconds, dict(events), dict(decisions))
+
+
+@contextmanager
+def _heard() -> Iterator[None]:
+    """The batch is on disk, whoever hears of it."""
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001 (whatever it is, the callers wait)
+        _log.error("subscriber_failed", exc_info=error)
 
 
 def _log_crash(command: Command, error: Exception) -> None:

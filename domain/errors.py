@@ -21,6 +21,7 @@ FairlogError
 """
 
 from datetime import datetime
+from typing import Any
 
 from domain.events import RateLimitDecided, Scope
 from domain.identifiers import JobId, UserId
@@ -28,6 +29,18 @@ from domain.identifiers import JobId, UserId
 
 class FairlogError(Exception):
     """Anything that Fairlog raises on purpose; its text is a sentence for the user."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For the way to another process: as it is, not made anew by its constructor."""
+        return _as_it_was, (type(self), self.args, self.__dict__)
+
+
+def _as_it_was(
+    cls: type[FairlogError], args: tuple[Any, ...], attributes: dict[str, Any]
+) -> FairlogError:
+    error = cls.__new__(cls, *args)
+    error.__dict__.update(attributes)
+    return error
 
 
 class Refusal(FairlogError):

@@ -3,6 +3,7 @@
 `compose` opens nothing; `prepare` brings the database up to date; a door then starts the writer.
 """
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -16,11 +17,13 @@ from adapters.schema import NoTriggers, migrate, protect_events
 from adapters.server_lock import ServerLock
 from adapters.settings import Settings
 from adapters.stored_log import SqlStoredLog
-from adapters.writer import Writer
+from adapters.writer import WritePath, Writer
+from adapters.writer_frames import Begin
+from adapters.writer_process import WriterProcess
 from domain.errors import FairlogError
 from domain.policy import Policy
 from domain.ports import Clock
-from entrypoints.following import Following
+from entrypoints.following import Following, RecentEvents
 from entrypoints.service import Fairlog
 from projections import registry
 from projections.activity import ActivityProjection
@@ -29,7 +32,7 @@ from projections.live import LiveProjections, inline_projections
 from projections.merkle import MerkleProjection
 from projections.rebuild import Progress, outdated, rebuild
 from projections.rows import create_all
-from projections.snapshots import SnapshotsProjection
+from projections.snapshots import ReadEvents, SnapshotsProjection
 
 LEAVES_A_BATCH: Final = 4096  # whole tiles, and little work for each
 
@@ -39,19 +42,38 @@ _log = structlog.get_logger()
 def compose(
     settings: Settings, *, clock: Clock | None = None, queue: CommandQueue | None = None
 ) -> Fairlog:
-    """Wire a service. `clock` replaces the log's own, for tests."""
+    """Wire a service that writes in this process. `clock` replaces the log's own, for tests."""
     database = Database(settings.database_url)
     log = SqlEventLog(database, clock)
-    policy = policy_of(settings)
-    writer = Writer(database, log, LiveProjections(inline_projections()), policy, queue)
+    projections = LiveProjections(inline_projections())
+    writer = Writer(database, log, projections, policy_of(settings), queue)
+    recent = RecentEvents()
+    writer.subscribe(recent.published)
+    fairlog = _wired(settings, database, log, writer, recent.before(log.read))
+    writer.subscribe(fairlog.following.published)
+    return fairlog
+
+
+def compose_server(settings: Settings, *, logs_json: bool) -> Fairlog:
+    """Wire a service that writes, and follows the log, in a process of its own."""
+    database = Database(settings.database_url)
+    log = SqlEventLog(database)
+    command = [sys.executable, "-m", "entrypoints.writing"]
+    writer = WriterProcess(command, Begin(settings, logs_json))
+    return _wired(settings, database, log, writer, log.read)
+
+
+def _wired(
+    settings: Settings, database: Database, log: SqlEventLog, writer: WritePath, read: ReadEvents
+) -> Fairlog:
     access = (log, database.read, database.write)
     following: list[Follower[Any]] = [
-        Follower(ActivityProjection(), log.read, *access),
-        Follower(SnapshotsProjection(log.read), log.read, *access),
+        Follower(ActivityProjection(), read, *access),
+        Follower(SnapshotsProjection(log.read), read, *access),
         Follower(MerkleProjection(), SqlStoredLog(is_sqlite=database.is_sqlite).leaves, *access,
                  events_a_batch=LEAVES_A_BATCH),
     ]  # fmt: skip
-    return Fairlog(database, log, writer, policy, Following(following))
+    return Fairlog(database, log, writer, policy_of(settings), Following(following))
 
 
 def policy_of(settings: Settings) -> Policy:

@@ -6,23 +6,25 @@ of refusals, and never an admission.
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from typing import Final
 
+from adapters.writer import BatchWritten
 from domain.commands import ReportRefusals, SubmitJob
 from domain.decide import Answer
 from domain.door import Door
 from domain.errors import RateLimited
-from domain.events import LimitChanged, Recorded
+from domain.events import LimitChanged
 from domain.identifiers import UserId
 from domain.moments import to_micros
-from domain.ports import Clock, Head
+from domain.ports import Clock
 
+_OPENS: Final = {LimitChanged.__name__}
 REPORT_SECONDS: Final = 0.8  # refusals put together are at most a second apart
 
 
 class Doorkeeper:
-    """Used on the event loop; `published` alone is called by the writer's thread."""
+    """Used on the event loop; `batch_written` alone is called by the writer's thread."""
 
     def __init__(
         self,
@@ -55,9 +57,9 @@ class Doorkeeper:
         """The refusal of a submission of this user, counted; None when the log has to decide."""
         return self._door.refuse(user_id, self._tick()) if self._door.is_closed_to_any else None
 
-    def published(self, _: Head, recorded: Sequence[Recorded]) -> None:
-        """Subscribed to the writer: before anybody hears of a new limit, the door is open."""
-        if any(type(one.event) is LimitChanged for one in recorded):
+    def batch_written(self, batch: BatchWritten) -> None:
+        """Observes the writer: before anybody hears of a new limit, the door is open."""
+        if batch.has_any(_OPENS):
             self._changes += 1
             self._door.open_all()
 

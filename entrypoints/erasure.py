@@ -90,33 +90,28 @@ def _standing(fairlog: Fairlog, job_ids: Sequence[JobId]) -> list[Job]:
 
 
 def _cancel(fairlog: Fairlog, job_ids: Sequence[JobId]) -> None:
-    replies = [fairlog.writer.queue.put(CancelJob(job_id=job_id)) for job_id in job_ids]
-    for reply in replies:
-        error = reply.exception()
-        if error is not None and not isinstance(error, JobHasEnded):
-            raise error
+    for outcome in fairlog.writer.execute_all([CancelJob(job_id=job_id) for job_id in job_ids]):
+        if isinstance(outcome, Exception) and not isinstance(outcome, JobHasEnded):
+            raise outcome
 
 
 def _erase_ended(fairlog: Fairlog, jobs: Sequence[Job], done: Erased) -> list[JobId]:
     """Those that were started anew since they were looked at."""
     waiting = {job.id: job for job in jobs if job.erased_at is None}
     bodies = fairlog.read_now(lambda connection: _bodies(connection, list(waiting)))
-    replies = [
-        (job, fairlog.writer.queue.put(
-            EraseBodies(job_id=job.id, attempt=job.attempt, positions=tuple(bodies[job.id]))
-        ))
+    outcomes = fairlog.writer.execute_all([
+        EraseBodies(job_id=job.id, attempt=job.attempt, positions=tuple(bodies[job.id]))
         for job in waiting.values()
-    ]  # fmt: skip
+    ])  # fmt: skip
     moved_on: list[JobId] = []
-    for job, reply in replies:
-        error = reply.exception()
-        if error is None:
+    for job_id, outcome in zip(waiting, outcomes, strict=True):
+        if not isinstance(outcome, Exception):
             done.jobs += 1
-            done.bodies += len(bodies[job.id])
-        elif isinstance(error, JobHasMovedOn):
-            moved_on.append(job.id)
-        elif not isinstance(error, BodiesAreNeeded):
-            raise error
+            done.bodies += len(bodies[job_id])
+        elif isinstance(outcome, JobHasMovedOn):
+            moved_on.append(job_id)
+        elif not isinstance(outcome, BodiesAreNeeded):
+            raise outcome
     return moved_on
 
 

@@ -8,19 +8,48 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 import structlog
+from sqlalchemy.engine import Connection
 
 from domain.errors import FairlogError, LogTooNew, LogUnavailable
 from domain.events import Recorded
 from domain.ports import Head
 from projections.follower import Follower
+from projections.snapshots import ReadEvents
 
 POLL_SECONDS: Final = 2.0  # between two looks when this process writes nothing
 # Before each batch: the writer has the disk and the lock meanwhile, and whoever was woken by the
 # same news, like a waiting claim, has the processor.
 PAUSE_SECONDS: Final = 0.2
 _TROUBLE_SECONDS: Final = 5.0
+_EVENTS_KEPT: Final = 20_000  # some 20 MB
 
 _log = structlog.get_logger()
+
+
+class RecentEvents:
+    """What this process wrote lately, so that who follows the log need not read and decode it."""
+
+    def __init__(self) -> None:
+        self._ring: list[Recorded | None] = [None] * _EVENTS_KEPT
+
+    def published(self, _head: Head, recorded: Sequence[Recorded]) -> None:
+        """Subscribed to the writer; called in its thread, while another one reads."""
+        for one in recorded:
+            self._ring[one.position % _EVENTS_KEPT] = one
+
+    def before(self, read: ReadEvents) -> ReadEvents:
+        """`read`, asked only for what is not here. Other processes write too: there are gaps."""
+
+        def read_events(connection: Connection, after: int, limit: int) -> Sequence[Recorded]:
+            found: list[Recorded] = []
+            for position in range(after + 1, after + 1 + limit):
+                one = self._ring[position % _EVENTS_KEPT]
+                if one is None or one.position != position:
+                    break
+                found.append(one)
+            return found or read(connection, after, limit)
+
+        return read_events
 
 
 class Following:

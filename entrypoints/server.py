@@ -7,7 +7,6 @@ before it has declared the jobs of the first one lost, and nobody is answered be
 import contextlib
 import signal
 import socket
-import sys
 from collections.abc import Iterator
 from typing import Final
 
@@ -21,14 +20,11 @@ from adapters.settings import Settings
 from domain.errors import FairlogError
 from entrypoints.composition import prepare
 from entrypoints.http.app import create_app
+from entrypoints.interpreter import tune_interpreter
 from entrypoints.recovery import server_id_of, sole_server
 from entrypoints.service import Fairlog
 
 GRACEFUL_SECONDS_MAX: Final = 10  # for requests in hand when the server is told to stop
-# Shorter than CPython's 5 ms: the event loop and the writer's thread share one interpreter lock,
-# and whoever waits for it waits this long.
-_SWITCH_SECONDS: Final = 0.0002
-
 _log = structlog.get_logger()
 
 
@@ -61,11 +57,11 @@ def run_server(fairlog: Fairlog, settings: Settings, options: ServerOptions) -> 
         built = prepare(fairlog)
         if built:
             _log.info("projections_built", projections=built)
-        sys.setswitchinterval(_SWITCH_SECONDS)
         fairlog.writer.start()
         recovered = fairlog.recover(server_id)
         _log.info("recovered", jobs=len(recovered), server=server_id)
         app = create_app(fairlog, server_id=server_id, workers=options.workers, handlers=handlers)
+        tune_interpreter()
         server = _Server(
             uvicorn.Config(
                 app, loop="uvloop", http="httptools", ws="none", lifespan="on",

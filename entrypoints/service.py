@@ -14,7 +14,7 @@ from sqlalchemy.engine import Connection
 
 from adapters.database import Database
 from adapters.event_log import EventFilter, SqlEventLog, StoredEvent
-from adapters.writer import Writer
+from adapters.writer import WritePath
 from domain.commands import (
     ChangeLimit,
     ClaimJobs,
@@ -48,20 +48,19 @@ class Fairlog(Questions):
     """One a process; made by `entrypoints.composition`."""
 
     def __init__(
-        self, database: Database, log: SqlEventLog, writer: Writer, policy: Policy,
+        self, database: Database, log: SqlEventLog, writer: WritePath, policy: Policy,
         following: Following,
     ) -> None:  # fmt: skip
         super().__init__(database, log, policy)
         self.writer = writer
         self.door = Doorkeeper(writer.execute, self._latest_limit_change, log.clock)
-        writer.subscribe(self.door.published)
+        writer.observe(self.door.batch_written)
         self.work = WorkSignal(self._position)
-        writer.subscribe(self.work.published)
+        writer.observe(self.work.batch_written)
         self.claiming = Claiming(self._ask, self.work)
         self.following = following
-        writer.subscribe(following.published)
         self.tail = Tail(self._read_events, self._position)
-        writer.subscribe(self.tail.published)
+        writer.observe(self.tail.batch_written)
         self._started = time.monotonic()
         self.is_recovered = False  # whether what an earlier process left has been queued again
 
@@ -223,9 +222,11 @@ class Fairlog(Questions):
         return answer
 
     def _execute_now(self, command: WakeJobs | RecoverJobs) -> JobsWoken:
-        answer = self.writer.execute_now(command)
-        assert isinstance(answer, JobsWoken), answer
-        return answer
+        [outcome] = self.writer.execute_all([command])
+        if isinstance(outcome, Exception):
+            raise outcome
+        assert isinstance(outcome, JobsWoken), outcome
+        return outcome
 
     async def stats(self) -> StatsView:
         return await self.read(lambda connection: self.standing(connection, self.rates()))
@@ -233,6 +234,6 @@ class Fairlog(Questions):
     def rates(self) -> RatesView:
         done = self.writer.stats
         return RatesView(
-            done.batches, done.commands, done.events, done.retries, len(self.writer.queue),
+            done.batches, done.commands, done.events, done.retries, self.writer.waiting(),
             time.monotonic() - self._started,
         )  # fmt: skip

@@ -15,9 +15,8 @@ from typing import Final
 from msgspec import Struct
 
 from adapters.event_log import EventFilter, StoredEvent
+from adapters.writer import BatchWritten
 from domain.errors import FairlogError
-from domain.events import Recorded
-from domain.ports import Head
 
 POLL_SECONDS: Final = 0.25  # between two looks for what other processes wrote
 EVENTS_A_PAGE: Final = 500
@@ -65,8 +64,8 @@ class Tail:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._reader
 
-    def published(self, _head: Head, _recorded: Sequence[Recorded]) -> None:
-        """Subscribed to the writer; called in its thread."""
+    def batch_written(self, _: BatchWritten) -> None:
+        """Observes the writer; called in its thread."""
         loop = self._loop
         if loop is not None and self._listeners and not loop.is_closed():
             with contextlib.suppress(RuntimeError):  # the loop closed just now

@@ -7,9 +7,10 @@ does.
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from typing import Final
 
+from adapters.writer import BatchWritten
 from domain.errors import FairlogError
 from domain.events import (
     JobCancelled,
@@ -19,15 +20,15 @@ from domain.events import (
     JobRequeued,
     JobSubmitted,
     LimitChanged,
-    Recorded,
 )
-from domain.ports import Head
 
 POLL_SECONDS: Final = 0.25
 # What may put somebody into the line; an end frees a place under a cap.
-_MAY_BRING_WORK: Final = (
-    JobSubmitted, JobReleased, JobRequeued, LimitChanged, JobCompleted, JobFailed, JobCancelled,
-)  # fmt: skip
+_MAY_BRING_WORK: Final = {
+    event.__name__ for event in (
+        JobSubmitted, JobReleased, JobRequeued, LimitChanged, JobCompleted, JobFailed, JobCancelled,
+    )
+}  # fmt: skip
 
 
 class WorkSignal:
@@ -47,13 +48,14 @@ class WorkSignal:
         self._loop = asyncio.get_running_loop()
         self._news = asyncio.Event()
 
-    def published(self, head: Head, recorded: Sequence[Recorded]) -> None:
-        """Subscribed to the writer; called in its thread."""
-        brings_work = any(isinstance(one.event, _MAY_BRING_WORK) for one in recorded)
+    def batch_written(self, batch: BatchWritten) -> None:
+        """Observes the writer; called in its thread."""
         loop = self._loop
         if loop is not None and not loop.is_closed():
             with contextlib.suppress(RuntimeError):  # the loop closed just now
-                loop.call_soon_threadsafe(self._advance, head.position, brings_work)
+                loop.call_soon_threadsafe(
+                    self._advance, batch.position, batch.has_any(_MAY_BRING_WORK)
+                )
 
     def mark(self) -> asyncio.Event:
         """Take it before looking for work: it is set as soon as there may be some after that."""

@@ -28,6 +28,7 @@ from projections.rows import (
     generation,
     limited,
     placeholder,
+    send_rows,
     union,
     upsert,
 )  # fmt: skip
@@ -180,7 +181,7 @@ def _count(connection: Connection, generation: int, changes: dict[State, int]) -
         add = "ON CONFLICT (generation, state) DO UPDATE SET jobs = jobs + excluded.jobs"
     else:
         add = "ON DUPLICATE KEY UPDATE jobs = jobs + VALUES(jobs)"
-    connection.exec_driver_sql(f"{insert} {add}", rows)
+    send_rows(connection, f"{insert} {add}", rows)
 
 
 class JobQueries:

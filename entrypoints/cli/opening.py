@@ -44,10 +44,10 @@ def settings_from(flags: Mapping[str, object]) -> Settings:
 
 
 @contextmanager
-def opened(settings: Settings) -> Iterator[Fairlog]:
+def opened(settings: Settings, wire: Callable[[Settings], Fairlog] = compose) -> Iterator[Fairlog]:
     """A service on the database, closed afterwards. Raises `Failure` for what the database says."""
     try:
-        with closing(compose(settings)) as fairlog:
+        with closing(wire(settings)) as fairlog:
             yield fairlog
     except (LogUnavailable, SQLAlchemyError) as error:
         failure = database_failure(error, settings.database_url)

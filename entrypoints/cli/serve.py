@@ -3,6 +3,7 @@
 import ipaddress
 import logging
 import sys
+from functools import partial
 from typing import Final
 
 import rich_click as click
@@ -10,6 +11,7 @@ import rich_click as click
 from adapters.handlers import load_handlers
 from entrypoints.cli.opening import database_url_option, opened, settings_from
 from entrypoints.cli.output import examples
+from entrypoints.composition import compose_server
 from entrypoints.logging import configure_logging
 
 DEFAULT_WORKERS: Final = 4
@@ -75,13 +77,13 @@ def serve(
             f"--host {host} can be reached from other machines, and without API keys anybody there "
             "could read and change everything; use 127.0.0.1 behind a proxy, or add --insecure."
         )
-    _configure_logging(log_format)
+    logs_json = _configure_logging(log_format)
     # Litestar takes a third of a second to import, and no other command needs it.
     from entrypoints.server import ServerOptions, run_server  # noqa: PLC0415 (see above)
 
     settings = settings_from({"database_url": database_url, "handlers": handlers})
     options = ServerOptions(host=host, port=port, workers=workers, server_id=server_id)
-    with opened(settings) as fairlog:
+    with opened(settings, partial(compose_server, logs_json=logs_json)) as fairlog:
         run_server(fairlog, settings, options)
 
 
@@ -112,9 +114,11 @@ def worker(
     run_remote_worker(server, load_handlers(settings.handlers), concurrency, prefetch=prefetch)
 
 
-def _configure_logging(log_format: str | None) -> None:
+def _configure_logging(log_format: str | None) -> bool:
+    """Whether as JSON."""
     as_json = log_format == "json" or (log_format is None and not sys.stderr.isatty())
     configure_logging(as_json=as_json, level=logging.INFO)
+    return as_json
 
 
 def _is_loopback(host: str) -> bool:

@@ -46,7 +46,6 @@ def create_app(
     async def lifespan(_: Litestar) -> AsyncIterator[None]:
         fairlog.work.start()
         fairlog.tail.start()
-        fairlog.following.start()
         chores = [
             asyncio.create_task(_repeat(fairlog.wake_due_jobs, CLOCK_SECONDS), name="clock"),
             asyncio.create_task(_repeat(fairlog.door.report, REPORT_SECONDS), name="door"),

@@ -19,8 +19,6 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from adapters.writer import BatchWritten
-from domain.events import JobFailed, RateLimitDecided, Recorded, type_of
-from domain.ports import Head
 from entrypoints.service import Fairlog
 
 _SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
@@ -60,26 +58,18 @@ class Figures(Collector):
     def __init__(self, fairlog: Fairlog) -> None:
         self._fairlog = fairlog
         self._events: Counter[tuple[str, str]] = Counter()  # (type, detail): events
-        self._decisions: Counter[tuple[str, str]] = Counter()  # (scope, allowed): submissions
+        self._decisions: Counter[tuple[str, bool]] = Counter()  # (scope, allowed): submissions
         self._batch_commands = Histogram(_COMMANDS)
         self._batch_seconds = Histogram(_SECONDS)
         self._requests: dict[tuple[str, str, str], Histogram] = {}  # (method, path, status)
-        fairlog.writer.subscribe(self.published)
         fairlog.writer.observe(self.batch_written)
         self.registry = CollectorRegistry()
         self.registry.register(self)
 
-    def published(self, _: Head, recorded: Sequence[Recorded]) -> None:
-        """Subscribed to the writer; called in its thread."""
-        for one in recorded:
-            event = one.event
-            if isinstance(event, RateLimitDecided):
-                self._decisions[event.scope, str(event.allowed).lower()] += event.count
-            detail = event.reason if isinstance(event, JobFailed) else ""
-            self._events[type_of(event), detail] += 1
-
     def batch_written(self, batch: BatchWritten) -> None:
-        """Called in the writer's thread."""
+        """Observes the writer; called in its thread."""
+        self._events.update(batch.events)
+        self._decisions.update(batch.decisions)
         self._batch_commands.observe(batch.commands)
         self._batch_seconds.observe(batch.seconds)
 
@@ -100,17 +90,19 @@ class Figures(Collector):
         yield from self._http()
 
     def _writer(self) -> Iterator[Metric]:
-        stats, queue = self._fairlog.writer.stats, self._fairlog.writer.queue
-        yield _gauge("fairlog_queue_commands", "Commands waiting to be written", len(queue))
+        writer = self._fairlog.writer
+        yield _gauge("fairlog_queue_commands", "Commands without an answer yet", writer.waiting())
         yield _gauge(
-            "fairlog_queue_age_seconds", "How long the oldest has waited", queue.oldest_seconds()
+            "fairlog_queue_age_seconds", "How long the oldest has waited", writer.oldest_seconds()
         )
-        yield _counter("fairlog_writer_retries", "Transactions tried again", stats.retries)
+        yield _counter("fairlog_writer_retries", "Transactions tried again", writer.stats.retries)
         yield _histogram(
             "fairlog_batch_commands", "Commands written together", {(): self._batch_commands}
         )
         yield _histogram(
-            "fairlog_batch_seconds", "From taking a batch to its answers", {(): self._batch_seconds}
+            "fairlog_batch_seconds",
+            "From taking a batch to having it on disk",
+            {(): self._batch_seconds},
         )
 
     def _log(self) -> Iterator[Metric]:
@@ -124,8 +116,8 @@ class Figures(Collector):
             "fairlog_submissions_decided", "Submissions decided by this process",
             labels=["scope", "allowed"],
         )  # fmt: skip
-        for labels, count in self._decisions.copy().items():
-            decisions.add_metric(list(labels), count)
+        for (scope, allowed), count in self._decisions.copy().items():
+            decisions.add_metric([scope, str(allowed).lower()], count)
         yield decisions
         jobs = GaugeMetricFamily("fairlog_jobs", "Jobs of all processes", labels=["state"])
         for state, count in self._fairlog.read_now(self._fairlog.jobs.counts).items():

@@ -23,7 +23,11 @@ from entrypoints import export
 from entrypoints.cli import cli
 from entrypoints.service import Fairlog
 from tests.support import history as told
-from tests.support.core import ManualClock, service
+from tests.support.core import (
+    ManualClock,
+    execute_now,
+    service,
+)
 from tests.support.crowd import crowd
 from tests.support.history import ALICE, BOB, ECHO, Intruder
 from tests.support.server import without_settings
@@ -241,7 +245,7 @@ def test_follow_prints_what_comes(database_url: str) -> None:
 
 
 def do_submit(fairlog: Fairlog, number: int) -> None:
-    fairlog.writer.execute_now(SubmitJob(user_id=ALICE, kind=ECHO, payload=body(number)))
+    execute_now(fairlog, SubmitJob(user_id=ALICE, kind=ECHO, payload=body(number)))
 
 
 # What if

@@ -20,6 +20,7 @@ from projections import activity_tables as tables
 from projections.activity import KEPT_SECONDS, ActivityProjection
 from projections.activity_figures import Figures, total
 from projections.follower import Follower
+from tests.support.core import execute_now
 from tests.support.server import ManualClock, wait_until
 
 
@@ -38,15 +39,16 @@ def fairlog(database_url: str, clock: ManualClock) -> Iterator[Fairlog]:
 
 
 def submit(fairlog: Fairlog, user: str, number: int, kind: str = "echo") -> Submitted:
-    answer = fairlog.writer.execute_now(
-        SubmitJob(user_id=UserId(user), kind=Kind(kind), payload=body_of(number, "payload"))
+    answer = execute_now(
+        fairlog,
+        SubmitJob(user_id=UserId(user), kind=Kind(kind), payload=body_of(number, "payload")),
     )
     assert isinstance(answer, Submitted)
     return answer
 
 
 def claim(fairlog: Fairlog, most: int, worker: str = "w") -> Claimed:
-    answer = fairlog.writer.execute_now(ClaimJobs(worker=WorkerId(worker), max_jobs=most))
+    answer = execute_now(fairlog, ClaimJobs(worker=WorkerId(worker), max_jobs=most))
     assert isinstance(answer, Claimed)
     return answer
 
@@ -63,13 +65,14 @@ def live_through_a_day(fairlog: Fairlog, clock: ManualClock) -> None:
         clock.advance(0.5)
         done, failed, retried, cancelled, *_ = jobs
         error = body_of({"message": "broken"}, "error")
-        fairlog.writer.execute_now(CompleteJob(job_id=done.id, attempt=done.attempt, result=None))
-        fairlog.writer.execute_now(FailJob(job_id=failed.id, attempt=failed.attempt, error=error))
-        fairlog.writer.execute_now(
-            FailJob(job_id=retried.id, attempt=retried.attempt, error=error, may_retry=False)
+        execute_now(fairlog, CompleteJob(job_id=done.id, attempt=done.attempt, result=None))
+        execute_now(fairlog, FailJob(job_id=failed.id, attempt=failed.attempt, error=error))
+        execute_now(
+            fairlog,
+            FailJob(job_id=retried.id, attempt=retried.attempt, error=error, may_retry=False),
         )
-        fairlog.writer.execute_now(RetryJob(job_id=retried.id))
-        fairlog.writer.execute_now(CancelJob(job_id=cancelled.id))
+        execute_now(fairlog, RetryJob(job_id=retried.id))
+        execute_now(fairlog, CancelJob(job_id=cancelled.id))
         clock.advance(3600 + 61 * hour)
         fairlog.recover(None)  # two leases are lost
     claim(fairlog, 2, "last")

@@ -15,6 +15,7 @@ from entrypoints.service import Fairlog
 from projections import job_search, registry
 from projections.job_search import Found, JobFilter, JobSearch
 from tests.conftest import NewDatabase
+from tests.support.core import execute_now
 
 USERS, KINDS = ("alice", "bob", "carol"), ("echo", "report")
 
@@ -31,10 +32,10 @@ def fairlog(new_database_url: NewDatabase) -> Iterator[Fairlog]:
             kind=Kind(KINDS[number % 2]),
             payload=body_of(number, "payload"),
         )
-        submitted = fairlog.writer.execute_now(command)
+        submitted = execute_now(fairlog, command)
         assert isinstance(submitted, Submitted)
         if number % 5 == 0:
-            fairlog.writer.execute_now(CancelJob(job_id=submitted.job.id))
+            execute_now(fairlog, CancelJob(job_id=submitted.job.id))
     yield fairlog
     fairlog.close()
 

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Self
 
 import pytest
@@ -40,12 +41,14 @@ from projections.live import LiveProjections, inline_projections
 from tests.support.core import (
     do,
     events_in,
+    execute_now,
     log_of,
     outcomes,
     put,
     put_as_one_batch,
     service,
     wait_until,
+    writer_of,
 )
 from tests.support.databases import DatabaseServer
 from tests.support.mariadb import MariaDB
@@ -106,10 +109,10 @@ def test_all_who_wait_are_written_together(fairlog: Fairlog) -> None:
     with ThreadPoolExecutor(60) as threads:
         with head_locked(fairlog):
             calls = [
-                threads.submit(fairlog.writer.execute_now, submit(payload=number))
+                threads.submit(partial(execute_now, fairlog), submit(payload=number))
                 for number in range(60)
             ]
-            wait_until(lambda: len(fairlog.writer.queue) >= 40, "the callers wait")
+            wait_until(lambda: len(writer_of(fairlog).queue) >= 40, "the callers wait")
         answers = [call.result(30) for call in calls]
     ids = [answer.job.id for answer in answers if isinstance(answer, Submitted)]
     assert sorted(ids) == list(range(2, 121, 2))
@@ -133,9 +136,9 @@ def test_a_batch_is_bounded_in_bytes(fairlog: Fairlog) -> None:
 
 def test_a_batch_is_bounded_in_the_jobs_that_it_is_about(fairlog: Fairlog) -> None:
     """Or so many claims of a thousand would keep everybody else from the log for long."""
-    with fairlog.writer.queue._changed:
+    with writer_of(fairlog).queue._changed:
         replies = put(fairlog, submit(), *[claim(900) for _ in range(5)], complete(7, JobId(2)))
-        sizes = [len(fairlog.writer.queue.take()) for _ in range(3)]
+        sizes = [len(writer_of(fairlog).queue.take()) for _ in range(3)]
     assert sizes == [3, 2, 2]
     assert not any(reply.done() for reply in replies)
 
@@ -189,7 +192,7 @@ def test_what_waits_is_written_before_the_writer_ends(database_url: str) -> None
     fairlog.close()
     assert types_of(replies) == ["Submitted"] * 400
     with pytest.raises(QueueFull, match="stopping"):
-        fairlog.writer.queue.put(submit())
+        writer_of(fairlog).queue.put(submit())
 
 
 # The queue
@@ -268,7 +271,7 @@ def test_a_subscriber_hears_of_every_batch_after_it_is_on_disk_and_cannot_spoil_
             heard.extend(one.position for one in recorded)
             raise ZeroDivisionError
 
-        fairlog.writer.subscribe(subscriber)
+        writer_of(fairlog).subscribe(subscriber)
         assert types_of(put_as_one_batch(fairlog, submit(), submit(BOB))) == ["Submitted"] * 2
         do(fairlog, submit(payload=2), Submitted)
         assert heard == [1, 2, 3, 4, 5, 6]
@@ -297,7 +300,7 @@ def test_a_batch_is_split_until_what_the_database_refuses_stands_alone(
 ) -> None:
     fairlog = compose(Settings(database_url=database_url))
     prepare(fairlog)
-    fairlog.writer._projections = Choosy(inline_projections())
+    writer_of(fairlog)._projections = Choosy(inline_projections())
     fairlog.writer.start()
     users = [UserId("poison") if number in poisoned else ALICE for number in range(50)]
     replies = put_as_one_batch(fairlog, *[submit(user, payload=n) for n, user in enumerate(users)])
@@ -409,7 +412,7 @@ def _waits_for_a_row(fairlog: Fairlog) -> bool:
 
 
 def kill_writer(server: DatabaseServer, fairlog: Fairlog) -> None:
-    connection = fairlog.writer._connection
+    connection = writer_of(fairlog)._connection
     assert connection is not None
     thread_id = connection.connection.driver_connection.thread_id()  # type: ignore[union-attr]  # PyMySQL's
     with server.connect() as admin, admin.cursor() as cursor:
@@ -437,7 +440,7 @@ def test_a_connection_lost_within_a_batch_is_made_anew(
     do(fairlog, submit(payload=0), Submitted)
     with head_locked(fairlog):
         replies = put_as_one_batch(fairlog, submit(payload=1), submit(payload=2))
-        wait_until(lambda: len(fairlog.writer.queue) == 0, "the writer has the batch")
+        wait_until(lambda: len(writer_of(fairlog).queue) == 0, "the writer has the batch")
         kill_writer(mariadb, fairlog)
     assert types_of(replies) == ["Submitted"] * 2
     assert submissions(fairlog).total() == 3
@@ -499,7 +502,7 @@ def test_another_writer_between_the_lost_commit_and_the_look_up_is_no_obstacle(
     """The tail is compared where the batch would be, not at the end of the log."""
     with service(cutter.url) as fairlog, service(cutter.url) as other:
         do(fairlog, submit(payload="before"), Submitted)
-        original = fairlog.writer._connect
+        original = writer_of(fairlog)._connect
         interrupted = threading.Event()
 
         def connect_later() -> Connection:
@@ -508,7 +511,7 @@ def test_another_writer_between_the_lost_commit_and_the_look_up_is_no_obstacle(
                 do(other, submit(BOB, payload="between"), Submitted)
             return original()
 
-        fairlog.writer._connect = connect_later  # type: ignore[method-assign]  # to have another come first
+        writer_of(fairlog)._connect = connect_later  # type: ignore[method-assign]  # to have another come first
         cutter.cut_next(Cut.AFTER)
         assert do(fairlog, submit(payload="in doubt"), Submitted).job.id == 4
         assert interrupted.is_set()
@@ -656,9 +659,9 @@ def test_a_projection_of_a_newer_version_stops_the_writer(fairlog: Fairlog) -> N
 def _assert_stops(fairlog: Fairlog) -> None:
     replies = put_as_one_batch(fairlog, submit(payload=2), complete(), submit(payload=3))
     assert types_of(replies) == ["LogTooNew"] * 3
-    wait_until(lambda: fairlog.writer.queue.is_closed, "the writer stops")
+    wait_until(lambda: writer_of(fairlog).queue.is_closed, "the writer stops")
     assert isinstance(fairlog.writer.fatal, LogTooNew)
     assert "install the newer release" in str(fairlog.writer.fatal)
     with pytest.raises(QueueFull):
-        fairlog.writer.queue.put(submit(payload=4))
+        writer_of(fairlog).queue.put(submit(payload=4))
     assert events_in(fairlog) == 2

@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from adapters.command_queue import CommandQueue
 from adapters.settings import Settings
 from adapters.tables import events
+from adapters.writer import Writer
 from domain.batch import Outcome
 from domain.commands import Command
 from domain.decide import Answer
@@ -59,12 +60,26 @@ def service(
 
 
 def put(fairlog: Fairlog, *commands: Command) -> list[Future[Answer]]:
-    return [fairlog.writer.queue.put(command) for command in commands]
+    return [writer_of(fairlog).queue.put(command) for command in commands]
+
+
+def writer_of(fairlog: Fairlog) -> Writer:
+    """The writer in this process."""
+    assert isinstance(fairlog.writer, Writer)
+    return fairlog.writer
+
+
+def execute_now(fairlog: Fairlog, command: Command) -> Answer:
+    """Raises what the writer answers."""
+    [outcome] = fairlog.writer.execute_all([command])
+    if isinstance(outcome, Exception):
+        raise outcome
+    return outcome
 
 
 def put_as_one_batch(fairlog: Fairlog, *commands: Command) -> list[Future[Answer]]:
     """The writer cannot take any before all are there."""
-    with fairlog.writer.queue._changed:
+    with writer_of(fairlog).queue._changed:
         return put(fairlog, *commands)
 
 
@@ -82,7 +97,7 @@ def outcomes(replies: Sequence[Future[Answer]]) -> list[Outcome]:
 
 
 def do(fairlog: Fairlog, command: Command, expected: type[A]) -> A:
-    answer = fairlog.writer.queue.put(command).result(ANSWER_SECONDS_MAX)
+    answer = writer_of(fairlog).queue.put(command).result(ANSWER_SECONDS_MAX)
     assert isinstance(answer, expected), answer
     return answer
 

@@ -31,6 +31,7 @@ from domain.life_cycle import Job, State
 from domain.moments import later
 from entrypoints.composition import compose, prepare
 from entrypoints.service import Fairlog
+from tests.support.core import execute_now, writer_of
 from tests.support.server import ManualClock
 from tests.support.stories import ERROR, RESULT, body
 
@@ -67,7 +68,7 @@ def _tell_of_limits(fairlog: Fairlog, clock: ManualClock) -> None:
     do(fairlog, ChangeLimit(scope=Scope.KIND, kind=THUMB, running=5))
     do(fairlog, ChangeLimit(scope=Scope.GLOBAL, limit=1000))
     waiting = [
-        fairlog.writer.queue.put(SubmitJob(user_id=user, kind=kind, payload=body(number)))
+        writer_of(fairlog).queue.put(SubmitJob(user_id=user, kind=kind, payload=body(number)))
         for number in range(6)
         for user, kind in ((ALICE, ECHO), (BOB, THUMB), (CAROL, ECHO))
     ]
@@ -112,7 +113,7 @@ def _tell_of_time(fairlog: Fairlog, clock: ManualClock) -> None:
 
 
 def do(fairlog: Fairlog, command: Command) -> Answer:
-    return fairlog.writer.execute_now(command)
+    return execute_now(fairlog, command)
 
 
 def claim(fairlog: Fairlog, jobs_max: int, server: ServerId | None = None) -> Sequence[Job]:

@@ -72,6 +72,7 @@ class AppServer:
         self.fairlog = compose(self._settings, clock=self._clock)
         prepare(self.fairlog)
         self.fairlog.writer.start()
+        self.fairlog.following.start()
         self.fairlog.recover(None)
         app = create_app(
             self.fairlog, server_id=ServerId("test"), workers=0, handlers=load_handlers(None)
