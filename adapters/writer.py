@@ -174,9 +174,10 @@ class Writer:
         try:
             outcomes = self._write_until(batch, deadline)
         except LogUnavailable as error:
-            # Whoever waits behind would wait as long again: they hear it now.
+            error.nothing_was_recorded = self._in_doubt is None
             self._answer(batch, [error] * len(batch))
-            self.queue.fail_waiting(error)
+            # Whoever waits behind would wait as long again: they hear it now.
+            self.queue.fail_waiting(LogUnavailable(str(error), nothing_was_recorded=True))
         except LogTooNew as error:
             self.fatal = error
             self._answer(batch, [error] * len(batch))

@@ -30,6 +30,8 @@ from domain.identifiers import JobId, UserId
 class FairlogError(Exception):
     """Anything that Fairlog raises on purpose; its text is a sentence for the user."""
 
+    nothing_was_recorded = False  # True where a command is known to have left nothing in the log
+
     def __reduce__(self) -> tuple[Any, ...]:
         """For the way to another process: as it is, not made anew by its constructor."""
         return _as_it_was, (type(self), self.args, self.__dict__)
@@ -172,9 +174,15 @@ class InvalidInput(FairlogError):
 class LogUnavailable(FairlogError):
     """The database did not answer in time. The command may or may not have been recorded."""
 
+    def __init__(self, message: str, *, nothing_was_recorded: bool = False) -> None:
+        super().__init__(message)
+        self.nothing_was_recorded = nothing_was_recorded
+
 
 class QueueFull(FairlogError):
     """Too many commands are waiting to be written; nothing of this one was recorded."""
+
+    nothing_was_recorded = True
 
 
 class LogTooNew(FairlogError):

@@ -5,11 +5,12 @@ times of the first and the last. They are decided again in the order of the log,
 first, each against the limits of then unless others are asked for. With the recorded limits that
 gives what was recorded.
 
-Two things can make it an estimate. Refusals put together lie somewhere between two times: when
-windows of another length begin between them, how many belong to which is not known. And a refusal
-is recorded behind its batch: when it is admitted now while the limit of all together is reached in
-the same window, it matters whom it came before. Then each number has bounds, which hold whatever
-the order was.
+Three things can make it an estimate. Refusals put together lie somewhere between two times: when
+windows of another length begin between them, how many belong to which is not known. A refusal is
+recorded behind its batch, and one at a door later still: when it is admitted now while the limit of
+all together is reached in the same window, it matters whom it came before. And one may be recorded
+when its window is no longer known, or not yet. Then each number has bounds, which hold whatever the
+order was.
 """
 
 from collections.abc import Iterator
@@ -24,8 +25,9 @@ from domain.identifiers import UserId
 from domain.moments import from_micros, to_micros
 
 _Window = tuple[int, int]  # length in seconds, start in microseconds
-# A window is settled this long after its end; reports of refusals come about a second late.
-SETTLED_SECONDS: Final = 300
+# A window is settled this long after its end. Reports of refusals come about a second late, those
+# of a hundred thousand refused users up to 14 minutes (ADR 16).
+SETTLED_SECONDS: Final = 1_200
 _UNLIMITED: Final = 2**62
 
 
@@ -103,6 +105,7 @@ class WhatIf:
         self._other = other
         self._defaults = defaults
         self._since = since
+        self._known_from = 0 if since is None else to_micros(since)  # what ended before is not
         self._own: dict[UserId, int] = {}  # limits that were set for a user
         self._global: int | None = None
         self._open: dict[_Window, _Tally] = {}
@@ -141,9 +144,10 @@ class WhatIf:
         is_asked_for = self._since is None or recorded_at >= self._since
         parts = list(self._parts(event, recorded_at))
         for window, count in parts:
+            possible = count if len(parts) == 1 else event.count
             if self._is_settled(window):
                 if is_asked_for:
-                    self._refuse_late(event, count)
+                    self._refuse_late(event, count, possible)
                 continue
             tally = self._open.setdefault(window, _Tally({}))
             share = tally.shares.setdefault(event.user_id, _Share())
@@ -158,7 +162,6 @@ class WhatIf:
                 tally.is_out_of_order = True
             share.admitted += admitted
             tally.admitted += admitted
-            possible = count if len(parts) == 1 else event.count
             share.certain += count if len(parts) == 1 else 0
             share.possible += possible
             if is_asked_for:
@@ -167,9 +170,9 @@ class WhatIf:
                 share.outcome.refused += 0 if event.allowed else count
                 share.outcome.would_be_admitted += admitted
 
-    def _refuse_late(self, event: RateLimitDecided, count: int) -> None:
-        """What is reported after its window was settled; what others were in it, is forgotten."""
-        may_be = 0 if self._other == OtherLimits() else count
+    def _refuse_late(self, event: RateLimitDecided, count: int, possible: int) -> None:
+        """What is reported when its window is settled; what others were in it, is not known."""
+        may_be = 0 if self._other == OtherLimits() else possible
         outcome = self.users.setdefault(event.user_id, Outcome())
         outcome.add(Outcome(refused=count, at_most=may_be))
 
@@ -227,7 +230,8 @@ class WhatIf:
 
     def _is_settled(self, window: _Window) -> bool:
         seconds, start = window
-        return start + (seconds + SETTLED_SECONDS) * 1_000_000 <= self._looked_at
+        end = start + seconds * 1_000_000
+        return end <= max(self._known_from, self._looked_at - SETTLED_SECONDS * 1_000_000)
 
     def _settle(self, tally: _Tally) -> None:
         for user_id, bounded in _bounded(tally):

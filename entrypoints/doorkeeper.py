@@ -1,26 +1,30 @@
 """Keeps the door of this process: who is refused without asking the log, and what is reported.
 
-What a process refused and had not reported when it died is not in the log; it is at most a second
-of refusals, and never an admission.
+Reports of very many refused users take turns (ADR 16), so that the log grows by fewer than 200 of
+them in any second. What a process refused and had not reported when it died is not in the log: a
+second of each user's refusals, or as long as a turn takes, and never an admission.
 """
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 from adapters.writer import BatchWritten
 from domain.commands import ReportRefusals, SubmitJob
 from domain.decide import Answer
 from domain.door import Door
-from domain.errors import RateLimited
+from domain.errors import FairlogError, RateLimited
 from domain.events import LimitChanged
 from domain.identifiers import UserId
 from domain.moments import to_micros
 from domain.ports import Clock
 
 _OPENS: Final = {LimitChanged.__name__}
-REPORT_SECONDS: Final = 0.8  # refusals put together are at most a second apart
+REPORT_SECONDS: Final = 0.8  # between two rounds, give or take a fifth
+# Two rounds at most fall into any one second, and on average 120 users are reported in it.
+REPORTS_A_ROUND_MAX: Final = 96
+_LAST_REPORTS_AT_ONCE: Final = 2_000  # when the server stops; the queue takes ten times as many
 
 
 class Doorkeeper:
@@ -39,6 +43,7 @@ class Doorkeeper:
         self._door = Door()
         self._changes = 0  # limit changes seen
         self._latest_seen = 0  # position of one made by any process
+        self._round: asyncio.Future[None] | None = None  # the latest
 
     async def submit(self, command: SubmitJob) -> Answer:
         """Ask the log, unless it is known what it would say. Raises `RateLimited`."""
@@ -64,15 +69,39 @@ class Doorkeeper:
             self._door.open_all()
 
     async def report(self) -> None:
-        """Have the counts recorded, and look whether another process changed a limit."""
-        # Together, so that one batch takes them: those of a thousand users are no thousand commits.
-        await asyncio.gather(*map(self._execute, self._door.take_reports()))
+        """Have the counts that wait longest recorded; look whether another process changed a limit.
+
+        For use by one caller at a time. When that is cancelled, the round goes on without it.
+        """
+        reports = self._door.take_reports(REPORTS_A_ROUND_MAX)
+        self._round = asyncio.ensure_future(self._record(reports))
+        await asyncio.shield(self._round)
         if self._door.is_closed_to_any:
             latest = await self._latest_limit_change()
             if latest > self._latest_seen:
                 self._latest_seen = latest
                 self._changes += 1
                 self._door.open_all()
+
+    async def report_all(self) -> None:
+        """Have every count recorded, however many: the process is about to end."""
+        if self._round is not None:  # its caller may have been cancelled
+            await asyncio.wait([self._round])
+        while reports := self._door.take_reports(_LAST_REPORTS_AT_ONCE):
+            await self._record(reports)
+
+    async def _record(self, reports: Sequence[ReportRefusals]) -> None:
+        """Raises the first of the errors, once all reports have had their answers."""
+        # Together, so that one batch takes them: those of a hundred users are no hundred commits.
+        answers = await asyncio.gather(*map(self._execute, reports), return_exceptions=True)
+        errors = [answer for answer in answers if isinstance(answer, BaseException)]
+        self._door.put_back(
+            report
+            for report, answer in zip(reports, answers, strict=True)
+            if isinstance(answer, FairlogError) and answer.nothing_was_recorded
+        )
+        for error in errors:
+            raise error
 
     def _tick(self) -> float:
         if self._clock is not None:

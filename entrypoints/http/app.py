@@ -64,7 +64,7 @@ def create_app(
             await fairlog.work.stop()
             await asyncio.gather(*chores, return_exceptions=True)
             with contextlib.suppress(FairlogError):  # the database is away
-                await fairlog.door.report()
+                await fairlog.door.report_all()
 
     figures = Figures(fairlog)
     return Litestar(

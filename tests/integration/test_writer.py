@@ -6,7 +6,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from functools import partial
 from typing import Any, Self
 
@@ -25,6 +24,7 @@ from domain.bodies import BODY_BYTES_MAX, body_of
 from domain.commands import SubmitJob
 from domain.decide import Answer, Claimed, JobStands, Submitted
 from domain.errors import (
+    FairlogError,
     LogTooNew,
     LogUnavailable,
     NotTheCurrentAttempt,
@@ -42,6 +42,7 @@ from tests.support.core import (
     do,
     events_in,
     execute_now,
+    head_locked,
     log_of,
     outcomes,
     put,
@@ -72,17 +73,14 @@ def fairlog(database_url: str) -> Iterator[Fairlog]:
         yield running
 
 
-@contextmanager
-def head_locked(fairlog: Fairlog) -> Iterator[Connection]:
-    """Nobody else writes meanwhile."""
-    with fairlog.database.connect_writer() as connection, connection.begin() as transaction:
-        fairlog.log.lock_head(connection)
-        yield connection
-        transaction.rollback()
-
-
 def types_of(replies: list[Future[Answer]]) -> list[str]:
     return [type(outcome).__name__ for outcome in outcomes(replies)]
+
+
+def knows_that_nothing_was_recorded(reply: Future[Answer]) -> bool:
+    error = reply.exception()
+    assert isinstance(error, FairlogError)
+    return error.nothing_was_recorded
 
 
 def submissions(fairlog: Fairlog) -> Counter[str]:
@@ -617,6 +615,7 @@ def test_a_file_that_somebody_else_keeps_locked_is_a_database_away(fairlog: Fair
         started = time.monotonic()
         [reply, waiting] = put(fairlog, submit(payload=1), submit(payload=2))
         assert types_of([reply, waiting]) == ["LogUnavailable"] * 2
+        assert [knows_that_nothing_was_recorded(one) for one in (reply, waiting)] == [True] * 2
         took = time.monotonic() - started
     print(f"refused after {took:.2f} s")
     assert took < UNAVAILABLE_SECONDS_MAX

@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
+from sqlalchemy.engine import Connection
 
 from adapters.command_queue import CommandQueue
 from adapters.settings import Settings
@@ -57,6 +58,15 @@ def service(
         yield fairlog
     finally:
         fairlog.close()
+
+
+@contextmanager
+def head_locked(fairlog: Fairlog) -> Iterator[Connection]:
+    """Nobody else writes meanwhile."""
+    with fairlog.database.connect_writer() as connection, connection.begin() as transaction:
+        fairlog.log.lock_head(connection)
+        yield connection
+        transaction.rollback()
 
 
 def put(fairlog: Fairlog, *commands: Command) -> list[Future[Answer]]:

@@ -203,6 +203,22 @@ def test_a_report_long_after_its_window_is_counted_as_refused() -> None:
     assert (one.refused, one.would_be_admitted, one.at_most) == (4, 1, 5)
 
 
+def test_a_report_of_a_window_that_ended_before_since_is_refused_as_it_was() -> None:
+    recorded = [refused(4, 50, 59, recorded=62), allowed(BOB, 63)]
+    total = replay(recorded, since=at(61))[1]
+    assert (total.admitted, total.would_be_admitted, total.is_estimate) == (1, 1, False)
+    assert (total.refused, total.would_be_refused) == (4, 4)
+    one = replay(recorded, since=at(61), user_limit=9)[0][ALICE]
+    assert (one.would_be_admitted, one.at_least, one.at_most) == (0, 0, 4)
+
+
+def test_a_report_over_many_seconds_may_be_in_each_of_the_windows_that_began_meanwhile() -> None:
+    recorded = [refused(12, 1, 35, recorded=36), allowed(BOB, 37)]
+    for since, at_most in ((None, 12), (at(30), 12)):
+        one = replay(recorded, since=since, user_limit=9, window_seconds=10)[0][ALICE]
+        assert (one.refused, one.at_least, one.at_most) == (12, 0, at_most)
+
+
 @pytest.mark.parametrize("limit", [None, 9])
 def test_limits_of_kinds_are_none_of_its_business(limit: int | None) -> None:
     what_if = WhatIf(OtherLimits(), DEFAULTS, None)

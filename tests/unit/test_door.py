@@ -1,0 +1,179 @@
+"""Refusals at the door: counted, reported in turns, and none of them lost."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given as for_all
+from hypothesis import strategies as st
+
+from domain import door as door_module
+from domain.commands import ReportRefusals
+from domain.door import Door
+from domain.errors import RateLimited
+from domain.events import RateLimitDecided, Scope
+from domain.identifiers import UserId
+from tests.support.given import at
+from tests.support.stories import ALICE, BOB, CAROL
+
+USERS = [UserId(name) for name in "abcde"]
+MANY = 1_000_000
+
+
+def refused(user_id: UserId, seconds: float = 0, scope: Scope = Scope.USER) -> RateLimited:
+    """By the log, so long behind NOW, in that minute."""
+    decision = RateLimitDecided(
+        user_id=user_id, scope=scope, allowed=False, used=2, limit=2,
+        window_start=at(seconds // 60 * 60), window_seconds=60,
+    )  # fmt: skip
+    return RateLimited(decision, at(seconds))
+
+
+def closed_to(users: Sequence[UserId], seconds: float = 0) -> Door:
+    door = Door()
+    for user in users:
+        door.close(refused(user, seconds), tick=seconds)
+    return door
+
+
+def reported(reports: Sequence[ReportRefusals]) -> list[tuple[UserId, int]]:
+    return [(one.user_id, one.count) for one in reports]
+
+
+def test_what_the_log_refused_is_refused_until_the_windows_end() -> None:
+    door = closed_to([ALICE], seconds=20)
+    refusal = door.refuse(ALICE, tick=59.9)
+    assert refusal is not None
+    assert (refusal.decided_at, refusal.resets_at, refusal.used) == (at(59.9), at(60), 2)
+    assert door.refuse(BOB, tick=59.9) is None
+    assert door.refuse(ALICE, tick=60) is None
+
+
+def test_when_all_together_are_over_the_limit_each_is_counted_for_himself() -> None:
+    door = Door()
+    door.close(refused(ALICE, scope=Scope.GLOBAL), tick=0)
+    for user in (BOB, CAROL, BOB):
+        assert door.refuse(user, tick=1) is not None
+    assert reported(door.take_reports(MANY)) == [(BOB, 2), (CAROL, 1)]
+
+
+def test_a_report_says_which_window_how_many_and_from_when_to_when() -> None:
+    door = closed_to([ALICE], seconds=60)
+    for tick in (61, 62.5, 64):
+        door.refuse(ALICE, tick)
+    assert door.take_reports(MANY) == [
+        ReportRefusals(
+            user_id=ALICE, scope=Scope.USER, used=2, limit=2, window_start=at(60),
+            window_seconds=60, count=3, first_at=at(61), last_at=at(64),
+        )
+    ]  # fmt: skip
+    assert door.take_reports(MANY) == []
+
+
+def test_few_users_are_all_reported_in_every_round() -> None:
+    door = closed_to(USERS)
+    for tick in (1, 2, 3):
+        for user in USERS:
+            door.refuse(user, tick)
+        assert reported(door.take_reports(5)) == [(user, 1) for user in USERS]
+
+
+def test_many_users_take_turns_and_who_has_waited_longest_is_first() -> None:
+    door = closed_to(USERS)
+    rounds: list[str] = []
+    for tick in range(1, 6):
+        for user in reversed(USERS) if tick % 2 else USERS:  # whoever calls first each time
+            door.refuse(user, tick)
+        rounds.append("".join(one.user_id for one in door.take_reports(2)))
+    assert rounds == ["ed", "cb", "ad", "ec", "ba"]
+
+
+def test_who_waits_for_a_turn_is_counted_on() -> None:
+    door = closed_to([ALICE, BOB])
+    for tick, turn in ((1, ALICE), (4, BOB), (9, ALICE)):
+        door.refuse(ALICE, tick)
+        door.refuse(BOB, tick)
+        [report] = door.take_reports(1)
+        assert report.user_id == turn
+    assert (report.count, report.first_at, report.last_at) == (2, at(4), at(9))
+
+
+def test_a_window_that_is_over_is_still_reported_and_before_the_next() -> None:
+    door = closed_to(USERS)
+    for user in USERS:
+        door.refuse(user, tick=59)
+    for user in USERS:
+        door.close(refused(user, 61), tick=61)
+        door.refuse(user, tick=62)
+    assert reported(door.take_reports(3)) == [(user, 1) for user in USERS[:3]]
+    left = door.take_reports(MANY)
+    assert [one.window_start for one in left] == [at(0)] * 2 + [at(60)] * 5
+
+
+def test_a_change_of_limits_opens_the_door_and_forgets_no_count() -> None:
+    door = closed_to([ALICE])
+    door.refuse(ALICE, tick=1)
+    door.open_all()
+    assert door.refuse(ALICE, tick=2) is None
+    assert reported(door.take_reports(MANY)) == [(ALICE, 1)]
+
+
+def test_what_the_log_has_not_got_counts_on_and_is_first_again() -> None:
+    door = closed_to(USERS)
+    for user in USERS:
+        door.refuse(user, tick=1)
+    taken = door.take_reports(2)
+    door.refuse(USERS[1], tick=5)
+    door.put_back(taken)
+    again = door.take_reports(2)
+    assert reported(again) == [("a", 1), ("b", 2)]
+    assert (again[1].first_at, again[1].last_at) == (at(1), at(5))
+    assert [one.user_id for one in door.take_reports(MANY)] == ["c", "d", "e"]
+
+
+def test_a_clock_that_is_known_better_later_turns_no_report_around() -> None:
+    door = closed_to([ALICE])
+    door.refuse(ALICE, tick=3)
+    door.close(refused(ALICE, seconds=1), tick=3)  # by the log it was earlier than we thought
+    door.refuse(ALICE, tick=3.5)
+    [report] = door.take_reports(MANY)
+    assert (report.count, report.first_at, report.last_at) == (2, at(3), at(3))
+
+
+def test_with_too_many_counts_waiting_the_log_decides_about_who_has_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(door_module, "COUNTS_MAX", 2)
+    door = closed_to(USERS)
+    assert [door.refuse(user, 1) is not None for user in USERS] == [True, True] + [False] * 3
+    assert door.refuse(USERS[0], 2) is not None
+    assert reported(door.take_reports(1)) == [("a", 2)]
+    assert door.refuse(USERS[4], 3) is not None
+
+
+@for_all(
+    steps=st.lists(
+        st.sampled_from(USERS) | st.tuples(st.integers(0, 3), st.booleans()), max_size=60
+    )
+)
+def test_reports_and_what_is_left_add_up_to_what_was_refused(
+    steps: list[UserId | tuple[int, bool]],
+) -> None:
+    door = closed_to(USERS)
+    expected: Counter[UserId] = Counter()
+    logged: Counter[UserId] = Counter()
+    for tick, step in enumerate(steps):
+        match step:
+            case (reports_max, is_recorded):
+                reports = door.take_reports(reports_max)
+                assert len(reports) <= reports_max
+                if is_recorded:
+                    logged.update(dict(reported(reports)))
+                else:
+                    door.put_back(reports)
+            case user:
+                assert door.refuse(user, min(tick, 59)) is not None
+                expected[user] += 1
+    for report in door.take_reports(MANY):
+        logged[report.user_id] += report.count
+    assert logged == expected

@@ -1,0 +1,117 @@
+"""What becomes of reports that the log cannot take, and of those in hand when the server stops."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from domain.commands import ReportRefusals, SubmitJob
+from domain.decide import Answer, RefusalsRecorded
+from domain.errors import FairlogError, LogUnavailable, QueueFull, RateLimited
+from domain.events import RateLimitDecided, Scope
+from domain.identifiers import UserId
+from entrypoints.doorkeeper import REPORTS_A_ROUND_MAX, Doorkeeper
+from tests.support.core import ManualClock
+from tests.support.given import NOW
+from tests.support.stories import submit
+
+USERS = [UserId(f"user-{number}") for number in range(2 * REPORTS_A_ROUND_MAX + 10)]
+
+
+class Log:
+    """It refuses every submission; reports reach it, or meet `error`."""
+
+    def __init__(self) -> None:
+        self.counts: list[int] = []
+        self.error: FairlogError | None = None
+        self.is_open = asyncio.Event()
+        self.is_open.set()
+
+    async def execute(self, command: SubmitJob | ReportRefusals) -> Answer:
+        if isinstance(command, SubmitJob):
+            decision = RateLimitDecided(
+                user_id=command.user_id, scope=Scope.USER, allowed=False, used=0, limit=0,
+                window_start=NOW, window_seconds=60,
+            )  # fmt: skip
+            raise RateLimited(decision, NOW)
+        await self.is_open.wait()
+        if self.error is not None:
+            raise self.error
+        self.counts.append(command.count)
+        return RefusalsRecorded(command.count)
+
+
+async def nobody_changed_a_limit() -> int:
+    return 0
+
+
+def play(story: Callable[[Doorkeeper, Log], Awaitable[None]]) -> None:
+    """With every user refused once by the log, and then once at the door."""
+
+    async def told() -> None:
+        log = Log()
+        keeper = Doorkeeper(log.execute, nobody_changed_a_limit, ManualClock())
+        for user in USERS * 2:
+            with pytest.raises(RateLimited):
+                await keeper.submit(submit(user))
+        await story(keeper, log)
+
+    asyncio.run(told())
+
+
+def test_a_round_is_bounded_and_the_last_one_takes_all() -> None:
+    async def story(keeper: Doorkeeper, log: Log) -> None:
+        await keeper.report()
+        assert len(log.counts) == REPORTS_A_ROUND_MAX
+        await keeper.report_all()
+        assert sum(log.counts) == len(USERS)
+        await keeper.report_all()
+        assert sum(log.counts) == len(USERS)
+
+    play(story)
+
+
+@pytest.mark.parametrize(
+    ("error", "lost"),
+    [
+        (QueueFull("full"), 0),
+        (LogUnavailable("away", nothing_was_recorded=True), 0),
+        (LogUnavailable("in doubt"), REPORTS_A_ROUND_MAX),  # counted twice would be untrue
+    ],
+)
+def test_what_was_surely_not_recorded_is_reported_later(error: FairlogError, lost: int) -> None:
+    async def story(keeper: Doorkeeper, log: Log) -> None:
+        log.error = error
+        with pytest.raises(type(error)):
+            await keeper.report()
+        log.error = None
+        await keeper.report_all()
+        assert sum(log.counts) == len(USERS) - lost
+
+    play(story)
+
+
+@pytest.mark.parametrize("turns", [0, 1, 2, 5])
+def test_a_round_that_is_cancelled_is_neither_lost_nor_counted_twice(turns: int) -> None:
+    async def story(keeper: Doorkeeper, log: Log) -> None:
+        log.is_open.clear()
+        chore = asyncio.create_task(keeper.report())
+        await asyncio.sleep(0)
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        chore.cancel()
+        await asyncio.gather(chore, return_exceptions=True)
+        asyncio.get_running_loop().call_soon(log.is_open.set)
+        await keeper.report_all()
+        assert sum(log.counts) == len(USERS)
+
+    play(story)
+
+
+def test_with_the_database_away_the_last_round_ends_all_the_same() -> None:
+    async def story(keeper: Doorkeeper, log: Log) -> None:
+        log.error = LogUnavailable("away", nothing_was_recorded=True)
+        with pytest.raises(LogUnavailable):
+            await keeper.report_all()
+
+    play(story)
