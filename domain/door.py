@@ -32,6 +32,7 @@ class _Closed(Struct, frozen=True, gc=False):
     decision: RateLimitDecided
     decided_at: datetime  # UTC, by the log's clock
     tick: float  # not after the decision
+    heard: float  # tick, not before the decision
     opens_at: float  # tick
 
 
@@ -52,16 +53,17 @@ class Door:
     def is_closed_to_any(self) -> bool:
         return bool(self._closed)
 
-    def close(self, refused: RateLimited, tick: float) -> None:
-        """The log refused a submission that was sent at `tick`.
+    def close(self, refused: RateLimited, tick: float, heard: float) -> None:
+        """The log refused a submission that was sent at `tick`; the answer was `heard` at another.
 
-        The decision came later than that, so what is left of the window is never overestimated.
+        The decision came between them. So the door opens early rather than late, and who is told
+        when the window ends is not told too early a time.
         """
         if len(self._closed) >= CLOSED_MAX:
             self._closed.clear()
         left = (refused.resets_at - refused.decided_at).total_seconds()
         who = GLOBAL if refused.scope is Scope.GLOBAL else refused.user_id
-        self._closed[who] = _Closed(refused.decision, refused.decided_at, tick, tick + left)
+        self._closed[who] = _Closed(refused.decision, refused.decided_at, tick, heard, tick + left)
 
     def open_all(self) -> None:
         """A limit has changed: let the log decide."""
@@ -80,7 +82,7 @@ class Door:
         if not closed.tick <= tick < closed.opens_at:  # over, or a clock that went back
             del self._closed[who]
             return None
-        at = later(closed.decided_at, tick - closed.tick)
+        at = later(closed.decided_at, max(0.0, tick - closed.heard))
         if not self._count(_key(user_id, closed.decision), at):
             return None
         return RateLimited(closed.decision, at, user_id)

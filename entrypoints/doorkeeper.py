@@ -55,7 +55,7 @@ class Doorkeeper:
             return await self._execute(command)
         except RateLimited as refused_by_log:
             if changes == self._changes:
-                self._door.close(refused_by_log, tick)
+                self._door.close(refused_by_log, tick, self._tick())
             raise
 
     def refuse(self, user_id: UserId) -> RateLimited | None:

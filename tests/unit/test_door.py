@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from datetime import timedelta
 
 import pytest
 from hypothesis import given as for_all
@@ -32,7 +33,7 @@ def refused(user_id: UserId, seconds: float = 0, scope: Scope = Scope.USER) -> R
 def closed_to(users: Sequence[UserId], seconds: float = 0) -> Door:
     door = Door()
     for user in users:
-        door.close(refused(user, seconds), tick=seconds)
+        door.close(refused(user, seconds), tick=seconds, heard=seconds)
     return door
 
 
@@ -51,7 +52,7 @@ def test_what_the_log_refused_is_refused_until_the_windows_end() -> None:
 
 def test_when_all_together_are_over_the_limit_each_is_counted_for_himself() -> None:
     door = Door()
-    door.close(refused(ALICE, scope=Scope.GLOBAL), tick=0)
+    door.close(refused(ALICE, scope=Scope.GLOBAL), tick=0, heard=0)
     for user in (BOB, CAROL, BOB):
         assert door.refuse(user, tick=1) is not None
     assert reported(door.take_reports(MANY)) == [(BOB, 2), (CAROL, 1)]
@@ -103,7 +104,7 @@ def test_a_window_that_is_over_is_still_reported_and_before_the_next() -> None:
     for user in USERS:
         door.refuse(user, tick=59)
     for user in USERS:
-        door.close(refused(user, 61), tick=61)
+        door.close(refused(user, 61), tick=61, heard=61)
         door.refuse(user, tick=62)
     assert reported(door.take_reports(3)) == [(user, 1) for user in USERS[:3]]
     left = door.take_reports(MANY)
@@ -134,7 +135,8 @@ def test_what_the_log_has_not_got_counts_on_and_is_first_again() -> None:
 def test_a_clock_that_is_known_better_later_turns_no_report_around() -> None:
     door = closed_to([ALICE])
     door.refuse(ALICE, tick=3)
-    door.close(refused(ALICE, seconds=1), tick=3)  # by the log it was earlier than we thought
+    # By the log it was earlier than we thought.
+    door.close(refused(ALICE, seconds=1), tick=3, heard=3)
     door.refuse(ALICE, tick=3.5)
     [report] = door.take_reports(MANY)
     assert (report.count, report.first_at, report.last_at) == (2, at(3), at(3))
@@ -177,3 +179,14 @@ def test_reports_and_what_is_left_add_up_to_what_was_refused(
     for report in door.take_reports(MANY):
         logged[report.user_id] += report.count
     assert logged == expected
+
+
+def test_the_time_told_is_never_ahead_of_the_logs_own() -> None:
+    """The answer took 3 s, and nobody knows when in them the decision was made."""
+    door = Door()
+    door.close(refused(ALICE), tick=0, heard=3)
+    at_once, later_on = door.refuse(ALICE, 3), door.refuse(ALICE, 5)
+    assert at_once is not None
+    assert later_on is not None
+    assert later_on.decided_at - at_once.decided_at == timedelta(seconds=2)
+    assert at_once.decided_at == refused(ALICE).decided_at
