@@ -34,7 +34,7 @@ format: .venv/.installed ## Format the code, and mend what ruff can mend
 	$(BIN)/ruff format
 
 bench: .venv/.installed ## Measure each figure beside its limit, and write docs/benchmarks.md
-	@$(ensure) mariadb wrk
+	@$(ensure) mariadb wrk chromium
 	$(BIN)/python -m tests.benchmarks $(ARGS)
 
 lock: .venv/.locked ## Compile requirements.lock again (LOCK=--upgrade: with the newest versions)

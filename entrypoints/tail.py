@@ -8,7 +8,7 @@ has caught up. Without listeners nothing is read.
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from itertools import islice
 from typing import Final
 
@@ -46,7 +46,11 @@ class Tail:
         self._written = asyncio.Event()  # this process wrote something
         self._news = asyncio.Event()  # replaced each time: set for all who hold the old one
         self._listeners = 0
-        self.is_stopping = False
+        self._stopping = asyncio.Event()
+
+    @property
+    def is_stopping(self) -> bool:
+        return self._stopping.is_set()
 
     def start(self) -> None:
         """Call it on the loop on which others will listen."""
@@ -54,7 +58,7 @@ class Tail:
 
     def stop(self) -> None:
         """Let every listener end."""
-        self.is_stopping = True
+        self._stopping.set()
         self._wake()
 
     async def stop_reading(self) -> None:
@@ -71,11 +75,15 @@ class Tail:
             with contextlib.suppress(RuntimeError):  # the loop closed just now
                 loop.call_soon_threadsafe(self._written.set)
 
+    async def pause(self, seconds: float) -> None:
+        """For so long, or until the server stops."""
+        await _comes(self._stopping, seconds)
+
     async def position(self) -> int:
         """Of the latest event that there is. Raises `LogUnavailable`."""
         return await self._read_position()
 
-    async def beyond(self, position: int, idle_seconds: float) -> AsyncIterator[int]:
+    async def beyond(self, position: int, idle_seconds: float) -> AsyncGenerator[int, None]:
         """Where the log ends, whenever that is beyond the last said; again after so long without.
 
         For who wants to know that there is news and not which. Until the server stops.

@@ -1,5 +1,6 @@
 """Audit: the log itself, newest first, live at its end or as of a moment."""
 
+from datetime import datetime
 from typing import Annotated, Any, Final
 
 from litestar import Request, Response, get
@@ -37,6 +38,13 @@ class Asked(Struct, frozen=True, kw_only=True):
         return not (self.as_of or self.before)
 
 
+class Then(Struct, frozen=True):
+    """The moment that is shown."""
+
+    position: int
+    recorded_at: datetime | None  # UTC; None: before the first event
+
+
 @get("/audit")
 async def audit(
     request: Request[Any, Any, Any],
@@ -60,6 +68,21 @@ async def audit(
     return await desk.show(request, "audit", "Audit", read, asked=asked, types=list(EVENT_TYPES))
 
 
+@get("/audit/standing")
+async def standing(
+    request: Request[Any, Any, Any], desk: NamedDependency[Desk], as_of: FromQuery[str]
+) -> Response[str]:
+    """How all stood at a moment; the page of its events asks for it when it is there already.
+
+    It is folded from the last snapshot before. Raises `InvalidInput`.
+    """
+    moment = moment_of(as_of.strip())
+    return await desk.show(
+        request, "standing", "Standing",
+        lambda connection, _: {"then": TimeTravel(desk.fairlog).state(connection, moment)},
+    )  # fmt: skip
+
+
 _NOTHING: Final[dict[str, object]] = {"events": [], "older": None, "then": None}
 
 
@@ -75,7 +98,7 @@ def _read(desk: Desk, connection: Connection, asked: Asked) -> dict[str, object]
     below = _number(asked.before, "before") if asked.before else None
     then = None
     if asked.as_of:
-        then = TimeTravel(desk.fairlog).state(connection, moment_of(asked.as_of))
+        then = _then(desk, connection, moment_of(asked.as_of))
         below = min(then.position + 1, below or POSITION_MAX)
     found = desk.fairlog.log.find_newest(connection, wanted, below, EVENTS_A_PAGE + 1)
     shown = found[:EVENTS_A_PAGE]
@@ -84,6 +107,12 @@ def _read(desk: Desk, connection: Connection, asked: Asked) -> dict[str, object]
         "older": shown[-1].position if len(found) > EVENTS_A_PAGE else None,
         "then": then,
     }
+
+
+def _then(desk: Desk, connection: Connection, as_of: int | datetime) -> Then:
+    """Raises `InvalidInput`."""
+    position = TimeTravel(desk.fairlog).position(connection, as_of)
+    return Then(position, desk.fairlog.log.times_at(connection, [position]).get(position))
 
 
 def _number(text: str, what: str) -> int:

@@ -12,6 +12,7 @@ from sqlalchemy.engine import Connection
 
 from domain.identifiers import UserId
 from domain.moments import to_micros
+from entrypoints.dashboard.beat import Beat
 from entrypoints.dashboard.rendering import AnyRequest, page, position_seen, render
 from entrypoints.dashboard.shared import Dated, SharedAnswers
 from entrypoints.service import Fairlog
@@ -42,6 +43,7 @@ class Desk:
         self.activity = ActivityQueries(registry.current("activity"))
         self.front = LineFront(registry.current("line"), registry.current("jobs"))
         self.search = JobSearch(registry.current("jobs"))
+        self.beat = Beat(fairlog.tail)
         self._shared: SharedAnswers[str] = SharedAnswers()
 
     async def show(

@@ -10,9 +10,10 @@ from sqlalchemy.engine import Connection
 
 from domain import validation
 from domain.errors import InvalidInput
-from domain.identifiers import POSITION_MAX
+from domain.identifiers import POSITION_MAX, Kind
 from domain.life_cycle import State
 from entrypoints.dashboard.desk import Desk, Moment
+from entrypoints.dashboard.rendering import is_from_page
 from projections.job_search import JobFilter
 
 JOBS_A_PAGE: Final = 50
@@ -53,12 +54,10 @@ async def jobs(
             "is_filtered": bool(user or job_state or kind), "is_first": not (before or after),
         }  # fmt: skip
 
-    kinds = await desk.fairlog.read(
-        lambda connection: desk.fairlog.line.kinds(connection, _KINDS_OFFERED)
-    )
+    kinds = [] if is_from_page(request) else await _kinds(desk)
     return await desk.show(
         request, "jobs", "Jobs", read,
-        user=user, state=job_state, kind=kind, states=list(State), kinds=[one for one, _ in kinds],
+        user=user, state=job_state, kind=kind, states=list(State), kinds=kinds,
     )  # fmt: skip
 
 
@@ -69,6 +68,14 @@ async def find(job_id: Annotated[str, QueryParameter(name="id")] = "") -> Redire
     if number.isascii() and number.isdigit():
         return Redirect(f"/jobs/{int(number)}")
     return Redirect("/jobs")
+
+
+async def _kinds(desk: Desk) -> list[Kind]:
+    """For the form around the jobs, which a page that renews them has already."""
+    found = await desk.fairlog.read(
+        lambda connection: desk.fairlog.line.kinds(connection, _KINDS_OFFERED)
+    )
+    return [kind for kind, _ in found]
 
 
 def _state(name: str) -> State:

@@ -1,11 +1,9 @@
-"""A stream that only says that there is news, a few times a second at most, however much there is.
+"""A stream that only says when to look again, for views that ask for their figures anew.
 
-For views that ask for their figures anew. The events themselves are on `/v1/stream`.
+The events themselves are on `/v1/stream`.
 """
 
-import asyncio
 from collections.abc import AsyncIterator
-from typing import Final
 
 from litestar import get
 from litestar.di import NamedDependency
@@ -14,16 +12,14 @@ from litestar.response import Stream
 
 from entrypoints.dashboard.desk import Desk
 from entrypoints.http.paging import position_of
-from entrypoints.http.stream import HEADERS, HEARTBEAT_SECONDS, LastEventId, last_seen
-
-PAUSE_SECONDS: Final = 0.25
+from entrypoints.http.stream import HEADERS, LastEventId, last_seen
 
 
 @get("/pulse")
 async def pulse(
     desk: NamedDependency[Desk], after: FromQuery[int] = 0, last_event_id: LastEventId = None
 ) -> Stream:
-    """`data` and `id` are the position of the latest event."""
+    """At each beat: `data` and `id` are the position of the latest event."""
     seen = last_seen(last_event_id)
     position = position_of(after) if seen is None else seen
     return Stream(_frames(desk, position), media_type="text/event-stream", headers=HEADERS)
@@ -31,6 +27,5 @@ async def pulse(
 
 async def _frames(desk: Desk, position: int) -> AsyncIterator[bytes]:
     yield b"retry: 1000\nid: %d\n\n" % position
-    async for end in desk.fairlog.tail.beyond(position, HEARTBEAT_SECONDS):
+    async for end in desk.beat.listen(position):
         yield b"id: %d\ndata: %d\n\n" % (end, end)
-        await asyncio.sleep(PAUSE_SECONDS)

@@ -8,7 +8,7 @@ from litestar.di import Provide
 
 from entrypoints.dashboard.actions import cancel, retry
 from entrypoints.dashboard.assets import assets
-from entrypoints.dashboard.audit import audit
+from entrypoints.dashboard.audit import audit, standing
 from entrypoints.dashboard.charts import charts
 from entrypoints.dashboard.desk import Desk
 from entrypoints.dashboard.fairness import fairness
@@ -32,7 +32,8 @@ def dashboard(fairlog: Fairlog) -> list[Router]:
     pages = Router(
         path="/",
         route_handlers=[
-            overview, charts, fairness, limits, jobs, find, job, body, cancel, retry, audit, pulse,
+            overview, charts, fairness, limits, jobs, find, job, body, cancel, retry,
+            audit, standing, pulse,
         ],
         dependencies={"desk": Provide(lambda: desk, sync_to_thread=False)},
         exception_handlers={Exception: _answer_error},

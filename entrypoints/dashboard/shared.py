@@ -1,4 +1,4 @@
-"""Answers that all open dashboards share: worked out at most a few times a second, once for all.
+"""Answers that all open dashboards share: worked out about once a second, once for all.
 
 Whoever has seen an event by the stream asks for an answer that is not older than it, and waits for
 the next one rather than getting one from before.
@@ -12,7 +12,10 @@ from typing import Final, Generic, TypeVar
 
 from msgspec import Struct
 
-FRESH_SECONDS: Final = 0.25
+# How long an answer is shared: less than a beat, and more than it takes the browsers to ask at one.
+SHARED_SECONDS: Final = 0.75
+# Between two answers, although the earlier one is older than what has been seen.
+APART_SECONDS: Final = 0.25
 ROUNDS_MAX: Final = 8  # of waiting for a position; one that never comes is of another log
 ANSWERS_MAX: Final = 500
 
@@ -32,8 +35,18 @@ class _Entry(Generic[T]):
         self._begun = time.monotonic()
 
     @property
-    def is_stale(self) -> bool:
-        return time.monotonic() - self._begun >= FRESH_SECONDS
+    def age(self) -> float:
+        """Seconds since it was begun."""
+        return time.monotonic() - self._begun
+
+    def serves(self, at_least: int) -> bool:
+        """Whether to wait for it, or to be content with it for now."""
+        if not self.task.done():
+            return True
+        if self.task.cancelled() or self.task.exception() is not None:
+            return False
+        is_older = self.task.result().position < at_least
+        return self.age < (APART_SECONDS if is_older else SHARED_SECONDS)
 
 
 class SharedAnswers(Generic[T]):
@@ -45,19 +58,14 @@ class SharedAnswers(Generic[T]):
     async def get(self, key: str, at_least: int, make: Callable[[], Awaitable[Dated[T]]]) -> T:
         """The answer under a key, not from before position `at_least`. `make` works it out."""
         for _ in range(ROUNDS_MAX):
-            dated = await asyncio.shield(self._current(key, make).task)
+            entry = self._entries.get(key)
+            if entry is None or not entry.serves(at_least):
+                entry = self._begin(key, make)
+            dated = await asyncio.shield(entry.task)
             if dated.position >= at_least:
                 break
-            await asyncio.sleep(FRESH_SECONDS)
+            await asyncio.sleep(max(0.0, APART_SECONDS - entry.age))
         return dated.answer
-
-    def _current(self, key: str, make: Callable[[], Awaitable[Dated[T]]]) -> _Entry[T]:
-        entry = self._entries.get(key)
-        if entry is not None and not entry.task.done():
-            return entry
-        if entry is None or entry.is_stale or _has_failed(entry.task):
-            return self._begin(key, make)
-        return entry
 
     def _begin(self, key: str, make: Callable[[], Awaitable[Dated[T]]]) -> _Entry[T]:
         entry = self._entries[key] = _Entry(asyncio.ensure_future(_awaited(make)))
@@ -69,7 +77,3 @@ class SharedAnswers(Generic[T]):
 
 async def _awaited(make: Callable[[], Awaitable[Dated[T]]]) -> Dated[T]:
     return await make()
-
-
-def _has_failed(task: "asyncio.Task[Dated[T]]") -> bool:
-    return task.cancelled() or task.exception() is not None

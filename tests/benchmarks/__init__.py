@@ -6,6 +6,7 @@
     site       where a run measures: databases on disk, servers, prepared logs
     report, plot, machine                      how it is shown, and on what it was measured
     load, client, serving, serve_with_noop     HTTP: wrk, a small client, the server under test
+    open_pages, onlookers                      the dashboard: in a browser, and many who look
     bare, history, filling, growth, replay, mixed_batch     what to measure on, and against
     the rest                                   one benchmark each
 

@@ -74,6 +74,21 @@ def lived(site: Site, kind: Kind, events: int) -> Filled:
     return site.prepared(make, "lived", kind, str(events))
 
 
+def followed(site: Site, filled: Filled) -> Filled:
+    """The same, once the projections that follow the log have caught up with it."""
+
+    def make() -> Filled:
+        site.note(f"following: {filled.events:,} events, on {filled.kind}")
+        with closing(open_service(filled.url)) as fairlog:
+            for follower in fairlog.following.followers:
+                while follower.step():
+                    pass
+            _gather_statistics(fairlog)
+        return filled
+
+    return site.prepared(make, "followed", filled.url)
+
+
 def _tell_submission(teller: Teller, now: datetime) -> list[Told]:
     return teller.submission(now)[2]
 

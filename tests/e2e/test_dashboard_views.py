@@ -21,6 +21,7 @@ VIEWS = [
     "/jobs/2",
     "/jobs/2?as_of=2",
     "/audit?as_of=3",
+    "/audit/standing?as_of=3",
 ]
 
 

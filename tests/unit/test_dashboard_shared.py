@@ -24,8 +24,9 @@ class Maker:
 
 
 @pytest.fixture(autouse=True)
-def soon_stale(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shared, "FRESH_SECONDS", 0.05)
+def soon_old(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shared, "SHARED_SECONDS", 0.2)
+    monkeypatch.setattr(shared, "APART_SECONDS", 0.05)
 
 
 def test_many_who_ask_at_once_are_answered_by_one() -> None:
@@ -34,6 +35,18 @@ def test_many_who_ask_at_once_are_answered_by_one() -> None:
         got = await asyncio.gather(*(answers.get("/", 0, make) for _ in range(50)))
         assert got == ["at 1"] * 50
         assert make.asked == 1
+
+    asyncio.run(scenario())
+
+
+def test_who_asks_a_little_later_gets_the_same_answer_and_then_another() -> None:
+    async def scenario() -> None:
+        answers, make = SharedAnswers[str](), Maker(1, 2)
+        assert await answers.get("/", 0, make) == "at 1"
+        await asyncio.sleep(0.06)
+        assert await answers.get("/", 1, make) == "at 1"
+        await asyncio.sleep(0.2)
+        assert await answers.get("/", 1, make) == "at 2"
 
     asyncio.run(scenario())
 

@@ -7,8 +7,8 @@ const notice = document.getElementById("notice");
 
 // The stream: where we are in the log, and who wants to hear of what is new.
 
-const REFRESH_MS = 1000; // between two requests for the same figures
-const IDLE_REFRESH_MS = 10000; // windows and waits change without an event
+const REFRESH_MS = 1000; // between two requests for a job
+const IDLE_REFRESH_MS = 10000; // what a job waits for changes without an event of its own
 const RECONNECT_MS_MAX = 5000;
 
 let source = null;
@@ -35,10 +35,12 @@ function connect() {
   };
   mine.onmessage = (message) => {
     const arrived = Number(message.lastEventId);
-    if (source !== mine || arrived <= position) return;
-    position = arrived;
-    if (view === "audit") take(JSON.parse(message.data));
-    else refreshSoon();
+    if (source !== mine) return;
+    const isNews = arrived > position;
+    position = Math.max(position, arrived);
+    if (path === "/pulse") refresh(); // when all open pages do, so that they share an answer
+    else if (isNews && view === "audit") take(JSON.parse(message.data));
+    else if (isNews) refreshSoon();
   };
   mine.onerror = () => {
     say("away", "reconnecting");
@@ -64,7 +66,7 @@ function readPosition() {
   position = Math.max(position, Number(live.querySelector("[data-position]")?.dataset.position ?? 0));
 }
 
-// Figures: asked for at once when there is news, then at most every second while there is more.
+// A job: asked for at once when there is news, then at most every second while there is more.
 
 let refreshing = 0;
 let isStale = false;
@@ -452,4 +454,4 @@ drawCharts();
 if (view === "audit") beginAudit();
 else if (view !== "error") connect();
 setInterval(tick, 1000);
-setInterval(() => source?.readyState === EventSource.OPEN && refresh(), IDLE_REFRESH_MS);
+setInterval(() => view === "job" && source?.readyState === EventSource.OPEN && refresh(), IDLE_REFRESH_MS);
