@@ -6,7 +6,7 @@ commit order is position order, and a reader that goes by position never skips a
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 import sqlalchemy as sa
@@ -22,6 +22,7 @@ from domain.events import Recorded, encode, type_of
 from domain.identifiers import JobId, UserId
 from domain.moments import from_micros, to_micros
 from domain.ports import Clock, Head
+from domain.stored_log import Leaf
 from domain.upcasting import read, version_of
 
 BODIES_SEARCHED_MAX: Final = 50  # in one statement; each may have 1 MiB
@@ -56,6 +57,13 @@ class EventFilter(Struct, frozen=True, kw_only=True):
 RECORDED: Final = (
     events.c.position, events.c.recorded_at, events.c.job_id, events.c.version, events.c.data,
 )  # fmt: skip
+
+
+class Appended(NamedTuple):
+    """A batch behind the head."""
+
+    head: Head  # as it will be
+    leaves: Sequence[Leaf]  # of its events, see `domain.chain`
 
 
 class SqlEventLog:
@@ -104,24 +112,25 @@ class SqlEventLog:
         head: Head,
         recorded: Sequence[Recorded],
         new_bodies: Sequence[tuple[int, bytes]],
-    ) -> Head:
-        """Write a batch behind the head; the head as it will be. Needs the head lock, and
-        `move_head` in the same transaction; all in `recorded` carry the head's `now`.
+    ) -> Appended:
+        """Write a batch behind the head. Needs the head lock, and `move_head` in the same
+        transaction; all in `recorded` carry the head's `now`.
         """
         at = to_micros(head.now)
         rows = []
+        leaves = []
         tail = head.hash
         for event in recorded:
             row = _row(event, at)
             position, type_name, version, user_id, job_id, _, data = row
-            tail = chain.link(
-                tail, chain.leaf(position, version, type_name.encode(), user_id, job_id, at, data)
-            )
+            leaf = chain.leaf(position, version, type_name.encode(), user_id, job_id, at, data)
+            tail = chain.link(tail, leaf)
+            leaves.append(Leaf(position, leaf))
             rows.append((*row, tail))
         connection.exec_driver_sql(self._insert_events, rows)
         if new_bodies:
             connection.exec_driver_sql(self._insert_bodies, list(new_bodies))
-        return Head(recorded[-1].position, tail, head.now, head.epoch)
+        return Appended(Head(recorded[-1].position, tail, head.now, head.epoch), leaves)
 
     def move_head(self, connection: Connection, head: Head, new: Head) -> None:
         """Needs the head lock. Raises `LogUnavailable` when somebody else has moved it."""

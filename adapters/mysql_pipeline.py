@@ -1,19 +1,19 @@
-"""A PyMySQL connection that sends a transaction's multi-row inserts together, in one round trip.
+"""A PyMySQL connection that sends a transaction's multi-row inserts without waiting for each.
 
 Two things made a batch slow, and neither was the database: PyMySQL escapes each value by hand, and
-after each statement the writer's thread waits for the answer and then for the interpreter lock,
-which the event loop holds. So values are sent as hexadecimal literals, which need no escaping,
-cannot be broken out of, and are made by C code; and an insert of many rows waits here until
-something needs an answer: a query, an update, or the commit. Then all go as one packet.
+after each statement the writer waits for the answer. So values are sent as hexadecimal literals,
+which need no escaping, cannot be broken out of, and are made by C code; and inserts go out a few
+together, while the next rows are made, and are answered for when something needs an answer: a
+query, an update, or the commit.
 
-An insert's error is therefore raised by the statement after it, in the same transaction.
+An insert's error is therefore raised by a statement after it, in the same transaction.
 """
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from typing import Any, Final
 
-from pymysql import OperationalError
+from pymysql import MySQLError, OperationalError
 from pymysql.constants import CLIENT, COMMAND, ER
 from pymysql.cursors import RE_INSERT_VALUES, Cursor
 
@@ -22,6 +22,8 @@ from adapters.mysql_patience import ImpatientConnection
 # Far below the max_allowed_packet of 16 MiB that MySQL and MariaDB come with. A single row may be
 # longer: a body of 1 MiB is 2 MiB of hexadecimal digits.
 PACKET_CHARACTERS_MAX: Final = 2 * 1024 * 1024
+# Inserts are held until they are so many together: the server works while more are made.
+_HELD_CHARACTERS_MAX: Final = 16 * 1024
 
 
 def connect(**options: Any) -> "PipelinedConnection":  # noqa: ANN401 (those of PyMySQL)
@@ -30,11 +32,12 @@ def connect(**options: Any) -> "PipelinedConnection":  # noqa: ANN401 (those of 
 
 
 class PipelinedConnection(ImpatientConnection):
-    """Holds the inserts that wait to be sent."""
+    """Knows which inserts wait to be sent, and which to be answered for."""
 
     def __init__(self, **options: Any) -> None:  # noqa: ANN401 (those of PyMySQL)
-        self._waiting: list[str] = []
-        self._characters = 0
+        self._held: list[str] = []
+        self._held_characters = 0
+        self._unanswered: list[int] = []  # statements of each command that was sent
         self._packet_bytes_max = PACKET_CHARACTERS_MAX
         super().__init__(**options)
         with self.cursor() as cursor:
@@ -47,48 +50,97 @@ class PipelinedConnection(ImpatientConnection):
         return min(PACKET_CHARACTERS_MAX, self._packet_bytes_max // 2)
 
     def query(self, sql: Any, unbuffered: bool = False) -> int:  # noqa: ANN401, FBT001, FBT002 (as in PyMySQL)
-        """Send what waits and this statement; the answer is this one's.
+        """Send what is held and this statement; the answer is this one's.
 
-        Raises error 1153 for more than the server takes. The server itself would end the
-        connection, as if it had died, and the whole batch would be tried again instead of the one
-        command that is too large.
+        Raises what an insert did wrong, and error 1153 for more than the server takes. The server
+        itself would end the connection, as if it had died, and the whole batch would be tried
+        again instead of the one command that is too large.
         """
+        self._check_size(sql)
+        if self._held_characters + len(sql) >= self._packet_bytes_max:
+            self._send_held()
+        if not self._held and not self._unanswered:
+            return super().query(sql, unbuffered)
+        held = self._take_held()
+        self._send(";".join([*held, sql]))
+        self._unanswered.append(len(held))
+        failed, is_next = self._hear_inserts()
+        affected = 0
+        if is_next:
+            try:
+                affected = self.next_result(unbuffered)
+            except MySQLError as error:
+                failed = failed or error
+        if failed is not None:
+            raise failed
+        return affected
+
+    def hold(self, statement: str) -> None:
+        """Raises error 1153, see `query`."""
+        self._check_size(statement)
+        if self._held_characters + len(statement) >= self._packet_bytes_max:
+            self._send_held()
+        self._held.append(statement)
+        self._held_characters += len(statement)
+        if self._held_characters > _HELD_CHARACTERS_MAX:
+            self._send_held()
+
+    def commit(self) -> None:
+        self._send_held()
+        failed, _ = self._hear_inserts()
+        if failed is not None:
+            raise failed
+        super().commit()
+
+    def rollback(self) -> None:
+        self._take_held()
+        self._hear_inserts()  # what they did wrong is undone with them
+        super().rollback()
+
+    def _check_size(self, sql: Any) -> None:  # noqa: ANN401 (a string of either kind)
         if len(sql) >= self._packet_bytes_max:
             raise OperationalError(
                 ER.NET_PACKET_TOO_LARGE,
                 f"A statement of {len(sql)} bytes is more than max_allowed_packet, which is "
                 f"{self._packet_bytes_max} bytes.",
             )
-        waiting = self._take_waiting()
-        if not waiting:
-            return super().query(sql, unbuffered)
-        sql = ";".join([*waiting, sql])
+
+    def _send_held(self) -> None:
+        held = self._take_held()
+        if held:
+            self._send(";".join(held))
+            self._unanswered.append(len(held))
+
+    def _take_held(self) -> list[str]:
+        held, self._held, self._held_characters = self._held, [], 0
+        return held
+
+    def _send(self, sql: str) -> None:
         self._execute_command(COMMAND.COM_QUERY, sql)  # type: ignore[attr-defined]  # no stub
-        for _ in waiting:
-            self._read_packet()  # type: ignore[no-untyped-call]  # raises what one did wrong
-        return self.next_result(unbuffered)
 
-    def hold(self, statement: str) -> None:
-        self._waiting.append(statement)
-        self._characters += len(statement)
-        if self._characters > self.characters_max:
-            self._send_waiting()
+    def _hear_inserts(self) -> tuple[MySQLError | None, bool]:
+        """Read the answers to all that was sent: the first error, and whether the last command went
+        well as far as that.
 
-    def commit(self) -> None:
-        self._send_waiting()
-        super().commit()
-
-    def rollback(self) -> None:
-        self._take_waiting()
-        super().rollback()
-
-    def _send_waiting(self) -> None:
-        if self._waiting:
-            self.query(self._waiting.pop())
-
-    def _take_waiting(self) -> list[str]:
-        waiting, self._waiting, self._characters = self._waiting, [], 0
-        return waiting
+        The server goes on with the next command after one that failed, so its answers have to be
+        read too. Within a command it stops there, and there is nothing more to read of it.
+        """
+        sent, self._unanswered = self._unanswered, []
+        first: MySQLError | None = None
+        went_well = True
+        for statements in sent:
+            self._next_seq_id = 1  # each command's answers are numbered anew
+            went_well = True
+            for _ in range(statements):
+                try:
+                    self._read_packet()  # type: ignore[no-untyped-call]
+                except MySQLError as error:
+                    if not self.open:
+                        raise
+                    first = first or error
+                    went_well = False
+                    break
+        return first, went_well
 
 
 class PipelinedCursor(Cursor):

@@ -29,6 +29,7 @@ from domain.errors import FairlogError, LogTooNew, LogUnavailable, WriteFailed
 from domain.events import JobFailed, RateLimitDecided, Recorded, type_of
 from domain.policy import Policy
 from domain.ports import Head, Projections
+from domain.stored_log import Leaf
 from domain.world import Needs, World
 
 # From a batch's first try to the error its callers get. With one statement that hangs for 3 s and
@@ -42,7 +43,7 @@ _OUTCOME_UNKNOWN: Final = (
 
 _log = structlog.get_logger()
 
-Subscriber = Callable[[Head, Sequence[Recorded]], None]
+Subscriber = Callable[[Sequence[Recorded], Sequence[Leaf]], None]
 Observer = Callable[["BatchWritten"], None]
 
 
@@ -103,6 +104,7 @@ class _InDoubt(Struct, frozen=True):
 
     head: Head  # as it is if the batch was written
     recorded: Sequence[Recorded]
+    leaves: Sequence[Leaf]
     outcomes: list[Outcome]
     world: World
 
@@ -253,14 +255,15 @@ class Writer:
         world = self._projections.load(connection, head.position, needs)
         batch = Batch(world, self._policy, head.now)
         outcomes = batch.fold(commands, _log_crash)
+        leaves: Sequence[Leaf] = ()
         if batch.recorded:
-            new = self._log.append(connection, head, batch.recorded, batch.bodies)
+            new, leaves = self._log.append(connection, head, batch.recorded, batch.bodies)
             if batch.erased:
                 self._log.erase_bodies(connection, batch.erased)
             self._projections.save(connection, world)
             self._log.move_head(connection, head, new)
             head = new
-        return _InDoubt(head, batch.recorded, outcomes, world)
+        return _InDoubt(head, batch.recorded, leaves, outcomes, world)
 
     def _was_written(self, connection: Connection, doubt: _InDoubt) -> bool:
         """The hash stands for the whole log up to there, so equal means that this is our batch."""
@@ -274,7 +277,7 @@ class Writer:
         self.stats.seconds += seconds
         for subscriber in self._subscribers:
             with _heard():
-                subscriber(done.head, done.recorded)
+                subscriber(done.recorded, done.leaves)
         written = _in_figures(done.recorded, len(batch), seconds)
         for observer in self._observers:
             with _heard():

@@ -32,7 +32,7 @@ from projections.live import LiveProjections, inline_projections
 from projections.merkle import MerkleProjection
 from projections.rebuild import Progress, outdated, rebuild
 from projections.rows import create_all
-from projections.snapshots import ReadEvents, SnapshotsProjection
+from projections.snapshots import SnapshotsProjection
 
 LEAVES_A_BATCH: Final = 4096  # whole tiles, and little work for each
 
@@ -49,7 +49,7 @@ def compose(
     writer = Writer(database, log, projections, policy_of(settings), queue)
     recent = RecentEvents()
     writer.subscribe(recent.published)
-    fairlog = _wired(settings, database, log, writer, recent.before(log.read))
+    fairlog = _wired(settings, database, log, writer, recent)
     writer.subscribe(fairlog.following.published)
     return fairlog
 
@@ -60,18 +60,20 @@ def compose_server(settings: Settings, *, logs_json: bool) -> Fairlog:
     log = SqlEventLog(database)
     command = [sys.executable, "-m", "entrypoints.writing"]
     writer = WriterProcess(command, Begin(settings, logs_json))
-    return _wired(settings, database, log, writer, log.read)
+    return _wired(settings, database, log, writer, RecentEvents())
 
 
 def _wired(
-    settings: Settings, database: Database, log: SqlEventLog, writer: WritePath, read: ReadEvents
-) -> Fairlog:
+    settings: Settings, database: Database, log: SqlEventLog, writer: WritePath,
+    recent: RecentEvents,
+) -> Fairlog:  # fmt: skip
+    read = recent.events_or(log.read)
+    leaves = recent.leaves_or(SqlStoredLog(is_sqlite=database.is_sqlite).leaves)
     access = (log, database.read, database.write)
     following: list[Follower[Any]] = [
         Follower(ActivityProjection(), read, *access),
         Follower(SnapshotsProjection(log.read), read, *access),
-        Follower(MerkleProjection(), SqlStoredLog(is_sqlite=database.is_sqlite).leaves, *access,
-                 events_a_batch=LEAVES_A_BATCH),
+        Follower(MerkleProjection(), leaves, *access, events_a_batch=LEAVES_A_BATCH),
     ]  # fmt: skip
     return Fairlog(database, log, writer, policy_of(settings), Following(following))
 

@@ -12,9 +12,8 @@ from sqlalchemy.engine import Connection
 
 from domain.errors import FairlogError, LogTooNew, LogUnavailable
 from domain.events import Recorded
-from domain.ports import Head
-from projections.follower import Follower
-from projections.snapshots import ReadEvents
+from domain.stored_log import Leaf
+from projections.follower import E, Follower, Read
 
 POLL_SECONDS: Final = 2.0  # between two looks when this process writes nothing
 # Before each batch: the writer has the disk and the lock meanwhile, and whoever was woken by the
@@ -23,6 +22,8 @@ PAUSE_SECONDS: Final = 0.2
 _TROUBLE_SECONDS: Final = 5.0
 _EVENTS_KEPT: Final = 20_000  # some 20 MB
 
+_Ring = list[E | None]  # by position
+
 _log = structlog.get_logger()
 
 
@@ -30,26 +31,35 @@ class RecentEvents:
     """What this process wrote lately, so that who follows the log need not read and decode it."""
 
     def __init__(self) -> None:
-        self._ring: list[Recorded | None] = [None] * _EVENTS_KEPT
+        self._events: _Ring[Recorded] = [None] * _EVENTS_KEPT
+        self._leaves: _Ring[Leaf] = [None] * _EVENTS_KEPT
 
-    def published(self, _head: Head, recorded: Sequence[Recorded]) -> None:
+    def published(self, recorded: Sequence[Recorded], leaves: Sequence[Leaf]) -> None:
         """Subscribed to the writer; called in its thread, while another one reads."""
         for one in recorded:
-            self._ring[one.position % _EVENTS_KEPT] = one
+            self._events[one.position % _EVENTS_KEPT] = one
+        for leaf in leaves:
+            self._leaves[leaf.position % _EVENTS_KEPT] = leaf
 
-    def before(self, read: ReadEvents) -> ReadEvents:
-        """`read`, asked only for what is not here. Other processes write too: there are gaps."""
+    def events_or(self, read: Read[Recorded]) -> Read[Recorded]:
+        """What is not here is read. Other processes write too: there are gaps."""
+        return _here_or(self._events, read)
 
-        def read_events(connection: Connection, after: int, limit: int) -> Sequence[Recorded]:
-            found: list[Recorded] = []
-            for position in range(after + 1, after + 1 + limit):
-                one = self._ring[position % _EVENTS_KEPT]
-                if one is None or one.position != position:
-                    break
-                found.append(one)
-            return found or read(connection, after, limit)
+    def leaves_or(self, read: Read[Leaf]) -> Read[Leaf]:
+        return _here_or(self._leaves, read)
 
-        return read_events
+
+def _here_or(ring: "_Ring[E]", read: "Read[E]") -> "Read[E]":
+    def read_here(connection: Connection, after: int, limit: int) -> Sequence[E]:
+        found: list[E] = []
+        for position in range(after + 1, after + 1 + limit):
+            one = ring[position % _EVENTS_KEPT]
+            if one is None or one.position != position:
+                break
+            found.append(one)
+        return found or read(connection, after, limit)
+
+    return read_here
 
 
 class Following:
@@ -75,7 +85,7 @@ class Following:
         if self._thread is not None:
             self._thread.join()
 
-    def published(self, _head: Head, _recorded: Sequence[Recorded]) -> None:
+    def published(self, _: Sequence[Recorded], __: Sequence[Leaf]) -> None:
         """Subscribed to the writer; called in its thread."""
         self._news.set()
 

@@ -19,7 +19,7 @@ from projections import registry
 from projections.generations import Tabled, remove_rows
 from projections.rows import create_all, have_all
 
-EVENTS_A_BATCH: Final = 1000
+EVENTS_A_BATCH: Final = 2000
 
 metadata = sa.MetaData()
 checkpoints = sa.Table(
@@ -38,6 +38,7 @@ class Positioned(Protocol):
 
 
 E = TypeVar("E", bound=Positioned)
+Read = Callable[[Connection, int, int], Sequence[E]]  # up to so many behind a position
 E_contra = TypeVar("E_contra", bound=Positioned, contravariant=True)
 Transaction = Callable[[], AbstractContextManager[Connection]]
 Progress = Callable[[int, int], None]  # events applied, events in the log
@@ -65,7 +66,7 @@ class Follower(Generic[E]):
     def __init__(
         self,
         projection: FollowingProjection[E],
-        events: Callable[[Connection, int, int], Sequence[E]],
+        events: Read[E],
         log: EventLog[Connection],
         reading: Transaction,
         writing: Transaction,

@@ -6,7 +6,7 @@ writing them costs each event the same.
 """
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 import sqlalchemy as sa
@@ -15,6 +15,7 @@ from sqlalchemy.engine import Connection
 from domain.events import Recorded
 from domain.standing import Standing, from_snapshot, to_snapshot
 from projections import registry
+from projections.follower import Read
 from projections.rows import Document, delete, generation, insert
 
 VERSION: Final = 1
@@ -33,10 +34,6 @@ snapshots = sa.Table(
     sa.Column("data", Document, nullable=False),
 )
 
-ReadEvents = Callable[
-    [Connection, int, int], Sequence[Recorded]
-]  # behind a position, up to so many
-
 
 class SnapshotsProjection:
     """`read` gives the events between the latest snapshot and those to apply, after a start."""
@@ -45,7 +42,7 @@ class SnapshotsProjection:
     version = VERSION
     tables = (snapshots,)
 
-    def __init__(self, read: ReadEvents) -> None:
+    def __init__(self, read: Read[Recorded]) -> None:
         self._read = read
         self._latest: dict[tuple[str, int], Standing] = {}  # by database and generation
         self._guard = threading.Lock()
@@ -68,13 +65,15 @@ class SnapshotsProjection:
 
 
 def standing_at(
-    connection: Connection, generation: sa.ColumnElement[int], read: ReadEvents, position: int
+    connection: Connection, generation: sa.ColumnElement[int], read: Read[Recorded], position: int
 ) -> Standing:
     """How things stood behind the event at a position; 0: before the first."""
     return fold(_nearest(connection, generation, position), connection, read, position)
 
 
-def fold(standing: Standing, connection: Connection, read: ReadEvents, position: int) -> Standing:
+def fold(
+    standing: Standing, connection: Connection, read: Read[Recorded], position: int
+) -> Standing:
     """Go on to a position, a page of events in memory."""
     while standing.position < position:
         events = read(

@@ -91,7 +91,9 @@ def _timed_appends(fairlog: Fairlog, batches: Sequence[Sequence[Recorded]]) -> f
         def append(index: int) -> None:
             with connection.begin():
                 head = log.lock_head(connection)
-                log.move_head(connection, head, log.append(connection, head, batches[index], []))
+                log.move_head(
+                    connection, head, log.append(connection, head, batches[index], []).head
+                )
 
         return _timed(len(batches), append)
 

@@ -118,7 +118,7 @@ def _write_some(
             Recorded(position, head.now, job_id, event) for position, (event, job_id, _) in placed
         ]
         bodies = [(position, body) for position, (_, _, body) in placed if body is not None]
-        log.move_head(connection, head, log.append(connection, head, recorded, bodies))
+        log.move_head(connection, head, log.append(connection, head, recorded, bodies).head)
     return True
 
 

@@ -57,7 +57,7 @@ def append(
             for n, (user, job) in enumerate(happened, start=1)
         ]  # fmt: skip
         bodies = [(head.position + body_at, body(user).data) for user, _ in happened[:1] if body_at]
-        new = log.append(connection, head, recorded, bodies)
+        new = log.append(connection, head, recorded, bodies).head
         log.move_head(connection, head, new)
     return new
 
@@ -92,7 +92,7 @@ def test_what_is_not_committed_was_never_there(database: Database) -> None:
     log = SqlEventLog(database)
     with database.connect_writer() as connection, connection.begin() as transaction:
         head = log.lock_head(connection)
-        new = log.append(connection, head, [Recorded(1, head.now, None, admitted())], [])
+        new = log.append(connection, head, [Recorded(1, head.now, None, admitted())], []).head
         log.move_head(connection, head, new)
         transaction.rollback()
     with database.read() as connection:
@@ -130,7 +130,9 @@ def test_bodies_are_found_by_position_however_many(database: Database) -> None:
     with database.write() as connection:
         head = log.lock_head(connection)
         recorded = [Recorded(n, head.now, None, admitted()) for n in range(1, 1202)]
-        new = log.append(connection, head, recorded, [(n, b"%d" % n) for n in range(1, 1202, 2)])
+        new = log.append(
+            connection, head, recorded, [(n, b"%d" % n) for n in range(1, 1202, 2)]
+        ).head
         log.move_head(connection, head, new)
     with database.read() as connection:
         found = log.bodies_at(connection, list(range(1202)))
@@ -143,7 +145,9 @@ def test_a_body_of_a_mebibyte_comes_back_byte_for_byte(database: Database) -> No
     large = bytes(range(256)) * 4096
     with database.write() as connection:
         head = log.lock_head(connection)
-        new = log.append(connection, head, [Recorded(1, head.now, None, admitted())], [(1, large)])
+        new = log.append(
+            connection, head, [Recorded(1, head.now, None, admitted())], [(1, large)]
+        ).head
         log.move_head(connection, head, new)
     with database.read() as connection:
         assert log.bodies_at(connection, [1]) == {1: large}
@@ -205,7 +209,7 @@ def test_a_reader_never_sees_a_later_event_before_an_earlier_one_that_commits_la
         with fairlog.database.connect_writer() as connection, connection.begin():
             log = fairlog.log
             head = log.lock_head(connection)
-            new = log.append(connection, head, [Recorded(1, head.now, None, admitted())], [])
+            new = log.append(connection, head, [Recorded(1, head.now, None, admitted())], []).head
             log.move_head(connection, head, new)
             [late] = put(other, submit(BOB))
             with other.database.read() as reading:
