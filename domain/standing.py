@@ -26,10 +26,11 @@ from domain.events import (
 from domain.identifiers import Kind, UserId
 from domain.life_cycle import State, is_due
 from domain.line import KindInLine, Line, UserInLine
-from domain.moments import EPOCH, from_micros, later, to_micros
+from domain.moments import EPOCH, from_micros, to_micros
 from domain.rate_limits import Counter, Limits, Windows
 
 _NEW: Final = None  # what a job is before its submission
+_WINDOWS_MIN: Final = 1000  # below it none are looked through
 
 
 class Standing:
@@ -41,6 +42,7 @@ class Standing:
         self.jobs: dict[State, int] = dict.fromkeys(State, 0)
         self.line = Line()
         self.windows = Windows()
+        self._windows_left = 0  # when those that were over were last forgotten
 
     def evolve(self, recorded: Recorded) -> None:
         """Fold one fact in. Total: history is never refused."""
@@ -59,23 +61,34 @@ class Standing:
         self.recorded_at = recorded.recorded_at
 
     def tidy(self) -> None:
-        """Let go of what only a writer needs, and of windows that are over. Changes no answer."""
+        """Let go of what only a writer needs, and of windows that are over. Changes no answer.
+
+        It costs as much as the events since the last time, not as much as there are users.
+        """
         line, windows = self.line, self.windows
+        for user_id, kind in line.changed_lanes:
+            lanes = line.lanes.get(user_id, {})
+            if not lanes.get(kind):
+                lanes.pop(kind, None)
+                if not lanes:
+                    line.lanes.pop(user_id, None)
         for noted in (
             line.entered, line.left, line.changed_users, line.changed_lanes, line.changed_kinds,
             windows.changed_counters, windows.changed_limits,
         ):  # fmt: skip
             noted.clear()
-        line.lanes = {
-            user_id: occupied
-            for user_id, lanes in line.lanes.items()
-            if (occupied := {kind: waiting for kind, waiting in lanes.items() if waiting})
+        if len(windows.counters) > 2 * self._windows_left + _WINDOWS_MIN:
+            self.forget_windows()
+
+    def forget_windows(self) -> None:
+        """Of those that are over."""
+        now = to_micros(self.recorded_at)
+        self.windows.counters = {
+            key: counter
+            for key, counter in self.windows.counters.items()
+            if key[2] + key[1] * 1_000_000 > now
         }
-        windows.counters = {
-            (user_id, seconds, start): counter
-            for (user_id, seconds, start), counter in windows.counters.items()
-            if later(from_micros(start), seconds) > self.recorded_at
-        }
+        self._windows_left = len(self.windows.counters)
 
 
 def change_of(recorded: Recorded) -> tuple[State | None, State] | None:
@@ -125,6 +138,7 @@ _decode = msgspec.msgpack.Decoder(_Snapshot).decode
 def to_snapshot(standing: Standing) -> bytes:
     """Equal standings give equal bytes, however they came about. Tidies the standing."""
     standing.tidy()
+    standing.forget_windows()
     line, windows = standing.line, standing.windows
     return _encode(
         _Snapshot(

@@ -68,7 +68,9 @@ def standing_at(
     connection: Connection, generation: sa.ColumnElement[int], read: Read[Recorded], position: int
 ) -> Standing:
     """How things stood behind the event at a position; 0: before the first."""
-    return fold(_nearest(connection, generation, position), connection, read, position)
+    standing = fold(_nearest(connection, generation, position), connection, read, position)
+    standing.forget_windows()
+    return standing
 
 
 def fold(

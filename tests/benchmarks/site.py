@@ -19,7 +19,7 @@ Kind = Literal["mariadb", "sqlite"]
 KINDS: Final[tuple[Kind, ...]] = ("mariadb", "sqlite")
 TITLES: Final[Mapping[Kind, str]] = {"mariadb": "MariaDB", "sqlite": "SQLite"}
 MARIADB_OPTIONS: Final = (
-    "--innodb-buffer-pool-size=1G",
+    "--innodb-buffer-pool-size=4G",  # a million jobs take some 3 GB
     "--innodb-log-file-size=512M",
     "--innodb-flush-log-at-trx-commit=1",
 )

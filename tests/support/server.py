@@ -140,6 +140,11 @@ class FairlogServer:
         self.close()
 
     @property
+    def pid(self) -> int:
+        """The process id, and that of its group."""
+        return self._running().pid
+
+    @property
     def output(self) -> str:
         """Both of its streams, from the first start on."""
         file = self._home / "output.log"
@@ -181,6 +186,12 @@ class FairlogServer:
         self._process = None
         if code != 0:
             raise ServerFailed(f"it ended with {code}\n{self.output}")
+
+    def wait_until_ended(self) -> int:
+        """Of itself, or by a signal that was sent to it; its exit code."""
+        code = self._running().wait(STOP_SECONDS_MAX)
+        self._process = None
+        return code
 
     def restart(self) -> None:
         self.terminate()

@@ -1,0 +1,97 @@
+"""The server and its writer are two processes: neither outlives the other, whatever ends it."""
+
+import os
+import signal
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.support.server import FairlogServer, audit, submit, wait_until
+
+END_SECONDS_MAX = 20.0
+
+
+def writer_of(server: FairlogServer) -> int:
+    """The process id of its writer."""
+    found = subprocess.run(
+        ["pgrep", "-P", str(server.pid), "-f", "entrypoints.writing"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    return int(found.stdout)
+
+
+def is_there(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_a_server_that_is_killed_takes_its_writer_along(database_url: str) -> None:
+    with FairlogServer(database_url) as server:
+        job = submit(server.client)
+        writer = writer_of(server)
+        server.kill()
+        wait_until(lambda: not is_there(writer), "the writer ends", END_SECONDS_MAX)
+        server.start()
+        assert server.client.get(f"/v1/jobs/{job['id']}").json()["state"] == "queued"
+
+
+def test_a_server_that_stops_lets_its_writer_end_first(database_url: str) -> None:
+    with FairlogServer(database_url) as server:
+        submit(server.client)
+        writer = writer_of(server)
+        server.terminate()
+        assert not is_there(writer)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_both_ends_them_in_order(database_url: str, number: signal.Signals) -> None:
+    """As a terminal or a service manager sends it; the writer waits for the server."""
+    with FairlogServer(database_url) as server:
+        submit(server.client)
+        writer = writer_of(server)
+        os.killpg(server.pid, number)
+        server.wait_until_ended()
+        assert not is_there(writer)
+
+
+def test_a_server_whose_writer_died_says_so_and_ends_and_nothing_accepted_is_lost(
+    database_url: str,
+) -> None:
+    accepted: list[int] = []
+
+    def one_after_the_other(client: httpx.Client, user_id: str) -> None:
+        number = 0
+        while True:
+            number += 1
+            try:
+                answer = client.post("/v1/jobs", json={"user_id": user_id, "payload": number})
+            except httpx.TransportError:
+                return  # the server has ended
+            if answer.status_code == 202:
+                accepted.append(answer.json()["id"])
+            else:
+                assert answer.status_code == 503, answer.text
+                assert answer.json()["detail"].endswith(".")
+
+    with FairlogServer(database_url, settings={"user_limit": 1_000_000}) as server:
+        with ThreadPoolExecutor(8) as pool:
+            clients = [
+                pool.submit(one_after_the_other, server.client, f"user-{number}")
+                for number in range(8)
+            ]
+            wait_until(lambda: len(accepted) > 100, "submissions go on")
+            os.kill(writer_of(server), signal.SIGKILL)
+            assert server.wait_until_ended() == 1
+            for one in clients:
+                one.result()
+        assert "The writer process has ended" in server.output
+        assert "Traceback" not in server.output
+        server.start()
+        submitted: list[dict[str, Any]] = audit(server.client, type="JobSubmitted")
+        assert set(accepted) <= {event["job_id"] for event in submitted}
