@@ -138,7 +138,8 @@ class Database:
                 "write_timeout": statement_seconds,
                 "init_command": (
                     "SET time_zone = '+00:00', sql_mode = 'STRICT_ALL_TABLES',"
-                    f" innodb_lock_wait_timeout = {lock_wait_seconds}"
+                    f" innodb_lock_wait_timeout = {lock_wait_seconds},"
+                    " group_concat_max_len = 16777216"  # see SqlEventLog.read; MySQL has 1024
                 ),
             },
         )

@@ -18,12 +18,12 @@ from adapters.database import Database
 from adapters.tables import FORMAT, HEAD_ID, bodies, events, log_head
 from domain import chain
 from domain.errors import LogCorrupt, LogTooNew, LogUnavailable
-from domain.events import Recorded, encode, type_of
+from domain.events import Event, Recorded, encode, type_of
 from domain.identifiers import JobId, UserId
-from domain.moments import from_micros, to_micros
+from domain.moments import EPOCH, from_micros, to_micros
 from domain.ports import Clock, Head
 from domain.stored_log import Leaf
-from domain.upcasting import read, version_of
+from domain.upcasting import is_current, read, version_of
 
 BODIES_SEARCHED_MAX: Final = 50  # in one statement; each may have 1 MiB
 # Microseconds since the epoch; each connection's time zone is set to UTC.
@@ -76,6 +76,7 @@ class SqlEventLog:
     def __init__(self, database: Database, clock: Clock | None = None) -> None:
         # None: the database server's, read under the lock
         self.clock = clock or (SystemClock() if database.is_sqlite else None)
+        self._is_sqlite = database.is_sqlite
         mark = "?" if database.is_sqlite else "%s"
         self._lock_head = (
             "SELECT position, hash, recorded_at, format, epoch, "
@@ -181,6 +182,8 @@ class SqlEventLog:
         return None if found is None else bytes(found)
 
     def read(self, connection: Connection, after: int, limit: int) -> list[Recorded]:
+        if not self._is_sqlite and (together := _read_together(connection, after, limit)):
+            return together
         return recorded(
             connection,
             sa.select(*RECORDED).where(events.c.position > after)
@@ -294,6 +297,43 @@ class SqlEventLog:
                 if _has_text(msgspec.json.decode(body), text)
             )
         return found
+
+
+# The server makes one JSON text of a page: PyMySQL takes a quarter of the time of rows for it.
+# Positions have no gaps, so a range of them is a page. The order is what the primary key gives.
+_TOGETHER: Final = (
+    "SELECT GROUP_CONCAT('[', position, ',', recorded_at, ',', COALESCE(job_id, 'null'), ',',"
+    " version, ',', data, ']' SEPARATOR ',') FROM events"
+    " WHERE position > %s AND position <= %s"
+)
+_decode_together: Final = msgspec.json.Decoder(
+    list[tuple[int, int, JobId | None, int, Event]]
+).decode
+
+
+def _read_together(connection: Connection, after: int, limit: int) -> list[Recorded] | None:
+    """A page of events; None where there is none, or it has to be read row by row.
+
+    That is when it has older versions, or is longer than the server lets it be, or holds what is
+    no event: which one, the rows will tell.
+    """
+    text = connection.exec_driver_sql(_TOGETHER, (after, after + limit)).scalar_one()
+    if text is None:
+        return None
+    try:
+        found = _decode_together(b"[" + text + b"]")
+    except msgspec.DecodeError:
+        return None
+    events_read: list[Recorded] = []
+    expected, last_at, moment = after, 0, EPOCH
+    for position, at, job_id, version, event in found:
+        expected += 1
+        if position != expected or not is_current(version):
+            return None
+        if at != last_at:  # those of a batch have one time
+            last_at, moment = at, from_micros(at)
+        events_read.append(Recorded(position, moment, job_id, event))
+    return events_read
 
 
 def recorded(

@@ -36,13 +36,18 @@ def version_of(type_name: str) -> int:
     return version
 
 
+def is_current(version: int) -> bool:
+    """Whether an event of this version, of whatever type, is read as it stands."""
+    return version == VERSION and not UPCASTERS
+
+
 def read(version: int, data: bytes) -> Event:
     """Read a stored event of any version.
 
     Raises `LogTooNew` for a version that this release does not know, and `msgspec.MsgspecError` for
     what no release wrote.
     """
-    if version == VERSION and not UPCASTERS:
+    if is_current(version):
         return decode(data)
     type_name = _type_of(data).type
     current = version_of(type_name)
