@@ -1,6 +1,6 @@
 """What the domain asks of the outside world, as roles. `C` is a connection of the adapter."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Protocol, TypeVar
 
@@ -10,6 +10,7 @@ from domain.events import Recorded
 from domain.world import Needs, World
 
 C = TypeVar("C", contravariant=True)  # noqa: PLC0105 (a connection; short where it is read)
+Write = Callable[[C], None]
 
 
 class Clock(Protocol):
@@ -68,8 +69,8 @@ class Projection(Protocol[C]):
     def load(self, connection: C, generation: int, needs: Needs, world: World) -> None:
         """Make the needed rows known to the world. May add to the needs of those after it."""
 
-    def save(self, connection: C, generation: int, world: World) -> None:
-        """Write each changed row once."""
+    def changes(self, generation: int, world: World) -> "Sequence[Write[C]]":
+        """What writes each row that has changed, once; from here on they count as written."""
 
 
 class Projections(Protocol[C]):

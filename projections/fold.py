@@ -1,19 +1,23 @@
 """Folding the log into a generation of the inline projections, each changed row written once.
 
 Rows stay in memory between pages of the log and are written together every so often; then those
-that history is hardly going to touch again are let go. What was let go is read again when an event
-names it, and what cannot be there is never asked for.
+that history is hardly going to touch again are let go: jobs that have ended, and with very many
+users all of them. What was let go is read again when an event names it, and what cannot be there is
+never asked for.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Final
+from collections.abc import Callable, Container, Sequence
+from typing import Any, Final
 
 from sqlalchemy.engine import Connection
 
 from domain.events import JobSubmitted, Recorded
 from domain.idempotency import key_hash
 from domain.identifiers import JobId
-from domain.ports import Projection
+from domain.life_cycle import ENDED
+from domain.moments import to_micros
+from domain.ports import Projection, Write
+from domain.rate_limits import WindowKey
 from domain.world import Needs, World
 
 EVENTS_A_SAVE: Final = 20_000
@@ -27,17 +31,25 @@ Judge = Callable[[World, Recorded], None]
 
 
 class GenerationFold:
-    """The events must come in log order, from the first."""
+    """The events must come in log order, from the first.
+
+    `settle` is called before rows are read back: what was to be written has to be by then.
+    """
 
     def __init__(
-        self, building: Sequence[tuple[Projection[Connection], int]], events_expected: int
+        self,
+        building: Sequence[tuple[Projection[Connection], int]],
+        events_expected: int,
+        settle: Callable[[], None] = lambda: None,
     ) -> None:
         self._building = building
+        self._settle = settle
         self._world = World()
-        self._known = Needs()  # which rows are in memory, or known not to be stored
+        self._absent = Needs()  # looked for since rows were let go, and not stored
         self._has_let_go = False
         self._seen = _SeenKeys(events_expected)
         self._unsaved = 0
+        self._now = 0  # of the latest event; UTC, microseconds
 
     @property
     def position(self) -> int:
@@ -54,43 +66,104 @@ class GenerationFold:
 
         `judge` is shown each event, with the state before it.
         """
-        needs = Needs()
-        needs.add_events(events)
-        self._mark_new(events)
+        repeated = self._repeated_keys(events)
         if self._has_let_go:
-            for projection, generation in self._building:
-                missing = needs.without(self._known)
-                projection.load(connection, generation, missing, self._world)
-                needs.add(missing)
-        self._known.add(needs)
+            self._read_back(connection, events, repeated)
         evolve = self._world.evolve
         for recorded in events:
             if judge is not None:
                 judge(self._world, recorded)
             evolve(recorded)
         self._unsaved += len(events)
+        if events:
+            self._now = to_micros(events[-1].recorded_at)
 
     def save(self, connection: Connection) -> None:
         """Write what has changed since the last time."""
-        for projection, generation in self._building:
-            projection.save(connection, generation, self._world)
-        self._unsaved = 0
-        if self._known.size() > ROWS_KEPT_MAX:
-            position = self._world.position
-            self._world, self._known, self._has_let_go = World(), Needs(), True
-            self._world.position = position
+        for write in self.changes():
+            write(connection)
 
-    def _mark_new(self, events: Sequence[Recorded]) -> None:
-        """A job is new at its submission, and most keys are: neither can be stored yet."""
-        for recorded in events:
-            event = recorded.event
-            if isinstance(event, JobSubmitted):
-                self._known.jobs.add(JobId(recorded.position))
-                key = key_hash(
+    def changes(self) -> list[Write[Connection]]:
+        """`save` for who writes elsewhere, as long as `settle` waits for it."""
+        writes = [
+            write
+            for projection, generation in self._building
+            for write in projection.changes(generation, self._world)
+        ]
+        self._unsaved = 0
+        if self._size() > ROWS_KEPT_MAX:
+            self._let_go()
+        return writes
+
+    def _size(self) -> int:
+        world = self._world
+        return len(world.jobs.rows) + len(world.line.users) + len(world.windows.counters)
+
+    def _let_go(self) -> None:
+        """Of everything, if what is left would still be too much."""
+        self._has_let_go = True
+        self._absent = Needs()
+        jobs, line, windows = self._world.jobs, self._world.line, self._world.windows
+        windows.counters = {
+            key: counter for key, counter in windows.counters.items() if _end(key) > self._now
+        }
+        going_on = [job for job in jobs.rows.values() if job.state not in ENDED]
+        for rows in (jobs.rows, jobs.key_holders, jobs.claims):
+            rows.clear()
+        for job in going_on:
+            jobs.put(job)
+        if self._size() > ROWS_KEPT_MAX // 2:
+            for known in (jobs.rows, jobs.key_holders, jobs.claims, line.users, line.lanes,
+                          line.kinds, windows.counters, windows.limits):  # fmt: skip
+                known.clear()
+
+    def _repeated_keys(self, events: Sequence[Recorded]) -> set[bytes]:
+        """Of submissions: those that may have come before, and so may be stored."""
+        return {
+            key
+            for recorded in events
+            if isinstance(event := recorded.event, JobSubmitted)
+            and self._seen.add(
+                key := key_hash(
                     event.user_id, event.idempotency_key, is_explicit=event.key_is_explicit
                 )
-                if not self._seen.add(key):
-                    self._known.keys.add(key)
+            )
+        }
+
+    def _read_back(
+        self, connection: Connection, events: Sequence[Recorded], repeated: set[bytes]
+    ) -> None:
+        needs = Needs()
+        needs.add_events(events)
+        needs.keys &= repeated
+        # A job is new at its submission.
+        needs.jobs.difference_update(
+            JobId(one.position) for one in events if isinstance(one.event, JobSubmitted)
+        )
+        for projection, generation in self._building:
+            missing = self._unknown(needs)
+            if missing.size():
+                self._settle()
+                projection.load(connection, generation, missing, self._world)
+                needs.add(missing)  # the users of the jobs that were read
+        self._absent.add(self._unknown(needs))
+
+    def _unknown(self, needs: Needs) -> Needs:
+        """What is not in memory: of what is there, the stored row may be older."""
+        jobs, line, windows = self._world.jobs, self._world.line, self._world.windows
+        missing = needs.without(self._absent)
+        known: tuple[Container[Any], ...] = (
+            line.users, line.kinds, jobs.rows, jobs.key_holders, jobs.claims, windows.counters,
+        )  # fmt: skip
+        for rows, there in zip(missing.sets(), known, strict=True):
+            rows -= {row for row in rows if row in there}
+        return missing
+
+
+def _end(window: WindowKey) -> int:
+    """UTC, microseconds."""
+    _, seconds, start = window
+    return start + seconds * 1_000_000
 
 
 class _SeenKeys:

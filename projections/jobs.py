@@ -5,7 +5,7 @@ instead of thirty, and still open to a look with the database's own JSON functio
 of a lane are found in their order by an index, so that they need no table of their own.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 import msgspec
@@ -17,6 +17,7 @@ from domain.jobs import claim_hash
 from domain.life_cycle import Job, State
 from domain.line import Lane, WaitingJob
 from domain.moments import to_micros
+from domain.ports import Write
 from domain.world import Needs, World
 from projections.rows import (
     Document,
@@ -30,7 +31,7 @@ from projections.rows import (
     placeholder,
     send_rows,
     union,
-    upsert,
+    upserting,
 )  # fmt: skip
 
 VERSION: Final = 2
@@ -103,15 +104,15 @@ class JobsProjection:
         _put(found, needs, world)
         _load_lanes(connection, generation, needs, world)
 
-    def save(self, connection: Connection, generation: int, world: World) -> None:
-        changed = world.jobs.changed
+    def changes(self, generation: int, world: World) -> list[Write[Connection]]:
         # A count of nothing too: which states have a row must not depend on the batches.
-        changes = world.jobs.count_changes
-        upsert(connection, jobs, [_row(generation, world.jobs.rows[job_id]) for job_id in changed])
-        if changes:
-            _count(connection, generation, changes)
-        changed.clear()
-        changes.clear()
+        counts = [
+            (generation, STATE_NUMBERS[state], by) for state, by in world.jobs.count_changes.items()
+        ]
+        rows = [_row(generation, world.jobs.rows[job_id]) for job_id in world.jobs.changed]
+        world.jobs.changed.clear()
+        world.jobs.count_changes.clear()
+        return [upserting(jobs, rows), lambda connection: _count(connection, counts)]
 
 
 def _unknown(needs: Needs, world: World) -> list[JobId]:
@@ -170,9 +171,10 @@ def decode_job(document: bytes) -> Job:
     return _decoder.decode(document)
 
 
-def _count(connection: Connection, generation: int, changes: dict[State, int]) -> None:
+def _count(connection: Connection, changes: Sequence[Row]) -> None:
     """Add to the counts without reading them first."""
-    rows = [(generation, STATE_NUMBERS[state], by) for state, by in changes.items()]
+    if not changes:
+        return
     mark = placeholder(connection)
     insert = (
         f"INSERT INTO {job_counts.name} (generation, state, jobs) VALUES ({mark}, {mark}, {mark})"
@@ -181,7 +183,7 @@ def _count(connection: Connection, generation: int, changes: dict[State, int]) -
         add = "ON CONFLICT (generation, state) DO UPDATE SET jobs = jobs + excluded.jobs"
     else:
         add = "ON DUPLICATE KEY UPDATE jobs = jobs + VALUES(jobs)"
-    send_rows(connection, f"{insert} {add}", rows)
+    send_rows(connection, f"{insert} {add}", changes)
 
 
 class JobQueries:

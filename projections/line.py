@@ -13,18 +13,20 @@ from sqlalchemy.engine import Connection
 from domain.fairness import rounds
 from domain.identifiers import Kind, UserId
 from domain.line import KindInLine, Lane, UserInLine
+from domain.ports import Write
 from domain.world import Needs, World
 from projections.rows import (
     KEYS_A_STATEMENT_MAX,
     Identifier,
     Query,
-    delete,
+    Row,
+    deleting,
     fetch,
     generation,
     limited,
     placeholder,
     union,
-    upsert,
+    upserting,
 )  # fmt: skip
 
 VERSION: Final = 1
@@ -142,28 +144,35 @@ class LineProjection:
             else:
                 line.lanes.setdefault(UserId(user.decode()), {})[Kind(kind.decode())] = waiting
 
-    def save(self, connection: Connection, generation: int, world: World) -> None:
+    def changes(self, generation: int, world: World) -> list[Write[Connection]]:
         line = world.line
-        upsert(connection, users, [
-            (generation, user_id.encode(), user.last_served, user.joined, user.waiting,
-             user.running, user.running_limit, user.turn)
-            for user_id in line.changed_users for user in [line.users[user_id]]
-        ])  # fmt: skip
-        upsert(connection, kinds, [
-            (generation, kind.encode(), load.waiting, load.running, load.running_limit)
-            for kind in line.changed_kinds for load in [line.kinds[kind]]
-        ])  # fmt: skip
-        _save_lanes(connection, generation, world)
+        occupied, empty = _lanes(generation, world)
+        writes = [
+            upserting(users, [
+                (generation, user_id.encode(), user.last_served, user.joined, user.waiting,
+                 user.running, user.running_limit, user.turn)
+                for user_id in line.changed_users for user in [line.users[user_id]]
+            ]),
+            upserting(kinds, [
+                (generation, kind.encode(), load.waiting, load.running, load.running_limit)
+                for kind in line.changed_kinds for load in [line.kinds[kind]]
+            ]),
+            deleting(lanes, generation, empty),
+            upserting(lanes, occupied),
+        ]  # fmt: skip
         line.left.clear()
         line.entered.clear()
         line.changed_users.clear()
         line.changed_kinds.clear()
         line.changed_lanes.clear()
+        return writes
 
 
-def _save_lanes(connection: Connection, generation: int, world: World) -> None:
+def _lanes(generation: int, world: World) -> tuple[list[Row], list[Row]]:
+    """Rows of changed lanes, and keys of those that are empty now."""
     line = world.line
-    occupied, empty = [], []
+    occupied: list[Row] = []
+    empty: list[Row] = []
     for user_id, kind in line.changed_lanes:
         waiting = line.lanes[user_id][kind]
         key = (user_id.encode(), kind.encode())
@@ -171,8 +180,7 @@ def _save_lanes(connection: Connection, generation: int, world: World) -> None:
             occupied.append((generation, *key, waiting, line.users[user_id].turn))
         else:
             empty.append(key)
-    delete(connection, lanes, generation, empty)
-    upsert(connection, lanes, occupied)
+    return occupied, empty
 
 
 def _kinds_waiting(connection: Connection, generation: int) -> tuple[Kind, ...]:

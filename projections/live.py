@@ -1,6 +1,6 @@
 """The projections that are kept in the writer's transaction, and how they come to be current."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 from sqlalchemy.engine import Connection
@@ -56,7 +56,9 @@ class LiveProjections:
             world.position = position
         self._kept = None
         world.line.ahead = Lookahead()
-        self._each(lambda one, at: one.look_ahead(connection, at, needs, world))
+        for projection in self._projections:
+            at = self._generations[projection.name]
+            projection.look_ahead(connection, at, needs, world)
         for projection in self._projections:
             missing = needs.without(self._known)
             projection.load(connection, self._generations[projection.name], missing, world)
@@ -65,7 +67,9 @@ class LiveProjections:
         return world
 
     def save(self, connection: Connection, world: World) -> None:
-        self._each(lambda one, at: one.save(connection, at, world))
+        for projection in self._projections:
+            for write in projection.changes(self._generations[projection.name], world):
+                write(connection)
 
     def keep(self, world: World) -> None:
         self._kept = world
@@ -73,7 +77,3 @@ class LiveProjections:
     def forget(self) -> None:
         self._kept = None
         self._known = Needs()
-
-    def _each(self, act: Callable[[Projection[Connection], int], None]) -> None:
-        for projection in self._projections:
-            act(projection, self._generations[projection.name])

@@ -17,7 +17,7 @@ from sqlalchemy.engine import Connection
 
 from domain.errors import LogUnavailable
 from domain.events import Recorded
-from domain.ports import EventLog
+from domain.ports import EventLog, Write
 from projections import registry
 from projections.fold import GenerationFold
 from projections.generations import InlineProjection, remove_rows
@@ -85,8 +85,8 @@ def _fill(
     progress: Progress,
 ) -> tuple[list[tuple[InlineProjection, int]], int]:
     """Fold the whole log, catch up and switch; the generations that are then current."""
-    fold = GenerationFold(building, events_expected=total)
-    with _Pages(log, database) as pages:
+    with _Pages(log, database) as pages, _Saver(database) as saver:
+        fold = GenerationFold(building, events_expected=total, settle=saver.settle)
         while total - fold.position > EVENTS_UNDER_LOCK_MAX:
             progress(fold.position, total)
             events = pages.behind(fold.position)
@@ -94,10 +94,9 @@ def _fill(
                 fold.take(connection, events)
                 total = log.position(connection)
             if fold.is_save_due:
-                with _turn(database) as connection:
-                    fold.save(connection)
-    with _turn(database) as connection:
-        fold.save(connection)
+                saver.write(fold.changes())
+        saver.write(fold.changes())
+        saver.settle()
     with _turn(database) as connection:
         total = log.lock_head(connection).position
         while fold.position < total:
@@ -162,6 +161,37 @@ class _Pages:
     def _read(self, position: int) -> Sequence[Recorded]:
         with self._database.read() as connection:
             return self._log.read(connection, position, EVENTS_A_PAGE)
+
+
+class _Saver:
+    """Writes in a thread of its own, one transaction after the other, so that we fold meanwhile."""
+
+    def __init__(self, database: Access) -> None:
+        self._database = database
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="fairlog-rebuild-save")
+        self._pending: Future[None] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._thread.shutdown()
+
+    def write(self, writes: Sequence[Write[Connection]]) -> None:
+        """Waits for those before: what is in memory is bounded, and an error ends the rebuild."""
+        self.settle()
+        self._pending = self._thread.submit(self._write, writes)
+
+    def settle(self) -> None:
+        """Return when all is committed; raises what went wrong."""
+        if self._pending is not None:
+            pending, self._pending = self._pending, None
+            pending.result()
+
+    def _write(self, writes: Sequence[Write[Connection]]) -> None:
+        with _turn(self._database) as connection:
+            for write in writes:
+                write(connection)
 
 
 def remove_older(database: Access, projection: InlineProjection, generation: int) -> None:

@@ -16,6 +16,8 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.schema import CreateIndex, CreateTable
 
+from domain.ports import Write
+
 KEYS_A_STATEMENT_MAX: Final = 1000
 SELECTS_A_STATEMENT_MAX: Final = 250  # SQLite joins up to 500
 PAIRS_A_STATEMENT_MAX: Final = 250  # keys of several columns; SQLite nests an OR up to 1000 deep
@@ -35,6 +37,14 @@ def digest(length: int) -> sa.types.TypeEngine[bytes]:
 def generation() -> sa.Column[int]:
     """The leading key column: which building of the projection a row belongs to."""
     return sa.Column("generation", sa.BigInteger, primary_key=True, autoincrement=False)
+
+
+def upserting(table: sa.Table, rows: Sequence[Row]) -> Write[Connection]:
+    return lambda connection: upsert(connection, table, rows)
+
+
+def deleting(table: sa.Table, generation: int, keys: Collection[Row]) -> Write[Connection]:
+    return lambda connection: delete(connection, table, generation, keys)
 
 
 def upsert(connection: Connection, table: sa.Table, rows: Sequence[Row]) -> None:

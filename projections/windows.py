@@ -10,6 +10,7 @@ from sqlalchemy.engine import Connection
 from domain.identifiers import GLOBAL, Kind, UserId
 from domain.moments import to_micros
 from domain.policy import Policy
+from domain.ports import Write
 from domain.rate_limits import Counter, Limits, Windows, window_start
 from domain.world import Needs, World
 from projections.rows import (
@@ -17,7 +18,7 @@ from projections.rows import (
     generation,
     placeholder,
     union,
-    upsert,
+    upserting,
 )  # fmt: skip
 
 VERSION: Final = 1
@@ -89,27 +90,31 @@ class WindowsProjection:
         )
         _put(union(connection, parts), world)
 
-    def save(self, connection: Connection, generation: int, world: World) -> None:
+    def changes(self, generation: int, world: World) -> list[Write[Connection]]:
         windows = world.windows
-        upsert(connection, window_counters, [
-            (generation, user_id.encode(), seconds, start, counter.used, counter.refused)
-            for user_id, seconds, start in windows.changed_counters
-            for counter in [windows.counters[user_id, seconds, start]]
-        ])  # fmt: skip
-        upsert(connection, limits, [
-            (generation, user_id.encode(), kind.encode(), setting.submissions, setting.running)
-            for user_id, kind in windows.changed_limits
-            for setting in [windows.limits[user_id, kind]]
-        ])  # fmt: skip
+        writes = [
+            upserting(window_counters, [
+                (generation, user_id.encode(), seconds, start, counter.used, counter.refused)
+                for user_id, seconds, start in windows.changed_counters
+                for counter in [windows.counters[user_id, seconds, start]]
+            ]),
+            upserting(limits, [
+                (generation, user_id.encode(), kind.encode(), setting.submissions, setting.running)
+                for user_id, kind in windows.changed_limits
+                for setting in [windows.limits[user_id, kind]]
+            ]),
+        ]  # fmt: skip
         windows.changed_counters.clear()
         windows.changed_limits.clear()
+        return writes
 
 
 def _put(found: Iterable[Any], world: World) -> None:
     for user, kind, seconds, start, first, second in found:
         user_id = UserId(user.decode())
         if seconds is None:
-            world.windows.limits[user_id, Kind(kind.decode())] = Limits(first, second)
+            # A rebuild may know of a later change that is not stored yet.
+            world.windows.limits.setdefault((user_id, Kind(kind.decode())), Limits(first, second))
         else:
             world.windows.counters[user_id, seconds, start] = Counter(first, second)
 
