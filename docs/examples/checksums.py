@@ -6,8 +6,8 @@ becomes `{"path", "sha256", "bytes", "lines"}`. The root is the environment vari
 without it, the directory of Python's standard library.
 
 As a script it submits every .py file below the root for alice, then 20 files each for bob and
-carol, waits for the results and checks them. Three commands show it; the last one in a terminal of
-its own, when the script says so:
+carol, waits for the results and checks them. Three commands show it, each in a terminal of its own,
+the last one when the script says so:
 
     FAIRLOG_USER_LIMIT=10000 FAIRLOG_GLOBAL_LIMIT=20000 fairlog serve --workers 0
     python docs/examples/checksums.py
