@@ -96,6 +96,7 @@ class Line:
     def __init__(self) -> None:
         self.users: dict[UserId, UserInLine] = {}
         self.lanes: dict[UserId, dict[Kind, int]] = {}  # jobs waiting
+        self.stored_lanes: set[Lane] = set()  # that have a row
         self.kinds: dict[Kind, KindInLine] = {}
         self.entered: dict[Lane, dict[JobId, WaitingJob]] = {}  # since the rows were read
         self.left: set[JobId] = set()  # of the stored ones, since the rows were read

@@ -24,7 +24,6 @@ EVENTS_A_SAVE: Final = 20_000
 ROWS_KEPT_MAX: Final = 60_000  # after a save, some 60 MB
 _SEEN_BITS_A_KEY: Final = 10  # about 1 % of the keys are looked up in vain
 _SEEN_BITS_MAX: Final = 1 << 29  # 64 MiB; beyond it more keys are looked up in vain
-_SEEN_PROBES: Final = 4
 
 
 Judge = Callable[[World, Recorded], None]
@@ -113,8 +112,10 @@ class GenerationFold:
         for job in going_on:
             jobs.put(job)
         if self._size() > ROWS_KEPT_MAX // 2:
-            for known in (jobs.rows, jobs.key_holders, jobs.claims, line.users, line.lanes,
-                          line.kinds, windows.counters, windows.limits):  # fmt: skip
+            for known in (
+                jobs.rows, jobs.key_holders, jobs.claims, line.users, line.lanes,
+                line.stored_lanes, line.kinds, windows.counters, windows.limits,
+            ):  # fmt: skip
                 known.clear()
 
     def _repeated_keys(self, events: Sequence[Recorded]) -> set[bytes]:
@@ -179,13 +180,10 @@ class _SeenKeys:
     def add(self, key: bytes) -> bool:
         """Whether it may have been added before; it is now."""
         field, mask = self._field, self._bits - 1
-        number = int.from_bytes(key[:32], "little")
-        seen = True
-        for _ in range(_SEEN_PROBES):
-            index = number & mask
-            number >>= 64
-            bit = 1 << (index & 7)
-            if not field[index >> 3] & bit:
-                seen = False
-                field[index >> 3] |= bit
+        first = int.from_bytes(key[:8], "little") & mask
+        second = int.from_bytes(key[8:16], "little") & mask
+        first_bit, second_bit = 1 << (first & 7), 1 << (second & 7)
+        seen = bool(field[first >> 3] & first_bit and field[second >> 3] & second_bit)
+        field[first >> 3] |= first_bit
+        field[second >> 3] |= second_bit
         return seen

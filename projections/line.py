@@ -142,7 +142,9 @@ class LineProjection:
                     last_served, joined, waiting, running, running_limit
                 )
             else:
-                line.lanes.setdefault(UserId(user.decode()), {})[Kind(kind.decode())] = waiting
+                lane = (UserId(user.decode()), Kind(kind.decode()))
+                line.lanes.setdefault(lane[0], {})[lane[1]] = waiting
+                line.stored_lanes.add(lane)
 
     def changes(self, generation: int, world: World) -> list[Write[Connection]]:
         line = world.line
@@ -169,17 +171,20 @@ class LineProjection:
 
 
 def _lanes(generation: int, world: World) -> tuple[list[Row], list[Row]]:
-    """Rows of changed lanes, and keys of those that are empty now."""
+    """Rows of changed lanes, and keys of those whose row has to go."""
     line = world.line
     occupied: list[Row] = []
     empty: list[Row] = []
-    for user_id, kind in line.changed_lanes:
+    for lane in line.changed_lanes:
+        user_id, kind = lane
         waiting = line.lanes[user_id][kind]
         key = (user_id.encode(), kind.encode())
         if waiting:
             occupied.append((generation, *key, waiting, line.users[user_id].turn))
-        else:
+            line.stored_lanes.add(lane)
+        elif lane in line.stored_lanes:
             empty.append(key)
+            line.stored_lanes.remove(lane)
     return occupied, empty
 
 
