@@ -20,5 +20,6 @@ def test_200_mixed_commands_of_200_users_take_a_handful_of_statements(
 def test_the_number_of_jobs_does_not_change_the_number_of_statements(
     new_database_url: Callable[[], str],
 ) -> None:
-    more, most = (count_statements(new_database_url(), jobs) for jobs in (8, 16))
-    assert more == most
+    counted = [count_statements(new_database_url(), jobs).statements for jobs in (2, 8, 16)]
+    # One of them removes the rows of lanes that were emptied, where there are any.
+    assert max(counted) - min(counted) <= 1, counted
