@@ -171,12 +171,17 @@ class CommandQueue:
 
 def _resolve_all(replies: Sequence[tuple[asyncio.Future[Answer], Outcome]]) -> None:
     for reply, outcome in replies:
-        if reply.done():  # its caller went away
-            continue
-        if isinstance(outcome, Exception):
-            reply.set_exception(outcome)
-        else:
-            reply.set_result(outcome)
+        settle(reply, outcome)
+
+
+def settle(reply: asyncio.Future[Answer], outcome: Outcome) -> None:
+    """Give a caller on this event loop its outcome, if it still waits."""
+    if reply.done():
+        return
+    if isinstance(outcome, Exception):
+        reply.set_exception(outcome)
+    else:
+        reply.set_result(outcome)
 
 
 def _jobs(command: Command) -> int:

@@ -276,11 +276,11 @@ class Writer:
         seconds = time.monotonic() - self._taken_at
         self.stats.seconds += seconds
         for subscriber in self._subscribers:
-            with _heard():
+            with heard():
                 subscriber(done.recorded, done.leaves)
         written = _in_figures(done.recorded, len(batch), seconds)
         for observer in self._observers:
-            with _heard():
+            with heard():
                 observer(written)
         return done.outcomes
 
@@ -334,11 +334,11 @@ def _in_figures(recorded: Sequence[Recorded], commands: int, seconds: float) -> 
 
 
 @contextmanager
-def _heard() -> Iterator[None]:
-    """The batch is on disk, whoever hears of it."""
+def heard() -> Iterator[None]:
+    """Tell somebody of a batch: it is on disk, and its callers wait, whatever goes wrong with it."""
     try:
         yield
-    except Exception as error:  # noqa: BLE001 (whatever it is, the callers wait)
+    except Exception as error:  # noqa: BLE001 (it is somebody else's)
         _log.error("subscriber_failed", exc_info=error)
 
 

@@ -17,7 +17,8 @@ from typing import Final
 
 from msgspec import Struct
 
-from adapters.writer import Observer, WriterStats
+from adapters.command_queue import settle
+from adapters.writer import Observer, WriterStats, heard
 from adapters.writer_frames import Answered, Asked, Begin, Decoder, encoded
 from domain.batch import Outcome
 from domain.commands import Command
@@ -92,14 +93,17 @@ class WriterProcess:
         assert self._transport is None, "the event loop has the socket"
         asked = [(next(self._numbers), command) for command in commands]
         outcomes: dict[int, Outcome] = {}
-        self._socket.sendall(encoded(Asked(asked)))
-        while len(outcomes) < len(asked):
-            piece = self._socket.recv(_PIECE_BYTES)
-            if not piece:
-                raise self._ended()
-            for frame in self._decoder.feed(piece):
-                self._hear(frame)
-                outcomes.update(frame.outcomes)
+        try:
+            self._socket.sendall(encoded(Asked(asked)))
+            while len(outcomes) < len(asked):
+                piece = self._socket.recv(_PIECE_BYTES)
+                if not piece:
+                    raise self._ended()
+                for frame in self._decoder.feed(piece):
+                    self._hear(frame)
+                    outcomes.update(frame.outcomes)
+        except OSError as error:
+            raise self._ended() from error
         return [outcomes[number] for number, _ in asked]
 
     async def execute(self, command: Command) -> Answer:
@@ -134,27 +138,21 @@ class WriterProcess:
         for frame in self._decoder.feed(piece):
             self._hear(frame)
             for number, outcome in frame.outcomes:
-                reply = self._waiting.pop(number).reply
-                if reply.done():  # its caller went away
-                    continue
-                if isinstance(outcome, Exception):
-                    reply.set_exception(outcome)
-                else:
-                    reply.set_result(outcome)
+                settle(self._waiting.pop(number).reply, outcome)
 
     def lost(self) -> None:
         """The process is gone: nobody knows what became of what it had."""
         error = self._ended()
         waiting, self._waiting = self._waiting, {}
         for one in waiting.values():
-            if not one.reply.done():
-                one.reply.set_exception(error)
+            settle(one.reply, error)
 
     def _hear(self, frame: Answered) -> None:
         self.stats = frame.stats
         for written in frame.written:
             for observer in self._observers:
-                observer(written)
+                with heard():
+                    observer(written)
         if frame.fatal is not None:
             self.fatal = frame.fatal
 

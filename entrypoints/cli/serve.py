@@ -67,7 +67,7 @@ def serve(
     database_url: str | None, *, host: str, port: int, insecure: bool, workers: int,
     handlers: str | None, server_id: str | None, log_format: str | None,
 ) -> None:  # fmt: skip
-    """Run the service: API, dashboard and workers in one process.
+    """Run the service: API, dashboard and workers, and its writer in a second process.
 
     Creates or upgrades the tables, recovers what an earlier process left behind, then listens.
     Other settings are FAIRLOG_… variables, or lines in fairlog.toml.
