@@ -335,7 +335,7 @@ def _in_figures(recorded: Sequence[Recorded], commands: int, seconds: float) -> 
 
 @contextmanager
 def heard() -> Iterator[None]:
-    """Tell somebody of a batch: it is on disk, and its callers wait, whatever goes wrong with it."""
+    """Tell somebody of a batch: its callers wait, and it is on disk, whatever goes wrong here."""
     try:
         yield
     except Exception as error:  # noqa: BLE001 (it is somebody else's)
