@@ -363,6 +363,16 @@ def test_an_audit_that_goes_on_says_how(run: Run, history: Fairlog, database_url
     assert "--after 5 goes on" in done.stderr
 
 
+@pytest.mark.parametrize("form", ["table", "ndjson", "csv"])
+def test_an_audit_without_a_match_says_so(history: Fairlog, database_url: str, form: str) -> None:
+    assert history
+    result = asked("audit", "--job", 999, "--format", form, url=database_url)
+    assert (result.exception, result.exit_code) == (None, 0)
+    assert result.stderr == "No event matches.\n"
+    result = asked("audit", "--limit", 1, "--format", form, url=database_url)
+    assert "No event matches." not in result.stderr
+
+
 def test_an_audit_ends_quietly_when_its_reader_has_enough(
     history: Fairlog, database_url: str
 ) -> None:
