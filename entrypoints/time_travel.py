@@ -56,10 +56,16 @@ class TimeTravel:
 
     def job(self, connection: Connection, job_id: JobId, as_of: int | datetime) -> JobView:
         """Raises `UnknownJob` where it did not exist then."""
-        found = self.jobs(connection, [job_id], self.position(connection, as_of))
+        found = self.job_at(connection, job_id, self.position(connection, as_of))
+        return self._views(connection, [found])[0]
+
+    def job_at(self, connection: Connection, job_id: JobId, position: int) -> Job:
+        """Raises `UnknownJob` where it did not exist then."""
+        found = self.jobs(connection, [job_id], position)
         if not found:
-            raise UnknownJob(job_id)
-        return self._views(connection, found)[0]
+            today = self._fairlog.jobs.find(connection, [job_id]).get(job_id)
+            raise UnknownJob(job_id, None if today is None else today.submitted_at)
+        return found[0]
 
     def jobs_of_user(
         self, connection: Connection, user_id: UserId, as_of: int | datetime, limit: int

@@ -253,7 +253,16 @@ def test_over_http_a_job_and_the_numbers_are_told_as_they_stood(database_url: st
         same = {"position", "jobs", "total", "line", "global"}
         assert {name: latest[name] for name in same} == {name: now[name] for name in same}
 
-        server.problem(client.get(address, params={"as_of": 1}), 404)
+        early = server.problem(client.get(address, params={"as_of": 1}), 404)
+        assert early["detail"] == (
+            "There was no job 2 then: it was submitted later, at 2026-01-31T12:00:00.000000Z and"
+            " position 2."
+        )
+        never = server.problem(client.get("/v1/jobs/3", params={"as_of": 1}), 404)
+        assert never["detail"] == "There is no job 3."
+        page = client.get(address.removeprefix("/v1"), params={"as_of": "1"})
+        assert page.status_code == 404
+        assert "There was no job 2 then" in page.text
         for wrong in (
             "5",
             "-1",
