@@ -184,6 +184,25 @@ def test_a_password_on_the_command_line_is_taken_with_a_warning(
     mariadb.drop_database(url)
 
 
+@pytest.mark.parametrize("password", ["pässwört", "пароль €"])
+def test_a_password_may_have_any_characters(
+    run: Run, private_mariadb: MariaDB, password: str
+) -> None:
+    url = make_url(private_mariadb.create_database())
+    with private_mariadb.connect() as connection, connection.cursor() as cursor:
+        cursor.execute("CREATE USER 'any'@'127.0.0.1' IDENTIFIED BY %s", [password])
+        cursor.execute(f"GRANT ALL ON {url.database}.* TO 'any'@'127.0.0.1'")
+    ours = url.set(username="any", password=password)
+    succeeded(run("migrate", FAIRLOG_DATABASE_URL=ours.render_as_string(hide_password=False)))
+    asked = url.set(username="any", password=None).update_query_dict({"password": password})
+    succeeded(run("migrate", FAIRLOG_DATABASE_URL=asked.render_as_string(hide_password=False)))
+    wrong = ours.set(password=password + "ж").render_as_string(hide_password=False)
+    for command in ("doctor", "serve"):
+        line = failed(run(command, FAIRLOG_DATABASE_URL=wrong), 1)
+        assert "refuses the account or its password" in line
+        assert password not in line
+
+
 @pytest.mark.parametrize("command", ["migrate", "verify", "serve"])
 def test_a_wrong_password_is_one_line_without_it(
     run: Run, mariadb: DatabaseServer, command: str
