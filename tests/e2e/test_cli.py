@@ -22,9 +22,11 @@ from domain.commands import SubmitJob
 from domain.events import EVENT_TYPES
 from domain.identifiers import ServerId
 from entrypoints.cli import cli
-from entrypoints.cli.failure import WRONG_USE, failure_of
+from entrypoints.cli.failure import CHECK_FAILED, WRONG_USE, failure_of
 from entrypoints.service import Fairlog
+from projections.jobs import jobs
 from projections.line import users
+from projections.snapshots import snapshots
 from tests.support.databases import DatabaseServer
 from tests.support.history import ALICE, ECHO, Intruder, claim, do, service, tell_everything
 from tests.support.mariadb import MariaDB
@@ -251,8 +253,24 @@ def test_migrate_and_doctor_take_a_database_into_service(run: Run, database_url:
     assert "jobs, windows, line" in succeeded(run("migrate", **environment))
     assert "built anew: nothing" in succeeded(run("migrate", **environment))
     report = succeeded(run("doctor", **environment))
-    assert "ok       tables: those of this release" in report
+    assert "ok       tables: the log's own are those of this release" in report
+    assert "ok       projections: all their tables are there" in report
     assert "error" not in report.replace("errors", "")
+
+
+def test_doctor_finds_missing_tables_of_projections_and_migrate_mends_them(
+    history: Fairlog, database_url: str
+) -> None:
+    with history.database.write() as connection:
+        for table in (jobs, snapshots):
+            table.drop(connection)
+    done = asked("doctor", url=database_url)
+    assert done.return_value == CHECK_FAILED
+    assert f"error    projections: no tables {jobs.name}, {snapshots.name}" in done.stdout
+    assert "run `fairlog migrate`" in done.stdout
+    assert asked("migrate", url=database_url).exception is None
+    assert "ok       projections:" in asked("doctor", url=database_url).stdout
+    assert asked("verify", url=database_url).stdout.splitlines()[-2].startswith("Clean: ")
 
 
 def test_a_clean_log_is_told_with_its_head(run: Run, history: Fairlog, database_url: str) -> None:
