@@ -354,6 +354,14 @@ def rights(connection: Connection) -> Iterator[Finding]:
         yield Finding("rights on events", Level.OK, "the account may only read and append")
 
 
+def may_erase(database: Database) -> bool:
+    """Whether the account may remove bodies, which only the eraser's has to."""
+    if database.is_sqlite:
+        return True
+    with database.read() as connection:
+        return _may(connection, "DELETE FROM bodies WHERE position = 0")
+
+
 def _may(connection: Connection, statement: str) -> bool:
     try:
         connection.exec_driver_sql(f"EXPLAIN {statement}").all()

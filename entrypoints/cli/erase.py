@@ -3,11 +3,13 @@
 import rich_click as click
 from click.exceptions import Exit, UsageError
 
+from adapters.doctor import may_erase
 from domain import validation
-from entrypoints.cli.failure import CHECK_FAILED
+from entrypoints.cli.failure import CHECK_FAILED, Failure
 from entrypoints.cli.opening import database_url_option, opened_log, settings_from
 from entrypoints.cli.output import examples, note, printable, progress, say
 from entrypoints.erasure import Erased, erase_job, erase_user
+from entrypoints.service import Fairlog
 
 
 @click.command(
@@ -40,6 +42,7 @@ def erase(
             f"Remove payloads, results and errors of {whose} for good?", abort=True, err=True
         )
     with opened_log(settings_from({"database_url": database_url})) as fairlog:
+        _check(fairlog)
         fairlog.writer.start()
         if job is not None:
             done = erase_job(fairlog, job, cancel=cancel)
@@ -47,6 +50,15 @@ def erase(
             with progress("erasing") as report:
                 done = erase_user(fairlog, user, cancel=cancel, progress=report)
     _tell(done)
+
+
+def _check(fairlog: Fairlog) -> None:
+    """Raises `Failure` for an account that lacks the right."""
+    if not may_erase(fairlog.database):
+        raise Failure(
+            "The account lacks DELETE on bodies: GRANT it, or run `fairlog erase` with the account "
+            "that has it (docs/production.md)."
+        )
 
 
 def _tell(done: Erased) -> None:
