@@ -150,6 +150,10 @@ class Database:
 def _connect_mysql(
     _dialect: object, _record: object, _arguments: object, options: dict[str, Any]
 ) -> mysql_pipeline.PipelinedConnection:
+    for name in ("password", "passwd"):  # in the address or behind its question mark
+        if isinstance(options.get(name), str):
+            # As the server has it; PyMySQL would encode it as latin-1, or fail.
+            options[name] = options[name].encode()
     return mysql_pipeline.connect(**options)
 
 

@@ -7,11 +7,12 @@ an answer no longer means that it is on disk.
 import os
 import re
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Final
 
+import sqlalchemy as sa
 from msgspec import Struct
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError
@@ -50,9 +51,13 @@ class Finding(Struct, frozen=True):
     mend: str | None = None  # None: nothing to be done
 
 
-def examine(database: Database) -> Iterator[Finding]:
-    """Ask for everything, one finding a check. Raises `LogUnavailable` when it is away."""
-    yield from _examine_sqlite(database) if database.is_sqlite else _examine_server(database)
+def examine(database: Database, projections: Collection[str] = ()) -> Iterator[Finding]:
+    """Ask for everything, one finding a check. Raises `LogUnavailable` when it is away.
+
+    `projections` names the tables that have to be there beside the log's own; none: not asked.
+    """
+    examined = _examine_sqlite if database.is_sqlite else _examine_server
+    yield from examined(database, projections)
 
 
 def unsafe_settings(database: Database) -> list[Finding]:
@@ -66,7 +71,7 @@ def unsafe_settings(database: Database) -> list[Finding]:
     return [finding for finding in findings if finding.level is not Level.OK]
 
 
-def _examine_sqlite(database: Database) -> Iterator[Finding]:
+def _examine_sqlite(database: Database, projections: Collection[str]) -> Iterator[Finding]:
     yield sqlite_version(sqlite3.sqlite_version_info)
     file = Path(database.url.database or "")
     yield sqlite_file(file)
@@ -78,10 +83,12 @@ def _examine_sqlite(database: Database) -> Iterator[Finding]:
     schema = tables(database)
     yield schema
     if schema.level is Level.OK:
+        if projections:
+            yield projection_tables(database, projections)
         yield triggers(missing_triggers(database), {})
 
 
-def _examine_server(database: Database) -> Iterator[Finding]:
+def _examine_server(database: Database, projections: Collection[str]) -> Iterator[Finding]:
     with database.read() as connection:
         variables = _variables(connection)
         yield server_version(str(connection.exec_driver_sql("SELECT VERSION()").scalar_one()))
@@ -95,6 +102,8 @@ def _examine_server(database: Database) -> Iterator[Finding]:
     schema = tables(database)
     yield schema
     if schema.level is Level.OK:
+        if projections:
+            yield projection_tables(database, projections)
         yield triggers(missing_triggers(database), variables)
         with database.read() as connection:
             yield engine(connection)
@@ -253,9 +262,25 @@ def clock(connection: Connection) -> Finding:
 
 def tables(database: Database) -> Finding:
     if is_current(database):
-        return Finding("tables", Level.OK, "those of this release")
+        return Finding("tables", Level.OK, "the log's own are those of this release")
     return Finding(
         "tables", Level.WARNING, "missing, or those of another release", "run `fairlog migrate`"
+    )
+
+
+def projection_tables(database: Database, wanted: Collection[str]) -> Finding:
+    """Whether there are all that are built from the log. A server shows only what one may use."""
+    with database.read() as connection:
+        missing = sorted(set(wanted) - set(sa.inspect(connection).get_table_names()))
+    if not missing:
+        return Finding("projections", Level.OK, "all their tables are there")
+    no_right = "" if database.is_sqlite else ", or no right to use them"
+    return Finding(
+        "projections",
+        Level.ERROR,
+        f"no tables {', '.join(missing)}{no_right}",
+        "run `fairlog migrate`, which builds them from the log"
+        + ("" if database.is_sqlite else ", then grant the service's account its rights on them"),
     )
 
 
@@ -327,6 +352,14 @@ def rights(connection: Connection) -> Iterator[Finding]:
         )  # fmt: skip
     else:
         yield Finding("rights on events", Level.OK, "the account may only read and append")
+
+
+def may_erase(database: Database) -> bool:
+    """Whether the account may remove bodies, which only the eraser's has to."""
+    if database.is_sqlite:
+        return True
+    with database.read() as connection:
+        return _may(connection, "DELETE FROM bodies WHERE position = 0")
 
 
 def _may(connection: Connection, statement: str) -> bool:

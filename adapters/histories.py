@@ -14,7 +14,7 @@ from domain.past import CHANGES
 
 JOBS_A_STATEMENT: Final = 500
 POSITIONS_A_STATEMENT: Final = 20_000
-HEARTBEATS_A_PAGE: Final = 200
+EVENTS_A_PAGE: Final = 200
 _CHANGES: Final = [name for name, cls in EVENT_TYPES.items() if cls in CHANGES]
 _HEARTBEAT: Final = next(name for name, cls in EVENT_TYPES.items() if cls is LeasesExtended)
 
@@ -36,20 +36,34 @@ def changes_of(connection: Connection, job_ids: Sequence[JobId], up_to: int) -> 
 
 def heartbeats(connection: Connection, after: int, up_to: int) -> Iterator[Recorded]:
     """Every worker's, newest first, a page of them in memory."""
+    return newest_first(connection, _HEARTBEAT, after, up_to)
+
+
+def newest_first(
+    connection: Connection, type_name: str, after: int, up_to: int, *, is_frequent: bool = False
+) -> Iterator[Recorded]:
+    """Events of one type behind a position, the newest first, a page of them in memory.
+
+    A page is one range of the index on the type, which ends with the position. SQLite's does not,
+    and all of the type would be sorted: one that is frequent is looked for in the log itself.
+    """
+    type_of_event: sa.ColumnElement[str] = events.c.type
+    if is_frequent and connection.dialect.name == "sqlite":
+        type_of_event = events.c.type.concat("")  # no index has this
     while up_to > after:
         page = recorded(
             connection,
             sa.select(*RECORDED)
             .where(
-                events.c.type == _HEARTBEAT,
+                type_of_event == type_name,
                 events.c.position > after,
                 events.c.position <= up_to,
             )
             .order_by(events.c.position.desc())
-            .limit(HEARTBEATS_A_PAGE),
+            .limit(EVENTS_A_PAGE),
         )
         yield from page
-        up_to = page[-1].position - 1 if len(page) == HEARTBEATS_A_PAGE else after
+        up_to = page[-1].position - 1 if len(page) == EVENTS_A_PAGE else after
 
 
 def of_types(

@@ -112,8 +112,14 @@ class TooManyKinds(Refusal):
 
 
 class UnknownJob(Refusal):
-    def __init__(self, job_id: JobId) -> None:
-        super().__init__(f"There is no job {job_id}.")
+    """`submitted_at` (UTC): it exists, but did not yet at the time that was asked about."""
+
+    def __init__(self, job_id: JobId, submitted_at: datetime | None = None) -> None:
+        super().__init__(
+            f"There is no job {job_id}." if submitted_at is None
+            else f"There was no job {job_id} then: it was submitted later, at "
+            f"{submitted_at:%Y-%m-%dT%H:%M:%S.%fZ} and position {job_id}."
+        )  # fmt: skip
         self.job_id = job_id
 
 

@@ -127,6 +127,13 @@ def decide_admission(
     )  # fmt: skip
 
 
+def limit_of_everyone(decided: RateLimitDecided) -> int | None:
+    """The limit of all users together that it was held against; None where it does not say."""
+    if decided.allowed:
+        return decided.global_limit
+    return decided.limit if decided.scope is Scope.GLOBAL else None
+
+
 def decide_limit(windows: Windows, command: ChangeLimit) -> LimitChanged:
     """Merge the wish with what was set before: an event holds all limits of its subject."""
     changed = LimitChanged(scope=command.scope, user_id=command.user_id, kind=command.kind)

@@ -27,7 +27,7 @@ from entrypoints.following import Following, RecentEvents
 from entrypoints.service import Fairlog
 from projections import registry
 from projections.activity import ActivityProjection
-from projections.follower import Follower
+from projections.follower import Follower, checkpoints
 from projections.live import LiveProjections, inline_projections
 from projections.merkle import MerkleProjection
 from projections.rebuild import Progress, outdated, rebuild
@@ -109,6 +109,15 @@ def prepare(fairlog: Fairlog, progress: Progress = lambda _done, _total: None) -
     for follower in fairlog.following.followers:
         follower.prepare()
     return [projection.name for projection in stale]
+
+
+def projection_tables(fairlog: Fairlog) -> list[str]:
+    """The names of all tables that `prepare` makes beside the log's own."""
+    following = [one.projection for one in fairlog.following.followers]
+    tables = [registry.registry, checkpoints]
+    for projection in (*inline_projections(), *following):
+        tables += projection.tables
+    return [table.name for table in tables]
 
 
 def rebuild_projections(

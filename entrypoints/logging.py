@@ -15,14 +15,17 @@ CHARACTERS_MAX: Final = 500  # of a field: what users put in can be long
 _TRACEBACK_CHARACTERS_MAX: Final = 20_000
 
 
-def configure_logging(*, as_json: bool, level: int = logging.INFO) -> None:
-    """Set up both our own logging and the standard library's, for the whole process."""
+def configure_logging(*, as_json: bool, level: int = logging.INFO, tracebacks: bool = True) -> None:
+    """Set up both our own logging and the standard library's, for the whole process.
+
+    Without `tracebacks`, an error is named in one line.
+    """
     shared: list[Processor] = [
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     finish: list[Processor] = [
-        structlog.processors.format_exc_info,
+        structlog.processors.format_exc_info if tracebacks else _name_error,
         _clip,
         structlog.processors.JSONRenderer()
         if as_json
@@ -49,6 +52,15 @@ def configure_logging(*, as_json: bool, level: int = logging.INFO) -> None:
 def _name_library(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
     record: logging.LogRecord = event["_record"]
     event.update(event="library", library=record.name, message=event["event"])
+    return event
+
+
+def _name_error(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    raised = event.pop("exc_info", None)
+    error = raised[1] if isinstance(raised, tuple) else raised
+    if isinstance(error, BaseException):
+        first_line = str(error).partition("\n")[0]
+        event["error"] = f"{type(error).__name__}: {first_line}"
     return event
 
 

@@ -15,7 +15,9 @@ from domain.errors import InvalidInput, UnknownJob
 from domain.identifiers import GLOBAL, JobId, Kind, UserId
 from domain.life_cycle import Job, State
 from domain.past import extended, jobs_of
+from domain.policy import Policy
 from domain.standing import Standing, line_in_order
+from entrypoints.past_policy import policy_then
 from entrypoints.questions import FRONT_OF_LINE, KINDS_SHOWN_MAX
 from entrypoints.service import Fairlog
 from entrypoints.views import (
@@ -54,10 +56,16 @@ class TimeTravel:
 
     def job(self, connection: Connection, job_id: JobId, as_of: int | datetime) -> JobView:
         """Raises `UnknownJob` where it did not exist then."""
-        found = self.jobs(connection, [job_id], self.position(connection, as_of))
+        found = self.job_at(connection, job_id, self.position(connection, as_of))
+        return self._views(connection, [found])[0]
+
+    def job_at(self, connection: Connection, job_id: JobId, position: int) -> Job:
+        """Raises `UnknownJob` where it did not exist then."""
+        found = self.jobs(connection, [job_id], position)
         if not found:
-            raise UnknownJob(job_id)
-        return self._views(connection, found)[0]
+            today = self._fairlog.jobs.find(connection, [job_id]).get(job_id)
+            raise UnknownJob(job_id, None if today is None else today.submitted_at)
+        return found[0]
 
     def jobs_of_user(
         self, connection: Connection, user_id: UserId, as_of: int | datetime, limit: int
@@ -92,10 +100,11 @@ class TimeTravel:
         position = self.position(connection, as_of)
         standing = standing_at(connection, current(), self._fairlog.log.read, position)
         now = as_of if isinstance(as_of, datetime) else standing.recorded_at
-        return state_view(self._fairlog, standing, now)
+        policy = policy_then(self._fairlog, connection, standing)
+        return state_view(standing, policy, now)
 
 
-def state_view(fairlog: Fairlog, standing: Standing, now: datetime) -> PastStateView:
+def state_view(standing: Standing, policy: Policy, now: datetime) -> PastStateView:
     line, windows = standing.line, standing.windows
     everyone = windows.limits.get((GLOBAL, _NO_KIND))
     return PastStateView(
@@ -119,7 +128,7 @@ def state_view(fairlog: Fairlog, standing: Standing, now: datetime) -> PastState
             for (user_id, kind), one in sorted(windows.limits.items(), key=lambda item: item[0])
         ],
         global_=window_view(
-            windows.global_window(fairlog.policy, now),
+            windows.global_window(policy, now),
             None if everyone is None else everyone.running,
         ),
     )

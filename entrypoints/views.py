@@ -191,7 +191,10 @@ class LimitView(Struct, frozen=True):
 
 
 class PastStateView(Struct, frozen=True, kw_only=True):
-    """`StatsView` as it was, with all limits that were set; defaults are those of today."""
+    """`StatsView` as it was, with all limits that were set.
+
+    A default is the one that the latest decision by then was made with; today's where none tells.
+    """
 
     position: int  # of the latest event that counts
     recorded_at: datetime  # when it was recorded, UTC

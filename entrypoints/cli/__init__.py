@@ -22,7 +22,7 @@ _INTERRUPTED: Final = 130  # as shells have it: 128 + SIGINT
 @click.group()
 @click.version_option(package_name="fairlog")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error too.")
-def cli(*, debug: bool) -> None:  # noqa: ARG001 (`main` reads it from the arguments)
+def cli(*, debug: bool) -> None:
     """Fairlog: a fair, rate-limited job service whose only truth is an append-only event log.
 
     To begin, `fairlog serve` starts everything on http://127.0.0.1:8000, with a database in the
@@ -31,7 +31,7 @@ def cli(*, debug: bool) -> None:  # noqa: ARG001 (`main` reads it from the argum
 
     Exit codes: 0 done, 1 the check failed or the work could not be done, 2 wrong use.
     """
-    configure_logging(as_json=False, level=logging.WARNING)
+    configure_logging(as_json=False, level=logging.WARNING, tracebacks=debug)
 
 
 for _command in (serve, worker, migrate, rebuild, verify, audit, whatif, erase, recover, doctor):

@@ -78,13 +78,16 @@ def audit(
         if start is not None:
             say(start)
         page = EVENTS_A_PAGE if most is None else min(EVENTS_A_PAGE, most + 1)
-        events = _events(fairlog, asked.wanted, (after, end), page)
-        for written, event in enumerate(events):
+        written = 0
+        for event in _events(fairlog, asked.wanted, (after, end), page):
             if written == most:
                 note(f"There are more: --after {after} goes on, --all gives everything.")
                 break
             after = event.position
             say(write(event))
+            written += 1
+        if not written:
+            note("No event matches.")
 
 
 def _refuse_conditions(context: click.Context) -> None:

@@ -13,7 +13,7 @@ from domain.life_cycle import Job
 from entrypoints.cli.failure import CHECK_FAILED
 from entrypoints.cli.opening import database_url_option, opened, opened_log, settings_from
 from entrypoints.cli.output import examples, note, printable, progress, say
-from entrypoints.composition import prepare, rebuild_projections
+from entrypoints.composition import prepare, projection_tables, rebuild_projections
 from entrypoints.recovery import recover_now
 from entrypoints.service import Fairlog
 from entrypoints.verification import verify_log, verify_log_chain
@@ -171,7 +171,7 @@ def doctor(database_url: str | None) -> None:
     """
     worst = Level.OK
     with opened(settings_from({"database_url": database_url})) as fairlog:
-        for diagnosis in examine(fairlog.database):
+        for diagnosis in examine(fairlog.database, projection_tables(fairlog)):
             _print_diagnosis(diagnosis)
             if diagnosis.level is Level.ERROR:
                 worst = Level.ERROR

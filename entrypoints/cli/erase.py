@@ -3,11 +3,15 @@
 import rich_click as click
 from click.exceptions import Exit, UsageError
 
+from adapters.doctor import may_erase
 from domain import validation
-from entrypoints.cli.failure import CHECK_FAILED
+from domain.errors import UnknownJob
+from domain.identifiers import JobId
+from entrypoints.cli.failure import CHECK_FAILED, Failure
 from entrypoints.cli.opening import database_url_option, opened_log, settings_from
-from entrypoints.cli.output import examples, note, printable, progress, say
+from entrypoints.cli.output import counted, examples, has_terminal, note, printable, progress, say
 from entrypoints.erasure import Erased, erase_job, erase_user
+from entrypoints.service import Fairlog
 
 
 @click.command(
@@ -34,12 +38,15 @@ def erase(
         raise UsageError("Either --user or --job.")
     user = None if user_id is None else validation.user_id(user_id)
     job = None if job_id is None else validation.job_id(job_id)
-    whose = f"job {job}" if user is None else f"all jobs of {printable(user)}"
-    if not yes:
-        click.confirm(
-            f"Remove payloads, results and errors of {whose} for good?", abort=True, err=True
-        )
+    if not yes and not has_terminal():
+        raise UsageError("There is no terminal to ask on whether to erase for good: add --yes.")
     with opened_log(settings_from({"database_url": database_url})) as fairlog:
+        _check(fairlog, job)
+        if not yes:
+            whose = f"job {job}" if user is None else f"all jobs of {printable(user)}"
+            click.confirm(
+                f"Remove payloads, results and errors of {whose} for good?", abort=True, err=True
+            )
         fairlog.writer.start()
         if job is not None:
             done = erase_job(fairlog, job, cancel=cancel)
@@ -49,11 +56,27 @@ def erase(
     _tell(done)
 
 
-def _tell(done: Erased) -> None:
-    say(f"Erased {done.bodies:,} bodies of {done.jobs:,} jobs.")
-    if done.open:
-        note(
-            f"{done.open:,} jobs have not ended and keep what they need: wait for their end, or "
-            "run it again with --cancel."
+def _check(fairlog: Fairlog, job_id: JobId | None) -> None:
+    """Raises `UnknownJob`, and `Failure` for an account that lacks the right."""
+    if not may_erase(fairlog.database):
+        raise Failure(
+            "The account lacks DELETE on bodies: GRANT it, or run `fairlog erase` with the account "
+            "that has it (docs/production.md)."
         )
+    if job_id is not None and not fairlog.read_now(
+        lambda connection: fairlog.jobs.find(connection, [job_id])
+    ):
+        raise UnknownJob(job_id)
+
+
+def _tell(done: Erased) -> None:
+    bodies = counted(done.bodies, "body", "bodies")
+    say(f"Erased {bodies} of {counted(done.jobs, 'job', 'jobs')}.")
+    if done.open:
+        left = counted(
+            done.open,
+            "job has not ended and keeps what it needs",
+            "jobs have not ended and keep what they need",
+        )
+        note(f"{left}: wait for the end, or run it again with --cancel.")
         raise Exit(CHECK_FAILED)

@@ -33,6 +33,16 @@ def note(text: str) -> None:
     click.echo(text, err=True)
 
 
+def has_terminal() -> bool:
+    """Whether somebody is there to answer."""
+    return sys.stdin is not None and sys.stdin.isatty()  # None: it was closed
+
+
+def counted(count: int, one: str, many: str) -> str:
+    """`1 job`, `1,042 jobs`."""
+    return f"{count:,} {one if count == 1 else many}"
+
+
 @contextmanager
 def progress(what: str) -> Iterator[Report]:
     """A bar with events a second and the time left; without a terminal, a line now and then."""

@@ -109,11 +109,9 @@ def _past(desk: Desk, connection: Connection, job_id: JobId, then: int | datetim
     """Raises `UnknownJob` where it did not exist then."""
     travel = TimeTravel(desk.fairlog)
     position = travel.position(connection, then)
-    found = travel.jobs(connection, [job_id], position)
-    if not found:
-        raise UnknownJob(job_id)
+    found = travel.job_at(connection, job_id, position)
     times = desk.fairlog.log.times_at(connection, [position])
-    return _Past(found[0], position, then if isinstance(then, datetime) else times[position])
+    return _Past(found, position, then if isinstance(then, datetime) else times[position])
 
 
 def _job(desk: Desk, connection: Connection, job_id: JobId) -> Job:

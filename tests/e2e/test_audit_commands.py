@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import pytest
 import sqlalchemy as sa
+from click.exceptions import UsageError
 from click.testing import CliRunner, Result
 
 from adapters.tables import bodies as bodies_table
@@ -293,7 +294,11 @@ def test_what_if_over_part_of_a_busy_log_is_exact_with_its_limits(database_url: 
 # Erase
 
 
-def test_erasing_asks_first_and_says_what_is_left(fairlog: Fairlog, asked: Asked) -> None:
+def test_erasing_asks_first_and_says_what_is_left(
+    fairlog: Fairlog, asked: Asked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = sys.modules["entrypoints.cli.erase"]  # by its path it is the command
+    monkeypatch.setattr(module, "has_terminal", lambda: True)
     with fairlog.database.read() as connection:
         before = connection.execute(sa.select(sa.func.count()).select_from(bodies_table)).scalar()
     result = asked("erase", "--user", BOB, answer="n\n")
@@ -308,3 +313,30 @@ def test_erasing_asks_first_and_says_what_is_left(fairlog: Fairlog, asked: Asked
     assert asked("erase", "--user", ALICE, "--yes").stdout == "Erased 0 bodies of 0 jobs.\n"
     assert asked("erase").exception is not None
     assert "no job 999" in str(asked("erase", "--job", 999, "--yes").exception)
+    unasked = asked("erase", "--job", 999)
+    assert "no job 999" in str(unasked.exception)
+    assert "for good?" not in unasked.stderr
+
+
+def test_without_a_terminal_erasing_needs_a_yes(asked: Asked) -> None:
+    error = asked("erase", "--user", BOB, answer="y\n").exception
+    assert isinstance(error, UsageError)
+    assert "add --yes" in str(error)
+
+
+def test_what_was_erased_is_counted_in_words_that_fit(database_url: str) -> None:
+    with service(database_url) as fairlog:
+        do_submit(fairlog, 0)
+        do_submit(fairlog, 1)
+
+        def erase(*arguments: object) -> Result:
+            return CliRunner(env={"FAIRLOG_DATABASE_URL": database_url}).invoke(
+                cli.commands["erase"], ["--yes", *map(str, arguments)], standalone_mode=False
+            )
+
+        left = erase("--job", 2)
+        assert left.stdout == "Erased 0 bodies of 0 jobs.\n"
+        assert left.stderr.startswith("1 job has not ended and keeps what")
+        assert erase("--job", 2, "--cancel").stdout == "Erased 1 body of 1 job.\n"
+        do_submit(fairlog, 2)
+        assert erase("--user", ALICE, "--cancel").stdout == "Erased 2 bodies of 2 jobs.\n"

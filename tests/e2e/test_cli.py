@@ -22,9 +22,11 @@ from domain.commands import SubmitJob
 from domain.events import EVENT_TYPES
 from domain.identifiers import ServerId
 from entrypoints.cli import cli
-from entrypoints.cli.failure import WRONG_USE, failure_of
+from entrypoints.cli.failure import CHECK_FAILED, WRONG_USE, failure_of
 from entrypoints.service import Fairlog
+from projections.jobs import jobs
 from projections.line import users
+from projections.snapshots import snapshots
 from tests.support.databases import DatabaseServer
 from tests.support.history import ALICE, ECHO, Intruder, claim, do, service, tell_everything
 from tests.support.mariadb import MariaDB
@@ -184,6 +186,25 @@ def test_a_password_on_the_command_line_is_taken_with_a_warning(
     mariadb.drop_database(url)
 
 
+@pytest.mark.parametrize("password", ["pässwört", "пароль €"])
+def test_a_password_may_have_any_characters(
+    run: Run, private_mariadb: MariaDB, password: str
+) -> None:
+    url = make_url(private_mariadb.create_database())
+    with private_mariadb.connect() as connection, connection.cursor() as cursor:
+        cursor.execute("CREATE USER 'any'@'127.0.0.1' IDENTIFIED BY %s", [password])
+        cursor.execute(f"GRANT ALL ON {url.database}.* TO 'any'@'127.0.0.1'")
+    ours = url.set(username="any", password=password)
+    succeeded(run("migrate", FAIRLOG_DATABASE_URL=ours.render_as_string(hide_password=False)))
+    asked = url.set(username="any", password=None).update_query_dict({"password": password})
+    succeeded(run("migrate", FAIRLOG_DATABASE_URL=asked.render_as_string(hide_password=False)))
+    wrong = ours.set(password=password + "ж").render_as_string(hide_password=False)
+    for command in ("doctor", "serve"):
+        line = failed(run(command, FAIRLOG_DATABASE_URL=wrong), 1)
+        assert "refuses the account or its password" in line
+        assert password not in line
+
+
 @pytest.mark.parametrize("command", ["migrate", "verify", "serve"])
 def test_a_wrong_password_is_one_line_without_it(
     run: Run, mariadb: DatabaseServer, command: str
@@ -232,8 +253,24 @@ def test_migrate_and_doctor_take_a_database_into_service(run: Run, database_url:
     assert "jobs, windows, line" in succeeded(run("migrate", **environment))
     assert "built anew: nothing" in succeeded(run("migrate", **environment))
     report = succeeded(run("doctor", **environment))
-    assert "ok       tables: those of this release" in report
+    assert "ok       tables: the log's own are those of this release" in report
+    assert "ok       projections: all their tables are there" in report
     assert "error" not in report.replace("errors", "")
+
+
+def test_doctor_finds_missing_tables_of_projections_and_migrate_mends_them(
+    history: Fairlog, database_url: str
+) -> None:
+    with history.database.write() as connection:
+        for table in (jobs, snapshots):
+            table.drop(connection)
+    done = asked("doctor", url=database_url)
+    assert done.return_value == CHECK_FAILED
+    assert f"error    projections: no tables {jobs.name}, {snapshots.name}" in done.stdout
+    assert "run `fairlog migrate`" in done.stdout
+    assert asked("migrate", url=database_url).exception is None
+    assert "ok       projections:" in asked("doctor", url=database_url).stdout
+    assert asked("verify", url=database_url).stdout.splitlines()[-2].startswith("Clean: ")
 
 
 def test_a_clean_log_is_told_with_its_head(run: Run, history: Fairlog, database_url: str) -> None:
@@ -361,6 +398,16 @@ def test_an_audit_that_goes_on_says_how(run: Run, history: Fairlog, database_url
     assert done.returncode == 0
     assert len(done.stdout.splitlines()) == 6
     assert "--after 5 goes on" in done.stderr
+
+
+@pytest.mark.parametrize("form", ["table", "ndjson", "csv"])
+def test_an_audit_without_a_match_says_so(history: Fairlog, database_url: str, form: str) -> None:
+    assert history
+    result = asked("audit", "--job", 999, "--format", form, url=database_url)
+    assert (result.exception, result.exit_code) == (None, 0)
+    assert result.stderr == "No event matches.\n"
+    result = asked("audit", "--limit", 1, "--format", form, url=database_url)
+    assert "No event matches." not in result.stderr
 
 
 def test_an_audit_ends_quietly_when_its_reader_has_enough(

@@ -1,7 +1,10 @@
 """docs/production.md, "Accounts": with just those rights the service does all of its work."""
 
+import os
 import re
 import secrets
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -20,6 +23,7 @@ from entrypoints.service import Fairlog
 from entrypoints.verification import verify_log
 from tests.support.core import do, service
 from tests.support.mariadb import MariaDB
+from tests.support.server import without_settings
 from tests.support.stories import ALICE, ECHO, RESULT, WORKER, body
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "production.md").read_text()
@@ -90,6 +94,40 @@ def test_the_service_s_account_starts_works_rebuilds_and_verifies(accounts: Acco
                 fairlog.database.write() as connection,
             ):
                 connection.execute(statement)
+
+
+def erase(url: str, *arguments: str, debug: bool = False) -> "subprocess.CompletedProcess[str]":
+    """With the command of a user."""
+    done = subprocess.run(
+        [
+            str(Path(sys.executable).with_name("fairlog")), *(["--debug"] if debug else []),
+            "erase", "--yes", *arguments,
+        ],
+        env=without_settings(os.environ) | {"FAIRLOG_DATABASE_URL": url},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (1, "")
+    return done
+
+
+@pytest.mark.parametrize("arguments", [["--job", "2"], ["--user", ALICE]])
+def test_erasing_with_the_service_s_account_names_the_right_it_lacks(
+    accounts: Accounts, arguments: list[str]
+) -> None:
+    [line] = erase(accounts.url(), *arguments).stderr.splitlines()
+    assert line.startswith("fairlog: The account lacks DELETE on bodies")
+
+
+def test_another_right_that_lacks_is_told_without_a_traceback(accounts: Accounts) -> None:
+    url = accounts.url(
+        "GRANT DELETE ON fairlog.bodies TO 'fairlog'@'%'",
+        "REVOKE INSERT ON fairlog.events FROM 'fairlog'@'%'",
+    )
+    logged, said = erase(url, "--job", "2").stderr.splitlines()
+    assert "command_failed" in logged
+    assert "INSERT" in logged
+    assert said == "fairlog: The database refused this command."
+    assert "Traceback" in erase(url, "--job", "2", debug=True).stderr
 
 
 def test_only_the_eraser_s_account_may_erase(accounts: Accounts) -> None:

@@ -9,23 +9,29 @@ import pytest
 import sqlalchemy as sa
 from msgspec.structs import replace
 
+from adapters import histories
 from adapters.histories import changes_of, heartbeats
+from adapters.settings import Settings
+from domain.commands import ChangeLimit, SubmitJob
 from domain.errors import InvalidInput, UnknownJob
-from domain.identifiers import JobId
+from domain.events import RateLimitDecided, Scope
+from domain.identifiers import JobId, UserId
 from domain.life_cycle import Job, State
 from domain.past import extended, jobs_of
 from domain.rate_limits import WindowKey
 from domain.standing import Standing, from_snapshot, line_in_order, to_snapshot
 from domain.world import World
-from entrypoints.composition import rebuild_projections
+from entrypoints import past_policy
+from entrypoints.composition import compose, rebuild_projections
 from entrypoints.service import Fairlog
 from entrypoints.time_travel import TimeTravel
 from entrypoints.verification import verify_log
 from projections import snapshots as module
 from projections.snapshots import current, is_kept, snapshots, spacing, standing_at
 from tests.support import history, server
-from tests.support.core import ManualClock, log_of, service
+from tests.support.core import ManualClock, execute_now, log_of, outcomes, put, service
 from tests.support.crowd import crowd
+from tests.support.stories import ALICE, ECHO, body
 
 EVENTS = 50_000
 POSITIONS = 200
@@ -247,7 +253,16 @@ def test_over_http_a_job_and_the_numbers_are_told_as_they_stood(database_url: st
         same = {"position", "jobs", "total", "line", "global"}
         assert {name: latest[name] for name in same} == {name: now[name] for name in same}
 
-        server.problem(client.get(address, params={"as_of": 1}), 404)
+        early = server.problem(client.get(address, params={"as_of": 1}), 404)
+        assert early["detail"] == (
+            "There was no job 2 then: it was submitted later, at 2026-01-31T12:00:00.000000Z and"
+            " position 2."
+        )
+        never = server.problem(client.get("/v1/jobs/3", params={"as_of": 1}), 404)
+        assert never["detail"] == "There is no job 3."
+        page = client.get(address.removeprefix("/v1"), params={"as_of": "1"})
+        assert page.status_code == 404
+        assert "There was no job 2 then" in page.text
         for wrong in (
             "5",
             "-1",
@@ -258,3 +273,111 @@ def test_over_http_a_job_and_the_numbers_are_told_as_they_stood(database_url: st
         ):
             server.problem(client.get(address, params={"as_of": wrong}), 400)
             server.problem(client.get("/v1/stats", params={"as_of": wrong}), 400)
+
+
+# Defaults of then
+
+
+def submit(fairlog: Fairlog, number: int, user_id: UserId = ALICE) -> int:
+    """Submitted or refused; the position behind it."""
+    outcomes(put(fairlog, SubmitJob(user_id=user_id, kind=ECHO, payload=body(number))))
+    return fairlog.read_now(fairlog.log.position)
+
+
+def global_limits(database_url: str, clock: ManualClock, *positions: int) -> list[int]:
+    """As they are shown for each of these positions to one whose own settings are the defaults."""
+    reader = compose(Settings(database_url=database_url), clock=clock)
+    try:
+        past = TimeTravel(reader)
+        with reader.database.read() as connection:
+            return [past.state(connection, position).global_.limit for position in positions]
+    finally:
+        reader.close()
+
+
+def test_a_default_is_shown_as_those_had_it_who_decided(
+    database_url: str, clock: ManualClock
+) -> None:
+    with service(database_url, clock=clock, global_limit=7, window_seconds=3600) as fairlog:
+        first = submit(fairlog, 1)
+    with service(database_url, clock=clock, global_limit=2, user_limit=1) as fairlog:
+        second = submit(fairlog, 2, UserId("bob"))
+        refused = submit(fairlog, 3, UserId("bob"))  # by a limit of his own, which is not all's
+    assert global_limits(database_url, clock, 0, first - 1, first, second, refused) == [
+        6_000, 7, 7, 2, 2,
+    ]  # fmt: skip
+    reader = compose(Settings(database_url=database_url), clock=clock)
+    window = reader.read_now(lambda connection: TimeTravel(reader).state(connection, first)).global_
+    reader.close()
+    assert (window.window_seconds, window.used, window.remaining) == (3600, 1, 6)
+
+
+def test_a_default_that_lets_nobody_in_is_told_by_its_refusals(
+    database_url: str, clock: ManualClock
+) -> None:
+    with service(database_url, clock=clock, global_limit=0) as fairlog:
+        refused = submit(fairlog, 1)
+    assert global_limits(database_url, clock, refused) == [0]
+
+
+def test_a_limit_that_was_set_is_not_taken_for_the_default(
+    database_url: str, clock: ManualClock
+) -> None:
+    with service(database_url, clock=clock, global_limit=7) as fairlog:
+        default = submit(fairlog, 1)
+        execute_now(fairlog, ChangeLimit(scope=Scope.GLOBAL, limit=2))
+        own = submit(fairlog, 2)
+        refused = submit(fairlog, 3)
+        execute_now(fairlog, ChangeLimit(scope=Scope.GLOBAL, limit=None))
+        execute_now(fairlog, ChangeLimit(scope=Scope.GLOBAL, running=4))
+        back = fairlog.read_now(fairlog.log.position)
+        known = submit(fairlog, 4)
+    assert global_limits(database_url, clock, default, own, refused, back, known) == [
+        7, 2, 2, 6_000, 7,
+    ]  # fmt: skip
+
+
+def test_behind_many_refusals_the_newest_job_tells_the_default(
+    database_url: str, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module_with_pages in (histories, past_policy):
+        monkeypatch.setattr(module_with_pages, "EVENTS_A_PAGE", 3)
+    with service(database_url, clock=clock, global_limit=7, user_limit=1) as fairlog:
+        admitted = submit(fairlog, 0)
+        for number in range(1, 6):
+            submit(fairlog, number)
+        told = log_of(fairlog)
+    assert all(isinstance(one.event, RateLimitDecided) for one in told[admitted:])
+    assert len(told) == admitted + 5
+    assert global_limits(database_url, clock, len(told)) == [7]
+
+
+def test_defaults_of_then_are_one_range_of_an_index(fairlog: Fairlog, clock: ManualClock) -> None:
+    crowd(fairlog, clock, 3_000)
+    sent: list[tuple[str, Any]] = []
+    engine = fairlog.database.engine
+
+    def note(_c: object, _cursor: object, statement: str, parameters: Any, *_: object) -> None:
+        sent.append((statement, parameters))
+
+    with fairlog.database.read() as connection:
+        sa.event.listen(engine, "before_cursor_execute", note)
+        try:
+            found = list(
+                histories.newest_first(connection, "RateLimitDecided", 0, 2_000, is_frequent=True)
+            )
+        finally:
+            sa.event.remove(engine, "before_cursor_execute", note)
+        assert [one.position for one in found] == sorted(
+            (
+                one.position for one in log_of(fairlog)[:2_000]
+                if isinstance(one.event, RateLimitDecided)
+            ),
+            reverse=True,
+        )  # fmt: skip
+        explain = "EXPLAIN QUERY PLAN " if fairlog.database.is_sqlite else "EXPLAIN "
+        for statement, parameters in sent:
+            for plan in connection.exec_driver_sql(explain + statement, parameters).mappings():
+                assert "TEMP B-TREE" not in plan.get("detail", "")
+                assert "filesort" not in (plan.get("Extra") or "")
+                assert plan.get("key", "events_by_type") in {"events_by_type", "PRIMARY"}, plan
