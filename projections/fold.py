@@ -111,7 +111,7 @@ class GenerationFold:
             rows.clear()
         for job in going_on:
             jobs.put(job)
-        if self._size() > ROWS_KEPT_MAX // 2:
+        if self._size() > ROWS_KEPT_MAX:
             for known in (
                 jobs.rows, jobs.key_holders, jobs.claims, line.users, line.lanes,
                 line.stored_lanes, line.kinds, windows.counters, windows.limits,

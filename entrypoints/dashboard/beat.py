@@ -27,6 +27,11 @@ class Beat:
         self._listeners = 0
         self._beating: asyncio.Task[None] | None = None
 
+    @property
+    def strikes(self) -> int:
+        """How many there have been."""
+        return self._strikes
+
     async def listen(self, position: int) -> AsyncIterator[int]:
         """Where the log ends, at each strike, and at once if that is beyond `position`.
 

@@ -44,7 +44,7 @@ class Desk:
         self.front = LineFront(registry.current("line"), registry.current("jobs"))
         self.search = JobSearch(registry.current("jobs"))
         self.beat = Beat(fairlog.tail)
-        self._shared: SharedAnswers[str] = SharedAnswers()
+        self._shared: SharedAnswers[str] = SharedAnswers(lambda: self.beat.strikes)
 
     async def show(
         self,

@@ -12,7 +12,7 @@ from typing import Final, Generic, TypeVar
 
 from msgspec import Struct
 
-# How long an answer is shared: less than a beat, and more than it takes the browsers to ask at one.
+# How long an answer is shared by whoever opens a page: less than a beat.
 SHARED_SECONDS: Final = 0.75
 # Between two answers, although the earlier one is older than what has been seen.
 APART_SECONDS: Final = 0.25
@@ -30,8 +30,9 @@ class Dated(Struct, Generic[T]):
 
 
 class _Entry(Generic[T]):
-    def __init__(self, task: "asyncio.Task[Dated[T]]") -> None:
+    def __init__(self, task: "asyncio.Task[Dated[T]]", strike: int) -> None:
         self.task = task
+        self._strike = strike
         self._begun = time.monotonic()
 
     @property
@@ -39,27 +40,34 @@ class _Entry(Generic[T]):
         """Seconds since it was begun."""
         return time.monotonic() - self._begun
 
-    def serves(self, at_least: int) -> bool:
-        """Whether to wait for it, or to be content with it for now."""
+    def serves(self, at_least: int, strike: int) -> bool:
+        """Whether to wait for it, or to be content with it for now.
+
+        Open pages ask because the beat has struck: one answer is for all who do, however long they
+        take. They say what they have seen; who opens a page has seen nothing.
+        """
         if not self.task.done():
             return True
         if self.task.cancelled() or self.task.exception() is not None:
             return False
         is_older = self.task.result().position < at_least
-        return self.age < (APART_SECONDS if is_older else SHARED_SECONDS)
+        if is_older:
+            return self.age < APART_SECONDS
+        return self.age < SHARED_SECONDS or (at_least > 0 and strike == self._strike)
 
 
 class SharedAnswers(Generic[T]):
-    """Use it on one event loop."""
+    """Use it on one event loop. `strikes` counts those of the beat."""
 
-    def __init__(self) -> None:
+    def __init__(self, strikes: Callable[[], int]) -> None:
+        self._strikes = strikes
         self._entries: OrderedDict[str, _Entry[T]] = OrderedDict()
 
     async def get(self, key: str, at_least: int, make: Callable[[], Awaitable[Dated[T]]]) -> T:
         """The answer under a key, not from before position `at_least`. `make` works it out."""
         for _ in range(ROUNDS_MAX):
             entry = self._entries.get(key)
-            if entry is None or not entry.serves(at_least):
+            if entry is None or not entry.serves(at_least, self._strikes()):
                 entry = self._begin(key, make)
             dated = await asyncio.shield(entry.task)
             if dated.position >= at_least:
@@ -68,7 +76,7 @@ class SharedAnswers(Generic[T]):
         return dated.answer
 
     def _begin(self, key: str, make: Callable[[], Awaitable[Dated[T]]]) -> _Entry[T]:
-        entry = self._entries[key] = _Entry(asyncio.ensure_future(_awaited(make)))
+        entry = self._entries[key] = _Entry(asyncio.ensure_future(_awaited(make)), self._strikes())
         self._entries.move_to_end(key)
         while len(self._entries) > ANSWERS_MAX:
             self._entries.popitem(last=False)

@@ -83,13 +83,15 @@ def drop_all_but_the_truth(fairlog: Fairlog) -> None:
 
 
 @contextmanager
-def rebuilt_in_pieces(events_a_page: int, events_a_save: int = 1) -> Iterator[None]:
-    """Small pages of the log; after a save, nothing is kept in memory."""
+def rebuilt_in_pieces(
+    events_a_page: int, events_a_save: int = 1, rows_kept: int = 0
+) -> Iterator[None]:
+    """Small pages of the log; after a save, few rows are kept in memory, or none."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(projections.rebuild, "EVENTS_A_PAGE", events_a_page)
         patch.setattr(projections.rebuild, "EVENTS_UNDER_LOCK_MAX", events_a_page)
         patch.setattr(projections.fold, "EVENTS_A_SAVE", events_a_save)
-        patch.setattr(projections.fold, "ROWS_KEPT_MAX", 0)
+        patch.setattr(projections.fold, "ROWS_KEPT_MAX", rows_kept)
         yield
 
 
@@ -127,9 +129,10 @@ def check_any_sequence(url: str, played: Batches, events_a_page: int) -> None:
         assert_answers_are_recorded(fairlog, answered)
         inline = rows_of(fairlog)
         assert_rows_are_as_the_referee_saw(inline, referee)
-        with rebuilt_in_pieces(events_a_page):
-            rebuild_projections(fairlog, [])
-        assert rows_of(fairlog) == inline
+        for rows_kept in (0, 8):
+            with rebuilt_in_pieces(events_a_page, rows_kept=rows_kept):
+                rebuild_projections(fairlog, [])
+            assert rows_of(fairlog) == inline
         rebuild_projections(fairlog, [])
         assert rows_of(fairlog) == inline
         drop_all_but_the_truth(fairlog)
@@ -251,12 +254,13 @@ def tell_a_story(fairlog: Fairlog) -> None:
 
 @pytest.mark.parametrize("events_a_page", [1, 2, 7, 64])
 @pytest.mark.parametrize("events_a_save", [1, 50])
+@pytest.mark.parametrize("rows_kept", [0, 12, 90])
 def test_building_in_pieces_comes_to_the_same(
-    fairlog: Fairlog, events_a_page: int, events_a_save: int
+    fairlog: Fairlog, events_a_page: int, events_a_save: int, rows_kept: int
 ) -> None:
     tell_a_story(fairlog)
     inline = rows_of(fairlog)
-    with rebuilt_in_pieces(events_a_page, events_a_save):
+    with rebuilt_in_pieces(events_a_page, events_a_save, rows_kept):
         assert rebuild_projections(fairlog, []) == 300
     assert rows_of(fairlog) == inline
     assert sum(map(len, inline.values())) == rows_of_any_generation(fairlog)
