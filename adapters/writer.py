@@ -54,7 +54,6 @@ class WriterStats(Struct):
     commands: int = 0
     events: int = 0
     retries: int = 0  # transactions tried again
-    seconds: float = 0.0  # in batches that were written
 
 
 class BatchWritten(Struct, frozen=True):
@@ -274,7 +273,6 @@ class Writer:
         self.stats.commands += len(batch)
         self.stats.events += len(done.recorded)
         seconds = time.monotonic() - self._taken_at
-        self.stats.seconds += seconds
         for subscriber in self._subscribers:
             with heard():
                 subscriber(done.recorded, done.leaves)

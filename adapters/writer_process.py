@@ -19,14 +19,13 @@ from msgspec import Struct
 
 from adapters.command_queue import settle
 from adapters.writer import Observer, WriterStats, heard
-from adapters.writer_frames import Answered, Asked, Begin, Decoder, encoded
+from adapters.writer_frames import Answered, Asked, Begin, Decoder, encoded, frames
 from domain.batch import Outcome
 from domain.commands import Command
 from domain.decide import Answer
 from domain.errors import FairlogError, LogUnavailable
 
 STOP_SECONDS_MAX: Final = 15.0  # a batch takes 3 s at most, and what waits are a few
-_PIECE_BYTES: Final = 1 << 20
 
 
 class _Waiting(Struct, gc=False):
@@ -93,18 +92,16 @@ class WriterProcess:
         assert self._transport is None, "the event loop has the socket"
         asked = [(next(self._numbers), command) for command in commands]
         outcomes: dict[int, Outcome] = {}
-        try:
+        if not asked:
+            return []
+        with contextlib.suppress(OSError):  # the process is gone, which reading tells too
             self._socket.sendall(encoded(Asked(asked)))
-            while len(outcomes) < len(asked):
-                piece = self._socket.recv(_PIECE_BYTES)
-                if not piece:
-                    raise self._ended()
-                for frame in self._decoder.feed(piece):
-                    self._hear(frame)
-                    outcomes.update(frame.outcomes)
-        except OSError as error:
-            raise self._ended() from error
-        return [outcomes[number] for number, _ in asked]
+        for frame in frames(self._socket):
+            self._hear(frame)
+            outcomes.update(frame.outcomes)
+            if len(outcomes) == len(asked):
+                return [outcomes[number] for number, _ in asked]
+        raise self._ended()
 
     async def execute(self, command: Command) -> Answer:
         if self._transport is None:

@@ -2,33 +2,23 @@
 
 import signal
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from tests.support.server import FairlogServer, audit, ending_with_us, submit, wait_until
+from tests.support.server import FairlogServer, audit, submit, talking, wait_until
 
 EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "worker.mjs"
 LINES_MAX = 60
 
 
-@contextmanager
-def node_worker(server: FairlogServer, concurrency: int) -> Iterator["subprocess.Popen[str]"]:
-    process = subprocess.Popen(
-        [*ending_with_us(), "node", str(EXAMPLE), server.url, str(concurrency)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.communicate()
+def node_worker(
+    server: FairlogServer, concurrency: int
+) -> AbstractContextManager["subprocess.Popen[str]"]:
+    return talking("node", str(EXAMPLE), server.url, str(concurrency))
 
 
 def stop(process: "subprocess.Popen[str]") -> str:

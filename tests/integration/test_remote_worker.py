@@ -4,15 +4,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from tests.support.server import AppServer, FairlogServer, ending_with_us, wait_until
+from tests.support.server import AppServer, FairlogServer, talking, wait_until
 
 PROGRAM = """
 import sys
@@ -46,19 +45,10 @@ def handlers(tmp_path: Path) -> Path:
     return path
 
 
-@contextmanager
-def worker(url: str, handlers: Path, grace_seconds: float = 5.0) -> Iterator[Any]:
-    process = subprocess.Popen(
-        [*ending_with_us(), sys.executable, "-c", PROGRAM, url, str(handlers), str(grace_seconds)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.communicate()
+def worker(
+    url: str, handlers: Path, grace_seconds: float = 5.0
+) -> AbstractContextManager["subprocess.Popen[str]"]:
+    return talking(sys.executable, "-c", PROGRAM, url, str(handlers), str(grace_seconds))
 
 
 def seconds_to_stop(process: Any) -> float:

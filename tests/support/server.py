@@ -12,7 +12,8 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from http.client import HTTPResponse
 from pathlib import Path
@@ -244,6 +245,22 @@ def ending_with_us() -> list[str]:
     """What to put before a command so that the system ends it with the thread that starts it."""
     setpriv = shutil.which("setpriv")  # of util-linux
     return [setpriv, "--pdeathsig", "KILL"] if setpriv else []
+
+
+@contextmanager
+def talking(*command: str) -> "Iterator[subprocess.Popen[str]]":
+    """A process whose streams are one pipe, killed at the end if it has not ended by then."""
+    process = subprocess.Popen(
+        [*ending_with_us(), *command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
 
 
 def without_settings(environment: Mapping[str, str]) -> dict[str, str]:
