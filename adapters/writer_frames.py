@@ -1,35 +1,40 @@
 """What a server and its writer process say to each other, over a pair of sockets.
 
-Frames of pickled objects behind their length: the two are one program in two processes, joined by a
-socket that nobody else can have, and their objects are the commands and answers themselves.
+Frames of MessagePack behind their length: commands and answers are told apart by their tags. An
+error is no struct and is pickled: the two are one program in two processes, joined by a socket that
+nobody else can have.
 """
 
 import pickle
 import socket
 import struct
-from collections.abc import Iterator, Sequence
-from typing import Any, Final
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final, Generic, TypeVar
 
+import msgspec
 from msgspec import Struct
 
 from adapters.settings import Settings
 from adapters.writer import BatchWritten, WriterStats
 from domain.batch import Outcome
 from domain.commands import Command
+from domain.decide import Answer
 from domain.errors import FairlogError
 
+Pickled = bytes  # an error
+
 _LENGTH: Final = struct.Struct("!I")
-_PROTOCOL: Final = pickle.HIGHEST_PROTOCOL
+_encode: Final = msgspec.msgpack.Encoder().encode
 
 
-class Begin(Struct, frozen=True):
+class Begin(Struct, frozen=True, tag=True):
     """The first frame to the writer process."""
 
     settings: Settings
     logs_json: bool
 
 
-class Asked(Struct, frozen=True):
+class Asked(Struct, frozen=True, tag=True):
     """Commands, each with a number by which it is answered."""
 
     commands: Sequence[tuple[int, Command]]
@@ -38,41 +43,71 @@ class Asked(Struct, frozen=True):
 class Answered(Struct, frozen=True):
     """Outcomes of commands by their numbers, and what was written for them."""
 
-    outcomes: Sequence[tuple[int, Outcome]]
+    outcomes: Sequence[tuple[int, Answer | Pickled]]
     written: Sequence[BatchWritten]
     stats: WriterStats
-    fatal: FairlogError | None  # why the writer stopped for good
+    fatal: Pickled | None  # why the writer stopped for good
 
 
-Frame = Begin | Asked | Answered
-
-
-def encoded(frame: Frame) -> bytes:
-    data = pickle.dumps(frame, _PROTOCOL)
+def encoded(frame: Begin | Asked | Answered) -> bytes:
+    data = _encode(frame)
     return _LENGTH.pack(len(data)) + data
 
 
-class Decoder:
+def packed(outcome: Outcome) -> Answer | Pickled:
+    """An outcome as it is sent."""
+    return pickled(outcome) if isinstance(outcome, Exception) else outcome
+
+
+def unpacked(sent: Answer | Pickled) -> Outcome:
+    return unpickled(sent) if isinstance(sent, Pickled) else sent
+
+
+def pickled(error: Exception) -> Pickled:
+    """An accident is only named: it may hold anything, and nobody asks for more than its kind."""
+    return pickle.dumps(error if isinstance(error, FairlogError) else RuntimeError(repr(error)))
+
+
+def unpickled(error: Pickled) -> Exception:
+    found = pickle.loads(error)  # noqa: S301 (made by our own process, see above)
+    assert isinstance(found, Exception), found
+    return found
+
+
+F = TypeVar("F")
+
+
+class Decoder(Generic[F]):
     """Makes frames of the pieces in which they come."""
 
-    def __init__(self) -> None:
+    def __init__(self, decode: Callable[[bytes], F]) -> None:
+        self._decode = decode
         self._data = bytearray()
 
-    def feed(self, piece: bytes) -> Iterator[Any]:
+    def feed(self, piece: bytes) -> Iterator[F]:
         self._data += piece
         while len(self._data) >= _LENGTH.size:
             (length,) = _LENGTH.unpack_from(self._data)
             end = _LENGTH.size + length
             if len(self._data) < end:
                 return
-            frame = bytes(self._data[_LENGTH.size : end])
+            frame = self._decode(bytes(self._data[_LENGTH.size : end]))
             del self._data[:end]
-            yield pickle.loads(frame)  # noqa: S301 (made by our own process, see above)
+            yield frame
 
 
-def frames(connection: socket.socket) -> Iterator[Any]:
+def questions() -> Decoder[Begin | Asked]:
+    """For the writer process."""
+    return Decoder(msgspec.msgpack.Decoder(Begin | Asked).decode)
+
+
+def answers() -> Decoder[Answered]:
+    """For the server."""
+    return Decoder(msgspec.msgpack.Decoder(Answered).decode)
+
+
+def frames(connection: socket.socket, decoder: Decoder[F]) -> Iterator[F]:
     """Each frame as it comes, until the other process closes its end or is gone."""
-    decoder = Decoder()
     while piece := _receive(connection):
         yield from decoder.feed(piece)
 

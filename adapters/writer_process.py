@@ -19,7 +19,16 @@ from msgspec import Struct
 
 from adapters.command_queue import settle
 from adapters.writer import Observer, WriterStats, heard
-from adapters.writer_frames import Answered, Asked, Begin, Decoder, encoded, frames
+from adapters.writer_frames import (
+    Answered,
+    Asked,
+    Begin,
+    answers,
+    encoded,
+    frames,
+    unpacked,
+    unpickled,
+)
 from domain.batch import Outcome
 from domain.commands import Command
 from domain.decide import Answer
@@ -48,7 +57,7 @@ class WriterProcess:
         self._numbers = itertools.count()
         self._waiting: dict[int, _Waiting] = {}
         self._outgoing: list[tuple[int, Command]] = []  # since the loop's last turn
-        self._decoder = Decoder()
+        self._decoder = answers()
         self._socket: socket.socket | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._attaching = asyncio.Lock()
@@ -96,9 +105,9 @@ class WriterProcess:
             return []
         with contextlib.suppress(OSError):  # the process is gone, which reading tells too
             self._socket.sendall(encoded(Asked(asked)))
-        for frame in frames(self._socket):
+        for frame in frames(self._socket, answers()):
             self._hear(frame)
-            outcomes.update(frame.outcomes)
+            outcomes.update((number, unpacked(sent)) for number, sent in frame.outcomes)
             if len(outcomes) == len(asked):
                 return [outcomes[number] for number, _ in asked]
         raise self._ended()
@@ -134,8 +143,8 @@ class WriterProcess:
     def received(self, piece: bytes) -> None:
         for frame in self._decoder.feed(piece):
             self._hear(frame)
-            for number, outcome in frame.outcomes:
-                settle(self._waiting.pop(number).reply, outcome)
+            for number, sent in frame.outcomes:
+                settle(self._waiting.pop(number).reply, unpacked(sent))
 
     def lost(self) -> None:
         """The process is gone: nobody knows what became of what it had."""
@@ -151,7 +160,9 @@ class WriterProcess:
                 with heard():
                     observer(written)
         if frame.fatal is not None:
-            self.fatal = frame.fatal
+            fatal = unpickled(frame.fatal)
+            assert isinstance(fatal, FairlogError), fatal
+            self.fatal = fatal
 
     def _ended(self) -> LogUnavailable:
         if self.fatal is None and not self._is_stopping:

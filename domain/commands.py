@@ -13,7 +13,7 @@ from domain.events import Scope
 from domain.identifiers import JobId, Kind, ServerId, UserId, WorkerId
 
 
-class SubmitJob(Struct, frozen=True, kw_only=True, gc=False):
+class SubmitJob(Struct, frozen=True, kw_only=True, gc=False, tag=True):
     user_id: UserId
     kind: Kind
     payload: Body
@@ -25,7 +25,7 @@ class SubmitJob(Struct, frozen=True, kw_only=True, gc=False):
     priority: int = 0
 
 
-class ReportRefusals(Struct, frozen=True, kw_only=True, gc=False):
+class ReportRefusals(Struct, frozen=True, kw_only=True, gc=False, tag=True):
     """Submissions that a process refused at its door, in a window known to be used up."""
 
     user_id: UserId
@@ -39,7 +39,7 @@ class ReportRefusals(Struct, frozen=True, kw_only=True, gc=False):
     last_at: datetime
 
 
-class ClaimJobs(Struct, frozen=True, kw_only=True, gc=False):
+class ClaimJobs(Struct, frozen=True, kw_only=True, gc=False, tag=True):
     """Give a worker up to `max_jobs` in fair order. Fewer may come although more are waiting."""
 
     worker: WorkerId
@@ -49,42 +49,42 @@ class ClaimJobs(Struct, frozen=True, kw_only=True, gc=False):
     claim_id: str | None = None  # the same again: the same jobs
 
 
-class ExtendLeases(Struct, frozen=True, kw_only=True, gc=False):
+class ExtendLeases(Struct, frozen=True, kw_only=True, gc=False, tag=True):
     worker: WorkerId
     jobs: Sequence[tuple[JobId, int]]  # (job, attempt)
 
 
-class CompleteJob(Struct, frozen=True, kw_only=True, gc=False):
+class CompleteJob(Struct, frozen=True, kw_only=True, gc=False, tag=True):
     job_id: JobId
     attempt: int
     result: Body | None = None  # None: null
 
 
-class FailJob(Struct, frozen=True, kw_only=True, gc=False):
+class FailJob(Struct, frozen=True, kw_only=True, gc=False, tag=True):
     job_id: JobId
     attempt: int
     error: Body
     may_retry: bool = True  # False: a permanent failure, whatever attempts are left
 
 
-class ReturnJob(Struct, frozen=True, kw_only=True, gc=False):
+class ReturnJob(Struct, frozen=True, kw_only=True, gc=False, tag=True):
     """A worker that stops gives a job back unharmed; it does not count as an attempt."""
 
     job_id: JobId
     attempt: int
 
 
-class CancelJob(Struct, frozen=True, kw_only=True, gc=False):
+class CancelJob(Struct, frozen=True, kw_only=True, gc=False, tag=True):
     job_id: JobId
 
 
-class RetryJob(Struct, frozen=True, kw_only=True, gc=False):
+class RetryJob(Struct, frozen=True, kw_only=True, gc=False, tag=True):
     """Start a failed or cancelled job again, with as many new attempts as it had at first."""
 
     job_id: JobId
 
 
-class EraseBodies(Struct, frozen=True, kw_only=True, gc=False):
+class EraseBodies(Struct, frozen=True, kw_only=True, gc=False, tag=True):
     """Remove what users put into a job that has ended: a law may demand it."""
 
     job_id: JobId
@@ -92,20 +92,20 @@ class EraseBodies(Struct, frozen=True, kw_only=True, gc=False):
     positions: tuple[int, ...]  # where the bodies are
 
 
-class WakeJobs(Struct, frozen=True, kw_only=True, gc=False):
+class WakeJobs(Struct, frozen=True, kw_only=True, gc=False, tag=True):
     """Look at jobs whose time may have come: a lease, a time-out, a schedule or an expiry."""
 
     jobs: Sequence[JobId]
 
 
-class RecoverJobs(Struct, frozen=True, kw_only=True, gc=False):
+class RecoverJobs(Struct, frozen=True, kw_only=True, gc=False, tag=True):
     """Queue again what a dead server process was running inside itself."""
 
     server: ServerId
     jobs: Sequence[JobId]
 
 
-class ChangeLimit(Struct, frozen=True, kw_only=True, gc=False):
+class ChangeLimit(Struct, frozen=True, kw_only=True, gc=False, tag=True):
     """Other limits from now on. UNSET leaves one as it is, None gives the default again."""
 
     scope: Scope

@@ -53,38 +53,38 @@ from domain.rate_limits import decide_admission, decide_limit
 from domain.world import World
 
 
-class Submitted(Struct, frozen=True):
+class Submitted(Struct, frozen=True, tag=True):
     job: Job
     decision: RateLimitDecided
     decided_at: datetime  # UTC, by the log's clock
     is_duplicate: bool
 
 
-class Claimed(Struct, frozen=True):
+class Claimed(Struct, frozen=True, tag=True):
     jobs: Sequence[Job]  # in fair order, running
     is_repeated: bool = False  # asked with a known claim_id: there may be fewer, never others
 
 
-class LeasesHeld(Struct, frozen=True):
+class LeasesHeld(Struct, frozen=True, tag=True):
     lease_expires_at: datetime  # UTC; of the jobs still held
     lost: Sequence[JobId]  # no longer this worker's: ended, cancelled, or given to another
 
 
-class JobStands(Struct, frozen=True):
+class JobStands(Struct, frozen=True, tag=True):
     """The job as it is after the command, whether that changed anything or not."""
 
     job: Job
 
 
-class JobsWoken(Struct, frozen=True):
+class JobsWoken(Struct, frozen=True, tag=True):
     jobs: Sequence[Job]  # those that changed
 
 
-class LimitsSet(Struct, frozen=True):
+class LimitsSet(Struct, frozen=True, tag=True):
     event: LimitChanged
 
 
-class RefusalsRecorded(Struct, frozen=True):
+class RefusalsRecorded(Struct, frozen=True, tag=True):
     count: int
 
 

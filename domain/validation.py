@@ -45,6 +45,11 @@ def job_id(number: int) -> JobId:
     return JobId(number)
 
 
+def attempt(number: int) -> int:
+    """Which attempt somebody speaks of, whether there was one or not."""
+    return _whole(number, 0, POSITION_MAX, "attempt")
+
+
 def attempts(number: int) -> int:
     return _whole(number, 1, ATTEMPTS_MAX, "max_attempts")
 

@@ -6,7 +6,6 @@ with one that died.
 """
 
 import contextlib
-import pickle
 import signal
 import socket
 import sys
@@ -15,16 +14,25 @@ from collections.abc import Sequence
 
 from adapters.command_queue import CommandQueue, Ticket
 from adapters.writer import BatchWritten, Writer
-from adapters.writer_frames import Answered, Asked, Begin, encoded, frames
+from adapters.writer_frames import (
+    Answered,
+    Asked,
+    Begin,
+    encoded,
+    frames,
+    packed,
+    pickled,
+    questions,
+)
 from domain.batch import Outcome
-from domain.errors import FairlogError, QueueFull
+from domain.errors import QueueFull
 from entrypoints.composition import compose
 from entrypoints.interpreter import tune_interpreter
 from entrypoints.logging import configure_logging
 
 
 def main(connection: socket.socket) -> None:
-    incoming = frames(connection)
+    incoming = frames(connection, questions())
     begin = next(incoming, None)
     if not isinstance(begin, Begin):
         return  # the server ended first
@@ -64,25 +72,13 @@ class _Desk:
     def answer_all(self, outcomes: Sequence[tuple[int, Outcome]]) -> None:
         with self._guard:
             written, self._written = self._written, []
-            writer = self._writer
-            answered = Answered(outcomes, written, writer.stats, writer.fatal)
+            fatal = self._writer.fatal
+            answered = Answered(
+                [(number, packed(outcome)) for number, outcome in outcomes], written,
+                self._writer.stats, None if fatal is None else pickled(fatal),
+            )  # fmt: skip
             with contextlib.suppress(OSError):  # the server is gone, and nobody waits
-                self._connection.sendall(_safely_encoded(answered))
-
-
-def _safely_encoded(answered: Answered) -> bytes:
-    try:
-        return encoded(answered)
-    except (pickle.PicklingError, TypeError, AttributeError):  # an accident that holds anything
-        outcomes = [
-            (number, outcome if not _is_accident(outcome) else FairlogError(repr(outcome)))
-            for number, outcome in answered.outcomes
-        ]
-        return encoded(Answered(outcomes, answered.written, answered.stats, answered.fatal))
-
-
-def _is_accident(outcome: Outcome) -> bool:
-    return isinstance(outcome, Exception) and not isinstance(outcome, FairlogError)
+                self._connection.sendall(encoded(answered))
 
 
 if __name__ == "__main__":

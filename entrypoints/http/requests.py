@@ -139,14 +139,17 @@ class Heartbeat(Struct, forbid_unknown_fields=True):
         _bounded(self.jobs)
         return ExtendLeases(
             worker=validation.worker_id(self.worker),
-            jobs=[(validation.job_id(job.id), job.attempt) for job in self.jobs],
+            jobs=[
+                (validation.job_id(job.id), validation.attempt(job.attempt)) for job in self.jobs
+            ],
         )
 
     def to_returns(self) -> list[ReturnJob]:
         _bounded(self.jobs)
         validation.worker_id(self.worker)
         return [
-            ReturnJob(job_id=validation.job_id(job.id), attempt=job.attempt) for job in self.jobs
+            ReturnJob(job_id=validation.job_id(job.id), attempt=validation.attempt(job.attempt))
+            for job in self.jobs
         ]
 
 
@@ -155,7 +158,11 @@ class Completion(Struct, forbid_unknown_fields=True):
     result: Any = None
 
     def to_command(self, job_id: JobId) -> CompleteJob:
-        return CompleteJob(job_id=job_id, attempt=self.attempt, result=_result(self.result))
+        return CompleteJob(
+            job_id=job_id,
+            attempt=validation.attempt(self.attempt),
+            result=_result(self.result),
+        )
 
 
 class Failure(Struct, forbid_unknown_fields=True):
@@ -166,7 +173,7 @@ class Failure(Struct, forbid_unknown_fields=True):
     def to_command(self, job_id: JobId) -> FailJob:
         return FailJob(
             job_id=job_id,
-            attempt=self.attempt,
+            attempt=validation.attempt(self.attempt),
             error=body_of(self.error, "error"),
             may_retry=self.retry,
         )
