@@ -9,7 +9,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from domain.events import JobSubmitted, Recorded
+from domain.events import Recorded
 from domain.identifiers import JobId, Kind, UserId, WorkerId
 from domain.moments import to_micros
 from projections import activity_tables as tables
@@ -19,16 +19,20 @@ from projections.activity_fold import (
     MINUTE_SECONDS,
     WORKER_KEPT_SECONDS,
     Fold,
+    Needed,
     OpenJob,
+    Rows,
     UserLoad,
     WorkerLoad,
     seconds_of,
 )
+from projections.remembered import Remembered
 from projections.rows import Query, Row, delete, fetch, upsert
 
 # The lengths of slots, each with how far back they are kept; seconds.
 KEPT_SECONDS: Final = {FINEST_SECONDS: 3_600, MINUTE_SECONDS: 6 * 3_600, 600: 3 * 86_400}
 KINDS_A_SLOT_MAX: Final = 100  # that have figures of their own; the first that came
+ROWS_REMEMBERED_MAX: Final = 40_000  # between batches, some 10 MB
 _KINDLESS: Final = frozenset({FINEST_SECONDS})  # lengths with figures of all kinds together only
 
 _Slot = tuple[int, int]  # seconds, start
@@ -39,53 +43,54 @@ class ActivityProjection:
     version = tables.VERSION
     tables = tables.TABLES
 
+    def __init__(self) -> None:
+        self._remembered: Remembered[Rows] = Remembered()
+
     def apply(self, connection: Connection, generation: int, events: Sequence[Recorded]) -> None:
-        fold = Fold()
-        stored = _load(connection, generation, events, fold)
+        rows = self._remembered.take(connection, generation, events[0].position - 1)
+        if rows is None:
+            rows = Rows()
+        _load(connection, generation, Needed(events), rows)
+        fold = Fold(rows)
+        stored = _load_slots(connection, generation, events, fold)
         fold.apply(events)
         _save_slots(connection, generation, fold, stored)
-        _save_jobs(connection, generation, fold)
-        _save_users(connection, generation, fold)
-        _save_workers(connection, generation, fold)
+        _save_jobs(connection, generation, fold.changed_jobs, rows)
+        _save_users(connection, generation, fold.changed_users, rows)
+        _save_workers(connection, generation, fold.changed_workers, rows)
         _forget(connection, generation, events[-1])
+        if rows.count() <= ROWS_REMEMBERED_MAX:
+            self._remembered.put(connection, generation, events[-1].position, rows)
 
 
 _Stored = dict[_Slot, dict[bytes, Figures]]
 
 
-def _load(
-    connection: Connection, generation: int, events: Sequence[Recorded], fold: Fold
-) -> _Stored:
-    """The rows that the events may change."""
-    known = _fetch(
-        connection, generation, tables.jobs_by_id,
-        {recorded.job_id for recorded in events
-         if recorded.job_id is not None and not isinstance(recorded.event, JobSubmitted)},
-    )  # fmt: skip
-    named_workers: set[bytes] = set()
-    for job_id, ready_at, started_at, worker in known:
-        named_workers.update([] if worker is None else [worker])
-        fold.jobs[JobId(job_id)] = OpenJob(
+def _load(connection: Connection, generation: int, needed: Needed, rows: Rows) -> None:
+    """The rows that events may change, as far as they are not known."""
+    jobs = needed.jobs - rows.jobs.keys()
+    rows.jobs.update(dict.fromkeys(jobs))
+    for job_id, ready_at, started_at, worker in _fetch(
+        connection, generation, tables.jobs_by_id, jobs
+    ):
+        rows.jobs[JobId(job_id)] = OpenJob(
             ready_at, started_at, None if worker is None else WorkerId(worker.decode())
         )
-    named_users: set[bytes] = set()
-    for recorded in events:
-        user_id: str | None = getattr(recorded.event, "user_id", None)
-        worker_id: str | None = getattr(recorded.event, "worker", None)
-        if user_id is not None:
-            named_users.add(user_id.encode())
-        if worker_id is not None:
-            named_workers.add(worker_id.encode())
-    for user, waiting, running in _fetch(connection, generation, tables.users_by_id, named_users):
-        fold.users[UserId(user.decode())] = UserLoad(waiting, running)
-    for worker, server, running, completed, failed, first_seen, last_seen in _fetch(
-        connection, generation, tables.workers_by_id, named_workers
+    users = needed.users - rows.users.keys()
+    for user, waiting, running in _fetch(
+        connection, generation, tables.users_by_id, [user_id.encode() for user_id in users]
     ):
-        fold.workers[WorkerId(worker.decode())] = WorkerLoad(
+        rows.users[UserId(user.decode())] = UserLoad(waiting, running)
+    running_jobs = map(rows.jobs.get, needed.jobs)
+    workers = needed.workers | {job.worker for job in running_jobs if job and job.worker}
+    for worker, server, running, completed, failed, first_seen, last_seen in _fetch(
+        connection, generation, tables.workers_by_id,
+        [worker.encode() for worker in workers - rows.workers.keys()],
+    ):  # fmt: skip
+        rows.workers[WorkerId(worker.decode())] = WorkerLoad(
             first_seen, last_seen, None if server is None else server.decode(),
             running, completed, failed,
         )  # fmt: skip
-    return _load_slots(connection, generation, events, fold)
 
 
 def _fetch(connection: Connection, generation: int, query: Query, keys: Iterable[Any]) -> list[Row]:
@@ -146,40 +151,51 @@ def _keys(kind: Kind, seconds: int, known: dict[bytes, Figures]) -> list[bytes]:
     return [tables.ALL_KINDS]
 
 
-def _save_jobs(connection: Connection, generation: int, fold: Fold) -> None:
-    delete(
-        connection, tables.open_jobs, generation,
-        [(job_id,) for job_id, job in fold.jobs.items() if job is None],
-    )  # fmt: skip
+def _save_jobs(
+    connection: Connection, generation: int, changed: Iterable[JobId], rows: Rows
+) -> None:
+    """Those that have ended are let go of: hardly anything comes after that."""
+    ended = [job_id for job_id in changed if rows.jobs[job_id] is None]
+    delete(connection, tables.open_jobs, generation, [(job_id,) for job_id in ended])
+    for job_id in ended:
+        del rows.jobs[job_id]
     upsert(
         connection, tables.open_jobs,
         [
             (generation, job_id, job.ready_at, job.started_at,
              None if job.worker is None else job.worker.encode())
-            for job_id, job in fold.jobs.items() if job is not None
+            for job_id in changed if (job := rows.jobs.get(job_id)) is not None
         ],
     )  # fmt: skip
 
 
-def _save_users(connection: Connection, generation: int, fold: Fold) -> None:
-    idle = {user_id for user_id, user in fold.users.items() if not (user.waiting or user.running)}
-    delete(connection, tables.users, generation, [(user_id.encode(),) for user_id in idle])
+def _save_users(
+    connection: Connection, generation: int, changed: Iterable[UserId], rows: Rows
+) -> None:
+    """Those of whom nothing waits or runs have no row."""
+    loads = [(user_id, rows.users[user_id]) for user_id in changed]
+    delete(
+        connection, tables.users, generation,
+        [(user_id.encode(),) for user_id, load in loads if not (load.waiting or load.running)],
+    )  # fmt: skip
     upsert(
         connection, tables.users,
         [
-            (generation, user_id.encode(), user.waiting, user.running)
-            for user_id, user in fold.users.items() if user_id not in idle
+            (generation, user_id.encode(), load.waiting, load.running)
+            for user_id, load in loads if load.waiting or load.running
         ],
     )  # fmt: skip
 
 
-def _save_workers(connection: Connection, generation: int, fold: Fold) -> None:
+def _save_workers(
+    connection: Connection, generation: int, changed: Iterable[WorkerId], rows: Rows
+) -> None:
     upsert(
         connection, tables.workers,
         [
             (generation, worker.encode(), None if load.server is None else load.server.encode(),
              load.running, load.completed, load.failed, load.first_seen, load.last_seen)
-            for worker, load in fold.workers.items()
+            for worker in changed for load in [rows.workers[worker]]
         ],
     )  # fmt: skip
 

@@ -1,6 +1,6 @@
 """What a batch of events does to the figures, the jobs in hand, the users in line and the workers.
 
-A fold over rows that were read before: the caller loads what `needs_of` names and writes back what
+A fold over rows that were read before: the caller loads what `Needed` names and writes back what
 has changed.
 """
 
@@ -67,15 +67,54 @@ class WorkerLoad(Struct):
         return self.running <= 0 and now - self.last_seen > WORKER_KEPT_SECONDS * _SECOND
 
 
-class Fold:
-    """The rows that a batch touches. What was not loaded does not exist."""
+class Rows:
+    """Those that are known; what is not among them may be stored."""
 
     def __init__(self) -> None:
-        self.figures: dict[tuple[int, Kind], Figures] = {}  # new ones, by slot of FINEST_SECONDS
-        self.leading: dict[int, Leading] = {}  # by minute; loaded
-        self.jobs: dict[JobId, OpenJob | None] = {}  # None: it has ended
+        self.jobs: dict[JobId, OpenJob | None] = {}  # None: there is none, or it has ended
         self.users: dict[UserId, UserLoad] = {}
         self.workers: dict[WorkerId, WorkerLoad] = {}
+
+    def count(self) -> int:
+        return len(self.jobs) + len(self.users) + len(self.workers)
+
+
+class Needed:
+    """Which rows a batch of events is about; those of a job's worker beside them."""
+
+    def __init__(self, events: Sequence[Recorded]) -> None:
+        self.jobs: set[JobId] = set()
+        self.users: set[UserId] = set()
+        self.workers: set[WorkerId] = set()
+        for recorded in events:
+            match recorded.event:
+                case JobSubmitted() as event:  # the job is new
+                    self.users.add(event.user_id)
+                case (
+                    JobReleased() | JobCompleted() | JobFailed() | JobRequeued() | JobCancelled()
+                ) as event:
+                    self.users.add(event.user_id)
+                    self.jobs.add(recorded.job_id or JobId(0))
+                case JobStarted() as event:
+                    self.users.add(event.user_id)
+                    self.workers.add(event.worker)
+                    self.jobs.add(recorded.job_id or JobId(0))
+                case LeasesExtended() as event:
+                    self.workers.add(event.worker)
+                case _:
+                    pass
+
+
+class Fold:
+    """A batch over the rows that it touches, which have to be known."""
+
+    def __init__(self, rows: Rows) -> None:
+        self.figures: dict[tuple[int, Kind], Figures] = {}  # new ones, by slot of FINEST_SECONDS
+        self.leading: dict[int, Leading] = {}  # by minute; loaded
+        self.changed_jobs: set[JobId] = set()
+        self.changed_users: set[UserId] = set()
+        self.changed_workers: set[WorkerId] = set()
+        self._rows = rows
 
     def apply(self, events: Sequence[Recorded]) -> None:
         for recorded in events:
@@ -99,7 +138,7 @@ class Fold:
             case JobCompleted() as event:
                 self._end_run(job_id, event.user_id, event.kind, at, completed=1)
                 self._of(at, event.kind).completed += 1
-                self.jobs[job_id] = None
+                self._put_job(job_id, None)
             case JobFailed() as event:
                 self._fail(recorded, job_id, at, event)
             case JobRequeued() as event:
@@ -113,7 +152,7 @@ class Fold:
                     self._leave_worker(job_id, event.user_id, at)
                 elif event.was == "queued":
                     self._user(event.user_id).waiting -= 1
-                self.jobs[job_id] = None
+                self._put_job(job_id, None)
             case LeasesExtended() as event:
                 self._worker(event.worker, at)
             case _:
@@ -126,16 +165,16 @@ class Fold:
         if is_due(event, recorded.recorded_at):
             self._enter(job_id, event.user_id, at)
         else:
-            self.jobs[job_id] = OpenJob()
+            self._put_job(job_id, OpenJob())
 
     def _start(self, job_id: JobId, at: int, event: JobStarted) -> None:
         figures = self._of(at, event.kind)
         figures.started += 1
-        job = self.jobs.get(job_id)
+        job = self._rows.jobs.get(job_id)
         if job is not None and job.ready_at is not None:
             put(figures.waits, (at - job.ready_at) / _SECOND)
         count_leader(self._leading(at).served, event.user_id)
-        self.jobs[job_id] = OpenJob(started_at=at, worker=event.worker)
+        self._put_job(job_id, OpenJob(started_at=at, worker=event.worker))
         user = self._user(event.user_id)
         user.waiting -= 1
         user.running += 1
@@ -153,15 +192,15 @@ class Fold:
         count_failure(self._leading(at), key, recorded.position)
         if event.retry_at is None:
             figures.given_up += 1
-            self.jobs[job_id] = None
+            self._put_job(job_id, None)
         else:
-            self.jobs[job_id] = OpenJob()
+            self._put_job(job_id, OpenJob())
 
     def _end_run(
         self, job_id: JobId, user_id: UserId, kind: Kind, at: int, *, completed: int = 0,
         failed: int = 0,
     ) -> None:  # fmt: skip
-        job = self.jobs.get(job_id)
+        job = self._rows.jobs.get(job_id)
         if job is not None and job.started_at is not None:
             put(self._of(at, kind).runs, (at - job.started_at) / _SECOND)
         worker = self._leave_worker(job_id, user_id, at, is_seen=bool(completed or failed))
@@ -173,7 +212,7 @@ class Fold:
         self, job_id: JobId, user_id: UserId, at: int, *, is_seen: bool = False
     ) -> WorkerLoad | None:
         self._user(user_id).running -= 1
-        job = self.jobs.get(job_id)
+        job = self._rows.jobs.get(job_id)
         if job is None or job.worker is None:
             return None
         worker = self._worker(job.worker, at, is_seen=is_seen)
@@ -181,7 +220,7 @@ class Fold:
         return worker
 
     def _enter(self, job_id: JobId, user_id: UserId, at: int) -> None:
-        self.jobs[job_id] = OpenJob(ready_at=at)
+        self._put_job(job_id, OpenJob(ready_at=at))
         self._user(user_id).waiting += 1
 
     def _of(self, at: int, kind: Kind) -> Figures:
@@ -200,12 +239,18 @@ class Fold:
         return leading
 
     def _user(self, user_id: UserId) -> UserLoad:
-        return self.users.setdefault(user_id, UserLoad())
+        self.changed_users.add(user_id)
+        return self._rows.users.setdefault(user_id, UserLoad())
+
+    def _put_job(self, job_id: JobId, job: OpenJob | None) -> None:
+        self.changed_jobs.add(job_id)
+        self._rows.jobs[job_id] = job
 
     def _worker(self, worker: WorkerId, at: int, *, is_seen: bool = True) -> WorkerLoad:
-        load = self.workers.get(worker)
+        self.changed_workers.add(worker)
+        load = self._rows.workers.get(worker)
         if load is None or load.is_forgotten(at):
-            load = self.workers[worker] = WorkerLoad(first_seen=at, last_seen=at)
+            load = self._rows.workers[worker] = WorkerLoad(first_seen=at, last_seen=at)
         elif is_seen:
             load.last_seen = at
         return load

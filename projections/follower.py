@@ -19,7 +19,7 @@ from projections import registry
 from projections.generations import Tabled, remove_rows
 from projections.rows import create_all, have_all
 
-EVENTS_A_BATCH: Final = 2000
+EVENTS_A_BATCH: Final = 4000
 
 metadata = sa.MetaData()
 checkpoints = sa.Table(
@@ -125,7 +125,10 @@ class Follower(Generic[E]):
         """
         with self._reading() as connection:
             at = self.checkpoint(connection)
-        return at is not None and self._advance(at) == self._events_a_batch
+            events = [] if at is None else self._behind(connection, at)
+        if at is not None and events:
+            self._apply(at, events)
+        return len(events) == self._events_a_batch
 
     def rebuild(self, progress: Progress = lambda _done, _total: None) -> int:
         """Build it again beside the generation in use, and make that the current one; returns how
@@ -143,10 +146,11 @@ class Follower(Generic[E]):
         while at.position < end or not self._is_level(at):
             with self._reading() as connection:
                 progress(at.position, self.log.position(connection))
-            applied = self._advance(at)
-            if applied == 0:
+                events = self._behind(connection, at)
+            if not events:
                 break
-            at = Checkpoint(generation, at.position + applied)
+            self._apply(at, events)
+            at = Checkpoint(generation, events[-1].position)
         progress(at.position, at.position)
         with self._writing() as connection:
             self.log.lock_head(connection)
@@ -160,12 +164,12 @@ class Follower(Generic[E]):
             live = self.checkpoint(connection)
         return live is None or at.position >= live.position
 
-    def _advance(self, at: Checkpoint) -> int:
-        """How many events there were behind a checkpoint; applied by us, or by who was quicker."""
-        with self._reading() as connection:
-            events = self._events(connection, at.position, self._events_a_batch)
-        if not events:
-            return 0
+    def _behind(self, connection: Connection, at: Checkpoint) -> Sequence[E]:
+        """The events that follow a checkpoint, up to a batch of them."""
+        return self._events(connection, at.position, self._events_a_batch)
+
+    def _apply(self, at: Checkpoint, events: Sequence[E]) -> None:
+        """Unless somebody was quicker."""
         with self._writing() as connection:
             locked = connection.execute(
                 self._position(at.generation).with_for_update()
@@ -173,7 +177,6 @@ class Follower(Generic[E]):
             if locked == at.position:
                 self.projection.apply(connection, at.generation, events)
                 self._move(connection, at, events[-1].position)
-        return len(events)
 
     def _move(self, connection: Connection, at: Checkpoint, position: int) -> None:
         moved = connection.execute(

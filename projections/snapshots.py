@@ -5,7 +5,6 @@ log's length has binary digits, times `DENSITY`; and with very many users the gr
 writing them costs each event the same.
 """
 
-import threading
 from collections.abc import Sequence
 from typing import Final
 
@@ -16,6 +15,7 @@ from domain.events import Recorded
 from domain.standing import Standing, from_snapshot, to_snapshot
 from projections import registry
 from projections.follower import Read
+from projections.remembered import Remembered
 from projections.rows import Document, delete, generation, insert
 
 VERSION: Final = 1
@@ -44,24 +44,20 @@ class SnapshotsProjection:
 
     def __init__(self, read: Read[Recorded]) -> None:
         self._read = read
-        self._latest: dict[tuple[str, int], Standing] = {}  # by database and generation
-        self._guard = threading.Lock()
+        self._latest: Remembered[Standing] = Remembered()
 
     def apply(self, connection: Connection, generation: int, events: Sequence[Recorded]) -> None:
-        key = (str(connection.engine.url), generation)
-        with self._guard:
-            standing = self._latest.pop(key, None)
         before = events[0].position - 1
-        if standing is None or standing.position > before:
-            standing = _nearest(connection, sa.literal(generation), before)
-        fold(standing, connection, self._read, before)
+        standing = self._latest.take(connection, generation, before)
+        if standing is None:
+            nearest = _nearest(connection, sa.literal(generation), before)
+            standing = fold(nearest, connection, self._read, before)
         for recorded in events:
             standing.evolve(recorded)
             if standing.position % SPACING == 0:
                 _keep(connection, generation, standing)
         standing.tidy()
-        with self._guard:
-            self._latest[key] = standing
+        self._latest.put(connection, generation, standing.position, standing)
 
 
 def standing_at(
