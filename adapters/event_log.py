@@ -15,6 +15,7 @@ from sqlalchemy.engine import Connection
 
 from adapters.clock import SystemClock
 from adapters.database import Database
+from adapters.mysql_pipeline import PipelinedConnection
 from adapters.tables import FORMAT, HEAD_ID, bodies, events, log_head
 from domain import chain
 from domain.errors import LogCorrupt, LogTooNew, LogUnavailable
@@ -106,6 +107,12 @@ class SqlEventLog:
             )
         now = to_micros(self.clock.now()) if self.clock else database_now
         return Head(position, bytes(head_hash), from_micros(max(now, recorded_at)), epoch)
+
+    def foresee_lock(self, connection: Connection) -> None:
+        """Have the commit of this transaction take the lock for the next one, which must follow."""
+        driver = connection.connection.driver_connection
+        if isinstance(driver, PipelinedConnection):
+            driver.foresee(self._lock_head)
 
     def append(
         self,

@@ -7,9 +7,12 @@ together, while the next rows are made, and are answered for when something need
 query, an update, or the commit.
 
 An insert's error is therefore raised by a statement after it, in the same transaction.
+
+A commit can take along the question with which the next transaction begins (`foresee`).
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from typing import Any, Final
 
@@ -38,6 +41,8 @@ class PipelinedConnection(ImpatientConnection):
         self._held: list[str] = []
         self._held_characters = 0
         self._unanswered: list[int] = []  # statements of each command that was sent
+        self._foreseen: str | None = None  # goes with the next commit
+        self._asked: str | None = None  # went with a commit; its answer was not read yet
         self._packet_bytes_max = PACKET_CHARACTERS_MAX
         super().__init__(**options)
         with self.cursor() as cursor:
@@ -56,6 +61,11 @@ class PipelinedConnection(ImpatientConnection):
         itself would end the connection, as if it had died, and the whole batch would be tried
         again instead of the one command that is too large.
         """
+        if self._asked is not None:
+            if sql == self._asked:
+                self._asked = None
+                return self.next_result(unbuffered)
+            self._drop_answer()
         self._check_size(sql)
         if self._held_characters + len(sql) >= self._packet_bytes_max:
             self._send_held()
@@ -90,12 +100,35 @@ class PipelinedConnection(ImpatientConnection):
         failed, _ = self._hear_inserts()
         if failed is not None:
             raise failed
-        super().commit()
+        statement, self._foreseen = self._foreseen, None
+        if statement is None:
+            super().commit()
+            return
+        self._send(f"COMMIT;{statement}")
+        self._read_ok_packet()  # type: ignore[attr-defined]  # not in the stubs
+        self._asked = statement
+
+    def foresee(self, statement: str) -> None:
+        """Have the next commit take a question along, which is asked next: the server answers it
+        while others are told of the commit.
+
+        What it locks is locked from then on, so it has to be asked soon. Its error is raised then.
+        """
+        self._foreseen = statement
 
     def rollback(self) -> None:
+        self._foreseen = None
+        self._drop_answer()
         self._take_held()
         self._hear_inserts()  # what they did wrong is undone with them
         super().rollback()
+
+    def _drop_answer(self) -> None:
+        """To a question that went with a commit, and that nobody asks any more."""
+        if self._asked is not None:
+            self._asked = None
+            with suppress(MySQLError):  # a lost connection is lost for who asks next, too
+                self.next_result()
 
     def _check_size(self, sql: Any) -> None:  # noqa: ANN401 (a string of either kind)
         if len(sql) >= self._packet_bytes_max:

@@ -244,6 +244,8 @@ class Writer:
                 self._projections.keep(done.world)
                 return done.outcomes
             self._in_doubt = done
+            if self.queue:  # nobody else takes from it: another transaction follows
+                self._log.foresee_lock(connection)
             transaction.commit()
             self._projections.keep(done.world)
         return self._finish(batch, done)
