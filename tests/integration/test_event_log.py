@@ -232,6 +232,42 @@ class Clocks:
         return self._moments.pop(0) if len(self._moments) > 1 else self._moments[0]
 
 
+def test_a_commit_may_take_the_lock_for_the_next_transaction(database: Database) -> None:
+    log = SqlEventLog(database)
+    with database.connect_writer() as connection:
+        for position in range(3):
+            with connection.begin():
+                head = log.lock_head(connection)
+                assert head.position == position
+                event = Recorded(position + 1, head.now, None, admitted(ALICE))
+                new = log.append(connection, head, [event], []).head
+                log.move_head(connection, head, new)
+                log.foresee_lock(connection)
+        with connection.begin():
+            assert log.lock_head(connection).position == 3
+
+
+def test_a_lock_that_was_foreseen_but_is_not_wanted_is_given_back(database: Database) -> None:
+    log = SqlEventLog(database)
+    with database.connect_writer() as connection:
+        with connection.begin():
+            log.lock_head(connection)
+            log.foresee_lock(connection)
+        with connection.begin():
+            assert log.position(connection) == 0  # another question is answered as ever
+        with connection.begin() as transaction:
+            log.lock_head(connection)
+            log.foresee_lock(connection)
+            transaction.rollback()  # which takes nothing along
+        assert append(log, database, ("a", None)).position == 1
+        with connection.begin():
+            log.lock_head(connection)
+            log.foresee_lock(connection)
+        with connection.begin() as transaction:
+            transaction.rollback()
+        assert append(log, database, ("b", None)).position == 2
+
+
 def test_recorded_times_never_go_back_though_the_clock_does(database: Database) -> None:
     log = SqlEventLog(database, Clocks(NOW, at(-3600), at(5), at(4.999999), at(6)))
     for _ in range(5):

@@ -1,0 +1,152 @@
+"""What goes to the writer process and comes back is the same on the other side."""
+
+from collections.abc import Sequence
+
+import pytest
+
+from adapters.settings import Settings
+from adapters.writer import BatchWritten, WriterStats
+from adapters.writer_frames import (
+    Answered,
+    Asked,
+    Begin,
+    answers,
+    encoded,
+    packed,
+    pickled,
+    questions,
+    unpacked,
+)
+from domain.batch import Outcome
+from domain.commands import (
+    CancelJob,
+    ChangeLimit,
+    ClaimJobs,
+    Command,
+    CompleteJob,
+    EraseBodies,
+    ExtendLeases,
+    FailJob,
+    RecoverJobs,
+    ReportRefusals,
+    RetryJob,
+    ReturnJob,
+    WakeJobs,
+)
+from domain.decide import Claimed, JobStands, JobsWoken, LeasesHeld, LimitsSet, RefusalsRecorded
+from domain.errors import KeyReusedWithOtherPayload, QueueFull, RateLimited
+from domain.events import LimitChanged, Scope
+from domain.identifiers import POSITION_MAX, JobId, Kind, ServerId, WorkerId
+from tests.support.given import NOW, at, given
+from tests.support.stories import ALICE, admitted, body, submit
+
+WORKER = WorkerId("w-1")
+JOB = JobId(POSITION_MAX)
+
+COMMANDS: Sequence[Command] = (
+    submit(run_at=at(1), expires_at=at(2), timeout_seconds=0.5, priority=-3),
+    ReportRefusals(
+        user_id=ALICE, scope=Scope.GLOBAL, used=1, limit=1, window_start=NOW, window_seconds=60,
+        count=7, first_at=NOW, last_at=at(0.000001),
+    ),
+    ClaimJobs(worker=WORKER, max_jobs=3, kinds=(Kind("a"), Kind("ü"))),
+    ExtendLeases(worker=WORKER, jobs=[(JOB, 1)]),
+    CompleteJob(job_id=JOB, attempt=1, result=body("done")),
+    CompleteJob(job_id=JOB, attempt=POSITION_MAX),
+    FailJob(job_id=JOB, attempt=1, error=body("broken"), may_retry=False),
+    ReturnJob(job_id=JOB, attempt=1),
+    CancelJob(job_id=JOB),
+    RetryJob(job_id=JOB),
+    EraseBodies(job_id=JOB, attempt=1, positions=(2, 5)),
+    WakeJobs(jobs=[JOB]),
+    RecoverJobs(server=ServerId("s"), jobs=[JOB]),
+    ChangeLimit(scope=Scope.USER, user_id=ALICE, limit=None, running=3),
+    ChangeLimit(scope=Scope.GLOBAL, limit=5),
+)  # fmt: skip
+
+
+def submitted() -> Outcome:
+    [outcome] = given().when(submit()).outcomes
+    return outcome
+
+
+def job_stands() -> JobStands:
+    [outcome] = given().when(submit(), CancelJob(job_id=JobId(2))).outcomes[1:]
+    assert isinstance(outcome, JobStands)
+    return outcome
+
+
+OUTCOMES: Sequence[Outcome] = (
+    submitted(),
+    job_stands(),
+    Claimed([job_stands().job], is_repeated=True),
+    LeasesHeld(NOW, [JOB]),
+    JobsWoken([]),
+    LimitsSet(LimitChanged(scope=Scope.KIND, kind=Kind("a"), running=2)),
+    RefusalsRecorded(3),
+)
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: type(command).__name__)
+def test_a_command_arrives_as_it_was_sent(command: Command) -> None:
+    [frame] = questions().feed(encoded(Asked([(7, command)])))
+    assert frame == Asked([(7, command)])
+
+
+def test_every_kind_of_command_is_tried() -> None:
+    assert {type(command) for command in COMMANDS} == set(Command.__args__)
+
+
+@pytest.mark.parametrize("outcome", OUTCOMES, ids=lambda outcome: type(outcome).__name__)
+def test_an_answer_arrives_as_it_was_given(outcome: Outcome) -> None:
+    assert _through(outcome) == outcome
+
+
+def test_a_refusal_arrives_with_all_that_it_tells() -> None:
+    refused = KeyReusedWithOtherPayload("key", JOB)
+    refused.decision = admitted()
+    refused.decided_at = NOW
+    found = _through(refused)
+    assert isinstance(found, KeyReusedWithOtherPayload)
+    assert (str(found), found.decision, found.decided_at) == (str(refused), admitted(), NOW)
+    limited = _through(RateLimited(admitted(), NOW))
+    assert isinstance(limited, RateLimited)
+    assert limited.decision == admitted()
+
+
+def test_an_accident_is_named_whatever_it_holds() -> None:
+    found = _through(ValueError("broken", lambda: None))
+    assert type(found) is RuntimeError
+    assert str(found).startswith("ValueError('broken', ")
+
+
+def test_frames_arrive_whole_however_they_are_cut() -> None:
+    sent: list[Begin | Asked] = [
+        Begin(Settings(user_limit=3), logs_json=True),
+        Asked([(1, COMMANDS[0])]),
+        Asked([]),
+    ]
+    wire = b"".join(encoded(frame) for frame in sent)
+    for size in (1, 3, 50, len(wire)):
+        decoder = questions()
+        found = [
+            frame
+            for start in range(0, len(wire), size)
+            for frame in decoder.feed(wire[start : start + size])
+        ]
+        assert found == sent
+
+
+def test_the_figures_of_a_batch_go_with_its_answers() -> None:
+    written = BatchWritten(9, 2, 0.25, {("JobFailed", "error"): 2}, {("user", True): 1})
+    sent = Answered([], [written], WriterStats(1, 2, 3, 4), pickled(QueueFull("full")))
+    [frame] = answers().feed(encoded(sent))
+    assert frame == sent
+
+
+def _through(outcome: Outcome) -> Outcome:
+    sent = Answered([(7, packed(outcome))], [], WriterStats(), None)
+    [frame] = answers().feed(encoded(sent))
+    [(number, found)] = frame.outcomes
+    assert number == 7
+    return unpacked(found)
