@@ -190,11 +190,12 @@ class PipelinedCursor(Cursor):
             return super().executemany(query, args)
         before, behind = parts
         connection = self._pipeline()
+        characters_max = connection.characters_max
         values: list[str] = []
         characters = 0
         for rendered in self._render(args):
             characters += len(rendered) + 1
-            if values and characters > connection.characters_max:
+            if characters > characters_max and values:
                 connection.hold(before + ",".join(values) + behind)
                 values, characters = [], len(rendered)
             values.append(rendered)
