@@ -2,26 +2,31 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Final
 
 from adapters.scratch import scratch_database
 from adapters.stored_log import SqlStoredLog, snapshot
 from domain.events import Recorded
 from domain.stored_log import Leaf
+from entrypoints.interpreter import tuned_for_one_pass
 from entrypoints.service import Fairlog
+from entrypoints.verifying import inline_check, inline_check_beside
 from projections.findings import Report
 from projections.follower import Follower
-from projections.inline_check import InlineCheck
-from projections.live import inline_projections
 from projections.log_check import Following, LogCheck
 from projections.merkle import MerkleProjection
-from projections.parts import Part
 from projections.verify import Kept, Progress, Verified, head_of, verify, verify_chain
+
+EVENTS_APART_MIN: Final = 20_000  # starting a process takes as long as checking some of them
 
 
 def verify_log(fairlog: Fairlog, report: Report, progress: Progress) -> Verified:
     """Check the log, and every projection against it, while everybody goes on working."""
-    with _log_check(fairlog) as ours, inline_check(fairlog) as beside:
-        return verify(ours, beside, report, progress)
+    database = fairlog.database
+    with tuned_for_one_pass(), _log_check(fairlog) as ours:
+        is_long = ours.head.position >= EVENTS_APART_MIN
+        with (inline_check_beside if is_long else inline_check)(database) as beside:
+            return verify(ours, beside, report, progress)
 
 
 def verify_log_chain(fairlog: Fairlog, kept: Kept, report: Report, progress: Progress) -> Verified:
@@ -41,14 +46,6 @@ def _log_check(fairlog: Fairlog) -> Iterator[LogCheck]:
     with snapshot(fairlog.database) as connection, scratch_database() as scratch:
         head = head_of(log, connection)
         yield LogCheck(log, connection, head, Following(events, leaves), scratch)
-
-
-@contextmanager
-def inline_check(fairlog: Fairlog) -> Iterator[Part]:
-    log = _stored_log(fairlog)
-    with snapshot(fairlog.database) as connection, scratch_database() as scratch:
-        head = head_of(log, connection)
-        yield InlineCheck(log, connection, head, inline_projections(), scratch)
 
 
 def _stored_log(fairlog: Fairlog) -> SqlStoredLog:
