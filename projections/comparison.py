@@ -1,7 +1,8 @@
 """Two generations of one table side by side: which rows differ, and in what.
 
-Both are read in the order of their primary key, a page at a time, and whole pages are compared
-before single rows are: equal tables cost little more than reading them.
+Both are gone through in the order of their primary key, a page at a time, and whole pages are
+compared before single rows are: equal tables cost little more than reading them. MySQL gives a page
+as one text, which PyMySQL reads in a tenth of the time of its rows.
 """
 
 from collections.abc import Iterator, Sequence
@@ -35,8 +36,16 @@ def differences(
     keys = [column.name for column in table.primary_key.columns][1:]
     at = [names.index(key) for key in keys]
     live_pages, log_pages = _Pages(live, table, names, keys), _Pages(from_log, table, names, keys)
+    by_text = live.connection.dialect.name != "sqlite"
     after: _Key | None = None
     while True:
+        if by_text:
+            up_to = live_pages.end(after, rows_a_page)
+            if live_pages.text(after, up_to) == log_pages.text(after, up_to):
+                if up_to is None:
+                    return
+                after = up_to
+                continue
         live_page = live_pages.read(after, rows_a_page)
         log_page = log_pages.read(after, rows_a_page)
         last = _end(live_page, log_page, at, rows_a_page)
@@ -61,25 +70,64 @@ class _Pages:
     ) -> None:
         self._side = side
         mark = placeholder(side.connection)
-        beyond = " OR ".join(
-            "".join(f"{key} = {mark} AND " for key in keys[:index]) + f"{keys[index]} > {mark}"
-            for index in range(len(keys))
-        )
-        self._first = f"SELECT {', '.join(names)} FROM {table.name} WHERE generation = {mark}"
-        self._next = f"{self._first} AND ({beyond})"
+        self._beyond = _bound(keys, ">", ">", mark)
+        self._up_to = _bound(keys, "<", "<=", mark)
+        of = f" FROM {table.name} WHERE generation = {mark}"
+        self._rows = f"SELECT {', '.join(names)}{of}"
+        self._keys = f"SELECT {', '.join(keys)}{of}"
+        self._text = f"SELECT {_in_one_text(side.connection, table)}{of}"
         self._order = f" ORDER BY {', '.join(keys)} LIMIT {mark}"
+        self._last = f" ORDER BY {', '.join(keys)} LIMIT 1 OFFSET {mark}"
 
     def read(self, after: _Key | None, limit: int) -> list[Row]:
         """Rows behind a key, without the generation."""
+        return list(map(tuple, self._ask(self._rows, after, None, self._order, limit).all()))
+
+    def end(self, after: _Key | None, limit: int) -> _Key | None:
+        """The last key of a page behind one; None where the table ends before."""
+        found = self._ask(self._keys, after, None, self._last, limit - 1).one_or_none()
+        return None if found is None else tuple(found)
+
+    def text(self, after: _Key | None, up_to: _Key | None) -> bytes | None:
+        """What the rows behind a key hold, up to another one or to the end; None for no rows."""
+        text = self._ask(self._text, after, up_to).scalar_one()
+        return text.encode() if isinstance(text, str) else text
+
+    def _ask(
+        self, select: str, after: _Key | None, up_to: _Key | None, order: str = "", *limits: int
+    ) -> "sa.CursorResult[Any]":
         connection, generation = self._side
-        if after is None:
-            found = connection.exec_driver_sql(self._first + self._order, (generation, limit))
-        else:
-            bounds = [value for index in range(len(after)) for value in after[: index + 1]]
-            found = connection.exec_driver_sql(
-                self._next + self._order, (generation, *bounds, limit)
-            )
-        return list(map(tuple, found.all()))
+        values: list[Any] = [generation]
+        for bound, condition in ((after, self._beyond), (up_to, self._up_to)):
+            if bound is not None:
+                select += condition
+                values += [value for index in range(len(bound)) for value in bound[: index + 1]]
+        return connection.exec_driver_sql(select + order, (*values, *limits))
+
+
+def _bound(keys: Sequence[str], each: str, last: str, mark: str) -> str:
+    """`each` is how a key column is held against its bound, and `last` how the last one is."""
+    ways = [
+        "".join(f"{key} = {mark} AND " for key in keys[:index])
+        + f"{keys[index]} {last if index == len(keys) - 1 else each} {mark}"
+        for index in range(len(keys))
+    ]
+    return f" AND ({' OR '.join(ways)})"
+
+
+def _in_one_text(connection: Connection, table: sa.Table) -> str:
+    """All columns of all rows, the same in every database: numbers, hexadecimal digits, and a minus
+    for what is not there.
+    """
+    values = []
+    for column in list(table.columns)[1:]:
+        value = column.name if isinstance(column.type, sa.Integer) else f"HEX({column.name})"
+        values.append(f"CASE WHEN {column.name} IS NULL THEN '-' ELSE {value} END")
+    if connection.dialect.name == "sqlite":
+        row = " || ',' || ".join(values)
+        return f"GROUP_CONCAT({row}, ';')"
+    row = ", ',', ".join(values)
+    return f"GROUP_CONCAT({row} SEPARATOR ';')"
 
 
 def _end(

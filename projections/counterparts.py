@@ -10,7 +10,7 @@ from projections import registry
 from projections.comparison import Side, differences
 from projections.findings import Difference, Told
 from projections.generations import Tabled
-from projections.rows import create_all
+from projections.rows import create_for_folding
 
 SCRATCH_GENERATION: Final = 1
 
@@ -24,7 +24,7 @@ class Counterparts:
         self._scratch = scratch
         self._live = _live(snapshot, projections, told)
         for projection in projections:
-            create_all(scratch, projection.tables)
+            create_for_folding(scratch, projection.tables)
 
     def differences(self, unknown: Collection[str] = ()) -> Iterator[Difference]:
         """Between both, but for projections of which the log has not told all."""
