@@ -83,7 +83,8 @@ def count_leader(leaders: Leaders, key: str, by: int = 1) -> str | None:
     if len(leaders) < LEADERS_MAX:
         leaders[key] = by
         return None
-    lowest, dropped = min((count, name) for name, count in leaders.items())
+    lowest = min(leaders.values())
+    dropped = min([name for name, count in leaders.items() if count == lowest])
     del leaders[dropped]
     leaders[key] = lowest + by
     return dropped

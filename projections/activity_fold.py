@@ -4,9 +4,9 @@ A fold over rows that were read before: the caller loads what `needs_of` names a
 has changed.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 
 from msgspec import Struct
 
@@ -78,46 +78,66 @@ class Fold:
         self.workers: dict[WorkerId, WorkerLoad] = {}
 
     def apply(self, events: Sequence[Recorded]) -> None:
+        folds = self._folds()
+        moment: datetime | None = None
+        at = 0
         for recorded in events:
-            self._evolve(recorded)
+            if recorded.recorded_at is not moment:  # the events of a batch have one time
+                moment = recorded.recorded_at
+                at = to_micros(moment)
+            fold = folds.get(type(recorded.event))
+            if fold is not None:
+                fold(recorded, at, recorded.event)
 
-    def _evolve(self, recorded: Recorded) -> None:  # noqa: PLR0912 (one flat match)
-        at = to_micros(recorded.recorded_at)
-        job_id = recorded.job_id or JobId(0)
-        match recorded.event:
-            case RateLimitDecided(allowed=False) as event:
-                self._of(at, Kind("")).refused += event.count
-                count_leader(self._leading(at).refused, event.user_id, event.count)
-            case JobSubmitted() as event:
-                self._submit(recorded, at, event)
-            case SubmissionDeduplicated() as event:
-                self._of(at, event.kind).duplicates += 1
-            case JobReleased() as event:
-                self._enter(job_id, event.user_id, at)
-            case JobStarted() as event:
-                self._start(job_id, at, event)
-            case JobCompleted() as event:
-                self._end_run(job_id, event.user_id, event.kind, at, completed=1)
-                self._of(at, event.kind).completed += 1
-                self.jobs[job_id] = None
-            case JobFailed() as event:
-                self._fail(recorded, job_id, at, event)
-            case JobRequeued() as event:
-                self._of(at, event.kind).requeued += 1
-                if event.reason is not RequeueReason.RETRIED:
-                    self._leave_worker(job_id, event.user_id, at)
-                self._enter(job_id, event.user_id, at)
-            case JobCancelled() as event:
-                self._of(at, event.kind).cancelled += 1
-                if event.was == "running":
-                    self._leave_worker(job_id, event.user_id, at)
-                elif event.was == "queued":
-                    self._user(event.user_id).waiting -= 1
-                self.jobs[job_id] = None
-            case LeasesExtended() as event:
-                self._worker(event.worker, at)
-            case _:
-                pass
+    def _folds(self) -> Mapping[type, Callable[[Recorded, int, Any], None]]:
+        return {
+            RateLimitDecided: self._refuse,
+            JobSubmitted: self._submit,
+            SubmissionDeduplicated: self._repeat,
+            JobReleased: self._release,
+            JobStarted: self._start,
+            JobCompleted: self._complete,
+            JobFailed: self._fail,
+            JobRequeued: self._requeue,
+            JobCancelled: self._cancel,
+            LeasesExtended: self._extend,
+        }
+
+    def _refuse(self, _: Recorded, at: int, event: RateLimitDecided) -> None:
+        if not event.allowed:
+            self._of(at, Kind("")).refused += event.count
+            count_leader(self._leading(at).refused, event.user_id, event.count)
+
+    def _repeat(self, _: Recorded, at: int, event: SubmissionDeduplicated) -> None:
+        self._of(at, event.kind).duplicates += 1
+
+    def _release(self, recorded: Recorded, at: int, event: JobReleased) -> None:
+        self._enter(_job_of(recorded), event.user_id, at)
+
+    def _complete(self, recorded: Recorded, at: int, event: JobCompleted) -> None:
+        job_id = _job_of(recorded)
+        self._end_run(job_id, event.user_id, event.kind, at, completed=1)
+        self._of(at, event.kind).completed += 1
+        self.jobs[job_id] = None
+
+    def _requeue(self, recorded: Recorded, at: int, event: JobRequeued) -> None:
+        job_id = _job_of(recorded)
+        self._of(at, event.kind).requeued += 1
+        if event.reason is not RequeueReason.RETRIED:
+            self._leave_worker(job_id, event.user_id, at)
+        self._enter(job_id, event.user_id, at)
+
+    def _cancel(self, recorded: Recorded, at: int, event: JobCancelled) -> None:
+        job_id = _job_of(recorded)
+        self._of(at, event.kind).cancelled += 1
+        if event.was == "running":
+            self._leave_worker(job_id, event.user_id, at)
+        elif event.was == "queued":
+            self._user(event.user_id).waiting -= 1
+        self.jobs[job_id] = None
+
+    def _extend(self, _: Recorded, at: int, event: LeasesExtended) -> None:
+        self._worker(event.worker, at)
 
     def _submit(self, recorded: Recorded, at: int, event: JobSubmitted) -> None:
         job_id = JobId(recorded.position)
@@ -128,7 +148,8 @@ class Fold:
         else:
             self.jobs[job_id] = OpenJob()
 
-    def _start(self, job_id: JobId, at: int, event: JobStarted) -> None:
+    def _start(self, recorded: Recorded, at: int, event: JobStarted) -> None:
+        job_id = _job_of(recorded)
         figures = self._of(at, event.kind)
         figures.started += 1
         job = self.jobs.get(job_id)
@@ -143,7 +164,8 @@ class Fold:
         worker.running += 1
         worker.server = event.server
 
-    def _fail(self, recorded: Recorded, job_id: JobId, at: int, event: JobFailed) -> None:
+    def _fail(self, recorded: Recorded, at: int, event: JobFailed) -> None:
+        job_id = _job_of(recorded)
         seen = int(event.reason in {FailureReason.ERROR, FailureReason.TIMED_OUT})
         self._end_run(job_id, event.user_id, event.kind, at, failed=seen)
         figures = self._of(at, event.kind)
@@ -200,7 +222,10 @@ class Fold:
         return leading
 
     def _user(self, user_id: UserId) -> UserLoad:
-        return self.users.setdefault(user_id, UserLoad())
+        user = self.users.get(user_id)
+        if user is None:
+            user = self.users[user_id] = UserLoad()
+        return user
 
     def _worker(self, worker: WorkerId, at: int, *, is_seen: bool = True) -> WorkerLoad:
         load = self.workers.get(worker)
@@ -209,6 +234,10 @@ class Fold:
         elif is_seen:
             load.last_seen = at
         return load
+
+
+def _job_of(recorded: Recorded) -> JobId:
+    return recorded.job_id or JobId(0)
 
 
 def minute_of(at: int) -> int:

@@ -1,5 +1,6 @@
 """Rows of the log as they are stored: positions without gaps, a clock that only rises, hashes."""
 
+import struct
 from collections.abc import Sequence
 
 from domain.chain import GENESIS, leaf, link
@@ -27,7 +28,7 @@ class ChainCheck:
         for row in rows:
             try:
                 self._take(row)
-            except (TypeError, ValueError, OverflowError, AttributeError):
+            except (TypeError, ValueError, AttributeError, struct.error):
                 # SQLite keeps whatever it is given, whatever the column is declared as.
                 self._told.about(self.position + 1, "a column holds what Fairlog never writes")
                 if not isinstance(row[0], int):
