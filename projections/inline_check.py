@@ -1,6 +1,7 @@
 """The inline projections held against the log: a fold in which each event has to be legal."""
 
 from collections.abc import Iterator, Sequence
+from typing import Final
 
 from sqlalchemy.engine import Connection
 
@@ -15,6 +16,8 @@ from projections.fold import GenerationFold
 from projections.generations import InlineProjection
 from projections.log_pages import LogPage, LogPages
 from projections.parts import Checked, in_pages
+
+ROWS_KEPT_MAX: Final = 20_000  # of the fold, after it was written to the scratch database
 
 
 class InlineCheck:
@@ -39,7 +42,9 @@ class InlineCheck:
         self._told = Told(self._found.append)
         self._counterparts = Counterparts(snapshot, scratch, projections, self._told)
         self._fold = GenerationFold(
-            [(projection, SCRATCH_GENERATION) for projection in projections], self._end
+            [(projection, SCRATCH_GENERATION) for projection in projections],
+            events_expected=self._end,
+            rows_kept_max=ROWS_KEPT_MAX,
         )
         self._stopped_at: int | None = None
 

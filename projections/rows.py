@@ -26,6 +26,7 @@ PAIRS_A_STATEMENT_MAX: Final = 250  # keys of several columns; SQLite nests an O
 Identifier = sa.LargeBinary().with_variant(mysql.VARBINARY(255), "mysql", "mariadb")
 Document = sa.LargeBinary().with_variant(mysql.MEDIUMBLOB(), "mysql", "mariadb")
 
+ROW_BYTES: Final = "row bytes"  # in the `info` of a table: about how many, where they are many
 FOUND_BY_FOLDS: Final = "found by folds"  # in the `info` of an index, see `create_for_folding`
 
 Row = tuple[Any, ...]
@@ -168,10 +169,11 @@ def remove_some(connection: Connection, table: sa.Table, generation: int, rows_m
 
 def create_for_folding(connection: Connection, tables: Sequence[sa.Table]) -> None:
     """Create tables in an empty SQLite database, for a fold alone: with no other indexes than those
-    that it finds rows by.
+    that it finds rows by, and the rows themselves in their primary key.
     """
     for table in tables:
-        connection.execute(CreateTable(table))
+        statement = str(CreateTable(table).compile(dialect=connection.dialect)).rstrip()
+        connection.exec_driver_sql(f"{statement} WITHOUT ROWID")
         for index in table.indexes:
             if index.info.get(FOUND_BY_FOLDS):
                 connection.execute(CreateIndex(index))
