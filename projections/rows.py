@@ -169,11 +169,10 @@ def remove_some(connection: Connection, table: sa.Table, generation: int, rows_m
 
 def create_for_folding(connection: Connection, tables: Sequence[sa.Table]) -> None:
     """Create tables in an empty SQLite database, for a fold alone: with no other indexes than those
-    that it finds rows by, and the rows themselves in their primary key.
+    that it finds rows by.
     """
     for table in tables:
-        statement = str(CreateTable(table).compile(dialect=connection.dialect)).rstrip()
-        connection.exec_driver_sql(f"{statement} WITHOUT ROWID")
+        connection.execute(CreateTable(table))
         for index in table.indexes:
             if index.info.get(FOUND_BY_FOLDS):
                 connection.execute(CreateIndex(index))
