@@ -10,7 +10,11 @@ from sqlalchemy.engine import Connection
 
 from adapters.database import Database, translated
 from adapters.tables import HEAD_ID
+from domain.events import Event, Recorded
+from domain.identifiers import JobId
+from domain.moments import EPOCH, from_micros
 from domain.stored_log import Leaf, StoredHead, StoredRow, leaf_of
+from domain.upcasting import is_current
 
 _HEAD: Final = "SELECT position, hash, recorded_at FROM log_head WHERE id = {0}"
 _ROWS: Final = (
@@ -32,12 +36,23 @@ _ROWS_TOGETHER: Final = (
     " IF(LEFT(data, 1) = '{', LENGTH(data), -1), ',', data, ']' SEPARATOR ',')"
     " FROM events WHERE position > %s AND position <= %s"
 )
+_EVENTS_TOGETHER: Final = (
+    "SELECT GROUP_CONCAT('[', position, ',', version, ',', COALESCE(job_id, 'null'), ',',"
+    " recorded_at, ',', IF(LEFT(data, 1) = '{', LENGTH(data), -1), ',', data, ']' SEPARATOR ',')"
+    " FROM events WHERE position > %s AND position <= %s"
+)
 _BODIES_TOGETHER: Final = (
     "SELECT COUNT(*), GROUP_CONCAT('[', position, ',\"', SHA2(body, 256), '\",', LENGTH(body), ']'"
     " SEPARATOR ',') FROM bodies WHERE position > %s AND position <= %s"
 )
 _TextRow = tuple[int, bytes, int, bytes | None, int | None, int, bytes, int, msgspec.Raw]
 _decode_rows: Final = msgspec.json.Decoder(list[_TextRow]).decode
+_decode_lengths: Final = msgspec.json.Decoder(
+    list[tuple[int, int, int | None, int, int, msgspec.Raw]]
+).decode
+_decode_events: Final = msgspec.json.Decoder(
+    list[tuple[int, int, JobId | None, int, int, Event]]
+).decode
 _decode_digests: Final = msgspec.json.Decoder(list[tuple[int, str, int]]).decode
 
 
@@ -58,7 +73,7 @@ def snapshot(database: Database) -> Iterator[Connection]:
 
 
 class SqlStoredLog:
-    """Rows as the driver gives them: nothing is decoded here, so that nothing can fail here."""
+    """Rows as the driver gives them: whatever they hold, nothing can fail here."""
 
     def __init__(self, *, is_sqlite: bool) -> None:
         placeholder = "?" if is_sqlite else "%s"
@@ -77,6 +92,9 @@ class SqlStoredLog:
         if not self._is_sqlite and (together := _rows_together(connection, after, limit)):
             return together
         return list(map(tuple, connection.exec_driver_sql(self._rows, (after, limit)).all()))
+
+    def events(self, connection: Connection, after: int, limit: int) -> list[Recorded] | None:
+        return None if self._is_sqlite else _events_together(connection, after, limit)
 
     def leaves(self, connection: Connection, after: int, limit: int) -> Sequence[Leaf]:
         """What stands for each of these rows in the chain and in the Merkle tree."""
@@ -119,6 +137,30 @@ def _rows_together(connection: Connection, after: int, limit: int) -> list[Store
         name = names.get(type_name) or names.setdefault(type_name, type_name.decode())
         rows.append((position, name, version, user_id, job_id, recorded_at, event, stored))
     return rows
+
+
+def _events_together(connection: Connection, after: int, limit: int) -> list[Recorded] | None:
+    """The same for the events alone, which are decoded all at once when their lengths are right."""
+    text = connection.exec_driver_sql(_EVENTS_TOGETHER, (after, after + limit)).scalar_one()
+    if text is None:
+        return None
+    page = b"[" + text + b"]"
+    try:
+        if any(len(row[5]) != row[4] for row in _decode_lengths(page)):
+            return None
+        found = _decode_events(page)
+    except msgspec.DecodeError:
+        return None
+    events: list[Recorded] = []
+    expected, last_at, moment = after, 0, EPOCH
+    for position, version, job_id, recorded_at, _, event in found:
+        expected += 1
+        if position != expected or not is_current(version):
+            return None
+        if recorded_at != last_at:  # those of a batch have one time
+            last_at, moment = recorded_at, from_micros(recorded_at)
+        events.append(Recorded(position, moment, job_id, event))
+    return events
 
 
 def _digests_together(

@@ -50,7 +50,7 @@ class InlineCheck:
 
     def pages(self) -> Iterator[Checked]:
         yield self._checked(0)
-        with LogPages(self._log, self._snapshot) as pages:
+        with LogPages(self._log, self._snapshot, as_events=True) as pages:
             for page in pages.behind(0):
                 self._take(page)
                 yield self._checked(page.up_to)
@@ -72,17 +72,7 @@ class InlineCheck:
         return Checked(position, found)
 
     def _take(self, page: LogPage) -> None:
-        events: list[Recorded] = []
-        up_to = min(page.up_to, self._end)
-        unreadable: int | None = None
-        for row in page.rows:
-            if not isinstance(row[0], int) or row[0] > up_to:
-                break
-            try:
-                events.append(recorded(row))
-            except UNREADABLE:
-                unreadable = row[0]
-                break
+        events, unreadable = _readable(page, min(page.up_to, self._end))
         try:
             self._fold.take(self._scratch, events, self._judge)
             if self._fold.is_save_due:
@@ -108,6 +98,21 @@ class InlineCheck:
     def _cannot_fold(self, position: int, error: Exception) -> None:
         self._told.about(position, f"it cannot be folded ({type(error).__name__}: {error})")
         self._stopped_at = position
+
+
+def _readable(page: LogPage, up_to: int) -> tuple[Sequence[Recorded], int | None]:
+    """The events up to a position, or to the first row that is none, and which one that is."""
+    if page.events:
+        return [one for one in page.events if one.position <= up_to], None
+    events: list[Recorded] = []
+    for row in page.rows:
+        if not isinstance(row[0], int) or row[0] > up_to:
+            break
+        try:
+            events.append(recorded(row))
+        except UNREADABLE:
+            return events, row[0]
+    return events, None
 
 
 def _illegality(world: World, recorded: Recorded) -> str | None:

@@ -6,6 +6,7 @@ from typing import Final, NamedTuple, Self
 
 from sqlalchemy.engine import Connection
 
+from domain.events import Recorded
 from domain.stored_log import StoredLog, StoredRow
 
 EVENTS_A_PAGE: Final = 4000
@@ -19,17 +20,20 @@ class LogPage(NamedTuple):
     after: int  # the position before them
     up_to: int  # the last one that the next page can be told by
     digests: Digests = ()  # of the first bodies in between
+    events: Sequence[Recorded] = ()  # instead of rows, where they could be read as events
 
 
 class LogPages:
     """One thread asks all the questions: a connection cannot be asked two at once."""
 
     def __init__(
-        self, log: StoredLog[Connection], snapshot: Connection, *, with_bodies: bool = False
-    ) -> None:
+        self, log: StoredLog[Connection], snapshot: Connection, *, with_bodies: bool = False,
+        as_events: bool = False,
+    ) -> None:  # fmt: skip
         self._log = log
         self._snapshot = snapshot
         self._with_bodies = with_bodies
+        self._as_events = as_events
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="fairlog-verify")
 
     def __enter__(self) -> Self:
@@ -41,7 +45,7 @@ class LogPages:
     def behind(self, position: int) -> Iterator[LogPage]:
         """The pages behind a position, as far as they can be read in order."""
         page = self._page(position)
-        while page.rows:
+        while page.rows or page.events:
             ahead = self._thread.submit(self._page, page.up_to)
             yield page
             if page.up_to == page.after:
@@ -53,6 +57,8 @@ class LogPages:
         return self._thread.submit(self._digests, after, up_to).result()
 
     def _page(self, after: int) -> LogPage:
+        if self._as_events and (events := self._log.events(self._snapshot, after, EVENTS_A_PAGE)):
+            return LogPage((), after, events[-1].position, events=events)
         rows = self._log.rows(self._snapshot, after, EVENTS_A_PAGE)
         up_to = _end(rows, after)
         if not self._with_bodies:
