@@ -16,8 +16,8 @@ from sqlalchemy.engine import Connection
 from projections.findings import Difference
 from projections.rows import ROW_BYTES, Row, placeholder
 
-ROWS_A_PAGE: Final = 2000
-BYTES_A_PAGE: Final = 2 * 1024 * 1024
+ROWS_A_PAGE: Final = 1000
+BYTES_A_PAGE: Final = 1024 * 1024
 _SHOWN_CHARACTERS_MAX: Final = 200  # of one value
 
 _Key = tuple[Any, ...]
@@ -34,7 +34,7 @@ def differences(
     projection: str, table: sa.Table, live: Side, from_log: Side, rows_a_page: int = ROWS_A_PAGE
 ) -> Iterator[Difference]:
     """Go through both in step; memory holds a page or two of each."""
-    rows_a_page = max(2, min(rows_a_page, BYTES_A_PAGE // table.info.get(ROW_BYTES, 1)))
+    rows_a_page = max(1, min(rows_a_page, BYTES_A_PAGE // table.info.get(ROW_BYTES, 1)))
     names = [column.name for column in table.columns][1:]
     keys = [column.name for column in table.primary_key.columns][1:]
     at = [names.index(key) for key in keys]

@@ -17,7 +17,7 @@ from projections.generations import InlineProjection
 from projections.log_pages import LogPage, LogPages
 from projections.parts import Checked, in_pages
 
-ROWS_KEPT_MAX: Final = 20_000  # of the fold, after it was written to the scratch database
+ROWS_KEPT_MAX: Final = 45_000  # of the fold, after a save; two processes share the memory
 
 
 class InlineCheck:

@@ -9,8 +9,8 @@ from sqlalchemy.engine import Connection
 from domain.events import Recorded
 from domain.stored_log import StoredLog, StoredRow
 
-EVENTS_A_PAGE: Final = 4000
-BODIES_A_PAGE: Final = 4000
+EVENTS_A_PAGE: Final = 2000
+BODIES_A_PAGE: Final = 2000
 
 Digests = Sequence[tuple[int, str, int]]  # of bodies: position, SHA-256 in hex, size
 
