@@ -1,7 +1,7 @@
 """The log itself, row by row, and the projections that follow it."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from sqlalchemy.engine import Connection
 
@@ -18,6 +18,8 @@ from projections.generations import Tabled
 from projections.leaf_fold import LeafFold
 from projections.log_pages import LogPages
 from projections.parts import Checked, in_pages
+
+EVENTS_A_FOLD: Final = 8000  # of what follows the log: rows that change often are written once
 
 
 class Following(NamedTuple):
@@ -53,7 +55,10 @@ class LogCheck:
         self._erasures = ErasureCheck(scratch, told)
         self._leaves = LeafFold(scratch, _reached(snapshot, following.leaves))
         self._events = _reached(snapshot, following.events)
-        self._stopped_at: int | None = None
+        self._unreadable_at: int | None = None
+        self._unfoldable_at: int | None = None
+        self._unfolded: list[Recorded] = []
+        self._unfolded_leaves: list[Leaf] = []
 
     @property
     def erased(self) -> Mapping[UserId, int]:
@@ -67,18 +72,22 @@ class LogCheck:
             check = EventCheck(pages, self.head.position, self._erasures, self._told)
             for page in pages.behind(0):
                 chain.take(page.rows)
-                self._leaves.take(chain.leaves)
-                self._apply(check.take(page))
-                self._stopped_at = self._stopped_at or check.stopped_at
+                self._unfolded_leaves += chain.leaves
+                self._unfolded += check.take(page)
+                self._unreadable_at = check.stopped_at
+                if len(self._unfolded_leaves) >= EVENTS_A_FOLD:
+                    self._fold()
                 yield self._checked()
                 if chain.is_broken_off:
                     break
+            self._fold()
             chain.take_head(self.head)
             check.take_end(chain.position)
         yield self._checked()
 
     def stopped_at(self) -> int | None:
-        return self._stopped_at
+        stops = (self._unreadable_at, self._unfoldable_at)
+        return min((at for at in stops if at is not None), default=None)
 
     def differences(self) -> Iterator[Sequence[Difference]]:
         # Of those that were stopped events are missing, which is told already.
@@ -89,17 +98,20 @@ class LogCheck:
         self._found.clear()
         return Checked(self.chain.position, found)
 
-    def _apply(self, events: Sequence[Recorded]) -> None:
+    def _fold(self) -> None:
+        events, self._unfolded = self._unfolded, []
+        leaves, self._unfolded_leaves = self._unfolded_leaves, []
+        self._leaves.take(leaves)
         for projection, up_to in self._events:
             reached = [one for one in events if one.position <= up_to]
-            if not reached or self._stopped_at is not None:
+            if not reached or self._unfoldable_at is not None:
                 continue
             try:
                 projection.apply(self._scratch, SCRATCH_GENERATION, reached)
             except Exception as error:  # noqa: BLE001 (a history that no rule made may do anything)
                 position = reached[0].position
                 self._told.about(position, f"it cannot be folded ({type(error).__name__}: {error})")
-                self._stopped_at = position
+                self._unfoldable_at = position
 
 
 def _reached(
