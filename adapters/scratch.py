@@ -32,4 +32,4 @@ def _set_up(connection: sqlite3.Connection, _record: object) -> None:
     connection.execute("PRAGMA journal_mode = OFF")  # nothing is ever rolled back
     connection.execute("PRAGMA synchronous = OFF")  # nor kept
     connection.execute("PRAGMA locking_mode = EXCLUSIVE")
-    connection.execute("PRAGMA cache_size = -65536")  # KiB
+    connection.execute("PRAGMA cache_size = -8192")  # KiB

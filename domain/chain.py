@@ -7,11 +7,16 @@ absent field by 0xFFFFFFFF. `leaf = SHA-256(0x00 ‖ entry)` (RFC 6962, section 
 """
 
 from hashlib import sha256
+from struct import Struct
 from typing import Final
 
 GENESIS: Final = bytes(32)  # the hash before the first event
-_ABSENT: Final = b"\xff\xff\xff\xff"
-_EIGHT: Final = b"\x00\x00\x00\x08"
+_ABSENT: Final = 0xFFFFFFFF
+# One call for fields that lie side by side. A length of 4 bytes, an integer of 8.
+_TO_TYPE: Final = Struct(">xIQIQI").pack  # 0x00, position, version, the type's length
+_LENGTH: Final = Struct(">I").pack
+_FROM_JOB: Final = Struct(">IQIQI").pack  # job_id, recorded_at, the data's length
+_FROM_NO_JOB: Final = Struct(">IIQI").pack
 
 
 def leaf(
@@ -23,14 +28,14 @@ def leaf(
     recorded_at_micros: int,
     data: bytes,
 ) -> bytes:
-    """Hash one row of the log by itself."""
+    """Hash one row of the log by itself. Raises `struct.error` for what is no such number."""
+    length = len(data)
     entry = (
-        b"\x00" + _EIGHT + position.to_bytes(8, "big") + _EIGHT + version.to_bytes(8, "big")
-        + len(type_name).to_bytes(4, "big") + type_name
-        + (_ABSENT if user_id is None else len(user_id).to_bytes(4, "big") + user_id)
-        + (_ABSENT if job_id is None else _EIGHT + job_id.to_bytes(8, "big"))
-        + _EIGHT + recorded_at_micros.to_bytes(8, "big")
-        + len(data).to_bytes(4, "big") + data
+        _TO_TYPE(8, position, 8, version, len(type_name)) + type_name
+        + (_LENGTH(_ABSENT) if user_id is None else _LENGTH(len(user_id)) + user_id)
+        + (_FROM_NO_JOB(_ABSENT, 8, recorded_at_micros, length) if job_id is None
+           else _FROM_JOB(8, job_id, 8, recorded_at_micros, length))
+        + data
     )  # fmt: skip
     return sha256(entry).digest()
 

@@ -8,7 +8,7 @@ its SHA-256 and its size.
 The tags are written out: the default would be the class name, and a rename would orphan history.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from enum import StrEnum
 from typing import Final, Literal
@@ -229,7 +229,6 @@ EVENT_TYPES: Final[Mapping[str, type[Event]]] = {
 _NAMES: Final[Mapping[type, str]] = {cls: name for name, cls in EVENT_TYPES.items()}
 
 _encoder = msgspec.json.Encoder()
-_decoder: msgspec.json.Decoder[Event] = msgspec.json.Decoder(Event)
 
 
 def encode(event: Event) -> bytes:
@@ -237,12 +236,9 @@ def encode(event: Event) -> bytes:
     return _encoder.encode(event)
 
 
-def decode(data: bytes) -> Event:
-    """Read a stored event; unknown fields are skipped: an older reader survives a newer writer.
-
-    Raises `msgspec.ValidationError` for an unknown type or a missing field.
-    """
-    return _decoder.decode(data)
+# Reads a stored event; unknown fields are skipped: an older reader survives a newer writer.
+# Raises `msgspec.ValidationError` for an unknown type or a missing field.
+decode: Final[Callable[[bytes], Event]] = msgspec.json.Decoder(Event).decode
 
 
 def type_of(event: Event) -> str:

@@ -5,7 +5,8 @@ what is kept grows with the users that there are, never with the log. A single j
 its own events (`domain.life_cycle`).
 """
 
-from typing import Final, Literal
+from collections.abc import Callable, Mapping
+from typing import Any, Final, Literal
 
 import msgspec
 from msgspec import Struct
@@ -47,15 +48,16 @@ class Standing:
     def evolve(self, recorded: Recorded) -> None:
         """Fold one fact in. Total: history is never refused."""
         event = recorded.event
-        if isinstance(event, RateLimitDecided | LimitChanged):
+        if isinstance(event, RateLimitDecided):
             self.windows.evolve(recorded)
-        change = change_of(recorded)
-        if change is not None:
+        elif isinstance(event, LimitChanged):
+            self.windows.evolve(recorded)
+            self.line.evolve(recorded)
+        elif (change := change_of(recorded)) is not None:
             before, after = change
             if before is not None:
                 self.jobs[before] -= 1
             self.jobs[after] += 1
-        if change is not None or isinstance(event, LimitChanged):
             self.line.evolve(recorded)
         self.position = recorded.position
         self.recorded_at = recorded.recorded_at
@@ -96,25 +98,37 @@ def change_of(recorded: Recorded) -> tuple[State | None, State] | None:
 
     None for an event that leaves the state of every job as it is.
     """
-    match recorded.event:
-        case JobSubmitted() as event:
-            return _NEW, State.QUEUED if is_due(event, recorded.recorded_at) else State.SCHEDULED
-        case JobReleased():
-            return State.SCHEDULED, State.QUEUED
-        case JobStarted():
-            return State.QUEUED, State.RUNNING
-        case JobCompleted():
-            return State.RUNNING, State.DONE
-        case JobFailed(retry_at=retry_at):
-            return State.RUNNING, State.FAILED if retry_at is None else State.SCHEDULED
-        case JobRequeued(reason=RequeueReason.RETRIED, was_cancelled=was_cancelled):
-            return State.CANCELLED if was_cancelled else State.FAILED, State.QUEUED
-        case JobRequeued():
-            return State.RUNNING, State.QUEUED
-        case JobCancelled(was=was):
-            return State(was), State.CANCELLED
-        case _:
-            return None
+    change = _CHANGES.get(type(recorded.event))
+    return None if change is None else change(recorded, recorded.event)
+
+
+_Change = tuple[State | None, State]
+
+
+def _of_submission(recorded: Recorded, event: JobSubmitted) -> _Change:
+    return _NEW, State.QUEUED if is_due(event, recorded.recorded_at) else State.SCHEDULED
+
+
+def _of_failure(_: Recorded, event: JobFailed) -> _Change:
+    return State.RUNNING, State.FAILED if event.retry_at is None else State.SCHEDULED
+
+
+def _of_requeue(_: Recorded, event: JobRequeued) -> _Change:
+    if event.reason is not RequeueReason.RETRIED:
+        return State.RUNNING, State.QUEUED
+    return State.CANCELLED if event.was_cancelled else State.FAILED, State.QUEUED
+
+
+# By type, since every event is asked: a `match` would try one class after another.
+_CHANGES: Final[Mapping[type, Callable[[Recorded, Any], _Change]]] = {
+    JobSubmitted: _of_submission,
+    JobReleased: lambda *_: (State.SCHEDULED, State.QUEUED),
+    JobStarted: lambda *_: (State.QUEUED, State.RUNNING),
+    JobCompleted: lambda *_: (State.RUNNING, State.DONE),
+    JobFailed: _of_failure,
+    JobRequeued: _of_requeue,
+    JobCancelled: lambda _, event: (State(event.was), State.CANCELLED),
+}
 
 
 class _Snapshot(Struct, array_like=True, frozen=True):

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple, Protocol
 from msgspec import Struct
 
 from domain.chain import leaf
+from domain.events import Recorded
 from domain.ports import C
 
 # Position, type, version, user_id, job_id, recorded_at in microseconds, data, hash. A plain tuple
@@ -44,6 +45,9 @@ class StoredLog(Protocol[C]):
 
     def rows(self, connection: C, after: int, limit: int) -> Sequence[StoredRow]:
         """Up to `limit` rows behind `after`, in order."""
+
+    def events(self, connection: C, after: int, limit: int) -> Sequence[Recorded] | None:
+        """The events of such rows; None where they have to be read as rows, one by one."""
 
     def body_digests(
         self, connection: C, after: int, up_to: int, limit: int

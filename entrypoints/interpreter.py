@@ -1,7 +1,9 @@
-"""How the interpreter runs in a long-lived process of many threads."""
+"""How the interpreter runs: in a long-lived process, and on its way through the log."""
 
 import gc
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final
 
 # Shorter than CPython's 5 ms: threads share one interpreter lock, and whoever waits for it waits
@@ -18,3 +20,19 @@ def tune_interpreter() -> None:
     gc.collect()
     gc.freeze()  # what is there now stays
     gc.set_threshold(*_GC_THRESHOLDS)
+
+
+@contextmanager
+def tuned_for_one_pass() -> Iterator[None]:
+    """While it lasts, what is there already is not looked through for cycles again and again."""
+    switch_seconds, thresholds = sys.getswitchinterval(), gc.get_threshold()
+    sys.setswitchinterval(_SWITCH_SECONDS)
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*_GC_THRESHOLDS)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*thresholds)
+        gc.unfreeze()
+        sys.setswitchinterval(switch_seconds)

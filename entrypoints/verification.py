@@ -1,32 +1,52 @@
 """`fairlog verify` wired: the log as it is stored, one moment of it, and a scratch database."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
 from adapters.scratch import scratch_database
 from adapters.stored_log import SqlStoredLog, snapshot
 from domain.events import Recorded
 from domain.stored_log import Leaf
+from entrypoints.interpreter import tuned_for_one_pass
 from entrypoints.service import Fairlog
+from entrypoints.verifying import inline_check, inline_check_beside
 from projections.findings import Report
 from projections.follower import Follower
-from projections.live import inline_projections
+from projections.log_check import Following, LogCheck
 from projections.merkle import MerkleProjection
-from projections.verify import Kept, Progress, Projections, Verified, verify, verify_chain
+from projections.verify import Kept, Progress, Verified, head_of, verify, verify_chain
+
+EVENTS_APART_MIN: Final = 20_000  # starting a process takes as long as checking some of them
 
 
 def verify_log(fairlog: Fairlog, report: Report, progress: Progress) -> Verified:
     """Check the log, and every projection against it, while everybody goes on working."""
-    log = SqlStoredLog(is_sqlite=fairlog.database.is_sqlite)
-    with snapshot(fairlog.database) as connection, scratch_database() as scratch:
-        following: list[Follower[Recorded]] = []
-        hashing: list[Follower[Leaf]] = []
-        for follower in fairlog.following.followers:
-            hashes = isinstance(follower.projection, MerkleProjection)
-            (hashing if hashes else following).append(follower)
-        projections = Projections(inline_projections(), following, hashing)
-        return verify(log, connection, projections, scratch, report, progress)
+    database = fairlog.database
+    with tuned_for_one_pass(), _log_check(fairlog) as ours:
+        is_long = ours.head.position >= EVENTS_APART_MIN
+        with (inline_check_beside if is_long else inline_check)(database) as beside:
+            return verify(ours, beside, report, progress)
 
 
 def verify_log_chain(fairlog: Fairlog, kept: Kept, report: Report, progress: Progress) -> Verified:
     """Check only the chain, and only what is new since a kept head."""
-    log = SqlStoredLog(is_sqlite=fairlog.database.is_sqlite)
     with snapshot(fairlog.database) as connection:
-        return verify_chain(log, connection, kept, report, progress)
+        return verify_chain(_stored_log(fairlog), connection, kept, report, progress)
+
+
+@contextmanager
+def _log_check(fairlog: Fairlog) -> Iterator[LogCheck]:
+    log = _stored_log(fairlog)
+    events: list[Follower[Recorded]] = []
+    leaves: list[Follower[Leaf]] = []
+    for follower in fairlog.following.followers:
+        hashes = isinstance(follower.projection, MerkleProjection)
+        (leaves if hashes else events).append(follower)
+    with snapshot(fairlog.database) as connection, scratch_database() as scratch:
+        head = head_of(log, connection)
+        yield LogCheck(log, connection, head, Following(events, leaves), scratch)
+
+
+def _stored_log(fairlog: Fairlog) -> SqlStoredLog:
+    return SqlStoredLog(is_sqlite=fairlog.database.is_sqlite)

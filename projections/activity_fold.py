@@ -4,9 +4,9 @@ A fold over rows that were read before: the caller loads what `Needed` names and
 has changed.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 
 from msgspec import Struct
 
@@ -41,6 +41,10 @@ FINEST_SECONDS: Final = 10  # every other length of a slot is a multiple
 MINUTE_SECONDS: Final = 60
 WORKER_KEPT_SECONDS: Final = 3600  # after it was last seen, without a job
 _SECOND: Final = 1_000_000
+_OF_A_JOB: Final = (
+    JobReleased, JobStarted, JobCompleted, JobFailed, JobRequeued, JobCancelled,
+)  # fmt: skip
+_OF_A_WORKER: Final = (JobStarted, LeasesExtended)
 
 
 class OpenJob(Struct):
@@ -87,22 +91,14 @@ class Needed:
         self.users: set[UserId] = set()
         self.workers: set[WorkerId] = set()
         for recorded in events:
-            match recorded.event:
-                case JobSubmitted() as event:  # the job is new
-                    self.users.add(event.user_id)
-                case (
-                    JobReleased() | JobCompleted() | JobFailed() | JobRequeued() | JobCancelled()
-                ) as event:
-                    self.users.add(event.user_id)
-                    self.jobs.add(recorded.job_id or JobId(0))
-                case JobStarted() as event:
-                    self.users.add(event.user_id)
-                    self.workers.add(event.worker)
-                    self.jobs.add(recorded.job_id or JobId(0))
-                case LeasesExtended() as event:
-                    self.workers.add(event.worker)
-                case _:
-                    pass
+            event = recorded.event
+            if isinstance(event, _OF_A_JOB):
+                self.users.add(event.user_id)
+                self.jobs.add(_job_of(recorded))
+            elif isinstance(event, JobSubmitted):  # the job is new
+                self.users.add(event.user_id)
+            if isinstance(event, _OF_A_WORKER):
+                self.workers.add(event.worker)
 
 
 class Fold:
@@ -117,46 +113,66 @@ class Fold:
         self._rows = rows
 
     def apply(self, events: Sequence[Recorded]) -> None:
+        folds = self._folds()
+        moment: datetime | None = None
+        at = 0
         for recorded in events:
-            self._evolve(recorded)
+            if recorded.recorded_at is not moment:  # the events of a batch have one time
+                moment = recorded.recorded_at
+                at = to_micros(moment)
+            fold = folds.get(type(recorded.event))
+            if fold is not None:
+                fold(recorded, at, recorded.event)
 
-    def _evolve(self, recorded: Recorded) -> None:  # noqa: PLR0912 (one flat match)
-        at = to_micros(recorded.recorded_at)
-        job_id = recorded.job_id or JobId(0)
-        match recorded.event:
-            case RateLimitDecided(allowed=False) as event:
-                self._of(at, Kind("")).refused += event.count
-                count_leader(self._leading(at).refused, event.user_id, event.count)
-            case JobSubmitted() as event:
-                self._submit(recorded, at, event)
-            case SubmissionDeduplicated() as event:
-                self._of(at, event.kind).duplicates += 1
-            case JobReleased() as event:
-                self._enter(job_id, event.user_id, at)
-            case JobStarted() as event:
-                self._start(job_id, at, event)
-            case JobCompleted() as event:
-                self._end_run(job_id, event.user_id, event.kind, at, completed=1)
-                self._of(at, event.kind).completed += 1
-                self._put_job(job_id, None)
-            case JobFailed() as event:
-                self._fail(recorded, job_id, at, event)
-            case JobRequeued() as event:
-                self._of(at, event.kind).requeued += 1
-                if event.reason is not RequeueReason.RETRIED:
-                    self._leave_worker(job_id, event.user_id, at)
-                self._enter(job_id, event.user_id, at)
-            case JobCancelled() as event:
-                self._of(at, event.kind).cancelled += 1
-                if event.was == "running":
-                    self._leave_worker(job_id, event.user_id, at)
-                elif event.was == "queued":
-                    self._user(event.user_id).waiting -= 1
-                self._put_job(job_id, None)
-            case LeasesExtended() as event:
-                self._worker(event.worker, at)
-            case _:
-                pass
+    def _folds(self) -> Mapping[type, Callable[[Recorded, int, Any], None]]:
+        return {
+            RateLimitDecided: self._refuse,
+            JobSubmitted: self._submit,
+            SubmissionDeduplicated: self._repeat,
+            JobReleased: self._release,
+            JobStarted: self._start,
+            JobCompleted: self._complete,
+            JobFailed: self._fail,
+            JobRequeued: self._requeue,
+            JobCancelled: self._cancel,
+            LeasesExtended: self._extend,
+        }
+
+    def _refuse(self, _: Recorded, at: int, event: RateLimitDecided) -> None:
+        if not event.allowed:
+            self._of(at, Kind("")).refused += event.count
+            count_leader(self._leading(at).refused, event.user_id, event.count)
+
+    def _repeat(self, _: Recorded, at: int, event: SubmissionDeduplicated) -> None:
+        self._of(at, event.kind).duplicates += 1
+
+    def _release(self, recorded: Recorded, at: int, event: JobReleased) -> None:
+        self._enter(_job_of(recorded), event.user_id, at)
+
+    def _complete(self, recorded: Recorded, at: int, event: JobCompleted) -> None:
+        job_id = _job_of(recorded)
+        self._end_run(job_id, event.user_id, event.kind, at, completed=1)
+        self._of(at, event.kind).completed += 1
+        self._put_job(job_id, None)
+
+    def _requeue(self, recorded: Recorded, at: int, event: JobRequeued) -> None:
+        job_id = _job_of(recorded)
+        self._of(at, event.kind).requeued += 1
+        if event.reason is not RequeueReason.RETRIED:
+            self._leave_worker(job_id, event.user_id, at)
+        self._enter(job_id, event.user_id, at)
+
+    def _cancel(self, recorded: Recorded, at: int, event: JobCancelled) -> None:
+        job_id = _job_of(recorded)
+        self._of(at, event.kind).cancelled += 1
+        if event.was == "running":
+            self._leave_worker(job_id, event.user_id, at)
+        elif event.was == "queued":
+            self._user(event.user_id).waiting -= 1
+        self._put_job(job_id, None)
+
+    def _extend(self, _: Recorded, at: int, event: LeasesExtended) -> None:
+        self._worker(event.worker, at)
 
     def _submit(self, recorded: Recorded, at: int, event: JobSubmitted) -> None:
         job_id = JobId(recorded.position)
@@ -167,7 +183,8 @@ class Fold:
         else:
             self._put_job(job_id, OpenJob())
 
-    def _start(self, job_id: JobId, at: int, event: JobStarted) -> None:
+    def _start(self, recorded: Recorded, at: int, event: JobStarted) -> None:
+        job_id = _job_of(recorded)
         figures = self._of(at, event.kind)
         figures.started += 1
         job = self._rows.jobs.get(job_id)
@@ -182,7 +199,8 @@ class Fold:
         worker.running += 1
         worker.server = event.server
 
-    def _fail(self, recorded: Recorded, job_id: JobId, at: int, event: JobFailed) -> None:
+    def _fail(self, recorded: Recorded, at: int, event: JobFailed) -> None:
+        job_id = _job_of(recorded)
         seen = int(event.reason in {FailureReason.ERROR, FailureReason.TIMED_OUT})
         self._end_run(job_id, event.user_id, event.kind, at, failed=seen)
         figures = self._of(at, event.kind)
@@ -240,7 +258,10 @@ class Fold:
 
     def _user(self, user_id: UserId) -> UserLoad:
         self.changed_users.add(user_id)
-        return self._rows.users.setdefault(user_id, UserLoad())
+        user = self._rows.users.get(user_id)
+        if user is None:
+            user = self._rows.users[user_id] = UserLoad()
+        return user
 
     def _put_job(self, job_id: JobId, job: OpenJob | None) -> None:
         self.changed_jobs.add(job_id)
@@ -254,6 +275,10 @@ class Fold:
         elif is_seen:
             load.last_seen = at
         return load
+
+
+def _job_of(recorded: Recorded) -> JobId:
+    return recorded.job_id or JobId(0)
 
 
 def minute_of(at: int) -> int:

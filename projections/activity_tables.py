@@ -10,7 +10,7 @@ import msgspec
 import sqlalchemy as sa
 
 from projections.activity_figures import Figures, Leading
-from projections.rows import Document, Identifier, Query, generation
+from projections.rows import ROW_BYTES, Document, Identifier, Query, generation
 
 VERSION: Final = 1
 ALL_KINDS: Final = b""
@@ -26,6 +26,7 @@ slots = sa.Table(
     sa.Column("kind", Identifier, primary_key=True, comment="empty: all together"),
     sa.Column("figures", Document, nullable=False),
     sa.Column("leaders", Document, comment="of all kinds together, where the length is a minute"),
+    info={ROW_BYTES: 4096},
 )  # fmt: skip
 
 open_jobs = sa.Table(

@@ -1,5 +1,6 @@
 """Rows of the log as they are stored: positions without gaps, a clock that only rises, hashes."""
 
+import struct
 from collections.abc import Sequence
 
 from domain.chain import GENESIS, leaf, link
@@ -26,8 +27,8 @@ class ChainCheck:
         self.leaves.clear()
         for row in rows:
             try:
-                self._take(row)
-            except (TypeError, ValueError, OverflowError, AttributeError):
+                self._take(*row)
+            except (TypeError, ValueError, AttributeError, struct.error):
                 # SQLite keeps whatever it is given, whatever the column is declared as.
                 self._told.about(self.position + 1, "a column holds what Fairlog never writes")
                 if not isinstance(row[0], int):
@@ -37,8 +38,10 @@ class ChainCheck:
                 self.tail = row[7] if isinstance(row[7], bytes) else self.tail
             self.events += 1
 
-    def _take(self, row: StoredRow) -> None:
-        position, type_name, version, user_id, job_id, recorded_at, data, stored = row
+    def _take(
+        self, position: int, type_name: str, version: int, user_id: bytes | None,
+        job_id: int | None, recorded_at: int, data: bytes, stored: bytes,
+    ) -> None:  # fmt: skip
         if position != self.position + 1:
             self._miss(position)
         if recorded_at < self._recorded_at:
@@ -48,12 +51,12 @@ class ChainCheck:
             name = self._type_names[type_name] = type_name.encode()
         hashed = leaf(position, version, name, user_id, job_id, recorded_at, data)
         self.leaves.append(Leaf(position, hashed))
-        self.tail = link(self.tail, hashed)
-        if self.tail != stored:
+        self.tail = tail = link(self.tail, hashed)
+        if tail != stored:
             self._told.about(
                 position,
                 f"its hash is {in_hex(stored)}, but its content and the hash before it give "
-                f"{self.tail.hex()}",
+                f"{tail.hex()}",
             )
             self.tail = stored  # else every event from here on would be one more finding
         self.position = position

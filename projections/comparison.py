@@ -1,10 +1,12 @@
 """Two generations of one table side by side: which rows differ, and in what.
 
-Both are read in the order of their primary key, a page at a time, and whole pages are compared
-before single rows are: equal tables cost little more than reading them.
+Both are gone through in the order of their primary key, a page at a time, and whole pages are
+compared before single rows are: equal tables cost little more than reading them. MySQL gives a page
+as one text, which PyMySQL reads in a tenth of the time of its rows.
 """
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -12,9 +14,10 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from projections.findings import Difference
-from projections.rows import Row, placeholder
+from projections.rows import ROW_BYTES, Row, placeholder
 
-ROWS_A_PAGE: Final = 2000
+ROWS_A_PAGE: Final = 1000
+BYTES_A_PAGE: Final = 1024 * 1024
 _SHOWN_CHARACTERS_MAX: Final = 200  # of one value
 
 _Key = tuple[Any, ...]
@@ -30,12 +33,17 @@ class Side(NamedTuple):
 def differences(
     projection: str, table: sa.Table, live: Side, from_log: Side, rows_a_page: int = ROWS_A_PAGE
 ) -> Iterator[Difference]:
-    """Go through both in step; memory holds one page of each."""
+    """Go through both in step; memory holds a page or two of each."""
+    rows_a_page = max(1, min(rows_a_page, BYTES_A_PAGE // table.info.get(ROW_BYTES, 1)))
     names = [column.name for column in table.columns][1:]
     keys = [column.name for column in table.primary_key.columns][1:]
     at = [names.index(key) for key in keys]
     live_pages, log_pages = _Pages(live, table, names, keys), _Pages(from_log, table, names, keys)
     after: _Key | None = None
+    if live.connection.dialect.name != "sqlite":
+        after, are_equal = _equal_texts(live_pages, log_pages, rows_a_page)
+        if are_equal:
+            return
     while True:
         live_page = live_pages.read(after, rows_a_page)
         log_page = log_pages.read(after, rows_a_page)
@@ -50,6 +58,22 @@ def differences(
         after = last
 
 
+def _equal_texts(live: "_Pages", from_log: "_Pages", rows_a_page: int) -> tuple[_Key | None, bool]:
+    """Up to which key pages are equal by their texts, and whether all of them are."""
+    with ThreadPoolExecutor(1, thread_name_prefix="fairlog-verify") as thread:
+        after: _Key | None = None
+        page = live.page(after, rows_a_page)
+        while True:
+            up_to, text = page
+            # The database makes the next one while SQLite makes its counterpart to this one.
+            ahead = None if up_to is None else thread.submit(live.page, up_to, rows_a_page)
+            if text != from_log.text(after, up_to):
+                return after, False
+            if ahead is None:
+                return up_to, True
+            after, page = up_to, ahead.result()
+
+
 class _Pages:
     """Pages of one generation by key.
 
@@ -61,25 +85,69 @@ class _Pages:
     ) -> None:
         self._side = side
         mark = placeholder(side.connection)
-        beyond = " OR ".join(
-            "".join(f"{key} = {mark} AND " for key in keys[:index]) + f"{keys[index]} > {mark}"
-            for index in range(len(keys))
-        )
-        self._first = f"SELECT {', '.join(names)} FROM {table.name} WHERE generation = {mark}"
-        self._next = f"{self._first} AND ({beyond})"
+        self._beyond = _bound(keys, ">", ">", mark)
+        self._up_to = _bound(keys, "<", "<=", mark)
+        of = f" FROM {table.name} WHERE generation = {mark}"
+        self._rows = f"SELECT {', '.join(names)}{of}"
+        self._keys = f"SELECT {', '.join(keys)}{of}"
+        self._text = f"SELECT {_in_one_text(side.connection, table)}{of}"
         self._order = f" ORDER BY {', '.join(keys)} LIMIT {mark}"
+        self._last = f" ORDER BY {', '.join(keys)} LIMIT 1 OFFSET {mark}"
 
     def read(self, after: _Key | None, limit: int) -> list[Row]:
         """Rows behind a key, without the generation."""
+        return list(map(tuple, self._ask(self._rows, after, None, self._order, limit).all()))
+
+    def end(self, after: _Key | None, limit: int) -> _Key | None:
+        """The last key of a page behind one; None where the table ends before."""
+        found = self._ask(self._keys, after, None, self._last, limit - 1).one_or_none()
+        return None if found is None else tuple(found)
+
+    def page(self, after: _Key | None, limit: int) -> tuple[_Key | None, bytes | None]:
+        """The last key of a page and its text."""
+        up_to = self.end(after, limit)
+        return up_to, self.text(after, up_to)
+
+    def text(self, after: _Key | None, up_to: _Key | None) -> bytes | None:
+        """What the rows behind a key hold, up to another one or to the end; None for no rows."""
+        text = self._ask(self._text, after, up_to).scalar_one()
+        return text.encode() if isinstance(text, str) else text
+
+    def _ask(
+        self, select: str, after: _Key | None, up_to: _Key | None, order: str = "", *limits: int
+    ) -> "sa.CursorResult[Any]":
         connection, generation = self._side
-        if after is None:
-            found = connection.exec_driver_sql(self._first + self._order, (generation, limit))
-        else:
-            bounds = [value for index in range(len(after)) for value in after[: index + 1]]
-            found = connection.exec_driver_sql(
-                self._next + self._order, (generation, *bounds, limit)
-            )
-        return list(map(tuple, found.all()))
+        values: list[Any] = [generation]
+        for bound, condition in ((after, self._beyond), (up_to, self._up_to)):
+            if bound is not None:
+                select += condition
+                values += [value for index in range(len(bound)) for value in bound[: index + 1]]
+        return connection.exec_driver_sql(select + order, (*values, *limits))
+
+
+def _bound(keys: Sequence[str], each: str, last: str, mark: str) -> str:
+    """`each` is how a key column is held against its bound, and `last` how the last one is."""
+    ways = [
+        "".join(f"{key} = {mark} AND " for key in keys[:index])
+        + f"{keys[index]} {last if index == len(keys) - 1 else each} {mark}"
+        for index in range(len(keys))
+    ]
+    return f" AND ({' OR '.join(ways)})"
+
+
+def _in_one_text(connection: Connection, table: sa.Table) -> str:
+    """All columns of all rows, the same in every database: numbers, hexadecimal digits, and a minus
+    for what is not there.
+    """
+    values = []
+    for column in list(table.columns)[1:]:
+        value = column.name if isinstance(column.type, sa.Integer) else f"HEX({column.name})"
+        values.append(f"CASE WHEN {column.name} IS NULL THEN '-' ELSE {value} END")
+    if connection.dialect.name == "sqlite":
+        row = " || ',' || ".join(values)
+        return f"GROUP_CONCAT({row}, ';')"
+    row = ", ',', ".join(values)
+    return f"GROUP_CONCAT({row} SEPARATOR ';')"
 
 
 def _end(

@@ -43,9 +43,11 @@ class Told:
         self.differing: dict[str, None] = {}  # projections, in the order of telling
 
     def about(self, position: int | None, what: str) -> None:
-        self.findings += 1
-        self._report(Finding(position, what))
+        self.found(Finding(position, what))
 
-    def difference(self, found: Difference) -> None:
-        self.differing[found.projection] = None
-        self._report(found)
+    def found(self, one: Finding | Difference) -> None:
+        if isinstance(one, Difference):
+            self.differing[one.projection] = None
+        else:
+            self.findings += 1
+        self._report(one)

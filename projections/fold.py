@@ -40,9 +40,11 @@ class GenerationFold:
         building: Sequence[tuple[Projection[Connection], int]],
         events_expected: int,
         settle: Callable[[], None] = lambda: None,
+        rows_kept_max: int = ROWS_KEPT_MAX,
     ) -> None:
         self._building = building
         self._settle = settle
+        self._rows_kept_max = rows_kept_max
         self._world = World()
         self._absent = Needs()  # looked for since rows were let go, and not stored
         self._has_let_go = False
@@ -90,7 +92,7 @@ class GenerationFold:
             for write in projection.changes(generation, self._world)
         ]
         self._unsaved = 0
-        if self._size() > ROWS_KEPT_MAX:
+        if self._size() > self._rows_kept_max:
             self._let_go()
         return writes
 
@@ -111,7 +113,7 @@ class GenerationFold:
             rows.clear()
         for job in going_on:
             jobs.put(job)
-        if self._size() > ROWS_KEPT_MAX:
+        if self._size() > self._rows_kept_max:
             for known in (
                 jobs.rows, jobs.key_holders, jobs.claims, line.users, line.lanes,
                 line.stored_lanes, line.kinds, windows.counters, windows.limits,

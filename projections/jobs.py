@@ -20,6 +20,7 @@ from domain.moments import to_micros
 from domain.ports import Write
 from domain.world import Needs, World
 from projections.rows import (
+    FOUND_BY_FOLDS,
     Document,
     Identifier,
     Query,
@@ -53,8 +54,8 @@ jobs = sa.Table(
     sa.Column("job", Document, nullable=False),
     sa.Index(f"jobs_v{VERSION}_by_user", "generation", "user_id", "id"),
     sa.Index(f"jobs_v{VERSION}_by_state", "generation", "state", "id"),
-    sa.Index(f"jobs_v{VERSION}_by_key", "generation", "key_hash"),
-    sa.Index(f"jobs_v{VERSION}_by_claim", "generation", "claim_hash"),
+    sa.Index(f"jobs_v{VERSION}_by_key", "generation", "key_hash", info={FOUND_BY_FOLDS: True}),
+    sa.Index(f"jobs_v{VERSION}_by_claim", "generation", "claim_hash", info={FOUND_BY_FOLDS: True}),
     sa.Index(f"jobs_v{VERSION}_by_due", "generation", "due_at", "id"),
     sa.Index(f"jobs_v{VERSION}_by_place", "generation", "user_id", "kind", "place", "id"),
 )

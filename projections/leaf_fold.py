@@ -6,9 +6,8 @@ from sqlalchemy.engine import Connection
 
 from domain.errors import LogCorrupt
 from domain.stored_log import Leaf
-from projections.event_check import SCRATCH_GENERATION
+from projections.counterparts import SCRATCH_GENERATION
 from projections.follower import FollowingProjection
-from projections.rows import create_all
 
 
 class LeafFold:
@@ -21,8 +20,6 @@ class LeafFold:
         self._scratch = scratch
         self._following = following
         self._position = 0
-        for projection, _ in following:
-            create_all(scratch, projection.tables)
 
     def take(self, leaves: Sequence[Leaf]) -> None:
         for projection, up_to in self._following:

@@ -14,7 +14,7 @@ from domain.errors import LogCorrupt
 from domain.merkle import node
 from domain.stored_log import Leaf
 from projections import registry
-from projections.rows import Document, generation, upsert
+from projections.rows import ROW_BYTES, Document, generation, upsert
 
 VERSION: Final = 1
 TILE: Final = 256  # hashes
@@ -29,6 +29,7 @@ tiles = sa.Table(
     sa.Column("level", sa.SmallInteger, primary_key=True, autoincrement=False),
     sa.Column("tile", sa.BigInteger, primary_key=True, autoincrement=False),
     sa.Column("hashes", Document, nullable=False, comment="up to 256 of 32 bytes"),
+    info={ROW_BYTES: TILE * _HASH_BYTES},
 )
 
 

@@ -26,6 +26,9 @@ PAIRS_A_STATEMENT_MAX: Final = 250  # keys of several columns; SQLite nests an O
 Identifier = sa.LargeBinary().with_variant(mysql.VARBINARY(255), "mysql", "mariadb")
 Document = sa.LargeBinary().with_variant(mysql.MEDIUMBLOB(), "mysql", "mariadb")
 
+ROW_BYTES: Final = "row bytes"  # in the `info` of a table: about how many, where they are many
+FOUND_BY_FOLDS: Final = "found by folds"  # in the `info` of an index, see `create_for_folding`
+
 Row = tuple[Any, ...]
 
 
@@ -162,6 +165,17 @@ def remove_some(connection: Connection, table: sa.Table, generation: int, rows_m
     keys = [tuple(row) for row in found]
     delete(connection, table, generation, keys)
     return len(keys)
+
+
+def create_for_folding(connection: Connection, tables: Sequence[sa.Table]) -> None:
+    """Create tables in an empty SQLite database, for a fold alone: with no other indexes than those
+    that it finds rows by.
+    """
+    for table in tables:
+        connection.execute(CreateTable(table))
+        for index in table.indexes:
+            if index.info.get(FOUND_BY_FOLDS):
+                connection.execute(CreateIndex(index))
 
 
 def create_all(connection: Connection, tables: Sequence[sa.Table]) -> None:

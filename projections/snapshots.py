@@ -16,7 +16,7 @@ from domain.standing import Standing, from_snapshot, to_snapshot
 from projections import registry
 from projections.follower import Read
 from projections.remembered import Remembered
-from projections.rows import Document, delete, generation, insert
+from projections.rows import ROW_BYTES, Document, delete, generation, insert
 
 VERSION: Final = 1
 SPACING: Final = 5_000  # events between two, at the least
@@ -32,6 +32,7 @@ snapshots = sa.Table(
     sa.Column("position", sa.BigInteger, primary_key=True, autoincrement=False),
     sa.Column("part", sa.Integer, primary_key=True, autoincrement=False),
     sa.Column("data", Document, nullable=False),
+    info={ROW_BYTES: PART_BYTES},
 )
 
 

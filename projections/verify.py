@@ -1,34 +1,26 @@
 """Checking the log, and every projection against the log.
 
-The log is streamed once. Each row is checked as it is stored, then as an event, and folded into a
-scratch database by the very code that keeps the live tables, which are then compared with it row by
-row. Findings are told as they come; memory does not grow with the log.
+Each row is checked as it is stored, then as an event, and folded into a scratch database by the
+very code that keeps the live tables, which are then compared with it row by row. Two parts share
+this, each with a core of its own where there is one. Findings are told as they come; memory does
+not grow with the log.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final, NamedTuple
 
-import sqlalchemy as sa
 from msgspec import Struct
 from msgspec.structs import replace
 from sqlalchemy.engine import Connection
 
 from domain.chain import GENESIS
 from domain.errors import FairlogError
-from domain.events import Recorded
 from domain.identifiers import UserId
-from domain.stored_log import Leaf, StoredHead, StoredLog
-from projections import registry
+from domain.stored_log import StoredHead, StoredLog
 from projections.chain_check import ChainCheck, in_hex
-from projections.comparison import Side, differences
-from projections.erasure_check import ErasureCheck
-from projections.event_check import SCRATCH_GENERATION, EventCheck, ScratchFold
-from projections.findings import Difference, Report, Told
-from projections.follower import Follower
-from projections.generations import InlineProjection, Tabled
-from projections.leaf_fold import LeafFold
-
-EVENTS_A_PAGE: Final = 4000
+from projections.findings import Difference, Finding, Report, Told
+from projections.log_check import LogCheck
+from projections.log_pages import LogPages
+from projections.parts import Part
 
 Progress = Callable[[int, int], None]  # events checked, events in the log
 
@@ -38,14 +30,6 @@ class Kept(Struct, frozen=True):
 
     position: int  # 0: the empty log
     hash: bytes
-
-
-class Projections(NamedTuple):
-    """All that are held against the log."""
-
-    inline: Sequence[InlineProjection]
-    following: Sequence[Follower[Recorded]]
-    hashing: Sequence[Follower[Leaf]] = ()  # that follow the rows' hashes
 
 
 class Verified(Struct, frozen=True):
@@ -63,57 +47,37 @@ class Verified(Struct, frozen=True):
         return not self.findings and not self.differing
 
 
-def verify(
-    log: StoredLog[Connection],
-    snapshot: Connection,
-    projections: Projections,
-    scratch: Connection,
-    report: Report,
-    progress: Progress,
-) -> Verified:
-    """Check everything, as it is on `snapshot`, a connection that sees one moment.
+def verify(ours: LogCheck, beside: Part, report: Report, progress: Progress) -> Verified:
+    """Check everything. What was found is told in the order of the log, page by page.
 
-    `scratch` is an empty database. Raises `FairlogError` when there is no log, or when a projection
-    was built by a newer release.
+    Raises `FairlogError` when there is no log, or when a projection was built by a newer release.
     """
-    head = _head(log, snapshot)
     told = Told(report)
-    compared = _live(snapshot, projections, told)
-    chain = ChainCheck(told)
-    fold = ScratchFold(
-        scratch,
-        projections.inline,
-        {one.projection.name: (one.projection, at.position)
-         for one in projections.following if (at := one.checkpoint(snapshot)) is not None},
-        head.position, told,
-    )  # fmt: skip
-    hashing = LeafFold(
-        scratch,
-        [(one.projection, at.position)
-         for one in projections.hashing if (at := one.checkpoint(snapshot)) is not None],
-    )  # fmt: skip
-    erasures = ErasureCheck(scratch, told)
-    events = EventCheck(log, snapshot, fold, erasures, told)
-    while not chain.is_broken_off and (rows := log.rows(snapshot, chain.position, EVENTS_A_PAGE)):
-        after = chain.position
-        chain.take(rows)
-        hashing.take(chain.leaves)
-        events.take(rows, after, chain.position, head.position)
-        progress(chain.position, head.position)
-    chain.take_head(head)
-    events.take_end(chain.position)
-    fold.finish()
-    if fold.stopped_at is not None:
-        told.about(fold.stopped_at, "from here on the projections cannot be held against the log")
+    theirs = beside.pages()
+    come, come_beside = 0, 0  # up to these positions
+    for page in ours.pages():
+        _tell(told, page.found)
+        while come_beside < page.position and (other := next(theirs, None)) is not None:
+            _tell(told, other.found)
+            come_beside = other.position
+        if page.position > come:
+            come = page.position
+            progress(min(come, ours.head.position), ours.head.position)
+    for other in theirs:
+        _tell(told, other.found)
+    stops = [at for part in (ours, beside) if (at := part.stopped_at()) is not None]
+    if stops:
+        told.about(min(stops), "from here on the projections cannot be held against the log")
     else:
-        for name, (generation, tables) in compared.items():
-            if name in hashing.stopped:  # events are missing, which is told already
-                continue
-            live, from_log = Side(snapshot, generation), Side(scratch, SCRATCH_GENERATION)
-            for table in tables:
-                for difference in differences(name, table, live, from_log):
-                    told.difference(difference)
-    return replace(_verified(chain, told), erased=erasures.erased)
+        for part in (beside, ours):
+            for differences in part.differences():
+                _tell(told, differences)
+    return replace(_verified(ours.chain, told), erased=ours.erased)
+
+
+def _tell(told: Told, found: Sequence[Finding | Difference]) -> None:
+    for one in found:
+        told.found(one)
 
 
 def verify_chain(
@@ -128,14 +92,17 @@ def verify_chain(
     That the kept head is on the chain says that the hashes up to it are those of then; whether
     their rows still give them is for a full check to say.
     """
-    head = _head(log, snapshot)
+    head = head_of(log, snapshot)
     told = Told(report)
     chain = _chain_behind(log, snapshot, kept, told)
     if chain is None:
         return Verified(head.position, head.hash, 0, told.findings, ())
-    while not chain.is_broken_off and (rows := log.rows(snapshot, chain.position, EVENTS_A_PAGE)):
-        chain.take(rows)
-        progress(chain.position - kept.position, head.position - kept.position)
+    with LogPages(log, snapshot) as pages:
+        for page in pages.behind(chain.position):
+            chain.take(page.rows)
+            progress(chain.position - kept.position, head.position - kept.position)
+            if chain.is_broken_off:
+                break
     chain.take_head(head)
     return _verified(chain, told)
 
@@ -160,35 +127,12 @@ def _chain_behind(
     return ChainCheck(told, kept.position, stored, recorded_at)
 
 
-def _head(log: StoredLog[Connection], snapshot: Connection) -> StoredHead:
+def head_of(log: StoredLog[Connection], snapshot: Connection) -> StoredHead:
+    """Raises `FairlogError` when there is no log."""
     head = log.head(snapshot)
     if head is None:
         raise FairlogError("The log has no head row; run `fairlog migrate`.")
     return head
-
-
-def _live(
-    snapshot: Connection, projections: Projections, told: Told
-) -> dict[str, tuple[int, Sequence[sa.Table]]]:
-    """The generation in use of each projection, and its tables; told of is one that has none."""
-    every: list[Tabled] = [
-        *projections.inline,
-        *(one.projection for one in projections.following),
-        *(one.projection for one in projections.hashing),
-    ]
-    registered = registry.read(snapshot)
-    registry.check_versions(registered, every)
-    live: dict[str, tuple[int, Sequence[sa.Table]]] = {}
-    for projection in every:
-        found = registered.get(projection.name)
-        if found is None or not found.is_built or found.version != projection.version:
-            key = f"name={projection.name!r}"
-            told.difference(
-                Difference(projection.name, registry.registry.name, key, "not built", "built")
-            )
-        else:
-            live[projection.name] = (found.generation, projection.tables)
-    return live
 
 
 def _verified(chain: ChainCheck, told: Told) -> Verified:

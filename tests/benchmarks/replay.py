@@ -1,15 +1,19 @@
 """`python -m tests.benchmarks.replay TASK KIND URL`: one pass over a log in a process of its own.
 
-So that its peak memory is its own. The result is one line of JSON.
+So that its peak memory is its own, and that of the processes that it starts. The result is one line
+of JSON.
 """
 
+import contextlib
+import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from pathlib import Path
-from typing import Final, cast
+from typing import Final, Self, cast
 
 import msgspec
 from msgspec import Struct
@@ -22,6 +26,7 @@ from tests.benchmarks.filling import Filled, open_service
 from tests.benchmarks.site import Kind
 
 SECONDS_MAX: Final = 1200.0
+_LOOK_SECONDS: Final = 0.05  # between two looks at the memory of other processes
 
 _REPOSITORY: Final = Path(__file__).parents[2]
 _READ_BY_REBUILD: Final = ("position", "recorded_at", "job_id", "data")
@@ -30,7 +35,7 @@ _READ_BY_REBUILD: Final = ("position", "recorded_at", "job_id", "data")
 class Pass(Struct, frozen=True):
     events: int
     seconds: float
-    peak_mb: float  # of the process's resident memory, in 10^6 bytes
+    peak_mb: float  # of the resident memory of all its processes, in 10^6 bytes
 
     @property
     def rate(self) -> float:
@@ -104,16 +109,46 @@ _TASKS: Final[Mapping[str, Callable[[Kind, str], tuple[int, float]]]] = {
 
 
 def _main(task: str, kind: str, url: str) -> None:
-    events, seconds = _TASKS[task](cast("Kind", kind), url)
-    print(msgspec.json.encode(Pass(events, seconds, _peak_mb())).decode())
+    with _Memory() as memory:
+        events, seconds = _TASKS[task](cast("Kind", kind), url)
+    print(msgspec.json.encode(Pass(events, seconds, memory.peak_mb)).decode())
 
 
-def _peak_mb() -> float:
-    """Not from getrusage: its peak includes the process that started this one, up to the exec."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * 1024 / 1e6
-    raise ReplayFailed("the system does not say how much memory was used at most")
+class _Memory:
+    """The peak of this process and of those that it starts, added up.
+
+    Not from getrusage: its peak includes the process that started this one, up to the exec.
+    """
+
+    def __init__(self) -> None:
+        self._peaks: dict[str, float] = {}  # in MB, by process
+        self._ended = threading.Event()
+        self._watch = threading.Thread(target=self._look_again, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._watch.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._watch.join()
+        self._look()
+
+    @property
+    def peak_mb(self) -> float:
+        return sum(self._peaks.values())
+
+    def _look_again(self) -> None:
+        while not self._ended.wait(_LOOK_SECONDS):
+            self._look()
+
+    def _look(self) -> None:
+        own = str(os.getpid())
+        for process in (own, *Path(f"/proc/{own}/task/{own}/children").read_text().split()):
+            with contextlib.suppress(OSError):  # it has just ended
+                for line in Path(f"/proc/{process}/status").read_text().splitlines():
+                    if line.startswith("VmHWM:"):
+                        self._peaks[process] = int(line.split()[1]) * 1024 / 1e6
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from domain.errors import LogTooNew
 from domain.events import JobReleased, JobStarted, encode
 from domain.identifiers import WorkerId
 from domain.upcasting import UPCASTERS, read, version_of
-from entrypoints import composition, verification
+from entrypoints import composition, verifying
 from entrypoints.composition import compose, prepare
 from entrypoints.service import Fairlog
 from entrypoints.verification import verify_log
@@ -148,7 +148,7 @@ def test_a_release_with_another_version_rebuilds_it_at_migrate_while_the_older_o
         monkeypatch.setattr(rebuild, "EVENTS_UNDER_LOCK_MAX", 2)
         assert not [one for one in map(partial(do_submit, old), range(3)) if is_error(one)]
         monkeypatch.setattr(composition, "inline_projections", newer)
-        monkeypatch.setattr(verification, "inline_projections", newer)
+        monkeypatch.setattr(verifying, "inline_projections", newer)
         written: list[object] = []
         newest = compose(Settings(database_url=database_url), clock=ManualClock())
 

@@ -9,9 +9,10 @@ import sqlalchemy as sa
 from adapters.tables import bodies, events, log_head
 from domain.chain import GENESIS
 from domain.commands import SubmitJob
-from domain.errors import FairlogError
+from domain.errors import FairlogError, LogTooNew
 from domain.events import JobCompleted, JobReleased
 from domain.life_cycle import Job
+from entrypoints import verification
 from entrypoints.composition import rebuild_projections
 from entrypoints.service import Fairlog
 from entrypoints.verification import verify_log, verify_log_chain
@@ -72,6 +73,56 @@ def newest_job(fairlog: Fairlog) -> Job:
 
 def test_a_log_in_which_everything_happened_is_clean(fairlog: Fairlog) -> None:
     assert check(fairlog) == []
+
+
+def check_apart(fairlog: Fairlog, monkeypatch: pytest.MonkeyPatch) -> Found:
+    """As a long log is checked: in two processes."""
+    with monkeypatch.context() as patch:
+        patch.setattr(verification, "EVENTS_APART_MIN", 0)
+        return check(fairlog)
+
+
+def test_two_processes_find_a_log_clean(fairlog: Fairlog, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert check_apart(fairlog, monkeypatch) == []
+
+
+def test_two_processes_find_the_same_in_the_same_order(
+    fairlog: Fairlog, intruder: Intruder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for follower in fairlog.following.followers:
+        while follower.step():
+            pass
+    job = newest_job(fairlog)
+    intruder.append(JobCompleted(user_id=job.user_id, kind=job.kind, attempt=99), ALICE, job.id)
+    intruder.change(intruder.position_of("JobStarted"), user_id=b"mallory")
+    intruder.run(
+        bodies.delete().where(bodies.c.position == intruder.position_of("JobCompleted")),
+        users.update().values(waiting=99),
+        activity_tables.slots.update().values(figures=b"{}"),
+    )
+    found = check(fairlog)
+    assert {one.projection for one in found if isinstance(one, Difference)} >= {"line", "activity"}
+    assert any("was illegal" in str(one) for one in found)
+    assert any("its body is missing" in str(one) for one in found)
+    assert check_apart(fairlog, monkeypatch) == found
+
+
+def test_two_processes_compare_nothing_behind_what_neither_can_read(
+    fairlog: Fairlog, intruder: Intruder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    intruder.change(intruder.position_of("JobStarted"), data=b"{}")
+    intruder.run(users.update().values(waiting=99))
+    found = check(fairlog)
+    assert not any(isinstance(one, Difference) for one in found)
+    assert check_apart(fairlog, monkeypatch) == found
+
+
+def test_an_error_in_the_other_process_is_raised_in_this_one(
+    fairlog: Fairlog, intruder: Intruder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    intruder.run(registry.update().where(registry.c.name == "line").values(version=99))
+    with pytest.raises(LogTooNew, match="install the newer release"):
+        check_apart(fairlog, monkeypatch)
 
 
 def test_an_empty_log_is_clean(database_url: str) -> None:
@@ -436,8 +487,11 @@ def test_pages_of_two_generations_are_compared_in_the_order_of_any_key(
             expected = sorted(
                 key for key in live.keys() | log.keys() if live.get(key) != log.get(key)
             )
-            with fairlog.database.read() as connection:
-                left, right = Side(connection, generation), Side(connection, generation + 1)
+            with (
+                fairlog.database.read() as connection,
+                fairlog.database.read() as another,
+            ):
+                left, right = Side(connection, generation), Side(another, generation + 1)
                 for rows_a_page in (1, 2, 3, 7, 40, 1000):
                     found = list(differences("windows", window_counters, left, right, rows_a_page))
                     assert [one.key for one in found] == [

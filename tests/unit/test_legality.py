@@ -1,11 +1,14 @@
 from collections.abc import Sequence
 
 import pytest
+from hypothesis import given as for_all
+from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from domain.commands import CancelJob, ExtendLeases, RecoverJobs, RetryJob, WakeJobs
 from domain.decide import Fact
 from domain.events import (
+    EVENT_TYPES,
     CancelReason,
     Event,
     FailureReason,
@@ -19,6 +22,7 @@ from domain.events import (
 )
 from domain.identifiers import JobId, Kind, UserId
 from domain.legality import illegality, miscount
+from domain.life_cycle import submitted as submitted_job
 from domain.world import World
 from tests.support.given import NOW, After, after, at, given, of
 from tests.support.stories import (
@@ -47,6 +51,7 @@ from tests.support.stories import (
     submit,
     submitted,
 )
+from tests.unit.test_events import any_of
 
 STARTED = started()
 SCHEDULED = submitted(run_at=at(10))
@@ -180,3 +185,12 @@ def test_what_no_rule_decides_is_told(
     wrong = wrongs(given(*happened).followed_by(event).recorded)[-1]
     assert wrong is not None
     assert says in wrong
+
+
+@for_all(event=st.one_of([any_of(cls) for cls in EVENT_TYPES.values()]))
+def test_an_event_of_any_type_is_judged(event: Event) -> None:
+    user_id, kind = getattr(event, "user_id", ALICE) or ALICE, getattr(event, "kind", ECHO) or ECHO
+    its_job = submitted_job(
+        Recorded(JOB, NOW, JOB, SUBMITTED), replace(SUBMITTED, user_id=user_id, kind=kind)
+    )
+    assert isinstance(illegality(its_job, Recorded(9, NOW, JOB, event)), str | None)

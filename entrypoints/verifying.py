@@ -1,0 +1,77 @@
+"""`python -m entrypoints.verifying PIPE`: the part of a check that is done beside the other one.
+
+It has the inline projections, and a moment of the database of its own (see `projections.parts`).
+"""
+
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from multiprocessing.connection import Connection
+from typing import Any, Final
+
+from adapters.database import Database
+from adapters.other_process import beside, speak
+from adapters.scratch import scratch_database
+from adapters.stored_log import SqlStoredLog, snapshot
+from entrypoints.interpreter import tuned_for_one_pass
+from projections.findings import Difference
+from projections.inline_check import InlineCheck
+from projections.live import inline_projections
+from projections.parts import Checked, Part
+from projections.verify import head_of
+
+_COMMAND: Final = (sys.executable, "-m", "entrypoints.verifying")
+_Stopped = tuple[int | None]  # what `Part.stopped_at` says
+
+
+@contextmanager
+def inline_check(database: Database) -> Iterator[Part]:
+    """The part, in this process."""
+    log = SqlStoredLog(is_sqlite=database.is_sqlite)
+    with snapshot(database) as connection, scratch_database() as scratch:
+        head = head_of(log, connection)
+        yield InlineCheck(log, connection, head, inline_projections(), scratch)
+
+
+@contextmanager
+def inline_check_beside(database: Database) -> Iterator[Part]:
+    """The part, in a process of its own."""
+    url = database.url.render_as_string(hide_password=False)
+    with beside(_COMMAND, url) as words:
+        yield _Heard(words)
+
+
+class _Heard:
+    """A part by what another process says of it."""
+
+    def __init__(self, words: Iterator[Any]) -> None:
+        self._words = words
+        self._stopped: _Stopped = (None,)
+
+    def pages(self) -> Iterator[Checked]:
+        for word in self._words:
+            if not isinstance(word, Checked):
+                self._stopped = word
+                return
+            yield word
+
+    def stopped_at(self) -> int | None:
+        return self._stopped[0]
+
+    def differences(self) -> Iterator[Sequence[Difference]]:
+        return iter(self._words.__next__, None)
+
+
+def _words(url: str) -> Iterator[object]:
+    with closing(Database(url)) as database, inline_check(database) as part, tuned_for_one_pass():
+        yield from part.pages()
+        stopped: _Stopped = (part.stopped_at(),)
+        yield stopped
+        yield from part.differences()
+        yield None
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to both
+    speak(Connection(int(sys.argv[1])), _words)

@@ -1,0 +1,55 @@
+"""The live tables of projections, and beside them what the log gives, in a scratch database."""
+
+from collections.abc import Collection, Iterator, Sequence
+from typing import Final
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from projections import registry
+from projections.comparison import Side, differences
+from projections.findings import Difference, Told
+from projections.generations import Tabled
+from projections.rows import create_for_folding
+
+SCRATCH_GENERATION: Final = 1
+
+
+class Counterparts:
+    def __init__(
+        self, snapshot: Connection, scratch: Connection, projections: Sequence[Tabled], told: Told
+    ) -> None:
+        """Raises `LogTooNew` when a projection was built by a newer release."""
+        self._snapshot = snapshot
+        self._scratch = scratch
+        self._live = _live(snapshot, projections, told)
+        for projection in projections:
+            create_for_folding(scratch, projection.tables)
+
+    def differences(self, unknown: Collection[str] = ()) -> Iterator[Difference]:
+        """Between both, but for projections of which the log has not told all."""
+        for name, (generation, tables) in self._live.items():
+            if name not in unknown:
+                live = Side(self._snapshot, generation)
+                from_log = Side(self._scratch, SCRATCH_GENERATION)
+                for table in tables:
+                    yield from differences(name, table, live, from_log)
+
+
+def _live(
+    snapshot: Connection, projections: Sequence[Tabled], told: Told
+) -> dict[str, tuple[int, Sequence[sa.Table]]]:
+    """The generation in use of each projection, and its tables; told of is one that has none."""
+    registered = registry.read(snapshot)
+    registry.check_versions(registered, projections)
+    live: dict[str, tuple[int, Sequence[sa.Table]]] = {}
+    for projection in projections:
+        found = registered.get(projection.name)
+        if found is None or not found.is_built or found.version != projection.version:
+            key = f"name={projection.name!r}"
+            told.found(
+                Difference(projection.name, registry.registry.name, key, "not built", "built")
+            )
+        else:
+            live[projection.name] = (found.generation, projection.tables)
+    return live

@@ -1,0 +1,124 @@
+"""The inline projections held against the log: a fold in which each event has to be legal."""
+
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from sqlalchemy.engine import Connection
+
+from domain.events import LeasesExtended, Recorded
+from domain.legality import illegality, miscount
+from domain.stored_log import StoredHead, StoredLog
+from domain.world import World
+from projections.counterparts import SCRATCH_GENERATION, Counterparts
+from projections.event_check import UNREADABLE, recorded
+from projections.findings import Difference, Finding, Told
+from projections.fold import GenerationFold
+from projections.generations import InlineProjection
+from projections.log_pages import LogPage, LogPages
+from projections.parts import Checked, in_pages
+
+ROWS_KEPT_MAX: Final = 45_000  # of the fold, after a save; two processes share the memory
+
+
+class InlineCheck:
+    """A part of a check. It passes over in silence what is no event, which another part tells.
+
+    The fold is that of a rebuild, into a scratch database.
+    """
+
+    def __init__(
+        self,
+        log: StoredLog[Connection],
+        snapshot: Connection,
+        head: StoredHead,
+        projections: Sequence[InlineProjection],
+        scratch: Connection,
+    ) -> None:
+        self._log = log
+        self._snapshot = snapshot
+        self._end = head.position
+        self._scratch = scratch
+        self._found: list[Finding | Difference] = []
+        self._told = Told(self._found.append)
+        self._counterparts = Counterparts(snapshot, scratch, projections, self._told)
+        self._fold = GenerationFold(
+            [(projection, SCRATCH_GENERATION) for projection in projections],
+            events_expected=self._end,
+            rows_kept_max=ROWS_KEPT_MAX,
+        )
+        self._stopped_at: int | None = None
+
+    def pages(self) -> Iterator[Checked]:
+        yield self._checked(0)
+        with LogPages(self._log, self._snapshot, as_events=True) as pages:
+            for page in pages.behind(0):
+                self._take(page)
+                yield self._checked(page.up_to)
+                if self._stopped_at is not None or page.up_to >= self._end:
+                    break
+        if self._stopped_at is None:
+            self._finish()
+        yield self._checked(self._end)
+
+    def stopped_at(self) -> int | None:
+        return self._stopped_at
+
+    def differences(self) -> Iterator[Sequence[Difference]]:
+        return in_pages(self._counterparts.differences())
+
+    def _checked(self, position: int) -> Checked:
+        found = list(self._found)
+        self._found.clear()
+        return Checked(position, found)
+
+    def _take(self, page: LogPage) -> None:
+        events, unreadable = _readable(page, min(page.up_to, self._end))
+        try:
+            self._fold.take(self._scratch, events, self._judge)
+            if self._fold.is_save_due:
+                self._fold.save(self._scratch)
+        except Exception as error:  # noqa: BLE001 (a history that no rule made may do anything)
+            self._cannot_fold(self._fold.position + 1, error)
+        else:
+            self._stopped_at = unreadable
+
+    def _judge(self, world: World, recorded: Recorded) -> None:
+        if wrong := _illegality(world, recorded):
+            self._told.about(
+                recorded.position, f"{type(recorded.event).__name__} was illegal: {wrong}"
+            )
+
+    def _finish(self) -> None:
+        """Write what has not been written yet, so that the tables can be compared."""
+        try:
+            self._fold.save(self._scratch)
+        except Exception as error:  # noqa: BLE001 (see above)
+            self._cannot_fold(self._fold.position, error)
+
+    def _cannot_fold(self, position: int, error: Exception) -> None:
+        self._told.about(position, f"it cannot be folded ({type(error).__name__}: {error})")
+        self._stopped_at = position
+
+
+def _readable(page: LogPage, up_to: int) -> tuple[Sequence[Recorded], int | None]:
+    """The events up to a position, or to the first row that is none, and which one that is."""
+    if page.events:
+        return [one for one in page.events if one.position <= up_to], None
+    events: list[Recorded] = []
+    for row in page.rows:
+        if not isinstance(row[0], int) or row[0] > up_to:
+            break
+        try:
+            events.append(recorded(row))
+        except UNREADABLE:
+            return events, row[0]
+    return events, None
+
+
+def _illegality(world: World, recorded: Recorded) -> str | None:
+    jobs = world.jobs.rows
+    if isinstance(recorded.event, LeasesExtended):
+        wrongs = (illegality(jobs.get(job_id), recorded) for job_id, _ in recorded.event.jobs)
+        return next(filter(None, wrongs), None)
+    before = None if recorded.job_id is None else jobs.get(recorded.job_id)
+    return illegality(before, recorded) or miscount(world.windows, recorded)
