@@ -84,6 +84,7 @@ _by_claim = Query(jobs, [jobs.c.job], by=jobs.c.claim_hash)
 class JobsProjection:
     name = "jobs"
     version = VERSION
+    is_lasting = False
     tables = (jobs, job_counts)
 
     def look_ahead(
@@ -112,7 +113,7 @@ class JobsProjection:
         rows = [_row(generation, world.jobs.rows[job_id]) for job_id in world.jobs.changed]
         world.jobs.changed.clear()
         world.jobs.count_changes.clear()
-        return [upserting(jobs, rows), lambda connection: _count(connection, counts)]
+        return [*upserting(jobs, rows), lambda connection: _count(connection, counts)]
 
 
 def _unknown(needs: Needs, world: World) -> list[JobId]:

@@ -88,15 +88,18 @@ def _fill(
     with _Pages(log, database) as pages, _Saver(database) as saver:
         fold = GenerationFold(building, events_expected=total, settle=saver.settle)
         while total - fold.position > EVENTS_UNDER_LOCK_MAX:
-            progress(fold.position, total)
-            events = pages.behind(fold.position)
-            with database.read() as connection:
-                fold.take(connection, events)
+            while total - fold.position > EVENTS_UNDER_LOCK_MAX:
+                progress(fold.position, total)
+                events = pages.behind(fold.position)
+                with database.read() as connection:
+                    fold.take(connection, events)
+                    total = log.position(connection)
+                if fold.is_save_due:
+                    saver.write(fold.changes_due())
+            saver.write(fold.changes())
+            saver.settle()
+            with database.read() as connection:  # what the last writes let others append
                 total = log.position(connection)
-            if fold.is_save_due:
-                saver.write(fold.changes())
-        saver.write(fold.changes())
-        saver.settle()
     with _turn(database) as connection:
         total = log.lock_head(connection).position
         while fold.position < total:
@@ -189,8 +192,8 @@ class _Saver:
             pending.result()
 
     def _write(self, writes: Sequence[Write[Connection]]) -> None:
-        with _turn(self._database) as connection:
-            for write in writes:
+        for write in writes:
+            with _turn(self._database) as connection:
                 write(connection)
 
 
