@@ -20,7 +20,7 @@ from domain import chain
 from domain.errors import LogCorrupt, LogTooNew, LogUnavailable
 from domain.events import Event, Recorded, encode, type_of
 from domain.identifiers import JobId, UserId
-from domain.moments import from_micros, to_micros
+from domain.moments import EPOCH, from_micros, to_micros
 from domain.ports import Clock, Head
 from domain.stored_log import Leaf
 from domain.upcasting import is_current, read, version_of
@@ -324,14 +324,16 @@ def _read_together(connection: Connection, after: int, limit: int) -> list[Recor
         found = _decode_together(b"[" + text + b"]")
     except msgspec.DecodeError:
         return None
-    positions, times, job_ids, versions, events_read = zip(*found, strict=True)
-    if positions != tuple(range(after + 1, after + 1 + len(found))):
-        return None
-    if not all(map(is_current, set(versions))):
-        return None
-    moments = {at: from_micros(at) for at in set(times)}  # those of a batch have one time
-    recorded_at = map(moments.__getitem__, times)
-    return list(map(Recorded, positions, recorded_at, job_ids, events_read))
+    events_read: list[Recorded] = []
+    expected, last_at, moment = after, 0, EPOCH
+    for position, at, job_id, version, event in found:
+        expected += 1
+        if position != expected or not is_current(version):
+            return None
+        if at != last_at:  # those of a batch have one time
+            last_at, moment = at, from_micros(at)
+        events_read.append(Recorded(position, moment, job_id, event))
+    return events_read
 
 
 def recorded(
