@@ -1,4 +1,4 @@
-"""How the interpreter runs in a long-lived process of many threads."""
+"""How the interpreter runs in a process that works for long, in several threads."""
 
 import gc
 import sys
@@ -8,7 +8,8 @@ from typing import Final
 # this long.
 _SWITCH_SECONDS: Final = 0.0002
 # A request makes some hundred objects that are gone with it. CPython's 700 would look for cycles
-# after every few of them, and through all that is kept every 70,000.
+# after every few of them, and through all that is kept every 70,000. A rebuild, which keeps much,
+# would spend a tenth of its time on that.
 _GC_THRESHOLDS: Final = (20_000, 20, 50)
 
 

@@ -25,7 +25,8 @@ from projections.generations import InlineProjection, remove_rows
 from projections.rows import create_all, have_all
 
 EVENTS_A_PAGE: Final = 4000
-PAGES_AHEAD: Final = 3
+READERS: Final = 2  # each waits for the interpreter lock after every piece that it receives
+PAGES_AHEAD: Final = 4
 EVENTS_UNDER_LOCK_MAX: Final = 1000  # left to fold while every writer waits: some 20 ms
 TURNS_MAX: Final = 30  # of about 2 s each
 
@@ -147,7 +148,7 @@ class _Pages:
     def __init__(self, log: EventLog[Connection], database: Access) -> None:
         self._log = log
         self._database = database
-        self._reader = ThreadPoolExecutor(1, thread_name_prefix="fairlog-rebuild")
+        self._reader = ThreadPoolExecutor(READERS, thread_name_prefix="fairlog-rebuild")
         self._ahead: deque[Future[Sequence[Recorded]]] = deque()
         self._position = 0  # where the first of them begins
 

@@ -14,6 +14,7 @@ from entrypoints.cli.failure import CHECK_FAILED
 from entrypoints.cli.opening import database_url_option, opened, opened_log, settings_from
 from entrypoints.cli.output import examples, note, printable, progress, say
 from entrypoints.composition import prepare, projection_tables, rebuild_projections
+from entrypoints.interpreter import tune_interpreter
 from entrypoints.recovery import recover_now
 from entrypoints.service import Fairlog
 from entrypoints.verification import verify_log, verify_log_chain
@@ -33,6 +34,7 @@ def migrate(database_url: str | None) -> None:
     does it too.
     """
     with opened(settings_from({"database_url": database_url})) as fairlog:
+        tune_interpreter()
         with progress("building projections") as report:
             built = prepare(fairlog, report)
         say(f"The database is up to date; built anew: {', '.join(built) or 'nothing'}.")
@@ -49,6 +51,7 @@ def migrate(database_url: str | None) -> None:
 def rebuild(database_url: str | None, names: tuple[str, ...]) -> None:
     """Build projections again from the log, while the service goes on."""
     with opened_log(settings_from({"database_url": database_url})) as fairlog:
+        tune_interpreter()
         started = time.monotonic()
         with progress("rebuilding") as report:
             events = rebuild_projections(fairlog, names, report)

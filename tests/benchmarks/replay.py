@@ -15,6 +15,7 @@ import msgspec
 from msgspec import Struct
 
 from entrypoints.composition import rebuild_projections
+from entrypoints.interpreter import tune_interpreter
 from entrypoints.verification import verify_log
 from projections.live import inline_projections
 from tests.benchmarks.bare import COLUMNS, open_bare
@@ -104,6 +105,7 @@ _TASKS: Final[Mapping[str, Callable[[Kind, str], tuple[int, float]]]] = {
 
 
 def _main(task: str, kind: str, url: str) -> None:
+    tune_interpreter()  # as the commands do
     events, seconds = _TASKS[task](cast("Kind", kind), url)
     print(msgspec.json.encode(Pass(events, seconds, _peak_mb())).decode())
 
