@@ -308,8 +308,9 @@ def test_what_is_appended_during_the_last_writes_is_folded_before_the_lock_is_ta
 
     monkeypatch.setattr(GenerationFold, "changes", last_changes)
     with rebuilt_in_pieces(10, events_a_save=1000, rows_kept=1000):
-        rebuild_projections(fairlog, [], lambda done, _: folded.append(done))
-    assert folded == [*range(0, 350, 10), 360]
+        names = [projection.name for projection in PROJECTIONS]
+        rebuild_projections(fairlog, names, lambda done, _: folded.append(done))
+    assert sorted(set(folded)) == [*range(0, 350, 10), 360]
 
 
 @pytest.mark.parametrize("name", ["jobs", "line", "windows"])
