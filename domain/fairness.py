@@ -61,7 +61,7 @@ class _Service:
     def turns(self) -> list[tuple[int, UserId]]:
         """Those at the front of the line as it was read, and those whom this batch moved."""
         turns = []
-        for user_id in self._line.ahead.users | self._line.changed_users:
+        for user_id in self._line.ahead.users.union(self._line.changed_users):
             lanes = self._line.lanes.get(user_id, {})
             if any(lanes.get(kind, 0) > 0 for kind in self._kinds):
                 turn = self._line.users[user_id].turn

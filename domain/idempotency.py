@@ -29,9 +29,6 @@ def _content_digest(kind: Kind, payload_sha256: str) -> str:
     return sha256(kind.encode() + b"\x00" + payload_sha256.encode()).hexdigest()
 
 
-# A submission asks for the same one when it is read, decided and saved; a rebuild saves thousands
-# at once.
-@lru_cache(maxsize=16_384)
 def key_hash(user_id: UserId, key: str, *, is_explicit: bool) -> bytes:
     """32 bytes that stand for the key of this user in its namespace."""
     namespace = b"\x01" if is_explicit else b"\x00"

@@ -1,5 +1,6 @@
 """The jobs that a batch is about, with what is needed to find them: keys and claims."""
 
+from collections import defaultdict
 from hashlib import sha256
 
 from msgspec.structs import replace
@@ -16,9 +17,10 @@ class Jobs:
     def __init__(self) -> None:
         self.rows: dict[JobId, Job] = {}
         self.key_holders: dict[bytes, JobId] = {}  # by key_hash
+        self.keys: dict[JobId, bytes] = {}  # the key_hash that each job holds, if it does
         self.claims: dict[bytes, set[JobId]] = {}  # by claim_hash
         self.changed: set[JobId] = set()
-        self.count_changes: dict[State, int] = {}
+        self.count_changes: defaultdict[State, int] = defaultdict(int)
 
     def put(self, job: Job) -> None:
         """Make a stored job known."""
@@ -26,6 +28,7 @@ class Jobs:
         holder = job.key_hash
         if holder is not None:
             self.key_holders[holder] = job.id
+            self.keys[job.id] = holder
         if job.claim_id is not None and job.worker is not None:
             self.claims.setdefault(claim_hash(job.worker, job.claim_id), set()).add(job.id)
 
@@ -45,14 +48,17 @@ class Jobs:
 
     def _submit(self, job: Job) -> None:
         key = key_hash(job.user_id, job.idempotency_key, is_explicit=job.key_is_explicit)
-        earlier = self.rows.get(self.key_holders.get(key, JobId(0)))
-        if earlier is not None:
-            self.rows[earlier.id] = replace(earlier, holds_key=False)
-            self.changed.add(earlier.id)
-        self.key_holders[key] = job.id
-        self.rows[job.id] = job
-        self.changed.add(job.id)
-        self._count(job.state, 1)
+        job_id = job.id
+        earlier_id = self.key_holders.get(key)
+        if earlier_id is not None and earlier_id in self.rows:
+            self.rows[earlier_id] = replace(self.rows[earlier_id], holds_key=False)
+            self.keys.pop(earlier_id, None)
+            self.changed.add(earlier_id)
+        self.key_holders[key] = job_id
+        self.keys[job_id] = key
+        self.rows[job_id] = job
+        self.changed.add(job_id)
+        self.count_changes[job.state] += 1
 
     def _advance(self, job_id: JobId | None, recorded: Recorded) -> None:
         before = None if job_id is None else self.rows.get(job_id)
@@ -61,14 +67,12 @@ class Jobs:
         after = evolve(before, recorded)
         if after is before:
             return
-        self.rows[after.id] = after
-        self.changed.add(after.id)
+        job_id = after.id
+        self.rows[job_id] = after
+        self.changed.add(job_id)
         if after.state is not before.state:
-            self._count(before.state, -1)
-            self._count(after.state, 1)
-
-    def _count(self, state: State, change: int) -> None:
-        self.count_changes[state] = self.count_changes.get(state, 0) + change
+            self.count_changes[before.state] -= 1
+            self.count_changes[after.state] += 1
 
     def key_holder(self, user_id: UserId, key: str, *, is_explicit: bool) -> Job | None:
         job_id = self.key_holders.get(key_hash(user_id, key, is_explicit=is_explicit))

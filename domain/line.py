@@ -101,8 +101,8 @@ class Line:
         self.entered: dict[Lane, dict[JobId, WaitingJob]] = {}  # since the rows were read
         self.left: set[JobId] = set()  # of the stored ones, since the rows were read
         self.ahead = Lookahead()
-        self.changed_users: set[UserId] = set()
-        self.changed_lanes: set[Lane] = set()
+        self.changed_users: dict[UserId, UserInLine] = {}  # as their rows have them
+        self.changed_lanes: set[Lane] = set()  # another number of jobs waits
         self.changed_kinds: set[Kind] = set()
 
     def evolve(self, recorded: Recorded) -> None:
@@ -128,7 +128,8 @@ class Line:
                 self._move(event.user_id, event.kind, 0, -1)
             case LimitChanged(scope=Scope.USER, user_id=str(user_id)) as event:
                 user = self.users.get(user_id, _NOBODY)
-                self._set_user(user_id, user, replace(user, running_limit=event.running))
+                self.changed_users.setdefault(user_id, user)
+                self.users[user_id] = replace(user, running_limit=event.running)
             case LimitChanged(scope=Scope.KIND, kind=str(kind)) as event:
                 load = self.kinds.get(kind, _IDLE)
                 self.kinds[kind] = replace(load, running_limit=event.running)
@@ -139,14 +140,19 @@ class Line:
     def _enter(
         self, recorded: Recorded, user_id: UserId, kind: Kind, priority: int, running: int = 0
     ) -> None:
-        assert recorded.job_id is not None
-        job = WaitingJob(recorded.job_id, user_id, kind, priority)
-        self.entered.setdefault((user_id, kind), {})[job.job_id] = job
+        job_id = recorded.job_id
+        assert job_id is not None
+        lane = (user_id, kind)
+        entered = self.entered.get(lane)
+        if entered is None:
+            entered = self.entered[lane] = {}
+        entered[job_id] = WaitingJob(job_id, user_id, kind, priority)
         self._move(user_id, kind, 1, running, joined=recorded.position)
 
     def _leave(self, job_id: JobId | None, user_id: UserId, kind: Kind) -> None:
         assert job_id is not None
-        if self.entered.get((user_id, kind), {}).pop(job_id, None) is None:
+        entered = self.entered.get((user_id, kind))
+        if entered is None or entered.pop(job_id, None) is None:
             self.left.add(job_id)
 
     def _move(
@@ -155,31 +161,43 @@ class Line:
     ) -> None:  # fmt: skip
         """Change how many jobs wait and run: of the user, of the lane and of the kind."""
         if waiting:
-            lanes = self.lanes.setdefault(user_id, {})
+            lanes = self.lanes.get(user_id)
+            if lanes is None:
+                lanes = self.lanes[user_id] = {}
             lanes[kind] = lanes.get(kind, 0) + waiting
             self.changed_lanes.add((user_id, kind))
         before = self.users.get(user_id, _NOBODY)
+        self.changed_users.setdefault(user_id, before)
         last_served = before.last_served if served is None else served
         now_waiting = before.waiting + waiting
         if last_served is not None or now_waiting == 0:
             joined = None
         elif before.waiting > 0:
             joined = before.joined
-        user = UserInLine(
+        self.users[user_id] = UserInLine(
             last_served, joined, now_waiting, before.running + running, before.running_limit
         )
-        self._set_user(user_id, before, user)
         load = self.kinds.get(kind, _IDLE)
         self.kinds[kind] = KindInLine(
             load.waiting + waiting, load.running + running, load.running_limit
         )
         self.changed_kinds.add(kind)
 
-    def _set_user(self, user_id: UserId, before: UserInLine, user: UserInLine) -> None:
-        self.users[user_id] = user
-        self.changed_users.add(user_id)
-        if user.turn != before.turn:  # each lane's row repeats the turn, to be found by it
-            self.changed_lanes.update([(user_id, kind) for kind in self.lanes.get(user_id, ())])
+    def forget_queues(self) -> None:
+        """Let go of who entered and left since the rows were read: nothing but a claim asks."""
+        self.entered.clear()
+        self.left.clear()
+
+    def lanes_to_write(self) -> set[Lane]:
+        """Those that changed, and all of a user with another turn: each repeats it, to be found by
+        it.
+        """
+        return self.changed_lanes.union(
+            (user_id, kind)
+            for user_id, before in self.changed_users.items()
+            if before.turn != self.users[user_id].turn
+            for kind in self.lanes.get(user_id, ())
+        )
 
     def kinds_in_line(self) -> set[Kind]:
         """What a claim of any kind looks at: the kinds that were read, and those of which all that

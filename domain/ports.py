@@ -62,6 +62,7 @@ class Projection(Protocol[C]):
 
     name: str
     version: int  # raised when the fold or the tables change; the tables are named by it
+    is_lasting: bool  # its rows go on being changed: a rebuild writes them as late as it can
 
     def look_ahead(self, connection: C, generation: int, needs: Needs, world: World) -> None:
         """Read what decides which other rows are needed, and add those to the needs."""

@@ -122,7 +122,9 @@ class Needs:
                     self.jobs.add(command.job_id)
 
     def add_events(self, events: Iterable[Recorded]) -> None:
-        """What folding these events touches."""
+        """What folding these events touches, but for keys: whether one can be there, whoever folds
+        knows better.
+        """
         for recorded in events:
             event = recorded.event
             if recorded.job_id is not None:
@@ -139,14 +141,6 @@ class Needs:
                 case _:
                     self.users.add(event.user_id)
                     self.kinds.add(event.kind)
-                    if isinstance(event, JobSubmitted):
-                        self.keys.add(
-                            key_hash(
-                                event.user_id,
-                                event.idempotency_key,
-                                is_explicit=event.key_is_explicit,
-                            )
-                        )
 
     def add(self, other: "Needs") -> None:
         """Everything that another one needs, but for what claims will look for."""

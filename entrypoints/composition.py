@@ -24,6 +24,7 @@ from domain.errors import FairlogError
 from domain.policy import Policy
 from domain.ports import Clock
 from entrypoints.following import Following, RecentEvents
+from entrypoints.interpreter import tuned_for_one_pass
 from entrypoints.service import Fairlog
 from projections import registry
 from projections.activity import ActivityProjection
@@ -105,7 +106,8 @@ def prepare(fairlog: Fairlog, progress: Progress = lambda _done, _total: None) -
     with fairlog.database.read() as connection:
         stale = outdated(connection, inline_projections())
     if stale:
-        rebuild(fairlog.log, fairlog.database, stale, progress)
+        with tuned_for_one_pass():
+            rebuild(fairlog.log, fairlog.database, stale, progress)
     for follower in fairlog.following.followers:
         follower.prepare()
     return [projection.name for projection in stale]
@@ -128,11 +130,12 @@ def rebuild_projections(
     following = {one.projection.name: one for one in fairlog.following.followers}
     wanted = _known_names(names, [*inline, *following])
     folded = 0
-    if chosen := [inline[name] for name in wanted if name in inline]:
-        folded = rebuild(fairlog.log, fairlog.database, chosen, progress)
-    for name in wanted:
-        if name in following:
-            folded = following[name].rebuild(progress)
+    with tuned_for_one_pass():
+        if chosen := [inline[name] for name in wanted if name in inline]:
+            folded = rebuild(fairlog.log, fairlog.database, chosen, progress)
+        for name in wanted:
+            if name in following:
+                folded = following[name].rebuild(progress)
     return folded
 
 

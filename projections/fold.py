@@ -1,32 +1,34 @@
-"""Folding the log into a generation of the inline projections, each changed row written once.
+"""Folding the log into a generation of the inline projections, each changed row written seldom.
 
-Rows stay in memory between pages of the log and are written together every so often; then those
-that history is hardly going to touch again are let go: jobs that have ended, and with very many
-users all of them. What was let go is read again when an event names it, and what cannot be there is
-never asked for.
+Rows stay in memory between pages of the log. Those that history is soon done with are written every
+so often, the others when there are too many, or at the end. Then what is hardly going to be touched
+again is let go: jobs that have ended, windows that are over, and with very many users everything.
+What was let go is read again when an event names it, and what cannot be there is never asked for.
 """
 
-from collections.abc import Callable, Container, Sequence
+from array import array
+from collections.abc import Callable, Container, Iterator, Sequence
 from typing import Any, Final
 
 from sqlalchemy.engine import Connection
 
-from domain.events import JobSubmitted, Recorded
+from domain.events import JobSubmitted, RateLimitDecided, Recorded
 from domain.idempotency import key_hash
-from domain.identifiers import JobId
 from domain.life_cycle import ENDED
-from domain.moments import to_micros
+from domain.moments import EPOCH, from_micros, to_micros
 from domain.ports import Projection, Write
 from domain.rate_limits import WindowKey
 from domain.world import Needs, World
 
 EVENTS_A_SAVE: Final = 20_000
 ROWS_KEPT_MAX: Final = 60_000  # after a save, some 60 MB
-_SEEN_BITS_A_KEY: Final = 10  # about 1 % of the keys are looked up in vain
-_SEEN_BITS_MAX: Final = 1 << 29  # 64 MiB; beyond it more keys are looked up in vain
+# One word a submission, where there are half as many as events: some 1 in 1000 is taken for another
+# and looked up in vain. With more than this (64 MiB), more are.
+_SEEN_WORDS_MAX: Final = 1 << 23
 
 
 Judge = Callable[[World, Recorded], None]
+Building = tuple[Projection[Connection], int]  # and its generation
 
 
 class GenerationFold:
@@ -37,7 +39,7 @@ class GenerationFold:
 
     def __init__(
         self,
-        building: Sequence[tuple[Projection[Connection], int]],
+        building: Sequence[Building],
         events_expected: int,
         settle: Callable[[], None] = lambda: None,
         rows_kept_max: int = ROWS_KEPT_MAX,
@@ -48,6 +50,8 @@ class GenerationFold:
         self._world = World()
         self._absent = Needs()  # looked for since rows were let go, and not stored
         self._has_let_go = False
+        self._has_let_go_of_all = False
+        self._windows_let_go = EPOCH  # the latest start of one, UTC
         self._seen = _SeenKeys(events_expected)
         self._unsaved = 0
         self._now = 0  # of the latest event; UTC, microseconds
@@ -86,63 +90,87 @@ class GenerationFold:
 
     def changes(self) -> list[Write[Connection]]:
         """`save` for who writes elsewhere, as long as `settle` waits for it."""
-        writes = [
-            write
-            for projection, generation in self._building
-            for write in projection.changes(generation, self._world)
-        ]
+        writes = self._changes_of(self._building)
         self._unsaved = 0
         if self._size() > self._rows_kept_max:
-            self._let_go()
+            self._let_go_of_jobs()
+        if self._size() > self._rows_kept_max:
+            self._let_go_of_windows()
+        if self._size() > self._rows_kept_max:
+            self._let_go_of_all()
         return writes
+
+    def changes_due(self) -> list[Write[Connection]]:
+        """Those of them that had better not wait for later changes of the same rows."""
+        writes = self._changes_of([one for one in self._building if not one[0].is_lasting])
+        self._unsaved = 0
+        self._world.line.forget_queues()
+        if self._size() > self._rows_kept_max:
+            self._let_go_of_jobs()
+        if self._size() > self._rows_kept_max:
+            writes += self.changes()
+        return writes
+
+    def _changes_of(self, building: Sequence[Building]) -> list[Write[Connection]]:
+        return [
+            write
+            for projection, generation in building
+            for write in projection.changes(generation, self._world)
+        ]
 
     def _size(self) -> int:
         world = self._world
         return len(world.jobs.rows) + len(world.line.users) + len(world.windows.counters)
 
-    def _let_go(self) -> None:
-        """Of everything, if what is left would still be too much."""
-        self._has_let_go = True
-        self._absent = Needs()
-        jobs, line, windows = self._world.jobs, self._world.line, self._world.windows
-        windows.counters = {
-            key: counter for key, counter in windows.counters.items() if _end(key) > self._now
-        }
+    def _let_go_of_jobs(self) -> None:
+        """Of those that have ended."""
+        jobs = self._world.jobs
         going_on = [job for job in jobs.rows.values() if job.state not in ENDED]
-        for rows in (jobs.rows, jobs.key_holders, jobs.claims):
-            rows.clear()
+        self._forget(jobs.rows, jobs.key_holders, jobs.keys, jobs.claims)
         for job in going_on:
             jobs.put(job)
-        if self._size() > self._rows_kept_max:
-            for known in (
-                jobs.rows, jobs.key_holders, jobs.claims, line.users, line.lanes,
-                line.stored_lanes, line.kinds, windows.counters, windows.limits,
-            ):  # fmt: skip
-                known.clear()
+
+    def _let_go_of_windows(self) -> None:
+        """Of those that are over."""
+        counters = self._world.windows.counters
+        going_on = {key: counter for key, counter in counters.items() if _end(key) > self._now}
+        latest = max((start for _, _, start in counters.keys() - going_on.keys()), default=0)
+        self._forget(counters)
+        counters.update(going_on)
+        self._windows_let_go = max(self._windows_let_go, from_micros(latest))
+
+    def _let_go_of_all(self) -> None:
+        self._has_let_go_of_all = True
+        jobs, line, windows = self._world.jobs, self._world.line, self._world.windows
+        self._forget(
+            jobs.rows, jobs.key_holders, jobs.keys, jobs.claims, line.users, line.lanes,
+            line.stored_lanes, line.kinds, windows.counters, windows.limits,
+        )  # fmt: skip
+
+    def _forget(self, *known: dict[Any, Any] | set[Any]) -> None:
+        for rows in known:
+            rows.clear()
+        self._has_let_go = True
+        self._absent = Needs()
 
     def _repeated_keys(self, events: Sequence[Recorded]) -> set[bytes]:
         """Of submissions: those that may have come before, and so may be stored."""
+        seen = self._seen.add
         return {
-            key
+            key_hash(event.user_id, event.idempotency_key, is_explicit=event.key_is_explicit)
             for recorded in events
             if isinstance(event := recorded.event, JobSubmitted)
-            and self._seen.add(
-                key := key_hash(
-                    event.user_id, event.idempotency_key, is_explicit=event.key_is_explicit
-                )
-            )
+            and seen(hash((event.user_id, event.idempotency_key, event.key_is_explicit)))
         }
 
     def _read_back(
         self, connection: Connection, events: Sequence[Recorded], repeated: set[bytes]
     ) -> None:
         needs = Needs()
-        needs.add_events(events)
-        needs.keys &= repeated
+        needs.add_events(events if self._has_let_go_of_all else self._of_jobs_or_windows(events))
+        needs.keys = repeated
         # A job is new at its submission.
-        needs.jobs.difference_update(
-            JobId(one.position) for one in events if isinstance(one.event, JobSubmitted)
-        )
+        needs.jobs = {job_id for job_id in needs.jobs if job_id <= self.position}
         for projection, generation in self._building:
             missing = self._unknown(needs)
             if missing.size():
@@ -150,6 +178,17 @@ class GenerationFold:
                 projection.load(connection, generation, missing, self._world)
                 needs.add(missing)  # the users of the jobs that were read
         self._absent.add(self._unknown(needs))
+
+    def _of_jobs_or_windows(self, events: Sequence[Recorded]) -> Iterator[Recorded]:
+        """The events of jobs and windows that may have been let go."""
+        jobs, position, let_go = self._world.jobs.rows, self.position, self._windows_let_go
+        for recorded in events:
+            job_id = recorded.job_id
+            if isinstance(recorded.event, RateLimitDecided):
+                if recorded.event.window_start <= let_go:
+                    yield recorded
+            elif job_id is None or (job_id <= position and job_id not in jobs):
+                yield recorded
 
     def _unknown(self, needs: Needs) -> Needs:
         """What is not in memory: of what is there, the stored row may be older."""
@@ -170,22 +209,22 @@ def _end(window: WindowKey) -> int:
 
 
 class _SeenKeys:
-    """A Bloom filter: whether a key may have come before. The keys are hashes, and their parts
-    serve as the filter's.
+    """A Bloom filter: whether a key may have come before. The four bits of a key, which is a hash,
+    are in one word.
     """
 
     def __init__(self, events_expected: int) -> None:
-        wanted = (events_expected * _SEEN_BITS_A_KEY // 2).bit_length()
-        self._bits = 1 << min(max(16, wanted), _SEEN_BITS_MAX.bit_length() - 1)
-        self._field = bytearray(self._bits // 8)
+        words = 1 << (events_expected // 2).bit_length()
+        self._words = array("Q", bytes(8 * min(max(1024, words), _SEEN_WORDS_MAX)))
+        self._mask = len(self._words) - 1
 
-    def add(self, key: bytes) -> bool:
+    def add(self, key: int) -> bool:
         """Whether it may have been added before; it is now."""
-        field, mask = self._field, self._bits - 1
-        first = int.from_bytes(key[:8], "little") & mask
-        second = int.from_bytes(key[8:16], "little") & mask
-        first_bit, second_bit = 1 << (first & 7), 1 << (second & 7)
-        seen = bool(field[first >> 3] & first_bit and field[second >> 3] & second_bit)
-        field[first >> 3] |= first_bit
-        field[second >> 3] |= second_bit
-        return seen
+        at = key & self._mask
+        bits = (
+            1 << (key >> 24 & 63) | 1 << (key >> 32 & 63)
+            | 1 << (key >> 40 & 63) | 1 << (key >> 48 & 63)
+        )  # fmt: skip
+        before = self._words[at]
+        self._words[at] = before | bits
+        return before & bits == bits

@@ -85,6 +85,7 @@ _by_claim = Query(jobs, [jobs.c.job], by=jobs.c.claim_hash)
 class JobsProjection:
     name = "jobs"
     version = VERSION
+    is_lasting = False
     tables = (jobs, job_counts)
 
     def look_ahead(
@@ -110,10 +111,15 @@ class JobsProjection:
         counts = [
             (generation, STATE_NUMBERS[state], by) for state, by in world.jobs.count_changes.items()
         ]
-        rows = [_row(generation, world.jobs.rows[job_id]) for job_id in world.jobs.changed]
+        known, keys = world.jobs.rows, world.jobs.keys
+        # In the order of the primary key: a page of the table is filled and left.
+        rows = [
+            _row(generation, known[job_id], keys.get(job_id))
+            for job_id in sorted(world.jobs.changed)
+        ]
         world.jobs.changed.clear()
         world.jobs.count_changes.clear()
-        return [upserting(jobs, rows), lambda connection: _count(connection, counts)]
+        return [*upserting(jobs, rows), lambda connection: _count(connection, counts)]
 
 
 def _unknown(needs: Needs, world: World) -> list[JobId]:
@@ -155,15 +161,16 @@ def _load_lanes(connection: Connection, generation: int, needs: Needs, world: Wo
         queue.sort(key=lambda job: job.order)
 
 
-def _row(generation: int, job: Job) -> tuple[object, ...]:
+def _row(generation: int, job: Job, key: bytes | None) -> Row:
     claim = (
         None if job.claim_id is None or job.worker is None else claim_hash(job.worker, job.claim_id)
     )
-    runs_in = job.server if job.state is State.RUNNING else None
-    place = -job.priority if job.state is State.QUEUED else None
+    state, due_at = job.state, job.due_at
+    runs_in = job.server if state is State.RUNNING else None
+    place = -job.priority if state is State.QUEUED else None
     return (
-        generation, job.id, job.user_id.encode(), job.kind.encode(), STATE_NUMBERS[job.state],
-        job.key_hash, claim, None if job.due_at is None else to_micros(job.due_at),
+        generation, job.id, job.user_id.encode(), job.kind.encode(), STATE_NUMBERS[state],
+        key, claim, None if due_at is None else to_micros(due_at),
         None if runs_in is None else runs_in.encode(), place, _encode(job),
     )  # fmt: skip
 

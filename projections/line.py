@@ -92,6 +92,7 @@ _kinds_by_name = Query(
 class LineProjection:
     name = "line"
     version = VERSION
+    is_lasting = True
     tables = (users, lanes, kinds)
 
     def look_ahead(
@@ -150,20 +151,19 @@ class LineProjection:
         line = world.line
         occupied, empty = _lanes(generation, world)
         writes = [
-            upserting(users, [
+            *upserting(users, [
                 (generation, user_id.encode(), user.last_served, user.joined, user.waiting,
                  user.running, user.running_limit, user.turn)
                 for user_id in line.changed_users for user in [line.users[user_id]]
             ]),
-            upserting(kinds, [
+            *upserting(kinds, [
                 (generation, kind.encode(), load.waiting, load.running, load.running_limit)
                 for kind in line.changed_kinds for load in [line.kinds[kind]]
             ]),
             deleting(lanes, generation, empty),
-            upserting(lanes, occupied),
+            *upserting(lanes, occupied),
         ]  # fmt: skip
-        line.left.clear()
-        line.entered.clear()
+        line.forget_queues()
         line.changed_users.clear()
         line.changed_kinds.clear()
         line.changed_lanes.clear()
@@ -175,7 +175,7 @@ def _lanes(generation: int, world: World) -> tuple[list[Row], list[Row]]:
     line = world.line
     occupied: list[Row] = []
     empty: list[Row] = []
-    for lane in line.changed_lanes:
+    for lane in line.lanes_to_write():
         user_id, kind = lane
         waiting = line.lanes[user_id][kind]
         key = (user_id.encode(), kind.encode())

@@ -8,6 +8,7 @@ reads; the next rebuild removes them. Of two at once the one that was begun late
 ends first.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -24,6 +25,8 @@ from projections.generations import InlineProjection, remove_rows
 from projections.rows import create_all, have_all
 
 EVENTS_A_PAGE: Final = 4000
+READERS: Final = 2  # each waits for the interpreter lock after every piece that it receives
+PAGES_AHEAD: Final = 4
 EVENTS_UNDER_LOCK_MAX: Final = 1000  # left to fold while every writer waits: some 20 ms
 TURNS_MAX: Final = 30  # of about 2 s each
 
@@ -85,18 +88,23 @@ def _fill(
     progress: Progress,
 ) -> tuple[list[tuple[InlineProjection, int]], int]:
     """Fold the whole log, catch up and switch; the generations that are then current."""
-    with _Pages(log, database) as pages, _Saver(database) as saver:
+    with (
+        _Pages(log, database) as pages,
+        _Saver(database) as saver,
+        database.read() as connection,
+    ):
         fold = GenerationFold(building, events_expected=total, settle=saver.settle)
         while total - fold.position > EVENTS_UNDER_LOCK_MAX:
-            progress(fold.position, total)
-            events = pages.behind(fold.position)
-            with database.read() as connection:
-                fold.take(connection, events)
-                total = log.position(connection)
-            if fold.is_save_due:
-                saver.write(fold.changes())
-        saver.write(fold.changes())
-        saver.settle()
+            while total - fold.position > EVENTS_UNDER_LOCK_MAX:
+                progress(fold.position, total)
+                fold.take(connection, pages.behind(fold.position))
+                connection.rollback()  # the next question is about what is stored by then
+                if fold.is_save_due:
+                    saver.write(fold.changes_due())
+            saver.write(fold.changes())
+            saver.settle()
+            total = log.position(connection)  # others went on meanwhile
+            connection.rollback()
     with _turn(database) as connection:
         total = log.lock_head(connection).position
         while fold.position < total:
@@ -135,27 +143,30 @@ def _overtaken(database: Access, building: Sequence[tuple[InlineProjection, int]
 
 
 class _Pages:
-    """Reads the log a page ahead, so that the database works while we fold."""
+    """Reads the log some pages ahead, so that the database works while we fold."""
 
     def __init__(self, log: EventLog[Connection], database: Access) -> None:
         self._log = log
         self._database = database
-        self._reader = ThreadPoolExecutor(1, thread_name_prefix="fairlog-rebuild")
-        self._next: tuple[int, Future[Sequence[Recorded]]] | None = None
+        self._reader = ThreadPoolExecutor(READERS, thread_name_prefix="fairlog-rebuild")
+        self._ahead: deque[Future[Sequence[Recorded]]] = deque()
+        self._position = 0  # where the first of them begins
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._reader.shutdown()
+        self._reader.shutdown(cancel_futures=True)
 
     def behind(self, position: int) -> Sequence[Recorded]:
-        """The events behind a position; positions have no gaps, so the next page is known."""
-        if self._next is None or self._next[0] != position:
-            self._next = (position, self._reader.submit(self._read, position))
-        events = self._next[1].result()
-        following = position + len(events)
-        self._next = (following, self._reader.submit(self._read, following))
+        """The events behind a position; positions have no gaps, so the pages ahead are known."""
+        if position != self._position:  # a page was not full, at what was then the end of the log
+            self._ahead.clear()
+        while len(self._ahead) < PAGES_AHEAD:
+            following = position + len(self._ahead) * EVENTS_A_PAGE
+            self._ahead.append(self._reader.submit(self._read, following))
+        events = self._ahead.popleft().result()
+        self._position = position + EVENTS_A_PAGE
         return events
 
     def _read(self, position: int) -> Sequence[Recorded]:
@@ -189,8 +200,8 @@ class _Saver:
             pending.result()
 
     def _write(self, writes: Sequence[Write[Connection]]) -> None:
-        with _turn(self._database) as connection:
-            for write in writes:
+        for write in writes:
+            with _turn(self._database) as connection:
                 write(connection)
 
 

@@ -7,7 +7,7 @@ stands behind VALUES, or PyMySQL would send the rows one by one.
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import closing
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -20,6 +20,7 @@ from domain.ports import Write
 
 KEYS_A_STATEMENT_MAX: Final = 1000
 SELECTS_A_STATEMENT_MAX: Final = 250  # SQLite joins up to 500
+ROWS_A_WRITE_MAX: Final = 10_000
 PAIRS_A_STATEMENT_MAX: Final = 250  # keys of several columns; SQLite nests an OR up to 1000 deep
 
 # Bytes, not text: MySQL's utf8mb4_bin takes "a" and "a " for the same.
@@ -42,8 +43,9 @@ def generation() -> sa.Column[int]:
     return sa.Column("generation", sa.BigInteger, primary_key=True, autoincrement=False)
 
 
-def upserting(table: sa.Table, rows: Sequence[Row]) -> Write[Connection]:
-    return lambda connection: upsert(connection, table, rows)
+def upserting(table: sa.Table, rows: Sequence[Row]) -> list[Write[Connection]]:
+    """`upsert` for later, in pieces that may be transactions of their own."""
+    return [partial(upsert, table=table, rows=chunk) for chunk in _chunks(rows, ROWS_A_WRITE_MAX)]
 
 
 def deleting(table: sa.Table, generation: int, keys: Collection[Row]) -> Write[Connection]:

@@ -50,6 +50,7 @@ limits = sa.Table(
 class WindowsProjection:
     name = "windows"
     version = VERSION
+    is_lasting = True
     tables = (window_counters, limits)
 
     def look_ahead(
@@ -93,12 +94,12 @@ class WindowsProjection:
     def changes(self, generation: int, world: World) -> list[Write[Connection]]:
         windows = world.windows
         writes = [
-            upserting(window_counters, [
+            *upserting(window_counters, [
                 (generation, user_id.encode(), seconds, start, counter.used, counter.refused)
                 for user_id, seconds, start in windows.changed_counters
                 for counter in [windows.counters[user_id, seconds, start]]
             ]),
-            upserting(limits, [
+            *upserting(limits, [
                 (generation, user_id.encode(), kind.encode(), setting.submissions, setting.running)
                 for user_id, kind in windows.changed_limits
                 for setting in [windows.limits[user_id, kind]]

@@ -23,9 +23,13 @@ from domain.events import JobSubmitted, RateLimitDecided, Scope
 from domain.identifiers import UserId
 from domain.life_cycle import State
 from domain.moments import from_micros
+from domain.ports import Write
+from domain.world import World
 from entrypoints.composition import prepare, rebuild_projections
 from entrypoints.service import Fairlog
 from projections import jobs, line, registry, windows
+from projections.fold import GenerationFold
+from projections.generations import InlineProjection
 from tests.support.core import (
     ManualClock,
     do,
@@ -264,6 +268,49 @@ def test_building_in_pieces_comes_to_the_same(
         assert rebuild_projections(fairlog, []) == 300
     assert rows_of(fairlog) == inline
     assert sum(map(len, inline.values())) == rows_of_any_generation(fairlog)
+
+
+def test_rows_that_go_on_changing_are_written_at_the_end_of_a_rebuild(
+    fairlog: Fairlog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tell_a_story(fairlog)
+    inline = rows_of(fairlog)
+    written: list[str] = []
+
+    def watch(projection: type[InlineProjection]) -> None:
+        changes = projection.changes
+
+        def watched(self: InlineProjection, generation: int, world: World) -> Any:
+            written.append(self.name)
+            return changes(self, generation, world)
+
+        monkeypatch.setattr(projection, "changes", watched)
+
+    for projection in PROJECTIONS:
+        watch(projection)
+    with rebuilt_in_pieces(10, events_a_save=50, rows_kept=1000):
+        rebuild_projections(fairlog, [])
+    assert written == ["jobs"] * 5 + ["jobs", "windows", "line"] * 2
+    assert rows_of(fairlog) == inline
+
+
+def test_what_is_appended_during_the_last_writes_is_folded_before_the_lock_is_taken(
+    fairlog: Fairlog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tell_a_story(fairlog)
+    folded: list[int] = []
+    changes = GenerationFold.changes
+
+    def last_changes(fold: GenerationFold) -> list[Write[sa.Connection]]:
+        if fold.position == 290:
+            outcomes(put(fairlog, *[submit(payload=f"late-{number}") for number in range(30)]))
+        return changes(fold)
+
+    monkeypatch.setattr(GenerationFold, "changes", last_changes)
+    with rebuilt_in_pieces(10, events_a_save=1000, rows_kept=1000):
+        names = [projection.name for projection in PROJECTIONS]
+        rebuild_projections(fairlog, names, lambda done, _: folded.append(done))
+    assert sorted(set(folded)) == [*range(0, 350, 10), 360]
 
 
 @pytest.mark.parametrize("name", ["jobs", "line", "windows"])
