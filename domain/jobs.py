@@ -1,6 +1,7 @@
 """The jobs that a batch is about, with what is needed to find them: keys and claims."""
 
 from collections import defaultdict
+from functools import lru_cache
 from hashlib import sha256
 
 from msgspec.structs import replace
@@ -30,21 +31,20 @@ class Jobs:
             self.key_holders[holder] = job.id
             self.keys[job.id] = holder
         if job.claim_id is not None and job.worker is not None:
-            self.claims.setdefault(claim_hash(job.worker, job.claim_id), set()).add(job.id)
+            self._claimed(job.worker, job.claim_id, job.id)
 
     def evolve(self, recorded: Recorded) -> None:
-        match recorded.event:
-            case JobSubmitted() as event:
-                self._submit(submitted(recorded, event))
-            case LeasesExtended() as event:
-                for job_id, _ in event.jobs:
-                    self._advance(job_id, recorded)
-            case JobStarted(worker=worker, claim_id=claim_id) if claim_id is not None:
-                self._advance(recorded.job_id, recorded)
+        event = recorded.event
+        if isinstance(event, JobSubmitted):
+            self._submit(submitted(recorded, event))
+        elif isinstance(event, LeasesExtended):
+            for job_id, _ in event.jobs:
+                self._advance(job_id, recorded)
+        else:
+            self._advance(recorded.job_id, recorded)
+            if isinstance(event, JobStarted) and event.claim_id is not None:
                 assert recorded.job_id is not None
-                self.claims.setdefault(claim_hash(worker, claim_id), set()).add(recorded.job_id)
-            case _:
-                self._advance(recorded.job_id, recorded)
+                self._claimed(event.worker, event.claim_id, recorded.job_id)
 
     def _submit(self, job: Job) -> None:
         key = key_hash(job.user_id, job.idempotency_key, is_explicit=job.key_is_explicit)
@@ -74,11 +74,19 @@ class Jobs:
             self.count_changes[before.state] -= 1
             self.count_changes[after.state] += 1
 
+    def _claimed(self, worker: WorkerId, claim_id: str, job_id: JobId) -> None:
+        claim = claim_hash(worker, claim_id)
+        jobs = self.claims.get(claim)
+        if jobs is None:
+            jobs = self.claims[claim] = set()
+        jobs.add(job_id)
+
     def key_holder(self, user_id: UserId, key: str, *, is_explicit: bool) -> Job | None:
         job_id = self.key_holders.get(key_hash(user_id, key, is_explicit=is_explicit))
         return None if job_id is None else self.rows.get(job_id)
 
 
+@lru_cache(maxsize=256)  # the jobs of one claim start one after the other
 def claim_hash(worker: WorkerId, claim_id: str) -> bytes:
     """16 bytes that stand for one claim request of one worker."""
     return sha256(worker.encode() + b"\x00" + claim_id.encode()).digest()[:16]
