@@ -26,7 +26,7 @@ from adapters.mysql_patience import ImpatientConnection
 # longer: a body of 1 MiB is 2 MiB of hexadecimal digits.
 PACKET_CHARACTERS_MAX: Final = 2 * 1024 * 1024
 # Inserts are held until they are so many together: the server works while more are made.
-_HELD_CHARACTERS_MAX: Final = 16 * 1024
+_HELD_CHARACTERS_MAX: Final = 48 * 1024
 
 
 def connect(**options: Any) -> "PipelinedConnection":  # noqa: ANN401 (those of PyMySQL)
