@@ -34,7 +34,8 @@ Building = tuple[Projection[Connection], int]  # and its generation
 class GenerationFold:
     """The events must come in log order, from the first.
 
-    `settle` is called before rows are read back: what was to be written has to be by then.
+    `settle` is called before rows are read back: what was to be written has to be by then. Not many
+    more than `rows_kept_max` rows are kept behind a save; None: ROWS_KEPT_MAX.
     """
 
     def __init__(
@@ -42,11 +43,11 @@ class GenerationFold:
         building: Sequence[Building],
         events_expected: int,
         settle: Callable[[], None] = lambda: None,
-        rows_kept_max: int = ROWS_KEPT_MAX,
+        rows_kept_max: int | None = None,
     ) -> None:
         self._building = building
         self._settle = settle
-        self._rows_kept_max = rows_kept_max
+        self._rows_kept_max = ROWS_KEPT_MAX if rows_kept_max is None else rows_kept_max
         self._world = World()
         self._absent = Needs()  # looked for since rows were let go, and not stored
         self._has_let_go = False

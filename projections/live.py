@@ -15,7 +15,7 @@ from projections.jobs import JobsProjection
 from projections.line import LineProjection
 from projections.windows import WindowsProjection
 
-ROWS_KEPT_MAX: Final = 20_000  # between batches, some 20 MB
+ROWS_KEPT_MAX: Final = 40_000  # between batches, some 40 MB
 
 
 def inline_projections() -> tuple[InlineProjection, ...]:
