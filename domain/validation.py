@@ -46,8 +46,8 @@ def job_id(number: int) -> JobId:
 
 
 def attempt(number: int) -> int:
-    """Which attempt somebody speaks of, whether there was one or not."""
-    return _whole(number, 0, POSITION_MAX, "attempt")
+    """Which attempt somebody speaks of. One beyond any number is none, like many within."""
+    return max(-1, min(number, POSITION_MAX))
 
 
 def attempts(number: int) -> int:

@@ -28,8 +28,7 @@ def tuned_for_one_pass() -> Iterator[None]:
     """While it lasts, what is there already is not looked through for cycles again and again."""
     switch_seconds, thresholds = sys.getswitchinterval(), gc.get_threshold()
     sys.setswitchinterval(_SWITCH_SECONDS)
-    gc.collect()
-    gc.freeze()
+    gc.freeze()  # without a look at it first: there may be much, and little to be done
     gc.set_threshold(*_GC_THRESHOLDS)
     try:
         yield

@@ -382,6 +382,7 @@ def test_an_attempt_that_is_not_the_current_one_is_refused(
     claim(client)
     problem(client.post(f"/v1/jobs/{job}/complete", json={"attempt": attempt}), 409)
     problem(client.post(f"/v1/jobs/{job}/fail", json={"attempt": attempt, "error": "e"}), 409)
+    assert heartbeat(client, (job, attempt))["lost"] == [job]
     assert state(client, job) == "running"
 
 
