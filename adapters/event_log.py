@@ -4,7 +4,7 @@ Whoever holds the head row's lock is the only one who may append. So positions a
 commit order is position order, and a reader that goes by position never skips an event.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any, Final, NamedTuple
 
@@ -331,16 +331,24 @@ def _read_together(connection: Connection, after: int, limit: int) -> list[Recor
         found = _decode_together(b"[" + text + b"]")
     except msgspec.DecodeError:
         return None
-    events_read: list[Recorded] = []
-    expected, last_at, moment = after, 0, EPOCH
-    for position, at, job_id, version, event in found:
-        expected += 1
+    return page_of(found, after)
+
+
+def page_of(
+    rows: Iterable[tuple[int, int, JobId | None, int, Event]], after: int
+) -> list[Recorded] | None:
+    """Events of (position, recorded_at, job_id, version, event); None where positions are missing
+    behind `after`, or an event is of an older version.
+    """
+    page: list[Recorded] = []
+    last_at, moment = 0, EPOCH
+    for expected, (position, at, job_id, version, event) in enumerate(rows, after + 1):
         if position != expected or not is_current(version):
             return None
         if at != last_at:  # those of a batch have one time
             last_at, moment = at, from_micros(at)
-        events_read.append(Recorded(position, moment, job_id, event))
-    return events_read
+        page.append(Recorded(position, moment, job_id, event))
+    return page
 
 
 def recorded(

@@ -9,12 +9,11 @@ import msgspec
 from sqlalchemy.engine import Connection
 
 from adapters.database import Database, translated
+from adapters.event_log import page_of
 from adapters.tables import HEAD_ID
 from domain.events import Event, Recorded
 from domain.identifiers import JobId
-from domain.moments import EPOCH, from_micros
 from domain.stored_log import Leaf, StoredHead, StoredRow, leaf_of
-from domain.upcasting import is_current
 
 _HEAD: Final = "SELECT position, hash, recorded_at FROM log_head WHERE id = {0}"
 _ROWS: Final = (
@@ -37,8 +36,8 @@ _ROWS_TOGETHER: Final = (
     " FROM events WHERE position > %s AND position <= %s"
 )
 _EVENTS_TOGETHER: Final = (
-    "SELECT GROUP_CONCAT('[', position, ',', version, ',', COALESCE(job_id, 'null'), ',',"
-    " recorded_at, ',', IF(LEFT(data, 1) = '{', LENGTH(data), -1), ',', data, ']' SEPARATOR ',')"
+    "SELECT GROUP_CONCAT('[', position, ',', recorded_at, ',', COALESCE(job_id, 'null'), ',',"
+    " version, ',', IF(LEFT(data, 1) = '{', LENGTH(data), -1), ',', data, ']' SEPARATOR ',')"
     " FROM events WHERE position > %s AND position <= %s"
 )
 _BODIES_TOGETHER: Final = (
@@ -151,16 +150,10 @@ def _events_together(connection: Connection, after: int, limit: int) -> list[Rec
         found = _decode_events(page)
     except msgspec.DecodeError:
         return None
-    events: list[Recorded] = []
-    expected, last_at, moment = after, 0, EPOCH
-    for position, version, job_id, recorded_at, _, event in found:
-        expected += 1
-        if position != expected or not is_current(version):
-            return None
-        if recorded_at != last_at:  # those of a batch have one time
-            last_at, moment = recorded_at, from_micros(recorded_at)
-        events.append(Recorded(position, moment, job_id, event))
-    return events
+    rows = (
+        (position, at, job_id, version, event) for position, at, job_id, version, _, event in found
+    )
+    return page_of(rows, after)
 
 
 def _digests_together(
