@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from domain.errors import FairlogError
 
-STOP_SECONDS_MAX: Final = 15.0  # it says something several times a second
+STOP_SECONDS_MAX: Final = 15.0  # a word of a check, or a batch (3 s) and the few that wait
 _ENDED: Final = "The process beside this one has ended; the lines above may say why."
 
 
@@ -29,21 +29,32 @@ def beside(command: Sequence[str], begin: object) -> Iterator[Iterator[Any]]:
     ours, theirs = Pipe()
     with ours:
         with theirs:
-            process = subprocess.Popen(  # noqa: S603 (our own interpreter)
-                [*command, str(theirs.fileno())],
-                stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()],
-            )  # fmt: skip
+            process = started(command, theirs.fileno())
         try:
             with contextlib.suppress(ConnectionError):  # it is gone, which hearing it tells too
                 ours.send(begin)
             yield _words(ours)
         finally:
             ours.close()
-            try:
-                process.wait(STOP_SECONDS_MAX)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            see_end(process)
+
+
+def started(command: Sequence[str], end: int) -> subprocess.Popen[bytes]:
+    """Run a process of ours, which inherits one end of what joins it with this one: a number that
+    is put behind `command`.
+    """
+    return subprocess.Popen(  # noqa: S603 (our own interpreter)
+        [*command, str(end)], stdin=subprocess.DEVNULL, pass_fds=[end]
+    )
+
+
+def see_end(process: subprocess.Popen[bytes]) -> None:
+    """Of one that was told to end, or whose other end is closed."""
+    try:
+        process.wait(STOP_SECONDS_MAX)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def _words(connection: Connection) -> Iterator[Any]:

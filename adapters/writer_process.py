@@ -13,11 +13,11 @@ import socket
 import subprocess
 import time
 from collections.abc import Sequence
-from typing import Final
 
 from msgspec import Struct
 
 from adapters.command_queue import settle
+from adapters.other_process import see_end, started
 from adapters.writer import Observer, WriterStats, heard
 from adapters.writer_frames import (
     Answered,
@@ -33,8 +33,6 @@ from domain.batch import Outcome
 from domain.commands import Command
 from domain.decide import Answer
 from domain.errors import FairlogError, LogUnavailable
-
-STOP_SECONDS_MAX: Final = 15.0  # a batch takes 3 s at most, and what waits are a few
 
 
 class _Waiting(Struct, gc=False):
@@ -67,10 +65,7 @@ class WriterProcess:
     def start(self) -> None:
         self._socket, theirs = socket.socketpair()
         with theirs:
-            self._process = subprocess.Popen(  # noqa: S603 (our own interpreter)
-                [*self._command, str(theirs.fileno())],
-                stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()],
-            )  # fmt: skip
+            self._process = started(self._command, theirs.fileno())
         self._socket.sendall(encoded(self._begin))
 
     def stop(self) -> None:
@@ -80,11 +75,7 @@ class WriterProcess:
                 self._socket.shutdown(socket.SHUT_RDWR)
             self._socket.close()
         if self._process is not None:
-            try:
-                self._process.wait(STOP_SECONDS_MAX)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
+            see_end(self._process)
 
     def observe(self, observer: Observer) -> None:
         self._observers.append(observer)
