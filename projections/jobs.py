@@ -6,6 +6,7 @@ of a lane are found in their order by an index, so that they need no table of th
 """
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Final
 
 import msgspec
@@ -113,13 +114,13 @@ class JobsProjection:
         ]
         known, keys = world.jobs.rows, world.jobs.keys
         # In the order of the primary key: a page of the table is filled and left.
-        rows = [
-            _row(generation, known[job_id], keys.get(job_id))
-            for job_id in sorted(world.jobs.changed)
-        ]
+        changed = [(known[job_id], keys.get(job_id)) for job_id in sorted(world.jobs.changed)]
         world.jobs.changed.clear()
         world.jobs.count_changes.clear()
-        return [*upserting(jobs, rows), lambda connection: _count(connection, counts)]
+        return [
+            *upserting(jobs, changed, partial(_row, generation)),
+            lambda connection: _count(connection, counts),
+        ]
 
 
 def _unknown(needs: Needs, world: World) -> list[JobId]:
@@ -161,7 +162,9 @@ def _load_lanes(connection: Connection, generation: int, needs: Needs, world: Wo
         queue.sort(key=lambda job: job.order)
 
 
-def _row(generation: int, job: Job, key: bytes | None) -> Row:
+def _row(generation: int, changed: tuple[Job, bytes | None]) -> Row:
+    """Of a job, and the hash of the key that it holds, if it does."""
+    job, key = changed
     claim = (
         None if job.claim_id is None or job.worker is None else claim_hash(job.worker, job.claim_id)
     )
@@ -181,8 +184,6 @@ def decode_job(document: bytes) -> Job:
 
 def _count(connection: Connection, changes: Sequence[Row]) -> None:
     """Add to the counts without reading them first."""
-    if not changes:
-        return
     mark = placeholder(connection)
     insert = (
         f"INSERT INTO {job_counts.name} (generation, state, jobs) VALUES ({mark}, {mark}, {mark})"

@@ -5,6 +5,7 @@ at the front of each lane that is served are read by the projection that has the
 whole queue.
 """
 
+from functools import partial
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -150,24 +151,31 @@ class LineProjection:
     def changes(self, generation: int, world: World) -> list[Write[Connection]]:
         line = world.line
         occupied, empty = _lanes(generation, world)
-        writes = [
-            *upserting(users, [
-                (generation, user_id.encode(), user.last_served, user.joined, user.waiting,
-                 user.running, user.running_limit, user.turn)
-                for user_id in line.changed_users for user in [line.users[user_id]]
-            ]),
-            *upserting(kinds, [
-                (generation, kind.encode(), load.waiting, load.running, load.running_limit)
-                for kind in line.changed_kinds for load in [line.kinds[kind]]
-            ]),
-            deleting(lanes, generation, empty),
-            *upserting(lanes, occupied),
-        ]  # fmt: skip
+        changed_users = [(user_id, line.users[user_id]) for user_id in line.changed_users]
+        changed_kinds = [(kind, line.kinds[kind]) for kind in line.changed_kinds]
         line.forget_queues()
         line.changed_users.clear()
         line.changed_kinds.clear()
         line.changed_lanes.clear()
-        return writes
+        return [
+            *upserting(users, changed_users, partial(_user_row, generation)),
+            *upserting(kinds, changed_kinds, partial(_kind_row, generation)),
+            deleting(lanes, generation, empty),
+            *upserting(lanes, occupied, tuple),
+        ]
+
+
+def _user_row(generation: int, changed: tuple[UserId, UserInLine]) -> Row:
+    user_id, user = changed
+    return (
+        generation, user_id.encode(), user.last_served, user.joined, user.waiting, user.running,
+        user.running_limit, user.turn,
+    )  # fmt: skip
+
+
+def _kind_row(generation: int, changed: tuple[Kind, KindInLine]) -> Row:
+    kind, load = changed
+    return (generation, kind.encode(), load.waiting, load.running, load.running_limit)
 
 
 def _lanes(generation: int, world: World) -> tuple[list[Row], list[Row]]:

@@ -5,10 +5,11 @@ them, and compiling each anew would cost more than the database does. Nothing bu
 stands behind VALUES, or PyMySQL would send the rows one by one.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import closing
-from functools import lru_cache, partial
-from typing import Any, Final
+from functools import lru_cache
+from itertools import islice
+from typing import Any, Final, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import mysql
@@ -21,6 +22,9 @@ from domain.ports import Write
 KEYS_A_STATEMENT_MAX: Final = 1000
 SELECTS_A_STATEMENT_MAX: Final = 250  # SQLite joins up to 500
 ROWS_A_WRITE_MAX: Final = 10_000
+# 128 jobs are some 150 KB of text, which is copied several times on its way to the server: within
+# the processor's cache, where 2 MB would not stay and take a half longer.
+ROWS_A_STATEMENT_MAX: Final = 128
 PAIRS_A_STATEMENT_MAX: Final = 250  # keys of several columns; SQLite nests an OR up to 1000 deep
 
 # Bytes, not text: MySQL's utf8mb4_bin takes "a" and "a " for the same.
@@ -31,6 +35,7 @@ ROW_BYTES: Final = "row bytes"  # in the `info` of a table: about how many, wher
 FOUND_BY_FOLDS: Final = "found by folds"  # in the `info` of an index, see `create_for_folding`
 
 Row = tuple[Any, ...]
+S = TypeVar("S")
 
 
 def digest(length: int) -> sa.types.TypeEngine[bytes]:
@@ -43,40 +48,52 @@ def generation() -> sa.Column[int]:
     return sa.Column("generation", sa.BigInteger, primary_key=True, autoincrement=False)
 
 
-def upserting(table: sa.Table, rows: Sequence[Row]) -> list[Write[Connection]]:
-    """`upsert` for later, in pieces that may be transactions of their own."""
-    return [partial(upsert, table=table, rows=chunk) for chunk in _chunks(rows, ROWS_A_WRITE_MAX)]
+def upserting(
+    table: sa.Table, subjects: Collection[S], row: Callable[[S], Row]
+) -> list[Write[Connection]]:
+    """`upsert` for later, in pieces that may be transactions of their own.
+
+    A subject's row is made just before it is sent, so none of them may change until then.
+    """
+    return [_upserting(table, chunk, row) for chunk in _chunks(subjects, ROWS_A_WRITE_MAX)]
+
+
+def _upserting(
+    table: sa.Table, subjects: Collection[S], row: Callable[[S], Row]
+) -> Write[Connection]:
+    return lambda connection: upsert(connection, table, map(row, subjects))
 
 
 def deleting(table: sa.Table, generation: int, keys: Collection[Row]) -> Write[Connection]:
     return lambda connection: delete(connection, table, generation, keys)
 
 
-def upsert(connection: Connection, table: sa.Table, rows: Sequence[Row]) -> None:
+def upsert(connection: Connection, table: sa.Table, rows: Iterable[Row]) -> None:
     """Insert rows, or overwrite those that are there; each row has all columns in order."""
-    if rows:
-        send_rows(connection, _upsert_statement(table, connection.dialect.name), rows)
+    send_rows(connection, _upsert_statement(table, connection.dialect.name), rows)
 
 
-def insert(connection: Connection, table: sa.Table, rows: Sequence[Row]) -> None:
+def insert(connection: Connection, table: sa.Table, rows: Iterable[Row]) -> None:
     """Insert rows that cannot be there yet."""
-    if rows:
-        send_rows(connection, _insert_statement(table, connection.dialect.name), rows)
+    send_rows(connection, _insert_statement(table, connection.dialect.name), rows)
 
 
-def send_rows(connection: Connection, statement: str, rows: Sequence[Row]) -> None:
+def send_rows(connection: Connection, statement: str, rows: Iterable[Row]) -> None:
     """Have an insert done for all rows.
 
     On MySQL the driver only holds it for the next question (see `adapters.mysql_pipeline`), which
     is a tenth of what SQLAlchemy would spend on a result that there is not.
     """
     if connection.dialect.name == "sqlite":
-        connection.exec_driver_sql(statement, list(rows))
+        if together := list(rows):
+            connection.exec_driver_sql(statement, together)
         return
     driver = connection.dialect.loaded_dbapi
+    left = iter(rows)
     with closing(connection.connection.cursor()) as cursor:
         try:
-            cursor.executemany(statement, rows)
+            while some := list(islice(left, ROWS_A_STATEMENT_MAX)):
+                cursor.executemany(statement, some)
         except driver.Error as error:
             raise DBAPIError.instance(statement, None, error, driver.Error) from error
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from datetime import datetime
+from functools import partial
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -11,10 +12,11 @@ from domain.identifiers import GLOBAL, Kind, UserId
 from domain.moments import to_micros
 from domain.policy import Policy
 from domain.ports import Write
-from domain.rate_limits import Counter, Limits, Windows, window_start
+from domain.rate_limits import Counter, Limits, Subject, WindowKey, Windows, window_start
 from domain.world import Needs, World
 from projections.rows import (
     Identifier,
+    Row,
     generation,
     placeholder,
     union,
@@ -93,21 +95,24 @@ class WindowsProjection:
 
     def changes(self, generation: int, world: World) -> list[Write[Connection]]:
         windows = world.windows
-        writes = [
-            *upserting(window_counters, [
-                (generation, user_id.encode(), seconds, start, counter.used, counter.refused)
-                for user_id, seconds, start in windows.changed_counters
-                for counter in [windows.counters[user_id, seconds, start]]
-            ]),
-            *upserting(limits, [
-                (generation, user_id.encode(), kind.encode(), setting.submissions, setting.running)
-                for user_id, kind in windows.changed_limits
-                for setting in [windows.limits[user_id, kind]]
-            ]),
-        ]  # fmt: skip
+        counters = [(key, windows.counters[key]) for key in windows.changed_counters]
+        changed = [(subject, windows.limits[subject]) for subject in windows.changed_limits]
         windows.changed_counters.clear()
         windows.changed_limits.clear()
-        return writes
+        return [
+            *upserting(window_counters, counters, partial(_counter_row, generation)),
+            *upserting(limits, changed, partial(_limits_row, generation)),
+        ]
+
+
+def _counter_row(generation: int, counted: tuple[WindowKey, Counter]) -> Row:
+    (user_id, seconds, start), counter = counted
+    return (generation, user_id.encode(), seconds, start, counter.used, counter.refused)
+
+
+def _limits_row(generation: int, changed: tuple[Subject, Limits]) -> Row:
+    (user_id, kind), setting = changed
+    return (generation, user_id.encode(), kind.encode(), setting.submissions, setting.running)
 
 
 def _put(found: Iterable[Any], world: World) -> None:
