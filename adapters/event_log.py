@@ -4,7 +4,7 @@ Whoever holds the head row's lock is the only one who may append. So positions a
 commit order is position order, and a reader that goes by position never skips an event.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Final, NamedTuple
 
@@ -21,7 +21,7 @@ from domain import chain
 from domain.errors import LogCorrupt, LogTooNew, LogUnavailable
 from domain.events import Event, Recorded, encode, type_of
 from domain.identifiers import JobId, UserId
-from domain.moments import EPOCH, from_micros, to_micros
+from domain.moments import from_micros, to_micros
 from domain.ports import Clock, Head
 from domain.stored_log import Leaf
 from domain.upcasting import is_current, read, version_of
@@ -306,49 +306,49 @@ class SqlEventLog:
         return found
 
 
-# The server makes one JSON text of a page: PyMySQL takes a quarter of the time of rows for it.
-# Positions have no gaps, so a range of them is a page. The order is what the primary key gives.
-_TOGETHER: Final = (
-    "SELECT GROUP_CONCAT('[', position, ',', recorded_at, ',', COALESCE(job_id, 'null'), ',',"
-    " version, ',', data, ']' SEPARATOR ',') FROM events"
-    " WHERE position > %s AND position <= %s"
+# The server makes one JSON text of each column of a page: PyMySQL takes a quarter of the time of
+# rows for it, and nothing is made for a row but its event. Positions have no gaps, so a range of
+# them is a page. The order is what the primary key gives.
+COLUMNS_TOGETHER: Final = (
+    "GROUP_CONCAT(position), GROUP_CONCAT(recorded_at), GROUP_CONCAT(COALESCE(job_id, 'null')),"
+    " GROUP_CONCAT(version), GROUP_CONCAT(data)"
 )
-_decode_together: Final = msgspec.json.Decoder(
-    list[tuple[int, int, JobId | None, int, Event]]
-).decode
+_TOGETHER: Final = f"SELECT {COLUMNS_TOGETHER} FROM events WHERE position > %s AND position <= %s"
+_decode_numbers: Final = msgspec.json.Decoder(list[int]).decode
+_decode_job_ids: Final = msgspec.json.Decoder(list[JobId | None]).decode
+_decode_events: Final = msgspec.json.Decoder(list[Event]).decode
 
 
 def _read_together(connection: Connection, after: int, limit: int) -> list[Recorded] | None:
-    """A page of events; None where there is none, or it has to be read row by row.
-
-    That is when it has older versions, or is longer than the server lets it be, or holds what is
-    no event: which one, the rows will tell.
-    """
-    text = connection.exec_driver_sql(_TOGETHER, (after, after + limit)).scalar_one()
-    if text is None:
-        return None
-    try:
-        found = _decode_together(b"[" + text + b"]")
-    except msgspec.DecodeError:
-        return None
-    return page_of(found, after)
+    """A page of events; None where there is none, or it has to be read row by row."""
+    return page_of(after, *connection.exec_driver_sql(_TOGETHER, (after, after + limit)).one())
 
 
 def page_of(
-    rows: Iterable[tuple[int, int, JobId | None, int, Event]], after: int
+    after: int, positions: str | None, times: str, job_ids: str, versions: str, data: bytes
 ) -> list[Recorded] | None:
-    """Events of (position, recorded_at, job_id, version, event); None where positions are missing
-    behind `after`, or an event is of an older version.
+    """The events behind `after` of COLUMNS_TOGETHER; None where there is none, or they have to be
+    read row by row.
+
+    That is when positions are missing, or events have older versions, or one is no event (the rows
+    will tell which), or a text is longer than the server lets it be: that of the data is the
+    longest.
     """
-    page: list[Recorded] = []
-    last_at, moment = 0, EPOCH
-    for expected, (position, at, job_id, version, event) in enumerate(rows, after + 1):
-        if position != expected or not is_current(version):
-            return None
-        if at != last_at:  # those of a batch have one time
-            last_at, moment = at, from_micros(at)
-        page.append(Recorded(position, moment, job_id, event))
-    return page
+    if positions is None:
+        return None
+    try:
+        found = _decode_events(b"[" + data + b"]")
+        numbers, recorded_at, of_versions = (
+            _decode_numbers(f"[{column}]") for column in (positions, times, versions)
+        )
+        of_jobs = _decode_job_ids(f"[{job_ids}]")
+    except msgspec.DecodeError:
+        return None
+    expected = range(after + 1, after + 1 + len(found))
+    if numbers != list(expected) or not all(map(is_current, set(of_versions))):
+        return None
+    moments = {micros: from_micros(micros) for micros in set(recorded_at)}  # one for each batch
+    return list(map(Recorded, expected, map(moments.__getitem__, recorded_at), of_jobs, found))
 
 
 def recorded(

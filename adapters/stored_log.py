@@ -9,10 +9,9 @@ import msgspec
 from sqlalchemy.engine import Connection
 
 from adapters.database import Database, translated
-from adapters.event_log import page_of
+from adapters.event_log import COLUMNS_TOGETHER, page_of
 from adapters.tables import HEAD_ID
-from domain.events import Event, Recorded
-from domain.identifiers import JobId
+from domain.events import Recorded
 from domain.stored_log import Leaf, StoredHead, StoredRow, leaf_of
 
 _HEAD: Final = "SELECT position, hash, recorded_at FROM log_head WHERE id = {0}"
@@ -36,8 +35,7 @@ _ROWS_TOGETHER: Final = (
     " FROM events WHERE position > %s AND position <= %s"
 )
 _EVENTS_TOGETHER: Final = (
-    "SELECT GROUP_CONCAT('[', position, ',', recorded_at, ',', COALESCE(job_id, 'null'), ',',"
-    " version, ',', IF(LEFT(data, 1) = '{', LENGTH(data), -1), ',', data, ']' SEPARATOR ',')"
+    f"SELECT {COLUMNS_TOGETHER}, GROUP_CONCAT(IF(LEFT(data, 1) = '{{', LENGTH(data), -1))"
     " FROM events WHERE position > %s AND position <= %s"
 )
 _BODIES_TOGETHER: Final = (
@@ -46,12 +44,8 @@ _BODIES_TOGETHER: Final = (
 )
 _TextRow = tuple[int, bytes, int, bytes | None, int | None, int, bytes, int, msgspec.Raw]
 _decode_rows: Final = msgspec.json.Decoder(list[_TextRow]).decode
-_decode_lengths: Final = msgspec.json.Decoder(
-    list[tuple[int, int, int | None, int, int, msgspec.Raw]]
-).decode
-_decode_events: Final = msgspec.json.Decoder(
-    list[tuple[int, int, JobId | None, int, int, Event]]
-).decode
+_decode_lengths: Final = msgspec.json.Decoder(list[int]).decode
+_split: Final = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _decode_digests: Final = msgspec.json.Decoder(list[tuple[int, str, int]]).decode
 
 
@@ -140,20 +134,16 @@ def _rows_together(connection: Connection, after: int, limit: int) -> list[Store
 
 def _events_together(connection: Connection, after: int, limit: int) -> list[Recorded] | None:
     """The same for the events alone, which are decoded all at once when their lengths are right."""
-    text = connection.exec_driver_sql(_EVENTS_TOGETHER, (after, after + limit)).scalar_one()
-    if text is None:
+    *columns, lengths = connection.exec_driver_sql(_EVENTS_TOGETHER, (after, after + limit)).one()
+    if lengths is None:
         return None
-    page = b"[" + text + b"]"
     try:
-        if any(len(row[5]) != row[4] for row in _decode_lengths(page)):
+        data = _split(b"[" + columns[-1] + b"]")
+        if list(map(len, data)) != _decode_lengths(f"[{lengths}]"):
             return None
-        found = _decode_events(page)
     except msgspec.DecodeError:
         return None
-    rows = (
-        (position, at, job_id, version, event) for position, at, job_id, version, _, event in found
-    )
-    return page_of(rows, after)
+    return page_of(after, *columns)
 
 
 def _digests_together(
