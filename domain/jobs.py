@@ -3,16 +3,30 @@
 from collections import defaultdict
 from functools import lru_cache
 from hashlib import sha256
+from typing import ClassVar
 
 from msgspec.structs import replace
 
-from domain.events import JobStarted, JobSubmitted, LeasesExtended, Recorded
+from domain.events import (
+    BodiesErased,
+    Event,
+    JobCancelled,
+    JobCompleted,
+    JobFailed,
+    JobReleased,
+    JobRequeued,
+    JobStarted,
+    JobSubmitted,
+    LeasesExtended,
+    Recorded,
+)
+from domain.folds import Folded, FoldMethods
 from domain.idempotency import key_hash
 from domain.identifiers import JobId, UserId, WorkerId
 from domain.life_cycle import Job, State, evolve, submitted
 
 
-class Jobs:
+class Jobs(Folded):
     """Jobs, as far as they are known: those that somebody asked for."""
 
     def __init__(self) -> None:
@@ -33,20 +47,8 @@ class Jobs:
         if job.claim_id is not None and job.worker is not None:
             self._claimed(job.worker, job.claim_id, job.id)
 
-    def evolve(self, recorded: Recorded) -> None:
-        event = recorded.event
-        if isinstance(event, JobSubmitted):
-            self._submit(submitted(recorded, event))
-        elif isinstance(event, LeasesExtended):
-            for job_id, _ in event.jobs:
-                self._advance(job_id, recorded)
-        else:
-            self._advance(recorded.job_id, recorded)
-            if isinstance(event, JobStarted) and event.claim_id is not None:
-                assert recorded.job_id is not None
-                self._claimed(event.worker, event.claim_id, recorded.job_id)
-
-    def _submit(self, job: Job) -> None:
+    def _submitted(self, recorded: Recorded, event: JobSubmitted) -> None:
+        job = submitted(recorded, event)
         key = key_hash(job.user_id, job.idempotency_key, is_explicit=job.key_is_explicit)
         job_id = job.id
         earlier_id = self.key_holders.get(key)
@@ -60,19 +62,31 @@ class Jobs:
         self.changed.add(job_id)
         self.count_changes[job.state] += 1
 
+    def _started(self, recorded: Recorded, event: JobStarted) -> None:
+        self._advance(recorded.job_id, recorded)
+        if event.claim_id is not None:
+            assert recorded.job_id is not None
+            self._claimed(event.worker, event.claim_id, recorded.job_id)
+
+    def _extended(self, recorded: Recorded, event: LeasesExtended) -> None:
+        for job_id, _ in event.jobs:
+            self._advance(job_id, recorded)
+
+    def _changed(self, recorded: Recorded, _: Event) -> None:
+        self._advance(recorded.job_id, recorded)
+
     def _advance(self, job_id: JobId | None, recorded: Recorded) -> None:
         before = None if job_id is None else self.rows.get(job_id)
         if before is None:
             return
         after = evolve(before, recorded)
-        if after is before:
-            return
-        job_id = after.id
+        job_id = before.id
         self.rows[job_id] = after
         self.changed.add(job_id)
-        if after.state is not before.state:
-            self.count_changes[before.state] -= 1
-            self.count_changes[after.state] += 1
+        state_before, state = before.state, after.state
+        if state is not state_before:
+            self.count_changes[state_before] -= 1
+            self.count_changes[state] += 1
 
     def _claimed(self, worker: WorkerId, claim_id: str, job_id: JobId) -> None:
         claim = claim_hash(worker, claim_id)
@@ -80,6 +94,18 @@ class Jobs:
         if jobs is None:
             jobs = self.claims[claim] = set()
         jobs.add(job_id)
+
+    FOLDS: ClassVar[FoldMethods] = {
+        JobSubmitted: _submitted,
+        JobStarted: _started,
+        LeasesExtended: _extended,
+        JobReleased: _changed,
+        JobCompleted: _changed,
+        JobFailed: _changed,
+        JobRequeued: _changed,
+        JobCancelled: _changed,
+        BodiesErased: _changed,
+    }
 
     def key_holder(self, user_id: UserId, key: str, *, is_explicit: bool) -> Job | None:
         job_id = self.key_holders.get(key_hash(user_id, key, is_explicit=is_explicit))

@@ -322,14 +322,14 @@ def evolve(job: Job, recorded: Recorded) -> Job:
                 lease_expires_at=event.lease_expires_at,
                 started_at=at, finished_at=None, updated_at=at,
             )  # fmt: skip
-        case LeasesExtended() as event:
-            return replace(job, lease_expires_at=event.lease_expires_at, updated_at=at)
         case JobCompleted() as event:
             return replace(
                 job, state=State.DONE, lease_expires_at=None, finished_at=at, updated_at=at,
                 result_position=None if event.result_sha256 is None else recorded.position,
                 outcome_attempt=event.attempt, outcome=f"done:{event.result_sha256}",
             )  # fmt: skip
+        case LeasesExtended() as event:
+            return replace(job, lease_expires_at=event.lease_expires_at, updated_at=at)
         case JobFailed() as event:
             return replace(
                 job,

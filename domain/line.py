@@ -8,7 +8,7 @@ A user at their cap of running jobs is out of the line until one of them ends, s
 waits behind.
 """
 
-from typing import Final
+from typing import ClassVar, Final
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -26,6 +26,7 @@ from domain.events import (
     RequeueReason,
     Scope,
 )
+from domain.folds import Folded, FoldMethods
 from domain.identifiers import JobId, Kind, UserId
 from domain.life_cycle import is_due
 
@@ -90,10 +91,12 @@ _NOBODY: Final = UserInLine()
 _IDLE: Final = KindInLine()
 
 
-class Line:
+class Line(Folded):
     """The line, as far as it is known: users, lanes and kinds that somebody asked for."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_served: bool = True) -> None:
+        """`is_served`: claims are decided by it, and have to know who entered it and left."""
+        self._is_served = is_served
         self.users: dict[UserId, UserInLine] = {}
         self.lanes: dict[UserId, dict[Kind, int]] = {}  # jobs waiting
         self.stored_lanes: set[Lane] = set()  # that have a row
@@ -105,32 +108,38 @@ class Line:
         self.changed_lanes: set[Lane] = set()  # another number of jobs waits
         self.changed_kinds: set[Kind] = set()
 
-    def evolve(self, recorded: Recorded) -> None:
-        job_id = recorded.job_id
-        match recorded.event:
-            case JobSubmitted() as event:
-                if is_due(event, recorded.recorded_at):
-                    self._enter(recorded, event.user_id, event.kind, event.priority)
-            case JobStarted() as event:
-                self._leave(job_id, event.user_id, event.kind)
-                self._move(event.user_id, event.kind, -1, 1, served=recorded.position)
-            case JobCompleted() | JobFailed() as event:
-                self._move(event.user_id, event.kind, 0, -1)
-            case JobReleased() as event:
-                self._enter(recorded, event.user_id, event.kind, event.priority)
-            case JobRequeued() as event:
-                ran = event.reason is not RequeueReason.RETRIED
-                self._enter(recorded, event.user_id, event.kind, event.priority, -1 if ran else 0)
-            case JobCancelled(was="queued") as event:
-                self._leave(job_id, event.user_id, event.kind)
-                self._move(event.user_id, event.kind, -1, 0)
-            case JobCancelled(was="running") as event:
-                self._move(event.user_id, event.kind, 0, -1)
-            case LimitChanged(scope=Scope.USER, user_id=str(user_id)) as event:
+    def _submitted(self, recorded: Recorded, event: JobSubmitted) -> None:
+        if is_due(event, recorded.recorded_at):
+            self._enter(recorded, event.user_id, event.kind, event.priority)
+
+    def _released(self, recorded: Recorded, event: JobReleased) -> None:
+        self._enter(recorded, event.user_id, event.kind, event.priority)
+
+    def _started(self, recorded: Recorded, event: JobStarted) -> None:
+        self._leave(recorded, event.user_id, event.kind)
+        self._move(event.user_id, event.kind, -1, 1, served=recorded.position)
+
+    def _ended(self, _: Recorded, event: JobCompleted | JobFailed) -> None:
+        self._move(event.user_id, event.kind, 0, -1)
+
+    def _requeued(self, recorded: Recorded, event: JobRequeued) -> None:
+        ran = event.reason is not RequeueReason.RETRIED
+        self._enter(recorded, event.user_id, event.kind, event.priority, -1 if ran else 0)
+
+    def _cancelled(self, recorded: Recorded, event: JobCancelled) -> None:
+        if event.was == "queued":
+            self._leave(recorded, event.user_id, event.kind)
+            self._move(event.user_id, event.kind, -1, 0)
+        elif event.was == "running":
+            self._move(event.user_id, event.kind, 0, -1)
+
+    def _limited(self, _: Recorded, event: LimitChanged) -> None:
+        match event:
+            case LimitChanged(scope=Scope.USER, user_id=str(user_id)):
                 user = self.users.get(user_id, _NOBODY)
                 self.changed_users.setdefault(user_id, user)
                 self.users[user_id] = replace(user, running_limit=event.running)
-            case LimitChanged(scope=Scope.KIND, kind=str(kind)) as event:
+            case LimitChanged(scope=Scope.KIND, kind=str(kind)):
                 load = self.kinds.get(kind, _IDLE)
                 self.kinds[kind] = replace(load, running_limit=event.running)
                 self.changed_kinds.add(kind)
@@ -142,18 +151,18 @@ class Line:
     ) -> None:
         job_id = recorded.job_id
         assert job_id is not None
-        lane = (user_id, kind)
-        entered = self.entered.get(lane)
-        if entered is None:
-            entered = self.entered[lane] = {}
-        entered[job_id] = WaitingJob(job_id, user_id, kind, priority)
+        if self._is_served:
+            entered = self.entered.setdefault((user_id, kind), {})
+            entered[job_id] = WaitingJob(job_id, user_id, kind, priority)
         self._move(user_id, kind, 1, running, joined=recorded.position)
 
-    def _leave(self, job_id: JobId | None, user_id: UserId, kind: Kind) -> None:
+    def _leave(self, recorded: Recorded, user_id: UserId, kind: Kind) -> None:
+        job_id = recorded.job_id
         assert job_id is not None
-        entered = self.entered.get((user_id, kind))
-        if entered is None or entered.pop(job_id, None) is None:
-            self.left.add(job_id)
+        if self._is_served:
+            entered = self.entered.get((user_id, kind))
+            if entered is None or entered.pop(job_id, None) is None:
+                self.left.add(job_id)
 
     def _move(
         self, user_id: UserId, kind: Kind, waiting: int, running: int,
@@ -182,6 +191,17 @@ class Line:
             load.waiting + waiting, load.running + running, load.running_limit
         )
         self.changed_kinds.add(kind)
+
+    FOLDS: ClassVar[FoldMethods] = {
+        JobSubmitted: _submitted,
+        JobReleased: _released,
+        JobStarted: _started,
+        JobCompleted: _ended,
+        JobFailed: _ended,
+        JobRequeued: _requeued,
+        JobCancelled: _cancelled,
+        LimitChanged: _limited,
+    }
 
     def forget_queues(self) -> None:
         """Let go of who entered and left since the rows were read: nothing but a claim asks."""

@@ -6,12 +6,14 @@ admitted ones, but use nothing up.
 
 from datetime import datetime
 from functools import lru_cache
+from typing import ClassVar
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from domain.commands import ChangeLimit
 from domain.events import LimitChanged, RateLimitDecided, Recorded, Scope
+from domain.folds import Folded, FoldMethods
 from domain.identifiers import GLOBAL, Kind, UserId
 from domain.moments import from_micros, later, to_micros
 from domain.policy import Policy
@@ -62,7 +64,7 @@ def window_start(now: datetime, window_seconds: int) -> datetime:
     return from_micros(to_micros(now) // length * length)
 
 
-class Windows:
+class Windows(Folded):
     """Limits and counters, as far as they are known; a missing counter is zero."""
 
     def __init__(self) -> None:
@@ -71,24 +73,23 @@ class Windows:
         self.changed_limits: set[Subject] = set()
         self.changed_counters: set[WindowKey] = set()
 
-    def evolve(self, recorded: Recorded) -> None:
-        match recorded.event:
-            case RateLimitDecided() as decided:
-                used, refused = (1, 0) if decided.allowed else (0, decided.count)
-                seconds, start = decided.window_seconds, to_micros(decided.window_start)
-                self._count((decided.user_id, seconds, start), used, refused)
-                self._count((GLOBAL, seconds, start), used, refused)
-            case LimitChanged() as changed:
-                subject = subject_of(changed)
-                self.limits[subject] = Limits(changed.limit, changed.running)
-                self.changed_limits.add(subject)
-            case _:
-                pass
+    def _decided(self, _: Recorded, event: RateLimitDecided) -> None:
+        used, refused = (1, 0) if event.allowed else (0, event.count)
+        seconds, start = event.window_seconds, to_micros(event.window_start)
+        self._count((event.user_id, seconds, start), used, refused)
+        self._count((GLOBAL, seconds, start), used, refused)
+
+    def _limited(self, _: Recorded, event: LimitChanged) -> None:
+        subject = subject_of(event)
+        self.limits[subject] = Limits(event.limit, event.running)
+        self.changed_limits.add(subject)
 
     def _count(self, key: WindowKey, used: int, refused: int) -> None:
         old = self.counters.get(key, _ZERO)
         self.counters[key] = Counter(old.used + used, old.refused + refused)
         self.changed_counters.add(key)
+
+    FOLDS: ClassVar[FoldMethods] = {RateLimitDecided: _decided, LimitChanged: _limited}
 
     def user_window(self, user_id: UserId, policy: Policy, now: datetime) -> WindowState:
         return self._window(user_id, policy.user_limit, policy, now)

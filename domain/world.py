@@ -1,6 +1,6 @@
 """The state that a batch is decided against: as much of it as its commands need."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
 
@@ -20,21 +20,8 @@ from domain.commands import (
     SubmitJob,
     WakeJobs,
 )
-from domain.events import (
-    BodiesErased,
-    JobCancelled,
-    JobCompleted,
-    JobFailed,
-    JobReleased,
-    JobRequeued,
-    JobStarted,
-    JobSubmitted,
-    LeasesExtended,
-    LimitChanged,
-    RateLimitDecided,
-    Recorded,
-    SubmissionDeduplicated,
-)
+from domain.events import EVENT_TYPES, LeasesExtended, LimitChanged, RateLimitDecided, Recorded
+from domain.folds import Fold
 from domain.idempotency import key_hash, key_of
 from domain.identifiers import GLOBAL, JobId, Kind, UserId
 from domain.jobs import Jobs, claim_hash
@@ -49,31 +36,23 @@ class World:
     decisions, a rebuild and time travel.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_served: bool = True) -> None:
+        """`is_served`: see `Line`."""
         self.position = 0  # of the latest event folded in
         self.jobs = Jobs()
-        self.line = Line()
+        self.line = Line(is_served=is_served)
         self.windows = Windows()
-        job_folds = (self.jobs.evolve, self.line.evolve)
-        self._folds: dict[type, tuple[Callable[[Recorded], None], ...]] = {
-            RateLimitDecided: (self.windows.evolve,),
-            LimitChanged: (self.windows.evolve, self.line.evolve),
-            SubmissionDeduplicated: (),
-            LeasesExtended: (self.jobs.evolve,),
-            BodiesErased: (self.jobs.evolve,),
-            JobSubmitted: job_folds,
-            JobStarted: job_folds,
-            JobCompleted: job_folds,
-            JobFailed: job_folds,
-            JobRequeued: job_folds,
-            JobReleased: job_folds,
-            JobCancelled: job_folds,
+        of_parts = [part.folds() for part in (self.jobs, self.line, self.windows)]
+        self._folds: dict[type, tuple[Fold, ...]] = {
+            event_type: tuple(folds[event_type] for folds in of_parts if event_type in folds)
+            for event_type in EVENT_TYPES.values()
         }
 
     def evolve(self, recorded: Recorded) -> None:
         """Fold one fact in. Total: history is never refused."""
-        for fold in self._folds[type(recorded.event)]:
-            fold(recorded)
+        event = recorded.event
+        for fold in self._folds[type(event)]:
+            fold(recorded, event)
         self.position = recorded.position
 
 

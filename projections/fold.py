@@ -48,7 +48,7 @@ class GenerationFold:
         self._building = building
         self._settle = settle
         self._rows_kept_max = ROWS_KEPT_MAX if rows_kept_max is None else rows_kept_max
-        self._world = World()
+        self._world = World(is_served=False)
         self._absent = Needs()  # looked for since rows were let go, and not stored
         self._has_let_go = False
         self._has_let_go_of_all = False
@@ -105,7 +105,6 @@ class GenerationFold:
         """Those of them that had better not wait for later changes of the same rows."""
         writes = self._changes_of([one for one in self._building if not one[0].is_lasting])
         self._unsaved = 0
-        self._world.line.forget_queues()
         if self._size() > self._rows_kept_max:
             self._let_go_of_jobs()
         if self._size() > self._rows_kept_max:

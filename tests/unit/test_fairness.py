@@ -530,3 +530,17 @@ def test_a_claim_takes_as_many_as_it_asks_for_and_no_more() -> None:
 def test_the_first_start_is_at_the_next_position_and_the_turn_follows_it() -> None:
     story = given(SUBMITTED, submitted(payload=2)).when(claim(2)).then(started(), started())
     assert story.world.line.users[ALICE] == UserInLine(last_served=4, running=2)
+
+
+def test_a_line_that_is_not_served_stands_as_another_and_keeps_no_queues() -> None:
+    story = given(
+        SUBMITTED, submitted(BOB, payload=1), started(attempt=1), policy=OPEN
+    ).when(submit(CAROL), cap(0)).so  # fmt: skip
+    unserved = World(is_served=False)
+    for recorded in story.recorded:
+        unserved.evolve(recorded)
+    line = story.world.line
+    assert (unserved.line.users, unserved.line.lanes) == (line.users, line.lanes)
+    assert line.entered
+    assert not unserved.line.entered
+    assert not unserved.line.left
