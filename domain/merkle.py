@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from hashlib import sha256
 from typing import Final
 
+HASH_BYTES: Final = 32
 EMPTY_ROOT: Final = sha256().digest()
 
 # The hash of a complete subtree: of 2**level leaves, the index-th of its level, both from 0.
@@ -20,7 +21,19 @@ Subtree = Callable[[int, int], bytes]
 
 
 def node(left: bytes, right: bytes) -> bytes:
-    return sha256(b"\x01" + left + right).digest()
+    return _above(left + right)
+
+
+def _above(pair: bytes) -> bytes:
+    return sha256(b"\x01" + pair).digest()
+
+
+def complete_root(hashes: bytes) -> bytes:
+    """The hash of a complete subtree from those of one of its levels, put together."""
+    while len(hashes) > HASH_BYTES:
+        pairs = range(0, len(hashes), 2 * HASH_BYTES)
+        hashes = b"".join([_above(hashes[at : at + 2 * HASH_BYTES]) for at in pairs])
+    return hashes
 
 
 def root(subtree: Subtree, size: int) -> bytes:

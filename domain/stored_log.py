@@ -1,7 +1,7 @@
 """The log as it is stored, for those who check it and trust nothing of it."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 from msgspec import Struct
 
@@ -14,7 +14,7 @@ from domain.ports import C
 StoredRow = tuple[Any, ...]
 
 
-class Leaf(NamedTuple):
+class Leaf(Struct, frozen=True, gc=False):
     """What stands for one row of the log, see `domain.chain`."""
 
     position: int

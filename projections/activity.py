@@ -55,7 +55,7 @@ class ActivityProjection:
         stored = _load_slots(connection, generation, events, fold)
         fold.apply(events)
         _save_slots(connection, generation, fold, stored)
-        _save_jobs(connection, generation, fold.changed_jobs, rows)
+        _save_jobs(connection, generation, fold.changed_jobs, rows, events[0].position)
         _save_users(connection, generation, fold.changed_users, rows)
         _save_workers(connection, generation, fold.changed_workers, rows)
         _forget(connection, generation, events[-1])
@@ -80,7 +80,7 @@ def _load(connection: Connection, generation: int, needed: Needed, rows: Rows) -
     for user, waiting, running in _fetch(
         connection, generation, tables.users_by_id, [user_id.encode() for user_id in users]
     ):
-        rows.users[UserId(user.decode())] = UserLoad(waiting, running)
+        rows.users[UserId(user.decode())] = UserLoad(waiting, running, is_stored=True)
     running_jobs = map(rows.jobs.get, needed.jobs)
     workers = needed.workers | {job.worker for job in running_jobs if job and job.worker}
     for worker, server, running, completed, failed, first_seen, last_seen in _fetch(
@@ -123,13 +123,14 @@ def _load_slots(
 
 def _save_slots(connection: Connection, generation: int, fold: Fold, stored: _Stored) -> None:
     changed: dict[tuple[_Slot, bytes], Figures] = {}
-    for (finest, kind), new in fold.figures.items():
-        for seconds in KEPT_SECONDS:
-            slot = (seconds, finest // seconds * seconds)
-            for key in _keys(kind, seconds, stored.setdefault(slot, {})):
-                figures = stored[slot].setdefault(key, Figures())
-                figures.add(new)
-                changed[slot, key] = figures
+    for finest, of_kinds in fold.figures.items():
+        for kind, new in of_kinds.items():
+            for seconds in KEPT_SECONDS:
+                slot = (seconds, finest // seconds * seconds)
+                for key in _keys(kind, seconds, stored.setdefault(slot, {})):
+                    figures = stored[slot].setdefault(key, Figures())
+                    figures.add(new)
+                    changed[slot, key] = figures
     minutes = {start: tables.encode(leading) for start, leading in fold.leading.items()}
     upsert(
         connection, tables.slots,
@@ -152,11 +153,16 @@ def _keys(kind: Kind, seconds: int, known: dict[bytes, Figures]) -> list[bytes]:
 
 
 def _save_jobs(
-    connection: Connection, generation: int, changed: Iterable[JobId], rows: Rows
+    connection: Connection, generation: int, changed: Iterable[JobId], rows: Rows, new: int
 ) -> None:
-    """Those that have ended are let go of: hardly anything comes after that."""
+    """Those that have ended are let go of: hardly anything comes after that.
+
+    From `new` on they have no rows yet.
+    """
     ended = [job_id for job_id in changed if rows.jobs[job_id] is None]
-    delete(connection, tables.open_jobs, generation, [(job_id,) for job_id in ended])
+    delete(
+        connection, tables.open_jobs, generation, [(job_id,) for job_id in ended if job_id < new]
+    )
     for job_id in ended:
         del rows.jobs[job_id]
     upsert(
@@ -173,18 +179,18 @@ def _save_users(
     connection: Connection, generation: int, changed: Iterable[UserId], rows: Rows
 ) -> None:
     """Those of whom nothing waits or runs have no row."""
-    loads = [(user_id, rows.users[user_id]) for user_id in changed]
-    delete(
-        connection, tables.users, generation,
-        [(user_id.encode(),) for user_id, load in loads if not (load.waiting or load.running)],
-    )  # fmt: skip
-    upsert(
-        connection, tables.users,
-        [
-            (generation, user_id.encode(), load.waiting, load.running)
-            for user_id, load in loads if load.waiting or load.running
-        ],
-    )  # fmt: skip
+    idle: list[Row] = []
+    busy: list[Row] = []
+    for user_id in changed:
+        load = rows.users[user_id]
+        is_busy = bool(load.waiting or load.running)
+        if is_busy:
+            busy.append((generation, user_id.encode(), load.waiting, load.running))
+        elif load.is_stored:
+            idle.append((user_id.encode(),))
+        load.is_stored = is_busy
+    delete(connection, tables.users, generation, idle)
+    upsert(connection, tables.users, busy)
 
 
 def _save_workers(

@@ -5,6 +5,7 @@ Everything here is bounded and adds up: the figures of an hour are the sums of i
 
 import math
 from collections.abc import Iterable, Mapping
+from heapq import heapify, heapreplace
 from typing import Any, Final
 
 import msgspec
@@ -71,29 +72,59 @@ class Leading(Struct, omit_defaults=True):
         self.failed_at.update(other.failed_at)
 
 
-def count_leader(leaders: Leaders, key: str, by: int = 1) -> str | None:
-    """Count, keeping the most frequent: the space-saving algorithm of Metwally, Agrawal and El
-    Abbadi (2005). Returns who was dropped.
+class Tally:
+    """Counts, keeping the most frequent: the space-saving algorithm of Metwally, Agrawal and El
+    Abbadi (2005).
 
     A count is never too low, and too high by at most the total divided by LEADERS_MAX.
     """
-    if key in leaders:
-        leaders[key] += by
-        return None
-    if len(leaders) < LEADERS_MAX:
-        leaders[key] = by
-        return None
-    lowest = min(leaders.values())
-    dropped = min([name for name, count in leaders.items() if count == lowest])
-    del leaders[dropped]
-    leaders[key] = lowest + by
-    return dropped
+
+    def __init__(self, leaders: Leaders) -> None:
+        self._leaders = leaders  # changed in place
+        self._by_count: list[tuple[int, str]] = []  # a heap; some have been counted again since
+
+    def count(self, key: str, by: int = 1) -> str | None:
+        """Returns who was dropped."""
+        leaders = self._leaders
+        if by < 0:  # in no history that was made by the rules; it would spoil the order
+            self._by_count.clear()
+        if key in leaders:
+            leaders[key] += by
+            return None
+        if len(leaders) < LEADERS_MAX:
+            leaders[key] = by
+            return None
+        lowest, dropped = self._lowest()
+        del leaders[dropped]
+        leaders[key] = lowest + by
+        heapreplace(self._by_count, (lowest + by, key))
+        return dropped
+
+    def _lowest(self) -> tuple[int, str]:
+        """Of equal ones the first by name; it is left at the front."""
+        heap, leaders = self._by_count, self._leaders
+        if not heap:
+            heap += [(count, name) for name, count in leaders.items()]
+            heapify(heap)
+        while heap[0][0] != leaders[heap[0][1]]:
+            heapreplace(heap, (leaders[heap[0][1]], heap[0][1]))
+        return heap[0]
 
 
-def count_failure(leading: Leading, key: str, position: int) -> None:
-    dropped = count_leader(leading.failures, key)
-    leading.failed_at.pop(dropped or "", None)
-    leading.failed_at[key] = position
+class Board:
+    """Who leads in one stretch, to be counted on."""
+
+    def __init__(self, leading: Leading) -> None:
+        self.refused = Tally(leading.refused)
+        self.submitted = Tally(leading.submitted)
+        self.served = Tally(leading.served)
+        self._failures = Tally(leading.failures)
+        self._failed_at = leading.failed_at
+
+    def count_failure(self, key: str, position: int) -> None:
+        dropped = self._failures.count(key)
+        self._failed_at.pop(dropped or "", None)
+        self._failed_at[key] = position
 
 
 def failure_key(kind: str, reason: str, error_sha256: str | None) -> str:

@@ -4,7 +4,7 @@ A fold over rows that were read before: the caller loads what `Needed` names and
 has changed.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 
@@ -29,10 +29,9 @@ from domain.identifiers import JobId, Kind, UserId, WorkerId
 from domain.life_cycle import is_due
 from domain.moments import to_micros
 from projections.activity_figures import (
+    Board,
     Figures,
     Leading,
-    count_failure,
-    count_leader,
     failure_key,
     put,
 )
@@ -41,24 +40,25 @@ FINEST_SECONDS: Final = 10  # every other length of a slot is a multiple
 MINUTE_SECONDS: Final = 60
 WORKER_KEPT_SECONDS: Final = 3600  # after it was last seen, without a job
 _SECOND: Final = 1_000_000
-_OF_A_JOB: Final = (
-    JobReleased, JobStarted, JobCompleted, JobFailed, JobRequeued, JobCancelled,
-)  # fmt: skip
-_OF_A_WORKER: Final = (JobStarted, LeasesExtended)
+_OF_A_JOB: Final[Collection[type]] = frozenset(
+    {JobReleased, JobStarted, JobCompleted, JobFailed, JobRequeued, JobCancelled}
+)
+_OF_A_WORKER: Final[Collection[type]] = frozenset({JobStarted, LeasesExtended})
 
 
-class OpenJob(Struct):
+class OpenJob(Struct, gc=False):
     ready_at: int | None = None  # UTC, microseconds; in line since
     started_at: int | None = None
     worker: WorkerId | None = None  # while running
 
 
-class UserLoad(Struct):
+class UserLoad(Struct, gc=False):
     waiting: int = 0
     running: int = 0
+    is_stored: bool = False  # has a row
 
 
-class WorkerLoad(Struct):
+class WorkerLoad(Struct, gc=False):
     first_seen: int  # UTC, microseconds
     last_seen: int
     server: str | None = None
@@ -84,20 +84,24 @@ class Rows:
 
 
 class Needed:
-    """Which rows a batch of events is about; those of a job's worker beside them."""
+    """Which stored rows a batch of events is about; those of a job's worker beside them."""
 
     def __init__(self, events: Sequence[Recorded]) -> None:
         self.jobs: set[JobId] = set()
         self.users: set[UserId] = set()
         self.workers: set[WorkerId] = set()
+        new = events[0].position  # a job's id is the position of its submission
         for recorded in events:
-            event = recorded.event
-            if isinstance(event, _OF_A_JOB):
+            event: Any = recorded.event
+            kind = type(event)
+            if kind in _OF_A_JOB:
                 self.users.add(event.user_id)
-                self.jobs.add(_job_of(recorded))
-            elif isinstance(event, JobSubmitted):  # the job is new
+                job_id = _job_of(recorded)
+                if job_id < new:
+                    self.jobs.add(job_id)
+            elif kind is JobSubmitted:
                 self.users.add(event.user_id)
-            if isinstance(event, _OF_A_WORKER):
+            if kind in _OF_A_WORKER:
                 self.workers.add(event.worker)
 
 
@@ -105,26 +109,36 @@ class Fold:
     """A batch over the rows that it touches, which have to be known."""
 
     def __init__(self, rows: Rows) -> None:
-        self.figures: dict[tuple[int, Kind], Figures] = {}  # new ones, by slot of FINEST_SECONDS
+        self.figures: dict[int, dict[Kind, Figures]] = {}  # new ones, by slot of FINEST_SECONDS
         self.leading: dict[int, Leading] = {}  # by minute; loaded
         self.changed_jobs: set[JobId] = set()
         self.changed_users: set[UserId] = set()
         self.changed_workers: set[WorkerId] = set()
         self._rows = rows
+        self._boards: dict[int, Board] = {}  # of those leading
 
     def apply(self, events: Sequence[Recorded]) -> None:
         folds = self._folds()
         moment: datetime | None = None
-        at = 0
         for recorded in events:
             if recorded.recorded_at is not moment:  # the events of a batch have one time
                 moment = recorded.recorded_at
-                at = to_micros(moment)
+                self._come_to(to_micros(moment))
             fold = folds.get(type(recorded.event))
             if fold is not None:
-                fold(recorded, at, recorded.event)
+                fold(recorded, recorded.event)
 
-    def _folds(self) -> Mapping[type, Callable[[Recorded, int, Any], None]]:
+    def _come_to(self, at: int) -> None:
+        """What is folded in next happened at this moment."""
+        seconds = at // _SECOND
+        minute = seconds // MINUTE_SECONDS * MINUTE_SECONDS
+        self._at = at
+        self._slot = self.figures.setdefault(seconds // FINEST_SECONDS * FINEST_SECONDS, {})
+        if minute not in self._boards:
+            self._boards[minute] = Board(self.leading.setdefault(minute, Leading()))
+        self._board = self._boards[minute]
+
+    def _folds(self) -> Mapping[type, Callable[[Recorded, Any], None]]:
         return {
             RateLimitDecided: self._refuse,
             JobSubmitted: self._submit,
@@ -138,76 +152,76 @@ class Fold:
             LeasesExtended: self._extend,
         }
 
-    def _refuse(self, _: Recorded, at: int, event: RateLimitDecided) -> None:
+    def _refuse(self, _: Recorded, event: RateLimitDecided) -> None:
         if not event.allowed:
-            self._of(at, Kind("")).refused += event.count
-            count_leader(self._leading(at).refused, event.user_id, event.count)
+            self._of(Kind("")).refused += event.count
+            self._board.refused.count(event.user_id, event.count)
 
-    def _repeat(self, _: Recorded, at: int, event: SubmissionDeduplicated) -> None:
-        self._of(at, event.kind).duplicates += 1
+    def _repeat(self, _: Recorded, event: SubmissionDeduplicated) -> None:
+        self._of(event.kind).duplicates += 1
 
-    def _release(self, recorded: Recorded, at: int, event: JobReleased) -> None:
-        self._enter(_job_of(recorded), event.user_id, at)
+    def _release(self, recorded: Recorded, event: JobReleased) -> None:
+        self._enter(_job_of(recorded), event.user_id)
 
-    def _complete(self, recorded: Recorded, at: int, event: JobCompleted) -> None:
+    def _complete(self, recorded: Recorded, event: JobCompleted) -> None:
         job_id = _job_of(recorded)
-        self._end_run(job_id, event.user_id, event.kind, at, completed=1)
-        self._of(at, event.kind).completed += 1
+        self._end_run(job_id, event.user_id, event.kind, completed=1)
+        self._of(event.kind).completed += 1
         self._put_job(job_id, None)
 
-    def _requeue(self, recorded: Recorded, at: int, event: JobRequeued) -> None:
+    def _requeue(self, recorded: Recorded, event: JobRequeued) -> None:
         job_id = _job_of(recorded)
-        self._of(at, event.kind).requeued += 1
+        self._of(event.kind).requeued += 1
         if event.reason is not RequeueReason.RETRIED:
-            self._leave_worker(job_id, event.user_id, at)
-        self._enter(job_id, event.user_id, at)
+            self._leave_worker(job_id, event.user_id)
+        self._enter(job_id, event.user_id)
 
-    def _cancel(self, recorded: Recorded, at: int, event: JobCancelled) -> None:
+    def _cancel(self, recorded: Recorded, event: JobCancelled) -> None:
         job_id = _job_of(recorded)
-        self._of(at, event.kind).cancelled += 1
+        self._of(event.kind).cancelled += 1
         if event.was == "running":
-            self._leave_worker(job_id, event.user_id, at)
+            self._leave_worker(job_id, event.user_id)
         elif event.was == "queued":
             self._user(event.user_id).waiting -= 1
         self._put_job(job_id, None)
 
-    def _extend(self, _: Recorded, at: int, event: LeasesExtended) -> None:
-        self._worker(event.worker, at)
+    def _extend(self, _: Recorded, event: LeasesExtended) -> None:
+        self._worker(event.worker)
 
-    def _submit(self, recorded: Recorded, at: int, event: JobSubmitted) -> None:
+    def _submit(self, recorded: Recorded, event: JobSubmitted) -> None:
         job_id = JobId(recorded.position)
-        self._of(at, event.kind).submitted += 1
-        count_leader(self._leading(at).submitted, event.user_id)
+        self._of(event.kind).submitted += 1
+        self._board.submitted.count(event.user_id)
         if is_due(event, recorded.recorded_at):
-            self._enter(job_id, event.user_id, at)
+            self._enter(job_id, event.user_id)
         else:
             self._put_job(job_id, OpenJob())
 
-    def _start(self, recorded: Recorded, at: int, event: JobStarted) -> None:
+    def _start(self, recorded: Recorded, event: JobStarted) -> None:
         job_id = _job_of(recorded)
-        figures = self._of(at, event.kind)
+        figures = self._of(event.kind)
         figures.started += 1
         job = self._rows.jobs.get(job_id)
         if job is not None and job.ready_at is not None:
-            put(figures.waits, (at - job.ready_at) / _SECOND)
-        count_leader(self._leading(at).served, event.user_id)
-        self._put_job(job_id, OpenJob(started_at=at, worker=event.worker))
+            put(figures.waits, (self._at - job.ready_at) / _SECOND)
+        self._board.served.count(event.user_id)
+        self._put_job(job_id, OpenJob(started_at=self._at, worker=event.worker))
         user = self._user(event.user_id)
         user.waiting -= 1
         user.running += 1
-        worker = self._worker(event.worker, at)
+        worker = self._worker(event.worker)
         worker.running += 1
         worker.server = event.server
 
-    def _fail(self, recorded: Recorded, at: int, event: JobFailed) -> None:
+    def _fail(self, recorded: Recorded, event: JobFailed) -> None:
         job_id = _job_of(recorded)
         seen = int(event.reason in {FailureReason.ERROR, FailureReason.TIMED_OUT})
-        self._end_run(job_id, event.user_id, event.kind, at, failed=seen)
-        figures = self._of(at, event.kind)
+        self._end_run(job_id, event.user_id, event.kind, failed=seen)
+        figures = self._of(event.kind)
         figures.failed += 1
         figures.reasons[event.reason] = figures.reasons.get(event.reason, 0) + 1
         key = failure_key(event.kind, event.reason, event.error_sha256)
-        count_failure(self._leading(at), key, recorded.position)
+        self._board.count_failure(key, recorded.position)
         if event.retry_at is None:
             figures.given_up += 1
             self._put_job(job_id, None)
@@ -215,46 +229,37 @@ class Fold:
             self._put_job(job_id, OpenJob())
 
     def _end_run(
-        self, job_id: JobId, user_id: UserId, kind: Kind, at: int, *, completed: int = 0,
-        failed: int = 0,
-    ) -> None:  # fmt: skip
+        self, job_id: JobId, user_id: UserId, kind: Kind, *, completed: int = 0, failed: int = 0
+    ) -> None:
         job = self._rows.jobs.get(job_id)
         if job is not None and job.started_at is not None:
-            put(self._of(at, kind).runs, (at - job.started_at) / _SECOND)
-        worker = self._leave_worker(job_id, user_id, at, is_seen=bool(completed or failed))
+            put(self._of(kind).runs, (self._at - job.started_at) / _SECOND)
+        worker = self._leave_worker(job_id, user_id, is_seen=bool(completed or failed))
         if worker is not None:
             worker.completed += completed
             worker.failed += failed
 
     def _leave_worker(
-        self, job_id: JobId, user_id: UserId, at: int, *, is_seen: bool = False
+        self, job_id: JobId, user_id: UserId, *, is_seen: bool = False
     ) -> WorkerLoad | None:
         self._user(user_id).running -= 1
         job = self._rows.jobs.get(job_id)
         if job is None or job.worker is None:
             return None
-        worker = self._worker(job.worker, at, is_seen=is_seen)
+        worker = self._worker(job.worker, is_seen=is_seen)
         worker.running -= 1
         return worker
 
-    def _enter(self, job_id: JobId, user_id: UserId, at: int) -> None:
-        self._put_job(job_id, OpenJob(ready_at=at))
+    def _enter(self, job_id: JobId, user_id: UserId) -> None:
+        self._put_job(job_id, OpenJob(ready_at=self._at))
         self._user(user_id).waiting += 1
 
-    def _of(self, at: int, kind: Kind) -> Figures:
-        """The new figures of the slot that `at` is in; no kind: of what has none."""
-        key = (at // _SECOND // FINEST_SECONDS * FINEST_SECONDS, kind)
-        figures = self.figures.get(key)
+    def _of(self, kind: Kind) -> Figures:
+        """The new figures of the slot that it is; no kind: of what has none."""
+        figures = self._slot.get(kind)
         if figures is None:
-            figures = self.figures[key] = Figures()
+            figures = self._slot[kind] = Figures()
         return figures
-
-    def _leading(self, at: int) -> Leading:
-        minute = minute_of(at)
-        leading = self.leading.get(minute)
-        if leading is None:
-            leading = self.leading[minute] = Leading()
-        return leading
 
     def _user(self, user_id: UserId) -> UserLoad:
         self.changed_users.add(user_id)
@@ -267,7 +272,8 @@ class Fold:
         self.changed_jobs.add(job_id)
         self._rows.jobs[job_id] = job
 
-    def _worker(self, worker: WorkerId, at: int, *, is_seen: bool = True) -> WorkerLoad:
+    def _worker(self, worker: WorkerId, *, is_seen: bool = True) -> WorkerLoad:
+        at = self._at
         self.changed_workers.add(worker)
         load = self._rows.workers.get(worker)
         if load is None or load.is_forgotten(at):
@@ -279,11 +285,6 @@ class Fold:
 
 def _job_of(recorded: Recorded) -> JobId:
     return recorded.job_id or JobId(0)
-
-
-def minute_of(at: int) -> int:
-    """The start of its minute in seconds, of a moment in microseconds."""
-    return at // _SECOND // MINUTE_SECONDS * MINUTE_SECONDS
 
 
 def seconds_of(moment: datetime) -> int:

@@ -1,8 +1,8 @@
 """Two generations of one table side by side: which rows differ, and in what.
 
 Both are gone through in the order of their primary key, a page at a time, and whole pages are
-compared before single rows are: equal tables cost little more than reading them. MySQL gives a page
-as one text, which PyMySQL reads in a tenth of the time of its rows.
+compared before single rows are: equal tables cost little more than reading them. Of a page MySQL
+gives only what stands for its rows, see `projections.row_digests`.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from projections.findings import Difference
+from projections.row_digests import SEPARATOR, digest_of, digests_expression
 from projections.rows import ROW_BYTES, Row, placeholder
 
 ROWS_A_PAGE: Final = 1000
@@ -41,7 +42,7 @@ def differences(
     live_pages, log_pages = _Pages(live, table, names, keys), _Pages(from_log, table, names, keys)
     after: _Key | None = None
     if live.connection.dialect.name != "sqlite":
-        after, are_equal = _equal_texts(live_pages, log_pages, rows_a_page)
+        after, are_equal = _equal_digests(live_pages, log_pages, rows_a_page)
         if are_equal:
             return
     while True:
@@ -58,16 +59,19 @@ def differences(
         after = last
 
 
-def _equal_texts(live: "_Pages", from_log: "_Pages", rows_a_page: int) -> tuple[_Key | None, bool]:
-    """Up to which key pages are equal by their texts, and whether all of them are."""
+def _equal_digests(
+    live: "_Pages", from_log: "_Pages", rows_a_page: int
+) -> tuple[_Key | None, bool]:
+    """Up to which key pages are equal by their digests, and whether all of them are."""
     with ThreadPoolExecutor(1, thread_name_prefix="fairlog-verify") as thread:
         after: _Key | None = None
         page = live.page(after, rows_a_page)
         while True:
-            up_to, text = page
-            # The database makes the next one while SQLite makes its counterpart to this one.
+            up_to, digests = page
+            # The database makes the next ones while we make the counterpart to these.
             ahead = None if up_to is None else thread.submit(live.page, up_to, rows_a_page)
-            if text != from_log.text(after, up_to):
+            rows = from_log.between(after, up_to)
+            if digests != SEPARATOR.join(map(digest_of, rows)):
                 return after, False
             if ahead is None:
                 return up_to, True
@@ -90,28 +94,29 @@ class _Pages:
         of = f" FROM {table.name} WHERE generation = {mark}"
         self._rows = f"SELECT {', '.join(names)}{of}"
         self._keys = f"SELECT {', '.join(keys)}{of}"
-        self._text = f"SELECT {_in_one_text(side.connection, table)}{of}"
-        self._order = f" ORDER BY {', '.join(keys)} LIMIT {mark}"
-        self._last = f" ORDER BY {', '.join(keys)} LIMIT 1 OFFSET {mark}"
+        self._digests = f"SELECT {digests_expression(list(table.columns)[1:])}{of}"
+        self._order = f" ORDER BY {', '.join(keys)}"
+        self._page = f"{self._order} LIMIT {mark}"
+        self._last = f"{self._order} LIMIT 1 OFFSET {mark}"
 
     def read(self, after: _Key | None, limit: int) -> list[Row]:
         """Rows behind a key, without the generation."""
-        return list(map(tuple, self._ask(self._rows, after, None, self._order, limit).all()))
+        return list(map(tuple, self._ask(self._rows, after, None, self._page, limit).all()))
 
     def end(self, after: _Key | None, limit: int) -> _Key | None:
         """The last key of a page behind one; None where the table ends before."""
         found = self._ask(self._keys, after, None, self._last, limit - 1).one_or_none()
         return None if found is None else tuple(found)
 
-    def page(self, after: _Key | None, limit: int) -> tuple[_Key | None, bytes | None]:
-        """The last key of a page and its text."""
-        up_to = self.end(after, limit)
-        return up_to, self.text(after, up_to)
+    def between(self, after: _Key | None, up_to: _Key | None) -> "sa.CursorResult[Any]":
+        """The rows behind a key, up to another one or to the end, without the generation."""
+        return self._ask(self._rows, after, up_to, self._order)
 
-    def text(self, after: _Key | None, up_to: _Key | None) -> bytes | None:
-        """What the rows behind a key hold, up to another one or to the end; None for no rows."""
-        text = self._ask(self._text, after, up_to).scalar_one()
-        return text.encode() if isinstance(text, str) else text
+    def page(self, after: _Key | None, limit: int) -> tuple[_Key | None, str]:
+        """The last key of a page, and the digests of its rows; of MySQL."""
+        up_to = self.end(after, limit)
+        digests = self._ask(self._digests, after, up_to).scalar_one()
+        return up_to, digests or ""
 
     def _ask(
         self, select: str, after: _Key | None, up_to: _Key | None, order: str = "", *limits: int
@@ -133,21 +138,6 @@ def _bound(keys: Sequence[str], each: str, last: str, mark: str) -> str:
         for index in range(len(keys))
     ]
     return f" AND ({' OR '.join(ways)})"
-
-
-def _in_one_text(connection: Connection, table: sa.Table) -> str:
-    """All columns of all rows, the same in every database: numbers, hexadecimal digits, and a minus
-    for what is not there.
-    """
-    values = []
-    for column in list(table.columns)[1:]:
-        value = column.name if isinstance(column.type, sa.Integer) else f"HEX({column.name})"
-        values.append(f"CASE WHEN {column.name} IS NULL THEN '-' ELSE {value} END")
-    if connection.dialect.name == "sqlite":
-        row = " || ',' || ".join(values)
-        return f"GROUP_CONCAT({row}, ';')"
-    row = ", ',', ".join(values)
-    return f"GROUP_CONCAT({row} SEPARATOR ';')"
 
 
 def _end(

@@ -26,14 +26,23 @@ class Counterparts:
         for projection in projections:
             create_for_folding(scratch, projection.tables)
 
-    def differences(self, unknown: Collection[str] = ()) -> Iterator[Difference]:
-        """Between both, but for projections of which the log has not told all."""
+    def live_generation(self, name: str) -> int | None:
+        """Of a projection; None: it is not built."""
+        return self._live[name][0] if name in self._live else None
+
+    def differences(
+        self, unknown: Collection[str] = (), equal: Collection[sa.Table] = ()
+    ) -> Iterator[Difference]:
+        """Between both, but for projections of which the log has not told all, and for tables that
+        were compared before.
+        """
         for name, (generation, tables) in self._live.items():
             if name not in unknown:
                 live = Side(self._snapshot, generation)
                 from_log = Side(self._scratch, SCRATCH_GENERATION)
                 for table in tables:
-                    yield from differences(name, table, live, from_log)
+                    if table not in equal:
+                        yield from differences(name, table, live, from_log)
 
 
 def _live(

@@ -7,6 +7,7 @@ from sqlalchemy.engine import Connection
 
 from domain.events import LeasesExtended, Recorded
 from domain.legality import illegality, miscount
+from domain.ports import Write
 from domain.stored_log import StoredHead, StoredLog
 from domain.world import World
 from projections.counterparts import SCRATCH_GENERATION, Counterparts
@@ -14,8 +15,10 @@ from projections.event_check import UNREADABLE, recorded
 from projections.findings import Difference, Finding, Told
 from projections.fold import GenerationFold
 from projections.generations import InlineProjection
+from projections.jobs import jobs
 from projections.log_pages import LogPage, LogPages
 from projections.parts import Checked, in_pages
+from projections.settled_jobs import SettledJobs
 
 ROWS_KEPT_MAX: Final = 45_000  # of the fold, after a save; two processes share the memory
 
@@ -34,15 +37,16 @@ class InlineCheck:
         projections: Sequence[InlineProjection],
         scratch: Connection,
     ) -> None:
-        self._log = log
         self._snapshot = snapshot
+        self._pages = LogPages(log, snapshot, as_events=True)
         self._end = head.position
         self._scratch = scratch
         self._found: list[Finding | Difference] = []
         self._told = Told(self._found.append)
         self._counterparts = Counterparts(snapshot, scratch, projections, self._told)
+        self._settled_jobs: SettledJobs | None = None
         self._fold = GenerationFold(
-            [(projection, SCRATCH_GENERATION) for projection in projections],
+            [(self._beside_live(projection), SCRATCH_GENERATION) for projection in projections],
             events_expected=self._end,
             rows_kept_max=ROWS_KEPT_MAX,
         )
@@ -50,21 +54,34 @@ class InlineCheck:
 
     def pages(self) -> Iterator[Checked]:
         yield self._checked(0)
-        with LogPages(self._log, self._snapshot, as_events=True) as pages:
+        with self._pages as pages:
             for page in pages.behind(0):
                 self._take(page)
                 yield self._checked(page.up_to)
                 if self._stopped_at is not None or page.up_to >= self._end:
                     break
-        if self._stopped_at is None:
-            self._finish()
+            if self._stopped_at is None:
+                self._finish()
         yield self._checked(self._end)
 
     def stopped_at(self) -> int | None:
         return self._stopped_at
 
     def differences(self) -> Iterator[Sequence[Difference]]:
-        return in_pages(self._counterparts.differences())
+        settled, equal = self._settled_jobs, []
+        if settled is not None:
+            if settled.are_all(self._snapshot, self._scratch):
+                equal = [jobs]
+            else:
+                settled.write_out(self._snapshot, self._scratch, SCRATCH_GENERATION)
+        return in_pages(self._counterparts.differences(equal=equal))
+
+    def _beside_live(self, projection: InlineProjection) -> InlineProjection:
+        live_generation = self._counterparts.live_generation(projection.name)
+        if projection.name != SettledJobs.name or live_generation is None:
+            return projection
+        self._settled_jobs = SettledJobs(self._pages, live_generation)
+        return self._settled_jobs
 
     def _checked(self, position: int) -> Checked:
         found = list(self._found)
@@ -76,7 +93,7 @@ class InlineCheck:
         try:
             self._fold.take(self._scratch, events, self._judge)
             if self._fold.is_save_due:
-                self._fold.save(self._scratch)
+                self._save(self._fold.changes_due())
         except Exception as error:  # noqa: BLE001 (a history that no rule made may do anything)
             self._cannot_fold(self._fold.position + 1, error)
         else:
@@ -88,14 +105,23 @@ class InlineCheck:
                 recorded.position, f"{type(recorded.event).__name__} was illegal: {wrong}"
             )
 
+    def _save(self, changes: Sequence[Write[Connection]]) -> None:
+        for write in changes:
+            write(self._scratch)
+
     def _finish(self) -> None:
         """Write what has not been written yet, so that the tables can be compared."""
         try:
-            self._fold.save(self._scratch)
+            self._save(self._fold.changes())
+            if self._settled_jobs is not None:
+                self._settled_jobs.settle_rest(self._scratch, SCRATCH_GENERATION)
         except Exception as error:  # noqa: BLE001 (see above)
             self._cannot_fold(self._fold.position, error)
 
     def _cannot_fold(self, position: int, error: Exception) -> None:
+        """Raises the error where it is the database's."""
+        if self._pages.has_failed:
+            raise error
         self._told.about(position, f"it cannot be folded ({type(error).__name__}: {error})")
         self._stopped_at = position
 

@@ -118,7 +118,7 @@ class JobsProjection:
         world.jobs.changed.clear()
         world.jobs.count_changes.clear()
         return [
-            *upserting(jobs, changed, partial(_row, generation)),
+            *upserting(jobs, changed, partial(row_of, generation)),
             lambda connection: _count(connection, counts),
         ]
 
@@ -162,7 +162,7 @@ def _load_lanes(connection: Connection, generation: int, needs: Needs, world: Wo
         queue.sort(key=lambda job: job.order)
 
 
-def _row(generation: int, changed: tuple[Job, bytes | None]) -> Row:
+def row_of(generation: int, changed: tuple[Job, bytes | None]) -> Row:
     """Of a job, and the hash of the key that it holds, if it does."""
     job, key = changed
     claim = (

@@ -1,8 +1,8 @@
 """The stored log read a page ahead, so that the database works while a page is checked."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Final, NamedTuple, Self
+from typing import Final, NamedTuple, Self, TypeVar
 
 from sqlalchemy.engine import Connection
 
@@ -12,6 +12,7 @@ from domain.stored_log import StoredLog, StoredRow
 EVENTS_A_PAGE: Final = 2000
 BODIES_A_PAGE: Final = 2000
 
+T = TypeVar("T")
 Digests = Sequence[tuple[int, str, int]]  # of bodies: position, SHA-256 in hex, size
 
 
@@ -35,6 +36,7 @@ class LogPages:
         self._with_bodies = with_bodies
         self._as_events = as_events
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="fairlog-verify")
+        self.has_failed = False  # a question, which the log has no part in
 
     def __enter__(self) -> Self:
         return self
@@ -55,6 +57,14 @@ class LogPages:
     def digests(self, after: int, up_to: int) -> Digests:
         """Up to `BODIES_A_PAGE` of them, in order."""
         return self._thread.submit(self._digests, after, up_to).result()
+
+    def ask(self, question: Callable[[Connection], T]) -> T:
+        """Put any question between those for pages."""
+        try:
+            return self._thread.submit(question, self._snapshot).result()
+        except Exception:
+            self.has_failed = True
+            raise
 
     def _page(self, after: int) -> LogPage:
         if self._as_events and (events := self._log.events(self._snapshot, after, EVENTS_A_PAGE)):

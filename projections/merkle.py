@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from domain.errors import LogCorrupt
-from domain.merkle import node
+from domain.merkle import HASH_BYTES, complete_root
 from domain.stored_log import Leaf
 from projections import registry
 from projections.rows import ROW_BYTES, Document, generation, upsert
@@ -19,7 +19,6 @@ from projections.rows import ROW_BYTES, Document, generation, upsert
 VERSION: Final = 1
 TILE: Final = 256  # hashes
 _LEVELS: Final = 8  # of the tree, that one level of tiles stands for: 2**8 is 256
-_HASH_BYTES: Final = 32
 metadata = sa.MetaData()
 
 tiles = sa.Table(
@@ -29,7 +28,7 @@ tiles = sa.Table(
     sa.Column("level", sa.SmallInteger, primary_key=True, autoincrement=False),
     sa.Column("tile", sa.BigInteger, primary_key=True, autoincrement=False),
     sa.Column("hashes", Document, nullable=False, comment="up to 256 of 32 bytes"),
-    info={ROW_BYTES: TILE * _HASH_BYTES},
+    info={ROW_BYTES: TILE * HASH_BYTES},
 )
 
 
@@ -57,16 +56,16 @@ def _append(
     content = b""
     if there:
         content = _read(connection, sa.literal(generation), level, first)
-        if len(content) != there * _HASH_BYTES:
+        if len(content) != there * HASH_BYTES:
             raise LogCorrupt(f"The Merkle tile {first} of level {level} is not as it was left.")
     content += b"".join(hashes)
-    size = TILE * _HASH_BYTES
+    size = TILE * HASH_BYTES
     found = [content[start : start + size] for start in range(0, len(content), size)]
     upsert(
         connection, tiles,
         [(generation, level, first + number, tile) for number, tile in enumerate(found)],
     )  # fmt: skip
-    return first, [_fold(_hashes(tile)) for tile in found if len(tile) == size]
+    return first, [complete_root(tile) for tile in found if len(tile) == size]
 
 
 def _read(
@@ -78,17 +77,6 @@ def _read(
         )
     ).scalar_one_or_none()
     return b"" if found is None else bytes(found)
-
-
-def _hashes(tile: bytes) -> list[bytes]:
-    return [tile[start : start + _HASH_BYTES] for start in range(0, len(tile), _HASH_BYTES)]
-
-
-def _fold(hashes: list[bytes]) -> bytes:
-    """The hash of a complete subtree from those at its bottom."""
-    while len(hashes) > 1:
-        hashes = [node(hashes[at], hashes[at + 1]) for at in range(0, len(hashes), 2)]
-    return hashes[0]
 
 
 class TileTree:
@@ -103,11 +91,11 @@ class TileTree:
         """Raises `LogCorrupt` for one that is not there."""
         tile_level, within = divmod(level, _LEVELS)
         tile, start = divmod(index << within, TILE)
-        count = 1 << within
-        hashes = _hashes(self._tile(tile_level, tile))[start : start + count]
-        if len(hashes) != count:
+        size = HASH_BYTES << within
+        hashes = self._tile(tile_level, tile)[HASH_BYTES * start :][:size]
+        if len(hashes) != size:
             raise LogCorrupt("The Merkle tree is not whole; run `fairlog rebuild`.")
-        return _fold(hashes)
+        return complete_root(hashes)
 
     def _tile(self, level: int, tile: int) -> bytes:
         key = (level, tile)

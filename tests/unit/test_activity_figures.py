@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 from projections.activity_figures import (
     LEADERS_MAX,
     Figures,
+    Tally,
     bucket_of,
-    count_leader,
     first,
     put,
     quantile,
@@ -48,12 +48,28 @@ def test_figures_of_parts_add_up() -> None:
 @given(st.lists(st.integers(0, 200), max_size=2000))
 def test_leaders_are_bounded_and_never_counted_too_low(users: list[int]) -> None:
     leaders: dict[str, int] = {}
+    tally = Tally(leaders)
     for user in users:
-        count_leader(leaders, str(user))
+        tally.count(str(user))
     assert len(leaders) <= LEADERS_MAX
     for name, count in leaders.items():
         truth = users.count(int(name))
         assert truth <= count <= truth + len(users) / LEADERS_MAX
+
+
+@given(st.lists(st.tuples(st.integers(0, 80), st.integers(-1, 3)), max_size=500))
+def test_who_is_dropped_does_not_depend_on_where_counting_was_interrupted(
+    counted: list[tuple[int, int]],
+) -> None:
+    at_once: dict[str, int] = {}
+    in_pieces: dict[str, int] = {}
+    tally = Tally(at_once)
+    for user, by in counted:
+        lowest = min(at_once.items(), key=lambda one: (one[1], one[0]), default=None)
+        dropped = tally.count(str(user), by)
+        assert dropped is None or (lowest is not None and dropped == lowest[0])
+        assert Tally(in_pieces).count(str(user), by) == dropped
+    assert at_once == in_pieces
 
 
 def test_the_most_frequent_come_first_and_equal_ones_by_name() -> None:

@@ -1,0 +1,95 @@
+"""What a check leaves to the live rows of jobs is checked all the same, however little it keeps."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+import projections.fold
+import projections.inline_check
+import projections.log_pages
+import projections.settled_jobs
+from domain.commands import CompleteJob, SubmitJob
+from domain.jobs import Jobs
+from domain.life_cycle import State
+from entrypoints.service import Fairlog
+from entrypoints.verification import verify_log
+from projections.findings import Difference, Finding
+from projections.jobs import decode_job, jobs
+from tests.support.history import ALICE, ECHO, Intruder, claim, do, service, tell_everything
+from tests.support.stories import RESULT, body
+
+
+@pytest.fixture(autouse=True)
+def forgetful(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every few events all is written or settled, and let go of."""
+    monkeypatch.setattr(projections.log_pages, "EVENTS_A_PAGE", 3)
+    monkeypatch.setattr(projections.fold, "EVENTS_A_SAVE", 1)
+    monkeypatch.setattr(projections.inline_check, "ROWS_KEPT_MAX", 0)
+    monkeypatch.setattr(projections.settled_jobs, "ROWS_A_PAGE", 2)
+
+
+@pytest.fixture
+def fairlog(database_url: str) -> Iterator[Fairlog]:
+    """Everything has happened, and a key was taken over from a job that had ended."""
+    with service(database_url) as (fairlog, clock):
+        again = SubmitJob(user_id=ALICE, kind=ECHO, payload=body("again"), idempotency_key="key")
+        do(fairlog, again)
+        [job] = claim(fairlog, 1)
+        do(fairlog, CompleteJob(job_id=job.id, attempt=1, result=RESULT))
+        clock.advance(100_000)
+        tell_everything(fairlog, clock)
+        do(fairlog, again)
+        yield fairlog
+
+
+def check(fairlog: Fairlog) -> list[Finding | Difference]:
+    found: list[Finding | Difference] = []
+    verify_log(fairlog, found.append, lambda _done, _total: None)
+    return found
+
+
+def live_rows(fairlog: Fairlog) -> list[Mapping[str, Any]]:
+    with fairlog.database.read() as connection:
+        return [
+            dict(row) for row in connection.execute(sa.select(jobs).order_by(jobs.c.id)).mappings()
+        ]
+
+
+def test_a_log_in_which_everything_happened_is_clean(fairlog: Fairlog) -> None:
+    assert {decode_job(row["job"]).state for row in live_rows(fairlog)} > {State.DONE, State.QUEUED}
+    assert check(fairlog) == []
+
+
+@pytest.mark.parametrize("column", ["state", "key_hash", "job", "id", None])
+def test_whichever_row_differs_is_told_and_no_other(fairlog: Fairlog, column: str | None) -> None:
+    intruder = Intruder(fairlog)
+    others = {"state": 7, "key_hash": bytes(32), "job": b"{}", "id": 10**6}
+    for row in live_rows(fairlog):
+        this = jobs.c.id == row["id"]
+        if column is None:
+            intruder.run(jobs.delete().where(this))
+        else:
+            intruder.run(jobs.update().where(this).values({column: others[column]}))
+        expected = [f"id={row['id']}"] + ([f"id={10**6}"] if column == "id" else [])
+        assert [one.key for one in check(fairlog) if isinstance(one, Difference)] == expected
+        intruder.run(
+            jobs.delete().where(jobs.c.id.in_([row["id"], 10**6])), jobs.insert().values(**row)
+        )
+    assert check(fairlog) == []
+
+
+def test_a_job_that_still_holds_a_key_that_was_taken_over_is_told(fairlog: Fairlog) -> None:
+    """Its row is what the log gave before another job took the key."""
+    first, *_ = live_rows(fairlog)
+    document = first["job"].replace(b'"holds_key":false,', b"")
+    assert document != first["job"]
+    known = Jobs()
+    known.put(decode_job(document))
+    before = {"job": document, "key_hash": known.keys[first["id"]]}
+    Intruder(fairlog).run(jobs.update().where(jobs.c.id == first["id"]).values(**before))
+    [found] = check(fairlog)
+    assert isinstance(found, Difference)
+    assert found.key == f"id={first['id']}"
+    assert "job.holds_key=False" in found.from_log
