@@ -22,9 +22,10 @@ from domain.ports import Write
 KEYS_A_STATEMENT_MAX: Final = 1000
 SELECTS_A_STATEMENT_MAX: Final = 250  # SQLite joins up to 500
 ROWS_A_WRITE_MAX: Final = 10_000
-# 128 jobs are some 150 KB of text, which is copied several times on its way to the server: within
-# the processor's cache, where 2 MB would not stay and take a half longer.
-ROWS_A_STATEMENT_MAX: Final = 128
+# As many as a batch has commands, so that it needs no second statement. 256 jobs are some 300 KB of
+# text, which is copied several times on its way to the server: within the processor's cache, where
+# 2 MB would not stay and take a half longer.
+ROWS_A_STATEMENT_MAX: Final = 256
 PAIRS_A_STATEMENT_MAX: Final = 250  # keys of several columns; SQLite nests an OR up to 1000 deep
 
 # Bytes, not text: MySQL's utf8mb4_bin takes "a" and "a " for the same.
