@@ -4,9 +4,9 @@ A fold over rows that were read before: the caller loads what `Needed` names and
 has changed.
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from msgspec import Struct
 
@@ -25,16 +25,11 @@ from domain.events import (
     RequeueReason,
     SubmissionDeduplicated,
 )
+from domain.folds import Folded, FoldMethods
 from domain.identifiers import JobId, Kind, UserId, WorkerId
 from domain.life_cycle import is_due
 from domain.moments import to_micros
-from projections.activity_figures import (
-    Board,
-    Figures,
-    Leading,
-    failure_key,
-    put,
-)
+from projections.activity_figures import Board, Figures, Leading, failure_key, put
 
 FINEST_SECONDS: Final = 10  # every other length of a slot is a multiple
 MINUTE_SECONDS: Final = 60
@@ -105,7 +100,7 @@ class Needed:
                 self.workers.add(event.worker)
 
 
-class Fold:
+class Fold(Folded):
     """A batch over the rows that it touches, which have to be known."""
 
     def __init__(self, rows: Rows) -> None:
@@ -116,41 +111,28 @@ class Fold:
         self.changed_workers: set[WorkerId] = set()
         self._rows = rows
         self._boards: dict[int, Board] = {}  # of those leading
+        self._moment: datetime | None = None  # of what is folded in
 
     def apply(self, events: Sequence[Recorded]) -> None:
-        folds = self._folds()
-        moment: datetime | None = None
         for recorded in events:
-            if recorded.recorded_at is not moment:  # the events of a batch have one time
-                moment = recorded.recorded_at
-                self._come_to(to_micros(moment))
-            fold = folds.get(type(recorded.event))
-            if fold is not None:
-                fold(recorded, recorded.event)
+            self.evolve(recorded)
 
-    def _come_to(self, at: int) -> None:
-        """What is folded in next happened at this moment."""
+    def evolve(self, recorded: Recorded) -> None:
+        if recorded.recorded_at is not self._moment:  # the events of a batch have one time
+            self._come_to(recorded.recorded_at)
+        super().evolve(recorded)
+
+    def _come_to(self, moment: datetime) -> None:
+        """What is folded in next happened then."""
+        at = to_micros(moment)
         seconds = at // _SECOND
         minute = seconds // MINUTE_SECONDS * MINUTE_SECONDS
+        self._moment = moment
         self._at = at
         self._slot = self.figures.setdefault(seconds // FINEST_SECONDS * FINEST_SECONDS, {})
         if minute not in self._boards:
             self._boards[minute] = Board(self.leading.setdefault(minute, Leading()))
         self._board = self._boards[minute]
-
-    def _folds(self) -> Mapping[type, Callable[[Recorded, Any], None]]:
-        return {
-            RateLimitDecided: self._refuse,
-            JobSubmitted: self._submit,
-            SubmissionDeduplicated: self._repeat,
-            JobReleased: self._release,
-            JobStarted: self._start,
-            JobCompleted: self._complete,
-            JobFailed: self._fail,
-            JobRequeued: self._requeue,
-            JobCancelled: self._cancel,
-            LeasesExtended: self._extend,
-        }
 
     def _refuse(self, _: Recorded, event: RateLimitDecided) -> None:
         if not event.allowed:
@@ -227,6 +209,19 @@ class Fold:
             self._put_job(job_id, None)
         else:
             self._put_job(job_id, OpenJob())
+
+    FOLDS: ClassVar[FoldMethods] = {
+        RateLimitDecided: _refuse,
+        JobSubmitted: _submit,
+        SubmissionDeduplicated: _repeat,
+        JobReleased: _release,
+        JobStarted: _start,
+        JobCompleted: _complete,
+        JobFailed: _fail,
+        JobRequeued: _requeue,
+        JobCancelled: _cancel,
+        LeasesExtended: _extend,
+    }
 
     def _end_run(
         self, job_id: JobId, user_id: UserId, kind: Kind, *, completed: int = 0, failed: int = 0
