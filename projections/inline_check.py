@@ -7,7 +7,6 @@ from sqlalchemy.engine import Connection
 
 from domain.events import LeasesExtended, Recorded
 from domain.legality import illegality, miscount
-from domain.ports import Write
 from domain.stored_log import StoredHead, StoredLog
 from domain.world import World
 from projections.counterparts import SCRATCH_GENERATION, Counterparts
@@ -93,7 +92,8 @@ class InlineCheck:
         try:
             self._fold.take(self._scratch, events, self._judge)
             if self._fold.is_save_due:
-                self._save(self._fold.changes_due())
+                for write in self._fold.changes_due():
+                    write(self._scratch)
         except Exception as error:  # noqa: BLE001 (a history that no rule made may do anything)
             self._cannot_fold(self._fold.position + 1, error)
         else:
@@ -105,14 +105,10 @@ class InlineCheck:
                 recorded.position, f"{type(recorded.event).__name__} was illegal: {wrong}"
             )
 
-    def _save(self, changes: Sequence[Write[Connection]]) -> None:
-        for write in changes:
-            write(self._scratch)
-
     def _finish(self) -> None:
         """Write what has not been written yet, so that the tables can be compared."""
         try:
-            self._save(self._fold.changes())
+            self._fold.save(self._scratch)
             if self._settled_jobs is not None:
                 self._settled_jobs.settle_rest(self._scratch, SCRATCH_GENERATION)
         except Exception as error:  # noqa: BLE001 (see above)
