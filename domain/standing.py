@@ -41,7 +41,7 @@ class Standing:
         self.position = 0
         self.recorded_at = EPOCH
         self.jobs: dict[State, int] = dict.fromkeys(State, 0)
-        self.line = Line()
+        self.line = Line(is_served=False)
         self.windows = Windows()
         self._windows_left = 0  # when those that were over were last forgotten
 
@@ -75,7 +75,7 @@ class Standing:
                 if not lanes:
                     line.lanes.pop(user_id, None)
         for noted in (
-            line.entered, line.left, line.changed_users, line.changed_lanes, line.changed_kinds,
+            line.changed_users, line.changed_lanes, line.changed_kinds,
             windows.changed_counters, windows.changed_limits,
         ):  # fmt: skip
             noted.clear()
