@@ -10,9 +10,9 @@ from domain.events import Recorded
 from domain.stored_log import Leaf
 from entrypoints.interpreter import tuned_for_one_pass
 from entrypoints.service import Fairlog
-from entrypoints.verifying import inline_check, inline_check_beside
+from entrypoints.verifying import following, history_check, history_check_beside
 from projections.findings import Report
-from projections.follower import Follower
+from projections.follower import FollowingProjection
 from projections.log_check import Following, LogCheck
 from projections.merkle import MerkleProjection
 from projections.verify import Kept, Progress, Verified, head_of, verify, verify_chain
@@ -25,7 +25,7 @@ def verify_log(fairlog: Fairlog, report: Report, progress: Progress) -> Verified
     database = fairlog.database
     with tuned_for_one_pass(), _log_check(fairlog) as ours:
         is_long = ours.head.position >= EVENTS_APART_MIN
-        with (inline_check_beside if is_long else inline_check)(database) as beside:
+        with (history_check_beside if is_long else history_check)(database) as beside:
             return verify(ours, beside, report, progress)
 
 
@@ -38,11 +38,13 @@ def verify_log_chain(fairlog: Fairlog, kept: Kept, report: Report, progress: Pro
 @contextmanager
 def _log_check(fairlog: Fairlog) -> Iterator[LogCheck]:
     log = _stored_log(fairlog)
-    events: list[Follower[Recorded]] = []
-    leaves: list[Follower[Leaf]] = []
+    events: list[FollowingProjection[Recorded]] = []
+    leaves: list[FollowingProjection[Leaf]] = []
+    elsewhere = {one.name for one in following()}
     for follower in fairlog.following.followers:
-        hashes = isinstance(follower.projection, MerkleProjection)
-        (leaves if hashes else events).append(follower)
+        projection = follower.projection
+        if projection.name not in elsewhere:
+            (leaves if isinstance(projection, MerkleProjection) else events).append(projection)
     with snapshot(fairlog.database) as connection, scratch_database() as scratch:
         head = head_of(log, connection)
         yield LogCheck(log, connection, head, Following(events, leaves), scratch)

@@ -1,6 +1,6 @@
 """`python -m entrypoints.verifying PIPE`: the part of a check that is done beside the other one.
 
-It has the inline projections, and a moment of the database of its own (see `projections.parts`).
+It has the events, and a moment of the database of its own (see `projections.parts`).
 """
 
 import signal
@@ -14,9 +14,12 @@ from adapters.database import Database
 from adapters.other_process import beside, speak
 from adapters.scratch import scratch_database
 from adapters.stored_log import SqlStoredLog, snapshot
+from domain.events import Recorded
 from entrypoints.interpreter import tuned_for_one_pass
+from projections.activity import ActivityProjection
 from projections.findings import Difference
-from projections.inline_check import InlineCheck
+from projections.follower import FollowingProjection
+from projections.history_check import HistoryCheck
 from projections.live import inline_projections
 from projections.parts import Checked, Part
 from projections.verify import head_of
@@ -25,17 +28,25 @@ _COMMAND: Final = (sys.executable, "-m", "entrypoints.verifying")
 _Stopped = tuple[int | None]  # what `Part.stopped_at` says
 
 
+def following() -> Sequence[FollowingProjection[Recorded]]:
+    """The projections that follow the log which this part has: with them it has as much to do as
+    the other one.
+    """
+    return [ActivityProjection()]
+
+
 @contextmanager
-def inline_check(database: Database) -> Iterator[Part]:
+def history_check(database: Database) -> Iterator[Part]:
     """The part, in this process."""
     log = SqlStoredLog(is_sqlite=database.is_sqlite)
     with snapshot(database) as connection, scratch_database() as scratch:
         head = head_of(log, connection)
-        yield InlineCheck(log, connection, head, inline_projections(), scratch)
+        projections = inline_projections()
+        yield HistoryCheck(log, connection, head, projections, following(), scratch)
 
 
 @contextmanager
-def inline_check_beside(database: Database) -> Iterator[Part]:
+def history_check_beside(database: Database) -> Iterator[Part]:
     """The part, in a process of its own."""
     url = database.url.render_as_string(hide_password=False)
     with beside(_COMMAND, url) as words:
@@ -64,7 +75,7 @@ class _Heard:
 
 
 def _words(url: str) -> Iterator[object]:
-    with closing(Database(url)) as database, inline_check(database) as part, tuned_for_one_pass():
+    with closing(Database(url)) as database, history_check(database) as part, tuned_for_one_pass():
         yield from part.pages()
         stopped: _Stopped = (part.stopped_at(),)
         yield stopped

@@ -60,6 +60,36 @@ class Checkpoint(Struct, frozen=True):
     position: int  # of the latest event applied; 0: none
 
 
+def checkpoint_of(connection: Connection, projection: Tabled) -> Checkpoint | None:
+    """How far the current generation is; None: it was never begun for this release.
+
+    Raises `LogTooNew` when another process runs a newer release of the projection.
+    """
+    registered = registry.read(connection)
+    registry.check_versions(registered, [projection])
+    found = registered.get(projection.name)
+    if found is None or not found.is_built or found.version != projection.version:
+        return None
+    position = connection.execute(_position(projection.name, found.generation)).scalar_one_or_none()
+    return None if position is None else Checkpoint(found.generation, position)
+
+
+def reached(
+    connection: Connection, projections: Sequence[FollowingProjection[E]]
+) -> list[tuple[FollowingProjection[E], int]]:
+    """Those that were begun, each with the position that it has come to."""
+    return [
+        (one, at.position)
+        for one in projections if (at := checkpoint_of(connection, one)) is not None
+    ]  # fmt: skip
+
+
+def _position(name: str, generation: int) -> sa.Select[int]:
+    return sa.select(checkpoints.c.position).where(
+        checkpoints.c.name == name, checkpoints.c.generation == generation
+    )
+
+
 class Follower(Generic[E]):
     """Keeps one projection. `events` reads up to so many of them behind a position, in order."""
 
@@ -101,17 +131,8 @@ class Follower(Generic[E]):
         return True
 
     def checkpoint(self, connection: Connection) -> Checkpoint | None:
-        """How far the current generation is; None: it was never begun for this release.
-
-        Raises `LogTooNew` when another process runs a newer release of the projection.
-        """
-        registered = registry.read(connection)
-        registry.check_versions(registered, [self.projection])
-        found = registered.get(self.projection.name)
-        if found is None or not found.is_built or found.version != self.projection.version:
-            return None
-        position = connection.execute(self._position(found.generation)).scalar_one_or_none()
-        return None if position is None else Checkpoint(found.generation, position)
+        """See `checkpoint_of`."""
+        return checkpoint_of(connection, self.projection)
 
     def lag(self, connection: Connection) -> int:
         """How many events of the log have not been applied yet."""
@@ -172,7 +193,7 @@ class Follower(Generic[E]):
         """Unless somebody was quicker."""
         with self._writing() as connection:
             locked = connection.execute(
-                self._position(at.generation).with_for_update()
+                _position(self.projection.name, at.generation).with_for_update()
             ).scalar_one_or_none()
             if locked == at.position:
                 self.projection.apply(connection, at.generation, events)
@@ -199,11 +220,6 @@ class Follower(Generic[E]):
                 version=self.projection.version, position=0,
             )
         )  # fmt: skip
-
-    def _position(self, generation: int) -> sa.Select[int]:
-        return sa.select(checkpoints.c.position).where(
-            checkpoints.c.name == self.projection.name, checkpoints.c.generation == generation
-        )
 
     def _remove_older(self, generation: int) -> None:
         for older in range(generation - 1, 0, -1):

@@ -1,6 +1,7 @@
 """What follows the rows' hashes, built once more beside the log while `fairlog verify` reads it."""
 
 from collections.abc import Sequence
+from typing import Final
 
 from sqlalchemy.engine import Connection
 
@@ -8,6 +9,8 @@ from domain.errors import LogCorrupt
 from domain.stored_log import Leaf
 from projections.counterparts import SCRATCH_GENERATION
 from projections.follower import FollowingProjection
+
+LEAVES_A_FOLD: Final = 8192  # whole tiles
 
 
 class LeafFold:
@@ -20,8 +23,16 @@ class LeafFold:
         self._scratch = scratch
         self._following = following
         self._position = 0
+        self._waiting: list[Leaf] = []
 
     def take(self, leaves: Sequence[Leaf]) -> None:
+        """Fold them, or have them wait for more; `finish` folds the last ones."""
+        self._waiting += leaves
+        if len(self._waiting) >= LEAVES_A_FOLD:
+            self.finish()
+
+    def finish(self) -> None:
+        leaves, self._waiting = self._waiting, []
         for projection, up_to in self._following:
             reached = [leaf for leaf in leaves if leaf.position <= up_to]
             if not reached or projection.name in self.stopped:

@@ -1,4 +1,4 @@
-"""The inline projections held against the log: a fold in which each event has to be legal."""
+"""Whether history could have been so: each event has to be legal, and projections what it gives."""
 
 from collections.abc import Iterator, Sequence
 from typing import Final
@@ -11,8 +11,10 @@ from domain.stored_log import StoredHead, StoredLog
 from domain.world import World
 from projections.counterparts import SCRATCH_GENERATION, Counterparts
 from projections.event_check import UNREADABLE, recorded
+from projections.event_fold import EventFold
 from projections.findings import Difference, Finding, Told
 from projections.fold import GenerationFold
+from projections.follower import FollowingProjection, reached
 from projections.generations import InlineProjection
 from projections.jobs import jobs
 from projections.log_pages import LogPage, LogPages
@@ -22,10 +24,11 @@ from projections.settled_jobs import SettledJobs
 ROWS_KEPT_MAX: Final = 45_000  # of the fold, after a save; two processes share the memory
 
 
-class InlineCheck:
-    """A part of a check. It passes over in silence what is no event, which another part tells.
+class HistoryCheck:
+    """A part of a check, with the inline projections and some of those that follow the log.
 
-    The fold is that of a rebuild, into a scratch database.
+    It passes over in silence what is no event, which another part tells. The fold is that of a
+    rebuild, into a scratch database.
     """
 
     def __init__(
@@ -34,6 +37,7 @@ class InlineCheck:
         snapshot: Connection,
         head: StoredHead,
         projections: Sequence[InlineProjection],
+        following: Sequence[FollowingProjection[Recorded]],
         scratch: Connection,
     ) -> None:
         self._snapshot = snapshot
@@ -42,7 +46,8 @@ class InlineCheck:
         self._scratch = scratch
         self._found: list[Finding | Difference] = []
         self._told = Told(self._found.append)
-        self._counterparts = Counterparts(snapshot, scratch, projections, self._told)
+        self._counterparts = Counterparts(snapshot, scratch, [*projections, *following], self._told)
+        self._events = EventFold(scratch, reached(snapshot, following), self._told)
         self._settled_jobs: SettledJobs | None = None
         self._fold = GenerationFold(
             [(self._beside_live(projection), SCRATCH_GENERATION) for projection in projections],
@@ -59,12 +64,14 @@ class InlineCheck:
                 yield self._checked(page.up_to)
                 if self._stopped_at is not None or page.up_to >= self._end:
                     break
+            self._events.finish()
             if self._stopped_at is None:
                 self._finish()
         yield self._checked(self._end)
 
     def stopped_at(self) -> int | None:
-        return self._stopped_at
+        stops = (self._stopped_at, self._events.stopped_at)
+        return min((at for at in stops if at is not None), default=None)
 
     def differences(self) -> Iterator[Sequence[Difference]]:
         settled, equal = self._settled_jobs, []
@@ -97,6 +104,7 @@ class InlineCheck:
         except Exception as error:  # noqa: BLE001 (a history that no rule made may do anything)
             self._cannot_fold(self._fold.position + 1, error)
         else:
+            self._events.take(events)
             self._stopped_at = unreadable
 
     def _judge(self, world: World, recorded: Recorded) -> None:
