@@ -453,6 +453,15 @@ def test_a_projection_that_was_never_built_differs(fairlog: Fairlog, intruder: I
     ] == [("windows", "not built")]
 
 
+def test_each_projection_is_looked_at_by_one_part(fairlog: Fairlog, intruder: Intruder) -> None:
+    with fairlog.database.read() as connection:
+        names = list(connection.execute(sa.select(registry.c.name)).scalars())
+    intruder.run(registry.delete())
+    found = [one.projection for one in check(fairlog) if isinstance(one, Difference)]
+    assert sorted(found) == sorted(names)
+    assert {one.projection.name for one in fairlog.following.followers} < set(names)
+
+
 def test_a_projection_that_follows_is_held_against_the_log_as_far_as_it_has_come(
     fairlog: Fairlog, intruder: Intruder
 ) -> None:
