@@ -6,7 +6,7 @@ from typing import Final
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from adapters.event_log import RECORDED, recorded
+from adapters.event_pages import RECORDED, recorded
 from adapters.tables import events
 from domain.events import EVENT_TYPES, LeasesExtended, Recorded
 from domain.identifiers import JobId

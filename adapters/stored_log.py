@@ -9,7 +9,7 @@ import msgspec
 from sqlalchemy.engine import Connection
 
 from adapters.database import Database, translated
-from adapters.event_log import COLUMNS_TOGETHER, page_of
+from adapters.event_pages import COLUMNS_TOGETHER, decode_numbers, page_of
 from adapters.tables import HEAD_ID
 from domain.events import Recorded
 from domain.stored_log import Leaf, StoredHead, StoredRow, leaf_of
@@ -44,7 +44,6 @@ _BODIES_TOGETHER: Final = (
 )
 _TextRow = tuple[int, bytes, int, bytes | None, int | None, int, bytes, int, msgspec.Raw]
 _decode_rows: Final = msgspec.json.Decoder(list[_TextRow]).decode
-_decode_lengths: Final = msgspec.json.Decoder(list[int]).decode
 _split: Final = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _decode_digests: Final = msgspec.json.Decoder(list[tuple[int, str, int]]).decode
 
@@ -139,7 +138,7 @@ def _events_together(connection: Connection, after: int, limit: int) -> list[Rec
         return None
     try:
         data = _split(b"[" + columns[-1] + b"]")
-        if list(map(len, data)) != _decode_lengths(f"[{lengths}]"):
+        if list(map(len, data)) != decode_numbers(f"[{lengths}]"):
             return None
     except msgspec.DecodeError:
         return None

@@ -8,6 +8,7 @@ from typing import Final
 from msgspec import Struct
 from sqlalchemy.engine import Connection
 
+from adapters import audit_log
 from domain.commands import RetryJob
 from domain.errors import Refusal
 from domain.identifiers import JobId, Kind, UserId
@@ -45,7 +46,7 @@ async def retry_jobs(fairlog: Fairlog, wish: RetryWish, below: int | None) -> Re
     """A job that somebody else started meanwhile is left out. Raises `LogUnavailable` and its like;
     what was started again by then no longer matches.
     """
-    found = await fairlog.read(lambda connection: _find(fairlog, connection, wish, below))
+    found = await fairlog.read(lambda connection: _find(connection, wish, below))
     outcomes = await fairlog.settle([RetryJob(job_id=job_id) for job_id in found.jobs])
     retried = []
     for job_id, outcome in zip(found.jobs, outcomes, strict=True):
@@ -56,14 +57,14 @@ async def retry_jobs(fairlog: Fairlog, wish: RetryWish, below: int | None) -> Re
     return RetriedJobs(len(retried), retried, None if found.next is None else str(found.next))
 
 
-def _find(fairlog: Fairlog, connection: Connection, wish: RetryWish, below: int | None) -> _Matches:
+def _find(connection: Connection, wish: RetryWish, below: int | None) -> _Matches:
     search = JobSearch(registry.current("jobs"))
     wanted = JobFilter(user_id=wish.user_id, state=wish.state, kind=wish.kind)
     matching: list[JobId] = []
     read = 0
     while True:
         page = search.older(connection, wanted, below, _PAGE)
-        matching += _with_text(fairlog, connection, page.jobs, wish.error_contains)
+        matching += _with_text(connection, page.jobs, wish.error_contains)
         if len(matching) > wish.jobs_max or (
             len(matching) == wish.jobs_max and (page.has_older or page.jobs[-1].id < matching[-1])
         ):
@@ -77,11 +78,9 @@ def _find(fairlog: Fairlog, connection: Connection, wish: RetryWish, below: int 
             return _Matches(matching, below)
 
 
-def _with_text(
-    fairlog: Fairlog, connection: Connection, jobs: Sequence[Job], text: str | None
-) -> list[JobId]:
+def _with_text(connection: Connection, jobs: Sequence[Job], text: str | None) -> list[JobId]:
     if text is None:
         return [job.id for job in jobs]
     positions = [job.error_position for job in jobs if job.error_position is not None]
-    found = fairlog.log.bodies_with(connection, positions, text)
+    found = audit_log.bodies_with(connection, positions, text)
     return [job.id for job in jobs if job.error_position in found]

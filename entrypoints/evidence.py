@@ -10,7 +10,8 @@ from typing import Any, Final
 from msgspec import Struct
 from sqlalchemy.engine import Connection
 
-from adapters.event_log import EventFilter, StoredEvent
+from adapters import audit_log
+from adapters.audit_log import EventFilter, StoredEvent
 from domain.chain import GENESIS, leaf
 from domain.errors import FairlogError, InvalidInput, LogCorrupt
 from domain.identifiers import JobId
@@ -124,7 +125,7 @@ class Evidence:
     ) -> InclusionProof:  # fmt: skip
         head = self.head(connection, position)
         tree = TileTree(connection)
-        found = self._fairlog.log.find(connection, wanted, after, most)
+        found = audit_log.find(connection, wanted, after, most)
         events = [_proven(tree, event, head) for event in found if event.position <= head.position]
         if not events:
             raise InvalidInput(f"There is no such event up to position {head.position}.")

@@ -6,7 +6,8 @@ from typing import Any, Final
 
 from sqlalchemy.engine import Connection
 
-from adapters.event_log import EventFilter, StoredEvent
+from adapters import audit_log
+from adapters.audit_log import EventFilter, StoredEvent
 from domain.errors import UnknownJob
 from domain.events import JobStarted
 from domain.explanation import Count, Facts, Value, Workers, explain
@@ -50,7 +51,7 @@ def facts_of(fairlog: Fairlog, connection: Connection, job_id: JobId) -> Facts:
     user = fairlog.line.user(connection, job.user_id)
     is_queued = job.state is State.QUEUED
     ahead = LineAhead(registry.current("line"), registry.current("jobs"))
-    latest = fairlog.log.find_newest(connection, EventFilter(job_id=job_id, types=_TOLD), None, 1)
+    latest = audit_log.find_newest(connection, EventFilter(job_id=job_id, types=_TOLD), None, 1)
     return Facts(
         job=job,
         now=fairlog.log.now(connection),
@@ -74,7 +75,7 @@ def _workers(fairlog: Fairlog, connection: Connection, job: Job, *, is_queued: b
 def _started(fairlog: Fairlog, connection: Connection, kind: Kind) -> float | None:
     """Seconds since a worker of any process was given a job of the kind, if that was lately."""
     now = fairlog.log.now(connection)
-    newest = fairlog.log.find_newest(
+    newest = audit_log.find_newest(
         connection, EventFilter(types=("JobStarted",)), None, STARTS_LOOKED_AT_MAX
     )
     for stored in newest:

@@ -11,7 +11,8 @@ import msgspec
 from msgspec import UNSET, Raw, UnsetType
 from sqlalchemy.engine import Connection
 
-from adapters.event_log import EventFilter, StoredEvent
+from adapters import audit_log
+from adapters.audit_log import EventFilter, StoredEvent
 from domain.errors import FairlogError
 from entrypoints.service import Fairlog
 from entrypoints.views import EventView, event_view
@@ -43,7 +44,7 @@ def pages(
     most = EVENTS_A_PAGE_WITH_BODIES if bodies else EVENTS_A_PAGE
 
     def read(connection: Connection) -> list[ExportedEvent]:
-        found = fairlog.log.find(connection, wanted, after, min(most, end - after - 1))
+        found = audit_log.find(connection, wanted, after, min(most, end - after - 1))
         inside = [event for event in found if event.position < end]
         return _exported(fairlog, connection, inside) if bodies else list(map(_bare, inside))
 
@@ -55,7 +56,7 @@ def pages(
 def _exported(
     fairlog: Fairlog, connection: Connection, events: Sequence[StoredEvent]
 ) -> list[ExportedEvent]:
-    found = fairlog.log.bodies_at(connection, [event.position for event in events])
+    found = audit_log.bodies_at(connection, [event.position for event in events])
     named = [event.job_id for event in events if event.job_id is not None]
     jobs = fairlog.jobs.find(connection, named)
     erased = {job.id for job in jobs.values() if job.erased_at is not None}

@@ -7,8 +7,10 @@ from typing import Final, TypeVar
 
 from sqlalchemy.engine import Connection
 
+from adapters import audit_log
+from adapters.audit_log import EventFilter, StoredEvent
 from adapters.database import Database
-from adapters.event_log import EventFilter, SqlEventLog, StoredEvent
+from adapters.event_log import SqlEventLog
 from domain.errors import UnknownJob
 from domain.identifiers import GLOBAL, JobId, Kind, UserId
 from domain.life_cycle import Job, State
@@ -94,7 +96,7 @@ class Questions:
             for position in (job.id, job.result_position, job.error_position)
             if position is not None
         ]
-        found = self.log.bodies_at(connection, positions)
+        found = audit_log.bodies_at(connection, positions)
         return [
             job_view(
                 job,
@@ -107,7 +109,7 @@ class Questions:
 
     async def events(self, wanted: EventFilter, after: int, limit: int) -> EventPage:
         def query(connection: Connection) -> list[StoredEvent]:
-            return self.log.find(connection, wanted, after, limit + 1)
+            return audit_log.find(connection, wanted, after, limit + 1)
 
         found = await self.read(query)
         following = found[limit - 1].position if len(found) > limit else None

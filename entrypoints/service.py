@@ -12,8 +12,10 @@ from typing import Final, TypeVar
 from msgspec import Raw
 from sqlalchemy.engine import Connection
 
+from adapters import audit_log
+from adapters.audit_log import EventFilter, StoredEvent
 from adapters.database import Database
-from adapters.event_log import EventFilter, SqlEventLog, StoredEvent
+from adapters.event_log import SqlEventLog
 from adapters.writer import WritePath
 from domain.commands import (
     ChangeLimit,
@@ -80,10 +82,10 @@ class Fairlog(Questions):
         return await self.read(self.log.position)
 
     async def _latest_limit_change(self) -> int:
-        return await self.read(lambda connection: self.log.latest(connection, "LimitChanged"))
+        return await self.read(lambda connection: audit_log.latest(connection, "LimitChanged"))
 
     async def _read_events(self, wanted: EventFilter, after: int, limit: int) -> list[StoredEvent]:
-        return await self.read(lambda connection: self.log.find(connection, wanted, after, limit))
+        return await self.read(lambda connection: audit_log.find(connection, wanted, after, limit))
 
     async def submit(self, command: SubmitJob) -> tuple[Submitted, JobView]:
         """Raises `RateLimited`, `KeyReusedWithOtherPayload` and their like."""
@@ -136,7 +138,7 @@ class Fairlog(Questions):
         if not jobs:
             return []
         ids = [job.id for job in jobs]
-        payloads = await self.read(lambda connection: self.log.bodies_at(connection, ids))
+        payloads = await self.read(lambda connection: audit_log.bodies_at(connection, ids))
         return [
             ClaimedJob(
                 job.id, job.user_id, job.kind, Raw(payloads.get(job.id, b"null")), job.attempt,

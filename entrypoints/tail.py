@@ -14,7 +14,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from adapters.event_log import EventFilter, StoredEvent
+from adapters.audit_log import EventFilter, StoredEvent
 from adapters.writer import BatchWritten
 from domain.errors import FairlogError
 

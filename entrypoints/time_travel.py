@@ -9,7 +9,8 @@ from typing import Final
 
 from sqlalchemy.engine import Connection
 
-from adapters.event_log import EventFilter
+from adapters import audit_log
+from adapters.audit_log import EventFilter
 from adapters.histories import changes_of, heartbeats
 from domain.errors import InvalidInput, UnknownJob
 from domain.identifiers import GLOBAL, JobId, Kind, UserId
@@ -52,7 +53,7 @@ class TimeTravel:
             return as_of
         if as_of > log.now(connection):
             raise InvalidInput("as_of: that time has not come yet.")
-        return log.first_at(connection, as_of + _MICROSECOND) - 1
+        return audit_log.first_at(connection, as_of + _MICROSECOND) - 1
 
     def job(self, connection: Connection, job_id: JobId, as_of: int | datetime) -> JobView:
         """Raises `UnknownJob` where it did not exist then."""
@@ -73,7 +74,7 @@ class TimeTravel:
         """The newest of a user's jobs, the newest first."""
         position = self.position(connection, as_of)
         wanted = EventFilter(user_id=user_id, types=["JobSubmitted"])
-        submissions = self._fairlog.log.find_newest(connection, wanted, position + 1, limit)
+        submissions = audit_log.find_newest(connection, wanted, position + 1, limit)
         ids = [JobId(event.position) for event in submissions]
         return self._views(connection, self.jobs(connection, ids, position))
 

@@ -6,7 +6,7 @@ from datetime import datetime
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
-from adapters.event_log import StoredEvent
+from adapters.audit_log import StoredEvent
 from domain.identifiers import JobId, Kind, UserId, WorkerId
 from domain.life_cycle import Job, State
 from domain.rate_limits import WindowState

@@ -7,6 +7,7 @@ from typing import Final
 from msgspec import Struct
 from sqlalchemy.engine import Connection
 
+from adapters import audit_log
 from adapters.histories import of_types
 from domain.events import LimitChanged, RateLimitDecided, Scope
 from domain.identifiers import UserId
@@ -31,7 +32,7 @@ def what_if(
 ) -> Answer:  # fmt: skip
     """`since` is inclusive, `until` exclusive; by when the log recorded it."""
     log, policy = fairlog.log, fairlog.policy
-    end = log.position(connection) if until is None else log.first_at(connection, until) - 1
+    end = log.position(connection) if until is None else audit_log.first_at(connection, until) - 1
     begin = 0 if since is None else _begin(fairlog, connection, other, since)
     replay = WhatIf(other, Defaults(policy.user_limit, policy.global_limit), since)
     for (user_id, kind), limits in standing_at(
@@ -53,10 +54,10 @@ def what_if(
 def _begin(fairlog: Fairlog, connection: Connection, other: OtherLimits, since: datetime) -> int:
     """The position before the earliest window that `since` is in, by any length in question."""
     log = fairlog.log
-    first = log.first_at(connection, since)
+    first = audit_log.first_at(connection, since)
     lengths = {fairlog.policy.window_seconds, other.window_seconds or 1}
     nearby = of_types(connection, ["RateLimitDecided"], first - 1, log.position(connection))
     event = next((one.event for one in nearby), None)
     if isinstance(event, RateLimitDecided):
         lengths.add(event.window_seconds)
-    return log.first_at(connection, min(warm_up_from(since, one) for one in lengths)) - 1
+    return audit_log.first_at(connection, min(warm_up_from(since, one) for one in lengths)) - 1

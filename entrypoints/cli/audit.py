@@ -12,7 +12,8 @@ from click.core import ParameterSource
 from click.globals import get_current_context
 from sqlalchemy.engine import Connection
 
-from adapters.event_log import EventFilter
+from adapters import audit_log
+from adapters.audit_log import EventFilter
 from entrypoints.cli.conditions import condition_options, conditions_of
 from entrypoints.cli.evidence import head, prove
 from entrypoints.cli.export import export, follow
@@ -104,7 +105,7 @@ def _events(
     after, end = between
 
     def read(connection: Connection) -> list[EventView]:
-        found = fairlog.log.find(connection, wanted, after, events_a_page)
+        found = audit_log.find(connection, wanted, after, events_a_page)
         return [event_view(event) for event in found]
 
     while page := fairlog.read_now(read):

@@ -9,7 +9,9 @@ import rich_click as click
 from msgspec import Struct
 from sqlalchemy.engine import Connection
 
-from adapters.event_log import EventFilter, SqlEventLog
+from adapters import audit_log
+from adapters.audit_log import EventFilter
+from adapters.event_log import SqlEventLog
 from domain import validation
 from domain.events import EVENT_TYPES
 
@@ -65,10 +67,10 @@ class Conditions(Struct, frozen=True):
 
     def between(self, log: SqlEventLog, connection: Connection) -> tuple[int, int]:
         """The positions behind and before which they are; the log grows behind the second."""
-        first = 1 if self.since is None else log.first_at(connection, self.since)
+        first = 1 if self.since is None else audit_log.first_at(connection, self.since)
         end = (
             log.position(connection) + 1
-            if self.until is None else log.first_at(connection, self.until)
+            if self.until is None else audit_log.first_at(connection, self.until)
         )  # fmt: skip
         return max(self.after or 0, first - 1), end
 

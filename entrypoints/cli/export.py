@@ -10,7 +10,7 @@ from typing import Any, BinaryIO, Final
 import rich_click as click
 from click.exceptions import UsageError
 
-from adapters.event_log import EventFilter
+from adapters.audit_log import EventFilter
 from domain.errors import LogUnavailable
 from entrypoints.cli.conditions import condition_options, conditions_of
 from entrypoints.cli.opening import database_url_option, opened_log, settings_from

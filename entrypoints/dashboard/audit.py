@@ -10,7 +10,8 @@ from msgspec import Struct
 from msgspec.structs import replace
 from sqlalchemy.engine import Connection
 
-from adapters.event_log import EventFilter
+from adapters import audit_log
+from adapters.audit_log import EventFilter
 from domain import validation
 from domain.errors import InvalidInput
 from domain.events import EVENT_TYPES
@@ -100,7 +101,7 @@ def _read(desk: Desk, connection: Connection, asked: Asked) -> dict[str, object]
     if asked.as_of:
         then = _then(desk, connection, moment_of(asked.as_of))
         below = min(then.position + 1, below or POSITION_MAX)
-    found = desk.fairlog.log.find_newest(connection, wanted, below, EVENTS_A_PAGE + 1)
+    found = audit_log.find_newest(connection, wanted, below, EVENTS_A_PAGE + 1)
     shown = found[:EVENTS_A_PAGE]
     return {
         "events": [(event, brief_json(event.data), pretty_json(event.data)[0]) for event in shown],
@@ -112,7 +113,7 @@ def _read(desk: Desk, connection: Connection, asked: Asked) -> dict[str, object]
 def _then(desk: Desk, connection: Connection, as_of: int | datetime) -> Then:
     """Raises `InvalidInput`."""
     position = TimeTravel(desk.fairlog).position(connection, as_of)
-    return Then(position, desk.fairlog.log.times_at(connection, [position]).get(position))
+    return Then(position, audit_log.times_at(connection, [position]).get(position))
 
 
 def _number(text: str, what: str) -> int:

@@ -10,6 +10,7 @@ from litestar import Response
 from msgspec import Struct
 from sqlalchemy.engine import Connection
 
+from adapters import audit_log
 from domain.identifiers import UserId
 from domain.moments import to_micros
 from entrypoints.dashboard.beat import Beat
@@ -74,7 +75,7 @@ class Desk:
     def waits(self, connection: Connection, users: list[UserId], at: Moment) -> dict[UserId, float]:
         """How long each user's oldest next job has waited, in seconds."""
         oldest = self.front.oldest_of(connection, users)
-        times = self.fairlog.log.times_at(connection, list(oldest.values()))
+        times = audit_log.times_at(connection, list(oldest.values()))
         return {
             user_id: (at.now - times[job_id]).total_seconds()
             for user_id, job_id in oldest.items()

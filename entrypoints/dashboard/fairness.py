@@ -6,6 +6,7 @@ from litestar import Request, Response, get
 from litestar.di import NamedDependency
 from sqlalchemy.engine import Connection
 
+from adapters import audit_log
 from domain.identifiers import UserId
 from domain.life_cycle import State
 from entrypoints.dashboard.desk import HOUR_SECONDS, Desk, Moment
@@ -30,7 +31,7 @@ def _read(desk: Desk, connection: Connection, at: Moment) -> dict[str, object]:
     waiting = desk.activity.most_waiting(connection, _WAITING_SHOWN)
     users = desk.front.users(connection, [user_id for user_id, _ in waiting])
     served = [user.last_served for _, user in turns] + [user.last_served for user in users.values()]
-    served_at = fairlog.log.times_at(connection, [one for one in served if one is not None])
+    served_at = audit_log.times_at(connection, [one for one in served if one is not None])
     shown: list[UserId] = [user_id for user_id, _ in turns] + [user_id for user_id, _ in waiting]
     since = at.seconds - HOUR_SECONDS
     leading = desk.activity.leading(connection, since)

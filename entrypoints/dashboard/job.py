@@ -9,7 +9,8 @@ from litestar.params import FromPath, FromQuery
 from msgspec import Struct
 from sqlalchemy.engine import Connection
 
-from adapters.event_log import EventFilter, StoredEvent
+from adapters import audit_log
+from adapters.audit_log import EventFilter, StoredEvent
 from domain import validation
 from domain.errors import UnknownJob
 from domain.events import Recorded
@@ -60,7 +61,7 @@ async def body(
     """A payload, result or error, whole and as text."""
     wanted = validation.job_id(job_id)
     data = await desk.fairlog.read(
-        lambda connection: _bodies(desk, connection, _job(desk, connection, wanted)).get(name)
+        lambda connection: _bodies(connection, _job(desk, connection, wanted)).get(name)
     )
     return Response(
         (data or b"null").decode(), media_type="text/plain",
@@ -75,10 +76,10 @@ def _read(
     found = _job(desk, connection, job_id) if past is None else past.job
     now = at.now if past is None else past.now
     until = at.position if past is None else past.position
-    history = desk.fairlog.log.find(connection, EventFilter(job_id=job_id), 0, EVENTS_SHOWN_MAX)
+    history = audit_log.find(connection, EventFilter(job_id=job_id), 0, EVENTS_SHOWN_MAX)
     events = [event for event in history if event.position <= until]
     line = timeline([_recorded(event) for event in events])
-    errors = desk.fairlog.log.bodies_at(
+    errors = audit_log.bodies_at(
         connection, [one.error_position for one in line.attempts if one.error_position]
     )
     return {
@@ -91,7 +92,7 @@ def _read(
         "bars": bars(line.stretches, now),
         "width": WIDTH,
         "errors": {position: words.message_of(error) for position, error in errors.items()},
-        "bodies": [_shown(name, data) for name, data in _bodies(desk, connection, found).items()],
+        "bodies": [_shown(name, data) for name, data in _bodies(connection, found).items()],
         "may_cancel": past is None and found.state not in ENDED,
         "may_retry": past is None and found.state in {State.FAILED, State.CANCELLED},
     }
@@ -110,7 +111,7 @@ def _past(desk: Desk, connection: Connection, job_id: JobId, then: int | datetim
     travel = TimeTravel(desk.fairlog)
     position = travel.position(connection, then)
     found = travel.job_at(connection, job_id, position)
-    times = desk.fairlog.log.times_at(connection, [position])
+    times = audit_log.times_at(connection, [position])
     return _Past(found, position, then if isinstance(then, datetime) else times[position])
 
 
@@ -121,10 +122,10 @@ def _job(desk: Desk, connection: Connection, job_id: JobId) -> Job:
     return found[job_id]
 
 
-def _bodies(desk: Desk, connection: Connection, found: Job) -> dict[str, bytes]:
+def _bodies(connection: Connection, found: Job) -> dict[str, bytes]:
     """By name, as far as there are any."""
     places = {"payload": found.id, "result": found.result_position, "error": found.error_position}
-    stored = desk.fairlog.log.bodies_at(
+    stored = audit_log.bodies_at(
         connection, [position for position in places.values() if position is not None]
     )
     return {

@@ -7,6 +7,7 @@ from litestar.di import NamedDependency
 from msgspec import Struct
 from sqlalchemy.engine import Connection
 
+from adapters import audit_log
 from domain.identifiers import JobId, Kind
 from domain.life_cycle import State
 from domain.line import KindInLine
@@ -64,7 +65,7 @@ def _read(desk: Desk, connection: Connection, at: Moment) -> dict[str, object]:
     fairlog = desk.fairlog
     counts = fairlog.jobs.counts(connection)
     oldest_id = desk.front.oldest(connection)
-    oldest_at = fairlog.log.times_at(connection, [oldest_id] if oldest_id else [])
+    oldest_at = audit_log.times_at(connection, [oldest_id] if oldest_id else [])
     oldest = (at.now - oldest_at[oldest_id]).total_seconds() if oldest_id in oldest_at else None
     slots = desk.activity.series(connection, _FINEST, at.seconds - 300)
     minutes = total(figures for _, figures in slots)
@@ -106,8 +107,8 @@ def _failures(desk: Desk, connection: Connection, at: Moment) -> list[Failure]:
     leading = desk.activity.leading(connection, at.seconds - HOUR_SECONDS)
     most = first(leading.failures, _FAILURES_SHOWN)
     positions = [leading.failed_at[key] for key, _ in most if key in leading.failed_at]
-    bodies = desk.fairlog.log.bodies_at(connection, positions)
-    jobs = desk.fairlog.log.jobs_at(connection, positions)
+    bodies = audit_log.bodies_at(connection, positions)
+    jobs = audit_log.jobs_at(connection, positions)
     found = []
     for key, count in most:
         kind, reason, _ = of_failure_key(key)

@@ -7,7 +7,7 @@ from litestar import get
 from litestar.di import NamedDependency
 from litestar.params import FromQuery, QueryParameter
 
-from adapters.event_log import EventFilter
+from adapters.audit_log import EventFilter
 from domain import validation
 from domain.errors import InvalidInput
 from domain.events import EVENT_TYPES

@@ -10,7 +10,7 @@ from litestar.di import NamedDependency
 from litestar.params import FromQuery, HeaderParameter, QueryParameter
 from litestar.response import Stream
 
-from adapters.event_log import EventFilter
+from adapters.audit_log import EventFilter
 from domain import validation
 from domain.errors import FairlogError, InvalidInput
 from domain.identifiers import POSITION_MAX

@@ -9,7 +9,7 @@ import random
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Final
 
-from adapters.event_log import EventFilter
+from adapters.audit_log import EventFilter
 from domain.identifiers import UserId
 from domain.life_cycle import State
 from tests.benchmarks.figures import Figure

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from sqlalchemy import event
 
-from adapters.event_log import EventFilter
+from adapters import audit_log
+from adapters.audit_log import EventFilter
 from domain.identifiers import JobId, UserId
 from domain.moments import from_micros
 from entrypoints.service import Fairlog
@@ -36,7 +37,7 @@ def fairlog(new_database_url: NewDatabase) -> Iterator[Fairlog]:
 def filters(fairlog: Fairlog) -> list[EventFilter]:
     """Every combination of the conditions that an audit has."""
     with fairlog.database.read() as connection:
-        found = fairlog.log.find(connection, EventFilter(), 1_500, 1_000)
+        found = audit_log.find(connection, EventFilter(), 1_500, 1_000)
         moments = [event.recorded_at for event in found]
     users: list[UserId | None] = [None, UserId("user-1")]
     jobs: list[JobId | None] = [None, next(one.job_id for one in found if one.job_id)]
@@ -59,7 +60,7 @@ def plans(fairlog: Fairlog, wanted: EventFilter, after: int) -> list[dict[str, A
     event.listen(engine, "before_cursor_execute", note)
     try:
         with fairlog.database.read() as connection:
-            fairlog.log.find(connection, wanted, after, PAGE)
+            audit_log.find(connection, wanted, after, PAGE)
     finally:
         event.remove(engine, "before_cursor_execute", note)
     explain = "EXPLAIN QUERY PLAN " if fairlog.database.is_sqlite else "EXPLAIN "

@@ -14,8 +14,10 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy.exc import DBAPIError
 
+from adapters import audit_log
+from adapters.audit_log import EventFilter
 from adapters.database import Database
-from adapters.event_log import EventFilter, SqlEventLog
+from adapters.event_log import SqlEventLog
 from adapters.schema import is_current, migrate, missing_triggers, protect_events
 from adapters.tables import events, log_head
 from adapters.tables import metadata as log_metadata
@@ -81,7 +83,7 @@ def test_an_event_is_read_as_it_was_written(database: Database) -> None:
     append(log, database, ("zoë 👩‍👩‍👧 ", 77))
     with database.read() as connection:
         [read] = log.read(connection, 0, 10)
-        [stored] = log.read_stored(connection, 0, 10)
+        [stored] = audit_log.find(connection, EventFilter(), 0, 10)
     assert read == Recorded(1, at(0.000001), JobId(77), admitted(UserId("zoë 👩‍👩‍👧 ")))
     assert (stored.user_id, stored.job_id, stored.recorded_at) == ("zoë 👩‍👩‍👧 ", 77, at(0.000001))
     assert (stored.type, stored.version) == ("RateLimitDecided", 1)
@@ -135,9 +137,9 @@ def test_bodies_are_found_by_position_however_many(database: Database) -> None:
         ).head
         log.move_head(connection, head, new)
     with database.read() as connection:
-        found = log.bodies_at(connection, list(range(1202)))
+        found = audit_log.bodies_at(connection, list(range(1202)))
         assert found == {n: b"%d" % n for n in range(1, 1202, 2)}
-        assert log.bodies_at(connection, []) == {}
+        assert audit_log.bodies_at(connection, []) == {}
 
 
 def test_a_body_of_a_mebibyte_comes_back_byte_for_byte(database: Database) -> None:
@@ -150,7 +152,7 @@ def test_a_body_of_a_mebibyte_comes_back_byte_for_byte(database: Database) -> No
         ).head
         log.move_head(connection, head, new)
     with database.read() as connection:
-        assert log.bodies_at(connection, [1]) == {1: large}
+        assert audit_log.bodies_at(connection, [1]) == {1: large}
 
 
 # Writers and readers who race
@@ -435,14 +437,14 @@ def _append_one(log: SqlEventLog, connection: sa.Connection, head: Head) -> None
 
 
 @pytest.fixture
-def timed(database: Database) -> tuple[Database, SqlEventLog]:
+def timed(database: Database) -> Database:
     """Seven events, at 10, 20, 20, 20, 30, 40 and 40 seconds."""
     clock = ManualClock(at(10))
     log = SqlEventLog(database, clock)
     for users, seconds in (("a", 10), ("ab", 0), ("a", 10), ("b", 10), ("aa", 0)):
         append(log, database, *[(user, n) for n, user in enumerate(users, start=1)])
         clock.advance(seconds)
-    return database, log
+    return database
 
 
 @pytest.mark.parametrize(
@@ -453,18 +455,16 @@ def timed(database: Database) -> tuple[Database, SqlEventLog]:
     ],
 )  # fmt: skip
 def test_the_first_event_at_a_moment_is_found_at_every_edge(
-    timed: tuple[Database, SqlEventLog], seconds: float, position: int
+    timed: Database, seconds: float, position: int
 ) -> None:
-    database, log = timed
-    with database.read() as connection:
-        assert log.first_at(connection, at(seconds)) == position
+    with timed.read() as connection:
+        assert audit_log.first_at(connection, at(seconds)) == position
 
 
 def test_in_an_empty_log_the_first_event_would_be_the_first(database: Database) -> None:
-    log = SqlEventLog(database)
     with database.read() as connection:
-        assert log.first_at(connection, NOW) == 1
-        assert log.find(connection, EventFilter(since=NOW, until=at(1)), 0, 10) == []
+        assert audit_log.first_at(connection, NOW) == 1
+        assert audit_log.find(connection, EventFilter(since=NOW, until=at(1)), 0, 10) == []
 
 
 @pytest.mark.parametrize(
@@ -486,13 +486,12 @@ def test_in_an_empty_log_the_first_event_would_be_the_first(database: Database) 
     ],
 )
 def test_an_audit_finds_what_all_of_its_conditions_let_through(
-    timed: tuple[Database, SqlEventLog], wanted: EventFilter, positions: list[int]
+    timed: Database, wanted: EventFilter, positions: list[int]
 ) -> None:
-    database, log = timed
-    with database.read() as connection:
-        found = [one.position for one in log.find(connection, wanted, 0, 100)]
+    with timed.read() as connection:
+        found = [one.position for one in audit_log.find(connection, wanted, 0, 100)]
         assert found == positions
-        assert [one.position for one in log.find(connection, wanted, 3, 2)] == [
+        assert [one.position for one in audit_log.find(connection, wanted, 3, 2)] == [
             position for position in positions if position > 3
         ][:2]
 

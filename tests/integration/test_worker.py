@@ -11,7 +11,7 @@ import httpx
 import msgspec
 import pytest
 
-from adapters.event_log import EventFilter
+from adapters.audit_log import EventFilter
 from adapters.handlers import Handler, JobInHand
 from adapters.settings import Settings
 from domain.bodies import BODY_BYTES_MAX, body_of

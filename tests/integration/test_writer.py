@@ -17,6 +17,7 @@ from structlog.typing import EventDict
 
 import adapters.command_queue
 import adapters.database
+from adapters import audit_log
 from adapters.command_queue import CommandQueue
 from adapters.settings import Settings
 from adapters.tables import bodies, log_head
@@ -179,7 +180,7 @@ def test_what_was_answered_can_be_read_at_once(fairlog: Fairlog) -> None:
         job = do(fairlog, submit(payload=number), Submitted).job
         with fairlog.database.read() as connection:
             assert fairlog.jobs.find(connection, [job.id]) == {job.id: job}
-            assert fairlog.log.bodies_at(connection, [job.id]) == {job.id: b"%d" % number}
+            assert audit_log.bodies_at(connection, [job.id]) == {job.id: b"%d" % number}
 
 
 def test_what_waits_is_written_before_the_writer_ends(database_url: str) -> None:
@@ -357,7 +358,7 @@ def test_sixteen_payloads_of_a_mebibyte_at_once_go_through(fairlog: Fairlog) -> 
     ids = [one.job.id for one in found if isinstance(one, Submitted)]
     assert len(ids) == 16
     with fairlog.database.read() as connection:
-        stored = fairlog.log.bodies_at(connection, ids)
+        stored = audit_log.bodies_at(connection, ids)
         sizes = connection.execute(
             sa.select(sa.func.max(sa.func.length(bodies.c.body)))
         ).scalar_one()

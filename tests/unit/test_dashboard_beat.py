@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from adapters.event_log import EventFilter, StoredEvent
+from adapters.audit_log import EventFilter, StoredEvent
 from domain.moments import EPOCH
 from entrypoints import tail as tails
 from entrypoints.dashboard import beat as beats
