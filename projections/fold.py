@@ -35,8 +35,7 @@ Building = tuple[Projection[Connection], int]  # and its generation
 class GenerationFold:
     """The events must come in log order, from the first.
 
-    `settle` is called before rows are read back: what was to be written has to be by then. Not many
-    more than `rows_kept_max` rows are kept behind a save; None: ROWS_KEPT_MAX.
+    `settle` is called before rows are read back: what was to be written has to be by then.
     """
 
     def __init__(
@@ -44,11 +43,9 @@ class GenerationFold:
         building: Sequence[Building],
         events_expected: int,
         settle: Callable[[], None] = lambda: None,
-        rows_kept_max: int | None = None,
     ) -> None:
         self._building = building
         self._settle = settle
-        self._rows_kept_max = ROWS_KEPT_MAX if rows_kept_max is None else rows_kept_max
         self._world = World(is_served=False)
         self._absent = Needs()  # looked for since rows were let go, and not stored
         self._has_let_go = False
@@ -94,11 +91,11 @@ class GenerationFold:
         """`save` for who writes elsewhere, as long as `settle` waits for it."""
         writes = self._changes_of(self._building)
         self._unsaved = 0
-        if self._size() > self._rows_kept_max:
+        if self._size() > ROWS_KEPT_MAX:
             self._let_go_of_jobs()
-        if self._size() > self._rows_kept_max:
+        if self._size() > ROWS_KEPT_MAX:
             self._let_go_of_windows()
-        if self._size() > self._rows_kept_max:
+        if self._size() > ROWS_KEPT_MAX:
             self._let_go_of_all()
         return writes
 
@@ -106,9 +103,9 @@ class GenerationFold:
         """Those of them that had better not wait for later changes of the same rows."""
         writes = self._changes_of([one for one in self._building if not one[0].is_lasting])
         self._unsaved = 0
-        if self._size() > self._rows_kept_max:
+        if self._size() > ROWS_KEPT_MAX:
             self._let_go_of_jobs()
-        if self._size() > self._rows_kept_max:
+        if self._size() > ROWS_KEPT_MAX:
             writes += self.changes()
         return writes
 

@@ -1,7 +1,6 @@
 """Whether history could have been so: each event has to be legal, and projections what it gives."""
 
 from collections.abc import Iterator, Sequence
-from typing import Final
 
 from sqlalchemy.engine import Connection
 
@@ -20,8 +19,6 @@ from projections.jobs import jobs
 from projections.log_pages import LogPage, LogPages
 from projections.parts import Checked, in_pages
 from projections.settled_jobs import SettledJobs
-
-ROWS_KEPT_MAX: Final = 45_000  # of the fold, after a save; two processes share the memory
 
 
 class HistoryCheck:
@@ -52,7 +49,6 @@ class HistoryCheck:
         self._fold = GenerationFold(
             [(self._beside_live(projection), SCRATCH_GENERATION) for projection in projections],
             events_expected=self._end,
-            rows_kept_max=ROWS_KEPT_MAX,
         )
         self._stopped_at: int | None = None
 

@@ -7,7 +7,6 @@ import pytest
 import sqlalchemy as sa
 
 import projections.fold
-import projections.history_check
 import projections.log_pages
 import projections.settled_jobs
 from domain.commands import CompleteJob, SubmitJob
@@ -26,7 +25,7 @@ def forgetful(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every few events all is written or settled, and let go of."""
     monkeypatch.setattr(projections.log_pages, "EVENTS_A_PAGE", 3)
     monkeypatch.setattr(projections.fold, "EVENTS_A_SAVE", 1)
-    monkeypatch.setattr(projections.history_check, "ROWS_KEPT_MAX", 0)
+    monkeypatch.setattr(projections.fold, "ROWS_KEPT_MAX", 0)
     monkeypatch.setattr(projections.settled_jobs, "ROWS_A_PAGE", 2)
 
 
