@@ -122,7 +122,10 @@ class _Marks:
     def __len__(self) -> int:
         return self._count
 
-    def __contains__(self, position: int) -> bool:
+    def __contains__(self, position: object) -> bool:
+        """SQLite keeps whatever it is given: a live row's id need not be a number."""
+        if not isinstance(position, int):
+            return False
         bits = self._stretches.get(position >> 15)
         return bits is not None and bool(bits[position >> 3 & 4095] >> (position & 7) & 1)
 

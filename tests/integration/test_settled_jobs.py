@@ -92,3 +92,12 @@ def test_a_job_that_still_holds_a_key_that_was_taken_over_is_told(fairlog: Fairl
     assert isinstance(found, Difference)
     assert found.key == f"id={first['id']}"
     assert "job.holds_key=False" in found.from_log
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("other", ["first", b"first", b"", 1.5])
+def test_a_job_whose_id_is_no_number_is_told(fairlog: Fairlog, other: Any) -> None:
+    first, *_ = live_rows(fairlog)
+    change = sa.text(f"UPDATE {jobs.name} SET id = :other WHERE id = :id")
+    Intruder(fairlog).run(change.bindparams(other=other, id=first["id"]))
+    assert len(check(fairlog)) == 2
