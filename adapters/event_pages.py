@@ -25,6 +25,8 @@ COLUMNS_TOGETHER: Final = (
     " GROUP_CONCAT(version), GROUP_CONCAT(data)"
 )
 _TOGETHER: Final = f"SELECT {COLUMNS_TOGETHER} FROM events WHERE position > %s AND position <= %s"
+# What a text raises that cannot be read as events: the row will tell which one is at fault.
+UNREADABLE: Final = (msgspec.DecodeError, ValueError, OverflowError, RecursionError)
 decode_numbers: Final = msgspec.json.Decoder(list[int]).decode
 _decode_job_ids: Final = msgspec.json.Decoder(list[JobId | None]).decode
 _decode_events: Final = msgspec.json.Decoder(list[Event]).decode
@@ -64,12 +66,12 @@ def page_of(
             decode_numbers(f"[{column}]") for column in (positions, times, versions)
         )
         of_jobs = _decode_job_ids(f"[{job_ids}]")
-    except msgspec.DecodeError:
+        moments = {micros: from_micros(micros) for micros in set(recorded_at)}  # one for each batch
+    except UNREADABLE:
         return None
     expected = range(after + 1, after + 1 + len(found))
     if numbers != list(expected) or not all(map(is_current, set(of_versions))):
         return None
-    moments = {micros: from_micros(micros) for micros in set(recorded_at)}  # one for each batch
     return list(map(Recorded, expected, map(moments.__getitem__, recorded_at), of_jobs, found))
 
 

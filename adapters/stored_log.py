@@ -9,7 +9,7 @@ import msgspec
 from sqlalchemy.engine import Connection
 
 from adapters.database import Database, translated
-from adapters.event_pages import COLUMNS_TOGETHER, decode_numbers, page_of
+from adapters.event_pages import COLUMNS_TOGETHER, UNREADABLE, decode_numbers, page_of
 from adapters.tables import HEAD_ID
 from domain.events import Recorded
 from domain.stored_log import Leaf, StoredHead, StoredRow, leaf_of
@@ -117,7 +117,7 @@ def _rows_together(connection: Connection, after: int, limit: int) -> list[Store
         return None
     try:
         found = _decode_rows(b"[" + text + b"]")
-    except msgspec.DecodeError:
+    except UNREADABLE:
         return None
     rows: list[StoredRow] = []
     names: dict[bytes, str] = {}
@@ -140,7 +140,7 @@ def _events_together(connection: Connection, after: int, limit: int) -> list[Rec
         data = _split(b"[" + columns[-1] + b"]")
         if list(map(len, data)) != decode_numbers(f"[{lengths}]"):
             return None
-    except msgspec.DecodeError:
+    except UNREADABLE:
         return None
     return page_of(after, *columns)
 

@@ -25,7 +25,9 @@ from projections.findings import Told
 from projections.log_pages import BODIES_A_PAGE, Digests, LogPage, LogPages
 
 # What `recorded` raises for a row that is no event.
-UNREADABLE: Final = (msgspec.DecodeError, ValueError, TypeError, OverflowError, LogTooNew)
+UNREADABLE: Final = (
+    msgspec.DecodeError, ValueError, TypeError, OverflowError, RecursionError, LogTooNew,
+)  # fmt: skip
 
 _Body = tuple[str, int]  # SHA-256 in hex, size
 

@@ -199,6 +199,19 @@ def test_what_no_column_should_hold_is_found(
     assert told_of(check(fairlog), position)
 
 
+@pytest.mark.parametrize(
+    "columns",
+    [{"recorded_at": 2**63 - 1}, {"recorded_at": -(2**63)}, {"data": b'{"type":"\xff"}'},
+     {"data": b'{"type":"JobStarted","x":' + b"[" * 5000 + b"]" * 5000 + b"}"}],
+)  # fmt: skip
+def test_what_nobody_can_read_is_found(
+    fairlog: Fairlog, intruder: Intruder, columns: dict[str, Any]
+) -> None:
+    position = intruder.position_of("JobStarted")
+    intruder.change(position, **columns)
+    assert "it cannot be read" in told_of(check(fairlog), position)
+
+
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 def test_a_position_that_is_no_number_is_found(fairlog: Fairlog, intruder: Intruder) -> None:
     end = len(intruder.rows())
