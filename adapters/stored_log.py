@@ -1,5 +1,6 @@
 """The log as it is stored, seen at one moment: for `fairlog verify`, which trusts nothing of it."""
 
+import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from hashlib import sha256
@@ -42,6 +43,7 @@ _BODIES_TOGETHER: Final = (
     "SELECT COUNT(*), GROUP_CONCAT('[', position, ',\"', SHA2(body, 256), '\",', LENGTH(body), ']'"
     " SEPARATOR ',') FROM bodies WHERE position > %s AND position <= %s"
 )
+_AS_BYTES: Final = "surrogateescape"
 _TextRow = tuple[int, bytes, int, bytes | None, int | None, int, bytes, int, msgspec.Raw]
 _decode_rows: Final = msgspec.json.Decoder(list[_TextRow]).decode
 _split: Final = msgspec.json.Decoder(list[msgspec.Raw]).decode
@@ -57,6 +59,9 @@ def snapshot(database: Database) -> Iterator[Connection]:
     """
     with translated(), database.engine.connect() as connection:
         if database.is_sqlite:
+            driver = connection.connection.driver_connection
+            assert isinstance(driver, sqlite3.Connection)
+            driver.text_factory = _any_text
             connection.exec_driver_sql("SELECT 1 FROM sqlite_master").first()  # fixes the moment
         else:
             connection.execution_options(isolation_level="REPEATABLE READ")
@@ -158,4 +163,9 @@ def _digests_together(
 
 
 def _digest(body: Any) -> str:  # noqa: ANN401 (SQLite keeps a text as a text)
-    return sha256(body.encode() if isinstance(body, str) else body).hexdigest()
+    return sha256(body.encode(errors=_AS_BYTES) if isinstance(body, str) else body).hexdigest()
+
+
+def _any_text(stored: bytes) -> str:
+    """SQLite keeps whatever it is given as a text, too: what is no UTF-8 must not end a check."""
+    return stored.decode(errors=_AS_BYTES)

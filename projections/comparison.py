@@ -224,7 +224,7 @@ def _document(value: object) -> dict[str, Any] | None:
         return None
     try:
         return msgspec.json.decode(value, type=dict[str, Any])
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, ValueError, RecursionError):  # no text, or nested too deeply
         return None
 
 

@@ -213,6 +213,24 @@ def test_what_nobody_can_read_is_found(
 
 
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+@pytest.mark.parametrize(
+    ("table", "column"),
+    [(events, "data"), (events, "type"), (events, "user_id"), (bodies, "body"),
+     (jobs, "job"), (jobs, "key_hash")],
+)  # fmt: skip
+def test_a_text_that_is_no_utf_8_is_found(
+    fairlog: Fairlog, intruder: Intruder, table: sa.Table, column: str
+) -> None:
+    [key, *_] = (one for one in table.primary_key.columns if one.name in {"position", "id"})
+    first = sa.select(sa.func.min(key)).scalar_subquery()
+    odd = sa.text("CAST(x'ff61' AS TEXT)")
+    intruder.run(table.update().where(key == first).values({column: odd}))
+    found = check(fairlog)
+    assert found
+    "\n".join(map(str, found)).encode()  # it can be shown
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 def test_a_position_that_is_no_number_is_found(fairlog: Fairlog, intruder: Intruder) -> None:
     end = len(intruder.rows())
     intruder.run(sa.text(f"UPDATE events SET position = 'last' WHERE position = {end}"))
