@@ -128,8 +128,9 @@ class WriterProcess:
 
     def _send(self) -> None:
         asked, self._outgoing = self._outgoing, []
-        assert self._transport is not None
-        self._transport.write(encoded(Asked(asked)))
+        if asked:  # else the process was lost meanwhile, and their callers have heard it
+            assert self._transport is not None
+            self._transport.write(encoded(Asked(asked)))
 
     def received(self, piece: bytes) -> None:
         for frame in self._decoder.feed(piece):
@@ -140,6 +141,7 @@ class WriterProcess:
     def lost(self) -> None:
         """The process is gone: nobody knows what became of what it had."""
         error = self._ended()
+        self._outgoing.clear()
         waiting, self._waiting = self._waiting, {}
         for one in waiting.values():
             settle(one.reply, error)
