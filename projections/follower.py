@@ -55,6 +55,9 @@ class FollowingProjection(Tabled, Protocol[E_contra]):
         """Apply a batch in a handful of statements. The caller moves the checkpoint."""
 
 
+Reached = Sequence[tuple[FollowingProjection[E], int]]  # each with the position it has come to
+
+
 class Checkpoint(Struct, frozen=True):
     generation: int
     position: int  # of the latest event applied; 0: none
@@ -74,10 +77,8 @@ def checkpoint_of(connection: Connection, projection: Tabled) -> Checkpoint | No
     return None if position is None else Checkpoint(found.generation, position)
 
 
-def reached(
-    connection: Connection, projections: Sequence[FollowingProjection[E]]
-) -> list[tuple[FollowingProjection[E], int]]:
-    """Those that were begun, each with the position that it has come to."""
+def reached(connection: Connection, projections: Sequence[FollowingProjection[E]]) -> Reached[E]:
+    """Those that were begun."""
     return [
         (one, at.position)
         for one in projections if (at := checkpoint_of(connection, one)) is not None

@@ -10,14 +10,14 @@ from domain.stored_log import StoredHead, StoredLog
 from domain.world import World
 from projections.counterparts import SCRATCH_GENERATION, Counterparts
 from projections.event_check import UNREADABLE, recorded
-from projections.event_fold import EventFold
 from projections.findings import Difference, Finding, Told
 from projections.fold import GenerationFold
 from projections.follower import FollowingProjection, reached
+from projections.following_fold import EventFold
 from projections.generations import InlineProjection
 from projections.jobs import jobs
 from projections.log_pages import LogPage, LogPages
-from projections.parts import Checked, in_pages
+from projections.parts import Checked, earliest, in_pages
 from projections.settled_jobs import SettledJobs
 
 
@@ -66,8 +66,7 @@ class HistoryCheck:
         yield self._checked(self._end)
 
     def stopped_at(self) -> int | None:
-        stops = (self._stopped_at, self._events.stopped_at)
-        return min((at for at in stops if at is not None), default=None)
+        return earliest(self._stopped_at, self._events.stopped_at)
 
     def differences(self) -> Iterator[Sequence[Difference]]:
         settled, equal = self._settled_jobs, []

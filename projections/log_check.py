@@ -12,13 +12,12 @@ from projections.chain_check import ChainCheck
 from projections.counterparts import Counterparts
 from projections.erasure_check import ErasureCheck
 from projections.event_check import EventCheck
-from projections.event_fold import EventFold
 from projections.findings import Difference, Finding, Told
 from projections.follower import FollowingProjection, reached
+from projections.following_fold import EventFold, LeafFold
 from projections.generations import Tabled
-from projections.leaf_fold import LeafFold
 from projections.log_pages import LogPages
-from projections.parts import Checked, in_pages
+from projections.parts import Checked, earliest, in_pages
 
 
 class Following(NamedTuple):
@@ -77,8 +76,7 @@ class LogCheck:
         yield self._checked()
 
     def stopped_at(self) -> int | None:
-        stops = (self._unreadable_at, self._events.stopped_at)
-        return min((at for at in stops if at is not None), default=None)
+        return earliest(self._unreadable_at, self._events.stopped_at)
 
     def differences(self) -> Iterator[Sequence[Difference]]:
         # Of those that were stopped events are missing, which is told already.

@@ -36,3 +36,8 @@ class Part(Protocol):
 def in_pages(differences: Iterator[Difference]) -> Iterator[Sequence[Difference]]:
     while page := list(islice(differences, DIFFERENCES_A_PAGE)):
         yield page
+
+
+def earliest(*positions: int | None) -> int | None:
+    """The first of those that there are."""
+    return min((one for one in positions if one is not None), default=None)

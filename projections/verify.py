@@ -20,7 +20,7 @@ from projections.chain_check import ChainCheck, in_hex
 from projections.findings import Difference, Finding, Report, Told
 from projections.log_check import LogCheck
 from projections.log_pages import LogPages
-from projections.parts import Part
+from projections.parts import Part, earliest
 
 Progress = Callable[[int, int], None]  # events checked, events in the log
 
@@ -65,9 +65,9 @@ def verify(ours: LogCheck, beside: Part, report: Report, progress: Progress) -> 
             progress(min(come, ours.head.position), ours.head.position)
     for other in theirs:
         _tell(told, other.found)
-    stops = [at for part in (ours, beside) if (at := part.stopped_at()) is not None]
-    if stops:
-        told.about(min(stops), "from here on the projections cannot be held against the log")
+    stopped_at = earliest(ours.stopped_at(), beside.stopped_at())
+    if stopped_at is not None:
+        told.about(stopped_at, "from here on the projections cannot be held against the log")
     else:
         for part in (beside, ours):
             for differences in part.differences():
