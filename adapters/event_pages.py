@@ -10,6 +10,7 @@ from adapters.tables import events
 from domain.events import Event, Recorded
 from domain.identifiers import JobId
 from domain.moments import from_micros
+from domain.stored_log import UNREADABLE
 from domain.upcasting import is_current, read
 
 # What `recorded` makes events of.
@@ -25,8 +26,6 @@ COLUMNS_TOGETHER: Final = (
     " GROUP_CONCAT(version), GROUP_CONCAT(data)"
 )
 _TOGETHER: Final = f"SELECT {COLUMNS_TOGETHER} FROM events WHERE position > %s AND position <= %s"
-# What a text raises that cannot be read as events: the row will tell which one is at fault.
-UNREADABLE: Final = (msgspec.DecodeError, ValueError, OverflowError, RecursionError)
 decode_numbers: Final = msgspec.json.Decoder(list[int]).decode
 _decode_job_ids: Final = msgspec.json.Decoder(list[JobId | None]).decode
 _decode_events: Final = msgspec.json.Decoder(list[Event]).decode

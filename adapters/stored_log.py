@@ -10,10 +10,10 @@ import msgspec
 from sqlalchemy.engine import Connection
 
 from adapters.database import Database, translated
-from adapters.event_pages import COLUMNS_TOGETHER, UNREADABLE, decode_numbers, page_of
+from adapters.event_pages import COLUMNS_TOGETHER, decode_numbers, page_of
 from adapters.tables import HEAD_ID
 from domain.events import Recorded
-from domain.stored_log import Leaf, StoredHead, StoredRow, leaf_of
+from domain.stored_log import UNREADABLE, Leaf, StoredHead, StoredRow, leaf_of
 
 _HEAD: Final = "SELECT position, hash, recorded_at FROM log_head WHERE id = {0}"
 _ROWS: Final = (

@@ -1,8 +1,9 @@
 """The log as it is stored, for those who check it and trust nothing of it."""
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
+import msgspec
 from msgspec import Struct
 
 from domain.chain import leaf
@@ -12,6 +13,10 @@ from domain.ports import C
 # Position, type, version, user_id, job_id, recorded_at in microseconds, data, hash. A plain tuple
 # of anything: a verifier reads them all, and somebody may have put anything into a column.
 StoredRow = tuple[Any, ...]
+
+# What decoding raises for a text that somebody may have put there: no JSON of the kind, no UTF-8, a
+# number out of range, or nested too deeply.
+UNREADABLE: Final = (msgspec.DecodeError, ValueError, OverflowError, RecursionError)
 
 
 class Leaf(Struct, frozen=True, gc=False):

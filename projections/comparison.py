@@ -13,6 +13,7 @@ import msgspec
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from domain.stored_log import UNREADABLE
 from projections.findings import Difference
 from projections.row_digests import SEPARATOR, digest_of, digests_expression
 from projections.rows import ROW_BYTES, Row, placeholder
@@ -224,7 +225,7 @@ def _document(value: object) -> dict[str, Any] | None:
         return None
     try:
         return msgspec.json.decode(value, type=dict[str, Any])
-    except (msgspec.DecodeError, ValueError, RecursionError):  # no text, or nested too deeply
+    except UNREADABLE:
         return None
 
 

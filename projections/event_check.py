@@ -4,8 +4,6 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Final
 
-import msgspec
-
 from domain.errors import LogTooNew
 from domain.events import (
     EVENT_TYPES,
@@ -18,16 +16,14 @@ from domain.events import (
 )
 from domain.identifiers import POSITION_MAX
 from domain.moments import from_micros
-from domain.stored_log import StoredRow
+from domain.stored_log import UNREADABLE, StoredRow
 from domain.upcasting import read, version_of
 from projections.erasure_check import ErasureCheck
 from projections.findings import Told
 from projections.log_pages import BODIES_A_PAGE, Digests, LogPage, LogPages
 
 # What `recorded` raises for a row that is no event.
-UNREADABLE: Final = (
-    msgspec.DecodeError, ValueError, TypeError, OverflowError, RecursionError, LogTooNew,
-)  # fmt: skip
+NO_EVENT: Final = (*UNREADABLE, TypeError, LogTooNew)
 
 _Body = tuple[str, int]  # SHA-256 in hex, size
 
@@ -55,7 +51,7 @@ class EventCheck:
                 break
             try:
                 one = recorded(row)
-            except UNREADABLE as error:
+            except NO_EVENT as error:
                 told.about(position, _unreadable(error))
                 self.stopped_at = self.stopped_at or position
                 continue
@@ -102,7 +98,7 @@ class EventCheck:
 
 
 def recorded(row: StoredRow) -> Recorded:
-    """The event of a row, which may hold anything: see `UNREADABLE`."""
+    """The event of a row, which may hold anything: see `NO_EVENT`."""
     position, _, version, _, job_id, recorded_at, data, _ = row
     return Recorded(position, _moment(recorded_at), job_id, read(version, data))
 

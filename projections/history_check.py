@@ -9,7 +9,7 @@ from domain.legality import illegality, miscount
 from domain.stored_log import StoredHead, StoredLog
 from domain.world import World
 from projections.counterparts import SCRATCH_GENERATION, Counterparts
-from projections.event_check import UNREADABLE, recorded
+from projections.event_check import NO_EVENT, recorded
 from projections.findings import Difference, Finding, Told
 from projections.fold import GenerationFold
 from projections.follower import FollowingProjection, reached
@@ -135,7 +135,7 @@ def _readable(page: LogPage, up_to: int) -> tuple[Sequence[Recorded], int | None
             break
         try:
             events.append(recorded(row))
-        except UNREADABLE:
+        except NO_EVENT:
             return events, row[0]
     return events, None
 
