@@ -6,6 +6,8 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import settings
 
+from adapters.database import Database
+from adapters.schema import migrate, protect_events
 from tests.support.databases import Databases, DatabaseServer, SqliteFiles, existing_server
 from tests.support.mariadb import MariaDB
 
@@ -86,3 +88,13 @@ def database_url(new_database_url: NewDatabase) -> Iterator[str]:
     url = new_database_url()
     yield url
     new_database_url.drop(url)
+
+
+@pytest.fixture
+def database(database_url: str) -> Iterator[Database]:
+    """A database with the log's tables."""
+    opened = Database(database_url)
+    migrate(opened)
+    protect_events(opened)
+    yield opened
+    opened.close()
