@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from msgspec import Struct
 from sqlalchemy.engine import Connection
 
+from adapters.event_log import head_position
 from adapters.tables import bodies, events
 from domain.errors import LogCorrupt
 from domain.identifiers import JobId, UserId
@@ -62,7 +63,7 @@ def first_at(connection: Connection, moment: datetime) -> int:
     A binary search: recorded times never go back.
     """
     micros = to_micros(moment)
-    low, high = 1, _end(connection) + 1
+    low, high = 1, head_position(connection) + 1
     while low < high:
         middle = (low + high) // 2
         found = connection.execute(
@@ -166,11 +167,6 @@ def _stored(row: Any) -> StoredEvent:  # noqa: ANN401 (a row of the events table
         row.job_id, from_micros(row.recorded_at),
         bytes(row.data), bytes(row.hash),
     )  # fmt: skip
-
-
-def _end(connection: Connection) -> int:
-    """The position of the latest event; 0: there is none."""
-    return connection.execute(sa.select(sa.func.max(events.c.position))).scalar() or 0
 
 
 def _has_text(value: Any, text: str) -> bool:  # noqa: ANN401 (any JSON value)

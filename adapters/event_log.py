@@ -132,7 +132,7 @@ class SqlEventLog:
         )
 
     def position(self, connection: Connection) -> int:
-        return int(connection.execute(sa.select(log_head.c.position)).scalar_one())
+        return head_position(connection)
 
     def now(self, connection: Connection) -> datetime:
         """UTC, by the log's clock, without the lock; a writer may already be a little ahead."""
@@ -150,6 +150,11 @@ class SqlEventLog:
 
     def read(self, connection: Connection, after: int, limit: int) -> list[Recorded]:
         return read_page(connection, after, limit)
+
+
+def head_position(connection: Connection) -> int:
+    """Of the latest event, by the head; 0: the log is empty."""
+    return int(connection.execute(sa.select(log_head.c.position)).scalar_one())
 
 
 def _row(recorded: Recorded, at: int) -> tuple[int, str, int, bytes | None, int | None, int, bytes]:

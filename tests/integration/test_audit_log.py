@@ -4,6 +4,8 @@ from adapters import audit_log
 from adapters.audit_log import EventFilter
 from adapters.database import Database
 from adapters.event_log import SqlEventLog
+from adapters.tables import log_head
+from domain.errors import LogCorrupt
 from domain.events import Recorded
 from domain.identifiers import JobId, UserId
 from tests.support.core import ManualClock
@@ -70,6 +72,13 @@ def test_an_audit_finds_what_all_of_its_conditions_let_through(
         assert [one.position for one in audit_log.find(connection, wanted, 3, 2)] == [
             position for position in positions if position > 3
         ][:2]
+
+
+def test_a_log_whose_end_was_cut_off_has_no_first_event_behind_it(timed: Database) -> None:
+    with timed.write() as connection:
+        connection.execute(log_head.update().values(position=20))
+    with timed.read() as connection, pytest.raises(LogCorrupt, match="no event at position"):
+        audit_log.first_at(connection, at(41))
 
 
 def test_bodies_are_found_by_position_however_many(database: Database) -> None:
