@@ -15,6 +15,7 @@ from adapters.handlers import Handler, JobInHand
 from domain.bodies import body_of
 from domain.commands import CompleteJob, FailJob, ReturnJob
 from domain.errors import InvalidInput
+from domain.json_values import check_json
 from entrypoints.views import ClaimedJob
 from entrypoints.worker.failure import error_body, error_of, traceback_of
 from entrypoints.worker.source import AttemptKey, Outcome
@@ -122,12 +123,15 @@ class Attempt:
                 assert_never(self._cut_short)
 
     def _completed(self, answer: object) -> CompleteJob | FailJob:
+        """A result that JSON cannot hold is one at every further attempt too: the job fails."""
         try:
+            check_json(answer, "result")
             result = None if answer is None else body_of(answer, "result")
         except InvalidInput as error:
-            return self._fails_with("ValueError", str(error))
+            return self._fails_with("ValueError", str(error), may_retry=False)
         except Exception as error:  # noqa: BLE001 (encoding runs code of the value's own)
-            return self._fails_with("TypeError", f"The result cannot be written as JSON: {error}.")
+            message = f"The result cannot be written as JSON: {error}."
+            return self._fails_with("TypeError", message, may_retry=False)
         return CompleteJob(job_id=self.claimed.id, attempt=self.claimed.attempt, result=result)
 
     def _failed(self, error: BaseException) -> FailJob:
@@ -143,11 +147,14 @@ class Attempt:
         trace = traceback_of(error) if isinstance(error, asyncio.CancelledError) else ""
         return self._fails_with("TimeoutError", message, trace)
 
-    def _fails_with(self, type_name: str, message: str, trace: str = "") -> FailJob:
+    def _fails_with(
+        self, type_name: str, message: str, trace: str = "", *, may_retry: bool = True
+    ) -> FailJob:
         return FailJob(
             job_id=self.claimed.id,
             attempt=self.claimed.attempt,
             error=error_body(type_name, message, trace),
+            may_retry=may_retry,
         )
 
 
