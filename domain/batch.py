@@ -2,17 +2,17 @@
 
 Commands of one batch were waiting at the same time, so their order is ours to choose: claims come
 last, so that they can be answered from the front of the line that was read for them, behind the
-expiry of those in it whose time is over; and refusals of one user in one window are put together
-into one event behind everything else.
+expiry of those in it whose time is over. Refusals of one user in one window are put together into
+one event behind everything else, but before other limits: a refusal stands where it was right.
 """
 
 from collections.abc import Callable, Sequence
 from datetime import datetime
 
-from domain.commands import ClaimJobs, Command
+from domain.commands import ClaimJobs, Command, ReportRefusals
 from domain.decide import Answer, Decision, Fact, decide, expire
 from domain.errors import Refusal
-from domain.events import RateLimitDecided, Recorded, Scope
+from domain.events import LimitChanged, RateLimitDecided, Recorded, Scope
 from domain.identifiers import UserId
 from domain.policy import Policy
 from domain.rate_limits import merge_refusals
@@ -45,6 +45,8 @@ class Batch:
         replies: list[_Reply] = [Refusal()] * len(commands)
         claims = [index for index, one in enumerate(commands) if isinstance(one, ClaimJobs)]
         others = [index for index, one in enumerate(commands) if not isinstance(one, ClaimJobs)]
+        # What was refused at the door was refused before this batch, whatever stands before it.
+        others.sort(key=lambda index: not isinstance(commands[index], ReportRefusals))
         for index in others:
             replies[index] = self._decide(commands[index], on_crash)
         if claims:
@@ -52,8 +54,7 @@ class Batch:
                 self._record(expired)
         for index in claims:
             replies[index] = self._decide(commands[index], on_crash)
-        for refused in self._refusals.values():
-            self._record(Fact(refused))
+        self._record_refusals()
         return [reply if isinstance(reply, Exception) else reply(self._world) for reply in replies]
 
     def _decide(self, command: Command, on_crash: Callable[[Command, Exception], None]) -> _Reply:
@@ -69,6 +70,8 @@ class Batch:
             if isinstance(fact.event, RateLimitDecided) and not fact.event.allowed:
                 self._hold_back(fact.event)
             else:
+                if isinstance(fact.event, LimitChanged):
+                    self._record_refusals()
                 self._record(fact)
         return decision.reply
 
@@ -78,6 +81,11 @@ class Batch:
         self._refusals[key] = (
             refused if earlier is None else merge_refusals(earlier, refused, self.now)
         )
+
+    def _record_refusals(self) -> None:
+        for refused in self._refusals.values():
+            self._record(Fact(refused))
+        self._refusals.clear()
 
     def _record(self, fact: Fact) -> None:
         recorded = Recorded(self._world.position + 1, self.now, fact.job_id, fact.event)

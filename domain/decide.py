@@ -144,7 +144,7 @@ def _submit(world: World, command: SubmitJob, policy: Policy, now: datetime) -> 
         return _refuse(admission, RateLimited(admission, now), now)
     key, is_explicit = key_of(command)
     holder = world.jobs.key_holder(command.user_id, key, is_explicit=is_explicit)
-    if holder is not None and now < holder.key_expires_at:
+    if holder is not None and holder.key_means_it(now):
         return _repeat(command, holder, admission, now)
     kinds_waiting = world.line.kinds_waiting(command.user_id)
     if command.kind not in kinds_waiting and len(kinds_waiting) >= policy.kinds_waiting_max:

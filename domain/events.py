@@ -66,7 +66,7 @@ class JobSubmitted(
     max_attempts: int
     idempotency_key: str  # explicit, or the hex digest of kind and payload
     key_is_explicit: bool = False
-    key_expires_at: datetime  # UTC, exclusive: from then on the key means a new job
+    key_expires_at: datetime  # UTC, exclusive: from then on, once it ended, the key means a new job
     priority: int = 0  # within the user's own line; higher is sooner
     run_at: datetime | None = None  # UTC; not served earlier
     expires_at: datetime | None = None  # UTC; not started by then, not run at all
@@ -175,6 +175,7 @@ class JobRequeued(
     attempts_max: int  # the last attempt that may be made from now on
     priority: int = 0
     was_cancelled: bool = False  # of a retried job: it was cancelled, else it had failed
+    expires_at: datetime | None = None  # UTC; of a retried job, from now on. None: never
 
 
 class CancelReason(StrEnum):

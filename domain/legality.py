@@ -193,11 +193,9 @@ def _of_repeat(job: Job, recorded: Recorded, event: SubmissionDeduplicated) -> s
     key = (event.idempotency_key, event.key_is_explicit)
     if not job.holds_key or key != (job.idempotency_key, job.key_is_explicit):
         return f"its key did not stand for job {job.id}"
-    return (
-        None
-        if recorded.recorded_at < job.key_expires_at
-        else f"the key of job {job.id} had expired"
-    )
+    if not job.key_means_it(recorded.recorded_at):
+        return f"the key of job {job.id} had expired"
+    return None
 
 
 def _of_release(job: Job, recorded: Recorded, event: JobReleased) -> str | None:
@@ -210,7 +208,7 @@ def _of_release(job: Job, recorded: Recorded, event: JobReleased) -> str | None:
 
 def _of_requeue(job: Job, recorded: Recorded, event: JobRequeued) -> str | None:
     if event.reason is RequeueReason.RETRIED:
-        wrong = _unless_retriable(job, event)
+        wrong = _unless_retriable(job, recorded, event)
     else:
         wrong = _unless_current(job, event.attempt)
     if wrong:
@@ -234,7 +232,7 @@ def _of_requeue(job: Job, recorded: Recorded, event: JobRequeued) -> str | None:
     return wrong
 
 
-def _unless_retriable(job: Job, event: JobRequeued) -> str | None:
+def _unless_retriable(job: Job, recorded: Recorded, event: JobRequeued) -> str | None:
     if job.state not in {State.FAILED, State.CANCELLED}:
         return f"job {job.id} was {job.state.value}, neither failed nor cancelled"
     if job.erased_at is not None:
@@ -243,6 +241,10 @@ def _unless_retriable(job: Job, event: JobRequeued) -> str | None:
         return f"it follows attempt {event.attempt}, but the latest was {job.attempt}"
     if event.was_cancelled != (job.state is State.CANCELLED):
         return f"job {job.id} was {job.state.value}, which it does not say"
+    if event.expires_at not in {None, job.expires_at}:  # earlier releases let go of every expiry
+        return f"it gives job {job.id} another expiry"
+    if event.expires_at is not None and event.expires_at <= recorded.recorded_at:
+        return f"it keeps the expiry of job {job.id}, which had passed"
     return None
 
 

@@ -105,6 +105,12 @@ class Job(Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
             return None
         return key_hash(self.user_id, self.idempotency_key, is_explicit=self.key_is_explicit)
 
+    def key_means_it(self, now: datetime) -> bool:
+        """Whether its key, while it holds it, still stands for it: for the time that was promised,
+        and at least until it has ended.
+        """
+        return now < self.key_expires_at or self.state not in ENDED
+
     @property
     def times_out_at(self) -> datetime | None:
         """UTC; when the running attempt has had its time."""
@@ -141,7 +147,7 @@ def decide(job: Job, command: JobCommand, policy: Policy, now: datetime) -> Sequ
         case CancelJob():
             return _cancel(job)
         case RetryJob():
-            return _retry(job)
+            return _retry(job, now)
         case EraseBodies():
             return _erase(job, command)
         case _:
@@ -189,14 +195,21 @@ def _cancel(job: Job) -> Sequence[Event]:
     return [JobCancelled(user_id=job.user_id, kind=job.kind, was=_was(job.state))]
 
 
-def _retry(job: Job) -> Sequence[Event]:
+def _retry(job: Job, now: datetime) -> Sequence[Event]:
     if job.state not in {State.FAILED, State.CANCELLED}:
         raise JobHasNotEnded(job.id, job.state)
     if job.erased_at is not None:
         raise JobWasErased(job.id)
     attempts_max = job.attempt + job.attempts_granted
     requeued = _requeued(job, RequeueReason.RETRIED, attempts_max)
-    return [replace(requeued, was_cancelled=job.state is State.CANCELLED)]
+    is_over = job.expires_at is not None and job.expires_at <= now
+    return [
+        replace(
+            requeued,
+            was_cancelled=job.state is State.CANCELLED,
+            expires_at=None if is_over else job.expires_at,
+        )
+    ]
 
 
 def _erase(job: Job, command: EraseBodies) -> Sequence[Event]:
@@ -345,7 +358,9 @@ def evolve(job: Job, recorded: Recorded) -> Job:
         case JobRequeued() as event:
             return replace(
                 job, state=State.QUEUED, attempts_max=event.attempts_max,
-                expires_at=None if event.reason is RequeueReason.RETRIED else job.expires_at,
+                expires_at=(
+                    event.expires_at if event.reason is RequeueReason.RETRIED else job.expires_at
+                ),
                 lease_expires_at=None, finished_at=None, updated_at=at,
             )  # fmt: skip
         case JobReleased():

@@ -14,8 +14,8 @@ from freezegun.api import FrozenDateTimeFactory
 
 from adapters.clock import SystemClock
 from domain.batch import Outcome
-from domain.commands import ChangeLimit, SubmitJob
-from domain.decide import LimitsSet, Submitted
+from domain.commands import CancelJob, ChangeLimit, SubmitJob
+from domain.decide import JobStands, LimitsSet, Submitted
 from domain.errors import KeyReusedWithOtherPayload, RateLimited
 from domain.events import RateLimitDecided, Scope
 from domain.identifiers import UserId
@@ -179,7 +179,7 @@ def test_two_hundred_at_once_with_one_key_to_two_servers_are_one_job(database_ur
         Referee(services[0].policy).see_all(log_of(services[0]))
 
 
-def test_a_key_outlives_a_restart_and_ends_with_its_time(database_url: str) -> None:
+def test_a_key_outlives_a_restart_and_ends_with_its_time_and_its_job(database_url: str) -> None:
     clock = ManualClock()
     keyed = submit(payload=1, idempotency_key="key")
     with service(database_url, clock=clock, idempotency_seconds=10) as fairlog:
@@ -192,5 +192,7 @@ def test_a_key_outlives_a_restart_and_ends_with_its_time(database_url: str) -> N
         clock.advance(9.999999)
         assert do(fairlog, keyed, Submitted).is_duplicate
         clock.advance(0.000001)
+        assert do(fairlog, keyed, Submitted).is_duplicate  # it has not run yet
+        do(fairlog, CancelJob(job_id=first), JobStands)
         assert not do(fairlog, submit(payload=2, idempotency_key="key"), Submitted).is_duplicate
         Referee(fairlog.policy).see_all(log_of(fairlog))

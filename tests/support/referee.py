@@ -158,10 +158,7 @@ class Referee:
         assert event.global_limit == self._limit_of("")
 
     def _refuse(self, event: RateLimitDecided) -> None:
-        """It stands behind the rest of its batch, so the limit may have been another since.
-
-        Refusals put together may be of an earlier window, in which they were made at a door.
-        """
+        """Refusals put together may be of an earlier window, in which they were made at a door."""
         is_report = event.first_at is not None
         assert (
             event.window_start <= self._window()
@@ -169,6 +166,10 @@ class Referee:
             else (event.window_start == self._window())
         )
         assert event.used >= event.limit, "refused with room"
+        if not is_report:
+            who = event.user_id if event.scope is Scope.USER else ""
+            assert event.used == self.used[who, event.window_start]
+            assert event.limit == self._limit_of(who), "refused by another limit than holds"
         assert event.count >= 1
         assert event.first_at is not None or event.count == 1
         for who in (event.user_id, ""):
@@ -179,7 +180,7 @@ class Referee:
         assert one.job_id == one.position
         key = (event.user_id, event.key_is_explicit, event.idempotency_key)
         holder = self.keys.get(key)
-        assert holder is None or self.jobs[holder].submitted.key_expires_at <= self.at, "key in use"
+        assert holder is None or not self._is_meant(self.jobs[holder]), "key in use"
         assert event.key_expires_at == self._in(self.policy.idempotency_seconds)
         self.keys[key] = one.position
         job = JudgedJob(event, "scheduled", event.max_attempts, expires_at=event.expires_at)
@@ -194,7 +195,12 @@ class Referee:
         assert one.job_id == self.keys[event.user_id, event.key_is_explicit, event.idempotency_key]
         first = self._job(one).submitted
         assert first.kind == event.kind
-        assert self.at < first.key_expires_at, "the key has expired"
+        assert self._is_meant(self._job(one)), "the key has expired"
+
+    def _is_meant(self, job: JudgedJob) -> bool:
+        """Whether the key still stands for the job, if nobody took it over."""
+        is_over = job.state in {"done", "failed", "cancelled"}
+        return self.at < job.submitted.key_expires_at or not is_over
 
     def _assert_admitted(self, one: Recorded, user_id: str) -> None:
         before = self._before
@@ -340,7 +346,9 @@ class Referee:
             case RequeueReason.RETRIED:
                 assert job.state == ("cancelled" if event.was_cancelled else "failed")
                 assert event.attempts_max == job.attempt + job.submitted.max_attempts
-                job.expires_at = None
+                is_ahead = job.expires_at is not None and self.at < job.expires_at
+                assert event.expires_at == (job.expires_at if is_ahead else None)
+                job.expires_at = event.expires_at
             case RequeueReason.GIVEN_BACK:
                 assert event.attempts_max == job.attempts_max + 1
                 self._stop(job, "queued")

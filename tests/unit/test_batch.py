@@ -5,7 +5,14 @@ import pytest
 import domain.batch
 from domain.batch import Batch
 from domain.bodies import body_of
-from domain.commands import CancelJob, Command, SubmitJob, WakeJobs
+from domain.commands import (
+    CancelJob,
+    ChangeLimit,
+    Command,
+    ReportRefusals,
+    SubmitJob,
+    WakeJobs,
+)
 from domain.decide import Claimed, Decision, JobStands, Submitted, decide
 from domain.errors import (
     JobHasEnded,
@@ -14,7 +21,7 @@ from domain.errors import (
     TooManyKinds,
     UnknownJob,
 )
-from domain.events import CancelReason, RateLimitDecided
+from domain.events import CancelReason, Event, RateLimitDecided, Scope, type_of
 from domain.identifiers import JobId, Kind
 from domain.life_cycle import State
 from domain.policy import Policy
@@ -152,6 +159,41 @@ def test_refusals_stand_behind_everything_else_even_behind_claims() -> None:
     assert [type(outcome) for outcome in when.outcomes] == [
         Submitted, RateLimited, Claimed, RateLimited,
     ]  # fmt: skip
+
+
+def test_a_refusal_stands_before_a_limit_that_was_raised_behind_it() -> None:
+    """Or a reader in the order of the log would see a refusal while there was room."""
+    story = given(policy=Policy(user_limit=1)).when(submit(payload=1)).so
+    raised = ChangeLimit(scope=Scope.USER, user_id=ALICE, limit=2)
+    when = story.when(
+        submit(payload=2), submit(payload=3), raised, submit(payload=4), submit(payload=5)
+    )
+    assert [_in_short(event) for event in when.events] == [
+        "2 refused at 1 of 1", "LimitChanged", "admitted as 2 of 2", "JobSubmitted",
+        "1 refused at 2 of 2",
+    ]  # fmt: skip
+
+
+def test_what_was_refused_at_the_door_stands_before_other_limits() -> None:
+    raised = ChangeLimit(scope=Scope.USER, user_id=ALICE, limit=2)
+    report = ReportRefusals(
+        user_id=ALICE, scope=Scope.USER, used=1, limit=1, window_start=NOW, window_seconds=60,
+        count=7, first_at=NOW, last_at=NOW,
+    )  # fmt: skip
+    when = given().when(raised, submit(), report)
+    assert [_in_short(event) for event in when.events] == [
+        "7 refused at 1 of 1", "LimitChanged", "admitted as 1 of 2", "JobSubmitted",
+    ]  # fmt: skip
+
+
+def _in_short(event: Event) -> str:
+    match event:
+        case RateLimitDecided(allowed=True):
+            return f"admitted as {event.used} of {event.limit}"
+        case RateLimitDecided():
+            return f"{event.count} refused at {event.used} of {event.limit}"
+        case _:
+            return type_of(event)
 
 
 def test_an_empty_batch_is_nothing() -> None:

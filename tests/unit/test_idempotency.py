@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from domain.commands import CancelJob, RetryJob
 from domain.decide import Submitted
 from domain.errors import KeyReusedWithOtherPayload, RateLimited
-from domain.events import SubmissionDeduplicated
+from domain.events import Event, RequeueReason, SubmissionDeduplicated
 from domain.idempotency import content_digest, key_hash
 from domain.identifiers import JobId, Kind, UserId
 from domain.policy import Policy
@@ -21,6 +21,7 @@ from tests.support.stories import (
     cancelled,
     completed,
     failed,
+    requeued,
     started,
     submit,
     submitted,
@@ -132,29 +133,69 @@ def test_nobody_hits_a_digest_by_sending_it_as_a_key() -> None:
 
 @pytest.mark.parametrize("key", [None, "key"])
 def test_a_key_lives_to_the_microsecond_and_then_means_a_new_job(key: str | None) -> None:
-    story = given().when(submit(idempotency_key=key)).so
+    story = given().when(submit(idempotency_key=key)).so.followed_by(of(2, cancelled()))
     last = story.after(DAY - 0.000001).when(submit(idempotency_key=key))
     assert last.answer(Submitted).is_duplicate
     new = story.after(DAY).when(submit(idempotency_key=key))
     assert not new.answer(Submitted).is_duplicate
-    assert new.answer(Submitted).job.id == 4
+    assert new.answer(Submitted).job.id == 5
     repeat = new.so.after(1).when(submit(idempotency_key=key))
-    assert repeat.answer(Submitted).job.id == 4
-    assert [job.id for job in repeat.so.world.jobs.rows.values() if job.holds_key] == [4]
+    assert repeat.answer(Submitted).job.id == 5
+    assert [job.id for job in repeat.so.world.jobs.rows.values() if job.holds_key] == [5]
+
+
+@pytest.mark.parametrize("key", [None, "key"])
+@pytest.mark.parametrize(
+    "going_on",
+    [
+        (),
+        (started(),),
+        (started(), failed(retry_at=at(DAY))),
+        (started(), requeued(RequeueReason.LEASE_LOST)),
+        (cancelled(), requeued(RequeueReason.RETRIED, 0, was_cancelled=True)),
+        (started(), failed(), requeued(RequeueReason.RETRIED, 1, 4)),
+    ],
+    ids=[
+        "waiting",
+        "running",
+        "to be retried",
+        "queued again",
+        "cancelled, again",
+        "failed, again",
+    ],
+)
+def test_a_key_holds_at_least_until_its_job_has_ended(
+    key: str | None, going_on: tuple[Event, ...]
+) -> None:
+    story = given(policy=Policy(idempotency_seconds=4)).when(submit(idempotency_key=key)).so
+    story = story.followed_by(*(of(2, event) for event in going_on))
+    again = story.after(6).when(submit(idempotency_key=key)).answer(Submitted)
+    assert (again.job.id, again.is_duplicate) == (2, True)
+    ended = story.after(6).followed_by(of(2, cancelled()))
+    assert not ended.when(submit(idempotency_key=key)).answer(Submitted).is_duplicate
+
+
+def test_a_scheduled_job_keeps_its_key_beyond_the_time_that_was_promised() -> None:
+    story = given(policy=Policy(idempotency_seconds=4)).when(
+        submit(idempotency_key="key", run_at=at(14))
+    )
+    again = story.so.after(6).when(submit(idempotency_key="key", run_at=at(14)))
+    assert again.answer(Submitted).is_duplicate
 
 
 def test_an_expired_key_may_come_with_another_payload() -> None:
-    story = given(KEYED).after(DAY)
+    story = given(KEYED, cancelled()).after(DAY)
     assert not story.when(submit(payload=2, idempotency_key="key")).answer(Submitted).is_duplicate
 
 
 def test_a_repeat_does_not_lengthen_the_life_of_a_key() -> None:
-    story = given(SUBMITTED, after(DAY - 1)).when(submit()).so
+    story = given(SUBMITTED, cancelled(), after(DAY - 1)).when(submit()).so
     assert not story.after(1).when(submit()).answer(Submitted).is_duplicate
 
 
 def test_the_life_of_a_key_is_in_the_event_and_no_later_policy_changes_it() -> None:
     story = given(policy=Policy(idempotency_seconds=10)).when(submit()).so
+    story = story.followed_by(of(2, cancelled()))
     assert (
         not story.after(10)
         .under(idempotency_seconds=1000)

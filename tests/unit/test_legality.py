@@ -54,6 +54,7 @@ from tests.support.stories import (
 from tests.unit.test_events import any_of
 
 STARTED = started()
+AGAIN = requeued(RequeueReason.RETRIED, 0, was_cancelled=True)
 SCHEDULED = submitted(run_at=at(10))
 EXPIRING = submitted(expires_at=at(10))
 TIMED = submitted(timeout_seconds=5.0)
@@ -145,6 +146,8 @@ ILLEGAL: list[tuple[list[Happened], Event | Fact, str]] = [
     ([SUBMITTED, STARTED], requeued(RequeueReason.RETRIED), "neither failed nor cancelled"),
     ([SUBMITTED, STARTED, failed()], requeued(RequeueReason.RETRIED, 2, 4), "latest was 1"),
     ([SUBMITTED, cancelled()], requeued(RequeueReason.RETRIED, 0), "which it does not say"),
+    ([EXPIRING, cancelled()], replace(AGAIN, expires_at=at(11)), "another expiry"),
+    ([EXPIRING, cancelled(), after(10)], replace(AGAIN, expires_at=at(10)), "which had passed"),
     ([SUBMITTED, STARTED], requeued(RequeueReason.GIVEN_BACK, 1, 4, priority=7), "has priority 0"),
     ([SUBMITTED], released(), "was queued, not scheduled"),
     ([SCHEDULED], released(), "its schedule had not come"),
@@ -158,7 +161,7 @@ ILLEGAL: list[tuple[list[Happened], Event | Fact, str]] = [
     ([SUBMITTED, STARTED], extended((1, 1), worker=OTHER_WORKER), "another worker held"),
     ([SUBMITTED, STARTED], extended((1, 1), (9, 1)), "did not exist"),
     ([SUBMITTED], replace(REPEATED, idempotency_key="other"), "did not stand for job 1"),
-    ([SUBMITTED, after(86_400)], REPEATED, "had expired"),
+    ([SUBMITTED, cancelled(), after(86_400)], REPEATED, "had expired"),
     ([], admitted(used=601), "the 601th submission of 600"),
     ([], admitted(global_used=2, global_limit=1), "the 2th submission of 1 of all"),
     ([], admitted(count=2), "2 submissions at once"),
@@ -176,6 +179,14 @@ ILLEGAL: list[tuple[list[Happened], Event | Fact, str]] = [
     ([], LimitChanged(scope=Scope.KIND, kind=Kind("echo"), running=-1), "below zero"),
     ([], of(7, LimitChanged(scope=Scope.USER, user_id=UserId("a"), limit=1)), "names job 7"),
 ]  # fmt: skip
+
+
+def test_what_earlier_releases_decided_is_legal() -> None:
+    """A key could mean a second job while the first went on; a retry let go of every expiry."""
+    second = replace(SUBMITTED, key_expires_at=at(2 * 86_400))
+    history = given(SUBMITTED, after(86_400), second, after(86_400))
+    assert wrongs(history.recorded) == [None, None]
+    assert wrongs(given(EXPIRING, cancelled(), AGAIN).recorded)[-1] is None
 
 
 @pytest.mark.parametrize(("happened", "event", "says"), ILLEGAL)

@@ -461,6 +461,25 @@ def test_a_retry_forgets_the_expiry() -> None:
     story.after(60).when(claim()).then(started(1, lease_expires_at=at(100)))
 
 
+@pytest.mark.parametrize("seconds", [0, 9.999999])
+def test_a_retry_keeps_an_expiry_that_is_still_ahead(seconds: float) -> None:
+    story = given(submitted(expires_at=at(10)), cancelled(), after(seconds)).when(RETRY)
+    again = story.then(requeued(RequeueReason.RETRIED, 0, was_cancelled=True, expires_at=at(10)))
+    assert again.job(1).expires_at == at(10)
+    late = again.after(10 - seconds)
+    late.when(WAKE).then(cancelled("queued", CancelReason.EXPIRED))
+    late.when(claim()).then(cancelled("queued", CancelReason.EXPIRED))
+
+
+def test_a_retry_that_was_recorded_without_an_expiry_has_none() -> None:
+    story = given(
+        submitted(expires_at=at(10)),
+        cancelled(),
+        requeued(RequeueReason.RETRIED, 0, was_cancelled=True),
+    )
+    assert story.job(1).expires_at is None
+
+
 def test_a_claim_does_not_start_what_has_expired_though_nobody_looked_until_then() -> None:
     story = given(
         submitted(payload=1, expires_at=at(10)), submitted(payload=2),

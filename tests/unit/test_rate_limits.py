@@ -212,9 +212,9 @@ def test_a_change_and_submissions_of_one_batch_go_in_their_order() -> None:
         submit(payload=4),
     )  # fmt: skip
     assert when.events == [
-        admitted(used=1, limit=2), submitted(payload=1), limits(1), limits(2),
-        admitted(used=2, limit=2), submitted(payload=3),
-        refused(used=1, limit=1), refused(used=2, limit=2),
+        admitted(used=1, limit=2), submitted(payload=1), limits(1),
+        refused(used=1, limit=1), limits(2),
+        admitted(used=2, limit=2), submitted(payload=3), refused(used=2, limit=2),
     ]  # fmt: skip
 
 
