@@ -1,5 +1,6 @@
 """The command line. Errors go to standard error in one line that says what to do."""
 
+import contextlib
 import logging
 import os
 import sys
@@ -14,7 +15,9 @@ from entrypoints.cli.erase import erase
 from entrypoints.cli.failure import WRONG_USE, failure_of
 from entrypoints.cli.serve import serve, worker
 from entrypoints.cli.whatif import whatif
+from entrypoints.log_output import reserve_standard_streams
 from entrypoints.logging import configure_logging
+from entrypoints.logging import output as log_output
 
 _INTERRUPTED: Final = 130  # as shells have it: 128 + SIGINT
 
@@ -40,6 +43,7 @@ for _command in (serve, worker, migrate, rebuild, verify, audit, whatif, erase, 
 
 def main() -> None:
     """Run a command and end the process with its exit code."""
+    reserve_standard_streams()
     sys.exit(_run())
 
 
@@ -61,9 +65,11 @@ def _run() -> int:
 
 
 def _fail(error: Exception, sentence: str, code: int) -> int:
-    if "--debug" in sys.argv[1:2]:
-        traceback.print_exception(error)
-    click.echo(f"fairlog: {sentence}", err=True)
+    log_output.flush()  # what was logged comes first
+    with contextlib.suppress(OSError):  # nobody can read it; the exit code says it too
+        if "--debug" in sys.argv[1:2]:
+            traceback.print_exception(error)
+        click.echo(f"fairlog: {sentence}", err=True)
     return code
 
 

@@ -103,8 +103,8 @@ class FairlogServer:
     """A `fairlog serve` process on a loopback port of its own. A context manager.
 
     `settings` are FAIRLOG_* variables without the prefix, in lower case. What the server writes
-    goes to a file that `output` reads. It ends with the thread that started it, so that none
-    outlives a killed test run.
+    goes to a file that `output` reads; `redirection`, as a shell has it, sends it elsewhere. It
+    ends with the thread that started it, so that none outlives a killed test run.
     """
 
     def __init__(
@@ -114,6 +114,7 @@ class FairlogServer:
         workers: int = 0,
         server_id: str | None = None,
         settings: Mapping[str, object] | None = None,
+        redirection: str | None = None,
     ) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
@@ -122,6 +123,8 @@ class FairlogServer:
             *ending_with_us(), str(_FAIRLOG), "serve", "--port", str(self.port),
             "--workers", str(workers), *([] if server_id is None else ["--server-id", server_id]),
         ]  # fmt: skip
+        if redirection is not None:
+            self._command = ["sh", "-c", f'exec "$0" "$@" {redirection}', *self._command]
         self._environment = without_settings(os.environ) | {
             f"FAIRLOG_{name.upper()}": str(value)
             for name, value in {"database_url": database_url, **(settings or {})}.items()
