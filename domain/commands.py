@@ -5,6 +5,7 @@ Bodies travel in canonical JSON, so that equal values are equal bytes (see `doma
 
 from collections.abc import Sequence
 from datetime import datetime
+from typing import Final
 
 from msgspec import UNSET, Struct, UnsetType
 
@@ -39,14 +40,22 @@ class ReportRefusals(Struct, frozen=True, kw_only=True, gc=False, tag=True):
     last_at: datetime
 
 
+CLAIM_PAYLOAD_BYTES_MAX: Final = 16 * 1024 * 1024
+
+
 class ClaimJobs(Struct, frozen=True, kw_only=True, gc=False, tag=True):
-    """Give a worker up to `max_jobs` in fair order. Fewer may come although more are waiting."""
+    """Give a worker up to `max_jobs` in fair order. Fewer may come although more are waiting.
+
+    No more than one answer can carry are started: one job, and more while all their payloads
+    together have at most `payload_bytes_max` bytes.
+    """
 
     worker: WorkerId
     max_jobs: int  # 1 to 1000
     kinds: tuple[Kind, ...] | None = None  # None: any
     server: ServerId | None = None  # of an embedded worker
     claim_id: str | None = None  # the same again: the same jobs
+    payload_bytes_max: int = CLAIM_PAYLOAD_BYTES_MAX
 
 
 class ExtendLeases(Struct, frozen=True, kw_only=True, gc=False, tag=True):

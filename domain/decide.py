@@ -6,6 +6,7 @@
 
 from collections.abc import Callable, Sequence
 from datetime import datetime
+from itertools import accumulate, takewhile
 from typing import NamedTuple, assert_never
 
 from msgspec import Struct
@@ -47,6 +48,7 @@ from domain.idempotency import key_of
 from domain.identifiers import JobId, WorkerId
 from domain.jobs import claim_hash
 from domain.life_cycle import Job, State
+from domain.line import WaitingJob
 from domain.moments import later
 from domain.policy import Policy
 from domain.rate_limits import decide_admission, decide_limit
@@ -209,7 +211,8 @@ def _claim(world: World, command: ClaimJobs, policy: Policy, now: datetime) -> D
             ]  # fmt: skip
             return Decision([], lambda _: Claimed(still, is_repeated=True))
     kinds = world.line.kinds_in_line() if command.kinds is None else command.kinds
-    picks = serve(world.line, kinds, command.max_jobs, world.position + 1)
+    served = serve(world.line, kinds, command.max_jobs, world.position + 1)
+    picks = _carried(world, served, command.payload_bytes_max)
     lease_expires_at = later(now, policy.lease_seconds)
     facts = [
         Fact(
@@ -224,6 +227,13 @@ def _claim(world: World, command: ClaimJobs, policy: Policy, now: datetime) -> D
         for pick in picks
     ]  # fmt: skip
     return Decision(facts, lambda after: Claimed([after.jobs.rows[pick.job_id] for pick in picks]))
+
+
+def _carried(world: World, picks: Sequence[WaitingJob], bytes_max: int) -> Sequence[WaitingJob]:
+    """Return the first of them whose payloads fit into one answer; at least one job."""
+    sizes = accumulate(world.jobs.rows[pick.job_id].payload_bytes for pick in picks)
+    fitting = sum(1 for _ in takewhile(lambda size: size <= bytes_max, sizes))
+    return picks[: max(1, fitting)]
 
 
 def _extend(world: World, command: ExtendLeases, policy: Policy, now: datetime) -> Decision:

@@ -14,6 +14,7 @@ from itertools import islice
 
 from msgspec import Struct
 
+from domain import validation
 from domain.commands import ReportRefusals
 from domain.errors import RateLimited
 from domain.events import RateLimitDecided, Scope
@@ -70,7 +71,10 @@ class Door:
         self._closed.clear()
 
     def refuse(self, user_id: UserId, tick: float) -> RateLimited | None:
-        """The refusal of this submission, counted; None when the log has to decide."""
+        """The refusal of this submission, counted; None when the log has to decide.
+
+        Raises `InvalidInput` for what is no user id, so that none is ever reported.
+        """
         if not self._closed:
             return None
         return self._refuse(user_id, user_id, tick) or self._refuse(GLOBAL, user_id, tick)
@@ -94,6 +98,7 @@ class Door:
             counted.count += 1
             counted.last_at = max(counted.last_at, at)  # what is known of the log's clock varies
         elif len(self._counts) < COUNTS_MAX:
+            validation.user_id(key[0])  # it is about to stand in the log for ever
             self._counts[key] = _Count(1, at, at)
         else:
             return False

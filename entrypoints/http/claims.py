@@ -16,7 +16,7 @@ from domain.identifiers import JobId
 from domain.life_cycle import Job, State
 from entrypoints.http.jobs import BATCH_BYTES_MAX, SUBMISSION_BYTES_MAX
 from entrypoints.http.problems import problem_of
-from entrypoints.http.reading import StrictRequest, hanging_up, read_json
+from entrypoints.http.reading import StrictRequest, hanging_up, off_the_loop, read_json, size_of
 from entrypoints.http.requests import (
     ClaimRequest,
     Completion,
@@ -83,7 +83,8 @@ class ClaimController(Controller):
     ) -> SettledJobs:
         """Report outcomes, results and errors mixed; one answer for each, in order."""
         data.check()
-        return await _settle(fairlog, [_read(one) for one in data.jobs])
+        entries = await off_the_loop(size_of(*data.jobs), lambda: [_read(one) for one in data.jobs])
+        return await _settle(fairlog, entries)
 
     @post("/return", status_code=HTTP_200_OK)
     async def give_back(
@@ -102,14 +103,20 @@ class OutcomeController(Controller):
         self, job_id: FromPath[int], data: JSONBody[Completion], fairlog: NamedDependency[Fairlog]
     ) -> JobView:
         """End an attempt well. The same outcome again changes nothing."""
-        return await fairlog.advance(data.to_command(validation.job_id(job_id)))
+        wanted = validation.job_id(job_id)
+        return await fairlog.advance(
+            await off_the_loop(size_of(data.result), lambda: data.to_command(wanted))
+        )
 
     @post("/fail", status_code=HTTP_200_OK, request_max_body_size=SUBMISSION_BYTES_MAX)
     async def fail(
         self, job_id: FromPath[int], data: JSONBody[Failure], fairlog: NamedDependency[Fairlog]
     ) -> JobView:
         """End an attempt badly; another follows while there are attempts left."""
-        return await fairlog.advance(data.to_command(validation.job_id(job_id)))
+        wanted = validation.job_id(job_id)
+        return await fairlog.advance(
+            await off_the_loop(size_of(data.error), lambda: data.to_command(wanted))
+        )
 
 
 _Entry = tuple[int | None, JobCommand | InvalidInput]  # with the id as it was sent

@@ -15,7 +15,6 @@ from domain import validation
 from domain.commands import CancelJob, RetryJob, SubmitJob
 from domain.decide import Submitted
 from domain.errors import InvalidInput, RateLimited
-from domain.identifiers import UserId
 from domain.life_cycle import State
 from entrypoints.bulk_retry import RetriedJobs, retry_jobs
 from entrypoints.explaining import ExplanationView, explain_job
@@ -23,7 +22,7 @@ from entrypoints.http.answers import JsonAnswer, encoded
 from entrypoints.http.paging import limit_of, page_cursor, position_of
 from entrypoints.http.problems import Problem, problem_of, refusal_answer
 from entrypoints.http.rate_limit_fields import rate_limit_fields
-from entrypoints.http.reading import read_json
+from entrypoints.http.reading import off_the_loop, read_json, size_of
 from entrypoints.http.requests import BulkRetry, Submission, SubmissionBatch
 from entrypoints.service import Fairlog
 from entrypoints.time_travel import TimeTravel
@@ -71,10 +70,13 @@ class JobController(Controller):
         idempotency_key: IdempotencyKey = None,
     ) -> JsonAnswer:
         """Accept a job. Sent again with the same key, it changes nothing."""
-        if known := fairlog.door.refuse(UserId(data.user_id)):
+        key = _unquoted(idempotency_key)
+        command = await off_the_loop(size_of(data.payload), lambda: data.to_command(key))
+        # Asked only now: what is not valid is told so, and never counted as refused in the log.
+        if known := fairlog.door.refuse(command.user_id):
             return refusal_answer(known)
         try:
-            submitted, view = await fairlog.submit(data.to_command(_unquoted(idempotency_key)))
+            submitted, view = await fairlog.submit(command)
         except RateLimited as refused:
             return refusal_answer(refused)
         headers = {
@@ -89,7 +91,11 @@ class JobController(Controller):
     ) -> SubmissionOutcomes:
         """Accept up to 1,000 jobs, with one outcome for each, in order."""
         data.check()
-        outcomes = await fairlog.submit_all([_command_or_error(one) for one in data.jobs])
+        commands = await off_the_loop(
+            size_of(*data.jobs),
+            lambda: [_command_or_error(one) for one in data.jobs],
+        )
+        outcomes = await fairlog.submit_all(commands)
         return SubmissionOutcomes([_outcome(outcome) for outcome in outcomes])
 
     @get()

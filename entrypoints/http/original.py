@@ -16,8 +16,10 @@ from msgspec import Raw, Struct
 from domain.errors import RateLimited, UnknownJob
 from domain.identifiers import POSITION_MAX, JobId, UserId
 from domain.life_cycle import State
+from entrypoints.http.jobs import SUBMISSION_BYTES_MAX
 from entrypoints.http.problems import headers_of, problem_of
 from entrypoints.http.rate_limit_fields import rate_limit_fields
+from entrypoints.http.reading import off_the_loop
 from entrypoints.http.requests import Submission
 from entrypoints.service import Fairlog
 from entrypoints.views import JobView
@@ -75,12 +77,15 @@ class OriginalController(Controller):
     path = "/jobs"
     tags = ("original",)
 
-    @post("/submit_job", status_code=HTTP_200_OK)
+    @post("/submit_job", status_code=HTTP_200_OK, request_max_body_size=SUBMISSION_BYTES_MAX)
     async def submit(
         self, data: JSONBody[OriginalSubmission], fairlog: NamedDependency[Fairlog]
     ) -> Response[OriginalAnswer]:
         """Submit a text for the kind `echo`. Over a limit: 429, in the same shape."""
-        command = Submission(user_id=data.user_id, payload=data.payload).to_command()
+        submission = Submission(
+            user_id=data.user_id, payload=Raw(msgspec.json.encode(data.payload))
+        )
+        command = await off_the_loop(len(data.payload), submission.to_command)
         try:
             submitted, view = await fairlog.submit(command)
         except RateLimited as error:

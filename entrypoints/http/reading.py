@@ -3,9 +3,9 @@
 import asyncio
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import lru_cache
-from typing import Any
+from typing import Any, Final, TypeVar
 from urllib.parse import unquote_to_bytes
 
 import msgspec
@@ -13,6 +13,11 @@ from litestar import Request
 from msgspec import Raw, Struct
 
 from domain.errors import InvalidInput
+
+BYTES_ON_THE_LOOP_MAX: Final = 64 * 1024  # about a millisecond's work
+LENIENT_BYTES_MAX: Final = 1024 * 1024
+
+T = TypeVar("T")
 
 
 class StrictRequest(Request[Any, Any, Any]):
@@ -23,9 +28,13 @@ class StrictRequest(Request[Any, Any, Any]):
         field = self.route_handler.parsed_data_field
         expected = Any if field is None else field.annotation
         body = await self.body()
-        if isinstance(expected, type) and issubclass(expected, Batch):
-            return read_batch(body, expected)
-        return read_json(body, expected)
+        return await off_the_loop(len(body), lambda: _read(body, expected))
+
+
+def _read(body: bytes, expected: Any) -> Any:  # noqa: ANN401 (a type, and a value of that type)
+    if isinstance(expected, type) and issubclass(expected, Batch):
+        return read_batch(body, expected)
+    return read_json(body, expected)
 
 
 class Batch(Struct, forbid_unknown_fields=True):
@@ -51,6 +60,18 @@ def hanging_up(request: Request[Any, Any, Any]) -> Iterator[asyncio.Event]:
         watching.cancel()
 
 
+async def off_the_loop(size: int, work: Callable[[], T]) -> T:
+    """Do work on so many bytes: in a thread where that takes longer than the others may wait."""
+    if size <= BYTES_ON_THE_LOOP_MAX:
+        return work()
+    return await asyncio.to_thread(work)
+
+
+def size_of(*texts: Raw) -> int:
+    """Return their bytes, without a copy of them."""
+    return sum(memoryview(text).nbytes for text in texts)
+
+
 def read_json(data: bytes, expected: Any) -> Any:  # noqa: ANN401 (a type, and a value of that type)
     """Raises `InvalidInput` with a sentence that says what is wrong, and where."""
     try:
@@ -69,11 +90,14 @@ def read_batch(data: bytes, expected: type[Batch]) -> Batch:
     """Raises `InvalidInput` where no entry can be told from another.
 
     msgspec looks into all texts at once and refuses the whole for half a surrogate pair in one of
-    them. The standard library lets that pass, and so the one entry is refused by itself.
+    them. The standard library lets that pass, and so the one entry is refused by itself; in a body
+    so long that the objects made of it would cost too much, all are.
     """
     try:
         batch: Batch = read_json(data, expected)
     except InvalidInput as error:
+        if len(data) > LENIENT_BYTES_MAX:
+            raise
         try:
             lenient = json.loads(data.decode(errors="surrogatepass"))
             entries = lenient["jobs"]

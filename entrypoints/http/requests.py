@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any, Literal
+from typing import Final, Literal
 
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import UNSET, Raw, Struct, UnsetType
 
 from domain import validation
-from domain.bodies import Body, body_of
+from domain.bodies import Body, body_of_json
 from domain.commands import (
     ChangeLimit,
     ClaimJobs,
@@ -29,11 +29,12 @@ DEFAULT_KIND = "echo"
 BATCH_MAX = 1000  # submissions, outcomes, or jobs of a claim
 WAIT_SECONDS_MAX = 30.0
 TEXT_MAX = 1000  # characters of a text that is looked for
+_NULL: Final = Raw(b"null")
 
 
 class Submission(Struct, forbid_unknown_fields=True, kw_only=True):
     user_id: str
-    payload: Any
+    payload: Raw  # any JSON value
     kind: str = DEFAULT_KIND
     idempotency_key: str | None = None
     run_at: datetime | None = None
@@ -59,7 +60,7 @@ class Submission(Struct, forbid_unknown_fields=True, kw_only=True):
         return SubmitJob(
             user_id=validation.user_id(self.user_id),
             kind=validation.kind(self.kind),
-            payload=body_of(self.payload, "payload"),
+            payload=body_of_json(bytes(self.payload), "payload"),
             idempotency_key=None if key is None else validation.idempotency_key(key),
             run_at=run_at,
             expires_at=expires_at,
@@ -155,7 +156,7 @@ class Heartbeat(Struct, forbid_unknown_fields=True):
 
 class Completion(Struct, forbid_unknown_fields=True):
     attempt: int
-    result: Any = None
+    result: Raw = _NULL  # any JSON value
 
     def to_command(self, job_id: JobId) -> CompleteJob:
         return CompleteJob(
@@ -167,14 +168,14 @@ class Completion(Struct, forbid_unknown_fields=True):
 
 class Failure(Struct, forbid_unknown_fields=True):
     attempt: int
-    error: Any  # a text, or {"type", "message", "traceback"}
+    error: Raw  # a text, or {"type", "message", "traceback"}
     retry: bool = True
 
     def to_command(self, job_id: JobId) -> FailJob:
         return FailJob(
             job_id=job_id,
             attempt=validation.attempt(self.attempt),
-            error=body_of(self.error, "error"),
+            error=body_of_json(bytes(self.error), "error"),
             may_retry=self.retry,
         )
 
@@ -184,8 +185,8 @@ class OutcomeOfJob(Struct, forbid_unknown_fields=True, kw_only=True):
 
     id: int
     attempt: int
-    result: Any = None
-    error: Any = UNSET
+    result: Raw = _NULL
+    error: Raw | UnsetType = UNSET
     retry: bool = True
 
     def to_command(self) -> CompleteJob | FailJob:
@@ -242,8 +243,9 @@ def _kinds(kinds: Sequence[str]) -> tuple[Kind, ...]:
     return tuple(sorted({validation.kind(kind) for kind in kinds}))
 
 
-def _result(value: Any) -> Body | None:  # noqa: ANN401 (any JSON value)
-    return None if value is None else body_of(value, "result")
+def _result(value: Raw) -> Body | None:
+    text = bytes(value)
+    return None if text == b"null" else body_of_json(text, "result")
 
 
 def _bounded(jobs: Sequence[object]) -> None:

@@ -476,3 +476,10 @@ def test_a_claim_that_asks_wrongly_is_refused_and_takes_nothing(
     job = submit(shared, payload=str(body))["id"]
     problem(shared.post("/v1/claims", json=body), 400)
     assert state(shared, job) == "queued"
+
+
+def test_a_claim_is_bounded_in_bytes_and_the_rest_waits_for_the_next(client: httpx.Client) -> None:
+    payload = "x" * (1024 * 1024 - 2)
+    ids = [submit(client, payload=payload, idempotency_key=str(n))["id"] for n in range(18)]
+    claimed = [[job["id"] for job in claim(client, 1000)] for _ in range(3)]
+    assert claimed == [ids[:16], ids[16:], []]

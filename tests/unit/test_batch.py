@@ -244,3 +244,18 @@ def test_a_body_of_null_is_stored_as_any_other() -> None:
     when.then(completed(result=null))
     assert null == body(None)
     assert (ALICE, null.size) == ("alice", 4)
+
+
+def test_a_claim_starts_no_more_jobs_than_one_answer_can_carry() -> None:
+    sizes = [len(body("x" * 98).data)] * 3
+    when = given().when(
+        *(submit(payload="x" * 98, idempotency_key=str(number)) for number in range(3)),
+        claim(3, payload_bytes_max=sizes[0] * 2),
+        claim(3, payload_bytes_max=sizes[0] - 1),
+    )
+    assert when.events[-3:] == [started(), started(), started()]
+    *_, first, second = when.outcomes
+    assert isinstance(first, Claimed)
+    assert isinstance(second, Claimed)
+    assert [job.id for job in first.jobs] == [2, 4]
+    assert [job.id for job in second.jobs] == [6]

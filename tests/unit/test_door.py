@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from domain import door as door_module
 from domain.commands import ReportRefusals
 from domain.door import Door
-from domain.errors import RateLimited
+from domain.errors import InvalidInput, RateLimited
 from domain.events import RateLimitDecided, Scope
 from domain.identifiers import UserId
 from tests.support.given import at
@@ -190,3 +190,12 @@ def test_the_time_told_is_never_ahead_of_the_logs_own() -> None:
     assert later_on is not None
     assert later_on.decided_at - at_once.decided_at == timedelta(seconds=2)
     assert at_once.decided_at == refused(ALICE).decided_at
+
+
+@pytest.mark.parametrize("user", ["", "\x1b[2J", "x" * 256])
+def test_no_refusal_of_what_is_no_user_id_is_counted(user: str) -> None:
+    door = Door()
+    door.close(refused(ALICE, scope=Scope.GLOBAL), tick=0, heard=0)
+    with pytest.raises(InvalidInput):
+        door.refuse(UserId(user), tick=1)
+    assert door.take_reports(MANY) == []
