@@ -17,6 +17,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.pool import NullPool
 
 from adapters import mysql_pipeline
+from adapters.sqlite_file import JOURNAL_BYTES_MAX, SqliteFile
 from domain.errors import LogUnavailable
 
 # A caller hears within 5 s that the database is away: one statement that hangs, then one connect.
@@ -55,6 +56,7 @@ class Database:
     def __init__(self, url: str) -> None:
         self.url: URL = make_url(url)
         self.is_sqlite: bool = self.url.get_backend_name() == "sqlite"
+        self._file = SqliteFile(self.url.database or "") if self.is_sqlite else None
         self._writing = self._engine(WRITE_STATEMENT_SECONDS_MAX, begin="BEGIN IMMEDIATE")
         self._reading = self._engine(READ_STATEMENT_SECONDS_MAX, begin="BEGIN")
         self._beside = self._writing
@@ -93,6 +95,24 @@ class Database:
         with translated(), self._beside.begin() as connection:
             yield connection
 
+    @property
+    def is_new(self) -> bool:
+        """SQLite: there is no file yet."""
+        return self._file is not None and self._file.is_new
+
+    def create_file(self) -> None:
+        """Make SQLite's file where there is none: connecting opens one that exists."""
+        if self._file is not None:
+            self._file.create()
+
+    def check_in_place(self, connection: Connection) -> None:
+        """Check that SQLite's open files are those that others find at their paths.
+
+        Raises `LogFileReplaced`; the connection should be kept, see `SqliteFile`.
+        """
+        if self._file is not None:
+            self._file.check_in_place(connection)
+
     def overwrite_deleted(self) -> None:
         """Have SQLite's write-ahead log forget too what was deleted, as far as readers let it.
 
@@ -115,11 +135,13 @@ class Database:
     ) -> Engine:
         if lock_wait_seconds is None:
             lock_wait_seconds = LOCK_WAIT_SECONDS_MAX
-        if self.is_sqlite:
+        if self._file is not None:
+            file = self._file
             engine = sa.create_engine(
                 self.url, poolclass=NullPool, hide_parameters=True,
                 connect_args={"check_same_thread": False},
             )  # fmt: skip
+            event.listen(engine, "do_connect", lambda _, __, ___, options: file.connect(**options))
             event.listen(engine, "connect", lambda one, _: _set_up_sqlite(one, lock_wait_seconds))
             event.listen(engine, "begin", lambda connection: connection.exec_driver_sql(begin))
             return engine
@@ -161,6 +183,7 @@ def _set_up_sqlite(connection: sqlite3.Connection, lock_wait_seconds: int) -> No
     connection.isolation_level = None  # transactions begin where we say so
     connection.execute(f"PRAGMA busy_timeout = {lock_wait_seconds * 1000}")
     connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute(f"PRAGMA journal_size_limit = {JOURNAL_BYTES_MAX}")
     connection.execute("PRAGMA synchronous = FULL")  # with NORMAL a power loss forgets commits
 
 

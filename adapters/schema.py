@@ -44,6 +44,7 @@ class NoTriggers(FairlogError):
 
 def migrate(database: Database) -> None:
     """Create the log's tables or bring them up to date. Harmless when nothing is to be done."""
+    database.create_file()
     with translated():
         for attempt in range(1, ATTEMPTS_MAX + 1):
             try:
@@ -103,6 +104,8 @@ def missing_triggers(database: Database) -> list[str]:
 
 def is_current(database: Database) -> bool:
     """Whether the tables are those of this release. False also where there are none."""
+    if database.is_new:
+        return False
     with database.read() as connection:
         return _revision(connection) == ScriptDirectory.from_config(_config()).get_current_head()
 

@@ -19,6 +19,7 @@ class ServerLock:
 
     def acquire(self) -> None:
         """Raises `FairlogError` while another server has it."""
+        self._path.touch(mode=0o600)  # for its owner alone, unless it is there
         file = self._path.open("a")
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -25,7 +25,7 @@ from adapters.event_log import SqlEventLog
 from domain.batch import Batch, Outcome
 from domain.commands import Command
 from domain.decide import Answer
-from domain.errors import FairlogError, LogTooNew, LogUnavailable, WriteFailed
+from domain.errors import FairlogError, LogFileReplaced, LogTooNew, LogUnavailable, WriteFailed
 from domain.events import JobFailed, RateLimitDecided, Recorded, type_of
 from domain.policy import Policy
 from domain.ports import Head, Projections
@@ -211,6 +211,9 @@ class Writer:
         while True:
             try:
                 return self._write(batch)
+            except LogFileReplaced:  # with this connection it goes on when the file is put back
+                self._roll_back(is_lost=False)
+                raise
             except (SQLAlchemyError, LogUnavailable, OSError) as error:
                 fault = Fault.LOST if isinstance(error, LogUnavailable) else fault_of(error)
                 self._roll_back(is_lost=fault is Fault.LOST)
@@ -235,6 +238,7 @@ class Writer:
                 transaction.rollback()
                 return self._finish(batch, self._in_doubt)
             self._in_doubt = None
+            self._database.check_in_place(connection)
             if head.epoch != self._epoch:
                 self._projections.refresh(connection)
                 self._epoch = head.epoch
@@ -248,6 +252,7 @@ class Writer:
                 self._log.foresee_lock(connection)
             transaction.commit()
             self._projections.keep(done.world)
+        self._database.check_in_place(connection)  # or what is answered for would be nowhere
         return self._finish(batch, done)
 
     def _fold(self, connection: Connection, head: Head, commands: Sequence[Command]) -> _InDoubt:

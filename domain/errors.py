@@ -14,6 +14,7 @@ FairlogError
 │   └── JobHasMovedOn
 ├── InvalidInput                   a command that no state could accept
 ├── LogUnavailable                 the database did not answer; the outcome may be unknown
+│   └── LogFileReplaced            the open file is not the one at its path any more
 ├── QueueFull                      too much is waiting to be written
 ├── LogTooNew                      the log or a projection was written by a newer release
 ├── LogCorrupt                     what was read cannot be what was written
@@ -185,6 +186,10 @@ class LogUnavailable(FairlogError):
         self.nothing_was_recorded = nothing_was_recorded
 
 
+class LogFileReplaced(LogUnavailable):
+    """SQLite: the file was removed, moved or replaced under us. It lasts until it is put back."""
+
+
 class QueueFull(FairlogError):
     """Too many commands are waiting to be written; nothing of this one was recorded."""
 
@@ -205,7 +210,7 @@ class WriteFailed(FairlogError):
 
 __all__ = [
     "BodiesAreNeeded", "FairlogError", "InvalidInput", "JobHasEnded", "JobHasMovedOn",
-    "JobHasNotEnded", "JobWasErased", "KeyReusedWithOtherPayload", "LogCorrupt", "LogTooNew",
-    "LogUnavailable", "NotTheCurrentAttempt", "QueueFull", "RateLimited", "Refusal",
+    "JobHasNotEnded", "JobWasErased", "KeyReusedWithOtherPayload", "LogCorrupt", "LogFileReplaced",
+    "LogTooNew", "LogUnavailable", "NotTheCurrentAttempt", "QueueFull", "RateLimited", "Refusal",
     "TooManyKinds", "UnknownJob", "WriteFailed",
 ]  # fmt: skip

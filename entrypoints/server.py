@@ -49,6 +49,7 @@ def run_server(fairlog: Fairlog, settings: Settings, options: ServerOptions) -> 
         sole_server(fairlog),
         contextlib.closing(fairlog),  # nothing is written once the lock is let go
     ):
+        fairlog.database.create_file()
         for finding in unsafe_settings(fairlog.database):
             _log.error(
                 "unsafe_database_setting",

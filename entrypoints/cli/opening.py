@@ -60,8 +60,8 @@ def opened(settings: Settings, wire: Callable[[Settings], Fairlog] = compose) ->
 def opened_log(settings: Settings) -> Iterator[Fairlog]:
     """`opened`, for a log that must be there already."""
     with opened(settings) as fairlog:
-        file = fairlog.database.url.database
-        if fairlog.database.is_sqlite and file and not Path(file).exists():  # else it were created
+        if fairlog.database.is_new:
+            file = fairlog.database.url.database
             raise Failure(f"There is no {file}: run `fairlog migrate`, or check --database-url.")
         if not is_current(fairlog.database):
             raise Failure(

@@ -22,6 +22,7 @@ from domain.errors import (
     JobHasNotEnded,
     JobWasErased,
     KeyReusedWithOtherPayload,
+    LogFileReplaced,
     LogTooNew,
     LogUnavailable,
     NotTheCurrentAttempt,
@@ -53,6 +54,7 @@ _STATUS: dict[type[FairlogError], HTTPStatus] = {
     JobHasMovedOn: HTTPStatus.CONFLICT,
     InvalidInput: HTTPStatus.BAD_REQUEST,
     LogUnavailable: HTTPStatus.SERVICE_UNAVAILABLE,
+    LogFileReplaced: HTTPStatus.SERVICE_UNAVAILABLE,
     LogTooNew: HTTPStatus.SERVICE_UNAVAILABLE,
     QueueFull: HTTPStatus.SERVICE_UNAVAILABLE,
 }
