@@ -1,6 +1,6 @@
 """What an audit asks the log: events by filter, a moment's position, bodies."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 
@@ -11,7 +11,7 @@ from sqlalchemy.engine import Connection
 
 from adapters.event_log import head_position
 from adapters.tables import bodies, events
-from domain.errors import LogCorrupt
+from domain.errors import BodyMissing, LogCorrupt
 from domain.identifiers import JobId, UserId
 from domain.moments import from_micros, to_micros
 
@@ -114,6 +114,13 @@ def bodies_at(connection: Connection, positions: Sequence[int]) -> dict[int, byt
         )  # fmt: skip
         found.update((position, bytes(body)) for position, body in rows)
     return found
+
+
+def require_bodies(found: Mapping[int, bytes], positions: Iterable[int]) -> None:
+    """Raises `BodyMissing` where a body that must be there was not found."""
+    missing = [position for position in positions if position not in found]
+    if missing:
+        raise BodyMissing(missing)
 
 
 def bodies_with(connection: Connection, positions: Sequence[int], text: str) -> dict[int, bytes]:

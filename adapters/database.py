@@ -4,8 +4,9 @@ Every driver error becomes one of ours here, by its code and never by its messag
 """
 
 import sqlite3
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from enum import Enum
 from typing import Any, Final
 
@@ -14,7 +15,7 @@ from sqlalchemy import event
 from sqlalchemy.engine import URL, Connection, Engine, make_url
 from sqlalchemy.exc import DBAPIError, DisconnectionError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
-from sqlalchemy.pool import NullPool
+from sqlalchemy.pool import ConnectionPoolEntry, NullPool
 
 from adapters import mysql_pipeline
 from adapters.sqlite_file import JOURNAL_BYTES_MAX, SqliteFile
@@ -27,6 +28,10 @@ LOCK_WAIT_SECONDS_MAX: Final = 2
 # SQLite lets those who wait look again now and then, and a busy writer leaves few gaps.
 LOCK_WAIT_BESIDE_SECONDS_MAX: Final = 20
 READ_STATEMENT_SECONDS_MAX: Final = 60
+# A connection for reading is asked this often, before it is used, whether its server can be written
+# to: after a switch-over it would give what stood on the old primary for as long as it lives.
+READ_ONLY_LOOK_SECONDS: Final = 2.0
+DROP_READERS_SECONDS_MIN: Final = 1.0
 
 # Deadlock, lock wait time-out, snapshot conflict (MariaDB 11.6.2 and later), certification failure
 # and a Galera node that is not ready: the whole transaction can be tried again.
@@ -59,6 +64,7 @@ class Database:
         self._file = SqliteFile(self.url.database or "") if self.is_sqlite else None
         self._writing = self._engine(WRITE_STATEMENT_SECONDS_MAX, begin="BEGIN IMMEDIATE")
         self._reading = self._engine(READ_STATEMENT_SECONDS_MAX, begin="BEGIN")
+        self._readers_dropped = -DROP_READERS_SECONDS_MIN  # time.monotonic()
         self._beside = self._writing
         if self.is_sqlite:
             self._beside = self._engine(
@@ -113,6 +119,15 @@ class Database:
         if self._file is not None:
             self._file.check_in_place(connection)
 
+    def drop_readers(self) -> None:
+        """Close the connections for reading, those in use when they come back: the server at their
+        other end may be behind, or no longer be the one that is written to.
+        """
+        now = time.monotonic()
+        if now - self._readers_dropped >= DROP_READERS_SECONDS_MIN:  # they are new already
+            self._readers_dropped = now
+            self._reading.dispose()
+
     def overwrite_deleted(self) -> None:
         """Have SQLite's write-ahead log forget too what was deleted, as far as readers let it.
 
@@ -166,6 +181,9 @@ class Database:
             },
         )
         event.listen(engine, "do_connect", _connect_mysql)
+        if begin == "BEGIN":
+            event.listen(engine, "connect", _note_look)
+            event.listen(engine, "checkout", _drop_if_read_only)
         return engine
 
 
@@ -177,6 +195,26 @@ def _connect_mysql(
             # As the server has it; PyMySQL would encode it as latin-1, or fail.
             options[name] = options[name].encode()
     return mysql_pipeline.connect(**options)
+
+
+def _note_look(_connection: object, record: ConnectionPoolEntry) -> None:
+    record.info["looked"] = time.monotonic()
+
+
+def _drop_if_read_only(connection: Any, record: ConnectionPoolEntry, _proxy: object) -> None:  # noqa: ANN401 (the driver's)
+    """Raises `DisconnectionError`, by which the pool makes another connection in its place.
+
+    A new one is not asked: where the only server there is is read-only, it can still be read.
+    """
+    now = time.monotonic()
+    if now - record.info["looked"] < READ_ONLY_LOOK_SECONDS:
+        return
+    record.info["looked"] = now
+    with closing(connection.cursor()) as cursor:
+        cursor.execute("SELECT @@GLOBAL.read_only")
+        (read_only,) = cursor.fetchone()
+    if read_only:
+        raise DisconnectionError
 
 
 def _set_up_sqlite(connection: sqlite3.Connection, lock_wait_seconds: int) -> None:

@@ -51,6 +51,7 @@ class SqlEventLog:
             # SYSDATE is the time after the lock was had, NOW the time before; and no account can
             # move it by SET timestamp.
             + ("0" if self.clock else _DATABASE_NOW)
+            + (", 0" if database.is_sqlite else ", @@GLOBAL.read_only")
             + f" FROM log_head WHERE id = {HEAD_ID}"
             + ("" if database.is_sqlite else " FOR UPDATE")
         )
@@ -62,11 +63,19 @@ class SqlEventLog:
         )
 
     def lock_head(self, connection: Connection) -> Head:
-        """Raises `LogTooNew` for a format that this release does not know."""
+        """Raises `LogTooNew` for a format that this release does not know, and `LogUnavailable`
+        where the server is read-only: after a switch-over it is no longer the one to ask.
+        """
         row = connection.exec_driver_sql(self._lock_head).one_or_none()
         if row is None:
             raise LogCorrupt("The log has no head row; run `fairlog migrate`.")
-        position, head_hash, recorded_at, log_format, epoch, database_now = row
+        position, head_hash, recorded_at, log_format, epoch, database_now, read_only = row
+        if read_only:
+            raise LogUnavailable(
+                "The database server is read-only, as after a switch-over to another; the request "
+                "can be sent again.",
+                nothing_was_recorded=True,
+            )
         if log_format > FORMAT:
             raise LogTooNew(
                 f"The log has format {log_format}, and this release knows up to {FORMAT}; "

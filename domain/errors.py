@@ -14,13 +14,15 @@ FairlogError
 │   └── JobHasMovedOn
 ├── InvalidInput                   a command that no state could accept
 ├── LogUnavailable                 the database did not answer; the outcome may be unknown
-│   └── LogFileReplaced            the open file is not the one at its path any more
+│   ├── LogFileReplaced            the open file is not the one at its path any more
+│   └── BodyMissing                what an event's body should be is not there, or not there yet
 ├── QueueFull                      too much is waiting to be written
 ├── LogTooNew                      the log or a projection was written by a newer release
 ├── LogCorrupt                     what was read cannot be what was written
 └── WriteFailed                    the database refused this one command
 """
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
@@ -190,6 +192,20 @@ class LogFileReplaced(LogUnavailable):
     """SQLite: the file was removed, moved or replaced under us. It lasts until it is put back."""
 
 
+class BodyMissing(LogUnavailable):
+    """The database that answered has a job and not what belongs to it; `positions` are the bodies'.
+
+    A replica that is behind and a primary that was replaced answer so; never take it for null.
+    """
+
+    def __init__(self, positions: Sequence[int]) -> None:
+        super().__init__(
+            f"The body of event {positions[0]} is not in the database that answered, which may be "
+            "behind another; ask again, and if it stays missing, run `fairlog verify`."
+        )
+        self.positions = positions
+
+
 class QueueFull(FairlogError):
     """Too many commands are waiting to be written; nothing of this one was recorded."""
 
@@ -209,8 +225,8 @@ class WriteFailed(FairlogError):
 
 
 __all__ = [
-    "BodiesAreNeeded", "FairlogError", "InvalidInput", "JobHasEnded", "JobHasMovedOn",
-    "JobHasNotEnded", "JobWasErased", "KeyReusedWithOtherPayload", "LogCorrupt", "LogFileReplaced",
-    "LogTooNew", "LogUnavailable", "NotTheCurrentAttempt", "QueueFull", "RateLimited", "Refusal",
-    "TooManyKinds", "UnknownJob", "WriteFailed",
+    "BodiesAreNeeded", "BodyMissing", "FairlogError", "InvalidInput", "JobHasEnded",
+    "JobHasMovedOn", "JobHasNotEnded", "JobWasErased", "KeyReusedWithOtherPayload", "LogCorrupt",
+    "LogFileReplaced", "LogTooNew", "LogUnavailable", "NotTheCurrentAttempt", "QueueFull",
+    "RateLimited", "Refusal", "TooManyKinds", "UnknownJob", "WriteFailed",
 ]  # fmt: skip

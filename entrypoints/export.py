@@ -60,6 +60,10 @@ def _exported(
     named = [event.job_id for event in events if event.job_id is not None]
     jobs = fairlog.jobs.find(connection, named)
     erased = {job.id for job in jobs.values() if job.erased_at is not None}
+    audit_log.require_bodies(
+        found,
+        (event.position for event in events if event.job_id not in erased and _had_body(event)),
+    )
     return [
         msgspec.structs.replace(
             _bare(event),

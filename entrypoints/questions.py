@@ -1,7 +1,7 @@
 """Questions: what the projections and the log hold, for whoever asks."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, TypeVar
 
@@ -11,7 +11,7 @@ from adapters import audit_log
 from adapters.audit_log import EventFilter, StoredEvent
 from adapters.database import Database
 from adapters.event_log import SqlEventLog
-from domain.errors import UnknownJob
+from domain.errors import BodyMissing, UnknownJob
 from domain.identifiers import GLOBAL, JobId, Kind, UserId
 from domain.life_cycle import Job, State
 from domain.policy import Policy
@@ -61,6 +61,13 @@ class Questions:
         return await asyncio.get_running_loop().run_in_executor(self._readers, self.read_now, query)
 
     def read_now(self, query: Callable[[Connection], T]) -> T:
+        """`read` for a caller without an event loop; blocks."""
+        try:
+            with self.database.read() as connection:
+                return query(connection)
+        except BodyMissing:
+            # The server at the other end may be behind, or was replaced: ask whoever answers now.
+            self.database.drop_readers()
         with self.database.read() as connection:
             return query(connection)
 
@@ -88,15 +95,23 @@ class Questions:
 
         return await self.read(query)
 
-    def views(self, connection: Connection, jobs: Sequence[Job]) -> list[JobView]:
-        """Jobs with their bodies, in the order given."""
-        positions = [
-            position
+    def views(
+        self, connection: Connection, jobs: Sequence[Job], erased: Collection[JobId] = ()
+    ) -> list[JobView]:
+        """Jobs with their bodies, in the order given. Raises `BodyMissing`.
+
+        `erased` names those whose bodies were erased after the time that is asked about.
+        """
+        positions = {
+            position: job.erased_at is None and job.id not in erased
             for job in jobs
             for position in (job.id, job.result_position, job.error_position)
             if position is not None
-        ]
-        found = audit_log.bodies_at(connection, positions)
+        }
+        found = audit_log.bodies_at(connection, list(positions))
+        audit_log.require_bodies(
+            found, (position for position, must_be_there in positions.items() if must_be_there)
+        )
         return [
             job_view(
                 job,

@@ -6,9 +6,10 @@ what the writer said or what a projection holds.
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final, TypeVar
 
+import structlog
 from msgspec import Raw
 from sqlalchemy.engine import Connection
 
@@ -28,7 +29,7 @@ from domain.commands import (
     WakeJobs,
 )
 from domain.decide import Answer, Claimed, JobStands, JobsWoken, LeasesHeld, Submitted
-from domain.errors import FairlogError
+from domain.errors import BodyMissing, FairlogError
 from domain.identifiers import JobId, ServerId
 from domain.life_cycle import Job
 from domain.moments import to_micros
@@ -44,6 +45,8 @@ from entrypoints.work_signal import WorkSignal
 JOBS_A_WAKE_MAX: Final = 500
 
 A = TypeVar("A", bound=Answer)
+
+_log = structlog.get_logger()
 
 
 class Fairlog(Questions):
@@ -135,17 +138,42 @@ class Fairlog(Questions):
         return await self._execute(command, Claimed)
 
     async def _claimed(self, jobs: Sequence[Job]) -> list[ClaimedJob]:
+        """The jobs whose payload is there; the others are given back, so that nobody works on
+        nothing. Raises `BodyMissing` where none is left.
+        """
         if not jobs:
             return []
-        ids = [job.id for job in jobs]
-        payloads = await self.read(lambda connection: audit_log.bodies_at(connection, ids))
+        payloads, missing = await self._payloads([job.id for job in jobs])
+        if missing is not None:
+            without = [job for job in jobs if job.id not in payloads]
+            _log.error("payloads_missing", jobs=[job.id for job in without], reason=str(missing))
+            await self.settle([ReturnJob(job_id=job.id, attempt=job.attempt) for job in without])
+            if not payloads:
+                raise missing
         return [
             ClaimedJob(
-                job.id, job.user_id, job.kind, Raw(payloads.get(job.id, b"null")), job.attempt,
+                job.id, job.user_id, job.kind, Raw(payloads[job.id]), job.attempt,
                 job.lease_expires_at, job.timeout_seconds,
             )
             for job in jobs
+            if job.id in payloads
         ]  # fmt: skip
+
+    async def _payloads(
+        self, ids: Sequence[JobId]
+    ) -> tuple[Mapping[int, bytes], BodyMissing | None]:
+        """What was found of them, and the error where that is not all."""
+        found: dict[int, bytes] = {}
+
+        def query(connection: Connection) -> None:
+            found.update(audit_log.bodies_at(connection, ids))
+            audit_log.require_bodies(found, ids)
+
+        try:
+            await self.read(query)
+        except BodyMissing as error:
+            return found, error
+        return found, None
 
     async def extend(self, command: ExtendLeases) -> LeasesHeld:
         return await self._execute(command, LeasesHeld)

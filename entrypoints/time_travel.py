@@ -81,10 +81,10 @@ class TimeTravel:
     def _views(self, connection: Connection, jobs: list[Job]) -> list[JobView]:
         """What has been erased since is not there to be shown any more."""
         today = self._fairlog.jobs.find(connection, [job.id for job in jobs])
-        views = self._fairlog.views(connection, jobs)
+        erased = {job.id for job in today.values() if job.erased_at is not None}
+        views = self._fairlog.views(connection, jobs, erased)
         for view in views:
-            now = today.get(view.id)
-            if now is not None and now.erased_at is not None:
+            if view.id in erased:
                 view.erased = True
         return views
 

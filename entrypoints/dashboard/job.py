@@ -60,9 +60,12 @@ async def body(
 ) -> Response[str]:
     """A payload, result or error, whole and as text."""
     wanted = validation.job_id(job_id)
-    data = await desk.fairlog.read(
-        lambda connection: _bodies(connection, _job(desk, connection, wanted)).get(name)
-    )
+
+    def query(connection: Connection) -> bytes | None:
+        found = _job(desk, connection, wanted)
+        return _bodies(connection, found, is_erased=found.erased_at is not None).get(name)
+
+    data = await desk.fairlog.read(query)
     return Response(
         (data or b"null").decode(), media_type="text/plain",
         headers={"Content-Disposition": "inline"}, status_code=200 if data is not None else 404,
@@ -73,15 +76,18 @@ def _read(
     desk: Desk, connection: Connection, at: Moment, job_id: JobId, then: int | datetime | None
 ) -> dict[str, object]:
     past = None if then is None else _past(desk, connection, job_id, then)
-    found = _job(desk, connection, job_id) if past is None else past.job
+    today = _job(desk, connection, job_id)
+    found = today if past is None else past.job
+    is_erased = today.erased_at is not None
     now = at.now if past is None else past.now
     until = at.position if past is None else past.position
     history = audit_log.find(connection, EventFilter(job_id=job_id), 0, EVENTS_SHOWN_MAX)
     events = [event for event in history if event.position <= until]
     line = timeline([_recorded(event) for event in events])
-    errors = audit_log.bodies_at(
-        connection, [one.error_position for one in line.attempts if one.error_position]
-    )
+    failed_at = [one.error_position for one in line.attempts if one.error_position]
+    errors = audit_log.bodies_at(connection, failed_at)
+    if not is_erased:
+        audit_log.require_bodies(errors, failed_at)
     return {
         "job": found,
         "now": now,
@@ -92,7 +98,10 @@ def _read(
         "bars": bars(line.stretches, now),
         "width": WIDTH,
         "errors": {position: words.message_of(error) for position, error in errors.items()},
-        "bodies": [_shown(name, data) for name, data in _bodies(connection, found).items()],
+        "bodies": [
+            _shown(name, data)
+            for name, data in _bodies(connection, found, is_erased=is_erased).items()
+        ],
         "may_cancel": past is None and found.state not in ENDED,
         "may_retry": past is None and found.state in {State.FAILED, State.CANCELLED},
     }
@@ -122,12 +131,16 @@ def _job(desk: Desk, connection: Connection, job_id: JobId) -> Job:
     return found[job_id]
 
 
-def _bodies(connection: Connection, found: Job) -> dict[str, bytes]:
-    """By name, as far as there are any."""
+def _bodies(connection: Connection, found: Job, *, is_erased: bool) -> dict[str, bytes]:
+    """By name, as far as there are any. Raises `BodyMissing`.
+
+    `is_erased`: they are gone today, whenever `found` is of.
+    """
     places = {"payload": found.id, "result": found.result_position, "error": found.error_position}
-    stored = audit_log.bodies_at(
-        connection, [position for position in places.values() if position is not None]
-    )
+    positions = [position for position in places.values() if position is not None]
+    stored = audit_log.bodies_at(connection, positions)
+    if not is_erased:
+        audit_log.require_bodies(stored, positions)
     return {
         name: stored[position]
         for name, position in places.items()

@@ -73,7 +73,8 @@ def problem_of(error: Exception) -> Problem:
         return _problem(HTTPStatus.INTERNAL_SERVER_ERROR, "Something went wrong on our side.")
     if isinstance(error, InvalidInput) and error.is_too_large:
         return _problem(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, str(error))
-    problem = _problem(_STATUS.get(type(error), HTTPStatus.INTERNAL_SERVER_ERROR), str(error))
+    known = (_STATUS[cls] for cls in type(error).__mro__ if cls in _STATUS)
+    problem = _problem(next(known, HTTPStatus.INTERNAL_SERVER_ERROR), str(error))
     if isinstance(error, RateLimited):
         problem |= {
             "type": QUOTA_EXCEEDED,

@@ -108,6 +108,53 @@ class CommitCutter:
         return cut
 
 
+class SwitchingProxy:
+    """A context manager: an address whose new connections go where it was told last, while those
+    that there are stay where they went.
+    """
+
+    def __init__(self, server_url: str) -> None:
+        self._server = make_url(server_url)
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._sockets: list[socket.socket] = []
+
+    @property
+    def url(self) -> str:
+        port = self._listener.getsockname()[1]
+        return self._server.set(host="127.0.0.1", port=port).render_as_string(hide_password=False)
+
+    def switch(self, server_url: str) -> None:
+        """Databases are named by the client: both servers need one of the name in `url`."""
+        self._server = make_url(server_url)
+
+    def __enter__(self) -> Self:
+        threading.Thread(target=self._accept, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for one in [self._listener, *self._sockets]:
+            _end(one)
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):  # closed: the test is over
+            while True:
+                client, _ = self._listener.accept()
+                server = socket.create_connection((self._server.host, self._server.port or 3306))
+                for one in (client, server):
+                    one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                    self._sockets.append(one)
+                for source, target in ((client, server), (server, client)):
+                    threading.Thread(target=_pump, args=(source, target), daemon=True).start()
+
+
+def _pump(source: socket.socket, target: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while data := source.recv(_CHUNK):
+            target.sendall(data)
+    _end(source)
+    _end(target)
+
+
 def _end(one: socket.socket) -> None:
     with contextlib.suppress(OSError):
         one.shutdown(socket.SHUT_RDWR)
