@@ -7,7 +7,7 @@ what the writer said or what a projection holds.
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
-from typing import Final, TypeVar
+from typing import TypeVar
 
 import structlog
 from msgspec import Raw
@@ -36,13 +36,12 @@ from domain.moments import to_micros
 from domain.policy import Policy
 from entrypoints.claiming import Claiming
 from entrypoints.doorkeeper import Doorkeeper
+from entrypoints.due_jobs import JOBS_A_PAGE, DueJobs
 from entrypoints.following import Following
 from entrypoints.questions import Questions
 from entrypoints.tail import Tail
 from entrypoints.views import ClaimedJob, JobView, RatesView, StatsView, job_view
 from entrypoints.work_signal import WorkSignal
-
-JOBS_A_WAKE_MAX: Final = 500
 
 A = TypeVar("A", bound=Answer)
 
@@ -63,6 +62,7 @@ class Fairlog(Questions):
         self.work = WorkSignal(self._position)
         writer.observe(self.work.batch_written)
         self.claiming = Claiming(self._ask, self.work)
+        self._due_jobs = DueJobs(self.jobs)
         self.following = following
         self.tail = Tail(self._read_events, self._position)
         writer.observe(self.tail.batch_written)
@@ -209,12 +209,21 @@ class Fairlog(Questions):
         await self.writer.execute(command)
 
     async def wake_due_jobs(self) -> int:
-        """Let the clock act: lost leases, time-outs, schedules and expiries; how many changed."""
-        due = await self.read(self._due)
-        if not due:
-            return 0
-        woken = await self._execute(WakeJobs(jobs=due), JobsWoken)
-        return len(woken.jobs)
+        """Let the clock act: lost leases, time-outs, schedules and expiries; how many changed.
+
+        By user in turns, and at once again where a page was full.
+        """
+        changed = 0
+        while due := await self.read(self._due):
+            try:
+                woken = await self._execute(WakeJobs(jobs=due), JobsWoken)
+            except BaseException:
+                self._due_jobs.forget()
+                raise
+            changed += len(woken.jobs)
+            if not self._due_jobs.has_more or not woken.jobs:
+                break
+        return changed
 
     def recover(self, server: ServerId | None) -> list[Job]:
         """Queue again every job whose run nobody can still finish.
@@ -225,7 +234,7 @@ class Fairlog(Questions):
         recovered: list[Job] = []
         while server is not None:
             running = self.read_now(
-                lambda connection: self.jobs.running_in(connection, server, JOBS_A_WAKE_MAX)
+                lambda connection: self.jobs.running_in(connection, server, JOBS_A_PAGE)
             )
             if not running:
                 break
@@ -239,8 +248,7 @@ class Fairlog(Questions):
         return recovered
 
     def _due(self, connection: Connection) -> list[JobId]:
-        now = to_micros(self.log.now(connection))
-        return self.jobs.due(connection, now, JOBS_A_WAKE_MAX)
+        return self._due_jobs.next_page(connection, to_micros(self.log.now(connection)))
 
     async def _execute(
         self,

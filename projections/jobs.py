@@ -13,6 +13,7 @@ import msgspec
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from domain.due import DueJob
 from domain.identifiers import JobId, ServerId, UserId
 from domain.jobs import claim_hash
 from domain.life_cycle import Job, State
@@ -233,15 +234,54 @@ class JobQueries:
         )
         return dict.fromkeys(State, 0) | {STATES[state]: count for state, count in rows}
 
-    def due(self, connection: Connection, now_micros: int, limit: int) -> list[JobId]:
-        """Jobs that the clock changes by now, the longest overdue first."""
+    def due(
+        self, connection: Connection, now_micros: int, after: tuple[int, JobId] | None, limit: int
+    ) -> list[DueJob]:
+        """Jobs that the clock changes by now, the longest overdue first, behind (due_at, id)."""
+        is_due = jobs.c.due_at <= now_micros
+        if after is None:
+            return self._due(connection, is_due, limit)
+        due_at, job_id = after
+        # Two ranges of the index: as one condition, all jobs of the same moment would be read.
+        found = self._due(connection, sa.and_(jobs.c.due_at == due_at, jobs.c.id > job_id), limit)
+        left = limit - len(found)
+        if not left:
+            return found
+        return found + self._due(connection, sa.and_(jobs.c.due_at > due_at, is_due), left)
+
+    def latest_due(self, connection: Connection, now_micros: int, limit: int) -> list[DueJob]:
+        """Jobs that the clock changes by now, those first that fell due last."""
+        return self._due(connection, jobs.c.due_at <= now_micros, limit, is_latest_first=True)
+
+    def still_due(
+        self, connection: Connection, now_micros: int, job_ids: Sequence[JobId]
+    ) -> list[JobId]:
+        """Those of them that the clock still changes by now, in their order."""
         rows = connection.execute(
-            sa.select(jobs.c.id)
-            .where(jobs.c.generation == self._generation, jobs.c.due_at <= now_micros)
-            .order_by(jobs.c.due_at, jobs.c.id)
+            sa.select(jobs.c.id).where(
+                jobs.c.generation == self._generation,
+                jobs.c.id.in_(job_ids),
+                jobs.c.due_at <= now_micros,
+            )
+        )
+        found = {job_id for (job_id,) in rows}
+        return [job_id for job_id in job_ids if job_id in found]
+
+    def _due(
+        self, connection: Connection, condition: sa.ColumnElement[bool], limit: int,
+        *, is_latest_first: bool = False,
+    ) -> list[DueJob]:  # fmt: skip
+        order = [jobs.c.due_at, jobs.c.id]
+        rows = connection.execute(
+            sa.select(jobs.c.due_at, jobs.c.id, jobs.c.user_id)
+            .where(jobs.c.generation == self._generation, condition)
+            .order_by(*([column.desc() for column in order] if is_latest_first else order))
             .limit(limit)
         )
-        return [JobId(job_id) for (job_id,) in rows]
+        return [
+            DueJob(due_at, JobId(job_id), UserId(bytes(user).decode()))
+            for due_at, job_id, user in rows
+        ]
 
     def running_in(self, connection: Connection, server: ServerId, limit: int) -> list[JobId]:
         """Jobs that a server process runs inside itself, oldest first."""
