@@ -259,7 +259,12 @@ class Writer:
         needs = Needs()
         needs.add_commands(commands, self._policy, head.now)
         world = self._projections.load(connection, head.position, needs)
-        batch = Batch(world, self._policy, head.now)
+        batch = Batch(
+            world,
+            self._policy,
+            head.now,
+            lambda unread: self._projections.look_further(connection, unread, world),
+        )
         outcomes = batch.fold(commands, _log_crash)
         leaves: Sequence[Leaf] = ()
         if batch.recorded:

@@ -8,15 +8,25 @@ one event behind everything else, but before other limits: a refusal stands wher
 
 from collections.abc import Callable, Sequence
 from datetime import datetime
+from typing import Final
+
+from msgspec.structs import replace
 
 from domain.commands import ClaimJobs, Command, ReportRefusals
-from domain.decide import Answer, Decision, Fact, decide, expire
+from domain.decide import Answer, Claimed, Decision, Fact, decide, expire
 from domain.errors import Refusal
 from domain.events import LimitChanged, RateLimitDecided, Recorded, Scope
 from domain.identifiers import UserId
+from domain.line import Unread
 from domain.policy import Policy
 from domain.rate_limits import merge_refusals
 from domain.world import World
+
+EXPIRED_A_BATCH_MAX: Final = 2_000  # that a batch cancels for its claims to get past them
+
+# Each look reads about as much again as is known, so that a few reach any depth; where the stored
+# line does not fit its jobs, no number of them does.
+LOOKS_A_CLAIM_MAX: Final = 50
 
 Outcome = Answer | Exception  # a Refusal, or whatever a command stumbled over
 _Reply = Callable[[World], Answer] | Exception
@@ -26,13 +36,22 @@ _RefusalKey = tuple[UserId, Scope, datetime, int, int]  # whose, in which window
 class Batch:
     """What became of a batch: events to append, their bodies, and an outcome for each command."""
 
-    def __init__(self, world: World, policy: Policy, now: datetime) -> None:
+    def __init__(
+        self,
+        world: World,
+        policy: Policy,
+        now: datetime,
+        look_further: Callable[[Unread], None] | None = None,
+    ) -> None:
+        """`look_further` makes more of the stored line known; None: the world has all of it."""
         self.recorded: list[Recorded] = []
         self.bodies: list[tuple[int, bytes]] = []  # (position, body)
         self.erased: list[int] = []  # positions of bodies to remove
         self.now = now
         self._world = world
         self._policy = policy
+        self._look_further = look_further
+        self._expired = 0
         self._refusals: dict[_RefusalKey, RateLimitDecided] = {}
 
     def fold(
@@ -50,20 +69,44 @@ class Batch:
         for index in others:
             replies[index] = self._decide(commands[index], on_crash)
         if claims:
-            for expired in expire(self._world, self._policy, self.now):
-                self._record(expired)
+            self._expire()
         for index in claims:
-            replies[index] = self._decide(commands[index], on_crash)
+            replies[index] = self._serve(commands[index], on_crash)
         self._record_refusals()
         return [reply if isinstance(reply, Exception) else reply(self._world) for reply in replies]
 
     def _decide(self, command: Command, on_crash: Callable[[Command, Exception], None]) -> _Reply:
+        decision = self._decision(command, on_crash)
+        return self._take(decision) if isinstance(decision, Decision) else decision
+
+    def _serve(self, command: Command, on_crash: Callable[[Command, Exception], None]) -> _Reply:
+        """Decide a claim, with more of the line while it comes short and others wait."""
+        decision = self._decision(command, on_crash)
+        for _ in range(LOOKS_A_CLAIM_MAX):
+            if isinstance(decision, Exception):
+                return decision
+            if decision.unread is None or self._look_further is None:
+                break
+            if self._expired >= EXPIRED_A_BATCH_MAX:
+                return _cut_short(self._take(decision))
+            self._look_further(decision.unread)
+            self._expire()
+            decision = self._decision(command, on_crash)
+        return decision if isinstance(decision, Exception) else self._take(decision)
+
+    def _decision(
+        self, command: Command, on_crash: Callable[[Command, Exception], None]
+    ) -> Decision | Exception:
         try:
-            decision = decide(self._world, command, self._policy, self.now)
+            return decide(self._world, command, self._policy, self.now)
         except Exception as error:  # noqa: BLE001 (one command must not spoil its neighbours)
             on_crash(command, error)
             return error
-        return self._take(decision)
+
+    def _expire(self) -> None:
+        for expired in expire(self._world, self._policy, self.now):
+            self._record(expired)
+            self._expired += 1
 
     def _take(self, decision: Decision) -> _Reply:
         for fact in decision.facts:
@@ -94,3 +137,15 @@ class Batch:
             self.bodies.append((recorded.position, fact.body.data))
         self.erased.extend(fact.erases)
         self._world.evolve(recorded)
+
+
+def _cut_short(reply: _Reply) -> _Reply:
+    if isinstance(reply, Exception):
+        return reply
+
+    def answer(world: World) -> Answer:
+        claimed = reply(world)
+        assert isinstance(claimed, Claimed)
+        return replace(claimed, is_cut_short=True)
+
+    return answer

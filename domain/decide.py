@@ -48,7 +48,7 @@ from domain.idempotency import key_of
 from domain.identifiers import JobId, WorkerId
 from domain.jobs import claim_hash
 from domain.life_cycle import Job, State
-from domain.line import WaitingJob
+from domain.line import Unread, WaitingJob
 from domain.moments import later
 from domain.policy import Policy
 from domain.rate_limits import decide_admission, decide_limit
@@ -65,6 +65,7 @@ class Submitted(Struct, frozen=True, tag=True):
 class Claimed(Struct, frozen=True, tag=True):
     jobs: Sequence[Job]  # in fair order, running
     is_repeated: bool = False  # asked with a known claim_id: there may be fewer, never others
+    is_cut_short: bool = False  # more may wait than could be looked at in one batch
 
 
 class LeasesHeld(Struct, frozen=True, tag=True):
@@ -111,6 +112,7 @@ class Fact(NamedTuple):
 class Decision(NamedTuple):
     facts: Sequence[Fact]
     reply: Callable[[World], Answer] | Refusal  # read from the state with the facts folded in
+    unread: Unread | None = None  # of a claim that came short: what it takes to give it more
 
 
 def decide(world: World, command: Command, policy: Policy, now: datetime) -> Decision:
@@ -211,8 +213,13 @@ def _claim(world: World, command: ClaimJobs, policy: Policy, now: datetime) -> D
             ]  # fmt: skip
             return Decision([], lambda _: Claimed(still, is_repeated=True))
     kinds = world.line.kinds_in_line() if command.kinds is None else command.kinds
-    served = serve(world.line, kinds, command.max_jobs, world.position + 1)
+    served, unread = serve(world.line, kinds, command.max_jobs, world.position + 1)
     picks = _carried(world, served, command.payload_bytes_max)
+    missing = command.max_jobs - len(served)
+    if len(picks) < len(served):
+        unread = None
+    elif unread is None and missing and command.kinds is None and world.line.ahead.has_more_kinds:
+        unread = Unread(jobs=missing, more_kinds=True)
     lease_expires_at = later(now, policy.lease_seconds)
     facts = [
         Fact(
@@ -226,7 +233,11 @@ def _claim(world: World, command: ClaimJobs, policy: Policy, now: datetime) -> D
         )
         for pick in picks
     ]  # fmt: skip
-    return Decision(facts, lambda after: Claimed([after.jobs.rows[pick.job_id] for pick in picks]))
+    return Decision(
+        facts,
+        lambda after: Claimed([after.jobs.rows[pick.job_id] for pick in picks]),
+        unread,
+    )
 
 
 def _carried(world: World, picks: Sequence[WaitingJob], bytes_max: int) -> Sequence[WaitingJob]:

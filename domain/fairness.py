@@ -7,16 +7,21 @@ than users wait goes round again. Order is by log position, never by time.
 import heapq
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 from domain.identifiers import Kind, UserId
-from domain.line import Lane, Line, WaitingJob
+from domain.line import Lane, Line, Unread, WaitingJob
 
 
-def serve(line: Line, kinds: Iterable[Kind], jobs_max: int, next_position: int) -> list[WaitingJob]:
-    """The jobs to start, in order; the first of them will be at `next_position` of the log.
+class Served(NamedTuple):
+    jobs: Sequence[WaitingJob]  # to start, in this order
+    unread: Unread | None  # what it takes to know who follows; None: nobody does, or enough are
 
-    Stops short where the order depends on rows that were not read: giving fewer jobs is always
-    fair, skipping a user never is.
+
+def serve(line: Line, kinds: Iterable[Kind], jobs_max: int, next_position: int) -> Served:
+    """Find the jobs to start; the first of them will be at `next_position` of the log.
+
+    Stops where the order depends on rows that were not read: skipping a user is never fair.
     """
     service = _Service(line, kinds)
     served: list[WaitingJob] = []
@@ -24,16 +29,20 @@ def serve(line: Line, kinds: Iterable[Kind], jobs_max: int, next_position: int) 
     heapq.heapify(turns)
     while turns and len(served) < jobs_max:
         turn, user_id = heapq.heappop(turns)
-        if turn > service.horizon:
-            break
+        if beyond := service.kinds_beyond(turn):
+            return Served(served, Unread(jobs=jobs_max - len(served), kinds=beyond))
         job = service.next_job(user_id)
-        if job is _UNREAD:
-            break
         if isinstance(job, WaitingJob):
             served.append(job)
             if service.has_more(user_id):
                 heapq.heappush(turns, (next_position + len(served) - 1, user_id))
-    return served
+        elif job is _UNREAD:
+            # All lanes on the way that go on: others may be needed as soon.
+            return Served(served, Unread(jobs=jobs_max - len(served), lanes=service.cut_lanes()))
+    beyond = service.kinds_beyond(math.inf)
+    if len(served) == jobs_max or not beyond:
+        return Served(served, None)
+    return Served(served, Unread(jobs=jobs_max - len(served), kinds=beyond))
 
 
 class _Unread:
@@ -54,9 +63,9 @@ class _Service:
         self._lanes: dict[Lane, Iterator[WaitingJob]] = {}
         self._heads: dict[Lane, WaitingJob | None] = {}
         self._cut: set[Lane] = set()  # goes on beyond what was read
-        self.horizon: float = min(
-            (line.ahead.horizon.get(kind, math.inf) for kind in self._kinds), default=math.inf
-        )
+        self._horizon = {
+            kind: line.ahead.horizon[kind] for kind in self._kinds if kind in line.ahead.horizon
+        }
 
     def turns(self) -> list[tuple[int, UserId]]:
         """Those at the front of the line as it was read, and those whom this batch moved."""
@@ -68,6 +77,18 @@ class _Service:
                 if turn is not None:
                     turns.append((turn, user_id))
         return turns
+
+    def kinds_beyond(self, turn: float) -> frozenset[Kind]:
+        """Kinds with room of which somebody may wait, unread, whose turn is older than this."""
+        return frozenset(
+            kind
+            for kind, horizon in self._horizon.items()
+            if horizon < turn and self._room[kind] > 0
+        )
+
+    def cut_lanes(self) -> frozenset[Lane]:
+        """Those that were looked at and go on beyond what was read of them."""
+        return frozenset(self._cut)
 
     def next_job(self, user_id: UserId) -> WaitingJob | _Unread | None:
         """The user's oldest job of those kinds; None when their kinds are at their caps."""

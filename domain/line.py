@@ -78,10 +78,20 @@ class WaitingJob(Struct, frozen=True, gc=False):
         return (-self.priority, self.job_id)
 
 
+class Unread(Struct, frozen=True, kw_only=True):
+    """Rows of the stored line that were not read, and that a claim's order depends on."""
+
+    jobs: int  # that the claim could still take
+    kinds: frozenset[Kind] = frozenset()  # whose line goes on beyond the horizon
+    lanes: frozenset[Lane] = frozenset()  # that go on beyond what was read of them
+    more_kinds: bool = False  # the claim is of any kind, and more kinds wait than were read
+
+
 class Lookahead(Struct, gc=False):
     """What was read of the stored line for this batch's claims: its front, not the whole of it."""
 
     kinds: tuple[Kind, ...] = ()  # with waiting jobs, for claims of any kind
+    has_more_kinds: bool = False  # behind the last of them, by name
     users: set[UserId] = set()  # whose lanes were read
     horizon: dict[Kind, int] = {}  # beyond this turn, unread lanes of the kind may follow
     queues: dict[Lane, list[WaitingJob]] = {}  # the front of each lane, in order

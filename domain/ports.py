@@ -7,6 +7,7 @@ from typing import Protocol, TypeVar
 from msgspec import Struct
 
 from domain.events import Recorded
+from domain.line import Unread
 from domain.world import Needs, World
 
 C = TypeVar("C", contravariant=True)  # noqa: PLC0105 (a connection; short where it is read)
@@ -82,6 +83,9 @@ class Projections(Protocol[C]):
 
     def load(self, connection: C, position: int, needs: Needs) -> World:
         """The state at a position, which is the log's end, as far as it is needed."""
+
+    def look_further(self, connection: C, unread: Unread, world: World) -> None:
+        """Make more of the line known to a world that was loaded, whatever was folded into it."""
 
     def save(self, connection: C, world: World) -> None:
         """Write each changed row of all of them once."""

@@ -25,7 +25,7 @@ from domain.folds import Fold
 from domain.idempotency import key_hash, key_of
 from domain.identifiers import GLOBAL, JobId, Kind, UserId
 from domain.jobs import Jobs, claim_hash
-from domain.line import Lane, Line
+from domain.line import Lane, Line, Unread
 from domain.moments import to_micros
 from domain.policy import Policy
 from domain.rate_limits import WindowKey, Windows, window_start
@@ -68,6 +68,7 @@ class Needs:
         self.windows: set[WindowKey] = set()
         self.serving: dict[tuple[Kind, ...] | None, int] = {}  # kinds (None: any): jobs claimed
         self.lanes: dict[Lane, int] = {}  # how many of the first jobs of each
+        self.unread: Unread | None = None  # what more of the line claims turned out to need
 
     def add_commands(self, commands: Iterable[Command], policy: Policy, now: datetime) -> None:
         start = to_micros(window_start(now, policy.window_seconds))

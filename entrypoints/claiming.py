@@ -84,6 +84,8 @@ class Claiming:
             while not unwanted.is_set():
                 mark = self._work.mark()
                 claimed = await self._ask(command)
+                if claimed.is_cut_short and not claimed.jobs:
+                    continue  # what was looked at had expired and is out of the way now
                 left = deadline - time.monotonic()
                 if claimed.jobs or claimed.is_repeated or left <= 0:
                     return claimed

@@ -33,7 +33,7 @@ from entrypoints.views import (
 )
 from projections import registry
 from projections.jobs import JobQueries
-from projections.line import LineQueries
+from projections.line_queries import LineQueries
 from projections.windows import WindowQueries
 
 READ_THREADS: Final = 8

@@ -97,7 +97,9 @@ class JobsProjection:
         if not needs.serving:
             return
         for job_id in needs.jobs & world.jobs.rows.keys():
-            needs.users.add(world.jobs.rows[job_id].user_id)
+            job = world.jobs.rows[job_id]
+            needs.users.add(job.user_id)
+            needs.kinds.add(job.kind)
         _put(fetch(connection, generation, (_by_id, _unknown(needs, world))), needs, world)
 
     def load(self, connection: Connection, generation: int, needs: Needs, world: World) -> None:
@@ -141,14 +143,16 @@ def _know(job: Job, needs: Needs, world: World) -> None:
 
 
 def _load_lanes(connection: Connection, generation: int, needs: Needs, world: World) -> None:
-    """The first jobs of the lanes that claims will be served from, as many as they can need."""
+    """The first jobs of the lanes that claims will be served from, as many as they can need; of a
+    lane that was read before, more.
+    """
     mark = placeholder(connection)
     first = limited(
         connection,
         f"SELECT id, job FROM {jobs.name} WHERE generation = {mark} AND user_id = {mark}"
         f" AND kind = {mark} AND place IS NOT NULL ORDER BY place, id LIMIT {{count}}",
     )
-    queues = world.line.ahead.queues
+    queues: dict[Lane, list[WaitingJob]] = {}
     parts = [
         (first.replace("{count}", str(count)), (generation, user_id.encode(), kind.encode()))
         for (user_id, kind), count in needs.lanes.items()
@@ -161,6 +165,7 @@ def _load_lanes(connection: Connection, generation: int, needs: Needs, world: Wo
         queues.setdefault(lane, []).append(WaitingJob(job.id, *lane, job.priority))
     for queue in queues.values():
         queue.sort(key=lambda job: job.order)
+    world.line.ahead.queues.update(queues)
 
 
 def row_of(generation: int, changed: tuple[Job, bytes | None]) -> Row:

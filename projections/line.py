@@ -5,6 +5,7 @@ at the front of each lane that is served are read by the projection that has the
 whole queue.
 """
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, Final
 
@@ -13,7 +14,7 @@ from sqlalchemy.engine import Connection
 
 from domain.fairness import rounds
 from domain.identifiers import Kind, UserId
-from domain.line import KindInLine, Lane, UserInLine
+from domain.line import KindInLine, Lane, Lookahead, Unread, UserInLine
 from domain.ports import Write
 from domain.world import Needs, World
 from projections.rows import (
@@ -31,7 +32,7 @@ from projections.rows import (
 )  # fmt: skip
 
 VERSION: Final = 1
-KINDS_A_CLAIM_MAX: Final = 250  # that a claim of any kind looks at; SQLite joins up to 500 selects
+KINDS_A_CLAIM_MAX: Final = 250  # that a claim of any kind looks at first; SQLite joins 500 selects
 metadata = sa.MetaData()
 
 users = sa.Table(
@@ -90,6 +91,9 @@ _kinds_by_name = Query(
 )  # fmt: skip
 
 
+_Front = dict[Kind, list[tuple[int, UserId, int]]]  # (turn, user, jobs waiting) of its lanes
+
+
 class LineProjection:
     name = "line"
     version = VERSION
@@ -100,21 +104,22 @@ class LineProjection:
         self, connection: Connection, generation: int, needs: Needs, world: World
     ) -> None:
         """For claims: read the front of the line, which says which lanes' jobs are needed."""
+        if needs.unread is not None:
+            self._look_further(connection, generation, needs, world, needs.unread)
         if not needs.serving:
             return
         ahead = world.line.ahead
         if None in needs.serving:
-            ahead.kinds = _kinds_waiting(connection, generation)
+            _add_kinds(connection, generation, needs.kinds, ahead)
         wanted = {
             kind for served in needs.serving for kind in (ahead.kinds if served is None else served)
         }
         jobs_max = sum(needs.serving.values())
         # As many users as jobs are claimed, and some for those whose jobs this batch takes away.
         lanes_max = jobs_max + len(needs.jobs)
-        front, held_back = _front(connection, generation, sorted(wanted), lanes_max, needs.users)
-        for kind, found in front.items():
-            if len(found) == lanes_max:
-                ahead.horizon[kind] = found[-1][0]
+        from_the_first = dict.fromkeys(sorted(wanted), 0)
+        front, held_back = _front(connection, generation, from_the_first, lanes_max, needs.users)
+        _note_horizon(front, lanes_max, ahead)
         shares = needs.lanes
         for served, jobs_claimed in needs.serving.items():
             served_kinds = ahead.kinds if served is None else served
@@ -127,6 +132,25 @@ class LineProjection:
         ahead.users.update(user_id for user_id, _ in shares)
         needs.users |= ahead.users
         needs.kinds.update(wanted)
+
+    def _look_further(
+        self, connection: Connection, generation: int, needs: Needs, world: World, unread: Unread
+    ) -> None:
+        """Read as much again, so that what is read stays in proportion to what is got past."""
+        ahead = world.line.ahead
+        behind = {kind: ahead.horizon.pop(kind) for kind in sorted(unread.kinds)}
+        if unread.more_kinds:
+            named = world.line.changed_kinds
+            behind |= dict.fromkeys(_add_kinds(connection, generation, named, ahead), 0)
+        lanes_max = unread.jobs + len(ahead.users)
+        front, _ = _front(connection, generation, behind, lanes_max, set())
+        _note_horizon(front, lanes_max, ahead)
+        needs.lanes.update(_shares(front, tuple(behind), unread.jobs))
+        for lane in unread.lanes:
+            needs.lanes[lane] = unread.jobs + 2 * len(ahead.queues.get(lane, ()))
+        ahead.users.update(user_id for user_id, _ in needs.lanes)
+        needs.users |= ahead.users
+        needs.kinds.update(behind)
 
     def load(self, connection: Connection, generation: int, needs: Needs, world: World) -> None:
         named_users = [user_id.encode() for user_id in needs.users]
@@ -196,37 +220,61 @@ def _lanes(generation: int, world: World) -> tuple[list[Row], list[Row]]:
     return occupied, empty
 
 
-def _kinds_waiting(connection: Connection, generation: int) -> tuple[Kind, ...]:
+def _add_kinds(
+    connection: Connection, generation: int, named: set[Kind], ahead: Lookahead
+) -> list[Kind]:
+    """Kinds that wait and have room, or may come to have it in this batch, which names them: the
+    next ones by name behind those that are known.
+    """
+    has_room = sa.or_(kinds.c.running_limit.is_(None), kinds.c.running < kinds.c.running_limit)
     rows = connection.execute(
         sa.select(kinds.c.kind)
-        .where(kinds.c.generation == generation, kinds.c.waiting > 0)
+        .where(
+            kinds.c.generation == generation,
+            kinds.c.kind > (ahead.kinds[-1].encode() if ahead.kinds else b""),
+            kinds.c.waiting > 0,
+            sa.or_(has_room, kinds.c.kind.in_([kind.encode() for kind in named])),
+        )
         .order_by(kinds.c.kind)
         .limit(KINDS_A_CLAIM_MAX)
     )
-    return tuple(Kind(bytes(kind).decode()) for (kind,) in rows)
+    found = [Kind(bytes(kind).decode()) for (kind,) in rows]
+    ahead.kinds = (*ahead.kinds, *found)
+    ahead.has_more_kinds = len(found) == KINDS_A_CLAIM_MAX
+    return found
+
+
+def _note_horizon(front: _Front, lanes_max: int, ahead: Lookahead) -> None:
+    for kind, found in front.items():
+        if len(found) == lanes_max:
+            ahead.horizon[kind] = found[-1][0]
 
 
 def _front(
-    connection: Connection, generation: int, wanted: list[Kind], lanes_max: int, named: set[UserId]
-) -> tuple[dict[Kind, list[tuple[int, UserId, int]]], list[tuple[Lane, int]]]:
-    """For each kind its first lanes by turn: (turn, user, jobs waiting). And the lanes of the named
-    users whose turn does not come, with the jobs that wait in them.
+    connection: Connection,
+    generation: int,
+    behind: Mapping[Kind, int],
+    lanes_max: int,
+    named: set[UserId],
+) -> tuple[_Front, list[tuple[Lane, int]]]:
+    """For each kind its first lanes by turn, behind a turn. And the lanes of the named users whose
+    turn does not come, with the jobs that wait in them.
     """
     mark = placeholder(connection)
     columns = f"SELECT kind, turn, user_id, waiting FROM {lanes.name} WHERE generation = {mark}"
     first = limited(
         connection,
-        f"{columns} AND kind = {mark} AND turn IS NOT NULL ORDER BY turn LIMIT {lanes_max}",
+        f"{columns} AND kind = {mark} AND turn > {mark} ORDER BY turn LIMIT {lanes_max}",
     )
     parts: list[tuple[str, list[object]]] = [
-        (first, [generation, kind.encode()]) for kind in wanted
+        (first, [generation, kind.encode(), turn]) for kind, turn in behind.items()
     ]
     users_named = [user_id.encode() for user_id in named]
     for start in range(0, len(users_named), KEYS_A_STATEMENT_MAX):
         chunk = users_named[start : start + KEYS_A_STATEMENT_MAX]
         held = f"{columns} AND user_id IN ({', '.join([mark] * len(chunk))}) AND turn IS NULL"
         parts.append((held, [generation, *chunk]))
-    front: dict[Kind, list[tuple[int, UserId, int]]] = {kind: [] for kind in wanted}
+    front: _Front = {kind: [] for kind in behind}
     held_back: list[tuple[Lane, int]] = []
     for kind, turn, user, waiting in union(connection, parts):
         lane = (UserId(user.decode()), Kind(kind.decode()))
@@ -239,9 +287,7 @@ def _front(
     return front, held_back
 
 
-def _shares(
-    front: dict[Kind, list[tuple[int, UserId, int]]], served: tuple[Kind, ...], jobs_max: int
-) -> dict[Lane, int]:
+def _shares(front: _Front, served: tuple[Kind, ...], jobs_max: int) -> dict[Lane, int]:
     """How many jobs of each lane a claim of these kinds can come to need, at most."""
     by_user: dict[tuple[int, UserId], dict[Kind, int]] = {}
     for kind in served:
@@ -254,54 +300,3 @@ def _shares(
         for user, share in zip(in_turn, given, strict=True)
         for kind, waiting in by_user[user].items()
     }  # fmt: skip
-
-
-class LineQueries:
-    """Questions about the line. `generation` is an expression that gives the current one."""
-
-    def __init__(self, generation: sa.ColumnElement[int]) -> None:
-        self._generation = generation
-
-    def next_users(self, connection: Connection, limit: int) -> list[tuple[UserId, UserInLine]]:
-        """The users whose turn is oldest, the next to be served first."""
-        rows = connection.execute(
-            sa.select(users)
-            .where(users.c.generation == self._generation, users.c.turn.is_not(None))
-            .order_by(users.c.turn)
-            .limit(limit)
-        )
-        return [(UserId(bytes(row.user_id).decode()), _user(row)) for row in rows]
-
-    def user(self, connection: Connection, user_id: UserId) -> UserInLine:
-        row = connection.execute(
-            sa.select(users).where(
-                users.c.generation == self._generation, users.c.user_id == user_id.encode()
-            )
-        ).one_or_none()
-        return UserInLine() if row is None else _user(row)
-
-    def kind(self, connection: Connection, kind: Kind) -> KindInLine:
-        row = connection.execute(
-            sa.select(kinds).where(
-                kinds.c.generation == self._generation, kinds.c.kind == kind.encode()
-            )
-        ).one_or_none()
-        return KindInLine() if row is None else _kind(row)
-
-    def kinds(self, connection: Connection, limit: int) -> list[tuple[Kind, KindInLine]]:
-        """The kinds that were ever submitted, with what waits and runs of each."""
-        rows = connection.execute(
-            sa.select(kinds)
-            .where(kinds.c.generation == self._generation)
-            .order_by(kinds.c.kind)
-            .limit(limit)
-        )
-        return [(Kind(bytes(row.kind).decode()), _kind(row)) for row in rows]
-
-
-def _user(row: sa.Row[tuple[object, ...]]) -> UserInLine:
-    return UserInLine(row.last_served, row.joined, row.waiting, row.running, row.running_limit)
-
-
-def _kind(row: sa.Row[tuple[object, ...]]) -> KindInLine:
-    return KindInLine(row.waiting, row.running, row.running_limit)

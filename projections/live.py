@@ -6,7 +6,7 @@ from typing import Final
 from sqlalchemy.engine import Connection
 
 from domain.errors import LogUnavailable
-from domain.line import Lookahead
+from domain.line import Lookahead, Unread
 from domain.ports import Projection
 from domain.world import Needs, World
 from projections import registry
@@ -56,6 +56,18 @@ class LiveProjections:
             world.position = position
         self._kept = None
         world.line.ahead = Lookahead()
+        self._load(connection, needs, world)
+        return world
+
+    def look_further(self, connection: Connection, unread: Unread, world: World) -> None:
+        """The stored rows are those of the beginning of the batch, and so is what was read of them;
+        what changed since is in the world.
+        """
+        needs = Needs()
+        needs.unread = unread
+        self._load(connection, needs, world)
+
+    def _load(self, connection: Connection, needs: Needs, world: World) -> None:
         for projection in self._projections:
             at = self._generations[projection.name]
             projection.look_ahead(connection, at, needs, world)
@@ -64,7 +76,6 @@ class LiveProjections:
             projection.load(connection, self._generations[projection.name], missing, world)
             needs.add(missing)
         self._known.add(needs)
-        return world
 
     def save(self, connection: Connection, world: World) -> None:
         for projection in self._projections:

@@ -1,0 +1,227 @@
+"""Claims are answered from a part of the stored line, and give what the whole of it would."""
+
+import asyncio
+import random
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import Final
+
+import pytest
+
+import domain.batch
+from domain.batch import Batch, Outcome
+from domain.commands import (
+    CancelJob,
+    ChangeLimit,
+    ClaimJobs,
+    Command,
+    CompleteJob,
+    FailJob,
+    ReturnJob,
+    SubmitJob,
+    WakeJobs,
+)
+from domain.decide import Claimed, LimitsSet, Submitted
+from domain.events import Scope
+from domain.identifiers import JobId, Kind, UserId, WorkerId
+from domain.life_cycle import Job, State
+from domain.moments import later
+from domain.world import World
+from entrypoints.claiming import Claiming
+from entrypoints.service import Fairlog
+from entrypoints.work_signal import WorkSignal
+from projections import line
+from tests.support.core import (
+    ManualClock,
+    do,
+    log_of,
+    outcomes,
+    put,
+    put_as_one_batch,
+    service,
+)
+from tests.support.referee import Referee
+from tests.support.stories import ALICE, BOB, ECHO, ERROR, SLEEP, claim, submit
+
+USERS: Final = [UserId(f"user-{number}") for number in range(9)]
+KINDS: Final = [Kind(name) for name in ("echo", "sleep", "thumb")]
+WORKER, OF_ANY_KIND = WorkerId("w"), WorkerId("any")
+BATCHES: Final = 30
+
+
+class Story:
+    """A random history. What is wished is about jobs that there are."""
+
+    def __init__(self, seed: int) -> None:
+        self.chance = random.Random(seed)
+        self.number = 0
+
+    def batch(self, world: World, clock: ManualClock) -> list[Command]:
+        chance = self.chance
+        jobs = list(world.jobs.rows.values())
+        commands: list[Command] = []
+        if chance.random() < 0.3:
+            who = chance.sample(USERS, chance.randint(1, 3))
+            commands += [self._submit(chance.choice(who), clock) for _ in range(12)]
+        commands += [self._any(jobs, clock) for _ in range(chance.randint(0, 8))]
+        commands += [self._claim() for _ in range(chance.choice([1, 1, 2, 4]))]
+        chance.shuffle(commands)
+        return commands
+
+    def _any(self, jobs: Sequence[Job], clock: ManualClock) -> Command:
+        chance = self.chance
+        running = [job for job in jobs if job.state is State.RUNNING]
+        waiting = [job for job in jobs if job.state is State.QUEUED]
+        what = chance.random()
+        if what < 0.3 and running:
+            return self._end(chance.choice(running))
+        if what < 0.5 and waiting:
+            return CancelJob(job_id=chance.choice(waiting).id)
+        if what < 0.55:
+            return WakeJobs(jobs=[job.id for job in chance.sample(jobs, len(jobs) // 3)])
+        if what < 0.65:
+            user_id = chance.choice(USERS)
+            running_max = chance.choice([None, 0, 1, 3])
+            return ChangeLimit(scope=Scope.USER, user_id=user_id, running=running_max)
+        if what < 0.75:
+            running_max = chance.choice([None, None, 0, 2, 5])
+            return ChangeLimit(scope=Scope.KIND, kind=chance.choice(KINDS), running=running_max)
+        return self._submit(chance.choice(USERS), clock)
+
+    def _end(self, job: Job) -> Command:
+        match self.chance.randrange(3):
+            case 0:
+                return FailJob(job_id=job.id, attempt=job.attempt, error=ERROR)
+            case 1:
+                return ReturnJob(job_id=job.id, attempt=job.attempt)
+            case _:
+                return CompleteJob(job_id=job.id, attempt=job.attempt)
+
+    def _submit(self, user_id: UserId, clock: ManualClock) -> SubmitJob:
+        self.number += 1
+        expires_in = self.chance.choice([None, None, 3, 10])
+        return submit(
+            user_id, self.chance.choice(KINDS), self.number,
+            priority=self.chance.choice([0, 0, 1]),
+            expires_at=None if expires_in is None else later(clock.now(), expires_in),
+        )  # fmt: skip
+
+    def _claim(self) -> ClaimJobs:
+        kinds = self.chance.choice([None, None, KINDS[:1], KINDS[1:], KINDS])
+        return ClaimJobs(
+            worker=OF_ANY_KIND if kinds is None else WORKER,
+            max_jobs=self.chance.choice([1, 2, 3, 8, 20]),
+            kinds=None if kinds is None else tuple(kinds),
+        )
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_each_claim_gives_what_the_whole_line_would_give(database_url: str, seed: int) -> None:
+    story, clock = Story(seed), ManualClock()
+    with ExitStack() as stack:
+        services = [stack.enter_context(service(database_url, clock=clock)) for _ in range(2)]
+        fairlog = services[0]
+        served = 0
+        for number in range(BATCHES):
+            clock.advance(story.chance.choice([0.0, 1.0, 4.0]))
+            world = whole_line(fairlog)
+            commands = story.batch(world, clock)
+            found = outcomes(put_as_one_batch(services[story.chance.randrange(2)], *commands))
+            whole = Batch(world, fairlog.policy, clock.now())
+            expected = whole.fold(commands, _unexpected)
+            assert claimed(found) == claimed(expected), f"batch {number}: {commands}"
+            served += sum(len(jobs) for jobs in claimed(found))
+        assert served > BATCHES
+        Referee(fairlog.policy, [OF_ANY_KIND]).see_all(log_of(fairlog))
+
+
+def whole_line(fairlog: Fairlog) -> World:
+    """All that the log gives, in memory."""
+    world = World()
+    for recorded in log_of(fairlog):
+        world.evolve(recorded)
+    world.line.changed_kinds.clear()
+    world.line.ahead.kinds = tuple(KINDS)
+    return world
+
+
+def claimed(found: Sequence[Outcome]) -> list[list[JobId]]:
+    return [[job.id for job in one.jobs] for one in found if isinstance(one, Claimed)]
+
+
+def _unexpected(command: Command, error: Exception) -> None:
+    raise AssertionError(command) from error
+
+
+def test_jobs_that_expired_in_front_hide_nobody_behind_them(database_url: str) -> None:
+    clock = ManualClock()
+    with service(database_url, clock=clock) as fairlog:
+        expiring = [submit(ALICE, payload=n, expires_at=later(clock.now(), 1)) for n in range(30)]
+        outcomes(put(fairlog, *expiring))
+        last = do(fairlog, submit(ALICE, payload="last"), Submitted).job
+        clock.advance(2)
+        assert [job.id for job in do(fairlog, claim(1), Claimed).jobs] == [last.id]
+
+
+def test_past_very_many_expired_jobs_a_claim_goes_in_steps(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(domain.batch, "EXPIRED_A_BATCH_MAX", 5)
+    clock = ManualClock()
+    with service(database_url, clock=clock) as fairlog:
+        expiring = [submit(ALICE, payload=n, expires_at=later(clock.now(), 1)) for n in range(30)]
+        outcomes(put(fairlog, *expiring))
+        last = do(fairlog, submit(ALICE, payload="last"), Submitted).job
+        clock.advance(2)
+        first = do(fairlog, claim(1), Claimed)
+        assert (first.jobs, first.is_cut_short) == ([], True)
+
+        async def ask(command: ClaimJobs) -> Claimed:
+            return do(fairlog, command, Claimed)
+
+        async def position() -> int:
+            return 0
+
+        async def ask_on() -> Claimed:
+            work = WorkSignal(position)
+            work.start()
+            return await Claiming(ask, work).claim(claim(1), 0)
+
+        assert [job.id for job in asyncio.run(ask_on()).jobs] == [last.id]
+
+
+def test_what_a_cap_keeps_from_one_user_goes_to_the_others(database_url: str) -> None:
+    with service(database_url) as fairlog:
+        do(fairlog, ChangeLimit(scope=Scope.USER, user_id=ALICE, running=1), LimitsSet)
+        who = [ALICE, BOB] * 10
+        outcomes(put(fairlog, *[submit(one, payload=n) for n, one in enumerate(who)]))
+        served = do(fairlog, claim(10), Claimed).jobs
+        assert [job.user_id for job in served] == [ALICE, *[BOB] * 9]
+
+
+def test_a_kind_that_comes_to_its_cap_midway_holds_up_no_other(database_url: str) -> None:
+    with service(database_url) as fairlog:
+        do(fairlog, ChangeLimit(scope=Scope.KIND, kind=SLEEP, running=1), LimitsSet)
+        early = [submit(UserId(f"early-{n}"), SLEEP, n) for n in range(12)]
+        late = [submit(UserId(f"late-{n}"), ECHO, n) for n in range(12)]
+        outcomes(put(fairlog, *early, *late))
+        served = do(fairlog, claim(6, SLEEP, ECHO), Claimed).jobs
+        assert [job.kind for job in served] == [SLEEP, *[ECHO] * 5]
+
+
+def test_a_claim_of_any_kind_finds_work_behind_many_kinds_that_cannot_run(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(line, "KINDS_A_CLAIM_MAX", 4)
+    with service(database_url) as fairlog:
+        held_back, at_cap = UserId("held-back"), [Kind(f"a-{n}") for n in range(6)]
+        do(fairlog, ChangeLimit(scope=Scope.USER, user_id=held_back, running=0), LimitsSet)
+        for kind in at_cap:
+            do(fairlog, ChangeLimit(scope=Scope.KIND, kind=kind, running=0), LimitsSet)
+        outcomes(put(fairlog, *[submit(ALICE, kind) for kind in at_cap]))
+        outcomes(put(fairlog, *[submit(held_back, Kind(f"b-{n}")) for n in range(9)]))
+        last = do(fairlog, submit(BOB, Kind("z")), Submitted).job
+        assert [job.id for job in do(fairlog, claim(1), Claimed).jobs] == [last.id]
+        raised = ChangeLimit(scope=Scope.KIND, kind=at_cap[5], running=1)
+        found = outcomes(put_as_one_batch(fairlog, claim(1), raised))
+        assert [len(jobs) for jobs in claimed(found)] == [1]
