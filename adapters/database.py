@@ -5,10 +5,11 @@ Every driver error becomes one of ours here, by its code and never by its messag
 
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from enum import Enum
 from typing import Any, Final
+from weakref import WeakSet
 
 import sqlalchemy as sa
 from sqlalchemy import event
@@ -18,6 +19,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.pool import ConnectionPoolEntry, NullPool
 
 from adapters import mysql_pipeline
+from adapters.forks import keep_from_children
 from adapters.sqlite_file import JOURNAL_BYTES_MAX, SqliteFile
 from domain.errors import LogUnavailable
 
@@ -62,6 +64,8 @@ class Database:
         self.url: URL = make_url(url)
         self.is_sqlite: bool = self.url.get_backend_name() == "sqlite"
         self._file = SqliteFile(self.url.database or "") if self.is_sqlite else None
+        self._connections: WeakSet[mysql_pipeline.PipelinedConnection] = WeakSet()
+        keep_from_children(self)
         self._writing = self._engine(WRITE_STATEMENT_SECONDS_MAX, begin="BEGIN IMMEDIATE")
         self._reading = self._engine(READ_STATEMENT_SECONDS_MAX, begin="BEGIN")
         self._readers_dropped = -DROP_READERS_SECONDS_MIN  # time.monotonic()
@@ -71,6 +75,9 @@ class Database:
                 WRITE_STATEMENT_SECONDS_MAX, begin="BEGIN IMMEDIATE",
                 lock_wait_seconds=LOCK_WAIT_BESIDE_SECONDS_MAX,
             )  # fmt: skip
+
+    def descriptors(self) -> Iterable[int]:
+        return [connection.fileno() for connection in list(self._connections)]
 
     @property
     def dialect(self) -> sa.Dialect:
@@ -180,21 +187,22 @@ class Database:
                 ),
             },
         )
-        event.listen(engine, "do_connect", _connect_mysql)
+        event.listen(engine, "do_connect", self._connect_mysql)
         if begin == "BEGIN":
             event.listen(engine, "connect", _note_look)
             event.listen(engine, "checkout", _drop_if_read_only)
         return engine
 
-
-def _connect_mysql(
-    _dialect: object, _record: object, _arguments: object, options: dict[str, Any]
-) -> mysql_pipeline.PipelinedConnection:
-    for name in ("password", "passwd"):  # in the address or behind its question mark
-        if isinstance(options.get(name), str):
-            # As the server has it; PyMySQL would encode it as latin-1, or fail.
-            options[name] = options[name].encode()
-    return mysql_pipeline.connect(**options)
+    def _connect_mysql(
+        self, _dialect: object, _record: object, _arguments: object, options: dict[str, Any]
+    ) -> mysql_pipeline.PipelinedConnection:
+        for name in ("password", "passwd"):  # in the address or behind its question mark
+            if isinstance(options.get(name), str):
+                # As the server has it; PyMySQL would encode it as latin-1, or fail.
+                options[name] = options[name].encode()
+        connection = mysql_pipeline.connect(**options)
+        self._connections.add(connection)
+        return connection
 
 
 def _note_look(_connection: object, record: ConnectionPoolEntry) -> None:

@@ -4,6 +4,7 @@ A query may take a minute; a greeting and a ping may not, and PyMySQL has one ti
 three. A server that is frozen, or cut off without a word, would hold every caller for that minute.
 """
 
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final, Literal
@@ -17,6 +18,11 @@ class ImpatientConnection(Connection):
     """Waits for a greeting or a ping no longer than GREETING_SECONDS_MAX."""
 
     _read_timeout: float | None
+    _sock: socket.socket | None
+
+    def fileno(self) -> int:
+        """Of its socket; below 0: it is closed."""
+        return -1 if self._sock is None else self._sock.fileno()
 
     def connect(self, sock: Any = None) -> None:  # noqa: ANN401 (as in PyMySQL)
         with self._impatient():

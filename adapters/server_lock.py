@@ -4,9 +4,11 @@ The operating system lets go of it when its process ends, however that happens.
 """
 
 import fcntl
+from collections.abc import Iterable
 from pathlib import Path
 from typing import IO
 
+from adapters.forks import keep_from_children
 from domain.errors import FairlogError
 
 
@@ -30,6 +32,10 @@ class ServerLock:
                 "use MySQL or MariaDB for several servers."
             ) from None
         self._file = file
+        keep_from_children(self)
+
+    def descriptors(self) -> Iterable[int]:
+        return [] if self._file is None else [self._file.fileno()]
 
     def release(self) -> None:
         if self._file is not None:

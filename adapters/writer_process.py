@@ -12,11 +12,12 @@ import itertools
 import socket
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from msgspec import Struct
 
 from adapters.command_queue import settle
+from adapters.forks import keep_from_children
 from adapters.other_process import see_end, started
 from adapters.writer import Observer, WriterStats, heard
 from adapters.writer_frames import (
@@ -64,6 +65,7 @@ class WriterProcess:
 
     def start(self) -> None:
         self._socket, theirs = socket.socketpair()
+        keep_from_children(self)
         with theirs:
             self._process = started(self._command, theirs.fileno())
         self._socket.sendall(encoded(self._begin))
@@ -76,6 +78,9 @@ class WriterProcess:
             self._socket.close()
         if self._process is not None:
             see_end(self._process)
+
+    def descriptors(self) -> Iterable[int]:
+        return [] if self._socket is None else [self._socket.fileno()]
 
     def observe(self, observer: Observer) -> None:
         self._observers.append(observer)

@@ -7,7 +7,7 @@ before it has declared the jobs of the first one lost, and nobody is answered be
 import contextlib
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 import structlog
@@ -15,6 +15,7 @@ import uvicorn
 from msgspec import Struct
 
 from adapters.doctor import unsafe_settings
+from adapters.forks import keep_from_children
 from adapters.handlers import load_handlers
 from adapters.settings import Settings
 from domain.errors import FairlogError
@@ -69,7 +70,7 @@ def run_server(fairlog: Fairlog, settings: Settings, options: ServerOptions) -> 
                 log_config=None, access_log=False, server_header=False, proxy_headers=False,
                 timeout_graceful_shutdown=GRACEFUL_SECONDS_MAX,
             ),
-            fairlog, options,
+            fairlog, options, listener,
         )  # fmt: skip
         with _signals_left_to(server):
             server.run(sockets=[listener])
@@ -83,10 +84,23 @@ def run_server(fairlog: Fairlog, settings: Settings, options: ServerOptions) -> 
 class _Server(uvicorn.Server):
     """Says where it listens, and stops when the writer has stopped for good."""
 
-    def __init__(self, config: uvicorn.Config, fairlog: Fairlog, options: ServerOptions) -> None:
+    def __init__(
+        self, config: uvicorn.Config, fairlog: Fairlog, options: ServerOptions,
+        listener: socket.socket,
+    ) -> None:  # fmt: skip
         super().__init__(config)
+        self._listener = listener
+        keep_from_children(self)
         self._fairlog = fairlog
         self._options = options
+
+    def descriptors(self) -> Iterable[int]:
+        """The port, and whoever is connected: a client of a dead server has to see that."""
+        yield self._listener.fileno()
+        for connection in list(self.server_state.connections):
+            transport = connection.transport
+            if transport is not None and (client := transport.get_extra_info("socket")):
+                yield client.fileno()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)

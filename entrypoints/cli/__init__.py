@@ -15,6 +15,7 @@ from entrypoints.cli.erase import erase
 from entrypoints.cli.failure import WRONG_USE, failure_of
 from entrypoints.cli.serve import serve, worker
 from entrypoints.cli.whatif import whatif
+from entrypoints.ending import end
 from entrypoints.log_output import reserve_standard_streams
 from entrypoints.logging import configure_logging
 from entrypoints.logging import output as log_output
@@ -44,7 +45,7 @@ for _command in (serve, worker, migrate, rebuild, verify, audit, whatif, erase, 
 def main() -> None:
     """Run a command and end the process with its exit code."""
     reserve_standard_streams()
-    sys.exit(_run())
+    end(_run())
 
 
 def _run() -> int:

@@ -11,6 +11,7 @@ from typing import Any, assert_never
 import msgspec
 from msgspec import Struct
 
+from adapters.forks import end_if_child
 from adapters.handlers import Handler, JobInHand
 from domain.bodies import body_of
 from domain.commands import CompleteJob, FailJob, ReturnJob
@@ -97,7 +98,9 @@ class Attempt:
             if inspect.isawaitable(answer):
                 answer = await self._await_cancellably(answer)
         except BaseException as error:  # noqa: BLE001 (not even SystemExit ends the worker)
+            end_if_child(error)
             return _Ended(error=error)
+        end_if_child()
         return _Ended(answer)
 
     async def _await_cancellably(self, answer: Awaitable[Any]) -> Any:  # noqa: ANN401 (any result)

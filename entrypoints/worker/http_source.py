@@ -1,6 +1,7 @@
 """A worker's source on another machine: the calls that workers make to a Fairlog server."""
 
-from collections.abc import Iterator, Sequence
+import socket
+from collections.abc import Iterable, Iterator, Sequence
 from http import HTTPStatus
 from typing import Any, Final, TypeVar
 
@@ -8,6 +9,7 @@ import httpx
 import msgspec
 from msgspec import Raw, Struct
 
+from adapters.forks import keep_from_children
 from domain.commands import CompleteJob, FailJob, ReturnJob
 from domain.errors import FairlogError, InvalidInput, LogUnavailable, Refusal
 from domain.identifiers import JobId, Kind, WorkerId
@@ -80,6 +82,7 @@ class RemoteSource:
         self._client = client
         self._name = name
         self._lease_seconds = _Claim(()).lease_seconds
+        self._connections = _Connections()
 
     @property
     def lease_seconds(self) -> float:
@@ -147,6 +150,7 @@ class RemoteSource:
                 path,
                 content=msgspec.json.encode({"worker": self._name, **fields}),
                 timeout=httpx.Timeout(seconds, connect=CONNECT_SECONDS),
+                extensions={"trace": self._connections.note},
             )
         except httpx.RequestError as error:
             reason = f"{type(error).__name__} {error}".strip()
@@ -162,6 +166,25 @@ class RemoteSource:
             raise _Refused(
                 f"{response.url} does not answer as a Fairlog server does.", status
             ) from None
+
+
+class _Connections:
+    """The sockets to the server. A forked child must not keep them: the server would go on waiting
+    for a worker that has died, and give it jobs.
+    """
+
+    def __init__(self) -> None:
+        self._sockets: list[socket.socket] = []
+        keep_from_children(self)
+
+    def descriptors(self) -> Iterable[int]:
+        return [one.fileno() for one in self._sockets]
+
+    async def note(self, event: str, details: dict[str, Any]) -> None:
+        """Hear what becomes of a request (httpcore's `trace`)."""
+        if event == "connection.connect_tcp.complete":
+            self._sockets = [one for one in self._sockets if one.fileno() >= 0]
+            self._sockets.append(details["return_value"].get_extra_info("socket"))
 
 
 def _batches(outcomes: Sequence[Outcome]) -> Iterator[Sequence[Outcome]]:

@@ -13,6 +13,8 @@ from typing import Any
 
 from msgspec import Struct
 
+from adapters.forks import end_if_child
+
 _Answer = tuple[Any, BaseException | None]
 
 
@@ -61,6 +63,7 @@ class HandlerThreads:
                 answer = (call.function(), None)
             except BaseException as error:  # noqa: BLE001 (a handler may raise anything)
                 answer = (None, error)
+            end_if_child(answer[1])
             with contextlib.suppress(RuntimeError):  # the loop has been closed meanwhile
                 call.reply.get_loop().call_soon_threadsafe(_resolve, call.reply, answer)
             del call, answer  # or an idle thread would keep a payload and a result alive

@@ -59,6 +59,10 @@ class WorkerProcess:
                 stderr=output,
             )
 
+    @property
+    def is_alive(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
     def kill(self) -> None:
         self._running().kill()
         self._running().wait()
