@@ -257,7 +257,7 @@ class Writer:
 
     def _fold(self, connection: Connection, head: Head, commands: Sequence[Command]) -> _InDoubt:
         needs = Needs()
-        needs.add_commands(commands, self._policy, head.now)
+        needs.add_commands(commands, self._policy)
         world = self._projections.load(connection, head.position, needs)
         batch = Batch(
             world,

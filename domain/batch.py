@@ -30,7 +30,7 @@ LOOKS_A_CLAIM_MAX: Final = 50
 
 Outcome = Answer | Exception  # a Refusal, or whatever a command stumbled over
 _Reply = Callable[[World], Answer] | Exception
-_RefusalKey = tuple[UserId, Scope, datetime, int, int]  # whose, in which window, at which limit
+_RefusalKey = tuple[UserId, Scope, datetime, int, int, int]  # whose, which window, at which limit
 
 
 class Batch:
@@ -119,7 +119,10 @@ class Batch:
         return decision.reply
 
     def _hold_back(self, refused: RateLimitDecided) -> None:
-        key = (refused.user_id, refused.scope, refused.window_start, refused.used, refused.limit)
+        key = (
+            refused.user_id, refused.scope, refused.window_start, refused.window_seconds,
+            refused.used, refused.limit,
+        )  # fmt: skip
         earlier = self._refusals.get(key)
         self._refusals[key] = (
             refused if earlier is None else merge_refusals(earlier, refused, self.now)

@@ -31,9 +31,7 @@ from domain.events import (
 from domain.identifiers import GLOBAL
 from domain.life_cycle import ENDED, Job, State
 from domain.moments import later, to_micros
-from domain.rate_limits import Counter, Windows
-
-_NOTHING: Final = Counter()
+from domain.rate_limits import Windows
 
 
 def illegality(job_before: Job | None, recorded: Recorded) -> str | None:
@@ -62,12 +60,11 @@ def miscount(windows: Windows, recorded: Recorded) -> str | None:
     if not isinstance(event, RateLimitDecided) or not event.allowed:
         return None
     start = to_micros(event.window_start)
-    counters = windows.counters
-    used = counters.get((event.user_id, event.window_seconds, start), _NOTHING).used + 1
+    used = windows.used(event.user_id, event.window_seconds, start) + 1
     if event.used != used:
         return f"it counts {event.used} in its user's window, which had {used} with it"
     if event.global_used is not None:
-        used = counters.get((GLOBAL, event.window_seconds, start), _NOTHING).used + 1
+        used = windows.used(GLOBAL, event.window_seconds, start) + 1
         if event.global_used != used:
             return f"it counts {event.global_used} in the global window, which had {used} with it"
     return None

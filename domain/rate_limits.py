@@ -1,7 +1,8 @@
 """Fixed windows, aligned to the epoch: one counter per user and one for all users together.
 
 Every decision counts against the window that the log's clock is in. Refusals are counted beside the
-admitted ones, but use nothing up.
+admitted ones, but use nothing up. Of each user the latest window is known, and none before it: what
+is over decides nothing any more, and the log has it.
 """
 
 from datetime import datetime
@@ -19,7 +20,7 @@ from domain.moments import from_micros, later, to_micros
 from domain.policy import Policy
 
 Subject = tuple[UserId, Kind]  # whose limits: (user, ""), (GLOBAL, "") or (GLOBAL, kind)
-WindowKey = tuple[UserId, int, int]  # (user or GLOBAL, window_seconds, start in microseconds)
+WindowKey = tuple[UserId, int]  # (user or GLOBAL, window_seconds): the latest of this length
 
 _NO_KIND = Kind("")
 
@@ -32,11 +33,9 @@ class Limits(Struct, frozen=True, gc=False):
 
 
 class Counter(Struct, frozen=True, gc=False):
+    start: int  # of the window; UTC, microseconds
     used: int = 0  # submissions admitted
     refused: int = 0
-
-
-_ZERO = Counter()
 
 
 class WindowState(Struct, frozen=True, kw_only=True, gc=False):
@@ -65,7 +64,7 @@ def window_start(now: datetime, window_seconds: int) -> datetime:
 
 
 class Windows(Folded):
-    """Limits and counters, as far as they are known; a missing counter is zero."""
+    """Limits and the latest windows, as far as they are known; a missing counter is zero."""
 
     def __init__(self) -> None:
         self.limits: dict[Subject, Limits] = {}
@@ -76,20 +75,30 @@ class Windows(Folded):
     def _decided(self, _: Recorded, event: RateLimitDecided) -> None:
         used, refused = (1, 0) if event.allowed else (0, event.count)
         seconds, start = event.window_seconds, to_micros(event.window_start)
-        self._count((event.user_id, seconds, start), used, refused)
-        self._count((GLOBAL, seconds, start), used, refused)
+        self._count((event.user_id, seconds), start, used, refused)
+        self._count((GLOBAL, seconds), start, used, refused)
 
     def _limited(self, _: Recorded, event: LimitChanged) -> None:
         subject = subject_of(event)
         self.limits[subject] = Limits(event.limit, event.running)
         self.changed_limits.add(subject)
 
-    def _count(self, key: WindowKey, used: int, refused: int) -> None:
-        old = self.counters.get(key, _ZERO)
-        self.counters[key] = Counter(old.used + used, old.refused + refused)
+    def _count(self, key: WindowKey, start: int, used: int, refused: int) -> None:
+        """A refusal that is told late, of a window before the latest, counts in the log alone."""
+        old = self.counters.get(key)
+        if old is None or old.start != start:
+            if old is not None and start < old.start and not used:
+                return
+            old = Counter(start)
+        self.counters[key] = Counter(start, old.used + used, old.refused + refused)
         self.changed_counters.add(key)
 
     FOLDS: ClassVar[FoldMethods] = {RateLimitDecided: _decided, LimitChanged: _limited}
+
+    def used(self, who: UserId, window_seconds: int, start: int) -> int:
+        """How many submissions a window admitted, of a user or GLOBAL; 0 where it is not known."""
+        counter = self.counters.get((who, window_seconds))
+        return counter.used if counter is not None and counter.start == start else 0
 
     def user_window(self, user_id: UserId, policy: Policy, now: datetime) -> WindowState:
         return self._window(user_id, policy.user_limit, policy, now)
@@ -99,11 +108,10 @@ class Windows(Folded):
 
     def _window(self, who: UserId, default: int, policy: Policy, now: datetime) -> WindowState:
         start = window_start(now, policy.window_seconds)
-        counter = self.counters.get((who, policy.window_seconds, to_micros(start)))
         limits = self.limits.get((who, _NO_KIND))
         return WindowState(
             limit=default if limits is None or limits.submissions is None else limits.submissions,
-            used=0 if counter is None else counter.used,
+            used=self.used(who, policy.window_seconds, to_micros(start)),
             window_start=start,
             window_seconds=policy.window_seconds,
         )

@@ -88,7 +88,7 @@ class Standing:
         self.windows.counters = {
             key: counter
             for key, counter in self.windows.counters.items()
-            if key[2] + key[1] * 1_000_000 > now
+            if counter.start + key[1] * 1_000_000 > now
         }
         self._windows_left = len(self.windows.counters)
 
@@ -170,7 +170,8 @@ def to_snapshot(standing: Standing) -> bytes:
             },
             sorted((*subject, one.submissions, one.running)
                    for subject, one in windows.limits.items()),
-            sorted((*key, one.used, one.refused) for key, one in windows.counters.items()),
+            sorted((*key, one.start, one.used, one.refused)
+                   for key, one in windows.counters.items()),
         )
     )  # fmt: skip
 
@@ -189,7 +190,7 @@ def from_snapshot(snapshot: bytes) -> Standing:
         for user_id, kind, submissions, running in found.limits
     }
     standing.windows.counters = {
-        (user_id, seconds, start): Counter(used, refused)
+        (user_id, seconds): Counter(start, used, refused)
         for user_id, seconds, start, used, refused in found.counters
     }
     return standing

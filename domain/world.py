@@ -1,7 +1,6 @@
 """The state that a batch is decided against: as much of it as its commands need."""
 
 from collections.abc import Iterable
-from datetime import datetime
 from typing import Any
 
 from domain.commands import (
@@ -26,9 +25,8 @@ from domain.idempotency import key_hash, key_of
 from domain.identifiers import GLOBAL, JobId, Kind, UserId
 from domain.jobs import Jobs, claim_hash
 from domain.line import Lane, Line, Unread
-from domain.moments import to_micros
 from domain.policy import Policy
-from domain.rate_limits import WindowKey, Windows, window_start
+from domain.rate_limits import WindowKey, Windows
 
 
 class World:
@@ -70,8 +68,7 @@ class Needs:
         self.lanes: dict[Lane, int] = {}  # how many of the first jobs of each
         self.unread: Unread | None = None  # what more of the line claims turned out to need
 
-    def add_commands(self, commands: Iterable[Command], policy: Policy, now: datetime) -> None:
-        start = to_micros(window_start(now, policy.window_seconds))
+    def add_commands(self, commands: Iterable[Command], policy: Policy) -> None:
         for command in commands:
             match command:
                 case SubmitJob(user_id=user_id, kind=kind):
@@ -79,12 +76,11 @@ class Needs:
                     self.kinds.add(kind)
                     key, is_explicit = key_of(command)
                     self.keys.add(key_hash(user_id, key, is_explicit=is_explicit))
-                    self.windows.add((user_id, policy.window_seconds, start))
-                    self.windows.add((GLOBAL, policy.window_seconds, start))
+                    self.windows.add((user_id, policy.window_seconds))
+                    self.windows.add((GLOBAL, policy.window_seconds))
                 case ReportRefusals() as report:
-                    at = to_micros(report.window_start)
-                    self.windows.add((report.user_id, report.window_seconds, at))
-                    self.windows.add((GLOBAL, report.window_seconds, at))
+                    self.windows.add((report.user_id, report.window_seconds))
+                    self.windows.add((GLOBAL, report.window_seconds))
                 case ClaimJobs(kinds=kinds, max_jobs=jobs_max) as claim:
                     self.serving[kinds] = self.serving.get(kinds, 0) + jobs_max
                     if claim.claim_id is not None:
@@ -111,9 +107,8 @@ class Needs:
                 self.jobs.add(recorded.job_id)
             match event:
                 case RateLimitDecided():
-                    start = to_micros(event.window_start)
-                    self.windows.add((event.user_id, event.window_seconds, start))
-                    self.windows.add((GLOBAL, event.window_seconds, start))
+                    self.windows.add((event.user_id, event.window_seconds))
+                    self.windows.add((GLOBAL, event.window_seconds))
                 case LeasesExtended():
                     self.jobs.update(job_id for job_id, _ in event.jobs)
                 case LimitChanged():

@@ -2,7 +2,7 @@
 
 Rows stay in memory between pages of the log. Those that history is soon done with are written every
 so often, the others when there are too many, or at the end. Then what is hardly going to be touched
-again is let go: jobs that have ended, windows that are over, and with very many users everything.
+again is let go: jobs that have ended, and with very many users everything.
 What was let go is read again when an event names it, and what cannot be there is never asked for.
 """
 
@@ -15,9 +15,7 @@ from sqlalchemy.engine import Connection
 from domain.events import JobSubmitted, RateLimitDecided, Recorded
 from domain.idempotency import key_hash
 from domain.life_cycle import ENDED
-from domain.moments import EPOCH, from_micros, to_micros
 from domain.ports import Projection, Write
-from domain.rate_limits import WindowKey
 from domain.world import Needs, World
 
 EVENTS_A_SAVE: Final = 20_000
@@ -50,10 +48,8 @@ class GenerationFold:
         self._absent = Needs()  # looked for since rows were let go, and not stored
         self._has_let_go = False
         self._has_let_go_of_all = False
-        self._windows_let_go = EPOCH  # the latest start of one, UTC
         self._seen = _SeenKeys(events_expected)
         self._unsaved = 0
-        self._now = 0  # of the latest event; UTC, microseconds
 
     @property
     def position(self) -> int:
@@ -79,8 +75,6 @@ class GenerationFold:
                 judge(self._world, recorded)
             evolve(recorded)
         self._unsaved += len(events)
-        if events:
-            self._now = to_micros(events[-1].recorded_at)
 
     def save(self, connection: Connection) -> None:
         """Write what has changed since the last time."""
@@ -93,8 +87,6 @@ class GenerationFold:
         self._unsaved = 0
         if self._size() > ROWS_KEPT_MAX:
             self._let_go_of_jobs()
-        if self._size() > ROWS_KEPT_MAX:
-            self._let_go_of_windows()
         if self._size() > ROWS_KEPT_MAX:
             self._let_go_of_all()
         return writes
@@ -128,15 +120,6 @@ class GenerationFold:
         for job in going_on:
             jobs.put(job)
 
-    def _let_go_of_windows(self) -> None:
-        """Of those that are over."""
-        counters = self._world.windows.counters
-        going_on = {key: counter for key, counter in counters.items() if _end(key) > self._now}
-        latest = max((start for _, _, start in counters.keys() - going_on.keys()), default=0)
-        self._forget(counters)
-        counters.update(going_on)
-        self._windows_let_go = max(self._windows_let_go, from_micros(latest))
-
     def _let_go_of_all(self) -> None:
         self._has_let_go_of_all = True
         jobs, line, windows = self._world.jobs, self._world.line, self._world.windows
@@ -165,7 +148,7 @@ class GenerationFold:
         self, connection: Connection, events: Sequence[Recorded], repeated: set[bytes]
     ) -> None:
         needs = Needs()
-        needs.add_events(events if self._has_let_go_of_all else self._of_jobs_or_windows(events))
+        needs.add_events(events if self._has_let_go_of_all else self._of_jobs(events))
         needs.keys = repeated
         # A job is new at its submission.
         needs.jobs = {job_id for job_id in needs.jobs if job_id <= self.position}
@@ -177,15 +160,14 @@ class GenerationFold:
                 needs.add(missing)  # the users of the jobs that were read
         self._absent.add(self._unknown(needs))
 
-    def _of_jobs_or_windows(self, events: Sequence[Recorded]) -> Iterator[Recorded]:
-        """The events of jobs and windows that may have been let go."""
-        jobs, position, let_go = self._world.jobs.rows, self.position, self._windows_let_go
+    def _of_jobs(self, events: Sequence[Recorded]) -> Iterator[Recorded]:
+        """The events of jobs that may have been let go."""
+        jobs, position = self._world.jobs.rows, self.position
         for recorded in events:
             job_id = recorded.job_id
             if isinstance(recorded.event, RateLimitDecided):
-                if recorded.event.window_start <= let_go:
-                    yield recorded
-            elif job_id is None or (job_id <= position and job_id not in jobs):
+                continue
+            if job_id is None or (job_id <= position and job_id not in jobs):
                 yield recorded
 
     def _unknown(self, needs: Needs) -> Needs:
@@ -198,12 +180,6 @@ class GenerationFold:
         for rows, there in zip(missing.sets(), known, strict=True):
             rows -= {row for row in rows if row in there}
         return missing
-
-
-def _end(window: WindowKey) -> int:
-    """UTC, microseconds."""
-    _, seconds, start = window
-    return start + seconds * 1_000_000
 
 
 # Three bits of a word each, which two numbers tell.

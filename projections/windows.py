@@ -1,4 +1,7 @@
-"""Submissions admitted and refused in each window, and the limits that were set."""
+"""Submissions admitted and refused in the latest window of each user, and the limits that were set.
+
+A window that begins takes the row of the one before, so that there are as many as users.
+"""
 
 from collections.abc import Iterable
 from datetime import datetime
@@ -23,7 +26,7 @@ from projections.rows import (
     upserting,
 )  # fmt: skip
 
-VERSION: Final = 1
+VERSION: Final = 2
 metadata = sa.MetaData()
 
 window_counters = sa.Table(
@@ -32,8 +35,7 @@ window_counters = sa.Table(
     generation(),
     sa.Column("user_id", Identifier, primary_key=True, comment="empty: all users together"),
     sa.Column("window_seconds", sa.Integer, primary_key=True, autoincrement=False),
-    sa.Column("window_start", sa.BigInteger, primary_key=True, autoincrement=False,
-              comment="UTC, microseconds"),
+    sa.Column("window_start", sa.BigInteger, nullable=False, comment="UTC, microseconds"),
     sa.Column("used", sa.BigInteger, nullable=False),
     sa.Column("refused", sa.BigInteger, nullable=False),
 )  # fmt: skip
@@ -62,24 +64,23 @@ class WindowsProjection:
 
     def load(self, connection: Connection, generation: int, needs: Needs, world: World) -> None:
         """Counters and limits in one statement; a limit has neither length nor start."""
-        subjects = needs.users | {user_id for user_id, _, _ in needs.windows}
+        subjects = needs.users | {user_id for user_id, _ in needs.windows}
         if not subjects:
             return
         mark = placeholder(connection)
-        windows: dict[tuple[int, int], list[bytes]] = {}
-        for user_id, seconds, start in needs.windows:
-            windows.setdefault((seconds, start), []).append(user_id.encode())
+        windows: dict[int, list[bytes]] = {}
+        for user_id, seconds in needs.windows:
+            windows.setdefault(seconds, []).append(user_id.encode())
         parts: list[tuple[str, list[object]]] = [
             (
                 (
                     "SELECT user_id, NULL AS kind, window_seconds, window_start, used, refused"
                     f" FROM {window_counters.name} WHERE generation = {mark} AND user_id IN"
                     f" ({', '.join([mark] * len(named))}) AND window_seconds = {mark}"
-                    f" AND window_start = {mark}"
                 ),
-                [generation, *named, seconds, start],
+                [generation, *named, seconds],
             )
-            for (seconds, start), named in windows.items()
+            for seconds, named in windows.items()
         ]
         parts.append(
             (
@@ -106,8 +107,8 @@ class WindowsProjection:
 
 
 def _counter_row(generation: int, counted: tuple[WindowKey, Counter]) -> Row:
-    (user_id, seconds, start), counter = counted
-    return (generation, user_id.encode(), seconds, start, counter.used, counter.refused)
+    (user_id, seconds), counter = counted
+    return (generation, user_id.encode(), seconds, counter.start, counter.used, counter.refused)
 
 
 def _limits_row(generation: int, changed: tuple[Subject, Limits]) -> Row:
@@ -122,7 +123,7 @@ def _put(found: Iterable[Any], world: World) -> None:
             # A rebuild may know of a later change that is not stored yet.
             world.windows.limits.setdefault((user_id, Kind(kind.decode())), Limits(first, second))
         else:
-            world.windows.counters[user_id, seconds, start] = Counter(first, second)
+            world.windows.counters[user_id, seconds] = Counter(start, first, second)
 
 
 class WindowQueries:
@@ -148,8 +149,8 @@ class WindowQueries:
             )
         )  # fmt: skip
         for user, used, refused in counted:
-            key = (UserId(bytes(user).decode()), policy.window_seconds, start)
-            windows.counters[key] = Counter(used, refused)
+            key = (UserId(bytes(user).decode()), policy.window_seconds)
+            windows.counters[key] = Counter(start, used, refused)
         changed = connection.execute(
             sa.select(limits.c.user_id, limits.c.kind, limits.c.submissions, limits.c.running)
             .where(limits.c.generation == self._generation, limits.c.user_id.in_(subjects))

@@ -18,6 +18,7 @@ from domain.events import RateLimitDecided, Scope
 from domain.identifiers import JobId, UserId
 from domain.life_cycle import Job, State
 from domain.past import extended, jobs_of
+from domain.rate_limits import Counter as WindowCounter
 from domain.rate_limits import WindowKey
 from domain.standing import Standing, from_snapshot, line_in_order, to_snapshot
 from domain.world import World
@@ -60,9 +61,9 @@ def standing(fairlog: Fairlog, position: int) -> Standing:
     )
 
 
-def is_open(window: WindowKey, of: Standing) -> bool:
-    _, seconds, start = window
-    return of.recorded_at.timestamp() * 1_000_000 < start + seconds * 1_000_000
+def is_open(window: WindowKey, counter: WindowCounter, of: Standing) -> bool:
+    _, seconds = window
+    return of.recorded_at.timestamp() * 1_000_000 < counter.start + seconds * 1_000_000
 
 
 def assert_equal(found: Standing, world: World) -> None:
@@ -80,7 +81,7 @@ def assert_equal(found: Standing, world: World) -> None:
     assert found.windows.limits == world.windows.limits
     assert found.windows.counters == {
         window: counter for window, counter in world.windows.counters.items()
-        if is_open(window, found)
+        if is_open(window, counter, found)
     }  # fmt: skip
 
 

@@ -510,7 +510,7 @@ def test_pages_of_two_generations_are_compared_in_the_order_of_any_key(
     """Against a comparison of both as a whole, for page sizes around every border."""
     chance = random.Random(1)
     names = [b"", b"a", b"a ", b"b\xc3\xa0", b"B"]
-    keys = [(name, length, start) for name in names for length in (1, 60) for start in range(4)]
+    keys = [(name, length) for name in names for length in range(1, 9)]
     with service(new_database_url()) as (fairlog, _):
         with fairlog.database.write() as connection:
             create_all(connection, [window_counters])
@@ -521,7 +521,7 @@ def test_pages_of_two_generations_are_compared_in_the_order_of_any_key(
             ]
             with fairlog.database.write() as connection:
                 for number, side in enumerate(sides, generation):
-                    rows = [(number, *key, used, 0) for key, used in side.items()]
+                    rows = [(number, *key, 0, used, 0) for key, used in side.items()]
                     insert(connection, window_counters, rows)
             live, log = sides
             expected = sorted(
@@ -535,6 +535,6 @@ def test_pages_of_two_generations_are_compared_in_the_order_of_any_key(
                 for rows_a_page in (1, 2, 3, 7, 40, 1000):
                     found = list(differences("windows", window_counters, left, right, rows_a_page))
                     assert [one.key for one in found] == [
-                        f"user_id={name.decode()!r}, window_seconds={length}, window_start={start}"
-                        for name, length, start in expected
+                        f"user_id={name.decode()!r}, window_seconds={length}"
+                        for name, length in expected
                     ]

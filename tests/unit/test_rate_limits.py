@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given as for_all
 from hypothesis import strategies as st
 from msgspec import UNSET, UnsetType
+from msgspec.structs import replace
 
 from domain.commands import ChangeLimit, ReportRefusals
 from domain.decide import LimitsSet, RefusalsRecorded, Submitted
@@ -29,6 +30,12 @@ def refused(user_id: UserId = ALICE, used: int = 2, **details: object) -> RateLi
         "window_seconds": 60,
     }  # fmt: skip
     return RateLimitDecided(user_id=user_id, used=used, **(fields | details))  # type: ignore[arg-type]  # by name
+
+
+REPORT = ReportRefusals(
+    user_id=ALICE, scope=Scope.USER, used=2, limit=2, window_start=NOW, window_seconds=60,
+    count=4, first_at=at(59), last_at=at(59),
+)  # fmt: skip
 
 
 def change(
@@ -147,7 +154,7 @@ def test_refusals_use_nothing_up_and_are_counted_beside_what_was_let_in() -> Non
     counters = story.world.windows.counters
     start = 1_700_000_040_000_000
     assert counters == {
-        (ALICE, 60, start): WindowCounter(2, 5), (GLOBAL, 60, start): WindowCounter(2, 5)
+        (ALICE, 60): WindowCounter(start, 2, 5), (GLOBAL, 60): WindowCounter(start, 2, 5)
     }  # fmt: skip
 
 
@@ -176,12 +183,26 @@ def test_what_was_refused_at_the_door_is_recorded_with_its_count_and_its_times()
 
 
 def test_a_report_that_comes_after_its_window_counts_in_the_window_that_it_names() -> None:
-    report = ReportRefusals(
-        user_id=ALICE, scope=Scope.USER, used=2, limit=2, window_start=NOW, window_seconds=60,
-        count=4, first_at=at(59), last_at=at(59),
-    )  # fmt: skip
-    counters = given().after(61).when(report).so.world.windows.counters
-    assert counters[ALICE, 60, 1_700_000_040_000_000] == WindowCounter(0, 4)
+    counters = given().after(61).when(REPORT).so.world.windows.counters
+    assert counters[ALICE, 60] == WindowCounter(1_700_000_040_000_000, 0, 4)
+
+
+def test_of_each_user_the_latest_window_alone_is_known() -> None:
+    story = given().when(submit(), submit(BOB)).so.after(60).when(submit(payload=2)).so
+    story = story.when(REPORT, replace(REPORT, user_id=BOB)).so
+    start, next_start = 1_700_000_040_000_000, 1_700_000_100_000_000
+    assert story.world.windows.counters == {
+        (ALICE, 60): WindowCounter(next_start, 1, 0), (BOB, 60): WindowCounter(start, 1, 4),
+        (GLOBAL, 60): WindowCounter(next_start, 1, 0),
+    }  # fmt: skip
+
+
+def test_windows_of_several_lengths_are_counted_beside_each_other() -> None:
+    """As two servers with other settings wrote them."""
+    story = given().when(submit()).so.under(window_seconds=3600).when(submit(payload=2)).so
+    story = story.under(window_seconds=60).when(submit(payload=3)).so
+    decided = [one.event for one in story.recorded if isinstance(one.event, RateLimitDecided)]
+    assert [event.used for event in decided] == [1, 1, 2]
 
 
 # Limits that change
