@@ -19,6 +19,8 @@ from typing import Any, TypeAlias
 
 from msgspec import Struct, field
 
+from adapters.user_modules import files_of, hidden_import, is_hidden, look_in
+
 SLEEP_SECONDS_MAX = 86_400  # a day
 
 # Fairlog's own top-level packages: a user's module of the same name would be ours, silently.
@@ -76,11 +78,12 @@ def load_handlers(module_name: str | None) -> Handlers:
     """Return the handlers of every kind: the built-in ones, and the module's over them.
 
     `module_name` is a dotted name, or a path ending in .py; None: the built-in handlers alone.
-    Importing runs the user's code. As in `python file.py`, the directory it is looked for in (the
-    current one, or the file's) goes to the front of sys.path and stays there, also after an error.
+    Importing runs the user's code. Modules beside it are found too: the directory it is looked for
+    in (the current one, or the file's) goes to the end of sys.path and stays there, also after an
+    error.
 
-    Raises HandlersError: no such module, an error while importing it, a name that is Fairlog's own,
-    no public function, or a function that cannot be called as a handler.
+    Raises HandlersError: no such module, an error while importing it, a name that is Fairlog's own
+    or another module's, no public function, or a function that cannot be called as a handler.
     """
     handlers = dict(_BUILT_IN)
     if module_name is not None:
@@ -112,7 +115,14 @@ def _import_dotted(module_name: str) -> ModuleType:
             " nor a path ending in .py"
         )
     directory = Path.cwd()
-    _look_first_in(directory)
+    root, _, _ = module_name.partition(".")
+    look_in(directory)
+    if is_hidden(root, directory):
+        raise HandlersError(
+            f"handlers module {module_name!r}: {root!r} is {_whose(root)}; give yours another name"
+        )
+    for file in files_of(root, directory):  # none where the module is installed
+        _refuse_hidden(file, directory, module_name)
     try:
         return importlib.import_module(module_name)
     except ModuleNotFoundError as error:
@@ -128,7 +138,8 @@ def _import_dotted(module_name: str) -> ModuleType:
 def _import_file(path: Path) -> ModuleType:
     if not path.is_file():
         raise HandlersError(f"handlers module {str(path)!r}: there is no such file")
-    _look_first_in(path.resolve().parent)
+    look_in(path.resolve().parent)
+    _refuse_hidden(path.resolve(), path.resolve().parent, str(path))
     # A name that cannot be another module's: a file called json.py must not become `json`.
     name = f"fairlog_handlers_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path.resolve())
@@ -144,10 +155,20 @@ def _import_file(path: Path) -> ModuleType:
     return module
 
 
-def _look_first_in(directory: Path) -> None:
-    if str(directory) not in sys.path:
-        sys.path.insert(0, str(directory))
-    importlib.invalidate_caches()  # or a file written within the same second may not be seen
+def _refuse_hidden(file: Path, directory: Path, module_name: str) -> None:
+    if name := hidden_import(file, directory):
+        raise HandlersError(
+            f"handlers module {module_name!r} imports {name!r} from {directory}, but"
+            f" {name!r} is {_whose(name)}; rename yours"
+        )
+
+
+def _whose(name: str) -> str:
+    if name in _OURS:
+        return "a package of Fairlog's own, which hides any other"
+    if name in sys.stdlib_module_names:
+        return "a module of Python's own"
+    return "a module that is installed in this environment"
 
 
 def _reason(error: BaseException) -> str:
@@ -159,7 +180,7 @@ def _reason(error: BaseException) -> str:
 
 
 def _clash(root: str) -> str:
-    return f"{root!r} is a package of Fairlog's own, which hides any other"
+    return f"{root!r} is {_whose(root)}"
 
 
 def _handlers_of(module: ModuleType, module_name: str) -> dict[str, Handler]:

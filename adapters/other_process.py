@@ -7,6 +7,7 @@ this process, however that ends: its next word finds the pipe closed.
 import contextlib
 import pickle
 import subprocess
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing import Pipe
@@ -17,6 +18,13 @@ from domain.errors import FairlogError
 
 STOP_SECONDS_MAX: Final = 15.0  # a word of a check, or a batch (3 s) and the few that wait
 _ENDED: Final = "The process beside this one has ended; the lines above may say why."
+
+
+def program(module: str) -> Sequence[str]:
+    """The command for a module of ours. It looks for no module in the current directory, which is
+    the user's; `python -m` alone would look there first.
+    """
+    return sys.executable, "-P", "-m", module
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 `compose` opens nothing; `prepare` brings the database up to date; a door then starts the writer.
 """
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -13,6 +12,7 @@ import structlog
 from adapters.command_queue import CommandQueue
 from adapters.database import Database
 from adapters.event_log import SqlEventLog
+from adapters.other_process import program
 from adapters.schema import NoTriggers, migrate, protect_events
 from adapters.server_lock import ServerLock
 from adapters.settings import Settings
@@ -59,8 +59,7 @@ def compose_server(settings: Settings, *, logs_json: bool) -> Fairlog:
     """Wire a service that writes, and follows the log, in a process of its own."""
     database = Database(settings.database_url)
     log = SqlEventLog(database)
-    command = [sys.executable, "-m", "entrypoints.writing"]
-    writer = WriterProcess(command, Begin(settings, logs_json))
+    writer = WriterProcess(program("entrypoints.writing"), Begin(settings, logs_json))
     return _wired(settings, database, log, writer, RecentEvents())
 
 

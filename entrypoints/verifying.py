@@ -11,7 +11,7 @@ from multiprocessing.connection import Connection
 from typing import Any, Final
 
 from adapters.database import Database
-from adapters.other_process import beside, speak
+from adapters.other_process import beside, program, speak
 from adapters.scratch import scratch_database
 from adapters.stored_log import SqlStoredLog, snapshot
 from domain.events import Recorded
@@ -24,7 +24,7 @@ from projections.live import inline_projections
 from projections.parts import Checked, Part
 from projections.verify import head_of
 
-_COMMAND: Final = (sys.executable, "-m", "entrypoints.verifying")
+_COMMAND: Final = program("entrypoints.verifying")
 _Stopped = tuple[int | None]  # what `Part.stopped_at` says
 
 

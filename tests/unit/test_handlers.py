@@ -1,4 +1,5 @@
 import asyncio
+import importlib
 import inspect
 import json
 import sys
@@ -371,7 +372,7 @@ def test_a_module_that_misses_its_own_package_behind_ours_is_told_so(
 ) -> None:
     write("adapters/pricing.py", "def price(payload): ...\n")
     write("jobs_hidden.py", f"{line}\ndef f(payload): ...\n")
-    assert "('adapters' is a package of Fairlog's own" in refusal("jobs_hidden")
+    assert "'adapters' is a package of Fairlog's own" in refusal("jobs_hidden")
 
 
 @pytest.mark.parametrize(
@@ -382,3 +383,45 @@ def test_a_module_that_was_given_a_package_of_ours_for_its_own_is_told_so(
 ) -> None:
     write("jobs_mistaken.py", f"{line}\ndef f(payload): ...\n")
     assert "'adapters' is a package of Fairlog's own" in refusal("jobs_mistaken")
+
+
+@pytest.mark.parametrize(("name", "whose"), [("queue", "Python's own"), ("msgspec", "installed")])
+@pytest.mark.parametrize("line", ["import {}", "from {} import put", "def _later(): import {}"])
+def test_a_module_of_the_users_with_the_name_of_another_is_refused_where_it_is_imported(
+    write: Write, name: str, whose: str, line: str
+) -> None:
+    write(f"{name}.py", "def put(payload): ...\n")
+    write("jobs_clashing.py", "import clashing_parts\ndef f(payload): ...\n")
+    write("clashing_parts/__init__.py", "")
+    write("clashing_parts/deep.py", f"{line.format(name)}\n")
+
+    message = refusal("jobs_clashing")
+
+    assert f"imports {name!r}" in message
+    assert whose in message
+    assert "rename yours" in message
+
+
+def test_a_file_of_handlers_is_looked_through_too(write: Write) -> None:
+    write("queue.py", "")
+    write("jobs_file.py", "import queue\ndef f(payload): ...\n")
+    assert "imports 'queue'" in refusal("jobs_file.py")
+
+
+def test_a_handlers_module_with_the_name_of_another_is_refused(write: Write) -> None:
+    write("queue.py", "def f(payload): ...\n")
+    assert "'queue' is a module of Python's own; give yours another name" in refusal("queue")
+    assert set(load_handlers("queue.py")) == {"echo", "sleep", "fail", "f"}
+
+
+def test_what_lies_beside_the_handlers_takes_the_place_of_nothing(write: Write) -> None:
+    """Whoever imports them later: the standard library, ours, and what is installed."""
+    for name in ("queue", "colorsys", "msgspec", "domain/__init__"):
+        write(f"{name}.py", "raise AssertionError('imported')\n")
+    write("jobs_beside.py", "from jobs_helper import double\ndef f(payload): return double(2)\n")
+    write("jobs_helper.py", "def double(x): return 2 * x\n")
+
+    handlers = load_handlers("jobs_beside")
+    importlib.import_module("colorsys")
+
+    assert run(handlers, "f", None) == 4
