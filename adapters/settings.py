@@ -55,6 +55,25 @@ class Settings(Struct, frozen=True, kw_only=True):
     # Attempts, default 3, from 1 (never retried) to 1,000. A lost lease counts as one.
     max_attempts: Annotated[int, Meta(ge=1, le=1_000)] = 3
 
+    # Connections, default 1,000, from 10 to 100,000. Beyond it the server closes those that it
+    # waits for longest.
+    max_connections: Annotated[int, Meta(ge=10, le=100_000)] = 1_000
+
+    # Seconds, default 75, from 1 to 3,600. How long a connection stays open between two requests;
+    # longer than a proxy in front keeps its own (nginx: 60), or that one meets closed connections.
+    keep_alive_seconds: Annotated[int, Meta(ge=1, le=3_600)] = 75
+
+    # Seconds, default 60, from 1 to 3,600. How long a request may take to arrive, from its first
+    # byte to its last, and how long a client may read nothing of an answer.
+    request_seconds: Annotated[int, Meta(ge=1, le=3_600)] = 60
+
+    # MiB, default 128, from 16 (one batch) to 65,536. Bodies of all requests under way together.
+    bodies_mib: Annotated[int, Meta(ge=16, le=65_536)] = 128
+
+    # Names beside those of loopback and --host by which the server may be asked (the header Host),
+    # separated by commas; default: none. They matter where it listens on loopback, or if given.
+    allowed_hosts: str = ""
+
     # A dotted module name or a path ending in .py, see adapters/handlers.py. None, the default:
     # the built-in handlers alone.
     handlers: str | None = None
@@ -87,6 +106,7 @@ _RANGES: Mapping[str, tuple[int, int]] = {
 }
 
 _PORT_MAX = 65_535
+_HOST = re.compile(r"[a-z0-9]([a-z0-9._-]{0,252}[a-z0-9])?|\[?[0-9a-f:.]*:[0-9a-f:.]*\]?")
 _SHOWN_CHARACTERS_MAX = 60
 
 _URL_ACCEPTED = (
@@ -180,6 +200,8 @@ def _checked(field: str, given: _Given) -> str | int:
             return _database_url(given)
         case "handlers":
             return _module(given)
+        case "allowed_hosts":
+            return _hosts(given)
         case _:
             return _whole_number(given, *_RANGES[field])
 
@@ -203,6 +225,17 @@ def _module(given: _Given) -> str:
     raise SettingsError(
         f"{given.written_as} is {_shown(given.value)}, but must be"
         " a module's dotted name or a path ending in .py."
+    )
+
+
+def _hosts(given: _Given) -> str:
+    if isinstance(given.value, str):
+        names = [name.strip().lower() for name in given.value.split(",") if name.strip()]
+        if names and all(_HOST.fullmatch(name) for name in names):
+            return ",".join(names)
+    raise SettingsError(
+        f"{given.written_as} is {_shown(given.value)}, but must be host names or addresses without"
+        " a port, separated by commas."
     )
 
 

@@ -5,6 +5,7 @@ before it has declared the jobs of the first one lost, and nobody is answered be
 """
 
 import contextlib
+import resource
 import signal
 import socket
 from collections.abc import Iterable, Iterator
@@ -12,6 +13,7 @@ from typing import Final
 
 import structlog
 import uvicorn
+from litestar import Litestar
 from msgspec import Struct
 
 from adapters.doctor import unsafe_settings
@@ -20,12 +22,15 @@ from adapters.handlers import load_handlers
 from adapters.settings import Settings
 from domain.errors import FairlogError
 from entrypoints.composition import prepare
+from entrypoints.host_names import hosts_of
 from entrypoints.http.app import create_app
+from entrypoints.http.protocol import Bounds, bounded_protocol
 from entrypoints.interpreter import tune_interpreter
 from entrypoints.recovery import server_id_of, sole_server
 from entrypoints.service import Fairlog
 
 GRACEFUL_SECONDS_MAX: Final = 10  # for requests in hand when the server is told to stop
+_OTHER_FILES: Final = 256  # of the database, the writer and the program itself
 _log = structlog.get_logger()
 
 
@@ -62,16 +67,13 @@ def run_server(fairlog: Fairlog, settings: Settings, options: ServerOptions) -> 
         fairlog.writer.start()
         recovered = fairlog.recover(server_id)
         _log.info("recovered", jobs=len(recovered), server=server_id)
-        app = create_app(fairlog, server_id=server_id, workers=options.workers, handlers=handlers)
-        tune_interpreter()
-        server = _Server(
-            uvicorn.Config(
-                app, loop="uvloop", http="httptools", ws="none", lifespan="on",
-                log_config=None, access_log=False, server_header=False, proxy_headers=False,
-                timeout_graceful_shutdown=GRACEFUL_SECONDS_MAX,
-            ),
-            fairlog, options, listener,
+        app = create_app(
+            fairlog, server_id=server_id, workers=options.workers, handlers=handlers,
+            served_names=hosts_of(options.host, settings.allowed_hosts),
         )  # fmt: skip
+        tune_interpreter()
+        allow_files(settings.max_connections)
+        server = _Server(uvicorn_config(app, settings), fairlog, options, listener)
         with _signals_left_to(server):
             server.run(sockets=[listener])
         if fairlog.writer.fatal is not None:
@@ -79,6 +81,30 @@ def run_server(fairlog: Fairlog, settings: Settings, options: ServerOptions) -> 
         if not server.started:
             raise FairlogError("The server could not start; the lines above say why.")
         _log.info("stopped")
+
+
+def uvicorn_config(app: Litestar, settings: Settings) -> uvicorn.Config:
+    """How the app is served."""
+    bounds = Bounds(
+        connections_max=settings.max_connections,
+        request_seconds=settings.request_seconds,
+        bodies_bytes_max=settings.bodies_mib * 1024 * 1024,
+    )
+    return uvicorn.Config(
+        app, loop="uvloop", http=bounded_protocol(bounds), ws="none", lifespan="on",
+        log_config=None, access_log=False, server_header=False, proxy_headers=False,
+        timeout_keep_alive=settings.keep_alive_seconds,
+        timeout_graceful_shutdown=GRACEFUL_SECONDS_MAX,
+    )  # fmt: skip
+
+
+def allow_files(connections: int) -> None:
+    """Raise this process's limit of open files to what so many connections need, if it may be."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = connections + _OTHER_FILES
+    most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 class _Server(uvicorn.Server):

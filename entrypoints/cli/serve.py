@@ -1,8 +1,8 @@
 """Commands that run until they are stopped: the server, and a worker of its own."""
 
-import ipaddress
 import logging
 import sys
+from collections.abc import Sequence
 from functools import partial
 from typing import Final
 
@@ -12,6 +12,7 @@ from adapters.handlers import load_handlers
 from entrypoints.cli.opening import database_url_option, opened, settings_from
 from entrypoints.cli.output import examples
 from entrypoints.composition import compose_server
+from entrypoints.host_names import is_loopback
 from entrypoints.logging import configure_logging
 
 DEFAULT_WORKERS: Final = 4
@@ -49,6 +50,11 @@ _handlers_option = click.option(
     help="The port to listen on; 0: any that is free.",
 )  # fmt: skip
 @click.option(
+    "--allowed-host", "allowed_hosts", multiple=True, metavar="NAME",
+    help="A name by which it is asked beside those of loopback and --host, as a proxy in front may "
+    "send it; may be given several times.",
+)  # fmt: skip
+@click.option(
     "--insecure", is_flag=True,
     help="Listen on other addresses than loopback too, although anybody who reaches them can then "
     "read and change everything: there are no API keys yet.",
@@ -64,15 +70,16 @@ _handlers_option = click.option(
     "name, it queues again at once what ran inside it; else that waits for leases to end.",
 )  # fmt: skip
 def serve(
-    database_url: str | None, *, host: str, port: int, insecure: bool, workers: int,
-    handlers: str | None, server_id: str | None, log_format: str | None,
+    *, host: str, port: int, allowed_hosts: Sequence[str], insecure: bool, workers: int,
+    server_id: str | None, log_format: str | None,
+    **flags: str | None,  # as the settings are called
 ) -> None:  # fmt: skip
     """Run the service: API, dashboard and workers, and its writer in a second process.
 
     Creates or upgrades the tables, recovers what an earlier process left behind, then listens.
     Other settings are FAIRLOG_… variables, or lines in fairlog.toml.
     """
-    if not insecure and not _is_loopback(host):
+    if not insecure and not is_loopback(host):
         raise click.UsageError(
             f"--host {host} can be reached from other machines, and without API keys anybody there "
             "could read and change everything; use 127.0.0.1 behind a proxy, or add --insecure."
@@ -81,7 +88,7 @@ def serve(
     # Litestar takes a third of a second to import, and no other command needs it.
     from entrypoints.server import ServerOptions, run_server  # noqa: PLC0415 (see above)
 
-    settings = settings_from({"database_url": database_url, "handlers": handlers})
+    settings = settings_from({**flags, "allowed_hosts": ",".join(allowed_hosts) or None})
     options = ServerOptions(host=host, port=port, workers=workers, server_id=server_id)
     with opened(settings, partial(compose_server, logs_json=logs_json)) as fairlog:
         run_server(fairlog, settings, options)
@@ -119,10 +126,3 @@ def _configure_logging(log_format: str | None) -> bool:
     as_json = log_format == "json" or (log_format is None and not sys.stderr.isatty())
     configure_logging(as_json=as_json, level=logging.INFO)
     return as_json
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

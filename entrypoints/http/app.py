@@ -19,6 +19,7 @@ from entrypoints.dashboard.router import dashboard
 from entrypoints.doorkeeper import REPORT_SECONDS
 from entrypoints.http.audit import audit
 from entrypoints.http.claims import ClaimController, OutcomeController
+from entrypoints.http.edge import EdgeApp
 from entrypoints.http.guard import guard
 from entrypoints.http.jobs import JobController
 from entrypoints.http.limits import LimitController
@@ -32,15 +33,20 @@ from entrypoints.service import Fairlog
 from entrypoints.worker.embedded import EmbeddedWorker
 
 CLOCK_SECONDS = 0.5  # between two looks at what the clock alone changes
+BODY_BYTES_MAX = 1024 * 1024  # of calls that take no payload: a claim of a thousand kinds
 GRACE_SECONDS = 8.0  # for jobs in hand when the server stops
 
 _log = structlog.get_logger()
 
 
 def create_app(
-    fairlog: Fairlog, *, server_id: ServerId, workers: int, handlers: Handlers
-) -> Litestar:
-    """The app of one server process. Its start opens nothing that `fairlog` has not opened."""
+    fairlog: Fairlog, *, server_id: ServerId, workers: int, handlers: Handlers,
+    served_names: frozenset[str] | None = None,
+) -> Litestar:  # fmt: skip
+    """The app of one server process. Its start opens nothing that `fairlog` has not opened.
+
+    `served_names` are those by which it may be asked (see `hosts_of`); None: any.
+    """
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Litestar) -> AsyncIterator[None]:
@@ -67,7 +73,7 @@ def create_app(
                 await fairlog.door.report_all()
 
     figures = Figures(fairlog)
-    return Litestar(
+    app = EdgeApp(
         route_handlers=[
             JobController, OutcomeController, ClaimController, LimitController,
             OriginalController, audit, livez, readyz, stats, metrics, stream,
@@ -86,8 +92,11 @@ def create_app(
             title="Fairlog", version="1",
             render_plugins=[JsonRenderPlugin(path="/")],  # the pages would load scripts from a CDN
         ),
+        request_max_body_size=BODY_BYTES_MAX,
         logging_config=None,
     )  # fmt: skip
+    app.served_names = served_names
+    return app
 
 
 async def _repeat(chore: Callable[[], Awaitable[object]], seconds: float) -> None:

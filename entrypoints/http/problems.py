@@ -70,11 +70,11 @@ AnyRequest = Request[Any, Any, Any]
 def problem_of(error: Exception) -> Problem:
     """The body of the answer; its `status` is the answer's."""
     if not isinstance(error, FairlogError):
-        return _problem(HTTPStatus.INTERNAL_SERVER_ERROR, "Something went wrong on our side.")
+        return http_problem(HTTPStatus.INTERNAL_SERVER_ERROR, "Something went wrong on our side.")
     if isinstance(error, InvalidInput) and error.is_too_large:
-        return _problem(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, str(error))
+        return http_problem(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, str(error))
     known = (_STATUS[cls] for cls in type(error).__mro__ if cls in _STATUS)
-    problem = _problem(next(known, HTTPStatus.INTERNAL_SERVER_ERROR), str(error))
+    problem = http_problem(next(known, HTTPStatus.INTERNAL_SERVER_ERROR), str(error))
     if isinstance(error, RateLimited):
         problem |= {
             "type": QUOTA_EXCEEDED,
@@ -120,27 +120,34 @@ def _refusal_answer(user_id: UserId, decision: RateLimitDecided, seconds: int) -
 def answer_error(_: AnyRequest, error: Exception) -> Response[Problem]:
     """The exception handler of every route."""
     if isinstance(error, HTTPException):
-        return _answer(_http_problem(error), dict(error.headers or {}))
+        return _answer(_problem_of_litestar(error), _headers_of_litestar(error))
     problem = problem_of(error)
     if problem["status"] == HTTPStatus.INTERNAL_SERVER_ERROR:
         _log.error("request_failed", exc_info=error)
     return _answer(problem, headers_of(error))
 
 
-def _http_problem(error: HTTPException) -> Problem:
+def _problem_of_litestar(error: HTTPException) -> Problem:
     match error:
         case ValidationException():
             detail = _validation_sentence(error) or error.detail
         case NotFoundException():
             detail = "There is nothing at this address; /schema lists the calls."
         case MethodNotAllowedException():
-            allowed = (error.headers or {}).get("allow", "other methods")
+            allowed = _headers_of_litestar(error).get("allow", "other methods")
             detail = f"This address takes {allowed}; /schema lists the calls."
         case _ if error.status_code == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
             detail = "The body is larger than this call takes; send less at once."
         case _:
             detail = error.detail
-    return _problem(HTTPStatus(error.status_code), detail[:_MESSAGE_CHARACTERS_MAX])
+    return http_problem(HTTPStatus(error.status_code), detail[:_MESSAGE_CHARACTERS_MAX])
+
+
+def _headers_of_litestar(error: HTTPException) -> dict[str, str]:
+    headers = dict(error.headers or {})
+    if "GET" in headers.get("allow", ""):
+        headers["allow"] += ", HEAD"  # see `EdgeApp`
+    return headers
 
 
 def _validation_sentence(error: ValidationException) -> str:
@@ -156,7 +163,7 @@ def _clause(found: dict[str, Any]) -> str:
     return f"{_WIRE_NAMES.get(place, place)}: {_MESSAGES.get(message, message)}"
 
 
-def _problem(status: HTTPStatus, detail: str) -> Problem:
+def http_problem(status: HTTPStatus, detail: str) -> Problem:
     return {"type": "about:blank", "title": status.phrase, "status": int(status), "detail": detail}
 
 

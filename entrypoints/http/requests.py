@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Final, Literal
 
-from msgspec import UNSET, Raw, Struct, UnsetType
+from msgspec import UNSET, Raw, Struct, UnsetType, field
 
 from domain import validation
 from domain.bodies import Body, body_of_json
@@ -156,7 +156,7 @@ class Heartbeat(Struct, forbid_unknown_fields=True):
 
 class Completion(Struct, forbid_unknown_fields=True):
     attempt: int
-    result: Raw = _NULL  # any JSON value
+    result: Raw = field(default_factory=lambda: _NULL)  # any JSON value
 
     def to_command(self, job_id: JobId) -> CompleteJob:
         return CompleteJob(
@@ -185,7 +185,7 @@ class OutcomeOfJob(Struct, forbid_unknown_fields=True, kw_only=True):
 
     id: int
     attempt: int
-    result: Raw = _NULL
+    result: Raw = field(default_factory=lambda: _NULL)
     error: Raw | UnsetType = UNSET
     retry: bool = True
 

@@ -471,7 +471,7 @@ def test_a_long_poll_and_a_stream_do_not_keep_a_server_from_ending(database_url:
         FairlogServer(database_url) as server,
         socket.create_connection(("127.0.0.1", server.port)) as stream,
     ):
-        stream.sendall(b"GET /v1/stream HTTP/1.1\r\nHost: x\r\n\r\n")
+        stream.sendall(b"GET /v1/stream HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert stream.recv(1000).startswith(b"HTTP/1.1 200")
         server.terminate()
 

@@ -191,7 +191,7 @@ def hang_up(server: AppServer, **fields: Any) -> None:
     body = json.dumps({"worker": "gone", "wait_seconds": 30, **fields}).encode()
     with socket.create_connection(("127.0.0.1", server.port)) as connection:
         connection.sendall(
-            b"POST /v1/claims HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+            b"POST /v1/claims HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
             b"Content-Length: %d\r\n\r\n%s" % (len(body), body)
         )
         wait_until(lambda: waiting(server) == before + 1, "the claim waits")

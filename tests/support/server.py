@@ -28,7 +28,9 @@ from adapters.settings import Settings
 from domain.identifiers import ServerId
 from domain.ports import Clock
 from entrypoints.composition import compose, prepare
+from entrypoints.host_names import hosts_of
 from entrypoints.http.app import create_app
+from entrypoints.server import uvicorn_config
 
 START_SECONDS_MAX = 60.0  # usual: 1
 STOP_SECONDS_MAX = 30.0  # usual: 0.2
@@ -76,11 +78,12 @@ class AppServer:
         self.fairlog.following.start()
         self.fairlog.recover(None)
         app = create_app(
-            self.fairlog, server_id=ServerId("test"), workers=0, handlers=load_handlers(None)
-        )
-        self._server = uvicorn.Server(
-            uvicorn.Config(app, lifespan="on", log_config=None, timeout_graceful_shutdown=1)
-        )
+            self.fairlog, server_id=ServerId("test"), workers=0, handlers=load_handlers(None),
+            served_names=hosts_of("127.0.0.1", self._settings.allowed_hosts),
+        )  # fmt: skip
+        config = uvicorn_config(app, self._settings)
+        config.timeout_graceful_shutdown = 1
+        self._server = uvicorn.Server(config)
         listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = listener.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
@@ -91,6 +94,10 @@ class AppServer:
         wait_until(lambda: self._server.started or not self._thread.is_alive(), "the app starts")
         self.client = httpx.Client(base_url=self.url, timeout=REQUEST_SECONDS_MAX)
         return self
+
+    @property
+    def connections_open(self) -> int:
+        return len(self._server.server_state.connections)
 
     def __exit__(self, *_: object) -> None:
         self.client.close()

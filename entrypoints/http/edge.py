@@ -1,0 +1,127 @@
+"""What holds for every request before any route sees it, and for every answer on its way out."""
+
+import re
+from collections.abc import Iterable
+from functools import lru_cache
+from http import HTTPStatus
+from typing import Any, Final
+
+import structlog
+from litestar import Litestar
+from litestar.types import HTTPScope, Message, Receive, Send
+
+from entrypoints.host_names import is_asked_by_name
+from entrypoints.http.answers import PROBLEM, JsonAnswer
+from entrypoints.http.problems import http_problem
+
+PATH_BYTES_MAX: Final = 1024  # a user id of 255 bytes, each written with three
+# Of these a client sends one. With two of them it is open which one a proxy has looked at.
+SINGLE_FIELDS: Final = frozenset(
+    {
+        b"authorization", b"content-length", b"content-type", b"host", b"hx-request",
+        b"idempotency-key", b"last-event-id", b"origin", b"sec-fetch-site", b"x-fairlog-position",
+    }
+)  # fmt: skip
+_SAFE_FIELDS: Final = ((b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store"))
+# Paths that end in a name that somebody has chosen. All others need no percent-encoding.
+_NAMED: Final = (b"/v1/limits/", b"/v1/kinds/")
+_PATH: Final = re.compile(rb"/(?:[A-Za-z0-9._~-]+(?:/[A-Za-z0-9._~-]+)*)?")
+_NAME: Final = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+,;=:@/-]|%[0-9A-Fa-f]{2})*")
+_ENCODED_LETTER: Final = re.compile(rb"%(?:3[0-9]|[46][1-9A-Fa-f]|[57][0-9Aa])")
+_ODD_SEGMENT: Final = re.compile(rb"/\.{1,2}(?=/|$)")
+# What Python's int() takes for a number, but for the one way in which an id is written.
+_ODD_NUMBER: Final = re.compile(rb"/(?:-?0[0-9_]+|-0|-?[0-9]+_[0-9_]*|-?[0-9]{40,})(?=/|$)")
+
+_log = structlog.get_logger()
+
+
+class EdgeApp(Litestar):
+    """The application behind its edge."""
+
+    served_names: frozenset[str] | None = None  # see `hosts_of`
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:  # noqa: ANN401 (ASGI's shapes)
+        if scope["type"] == "http":
+            await self._answer(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
+
+    async def _answer(self, scope: HTTPScope, receive: Receive, send: Send) -> None:
+        is_head = scope["method"] == "HEAD"
+        started = ended = False
+
+        async def answering(message: Message) -> None:
+            nonlocal started, ended
+            if ended:
+                return
+            if message["type"] == "http.response.start":
+                started = True
+                message["headers"] = _with_safe_fields(message.get("headers", ()))
+            elif message["type"] == "http.response.body":
+                if is_head:  # no part of the body, also where it would go on for ever
+                    message = {"type": "http.response.body", "body": b"", "more_body": False}
+                ended = not message.get("more_body", False)
+            await send(message)
+
+        if problem := refusal(scope, self.served_names):
+            await JsonAnswer(problem["status"], problem, (), PROBLEM)(scope, receive, answering)
+            return
+        try:
+            # Whatever can be asked for can be asked about.
+            asked = {**scope, "method": "GET"} if is_head else scope
+            await super().__call__(asked, receive, answering)
+        except Exception:
+            _log.exception("request_failed")
+            if started:
+                raise
+            status = HTTPStatus.INTERNAL_SERVER_ERROR
+            problem = http_problem(status, "Something went wrong on our side.")
+            await JsonAnswer(status, problem, (), PROBLEM)(scope, receive, answering)
+
+
+def refusal(scope: HTTPScope, names: frozenset[str] | None) -> dict[str, Any] | None:
+    """Return the problem with a request's head, if there is one that no route could excuse."""
+    seen: set[bytes] = set()
+    for name, value in scope["headers"]:
+        if name in SINGLE_FIELDS:
+            if name in seen:
+                detail = f"The header {name.decode()} is there more than once; send one."
+                return http_problem(HTTPStatus.BAD_REQUEST, detail)
+            seen.add(name)
+            if name == b"host" and names is not None and not is_asked_by_name(value, names):
+                detail = (
+                    "This server is not asked by that name; use the address that it listens on, or "
+                    "start it with --allowed-host NAME."
+                )
+                return http_problem(HTTPStatus.MISDIRECTED_REQUEST, detail)
+    if not is_canonical(scope["raw_path"]):
+        detail = (
+            "There is nothing at this address: a path is written in one way, like /v1/jobs/42, "
+            "without empty, dotted or needlessly encoded parts; /schema lists the calls."
+        )
+        return http_problem(HTTPStatus.NOT_FOUND, detail)
+    return None
+
+
+@lru_cache
+def is_canonical(path: bytes) -> bool:
+    """Say whether it is the one way to write it: what a proxy has let through is what is served."""
+    if len(path) > PATH_BYTES_MAX or _ODD_SEGMENT.search(path):
+        return False
+    for prefix in _NAMED:
+        if path.startswith(prefix):
+            name = path.removeprefix(prefix)
+            return (
+                _NAME.fullmatch(name) is not None
+                and _ENCODED_LETTER.search(name) is None
+                and not name.startswith(b"/")
+                and not name.endswith(b"/")
+                and b"//" not in name
+            )
+    return _PATH.fullmatch(path) is not None and _ODD_NUMBER.search(path) is None
+
+
+def _with_safe_fields(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """Without them a browser guesses what an answer is, and caches keep it."""
+    given = {name for name, _ in headers}
+    return [*headers, *(field for field in _SAFE_FIELDS if field[0] not in given)]

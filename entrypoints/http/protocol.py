@@ -1,0 +1,283 @@
+"""The HTTP/1.1 protocol of a server, with bounds on what a client may hold of it.
+
+uvicorn's own bounds only connections together and idle ones. Here are bounded the size of a
+request's head, the time that a request may take to arrive and an answer to be read, connections,
+and the bodies of all requests together. Where too many connections or bodies are open, those that
+the server waits for longest make room: a server that is full of silent clients answers others.
+"""
+
+import asyncio
+import math
+from http import HTTPStatus
+from typing import Any, ClassVar, Final
+
+import msgspec
+from msgspec import Struct
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+HEAD_BYTES_MAX: Final = 64 * 1024  # the address and all header fields
+FIELDS_MAX: Final = 100
+URL_BYTES_MAX: Final = 8 * 1024
+_TOO_MANY_BODIES: Final = "Too many large bodies are under way; send it again in a moment."
+_SWEEP_SECONDS: Final = 0.5  # between two looks for clients whose time is over
+_LINGER_SECONDS: Final = 2.0  # for a refused client to read why
+
+
+class Bounds(Struct, frozen=True, kw_only=True):
+    """What the clients of one server may hold together, and how long one may take."""
+
+    connections_max: int
+    request_seconds: float  # from a request's first byte to its last, and for an answer to move on
+    bodies_bytes_max: int  # of all requests that are not answered yet
+
+
+def bounded_protocol(bounds: Bounds) -> type["BoundedProtocol"]:
+    """Return the protocol class of one server."""
+
+    class Bounded(BoundedProtocol):
+        clients = Clients(bounds)
+
+    return Bounded
+
+
+class Clients:
+    """The connections of one server, used on its event loop."""
+
+    def __init__(self, bounds: Bounds) -> None:
+        self.bounds = bounds
+        self.bodies_bytes = 0
+        self._open: set[BoundedProtocol] = set()
+        # Those from which a request is awaited or still coming, the longest first.
+        self._awaited: dict[BoundedProtocol, None] = {}
+        self._is_swept = False
+
+    def add(self, one: "BoundedProtocol") -> bool:
+        """False where there are too many, and each of them has a request that is worked on."""
+        self._open.add(one)
+        if not self._is_swept:
+            self._is_swept = True
+            one.loop.call_later(_SWEEP_SECONDS, self._sweep, one.loop)
+        if len(self._open) > self.bounds.connections_max:
+            longest = next(iter(self._awaited), None)
+            if longest is None:
+                return False
+            longest.give_up("Too many connections are open; send it again on a new one.")
+        self.await_request(one)
+        return True
+
+    def remove(self, one: "BoundedProtocol") -> None:
+        self._open.discard(one)
+        self._awaited.pop(one, None)
+
+    def await_request(self, one: "BoundedProtocol") -> None:
+        self._awaited.pop(one, None)
+        self._awaited[one] = None
+
+    def has_come(self, one: "BoundedProtocol") -> None:
+        self._awaited.pop(one, None)
+
+    def make_room(self, newcomer: "BoundedProtocol") -> None:
+        """Drop bodies that are still coming, the longest first, until the others fit."""
+        for one in list(self._awaited):
+            if self.bodies_bytes <= self.bounds.bodies_bytes_max:
+                return
+            if one.body_bytes:
+                one.give_up(_TOO_MANY_BODIES)
+        if self.bodies_bytes > self.bounds.bodies_bytes_max:
+            newcomer.give_up(_TOO_MANY_BODIES)
+
+    def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
+        now = loop.time()
+        for one in list(self._open):
+            one.look_at_the_time(now)
+        self._is_swept = bool(self._open)
+        if self._is_swept:
+            loop.call_later(_SWEEP_SECONDS, self._sweep, loop)
+
+
+class BoundedProtocol(HttpToolsProtocol):
+    """uvicorn's protocol for httptools, each of whose callbacks is counted and timed."""
+
+    clients: ClassVar[Clients]
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
+        super().connection_made(transport)
+        self.body_bytes = 0  # of requests that are not answered yet
+        self._head_bytes = self._head_fields = 0
+        self._is_in_head = False
+        self._is_refused = False
+        self._refusal = (HTTPStatus.BAD_REQUEST, "This is no HTTP request.")
+        self._due = self.loop.time() + self.clients.bounds.request_seconds
+        self._unread_due = math.inf
+        self._unread_bytes = 0
+        if not self.clients.add(self):
+            self._refuse(
+                HTTPStatus.SERVICE_UNAVAILABLE,
+                "Too many connections are open; try again in a moment.",
+                lingers=False,
+            )
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.clients.remove(self)
+        self._let_go_of_bodies()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self._is_refused:
+            return
+        if self._due == math.inf and (self.cycle is None or self.cycle.response_complete):
+            self._due = self.loop.time() + self.clients.bounds.request_seconds
+        was_in_head = self._is_in_head
+        super().data_received(data)
+        # A field is told only when it is whole: what has come of one so far is in these bytes.
+        if was_in_head and self._is_in_head:
+            self._head_bytes += len(data)
+            if self._head_bytes > HEAD_BYTES_MAX:
+                self._refuse(*_TOO_LARGE)
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._head_bytes = self._head_fields = 0
+        self._is_in_head = True
+        if self._due == math.inf:
+            self._due = self.loop.time() + self.clients.bounds.request_seconds
+        self.clients.await_request(self)
+
+    def on_url(self, url: bytes) -> None:
+        super().on_url(url)
+        if len(self.url) > URL_BYTES_MAX:
+            self._stop_parsing(
+                HTTPStatus.REQUEST_URI_TOO_LONG,
+                f"The address is longer than {URL_BYTES_MAX} bytes.",
+            )
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._head_bytes += len(name) + len(value)
+        self._head_fields += 1
+        if self._head_bytes > HEAD_BYTES_MAX or self._head_fields > FIELDS_MAX:
+            self._stop_parsing(*_TOO_LARGE)
+        super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        self._is_in_head = False
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        if self._is_refused:
+            return
+        super().on_body(body)
+        if not self.cycle.response_complete:
+            self.body_bytes += len(body)
+            self.clients.bodies_bytes += len(body)
+            if self.clients.bodies_bytes > self.clients.bounds.bodies_bytes_max:
+                self.clients.make_room(self)
+
+    def on_message_complete(self) -> None:
+        super().on_message_complete()
+        if not self._is_refused:
+            self._due = math.inf
+            self.clients.has_come(self)
+
+    def on_response_complete(self) -> None:
+        self._let_go_of_bodies()
+        if not self.pipeline and not self._is_refused:
+            self.clients.await_request(self)
+        super().on_response_complete()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._unread_bytes = self.transport.get_write_buffer_size()
+        self._unread_due = self.loop.time() + self.clients.bounds.request_seconds
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._unread_due = math.inf
+
+    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 (uvicorn's one word for all)
+        self._refuse(*self._refusal)
+
+    def look_at_the_time(self, now: float) -> None:
+        """Give up what is overdue."""
+        if now >= self._due:
+            if self._is_refused:
+                self.transport.abort()
+            elif self.flow.read_paused:  # it waits for the answer to the request before
+                self._due = now + self.clients.bounds.request_seconds
+            elif not self._is_in_head and (self.cycle is None or self.cycle.response_complete):
+                self.transport.close()  # nothing has come that waits for an answer
+            else:
+                self._refuse(HTTPStatus.REQUEST_TIMEOUT, "The request did not come in time.")
+        elif now >= self._unread_due:
+            unread = self.transport.get_write_buffer_size()
+            if unread >= self._unread_bytes:
+                self.transport.abort()
+            self._unread_bytes = unread
+            self._unread_due = now + self.clients.bounds.request_seconds
+
+    def give_up(self, why: str) -> None:
+        """Make room for others. For one whose request has not come whole."""
+        if self._is_in_head or self.body_bytes:
+            self._refuse(HTTPStatus.SERVICE_UNAVAILABLE, why, lingers=False)
+        else:
+            self._forget()
+            self.transport.close()
+
+    def _stop_parsing(self, status: HTTPStatus, detail: str) -> None:
+        """Raise what the parser takes for an error, and uvicorn answers."""
+        self._refusal = (status, detail)
+        raise ValueError(detail)
+
+    def _refuse(self, status: HTTPStatus, detail: str, *, lingers: bool = True) -> None:
+        """Answer and close; what comes meanwhile is dropped.
+
+        A client that is still sending reads no answer from a connection that is closed at once, so
+        it gets a moment, unless room is needed.
+        """
+        if self._is_refused or self.transport.is_closing():
+            return
+        self._is_refused = True
+        self._forget()
+        cycle = self.cycle
+        if cycle is not None and not cycle.response_complete:
+            cycle.keep_alive = False
+            if cycle.response_started or not cycle.more_body:
+                return  # that answer is not to be cut; it closes the connection
+            cycle.disconnected = True
+            cycle.message_event.set()
+        self.transport.write(_answer(status, detail))
+        if lingers and self.transport.can_write_eof():
+            self._due = self.loop.time() + _LINGER_SECONDS
+            self.flow.resume_reading()
+            self.transport.write_eof()
+        else:
+            self.transport.close()
+
+    def _forget(self) -> None:
+        """It counts no more among those that are awaited."""
+        self._due = math.inf
+        self._let_go_of_bodies()
+        self.clients.has_come(self)
+
+    def _let_go_of_bodies(self) -> None:
+        self.clients.bodies_bytes -= self.body_bytes
+        self.body_bytes = 0
+
+
+_TOO_LARGE: Final = (
+    HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
+    f"A request's head has at most {HEAD_BYTES_MAX} bytes and {FIELDS_MAX} fields.",
+)
+
+
+def _answer(status: HTTPStatus, detail: str) -> bytes:
+    problem: dict[str, Any] = {
+        "type": "about:blank", "title": status.phrase, "status": int(status), "detail": detail,
+    }  # fmt: skip
+    body = msgspec.json.encode(problem)
+    again = b"retry-after: 1\r\n" if status is HTTPStatus.SERVICE_UNAVAILABLE else b""
+    return (
+        b"HTTP/1.1 %d %s\r\n" % (status, status.phrase.encode())
+        + b"content-type: application/problem+json\r\ncontent-length: %d\r\n" % len(body)
+        + b"x-content-type-options: nosniff\r\ncache-control: no-store\r\n"
+        + again + b"connection: close\r\n\r\n" + body
+    )  # fmt: skip

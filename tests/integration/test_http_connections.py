@@ -1,0 +1,209 @@
+"""What clients may hold of a server is bounded, and those that hold it up do so to themselves."""
+
+import contextlib
+import socket
+from collections.abc import Iterator
+from http.client import HTTPResponse
+
+import httpx
+import pytest
+
+from adapters.settings import Settings
+from tests.conftest import NewDatabase
+from tests.support.core import wait_until
+from tests.support.server import AppServer, exchange, problem
+
+MIB = 1024 * 1024
+CONNECTIONS_MAX = 40
+SETTINGS = Settings(
+    max_connections=CONNECTIONS_MAX, keep_alive_seconds=1, request_seconds=1, bodies_mib=16
+)
+
+
+@pytest.fixture(scope="module", params=["sqlite"])
+def backend(request: pytest.FixtureRequest) -> str:
+    """No database has a part in it."""
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def server(new_database_url: NewDatabase) -> Iterator[AppServer]:
+    with AppServer(new_database_url(), SETTINGS) as server:
+        yield server
+
+
+@contextlib.contextmanager
+def connections(server: AppServer, count: int, sent: bytes = b"") -> Iterator[list[socket.socket]]:
+    with contextlib.ExitStack() as stack:
+        opened = []
+        for _ in range(count):
+            one = stack.enter_context(socket.create_connection(("127.0.0.1", server.port), 30))
+            with contextlib.suppress(ConnectionError):  # room was made already
+                one.sendall(sent)
+            opened.append(one)
+        yield opened
+
+
+def answer_on(connection: socket.socket) -> httpx.Response:
+    answer = HTTPResponse(connection)
+    answer.begin()
+    return httpx.Response(answer.status, headers=answer.getheaders(), content=answer.read())
+
+
+def is_closed(connection: socket.socket) -> bool:
+    """Wait for the server's end of it."""
+    try:
+        while connection.recv(65_536):
+            pass
+    except ConnectionError:
+        pass
+    return True
+
+
+def is_alive(server: AppServer) -> bool:
+    return httpx.get(f"{server.url}/livez", timeout=10).text == "ok"
+
+
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        (b"GET /livez HTTP/1.1\r\nHost: localhost\r\nX: " + b"x" * 70_000 + b"\r\n\r\n", 431),
+        (b"GET /livez HTTP/1.1\r\nHost: localhost\r\n" + b"X: y\r\n" * 200 + b"\r\n", 431),
+        (b"GET /livez?" + b"x" * 9_000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n", 414),
+        (b"no request at all\r\n\r\n", 400),
+    ],
+    ids=["a long field", "many fields", "a long address", "no HTTP"],
+)  # fmt: skip
+def test_a_head_beyond_the_bounds_is_refused(server: AppServer, head: bytes, status: int) -> None:
+    answer = exchange(server.port, head)
+    problem(answer, status)
+    assert answer.headers["X-Content-Type-Options"] == "nosniff"
+    assert answer.headers["Cache-Control"] == "no-store"
+    assert answer.headers["Connection"] == "close"
+
+
+def test_a_head_that_never_ends_is_read_no_further(server: AppServer) -> None:
+    with connections(server, 1, b"GET /livez HTTP/1.1\r\nX: ") as [one]:
+        sent = 0
+        with contextlib.suppress(ConnectionError):
+            while sent < 60 * MIB:
+                sent += one.send(b"x" * 65_536)
+        assert sent < 60 * MIB or is_closed(one)
+    assert is_alive(server)
+
+
+def test_the_largest_head_is_accepted(server: AppServer) -> None:
+    head = b"GET /livez HTTP/1.1\r\nHost: localhost\r\n" + b"X: y\r\n" * 98
+    assert exchange(server.port, head + b"Y: " + b"y" * 60_000 + b"\r\n\r\n").status_code == 200
+
+
+def test_a_request_that_does_not_come_in_time_is_given_up(server: AppServer) -> None:
+    begun = b"POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{"
+    with connections(server, 1, begun) as [one]:
+        problem(answer_on(one), 408)
+        assert is_closed(one)
+    with connections(server, 1, begun[:40]) as [one]:
+        problem(answer_on(one), 408)
+        assert is_closed(one)
+
+
+@pytest.mark.parametrize("sent", [b"", b"\r\n"], ids=["nothing", "an empty line"])
+def test_a_silent_connection_is_closed(server: AppServer, sent: bytes) -> None:
+    with connections(server, 1, sent) as [one]:
+        assert is_closed(one)
+
+
+def test_a_connection_that_rests_between_two_requests_is_closed(server: AppServer) -> None:
+    with connections(server, 1, b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n") as [one]:
+        assert answer_on(one).status_code == 200
+        one.sendall(b"\r\n")  # which is no request
+        assert is_closed(one)
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"", b"GET /liv",
+        b"POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{",
+    ],
+    ids=["silent", "half a head", "half a body"],
+)  # fmt: skip
+def test_others_are_answered_while_very_many_connections_wait(
+    new_database_url: NewDatabase, sent: bytes
+) -> None:
+    patient = Settings(max_connections=CONNECTIONS_MAX, request_seconds=3600)
+    with AppServer(new_database_url(), patient) as server:
+        with connections(server, 3 * CONNECTIONS_MAX, sent) as opened:
+            assert is_alive(server)
+            # Those that were open for longest have made room.
+            assert all(is_closed(one) for one in opened[:CONNECTIONS_MAX])
+        assert is_alive(server)
+
+
+def test_a_connection_is_refused_where_all_others_are_worked_on(server: AppServer) -> None:
+    claim = b'{"worker": "w", "wait_seconds": 20}'
+    request = b"POST /v1/claims HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(
+        claim
+    )
+    with connections(server, CONNECTIONS_MAX, request + claim):
+        wait_until(lambda: _is_full(server), "all connections are worked on")
+        answer = exchange(server.port, b"")
+        assert "Too many connections" in problem(answer, 503)["detail"]
+        assert answer.headers["Retry-After"] == "1"
+    wait_until(lambda: not _is_full(server), "there is room again")
+
+
+def _is_full(server: AppServer) -> bool:
+    try:
+        return httpx.get(f"{server.url}/livez", timeout=10).status_code == 503
+    except httpx.TransportError:
+        return True
+
+
+def test_bodies_of_all_requests_together_are_bounded(new_database_url: NewDatabase) -> None:
+    patient = Settings(request_seconds=3600, bodies_mib=16)
+    head = b"POST /v1/jobs/batch HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n"
+    begun = head % (16 * MIB) + b" " * (6 * MIB)
+    with AppServer(new_database_url(), patient) as server, connections(server, 4, begun) as opened:
+        # The first two have made room for the others.
+        for one in opened[:2]:
+            assert "bodies" in problem(answer_on(one), 503)["detail"]
+        submitted = server.client.post(
+            "/v1/jobs", json={"user_id": "ada", "payload": "x" * 100_000}
+        )
+        assert submitted.status_code == 202
+        opened[2].close()
+        opened[3].sendall(b" " * (10 * MIB))
+        problem(answer_on(opened[3]), 400)
+
+
+def test_an_answer_that_nobody_reads_is_given_up(server: AppServer) -> None:
+    job = {"user_id": "ada", "payload": "x" * (MIB - 2)}
+    assert server.client.post("/v1/jobs", json=job).status_code == 202
+    jobs = server.client.get("/v1/jobs").json()["jobs"]
+    request = b"GET /v1/jobs/%d HTTP/1.1\r\nHost: localhost\r\n\r\n" % jobs[0]["id"]
+    with socket.socket() as one:
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        one.connect(("127.0.0.1", server.port))
+        one.sendall(request * 16)
+        wait_until(lambda: server.connections_open == 0, "the connection is given up")
+
+
+def test_requests_that_are_sent_ahead_are_answered_in_order(server: AppServer) -> None:
+    first = b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    last = b"GET /v1/limits HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+    with connections(server, 1, first * 3 + last) as [one]:
+        received = b""
+        while chunk := one.recv(65_536):
+            received += chunk
+    assert received.count(b"HTTP/1.1 200 OK") == 4
+    assert received.index(b"resets_at") > received.rindex(b"ok")
+
+
+def test_a_bad_request_behind_one_that_is_worked_on_does_not_cut_its_answer(
+    server: AppServer,
+) -> None:
+    sent = b"GET /v1/limits HTTP/1.1\r\nHost: localhost\r\n\r\nno request at all\r\n\r\n"
+    with connections(server, 1, sent) as [one]:
+        assert answer_on(one).json()["limit"] == 6000
+        assert is_closed(one)
