@@ -10,7 +10,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help run test lint format bench lock clean
+.PHONY: help run test lint format bench soak lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "%-8s %s\n", $$1, $$2}' Makefile
@@ -36,6 +36,10 @@ format: .venv/.installed ## Format the code, and mend what ruff can mend
 bench: .venv/.installed ## Measure each figure beside its limit, and write docs/benchmarks.md
 	@$(ensure) mariadb wrk chromium
 	$(BIN)/python -m tests.benchmarks $(ARGS)
+
+soak: .venv/.installed ## Break things at random under load, then hold every answer against the log
+	@$(ensure) mariadb
+	$(BIN)/python -m tests.soak $(ARGS)
 
 lock: .venv/.locked ## Compile requirements.lock again (LOCK=--upgrade: with the newest versions)
 	CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/pip-compile --quiet --extra dev --generate-hashes \

@@ -198,6 +198,12 @@ class FairlogServer:
         if code != 0:
             raise ServerFailed(f"it ended with {code}\n{self.output}")
 
+    def has_ended(self) -> bool:
+        """Returns True if it was killed, or ended by itself."""
+        if self._process is not None and self._process.poll() is not None:
+            self._process = None
+        return self._process is None
+
     def wait_until_ended(self) -> int:
         """Of itself, or by a signal that was sent to it; its exit code."""
         code = self._running().wait(STOP_SECONDS_MAX)
