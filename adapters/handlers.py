@@ -61,6 +61,7 @@ class Handler(Struct, frozen=True):
     function: Callable[..., Any]
     is_async: bool  # calling it returns at once, with something to await: it needs no thread
     wants_job: bool  # as the argument `job`
+    timeout_seconds: float | None = None  # longest run that the handler asks for
 
     def call(self, payload: object, job: JobInHand) -> object:
         """Call the function as its signature asks, and return its answer or what to await for it.
@@ -74,7 +75,7 @@ class Handler(Struct, frozen=True):
 Handlers: TypeAlias = Mapping[str, Handler]  # by kind; read-only
 
 
-def load_handlers(module_name: str | None) -> Handlers:
+def load_handlers(module_name: str | None, *, has_builtin: bool = True) -> Handlers:
     """Return the handlers of every kind: the built-in ones, and the module's over them.
 
     `module_name` is a dotted name, or a path ending in .py; None: the built-in handlers alone.
@@ -82,12 +83,19 @@ def load_handlers(module_name: str | None) -> Handlers:
     in (the current one, or the file's) goes to the end of sys.path and stays there, also after an
     error.
 
+    Without `has_builtin` there are the module's alone.
+
     Raises HandlersError: no such module, an error while importing it, a name that is Fairlog's own
     or another module's, no public function, or a function that cannot be called as a handler.
     """
-    handlers = dict(_BUILT_IN)
+    handlers = dict(_BUILT_IN) if has_builtin else {}
     if module_name is not None:
         handlers |= _handlers_of(_imported(module_name), module_name)
+    if not handlers:
+        raise HandlersError(
+            "There is no kind of job to serve: FAIRLOG_BUILTIN_HANDLERS is off and no module is "
+            "given; name one with --handlers, or serve with --workers 0"
+        )
     return MappingProxyType(handlers)
 
 

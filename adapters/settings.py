@@ -78,6 +78,9 @@ class Settings(Struct, frozen=True, kw_only=True):
     # the built-in handlers alone.
     handlers: str | None = None
 
+    # Whether the built-in kinds (echo, sleep, fail) are served, default on.
+    builtin_handlers: bool = True
+
     def __repr__(self) -> str:
         fields = ", ".join(f"{name}={value!r}" for name, value in self.__rich_repr__())
         return f"Settings({fields})"
@@ -194,7 +197,7 @@ def _suggestion(key: str) -> str:
     return f"; did you mean {near[0]}?" if near else f", the settings are {', '.join(_FIELDS)}."
 
 
-def _checked(field: str, given: _Given) -> str | int:
+def _checked(field: str, given: _Given) -> str | int | bool:
     match field:
         case "database_url":
             return _database_url(given)
@@ -202,6 +205,8 @@ def _checked(field: str, given: _Given) -> str | int:
             return _module(given)
         case "allowed_hosts":
             return _hosts(given)
+        case "builtin_handlers":
+            return _switch(given)
         case _:
             return _whole_number(given, *_RANGES[field])
 
@@ -216,6 +221,19 @@ def _whole_number(given: _Given, lowest: int, highest: int) -> int:
     raise SettingsError(
         f"{given.written_as} is {_shown(given.value)}, but must be"
         f" a whole number from {lowest} to {highest}."
+    )
+
+
+def _switch(given: _Given) -> bool:
+    if isinstance(given.value, bool):
+        return given.value
+    words = {"on": True, "true": True, "yes": True, "1": True} | {
+        "off": False, "false": False, "no": False, "0": False,
+    }  # fmt: skip
+    if isinstance(given.value, str) and (word := given.value.strip().lower()) in words:
+        return words[word]
+    raise SettingsError(
+        f"{given.written_as} is {_shown(given.value)}, but must be on or off (true or false)."
     )
 
 

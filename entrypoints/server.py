@@ -18,7 +18,6 @@ from msgspec import Struct
 
 from adapters.doctor import unsafe_settings
 from adapters.forks import keep_from_children
-from adapters.handlers import load_handlers
 from adapters.settings import Settings
 from domain.errors import FairlogError
 from entrypoints.composition import prepare
@@ -28,6 +27,8 @@ from entrypoints.http.protocol import Bounds, bounded_protocol
 from entrypoints.interpreter import tune_interpreter
 from entrypoints.recovery import server_id_of, sole_server
 from entrypoints.service import Fairlog
+from entrypoints.worker.handler_frames import begin_of
+from entrypoints.worker.handler_processes import HandlerProcesses, handler_processes
 
 GRACEFUL_SECONDS_MAX: Final = 10  # for requests in hand when the server is told to stop
 _OTHER_FILES: Final = 256  # of the database, the writer and the program itself
@@ -39,8 +40,10 @@ class ServerOptions(Struct, frozen=True, kw_only=True):
 
     host: str
     port: int  # 0: any that is free
-    workers: int  # jobs run at once inside this process; 0: none
+    workers: int  # jobs run at once by this server; 0: none
+    is_one_process_each: bool = False  # each of them in a process of its own
     server_id: str | None = None
+    logs_json: bool = False
 
 
 def run_server(fairlog: Fairlog, settings: Settings, options: ServerOptions) -> None:
@@ -48,9 +51,9 @@ def run_server(fairlog: Fairlog, settings: Settings, options: ServerOptions) -> 
 
     Raises `HandlersError`, and `FairlogError` for whatever keeps it from starting.
     """
-    handlers = load_handlers(settings.handlers)
     server_id = server_id_of(fairlog, options.server_id)
     with (
+        _handlers(settings, options) as executor,
         _taken_port(options.host, options.port) as listener,
         sole_server(fairlog),
         contextlib.closing(fairlog),  # nothing is written once the lock is let go
@@ -68,7 +71,7 @@ def run_server(fairlog: Fairlog, settings: Settings, options: ServerOptions) -> 
         recovered = fairlog.recover(server_id)
         _log.info("recovered", jobs=len(recovered), server=server_id)
         app = create_app(
-            fairlog, server_id=server_id, workers=options.workers, handlers=handlers,
+            fairlog, server_id=server_id, workers=options.workers, executor=executor,
             served_names=hosts_of(options.host, settings.allowed_hosts),
         )  # fmt: skip
         tune_interpreter()
@@ -105,6 +108,19 @@ def allow_files(connections: int) -> None:
     most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
     if soft != resource.RLIM_INFINITY and soft < most:
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+
+
+@contextlib.contextmanager
+def _handlers(settings: Settings, options: ServerOptions) -> Iterator[HandlerProcesses | None]:
+    """None: this server runs no jobs."""
+    if not options.workers:
+        yield None
+        return
+    begin = begin_of(settings, logs_json=options.logs_json)
+    with handler_processes(
+        begin, options.workers, is_one_each=options.is_one_process_each
+    ) as processes:
+        yield processes
 
 
 class _Server(uvicorn.Server):

@@ -8,7 +8,6 @@ from typing import Final
 
 import rich_click as click
 
-from adapters.handlers import load_handlers
 from entrypoints.cli.opening import database_url_option, opened, settings_from
 from entrypoints.cli.output import examples
 from entrypoints.composition import compose_server
@@ -32,6 +31,12 @@ _handlers_option = click.option(
     "--handlers", metavar="MODULE",
     help="A module, or a path ending in .py, whose public functions are kinds of job. Default: the "
     "built-in handlers alone.",
+)  # fmt: skip
+
+
+_builtin_option = click.option(
+    "--builtin-handlers/--no-builtin-handlers", default=None,
+    help="Whether the built-in kinds echo, sleep and fail are served. Default: they are.",
 )  # fmt: skip
 
 
@@ -61,9 +66,15 @@ _handlers_option = click.option(
 )  # fmt: skip
 @click.option(
     "--workers", type=click.IntRange(0, 1000), default=DEFAULT_WORKERS, show_default=True,
-    metavar="N", help="Jobs run at once inside this process; 0: none.",
+    metavar="N", help="Jobs run at once by this server, all in one other process; 0: none.",
+)  # fmt: skip
+@click.option(
+    "--worker-processes", type=click.IntRange(1, 1000), metavar="N",
+    help="In place of --workers: jobs run at once, each in a process of its own that a time-out or "
+    "a cancel ends.",
 )  # fmt: skip
 @_handlers_option
+@_builtin_option
 @click.option(
     "--server-id", metavar="NAME",
     help="MySQL, MariaDB: a name that no other running server has. Started again under the same "
@@ -71,8 +82,8 @@ _handlers_option = click.option(
 )  # fmt: skip
 def serve(
     *, host: str, port: int, allowed_hosts: Sequence[str], insecure: bool, workers: int,
-    server_id: str | None, log_format: str | None,
-    **flags: str | None,  # as the settings are called
+    worker_processes: int | None, server_id: str | None, log_format: str | None,
+    **flags: object,  # as the settings are called
 ) -> None:  # fmt: skip
     """Run the service: API, dashboard and workers, and its writer in a second process.
 
@@ -89,7 +100,10 @@ def serve(
     from entrypoints.server import ServerOptions, run_server  # noqa: PLC0415 (see above)
 
     settings = settings_from({**flags, "allowed_hosts": ",".join(allowed_hosts) or None})
-    options = ServerOptions(host=host, port=port, workers=workers, server_id=server_id)
+    options = ServerOptions(
+        host=host, port=port, workers=worker_processes or workers,
+        is_one_process_each=worker_processes is not None, server_id=server_id, logs_json=logs_json,
+    )  # fmt: skip
     with opened(settings, partial(compose_server, logs_json=logs_json)) as fairlog:
         run_server(fairlog, settings, options)
 
@@ -102,23 +116,36 @@ def serve(
 )
 @click.option("--server", required=True, metavar="URL", help="Like http://127.0.0.1:8000.")
 @_handlers_option
+@_builtin_option
 @click.option(
     "--concurrency", type=click.IntRange(1, 1000), default=DEFAULT_WORKERS, show_default=True,
-    metavar="N", help="Jobs run at once.",
+    metavar="N", help="Jobs run at once, all in one other process.",
+)  # fmt: skip
+@click.option(
+    "--processes", type=click.IntRange(1, 1000), metavar="N",
+    help="In place of --concurrency: jobs run at once, each in a process of its own that a "
+    "time-out or a cancel ends.",
 )  # fmt: skip
 @click.option(
     "--prefetch", type=click.IntRange(0, 1000), default=0, show_default=True, metavar="N",
     help="Jobs claimed ahead of time; they wait for this worker even when another is idle.",
 )  # fmt: skip
 def worker(
-    server: str, handlers: str | None, concurrency: int, prefetch: int, log_format: str | None
-) -> None:
-    """Run jobs for a server, in a process or on a machine of its own."""
-    _configure_logging(log_format)
-    from entrypoints.worker.remote import run_remote_worker  # noqa: PLC0415 (only needed here)
+    *, server: str, concurrency: int, processes: int | None, prefetch: int,
+    log_format: str | None, **flags: object,
+) -> None:  # fmt: skip
+    """Run jobs for a server, in processes or on a machine of its own."""
+    logs_json = _configure_logging(log_format)
+    from entrypoints.worker.handler_frames import begin_of  # noqa: PLC0415 (only needed here)
+    from entrypoints.worker.handler_processes import handler_processes  # noqa: PLC0415 (see above)
+    from entrypoints.worker.remote import run_remote_worker  # noqa: PLC0415 (see above)
 
-    settings = settings_from({"handlers": handlers})
-    run_remote_worker(server, load_handlers(settings.handlers), concurrency, prefetch=prefetch)
+    settings = settings_from(flags)
+    jobs = processes or concurrency
+    with handler_processes(
+        begin_of(settings, logs_json=logs_json), jobs, is_one_each=processes is not None
+    ) as executor:
+        run_remote_worker(server, executor, jobs, prefetch=prefetch)
 
 
 def _configure_logging(log_format: str | None) -> bool:

@@ -12,7 +12,6 @@ from litestar.di import Provide
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin
 
-from adapters.handlers import Handlers
 from domain.errors import FairlogError
 from domain.identifiers import ServerId
 from entrypoints.dashboard.router import dashboard
@@ -31,6 +30,7 @@ from entrypoints.http.reading import StrictRequest
 from entrypoints.http.stream import stream
 from entrypoints.service import Fairlog
 from entrypoints.worker.embedded import EmbeddedWorker
+from entrypoints.worker.execution import Executor
 
 CLOCK_SECONDS = 0.5  # between two looks at what the clock alone changes
 BODY_BYTES_MAX = 1024 * 1024  # of calls that take no payload: a claim of a thousand kinds
@@ -40,12 +40,13 @@ _log = structlog.get_logger()
 
 
 def create_app(
-    fairlog: Fairlog, *, server_id: ServerId, workers: int, handlers: Handlers,
+    fairlog: Fairlog, *, server_id: ServerId, workers: int, executor: Executor | None = None,
     served_names: frozenset[str] | None = None,
 ) -> Litestar:  # fmt: skip
     """The app of one server process. Its start opens nothing that `fairlog` has not opened.
 
-    `served_names` are those by which it may be asked (see `hosts_of`); None: any.
+    With an `executor`, a worker inside it runs up to `workers` jobs at once. `served_names` are
+    those by which it may be asked (see `hosts_of`); None: any.
     """
 
     @contextlib.asynccontextmanager
@@ -56,7 +57,7 @@ def create_app(
             asyncio.create_task(_repeat(fairlog.wake_due_jobs, CLOCK_SECONDS), name="clock"),
             asyncio.create_task(_repeat(fairlog.door.report, REPORT_SECONDS), name="door"),
         ]
-        worker = EmbeddedWorker(fairlog, handlers, workers, server_id) if workers else None
+        worker = EmbeddedWorker(fairlog, executor, workers, server_id) if executor else None
         if worker is not None:
             worker.start()
         try:

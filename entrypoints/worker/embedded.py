@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 import structlog
 
-from adapters.handlers import Handlers
 from domain import validation
 from domain.commands import ClaimJobs, ExtendLeases
 from domain.identifiers import JobId, Kind, ServerId, WorkerId
 from entrypoints.service import Fairlog
 from entrypoints.views import ClaimedJob
+from entrypoints.worker.execution import Executor
 from entrypoints.worker.runtime import Worker
 from entrypoints.worker.source import AttemptKey, Outcome
 
@@ -59,10 +59,10 @@ class EmbeddedWorker(Worker):
     """`concurrency` slots in the process of the server `server_id`, without prefetch."""
 
     def __init__(
-        self, fairlog: Fairlog, handlers: Handlers, concurrency: int, server_id: ServerId
+        self, fairlog: Fairlog, executor: Executor, concurrency: int, server_id: ServerId
     ) -> None:
         name = validation.worker_id(f"{server_id}/{secrets.token_hex(6)}")
-        super().__init__(EmbeddedSource(fairlog, name, server_id), handlers, concurrency)
+        super().__init__(EmbeddedSource(fairlog, name, server_id), executor, concurrency)
         self._name = name
         self._watch: asyncio.Task[None] | None = None
 

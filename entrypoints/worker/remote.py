@@ -10,10 +10,10 @@ from typing import Final
 import httpx
 import structlog
 
-from adapters.handlers import Handlers
 from domain import validation
 from domain.errors import InvalidInput
 from domain.identifiers import WorkerId
+from entrypoints.worker.execution import Executor
 from entrypoints.worker.http_source import RemoteSource, client_of
 from entrypoints.worker.runtime import Worker
 
@@ -23,7 +23,7 @@ _log = structlog.get_logger()
 
 
 def run_remote_worker(
-    server_url: str, handlers: Handlers, concurrency: int,
+    server_url: str, executor: Executor, concurrency: int,
     *, worker_name: str | None = None, prefetch: int = 0, grace_seconds: float = GRACE_SECONDS,
 ) -> None:  # fmt: skip
     """Work until SIGTERM or SIGINT; a second one ends the process at once. Blocks.
@@ -35,19 +35,19 @@ def run_remote_worker(
     worker = validation.worker_id(
         f"{worker_name or f'{socket.gethostname()}/{os.getpid()}'}/{secrets.token_hex(6)}"
     )
-    asyncio.run(_run(url, worker, handlers, concurrency, prefetch, grace_seconds))
+    asyncio.run(_run(url, worker, executor, concurrency, prefetch, grace_seconds))
 
 
 async def _run(
-    url: httpx.URL, name: WorkerId, handlers: Handlers, concurrency: int, prefetch: int,
+    url: httpx.URL, name: WorkerId, executor: Executor, concurrency: int, prefetch: int,
     grace_seconds: float,
 ) -> None:  # fmt: skip
     async with client_of(url) as client:
-        worker = Worker(RemoteSource(client, name), handlers, concurrency, prefetch=prefetch)
+        worker = Worker(RemoteSource(client, name), executor, concurrency, prefetch=prefetch)
         worker.start()
         _log.info(
             "worker_started",
-            worker=name, server=str(url), kinds=sorted(handlers), concurrency=concurrency,
+            worker=name, server=str(url), kinds=sorted(executor.kinds), concurrency=concurrency,
         )  # fmt: skip
         told_to_stop = asyncio.create_task(_told_to_stop(), name="worker-signals")
         claims_end = asyncio.create_task(worker.claims_end(), name="worker-end")

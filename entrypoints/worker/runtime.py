@@ -13,17 +13,15 @@ from typing import Final
 
 import structlog
 
-from adapters.handlers import Handlers
 from domain.commands import FailJob, ReturnJob
 from domain.errors import FairlogError
-from domain.identifiers import Kind
 from entrypoints.views import ClaimedJob
 from entrypoints.worker.attempt import Attempt, CutShort
 from entrypoints.worker.backoff import Backoff
+from entrypoints.worker.execution import Executor
 from entrypoints.worker.failure import error_body
 from entrypoints.worker.outbox import Outbox
 from entrypoints.worker.source import AWAY, HOPELESS, JOBS_A_CALL_MAX, AttemptKey, JobSource
-from entrypoints.worker.threads import HandlerThreads
 
 WAIT_SECONDS: Final = 20.0  # that a claim waits for work
 PAUSE_SECONDS_MAX: Final = 5.0  # between tries while the source is away
@@ -45,16 +43,15 @@ class Worker:
     """
 
     def __init__(
-        self, source: JobSource, handlers: Handlers, concurrency: int,
+        self, source: JobSource, executor: Executor, concurrency: int,
         *, prefetch: int = 0, wait_seconds: float = WAIT_SECONDS,
     ) -> None:  # fmt: skip
         self._source = source
-        self._handlers = handlers
-        self._kinds = tuple(sorted(Kind(kind) for kind in handlers))
+        self._executor = executor
+        self._kinds = tuple(sorted(executor.kinds))
         self._concurrency = concurrency
         self._in_hand_max = concurrency + prefetch
         self._wait_seconds = wait_seconds
-        self._threads = HandlerThreads()
         self._outbox = Outbox(source)
         self._waiting: deque[Attempt] = deque()  # claimed, without a slot yet
         self._running: dict[AttemptKey, tuple[Attempt, asyncio.Task[None]]] = {}
@@ -66,6 +63,7 @@ class Worker:
 
     def start(self) -> None:
         """Call it on the loop that it is to run on."""
+        self._executor.start()
         self._has_room.set()
         self._claims = [asyncio.create_task(self._claim_jobs(), name="worker-claims")]
         self._beside = [
@@ -95,7 +93,7 @@ class Worker:
             attempt.cut_short(CutShort.LOST)  # whatever comes of it now
         await self._outbox.flush(FLUSH_SECONDS)
         await _cancel(self._beside)
-        self._threads.close()
+        await self._executor.stop()
 
     # Claiming
 
@@ -157,11 +155,10 @@ class Worker:
     def _take(self, jobs: Iterable[ClaimedJob]) -> None:
         for job in jobs:
             self._give_up_earlier_attempts(job)
-            handler = self._handlers.get(job.kind)
-            if handler is None:
-                self._outbox.put(_without_handler(job))
+            if job.kind in self._executor.kinds:
+                self._waiting.append(Attempt(job, self._executor))
             else:
-                self._waiting.append(Attempt(job, handler))
+                self._outbox.put(_without_handler(job))
         self._has_jobs.set()
         self._fill_slots()
 
@@ -183,7 +180,7 @@ class Worker:
 
     async def _run(self, attempt: Attempt) -> None:
         try:
-            outcome = await attempt.run(self._threads)
+            outcome = await attempt.run()
             if outcome is not None:
                 self._outbox.put(outcome)
         finally:
@@ -239,8 +236,13 @@ class Worker:
         """An outcome on its way is left alone: it may be the reason why the job is held no more."""
         self._waiting = deque(attempt for attempt in self._waiting if attempt.key != key)
         if key in self._running:
-            _log.info("job_lost", job=key[0], attempt=key[1])
-            self._running[key][0].cut_short(CutShort.LOST)
+            attempt, _ = self._running[key]
+            _log.info(
+                "job_lost",
+                job=key[0], attempt=key[1], kind=attempt.claimed.kind,
+                user=attempt.claimed.user_id, ran_seconds=round(attempt.ran_seconds, 1),
+            )  # fmt: skip
+            attempt.cut_short(CutShort.LOST)
         self._fill_slots()  # what waited leaves room
 
 

@@ -6,6 +6,7 @@ keep a stopped worker from ending. These are daemons; what they ran has been giv
 
 import asyncio
 import contextlib
+import contextvars
 import threading
 from collections.abc import Callable
 from queue import SimpleQueue
@@ -18,33 +19,52 @@ from adapters.forks import end_if_child
 _Answer = tuple[Any, BaseException | None]
 
 
-class _Call(Struct, frozen=True):
+class ThreadCall(Struct, eq=False):
     function: Callable[[], Any]
+    context: contextvars.Context
     reply: asyncio.Future[_Answer]
+    is_given_up: bool = False  # nobody waits for it, and its thread has been replaced
 
 
 class HandlerThreads:
     """Made as they are needed, one for each call that runs at once; use it on one event loop."""
 
     def __init__(self) -> None:
-        self._calls: SimpleQueue[_Call | None] = SimpleQueue()
+        self._calls: SimpleQueue[ThreadCall | None] = SimpleQueue()
         self._threads = 0
         self._busy = 0
+        self._made = 0
 
-    async def run(self, function: Callable[[], Any]) -> Any:  # noqa: ANN401 (whatever it returns)
-        """Call `function` in a thread; what it raises, SystemExit among it, is raised here."""
+    def begin(self, function: Callable[[], Any]) -> ThreadCall:
+        """Have `function` called in a thread, with the caller's context variables."""
         reply: asyncio.Future[_Answer] = asyncio.get_running_loop().create_future()
+        call = ThreadCall(function, contextvars.copy_context(), reply)
         self._busy += 1
+        if self._busy > self._threads:
+            self._start_one()
+        self._calls.put(call)
+        return call
+
+    async def end(self, call: ThreadCall) -> Any:  # noqa: ANN401 (whatever it returns)
+        """Wait for its end; what it raises, SystemExit among it, is raised here."""
         try:
-            if self._busy > self._threads:
-                self._start_one()
-            self._calls.put(_Call(function, reply))
-            value, error = await reply
+            value, error = await call.reply
+            if error is not None:
+                raise error
+            return value
         finally:
             self._busy -= 1
-        if error is not None:
-            raise error
-        return value
+            # The error holds this frame by its traceback, and the frame would hold the error: what
+            # the handler had in its variables would stay until the cycle collector comes.
+            value, error = None, None
+            del call
+
+    def give_up(self, call: ThreadCall) -> None:
+        """Wait no longer: another thread takes the place of this one, which ends with its call."""
+        if not call.reply.done():
+            call.is_given_up = True
+            self._threads -= 1
+            call.reply.set_result((None, TimeoutError("The thread did not end.")))
 
     def close(self) -> None:
         """Let the threads end as soon as they are free. Waits for none."""
@@ -53,20 +73,24 @@ class HandlerThreads:
 
     def _start_one(self) -> None:
         self._threads += 1
-        name = f"fairlog-handler-{self._threads}"
+        self._made += 1
+        name = f"fairlog-handler-{self._made}"
         threading.Thread(target=self._serve, name=name, daemon=True).start()
 
     def _serve(self) -> None:
         while (call := self._calls.get()) is not None:
             answer: _Answer
             try:
-                answer = (call.function(), None)
+                answer = (call.context.run(call.function), None)
             except BaseException as error:  # noqa: BLE001 (a handler may raise anything)
                 answer = (None, error)
             end_if_child(answer[1])
             with contextlib.suppress(RuntimeError):  # the loop has been closed meanwhile
                 call.reply.get_loop().call_soon_threadsafe(_resolve, call.reply, answer)
+            is_given_up = call.is_given_up
             del call, answer  # or an idle thread would keep a payload and a result alive
+            if is_given_up:
+                return
 
 
 def _resolve(reply: asyncio.Future[_Answer], answer: _Answer) -> None:

@@ -14,6 +14,7 @@ from domain.events import JobCompleted, JobFailed, JobRequeued, JobStarted, Reco
 from domain.identifiers import WorkerId
 from domain.policy import Policy
 from entrypoints.worker.http_source import RemoteSource, client_of
+from entrypoints.worker.runner import LocalExecutor
 from entrypoints.worker.runtime import Worker
 from tests.support.referee import Referee
 from tests.support.server import FairlogServer, wait_until
@@ -113,7 +114,8 @@ async def work_until(done: asyncio.Event, urls: Sequence[str], count: int, handl
     clients = [client_of(httpx.URL(url)) for url in urls]
     workers = [
         Worker(
-            RemoteSource(clients[number % len(urls)], WorkerId(f"w{number}")), loaded, 1,
+            RemoteSource(clients[number % len(urls)], WorkerId(f"w{number}")),
+            LocalExecutor(loaded), 1,
             wait_seconds=5,
         )
         for number in range(count)

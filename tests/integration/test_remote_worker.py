@@ -15,13 +15,16 @@ from tests.support.server import AppServer, FairlogServer, talking, wait_until
 
 PROGRAM = """
 import sys
-from adapters.handlers import load_handlers
 from domain.errors import FairlogError
+from entrypoints.worker.handler_frames import Begin
+from entrypoints.worker.handler_processes import handler_processes
 from entrypoints.worker.remote import run_remote_worker
 
 url, module, grace_seconds = sys.argv[1:]
+begin = Begin(handlers=module, has_builtin=True, logs_json=False)
 try:
-    run_remote_worker(url, load_handlers(module), 2, grace_seconds=float(grace_seconds))
+    with handler_processes(begin, 2) as executor:
+        run_remote_worker(url, executor, 2, grace_seconds=float(grace_seconds))
 except FairlogError as error:
     sys.exit(str(error))
 """

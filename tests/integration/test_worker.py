@@ -24,6 +24,7 @@ from entrypoints.service import Fairlog
 from entrypoints.views import JobView
 from entrypoints.worker.embedded import EmbeddedSource
 from entrypoints.worker.http_source import RemoteSource, client_of
+from entrypoints.worker.runner import LocalExecutor
 from entrypoints.worker.runtime import Worker
 from entrypoints.worker.source import JobSource
 from tests.support.server import AppServer
@@ -34,16 +35,20 @@ Sources = Callable[[str], JobSource]  # by the worker's name
 Service = tuple[Fairlog, Sources]
 
 
-def handlers(*functions: Callable[..., Any]) -> dict[str, Handler]:
-    return {
-        function.__name__: Handler(
-            kind=function.__name__,
-            function=function,
-            is_async=inspect.iscoroutinefunction(function),
-            wants_job="job" in inspect.signature(function).parameters,
-        )
-        for function in functions
-    }
+def handlers(*functions: Callable[..., Any], **by_kind: Callable[..., Any]) -> LocalExecutor:
+    """Of the kinds by which they are called or given."""
+    named = {function.__name__: function for function in functions} | by_kind
+    return LocalExecutor(
+        {
+            kind: Handler(
+                kind=kind,
+                function=function,
+                is_async=inspect.iscoroutinefunction(function),
+                wants_job="job" in inspect.signature(function).parameters,
+            )
+            for kind, function in named.items()
+        }
+    )
 
 
 @contextlib.asynccontextmanager
@@ -433,8 +438,7 @@ def test_a_stop_finishes_what_it_can_and_gives_back_the_rest(place: Any, databas
                 assert (await fairlog.job(job_id)).state is State.QUEUED
                 assert (await history(fairlog, job_id))[-2:] == ["JobStarted", "JobRequeued"]
             release.set()
-            as_quick = {kind: handlers(quick)["quick"] for kind in ("never", "deaf")}
-            async with working(Worker(source("other"), as_quick, 2)):
+            async with working(Worker(source("other"), handlers(never=quick, deaf=quick), 2)):
                 for job_id in (never_job, deaf_job, *ahead):
                     assert (await ended(fairlog, job_id)).attempt == 2
             for job_id in (never_job, deaf_job, *ahead):

@@ -23,7 +23,6 @@ import httpx
 import uvicorn
 from msgspec.structs import replace
 
-from adapters.handlers import load_handlers
 from adapters.settings import Settings
 from domain.identifiers import ServerId
 from domain.ports import Clock
@@ -78,7 +77,7 @@ class AppServer:
         self.fairlog.following.start()
         self.fairlog.recover(None)
         app = create_app(
-            self.fairlog, server_id=ServerId("test"), workers=0, handlers=load_handlers(None),
+            self.fairlog, server_id=ServerId("test"), workers=0,
             served_names=hosts_of("127.0.0.1", self._settings.allowed_hosts),
         )  # fmt: skip
         config = uvicorn_config(app, self._settings)
@@ -120,6 +119,7 @@ class FairlogServer:
         *,
         workers: int = 0,
         server_id: str | None = None,
+        options: Sequence[str] = (),
         settings: Mapping[str, object] | None = None,
         redirection: str | None = None,
     ) -> None:
@@ -129,6 +129,7 @@ class FairlogServer:
         self._command = [
             *ending_with_us(), str(_FAIRLOG), "serve", "--port", str(self.port),
             "--workers", str(workers), *([] if server_id is None else ["--server-id", server_id]),
+            *options,
         ]  # fmt: skip
         if redirection is not None:
             self._command = ["sh", "-c", f'exec "$0" "$@" {redirection}', *self._command]

@@ -14,6 +14,7 @@ from domain.errors import InvalidInput, LogUnavailable, Refusal
 from domain.identifiers import JobId, Kind, WorkerId
 from entrypoints.worker.http_source import BATCH_BYTES_MAX, RemoteSource
 from entrypoints.worker.remote import run_remote_worker
+from entrypoints.worker.runner import LocalExecutor
 from entrypoints.worker.source import Outcome
 
 Answer = Callable[[str, dict[str, Any]], httpx.Response]  # to a path and a body
@@ -203,4 +204,4 @@ def test_a_recall_can_give_nothing_new() -> None:
 )
 def test_what_is_no_server_s_url_is_said_before_anything_starts(url: str) -> None:
     with pytest.raises(InvalidInput, match="is not a server's URL"):
-        run_remote_worker(url, {}, 1)
+        run_remote_worker(url, LocalExecutor({}), 1)

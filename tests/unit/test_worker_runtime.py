@@ -14,6 +14,7 @@ from domain.commands import CompleteJob, FailJob, ReturnJob
 from domain.errors import InvalidInput, LogUnavailable, NotTheCurrentAttempt, QueueFull, WriteFailed
 from domain.identifiers import JobId, Kind, UserId
 from entrypoints.views import ClaimedJob
+from entrypoints.worker.runner import LocalExecutor
 from entrypoints.worker.runtime import Worker
 from entrypoints.worker.source import AttemptKey, Outcome
 
@@ -106,7 +107,7 @@ async def working(
         is_async=inspect.iscoroutinefunction(function),
         wants_job="job" in inspect.signature(function).parameters,
     )
-    worker = Worker(source, {"work": handler}, concurrency, prefetch=prefetch)
+    worker = Worker(source, LocalExecutor({"work": handler}), concurrency, prefetch=prefetch)
     worker.start()
     try:
         yield worker

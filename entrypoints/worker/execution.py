@@ -1,0 +1,64 @@
+"""One run of a handler as the worker sees it, wherever the handler runs."""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+from msgspec import Struct
+
+from domain.bodies import Body
+from domain.identifiers import Kind
+from entrypoints.views import ClaimedJob
+from entrypoints.worker.failure import error_body
+
+
+class Ended(Struct, frozen=True, kw_only=True):
+    """What came of a handler: its result or, where there is one, its error."""
+
+    result: Body | None = None  # None: null
+    error: Body | None = None
+    may_retry: bool = True
+    cancelled_at: str = ""  # the traceback of a handler that ended because it was cancelled
+    is_given_up: bool = False  # it had not ended, and nobody waits for it any more
+
+
+class Execution:
+    """Made on the event loop by an executor. `began` is called when the handler begins."""
+
+    def __init__(self, job: ClaimedJob, began: Callable[[], None]) -> None:
+        self.job = job
+        self.began = began
+        self.ended: asyncio.Future[Ended] = asyncio.get_running_loop().create_future()
+        self.is_told_to_end = False
+
+    def end(self, ended: Ended) -> None:
+        """The first end counts."""
+        if not self.ended.done():
+            self.ended.set_result(ended)
+
+
+class Executor(Protocol):
+    """Runs handlers. Use it on one event loop."""
+
+    @property
+    def kinds(self) -> Mapping[Kind, float | None]:
+        """The kinds that have a handler, and the longest run in seconds that each asks for."""
+
+    def start(self) -> None:
+        """Call it on the loop that it is to run on."""
+
+    def execute(self, job: ClaimedJob, began: Callable[[], None]) -> Execution:
+        """Run the job's handler. It may begin later, never before this returns."""
+
+    def tell_to_end(self, execution: Execution) -> None:
+        """An async handler is cancelled, any other sees `job.cancelled`. It may take no notice."""
+
+    def give_up(self, execution: Execution, reason: str) -> None:
+        """Wait no longer for a handler that takes no notice; its place is free at once."""
+
+    async def stop(self) -> None:
+        """Run nothing more. What still runs is ended where it can be, and left alone elsewhere."""
+
+
+def given_up(reason: str) -> Ended:
+    return Ended(error=error_body("HandlerGivenUp", reason), is_given_up=True)

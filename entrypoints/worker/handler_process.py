@@ -1,0 +1,328 @@
+"""One process for handlers, as its worker sees it."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable
+from typing import Final, cast
+
+import structlog
+from msgspec.structs import replace
+
+from adapters.handlers import HandlersError
+from adapters.other_process import program
+from adapters.writer_frames import frames
+from entrypoints.worker.execution import Ended, Execution
+from entrypoints.worker.failure import error_body
+from entrypoints.worker.handler_frames import (
+    Began,
+    Begin,
+    FromHandlers,
+    GiveUp,
+    Ping,
+    Pong,
+    Ready,
+    Refused,
+    Run,
+    RunEnded,
+    TellToEnd,
+    ToHandlers,
+    encoded,
+    from_handlers,
+)
+from entrypoints.worker.runner import handed_job
+
+_COMMAND: Final = program("entrypoints.worker.handling")
+STALLED_SECONDS: Final = 3.0  # without an answer: its interpreter is held
+_KILL_SECONDS: Final = 1.0  # from SIGTERM to SIGKILL
+_LAST_WORDS_SECONDS: Final = 0.5  # for what a process said before it died
+
+_log = structlog.get_logger()
+
+
+class HandlerProcess:
+    """Runs up to `capacity` handlers at once. Made ready on the event loop or before there is one.
+
+    `on_change` is called when it is ready, when a handler has ended, and when the process has.
+    """
+
+    def __init__(
+        self, begin: Begin, capacity: int, on_change: Callable[["HandlerProcess"], None]
+    ) -> None:
+        self.capacity = capacity
+        self.ready: Ready | None = None
+        self.refused: str | None = None  # why its handlers cannot be used
+        self.is_retired = False  # takes no more jobs, and ends with those it has
+        self.has_ended = False
+        self.given_up = 0  # handlers that have not ended, and that nobody waits for
+        self._on_change = on_change
+        self._running: dict[int, Execution] = {}
+        self._begun: dict[int, float] = {}  # number: time.monotonic()
+        self._numbers = 0
+        self._transport: asyncio.Transport | None = None
+        self._outgoing: list[ToHandlers] = []
+        self._decoder = from_handlers()
+        self._heard = time.monotonic()
+        self._is_stalled = False
+        self._is_closed = False  # its end of the socket
+        self._is_ending = False
+        self._socket, theirs = socket.socketpair()
+        with theirs:
+            self._process = subprocess.Popen(  # noqa: S603 (our own interpreter)
+                [*_COMMAND, str(theirs.fileno())],
+                stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()],
+                start_new_session=True,  # what a handler started can be ended with it
+            )  # fmt: skip
+        self._socket.sendall(encoded([replace(begin, parent=os.getpid())]))
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def running(self) -> int:
+        return len(self._running)
+
+    @property
+    def is_stalled(self) -> bool:
+        """It has not answered for a while: a handler holds its interpreter."""
+        return self._is_stalled
+
+    def wait_until_ready(self) -> Ready:
+        """Block until the handlers are imported. Raises HandlersError; for before the loop."""
+        frame = next(frames(self._socket, from_handlers()), None)
+        if isinstance(frame, Refused):
+            raise HandlersError(frame.reason)
+        if not isinstance(frame, Ready):
+            self._process.wait()
+            raise HandlersError(
+                f"The process for handlers {_how_it_ended(self._process.returncode)} while it "
+                "imported them; the lines above may say why."
+            )
+        self.ready = frame
+        return frame
+
+    async def attach(self) -> None:
+        """Hear it on the event loop from now on."""
+        loop = asyncio.get_running_loop()
+        self._socket.setblocking(False)  # noqa: FBT003 (its own signature)
+        await loop.create_unix_connection(lambda: _Listener(self), sock=self._socket)
+        threading.Thread(
+            target=self._watch, args=(loop,), name=f"fairlog-handlers-{self.pid}", daemon=True
+        ).start()
+
+    def run(self, execution: Execution) -> None:
+        if not self._running:
+            self._heard = time.monotonic()
+        self._numbers += 1
+        self._running[self._numbers] = execution
+        self._say(Run(self._numbers, handed_job(execution.job)))
+
+    def tell_to_end(self, execution: Execution) -> bool:
+        """Return False if it does not run here."""
+        number = self._number_of(execution)
+        if number is not None:
+            self._say(TellToEnd(number))
+        return number is not None
+
+    def give_up(self, execution: Execution) -> bool:
+        """Wait for this handler no longer. Returns False if it does not run here."""
+        number = self._number_of(execution)
+        if number is None:
+            return False
+        del self._running[number]
+        self._begun.pop(number, None)
+        self.given_up += 1
+        self._say(GiveUp(number))
+        return True
+
+    def check(self) -> None:
+        """Ask whether its interpreter is free; call it about once a second."""
+        if not self._running or self.has_ended:
+            self._is_stalled = False
+            return
+        silent = time.monotonic() - self._heard
+        if silent >= STALLED_SECONDS and not self._is_stalled:
+            self._is_stalled = True
+            _log.warning(
+                "handlers_hold_interpreter",
+                pid=self.pid, silent_seconds=round(silent, 1), running=self._describe(),
+            )  # fmt: skip
+        self._say(Ping())
+
+    def retire(self) -> None:
+        """Hand it no more jobs; it is ended when those that it has have ended."""
+        self.is_retired = True
+        self._end_if_idle()
+
+    def close(self) -> None:
+        """End it, whatever it does: it is told to, then killed, with all that it started."""
+        if self.has_ended or self._is_ending:
+            return
+        self._is_ending = True
+        self._signal(signal.SIGTERM)
+        with contextlib.suppress(RuntimeError):  # before there is a loop
+            asyncio.get_running_loop().call_later(_KILL_SECONDS, self._signal, signal.SIGKILL)
+
+    def kill_and_wait(self) -> None:
+        """Block until it has ended; at once."""
+        self._signal(signal.SIGKILL)
+        self._process.wait()
+        if self._transport is None:
+            self._socket.close()
+
+    def received(self, piece: bytes) -> None:
+        self._heard = time.monotonic()
+        if self._is_stalled:
+            self._is_stalled = False
+            _log.info("handlers_answer_again", pid=self.pid)
+        for frame in self._decoder.feed(piece):
+            self._hear(frame)
+
+    def attached(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._send()
+
+    def closed(self) -> None:
+        """Its end of the socket is closed, so nothing more will be heard."""
+        self._is_closed = True
+        self._transport = None
+
+    def _hear(self, frame: FromHandlers) -> None:
+        match frame:
+            case Ready():
+                self.ready = frame
+                self._on_change(self)
+            case Refused(reason=reason):
+                self.refused = reason
+            case Began(number=number):
+                if number in self._running:
+                    self._begun[number] = time.monotonic()
+                    self._running[number].began()
+            case RunEnded(number=number, ended=ended):
+                self._ended(number, ended)
+            case Pong():
+                pass
+
+    def _ended(self, number: int, ended: Ended) -> None:
+        execution = self._running.pop(number, None)
+        self._begun.pop(number, None)
+        if execution is None:
+            self.given_up -= 1  # it has ended after all
+        else:
+            execution.end(ended)
+        self._end_if_idle()
+        self._on_change(self)
+
+    def _end_if_idle(self) -> None:
+        if self.is_retired and not self._running:
+            self.close()
+
+    def _say(self, frame: ToHandlers) -> None:
+        self._outgoing.append(frame)
+        if self._transport is not None and len(self._outgoing) == 1:
+            asyncio.get_running_loop().call_soon(self._send)
+
+    def _send(self) -> None:
+        if self._transport is not None and self._outgoing:
+            outgoing, self._outgoing = self._outgoing, []
+            self._transport.write(encoded(outgoing))
+
+    def _watch(self, loop: asyncio.AbstractEventLoop) -> None:
+        """In a thread of its own: a process that a handler forked may keep the socket open."""
+        _wait_and_end_group(self._process)
+        with contextlib.suppress(RuntimeError):  # the loop has been closed meanwhile
+            loop.call_soon_threadsafe(self._process_ended, loop)
+
+    def _process_ended(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._is_closed:
+            self._end()
+        else:
+            loop.call_later(_LAST_WORDS_SECONDS, self._end)
+
+    def _end(self) -> None:
+        self.has_ended = True
+        self._is_stalled = False
+        if self._transport is not None:
+            self._transport.close()
+        self._on_change(self)
+
+    def take_running(self) -> list[Execution]:
+        """Take what it had in hand when it died; in the order in which it was handed over."""
+        running, self._running = list(self._running.values()), {}
+        return running
+
+    @property
+    def was_closed(self) -> bool:
+        """It was told to end."""
+        return self._is_ending
+
+    @property
+    def how_it_ended(self) -> str:
+        """In words that follow "the process"."""
+        return _how_it_ended(self._process.returncode)
+
+    def death(self) -> Ended:
+        """Say how it died, as what came of the handler that it ran."""
+        message = f"The process that ran the handler {self.how_it_ended}."
+        return Ended(error=error_body("HandlerProcessDied", message))
+
+    def _describe(self) -> list[str]:
+        now = time.monotonic()
+        return [
+            f"job {one.job.id} of kind {one.job.kind!r}, attempt {one.job.attempt}, "
+            f"for {now - self._begun[number]:.0f} s"
+            for number, one in self._running.items()
+            if number in self._begun
+        ]
+
+    def _number_of(self, execution: Execution) -> int | None:
+        return next((number for number, one in self._running.items() if one is execution), None)
+
+    def _signal(self, number: int) -> None:
+        """To its whole group, which has its process id; nothing once it has ended."""
+        if not self.has_ended and self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._process.pid, number)
+
+
+def _wait_and_end_group(process: subprocess.Popen[bytes]) -> None:
+    """What is left of what its handlers started ends with it.
+
+    While it is not reaped its id is nobody else's, neither as a process nor as a group.
+    """
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def _how_it_ended(code: int | None) -> str:
+    if code is None:
+        return "ended"
+    if code >= 0:
+        return f"ended with exit code {code}"
+    try:
+        name = signal.Signals(-code).name
+    except ValueError:
+        name = f"signal {-code}"
+    return f"was ended by {name}"
+
+
+class _Listener(asyncio.Protocol):
+    def __init__(self, process: HandlerProcess) -> None:
+        self._process = process
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._process.attached(cast("asyncio.Transport", transport))  # uvloop's is no subclass
+
+    def data_received(self, data: bytes) -> None:
+        self._process.received(data)
+
+    def connection_lost(self, _: Exception | None) -> None:
+        self._process.closed()

@@ -1,0 +1,258 @@
+"""The processes in which a worker runs its handlers.
+
+A handler may hang, hold the interpreter, or end its process. None of that reaches the worker, which
+claims, keeps leases and reports in a process of its own, without any code of the user's.
+"""
+
+import asyncio
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Final
+
+import structlog
+
+from domain.identifiers import Kind
+from entrypoints.views import ClaimedJob
+from entrypoints.worker.backoff import Backoff
+from entrypoints.worker.execution import Execution, given_up
+from entrypoints.worker.handler_frames import Begin
+from entrypoints.worker.handler_process import HandlerProcess
+
+CHECK_SECONDS: Final = 1.0
+START_PAUSE_SECONDS_MAX: Final = 30.0
+STOP_SECONDS_MAX: Final = 3.0
+ALONE_MAX: Final = 2  # processes at once that run one suspect each
+# A process is replaced when so many of its handlers were given up: a quarter of what it runs at
+# once, at least one. Those that it still runs are let end; the hanging ones end with the process.
+_GIVEN_UP_A_PROCESS: Final = 4
+
+_log = structlog.get_logger()
+
+
+class HandlerProcesses:
+    """An `Executor`. `prepare` it before the event loop, `start` it there.
+
+    One process runs `concurrency` handlers at once; or, with `is_one_each`, up to `concurrency`
+    processes one each, so that a handler that takes no notice of its end is killed alone.
+    """
+
+    def __init__(self, begin: Begin, concurrency: int, *, is_one_each: bool = False) -> None:
+        self.kinds: Mapping[Kind, float | None] = {}
+        self.given_up: Counter[Kind] = Counter()  # handlers that did not end, by kind
+        self.replaced = 0  # processes, because of those
+        self.died = 0  # processes, of themselves
+        self.problem: str | None = None  # why no process can be started
+        self._begin = begin
+        self._capacity = 1 if is_one_each else concurrency
+        self._processes_max = concurrency if is_one_each else 1
+        self._processes: list[HandlerProcess] = []
+        self._waiting: deque[Execution] = deque()  # no process is free yet
+        self._suspects: deque[Execution] = deque()  # each is run alone
+        self._alone: dict[HandlerProcess, Execution | None] = {}  # with one that has not begun
+        self._backoff = Backoff(START_PAUSE_SECONDS_MAX)
+        self._is_paused = False  # between two tries to start a process
+        self._is_stopping = False
+        self._all_ended = asyncio.Event()
+        self._attaching: set[asyncio.Task[None]] = set()
+        self._checks: asyncio.Task[None] | None = None
+
+    def prepare(self) -> None:
+        """Import the handlers, in another process. Blocks. Raises HandlersError."""
+        process = HandlerProcess(self._begin, self._capacity, self._changed)
+        self._processes.append(process)
+        self.kinds = process.wait_until_ready().kinds
+
+    def start(self) -> None:
+        for process in self._processes:
+            self._attach(process)
+        self._checks = asyncio.create_task(self._check(), name="handlers-check")
+
+    @property
+    def stalled(self) -> int:
+        """Processes whose interpreter a handler holds."""
+        return sum(process.is_stalled for process in (*self._processes, *self._alone))
+
+    @property
+    def running(self) -> int:
+        return sum(process.running for process in (*self._processes, *self._alone))
+
+    @property
+    def hanging(self) -> int:
+        """Handlers that were given up and still run."""
+        return sum(process.given_up for process in (*self._processes, *self._alone))
+
+    def execute(self, job: ClaimedJob, began: Callable[[], None]) -> Execution:
+        execution = Execution(job, began)
+        self._waiting.append(execution)
+        self._place()
+        return execution
+
+    def tell_to_end(self, execution: Execution) -> None:
+        execution.is_told_to_end = True
+        if any(process.tell_to_end(execution) for process in (*self._processes, *self._alone)):
+            return
+        for queue in (self._waiting, self._suspects):
+            if execution in queue:
+                queue.remove(execution)
+        for process, suspect in self._alone.items():
+            if suspect is execution:
+                self._alone[process] = None
+                process.retire()
+        execution.end(given_up("The handler had not begun."))
+
+    def give_up(self, execution: Execution, reason: str) -> None:
+        execution.end(given_up(reason))
+        for process in (*self._processes, *self._alone):
+            if process.give_up(execution):
+                self.given_up[execution.job.kind] += 1
+                self._replace_if_hanging(process)
+                break
+        self._place()
+
+    async def stop(self) -> None:
+        self._is_stopping = True
+        if self._checks is not None:
+            self._checks.cancel()
+        for process in (*self._processes, *self._alone):
+            process.close()
+        if not self._processes and not self._alone:
+            return
+        try:
+            async with asyncio.timeout(STOP_SECONDS_MAX):
+                await self._all_ended.wait()
+        except TimeoutError:
+            for process in (*self._processes, *self._alone):
+                process.kill_and_wait()
+
+    def discard(self) -> None:
+        """End what `stop` has not ended, or was never called for. Blocks; at once."""
+        for process in (*self._processes, *self._alone):
+            process.kill_and_wait()
+
+    def _place(self) -> None:
+        """Hand out what waits to the processes that are free; start one where none is."""
+        if self._is_stopping:
+            return
+        while self._waiting and (process := self._free()) is not None:
+            process.run(self._waiting.popleft())
+        starting = sum(one.ready is None for one in self._processes if not one.is_retired)
+        if len(self._waiting) > starting * self._capacity and not self._is_paused:
+            self._start_one()
+        for process, suspect in self._alone.items():
+            if suspect is not None and process.ready is not None and not process.has_ended:
+                self._alone[process] = None
+                process.run(suspect)
+                process.retire()
+        while self._suspects and len(self._alone) < ALONE_MAX and not self._is_paused:
+            self._start_alone(self._suspects.popleft())
+
+    def _free(self) -> HandlerProcess | None:
+        """The one with least to do."""
+        free = [
+            one for one in self._processes
+            if one.ready is not None and not one.is_retired and not one.has_ended
+            and one.running < one.capacity
+        ]  # fmt: skip
+        return min(free, key=lambda one: one.running, default=None)
+
+    def _start_one(self) -> None:
+        if sum(not one.is_retired for one in self._processes) < self._processes_max:
+            process = HandlerProcess(self._begin, self._capacity, self._changed)
+            self._processes.append(process)
+            self._attach(process)
+
+    def _start_alone(self, suspect: Execution) -> None:
+        process = HandlerProcess(self._begin, 1, self._changed)
+        self._alone[process] = suspect
+        self._attach(process)
+
+    def _attach(self, process: HandlerProcess) -> None:
+        task = asyncio.create_task(process.attach(), name="handlers-attach")
+        self._attaching.add(task)
+        task.add_done_callback(self._attaching.discard)
+
+    def _replace_if_hanging(self, process: HandlerProcess) -> None:
+        if process.given_up < max(1, process.capacity // _GIVEN_UP_A_PROCESS) or process.is_retired:
+            return
+        self.replaced += 1
+        _log.warning(
+            "handlers_replaced",
+            pid=process.pid, given_up=process.given_up, still_running=process.running,
+        )  # fmt: skip
+        process.retire()
+
+    def _changed(self, process: HandlerProcess) -> None:
+        if process.ready is not None:
+            self._backoff.reset()
+            self.problem = None
+        if process.has_ended:
+            self._bury(process)
+        self._place()
+
+    def _bury(self, process: HandlerProcess) -> None:
+        in_hand = process.take_running()
+        if process in self._alone:
+            suspect = self._alone.pop(process)
+            if suspect is not None:  # it never began: it is a suspect still
+                self._suspects.appendleft(suspect)
+        else:
+            self._processes.remove(process)
+        if not self._processes and not self._alone:
+            self._all_ended.set()
+        if process.was_closed or self._is_stopping:
+            for execution in in_hand:
+                execution.end(process.death())
+            return
+        self.died += 1
+        _log.error(
+            "handlers_process_died",
+            pid=process.pid, how=process.how_it_ended, reason=process.refused,
+            jobs=[one.job.id for one in in_hand], kinds=sorted({one.job.kind for one in in_hand}),
+        )  # fmt: skip
+        if process.ready is None:
+            self.problem = process.refused or f"The process for handlers {process.how_it_ended}."
+            self._pause()
+        if len(in_hand) == 1:
+            in_hand[0].end(process.death())
+        else:
+            self._suspect(in_hand, process)
+
+    def _suspect(self, in_hand: list[Execution], process: HandlerProcess) -> None:
+        """One of them ended the process of all: run each alone, in the same attempt, to see which.
+
+        The others lose their time and nothing else.
+        """
+        for execution in in_hand:
+            if execution.is_told_to_end:
+                execution.end(process.death())
+            else:
+                self._suspects.append(execution)
+
+    def _pause(self) -> None:
+        """A process that ends before it is ready is not started again at once."""
+        self._is_paused = True
+        asyncio.get_running_loop().call_later(self._backoff.next_pause(), self._go_on)
+
+    def _go_on(self) -> None:
+        self._is_paused = False
+        self._place()
+
+    async def _check(self) -> None:
+        while True:
+            await asyncio.sleep(CHECK_SECONDS)
+            for process in (*self._processes, *self._alone):
+                process.check()
+
+
+@contextmanager
+def handler_processes(
+    begin: Begin, concurrency: int, *, is_one_each: bool = False
+) -> Iterator[HandlerProcesses]:
+    """With the handlers imported; at the end no process is left. Raises HandlersError."""
+    processes = HandlerProcesses(begin, concurrency, is_one_each=is_one_each)
+    try:
+        processes.prepare()
+        yield processes
+    finally:
+        processes.discard()

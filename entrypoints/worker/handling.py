@@ -1,0 +1,152 @@
+"""`python -P -m entrypoints.worker.handling SOCKET`: a process that runs handlers for a worker.
+
+It imports the handlers, says which kinds there are, and runs the jobs that it is handed over the
+socket that it inherits (see `HandlerProcess`). It ends when that is closed, and is killed by the
+operating system when the worker has died, also while a handler holds the interpreter.
+"""
+
+import asyncio
+import ctypes
+import os
+import signal
+import socket
+import sys
+from collections.abc import Iterable
+from contextlib import suppress
+from functools import partial
+from typing import Final, cast
+
+from adapters.forks import keep_from_children
+from adapters.handlers import HandlersError, load_handlers
+from adapters.writer_frames import frames
+from domain.identifiers import Kind
+from entrypoints.logging import configure_logging, output
+from entrypoints.worker.handler_frames import (
+    Began,
+    Begin,
+    FromHandlers,
+    GiveUp,
+    Ping,
+    Pong,
+    Ready,
+    Refused,
+    Run,
+    RunEnded,
+    TellToEnd,
+    ToHandlers,
+    encoded,
+    for_handlers,
+)
+from entrypoints.worker.runner import HandlerRunner
+
+_PR_SET_PDEATHSIG: Final = 1  # prctl(2)
+
+
+def main(connection: socket.socket) -> None:
+    connection.set_inheritable(False)
+    kept = _Kept(connection)  # for as long as this function runs, which is this process's life
+    keep_from_children(kept)
+    begin = next(frames(connection, for_handlers()), None)
+    if not isinstance(begin, Begin):
+        return  # the worker ended first
+    _die_with(begin.parent)
+    configure_logging(as_json=begin.logs_json)
+    try:
+        handlers = load_handlers(begin.handlers, has_builtin=begin.has_builtin)
+    except HandlersError as error:
+        connection.sendall(encoded([Refused(str(error))]))
+        return
+    kinds = {Kind(kind): handler.timeout_seconds for kind, handler in handlers.items()}
+    connection.sendall(encoded([Ready(kinds)]))
+    asyncio.run(_serve(connection, HandlerRunner(handlers)))
+
+
+class _Kept:
+    """What a process that a handler forks must not have."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+
+    def descriptors(self) -> Iterable[int]:
+        return [self._connection.fileno()]
+
+
+def _die_with(parent: int) -> None:
+    """Linux; elsewhere the closed socket alone says that the worker has died."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:
+            os._exit(1)
+
+
+async def _serve(connection: socket.socket, runner: HandlerRunner) -> None:
+    connection.setblocking(False)  # noqa: FBT003 (its own signature)
+    loop = asyncio.get_running_loop()
+    closed = asyncio.Event()
+    await loop.create_unix_connection(lambda: _Listener(runner, closed), sock=connection)
+    await closed.wait()
+    output.flush()
+    with suppress(OSError, ValueError):  # a handler may have closed it
+        sys.stdout.flush()
+    os._exit(0)  # not after threads that nobody waits for any more
+
+
+class _Listener(asyncio.Protocol):
+    """The event loop's end of the pair of sockets; what one turn says goes together."""
+
+    def __init__(self, runner: HandlerRunner, closed: asyncio.Event) -> None:
+        self._runner = runner
+        self._closed = closed
+        self._decoder = for_handlers()
+        self._outgoing: list[FromHandlers] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._transport: asyncio.Transport
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+
+    def connection_lost(self, _: Exception | None) -> None:
+        self._closed.set()
+
+    def data_received(self, data: bytes) -> None:
+        for frame in self._decoder.feed(data):
+            self._hear(frame)
+
+    def _hear(self, frame: ToHandlers) -> None:
+        match frame:
+            case Run():
+                task = asyncio.create_task(self._run(frame), name=f"job-{frame.job.id}")
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+            case TellToEnd(number=number):
+                self._runner.tell_to_end(number)
+            case GiveUp(number=number):
+                self._runner.give_up(number)
+            case Ping():
+                self._say(Pong())
+            case Begin():
+                raise AssertionError(frame)
+
+    async def _run(self, frame: Run) -> None:
+        ended = await self._runner.run(frame.number, frame.job, partial(self._began, frame.number))
+        self._say(RunEnded(frame.number, ended))
+
+    def _began(self, number: int) -> None:
+        """Said at once: the handler may hold the interpreter from here on."""
+        self._outgoing.append(Began(number))
+        self._send()
+
+    def _say(self, frame: FromHandlers) -> None:
+        self._outgoing.append(frame)
+        if len(self._outgoing) == 1:
+            asyncio.get_running_loop().call_soon(self._send)
+
+    def _send(self) -> None:
+        outgoing, self._outgoing = self._outgoing, []
+        if outgoing:
+            self._transport.write(encoded(outgoing))
+
+
+if __name__ == "__main__":
+    with suppress(BrokenPipeError, ConnectionResetError):  # the worker has ended
+        main(socket.socket(fileno=int(sys.argv[1])))

@@ -1,0 +1,193 @@
+"""Runs handlers on this process's event loop and threads: what a process for handlers does."""
+
+import asyncio
+import inspect
+import itertools
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import msgspec
+import structlog
+from msgspec import Struct
+
+from adapters.forks import end_if_child
+from adapters.handlers import Handler, Handlers, JobInHand
+from domain.bodies import body_of
+from domain.errors import InvalidInput
+from domain.identifiers import JobId, Kind, UserId
+from domain.json_values import check_json
+from entrypoints.views import ClaimedJob
+from entrypoints.worker.execution import Ended, Execution, given_up
+from entrypoints.worker.failure import error_body, error_of, traceback_of
+from entrypoints.worker.threads import HandlerThreads, ThreadCall
+
+
+class HandedJob(Struct, frozen=True):
+    """What a handler's run needs of a job."""
+
+    id: JobId
+    user: UserId
+    kind: Kind
+    attempt: int
+    payload: bytes  # JSON
+
+
+class HandlerRunner:
+    """Runs any number of handlers at once; each run has a number of its own."""
+
+    def __init__(self, handlers: Handlers) -> None:
+        self._handlers = handlers
+        self._threads = HandlerThreads()
+        self._runs: dict[int, _Run] = {}
+
+    async def run(self, number: int, job: HandedJob, began: Callable[[], None]) -> Ended:
+        """Run a handler to its end. Raises nothing, whatever the handler does."""
+        run = self._runs[number] = _Run(self._handlers[job.kind], job, self._threads)
+        try:
+            return await run.run(began)
+        finally:
+            del self._runs[number]
+
+    def tell_to_end(self, number: int) -> None:
+        if number in self._runs:
+            self._runs[number].tell_to_end()
+
+    def give_up(self, number: int) -> None:
+        """Replace the thread of a handler that takes no notice, if it has one."""
+        if number in self._runs:
+            self._runs[number].give_up()
+
+    def close(self) -> None:
+        """Let the threads end as soon as they are free. Waits for none."""
+        self._threads.close()
+
+
+class _Run:
+    def __init__(self, handler: Handler, job: HandedJob, threads: HandlerThreads) -> None:
+        self._handler = handler
+        self._payload = job.payload
+        self._job = JobInHand(id=job.id, user=job.user, kind=job.kind, attempt=job.attempt)
+        self._threads = threads
+        self._in_thread: ThreadCall | None = None
+        self._cancellable: asyncio.Task[Any] | None = None  # while the handler runs on the loop
+
+    def tell_to_end(self) -> None:
+        if not self._job.cancelled:
+            self._job.cancellation.set()
+            if self._cancellable is not None:
+                self._cancellable.cancel()
+
+    def give_up(self) -> None:
+        if self._in_thread is not None:
+            self._threads.give_up(self._in_thread)
+
+    async def run(self, began: Callable[[], None]) -> Ended:
+        job = self._job
+        # What the handler logs says whose it is: the context goes with it into its thread.
+        structlog.contextvars.bind_contextvars(
+            job=job.id, kind=job.kind, user=job.user, attempt=job.attempt
+        )
+        try:
+            answer = await self._answer(began)
+        except BaseException as error:  # noqa: BLE001 (not even SystemExit ends the worker)
+            end_if_child(error)
+            return _failed(error)
+        end_if_child()
+        return _completed(answer)
+
+    async def _answer(self, began: Callable[[], None]) -> Any:  # noqa: ANN401 (any result)
+        payload = msgspec.json.decode(self._payload)
+        began()
+        if self._handler.is_async:
+            answer = self._handler.call(payload, self._job)
+        else:
+            self._in_thread = self._threads.begin(partial(self._handler.call, payload, self._job))
+            try:
+                answer = await self._threads.end(self._in_thread)
+            finally:
+                self._in_thread = None
+        if not inspect.isawaitable(answer):
+            return answer
+        self._cancellable = asyncio.current_task()
+        try:
+            return await answer
+        finally:
+            self._cancellable = None
+
+
+def _completed(answer: object) -> Ended:
+    """A result that JSON cannot hold is one at every further attempt too: the job fails."""
+    try:
+        check_json(answer, "result")
+        return Ended(result=None if answer is None else body_of(answer, "result"))
+    except InvalidInput as error:
+        return Ended(error=error_body("ValueError", str(error)), may_retry=False)
+    except Exception as error:  # noqa: BLE001 (encoding runs code of the value's own)
+        message = f"The result cannot be written as JSON: {error}."
+        return Ended(error=error_body("TypeError", message), may_retry=False)
+
+
+def _failed(error: BaseException) -> Ended:
+    was_cancelled = isinstance(error, asyncio.CancelledError)
+    return Ended(
+        error=error_of(error),
+        may_retry=_may_retry(error),
+        cancelled_at=traceback_of(error) if was_cancelled else "",
+    )
+
+
+def _may_retry(error: BaseException) -> bool:
+    """An exception whose attribute `retry` is False asks for no further attempt."""
+    try:
+        return getattr(error, "retry", None) is not False
+    except Exception:  # noqa: BLE001 (a property of the exception's own)
+        return True
+
+
+class LocalExecutor:
+    """Runs handlers in this process, which a handler that holds the interpreter then holds too.
+
+    `fairlog` itself runs them in processes of their own, see `HandlerProcesses`.
+    """
+
+    def __init__(self, handlers: Handlers) -> None:
+        self.kinds: Mapping[Kind, float | None] = {
+            Kind(kind): handler.timeout_seconds for kind, handler in handlers.items()
+        }
+        self._runner = HandlerRunner(handlers)
+        self._numbers = itertools.count()
+        self._running: dict[Execution, tuple[int, asyncio.Task[None]]] = {}
+
+    def start(self) -> None:
+        """Nothing is to be started."""
+
+    def execute(self, job: ClaimedJob, began: Callable[[], None]) -> Execution:
+        execution = Execution(job, began)
+        number = next(self._numbers)
+        task = asyncio.create_task(self._run(number, execution), name=f"job-{job.id}")
+        self._running[execution] = number, task
+        return execution
+
+    def tell_to_end(self, execution: Execution) -> None:
+        if execution in self._running:
+            self._runner.tell_to_end(self._running[execution][0])
+
+    def give_up(self, execution: Execution, reason: str) -> None:
+        execution.end(given_up(reason))
+        if execution in self._running:
+            self._runner.give_up(self._running[execution][0])
+
+    async def stop(self) -> None:
+        self._runner.close()
+
+    async def _run(self, number: int, execution: Execution) -> None:
+        try:
+            handed = handed_job(execution.job)
+            execution.end(await self._runner.run(number, handed, execution.began))
+        finally:
+            del self._running[execution]
+
+
+def handed_job(job: ClaimedJob) -> HandedJob:
+    return HandedJob(job.id, job.user_id, job.kind, job.attempt, bytes(job.payload))

@@ -1,0 +1,248 @@
+"""Workers as `fairlog` runs them: their handlers hang, hold the interpreter and end processes."""
+
+import os
+import re
+import textwrap
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from msgspec.structs import replace
+
+from adapters.settings import Settings
+from tests.support.server import AppServer, FairlogServer, audit, submit, wait_until
+from tests.support.workers import WorkerProcess
+
+HANDLERS = """
+import asyncio
+import ctypes
+import multiprocessing
+import os
+import pathlib
+import re
+import subprocess
+import time
+
+def quick(payload):
+    return payload
+
+async def quick_on_the_loop(payload):
+    return payload
+
+def hang(_):
+    time.sleep(3600)
+
+async def stubborn(_):
+    while True:
+        try:
+            await asyncio.sleep(3600)
+        except asyncio.CancelledError:
+            pass
+
+def regular_expression(seconds):
+    # Holds the interpreter: the engine lets no other thread in while it backtracks.
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        re.match(r"(a+)+$", "a" * 24 + "b")
+    return "matched"
+
+async def regular_expression_on_the_loop(seconds):
+    return regular_expression(seconds)
+
+def segfault(_):
+    time.sleep(0.3)
+    ctypes.string_at(0)
+
+def exit_at_once(_):
+    os._exit(7)
+
+def pid(seconds):
+    time.sleep(seconds)
+    return os.getpid()
+
+def forks(path):
+    child = subprocess.Popen(["sleep", "3600"])
+    pathlib.Path(path).write_text(str(child.pid))
+    time.sleep(3600)
+"""
+
+
+@pytest.fixture
+def handlers(tmp_path: Path) -> str:
+    path = tmp_path / "bad_jobs.py"
+    path.write_text(textwrap.dedent(HANDLERS))
+    return str(path)
+
+
+Start = Callable[..., Any]  # (*options, **settings): a client and what the worker writes
+
+
+@pytest.fixture(params=["embedded", "over_http"])
+def working(request: pytest.FixtureRequest, database_url: str, handlers: str) -> Iterator[Start]:
+    """Start a server and a worker with these slots; in `processes`, one handler each."""
+    stack: list[Any] = []
+
+    def start(slots: int, *, processes: bool = False, **settings: int) -> Any:
+        if request.param == "embedded":
+            options = ["--worker-processes", str(slots)] if processes else []
+            server = FairlogServer(
+                database_url, workers=slots, options=options,
+                settings={"handlers": handlers, **settings},
+            )  # fmt: skip
+            stack.append(server)
+            server.start()
+            return server.client, server
+        app = AppServer(database_url, replace(Settings(), **settings)).__enter__()
+        stack.append(app)
+        flag = "--processes" if processes else "--concurrency"
+        worker = WorkerProcess(app.url, "--handlers", handlers, flag, str(slots))
+        stack.append(worker)
+        worker.start()
+        return app.client, worker
+
+    try:
+        yield start
+    finally:
+        for one in reversed(stack):
+            one.__exit__(None, None, None)
+
+
+def state(client: httpx.Client, job: int) -> str:
+    return str(client.get(f"/v1/jobs/{job}").json()["state"])
+
+
+def ended(client: httpx.Client, job: int, seconds: float = 30.0) -> dict[str, Any]:
+    wait_until(lambda: state(client, job) in {"done", "failed"}, f"job {job} has ended", seconds)
+    found: dict[str, Any] = client.get(f"/v1/jobs/{job}").json()
+    return found
+
+
+@pytest.mark.parametrize("processes", [False, True], ids=["threads", "processes"])
+def test_handlers_that_never_end_are_given_up_named_and_do_not_hold_slots(
+    working: Start, *, processes: bool
+) -> None:
+    client, worker = working(2, processes=processes)
+    hanging = [
+        submit(client, kind=kind, timeout_seconds=0.5, max_attempts=1)["id"]
+        for kind in ("hang", "stubborn")
+    ]
+    quick = submit(client, kind="quick", payload="after them")["id"]
+    for job in hanging:
+        assert ended(client, job)["state"] == "failed"
+    assert ended(client, quick)["result"] == "after them"
+    wait_until(lambda: "handlers_replaced" in worker.output, "their process is replaced")
+
+    def is_named(job: int) -> bool:
+        lines = [line for line in worker.output.splitlines() if "handler_given_up" in line]
+        return any(re.search(rf'job"?[=:] ?{job}\b', line) for line in lines)
+
+    wait_until(lambda: all(map(is_named, hanging)), "both are named")
+
+
+def test_a_handler_that_holds_the_interpreter_costs_no_job_its_lease(working: Start) -> None:
+    client, worker = working(4, lease_seconds=1)
+    jobs = [
+        submit(client, "ada", kind="regular_expression", payload=4)["id"],
+        submit(client, "bob", kind="regular_expression_on_the_loop", payload=4)["id"],
+        submit(client, "cid", kind="pid", payload=0.5)["id"],
+    ]
+    for job in jobs:
+        found = ended(client, job)
+        assert (found["state"], found["attempt"]) == ("done", 1)
+    assert not audit(client, type="JobRequeued")
+    assert "handlers_hold_interpreter" in worker.output
+    assert "regular_expression" in worker.output
+
+
+def test_a_handler_that_ends_its_process_fails_alone_and_its_neighbours_are_done(
+    working: Start,
+) -> None:
+    client, worker = working(3)
+    neighbour = submit(client, "ada", kind="pid", payload=1.5)["id"]
+    culprit = submit(client, "bob", kind="segfault", payload=None, max_attempts=1)["id"]
+    error = ended(client, culprit)["error"]
+    assert error["message"] == "The process that ran the handler was ended by SIGSEGV."
+    assert ended(client, neighbour)["state"] == "done"
+    assert client.get(f"/v1/jobs/{neighbour}").json()["attempt"] == 1
+    assert ended(client, submit(client, kind="quick", payload="on")["id"])["result"] == "on"
+    assert "handlers_process_died" in worker.output
+
+
+def test_with_a_process_each_a_crash_and_a_time_out_end_that_attempt_alone(
+    working: Start, tmp_path: Path
+) -> None:
+    client, _ = working(3, processes=True)
+    note = tmp_path / "child"
+    forking = submit(
+        client, "ada", kind="forks", payload=str(note), timeout_seconds=1, max_attempts=1
+    )["id"]
+    crash = submit(client, "bob", kind="exit_at_once", max_attempts=1)["id"]
+    pids = [submit(client, "cid", kind="pid", payload=0.2 + n / 100)["id"] for n in range(4)]
+    message = ended(client, crash)["error"]["message"]
+    assert message == "The process that ran the handler ended with exit code 7."
+    assert all(ended(client, job)["state"] == "done" for job in pids)
+    assert ended(client, forking)["state"] == "failed"
+    child = int(note.read_text())
+    wait_until(lambda: not _is_alive(child), "what the handler started has ended with it")
+
+
+def test_a_cancel_really_ends_a_handler_that_takes_no_notice(
+    working: Start, tmp_path: Path
+) -> None:
+    client, _ = working(1, processes=True, lease_seconds=1)
+    note = tmp_path / "child"
+    job = submit(client, kind="forks", payload=str(note))["id"]
+    wait_until(lambda: note.exists() and bool(note.read_text()), "it runs")
+    client.post(f"/v1/jobs/{job}/cancel").raise_for_status()
+    child = int(note.read_text())
+    wait_until(lambda: not _is_alive(child), "the handler has ended")
+    assert ended(client, submit(client, kind="quick", payload="on")["id"])["result"] == "on"
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_processes_for_handlers_die_with_their_worker_and_hold_none_of_its_sockets(
+    database_url: str, handlers: str
+) -> None:
+    with FairlogServer(database_url, workers=2, settings={"handlers": handlers}) as server:
+        job = submit(server.client, kind="regular_expression", payload=3600)["id"]
+        wait_until(lambda: state(server.client, job) == "running", "it runs")
+        [child] = _handler_processes(server.pid)
+        sockets = [one for one in _links(child) if one.startswith("socket:")]
+        assert len(sockets) == 3  # to its worker, and the pair by which asyncio wakes itself
+        server.kill()
+        wait_until(lambda: not _is_alive(child), "it has died too")
+        server.start()  # the port is free
+
+
+def _handler_processes(parent: int) -> list[int]:
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                status = (entry / "stat").read_text().rpartition(")")[2].split()
+                command = (entry / "cmdline").read_bytes()
+            except OSError:
+                continue
+            if int(status[1]) == parent and b"entrypoints.worker.handling" in command:
+                found.append(int(entry.name))
+    return found
+
+
+def _links(pid: int) -> list[str]:
+    links = []
+    for one in Path(f"/proc/{pid}/fd").iterdir():
+        try:
+            links.append(str(one.readlink()))
+        except OSError:  # closed meanwhile
+            continue
+    return links
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
