@@ -51,10 +51,11 @@ class ClaimJobs(Struct, frozen=True, kw_only=True, gc=False, tag=True):
     """
 
     worker: WorkerId
-    max_jobs: int  # 1 to 1000
+    max_jobs: int  # 1 to 1000; 0: only to have recorded that it gave nothing
     kinds: tuple[Kind, ...] | None = None  # None: any
     server: ServerId | None = None  # of an embedded worker
-    claim_id: str | None = None  # the same again: the same jobs
+    claim_id: str | None = None  # the same again: the same jobs or fewer, see `domain.claims`
+    may_wait: bool = False  # an empty answer is not the caller's: it will be asked for again
     payload_bytes_max: int = CLAIM_PAYLOAD_BYTES_MAX
 
 

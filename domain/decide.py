@@ -13,6 +13,7 @@ from msgspec import Struct
 
 from domain import life_cycle
 from domain.bodies import Body
+from domain.claims import claim_hash
 from domain.commands import (
     CancelJob,
     ChangeLimit,
@@ -33,6 +34,7 @@ from domain.commands import (
 from domain.errors import KeyReusedWithOtherPayload, RateLimited, Refusal, TooManyKinds, UnknownJob
 from domain.events import (
     BodiesErased,
+    EmptyClaimAnswered,
     Event,
     FailureReason,
     JobStarted,
@@ -46,7 +48,6 @@ from domain.events import (
 from domain.fairness import serve
 from domain.idempotency import key_of
 from domain.identifiers import JobId, WorkerId
-from domain.jobs import claim_hash
 from domain.life_cycle import Job, State
 from domain.line import Unread, WaitingJob
 from domain.moments import later
@@ -204,14 +205,11 @@ def _record_refusals(report: ReportRefusals) -> Decision:
 
 def _claim(world: World, command: ClaimJobs, policy: Policy, now: datetime) -> Decision:
     if command.claim_id is not None:
-        earlier = world.jobs.claims.get(claim_hash(command.worker, command.claim_id))
-        if earlier:
-            held = [world.jobs.rows[job_id] for job_id in sorted(earlier)]
-            still = [
-                job for job in held
-                if _is_held(job, command.worker) and job.claim_id == command.claim_id
-            ]  # fmt: skip
-            return Decision([], lambda _: Claimed(still, is_repeated=True))
+        claim = claim_hash(command.worker, command.claim_id)
+        given = world.jobs.claims.given(claim, world.jobs.rows, now)
+        if given is not None:
+            held = [job for job in given if _is_held(job, command.worker)]
+            return Decision([], lambda _: Claimed(held, is_repeated=True))
     kinds = world.line.kinds_in_line() if command.kinds is None else command.kinds
     served, unread = serve(world.line, kinds, command.max_jobs, world.position + 1)
     picks = _carried(world, served, command.payload_bytes_max)
@@ -233,6 +231,12 @@ def _claim(world: World, command: ClaimJobs, policy: Policy, now: datetime) -> D
         )
         for pick in picks
     ]  # fmt: skip
+    # What is embedded has its answer for sure, and so never asks again because it was lost.
+    if (
+        command.claim_id is not None and command.server is None
+        and not (picks or unread or command.may_wait)
+    ):  # fmt: skip
+        facts = [Fact(EmptyClaimAnswered(worker=command.worker, claim_id=command.claim_id))]
     return Decision(
         facts,
         lambda after: Claimed([after.jobs.rows[pick.job_id] for pick in picks]),

@@ -108,7 +108,17 @@ class JobStarted(
     worker: WorkerId
     lease_expires_at: datetime  # UTC, by the log's clock
     server: ServerId | None = None  # the process that runs it inside itself, None over HTTP
-    claim_id: str | None = None  # of the request; asked again it gives the same jobs
+    claim_id: str | None = None  # of the request; asked again it gives the same jobs or fewer
+
+
+class EmptyClaimAnswered(
+    Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False,
+    tag_field="type", tag="EmptyClaimAnswered",
+):  # fmt: skip
+    """A claim that named itself was answered with no job: asked again it gives none either."""
+
+    worker: WorkerId
+    claim_id: str
 
 
 class LeasesExtended(
@@ -220,7 +230,7 @@ class BodiesErased(
 Event = (
     RateLimitDecided | JobSubmitted | SubmissionDeduplicated | JobReleased | JobStarted
     | LeasesExtended | JobCompleted | JobFailed | JobRequeued | JobCancelled | LimitChanged
-    | BodiesErased
+    | BodiesErased | EmptyClaimAnswered
 )  # fmt: skip
 
 VERSION: Final = 1  # of every event's shape so far; upcasters read older ones

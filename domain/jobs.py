@@ -1,14 +1,14 @@
 """The jobs that a batch is about, with what is needed to find them: keys and claims."""
 
 from collections import defaultdict
-from functools import lru_cache
-from hashlib import sha256
 from typing import ClassVar
 
 from msgspec.structs import replace
 
+from domain.claims import Claims, claim_hash, claim_of
 from domain.events import (
     BodiesErased,
+    EmptyClaimAnswered,
     Event,
     JobCancelled,
     JobCompleted,
@@ -22,7 +22,7 @@ from domain.events import (
 )
 from domain.folds import Folded, FoldMethods
 from domain.idempotency import key_hash
-from domain.identifiers import JobId, UserId, WorkerId
+from domain.identifiers import JobId, UserId
 from domain.life_cycle import Job, State, evolve, submitted
 
 
@@ -33,7 +33,7 @@ class Jobs(Folded):
         self.rows: dict[JobId, Job] = {}
         self.key_holders: dict[bytes, JobId] = {}  # by key_hash
         self.keys: dict[JobId, bytes] = {}  # the key_hash that each job holds, if it does
-        self.claims: dict[bytes, set[JobId]] = {}  # by claim_hash
+        self.claims = Claims()
         self.changed: set[JobId] = set()
         self.count_changes: defaultdict[State, int] = defaultdict(int)
 
@@ -44,8 +44,9 @@ class Jobs(Folded):
         if holder is not None:
             self.key_holders[holder] = job.id
             self.keys[job.id] = holder
-        if job.claim_id is not None and job.worker is not None:
-            self._claimed(job.worker, job.claim_id, job.id)
+        claim = claim_of(job)
+        if claim is not None:
+            self.claims.started(claim, job.id)
 
     def _submitted(self, recorded: Recorded, event: JobSubmitted) -> None:
         job = submitted(recorded, event)
@@ -63,10 +64,18 @@ class Jobs(Folded):
         self.count_changes[job.state] += 1
 
     def _started(self, recorded: Recorded, event: JobStarted) -> None:
-        self._advance(recorded.job_id, recorded)
+        job_id = recorded.job_id
+        assert job_id is not None
+        before = self.rows.get(job_id)
+        if before is not None:
+            self.claims.leave(before, recorded.recorded_at)
+        self._advance(job_id, recorded)
         if event.claim_id is not None:
-            assert recorded.job_id is not None
-            self._claimed(event.worker, event.claim_id, recorded.job_id)
+            self.claims.started(claim_hash(event.worker, event.claim_id), job_id)
+
+    def _answered(self, recorded: Recorded, event: EmptyClaimAnswered) -> None:
+        claim = claim_hash(event.worker, event.claim_id)
+        self.claims.note(claim, recorded.recorded_at, recorded.recorded_at)
 
     def _extended(self, recorded: Recorded, event: LeasesExtended) -> None:
         for job_id, _ in event.jobs:
@@ -88,13 +97,6 @@ class Jobs(Folded):
             self.count_changes[state_before] -= 1
             self.count_changes[state] += 1
 
-    def _claimed(self, worker: WorkerId, claim_id: str, job_id: JobId) -> None:
-        claim = claim_hash(worker, claim_id)
-        jobs = self.claims.get(claim)
-        if jobs is None:
-            jobs = self.claims[claim] = set()
-        jobs.add(job_id)
-
     FOLDS: ClassVar[FoldMethods] = {
         JobSubmitted: _submitted,
         JobStarted: _started,
@@ -105,14 +107,9 @@ class Jobs(Folded):
         JobRequeued: _changed,
         JobCancelled: _changed,
         BodiesErased: _changed,
+        EmptyClaimAnswered: _answered,
     }
 
     def key_holder(self, user_id: UserId, key: str, *, is_explicit: bool) -> Job | None:
         job_id = self.key_holders.get(key_hash(user_id, key, is_explicit=is_explicit))
         return None if job_id is None else self.rows.get(job_id)
-
-
-@lru_cache(maxsize=256)  # the jobs of one claim start one after the other
-def claim_hash(worker: WorkerId, claim_id: str) -> bytes:
-    """16 bytes that stand for one claim request of one worker."""
-    return sha256(worker.encode() + b"\x00" + claim_id.encode()).digest()[:16]

@@ -12,6 +12,7 @@ from typing import Any, Final, assert_never
 from domain.events import (
     BodiesErased,
     CancelReason,
+    EmptyClaimAnswered,
     FailureReason,
     JobCancelled,
     JobCompleted,
@@ -124,6 +125,10 @@ def _of_limits(_: Job | None, recorded: Recorded, event: LimitChanged) -> str | 
     ):
         return "it sets a limit below zero"
     return None
+
+
+def _of_empty_claim(_: Job | None, recorded: Recorded, __: EmptyClaimAnswered) -> str | None:
+    return None if recorded.job_id is None else f"it names job {recorded.job_id}"
 
 
 def _of_extension(job: Job, event: LeasesExtended) -> str | None:
@@ -285,6 +290,7 @@ _OF_NO_STEP: Final[Mapping[type, Callable[[Job | None, Recorded, Any], str | Non
     RateLimitDecided: _of_decision,
     JobSubmitted: _of_submission,
     LimitChanged: _of_limits,
+    EmptyClaimAnswered: _of_empty_claim,
 }
 _OF_STEP: Final[Mapping[type, Callable[[Job, Recorded, Any], str | None]]] = {
     JobStarted: _of_start,

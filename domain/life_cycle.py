@@ -91,6 +91,7 @@ class Job(Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
     lease_expires_at: datetime | None = None  # while running
     submitted_at: datetime
     started_at: datetime | None = None  # the latest attempt
+    started_position: int = 0  # of its JobStarted
     finished_at: datetime | None = None  # done, failed or cancelled
     updated_at: datetime
     result_position: int | None = None  # where the body is
@@ -333,7 +334,8 @@ def evolve(job: Job, recorded: Recorded) -> Job:
                 job, state=State.RUNNING, attempt=event.attempt, worker=event.worker,
                 server=event.server, claim_id=event.claim_id,
                 lease_expires_at=event.lease_expires_at,
-                started_at=at, finished_at=None, updated_at=at,
+                started_at=at, started_position=recorded.position,
+                finished_at=None, updated_at=at,
             )  # fmt: skip
         case JobCompleted() as event:
             return replace(

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from typing import Any
 
+from domain.claims import claim_hash
 from domain.commands import (
     CancelJob,
     ChangeLimit,
@@ -19,11 +20,18 @@ from domain.commands import (
     SubmitJob,
     WakeJobs,
 )
-from domain.events import EVENT_TYPES, LeasesExtended, LimitChanged, RateLimitDecided, Recorded
+from domain.events import (
+    EVENT_TYPES,
+    EmptyClaimAnswered,
+    LeasesExtended,
+    LimitChanged,
+    RateLimitDecided,
+    Recorded,
+)
 from domain.folds import Fold
 from domain.idempotency import key_hash, key_of
 from domain.identifiers import GLOBAL, JobId, Kind, UserId
-from domain.jobs import Jobs, claim_hash
+from domain.jobs import Jobs
 from domain.line import Lane, Line, Unread
 from domain.policy import Policy
 from domain.rate_limits import WindowKey, Windows
@@ -82,7 +90,8 @@ class Needs:
                     self.windows.add((report.user_id, report.window_seconds))
                     self.windows.add((GLOBAL, report.window_seconds))
                 case ClaimJobs(kinds=kinds, max_jobs=jobs_max) as claim:
-                    self.serving[kinds] = self.serving.get(kinds, 0) + jobs_max
+                    if jobs_max:
+                        self.serving[kinds] = self.serving.get(kinds, 0) + jobs_max
                     if claim.claim_id is not None:
                         self.claims.add(claim_hash(claim.worker, claim.claim_id))
                 case ExtendLeases(jobs=jobs):
@@ -113,6 +122,8 @@ class Needs:
                     self.jobs.update(job_id for job_id, _ in event.jobs)
                 case LimitChanged():
                     self._add_subject(event.user_id, event.kind)
+                case EmptyClaimAnswered():
+                    pass
                 case _:
                     self.users.add(event.user_id)
                     self.kinds.add(event.kind)

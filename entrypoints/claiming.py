@@ -11,6 +11,8 @@ import time
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Final
 
+from msgspec.structs import replace
+
 from domain.commands import ClaimJobs
 from domain.decide import Claimed
 from domain.identifiers import Kind, WorkerId
@@ -83,15 +85,17 @@ class Claiming:
             deadline = time.monotonic() + wait_seconds
             while not unwanted.is_set():
                 mark = self._work.mark()
-                claimed = await self._ask(command)
+                left = deadline - time.monotonic()
+                claimed = await self._ask(replace(command, may_wait=left > 0))
                 if claimed.is_cut_short and not claimed.jobs:
                     continue  # what was looked at had expired and is out of the way now
-                left = deadline - time.monotonic()
                 if claimed.jobs or claimed.is_repeated or left <= 0:
                     return claimed
                 if not await self._work.wait(mark, left, unwanted):
                     break
-            return _NOTHING
+            if unwanted.is_set() or command.claim_id is None or command.server is not None:
+                return _NOTHING
+            return await self._ask(replace(command, max_jobs=0))  # asked again it is empty, too
 
     @contextlib.contextmanager
     def _in_place_of_earlier(self, command: ClaimJobs, unwanted: asyncio.Event) -> Iterator[None]:

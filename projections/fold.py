@@ -116,7 +116,7 @@ class GenerationFold:
         """Of those that have ended."""
         jobs = self._world.jobs
         going_on = [job for job in jobs.rows.values() if job.state not in ENDED]
-        self._forget(jobs.rows, jobs.key_holders, jobs.keys, jobs.claims)
+        self._forget(jobs.rows, jobs.key_holders, jobs.keys, jobs.claims.jobs)
         for job in going_on:
             jobs.put(job)
 
@@ -124,7 +124,7 @@ class GenerationFold:
         self._has_let_go_of_all = True
         jobs, line, windows = self._world.jobs, self._world.line, self._world.windows
         self._forget(
-            jobs.rows, jobs.key_holders, jobs.keys, jobs.claims, line.users, line.lanes,
+            jobs.rows, jobs.key_holders, jobs.keys, jobs.claims.jobs, line.users, line.lanes,
             line.stored_lanes, line.kinds, windows.counters, windows.limits,
         )  # fmt: skip
 
@@ -175,7 +175,8 @@ class GenerationFold:
         jobs, line, windows = self._world.jobs, self._world.line, self._world.windows
         missing = needs.without(self._absent)
         known: tuple[Container[Any], ...] = (
-            line.users, line.kinds, jobs.rows, jobs.key_holders, jobs.claims, windows.counters,
+            line.users, line.kinds, jobs.rows, jobs.key_holders, jobs.claims.jobs,
+            windows.counters,
         )  # fmt: skip
         for rows, there in zip(missing.sets(), known, strict=True):
             rows -= {row for row in rows if row in there}

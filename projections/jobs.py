@@ -7,15 +7,15 @@ of a lane are found in their order by an index, so that they need no table of th
 
 from collections.abc import Iterable, Sequence
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from domain.claims import Claims, claim_of
 from domain.due import DueJob
 from domain.identifiers import JobId, ServerId, UserId
-from domain.jobs import claim_hash
 from domain.life_cycle import Job, State
 from domain.line import Lane, WaitingJob
 from domain.moments import to_micros
@@ -27,6 +27,7 @@ from projections.rows import (
     Identifier,
     Query,
     Row,
+    delete,
     digest,
     fetch,
     generation,
@@ -37,7 +38,7 @@ from projections.rows import (
     upserting,
 )  # fmt: skip
 
-VERSION: Final = 2
+VERSION: Final = 3
 metadata = sa.MetaData()
 
 jobs = sa.Table(
@@ -70,6 +71,17 @@ job_counts = sa.Table(
     sa.Column("jobs", sa.BigInteger, nullable=False),
 )
 
+noted_claims = sa.Table(
+    f"noted_claims_v{VERSION}",
+    metadata,
+    generation(),
+    sa.Column("claim_hash", digest(16), primary_key=True, comment="of one that no job stands for"),
+    sa.Column("made_at", sa.BigInteger, nullable=False, comment="UTC, microseconds"),
+    sa.Index(
+        f"noted_claims_v{VERSION}_by_time", "generation", "made_at", info={FOUND_BY_FOLDS: True}
+    ),
+)
+
 # Stored for ever as long as this version is: add behind, never renumber.
 STATE_NUMBERS: Final = {
     State.SCHEDULED: 0, State.QUEUED: 1, State.RUNNING: 2,
@@ -79,16 +91,21 @@ STATES: Final = {number: state for state, number in STATE_NUMBERS.items()}
 
 _encode = msgspec.json.Encoder().encode
 _decoder = msgspec.json.Decoder(Job)
-_by_id = Query(jobs, [jobs.c.job], by=jobs.c.id)
-_by_key = Query(jobs, [jobs.c.job], by=jobs.c.key_hash)
-_by_claim = Query(jobs, [jobs.c.job], by=jobs.c.claim_hash)
+_NOTHING: sa.ColumnClause[Any] = sa.literal_column("NULL")
+# One shape for two tables, so that they are read in one statement.
+_by_id = Query(jobs, [jobs.c.job, _NOTHING], by=jobs.c.id)
+_by_key = Query(jobs, [jobs.c.job, _NOTHING], by=jobs.c.key_hash)
+_by_claim = Query(jobs, [jobs.c.job, _NOTHING], by=jobs.c.claim_hash)
+_notes = Query(
+    noted_claims, [noted_claims.c.claim_hash, noted_claims.c.made_at], by=noted_claims.c.claim_hash
+)
 
 
 class JobsProjection:
     name = "jobs"
     version = VERSION
     is_lasting = False
-    tables = (jobs, job_counts)
+    tables = (jobs, job_counts, noted_claims)
 
     def look_ahead(
         self, connection: Connection, generation: int, needs: Needs, world: World
@@ -106,6 +123,7 @@ class JobsProjection:
         found = fetch(
             connection, generation,
             (_by_id, _unknown(needs, world)), (_by_key, needs.keys), (_by_claim, needs.claims),
+            (_notes, needs.claims),
         )  # fmt: skip
         _put(found, needs, world)
         _load_lanes(connection, generation, needs, world)
@@ -120,9 +138,12 @@ class JobsProjection:
         changed = [(known[job_id], keys.get(job_id)) for job_id in sorted(world.jobs.changed)]
         world.jobs.changed.clear()
         world.jobs.count_changes.clear()
+        claims = world.jobs.claims
         return [
             *upserting(jobs, changed, partial(row_of, generation)),
             lambda connection: _count(connection, counts),
+            *upserting(noted_claims, claims.take_changed_notes(), lambda one: (generation, *one)),
+            *_forgetting(generation, claims),
         ]
 
 
@@ -131,8 +152,11 @@ def _unknown(needs: Needs, world: World) -> list[JobId]:
 
 
 def _put(found: Iterable[Row], needs: Needs, world: World) -> None:
-    for (document,) in found:
-        _know(decode_job(document), needs, world)
+    for stored, made_at in found:
+        if made_at is None:
+            _know(decode_job(stored), needs, world)
+        else:
+            world.jobs.claims.notes.setdefault(bytes(stored), made_at)
 
 
 def _know(job: Job, needs: Needs, world: World) -> None:
@@ -171,17 +195,32 @@ def _load_lanes(connection: Connection, generation: int, needs: Needs, world: Wo
 def row_of(generation: int, changed: tuple[Job, bytes | None]) -> Row:
     """Of a job, and the hash of the key that it holds, if it does."""
     job, key = changed
-    claim = (
-        None if job.claim_id is None or job.worker is None else claim_hash(job.worker, job.claim_id)
-    )
     state, due_at = job.state, job.due_at
     runs_in = job.server if state is State.RUNNING else None
     place = -job.priority if state is State.QUEUED else None
     return (
         generation, job.id, job.user_id.encode(), job.kind.encode(), STATE_NUMBERS[state],
-        key, claim, None if due_at is None else to_micros(due_at),
+        key, claim_of(job), None if due_at is None else to_micros(due_at),
         None if runs_in is None else runs_in.encode(), place, _encode(job),
     )  # fmt: skip
+
+
+def _forgetting(generation: int, claims: Claims) -> list[Write[Connection]]:
+    """Remove the notes that are over, if that was not done up to this minute."""
+    over = claims.notes_from
+    if over <= claims.notes_removed:
+        return []
+    claims.notes_removed = over
+
+    def remove(connection: Connection) -> None:
+        found = connection.execute(
+            sa.select(noted_claims.c.claim_hash).where(
+                noted_claims.c.generation == generation, noted_claims.c.made_at <= over
+            )
+        )
+        delete(connection, noted_claims, generation, [tuple(row) for row in found])
+
+    return [remove]
 
 
 def decode_job(document: bytes) -> Job:

@@ -63,7 +63,10 @@ class ClaimController(Controller):
         data: JSONBody[ClaimRequest],
         fairlog: NamedDependency[Fairlog],
     ) -> Claim:
-        """Take jobs in fair order, with a lease. Sent again with its claim_id: the same jobs."""
+        """Take jobs in fair order, with a lease.
+
+        Sent again with its claim_id within ten minutes: the same jobs or fewer, never others.
+        """
         command = data.to_command()
         with hanging_up(request) as gone:
             jobs = await fairlog.claim(command, data.wait_seconds, gone)

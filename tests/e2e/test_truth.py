@@ -13,8 +13,8 @@ MIGRATIONS: Final = "alembic_version"
 # Which building of a projection a row belongs to, and how many there were, is no part of the state.
 BOOKKEEPING: Final = {"generation", "newest"}
 OURS: Final = {
-    "jobs_v2", "job_counts_v2", "line_users_v1", "line_lanes_v1", "line_kinds_v1",
-    "window_counters_v2", "limits_v2",
+    "jobs_v3", "job_counts_v3", "noted_claims_v3",
+    "line_users_v1", "line_lanes_v1", "line_kinds_v1", "window_counters_v2", "limits_v2",
 }  # fmt: skip
 SETTINGS: Final = {"user_limit": 30, "window_seconds": 2_678_400, "lease_seconds": 86_400}
 

@@ -214,7 +214,23 @@ def test_a_claim_asked_again_ends_the_one_that_waits(server: AppServer) -> None:
         assert claim(client, 1, claim_id="c", kinds=["none"]) == []
         assert first.result(10) == []
         job = submit(client)["id"]
-        assert [one["id"] for one in claim(client, 1, claim_id="c")] == [job]
+        assert claim(client, 1, claim_id="c") == []  # as it was answered
+        assert [one["id"] for one in claim(client, 1, claim_id="d")] == [job]
+
+
+def test_a_waiting_claim_that_ended_empty_stays_so(server: AppServer) -> None:
+    assert claim(server.client, claim_id="c", wait_seconds=0.05) == []
+    assert len(audit(server.client, type="EmptyClaimAnswered")) == 1
+    job = submit(server.client)["id"]
+    assert claim(server.client, claim_id="c", wait_seconds=0.05) == []
+    assert [one["id"] for one in claim(server.client, claim_id="d")] == [job]
+    assert len(audit(server.client, type="EmptyClaimAnswered")) == 1
+
+
+def test_a_claim_whose_caller_hung_up_without_an_answer_gives_jobs(server: AppServer) -> None:
+    hang_up(server, claim_id="c")
+    job = submit(server.client)["id"]
+    assert [one["id"] for one in claim(server.client, claim_id="c")] == [job]
 
 
 def test_a_claim_does_not_wait_for_jobs_that_it_gave_and_lost(
@@ -252,7 +268,7 @@ def test_the_same_claim_again_gives_the_same_jobs(client: httpx.Client) -> None:
     before = audit(client)
     again = claim(client, 3, claim_id="c")
     assert len(first) == 3
-    assert sorted(again, key=lambda job: job["id"]) == sorted(first, key=lambda job: job["id"])
+    assert again == first
     assert audit(client) == before
 
 

@@ -388,7 +388,7 @@ def test_a_deadlock_is_tried_again(fairlog: Fairlog) -> None:
     do(fairlog, submit(payload=1), Submitted)
     with fairlog.database.connect_writer() as other, other.begin() as transaction:
         # Many locks, so that InnoDB chooses the writer for its victim.
-        other.exec_driver_sql("UPDATE job_counts_v2 SET jobs = jobs")
+        other.exec_driver_sql("UPDATE job_counts_v3 SET jobs = jobs")
         other.exec_driver_sql("CREATE TEMPORARY TABLE weight (n INT PRIMARY KEY) ENGINE = InnoDB")
         other.exec_driver_sql("INSERT INTO weight SELECT seq FROM seq_1_to_2000")
         [reply] = put(fairlog, submit(payload=2))

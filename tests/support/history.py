@@ -91,6 +91,7 @@ def _tell_of_runs(fairlog: Fairlog, clock: ManualClock) -> None:
     do(fairlog, ExtendLeases(worker=WORKER, jobs=[(job.id, job.attempt) for job in held]))
     clock.advance(31)
     do(fairlog, WakeJobs(jobs=[job.id for job in [*held, *others]]))
+    do(fairlog, ClaimJobs(worker=WORKER, max_jobs=1, kinds=(Kind("none"),), claim_id="empty"))
     embedded = claim(fairlog, 2, server=ServerId("s"))
     do(fairlog, RecoverJobs(server=ServerId("s"), jobs=[job.id for job in embedded]))
 

@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 
 from domain.events import (
     CancelReason,
+    EmptyClaimAnswered,
     FailureReason,
     JobCancelled,
     JobCompleted,
@@ -33,6 +34,7 @@ from domain.policy import Policy
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _ROUNDING = timedelta(microseconds=1)
+CLAIM_SECONDS = 600
 _RUN_OUT = {
     FailureReason.LEASE_LOST: RequeueReason.LEASE_LOST,
     FailureReason.SERVER_RESTARTED: RequeueReason.SERVER_RESTARTED,
@@ -85,6 +87,7 @@ class Referee:
         self.user_caps: dict[str, int | None] = {}
         self.kind_caps: dict[str, int | None] = {}
         self.keys: dict[tuple[str, bool, str], int] = {}  # (user, is explicit, key): job
+        self.claims: dict[tuple[str, str], tuple[datetime, int]] = {}  # when, latest position
         self.position = 0
         self.at = _EPOCH
         self._before: Recorded | None = None
@@ -104,10 +107,8 @@ class Referee:
         assert one.recorded_at >= self.at, "time never goes back"
         self.position, self.at = one.position, one.recorded_at
         match one.event:
-            case RateLimitDecided(allowed=True) as event:
-                self._admit(event)
             case RateLimitDecided() as event:
-                self._refuse(event)
+                self._admit(event) if event.allowed else self._refuse(event)
             case JobSubmitted() as event:
                 self._submit(one, event)
             case SubmissionDeduplicated() as event:
@@ -118,6 +119,9 @@ class Referee:
                 self._start(self._job(one), event)
             case LeasesExtended() as event:
                 self._extend(event)
+            case EmptyClaimAnswered() as event:
+                assert self._is_new((event.worker, event.claim_id)), "it was answered before"
+                self.claims[event.worker, event.claim_id] = self.at, self.position
             case JobCompleted() as event:
                 self._stop(self._running(one, event.attempt), "done")
             case JobFailed() as event:
@@ -270,12 +274,25 @@ class Referee:
         for name, other in self.users.items():
             if other is not user and self._orders(other, kinds) and not self._is_capped(name):
                 assert user.turn < other.turn, f"{name} was before {event.user_id}"
+        if event.claim_id is not None:
+            self._claim(event.worker, event.claim_id)
         self._leave(job)
         user.running += 1
         user.last_served, user.joined = self.position, None
         self.kinds_running[event.kind] += 1
         job.state, job.attempt, job.started = "running", event.attempt, event
         job.started_at, job.lease_expires_at = self.at, event.lease_expires_at
+
+    def _claim(self, worker: str, claim_id: str) -> None:
+        """The jobs of one claim start one after the other; the same again starts no others."""
+        before = self.claims.get((worker, claim_id))
+        is_going_on = before is not None and before[1] == self.position - 1
+        assert is_going_on or self._is_new((worker, claim_id)), "the claim starts other jobs"
+        self.claims[worker, claim_id] = self.at, self.position
+
+    def _is_new(self, claim: tuple[str, str]) -> bool:
+        before = self.claims.get(claim)
+        return before is None or before[0] + timedelta(seconds=CLAIM_SECONDS) <= self.at
 
     def _orders(self, user: JudgedUser, kinds: set[Kind]) -> list[tuple[int, int]]:
         """The user's waiting jobs of these kinds, each by its place."""

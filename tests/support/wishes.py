@@ -93,7 +93,8 @@ def claims(draw: st.DrawFn) -> Wish:
         max_jobs=draw(st.integers(1, 6)),
         kinds=None if kinds is None else tuple(kinds),
         server=draw(st.sampled_from([None, SERVER])),
-        claim_id=draw(st.sampled_from([None, None, "claim-1", "claim-2"])),
+        claim_id=draw(st.sampled_from([None, None, *(f"claim-{number}" for number in range(5))])),
+        may_wait=draw(st.booleans()),
     )
     return lambda _: command
 
@@ -208,6 +209,8 @@ Batches = list[tuple[float, int, list[Wish]]]
 
 
 def batches(batches_max: int = 12, wishes_max: int = 9) -> st.SearchStrategy[Batches]:
-    moves = st.sampled_from([0.0, 0.0, 0.000001, 1.0, 16.0, 31.0, 60.0, 101.0, -7.0, -1000.0])
+    moves = st.sampled_from(
+        [0.0, 0.0, 0.000001, 1.0, 16.0, 31.0, 60.0, 101.0, 599.0, -7.0, -1000.0]
+    )
     batch = st.lists(any_wish(), min_size=1, max_size=wishes_max)
     return st.lists(st.tuples(moves, st.integers(0, 1), batch), min_size=1, max_size=batches_max)

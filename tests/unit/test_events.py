@@ -79,7 +79,7 @@ def test_the_types_are_those_that_are_documented() -> None:
     assert list(EVENT_TYPES) == [
         "RateLimitDecided", "JobSubmitted", "SubmissionDeduplicated", "JobReleased", "JobStarted",
         "LeasesExtended", "JobCompleted", "JobFailed", "JobRequeued", "JobCancelled",
-        "LimitChanged", "BodiesErased",
+        "LimitChanged", "BodiesErased", "EmptyClaimAnswered",
     ]  # fmt: skip
 
 

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given as for_all
 from hypothesis import strategies as st
 
+from domain.claims import CLAIM_SECONDS
 from domain.commands import (
     CancelJob,
     Command,
@@ -21,7 +22,7 @@ from domain.errors import (
     Refusal,
     UnknownJob,
 )
-from domain.events import CancelReason, Event, FailureReason, RequeueReason
+from domain.events import CancelReason, EmptyClaimAnswered, Event, FailureReason, RequeueReason
 from domain.identifiers import JobId, ServerId
 from domain.life_cycle import State, retry_delay
 from domain.policy import Policy
@@ -524,6 +525,59 @@ def test_a_claim_asked_again_leaves_out_what_is_no_longer_held() -> None:
     story = story.followed_by(of(1, completed()), of(2, cancelled("running")))
     story = story.followed_by(of(3, requeued(LOST)), of(3, started(2, claim_id="d")))
     assert [job.id for job in story.when(claim(4, claim_id="c")).answer(Claimed).jobs] == [4]
+
+
+def test_a_claim_asked_again_starts_nothing_though_its_jobs_have_gone_to_others() -> None:
+    story = given(SUBMITTED).when(claim(1, claim_id="c")).so.after(30)
+    story = story.followed_by(requeued(LOST)).when(claim(1, worker=OTHER_WORKER)).so
+    story = story.followed_by(submitted(payload=2))
+    again = story.when(claim(1, claim_id="c"))
+    again.then_nothing()
+    assert again.answer(Claimed) == Claimed([], is_repeated=True)
+    assert story.when(claim(1, claim_id="d")).answer(Claimed).jobs
+    assert story.after(CLAIM_SECONDS - 30.000001).when(claim(1, claim_id="c")).events == []
+    assert story.after(CLAIM_SECONDS - 30).when(claim(1, claim_id="c")).answer(Claimed).jobs
+
+
+def test_a_claim_that_gave_nothing_gives_nothing_when_it_is_asked_again() -> None:
+    empty = EmptyClaimAnswered(worker=WORKER, claim_id="c")
+    story = given().when(claim(1, claim_id="c")).then(empty).followed_by(SUBMITTED)
+    again = story.after(CLAIM_SECONDS - 0.000001).when(claim(1, claim_id="c"))
+    again.then_nothing()
+    assert again.answer(Claimed) == Claimed([], is_repeated=True)
+    assert story.after(CLAIM_SECONDS).when(claim(1, claim_id="c")).answer(Claimed).jobs
+    assert story.when(claim(1, claim_id="c", worker=OTHER_WORKER)).answer(Claimed).jobs
+
+
+def test_only_an_empty_answer_that_somebody_gets_and_may_lose_is_recorded() -> None:
+    given().when(claim(1)).then_nothing()
+    given().when(claim(1, claim_id="c", may_wait=True)).then_nothing()
+    given().when(claim(1, claim_id="c", server=SERVER)).then_nothing()
+    empty = EmptyClaimAnswered(worker=WORKER, claim_id="c")
+    given(SUBMITTED).when(claim(0, claim_id="c")).then(empty)
+    given().when(claim(1, claim_id="c"), claim(1, claim_id="c")).then(empty)
+
+
+def test_a_claim_is_known_for_as_long_as_one_of_its_jobs_runs() -> None:
+    story = given(SUBMITTED, submitted(payload=2)).when(claim(1, claim_id="c")).so
+    ends = at(2 * CLAIM_SECONDS)
+    story = story.followed_by(extended((1, 1), lease_expires_at=ends)).after(CLAIM_SECONDS)
+    again = story.when(claim(1, claim_id="c")).answer(Claimed)
+    assert [job.id for job in again.jobs] == [1]
+    ended = story.followed_by(of(1, completed())).when(claim(1, claim_id="c")).answer(Claimed)
+    assert [job.id for job in ended.jobs] == [2]
+
+
+def test_a_claim_asked_again_keeps_the_fair_order() -> None:
+    story = given(
+        submitted(BOB, payload=1), submitted(payload=2), submitted(payload=3),
+        submitted(payload=4, priority=1),
+    )  # fmt: skip
+    first = story.when(claim(4, claim_id="c"))
+    ids = [job.id for job in first.answer(Claimed).jobs]
+    assert ids == [1, 4, 2, 3]
+    again = first.so.when(claim(4, claim_id="c")).answer(Claimed)
+    assert [job.id for job in again.jobs] == ids
 
 
 def test_claim_ids_belong_to_their_worker() -> None:
