@@ -14,3 +14,15 @@ class SystemClock:
     def now(self) -> datetime:
         """Return the moment in UTC, to the microsecond."""
         return _EPOCH + timedelta(microseconds=time.time_ns() // 1_000)
+
+    def elapsed(self) -> float:
+        """Seconds since some moment, by a clock that nobody sets; time asleep counts too."""
+        return time.monotonic() + _asleep()
+
+
+def _asleep() -> float:
+    """Seconds that the machine was suspended; Linux leaves them out of the monotonic clock."""
+    if not hasattr(time, "CLOCK_BOOTTIME"):
+        return 0.0
+    awake = time.clock_gettime(time.CLOCK_MONOTONIC)
+    return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - awake)

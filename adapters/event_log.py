@@ -18,14 +18,17 @@ from adapters.mysql_pipeline import PipelinedConnection
 from adapters.tables import FORMAT, HEAD_ID, bodies, events, log_head
 from domain import chain
 from domain.errors import LogCorrupt, LogTooNew, LogUnavailable
-from domain.events import Recorded, encode, type_of
+from domain.events import ClockCorrected, Recorded, encode, type_of
+from domain.log_time import Correction, Reading, correction_of
 from domain.moments import from_micros, to_micros
 from domain.ports import Clock, Head
 from domain.stored_log import Leaf
-from domain.upcasting import version_of
+from domain.upcasting import read, version_of
 
 # Microseconds since the epoch; each connection's time zone is set to UTC.
 _DATABASE_NOW: Final = "TIMESTAMPDIFF(MICROSECOND, '1970-01-01', SYSDATE(6))"
+
+_UNKNOWN_EPOCH: Final = -1
 
 
 class Appended(NamedTuple):
@@ -45,6 +48,7 @@ class SqlEventLog:
     def __init__(self, database: Database, clock: Clock | None = None) -> None:
         # None: the database server's, read under the lock
         self.clock = clock or (SystemClock() if database.is_sqlite else None)
+        self._corrected = _UNKNOWN_EPOCH, Correction()
         mark = "?" if database.is_sqlite else "%s"
         self._lock_head = (
             "SELECT position, hash, recorded_at, format, epoch, "
@@ -54,6 +58,10 @@ class SqlEventLog:
             + (", 0" if database.is_sqlite else ", @@GLOBAL.read_only")
             + f" FROM log_head WHERE id = {HEAD_ID}"
             + ("" if database.is_sqlite else " FOR UPDATE")
+        )
+        self._read_clock = (
+            f"SELECT recorded_at, epoch, {'0' if self.clock else _DATABASE_NOW}"
+            f" FROM log_head WHERE id = {HEAD_ID}"
         )
         self._insert_events = _insert(events, mark)
         self._insert_bodies = _insert(bodies, mark)
@@ -81,8 +89,17 @@ class SqlEventLog:
                 f"The log has format {log_format}, and this release knows up to {FORMAT}; "
                 "install the newer release here too."
             )
-        now = to_micros(self.clock.now()) if self.clock else database_now
-        return Head(position, bytes(head_hash), from_micros(max(now, recorded_at)), epoch)
+        clock = to_micros(self.clock.now()) if self.clock else database_now
+        reading = Reading(clock, recorded_at, self._correction(connection, epoch))
+        return Head(position, bytes(head_hash), from_micros(reading.now), epoch, reading)
+
+    def _correction(self, connection: Connection, epoch: int) -> Correction:
+        """The latest; the epoch is raised with each."""
+        known_epoch, correction = self._corrected
+        if epoch != known_epoch:
+            correction = _latest_correction(connection)
+            self._corrected = epoch, correction
+        return correction
 
     def foresee_lock(self, connection: Connection) -> None:
         """Have the commit of this transaction take the lock for the next one, which must follow."""
@@ -135,6 +152,13 @@ class SqlEventLog:
                 bodies.delete().where(bodies.c.position.in_(positions[start : start + 500]))
             )
 
+    def note_correction(self, connection: Connection) -> None:
+        """In the transaction that appends a `ClockCorrected`: every process reads it, and one that
+        does not know such events stops.
+        """
+        self.raise_epoch(connection)
+        connection.execute(log_head.update().where(log_head.c.id == HEAD_ID).values(format=FORMAT))
+
     def raise_epoch(self, connection: Connection) -> None:
         connection.execute(
             log_head.update().where(log_head.c.id == HEAD_ID).values(epoch=log_head.c.epoch + 1)
@@ -145,10 +169,16 @@ class SqlEventLog:
 
     def now(self, connection: Connection) -> datetime:
         """UTC, by the log's clock, without the lock; a writer may already be a little ahead."""
-        if self.clock:
-            return self.clock.now()
-        micros = connection.exec_driver_sql(f"SELECT {_DATABASE_NOW}").scalar_one()
-        return from_micros(micros)
+        return from_micros(self.reading(connection).now)
+
+    def reading(self, connection: Connection) -> Reading:
+        """The database's clock and the log's time, without the lock."""
+        found = connection.exec_driver_sql(self._read_clock).one_or_none()
+        if found is None:
+            raise LogCorrupt("The log has no head row; run `fairlog migrate`.")
+        recorded_at, epoch, database_now = found
+        clock = to_micros(self.clock.now()) if self.clock else database_now
+        return Reading(clock, recorded_at, self._correction(connection, epoch))
 
     def hash_at(self, connection: Connection, position: int) -> bytes | None:
         """The chain up to a position, None beyond the end."""
@@ -164,6 +194,20 @@ class SqlEventLog:
 def head_position(connection: Connection) -> int:
     """Of the latest event, by the head; 0: the log is empty."""
     return int(connection.execute(sa.select(log_head.c.position)).scalar_one())
+
+
+def _latest_correction(connection: Connection) -> Correction:
+    named = events.c.type == ClockCorrected.__name__
+    latest = sa.select(sa.func.max(events.c.position)).where(named).scalar_subquery()
+    found = connection.execute(
+        sa.select(events.c.position, events.c.version, events.c.data)
+        .where(events.c.position == latest)
+    ).one_or_none()  # fmt: skip
+    if found is None:
+        return Correction()
+    event = read(found.version, bytes(found.data))
+    assert isinstance(event, ClockCorrected), event
+    return correction_of(found.position, event)
 
 
 def _row(recorded: Recorded, at: int) -> tuple[int, str, int, bytes | None, int | None, int, bytes]:

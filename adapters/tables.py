@@ -11,7 +11,9 @@ from sqlalchemy.dialects import mysql
 
 metadata = sa.MetaData()
 
-FORMAT: Final = 1  # of the log; a process that reads a higher one stops
+# Of the log; a process that reads a higher one stops. 2: events `ClockCorrected` say what time it
+# is. A log has 1 until the first of them.
+FORMAT: Final = 2
 HEAD_ID: Final = 1
 
 # Bytes, not text: MySQL's utf8mb4_bin takes "a" and "a " for the same.

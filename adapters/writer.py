@@ -16,17 +16,28 @@ from typing import Final, Protocol
 
 import structlog
 from msgspec import Struct
+from msgspec.structs import replace
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
+from adapters.clock import SystemClock
 from adapters.command_queue import CommandQueue, Pending
 from adapters.database import Database, Fault, fault_of
 from adapters.event_log import SqlEventLog
 from domain.batch import Batch, Outcome
-from domain.commands import Command
+from domain.commands import AcceptClock, Command, SubmitJob
 from domain.decide import Answer
-from domain.errors import FairlogError, LogFileReplaced, LogTooNew, LogUnavailable, WriteFailed
-from domain.events import JobFailed, RateLimitDecided, Recorded, type_of
+from domain.errors import (
+    ClockInDoubt,
+    FairlogError,
+    LogFileReplaced,
+    LogTooNew,
+    LogUnavailable,
+    WriteFailed,
+)
+from domain.events import ClockCorrected, JobFailed, RateLimitDecided, Recorded, type_of
+from domain.log_time import TimeKeeper, by_log_time
+from domain.moments import from_micros
 from domain.policy import Policy
 from domain.ports import Head, Projections
 from domain.stored_log import Leaf
@@ -120,6 +131,8 @@ class Writer:
         self.fatal: FairlogError | None = None  # why it stopped for good
         self._database = database
         self._log = log
+        self._clock = log.clock or SystemClock()
+        self._time = TimeKeeper()
         self._projections = projections
         self._policy = policy
         self._subscribers: list[Subscriber] = []
@@ -211,6 +224,11 @@ class Writer:
         while True:
             try:
                 return self._write(batch)
+            except ClockInDoubt as error:
+                self._roll_back(is_lost=False)
+                if time.monotonic() + pause > deadline:
+                    _log.warning("clock_in_doubt", reason=str(error))
+                    raise
             except LogFileReplaced:  # with this connection it goes on when the file is put back
                 self._roll_back(is_lost=False)
                 raise
@@ -242,7 +260,9 @@ class Writer:
             if head.epoch != self._epoch:
                 self._projections.refresh(connection)
                 self._epoch = head.epoch
-            done = self._fold(connection, head, [pending.command for pending in batch])
+            commands = [pending.command for pending in batch]
+            head, corrected = self._judge_time(head, commands)
+            done = self._fold(connection, head, commands, corrected)
             if not done.recorded:
                 transaction.rollback()
                 self._projections.keep(done.world)
@@ -255,7 +275,26 @@ class Writer:
         self._database.check_in_place(connection)  # or what is answered for would be nowhere
         return self._finish(batch, done)
 
-    def _fold(self, connection: Connection, head: Head, commands: Sequence[Command]) -> _InDoubt:
+    def _judge_time(
+        self, head: Head, commands: Sequence[Command]
+    ) -> tuple[Head, ClockCorrected | None]:
+        """Have `now` looked at before anything is written with it. Raises `ClockInDoubt`."""
+        assert head.reading is not None, "it was read with the lock"
+        if any(isinstance(command, AcceptClock) for command in commands):
+            judged = self._time.accept(head.reading)
+        else:
+            judged = self._time.judge(head.reading, self._clock.elapsed())
+        return replace(head, now=from_micros(judged.now)), judged.corrected
+
+    def _fold(
+        self, connection: Connection, head: Head, commands: Sequence[Command],
+        corrected: ClockCorrected | None,
+    ) -> _InDoubt:  # fmt: skip
+        if head.reading is not None and head.reading.correction.trusts_clock:
+            commands = [
+                by_log_time(one, head.reading.correction) if isinstance(one, SubmitJob) else one
+                for one in commands
+            ]
         needs = Needs()
         needs.add_commands(commands, self._policy)
         world = self._projections.load(connection, head.position, needs)
@@ -265,6 +304,8 @@ class Writer:
             head.now,
             lambda unread: self._projections.look_further(connection, unread, world),
         )
+        if corrected is not None:
+            batch.correct_clock(corrected)
         outcomes = batch.fold(commands, _log_crash)
         leaves: Sequence[Leaf] = ()
         if batch.recorded:
@@ -273,6 +314,8 @@ class Writer:
                 self._log.erase_bodies(connection, batch.erased)
             self._projections.save(connection, world)
             self._log.move_head(connection, head, new)
+            if corrected is not None:
+                self._log.note_correction(connection)
             head = new
         return _InDoubt(head, batch.recorded, leaves, outcomes, world)
 
@@ -288,6 +331,8 @@ class Writer:
         for subscriber in self._subscribers:
             with heard():
                 subscriber(done.recorded, done.leaves)
+        if isinstance(done.recorded[0].event, ClockCorrected):
+            _log_correction(done.recorded[0].event)
         written = _in_figures(done.recorded, len(batch), seconds)
         for observer in self._observers:
             with heard():
@@ -321,6 +366,13 @@ class Writer:
                 connection.close()
             except SQLAlchemyError as error:
                 _log.debug("connection_close_failed", error=type(error).__name__)
+
+
+def _log_correction(event: ClockCorrected) -> None:
+    _log.warning(
+        "clock_corrected", reason=event.reason.value, clock=event.clock.isoformat(),
+        log_ahead_seconds=event.offset_micros / 1e6,
+    )  # fmt: skip
 
 
 def _outcome_of(reply: Future[Answer]) -> Outcome:

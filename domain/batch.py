@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from domain.commands import ClaimJobs, Command, ReportRefusals
 from domain.decide import Answer, Claimed, Decision, Fact, decide, expire
 from domain.errors import Refusal
-from domain.events import LimitChanged, RateLimitDecided, Recorded, Scope
+from domain.events import ClockCorrected, LimitChanged, RateLimitDecided, Recorded, Scope
 from domain.identifiers import UserId
 from domain.line import Unread
 from domain.policy import Policy
@@ -53,6 +53,10 @@ class Batch:
         self._look_further = look_further
         self._expired = 0
         self._refusals: dict[_RefusalKey, RateLimitDecided] = {}
+
+    def correct_clock(self, event: ClockCorrected) -> None:
+        """Before everything else: the batch's `now` follows from it."""
+        self._record(Fact(event))
 
     def fold(
         self, commands: Sequence[Command], on_crash: Callable[[Command, Exception], None]

@@ -125,8 +125,12 @@ class ChangeLimit(Struct, frozen=True, kw_only=True, gc=False, tag=True):
     running: int | UnsetType | None = UNSET
 
 
+class AcceptClock(Struct, frozen=True, kw_only=True, gc=False, tag=True):
+    """Have the log's time go by the database's clock again: it is right."""
+
+
 JobCommand = CompleteJob | FailJob | ReturnJob | CancelJob | RetryJob | EraseBodies
 Command = (
     SubmitJob | ReportRefusals | ClaimJobs | ExtendLeases | JobCommand | WakeJobs | RecoverJobs
-    | ChangeLimit
+    | ChangeLimit | AcceptClock
 )  # fmt: skip

@@ -15,6 +15,7 @@ from domain import life_cycle
 from domain.bodies import Body
 from domain.claims import claim_hash
 from domain.commands import (
+    AcceptClock,
     CancelJob,
     ChangeLimit,
     ClaimJobs,
@@ -92,8 +93,13 @@ class RefusalsRecorded(Struct, frozen=True, tag=True):
     count: int
 
 
+class ClockAccepted(Struct, frozen=True, tag=True):
+    """What there was to correct has been."""
+
+
 Answer = (
     Submitted | Claimed | LeasesHeld | JobStands | JobsWoken | LimitsSet | RefusalsRecorded
+    | ClockAccepted
 )  # fmt: skip
 
 
@@ -138,6 +144,9 @@ def decide(world: World, command: Command, policy: Policy, now: datetime) -> Dec
         case ChangeLimit():
             changed = decide_limit(world.windows, command)
             return Decision([Fact(changed)], lambda _: LimitsSet(changed))
+        case AcceptClock():
+            # Recorded before anything is decided: what time it is follows from it.
+            return Decision([], lambda _: ClockAccepted())
         case _:
             assert_never(command)
 

@@ -15,7 +15,8 @@ FairlogError
 ├── InvalidInput                   a command that no state could accept
 ├── LogUnavailable                 the database did not answer; the outcome may be unknown
 │   ├── LogFileReplaced            the open file is not the one at its path any more
-│   └── BodyMissing                what an event's body should be is not there, or not there yet
+│   ├── BodyMissing                what an event's body should be is not there, or not there yet
+│   └── ClockInDoubt               the database's clock stepped; it is looked at once more
 ├── QueueFull                      too much is waiting to be written
 ├── LogTooNew                      the log or a projection was written by a newer release
 ├── LogCorrupt                     what was read cannot be what was written
@@ -206,6 +207,18 @@ class BodyMissing(LogUnavailable):
         self.positions = positions
 
 
+class ClockInDoubt(LogUnavailable):
+    """The database's clock is not where it should be. Nothing is written before a second look."""
+
+    def __init__(self, clock: datetime, recorded_at: datetime) -> None:
+        super().__init__(
+            f"The database's clock shows {clock:%Y-%m-%dT%H:%M:%SZ}, which does not follow from "
+            f"before (the latest event is of {recorded_at:%Y-%m-%dT%H:%M:%SZ}); it is looked at "
+            "once more before anything is written, and the request can be sent again.",
+            nothing_was_recorded=True,
+        )
+
+
 class QueueFull(FairlogError):
     """Too many commands are waiting to be written; nothing of this one was recorded."""
 
@@ -225,7 +238,7 @@ class WriteFailed(FairlogError):
 
 
 __all__ = [
-    "BodiesAreNeeded", "BodyMissing", "FairlogError", "InvalidInput", "JobHasEnded",
+    "BodiesAreNeeded", "BodyMissing", "ClockInDoubt", "FairlogError", "InvalidInput", "JobHasEnded",
     "JobHasMovedOn", "JobHasNotEnded", "JobWasErased", "KeyReusedWithOtherPayload", "LogCorrupt",
     "LogFileReplaced", "LogTooNew", "LogUnavailable", "NotTheCurrentAttempt", "QueueFull",
     "RateLimited", "Refusal", "TooManyKinds", "UnknownJob", "WriteFailed",

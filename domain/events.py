@@ -227,10 +227,31 @@ class BodiesErased(
     positions: tuple[int, ...]  # where the bodies were: its payload, its errors, its result
 
 
+class CorrectionReason(StrEnum):
+    STEPPED = "stepped"  # the clock stepped, and the log's time goes on evenly
+    LOG_AHEAD = "log_ahead"  # the log is later than the clock, and its time goes on from there
+    CAUGHT_UP = "caught_up"  # the clock is past the log, which was ahead of it
+    ACCEPTED = "accepted"  # somebody said that the clock is right
+
+
+class ClockCorrected(
+    Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False,
+    tag_field="type", tag="ClockCorrected",
+):  # fmt: skip
+    """From here on the log's time is the database's clock and this offset."""
+
+    reason: CorrectionReason
+    clock: datetime  # UTC; what the database's clock showed
+    offset_micros: int  # the log's time less the clock's
+    # By how many parts in a million of the time that passes a positive offset shrinks, to nothing;
+    # while it does, times that users give are the clock's. 0: it stays.
+    slew_ppm: int = 0
+
+
 Event = (
     RateLimitDecided | JobSubmitted | SubmissionDeduplicated | JobReleased | JobStarted
     | LeasesExtended | JobCompleted | JobFailed | JobRequeued | JobCancelled | LimitChanged
-    | BodiesErased | EmptyClaimAnswered
+    | BodiesErased | EmptyClaimAnswered | ClockCorrected
 )  # fmt: skip
 
 VERSION: Final = 1  # of every event's shape so far; upcasters read older ones

@@ -12,6 +12,7 @@ from typing import Any, Final, assert_never
 from domain.events import (
     BodiesErased,
     CancelReason,
+    ClockCorrected,
     EmptyClaimAnswered,
     FailureReason,
     JobCancelled,
@@ -33,6 +34,8 @@ from domain.identifiers import GLOBAL
 from domain.life_cycle import ENDED, Job, State
 from domain.moments import later, to_micros
 from domain.rate_limits import Windows
+
+SLEW_PPM_END: Final = 1_000_000  # at which the log's time would stand still; exclusive
 
 
 def illegality(job_before: Job | None, recorded: Recorded) -> str | None:
@@ -129,6 +132,16 @@ def _of_limits(_: Job | None, recorded: Recorded, event: LimitChanged) -> str | 
 
 def _of_empty_claim(_: Job | None, recorded: Recorded, __: EmptyClaimAnswered) -> str | None:
     return None if recorded.job_id is None else f"it names job {recorded.job_id}"
+
+
+def _of_correction(_: Job | None, recorded: Recorded, event: ClockCorrected) -> str | None:
+    if recorded.job_id is not None:
+        return f"it names job {recorded.job_id}"
+    if not 0 <= event.slew_ppm < SLEW_PPM_END:
+        return f"the log's time would go back by its {event.slew_ppm} parts in a million"
+    if to_micros(event.clock) + event.offset_micros > to_micros(recorded.recorded_at):
+        return "it was recorded before the time that it says"
+    return None
 
 
 def _of_extension(job: Job, event: LeasesExtended) -> str | None:
@@ -287,6 +300,7 @@ def _other_priority(job: Job, priority: int) -> str:
 
 # By type, since every event of a log is asked about: a `match` would try one class after another.
 _OF_NO_STEP: Final[Mapping[type, Callable[[Job | None, Recorded, Any], str | None]]] = {
+    ClockCorrected: _of_correction,
     RateLimitDecided: _of_decision,
     JobSubmitted: _of_submission,
     LimitChanged: _of_limits,

@@ -8,6 +8,7 @@ from msgspec import Struct
 
 from domain.events import Recorded
 from domain.line import Unread
+from domain.log_time import Reading
 from domain.world import Needs, World
 
 C = TypeVar("C", contravariant=True)  # noqa: PLC0105 (a connection; short where it is read)
@@ -18,6 +19,11 @@ class Clock(Protocol):
     def now(self) -> datetime:
         """UTC, a real `datetime` with microseconds."""
 
+    def elapsed(self) -> float:
+        """Seconds on a clock that is never set and counts sleep too; only differences mean
+        something.
+        """
+
 
 class Head(Struct, frozen=True):
     """The end of the log, read under its lock."""
@@ -25,7 +31,8 @@ class Head(Struct, frozen=True):
     position: int  # of the latest event; 0 for an empty log
     hash: bytes  # the chain up to there
     now: datetime  # UTC, by the log's clock; not before the latest event
-    epoch: int  # raised when a projection switches to another generation
+    epoch: int  # raised when a projection switches to another generation, or the clock is corrected
+    reading: Reading | None = None  # of the clock, where the lock was taken just now
 
 
 class EventLog(Protocol[C]):

@@ -5,6 +5,7 @@ from typing import Any
 
 from domain.claims import claim_hash
 from domain.commands import (
+    AcceptClock,
     CancelJob,
     ChangeLimit,
     ClaimJobs,
@@ -22,6 +23,7 @@ from domain.commands import (
 )
 from domain.events import (
     EVENT_TYPES,
+    ClockCorrected,
     EmptyClaimAnswered,
     LeasesExtended,
     LimitChanged,
@@ -98,6 +100,8 @@ class Needs:
                     self.jobs.update(job_id for job_id, _ in jobs)
                 case WakeJobs(jobs=ids) | RecoverJobs(jobs=ids):
                     self.jobs.update(ids)
+                case AcceptClock():
+                    pass
                 case ChangeLimit(user_id=changed_user, kind=changed_kind):
                     self._add_subject(changed_user, changed_kind)
                 case (
@@ -122,7 +126,7 @@ class Needs:
                     self.jobs.update(job_id for job_id, _ in event.jobs)
                 case LimitChanged():
                     self._add_subject(event.user_id, event.kind)
-                case EmptyClaimAnswered():
+                case EmptyClaimAnswered() | ClockCorrected():
                     pass
                 case _:
                     self.users.add(event.user_id)

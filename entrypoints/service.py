@@ -19,6 +19,7 @@ from adapters.database import Database
 from adapters.event_log import SqlEventLog
 from adapters.writer import WritePath
 from domain.commands import (
+    AcceptClock,
     ChangeLimit,
     ClaimJobs,
     ExtendLeases,
@@ -207,6 +208,12 @@ class Fairlog(Questions):
 
     async def change_limit(self, command: ChangeLimit) -> None:
         await self.writer.execute(command)
+
+    def accept_clock(self) -> None:
+        """Have the log's time go by the database's clock, as an event. Blocks."""
+        [outcome] = self.writer.execute_all([AcceptClock()])
+        if isinstance(outcome, Exception):
+            raise outcome
 
     async def wake_due_jobs(self) -> int:
         """Let the clock act: lost leases, time-outs, schedules and expiries; how many changed.

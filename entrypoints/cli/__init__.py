@@ -10,6 +10,7 @@ from typing import Final
 import rich_click as click
 
 from entrypoints.cli.audit import audit
+from entrypoints.cli.clock import clock
 from entrypoints.cli.database import doctor, migrate, rebuild, recover, verify
 from entrypoints.cli.erase import erase
 from entrypoints.cli.failure import WRONG_USE, failure_of
@@ -38,7 +39,19 @@ def cli(*, debug: bool) -> None:
     configure_logging(as_json=False, level=logging.WARNING, tracebacks=debug)
 
 
-for _command in (serve, worker, migrate, rebuild, verify, audit, whatif, erase, recover, doctor):
+for _command in (
+    serve,
+    worker,
+    migrate,
+    rebuild,
+    verify,
+    audit,
+    whatif,
+    erase,
+    recover,
+    doctor,
+    clock,
+):
     cli.add_command(_command)
 
 

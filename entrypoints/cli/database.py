@@ -8,11 +8,13 @@ from click.exceptions import Exit
 
 from adapters.doctor import Finding as Diagnosis
 from adapters.doctor import Level, examine
+from adapters.schema import is_current
 from domain.chain import GENESIS
 from domain.life_cycle import Job
 from entrypoints.cli.failure import CHECK_FAILED
 from entrypoints.cli.opening import database_url_option, opened, opened_log, settings_from
 from entrypoints.cli.output import examples, note, printable, progress, say
+from entrypoints.clock import clock_note
 from entrypoints.composition import prepare, projection_tables, rebuild_projections
 from entrypoints.recovery import recover_now
 from entrypoints.service import Fairlog
@@ -103,6 +105,8 @@ def verify(
             verified = _verify(fairlog)
             if repair and verified.differing:
                 verified = _repaired(fairlog, verified)
+        if told := clock_note(fairlog.read_now(fairlog.log.reading)):
+            note(told)
     _print_erased(verified)
     say(f"{_summary(verified)}\nposition {verified.position}, hash {verified.hash.hex()}")
     if not verified.is_clean:
@@ -175,8 +179,18 @@ def doctor(database_url: str | None) -> None:
             _print_diagnosis(diagnosis)
             if diagnosis.level is Level.ERROR:
                 worst = Level.ERROR
+        if not fairlog.database.is_new and is_current(fairlog.database):
+            _print_diagnosis(_of_log_time(fairlog))
     if worst is Level.ERROR:
         raise Exit(CHECK_FAILED)
+
+
+def _of_log_time(fairlog: Fairlog) -> Diagnosis:
+    told = clock_note(fairlog.read_now(fairlog.log.reading))
+    if told is None:
+        return Diagnosis("log's time", Level.OK, "it goes by the database's clock")
+    found, _, mend = told.rstrip(".").partition("; ")
+    return Diagnosis("log's time", Level.WARNING, found, mend or None)
 
 
 def _print_diagnosis(diagnosis: Diagnosis) -> None:

@@ -123,6 +123,10 @@ class Figures(Collector):
         for state, count in self._fairlog.read_now(self._fairlog.jobs.counts).items():
             jobs.add_metric([state], count)
         yield jobs
+        yield _gauge(
+            "fairlog_clock_ahead_seconds", "The log's time less the database's clock",
+            self._fairlog.read_now(self._fairlog.log.reading).seconds_ahead,
+        )  # fmt: skip
         behind = GaugeMetricFamily(
             "fairlog_projection_lag_events", "Events not applied yet", labels=["projection"]
         )

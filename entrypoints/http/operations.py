@@ -9,6 +9,7 @@ from msgspec import Struct
 from adapters.schema import is_current
 from domain import validation
 from domain.errors import FairlogError
+from entrypoints.clock import clock_note
 from entrypoints.service import Fairlog
 from entrypoints.time_travel import TimeTravel
 from entrypoints.views import PastStateView, StatsView
@@ -17,6 +18,7 @@ from entrypoints.views import PastStateView, StatsView
 class Readiness(Struct, frozen=True):
     ready: bool
     reason: str | None = None  # why not
+    note: str | None = None  # what to know of all the same
 
 
 @get(["/livez", "/healthz"], media_type=MediaType.TEXT, tags=["operations"], sync_to_thread=False)
@@ -42,11 +44,12 @@ async def _readiness(fairlog: Fairlog) -> Readiness:
         return Readiness(ready=False, reason="Recovery is not done yet.")
     try:
         current = await fairlog.read(lambda _: is_current(fairlog.database))
+        reading = await fairlog.read(fairlog.log.reading) if current else None
     except FairlogError as error:
         return Readiness(ready=False, reason=str(error))
     if not current:
         return Readiness(ready=False, reason="The schema is not current; run `fairlog migrate`.")
-    return Readiness(ready=True)
+    return Readiness(ready=True, note=None if reading is None else clock_note(reading))
 
 
 @get("/v1/stats", tags=["operations"])

@@ -19,7 +19,7 @@ from adapters.audit_log import EventFilter
 from adapters.database import Database
 from adapters.event_log import SqlEventLog
 from adapters.schema import is_current, migrate, missing_triggers, protect_events
-from adapters.tables import events, log_head
+from adapters.tables import FORMAT, events, log_head
 from adapters.tables import metadata as log_metadata
 from domain.chain import GENESIS
 from domain.decide import Submitted
@@ -88,7 +88,7 @@ def test_a_head_that_somebody_else_moved_is_not_moved_again(database: Database) 
 def test_a_log_of_a_newer_format_is_not_touched(database: Database) -> None:
     log = SqlEventLog(database)
     with database.write() as connection:
-        connection.execute(log_head.update().values(format=2))
+        connection.execute(log_head.update().values(format=FORMAT + 1))
     with database.write() as connection, pytest.raises(LogTooNew, match="install the newer"):
         log.lock_head(connection)
 
@@ -177,6 +177,9 @@ class Clocks:
 
     def now(self) -> datetime:
         return self._moments.pop(0) if len(self._moments) > 1 else self._moments[0]
+
+    def elapsed(self) -> float:
+        return 0.0
 
 
 def test_a_commit_may_take_the_lock_for_the_next_transaction(database: Database) -> None:

@@ -20,7 +20,7 @@ import adapters.database
 from adapters import audit_log
 from adapters.command_queue import CommandQueue
 from adapters.settings import Settings
-from adapters.tables import bodies, log_head
+from adapters.tables import FORMAT, bodies, log_head
 from domain.bodies import BODY_BYTES_MAX, body_of
 from domain.commands import SubmitJob
 from domain.decide import Answer, Claimed, JobStands, Submitted
@@ -644,7 +644,7 @@ def test_a_command_whose_caller_was_told_that_it_failed_is_not_tried_again(
 def test_a_log_of_a_newer_format_stops_the_writer(fairlog: Fairlog) -> None:
     do(fairlog, submit(payload=1), Submitted)
     with fairlog.database.write() as connection:
-        connection.execute(log_head.update().values(format=2))
+        connection.execute(log_head.update().values(format=FORMAT + 1))
     _assert_stops(fairlog)
 
 

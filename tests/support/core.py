@@ -34,11 +34,21 @@ class ManualClock:
 
     def __init__(self, now: datetime = NOW) -> None:
         self._now = now
+        self._elapsed = 0.0
 
     def now(self) -> datetime:
         return self._now
 
+    def elapsed(self) -> float:
+        return self._elapsed
+
     def advance(self, seconds: float) -> None:
+        """Let so much time go by."""
+        self._elapsed += seconds
+        self.step(seconds)
+
+    def step(self, seconds: float) -> None:
+        """Set it otherwise, while no time goes by."""
         self._now += timedelta(seconds=seconds)
 
 

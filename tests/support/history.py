@@ -10,6 +10,7 @@ from adapters.settings import Settings
 from adapters.tables import bodies, events, log_head
 from domain.chain import GENESIS, leaf, link
 from domain.commands import (
+    AcceptClock,
     CancelJob,
     ChangeLimit,
     ClaimJobs,
@@ -111,6 +112,9 @@ def _tell_of_time(fairlog: Fairlog, clock: ManualClock) -> None:
     running = claim(fairlog, 20)
     clock.advance(6)
     do(fairlog, WakeJobs(jobs=[job.id for job in running]))
+    clock.step(-60)
+    do(fairlog, AcceptClock())
+    clock.advance(700)  # and the clock has caught up
 
 
 def do(fairlog: Fairlog, command: Command) -> Answer:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from domain.events import (
     EVENT_TYPES,
     CancelReason,
+    CorrectionReason,
     Event,
     FailureReason,
     JobSubmitted,
@@ -79,7 +80,7 @@ def test_the_types_are_those_that_are_documented() -> None:
     assert list(EVENT_TYPES) == [
         "RateLimitDecided", "JobSubmitted", "SubmissionDeduplicated", "JobReleased", "JobStarted",
         "LeasesExtended", "JobCompleted", "JobFailed", "JobRequeued", "JobCancelled",
-        "LimitChanged", "BodiesErased", "EmptyClaimAnswered",
+        "LimitChanged", "BodiesErased", "EmptyClaimAnswered", "ClockCorrected",
     ]  # fmt: skip
 
 
@@ -94,13 +95,14 @@ def test_the_tag_is_written_out_first(name: str) -> None:
 
 def test_the_values_of_every_enumeration_are_those_that_are_stored() -> None:
     stored = {cls.__name__: [one.value for one in cls] for cls in (
-        Scope, FailureReason, RequeueReason, CancelReason
+        Scope, FailureReason, RequeueReason, CancelReason, CorrectionReason
     )}  # fmt: skip
     assert stored == {
         "Scope": ["user", "global", "kind"],
         "FailureReason": ["error", "timed_out", "lease_lost", "server_restarted"],
         "RequeueReason": ["lease_lost", "server_restarted", "given_back", "retried"],
         "CancelReason": ["requested", "expired"],
+        "CorrectionReason": ["stepped", "log_ahead", "caught_up", "accepted"],
     }
 
 

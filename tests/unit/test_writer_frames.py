@@ -19,6 +19,7 @@ from adapters.writer_frames import (
 )
 from domain.batch import Outcome
 from domain.commands import (
+    AcceptClock,
     CancelJob,
     ChangeLimit,
     ClaimJobs,
@@ -62,6 +63,7 @@ COMMANDS: Sequence[Command] = (
     RecoverJobs(server=ServerId("s"), jobs=[JOB]),
     ChangeLimit(scope=Scope.USER, user_id=ALICE, limit=None, running=3),
     ChangeLimit(scope=Scope.GLOBAL, limit=5),
+    AcceptClock(),
 )  # fmt: skip
 
 
