@@ -27,7 +27,7 @@ from domain.commands import (
     WakeJobs,
 )
 from domain.decide import Answer
-from domain.errors import QueueFull
+from domain.errors import QueueFull, again
 
 COMMANDS_MAX: Final = 20_000  # waiting
 SUBMISSIONS_MAX: Final = 16_000  # waiting, of which
@@ -90,7 +90,10 @@ class CommandQueue:
         """Raises `QueueFull`; else what the writer answers."""
         reply: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._put(command, reply)
-        return await reply
+        try:
+            return await reply
+        finally:
+            del reply  # it has the error that is raised here, see `again`
 
     def put(self, command: Command) -> Future[Answer]:
         reply: Future[Answer] = Future()
@@ -146,7 +149,10 @@ class CommandQueue:
         self.resolve(waiting, [error] * len(waiting))
 
     def resolve(self, batch: Sequence[Pending], outcomes: Sequence[Outcome]) -> None:
-        """Give each caller its outcome, waking each event loop once for all of its callers."""
+        """Give each caller its outcome, waking each event loop once for all of its callers.
+
+        One error may be the outcome of many: each caller has one of its own.
+        """
         by_loop: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[Answer], Outcome]]] = {}
         by_desk: dict[AnswerAll, list[tuple[int, Outcome]]] = {}
         for pending, outcome in zip(batch, outcomes, strict=True):
@@ -155,11 +161,11 @@ class CommandQueue:
                 by_desk.setdefault(answer_all, []).append((number, outcome))
             elif isinstance(pending.reply, asyncio.Future):
                 loop = pending.reply.get_loop()
-                by_loop.setdefault(loop, []).append((pending.reply, outcome))
+                by_loop.setdefault(loop, []).append((pending.reply, _own(outcome)))
             elif not pending.reply.set_running_or_notify_cancel():
                 continue  # its caller went away
             elif isinstance(outcome, Exception):
-                pending.reply.set_exception(outcome)
+                pending.reply.set_exception(again(outcome))
             else:
                 pending.reply.set_result(outcome)
         for answer_all, numbered in by_desk.items():
@@ -172,6 +178,10 @@ class CommandQueue:
 def _resolve_all(replies: Sequence[tuple[asyncio.Future[Answer], Outcome]]) -> None:
     for reply, outcome in replies:
         settle(reply, outcome)
+
+
+def _own(outcome: Outcome) -> Outcome:
+    return again(outcome) if isinstance(outcome, Exception) else outcome
 
 
 def settle(reply: asyncio.Future[Answer], outcome: Outcome) -> None:

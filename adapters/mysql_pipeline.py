@@ -82,7 +82,10 @@ class PipelinedConnection(ImpatientConnection):
             except MySQLError as error:
                 failed = failed or error
         if failed is not None:
-            raise failed
+            try:
+                raise failed
+            finally:
+                del failed  # or it would hold itself, and the statement, by this frame
         return affected
 
     def hold(self, statement: str) -> None:
@@ -99,7 +102,10 @@ class PipelinedConnection(ImpatientConnection):
         self._send_held()
         failed, _ = self._hear_inserts()
         if failed is not None:
-            raise failed
+            try:
+                raise failed
+            finally:
+                del failed
         statement, self._foreseen = self._foreseen, None
         if statement is None:
             super().commit()

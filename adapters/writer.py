@@ -177,6 +177,7 @@ class Writer:
         while batch := self.queue.take():
             self._taken_at = time.monotonic()
             self._process(batch, deadline=self._taken_at + BATCH_SECONDS_MAX)
+            del batch  # or it would be kept until the next one comes
             if self.fatal is not None:
                 break
         self._disconnect()

@@ -33,7 +33,7 @@ from adapters.writer_frames import (
 from domain.batch import Outcome
 from domain.commands import Command
 from domain.decide import Answer
-from domain.errors import FairlogError, LogUnavailable
+from domain.errors import FairlogError, LogUnavailable, again
 
 
 class _Waiting(Struct, gc=False):
@@ -120,7 +120,10 @@ class WriterProcess:
         self._outgoing.append((number, command))
         if len(self._outgoing) == 1:  # the others of this turn go with it
             loop.call_soon(self._send)
-        return await reply
+        try:
+            return await reply
+        finally:
+            del reply  # it has the error that is raised here, see `again`
 
     async def _attach(self) -> None:
         async with self._attaching:
@@ -149,7 +152,7 @@ class WriterProcess:
         self._outgoing.clear()
         waiting, self._waiting = self._waiting, {}
         for one in waiting.values():
-            settle(one.reply, error)
+            settle(one.reply, again(error))
 
     def _hear(self, frame: Answered) -> None:
         self.stats = frame.stats

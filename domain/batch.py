@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from domain.commands import ClaimJobs, Command, ReportRefusals
 from domain.decide import Answer, Claimed, Decision, Fact, decide, expire
-from domain.errors import Refusal
+from domain.errors import Refusal, alone
 from domain.events import ClockCorrected, LimitChanged, RateLimitDecided, Recorded, Scope
 from domain.identifiers import UserId
 from domain.line import Unread
@@ -105,7 +105,7 @@ class Batch:
             return decide(self._world, command, self._policy, self.now)
         except Exception as error:  # noqa: BLE001 (one command must not spoil its neighbours)
             on_crash(command, error)
-            return error
+            return alone(error)
 
     def _expire(self) -> None:
         for expired in expire(self._world, self._policy, self.now):

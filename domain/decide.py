@@ -32,7 +32,14 @@ from domain.commands import (
     SubmitJob,
     WakeJobs,
 )
-from domain.errors import KeyReusedWithOtherPayload, RateLimited, Refusal, TooManyKinds, UnknownJob
+from domain.errors import (
+    KeyReusedWithOtherPayload,
+    RateLimited,
+    Refusal,
+    TooManyKinds,
+    UnknownJob,
+    alone,
+)
 from domain.events import (
     BodiesErased,
     EmptyClaimAnswered,
@@ -294,7 +301,7 @@ def _advance(world: World, command: JobCommand, policy: Policy, now: datetime) -
     try:
         events = life_cycle.decide(job, command, policy, now)
     except Refusal as refusal:
-        return Decision([], refusal)
+        return Decision([], alone(refusal))
     body = _body_of(command)
     facts = [Fact(event, job.id, body) for event in events]
     return Decision(facts, lambda after: JobStands(after.jobs.rows[job.id]))

@@ -25,7 +25,7 @@ FairlogError
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from domain.events import RateLimitDecided, Scope
 from domain.identifiers import JobId, UserId
@@ -39,6 +39,31 @@ class FairlogError(Exception):
     def __reduce__(self) -> tuple[Any, ...]:
         """For the way to another process: as it is, not made anew by its constructor."""
         return _as_it_was, (type(self), self.args, self.__dict__)
+
+
+E = TypeVar("E", bound=BaseException)
+
+
+def alone(error: E) -> E:
+    """The error without the frames that it left, for whoever keeps it as a value.
+
+    They hold what their variables hold, and the frames that called them. Is the error among that,
+    or a future that has it, then all stays in memory until the garbage collector comes: with each
+    refusal its payload.
+    """
+    return error.with_traceback(None)
+
+
+def again(error: Exception) -> Exception:
+    """The same error, to be raised where something else keeps it too.
+
+    See `alone`: what is kept is never raised itself.
+    """
+    if not isinstance(error, FairlogError):
+        return alone(error)
+    anew = _as_it_was(type(error), error.args, error.__dict__)
+    anew.__cause__ = error.__cause__
+    return anew
 
 
 def _as_it_was(
@@ -241,5 +266,5 @@ __all__ = [
     "BodiesAreNeeded", "BodyMissing", "ClockInDoubt", "FairlogError", "InvalidInput", "JobHasEnded",
     "JobHasMovedOn", "JobHasNotEnded", "JobWasErased", "KeyReusedWithOtherPayload", "LogCorrupt",
     "LogFileReplaced", "LogTooNew", "LogUnavailable", "NotTheCurrentAttempt", "QueueFull",
-    "RateLimited", "Refusal", "TooManyKinds", "UnknownJob", "WriteFailed",
+    "RateLimited", "Refusal", "TooManyKinds", "UnknownJob", "WriteFailed", "again", "alone",
 ]  # fmt: skip

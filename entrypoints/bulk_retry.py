@@ -10,7 +10,7 @@ from sqlalchemy.engine import Connection
 
 from adapters import audit_log
 from domain.commands import RetryJob
-from domain.errors import Refusal
+from domain.errors import Refusal, again
 from domain.identifiers import JobId, Kind, UserId
 from domain.life_cycle import Job, State
 from entrypoints.service import Fairlog
@@ -53,7 +53,7 @@ async def retry_jobs(fairlog: Fairlog, wish: RetryWish, below: int | None) -> Re
         if isinstance(outcome, Job):
             retried.append(job_id)
         elif not isinstance(outcome, Refusal):
-            raise outcome
+            raise again(outcome)
     return RetriedJobs(len(retried), retried, None if found.next is None else str(found.next))
 
 

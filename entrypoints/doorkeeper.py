@@ -14,7 +14,7 @@ from adapters.writer import BatchWritten
 from domain.commands import ReportRefusals, SubmitJob
 from domain.decide import Answer
 from domain.door import Door
-from domain.errors import FairlogError, RateLimited
+from domain.errors import FairlogError, RateLimited, again
 from domain.events import LimitChanged
 from domain.identifiers import UserId
 from domain.moments import to_micros
@@ -50,7 +50,7 @@ class Doorkeeper:
         tick, changes = self._tick(), self._changes
         refused = self._door.refuse(command.user_id, tick)
         if refused is not None:
-            raise refused
+            raise again(refused)
         try:
             return await self._execute(command)
         except RateLimited as refused_by_log:
@@ -101,7 +101,7 @@ class Doorkeeper:
             if isinstance(answer, FairlogError) and answer.nothing_was_recorded
         )
         for error in errors:
-            raise error
+            raise again(error) if isinstance(error, Exception) else error
 
     def _tick(self) -> float:
         if self._clock is not None:

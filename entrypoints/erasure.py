@@ -11,7 +11,7 @@ from sqlalchemy.engine import Connection
 
 from adapters.histories import changes_of
 from domain.commands import CancelJob, EraseBodies
-from domain.errors import BodiesAreNeeded, JobHasEnded, JobHasMovedOn, UnknownJob
+from domain.errors import BodiesAreNeeded, JobHasEnded, JobHasMovedOn, UnknownJob, again
 from domain.events import JobCompleted, JobFailed, JobSubmitted, Recorded
 from domain.identifiers import POSITION_MAX, JobId, UserId
 from domain.life_cycle import ENDED, Job
@@ -92,7 +92,7 @@ def _standing(fairlog: Fairlog, job_ids: Sequence[JobId]) -> list[Job]:
 def _cancel(fairlog: Fairlog, job_ids: Sequence[JobId]) -> None:
     for outcome in fairlog.writer.execute_all([CancelJob(job_id=job_id) for job_id in job_ids]):
         if isinstance(outcome, Exception) and not isinstance(outcome, JobHasEnded):
-            raise outcome
+            raise again(outcome)
 
 
 def _erase_ended(fairlog: Fairlog, jobs: Sequence[Job], done: Erased) -> list[JobId]:
@@ -111,7 +111,7 @@ def _erase_ended(fairlog: Fairlog, jobs: Sequence[Job], done: Erased) -> list[Jo
         elif isinstance(outcome, JobHasMovedOn):
             moved_on.append(job_id)
         elif not isinstance(outcome, BodiesAreNeeded):
-            raise outcome
+            raise again(outcome)
     return moved_on
 
 

@@ -30,7 +30,7 @@ from domain.commands import (
     WakeJobs,
 )
 from domain.decide import Answer, Claimed, JobStands, JobsWoken, LeasesHeld, Submitted
-from domain.errors import BodyMissing, FairlogError
+from domain.errors import BodyMissing, FairlogError, again, alone
 from domain.identifiers import JobId, ServerId
 from domain.life_cycle import Job
 from domain.moments import to_micros
@@ -116,7 +116,7 @@ class Fairlog(Questions):
             try:
                 return await self.submit(command)
             except FairlogError as error:
-                return error
+                return alone(error)
 
         return await asyncio.gather(*(one(command) for command in commands))
 
@@ -150,7 +150,7 @@ class Fairlog(Questions):
             _log.error("payloads_missing", jobs=[job.id for job in without], reason=str(missing))
             await self.settle([ReturnJob(job_id=job.id, attempt=job.attempt) for job in without])
             if not payloads:
-                raise missing
+                raise again(missing)
         return [
             ClaimedJob(
                 job.id, job.user_id, job.kind, Raw(payloads[job.id]), job.attempt,
@@ -173,7 +173,7 @@ class Fairlog(Questions):
         try:
             await self.read(query)
         except BodyMissing as error:
-            return found, error
+            return found, alone(error)
         return found, None
 
     async def extend(self, command: ExtendLeases) -> LeasesHeld:
@@ -193,7 +193,7 @@ class Fairlog(Questions):
 
         async def one(command: JobCommand | Exception) -> Job:
             if isinstance(command, Exception):
-                raise command
+                raise again(command)
             return (await self._execute(command, JobStands)).job
 
         outcomes = await asyncio.gather(
@@ -203,7 +203,7 @@ class Fairlog(Questions):
         for outcome in outcomes:
             if isinstance(outcome, BaseException) and not isinstance(outcome, Exception):
                 raise outcome
-            settled.append(outcome)
+            settled.append(alone(outcome) if isinstance(outcome, Exception) else outcome)
         return settled
 
     async def change_limit(self, command: ChangeLimit) -> None:
@@ -269,7 +269,7 @@ class Fairlog(Questions):
     def _execute_now(self, command: WakeJobs | RecoverJobs) -> JobsWoken:
         [outcome] = self.writer.execute_all([command])
         if isinstance(outcome, Exception):
-            raise outcome
+            raise again(outcome)
         assert isinstance(outcome, JobsWoken), outcome
         return outcome
 

@@ -8,6 +8,7 @@ import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Final, Generic, TypeVar
 
 from msgspec import Struct
@@ -69,7 +70,11 @@ class SharedAnswers(Generic[T]):
             entry = self._entries.get(key)
             if entry is None or not entry.serves(at_least, self._strikes()):
                 entry = self._begin(key, make)
-            dated = await asyncio.shield(entry.task)
+            try:
+                dated = await asyncio.shield(entry.task)
+            except BaseException:
+                del entry  # its task has the error
+                raise
             if dated.position >= at_least:
                 break
             await asyncio.sleep(max(0.0, APART_SECONDS - entry.age))
@@ -78,9 +83,15 @@ class SharedAnswers(Generic[T]):
     def _begin(self, key: str, make: Callable[[], Awaitable[Dated[T]]]) -> _Entry[T]:
         entry = self._entries[key] = _Entry(asyncio.ensure_future(_awaited(make)), self._strikes())
         self._entries.move_to_end(key)
+        entry.task.add_done_callback(partial(self._forget_failed, key, entry))
         while len(self._entries) > ANSWERS_MAX:
             self._entries.popitem(last=False)
         return entry
+
+    def _forget_failed(self, key: str, entry: _Entry[T], task: "asyncio.Task[Dated[T]]") -> None:
+        """An error holds all that was at hand where it was raised."""
+        if (task.cancelled() or task.exception() is not None) and self._entries.get(key) is entry:
+            del self._entries[key]
 
 
 async def _awaited(make: Callable[[], Awaitable[Dated[T]]]) -> Dated[T]:

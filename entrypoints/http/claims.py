@@ -11,7 +11,7 @@ from msgspec import UNSET, Raw, Struct, UnsetType
 
 from domain import validation
 from domain.commands import JobCommand
-from domain.errors import InvalidInput
+from domain.errors import InvalidInput, alone
 from domain.identifiers import JobId
 from domain.life_cycle import Job, State
 from entrypoints.http.jobs import BATCH_BYTES_MAX, SUBMISSION_BYTES_MAX
@@ -129,11 +129,11 @@ def _read(entry: Raw) -> _Entry:
     try:
         outcome: OutcomeOfJob = read_json(entry, OutcomeOfJob)
     except InvalidInput as error:
-        return None, error
+        return None, alone(error)
     try:
         return outcome.id, outcome.to_command()
     except InvalidInput as error:
-        return outcome.id, error
+        return outcome.id, alone(error)
 
 
 async def _settle(fairlog: Fairlog, entries: Sequence[_Entry]) -> SettledJobs:

@@ -14,7 +14,7 @@ from msgspec import UNSET, Raw, Struct, UnsetType
 from domain import validation
 from domain.commands import CancelJob, RetryJob, SubmitJob
 from domain.decide import Submitted
-from domain.errors import InvalidInput, RateLimited
+from domain.errors import InvalidInput, RateLimited, alone
 from domain.life_cycle import State
 from entrypoints.bulk_retry import RetriedJobs, retry_jobs
 from entrypoints.explaining import ExplanationView, explain_job
@@ -192,7 +192,7 @@ def _command_or_error(one: Raw) -> SubmitJob | InvalidInput:
         submission: Submission = read_json(one, Submission)
         return submission.to_command()
     except InvalidInput as error:
-        return error
+        return alone(error)
 
 
 def _outcome(outcome: tuple[Submitted, JobView] | Exception) -> SubmissionOutcome:

@@ -12,7 +12,7 @@ import msgspec
 from litestar import Request
 from msgspec import Raw, Struct
 
-from domain.errors import InvalidInput
+from domain.errors import InvalidInput, again
 
 BYTES_ON_THE_LOOP_MAX: Final = 64 * 1024  # about a millisecond's work
 LENIENT_BYTES_MAX: Final = 1024 * 1024
@@ -103,7 +103,7 @@ def read_batch(data: bytes, expected: type[Batch]) -> Batch:
             entries = lenient["jobs"]
             batch = msgspec.convert(lenient | {"jobs": []}, expected)
         except (ValueError, TypeError, KeyError, RecursionError, msgspec.ValidationError):
-            raise error from None
+            raise again(error) from None
         if not isinstance(entries, list):
             raise
         batch.jobs = [Raw(json.dumps(entry).encode()) for entry in entries]

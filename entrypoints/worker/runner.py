@@ -114,6 +114,7 @@ class _Run:
             return await answer
         finally:
             self._cancellable = None
+            del answer  # a future of the handler's has the error that is raised here
 
 
 def _completed(answer: object) -> Ended:
