@@ -13,7 +13,7 @@ from hashlib import sha256
 from typing import Final
 
 from domain.identifiers import JobId, WorkerId
-from domain.life_cycle import Job, State
+from domain.job import Job, State
 from domain.moments import to_micros
 
 CLAIM_SECONDS: Final = 600

@@ -57,11 +57,15 @@ class ClaimJobs(Struct, frozen=True, kw_only=True, gc=False, tag=True):
     claim_id: str | None = None  # the same again: the same jobs or fewer, see `domain.claims`
     may_wait: bool = False  # an empty answer is not the caller's: it will be asked for again
     payload_bytes_max: int = CLAIM_PAYLOAD_BYTES_MAX
+    # How many of the jobs begin at once; the worker says when the others do. None: all of them,
+    # and it will not say.
+    begins: int | None = None
 
 
 class ExtendLeases(Struct, frozen=True, kw_only=True, gc=False, tag=True):
     worker: WorkerId
     jobs: Sequence[tuple[JobId, int]]  # (job, attempt)
+    begun: tuple[tuple[JobId, int], ...] = ()  # those of them whose handlers have begun
 
 
 class CompleteJob(Struct, frozen=True, kw_only=True, gc=False, tag=True):
@@ -78,10 +82,11 @@ class FailJob(Struct, frozen=True, kw_only=True, gc=False, tag=True):
 
 
 class ReturnJob(Struct, frozen=True, kw_only=True, gc=False, tag=True):
-    """A worker that stops gives a job back unharmed; it does not count as an attempt."""
+    """A worker that stops gives a job back unharmed; it does not count as a failure."""
 
     job_id: JobId
     attempt: int
+    begun: bool | None = None  # whether its handler had; None: as far as the log knows
 
 
 class CancelJob(Struct, frozen=True, kw_only=True, gc=False, tag=True):
@@ -103,7 +108,10 @@ class EraseBodies(Struct, frozen=True, kw_only=True, gc=False, tag=True):
 
 
 class WakeJobs(Struct, frozen=True, kw_only=True, gc=False, tag=True):
-    """Look at jobs whose time may have come: a lease, a time-out, a schedule or an expiry."""
+    """Look at jobs whose time may have come: a lease, a time-out, a schedule or an expiry.
+
+    With a lost lease belong the other jobs of its worker: whether it counts depends on them.
+    """
 
     jobs: Sequence[JobId]
 

@@ -4,6 +4,7 @@
 `rate_limits`, sameness in `idempotency`, turns in `fairness`, and the rest in `life_cycle`.
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from itertools import accumulate, takewhile
@@ -41,6 +42,7 @@ from domain.errors import (
     alone,
 )
 from domain.events import (
+    AttemptEnded,
     BodiesErased,
     EmptyClaimAnswered,
     Event,
@@ -56,7 +58,7 @@ from domain.events import (
 from domain.fairness import serve
 from domain.idempotency import key_of
 from domain.identifiers import JobId, WorkerId
-from domain.life_cycle import Job, State
+from domain.job import Job, State
 from domain.line import Unread, WaitingJob
 from domain.moments import later
 from domain.policy import Policy
@@ -79,7 +81,8 @@ class Claimed(Struct, frozen=True, tag=True):
 
 class LeasesHeld(Struct, frozen=True, tag=True):
     lease_expires_at: datetime  # UTC; of the jobs still held
-    lost: Sequence[JobId]  # no longer this worker's: ended, cancelled, or given to another
+    # (job, attempt): no longer this worker's, since it has ended, was cancelled, or was lost.
+    lost: Sequence[tuple[JobId, int]]
 
 
 class JobStands(Struct, frozen=True, tag=True):
@@ -224,7 +227,7 @@ def _claim(world: World, command: ClaimJobs, policy: Policy, now: datetime) -> D
         claim = claim_hash(command.worker, command.claim_id)
         given = world.jobs.claims.given(claim, world.jobs.rows, now)
         if given is not None:
-            held = [job for job in given if _is_held(job, command.worker)]
+            held = [job for job in given if job.is_held(command.worker, now)]
             return Decision([], lambda _: Claimed(held, is_repeated=True))
     kinds = world.line.kinds_in_line() if command.kinds is None else command.kinds
     served, unread = serve(world.line, kinds, command.max_jobs, world.position + 1)
@@ -235,17 +238,20 @@ def _claim(world: World, command: ClaimJobs, policy: Policy, now: datetime) -> D
     elif unread is None and missing and command.kinds is None and world.line.ahead.has_more_kinds:
         unread = Unread(jobs=missing, more_kinds=True)
     lease_expires_at = later(now, policy.lease_seconds)
+    begins = command.begins
     facts = [
         Fact(
             JobStarted(
                 user_id=pick.user_id, kind=pick.kind,
                 attempt=world.jobs.rows[pick.job_id].attempt + 1,
                 worker=command.worker, server=command.server, claim_id=command.claim_id,
-                lease_expires_at=lease_expires_at,
+                lease_expires_at=lease_expires_at, alone=pick.is_suspect,
+                # A suspect waits until the worker has nothing else.
+                begun=begins is None or (place < begins and not pick.is_suspect),
             ),
             pick.job_id,
         )
-        for pick in picks
+        for place, pick in enumerate(picks)
     ]  # fmt: skip
     # What is embedded has its answer for sure, and so never asks again because it was lost.
     if (
@@ -268,30 +274,46 @@ def _carried(world: World, picks: Sequence[WaitingJob], bytes_max: int) -> Seque
 
 
 def _extend(world: World, command: ExtendLeases, policy: Policy, now: datetime) -> Decision:
-    """One event for all of a worker's jobs, and only past half of a lease."""
-    held: list[tuple[JobId, int]] = []
-    lost: list[JobId] = []
+    """One event for all of a worker's jobs, and only past half of a lease; one more for each job
+    whose handler has begun since it was claimed.
+
+    An attempt that is over for its job is lost, and keeps its place while its worker names it.
+    """
+    named: list[tuple[JobId, int]] = []
+    lost: list[tuple[JobId, int]] = []
+    began: list[Job] = []
     ends = later(now, policy.lease_seconds)
+    earliest = ends  # of the jobs still held
     matters = False
-    for job_id, attempt in command.jobs:
+    told_of_begin = set(command.begun)
+    for key in command.jobs:
+        job_id, attempt = key
         job = world.jobs.rows.get(job_id)
-        if job is None or job.attempt != attempt or not _is_held(job, command.worker):
-            lost.append(job_id)
+        if job is None:
+            lost.append(key)
             continue
-        held.append((job_id, attempt))
-        left = job.lease_expires_at - now if job.lease_expires_at is not None else None
-        matters = matters or left is None or left.total_seconds() < policy.lease_seconds / 2
-    if not matters:
-        earliest = min(
-            (world.jobs.rows[job_id].lease_expires_at or ends for job_id, _ in held), default=ends
-        )
-        return Decision([], lambda _: LeasesHeld(earliest, lost))
-    extended = LeasesExtended(worker=command.worker, lease_expires_at=ends, jobs=tuple(held))
-    return Decision([Fact(extended)], lambda _: LeasesHeld(ends, lost))
-
-
-def _is_held(job: Job, worker: WorkerId) -> bool:
-    return job.state is State.RUNNING and job.worker == worker
+        if job.attempt == attempt and job.is_held(command.worker, now):
+            lease_ends = job.lease_expires_at or now
+            earliest = min(earliest, lease_ends)
+            if key in told_of_begin and job.begun_at is None:
+                began.append(job)
+            matters = matters or job.missed_at is not None
+        else:
+            lost.append(key)
+            place = job.ending_attempt(attempt)
+            if place is None or place.worker != command.worker or place.lease_expires_at <= now:
+                continue
+            lease_ends = place.lease_expires_at
+        named.append(key)
+        matters = matters or (lease_ends - now).total_seconds() < policy.lease_seconds / 2
+    facts = [Fact(life_cycle.begun(job), job.id) for job in began]
+    if matters:
+        earliest = ends
+        extended = LeasesExtended(
+            worker=command.worker, lease_expires_at=ends, jobs=tuple(named)
+        )  # fmt: skip
+        facts.append(Fact(extended))
+    return Decision(facts, lambda _: LeasesHeld(earliest, lost))
 
 
 def _advance(world: World, command: JobCommand, policy: Policy, now: datetime) -> Decision:
@@ -301,10 +323,18 @@ def _advance(world: World, command: JobCommand, policy: Policy, now: datetime) -
     try:
         events = life_cycle.decide(job, command, policy, now)
     except Refusal as refusal:
-        return Decision([], alone(refusal))
+        events = life_cycle.in_spite_of(refusal, job, command, policy, now)
+        return Decision(_facts(job, command, events), alone(refusal))
+    return Decision(
+        _facts(job, command, events), lambda after: JobStands(after.jobs.rows[job.id])
+    )  # fmt: skip
+
+
+def _facts(job: Job, command: JobCommand, events: Sequence[Event]) -> Sequence[Fact]:
     body = _body_of(command)
-    facts = [Fact(event, job.id, body) for event in events]
-    return Decision(facts, lambda after: JobStands(after.jobs.rows[job.id]))
+    return [
+        Fact(event, job.id, None if isinstance(event, AttemptEnded) else body) for event in events
+    ]
 
 
 def _body_of(command: JobCommand) -> Body | None:
@@ -328,12 +358,38 @@ def expire(world: World, policy: Policy, now: datetime) -> Sequence[Fact]:
 
 
 def _wake(world: World, command: WakeJobs, policy: Policy, now: datetime) -> Decision:
+    """A lost lease says that its worker may be dead, and its other jobs with it."""
+    jobs = _known(world, command.jobs)
+    of_workers: defaultdict[WorkerId, list[Job]] = defaultdict(list)
+    for job in jobs:
+        if job.state is State.RUNNING and job.worker is not None:
+            of_workers[job.worker].append(job)
+    missed = [
+        job
+        for held in of_workers.values()
+        if any(job.is_lost(now) for job in held)
+        for job in held
+        if not job.is_lost(now) and job.missed_at is None
+    ]
     return _woken(
         [
-            Fact(event, job.id)
-            for job in _known(world, command.jobs)
-            for event in life_cycle.wake(job, policy, now)
+            *(
+                Fact(event, job.id)
+                for job in jobs
+                for event in life_cycle.wake(
+                    job, policy, now,
+                    died_with_others=_has_others(job, of_workers[job.worker or WorkerId("")]),
+                )
+            ),
+            *(Fact(life_cycle.missed(job), job.id) for job in missed),
         ]
+    )  # fmt: skip
+
+
+def _has_others(job: Job, held: Sequence[Job]) -> bool:
+    """Tell if its worker held other jobs, too, that had begun."""
+    return job.missed_at is not None or any(
+        other.begun_at is not None for other in held if other is not job
     )
 
 
@@ -344,20 +400,25 @@ def _known(world: World, job_ids: Sequence[JobId]) -> list[Job]:
 
 
 def _recover(world: World, command: RecoverJobs) -> Decision:
+    running = [
+        job
+        for job in _known(world, command.jobs)
+        if job.state is State.RUNNING and job.server == command.server
+    ]
     return _woken(
         [
             Fact(
                 life_cycle.lose(
-                    job, RequeueReason.SERVER_RESTARTED, FailureReason.SERVER_RESTARTED
+                    job, RequeueReason.SERVER_RESTARTED, FailureReason.SERVER_RESTARTED,
+                    died_with_others=_has_others(job, running),
                 ),
                 job.id,
             )
-            for job in _known(world, command.jobs)
-            if job.state is State.RUNNING and job.server == command.server
+            for job in running
         ]
-    )
+    )  # fmt: skip
 
 
 def _woken(facts: list[Fact]) -> Decision:
-    ids = [fact.job_id for fact in facts if fact.job_id is not None]
+    ids = dict.fromkeys(fact.job_id for fact in facts if fact.job_id is not None)
     return Decision(facts, lambda after: JobsWoken([after.jobs.rows[job_id] for job_id in ids]))

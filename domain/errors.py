@@ -7,6 +7,8 @@ FairlogError
 │   ├── TooManyKinds
 │   ├── UnknownJob
 │   ├── NotTheCurrentAttempt
+│   │   ├── LeaseHasEnded
+│   │   └── TimeWasUp
 │   ├── JobHasEnded
 │   ├── JobHasNotEnded
 │   ├── JobWasErased
@@ -163,6 +165,30 @@ class NotTheCurrentAttempt(Refusal):
         self.current = current
 
 
+class LeaseHasEnded(NotTheCurrentAttempt):
+    """By the log's clock, whether or not anything was made of it yet."""
+
+    def __init__(self, job_id: JobId, attempt: int, ended_at: datetime) -> None:
+        Refusal.__init__(
+            self,
+            f"Job {job_id}: the lease of attempt {attempt} ended at "
+            f"{ended_at:%Y-%m-%dT%H:%M:%S.%fZ}; what its worker says after that does not count.",
+        )
+        self.job_id, self.given, self.current = job_id, attempt, attempt
+
+
+class TimeWasUp(NotTheCurrentAttempt):
+    """By the log's clock, whether or not anything was made of it yet."""
+
+    def __init__(self, job_id: JobId, attempt: int, ended_at: datetime) -> None:
+        Refusal.__init__(
+            self,
+            f"Job {job_id}: attempt {attempt} had its timeout_seconds at "
+            f"{ended_at:%Y-%m-%dT%H:%M:%S.%fZ}; what its worker says after that does not count.",
+        )
+        self.job_id, self.given, self.current = job_id, attempt, attempt
+
+
 class JobHasEnded(Refusal):
     def __init__(self, job_id: JobId, state: str) -> None:
         super().__init__(
@@ -264,7 +290,8 @@ class WriteFailed(FairlogError):
 
 __all__ = [
     "BodiesAreNeeded", "BodyMissing", "ClockInDoubt", "FairlogError", "InvalidInput", "JobHasEnded",
-    "JobHasMovedOn", "JobHasNotEnded", "JobWasErased", "KeyReusedWithOtherPayload", "LogCorrupt",
-    "LogFileReplaced", "LogTooNew", "LogUnavailable", "NotTheCurrentAttempt", "QueueFull",
-    "RateLimited", "Refusal", "TooManyKinds", "UnknownJob", "WriteFailed", "again", "alone",
+    "JobHasMovedOn", "JobHasNotEnded", "JobWasErased", "KeyReusedWithOtherPayload",
+    "LeaseHasEnded", "LogCorrupt", "LogFileReplaced", "LogTooNew", "LogUnavailable",
+    "NotTheCurrentAttempt", "QueueFull", "RateLimited", "Refusal", "TimeWasUp", "TooManyKinds",
+    "UnknownJob", "WriteFailed", "again", "alone",
 ]  # fmt: skip

@@ -109,6 +109,8 @@ class JobStarted(
     lease_expires_at: datetime  # UTC, by the log's clock
     server: ServerId | None = None  # the process that runs it inside itself, None over HTTP
     claim_id: str | None = None  # of the request; asked again it gives the same jobs or fewer
+    begun: bool = True  # its handler begins with the claim; False: AttemptBegun says when
+    alone: bool = False  # a suspect: the worker runs nothing beside it
 
 
 class EmptyClaimAnswered(
@@ -119,6 +121,19 @@ class EmptyClaimAnswered(
 
     worker: WorkerId
     claim_id: str
+
+
+class AttemptBegun(
+    Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False,
+    tag_field="type", tag="AttemptBegun",
+):  # fmt: skip
+    """The handler of an attempt that had been claimed ahead of time began: its time-out counts
+    from here.
+    """
+
+    user_id: UserId
+    kind: Kind
+    attempt: int
 
 
 class LeasesExtended(
@@ -163,6 +178,7 @@ class JobFailed(
     error_sha256: str | None = None  # hex, of the body at this position
     error_bytes: int = 0
     retry_at: datetime | None = None  # UTC
+    holds_place: bool = False  # its handler may still run: its place is free from AttemptEnded on
 
 
 class RequeueReason(StrEnum):
@@ -186,6 +202,8 @@ class JobRequeued(
     priority: int = 0
     was_cancelled: bool = False  # of a retried job: it was cancelled, else it had failed
     expires_at: datetime | None = None  # UTC; of a retried job, from now on. None: never
+    begun: bool = False  # of a job that was given back: its handler had begun
+    suspect: bool = False  # it may have killed its worker: its next attempt is made alone
 
 
 class CancelReason(StrEnum):
@@ -201,6 +219,41 @@ class JobCancelled(
     kind: Kind
     was: Literal["queued", "scheduled", "running"]
     reason: CancelReason = CancelReason.REQUESTED
+    # Of a running job: the attempt, whose place is free from AttemptEnded on, and whose worker has
+    # to be told. Older logs have neither; there the place was free at once.
+    attempt: int | None = None
+    worker: WorkerId | None = None
+
+
+class EndReason(StrEnum):
+    REPORTED = "reported"  # its worker said so
+    LEASE_LOST = "lease_lost"  # its worker was not heard of
+
+
+class AttemptEnded(
+    Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False,
+    tag_field="type", tag="AttemptEnded",
+):  # fmt: skip
+    """An attempt that was cancelled or timed out has ended at its worker too; its place is free."""
+
+    user_id: UserId
+    kind: Kind
+    attempt: int
+    reason: EndReason
+
+
+class WorkerMissed(
+    Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False,
+    tag_field="type", tag="WorkerMissed",
+):  # fmt: skip
+    """The worker of a running attempt let the lease of another one end: it may have died with both.
+
+    A heartbeat that names the attempt says that it has not.
+    """
+
+    user_id: UserId
+    kind: Kind
+    attempt: int
 
 
 class LimitChanged(
@@ -251,7 +304,8 @@ class ClockCorrected(
 Event = (
     RateLimitDecided | JobSubmitted | SubmissionDeduplicated | JobReleased | JobStarted
     | LeasesExtended | JobCompleted | JobFailed | JobRequeued | JobCancelled | LimitChanged
-    | BodiesErased | EmptyClaimAnswered | ClockCorrected
+    | BodiesErased | EmptyClaimAnswered | ClockCorrected | AttemptBegun | AttemptEnded
+    | WorkerMissed
 )  # fmt: skip
 
 VERSION: Final = 1  # of every event's shape so far; upcasters read older ones

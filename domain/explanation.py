@@ -7,7 +7,7 @@ from typing import Final, assert_never
 from msgspec import Struct
 
 from domain.events import CancelReason, Event, FailureReason, JobCancelled, JobFailed, JobRequeued
-from domain.life_cycle import Job, State
+from domain.job import Job, State
 from domain.line import KindInLine, UserInLine
 
 Value = int | float | str | bool | datetime | None
@@ -110,7 +110,10 @@ def _why_scheduled(facts: Facts) -> Iterator[Reason]:
         yield Reason(
             "retry_delay", f"Attempt {job.attempt} of at most {job.attempts_max} failed{because}; "
             f"the next is due at {_time(job.run_at)}, in {_seconds(left)}.",
-            {**numbers, "attempt": job.attempt, "max_attempts": job.attempts_max},
+            {
+                **numbers, "attempt": job.attempt, "failures": job.failures,
+                "max_attempts": job.attempts_granted,
+            },
         )  # fmt: skip
     else:
         yield Reason(
@@ -125,6 +128,12 @@ def _why_queued(facts: Facts) -> Iterator[Reason]:
     if not facts.workers.are_seen:
         yield _no_worker(facts)
     yield from _place(facts)
+    if facts.job.is_suspect:
+        yield Reason(
+            "alone", f"Attempt {facts.job.attempt} may have killed its worker, so the next is made "
+            "alone: the worker that takes it finishes what else it has before it begins.",
+            {"attempt": facts.job.attempt},
+        )  # fmt: skip
     if facts.workers.are_seen:
         yield _workers(facts)
     yield from _earlier_attempt(facts)
@@ -221,8 +230,8 @@ def _earlier_attempt(facts: Facts) -> Iterator[Reason]:
 
 def _expiry(facts: Facts) -> Iterator[Reason]:
     job = facts.job
-    if job.expires_at is not None and job.attempt == 0:
-        left = _seconds_until(facts, job.expires_at)
+    if job.expires is not None:
+        left = _seconds_until(facts, job.expires)
         yield Reason(
             "expires", f"Not started by {_time(job.expires_at)}, it will not run at all.",
             {"expires_at": job.expires_at, "seconds_left": left},
@@ -241,9 +250,9 @@ def _running(facts: Facts) -> Reason:
         "running", f"Worker {job.worker!r} has had attempt {job.attempt} of at most "
         f"{job.attempts_max} since {_time(job.started_at)}; {lease}.",
         {
-            "attempt": job.attempt, "max_attempts": job.attempts_max, "worker": job.worker,
-            "started_at": job.started_at, "lease_expires_at": job.lease_expires_at,
-            "seconds_left": left,
+            "attempt": job.attempt, "failures": job.failures, "max_attempts": job.attempts_granted,
+            "worker": job.worker, "started_at": job.started_at, "begun_at": job.begun_at,
+            "lease_expires_at": job.lease_expires_at, "seconds_left": left,
         },
     )  # fmt: skip
 
@@ -274,7 +283,10 @@ def _failed(facts: Facts) -> Reason:
     )
     return Reason(
         "failed", text,
-        {"attempt": job.attempt, "max_attempts": job.attempts_max, "failure": reason.value},
+        {
+            "attempt": job.attempt, "failures": job.failures,
+            "max_attempts": job.attempts_granted, "failure": reason.value,
+        },
     )  # fmt: skip
 
 

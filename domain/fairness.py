@@ -22,6 +22,7 @@ def serve(line: Line, kinds: Iterable[Kind], jobs_max: int, next_position: int) 
     """Find the jobs to start; the first of them will be at `next_position` of the log.
 
     Stops where the order depends on rows that were not read: skipping a user is never fair.
+    A suspect is served by itself, so it stops before one, too.
     """
     service = _Service(line, kinds)
     served: list[WaitingJob] = []
@@ -33,6 +34,8 @@ def serve(line: Line, kinds: Iterable[Kind], jobs_max: int, next_position: int) 
             return Served(served, Unread(jobs=jobs_max - len(served), kinds=beyond))
         job = service.next_job(user_id)
         if isinstance(job, WaitingJob):
+            if job.is_suspect:
+                return Served(served or [job], None)
             served.append(job)
             if service.has_more(user_id):
                 heapq.heappush(turns, (next_position + len(served) - 1, user_id))

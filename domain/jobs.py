@@ -7,6 +7,8 @@ from msgspec.structs import replace
 
 from domain.claims import Claims, claim_hash, claim_of
 from domain.events import (
+    AttemptBegun,
+    AttemptEnded,
     BodiesErased,
     EmptyClaimAnswered,
     Event,
@@ -19,11 +21,13 @@ from domain.events import (
     JobSubmitted,
     LeasesExtended,
     Recorded,
+    WorkerMissed,
 )
 from domain.folds import Folded, FoldMethods
 from domain.idempotency import key_hash
 from domain.identifiers import JobId, UserId
-from domain.life_cycle import Job, State, evolve, submitted
+from domain.job import Job, State
+from domain.job_fold import evolve, extended, submitted
 
 
 class Jobs(Folded):
@@ -78,8 +82,11 @@ class Jobs(Folded):
         self.claims.note(claim, recorded.recorded_at, recorded.recorded_at)
 
     def _extended(self, recorded: Recorded, event: LeasesExtended) -> None:
-        for job_id, _ in event.jobs:
-            self._advance(job_id, recorded)
+        for job_id, attempt in event.jobs:
+            job = self.rows.get(job_id)
+            if job is not None:
+                self.rows[job_id] = extended(job, attempt, event, recorded)
+                self.changed.add(job_id)
 
     def _changed(self, recorded: Recorded, _: Event) -> None:
         self._advance(recorded.job_id, recorded)
@@ -108,6 +115,9 @@ class Jobs(Folded):
         JobCancelled: _changed,
         BodiesErased: _changed,
         EmptyClaimAnswered: _answered,
+        AttemptBegun: _changed,
+        AttemptEnded: _changed,
+        WorkerMissed: _changed,
     }
 
     def key_holder(self, user_id: UserId, key: str, *, is_explicit: bool) -> Job | None:

@@ -10,10 +10,13 @@ from datetime import datetime
 from typing import Any, Final, assert_never
 
 from domain.events import (
+    AttemptBegun,
+    AttemptEnded,
     BodiesErased,
     CancelReason,
     ClockCorrected,
     EmptyClaimAnswered,
+    EndReason,
     FailureReason,
     JobCancelled,
     JobCompleted,
@@ -29,9 +32,11 @@ from domain.events import (
     RequeueReason,
     Scope,
     SubmissionDeduplicated,
+    WorkerMissed,
 )
 from domain.identifiers import GLOBAL
-from domain.life_cycle import ENDED, Job, State
+from domain.job import ENDED, Job, State
+from domain.life_cycle import loss_counts
 from domain.moments import later, to_micros
 from domain.rate_limits import Windows
 
@@ -145,7 +150,18 @@ def _of_correction(_: Job | None, recorded: Recorded, event: ClockCorrected) -> 
 
 
 def _of_extension(job: Job, event: LeasesExtended) -> str | None:
-    if (job.id, job.attempt) not in event.jobs:
+    named = [attempt for job_id, attempt in event.jobs if job_id == job.id]
+    places = {one.attempt: one for one in job.ending}
+    for attempt in named:
+        place = places.get(attempt)
+        if place is not None and place.worker != event.worker:
+            return f"it keeps the place of job {job.id}, which another worker held"
+    others = [attempt for attempt in named if attempt not in places]
+    return _of_lease(job, event, others) if others else None
+
+
+def _of_lease(job: Job, event: LeasesExtended, attempts: list[int]) -> str | None:
+    if attempts != [job.attempt]:
         return f"it extends another attempt of job {job.id} than the latest, {job.attempt}"
     if job.state is not State.RUNNING:
         return f"it extends the lease of job {job.id}, which was {job.state.value}"
@@ -171,7 +187,32 @@ def _of_start(job: Job, recorded: Recorded, event: JobStarted) -> str | None:
         return f"attempt {event.attempt} is one more than {job.attempts_max}"
     if event.lease_expires_at <= recorded.recorded_at:
         return "its lease had ended when it began"
+    if event.alone and not job.is_suspect:
+        return f"it is alone, and job {job.id} was no suspect"
     return None
+
+
+def _of_begin(job: Job, _: Recorded, event: AttemptBegun) -> str | None:
+    if wrong := _unless_current(job, event.attempt):
+        return wrong
+    return None if job.begun_at is None else f"attempt {event.attempt} had begun already"
+
+
+def _of_end(job: Job, recorded: Recorded, event: AttemptEnded) -> str | None:
+    place = job.ending_attempt(event.attempt)
+    if place is None:
+        return f"attempt {event.attempt} held no place any more"
+    match event.reason:
+        case EndReason.LEASE_LOST:
+            return _unless_past(place.lease_expires_at, recorded.recorded_at, "its lease")
+        case EndReason.REPORTED:
+            return None
+        case _:
+            assert_never(event.reason)
+
+
+def _of_miss(job: Job, _: Recorded, event: WorkerMissed) -> str | None:
+    return _unless_current(job, event.attempt)
 
 
 def _of_completion(job: Job, _: Recorded, event: JobCompleted) -> str | None:
@@ -191,6 +232,8 @@ def _of_failure(job: Job, recorded: Recorded, event: JobFailed) -> str | None:
         return wrong
     if event.retry_at is not None and event.attempt >= job.attempts_max:
         return f"another attempt follows the last, {job.attempts_max}"
+    if event.holds_place and event.reason is not FailureReason.TIMED_OUT:
+        return "its worker reported its end, and it holds a place"
     match event.reason:
         case FailureReason.TIMED_OUT:
             return _unless_past(job.times_out_at, recorded.recorded_at, "its time-out")
@@ -236,15 +279,24 @@ def _of_requeue(job: Job, recorded: Recorded, event: JobRequeued) -> str | None:
         case RequeueReason.GIVEN_BACK:
             attempts_max, wrong = job.attempts_max + 1, None
         case RequeueReason.LEASE_LOST:
-            attempts_max = job.attempts_max
+            attempts_max = _after_loss(job, event)
             wrong = _unless_past(job.lease_expires_at, recorded.recorded_at, "its lease")
         case RequeueReason.SERVER_RESTARTED:
-            attempts_max, wrong = job.attempts_max, _unless_embedded(job)
+            attempts_max, wrong = _after_loss(job, event), _unless_embedded(job)
         case _:
             assert_never(event.reason)
     if event.attempts_max != attempts_max or job.attempt >= attempts_max:
         return f"it allows attempts up to {event.attempts_max}, not {attempts_max}"
     return wrong
+
+
+def _after_loss(job: Job, event: JobRequeued) -> int:
+    """The last attempt that may be made behind a loss. Whether it counts depends on what else its
+    worker held, but for those that are never forgiven. Older logs forgive none.
+    """
+    is_free = event.attempts_max == job.attempts_max + 1
+    may_be_free = not loss_counts(job, died_with_others=True)
+    return job.attempts_max + 1 if is_free and may_be_free else job.attempts_max
 
 
 def _unless_retriable(job: Job, recorded: Recorded, event: JobRequeued) -> str | None:
@@ -266,9 +318,11 @@ def _unless_retriable(job: Job, recorded: Recorded, event: JobRequeued) -> str |
 def _of_cancellation(job: Job, recorded: Recorded, event: JobCancelled) -> str | None:
     if job.state.value != event.was:
         return f"job {job.id} was {job.state.value}, not {event.was}"
+    if event.attempt is not None and (event.attempt, event.worker) != (job.attempt, job.worker):
+        return f"it ends attempt {event.attempt}, but attempt {job.attempt} was running"
     if event.reason is not CancelReason.EXPIRED:
         return None
-    if job.attempt:
+    if job.starts:
         return "it expired after it had been started"
     return _unless_past(job.expires_at, recorded.recorded_at, "its expiry")
 
@@ -315,4 +369,7 @@ _OF_STEP: Final[Mapping[type, Callable[[Job, Recorded, Any], str | None]]] = {
     JobRequeued: _of_requeue,
     JobCancelled: _of_cancellation,
     BodiesErased: _of_erasure,
+    AttemptBegun: _of_begin,
+    AttemptEnded: _of_end,
+    WorkerMissed: _of_miss,
 }

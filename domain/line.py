@@ -14,6 +14,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from domain.events import (
+    AttemptEnded,
     JobCancelled,
     JobCompleted,
     JobFailed,
@@ -28,7 +29,7 @@ from domain.events import (
 )
 from domain.folds import Folded, FoldMethods
 from domain.identifiers import JobId, Kind, UserId
-from domain.life_cycle import is_due
+from domain.job_fold import is_due
 
 Lane = tuple[UserId, Kind]
 
@@ -39,7 +40,7 @@ class UserInLine(Struct, frozen=True, gc=False):
     last_served: int | None = None  # position of the latest JobStarted
     joined: int | None = None  # position at which a never served user joined; None when not waiting
     waiting: int = 0  # jobs
-    running: int = 0  # jobs
+    running: int = 0  # attempts, those too that are over for their job and have not ended yet
     running_limit: int | None = None  # None: no cap
 
     @property
@@ -71,6 +72,7 @@ class WaitingJob(Struct, frozen=True, gc=False):
     user_id: UserId
     kind: Kind
     priority: int
+    is_suspect: bool = False  # served by itself
 
     @property
     def order(self) -> tuple[int, int]:
@@ -129,18 +131,25 @@ class Line(Folded):
         self._leave(recorded, event.user_id, event.kind)
         self._move(event.user_id, event.kind, -1, 1, served=recorded.position)
 
-    def _ended(self, _: Recorded, event: JobCompleted | JobFailed) -> None:
+    def _ended(self, _: Recorded, event: JobCompleted | AttemptEnded) -> None:
         self._move(event.user_id, event.kind, 0, -1)
+
+    def _failed(self, _: Recorded, event: JobFailed) -> None:
+        if not event.holds_place:
+            self._move(event.user_id, event.kind, 0, -1)
 
     def _requeued(self, recorded: Recorded, event: JobRequeued) -> None:
         ran = event.reason is not RequeueReason.RETRIED
-        self._enter(recorded, event.user_id, event.kind, event.priority, -1 if ran else 0)
+        self._enter(
+            recorded, event.user_id, event.kind, event.priority, -1 if ran else 0,
+            is_suspect=event.suspect,
+        )  # fmt: skip
 
     def _cancelled(self, recorded: Recorded, event: JobCancelled) -> None:
         if event.was == "queued":
             self._leave(recorded, event.user_id, event.kind)
             self._move(event.user_id, event.kind, -1, 0)
-        elif event.was == "running":
+        elif event.was == "running" and event.attempt is None:
             self._move(event.user_id, event.kind, 0, -1)
 
     def _limited(self, _: Recorded, event: LimitChanged) -> None:
@@ -157,13 +166,14 @@ class Line(Folded):
                 pass
 
     def _enter(
-        self, recorded: Recorded, user_id: UserId, kind: Kind, priority: int, running: int = 0
-    ) -> None:
+        self, recorded: Recorded, user_id: UserId, kind: Kind, priority: int, running: int = 0,
+        *, is_suspect: bool = False,
+    ) -> None:  # fmt: skip
         job_id = recorded.job_id
         assert job_id is not None
         if self._is_served:
             entered = self.entered.setdefault((user_id, kind), {})
-            entered[job_id] = WaitingJob(job_id, user_id, kind, priority)
+            entered[job_id] = WaitingJob(job_id, user_id, kind, priority, is_suspect)
         self._move(user_id, kind, 1, running, joined=recorded.position)
 
     def _leave(self, recorded: Recorded, user_id: UserId, kind: Kind) -> None:
@@ -207,7 +217,8 @@ class Line(Folded):
         JobReleased: _released,
         JobStarted: _started,
         JobCompleted: _ended,
-        JobFailed: _ended,
+        JobFailed: _failed,
+        AttemptEnded: _ended,
         JobRequeued: _requeued,
         JobCancelled: _cancelled,
         LimitChanged: _limited,

@@ -4,6 +4,8 @@ from collections.abc import Iterable
 from typing import Final
 
 from domain.events import (
+    AttemptBegun,
+    AttemptEnded,
     BodiesErased,
     Event,
     JobCancelled,
@@ -15,14 +17,16 @@ from domain.events import (
     JobSubmitted,
     LeasesExtended,
     Recorded,
+    WorkerMissed,
 )
 from domain.identifiers import JobId
-from domain.life_cycle import Job, State, evolve, submitted
+from domain.job import Job, State
+from domain.job_fold import evolve, extended, submitted
 
 # Of a job's own events, those that change it; what a worker's heartbeat says is no job's own.
 CHANGES: Final[tuple[type[Event], ...]] = (
     JobSubmitted, JobReleased, JobStarted, JobCompleted, JobFailed, JobRequeued, JobCancelled,
-    BodiesErased,
+    BodiesErased, AttemptBegun, AttemptEnded, WorkerMissed,
 )  # fmt: skip
 
 
@@ -39,11 +43,22 @@ def jobs_of(history: Iterable[Recorded]) -> dict[JobId, Job]:
     return jobs
 
 
-def extended(job: Job, heartbeats: Iterable[Recorded]) -> Job:
-    """The same, with the latest heartbeat that names it; they come newest first."""
+def with_heartbeats(job: Job, heartbeats: Iterable[Recorded]) -> Job:
+    """The same, with the latest heartbeat that names each attempt with a lease; they come newest
+    first.
+    """
+    leased = {one.attempt for one in job.ending}
     if job.state is State.RUNNING:
-        for recorded in heartbeats:
-            event = recorded.event
-            if isinstance(event, LeasesExtended) and (job.id, job.attempt) in event.jobs:
-                return evolve(job, recorded)
+        leased.add(job.attempt)
+    if not leased:
+        return job
+    for recorded in heartbeats:
+        event = recorded.event
+        if not isinstance(event, LeasesExtended):
+            continue
+        for attempt in [one for one in leased if (job.id, one) in event.jobs]:
+            job = extended(job, attempt, event, recorded)
+            leased.remove(attempt)
+        if not leased:
+            break
     return job

@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Struct
 
 from domain.events import (
+    AttemptEnded,
     JobCancelled,
     JobCompleted,
     JobFailed,
@@ -25,7 +26,8 @@ from domain.events import (
     RequeueReason,
 )
 from domain.identifiers import Kind, UserId
-from domain.life_cycle import State, is_due
+from domain.job import State
+from domain.job_fold import is_due
 from domain.line import KindInLine, Line, UserInLine
 from domain.moments import EPOCH, from_micros, to_micros
 from domain.rate_limits import Counter, Limits, Windows
@@ -52,6 +54,8 @@ class Standing:
             self.windows.evolve(recorded)
         elif isinstance(event, LimitChanged):
             self.windows.evolve(recorded)
+            self.line.evolve(recorded)
+        elif isinstance(event, AttemptEnded):
             self.line.evolve(recorded)
         elif (change := change_of(recorded)) is not None:
             before, after = change

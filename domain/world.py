@@ -23,12 +23,14 @@ from domain.commands import (
 )
 from domain.events import (
     EVENT_TYPES,
+    AttemptBegun,
     ClockCorrected,
     EmptyClaimAnswered,
     LeasesExtended,
     LimitChanged,
     RateLimitDecided,
     Recorded,
+    WorkerMissed,
 )
 from domain.folds import Fold
 from domain.idempotency import key_hash, key_of
@@ -126,7 +128,7 @@ class Needs:
                     self.jobs.update(job_id for job_id, _ in event.jobs)
                 case LimitChanged():
                     self._add_subject(event.user_id, event.kind)
-                case EmptyClaimAnswered() | ClockCorrected():
+                case EmptyClaimAnswered() | ClockCorrected() | AttemptBegun() | WorkerMissed():
                     pass
                 case _:
                     self.users.add(event.user_id)

@@ -12,7 +12,7 @@ from adapters import audit_log
 from domain.commands import RetryJob
 from domain.errors import Refusal, again
 from domain.identifiers import JobId, Kind, UserId
-from domain.life_cycle import Job, State
+from domain.job import Job, State
 from entrypoints.service import Fairlog
 from projections import registry
 from projections.job_search import JobFilter, JobSearch

@@ -14,7 +14,7 @@ from domain.commands import CancelJob, EraseBodies
 from domain.errors import BodiesAreNeeded, JobHasEnded, JobHasMovedOn, UnknownJob, again
 from domain.events import JobCompleted, JobFailed, JobSubmitted, Recorded
 from domain.identifiers import POSITION_MAX, JobId, UserId
-from domain.life_cycle import ENDED, Job
+from domain.job import ENDED, Job
 from entrypoints.service import Fairlog
 
 JOBS_A_PAGE: Final = 100

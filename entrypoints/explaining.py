@@ -12,7 +12,7 @@ from domain.errors import UnknownJob
 from domain.events import JobStarted
 from domain.explanation import Count, Facts, Value, Workers, explain
 from domain.identifiers import JobId, Kind
-from domain.life_cycle import Job, State
+from domain.job import Job, State
 from domain.moments import later
 from domain.upcasting import read
 from entrypoints.claiming import LATELY_SECONDS

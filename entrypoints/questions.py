@@ -13,7 +13,7 @@ from adapters.database import Database
 from adapters.event_log import SqlEventLog
 from domain.errors import BodyMissing, UnknownJob
 from domain.identifiers import GLOBAL, JobId, Kind, UserId
-from domain.life_cycle import Job, State
+from domain.job import Job, State
 from domain.policy import Policy
 from entrypoints.views import (
     EventPage,

@@ -7,7 +7,7 @@ from typing import Final
 
 from domain import validation
 from domain.identifiers import ServerId
-from domain.life_cycle import Job
+from domain.job import Job
 from entrypoints.composition import prepare, server_lock
 from entrypoints.service import Fairlog
 

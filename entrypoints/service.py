@@ -11,12 +11,14 @@ from typing import TypeVar
 
 import structlog
 from msgspec import Raw
+from msgspec.structs import replace
 from sqlalchemy.engine import Connection
 
 from adapters import audit_log
 from adapters.audit_log import EventFilter, StoredEvent
 from adapters.database import Database
 from adapters.event_log import SqlEventLog
+from adapters.histories import of_types
 from adapters.writer import WritePath
 from domain.commands import (
     AcceptClock,
@@ -31,10 +33,12 @@ from domain.commands import (
 )
 from domain.decide import Answer, Claimed, JobStands, JobsWoken, LeasesHeld, Submitted
 from domain.errors import BodyMissing, FairlogError, again, alone
+from domain.events import JobCancelled
 from domain.identifiers import JobId, ServerId
-from domain.life_cycle import Job
+from domain.job import Job
 from domain.moments import to_micros
 from domain.policy import Policy
+from entrypoints.cancellations import Cancellations, Cancelled
 from entrypoints.claiming import Claiming
 from entrypoints.doorkeeper import Doorkeeper
 from entrypoints.due_jobs import JOBS_A_PAGE, DueJobs
@@ -43,6 +47,8 @@ from entrypoints.questions import Questions
 from entrypoints.tail import Tail
 from entrypoints.views import ClaimedJob, JobView, RatesView, StatsView, job_view
 from entrypoints.work_signal import WorkSignal
+
+JOBS_BESIDE_MAX = 2000  # of the workers whose leases were lost
 
 A = TypeVar("A", bound=Answer)
 
@@ -62,6 +68,8 @@ class Fairlog(Questions):
         writer.observe(self.door.batch_written)
         self.work = WorkSignal(self._position)
         writer.observe(self.work.batch_written)
+        self.cancellations = Cancellations(self._position, self._cancelled)
+        writer.observe(self.cancellations.batch_written)
         self.claiming = Claiming(self._ask, self.work)
         self._due_jobs = DueJobs(self.jobs)
         self.following = following
@@ -81,6 +89,7 @@ class Fairlog(Questions):
         """The server stops: end what would otherwise stay open. On the event loop."""
         self.tail.stop()
         self.work.release()
+        self.cancellations.release()
 
     async def _position(self) -> int:
         return await self.read(self.log.position)
@@ -155,6 +164,7 @@ class Fairlog(Questions):
             ClaimedJob(
                 job.id, job.user_id, job.kind, Raw(payloads[job.id]), job.attempt,
                 job.lease_expires_at, job.timeout_seconds,
+                started=job.begun_at is not None, alone=job.is_suspect,
             )
             for job in jobs
             if job.id in payloads
@@ -176,8 +186,39 @@ class Fairlog(Questions):
             return found, alone(error)
         return found, None
 
-    async def extend(self, command: ExtendLeases) -> LeasesHeld:
-        return await self._execute(command, LeasesHeld)
+    async def extend(
+        self,
+        command: ExtendLeases,
+        wait_seconds: float = 0.0,
+        unwanted: asyncio.Event | None = None,
+    ) -> LeasesHeld:
+        """Keep the leases; with `wait_seconds`, wait that long for a job of the worker to be
+        cancelled, unless `unwanted` is set before: the caller has gone.
+        """
+        if wait_seconds <= 0:
+            return await self._execute(command, LeasesHeld)
+        async with self.cancellations.listening(command.worker) as listener:
+            held = await self._execute(command, LeasesHeld)
+            if held.lost:
+                return held
+            return replace(held, lost=await listener.wait(wait_seconds, unwanted))
+
+    async def _cancelled(self, after: int) -> Cancelled:
+        return await self.read(lambda connection: self._cancelled_behind(connection, after))
+
+    def _cancelled_behind(self, connection: Connection, after: int) -> Cancelled:
+        up_to = self.log.position(connection)
+        return Cancelled(
+            up_to,
+            [
+                (event.worker, (recorded.job_id, event.attempt))
+                for recorded in of_types(connection, [JobCancelled.__name__], after, up_to)
+                if isinstance(event := recorded.event, JobCancelled)
+                and recorded.job_id is not None
+                and event.worker is not None
+                and event.attempt is not None
+            ],
+        )
 
     async def advance(self, command: JobCommand) -> JobView:
         """Complete, fail, give back, cancel or retry one job; the job as it then stands."""
@@ -255,7 +296,14 @@ class Fairlog(Questions):
         return recovered
 
     def _due(self, connection: Connection) -> list[JobId]:
-        return self._due_jobs.next_page(connection, to_micros(self.log.now(connection)))
+        """Those whose time has come, and behind them what else their workers hold: whether a lost
+        lease counts depends on it.
+        """
+        due = self._due_jobs.next_page(connection, to_micros(self.log.now(connection)))
+        if not due:
+            return due
+        beside = self.jobs.held_beside(connection, due, JOBS_BESIDE_MAX)
+        return list(dict.fromkeys([*due, *beside]))
 
     async def _execute(
         self,

@@ -14,8 +14,8 @@ from adapters.audit_log import EventFilter
 from adapters.histories import changes_of, heartbeats
 from domain.errors import InvalidInput, UnknownJob
 from domain.identifiers import GLOBAL, JobId, Kind, UserId
-from domain.life_cycle import Job, State
-from domain.past import extended, jobs_of
+from domain.job import Job, State
+from domain.past import jobs_of, with_heartbeats
 from domain.policy import Policy
 from domain.standing import Standing, line_in_order
 from entrypoints.past_policy import policy_then
@@ -92,7 +92,7 @@ class TimeTravel:
         """Those of them that existed at a position."""
         jobs = jobs_of(changes_of(connection, job_ids, position))
         return [
-            extended(job, heartbeats(connection, job.id, position))
+            with_heartbeats(job, heartbeats(connection, job.id, position))
             for job_id in job_ids
             if (job := jobs.get(job_id)) is not None
         ]

@@ -8,7 +8,7 @@ from msgspec import UNSET, Raw, Struct, UnsetType
 
 from adapters.audit_log import StoredEvent
 from domain.identifiers import JobId, Kind, UserId, WorkerId
-from domain.life_cycle import Job, State
+from domain.job import Job, State
 from domain.rate_limits import WindowState
 
 _NULL = Raw(b"null")
@@ -22,8 +22,10 @@ class JobView(Struct, kw_only=True):
     kind: Kind
     payload: Raw  # any JSON value
     state: State
-    attempt: int  # the latest; 0: never started
-    max_attempts: int  # the last attempt that may be made
+    attempt: int  # the latest, the fencing token; 0: never claimed
+    starts: int  # attempts whose handler began, as far as the log knows
+    failures: int  # since it was submitted or retried
+    max_attempts: int  # so many may fail
     priority: int
     result: Raw = msgspec.field(default_factory=lambda: _NULL)  # any JSON value
     # Of the latest failed attempt, as its worker reported it.
@@ -37,7 +39,8 @@ class JobView(Struct, kw_only=True):
     worker: WorkerId | None  # of the latest attempt
     lease_expires_at: datetime | None  # while running
     submitted_at: datetime
-    started_at: datetime | None  # the latest attempt
+    started_at: datetime | None  # when the latest attempt was claimed
+    begun_at: datetime | None  # when its handler began, as far as the log knows
     finished_at: datetime | None
     updated_at: datetime
 
@@ -48,15 +51,16 @@ def job_view(
 ) -> JobView:  # fmt: skip
     return JobView(
         id=job.id, user_id=job.user_id, kind=job.kind, payload=Raw(payload), state=job.state,
-        attempt=job.attempt, max_attempts=job.attempts_max, priority=job.priority,
+        attempt=job.attempt, starts=job.starts, failures=job.failures,
+        max_attempts=job.attempts_granted, priority=job.priority,
         result=_NULL if result is None else Raw(result),
         error=_NULL if error is None else Raw(error),
         idempotency_key=job.idempotency_key, is_duplicate=is_duplicate,
         erased=UNSET if job.erased_at is None else True,
         run_at=job.run_at, expires_at=job.expires_at, timeout_seconds=job.timeout_seconds,
         worker=job.worker, lease_expires_at=job.lease_expires_at,
-        submitted_at=job.submitted_at, started_at=job.started_at, finished_at=job.finished_at,
-        updated_at=job.updated_at,
+        submitted_at=job.submitted_at, started_at=job.started_at, begun_at=job.begun_at,
+        finished_at=job.finished_at, updated_at=job.updated_at,
     )  # fmt: skip
 
 
@@ -76,7 +80,7 @@ class JobPage(Struct):
     next: str | None  # the cursor of the next page; None on the last
 
 
-class ClaimedJob(Struct, frozen=True):
+class ClaimedJob(Struct, frozen=True, omit_defaults=True):
     id: JobId
     user_id: UserId
     kind: Kind
@@ -84,6 +88,8 @@ class ClaimedJob(Struct, frozen=True):
     attempt: int
     lease_expires_at: datetime | None
     timeout_seconds: float | None
+    started: bool = True  # False: its worker says with a heartbeat when its handler begins
+    alone: bool = False  # its worker runs nothing beside it
 
 
 class EventView(Struct, frozen=True):

@@ -27,7 +27,7 @@ from domain.events import (
 )
 from domain.folds import Folded, FoldMethods
 from domain.identifiers import JobId, Kind, UserId, WorkerId
-from domain.life_cycle import is_due
+from domain.job_fold import is_due
 from domain.moments import to_micros
 from projections.activity_figures import Board, Figures, Leading, failure_key, put
 

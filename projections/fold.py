@@ -14,7 +14,7 @@ from sqlalchemy.engine import Connection
 
 from domain.events import JobSubmitted, RateLimitDecided, Recorded
 from domain.idempotency import key_hash
-from domain.life_cycle import ENDED
+from domain.job import ENDED
 from domain.ports import Projection, Write
 from domain.world import Needs, World
 

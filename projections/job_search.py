@@ -12,7 +12,7 @@ from msgspec import Struct
 from sqlalchemy.engine import Connection
 
 from domain.identifiers import JobId, Kind, UserId
-from domain.life_cycle import Job, State
+from domain.job import Job, State
 from projections.jobs import STATE_NUMBERS, decode_job, jobs
 
 LOOKED_AT_MAX: Final = 5_000

@@ -16,7 +16,7 @@ from sqlalchemy.engine import Connection
 from domain.claims import Claims, claim_of
 from domain.due import DueJob
 from domain.identifiers import JobId, ServerId, UserId
-from domain.life_cycle import Job, State
+from domain.job import Job, State
 from domain.line import Lane, WaitingJob
 from domain.moments import to_micros
 from domain.ports import Write
@@ -53,6 +53,7 @@ jobs = sa.Table(
     sa.Column("claim_hash", digest(16), comment="of the latest claim that named itself"),
     sa.Column("due_at", sa.BigInteger, comment="UTC, microseconds: when the clock changes it"),
     sa.Column("server", Identifier, comment="that runs it inside itself, while it does"),
+    sa.Column("worker", Identifier, comment="that holds it, while one does"),
     sa.Column("place", sa.Integer, comment="in its lane while it waits: lower is sooner"),
     sa.Column("job", Document, nullable=False),
     sa.Index(f"jobs_v{VERSION}_by_user", "generation", "user_id", "id"),
@@ -186,7 +187,7 @@ def _load_lanes(connection: Connection, generation: int, needs: Needs, world: Wo
             _know(decode_job(document), needs, world)
         job = world.jobs.rows[job_id]
         lane: Lane = (job.user_id, job.kind)
-        queues.setdefault(lane, []).append(WaitingJob(job.id, *lane, job.priority))
+        queues.setdefault(lane, []).append(WaitingJob(job.id, *lane, job.priority, job.is_suspect))
     for queue in queues.values():
         queue.sort(key=lambda job: job.order)
     world.line.ahead.queues.update(queues)
@@ -196,12 +197,13 @@ def row_of(generation: int, changed: tuple[Job, bytes | None]) -> Row:
     """Of a job, and the hash of the key that it holds, if it does."""
     job, key = changed
     state, due_at = job.state, job.due_at
-    runs_in = job.server if state is State.RUNNING else None
+    runs_in, holder = (job.server, job.worker) if state is State.RUNNING else (None, None)
     place = -job.priority if state is State.QUEUED else None
     return (
         generation, job.id, job.user_id.encode(), job.kind.encode(), STATE_NUMBERS[state],
         key, claim_of(job), None if due_at is None else to_micros(due_at),
-        None if runs_in is None else runs_in.encode(), place, _encode(job),
+        None if runs_in is None else runs_in.encode(),
+        None if holder is None else holder.encode(), place, _encode(job),
     )  # fmt: skip
 
 
@@ -326,6 +328,27 @@ class JobQueries:
             DueJob(due_at, JobId(job_id), UserId(bytes(user).decode()))
             for due_at, job_id, user in rows
         ]
+
+    def held_beside(
+        self, connection: Connection, job_ids: Sequence[JobId], limit: int
+    ) -> list[JobId]:
+        """The running jobs of the workers that hold these; none where none of them runs."""
+        is_running = sa.and_(
+            jobs.c.generation == self._generation, jobs.c.state == STATE_NUMBERS[State.RUNNING]
+        )
+        workers = connection.execute(
+            sa.select(jobs.c.worker).where(is_running, jobs.c.id.in_(job_ids)).distinct()
+        ).scalars()
+        named = [worker for worker in workers if worker is not None]
+        if not named:
+            return []
+        rows = connection.execute(
+            sa.select(jobs.c.id)
+            .where(is_running, jobs.c.worker.in_(named))
+            .order_by(jobs.c.id)
+            .limit(limit)
+        )
+        return [JobId(job_id) for (job_id,) in rows]
 
     def running_in(self, connection: Connection, server: ServerId, limit: int) -> list[JobId]:
         """Jobs that a server process runs inside itself, oldest first."""

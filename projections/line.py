@@ -31,7 +31,7 @@ from projections.rows import (
     upserting,
 )  # fmt: skip
 
-VERSION: Final = 1
+VERSION: Final = 2
 KINDS_A_CLAIM_MAX: Final = 250  # that a claim of any kind looks at first; SQLite joins 500 selects
 metadata = sa.MetaData()
 

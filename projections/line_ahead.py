@@ -7,7 +7,7 @@ from sqlalchemy.engine import Connection
 
 from domain.explanation import Count
 from domain.identifiers import UserId
-from domain.life_cycle import Job
+from domain.job import Job
 from projections.jobs import jobs
 from projections.line import lanes, users
 

@@ -7,7 +7,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from domain.identifiers import JobId, UserId
-from domain.life_cycle import State
+from domain.job import State
 from domain.line import UserInLine
 from projections.jobs import STATE_NUMBERS, jobs
 from projections.line import lanes, users

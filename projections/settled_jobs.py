@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from domain.identifiers import JobId
-from domain.life_cycle import ENDED
+from domain.job import ENDED
 from domain.ports import Write
 from domain.world import Needs, World
 from projections.jobs import JobsProjection, jobs, row_of

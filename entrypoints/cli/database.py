@@ -10,7 +10,7 @@ from adapters.doctor import Finding as Diagnosis
 from adapters.doctor import Level, examine
 from adapters.schema import is_current
 from domain.chain import GENESIS
-from domain.life_cycle import Job
+from domain.job import Job
 from entrypoints.cli.failure import CHECK_FAILED
 from entrypoints.cli.opening import database_url_option, opened, opened_log, settings_from
 from entrypoints.cli.output import examples, note, printable, progress, say

@@ -66,7 +66,7 @@ def _as_json(view: PastStateView | JobView) -> str:
 def _job(job: JobView) -> str:
     return (
         f"job {job.id} of {printable(job.user_id)} ({printable(job.kind)}): {job.state.value}, "
-        f"attempt {job.attempt} of {job.max_attempts}, "
+        f"attempt {job.attempt}, {job.failures} of at most {job.max_attempts} failed, "
         f"submitted {job.submitted_at:%Y-%m-%dT%H:%M:%S.%fZ}"
     )
 

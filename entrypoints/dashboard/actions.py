@@ -14,7 +14,7 @@ from domain import validation
 from domain.commands import CancelJob, JobCommand, RetryJob
 from domain.errors import InvalidInput
 from domain.identifiers import JobId
-from domain.life_cycle import Job
+from domain.job import Job
 from entrypoints.dashboard.desk import Desk
 from entrypoints.dashboard.rendering import html, is_from_page, render
 

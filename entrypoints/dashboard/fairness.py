@@ -8,7 +8,7 @@ from sqlalchemy.engine import Connection
 
 from adapters import audit_log
 from domain.identifiers import UserId
-from domain.life_cycle import State
+from domain.job import State
 from entrypoints.dashboard.desk import HOUR_SECONDS, Desk, Moment
 from projections.activity_figures import first, total
 

@@ -16,7 +16,7 @@ from domain.errors import UnknownJob
 from domain.events import Recorded
 from domain.explanation import explain
 from domain.identifiers import JobId
-from domain.life_cycle import ENDED, Job, State
+from domain.job import ENDED, Job, State
 from domain.upcasting import read
 from entrypoints.dashboard import words
 from entrypoints.dashboard.desk import Desk, Moment

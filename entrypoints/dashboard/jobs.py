@@ -11,7 +11,7 @@ from sqlalchemy.engine import Connection
 from domain import validation
 from domain.errors import InvalidInput
 from domain.identifiers import POSITION_MAX, Kind
-from domain.life_cycle import State
+from domain.job import State
 from entrypoints.dashboard.desk import Desk, Moment
 from entrypoints.dashboard.rendering import is_from_page
 from projections.job_search import JobFilter

@@ -9,7 +9,7 @@ from sqlalchemy.engine import Connection
 
 from adapters import audit_log
 from domain.identifiers import JobId, Kind
-from domain.life_cycle import State
+from domain.job import State
 from domain.line import KindInLine
 from entrypoints.dashboard import words
 from entrypoints.dashboard.charts import RANGES

@@ -15,7 +15,8 @@ from domain.events import (
     JobSubmitted,
     Recorded,
 )
-from domain.life_cycle import ENDED, is_due
+from domain.job import ENDED
+from domain.job_fold import is_due
 
 
 class Stretch(Struct):

@@ -13,7 +13,7 @@ from domain import validation
 from domain.commands import JobCommand
 from domain.errors import InvalidInput, alone
 from domain.identifiers import JobId
-from domain.life_cycle import Job, State
+from domain.job import Job, State
 from entrypoints.http.jobs import BATCH_BYTES_MAX, SUBMISSION_BYTES_MAX
 from entrypoints.http.problems import problem_of
 from entrypoints.http.reading import StrictRequest, hanging_up, off_the_loop, read_json, size_of
@@ -22,6 +22,7 @@ from entrypoints.http.requests import (
     Completion,
     Failure,
     Heartbeat,
+    HeldJobs,
     OutcomeBatch,
     OutcomeOfJob,
 )
@@ -34,9 +35,16 @@ class Claim(Struct, frozen=True):
     lease_seconds: int  # send heartbeats well before it is over
 
 
-class LeasesView(Struct, frozen=True):
+class LeasesView(Struct, frozen=True, omit_defaults=True):
     lease_expires_at: datetime  # UTC; of the jobs that are still held
     lost: Sequence[JobId]  # no longer this worker's: stop working on them
+    # The same, where there are any; a job may be held in another attempt.
+    lost_attempts: Sequence["LostAttempt"] | UnsetType = UNSET
+
+
+class LostAttempt(Struct, frozen=True):
+    id: JobId
+    attempt: int
 
 
 class SettledJob(Struct, frozen=True, omit_defaults=True):
@@ -74,11 +82,23 @@ class ClaimController(Controller):
 
     @post("/heartbeat", status_code=HTTP_200_OK)
     async def heartbeat(
-        self, data: JSONBody[Heartbeat], fairlog: NamedDependency[Fairlog]
+        self,
+        request: StrictRequest,
+        data: JSONBody[Heartbeat],
+        fairlog: NamedDependency[Fairlog],
     ) -> LeasesView:
-        """Keep the leases of all jobs in hand."""
-        held = await fairlog.extend(data.to_command())
-        return LeasesView(held.lease_expires_at, held.lost)
+        """Keep the leases of all jobs in hand; with `wait_seconds`, wait for one to be cancelled.
+
+        What is lost keeps its place under a cap while it is named, and until it is returned.
+        """
+        command = data.to_command()
+        with hanging_up(request) as gone:
+            held = await fairlog.extend(command, data.wait_seconds, gone)
+        return LeasesView(
+            held.lease_expires_at,
+            [job_id for job_id, _ in held.lost],
+            [LostAttempt(job_id, attempt) for job_id, attempt in held.lost] or UNSET,
+        )
 
     @post("/complete", status_code=HTTP_200_OK, request_max_body_size=BATCH_BYTES_MAX)
     async def settle(
@@ -91,9 +111,12 @@ class ClaimController(Controller):
 
     @post("/return", status_code=HTTP_200_OK)
     async def give_back(
-        self, data: JSONBody[Heartbeat], fairlog: NamedDependency[Fairlog]
+        self, data: JSONBody[HeldJobs], fairlog: NamedDependency[Fairlog]
     ) -> SettledJobs:
-        """Give jobs back unharmed: they are queued at once, and the attempt does not count."""
+        """Give jobs back unharmed: they are queued at once, and the attempt is no failure.
+
+        Of a lost attempt it says that it has ended: the answer is 409, and its place is free.
+        """
         return await _settle(fairlog, [(one.job_id, one) for one in data.to_returns()])
 
 

@@ -15,7 +15,7 @@ from domain import validation
 from domain.commands import CancelJob, RetryJob, SubmitJob
 from domain.decide import Submitted
 from domain.errors import InvalidInput, RateLimited, alone
-from domain.life_cycle import State
+from domain.job import State
 from entrypoints.bulk_retry import RetriedJobs, retry_jobs
 from entrypoints.explaining import ExplanationView, explain_job
 from entrypoints.http.answers import JsonAnswer, encoded

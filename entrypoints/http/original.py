@@ -15,7 +15,7 @@ from msgspec import Raw, Struct
 
 from domain.errors import RateLimited, UnknownJob
 from domain.identifiers import POSITION_MAX, JobId, UserId
-from domain.life_cycle import State
+from domain.job import State
 from entrypoints.http.jobs import SUBMISSION_BYTES_MAX
 from entrypoints.http.problems import headers_of, problem_of
 from entrypoints.http.rate_limit_fields import rate_limit_fields

@@ -20,7 +20,7 @@ from domain.commands import (
 from domain.errors import InvalidInput
 from domain.events import Scope
 from domain.identifiers import JobId, Kind, UserId
-from domain.life_cycle import State
+from domain.job import State
 from entrypoints.bulk_retry import RetryWish
 from entrypoints.http.paging import limit_of
 from entrypoints.http.reading import Batch
@@ -111,6 +111,8 @@ class ClaimRequest(Struct, forbid_unknown_fields=True, kw_only=True):
     kinds: list[str] | None = None
     wait_seconds: float = 0.0
     claim_id: str | None = None
+    # How many of the jobs begin at once; of the others a heartbeat says `started`. Left out: all.
+    begins: int | None = None
 
     def to_command(self) -> ClaimJobs:
         if not 1 <= self.max <= BATCH_MAX:
@@ -119,39 +121,54 @@ class ClaimRequest(Struct, forbid_unknown_fields=True, kw_only=True):
             raise InvalidInput(f"wait_seconds is a number from 0 to {WAIT_SECONDS_MAX:.0f}.")
         if self.kinds is not None and not 1 <= len(self.kinds) <= BATCH_MAX:
             raise InvalidInput(f"kinds has 1 to {BATCH_MAX} entries; leave it out for any kind.")
+        if self.begins is not None and not 0 <= self.begins <= BATCH_MAX:
+            raise InvalidInput(f"begins is a whole number from 0 to {BATCH_MAX}.")
         return ClaimJobs(
             worker=validation.worker_id(self.worker),
             max_jobs=self.max,
             kinds=None if self.kinds is None else _kinds(self.kinds),
             claim_id=None if self.claim_id is None else validation.claim_id(self.claim_id),
+            begins=self.begins,
         )
 
 
 class HeldJob(Struct, forbid_unknown_fields=True):
     id: int
     attempt: int
+    started: bool | None = None  # its handler has begun; left out: as far as the log knows
+
+    @property
+    def key(self) -> tuple[JobId, int]:
+        """Raises `InvalidInput`."""
+        return validation.job_id(self.id), validation.attempt(self.attempt)
 
 
-class Heartbeat(Struct, forbid_unknown_fields=True):
+class HeldJobs(Struct, forbid_unknown_fields=True):
     worker: str
     jobs: list[HeldJob]
-
-    def to_command(self) -> ExtendLeases:
-        _bounded(self.jobs)
-        return ExtendLeases(
-            worker=validation.worker_id(self.worker),
-            jobs=[
-                (validation.job_id(job.id), validation.attempt(job.attempt)) for job in self.jobs
-            ],
-        )
 
     def to_returns(self) -> list[ReturnJob]:
         _bounded(self.jobs)
         validation.worker_id(self.worker)
+        returned = [(*job.key, job.started) for job in self.jobs]
         return [
-            ReturnJob(job_id=validation.job_id(job.id), attempt=validation.attempt(job.attempt))
-            for job in self.jobs
+            ReturnJob(job_id=job_id, attempt=attempt, begun=begun)
+            for job_id, attempt, begun in returned
         ]
+
+
+class Heartbeat(HeldJobs, forbid_unknown_fields=True):
+    wait_seconds: float = 0.0
+
+    def to_command(self) -> ExtendLeases:
+        _bounded(self.jobs)
+        if not 0 <= self.wait_seconds <= WAIT_SECONDS_MAX:
+            raise InvalidInput(f"wait_seconds is a number from 0 to {WAIT_SECONDS_MAX:.0f}.")
+        return ExtendLeases(
+            worker=validation.worker_id(self.worker),
+            jobs=[job.key for job in self.jobs],
+            begun=tuple(job.key for job in self.jobs if job.started),
+        )
 
 
 class Completion(Struct, forbid_unknown_fields=True):

@@ -42,7 +42,7 @@ class EmbeddedSource:
 
     async def heartbeat(self, held: Sequence[AttemptKey]) -> Sequence[JobId]:
         command = ExtendLeases(worker=self._worker, jobs=held)
-        return (await self._fairlog.extend(command)).lost
+        return [job_id for job_id, _ in (await self._fairlog.extend(command)).lost]
 
     async def settle(self, outcomes: Sequence[Outcome]) -> Sequence[Exception | None]:
         settled = await self._fairlog.settle(outcomes)

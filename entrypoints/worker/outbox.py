@@ -10,7 +10,7 @@ from typing import Final
 
 import structlog
 
-from domain.commands import CompleteJob, FailJob
+from domain.commands import CompleteJob, FailJob, ReturnJob
 from domain.errors import LogUnavailable, Refusal
 from entrypoints.worker.backoff import Backoff
 from entrypoints.worker.failure import error_body
@@ -78,7 +78,7 @@ class Outbox:
         if isinstance(answer, AWAY):
             return
         del self._waiting[outcome.job_id, outcome.attempt]
-        if answer is None:
+        if answer is None or (isinstance(outcome, ReturnJob) and isinstance(answer, Refusal)):
             return
         if isinstance(outcome, CompleteJob) and not isinstance(answer, Refusal):
             self._waiting[outcome.job_id, outcome.attempt] = _failure(outcome, answer)

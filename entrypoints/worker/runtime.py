@@ -181,8 +181,8 @@ class Worker:
     async def _run(self, attempt: Attempt) -> None:
         try:
             outcome = await attempt.run()
-            if outcome is not None:
-                self._outbox.put(outcome)
+            # A lost attempt has no outcome, but it has ended: its place is free.
+            self._outbox.put(outcome or attempt.given_back())
         finally:
             del self._running[attempt.key]
             self._fill_slots()
@@ -234,7 +234,9 @@ class Worker:
 
     def _lose(self, key: AttemptKey) -> None:
         """An outcome on its way is left alone: it may be the reason why the job is held no more."""
-        self._waiting = deque(attempt for attempt in self._waiting if attempt.key != key)
+        for waiting in [one for one in self._waiting if one.key == key]:
+            self._waiting.remove(waiting)
+            self._outbox.put(waiting.given_back())
         if key in self._running:
             attempt, _ = self._running[key]
             _log.info(

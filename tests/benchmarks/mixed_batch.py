@@ -22,7 +22,7 @@ from domain.commands import (
 )
 from domain.decide import Answer, Claimed, Submitted
 from domain.identifiers import JobId, Kind, UserId, WorkerId
-from domain.life_cycle import Job
+from domain.job import Job
 from entrypoints.composition import compose, prepare
 from entrypoints.service import Fairlog
 from tests.support.core import MANY, ManualClock, outcomes, put, put_as_one_batch

@@ -11,7 +11,7 @@ from typing import Final
 
 from adapters.audit_log import EventFilter
 from domain.identifiers import UserId
-from domain.life_cycle import State
+from domain.job import State
 from tests.benchmarks.figures import Figure
 from tests.benchmarks.growth import Sized, compared, sizes
 from tests.benchmarks.history import HEAVY

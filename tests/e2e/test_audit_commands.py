@@ -18,7 +18,7 @@ from click.testing import CliRunner, Result
 from adapters.tables import bodies as bodies_table
 from adapters.tables import events
 from domain.commands import SubmitJob
-from domain.life_cycle import State
+from domain.job import State
 from domain.moments import from_micros
 from entrypoints import export
 from entrypoints.cli import cli

@@ -24,7 +24,7 @@ from domain.commands import (
 from domain.decide import Claimed, LimitsSet, Submitted
 from domain.events import Scope
 from domain.identifiers import JobId, Kind, UserId, WorkerId
-from domain.life_cycle import Job, State
+from domain.job import Job, State
 from domain.moments import later
 from domain.world import World
 from entrypoints.claiming import Claiming

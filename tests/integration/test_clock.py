@@ -16,7 +16,7 @@ from domain.decide import Answer, Claimed, JobStands, Submitted
 from domain.errors import ClockInDoubt, RateLimited
 from domain.events import ClockCorrected, CorrectionReason
 from domain.identifiers import JobId, Kind, UserId, WorkerId
-from domain.life_cycle import State
+from domain.job import State
 from domain.log_time import SECOND_LOOK_SECONDS
 from entrypoints.service import Fairlog
 from entrypoints.verification import verify_log

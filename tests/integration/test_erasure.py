@@ -21,7 +21,7 @@ from domain.decide import Claimed, JobStands, JobsWoken, Submitted
 from domain.errors import BodiesAreNeeded, JobHasMovedOn, JobWasErased, UnknownJob
 from domain.events import BodiesErased
 from domain.identifiers import JobId
-from domain.life_cycle import Job, State
+from domain.job import Job, State
 from entrypoints.composition import rebuild_projections
 from entrypoints.erasure import Erased, erase_job, erase_user
 from entrypoints.evidence import Evidence

@@ -455,7 +455,8 @@ def test_a_job_given_back_waits_again_and_has_lost_no_attempt(client: httpx.Clie
         "/v1/claims/return", json={"worker": "w1", "jobs": [{"id": job, "attempt": 1}]}
     )
     assert answer.json() == {"jobs": [{"id": job, "status": 200, "state": "queued"}]}
-    assert client.get(f"/v1/jobs/{job}").json()["max_attempts"] == 3
+    view = client.get(f"/v1/jobs/{job}").json()
+    assert (view["attempt"], view["starts"], view["failures"], view["max_attempts"]) == (1, 0, 0, 2)
     assert claim(client, worker="w2")[0]["attempt"] == 2
 
 

@@ -70,7 +70,8 @@ def test_a_submission_is_answered_with_the_job_and_its_address(client: httpx.Cli
     assert len(bytes.fromhex(digest)) == 32
     job = {
         "id": 2, "user_id": "ada", "kind": "echo", "payload": {"b": [1.5, None], "a": "ü"},
-        "state": "queued", "attempt": 0, "max_attempts": 3, "priority": 0,
+        "state": "queued", "attempt": 0, "starts": 0, "failures": 0, "max_attempts": 3,
+        "priority": 0, "begun_at": None,
         "result": None, "error": None, "idempotency_key": digest,
         "run_at": None, "expires_at": None, "timeout_seconds": None,
         "worker": None, "lease_expires_at": None,
@@ -434,7 +435,7 @@ def test_a_failed_job_can_be_tried_again(client: httpx.Client) -> None:
     retried = client.post(f"/v1/jobs/{job}/retry")
     assert retried.status_code == 200
     assert (retried.json()["state"], retried.json()["attempt"]) == ("queued", 1)
-    assert retried.json()["max_attempts"] == 3
+    assert (retried.json()["failures"], retried.json()["max_attempts"]) == (0, 2)
     [again] = claim(client)
     assert (again["id"], again["attempt"]) == (job, 2)
 

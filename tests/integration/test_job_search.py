@@ -9,7 +9,7 @@ from domain.bodies import body_of
 from domain.commands import CancelJob, SubmitJob
 from domain.decide import Submitted
 from domain.identifiers import JobId, Kind, UserId
-from domain.life_cycle import State
+from domain.job import State
 from entrypoints.composition import compose, prepare
 from entrypoints.service import Fairlog
 from projections import job_search, registry

@@ -23,7 +23,7 @@ from adapters.writer_process import WriterProcess
 from domain.commands import CompleteJob, SubmitJob
 from domain.errors import FairlogError, JobHasNotEnded, LogUnavailable, Refusal
 from domain.identifiers import JobId, ServerId
-from domain.life_cycle import State
+from domain.job import State
 from entrypoints.composition import compose, compose_server, prepare
 from entrypoints.dashboard.shared import SharedAnswers
 from entrypoints.service import Fairlog

@@ -22,7 +22,7 @@ from domain.decide import Claimed, LimitsSet, RefusalsRecorded, Submitted
 from domain.errors import RateLimited, Refusal
 from domain.events import JobSubmitted, RateLimitDecided, Scope
 from domain.identifiers import UserId
-from domain.life_cycle import State
+from domain.job import State
 from domain.moments import from_micros, to_micros
 from domain.ports import Write
 from domain.world import World

@@ -10,8 +10,8 @@ import projections.fold
 import projections.log_pages
 import projections.settled_jobs
 from domain.commands import CompleteJob, SubmitJob
+from domain.job import State
 from domain.jobs import Jobs
-from domain.life_cycle import State
 from entrypoints.service import Fairlog
 from entrypoints.verification import verify_log
 from projections.findings import Difference, Finding

@@ -16,8 +16,8 @@ from domain.commands import ChangeLimit, SubmitJob
 from domain.errors import InvalidInput, UnknownJob
 from domain.events import RateLimitDecided, Scope
 from domain.identifiers import JobId, UserId
-from domain.life_cycle import Job, State
-from domain.past import extended, jobs_of
+from domain.job import Job, State
+from domain.past import jobs_of, with_heartbeats
 from domain.rate_limits import Counter as WindowCounter
 from domain.rate_limits import WindowKey
 from domain.standing import Standing, from_snapshot, line_in_order, to_snapshot
@@ -88,7 +88,7 @@ def assert_equal(found: Standing, world: World) -> None:
 def job_at(fairlog: Fairlog, job_id: JobId, position: int) -> Job | None:
     def query(connection: sa.Connection) -> Job | None:
         job = jobs_of(changes_of(connection, [job_id], position)).get(job_id)
-        return job and extended(job, heartbeats(connection, job.id, position))
+        return job and with_heartbeats(job, heartbeats(connection, job.id, position))
 
     return fairlog.read_now(query)
 

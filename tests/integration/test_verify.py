@@ -11,7 +11,7 @@ from domain.chain import GENESIS
 from domain.commands import SubmitJob
 from domain.errors import FairlogError, LogTooNew
 from domain.events import JobCompleted, JobReleased
-from domain.life_cycle import Job
+from domain.job import Job
 from entrypoints import verification
 from entrypoints.composition import rebuild_projections
 from entrypoints.service import Fairlog

@@ -18,7 +18,7 @@ from adapters.settings import Settings
 from domain.bodies import BODY_BYTES_MAX, body_of
 from domain.commands import CancelJob, SubmitJob
 from domain.identifiers import JobId, Kind, ServerId, UserId, WorkerId
-from domain.life_cycle import State
+from domain.job import State
 from entrypoints.composition import compose, prepare
 from entrypoints.service import Fairlog
 from entrypoints.views import JobView
@@ -334,7 +334,13 @@ def test_a_cancelled_job_is_told_at_the_next_heartbeat_and_reports_nothing(
             await fairlog.settle([CancelJob(job_id=job_id) for job_id in jobs])
             await eventually(all_told)
             for job_id in jobs:
-                assert (await history(fairlog, job_id))[-2:] == ["JobStarted", "JobCancelled"]
+
+                async def has_ended(job_id: JobId = job_id) -> bool:
+                    return (await history(fairlog, job_id))[-1] == "AttemptEnded"
+
+                await eventually(has_ended)
+                told_of = (await history(fairlog, job_id))[-3:]
+                assert told_of == ["JobStarted", "JobCancelled", "AttemptEnded"]
 
     asyncio.run(story())
 

@@ -19,7 +19,7 @@ from domain.commands import (
 from domain.decide import Claimed
 from domain.events import Scope
 from domain.identifiers import JobId, Kind, UserId, WorkerId
-from domain.life_cycle import Job
+from domain.job import Job
 from domain.moments import later
 from entrypoints.service import Fairlog
 from tests.support.core import ManualClock, outcomes, put

@@ -27,7 +27,7 @@ from domain.events import (
     Recorded,
 )
 from domain.identifiers import JobId
-from domain.life_cycle import Job
+from domain.job import Job
 from domain.moments import from_micros, later
 from domain.policy import Policy
 from domain.world import World

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import pytest
 import sqlalchemy as sa
 
 from adapters.settings import Settings
@@ -26,9 +27,10 @@ from domain.commands import (
     WakeJobs,
 )
 from domain.decide import Answer, Claimed, JobsWoken
+from domain.errors import Refusal
 from domain.events import EVENT_TYPES, Event, Scope, encode, type_of
 from domain.identifiers import Kind, ServerId, UserId, WorkerId
-from domain.life_cycle import Job, State
+from domain.job import Job, State
 from domain.moments import later
 from entrypoints.composition import compose, prepare
 from entrypoints.service import Fairlog
@@ -59,6 +61,7 @@ def tell_everything(fairlog: Fairlog, clock: ManualClock) -> None:
     _tell_of_limits(fairlog, clock)
     _tell_of_runs(fairlog, clock)
     _tell_of_time(fairlog, clock)
+    _tell_of_attempts(fairlog, clock)
     with fairlog.database.read() as connection:
         told = {name for (name,) in connection.execute(sa.select(events.c.type).distinct())}
     assert told == set(EVENT_TYPES)
@@ -109,23 +112,67 @@ def _tell_of_time(fairlog: Fairlog, clock: ManualClock) -> None:
     [expired] = [job for job in woken.jobs if job.state is State.CANCELLED]
     do(fairlog, EraseBodies(job_id=expired.id, attempt=0, positions=(expired.id,)))
     do(fairlog, SubmitJob(user_id=ALICE, kind=ECHO, payload=body("slow"), timeout_seconds=5.0))
-    running = claim(fairlog, 20)
+    running = [*claim(fairlog, 20), *claim_on(fairlog)]
     clock.advance(6)
     do(fairlog, WakeJobs(jobs=[job.id for job in running]))
+    for job in running:
+        if job.timeout_seconds is not None:
+            refused(fairlog, ReturnJob(job_id=job.id, attempt=job.attempt))
     clock.step(-60)
     do(fairlog, AcceptClock())
     clock.advance(700)  # and the clock has caught up
+
+
+def _tell_of_attempts(fairlog: Fairlog, clock: ManualClock) -> None:
+    """When handlers begin and end, and what becomes of a worker's other jobs when it dies."""
+    for number in range(4):
+        do(fairlog, SubmitJob(user_id=CAROL, kind=THUMB, payload=body([number, "ahead"])))
+    [begun, ahead] = claim(fairlog, 2, begins=1)
+    key = (ahead.id, ahead.attempt)
+    do(fairlog, ExtendLeases(worker=WORKER, jobs=[key], begun=(key,)))
+    do(fairlog, CancelJob(job_id=begun.id))
+    refused(fairlog, CompleteJob(job_id=begun.id, attempt=begun.attempt))
+    clock.advance(10)
+    [late] = claim(fairlog, 1, begins=0)
+    do(fairlog, CancelJob(job_id=late.id))
+    [later_yet] = claim(fairlog, 1)
+    clock.advance(20)
+    ids = [ahead.id, late.id, later_yet.id]
+    do(fairlog, WakeJobs(jobs=ids))
+    clock.advance(10)
+    do(fairlog, WakeJobs(jobs=ids))
+    claim_on(fairlog)
 
 
 def do(fairlog: Fairlog, command: Command) -> Answer:
     return execute_now(fairlog, command)
 
 
-def claim(fairlog: Fairlog, jobs_max: int, server: ServerId | None = None) -> Sequence[Job]:
-    answer = do(fairlog, ClaimJobs(worker=WORKER, max_jobs=jobs_max, server=server))
+def refused(fairlog: Fairlog, command: Command) -> None:
+    with pytest.raises(Refusal):
+        do(fairlog, command)
+
+
+def claim(
+    fairlog: Fairlog, jobs_max: int, server: ServerId | None = None, begins: int | None = None
+) -> Sequence[Job]:
+    answer = do(
+        fairlog, ClaimJobs(worker=WORKER, max_jobs=jobs_max, server=server, begins=begins)
+    )  # fmt: skip
     assert isinstance(answer, Claimed)
     assert answer.jobs
     return answer.jobs
+
+
+def claim_on(fairlog: Fairlog) -> Sequence[Job]:
+    """Claim until there is nothing left: a suspect is served by itself."""
+    found: list[Job] = []
+    while True:
+        answer = do(fairlog, ClaimJobs(worker=WORKER, max_jobs=20))
+        assert isinstance(answer, Claimed)
+        if not answer.jobs:
+            return found
+        found += answer.jobs
 
 
 class Intruder:

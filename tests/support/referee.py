@@ -11,8 +11,11 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 from domain.events import (
+    AttemptBegun,
+    AttemptEnded,
     CancelReason,
     EmptyClaimAnswered,
+    EndReason,
     FailureReason,
     JobCancelled,
     JobCompleted,
@@ -28,11 +31,13 @@ from domain.events import (
     RequeueReason,
     Scope,
     SubmissionDeduplicated,
+    WorkerMissed,
 )
 from domain.identifiers import Kind
 from domain.policy import Policy
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_FORGIVEN_MAX = 3  # losses in a row of an attempt that did not say that it had begun
 _ROUNDING = timedelta(microseconds=1)
 CLAIM_SECONDS = 600
 _RUN_OUT = {
@@ -45,13 +50,34 @@ _RUN_OUT = {
 class JudgedJob:
     submitted: JobSubmitted
     state: str
-    attempts_max: int
     due_at: datetime | None = None  # while scheduled
     expires_at: datetime | None = None
     attempt: int = 0
     started: JobStarted | None = None
     started_at: datetime | None = None
+    begun_at: datetime | None = None
     lease_expires_at: datetime | None = None
+    gone_at: datetime | None = None  # when its worker was missed the last time
+    starts: int = 0
+    failures: int = 0
+    losses: int = 0  # of workers, in a row, that were no failures
+    is_suspect: bool = False
+    is_missed: bool = False
+    places: dict[int, tuple[str, datetime]] = field(default_factory=dict)  # attempts not ended yet
+
+    @property
+    def attempts_max(self) -> int:
+        left = self.submitted.max_attempts - self.failures
+        return self.attempt + left - (1 if self.state == "running" else 0)
+
+    @property
+    def worker(self) -> str:
+        assert self.started is not None
+        return self.started.worker
+
+    @property
+    def may_fail_again(self) -> bool:
+        return self.failures + 1 < self.submitted.max_attempts
 
 
 @dataclass
@@ -102,7 +128,7 @@ class Referee:
     def states(self) -> Counter[str]:
         return Counter(job.state for job in self.jobs.values())
 
-    def _see(self, one: Recorded) -> None:
+    def _see(self, one: Recorded) -> None:  # noqa: C901, PLR0912 (a case for each event)
         assert one.position == self.position + 1, "positions run without gaps"
         assert one.recorded_at >= self.at, "time never goes back"
         self.position, self.at = one.position, one.recorded_at
@@ -122,8 +148,16 @@ class Referee:
             case EmptyClaimAnswered() as event:
                 assert self._is_new((event.worker, event.claim_id)), "it was answered before"
                 self.claims[event.worker, event.claim_id] = self.at, self.position
+            case AttemptBegun() as event:
+                self._begin(self._running(one, event.attempt))
+            case AttemptEnded() as event:
+                self._end_place(self._job(one), event)
+            case WorkerMissed() as event:
+                self._miss(self._running(one, event.attempt))
             case JobCompleted() as event:
-                self._stop(self._running(one, event.attempt), "done")
+                job = self._in_time(one, event.attempt)
+                self._stop(job, "done")
+                self._ran(job)
             case JobFailed() as event:
                 self._fail(self._running(one, event.attempt), event)
             case JobRequeued() as event:
@@ -187,7 +221,7 @@ class Referee:
         assert holder is None or not self._is_meant(self.jobs[holder]), "key in use"
         assert event.key_expires_at == self._in(self.policy.idempotency_seconds)
         self.keys[key] = one.position
-        job = JudgedJob(event, "scheduled", event.max_attempts, expires_at=event.expires_at)
+        job = JudgedJob(event, "scheduled", expires_at=event.expires_at)
         self.jobs[one.position] = job
         if event.run_at is None or event.run_at <= self.at:
             self._join(one.position, job)
@@ -228,6 +262,41 @@ class Referee:
         assert attempt == job.attempt, "not the current attempt"
         return job
 
+    def _in_time(self, one: Recorded, attempt: int) -> JudgedJob:
+        """For what its worker says: neither its lease nor its time is over."""
+        job = self._running(one, attempt)
+        assert job.lease_expires_at is not None
+        assert self.at < job.lease_expires_at, "its lease had ended"
+        seconds = job.submitted.timeout_seconds
+        if seconds is not None and job.begun_at is not None:
+            assert self.at < job.begun_at + timedelta(seconds=seconds), "its time was up"
+        return job
+
+    def _ran(self, job: JudgedJob) -> None:
+        """An attempt came to an end of its own."""
+        job.starts += job.begun_at is None
+        job.losses, job.is_suspect, job.is_missed = 0, False, False
+
+    def _begin(self, job: JudgedJob) -> None:
+        assert job.begun_at is None, "it began twice"
+        job.begun_at, job.starts = self.at, job.starts + 1
+
+    def _end_place(self, job: JudgedJob, event: AttemptEnded) -> None:
+        _, lease_expires_at = job.places.pop(event.attempt)
+        if event.reason is EndReason.LEASE_LOST:
+            assert lease_expires_at <= self.at, "its lease went on"
+        self._free(job)
+
+    def _miss(self, job: JudgedJob) -> None:
+        others = [one for one in self._held_by(job.worker) if one is not job]
+        lost = [one for one in self.jobs.values() if one.gone_at == self.at]
+        assert others or any(one.worker == job.worker for one in lost)
+        job.is_missed = True
+
+    def _held_by(self, worker: str) -> list[JudgedJob]:
+        running = [one for one in self.jobs.values() if one.state == "running"]
+        return [one for one in running if one.worker == worker]
+
     def _id(self, job: JudgedJob) -> int:
         return next(job_id for job_id, one in self.jobs.items() if one is job)
 
@@ -241,10 +310,17 @@ class Referee:
     def _leave(self, job: JudgedJob) -> None:
         del self.users[job.submitted.user_id].waiting[self._id(job)]
 
-    def _stop(self, job: JudgedJob, state: str) -> None:
+    def _stop(self, job: JudgedJob, state: str, *, holds_place: bool = False) -> None:
+        if holds_place:
+            assert job.lease_expires_at is not None
+            job.places[job.attempt] = job.worker, job.lease_expires_at
+        else:
+            self._free(job)
+        job.state = state
+
+    def _free(self, job: JudgedJob) -> None:
         self.users[job.submitted.user_id].running -= 1
         self.kinds_running[job.submitted.kind] -= 1
-        job.state = state
 
     def _release(self, job: JudgedJob) -> None:
         assert job.state == "scheduled"
@@ -254,13 +330,15 @@ class Referee:
         self._join(self._id(job), job)
 
     def _is_expired(self, job: JudgedJob) -> bool:
-        return job.attempt == 0 and job.expires_at is not None and job.expires_at <= self.at
+        return job.starts == 0 and job.expires_at is not None and job.expires_at <= self.at
 
     def _start(self, job: JudgedJob, event: JobStarted) -> None:
         user = self.users[event.user_id]
         assert job.state == "queued"
         assert event.attempt == job.attempt + 1, "the attempt number grows by one"
-        assert event.attempt <= job.attempts_max, "an attempt too many"
+        assert job.failures < job.submitted.max_attempts, "an attempt too many"
+        assert event.alone == job.is_suspect
+        assert not (event.alone and self._was_claimed_with_others(event)), "it is not alone"
         assert not self._is_expired(job), "started after its expiry"
         assert event.lease_expires_at == self._in(self.policy.lease_seconds)
         assert not self._is_capped(event.user_id), "over the user's cap"
@@ -282,6 +360,20 @@ class Referee:
         self.kinds_running[event.kind] += 1
         job.state, job.attempt, job.started = "running", event.attempt, event
         job.started_at, job.lease_expires_at = self.at, event.lease_expires_at
+        job.begun_at = None
+        if event.begun:
+            self._begin(job)
+
+    def _was_claimed_with_others(self, event: JobStarted) -> bool:
+        """Without a claim's name, two claims of one batch cannot be told apart."""
+        if event.claim_id is None or self._before is None:
+            return False
+        before = self._before.event
+        return (
+            isinstance(before, JobStarted)
+            and (before.worker, before.claim_id) == (event.worker, event.claim_id)
+            and self._before.recorded_at == self.at
+        )
 
     def _claim(self, worker: str, claim_id: str) -> None:
         """The jobs of one claim start one after the other; the same again starts no others."""
@@ -315,36 +407,73 @@ class Referee:
         assert event.lease_expires_at == self._in(self.policy.lease_seconds)
         for job_id, attempt in event.jobs:
             job = self.jobs[job_id]
-            assert job.started is not None
+            if attempt in job.places:
+                worker, lease_expires_at = job.places[attempt]
+                assert (worker, True) == (event.worker, self.at < lease_expires_at)
+                job.places[attempt] = worker, event.lease_expires_at
+                continue
+            assert job.lease_expires_at is not None
+            assert self.at < job.lease_expires_at, "its lease had ended"
             assert (job.state, job.attempt) == ("running", attempt)
-            assert job.started.worker == event.worker, "another worker's job"
-            job.lease_expires_at = event.lease_expires_at
+            assert job.worker == event.worker, "another worker's job"
+            job.lease_expires_at, job.is_missed = event.lease_expires_at, False
 
     def _fail(self, job: JudgedJob, event: JobFailed) -> None:
+        assert not event.holds_place or event.reason is FailureReason.TIMED_OUT
         match event.reason:
             case FailureReason.TIMED_OUT:
                 self._assert_timed_out(job)
-                assert (event.retry_at is None) == (job.attempt >= job.attempts_max)
+                assert (event.retry_at is None) == (not job.may_fail_again)
+                assert job.lease_expires_at is not None
+                assert not event.holds_place or self.at < job.lease_expires_at
             case FailureReason.LEASE_LOST | FailureReason.SERVER_RESTARTED as reason:
                 self._assert_run_out(job, _RUN_OUT[reason])
-                assert job.attempt >= job.attempts_max
+                self._assert_it_counts(job)
+                assert not job.may_fail_again
                 assert event.retry_at is None
             case FailureReason.ERROR:
                 assert event.error_sha256 is not None
-        self._stop(job, "failed" if event.retry_at is None else "scheduled")
         if event.retry_at is not None:
-            assert job.attempt < job.attempts_max, "retried after the last attempt"
-            full = min(
-                self.policy.retry_seconds * 2 ** (job.attempt - 1), self.policy.retry_seconds_max
-            )
+            assert job.may_fail_again, "retried after the last attempt"
+            full = min(self.policy.retry_seconds * 2**job.failures, self.policy.retry_seconds_max)
             assert self._in(full / 2) - _ROUNDING <= event.retry_at <= self._in(full) + _ROUNDING
             job.due_at = event.retry_at
+        state = "failed" if event.retry_at is None else "scheduled"
+        self._stop(job, state, holds_place=event.holds_place)
+        if event.reason is not FailureReason.ERROR:
+            job.gone_at = self.at
+        if event.reason in _RUN_OUT:
+            job.losses, job.is_suspect, job.is_missed = 0, True, False
+        else:
+            self._ran(job)
+        job.failures += 1
+
+    def _assert_it_counts(self, job: JudgedJob) -> None:
+        if job.begun_at is None:
+            assert job.losses >= _FORGIVEN_MAX, "it had not begun"
+
+    def _assert_it_is_forgiven(self, job: JudgedJob, reason: RequeueReason) -> None:
+        if job.begun_at is None:
+            assert job.losses < _FORGIVEN_MAX, "forgiven too often"
+            return
+        assert not job.is_suspect, "forgiven twice"
+        assert job.started is not None
+        others = [
+            one for one in self.jobs.values()
+            if one is not job and one.started is not None and one.begun_at is not None
+            and (one.state == "running" or one.gone_at == self.at)
+        ]  # fmt: skip
+        if reason is RequeueReason.SERVER_RESTARTED:
+            server = job.started.server
+            assert any(one.started and one.started.server == server for one in others)
+        else:
+            assert job.is_missed or any(one.worker == job.worker for one in others)
 
     def _assert_timed_out(self, job: JudgedJob) -> None:
         seconds = job.submitted.timeout_seconds
         assert seconds is not None
-        assert job.started_at is not None
-        assert job.started_at + timedelta(seconds=seconds) <= self.at, "it had time left"
+        assert job.begun_at is not None
+        assert job.begun_at + timedelta(seconds=seconds) <= self.at, "it had time left"
 
     def _assert_run_out(self, job: JudgedJob, reason: RequeueReason) -> None:
         assert job.state == "running"
@@ -362,21 +491,43 @@ class Referee:
         match event.reason:
             case RequeueReason.RETRIED:
                 assert job.state == ("cancelled" if event.was_cancelled else "failed")
-                assert event.attempts_max == job.attempt + job.submitted.max_attempts
+                assert event.suspect == job.is_suspect
                 is_ahead = job.expires_at is not None and self.at < job.expires_at
                 assert event.expires_at == (job.expires_at if is_ahead else None)
                 job.expires_at = event.expires_at
+                job.failures = job.losses = 0
             case RequeueReason.GIVEN_BACK:
-                assert event.attempts_max == job.attempts_max + 1
-                self._stop(job, "queued")
+                self._give_back(self._in_time(one, event.attempt), event)
             case RequeueReason.LEASE_LOST | RequeueReason.SERVER_RESTARTED:
-                self._assert_run_out(job, event.reason)
-                assert job.attempt < job.attempts_max, "requeued after the last attempt"
-                assert event.attempts_max == job.attempts_max
-                self._stop(job, "queued")
-        job.attempts_max = event.attempts_max
+                self._lose(job, event)
+        job.is_suspect, job.is_missed = event.suspect, False
         assert one.job_id is not None
         self._join(one.job_id, job)
+        assert event.attempts_max == job.attempts_max
+
+    def _give_back(self, job: JudgedJob, event: JobRequeued) -> None:
+        assert event.suspect == job.is_suspect
+        if event.begun:
+            job.starts += job.begun_at is None
+            job.losses = 0
+        else:
+            job.starts -= job.begun_at is not None
+        self._stop(job, "queued")
+
+    def _lose(self, job: JudgedJob, event: JobRequeued) -> None:
+        self._assert_run_out(job, event.reason)
+        left = job.submitted.max_attempts - (event.attempts_max - event.attempt)
+        if left == job.failures:
+            self._assert_it_is_forgiven(job, event.reason)
+        else:
+            assert left == job.failures + 1
+            self._assert_it_counts(job)
+            assert job.may_fail_again, "requeued after the last attempt"
+        may_have_begun = job.begun_at is not None or job.losses > 0
+        assert event.suspect == (job.is_suspect or may_have_begun)
+        job.losses = job.losses + 1 if left == job.failures else 0
+        job.failures, job.gone_at = left, self.at
+        self._stop(job, "queued")
 
     def _cancel(self, job: JudgedJob, event: JobCancelled) -> None:
         assert event.was == job.state
@@ -386,7 +537,8 @@ class Referee:
         if event.was == "queued":
             self._leave(job)
         if event.was == "running":
-            self._stop(job, "cancelled")
+            assert (event.attempt, event.worker) == (job.attempt, job.worker)
+            self._stop(job, "cancelled", holds_place=True)
         job.state = "cancelled"
 
     # Limits

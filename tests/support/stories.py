@@ -6,7 +6,10 @@ from typing import Any, Literal
 from domain.bodies import Body, body_of
 from domain.commands import ClaimJobs, CompleteJob, FailJob, ReturnJob, SubmitJob
 from domain.events import (
+    AttemptBegun,
+    AttemptEnded,
     CancelReason,
+    EndReason,
     FailureReason,
     JobCancelled,
     JobCompleted,
@@ -19,6 +22,7 @@ from domain.events import (
     RateLimitDecided,
     RequeueReason,
     Scope,
+    WorkerMissed,
 )
 from domain.idempotency import content_digest
 from domain.identifiers import JobId, Kind, ServerId, UserId, WorkerId
@@ -59,8 +63,8 @@ def fail(attempt: int = 1, job_id: JobId = JOB, *, may_retry: bool = True) -> Fa
     return FailJob(job_id=job_id, attempt=attempt, error=ERROR, may_retry=may_retry)
 
 
-def give_back(attempt: int = 1, job_id: JobId = JOB) -> ReturnJob:
-    return ReturnJob(job_id=job_id, attempt=attempt)
+def give_back(attempt: int = 1, job_id: JobId = JOB, *, begun: bool | None = None) -> ReturnJob:
+    return ReturnJob(job_id=job_id, attempt=attempt, begun=begun)
 
 
 def admitted(user_id: UserId = ALICE, used: int = 1, **details: Any) -> RateLimitDecided:
@@ -127,9 +131,15 @@ def failed(
     )  # fmt: skip
 
 
-def gave_up(reason: FailureReason, attempt: int = 1, retry_at: datetime | None = None) -> JobFailed:
+def gave_up(
+    reason: FailureReason, attempt: int = 1, retry_at: datetime | None = None,
+    *, holds_place: bool = False,
+) -> JobFailed:  # fmt: skip
     """An attempt that failed without a word from its worker."""
-    return JobFailed(user_id=ALICE, kind=ECHO, attempt=attempt, reason=reason, retry_at=retry_at)
+    return JobFailed(
+        user_id=ALICE, kind=ECHO, attempt=attempt, reason=reason, retry_at=retry_at,
+        holds_place=holds_place,
+    )  # fmt: skip
 
 
 def requeued(
@@ -145,8 +155,22 @@ def requeued(
 def cancelled(
     was: Literal["queued", "scheduled", "running"] = "queued",
     reason: CancelReason = CancelReason.REQUESTED,
+    **details: Any,
 ) -> JobCancelled:
-    return JobCancelled(user_id=ALICE, kind=ECHO, was=was, reason=reason)
+    """Of a running job as older logs have it, unless the details name the attempt."""
+    return JobCancelled(user_id=ALICE, kind=ECHO, was=was, reason=reason, **details)
+
+
+def attempt_begun(attempt: int = 1) -> AttemptBegun:
+    return AttemptBegun(user_id=ALICE, kind=ECHO, attempt=attempt)
+
+
+def attempt_ended(reason: EndReason = EndReason.REPORTED, attempt: int = 1) -> AttemptEnded:
+    return AttemptEnded(user_id=ALICE, kind=ECHO, attempt=attempt, reason=reason)
+
+
+def worker_missed(attempt: int = 1) -> WorkerMissed:
+    return WorkerMissed(user_id=ALICE, kind=ECHO, attempt=attempt)
 
 
 SUBMITTED = submitted()

@@ -95,6 +95,7 @@ def claims(draw: st.DrawFn) -> Wish:
         server=draw(st.sampled_from([None, SERVER])),
         claim_id=draw(st.sampled_from([None, None, *(f"claim-{number}" for number in range(5))])),
         may_wait=draw(st.booleans()),
+        begins=draw(st.sampled_from([None, None, 0, 1, 6])),
     )
     return lambda _: command
 
@@ -105,6 +106,7 @@ def ends(draw: st.DrawFn) -> Wish:
     behind = draw(st.sampled_from([0, 0, 0, 0, 1]))  # attempts: a late one
     result = draw(st.none() | st.integers(0, 1).map(lambda value: body_of(value, "result")))
     what = draw(st.sampled_from(["complete", "complete", "fail", "fail for good", "give back"]))
+    begun = draw(st.sampled_from([None, None, True, False]))
 
     def wish(known: Known) -> Command:
         job_id = known.job(index)
@@ -113,7 +115,7 @@ def ends(draw: st.DrawFn) -> Wish:
             case "complete":
                 return CompleteJob(job_id=job_id, attempt=attempt, result=result)
             case "give back":
-                return ReturnJob(job_id=job_id, attempt=attempt)
+                return ReturnJob(job_id=job_id, attempt=attempt, begun=begun)
             case _:
                 error = body_of({"message": "it broke"}, "error")
                 may_retry = what == "fail"
@@ -134,7 +136,16 @@ def turns(draw: st.DrawFn) -> Wish:
 @st.composite
 def heartbeats(draw: st.DrawFn) -> Wish:
     worker = draw(st.sampled_from([*WORKERS, *ANY_KIND]))
-    return lambda known: ExtendLeases(worker=worker, jobs=list(known.attempts.items()))
+    is_begun, is_late = draw(st.booleans()), draw(st.booleans())
+
+    def wish(known: Known) -> Command:
+        jobs = list(known.attempts.items())
+        if is_late:  # the attempt before the latest may hold its place
+            jobs += [(job_id, attempt - 1) for job_id, attempt in jobs if attempt > 1]
+        begun = tuple(jobs) if is_begun else ()
+        return ExtendLeases(worker=worker, jobs=jobs, begun=begun)
+
+    return wish
 
 
 @st.composite

@@ -23,7 +23,7 @@ from domain.errors import (
 )
 from domain.events import CancelReason, Event, RateLimitDecided, Scope, type_of
 from domain.identifiers import JobId, Kind
-from domain.life_cycle import State
+from domain.job import State
 from domain.policy import Policy
 from domain.world import World
 from tests.support.given import NOW, POLICY, after, at, given, of

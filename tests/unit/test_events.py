@@ -16,6 +16,7 @@ from domain.events import (
     EVENT_TYPES,
     CancelReason,
     CorrectionReason,
+    EndReason,
     Event,
     FailureReason,
     JobSubmitted,
@@ -80,7 +81,8 @@ def test_the_types_are_those_that_are_documented() -> None:
     assert list(EVENT_TYPES) == [
         "RateLimitDecided", "JobSubmitted", "SubmissionDeduplicated", "JobReleased", "JobStarted",
         "LeasesExtended", "JobCompleted", "JobFailed", "JobRequeued", "JobCancelled",
-        "LimitChanged", "BodiesErased", "EmptyClaimAnswered", "ClockCorrected",
+        "LimitChanged", "BodiesErased", "EmptyClaimAnswered", "ClockCorrected", "AttemptBegun",
+        "AttemptEnded", "WorkerMissed",
     ]  # fmt: skip
 
 
@@ -95,7 +97,7 @@ def test_the_tag_is_written_out_first(name: str) -> None:
 
 def test_the_values_of_every_enumeration_are_those_that_are_stored() -> None:
     stored = {cls.__name__: [one.value for one in cls] for cls in (
-        Scope, FailureReason, RequeueReason, CancelReason, CorrectionReason
+        Scope, FailureReason, RequeueReason, CancelReason, CorrectionReason, EndReason
     )}  # fmt: skip
     assert stored == {
         "Scope": ["user", "global", "kind"],
@@ -103,6 +105,7 @@ def test_the_values_of_every_enumeration_are_those_that_are_stored() -> None:
         "RequeueReason": ["lease_lost", "server_restarted", "given_back", "retried"],
         "CancelReason": ["requested", "expired"],
         "CorrectionReason": ["stepped", "log_ahead", "caught_up", "accepted"],
+        "EndReason": ["reported", "lease_lost"],
     }
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from domain.events import FailureReason, RequeueReason
 from domain.explanation import Count, Explanation, Facts, Workers, explain
-from domain.life_cycle import Job
+from domain.job import Job
 from domain.line import KindInLine, UserInLine
 from tests.support.given import NOW, Given, at, given
 from tests.support.stories import (

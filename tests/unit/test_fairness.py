@@ -7,12 +7,12 @@ from hypothesis import given as for_all
 from hypothesis import strategies as st
 
 from domain.batch import Batch
-from domain.commands import CancelJob, ChangeLimit, Command, WakeJobs
+from domain.commands import CancelJob, ChangeLimit, Command, ExtendLeases, WakeJobs
 from domain.decide import Claimed
 from domain.events import JobStarted, JobSubmitted, Recorded, Scope
 from domain.fairness import rounds, serve
 from domain.identifiers import JobId, Kind, UserId
-from domain.life_cycle import Job
+from domain.job import Job
 from domain.line import KindInLine, Line, UserInLine, WaitingJob
 from domain.policy import Policy
 from domain.world import World
@@ -227,13 +227,37 @@ def test_a_user_at_their_cap_is_out_of_the_line_and_holds_nobody_up() -> None:
 def test_a_place_is_given_back_when_a_job_ends_however_it_does() -> None:
     full = line_of(*[ALICE] * 4).when(cap(1)).so.when(claim(1)).so
     assert served(full, claim(1)) == []
-    endings: list[Command] = [
-        complete(), fail(), fail(may_retry=False), give_back(), CancelJob(job_id=JobId(1)),
-    ]  # fmt: skip
+    endings: list[Command] = [complete(), fail(), fail(may_retry=False), give_back()]
     for ending in endings:
         assert served(full, ending, claim(1)) == ["alice"], ending
         assert served(full.when(ending).so, claim(1)) == ["alice"], ending
     assert served(full.after(30), WakeJobs(jobs=[JobId(1)]), claim(1)) == ["alice"]
+
+
+def test_the_place_of_a_cancelled_job_is_free_when_its_attempt_has_ended() -> None:
+    full = line_of(*[ALICE] * 4).when(cap(1)).so.when(claim(1)).so
+    cancelled = full.when(CancelJob(job_id=JobId(1))).so
+    assert served(cancelled, claim(1)) == []
+    for report in (complete(), fail(), give_back()):
+        assert served(cancelled, report, claim(1)) == ["alice"], report
+        assert served(cancelled.when(report).so, claim(1)) == ["alice"], report
+    assert served(cancelled, complete(2), claim(1)) == []
+    wake = WakeJobs(jobs=[JobId(1)])
+    assert served(cancelled.after(29.999999), wake, claim(1)) == []
+    assert served(cancelled.after(30), wake, claim(1)) == ["alice"]
+    beat = ExtendLeases(worker=WORKER, jobs=[(JobId(1), 1)])
+    kept = cancelled.after(20).when(beat).so  # its handler has not heard yet
+    assert served(kept.after(29.999999), wake, claim(1)) == []
+    assert served(kept.after(30), wake, claim(1)) == ["alice"]
+
+
+def test_the_place_of_an_attempt_that_timed_out_is_free_when_it_has_ended() -> None:
+    story = given(submitted(timeout_seconds=5.0), submitted(payload=2), policy=OPEN)
+    full = story.when(cap(1)).so.when(claim(1)).so.after(5)
+    over = full.when(WakeJobs(jobs=[JobId(1)])).so
+    assert served(over, claim(1)) == []
+    assert served(over, fail(), claim(1)) == ["alice"]
+    assert served(over.after(25), WakeJobs(jobs=[JobId(1)]), claim(1)) == ["alice"]
 
 
 def test_a_capped_user_comes_back_at_the_turn_they_had() -> None:

@@ -21,8 +21,8 @@ from domain.events import (
     SubmissionDeduplicated,
 )
 from domain.identifiers import JobId, Kind, UserId
+from domain.job_fold import submitted as submitted_job
 from domain.legality import illegality, miscount
-from domain.life_cycle import submitted as submitted_job
 from domain.world import World
 from tests.support.given import NOW, After, after, at, given, of
 from tests.support.stories import (

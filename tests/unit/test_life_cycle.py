@@ -3,12 +3,14 @@ from hashlib import sha256
 import pytest
 from hypothesis import given as for_all
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from domain.claims import CLAIM_SECONDS
 from domain.commands import (
     CancelJob,
     Command,
     ExtendLeases,
+    FailJob,
     JobCommand,
     RecoverJobs,
     RetryJob,
@@ -18,13 +20,23 @@ from domain.decide import Claimed, JobStands, JobsWoken, LeasesHeld
 from domain.errors import (
     JobHasEnded,
     JobHasNotEnded,
+    LeaseHasEnded,
     NotTheCurrentAttempt,
     Refusal,
+    TimeWasUp,
     UnknownJob,
 )
-from domain.events import CancelReason, EmptyClaimAnswered, Event, FailureReason, RequeueReason
+from domain.events import (
+    CancelReason,
+    EmptyClaimAnswered,
+    Event,
+    FailureReason,
+    JobSubmitted,
+    RequeueReason,
+)
 from domain.identifiers import JobId, ServerId
-from domain.life_cycle import State, retry_delay
+from domain.job import State
+from domain.life_cycle import retry_delay
 from domain.policy import Policy
 from tests.support.given import NOW, POLICY, Given, after, at, given, of
 from tests.support.stories import (
@@ -36,6 +48,7 @@ from tests.support.stories import (
     SERVER,
     SUBMITTED,
     WORKER,
+    attempt_ended,
     body,
     cancelled,
     claim,
@@ -101,7 +114,8 @@ TABLE: dict[str, tuple[Command, tuple[Consequence, ...]]] = {
     ),
     "cancel": (
         CANCEL,
-        ((cancelled("scheduled"),), (cancelled("queued"),), (cancelled("running"),),
+        ((cancelled("scheduled"),), (cancelled("queued"),),
+         (cancelled("running", attempt=1, worker=WORKER),),
          (cancelled("scheduled"),), (cancelled("queued"),), ENDED, ENDED, NOTHING, NOTHING),
     ),
     "retry": (
@@ -113,7 +127,7 @@ TABLE: dict[str, tuple[Command, tuple[Consequence, ...]]] = {
     ),
     "recover": (
         RECOVER,
-        (NOTHING, NOTHING, (requeued(RequeueReason.SERVER_RESTARTED),),
+        (NOTHING, NOTHING, (requeued(RequeueReason.SERVER_RESTARTED, suspect=True),),
          NOTHING, NOTHING, NOTHING, NOTHING, NOTHING, NOTHING),
     ),
     "claim": (
@@ -147,7 +161,7 @@ def test_every_command_in_every_state(
         ("scheduled", 100, (released(),)),
         ("queued", 1_000_000, NOTHING),
         ("running", 29.999999, NOTHING),
-        ("running", 30, (requeued(LOST),)),
+        ("running", 30, (requeued(LOST, suspect=True),)),
         ("waiting to be retried", 4.999999, NOTHING),
         ("waiting to be retried", 5, (released(),)),
         ("queued again", 1_000_000, NOTHING),
@@ -167,7 +181,7 @@ def test_what_the_clock_makes_of_every_state_to_the_microsecond(
 def test_a_heartbeat_for_a_job_that_does_not_run_says_that_it_is_lost(state: str) -> None:
     when = STATES[state].after(20).when(HEARTBEAT)
     when.then_nothing()
-    assert when.answer(LeasesHeld).lost == [JOB]
+    assert when.answer(LeasesHeld).lost == [(JOB, 1)]
 
 
 @pytest.mark.parametrize("command", [complete(), fail(), give_back(), CANCEL, RETRY])
@@ -191,8 +205,61 @@ def test_an_attempt_that_was_never_made_is_refused(command: JobCommand) -> None:
     given(SUBMITTED, started(1)).when(command).then_refused(NotTheCurrentAttempt)
 
 
-def test_a_completion_after_the_lease_ended_counts_while_nobody_else_has_the_job() -> None:
-    given(SUBMITTED, started(1), after(1000)).when(complete(1)).then(completed())
+@pytest.mark.parametrize("command", [complete(), fail(), give_back()])
+def test_what_a_worker_says_of_an_attempt_counts_until_its_lease_ends_and_not_after(
+    command: JobCommand,
+) -> None:
+    """By the log's clock, to the microsecond, whether or not anybody has looked since."""
+    story = given(SUBMITTED, started(1))
+    assert len(story.after(29.999999).when(command).events) == 1
+    refusal = story.after(30).when(command).then_refused(LeaseHasEnded)
+    assert str(refusal) == (
+        "Job 1: the lease of attempt 1 ended at 2023-11-14T22:14:30.000000Z; "
+        "what its worker says after that does not count."
+    )
+    swept = story.after(30).when(WAKE).so
+    swept.when(command).then_refused(NotTheCurrentAttempt)
+
+
+@pytest.mark.parametrize("command", [complete(), fail(), give_back()])
+def test_what_a_worker_says_of_an_attempt_counts_until_its_time_is_up_and_not_after(
+    command: JobCommand,
+) -> None:
+    story = given(submitted(timeout_seconds=5), started(1))
+    assert len(story.after(4.999999).when(command).events) == 1
+    late = story.after(5)
+    error = ERROR if isinstance(command, FailJob) else None
+    refusal = late.when(command).then_refused(
+        TimeWasUp,
+        replace(
+            gave_up(FailureReason.TIMED_OUT, 1, retry_at=at(5 + delay(1, 1, 1.0))),
+            error_sha256=error and error.sha256,
+            error_bytes=error.size if error else 0,
+        ),
+    )
+    late.when(command).so.when(command).then_refused(NotTheCurrentAttempt)
+    assert str(refusal) == (
+        "Job 1: attempt 1 had its timeout_seconds at 2023-11-14T22:14:05.000000Z; "
+        "what its worker says after that does not count."
+    )
+    swept = story.after(5).when(WAKE).so
+    swept.when(command).then_refused(NotTheCurrentAttempt, attempt_ended())
+
+
+@pytest.mark.parametrize(
+    ("job", "seconds"), [(SUBMITTED, 30), (submitted(timeout_seconds=5), 5)], ids=["lease", "time"]
+)
+def test_a_heartbeat_or_a_repeated_claim_that_comes_too_late_keeps_nothing(
+    job: JobSubmitted, seconds: float
+) -> None:
+    story = given(job).when(claim(claim_id="c")).so
+    in_time = story.after(seconds - 0.000001)
+    assert in_time.when(HEARTBEAT).answer(LeasesHeld).lost == []
+    assert len(in_time.when(claim(claim_id="c")).answer(Claimed).jobs) == 1
+    late = story.after(seconds)
+    late.when(HEARTBEAT).then_nothing()
+    assert late.when(HEARTBEAT).answer(LeasesHeld).lost == [(JOB, 1)]
+    assert late.when(claim(claim_id="c")).answer(Claimed).jobs == []
 
 
 def test_the_same_outcome_again_changes_nothing_and_another_is_refused() -> None:
@@ -255,7 +322,7 @@ def test_the_delay_doubles_up_to_a_limit_and_jitter_takes_away_less_than_half(
     job_id: int, attempt: int, base: float
 ) -> None:
     policy = Policy(retry_seconds=base, retry_seconds_max=3600)
-    job = given(of(job_id, SUBMITTED), started(attempt)).job(1)
+    job = replace(given(SUBMITTED).job(1), id=JobId(job_id), attempt=9, failures=attempt - 1)
     full = min(3600.0, base * 2.0 ** (attempt - 1))
     assert full / 2 <= retry_delay(job, policy) <= full
     assert retry_delay(job, policy) == retry_delay(job, policy)
@@ -302,8 +369,8 @@ def test_a_job_can_be_retried_again_and_again() -> None:
 
 def test_a_lost_lease_counts_as_an_attempt() -> None:
     story = given(submitted(max_attempts=2), started(1), after(30))
-    story = story.when(WAKE).then(requeued(LOST, 1, attempts_max=2))
-    story = story.when(claim()).then(started(2, lease_expires_at=at(60)))
+    story = story.when(WAKE).then(requeued(LOST, 1, attempts_max=2, suspect=True))
+    story = story.when(claim()).then(started(2, lease_expires_at=at(60), alone=True))
     ended = story.after(30).when(WAKE).then(gave_up(FailureReason.LEASE_LOST, 2))
     assert ended.job(1).state is State.FAILED
 
@@ -312,7 +379,7 @@ def test_a_heartbeat_moves_the_end_of_the_lease() -> None:
     story = given(SUBMITTED, started(1), after(20))
     story = story.when(HEARTBEAT).then(extended((1, 1), lease_expires_at=at(50)))
     story.after(29.999999).when(WAKE).then_nothing()
-    story.after(30).when(WAKE).then(requeued(LOST))
+    story.after(30).when(WAKE).then(requeued(LOST, suspect=True))
 
 
 def test_a_heartbeat_before_half_of_the_lease_is_no_event() -> None:
@@ -341,7 +408,9 @@ def test_one_heartbeat_is_one_event_for_all_jobs_of_the_worker_and_names_the_los
     ]
     beat = story.when(ExtendLeases(worker=WORKER, jobs=jobs))
     beat.then(extended((1, 1), (7, 1), (9, 1), lease_expires_at=at(50)))
-    assert beat.answer(LeasesHeld) == LeasesHeld(at(50), [JobId(3), JobId(5), JobId(77)])
+    assert beat.answer(LeasesHeld) == LeasesHeld(
+        at(50), [(JobId(3), 2), (JobId(5), 1), (JobId(77), 1)]
+    )
 
 
 def test_a_heartbeat_for_nothing_is_no_event() -> None:
@@ -353,13 +422,13 @@ def test_a_run_that_takes_longer_than_its_time_out_is_ended_whatever_its_heartbe
     story = story.when(HEARTBEAT).then(extended((1, 1), lease_expires_at=at(50)))
     story.after(19.999999).when(WAKE).then_nothing()
     story.after(20).when(WAKE).then(
-        gave_up(FailureReason.TIMED_OUT, 1, retry_at=at(40 + delay(1, 1, 1.0)))
+        gave_up(FailureReason.TIMED_OUT, 1, retry_at=at(40 + delay(1, 1, 1.0)), holds_place=True)
     )
 
 
 def test_a_time_out_on_the_last_attempt_fails_the_job() -> None:
     story = given(submitted(timeout_seconds=0.5, max_attempts=1), started(1), after(0.5))
-    story.when(WAKE).then(gave_up(FailureReason.TIMED_OUT, 1))
+    story.when(WAKE).then(gave_up(FailureReason.TIMED_OUT, 1, holds_place=True))
 
 
 def test_each_attempt_has_its_time_out_for_itself() -> None:
@@ -373,7 +442,7 @@ def test_each_attempt_has_its_time_out_for_itself() -> None:
 
 def test_a_lease_that_ends_before_the_time_out_is_lost() -> None:
     story = given(submitted(timeout_seconds=300), started(1), after(30))
-    story.when(WAKE).then(requeued(LOST))
+    story.when(WAKE).then(requeued(LOST, suspect=True))
 
 
 def test_a_worker_that_gives_a_job_back_leaves_its_attempts_as_many_as_they_were() -> None:
@@ -396,10 +465,10 @@ def test_a_dead_server_s_jobs_are_queued_again_and_nobody_else_s() -> None:
     ids = [JobId(job_id) for job_id in (1, 3, 5, 7, 9, 1000)]
     when = story.when(RecoverJobs(server=SERVER, jobs=ids))
     when.then(
-        of(1, requeued(RequeueReason.SERVER_RESTARTED)),
-        of(7, gave_up(FailureReason.SERVER_RESTARTED)),
+        of(1, requeued(RequeueReason.SERVER_RESTARTED, attempts_max=4, suspect=True)),
+        of(7, requeued(RequeueReason.SERVER_RESTARTED, attempts_max=2, suspect=True)),
     )
-    assert [job.state for job in when.answer(JobsWoken).jobs] == [State.QUEUED, State.FAILED]
+    assert [job.state for job in when.answer(JobsWoken).jobs] == [State.QUEUED, State.QUEUED]
 
 
 @pytest.mark.parametrize(
@@ -409,7 +478,7 @@ def test_a_dead_server_s_jobs_are_queued_again_and_nobody_else_s() -> None:
         (
             given(SUBMITTED, IN_SERVER),
             RecoverJobs(server=SERVER, jobs=[JOB, JOB]),
-            requeued(RequeueReason.SERVER_RESTARTED),
+            requeued(RequeueReason.SERVER_RESTARTED, suspect=True),
         ),
     ],
 )
@@ -449,9 +518,10 @@ def test_a_job_that_is_due_and_over_at_once_is_not_run() -> None:
 
 def test_a_job_that_was_started_in_time_does_not_expire_any_more() -> None:
     story = given(submitted(expires_at=at(10)), started(1), after(30))
-    queued = story.when(WAKE).then(requeued(LOST))
+    queued = story.when(WAKE).then(requeued(LOST, suspect=True))
     queued.after(1000).when(WAKE).then_nothing()
-    queued.after(1000).when(claim()).then(started(2, lease_expires_at=at(1060)))
+    again = started(2, lease_expires_at=at(1060), alone=True)
+    queued.after(1000).when(claim()).then(again)
 
 
 def test_a_retry_forgets_the_expiry() -> None:

@@ -82,7 +82,7 @@ OUTCOMES: Sequence[Outcome] = (
     submitted(),
     job_stands(),
     Claimed([job_stands().job], is_repeated=True),
-    LeasesHeld(NOW, [JOB]),
+    LeasesHeld(NOW, [(JOB, 2)]),
     JobsWoken([]),
     LimitsSet(LimitChanged(scope=Scope.KIND, kind=Kind("a"), running=2)),
     RefusalsRecorded(3),
