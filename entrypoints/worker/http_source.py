@@ -14,15 +14,14 @@ from domain.commands import CompleteJob, FailJob, ReturnJob
 from domain.errors import FairlogError, InvalidInput, LogUnavailable, Refusal
 from domain.identifiers import JobId, Kind, WorkerId
 from entrypoints.views import ClaimedJob
-from entrypoints.worker.source import AWAY, JOBS_A_CALL_MAX, AttemptKey, Outcome
+from entrypoints.worker.source import JOBS_A_CALL_MAX, AttemptKey, Outcome
 
 CONNECT_SECONDS: Final = 5.0
 ANSWER_SECONDS: Final = 15.0  # beyond the time that a claim waits for work
 BATCH_BYTES_MAX: Final = 8 * 1024 * 1024  # of bodies in one call; the server takes 16 MiB in all
 _TEXT_CHARACTERS_MAX: Final = 300
-_TRY_AGAIN: Final = frozenset(
-    {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS}
-)
+_PROBLEM: Final = "application/problem+json"
+# Of our own server alone: what was sent can never be accepted.
 _UNREADABLE: Final = frozenset(
     {
         HTTPStatus.BAD_REQUEST,
@@ -64,15 +63,20 @@ class _SettledJobs(Struct, frozen=True):
 
 
 class _Problem(Struct, frozen=True):
+    status: int
     detail: str
 
 
 class _Refused(InvalidInput):
-    """The server answers, but not with what was asked for; sent again, it would answer the same."""
+    """Our server cannot read what was sent; sent again, it would answer the same."""
 
-    def __init__(self, message: str, status: int) -> None:
+
+class _NoAnswer(LogUnavailable):
+    """Nothing of our protocol came: the server is in trouble, or something else answered."""
+
+    def __init__(self, message: str, status: int | None = None) -> None:
         super().__init__(message)
-        self.status = status
+        self.status = status  # of HTTP; None: there was no answer
 
 
 class RemoteSource:
@@ -127,24 +131,33 @@ class RemoteSource:
     async def _settle(self, path: str, batch: Sequence[Outcome]) -> Sequence[Exception | None]:
         """A failure of the call is the answer of each outcome in it, so that the other calls count.
 
-        One outcome that the server cannot read must not hold up the others: they are sent alone.
+        One outcome that the server cannot read, or that is too large for what stands before it,
+        must not hold up the others: they are sent alone.
         """
         try:
             settled = await self._post(path, {"jobs": [_told(one) for one in batch]}, _SettledJobs)
-        except _Refused as refused:
-            if refused.status not in _UNREADABLE:
-                return [LogUnavailable(str(refused))] * len(batch)
-            if len(batch) == 1:
-                return [refused]
-            return [answer for one in batch for answer in await self._settle(path, [one])]
-        except AWAY as error:
-            return [error] * len(batch)
+        except (_Refused, _NoAnswer) as error:
+            is_too_large = (
+                isinstance(error, _NoAnswer) and error.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+            )
+            if not is_too_large and isinstance(error, _NoAnswer):
+                return [error] * len(batch)
+            if len(batch) > 1:
+                return [answer for one in batch for answer in await self._settle(path, [one])]
+            if is_too_large and isinstance(batch[0], CompleteJob):
+                return [InvalidInput(str(error))]
+            return [error]
+        if len(settled.jobs) != len(batch):
+            wrong = _NoAnswer(f"{path} answers for {len(settled.jobs)} jobs, not {len(batch)}.")
+            return [wrong] * len(batch)
         return [_answer(one) for one in settled.jobs]
 
     async def _post(
         self, path: str, fields: dict[str, Any], answer: type[T], seconds: float = ANSWER_SECONDS
     ) -> T:
-        """Raises `LogUnavailable` or `_Refused`."""
+        """Raises `_Refused`, and `_NoAnswer` for all that is no answer of our own protocol: a proxy
+        may answer anything, while the server starts anew or its address is moved.
+        """
         try:
             response = await self._client.post(
                 path,
@@ -154,18 +167,24 @@ class RemoteSource:
             )
         except httpx.RequestError as error:
             reason = f"{type(error).__name__} {error}".strip()
-            raise LogUnavailable(f"{self._client.base_url} does not answer: {reason}") from error
+            raise _NoAnswer(f"{self._client.base_url} does not answer: {reason}") from error
         status = response.status_code
-        if status >= HTTPStatus.INTERNAL_SERVER_ERROR or status in _TRY_AGAIN:
-            raise LogUnavailable(f"{response.url} answers {status}: {_detail(response)}")
-        if status != HTTPStatus.OK:
-            raise _Refused(f"{response.url} answers {status}: {_detail(response)}", status)
-        try:
-            return msgspec.json.decode(response.content, type=answer)
-        except (msgspec.MsgspecError, UnicodeDecodeError):
-            raise _Refused(
-                f"{response.url} does not answer as a Fairlog server does.", status
-            ) from None
+        if status == HTTPStatus.OK:
+            try:
+                return msgspec.json.decode(response.content, type=answer)
+            except (msgspec.MsgspecError, UnicodeDecodeError):
+                raise _NoAnswer(
+                    f"{response.url} does not answer as a Fairlog server does: {_text(response)}",
+                    status,
+                ) from None
+        problem = _problem_of(response)
+        if problem is None:
+            said = f"{status} {response.reason_phrase}, not as a Fairlog server does"
+            raise _NoAnswer(f"{response.url} answers {said}: {_text(response)}", status)
+        said = f"{response.url} answers {status}: {_one_line(problem.detail)}"
+        if status in _UNREADABLE:
+            raise _Refused(said)
+        raise _NoAnswer(said, status)
 
 
 class _Connections:
@@ -232,17 +251,29 @@ def _answer(settled: _SettledJob) -> Exception | None:
         return None
     if settled.status in _NO_LONGER_OURS:
         return Refusal(settled.detail)
-    if settled.status == HTTPStatus.SERVICE_UNAVAILABLE or settled.status in _TRY_AGAIN:
-        return LogUnavailable(settled.detail)
     if settled.status in _UNREADABLE:
         return InvalidInput(settled.detail)
-    return FairlogError(settled.detail)
+    if settled.status == HTTPStatus.INTERNAL_SERVER_ERROR:
+        return FairlogError(settled.detail)
+    return LogUnavailable(settled.detail)
 
 
-def _detail(response: httpx.Response) -> str:
-    """What the server says, in one line."""
+def _problem_of(response: httpx.Response) -> _Problem | None:
+    """The problem details of a Fairlog server; None: something else answered."""
+    if not response.headers.get("Content-Type", "").startswith(_PROBLEM):
+        return None
     try:
-        text = msgspec.json.decode(response.content, type=_Problem).detail
+        problem = msgspec.json.decode(response.content, type=_Problem)
     except (msgspec.MsgspecError, UnicodeDecodeError):
-        text = response.reason_phrase
-    return " ".join(text.split())[:_TEXT_CHARACTERS_MAX]
+        return None
+    return problem if problem.status == response.status_code else None
+
+
+def _text(response: httpx.Response) -> str:
+    """The beginning of what was answered, in one line."""
+    return _one_line(response.content[: 4 * _TEXT_CHARACTERS_MAX].decode(errors="replace")) or "-"
+
+
+def _one_line(text: str) -> str:
+    printable = "".join(one if one.isprintable() else " " for one in text)
+    return " ".join(printable.split())[:_TEXT_CHARACTERS_MAX]

@@ -11,12 +11,13 @@ from typing import Final
 import structlog
 
 from domain.commands import CompleteJob, FailJob, ReturnJob
-from domain.errors import LogUnavailable, Refusal
-from entrypoints.worker.backoff import Backoff
+from domain.errors import InvalidInput, LogUnavailable, Refusal
+from entrypoints.worker.backoff import Backoff, Trouble
 from entrypoints.worker.failure import error_body
 from entrypoints.worker.source import AWAY, JOBS_A_CALL_MAX, AttemptKey, JobSource, Outcome
 
 PAUSE_SECONDS_MAX: Final = 2.0
+UNFORESEEN_TRIES_MAX: Final = 5
 
 _log = structlog.get_logger()
 
@@ -33,6 +34,8 @@ class Outbox:
         self._empty = asyncio.Event()
         self._empty.set()
         self._backoff = Backoff(PAUSE_SECONDS_MAX)
+        self._trouble = Trouble()
+        self._tries: dict[AttemptKey, int] = {}  # with an answer that nobody foresaw
 
     @property
     def keys(self) -> Iterable[AttemptKey]:
@@ -55,7 +58,7 @@ class Outbox:
             if not self._waiting:
                 self._news.clear()
                 self._empty.set()
-            await self._recover(answers)
+            await self._recover(answers, len(self._waiting))
 
     async def flush(self, seconds_max: float) -> None:
         """Wait until all is delivered; what is not by then is lost with the process."""
@@ -75,13 +78,20 @@ class Outbox:
             return [LogUnavailable(str(error))] * len(batch)
 
     def _take(self, outcome: Outcome, answer: Exception | None) -> None:
+        key = outcome.job_id, outcome.attempt
         if isinstance(answer, AWAY):
             return
-        del self._waiting[outcome.job_id, outcome.attempt]
+        if answer is not None and not isinstance(answer, Refusal | InvalidInput):
+            # Nobody foresaw it: it may go well the next time, but must not be tried for ever.
+            self._tries[key] = self._tries.get(key, 0) + 1
+            if self._tries[key] < UNFORESEEN_TRIES_MAX:
+                return
+        self._tries.pop(key, None)
+        del self._waiting[key]
         if answer is None or (isinstance(outcome, ReturnJob) and isinstance(answer, Refusal)):
             return
         if isinstance(outcome, CompleteJob) and not isinstance(answer, Refusal):
-            self._waiting[outcome.job_id, outcome.attempt] = _failure(outcome, answer)
+            self._waiting[key] = _failure(outcome, answer)
             return
         _log.warning(
             "outcome_dropped",
@@ -89,25 +99,33 @@ class Outbox:
             reason=str(answer),
         )  # fmt: skip
 
-    async def _recover(self, answers: Sequence[Exception | None]) -> None:
-        """Wait a while if the source is away."""
-        away = next((answer for answer in answers if isinstance(answer, AWAY)), None)
-        if away is None:
-            self._backoff.reset()
+    async def _recover(self, answers: Sequence[Exception | None], waiting: int) -> None:
+        """Wait a while if something of it could not be delivered; nothing flows if nothing could.
+
+        One outcome alone that is not taken must not keep the worker from its work.
+        """
+        failed = [one for one in answers if isinstance(one, AWAY)]
+        if len(failed) < len(answers) or not failed:
             self.flows.set()
+        else:
+            self.flows.clear()
+        if failed and self._trouble.is_news(str(failed[0])):
+            _log.warning("outcomes_delayed", outcomes=waiting, reason=str(failed[0]))
+        if failed or (waiting and any(isinstance(one, Exception) for one in answers)):
+            await asyncio.sleep(self._backoff.next_pause())
             return
-        if not self._backoff.is_failing:
-            _log.warning("outcomes_delayed", outcomes=len(self._waiting), reason=str(away))
-        self.flows.clear()
-        await asyncio.sleep(self._backoff.next_pause())
+        self._backoff.reset()
+        if self._trouble.is_over():
+            _log.info("outcomes_delivered")
 
 
 def _failure(outcome: CompleteJob, answer: Exception) -> FailJob:
     """A result that cannot be recorded fails its attempt, rather than being worked for again in
-    vain until the lease ends.
+    vain until the lease ends. One that can never be accepted fails the job.
     """
     return FailJob(
         job_id=outcome.job_id,
         attempt=outcome.attempt,
         error=error_body(type(answer).__name__, f"The result was not accepted: {answer}"),
+        may_retry=not isinstance(answer, InvalidInput),
     )

@@ -17,7 +17,7 @@ from domain.commands import FailJob, ReturnJob
 from domain.errors import FairlogError
 from entrypoints.views import ClaimedJob
 from entrypoints.worker.attempt import Attempt, CutShort
-from entrypoints.worker.backoff import Backoff
+from entrypoints.worker.backoff import Backoff, Trouble
 from entrypoints.worker.execution import Executor
 from entrypoints.worker.failure import error_body
 from entrypoints.worker.outbox import Outbox
@@ -53,6 +53,8 @@ class Worker:
         self._in_hand_max = concurrency + prefetch
         self._wait_seconds = wait_seconds
         self._outbox = Outbox(source)
+        self._trouble = Trouble()  # of claims
+        self._heartbeat_trouble = Trouble()
         self._waiting: deque[Attempt] = deque()  # claimed, without a slot yet
         self._running: dict[AttemptKey, tuple[Attempt, asyncio.Task[None]]] = {}
         self._has_room = asyncio.Event()
@@ -104,7 +106,7 @@ class Worker:
             await self._has_room.wait()
             await self._outbox.flows.wait()  # or what cannot be told would pile up
             asked = _now()
-            jobs = await self._claim(is_first_try=not backoff.is_failing)
+            jobs = await self._claim()
             # An empty answer that came sooner than asked for must not be asked again at once.
             if jobs or (jobs is not None and _now() - asked >= self._wait_seconds / 2):
                 backoff.reset()
@@ -113,14 +115,14 @@ class Worker:
             else:
                 await asyncio.sleep(backoff.next_pause())
 
-    async def _claim(self, *, is_first_try: bool) -> Sequence[ClaimedJob] | None:
+    async def _claim(self) -> Sequence[ClaimedJob] | None:
         """None: there was no answer. The next try asks for the same claim, in case it was given."""
         self._open_claim = self._open_claim or secrets.token_hex(8)
         room = min(self._room, JOBS_A_CALL_MAX)
         try:
             jobs = await self._source.claim(room, self._kinds, self._wait_seconds, self._open_claim)
         except AWAY as error:
-            if is_first_try:
+            if self._trouble.is_news(str(error)):
                 _log.warning("source_away", reason=str(error))
             return None
         except HOPELESS:
@@ -128,6 +130,8 @@ class Worker:
         except Exception:  # noqa: BLE001 (a fault of ours must not end the worker)
             _log.exception("claim_failed")
             return None
+        if self._trouble.is_over():
+            _log.info("source_answers")
         self._open_claim = None
         return jobs
 
@@ -198,11 +202,11 @@ class Worker:
         while True:
             await self._has_jobs.wait()
             pause = self._source.lease_seconds / HEARTBEATS_A_LEASE
-            while not await self._heartbeat_after(pause, is_first_try=not backoff.is_failing):
+            while not await self._heartbeat_after(pause):
                 pause = min(backoff.next_pause(), self._source.lease_seconds / HEARTBEATS_A_LEASE)
             backoff.reset()
 
-    async def _heartbeat_after(self, pause: float, *, is_first_try: bool) -> bool:
+    async def _heartbeat_after(self, pause: float) -> bool:
         """False: it was not heard."""
         await asyncio.sleep(pause)
         held = self._in_hand()
@@ -212,12 +216,13 @@ class Worker:
         try:
             lost = set(await self._source.heartbeat(held))
         except FairlogError as error:
-            if is_first_try:
+            if self._heartbeat_trouble.is_news(str(error)):
                 _log.warning("heartbeat_missed", jobs=len(held), reason=str(error))
             return False
         except Exception:  # noqa: BLE001 (see _claim)
             _log.exception("heartbeat_failed")
             return False
+        self._heartbeat_trouble.is_over()
         for key in held:
             if key[0] in lost:
                 self._lose(key)

@@ -9,16 +9,17 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.support.impostor import Impostor
 from tests.support.server import FairlogServer, audit, submit, talking, wait_until
 
 EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "worker.mjs"
-LINES_MAX = 60
+LINES_MAX = 110
 
 
 def node_worker(
-    server: FairlogServer, concurrency: int
+    server: FairlogServer | Impostor, concurrency: int, program: Path = EXAMPLE
 ) -> AbstractContextManager["subprocess.Popen[str]"]:
-    return talking("node", str(EXAMPLE), server.url, str(concurrency))
+    return talking("node", str(program), server.url, str(concurrency))
 
 
 def stop(process: "subprocess.Popen[str]") -> str:
@@ -80,3 +81,48 @@ def test_it_keeps_its_leases_learns_of_a_cancel_and_gives_back_at_sigterm(
         stop(process)
         [requeued] = audit(client, type="JobRequeued")
         assert (requeued["job_id"], requeued["data"]["reason"]) == (left, "given_back")
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_it_outlives_other_answers_than_its_servers_and_keeps_its_outcomes(
+    database_url: str,
+) -> None:
+    with (
+        FairlogServer(database_url) as server,
+        Impostor(server.url, [404, 403, 200, 500]) as impostor,
+        node_worker(impostor, 2) as process,
+    ):
+        job = submit(server.client, kind="upper", payload="fair")["id"]
+        done = wait_for(server.client, job, "done")
+        assert (done["result"], done["attempt"]) == ("FAIR", 1)
+        assert "answers 404: <html>nobody home</html>" in stop(process)
+
+
+RESULTS = {
+    "not_a_number": ("({ loss: NaN })", "result.loss is no JSON"),
+    "a_map": ("[new Map()]", "result.0 is no JSON"),
+    "deep": ("JSON.parse('['.repeat(40) + ']'.repeat(40))", "nested more than 32 deep"),
+    "large": ("'x'.repeat(2 ** 21)", "at most 1048576 are accepted"),
+    "nothing_thrown": ("(() => { throw null; })()", "null"),
+}
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_a_result_that_cannot_be_sent_fails_its_job_and_the_worker_goes_on(
+    database_url: str, tmp_path: Path
+) -> None:
+    program = tmp_path / "worker.mjs"
+    known = "const handlers = {"
+    more = "".join(f"{kind}: async () => {code}, " for kind, (code, _) in RESULTS.items())
+    assert EXAMPLE.read_text().count(known) == 1
+    program.write_text(EXAMPLE.read_text().replace(known, known + more))
+    with FairlogServer(database_url) as server, node_worker(server, 2, program) as process:
+        for kind, (_, words) in RESULTS.items():
+            attempts = 1 if kind == "nothing_thrown" else 3
+            job = submit(server.client, kind=kind, max_attempts=attempts)["id"]
+            failed = wait_for(server.client, job, "failed")
+            assert words in failed["error"]["message"]
+            assert failed["attempt"] == 1
+        good = submit(server.client, kind="upper", payload="on")["id"]
+        assert wait_for(server.client, good, "done")["result"] == "ON"
+        stop(process)

@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.support.impostor import Impostor
 from tests.support.server import AppServer, FairlogServer, talking, wait_until
 
 PROGRAM = """
@@ -108,12 +109,17 @@ def test_a_worker_waits_for_its_server_and_outlives_it(database_url: str, handle
         server.close()
 
 
-def test_a_worker_that_is_refused_says_so_in_one_line(database_url: str, handlers: Path) -> None:
-    with (
-        AppServer(database_url) as server,
-        worker(server.url + "/elsewhere", handlers) as process,
-    ):
-        output, _ = process.communicate(timeout=20)
-    assert process.returncode == 1
-    assert f"{server.url}/elsewhere/v1/claims answers 404" in output.splitlines()[-1]
+def test_a_worker_outlives_other_answers_than_its_servers_and_says_what_it_saw(
+    database_url: str, handlers: Path
+) -> None:
+    statuses = [404, 403, 200, 500]
+    with AppServer(database_url) as server, Impostor(server.url, statuses) as impostor:
+        job = submit(server.client, "wait", 0)
+        with worker(impostor.url, handlers) as process:
+            wait_for_state(server.client, job, "done")
+            assert server.client.get(job).json()["attempt"] == 1
+            process.send_signal(signal.SIGTERM)
+            output, _ = process.communicate(timeout=20)
+    assert process.returncode == 0
+    assert "404 Not Found, not as a Fairlog server does: <html>nobody home</html>" in output
     assert "Traceback" not in output

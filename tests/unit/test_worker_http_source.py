@@ -44,7 +44,10 @@ def completed(number: int, result: Any = None) -> CompleteJob:
 
 
 def problem(status: int, detail: str) -> httpx.Response:
-    return httpx.Response(status, json={"title": "t", "status": status, "detail": detail})
+    body = {"title": "t", "status": status, "detail": detail}
+    return httpx.Response(
+        status, json=body, headers={"Content-Type": "application/problem+json; charset=utf-8"}
+    )
 
 
 def settled(body: dict[str, Any], **by_id: dict[str, Any]) -> httpx.Response:
@@ -91,25 +94,69 @@ def test_a_server_that_cannot_be_reached_is_away() -> None:
         ask(answer, claim)
 
 
-@pytest.mark.parametrize(
-    ("answer", "words"),
-    [
-        (problem(400, "kinds has 1 to 1000 entries."), "answers 400: kinds has 1 to 1000 entries."),
-        (
-            httpx.Response(404, text="<html>"),
-            "http://server/below/v1/claims answers 404: Not Found",
-        ),
-        (httpx.Response(301, headers={"Location": "/"}), "answers 301: Moved Permanently"),
-        (httpx.Response(200, text="<html>"), "does not answer as a Fairlog server does"),
-    ],
-)
-def test_a_refused_claim_is_hopeless_and_says_so_in_one_line(
-    answer: httpx.Response, words: str
+@pytest.mark.parametrize("status", [400, 413, 422])
+def test_a_claim_that_our_server_cannot_read_is_hopeless_and_says_so_in_one_line(
+    status: int,
 ) -> None:
-    with pytest.raises(InvalidInput) as caught:
+    with pytest.raises(InvalidInput, match=f"answers {status}: kinds has 1 to 1000 entries"):
+        ask(lambda *_: problem(status, "kinds has\n1 to 1000 entries."), claim)
+
+
+# What a proxy, a load balancer or another program answers in place of our server.
+OF_OTHERS = [
+    httpx.Response(404, text="default backend - 404"),
+    httpx.Response(403, text="<html>\n<h1>Forbidden</h1>\x1b"),
+    httpx.Response(401, headers={"WWW-Authenticate": "Basic"}),
+    httpx.Response(400, text="<html>400 Bad Request</html>"),
+    httpx.Response(413, text="<html>413 Request Entity Too Large</html>"),
+    httpx.Response(422, json={"detail": "of another program"}),
+    httpx.Response(409, json={"status": 409, "detail": "of another program"}),
+    httpx.Response(400, content=b"\xff", headers={"Content-Type": "application/problem+json"}),
+    httpx.Response(502, text="<html>"),
+    httpx.Response(301, headers={"Location": "/"}),
+    httpx.Response(204),
+    httpx.Response(200, text="<html>maintenance</html>"),
+    httpx.Response(200, json=[]),
+    problem(404, "There is nothing at this address; /schema lists the calls."),
+    problem(403, "This key may not claim."),
+    problem(401, "A key is needed."),
+]
+
+
+@pytest.mark.parametrize("answer", OF_OTHERS, ids=lambda one: f"{one.status_code}")
+def test_whatever_else_answers_the_worker_asks_again_and_says_in_one_line_what_it_saw(
+    answer: httpx.Response,
+) -> None:
+    with pytest.raises(LogUnavailable) as caught:
         ask(lambda *_: answer, claim)
-    assert words in str(caught.value)
-    assert "\n" not in str(caught.value)
+    said = str(caught.value)
+    assert said.startswith("http://server/below/v1/claims ")
+    assert str(answer.status_code) in said or "does not answer as a Fairlog server does" in said
+    assert said.isprintable()
+
+
+@pytest.mark.parametrize(
+    "answer", [one for one in OF_OTHERS if one.status_code != 413], ids=lambda one: one.status_code
+)
+def test_outcomes_are_kept_while_something_else_than_the_server_answers(
+    answer: httpx.Response,
+) -> None:
+    outcomes: list[Outcome] = [completed(1), ReturnJob(job_id=JobId(2), attempt=1)]
+    answers = ask(lambda *_: answer, lambda source: source.settle(outcomes))
+    assert all(isinstance(one, LogUnavailable) for one in answers)
+
+
+def test_a_result_too_large_for_a_proxy_fails_alone_and_its_neighbours_go_through() -> None:
+    def answer(_: str, body: dict[str, Any]) -> httpx.Response:
+        if any(one.get("result") == "x" * 100 for one in body["jobs"]):
+            return httpx.Response(413, text="<html>")
+        return settled(body)
+
+    outcomes = [completed(1), completed(2, "x" * 100), completed(3)]
+    answers = ask(answer, lambda source: source.settle(outcomes))
+    assert (answers[0], answers[2]) == (None, None)
+    assert isinstance(answers[1], InvalidInput)
+    assert "413" in str(answers[1])
 
 
 def test_outcomes_of_each_sort_go_to_their_calls_and_are_answered_in_order() -> None:
@@ -159,14 +206,6 @@ def test_an_outcome_that_the_server_cannot_read_does_not_hold_up_the_others() ->
     answers = ask(answer, lambda source: source.settle(outcomes))
     assert (answers[0], answers[2]) == (None, None)
     assert isinstance(answers[1], InvalidInput)
-
-
-def test_outcomes_are_kept_while_something_else_than_the_server_answers() -> None:
-    answers = ask(
-        lambda *_: httpx.Response(404, text="default backend"),
-        lambda source: source.settle([completed(1), ReturnJob(job_id=JobId(2), attempt=1)]),
-    )
-    assert [type(one) for one in answers] == [LogUnavailable, LogUnavailable]
 
 
 def test_large_outcomes_are_sent_in_calls_that_the_server_accepts() -> None:

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
+import pytest
 from msgspec import Raw
 
 from adapters.handlers import Handler
@@ -175,16 +176,61 @@ def test_the_outcome_of_an_attempt_that_is_no_longer_current_is_dropped() -> Non
     asyncio.run(story())
 
 
-def test_a_result_that_cannot_be_recorded_fails_its_attempt() -> None:
+def test_an_outcome_that_meets_a_fault_nobody_foresaw_is_tried_again() -> None:
     async def story() -> None:
         source = FakeSource()
         source.jobs = [job(1)]
         source.answers = {JobId(1): WriteFailed("The database refused this command.")}
         async with working(source):
             await _until(lambda: len(source.settled) == 1)
+        assert source.settled == [done(1)]
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize(
+    ("answer", "may_retry"),
+    [(WriteFailed("The database refused it."), True), (InvalidInput("Of no use."), False)],
+)
+def test_a_result_that_cannot_be_recorded_fails_its_attempt(
+    answer: Exception, *, may_retry: bool
+) -> None:
+    class Refusing(FakeSource):
+        async def settle(self, outcomes: Sequence[Outcome]) -> Sequence[Exception | None]:
+            answers = await super().settle(outcomes)
+            self.settled = [one for one in self.settled if isinstance(one, FailJob)]
+            return [
+                answer if isinstance(one, CompleteJob) else found
+                for one, found in zip(outcomes, answers, strict=True)
+            ]
+
+    async def story() -> None:
+        source = Refusing()
+        source.jobs = [job(1)]
+        async with working(source):
+            await _until(lambda: len(source.settled) == 1)
         [outcome] = source.settled
         assert isinstance(outcome, FailJob)
-        assert b"The database refused this command." in outcome.error.data
+        assert str(answer).encode() in outcome.error.data
+        assert outcome.may_retry is may_retry
+
+    asyncio.run(story())
+
+
+def test_one_outcome_that_is_not_taken_does_not_keep_the_worker_from_its_work() -> None:
+    class Deaf(FakeSource):
+        async def settle(self, outcomes: Sequence[Outcome]) -> Sequence[Exception | None]:
+            answers = await super().settle(outcomes)
+            return [
+                AWAY if one.job_id == 1 else found
+                for one, found in zip(outcomes, answers, strict=True)
+            ]
+
+    async def story() -> None:
+        source = Deaf()
+        source.jobs = [job(number) for number in range(1, 9)]
+        async with working(source, concurrency=2):
+            await _until(lambda: {one.job_id for one in source.settled} >= set(range(2, 9)))
 
     asyncio.run(story())
 
