@@ -2,14 +2,17 @@
 
 A handler is `def kind(payload)` or `async def kind(payload)`; a parameter named `job` after the
 payload receives the `JobInHand`. What it returns is the job's result, anything JSON can hold; an
-exception fails the attempt with its message. The module is checked when it is loaded, so that a
-wrong signature stops the start and not the first job. Threads and the event loop are the worker's.
+exception fails the attempt with its message. An attribute `timeout_seconds` of the function bounds
+each run. Which names are kinds says `adapters.handler_names`. The module is checked when it is
+loaded, so that a wrong signature is told at the start and not at the first job. Threads and the
+event loop are the worker's.
 """
 
 import asyncio
 import importlib
 import importlib.util
 import inspect
+import math
 import sys
 import threading
 from collections.abc import Callable, Mapping
@@ -17,11 +20,17 @@ from pathlib import Path
 from types import FunctionType, MappingProxyType, ModuleType
 from typing import Any, TypeAlias
 
+import structlog
 from msgspec import Struct, field
 
+from adapters.handler_names import Function, NamesError, names_of
 from adapters.user_modules import files_of, hidden_import, is_hidden, look_in
+from domain import validation
+from domain.errors import InvalidInput
 
 SLEEP_SECONDS_MAX = 86_400  # a day
+
+_log = structlog.get_logger()
 
 # Fairlog's own top-level packages: a user's module of the same name would be ours, silently.
 _OURS = frozenset({"domain", "adapters", "projections", "entrypoints", "tests"})
@@ -85,8 +94,10 @@ def load_handlers(module_name: str | None, *, has_builtin: bool = True) -> Handl
 
     Without `has_builtin` there are the module's alone.
 
+    A public function that cannot be called with a payload is left out, with a line in the log.
+
     Raises HandlersError: no such module, an error while importing it, a name that is Fairlog's own
-    or another module's, no public function, or a function that cannot be called as a handler.
+    or another module's, no handler, or a function with a parameter `job` that is none.
     """
     handlers = dict(_BUILT_IN) if has_builtin else {}
     if module_name is not None:
@@ -193,17 +204,31 @@ def _clash(root: str) -> str:
 
 def _handlers_of(module: ModuleType, module_name: str) -> dict[str, Handler]:
     _refuse_imports_of_ours(module, module_name)
-    handlers = {
-        kind: _handler(kind, function, module_name)
-        for kind, function in vars(module).items()
-        if not kind.startswith("_")
-        and isinstance(function, FunctionType)
-        and function.__module__ == module.__name__  # else it was imported
-    }
+    try:
+        names = names_of(module)
+    except NamesError as error:
+        raise HandlersError(f"handlers module {module_name!r} {error}") from None
+    handlers: dict[str, Handler] = {}
+    left_out = dict(names.lost)
+    for kind, function in names.functions.items():
+        problem = _problem_with(function)
+        if problem is None:
+            handlers[kind] = _handler(kind, function, module_name)
+        elif names.are_listed or "job" in _parameters(function):
+            raise HandlersError(
+                f"handlers module {module_name!r}: {kind}() {problem}; a handler is"
+                f" {kind}(payload) or {kind}(payload, job), and a function that is none starts with"
+                " an underscore or is not in the module's __all__"
+            )
+        else:
+            left_out[kind] = problem
+    for name, reason in left_out.items():
+        _log.warning("function_is_no_kind", module=module_name, function=name, reason=reason)
     if not handlers:
+        others = "".join(f"; {name}() {reason}" for name, reason in left_out.items())
         raise HandlersError(
-            f"handlers module {module_name!r} defines no public function, so it adds no kind of job"
-            " (imported functions do not count)"
+            f"handlers module {module_name!r} defines no public function that takes a payload, so"
+            f" it adds no kind of job (imported functions do not count){others}"
         )
     return handlers
 
@@ -230,25 +255,51 @@ def _lies_beside_us(module: ModuleType | None) -> bool:
     return file is not None and Path(file).resolve().is_relative_to(_HOME)
 
 
-def _handler(kind: str, function: FunctionType, module_name: str) -> Handler:
-    if problem := _problem_with(function):
-        raise HandlersError(
-            f"handlers module {module_name!r}: {kind}() {problem}; a handler is {kind}(payload) or"
-            f" {kind}(payload, job), and a function that is none starts with an underscore"
-        )
+def _handler(kind: str, function: Function, module_name: str) -> Handler:
+    try:
+        validation.kind(kind)
+        timeout_seconds = _timeout_seconds(function)
+    except InvalidInput as error:
+        raise HandlersError(f"handlers module {module_name!r}: {kind}(): {error}") from None
     return Handler(
         kind=kind,
         function=function,
-        is_async=inspect.iscoroutinefunction(function),
-        wants_job="job" in inspect.signature(function).parameters,
+        is_async=_is_async(function),
+        wants_job="job" in _parameters(function),
+        timeout_seconds=timeout_seconds,
     )
 
 
-def _problem_with(function: FunctionType) -> str | None:
+def _timeout_seconds(function: Function) -> float | None:
+    """What the function's attribute of that name says. Raises InvalidInput."""
+    seconds = getattr(function, "timeout_seconds", None)
+    if seconds is None:
+        return None
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float):
+        seconds = math.nan
+    return float(validation.timeout_seconds(seconds))
+
+
+def _is_async(function: Function) -> bool:
+    """Ask an object with `__call__` about that."""
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
+        getattr(type(function), "__call__", None)  # noqa: B004 (not whether there is one)
+    )
+
+
+def _parameters(function: Function) -> Mapping[str, inspect.Parameter]:
+    """Empty where Python does not know them."""
+    try:
+        return inspect.signature(function).parameters
+    except (TypeError, ValueError):
+        return {}
+
+
+def _problem_with(function: Function) -> str | None:
     """Say why the function cannot be called as a handler; None: it can."""
     if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
         return "yields, so that calling it would run nothing"
-    parameters = inspect.signature(function).parameters
+    parameters = _parameters(function)
     if not parameters:
         return "takes no parameter"
     if next(iter(parameters)) == "job":

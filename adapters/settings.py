@@ -74,6 +74,10 @@ class Settings(Struct, frozen=True, kw_only=True):
     # separated by commas; default: none. They matter where it listens on loopback, or if given.
     allowed_hosts: str = ""
 
+    # Seconds, default 0 (none), at most 604,800 (7 days). The longest run of one attempt at a job
+    # that was submitted without a timeout_seconds of its own.
+    timeout_seconds: Annotated[int, Meta(ge=0, le=604_800)] = 0
+
     # A dotted module name or a path ending in .py, see adapters/handlers.py. None, the default:
     # the built-in handlers alone.
     handlers: str | None = None

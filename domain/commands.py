@@ -21,7 +21,7 @@ class SubmitJob(Struct, frozen=True, kw_only=True, gc=False, tag=True):
     idempotency_key: str | None = None  # None: the digest of kind and payload
     run_at: datetime | None = None  # UTC; None or past: at once
     expires_at: datetime | None = None  # UTC; None: never
-    timeout_seconds: float | None = None  # None: as long as its worker sends heartbeats
+    timeout_seconds: float | None = None  # None: the policy's, or as long as its lease is kept
     max_attempts: int | None = None  # None: the policy's
     priority: int = 0
 

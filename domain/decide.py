@@ -181,7 +181,7 @@ def _submit(world: World, command: SubmitJob, policy: Policy, now: datetime) -> 
         idempotency_key=key, key_is_explicit=is_explicit,
         key_expires_at=later(now, policy.idempotency_seconds),
         priority=command.priority, run_at=command.run_at, expires_at=command.expires_at,
-        timeout_seconds=command.timeout_seconds,
+        timeout_seconds=command.timeout_seconds or policy.timeout_seconds,
     )  # fmt: skip
     return Decision(
         [Fact(admission, job_id), Fact(submitted, job_id, command.payload)],

@@ -86,6 +86,7 @@ def policy_of(settings: Settings) -> Policy:
         lease_seconds=settings.lease_seconds,
         idempotency_seconds=settings.idempotency_seconds,
         max_attempts=settings.max_attempts,
+        timeout_seconds=settings.timeout_seconds or None,
     )
 
 

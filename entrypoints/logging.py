@@ -25,13 +25,18 @@ atexit.register(output.flush)
 _log = structlog.get_logger()
 
 
-def configure_logging(*, as_json: bool, level: int = logging.INFO, tracebacks: bool = True) -> None:
+def configure_logging(
+    *, as_json: bool, level: int = logging.INFO, tracebacks: bool = True,
+    runs_handlers: bool = False,
+) -> None:  # fmt: skip
     """Set up both our own logging and the standard library's, for the whole process.
 
-    Without `tracebacks`, an error is named in one line.
+    Without `tracebacks`, an error is named in one line. In a process that `runs_handlers` what is
+    logged is the user's, and says which job it is about (see `entrypoints.worker.runner`).
     """
     reserve_standard_streams()
     shared: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
@@ -51,13 +56,14 @@ def configure_logging(*, as_json: bool, level: int = logging.INFO, tracebacks: b
     handler = LogHandler(output)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=[*shared, _name_library],
+            foreign_pre_chain=[*shared, _name_handler if runs_handlers else _name_library],
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *finish],
         )
     )
     root = logging.getLogger()
     root.handlers[:] = [handler]
-    root.setLevel(max(level, logging.WARNING))  # libraries speak only when something is wrong
+    # Libraries speak only when something is wrong.
+    root.setLevel(level if runs_handlers else max(level, logging.WARNING))
     threading.excepthook = _log_thread_end  # its own writes to standard error, and may block
 
 
@@ -105,6 +111,12 @@ def _log_thread_end(ended: threading.ExceptHookArgs) -> None:
 def _name_library(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
     record: logging.LogRecord = event["_record"]
     event.update(event="library", library=record.name, message=event["event"])
+    return event
+
+
+def _name_handler(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    record: logging.LogRecord = event["_record"]
+    event.update(event="handler_log", logger=record.name, message=event["event"])
     return event
 
 

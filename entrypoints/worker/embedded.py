@@ -64,10 +64,12 @@ class EmbeddedWorker(Worker):
         name = validation.worker_id(f"{server_id}/{secrets.token_hex(6)}")
         super().__init__(EmbeddedSource(fairlog, name, server_id), executor, concurrency)
         self._name = name
+        self._served = {"kinds": sorted(executor.kinds), "concurrency": concurrency}
         self._watch: asyncio.Task[None] | None = None
 
     def start(self) -> None:
         super().start()
+        _log.info("worker_started", worker=self._name, **self._served)
         self._watch = asyncio.create_task(self._report_end(), name="worker-watch")
 
     async def _report_end(self) -> None:

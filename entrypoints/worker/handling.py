@@ -50,7 +50,7 @@ def main(connection: socket.socket) -> None:
     if not isinstance(begin, Begin):
         return  # the worker ended first
     _die_with(begin.parent)
-    configure_logging(as_json=begin.logs_json)
+    configure_logging(as_json=begin.logs_json, runs_handlers=True)
     try:
         handlers = load_handlers(begin.handlers, has_builtin=begin.has_builtin)
     except HandlersError as error:

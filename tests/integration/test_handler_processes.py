@@ -1,5 +1,6 @@
 """Workers as `fairlog` runs them: their handlers hang, hold the interpreter and end processes."""
 
+import json
 import os
 import re
 import textwrap
@@ -18,6 +19,7 @@ from tests.support.workers import WorkerProcess
 HANDLERS = """
 import asyncio
 import ctypes
+import logging
 import multiprocessing
 import os
 import pathlib
@@ -30,6 +32,20 @@ def quick(payload):
 
 async def quick_on_the_loop(payload):
     return payload
+
+def speaks(text):
+    logging.info("at work on %s", text)
+    logging.getLogger("shop").warning("low on paper")
+    return text
+
+async def speaks_on_the_loop(text):
+    await asyncio.sleep(0)
+    return speaks(text)
+
+def short(_):
+    time.sleep(30)
+
+short.timeout_seconds = 0.5
 
 def hang(_):
     time.sleep(3600)
@@ -199,6 +215,38 @@ def test_a_cancel_really_ends_a_handler_that_takes_no_notice(
     child = int(note.read_text())
     wait_until(lambda: not _is_alive(child), "the handler has ended")
     assert ended(client, submit(client, kind="quick", payload="on")["id"])["result"] == "on"
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("kind", ["speaks", "speaks_on_the_loop"])
+def test_what_a_handler_logs_appears_and_says_whose_it_is(working: Start, kind: str) -> None:
+    client, worker = working(2)
+    job = submit(client, "ada", kind=kind, payload="42")["id"]
+    assert ended(client, job)["result"] == "42"
+
+    def lines() -> list[dict[str, Any]]:
+        found = [line for line in worker.output.splitlines() if "handler_log" in line]
+        return [json.loads(line) for line in found]
+
+    wait_until(lambda: len(lines()) == 2, "both lines are there")
+    for line, (level, logger, message) in zip(
+        lines(),
+        [("info", "root", "at work on 42"), ("warning", "shop", "low on paper")],
+        strict=True,
+    ):
+        assert (line["level"], line["logger"], line["message"]) == (level, logger, message)
+        assert [line[name] for name in ("job", "kind", "user", "attempt")] == [job, kind, "ada", 1]
+    started = next(line for line in worker.output.splitlines() if "worker_started" in line)
+    assert kind in json.loads(started)["kinds"]
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_a_handlers_own_bound_ends_its_run(working: Start) -> None:
+    client, _ = working(1, processes=True)
+    error = ended(client, submit(client, kind="short", max_attempts=1)["id"])["error"]
+    assert error["type"] == "TimeoutError"
+    assert "longer than the handler's 0.5 s" in error["message"]
+    assert "took no notice for 5 s after it was told to end" in error["message"]
 
 
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)

@@ -478,3 +478,24 @@ def test_a_worker_that_stops_while_it_waits_for_work_leaves_no_job_running(
                 assert (await fairlog.job(after)).attempt == 1
 
     asyncio.run(story())
+
+
+def test_a_job_that_gives_no_time_out_has_the_services(database_url: str) -> None:
+    async def long(_: Any) -> None:
+        await asyncio.sleep(60)
+
+    async def story() -> None:
+        async with (
+            embedded(database_url, Settings(max_attempts=1, timeout_seconds=1)) as (
+                fairlog,
+                source,
+            ),
+            working(Worker(source("w"), handlers(long), 2)),
+        ):
+            without = await submit(fairlog, "long")
+            own = await submit(fairlog, "long", "own", timeout_seconds=0.5)
+            assert (await fairlog.job(without)).timeout_seconds == 1
+            assert (await fairlog.job(own)).timeout_seconds == 0.5
+            assert "longer than the job's 1 s" in (await error_of(fairlog, without))["message"]
+
+    asyncio.run(story())

@@ -171,10 +171,13 @@ def test_a_function_without_a_parameter_named_job_is_called_with_the_payload_alo
     assert run(handlers, "f", None)
 
 
-def test_private_functions_classes_values_and_imported_functions_are_no_kinds(write: Write) -> None:
+def test_private_names_classes_values_and_imported_functions_are_no_kinds(write: Write) -> None:
     write(
         "jobs_mixed.py",
         """
+        import json
+        import typing
+        from collections.abc import Callable
         from textwrap import dedent
         from functools import partial
 
@@ -182,7 +185,11 @@ def test_private_functions_classes_values_and_imported_functions_are_no_kinds(wr
             def __init__(self, payload): ...
 
         LIMIT = 3
-        half = partial(round, ndigits=2)
+        UserId = typing.NewType("UserId", str)
+        Sizes = list[int]
+        Resize = Callable[[int], int]
+        dumps = json.dumps
+        _half = partial(round, ndigits=2)
 
         def _private(): ...
         def real(payload): ...
@@ -214,6 +221,148 @@ def test_a_decorated_function_keeps_its_signature(write: Write) -> None:
     assert run(handlers, "slow", None) == 1042
 
 
+def test_whatever_decorates_a_function_it_is_a_kind(write: Write) -> None:
+    write(
+        "library_of_decorators.py",
+        """
+        import functools
+
+        def forgetful(function):
+            def wrapper(*args, **kwargs):
+                return function(*args, **kwargs)
+            return wrapper
+
+        def careful(function):
+            @functools.wraps(function)
+            def wrapper(*args, **kwargs):
+                return function(*args, **kwargs)
+            return wrapper
+
+        class Counted:
+            def __init__(self, function): self.function = function
+            def __call__(self, payload): return self.function(payload)
+
+        @forgetful
+        def theirs(payload): ...
+        """,
+    )
+    write(
+        "jobs_of_all_sorts.py",
+        """
+        import functools
+        from library_of_decorators import Counted, careful, forgetful, theirs
+
+        @forgetful
+        def a(payload): return "a"
+
+        @careful
+        def b(payload): return "b"
+
+        @Counted
+        def c(payload): return "c"
+
+        @functools.lru_cache
+        def d(payload): return "d"
+
+        def _resized(payload, size): return size
+
+        e = functools.partial(_resized, size="e")
+        f = lambda payload: "f"
+
+        class _Service:
+            def run(self, payload, job): return "g"
+            async def __call__(self, payload): return "h"
+
+        g = _Service().run
+        h = _Service()
+
+        if True:
+            @forgetful
+            async def i(payload): return "i"
+        """,
+    )
+    handlers = load_handlers("jobs_of_all_sorts", has_builtin=False)
+    assert "".join(sorted(handlers)) == "abcdefghi"
+    assert [run(handlers, kind, None) for kind in "abcdefghi"] == list("abcdefghi")
+    assert handlers["g"].wants_job
+    assert handlers["h"].is_async
+
+
+def test_a_function_whose_decorator_left_nothing_to_call_is_named(
+    write: Write, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(
+        "jobs_registered.py",
+        """
+        def _register(function): return None
+
+        @_register
+        def gone(payload): ...
+
+        def good(payload): ...
+        """,
+    )
+    assert "gone" not in load_handlers("jobs_registered")
+    said = capsys.readouterr().out
+    assert "function_is_no_kind" in said
+    assert "gone" in said
+    assert "its decorator left a NoneType" in said
+
+
+def test_the_list_of_all_says_which_names_are_kinds(write: Write) -> None:
+    write("jobs_elsewhere_defined.py", "def fetch(payload): return 'fetched'\n")
+    write(
+        "jobs_with_all.py",
+        """
+        from jobs_elsewhere_defined import fetch
+        __all__ = ["fetch", "resize"]
+        def resize(payload): ...
+        def helper(payload): ...
+        def other_helper(width, height): ...
+        """,
+    )
+    handlers = load_handlers("jobs_with_all", has_builtin=False)
+    assert set(handlers) == {"fetch", "resize"}
+    assert run(handlers, "fetch", None) == "fetched"
+
+
+@pytest.mark.parametrize(
+    ("listed", "said"),
+    [
+        ("gone", "lists 'gone' in __all__ and does not define it"),
+        ("LIMIT", "lists 'LIMIT' in __all__, which is no function"),
+        ("Size", "lists 'Size' in __all__, which is no function"),
+        ("helper", "helper() cannot be called with a payload alone"),
+    ],
+)
+def test_a_name_of_all_that_is_no_handler_is_refused(write: Write, listed: str, said: str) -> None:
+    source = f"__all__ = ['good', {listed!r}]\nLIMIT = 3\nclass Size: ...\n"
+    write("jobs_wrong_all.py", f"{source}def good(payload): ...\ndef helper(a, b): ...\n")
+    assert said in refusal("jobs_wrong_all")
+
+
+def test_a_handler_may_bound_its_runs(write: Write) -> None:
+    write(
+        "jobs_bounded.py",
+        "def f(payload): ...\nf.timeout_seconds = 2\ndef g(payload): ...\n",
+    )
+    handlers = load_handlers("jobs_bounded")
+    assert (handlers["f"].timeout_seconds, handlers["g"].timeout_seconds) == (2.0, None)
+
+
+@pytest.mark.parametrize("seconds", ["0", "-1", "True", "'2'", "float('nan')", "10**9"])
+def test_a_bound_that_is_none_is_refused(write: Write, seconds: str) -> None:
+    write("jobs_unbounded.py", f"def f(payload): ...\nf.timeout_seconds = {seconds}\n")
+    assert "timeout_seconds is a number above 0" in refusal("jobs_unbounded")
+
+
+def test_without_the_built_in_kinds_a_module_has_its_own_alone(write: Write) -> None:
+    write("jobs_alone.py", "def f(payload): ...\n")
+    assert set(load_handlers("jobs_alone", has_builtin=False)) == {"f"}
+    with pytest.raises(HandlersError, match="There is no kind of job to serve"):
+        load_handlers(None, has_builtin=False)
+
+
 def test_a_function_named_like_a_built_in_kind_replaces_it(write: Write) -> None:
     write("jobs_own_echo.py", "def echo(payload): return 'mine'\n")
 
@@ -243,18 +392,35 @@ def test_each_attempt_has_a_cancellation_of_its_own() -> None:
     [
         ("def f(): ...", "takes no parameter"),
         ("def f(payload, user): ...", "missing a required argument: 'user'"),
-        ("def f(payload, job, user): ...", "missing a required argument: 'user'"),
         ("def f(payload, *, user): ...", "missing a required"),
         ("def f(*, payload): ...", "a payload alone (too many positional"),
         ("def f(**payload): ...", "a payload alone (too many positional"),
-        ("def f(payload, job, /): ...", "a payload and job="),
-        ("def f(job): ...", "first parameter"),
-        ("def f(job, payload): ...", "first parameter"),
         ("def f(payload): yield 1", "yields"),
         ("async def f(payload): yield 1", "yields"),
     ],
 )
-def test_a_function_that_cannot_be_called_as_a_handler_is_named(
+def test_a_public_function_that_takes_no_payload_is_left_out_and_named(
+    write: Write, capsys: pytest.CaptureFixture[str], definition: str, said: str
+) -> None:
+    write("jobs_with_helpers.py", f"def good(payload): ...\n{definition}\n")
+
+    assert set(load_handlers("jobs_with_helpers", has_builtin=False)) == {"good"}
+
+    line = capsys.readouterr().out
+    assert "function_is_no_kind" in line
+    assert said in line
+
+
+@pytest.mark.parametrize(
+    ("definition", "said"),
+    [
+        ("def f(payload, job, user): ...", "missing a required argument: 'user'"),
+        ("def f(payload, job, /): ...", "a payload and job="),
+        ("def f(job): ...", "first parameter"),
+        ("def f(job, payload): ...", "first parameter"),
+    ],
+)
+def test_a_function_with_a_job_that_cannot_be_called_as_a_handler_is_refused(
     write: Write, definition: str, said: str
 ) -> None:
     write("jobs_wrong.py", f"def good(payload): ...\n{definition}\n")

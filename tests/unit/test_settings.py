@@ -78,6 +78,24 @@ def test_a_wrong_value_that_is_overridden_is_not_looked_at() -> None:
     assert load_settings({"user_limit": 5}, environ, None).user_limit == 5
 
 
+@pytest.mark.parametrize(
+    ("written", "value"),
+    [("on", True), ("TRUE", True), ("1", True), ("off", False), (" no ", False), ("0", False)],
+)
+def test_the_built_in_kinds_are_a_switch(written: str, *, value: bool) -> None:
+    environ = {"FAIRLOG_BUILTIN_HANDLERS": written}
+    assert load_settings({}, environ, None).builtin_handlers is value
+    assert load_settings({"builtin_handlers": not value}, environ, None).builtin_handlers != value
+
+
+def test_a_switch_that_is_neither_on_nor_off_is_refused(file: Path) -> None:
+    file.write_text("builtin_handlers = 2\n")
+    assert "must be on or off" in refusal(file=file)
+    assert "FAIRLOG_BUILTIN_HANDLERS is 'maybe'" in refusal(
+        environ={"FAIRLOG_BUILTIN_HANDLERS": "maybe"}
+    )
+
+
 def test_a_file_that_does_not_exist_gives_nothing(file: Path) -> None:
     assert load_settings({}, {}, file) == Settings()
 
