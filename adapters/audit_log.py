@@ -15,7 +15,7 @@ from domain.errors import BodyMissing, LogCorrupt
 from domain.identifiers import JobId, UserId
 from domain.moments import from_micros, to_micros
 
-BODIES_SEARCHED_MAX: Final = 50  # in one statement; each may have 1 MiB
+BODIES_SEARCHED_MAX: Final = 20  # in one statement; each may have 1 MiB
 
 
 class StoredEvent(Struct, frozen=True, gc=False):
@@ -123,14 +123,26 @@ def require_bodies(found: Mapping[int, bytes], positions: Iterable[int]) -> None
         raise BodyMissing(missing)
 
 
-def bodies_with(connection: Connection, positions: Sequence[int], text: str) -> dict[int, bytes]:
-    """Those of the bodies at these positions that have a text in one of their values.
+def body_sizes(connection: Connection, positions: Sequence[int]) -> dict[int, int]:
+    """The bytes of the bodies at those positions, as far as there are any."""
+    found: dict[int, int] = {}
+    for start in range(0, len(positions), 500):
+        rows = connection.execute(
+            sa.select(bodies.c.position, sa.func.length(bodies.c.body))
+            .where(bodies.c.position.in_(positions[start : start + 500]))
+        )  # fmt: skip
+        found.update((position, size) for position, size in rows)
+    return found
+
+
+def bodies_with(connection: Connection, positions: Sequence[int], text: str) -> set[int]:
+    """Those of these positions whose bodies have a text in one of their values.
 
     The database looks for it, so that only what has it is sent; in the names of fields too,
-    which is then left out here.
+    which is then left out here. No more bodies are held at once than one statement gives.
     """
     written = msgspec.json.encode(text)[1:-1]  # as it stands in canonical JSON
-    found: dict[int, bytes] = {}
+    found: set[int] = set()
     for start in range(0, len(positions), BODIES_SEARCHED_MAX):
         rows = connection.execute(
             sa.select(bodies.c.position, bodies.c.body).where(
@@ -139,9 +151,7 @@ def bodies_with(connection: Connection, positions: Sequence[int], text: str) -> 
             )
         )
         found.update(
-            (position, bytes(body))
-            for position, body in rows
-            if _has_text(msgspec.json.decode(body), text)
+            position for position, body in rows if _has_text(msgspec.json.decode(body), text)
         )
     return found
 

@@ -1,6 +1,8 @@
 """What a value must be to enter: checked once, at whichever door it comes in by."""
 
+import contextlib
 import math
+import re
 import unicodedata
 from datetime import UTC, datetime
 from typing import Final
@@ -16,6 +18,11 @@ ATTEMPTS_MAX: Final = 1000
 PRIORITY_MAX: Final = 1000  # and as far below zero
 TIMEOUT_SECONDS_MAX: Final = 7 * 86_400
 LIMIT_MAX: Final = 1_000_000_000
+_DIGITS_MAX: Final = len(str(POSITION_MAX))
+_TIME: Final = re.compile(  # RFC 3339, section 5.6
+    r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,9})?"
+    r"([Zz]|[+-][0-9]{2}:[0-9]{2})"
+)
 _FARTHEST: Final = datetime(9000, 1, 1, tzinfo=UTC)
 
 
@@ -79,16 +86,34 @@ def moment(value: datetime, what: str) -> datetime:
     return EPOCH + (value - EPOCH)
 
 
+def whole_number(text: str, what: str, least: int, most: int) -> int:
+    """Text from outside: ASCII digits alone, and no more than the largest position has."""
+    if text.isascii() and text.isdigit() and len(text) <= _DIGITS_MAX:
+        return _whole(int(text), least, most, what)
+    raise InvalidInput(f"{what} is a whole number from {least} to {most}.")
+
+
+def time(text: str, what: str) -> datetime:
+    """A time as RFC 3339 writes it, and in no other way; in UTC from here on."""
+    if _TIME.fullmatch(text):
+        with contextlib.suppress(msgspec.ValidationError):
+            return moment(msgspec.convert(text, datetime), what)
+    raise InvalidInput(f"{what} is a time with an offset, like 2026-01-31T12:00:00Z.")
+
+
 def as_of(text: str) -> int | datetime:
-    """A position of the log, or a time."""
-    if text.isascii() and text.isdigit() and int(text) <= POSITION_MAX:
-        return int(text)
-    try:
-        return moment(msgspec.convert(text, datetime), "as_of")
-    except msgspec.ValidationError:
-        raise InvalidInput(
-            "as_of is a position of the log, like 1042, or a time, like 2026-01-31T12:00:00Z."
-        ) from None
+    """A position of the log (digits alone), or a time (RFC 3339), wherever somebody asks.
+
+    A time means behind all that was recorded by then.
+    """
+    if text.isascii() and text.isdigit():
+        return whole_number(text, "as_of", 0, POSITION_MAX)
+    if _TIME.fullmatch(text):
+        return time(text, "as_of")
+    raise InvalidInput(
+        "as_of is a position of the log, like 1042, or a time with an offset, like "
+        "2026-01-31T12:00:00Z."
+    )
 
 
 def _whole(number: int, least: int, most: int, what: str) -> int:

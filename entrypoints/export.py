@@ -1,10 +1,7 @@
 """Any part of the log as a file: NDJSON, CSV or Parquet, a page of it in memory at a time."""
 
-import csv
 import importlib
-import io
 from collections.abc import Iterator, Sequence
-from datetime import datetime
 from typing import Any, BinaryIO, Final, Protocol
 
 import msgspec
@@ -14,6 +11,7 @@ from sqlalchemy.engine import Connection
 from adapters import audit_log
 from adapters.audit_log import EventFilter, StoredEvent
 from domain.errors import FairlogError
+from entrypoints.csv_cells import csv_lines
 from entrypoints.service import Fairlog
 from entrypoints.views import EventView, event_view
 
@@ -118,23 +116,13 @@ class _Csv:
         self._write([columns])
 
     def write(self, events: Sequence[ExportedEvent]) -> None:
-        self._write([[_text(getattr(event, name)) for name in self._columns] for event in events])
+        self._write([[getattr(event, name) for name in self._columns] for event in events])
 
     def _write(self, rows: Sequence[Sequence[object]]) -> None:
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows(rows)
-        self._file.write(text.getvalue().encode())
+        self._file.write(csv_lines(rows).encode())
 
     def close(self) -> None:
         pass
-
-
-def _text(value: object) -> object:
-    if isinstance(value, Raw):
-        return bytes(value).decode(errors="replace")
-    if isinstance(value, datetime):
-        return f"{value:%Y-%m-%dT%H:%M:%S.%fZ}"
-    return value
 
 
 class _Parquet:

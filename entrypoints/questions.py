@@ -5,16 +5,26 @@ from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, TypeVar
 
+from msgspec import UNSET
 from sqlalchemy.engine import Connection
 
 from adapters import audit_log
 from adapters.audit_log import EventFilter, StoredEvent
 from adapters.database import Database
 from adapters.event_log import SqlEventLog
-from domain.errors import BodyMissing, UnknownJob
+from domain.errors import BodyMissing, InvalidInput, UnknownJob
 from domain.identifiers import GLOBAL, JobId, Kind, UserId
 from domain.job import Job, State
 from domain.policy import Policy
+from entrypoints.pages import (
+    ERRORS_IN_SHORT,
+    EVERYTHING,
+    PAGE_BYTES_MAX,
+    Included,
+    fitting,
+    fitting_jobs,
+    in_short,
+)
 from entrypoints.views import (
     EventPage,
     JobPage,
@@ -29,7 +39,6 @@ from entrypoints.views import (
     event_view,
     job_view,
     window_view,
-    without_traceback,
 )
 from projections import registry
 from projections.jobs import JobQueries
@@ -83,21 +92,23 @@ class Questions:
         return found[0]
 
     async def newest_jobs(
-        self, user_id: UserId | None, state: State | None, below: int | None, limit: int
-    ) -> JobPage:
+        self, user_id: UserId | None, state: State | None, below: int | None, limit: int,
+        included: Included = ERRORS_IN_SHORT,
+    ) -> JobPage:  # fmt: skip
+        """A page may end early, since its bodies have at most PAGE_BYTES_MAX bytes together."""
+
         def query(connection: Connection) -> JobPage:
             found = self.jobs.newest(connection, user_id, state, below, limit + 1)
-            following = str(found[limit - 1].id) if len(found) > limit else None
-            views = self.views(connection, found[:limit])
-            for view in views:
-                view.error = without_traceback(view.error)
-            return JobPage(views, following)
+            shown = fitting_jobs(connection, found[:limit], included, PAGE_BYTES_MAX)
+            following = str(shown[-1].id) if len(found) > len(shown) else None
+            return JobPage(self.views(connection, shown, included=included), following)
 
         return await self.read(query)
 
     def views(
-        self, connection: Connection, jobs: Sequence[Job], erased: Collection[JobId] = ()
-    ) -> list[JobView]:
+        self, connection: Connection, jobs: Sequence[Job], erased: Collection[JobId] = (),
+        included: Included = EVERYTHING,
+    ) -> list[JobView]:  # fmt: skip
         """Jobs with their bodies, in the order given. Raises `BodyMissing`.
 
         `erased` names those whose bodies were erased after the time that is asked about.
@@ -105,30 +116,39 @@ class Questions:
         positions = {
             position: job.erased_at is None and job.id not in erased
             for job in jobs
-            for position in (job.id, job.result_position, job.error_position)
-            if position is not None
+            for position in included.places(job)
         }
         found = audit_log.bodies_at(connection, list(positions))
         audit_log.require_bodies(
             found, (position for position, must_be_there in positions.items() if must_be_there)
         )
-        return [
+        views = [
             job_view(
                 job,
-                found.get(job.id, b"null"),
-                found.get(job.result_position or 0),
+                found.get(job.id, b"null") if included.payload else UNSET,
+                found.get(job.result_position or 0) if included.result else UNSET,
                 found.get(job.error_position or 0),
             )
             for job in jobs
         ]
+        if not included.error:
+            for view in views:
+                if view.error is not UNSET:
+                    view.error = in_short(view.error)
+        return views
 
     async def events(self, wanted: EventFilter, after: int, limit: int) -> EventPage:
         def query(connection: Connection) -> list[StoredEvent]:
-            return audit_log.find(connection, wanted, after, limit + 1)
+            found = audit_log.find(connection, wanted, after, limit + 1)
+            if not found and after > (end := self.log.position(connection)):
+                raise InvalidInput(f"after: the log ends at position {end}.")
+            return found
 
         found = await self.read(query)
-        following = found[limit - 1].position if len(found) > limit else None
-        return EventPage([event_view(event) for event in found[:limit]], following)
+        sizes = (len(event.data) for event in found[:limit])
+        shown = fitting(found[:limit], sizes, PAGE_BYTES_MAX)
+        following = shown[-1].position if len(found) > len(shown) else None
+        return EventPage([event_view(event) for event in shown], following)
 
     async def history(self, job_id: JobId, after: int, limit: int) -> EventPage:
         """A job's events. Raises `UnknownJob`."""

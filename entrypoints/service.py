@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
 import structlog
-from msgspec import Raw
+from msgspec import UNSET, Raw
 from msgspec.structs import replace
 from sqlalchemy.engine import Connection
 
@@ -43,6 +43,7 @@ from entrypoints.claiming import Claiming
 from entrypoints.doorkeeper import Doorkeeper
 from entrypoints.due_jobs import JOBS_A_PAGE, DueJobs
 from entrypoints.following import Following
+from entrypoints.pages import EVERYTHING, PAGE_BYTES_MAX, fitting_jobs
 from entrypoints.questions import Questions
 from entrypoints.tail import Tail
 from entrypoints.views import ClaimedJob, JobView, RatesView, StatsView, job_view
@@ -116,18 +117,46 @@ class Fairlog(Questions):
     ) -> list[tuple[Submitted, JobView] | Exception]:
         """`submit` for many at once, with one outcome for each, in order.
 
-        What was found wrong at the door already takes a place as the exception it is.
+        What was found wrong at the door already takes a place as the exception it is. Where the
+        bodies of jobs that were known already are more than an answer can carry, the later ones
+        come without them.
         """
-
-        async def one(command: SubmitJob | Exception) -> tuple[Submitted, JobView] | Exception:
-            if isinstance(command, Exception):
-                return command
+        answers = await asyncio.gather(*(self._submitted(command) for command in commands))
+        known = [
+            answer.job
+            for answer in answers
+            if isinstance(answer, Submitted) and answer.is_duplicate
+        ]
+        views: Mapping[JobId, JobView] | FairlogError = {}
+        if known:
             try:
-                return await self.submit(command)
+                views = await self.read(lambda connection: self._known(connection, known))
             except FairlogError as error:
-                return alone(error)
+                views = alone(error)
+        return [
+            _outcome(answer, command, views)
+            for answer, command in zip(answers, commands, strict=True)
+        ]
 
-        return await asyncio.gather(*(one(command) for command in commands))
+    async def _submitted(self, command: SubmitJob | Exception) -> Submitted | Exception:
+        if isinstance(command, Exception):
+            return command
+        try:
+            submitted = await self.door.submit(command)
+        except FairlogError as error:
+            return alone(error)
+        assert isinstance(submitted, Submitted), submitted
+        return submitted
+
+    def _known(self, connection: Connection, jobs: Sequence[Job]) -> dict[JobId, JobView]:
+        """Jobs that a batch has submitted again."""
+        distinct = list({job.id: job for job in jobs}.values())
+        told = fitting_jobs(connection, distinct, EVERYTHING, PAGE_BYTES_MAX)
+        views = self.views(connection, told)
+        views += [job_view(job, UNSET, UNSET, UNSET) for job in distinct[len(told) :]]
+        for view in views:
+            view.is_duplicate = True
+        return {view.id: view for view in views}
 
     async def claim(
         self, command: ClaimJobs, wait_seconds: float = 0.0, unwanted: asyncio.Event | None = None
@@ -330,3 +359,16 @@ class Fairlog(Questions):
             done.batches, done.commands, done.events, done.retries, self.writer.waiting(),
             time.monotonic() - self._started,
         )  # fmt: skip
+
+
+def _outcome(
+    answer: Submitted | Exception,
+    command: SubmitJob | Exception,
+    known: Mapping[JobId, JobView] | FairlogError,
+) -> tuple[Submitted, JobView] | Exception:
+    if isinstance(answer, Exception):
+        return answer
+    assert isinstance(command, SubmitJob), command
+    if not answer.is_duplicate:
+        return answer, job_view(answer.job, command.payload.data, is_duplicate=False)
+    return known if isinstance(known, FairlogError) else (answer, known[answer.job.id])

@@ -70,13 +70,16 @@ class TimeTravel:
 
     def jobs_of_user(
         self, connection: Connection, user_id: UserId, as_of: int | datetime, limit: int
-    ) -> list[JobView]:
-        """The newest of a user's jobs, the newest first."""
+    ) -> list[Job]:
+        """The newest of a user's jobs, the newest first; `view` gives one with its bodies."""
         position = self.position(connection, as_of)
         wanted = EventFilter(user_id=user_id, types=["JobSubmitted"])
         submissions = audit_log.find_newest(connection, wanted, position + 1, limit)
         ids = [JobId(event.position) for event in submissions]
-        return self._views(connection, self.jobs(connection, ids, position))
+        return self.jobs(connection, ids, position)
+
+    def view(self, connection: Connection, job: Job) -> JobView:
+        return self._views(connection, [job])[0]
 
     def _views(self, connection: Connection, jobs: list[Job]) -> list[JobView]:
         """What has been erased since is not there to be shown any more."""

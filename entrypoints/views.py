@@ -20,16 +20,16 @@ class JobView(Struct, kw_only=True):
     id: JobId
     user_id: UserId
     kind: Kind
-    payload: Raw  # any JSON value
+    payload: Raw | UnsetType  # any JSON value; a list leaves it out unless it is asked for
     state: State
     attempt: int  # the latest, the fencing token; 0: never claimed
     starts: int  # attempts whose handler began, as far as the log knows
     failures: int  # since it was submitted or retried
     max_attempts: int  # so many may fail
     priority: int
-    result: Raw = msgspec.field(default_factory=lambda: _NULL)  # any JSON value
+    result: Raw | UnsetType = msgspec.field(default_factory=lambda: _NULL)  # likewise
     # Of the latest failed attempt, as its worker reported it.
-    error: Raw = msgspec.field(default_factory=lambda: _NULL)
+    error: Raw | UnsetType = msgspec.field(default_factory=lambda: _NULL)
     idempotency_key: str
     is_duplicate: bool | UnsetType = UNSET  # in the answer to a submission
     erased: bool | UnsetType = UNSET  # true: payload, result and error are gone, and null here
@@ -46,15 +46,17 @@ class JobView(Struct, kw_only=True):
 
 
 def job_view(
-    job: Job, payload: bytes, result: bytes | None = None, error: bytes | None = None,
+    job: Job, payload: bytes | UnsetType, result: bytes | UnsetType | None = None,
+    error: bytes | UnsetType | None = None,
     *, is_duplicate: bool | UnsetType = UNSET,
 ) -> JobView:  # fmt: skip
     return JobView(
-        id=job.id, user_id=job.user_id, kind=job.kind, payload=Raw(payload), state=job.state,
+        id=job.id, user_id=job.user_id, kind=job.kind,
+        payload=UNSET if payload is UNSET else Raw(payload), state=job.state,
         attempt=job.attempt, starts=job.starts, failures=job.failures,
         max_attempts=job.attempts_granted, priority=job.priority,
-        result=_NULL if result is None else Raw(result),
-        error=_NULL if error is None else Raw(error),
+        result=_NULL if result is None else UNSET if result is UNSET else Raw(result),
+        error=_NULL if error is None else UNSET if error is UNSET else Raw(error),
         idempotency_key=job.idempotency_key, is_duplicate=is_duplicate,
         erased=UNSET if job.erased_at is None else True,
         run_at=job.run_at, expires_at=job.expires_at, timeout_seconds=job.timeout_seconds,
@@ -64,19 +66,8 @@ def job_view(
     )  # fmt: skip
 
 
-def without_traceback(error: Raw) -> Raw:
-    """An error as lists show it. What is no object stays as it is."""
-    if b'"traceback"' not in bytes(error):
-        return error
-    fields = msgspec.json.decode(error, type=dict[str, Raw] | list[Raw] | str | float | bool | None)
-    if not isinstance(fields, dict) or "traceback" not in fields:
-        return error
-    del fields["traceback"]
-    return Raw(msgspec.json.encode(fields))
-
-
 class JobPage(Struct):
-    jobs: Sequence[JobView]  # their errors without the traceback
+    jobs: Sequence[JobView]
     next: str | None  # the cursor of the next page; None on the last
 
 

@@ -192,7 +192,7 @@ def _check(server: httpx.Client, root: Path, jobs: dict[int, dict[str, Any]]) ->
 
 
 def _jobs(server: httpx.Client, user: str) -> Iterator[dict[str, Any]]:
-    params: dict[str, Any] = {"user_id": user, "limit": 1000}
+    params: dict[str, Any] = {"user_id": user, "limit": 1000, "include": "payload,result"}
     while True:
         page = server.get("/v1/jobs", params=params).raise_for_status().json()
         yield from page["jobs"]

@@ -1,7 +1,5 @@
 """`fairlog audit`: questions to the log, a page at a time."""
 
-import csv
-import io
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from typing import Any, Final
@@ -20,6 +18,7 @@ from entrypoints.cli.export import export, follow
 from entrypoints.cli.opening import database_url_option, opened_log, settings_from
 from entrypoints.cli.output import examples, note, printable, say
 from entrypoints.cli.past import state
+from entrypoints.csv_cells import csv_lines
 from entrypoints.service import Fairlog
 from entrypoints.views import EventView, event_view
 
@@ -134,16 +133,14 @@ def _as_json(event: EventView) -> str:
 def _as_csv(event: EventView) -> str:
     return _csv_line(
         [
-            event.position, _time(event.recorded_at), event.type, event.version, event.user_id,
-            event.job_id, bytes(event.data).decode(errors="replace"), event.hash,
+            event.position, event.recorded_at, event.type, event.version, event.user_id,
+            event.job_id, event.data, event.hash,
         ]
     )  # fmt: skip
 
 
 def _csv_line(values: Sequence[object]) -> str:
-    line = io.StringIO()
-    csv.writer(line, lineterminator="").writerow(values)
-    return line.getvalue()
+    return csv_lines([values]).removesuffix("\n")
 
 
 _FORMATS: Final[dict[str, tuple[str | None, Callable[[EventView], str]]]] = {

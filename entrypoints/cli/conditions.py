@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any, TypeVar
 
-import msgspec
 import rich_click as click
 from msgspec import Struct
 from sqlalchemy.engine import Connection
@@ -13,7 +12,9 @@ from adapters import audit_log
 from adapters.audit_log import EventFilter
 from adapters.event_log import SqlEventLog
 from domain import validation
+from domain.errors import InvalidInput
 from domain.events import EVENT_TYPES
+from domain.identifiers import POSITION_MAX
 
 F = TypeVar("F", bound=Callable[..., object])
 
@@ -27,10 +28,9 @@ class Moment(click.ParamType[datetime]):
         if isinstance(value, datetime):
             return value
         try:
-            moment = msgspec.convert(value, datetime)
-        except msgspec.ValidationError:
-            self.fail(f"{value!r} is no time like 2026-01-31T12:00:00Z.", param, ctx)
-        return validation.moment(moment, (param and param.opts[0]) or "a time")
+            return validation.time(value, (param and param.opts[0]) or "a time")
+        except InvalidInput as error:
+            self.fail(f"{error} This is {value[:40]!r}.", param, ctx)
 
 
 _OPTIONS = (
@@ -46,7 +46,7 @@ _OPTIONS = (
     ),
     click.option("--until", type=Moment(), metavar="TIME", help="Before this time."),
     click.option(
-        "--after", type=click.IntRange(min=0), metavar="POSITION",
+        "--after", type=click.IntRange(0, POSITION_MAX), metavar="POSITION",
         help="Behind this position; the last one of an answer gives the next.",
     ),
 )  # fmt: skip

@@ -10,6 +10,7 @@ from adapters.doctor import Finding as Diagnosis
 from adapters.doctor import Level, examine
 from adapters.schema import is_current
 from domain.chain import GENESIS
+from domain.identifiers import POSITION_MAX
 from domain.job import Job
 from entrypoints.cli.failure import CHECK_FAILED
 from entrypoints.cli.opening import database_url_option, opened, opened_log, settings_from
@@ -75,7 +76,7 @@ def rebuild(database_url: str | None, names: tuple[str, ...]) -> None:
     help="Check positions, hashes and times alone: neither what the events mean nor projections.",
 )  # fmt: skip
 @click.option(
-    "--from", "position", type=click.IntRange(min=0), metavar="POSITION",
+    "--from", "position", type=click.IntRange(0, POSITION_MAX), metavar="POSITION",
     help="With --chain-only: check what is new since this position; needs --hash.",
 )  # fmt: skip
 @click.option(

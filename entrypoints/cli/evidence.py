@@ -5,12 +5,13 @@ import rich_click as click
 from click.exceptions import UsageError
 
 from domain import validation
+from domain.identifiers import POSITION_MAX
 from entrypoints.cli.opening import database_url_option, opened_log, settings_from
 from entrypoints.cli.output import examples, say
 from entrypoints.evidence import Evidence
 
 _up_to = click.option(
-    "--at", "position", type=click.IntRange(min=1), metavar="POSITION",
+    "--at", "position", type=click.IntRange(1, POSITION_MAX), metavar="POSITION",
     help="As of this position, that of a head that you kept. Default: the end of the log.",
 )  # fmt: skip
 
@@ -41,11 +42,11 @@ def head(database_url: str | None, *, position: int | None) -> None:
 @database_url_option
 @click.option("--job", "job_id", type=int, metavar="ID", help="That all events of this job are in.")
 @click.option(
-    "--position", "event", type=click.IntRange(min=1), metavar="POSITION",
+    "--position", "event", type=click.IntRange(1, POSITION_MAX), metavar="POSITION",
     help="That the event at this position is in.",
 )  # fmt: skip
 @click.option(
-    "--consistency", "first", type=click.IntRange(min=1), metavar="POSITION",
+    "--consistency", "first", type=click.IntRange(1, POSITION_MAX), metavar="POSITION",
     help="That the log begins with what it was at this position.",
 )  # fmt: skip
 @_up_to

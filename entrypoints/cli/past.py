@@ -1,5 +1,7 @@
 """`fairlog audit state`: jobs, the waiting line and the limits as they stood."""
 
+from functools import partial
+
 import msgspec
 import rich_click as click
 from click.exceptions import UsageError
@@ -45,18 +47,19 @@ def state(
         past = TimeTravel(fairlog)
         if job_id is not None:
             job = validation.job_id(job_id)
-            jobs = [fairlog.read_now(lambda connection: past.job(connection, job, then))]
+            view = fairlog.read_now(lambda connection: past.job(connection, job, then))
+            say(_as_json(view) if form == "json" else _job(view))
         elif user_id is not None:
             user = validation.user_id(user_id)
             jobs = fairlog.read_now(
                 lambda connection: past.jobs_of_user(connection, user, then, limit)
             )
+            for one in jobs:  # one after the other: each may have three bodies of 1 MiB
+                view = fairlog.read_now(partial(past.view, job=one))
+                say(_as_json(view) if form == "json" else _job(view))
         else:
             found = fairlog.read_now(lambda connection: past.state(connection, then))
             say(_as_json(found) if form == "json" else _as_text(found))
-            return
-    for view in jobs:
-        say(_as_json(view) if form == "json" else _job(view))
 
 
 def _as_json(view: PastStateView | JobView) -> str:

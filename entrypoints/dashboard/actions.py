@@ -13,7 +13,7 @@ from litestar.status_codes import HTTP_200_OK
 from domain import validation
 from domain.commands import CancelJob, JobCommand, RetryJob
 from domain.errors import InvalidInput
-from domain.identifiers import JobId
+from domain.identifiers import POSITION_MAX, JobId
 from domain.job import Job
 from entrypoints.dashboard.desk import Desk
 from entrypoints.dashboard.rendering import html, is_from_page, render
@@ -65,6 +65,7 @@ def _selected(ids: str | Sequence[str] | None) -> list[JobId]:
     given = [ids] if isinstance(ids, str) else list(ids or [])
     if not 1 <= len(given) <= SELECTED_MAX:
         raise InvalidInput(f"Select 1 to {SELECTED_MAX} jobs; these are {len(given)}.")
-    if not all(one.isascii() and one.isdigit() for one in given):
-        raise InvalidInput("A job's id is a whole number.")
-    return [validation.job_id(int(one)) for one in dict.fromkeys(given)]
+    return [
+        JobId(validation.whole_number(one, "A job id", 1, POSITION_MAX))
+        for one in dict.fromkeys(given)
+    ]

@@ -17,7 +17,6 @@ from domain.errors import InvalidInput
 from domain.events import EVENT_TYPES
 from domain.identifiers import POSITION_MAX
 from entrypoints.dashboard.desk import Desk, Moment
-from entrypoints.dashboard.moments import moment_of
 from entrypoints.dashboard.words import brief_json, pretty_json
 from entrypoints.http.audit import known_types
 from entrypoints.time_travel import TimeTravel
@@ -77,7 +76,7 @@ async def standing(
 
     It is folded from the last snapshot before. Raises `InvalidInput`.
     """
-    moment = moment_of(as_of.strip())
+    moment = validation.as_of(as_of.strip())
     return await desk.show(
         request, "standing", "Standing",
         lambda connection, _: {"then": TimeTravel(desk.fairlog).state(connection, moment)},
@@ -99,7 +98,7 @@ def _read(desk: Desk, connection: Connection, asked: Asked) -> dict[str, object]
     below = _number(asked.before, "before") if asked.before else None
     then = None
     if asked.as_of:
-        then = _then(desk, connection, moment_of(asked.as_of))
+        then = _then(desk, connection, validation.as_of(asked.as_of))
         below = min(then.position + 1, below or POSITION_MAX)
     found = audit_log.find_newest(connection, wanted, below, EVENTS_A_PAGE + 1)
     shown = found[:EVENTS_A_PAGE]
@@ -117,6 +116,4 @@ def _then(desk: Desk, connection: Connection, as_of: int | datetime) -> Then:
 
 
 def _number(text: str, what: str) -> int:
-    if not (text.isascii() and text.isdigit() and int(text) < POSITION_MAX):
-        raise InvalidInput(f"{what} is a whole number.")
-    return int(text)
+    return validation.whole_number(text, what, 0, POSITION_MAX - 1)

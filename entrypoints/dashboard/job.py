@@ -20,9 +20,9 @@ from domain.job import ENDED, Job, State
 from domain.upcasting import read
 from entrypoints.dashboard import words
 from entrypoints.dashboard.desk import Desk, Moment
-from entrypoints.dashboard.moments import moment_of
 from entrypoints.dashboard.timeline import WIDTH, bars, timeline
 from entrypoints.explaining import facts_of
+from entrypoints.pages import PAGE_BYTES_MAX, fitting
 from entrypoints.time_travel import TimeTravel
 
 EVENTS_SHOWN_MAX: Final = 500
@@ -46,7 +46,7 @@ async def job(
 ) -> Response[str]:
     """Raises `UnknownJob`, also for one that did not exist by then, and `InvalidInput`."""
     wanted = validation.job_id(job_id)
-    then = moment_of(as_of.strip()) if as_of.strip() else None
+    then = validation.as_of(as_of.strip()) if as_of.strip() else None
     return await desk.show(
         request, "job", f"Job {wanted}",
         lambda connection, at: _read(desk, connection, at, wanted, then),
@@ -85,9 +85,12 @@ def _read(
     events = [event for event in history if event.position <= until]
     line = timeline([_recorded(event) for event in events])
     failed_at = [one.error_position for one in line.attempts if one.error_position]
-    errors = audit_log.bodies_at(connection, failed_at)
+    sizes = audit_log.body_sizes(connection, failed_at)
+    latest = failed_at[::-1]
+    shown = fitting(latest, (sizes.get(position, 0) for position in latest), PAGE_BYTES_MAX)
+    errors = audit_log.bodies_at(connection, shown)
     if not is_erased:
-        audit_log.require_bodies(errors, failed_at)
+        audit_log.require_bodies(errors, shown)
     return {
         "job": found,
         "now": now,

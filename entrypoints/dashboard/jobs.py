@@ -65,9 +65,9 @@ async def jobs(
 async def find(job_id: Annotated[str, QueryParameter(name="id")] = "") -> Redirect:
     """To a job by its id; `#42` and `42` are the same."""
     number = job_id.strip().removeprefix("#")
-    if number.isascii() and number.isdigit():
-        return Redirect(f"/jobs/{int(number)}")
-    return Redirect("/jobs")
+    if not number:
+        return Redirect("/jobs")
+    return Redirect(f"/jobs/{validation.whole_number(number, 'A job id', 1, POSITION_MAX)}")
 
 
 async def _kinds(desk: Desk) -> list[Kind]:
@@ -88,6 +88,4 @@ def _state(name: str) -> State:
 def _bound(text: str, what: str) -> int | None:
     if not text:
         return None
-    if not (text.isascii() and text.isdigit() and int(text) <= POSITION_MAX):
-        raise InvalidInput(f"{what} is the id of a job.")
-    return int(text)
+    return validation.whole_number(text, what, 0, POSITION_MAX)

@@ -12,7 +12,7 @@ from litestar.response import Stream
 
 from entrypoints.dashboard.desk import Desk
 from entrypoints.http.paging import position_of
-from entrypoints.http.stream import HEADERS, LastEventId, last_seen
+from entrypoints.http.stream import HEADERS, LastEventId, last_seen, reached
 
 
 @get("/pulse")
@@ -21,7 +21,7 @@ async def pulse(
 ) -> Stream:
     """At each beat: `data` and `id` are the position of the latest event."""
     seen = last_seen(last_event_id)
-    position = position_of(after) if seen is None else seen
+    position = await reached(desk.fairlog.tail, position_of(after) if seen is None else seen)
     return Stream(_frames(desk, position), media_type="text/event-stream", headers=HEADERS)
 
 

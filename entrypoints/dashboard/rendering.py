@@ -18,10 +18,8 @@ SECURITY_HEADERS: Final = {
         "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
         "img-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
     ),
-    "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Opener-Policy": "same-origin",
-    "Cache-Control": "no-store",
 }
 VIEWS: Final = (
     ("overview", "/", "Overview"), ("fairness", "/fairness", "Fairness"),
@@ -40,7 +38,7 @@ def _environment() -> Environment:
     )  # fmt: skip
     environment.filters |= {
         "count": words.count, "duration": words.duration, "rate": words.rate,
-        "visible": words.escape_turning,
+        "visible": words.visible,
     }  # fmt: skip
     environment.globals |= {
         "elapsed": words.elapsed, "share": words.share, "static": static_path(), "views": VIEWS,

@@ -19,6 +19,7 @@ from entrypoints.dashboard.overview import overview
 from entrypoints.dashboard.pulse import pulse
 from entrypoints.dashboard.rendering import SECURITY_HEADERS, page, render
 from entrypoints.http.problems import answer_error
+from entrypoints.http.query import HAS_FORMS
 from entrypoints.service import Fairlog
 
 _ADVICE = {
@@ -39,6 +40,7 @@ def dashboard(fairlog: Fairlog) -> list[Router]:
         exception_handlers={Exception: _answer_error},
         response_headers=SECURITY_HEADERS,
         include_in_schema=False,
+        opt={HAS_FORMS: True},
     )  # fmt: skip
     return [pages, assets()]
 

@@ -9,8 +9,11 @@ import msgspec
 JSON_CHARACTERS_MAX: Final = 20_000
 BRIEF_CHARACTERS_MAX: Final = 200
 _TOLD_ELSEWHERE: Final = frozenset({"type", "user_id"})
-# Characters that turn the direction of the text behind them. In JSON their escapes mean the same.
-_TURNING: Final = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+# Control characters, and those that turn the direction of the text behind them. In JSON their
+# escapes mean the same. Ends of lines and tabs are left, which indented JSON has.
+_UNSEEN: Final = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]"
+)
 _UNITS: Final = ((86_400, "d"), (3_600, "h"), (60, "m"))
 
 
@@ -57,7 +60,7 @@ def pretty_json(data: bytes) -> tuple[str, bool]:
     """Indented, and clipped where it is long; whether it was."""
     text = msgspec.json.format(data, indent=2).decode()
     clipped = text[:JSON_CHARACTERS_MAX]
-    return escape_turning(clipped), len(text) > len(clipped)
+    return visible(clipped), len(text) > len(clipped)
 
 
 def brief_json(event: bytes) -> str:
@@ -65,15 +68,15 @@ def brief_json(event: bytes) -> str:
     fields = msgspec.json.decode(event, type=dict[str, Any])
     told = {name: value for name, value in fields.items() if name not in _TOLD_ELSEWHERE}
     text = " ".join(f"{name}={_plain(value)}" for name, value in told.items())
-    return escape_turning(text[:BRIEF_CHARACTERS_MAX])
+    return visible(text[:BRIEF_CHARACTERS_MAX])
 
 
 def _plain(value: object) -> str:
     return value if isinstance(value, str) else msgspec.json.encode(value).decode()
 
 
-def escape_turning(text: str) -> str:
-    return _TURNING.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+def visible(text: str) -> str:
+    return _UNSEEN.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def message_of(error: bytes | None) -> str:
@@ -85,4 +88,4 @@ def message_of(error: bytes | None) -> str:
         name = value.get("type")
         value = f"{name}: {value['message']}" if isinstance(name, str) else value["message"]
     text = value if isinstance(value, str) else msgspec.json.encode(value).decode()
-    return escape_turning(text[:300])
+    return visible(text[:300])

@@ -6,6 +6,7 @@ from typing import Any, Final
 from litestar import Request
 from litestar.exceptions import PermissionDeniedException
 
+from entrypoints.http.query import check_query
 from entrypoints.http.reading import refuse_invalid_utf8
 
 _READING: Final = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -15,6 +16,7 @@ _OWN: Final = frozenset({b"same-origin", b"none"})
 async def guard(request: Request[Any, Any, Any]) -> None:
     """Raises `InvalidInput`, or an HTTP 403."""
     await refuse_invalid_utf8(request)
+    check_query(request)
     if request.scope["method"] not in _READING:
         _refuse_other_sites(request.scope["headers"])
 

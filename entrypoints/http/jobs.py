@@ -24,6 +24,7 @@ from entrypoints.http.problems import Problem, problem_of, refusal_answer
 from entrypoints.http.rate_limit_fields import rate_limit_fields
 from entrypoints.http.reading import off_the_loop, read_json, size_of
 from entrypoints.http.requests import BulkRetry, Submission, SubmissionBatch
+from entrypoints.pages import included_of
 from entrypoints.service import Fairlog
 from entrypoints.time_travel import TimeTravel
 from entrypoints.views import EventPage, JobPage, JobView
@@ -106,13 +107,19 @@ class JobController(Controller):
         job_state: Annotated[State | None, QueryParameter(name="state")] = None,
         cursor: FromQuery[str | None] = None,
         limit: FromQuery[int] = 100,
+        include: FromQuery[str | None] = None,
     ) -> JobPage:
-        """Jobs, newest first."""
+        """Jobs, newest first.
+
+        `include` names what else is told of each, separated by commas: `payload`, `result`, and
+        `error`, which is told in short otherwise. A page with much of it ends early.
+        """
         return await fairlog.newest_jobs(
             None if user_id is None else validation.user_id(user_id),
             job_state,
             page_cursor(cursor),
             limit_of(limit),
+            included_of(include),
         )
 
     @get("/{job_id:int}")

@@ -11,7 +11,7 @@ from litestar import Controller, Response, get, post
 from litestar.di import NamedDependency
 from litestar.params import FromPath, JSONBody
 from litestar.status_codes import HTTP_200_OK
-from msgspec import Raw, Struct
+from msgspec import UNSET, Raw, Struct, UnsetType
 
 from domain.errors import RateLimited, UnknownJob
 from domain.identifiers import POSITION_MAX, JobId, UserId
@@ -21,6 +21,7 @@ from entrypoints.http.problems import headers_of, problem_of
 from entrypoints.http.rate_limit_fields import rate_limit_fields
 from entrypoints.http.reading import off_the_loop
 from entrypoints.http.requests import Submission
+from entrypoints.pages import Included
 from entrypoints.service import Fairlog
 from entrypoints.views import JobView
 
@@ -28,6 +29,7 @@ NO_JOB = 0  # the id in the answer to a refused submission
 _RUNNING_MAX = 1000
 _FAILED_MAX = 10
 _RECENT_MAX = 20
+_INCLUDED = Included(payload=True, result=True, error=False)
 _STATES = {State.SCHEDULED: "queued", State.CANCELLED: "failed"}  # the original had neither
 
 
@@ -112,11 +114,14 @@ class OriginalController(Controller):
 
     @get("/dashboard")
     async def dashboard(self, fairlog: NamedDependency[Fairlog]) -> OriginalDashboard:
-        """Counts, and the newest jobs: running, failed (at most 10) and of any state (20)."""
+        """Counts, and the newest jobs: running, failed (at most 10) and of any state (20).
+
+        There are fewer of each where their payloads and results are large.
+        """
         counts = await fairlog.read(fairlog.jobs.counts)
-        running = await fairlog.newest_jobs(None, State.RUNNING, None, _RUNNING_MAX)
-        failed = await fairlog.newest_jobs(None, State.FAILED, None, _FAILED_MAX)
-        recent = await fairlog.newest_jobs(None, None, None, _RECENT_MAX)
+        running = await fairlog.newest_jobs(None, State.RUNNING, None, _RUNNING_MAX, _INCLUDED)
+        failed = await fairlog.newest_jobs(None, State.FAILED, None, _FAILED_MAX, _INCLUDED)
+        recent = await fairlog.newest_jobs(None, None, None, _RECENT_MAX, _INCLUDED)
         return OriginalDashboard(
             OriginalStats(
                 total_jobs=sum(counts.values()),
@@ -155,8 +160,10 @@ def _state(view: JobView) -> str:
     return _STATES.get(view.state, view.state)
 
 
-def _text(body: Raw) -> str | None:
+def _text(body: Raw | UnsetType) -> str | None:
     """A JSON string as its text, null as None, anything else as JSON."""
+    if body is UNSET:
+        return None
     value = msgspec.json.decode(body)
     if value is None or isinstance(value, str):
         return value
@@ -166,7 +173,7 @@ def _text(body: Raw) -> str | None:
 def _error_message(view: JobView) -> str | None:
     if view.state is State.CANCELLED:
         return "cancelled"
-    error = msgspec.json.decode(view.error)
+    error = None if view.error is UNSET else msgspec.json.decode(view.error)
     if isinstance(error, dict) and isinstance(error.get("message"), str):
         return str(error["message"])
     return _text(view.error)

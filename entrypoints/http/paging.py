@@ -1,13 +1,12 @@
 """Cursors and page sizes."""
 
-import re
 from typing import Final
 
+from domain import validation
 from domain.errors import InvalidInput
 from domain.identifiers import POSITION_MAX
 
 PAGE_MAX: Final = 1000
-_CURSOR: Final = re.compile(r"[0-9]{1,19}")
 
 
 def limit_of(limit: int) -> int:
@@ -21,9 +20,12 @@ def page_cursor(cursor: str | None) -> int | None:
     """The `next` of the page before. Raises `InvalidInput`."""
     if cursor is None:
         return None
-    if not (_CURSOR.fullmatch(cursor) and int(cursor) <= POSITION_MAX):
-        raise InvalidInput("cursor is the `next` of the page before; leave it out for the first.")
-    return int(cursor)
+    try:
+        return validation.whole_number(cursor, "cursor", 0, POSITION_MAX)
+    except InvalidInput:
+        raise InvalidInput(
+            "cursor is the `next` of the page before; leave it out for the first."
+        ) from None
 
 
 def position_of(after: int) -> int:

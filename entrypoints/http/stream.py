@@ -17,11 +17,12 @@ from domain.identifiers import POSITION_MAX
 from entrypoints.http.audit import known_types
 from entrypoints.http.paging import position_of
 from entrypoints.service import Fairlog
-from entrypoints.tail import Page
+from entrypoints.tail import Page, Tail
 from entrypoints.views import event_view
 
 HEARTBEAT_SECONDS: Final = 10.0  # proxies and browsers take a silent connection for a dead one
 _RETRY_MILLISECONDS: Final = 1000
+_CATCHING_UP_SECONDS: Final = (0.25, 0.75, 0.0)  # between two looks
 HEADERS: Final = {
     "Cache-Control": "no-store",
     "X-Accel-Buffering": "no",  # nginx would hold events back
@@ -50,8 +51,12 @@ async def stream(
         types=known_types(event_type or []),
     )
     position = last_seen(last_event_id)
+    if position is None and after is not None:
+        position = position_of(after)
     if position is None:
-        position = await fairlog.tail.position() if after is None else position_of(after)
+        position = await fairlog.tail.position()
+    else:
+        await reached(fairlog.tail, position)
     return Stream(
         _frames(fairlog, wanted, position), media_type="text/event-stream", headers=HEADERS
     )
@@ -82,6 +87,26 @@ def last_seen(header: str | None) -> int | None:
     """Raises `InvalidInput`."""
     if not header:
         return None
-    if not (header.isascii() and header.isdigit() and int(header) <= POSITION_MAX):
-        raise InvalidInput("Last-Event-ID is the position of the last event that was seen.")
-    return int(header)
+    try:
+        return validation.whole_number(header, "Last-Event-ID", 0, POSITION_MAX)
+    except InvalidInput:
+        raise InvalidInput(
+            "Last-Event-ID is the position of the last event that was seen."
+        ) from None
+
+
+async def reached(tail: Tail, position: int) -> int:
+    """Return a position that a client wants to go on behind.
+
+    Raises `InvalidInput` where the log does not reach it, also after a moment in which a server
+    that is behind the others may catch up: the client has seen another log, and would be told
+    nothing until this one is as long.
+    """
+    for seconds in _CATCHING_UP_SECONDS:
+        if position <= (end := await tail.position()):
+            return position
+        await tail.pause(seconds)
+    raise InvalidInput(
+        f"The log ends at position {end}, before {position}: it is not the log that was seen. "
+        "Begin anew, without Last-Event-ID or after."
+    )

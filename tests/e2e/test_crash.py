@@ -45,7 +45,7 @@ async def submit_until_it_dies(server: FairlogServer) -> dict[int, int]:
 def all_jobs(client: httpx.Client) -> dict[int, dict[str, object]]:
     """By id, as the list shows them."""
     jobs: dict[int, dict[str, object]] = {}
-    query = {"limit": "1000"}
+    query = {"limit": "1000", "include": "payload,result,error"}
     while True:
         page = client.get("/v1/jobs", params=query).json()
         jobs |= {job["id"]: job for job in page["jobs"]}

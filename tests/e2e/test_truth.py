@@ -99,7 +99,7 @@ def as_users_see_it(client: httpx.Client) -> dict[str, Any]:
     stats.pop("rates")  # of the process
     return {
         "stats": stats,
-        "jobs": client.get("/v1/jobs", params={"limit": 1000}).json(),
+        "jobs": client.get("/v1/jobs", params={"limit": 1000, "include": "payload,result"}).json(),
         "limits": [client.get(f"/v1/limits/{user}").json() for user in ("ada", "bob", "eve")],
     }
 

@@ -114,7 +114,7 @@ async def history(fairlog: Fairlog, job_id: JobId) -> list[str]:
 async def error_of(fairlog: Fairlog, job_id: JobId) -> dict[str, str]:
     job = await ended(fairlog, job_id)
     assert job.state is State.FAILED
-    error = msgspec.json.decode(job.error)
+    error = msgspec.json.decode(msgspec.json.encode(job))["error"]
     assert isinstance(error, dict)
     return error
 
@@ -149,7 +149,7 @@ def test_async_and_other_handlers_run_and_their_results_are_recorded(
                 third = await submit(fairlog, "awaited_later", payload)
                 fourth = await submit(fairlog, "nothing", payload)
                 results = [
-                    msgspec.json.decode((await ended(fairlog, job_id)).result)
+                    msgspec.json.decode(msgspec.json.encode(await ended(fairlog, job_id)))["result"]
                     for job_id in (first, second, third, fourth)
                 ]
             assert results == [

@@ -45,3 +45,9 @@ def test_an_error_is_told_in_a_line(error: object, message: str) -> None:
 def test_an_event_is_told_in_a_line_without_what_stands_beside_it() -> None:
     event = {"type": "JobStarted", "user_id": "alice", "attempt": 2, "worker": "w"}
     assert words.brief_json(msgspec.json.encode(event)) == "attempt=2 worker=w"
+
+
+def test_what_nobody_can_see_is_shown_as_what_it_is() -> None:
+    for character in "\x00\x1b\x7f\x85\x9b\u061c\u200e\u200f\u2028\u202e\u2066\u2069":
+        assert words.visible(f"a{character}b") == f"a\\u{ord(character):04x}b"
+    assert words.visible("é\n\t日 👩‍🔬") == "é\n\t日 👩‍🔬"

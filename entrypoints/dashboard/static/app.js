@@ -204,7 +204,7 @@ function rowOf(event) {
   field("position").textContent = event.position;
   field("type").textContent = event.type;
   field("brief").textContent = brief(event.data);
-  field("data").textContent = escapeTurning(JSON.stringify(event.data, null, 2));
+  field("data").textContent = visible(JSON.stringify(event.data, null, 2));
   field("hash").textContent = event.hash;
   if (event.user_id !== null) field("user").append(link(`/jobs?user=${encodeURIComponent(event.user_id)}`, event.user_id, "name"));
   if (event.job_id !== null) field("job").append(link(`/jobs/${event.job_id}`, `#${event.job_id}`, "id"));
@@ -213,7 +213,7 @@ function rowOf(event) {
 
 function brief({ type, user_id, ...told }) {
   const words = Object.entries(told).map(([name, value]) => `${name}=${typeof value === "string" ? value : JSON.stringify(value)}`);
-  return escapeTurning(words.join(" ").slice(0, 200));
+  return visible(words.join(" ").slice(0, 200));
 }
 
 function link(href, text, name) {
@@ -221,15 +221,15 @@ function link(href, text, name) {
   const isolated = document.createElement("bdi");
   made.href = href;
   made.className = name;
-  made.title = escapeTurning(text);
-  isolated.textContent = text;
+  made.title = visible(text);
+  isolated.textContent = visible(text);
   made.append(isolated);
   return made;
 }
 
-// Characters that turn the direction of text are shown as what they are.
-function escapeTurning(text) {
-  return text.replace(/[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]/g, (found) => `\\u${found.charCodeAt(0).toString(16).padStart(4, "0")}`);
+// Control characters, and those that turn the direction of text, are shown as what they are.
+function visible(text) {
+  return text.replace(/[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]/g, (found) => `\\u${found.charCodeAt(0).toString(16).padStart(4, "0")}`);
 }
 
 // Times: relative, and right as time goes by.
