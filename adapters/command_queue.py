@@ -23,6 +23,7 @@ from domain.commands import (
     ExtendLeases,
     FailJob,
     RecoverJobs,
+    ReportRefusals,
     SubmitJob,
     WakeJobs,
 )
@@ -69,18 +70,20 @@ class CommandQueue:
     ) -> None:
         self._commands_max = commands_max
         self._submissions_max = submissions_max
+        self._reports: deque[Pending] = deque()  # go first: few, and promised within a second
         self._waiting: deque[Pending] = deque()
         self._bytes = 0
         self._is_closed = False
         self._changed = threading.Condition()
 
     def __len__(self) -> int:
-        return len(self._waiting)
+        return len(self._waiting) + len(self._reports)
 
     def oldest_seconds(self) -> float:
         """How long the oldest waiting command has waited; 0 when none waits."""
         with self._changed:
-            return time.monotonic() - self._waiting[0].since if self._waiting else 0.0
+            oldest = [one[0].since for one in (self._reports, self._waiting) if one]
+            return time.monotonic() - min(oldest) if oldest else 0.0
 
     @property
     def is_closed(self) -> bool:
@@ -112,19 +115,22 @@ class CommandQueue:
         with self._changed:
             if self._is_closed:
                 raise QueueFull("The server is stopping; send the request to another one.")
-            if len(self._waiting) >= most or (size and self._bytes + size > bytes_most):
+            if len(self) >= most or (size and self._bytes + size > bytes_most):
                 raise QueueFull("Too many requests are waiting to be written; try again shortly.")
-            self._waiting.append(Pending(command, size, reply, time.monotonic()))
+            queue = self._reports if isinstance(command, ReportRefusals) else self._waiting
+            queue.append(Pending(command, size, reply, time.monotonic()))
             self._bytes += size
-            if len(self._waiting) == 1:
+            if len(self) == 1:
                 self._changed.notify()
 
     def take(self) -> list[Pending]:
         """All that waits, up to the bounds of a batch; blocks for the first. Empty: closed."""
         with self._changed:
-            while not self._waiting and not self._is_closed:
+            while not self and not self._is_closed:
                 self._changed.wait()
             batch: list[Pending] = []
+            while self._reports and len(batch) < BATCH_COMMANDS_MAX:
+                batch.append(self._reports.popleft())
             size = jobs = 0
             while self._waiting and len(batch) < BATCH_COMMANDS_MAX:
                 size += self._waiting[0].bytes
@@ -143,7 +149,8 @@ class CommandQueue:
 
     def fail_waiting(self, error: Exception) -> None:
         with self._changed:
-            waiting = list(self._waiting)
+            waiting = [*self._reports, *self._waiting]
+            self._reports.clear()
             self._waiting.clear()
             self._bytes = 0
         self.resolve(waiting, [error] * len(waiting))

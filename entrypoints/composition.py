@@ -12,6 +12,7 @@ import structlog
 from adapters.command_queue import CommandQueue
 from adapters.database import Database
 from adapters.event_log import SqlEventLog
+from adapters.live_servers import live_servers
 from adapters.other_process import program
 from adapters.schema import NoTriggers, migrate, protect_events
 from adapters.server_lock import ServerLock
@@ -102,7 +103,7 @@ def prepare(fairlog: Fairlog, progress: Progress = lambda _done, _total: None) -
     except NoTriggers as error:
         _log.warning("events_unprotected", reason=str(error))
     with fairlog.database.write() as connection:
-        create_all(connection, [registry.registry])
+        create_all(connection, [registry.registry, live_servers])
     with fairlog.database.read() as connection:
         stale = outdated(connection, inline_projections())
     if stale:
@@ -116,7 +117,7 @@ def prepare(fairlog: Fairlog, progress: Progress = lambda _done, _total: None) -
 def projection_tables(fairlog: Fairlog) -> list[str]:
     """The names of all tables that `prepare` makes beside the log's own."""
     following = [one.projection for one in fairlog.following.followers]
-    tables = [registry.registry, checkpoints]
+    tables = [registry.registry, checkpoints, live_servers]
     for projection in (*inline_projections(), *following):
         tables += projection.tables
     return [table.name for table in tables]
@@ -152,4 +153,5 @@ def _known_names(names: Sequence[str], known: Sequence[str]) -> list[str]:
 def server_lock(fairlog: Fairlog) -> ServerLock | None:
     """On SQLite, what proves that an earlier server on this file is dead."""
     file = fairlog.database.url.database
-    return ServerLock(Path(file)) if fairlog.database.is_sqlite and file else None
+    # The file itself, whatever links lead to it.
+    return ServerLock(Path(file).resolve()) if fairlog.database.is_sqlite and file else None

@@ -21,9 +21,12 @@ from domain.moments import to_micros
 from domain.ports import Clock
 
 _OPENS: Final = {LimitChanged.__name__}
-REPORT_SECONDS: Final = 0.8  # between two rounds, give or take a fifth
-# Two rounds at most fall into any one second, and on average 120 users are reported in it.
-REPORTS_A_ROUND_MAX: Final = 96
+# From the end of a round to the begin of the next, give or take a fifth. A refusal waits so long
+# and for the round under way, then for the writer, which takes reports before all that waits.
+REPORT_SECONDS: Final = 0.45
+# Three rounds at most fall into any one second, and on average 120 users are reported in it.
+REPORTS_A_ROUND_MAX: Final = 60
+WATCH_SECONDS: Final = 0.2  # between two looks for limits that others changed, give or take a fifth
 _LAST_REPORTS_AT_ONCE: Final = 2_000  # when the server stops; the queue takes ten times as many
 
 
@@ -69,13 +72,16 @@ class Doorkeeper:
             self._door.open_all()
 
     async def report(self) -> None:
-        """Have the counts that wait longest recorded; look whether another process changed a limit.
+        """Have the counts that wait longest recorded.
 
         For use by one caller at a time. When that is cancelled, the round goes on without it.
         """
         reports = self._door.take_reports(REPORTS_A_ROUND_MAX)
         self._round = asyncio.ensure_future(self._record(reports))
         await asyncio.shield(self._round)
+
+    async def watch_limits(self) -> None:
+        """Look whether another process changed a limit, while anybody is refused here."""
         if self._door.is_closed_to_any:
             latest = await self._latest_limit_change()
             if latest > self._latest_seen:

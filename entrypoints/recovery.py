@@ -9,6 +9,7 @@ from domain import validation
 from domain.identifiers import ServerId
 from domain.job import Job
 from entrypoints.composition import prepare, server_lock
+from entrypoints.registration import registered
 from entrypoints.service import Fairlog
 
 _EMBEDDED: Final = ServerId("embedded")
@@ -41,8 +42,16 @@ def sole_server(fairlog: Fairlog) -> Iterator[None]:
 
 
 def recover_now(fairlog: Fairlog, given: str | None) -> list[Job]:
-    """What `serve` does before it listens; returns the jobs that changed, and closes `fairlog`."""
+    """What `serve` does before it listens; returns the jobs that changed, and closes `fairlog`.
+
+    Raises `NameTaken` while the server lives, and `SettingsDiffer`.
+    """
+    name = server_id_of(fairlog, given)
     with sole_server(fairlog), contextlib.closing(fairlog):
         prepare(fairlog)
-        fairlog.writer.start()
-        return fairlog.recover(server_id_of(fairlog, given))
+        with registered(fairlog, name, on_lost=lambda _: None):
+            fairlog.writer.start()
+            try:
+                return fairlog.recover(name)
+            finally:
+                fairlog.writer.stop()

@@ -20,12 +20,14 @@ from adapters.doctor import unsafe_settings
 from adapters.forks import keep_from_children
 from adapters.settings import Settings
 from domain.errors import FairlogError
+from domain.identifiers import ServerId
 from entrypoints.composition import prepare
 from entrypoints.host_names import hosts_of
 from entrypoints.http.app import create_app
 from entrypoints.http.protocol import Bounds, bounded_protocol
 from entrypoints.interpreter import tune_interpreter
 from entrypoints.recovery import server_id_of, sole_server
+from entrypoints.registration import registered
 from entrypoints.service import Fairlog
 from entrypoints.worker.handler_frames import begin_of
 from entrypoints.worker.handler_processes import HandlerProcesses, handler_processes
@@ -67,23 +69,34 @@ def run_server(fairlog: Fairlog, settings: Settings, options: ServerOptions) -> 
         built = prepare(fairlog)
         if built:
             _log.info("projections_built", projections=built)
-        fairlog.writer.start()
-        recovered = fairlog.recover(server_id)
-        _log.info("recovered", jobs=len(recovered), server=server_id)
-        app = create_app(
-            fairlog, server_id=server_id, workers=options.workers, executor=executor,
-            served_names=hosts_of(options.host, settings.allowed_hosts),
-        )  # fmt: skip
-        tune_interpreter()
-        allow_files(settings.max_connections)
-        server = _Server(uvicorn_config(app, settings), fairlog, options, listener)
-        with _signals_left_to(server):
-            server.run(sockets=[listener])
-        if fairlog.writer.fatal is not None:
-            raise fairlog.writer.fatal
-        if not server.started:
-            raise FairlogError("The server could not start; the lines above say why.")
-        _log.info("stopped")
+        with registered(fairlog, server_id, fairlog.end_with):
+            try:
+                _serve(fairlog, settings, options, server_id, executor, listener)
+            finally:
+                fairlog.writer.stop()  # before somebody else may have the name
+
+
+def _serve(
+    fairlog: Fairlog, settings: Settings, options: ServerOptions, server_id: ServerId,
+    executor: HandlerProcesses | None, listener: socket.socket,
+) -> None:  # fmt: skip
+    fairlog.writer.start()
+    recovered = fairlog.recover(server_id)
+    _log.info("recovered", jobs=len(recovered), server=server_id)
+    app = create_app(
+        fairlog, server_id=server_id, workers=options.workers, executor=executor,
+        served_names=hosts_of(options.host, settings.allowed_hosts),
+    )  # fmt: skip
+    tune_interpreter()
+    allow_files(settings.max_connections)
+    server = _Server(uvicorn_config(app, settings), fairlog, options, listener)
+    with _signals_left_to(server):
+        server.run(sockets=[listener])
+    if fairlog.writer.fatal is not None:
+        raise fairlog.writer.fatal
+    if not server.started:
+        raise FairlogError("The server could not start; the lines above say why.")
+    _log.info("stopped")
 
 
 def uvicorn_config(app: Litestar, settings: Settings) -> uvicorn.Config:

@@ -79,6 +79,10 @@ class Fairlog(Questions):
         self._started = time.monotonic()
         self.is_recovered = False  # whether what an earlier process left has been queued again
 
+    def end_with(self, error: FairlogError) -> None:
+        """Write nothing any more, and have the server end with the error."""
+        self.writer.fatal = error
+
     def close(self) -> None:
         """Write what is waiting, then let go of the database."""
         self.writer.stop()

@@ -11,6 +11,7 @@ from entrypoints.cli.failure import CHECK_FAILED, Failure
 from entrypoints.cli.opening import database_url_option, opened_log, settings_from
 from entrypoints.cli.output import counted, examples, has_terminal, note, printable, progress, say
 from entrypoints.erasure import Erased, erase_job, erase_user
+from entrypoints.registration import check_settings
 from entrypoints.service import Fairlog
 
 
@@ -47,6 +48,7 @@ def erase(
             click.confirm(
                 f"Remove payloads, results and errors of {whose} for good?", abort=True, err=True
             )
+        check_settings(fairlog)
         fairlog.writer.start()
         if job is not None:
             done = erase_job(fairlog, job, cancel=cancel)

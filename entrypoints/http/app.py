@@ -15,7 +15,7 @@ from litestar.openapi.plugins import JsonRenderPlugin
 from domain.errors import FairlogError
 from domain.identifiers import ServerId
 from entrypoints.dashboard.router import dashboard
-from entrypoints.doorkeeper import REPORT_SECONDS
+from entrypoints.doorkeeper import REPORT_SECONDS, WATCH_SECONDS
 from entrypoints.http.audit import audit
 from entrypoints.http.claims import ClaimController, OutcomeController
 from entrypoints.http.edge import EdgeApp
@@ -56,6 +56,7 @@ def create_app(
         chores = [
             asyncio.create_task(_repeat(fairlog.wake_due_jobs, CLOCK_SECONDS), name="clock"),
             asyncio.create_task(_repeat(fairlog.door.report, REPORT_SECONDS), name="door"),
+            asyncio.create_task(_repeat(fairlog.door.watch_limits, WATCH_SECONDS), name="limits"),
         ]
         worker = EmbeddedWorker(fairlog, executor, workers, server_id) if executor else None
         if worker is not None:

@@ -115,3 +115,29 @@ def test_with_the_database_away_the_last_round_ends_all_the_same() -> None:
             await keeper.report_all()
 
     play(story)
+
+
+def test_a_limit_that_another_process_changed_opens_the_door_while_a_report_is_under_way() -> None:
+    latest = 0
+
+    async def latest_limit_change() -> int:
+        return latest
+
+    async def story() -> None:
+        nonlocal latest
+        log = Log()
+        keeper = Doorkeeper(log.execute, latest_limit_change, ManualClock())
+        for _ in range(2):
+            with pytest.raises(RateLimited):
+                await keeper.submit(submit(USERS[0]))
+        await keeper.watch_limits()
+        assert keeper.refuse(USERS[0]) is not None
+        log.is_open.clear()
+        report = asyncio.create_task(keeper.report())
+        latest = 7
+        await keeper.watch_limits()
+        assert keeper.refuse(USERS[0]) is None
+        log.is_open.set()
+        await report
+
+    asyncio.run(story())
