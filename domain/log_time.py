@@ -155,7 +155,7 @@ class TimeKeeper:
             return _corrected(reading, goes_on_at, CorrectionReason.LOG_AHEAD)
         self._doubt = None
         self._reference = _Reference(reading.clock, elapsed, reading.correction.position)
-        if is_first and reading.correction.offset > 0 and reading.clock >= reading.recorded_at:
+        if is_first and shown > reading.clock >= reading.recorded_at:
             # Nobody has written for longer than the log was ahead.
             return _corrected(reading, reading.clock, CorrectionReason.CAUGHT_UP)
         return Judged(reading.now, None)

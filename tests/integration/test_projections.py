@@ -33,6 +33,7 @@ from projections.fold import GenerationFold
 from projections.generations import InlineProjection
 from tests.support.core import (
     ManualClock,
+    SteppingClock,
     do,
     log_of,
     outcomes,
@@ -124,7 +125,7 @@ def quick_database_url(backend: str, request: pytest.FixtureRequest) -> Iterator
 
 def check_any_sequence(url: str, played: Batches, events_a_page: int) -> None:
     """Two services write by turns, with one clock that moves either way."""
-    clock = ManualClock()
+    clock = SteppingClock()
     with ExitStack() as stack:
         services = [stack.enter_context(service(url, clock=clock, **TIGHT)) for _ in range(2)]
         fairlog = services[0]

@@ -52,6 +52,16 @@ class ManualClock:
         self._now += timedelta(seconds=seconds)
 
 
+class SteppingClock(ManualClock):
+    """One that is only set, never left to run, for who looks again and again until it is believed:
+    between two looks a writer finds that a moment has gone by.
+    """
+
+    def elapsed(self) -> float:
+        self._elapsed += 0.6
+        return self._elapsed
+
+
 @contextmanager
 def service(
     database_url: str, *, clock: Clock | None = None, queue: CommandQueue | None = None,
