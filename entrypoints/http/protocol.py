@@ -196,6 +196,9 @@ class BoundedProtocol(HttpToolsProtocol):
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002 (uvicorn's one word for all)
         self._refuse(*self._refusal)
 
+    def _unsupported_upgrade_warning(self) -> None:
+        """Write no lines for what any client may send; it is answered as if it had not asked."""
+
     def look_at_the_time(self, now: float) -> None:
         """Give up what is overdue."""
         if now >= self._due:

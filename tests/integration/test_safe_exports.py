@@ -7,7 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+from click.testing import CliRunner
+
 from adapters.settings import Settings
+from domain.errors import FairlogError
+from entrypoints.cli import cli
 from tests.support.server import AppServer, submit, without_settings
 
 _FAIRLOG = Path(sys.executable).with_name("fairlog")
@@ -38,3 +43,22 @@ def test_ids_are_harmless_wherever_they_are_told(database_url: str) -> None:
     table = fairlog(database_url, "audit")
     assert "\u202e" not in table
     assert "a\\u202eb" in table
+
+
+def test_numbers_of_any_length_are_told_by_every_command(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with AppServer(database_url, Settings()) as server:
+        submit(server.client)
+    monkeypatch.setenv("FAIRLOG_DATABASE_URL", database_url)
+    for arguments in (
+        "audit --after {}", "audit --job {}", "audit state --as-of {}",
+        "audit state --as-of 1 --job {}", "audit prove --job {}", "audit prove --at {} --job 2",
+        "audit prove --consistency {}", "audit export --after {}", "erase --job {}",
+        "verify --chain-only --from {}", "whatif --user-limit {}",
+    ):  # fmt: skip
+        for number in ("9" * 5000, str(2**63), "٢x"):
+            done = CliRunner().invoke(cli, arguments.format(number).split())
+            assert done.exit_code != 0, (arguments, number)
+            # Others would be told as a fault of ours.
+            assert isinstance(done.exception, SystemExit | FairlogError), (arguments, number)

@@ -36,6 +36,11 @@ def test_with_nothing_given_every_setting_has_its_documented_default() -> None:
         lease_seconds=30,
         idempotency_seconds=86400,
         max_attempts=3,
+        max_connections=1000,
+        keep_alive_seconds=75,
+        request_seconds=60,
+        bodies_mib=128,
+        allowed_hosts="",
         handlers=None,
     )
 
@@ -49,6 +54,11 @@ def test_every_variable_of_the_environment_is_read() -> None:
         "FAIRLOG_LEASE_SECONDS": "4",
         "FAIRLOG_IDEMPOTENCY_SECONDS": "5",
         "FAIRLOG_MAX_ATTEMPTS": "6",
+        "FAIRLOG_MAX_CONNECTIONS": "10",
+        "FAIRLOG_KEEP_ALIVE_SECONDS": "7",
+        "FAIRLOG_REQUEST_SECONDS": "8",
+        "FAIRLOG_BODIES_MIB": "16",
+        "FAIRLOG_ALLOWED_HOSTS": "Jobs.example, 10.0.0.7,[fd00::7]",
         "FAIRLOG_HANDLERS": "jobs.images",
     }
     assert load_settings({}, environ, None) == Settings(
@@ -59,8 +69,20 @@ def test_every_variable_of_the_environment_is_read() -> None:
         lease_seconds=4,
         idempotency_seconds=5,
         max_attempts=6,
+        max_connections=10,
+        keep_alive_seconds=7,
+        request_seconds=8,
+        bodies_mib=16,
+        allowed_hosts="jobs.example,10.0.0.7,[fd00::7]",
         handlers="jobs.images",
     )
+
+
+@pytest.mark.parametrize("hosts", ["http://jobs.example", "a b", "jobs.example:80", ",", "*"])
+def test_what_is_no_name_of_a_host_is_refused(hosts: str) -> None:
+    message = refusal(environ={"FAIRLOG_ALLOWED_HOSTS": hosts})
+    assert message.startswith("FAIRLOG_ALLOWED_HOSTS is ")
+    assert "separated by commas" in message
 
 
 def test_a_flag_wins_over_the_environment_which_wins_over_the_file(file: Path) -> None:
