@@ -60,6 +60,7 @@ class Pending(Struct, gc=False):
     bytes: int  # of its body
     reply: Reply
     since: float  # time.monotonic()
+    is_answered: bool = False
 
 
 class CommandQueue:
@@ -108,7 +109,7 @@ class CommandQueue:
         self._put(command, ticket)
 
     def _put(self, command: Command, reply: Reply) -> None:
-        size = _body_bytes(command)
+        size = body_bytes(command)
         is_submission = isinstance(command, SubmitJob)
         most = self._submissions_max if is_submission else self._commands_max
         bytes_most = SUBMISSION_BYTES_MAX if is_submission else BYTES_MAX
@@ -122,6 +123,13 @@ class CommandQueue:
             self._bytes += size
             if len(self) == 1:
                 self._changed.notify()
+
+    def wait(self, seconds_max: float | None) -> bool:
+        """Wait until `take` would not block; returns False when nothing came for so long."""
+        with self._changed:
+            return self._changed.wait_for(
+                lambda: bool(self._waiting) or self._is_closed, seconds_max
+            )
 
     def take(self) -> list[Pending]:
         """All that waits, up to the bounds of a batch; blocks for the first. Empty: closed."""
@@ -158,11 +166,15 @@ class CommandQueue:
     def resolve(self, batch: Sequence[Pending], outcomes: Sequence[Outcome]) -> None:
         """Give each caller its outcome, waking each event loop once for all of its callers.
 
-        One error may be the outcome of many: each caller has one of its own.
+        One error may be the outcome of many: each caller has one of its own. Who has had an answer
+        gets no other.
         """
         by_loop: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[Answer], Outcome]]] = {}
         by_desk: dict[AnswerAll, list[tuple[int, Outcome]]] = {}
         for pending, outcome in zip(batch, outcomes, strict=True):
+            if pending.is_answered:
+                continue
+            pending.is_answered = True
             if isinstance(pending.reply, Ticket):
                 number, answer_all = pending.reply
                 by_desk.setdefault(answer_all, []).append((number, outcome))
@@ -211,7 +223,8 @@ def _jobs(command: Command) -> int:
             return 1
 
 
-def _body_bytes(command: Command) -> int:
+def body_bytes(command: Command) -> int:
+    """What a command takes of memory beside a few hundred bytes."""
     match command:
         case SubmitJob(payload=body) | FailJob(error=body):
             return body.size

@@ -1,27 +1,26 @@
 """Connections to the database, set so that SQLite, MySQL and MariaDB behave alike.
 
-Every driver error becomes one of ours here, by its code and never by its message.
+Every driver error becomes one of ours here (see `adapters.database_faults`).
 """
 
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import closing, contextmanager
-from enum import Enum
+from contextlib import closing, contextmanager, suppress
 from typing import Any, Final
 from weakref import WeakSet
 
 import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.engine import URL, Connection, Engine, make_url
-from sqlalchemy.exc import DBAPIError, DisconnectionError, SQLAlchemyError
-from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.pool import ConnectionPoolEntry, NullPool
 
 from adapters import mysql_pipeline
+from adapters.database_faults import explained, is_for_everybody
 from adapters.forks import keep_from_children
 from adapters.sqlite_file import JOURNAL_BYTES_MAX, SqliteFile
-from domain.errors import LogUnavailable
+from domain.errors import FairlogError, LogUnavailable
 
 # A caller hears within 5 s that the database is away: one statement that hangs, then one connect.
 CONNECT_SECONDS_MAX: Final = 1
@@ -34,24 +33,6 @@ READ_STATEMENT_SECONDS_MAX: Final = 60
 # to: after a switch-over it would give what stood on the old primary for as long as it lives.
 READ_ONLY_LOOK_SECONDS: Final = 2.0
 DROP_READERS_SECONDS_MIN: Final = 1.0
-
-# Deadlock, lock wait time-out, snapshot conflict (MariaDB 11.6.2 and later), certification failure
-# and a Galera node that is not ready: the whole transaction can be tried again.
-_TRY_AGAIN: Final = frozenset({1020, 1047, 1180, 1205, 1213})
-# Cannot connect, connection lost, out of sync, shutting down, killed, too many connections, read
-# only after a fail-over.
-_LOST: Final = frozenset(
-    {0, 1040, 1053, 1079, 1080, 1152, 1159, 1161, 1290, 1792, 1836, 1927}
-    | {2002, 2003, 2006, 2013, 2014, 2055}
-)  # fmt: skip
-
-
-class Fault(Enum):
-    """What a failed statement means for its transaction."""
-
-    TRY_AGAIN = "the same transaction may succeed when it is tried again"
-    LOST = "the connection is gone; what it was doing has an unknown outcome"
-    REFUSED = "the database refuses what was asked, and will again"
 
 
 class Database:
@@ -94,18 +75,18 @@ class Database:
 
     def connect_writer(self) -> Connection:
         """A connection whose transactions take the write lock at once and time out early."""
-        return self._writing.connect()
+        return connect(self._writing)
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
         """A connection for queries. Raises `LogUnavailable` when the database is away."""
-        with translated(), self._reading.connect() as connection:
+        with translated(), _used(connect(self._reading)) as connection:
             yield connection
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
         """One transaction beside the writer's: for migrations, rebuilds and their like."""
-        with translated(), self._beside.begin() as connection:
+        with translated(), _used(connect(self._beside)) as connection, connection.begin():
             yield connection
 
     @property
@@ -141,7 +122,7 @@ class Database:
         A server's own logs (binary log, redo, backups) are its operator's to purge.
         """
         if self.is_sqlite:
-            with translated(), self._reading.connect() as connection:
+            with translated(), _used(connect(self._reading)) as connection:
                 connection.rollback()  # no checkpoint within a transaction
                 driver = connection.connection.driver_connection
                 assert isinstance(driver, sqlite3.Connection)
@@ -233,47 +214,48 @@ def _set_up_sqlite(connection: sqlite3.Connection, lock_wait_seconds: int) -> No
     connection.execute("PRAGMA synchronous = FULL")  # with NORMAL a power loss forgets commits
 
 
-def fault_of(error: Exception) -> Fault:
-    """Classify what a driver raised; an error that is not a driver's counts as refused."""
-    if isinstance(error, DisconnectionError | PoolTimeoutError):
-        return Fault.LOST
-    original = error.orig if isinstance(error, DBAPIError) else error
-    if isinstance(original, sqlite3.Error):
-        return _fault_of_sqlite(original)
-    if isinstance(error, DBAPIError) and error.connection_invalidated:
-        return Fault.LOST
-    code = error_code(error)
-    if code in _TRY_AGAIN:
-        return Fault.TRY_AGAIN
-    return Fault.LOST if code in _LOST or isinstance(original, OSError) else Fault.REFUSED
-
-
-def error_code(error: Exception) -> int | None:
-    """The server's or the client library's number, None for anything else."""
-    original: Any = error.orig if isinstance(error, DBAPIError) else error
-    arguments = getattr(original, "args", ())
-    return arguments[0] if arguments and isinstance(arguments[0], int) else None
-
-
-def _fault_of_sqlite(error: sqlite3.Error) -> Fault:
-    primary = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
-    if primary in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}:
-        return Fault.TRY_AGAIN
-    lost = {
-        sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY,
-        sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT,
-    }  # fmt: skip
-    return Fault.LOST if primary in lost else Fault.REFUSED
+def connect(engine: Engine) -> Connection:
+    """Raises `LogUnavailable`, whatever the reason: it is no statement's fault."""
+    try:
+        return engine.connect()
+    except FairlogError:
+        raise
+    except Exception as error:
+        raise LogUnavailable(f"{explained(error)} The request can be sent again.") from error
 
 
 @contextmanager
 def translated() -> Iterator[None]:
-    """Turn a driver's error into `LogUnavailable` when trying again later may help."""
+    """Turn an error of the database into `LogUnavailable` when trying again later may help."""
     try:
         yield
-    except SQLAlchemyError as error:
-        if fault_of(error) is Fault.REFUSED:
+    except FairlogError:
+        raise
+    except Exception as error:
+        if not is_for_everybody(error):
             raise
-        raise LogUnavailable(
-            "The database does not answer; the request can be sent again."
-        ) from error
+        raise LogUnavailable(f"{explained(error)} The request can be sent again.") from error
+
+
+@contextmanager
+def _used(connection: Connection) -> Iterator[Connection]:
+    """Close it in the end. One in which anything went wrong may be in any state: it is thrown away
+    and not given to anybody again.
+    """
+    try:
+        yield connection
+    except FairlogError:  # raised by whoever used it, about what they found
+        raise
+    except BaseException:
+        throw_away(connection)
+        raise
+    finally:
+        connection.close()
+
+
+def throw_away(connection: Connection) -> None:
+    """Close a connection for good, whatever state it is in. Raises nothing."""
+    with suppress(Exception):
+        connection.invalidate()
+    with suppress(Exception):
+        connection.close()

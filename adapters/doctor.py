@@ -17,7 +17,8 @@ from msgspec import Struct
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError
 
-from adapters.database import Database, error_code
+from adapters.database import Database
+from adapters.database_faults import error_code
 from adapters.grants import may_drop
 from adapters.schema import is_current, missing_triggers
 

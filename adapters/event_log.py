@@ -26,6 +26,8 @@ from domain.stored_log import Leaf
 from domain.upcasting import read, version_of
 
 # Microseconds since the epoch; each connection's time zone is set to UTC.
+_REHEARSAL: Final = "Rehearsal"  # never committed
+_REHEARSAL_BYTES: Final = 16 * 1024
 _DATABASE_NOW: Final = "TIMESTAMPDIFF(MICROSECOND, '1970-01-01', SYSDATE(6))"
 
 _UNKNOWN_EPOCH: Final = -1
@@ -163,6 +165,44 @@ class SqlEventLog:
         connection.execute(
             log_head.update().where(log_head.c.id == HEAD_ID).values(epoch=log_head.c.epoch + 1)
         )
+
+    def rehearse(self, connection: Connection, head: Head) -> None:
+        """Write what an append would, for a look whether it can be. Needs the head lock; the caller
+        rolls it back.
+        """
+        position, at = head.position + 1, to_micros(head.now)
+        row = (position, _REHEARSAL, 1, None, None, at, b"{}", head.hash)
+        connection.exec_driver_sql(self._insert_events, [row])
+        connection.exec_driver_sql(self._insert_bodies, [(position, bytes(_REHEARSAL_BYTES))])
+        self.move_head(connection, head, Head(position, head.hash, head.now, head.epoch))
+
+    def rehearse_commit(self, connection: Connection) -> None:
+        """On SQLite, have the disk take some pages, and leave everything as it is: only a commit
+        writes them.
+        """
+        with connection.begin():
+            position = self.position(connection) + 1
+            connection.exec_driver_sql(self._insert_bodies, (position, bytes(_REHEARSAL_BYTES)))
+            connection.execute(bodies.delete().where(bodies.c.position == position))
+            connection.execute(log_head.update().values(epoch=log_head.c.epoch))
+
+    def behind_the_end(self, connection: Connection, head: Head) -> str | None:
+        """What stands where only the next events may come to stand; None: nothing. Needs the head
+        lock.
+        """
+        for table in (events, bodies):
+            found = connection.execute(
+                sa.select(sa.func.min(table.c.position)).where(table.c.position > head.position)
+            ).scalar_one()
+            if found is not None:
+                return (
+                    f"The table {table.name} holds a row at position {found}, and the log ends at "
+                    f"{head.position}: something else than Fairlog wrote it, and nothing can be "
+                    "written before it is removed. Find out who did, remove it with the owner's "
+                    "account (without the triggers on events, which `fairlog migrate` makes "
+                    "again), and run `fairlog verify`."
+                )
+        return None
 
     def position(self, connection: Connection) -> int:
         return head_position(connection)

@@ -13,8 +13,9 @@ from alembic.script import ScriptDirectory
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError
 
-from adapters.database import Database, Fault, error_code, fault_of, translated
-from domain.errors import FairlogError
+from adapters.database import Database, translated
+from adapters.database_faults import Fault, error_code, fault_of
+from domain.errors import FairlogError, LogUnavailable
 
 ATTEMPTS_MAX: Final = 20
 _PAUSE_SECONDS: Final = 0.25
@@ -69,7 +70,7 @@ def protect_events(database: Database) -> None:
         try:
             with database.write() as connection:
                 connection.exec_driver_sql(_trigger(name, is_sqlite=database.is_sqlite))
-        except DBAPIError as error:
+        except (DBAPIError, LogUnavailable) as error:
             code = error_code(error)
             if code in _ANOTHER_WAS_QUICKER:
                 continue

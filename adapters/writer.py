@@ -18,12 +18,13 @@ import structlog
 from msgspec import Struct
 from msgspec.structs import replace
 from sqlalchemy.engine import Connection
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from adapters.clock import SystemClock
 from adapters.command_queue import CommandQueue, Pending
-from adapters.database import Database, Fault, fault_of
+from adapters.database import Database, throw_away
+from adapters.database_faults import Fault, error_code, explained, fault_of, is_for_everybody
 from adapters.event_log import SqlEventLog
+from adapters.supervision import Part, reason_of, supervise
 from domain.batch import Batch, Outcome
 from domain.commands import AcceptClock, Command, SubmitJob
 from domain.decide import Answer
@@ -46,11 +47,17 @@ from domain.world import Needs, World
 # From a batch's first try to the error its callers get. With one statement that hangs for 3 s and
 # one attempt to connect (1 s) they have it within 5 s.
 BATCH_SECONDS_MAX: Final = 3.0
+# The same where trying again at once will hardly help: a full disk, a right that is lacking.
+BROKEN_SECONDS_MAX: Final = 0.5
+# Between two looks whether anything can be written, when nothing is to be: while it is known that
+# nothing can, and else, in a server.
+FAILING_PROBE_SECONDS: Final = 1.0
+PROBE_SECONDS: Final = 5.0
 _PAUSE_SECONDS: Final = 0.02
-_OUTCOME_UNKNOWN: Final = (
-    "The database does not answer; the request may be sent again, with the same idempotency key "
-    "it never runs twice."
+_SEND_AGAIN: Final = (
+    "The request may be sent again, with the same idempotency key it never runs twice."
 )
+_OUTCOME_UNKNOWN: Final = f"The outcome is not known. {_SEND_AGAIN}"
 
 _log = structlog.get_logger()
 
@@ -105,6 +112,9 @@ class WritePath(Protocol):
     def start(self) -> None:
         """Call it once."""
 
+    async def attach(self) -> None:
+        """Call it on the event loop before `execute` is used there."""
+
     def stop(self) -> None:
         """Write what is waiting, then end. Commands that come later are refused."""
 
@@ -124,8 +134,10 @@ class Writer:
 
     def __init__(
         self, database: Database, log: SqlEventLog, projections: Projections[Connection],
-        policy: Policy, queue: CommandQueue | None = None,
+        policy: Policy, queue: CommandQueue | None = None, part: Part | None = None,
     ) -> None:  # fmt: skip
+        self.part = Part("writes") if part is None else part
+        self.probe_seconds: float | None = None  # None: no look while all is well and idle
         self.stats = WriterStats()
         self.queue = CommandQueue() if queue is None else queue  # an empty one is falsy
         self.fatal: FairlogError | None = None  # why it stopped for good
@@ -141,13 +153,18 @@ class Writer:
         self._connection: Connection | None = None
         self._epoch: int | None = None
         self._in_doubt: _InDoubt | None = None
+        self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="fairlog-writer", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
 
+    async def attach(self) -> None:
+        """Nothing is to be done."""
+
     def stop(self) -> None:
         """Write what is waiting, then end. Commands that come later are refused."""
+        self._stopping.set()
         self.queue.close()
         if self._thread.is_alive():
             self._thread.join()
@@ -174,22 +191,65 @@ class Writer:
         return self.queue.oldest_seconds()
 
     def _run(self) -> None:
-        while batch := self.queue.take():
-            self._taken_at = time.monotonic()
-            self._process(batch, deadline=self._taken_at + BATCH_SECONDS_MAX)
-            del batch  # or it would be kept until the next one comes
-            if self.fatal is not None:
-                break
+        supervise(self.part, self._take_and_write, self._stopping, self._forget)
         self._disconnect()
         self.queue.close()
         self.queue.fail_waiting(self.fatal or LogUnavailable("The server is stopping."))
 
-    def _process(self, batch: Sequence[Pending], deadline: float) -> None:
-        """Write a batch, and answer each of its callers exactly once."""
+    def _take_and_write(self) -> None:
+        """Until the queue is closed, or a newer release writes."""
+        while self.fatal is None:
+            if not self.queue and not self.queue.wait(self._idle_seconds()):
+                self._probe()
+                continue
+            batch = self.queue.take()
+            if not batch:
+                return
+            self._taken_at = time.monotonic()
+            self.part.begins()
+            try:
+                self._process(batch, deadline=self._taken_at + BATCH_SECONDS_MAX)
+            except BaseException:  # nobody waits for ever, whatever has happened
+                self.queue.resolve(batch, [LogUnavailable(_OUTCOME_UNKNOWN)] * len(batch))
+                raise
+            del batch  # or it would be kept until the next one comes
+
+    def _idle_seconds(self) -> float | None:
+        """How long to wait for commands before a look whether they could be written."""
+        return FAILING_PROBE_SECONDS if self.part.is_failing else self.probe_seconds
+
+    def _forget(self) -> None:
+        """After an error that nobody foresaw: what was being done is not gone on with."""
+        self._in_doubt = None
+        self._epoch = None
+        self._disconnect()
+
+    def _probe(self) -> None:
+        """Nothing waits: look whether a batch could be written, and write nothing."""
+        self.part.begins()
         try:
-            outcomes = self._write_until(batch, deadline)
+            connection = self._connect()
+            with connection.begin() as transaction:
+                head = self._log.lock_head(connection)
+                self._database.check_in_place(connection)
+                self._log.rehearse(connection, head)
+                transaction.rollback()
+            if self.part.is_failing and self._database.is_sqlite:
+                self._log.rehearse_commit(connection)
+        except Exception as error:  # noqa: BLE001 (whatever it is, it would befall a batch too)
+            if not isinstance(error, LogFileReplaced) or self._connection_is_busy():
+                self._disconnect()
+            self.part.fails(self._about_all(error) or error)
+        else:
+            self.part.works()
+
+    def _process(self, batch: Sequence[Pending], deadline: float, *, is_part: bool = False) -> None:
+        """Write a batch, or a part of one that failed, and answer each of its callers once."""
+        try:
+            outcomes = self._write_until(batch, deadline, is_part=is_part)
         except LogUnavailable as error:
             error.nothing_was_recorded = self._in_doubt is None
+            self.part.fails(str(error).removesuffix(f" {_SEND_AGAIN}"))
             self._answer(batch, [error] * len(batch))
             # Whoever waits behind would wait as long again: they hear it now.
             self.queue.fail_waiting(LogUnavailable(str(error), nothing_was_recorded=True))
@@ -197,56 +257,100 @@ class Writer:
             self.fatal = error
             self._answer(batch, [error] * len(batch))
         except Exception as error:  # noqa: BLE001 (each caller must have an answer)
-            if self._in_doubt is None:
-                self._isolate(batch, error, deadline)
-            else:  # the batch may be on disk: deciding parts of it anew could write it twice
-                _log.error("outcome_unknown", exc_info=error)
-                self._answer(batch, [LogUnavailable(_OUTCOME_UNKNOWN)] * len(batch))
+            self._isolate(batch, error, deadline)
         else:
+            self.part.works()
             self._answer(batch, outcomes)
 
     def _isolate(self, batch: Sequence[Pending], error: Exception, deadline: float) -> None:
         """Split a refused batch until the command that the database refuses stands alone."""
-        if len(batch) == 1:
-            _log.error("command_failed", command=type(batch[0].command).__name__, exc_info=error)
+        if len(batch) > 1 and time.monotonic() < deadline:
+            middle = len(batch) // 2
+            self._process(batch[:middle], deadline, is_part=True)
+            self._process(batch[middle:], deadline, is_part=True)
+            return
+        commands = Counter(type(pending.command).__name__ for pending in batch)
+        _log.error("command_failed", commands=dict(commands), exc_info=error)
+        if len(batch) == 1 and not is_for_everybody(error):
             self._answer(batch, [WriteFailed("The database refused this command.")])
             return
-        middle = len(batch) // 2
-        self._process(batch[:middle], deadline)
-        self._process(batch[middle:], deadline)
+        self.part.fails(error)
+        unavailable = LogUnavailable(f"{explained(error)} {_SEND_AGAIN}", nothing_was_recorded=True)
+        self._answer(batch, [unavailable] * len(batch))
 
     def _answer(self, batch: Sequence[Pending], outcomes: Sequence[Outcome]) -> None:
         self._in_doubt = None
         self.queue.resolve(batch, outcomes)
 
-    def _write_until(self, batch: Sequence[Pending], deadline: float) -> list[Outcome]:
-        """Try the whole transaction again while that may help and there is time."""
+    def _write_until(
+        self, batch: Sequence[Pending], deadline: float, *, is_part: bool
+    ) -> list[Outcome]:
+        """Try the whole transaction again while that may help and there is time.
+
+        After any error but a refusal of values the connection is thrown away. Raises
+        `LogUnavailable` for what befalls whatever is written, and else the error, which may be one
+        command's.
+        """
         pause = _PAUSE_SECONDS
+        # What nobody foresaw may be one command's doing, or have come once and not again. A batch
+        # is split, and so tried again; a command alone is tried again as it is.
+        unforeseen_left = 1 if len(batch) == 1 and not is_part else 0
         while True:
             try:
                 return self._write(batch)
-            except ClockInDoubt as error:
-                self._roll_back(is_lost=False)
-                if time.monotonic() + pause > deadline:
-                    _log.warning("clock_in_doubt", reason=str(error))
-                    raise
-            except LogFileReplaced:  # with this connection it goes on when the file is put back
-                self._roll_back(is_lost=False)
-                raise
-            except (SQLAlchemyError, LogUnavailable, OSError) as error:
-                fault = Fault.LOST if isinstance(error, LogUnavailable) else fault_of(error)
-                self._roll_back(is_lost=fault is Fault.LOST)
-                if fault is Fault.REFUSED:
-                    raise
-                if time.monotonic() + pause > deadline:
-                    _log.warning("database_unavailable", error=type(error).__name__)
-                    raise LogUnavailable(_OUTCOME_UNKNOWN) from error
-            except Exception:
-                self._roll_back(is_lost=False)
-                raise
+            except Exception as error:
+                unforeseen_left -= fault_of(error) is Fault.UNKNOWN
+                until = self._retry_until(
+                    error, deadline, is_part=is_part, is_last=unforeseen_left < 0
+                )
+                if time.monotonic() + pause > until:
+                    _log.warning(
+                        "database_unavailable", error=type(error).__name__, code=error_code(error),
+                        reason=reason_of(error),
+                    )  # fmt: skip
+                    if isinstance(error, ClockInDoubt):
+                        raise
+                    raise LogUnavailable(f"{explained(error)} {_SEND_AGAIN}") from error
             self.stats.retries += 1
             time.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 (spreads retries)
             pause = min(pause * 2, 0.5)
+
+    def _retry_until(
+        self, error: Exception, deadline: float, *, is_part: bool, is_last: bool
+    ) -> float:
+        """How long trying again may help. Raises the error where it does not at all."""
+        fault = fault_of(error)
+        # With the same connection it goes on when the file is put back, or the clock is right.
+        keeps = fault is Fault.REFUSED or isinstance(error, LogFileReplaced | ClockInDoubt)
+        if not keeps or self._connection_is_busy():
+            self._disconnect()
+        if isinstance(error, LogTooNew | LogFileReplaced):
+            raise error
+        if self._in_doubt is not None:
+            return deadline
+        if not is_part and (found := self._about_all(error)):
+            raise LogUnavailable(f"{found} {_SEND_AGAIN}") from error
+        if fault is Fault.REFUSED or is_last:
+            raise error
+        if fault is Fault.BROKEN:
+            return min(deadline, self._taken_at + BROKEN_SECONDS_MAX)
+        return deadline
+
+    def _about_all(self, error: Exception) -> str | None:
+        """Of a duplicate: whether somebody else has written where every batch has to."""
+        if fault_of(error) is not Fault.REFUSED:
+            return None
+        try:
+            connection = self._connect()
+            with connection.begin() as transaction:
+                head = self._log.lock_head(connection)
+                found = self._log.behind_the_end(connection, head)
+                transaction.rollback()
+        except Exception as failed:  # noqa: BLE001 (it is not known then)
+            _log.warning("look_behind_the_end_failed", reason=reason_of(failed))
+            self._disconnect()
+            return None
+        return found
 
     def _write(self, batch: Sequence[Pending]) -> list[Outcome]:
         """One transaction, from the head lock to the commit."""
@@ -342,31 +446,17 @@ class Writer:
 
     def _connect(self) -> Connection:
         if self._connection is None:
-            try:
-                self._connection = self._database.connect_writer()
-            except DBAPIError as error:  # whatever its code, it is no command's fault
-                raise LogUnavailable("The database refuses the connection.") from error
+            self._connection = self._database.connect_writer()
         return self._connection
 
-    def _roll_back(self, *, is_lost: bool) -> None:
-        if self._connection is None:
-            return
-        if is_lost:
-            self._disconnect()
-        elif self._connection.in_transaction():
-            try:
-                self._connection.rollback()
-            except SQLAlchemyError:
-                self._disconnect()
+    def _connection_is_busy(self) -> bool:
+        connection = self._connection
+        return connection is not None and (connection.invalidated or connection.in_transaction())
 
     def _disconnect(self) -> None:
-        if self._connection is not None:
-            connection, self._connection = self._connection, None
-            try:
-                connection.invalidate()
-                connection.close()
-            except SQLAlchemyError as error:
-                _log.debug("connection_close_failed", error=type(error).__name__)
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            throw_away(connection)
 
 
 def _log_correction(event: ClockCorrected) -> None:

@@ -12,9 +12,11 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Final, Generic, TypeVar
 
 import msgspec
+import structlog
 from msgspec import Struct
 
 from adapters.settings import Settings
+from adapters.supervision import Trouble
 from adapters.writer import BatchWritten, WriterStats
 from domain.batch import Outcome
 from domain.commands import Command
@@ -23,7 +25,12 @@ from domain.errors import FairlogError
 
 Pickled = bytes  # an error
 
+# A caller without an answer for so long is told that there is none; its command is not carried out
+# if it is read later than that.
+ANSWER_SECONDS_MAX: Final = 4.5
+
 _LENGTH: Final = struct.Struct("!I")
+_log = structlog.get_logger()
 _encode: Final = msgspec.msgpack.Encoder().encode
 
 
@@ -38,6 +45,7 @@ class Asked(Struct, frozen=True, tag=True):
     """Commands, each with a number by which it is answered."""
 
     commands: Sequence[tuple[int, Command]]
+    at: float  # time.monotonic(), which all processes of a machine have in common
 
 
 class Answered(Struct, frozen=True):
@@ -47,6 +55,7 @@ class Answered(Struct, frozen=True):
     written: Sequence[BatchWritten]
     stats: WriterStats
     fatal: Pickled | None  # why the writer stopped for good
+    troubles: Sequence[Trouble]  # the parts of the process that fail now
 
 
 def encoded(frame: Begin | Asked | Answered) -> bytes:
@@ -91,8 +100,13 @@ class Decoder(Generic[F]):
             end = _LENGTH.size + length
             if len(self._data) < end:
                 return
-            frame = self._decode(bytes(self._data[_LENGTH.size : end]))
+            data = bytes(self._data[_LENGTH.size : end])
             del self._data[:end]
+            try:
+                frame = self._decode(data)
+            except (msgspec.MsgspecError, MemoryError) as error:  # the next one is whole again
+                _log.error("frame_unreadable", bytes=length, exc_info=error)
+                continue
             yield frame
 
 

@@ -4,6 +4,10 @@ An event loop and a writer in one process share its interpreter lock, and each w
 apart they have a core each. The other process is given the same settings and runs the same writer
 (`entrypoints.writing`). It ends with the server, however that ends: its end of the pair of sockets
 is closed then.
+
+It answers, or says at least once a second that it is there. When it has answered nothing for
+ANSWER_SECONDS_MAX, whoever waits hears that the log is not available; what was not sent by then is
+never sent, and what comes to be read later than that is not carried out.
 """
 
 import asyncio
@@ -13,14 +17,18 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterable, Sequence
+from typing import Final
 
+import structlog
 from msgspec import Struct
 
-from adapters.command_queue import settle
+from adapters.command_queue import BYTES_MAX, COMMANDS_MAX, body_bytes, settle
 from adapters.forks import keep_from_children
 from adapters.other_process import see_end, started
+from adapters.supervision import Supervisor, Trouble, reason_of
 from adapters.writer import Observer, WriterStats, heard
 from adapters.writer_frames import (
+    ANSWER_SECONDS_MAX,
     Answered,
     Asked,
     Begin,
@@ -31,12 +39,24 @@ from adapters.writer_frames import (
     unpickled,
 )
 from domain.batch import Outcome
-from domain.commands import Command
-from domain.decide import Answer
-from domain.errors import FairlogError, LogUnavailable, again
+from domain.commands import ClaimJobs, Command, ReturnJob
+from domain.decide import Answer, Claimed
+from domain.errors import FairlogError, LogUnavailable, QueueFull, again
+
+START_SECONDS_MAX: Final = 60.0  # until its first word; usual: 1
+SILENT_SECONDS_MAX: Final = 3.0  # without any word, of a process that says one each second
+_LOOK_SECONDS: Final = 0.25
+_HELD_BYTES_MAX: Final = 256 * 1024  # that the event loop holds for a process that does not read
+_NO_ANSWER: Final = (
+    "The server's writer does not answer; the request may be sent again, with the same idempotency "
+    "key it never runs twice."
+)
+
+_log = structlog.get_logger()
 
 
 class _Waiting(Struct, gc=False):
+    command: Command
     reply: "asyncio.Future[Answer]"
     since: float  # time.monotonic()
 
@@ -47,7 +67,17 @@ class WriterProcess:
     `execute_all` is for the time before the event loop, `execute` for the time on it.
     """
 
-    def __init__(self, command: Sequence[str], begin: Begin) -> None:
+    def __init__(
+        self, command: Sequence[str], begin: Begin, supervisor: Supervisor | None = None
+    ) -> None:
+        self._supervisor = Supervisor() if supervisor is None else supervisor
+        self._supervisor.ask(self._trouble)
+        self._heard_at: float | None = None  # the latest word, time.monotonic()
+        self._answered_at = 0.0  # the latest answer
+        self._gave_up_at: float | None = None  # with no answer since
+        self._unclaimed: set[int] = set()  # claims whose callers were told that there is no answer
+        self._held_bytes = 0  # of what is not sent
+        self._is_full = False  # it does not read
         self.stats = WriterStats()
         self.fatal: FairlogError | None = None
         self._command = command
@@ -69,6 +99,7 @@ class WriterProcess:
         with theirs:
             self._process = started(self._command, theirs.fileno())
         self._socket.sendall(encoded(self._begin))
+        self._socket.settimeout(START_SECONDS_MAX)
 
     def stop(self) -> None:
         self._is_stopping = True
@@ -100,32 +131,45 @@ class WriterProcess:
         if not asked:
             return []
         with contextlib.suppress(OSError):  # the process is gone, which reading tells too
-            self._socket.sendall(encoded(Asked(asked)))
-        for frame in frames(self._socket, answers()):
-            self._hear(frame)
-            outcomes.update((number, unpacked(sent)) for number, sent in frame.outcomes)
-            if len(outcomes) == len(asked):
-                return [outcomes[number] for number, _ in asked]
+            self._socket.sendall(encoded(Asked(asked, time.monotonic())))
+        try:
+            for frame in frames(self._socket, self._decoder):
+                self._hear(frame)
+                outcomes.update((number, unpacked(sent)) for number, sent in frame.outcomes)
+                if len(outcomes) == len(asked):
+                    return [outcomes[number] for number, _ in asked]
+        except TimeoutError:
+            raise LogUnavailable(_NO_ANSWER) from None
         raise self._ended()
 
     async def execute(self, command: Command) -> Answer:
-        if self._transport is None:
-            await self._attach()
+        await self.attach()
         if self.fatal is not None or self._is_stopping:
             raise LogUnavailable("The server is stopping.")
-        loop = asyncio.get_running_loop()
-        reply: asyncio.Future[Answer] = loop.create_future()
-        number = next(self._numbers)
-        self._waiting[number] = _Waiting(reply, time.monotonic())
-        self._outgoing.append((number, command))
-        if len(self._outgoing) == 1:  # the others of this turn go with it
-            loop.call_soon(self._send)
+        reply = self._ask(command)
         try:
             return await reply
         finally:
             del reply  # it has the error that is raised here, see `again`
 
-    async def _attach(self) -> None:
+    def _ask(self, command: Command) -> "asyncio.Future[Answer]":
+        """Raises `QueueFull`."""
+        size = body_bytes(command)
+        if len(self._waiting) >= COMMANDS_MAX or self._held_bytes + size > BYTES_MAX:
+            raise QueueFull("Too many requests are waiting to be written; try again shortly.")
+        loop = asyncio.get_running_loop()
+        reply: asyncio.Future[Answer] = loop.create_future()
+        number = next(self._numbers)
+        self._waiting[number] = _Waiting(command, reply, time.monotonic())
+        self._outgoing.append((number, command))
+        self._held_bytes += size
+        if len(self._outgoing) == 1:  # the others of this turn go with it
+            loop.call_soon(self._send)
+        return reply
+
+    async def attach(self) -> None:
+        if self._transport is not None:
+            return
         async with self._attaching:
             if self._transport is None:
                 assert self._socket is not None, "start it first"
@@ -133,29 +177,123 @@ class WriterProcess:
                 self._transport, _ = await asyncio.get_running_loop().create_unix_connection(
                     lambda: _Listener(self), sock=self._socket
                 )
+                self._transport.set_write_buffer_limits(_HELD_BYTES_MAX)
+                asyncio.get_running_loop().call_later(_LOOK_SECONDS, self._look)
 
     def _send(self) -> None:
+        if self._is_full:
+            return  # `reads` sends them, unless their callers have given up by then
         asked, self._outgoing = self._outgoing, []
+        self._held_bytes = 0
         if asked:  # else the process was lost meanwhile, and their callers have heard it
             assert self._transport is not None
-            self._transport.write(encoded(Asked(asked)))
+            self._transport.write(encoded(Asked(asked, time.monotonic())))
+
+    def reads(self, *, does: bool) -> None:
+        """Whether the process takes what it is sent."""
+        self._is_full = not does
+        if does:
+            self._send()
+
+    def _look(self) -> None:
+        """A few times a second: does it answer?"""
+        if not self._is_stopping and self.fatal is None:
+            asyncio.get_running_loop().call_later(_LOOK_SECONDS, self._look)
+        if self._silent_seconds() > ANSWER_SECONDS_MAX:
+            self._give_up()
+
+    def _silent_seconds(self) -> float:
+        """How long somebody has waited while nobody had an answer."""
+        if not self._waiting:
+            return 0.0
+        oldest = next(iter(self._waiting.values())).since
+        return time.monotonic() - max(oldest, self._answered_at)
+
+    def _give_up(self) -> None:
+        """Tell all who wait that there is no answer."""
+        self._gave_up_at = time.monotonic()
+        unsent = {number for number, _ in self._outgoing}
+        self._outgoing.clear()
+        self._held_bytes = 0
+        waiting, self._waiting = self._waiting, {}
+        _log.error("writer_does_not_answer", commands=len(waiting), unsent=len(unsent))
+        for number, one in waiting.items():
+            if number not in unsent and isinstance(one.command, ClaimJobs):
+                self._note_unclaimed(number, one.command)
+            error = LogUnavailable(_NO_ANSWER, nothing_was_recorded=number in unsent)
+            settle(one.reply, error)
+
+    def _note_unclaimed(self, number: int, command: ClaimJobs) -> None:
+        if command.claim_id is None:  # else it may be asked again, and is answered then
+            self._unclaimed.add(number)
+
+    def _answered_late(self, number: int, outcome: Outcome) -> None:
+        """Whoever asked has been told that there is no answer: jobs that nobody has go back."""
+        if number in self._unclaimed:
+            self._unclaimed.discard(number)
+            if isinstance(outcome, Claimed):
+                for job in outcome.jobs:
+                    self._ask_for_nobody(ReturnJob(job_id=job.id, attempt=job.attempt))
+
+    def _ask_for_nobody(self, command: Command) -> None:
+        try:
+            reply = self._ask(command)
+        except QueueFull:
+            return  # the lease ends
+        reply.add_done_callback(lambda done: done.cancelled() or done.exception())
+
+    def _trouble(self) -> Trouble | None:
+        """The process as a part of this server."""
+        now = time.monotonic()
+        if self._process is None or self._is_stopping:
+            return None
+        if self._heard_at is None:
+            return Trouble("writer_process", "The writer process is starting.", 0.0)
+        silent = now - self._heard_at
+        if silent > SILENT_SECONDS_MAX and self._transport is not None:
+            return Trouble(
+                "writer_process", f"The writer process has been silent for {silent:.0f} s.", silent
+            )
+        if self._gave_up_at is not None:
+            seconds = now - self._gave_up_at + ANSWER_SECONDS_MAX
+            return Trouble(
+                "writer_process", f"The writer has answered nothing for {seconds:.0f} s.", seconds
+            )
+        return None
 
     def received(self, piece: bytes) -> None:
         for frame in self._decoder.feed(piece):
-            self._hear(frame)
-            for number, sent in frame.outcomes:
-                settle(self._waiting.pop(number).reply, unpacked(sent))
+            try:
+                self._take(frame)
+            except Exception as error:  # noqa: BLE001 (the connection outlasts a frame)
+                _log.error("frame_failed", reason=reason_of(error), exc_info=error)
+
+    def _take(self, frame: Answered) -> None:
+        self._hear(frame)
+        if frame.outcomes:
+            self._answered_at = time.monotonic()
+            self._gave_up_at = None
+        for number, sent in frame.outcomes:
+            outcome = unpacked(sent)
+            waiting = self._waiting.pop(number, None)
+            if waiting is None:
+                self._answered_late(number, outcome)
+            else:
+                settle(waiting.reply, outcome)
 
     def lost(self) -> None:
         """The process is gone: nobody knows what became of what it had."""
         error = self._ended()
         self._outgoing.clear()
+        self._held_bytes = 0
         waiting, self._waiting = self._waiting, {}
         for one in waiting.values():
             settle(one.reply, again(error))
 
     def _hear(self, frame: Answered) -> None:
+        self._heard_at = time.monotonic()
         self.stats = frame.stats
+        self._supervisor.hear(frame.troubles)
         for written in frame.written:
             for observer in self._observers:
                 with heard():
@@ -184,6 +322,12 @@ class _Listener(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._process.received(data)
+
+    def pause_writing(self) -> None:
+        self._process.reads(does=False)
+
+    def resume_writing(self) -> None:
+        self._process.reads(does=True)
 
     def connection_lost(self, _: Exception | None) -> None:
         self._process.lost()

@@ -11,8 +11,8 @@ from typing import Final
 
 from msgspec import Struct
 
+from adapters.supervision import Part, keep_running
 from adapters.writer import BatchWritten
-from domain.errors import FairlogError
 from domain.events import JobCancelled
 from domain.identifiers import JobId, WorkerId
 
@@ -59,7 +59,9 @@ class Cancellations:
         self,
         position: Callable[[], Awaitable[int]],
         find: Callable[[int], Awaitable[Cancelled]],
+        part: Part | None = None,
     ) -> None:
+        self._part = Part("cancellations") if part is None else part
         self._position = position
         self._find = find
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -104,15 +106,19 @@ class Cancellations:
             if self._following is None or self._following.done():
                 self._loop = asyncio.get_running_loop()
                 self._seen = await self._position()
-                self._following = asyncio.create_task(self._follow(), name="cancellations")
+                self._following = asyncio.create_task(
+                    keep_running(self._part, self._follow), name="cancellations"
+                )
 
     async def _follow(self) -> None:
         while self._listeners:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._news.wait(), POLL_SECONDS)
             self._news.clear()
-            with contextlib.suppress(FairlogError):  # the next look is soon
-                self._tell(await self._find(self._seen))
+            self._part.begins()
+            self._tell(await self._find(self._seen))
+            self._part.works()
+        self._part.works()  # nobody listens
 
     def _tell(self, cancelled: Cancelled) -> None:
         self._seen = cancelled.up_to

@@ -18,6 +18,7 @@ from adapters.schema import NoTriggers, migrate, protect_events
 from adapters.server_lock import ServerLock
 from adapters.settings import Settings
 from adapters.stored_log import SqlStoredLog
+from adapters.supervision import Supervisor
 from adapters.writer import WritePath, Writer
 from adapters.writer_frames import Begin
 from adapters.writer_process import WriterProcess
@@ -48,10 +49,13 @@ def compose(
     database = Database(settings.database_url)
     log = SqlEventLog(database, clock)
     projections = LiveProjections(inline_projections())
-    writer = Writer(database, log, projections, policy_of(settings), queue)
+    supervisor = Supervisor()
+    writer = Writer(
+        database, log, projections, policy_of(settings), queue, supervisor.part("writes")
+    )
     recent = RecentEvents()
     writer.subscribe(recent.published)
-    fairlog = _wired(settings, database, log, writer, recent)
+    fairlog = _wired(settings, database, log, writer, recent, supervisor)
     writer.subscribe(fairlog.following.published)
     return fairlog
 
@@ -60,13 +64,14 @@ def compose_server(settings: Settings, *, logs_json: bool) -> Fairlog:
     """Wire a service that writes, and follows the log, in a process of its own."""
     database = Database(settings.database_url)
     log = SqlEventLog(database)
-    writer = WriterProcess(program("entrypoints.writing"), Begin(settings, logs_json))
-    return _wired(settings, database, log, writer, RecentEvents())
+    supervisor = Supervisor()
+    writer = WriterProcess(program("entrypoints.writing"), Begin(settings, logs_json), supervisor)
+    return _wired(settings, database, log, writer, RecentEvents(), supervisor)
 
 
 def _wired(
     settings: Settings, database: Database, log: SqlEventLog, writer: WritePath,
-    recent: RecentEvents,
+    recent: RecentEvents, supervisor: Supervisor,
 ) -> Fairlog:  # fmt: skip
     read = recent.events_or(log.read)
     leaves = recent.leaves_or(SqlStoredLog(is_sqlite=database.is_sqlite).leaves)
@@ -76,7 +81,9 @@ def _wired(
         Follower(SnapshotsProjection(log.read), read, *access),
         Follower(MerkleProjection(), leaves, *access, events_a_batch=LEAVES_A_BATCH),
     ]  # fmt: skip
-    return Fairlog(database, log, writer, policy_of(settings), Following(following))
+    return Fairlog(
+        database, log, writer, policy_of(settings), Following(following, supervisor), supervisor
+    )
 
 
 def policy_of(settings: Settings) -> Policy:

@@ -4,13 +4,13 @@ It is woken by what this process writes; what others write it finds by a slow lo
 """
 
 import threading
+import time
 from collections.abc import Sequence
 from typing import Any, Final
 
-import structlog
 from sqlalchemy.engine import Connection
 
-from domain.errors import FairlogError, LogTooNew, LogUnavailable
+from adapters.supervision import Part, Supervisor, supervise
 from domain.events import Recorded
 from domain.stored_log import Leaf
 from projections.follower import E, Follower, Read
@@ -19,12 +19,10 @@ POLL_SECONDS: Final = 2.0  # between two looks when this process writes nothing
 # Before each batch: the writer has the disk and the lock meanwhile, and whoever was woken by the
 # same news, like a waiting claim, has the processor.
 PAUSE_SECONDS: Final = 0.2
-_TROUBLE_SECONDS: Final = 5.0
+_TROUBLE_SECONDS: Final = 2.0  # before a projection that could not be brought on is tried again
 _EVENTS_KEPT: Final = 20_000  # some 20 MB
 
 _Ring = list[E | None]  # by position
-
-_log = structlog.get_logger()
 
 
 class RecentEvents:
@@ -63,10 +61,15 @@ def _here_or(ring: "_Ring[E]", read: "Read[E]") -> "Read[E]":
 
 
 class Following:
-    """Start it once, after the followers are prepared."""
+    """Start it once, after the followers are prepared.
 
-    def __init__(self, followers: Sequence[Follower[Any]]) -> None:
+    Each projection is a part of its own: one that cannot go on, or that a newer release keeps, is
+    tried again and again, and the others are brought on meanwhile.
+    """
+
+    def __init__(self, followers: Sequence[Follower[Any]], supervisor: Supervisor) -> None:
         self.followers = followers
+        self._supervisor = supervisor
         self._news = threading.Event()
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
@@ -75,7 +78,11 @@ class Following:
         return next(one for one in self.followers if one.projection.name == name)
 
     def start(self) -> None:
-        self._thread = threading.Thread(target=self._run, name="fairlog-follower", daemon=True)
+        loop = self._supervisor.part("following")
+        self._thread = threading.Thread(
+            target=supervise, args=(loop, self._run, self._stopping), name="fairlog-follower",
+            daemon=True,
+        )  # fmt: skip
         self._thread.start()
 
     def stop(self) -> None:
@@ -90,30 +97,30 @@ class Following:
         self._news.set()
 
     def _run(self) -> None:
-        active = list(self.followers)
-        while active and not self._stopping.is_set():
+        loop = self._supervisor.part("following")
+        parts = {
+            one: self._supervisor.part(f"projection_{one.projection.name}", stuck_seconds=60.0)
+            for one in self.followers
+        }
+        rests_until = dict.fromkeys(self.followers, 0.0)  # time.monotonic()
+        while not self._stopping.is_set():
             self._news.wait(POLL_SECONDS)
             self._news.clear()
             self._stopping.wait(PAUSE_SECONDS)
-            for follower in active[:]:
-                if not self._step(follower):
-                    active.remove(follower)
+            for follower, part in parts.items():
+                if time.monotonic() >= rests_until[follower] and not self._step(follower, part):
+                    rests_until[follower] = time.monotonic() + _TROUBLE_SECONDS
+            loop.works()
 
-    def _step(self, follower: Follower[Any]) -> bool:
-        """Whether it can go on at all."""
-        name = follower.projection.name
+    def _step(self, follower: Follower[Any], part: Part) -> bool:
+        """Returns False where it could not be brought on."""
+        part.begins()
         try:
-            if follower.step():
-                self._news.set()
-        except LogTooNew as error:
-            _log.warning("projection_too_new", projection=name, reason=str(error))
-            return False
-        except LogUnavailable:
-            self._stopping.wait(POLL_SECONDS)
-        except FairlogError as error:
-            _log.warning("projection_stands_still", projection=name, reason=str(error))
-            self._stopping.wait(_TROUBLE_SECONDS)
+            has_more = follower.step()
         except Exception as error:  # noqa: BLE001 (whoever reads is shown how far behind it is)
-            _log.error("projection_stands_still", projection=name, exc_info=error)
-            self._stopping.wait(_TROUBLE_SECONDS)
+            part.fails(error)
+            return False
+        part.works()
+        if has_more:
+            self._news.set()
         return True

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from msgspec import UNSET
 from sqlalchemy.engine import Connection
@@ -12,7 +12,8 @@ from adapters import audit_log
 from adapters.audit_log import EventFilter, StoredEvent
 from adapters.database import Database
 from adapters.event_log import SqlEventLog
-from domain.errors import BodyMissing, InvalidInput, UnknownJob
+from adapters.supervision import Supervisor
+from domain.errors import BodyMissing, InvalidInput, LogUnavailable, UnknownJob
 from domain.identifiers import GLOBAL, JobId, Kind, UserId
 from domain.job import Job, State
 from domain.policy import Policy
@@ -46,6 +47,8 @@ from projections.line_queries import LineQueries
 from projections.windows import WindowQueries
 
 READ_THREADS: Final = 8
+READ_SECONDS_MAX: Final = 4.5  # until it has a thread and a connection that answers
+_NO_ANSWER: Final = "The database does not answer."
 FRONT_OF_LINE: Final = 20
 KINDS_SHOWN_MAX: Final = 200
 _NO_KIND: Final = Kind("")
@@ -56,7 +59,11 @@ T = TypeVar("T")
 class Questions:
     """Each answer is one read of the database, beside the event loop."""
 
-    def __init__(self, database: Database, log: SqlEventLog, policy: Policy) -> None:
+    def __init__(
+        self, database: Database, log: SqlEventLog, policy: Policy, supervisor: Supervisor
+    ) -> None:
+        self.supervisor = supervisor
+        self._reads = supervisor.part("reads")
         self.database = database
         self.log = log
         self.policy = policy
@@ -66,18 +73,47 @@ class Questions:
         self._readers = ThreadPoolExecutor(READ_THREADS, thread_name_prefix="fairlog-read")
 
     async def read(self, query: Callable[[Connection], T]) -> T:
-        """Run a query beside the event loop. Raises `LogUnavailable`."""
-        return await asyncio.get_running_loop().run_in_executor(self._readers, self.read_now, query)
+        """Run a query beside the event loop. Raises `LogUnavailable`, within READ_SECONDS_MAX where
+        no connection was to be had by then.
+        """
+        loop = asyncio.get_running_loop()
+        asking = _Asking()
+        reply = loop.run_in_executor(self._readers, self._read, query, asking)
+        timer = loop.call_later(READ_SECONDS_MAX, asking.give_up, reply)
+        try:
+            return await reply
+        except asyncio.CancelledError:
+            if not asking.is_given_up:
+                raise
+            self._reads.fails(_NO_ANSWER)
+            raise LogUnavailable(f"{_NO_ANSWER} The request can be sent again.") from None
+        finally:
+            timer.cancel()
 
     def read_now(self, query: Callable[[Connection], T]) -> T:
         """`read` for a caller without an event loop; blocks."""
+        return self._read(query, _Asking())
+
+    def _read(self, query: Callable[[Connection], T], asking: "_Asking") -> T:
         try:
-            with self.database.read() as connection:
-                return query(connection)
+            try:
+                found = self._read_once(query, asking)
+            except BodyMissing:
+                # The server at the other end may be behind, or was replaced: ask whoever answers
+                # now.
+                self.database.drop_readers()
+                found = self._read_once(query, asking)
         except BodyMissing:
-            # The server at the other end may be behind, or was replaced: ask whoever answers now.
-            self.database.drop_readers()
+            raise
+        except LogUnavailable as error:
+            self._reads.fails(error)
+            raise
+        self._reads.works()
+        return found
+
+    def _read_once(self, query: Callable[[Connection], T], asking: "_Asking") -> T:
         with self.database.read() as connection:
+            asking.has_begun = True
             return query(connection)
 
     async def job(self, job_id: JobId) -> JobView:
@@ -209,3 +245,16 @@ class Questions:
             global_=self._global_window(connection),
             rates=rates,
         )
+
+
+class _Asking:
+    """How far a read has come."""
+
+    def __init__(self) -> None:
+        self.has_begun = False  # it has a connection; each of its statements has a time-out
+        self.is_given_up = False
+
+    def give_up(self, reply: "asyncio.Future[Any]") -> None:
+        if not self.has_begun and not reply.done():
+            self.is_given_up = True
+            reply.cancel()

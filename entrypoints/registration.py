@@ -24,6 +24,7 @@ from adapters.live_servers import (
     this_process,
 )
 from adapters.settings import Settings
+from adapters.supervision import Part, supervise
 from domain.errors import FairlogError
 from domain.identifiers import ServerId
 from domain.policy import Policy
@@ -74,9 +75,12 @@ def registered(
     servers, server = _of(fairlog, name)
     _join(servers, server)
     stopping = threading.Event()
+    part = fairlog.supervisor.part("server_name")
     renewal = threading.Thread(
-        target=_keep, args=(servers, server, stopping, on_lost), name="fairlog-name", daemon=True
-    )
+        target=supervise,
+        args=(part, lambda: _keep(servers, server, part, stopping, on_lost), stopping),
+        name="fairlog-name", daemon=True,
+    )  # fmt: skip
     renewal.start()
     try:
         yield
@@ -128,17 +132,20 @@ def _wait_or_raise(
 
 
 def _keep(
-    servers: LiveServers, server: LiveServer, stopping: threading.Event,
+    servers: LiveServers, server: LiveServer, part: Part, stopping: threading.Event,
     on_lost: Callable[[FairlogError], None],
 ) -> None:  # fmt: skip
     while not stopping.wait(RENEW_SECONDS):
         try:
+            part.begins()
             if servers.renew(server):
+                part.works()
                 continue
             taken = [one for one in servers.join(server) if one.name == server.name]
         except Exception as error:  # noqa: BLE001 (whatever it is, the next look may succeed)
-            _log.warning("name_not_renewed", server=server.name, reason=str(error))
+            part.fails(error)
             continue
+        part.works()
         if taken:
             lost = NameTaken(taken[0])
             _log.error("name_lost", server=server.name, reason=str(lost))

@@ -19,6 +19,7 @@ from adapters.audit_log import EventFilter, StoredEvent
 from adapters.database import Database
 from adapters.event_log import SqlEventLog
 from adapters.histories import of_types
+from adapters.supervision import Supervisor
 from adapters.writer import WritePath
 from domain.commands import (
     AcceptClock,
@@ -61,20 +62,22 @@ class Fairlog(Questions):
 
     def __init__(
         self, database: Database, log: SqlEventLog, writer: WritePath, policy: Policy,
-        following: Following,
+        following: Following, supervisor: Supervisor,
     ) -> None:  # fmt: skip
-        super().__init__(database, log, policy)
+        super().__init__(database, log, policy, supervisor)
         self.writer = writer
         self.door = Doorkeeper(writer.execute, self._latest_limit_change, log.clock)
         writer.observe(self.door.batch_written)
-        self.work = WorkSignal(self._position)
+        self.work = WorkSignal(self._position, supervisor.part("work_news"))
         writer.observe(self.work.batch_written)
-        self.cancellations = Cancellations(self._position, self._cancelled)
+        self.cancellations = Cancellations(
+            self._position, self._cancelled, supervisor.part("cancellations")
+        )
         writer.observe(self.cancellations.batch_written)
         self.claiming = Claiming(self._ask, self.work)
         self._due_jobs = DueJobs(self.jobs)
         self.following = following
-        self.tail = Tail(self._read_events, self._position)
+        self.tail = Tail(self._read_events, self._position, supervisor.part("log_news"))
         writer.observe(self.tail.batch_written)
         self._started = time.monotonic()
         self.is_recovered = False  # whether what an earlier process left has been queued again

@@ -15,13 +15,12 @@ from typing import Final
 from msgspec import Struct
 
 from adapters.audit_log import EventFilter, StoredEvent
+from adapters.supervision import Part, keep_running
 from adapters.writer import BatchWritten
-from domain.errors import FairlogError
 
 POLL_SECONDS: Final = 0.25  # between two looks for what other processes wrote
 EVENTS_A_PAGE: Final = 500
 EVENTS_KEPT_MAX: Final = 5_000
-_TROUBLE_SECONDS: Final = 1.0
 
 ReadEvents = Callable[[EventFilter, int, int], Awaitable[Sequence[StoredEvent]]]
 
@@ -35,8 +34,10 @@ class Tail:
     """`read_events` gives up to so many events behind a position; both ask the database."""
 
     def __init__(
-        self, read_events: ReadEvents, read_position: Callable[[], Awaitable[int]]
-    ) -> None:
+        self, read_events: ReadEvents, read_position: Callable[[], Awaitable[int]],
+        part: Part | None = None,
+    ) -> None:  # fmt: skip
+        self._part = Part("log_news") if part is None else part
         self._read_events = read_events
         self._read_position = read_position
         self._ring: deque[StoredEvent] = deque(maxlen=EVENTS_KEPT_MAX)
@@ -123,7 +124,8 @@ class Tail:
         self._listeners += 1
         if self._reader is None or self._reader.done():
             self._ring.clear()  # there is a gap behind it
-            self._reader = asyncio.create_task(self._read(), name="tail")
+            self._end = 0
+            self._reader = asyncio.create_task(keep_running(self._part, self._read), name="tail")
         try:
             yield
         finally:
@@ -147,17 +149,15 @@ class Tail:
         return Page(found, max(end, found[-1].position if found else 0))
 
     async def _read(self) -> None:
-        self._end = 0
         while self._listeners and not self.is_stopping:
-            try:
-                await self._read_on()
-            except FairlogError:
-                await asyncio.sleep(_TROUBLE_SECONDS)
-                continue
+            self._part.begins()
+            await self._read_on()
+            self._part.works()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(POLL_SECONDS):
                     await self._written.wait()
             self._written.clear()
+        self._part.works()  # nobody listens
 
     async def _read_on(self) -> None:
         if not self._end:

@@ -10,8 +10,8 @@ import contextlib
 from collections.abc import Awaitable, Callable
 from typing import Final
 
+from adapters.supervision import Part, keep_running
 from adapters.writer import BatchWritten
-from domain.errors import FairlogError
 from domain.events import (
     JobCancelled,
     JobCompleted,
@@ -34,7 +34,10 @@ _MAY_BRING_WORK: Final = {
 class WorkSignal:
     """One a process. `read_position` asks the log for its latest position."""
 
-    def __init__(self, read_position: Callable[[], Awaitable[int]]) -> None:
+    def __init__(
+        self, read_position: Callable[[], Awaitable[int]], part: Part | None = None
+    ) -> None:
+        self._part = Part("work_news") if part is None else part
         self._read_position = read_position
         self._loop: asyncio.AbstractEventLoop | None = None
         self._seen = 0  # the latest position that waiters were woken for
@@ -72,7 +75,9 @@ class WorkSignal:
             return False
         self._waiting += 1
         if self._poll is None or self._poll.done():
-            self._poll = asyncio.create_task(self._poll_others(), name="work-signal")
+            self._poll = asyncio.create_task(
+                keep_running(self._part, self._poll_others), name="work-signal"
+            )
         awaited = [asyncio.ensure_future(one.wait()) for one in (mark, unwanted) if one is not None]
         try:
             await asyncio.wait(awaited, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
@@ -109,10 +114,10 @@ class WorkSignal:
     async def _poll_others(self) -> None:
         while self._waiting:
             await asyncio.sleep(POLL_SECONDS)
-            try:
-                position = await self._read_position()
-            except FairlogError:
-                continue  # the waiters' own claims will tell them
+            self._part.begins()
+            position = await self._read_position()
+            self._part.works()
             if position > self._seen:
                 self._seen = position
                 self.wake_all()
+        self._part.works()  # nobody waits

@@ -10,11 +10,16 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Sequence
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from typing import Final
 
 from adapters.command_queue import CommandQueue, Ticket
-from adapters.writer import BatchWritten, Writer
+from adapters.supervision import Supervisor, supervise
+from adapters.writer import PROBE_SECONDS, BatchWritten, Writer
 from adapters.writer_frames import (
+    ANSWER_SECONDS_MAX,
     Answered,
     Asked,
     Begin,
@@ -25,10 +30,13 @@ from adapters.writer_frames import (
     questions,
 )
 from domain.batch import Outcome
-from domain.errors import QueueFull
+from domain.errors import LogUnavailable, QueueFull
 from entrypoints.composition import compose
 from entrypoints.interpreter import tune_interpreter
 from entrypoints.logging import configure_logging
+
+NEWS_SECONDS: Final = 1.0
+_TOO_LATE: Final = "The server's writer did not answer in time; the request can be sent again."
 
 
 def main(connection: socket.socket) -> None:
@@ -41,29 +49,69 @@ def main(connection: socket.socket) -> None:
     fairlog = compose(begin.settings, queue=queue)
     writer = fairlog.writer
     assert isinstance(writer, Writer)
-    desk = _Desk(connection, writer)
+    desk = _Desk(connection, writer, fairlog.supervisor)
+    stopping = threading.Event()
     with contextlib.closing(fairlog):
         tune_interpreter()
         writer.observe(desk.hear)
+        writer.probe_seconds = PROBE_SECONDS
         writer.start()
         fairlog.following.start()
-        for frame in incoming:
-            assert isinstance(frame, Asked)
-            for number, command in frame.commands:
+        desk.start(stopping)
+        asked = fairlog.supervisor.part("writer_socket")
+        try:
+            supervise(asked, lambda: _take_in(incoming, queue, desk), stopping)
+        finally:
+            stopping.set()
+
+
+def _take_in(incoming: Iterator[Begin | Asked], queue: CommandQueue, desk: "_Desk") -> None:
+    """Until the server closes its end. Whatever goes wrong with a frame, its callers hear of it."""
+    started = time.monotonic()
+    for frame in incoming:
+        assert isinstance(frame, Asked)
+        waiting = deque(frame.commands)
+        try:
+            # This process was stopped: the callers have been told, and are gone.
+            is_late = time.monotonic() - max(frame.at, started) > ANSWER_SECONDS_MAX
+            while waiting and not is_late:
+                number, command = waiting[0]
                 try:
                     queue.put_for(Ticket(number, desk.answer_all), command)
-                except QueueFull as error:
-                    desk.answer_all([(number, error)])
+                except QueueFull as full:
+                    desk.answer_all([(number, full)])
+                waiting.popleft()
+        finally:
+            if waiting:
+                error = LogUnavailable(_TOO_LATE, nothing_was_recorded=True)
+                desk.answer_all([(number, error) for number, _ in waiting])
 
 
 class _Desk:
-    """Answers for the writer, a frame for each batch."""
+    """Answers for the writer, a frame for each batch, and says each second how all goes.
 
-    def __init__(self, connection: socket.socket, writer: Writer) -> None:
+    It never waits for the server: a writer that waited could keep the log's head locked meanwhile,
+    for every other server. What the socket does not take at once, a thread sends on.
+    """
+
+    def __init__(self, connection: socket.socket, writer: Writer, supervisor: Supervisor) -> None:
         self._connection = connection
         self._writer = writer
+        self._supervisor = supervisor
         self._written: list[BatchWritten] = []
         self._guard = threading.Lock()
+        self._unsent: deque[memoryview] = deque()
+        self._has_unsent = threading.Event()
+
+    def start(self, stopping: threading.Event) -> None:
+        for name, run in (
+            ("writer_news", lambda: self._tell(stopping)),
+            ("writer_answers", lambda: self._send_on(stopping)),
+        ):
+            threading.Thread(
+                target=supervise, args=(self._supervisor.part(name), run, stopping), daemon=True,
+                name=f"fairlog-{name}",
+            ).start()  # fmt: skip
 
     def hear(self, batch: BatchWritten) -> None:
         """Observes the writer; its news go with the answers, and are heard before them."""
@@ -76,9 +124,39 @@ class _Desk:
             answered = Answered(
                 [(number, packed(outcome)) for number, outcome in outcomes], written,
                 self._writer.stats, None if fatal is None else pickled(fatal),
+                self._supervisor.troubles(),
             )  # fmt: skip
-            with contextlib.suppress(OSError):  # the server is gone, and nobody waits
-                self._connection.sendall(encoded(answered))
+            self._send(memoryview(encoded(answered)))
+
+    def _send(self, data: memoryview) -> None:
+        try:
+            while data and not self._unsent:
+                data = data[self._connection.send(data, socket.MSG_DONTWAIT) :]
+        except BlockingIOError:
+            pass
+        except OSError:
+            return  # the server is gone, and nobody waits
+        if data:
+            self._unsent.append(data)
+            self._has_unsent.set()
+
+    def _send_on(self, stopping: threading.Event) -> None:
+        while not stopping.is_set():
+            self._has_unsent.wait(NEWS_SECONDS)
+            while self._unsent:
+                with contextlib.suppress(OSError):
+                    self._connection.sendall(self._unsent[0])
+                with self._guard:
+                    self._unsent.popleft()
+                    if not self._unsent:
+                        self._has_unsent.clear()
+
+    def _tell(self, stopping: threading.Event) -> None:
+        """The server takes silence for a process that was stopped or hangs."""
+        while not stopping.is_set():
+            if not self._unsent:
+                self.answer_all([])
+            stopping.wait(NEWS_SECONDS)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from typing import Final
 
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from adapters.database import error_code
+from adapters.database_faults import error_code
 from adapters.handlers import HandlersError
 from adapters.settings import SettingsError, redacted
 from domain.errors import FairlogError, InvalidInput, LogUnavailable

@@ -10,6 +10,7 @@ import contextlib
 from collections.abc import AsyncIterator, Iterator
 from typing import Final
 
+from adapters.supervision import Part, keep_running
 from entrypoints.tail import Tail
 
 BEAT_SECONDS: Final = 1.0
@@ -19,7 +20,8 @@ QUIET_BEATS: Final = 10  # without news, between two strikes
 class Beat:
     """One a process, on one event loop. Without listeners it stands still."""
 
-    def __init__(self, tail: Tail) -> None:
+    def __init__(self, tail: Tail, part: Part | None = None) -> None:
+        self._part = Part("dashboard") if part is None else part
         self._tail = tail
         self._end = 0  # of the log, when it was last looked at
         self._strikes = 0
@@ -52,7 +54,7 @@ class Beat:
         self._listeners += 1
         if self._beating is None or self._beating.done():
             self._end = 0
-            self._beating = asyncio.create_task(self._run(), name="beat")
+            self._beating = asyncio.create_task(keep_running(self._part, self._run), name="beat")
         try:
             yield
         finally:
@@ -67,6 +69,7 @@ class Beat:
                 is_first, has_news = self._end == 0, end > self._end
                 quiet = 0 if has_news else quiet + 1
                 self._move(end, strikes=not is_first and _strikes(quiet))
+                self._part.works()
                 if has_news and not is_first:
                     await self._tail.pause(BEAT_SECONDS)
         self._move(self._end, strikes=False)

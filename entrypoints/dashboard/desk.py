@@ -44,7 +44,7 @@ class Desk:
         self.activity = ActivityQueries(registry.current("activity"))
         self.front = LineFront(registry.current("line"), registry.current("jobs"))
         self.search = JobSearch(registry.current("jobs"))
-        self.beat = Beat(fairlog.tail)
+        self.beat = Beat(fairlog.tail, fairlog.supervisor.part("dashboard"))
         self._shared: SharedAnswers[str] = SharedAnswers(lambda: self.beat.strikes)
 
     async def show(

@@ -81,6 +81,7 @@ def _read(desk: Desk, connection: Connection, at: Moment) -> dict[str, object]:
             Situation(
                 waiting=counts[State.QUEUED], running=counts[State.RUNNING],
                 oldest=words.duration(oldest), minute=minute, minutes=minutes,
+                failing=[f"{one.part}: {one.reason}" for one in fairlog.supervisor.troubles()],
                 unconsumed=[row.kind for row in kinds if not row.is_consumed],
             )
         ),

@@ -23,10 +23,13 @@ class Situation(Struct, frozen=True, kw_only=True):
     oldest: str | None  # how long the oldest waiting job has waited
     minute: Figures  # the last minute
     minutes: Figures  # the last five
+    failing: Sequence[str] = ()  # parts of the server, each with the reason: "writes: …"
     unconsumed: Sequence[str] = ()  # kinds that wait and of which none was started for an hour
 
 
 def verdict(now: Situation) -> Verdict:
+    if now.failing:
+        return Verdict("bad", "A part of the server does not work", " ".join(now.failing))
     ended = now.minutes.completed + now.minutes.failed
     if now.waiting and not now.running and not now.minute.started:
         return Verdict(

@@ -2,16 +2,15 @@
 
 import asyncio
 import contextlib
-import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 
-import structlog
 from litestar import Litestar
 from litestar.di import Provide
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin
 
+from adapters.supervision import repeat
 from domain.errors import FairlogError
 from domain.identifiers import ServerId
 from entrypoints.dashboard.router import dashboard
@@ -36,8 +35,6 @@ CLOCK_SECONDS = 0.5  # between two looks at what the clock alone changes
 BODY_BYTES_MAX = 1024 * 1024  # of calls that take no payload: a claim of a thousand kinds
 GRACE_SECONDS = 8.0  # for jobs in hand when the server stops
 
-_log = structlog.get_logger()
-
 
 def create_app(
     fairlog: Fairlog, *, server_id: ServerId, workers: int, executor: Executor | None = None,
@@ -51,12 +48,13 @@ def create_app(
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Litestar) -> AsyncIterator[None]:
+        await fairlog.writer.attach()
         fairlog.work.start()
         fairlog.tail.start()
         chores = [
-            asyncio.create_task(_repeat(fairlog.wake_due_jobs, CLOCK_SECONDS), name="clock"),
-            asyncio.create_task(_repeat(fairlog.door.report, REPORT_SECONDS), name="door"),
-            asyncio.create_task(_repeat(fairlog.door.watch_limits, WATCH_SECONDS), name="limits"),
+            _chore(fairlog, "due_jobs", fairlog.wake_due_jobs, CLOCK_SECONDS),
+            _chore(fairlog, "refusal_reports", fairlog.door.report, REPORT_SECONDS),
+            _chore(fairlog, "limit_changes", fairlog.door.watch_limits, WATCH_SECONDS),
         ]
         worker = EmbeddedWorker(fairlog, executor, workers, server_id) if executor else None
         if worker is not None:
@@ -101,11 +99,7 @@ def create_app(
     return app
 
 
-async def _repeat(chore: Callable[[], Awaitable[object]], seconds: float) -> None:
-    """A little irregularly, so that servers do not all do it at once."""
-    while True:
-        await asyncio.sleep(seconds * random.uniform(0.8, 1.2))  # noqa: S311
-        try:
-            await chore()
-        except FairlogError as error:
-            _log.warning("chore_failed", chore=chore.__name__, reason=str(error))
+def _chore(
+    fairlog: Fairlog, name: str, chore: Callable[[], Awaitable[object]], seconds: float
+) -> asyncio.Task[None]:
+    return asyncio.create_task(repeat(fairlog.supervisor.part(name), chore, seconds), name=name)

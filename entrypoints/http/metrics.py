@@ -4,21 +4,29 @@ HTTP is measured by a meter of our own: Litestar's plugin looks its metrics up b
 a request, which costs a third of what a submission does.
 """
 
+import asyncio
+import contextlib
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from litestar import Response, get
 from litestar.di import NamedDependency
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
+from msgspec import Struct
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
+from sqlalchemy.engine import Connection
 
 from adapters.writer import BatchWritten
+from domain.errors import FairlogError
+from domain.job import State
+from entrypoints.logging import output
+from entrypoints.readiness import NEEDED
 from entrypoints.service import Fairlog
 
 _SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
@@ -52,8 +60,16 @@ class Histogram:
         return buckets, self._sum
 
 
-class Figures(Collector):
-    """Counts as it goes, and asks the rest when it is scraped. One for each app."""
+class Stored(Struct, frozen=True):
+    """What is asked of the database for a scrape."""
+
+    jobs: Mapping[State, int]
+    clock_ahead_seconds: float
+    behind: Mapping[str, int]  # events not applied yet, by projection
+
+
+class Figures:
+    """Counts as it goes. One for each app."""
 
     def __init__(self, fairlog: Fairlog) -> None:
         self._fairlog = fairlog
@@ -63,8 +79,6 @@ class Figures(Collector):
         self._batch_seconds = Histogram(_SECONDS)
         self._requests: dict[tuple[str, str, str], Histogram] = {}  # (method, path, status)
         fairlog.writer.observe(self.batch_written)
-        self.registry = CollectorRegistry()
-        self.registry.register(self)
 
     def batch_written(self, batch: BatchWritten) -> None:
         """Observes the writer; called in its thread."""
@@ -80,14 +94,48 @@ class Figures(Collector):
             histogram = self._requests.setdefault(key, Histogram(_SECONDS))
         histogram.observe(seconds)
 
-    def describe(self) -> Iterator[Metric]:
-        """Nothing is asked when it is registered."""
-        return iter(())
+    def stored(self, connection: Connection) -> Stored:
+        return Stored(
+            self._fairlog.jobs.counts(connection),
+            self._fairlog.log.reading(connection).seconds_ahead,
+            {
+                follower.projection.name: follower.lag(connection)
+                for follower in self._fairlog.following.followers
+            },
+        )
 
-    def collect(self) -> Iterator[Metric]:
+    def exposition(self, stored: Stored | None) -> bytes:
+        """In the Prometheus text format; without what is stored where the database is away."""
+        registry = CollectorRegistry()
+        registry.register(_Scrape(self, stored))
+        return generate_latest(registry)
+
+    def collect(self, stored: Stored | None) -> Iterator[Metric]:
+        yield from self._parts()
         yield from self._writer()
         yield from self._log()
+        if stored is not None:
+            yield from _of_stored(stored)
         yield from self._http()
+
+    def _parts(self) -> Iterator[Metric]:
+        supervisor = self._fairlog.supervisor
+        failing = {one.part: one.seconds for one in supervisor.troubles()}
+        works = GaugeMetricFamily(
+            "fairlog_part_works", "1: this part of the server works; 0: it fails", labels=["part"]
+        )
+        for part in sorted({*NEEDED, *supervisor.names(), *failing}):
+            works.add_metric([part], float(part not in failing))
+        yield works
+        since = GaugeMetricFamily(
+            "fairlog_part_failing_seconds", "How long a part has been failing", labels=["part"]
+        )
+        for part, seconds in sorted(failing.items()):
+            since.add_metric([part], seconds)
+        yield since
+        yield _counter(
+            "fairlog_log_lines_dropped", "Log lines that could not be written", output.dropped
+        )
 
     def _writer(self) -> Iterator[Metric]:
         writer = self._fairlog.writer
@@ -119,26 +167,44 @@ class Figures(Collector):
         for (scope, allowed), count in self._decisions.copy().items():
             decisions.add_metric([scope, str(allowed).lower()], count)
         yield decisions
-        jobs = GaugeMetricFamily("fairlog_jobs", "Jobs of all processes", labels=["state"])
-        for state, count in self._fairlog.read_now(self._fairlog.jobs.counts).items():
-            jobs.add_metric([state], count)
-        yield jobs
-        yield _gauge(
-            "fairlog_clock_ahead_seconds", "The log's time less the database's clock",
-            self._fairlog.read_now(self._fairlog.log.reading).seconds_ahead,
-        )  # fmt: skip
-        behind = GaugeMetricFamily(
-            "fairlog_projection_lag_events", "Events not applied yet", labels=["projection"]
-        )
-        for follower in self._fairlog.following.followers:
-            behind.add_metric([follower.projection.name], self._fairlog.read_now(follower.lag))
-        yield behind
 
     def _http(self) -> Iterator[Metric]:
         yield _histogram(
             "fairlog_http_request_seconds", "From a request's head to its answer's end",
             dict(self._requests), ["method", "path", "status"],
         )  # fmt: skip
+
+
+class _Scrape(Collector):
+    """The figures of one moment."""
+
+    def __init__(self, figures: Figures, stored: Stored | None) -> None:
+        self._figures = figures
+        self._stored = stored
+
+    def describe(self) -> Iterator[Metric]:
+        """Nothing is asked when it is registered."""
+        return iter(())
+
+    def collect(self) -> Iterator[Metric]:
+        return self._figures.collect(self._stored)
+
+
+def _of_stored(stored: Stored) -> Iterator[Metric]:
+    jobs = GaugeMetricFamily("fairlog_jobs", "Jobs of all processes", labels=["state"])
+    for state, count in stored.jobs.items():
+        jobs.add_metric([state], count)
+    yield jobs
+    yield _gauge(
+        "fairlog_clock_ahead_seconds", "The log's time less the database's clock",
+        stored.clock_ahead_seconds,
+    )  # fmt: skip
+    behind = GaugeMetricFamily(
+        "fairlog_projection_lag_events", "Events not applied yet", labels=["projection"]
+    )
+    for projection, events in stored.behind.items():
+        behind.add_metric([projection], events)
+    yield behind
 
 
 def meter(figures: Figures, app: ASGIApp) -> ASGIApp:
@@ -169,8 +235,12 @@ def meter(figures: Figures, app: ASGIApp) -> ASGIApp:
 async def metrics(
     figures: NamedDependency[Figures], fairlog: NamedDependency[Fairlog]
 ) -> Response[bytes]:
-    """Figures in the Prometheus text format."""
-    text = await fairlog.read(lambda _: generate_latest(figures.registry))
+    """Figures in the Prometheus text format; without those of the database while that is away."""
+    stored = None
+    if not any(one.part == "reads" for one in fairlog.supervisor.troubles()):
+        with contextlib.suppress(FairlogError):
+            stored = await fairlog.read(figures.stored)
+    text = await asyncio.to_thread(figures.exposition, stored)
     return Response(text, media_type=CONTENT_TYPE_PLAIN_0_0_4)
 
 

@@ -4,21 +4,12 @@ from litestar import MediaType, Response, get
 from litestar.di import NamedDependency
 from litestar.params import FromQuery
 from litestar.status_codes import HTTP_200_OK, HTTP_503_SERVICE_UNAVAILABLE
-from msgspec import Struct
 
-from adapters.schema import is_current
 from domain import validation
-from domain.errors import FairlogError
-from entrypoints.clock import clock_note
+from entrypoints.readiness import Readiness, readiness_of
 from entrypoints.service import Fairlog
 from entrypoints.time_travel import TimeTravel
 from entrypoints.views import PastStateView, StatsView
-
-
-class Readiness(Struct, frozen=True):
-    ready: bool
-    reason: str | None = None  # why not
-    note: str | None = None  # what to know of all the same
 
 
 @get(["/livez", "/healthz"], media_type=MediaType.TEXT, tags=["operations"], sync_to_thread=False)
@@ -29,27 +20,14 @@ def livez() -> str:
 
 @get("/readyz", tags=["operations"])
 async def readyz(fairlog: NamedDependency[Fairlog]) -> Response[Readiness]:
-    """The schema is current, the log can be reached, and recovery is done."""
-    readiness = await _readiness(fairlog)
+    """The schema is current, recovery is done, and writes, reads, the clock and the news of the log
+    work. Whatever fails is named, with the reason.
+    """
+    readiness = await readiness_of(fairlog)
     return Response(
         readiness,
         status_code=HTTP_200_OK if readiness.ready else HTTP_503_SERVICE_UNAVAILABLE,
     )
-
-
-async def _readiness(fairlog: Fairlog) -> Readiness:
-    if fairlog.writer.fatal is not None:
-        return Readiness(ready=False, reason=str(fairlog.writer.fatal))
-    if not fairlog.is_recovered:
-        return Readiness(ready=False, reason="Recovery is not done yet.")
-    try:
-        current = await fairlog.read(lambda _: is_current(fairlog.database))
-        reading = await fairlog.read(fairlog.log.reading) if current else None
-    except FairlogError as error:
-        return Readiness(ready=False, reason=str(error))
-    if not current:
-        return Readiness(ready=False, reason="The schema is not current; run `fairlog migrate`.")
-    return Readiness(ready=True, note=None if reading is None else clock_note(reading))
 
 
 @get("/v1/stats", tags=["operations"])

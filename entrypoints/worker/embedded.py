@@ -62,7 +62,10 @@ class EmbeddedWorker(Worker):
         self, fairlog: Fairlog, executor: Executor, concurrency: int, server_id: ServerId
     ) -> None:
         name = validation.worker_id(f"{server_id}/{secrets.token_hex(6)}")
-        super().__init__(EmbeddedSource(fairlog, name, server_id), executor, concurrency)
+        super().__init__(
+            EmbeddedSource(fairlog, name, server_id), executor, concurrency,
+            supervisor=fairlog.supervisor,
+        )  # fmt: skip
         self._name = name
         self._served = {"kinds": sorted(executor.kinds), "concurrency": concurrency}
         self._watch: asyncio.Task[None] | None = None

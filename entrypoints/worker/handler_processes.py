@@ -12,6 +12,7 @@ from typing import Final
 
 import structlog
 
+from adapters.supervision import Part, keep_running
 from domain.identifiers import Kind
 from entrypoints.views import ClaimedJob
 from entrypoints.worker.backoff import Backoff
@@ -66,7 +67,9 @@ class HandlerProcesses:
     def start(self) -> None:
         for process in self._processes:
             self._attach(process)
-        self._checks = asyncio.create_task(self._check(), name="handlers-check")
+        self._checks = asyncio.create_task(
+            keep_running(Part("worker_handlers"), self._check, heals=True), name="handlers-check"
+        )
 
     @property
     def stalled(self) -> int:

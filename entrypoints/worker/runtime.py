@@ -8,11 +8,12 @@ no claim can go well.
 import asyncio
 import secrets
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Final
 
 import structlog
 
+from adapters.supervision import Supervisor, keep_running
 from domain.commands import FailJob, ReturnJob
 from domain.errors import FairlogError
 from entrypoints.views import ClaimedJob
@@ -45,7 +46,10 @@ class Worker:
     def __init__(
         self, source: JobSource, executor: Executor, concurrency: int,
         *, prefetch: int = 0, wait_seconds: float = WAIT_SECONDS,
+        supervisor: Supervisor | None = None,
     ) -> None:  # fmt: skip
+        self._supervisor = Supervisor() if supervisor is None else supervisor
+        self._refused: FairlogError | None = None  # one of HOPELESS
         self._source = source
         self._executor = executor
         self._kinds = tuple(sorted(executor.kinds))
@@ -67,18 +71,20 @@ class Worker:
         """Call it on the loop that it is to run on."""
         self._executor.start()
         self._has_room.set()
-        self._claims = [asyncio.create_task(self._claim_jobs(), name="worker-claims")]
+        self._claims = [self._kept_running("worker_claims", self._claim_until_refused)]
         self._beside = [
-            asyncio.create_task(self._keep_leases(), name="worker-heartbeats"),
-            asyncio.create_task(self._outbox.deliver(), name="worker-outcomes"),
+            self._kept_running("worker_heartbeats", self._keep_leases),
+            self._kept_running("worker_outcomes", self._outbox.deliver),
         ]
+
+    def _kept_running(self, name: str, run: Callable[[], Awaitable[None]]) -> asyncio.Task[None]:
+        part = self._supervisor.part(name)
+        return asyncio.create_task(keep_running(part, run, heals=True), name=name.replace("_", "-"))
 
     async def claims_end(self) -> FairlogError | None:
         """Wait until a started worker claims no more. None: stopped; else why it is refused."""
         await asyncio.wait(self._claims)
-        [claims] = self._claims
-        error = None if claims.cancelled() else claims.exception()
-        return error if isinstance(error, FairlogError) else None
+        return self._refused
 
     async def stop(self, grace_seconds: float) -> None:
         """Claim no more, finish what can be finished in that time, and give back the rest."""
@@ -98,6 +104,12 @@ class Worker:
         await self._executor.stop()
 
     # Claiming
+
+    async def _claim_until_refused(self) -> None:
+        try:
+            await self._claim_jobs()
+        except HOPELESS as error:
+            self._refused = error
 
     async def _claim_jobs(self) -> None:
         """Raises one of HOPELESS."""

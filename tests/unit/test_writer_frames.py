@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import pytest
 
 from adapters.settings import Settings
+from adapters.supervision import Trouble
 from adapters.writer import BatchWritten, WriterStats
 from adapters.writer_frames import (
     Answered,
@@ -91,8 +92,8 @@ OUTCOMES: Sequence[Outcome] = (
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: type(command).__name__)
 def test_a_command_arrives_as_it_was_sent(command: Command) -> None:
-    [frame] = questions().feed(encoded(Asked([(7, command)])))
-    assert frame == Asked([(7, command)])
+    [frame] = questions().feed(encoded(Asked([(7, command)], 1.5)))
+    assert frame == Asked([(7, command)], 1.5)
 
 
 def test_every_kind_of_command_is_tried() -> None:
@@ -125,8 +126,8 @@ def test_an_accident_is_named_whatever_it_holds() -> None:
 def test_frames_arrive_whole_however_they_are_cut() -> None:
     sent: list[Begin | Asked] = [
         Begin(Settings(user_limit=3), logs_json=True),
-        Asked([(1, COMMANDS[0])]),
-        Asked([]),
+        Asked([(1, COMMANDS[0])], 1.5),
+        Asked([], 2.5),
     ]
     wire = b"".join(encoded(frame) for frame in sent)
     for size in (1, 3, 50, len(wire)):
@@ -141,13 +142,14 @@ def test_frames_arrive_whole_however_they_are_cut() -> None:
 
 def test_the_figures_of_a_batch_go_with_its_answers() -> None:
     written = BatchWritten(9, 2, 0.25, {("JobFailed", "error"): 2}, {("user", True): 1})
-    sent = Answered([], [written], WriterStats(1, 2, 3, 4), pickled(QueueFull("full")))
+    troubles = [Trouble("writes", "The disk is full.", 1.5)]
+    sent = Answered([], [written], WriterStats(1, 2, 3, 4), pickled(QueueFull("full")), troubles)
     [frame] = answers().feed(encoded(sent))
     assert frame == sent
 
 
 def _through(outcome: Outcome) -> Outcome:
-    sent = Answered([(7, packed(outcome))], [], WriterStats(), None)
+    sent = Answered([(7, packed(outcome))], [], WriterStats(), None, [])
     [frame] = answers().feed(encoded(sent))
     [(number, found)] = frame.outcomes
     assert number == 7

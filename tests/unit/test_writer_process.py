@@ -20,7 +20,7 @@ def test_what_was_to_be_sent_when_the_writer_was_lost_is_refused_like_the_rest()
 
     async def ask_as_it_is_lost() -> None:
         asyncio.get_running_loop().set_exception_handler(lambda _, what: troubles.append(what))
-        await writer._attach()
+        await writer.attach()
         waiting = asyncio.create_task(writer.execute(submit()))
         await asyncio.sleep(0)
         late = asyncio.create_task(writer.execute(submit()))

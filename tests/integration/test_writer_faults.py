@@ -1,0 +1,234 @@
+"""Whatever the database does to the writer, it goes on, and each caller hears what it was."""
+
+import random
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy import make_url
+
+from adapters.tables import bodies, events
+from domain.decide import Claimed, JobStands, Submitted
+from domain.errors import FairlogError, LogUnavailable
+from domain.world import World
+from entrypoints.service import Fairlog
+from tests.support.core import (
+    do,
+    events_in,
+    log_of,
+    outcomes,
+    put,
+    put_as_one_batch,
+    service,
+    wait_until,
+    writer_of,
+)
+from tests.support.databases import DatabaseServer
+from tests.support.fault_proxy import ERROR_NUMBERS, FaultProxy
+from tests.support.stories import claim, complete, submit
+
+
+@pytest.fixture
+def fairlog(database_url: str) -> Iterator[Fairlog]:
+    with service(database_url) as running:
+        yield running
+
+
+@pytest.fixture
+def proxy(mariadb: DatabaseServer) -> Iterator[FaultProxy]:
+    url = mariadb.create_database()
+    with FaultProxy(url, random.Random(15)) as between:
+        yield between
+    mariadb.drop_database(url)
+
+
+def reason(fairlog: Fairlog) -> str | None:
+    return {one.part: one.reason for one in fairlog.supervisor.troubles()}.get("writes")
+
+
+def unavailable(fairlog: Fairlog, *commands: Any) -> LogUnavailable:
+    """The error of all of them."""
+    found = outcomes(put_as_one_batch(fairlog, *commands))
+    for error in found:
+        assert isinstance(error, LogUnavailable), error
+        assert "sent again" in str(error)
+    assert isinstance(found[0], LogUnavailable)
+    return found[0]
+
+
+def assert_goes_on(fairlog: Fairlog) -> None:
+    do(fairlog, submit(payload=random.random()), Submitted)
+    wait_until(lambda: reason(fairlog) is None, "writes work")
+    positions = [one.position for one in log_of(fairlog)]
+    assert positions == list(range(1, len(positions) + 1))
+
+
+def test_an_error_at_commit_leaves_no_connection_that_cannot_begin_again(
+    proxy: FaultProxy,
+) -> None:
+    with service(proxy.url) as fairlog:
+        proxy.fail("^COMMIT", 1213, times=3)
+        for number in range(10):
+            do(fairlog, submit(payload=number), Submitted)
+        assert proxy.failed["COMMIT", 1213] == 3
+        proxy.fail("^COMMIT", 1213, times=10_000)
+        assert "1213" in str(unavailable(fairlog, submit(payload="unlucky")))
+        assert reason(fairlog) is not None
+        proxy.recover()
+        assert_goes_on(fairlog)
+
+
+@pytest.mark.parametrize("statement", ["^COMMIT", "FROM log_head", "UPDATE log_head", "INSERT"])
+def test_any_error_at_any_statement_is_outlasted(proxy: FaultProxy, statement: str) -> None:
+    with service(proxy.url) as fairlog:
+        numbers = random.Random(statement).sample(ERROR_NUMBERS, 20)
+        for number in numbers:
+            proxy.fail(statement, number)
+            [outcome] = outcomes(put(fairlog, submit(payload=number)))
+            assert isinstance(outcome, Submitted | FairlogError), outcome
+            proxy.recover()
+        assert_goes_on(fairlog)
+        accepted = events_in(fairlog)
+        [again] = outcomes(put(fairlog, submit(payload=numbers[0])))
+        assert isinstance(again, Submitted)
+        assert again.is_duplicate or events_in(fairlog) > accepted
+
+
+def test_random_errors_lose_no_answered_submission_and_write_none_twice(
+    proxy: FaultProxy,
+) -> None:
+    with service(proxy.url) as fairlog:
+        proxy.fail_randomly(0.05)
+        answered = [
+            outcome.job.payload_sha256
+            for number in range(150)
+            for outcome in outcomes(put(fairlog, submit(payload=number)))
+            if isinstance(outcome, Submitted)
+        ]
+        proxy.recover()
+        assert_goes_on(fairlog)
+        submitted = [
+            digest
+            for one in log_of(fairlog)
+            if (digest := getattr(one.event, "payload_sha256", None)) is not None
+        ]
+        assert len(submitted) == len(set(submitted))
+        assert set(answered) <= set(submitted)
+
+
+@pytest.mark.parametrize(
+    ("number", "says"),
+    [
+        (1021, "full"), (1114, "full"), (1034, "damaged"), (1194, "damaged"), (1030, "damaged"),
+        (1290, "read-only"), (1142, "right"), (1146, "fairlog migrate"), (1226, "connection"),
+    ],
+)  # fmt: skip
+def test_what_no_command_is_to_blame_for_is_told_to_all_and_ends_by_itself(
+    proxy: FaultProxy, number: int, says: str
+) -> None:
+    with service(proxy.url) as fairlog:
+        job = do(fairlog, submit(), Submitted).job
+        do(fairlog, claim(1), Claimed)
+        proxy.fail("INSERT INTO events", number, times=10_000)
+        told = unavailable(fairlog, complete(1, job.id), *[submit(payload=one) for one in range(9)])
+        assert says in str(told)
+        assert told.nothing_was_recorded
+        assert says in (reason(fairlog) or "")
+        proxy.recover()
+        wait_until(lambda: reason(fairlog) is None, "it finds out by itself")
+        assert do(fairlog, complete(1, job.id), JobStands).job.state == "done"
+        assert_goes_on(fairlog)
+
+
+@pytest.mark.parametrize("table", [events, bodies])
+def test_a_row_behind_the_end_is_named_until_it_is_gone(fairlog: Fairlog, table: sa.Table) -> None:
+    do(fairlog, submit(payload=0), Submitted)
+    behind = events_in(fairlog) + 1
+    strange = {
+        "position": behind + (table is bodies), "type": "Strange", "version": 1,
+        "recorded_at": 0, "data": b"{}", "hash": bytes(32), "body": b"1",
+    }  # fmt: skip
+    row = {column.name: strange[column.name] for column in table.c if column.name in strange}
+    with fairlog.database.write() as connection:
+        connection.execute(table.insert(), [row])
+    told = unavailable(fairlog, *[submit(payload=one) for one in range(1, 9)])
+    assert f"row at position {row['position']}" in str(told)
+    assert table.name in (reason(fairlog) or "")
+    with fairlog.database.write() as connection:
+        connection.exec_driver_sql("DROP TRIGGER events_no_delete")
+        connection.execute(table.delete().where(table.c.position == row["position"]))
+    wait_until(lambda: reason(fairlog) is None, "it finds out by itself")
+    assert_goes_on(fairlog)
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_a_full_disk_is_told_until_there_is_room(fairlog: Fairlog) -> None:
+    """As SQLite has it: a file may have no page more than it has."""
+    do(fairlog, submit(payload=0), Submitted)
+    is_full = True
+
+    def limit(connection: sqlite3.Connection, _: object) -> None:
+        if is_full:
+            connection.execute("PRAGMA max_page_count = 1")  # it takes the pages that there are
+
+    sa.event.listen(fairlog.database.writing_engine, "connect", limit)
+    writer_of(fairlog)._disconnect()
+    large = [submit(payload=f"{one} {'x' * 20_000}") for one in range(1, 4)]
+    assert "full" in str(unavailable(fairlog, *large))
+    wait_until(lambda: "full" in (reason(fairlog) or ""), "it is known")
+    is_full = False
+    wait_until(lambda: reason(fairlog) is None, "it finds out by itself")
+    assert_goes_on(fairlog)
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_a_damaged_page_is_told_until_it_is_mended(fairlog: Fairlog, database_url: str) -> None:
+    do(fairlog, submit(payload=0), Submitted)
+    file = Path(make_url(database_url).database or "")
+    fairlog.database.overwrite_deleted()  # everything is in the file, and nothing beside it
+    with fairlog.database.read() as connection:
+        page, size = (
+            connection.exec_driver_sql(query).scalar_one()
+            for query in (
+                "SELECT rootpage FROM sqlite_master WHERE name = 'events'", "PRAGMA page_size",
+            )
+        )  # fmt: skip
+    with file.open("r+b") as content:
+        content.seek((page - 1) * size)
+        whole = content.read(size)
+        content.seek((page - 1) * size)
+        content.write(bytes(size))
+    writer_of(fairlog)._disconnect()
+    assert "damaged" in str(unavailable(fairlog, submit(payload=1), submit(payload=2)))
+    assert "damaged" in (reason(fairlog) or "")
+    with file.open("r+b") as content:
+        content.seek((page - 1) * size)
+        content.write(whole)
+    wait_until(lambda: reason(fairlog) is None, "it finds out by itself")
+    assert_goes_on(fairlog)
+
+
+@pytest.mark.parametrize(
+    "error", [SystemExit(1), KeyboardInterrupt(), MemoryError(), RecursionError(), ValueError("?")],
+    ids=lambda error: type(error).__name__,
+)  # fmt: skip
+def test_nothing_that_is_raised_ends_the_writer(
+    fairlog: Fairlog, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    raised = 0
+
+    def load(*_: Any) -> World:
+        nonlocal raised
+        raised += 1
+        raise error
+
+    with monkeypatch.context() as broken:
+        broken.setattr(writer_of(fairlog)._projections, "load", load)
+        for number in range(3):
+            [outcome] = outcomes(put(fairlog, submit(payload=number)))
+            assert isinstance(outcome, FairlogError), outcome
+        assert raised >= 3
+    assert_goes_on(fairlog)
