@@ -28,6 +28,8 @@ RENEW_SECONDS: Final = 3.0
 
 _START_TIME: Final = 19  # of the fields behind the name in /proc/PID/stat
 
+Setting = int | float | str | None  # None: not set
+
 metadata = sa.MetaData()
 _name = sa.LargeBinary().with_variant(mysql.VARBINARY(255), "mysql", "mariadb")
 
@@ -72,7 +74,7 @@ class LiveServer(Struct, frozen=True):
     token: str
     lease_until: int  # UTC, microseconds by the database's clock
     process: ProcessIdentity
-    settings: Mapping[str, int | float]  # those that all servers must share
+    settings: Mapping[str, Setting]  # those that all servers must share
 
     def is_alive(self, now_micros: int) -> bool:
         return self.lease_until > now_micros and not self.process.is_certainly_dead()
@@ -80,7 +82,7 @@ class LiveServer(Struct, frozen=True):
 
 class _About(Struct, frozen=True):
     process: ProcessIdentity
-    settings: dict[str, int | float]
+    settings: dict[str, Setting]
 
 
 class LiveServers:
@@ -150,7 +152,7 @@ class LiveServers:
             )
 
 
-def differing(server: LiveServer, settings: Mapping[str, int | float]) -> list[str]:
+def differing(server: LiveServer, settings: Mapping[str, Setting]) -> list[str]:
     """The names of settings that a server has otherwise. Those that one does not know are equal."""
     return [
         name

@@ -20,6 +20,7 @@ from adapters.live_servers import (
     RENEW_SECONDS,
     LiveServer,
     LiveServers,
+    Setting,
     differing,
     this_process,
 )
@@ -48,16 +49,21 @@ class NameTaken(FairlogError):
 class SettingsDiffer(FairlogError):
     """Limits and leases would be counted by two measures."""
 
-    def __init__(self, server: LiveServer, settings: Mapping[str, int | float]) -> None:
+    def __init__(self, server: LiveServer, settings: Mapping[str, Setting]) -> None:
         name = differing(server, settings)[0]
+        here, there = _shown(settings[name]), _shown(server.settings[name])
         super().__init__(
-            f"FAIRLOG_{name.upper()} is {settings[name]} here and {server.settings[name]} at the "
-            f"server {server.name!r} (process {server.process.pid} on {server.process.host!r}); "
-            "servers of one database need the same: change it here, or stop the others first."
+            f"FAIRLOG_{name.upper()} is {here} here and {there} at the server {server.name!r} "
+            f"(process {server.process.pid} on {server.process.host!r}); servers of one database "
+            "need the same: change it here, or stop the others first."
         )
 
 
-def shared_settings(policy: Policy) -> dict[str, int | float]:
+def _shown(setting: Setting) -> str:
+    return "not set" if setting is None else str(setting)
+
+
+def shared_settings(policy: Policy) -> dict[str, Setting]:
     """What decisions are made with, as far as it can be set."""
     named = set(Settings.__struct_fields__)
     return {name: value for name, value in asdict(policy).items() if name in named}

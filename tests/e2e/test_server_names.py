@@ -98,7 +98,7 @@ def test_a_server_that_was_frozen_for_longer_than_its_lease_ends(database_url: s
 
 
 @MARIADB
-@pytest.mark.parametrize("setting", [*SLOW, "window_seconds", "max_attempts"])
+@pytest.mark.parametrize("setting", [*SLOW, "window_seconds", "timeout_seconds"])
 def test_a_setting_that_differs_from_a_live_server_s_is_refused(
     run: Run, database_url: str, setting: str
 ) -> None:
