@@ -7,7 +7,7 @@ an answer no longer means that it is on disk.
 import os
 import re
 import sqlite3
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Final
@@ -20,7 +20,14 @@ from sqlalchemy.exc import DBAPIError
 from adapters.database import Database
 from adapters.database_faults import error_code
 from adapters.grants import may_drop
-from adapters.schema import is_current, missing_triggers
+from adapters.schema import (
+    TriggerFault,
+    is_current,
+    sees_triggers,
+    trigger_faults,
+)
+from adapters.schema_check import schema_faults
+from adapters.tables import metadata
 
 PACKET_BYTES_MIN: Final = 16 * 1024 * 1024  # a body of 1 MiB, and a batch of them, fit well
 _SQLITE_MIN: Final = (3, 35)
@@ -52,10 +59,10 @@ class Finding(Struct, frozen=True):
     mend: str | None = None  # None: nothing to be done
 
 
-def examine(database: Database, projections: Collection[str] = ()) -> Iterator[Finding]:
+def examine(database: Database, projections: Sequence[sa.Table] = ()) -> Iterator[Finding]:
     """Ask for everything, one finding a check. Raises `LogUnavailable` when it is away.
 
-    `projections` names the tables that have to be there beside the log's own; none: not asked.
+    `projections` are the tables that have to be there beside the log's own; none: not asked.
     """
     examined = _examine_sqlite if database.is_sqlite else _examine_server
     yield from examined(database, projections)
@@ -72,7 +79,7 @@ def unsafe_settings(database: Database) -> list[Finding]:
     return [finding for finding in findings if finding.level is not Level.OK]
 
 
-def _examine_sqlite(database: Database, projections: Collection[str]) -> Iterator[Finding]:
+def _examine_sqlite(database: Database, projections: Sequence[sa.Table]) -> Iterator[Finding]:
     yield sqlite_version(sqlite3.sqlite_version_info)
     file = Path(database.url.database or "")
     yield sqlite_file(file)
@@ -86,10 +93,11 @@ def _examine_sqlite(database: Database, projections: Collection[str]) -> Iterato
     if schema.level is Level.OK:
         if projections:
             yield projection_tables(database, projections)
-        yield triggers(missing_triggers(database), {})
+        yield schema_as_made(database, projections)
+        yield triggers(trigger_faults(database), {})
 
 
-def _examine_server(database: Database, projections: Collection[str]) -> Iterator[Finding]:
+def _examine_server(database: Database, projections: Sequence[sa.Table]) -> Iterator[Finding]:
     with database.read() as connection:
         variables = _variables(connection)
         yield server_version(str(connection.exec_driver_sql("SELECT VERSION()").scalar_one()))
@@ -105,7 +113,9 @@ def _examine_server(database: Database, projections: Collection[str]) -> Iterato
     if schema.level is Level.OK:
         if projections:
             yield projection_tables(database, projections)
-        yield triggers(missing_triggers(database), variables)
+        yield schema_as_made(database, projections)
+        is_seen = sees_triggers(database)
+        yield triggers(trigger_faults(database), variables, is_seen=is_seen)
         with database.read() as connection:
             yield engine(connection)
             yield from rights(connection)
@@ -269,10 +279,11 @@ def tables(database: Database) -> Finding:
     )
 
 
-def projection_tables(database: Database, wanted: Collection[str]) -> Finding:
+def projection_tables(database: Database, wanted: Sequence[sa.Table]) -> Finding:
     """Whether there are all that are built from the log. A server shows only what one may use."""
     with database.read() as connection:
-        missing = sorted(set(wanted) - set(sa.inspect(connection).get_table_names()))
+        names = {table.name for table in wanted}
+        missing = sorted(names - set(sa.inspect(connection).get_table_names()))
     if not missing:
         return Finding("projections", Level.OK, "all their tables are there")
     no_right = "" if database.is_sqlite else ", or no right to use them"
@@ -282,6 +293,28 @@ def projection_tables(database: Database, wanted: Collection[str]) -> Finding:
         f"no tables {', '.join(missing)}{no_right}",
         "run `fairlog migrate`, which builds them from the log"
         + ("" if database.is_sqlite else ", then grant the service's account its rights on them"),
+    )
+
+
+def schema_as_made(database: Database, projections: Sequence[sa.Table]) -> Finding:
+    """Look for columns, keys and indexes that are not as this release makes them."""
+    with database.read() as connection:
+        present = set(sa.inspect(connection).get_table_names())
+        wanted = [*metadata.sorted_tables, *projections]
+        faults = [
+            f"{one.table}, {one.what}: {one.found}, and not {one.wanted}"
+            for one in schema_faults(
+                connection, [table for table in wanted if table.name in present]
+            )
+        ]
+    if not faults:
+        return Finding("columns and indexes", Level.OK, "as this release makes them")
+    return Finding(
+        "columns and indexes",
+        Level.ERROR,
+        "; ".join(faults),
+        "run `fairlog migrate`, which creates missing indexes; alter a column back by hand, or, in "
+        "a projection, drop its table and run `fairlog migrate`",
     )
 
 
@@ -303,10 +336,16 @@ def engine(connection: Connection) -> Finding:
     )
 
 
-def triggers(missing: list[str], variables: Variables) -> Finding:
-    if not missing:
+def triggers(
+    faults: Mapping[str, TriggerFault], variables: Variables, *, is_seen: bool = True
+) -> Finding:
+    """`is_seen`: the account would see a trigger that is there."""
+    if not faults:
         return Finding("append-only", Level.OK, "triggers refuse UPDATE and DELETE on events")
-    found = f"no triggers {' and '.join(missing)}, or no TRIGGER right to see them"
+    if not is_seen and set(faults.values()) == {TriggerFault.MISSING}:
+        found = "this account has no TRIGGER right to see them; the tables' owner can run `doctor`"
+        return Finding("append-only", Level.OK, found)
+    found = "; ".join(f"the trigger {name} {fault.value}" for name, fault in faults.items())
     mend = "run `fairlog migrate`"
     if _is_on(variables, "log_bin") and not _is_on(variables, "log_bin_trust_function_creators"):
         mend = (

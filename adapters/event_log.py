@@ -155,16 +155,17 @@ class SqlEventLog:
             )
 
     def note_correction(self, connection: Connection) -> None:
-        """In the transaction that appends a `ClockCorrected`: every process reads it, and one that
-        does not know such events stops.
+        """In the transaction that appends a `ClockCorrected`, after it: every process reads it, and
+        one that does not know such events stops. Needs the head lock.
         """
-        self.raise_epoch(connection)
-        connection.execute(log_head.update().where(log_head.c.id == HEAD_ID).values(format=FORMAT))
+        _, before = self._corrected
+        by = _latest_correction(connection).position - before.position
+        head = log_head.update().where(log_head.c.id == HEAD_ID)
+        connection.execute(head.values(epoch=log_head.c.epoch + by, format=FORMAT))
 
-    def raise_epoch(self, connection: Connection) -> None:
-        connection.execute(
-            log_head.update().where(log_head.c.id == HEAD_ID).values(epoch=log_head.c.epoch + 1)
-        )
+    def set_epoch(self, connection: Connection, registry_epoch: int) -> None:
+        epoch = registry_epoch + _latest_correction(connection).position
+        connection.execute(log_head.update().where(log_head.c.id == HEAD_ID).values(epoch=epoch))
 
     def rehearse(self, connection: Connection, head: Head) -> None:
         """Write what an append would, for a look whether it can be. Needs the head lock; the caller
@@ -233,7 +234,8 @@ class SqlEventLog:
 
 def head_position(connection: Connection) -> int:
     """Of the latest event, by the head; 0: the log is empty."""
-    return int(connection.execute(sa.select(log_head.c.position)).scalar_one())
+    head = sa.select(log_head.c.position).where(log_head.c.id == HEAD_ID)
+    return int(connection.execute(head).scalar_one())
 
 
 def _latest_correction(connection: Connection) -> Correction:

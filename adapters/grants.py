@@ -8,10 +8,15 @@ _GRANT: Final = re.compile(r"^GRANT (?P<rights>.+?) ON (?P<schema>\S+?)\.(?P<tab
 
 
 def may_drop(grants: Sequence[str], schema: str, table: str) -> bool:
-    """Whether one of the lines gives DROP, and with it TRUNCATE, on a table."""
+    """Returns True if one of the lines gives DROP, and with it TRUNCATE, on a table."""
+    return has_right(grants, "DROP", schema, table)
+
+
+def has_right(grants: Sequence[str], right: str, schema: str, table: str) -> bool:
+    """Returns True if one of the lines gives a right on a table."""
     return any(
         found is not None
-        and {"ALL PRIVILEGES", "DROP"} & set(found["rights"].upper().split(", "))
+        and {"ALL PRIVILEGES", right} & set(found["rights"].upper().split(", "))
         and _covers(found["schema"], schema)
         and found["table"].strip("`") in {"*", table}
         for found in map(_GRANT.match, grants)

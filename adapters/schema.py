@@ -2,6 +2,7 @@
 
 import threading
 import time
+from enum import Enum
 from pathlib import Path
 from typing import Final
 
@@ -15,6 +16,7 @@ from sqlalchemy.exc import DBAPIError
 
 from adapters.database import Database, translated
 from adapters.database_faults import Fault, error_code, fault_of
+from adapters.grants import has_right
 from domain.errors import FairlogError, LogUnavailable
 
 ATTEMPTS_MAX: Final = 20
@@ -37,6 +39,11 @@ _SQLITE_TRIGGERS: Final = _TRIGGERS | {
     "events_no_replace": "INSERT ON events WHEN EXISTS"
     " (SELECT 1 FROM events AS present WHERE present.position = NEW.position)"
 }
+
+
+class TriggerFault(Enum):
+    MISSING = "is missing"
+    CHANGED = "is not as Fairlog makes it"
 
 
 class NoTriggers(FairlogError):
@@ -66,9 +73,11 @@ def protect_events(database: Database) -> None:
 
     Raises `NoTriggers`, with what to do, where it will not; grants do the same in production.
     """
-    for name in missing_triggers(database):
+    for name, fault in trigger_faults(database).items():
         try:
             with database.write() as connection:
+                if fault is TriggerFault.CHANGED:
+                    connection.exec_driver_sql(f"DROP TRIGGER {name}")
                 connection.exec_driver_sql(_trigger(name, is_sqlite=database.is_sqlite))
         except (DBAPIError, LogUnavailable) as error:
             code = error_code(error)
@@ -88,19 +97,68 @@ def protect_events(database: Database) -> None:
             raise
 
 
-def missing_triggers(database: Database) -> list[str]:
-    """Which of the triggers on events are not there."""
+def trigger_faults(database: Database) -> dict[str, TriggerFault]:
+    """Which triggers on events are not as this release makes them, as far as the account sees."""
     if database.is_sqlite:
-        query = "SELECT name FROM sqlite_master WHERE type = 'trigger' AND tbl_name = 'events'"
+        query = "SELECT name, sql FROM sqlite_master WHERE type = 'trigger' AND tbl_name = 'events'"
     else:
         query = (
-            "SELECT trigger_name FROM information_schema.triggers"
+            "SELECT trigger_name, CONCAT('CREATE TRIGGER ', trigger_name, ' ', action_timing, ' ',"
+            " event_manipulation, ' ON ', event_object_table, ' FOR EACH ROW ', action_statement)"
+            " FROM information_schema.triggers"
             " WHERE event_object_schema = DATABASE() AND event_object_table = 'events'"
         )
     with database.read() as connection:
-        present = {str(name) for (name,) in connection.exec_driver_sql(query)}
-    wanted = _SQLITE_TRIGGERS if database.is_sqlite else _TRIGGERS
-    return [name for name in wanted if name not in present]
+        present = {str(name): text for name, text in connection.exec_driver_sql(query)}
+    faults: dict[str, TriggerFault] = {}
+    for name in _SQLITE_TRIGGERS if database.is_sqlite else _TRIGGERS:
+        if name not in present:
+            faults[name] = TriggerFault.MISSING
+            continue
+        found, wanted = present[name], _trigger(name, is_sqlite=database.is_sqlite)
+        if found is not None and _plain(found) != _plain(wanted):  # None: no right to see it
+            faults[name] = TriggerFault.CHANGED
+    return faults
+
+
+def sees_triggers(database: Database) -> bool:
+    """Returns True if a trigger that this account does not see is not there."""
+    if database.is_sqlite:
+        return True
+    with database.read() as connection:
+        # To an account without the right MySQL shows nothing, and MariaDB at most the names.
+        return _is_tidb(connection) or _has(connection, "TRIGGER")
+
+
+def triggers_are_possible(database: Database) -> bool:
+    """Returns False where no `fairlog migrate` could create them: on TiDB, and under a binary log
+    for an account without SUPER while log_bin_trust_function_creators is off.
+    """
+    if database.is_sqlite:
+        return True
+    with database.read() as connection:
+        names = "'log_bin', 'log_bin_trust_function_creators'"
+        rows = connection.exec_driver_sql(f"SHOW VARIABLES WHERE variable_name IN ({names})")
+        is_on = {str(name).lower(): str(value).upper() in {"ON", "1"} for name, value in rows}
+        return not _is_tidb(connection) and (
+            not is_on.get("log_bin")
+            or bool(is_on.get("log_bin_trust_function_creators"))
+            or _has(connection, "SUPER")
+        )
+
+
+def _is_tidb(connection: Connection) -> bool:
+    return "tidb" in str(connection.exec_driver_sql("SELECT VERSION()").scalar_one()).lower()
+
+
+def _has(connection: Connection, right: str) -> bool:
+    grants = [str(line) for (line,) in connection.exec_driver_sql("SHOW GRANTS")]
+    schema = str(connection.exec_driver_sql("SELECT DATABASE()").scalar_one())
+    return has_right(grants, right, schema, "events")
+
+
+def _plain(statement: str) -> str:
+    return " ".join(statement.replace("IF NOT EXISTS ", "").replace("`", "").split())
 
 
 def is_current(database: Database) -> bool:
@@ -127,7 +185,13 @@ def _upgrade(connection: Connection) -> None:
 def _revision(connection: Connection) -> str | None:
     if not sa.inspect(connection).has_table("alembic_version"):
         return None
-    return MigrationContext.configure(connection).get_current_revision()
+    heads = MigrationContext.configure(connection).get_current_heads()
+    if len(heads) > 1:
+        raise FairlogError(
+            f"alembic_version has {len(heads)} rows ({', '.join(sorted(heads))}), and Fairlog "
+            "writes one: delete the others."
+        )
+    return heads[0] if heads else None
 
 
 def _config() -> Config:

@@ -11,11 +11,13 @@ from sqlalchemy.engine import Connection
 
 from adapters.database import Database, translated
 from adapters.event_pages import COLUMNS_TOGETHER, decode_numbers, page_of
-from adapters.tables import HEAD_ID
-from domain.events import Recorded
+from adapters.tables import FORMAT, FORMAT_UNCORRECTED, HEAD_ID
+from domain.events import ClockCorrected, Recorded
 from domain.stored_log import UNREADABLE, Leaf, StoredHead, StoredRow, leaf_of
 
-_HEAD: Final = "SELECT position, hash, recorded_at FROM log_head WHERE id = {0}"
+_HEAD: Final = "SELECT position, hash, recorded_at, epoch, format FROM log_head WHERE id = {0}"
+_CORRECTION: Final = f"SELECT MAX(position) FROM events WHERE type = '{ClockCorrected.__name__}'"
+_OTHER_HEADS: Final = "SELECT id FROM log_head WHERE id <> {0} OR id IS NULL ORDER BY id LIMIT 10"
 _ROWS: Final = (
     "SELECT position, type, version, user_id, job_id, recorded_at, data, hash FROM events"
     " WHERE position > {0} ORDER BY position LIMIT {0}"
@@ -76,6 +78,7 @@ class SqlStoredLog:
         placeholder = "?" if is_sqlite else "%s"
         self._is_sqlite = is_sqlite
         self._head = _HEAD.format(placeholder)
+        self._other_heads = _OTHER_HEADS.format(placeholder)
         self._rows = _ROWS.format(placeholder)
         # The server hashes where it can: bodies are far larger than all the rest of the log.
         columns = "body" if is_sqlite else "SHA2(body, 256), LENGTH(body)"
@@ -83,7 +86,19 @@ class SqlStoredLog:
 
     def head(self, connection: Connection) -> StoredHead | None:
         row = connection.exec_driver_sql(self._head, (HEAD_ID,)).one_or_none()
-        return None if row is None else StoredHead(row.position, bytes(row.hash), row.recorded_at)
+        if row is None:
+            return None
+        wrong = [
+            f"log_head has a second row, with the id {other}, that nothing of Fairlog's wrote"
+            for (other,) in connection.exec_driver_sql(self._other_heads, (HEAD_ID,))
+        ]
+        found = connection.exec_driver_sql(_CORRECTION).scalar_one()
+        corrected_at = found if isinstance(found, int) else 0  # SQLite keeps whatever it is given
+        expected = FORMAT if corrected_at else FORMAT_UNCORRECTED
+        if row.format != expected:
+            wrong.append(f"the head's format is {row.format!r}, and this log has {expected}")
+        epoch = row.epoch - corrected_at if isinstance(row.epoch, int) else row.epoch
+        return StoredHead(row.position, row.hash, row.recorded_at, epoch, wrong)
 
     def rows(self, connection: Connection, after: int, limit: int) -> Sequence[StoredRow]:
         if not self._is_sqlite and (together := _rows_together(connection, after, limit)):

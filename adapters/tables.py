@@ -14,6 +14,7 @@ metadata = sa.MetaData()
 # Of the log; a process that reads a higher one stops. 2: events `ClockCorrected` say what time it
 # is. A log has 1 until the first of them.
 FORMAT: Final = 2
+FORMAT_UNCORRECTED: Final = 1
 HEAD_ID: Final = 1
 
 # Bytes, not text: MySQL's utf8mb4_bin takes "a" and "a " for the same.

@@ -31,7 +31,7 @@ class Head(Struct, frozen=True):
     position: int  # of the latest event; 0 for an empty log
     hash: bytes  # the chain up to there
     now: datetime  # UTC, by the log's clock; not before the latest event
-    epoch: int  # raised when a projection switches to another generation, or the clock is corrected
+    epoch: int  # another one when the projections' registry was changed, or the clock corrected
     reading: Reading | None = None  # of the clock, where the lock was taken just now
 
 
@@ -44,8 +44,14 @@ class EventLog(Protocol[C]):
     def position(self, connection: C) -> int:
         """The latest event's, without the lock."""
 
-    def raise_epoch(self, connection: C) -> None:
-        """Make every process read the projections' registry again. Needs the head lock."""
+    def set_epoch(self, connection: C, registry_epoch: int) -> None:
+        """Make every process read the registry again that knows another one. Needs the lock.
+
+        The number stands for all its rows.
+        """
+
+    def hash_at(self, connection: C, position: int) -> bytes | None:
+        """Give the chain's hash up to a position; None beyond the end, and for 0."""
 
     def read(self, connection: C, after: int, limit: int) -> Sequence[Recorded]:
         """Up to `limit` events behind `after`, in order."""

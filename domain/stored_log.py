@@ -40,6 +40,8 @@ class StoredHead(Struct, frozen=True):
     position: int
     hash: bytes
     recorded_at: int  # UTC, microseconds
+    registry_epoch: int  # the epoch without what the clock's correction adds to it
+    wrong: Sequence[str] = ()  # what else is not as a release like this one leaves it
 
 
 class StoredLog(Protocol[C]):

@@ -4,9 +4,11 @@
 """
 
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
+import sqlalchemy as sa
 import structlog
 
 from adapters.command_queue import CommandQueue
@@ -15,10 +17,12 @@ from adapters.event_log import SqlEventLog
 from adapters.live_servers import live_servers
 from adapters.other_process import program
 from adapters.schema import NoTriggers, migrate, protect_events
+from adapters.schema_check import create_missing_indexes
 from adapters.server_lock import ServerLock
 from adapters.settings import Settings
 from adapters.stored_log import SqlStoredLog
 from adapters.supervision import Supervisor
+from adapters.tables import metadata
 from adapters.writer import WritePath, Writer
 from adapters.writer_frames import Begin
 from adapters.writer_process import WriterProcess
@@ -28,8 +32,9 @@ from domain.ports import Clock
 from entrypoints.following import Following, RecentEvents
 from entrypoints.interpreter import tuned_for_one_pass
 from entrypoints.service import Fairlog
-from projections import registry
+from projections import bookkeeping, registry
 from projections.activity import ActivityProjection
+from projections.bookkeeping import REGISTRY
 from projections.follower import Follower, checkpoints
 from projections.live import LiveProjections, inline_projections
 from projections.merkle import MerkleProjection
@@ -118,16 +123,40 @@ def prepare(fairlog: Fairlog, progress: Progress = lambda _done, _total: None) -
             rebuild(fairlog.log, fairlog.database, stale, progress)
     for follower in fairlog.following.followers:
         follower.prepare()
+    settle_epoch(fairlog)
     return [projection.name for projection in stale]
 
 
-def projection_tables(fairlog: Fairlog) -> list[str]:
-    """The names of all tables that `prepare` makes beside the log's own."""
+def settle_epoch(fairlog: Fairlog) -> None:
+    """Have the head's epoch stand for the registry as it is now.
+
+    Releases before 0.2 counted it up instead, and somebody may have changed either by hand.
+    """
+    with fairlog.database.write() as connection:
+        fairlog.log.lock_head(connection)
+        fairlog.log.set_epoch(connection, registry.epoch_of(connection))
+
+
+def mend_bookkeeping(fairlog: Fairlog) -> None:
+    """Remove rows about projections that nothing of Fairlog's wrote, and settle the epoch."""
+    with fairlog.database.write() as connection:
+        fairlog.log.lock_head(connection)
+        bookkeeping.mend(connection)
+        fairlog.log.set_epoch(connection, registry.epoch_of(connection))
+
+
+def projection_tables(fairlog: Fairlog) -> dict[str, Sequence[sa.Table]]:
+    """All tables that `prepare` makes beside the log's own, by the projection that they are of."""
     following = [one.projection for one in fairlog.following.followers]
-    tables = [registry.registry, checkpoints, live_servers]
-    for projection in (*inline_projections(), *following):
-        tables += projection.tables
-    return [table.name for table in tables]
+    return {REGISTRY: (registry.registry, checkpoints, live_servers)} | {
+        projection.name: projection.tables for projection in (*inline_projections(), *following)
+    }
+
+
+def restore_indexes(fairlog: Fairlog) -> None:
+    """Create the indexes that somebody dropped; needs the right to."""
+    tables = [*metadata.sorted_tables, *chain(*projection_tables(fairlog).values())]
+    create_missing_indexes(fairlog.database, tables)
 
 
 def rebuild_projections(

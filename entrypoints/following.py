@@ -8,12 +8,13 @@ import time
 from collections.abc import Sequence
 from typing import Any, Final
 
+import structlog
 from sqlalchemy.engine import Connection
 
 from adapters.supervision import Part, Supervisor, supervise
 from domain.events import Recorded
 from domain.stored_log import Leaf
-from projections.follower import E, Follower, Read
+from projections.follower import E, Follower, NoCheckpoint, Read
 
 POLL_SECONDS: Final = 2.0  # between two looks when this process writes nothing
 # Before each batch: the writer has the disk and the lock meanwhile, and whoever was woken by the
@@ -23,6 +24,8 @@ _TROUBLE_SECONDS: Final = 2.0  # before a projection that could not be brought o
 _EVENTS_KEPT: Final = 20_000  # some 20 MB
 
 _Ring = list[E | None]  # by position
+
+_log = structlog.get_logger()
 
 
 class RecentEvents:
@@ -116,7 +119,13 @@ class Following:
         """Returns False where it could not be brought on."""
         part.begins()
         try:
-            has_more = follower.step()
+            try:
+                has_more = follower.step()
+            except NoCheckpoint as error:
+                has_more = follower.prepare()  # unless another process was quicker
+                if has_more:
+                    name = follower.projection.name
+                    _log.warning("projection_begun_anew", projection=name, reason=str(error))
         except Exception as error:  # noqa: BLE001 (whoever reads is shown how far behind it is)
             part.fails(error)
             return False

@@ -4,14 +4,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
+from adapters.schema import TriggerFault, sees_triggers, trigger_faults, triggers_are_possible
+from adapters.schema_check import schema_faults
 from adapters.scratch import scratch_database
 from adapters.stored_log import SqlStoredLog, snapshot
+from adapters.tables import metadata
 from domain.events import Recorded
 from domain.stored_log import Leaf
+from entrypoints.composition import projection_tables
 from entrypoints.interpreter import tuned_for_one_pass
 from entrypoints.service import Fairlog
 from entrypoints.verifying import following, history_check, history_check_beside
-from projections.findings import Report
+from projections import bookkeeping
+from projections.findings import Difference, Finding, Report
 from projections.follower import FollowingProjection
 from projections.log_check import Following, LogCheck
 from projections.merkle import MerkleProjection
@@ -23,10 +28,11 @@ EVENTS_APART_MIN: Final = 20_000  # starting a process takes as long as checking
 def verify_log(fairlog: Fairlog, report: Report, progress: Progress) -> Verified:
     """Check the log, and every projection against it, while everybody goes on working."""
     database = fairlog.database
+    found = faults_of_tables(fairlog)
     with tuned_for_one_pass(), _log_check(fairlog) as ours:
         is_long = ours.head.position >= EVENTS_APART_MIN
         with (history_check_beside if is_long else history_check)(database) as beside:
-            return verify(ours, beside, report, progress)
+            return verify(ours, beside, report, progress, found)
 
 
 def verify_log_chain(fairlog: Fairlog, kept: Kept, report: Report, progress: Progress) -> Verified:
@@ -35,19 +41,52 @@ def verify_log_chain(fairlog: Fairlog, kept: Kept, report: Report, progress: Pro
         return verify_chain(_stored_log(fairlog), connection, kept, report, progress)
 
 
+def faults_of_tables(fairlog: Fairlog) -> list[Finding | Difference]:
+    """What is wrong with the tables themselves, and with the triggers that guard the events."""
+    database = fairlog.database
+    faults: list[Finding | Difference] = []
+    if triggers_are_possible(database) and (missing := trigger_faults(database)):
+        is_seen = sees_triggers(database)
+        faults += [
+            Finding(None, f"the trigger {name} on events {fault.value}; run `fairlog migrate`")
+            for name, fault in missing.items()
+            if is_seen or fault is not TriggerFault.MISSING
+        ]
+    with database.read() as connection:
+        for one in schema_faults(connection, metadata.sorted_tables):
+            what = f"{one.table}, {one.what}: {one.found}, and not {one.wanted}"
+            faults.append(Finding(None, what))
+        for projection, tables in projection_tables(fairlog).items():
+            faults += [
+                Difference(projection, one.table, one.what, one.found, one.wanted)
+                for one in schema_faults(connection, tables)
+            ]
+    return faults
+
+
+def bookkeeping_faults(fairlog: Fairlog) -> list[str]:
+    """What `fairlog verify` would tell of the head row, the registry and the checkpoints."""
+    log = _stored_log(fairlog)
+    following = [follower.projection for follower in fairlog.following.followers]
+    with snapshot(fairlog.database) as connection:
+        head = head_of(log, connection)
+        found = bookkeeping.differences(log, connection, head, following)
+        return [*head.wrong, *map(str, found)]
+
+
 @contextmanager
 def _log_check(fairlog: Fairlog) -> Iterator[LogCheck]:
     log = _stored_log(fairlog)
     events: list[FollowingProjection[Recorded]] = []
     leaves: list[FollowingProjection[Leaf]] = []
+    every = [follower.projection for follower in fairlog.following.followers]
     elsewhere = {one.name for one in following()}
-    for follower in fairlog.following.followers:
-        projection = follower.projection
+    for projection in every:
         if projection.name not in elsewhere:
             (leaves if isinstance(projection, MerkleProjection) else events).append(projection)
     with snapshot(fairlog.database) as connection, scratch_database() as scratch:
         head = head_of(log, connection)
-        yield LogCheck(log, connection, head, Following(events, leaves), scratch)
+        yield LogCheck(log, connection, head, Following(events, leaves, every), scratch)
 
 
 def _stored_log(fairlog: Fairlog) -> SqlStoredLog:

@@ -70,6 +70,8 @@ class ChainCheck:
 
     def take_head(self, head: StoredHead) -> None:
         """Hold the end of the log against what the head row says of it."""
+        for wrong in head.wrong:
+            self._told.about(None, wrong)
         if head.position > self.position:
             self._told.about(
                 self.position + 1,

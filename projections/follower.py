@@ -3,6 +3,10 @@
 The checkpoint moves in the transaction that applies, and is locked by it: any number of processes
 may follow at once, and each event is applied exactly once, in order. What is applied is read before
 that transaction, so that on SQLite the writer waits only for the rows to be written.
+
+A checkpoint holds the hash of the log up to its position. One that is not of this log (it was
+changed, or the log was restored from a backup) is no place to go on from: the projection is begun
+anew.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,13 +17,15 @@ import sqlalchemy as sa
 from msgspec import Struct
 from sqlalchemy.engine import Connection
 
-from domain.errors import LogUnavailable
+from domain.chain import GENESIS
+from domain.errors import FairlogError, LogUnavailable
 from domain.ports import EventLog
 from projections import registry
-from projections.generations import Tabled, remove_rows
-from projections.rows import create_all, have_all
+from projections.generations import Tabled, older_generations, remove_rows
+from projections.rows import create_all, digest, have_all
 
 EVENTS_A_BATCH: Final = 4000
+HASH_BYTES: Final = len(GENESIS)
 
 metadata = sa.MetaData()
 checkpoints = sa.Table(
@@ -29,6 +35,8 @@ checkpoints = sa.Table(
     sa.Column("generation", sa.BigInteger, primary_key=True, autoincrement=False),
     sa.Column("version", sa.Integer, nullable=False),
     sa.Column("position", sa.BigInteger, nullable=False, comment="of the latest event applied"),
+    # NULL: written by a release that had none; see `adapters/migrations`.
+    sa.Column("hash", digest(HASH_BYTES), comment="of the log up to there"),
 )
 
 
@@ -61,6 +69,11 @@ Reached = Sequence[tuple[FollowingProjection[E], int]]  # each with the position
 class Checkpoint(Struct, frozen=True):
     generation: int
     position: int  # of the latest event applied; 0: none
+    hash: bytes | None  # of the log up to there; None: an earlier release wrote none
+
+
+class NoCheckpoint(FairlogError):
+    """A projection has no checkpoint, or one that is not of this log; it has to be begun anew."""
 
 
 def checkpoint_of(connection: Connection, projection: Tabled) -> Checkpoint | None:
@@ -73,20 +86,30 @@ def checkpoint_of(connection: Connection, projection: Tabled) -> Checkpoint | No
     found = registered.get(projection.name)
     if found is None or not found.is_built or found.version != projection.version:
         return None
-    position = connection.execute(_position(projection.name, found.generation)).scalar_one_or_none()
-    return None if position is None else Checkpoint(found.generation, position)
+    stored = connection.execute(_checkpoint(projection.name, found.generation)).one_or_none()
+    return None if stored is None else Checkpoint(found.generation, stored.position, stored.hash)
+
+
+def is_of(log: EventLog[Connection], connection: Connection, at: Checkpoint) -> bool:
+    """Returns True if a checkpoint is of this log."""
+    return at.hash is not None and at.hash == _hash_at(log, connection, at.position)
+
+
+def _hash_at(log: EventLog[Connection], connection: Connection, position: int) -> bytes | None:
+    return GENESIS if position == 0 else log.hash_at(connection, position)
 
 
 def reached(connection: Connection, projections: Sequence[FollowingProjection[E]]) -> Reached[E]:
     """Those that were begun."""
     return [
         (one, at.position)
-        for one in projections if (at := checkpoint_of(connection, one)) is not None
-    ]  # fmt: skip
+        for one in projections
+        if (at := checkpoint_of(connection, one)) is not None and isinstance(at.position, int)
+    ]
 
 
-def _position(name: str, generation: int) -> sa.Select[int]:
-    return sa.select(checkpoints.c.position).where(
+def _checkpoint(name: str, generation: int) -> sa.Select[tuple[int, bytes]]:
+    return sa.select(checkpoints.c.position, checkpoints.c.hash).where(
         checkpoints.c.name == name, checkpoints.c.generation == generation
     )
 
@@ -120,14 +143,17 @@ class Follower(Generic[E]):
             create_all(connection, [registry.registry, checkpoints, *self.projection.tables])
         with self._writing() as connection:
             self.log.lock_head(connection)
-            if whole and self.checkpoint(connection) is not None:
+            at = self.checkpoint(connection)
+            if at is not None and at.hash is None:
+                at = self._with_hash(connection, at)
+            if whole and at is not None and is_of(self.log, connection, at):
                 return False
-            generation = registry.reserve(connection, self.projection)
+            generation = self._reserve(connection)
         self._remove(generation)
         with self._writing() as connection:
             self.log.lock_head(connection)
             self._begin(connection, generation)
-            current = registry.switch(connection, self.projection, generation)
+            current = self._switch(connection, generation)
         self._remove_older(current)
         return True
 
@@ -141,15 +167,21 @@ class Follower(Generic[E]):
         return self.log.position(connection) - (0 if at is None else at.position)
 
     def step(self) -> bool:
-        """Apply the next events, if there are any; whether more are likely to wait.
+        """Apply the next events, if there are any; returns True if more are likely to wait.
 
-        Raises `LogUnavailable` and `LogTooNew`.
+        Raises `NoCheckpoint` where `prepare` has to begin anew, `LogUnavailable` and `LogTooNew`.
         """
         with self._reading() as connection:
             at = self.checkpoint(connection)
-            events = [] if at is None else self._behind(connection, at)
-        if at is not None and events:
-            self._apply(at, events)
+            if at is None or not is_of(self.log, connection, at):
+                raise NoCheckpoint(
+                    "There is no checkpoint." if at is None else
+                    f"The checkpoint at {at.position} is not of this log."
+                )  # fmt: skip
+            events = self._behind(connection, at)
+            to = self._come(connection, at, events)
+        if events:
+            self._apply(at, events, to)
         return len(events) == self._events_a_batch
 
     def rebuild(self, progress: Progress = lambda _done, _total: None) -> int:
@@ -158,25 +190,26 @@ class Follower(Generic[E]):
         """
         with self._writing() as connection:
             end = self.log.lock_head(connection).position
-            generation = registry.reserve(connection, self.projection)
+            generation = self._reserve(connection)
         self._remove(generation)
         with self._writing() as connection:
             self._begin(connection, generation)
-        at = Checkpoint(generation, 0)
+        at = Checkpoint(generation, 0, GENESIS)
         # While others write at full speed the log has no end to come to: it is enough to have what
         # was there and to be level with the generation in use. The rest comes as always.
         while at.position < end or not self._is_level(at):
             with self._reading() as connection:
                 progress(at.position, self.log.position(connection))
                 events = self._behind(connection, at)
+                to = self._come(connection, at, events)
             if not events:
                 break
-            self._apply(at, events)
-            at = Checkpoint(generation, events[-1].position)
+            self._apply(at, events, to)
+            at = to
         progress(at.position, at.position)
         with self._writing() as connection:
             self.log.lock_head(connection)
-            current = registry.switch(connection, self.projection, generation)
+            current = self._switch(connection, generation)
         self._remove_older(current)
         return at.position
 
@@ -184,23 +217,35 @@ class Follower(Generic[E]):
         """Whether it has come as far as the generation in use."""
         with self._reading() as connection:
             live = self.checkpoint(connection)
-        return live is None or at.position >= live.position
+            if live is None or not is_of(self.log, connection, live):
+                return True
+        return at.position >= live.position
 
     def _behind(self, connection: Connection, at: Checkpoint) -> Sequence[E]:
         """The events that follow a checkpoint, up to a batch of them."""
         return self._events(connection, at.position, self._events_a_batch)
 
-    def _apply(self, at: Checkpoint, events: Sequence[E]) -> None:
+    def _come(self, connection: Connection, at: Checkpoint, events: Sequence[E]) -> Checkpoint:
+        """Return where a checkpoint is to be moved to when these events are applied."""
+        if not events:
+            return at
+        position = events[-1].position
+        reached = self.log.hash_at(connection, position)
+        if reached is None:
+            raise LogUnavailable(f"The event {position} is not to be read here yet.")
+        return Checkpoint(at.generation, position, reached)
+
+    def _apply(self, at: Checkpoint, events: Sequence[E], to: Checkpoint) -> None:
         """Unless somebody was quicker."""
         with self._writing() as connection:
             locked = connection.execute(
-                _position(self.projection.name, at.generation).with_for_update()
-            ).scalar_one_or_none()
-            if locked == at.position:
+                _checkpoint(self.projection.name, at.generation).with_for_update()
+            ).one_or_none()
+            if locked is not None and locked.position == at.position:
                 self.projection.apply(connection, at.generation, events)
-                self._move(connection, at, events[-1].position)
+                self._move(connection, at, to)
 
-    def _move(self, connection: Connection, at: Checkpoint, position: int) -> None:
+    def _move(self, connection: Connection, at: Checkpoint, to: Checkpoint) -> None:
         moved = connection.execute(
             checkpoints.update()
             .where(
@@ -208,22 +253,50 @@ class Follower(Generic[E]):
                 checkpoints.c.generation == at.generation,
                 checkpoints.c.position == at.position,
             )
-            .values(position=position)
+            .values(position=to.position, hash=to.hash)
         )
         # On a cluster the lock alone proves nothing: certification sees only written rows.
         if moved.rowcount != 1:
             raise LogUnavailable(f"Another process moved {self.projection.name!r}; it will go on.")
 
+    def _with_hash(self, connection: Connection, at: Checkpoint) -> Checkpoint:
+        """Give the checkpoint of an earlier release the hash that the log has there."""
+        found = _hash_at(self.log, connection, at.position)
+        completed = Checkpoint(at.generation, at.position, found)
+        if found is not None:
+            self._move(connection, at, completed)
+        return completed
+
+    def _reserve(self, connection: Connection) -> int:
+        generation = registry.reserve(connection, self.projection)
+        self.log.set_epoch(connection, registry.epoch_of(connection))
+        return generation
+
+    def _switch(self, connection: Connection, generation: int) -> int:
+        current = registry.switch(connection, self.projection, generation)
+        self.log.set_epoch(connection, registry.epoch_of(connection))
+        return current
+
     def _begin(self, connection: Connection, generation: int) -> None:
         connection.execute(
             checkpoints.insert().values(
                 name=self.projection.name, generation=generation,
-                version=self.projection.version, position=0,
+                version=self.projection.version, position=0, hash=GENESIS,
             )
         )  # fmt: skip
 
     def _remove_older(self, generation: int) -> None:
-        for older in range(generation - 1, 0, -1):
+        with self._reading() as connection:
+            left = set(older_generations(connection, self.projection, generation))
+            left.update(
+                connection.execute(
+                    sa.select(checkpoints.c.generation).where(
+                        checkpoints.c.name == self.projection.name,
+                        checkpoints.c.generation < generation,
+                    )
+                ).scalars()
+            )
+        for older in sorted(left, reverse=True):
             self._remove(older)
 
     def _remove(self, generation: int) -> None:

@@ -24,6 +24,10 @@ class _FollowingFold(ABC, Generic[E]):
         self._following = following
         self._waiting: list[E] = []
 
+    def not_begun(self, projections: Sequence[FollowingProjection[E]]) -> set[str]:
+        """The names of those that have no checkpoint to be compared at."""
+        return {one.name for one in projections} - {one.name for one, _ in self._following}
+
     def take(self, events: Sequence[E]) -> None:
         """Fold them, or have them wait for more; `finish` folds the last ones."""
         self._waiting += events

@@ -24,6 +24,20 @@ class InlineProjection(Projection[Connection], Tabled, Protocol):
     """One that is kept in the writer's transaction."""
 
 
+def older_generations(connection: Connection, projection: Tabled, generation: int) -> Sequence[int]:
+    """Those before a generation of which rows are left, the newest first."""
+    found: set[int] = set()
+    for table in projection.tables:
+        below: int | None = generation
+        column = table.c.generation
+        while below is not None:
+            newest = sa.select(sa.func.max(column)).where(column < below)
+            below = connection.execute(newest).scalar_one()
+            if below is not None:
+                found.add(below)
+    return sorted(found, reverse=True)
+
+
 def remove_rows(
     transaction: Callable[[], AbstractContextManager[Connection]],
     projection: Tabled,

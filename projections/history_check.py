@@ -38,6 +38,7 @@ class HistoryCheck:
         scratch: Connection,
     ) -> None:
         self._snapshot = snapshot
+        self._following = following
         self._pages = LogPages(log, snapshot, as_events=True)
         self._end = head.position
         self._scratch = scratch
@@ -75,7 +76,8 @@ class HistoryCheck:
                 equal = [jobs]
             else:
                 settled.write_out(self._snapshot, self._scratch, SCRATCH_GENERATION)
-        return in_pages(self._counterparts.differences(equal=equal))
+        unknown = self._events.not_begun(self._following)
+        return in_pages(self._counterparts.differences(unknown, equal))
 
     def _beside_live(self, projection: InlineProjection) -> InlineProjection:
         live_generation = self._counterparts.live_generation(projection.name)

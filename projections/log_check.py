@@ -8,6 +8,7 @@ from sqlalchemy.engine import Connection
 from domain.events import Recorded
 from domain.identifiers import UserId
 from domain.stored_log import Leaf, StoredHead, StoredLog
+from projections import bookkeeping
 from projections.chain_check import ChainCheck
 from projections.counterparts import Counterparts
 from projections.erasure_check import ErasureCheck
@@ -25,6 +26,7 @@ class Following(NamedTuple):
 
     events: Sequence[FollowingProjection[Recorded]]
     leaves: Sequence[FollowingProjection[Leaf]]  # that follow the rows' hashes
+    all: Sequence[Tabled]  # also those that another part compares
 
 
 class LogCheck:
@@ -40,6 +42,7 @@ class LogCheck:
     ) -> None:
         self._log = log
         self._snapshot = snapshot
+        self._following = following
         self.head = head
         self._found: list[Finding | Difference] = []
         self._told = told = Told(self._found.append)
@@ -47,6 +50,8 @@ class LogCheck:
         self._counterparts = Counterparts(snapshot, scratch, projections, told)
         self.chain = ChainCheck(told)
         self._erasures = ErasureCheck(scratch, told)
+        for one in bookkeeping.differences(log, snapshot, head, following.all):
+            told.found(one)
         self._leaves = LeafFold(scratch, reached(snapshot, following.leaves))
         self._events = EventFold(scratch, reached(snapshot, following.events), told)
         self._unreadable_at: int | None = None
@@ -79,8 +84,11 @@ class LogCheck:
         return earliest(self._unreadable_at, self._events.stopped_at)
 
     def differences(self) -> Iterator[Sequence[Difference]]:
-        # Of those that were stopped events are missing, which is told already.
-        return in_pages(self._counterparts.differences(self._leaves.stopped))
+        # Of those that were stopped events are missing, which is told already; so is it that there
+        # is no checkpoint.
+        unknown = self._leaves.stopped | self._leaves.not_begun(self._following.leaves)
+        unknown |= self._events.not_begun(self._following.events)
+        return in_pages(self._counterparts.differences(unknown))
 
     def _checked(self) -> Checked:
         found = list(self._found)

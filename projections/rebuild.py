@@ -21,7 +21,7 @@ from domain.events import Recorded
 from domain.ports import EventLog, Write
 from projections import registry
 from projections.fold import GenerationFold
-from projections.generations import InlineProjection, remove_rows
+from projections.generations import InlineProjection, older_generations, remove_rows
 from projections.rows import create_all, have_all
 
 EVENTS_A_PAGE: Final = 4000
@@ -57,6 +57,7 @@ def rebuild(
     with database.write() as connection:
         log.lock_head(connection)
         generations = [registry.reserve(connection, projection) for projection in projections]
+        log.set_epoch(connection, registry.epoch_of(connection))
     building = list(zip(projections, generations, strict=True))
     for projection, generation in building:
         # Left by whoever was handed this number before the registry was lost.
@@ -114,7 +115,7 @@ def _fill(
             (projection, registry.switch(connection, projection, generation))
             for projection, generation in building
         ]
-        log.raise_epoch(connection)
+        log.set_epoch(connection, registry.epoch_of(connection))
     return current, total
 
 
@@ -207,7 +208,9 @@ class _Saver:
 
 def remove_older(database: Access, projection: InlineProjection, generation: int) -> None:
     """Delete every generation before this one, a little at a time."""
-    for older in range(generation - 1, 0, -1):
+    with database.read() as connection:
+        left = older_generations(connection, projection, generation)
+    for older in left:
         _remove(database, projection, older)
 
 

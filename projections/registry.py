@@ -1,12 +1,16 @@
 """Which generation of each projection is the current one.
 
 One row a projection. A rebuild fills a generation of its own and makes it current by changing the
-row under the head lock; nobody writes the row without that lock.
+row under the head lock; nobody writes the row without that lock. Whoever does gives the head the
+epoch that then stands for all rows (`epoch_of`): so every process hears of it with its next batch,
+and a change that was made by hand is found.
 """
 
 from collections.abc import Sequence
+from hashlib import sha256
 from typing import Final
 
+import msgspec
 import sqlalchemy as sa
 from msgspec import Struct
 from sqlalchemy.engine import Connection
@@ -30,6 +34,7 @@ _UNBUILT: Final = 0
 class Registered(Struct, frozen=True):
     version: int
     generation: int  # 0: never built
+    newest: int = 0  # the highest ever handed out
 
     @property
     def is_built(self) -> bool:
@@ -37,8 +42,19 @@ class Registered(Struct, frozen=True):
 
 
 def read(connection: Connection) -> dict[str, Registered]:
-    rows = connection.execute(sa.select(registry.c.name, registry.c.version, registry.c.generation))
-    return {name: Registered(version, generation) for name, version, generation in rows}
+    rows = connection.execute(sa.select(registry))
+    return {name: Registered(*numbers) for name, *numbers in rows}
+
+
+def epoch_of(connection: Connection) -> int:
+    """The part of the head's epoch that stands for the registry: 62 bits of a digest of all rows.
+
+    The other one is the position of the latest correction of the clock, which the log adds.
+    """
+    rows = sorted(
+        msgspec.json.encode(tuple(row)) for row in connection.execute(sa.select(registry))
+    )
+    return int.from_bytes(sha256(b"\n".join(rows)).digest()[:8]) >> 2
 
 
 def current(name: str) -> sa.ColumnElement[int]:
@@ -48,18 +64,23 @@ def current(name: str) -> sa.ColumnElement[int]:
 
 def reserve(connection: Connection, projection: Versioned) -> int:
     """Hand out a new generation, never used before. Needs the head lock."""
-    newest = connection.execute(
-        sa.select(registry.c.newest).where(registry.c.name == projection.name)
-    ).scalar_one_or_none()
-    if newest is None:
+    found = connection.execute(
+        sa.select(registry.c.newest, registry.c.generation).where(
+            registry.c.name == projection.name
+        )
+    ).one_or_none()
+    if found is None:
         connection.execute(
             registry.insert().values(name=projection.name, version=0, generation=_UNBUILT, newest=1)
         )
         return 1
+    newest = (
+        max(found.newest, found.generation) + 1
+    )  # a generation that was put there by hand may be beyond the newest
     connection.execute(
-        registry.update().where(registry.c.name == projection.name).values(newest=newest + 1)
+        registry.update().where(registry.c.name == projection.name).values(newest=newest)
     )
-    return int(newest) + 1
+    return int(newest)
 
 
 def switch(connection: Connection, projection: Versioned, generation: int) -> int:

@@ -47,12 +47,21 @@ class Verified(Struct, frozen=True):
         return not self.findings and not self.differing
 
 
-def verify(ours: LogCheck, beside: Part, report: Report, progress: Progress) -> Verified:
+def verify(
+    ours: LogCheck,
+    beside: Part,
+    report: Report,
+    progress: Progress,
+    found_before: Sequence[Finding | Difference] = (),
+) -> Verified:
     """Check everything. What was found is told in the order of the log, page by page.
+
+    `found_before` was found about the tables themselves, and is told first.
 
     Raises `FairlogError` when there is no log, or when a projection was built by a newer release.
     """
     told = Told(report)
+    _tell(told, found_before)
     theirs = beside.pages()
     come, come_beside = 0, 0  # up to these positions
     for page in ours.pages():
@@ -128,10 +137,13 @@ def _chain_behind(
 
 
 def head_of(log: StoredLog[Connection], snapshot: Connection) -> StoredHead:
-    """Raises `FairlogError` when there is no log."""
+    """Raises `FairlogError` when there is no log, or no telling where it ends."""
     head = log.head(snapshot)
     if head is None:
-        raise FairlogError("The log has no head row; run `fairlog migrate`.")
+        raise FairlogError("The log has no head row (log_head, id 1); run `fairlog migrate`.")
+    for name, value in (("position", head.position), ("recorded_at", head.recorded_at)):
+        if not isinstance(value, int):  # SQLite keeps whatever it is given
+            raise FairlogError(f"The {name} of the head row (log_head) is {value!r}, no number.")
     return head
 
 

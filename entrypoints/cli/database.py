@@ -1,6 +1,8 @@
 """Commands about the database: migrate, rebuild, verify, doctor, recover."""
 
 import time
+from collections.abc import Iterator
+from itertools import chain
 from typing import Final
 
 import rich_click as click
@@ -10,16 +12,24 @@ from adapters.doctor import Finding as Diagnosis
 from adapters.doctor import Level, examine
 from adapters.schema import is_current
 from domain.chain import GENESIS
+from domain.errors import LogTooNew
 from domain.identifiers import POSITION_MAX
 from domain.job import Job
 from entrypoints.cli.failure import CHECK_FAILED
 from entrypoints.cli.opening import database_url_option, opened, opened_log, settings_from
 from entrypoints.cli.output import examples, note, printable, progress, say
 from entrypoints.clock import clock_note
-from entrypoints.composition import prepare, projection_tables, rebuild_projections
+from entrypoints.composition import (
+    mend_bookkeeping,
+    prepare,
+    projection_tables,
+    rebuild_projections,
+    restore_indexes,
+)
 from entrypoints.recovery import recover_now
 from entrypoints.service import Fairlog
-from entrypoints.verification import verify_log, verify_log_chain
+from entrypoints.verification import bookkeeping_faults, verify_log, verify_log_chain
+from projections.bookkeeping import REGISTRY
 from projections.findings import Difference, Finding
 from projections.verify import Kept, Verified
 
@@ -38,6 +48,7 @@ def migrate(database_url: str | None) -> None:
     with opened(settings_from({"database_url": database_url})) as fairlog:
         with progress("building projections") as report:
             built = prepare(fairlog, report)
+        restore_indexes(fairlog)
         say(f"The database is up to date; built anew: {', '.join(built) or 'nothing'}.")
 
 
@@ -138,8 +149,12 @@ def _repaired(fairlog: Fairlog, verified: Verified) -> Verified:
     if verified.findings:
         note("Nothing is repaired: the log itself is not as it was written.")
         return verified
-    with progress("rebuilding") as report:
-        rebuild_projections(fairlog, verified.differing, report)
+    differing = [name for name in verified.differing if name != REGISTRY]
+    restore_indexes(fairlog)
+    if differing:
+        with progress("rebuilding") as report:
+            rebuild_projections(fairlog, differing, report)
+    mend_bookkeeping(fairlog)
     say(f"Built again: {', '.join(verified.differing)}.")
     return _verify(fairlog)
 
@@ -176,7 +191,7 @@ def doctor(database_url: str | None) -> None:
     """
     worst = Level.OK
     with opened(settings_from({"database_url": database_url})) as fairlog:
-        for diagnosis in examine(fairlog.database, projection_tables(fairlog)):
+        for diagnosis in _diagnoses(fairlog):
             _print_diagnosis(diagnosis)
             if diagnosis.level is Level.ERROR:
                 worst = Level.ERROR
@@ -192,6 +207,28 @@ def _of_log_time(fairlog: Fairlog) -> Diagnosis:
         return Diagnosis("log's time", Level.OK, "it goes by the database's clock")
     found, _, mend = told.rstrip(".").partition("; ")
     return Diagnosis("log's time", Level.WARNING, found, mend or None)
+
+
+def _diagnoses(fairlog: Fairlog) -> Iterator[Diagnosis]:
+    is_sound = True
+    for diagnosis in examine(fairlog.database, list(chain(*projection_tables(fairlog).values()))):
+        yield diagnosis
+        if diagnosis.check in {"file", "tables", "projections"}:
+            is_sound = is_sound and diagnosis.level is Level.OK
+    if is_sound:
+        yield _bookkeeping(fairlog)
+
+
+def _bookkeeping(fairlog: Fairlog) -> Diagnosis:
+    try:
+        faults = bookkeeping_faults(fairlog)
+    except LogTooNew as error:
+        faults = [str(error)]
+    if not faults:
+        found = "the head, the registry and the checkpoints agree with each other"
+        return Diagnosis("bookkeeping", Level.OK, found)
+    mend = "run `fairlog verify --repair`; what is wrong with log_head is to be put right by hand"
+    return Diagnosis("bookkeeping", Level.ERROR, "; ".join(faults), mend)
 
 
 def _print_diagnosis(diagnosis: Diagnosis) -> None:

@@ -18,12 +18,14 @@ from click import ClickException
 from click.testing import CliRunner, Result
 from sqlalchemy import make_url
 
+from adapters.tables import log_head
 from domain.commands import SubmitJob
 from domain.events import EVENT_TYPES
 from domain.identifiers import ServerId
 from entrypoints.cli import cli
 from entrypoints.cli.failure import CHECK_FAILED, WRONG_USE, failure_of
 from entrypoints.service import Fairlog
+from projections.follower import checkpoints
 from projections.jobs import jobs
 from projections.line import users
 from projections.snapshots import snapshots
@@ -118,7 +120,7 @@ def test_without_a_command_the_overview_is_shown(run: Run) -> None:
         (["nonsense"], "fairlog --help"),
         (["audit", "--limit", "0"], "fairlog audit --help"),
         (["serve", "--host", "0.0.0.0"], "--insecure"),  # noqa: S104  (it is refused)
-        (["serve", "--handlers", "no_such_module"], "no_such_module"),
+        (["serve", "--port", "0", "--handlers", "no_such_module"], "no_such_module"),
         (["worker", "--server", "nonsense"], "http://127.0.0.1:8000"),
         (["migrate", "--database-url", "postgresql://somewhere/x"], "mysql+pymysql://"),
     ],
@@ -199,19 +201,19 @@ def test_a_password_may_have_any_characters(
     asked = url.set(username="any", password=None).update_query_dict({"password": password})
     succeeded(run("migrate", FAIRLOG_DATABASE_URL=asked.render_as_string(hide_password=False)))
     wrong = ours.set(password=password + "ж").render_as_string(hide_password=False)
-    for command in ("doctor", "serve"):
-        line = failed(run(command, FAIRLOG_DATABASE_URL=wrong), 1)
+    for command in (["doctor"], ["serve", "--port", "0"]):
+        line = failed(run(*command, FAIRLOG_DATABASE_URL=wrong), 1)
         assert "refuses the account or its password" in line
         assert password not in line
 
 
-@pytest.mark.parametrize("command", ["migrate", "verify", "serve"])
+@pytest.mark.parametrize("command", [["migrate"], ["verify"], ["serve", "--port", "0"]], ids=str)
 def test_a_wrong_password_is_one_line_without_it(
-    run: Run, mariadb: DatabaseServer, command: str
+    run: Run, mariadb: DatabaseServer, command: list[str]
 ) -> None:
     url = make_url(mariadb.create_database())
     wrong = url.set(password="sekret").render_as_string(hide_password=False)
-    line = failed(run(command, FAIRLOG_DATABASE_URL=wrong), 1)
+    line = failed(run(*command, FAIRLOG_DATABASE_URL=wrong), 1)
     assert "refuses the account or its password" in line
     assert "sekret" not in line
     mariadb.drop_database(url.render_as_string(hide_password=False))
@@ -256,6 +258,41 @@ def test_migrate_and_doctor_take_a_database_into_service(run: Run, database_url:
     assert "ok       tables: the log's own are those of this release" in report
     assert "ok       projections: all their tables are there" in report
     assert "error" not in report.replace("errors", "")
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ("UPDATE alembic_version SET version_num = '9999'", "no log of this release"),
+        ("INSERT INTO alembic_version VALUES ('9999')", "alembic_version has 2 rows"),
+    ],
+)
+def test_a_changed_number_of_the_schema_is_told_of(
+    history: Fairlog, database_url: str, change: str, says: str
+) -> None:
+    with history.database.write() as connection:
+        connection.exec_driver_sql(change)
+    told = failure_of(asked("verify", url=database_url).exception)  # type: ignore[arg-type]  # one
+    assert (told.exit_code, says in str(told)) == (CHECK_FAILED, True), told
+
+
+def test_verify_names_what_was_changed_repairs_it_and_doctor_tells_of_it(
+    history: Fairlog, database_url: str
+) -> None:
+    with history.database.write() as connection:
+        connection.execute(checkpoints.update().values(position=10**9))
+        connection.execute(log_head.update().values(epoch=1))
+    found = asked("verify", url=database_url)
+    assert found.return_value == CHECK_FAILED
+    assert "log_head.epoch" in found.stdout
+    assert f"{checkpoints.name} name='merkle'" in found.stdout
+    told = asked("doctor", url=database_url)
+    assert told.return_value == CHECK_FAILED
+    assert "error    bookkeeping:" in told.stdout
+    repaired = asked("verify", "--repair", url=database_url)
+    assert repaired.exception is None
+    assert repaired.stdout.splitlines()[-2].startswith("Clean: ")
+    assert "ok       bookkeeping:" in asked("doctor", url=database_url).stdout
 
 
 def test_doctor_finds_missing_tables_of_projections_and_migrate_mends_them(

@@ -18,7 +18,7 @@ from adapters import audit_log
 from adapters.audit_log import EventFilter
 from adapters.database import Database
 from adapters.event_log import SqlEventLog
-from adapters.schema import is_current, migrate, missing_triggers, protect_events
+from adapters.schema import is_current, migrate, protect_events, trigger_faults
 from adapters.tables import FORMAT, events, log_head
 from adapters.tables import metadata as log_metadata
 from domain.chain import GENESIS
@@ -426,7 +426,7 @@ def _start(urls: Sequence[str], number: int, barrier: threading.Barrier) -> list
 def _assert_whole(database_url: str) -> None:
     database = Database(database_url)
     assert is_current(database)
-    assert missing_triggers(database) == []
+    assert trigger_faults(database) == {}
     with database.read() as connection:
         assert len(connection.execute(sa.select(log_head)).all()) == 1
         assert outdated(connection, inline_projections()) == []

@@ -17,6 +17,7 @@ from entrypoints.composition import rebuild_projections
 from entrypoints.service import Fairlog
 from entrypoints.verification import verify_log, verify_log_chain
 from projections import activity_tables
+from projections.bookkeeping import REGISTRY
 from projections.comparison import Side, differences
 from projections.findings import Difference, Finding
 from projections.jobs import job_counts, jobs
@@ -479,9 +480,9 @@ def test_rows_that_are_missing_and_rows_too_many_are_named(
 
 def test_a_projection_that_was_never_built_differs(fairlog: Fairlog, intruder: Intruder) -> None:
     intruder.run(registry.delete().where(registry.c.name == "windows"))
-    assert [
-        (one.projection, one.live) for one in check(fairlog) if isinstance(one, Difference)
-    ] == [("windows", "not built")]
+    assert [(one.projection, one.live) for one in check(fairlog) if isinstance(one, Difference)][
+        1:
+    ] == [("windows", "not built")]  # the first is that the registry was changed
 
 
 def test_each_projection_is_looked_at_by_one_part(fairlog: Fairlog, intruder: Intruder) -> None:
@@ -489,7 +490,7 @@ def test_each_projection_is_looked_at_by_one_part(fairlog: Fairlog, intruder: In
         names = list(connection.execute(sa.select(registry.c.name)).scalars())
     intruder.run(registry.delete())
     found = [one.projection for one in check(fairlog) if isinstance(one, Difference)]
-    assert sorted(found) == sorted(names)
+    assert sorted(name for name in found if name != REGISTRY) == sorted(names)
     assert {one.projection.name for one in fairlog.following.followers} < set(names)
 
 

@@ -390,7 +390,8 @@ def test_a_deadlock_is_tried_again(fairlog: Fairlog) -> None:
         # Many locks, so that InnoDB chooses the writer for its victim.
         other.exec_driver_sql("UPDATE job_counts_v3 SET jobs = jobs")
         other.exec_driver_sql("CREATE TEMPORARY TABLE weight (n INT PRIMARY KEY) ENGINE = InnoDB")
-        other.exec_driver_sql("INSERT INTO weight SELECT seq FROM seq_1_to_2000")
+        rows = ", ".join(f"({number})" for number in range(2000))
+        other.exec_driver_sql(f"INSERT INTO weight VALUES {rows}")
         [reply] = put(fairlog, submit(payload=2))
         wait_until(lambda: _waits_for_a_row(fairlog), "the writer waits for the row")
         fairlog.log.lock_head(other)
@@ -653,7 +654,7 @@ def test_a_projection_of_a_newer_version_stops_the_writer(fairlog: Fairlog) -> N
     with fairlog.database.write() as connection:
         fairlog.log.lock_head(connection)
         connection.execute(registry.registry.update().values(version=99))
-        fairlog.log.raise_epoch(connection)
+        fairlog.log.set_epoch(connection, registry.epoch_of(connection))
     _assert_stops(fairlog)
 
 

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from adapters.schema import protect_events
 from adapters.settings import Settings
-from adapters.tables import bodies, events, log_head
+from adapters.tables import FORMAT, FORMAT_UNCORRECTED, bodies, events, log_head
 from domain.chain import GENESIS, leaf, link
 from domain.commands import (
     AcceptClock,
@@ -176,17 +177,25 @@ def claim_on(fairlog: Fairlog) -> Sequence[Job]:
 
 
 class Intruder:
-    """Somebody with all rights on the database, and no triggers in the way."""
+    """Somebody with all rights on the database, who puts the triggers back behind them."""
 
     def __init__(self, fairlog: Fairlog) -> None:
         self._database = fairlog.database
-        for trigger in ("events_no_update", "events_no_delete"):
-            self.run(sa.text(f"DROP TRIGGER {trigger}"))
 
     def run(self, *statements: sa.Executable) -> None:
-        with self._database.write() as connection:
-            for statement in statements:
-                connection.execute(statement)
+        """Run statements in one transaction, with no triggers in the way."""
+        self.drop_triggers()
+        try:
+            with self._database.write() as connection:
+                for statement in statements:
+                    connection.execute(statement)
+        finally:
+            protect_events(self._database)
+
+    def drop_triggers(self) -> None:
+        for trigger in ("events_no_update", "events_no_delete"):
+            with self._database.write() as connection:
+                connection.execute(sa.text(f"DROP TRIGGER IF EXISTS {trigger}"))
 
     def rows(self) -> list[dict[str, Any]]:
         with self._database.read() as connection:
@@ -215,18 +224,23 @@ class Intruder:
 
     def cut_off(self, position: int) -> None:
         """Take away all from this position on, and let the head say so."""
-        last = self.row(position - 1)
+        *_, last = before = self.rows()[: position - 1]
+        is_corrected = any(row["type"] == "ClockCorrected" for row in before)
         self.run(
             events.delete().where(events.c.position >= position),
             bodies.delete().where(bodies.c.position >= position),
             log_head.update().values(
-                position=last["position"], hash=last["hash"], recorded_at=last["recorded_at"]
+                position=last["position"],
+                hash=last["hash"],
+                recorded_at=last["recorded_at"],
+                format=FORMAT if is_corrected else FORMAT_UNCORRECTED,
             ),
         )
 
     def link_anew(self) -> None:
         """Compute the whole chain again, as one who knows how it is made would."""
         tail = GENESIS
+        changes: list[sa.Executable] = []
         for row in self.rows():
             tail = link(
                 tail,
@@ -235,8 +249,9 @@ class Intruder:
                     row["job_id"], row["recorded_at"], row["data"],
                 ),
             )  # fmt: skip
-            self.change(row["position"], hash=tail)
-        self.run(log_head.update().values(position=row["position"], hash=tail))
+            at = events.c.position == row["position"]
+            changes.append(events.update().where(at).values(hash=tail))
+        self.run(*changes, log_head.update().values(position=row["position"], hash=tail))
 
     def append(self, event: Event, user_id: str, job_id: int | None) -> int:
         """Put an event of our own behind the last one, on the chain; its position."""
