@@ -4,24 +4,43 @@ PYTHON ?= python3
 BIN := .venv/bin
 # More arguments for run, test and bench: make test ARGS="-k fair", make run ARGS="--port 9000".
 ARGS ?=
+# The MySQL server that tests start: one that is here, or `none`, to leave MySQL out of `make test`.
+MYSQLD ?= .mysql/bin/mysqld
 ensure := PYTHON="$(PYTHON)" sh tests/setup/ensure-packages.sh
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help run test lint format bench soak lock clean
+.PHONY: help run test test-mysql lint format bench soak lock clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "%-8s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-10s %s\n", $$1, $$2}' Makefile
 
 run: .venv/.installed ## Start the service on http://127.0.0.1:8000: embedded SQLite, a worker inside
 	@exec $(BIN)/fairlog serve $(ARGS)
 
-test: .venv/.installed ## Lint, then run every test, on SQLite and on a real MariaDB
+test: .venv/.installed $(filter-out none,$(MYSQLD)) ## Lint, then every test on SQLite and MariaDB, and those of the database on MySQL
 	@$(ensure) mariadb chromium node
 	@$(MAKE) --no-print-directory lint
-	$(BIN)/pytest -n 2 --dist worksteal $(ARGS)
+	$(BIN)/pytest $(in_parallel) $(ARGS)
+ifeq ($(MYSQLD),none)
+	@echo "MySQL was left out, as MYSQLD=none asks"
+else
+	$(on_mysql) -m database tests/integration tests/e2e $(ARGS) $(even_if_none)
+endif
+
+test-mysql: .venv/.installed $(MYSQLD) ## Run every test that uses a database server, on MySQL
+	@$(ensure) chromium node
+	$(on_mysql) tests/integration tests/e2e $(ARGS)
+
+in_parallel := -n 2 --dist worksteal
+on_mysql = FAIRLOG_TEST_MYSQLD="$(abspath $(MYSQLD))" $(BIN)/pytest $(in_parallel)
+# pytest exits with 5 where ARGS choose no test; they may well choose none of this second part.
+even_if_none = $(if $(ARGS),|| [ $$? = 5 ])
+
+.mysql/bin/mysqld:
+	@sh tests/setup/fetch-mysql.sh .mysql
 
 lint: .venv/.installed ## Check style, format, types and the direction of imports
 	$(BIN)/ruff check
@@ -47,7 +66,7 @@ lock: .venv/.locked ## Compile requirements.lock again (LOCK=--upgrade: with the
 		--output-file requirements.lock $(LOCK) pyproject.toml
 
 clean: ## Remove the environment and everything cached or built; databases stay
-	rm -rf .venv .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build dist
+	rm -rf .venv .mysql .mysql.new .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build dist
 	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +
 
 # Stamps: an environment is made once, filled when the lock changes, and the project is installed

@@ -9,7 +9,7 @@ from hypothesis import settings
 from adapters.database import Database
 from adapters.schema import migrate, protect_events
 from tests.support.databases import Databases, DatabaseServer, SqliteFiles, existing_server
-from tests.support.mariadb import MariaDB
+from tests.support.mariadb import MYSQLD, MariaDB
 
 # No deadline: an example that meets a busy disk is slow, not wrong. In CI the same examples each
 # time, so that a change is judged by itself and not by chance.
@@ -47,7 +47,8 @@ class NewDatabase:
 @pytest.fixture(scope="session")
 def mariadb() -> Iterator[DatabaseServer]:
     """The server for tests that leave it alone: FAIRLOG_TEST_DATABASE_URL, or one of our own."""
-    if server := existing_server():
+    server = None if MYSQLD else existing_server()
+    if server is not None:
         yield server
     else:
         with MariaDB() as own:
@@ -61,9 +62,33 @@ def private_mariadb() -> Iterator[MariaDB]:
         yield server
 
 
-@pytest.fixture(scope="module", params=["sqlite", "mariadb"])
+# What the database has to get right: `make test` runs these on MySQL too, `make test-mysql` all.
+DATABASE_MODULES = frozenset({
+    "test_activity", "test_audit_plans", "test_capped_line", "test_database_away", "test_doctor",
+    "test_erasure", "test_event_log", "test_evolution", "test_http_claims",
+    "test_limits_across_servers", "test_mariadb_support", "test_online_rebuild",
+    "test_production_accounts", "test_projections", "test_settled_jobs", "test_statements",
+    "test_stored_log", "test_time_travel", "test_verify", "test_verify_columns",
+    "test_verify_tables", "test_waiting_workers", "test_writer",
+})  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.stem in DATABASE_MODULES:
+            item.add_marker("database")
+
+
+def pytest_report_header() -> str:
+    server = f"MySQL ({MYSQLD}), wherever a test says mariadb" if MYSQLD else "MariaDB"
+    return f"database server: {server}"
+
+
+@pytest.fixture(scope="module", params=["mariadb"] if MYSQLD else ["sqlite", "mariadb"])
 def backend(request: pytest.FixtureRequest) -> str:
-    """The kind of database. For one kind only: `parametrize("backend", […], indirect=True)`."""
+    """The kind of database: an SQLite file, or the server (MySQL in the place of MariaDB, where
+    `FAIRLOG_TEST_MYSQLD` says so). For one kind only: `parametrize("backend", […], indirect=True)`.
+    """
     return str(request.param)
 
 

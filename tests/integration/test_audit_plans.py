@@ -16,6 +16,7 @@ from entrypoints.service import Fairlog
 from tests.conftest import NewDatabase
 from tests.support.core import ManualClock, service
 from tests.support.crowd import crowd
+from tests.support.plans import plan_of
 
 INDEXES = {"PRIMARY", "events_by_user", "events_by_job", "events_by_type"}
 RANGES = {"range", "ref", "const", "eq_ref", "index_merge"}
@@ -63,13 +64,12 @@ def plans(fairlog: Fairlog, wanted: EventFilter, after: int) -> list[dict[str, A
             audit_log.find(connection, wanted, after, PAGE)
     finally:
         event.remove(engine, "before_cursor_execute", note)
-    explain = "EXPLAIN QUERY PLAN " if fairlog.database.is_sqlite else "EXPLAIN "
     with fairlog.database.read() as connection:
         return [
-            dict(row)
+            row
             for statement, parameters in sent
             if " FROM events" in statement.replace("\n", " ")
-            for row in connection.exec_driver_sql(explain + statement, parameters).mappings()
+            for row in plan_of(connection, statement, parameters)
         ]
 
 
@@ -101,4 +101,4 @@ def test_a_page_of_a_single_condition_needs_no_sorting(
     fairlog: Fairlog, wanted: EventFilter
 ) -> None:
     for plan in plans(fairlog, wanted, 2_000):
-        assert "filesort" not in (plan["Extra"] or "")
+        assert "filesort" not in (plan["Extra"] or ""), plan

@@ -134,7 +134,7 @@ def test_the_registry_of_upcasters_has_no_gaps() -> None:
 
 
 class NewerWindows(WindowsProjection):
-    version = 2
+    version = WindowsProjection.version + 1
 
 
 def newer() -> tuple[Any, ...]:
@@ -161,7 +161,7 @@ def test_a_release_with_another_version_rebuilds_it_at_migrate_while_the_older_o
             assert written
             assert not [one for one in written if is_error(one)]
             with newest.database.read() as connection:
-                assert registered(connection)["windows"].version == 2
+                assert registered(connection)["windows"].version == NewerWindows.version
             assert verify_log(newest, print, lambda _done, _total: None).is_clean
             newest.writer.start()
             assert not isinstance(do_submit(newest, 9), Exception)

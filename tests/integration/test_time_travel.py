@@ -32,6 +32,7 @@ from projections.snapshots import current, is_kept, snapshots, spacing, standing
 from tests.support import history, server
 from tests.support.core import ManualClock, execute_now, log_of, outcomes, put, service
 from tests.support.crowd import crowd
+from tests.support.plans import plan_of
 from tests.support.stories import ALICE, ECHO, body
 
 EVENTS = 50_000
@@ -376,9 +377,8 @@ def test_defaults_of_then_are_one_range_of_an_index(fairlog: Fairlog, clock: Man
             ),
             reverse=True,
         )  # fmt: skip
-        explain = "EXPLAIN QUERY PLAN " if fairlog.database.is_sqlite else "EXPLAIN "
         for statement, parameters in sent:
-            for plan in connection.exec_driver_sql(explain + statement, parameters).mappings():
+            for plan in plan_of(connection, statement, parameters):
                 assert "TEMP B-TREE" not in plan.get("detail", "")
                 assert "filesort" not in (plan.get("Extra") or "")
                 assert plan.get("key", "events_by_type") in {"events_by_type", "PRIMARY"}, plan

@@ -1,11 +1,14 @@
 """A private MariaDB (or MySQL): its own folder, port and accounts, gone when the test is.
 
+`FAIRLOG_TEST_MYSQLD` names a MySQL server program to run in MariaDB's place (`make test-mysql`).
+
 It runs on `--no-defaults`, so on the server's own character set (latin1 on MariaDB), with a
 `max_allowed_packet` of 16 MiB and commits that are as durable as in production. In memory (tmpfs)
 an fsync costs nothing, and a killed server finds all it had written; for figures that mean
 something, give it a folder on a disk.
 """
 
+import atexit
 import os
 import pwd
 import random
@@ -16,6 +19,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Self, TypedDict
 
@@ -28,8 +32,16 @@ ROOM_IN_MEMORY_MIN = 2 * 1024**3  # bytes free in /dev/shm; an idle server takes
 START_SECONDS_MAX = 60.0  # usual: 0.2
 STOP_SECONDS_MAX = 30.0  # usual: 0.1
 PORTS = range(15_000, 32_000)  # below those that outgoing connections take (32768 and up)
+MYSQLD = os.environ.get("FAIRLOG_TEST_MYSQLD")  # the program; None: MariaDB is tested
 
 _PREFIX = "fairlog-mariadb-"
+# Small and quick to start, on both. MySQL has its binary log on by default, which Debian's MariaDB
+# has not; a test that wants one says so.
+_SIZES = ("--innodb-buffer-pool-size=64M",) + (
+    ("--innodb-redo-log-capacity=32M", "--skip-log-bin", "--mysqlx=OFF", "--secure-file-priv=NULL")
+    if MYSQLD
+    else ("--innodb-log-file-size=32M",)
+)
 
 # Not root: privileges that production has not would hide faults (a SUPER user may create triggers
 # under a binary log, and write to a read-only server).
@@ -153,30 +165,29 @@ class MariaDB(DatabaseServer):
         return self._process
 
     def _initialise(self) -> None:
-        data = f"--datadir={self._home / 'data'}"
-        if installer := _program("mariadb-install-db"):
-            command = [
+        data = self._home / "data"
+        if MYSQLD:  # that takes seconds, so once a process
+            _run(["cp", "--archive", "--sparse=always", str(_mysql_template()), str(data)])
+            return
+        installer = _program("mariadb-install-db")
+        if installer is None:
+            raise ServerFailed("there is no mariadb-install-db beside mariadbd")
+        _run(
+            [
                 installer,
                 "--no-defaults",
                 "--auth-root-authentication-method=normal",
                 "--skip-test-db",
-                data,
+                f"--datadir={data}",
             ]
-        else:
-            command = [_server(), "--no-defaults", "--initialize-insecure", data]
-        made = subprocess.run(
-            command, capture_output=True, text=True, check=False, **_as_server_user()
         )
-        if made.returncode:
-            raise ServerFailed(f"{command[0]} failed\n{made.stdout}\n{made.stderr}")
 
     def _command(self) -> list[str]:
         accounts = self._home / "accounts.sql"
         accounts.write_text(_ACCOUNTS)
         accounts.chmod(0o644)
         return [
-            _server(),
-            "--no-defaults",
+            *_server(),
             f"--datadir={self._home / 'data'}",
             # A server that starts removes the temporary files of others from a shared folder.
             f"--tmpdir={self._home}",
@@ -190,11 +201,8 @@ class MariaDB(DatabaseServer):
             "--max-connections=300",
             "--max-allowed-packet=16M",
             "--innodb-flush-log-at-trx-commit=1",
-            # Small and quick to start; `loose`: MariaDB and MySQL do not know all the same options.
-            "--loose-innodb-buffer-pool-size=64M",
-            "--loose-innodb-log-file-size=32M",
-            "--loose-performance-schema=OFF",
-            "--loose-mysqlx=OFF",
+            "--performance-schema=OFF",
+            *_SIZES,
             *self._options,
         ]
 
@@ -221,9 +229,28 @@ class _Identity(TypedDict, total=False):
     extra_groups: Sequence[int]
 
 
+def _run(command: Sequence[str]) -> None:
+    made = subprocess.run(command, capture_output=True, text=True, check=False, **_as_server_user())
+    if made.returncode:
+        raise ServerFailed(f"{command[0]} failed\n{made.stdout}\n{made.stderr}")
+
+
+@cache
+def _mysql_template() -> Path:
+    """An empty data folder to copy, made once a process and removed at its end."""
+    home = _new_home(_roomy_directory())
+    atexit.register(shutil.rmtree, home, ignore_errors=True)
+    data = home / "data"
+    _run([*_server(), "--initialize-insecure", f"--datadir={data}", *_SIZES])
+    return data
+
+
 def _as_server_user() -> _Identity:
-    """The account to run as: the server refuses to be root."""
-    if os.geteuid() != 0:
+    """The account to run as: MariaDB had better not be root.
+
+    MySQL may, since it is started from a checkout that other accounts need not be able to enter.
+    """
+    if os.geteuid() != 0 or MYSQLD:
         return {}
     account = _server_account()
     return {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
@@ -241,14 +268,17 @@ def _ending_with_us() -> list[str]:
     return [setpriv, "--pdeathsig", "KILL"] if setpriv else []
 
 
-def _server() -> str:
-    server = _program("mariadbd") or _program("mysqld")
+def _server() -> list[str]:
+    """The program and the options that come first."""
+    if MYSQLD:
+        return [MYSQLD, "--no-defaults", *(["--user=root"] if os.geteuid() == 0 else [])]
+    server = _program("mariadbd")
     if server is None:
         raise ServerFailed(
             "this test starts and stops a database server of its own, whatever "
             "FAIRLOG_TEST_DATABASE_URL says: install mariadbd (on Debian: mariadb-server-core)"
         )
-    return server
+    return [server, "--no-defaults"]
 
 
 def _program(name: str) -> str | None:
@@ -265,7 +295,7 @@ def _roomy_directory() -> Path:
 
 def _new_home(directory: Path) -> Path:
     home = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=directory))
-    if os.geteuid() == 0:
+    if os.geteuid() == 0 and not MYSQLD:
         account = _server_account()
         os.chown(home, account.pw_uid, account.pw_gid)
     return home

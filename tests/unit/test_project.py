@@ -10,6 +10,8 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from tests.conftest import DATABASE_MODULES
+
 ROOT = Path(__file__).parents[2]
 IGNORED = {
     ".git",
@@ -64,6 +66,11 @@ def test_the_lock_holds_what_the_project_asks_for() -> None:
         assert requirement.specifier.contains(version), (
             f"{requirement}, not {version}: run make lock"
         )
+
+
+def test_the_modules_that_run_on_mysql_too_are_there() -> None:
+    present = {path.stem for path in (ROOT / "tests").rglob("test_*.py")}
+    assert present >= DATABASE_MODULES
 
 
 def test_ci_runs_what_a_developer_runs() -> None:
