@@ -4,6 +4,7 @@ from typing import Any, Final
 
 from litestar import Request, Response, get
 from litestar.di import NamedDependency
+from litestar.params import FromQuery
 from msgspec import Struct
 from sqlalchemy.engine import Connection
 
@@ -12,7 +13,7 @@ from domain.identifiers import JobId, Kind
 from domain.job import State
 from domain.line import KindInLine
 from entrypoints.dashboard import words
-from entrypoints.dashboard.charts import RANGES
+from entrypoints.dashboard.charts import RANGES, Range
 from entrypoints.dashboard.desk import HOUR_SECONDS, Desk, Moment
 from entrypoints.dashboard.verdict import Situation, verdict
 from projections.activity_figures import Figures, first, of_failure_key, quantile, total
@@ -54,7 +55,11 @@ class KindRow(Struct, frozen=True):
 
 
 @get("/")
-async def overview(request: Request[Any, Any, Any], desk: NamedDependency[Desk]) -> Response[str]:
+async def overview(
+    request: Request[Any, Any, Any],
+    desk: NamedDependency[Desk],
+    span: FromQuery[Range] = "15m",  # noqa: ARG001 (the page's own script reads it)
+) -> Response[str]:
     return await desk.show(
         request, "overview", "Overview",
         lambda connection, at: _read(desk, connection, at),

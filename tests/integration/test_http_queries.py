@@ -155,6 +155,7 @@ def test_a_value_that_may_come_once_may_not_come_twice(client: httpx.Client) -> 
 
 
 def test_forms_of_the_dashboard_may_leave_fields_empty(client: httpx.Client) -> None:
+    assert client.get("/?span=6h").status_code == 200
     for address in ("/jobs?user=&state=&kind=", "/audit?user=&job=&type=&as_of=", "/limits?user="):
         answer = client.get(address)
         assert answer.status_code == 200
