@@ -13,6 +13,7 @@ from typing import Final
 from adapters.supervision import Part, keep_running
 from adapters.writer import BatchWritten
 from domain.events import (
+    AttemptEnded,
     JobCancelled,
     JobCompleted,
     JobFailed,
@@ -27,6 +28,7 @@ POLL_SECONDS: Final = 0.25
 _MAY_BRING_WORK: Final = {
     event.__name__ for event in (
         JobSubmitted, JobReleased, JobRequeued, LimitChanged, JobCompleted, JobFailed, JobCancelled,
+        AttemptEnded,
     )
 }  # fmt: skip
 

@@ -29,8 +29,11 @@ class CutShort(Enum):
 class Attempt:
     """Made on the event loop when the job arrives."""
 
-    def __init__(self, claimed: ClaimedJob, executor: Executor) -> None:
+    def __init__(
+        self, claimed: ClaimedJob, executor: Executor, on_begin: Callable[["Attempt"], None]
+    ) -> None:  # fmt: skip
         self.claimed = claimed
+        self._on_begin = on_begin
         self._executor = executor
         self._execution: Execution | None = None
         self._timeout_seconds = _smaller(claimed.timeout_seconds, executor.kinds[claimed.kind])
@@ -45,6 +48,10 @@ class Attempt:
     @property
     def is_lost(self) -> bool:
         return self._cut_short is CutShort.LOST
+
+    @property
+    def is_cut_short(self) -> bool:
+        return self._cut_short is not None
 
     @property
     def ran_seconds(self) -> float:
@@ -80,7 +87,9 @@ class Attempt:
                 timer.cancel()
 
     def given_back(self) -> ReturnJob:
-        return ReturnJob(job_id=self.claimed.id, attempt=self.claimed.attempt)
+        return ReturnJob(
+            job_id=self.claimed.id, attempt=self.claimed.attempt, begun=self._began is not None
+        )  # fmt: skip
 
     def _begin(self) -> None:
         """The handler begins now, which is when its time begins to run."""
@@ -88,6 +97,8 @@ class Attempt:
         self._began = asyncio.get_running_loop().time()
         if self._timeout_seconds is not None and is_first:
             self._call_later(self._timeout_seconds, lambda: self.cut_short(CutShort.TIMED_OUT))
+        if is_first:
+            self._on_begin(self)
 
     def _give_up(self) -> None:
         if self._execution is None or self._execution.ended.done():

@@ -8,7 +8,7 @@ import structlog
 
 from domain import validation
 from domain.commands import ClaimJobs, ExtendLeases
-from domain.identifiers import JobId, Kind, ServerId, WorkerId
+from domain.identifiers import Kind, ServerId, WorkerId
 from entrypoints.service import Fairlog
 from entrypoints.views import ClaimedJob
 from entrypoints.worker.execution import Executor
@@ -33,25 +33,34 @@ class EmbeddedSource:
         return self._fairlog.policy.lease_seconds
 
     async def claim(
-        self, max_jobs: int, kinds: Sequence[Kind], wait_seconds: float, claim_id: str
+        self, max_jobs: int, kinds: Sequence[Kind], wait_seconds: float, claim_id: str, begins: int
     ) -> Sequence[ClaimedJob]:
-        return await self._fairlog.claim(self._command(max_jobs, kinds, claim_id), wait_seconds)
+        command = self._command(max_jobs, kinds, claim_id, begins)
+        return await self._fairlog.claim(command, wait_seconds)
 
     async def recall(self, claim_id: str) -> Sequence[ClaimedJob]:
         return await self._fairlog.claim(self._command(1, (), claim_id))  # of no kind: none is new
 
-    async def heartbeat(self, held: Sequence[AttemptKey]) -> Sequence[JobId]:
+    async def heartbeat(
+        self, held: Sequence[AttemptKey], begun: Sequence[AttemptKey]
+    ) -> Sequence[AttemptKey]:
+        command = ExtendLeases(worker=self._worker, jobs=held, begun=tuple(begun))
+        return (await self._fairlog.extend(command)).lost
+
+    async def listen(self, held: Sequence[AttemptKey], seconds: float) -> Sequence[AttemptKey]:
         command = ExtendLeases(worker=self._worker, jobs=held)
-        return [job_id for job_id, _ in (await self._fairlog.extend(command)).lost]
+        return (await self._fairlog.extend(command, seconds)).lost
 
     async def settle(self, outcomes: Sequence[Outcome]) -> Sequence[Exception | None]:
         settled = await self._fairlog.settle(outcomes)
         return [one if isinstance(one, Exception) else None for one in settled]
 
-    def _command(self, max_jobs: int, kinds: Sequence[Kind], claim_id: str) -> ClaimJobs:
+    def _command(
+        self, max_jobs: int, kinds: Sequence[Kind], claim_id: str, begins: int = 0
+    ) -> ClaimJobs:  # fmt: skip
         return ClaimJobs(
             worker=self._worker, max_jobs=max_jobs, kinds=tuple(kinds),
-            server=self._server_id, claim_id=claim_id,
+            server=self._server_id, claim_id=claim_id, begins=begins,
         )  # fmt: skip
 
 

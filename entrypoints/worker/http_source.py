@@ -1,7 +1,7 @@
 """A worker's source on another machine: the calls that workers make to a Fairlog server."""
 
 import socket
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from http import HTTPStatus
 from typing import Any, Final, TypeVar
 
@@ -49,8 +49,13 @@ class _Claim(Struct, frozen=True):
     lease_seconds: float = 30.0  # Fairlog's default, where a server does not tell
 
 
+class _Lost(Struct, frozen=True):
+    id: JobId
+    attempt: int
+
+
 class _Leases(Struct, frozen=True):
-    lost: Sequence[JobId]
+    lost_attempts: Sequence[_Lost] = ()
 
 
 class _SettledJob(Struct, frozen=True):
@@ -93,10 +98,11 @@ class RemoteSource:
         return self._lease_seconds
 
     async def claim(
-        self, max_jobs: int, kinds: Sequence[Kind], wait_seconds: float, claim_id: str
+        self, max_jobs: int, kinds: Sequence[Kind], wait_seconds: float, claim_id: str, begins: int
     ) -> Sequence[ClaimedJob]:
         asked = {
             "max": max_jobs, "kinds": kinds, "wait_seconds": wait_seconds, "claim_id": claim_id,
+            "begins": begins,
         }  # fmt: skip
         claim = await self._post("/v1/claims", asked, _Claim, wait_seconds + ANSWER_SECONDS)
         self._lease_seconds = claim.lease_seconds
@@ -104,17 +110,28 @@ class RemoteSource:
 
     async def recall(self, claim_id: str) -> Sequence[ClaimedJob]:
         # There are no jobs of a kind with a random name, so nothing new is given.
-        return await self.claim(1, (Kind(claim_id),), 0, claim_id)
+        return await self.claim(1, (Kind(claim_id),), 0, claim_id, 0)
 
-    async def heartbeat(self, held: Sequence[AttemptKey]) -> Sequence[JobId]:
-        lost: list[JobId] = []
+    async def heartbeat(
+        self, held: Sequence[AttemptKey], begun: Sequence[AttemptKey]
+    ) -> Sequence[AttemptKey]:
+        have_begun = set(begun)
+        lost: list[AttemptKey] = []
         for start in range(0, len(held), JOBS_A_CALL_MAX):
-            jobs = [
-                {"id": job_id, "attempt": attempt}
-                for job_id, attempt in held[start : start + JOBS_A_CALL_MAX]
-            ]
-            lost += (await self._post("/v1/claims/heartbeat", {"jobs": jobs}, _Leases)).lost
+            named = held[start : start + JOBS_A_CALL_MAX]
+            lost += await self._heartbeat({"jobs": [_named(key, have_begun) for key in named]})
         return lost
+
+    async def listen(self, held: Sequence[AttemptKey], seconds: float) -> Sequence[AttemptKey]:
+        named = [_named(key, ()) for key in held[:JOBS_A_CALL_MAX]]  # heard of are all
+        fields = {"jobs": named, "wait_seconds": seconds}
+        return await self._heartbeat(fields, seconds + ANSWER_SECONDS)
+
+    async def _heartbeat(
+        self, fields: dict[str, Any], seconds: float = ANSWER_SECONDS
+    ) -> Sequence[AttemptKey]:
+        leases = await self._post("/v1/claims/heartbeat", fields, _Leases, seconds)
+        return [(one.id, one.attempt) for one in leases.lost_attempts]
 
     async def settle(self, outcomes: Sequence[Outcome]) -> Sequence[Exception | None]:
         returned = [one for one in outcomes if isinstance(one, ReturnJob)]
@@ -233,11 +250,19 @@ def _key(outcome: Outcome) -> AttemptKey:
     return outcome.job_id, outcome.attempt
 
 
+def _named(key: AttemptKey, begun: Container[AttemptKey]) -> dict[str, Any]:
+    job_id, attempt = key
+    fields: dict[str, Any] = {"id": job_id, "attempt": attempt}
+    return fields | {"started": True} if key in begun else fields
+
+
 def _told(outcome: Outcome) -> dict[str, Any]:
     fields: dict[str, Any] = {"id": outcome.job_id, "attempt": outcome.attempt}
     match outcome:
         case CompleteJob(result=body) if body is not None:
             fields["result"] = Raw(body.data)
+        case ReturnJob(begun=True):
+            fields["started"] = True
         case FailJob(error=body, may_retry=may_retry):
             fields |= {"error": Raw(body.data), "retry": may_retry}
         case _:

@@ -1,8 +1,8 @@
 """The worker: claims jobs while it has slots free, runs them, keeps their leases, reports outcomes.
 
-Three tasks run beside the handlers: one claims, one sends heartbeats, one delivers outcomes. Each
-outlasts the source's absence with backoff; none gives up but the claiming one, when it is told that
-no claim can go well.
+Tasks run beside the handlers: one claims, one delivers outcomes, and those of `leases` keep leases
+and hear of cancellations. Each outlasts the source's absence with backoff; none gives up but the
+claiming one, when it is told that no claim can go well.
 """
 
 import asyncio
@@ -21,12 +21,12 @@ from entrypoints.worker.attempt import Attempt, CutShort
 from entrypoints.worker.backoff import Backoff, Trouble
 from entrypoints.worker.execution import Executor
 from entrypoints.worker.failure import error_body
+from entrypoints.worker.leases import Leases
 from entrypoints.worker.outbox import Outbox
 from entrypoints.worker.source import AWAY, HOPELESS, JOBS_A_CALL_MAX, AttemptKey, JobSource
 
 WAIT_SECONDS: Final = 20.0  # that a claim waits for work
 PAUSE_SECONDS_MAX: Final = 5.0  # between tries while the source is away
-HEARTBEATS_A_LEASE: Final = 3
 # At a stop, beyond the grace time: for a claim without an answer, for handlers that were told to
 # end, and for the last outcomes.
 RECALL_SECONDS: Final = 3.0
@@ -58,11 +58,10 @@ class Worker:
         self._wait_seconds = wait_seconds
         self._outbox = Outbox(source)
         self._trouble = Trouble()  # of claims
-        self._heartbeat_trouble = Trouble()
         self._waiting: deque[Attempt] = deque()  # claimed, without a slot yet
         self._running: dict[AttemptKey, tuple[Attempt, asyncio.Task[None]]] = {}
+        self._leases = Leases(source, self._named, self._wanted, self._lose)
         self._has_room = asyncio.Event()
-        self._has_jobs = asyncio.Event()
         self._open_claim: str | None = None  # asked, and not answered
         self._claims: list[asyncio.Task[None]] = []
         self._beside: list[asyncio.Task[None]] = []
@@ -73,7 +72,9 @@ class Worker:
         self._has_room.set()
         self._claims = [self._kept_running("worker_claims", self._claim_until_refused)]
         self._beside = [
-            self._kept_running("worker_heartbeats", self._keep_leases),
+            self._kept_running("worker_heartbeats", self._leases.keep),
+            self._kept_running("worker_cancellations", self._leases.listen),
+            self._kept_running("worker_begins", self._leases.tell_begins),
             self._kept_running("worker_outcomes", self._outbox.deliver),
         ]
 
@@ -132,7 +133,9 @@ class Worker:
         self._open_claim = self._open_claim or secrets.token_hex(8)
         room = min(self._room, JOBS_A_CALL_MAX)
         try:
-            jobs = await self._source.claim(room, self._kinds, self._wait_seconds, self._open_claim)
+            jobs = await self._source.claim(
+                room, self._kinds, self._wait_seconds, self._open_claim, self._slots_free
+            )
         except AWAY as error:
             if self._trouble.is_news(str(error)):
                 _log.warning("source_away", reason=str(error))
@@ -160,22 +163,30 @@ class Worker:
             _log.warning("claim_unknown", reason=f"{type(error).__name__}: {error}")
             return
         for job in given:
-            self._outbox.put(ReturnJob(job_id=job.id, attempt=job.attempt))
+            self._outbox.put(ReturnJob(job_id=job.id, attempt=job.attempt, begun=False))
 
     # Running
 
     @property
+    def _slots_free(self) -> int:
+        """How many jobs would begin at once."""
+        return max(0, self._concurrency - len(self._running) - len(self._waiting))
+
+    @property
     def _room(self) -> int:
+        """How many more jobs may be claimed: none beside one that is to run alone."""
+        if any(attempt.claimed.alone for attempt in self._attempts()):
+            return 0
         return self._in_hand_max - len(self._running) - len(self._waiting)
 
     def _take(self, jobs: Iterable[ClaimedJob]) -> None:
         for job in jobs:
             self._give_up_earlier_attempts(job)
             if job.kind in self._executor.kinds:
-                self._waiting.append(Attempt(job, self._executor))
+                self._waiting.append(Attempt(job, self._executor, self._began))
             else:
                 self._outbox.put(_without_handler(job))
-        self._has_jobs.set()
+        self._leases.jobs_came()
         self._fill_slots()
 
     def _give_up_earlier_attempts(self, job: ClaimedJob) -> None:
@@ -185,7 +196,7 @@ class Worker:
                 attempt.cut_short(CutShort.LOST)
 
     def _fill_slots(self) -> None:
-        while self._waiting and len(self._running) < self._concurrency:
+        while self._waiting and self._may_begin(self._waiting[0]):
             attempt = self._waiting.popleft()
             task = asyncio.create_task(self._run(attempt), name=f"job-{attempt.claimed.id}")
             self._running[attempt.key] = attempt, task
@@ -194,8 +205,30 @@ class Worker:
         else:
             self._has_room.clear()
 
+    def _may_begin(self, attempt: Attempt) -> bool:
+        """One that is to run alone waits for all others to end, and none is claimed meanwhile."""
+        if attempt.claimed.alone:
+            return not self._running
+        return len(self._running) < self._concurrency
+
+    def _began(self, attempt: Attempt) -> None:
+        claimed = attempt.claimed
+        if not claimed.started and not claimed.alone:
+            self._leases.began(attempt.key, is_timed=claimed.timeout_seconds is not None)
+
+    async def _say_it_begins(self, attempt: Attempt) -> None:
+        """Before it does: it may end this process, and whether that counts depends on it."""
+        backoff = Backoff(PAUSE_SECONDS_MAX)
+        keys = [attempt.key]
+        while not attempt.is_cut_short:
+            if await self._leases.say(keys, keys):
+                return
+            await asyncio.sleep(backoff.next_pause())
+
     async def _run(self, attempt: Attempt) -> None:
         try:
+            if attempt.claimed.alone:
+                await self._say_it_begins(attempt)
             outcome = await attempt.run()
             # A lost attempt has no outcome, but it has ended: its place is free.
             self._outbox.put(outcome or attempt.given_back())
@@ -207,55 +240,26 @@ class Worker:
         if self._running:
             await asyncio.wait([task for _, task in self._running.values()], timeout=seconds_max)
 
-    # Keeping leases
+    # What is in hand
 
-    async def _keep_leases(self) -> None:
-        backoff = Backoff(PAUSE_SECONDS_MAX)
-        while True:
-            await self._has_jobs.wait()
-            pause = self._source.lease_seconds / HEARTBEATS_A_LEASE
-            while not await self._heartbeat_after(pause):
-                pause = min(backoff.next_pause(), self._source.lease_seconds / HEARTBEATS_A_LEASE)
-            backoff.reset()
+    def _attempts(self) -> Iterable[Attempt]:
+        return [*self._waiting, *(attempt for attempt, _ in self._running.values())]
 
-    async def _heartbeat_after(self, pause: float) -> bool:
-        """False: it was not heard."""
-        await asyncio.sleep(pause)
-        held = self._in_hand()
-        if not held:
-            self._has_jobs.clear()
-            return True
-        try:
-            lost = set(await self._source.heartbeat(held))
-        except FairlogError as error:
-            if self._heartbeat_trouble.is_news(str(error)):
-                _log.warning("heartbeat_missed", jobs=len(held), reason=str(error))
-            return False
-        except Exception:  # noqa: BLE001 (see _claim)
-            _log.exception("heartbeat_failed")
-            return False
-        self._heartbeat_trouble.is_over()
-        for key in held:
-            if key[0] in lost:
-                self._lose(key)
-        return True
+    def _named(self) -> list[AttemptKey]:
+        """For heartbeats. What is lost keeps its place under a cap while its handler runs."""
+        return sorted({*(one.key for one in self._attempts()), *self._outbox.keys})
 
-    def _in_hand(self) -> list[AttemptKey]:
-        """Of each job the latest attempt: a heartbeat's answer tells jobs, not attempts.
-
-        An attempt known to be lost is not in hand, even while its handler still runs.
-        """
-        attempts = [*self._waiting, *(attempt for attempt, _ in self._running.values())]
-        keys = [*(one.key for one in attempts if not one.is_lost), *self._outbox.keys]
-        return list(dict(sorted(keys)).items())
+    def _wanted(self) -> list[AttemptKey]:
+        """What is in hand and not known to be lost."""
+        return sorted(one.key for one in self._attempts() if not one.is_lost)
 
     def _lose(self, key: AttemptKey) -> None:
         """An outcome on its way is left alone: it may be the reason why the job is held no more."""
         for waiting in [one for one in self._waiting if one.key == key]:
             self._waiting.remove(waiting)
             self._outbox.put(waiting.given_back())
-        if key in self._running:
-            attempt, _ = self._running[key]
+        attempt, _ = self._running.get(key, (None, None))
+        if attempt is not None and not attempt.is_lost:
             _log.info(
                 "job_lost",
                 job=key[0], attempt=key[1], kind=attempt.claimed.kind,

@@ -26,9 +26,10 @@ class JobSource(Protocol):
         """How long a claim holds without a heartbeat; certain once a claim has given jobs."""
 
     async def claim(
-        self, max_jobs: int, kinds: Sequence[Kind], wait_seconds: float, claim_id: str
+        self, max_jobs: int, kinds: Sequence[Kind], wait_seconds: float, claim_id: str, begins: int
     ) -> Sequence[ClaimedJob]:
-        """Up to JOBS_A_CALL_MAX jobs in fair order; waits that long for the first.
+        """Up to JOBS_A_CALL_MAX jobs in fair order; waits that long for the first. So many of them
+        begin at once; of the others a heartbeat says when they do.
 
         The same `claim_id` again gives what the earlier answer gave, should it have been lost.
         Raises one of HOPELESS when no claim of this worker can go well.
@@ -37,8 +38,15 @@ class JobSource(Protocol):
     async def recall(self, claim_id: str) -> Sequence[ClaimedJob]:
         """What a claim whose answer never came has given, and nothing new."""
 
-    async def heartbeat(self, held: Sequence[AttemptKey]) -> Sequence[JobId]:
-        """Keep the leases; the jobs that are no longer this worker's."""
+    async def heartbeat(
+        self, held: Sequence[AttemptKey], begun: Sequence[AttemptKey]
+    ) -> Sequence[AttemptKey]:
+        """Keep the leases, and say which handlers have begun; which are no longer this worker's."""
+
+    async def listen(self, held: Sequence[AttemptKey], seconds: float) -> Sequence[AttemptKey]:
+        """Wait that long for an attempt of this worker to be cancelled. Keeps the leases of `held`;
+        what of it is lost already is the answer at once.
+        """
 
     async def settle(self, outcomes: Sequence[Outcome]) -> Sequence[Exception | None]:
         """Report outcomes; for each, in order, None once it is recorded, or why it is not.

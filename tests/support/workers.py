@@ -63,6 +63,10 @@ class WorkerProcess:
     def is_alive(self) -> bool:
         return self._process is not None and self._process.poll() is None
 
+    @property
+    def has_died(self) -> bool:
+        return self._running().poll() is not None
+
     def kill(self) -> None:
         self._running().kill()
         self._running().wait()

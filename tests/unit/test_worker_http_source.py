@@ -35,7 +35,7 @@ def ask(answer: Answer, question: Callable[[RemoteSource], Awaitable[Any]]) -> A
 
 
 async def claim(source: RemoteSource) -> Any:
-    return await source.claim(3, (Kind("echo"),), 20.0, "c1")
+    return await source.claim(3, (Kind("echo"),), 20.0, "c1", 2)
 
 
 def completed(number: int, result: Any = None) -> CompleteJob:
@@ -63,7 +63,9 @@ def test_a_claim_sends_what_it_wants_and_learns_how_long_a_lease_lasts() -> None
 
     def answer(path: str, body: dict[str, Any]) -> httpx.Response:
         assert path == "/below/v1/claims"
-        assert body == {"max": 3, "kinds": ["echo"], "wait_seconds": 20.0, "claim_id": "c1"}
+        assert body == {
+            "max": 3, "kinds": ["echo"], "wait_seconds": 20.0, "claim_id": "c1", "begins": 2,
+        }  # fmt: skip
         return httpx.Response(
             200, content=msgspec.json.encode({"jobs": [given], "lease_seconds": 9})
         )
@@ -224,15 +226,19 @@ def test_large_outcomes_are_sent_in_calls_that_the_server_accepts() -> None:
 def test_a_heartbeat_of_many_jobs_is_sent_in_calls_that_the_server_accepts() -> None:
     def answer(_: str, body: dict[str, Any]) -> httpx.Response:
         assert len(body["jobs"]) <= 1000
-        return httpx.Response(200, json={"lost": [body["jobs"][-1]["id"]]})
+        last = body["jobs"][-1]
+        assert last.get("started") == (True if last["id"] == 2001 else None)
+        lost = {"id": last["id"], "attempt": last["attempt"]}
+        return httpx.Response(200, json={"lost": [last["id"]], "lost_attempts": [lost]})
 
     held = [(JobId(number), 1) for number in range(1, 2002)]
-    assert ask(answer, lambda source: source.heartbeat(held)) == [1000, 2000, 2001]
+    lost = ask(answer, lambda source: source.heartbeat(held, held[-1:]))
+    assert lost == [(1000, 1), (2000, 1), (2001, 1)]
 
 
 def test_a_recall_can_give_nothing_new() -> None:
     def answer(_: str, body: dict[str, Any]) -> httpx.Response:
-        assert body == {"max": 1, "kinds": ["c1"], "wait_seconds": 0, "claim_id": "c1"}
+        assert body == {"max": 1, "kinds": ["c1"], "wait_seconds": 0, "claim_id": "c1", "begins": 0}
         return httpx.Response(200, json={"jobs": []})
 
     assert ask(answer, lambda source: source.recall("c1")) == []

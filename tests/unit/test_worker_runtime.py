@@ -1,6 +1,7 @@
 """The worker runtime against a source that is away, slow or forgetful."""
 
 import asyncio
+import contextlib
 import inspect
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -31,11 +32,14 @@ class FakeSource:
         self.jobs: list[ClaimedJob] = []
         self.claim_errors: list[Exception] = []  # of the next claims
         self.claims: list[tuple[int, str]] = []  # (max_jobs, claim_id)
+        self.begins: list[int] = []  # as each claim said
+        self.begun: list[list[AttemptKey]] = []  # that heartbeats told
         self.given: dict[str, list[ClaimedJob]] = {}  # by claim_id
         self.waits = True  # whether a claim waits for work
         self.heartbeats: list[list[AttemptKey]] = []
         self.heartbeat_errors: list[Exception] = []
         self.lost: set[JobId] = set()
+        self.cancelled: list[AttemptKey] = []  # and not heard of yet
         self.deliveries: list[list[Outcome]] = []
         self.settle_errors: list[Exception] = []  # of the next deliveries as a whole
         self.claims_at_failures: list[int] = []
@@ -45,9 +49,10 @@ class FakeSource:
         self.settled: list[Outcome] = []
 
     async def claim(
-        self, max_jobs: int, kinds: Sequence[Kind], wait_seconds: float, claim_id: str
+        self, max_jobs: int, kinds: Sequence[Kind], wait_seconds: float, claim_id: str, begins: int
     ) -> Sequence[ClaimedJob]:
         assert max_jobs > 0
+        self.begins.append(begins)
         assert kinds
         self.claims.append((max_jobs, claim_id))
         if self.claim_errors:
@@ -61,11 +66,24 @@ class FakeSource:
     async def recall(self, claim_id: str) -> Sequence[ClaimedJob]:
         return self.given.get(claim_id, [])
 
-    async def heartbeat(self, held: Sequence[AttemptKey]) -> Sequence[JobId]:
-        self.heartbeats.append(list(held))
+    async def heartbeat(
+        self, held: Sequence[AttemptKey], begun: Sequence[AttemptKey]
+    ) -> Sequence[AttemptKey]:
+        if begun:
+            self.begun.append(list(begun))
+        else:
+            self.heartbeats.append(list(held))
         if self.heartbeat_errors:
             raise self.heartbeat_errors.pop(0)
-        return [job_id for job_id, _ in held if job_id in self.lost]
+        return [key for key in held if key[0] in self.lost]
+
+    async def listen(self, held: Sequence[AttemptKey], seconds: float) -> Sequence[AttemptKey]:
+        assert seconds > 0
+        assert not self.lost.intersection(job_id for job_id, _ in held), "it is known to be lost"
+        with contextlib.suppress(TimeoutError):
+            await _until(lambda: bool(self.cancelled), seconds)
+        heard, self.cancelled = self.cancelled, []
+        return heard
 
     async def settle(self, outcomes: Sequence[Outcome]) -> Sequence[Exception | None]:
         self.deliveries.append(list(outcomes))
@@ -84,10 +102,14 @@ async def _until(condition: Callable[[], bool], seconds: float = DEADLINE_SECOND
             await asyncio.sleep(0.005)
 
 
-def job(number: int, *, kind: str = "work", attempt: int = 1) -> ClaimedJob:
+def job(
+    number: int, *, kind: str = "work", attempt: int = 1, timeout_seconds: float | None = None,
+    started: bool = True, alone: bool = False,
+) -> ClaimedJob:  # fmt: skip
     return ClaimedJob(
-        JobId(number), UserId("ada"), Kind(kind), Raw(b"%d" % number), attempt, None, None
-    )
+        JobId(number), UserId("ada"), Kind(kind), Raw(b"%d" % number), attempt, None,
+        timeout_seconds, started, alone,
+    )  # fmt: skip
 
 
 def done(number: int, *, attempt: int = 1) -> CompleteJob:
@@ -381,7 +403,7 @@ def test_a_new_attempt_at_a_job_in_hand_ends_the_earlier_one() -> None:
             await _until(lambda: len(source.settled) == 2)
             assert attempts == ["1 cancelled"]
         assert done(7, attempt=2) in source.settled
-        assert ReturnJob(job_id=JobId(7), attempt=1) in source.settled
+        assert ReturnJob(job_id=JobId(7), attempt=1, begun=True) in source.settled
 
     asyncio.run(story())
 
@@ -393,6 +415,135 @@ def test_jobs_of_a_claim_that_was_cut_short_by_the_stop_are_given_back() -> None
             await _until(lambda: len(source.claims) == 1)
             [(_, claim_id)] = source.claims
             source.given[claim_id] = [job(5)]  # the answer that the worker does not wait for
-        assert source.settled == [ReturnJob(job_id=JobId(5), attempt=1)]
+        assert source.settled == [ReturnJob(job_id=JobId(5), attempt=1, begun=False)]
+
+    asyncio.run(story())
+
+
+def test_of_a_claim_as_many_jobs_begin_as_there_are_slots_free() -> None:
+    async def story() -> None:
+        source = FakeSource()
+        source.jobs = [job(1), job(2, started=False), job(3, started=False)]
+        release = asyncio.Event()
+
+        async def wait(payload: int) -> int:
+            await release.wait()
+            return payload
+
+        async with working(source, wait, concurrency=1, prefetch=3):
+            await _until(lambda: len(source.claims) == 2)
+            assert source.begins == [1, 0]
+            release.set()
+            await _until(lambda: len(source.settled) == 3)
+
+    asyncio.run(story())
+
+
+def test_that_a_job_claimed_ahead_begins_is_told_at_once_where_its_time_counts_from_there() -> None:
+    async def story() -> None:
+        source = FakeSource()
+        source.jobs = [job(1), job(2, started=False, timeout_seconds=60)]
+        release = asyncio.Event()
+        second = asyncio.Event()
+
+        async def wait(payload: int) -> int:
+            await (release if payload == 1 else second).wait()
+            return payload
+
+        async with working(source, wait, concurrency=1, prefetch=1):
+            await _until(lambda: not source.jobs)
+            assert source.begun == []
+            release.set()
+            await _until(lambda: source.begun == [[(JobId(2), 1)]])
+            second.set()
+            await _until(lambda: len(source.settled) == 2)
+
+    asyncio.run(story())
+
+
+def test_that_a_job_began_is_told_again_until_it_is_heard() -> None:
+    async def story() -> None:
+        source = FakeSource()
+        source.jobs = [job(1, started=False, timeout_seconds=60)]
+        source.heartbeat_errors = [AWAY, AWAY]
+        release = asyncio.Event()
+
+        async def wait(payload: int) -> int:
+            await release.wait()
+            return payload
+
+        async with working(source, wait):
+            await _until(lambda: len(source.begun) == 3)
+            release.set()
+            await _until(lambda: len(source.settled) == 1)
+        assert source.begun == [[(JobId(1), 1)]] * 3
+
+    asyncio.run(story())
+
+
+def test_a_job_that_is_to_run_alone_waits_for_the_others_and_nothing_is_claimed_beside_it() -> None:
+    running: set[int] = set()
+    beside: list[set[int]] = []
+
+    async def story() -> None:
+        release = asyncio.Event()
+
+        async def wait(payload: int) -> int:
+            running.add(payload)
+            if payload == 9:
+                beside.append(set(running))
+            await release.wait()
+            running.discard(payload)
+            return payload
+
+        source = FakeSource()
+        source.jobs = [job(1)]
+        async with working(source, wait, concurrency=3):
+            await _until(lambda: running == {1})
+            source.jobs = [job(9, started=False, alone=True)]
+            await _until(lambda: not source.jobs)
+            source.jobs = [job(2)]
+            assert source.begun == []
+            claims = len(source.claims)
+            release.set()
+            release.clear()
+            await _until(lambda: 9 in running)
+            assert source.begun == [[(JobId(9), 1)]]  # before its handler began
+            assert len(source.claims) == claims
+            release.set()
+            await _until(lambda: len(source.settled) == 3)
+        assert beside == [{9}]
+
+    asyncio.run(story())
+
+
+def test_a_cancelled_job_is_told_at_once_and_its_end_is_reported_when_its_handler_has_ended() -> (
+    None
+):
+    async def story() -> None:
+        let_go = asyncio.Event()
+        told = asyncio.Event()
+
+        async def slow_to_end(payload: int) -> int:
+            try:
+                await asyncio.sleep(60)
+            except asyncio.CancelledError:
+                told.set()
+                await let_go.wait()
+            return payload
+
+        source = FakeSource(lease_seconds=0.6)
+        source.jobs = [job(1)]
+        async with working(source, slow_to_end, concurrency=1):
+            await _until(lambda: len(source.heartbeats) == 1)
+            source.cancelled = [(JobId(1), 1)]
+            await told.wait()
+            beats = len(source.heartbeats)
+            await _until(lambda: len(source.heartbeats) > beats + 1)
+            assert source.heartbeats[-1] == [(JobId(1), 1)]  # it holds its place
+            assert source.settled == []
+            let_go.set()
+            await _until(lambda: len(source.settled) == 1)
+        assert source.settled == [ReturnJob(job_id=JobId(1), attempt=1, begun=True)]
 
     asyncio.run(story())
