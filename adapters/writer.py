@@ -37,8 +37,10 @@ from domain.errors import (
     WriteFailed,
 )
 from domain.events import ClockCorrected, JobFailed, RateLimitDecided, Recorded, type_of
+from domain.identifiers import Kind
 from domain.log_time import TimeKeeper, by_log_time
 from domain.moments import from_micros
+from domain.new_work import new_work
 from domain.policy import Policy
 from domain.ports import Head, Projections
 from domain.stored_log import Leaf
@@ -82,6 +84,7 @@ class BatchWritten(Struct, frozen=True):
     seconds: float  # from taking it off the queue
     events: Mapping[tuple[str, str], int]  # by type, and the reason of a failed attempt or ""
     decisions: Mapping[tuple[str, bool], int]  # by scope, and whether allowed: submissions
+    new_work: Mapping[Kind, int] = {}  # by kind: jobs that can be claimed now, at most
 
     def has_any(self, types: Container[str]) -> bool:
         """Whether an event of these types is among them."""
@@ -438,7 +441,7 @@ class Writer:
                 subscriber(done.recorded, done.leaves)
         if isinstance(done.recorded[0].event, ClockCorrected):
             _log_correction(done.recorded[0].event)
-        written = _in_figures(done.recorded, len(batch), seconds)
+        written = _in_figures(done, len(batch), seconds)
         for observer in self._observers:
             with heard():
                 observer(written)
@@ -474,16 +477,19 @@ def _outcome_of(reply: Future[Answer]) -> Outcome:
     return error
 
 
-def _in_figures(recorded: Sequence[Recorded], commands: int, seconds: float) -> BatchWritten:
+def _in_figures(done: _InDoubt, commands: int, seconds: float) -> BatchWritten:
     events: Counter[tuple[str, str]] = Counter()
     decisions: Counter[tuple[str, bool]] = Counter()
-    for one in recorded:
+    for one in done.recorded:
         event = one.event
         if isinstance(event, RateLimitDecided):
             decisions[event.scope.value, event.allowed] += event.count
         reason = event.reason.value if isinstance(event, JobFailed) else ""
         events[type_of(event), reason] += 1
-    return BatchWritten(recorded[-1].position, commands, seconds, dict(events), dict(decisions))
+    return BatchWritten(
+        done.recorded[-1].position, commands, seconds, dict(events), dict(decisions),
+        dict(new_work(done.recorded, done.world.line)),
+    )  # fmt: skip
 
 
 @contextmanager

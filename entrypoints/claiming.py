@@ -81,17 +81,22 @@ class Claiming:
     ) -> Claimed:
         """Jobs in fair order; waits that long for the first, unless `unwanted` is set before."""
         unwanted = unwanted or asyncio.Event()
-        with self.demand.asking(command.kinds), self._in_place_of_earlier(command, unwanted):
+        with (
+            self.demand.asking(command.kinds),
+            self._in_place_of_earlier(command, unwanted),
+            self._work.claimant(command.kinds, command.max_jobs) as claimant,
+        ):
             deadline = time.monotonic() + wait_seconds
             while not unwanted.is_set():
-                mark = self._work.mark()
+                self._work.looks(claimant)
                 left = deadline - time.monotonic()
                 claimed = await self._ask(replace(command, may_wait=left > 0))
+                self._work.has_looked(claimant, is_served=bool(claimed.jobs))
                 if claimed.is_cut_short and not claimed.jobs:
                     continue  # what was looked at had expired and is out of the way now
                 if claimed.jobs or claimed.is_repeated or left <= 0:
                     return claimed
-                if not await self._work.wait(mark, left, unwanted):
+                if not await self._work.wait(claimant, left, unwanted):
                     break
             if unwanted.is_set() or command.claim_id is None or command.server is not None:
                 return _NOTHING

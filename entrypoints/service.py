@@ -6,8 +6,8 @@ what the writer said or what a projection holds.
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
-from typing import TypeVar
+from collections.abc import Collection, Mapping, Sequence
+from typing import Final, TypeVar
 
 import structlog
 from msgspec import UNSET, Raw
@@ -35,7 +35,7 @@ from domain.commands import (
 from domain.decide import Answer, Claimed, JobStands, JobsWoken, LeasesHeld, Submitted
 from domain.errors import BodyMissing, FairlogError, again, alone
 from domain.events import JobCancelled
-from domain.identifiers import JobId, ServerId
+from domain.identifiers import JobId, Kind, ServerId
 from domain.job import Job
 from domain.moments import to_micros
 from domain.policy import Policy
@@ -48,7 +48,9 @@ from entrypoints.pages import EVERYTHING, PAGE_BYTES_MAX, fitting_jobs
 from entrypoints.questions import Questions
 from entrypoints.tail import Tail
 from entrypoints.views import ClaimedJob, JobView, RatesView, StatsView, job_view
-from entrypoints.work_signal import WorkSignal
+from entrypoints.work_signal import JOBS_A_LOOK_MAX, Work, WorkSignal
+
+KINDS_A_LOOK_MAX: Final = 1000  # that claims wait for
 
 JOBS_BESIDE_MAX = 2000  # of the workers whose leases were lost
 
@@ -68,7 +70,7 @@ class Fairlog(Questions):
         self.writer = writer
         self.door = Doorkeeper(writer.execute, self._latest_limit_change, log.clock)
         writer.observe(self.door.batch_written)
-        self.work = WorkSignal(self._position, supervisor.part("work_news"))
+        self.work = WorkSignal(self._position, self._work_in_line, supervisor.part("work_news"))
         writer.observe(self.work.batch_written)
         self.cancellations = Cancellations(
             self._position, self._cancelled, supervisor.part("cancellations")
@@ -101,6 +103,18 @@ class Fairlog(Questions):
 
     async def _position(self) -> int:
         return await self.read(self.log.position)
+
+    async def _work_in_line(self, kinds: Collection[Kind | None]) -> Work:
+        named = [kind for kind in kinds if kind is not None]
+
+        def query(connection: Connection) -> Work:
+            waiting = self.line.waiting_of(connection, named[:KINDS_A_LOOK_MAX])
+            found: dict[Kind | None, int] = dict(waiting)
+            if None in kinds:  # users at their caps are not in the line
+                found[None] = len(self.line.next_users(connection, JOBS_A_LOOK_MAX))
+            return found
+
+        return await self.read(query)
 
     async def _latest_limit_change(self) -> int:
         return await self.read(lambda connection: audit_log.latest(connection, "LimitChanged"))

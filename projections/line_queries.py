@@ -1,5 +1,7 @@
 """The line as one asks for it: who is next, and how a user or a kind stands."""
 
+from collections.abc import Sequence
+
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
@@ -39,6 +41,18 @@ class LineQueries:
             )
         ).one_or_none()
         return KindInLine() if row is None else _kind(row)
+
+    def waiting_of(self, connection: Connection, named: Sequence[Kind]) -> list[tuple[Kind, int]]:
+        """How many jobs wait of each of these kinds that may run, where any do."""
+        rows = connection.execute(
+            sa.select(kinds).where(
+                kinds.c.generation == self._generation,
+                kinds.c.kind.in_([kind.encode() for kind in named]),
+                kinds.c.waiting > 0,
+            )
+        )
+        loads = ((Kind(bytes(row.kind).decode()), _kind(row)) for row in rows)
+        return [(kind, load.waiting) for kind, load in loads if not load.is_capped]
 
     def kinds(self, connection: Connection, limit: int) -> list[tuple[Kind, KindInLine]]:
         """The kinds that were ever submitted, with what waits and runs of each."""
