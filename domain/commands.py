@@ -87,6 +87,7 @@ class ReturnJob(Struct, frozen=True, kw_only=True, gc=False, tag=True):
     job_id: JobId
     attempt: int
     begun: bool | None = None  # whether its handler had; None: as far as the log knows
+    worker: WorkerId | None = None  # that must hold it; None: whoever does
 
 
 class CancelJob(Struct, frozen=True, kw_only=True, gc=False, tag=True):
@@ -94,7 +95,9 @@ class CancelJob(Struct, frozen=True, kw_only=True, gc=False, tag=True):
 
 
 class RetryJob(Struct, frozen=True, kw_only=True, gc=False, tag=True):
-    """Start a failed or cancelled job again, with as many new attempts as it had at first."""
+    """Start a failed or cancelled job again, with as many new attempts as it had at first. It uses
+    its user's window up as a submission does.
+    """
 
     job_id: JobId
 

@@ -143,9 +143,9 @@ def decide(world: World, command: Command, policy: Policy, now: datetime) -> Dec
             return _claim(world, command, policy, now)
         case ExtendLeases():
             return _extend(world, command, policy, now)
-        case (
-            CompleteJob() | FailJob() | ReturnJob() | CancelJob() | RetryJob() | EraseBodies()
-        ):  # fmt: skip
+        case RetryJob():
+            return _retry(world, command, policy, now)
+        case CompleteJob() | FailJob() | ReturnJob() | CancelJob() | EraseBodies():
             return _advance(world, command, policy, now)
         case WakeJobs():
             return _wake(world, command, policy, now)
@@ -335,6 +335,18 @@ def _facts(job: Job, command: JobCommand, events: Sequence[Event]) -> Sequence[F
     return [
         Fact(event, job.id, None if isinstance(event, AttemptEnded) else body) for event in events
     ]
+
+
+def _retry(world: World, command: RetryJob, policy: Policy, now: datetime) -> Decision:
+    """What could be started again at all is held against the user's window, as a submission is."""
+    decision = _advance(world, command, policy, now)
+    if isinstance(decision.reply, Refusal):
+        return decision
+    job = world.jobs.rows[command.job_id]
+    admission = decide_admission(world.windows, job.user_id, policy, now)
+    if not admission.allowed:
+        return _refuse(admission, RateLimited(admission, now), now)
+    return decision._replace(facts=[Fact(admission, job.id), *decision.facts])
 
 
 def _body_of(command: JobCommand) -> Body | None:

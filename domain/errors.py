@@ -9,6 +9,8 @@ FairlogError
 │   ├── NotTheCurrentAttempt
 │   │   ├── LeaseHasEnded
 │   │   └── TimeWasUp
+│   ├── HeldByAnother
+│   ├── ReturnedTooOften
 │   ├── JobHasEnded
 │   ├── JobHasNotEnded
 │   ├── JobWasErased
@@ -189,6 +191,21 @@ class TimeWasUp(NotTheCurrentAttempt):
         self.job_id, self.given, self.current = job_id, attempt, attempt
 
 
+class HeldByAnother(Refusal):
+    def __init__(self, job_id: JobId) -> None:
+        super().__init__(f"Job {job_id} is held by another worker; it alone can give the job back.")
+        self.job_id = job_id
+
+
+class ReturnedTooOften(Refusal):
+    def __init__(self, job_id: JobId, returns: int) -> None:
+        super().__init__(
+            f"Job {job_id} was given back {returns} times; complete it, report that it failed, or "
+            f"let its lease end."
+        )
+        self.job_id = job_id
+
+
 class JobHasEnded(Refusal):
     def __init__(self, job_id: JobId, state: str) -> None:
         super().__init__(
@@ -289,9 +306,9 @@ class WriteFailed(FairlogError):
 
 
 __all__ = [
-    "BodiesAreNeeded", "BodyMissing", "ClockInDoubt", "FairlogError", "InvalidInput", "JobHasEnded",
-    "JobHasMovedOn", "JobHasNotEnded", "JobWasErased", "KeyReusedWithOtherPayload",
-    "LeaseHasEnded", "LogCorrupt", "LogFileReplaced", "LogTooNew", "LogUnavailable",
-    "NotTheCurrentAttempt", "QueueFull", "RateLimited", "Refusal", "TimeWasUp", "TooManyKinds",
-    "UnknownJob", "WriteFailed", "again", "alone",
+    "BodiesAreNeeded", "BodyMissing", "ClockInDoubt", "FairlogError", "HeldByAnother",
+    "InvalidInput", "JobHasEnded", "JobHasMovedOn", "JobHasNotEnded", "JobWasErased",
+    "KeyReusedWithOtherPayload", "LeaseHasEnded", "LogCorrupt", "LogFileReplaced", "LogTooNew",
+    "LogUnavailable", "NotTheCurrentAttempt", "QueueFull", "RateLimited", "Refusal",
+    "ReturnedTooOften", "TimeWasUp", "TooManyKinds", "UnknownJob", "WriteFailed", "again", "alone",
 ]  # fmt: skip

@@ -63,6 +63,7 @@ class Job(Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
     submitted_at: datetime
     started_at: datetime | None = None  # when the latest attempt was claimed
     started_position: int = 0  # of its JobStarted
+    returns: int = 0  # by workers that stopped, since it was submitted or retried
     begun_at: datetime | None = None  # when its handler began; None: not yet
     finished_at: datetime | None = None  # done, failed or cancelled
     updated_at: datetime

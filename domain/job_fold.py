@@ -155,8 +155,10 @@ def _after_requeue(job: Job, event: JobRequeued, at: datetime) -> Job:
         starts = _starts_of_one_that_ran(job)
     elif event.reason is RequeueReason.GIVEN_BACK:
         starts, losses, begun_at = starts - (begun_at is not None), job.losses, None
+    returns = 0 if event.reason is RequeueReason.RETRIED else job.returns
     return replace(
         job, state=State.QUEUED, failures=failures, starts=starts, losses=losses,
+        returns=returns + (event.reason is RequeueReason.GIVEN_BACK),
         is_suspect=event.suspect, begun_at=begun_at,
         expires_at=event.expires_at if event.reason is RequeueReason.RETRIED else job.expires_at,
         lease_expires_at=None, missed_at=None, finished_at=None, updated_at=at,

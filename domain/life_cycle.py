@@ -28,6 +28,7 @@ from domain.commands import (
 )
 from domain.errors import (
     BodiesAreNeeded,
+    HeldByAnother,
     JobHasEnded,
     JobHasMovedOn,
     JobHasNotEnded,
@@ -35,6 +36,7 @@ from domain.errors import (
     LeaseHasEnded,
     NotTheCurrentAttempt,
     Refusal,
+    ReturnedTooOften,
     TimeWasUp,
 )
 from domain.events import (
@@ -58,6 +60,7 @@ from domain.moments import later
 from domain.policy import Policy
 
 LOSSES_FREE_MAX: Final = 3  # one after the other, of an attempt that is not known to have begun
+RETURNS_MAX: Final = 100  # of one job, until it is retried; each raises the attempt number
 
 
 def decide(job: Job, command: JobCommand, policy: Policy, now: datetime) -> Sequence[Event]:
@@ -108,6 +111,10 @@ def _fail(job: Job, command: FailJob, policy: Policy, now: datetime) -> Sequence
 
 def _give_back(job: Job, command: ReturnJob, now: datetime) -> Sequence[Event]:
     _require_current(job, command.attempt, now)
+    if command.worker not in {None, job.worker}:
+        raise HeldByAnother(job.id)
+    if job.returns >= RETURNS_MAX:
+        raise ReturnedTooOften(job.id, job.returns)
     begun = command.begun
     if begun is None:  # that a claim begins its jobs is only assumed
         begun = job.begun_at is not None and job.begun_at != job.started_at

@@ -76,6 +76,7 @@ class Needs:
         self.keys: set[bytes] = set()  # key_hash
         self.claims: set[bytes] = set()  # claim_hash
         self.windows: set[WindowKey] = set()
+        self.retries: dict[JobId, int] = {}  # to start again: the length of their users' windows
         self.serving: dict[tuple[Kind, ...] | None, int] = {}  # kinds (None: any): jobs claimed
         self.lanes: dict[Lane, int] = {}  # how many of the first jobs of each
         self.unread: Unread | None = None  # what more of the line claims turned out to need
@@ -106,10 +107,11 @@ class Needs:
                     pass
                 case ChangeLimit(user_id=changed_user, kind=changed_kind):
                     self._add_subject(changed_user, changed_kind)
-                case (
-                    CompleteJob() | FailJob() | ReturnJob() | CancelJob() | RetryJob()
-                    | EraseBodies()
-                ):  # fmt: skip
+                case RetryJob(job_id=job_id):
+                    self.jobs.add(job_id)
+                    self.retries[job_id] = policy.window_seconds
+                    self.windows.add((GLOBAL, policy.window_seconds))
+                case CompleteJob() | FailJob() | ReturnJob() | CancelJob() | EraseBodies():
                     self.jobs.add(command.job_id)
 
     def add_events(self, events: Iterable[Recorded]) -> None:
@@ -145,6 +147,7 @@ class Needs:
         for mine, all_of_it, theirs in zip(missing.sets(), self.sets(), known.sets(), strict=True):
             mine.update(all_of_it - theirs)
         missing.serving, missing.lanes = self.serving, self.lanes
+        missing.retries = self.retries
         return missing
 
     def size(self) -> int:

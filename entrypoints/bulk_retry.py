@@ -2,6 +2,7 @@
 bounded, and the answer says where to go on.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Final
 
@@ -9,10 +10,10 @@ from msgspec import Struct
 from sqlalchemy.engine import Connection
 
 from adapters import audit_log
-from domain.commands import RetryJob
-from domain.errors import Refusal, again
+from domain.errors import RateLimited, Refusal, again
 from domain.identifiers import JobId, Kind, UserId
 from domain.job import Job, State
+from entrypoints.retries import retry_all
 from entrypoints.service import Fairlog
 from projections import registry
 from projections.job_search import JobFilter, JobSearch
@@ -31,10 +32,11 @@ class RetryWish(Struct, frozen=True, kw_only=True):
     jobs_max: int
 
 
-class RetriedJobs(Struct, frozen=True):
+class RetriedJobs(Struct, frozen=True, omit_defaults=True):
     retried: int
     jobs: Sequence[JobId]  # newest first
     next: str | None  # the cursor to go on with; None: there are no more
+    retry_after_seconds: int | None = None  # until a used up limit is not; None: go on at once
 
 
 class _Matches(Struct, frozen=True):
@@ -43,18 +45,28 @@ class _Matches(Struct, frozen=True):
 
 
 async def retry_jobs(fairlog: Fairlog, wish: RetryWish, below: int | None) -> RetriedJobs:
-    """A job that somebody else started meanwhile is left out. Raises `LogUnavailable` and its like;
-    what was started again by then no longer matches.
+    """A job that somebody else started meanwhile is left out, and one whose user's window is used
+    up comes again with the next cursor. Raises `LogUnavailable` and its like; what was started
+    again by then no longer matches.
     """
     found = await fairlog.read(lambda connection: _find(connection, wish, below))
-    outcomes = await fairlog.settle([RetryJob(job_id=job_id) for job_id in found.jobs])
-    retried = []
+    outcomes = await retry_all(fairlog, found.jobs)
+    retried: list[JobId] = []
+    later: list[JobId] = []
+    seconds: int | None = None
     for job_id, outcome in zip(found.jobs, outcomes, strict=True):
         if isinstance(outcome, Job):
             retried.append(job_id)
+        elif isinstance(outcome, RateLimited):
+            later.append(job_id)
+            left = outcome.resets_at - outcome.decided_at
+            seconds = max(1, math.ceil(left.total_seconds()))
         elif not isinstance(outcome, Refusal):
             raise again(outcome)
-    return RetriedJobs(len(retried), retried, None if found.next is None else str(found.next))
+    following = later[0] + 1 if later else found.next
+    return RetriedJobs(
+        len(retried), retried, None if following is None else str(following), seconds
+    )
 
 
 def _find(connection: Connection, wish: RetryWish, below: int | None) -> _Matches:

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 from adapters.writer import BatchWritten
-from domain.commands import ReportRefusals, SubmitJob
+from domain.commands import ReportRefusals, RetryJob, SubmitJob
 from domain.decide import Answer
 from domain.door import Door
 from domain.errors import FairlogError, RateLimited, again
@@ -35,7 +35,7 @@ class Doorkeeper:
 
     def __init__(
         self,
-        execute: Callable[[SubmitJob | ReportRefusals], Awaitable[Answer]],
+        execute: Callable[[SubmitJob | RetryJob | ReportRefusals], Awaitable[Answer]],
         latest_limit_change: Callable[[], Awaitable[int]],
         clock: Clock | None,
     ) -> None:
@@ -50,8 +50,12 @@ class Doorkeeper:
 
     async def submit(self, command: SubmitJob) -> Answer:
         """Ask the log, unless it is known what it would say. Raises `RateLimited`."""
+        return await self.ask(command.user_id, command)
+
+    async def ask(self, user_id: UserId, command: SubmitJob | RetryJob) -> Answer:
+        """`submit` for whatever uses up this user's window."""
         tick, changes = self._tick(), self._changes
-        refused = self._door.refuse(command.user_id, tick)
+        refused = self._door.refuse(user_id, tick)
         if refused is not None:
             raise again(refused)
         try:

@@ -271,9 +271,11 @@ class Fairlog(Questions):
         )
 
     async def advance(self, command: JobCommand) -> JobView:
-        """Complete, fail, give back, cancel or retry one job; the job as it then stands."""
-        stands = await self._execute(command, JobStands)
-        [view] = await self.read(lambda connection: self.views(connection, [stands.job]))
+        """Complete, fail, give back or cancel one job; the job as it then stands."""
+        return await self.view_of((await self._execute(command, JobStands)).job)
+
+    async def view_of(self, job: Job) -> JobView:
+        [view] = await self.read(lambda connection: self.views(connection, [job]))
         return view
 
     async def settle(self, commands: Sequence[JobCommand | Exception]) -> list[Job | Exception]:

@@ -127,6 +127,9 @@ class JobsProjection:
             (_notes, needs.claims),
         )  # fmt: skip
         _put(found, needs, world)
+        for job_id, window_seconds in needs.retries.items():
+            if job_id in world.jobs.rows:
+                needs.windows.add((world.jobs.rows[job_id].user_id, window_seconds))
         _load_lanes(connection, generation, needs, world)
 
     def changes(self, generation: int, world: World) -> list[Write[Connection]]:

@@ -1,6 +1,6 @@
 """Cancel and retry, for one job or for a selection."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Annotated, Any, Final
 
 from litestar import Request, Response, post
@@ -11,12 +11,13 @@ from litestar.params import Body
 from litestar.status_codes import HTTP_200_OK
 
 from domain import validation
-from domain.commands import CancelJob, JobCommand, RetryJob
+from domain.commands import CancelJob
 from domain.errors import InvalidInput
 from domain.identifiers import POSITION_MAX, JobId
 from domain.job import Job
 from entrypoints.dashboard.desk import Desk
 from entrypoints.dashboard.rendering import html, is_from_page, render
+from entrypoints.retries import retry_all
 
 SELECTED_MAX: Final = 200
 Selection = Annotated[dict[str, Any], Body(media_type=RequestEncodingType.URL_ENCODED)]
@@ -26,14 +27,20 @@ Selection = Annotated[dict[str, Any], Body(media_type=RequestEncodingType.URL_EN
 async def cancel(
     request: Request[Any, Any, Any], data: Selection, desk: NamedDependency[Desk]
 ) -> Response[str]:
-    return await _act(request, data, desk, "cancelled", lambda one: CancelJob(job_id=one))
+    async def cancel_all(jobs: Sequence[JobId]) -> Sequence[Job | Exception]:
+        return await desk.fairlog.settle([CancelJob(job_id=job_id) for job_id in jobs])
+
+    return await _act(request, data, desk, "cancelled", cancel_all)
 
 
 @post("/jobs/retry", status_code=HTTP_200_OK)
 async def retry(
     request: Request[Any, Any, Any], data: Selection, desk: NamedDependency[Desk]
 ) -> Response[str]:
-    return await _act(request, data, desk, "queued again", lambda one: RetryJob(job_id=one))
+    async def retry_selected(jobs: Sequence[JobId]) -> Sequence[Job | Exception]:
+        return await retry_all(desk.fairlog, jobs)
+
+    return await _act(request, data, desk, "queued again", retry_selected)
 
 
 async def _act(
@@ -41,13 +48,13 @@ async def _act(
     data: dict[str, Any],
     desk: Desk,
     done: str,
-    command: Callable[[JobId], JobCommand],
+    act: Callable[[Sequence[JobId]], Awaitable[Sequence[Job | Exception]]],
 ) -> Response[str]:
     """Say what became of each. The page asks anew for what it shows."""
     if not is_from_page(request):
         raise PermissionDeniedException("This is for the dashboard's own pages; use /v1/jobs.")
     jobs = _selected(data.get("id"))
-    outcomes = await desk.fairlog.settle([command(job_id) for job_id in jobs])
+    outcomes = await act(jobs)
     refused = [
         (job_id, str(outcome))
         for job_id, outcome in zip(jobs, outcomes, strict=True)

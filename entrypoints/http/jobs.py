@@ -12,7 +12,7 @@ from litestar.status_codes import HTTP_200_OK, HTTP_202_ACCEPTED
 from msgspec import UNSET, Raw, Struct, UnsetType
 
 from domain import validation
-from domain.commands import CancelJob, RetryJob, SubmitJob
+from domain.commands import CancelJob, SubmitJob
 from domain.decide import Submitted
 from domain.errors import InvalidInput, RateLimited, alone
 from domain.job import State
@@ -25,6 +25,7 @@ from entrypoints.http.rate_limit_fields import rate_limit_fields
 from entrypoints.http.reading import off_the_loop, read_json, size_of
 from entrypoints.http.requests import BulkRetry, Submission, SubmissionBatch
 from entrypoints.pages import included_of
+from entrypoints.retries import retry as retry_job
 from entrypoints.service import Fairlog
 from entrypoints.time_travel import TimeTravel
 from entrypoints.views import EventPage, JobPage, JobView
@@ -160,7 +161,8 @@ class JobController(Controller):
     ) -> RetriedJobs:
         """Start again the failed or cancelled jobs that match, the newest first.
 
-        Ask on with `next` as the cursor until it is null; a page may be empty before the end.
+        Ask on with `next` as the cursor until it is null; a page may be empty before the end. Each
+        job counts as a submission of its user: with `retry_after_seconds` ask on after that time.
         """
         return await retry_jobs(fairlog, data.to_wish(), page_cursor(data.cursor))
 
@@ -171,8 +173,10 @@ class JobController(Controller):
 
     @post("/{job_id:int}/retry", status_code=HTTP_200_OK)
     async def retry(self, job_id: FromPath[int], fairlog: NamedDependency[Fairlog]) -> JobView:
-        """Start a failed or cancelled job again; the attempt number goes on."""
-        return await fairlog.advance(RetryJob(job_id=validation.job_id(job_id)))
+        """Start a failed or cancelled job again; the attempt number goes on. Counts as a
+        submission of its user.
+        """
+        return await retry_job(fairlog, validation.job_id(job_id))
 
 
 def _status(submitted: Submitted) -> int:

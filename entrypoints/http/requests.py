@@ -149,10 +149,10 @@ class HeldJobs(Struct, forbid_unknown_fields=True):
 
     def to_returns(self) -> list[ReturnJob]:
         _bounded(self.jobs)
-        validation.worker_id(self.worker)
+        worker = validation.worker_id(self.worker)
         returned = [(*job.key, job.started) for job in self.jobs]
         return [
-            ReturnJob(job_id=job_id, attempt=attempt, begun=begun)
+            ReturnJob(job_id=job_id, attempt=attempt, begun=begun, worker=worker)
             for job_id, attempt, begun in returned
         ]
 

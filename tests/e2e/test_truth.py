@@ -14,7 +14,7 @@ MIGRATIONS: Final = "alembic_version"
 BOOKKEEPING: Final = {"generation", "newest"}
 OURS: Final = {
     "jobs_v3", "job_counts_v3", "noted_claims_v3",
-    "line_users_v1", "line_lanes_v1", "line_kinds_v1", "window_counters_v2", "limits_v2",
+    "line_users_v2", "line_lanes_v2", "line_kinds_v2", "window_counters_v2", "limits_v2",
 }  # fmt: skip
 SETTINGS: Final = {"user_limit": 30, "window_seconds": 2_678_400, "lease_seconds": 86_400}
 
@@ -89,6 +89,7 @@ def live_eventfully(client: httpx.Client) -> None:
         "the failed attempt is due again",
     )
     client.post(f"/v1/jobs/{failed['id']}/retry")
+    assert claim(client, kinds=["none"], claim_id="c2") == []
     [again] = claim(client, worker="w3", kinds=[failed["kind"]])
     client.post(f"/v1/jobs/{again['id']}/fail", json={"attempt": again["attempt"], "error": "e2",
                                                       "retry": False})  # fmt: skip

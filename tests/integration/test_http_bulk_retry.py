@@ -7,7 +7,7 @@ import pytest
 
 import entrypoints.bulk_retry
 from adapters.settings import Settings
-from tests.support.server import AppServer, audit, claim, problem, submit
+from tests.support.server import AppServer, ManualClock, audit, claim, problem, submit
 
 SETTINGS = Settings(user_limit=10_000, global_limit=100_000, max_attempts=1)
 TRACE = "Traceback (most recent call last):\n  File x\nOSError: disk full"
@@ -94,6 +94,51 @@ def test_a_call_looks_at_so_many_errors_and_says_where_to_go_on(
     first = retry(client, error_contains="wanted")
     assert (first["jobs"], first["next"]) == ([], str(jobs[2]))
     assert retry(client, error_contains="wanted", cursor=first["next"])["jobs"] == [jobs[0]]
+
+
+def test_a_retry_counts_as_a_submission_and_a_loop_of_them_comes_to_an_end(
+    database_url: str,
+) -> None:
+    with AppServer(database_url, Settings(user_limit=5, window_seconds=3600)) as server:
+        client = server.client
+        job = submit(client, "ada")["id"]
+        for _ in range(4):
+            client.post(f"/v1/jobs/{job}/cancel").raise_for_status()
+            client.post(f"/v1/jobs/{job}/retry").raise_for_status()
+        client.post(f"/v1/jobs/{job}/cancel").raise_for_status()
+        for _ in range(20):
+            answer = client.post(f"/v1/jobs/{job}/retry")
+            told = problem(answer, 429)
+            assert (told["scope"], told["limit"], told["used"]) == ("user", 5, 5)
+            for name in ("Retry-After", "RateLimit", "RateLimit-Policy"):
+                assert name in answer.headers
+        assert state(client, job) == "cancelled"
+        assert client.get("/v1/limits/ada").json()["used"] == 5
+        assert len(audit(client, type="JobRequeued")) == 4
+        refused = [one for one in audit(client, type="RateLimitDecided")
+                   if not one["data"]["allowed"]]  # fmt: skip
+        assert len(refused) < 20  # the door puts them together
+        more = {"user_id": "ada", "kind": "echo", "payload": "more"}
+        problem(client.post("/v1/jobs", json=more), 429)
+        submit(client, "bob")
+
+
+def test_retrying_many_goes_on_when_the_window_has_ended(database_url: str) -> None:
+    clock = ManualClock()
+    settings = Settings(user_limit=4, global_limit=100, max_attempts=1)
+    with AppServer(database_url, settings, clock=clock) as server:
+        client = server.client
+        jobs = [fail(client, "ada", "no") for _ in range(3)]
+        other = fail(client, "bob", "no")
+        first = retry(client)
+        assert first["jobs"] == [other, jobs[2]]
+        assert (first["next"], first["retry_after_seconds"]) == (str(jobs[1] + 1), 60)
+        again = retry(client, cursor=first["next"])
+        assert (again["jobs"], again["next"]) == ([], first["next"])
+        clock.advance(60)
+        rest = retry(client, cursor=first["next"])
+        assert (rest["jobs"], rest["next"]) == ([jobs[1], jobs[0]], None)
+        assert "retry_after_seconds" not in rest
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import httpx
 import pytest
 
 from adapters.settings import Settings
+from domain.life_cycle import RETURNS_MAX
 from tests.conftest import NewDatabase
 from tests.support.server import (
     AppServer,
@@ -255,6 +256,32 @@ def test_waiting_claims_have_their_answer_when_the_server_stops(server: AppServe
         )
         assert claimed.result(10) == []
         assert claim(server.client, wait_seconds=30) == []
+
+
+# Jobs that are given back
+
+
+def test_a_job_is_given_back_by_its_holder_alone_and_not_for_ever(client: httpx.Client) -> None:
+    job = submit(client)["id"]
+    attempts = [{"id": job, "attempt": 1}]
+    assert len(claim(client, worker="w")) == 1
+    [told] = give_back(client, "other", attempts)
+    assert (told["status"], "another worker" in told["detail"]) == (409, True)
+    for attempt in range(1, RETURNS_MAX + 1):
+        [told] = give_back(client, "w", [{"id": job, "attempt": attempt}])
+        assert told["status"] == 200
+        claim(client, worker="w")
+    [told] = give_back(client, "w", [{"id": job, "attempt": RETURNS_MAX + 1}])
+    assert (told["status"], "given back 100 times" in told["detail"]) == (409, True)
+
+
+def give_back(
+    client: httpx.Client, worker: str, jobs: list[dict[str, int]]
+) -> list[dict[str, Any]]:
+    answer = client.post("/v1/claims/return", json={"worker": worker, "jobs": jobs})
+    assert answer.status_code == 200, answer.text
+    told: list[dict[str, Any]] = answer.json()["jobs"]
+    return told
 
 
 # The same claim again

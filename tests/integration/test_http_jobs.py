@@ -283,6 +283,9 @@ def test_after_its_life_a_key_means_a_new_job(client: httpx.Client, clock: Manua
     assert post(client, payload=None).json()["id"] == digested["id"]
     assert post(client, payload=None, idempotency_key="k").json()["id"] == explicit["id"]
     clock.advance(0.000001)
+    assert post(client, payload=None).json()["id"] == digested["id"]  # it has not ended yet
+    for job in (digested, explicit):
+        client.post(f"/v1/jobs/{job['id']}/cancel").raise_for_status()
     new_digested, new_explicit = submit(client), submit(client, idempotency_key="k", payload=2)
     assert new_digested["id"] > explicit["id"]
     assert post(client, payload=2, idempotency_key="k").json()["id"] == new_explicit["id"]

@@ -490,6 +490,7 @@ class Referee:
         assert event.priority == job.submitted.priority
         match event.reason:
             case RequeueReason.RETRIED:
+                self._assert_admitted(one, job.submitted.user_id)
                 assert job.state == ("cancelled" if event.was_cancelled else "failed")
                 assert event.suspect == job.is_suspect
                 is_ahead = job.expires_at is not None and self.at < job.expires_at

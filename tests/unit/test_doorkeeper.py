@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from domain.commands import ReportRefusals, SubmitJob
+from domain.commands import ReportRefusals, RetryJob, SubmitJob
 from domain.decide import Answer, RefusalsRecorded
 from domain.errors import FairlogError, LogUnavailable, QueueFull, RateLimited
 from domain.events import RateLimitDecided, Scope
@@ -27,7 +27,8 @@ class Log:
         self.is_open = asyncio.Event()
         self.is_open.set()
 
-    async def execute(self, command: SubmitJob | ReportRefusals) -> Answer:
+    async def execute(self, command: SubmitJob | RetryJob | ReportRefusals) -> Answer:
+        assert not isinstance(command, RetryJob)
         if isinstance(command, SubmitJob):
             decision = RateLimitDecided(
                 user_id=command.user_id, scope=Scope.USER, allowed=False, used=0, limit=0,

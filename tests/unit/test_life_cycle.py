@@ -18,11 +18,14 @@ from domain.commands import (
 )
 from domain.decide import Claimed, JobStands, JobsWoken, LeasesHeld
 from domain.errors import (
+    HeldByAnother,
     JobHasEnded,
     JobHasNotEnded,
     LeaseHasEnded,
     NotTheCurrentAttempt,
+    RateLimited,
     Refusal,
+    ReturnedTooOften,
     TimeWasUp,
     UnknownJob,
 )
@@ -36,7 +39,7 @@ from domain.events import (
 )
 from domain.identifiers import JobId, ServerId
 from domain.job import State
-from domain.life_cycle import retry_delay
+from domain.life_cycle import RETURNS_MAX, retry_delay
 from domain.policy import Policy
 from tests.support.given import NOW, POLICY, Given, after, at, given, of
 from tests.support.stories import (
@@ -48,6 +51,7 @@ from tests.support.stories import (
     SERVER,
     SUBMITTED,
     WORKER,
+    admitted,
     attempt_ended,
     body,
     cancelled,
@@ -121,9 +125,9 @@ TABLE: dict[str, tuple[Command, tuple[Consequence, ...]]] = {
     "retry": (
         RETRY,
         (ALIVE, ALIVE, ALIVE, ALIVE, ALIVE, ALIVE,
-         (requeued(RequeueReason.RETRIED, attempts_max=4),),
-         (requeued(RequeueReason.RETRIED, attempt=0, attempts_max=3, was_cancelled=True),),
-         (requeued(RequeueReason.RETRIED, attempts_max=4, was_cancelled=True),)),
+         (admitted(), requeued(RequeueReason.RETRIED, attempts_max=4)),
+         (admitted(), requeued(RequeueReason.RETRIED, 0, attempts_max=3, was_cancelled=True)),
+         (admitted(), requeued(RequeueReason.RETRIED, attempts_max=4, was_cancelled=True))),
     ),
     "recover": (
         RECOVER,
@@ -351,7 +355,8 @@ def test_a_retry_grants_as_many_attempts_again_and_the_number_goes_on(
 ) -> None:
     was_cancelled = ended.job(1).state is State.CANCELLED
     again = ended.when(RETRY).then(
-        requeued(RequeueReason.RETRIED, attempt, attempts_max, was_cancelled=was_cancelled)
+        admitted(),
+        requeued(RequeueReason.RETRIED, attempt, attempts_max, was_cancelled=was_cancelled),
     )
     again.when(claim()).then(started(attempt + 1))
 
@@ -361,7 +366,51 @@ def test_a_job_can_be_retried_again_and_again() -> None:
     for attempt in range(1, 6):
         story = story.when(claim()).then(started(attempt))
         story = story.when(fail(attempt)).then(failed(attempt))
-        story = story.when(RETRY).then(requeued(RequeueReason.RETRIED, attempt, attempt + 1))
+        story = story.when(RETRY).then(
+            admitted(used=attempt), requeued(RequeueReason.RETRIED, attempt, attempt + 1)
+        )
+
+
+def test_a_retry_uses_its_user_s_window_up_as_a_submission_does() -> None:
+    story = given(SUBMITTED, policy=Policy(user_limit=2))
+    for used in (1, 2):
+        story = (
+            story.when(CANCEL)
+            .so.when(RETRY)
+            .then(
+                admitted(used=used, limit=2),
+                requeued(RequeueReason.RETRIED, 0, was_cancelled=True),
+            )
+        )
+    ended = story.when(CANCEL).so
+    refused = replace(admitted(used=2, limit=2), allowed=False, global_used=None, global_limit=None)
+    refusal = ended.when(RETRY).then_refused(RateLimited, refused)
+    assert (refusal.limit, refusal.used) == (2, 2)
+    assert ended.job(1).state is State.CANCELLED
+    assert ended.after(60).when(RETRY).so.job(1).state is State.QUEUED
+
+
+def test_what_cannot_be_retried_uses_nothing_up() -> None:
+    given(SUBMITTED).when(RETRY).then_refused(JobHasNotEnded)
+    given(policy=Policy(user_limit=0)).when(RETRY).then_refused(UnknownJob)
+
+
+def test_a_job_is_given_back_by_the_worker_that_holds_it_alone() -> None:
+    held = given(SUBMITTED, started())
+    held.when(replace(give_back(), worker=OTHER_WORKER)).then_refused(HeldByAnother)
+    held.when(replace(give_back(), worker=WORKER)).then(
+        requeued(RequeueReason.GIVEN_BACK, attempts_max=4)
+    )
+
+
+def test_a_job_is_given_back_so_often_and_no_more() -> None:
+    story = given(SUBMITTED)
+    for attempt in range(1, RETURNS_MAX + 1):
+        story = story.followed_by(started(attempt)).when(give_back(attempt)).so
+    story = story.followed_by(started(RETURNS_MAX + 1))
+    story.when(give_back(RETURNS_MAX + 1)).then_refused(ReturnedTooOften)
+    again = story.followed_by(cancelled("running")).when(RETRY).so
+    assert again.job(1).returns == 0
 
 
 # Leases, time-outs and lost workers
@@ -527,7 +576,9 @@ def test_a_job_that_was_started_in_time_does_not_expire_any_more() -> None:
 def test_a_retry_forgets_the_expiry() -> None:
     story = given(submitted(expires_at=at(10)), after(10))
     story = story.when(WAKE).then(cancelled("queued", CancelReason.EXPIRED))
-    story = story.when(RETRY).then(requeued(RequeueReason.RETRIED, 0, was_cancelled=True))
+    story = story.when(RETRY).then(
+        admitted(), requeued(RequeueReason.RETRIED, 0, was_cancelled=True)
+    )
     story.after(60).when(WAKE).then_nothing()
     story.after(60).when(claim()).then(started(1, lease_expires_at=at(100)))
 
@@ -535,7 +586,9 @@ def test_a_retry_forgets_the_expiry() -> None:
 @pytest.mark.parametrize("seconds", [0, 9.999999])
 def test_a_retry_keeps_an_expiry_that_is_still_ahead(seconds: float) -> None:
     story = given(submitted(expires_at=at(10)), cancelled(), after(seconds)).when(RETRY)
-    again = story.then(requeued(RequeueReason.RETRIED, 0, was_cancelled=True, expires_at=at(10)))
+    again = story.then(
+        admitted(), requeued(RequeueReason.RETRIED, 0, was_cancelled=True, expires_at=at(10))
+    )
     assert again.job(1).expires_at == at(10)
     late = again.after(10 - seconds)
     late.when(WAKE).then(cancelled("queued", CancelReason.EXPIRED))
