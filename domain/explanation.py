@@ -55,6 +55,8 @@ class Facts(Struct, frozen=True, kw_only=True):
     jobs_ahead: Count  # of the same user, of any kind
     users_ahead: Count  # whose turn is older
     workers: Workers
+    error: str | None = None  # of the latest failure: its type and message
+    handler: str | None = None  # what this server's worker saw of the handler, in a sentence
 
 
 class Reason(Struct, frozen=True):
@@ -84,10 +86,13 @@ def _reasons(facts: Facts) -> Iterator[Reason]:
             yield from _why_queued(facts)
         case State.RUNNING:
             yield _running(facts)
+            yield from _handler(facts)
         case State.DONE:
             yield _done(facts.job)
         case State.FAILED:
             yield _failed(facts)
+            yield from _error(facts)
+            yield from _handler(facts)
         case State.CANCELLED:
             yield _cancelled(facts)
         case _:
@@ -115,12 +120,24 @@ def _why_scheduled(facts: Facts) -> Iterator[Reason]:
                 "max_attempts": job.attempts_granted,
             },
         )  # fmt: skip
+        yield from _error(facts)
+        yield from _handler(facts)
     else:
         yield Reason(
             "scheduled", f"It was submitted to run not before {_time(job.run_at)}, "
             f"in {_seconds(left)}.", numbers,
         )  # fmt: skip
     yield from _expiry(facts)
+
+
+def _error(facts: Facts) -> Iterator[Reason]:
+    if facts.error is not None:
+        yield Reason("error", f"The latest attempt failed with {facts.error}")
+
+
+def _handler(facts: Facts) -> Iterator[Reason]:
+    if facts.handler is not None:
+        yield Reason("handler", facts.handler)
 
 
 def _why_queued(facts: Facts) -> Iterator[Reason]:
@@ -137,6 +154,8 @@ def _why_queued(facts: Facts) -> Iterator[Reason]:
     if facts.workers.are_seen:
         yield _workers(facts)
     yield from _earlier_attempt(facts)
+    yield from _error(facts)
+    yield from _handler(facts)
     yield from _expiry(facts)
 
 

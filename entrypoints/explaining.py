@@ -9,13 +9,14 @@ from sqlalchemy.engine import Connection
 from adapters import audit_log
 from adapters.audit_log import EventFilter, StoredEvent
 from domain.errors import UnknownJob
-from domain.events import JobStarted
+from domain.events import JobFailed, JobStarted
 from domain.explanation import Count, Facts, Value, Workers, explain
 from domain.identifiers import JobId, Kind
 from domain.job import Job, State
 from domain.moments import later
 from domain.upcasting import read
 from entrypoints.claiming import LATELY_SECONDS
+from entrypoints.dashboard.words import message_of
 from entrypoints.service import Fairlog
 from projections import registry
 from projections.line_ahead import LineAhead
@@ -61,7 +62,19 @@ def facts_of(fairlog: Fairlog, connection: Connection, job_id: JobId) -> Facts:
         jobs_ahead=ahead.jobs(connection, job) if is_queued else _NONE,
         users_ahead=ahead.users(connection, user.turn) if is_queued else _NONE,
         workers=_workers(fairlog, connection, job, is_queued=is_queued),
+        error=_error(connection, latest[0] if latest else None) or None,
+        handler=fairlog.handler_note(job.id),
     )
+
+
+def _error(connection: Connection, latest: StoredEvent | None) -> str | None:
+    """What the latest event says, where it is a failure with an error that was not erased."""
+    if latest is None:
+        return None
+    event = read(latest.version, latest.data)
+    if not isinstance(event, JobFailed) or event.error_sha256 is None:
+        return None
+    return message_of(audit_log.bodies_at(connection, [latest.position]).get(latest.position))
 
 
 def _workers(fairlog: Fairlog, connection: Connection, job: Job, *, is_queued: bool) -> Workers:

@@ -6,7 +6,7 @@ what the writer said or what a projection holds.
 
 import asyncio
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Final, TypeVar
 
 import structlog
@@ -82,6 +82,8 @@ class Fairlog(Questions):
         self.tail = Tail(self._read_events, self._position, supervisor.part("log_news"))
         writer.observe(self.tail.batch_written)
         self._started = time.monotonic()
+        # What the worker inside this server knows of a job's handler; see `HandlerProcesses.note`.
+        self.handler_note: Callable[[JobId], str | None] = lambda _: None
         self.is_recovered = False  # whether what an earlier process left has been queued again
 
     def end_with(self, error: FairlogError) -> None:

@@ -29,7 +29,7 @@ from entrypoints.http.reading import StrictRequest
 from entrypoints.http.stream import stream
 from entrypoints.service import Fairlog
 from entrypoints.worker.embedded import EmbeddedWorker
-from entrypoints.worker.execution import Executor
+from entrypoints.worker.handler_processes import HandlerProcesses
 
 CLOCK_SECONDS = 0.5  # between two looks at what the clock alone changes
 BODY_BYTES_MAX = 1024 * 1024  # of calls that take no payload: a claim of a thousand kinds
@@ -37,8 +37,8 @@ GRACE_SECONDS = 8.0  # for jobs in hand when the server stops
 
 
 def create_app(
-    fairlog: Fairlog, *, server_id: ServerId, workers: int, executor: Executor | None = None,
-    served_names: frozenset[str] | None = None,
+    fairlog: Fairlog, *, server_id: ServerId, workers: int,
+    executor: HandlerProcesses | None = None, served_names: frozenset[str] | None = None,
 ) -> Litestar:  # fmt: skip
     """The app of one server process. Its start opens nothing that `fairlog` has not opened.
 
@@ -72,7 +72,10 @@ def create_app(
             with contextlib.suppress(FairlogError):  # the database is away
                 await fairlog.door.report_all()
 
-    figures = Figures(fairlog)
+    if executor is not None:
+        fairlog.handler_note = executor.note
+        fairlog.supervisor.ask(executor.trouble)
+    figures = Figures(fairlog, executor)
     app = EdgeApp(
         route_handlers=[
             JobController, OutcomeController, ClaimController, LimitController,

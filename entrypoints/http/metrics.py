@@ -28,6 +28,7 @@ from domain.job import State
 from entrypoints.logging import output
 from entrypoints.readiness import NEEDED
 from entrypoints.service import Fairlog
+from entrypoints.worker.handler_processes import HandlerProcesses
 
 _SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 _COMMANDS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -71,8 +72,9 @@ class Stored(Struct, frozen=True):
 class Figures:
     """Counts as it goes. One for each app."""
 
-    def __init__(self, fairlog: Fairlog) -> None:
+    def __init__(self, fairlog: Fairlog, handlers: HandlerProcesses | None = None) -> None:
         self._fairlog = fairlog
+        self._handlers = handlers  # of the worker inside this server
         self._events: Counter[tuple[str, str]] = Counter()  # (type, detail): events
         self._decisions: Counter[tuple[str, bool]] = Counter()  # (scope, allowed): submissions
         self._batch_commands = Histogram(_COMMANDS)
@@ -117,6 +119,8 @@ class Figures:
         if stored is not None:
             yield from _of_stored(stored)
         yield from self._http()
+        if self._handlers is not None:
+            yield from _of_handlers(self._handlers)
 
     def _parts(self) -> Iterator[Metric]:
         supervisor = self._fairlog.supervisor
@@ -205,6 +209,30 @@ def _of_stored(stored: Stored) -> Iterator[Metric]:
     for projection, events in stored.behind.items():
         behind.add_metric([projection], events)
     yield behind
+
+
+def _of_handlers(handlers: HandlerProcesses) -> Iterator[Metric]:
+    yield _gauge("fairlog_handlers_running", "Handlers that run here", handlers.running)
+    yield _gauge(
+        "fairlog_handlers_hanging", "Handlers that did not end, and still run", handlers.hanging
+    )
+    given_up = CounterMetricFamily(
+        "fairlog_handlers_given_up", "Handlers that did not end when told to", labels=["kind"]
+    )
+    for kind, count in handlers.given_up.copy().items():
+        given_up.add_metric([kind], count)
+    yield given_up
+    yield _gauge(
+        "fairlog_handler_processes_stalled", "Processes whose interpreter a handler holds",
+        handlers.stalled,
+    )  # fmt: skip
+    yield _counter(
+        "fairlog_handler_processes_replaced", "Processes replaced because handlers hung in them",
+        handlers.replaced,
+    )  # fmt: skip
+    yield _counter(
+        "fairlog_handler_processes_died", "Processes that died of themselves", handlers.died
+    )
 
 
 def meter(figures: Figures, app: ASGIApp) -> ASGIApp:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -17,6 +18,7 @@ from msgspec.structs import replace
 from adapters.handlers import HandlersError
 from adapters.other_process import program
 from adapters.writer_frames import frames
+from entrypoints.views import ClaimedJob
 from entrypoints.worker.execution import Ended, Execution
 from entrypoints.worker.failure import error_body
 from entrypoints.worker.handler_frames import (
@@ -38,6 +40,8 @@ from entrypoints.worker.handler_frames import (
 from entrypoints.worker.runner import handed_job
 
 _COMMAND: Final = program("entrypoints.worker.handling")
+IMPORT_SAID_SECONDS: Final = 10.0  # between two lines about imports that take long
+IMPORT_SECONDS_MAX: Final = 600.0  # while the worker runs; at its start nobody else waits
 STALLED_SECONDS: Final = 3.0  # without an answer: its interpreter is held
 _KILL_SECONDS: Final = 1.0  # from SIGTERM to SIGKILL
 _LAST_WORDS_SECONDS: Final = 0.5  # for what a process said before it died
@@ -59,7 +63,7 @@ class HandlerProcess:
         self.refused: str | None = None  # why its handlers cannot be used
         self.is_retired = False  # takes no more jobs, and ends with those it has
         self.has_ended = False
-        self.given_up = 0  # handlers that have not ended, and that nobody waits for
+        self._given_up: dict[int, Execution] = {}  # have not ended, and nobody waits for them
         self._on_change = on_change
         self._running: dict[int, Execution] = {}
         self._begun: dict[int, float] = {}  # number: time.monotonic()
@@ -67,7 +71,7 @@ class HandlerProcess:
         self._transport: asyncio.Transport | None = None
         self._outgoing: list[ToHandlers] = []
         self._decoder = from_handlers()
-        self._heard = time.monotonic()
+        self._made = self._heard = time.monotonic()
         self._is_stalled = False
         self._is_closed = False  # its end of the socket
         self._is_ending = False
@@ -85,8 +89,25 @@ class HandlerProcess:
         return self._process.pid
 
     @property
+    def age_seconds(self) -> float:
+        return time.monotonic() - self._made
+
+    @property
     def running(self) -> int:
         return len(self._running)
+
+    @property
+    def given_up(self) -> int:
+        """How many handlers have not ended although nobody waits for them any more."""
+        return len(self._given_up)
+
+    def hanging(self) -> list[ClaimedJob]:
+        """Their jobs."""
+        return [one.job for one in list(self._given_up.values())]
+
+    def begun(self) -> list[ClaimedJob]:
+        """The jobs whose handlers have begun and are waited for."""
+        return [one.job for number, one in list(self._running.items()) if number in self._begun]
 
     @property
     def is_stalled(self) -> bool:
@@ -95,6 +116,8 @@ class HandlerProcess:
 
     def wait_until_ready(self) -> Ready:
         """Block until the handlers are imported. Raises HandlersError; for before the loop."""
+        while not select.select([self._socket], [], [], IMPORT_SAID_SECONDS)[0]:
+            _log.warning("handlers_importing", pid=self.pid, seconds=round(self.age_seconds))
         frame = next(frames(self._socket, from_handlers()), None)
         if isinstance(frame, Refused):
             raise HandlersError(frame.reason)
@@ -135,14 +158,15 @@ class HandlerProcess:
         number = self._number_of(execution)
         if number is None:
             return False
-        del self._running[number]
+        self._given_up[number] = self._running.pop(number)
         self._begun.pop(number, None)
-        self.given_up += 1
         self._say(GiveUp(number))
         return True
 
     def check(self) -> None:
         """Ask whether its interpreter is free; call it about once a second."""
+        if self.ready is None and self.age_seconds > IMPORT_SECONDS_MAX:
+            self._signal(signal.SIGKILL)  # it died at its start, for whoever waits for it
         if not self._running or self.has_ended:
             self._is_stalled = False
             return
@@ -213,7 +237,7 @@ class HandlerProcess:
         execution = self._running.pop(number, None)
         self._begun.pop(number, None)
         if execution is None:
-            self.given_up -= 1  # it has ended after all
+            self._given_up.pop(number, None)  # it has ended after all
         else:
             execution.end(ended)
         self._end_if_idle()

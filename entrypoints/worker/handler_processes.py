@@ -5,6 +5,7 @@ claims, keeps leases and reports in a process of its own, without any code of th
 """
 
 import asyncio
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -12,8 +13,8 @@ from typing import Final
 
 import structlog
 
-from adapters.supervision import Part, keep_running
-from domain.identifiers import Kind
+from adapters.supervision import Part, Trouble, keep_running
+from domain.identifiers import JobId, Kind
 from entrypoints.views import ClaimedJob
 from entrypoints.worker.backoff import Backoff
 from entrypoints.worker.execution import Execution, given_up
@@ -23,6 +24,8 @@ from entrypoints.worker.handler_process import HandlerProcess
 CHECK_SECONDS: Final = 1.0
 START_PAUSE_SECONDS_MAX: Final = 30.0
 STOP_SECONDS_MAX: Final = 3.0
+NOTES_MAX: Final = 1000
+_NAMED_MAX: Final = 5
 ALONE_MAX: Final = 2  # processes at once that run one suspect each
 # A process is replaced when so many of its handlers were given up: a quarter of what it runs at
 # once, at least one. Those that it still runs are let end; the hanging ones end with the process.
@@ -44,6 +47,8 @@ class HandlerProcesses:
         self.replaced = 0  # processes, because of those
         self.died = 0  # processes, of themselves
         self.problem: str | None = None  # why no process can be started
+        self._troubled_since: float | None = None  # time.monotonic()
+        self._notes: dict[JobId, str] = {}  # of handlers that were given up, the latest last
         self._begin = begin
         self._capacity = 1 if is_one_each else concurrency
         self._processes_max = concurrency if is_one_each else 1
@@ -85,6 +90,39 @@ class HandlerProcesses:
         """Handlers that were given up and still run."""
         return sum(process.given_up for process in (*self._processes, *self._alone))
 
+    def trouble(self) -> Trouble | None:
+        """What is wrong with the handlers now; any thread may ask."""
+        reason = self._what_is_wrong()
+        if reason is None:
+            self._troubled_since = None
+            return None
+        now = time.monotonic()
+        since = self._troubled_since = self._troubled_since or now
+        return Trouble("handlers", reason, now - since)
+
+    def _what_is_wrong(self) -> str | None:
+        if self.problem is not None:
+            return f"No process for handlers can be started: {self.problem}"
+        processes = (*self._processes, *self._alone)
+        if jobs := [job for one in processes if one.is_stalled for job in one.begun()]:
+            return f"A handler holds the interpreter, one of {_named(jobs)}; the others wait."
+        if jobs := [job for one in processes for job in one.hanging()]:
+            return (
+                f"Handlers did not end when they were told to, and were given up: {_named(jobs)}. "
+                "Their process ends when what else it runs has ended."
+            )
+        return None
+
+    def note(self, job_id: JobId) -> str | None:
+        """What is known here of the job's handler that the log does not tell, in a sentence."""
+        for process in (*self._processes, *self._alone):
+            if process.is_stalled and any(job.id == job_id for job in process.begun()):
+                return (
+                    "Its handler, or one beside it, holds the interpreter of their process, which "
+                    "has not answered for some seconds."
+                )
+        return self._notes.get(job_id)
+
     def execute(self, job: ClaimedJob, began: Callable[[], None]) -> Execution:
         execution = Execution(job, began)
         self._waiting.append(execution)
@@ -109,6 +147,7 @@ class HandlerProcesses:
         for process in (*self._processes, *self._alone):
             if process.give_up(execution):
                 self.given_up[execution.job.kind] += 1
+                self._remember(execution.job, reason)
                 self._replace_if_hanging(process)
                 break
         self._place()
@@ -174,6 +213,12 @@ class HandlerProcesses:
         task = asyncio.create_task(process.attach(), name="handlers-attach")
         self._attaching.add(task)
         task.add_done_callback(self._attaching.discard)
+
+    def _remember(self, job: ClaimedJob, reason: str) -> None:
+        self._notes.pop(job.id, None)
+        self._notes[job.id] = f"Attempt {job.attempt}: {reason} It was given up."
+        if len(self._notes) > NOTES_MAX:
+            del self._notes[next(iter(self._notes))]
 
     def _replace_if_hanging(self, process: HandlerProcess) -> None:
         if process.given_up < max(1, process.capacity // _GIVEN_UP_A_PROCESS) or process.is_retired:
@@ -246,6 +291,11 @@ class HandlerProcesses:
             await asyncio.sleep(CHECK_SECONDS)
             for process in (*self._processes, *self._alone):
                 process.check()
+
+
+def _named(jobs: list[ClaimedJob]) -> str:
+    names = [f"job {job.id} of kind {job.kind!r}" for job in jobs[:_NAMED_MAX]]
+    return ", ".join(names) + (", …" if len(jobs) > _NAMED_MAX else "")
 
 
 @contextmanager

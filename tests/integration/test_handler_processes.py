@@ -155,6 +155,13 @@ def test_handlers_that_never_end_are_given_up_named_and_do_not_hold_slots(
         return any(re.search(rf'job"?[=:] ?{job}\b', line) for line in lines)
 
     wait_until(lambda: all(map(is_named, hanging)), "both are named")
+    if isinstance(worker, FairlogServer):
+        figures = client.get("/metrics").text
+        for kind in ("hang", "stubborn"):
+            assert f'fairlog_handlers_given_up_total{{kind="{kind}"}} 1.0' in figures
+        for job in hanging:
+            reasons = client.get(f"/v1/jobs/{job}/explain").json()["reasons"]
+            assert any("It was given up." in reason["text"] for reason in reasons), reasons
 
 
 def test_a_handler_that_holds_the_interpreter_costs_no_job_its_lease(working: Start) -> None:
@@ -164,12 +171,20 @@ def test_a_handler_that_holds_the_interpreter_costs_no_job_its_lease(working: St
         submit(client, "bob", kind="regular_expression_on_the_loop", payload=4)["id"],
         submit(client, "cid", kind="pid", payload=0.5)["id"],
     ]
+    if isinstance(worker, FairlogServer):
+        wait_until(lambda: "regular_expression" in handlers_trouble(client), "it is told")
     for job in jobs:
         found = ended(client, job)
         assert (found["state"], found["attempt"]) == ("done", 1)
     assert not audit(client, type="JobRequeued")
     assert "handlers_hold_interpreter" in worker.output
     assert "regular_expression" in worker.output
+
+
+def handlers_trouble(client: httpx.Client) -> str:
+    """What the server says of its handlers, though it is ready."""
+    told = client.get("/readyz").raise_for_status().json()["failing"]
+    return "".join(one["reason"] for one in told if one["part"] == "handlers")
 
 
 def test_a_handler_that_ends_its_process_fails_alone_and_its_neighbours_are_done(
@@ -180,6 +195,8 @@ def test_a_handler_that_ends_its_process_fails_alone_and_its_neighbours_are_done
     culprit = submit(client, "bob", kind="segfault", payload=None, max_attempts=1)["id"]
     error = ended(client, culprit)["error"]
     assert error["message"] == "The process that ran the handler was ended by SIGSEGV."
+    reasons = client.get(f"/v1/jobs/{culprit}/explain").json()["reasons"]
+    assert any("was ended by SIGSEGV" in reason["text"] for reason in reasons), reasons
     assert ended(client, neighbour)["state"] == "done"
     assert client.get(f"/v1/jobs/{neighbour}").json()["attempt"] == 1
     assert ended(client, submit(client, kind="quick", payload="on")["id"])["result"] == "on"
