@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import random
 import secrets
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -73,11 +74,14 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=20)
     parser.add_argument("--seed", type=int, default=None, help="draws the faults and the load")
     parser.add_argument("--database", choices=["mariadb", "sqlite"], default="mariadb")
+    parser.add_argument("--keep", type=Path, default=None, help="a folder for the servers' logs")
     given = parser.parse_args()
     seed = secrets.randbelow(10**6) if given.seed is None else given.seed
     print(f"seed {seed}, {given.minutes} minutes, {given.database}", flush=True)
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fairlog-soak-")))
+        if given.keep is not None:
+            stack.callback(_keep, folder, given.keep)
         chance = random.Random(seed)
         if given.database == "mariadb":
             mariadb = stack.enter_context(MariaDB())
@@ -147,6 +151,12 @@ def _soak(
         print("WRONG:", sentence)
     print("all agree" if not found else f"{len(found)} kinds of disagreement")
     return 1 if found else 0
+
+
+def _keep(folder: Path, kept: Path) -> None:
+    kept.mkdir(parents=True, exist_ok=True)
+    for log in folder.glob("*.log"):
+        shutil.copy(log, kept)
 
 
 def _lock(url: str, seconds: float) -> None:
