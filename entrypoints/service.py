@@ -33,7 +33,7 @@ from domain.commands import (
     WakeJobs,
 )
 from domain.decide import Answer, Claimed, JobStands, JobsWoken, LeasesHeld, Submitted
-from domain.errors import BodyMissing, FairlogError, again, alone
+from domain.errors import BodyMissing, FairlogError, LogUnavailable, again, alone
 from domain.events import JobCancelled
 from domain.identifiers import JobId, Kind, ServerId
 from domain.job import Job
@@ -194,7 +194,14 @@ class Fairlog(Questions):
                 [ReturnJob(job_id=job.id, attempt=job.attempt) for job in claimed.jobs]
             )
             return []
-        return await self._claimed(claimed.jobs)
+        try:
+            return await self._claimed(claimed.jobs)
+        except LogUnavailable:
+            if command.claim_id is None:  # else the caller asks for them again
+                await self.settle(
+                    [ReturnJob(job_id=job.id, attempt=job.attempt) for job in claimed.jobs]
+                )
+            raise
 
     async def _ask(self, command: ClaimJobs) -> Claimed:
         return await self._execute(command, Claimed)

@@ -26,6 +26,7 @@ from entrypoints.composition import (
     rebuild_projections,
     restore_indexes,
 )
+from entrypoints.diagnosis import diagnose
 from entrypoints.recovery import recover_now
 from entrypoints.service import Fairlog
 from entrypoints.verification import bookkeeping_faults, verify_log, verify_log_chain
@@ -184,7 +185,7 @@ def _summary(verified: Verified) -> str:
 @click.command()
 @database_url_option
 def doctor(database_url: str | None) -> None:
-    """Check the database's settings that Fairlog relies on.
+    """Check the database's settings that Fairlog relies on, and whether the service keeps up.
 
     Says of each whether it is right, and how to mend it if not. Exit code 1 when one is an error;
     warnings alone give 0.
@@ -197,6 +198,10 @@ def doctor(database_url: str | None) -> None:
                 worst = Level.ERROR
         if not fairlog.database.is_new and is_current(fairlog.database):
             _print_diagnosis(_of_log_time(fairlog))
+            for diagnosis in diagnose(fairlog):
+                _print_diagnosis(diagnosis)
+                if diagnosis.level is Level.ERROR:
+                    worst = Level.ERROR
     if worst is Level.ERROR:
         raise Exit(CHECK_FAILED)
 

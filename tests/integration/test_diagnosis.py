@@ -1,0 +1,61 @@
+"""What `doctor` sees of the service itself."""
+
+from collections.abc import Iterator
+from datetime import timedelta
+
+import pytest
+
+from adapters.doctor import Finding, Level
+from adapters.tables import events
+from domain.decide import Submitted
+from entrypoints.diagnosis import OVERDUE_SECONDS, diagnose
+from entrypoints.service import Fairlog
+from tests.support.core import ManualClock, do, events_in, service
+from tests.support.stories import submit
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock()
+
+
+@pytest.fixture
+def fairlog(database_url: str, clock: ManualClock) -> Iterator[Fairlog]:
+    with service(database_url, clock=clock) as running:
+        yield running
+
+
+def found(fairlog: Fairlog) -> dict[str, Finding]:
+    return {one.check: one for one in diagnose(fairlog)}
+
+
+def test_a_service_in_order_has_nothing_to_be_mended(fairlog: Fairlog) -> None:
+    do(fairlog, submit(), Submitted)
+    events_before = events_in(fairlog)
+    assert [one.level for one in found(fairlog).values()] == [Level.OK] * 3
+    assert events_in(fairlog) == events_before
+
+
+def test_a_row_behind_the_end_is_named(fairlog: Fairlog) -> None:
+    do(fairlog, submit(), Submitted)
+    with fairlog.database.write() as connection:
+        connection.execute(
+            events.insert(),
+            [{"position": events_in(fairlog) + 1, "type": "Strange", "version": 1,
+              "recorded_at": 0, "data": b"{}", "hash": bytes(32)}],
+        )  # fmt: skip
+    wrong = found(fairlog)["writes"]
+    assert wrong.level is Level.ERROR
+    assert "row at position 3" in (wrong.mend or "")
+
+
+def test_jobs_that_nobody_wakes_and_projections_that_stand_still_are_told(
+    fairlog: Fairlog, clock: ManualClock
+) -> None:
+    do(fairlog, submit(run_at=clock.now() + timedelta(seconds=1)), Submitted)
+    clock.advance(OVERDUE_SECONDS + 5)
+    wrong = found(fairlog)
+    assert {name: one.level for name, one in wrong.items()} == {
+        "writes": Level.OK, "due jobs": Level.WARNING, "following": Level.WARNING,
+    }  # fmt: skip
+    assert "activity by 2 events" in wrong["following"].found
