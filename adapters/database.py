@@ -19,7 +19,7 @@ from sqlalchemy.pool import ConnectionPoolEntry, NullPool
 from adapters import mysql_pipeline
 from adapters.database_faults import explained, is_for_everybody
 from adapters.forks import keep_from_children
-from adapters.sqlite_file import JOURNAL_BYTES_MAX, SqliteFile
+from adapters.sqlite_file import JOURNAL_BYTES_MAX, SqliteFile, journal_bytes
 from domain.errors import FairlogError, LogUnavailable
 
 # A caller hears within 5 s that the database is away: one statement that hangs, then one connect.
@@ -127,6 +127,20 @@ class Database:
                 driver = connection.connection.driver_connection
                 assert isinstance(driver, sqlite3.Connection)
                 driver.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
+    def shrink_journal(self) -> None:
+        """Give back the disk that SQLite's write-ahead log took while a reader or a large
+        transaction kept it from beginning anew. Waits for nobody: where one still does, the next
+        call may be luckier.
+        """
+        if self._file is None or journal_bytes(self._file.path) <= JOURNAL_BYTES_MAX:
+            return
+        with translated(), _used(connect(self._reading)) as connection:
+            driver = connection.connection.driver_connection
+            assert isinstance(driver, sqlite3.Connection)
+            driver.execute("PRAGMA busy_timeout = 0").fetchall()
+            driver.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()  # the long part
+            driver.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
     def close(self) -> None:
         self._beside.dispose()

@@ -86,9 +86,8 @@ def _wired(
         Follower(SnapshotsProjection(log.read), read, *access),
         Follower(MerkleProjection(), leaves, *access, events_a_batch=LEAVES_A_BATCH),
     ]  # fmt: skip
-    return Fairlog(
-        database, log, writer, policy_of(settings), Following(following, supervisor), supervisor
-    )
+    follows = Following(following, supervisor, database.shrink_journal)
+    return Fairlog(database, log, writer, policy_of(settings), follows, supervisor)
 
 
 def policy_of(settings: Settings) -> Policy:

@@ -5,13 +5,15 @@ It is woken by what this process writes; what others write it finds by a slow lo
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 import structlog
 from sqlalchemy.engine import Connection
 
 from adapters.supervision import Part, Supervisor, supervise
+from domain.errors import FairlogError
 from domain.events import Recorded
 from domain.stored_log import Leaf
 from projections.follower import E, Follower, NoCheckpoint, Read
@@ -70,8 +72,13 @@ class Following:
     tried again and again, and the others are brought on meanwhile.
     """
 
-    def __init__(self, followers: Sequence[Follower[Any]], supervisor: Supervisor) -> None:
+    def __init__(
+        self, followers: Sequence[Follower[Any]], supervisor: Supervisor,
+        tidy_up: Callable[[], None] = lambda: None,
+    ) -> None:  # fmt: skip
+        """`tidy_up` is called between two rounds; what it raises of ours is left for the next."""
         self.followers = followers
+        self._tidy_up = tidy_up
         self._supervisor = supervisor
         self._news = threading.Event()
         self._stopping = threading.Event()
@@ -113,6 +120,8 @@ class Following:
             for follower, part in parts.items():
                 if time.monotonic() >= rests_until[follower] and not self._step(follower, part):
                     rests_until[follower] = time.monotonic() + _TROUBLE_SECONDS
+            with suppress(FairlogError):
+                self._tidy_up()
             loop.works()
 
     def _step(self, follower: Follower[Any], part: Part) -> bool:

@@ -12,12 +12,13 @@ from sqlalchemy import make_url
 
 from adapters.database import Database
 from adapters.server_lock import ServerLock
+from adapters.sqlite_file import JOURNAL_BYTES_MAX
 from domain.commands import SubmitJob
 from domain.decide import Submitted
 from domain.errors import LogFileReplaced, LogUnavailable
 from domain.identifiers import JobId
 from entrypoints.service import Fairlog
-from tests.support.core import do, events_in, execute_now, service
+from tests.support.core import do, events_in, execute_now, service, wait_until
 from tests.support.server import AppServer, problem, submit
 from tests.support.stories import ALICE, ECHO, body
 
@@ -175,3 +176,28 @@ def test_a_file_that_was_there_keeps_its_rights(database_url: str) -> None:
     with service(database_url) as fairlog:
         submitted(fairlog, 1)
     assert stat.S_IMODE(file_of(database_url).stat().st_mode) == 0o640
+
+
+def test_a_write_ahead_log_that_a_reader_kept_from_beginning_anew_is_given_back(
+    database_url: str,
+) -> None:
+    journal = beside(file_of(database_url), "-wal")
+    with service(database_url) as fairlog:
+        with fairlog.database.read() as connection:
+            fairlog.log.position(connection)  # from here on it sees the database as it is now
+            while journal.stat().st_size <= JOURNAL_BYTES_MAX:
+                do(
+                    fairlog,
+                    SubmitJob(
+                        user_id=ALICE,
+                        kind=ECHO,
+                        payload=body([journal.stat().st_size, "x" * 900_000]),
+                    ),
+                    Submitted,
+                )
+                submitted(fairlog, journal.stat().st_size)
+            fairlog.database.shrink_journal()
+            assert journal.stat().st_size > JOURNAL_BYTES_MAX
+        fairlog.following.start()
+        wait_until(lambda: journal.stat().st_size <= JOURNAL_BYTES_MAX, "the disk is given back")
+        submitted(fairlog, -1)
