@@ -288,7 +288,7 @@ class ClockInDoubt(LogUnavailable):
 
 
 class QueueFull(FairlogError):
-    """Too many commands are waiting to be written; nothing of this one was recorded."""
+    """Too much is waiting, to be written or to be read; nothing of this one was recorded."""
 
     nothing_was_recorded = True
 

@@ -49,7 +49,7 @@ async def retry_jobs(fairlog: Fairlog, wish: RetryWish, below: int | None) -> Re
     up comes again with the next cursor. Raises `LogUnavailable` and its like; what was started
     again by then no longer matches.
     """
-    found = await fairlog.read(lambda connection: _find(connection, wish, below))
+    found = await fairlog.read_long(lambda connection: _find(connection, wish, below))
     outcomes = await retry_all(fairlog, found.jobs)
     retried: list[JobId] = []
     later: list[JobId] = []

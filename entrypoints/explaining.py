@@ -30,7 +30,7 @@ ExplanationView = dict[str, Any]
 
 async def explain_job(fairlog: Fairlog, job_id: JobId) -> ExplanationView:
     """`{"job_id", "state", "summary", "reasons"}`. Raises `UnknownJob`."""
-    facts = await fairlog.read(lambda connection: facts_of(fairlog, connection, job_id))
+    facts = await fairlog.read_long(lambda connection: facts_of(fairlog, connection, job_id))
     explained = explain(facts)
     return {
         "job_id": job_id,

@@ -17,6 +17,7 @@ from domain.errors import BodyMissing, InvalidInput, LogUnavailable, UnknownJob
 from domain.identifiers import GLOBAL, JobId, Kind, UserId
 from domain.job import Job, State
 from domain.policy import Policy
+from entrypoints.long_reads import LongReads
 from entrypoints.pages import (
     ERRORS_IN_SHORT,
     EVERYTHING,
@@ -70,6 +71,7 @@ class Questions:
         self.jobs = JobQueries(registry.current("jobs"))
         self.line = LineQueries(registry.current("line"))
         self.windows = WindowQueries(registry.current("windows"))
+        self._long_reads = LongReads()
         self._readers = ThreadPoolExecutor(READ_THREADS, thread_name_prefix="fairlog-read")
 
     async def read(self, query: Callable[[Connection], T]) -> T:
@@ -89,6 +91,10 @@ class Questions:
             raise LogUnavailable(f"{_NO_ANSWER} The request can be sent again.") from None
         finally:
             timer.cancel()
+
+    async def read_long(self, query: Callable[[Connection], T]) -> T:
+        """`read` for what may take long; others do not wait behind it. Raises `QueueFull`, too."""
+        return await self._long_reads.ask(self.read_now, query)
 
     def read_now(self, query: Callable[[Connection], T]) -> T:
         """`read` for a caller without an event loop; blocks."""

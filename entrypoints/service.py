@@ -95,6 +95,7 @@ class Fairlog(Questions):
         self.writer.stop()
         self.following.stop()
         self._readers.shutdown()
+        self._long_reads.stop()
         self.database.close()
 
     def release_listeners(self) -> None:

@@ -65,7 +65,7 @@ async def body(
         found = _job(desk, connection, wanted)
         return _bodies(connection, found, is_erased=found.erased_at is not None).get(name)
 
-    data = await desk.fairlog.read(query)
+    data = await desk.fairlog.read_long(query)
     return Response(
         (data or b"null").decode(), media_type="text/plain",
         headers={"Content-Disposition": "inline"}, status_code=200 if data is not None else 404,

@@ -72,7 +72,7 @@ async def find(job_id: Annotated[str, QueryParameter(name="id")] = "") -> Redire
 
 async def _kinds(desk: Desk) -> list[Kind]:
     """For the form around the jobs, which a page that renews them has already."""
-    found = await desk.fairlog.read(
+    found = await desk.fairlog.read_long(
         lambda connection: desk.fairlog.line.kinds(connection, _KINDS_OFFERED)
     )
     return [kind for kind, _ in found]

@@ -135,7 +135,7 @@ class JobController(Controller):
         if as_of is None:
             return await fairlog.job(wanted)
         then, past = validation.as_of(as_of), TimeTravel(fairlog)
-        return await fairlog.read(lambda connection: past.job(connection, wanted, then))
+        return await fairlog.read_long(lambda connection: past.job(connection, wanted, then))
 
     @get("/{job_id:int}/events")
     async def history(

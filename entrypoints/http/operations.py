@@ -41,4 +41,4 @@ async def stats(
     if as_of is None:
         return await fairlog.stats()
     then, past = validation.as_of(as_of), TimeTravel(fairlog)
-    return await fairlog.read(lambda connection: past.state(connection, then))
+    return await fairlog.read_long(lambda connection: past.state(connection, then))
