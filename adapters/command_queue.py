@@ -127,9 +127,7 @@ class CommandQueue:
     def wait(self, seconds_max: float | None) -> bool:
         """Wait until `take` would not block; returns False when nothing came for so long."""
         with self._changed:
-            return self._changed.wait_for(
-                lambda: bool(self._waiting) or self._is_closed, seconds_max
-            )
+            return self._changed.wait_for(lambda: bool(self) or self._is_closed, seconds_max)
 
     def take(self) -> list[Pending]:
         """All that waits, up to the bounds of a batch; blocks for the first. Empty: closed."""

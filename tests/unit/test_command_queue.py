@@ -36,3 +36,9 @@ def test_reports_that_wait_are_refused_with_the_rest_and_wake_the_writer() -> No
     assert not queue
     queue.put(report(1))
     assert [one.command for one in queue.take()] == [report(1)]
+
+
+def test_a_report_alone_ends_the_wait_of_the_writer() -> None:
+    queue = CommandQueue()
+    queue.put(report(1))
+    assert queue.wait(0)
