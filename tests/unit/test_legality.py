@@ -10,6 +10,7 @@ from domain.decide import Fact
 from domain.events import (
     EVENT_TYPES,
     CancelReason,
+    EndReason,
     Event,
     FailureReason,
     LeasesExtended,
@@ -36,6 +37,8 @@ from tests.support.stories import (
     SUBMITTED,
     WORKER,
     admitted,
+    attempt_begun,
+    attempt_ended,
     cancelled,
     claim,
     complete,
@@ -50,10 +53,12 @@ from tests.support.stories import (
     started,
     submit,
     submitted,
+    worker_missed,
 )
 from tests.unit.test_events import any_of
 
 STARTED = started()
+CANCELLED = cancelled("running", attempt=1, worker=WORKER)
 AGAIN = requeued(RequeueReason.RETRIED, 0, was_cancelled=True)
 SCHEDULED = submitted(run_at=at(10))
 EXPIRING = submitted(expires_at=at(10))
@@ -103,6 +108,32 @@ LIVES = {
     "came due": given(SCHEDULED, after(10)).when(WakeJobs(jobs=[JOB])),
     "expired": given(EXPIRING, after(10)).when(WakeJobs(jobs=[JOB])),
     "cancelled while it ran": given(SUBMITTED, STARTED).when(CancelJob(job_id=JOB)),
+    "cancelled while it ran, and let go of": given(SUBMITTED, STARTED).when(
+        CancelJob(job_id=JOB)
+    ).so.when(give_back()),
+    "cancelled while it ran, and its place held on to": given(SUBMITTED, STARTED).when(
+        CancelJob(job_id=JOB)
+    ).so.after(20).when(ExtendLeases(worker=WORKER, jobs=[(JOB, 1)])),
+    "cancelled while it ran, and never heard of again": given(SUBMITTED, STARTED).when(
+        CancelJob(job_id=JOB)
+    ).so.after(30).when(WakeJobs(jobs=[JOB])),
+    "claimed ahead, begun, and reported too late": given(TIMED).when(claim(begins=0)).so.when(
+        ExtendLeases(worker=WORKER, jobs=[(JOB, 1)], begun=((JOB, 1),))
+    ).so.after(5).when(fail()),
+    "given back eleven times": given(
+        SUBMITTED, *[event for attempt in range(1, 12) for event in (
+            started(attempt), requeued(RequeueReason.GIVEN_BACK, attempt, attempt + 3)
+        )]
+    ).when(claim()),
+    "lost with another, and alone": given(
+        SUBMITTED, STARTED, submitted(payload=2), started(), after(30),
+    ).when(WakeJobs(jobs=[JOB, JobId(3)])).so.when(claim(2)).so.after(30).when(
+        WakeJobs(jobs=[JOB])
+    ),
+    "lost one after the other": given(
+        SUBMITTED, STARTED, submitted(payload=2), after(10), started(lease_expires_at=at(40)),
+        after(20),
+    ).when(WakeJobs(jobs=[JOB, JobId(3)])).so.after(10).when(WakeJobs(jobs=[JobId(3)])),
     "held on to": given(SUBMITTED, STARTED, after(20)).when(
         ExtendLeases(worker=WORKER, jobs=[(JOB, 1)])
     ),
@@ -156,6 +187,18 @@ ILLEGAL: list[tuple[list[Happened], Event | Fact, str]] = [
     ([EXPIRING], cancelled(reason=CancelReason.EXPIRED), "its expiry had not come"),
     ([EXPIRING, STARTED, after(10)], cancelled(was="running", reason=CancelReason.EXPIRED),
      "after it had been started"),
+    ([SUBMITTED, STARTED, failed()], attempt_begun(), "was failed, not running"),
+    ([SUBMITTED, STARTED], attempt_begun(), "had begun already"),
+    ([SUBMITTED, STARTED, cancelled("running")], attempt_ended(), "held no place any more"),
+    ([SUBMITTED, STARTED, CANCELLED], attempt_ended(EndReason.LEASE_LOST), "lease had not come"),
+    ([SUBMITTED, STARTED, CANCELLED], extended((1, 1), worker=OTHER_WORKER), "another worker held"),
+    ([SUBMITTED, STARTED], replace(CANCELLED, attempt=2), "ends attempt 2"),
+    ([SUBMITTED, STARTED], replace(failed(), holds_place=True), "and it holds a place"),
+    ([SUBMITTED], worker_missed(), "was queued, not running"),
+    ([SUBMITTED], started(alone=True), "was no suspect"),
+    ([SUBMITTED, STARTED, after(30), requeued(RequeueReason.LEASE_LOST, suspect=True),
+      started(2, lease_expires_at=at(60)), after(30)],
+     requeued(RequeueReason.LEASE_LOST, 2, 4), "up to 4, not 3"),
     ([SUBMITTED], extended((1, 0)), "was queued"),
     ([SUBMITTED, STARTED], extended((1, 2)), "another attempt of job 1 than the latest, 1"),
     ([SUBMITTED, STARTED], extended((1, 1), worker=OTHER_WORKER), "another worker held"),
