@@ -260,7 +260,9 @@ def in_spite_of(
             error = command.error if isinstance(command, FailJob) else None
             return [_timed_out(job, policy, now, error, has_ended=True)]
         case CompleteJob(attempt=attempt) | FailJob(attempt=attempt) | ReturnJob(attempt=attempt):
-            if job.ending_attempt(attempt) is not None:
+            place = job.ending_attempt(attempt)
+            sender = command.worker if isinstance(command, ReturnJob) else None
+            if place is not None and sender in {None, place.worker}:
                 return [_ended(job, attempt, EndReason.REPORTED)]
         case _:
             pass

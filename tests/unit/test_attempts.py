@@ -1,5 +1,7 @@
 """Attempts: when their handlers begin and end, which of them count, and who runs alone."""
 
+from msgspec.structs import replace
+
 from domain.commands import CancelJob, ExtendLeases, RecoverJobs, RetryJob, WakeJobs
 from domain.decide import Claimed, LeasesHeld
 from domain.errors import NotTheCurrentAttempt, TimeWasUp
@@ -285,6 +287,8 @@ def test_a_cancelled_attempt_ends_when_its_worker_says_so() -> None:
     assert told.job(1).state is State.CANCELLED
     for report in (complete(), fail(), give_back()):
         told.when(report).then_refused(NotTheCurrentAttempt, attempt_ended())
+    by_another = replace(give_back(), worker=OTHER_WORKER)
+    told.when(by_another).then_refused(NotTheCurrentAttempt)
     ended = told.when(give_back()).so
     ended.when(give_back()).then_refused(NotTheCurrentAttempt)
     lost = told.after(30).when(WAKE).then(attempt_ended(EndReason.LEASE_LOST))
