@@ -10,6 +10,8 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
+import structlog
+
 from adapters.writer import BatchWritten
 from domain.commands import ReportRefusals, RetryJob, SubmitJob
 from domain.decide import Answer
@@ -21,13 +23,15 @@ from domain.moments import to_micros
 from domain.ports import Clock
 
 _OPENS: Final = {LimitChanged.__name__}
-# From the end of a round to the begin of the next, give or take a fifth. A refusal waits so long
-# and for the round under way, then for the writer, which takes reports before all that waits.
+# Between two rounds, give or take a fifth. A refusal waits so long at most, then for the writer,
+# which takes reports before all else that waits; not for the round before.
 REPORT_SECONDS: Final = 0.45
-# Three rounds at most fall into any one second, and on average 120 users are reported in it.
 REPORTS_A_ROUND_MAX: Final = 60
+REPORTS_A_SECOND_MAX: Final = 190  # of which the log tells, however many rounds end at once
 WATCH_SECONDS: Final = 0.2  # between two looks for limits that others changed, give or take a fifth
 _LAST_REPORTS_AT_ONCE: Final = 2_000  # when the server stops; the queue takes ten times as many
+
+_log = structlog.get_logger()
 
 
 class Doorkeeper:
@@ -46,7 +50,9 @@ class Doorkeeper:
         self._door = Door()
         self._changes = 0  # limit changes seen
         self._latest_seen = 0  # position of one made by any process
-        self._round: asyncio.Future[None] | None = None  # the latest
+        self._rounds: set[asyncio.Future[None]] = set()  # under way
+        self._under_way = 0  # reports, of these rounds
+        self._recent: list[tuple[float, int]] = []  # tick and reports of rounds that have ended
 
     async def submit(self, command: SubmitJob) -> Answer:
         """Ask the log, unless it is known what it would say. Raises `RateLimited`."""
@@ -75,14 +81,29 @@ class Doorkeeper:
             self._changes += 1
             self._door.open_all()
 
-    async def report(self) -> None:
-        """Have the counts that wait longest recorded.
+    async def begin_report(self) -> None:
+        """`report` without waiting for the log: the next round would come late."""
+        self._begin_round().add_done_callback(_log_failure)
 
-        For use by one caller at a time. When that is cancelled, the round goes on without it.
-        """
-        reports = self._door.take_reports(REPORTS_A_ROUND_MAX)
-        self._round = asyncio.ensure_future(self._record(reports))
-        await asyncio.shield(self._round)
+    async def report(self) -> None:
+        """Have the counts that wait longest recorded. When it is cancelled, that goes on."""
+        await asyncio.shield(self._begin_round())
+
+    def _begin_round(self) -> asyncio.Future[None]:
+        self._recent = [one for one in self._recent if 0 <= self._tick() - one[0] < 1]
+        # An event's time lies between the begin and the end of its round, so no second has more.
+        room = REPORTS_A_SECOND_MAX - self._under_way - sum(count for _, count in self._recent)
+        reports = self._door.take_reports(max(0, min(REPORTS_A_ROUND_MAX, room)))
+        round_ = asyncio.ensure_future(self._record(reports))
+        self._rounds.add(round_)
+        self._under_way += len(reports)
+        round_.add_done_callback(lambda _: self._end_round(round_, len(reports)))
+        return round_
+
+    def _end_round(self, round_: asyncio.Future[None], reports: int) -> None:
+        self._rounds.discard(round_)
+        self._under_way -= reports
+        self._recent.append((self._tick(), reports))
 
     async def watch_limits(self) -> None:
         """Look whether another process changed a limit, while anybody is refused here."""
@@ -95,8 +116,8 @@ class Doorkeeper:
 
     async def report_all(self) -> None:
         """Have every count recorded, however many: the process is about to end."""
-        if self._round is not None:  # its caller may have been cancelled
-            await asyncio.wait([self._round])
+        if self._rounds:
+            await asyncio.wait(self._rounds)
         while reports := self._door.take_reports(_LAST_REPORTS_AT_ONCE):
             await self._record(reports)
 
@@ -117,3 +138,9 @@ class Doorkeeper:
         if self._clock is not None:
             return to_micros(self._clock.now()) / 1e6
         return time.monotonic()
+
+
+def _log_failure(round_: asyncio.Future[None]) -> None:
+    error = None if round_.cancelled() else round_.exception()
+    if error is not None:
+        _log.warning("report_failed", reason=str(error) or type(error).__name__)

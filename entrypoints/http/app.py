@@ -53,7 +53,7 @@ def create_app(
         fairlog.tail.start()
         chores = [
             _chore(fairlog, "due_jobs", fairlog.wake_due_jobs, CLOCK_SECONDS),
-            _chore(fairlog, "refusal_reports", fairlog.door.report, REPORT_SECONDS),
+            _chore(fairlog, "refusal_reports", fairlog.door.begin_report, REPORT_SECONDS),
             _chore(fairlog, "limit_changes", fairlog.door.watch_limits, WATCH_SECONDS),
         ]
         worker = EmbeddedWorker(fairlog, executor, workers, server_id) if executor else None
