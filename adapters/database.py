@@ -13,7 +13,7 @@ from weakref import WeakSet
 import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.engine import URL, Connection, Engine, make_url
-from sqlalchemy.exc import DisconnectionError
+from sqlalchemy.exc import DBAPIError, DisconnectionError
 from sqlalchemy.pool import ConnectionPoolEntry, NullPool
 
 from adapters import mysql_pipeline
@@ -79,8 +79,10 @@ class Database:
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
-        """A connection for queries. Raises `LogUnavailable` when the database is away."""
-        with translated(), _used(connect(self._reading)) as connection:
+        """A connection for queries. Raises `LogUnavailable` for whatever the database refuses: a
+        query holds nothing that a user could have put better.
+        """
+        with translated(is_read=True), _used(connect(self._reading)) as connection:
             yield connection
 
     @contextmanager
@@ -239,14 +241,16 @@ def connect(engine: Engine) -> Connection:
 
 
 @contextmanager
-def translated() -> Iterator[None]:
-    """Turn an error of the database into `LogUnavailable` when trying again later may help."""
+def translated(*, is_read: bool = False) -> Iterator[None]:
+    """Turn an error of the database into `LogUnavailable` when trying again later may help, as it
+    may for any error of a query (`is_read`).
+    """
     try:
         yield
     except FairlogError:
         raise
     except Exception as error:
-        if not is_for_everybody(error):
+        if not (is_for_everybody(error) or (is_read and isinstance(error, DBAPIError))):
             raise
         raise LogUnavailable(f"{explained(error)} The request can be sent again.") from error
 

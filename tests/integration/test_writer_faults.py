@@ -232,3 +232,14 @@ def test_nothing_that_is_raised_ends_the_writer(
             assert isinstance(outcome, FairlogError), outcome
         assert raised >= 3
     assert_goes_on(fairlog)
+
+
+def test_a_query_that_any_error_stops_can_be_sent_again(proxy: FaultProxy) -> None:
+    with service(proxy.url) as fairlog:
+        do(fairlog, submit(), Submitted)
+        for number in random.Random(7).sample(ERROR_NUMBERS, 40):
+            proxy.fail("FROM log_head", number, times=10)
+            with pytest.raises(LogUnavailable, match="sent again"):
+                fairlog.read_now(fairlog.log.position)
+            proxy.recover()
+            assert fairlog.read_now(fairlog.log.position) == 2
