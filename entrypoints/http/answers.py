@@ -15,7 +15,13 @@ Headers = Sequence[tuple[bytes, bytes]]
 
 JSON: Final = b"application/json"
 PROBLEM: Final = b"application/problem+json"
+# Every answer has these, but where it has others of the same names; see `EdgeApp`.
+SAFE_FIELDS: Final = ((b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store"))
 _encode = msgspec.json.Encoder().encode
+
+
+class SafeHeaders(list[tuple[bytes, bytes]]):
+    """Header fields with SAFE_FIELDS among them."""
 
 
 class JsonAnswer(ASGIResponse):
@@ -30,11 +36,14 @@ class JsonAnswer(ASGIResponse):
     ) -> None:
         self._status = status
         self._body = _encode(value)
-        self._headers = [
-            (b"content-type", media_type),
-            (b"content-length", b"%d" % len(self._body)),
-            *headers,
-        ]
+        self._headers = SafeHeaders(
+            (
+                (b"content-type", media_type),
+                (b"content-length", b"%d" % len(self._body)),
+                *SAFE_FIELDS,
+                *headers,
+            )
+        )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
         await send(

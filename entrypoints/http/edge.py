@@ -1,6 +1,7 @@
 """What holds for every request before any route sees it, and for every answer on its way out."""
 
 import re
+from collections import Counter
 from collections.abc import Iterable
 from functools import lru_cache
 from http import HTTPStatus
@@ -8,10 +9,10 @@ from typing import Any, Final
 
 import structlog
 from litestar import Litestar
-from litestar.types import HTTPScope, Message, Receive, Send
+from litestar.types import HTTPScope, Message
 
 from entrypoints.host_names import is_asked_by_name
-from entrypoints.http.answers import PROBLEM, JsonAnswer
+from entrypoints.http.answers import PROBLEM, SAFE_FIELDS, JsonAnswer, SafeHeaders
 from entrypoints.http.problems import http_problem
 
 PATH_BYTES_MAX: Final = 1024  # a user id of 255 bytes, each written with three
@@ -22,7 +23,6 @@ SINGLE_FIELDS: Final = frozenset(
         b"idempotency-key", b"last-event-id", b"origin", b"sec-fetch-site", b"x-fairlog-position",
     }
 )  # fmt: skip
-_SAFE_FIELDS: Final = ((b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store"))
 # Paths that end in a name that somebody has chosen. All others need no percent-encoding.
 _NAMED: Final = (b"/v1/limits/", b"/v1/kinds/")
 _PATH: Final = re.compile(rb"/(?:[A-Za-z0-9._~-]+(?:/[A-Za-z0-9._~-]+)*)?")
@@ -41,12 +41,9 @@ class EdgeApp(Litestar):
     served_names: frozenset[str] | None = None  # see `hosts_of`
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:  # noqa: ANN401 (ASGI's shapes)
-        if scope["type"] == "http":
-            await self._answer(scope, receive, send)
-        else:
+        if scope["type"] != "http":
             await super().__call__(scope, receive, send)
-
-    async def _answer(self, scope: HTTPScope, receive: Receive, send: Send) -> None:
+            return
         is_head = scope["method"] == "HEAD"
         started = ended = False
 
@@ -68,7 +65,7 @@ class EdgeApp(Litestar):
             return
         try:
             # Whatever can be asked for can be asked about.
-            asked = {**scope, "method": "GET"} if is_head else scope
+            asked: Any = {**scope, "method": "GET"} if is_head else scope
             await super().__call__(asked, receive, answering)
         except Exception:
             _log.exception("request_failed")
@@ -81,19 +78,18 @@ class EdgeApp(Litestar):
 
 def refusal(scope: HTTPScope, names: frozenset[str] | None) -> dict[str, Any] | None:
     """Return the problem with a request's head, if there is one that no route could excuse."""
-    seen: set[bytes] = set()
-    for name, value in scope["headers"]:
-        if name in SINGLE_FIELDS:
-            if name in seen:
-                detail = f"The header {name.decode()} is there more than once; send one."
-                return http_problem(HTTPStatus.BAD_REQUEST, detail)
-            seen.add(name)
-            if name == b"host" and names is not None and not is_asked_by_name(value, names):
-                detail = (
-                    "This server is not asked by that name; use the address that it listens on, or "
-                    "start it with --allowed-host NAME."
-                )
-                return http_problem(HTTPStatus.MISDIRECTED_REQUEST, detail)
+    headers = scope["headers"]
+    fields = dict(headers)
+    if len(fields) != len(headers) and (twice := _sent_twice(headers)):  # type: ignore[arg-type]  # it is a list
+        detail = f"The header {twice.decode()} is there more than once; send one."
+        return http_problem(HTTPStatus.BAD_REQUEST, detail)
+    host = fields.get(b"host")
+    if host is not None and names is not None and not is_asked_by_name(host, names):
+        detail = (
+            "This server is not asked by that name; use the address that it listens on, or "
+            "start it with --allowed-host NAME."
+        )
+        return http_problem(HTTPStatus.MISDIRECTED_REQUEST, detail)
     if not is_canonical(scope["raw_path"]):
         detail = (
             "There is nothing at this address: a path is written in one way, like /v1/jobs/42, "
@@ -101,6 +97,12 @@ def refusal(scope: HTTPScope, names: frozenset[str] | None) -> dict[str, Any] | 
         )
         return http_problem(HTTPStatus.NOT_FOUND, detail)
     return None
+
+
+def _sent_twice(headers: Iterable[tuple[bytes, bytes]]) -> bytes | None:
+    """Return one of the single fields that is not."""
+    sent = Counter(name for name, _ in headers)
+    return next((name for name in SINGLE_FIELDS if sent[name] > 1), None)
 
 
 @lru_cache
@@ -123,5 +125,7 @@ def is_canonical(path: bytes) -> bool:
 
 def _with_safe_fields(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
     """Without them a browser guesses what an answer is, and caches keep it."""
+    if isinstance(headers, SafeHeaders):
+        return headers
     given = {name for name, _ in headers}
-    return [*headers, *(field for field in _SAFE_FIELDS if field[0] not in given)]
+    return [*headers, *(field for field in SAFE_FIELDS if field[0] not in given)]

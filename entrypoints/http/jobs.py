@@ -22,7 +22,7 @@ from entrypoints.http.answers import JsonAnswer, encoded
 from entrypoints.http.paging import limit_of, page_cursor, position_of
 from entrypoints.http.problems import Problem, problem_of, refusal_answer
 from entrypoints.http.rate_limit_fields import rate_limit_fields
-from entrypoints.http.reading import off_the_loop, read_json, size_of
+from entrypoints.http.reading import BYTES_ON_THE_LOOP_MAX, off_the_loop, read_json, size_of
 from entrypoints.http.requests import BulkRetry, Submission, SubmissionBatch
 from entrypoints.pages import included_of
 from entrypoints.retries import retry as retry_job
@@ -73,7 +73,18 @@ class JobController(Controller):
     ) -> JsonAnswer:
         """Accept a job. Sent again with the same key, it changes nothing."""
         key = _unquoted(idempotency_key)
-        command = await off_the_loop(size_of(data.payload), lambda: data.to_command(key))
+        # Checked without making what a refusal does not need.
+        if (
+            fairlog.door.is_closed_to_any
+            and data.has_plain_payload()
+            and (known := fairlog.door.refuse(data.check(key)))
+        ):
+            return refusal_answer(known)
+        size = memoryview(data.payload).nbytes
+        if size <= BYTES_ON_THE_LOOP_MAX:
+            command = data.to_command(key)
+        else:
+            command = await off_the_loop(size, lambda: data.to_command(key))
         # Asked only now: what is not valid is told so, and never counted as refused in the log.
         if known := fairlog.door.refuse(command.user_id):
             return refusal_answer(known)

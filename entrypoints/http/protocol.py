@@ -70,7 +70,6 @@ class Clients:
         self._awaited.pop(one, None)
 
     def await_request(self, one: "BoundedProtocol") -> None:
-        self._awaited.pop(one, None)
         self._awaited[one] = None
 
     def has_come(self, one: "BoundedProtocol") -> None:
@@ -103,7 +102,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
         super().connection_made(transport)
         self.body_bytes = 0  # of requests that are not answered yet
-        self._head_bytes = self._head_fields = 0
+        self._head_bytes = 0  # that have come since a head was complete
         self._is_in_head = False
         self._is_refused = False
         self._refusal = (HTTPStatus.BAD_REQUEST, "This is no HTTP request.")
@@ -127,40 +126,36 @@ class BoundedProtocol(HttpToolsProtocol):
             return
         if self._due == math.inf and (self.cycle is None or self.cycle.response_complete):
             self._due = self.loop.time() + self.clients.bounds.request_seconds
-        was_in_head = self._is_in_head
+        self._head_bytes += len(data)
         super().data_received(data)
         # A field is told only when it is whole: what has come of one so far is in these bytes.
-        if was_in_head and self._is_in_head:
-            self._head_bytes += len(data)
-            if self._head_bytes > HEAD_BYTES_MAX:
-                self._refuse(*_TOO_LARGE)
+        if self._is_in_head and self._head_bytes > HEAD_BYTES_MAX:
+            self._refuse(*_TOO_LARGE)
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self._head_bytes = self._head_fields = 0
         self._is_in_head = True
         if self._due == math.inf:
             self._due = self.loop.time() + self.clients.bounds.request_seconds
-        self.clients.await_request(self)
 
-    def on_url(self, url: bytes) -> None:
-        super().on_url(url)
+    def on_headers_complete(self) -> None:
+        self._is_in_head = False
         if len(self.url) > URL_BYTES_MAX:
             self._stop_parsing(
                 HTTPStatus.REQUEST_URI_TOO_LONG,
                 f"The address is longer than {URL_BYTES_MAX} bytes.",
             )
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        self._head_bytes += len(name) + len(value)
-        self._head_fields += 1
-        if self._head_bytes > HEAD_BYTES_MAX or self._head_fields > FIELDS_MAX:
+        if len(self.headers) > FIELDS_MAX or (
+            self._head_bytes > HEAD_BYTES_MAX and self._is_head_too_large()
+        ):
             self._stop_parsing(*_TOO_LARGE)
-        super().on_header(name, value)
-
-    def on_headers_complete(self) -> None:
-        self._is_in_head = False
+        self._head_bytes = 0
         super().on_headers_complete()
+
+    def _is_head_too_large(self) -> bool:
+        """Add it up only where so much has come: other bytes of the chunk are no part of it."""
+        fields = sum(len(name) + len(value) for name, value in self.headers)
+        return len(self.url) + fields > HEAD_BYTES_MAX
 
     def on_body(self, body: bytes) -> None:
         if self._is_refused:
@@ -174,12 +169,14 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         super().on_message_complete()
+        self._head_bytes = 0  # a body's are none
         if not self._is_refused:
             self._due = math.inf
             self.clients.has_come(self)
 
     def on_response_complete(self) -> None:
-        self._let_go_of_bodies()
+        if self.body_bytes:
+            self._let_go_of_bodies()
         if not self.pipeline and not self._is_refused:
             self.clients.await_request(self)
         super().on_response_complete()

@@ -28,6 +28,8 @@ class StrictRequest(Request[Any, Any, Any]):
         field = self.route_handler.parsed_data_field
         expected = Any if field is None else field.annotation
         body = await self.body()
+        if len(body) <= BYTES_ON_THE_LOOP_MAX:
+            return _read(body, expected)
         return await off_the_loop(len(body), lambda: _read(body, expected))
 
 

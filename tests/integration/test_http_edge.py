@@ -61,7 +61,10 @@ def test_head_of_what_is_not_there_or_takes_no_get_says_so(client: httpx.Client)
     assert client.head("/v1/jobs/999999").status_code == 404
     assert client.head("/nowhere").status_code == 404
     refused = client.head("/v1/claims")
-    assert (refused.status_code, refused.headers["Allow"]) == (405, "POST, OPTIONS")
+    assert (refused.status_code, set(refused.headers["Allow"].split(", "))) == (
+        405,
+        {"POST", "OPTIONS"},
+    )
     assert "HEAD" in client.delete("/v1/jobs").headers["Allow"]
 
 
