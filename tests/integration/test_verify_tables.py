@@ -211,7 +211,7 @@ def test_what_follows_a_log_that_was_restored_and_went_on_begins_anew(
     end = fairlog.read_now(fairlog.log.position)
     intruder.cut_off(end - 5)
     with service(database_url) as (restored, clock):
-        clock.advance(600)
+        clock.advance(86_400)
         for number in range(10):  # beyond where the checkpoints are
             do(restored, SubmitJob(user_id=ALICE, kind=ECHO, payload=body(f"new {number}")))
         assert restored.read_now(restored.log.position) > end
