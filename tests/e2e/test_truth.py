@@ -88,7 +88,8 @@ def live_eventfully(client: httpx.Client) -> None:
         lambda: client.get(f"/v1/jobs/{retried['id']}").json()["state"] == "queued",
         "the failed attempt is due again",
     )
-    client.post(f"/v1/jobs/{failed['id']}/retry")
+    client.put("/v1/limits/bob", json={"limit": 30, "running": 2})  # a retry is a submission
+    assert client.post(f"/v1/jobs/{failed['id']}/retry").is_success
     assert claim(client, kinds=["none"], claim_id="c2") == []
     [again] = claim(client, worker="w3", kinds=[failed["kind"]])
     client.post(f"/v1/jobs/{again['id']}/fail", json={"attempt": again["attempt"], "error": "e2",
