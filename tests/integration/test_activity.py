@@ -14,6 +14,7 @@ from domain.commands import CancelJob, ClaimJobs, CompleteJob, FailJob, RetryJob
 from domain.decide import Claimed, Submitted
 from domain.errors import RateLimited
 from domain.identifiers import Kind, UserId, WorkerId
+from domain.job import Job
 from entrypoints.composition import compose, prepare, rebuild_projections
 from entrypoints.service import Fairlog
 from projections import activity_tables as tables
@@ -61,7 +62,9 @@ def live_through_a_day(fairlog: Fairlog, clock: ManualClock) -> None:
             with contextlib.suppress(RateLimited):
                 submit(fairlog, user, 100 * hour + number, kind)
         clock.advance(2.5)
-        jobs = claim(fairlog, 6, f"worker-{hour}").jobs
+        jobs: list[Job] = []
+        while len(jobs) < 6:  # a job whose lease was lost comes in a claim of its own
+            jobs += claim(fairlog, 6 - len(jobs), f"worker-{hour}").jobs
         clock.advance(0.5)
         done, failed, retried, cancelled, *_ = jobs
         error = body_of({"message": "broken"}, "error")
@@ -75,7 +78,8 @@ def live_through_a_day(fairlog: Fairlog, clock: ManualClock) -> None:
         execute_now(fairlog, CancelJob(job_id=cancelled.id))
         clock.advance(3600 + 61 * hour)
         fairlog.recover(None)  # two leases are lost
-    claim(fairlog, 2, "last")
+    for _ in range(2):
+        claim(fairlog, 1, "last")
 
 
 def rows(fairlog: Fairlog) -> dict[str, list[tuple[object, ...]]]:
