@@ -123,13 +123,16 @@ class WritePath(Protocol):
 
 
 class _InDoubt(Struct, frozen=True):
-    """A batch whose COMMIT had no answer."""
+    """A batch that was decided. One that records something is in doubt until its COMMIT has an
+    answer; any other is simply decided again.
+    """
 
     head: Head  # as it is if the batch was written
     recorded: Sequence[Recorded]
     leaves: Sequence[Leaf]
     outcomes: list[Outcome]
     world: World
+    has_empty_claims: bool  # and so something to commit, even where nothing is recorded
 
 
 class Writer:
@@ -371,17 +374,18 @@ class Writer:
             commands = [pending.command for pending in batch]
             head, corrected = self._judge_time(head, commands)
             done = self._fold(connection, head, commands, corrected)
-            if not done.recorded:
+            if done.recorded:
+                self._in_doubt = done
+            elif not done.has_empty_claims:
                 transaction.rollback()
                 self._projections.keep(done.world)
                 return done.outcomes
-            self._in_doubt = done
             if self.queue:  # nobody else takes from it: another transaction follows
                 self._log.foresee_lock(connection)
             transaction.commit()
             self._projections.keep(done.world)
         self._database.check_in_place(connection)  # or what is answered for would be nowhere
-        return self._finish(batch, done)
+        return self._finish(batch, done) if done.recorded else done.outcomes
 
     def _judge_time(
         self, head: Head, commands: Sequence[Command]
@@ -416,6 +420,8 @@ class Writer:
             batch.correct_clock(corrected)
         outcomes = batch.fold(commands, _log_crash)
         leaves: Sequence[Leaf] = ()
+        if batch.empty_claims:
+            self._projections.note_empty_claims(connection, batch.empty_claims, batch.now)
         if batch.recorded:
             new, leaves = self._log.append(connection, head, batch.recorded, batch.bodies)
             if batch.erased:
@@ -425,7 +431,7 @@ class Writer:
             if corrected is not None:
                 self._log.note_correction(connection)
             head = new
-        return _InDoubt(head, batch.recorded, leaves, outcomes, world)
+        return _InDoubt(head, batch.recorded, leaves, outcomes, world, bool(batch.empty_claims))
 
     def _was_written(self, connection: Connection, doubt: _InDoubt) -> bool:
         """The hash stands for the whole log up to there, so equal means that this is our batch."""

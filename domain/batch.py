@@ -18,6 +18,7 @@ from domain.errors import Refusal, alone
 from domain.events import ClockCorrected, LimitChanged, RateLimitDecided, Recorded, Scope
 from domain.identifiers import UserId
 from domain.line import Unread
+from domain.moments import to_micros
 from domain.policy import Policy
 from domain.rate_limits import merge_refusals
 from domain.world import World
@@ -34,7 +35,9 @@ _RefusalKey = tuple[UserId, Scope, datetime, int, int, int]  # whose, which wind
 
 
 class Batch:
-    """What became of a batch: events to append, their bodies, and an outcome for each command."""
+    """What became of a batch: events to append, their bodies, claims that were answered with
+    nothing, and an outcome for each command.
+    """
 
     def __init__(
         self,
@@ -47,6 +50,8 @@ class Batch:
         self.recorded: list[Recorded] = []
         self.bodies: list[tuple[int, bytes]] = []  # (position, body)
         self.erased: list[int] = []  # positions of bodies to remove
+        # By claim_hash: those that have to be known when they are asked again, see `domain.claims`.
+        self.empty_claims: list[bytes] = []
         self.now = now
         self._world = world
         self._policy = policy
@@ -120,6 +125,9 @@ class Batch:
                 if isinstance(fact.event, LimitChanged):
                     self._record_refusals()
                 self._record(fact)
+        if decision.empty_claim is not None:
+            self.empty_claims.append(decision.empty_claim)
+            self._world.jobs.claims.know(decision.empty_claim, to_micros(self.now))
         return decision.reply
 
     def _hold_back(self, refused: RateLimitDecided) -> None:

@@ -1,9 +1,10 @@
 """Claims that named themselves: asked again, one gives what it gave, or less, and nothing else.
 
 A claim is known by the jobs that it started last. Where those have gone to others, and where it
-gave none, a note says that it was made. Both are good for `CLAIM_SECONDS`, and a claim for as long
-as one of its jobs runs: a worker that asks again does so within seconds, and one that was started
-anew may count its claims from 1 again.
+gave none, a note says that it was made. The log tells the former; the latter changes nothing about
+any job, so it is no event, and is kept beside the log for as long as it is good. Both are good for
+`CLAIM_SECONDS`, and a claim for as long as one of its jobs runs: a worker that asks again does so
+within seconds, and one that was started anew may count its claims from 1 again.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,7 +18,7 @@ from domain.job import Job, State
 from domain.moments import to_micros
 
 CLAIM_SECONDS: Final = 600
-_CLAIM_MICROS: Final = CLAIM_SECONDS * 1_000_000
+CLAIM_MICROS: Final = CLAIM_SECONDS * 1_000_000
 _MINUTE_MICROS: Final = 60_000_000
 
 
@@ -58,16 +59,20 @@ class Claims:
             self.jobs.pop(claim, None)
         self.note(claim, job.started_at, now)
 
+    def know(self, claim: bytes, made_at: int) -> None:
+        """Make a note known that is stored, or kept beside the log; UTC, microseconds."""
+        self.notes[claim] = max(made_at, self.notes.get(claim, 0))
+
     def note(self, claim: bytes, made_at: datetime, now: datetime) -> None:
         """Which notes there are depends on the log alone, however it is cut into batches: each new
         one lets go of those that are over, by whole minutes.
         """
         made, at = to_micros(made_at), to_micros(now)
-        if made + _CLAIM_MICROS <= at:
+        if made + CLAIM_MICROS <= at:
             return
         self.notes[claim] = made
         self.changed_notes.add(claim)
-        over = (at - _CLAIM_MICROS) // _MINUTE_MICROS * _MINUTE_MICROS
+        over = (at - CLAIM_MICROS) // _MINUTE_MICROS * _MINUTE_MICROS
         self.notes_from = max(self.notes_from, over)
 
     def take_changed_notes(self) -> list[tuple[bytes, int]]:
@@ -87,6 +92,6 @@ class Claims:
         made = [self.notes[claim]] if claim in self.notes else []
         made += [to_micros(job.started_at) for job in jobs if job.started_at is not None]
         is_known = any(job.state is State.RUNNING for job in jobs) or (
-            to_micros(now) < max(made, default=0) + _CLAIM_MICROS
+            to_micros(now) < max(made, default=0) + CLAIM_MICROS
         )
         return sorted(jobs, key=lambda job: job.started_position) if is_known else None

@@ -44,7 +44,6 @@ from domain.errors import (
 from domain.events import (
     AttemptEnded,
     BodiesErased,
-    EmptyClaimAnswered,
     Event,
     FailureReason,
     JobStarted,
@@ -130,6 +129,7 @@ class Decision(NamedTuple):
     facts: Sequence[Fact]
     reply: Callable[[World], Answer] | Refusal  # read from the state with the facts folded in
     unread: Unread | None = None  # of a claim that came short: what it takes to give it more
+    empty_claim: bytes | None = None  # claim_hash of one that is answered with nothing for good
 
 
 def decide(world: World, command: Command, policy: Policy, now: datetime) -> Decision:
@@ -223,6 +223,7 @@ def _record_refusals(report: ReportRefusals) -> Decision:
 
 
 def _claim(world: World, command: ClaimJobs, policy: Policy, now: datetime) -> Decision:
+    claim = None
     if command.claim_id is not None:
         claim = claim_hash(command.worker, command.claim_id)
         given = world.jobs.claims.given(claim, world.jobs.rows, now)
@@ -254,15 +255,12 @@ def _claim(world: World, command: ClaimJobs, policy: Policy, now: datetime) -> D
         for place, pick in enumerate(picks)
     ]  # fmt: skip
     # What is embedded has its answer for sure, and so never asks again because it was lost.
-    if (
-        command.claim_id is not None and command.server is None
-        and not (picks or unread or command.may_wait)
-    ):  # fmt: skip
-        facts = [Fact(EmptyClaimAnswered(worker=command.worker, claim_id=command.claim_id))]
+    is_empty = command.server is None and not (picks or unread or command.may_wait)
     return Decision(
         facts,
         lambda after: Claimed([after.jobs.rows[pick.job_id] for pick in picks]),
         unread,
+        claim if is_empty else None,
     )
 
 

@@ -113,16 +113,6 @@ class JobStarted(
     alone: bool = False  # a suspect: the worker runs nothing beside it
 
 
-class EmptyClaimAnswered(
-    Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False,
-    tag_field="type", tag="EmptyClaimAnswered",
-):  # fmt: skip
-    """A claim that named itself was answered with no job: asked again it gives none either."""
-
-    worker: WorkerId
-    claim_id: str
-
-
 class AttemptBegun(
     Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False,
     tag_field="type", tag="AttemptBegun",
@@ -304,7 +294,7 @@ class ClockCorrected(
 Event = (
     RateLimitDecided | JobSubmitted | SubmissionDeduplicated | JobReleased | JobStarted
     | LeasesExtended | JobCompleted | JobFailed | JobRequeued | JobCancelled | LimitChanged
-    | BodiesErased | EmptyClaimAnswered | ClockCorrected | AttemptBegun | AttemptEnded
+    | BodiesErased | ClockCorrected | AttemptBegun | AttemptEnded
     | WorkerMissed
 )  # fmt: skip
 

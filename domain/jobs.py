@@ -10,7 +10,6 @@ from domain.events import (
     AttemptBegun,
     AttemptEnded,
     BodiesErased,
-    EmptyClaimAnswered,
     Event,
     JobCancelled,
     JobCompleted,
@@ -77,10 +76,6 @@ class Jobs(Folded):
         if event.claim_id is not None:
             self.claims.started(claim_hash(event.worker, event.claim_id), job_id)
 
-    def _answered(self, recorded: Recorded, event: EmptyClaimAnswered) -> None:
-        claim = claim_hash(event.worker, event.claim_id)
-        self.claims.note(claim, recorded.recorded_at, recorded.recorded_at)
-
     def _extended(self, recorded: Recorded, event: LeasesExtended) -> None:
         for job_id, attempt in event.jobs:
             job = self.rows.get(job_id)
@@ -114,7 +109,6 @@ class Jobs(Folded):
         JobRequeued: _changed,
         JobCancelled: _changed,
         BodiesErased: _changed,
-        EmptyClaimAnswered: _answered,
         AttemptBegun: _changed,
         AttemptEnded: _changed,
         WorkerMissed: _changed,

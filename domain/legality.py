@@ -15,7 +15,6 @@ from domain.events import (
     BodiesErased,
     CancelReason,
     ClockCorrected,
-    EmptyClaimAnswered,
     EndReason,
     FailureReason,
     JobCancelled,
@@ -133,10 +132,6 @@ def _of_limits(_: Job | None, recorded: Recorded, event: LimitChanged) -> str | 
     ):
         return "it sets a limit below zero"
     return None
-
-
-def _of_empty_claim(_: Job | None, recorded: Recorded, __: EmptyClaimAnswered) -> str | None:
-    return None if recorded.job_id is None else f"it names job {recorded.job_id}"
 
 
 def _of_correction(_: Job | None, recorded: Recorded, event: ClockCorrected) -> str | None:
@@ -358,7 +353,6 @@ _OF_NO_STEP: Final[Mapping[type, Callable[[Job | None, Recorded, Any], str | Non
     RateLimitDecided: _of_decision,
     JobSubmitted: _of_submission,
     LimitChanged: _of_limits,
-    EmptyClaimAnswered: _of_empty_claim,
 }
 _OF_STEP: Final[Mapping[type, Callable[[Job, Recorded, Any], str | None]]] = {
     JobStarted: _of_start,

@@ -103,6 +103,9 @@ class Projections(Protocol[C]):
     def save(self, connection: C, world: World) -> None:
         """Write each changed row of all of them once."""
 
+    def note_empty_claims(self, connection: C, claims: Sequence[bytes], now: datetime) -> None:
+        """Have claims found that were answered with nothing, for `CLAIM_SECONDS` from now."""
+
     def keep(self, world: World) -> None:
         """What was saved is on disk now: the rows may serve the next batch."""
 

@@ -25,7 +25,6 @@ from domain.events import (
     EVENT_TYPES,
     AttemptBegun,
     ClockCorrected,
-    EmptyClaimAnswered,
     LeasesExtended,
     LimitChanged,
     RateLimitDecided,
@@ -75,6 +74,7 @@ class Needs:
         self.jobs: set[JobId] = set()
         self.keys: set[bytes] = set()  # key_hash
         self.claims: set[bytes] = set()  # claim_hash
+        self.claims_over_http: set[bytes] = set()  # those of them that may have been given nothing
         self.windows: set[WindowKey] = set()
         self.retries: dict[JobId, int] = {}  # to start again: the length of their users' windows
         self.serving: dict[tuple[Kind, ...] | None, int] = {}  # kinds (None: any): jobs claimed
@@ -97,8 +97,7 @@ class Needs:
                 case ClaimJobs(kinds=kinds, max_jobs=jobs_max) as claim:
                     if jobs_max:
                         self.serving[kinds] = self.serving.get(kinds, 0) + jobs_max
-                    if claim.claim_id is not None:
-                        self.claims.add(claim_hash(claim.worker, claim.claim_id))
+                    self._add_claim(claim)
                 case ExtendLeases(jobs=jobs):
                     self.jobs.update(job_id for job_id, _ in jobs)
                 case WakeJobs(jobs=ids) | RecoverJobs(jobs=ids):
@@ -130,7 +129,7 @@ class Needs:
                     self.jobs.update(job_id for job_id, _ in event.jobs)
                 case LimitChanged():
                     self._add_subject(event.user_id, event.kind)
-                case EmptyClaimAnswered() | ClockCorrected() | AttemptBegun() | WorkerMissed():
+                case ClockCorrected() | AttemptBegun() | WorkerMissed():
                     pass
                 case _:
                     self.users.add(event.user_id)
@@ -142,12 +141,14 @@ class Needs:
             mine.update(theirs)
 
     def without(self, known: "Needs") -> "Needs":
-        """What is not known yet; claims look at the line anew each time."""
+        """What is not known yet. Claims look anew each time at the line, and at what was answered
+        with nothing: another server may have done that since, and the log does not tell.
+        """
         missing = Needs()
         for mine, all_of_it, theirs in zip(missing.sets(), self.sets(), known.sets(), strict=True):
             mine.update(all_of_it - theirs)
         missing.serving, missing.lanes = self.serving, self.lanes
-        missing.retries = self.retries
+        missing.retries, missing.claims_over_http = self.retries, self.claims_over_http
         return missing
 
     def size(self) -> int:
@@ -156,6 +157,13 @@ class Needs:
     def sets(self) -> tuple[set[Any], ...]:
         """All of them, in one fixed order."""
         return self.users, self.kinds, self.jobs, self.keys, self.claims, self.windows
+
+    def _add_claim(self, claim: ClaimJobs) -> None:
+        if claim.claim_id is not None:
+            named = claim_hash(claim.worker, claim.claim_id)
+            self.claims.add(named)
+            if claim.server is None:
+                self.claims_over_http.add(named)
 
     def _add_subject(self, user_id: UserId | None, kind: Kind | None) -> None:
         self.users.add(user_id or GLOBAL)

@@ -35,6 +35,7 @@ from entrypoints.service import Fairlog
 from projections import bookkeeping, registry
 from projections.activity import ActivityProjection
 from projections.bookkeeping import REGISTRY
+from projections.empty_claims import empty_claims
 from projections.follower import Follower, checkpoints
 from projections.live import LiveProjections, inline_projections
 from projections.merkle import MerkleProjection
@@ -114,7 +115,7 @@ def prepare(fairlog: Fairlog, progress: Progress = lambda _done, _total: None) -
     except NoTriggers as error:
         _log.warning("events_unprotected", reason=str(error))
     with fairlog.database.write() as connection:
-        create_all(connection, [registry.registry, live_servers])
+        create_all(connection, [registry.registry, live_servers, empty_claims])
     with fairlog.database.read() as connection:
         stale = outdated(connection, inline_projections())
     if stale:
@@ -147,7 +148,7 @@ def mend_bookkeeping(fairlog: Fairlog) -> None:
 def projection_tables(fairlog: Fairlog) -> dict[str, Sequence[sa.Table]]:
     """All tables that `prepare` makes beside the log's own, by the projection that they are of."""
     following = [one.projection for one in fairlog.following.followers]
-    return {REGISTRY: (registry.registry, checkpoints, live_servers)} | {
+    return {REGISTRY: (registry.registry, checkpoints, live_servers, empty_claims)} | {
         projection.name: projection.tables for projection in (*inline_projections(), *following)
     }
 

@@ -21,6 +21,7 @@ from domain.line import Lane, WaitingJob
 from domain.moments import to_micros
 from domain.ports import Write
 from domain.world import Needs, World
+from projections.empty_claims import empty_claims
 from projections.rows import (
     FOUND_BY_FOLDS,
     Document,
@@ -93,12 +94,15 @@ STATES: Final = {number: state for state, number in STATE_NUMBERS.items()}
 _encode = msgspec.json.Encoder().encode
 _decoder = msgspec.json.Decoder(Job)
 _NOTHING: sa.ColumnClause[Any] = sa.literal_column("NULL")
-# One shape for two tables, so that they are read in one statement.
+# One shape for all tables, so that they are read in one statement.
 _by_id = Query(jobs, [jobs.c.job, _NOTHING], by=jobs.c.id)
 _by_key = Query(jobs, [jobs.c.job, _NOTHING], by=jobs.c.key_hash)
 _by_claim = Query(jobs, [jobs.c.job, _NOTHING], by=jobs.c.claim_hash)
 _notes = Query(
     noted_claims, [noted_claims.c.claim_hash, noted_claims.c.made_at], by=noted_claims.c.claim_hash
+)
+_empty = Query(
+    empty_claims, [empty_claims.c.claim_hash, empty_claims.c.made_at], by=empty_claims.c.claim_hash
 )
 
 
@@ -124,7 +128,7 @@ class JobsProjection:
         found = fetch(
             connection, generation,
             (_by_id, _unknown(needs, world)), (_by_key, needs.keys), (_by_claim, needs.claims),
-            (_notes, needs.claims),
+            (_notes, needs.claims), (_empty, needs.claims_over_http),
         )  # fmt: skip
         _put(found, needs, world)
         for job_id, window_seconds in needs.retries.items():
@@ -160,7 +164,7 @@ def _put(found: Iterable[Row], needs: Needs, world: World) -> None:
         if made_at is None:
             _know(decode_job(stored), needs, world)
         else:
-            world.jobs.claims.notes.setdefault(bytes(stored), made_at)
+            world.jobs.claims.know(bytes(stored), made_at)
 
 
 def _know(job: Job, needs: Needs, world: World) -> None:

@@ -1,15 +1,18 @@
 """The projections that are kept in the writer's transaction, and how they come to be current."""
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Final
 
 from sqlalchemy.engine import Connection
 
 from domain.errors import LogUnavailable
 from domain.line import Lookahead, Unread
+from domain.moments import to_micros
 from domain.ports import Projection
 from domain.world import Needs, World
 from projections import registry
+from projections.empty_claims import EmptyClaims
 from projections.generations import InlineProjection
 from projections.jobs import JobsProjection
 from projections.line import LineProjection
@@ -29,6 +32,7 @@ class LiveProjections:
     def __init__(self, projections: Sequence[Projection[Connection]]) -> None:
         self._projections: Final = projections
         self._generations: dict[str, int] = {}
+        self._empty_claims = EmptyClaims()
         self._kept: World | None = None  # as stored at its position
         self._known = Needs()  # which rows it has, or knows to be absent
 
@@ -81,6 +85,11 @@ class LiveProjections:
         for projection in self._projections:
             for write in projection.changes(self._generations[projection.name], world):
                 write(connection)
+
+    def note_empty_claims(
+        self, connection: Connection, claims: Sequence[bytes], now: datetime
+    ) -> None:
+        self._empty_claims.note(connection, claims, to_micros(now))
 
     def keep(self, world: World) -> None:
         self._kept = world

@@ -117,7 +117,10 @@ def delete(connection: Connection, table: sa.Table, generation: int, keys: Colle
 
 
 class Query:
-    """`SELECT … WHERE generation = ? AND <column> IN (…)`, for as many keys as are asked for."""
+    """`SELECT … WHERE generation = ? AND <column> IN (…)`, for as many keys as are asked for.
+
+    A table without generations is read as a whole.
+    """
 
     def __init__(
         self, table: sa.Table, columns: Iterable[sa.ColumnElement[Any]], by: sa.Column[Any]
@@ -126,12 +129,15 @@ class Query:
             f"SELECT {', '.join(str(column.key) for column in columns)} FROM {table.name}"
         )
         self._by = by.name
+        self._has_generations = "generation" in table.columns
 
     def text(self, count: int, mark: str) -> str:
-        return (
-            f"{self._select} WHERE generation = {mark} AND {self._by} IN"
-            f" ({', '.join([mark] * count)})"
-        )
+        built = f"generation = {mark} AND " if self._has_generations else ""
+        return f"{self._select} WHERE {built}{self._by} IN ({', '.join([mark] * count)})"
+
+    def values(self, generation: int, keys: Sequence[Any]) -> Sequence[Any]:
+        """For the placeholders of `text`."""
+        return [generation, *keys] if self._has_generations else keys
 
 
 def fetch(
@@ -148,7 +154,7 @@ def fetch(
         while wanted and (not statement or len(wanted[0][1]) <= room):
             query, chunk = wanted.pop(0)
             statement.append(query.text(len(chunk), mark))
-            values += [generation, *chunk]
+            values += query.values(generation, chunk)
             room -= len(chunk)
         found = connection.exec_driver_sql(" UNION ALL ".join(statement), tuple(values))
         rows.extend(tuple(row) for row in found)

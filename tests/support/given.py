@@ -28,7 +28,7 @@ from domain.events import (
 )
 from domain.identifiers import JobId
 from domain.job import Job
-from domain.moments import from_micros, later
+from domain.moments import from_micros, later, to_micros
 from domain.policy import Policy
 from domain.world import World
 
@@ -67,11 +67,13 @@ class Given:
     """A history. Each method gives a new one."""
 
     def __init__(
-        self, policy: Policy, recorded: Sequence[Recorded] = (), now: datetime = NOW
-    ) -> None:
+        self, policy: Policy, recorded: Sequence[Recorded] = (), now: datetime = NOW,
+        empty_claims: Sequence[tuple[bytes, datetime]] = (),
+    ) -> None:  # fmt: skip
         self.policy = policy
         self.recorded = recorded
         self.now = now
+        self.empty_claims = empty_claims  # answered with nothing, and when: beside the log
 
     def followed_by(self, *happened: Event | Fact | After) -> Self:
         recorded = list(self.recorded)
@@ -87,20 +89,23 @@ class Given:
                 job_id = position
             known = fact.job_id or _job_of(fact.event, job_id)
             recorded.append(Recorded(position, now, known, fact.event))
-        return type(self)(self.policy, recorded, now)
+        return type(self)(self.policy, recorded, now, self.empty_claims)
 
     def after(self, seconds: float) -> Self:
         return self.followed_by(After(seconds))
 
     def under(self, **policy: float) -> Self:
         """Under another policy from here on."""
-        return type(self)(replace(self.policy, **policy), self.recorded, self.now)
+        policy_then = replace(self.policy, **policy)
+        return type(self)(policy_then, self.recorded, self.now, self.empty_claims)
 
     @property
     def world(self) -> World:
         world = World()
         for one in self.recorded:
             world.evolve(one)
+        for claim, made_at in self.empty_claims:
+            world.jobs.claims.know(claim, to_micros(made_at))
         return world
 
     def job(self, job_id: int) -> Job:
@@ -113,18 +118,20 @@ class Given:
         world.line.ahead.kinds = tuple(sorted(kinds | world.line.kinds.keys()))
         batch = Batch(world, self.policy, self.now)
         outcomes = batch.fold(commands, _raise)
-        return When(self, batch.recorded, outcomes)
+        return When(self, batch.recorded, outcomes, batch.empty_claims)
 
 
 class When:
     """What came of it. The checks give the history that includes it, to go on with."""
 
     def __init__(
-        self, before: Given, recorded: Sequence[Recorded], outcomes: Sequence[Outcome]
-    ) -> None:
+        self, before: Given, recorded: Sequence[Recorded], outcomes: Sequence[Outcome],
+        empty_claims: Sequence[bytes],
+    ) -> None:  # fmt: skip
         self._before = before
         self.recorded = recorded
         self.outcomes = outcomes
+        self.empty_claims = empty_claims  # that are answered with nothing
 
     @property
     def events(self) -> list[Event]:
@@ -134,7 +141,11 @@ class When:
     def so(self) -> Given:
         """The history from here on, unchecked."""
         before = self._before
-        return Given(before.policy, [*before.recorded, *self.recorded], before.now)
+        empty = [(claim, before.now) for claim in self.empty_claims]
+        return Given(
+            before.policy, [*before.recorded, *self.recorded], before.now,
+            [*before.empty_claims, *empty],
+        )  # fmt: skip
 
     def then(self, *expected: Event | Fact) -> Given:
         """Exactly these, in order; a `Fact` names its job too. No command was refused."""

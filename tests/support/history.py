@@ -91,7 +91,7 @@ def _tell_of_runs(fairlog: Fairlog, clock: ManualClock) -> None:
     do(fairlog, RetryJob(job_id=others[2].id))
     do(fairlog, ReturnJob(job_id=others[3].id, attempt=1))
     do(fairlog, CancelJob(job_id=others[4].id))
-    held = claim(fairlog, 2)
+    held = claim(fairlog, 2, claim_id="lost")  # others start its jobs, so it leaves a note
     clock.advance(20)
     do(fairlog, ExtendLeases(worker=WORKER, jobs=[(job.id, job.attempt) for job in held]))
     clock.advance(31)
@@ -155,10 +155,14 @@ def refused(fairlog: Fairlog, command: Command) -> None:
 
 
 def claim(
-    fairlog: Fairlog, jobs_max: int, server: ServerId | None = None, begins: int | None = None
-) -> Sequence[Job]:
+    fairlog: Fairlog, jobs_max: int, server: ServerId | None = None, begins: int | None = None,
+    claim_id: str | None = None,
+) -> Sequence[Job]:  # fmt: skip
     answer = do(
-        fairlog, ClaimJobs(worker=WORKER, max_jobs=jobs_max, server=server, begins=begins)
+        fairlog,
+        ClaimJobs(
+            worker=WORKER, max_jobs=jobs_max, server=server, begins=begins, claim_id=claim_id
+        ),
     )  # fmt: skip
     assert isinstance(answer, Claimed)
     assert answer.jobs

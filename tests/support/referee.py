@@ -14,7 +14,6 @@ from domain.events import (
     AttemptBegun,
     AttemptEnded,
     CancelReason,
-    EmptyClaimAnswered,
     EndReason,
     FailureReason,
     JobCancelled,
@@ -128,7 +127,7 @@ class Referee:
     def states(self) -> Counter[str]:
         return Counter(job.state for job in self.jobs.values())
 
-    def _see(self, one: Recorded) -> None:  # noqa: C901, PLR0912 (a case for each event)
+    def _see(self, one: Recorded) -> None:  # noqa: PLR0912 (a case for each event)
         assert one.position == self.position + 1, "positions run without gaps"
         assert one.recorded_at >= self.at, "time never goes back"
         self.position, self.at = one.position, one.recorded_at
@@ -145,9 +144,6 @@ class Referee:
                 self._start(self._job(one), event)
             case LeasesExtended() as event:
                 self._extend(event)
-            case EmptyClaimAnswered() as event:
-                assert self._is_new((event.worker, event.claim_id)), "it was answered before"
-                self.claims[event.worker, event.claim_id] = self.at, self.position
             case AttemptBegun() as event:
                 self._begin(self._running(one, event.attempt))
             case AttemptEnded() as event:

@@ -81,7 +81,7 @@ def test_the_types_are_those_that_are_documented() -> None:
     assert list(EVENT_TYPES) == [
         "RateLimitDecided", "JobSubmitted", "SubmissionDeduplicated", "JobReleased", "JobStarted",
         "LeasesExtended", "JobCompleted", "JobFailed", "JobRequeued", "JobCancelled",
-        "LimitChanged", "BodiesErased", "EmptyClaimAnswered", "ClockCorrected", "AttemptBegun",
+        "LimitChanged", "BodiesErased", "ClockCorrected", "AttemptBegun",
         "AttemptEnded", "WorkerMissed",
     ]  # fmt: skip
 

@@ -5,7 +5,7 @@ from hypothesis import given as for_all
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from domain.claims import CLAIM_SECONDS
+from domain.claims import CLAIM_SECONDS, claim_hash
 from domain.commands import (
     CancelJob,
     Command,
@@ -31,7 +31,6 @@ from domain.errors import (
 )
 from domain.events import (
     CancelReason,
-    EmptyClaimAnswered,
     Event,
     FailureReason,
     JobSubmitted,
@@ -663,8 +662,7 @@ def test_a_claim_asked_again_starts_nothing_though_its_jobs_have_gone_to_others(
 
 
 def test_a_claim_that_gave_nothing_gives_nothing_when_it_is_asked_again() -> None:
-    empty = EmptyClaimAnswered(worker=WORKER, claim_id="c")
-    story = given().when(claim(1, claim_id="c")).then(empty).followed_by(SUBMITTED)
+    story = given().when(claim(1, claim_id="c")).then_nothing().followed_by(SUBMITTED)
     again = story.after(CLAIM_SECONDS - 0.000001).when(claim(1, claim_id="c"))
     again.then_nothing()
     assert again.answer(Claimed) == Claimed([], is_repeated=True)
@@ -672,13 +670,19 @@ def test_a_claim_that_gave_nothing_gives_nothing_when_it_is_asked_again() -> Non
     assert story.when(claim(1, claim_id="c", worker=OTHER_WORKER)).answer(Claimed).jobs
 
 
-def test_only_an_empty_answer_that_somebody_gets_and_may_lose_is_recorded() -> None:
-    given().when(claim(1)).then_nothing()
-    given().when(claim(1, claim_id="c", may_wait=True)).then_nothing()
-    given().when(claim(1, claim_id="c", server=SERVER)).then_nothing()
-    empty = EmptyClaimAnswered(worker=WORKER, claim_id="c")
-    given(SUBMITTED).when(claim(0, claim_id="c")).then(empty)
-    given().when(claim(1, claim_id="c"), claim(1, claim_id="c")).then(empty)
+def test_only_an_empty_answer_that_somebody_gets_and_may_lose_is_kept() -> None:
+    assert given().when(claim(1)).empty_claims == []
+    assert given().when(claim(1, claim_id="c", may_wait=True)).empty_claims == []
+    assert given().when(claim(1, claim_id="c", server=SERVER)).empty_claims == []
+    assert given(SUBMITTED).when(claim(1, claim_id="c")).empty_claims == []
+    empty = [claim_hash(WORKER, "c")]
+    for when in (
+        given(SUBMITTED).when(claim(0, claim_id="c")),
+        given().when(claim(1, claim_id="c"), claim(1, claim_id="c")),
+    ):
+        when.then_nothing()
+        assert when.empty_claims == empty
+    assert given().when(claim(1, claim_id="c")).so.when(claim(1, claim_id="c")).empty_claims == []
 
 
 def test_a_claim_is_known_for_as_long_as_one_of_its_jobs_runs() -> None:
