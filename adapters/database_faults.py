@@ -183,6 +183,16 @@ def explained(error: BaseException) -> str:
     return f"The connection to the database failed ({type(error).__name__})."
 
 
+def refused_to_all(error: BaseException) -> str:
+    """`explained`, of what the database has refused although it was no user's."""
+    original: Any = error.orig if isinstance(error, DBAPIError) else error
+    name = getattr(original, "sqlite_errorname", f"error {error_code(error)}")
+    return (
+        f"The database refuses whatever is written ({name}): a trigger, a constraint, a column or "
+        "a row that is not Fairlog's is in the way. Remove it; `fairlog verify` may say what it is."
+    )
+
+
 _LOCK_WAIT: Final = 1205
 
 

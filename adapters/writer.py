@@ -20,12 +20,20 @@ from msgspec.structs import replace
 from sqlalchemy.engine import Connection
 
 from adapters.clock import SystemClock
-from adapters.command_queue import CommandQueue, Pending
+from adapters.command_queue import CommandQueue, Pending, body_bytes
 from adapters.database import Database, throw_away
-from adapters.database_faults import Fault, error_code, explained, fault_of, is_for_everybody
+from adapters.database_faults import (
+    Fault,
+    error_code,
+    explained,
+    fault_of,
+    is_for_everybody,
+    refused_to_all,
+)
 from adapters.event_log import SqlEventLog
 from adapters.supervision import Part, reason_of, supervise
 from domain.batch import Batch, Outcome
+from domain.bodies import body_of
 from domain.commands import AcceptClock, Command, SubmitJob
 from domain.decide import Answer
 from domain.errors import (
@@ -37,7 +45,7 @@ from domain.errors import (
     WriteFailed,
 )
 from domain.events import ClockCorrected, JobFailed, RateLimitDecided, Recorded, type_of
-from domain.identifiers import Kind
+from domain.identifiers import Kind, UserId
 from domain.log_time import TimeKeeper, by_log_time
 from domain.moments import from_micros
 from domain.new_work import new_work
@@ -60,6 +68,11 @@ _SEND_AGAIN: Final = (
     "The request may be sent again, with the same idempotency key it never runs twice."
 )
 _OUTCOME_UNKNOWN: Final = f"The outcome is not known. {_SEND_AGAIN}"
+
+# What is written, and rolled back, to see whether anything could be.
+_REHEARSAL: Final = SubmitJob(
+    user_id=UserId("rehearsal"), kind=Kind("rehearsal"), payload=body_of("x" * 16_384, "payload")
+)
 
 _log = structlog.get_logger()
 
@@ -157,6 +170,10 @@ class Writer:
         self._observers: list[Observer] = []
         self._taken_at = 0.0  # time.monotonic()
         self._connection: Connection | None = None
+        # The latest of each type that could not be written, until one of that type is: claims may
+        # fail while submissions go well.
+        self._failed: dict[type[Command], Command] = {}
+        self._probed_at = 0.0  # time.monotonic()
         self._epoch: int | None = None
         self._in_doubt: _InDoubt | None = None
         self._stopping = threading.Event()
@@ -231,14 +248,18 @@ class Writer:
         self._disconnect()
 
     def _probe(self) -> None:
-        """Nothing waits: look whether a batch could be written, and write nothing."""
+        """Look whether a batch could be written, and write nothing."""
+        self._probed_at = time.monotonic()
         self.part.begins()
         try:
             connection = self._connect()
             with connection.begin() as transaction:
                 head = self._log.lock_head(connection)
                 self._database.check_in_place(connection)
-                self._log.rehearse(connection, head)
+                if self.part.is_failing:
+                    self._rehearse(connection, head)
+                else:  # what is kept of the rows stays
+                    self._log.rehearse(connection, head)
                 transaction.rollback()
             if self.part.is_failing and self._database.is_sqlite:
                 self._log.rehearse_commit(connection)
@@ -247,7 +268,24 @@ class Writer:
                 self._disconnect()
             self.part.fails(self._about_all(error) or error)
         else:
+            self._failed.clear()
             self.part.works()
+
+    def _note_failed(self, batch: Sequence[Pending], reason: str) -> None:
+        for pending in batch:
+            command = pending.command
+            # What a user put in could be what is wrong with it: ours stands for it.
+            self._failed[type(command)] = _REHEARSAL if body_bytes(command) else command
+        self.part.fails(reason)
+
+    def _note_written(self, batch: Sequence[Pending]) -> None:
+        if self._failed:
+            for pending in batch:
+                self._failed.pop(type(pending.command), None)
+        if not self._failed:
+            self.part.works()
+        elif time.monotonic() - self._probed_at > FAILING_PROBE_SECONDS:
+            self._probe()  # others may keep coming, and none of the type that failed
 
     def _process(self, batch: Sequence[Pending], deadline: float, *, is_part: bool = False) -> None:
         """Write a batch, or a part of one that failed, and answer each of its callers once."""
@@ -255,7 +293,7 @@ class Writer:
             outcomes = self._write_until(batch, deadline, is_part=is_part)
         except LogUnavailable as error:
             error.nothing_was_recorded = self._in_doubt is None
-            self.part.fails(str(error).removesuffix(f" {_SEND_AGAIN}"))
+            self._note_failed(batch, str(error).removesuffix(f" {_SEND_AGAIN}"))
             self._answer(batch, [error] * len(batch))
             # Whoever waits behind would wait as long again: they hear it now.
             self.queue.fail_waiting(LogUnavailable(str(error), nothing_was_recorded=True))
@@ -265,8 +303,8 @@ class Writer:
         except Exception as error:  # noqa: BLE001 (each caller must have an answer)
             self._isolate(batch, error, deadline)
         else:
-            self.part.works()
             self._answer(batch, outcomes)
+            self._note_written(batch)
 
     def _isolate(self, batch: Sequence[Pending], error: Exception, deadline: float) -> None:
         """Split a refused batch until the command that the database refuses stands alone."""
@@ -277,11 +315,16 @@ class Writer:
             return
         commands = Counter(type(pending.command).__name__ for pending in batch)
         _log.error("command_failed", commands=dict(commands), exc_info=error)
-        if len(batch) == 1 and not is_for_everybody(error):
+        if len(batch) > 1 or is_for_everybody(error):
+            reason = explained(error)
+            self.part.fails(error)
+        elif fault_of(error) is Fault.REFUSED and not body_bytes(batch[0].command):
+            reason = refused_to_all(error)  # there is nothing of a user's in it
+            self._note_failed(batch, reason)
+        else:
             self._answer(batch, [WriteFailed("The database refused this command.")])
             return
-        self.part.fails(error)
-        unavailable = LogUnavailable(f"{explained(error)} {_SEND_AGAIN}", nothing_was_recorded=True)
+        unavailable = LogUnavailable(f"{reason} {_SEND_AGAIN}", nothing_was_recorded=True)
         self._answer(batch, [unavailable] * len(batch))
 
     def _answer(self, batch: Sequence[Pending], outcomes: Sequence[Outcome]) -> None:
@@ -343,7 +386,7 @@ class Writer:
         return deadline
 
     def _about_all(self, error: Exception) -> str | None:
-        """Of a duplicate: whether somebody else has written where every batch has to."""
+        """Of refused values: why whatever else is written would be refused, too, if it would."""
         if fault_of(error) is not Fault.REFUSED:
             return None
         try:
@@ -351,12 +394,28 @@ class Writer:
             with connection.begin() as transaction:
                 head = self._log.lock_head(connection)
                 found = self._log.behind_the_end(connection, head)
+                if found is None:
+                    self._rehearse(connection, head)
                 transaction.rollback()
         except Exception as failed:  # noqa: BLE001 (it is not known then)
-            _log.warning("look_behind_the_end_failed", reason=reason_of(failed))
             self._disconnect()
+            if fault_of(failed) is Fault.REFUSED:
+                return refused_to_all(failed)
+            _log.warning("look_at_a_refusal_failed", reason=reason_of(failed))
             return None
         return found
+
+    def _rehearse(self, connection: Connection, head: Head) -> None:
+        """Decide and write what failed, or a submission of our own, for a look whether it could be.
+        Needs the head lock; the caller rolls it back.
+        """
+        self._know_projections(connection, head)
+        self._fold(connection, head, list(self._failed.values()) or [_REHEARSAL], None)
+
+    def _know_projections(self, connection: Connection, head: Head) -> None:
+        if head.epoch != self._epoch:
+            self._projections.refresh(connection)
+            self._epoch = head.epoch
 
     def _write(self, batch: Sequence[Pending]) -> list[Outcome]:
         """One transaction, from the head lock to the commit."""
@@ -368,9 +427,7 @@ class Writer:
                 return self._finish(batch, self._in_doubt)
             self._in_doubt = None
             self._database.check_in_place(connection)
-            if head.epoch != self._epoch:
-                self._projections.refresh(connection)
-                self._epoch = head.epoch
+            self._know_projections(connection, head)
             commands = [pending.command for pending in batch]
             head, corrected = self._judge_time(head, commands)
             done = self._fold(connection, head, commands, corrected)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from sqlalchemy import make_url
+from sqlalchemy.engine import Connection
 
 from adapters.tables import bodies, events
 from domain.decide import Claimed, JobStands, Submitted
@@ -161,6 +162,59 @@ def test_a_row_behind_the_end_is_named_until_it_is_gone(fairlog: Fairlog, table:
         connection.exec_driver_sql("DROP TRIGGER events_no_delete")
         connection.execute(table.delete().where(table.c.position == row["position"]))
     wait_until(lambda: reason(fairlog) is None, "it finds out by itself")
+    assert_goes_on(fairlog)
+
+
+def refuse(connection: Connection, change: str, table: str) -> None:
+    """INSERT or UPDATE, by a trigger, as somebody else may have left one."""
+    says_no = (
+        "BEGIN SELECT RAISE(ABORT, 'no'); END"
+        if connection.dialect.name == "sqlite"
+        else "FOR EACH ROW SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'no'"
+    )
+    connection.exec_driver_sql(f"CREATE TRIGGER strange BEFORE {change} ON {table} {says_no}")
+
+
+@pytest.mark.parametrize("table", ["events", "jobs_v3"])
+def test_a_refusal_of_whatever_is_written_is_told_to_all_and_blamed_on_no_command(
+    fairlog: Fairlog, table: str
+) -> None:
+    do(fairlog, submit(payload=0), Submitted)
+    with fairlog.database.write() as connection:
+        refuse(connection, "INSERT", table)
+    for payloads in ([1], range(2, 9)):
+        told = unavailable(fairlog, *[submit(payload=one) for one in payloads])
+        assert "not Fairlog's" in str(told)
+        assert told.nothing_was_recorded
+    assert "not Fairlog's" in (reason(fairlog) or "")
+    probes = writer_of(fairlog).part.failures
+    wait_until(lambda: writer_of(fairlog).part.failures > probes, "it has looked again")
+    assert "not Fairlog's" in (reason(fairlog) or "")
+    with fairlog.database.write() as connection:
+        connection.exec_driver_sql("DROP TRIGGER strange")
+    wait_until(lambda: reason(fairlog) is None, "it finds out by itself")
+    assert_goes_on(fairlog)
+
+
+def test_claims_that_are_refused_are_told_while_submissions_go_well(fairlog: Fairlog) -> None:
+    jobs = [do(fairlog, submit(payload=one), Submitted).job for one in range(3)]
+    do(fairlog, claim(1), Claimed)
+    with fairlog.database.write() as connection:
+        refuse(connection, "UPDATE", "jobs_v3")
+    assert "not Fairlog's" in str(unavailable(fairlog, claim(1)))
+    for number in range(10):
+        do(fairlog, submit(payload=["more", number]), Submitted)
+        assert "not Fairlog's" in (reason(fairlog) or "")
+    with fairlog.database.write() as connection:
+        connection.exec_driver_sql("DROP TRIGGER strange")
+
+    def is_well_again() -> bool:
+        """Found out without another claim, while submissions leave no time to look."""
+        do(fairlog, submit(payload=random.random()), Submitted)
+        return reason(fairlog) is None
+
+    wait_until(is_well_again, "it finds out by itself")
+    assert do(fairlog, complete(1, jobs[0].id), JobStands).job.state == "done"
     assert_goes_on(fairlog)
 
 
