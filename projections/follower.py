@@ -178,11 +178,15 @@ class Follower(Generic[E]):
                     "There is no checkpoint." if at is None else
                     f"The checkpoint at {at.position} is not of this log."
                 )  # fmt: skip
-            events = self._behind(connection, at)
+            found = self._behind(connection, at)
+            # Events that this process has just written come from its memory, and may be newer than
+            # what this transaction sees.
+            end = self.log.position(connection)
+            events = [event for event in found if event.position <= end]
             to = self._come(connection, at, events)
         if events:
             self._apply(at, events, to)
-        return len(events) == self._events_a_batch
+        return len(found) == self._events_a_batch or len(events) < len(found)
 
     def rebuild(self, progress: Progress = lambda _done, _total: None) -> int:
         """Build it again beside the generation in use, and make that the current one; returns how
