@@ -86,9 +86,13 @@ class Database:
             yield connection
 
     @contextmanager
-    def write(self) -> Iterator[Connection]:
-        """One transaction beside the writer's: for migrations, rebuilds and their like."""
-        with translated(), _used(connect(self._beside)) as connection, connection.begin():
+    def write(self, *, is_patient: bool = True) -> Iterator[Connection]:
+        """One transaction beside the writer's: for migrations, rebuilds and their like.
+
+        One that is not patient waits for a lock no longer than the writer does.
+        """
+        engine = self._beside if is_patient else self._writing
+        with translated(), _used(connect(engine)) as connection, connection.begin():
             yield connection
 
     @property

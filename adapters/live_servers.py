@@ -134,7 +134,7 @@ class LiveServers:
 
     def renew(self, server: LiveServer) -> bool:
         """Hold the name for LEASE_SECONDS from now. False: its row is gone, or another's."""
-        with self._database.write() as connection:
+        with self._database.write(is_patient=False) as connection:
             now = self._log.reading(connection).clock
             renewed = connection.execute(
                 live_servers.update()
@@ -144,7 +144,7 @@ class LiveServers:
         return renewed.rowcount == 1
 
     def leave(self, server: LiveServer) -> None:
-        with self._database.write() as connection:
+        with self._database.write(is_patient=False) as connection:
             connection.execute(
                 live_servers.delete().where(
                     _is_named(server.name), live_servers.c.token == server.token

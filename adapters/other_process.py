@@ -56,10 +56,10 @@ def started(command: Sequence[str], end: int) -> subprocess.Popen[bytes]:
     )
 
 
-def see_end(process: subprocess.Popen[bytes]) -> None:
-    """Of one that was told to end, or whose other end is closed."""
+def see_end(process: subprocess.Popen[bytes], seconds_max: float = STOP_SECONDS_MAX) -> None:
+    """Of one that was told to end, or whose other end is closed; it is killed when it does not."""
     try:
-        process.wait(STOP_SECONDS_MAX)
+        process.wait(seconds_max)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()

@@ -24,7 +24,7 @@ from msgspec import Struct
 
 from adapters.command_queue import BYTES_MAX, COMMANDS_MAX, body_bytes, settle
 from adapters.forks import keep_from_children
-from adapters.other_process import see_end, started
+from adapters.other_process import STOP_SECONDS_MAX, see_end, started
 from adapters.supervision import Supervisor, Trouble, reason_of
 from adapters.writer import Observer, WriterStats, heard
 from adapters.writer_frames import (
@@ -45,6 +45,7 @@ from domain.errors import FairlogError, LogUnavailable, QueueFull, again
 
 START_SECONDS_MAX: Final = 60.0  # until its first word; usual: 1
 SILENT_SECONDS_MAX: Final = 3.0  # without any word, of a process that says one each second
+SILENT_STOP_SECONDS_MAX: Final = 1.0  # for such a one to end
 _LOOK_SECONDS: Final = 0.25
 _HELD_BYTES_MAX: Final = 256 * 1024  # that the event loop holds for a process that does not read
 _NO_ANSWER: Final = (
@@ -102,13 +103,15 @@ class WriterProcess:
         self._socket.settimeout(START_SECONDS_MAX)
 
     def stop(self) -> None:
+        # One that was stopped by a signal, or hangs, would not hear that it is to end.
+        seconds_max = STOP_SECONDS_MAX if self._trouble() is None else SILENT_STOP_SECONDS_MAX
         self._is_stopping = True
         if self._socket is not None:
             with contextlib.suppress(OSError):  # the loop has closed it, or the process is gone
                 self._socket.shutdown(socket.SHUT_RDWR)
             self._socket.close()
         if self._process is not None:
-            see_end(self._process)
+            see_end(self._process, seconds_max)
 
     def descriptors(self) -> Iterable[int]:
         return [] if self._socket is None else [self._socket.fileno()]

@@ -23,6 +23,7 @@ POLL_SECONDS: Final = 2.0  # between two looks when this process writes nothing
 # same news, like a waiting claim, has the processor.
 PAUSE_SECONDS: Final = 0.2
 _TROUBLE_SECONDS: Final = 2.0  # before a projection that could not be brought on is tried again
+_STOP_SECONDS_MAX: Final = 5.0  # for what is being applied; usual: 0.2
 _EVENTS_KEPT: Final = 20_000  # some 20 MB
 
 _Ring = list[E | None]  # by position
@@ -96,11 +97,13 @@ class Following:
         self._thread.start()
 
     def stop(self) -> None:
-        """Return when what is being applied is done; the rest waits for the next start."""
+        """Return when what is being applied is done, unless that waits too long for a lock; the
+        rest waits for the next start.
+        """
         self._stopping.set()
         self._news.set()
         if self._thread is not None:
-            self._thread.join()
+            self._thread.join(_STOP_SECONDS_MAX)
 
     def published(self, _: Sequence[Recorded], __: Sequence[Leaf]) -> None:
         """Subscribed to the writer; called in its thread."""

@@ -2,12 +2,15 @@
 
 import os
 import signal
+import sqlite3
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from typing import Any
 
 import httpx
 import pytest
+from sqlalchemy import make_url
 
 from tests.support.server import FairlogServer, audit, submit, wait_until
 
@@ -46,6 +49,44 @@ def test_a_server_that_stops_lets_its_writer_end_first(database_url: str) -> Non
         submit(server.client)
         writer = writer_of(server)
         server.terminate()
+        assert not is_there(writer)
+
+
+def test_a_server_ends_when_it_is_told_to_although_its_writer_was_stopped(
+    database_url: str,
+) -> None:
+    with FairlogServer(database_url, workers=1) as server:
+        job = submit(server.client, kind="sleep", payload={"seconds": 600})
+        wait_until(
+            lambda: server.client.get(f"/v1/jobs/{job['id']}").json()["state"] == "running",
+            "it runs",
+        )
+        writer = writer_of(server)
+        os.kill(writer, signal.SIGSTOP)
+        try:
+            wait_until(lambda: "writer_process" in server.client.get("/readyz").text, "it is known")
+            server.terminate()
+            assert not is_there(writer)
+        finally:
+            if is_there(writer):
+                os.kill(writer, signal.SIGCONT)
+        server.start()
+        submit(server.client, "bob")
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_a_server_ends_when_it_is_told_to_although_somebody_holds_the_lock(
+    database_url: str,
+) -> None:
+    with FairlogServer(database_url, workers=1) as server:
+        submit(server.client)
+        writer = writer_of(server)
+        with closing(sqlite3.connect(make_url(database_url).database or "")) as file:
+            file.isolation_level = None
+            file.execute("PRAGMA busy_timeout = 30000")
+            file.execute("BEGIN IMMEDIATE")
+            wait_until(lambda: not server.client.get("/readyz").is_success, "it is known")
+            server.terminate()
         assert not is_there(writer)
 
 

@@ -2,11 +2,12 @@
 
 import contextlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from sqlalchemy.engine import Connection
 
 from adapters.settings import Settings
 from domain.bodies import body_of
@@ -217,3 +218,25 @@ def test_the_thread_follows_what_is_written(fairlog: Fairlog) -> None:
     wait_until(
         lambda: position(fairlog) == fairlog.read_now(fairlog.log.position), "the follower comes"
     )
+
+
+def test_what_was_written_after_the_followers_reading_began_is_applied_by_the_next_step(
+    fairlog: Fairlog,
+) -> None:
+    """Its own events come from the process's memory, which is newer than a snapshot of SQLite's."""
+    follower = activity(fairlog)
+    submit(fairlog, "ada", 1)
+    catch_up(fairlog)
+    submit(fairlog, "ada", 2)
+    read, late = follower._events, [3]
+
+    def read_late(connection: Connection, after: int, limit: int) -> Sequence[Any]:
+        if late:
+            submit(fairlog, "ada", late.pop())
+        return read(connection, after, limit)
+
+    follower._events = read_late
+    follower.step()
+    assert not late
+    catch_up(fairlog)
+    assert position(fairlog) == fairlog.read_now(fairlog.log.position)
