@@ -88,6 +88,7 @@ class ReturnJob(Struct, frozen=True, kw_only=True, gc=False, tag=True):
     attempt: int
     begun: bool | None = None  # whether its handler had; None: as far as the log knows
     worker: WorkerId | None = None  # that must hold it; None: whoever does
+    suspect: bool = False  # it may have ended the process that ran it: make its next attempt alone
 
 
 class CancelJob(Struct, frozen=True, kw_only=True, gc=False, tag=True):

@@ -119,7 +119,7 @@ def _give_back(job: Job, command: ReturnJob, now: datetime) -> Sequence[Event]:
     if begun is None:  # that a claim begins its jobs is only assumed
         begun = job.begun_at is not None and job.begun_at != job.started_at
     given_back = _requeued(job, RequeueReason.GIVEN_BACK, failures=job.failures)
-    return [replace(given_back, begun=begun, suspect=job.is_suspect)]
+    return [replace(given_back, begun=begun, suspect=job.is_suspect or command.suspect)]
 
 
 def _cancel(job: Job) -> Sequence[Event]:

@@ -22,9 +22,9 @@ from entrypoints.http.requests import (
     Completion,
     Failure,
     Heartbeat,
-    HeldJobs,
     OutcomeBatch,
     OutcomeOfJob,
+    ReturnedJobs,
 )
 from entrypoints.service import Fairlog
 from entrypoints.views import ClaimedJob, JobView
@@ -111,7 +111,7 @@ class ClaimController(Controller):
 
     @post("/return", status_code=HTTP_200_OK)
     async def give_back(
-        self, data: JSONBody[HeldJobs], fairlog: NamedDependency[Fairlog]
+        self, data: JSONBody[ReturnedJobs], fairlog: NamedDependency[Fairlog]
     ) -> SettledJobs:
         """Give jobs back unharmed: they are queued at once, and the attempt is no failure.
 

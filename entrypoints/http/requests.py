@@ -162,14 +162,26 @@ class HeldJobs(Struct, forbid_unknown_fields=True):
     worker: str
     jobs: list[HeldJob]
 
+
+class ReturnedJob(HeldJob, forbid_unknown_fields=True):
+    suspect: bool = False  # it may have ended the process that ran it; its next attempt is alone
+
+
+class ReturnedJobs(Struct, forbid_unknown_fields=True):
+    worker: str
+    jobs: list[ReturnedJob]
+
     def to_returns(self) -> list[ReturnJob]:
         _bounded(self.jobs)
         worker = validation.worker_id(self.worker)
-        returned = [(*job.key, job.started) for job in self.jobs]
+        returned = [(*job.key, job) for job in self.jobs]
         return [
-            ReturnJob(job_id=job_id, attempt=attempt, begun=begun, worker=worker)
-            for job_id, attempt, begun in returned
-        ]
+            ReturnJob(
+                job_id=job_id, attempt=attempt, begun=job.started, worker=worker,
+                suspect=job.suspect,
+            )
+            for job_id, attempt, job in returned
+        ]  # fmt: skip
 
 
 class Heartbeat(HeldJobs, forbid_unknown_fields=True):

@@ -9,7 +9,7 @@ import structlog
 
 from domain.commands import CompleteJob, FailJob, ReturnJob
 from entrypoints.views import ClaimedJob
-from entrypoints.worker.execution import Ended, Execution, Executor
+from entrypoints.worker.execution import Ended, Execution, Executor, timeout_of
 from entrypoints.worker.failure import error_body
 from entrypoints.worker.source import AttemptKey, Outcome
 
@@ -36,7 +36,7 @@ class Attempt:
         self._on_begin = on_begin
         self._executor = executor
         self._execution: Execution | None = None
-        self._timeout_seconds = _smaller(claimed.timeout_seconds, executor.kinds[claimed.kind])
+        self._timeout_seconds = timeout_of(claimed, executor)
         self._cut_short: CutShort | None = None
         self._timers: list[asyncio.TimerHandle] = []
         self._began: float | None = None  # by the loop's clock
@@ -86,9 +86,10 @@ class Attempt:
             for timer in self._timers:
                 timer.cancel()
 
-    def given_back(self) -> ReturnJob:
+    def given_back(self, *, is_suspect: bool = False) -> ReturnJob:
         return ReturnJob(
-            job_id=self.claimed.id, attempt=self.claimed.attempt, begun=self._began is not None
+            job_id=self.claimed.id, attempt=self.claimed.attempt, begun=self._began is not None,
+            suspect=is_suspect,
         )  # fmt: skip
 
     def _begin(self) -> None:
@@ -119,6 +120,8 @@ class Attempt:
 
     def _outcome(self, ended: Ended) -> Outcome | None:
         match self._cut_short:
+            case None if ended.is_given_back:
+                return self.given_back(is_suspect=ended.is_suspect)
             case None if ended.error is not None:
                 return FailJob(
                     job_id=self.claimed.id,
@@ -152,7 +155,3 @@ class Attempt:
             attempt=self.claimed.attempt,
             error=error_body("TimeoutError", message, ended.cancelled_at),
         )
-
-
-def _smaller(one: float | None, other: float | None) -> float | None:
-    return min((seconds for seconds in (one, other) if seconds is not None), default=None)

@@ -20,6 +20,8 @@ class Ended(Struct, frozen=True, kw_only=True):
     may_retry: bool = True
     cancelled_at: str = ""  # the traceback of a handler that ended because it was cancelled
     is_given_up: bool = False  # it had not ended, and nobody waits for it any more
+    is_given_back: bool = False  # it could not run here to its end; another attempt may
+    is_suspect: bool = False  # of one given back: it may have ended its process
 
 
 class Execution:
@@ -30,6 +32,7 @@ class Execution:
         self.began = began
         self.ended: asyncio.Future[Ended] = asyncio.get_running_loop().create_future()
         self.is_told_to_end = False
+        self.begun_at: float | None = None  # the first time that it did; time.monotonic()
 
     def end(self, ended: Ended) -> None:
         """The first end counts."""
@@ -43,6 +46,14 @@ class Executor(Protocol):
     @property
     def kinds(self) -> Mapping[Kind, float | None]:
         """The kinds that have a handler, and the longest run in seconds that each asks for."""
+
+    @property
+    def able(self) -> asyncio.Event:
+        """Set while handlers can be run; jobs that come otherwise are given back."""
+
+    @property
+    def free(self) -> int:
+        """How many more handlers would begin at once; others wait, for a process to start."""
 
     def start(self) -> None:
         """Call it on the loop that it is to run on."""
@@ -58,6 +69,17 @@ class Executor(Protocol):
 
     async def stop(self) -> None:
         """Run nothing more. What still runs is ended where it can be, and left alone elsewhere."""
+
+
+def timeout_of(job: ClaimedJob, executor: Executor) -> float | None:
+    """The seconds for which a run may last: the job's bound or its handler's, if it has one."""
+    bounds = (job.timeout_seconds, executor.kinds[job.kind])
+    return min((seconds for seconds in bounds if seconds is not None), default=None)
+
+
+def not_begun() -> Ended:
+    """What came of a handler that was told to end before it began."""
+    return Ended(error=error_body("HandlerNotBegun", "The handler had not begun."))
 
 
 def given_up(reason: str) -> Ended:

@@ -43,7 +43,7 @@ _COMMAND: Final = program("entrypoints.worker.handling")
 IMPORT_SAID_SECONDS: Final = 10.0  # between two lines about imports that take long
 IMPORT_SECONDS_MAX: Final = 600.0  # while the worker runs; at its start nobody else waits
 STALLED_SECONDS: Final = 3.0  # without an answer: its interpreter is held
-_KILL_SECONDS: Final = 1.0  # from SIGTERM to SIGKILL
+_KILL_SECONDS: Final = 1.0  # from the end of the connection to SIGKILL
 _LAST_WORDS_SECONDS: Final = 0.5  # for what a process said before it died
 
 _log = structlog.get_logger()
@@ -62,6 +62,7 @@ class HandlerProcess:
         self.ready: Ready | None = None
         self.refused: str | None = None  # why its handlers cannot be used
         self.is_retired = False  # takes no more jobs, and ends with those it has
+        self.is_abandoned = False
         self.has_ended = False
         self._given_up: dict[int, Execution] = {}  # have not ended, and nobody waits for them
         self._on_change = on_change
@@ -72,8 +73,10 @@ class HandlerProcess:
         self._outgoing: list[ToHandlers] = []
         self._decoder = from_handlers()
         self._made = self._heard = time.monotonic()
+        self._gave_up_at = 0.0  # the latest handler that did not end; time.monotonic()
         self._is_stalled = False
         self._is_closed = False  # its end of the socket
+        self._is_cut_off = False  # it lived on without it, and was killed
         self._is_ending = False
         self._socket, theirs = socket.socketpair()
         with theirs:
@@ -114,6 +117,11 @@ class HandlerProcess:
         """It has not answered for a while: a handler holds its interpreter."""
         return self._is_stalled
 
+    @property
+    def is_held(self) -> bool:
+        """It has not answered since a handler was given up, so the others in it cannot go on."""
+        return self._is_stalled and self._gave_up_at > self._heard
+
     def wait_until_ready(self) -> Ready:
         """Block until the handlers are imported. Raises HandlersError; for before the loop."""
         while not select.select([self._socket], [], [], IMPORT_SAID_SECONDS)[0]:
@@ -140,7 +148,7 @@ class HandlerProcess:
         ).start()
 
     def run(self, execution: Execution) -> None:
-        if not self._running:
+        if not self._is_watched:
             self._heard = time.monotonic()
         self._numbers += 1
         self._running[self._numbers] = execution
@@ -159,6 +167,7 @@ class HandlerProcess:
         if number is None:
             return False
         self._given_up[number] = self._running.pop(number)
+        self._gave_up_at = time.monotonic()
         self._begun.pop(number, None)
         self._say(GiveUp(number))
         return True
@@ -167,7 +176,7 @@ class HandlerProcess:
         """Ask whether its interpreter is free; call it about once a second."""
         if self.ready is None and self.age_seconds > IMPORT_SECONDS_MAX:
             self._signal(signal.SIGKILL)  # it died at its start, for whoever waits for it
-        if not self._running or self.has_ended:
+        if not self._is_watched or self.has_ended:
             self._is_stalled = False
             return
         silent = time.monotonic() - self._heard
@@ -179,6 +188,10 @@ class HandlerProcess:
             )  # fmt: skip
         self._say(Ping())
 
+    @property
+    def _is_watched(self) -> bool:
+        return bool(self._running or self._given_up)
+
     def retire(self) -> None:
         """Hand it no more jobs; it is ended when those that it has have ended."""
         self.is_retired = True
@@ -189,9 +202,14 @@ class HandlerProcess:
         if self.has_ended or self._is_ending:
             return
         self._is_ending = True
-        self._signal(signal.SIGTERM)
-        with contextlib.suppress(RuntimeError):  # before there is a loop
-            asyncio.get_running_loop().call_later(_KILL_SECONDS, self._signal, signal.SIGKILL)
+        if self._transport is not None:
+            self._transport.abort()  # which tells it
+        self._call_later(_KILL_SECONDS, lambda: self._signal(signal.SIGKILL))
+
+    def abandon(self) -> None:
+        """End it at once, with handlers in hand that are to be run elsewhere."""
+        self.is_retired = self.is_abandoned = True
+        self._signal(signal.SIGKILL)
 
     def kill_and_wait(self) -> None:
         """Block until it has ended; at once."""
@@ -213,9 +231,22 @@ class HandlerProcess:
         self._send()
 
     def closed(self) -> None:
-        """Its end of the socket is closed, so nothing more will be heard."""
+        """Its end of the socket is closed, so nothing more will be heard.
+
+        Usually since it has ended; but a handler may have closed each descriptor that it found.
+        """
         self._is_closed = True
         self._transport = None
+        self._call_later(_KILL_SECONDS, self._end_if_cut_off)
+
+    def _end_if_cut_off(self) -> None:
+        if not self.has_ended and not self._is_ending:
+            self._is_cut_off = True
+            self._signal(signal.SIGKILL)
+
+    def _call_later(self, seconds: float, function: Callable[[], None]) -> None:
+        with contextlib.suppress(RuntimeError):  # before there is a loop
+            asyncio.get_running_loop().call_later(seconds, function)
 
     def _hear(self, frame: FromHandlers) -> None:
         match frame:
@@ -227,6 +258,8 @@ class HandlerProcess:
             case Began(number=number):
                 if number in self._running:
                     self._begun[number] = time.monotonic()
+                    if self._running[number].begun_at is None:
+                        self._running[number].begun_at = self._begun[number]
                     self._running[number].began()
             case RunEnded(number=number, ended=ended):
                 self._ended(number, ended)
@@ -289,6 +322,8 @@ class HandlerProcess:
     @property
     def how_it_ended(self) -> str:
         """In words that follow "the process"."""
+        if self._is_cut_off:
+            return "closed its connection to its worker"
         return _how_it_ended(self._process.returncode)
 
     def death(self) -> Ended:

@@ -17,7 +17,7 @@ from adapters.supervision import Part, Trouble, keep_running
 from domain.identifiers import JobId, Kind
 from entrypoints.views import ClaimedJob
 from entrypoints.worker.backoff import Backoff
-from entrypoints.worker.execution import Execution, given_up
+from entrypoints.worker.execution import Ended, Execution, given_up, not_begun, timeout_of
 from entrypoints.worker.handler_frames import Begin
 from entrypoints.worker.handler_process import HandlerProcess
 
@@ -30,6 +30,7 @@ ALONE_MAX: Final = 2  # processes at once that run one suspect each
 # A process is replaced when so many of its handlers were given up: a quarter of what it runs at
 # once, at least one. Those that it still runs are let end; the hanging ones end with the process.
 _GIVEN_UP_A_PROCESS: Final = 4
+_USED_MAX: Final = 0.05  # of its time that an attempt may have had when it is run again
 
 _log = structlog.get_logger()
 
@@ -47,6 +48,8 @@ class HandlerProcesses:
         self.replaced = 0  # processes, because of those
         self.died = 0  # processes, of themselves
         self.problem: str | None = None  # why no process can be started
+        self.able = asyncio.Event()
+        self.able.set()
         self._troubled_since: float | None = None  # time.monotonic()
         self._notes: dict[JobId, str] = {}  # of handlers that were given up, the latest last
         self._begin = begin
@@ -75,6 +78,11 @@ class HandlerProcesses:
         self._checks = asyncio.create_task(
             keep_running(Part("worker_handlers"), self._check, heals=True), name="handlers-check"
         )
+
+    @property
+    def free(self) -> int:
+        room = sum(one.capacity - one.running for one in self._processes if self._is_usable(one))
+        return max(0, room - len(self._waiting))
 
     @property
     def stalled(self) -> int:
@@ -126,6 +134,8 @@ class HandlerProcesses:
     def execute(self, job: ClaimedJob, began: Callable[[], None]) -> Execution:
         execution = Execution(job, began)
         self._waiting.append(execution)
+        if not self.able.is_set():
+            self._give_back()
         self._place()
         return execution
 
@@ -140,7 +150,7 @@ class HandlerProcesses:
             if suspect is execution:
                 self._alone[process] = None
                 process.retire()
-        execution.end(given_up("The handler had not begun."))
+        execution.end(not_begun())
 
     def give_up(self, execution: Execution, reason: str) -> None:
         execution.end(given_up(reason))
@@ -173,13 +183,17 @@ class HandlerProcesses:
             process.kill_and_wait()
 
     def _place(self) -> None:
-        """Hand out what waits to the processes that are free; start one where none is."""
+        """Hand out what waits to the processes that are free; start one where none is, or none is
+        left for what comes next.
+        """
         if self._is_stopping:
             return
         while self._waiting and (process := self._free()) is not None:
             process.run(self._waiting.popleft())
-        starting = sum(one.ready is None for one in self._processes if not one.is_retired)
-        if len(self._waiting) > starting * self._capacity and not self._is_paused:
+        in_use = [one for one in self._processes if not one.is_retired]
+        starting = sum(one.ready is None for one in in_use)
+        is_wanted = len(self._waiting) > starting * self._capacity or not in_use
+        if is_wanted and not self._is_paused:
             self._start_one()
         for process, suspect in self._alone.items():
             if suspect is not None and process.ready is not None and not process.has_ended:
@@ -193,10 +207,12 @@ class HandlerProcesses:
         """The one with least to do."""
         free = [
             one for one in self._processes
-            if one.ready is not None and not one.is_retired and not one.has_ended
-            and one.running < one.capacity
+            if self._is_usable(one) and one.running < one.capacity
         ]  # fmt: skip
         return min(free, key=lambda one: one.running, default=None)
+
+    def _is_usable(self, process: HandlerProcess) -> bool:
+        return process.ready is not None and not process.is_retired and not process.has_ended
 
     def _start_one(self) -> None:
         if sum(not one.is_retired for one in self._processes) < self._processes_max:
@@ -223,17 +239,25 @@ class HandlerProcesses:
     def _replace_if_hanging(self, process: HandlerProcess) -> None:
         if process.given_up < max(1, process.capacity // _GIVEN_UP_A_PROCESS) or process.is_retired:
             return
+        self._replace(process)
+
+    def _replace(self, process: HandlerProcess) -> None:
+        """Have it end when what it runs has ended, and another one run what comes."""
+        self._count_replaced(process)
+        process.retire()
+
+    def _count_replaced(self, process: HandlerProcess) -> None:
         self.replaced += 1
         _log.warning(
             "handlers_replaced",
             pid=process.pid, given_up=process.given_up, still_running=process.running,
         )  # fmt: skip
-        process.retire()
 
     def _changed(self, process: HandlerProcess) -> None:
-        if process.ready is not None:
+        if self._is_usable(process):
             self._backoff.reset()
             self.problem = None
+            self.able.set()
         if process.has_ended:
             self._bury(process)
         self._place()
@@ -252,6 +276,9 @@ class HandlerProcesses:
             for execution in in_hand:
                 execution.end(process.death())
             return
+        if process.is_abandoned:
+            self._run_again(in_hand, self._waiting, process)
+            return
         self.died += 1
         _log.error(
             "handlers_process_died",
@@ -261,21 +288,49 @@ class HandlerProcesses:
         if process.ready is None:
             self.problem = process.refused or f"The process for handlers {process.how_it_ended}."
             self._pause()
-        if len(in_hand) == 1:
+            if not any(map(self._is_usable, self._processes)):
+                self._give_back()
+        if len(in_hand) == 1 and not process.given_up:
             in_hand[0].end(process.death())
         else:
-            self._suspect(in_hand, process)
+            # One of them ended the process of all: each is run alone, in the same attempt, to see
+            # which. The others lose their time and nothing else.
+            self._run_again(in_hand, self._suspects, process)
 
-    def _suspect(self, in_hand: list[Execution], process: HandlerProcess) -> None:
-        """One of them ended the process of all: run each alone, in the same attempt, to see which.
-
-        The others lose their time and nothing else.
-        """
+    def _run_again(
+        self, in_hand: list[Execution], queue: deque[Execution], process: HandlerProcess
+    ) -> None:
         for execution in in_hand:
             if execution.is_told_to_end:
                 execution.end(process.death())
             else:
-                self._suspects.append(execution)
+                queue.append(execution)
+        self._give_back_late_ones()
+
+    def _give_back_late_ones(self) -> None:
+        """They would time out here, having run for less than their time: another attempt has all
+        of it, which a suspect makes alone.
+        """
+        for queue in (self._waiting, self._suspects):
+            for execution in [one for one in queue if not self._has_time(one)]:
+                queue.remove(execution)
+                is_suspect = queue is self._suspects
+                execution.end(Ended(is_given_back=True, is_suspect=is_suspect))
+
+    def _has_time(self, execution: Execution) -> bool:
+        """Return False if a second run in the same attempt would have much less than the first."""
+        bound, begun_at = timeout_of(execution.job, self), execution.begun_at
+        if bound is None or begun_at is None:
+            return True
+        return time.monotonic() - begun_at < bound * _USED_MAX
+
+    def _give_back(self) -> None:
+        """Keep from other workers nothing that waits here for a process which cannot be started."""
+        self.able.clear()
+        for queue in (self._waiting, self._suspects):
+            while queue:
+                is_suspect = queue is self._suspects
+                queue.popleft().end(Ended(is_given_back=True, is_suspect=is_suspect))
 
     def _pause(self) -> None:
         """A process that ends before it is ready is not started again at once."""
@@ -289,8 +344,25 @@ class HandlerProcesses:
     async def _check(self) -> None:
         while True:
             await asyncio.sleep(CHECK_SECONDS)
+            self._give_back_late_ones()
             for process in (*self._processes, *self._alone):
                 process.check()
+                if process.is_stalled:
+                    self._let_others_go_on(process)
+
+    def _let_others_go_on(self, process: HandlerProcess) -> None:
+        """A handler holds the interpreter of this process: what is to begin does so in another. If
+        it is one that was given up, nobody knows when those beside it could go on: they are run
+        again elsewhere.
+        """
+        if process.is_abandoned:
+            return
+        if process.is_held:
+            self._count_replaced(process)
+            process.abandon()
+        elif process.capacity > 1 and not process.is_retired:
+            self._replace(process)
+            self._place()
 
 
 def _named(jobs: list[ClaimedJob]) -> str:

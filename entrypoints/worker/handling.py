@@ -2,7 +2,9 @@
 
 It imports the handlers, says which kinds there are, and runs the jobs that it is handed over the
 socket that it inherits (see `HandlerProcess`). It ends when that is closed, and is killed by the
-operating system when the worker has died, also while a handler holds the interpreter.
+operating system when the worker has died, also while a handler holds the interpreter. SIGTERM and
+SIGINT do not end it: a service manager sends them to each process of a service, and it is for the
+worker to say how long handlers have.
 """
 
 import asyncio
@@ -14,7 +16,9 @@ import sys
 from collections.abc import Iterable
 from contextlib import suppress
 from functools import partial
-from typing import Final, cast
+from typing import Final, NoReturn, cast
+
+import structlog
 
 from adapters.forks import keep_from_children
 from adapters.handlers import HandlersError, load_handlers
@@ -40,6 +44,7 @@ from entrypoints.worker.handler_frames import (
 from entrypoints.worker.runner import HandlerRunner
 
 _PR_SET_PDEATHSIG: Final = 1  # prctl(2)
+_log = structlog.get_logger()
 
 
 def main(connection: socket.socket) -> None:
@@ -50,6 +55,9 @@ def main(connection: socket.socket) -> None:
     if not isinstance(begin, Begin):
         return  # the worker ended first
     _die_with(begin.parent)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        # Not SIG_IGN, which the programs that handlers start would inherit.
+        signal.signal(number, lambda *_: None)
     configure_logging(as_json=begin.logs_json, runs_handlers=True)
     try:
         handlers = load_handlers(begin.handlers, has_builtin=begin.has_builtin)
@@ -58,7 +66,12 @@ def main(connection: socket.socket) -> None:
         return
     kinds = {Kind(kind): handler.timeout_seconds for kind, handler in handlers.items()}
     connection.sendall(encoded([Ready(kinds)]))
-    asyncio.run(_serve(connection, HandlerRunner(handlers)))
+    try:
+        _serve(connection, HandlerRunner(handlers))
+    except Exception:  # noqa: BLE001 (such as a closed descriptor of the event loop's)
+        _log.exception("handlers_process_failed")
+        _end(1)
+    _end(0)
 
 
 class _Kept:
@@ -79,24 +92,38 @@ def _die_with(parent: int) -> None:
             os._exit(1)
 
 
-async def _serve(connection: socket.socket, runner: HandlerRunner) -> None:
+def _serve(connection: socket.socket, runner: HandlerRunner) -> None:
+    """Until the worker closes the connection.
+
+    A handler that stops the event loop, or raises SystemExit through it, is not the end of those
+    beside it: `asyncio.run` would cancel them.
+    """
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
     connection.setblocking(False)  # noqa: FBT003 (its own signature)
-    loop = asyncio.get_running_loop()
-    closed = asyncio.Event()
-    await loop.create_unix_connection(lambda: _Listener(runner, closed), sock=connection)
-    await closed.wait()
+    listener = _Listener(runner)
+    loop.run_until_complete(loop.create_unix_connection(lambda: listener, sock=connection))
+    while not listener.is_closed:
+        try:
+            loop.run_forever()
+        except (SystemExit, KeyboardInterrupt) as error:
+            _log.warning("event_loop_left", error=type(error).__name__)
+
+
+def _end(code: int) -> NoReturn:
+    """Not after threads that nobody waits for any more."""
     output.flush()
-    with suppress(OSError, ValueError):  # a handler may have closed it
+    with suppress(Exception):  # a handler may have closed or replaced it
         sys.stdout.flush()
-    os._exit(0)  # not after threads that nobody waits for any more
+    os._exit(code)
 
 
 class _Listener(asyncio.Protocol):
     """The event loop's end of the pair of sockets; what one turn says goes together."""
 
-    def __init__(self, runner: HandlerRunner, closed: asyncio.Event) -> None:
+    def __init__(self, runner: HandlerRunner) -> None:
+        self.is_closed = False
         self._runner = runner
-        self._closed = closed
         self._decoder = for_handlers()
         self._outgoing: list[FromHandlers] = []
         self._tasks: set[asyncio.Task[None]] = set()
@@ -106,7 +133,8 @@ class _Listener(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)
 
     def connection_lost(self, _: Exception | None) -> None:
-        self._closed.set()
+        self.is_closed = True
+        asyncio.get_running_loop().stop()
 
     def data_received(self, data: bytes) -> None:
         for frame in self._decoder.feed(data):
@@ -115,6 +143,7 @@ class _Listener(asyncio.Protocol):
     def _hear(self, frame: ToHandlers) -> None:
         match frame:
             case Run():
+                self._runner.hand_over(frame.number, frame.job)
                 task = asyncio.create_task(self._run(frame), name=f"job-{frame.job.id}")
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)

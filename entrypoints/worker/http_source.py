@@ -261,8 +261,9 @@ def _told(outcome: Outcome) -> dict[str, Any]:
     match outcome:
         case CompleteJob(result=body) if body is not None:
             fields["result"] = Raw(body.data)
-        case ReturnJob(begun=True):
-            fields["started"] = True
+        case ReturnJob(begun=begun, suspect=suspect):
+            fields |= {"started": True} if begun else {}
+            fields |= {"suspect": True} if suspect else {}
         case FailJob(error=body, may_retry=may_retry):
             fields |= {"error": Raw(body.data), "retry": may_retry}
         case _:

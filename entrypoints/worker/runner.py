@@ -3,9 +3,10 @@
 import asyncio
 import inspect
 import itertools
+import sys
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 import structlog
@@ -18,9 +19,11 @@ from domain.errors import InvalidInput
 from domain.identifiers import JobId, Kind, UserId
 from domain.json_values import check_json
 from entrypoints.views import ClaimedJob
-from entrypoints.worker.execution import Ended, Execution, given_up
+from entrypoints.worker.execution import Ended, Execution, given_up, not_begun
 from entrypoints.worker.failure import error_body, error_of, traceback_of
 from entrypoints.worker.threads import HandlerThreads, ThreadCall
+
+_UNREADABLE: Final = "What the handler returned or raised cannot be read."
 
 
 class HandedJob(Struct, frozen=True):
@@ -41,11 +44,22 @@ class HandlerRunner:
         self._threads = HandlerThreads()
         self._runs: dict[int, _Run] = {}
 
+    def hand_over(self, number: int, job: HandedJob) -> None:
+        """Have a job to `run`; from now on it can be told to end, also before it begins."""
+        handler = self._handlers.get(job.kind)
+        if handler is not None:  # none: the module has changed since the worker began
+            self._runs[number] = _Run(handler, job, self._threads)
+
     async def run(self, number: int, job: HandedJob, began: Callable[[], None]) -> Ended:
         """Run a handler to its end. Raises nothing, whatever the handler does."""
-        run = self._runs[number] = _Run(self._handlers[job.kind], job, self._threads)
+        run = self._runs.get(number)
+        if run is None:
+            message = f"The handlers module has no kind {job.kind!r} any more."
+            return Ended(error=error_body("LookupError", message))
         try:
             return await run.run(began)
+        except BaseException as error:  # noqa: BLE001 (code of what it returned or raised ran, too)
+            return Ended(error=error_body(type(error).__name__, _UNREADABLE))
         finally:
             del self._runs[number]
 
@@ -84,6 +98,8 @@ class _Run:
 
     async def run(self, began: Callable[[], None]) -> Ended:
         job = self._job
+        if job.cancelled:
+            return not_begun()
         # What the handler logs says whose it is: the context goes with it into its thread.
         structlog.contextvars.bind_contextvars(
             job=job.id, kind=job.kind, user=job.user, attempt=job.attempt
@@ -156,9 +172,15 @@ class LocalExecutor:
         self.kinds: Mapping[Kind, float | None] = {
             Kind(kind): handler.timeout_seconds for kind, handler in handlers.items()
         }
+        self.able = asyncio.Event()
+        self.able.set()
         self._runner = HandlerRunner(handlers)
         self._numbers = itertools.count()
         self._running: dict[Execution, tuple[int, asyncio.Task[None]]] = {}
+
+    @property
+    def free(self) -> int:
+        return sys.maxsize
 
     def start(self) -> None:
         """Nothing is to be started."""
@@ -166,7 +188,9 @@ class LocalExecutor:
     def execute(self, job: ClaimedJob, began: Callable[[], None]) -> Execution:
         execution = Execution(job, began)
         number = next(self._numbers)
-        task = asyncio.create_task(self._run(number, execution), name=f"job-{job.id}")
+        handed = handed_job(job)
+        self._runner.hand_over(number, handed)
+        task = asyncio.create_task(self._run(number, handed, execution), name=f"job-{job.id}")
         self._running[execution] = number, task
         return execution
 
@@ -182,9 +206,8 @@ class LocalExecutor:
     async def stop(self) -> None:
         self._runner.close()
 
-    async def _run(self, number: int, execution: Execution) -> None:
+    async def _run(self, number: int, handed: HandedJob, execution: Execution) -> None:
         try:
-            handed = handed_job(execution.job)
             execution.end(await self._runner.run(number, handed, execution.began))
         finally:
             del self._running[execution]

@@ -117,6 +117,7 @@ class Worker:
         backoff = Backoff(PAUSE_SECONDS_MAX)
         while True:
             await self._has_room.wait()
+            await self._executor.able.wait()
             await self._outbox.flows.wait()  # or what cannot be told would pile up
             asked = _now()
             jobs = await self._claim()
@@ -170,7 +171,8 @@ class Worker:
     @property
     def _slots_free(self) -> int:
         """How many jobs would begin at once."""
-        return max(0, self._concurrency - len(self._running) - len(self._waiting))
+        slots = self._concurrency - len(self._running) - len(self._waiting)
+        return max(0, min(slots, self._executor.free))
 
     @property
     def _room(self) -> int:

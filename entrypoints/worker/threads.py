@@ -23,7 +23,7 @@ class ThreadCall(Struct, eq=False):
     function: Callable[[], Any]
     context: contextvars.Context
     reply: asyncio.Future[_Answer]
-    is_given_up: bool = False  # nobody waits for it, and its thread has been replaced
+    is_given_up: bool = False  # its thread has been replaced
 
 
 class HandlerThreads:
@@ -53,18 +53,19 @@ class HandlerThreads:
                 raise error
             return value
         finally:
-            self._busy -= 1
+            if not call.is_given_up:
+                self._busy -= 1
             # The error holds this frame by its traceback, and the frame would hold the error: what
             # the handler had in its variables would stay until the cycle collector comes.
             value, error = None, None
             del call
 
     def give_up(self, call: ThreadCall) -> None:
-        """Wait no longer: another thread takes the place of this one, which ends with its call."""
-        if not call.reply.done():
+        """Let another thread take the place of this one, which ends with its call, if ever."""
+        if not call.reply.done() and not call.is_given_up:
             call.is_given_up = True
             self._threads -= 1
-            call.reply.set_result((None, TimeoutError("The thread did not end.")))
+            self._busy -= 1
 
     def close(self) -> None:
         """Let the threads end as soon as they are free. Waits for none."""

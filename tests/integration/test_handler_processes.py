@@ -24,7 +24,10 @@ import multiprocessing
 import os
 import pathlib
 import re
+import signal
 import subprocess
+import sys
+import threading
 import time
 
 def quick(payload):
@@ -77,6 +80,92 @@ def exit_at_once(_):
 def pid(seconds):
     time.sleep(seconds)
     return os.getpid()
+
+async def pid_on_the_loop(seconds):
+    await asyncio.sleep(seconds)
+    return os.getpid()
+
+def regular_expression_for_ever(_):
+    re.match(r"(a+)+$", "a" * 60 + "b")
+
+async def busy_for_ever(_):
+    while True:
+        pass
+
+async def hangs_in_finally(_):
+    try:
+        await asyncio.sleep(3600)
+    finally:
+        time.sleep(3600)
+
+def closes_all_descriptors(_):
+    os.closerange(3, 4096)
+    time.sleep(3600)
+
+async def closes_all_descriptors_on_the_loop(_):
+    os.closerange(3, 4096)
+
+async def stops_the_loop(_):
+    threading.Thread(target=time.sleep, args=(3600,)).start()
+    asyncio.get_running_loop().stop()
+    await asyncio.sleep(0.1)
+    return "back"
+
+async def exits_in_a_task(_):
+    async def exits():
+        sys.exit(3)
+    await asyncio.create_task(exits())
+
+def signals_itself(_):
+    os.kill(os.getpid(), signal.SIGTERM)
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(0.5)
+    return signal.SIGTERM in signal.sigpending()
+
+class Unreadable(Exception):
+    def __str__(self):
+        raise SystemExit(4)
+
+    @property
+    def retry(self):
+        raise GeneratorExit
+
+class Text(str):
+    def encode(self, *_):
+        raise asyncio.CancelledError
+
+class Untold(Exception):
+    def __str__(self):
+        return Text("x")
+
+class Unlistable(dict):
+    def items(self):
+        raise asyncio.CancelledError
+
+def raises_what_cannot_be_read(which):
+    raise {"Unreadable": Unreadable, "Untold": Untold}[which]
+
+def returns_what_cannot_be_read(_):
+    return Unlistable(a=1)
+
+async def returns_what_cannot_be_read_on_the_loop(_):
+    return Unlistable(a=1)
+
+def crashes_when_there_is(path):
+    wait_for(path)
+    ctypes.string_at(0)
+
+def crashes_after(seconds):
+    time.sleep(seconds)
+    ctypes.string_at(0)
+
+def ends_when_there_is(path):
+    wait_for(path)
+    return "waited"
+
+def wait_for(path):
+    while not os.path.exists(path):
+        time.sleep(0.02)
 
 def forks(path):
     child = subprocess.Popen(["sleep", "3600"])
@@ -311,3 +400,164 @@ def _is_alive(pid: int) -> bool:
     except ProcessLookupError:
         return False
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+@pytest.mark.parametrize(
+    "kind", ["regular_expression_for_ever", "busy_for_ever", "hangs_in_finally"]
+)
+def test_nobody_waits_for_a_handler_that_holds_the_interpreter_and_was_given_up(
+    working: Start, kind: str
+) -> None:
+    client, worker = working(4)
+    neighbours = [
+        submit(client, "ada", kind=beside, payload=3)["id"] for beside in ("pid", "pid_on_the_loop")
+    ]
+    wait_until(lambda: all(is_running(client, job) for job in neighbours), "they run")
+    holds = submit(client, "bob", kind=kind, timeout_seconds=1, max_attempts=1)["id"]
+    wait_until(lambda: is_running(client, holds), "it runs")
+    late = submit(client, "cid", kind="quick", payload="on")["id"]
+    for job in (*neighbours, late):
+        found = ended(client, job)
+        assert (found["state"], found["attempt"], found["failures"]) == ("done", 1, 0)
+    assert ended(client, holds)["state"] == "failed"
+    assert "handlers_replaced" in worker.output
+
+
+@pytest.mark.parametrize("kind", ["closes_all_descriptors", "closes_all_descriptors_on_the_loop"])
+def test_a_handler_that_closes_all_descriptors_fails_alone(working: Start, kind: str) -> None:
+    client, _ = working(3)
+    neighbour = submit(client, "ada", kind="pid", payload=2)["id"]
+    closes = submit(client, "bob", kind=kind, max_attempts=1)["id"]
+    assert ended(client, closes)["error"]["type"] == "HandlerProcessDied"
+    found = ended(client, neighbour)
+    assert (found["state"], found["failures"]) == ("done", 0)
+    assert ended(client, submit(client, kind="quick", payload="on")["id"])["result"] == "on"
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_a_handler_that_ends_the_event_loop_or_signals_its_process_costs_its_neighbours_nothing(
+    working: Start,
+) -> None:
+    client, worker = working(5)
+    neighbours = [
+        submit(client, "ada", kind=beside, payload=3)["id"] for beside in ("pid", "pid_on_the_loop")
+    ]
+    wait_until(lambda: all(is_running(client, job) for job in neighbours), "they run")
+    bad = {
+        kind: submit(client, "bob", kind=kind, max_attempts=1)["id"]
+        for kind in ("stops_the_loop", "exits_in_a_task", "signals_itself")
+    }
+    assert ended(client, bad["stops_the_loop"])["result"] == "back"
+    assert ended(client, bad["exits_in_a_task"])["error"]["type"] == "SystemExit"
+    assert ended(client, bad["signals_itself"])["result"] is False
+    for job in neighbours:
+        found = ended(client, job)
+        assert (found["state"], found["attempt"], found["failures"]) == ("done", 1, 0)
+    assert "handlers_process_died" not in worker.output
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_an_attempt_ends_whatever_its_result_or_its_error_does_when_it_is_read(
+    working: Start,
+) -> None:
+    client, _ = working(2)
+    bad = [
+        submit(client, kind=kind, payload=payload, max_attempts=1)["id"]
+        for kind, payload in [
+            ("raises_what_cannot_be_read", "Unreadable"),
+            ("raises_what_cannot_be_read", "Untold"),
+            ("returns_what_cannot_be_read", None),
+            ("returns_what_cannot_be_read_on_the_loop", None),
+        ]
+    ]
+    for job in bad:
+        found = ended(client, job)
+        assert found["state"] == "failed"
+        assert found["error"]["message"] == "What the handler returned or raised cannot be read."
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_a_handler_that_was_given_up_and_crashes_later_is_not_taken_for_its_neighbour(
+    working: Start, tmp_path: Path
+) -> None:
+    client, worker = working(2)
+    crash, end = tmp_path / "crash", tmp_path / "end"
+    neighbour = submit(client, "ada", kind="ends_when_there_is", payload=str(end))["id"]
+    submit(
+        client, "bob", kind="crashes_when_there_is", payload=str(crash),
+        timeout_seconds=0.5, max_attempts=1,
+    )  # fmt: skip
+    wait_until(lambda: "handlers_replaced" in worker.output, "it was given up")
+    crash.touch()
+    wait_until(lambda: "handlers_process_died" in worker.output, "it crashes")
+    end.touch()
+    found = ended(client, neighbour)
+    assert (found["state"], found["attempt"], found["failures"]) == ("done", 1, 0)
+
+
+def test_no_job_times_out_because_a_neighbour_ended_its_process(working: Start) -> None:
+    client, _ = working(5)
+    neighbours = [
+        submit(client, f"user-{n}", kind="pid", payload=6, timeout_seconds=10, max_attempts=1)["id"]
+        for n in range(2)
+    ]
+    wait_until(lambda: all(is_running(client, job) for job in neighbours), "they run")
+    crash = submit(client, "bob", kind="crashes_after", payload=5, max_attempts=1)["id"]
+    assert "was ended by SIGSEGV" in ended(client, crash)["error"]["message"]
+    for job in neighbours:
+        found = ended(client, job)
+        assert (found["state"], found["failures"]) == ("done", 0)
+    given_back = audit(client, type="JobRequeued")
+    assert {one["job_id"] for one in given_back} == set(neighbours)
+    assert all(one["data"]["suspect"] for one in given_back)
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_no_job_times_out_while_a_process_for_it_starts(working: Start, handlers: str) -> None:
+    with Path(handlers).open("a") as module:
+        module.write("\ntime.sleep(4)\n")  # as a large library takes to be imported
+    client, _ = working(3, processes=True)
+    jobs = [
+        submit(client, f"user-{n}", kind="pid", payload=1, timeout_seconds=3, max_attempts=1)["id"]
+        for n in range(3)
+    ]
+    for job in jobs:
+        assert ended(client, job, 60)["state"] == "done"
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_a_kind_that_the_module_no_longer_has_when_its_process_is_replaced_fails_its_jobs(
+    working: Start, handlers: str
+) -> None:
+    client, worker = working(2)
+    wait_until(lambda: "worker_started" in worker.output, "the first process runs")
+    Path(handlers).write_text("def other(payload):\n    return payload\n")
+    ended(client, submit(client, kind="exit_at_once", max_attempts=1)["id"])
+    found = ended(client, submit(client, kind="quick", max_attempts=1)["id"])
+    assert found["error"]["message"] == "The handlers module has no kind 'quick' any more."
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_a_worker_whose_handlers_cannot_be_imported_again_leaves_the_jobs_to_others(
+    working: Start, handlers: str, tmp_path: Path
+) -> None:
+    client, worker = working(2)
+    wait_until(lambda: "worker_started" in worker.output, "the first process runs")
+    good = Path(handlers).read_text()
+    Path(handlers).write_text("raise RuntimeError('half of it is there')")
+    ended(client, submit(client, kind="exit_at_once", max_attempts=1)["id"])
+    jobs = [submit(client, kind="quick", payload=number)["id"] for number in range(4)]
+    wait_until(lambda: "half of it is there" in worker.output, "it cannot be imported")
+    (tmp_path / "other_jobs.py").write_text(good)
+    options = ("--handlers", str(tmp_path / "other_jobs.py"), "--concurrency", "1")
+    with WorkerProcess(str(client.base_url), *options):
+        for number, job in enumerate(jobs):
+            found = ended(client, job)
+            assert (found["result"], found["failures"]) == (number, 0)
+    Path(handlers).write_text(good)
+    assert ended(client, submit(client, kind="quick", payload="on")["id"], 60)["result"] == "on"
+
+
+def is_running(client: httpx.Client, job: int) -> bool:
+    state: str = client.get(f"/v1/jobs/{job}").json()["state"]
+    return state == "running"

@@ -503,7 +503,7 @@ class Referee:
         assert event.attempts_max == job.attempts_max
 
     def _give_back(self, job: JudgedJob, event: JobRequeued) -> None:
-        assert event.suspect == job.is_suspect
+        assert event.suspect or not job.is_suspect  # a worker may say that it is one
         if event.begun:
             job.starts += job.begun_at is None
             job.losses = 0

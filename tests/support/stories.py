@@ -63,8 +63,10 @@ def fail(attempt: int = 1, job_id: JobId = JOB, *, may_retry: bool = True) -> Fa
     return FailJob(job_id=job_id, attempt=attempt, error=ERROR, may_retry=may_retry)
 
 
-def give_back(attempt: int = 1, job_id: JobId = JOB, *, begun: bool | None = None) -> ReturnJob:
-    return ReturnJob(job_id=job_id, attempt=attempt, begun=begun)
+def give_back(
+    attempt: int = 1, job_id: JobId = JOB, *, begun: bool | None = None, suspect: bool = False
+) -> ReturnJob:  # fmt: skip
+    return ReturnJob(job_id=job_id, attempt=attempt, begun=begun, suspect=suspect)
 
 
 def admitted(user_id: UserId = ALICE, used: int = 1, **details: Any) -> RateLimitDecided:

@@ -96,6 +96,13 @@ def test_a_job_whose_handler_had_begun_before_it_was_given_back_does_not_expire(
         given_back.after(10).when(WAKE).then_nothing()
 
 
+def test_a_job_that_its_worker_gives_back_as_a_suspect_is_run_alone_the_next_time() -> None:
+    told = give_back(begun=True, suspect=True)
+    story = given(SUBMITTED).when(claim()).so.when(told).so
+    assert counts(story.job(1)) == (1, 1, 0)
+    story.when(claim()).then(started(2, alone=True))
+
+
 def test_a_claimed_job_does_not_expire_before_its_claim_is_over() -> None:
     story = given(submitted(expires_at=at(10))).when(claim(begins=0)).so.after(10)
     story.when(WAKE).then_nothing()

@@ -16,7 +16,7 @@ from domain.commands import CompleteJob, FailJob, ReturnJob
 from domain.errors import InvalidInput, LogUnavailable, NotTheCurrentAttempt, QueueFull, WriteFailed
 from domain.identifiers import JobId, Kind, UserId
 from entrypoints.views import ClaimedJob
-from entrypoints.worker.runner import LocalExecutor
+from entrypoints.worker.runner import HandedJob, HandlerRunner, LocalExecutor
 from entrypoints.worker.runtime import Worker
 from entrypoints.worker.source import AttemptKey, Outcome
 
@@ -547,3 +547,24 @@ def test_a_cancelled_job_is_told_at_once_and_its_end_is_reported_when_its_handle
         assert source.settled == [ReturnJob(job_id=JobId(1), attempt=1, begun=True)]
 
     asyncio.run(story())
+
+
+def test_a_handler_that_is_told_to_end_before_it_begins_never_begins() -> None:
+    async def run() -> None:
+        def handle(payload: object) -> object:
+            raise AssertionError(payload)
+
+        runner = HandlerRunner(
+            {"work": Handler(kind="work", function=handle, is_async=False, wants_job=False)}
+        )
+        job = HandedJob(JobId(1), UserId("ada"), Kind("work"), 1, b"null")
+        runner.hand_over(1, job)
+        runner.tell_to_end(1)
+        begun: list[int] = []
+        ended = await runner.run(1, job, lambda: begun.append(1))
+        assert ended.error is not None
+        assert b"had not begun" in ended.error.data
+        assert not begun
+        runner.close()
+
+    asyncio.run(run())
