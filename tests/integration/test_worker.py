@@ -442,7 +442,11 @@ def test_a_stop_finishes_what_it_can_and_gives_back_the_rest(place: Any, databas
             assert (done.state, msgspec.json.decode(done.result)) == (State.DONE, "in time")
             for job_id in (never_job, deaf_job, *ahead):
                 assert (await fairlog.job(job_id)).state is State.QUEUED
-                assert (await history(fairlog, job_id))[-2:] == ["JobStarted", "JobRequeued"]
+                found = await history(fairlog, job_id)
+                begun = {"AttemptBegun"}  # said of one that got the slot of the first
+                assert [one for one in found if one not in begun][-2:] == [
+                    "JobStarted", "JobRequeued",
+                ]  # fmt: skip
             release.set()
             async with working(Worker(source("other"), handlers(never=quick, deaf=quick), 2)):
                 for job_id in (never_job, deaf_job, *ahead):
