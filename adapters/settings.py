@@ -56,7 +56,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     max_attempts: Annotated[int, Meta(ge=1, le=1_000)] = 3
 
     # Connections, default 1,000, from 10 to 100,000. Beyond it the server closes those that it
-    # waits for longest.
+    # waits for longest, then those whose requests wait for news longest.
     max_connections: Annotated[int, Meta(ge=10, le=100_000)] = 1_000
 
     # Seconds, default 75, from 1 to 3,600. How long a connection stays open between two requests;
@@ -67,7 +67,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     # byte to its last, and how long a client may read nothing of an answer.
     request_seconds: Annotated[int, Meta(ge=1, le=3_600)] = 60
 
-    # MiB, default 128, from 16 (one batch) to 65,536. Bodies of all requests under way together.
+    # MiB, default 128, from 16 (one batch) to 65,536. Bodies of all requests under way together,
+    # and as much of answers that have not been read.
     bodies_mib: Annotated[int, Meta(ge=16, le=65_536)] = 128
 
     # Names beside those of loopback and --host by which the server may be asked (the header Host),

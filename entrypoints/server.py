@@ -5,6 +5,7 @@ before it has declared the jobs of the first one lost, and nobody is answered be
 """
 
 import contextlib
+import logging
 import resource
 import signal
 import socket
@@ -106,12 +107,18 @@ def uvicorn_config(app: Litestar, settings: Settings) -> uvicorn.Config:
         request_seconds=settings.request_seconds,
         bodies_bytes_max=settings.bodies_mib * 1024 * 1024,
     )
+    logging.getLogger("uvicorn.error").addFilter(_is_about_us)
     return uvicorn.Config(
         app, loop="uvloop", http=bounded_protocol(bounds), ws="none", lifespan="on",
         log_config=None, access_log=False, server_header=False, proxy_headers=False,
         timeout_keep_alive=settings.keep_alive_seconds,
         timeout_graceful_shutdown=GRACEFUL_SECONDS_MAX,
     )  # fmt: skip
+
+
+def _is_about_us(record: logging.LogRecord) -> bool:
+    """Write no line for a request that is none: its client is told, and may send any number."""
+    return record.msg != "Invalid HTTP request received."
 
 
 def allow_files(connections: int) -> None:

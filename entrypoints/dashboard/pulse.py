@@ -12,16 +12,22 @@ from litestar.response import Stream
 
 from entrypoints.dashboard.desk import Desk
 from entrypoints.http.paging import position_of
+from entrypoints.http.reading import StrictRequest
 from entrypoints.http.stream import HEADERS, LastEventId, last_seen, reached
+from entrypoints.http.waiting import waits_for_news
 
 
 @get("/pulse")
 async def pulse(
-    desk: NamedDependency[Desk], after: FromQuery[int] = 0, last_event_id: LastEventId = None
+    request: StrictRequest,
+    desk: NamedDependency[Desk],
+    after: FromQuery[int] = 0,
+    last_event_id: LastEventId = None,
 ) -> Stream:
     """At each beat: `data` and `id` are the position of the latest event."""
     seen = last_seen(last_event_id)
     position = await reached(desk.fairlog.tail, position_of(after) if seen is None else seen)
+    waits_for_news(request)
     return Stream(_frames(desk, position), media_type="text/event-stream", headers=HEADERS)
 
 

@@ -26,6 +26,7 @@ from entrypoints.http.requests import (
     OutcomeOfJob,
     ReturnedJobs,
 )
+from entrypoints.http.waiting import waits_for_news
 from entrypoints.service import Fairlog
 from entrypoints.views import ClaimedJob, JobView
 
@@ -76,6 +77,8 @@ class ClaimController(Controller):
         Sent again with its claim_id within ten minutes: the same jobs or fewer, never others.
         """
         command = data.to_command()
+        if data.wait_seconds > 0:
+            waits_for_news(request)
         with hanging_up(request) as gone:
             jobs = await fairlog.claim(command, data.wait_seconds, gone)
         return Claim(jobs, fairlog.policy.lease_seconds)
@@ -92,6 +95,8 @@ class ClaimController(Controller):
         What is lost keeps its place under a cap while it is named, and until it is returned.
         """
         command = data.to_command()
+        if data.wait_seconds > 0:
+            waits_for_news(request)
         with hanging_up(request) as gone:
             held = await fairlog.extend(command, data.wait_seconds, gone)
         return LeasesView(

@@ -45,6 +45,7 @@ from entrypoints.http.rate_limit_fields import rate_limit_fields, seconds_until
 QUOTA_EXCEEDED = "https://iana.org/assignments/http-problem-types#quota-exceeded"
 _RETRY_SECONDS = "1"
 _MESSAGE_CHARACTERS_MAX = 500
+_DETAIL_CHARACTERS_MAX = 2_000  # a sentence may name what was sent, like a field of megabytes
 _STATUS: dict[type[FairlogError], HTTPStatus] = {
     RateLimited: HTTPStatus.TOO_MANY_REQUESTS,
     KeyReusedWithOtherPayload: HTTPStatus.UNPROCESSABLE_ENTITY,
@@ -172,6 +173,8 @@ def _clause(found: dict[str, Any]) -> str:
 
 
 def http_problem(status: HTTPStatus, detail: str) -> Problem:
+    if len(detail) > _DETAIL_CHARACTERS_MAX:
+        detail = f"{detail[: _DETAIL_CHARACTERS_MAX - 1]}…"
     return {"type": "about:blank", "title": status.phrase, "status": int(status), "detail": detail}
 
 

@@ -15,6 +15,9 @@ import msgspec
 from msgspec import Struct
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from entrypoints.http.unread_answers import UnreadAnswers
+from entrypoints.http.waiting import waits_since
+
 HEAD_BYTES_MAX: Final = 64 * 1024  # the address and all header fields
 FIELDS_MAX: Final = 100
 URL_BYTES_MAX: Final = 8 * 1024
@@ -28,7 +31,8 @@ class Bounds(Struct, frozen=True, kw_only=True):
 
     connections_max: int
     request_seconds: float  # from a request's first byte to its last, and for an answer to move on
-    bodies_bytes_max: int  # of all requests that are not answered yet
+    # Of all requests that are not answered yet, and as much of answers that are not read yet.
+    bodies_bytes_max: int
 
 
 def bounded_protocol(bounds: Bounds) -> type["BoundedProtocol"]:
@@ -46,22 +50,29 @@ class Clients:
     def __init__(self, bounds: Bounds) -> None:
         self.bounds = bounds
         self.bodies_bytes = 0
+        self.unread = UnreadAnswers(bounds.bodies_bytes_max)
         self._open: set[BoundedProtocol] = set()
         # Those from which a request is awaited or still coming, the longest first.
         self._awaited: dict[BoundedProtocol, None] = {}
         self._is_swept = False
 
     def add(self, one: "BoundedProtocol") -> bool:
-        """False where there are too many, and each of them has a request that is worked on."""
+        """False where there are too many, and each of them has a request that is worked on.
+
+        One that waits for news (see `entrypoints.http.waiting`) is not: its client comes back.
+        """
         self._open.add(one)
         if not self._is_swept:
             self._is_swept = True
             one.loop.call_later(_SWEEP_SECONDS, self._sweep, one.loop)
         if len(self._open) > self.bounds.connections_max:
-            longest = next(iter(self._awaited), None)
-            if longest is None:
+            if longest := next(iter(self._awaited), None):
+                longest.give_up("Too many connections are open; send it again on a new one.")
+            elif waiting := self._waits_longest():
+                self._open.discard(waiting)
+                waiting.transport.close()
+            else:
                 return False
-            longest.give_up("Too many connections are open; send it again on a new one.")
         self.await_request(one)
         return True
 
@@ -84,6 +95,14 @@ class Clients:
                 one.give_up(_TOO_MANY_BODIES)
         if self.bodies_bytes > self.bounds.bodies_bytes_max:
             newcomer.give_up(_TOO_MANY_BODIES)
+
+    def _waits_longest(self) -> "BoundedProtocol | None":
+        waiting = [
+            (since, id(one), one)
+            for one in self._open
+            if one.cycle is not None and (since := waits_since(one.cycle.scope)) is not None
+        ]
+        return min(waiting)[-1] if waiting else None
 
     def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
         now = loop.time()
@@ -118,6 +137,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.clients.remove(self)
+        self.clients.unread.remove(self.transport)
         self._let_go_of_bodies()
         super().connection_lost(exc)
 
@@ -185,9 +205,11 @@ class BoundedProtocol(HttpToolsProtocol):
         super().pause_writing()
         self._unread_bytes = self.transport.get_write_buffer_size()
         self._unread_due = self.loop.time() + self.clients.bounds.request_seconds
+        self.clients.unread.add(self.transport)
 
     def resume_writing(self) -> None:
         super().resume_writing()
+        self.clients.unread.remove(self.transport)
         self._unread_due = math.inf
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002 (uvicorn's one word for all)

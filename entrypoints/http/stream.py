@@ -16,6 +16,8 @@ from domain.errors import FairlogError, InvalidInput
 from domain.identifiers import POSITION_MAX
 from entrypoints.http.audit import known_types
 from entrypoints.http.paging import position_of
+from entrypoints.http.reading import StrictRequest
+from entrypoints.http.waiting import waits_for_news
 from entrypoints.service import Fairlog
 from entrypoints.tail import Page, Tail
 from entrypoints.views import event_view
@@ -33,6 +35,7 @@ _log = structlog.get_logger()
 
 @get("/v1/stream", tags=["audit"])
 async def stream(
+    request: StrictRequest,
     fairlog: NamedDependency[Fairlog],
     user_id: FromQuery[str | None] = None,
     job_id: FromQuery[int | None] = None,
@@ -57,6 +60,7 @@ async def stream(
         position = await fairlog.tail.position()
     else:
         await reached(fairlog.tail, position)
+    waits_for_news(request)
     return Stream(
         _frames(fairlog, wanted, position), media_type="text/event-stream", headers=HEADERS
     )

@@ -2,6 +2,7 @@
 
 import contextlib
 import socket
+import sqlite3
 from collections.abc import Iterator
 from http.client import HTTPResponse
 
@@ -140,17 +141,42 @@ def test_others_are_answered_while_very_many_connections_wait(
         assert is_alive(server)
 
 
-def test_a_connection_is_refused_where_all_others_are_worked_on(server: AppServer) -> None:
-    claim = b'{"worker": "w", "wait_seconds": 20}'
-    request = b"POST /v1/claims HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(
-        claim
-    )
-    with connections(server, CONNECTIONS_MAX, request + claim):
-        wait_until(lambda: _is_full(server), "all connections are worked on")
-        answer = exchange(server.port, b"")
-        assert "Too many connections" in problem(answer, 503)["detail"]
-        assert answer.headers["Retry-After"] == "1"
-    wait_until(lambda: not _is_full(server), "there is room again")
+CLAIM = b'{"worker": "w", "wait_seconds": 20}'
+HEAD = b"%s HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n"
+WAITING = {
+    "claims": HEAD % (b"POST /v1/claims", len(CLAIM)) + CLAIM,
+    "streams": b"GET /v1/stream?user_id=nobody HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    "open dashboards": b"GET /pulse HTTP/1.1\r\nHost: localhost\r\n\r\n",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("sent", WAITING.values(), ids=WAITING.keys())
+def test_clients_that_wait_for_news_make_room_for_others(server: AppServer, sent: bytes) -> None:
+    with connections(server, CONNECTIONS_MAX, sent):
+        wait_until(lambda: server.connections_waiting == CONNECTIONS_MAX, "all of them wait")
+        assert is_alive(server)
+        submitted = server.client.post(
+            "/v1/jobs", json={"user_id": "ada", "payload": sent.decode()}
+        )
+        assert submitted.status_code == 202
+    wait_until(lambda: server.connections_waiting == 0, "they have gone")
+
+
+def test_a_connection_is_refused_where_all_others_are_worked_on(
+    new_database_url: NewDatabase,
+) -> None:
+    url = new_database_url()
+    job = b'{"user_id": "ada", "payload": null}'
+    request = HEAD % (b"POST /v1/jobs", len(job))
+    with AppServer(url, SETTINGS) as server:
+        other = sqlite3.connect(url.removeprefix("sqlite:///"), isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")  # nothing is written meanwhile
+        with contextlib.closing(other), connections(server, CONNECTIONS_MAX, request + job):
+            wait_until(lambda: server.connections_worked_on == CONNECTIONS_MAX, "all are worked on")
+            answer = exchange(server.port, b"")
+            assert "Too many connections" in problem(answer, 503)["detail"]
+            assert answer.headers["Retry-After"] == "1"
+        wait_until(lambda: not _is_full(server), "there is room again")
 
 
 def _is_full(server: AppServer) -> bool:
@@ -187,6 +213,45 @@ def test_an_answer_that_nobody_reads_is_given_up(server: AppServer) -> None:
         one.connect(("127.0.0.1", server.port))
         one.sendall(request * 16)
         wait_until(lambda: server.connections_open == 0, "the connection is given up")
+
+
+def test_answers_that_nobody_reads_are_bounded_together(new_database_url: NewDatabase) -> None:
+    patient = Settings(request_seconds=3600, bodies_mib=16)
+    with AppServer(new_database_url(), patient) as server:
+        for number in range(4):
+            job = {"user_id": "ada", "payload": str(number) * (MIB - 2)}
+            assert server.client.post("/v1/jobs", json=job).status_code == 202
+        request = b"GET /v1/jobs?include=payload HTTP/1.1\r\nHost: localhost\r\n\r\n"
+        with contextlib.ExitStack() as stack:
+            for _ in range(20):
+                one = stack.enter_context(socket.socket())
+                one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+                one.connect(("127.0.0.1", server.port))
+                one.sendall(request)
+            wait_until(
+                lambda: server.connections_open <= 8, "those unread for longest are given up"
+            )
+            answer = answer_on(one)  # it reads at last
+            assert len(answer.json()["jobs"]) >= 3
+        assert is_alive(server)
+
+
+def test_a_request_that_is_none_leaves_no_line_in_the_log(
+    server: AppServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(10):
+        problem(exchange(server.port, b"no request at all\r\n\r\n"), 400)
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("call", ["/v1/jobs", "/v1/jobs/batch", "/v1/claims/complete"])
+def test_an_answer_repeats_no_megabytes_of_what_was_sent(server: AppServer, call: str) -> None:
+    entry = b'{"%s": 1}' % (b"x" * (2 * MIB))
+    one = b'{"worker": "w", "jobs": [%s]}' % entry if call.endswith("complete") else entry
+    sent = b'{"jobs": [%s]}' % entry if call.endswith("batch") else one
+    answer = server.client.post(call, content=sent, headers={"Content-Type": "application/json"})
+    assert "unknown field `xxx" in answer.text
+    assert len(answer.content) < 10_000
 
 
 def test_requests_that_are_sent_ahead_are_answered_in_order(server: AppServer) -> None:

@@ -29,6 +29,7 @@ from domain.ports import Clock
 from entrypoints.composition import compose, prepare
 from entrypoints.host_names import hosts_of
 from entrypoints.http.app import create_app
+from entrypoints.http.waiting import waits_since
 from entrypoints.server import uvicorn_config
 
 START_SECONDS_MAX = 60.0  # usual: 1
@@ -107,6 +108,20 @@ class AppServer:
     @property
     def connections_open(self) -> int:
         return len(self._server.server_state.connections)
+
+    @property
+    def connections_waiting(self) -> int:
+        """Those whose requests wait for news."""
+        return sum(1 for one in self._cycles() if waits_since(one.scope) is not None)
+
+    @property
+    def connections_worked_on(self) -> int:
+        """Those whose requests have come whole, and have no answer yet."""
+        return sum(1 for one in self._cycles() if not one.more_body and not one.response_complete)
+
+    def _cycles(self) -> list[Any]:
+        protocols: list[Any] = list(self._server.server_state.connections)
+        return [one.cycle for one in protocols if one.cycle is not None]
 
     def __exit__(self, *_: object) -> None:
         self.client.close()
