@@ -4,7 +4,6 @@ Canonical means compact with sorted keys, so that equal values are equal bytes a
 serves both as the body's proof in the log and as its identity for idempotency.
 """
 
-import re
 from hashlib import sha256
 from typing import Any, Final
 
@@ -16,9 +15,6 @@ from domain.errors import InvalidInput
 BODY_BYTES_MAX: Final = 1024 * 1024
 DEPTH_MAX: Final = 32  # containers within containers
 
-_PLAIN_BYTES_MAX: Final = 16 * 1024
-# What a text or a number may be refused for: bytes and escapes that are no Unicode, and its range.
-_NOT_PLAIN: Final = re.compile(rb"[^\x00-\x7f]|\\|[0-9][eE]|[0-9]{19}")
 _encoder = msgspec.json.Encoder(order="deterministic")
 
 
@@ -48,19 +44,10 @@ def body_of_json(text: bytes, what: str) -> Body:
         raise InvalidInput(f"Not accepted: the {what} is no valid UTF-8.") from None
     except RecursionError:
         raise _too_deep(what) from None
+    # A value is no deeper than there are brackets, and few have so many.
+    if text.count(b"[") + text.count(b"{") <= DEPTH_MAX:
+        return _encoded(value, what)
     return body_of(value, what)
-
-
-def is_plainly_a_body(text: bytes) -> bool:
-    """Say without reading it that JSON text would make a body. False where that is not certain.
-
-    For a refusal, which needs no body: looking is a tenth of the work of making one.
-    """
-    return (
-        len(text) <= _PLAIN_BYTES_MAX
-        and text.count(b"[") + text.count(b"{") <= DEPTH_MAX
-        and _NOT_PLAIN.search(text) is None
-    )
 
 
 def body_of(value: Any, what: str) -> Body:  # noqa: ANN401 (any JSON value)
@@ -71,6 +58,10 @@ def body_of(value: Any, what: str) -> Body:  # noqa: ANN401 (any JSON value)
     """
     if _is_deeper_than(value, DEPTH_MAX):
         raise _too_deep(what)
+    return _encoded(value, what)
+
+
+def _encoded(value: Any, what: str) -> Body:  # noqa: ANN401 (any JSON value)
     try:
         data = _encoder.encode(value)
     except UnicodeEncodeError:

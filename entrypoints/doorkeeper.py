@@ -71,10 +71,6 @@ class Doorkeeper:
                 self._door.close(refused_by_log, tick, self._tick())
             raise
 
-    @property
-    def is_closed_to_any(self) -> bool:
-        return self._door.is_closed_to_any
-
     def refuse(self, user_id: UserId) -> RateLimited | None:
         """The refusal of a submission of this user, counted; None when the log has to decide."""
         return self._door.refuse(user_id, self._tick()) if self._door.is_closed_to_any else None

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
-from functools import partial
 
 from litestar import Litestar
 from litestar.di import Provide
@@ -21,7 +20,7 @@ from entrypoints.http.edge import EdgeApp
 from entrypoints.http.guard import guard
 from entrypoints.http.jobs import JobController
 from entrypoints.http.limits import LimitController
-from entrypoints.http.metrics import Figures, meter, metrics
+from entrypoints.http.metrics import Figures, metrics
 from entrypoints.http.operations import livez, readyz, stats
 from entrypoints.http.original import OriginalController
 from entrypoints.http.problems import answer_error
@@ -86,7 +85,6 @@ def create_app(
             "fairlog": Provide(lambda: fairlog, sync_to_thread=False),
             "figures": Provide(lambda: figures, sync_to_thread=False),
         },
-        middleware=[partial(meter, figures)],
         exception_handlers={Exception: answer_error},
         request_class=StrictRequest,
         before_request=guard,
@@ -98,7 +96,7 @@ def create_app(
         request_max_body_size=BODY_BYTES_MAX,
         logging_config=None,
     )  # fmt: skip
-    app.served_names = served_names
+    app.served_names, app.figures = served_names, figures
     return app
 
 

@@ -15,7 +15,7 @@ _OWN: Final = frozenset({b"same-origin", b"none"})
 
 async def guard(request: Request[Any, Any, Any]) -> None:
     """Raises `InvalidInput`, or an HTTP 403."""
-    await refuse_invalid_utf8(request)
+    refuse_invalid_utf8(request)
     check_query(request)
     if request.scope["method"] not in _READING:
         _refuse_other_sites(request.scope["headers"])

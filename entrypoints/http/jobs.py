@@ -73,13 +73,6 @@ class JobController(Controller):
     ) -> JsonAnswer:
         """Accept a job. Sent again with the same key, it changes nothing."""
         key = _unquoted(idempotency_key)
-        # Checked without making what a refusal does not need.
-        if (
-            fairlog.door.is_closed_to_any
-            and data.has_plain_payload()
-            and (known := fairlog.door.refuse(data.check(key)))
-        ):
-            return refusal_answer(known)
         size = memoryview(data.payload).nbytes
         if size <= BYTES_ON_THE_LOOP_MAX:
             command = data.to_command(key)

@@ -1,19 +1,17 @@
 """Figures for Prometheus: what the writer, the line, the log and this door do.
 
-HTTP is measured by a meter of our own: Litestar's plugin looks its metrics up by name several times
+HTTP is measured by `EdgeApp`: Litestar's plugin looks its metrics up by name several times
 a request, which costs a third of what a submission does.
 """
 
 import asyncio
 import contextlib
-import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from litestar import Response, get
 from litestar.di import NamedDependency
-from litestar.types import ASGIApp, Message, Receive, Scope, Send
 from msgspec import Struct
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
@@ -32,7 +30,6 @@ from entrypoints.worker.handler_processes import HandlerProcesses
 
 _SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 _COMMANDS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256)
-_UNMATCHED: Final = "none"  # of a request that no route took
 
 
 class Histogram:
@@ -90,6 +87,7 @@ class Figures:
         self._batch_seconds.observe(batch.seconds)
 
     def request_answered(self, method: str, path: str, status: int, seconds: float) -> None:
+        """`path` is the route's, with the names of its parameters."""
         key = (method, path, str(status))
         histogram = self._requests.get(key)
         if histogram is None:
@@ -233,30 +231,6 @@ def _of_handlers(handlers: HandlerProcesses) -> Iterator[Metric]:
     yield _counter(
         "fairlog_handler_processes_died", "Processes that died of themselves", handlers.died
     )
-
-
-def meter(figures: Figures, app: ASGIApp) -> ASGIApp:
-    """An ASGI application that times what it passes on."""
-
-    async def metered(scope: Scope, receive: Receive, send: Send) -> None:
-        started = time.perf_counter()
-        status = 0
-
-        async def watched(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            await send(message)
-
-        try:
-            await app(scope, receive, watched)
-        finally:
-            path = str(scope.get("path_template") or _UNMATCHED)
-            figures.request_answered(
-                str(scope.get("method", "none")), path, status, time.perf_counter() - started
-            )
-
-    return metered
 
 
 @get("/metrics", tags=["operations"])

@@ -112,7 +112,7 @@ def read_batch(data: bytes, expected: type[Batch]) -> Batch:
     return batch
 
 
-async def refuse_invalid_utf8(request: Request[Any, Any, Any]) -> None:
+def refuse_invalid_utf8(request: Request[Any, Any, Any]) -> None:
     """Refuse an address in which the server would put U+FFFD for bytes that it cannot read.
 
     Two different user ids would become one. Raises `InvalidInput`.

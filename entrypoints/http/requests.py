@@ -7,7 +7,7 @@ from typing import Final, Literal
 from msgspec import UNSET, Raw, Struct, UnsetType, field
 
 from domain import validation
-from domain.bodies import Body, body_of_json, is_plainly_a_body
+from domain.bodies import Body, body_of_json
 from domain.commands import (
     ChangeLimit,
     ClaimJobs,
@@ -42,21 +42,6 @@ class Submission(Struct, forbid_unknown_fields=True, kw_only=True):
     timeout_seconds: float | None = None
     max_attempts: int | None = None
     priority: int = 0
-
-    def has_plain_payload(self) -> bool:
-        return is_plainly_a_body(bytes(self.payload))
-
-    def check(self, header_key: str | None) -> UserId:
-        """Whose it is; raises `InvalidInput` as `to_command` does, but not for the payload."""
-        if (
-            header_key is not None or self.idempotency_key is not None or self.run_at is not None
-            or self.expires_at is not None or self.timeout_seconds is not None
-            or self.max_attempts is not None
-        ):  # fmt: skip
-            return self.to_command(header_key).user_id
-        validation.kind(self.kind)
-        validation.priority(self.priority)
-        return validation.user_id(self.user_id)
 
     def to_command(self, header_key: str | None = None) -> SubmitJob:
         """Raises `InvalidInput`. `header_key` is the Idempotency-Key header, already unquoted."""

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given as for_all
 from hypothesis import strategies as st
 
-from domain.bodies import BODY_BYTES_MAX, DEPTH_MAX, body_of
+from domain.bodies import BODY_BYTES_MAX, DEPTH_MAX, body_of, body_of_json
 from domain.errors import InvalidInput
 
 JSON = st.recursive(
@@ -83,6 +83,19 @@ def test_deeper_it_is_refused_with_a_sentence(value: Any) -> None:
         body_of(value, "result")
     assert str(refused.value) == "The result is nested more than 32 deep; flatten it."
     assert not refused.value.is_too_large
+
+
+@pytest.mark.parametrize(
+    "value", [nested(DEPTH_MAX), "[" * 100, [[]] * 100, {"{": [{}, "}"] * 20}, [1, 2]]
+)
+def test_json_text_may_be_as_deep_as_its_value(value: Any) -> None:
+    text = msgspec.json.encode(value)
+    assert body_of_json(text, "payload") == body_of(value, "payload")
+
+
+def test_json_text_nested_deeper_is_refused() -> None:
+    with pytest.raises(InvalidInput, match="The payload is nested more than 32 deep"):
+        body_of_json(msgspec.json.encode(nested(33)), "payload")
 
 
 def test_it_may_have_a_mebibyte_and_not_a_byte_more() -> None:
