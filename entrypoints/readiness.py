@@ -1,5 +1,6 @@
 """Whether this server can be sent requests: what has to work for that, and what does not."""
 
+import asyncio
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Final
@@ -13,6 +14,7 @@ from adapters.supervision import Trouble
 from domain.errors import FairlogError
 from domain.log_time import Reading
 from entrypoints.clock import clock_note
+from entrypoints.questions import READ_SECONDS_MAX
 from entrypoints.service import Fairlog
 
 # Writes, reads, the clock and the news of the log. Whatever else fails is shown, and the server
@@ -57,9 +59,13 @@ async def _asked(fairlog: Fairlog) -> tuple[str | None, str | None]:
     if any(one.part == "reads" for one in fairlog.supervisor.troubles()):
         return None, None  # its own reason says it, and asking again could take some seconds
     try:
-        if not await fairlog.read(lambda _: is_current(fairlog.database)):
-            return "The schema is not current; run `fairlog migrate`.", None
-        return None, clock_note(await fairlog.read(lambda connection: _looked(fairlog, connection)))
+        async with asyncio.timeout(READ_SECONDS_MAX):  # a statement that began may wait for longer
+            if not await fairlog.read(lambda _: is_current(fairlog.database)):
+                return "The schema is not current; run `fairlog migrate`.", None
+            looked = await fairlog.read(lambda connection: _looked(fairlog, connection))
+            return None, clock_note(looked)
+    except TimeoutError:
+        return "The database does not answer a short question; is a table of it locked?", None
     except FairlogError as error:
         return str(error), None
 

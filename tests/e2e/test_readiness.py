@@ -212,6 +212,23 @@ def test_many_reads_at_once_hear_soon_that_the_database_hangs(private_mariadb: M
         assert_all_loops_run(server)
 
 
+def test_a_table_that_somebody_has_locked_is_told_while_it_is(private_mariadb: MariaDB) -> None:
+    """Reads wait for it: each has a connection, and a statement that began."""
+    url = private_mariadb.create_database()
+    with FairlogServer(url, settings=SETTINGS) as server:
+        submit(server.client)
+        with private_mariadb.connect() as admin, admin.cursor() as cursor:
+            cursor.execute(f"USE `{make_url(url).database}`")
+            cursor.execute("LOCK TABLES log_head WRITE")
+            for _ in range(2):
+                answer = server.client.get("/readyz", timeout=SECONDS_MAX * 3)
+                assert answer.status_code == 503
+                assert answer.json()["reason"]
+            cursor.execute("UNLOCK TABLES")
+        wait_until(lambda: ready(server)["ready"], "it is ready again")
+        assert_all_loops_run(server)
+
+
 def test_a_finished_job_is_recorded_once_the_disk_has_room_again(
     private_mariadb: MariaDB,
 ) -> None:
