@@ -10,7 +10,6 @@ from click.exceptions import Exit
 
 from adapters.doctor import Finding as Diagnosis
 from adapters.doctor import Level, examine
-from adapters.schema import is_current
 from domain.chain import GENESIS
 from domain.errors import LogTooNew
 from domain.identifiers import POSITION_MAX
@@ -196,12 +195,6 @@ def doctor(database_url: str | None) -> None:
             _print_diagnosis(diagnosis)
             if diagnosis.level is Level.ERROR:
                 worst = Level.ERROR
-        if not fairlog.database.is_new and is_current(fairlog.database):
-            _print_diagnosis(_of_log_time(fairlog))
-            for diagnosis in diagnose(fairlog):
-                _print_diagnosis(diagnosis)
-                if diagnosis.level is Level.ERROR:
-                    worst = Level.ERROR
     if worst is Level.ERROR:
         raise Exit(CHECK_FAILED)
 
@@ -222,6 +215,8 @@ def _diagnoses(fairlog: Fairlog) -> Iterator[Diagnosis]:
             is_sound = is_sound and diagnosis.level is Level.OK
     if is_sound:
         yield _bookkeeping(fairlog)
+        yield _of_log_time(fairlog)
+        yield from diagnose(fairlog)
 
 
 def _bookkeeping(fairlog: Fairlog) -> Diagnosis:

@@ -96,7 +96,9 @@ def test_the_state_of_then_is_printed(fairlog: Fairlog, asked: Asked) -> None:
 def test_jobs_of_then_are_printed(fairlog: Fairlog, asked: Asked) -> None:
     submitted = [row["position"] for row in rows(fairlog) if row["type"] == "JobSubmitted"]
     line = said(asked("audit", "state", "--as-of", submitted[0], "--job", submitted[0]))
-    assert line.startswith(f"job {submitted[0]} of alice (echo): queued, attempt 0 of 3")
+    assert line.startswith(
+        f"job {submitted[0]} of alice (echo): queued, attempt 0, 0 of at most 3 failed"
+    )
     of_user = said(asked("audit", "state", "--as-of", submitted[-1], "--user", "bob",
                          "--format", "json"))  # fmt: skip
     jobs = [json.loads(line) for line in of_user.splitlines()]
