@@ -397,10 +397,10 @@ def _wake(world: World, command: WakeJobs, policy: Policy, now: datetime) -> Dec
 
 
 def _has_others(job: Job, held: Sequence[Job]) -> bool:
-    """Tell if its worker held other jobs, too, that had begun."""
-    return job.missed_at is not None or any(
-        other.begun_at is not None for other in held if other is not job
-    )
+    """Tell if its worker held other jobs, too: also one that is not known to have begun may have
+    killed it, since a worker says so a moment later.
+    """
+    return job.missed_at is not None or any(other is not job for other in held)
 
 
 def _known(world: World, job_ids: Sequence[JobId]) -> list[Job]:

@@ -169,7 +169,7 @@ def wake(
 ) -> Sequence[Event]:
     """What the clock alone makes of a job; empty before its time.
 
-    `died_with_others`: should its lease be lost, its worker held other jobs that had begun.
+    `died_with_others`: should its lease be lost, its worker held other jobs.
     """
     if job.due_at is None or now < job.due_at:
         return []
@@ -225,7 +225,7 @@ def lose(
 def loss_counts(job: Job, *, died_with_others: bool) -> bool:
     """Tell if the loss of a worker is a failure of this job.
 
-    Not before its handler has begun. Then, unless others had begun there too: that is forgiven
+    Not before its handler has begun. Then, unless its worker held others too: that is forgiven
     once, and the next attempt is made alone, so that it tells. An attempt that is never said to
     have begun is forgiven LOSSES_FREE_MAX times.
     """

@@ -126,7 +126,7 @@ def test_another_right_that_lacks_is_told_without_a_traceback(accounts: Accounts
     )
     *logged, said = erase(url, "--job", "2").stderr.splitlines()
     assert any("code=1142" in line for line in logged)
-    assert said.startswith("fairlog: The database refuses the account: `fairlog doctor` says which")
+    assert said.startswith("fairlog: The account lacks a right in ")
     assert "Traceback" in erase(url, "--job", "2", debug=True).stderr
 
 

@@ -456,7 +456,7 @@ class Referee:
         assert job.started is not None
         others = [
             one for one in self.jobs.values()
-            if one is not job and one.started is not None and one.begun_at is not None
+            if one is not job and one.started is not None
             and (one.state == "running" or one.gone_at == self.at)
         ]  # fmt: skip
         if reason is RequeueReason.SERVER_RESTARTED:
