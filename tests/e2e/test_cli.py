@@ -497,9 +497,9 @@ def test_a_server_runs_jobs_and_ends_well_at_a_signal(database_url: str) -> None
         wait_until(lambda: server.client.get(path).json()["state"] == "done", "the job is done")
         server.terminate()
         events = [json.loads(line) for line in server.output.splitlines()]
-        names = ["projections_built", "recovered", "listening", "stopped"]
+        names = ["projections_built", "recovered", "worker_started", "listening", "stopped"]
         assert [one["event"] for one in events] == names
-        assert events[2]["url"] == server.url
+        assert events[3]["url"] == server.url
         assert not server.output.count("alice")
 
 
