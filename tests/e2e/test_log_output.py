@@ -3,6 +3,7 @@
 import os
 import secrets
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
@@ -13,8 +14,8 @@ from adapters.database import Database
 from adapters.event_log import SqlEventLog
 from tests.support.server import FairlogServer, problem, submit, wait_until
 
-SETTINGS = {"lease_seconds": 2}
-PAYLOAD = {"seconds": 5}  # longer than a lease
+SETTINGS = {"lease_seconds": 12}  # longer than the lock is held: no heartbeat can be written then
+PAYLOAD = {"seconds": 16}  # longer than a lease
 
 
 @contextmanager
@@ -47,9 +48,9 @@ def assert_outlasts_a_lock(server: FairlogServer, database_url: str) -> None:
     running = submit(
         server.client, kind="sleep", payload=PAYLOAD, idempotency_key=secrets.token_hex()
     )
-    with head_locked(database_url):
-        for number in range(3):
-            answer = server.client.post("/v1/jobs", json={"user_id": "ada", "payload": number})
+    with head_locked(database_url), ThreadPoolExecutor(3) as pool:
+        bodies = [{"user_id": "ada", "payload": number} for number in range(3)]
+        for answer in pool.map(lambda body: server.client.post("/v1/jobs", json=body), bodies):
             problem(answer, 503)
     submit(server.client, "bob", idempotency_key=secrets.token_hex())
     wait_until(lambda: server.client.get("/readyz").status_code == 200, "it is ready again")
