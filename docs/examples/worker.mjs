@@ -12,7 +12,7 @@ const [server = "http://127.0.0.1:8000", concurrency = 4] = process.argv.slice(2
 const worker = `node/${randomUUID()}`;
 const inHand = new Map(); // job id: {attempt, stop, isOver}, until the outcome is on the server
 const stopping = new AbortController();
-let heartbeatSeconds = 1, claimId;
+let heartbeatSeconds = 0.3, claimId;
 
 // Anything but a 200 of ours is an error: a proxy may answer whatever it likes meanwhile.
 async function post(path, fields, seconds = 15, stop = undefined) {

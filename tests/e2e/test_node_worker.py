@@ -64,11 +64,11 @@ def test_it_keeps_its_leases_learns_of_a_cancel_and_gives_back_at_sigterm(
     database_url: str,
 ) -> None:
     with (
-        FairlogServer(database_url, settings={"lease_seconds": 1}) as server,
+        FairlogServer(database_url, settings={"lease_seconds": 2}) as server,
         node_worker(server, 2) as process,
     ):
         client = server.client
-        long = submit(client, "ada", kind="pause", payload=2.5)["id"]
+        long = submit(client, "ada", kind="pause", payload=5)["id"]
         cancelled = submit(client, "ada", kind="pause", payload=60)["id"]
         wait_for(client, cancelled, "running")
         client.post(f"/v1/jobs/{cancelled}/cancel").raise_for_status()

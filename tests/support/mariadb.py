@@ -179,6 +179,8 @@ class MariaDB(DatabaseServer):
                 "--auth-root-authentication-method=normal",
                 "--skip-test-db",
                 f"--datadir={data}",
+                # Two at once would remove each other's temporary tables from a shared folder.
+                f"--tmpdir={self._home}",
             ]
         )
 
