@@ -25,9 +25,10 @@ from domain.ports import Clock, Head
 from domain.stored_log import Leaf
 from domain.upcasting import read, version_of
 
-# Microseconds since the epoch; each connection's time zone is set to UTC.
+# What stands for an event while it is tried out whether one can be written.
 _REHEARSAL: Final = "Rehearsal"  # never committed
 _REHEARSAL_BYTES: Final = 16 * 1024
+# Microseconds since the epoch; each connection's time zone is set to UTC.
 _DATABASE_NOW: Final = "TIMESTAMPDIFF(MICROSECOND, '1970-01-01', SYSDATE(6))"
 
 _UNKNOWN_EPOCH: Final = -1
