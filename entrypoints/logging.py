@@ -51,7 +51,6 @@ def configure_logging(
         processors=[_Guarded([*shared, *finish])],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=lambda *_: _Lines(),
-        cache_logger_on_first_use=True,
     )
     handler = LogHandler(output)
     handler.setFormatter(

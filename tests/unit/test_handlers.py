@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from adapters.handlers import Handlers, HandlersError, JobInHand, load_handlers
 
@@ -289,7 +290,7 @@ def test_whatever_decorates_a_function_it_is_a_kind(write: Write) -> None:
 
 
 def test_a_function_whose_decorator_left_nothing_to_call_is_named(
-    write: Write, capsys: pytest.CaptureFixture[str]
+    write: Write,
 ) -> None:
     write(
         "jobs_registered.py",
@@ -302,11 +303,12 @@ def test_a_function_whose_decorator_left_nothing_to_call_is_named(
         def good(payload): ...
         """,
     )
-    assert "gone" not in load_handlers("jobs_registered")
-    said = capsys.readouterr().out
-    assert "function_is_no_kind" in said
-    assert "gone" in said
-    assert "its decorator left a NoneType" in said
+    with capture_logs() as lines:
+        assert "gone" not in load_handlers("jobs_registered")
+    [line] = lines
+    assert (line["event"], line["log_level"]) == ("function_is_no_kind", "warning")
+    assert line["function"] == "gone"
+    assert "its decorator left a NoneType" in line["reason"]
 
 
 def test_the_list_of_all_says_which_names_are_kinds(write: Write) -> None:
@@ -400,15 +402,16 @@ def test_each_attempt_has_a_cancellation_of_its_own() -> None:
     ],
 )
 def test_a_public_function_that_takes_no_payload_is_left_out_and_named(
-    write: Write, capsys: pytest.CaptureFixture[str], definition: str, said: str
+    write: Write, definition: str, said: str
 ) -> None:
     write("jobs_with_helpers.py", f"def good(payload): ...\n{definition}\n")
 
-    assert set(load_handlers("jobs_with_helpers", has_builtin=False)) == {"good"}
+    with capture_logs() as lines:
+        assert set(load_handlers("jobs_with_helpers", has_builtin=False)) == {"good"}
 
-    line = capsys.readouterr().out
-    assert "function_is_no_kind" in line
-    assert said in line
+    [line] = lines
+    assert (line["event"], line["function"]) == ("function_is_no_kind", "f")
+    assert said in line["reason"]
 
 
 @pytest.mark.parametrize(
