@@ -8,7 +8,9 @@ query, an update, or the commit.
 
 An insert's error is therefore raised by a statement after it, in the same transaction.
 
-A commit can take along the question with which the next transaction begins (`foresee`).
+A commit can be followed at once by the question with which the next transaction begins
+(`foresee`). Each is a packet of its own: of a COMMIT that is not the last statement of its packet,
+a Galera node says that it went well also when it was rolled back, since another node was first.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -41,8 +43,8 @@ class PipelinedConnection(ImpatientConnection):
         self._held: list[str] = []
         self._held_characters = 0
         self._unanswered: list[int] = []  # statements of each command that was sent
-        self._foreseen: str | None = None  # goes with the next commit
-        self._asked: str | None = None  # went with a commit; its answer was not read yet
+        self._foreseen: str | None = None  # goes behind the next commit
+        self._asked: str | None = None  # was sent behind a commit; its answer was not read yet
         self._packet_bytes_max = PACKET_CHARACTERS_MAX
         super().__init__(**options)
         with self.cursor() as cursor:
@@ -63,8 +65,7 @@ class PipelinedConnection(ImpatientConnection):
         """
         if self._asked is not None:
             if sql == self._asked:
-                self._asked = None
-                return self.next_result(unbuffered)
+                return self._take_answer(unbuffered)
             self._drop_answer()
         self._check_size(sql)
         if self._held_characters + len(sql) >= self._packet_bytes_max:
@@ -110,13 +111,15 @@ class PipelinedConnection(ImpatientConnection):
         if statement is None:
             super().commit()
             return
-        self._send(f"COMMIT;{statement}")
+        self._send("COMMIT")
+        self._send(statement)
+        self._asked = statement  # also where the commit fails: a rollback reads its answer first
+        self._next_seq_id = 1
         self._read_ok_packet()  # type: ignore[attr-defined]  # not in the stubs
-        self._asked = statement
 
     def foresee(self, statement: str) -> None:
-        """Have the next commit take a question along, which is asked next: the server answers it
-        while others are told of the commit.
+        """Have a question sent right behind the next commit, which is asked next: the server
+        answers it while others are told of the commit.
 
         What it locks is locked from then on, so it has to be asked soon. Its error is raised then.
         """
@@ -130,11 +133,15 @@ class PipelinedConnection(ImpatientConnection):
         super().rollback()
 
     def _drop_answer(self) -> None:
-        """To a question that went with a commit, and that nobody asks any more."""
+        """To a question that was sent behind a commit, and that nobody asks any more."""
         if self._asked is not None:
-            self._asked = None
             with suppress(MySQLError):  # a lost connection is lost for who asks next, too
-                self.next_result()
+                self._take_answer(unbuffered=False)
+
+    def _take_answer(self, unbuffered: bool) -> int:  # noqa: FBT001 (as in PyMySQL)
+        self._asked = None
+        self._next_seq_id = 1  # each command's answers are numbered anew
+        return self.next_result(unbuffered)
 
     def _check_size(self, sql: Any) -> None:  # noqa: ANN401 (a string of either kind)
         if len(sql) >= self._packet_bytes_max:

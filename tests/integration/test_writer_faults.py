@@ -82,6 +82,38 @@ def test_an_error_at_commit_leaves_no_connection_that_cannot_begin_again(
         assert_goes_on(fairlog)
 
 
+def test_no_answer_goes_by_a_commit_that_shares_its_packet_with_what_follows(
+    proxy: FaultProxy,
+) -> None:
+    """Of such a one a Galera node says that it went well when it was rolled back instead."""
+    with service(proxy.url) as fairlog:
+        proxy.change("^COMMIT;", "ROLLBACK;")
+        answered = {
+            outcome.job.id: outcome.job.payload_sha256
+            for outcome in outcomes(
+                [reply for number in range(300) for reply in put(fairlog, submit(payload=number))]
+            )
+            if isinstance(outcome, Submitted)
+        }
+        assert len(answered) == 300
+        written = {
+            one.position: getattr(one.event, "payload_sha256", None) for one in log_of(fairlog)
+        }
+        assert answered == {job_id: written.get(job_id) for job_id in answered}
+
+
+def test_a_commit_that_fails_before_a_question_says_why(proxy: FaultProxy) -> None:
+    with service(proxy.url) as fairlog:
+        proxy.fail("^COMMIT$", 1213, times=100_000)
+        found = outcomes(
+            [reply for number in range(300) for reply in put(fairlog, submit(payload=number))]
+        )
+        assert {type(one) for one in found} == {LogUnavailable}
+        assert all("1213" in str(one) for one in found)
+        proxy.recover()
+        assert_goes_on(fairlog)
+
+
 @pytest.mark.parametrize("statement", ["^COMMIT", "FROM log_head", "UPDATE log_head", "INSERT"])
 def test_any_error_at_any_statement_is_outlasted(proxy: FaultProxy, statement: str) -> None:
     with service(proxy.url) as fairlog:

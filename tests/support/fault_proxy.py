@@ -50,6 +50,7 @@ class FaultProxy:
         self._rate = 0.0
         self._numbers: Sequence[int] = ERROR_NUMBERS
         self._rules: list[_Rule] = []
+        self._changes: list[tuple[re.Pattern[str], str]] = []
         self._hanging_until = 0.0  # time.monotonic()
         self._refuses = False
         self._guard = threading.Lock()
@@ -71,6 +72,11 @@ class FaultProxy:
         with self._guard:
             self._rules.append(_Rule(re.compile(pattern, re.IGNORECASE), number, times))
 
+    def change(self, pattern: str, replacement: str) -> None:
+        """From now on, replace what the pattern finds in statements, as `re.sub` does."""
+        with self._guard:
+            self._changes.append((re.compile(pattern, re.IGNORECASE), replacement))
+
     def fail_randomly(self, rate: float, numbers: Sequence[int] = ERROR_NUMBERS) -> None:
         """From now on, have each statement fail with this probability; 0: none."""
         with self._guard:
@@ -80,7 +86,7 @@ class FaultProxy:
         """Pass everything on again."""
         with self._guard:
             self._rate, self._rules, self._hanging_until = 0.0, [], 0.0
-            self._refuses = False
+            self._changes, self._refuses = [], False
 
     def hang(self, seconds: float) -> None:
         """Let nothing through to the server for so long; what comes meanwhile goes on then."""
@@ -164,12 +170,19 @@ class FaultProxy:
         text = body[1:].decode(errors="replace")
         number = self._number_for(text)
         if number is None:
-            return header + body
+            return self._with_changes(header, body, text)
         with self._guard:
             self.failed[text.split(None, 1)[0].split(";")[0].upper(), number] += 1
         signal = f"SIGNAL SQLSTATE 'HY000' SET MYSQL_ERRNO = {number}, MESSAGE_TEXT = 'injected'"
-        changed = bytes([COMMAND.COM_QUERY]) + signal.encode()
-        return len(changed).to_bytes(3, "little") + header[3:] + changed
+        return _query(header, signal)
+
+    def _with_changes(self, header: bytes, body: bytes, text: str) -> bytes:
+        with self._guard:
+            changes = list(self._changes)
+        changed = text
+        for pattern, replacement in changes:
+            changed = pattern.sub(replacement, changed)
+        return header + body if changed == text else _query(header, changed)
 
     def _number_for(self, text: str) -> int | None:
         with self._guard:
@@ -200,6 +213,11 @@ def _packets(source: socket.socket) -> Iterator[tuple[bytes, bytes]]:
             header, body = bytes(buffer[:_HEADER_BYTES]), bytes(buffer[_HEADER_BYTES:end])
             del buffer[:end]
             yield header, body
+
+
+def _query(header: bytes, text: str) -> bytes:
+    body = bytes([COMMAND.COM_QUERY]) + text.encode()
+    return len(body).to_bytes(3, "little") + header[3:] + body
 
 
 def _without_tls(greeting: bytes) -> bytes:
