@@ -86,17 +86,28 @@ def unpickled(error: Pickled) -> Exception:
 F = TypeVar("F")
 
 
-class Decoder(Generic[F]):
-    """Makes frames of the pieces in which they come."""
+class BrokenStream(Exception):
+    """Something else than frames of ours has come: what follows means nothing either."""
 
-    def __init__(self, decode: Callable[[bytes], F]) -> None:
+
+class Decoder(Generic[F]):
+    """Makes frames of the pieces in which they come.
+
+    With `bytes_max`, for a frame, the other end runs code of a user's, which may reach the socket:
+    a longer frame, or one that cannot be read, raises `BrokenStream`.
+    """
+
+    def __init__(self, decode: Callable[[bytes], F], bytes_max: int | None = None) -> None:
         self._decode = decode
+        self._bytes_max = bytes_max
         self._data = bytearray()
 
     def feed(self, piece: bytes) -> Iterator[F]:
         self._data += piece
         while len(self._data) >= _LENGTH.size:
             (length,) = _LENGTH.unpack_from(self._data)
+            if self._bytes_max is not None and length > self._bytes_max:
+                raise BrokenStream(f"a frame of {length} bytes")
             end = _LENGTH.size + length
             if len(self._data) < end:
                 return
@@ -104,7 +115,10 @@ class Decoder(Generic[F]):
             del self._data[:end]
             try:
                 frame = self._decode(data)
-            except (msgspec.MsgspecError, MemoryError) as error:  # the next one is whole again
+            except (msgspec.MsgspecError, MemoryError) as error:
+                if self._bytes_max is not None:
+                    raise BrokenStream(f"a frame that cannot be read: {error}") from error
+                # The next one is whole again.
                 _log.error("frame_unreadable", bytes=length, exc_info=error)
                 continue
             yield frame

@@ -22,6 +22,7 @@ class Ended(Struct, frozen=True, kw_only=True):
     is_given_up: bool = False  # it had not ended, and nobody waits for it any more
     is_given_back: bool = False  # it could not run here to its end; another attempt may
     is_suspect: bool = False  # of one given back: it may have ended its process
+    is_disturbed: bool = False  # its task was cancelled, though it was not told to end
 
 
 class Execution:

@@ -1,7 +1,8 @@
 """What a worker and its processes for handlers say to each other, over a pair of sockets.
 
 Frames of MessagePack behind their length. Nothing is pickled: what a handler returned or raised is
-JSON by then.
+JSON by then. Each side says with `Ping` and `Pong` how many frames it has sent: a handler may have
+read or written at the socket, and what got lost so would be waited for without end.
 """
 
 import struct
@@ -17,6 +18,7 @@ from domain.identifiers import Kind
 from entrypoints.worker.execution import Ended
 from entrypoints.worker.runner import HandedJob
 
+FRAME_BYTES_MAX: Final = 32 * 1024 * 1024  # bodies have 1 MiB at most
 _LENGTH: Final = struct.Struct("!I")
 _encode: Final = msgspec.msgpack.Encoder().encode
 
@@ -46,6 +48,8 @@ class GiveUp(Struct, frozen=True, tag=True):
 class Ping(Struct, frozen=True, tag=True):
     """Is answered when the process's interpreter is free."""
 
+    sent: int  # frames behind `Begin` and before this one
+
 
 class Ready(Struct, frozen=True, tag=True):
     """The handlers are imported; the longest run in seconds that each kind's asks for."""
@@ -69,7 +73,7 @@ class RunEnded(Struct, frozen=True, tag=True):
 
 
 class Pong(Struct, frozen=True, tag=True):
-    pass
+    sent: int  # frames behind `Ready` and before this one
 
 
 ToHandlers = Begin | Run | TellToEnd | GiveUp | Ping
@@ -91,8 +95,8 @@ def encoded(frames: Sequence[ToHandlers | FromHandlers]) -> bytes:
 
 
 def for_handlers() -> Decoder[ToHandlers]:
-    return Decoder(msgspec.msgpack.Decoder(ToHandlers).decode)
+    return Decoder(msgspec.msgpack.Decoder(ToHandlers).decode, FRAME_BYTES_MAX)
 
 
 def from_handlers() -> Decoder[FromHandlers]:
-    return Decoder(msgspec.msgpack.Decoder(FromHandlers).decode)
+    return Decoder(msgspec.msgpack.Decoder(FromHandlers).decode, FRAME_BYTES_MAX)

@@ -17,7 +17,7 @@ from msgspec.structs import replace
 
 from adapters.handlers import HandlersError
 from adapters.other_process import program
-from adapters.writer_frames import frames
+from adapters.writer_frames import BrokenStream, frames
 from entrypoints.views import ClaimedJob
 from entrypoints.worker.execution import Ended, Execution
 from entrypoints.worker.failure import error_body
@@ -63,11 +63,13 @@ class HandlerProcess:
         self.refused: str | None = None  # why its handlers cannot be used
         self.is_retired = False  # takes no more jobs, and ends with those it has
         self.is_abandoned = False
+        self.holds_suspects = False  # of one abandoned: one of its handlers held up the others
         self.has_ended = False
         self._given_up: dict[int, Execution] = {}  # have not ended, and nobody waits for them
         self._on_change = on_change
         self._running: dict[int, Execution] = {}
         self._begun: dict[int, float] = {}  # number: time.monotonic()
+        self._disturbed: list[Execution] = []  # another handler has cancelled them
         self._numbers = 0
         self._transport: asyncio.Transport | None = None
         self._outgoing: list[ToHandlers] = []
@@ -76,7 +78,9 @@ class HandlerProcess:
         self._gave_up_at = 0.0  # the latest handler that did not end; time.monotonic()
         self._is_stalled = False
         self._is_closed = False  # its end of the socket
-        self._is_cut_off = False  # it lived on without it, and was killed
+        self._cut_off: str | None = None  # why it was killed, in words that follow "the process"
+        self._frames_sent = 0  # behind `Begin`
+        self._frames_heard = 0  # behind `Ready`
         self._is_ending = False
         self._socket, theirs = socket.socketpair()
         with theirs:
@@ -118,6 +122,11 @@ class HandlerProcess:
         return self._is_stalled
 
     @property
+    def silent_seconds(self) -> float:
+        """How long it has not answered; 0 where it would not be asked."""
+        return time.monotonic() - self._heard if self._is_watched else 0.0
+
+    @property
     def is_held(self) -> bool:
         """It has not answered since a handler was given up, so the others in it cannot go on."""
         return self._is_stalled and self._gave_up_at > self._heard
@@ -126,7 +135,12 @@ class HandlerProcess:
         """Block until the handlers are imported. Raises HandlersError; for before the loop."""
         while not select.select([self._socket], [], [], IMPORT_SAID_SECONDS)[0]:
             _log.warning("handlers_importing", pid=self.pid, seconds=round(self.age_seconds))
-        frame = next(frames(self._socket, from_handlers()), None)
+        try:
+            frame = next(frames(self._socket, from_handlers()), None)
+        except BrokenStream as error:
+            raise HandlersError(
+                f"The process for handlers wrote something else into its connection: {error}"
+            ) from None
         if isinstance(frame, Refused):
             raise HandlersError(frame.reason)
         if not isinstance(frame, Ready):
@@ -179,14 +193,14 @@ class HandlerProcess:
         if not self._is_watched or self.has_ended:
             self._is_stalled = False
             return
-        silent = time.monotonic() - self._heard
+        silent = self.silent_seconds
         if silent >= STALLED_SECONDS and not self._is_stalled:
             self._is_stalled = True
             _log.warning(
                 "handlers_hold_interpreter",
                 pid=self.pid, silent_seconds=round(silent, 1), running=self._describe(),
             )  # fmt: skip
-        self._say(Ping())
+        self._say(Ping(self._frames_sent))
 
     @property
     def _is_watched(self) -> bool:
@@ -206,9 +220,10 @@ class HandlerProcess:
             self._transport.abort()  # which tells it
         self._call_later(_KILL_SECONDS, lambda: self._signal(signal.SIGKILL))
 
-    def abandon(self) -> None:
+    def abandon(self, *, holds_suspects: bool = False) -> None:
         """End it at once, with handlers in hand that are to be run elsewhere."""
         self.is_retired = self.is_abandoned = True
+        self.holds_suspects = holds_suspects
         self._signal(signal.SIGKILL)
 
     def kill_and_wait(self) -> None:
@@ -219,12 +234,18 @@ class HandlerProcess:
             self._socket.close()
 
     def received(self, piece: bytes) -> None:
-        self._heard = time.monotonic()
-        if self._is_stalled:
+        if self._cut_off is not None:
+            return
+        try:
+            for frame in self._decoder.feed(piece):
+                self._heard = time.monotonic()  # a piece of a frame may be of somebody else's
+                self._hear(frame)
+        except BrokenStream as error:
+            _log.error("handlers_process_disturbed", pid=self.pid, reason=str(error))
+            self._cut("wrote into its connection to its worker, or read from it")
+        if self._is_stalled and time.monotonic() - self._heard < STALLED_SECONDS:
             self._is_stalled = False
             _log.info("handlers_answer_again", pid=self.pid)
-        for frame in self._decoder.feed(piece):
-            self._hear(frame)
 
     def attached(self, transport: asyncio.Transport) -> None:
         self._transport = transport
@@ -241,14 +262,24 @@ class HandlerProcess:
 
     def _end_if_cut_off(self) -> None:
         if not self.has_ended and not self._is_ending:
-            self._is_cut_off = True
-            self._signal(signal.SIGKILL)
+            self._cut("closed its connection to its worker")
+
+    def _cut(self, how: str) -> None:
+        """Kill it, since it can no longer be told or heard."""
+        self._cut_off = self._cut_off or how
+        self._signal(signal.SIGKILL)
 
     def _call_later(self, seconds: float, function: Callable[[], None]) -> None:
         with contextlib.suppress(RuntimeError):  # before there is a loop
             asyncio.get_running_loop().call_later(seconds, function)
 
     def _hear(self, frame: FromHandlers) -> None:
+        """Raises BrokenStream."""
+        match frame:
+            case Ready() | Refused():
+                pass
+            case _:
+                self._frames_heard += 1
         match frame:
             case Ready():
                 self.ready = frame
@@ -263,14 +294,17 @@ class HandlerProcess:
                     self._running[number].began()
             case RunEnded(number=number, ended=ended):
                 self._ended(number, ended)
-            case Pong():
-                pass
+            case Pong(sent=sent):
+                if sent != self._frames_heard - 1:
+                    raise BrokenStream(f"{self._frames_heard - 1} frames of {sent} that were sent")
 
     def _ended(self, number: int, ended: Ended) -> None:
         execution = self._running.pop(number, None)
         self._begun.pop(number, None)
         if execution is None:
             self._given_up.pop(number, None)  # it has ended after all
+        elif ended.is_disturbed and self.capacity > 1:
+            self._disturbed.append(execution)
         else:
             execution.end(ended)
         self._end_if_idle()
@@ -281,6 +315,7 @@ class HandlerProcess:
             self.close()
 
     def _say(self, frame: ToHandlers) -> None:
+        self._frames_sent += 1
         self._outgoing.append(frame)
         if self._transport is not None and len(self._outgoing) == 1:
             asyncio.get_running_loop().call_soon(self._send)
@@ -314,6 +349,11 @@ class HandlerProcess:
         running, self._running = list(self._running.values()), {}
         return running
 
+    def take_disturbed(self) -> list[Execution]:
+        """Take those that ended since a handler cancelled every task: to be run again alone."""
+        disturbed, self._disturbed = self._disturbed, []
+        return disturbed
+
     @property
     def was_closed(self) -> bool:
         """It was told to end."""
@@ -322,8 +362,8 @@ class HandlerProcess:
     @property
     def how_it_ended(self) -> str:
         """In words that follow "the process"."""
-        if self._is_cut_off:
-            return "closed its connection to its worker"
+        if self._cut_off is not None:
+            return self._cut_off
         return _how_it_ended(self._process.returncode)
 
     def death(self) -> Ended:

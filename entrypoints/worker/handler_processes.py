@@ -26,7 +26,10 @@ START_PAUSE_SECONDS_MAX: Final = 30.0
 STOP_SECONDS_MAX: Final = 3.0
 NOTES_MAX: Final = 1000
 _NAMED_MAX: Final = 5
-ALONE_MAX: Final = 2  # processes at once that run one suspect each
+ALONE_MAX: Final = 2  # processes that are started at once to run one suspect each
+ALONE_SECONDS: Final = 10.0  # until another may be started beside one
+# A handler may keep those beside it from going on for so long; then each is run alone.
+HELD_SECONDS_MAX: Final = 30.0
 # A process is replaced when so many of its handlers were given up: a quarter of what it runs at
 # once, at least one. Those that it still runs are let end; the hanging ones end with the process.
 _GIVEN_UP_A_PROCESS: Final = 4
@@ -113,7 +116,12 @@ class HandlerProcesses:
             return f"No process for handlers can be started: {self.problem}"
         processes = (*self._processes, *self._alone)
         if jobs := [job for one in processes if one.is_stalled for job in one.begun()]:
-            return f"A handler holds the interpreter, one of {_named(jobs)}; the others wait."
+            if len(jobs) == 1:
+                return f"The handler of {_named(jobs)} holds the interpreter of its process."
+            return (
+                f"A handler holds the interpreter, one of {_named(jobs)}; the others wait, and "
+                f"after {HELD_SECONDS_MAX:g} s each is run again alone."
+            )
         if jobs := [job for one in processes for job in one.hanging()]:
             return (
                 f"Handlers did not end when they were told to, and were given up: {_named(jobs)}. "
@@ -200,8 +208,16 @@ class HandlerProcesses:
                 self._alone[process] = None
                 process.run(suspect)
                 process.retire()
-        while self._suspects and len(self._alone) < ALONE_MAX and not self._is_paused:
+        while self._suspects and self._may_start_alone and not self._is_paused:
             self._start_alone(self._suspects.popleft())
+
+    @property
+    def _may_start_alone(self) -> bool:
+        """One that takes long, or holds its interpreter, keeps no other suspect waiting."""
+        starting = sum(
+            not one.is_stalled and one.age_seconds < ALONE_SECONDS for one in self._alone
+        )
+        return starting < ALONE_MAX
 
     def _free(self) -> HandlerProcess | None:
         """The one with least to do."""
@@ -258,6 +274,8 @@ class HandlerProcesses:
             self._backoff.reset()
             self.problem = None
             self.able.set()
+        if disturbed := process.take_disturbed():
+            self._run_again(disturbed, self._suspects, process)
         if process.has_ended:
             self._bury(process)
         self._place()
@@ -277,7 +295,8 @@ class HandlerProcesses:
                 execution.end(process.death())
             return
         if process.is_abandoned:
-            self._run_again(in_hand, self._waiting, process)
+            queue = self._suspects if process.holds_suspects else self._waiting
+            self._run_again(in_hand, queue, process)
             return
         self.died += 1
         _log.error(
@@ -303,6 +322,8 @@ class HandlerProcesses:
         for execution in in_hand:
             if execution.is_told_to_end:
                 execution.end(process.death())
+            elif execution.begun_at is None:  # so it is not the one
+                self._waiting.append(execution)
             else:
                 queue.append(execution)
         self._give_back_late_ones()
@@ -349,20 +370,31 @@ class HandlerProcesses:
                 process.check()
                 if process.is_stalled:
                     self._let_others_go_on(process)
+            if self._suspects:
+                self._place()
 
     def _let_others_go_on(self, process: HandlerProcess) -> None:
         """A handler holds the interpreter of this process: what is to begin does so in another. If
         it is one that was given up, nobody knows when those beside it could go on: they are run
-        again elsewhere.
+        again elsewhere. Where none was, and none has a time-out that would, all are run again
+        after a while, each alone: so that whichever it is takes its time without the others.
         """
         if process.is_abandoned:
             return
         if process.is_held:
             self._count_replaced(process)
             process.abandon()
-        elif process.capacity > 1 and not process.is_retired:
+            return
+        if process.capacity > 1 and not process.is_retired:
             self._replace(process)
             self._place()
+        if process.running > 1 and process.silent_seconds >= HELD_SECONDS_MAX:
+            _log.warning(
+                "handlers_run_alone",
+                pid=process.pid, silent_seconds=round(process.silent_seconds, 1),
+                jobs=[job.id for job in process.begun()],
+            )  # fmt: skip
+            process.abandon(holds_suspects=True)
 
 
 def _named(jobs: list[ClaimedJob]) -> str:

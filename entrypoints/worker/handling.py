@@ -22,7 +22,7 @@ import structlog
 
 from adapters.forks import keep_from_children
 from adapters.handlers import HandlersError, load_handlers
-from adapters.writer_frames import frames
+from adapters.writer_frames import BrokenStream, frames
 from domain.identifiers import Kind
 from entrypoints.logging import configure_logging, output
 from entrypoints.worker.handler_frames import (
@@ -126,7 +126,10 @@ class _Listener(asyncio.Protocol):
         self._runner = runner
         self._decoder = for_handlers()
         self._outgoing: list[FromHandlers] = []
+        self._frames_sent = 0  # behind `Ready`
+        self._frames_heard = 0  # behind `Begin`
         self._tasks: set[asyncio.Task[None]] = set()
+        self._to_end: set[int] = set()  # numbers of runs
         self._transport: asyncio.Transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -137,35 +140,56 @@ class _Listener(asyncio.Protocol):
         asyncio.get_running_loop().stop()
 
     def data_received(self, data: bytes) -> None:
-        for frame in self._decoder.feed(data):
-            self._hear(frame)
+        try:
+            for frame in self._decoder.feed(data):
+                self._hear(frame)
+        except BrokenStream as error:
+            _log.error("handlers_process_disturbed", reason=str(error))
+            _end(1)
 
     def _hear(self, frame: ToHandlers) -> None:
+        """Raises BrokenStream."""
+        self._frames_heard += 1
         match frame:
             case Run():
                 self._runner.hand_over(frame.number, frame.job)
-                task = asyncio.create_task(self._run(frame), name=f"job-{frame.job.id}")
-                self._tasks.add(task)
-                task.add_done_callback(self._tasks.discard)
+                self._to_end.add(frame.number)
+                self._start(frame)
             case TellToEnd(number=number):
                 self._runner.tell_to_end(number)
             case GiveUp(number=number):
                 self._runner.give_up(number)
-            case Ping():
-                self._say(Pong())
+            case Ping(sent=sent):
+                if sent != self._frames_heard - 1:
+                    raise BrokenStream(f"{self._frames_heard - 1} frames of {sent} that were sent")
+                self._say(Pong(self._frames_sent))
             case Begin():
                 raise AssertionError(frame)
 
+    def _start(self, frame: Run) -> None:
+        task = asyncio.create_task(self._run(frame), name=f"job-{frame.job.id}")
+        self._tasks.add(task)
+        task.add_done_callback(partial(self._task_ended, frame))
+
+    def _task_ended(self, frame: Run, task: asyncio.Task[None]) -> None:
+        """A handler may cancel every task that there is: one that had not begun does so now."""
+        self._tasks.discard(task)
+        if frame.number in self._to_end:
+            self._start(frame)
+
     async def _run(self, frame: Run) -> None:
         ended = await self._runner.run(frame.number, frame.job, partial(self._began, frame.number))
+        self._to_end.discard(frame.number)
         self._say(RunEnded(frame.number, ended))
 
     def _began(self, number: int) -> None:
         """Said at once: the handler may hold the interpreter from here on."""
+        self._frames_sent += 1
         self._outgoing.append(Began(number))
         self._send()
 
     def _say(self, frame: FromHandlers) -> None:
+        self._frames_sent += 1
         self._outgoing.append(frame)
         if len(self._outgoing) == 1:
             asyncio.get_running_loop().call_soon(self._send)

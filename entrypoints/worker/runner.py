@@ -108,7 +108,7 @@ class _Run:
             answer = await self._answer(began)
         except BaseException as error:  # noqa: BLE001 (not even SystemExit ends the worker)
             end_if_child(error)
-            return _failed(error)
+            return _failed(error, is_told_to_end=job.cancelled)
         end_if_child()
         return _completed(answer)
 
@@ -145,9 +145,11 @@ def _completed(answer: object) -> Ended:
         return Ended(error=error_body("TypeError", message), may_retry=False)
 
 
-def _failed(error: BaseException) -> Ended:
+def _failed(error: BaseException, *, is_told_to_end: bool) -> Ended:
     was_cancelled = isinstance(error, asyncio.CancelledError)
+    task = asyncio.current_task()
     return Ended(
+        is_disturbed=was_cancelled and not is_told_to_end and bool(task and task.cancelling()),
         error=error_of(error),
         may_retry=_may_retry(error),
         cancelled_at=traceback_of(error) if was_cancelled else "",

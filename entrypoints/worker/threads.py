@@ -34,6 +34,7 @@ class HandlerThreads:
         self._threads = 0
         self._busy = 0
         self._made = 0
+        self._is_closed = False
 
     def begin(self, function: Callable[[], Any]) -> ThreadCall:
         """Have `function` called in a thread, with the caller's context variables."""
@@ -46,8 +47,14 @@ class HandlerThreads:
         return call
 
     async def end(self, call: ThreadCall) -> Any:  # noqa: ANN401 (whatever it returns)
-        """Wait for its end; what it raises, SystemExit among it, is raised here."""
+        """Wait for its end; what it raises, SystemExit among it, is raised here.
+
+        Cancelled, as by a handler that cancels every task, it waits on: the thread runs on, too.
+        """
         try:
+            while not (call.reply.done() or call.is_given_up or self._is_closed):
+                with contextlib.suppress(asyncio.CancelledError):
+                    await asyncio.wait([call.reply])
             value, error = await call.reply
             if error is not None:
                 raise error
@@ -69,6 +76,7 @@ class HandlerThreads:
 
     def close(self) -> None:
         """Let the threads end as soon as they are free. Waits for none."""
+        self._is_closed = True
         for _ in range(self._threads):
             self._calls.put(None)
 

@@ -1,5 +1,7 @@
 """Workers as `fairlog` runs them: their handlers hang, hold the interpreter and end processes."""
 
+import asyncio
+import itertools
 import json
 import os
 import re
@@ -9,10 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
+from msgspec import Raw
 from msgspec.structs import replace
 
 from adapters.settings import Settings
+from domain.identifiers import JobId, Kind, UserId
+from entrypoints.views import ClaimedJob
+from entrypoints.worker.execution import Execution
+from entrypoints.worker.handler_frames import Begin
+from entrypoints.worker.handler_processes import HandlerProcesses, handler_processes
 from tests.support.server import AppServer, FairlogServer, audit, submit, wait_until
 from tests.support.workers import WorkerProcess
 
@@ -121,6 +130,39 @@ def signals_itself(_):
     os.kill(os.getpid(), signal.SIGINT)
     time.sleep(0.5)
     return signal.SIGTERM in signal.sigpending()
+
+def _sockets():
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            if os.readlink(f"/proc/self/fd/{name}").startswith("socket:"):
+                yield int(name)
+        except OSError:
+            continue
+
+def writes_into_sockets(text):
+    for number in _sockets():
+        os.write(number, text.encode())
+    time.sleep(5)
+    return "written"
+
+def reads_from_sockets(seconds):
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        for number in _sockets():
+            try:
+                os.read(number, 3)
+            except BlockingIOError:
+                time.sleep(0.001)
+    time.sleep(5)
+    return "read"
+
+async def cancels_all_tasks(_):
+    for task in asyncio.all_tasks() - {asyncio.current_task()}:
+        task.cancel()
+    return "cancelled"
+
+def stops_its_process(_):
+    os.kill(os.getpid(), signal.SIGSTOP)
 
 class Unreadable(Exception):
     def __str__(self):
@@ -454,6 +496,100 @@ def test_a_handler_that_ends_the_event_loop_or_signals_its_process_costs_its_nei
         found = ended(client, job)
         assert (found["state"], found["attempt"], found["failures"]) == ("done", 1, 0)
     assert "handlers_process_died" not in worker.output
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+@pytest.mark.parametrize(
+    ("kind", "payload"),
+    [
+        ("writes_into_sockets", "neither a length nor a frame"),
+        ("writes_into_sockets", "\0\0\0\3abc"),
+        ("reads_from_sockets", 3),
+    ],
+    ids=["no length", "no frame", "reads"],
+)
+def test_a_handler_that_disturbs_what_its_process_says_costs_its_neighbours_nothing(
+    working: Start, kind: str, payload: object
+) -> None:
+    client, worker = working(4)
+    neighbours = [
+        submit(client, "ada", kind=beside, payload=3)["id"] for beside in ("pid", "pid_on_the_loop")
+    ]
+    wait_until(lambda: all(is_running(client, job) for job in neighbours), "they run")
+    disturbs = submit(client, "bob", kind=kind, payload=payload, max_attempts=1)["id"]
+    late = submit(client, "cid", kind="quick_on_the_loop", payload="on")["id"]
+    for job in (*neighbours, late):
+        found = ended(client, job, 60)
+        assert (found["state"], found["attempt"], found["failures"]) == ("done", 1, 0)
+    if kind == "writes_into_sockets":  # which of the readers hears more is chance
+        assert "handlers_process_disturbed" in worker.output
+    ended(client, disturbs, 60)
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_a_handler_that_cancels_every_task_costs_its_neighbours_nothing(working: Start) -> None:
+    client, _ = working(4)
+    neighbours = [
+        submit(client, "ada", kind=beside, payload=2)["id"] for beside in ("pid", "pid_on_the_loop")
+    ]
+    wait_until(lambda: all(is_running(client, job) for job in neighbours), "they run")
+    jobs = {
+        kind: submit(client, "bob", kind=kind, payload="on")["id"]
+        for kind in ("cancels_all_tasks", "quick", "quick_on_the_loop")
+    }
+    assert ended(client, jobs.pop("cancels_all_tasks"))["result"] == "cancelled"
+    for job in (*neighbours, *jobs.values()):
+        found = ended(client, job)
+        assert (found["state"], found["attempt"], found["failures"]) == ("done", 1, 0)
+
+
+def test_handlers_that_one_without_a_bound_holds_up_are_run_again_alone(
+    handlers: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three that hold their interpreter for ever, more than may be started at once."""
+    monkeypatch.setattr("entrypoints.worker.handler_processes.HELD_SECONDS_MAX", 4.0)
+    begin = Begin(handlers=handlers, has_builtin=False, logs_json=True)
+
+    async def run(processes: HandlerProcesses) -> None:
+        processes.start()
+        began: list[str] = []
+
+        def begun(kind: str, payload: object = None) -> Execution:
+            return processes.execute(claimed(kind, payload), lambda: began.append(kind))
+
+        neighbours = [begun("pid", 1.0), begun("pid_on_the_loop", 1.0)]
+        await eventually(lambda: len(began) == len(neighbours))
+        holding = [
+            begun(kind)
+            for kind in ("stops_its_process", "regular_expression_for_ever", "busy_for_ever")
+        ]
+        for execution in neighbours:
+            assert (await asyncio.wait_for(execution.ended, 60)).error is None
+        await eventually(lambda: processes.stalled > 0 and processes.trouble() is not None)
+        assert not any(one.ended.done() for one in holding)
+        for execution in holding:
+            processes.tell_to_end(execution)
+        await processes.stop()
+
+    with handler_processes(begin, 5) as processes:
+        asyncio.run(run(processes))
+        assert processes.running == 0
+
+
+async def eventually(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(30):
+        while not condition():  # noqa: ASYNC110 (any state of the processes)
+            await asyncio.sleep(0.02)
+
+
+_ids = itertools.count(1)
+
+
+def claimed(kind: str, payload: object) -> ClaimedJob:
+    return ClaimedJob(
+        id=JobId(next(_ids)), user_id=UserId("ada"), kind=Kind(kind), attempt=1,
+        payload=Raw(msgspec.json.encode(payload)), lease_expires_at=None, timeout_seconds=None,
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
