@@ -18,6 +18,10 @@ DEPTH_MAX: Final = 32  # containers within containers
 _encoder = msgspec.json.Encoder(order="deterministic")
 
 
+class NoUnicode(InvalidInput):
+    """A text in it has a lone surrogate, which no encoding can hold."""
+
+
 class Body(Struct, frozen=True, gc=False):
     data: bytes  # canonical JSON
     sha256: str  # hex, of data
@@ -65,7 +69,9 @@ def _encoded(value: Any, what: str) -> Body:  # noqa: ANN401 (any JSON value)
     try:
         data = _encoder.encode(value)
     except UnicodeEncodeError:
-        raise InvalidInput(f"The {what} is valid Unicode, without lone surrogates.") from None
+        raise NoUnicode(
+            f"A text in the {what} has lone surrogates, which JSON cannot hold."
+        ) from None
     if len(data) > BODY_BYTES_MAX:
         raise _too_large(what, str(len(data)))
     return Body(data, sha256(data).hexdigest())

@@ -67,6 +67,30 @@ def check_json(value: Any, what: str) -> None:  # noqa: ANN401 (any value)
     raise InvalidInput(f"The {what} is nested more than {DEPTH_MAX} deep; flatten it.")
 
 
+def find_no_unicode(value: Any, what: str) -> str | None:  # noqa: ANN401 (any value)
+    """Name a text that no encoding can hold in a value that `check_json` let pass; None: none."""
+    waiting: list[tuple[_Link, Any]] = [((None, what), value)]
+    while waiting:
+        link, held = waiting.pop()
+        if isinstance(held, str) and not _is_unicode(held):
+            return f"{_path(link)} has a lone surrogate, which JSON cannot hold."
+        if isinstance(held, dict):
+            if any(not _is_unicode(key) for key in held):
+                return f"{_path(link)} has a key with a lone surrogate, which JSON cannot hold."
+            waiting += [((link, key), child) for key, child in held.items()]
+        elif isinstance(held, list | tuple):
+            waiting += [((link, index), child) for index, child in enumerate(held)]
+    return None
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _collect(held: _Held, below: dict[int, _Held]) -> None:
     """Add what is in a container to those to be looked at; a plain text or number is done here."""
     children = held.value.items() if isinstance(held.value, dict) else enumerate(held.value)

@@ -19,7 +19,7 @@ from entrypoints.views import ClaimedJob
 from entrypoints.worker.backoff import Backoff
 from entrypoints.worker.execution import Ended, Execution, given_up, not_begun, timeout_of
 from entrypoints.worker.handler_frames import Begin
-from entrypoints.worker.handler_process import HandlerProcess
+from entrypoints.worker.handler_process import IMPORT_SAID_SECONDS, HandlerProcess
 
 CHECK_SECONDS: Final = 1.0
 START_PAUSE_SECONDS_MAX: Final = 30.0
@@ -113,7 +113,7 @@ class HandlerProcesses:
 
     def _what_is_wrong(self) -> str | None:
         if self.problem is not None:
-            return f"No process for handlers can be started: {self.problem}"
+            return f"No process for handlers is ready: {self.problem}"
         processes = (*self._processes, *self._alone)
         if jobs := [job for one in processes if one.is_stalled for job in one.begun()]:
             if len(jobs) == 1:
@@ -370,8 +370,19 @@ class HandlerProcesses:
                 process.check()
                 if process.is_stalled:
                     self._let_others_go_on(process)
+            self._leave_jobs_while_importing()
             if self._suspects:
                 self._place()
+
+    def _leave_jobs_while_importing(self) -> None:
+        """Imports that take long, perhaps for ever, keep no job from workers that are done."""
+        if not self.able.is_set() or any(map(self._is_usable, self._processes)):
+            return
+        starting = [one for one in self._processes if one.ready is None and not one.has_ended]
+        if starting and starting[0].age_seconds > IMPORT_SAID_SECONDS:
+            self.problem = f"The handlers are not imported after {IMPORT_SAID_SECONDS:g} s."
+            _log.warning("handlers_importing", pid=starting[0].pid, given_back=len(self._waiting))
+            self._give_back()
 
     def _let_others_go_on(self, process: HandlerProcess) -> None:
         """A handler holds the interpreter of this process: what is to begin does so in another. If

@@ -14,15 +14,16 @@ from msgspec import Struct
 
 from adapters.forks import end_if_child
 from adapters.handlers import Handler, Handlers, JobInHand
-from domain.bodies import body_of
+from domain.bodies import NoUnicode, body_of
 from domain.errors import InvalidInput
 from domain.identifiers import JobId, Kind, UserId
-from domain.json_values import check_json
+from domain.json_values import check_json, find_no_unicode
 from entrypoints.views import ClaimedJob
 from entrypoints.worker.execution import Ended, Execution, given_up, not_begun
 from entrypoints.worker.failure import error_body, error_of, traceback_of
 from entrypoints.worker.threads import HandlerThreads, ThreadCall
 
+_decode: Final = msgspec.json.Decoder().decode  # a handler may put another function in its place
 _UNREADABLE: Final = "What the handler returned or raised cannot be read."
 
 
@@ -113,7 +114,7 @@ class _Run:
         return _completed(answer)
 
     async def _answer(self, began: Callable[[], None]) -> Any:  # noqa: ANN401 (any result)
-        payload = msgspec.json.decode(self._payload)
+        payload = _decode(self._payload)
         began()
         if self._handler.is_async:
             answer = self._handler.call(payload, self._job)
@@ -139,7 +140,8 @@ def _completed(answer: object) -> Ended:
         check_json(answer, "result")
         return Ended(result=None if answer is None else body_of(answer, "result"))
     except InvalidInput as error:
-        return Ended(error=error_body("ValueError", str(error)), may_retry=False)
+        where = find_no_unicode(answer, "result") if isinstance(error, NoUnicode) else None
+        return Ended(error=error_body("ValueError", where or str(error)), may_retry=False)
     except Exception as error:  # noqa: BLE001 (encoding runs code of the value's own)
         message = f"The result cannot be written as JSON: {error}."
         return Ended(error=error_body("TypeError", message), may_retry=False)

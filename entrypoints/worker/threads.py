@@ -87,19 +87,37 @@ class HandlerThreads:
         threading.Thread(target=self._serve, name=name, daemon=True).start()
 
     def _serve(self) -> None:
-        while (call := self._calls.get()) is not None:
-            answer: _Answer
-            try:
-                answer = (call.context.run(call.function), None)
-            except BaseException as error:  # noqa: BLE001 (a handler may raise anything)
-                answer = (None, error)
-            end_if_child(answer[1])
-            with contextlib.suppress(RuntimeError):  # the loop has been closed meanwhile
-                call.reply.get_loop().call_soon_threadsafe(_resolve, call.reply, answer)
-            is_given_up = call.is_given_up
-            del call, answer  # or an idle thread would keep a payload and a result alive
-            if is_given_up:
-                return
+        call: ThreadCall | None = None
+        try:
+            while (call := self._calls.get()) is not None:
+                answer: _Answer
+                try:
+                    answer = (call.context.run(call.function), None)
+                except BaseException as error:  # noqa: BLE001 (a handler may raise anything)
+                    answer = (None, error)
+                end_if_child(answer[1])
+                _tell(call, _resolve, call.reply, answer)
+                is_given_up = call.is_given_up
+                call = None  # or an idle thread would keep a payload and a result alive
+                del answer
+                if is_given_up:
+                    return
+        except BaseException as error:  # what a handler left behind, such as a trace function
+            if call is not None:
+                _tell(call, self._end_with_thread, call, error)
+            raise
+
+    def _end_with_thread(self, call: ThreadCall, error: BaseException) -> None:
+        if not call.is_given_up:
+            self._threads -= 1
+        _resolve(call.reply, (None, error))
+        if self._busy > self._threads:  # a call that waits for it, or one more thread
+            self._start_one()
+
+
+def _tell(call: ThreadCall, function: Callable[..., None], *arguments: object) -> None:
+    with contextlib.suppress(RuntimeError):  # the loop has been closed meanwhile
+        call.reply.get_loop().call_soon_threadsafe(function, *arguments)
 
 
 def _resolve(reply: asyncio.Future[_Answer], answer: _Answer) -> None:

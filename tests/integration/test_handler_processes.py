@@ -161,6 +161,11 @@ async def cancels_all_tasks(_):
         task.cancel()
     return "cancelled"
 
+def traces_its_thread(_):
+    def trace(*_):
+        raise RuntimeError("traced")
+    sys.settrace(trace)
+
 def stops_its_process(_):
     os.kill(os.getpid(), signal.SIGSTOP)
 
@@ -576,6 +581,43 @@ def test_handlers_that_one_without_a_bound_holds_up_are_run_again_alone(
         assert processes.running == 0
 
 
+def test_handlers_that_take_long_to_be_imported_again_keep_no_job_from_others(
+    handlers: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("entrypoints.worker.handler_processes.IMPORT_SAID_SECONDS", 2.0)
+    begin = Begin(handlers=handlers, has_builtin=False, logs_json=True)
+    good = Path(handlers).read_text()
+
+    waiting = "import os, time\nwhile not os.path.exists(__file__ + '.go'): time.sleep(0.1)\n"
+
+    def change() -> None:
+        Path(handlers).write_text(waiting + good)
+
+    def let_go() -> None:
+        Path(f"{handlers}.go").touch()
+
+    async def run(processes: HandlerProcesses) -> None:
+        processes.start()
+        change()
+        died = processes.execute(claimed("exit_at_once", None), lambda: None)
+        await asyncio.wait_for(died.ended, 60)
+        waits = processes.execute(claimed("quick", None), lambda: None)
+        assert (await asyncio.wait_for(waits.ended, 60)).is_given_back
+        assert not processes.able.is_set()
+        trouble = processes.trouble()
+        assert trouble is not None
+        assert "not imported" in trouble.reason
+        let_go()
+        await asyncio.wait_for(processes.able.wait(), 60)
+        goes_on = processes.execute(claimed("quick", None), lambda: None)
+        assert (await asyncio.wait_for(goes_on.ended, 60)).error is None
+        assert processes.trouble() is None
+        await processes.stop()
+
+    with handler_processes(begin, 2) as processes:
+        asyncio.run(run(processes))
+
+
 async def eventually(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(30):
         while not condition():  # noqa: ASYNC110 (any state of the processes)
@@ -590,6 +632,14 @@ def claimed(kind: str, payload: object) -> ClaimedJob:
         id=JobId(next(_ids)), user_id=UserId("ada"), kind=Kind(kind), attempt=1,
         payload=Raw(msgspec.json.encode(payload)), lease_expires_at=None, timeout_seconds=None,
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_a_handler_whose_thread_ends_with_an_error_of_its_own_has_ended(working: Start) -> None:
+    client, _ = working(1)
+    error = ended(client, submit(client, kind="traces_its_thread", max_attempts=1)["id"])["error"]
+    assert (error["type"], error["message"]) == ("RuntimeError", "traced")
+    assert ended(client, submit(client, kind="quick", payload="on")["id"])["result"] == "on"
 
 
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)

@@ -258,7 +258,8 @@ def test_a_result_that_json_cannot_hold_fails_the_job_at_once_and_says_where(
         ),
         "set": ({"ids": {1}}, "result.ids is of type set"),
         "object": (object(), "result is of type object, which JSON cannot hold as it is"),
-        "surrogate": ("\ud800", "without lone surrogates"),
+        "surrogate": ({"a": ["x", "\ud800"]}, "result.a[1] has a lone surrogate, which"),
+        "surrogate key": ([{"\udc80": 1}], "result[0] has a key with a lone surrogate"),
         "deep": (deep, "nested more than 32 deep"),
         "large": ("x" * BODY_BYTES_MAX, f"at most {BODY_BYTES_MAX}"),
     }
