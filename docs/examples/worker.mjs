@@ -74,7 +74,8 @@ async function run({ id, attempt, kind, payload }) {
 const held = () => [...inHand].map(([id, { attempt }]) => ({ id, attempt }));
 async function keepLeases() {
   for (;; await sleep(heartbeatSeconds * 1000)) {
-    const { lost } = await post("/v1/claims/heartbeat", { jobs: held() }).catch((error) => {
+    const wait = Math.max(2, heartbeatSeconds); // a forgotten connection must not take a lease
+    const { lost } = await post("/v1/claims/heartbeat", { jobs: held() }, wait).catch((error) => {
       console.error(error.message);
       return { lost: [] };
     });

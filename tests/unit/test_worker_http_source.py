@@ -236,6 +236,26 @@ def test_a_heartbeat_of_many_jobs_is_sent_in_calls_that_the_server_accepts() -> 
     assert lost == [(1000, 1), (2000, 1), (2001, 1)]
 
 
+@pytest.mark.parametrize(("lease", "waits"), [(3, 2.0), (9, 3.0), (30, 10.0), (600, 15.0)])
+def test_a_heartbeat_without_an_answer_leaves_time_for_another_within_the_lease(
+    lease: int, waits: float
+) -> None:
+    def respond(request: httpx.Request) -> httpx.Response:
+        if request.url.path.endswith("/heartbeat"):
+            assert request.extensions["timeout"]["read"] == waits
+            return httpx.Response(200, json={"lost_attempts": []})
+        return httpx.Response(200, json={"jobs": [], "lease_seconds": lease})
+
+    async def story() -> None:
+        transport = httpx.MockTransport(respond)
+        async with httpx.AsyncClient(base_url="http://server", transport=transport) as client:
+            source = RemoteSource(client, WorkerId("w"))
+            await claim(source)
+            assert await source.heartbeat([(JobId(1), 1)], ()) == []
+
+    asyncio.run(story())
+
+
 def test_a_recall_can_give_nothing_new() -> None:
     def answer(_: str, body: dict[str, Any]) -> httpx.Response:
         assert body == {"max": 1, "kinds": ["c1"], "wait_seconds": 0, "claim_id": "c1", "begins": 0}
