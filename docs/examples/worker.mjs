@@ -34,10 +34,13 @@ function checkJson(value, path) {
   if (typeof value === "object") for (const key in value ?? {}) checkJson(value[key], `${path}.${key}`);
 }
 
+// Whatever was thrown: reading it may throw again, and what is too long would never be taken.
+const told = (e, key, or) => { try { return String(e?.[key] ?? or).slice(0, 9999).toWellFormed(); } catch { return "?"; } };
 const failure = (error) => ({
-  error: { type: error?.name ?? "Error", message: String(error?.message ?? error), traceback: error?.stack ?? "" },
-  retry: error?.retry !== false,
+  error: { type: told(error, "name", "Error"), message: told(error, "message", error), traceback: told(error, "stack", "") },
+  retry: told(error, "retry", "") !== "false",
 });
+process.on("uncaughtException", (error) => console.error(told(error, "stack", error))); // beside a handler
 
 async function run({ id, attempt, kind, payload }) {
   const stop = new AbortController(), mine = { attempt, stop, isOver: false };
@@ -47,7 +50,7 @@ async function run({ id, attempt, kind, payload }) {
   try {
     const result = (await handlers[kind](payload, stop.signal)) ?? null;
     checkJson(result, "result");
-    outcome = { result };
+    outcome = { result: JSON.parse(JSON.stringify(result)) }; // throws here, if ever
   } catch (error) { outcome = failure(error); }
   mine.isOver = true;
   for (let pause = 100; ; pause = Math.min(2 * pause, 2000)) {
@@ -74,12 +77,11 @@ async function run({ id, attempt, kind, payload }) {
 const held = () => [...inHand].map(([id, { attempt }]) => ({ id, attempt }));
 async function keepLeases() {
   for (;; await sleep(heartbeatSeconds * 1000)) {
-    const wait = Math.max(2, heartbeatSeconds); // a forgotten connection must not take a lease
-    const { lost } = await post("/v1/claims/heartbeat", { jobs: held() }, wait).catch((error) => {
-      console.error(error.message);
+    const { lost } = await post("/v1/claims/heartbeat", { jobs: held() }, Math.max(1, heartbeatSeconds / 2)).catch((e) => {
+      console.error(e.message);
       return { lost: [] };
     });
-    for (const id of lost) inHand.get(id)?.stop.abort(); // cancelled, or another's by now
+    for (const id of lost) inHand.get(id)?.stop.abort(); // cancelled, or another's
   }
 }
 

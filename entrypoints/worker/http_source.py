@@ -18,7 +18,7 @@ from entrypoints.worker.source import JOBS_A_CALL_MAX, AttemptKey, Outcome
 
 CONNECT_SECONDS: Final = 5.0
 ANSWER_SECONDS: Final = 15.0  # beyond the time that a claim waits for work
-HEARTBEAT_SECONDS_MIN: Final = 2.0  # for the answer to one, where leases are short
+HEARTBEAT_SECONDS_MIN: Final = 1.0  # for the answer to one, where leases are short
 BATCH_BYTES_MAX: Final = 8 * 1024 * 1024  # of bodies in one call; the server takes 16 MiB in all
 _TEXT_CHARACTERS_MAX: Final = 300
 _PROBLEM: Final = "application/problem+json"
@@ -132,10 +132,11 @@ class RemoteSource:
         self, fields: dict[str, Any], seconds: float | None = None
     ) -> Sequence[AttemptKey]:
         """Wait no longer for an answer than leaves time to ask again, over another connection: a
-        proxy that was replaced may have forgotten this one without a word.
+        proxy that was replaced may have forgotten this one without a word. What extends a lease is
+        the heartbeat at two thirds of it.
         """
         if seconds is None:
-            seconds = min(ANSWER_SECONDS, max(HEARTBEAT_SECONDS_MIN, self._lease_seconds / 3))
+            seconds = min(ANSWER_SECONDS, max(HEARTBEAT_SECONDS_MIN, self._lease_seconds / 6))
         leases = await self._post("/v1/claims/heartbeat", fields, _Leases, seconds)
         return [(one.id, one.attempt) for one in leases.lost_attempts]
 

@@ -236,7 +236,7 @@ def test_a_heartbeat_of_many_jobs_is_sent_in_calls_that_the_server_accepts() -> 
     assert lost == [(1000, 1), (2000, 1), (2001, 1)]
 
 
-@pytest.mark.parametrize(("lease", "waits"), [(3, 2.0), (9, 3.0), (30, 10.0), (600, 15.0)])
+@pytest.mark.parametrize(("lease", "waits"), [(3, 1.0), (9, 1.5), (30, 5.0), (600, 15.0)])
 def test_a_heartbeat_without_an_answer_leaves_time_for_another_within_the_lease(
     lease: int, waits: float
 ) -> None:
