@@ -52,8 +52,6 @@ class Clients:
         self.bodies_bytes = 0
         self.unread = UnreadAnswers(bounds.bodies_bytes_max)
         self._open: set[BoundedProtocol] = set()
-        # Those from which a request is awaited or still coming, the longest first.
-        self._awaited: dict[BoundedProtocol, None] = {}
         self._is_swept = False
 
     def add(self, one: "BoundedProtocol") -> bool:
@@ -66,35 +64,33 @@ class Clients:
             self._is_swept = True
             one.loop.call_later(_SWEEP_SECONDS, self._sweep, one.loop)
         if len(self._open) > self.bounds.connections_max:
-            if longest := next(iter(self._awaited), None):
-                longest.give_up("Too many connections are open; send it again on a new one.")
+            others = [other for other in self._awaited() if other is not one]
+            if others:
+                others[0].give_up("Too many connections are open; send it again on a new one.")
             elif waiting := self._waits_longest():
                 self._open.discard(waiting)
                 waiting.transport.close()
             else:
                 return False
-        self.await_request(one)
         return True
 
     def remove(self, one: "BoundedProtocol") -> None:
         self._open.discard(one)
-        self._awaited.pop(one, None)
-
-    def await_request(self, one: "BoundedProtocol") -> None:
-        self._awaited[one] = None
-
-    def has_come(self, one: "BoundedProtocol") -> None:
-        self._awaited.pop(one, None)
 
     def make_room(self, newcomer: "BoundedProtocol") -> None:
         """Drop bodies that are still coming, the longest first, until the others fit."""
-        for one in list(self._awaited):
+        for one in self._awaited():
             if self.bodies_bytes <= self.bounds.bodies_bytes_max:
                 return
             if one.body_bytes:
                 one.give_up(_TOO_MANY_BODIES)
         if self.bodies_bytes > self.bounds.bodies_bytes_max:
             newcomer.give_up(_TOO_MANY_BODIES)
+
+    def _awaited(self) -> "list[BoundedProtocol]":
+        """Return those from which a request is awaited or still coming, the longest first."""
+        awaited = [one for one in self._open if one.awaited_since < math.inf]
+        return sorted(awaited, key=lambda one: one.awaited_since)
 
     def _waits_longest(self) -> "BoundedProtocol | None":
         waiting = [
@@ -121,11 +117,13 @@ class BoundedProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
         super().connection_made(transport)
         self.body_bytes = 0  # of requests that are not answered yet
+        # When a request began to be awaited (loop.time()); infinite while one is worked on.
+        self.awaited_since = self.loop.time()
         self._head_bytes = 0  # that have come since a head was complete
         self._is_in_head = False
         self._is_refused = False
         self._refusal = (HTTPStatus.BAD_REQUEST, "This is no HTTP request.")
-        self._due = self.loop.time() + self.clients.bounds.request_seconds
+        self._due = self.awaited_since + self.clients.bounds.request_seconds
         self._unread_due = math.inf
         self._unread_bytes = 0
         if not self.clients.add(self):
@@ -144,8 +142,6 @@ class BoundedProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self._is_refused:
             return
-        if self._due == math.inf and (self.cycle is None or self.cycle.response_complete):
-            self._due = self.loop.time() + self.clients.bounds.request_seconds
         self._head_bytes += len(data)
         super().data_received(data)
         # A field is told only when it is whole: what has come of one so far is in these bytes.
@@ -155,8 +151,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._is_in_head = True
-        if self._due == math.inf:
-            self._due = self.loop.time() + self.clients.bounds.request_seconds
+        self._due = self.loop.time() + self.clients.bounds.request_seconds
 
     def on_headers_complete(self) -> None:
         self._is_in_head = False
@@ -190,16 +185,27 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         super().on_message_complete()
         self._head_bytes = 0  # a body's are none
-        if not self._is_refused:
-            self._due = math.inf
-            self.clients.has_come(self)
+        if self._is_refused:
+            return
+        if self.cycle.response_complete:  # it was answered before it had come whole
+            self._due = self.loop.time() + self.timeout_keep_alive
+        else:
+            self._due = self.awaited_since = math.inf
 
     def on_response_complete(self) -> None:
+        """As uvicorn's, which would start a timer after each answer; here the sweep looks."""
+        self.server_state.total_requests += 1
         if self.body_bytes:
             self._let_go_of_bodies()
-        if not self.pipeline and not self._is_refused:
-            self.clients.await_request(self)
-        super().on_response_complete()
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+        elif not self._is_refused:
+            self.awaited_since = self.loop.time()
+            if self._due == math.inf:  # nothing of the next request has come
+                self._due = self.awaited_since + self.timeout_keep_alive
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -276,9 +282,8 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _forget(self) -> None:
         """It counts no more among those that are awaited."""
-        self._due = math.inf
+        self._due = self.awaited_since = math.inf
         self._let_go_of_bodies()
-        self.clients.has_come(self)
 
     def _let_go_of_bodies(self) -> None:
         self.clients.bodies_bytes -= self.body_bytes

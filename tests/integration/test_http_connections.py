@@ -121,6 +121,16 @@ def test_a_connection_that_rests_between_two_requests_is_closed(server: AppServe
         assert is_closed(one)
 
 
+def test_a_connection_whose_request_was_answered_before_it_had_come_is_closed(
+    server: AppServer,
+) -> None:
+    head = b"GET /nowhere HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n\r\n"
+    with connections(server, 1, head) as [one]:
+        assert answer_on(one).status_code == 404
+        one.sendall(b"x" * 10)
+        assert is_closed(one)
+
+
 @pytest.mark.parametrize(
     "sent",
     [
