@@ -17,13 +17,13 @@ from entrypoints.doorkeeper import REPORT_SECONDS, WATCH_SECONDS
 from entrypoints.http.audit import audit
 from entrypoints.http.claims import ClaimController, OutcomeController
 from entrypoints.http.edge import EdgeApp
-from entrypoints.http.guard import guard
 from entrypoints.http.jobs import JobController
 from entrypoints.http.limits import LimitController
 from entrypoints.http.metrics import Figures, metrics
 from entrypoints.http.operations import livez, readyz, stats
 from entrypoints.http.original import OriginalController
 from entrypoints.http.problems import answer_error
+from entrypoints.http.query import check_query
 from entrypoints.http.reading import StrictRequest
 from entrypoints.http.stream import stream
 from entrypoints.service import Fairlog
@@ -87,7 +87,7 @@ def create_app(
         },
         exception_handlers={Exception: answer_error},
         request_class=StrictRequest,
-        before_request=guard,
+        before_request=check_query,
         lifespan=[lifespan],
         openapi_config=OpenAPIConfig(
             title="Fairlog", version="1",

@@ -14,8 +14,10 @@ from litestar.types import HTTPScope, Message
 
 from entrypoints.host_names import is_asked_by_name
 from entrypoints.http.answers import PROBLEM, SAFE_FIELDS, JsonAnswer, SafeHeaders
+from entrypoints.http.guard import acts_for_another_site
 from entrypoints.http.metrics import Figures
 from entrypoints.http.problems import http_problem
+from entrypoints.http.reading import is_utf8
 
 PATH_BYTES_MAX: Final = 1024  # a user id of 255 bytes, each written with three
 # Of these a client sends one. With two of them it is open which one a proxy has looked at.
@@ -103,6 +105,12 @@ def refusal(scope: HTTPScope, names: frozenset[str] | None) -> dict[str, Any] | 
             "start it with --allowed-host NAME."
         )
         return http_problem(HTTPStatus.MISDIRECTED_REQUEST, detail)
+    if acts_for_another_site(scope["method"], fields):
+        detail = "A page of another site may not act here; send the request from your own program."
+        return http_problem(HTTPStatus.FORBIDDEN, detail)
+    if not is_utf8(scope["raw_path"]):
+        detail = "The path is not valid UTF-8, percent-encoded."
+        return http_problem(HTTPStatus.BAD_REQUEST, detail)
     if not is_canonical(scope["raw_path"]):
         detail = (
             "There is nothing at this address: a path is written in one way, like /v1/jobs/42, "

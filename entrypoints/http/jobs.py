@@ -1,13 +1,12 @@
 """Jobs: submit, look at, cancel and try again."""
 
-import re
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
-from litestar import Controller, get, post
+from litestar import Controller, Request, get, post
 from litestar.di import NamedDependency
 from litestar.openapi.datastructures import ResponseSpec
-from litestar.params import FromPath, FromQuery, HeaderParameter, JSONBody, QueryParameter
+from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
 from litestar.status_codes import HTTP_200_OK, HTTP_202_ACCEPTED
 from msgspec import UNSET, Raw, Struct, UnsetType
 
@@ -19,6 +18,7 @@ from domain.job import State
 from entrypoints.bulk_retry import RetriedJobs, retry_jobs
 from entrypoints.explaining import ExplanationView, explain_job
 from entrypoints.http.answers import JsonAnswer, encoded
+from entrypoints.http.idempotency_key import TakesIdempotencyKey, idempotency_key_of
 from entrypoints.http.paging import limit_of, page_cursor, position_of
 from entrypoints.http.problems import Problem, problem_of, refusal_answer
 from entrypoints.http.rate_limit_fields import rate_limit_fields
@@ -32,9 +32,6 @@ from entrypoints.views import EventPage, JobPage, JobView
 
 SUBMISSION_BYTES_MAX = 8 * 1024 * 1024  # a payload of 1 MiB may be six times as long in escapes
 BATCH_BYTES_MAX = 16 * 1024 * 1024
-
-_QUOTED = re.compile(r'"((?:[^"\\]|\\["\\])*)"')  # a string of RFC 9651, section 3.3.3
-IdempotencyKey = Annotated[str | None, HeaderParameter(name="Idempotency-Key")]
 
 
 class SubmissionOutcome(Struct, omit_defaults=True):
@@ -56,6 +53,7 @@ class JobController(Controller):
     @post(
         status_code=HTTP_202_ACCEPTED,
         request_max_body_size=SUBMISSION_BYTES_MAX,
+        operation_class=TakesIdempotencyKey,
         responses={
             HTTP_202_ACCEPTED: ResponseSpec(
                 JobView, description="Accepted", generate_examples=False
@@ -69,10 +67,10 @@ class JobController(Controller):
         self,
         data: JSONBody[Submission],
         fairlog: NamedDependency[Fairlog],
-        idempotency_key: IdempotencyKey = None,
+        request: Request[Any, Any, Any],
     ) -> JsonAnswer:
         """Accept a job. Sent again with the same key, it changes nothing."""
-        key = _unquoted(idempotency_key)
+        key = idempotency_key_of(request)
         size = memoryview(data.payload).nbytes
         if size <= BYTES_ON_THE_LOOP_MAX:
             command = data.to_command(key)
@@ -185,21 +183,6 @@ class JobController(Controller):
 
 def _status(submitted: Submitted) -> int:
     return HTTP_200_OK if submitted.is_duplicate else HTTP_202_ACCEPTED
-
-
-def _unquoted(header: str | None) -> str | None:
-    """The draft wants a quoted string; what is not quoted is taken as it is.
-
-    A key is UTF-8 here as in the body; Litestar reads a header as Latin-1. Raises `InvalidInput`.
-    """
-    if header is None:
-        return None
-    try:
-        key = header.encode("latin-1").decode()
-    except UnicodeDecodeError:
-        raise InvalidInput("The Idempotency-Key header is not valid UTF-8.") from None
-    quoted = _QUOTED.fullmatch(key)
-    return re.sub(r'\\(["\\])', r"\1", quoted[1]) if quoted else key
 
 
 def _command_or_error(one: Raw) -> SubmitJob | InvalidInput:

@@ -20,6 +20,7 @@ from msgspec import Struct
 from domain import validation
 from domain.errors import InvalidInput
 from domain.identifiers import POSITION_MAX
+from entrypoints.http.reading import is_utf8
 
 # In a router's `opt`: pages with forms, whose fields come empty where nothing was entered.
 HAS_FORMS: Final = "has_forms"
@@ -33,11 +34,13 @@ class Parameter(Struct, frozen=True):
     is_repeatable: bool
 
 
-def check_query(request: Request[Any, Any, Any]) -> None:
-    """Raises `InvalidInput`."""
+async def check_query(request: Request[Any, Any, Any]) -> None:
+    """Called before each route. Raises `InvalidInput`."""
     text: bytes = request.scope["query_string"]
     if not text:
         return
+    if not is_utf8(text):
+        raise InvalidInput("The query is not valid UTF-8, percent-encoded.")
     known = parameters_of(request.route_handler)
     may_be_empty = bool(request.route_handler.opt.get(HAS_FORMS))
     seen: set[str] = set()

@@ -134,6 +134,12 @@ def test_every_reference_in_the_description_leads_somewhere(shared: httpx.Client
     assert named <= set(answer.json()["components"]["schemas"])
 
 
+def test_the_description_has_the_header_that_is_read_beside_litestar(shared: httpx.Client) -> None:
+    submission = shared.get("/schema").json()["paths"]["/v1/jobs"]["post"]
+    [header] = [one for one in submission["parameters"] if one["in"] == "header"]
+    assert (header["name"], header.get("required", False)) == ("Idempotency-Key", False)
+
+
 @pytest.mark.parametrize(
     "address",
     ["/", "/schema", "/schema/openapi.json", "/schema/swagger", "/schema/redoc", "/livez",
