@@ -61,7 +61,7 @@ from domain.job import Job, State
 from domain.line import Unread, WaitingJob
 from domain.moments import later
 from domain.policy import Policy
-from domain.rate_limits import decide_admission, decide_limit
+from domain.rate_limits import Limits, decide_admission, decide_limit, subject_of
 from domain.world import World
 
 
@@ -95,7 +95,7 @@ class JobsWoken(Struct, frozen=True, tag=True):
 
 
 class LimitsSet(Struct, frozen=True, tag=True):
-    event: LimitChanged
+    event: LimitChanged  # not recorded where nothing changed
 
 
 class RefusalsRecorded(Struct, frozen=True, tag=True):
@@ -152,8 +152,7 @@ def decide(world: World, command: Command, policy: Policy, now: datetime) -> Dec
         case RecoverJobs():
             return _recover(world, command)
         case ChangeLimit():
-            changed = decide_limit(world.windows, command)
-            return Decision([Fact(changed)], lambda _: LimitsSet(changed))
+            return _change_limit(world, command)
         case AcceptClock():
             # Recorded before anything is decided: what time it is follows from it.
             return Decision([], lambda _: ClockAccepted())
@@ -365,6 +364,14 @@ def expire(world: World, policy: Policy, now: datetime) -> Sequence[Fact]:
         if job.expires_at is not None
         for event in life_cycle.wake(job, policy, now)
     ]
+
+
+def _change_limit(world: World, command: ChangeLimit) -> Decision:
+    """Nothing is recorded where the limits are as asked for: anybody may ask without end."""
+    limited = decide_limit(world.windows, command)
+    before = world.windows.limits.get(subject_of(limited), Limits())
+    is_new = before != Limits(limited.limit, limited.running)
+    return Decision([Fact(limited)] if is_new else [], lambda _: LimitsSet(limited))
 
 
 def _wake(world: World, command: WakeJobs, policy: Policy, now: datetime) -> Decision:

@@ -76,6 +76,7 @@ class Needs:
         self.claims: set[bytes] = set()  # claim_hash
         self.claims_over_http: set[bytes] = set()  # those of them that may have been given nothing
         self.windows: set[WindowKey] = set()
+        self.limited_kinds: set[Kind] = set()  # whose own limits a command changes
         self.retries: dict[JobId, int] = {}  # to start again: the length of their users' windows
         self.serving: dict[tuple[Kind, ...] | None, int] = {}  # kinds (None: any): jobs claimed
         self.lanes: dict[Lane, int] = {}  # how many of the first jobs of each
@@ -106,6 +107,8 @@ class Needs:
                     pass
                 case ChangeLimit(user_id=changed_user, kind=changed_kind):
                     self._add_subject(changed_user, changed_kind)
+                    if changed_kind is not None:
+                        self.limited_kinds.add(changed_kind)
                 case RetryJob(job_id=job_id):
                     self.jobs.add(job_id)
                     self.retries[job_id] = policy.window_seconds
@@ -156,7 +159,10 @@ class Needs:
 
     def sets(self) -> tuple[set[Any], ...]:
         """All of them, in one fixed order."""
-        return self.users, self.kinds, self.jobs, self.keys, self.claims, self.windows
+        return (
+            self.users, self.kinds, self.jobs, self.keys, self.claims, self.windows,
+            self.limited_kinds,
+        )  # fmt: skip
 
     def _add_claim(self, claim: ClaimJobs) -> None:
         if claim.claim_id is not None:

@@ -110,7 +110,9 @@ class GenerationFold:
 
     def _size(self) -> int:
         world = self._world
-        return len(world.jobs.rows) + len(world.line.users) + len(world.windows.counters)
+        line, windows = world.line, world.windows
+        names = len(line.users) + len(line.kinds) + len(windows.counters) + len(windows.limits)
+        return len(world.jobs.rows) + names
 
     def _let_go_of_jobs(self) -> None:
         """Of those that have ended."""
@@ -176,7 +178,7 @@ class GenerationFold:
         missing = needs.without(self._absent)
         known: tuple[Container[Any], ...] = (
             line.users, line.kinds, jobs.rows, jobs.key_holders, jobs.claims.jobs,
-            windows.counters,
+            windows.counters, (),  # no event needs to know the limits of a kind before it
         )  # fmt: skip
         for rows, there in zip(missing.sets(), known, strict=True):
             rows -= {row for row in rows if row in there}

@@ -27,6 +27,7 @@ from projections.rows import (
 )  # fmt: skip
 
 VERSION: Final = 2
+_NO_KIND: Final = Kind("")
 metadata = sa.MetaData()
 
 window_counters = sa.Table(
@@ -63,9 +64,12 @@ class WindowsProjection:
         """Nothing: a counter is asked for by name."""
 
     def load(self, connection: Connection, generation: int, needs: Needs, world: World) -> None:
-        """Counters and limits in one statement; a limit has neither length nor start."""
+        """Counters and limits in one statement; a limit has neither length nor start.
+
+        Any number of kinds may have limits of their own: only those that are named are read.
+        """
         subjects = needs.users | {user_id for user_id, _ in needs.windows}
-        if not subjects:
+        if not (subjects or needs.limited_kinds):
             return
         mark = placeholder(connection)
         windows: dict[int, list[bytes]] = {}
@@ -82,16 +86,18 @@ class WindowsProjection:
             )
             for seconds, named in windows.items()
         ]
-        parts.append(
-            (
-                (
-                    "SELECT user_id, kind, NULL, NULL, submissions, running"
-                    f" FROM {limits.name} WHERE generation = {mark} AND user_id IN"
-                    f" ({', '.join([mark] * len(subjects))})"
-                ),
-                [generation, *(subject.encode() for subject in subjects)],
-            )
+        of_limits = (
+            "SELECT user_id, kind, NULL, NULL, submissions, running"
+            f" FROM {limits.name} WHERE generation = {mark}"
         )
+        if subjects:
+            named = [subject.encode() for subject in subjects]
+            in_users = f" AND user_id IN ({', '.join([mark] * len(named))}) AND kind = {mark}"
+            parts.append((of_limits + in_users, [generation, *named, _NO_KIND.encode()]))
+        if needs.limited_kinds:
+            named = [kind.encode() for kind in needs.limited_kinds]
+            in_kinds = f" AND user_id = {mark} AND kind IN ({', '.join([mark] * len(named))})"
+            parts.append((of_limits + in_kinds, [generation, GLOBAL.encode(), *named]))
         _put(union(connection, parts), world)
 
     def changes(self, generation: int, world: World) -> list[Write[Connection]]:
@@ -135,7 +141,9 @@ class WindowQueries:
     def load(
         self, connection: Connection, user_ids: list[UserId], policy: Policy, now: datetime
     ) -> Windows:
-        """The windows that `now` is in and the limits, of these users and of all together."""
+        """The windows that `now` is in and the limits, of these users and of all together; not
+        those of kinds.
+        """
         start = to_micros(window_start(now, policy.window_seconds))
         subjects = [GLOBAL.encode(), *(user_id.encode() for user_id in user_ids)]
         windows = Windows()
@@ -152,10 +160,13 @@ class WindowQueries:
             key = (UserId(bytes(user).decode()), policy.window_seconds)
             windows.counters[key] = Counter(start, used, refused)
         changed = connection.execute(
-            sa.select(limits.c.user_id, limits.c.kind, limits.c.submissions, limits.c.running)
-            .where(limits.c.generation == self._generation, limits.c.user_id.in_(subjects))
-        )  # fmt: skip
-        for user, kind, submissions, running in changed:
-            subject = (UserId(bytes(user).decode()), Kind(bytes(kind).decode()))
+            sa.select(limits.c.user_id, limits.c.submissions, limits.c.running).where(
+                limits.c.generation == self._generation,
+                limits.c.user_id.in_(subjects),
+                limits.c.kind == _NO_KIND.encode(),
+            )
+        )
+        for user, submissions, running in changed:
+            subject = (UserId(bytes(user).decode()), _NO_KIND)
             windows.limits[subject] = Limits(submissions, running)
         return windows

@@ -185,6 +185,22 @@ def test_a_forgotten_user_id_does_not_change_the_global_limit(
     assert shared.get("/v1/limits").json()["limit"] == 6000
 
 
+def test_a_change_that_changes_nothing_leaves_no_event(client: httpx.Client) -> None:
+    for _ in range(2):
+        change(client, "limits/ada", limit=5, running=1)
+        change(client, "limits/ada", running=1)
+        change(client, "limits/bob", limit=None)
+        change(client, "limits", limit=9)
+        change(client, "kinds/echo", running=2)
+    assert [event["data"]["scope"] for event in audit(client, type="LimitChanged")] == [
+        "user", "global", "kind"
+    ]  # fmt: skip
+    change(client, "kinds/echo", running=None)
+    change(client, "limits/ada", limit=None)
+    assert len(audit(client, type="LimitChanged")) == 5
+    assert client.get("/v1/limits/ada").json()["limit"] == 600
+
+
 @pytest.mark.parametrize(
     ("whose", "body"),
     [

@@ -18,10 +18,20 @@ from domain.commands import CancelJob, ChangeLimit, SubmitJob
 from domain.decide import JobStands, LimitsSet, Submitted
 from domain.errors import KeyReusedWithOtherPayload, RateLimited
 from domain.events import RateLimitDecided, Scope
-from domain.identifiers import UserId
+from domain.identifiers import Kind, UserId
 from domain.log_time import SECOND_LOOK_SECONDS
 from entrypoints.service import Fairlog
-from tests.support.core import ManualClock, do, log_of, outcomes, put, service
+from projections.live import LiveProjections
+from tests.support.core import (
+    ManualClock,
+    do,
+    events_in,
+    log_of,
+    outcomes,
+    put,
+    service,
+    writer_of,
+)
 from tests.support.given import NOW, at
 from tests.support.referee import Referee
 from tests.support.stories import ALICE, BOB, submit
@@ -166,6 +176,29 @@ def test_a_limit_that_one_server_changes_holds_for_the_other_from_then_on(
         [refusal] = outcomes(put(other, submit(BOB)))
         assert isinstance(refusal, RateLimited)
         assert refusal.scope is Scope.GLOBAL
+
+
+def test_only_the_caps_of_kinds_that_are_changed_are_read(database_url: str) -> None:
+    """Any number of kinds may have one: no submission reads them all."""
+
+    def cap(number: int, running: int) -> ChangeLimit:
+        return ChangeLimit(scope=Scope.KIND, kind=Kind(f"kind-{number}"), running=running)
+
+    with two_services(database_url, ManualClock()) as (one, other):
+        outcomes(put(one, *(cap(number, 1) for number in range(30))))
+        do(one, ChangeLimit(scope=Scope.USER, user_id=ALICE, limit=3), LimitsSet)
+        assert do(other, submit(), Submitted).decision.limit == 3
+        projections = writer_of(other)._projections
+        assert isinstance(projections, LiveProjections)
+        read = projections._kept
+        assert read is not None
+        assert read.windows.limits.keys() == {(ALICE, Kind(""))}
+        events = events_in(one)
+        do(other, cap(7, 1), LimitsSet)
+        assert events_in(one) == events
+        do(other, cap(7, 2), LimitsSet)
+        do(one, cap(7, 2), LimitsSet)
+        assert events_in(one) == events + 1
 
 
 # Idempotency, which is exact for the same reason

@@ -250,6 +250,19 @@ def test_null_gives_the_default_again_and_what_is_not_named_stays() -> None:
     assert story.when(change()).answer(LimitsSet).event == limits()
 
 
+def test_what_changes_no_limit_is_no_event() -> None:
+    story = given()
+    assert story.when(change(limit=None, running=None)).events == []
+    story = story.when(change(limit=5)).then(limits(5))
+    for same in (change(limit=5), change(running=None), change(limit=5, running=None)):
+        when = story.when(same)
+        assert when.events == []
+        assert when.answer(LimitsSet).event == limits(5)
+    story.when(change(limit=None)).then(limits())
+    twice = story.when(change(limit=6), change(limit=6), change(limit=5))
+    assert twice.events == [limits(6), limits(5)]
+
+
 def test_the_global_limit_changes_for_all() -> None:
     story = (
         given().when(change(Scope.GLOBAL, limit=0)).then(LimitChanged(scope=Scope.GLOBAL, limit=0))
