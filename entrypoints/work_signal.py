@@ -6,13 +6,14 @@ that is served. Whoever was woken and asks for nothing after all passes it on.
 
 What other processes wrote is seen by one small query, asked a few times a second for all who wait,
 and by nobody when nobody does. It asks how many jobs wait, not what is new, and now and then where
-nothing is new either: so no claim is forgotten, whatever was missed.
+nothing is new either: so no claim is forgotten, whatever was missed. Of more than KINDS_A_LOOK_MAX
+kinds it asks in turn, so that it costs no more.
 """
 
 import asyncio
 import contextlib
 import itertools
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping
 from typing import Final
 
@@ -22,6 +23,7 @@ from domain.identifiers import Kind
 
 POLL_SECONDS: Final = 0.25
 POLLS_A_LOOK: Final = 8  # at how many jobs wait, although nobody has written anything
+KINDS_A_LOOK_MAX: Final = 1000  # of very many a poll looks at the next ones, in turn
 # Of those that may wait behind a cap; each claim that is served wakes one more.
 JOBS_A_LOOK_MAX: Final = 8
 
@@ -58,6 +60,8 @@ class WorkSignal:
         self._seen = 0  # up to this position, whoever waits has heard of all work
         self._turns = itertools.count(1)
         self._claimants: dict[Kind | None, OrderedDict[Claimant, None]] = {}
+        self._unlooked: deque[Kind | None] = deque()  # whose turn in a round of looks is to come
+        self._round_from = 0  # position at which the round began
         self._waiting = 0
         self._is_stopping = False
         self._poll: asyncio.Task[None] | None = None
@@ -175,13 +179,24 @@ class WorkSignal:
             polls += 1
             self._part.begins()
             position = await self._read_position()
-            if position > self._seen or polls % POLLS_A_LOOK == 0:
-                work = await self._read_work(list(self._claimants))
-                self._seen = max(self._seen, position)
-                for kind, jobs in work.items():
-                    self._wake(kind, min(jobs, JOBS_A_LOOK_MAX), among_many=True)
+            if not self._unlooked and (position > self._seen or polls % POLLS_A_LOOK == 0):
+                self._unlooked.extend(self._claimants)
+                self._round_from = position
+            if self._unlooked:
+                await self._look()
             self._part.works()
         self._part.works()  # nobody waits
+
+    async def _look(self) -> None:
+        """Go on with the round; an error leaves it where it was."""
+        kinds = list(itertools.islice(self._unlooked, KINDS_A_LOOK_MAX))
+        work = await self._read_work([kind for kind in kinds if kind in self._claimants])
+        for _ in kinds:
+            self._unlooked.popleft()
+        if not self._unlooked:
+            self._seen = max(self._seen, self._round_from)
+        for kind, jobs in work.items():
+            self._wake(kind, min(jobs, JOBS_A_LOOK_MAX), among_many=True)
 
 
 async def _unknown(kinds: Collection[Kind | None]) -> Work:

@@ -54,7 +54,7 @@ from tests.support.core import (
 )
 from tests.support.databases import DatabaseServer
 from tests.support.mariadb import MariaDB
-from tests.support.stories import ALICE, BOB, ECHO, claim, complete, submit
+from tests.support.stories import ALICE, BOB, CAROL, ECHO, claim, complete, submit
 from tests.support.tcp_proxy import CommitCutter, Cut
 
 # Callers hear within 5 s that the database is away; the rest is for a machine that is busy.
@@ -203,9 +203,10 @@ def test_a_full_queue_refuses_submissions_and_still_takes_what_ends_a_job(
     queue = CommandQueue(commands_max=8, submissions_max=5)
     fairlog = compose(Settings(database_url=database_url), queue=queue)
     prepare(fairlog)
-    accepted = put(fairlog, *[submit(payload=number) for number in range(5)])
+    users = [UserId(f"user-{number}") for number in range(6)]
+    accepted = put(fairlog, *map(submit, users[:5]))
     with pytest.raises(QueueFull, match="try again"):
-        queue.put(submit(payload=9))
+        queue.put(submit(users[5]))
     accepted += put(fairlog, complete(), complete(), complete())
     with pytest.raises(QueueFull):
         queue.put(complete())
@@ -222,10 +223,10 @@ def test_a_queue_full_of_large_payloads_still_takes_results(
     queue = CommandQueue()
     large = body_of("x" * 298, "payload")
     queue.put(submit(payload="x" * 298))
-    queue.put(submit(payload="x" * 298))
+    queue.put(submit(BOB, payload="x" * 298))
     with pytest.raises(QueueFull):
-        queue.put(submit(payload="x" * 298))
-    queue.put(submit(payload="x" * 98))
+        queue.put(submit(CAROL, payload="x" * 298))
+    queue.put(submit(CAROL, payload="x" * 98))
     queue.put(complete(result=large))
     with pytest.raises(QueueFull):
         queue.put(complete(result=large))

@@ -3,11 +3,14 @@ from collections.abc import Awaitable, Callable, Collection
 from contextlib import AsyncExitStack
 from typing import Any
 
+import pytest
+
 from adapters.writer import BatchWritten
 from domain.commands import ClaimJobs
 from domain.decide import Claimed
 from domain.errors import LogUnavailable
 from domain.identifiers import Kind, WorkerId
+from entrypoints import work_signal
 from entrypoints.claiming import Claiming
 from entrypoints.work_signal import Work, WorkSignal
 from tests.support.stories import ECHO, SLEEP
@@ -21,6 +24,7 @@ class Workshop:
     def __init__(self) -> None:
         self.jobs: dict[Kind, int] = {}
         self.asked: list[str] = []  # names of the workers, in order
+        self.looked_at: list[Collection[Kind | None]] = []
         self.position = 0
         self.written_elsewhere = 0  # events of another process
         self.answers = asyncio.Event()
@@ -33,6 +37,7 @@ class Workshop:
         return self.position
 
     async def _work(self, kinds: Collection[Kind | None]) -> Work:
+        self.looked_at.append(kinds)
         return {kind: sum(self.jobs.values()) if kind is None else self.jobs.get(kind, 0)
                 for kind in kinds}  # fmt: skip
 
@@ -214,5 +219,26 @@ def test_work_that_nobody_was_told_of_is_found_all_the_same() -> None:
         workshop.add(echo=2)
         assert len((await named).jobs) == 1
         assert len((await any_kind).jobs) == 1
+
+    run(story)
+
+
+def test_of_very_many_kinds_each_is_looked_at_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A few at a time, also while there is news all the time."""
+    monkeypatch.setattr(work_signal, "KINDS_A_LOOK_MAX", 3)
+
+    async def story(workshop: Workshop) -> None:
+        kinds = [Kind(f"kind-{number}") for number in range(10)]
+        others = workshop.claim("others", *kinds)
+        last = workshop.claim("last", ECHO)
+        await settled()
+        workshop.add(echo=1)
+        while not last.done():
+            workshop.position += 1
+            await asyncio.sleep(0.01)
+        assert len(last.result().jobs) == 1
+        assert max(map(len, workshop.looked_at)) == 3
+        assert set(kinds) <= {kind for look in workshop.looked_at for kind in look}
+        others.cancel()
 
     run(story)
