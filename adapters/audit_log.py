@@ -40,6 +40,13 @@ class EventFilter(Struct, frozen=True, kw_only=True):
     since: datetime | None = None  # UTC, inclusive
     until: datetime | None = None  # UTC, exclusive
 
+    @property
+    def may_match_little(self) -> bool:
+        """True where no index gives what it lets through: much may be looked at for each event."""
+        one_type_each = len(self.types) <= 1
+        conditions = (self.user_id is not None) + bool(self.types)
+        return self.job_id is None and (conditions > 1 or not one_type_each)
+
 
 def find(connection: Connection, wanted: EventFilter, after: int, limit: int) -> list[StoredEvent]:
     """Up to `limit` events behind `after` that the filter lets through, in log order."""

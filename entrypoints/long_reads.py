@@ -1,7 +1,9 @@
-"""Reads that may take long (the past, a search, an explanation) have threads of their own.
+"""Reads that may take long (the past, a search, an explanation) or give much (pages of bodies or of
+very many entries) have threads of their own.
 
 A claim, the clock and a look at whether the server is ready read little and must not wait behind
-them. They fold and decode in Python, so a few at once are as fast as many.
+them. They fold, decode and copy in Python, so a few at once are as fast as many; and of what they
+give, no more is in memory than of a few, before it is handed to its clients.
 """
 
 import asyncio
@@ -17,15 +19,19 @@ LONG_READS_AT_ONCE: Final = 2
 WAITING_MAX: Final = 64  # reads that have no thread yet
 WAIT_SECONDS_MAX: Final = 5.0  # for a thread
 _BUSY: Final = "Too many long reads are under way; try again shortly."
+LARGE_BYTES: Final = 256 * 1024  # of bodies: more of them take some milliseconds
+LARGE_ENTRIES: Final = 200  # of a page: likewise
 
 T = TypeVar("T")
 
 
 class LongReads:
-    """`read` is asked in one of its threads. Use it on one event loop at a time."""
+    """`read` is asked in one of its threads, which have the name. Use it on one event loop at a
+    time.
+    """
 
-    def __init__(self) -> None:
-        self._pool = ThreadPoolExecutor(LONG_READS_AT_ONCE, thread_name_prefix="fairlog-long-read")
+    def __init__(self, name: str) -> None:
+        self._pool = ThreadPoolExecutor(LONG_READS_AT_ONCE, thread_name_prefix=f"fairlog-{name}")
         self._free = asyncio.Semaphore(LONG_READS_AT_ONCE)
         self._waiting = 0
 

@@ -56,11 +56,15 @@ def included_of(names: str | None) -> Included:
 
 def fitting_jobs(
     connection: Connection, jobs: Sequence[Job], included: Included, bytes_max: int
-) -> Sequence[Job]:
-    """Return the first of the jobs whose bodies fit into a page; at least one."""
+) -> tuple[Sequence[Job], int]:
+    """Return the first of the jobs whose bodies fit into a page, at least one, and the bytes of
+    these.
+    """
     places = [included.places(job) for job in jobs]
-    sizes = audit_log.body_sizes(connection, [place for some in places for place in some])
-    return fitting(jobs, (sum(sizes.get(one, 0) for one in some) for some in places), bytes_max)
+    found = audit_log.body_sizes(connection, [place for some in places for place in some])
+    sizes = [sum(found.get(one, 0) for one in some) for some in places]
+    shown = fitting(jobs, sizes, bytes_max)
+    return shown, sum(sizes[: len(shown)])
 
 
 def fitting(entries: Sequence[T], sizes: Iterable[int], bytes_max: int) -> Sequence[T]:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, TypeVar
 
-from msgspec import UNSET
+from msgspec import UNSET, Struct
 from sqlalchemy.engine import Connection
 
 from adapters import audit_log
@@ -17,7 +17,7 @@ from domain.errors import BodyMissing, InvalidInput, LogUnavailable, UnknownJob
 from domain.identifiers import GLOBAL, JobId, Kind, UserId
 from domain.job import Job, State
 from domain.policy import Policy
-from entrypoints.long_reads import LongReads
+from entrypoints.long_reads import LARGE_BYTES, LARGE_ENTRIES, LongReads
 from entrypoints.pages import (
     ERRORS_IN_SHORT,
     EVERYTHING,
@@ -71,7 +71,9 @@ class Questions:
         self.jobs = JobQueries(registry.current("jobs"))
         self.line = LineQueries(registry.current("line"))
         self.windows = WindowQueries(registry.current("windows"))
-        self._long_reads = LongReads()
+        self._long_reads = LongReads("long-read")
+        self._large_reads = LongReads("large-read")
+        self._large_claims = LongReads("large-claim")  # workers wait for no page
         self._readers = ThreadPoolExecutor(READ_THREADS, thread_name_prefix="fairlog-read")
 
     async def read(self, query: Callable[[Connection], T]) -> T:
@@ -95,6 +97,16 @@ class Questions:
     async def read_long(self, query: Callable[[Connection], T]) -> T:
         """`read` for what may take long; others do not wait behind it. Raises `QueueFull`, too."""
         return await self._long_reads.ask(self.read_now, query)
+
+    async def read_large(self, query: Callable[[Connection], T]) -> T:
+        """`read` for what may give very much. Raises `QueueFull`, too."""
+        return await self._large_reads.ask(self.read_now, query)
+
+    async def read_bodies(self, bytes_: int, query: Callable[[Connection], T]) -> T:
+        """`read` for the payloads of a claim, of so many bytes. Raises `QueueFull`, too."""
+        if bytes_ <= LARGE_BYTES:
+            return await self.read(query)
+        return await self._large_claims.ask(self.read_now, query)
 
     def read_now(self, query: Callable[[Connection], T]) -> T:
         """`read` for a caller without an event loop; blocks."""
@@ -125,10 +137,16 @@ class Questions:
     async def job(self, job_id: JobId) -> JobView:
         """Raises `UnknownJob`."""
 
-        def query(connection: Connection) -> list[JobView]:
-            return self.views(connection, list(self.jobs.find(connection, [job_id]).values()))
+        def query(connection: Connection) -> list[JobView] | Job:
+            found = list(self.jobs.find(connection, [job_id]).values())
+            if found and found[0].payload_bytes > LARGE_BYTES:
+                return found[0]
+            return self.views(connection, found)
 
         found = await self.read(query)
+        if isinstance(found, Job):
+            job = found
+            found = await self.read_large(lambda connection: self.views(connection, [job]))
         if not found:
             raise UnknownJob(job_id)
         return found[0]
@@ -139,13 +157,25 @@ class Questions:
     ) -> JobPage:  # fmt: skip
         """A page may end early, since its bodies have at most PAGE_BYTES_MAX bytes together."""
 
-        def query(connection: Connection) -> JobPage:
+        def query(connection: Connection) -> JobPage | _Fitting:
             found = self.jobs.newest(connection, user_id, state, below, limit + 1)
-            shown = fitting_jobs(connection, found[:limit], included, PAGE_BYTES_MAX)
+            shown, size = fitting_jobs(connection, found[:limit], included, PAGE_BYTES_MAX)
             following = str(shown[-1].id) if len(found) > len(shown) else None
+            if size > LARGE_BYTES:
+                return _Fitting(shown, following)
             return JobPage(self.views(connection, shown, included=included), following)
 
-        return await self.read(query)
+        if limit > LARGE_ENTRIES:
+            found = await self.read_large(query)
+        else:
+            found = await self.read(query)
+        if isinstance(found, JobPage):
+            return found
+        large = found
+        views = await self.read_large(
+            lambda connection: self.views(connection, large.jobs, included=included)
+        )
+        return JobPage(views, large.next)
 
     def views(
         self, connection: Connection, jobs: Sequence[Job], erased: Collection[JobId] = (),
@@ -180,13 +210,20 @@ class Questions:
         return views
 
     async def events(self, wanted: EventFilter, after: int, limit: int) -> EventPage:
+        """Raises `QueueFull`, too, for what may take long."""
+
         def query(connection: Connection) -> list[StoredEvent]:
             found = audit_log.find(connection, wanted, after, limit + 1)
             if not found and after > (end := self.log.position(connection)):
                 raise InvalidInput(f"after: the log ends at position {end}.")
             return found
 
-        found = await self.read(query)
+        if wanted.may_match_little:
+            found = await self.read_long(query)
+        elif limit > LARGE_ENTRIES:
+            found = await self.read_large(query)
+        else:
+            found = await self.read(query)
         sizes = (len(event.data) for event in found[:limit])
         shown = fitting(found[:limit], sizes, PAGE_BYTES_MAX)
         following = shown[-1].position if len(found) > len(shown) else None
@@ -251,6 +288,13 @@ class Questions:
             global_=self._global_window(connection),
             rates=rates,
         )
+
+
+class _Fitting(Struct, frozen=True):
+    """Jobs of a page whose bodies are not read yet, since they are large."""
+
+    jobs: Sequence[Job]
+    next: str | None
 
 
 class _Asking:

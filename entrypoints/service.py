@@ -7,7 +7,7 @@ what the writer said or what a projection holds.
 import asyncio
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Final, TypeVar
+from typing import TypeVar
 
 import structlog
 from msgspec import UNSET, Raw
@@ -33,7 +33,7 @@ from domain.commands import (
     WakeJobs,
 )
 from domain.decide import Answer, Claimed, JobStands, JobsWoken, LeasesHeld, Submitted
-from domain.errors import BodyMissing, FairlogError, LogUnavailable, again, alone
+from domain.errors import BodyMissing, FairlogError, LogUnavailable, QueueFull, again, alone
 from domain.events import JobCancelled
 from domain.identifiers import JobId, Kind, ServerId
 from domain.job import Job
@@ -44,13 +44,13 @@ from entrypoints.claiming import Claiming
 from entrypoints.doorkeeper import Doorkeeper
 from entrypoints.due_jobs import JOBS_A_PAGE, DueJobs
 from entrypoints.following import Following
+from entrypoints.long_reads import LARGE_BYTES
 from entrypoints.pages import EVERYTHING, PAGE_BYTES_MAX, fitting_jobs
 from entrypoints.questions import Questions
+from entrypoints.slices import Slices
 from entrypoints.tail import Tail
 from entrypoints.views import ClaimedJob, JobView, RatesView, StatsView, job_view
 from entrypoints.work_signal import JOBS_A_LOOK_MAX, Work, WorkSignal
-
-KINDS_A_LOOK_MAX: Final = 1000  # that claims wait for
 
 JOBS_BESIDE_MAX = 2000  # of the workers whose leases were lost
 
@@ -77,6 +77,7 @@ class Fairlog(Questions):
         )
         writer.observe(self.cancellations.batch_written)
         self.claiming = Claiming(self._ask, self.work)
+        self._slices = Slices()
         self._due_jobs = DueJobs(self.jobs)
         self.following = following
         self.tail = Tail(self._read_events, self._position, supervisor.part("log_news"))
@@ -95,7 +96,8 @@ class Fairlog(Questions):
         self.writer.stop()
         self.following.stop()
         self._readers.shutdown()
-        self._long_reads.stop()
+        for reads in (self._long_reads, self._large_reads, self._large_claims):
+            reads.stop()
         self.database.close()
 
     def release_listeners(self) -> None:
@@ -111,7 +113,7 @@ class Fairlog(Questions):
         named = [kind for kind in kinds if kind is not None]
 
         def query(connection: Connection) -> Work:
-            waiting = self.line.waiting_of(connection, named[:KINDS_A_LOOK_MAX])
+            waiting = self.line.waiting_of(connection, named)
             found: dict[Kind | None, int] = dict(waiting)
             if None in kinds:  # users at their caps are not in the line
                 found[None] = len(self.line.next_users(connection, JOBS_A_LOOK_MAX))
@@ -123,7 +125,8 @@ class Fairlog(Questions):
         return await self.read(lambda connection: audit_log.latest(connection, "LimitChanged"))
 
     async def _read_events(self, wanted: EventFilter, after: int, limit: int) -> list[StoredEvent]:
-        return await self.read(lambda connection: audit_log.find(connection, wanted, after, limit))
+        read = self.read_long if wanted.may_match_little else self.read
+        return await read(lambda connection: audit_log.find(connection, wanted, after, limit))
 
     async def submit(self, command: SubmitJob) -> tuple[Submitted, JobView]:
         """Raises `RateLimited`, `KeyReusedWithOtherPayload` and their like."""
@@ -145,7 +148,7 @@ class Fairlog(Questions):
         bodies of jobs that were known already are more than an answer can carry, the later ones
         come without them.
         """
-        answers = await asyncio.gather(*(self._submitted(command) for command in commands))
+        answers = await self._slices.run(commands, self._submitted)
         known = [
             answer.job
             for answer in answers
@@ -154,7 +157,8 @@ class Fairlog(Questions):
         views: Mapping[JobId, JobView] | FairlogError = {}
         if known:
             try:
-                views = await self.read(lambda connection: self._known(connection, known))
+                read = self.read_large if _may_be_large(known) else self.read
+                views = await read(lambda connection: self._known(connection, known))
             except FairlogError as error:
                 views = alone(error)
         return [
@@ -162,20 +166,15 @@ class Fairlog(Questions):
             for answer, command in zip(answers, commands, strict=True)
         ]
 
-    async def _submitted(self, command: SubmitJob | Exception) -> Submitted | Exception:
-        if isinstance(command, Exception):
-            return command
-        try:
-            submitted = await self.door.submit(command)
-        except FairlogError as error:
-            return alone(error)
+    async def _submitted(self, command: SubmitJob) -> Submitted:
+        submitted = await self.door.submit(command)
         assert isinstance(submitted, Submitted), submitted
         return submitted
 
     def _known(self, connection: Connection, jobs: Sequence[Job]) -> dict[JobId, JobView]:
         """Jobs that a batch has submitted again."""
         distinct = list({job.id: job for job in jobs}.values())
-        told = fitting_jobs(connection, distinct, EVERYTHING, PAGE_BYTES_MAX)
+        told, _ = fitting_jobs(connection, distinct, EVERYTHING, PAGE_BYTES_MAX)
         views = self.views(connection, told)
         views += [job_view(job, UNSET, UNSET, UNSET) for job in distinct[len(told) :]]
         for view in views:
@@ -197,7 +196,7 @@ class Fairlog(Questions):
             return []
         try:
             return await self._claimed(claimed.jobs)
-        except LogUnavailable:
+        except (LogUnavailable, QueueFull):
             if command.claim_id is None:  # else the caller asks for them again
                 await self.settle(
                     [ReturnJob(job_id=job.id, attempt=job.attempt) for job in claimed.jobs]
@@ -213,7 +212,7 @@ class Fairlog(Questions):
         """
         if not jobs:
             return []
-        payloads, missing = await self._payloads([job.id for job in jobs])
+        payloads, missing = await self._payloads(jobs)
         if missing is not None:
             without = [job for job in jobs if job.id not in payloads]
             _log.error("payloads_missing", jobs=[job.id for job in without], reason=str(missing))
@@ -231,9 +230,10 @@ class Fairlog(Questions):
         ]  # fmt: skip
 
     async def _payloads(
-        self, ids: Sequence[JobId]
+        self, jobs: Sequence[Job]
     ) -> tuple[Mapping[int, bytes], BodyMissing | None]:
         """What was found of them, and the error where that is not all."""
+        ids = [job.id for job in jobs]
         found: dict[int, bytes] = {}
 
         def query(connection: Connection) -> None:
@@ -241,7 +241,7 @@ class Fairlog(Questions):
             audit_log.require_bodies(found, ids)
 
         try:
-            await self.read(query)
+            await self.read_bodies(sum(job.payload_bytes for job in jobs), query)
         except BodyMissing as error:
             return found, alone(error)
         return found, None
@@ -294,20 +294,10 @@ class Fairlog(Questions):
         What was found wrong at the door already takes a place as the exception it is.
         """
 
-        async def one(command: JobCommand | Exception) -> Job:
-            if isinstance(command, Exception):
-                raise again(command)
+        async def one(command: JobCommand) -> Job:
             return (await self._execute(command, JobStands)).job
 
-        outcomes = await asyncio.gather(
-            *(one(command) for command in commands), return_exceptions=True
-        )
-        settled: list[Job | Exception] = []
-        for outcome in outcomes:
-            if isinstance(outcome, BaseException) and not isinstance(outcome, Exception):
-                raise outcome
-            settled.append(alone(outcome) if isinstance(outcome, Exception) else outcome)
-        return settled
+        return await self._slices.run(commands, one)
 
     async def change_limit(self, command: ChangeLimit) -> None:
         await self.writer.execute(command)
@@ -392,6 +382,12 @@ class Fairlog(Questions):
             done.batches, done.commands, done.events, done.retries, self.writer.waiting(),
             time.monotonic() - self._started,
         )  # fmt: skip
+
+
+def _may_be_large(jobs: Sequence[Job]) -> bool:
+    """Their bodies together: how large results are is not known before they are read."""
+    ended = sum(job.result_position is not None for job in jobs)
+    return ended > 1 or sum(job.payload_bytes for job in jobs) > LARGE_BYTES
 
 
 def _outcome(

@@ -23,6 +23,11 @@ class JobFilter(Struct, frozen=True, kw_only=True):
     state: State | None = None
     kind: Kind | None = None
 
+    @property
+    def looks_at_many(self) -> bool:
+        """True where a condition is left that the index does not serve."""
+        return self.kind is not None or (self.user_id is not None and self.state is not None)
+
 
 class Found(Struct, frozen=True):
     """A page in order of ids, newest first."""
@@ -75,7 +80,7 @@ class JobSearch:
         if bound is not None:
             query = query.where(jobs.c.id > bound if is_upwards else jobs.c.id < bound)
         query = query.order_by(jobs.c.id if is_upwards else jobs.c.id.desc())
-        if not _checks(wanted):
+        if not wanted.looks_at_many:
             rows = connection.execute(query.limit(limit))
             return [row.id for row in rows], None
         looked_at = query.limit(LOOKED_AT_MAX).subquery()
@@ -104,8 +109,3 @@ class JobSearch:
             )
         )
         return sorted((decode_job(row.job) for row in rows), key=lambda job: -job.id)
-
-
-def _checks(wanted: JobFilter) -> bool:
-    """Whether a condition is left that the index does not serve."""
-    return wanted.kind is not None or (wanted.user_id is not None and wanted.state is not None)

@@ -15,7 +15,7 @@ from adapters.audit_log import EventFilter
 from domain import validation
 from domain.errors import InvalidInput
 from domain.events import EVENT_TYPES
-from domain.identifiers import POSITION_MAX
+from domain.identifiers import POSITION_MAX, UserId
 from entrypoints.dashboard.desk import Desk, Moment
 from entrypoints.dashboard.words import brief_json, pretty_json
 from entrypoints.http.audit import known_types
@@ -36,6 +36,12 @@ class Asked(Struct, frozen=True, kw_only=True):
     @property
     def is_live(self) -> bool:
         return not (self.as_of or self.before)
+
+    @property
+    def may_take_long(self) -> bool:
+        """True where no index gives what it lets through."""
+        wanted = EventFilter(user_id=UserId(self.user) if self.user else None, types=self.types)
+        return not self.job and wanted.may_match_little
 
 
 class Then(Struct, frozen=True):
@@ -65,7 +71,10 @@ async def audit(
             still = replace(asked, before="0")
             return {**_NOTHING, "asked": still, "problem": str(error)}
 
-    return await desk.show(request, "audit", "Audit", read, asked=asked, types=list(EVENT_TYPES))
+    return await desk.show(
+        request, "audit", "Audit", read, is_long=asked.may_take_long,
+        asked=asked, types=list(EVENT_TYPES),
+    )  # fmt: skip
 
 
 @get("/audit/standing")
@@ -80,6 +89,7 @@ async def standing(
     return await desk.show(
         request, "standing", "Standing",
         lambda connection, _: {"then": TimeTravel(desk.fairlog).state(connection, moment)},
+        is_long=True,
     )  # fmt: skip
 
 

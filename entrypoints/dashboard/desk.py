@@ -53,15 +53,24 @@ class Desk:
         view: str,
         title: str,
         read: Callable[[Connection, Moment], dict[str, object]],
+        *,
+        is_long: bool = False,
         **around: object,
     ) -> Response[str]:
-        """A view whose live part is `<view>.html`, filled with what `read` gives."""
+        """A view whose live part is `<view>.html`, filled with what `read` gives. `is_long`: it may
+        take long, see `entrypoints.long_reads`.
+        """
         live = await self.answer(
-            request, lambda connection, at: render(f"{view}.html", at=at, **read(connection, at))
+            request,
+            lambda connection, at: render(f"{view}.html", at=at, **read(connection, at)),
+            is_long=is_long,
         )
         return page(request, view, live, title=title, around=around)
 
-    async def answer(self, request: AnyRequest, make: Callable[[Connection, Moment], str]) -> str:
+    async def answer(
+        self, request: AnyRequest, make: Callable[[Connection, Moment], str], *,
+        is_long: bool = False,
+    ) -> str:  # fmt: skip
         """An answer under the request's address, shared by all who ask for the same."""
 
         def query(connection: Connection) -> Dated[str]:
@@ -70,7 +79,8 @@ class Desk:
             return Dated(at.position, make(connection, at))
 
         key = f"{request.url.path}?{request.url.query}"
-        return await self._shared.get(key, position_seen(request), lambda: self.fairlog.read(query))
+        ask = self.fairlog.read_long if is_long else self.fairlog.read
+        return await self._shared.get(key, position_seen(request), lambda: ask(query))
 
     def waits(self, connection: Connection, users: list[UserId], at: Moment) -> dict[UserId, float]:
         """How long each user's oldest next job has waited, in seconds."""

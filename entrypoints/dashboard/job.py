@@ -50,7 +50,7 @@ async def job(
     return await desk.show(
         request, "job", f"Job {wanted}",
         lambda connection, at: _read(desk, connection, at, wanted, then),
-        job_id=wanted, as_of=as_of,
+        is_long=True, job_id=wanted, as_of=as_of,
     )  # fmt: skip
 
 

@@ -56,7 +56,7 @@ async def jobs(
 
     kinds = [] if is_from_page(request) else await _kinds(desk)
     return await desk.show(
-        request, "jobs", "Jobs", read,
+        request, "jobs", "Jobs", read, is_long=wanted.looks_at_many,
         user=user, state=job_state, kind=kind, states=list(State), kinds=kinds,
     )  # fmt: skip
 
@@ -72,7 +72,7 @@ async def find(job_id: Annotated[str, QueryParameter(name="id")] = "") -> Redire
 
 async def _kinds(desk: Desk) -> list[Kind]:
     """For the form around the jobs, which a page that renews them has already."""
-    found = await desk.fairlog.read_long(
+    found = await desk.fairlog.read(
         lambda connection: desk.fairlog.line.kinds(connection, _KINDS_OFFERED)
     )
     return [kind for kind, _ in found]

@@ -8,11 +8,66 @@ import httpx
 import pytest
 from sqlalchemy.engine import Connection
 
-from entrypoints import long_reads
+from adapters import audit_log
+from entrypoints import long_reads, questions
 from entrypoints.time_travel import TimeTravel
+from projections.job_search import JobSearch
 from tests.support.server import AppServer, claim, problem, submit, wait_until
 
 CLIENTS = 24
+
+
+@pytest.mark.parametrize(
+    ("path", "module", "name"),
+    [
+        ("/v1/audit?user_id=ada&type=JobFailed", audit_log, "find"),
+        ("/v1/audit?limit=1000", audit_log, "find"),
+        ("/v1/jobs?limit=1000", questions, "fitting_jobs"),
+        ("/v1/jobs?include=payload", audit_log, "bodies_at"),
+        ("/audit?user=ada&type=JobFailed&before={}", audit_log, "find_newest"),
+        ("/jobs?user=ada&kind=echo&before={}", JobSearch, "older"),
+        ("/jobs/2?as_of={}", TimeTravel, "position"),
+        ("/audit/standing?as_of={}", TimeTravel, "state"),
+    ],
+)
+def test_large_pages_and_what_looks_at_much_keep_nothing_else_waiting(
+    database_url: str, monkeypatch: pytest.MonkeyPatch, path: str, module: Any, name: str
+) -> None:
+    """Each is held up where it reads; the small calls need none of its threads."""
+    monkeypatch.setattr(long_reads, "WAIT_SECONDS_MAX", 1.0)
+    go_on, under_way = threading.Event(), threading.Semaphore(0)
+    ask = getattr(module, name)
+
+    def takes_long(*arguments: Any, **named: Any) -> Any:
+        under_way.release()
+        assert go_on.wait(60)
+        return ask(*arguments, **named)
+
+    with AppServer(database_url) as server, ThreadPoolExecutor(CLIENTS) as pool:
+        job = submit(server.client, payload="x" * (long_reads.LARGE_BYTES + 1))["id"]
+        assert job == 2
+        small = submit(server.client, payload="small")["id"]
+        for number in range(CLIENTS // 2):  # so that there are as many positions to look back to
+            submit(server.client, payload=number)
+        with monkeypatch.context() as patched:
+            patched.setattr(module, name, takes_long)
+
+            def look(number: int) -> int:
+                return httpx.get(server.url + path.format(number + 2), timeout=60).status_code
+
+            asked = [pool.submit(look, number) for number in range(CLIENTS)]
+            for _ in range(long_reads.LONG_READS_AT_ONCE):
+                assert under_way.acquire(timeout=30)
+            refused = CLIENTS - long_reads.LONG_READS_AT_ONCE
+            wait_until(lambda: sum(one.done() for one in asked) == refused, "the others are told")
+            assert server.client.get("/readyz").is_success
+            assert server.client.get("/v1/limits/ada").is_success
+            patched.undo()
+            assert server.client.get(f"/v1/jobs/{small}").json()["payload"] == "small"
+            assert [one["id"] for one in claim(server.client, 2)] == [job, small]
+            go_on.set()
+        statuses = sorted(one.result() for one in asked)
+        assert statuses == [200] * long_reads.LONG_READS_AT_ONCE + [503] * refused
 
 
 def test_the_past_keeps_no_claim_and_no_look_at_readiness_waiting(
