@@ -17,10 +17,16 @@ from msgspec import Struct
 from adapters.audit_log import EventFilter, StoredEvent
 from adapters.supervision import Part, keep_running
 from adapters.writer import BatchWritten
+from entrypoints.pages import fitting
 
 POLL_SECONDS: Final = 0.25  # between two looks for what other processes wrote
 EVENTS_A_PAGE: Final = 500
+BYTES_A_PAGE: Final = 256 * 1024  # of their data
 EVENTS_KEPT_MAX: Final = 5_000
+# Listeners that read the log; the others wait, or they would have all threads that read, and the
+# event loop would make pages for nobody but them.
+CATCHING_UP_AT_ONCE: Final = 2
+BYTES_KEPT_MAX: Final = 16 * 1024 * 1024
 
 ReadEvents = Callable[[EventFilter, int, int], Awaitable[Sequence[StoredEvent]]]
 
@@ -40,12 +46,14 @@ class Tail:
         self._part = Part("log_news") if part is None else part
         self._read_events = read_events
         self._read_position = read_position
-        self._ring: deque[StoredEvent] = deque(maxlen=EVENTS_KEPT_MAX)
+        self._ring: deque[StoredEvent] = deque()
+        self._ring_bytes = 0  # of its events' data
         self._end = 0  # position of the latest event read
         self._loop: asyncio.AbstractEventLoop | None = None
         self._reader: asyncio.Task[None] | None = None
         self._written = asyncio.Event()  # this process wrote something
         self._news = asyncio.Event()  # replaced each time: set for all who hold the old one
+        self._catching_up = asyncio.Semaphore(CATCHING_UP_AT_ONCE)
         self._listeners = 0
         self._stopping = asyncio.Event()
 
@@ -110,13 +118,14 @@ class Tail:
         with self._listening():
             while not self.is_stopping:
                 news = self._news
-                page = await self._page(wanted, position)
-                if page.events:
-                    yield page
-                if page.position > position:
-                    position = page.position
+                page = [await self._page(wanted, position)]
+                end = page[0].position
+                if page[0].events:
+                    yield page.pop()  # nor kept here while a client does not read
+                if end > position:
+                    position = end
                 elif not await _comes(news, idle_seconds):
-                    yield page
+                    yield Page([], end)
 
     @contextlib.contextmanager
     def _listening(self) -> Iterator[None]:
@@ -124,6 +133,7 @@ class Tail:
         self._listeners += 1
         if self._reader is None or self._reader.done():
             self._ring.clear()  # there is a gap behind it
+            self._ring_bytes = 0
             self._end = 0
             self._reader = asyncio.create_task(keep_running(self._part, self._read), name="tail")
         try:
@@ -132,6 +142,12 @@ class Tail:
             self._listeners -= 1
 
     async def _page(self, wanted: EventFilter, after: int) -> Page:
+        page = await self._found(wanted, after)
+        sizes = (len(event.data) for event in page.events)
+        shown = fitting(page.events, sizes, BYTES_A_PAGE)
+        return page if len(shown) == len(page.events) else Page(shown, shown[-1].position)
+
+    async def _found(self, wanted: EventFilter, after: int) -> Page:
         if self._ring and after >= self._ring[0].position - 1:
             # Positions have no gaps, so the place in the ring is known.
             skipped = max(0, after - self._ring[0].position + 1)
@@ -143,7 +159,8 @@ class Tail:
         end = self._end  # read before: what is found up to there is all there is
         if end <= after:
             return Page([], after)
-        found = await self._read_events(wanted, after, EVENTS_A_PAGE)
+        async with self._catching_up:
+            found = await self._read_events(wanted, after, EVENTS_A_PAGE)
         if len(found) == EVENTS_A_PAGE:
             return Page(found, found[-1].position)
         return Page(found, max(end, found[-1].position if found else 0))
@@ -164,9 +181,15 @@ class Tail:
             self._end = await self._read_position()
             self._wake()
         while found := await self._read_events(EventFilter(), self._end, EVENTS_A_PAGE):
-            self._ring.extend(found)
+            self._keep(found)
             self._end = found[-1].position
             self._wake()
+
+    def _keep(self, found: Sequence[StoredEvent]) -> None:
+        self._ring.extend(found)
+        self._ring_bytes += sum(len(event.data) for event in found)
+        while len(self._ring) > EVENTS_KEPT_MAX or self._ring_bytes > BYTES_KEPT_MAX:
+            self._ring_bytes -= len(self._ring.popleft().data)
 
     def _wake(self) -> None:
         self._news.set()

@@ -25,7 +25,7 @@ from entrypoints.http.original import OriginalController
 from entrypoints.http.problems import answer_error
 from entrypoints.http.query import check_query
 from entrypoints.http.reading import StrictRequest
-from entrypoints.http.stream import stream
+from entrypoints.http.stream import EncodedEvents, stream
 from entrypoints.service import Fairlog
 from entrypoints.worker.embedded import EmbeddedWorker
 from entrypoints.worker.handler_processes import HandlerProcesses
@@ -74,7 +74,7 @@ def create_app(
     if executor is not None:
         fairlog.handler_note = executor.note
         fairlog.supervisor.ask(executor.trouble)
-    figures = Figures(fairlog, executor)
+    figures, encoded = Figures(fairlog, executor), EncodedEvents()
     app = EdgeApp(
         route_handlers=[
             JobController, OutcomeController, ClaimController, LimitController,
@@ -84,6 +84,7 @@ def create_app(
         dependencies={
             "fairlog": Provide(lambda: fairlog, sync_to_thread=False),
             "figures": Provide(lambda: figures, sync_to_thread=False),
+            "encoded": Provide(lambda: encoded, sync_to_thread=False),
         },
         exception_handlers={Exception: answer_error},
         request_class=StrictRequest,

@@ -1,5 +1,6 @@
 """The log as it grows, as Server-Sent Events: each event once, in order, resumable by position."""
 
+from collections import OrderedDict
 from collections.abc import AsyncIterator
 from typing import Annotated, Final
 
@@ -10,7 +11,7 @@ from litestar.di import NamedDependency
 from litestar.params import FromQuery, HeaderParameter, QueryParameter
 from litestar.response import Stream
 
-from adapters.audit_log import EventFilter
+from adapters.audit_log import EventFilter, StoredEvent
 from domain import validation
 from domain.errors import FairlogError, InvalidInput
 from domain.identifiers import POSITION_MAX
@@ -23,6 +24,7 @@ from entrypoints.tail import Page, Tail
 from entrypoints.views import event_view
 
 HEARTBEAT_SECONDS: Final = 10.0  # proxies and browsers take a silent connection for a dead one
+ENCODED_BYTES_MAX: Final = 8 * 1024 * 1024  # kept for whoever else listens
 _RETRY_MILLISECONDS: Final = 1000
 _CATCHING_UP_SECONDS: Final = (0.25, 0.75, 0.0)  # between two looks
 HEADERS: Final = {
@@ -33,10 +35,31 @@ LastEventId = Annotated[str | None, HeaderParameter(name="Last-Event-ID")]
 _log = structlog.get_logger()
 
 
+class EncodedEvents:
+    """Events as they are sent: all who listen get the same bytes, made once for the latest ones."""
+
+    def __init__(self, bytes_max: int = ENCODED_BYTES_MAX) -> None:
+        self._bytes_max = bytes_max
+        self._bytes = 0
+        self._encoded: OrderedDict[int, bytes] = OrderedDict()  # by position, the latest last
+
+    def frame(self, event: StoredEvent) -> bytes:
+        encoded = self._encoded.get(event.position)
+        if encoded is None:
+            data = msgspec.json.encode(event_view(event))
+            encoded = b"id: %d\ndata: %s\n\n" % (event.position, data)
+            self._encoded[event.position] = encoded
+            self._bytes += len(encoded)
+            while self._bytes > self._bytes_max:
+                self._bytes -= len(self._encoded.popitem(last=False)[1])
+        return encoded
+
+
 @get("/v1/stream", tags=["audit"])
 async def stream(
     request: StrictRequest,
     fairlog: NamedDependency[Fairlog],
+    encoded: NamedDependency[EncodedEvents],
     user_id: FromQuery[str | None] = None,
     job_id: FromQuery[int | None] = None,
     event_type: Annotated[list[str] | None, QueryParameter(name="type")] = None,
@@ -62,26 +85,27 @@ async def stream(
         await reached(fairlog.tail, position)
     waits_for_news(request)
     return Stream(
-        _frames(fairlog, wanted, position), media_type="text/event-stream", headers=HEADERS
+        _frames(fairlog, encoded, wanted, position), media_type="text/event-stream", headers=HEADERS
     )
 
 
-async def _frames(fairlog: Fairlog, wanted: EventFilter, position: int) -> AsyncIterator[bytes]:
+async def _frames(
+    fairlog: Fairlog, encoded: EncodedEvents, wanted: EventFilter, position: int
+) -> AsyncIterator[bytes]:
     # A client that is cut off before its first event comes back to where it began.
     yield b"retry: %d\nid: %d\n\n" % (_RETRY_MILLISECONDS, position)
     try:
         async for page in fairlog.tail.listen(wanted, position, HEARTBEAT_SECONDS):
-            yield _frame(page)
+            frame = _frame(page, encoded)
+            del page  # a client that does not read holds its frame alone
+            yield frame
     except FairlogError as error:  # it ends here, and the client comes back
         _log.warning("stream_ended", reason=str(error))
 
 
-def _frame(page: Page) -> bytes:
+def _frame(page: Page, encoded: EncodedEvents) -> bytes:
     """The events of a page, and up to where everything has been looked at."""
-    frames = [
-        b"id: %d\ndata: %s\n\n" % (event.position, msgspec.json.encode(event_view(event)))
-        for event in page.events
-    ]
+    frames = [encoded.frame(event) for event in page.events]
     if not page.events or page.events[-1].position != page.position:
         frames.append(b": still here\nid: %d\n\n" % page.position)
     return b"".join(frames)

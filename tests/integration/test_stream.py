@@ -101,7 +101,7 @@ def test_a_listener_that_fell_behind_the_ring_reads_the_log(
     server: AppServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tail, "EVENTS_A_PAGE", 3)
-    server.fairlog.tail._ring = type(server.fairlog.tail._ring)(maxlen=4)
+    monkeypatch.setattr(tail, "EVENTS_KEPT_MAX", 4)
     submit(server, count=10)
     with listening(server.url, after=0) as listener:
         submit(server, count=10)
