@@ -21,6 +21,7 @@ from entrypoints.http.waiting import waits_since
 HEAD_BYTES_MAX: Final = 64 * 1024  # the address and all header fields
 FIELDS_MAX: Final = 100
 URL_BYTES_MAX: Final = 8 * 1024
+PIPELINED_MAX: Final = 16  # requests of a connection that wait for the answers before theirs
 _TOO_MANY_BODIES: Final = "Too many large bodies are under way; send it again in a moment."
 _SWEEP_SECONDS: Final = 0.5  # between two looks for clients whose time is over
 _LINGER_SECONDS: Final = 2.0  # for a refused client to read why
@@ -126,6 +127,8 @@ class BoundedProtocol(HttpToolsProtocol):
         self._due = self.awaited_since + self.clients.bounds.request_seconds
         self._unread_due = math.inf
         self._unread_bytes = 0
+        self._pieces: list[bytes] = []  # of the body, in the bytes that are being read
+        self._holds_back = False  # the next request, until the answers before are read
         if not self.clients.add(self):
             self._refuse(
                 HTTPStatus.SERVICE_UNAVAILABLE,
@@ -144,11 +147,17 @@ class BoundedProtocol(HttpToolsProtocol):
             return
         self._head_bytes += len(data)
         super().data_received(data)
+        if self._pieces:
+            self._take_pieces()
         # A field is told only when it is whole: what has come of one so far is in these bytes.
         if self._is_in_head and self._head_bytes > HEAD_BYTES_MAX:
             self._refuse(*_TOO_LARGE)
 
     def on_message_begin(self) -> None:
+        if len(self.pipeline) >= PIPELINED_MAX:
+            self._stop_parsing(
+                HTTPStatus.TOO_MANY_REQUESTS, "Too many requests wait for answers on a connection."
+            )
         super().on_message_begin()
         self._is_in_head = True
         self._due = self.loop.time() + self.clients.bounds.request_seconds
@@ -173,6 +182,12 @@ class BoundedProtocol(HttpToolsProtocol):
         return len(self.url) + fields > HEAD_BYTES_MAX
 
     def on_body(self, body: bytes) -> None:
+        self._pieces.append(body)
+
+    def _take_pieces(self) -> None:
+        """Together: uvicorn copies the whole body for each, and there may be one for each byte."""
+        body = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
+        self._pieces.clear()
         if self._is_refused:
             return
         super().on_body(body)
@@ -183,6 +198,8 @@ class BoundedProtocol(HttpToolsProtocol):
                 self.clients.make_room(self)
 
     def on_message_complete(self) -> None:
+        if self._pieces:
+            self._take_pieces()
         super().on_message_complete()
         self._head_bytes = 0  # a body's are none
         if self._is_refused:
@@ -199,16 +216,19 @@ class BoundedProtocol(HttpToolsProtocol):
             self._let_go_of_bodies()
         if self.transport.is_closing():
             return
-        self.flow.resume_reading()
-        if self.pipeline:
-            self._start_asgi_task(*self.pipeline.pop())
-        elif not self._is_refused:
+        if not (self.pipeline or self._is_refused):
             self.awaited_since = self.loop.time()
-            if self._due == math.inf:  # nothing of the next request has come
-                self._due = self.awaited_since + self.timeout_keep_alive
+        if self.flow.write_paused:
+            self._holds_back = True
+        else:
+            self._begin_next()
 
     def pause_writing(self) -> None:
+        """Its client does not read: no further request is read from it, nor begun, whose answer
+        would be held beside those that are unread.
+        """
         super().pause_writing()
+        self.flow.pause_reading()
         self._unread_bytes = self.transport.get_write_buffer_size()
         self._unread_due = self.loop.time() + self.clients.bounds.request_seconds
         self.clients.unread.add(self.transport)
@@ -217,6 +237,22 @@ class BoundedProtocol(HttpToolsProtocol):
         super().resume_writing()
         self.clients.unread.remove(self.transport)
         self._unread_due = math.inf
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self._holds_back:
+            self._holds_back = False
+            self._begin_next()
+
+    def _begin_next(self) -> None:
+        """Go on with what has come, or read on."""
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+            if self.pipeline:  # reads on only when those that have come are begun
+                self.flow.pause_reading()
+        elif not self._is_refused and self._due == math.inf:  # nothing of the next request has come
+            self._due = self.loop.time() + self.timeout_keep_alive
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002 (uvicorn's one word for all)
         self._refuse(*self._refusal)

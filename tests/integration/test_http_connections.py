@@ -8,8 +8,12 @@ from http.client import HTTPResponse
 
 import httpx
 import pytest
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from adapters.settings import Settings
+from domain.identifiers import JobId
+from entrypoints.http.protocol import PIPELINED_MAX
+from entrypoints.views import JobView
 from tests.conftest import NewDatabase
 from tests.support.core import wait_until
 from tests.support.server import AppServer, exchange, problem
@@ -273,6 +277,70 @@ def test_requests_that_are_sent_ahead_are_answered_in_order(server: AppServer) -
             received += chunk
     assert received.count(b"HTTP/1.1 200 OK") == 4
     assert received.index(b"resets_at") > received.rindex(b"ok")
+
+
+def test_requests_that_are_sent_ahead_without_end_are_read_no_further(server: AppServer) -> None:
+    one_request = b"GET /v1/limits HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    with connections(server, 1, one_request * 1000) as [one]:
+        received = b""
+        with contextlib.suppress(ConnectionError):  # closed before all was read
+            while chunk := one.recv(65_536):
+                received += chunk
+    assert 0 < received.count(b"HTTP/1.1 200 OK") <= PIPELINED_MAX + 2
+    assert is_alive(server)
+
+
+def test_nothing_more_is_begun_for_a_client_that_does_not_read(
+    new_database_url: NewDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    patient = Settings(request_seconds=3600)
+    with AppServer(new_database_url(), patient) as server:
+        job = {"user_id": "ada", "payload": "x" * (MIB - 2)}
+        job_id = server.client.post("/v1/jobs", json=job).json()["id"]
+        begun = []
+        ask = server.fairlog.job
+
+        async def counted(job_id: JobId) -> JobView:
+            begun.append(job_id)
+            return await ask(job_id)
+
+        monkeypatch.setattr(server.fairlog, "job", counted)
+        request = b"GET /v1/jobs/%d HTTP/1.1\r\nHost: localhost\r\n\r\n" % job_id
+        with connections(server, 1) as [one]:
+            one.sendall(request * PIPELINED_MAX)
+            wait_until(lambda: server.connections_unread == 1, "nobody reads")
+            assert is_alive(server)
+            assert 0 < len(begun) < PIPELINED_MAX
+            size = 0
+            while size < PIPELINED_MAX * MIB:
+                received = len(one.recv(MIB))
+                assert received
+                size += received
+        assert len(begun) == PIPELINED_MAX
+
+
+def test_a_body_in_very_many_pieces_is_put_together_once(
+    server: AppServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pieces = []
+    take = HttpToolsProtocol.on_body
+
+    def counted(self: HttpToolsProtocol, body: bytes) -> None:
+        pieces.append(len(body))
+        take(self, body)
+
+    monkeypatch.setattr(HttpToolsProtocol, "on_body", counted)
+    text = "".join(map(str, range(10_000)))
+    body = b'{"user_id": "ada", "payload": "%s"}' % text.encode()
+    head = b"POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    chunks = b"".join(b"1\r\n%c\r\n" % byte for byte in body)
+    answer = exchange(
+        server.port, head + b"Transfer-Encoding: chunked\r\n\r\n" + chunks + b"0\r\n\r\n"
+    )
+    assert answer.status_code == 202
+    assert answer.json()["payload"] == text
+    assert sum(pieces) == len(body)
+    assert len(pieces) < len(body) / 10
 
 
 def test_a_bad_request_behind_one_that_is_worked_on_does_not_cut_its_answer(

@@ -119,6 +119,12 @@ class AppServer:
         """Those whose requests have come whole, and have no answer yet."""
         return sum(1 for one in self._cycles() if not one.more_body and not one.response_complete)
 
+    @property
+    def connections_unread(self) -> int:
+        """Those to which nothing more can be written, since their clients do not read."""
+        protocols: list[Any] = list(self._server.server_state.connections)
+        return sum(1 for one in protocols if one.flow.write_paused)
+
     def _cycles(self) -> list[Any]:
         protocols: list[Any] = list(self._server.server_state.connections)
         return [one.cycle for one in protocols if one.cycle is not None]
