@@ -70,6 +70,7 @@ class HandlerProcess:
         self._running: dict[int, Execution] = {}
         self._begun: dict[int, float] = {}  # number: time.monotonic()
         self._disturbed: list[Execution] = []  # another handler has cancelled them
+        self._left: list[Execution] = []  # could not be begun here
         self._numbers = 0
         self._transport: asyncio.Transport | None = None
         self._outgoing: list[ToHandlers] = []
@@ -303,6 +304,8 @@ class HandlerProcess:
         self._begun.pop(number, None)
         if execution is None:
             self._given_up.pop(number, None)  # it has ended after all
+        elif ended.is_given_back:
+            self._left.append(execution)
         elif ended.is_disturbed and self.capacity > 1:
             self._disturbed.append(execution)
         else:
@@ -353,6 +356,11 @@ class HandlerProcess:
         """Take those that ended since a handler cancelled every task: to be run again alone."""
         disturbed, self._disturbed = self._disturbed, []
         return disturbed
+
+    def take_left(self) -> list[Execution]:
+        """Take those for which it had no thread: handlers have used up what there are."""
+        left, self._left = self._left, []
+        return left
 
     @property
     def was_closed(self) -> bool:

@@ -274,6 +274,13 @@ class HandlerProcesses:
             self._backoff.reset()
             self.problem = None
             self.able.set()
+        if left := process.take_left():
+            _log.warning(
+                "handlers_lack_threads", pid=process.pid, jobs=[one.job.id for one in left]
+            )
+            self._run_again(left, self._waiting, process)
+            if not process.is_retired:
+                self._replace(process)
         if disturbed := process.take_disturbed():
             self._run_again(disturbed, self._suspects, process)
         if process.has_ended:

@@ -8,6 +8,7 @@ worker to say how long handlers have.
 """
 
 import asyncio
+import atexit
 import ctypes
 import os
 import signal
@@ -111,7 +112,11 @@ def _serve(connection: socket.socket, runner: HandlerRunner) -> None:
 
 
 def _end(code: int) -> NoReturn:
-    """Not after threads that nobody waits for any more."""
+    """Not after threads that nobody waits for any more. What the handlers registered with `atexit`
+    runs, until the worker kills this process a moment later.
+    """
+    with suppress(BaseException):
+        atexit._run_exitfuncs()  # noqa: SLF001 (`sys.exit` would wait for threads before it)
     output.flush()
     with suppress(Exception):  # a handler may have closed or replaced it
         sys.stdout.flush()

@@ -21,7 +21,7 @@ from domain.json_values import check_json, find_no_unicode
 from entrypoints.views import ClaimedJob
 from entrypoints.worker.execution import Ended, Execution, given_up, not_begun
 from entrypoints.worker.failure import error_body, error_of, traceback_of
-from entrypoints.worker.threads import HandlerThreads, ThreadCall
+from entrypoints.worker.threads import HandlerThreads, NoThreadLeft, ThreadCall
 
 _decode: Final = msgspec.json.Decoder().decode  # a handler may put another function in its place
 _UNREADABLE: Final = "What the handler returned or raised cannot be read."
@@ -107,6 +107,8 @@ class _Run:
         )
         try:
             answer = await self._answer(began)
+        except NoThreadLeft as error:
+            return Ended(error=error_of(error), is_given_back=True)
         except BaseException as error:  # noqa: BLE001 (not even SystemExit ends the worker)
             end_if_child(error)
             return _failed(error, is_told_to_end=job.cancelled)

@@ -19,6 +19,10 @@ from adapters.forks import end_if_child
 _Answer = tuple[Any, BaseException | None]
 
 
+class NoThreadLeft(Exception):
+    """This process can start no more threads, though it could before: they have been used up."""
+
+
 class ThreadCall(Struct, eq=False):
     function: Callable[[], Any]
     context: contextvars.Context
@@ -37,12 +41,20 @@ class HandlerThreads:
         self._is_closed = False
 
     def begin(self, function: Callable[[], Any]) -> ThreadCall:
-        """Have `function` called in a thread, with the caller's context variables."""
+        """Have `function` called in a thread, with the caller's context variables.
+
+        Raises NoThreadLeft, and RuntimeError where not even the first can be started.
+        """
         reply: asyncio.Future[_Answer] = asyncio.get_running_loop().create_future()
         call = ThreadCall(function, contextvars.copy_context(), reply)
+        if self._busy >= self._threads:
+            try:
+                self._start_one()
+            except (RuntimeError, MemoryError) as error:
+                if self._made == 0:
+                    raise
+                raise NoThreadLeft(str(error)) from error
         self._busy += 1
-        if self._busy > self._threads:
-            self._start_one()
         self._calls.put(call)
         return call
 
@@ -81,10 +93,10 @@ class HandlerThreads:
             self._calls.put(None)
 
     def _start_one(self) -> None:
+        name = f"fairlog-handler-{self._made + 1}"
+        threading.Thread(target=self._serve, name=name, daemon=True).start()
         self._threads += 1
         self._made += 1
-        name = f"fairlog-handler-{self._made}"
-        threading.Thread(target=self._serve, name=name, daemon=True).start()
 
     def _serve(self) -> None:
         call: ThreadCall | None = None
@@ -111,8 +123,9 @@ class HandlerThreads:
         if not call.is_given_up:
             self._threads -= 1
         _resolve(call.reply, (None, error))
-        if self._busy > self._threads:  # a call that waits for it, or one more thread
-            self._start_one()
+        if self._busy > self._threads:  # a call may wait for it
+            with contextlib.suppress(RuntimeError, MemoryError):  # the next one tries again
+                self._start_one()
 
 
 def _tell(call: ThreadCall, function: Callable[..., None], *arguments: object) -> None:

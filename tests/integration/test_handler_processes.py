@@ -27,6 +27,7 @@ from tests.support.workers import WorkerProcess
 
 HANDLERS = """
 import asyncio
+import atexit
 import ctypes
 import logging
 import multiprocessing
@@ -165,6 +166,13 @@ def traces_its_thread(_):
     def trace(*_):
         raise RuntimeError("traced")
     sys.settrace(trace)
+
+def leaves_no_thread(_):
+    threading.stack_size(2 ** 46)  # no machine has so much, as where all have been started
+
+def writes_at_exit(path):
+    atexit.register(pathlib.Path(path).write_text, "bye")
+    threading.Thread(target=time.sleep, args=(3600,)).start()
 
 def stops_its_process(_):
     os.kill(os.getpid(), signal.SIGSTOP)
@@ -640,6 +648,30 @@ def test_a_handler_whose_thread_ends_with_an_error_of_its_own_has_ended(working:
     error = ended(client, submit(client, kind="traces_its_thread", max_attempts=1)["id"])["error"]
     assert (error["type"], error["message"]) == ("RuntimeError", "traced")
     assert ended(client, submit(client, kind="quick", payload="on")["id"])["result"] == "on"
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_a_handler_that_leaves_no_thread_for_others_costs_them_nothing(working: Start) -> None:
+    client, worker = working(4)
+    neighbour = submit(client, "ada", kind="pid", payload=3)["id"]
+    wait_until(lambda: is_running(client, neighbour), "it runs")
+    assert ended(client, submit(client, "bob", kind="leaves_no_thread")["id"])["state"] == "done"
+    jobs = [submit(client, f"user-{n}", kind="pid", payload=0.5 + n / 10)["id"] for n in range(3)]
+    for job in (neighbour, *jobs):
+        found = ended(client, job)
+        assert (found["state"], found["attempt"], found["failures"]) == ("done", 1, 0)
+    assert "handlers_lack_threads" in worker.output
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_what_handlers_registered_for_the_end_of_their_process_runs(
+    working: Start, tmp_path: Path
+) -> None:
+    client, worker = working(2)
+    note = tmp_path / "note"
+    ended(client, submit(client, kind="writes_at_exit", payload=str(note))["id"])
+    worker.terminate()
+    assert note.read_text() == "bye"
 
 
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
