@@ -66,7 +66,13 @@ def main(connection: socket.socket) -> None:
         connection.sendall(encoded([Refused(str(error))]))
         return
     kinds = {Kind(kind): handler.timeout_seconds for kind, handler in handlers.items()}
-    connection.sendall(encoded([Ready(kinds)]))
+    try:
+        connection.sendall(encoded([Ready(kinds)]))
+    except ConnectionError:
+        raise
+    except OSError as error:
+        _log.error("handlers_process_failed", reason=f"the import closed its connection: {error}")
+        _end(1)
     try:
         _serve(connection, HandlerRunner(handlers))
     except Exception:  # noqa: BLE001 (such as a closed descriptor of the event loop's)
