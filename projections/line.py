@@ -68,6 +68,9 @@ kinds = sa.Table(
     sa.Column("waiting", sa.BigInteger, nullable=False),
     sa.Column("running", sa.BigInteger, nullable=False),
     sa.Column("running_limit", sa.BigInteger),
+    # Kinds come from users, without end: who looks for those that wait must not read all others.
+    sa.Column("waits_as", Identifier, comment="the kind while jobs of it wait, else NULL"),
+    sa.Index(f"line_kinds_v{VERSION}_waiting", "generation", "waits_as"),
 )
 
 _NOTHING: sa.ColumnClause[Any] = sa.literal_column("NULL")
@@ -199,7 +202,11 @@ def _user_row(generation: int, changed: tuple[UserId, UserInLine]) -> Row:
 
 def _kind_row(generation: int, changed: tuple[Kind, KindInLine]) -> Row:
     kind, load = changed
-    return (generation, kind.encode(), load.waiting, load.running, load.running_limit)
+    name = kind.encode()
+    return (
+        generation, name, load.waiting, load.running, load.running_limit,
+        name if load.waiting > 0 else None,
+    )  # fmt: skip
 
 
 def _lanes(generation: int, world: World) -> tuple[list[Row], list[Row]]:
@@ -231,11 +238,10 @@ def _add_kinds(
         sa.select(kinds.c.kind)
         .where(
             kinds.c.generation == generation,
-            kinds.c.kind > (ahead.kinds[-1].encode() if ahead.kinds else b""),
-            kinds.c.waiting > 0,
+            kinds.c.waits_as > (ahead.kinds[-1].encode() if ahead.kinds else b""),
             sa.or_(has_room, kinds.c.kind.in_([kind.encode() for kind in named])),
         )
-        .order_by(kinds.c.kind)
+        .order_by(kinds.c.waits_as)
         .limit(KINDS_A_CLAIM_MAX)
     )
     found = [Kind(bytes(kind).decode()) for (kind,) in rows]

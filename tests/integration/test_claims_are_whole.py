@@ -4,9 +4,10 @@ import asyncio
 import random
 from collections.abc import Sequence
 from contextlib import ExitStack
-from typing import Final
+from typing import Any, Final
 
 import pytest
+from sqlalchemy import event
 
 import domain.batch
 from domain.batch import Batch, Outcome
@@ -40,6 +41,7 @@ from tests.support.core import (
     put_as_one_batch,
     service,
 )
+from tests.support.plans import plan_of
 from tests.support.referee import Referee
 from tests.support.stories import ALICE, BOB, ECHO, ERROR, SLEEP, claim, submit
 
@@ -207,6 +209,31 @@ def test_a_kind_that_comes_to_its_cap_midway_holds_up_no_other(database_url: str
         outcomes(put(fairlog, *early, *late))
         served = do(fairlog, claim(6, SLEEP, ECHO), Claimed).jobs
         assert [job.kind for job in served] == [SLEEP, *[ECHO] * 5]
+
+
+def test_a_claim_of_any_kind_reads_no_kinds_of_which_nothing_waits(database_url: str) -> None:
+    """Anybody may submit of ever new kinds, and each is known for ever."""
+    idle = [Kind(f"idle-{number}") for number in range(500)]
+    sent: list[tuple[str, Any]] = []
+
+    def note(_c: object, _cursor: object, statement: str, parameters: Any, *_: object) -> None:
+        if "ORDER BY line_kinds" in " ".join(statement.split()):
+            sent.append((statement, parameters))
+
+    with service(database_url, user_limit=10_000, global_limit=10_000) as fairlog:
+        for start in range(0, len(idle), 100):
+            outcomes(put(fairlog, *(submit(ALICE, kind) for kind in idle[start : start + 100])))
+            do(fairlog, claim(100), Claimed)
+        waiting = do(fairlog, submit(BOB, ECHO), Submitted).job
+        event.listen(fairlog.database.writing_engine, "before_cursor_execute", note)
+        assert [job.id for job in do(fairlog, claim(1), Claimed).jobs] == [waiting.id]
+        with fairlog.database.read() as connection:
+            plan = plan_of(connection, *sent[0])[0]
+    if "detail" in plan:
+        assert "line_kinds_v2_waiting (generation=? AND waits_as>?)" in plan["detail"]
+    else:
+        assert plan["key"] == "line_kinds_v2_waiting"
+        assert "filesort" not in plan["Extra"]
 
 
 def test_a_claim_of_any_kind_finds_work_behind_many_kinds_that_cannot_run(
