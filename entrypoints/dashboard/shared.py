@@ -7,7 +7,7 @@ the next one rather than getting one from before.
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sized
 from functools import partial
 from typing import Final, Generic, TypeVar
 
@@ -19,8 +19,9 @@ SHARED_SECONDS: Final = 0.75
 APART_SECONDS: Final = 0.25
 ROUNDS_MAX: Final = 8  # of waiting for a position; one that never comes is of another log
 ANSWERS_MAX: Final = 500
+CHARACTERS_MAX: Final = 8 * 1024 * 1024  # of them together; a page of large events has millions
 
-T = TypeVar("T")
+T = TypeVar("T", bound=Sized)
 
 
 class Dated(Struct, Generic[T]):
@@ -35,6 +36,12 @@ class _Entry(Generic[T]):
         self.task = task
         self._strike = strike
         self._begun = time.monotonic()
+
+    @property
+    def size(self) -> int:
+        """Of what it holds."""
+        is_there = self.task.done() and not self.task.cancelled() and not self.task.exception()
+        return len(self.task.result().answer) if is_there else 0
 
     @property
     def age(self) -> float:
@@ -83,15 +90,20 @@ class SharedAnswers(Generic[T]):
     def _begin(self, key: str, make: Callable[[], Awaitable[Dated[T]]]) -> _Entry[T]:
         entry = self._entries[key] = _Entry(asyncio.ensure_future(_awaited(make)), self._strikes())
         self._entries.move_to_end(key)
-        entry.task.add_done_callback(partial(self._forget_failed, key, entry))
+        entry.task.add_done_callback(partial(self._has_ended, key, entry))
         while len(self._entries) > ANSWERS_MAX:
             self._entries.popitem(last=False)
         return entry
 
-    def _forget_failed(self, key: str, entry: _Entry[T], task: "asyncio.Task[Dated[T]]") -> None:
-        """An error holds all that was at hand where it was raised."""
+    def _has_ended(self, key: str, entry: _Entry[T], task: "asyncio.Task[Dated[T]]") -> None:
+        """An error holds all that was at hand where it was raised, and is forgotten. Of answers
+        the latest are kept, as far as they fit.
+        """
         if (task.cancelled() or task.exception() is not None) and self._entries.get(key) is entry:
             del self._entries[key]
+        size = sum(one.size for one in self._entries.values())
+        while size > CHARACTERS_MAX:
+            size -= self._entries.popitem(last=False)[1].size
 
 
 async def _awaited(make: Callable[[], Awaitable[Dated[T]]]) -> Dated[T]:

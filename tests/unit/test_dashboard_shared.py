@@ -114,3 +114,18 @@ def test_answers_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         assert len(answers._entries) == 3
 
     asyncio.run(scenario())
+
+
+def test_answers_are_bounded_in_characters(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shared, "CHARACTERS_MAX", 20)
+
+    async def scenario() -> None:
+        answers = SharedAnswers[str](Strikes())
+        makers = {key: Maker(1) for key in "abcdef"}
+        for key, make in makers.items():  # each answer has four characters
+            assert await answers.get(key, 0, make) == "at 1"
+        assert sum(entry.size for entry in answers._entries.values()) == 20
+        assert await answers.get("f", 0, makers["f"]) == "at 1"
+        assert makers["f"].asked == 1
+
+    asyncio.run(scenario())
