@@ -33,6 +33,7 @@ from entrypoints.views import (
 from projections.snapshots import current, standing_at
 
 JOBS_SHOWN_MAX: Final = 1000
+LIMITS_SHOWN_MAX: Final = 1000
 _NO_KIND: Final = Kind("")
 _MICROSECOND: Final = timedelta(microseconds=1)
 
@@ -129,8 +130,11 @@ def state_view(standing: Standing, policy: Policy, now: datetime) -> PastStateVi
         ),
         limits=[
             LimitView(user_id or None, kind or None, one.submissions, one.running)
-            for (user_id, kind), one in sorted(windows.limits.items(), key=lambda item: item[0])
+            for (user_id, kind), one in sorted(windows.limits.items(), key=lambda item: item[0])[
+                :LIMITS_SHOWN_MAX
+            ]
         ],
+        limits_total=len(windows.limits),
         global_=window_view(
             windows.global_window(policy, now),
             None if everyone is None else everyone.running,

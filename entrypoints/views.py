@@ -188,7 +188,7 @@ class LimitView(Struct, frozen=True):
 
 
 class PastStateView(Struct, frozen=True, kw_only=True):
-    """`StatsView` as it was, with all limits that were set.
+    """`StatsView` as it was, with the limits that were set.
 
     A default is the one that the latest decision by then was made with; today's where none tells.
     """
@@ -198,5 +198,6 @@ class PastStateView(Struct, frozen=True, kw_only=True):
     jobs: dict[State, int]  # by state
     total: int
     line: LineView
-    limits: Sequence[LimitView]
+    limits: Sequence[LimitView]  # the first ones by user and kind
+    limits_total: int
     global_: WindowView = msgspec.field(name="global")

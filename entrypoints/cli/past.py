@@ -92,6 +92,8 @@ def _as_text(state: PastStateView) -> str:
         for place, turn in enumerate(state.line.next, start=1)
     ]
     lines += [_limit(limit) for limit in state.limits]
+    if more := state.limits_total - len(state.limits):
+        lines.append(f"and {more:,} more limits")
     return "\n".join(lines)
 
 

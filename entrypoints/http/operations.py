@@ -36,7 +36,8 @@ async def stats(
 ) -> StatsView | PastStateView:
     """Counts by state, the line, the global window, and what this process did.
 
-    With `as_of`, a position or a time: how the service stood then, and all limits that were set.
+    With `as_of`, a position or a time: how the service stood then, and the limits that were set,
+    the first thousand by user and kind.
     """
     if as_of is None:
         return await fairlog.stats()

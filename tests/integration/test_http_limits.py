@@ -6,6 +6,7 @@ import httpx
 import pytest
 
 from adapters.settings import Settings
+from entrypoints import time_travel
 from tests.conftest import NewDatabase
 from tests.support.server import (
     AppServer,
@@ -183,6 +184,17 @@ def test_a_forgotten_user_id_does_not_change_the_global_limit(
     assert shared.put(address, json={"limit": 1}).status_code in {400, 404}
     assert shared.get(address).status_code in {400, 404}
     assert shared.get("/v1/limits").json()["limit"] == 6000
+
+
+def test_the_past_tells_so_many_limits_and_how_many_there_were(
+    client: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(time_travel, "LIMITS_SHOWN_MAX", 3)
+    for number in range(5):
+        change(client, f"limits/user-{number}", limit=number)
+    then = client.get("/v1/stats", params={"as_of": log_position(client)}).json()
+    assert [limit["user_id"] for limit in then["limits"]] == ["user-0", "user-1", "user-2"]
+    assert then["limits_total"] == 5
 
 
 def test_a_change_that_changes_nothing_leaves_no_event(client: httpx.Client) -> None:
