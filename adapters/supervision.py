@@ -11,6 +11,7 @@ import random
 import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import Final
 
 import structlog
@@ -143,14 +144,22 @@ def supervise(
         try:
             return run()
         except BaseException as error:  # noqa: BLE001 (not even SystemExit ends a loop for good)
-            part.fails(error)
+            _note(part, error)
         if stopping.is_set():
             return None
+        seconds = pause.after(time.monotonic() - began)
         try:
             clean_up()
-        except Exception as error:  # noqa: BLE001 (see above)
-            part.fails(error)
-        stopping.wait(pause.after(time.monotonic() - began))
+            stopping.wait(seconds)
+        except BaseException as error:  # noqa: BLE001 (see above)
+            _note(part, error)
+            time.sleep(seconds)
+
+
+def _note(part: Part, error: BaseException) -> None:
+    """What has ended the loop may end this too: there is no memory, nor a thread to be had."""
+    with suppress(BaseException):
+        part.fails(error)
 
 
 async def keep_running(
@@ -175,9 +184,9 @@ async def keep_running(
             task = asyncio.current_task()
             if task is None or task.cancelling():
                 raise
-            part.fails(error)  # somebody cancelled what it waited for
+            _note(part, error)  # somebody cancelled what it waited for
         except BaseException as error:  # noqa: BLE001 (see `supervise`)
-            part.fails(error)
+            _note(part, error)
         else:
             return
         finally:

@@ -103,25 +103,51 @@ class Decoder(Generic[F]):
         self._data = bytearray()
 
     def feed(self, piece: bytes) -> Iterator[F]:
-        self._data += piece
-        while len(self._data) >= _LENGTH.size:
-            (length,) = _LENGTH.unpack_from(self._data)
-            if self._bytes_max is not None and length > self._bytes_max:
-                raise BrokenStream(f"a frame of {length} bytes")
-            end = _LENGTH.size + length
-            if len(self._data) < end:
-                return
-            data = bytes(self._data[_LENGTH.size : end])
-            del self._data[:end]
+        """The frames that are whole with this piece, but for those that cannot be read."""
+        self.add(piece)
+        while True:
             try:
-                frame = self._decode(data)
-            except (msgspec.MsgspecError, MemoryError) as error:
-                if self._bytes_max is not None:
-                    raise BrokenStream(f"a frame that cannot be read: {error}") from error
-                # The next one is whole again.
-                _log.error("frame_unreadable", bytes=length, exc_info=error)
+                frame = self.take()
+            except MemoryError as error:
+                self._leave_out(self._end(), error)
                 continue
+            if frame is None:
+                return
             yield frame
+
+    def add(self, piece: bytes) -> None:
+        self._data += piece
+
+    def take(self) -> F | None:
+        """The next frame that can be read; None: it has not come whole yet.
+
+        Where there is no memory for it, it is still there for the next try.
+        """
+        while end := self._end():
+            try:
+                frame = self._decode(bytes(self._data[_LENGTH.size : end]))
+            except msgspec.MsgspecError as error:  # the next one is whole again
+                self._leave_out(end, error)
+                continue
+            del self._data[:end]
+            return frame
+        return None
+
+    def _end(self) -> int:
+        """Of the first frame; 0: it has not come whole yet."""
+        if len(self._data) < _LENGTH.size:
+            return 0
+        (length,) = _LENGTH.unpack_from(self._data)
+        if self._bytes_max is not None and length > self._bytes_max:
+            raise BrokenStream(f"a frame of {length} bytes")
+        end: int = _LENGTH.size + length
+        return end if len(self._data) >= end else 0
+
+    def _leave_out(self, end: int, error: Exception) -> None:
+        if self._bytes_max is not None:
+            raise BrokenStream(f"a frame that cannot be read: {error}") from error
+        del self._data[:end]
+        _log.error("frame_unreadable", bytes=end, exc_info=error)
 
 
 def questions() -> Decoder[Begin | Asked]:
@@ -134,10 +160,28 @@ def answers() -> Decoder[Answered]:
     return Decoder(msgspec.msgpack.Decoder(Answered).decode)
 
 
-def frames(connection: socket.socket, decoder: Decoder[F]) -> Iterator[F]:
-    """Each frame as it comes, until the other process closes its end or is gone."""
-    while piece := _receive(connection):
-        yield from decoder.feed(piece)
+class Frames(Iterator[F]):
+    """Each frame as it comes, until the other process closes its end or is gone.
+
+    Unlike a generator it can be gone on with after it has raised (for lack of memory), and has lost
+    nothing then.
+    """
+
+    def __init__(self, connection: socket.socket, decoder: Decoder[F]) -> None:
+        self._connection = connection
+        self._decoder = decoder
+        self._piece = b""
+
+    def __next__(self) -> F:
+        while True:
+            if self._piece:
+                self._decoder.add(self._piece)
+                self._piece = b""
+            if (frame := self._decoder.take()) is not None:
+                return frame
+            self._piece = _receive(self._connection)
+            if not self._piece:
+                raise StopIteration
 
 
 def _receive(connection: socket.socket) -> bytes:

@@ -7,7 +7,9 @@ is closed then.
 
 It answers, or says at least once a second that it is there. When it has answered nothing for
 ANSWER_SECONDS_MAX, whoever waits hears that the log is not available; what was not sent by then is
-never sent, and what comes to be read later than that is not carried out.
+never sent, and what comes to be read later than that is not carried out. Who has waited for
+LOST_SECONDS_MAX while others are answered hears it, too: an answer can be lost, as for lack of
+memory.
 """
 
 import asyncio
@@ -32,9 +34,9 @@ from adapters.writer_frames import (
     Answered,
     Asked,
     Begin,
+    Frames,
     answers,
     encoded,
-    frames,
     unpacked,
     unpickled,
 )
@@ -46,6 +48,7 @@ from domain.errors import FairlogError, LogUnavailable, QueueFull, again
 START_SECONDS_MAX: Final = 60.0  # until its first word; usual: 1
 SILENT_SECONDS_MAX: Final = 3.0  # without any word, of a process that says one each second
 SILENT_STOP_SECONDS_MAX: Final = 1.0  # for such a one to end
+LOST_SECONDS_MAX: Final = 20.0  # a batch has its answer within 3, and who waits behind it, too
 _LOOK_SECONDS: Final = 0.25
 _HELD_BYTES_MAX: Final = 256 * 1024  # that the event loop holds for a process that does not read
 _NO_ANSWER: Final = (
@@ -136,7 +139,7 @@ class WriterProcess:
         with contextlib.suppress(OSError):  # the process is gone, which reading tells too
             self._socket.sendall(encoded(Asked(asked, time.monotonic())))
         try:
-            for frame in frames(self._socket, self._decoder):
+            for frame in Frames(self._socket, self._decoder):
                 self._hear(frame)
                 outcomes.update((number, unpacked(sent)) for number, sent in frame.outcomes)
                 if len(outcomes) == len(asked):
@@ -203,7 +206,12 @@ class WriterProcess:
         if not self._is_stopping and self.fatal is None:
             asyncio.get_running_loop().call_later(_LOOK_SECONDS, self._look)
         if self._silent_seconds() > ANSWER_SECONDS_MAX:
-            self._give_up()
+            self._gave_up_at = time.monotonic()
+            self._give_up(list(self._waiting))
+        else:
+            longest = time.monotonic() - LOST_SECONDS_MAX
+            lost = itertools.takewhile(lambda one: one[1].since < longest, self._waiting.items())
+            self._give_up([number for number, _ in lost])
 
     def _silent_seconds(self) -> float:
         """How long somebody has waited while nobody had an answer."""
@@ -212,15 +220,17 @@ class WriterProcess:
         oldest = next(iter(self._waiting.values())).since
         return time.monotonic() - max(oldest, self._answered_at)
 
-    def _give_up(self) -> None:
-        """Tell all who wait that there is no answer."""
-        self._gave_up_at = time.monotonic()
-        unsent = {number for number, _ in self._outgoing}
-        self._outgoing.clear()
-        self._held_bytes = 0
-        waiting, self._waiting = self._waiting, {}
-        _log.error("writer_does_not_answer", commands=len(waiting), unsent=len(unsent))
-        for number, one in waiting.items():
+    def _give_up(self, numbers: Sequence[int]) -> None:
+        """Tell those who ask for them that there is no answer."""
+        if not numbers:
+            return
+        given_up = set(numbers)
+        unsent = {number for number, _ in self._outgoing if number in given_up}
+        self._outgoing = [one for one in self._outgoing if one[0] not in unsent]
+        self._held_bytes = sum(body_bytes(command) for _, command in self._outgoing)
+        _log.error("writer_does_not_answer", commands=len(numbers), unsent=len(unsent))
+        for number in numbers:
+            one = self._waiting.pop(number)
             if number not in unsent and isinstance(one.command, ClaimJobs):
                 self._note_unclaimed(number, one.command)
             error = LogUnavailable(_NO_ANSWER, nothing_was_recorded=number in unsent)

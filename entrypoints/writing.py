@@ -23,8 +23,8 @@ from adapters.writer_frames import (
     Answered,
     Asked,
     Begin,
+    Frames,
     encoded,
-    frames,
     packed,
     pickled,
     questions,
@@ -40,7 +40,7 @@ _TOO_LATE: Final = "The server's writer did not answer in time; the request can 
 
 
 def main(connection: socket.socket) -> None:
-    incoming = frames(connection, questions())
+    incoming = Frames(connection, questions())
     begin = next(incoming, None)
     if not isinstance(begin, Begin):
         return  # the server ended first

@@ -17,7 +17,7 @@ from msgspec.structs import replace
 
 from adapters.handlers import HandlersError
 from adapters.other_process import program
-from adapters.writer_frames import BrokenStream, frames
+from adapters.writer_frames import BrokenStream, Frames
 from entrypoints.views import ClaimedJob
 from entrypoints.worker.execution import Ended, Execution
 from entrypoints.worker.failure import error_body
@@ -137,7 +137,7 @@ class HandlerProcess:
         while not select.select([self._socket], [], [], IMPORT_SAID_SECONDS)[0]:
             _log.warning("handlers_importing", pid=self.pid, seconds=round(self.age_seconds))
         try:
-            frame = next(frames(self._socket, from_handlers()), None)
+            frame = next(Frames(self._socket, from_handlers()), None)
         except BrokenStream as error:
             raise HandlersError(
                 f"The process for handlers wrote something else into its connection: {error}"

@@ -23,7 +23,7 @@ import structlog
 
 from adapters.forks import keep_from_children
 from adapters.handlers import HandlersError, load_handlers
-from adapters.writer_frames import BrokenStream, frames
+from adapters.writer_frames import BrokenStream, Frames
 from domain.identifiers import Kind
 from entrypoints.logging import configure_logging, output
 from entrypoints.worker.handler_frames import (
@@ -52,7 +52,7 @@ def main(connection: socket.socket) -> None:
     connection.set_inheritable(False)
     kept = _Kept(connection)  # for as long as this function runs, which is this process's life
     keep_from_children(kept)
-    begin = next(frames(connection, for_handlers()), None)
+    begin = next(Frames(connection, for_handlers()), None)
     if not isinstance(begin, Begin):
         return  # the worker ended first
     _die_with(begin.parent)

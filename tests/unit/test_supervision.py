@@ -70,6 +70,34 @@ def test_a_thread_is_begun_again_whatever_it_raises(error: BaseException) -> Non
     assert (runs, cleaned) == (4, 3)
 
 
+class _NoMemory(Part):
+    """Even to say that it fails, there is no memory."""
+
+    def fails(self, error: BaseException | str) -> None:
+        raise MemoryError from (error if isinstance(error, BaseException) else None)
+
+
+def test_a_loop_is_begun_again_also_when_its_failure_cannot_be_noted() -> None:
+    runs: list[str] = []
+
+    def run() -> None:
+        runs.append("thread")
+        if len(runs) < 4:
+            raise MemoryError
+
+    async def run_task() -> None:
+        runs.append("task")
+        if len(runs) < 8:
+            raise MemoryError
+
+    thread = threading.Thread(target=supervise, args=(_NoMemory("loop"), run, threading.Event()))
+    thread.start()
+    thread.join(10)
+    assert not thread.is_alive()
+    asyncio.run(keep_running(_NoMemory("loop"), run_task))
+    assert runs == ["thread"] * 4 + ["task"] * 4
+
+
 def test_a_chore_fails_with_its_reason_until_it_works_again() -> None:
     supervisor = Supervisor()
     part = supervisor.part("due_jobs")

@@ -1,7 +1,9 @@
 """What goes to the writer process and comes back is the same on the other side."""
 
+import socket
 from collections.abc import Sequence
 
+import msgspec
 import pytest
 
 from adapters.settings import Settings
@@ -11,6 +13,8 @@ from adapters.writer_frames import (
     Answered,
     Asked,
     Begin,
+    Decoder,
+    Frames,
     answers,
     encoded,
     packed,
@@ -138,6 +142,31 @@ def test_frames_arrive_whole_however_they_are_cut() -> None:
             for frame in decoder.feed(wire[start : start + size])
         ]
         assert found == sent
+
+
+def test_who_reads_frames_goes_on_where_there_was_no_memory_for_one() -> None:
+    def decode(data: bytes) -> Begin | Asked:
+        if tries.pop():
+            raise MemoryError
+        return msgspec.msgpack.decode(data, type=Begin | Asked)
+
+    tries = [False, True, True, False, True]  # from the end
+    sent = [Asked([], float(number)) for number in range(2)]
+    here, there = socket.socketpair()
+    with here, there:
+        incoming = Frames(there, Decoder(decode))
+        for frame in sent:
+            here.sendall(encoded(frame))
+        here.shutdown(socket.SHUT_WR)
+        found: list[Begin | Asked] = []
+        failures = 0
+        while True:
+            try:
+                found.extend(iter(incoming.__next__, None))
+                break
+            except MemoryError:
+                failures += 1
+    assert (found, failures) == (sent, 3)
 
 
 def test_the_figures_of_a_batch_go_with_its_answers() -> None:

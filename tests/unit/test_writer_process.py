@@ -5,10 +5,11 @@ from typing import Any
 import pytest
 import uvloop
 
+from adapters import writer_process
 from adapters.settings import Settings
 from adapters.writer_frames import Begin
 from adapters.writer_process import WriterProcess
-from domain.errors import LogUnavailable
+from domain.errors import LogUnavailable, QueueFull
 from tests.support.stories import submit
 
 READS = "import socket, sys; s = socket.socket(fileno=int(sys.argv[1]))\nwhile s.recv(4096): pass"
@@ -36,3 +37,50 @@ def test_what_was_to_be_sent_when_the_writer_was_lost_is_refused_like_the_rest()
     uvloop.run(ask_as_it_is_lost())
     writer.stop()
     assert troubles == []
+
+
+ANSWERS_ALL_BUT_THE_SECOND = """
+import socket, sys
+from adapters.writer import WriterStats
+from adapters.writer_frames import Answered, Asked, Frames, encoded, packed, questions
+from domain.errors import QueueFull
+
+connection = socket.socket(fileno=int(sys.argv[1]))
+asked = 0
+for frame in Frames(connection, questions()):
+    if isinstance(frame, Asked):
+        for number, _ in frame.commands:
+            asked += 1
+            if asked != 2:
+                told = [(number, packed(QueueFull("answered")))]
+                connection.sendall(encoded(Answered(told, [], WriterStats(), None, [])))
+"""
+
+
+def test_a_caller_whose_answer_was_lost_hears_it_although_others_are_answered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def ask() -> None:
+        with pytest.raises(QueueFull, match="answered"):
+            await writer.execute(submit())  # and so it has begun
+        monkeypatch.setattr(writer_process, "LOST_SECONDS_MAX", 0.5)
+        lost = asyncio.create_task(writer.execute(submit()))
+        await asyncio.sleep(0)
+        answered = 0
+        while not lost.done():
+            with pytest.raises(QueueFull, match="answered"):
+                await writer.execute(submit())
+            answered += 1
+        with pytest.raises(LogUnavailable, match="does not answer"):
+            await lost
+        assert answered > 1
+        assert writer._transport is not None
+        writer._transport.abort()
+
+    begin = Begin(Settings(database_url=""), logs_json=False)
+    writer = WriterProcess([sys.executable, "-c", ANSWERS_ALL_BUT_THE_SECOND], begin)
+    writer.start()
+    try:
+        uvloop.run(ask())
+    finally:
+        writer.stop()
