@@ -3,7 +3,9 @@
 SQLite goes on with the file that it has open when somebody removes, moves or replaces it, and
 whatever is written from then on goes away with the process. So each connection opens a file that
 exists and is the one that was opened first, and the writer compares its open files with those that
-stand at their paths at each commit.
+stand at their paths at each commit: the database, its write-ahead log, and the index of that, by
+which connections see what others write. Where that one is removed, later connections make another,
+and two that go by two indexes overwrite each other.
 """
 
 import contextlib
@@ -21,7 +23,8 @@ from domain.errors import LogFileReplaced
 # between two of the checkpoints that SQLite makes every 1,000 pages.
 JOURNAL_BYTES_MAX: Final = 8 * 1024 * 1024
 _OWNER_ONLY: Final = 0o600
-_JOURNAL: Final = "fairlog_journal"  # in a connection's `info`
+_BESIDE: Final = ("-wal", "-shm")
+_OPENED: Final = "fairlog_opened"  # in a connection's `info`: what stood beside the file then
 
 _Identity = tuple[int, int]  # device and inode
 
@@ -71,9 +74,12 @@ class SqliteFile:
         service goes on when the file is put back.
         """
         self._check_same()
-        journal = _identity(_journal_of(self.path))
-        if journal != connection.info.setdefault(_JOURNAL, journal) or journal is None:
-            raise self._replaced(_journal_of(self.path))
+        beside = [_beside(self.path, suffix) for suffix in _BESIDE]
+        found = [_identity(one) for one in beside]
+        opened = connection.info.setdefault(_OPENED, found)
+        for path, now, before in zip(beside, found, opened, strict=True):
+            if now is None or now != before:
+                raise self._replaced(path)
 
     def _check_same(self) -> None:
         if self._opened is not None and _identity(self.path) != self._opened:
@@ -89,14 +95,14 @@ class SqliteFile:
 def journal_bytes(path: Path) -> int:
     """The size of the write-ahead log; 0: there is none."""
     try:
-        return _journal_of(path).stat().st_size
+        return _beside(path, "-wal").stat().st_size
     except OSError:
         return 0
 
 
-def _journal_of(path: Path) -> Path:
-    real = path.resolve() if path.is_symlink() else path  # SQLite puts it beside the file itself
-    return real.with_name(f"{real.name}-wal")
+def _beside(path: Path, suffix: str) -> Path:
+    real = path.resolve() if path.is_symlink() else path  # SQLite puts them beside the file itself
+    return real.with_name(f"{real.name}{suffix}")
 
 
 def _identity(path: Path) -> _Identity | None:

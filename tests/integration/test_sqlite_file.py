@@ -3,7 +3,7 @@
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -113,13 +113,17 @@ def test_a_file_that_goes_between_a_write_and_its_commit_leaves_no_answer(
         assert not refused(fairlog, 2).nothing_was_recorded
 
 
-def test_a_write_ahead_log_that_is_removed_alone_stops_writes_and_loses_nothing(
-    database_url: str,
+@pytest.mark.parametrize("suffix", ["-wal", "-shm"])
+def test_a_write_ahead_log_or_its_index_that_is_removed_alone_stops_writes_and_loses_nothing(
+    database_url: str, suffix: str
 ) -> None:
     with service(database_url) as fairlog:
         submitted(fairlog, 1)
-        beside(file_of(database_url), "-wal").unlink()
-        refused(fairlog, 2)
+        beside(file_of(database_url), suffix).unlink()
+        assert suffix in str(refused(fairlog, 2))
+        with suppress(LogUnavailable):
+            events_in(fairlog)  # makes it again, and it is another one
+        refused(fairlog, 3)
     with service(database_url) as fairlog:
         assert events_in(fairlog) == 2
         submitted(fairlog, 2)
