@@ -29,6 +29,9 @@ LOCK_WAIT_SECONDS_MAX: Final = 2
 # SQLite lets those who wait look again now and then, and a busy writer leaves few gaps.
 LOCK_WAIT_BESIDE_SECONDS_MAX: Final = 20
 READ_STATEMENT_SECONDS_MAX: Final = 60
+# A server ends a connection that writes and has asked nothing for so long, and with it the locks of
+# a process that was frozen (SIGSTOP, a paused machine): else others could not write meanwhile.
+WRITER_IDLE_SECONDS_MAX: Final = 10
 # A connection for reading is asked this often, before it is used, whether its server can be written
 # to: after a switch-over it would give what stood on the old primary for as long as it lives.
 READ_ONLY_LOOK_SECONDS: Final = 2.0
@@ -168,13 +171,14 @@ class Database:
             event.listen(engine, "connect", lambda one, _: _set_up_sqlite(one, lock_wait_seconds))
             event.listen(engine, "begin", lambda connection: connection.exec_driver_sql(begin))
             return engine
+        is_reading = begin == "BEGIN"
         engine = sa.create_engine(
             self.url,
             isolation_level="READ COMMITTED",
             hide_parameters=True,  # what users put in belongs in no log line
             pool_size=8,
             max_overflow=24,
-            pool_pre_ping=begin == "BEGIN",
+            pool_pre_ping=True,
             pool_timeout=CONNECT_SECONDS_MAX + 2,
             connect_args={
                 "charset": "utf8mb4",
@@ -184,12 +188,15 @@ class Database:
                 "init_command": (
                     "SET time_zone = '+00:00', sql_mode = 'STRICT_ALL_TABLES',"
                     f" innodb_lock_wait_timeout = {lock_wait_seconds},"
-                    " group_concat_max_len = 16777216"  # see SqlEventLog.read; MySQL has 1024
+                    " group_concat_max_len = 16777216,"  # see SqlEventLog.read; MySQL has 1024
+                    # A server's own would leave out rows without a word, or refuse statements.
+                    " sql_select_limit = 18446744073709551615, sql_safe_updates = 0"
+                    + ("" if is_reading else f", wait_timeout = {WRITER_IDLE_SECONDS_MAX}")
                 ),
             },
         )
         event.listen(engine, "do_connect", self._connect_mysql)
-        if begin == "BEGIN":
+        if is_reading:
             event.listen(engine, "connect", _note_look)
             event.listen(engine, "checkout", _drop_if_read_only)
         return engine

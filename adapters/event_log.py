@@ -25,6 +25,7 @@ from domain.ports import Clock, Head
 from domain.stored_log import Leaf
 from domain.upcasting import read, version_of
 
+_NO_HEAD: Final = "The log has no head row; run `fairlog migrate`."
 # What stands for an event while it is tried out whether one can be written.
 _REHEARSAL: Final = "Rehearsal"  # never committed
 _REHEARSAL_BYTES: Final = 16 * 1024
@@ -79,7 +80,7 @@ class SqlEventLog:
         """
         row = connection.exec_driver_sql(self._lock_head).one_or_none()
         if row is None:
-            raise LogCorrupt("The log has no head row; run `fairlog migrate`.")
+            raise LogCorrupt(_NO_HEAD)
         position, head_hash, recorded_at, log_format, epoch, database_now, read_only = row
         if read_only:
             raise LogUnavailable(
@@ -217,7 +218,7 @@ class SqlEventLog:
         """The database's clock and the log's time, without the lock."""
         found = connection.exec_driver_sql(self._read_clock).one_or_none()
         if found is None:
-            raise LogCorrupt("The log has no head row; run `fairlog migrate`.")
+            raise LogCorrupt(_NO_HEAD)
         recorded_at, epoch, database_now = found
         clock = to_micros(self.clock.now()) if self.clock else database_now
         return Reading(clock, recorded_at, self._correction(connection, epoch))
@@ -234,9 +235,12 @@ class SqlEventLog:
 
 
 def head_position(connection: Connection) -> int:
-    """Of the latest event, by the head; 0: the log is empty."""
+    """Of the latest event, by the head; 0: the log is empty. Raises `LogCorrupt`."""
     head = sa.select(log_head.c.position).where(log_head.c.id == HEAD_ID)
-    return int(connection.execute(head).scalar_one())
+    position = connection.execute(head).scalar_one_or_none()
+    if position is None:
+        raise LogCorrupt(_NO_HEAD)
+    return int(position)
 
 
 def _latest_correction(connection: Connection) -> Correction:

@@ -3,6 +3,7 @@
 import threading
 import time
 from enum import Enum
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -166,7 +167,13 @@ def is_current(database: Database) -> bool:
     if database.is_new:
         return False
     with database.read() as connection:
-        return _revision(connection) == ScriptDirectory.from_config(_config()).get_current_head()
+        return _revision(connection) == _current_revision()
+
+
+@cache
+def _current_revision() -> str | None:
+    """Of this release. Read from its files once: there may be no descriptor left later."""
+    return ScriptDirectory.from_config(_config()).get_current_head()
 
 
 def _upgrade(connection: Connection) -> None:

@@ -13,7 +13,7 @@ from adapters.audit_log import EventFilter, StoredEvent
 from adapters.database import Database
 from adapters.event_log import SqlEventLog
 from adapters.supervision import Supervisor
-from domain.errors import BodyMissing, InvalidInput, LogUnavailable, UnknownJob
+from domain.errors import BodyMissing, InvalidInput, LogCorrupt, LogUnavailable, UnknownJob
 from domain.identifiers import GLOBAL, JobId, Kind, UserId
 from domain.job import Job, State
 from domain.policy import Policy
@@ -126,6 +126,8 @@ class Questions:
         except LogUnavailable as error:
             self._reads.fails(error)
             raise
+        except LogCorrupt as error:  # until somebody has mended it; it may be about one row alone
+            raise LogUnavailable(f"{error} The request can be sent again.") from error
         self._reads.works()
         return found
 

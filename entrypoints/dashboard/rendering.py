@@ -25,6 +25,7 @@ VIEWS: Final = (
     ("overview", "/", "Overview"), ("fairness", "/fairness", "Fairness"),
     ("limits", "/limits", "Limits"), ("jobs", "/jobs", "Jobs"), ("audit", "/audit", "Audit"),
 )  # fmt: skip
+ERROR: Final = "error.html"
 THEMES: Final = ("auto", "light", "dark")
 
 AnyRequest = Request[Any, Any, Any]
@@ -44,6 +45,8 @@ def _environment() -> Environment:
         "elapsed": words.elapsed, "share": words.share, "static": static_path(), "views": VIEWS,
         "themes": THEMES, "query": query, "from_micros": from_micros,
     }  # fmt: skip
+    for name in (ERROR, "page.html"):  # wanted also when no file can be opened any more
+        environment.get_template(name)
     return environment
 
 

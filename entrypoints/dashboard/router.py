@@ -17,7 +17,7 @@ from entrypoints.dashboard.jobs import find, jobs
 from entrypoints.dashboard.limits import limits
 from entrypoints.dashboard.overview import overview
 from entrypoints.dashboard.pulse import pulse
-from entrypoints.dashboard.rendering import SECURITY_HEADERS, page, render
+from entrypoints.dashboard.rendering import ERROR, SECURITY_HEADERS, page, render
 from entrypoints.http.problems import answer_error
 from entrypoints.http.query import HAS_FORMS
 from entrypoints.service import Fairlog
@@ -50,7 +50,7 @@ def _answer_error(request: Request[Any, Any, Any], error: Exception) -> Response
     problem = answer_error(request, error).content
     status = HTTPStatus(problem["status"])
     live = render(
-        "error.html", title=status.phrase, detail=problem["detail"], advice=_ADVICE.get(status, "")
+        ERROR, title=status.phrase, detail=problem["detail"], advice=_ADVICE.get(status, "")
     )
     answer = page(request, "error", live, title=status.phrase, status=status)
     for name, value in SECURITY_HEADERS.items():

@@ -11,9 +11,10 @@ import sqlalchemy as sa
 from sqlalchemy import make_url
 from sqlalchemy.engine import Connection
 
-from adapters.tables import bodies, events
+from adapters.tables import bodies, events, log_head
 from domain.decide import Claimed, JobStands, Submitted
 from domain.errors import FairlogError, LogUnavailable
+from domain.identifiers import UserId
 from domain.world import World
 from entrypoints.service import Fairlog
 from tests.support.core import (
@@ -29,6 +30,8 @@ from tests.support.core import (
 )
 from tests.support.databases import DatabaseServer
 from tests.support.fault_proxy import ERROR_NUMBERS, FaultProxy
+from tests.support.mariadb import MariaDB
+from tests.support.server import AppServer
 from tests.support.stories import claim, complete, submit
 
 
@@ -111,6 +114,61 @@ def test_a_commit_that_fails_before_a_question_says_why(proxy: FaultProxy) -> No
         assert {type(one) for one in found} == {LogUnavailable}
         assert all("1213" in str(one) for one in found)
         proxy.recover()
+        assert_goes_on(fairlog)
+
+
+@pytest.mark.parametrize("backend", ["mariadb"], indirect=True)
+def test_a_writer_that_was_frozen_with_the_lock_holds_others_up_for_a_bounded_time(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("adapters.database.WRITER_IDLE_SECONDS_MAX", 2)
+    with service(database_url) as frozen, service(database_url) as other:
+        # It asks nothing more, as a process that was stopped.
+        with frozen.database.connect_writer() as connection, connection.begin() as transaction:
+            frozen.log.lock_head(connection)
+            wait_until(
+                lambda: isinstance(outcomes(put(other, submit(payload=1)))[0], Submitted),
+                "another server can write",
+            )
+            with pytest.raises(sa.exc.DBAPIError):
+                frozen.log.hash_at(connection, 1)
+            transaction.rollback()
+        do(frozen, submit(payload=2), Submitted)
+        assert_goes_on(other)
+
+
+def test_bounds_that_a_server_has_for_everybody_s_statements_leave_nothing_of_ours_out(
+    private_mariadb: MariaDB,
+) -> None:
+    url = private_mariadb.create_database()
+    with private_mariadb.connect() as admin, admin.cursor() as cursor:
+        cursor.execute("SET GLOBAL sql_select_limit = 1")
+        cursor.execute("SET GLOBAL sql_safe_updates = 1")
+    with service(url) as fairlog:
+        jobs = [
+            do(fairlog, submit(user, payload=number), Submitted).job.id
+            for number in range(3)
+            for user in map(UserId, ("ada", "bob", "eve"))
+        ]
+        assert sorted(job.id for job in do(fairlog, claim(9), Claimed).jobs) == jobs
+        assert len(log_of(fairlog)) == 27  # a decision, a submission and a start each
+
+
+@pytest.mark.parametrize("backend", ["sqlite", "mariadb"], indirect=True)
+def test_a_head_row_that_is_missing_is_told_until_it_is_back(database_url: str) -> None:
+    with AppServer(database_url) as server:
+        fairlog = server.fairlog
+        do(fairlog, submit(payload=1), Submitted)
+        with fairlog.database.write() as connection:
+            kept = connection.execute(sa.select(log_head)).mappings().one()
+            connection.execute(log_head.delete())
+        assert "no head row" in str(unavailable(fairlog, submit(payload=2)))
+        for path in ("/v1/limits", "/v1/stats", "/readyz"):
+            answer = server.client.get(path)
+            assert answer.status_code == 503
+            assert "no head row" in answer.text
+        with fairlog.database.write() as connection:
+            connection.execute(log_head.insert().values(**kept))
         assert_goes_on(fairlog)
 
 
