@@ -2,7 +2,7 @@
 
 Each command costs the event loop a task and an answer: twenty calls of a thousand would hold up all
 others for seconds. Slices of all calls take turns, so that none waits for another's last one. They
-are as large as the writer can use: with one of its batches being written, the next is there.
+are as large as the writer's batches: with one being written, the next is there.
 """
 
 import asyncio
@@ -12,8 +12,9 @@ from typing import Any, Final, TypeVar
 from domain.commands import Command
 from domain.errors import LogUnavailable, QueueFull, again, alone
 
-SLICE: Final = 128  # commands
-SLICES_AT_ONCE: Final = 4
+SLICE: Final = 256  # commands
+SLICES_AT_ONCE: Final = 4  # of all calls
+SLICES_A_CALL: Final = 2  # of which; the next waits for the writer, and not the writer for it
 SMALL_MAX: Final = 16  # a call of so few waits for no turn
 WAIT_SECONDS_MAX: Final = 5.0  # for a turn
 _BUSY: Final = "Too many large batches are under way; try again shortly."
@@ -36,22 +37,27 @@ class Slices:
         Where the log does not answer, the rest is not asked for: its outcome is a `LogUnavailable`
         with `nothing_was_recorded`. It is `QueueFull` where no turn comes in time.
         """
-        outcomes: list[R | Exception] = []
+        own = asyncio.Semaphore(SLICES_A_CALL)
         failed: Exception | None = None
-        for start in range(0, len(commands), SLICE):
-            some = commands[start : start + SLICE]
-            if failed is None and not await self._has_turn(len(commands)):
-                failed = QueueFull(_BUSY)
-            if failed is not None:
-                outcomes += [one if isinstance(one, Exception) else again(failed) for one in some]
-                continue
-            try:
-                found = await _ask_all(some, ask)
-            finally:
-                self._end_turn(len(commands))
-            outcomes += found
-            failed = next(map(_rest_of, filter(_is_away, found)), None)
-        return outcomes
+
+        async def outcomes_of(some: Sequence[Command | Exception]) -> list[R | Exception]:
+            nonlocal failed
+            async with own:
+                if failed is None and not await self._has_turn(len(commands)):
+                    failed = QueueFull(_BUSY)
+                if failed is not None:
+                    error = failed
+                    return [one if isinstance(one, Exception) else again(error) for one in some]
+                try:
+                    found = await _ask_all(some, ask)
+                finally:
+                    self._end_turn(len(commands))
+                failed = failed or next(map(_rest_of, filter(_is_away, found)), None)
+                return found
+
+        starts = range(0, len(commands), SLICE)
+        parts = await asyncio.gather(*(outcomes_of(commands[at : at + SLICE]) for at in starts))
+        return [outcome for part in parts for outcome in part]
 
     async def _has_turn(self, commands: int) -> bool:
         if commands <= SMALL_MAX:

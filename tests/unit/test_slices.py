@@ -6,7 +6,7 @@ import pytest
 from domain.commands import Command
 from domain.errors import InvalidInput, LogUnavailable, QueueFull
 from entrypoints import slices
-from entrypoints.slices import SLICE, SLICES_AT_ONCE, SMALL_MAX, Slices
+from entrypoints.slices import SLICE, SLICES_A_CALL, SLICES_AT_ONCE, SMALL_MAX, Slices
 from tests.support.stories import complete
 
 MANY: list[Command | Exception] = [complete(number) for number in range(4 * SLICE)]
@@ -80,7 +80,8 @@ def test_where_the_log_does_not_answer_the_rest_is_not_asked_for() -> None:
         for outcome in outcomes[:-1]:
             assert isinstance(outcome, LogUnavailable)
         recorded = [getattr(one, "nothing_was_recorded", None) for one in outcomes[:-1]]
-        assert recorded == [False] * SLICE + [True] * (3 * SLICE - 1)
+        asked = SLICES_A_CALL * SLICE  # they were under way together
+        assert recorded == [False] * asked + [True] * (len(MANY) - asked - 1)
         assert isinstance(outcomes[-1], InvalidInput)
 
     run(story)
