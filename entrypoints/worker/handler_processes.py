@@ -118,10 +118,7 @@ class HandlerProcesses:
         if jobs := [job for one in processes if one.is_stalled for job in one.begun()]:
             if len(jobs) == 1:
                 return f"The handler of {_named(jobs)} holds the interpreter of its process."
-            return (
-                f"A handler holds the interpreter, one of {_named(jobs)}; the others wait, and "
-                f"after {HELD_SECONDS_MAX:g} s each is run again alone."
-            )
+            return f"A handler holds the interpreter, one of {_named(jobs)}; the others wait."
         if jobs := [job for one in processes for job in one.hanging()]:
             return (
                 f"Handlers did not end when they were told to, and were given up: {_named(jobs)}. "
@@ -394,7 +391,7 @@ class HandlerProcesses:
     def _let_others_go_on(self, process: HandlerProcess) -> None:
         """A handler holds the interpreter of this process: what is to begin does so in another. If
         it is one that was given up, nobody knows when those beside it could go on: they are run
-        again elsewhere. Where none was, and none has a time-out that would, all are run again
+        again elsewhere. Where none was, and it may be one without a time-out, all are run again
         after a while, each alone: so that whichever it is takes its time without the others.
         """
         if process.is_abandoned:
@@ -406,7 +403,12 @@ class HandlerProcesses:
         if process.capacity > 1 and not process.is_retired:
             self._replace(process)
             self._place()
-        if process.running > 1 and process.silent_seconds >= HELD_SECONDS_MAX:
+        is_bounded = all(timeout_of(job, self) is not None for job in process.begun())
+        if (
+            process.running > 1
+            and process.silent_seconds >= HELD_SECONDS_MAX
+            and not is_bounded  # or the first of their time-outs has it ended
+        ):
             _log.warning(
                 "handlers_run_alone",
                 pid=process.pid, silent_seconds=round(process.silent_seconds, 1),
