@@ -40,7 +40,8 @@ _LOST: Final = frozenset(
     | {1835, 1927, 2000, 2001, 2002, 2003, 2004, 2005, 2006, 2011, 2012, 2013, 2014, 2026, 2027}
     | {2055, 3168, 3169, 4031}
 )
-_NO_CONNECTION_LEFT: Final = frozenset({1040, 1203, 1226})
+_NO_CONNECTION_LEFT: Final = frozenset({1040, 1203})
+_ACCOUNT_USED_UP: Final = frozenset({1226})
 _NO_MEMORY: Final = frozenset({5, 1037, 1038, 1041, 1135})
 _READ_ONLY: Final = frozenset({1036, 1290, 1792, 1836, 1874, 3032})
 # ENOSPC and the numbers of a storage engine are among them: servers report them as their own.
@@ -82,6 +83,8 @@ _REFUSED: Final = frozenset(
 _WHAT: Final = {
     "has no connection left for us: raise max_connections, or the account's MAX_USER_CONNECTIONS":
         _NO_CONNECTION_LEFT,
+    "lets the account have no more connections or statements now: raise its limit "
+    "(MAX_USER_CONNECTIONS, MAX_QUERIES_PER_HOUR or MAX_UPDATES_PER_HOUR)": _ACCOUNT_USED_UP,
     "has run out of memory: give it more": _NO_MEMORY,
     "is read-only: end that, or point Fairlog to the server that can be written": _READ_ONLY,
     "cannot write because its disk (or a quota) is full: free some space": _FULL,

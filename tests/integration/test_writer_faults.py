@@ -214,7 +214,8 @@ def test_random_errors_lose_no_answered_submission_and_write_none_twice(
     ("number", "says"),
     [
         (1021, "full"), (1114, "full"), (1034, "damaged"), (1194, "damaged"), (1030, "damaged"),
-        (1290, "read-only"), (1142, "right"), (1146, "fairlog migrate"), (1226, "connection"),
+        (1290, "read-only"), (1142, "right"), (1146, "fairlog migrate"),
+        (1203, "max_connections"), (1226, "MAX_QUERIES_PER_HOUR"),
     ],
 )  # fmt: skip
 def test_what_no_command_is_to_blame_for_is_told_to_all_and_ends_by_itself(
