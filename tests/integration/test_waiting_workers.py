@@ -116,7 +116,7 @@ def test_waiting_claims_cost_a_few_small_queries_a_second_together(database_url:
         took, during = time.monotonic() - started, read[asked:]
         assert [claimed.result() for claimed in claims] == [[]] * WAITING
     print(f"idle {idle:.1f} queries a second, with {WAITING} waiting {reading:.1f}")
-    assert reading <= IDLE_MAX + 5 + 3  # what the process does anyway comes in bursts
+    assert reading <= IDLE_MAX + 15  # in bursts; asking for each of them would be 80 and more
     assert looks_for_the_end(during) / took - idle_looks <= 5
     assert writing == 0
 
