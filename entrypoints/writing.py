@@ -13,10 +13,11 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Final
 
 from adapters.command_queue import CommandQueue, Ticket
-from adapters.supervision import Supervisor, supervise
+from adapters.supervision import Part, Supervisor, supervise
 from adapters.writer import PROBE_SECONDS, BatchWritten, Writer
 from adapters.writer_frames import (
     ANSWER_SECONDS_MAX,
@@ -58,22 +59,23 @@ def main(connection: socket.socket) -> None:
         writer.start()
         fairlog.following.start()
         desk.start(stopping)
-        asked = fairlog.supervisor.part("writer_socket")
+        asked, began = fairlog.supervisor.part("writer_socket"), time.monotonic()
         try:
-            supervise(asked, lambda: _take_in(incoming, queue, desk), stopping)
+            supervise(asked, lambda: _take_in(incoming, queue, desk, asked, began), stopping)
         finally:
             stopping.set()
 
 
-def _take_in(incoming: Iterator[Begin | Asked], queue: CommandQueue, desk: "_Desk") -> None:
+def _take_in(
+    incoming: Iterator[Begin | Asked], queue: CommandQueue, desk: "_Desk", part: Part, began: float
+) -> None:
     """Until the server closes its end. Whatever goes wrong with a frame, its callers hear of it."""
-    started = time.monotonic()
     for frame in incoming:
         assert isinstance(frame, Asked)
         waiting = deque(frame.commands)
         try:
             # This process was stopped: the callers have been told, and are gone.
-            is_late = time.monotonic() - max(frame.at, started) > ANSWER_SECONDS_MAX
+            is_late = time.monotonic() - max(frame.at, began) > ANSWER_SECONDS_MAX
             while waiting and not is_late:
                 number, command = waiting[0]
                 try:
@@ -85,6 +87,7 @@ def _take_in(incoming: Iterator[Begin | Asked], queue: CommandQueue, desk: "_Des
             if waiting:
                 error = LogUnavailable(_TOO_LATE, nothing_was_recorded=True)
                 desk.answer_all([(number, error) for number, _ in waiting])
+        part.works()
 
 
 class _Desk:
@@ -105,11 +108,11 @@ class _Desk:
 
     def start(self, stopping: threading.Event) -> None:
         for name, run in (
-            ("writer_news", lambda: self._tell(stopping)),
-            ("writer_answers", lambda: self._send_on(stopping)),
-        ):
+            ("writer_news", self._tell), ("writer_answers", self._send_on)
+        ):  # fmt: skip
+            part = self._supervisor.part(name)
             threading.Thread(
-                target=supervise, args=(self._supervisor.part(name), run, stopping), daemon=True,
+                target=supervise, args=(part, partial(run, stopping, part), stopping), daemon=True,
                 name=f"fairlog-{name}",
             ).start()  # fmt: skip
 
@@ -140,7 +143,7 @@ class _Desk:
             self._unsent.append(data)
             self._has_unsent.set()
 
-    def _send_on(self, stopping: threading.Event) -> None:
+    def _send_on(self, stopping: threading.Event, part: Part) -> None:
         while not stopping.is_set():
             self._has_unsent.wait(NEWS_SECONDS)
             while self._unsent:
@@ -150,12 +153,14 @@ class _Desk:
                     self._unsent.popleft()
                     if not self._unsent:
                         self._has_unsent.clear()
+            part.works()
 
-    def _tell(self, stopping: threading.Event) -> None:
+    def _tell(self, stopping: threading.Event, part: Part) -> None:
         """The server takes silence for a process that was stopped or hangs."""
         while not stopping.is_set():
             if not self._unsent:
                 self.answer_all([])
+            part.works()
             stopping.wait(NEWS_SECONDS)
 
 

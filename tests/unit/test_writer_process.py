@@ -1,15 +1,20 @@
 import asyncio
 import sys
-from typing import Any
+import threading
+from collections.abc import Iterator
+from typing import Any, cast
 
 import pytest
 import uvloop
 
-from adapters import writer_process
+from adapters import supervision, writer_process
+from adapters.command_queue import CommandQueue
 from adapters.settings import Settings
-from adapters.writer_frames import Begin
+from adapters.supervision import Part, supervise
+from adapters.writer_frames import Asked, Begin
 from adapters.writer_process import WriterProcess
 from domain.errors import LogUnavailable, QueueFull
+from entrypoints.writing import _take_in
 from tests.support.stories import submit
 
 READS = "import socket, sys; s = socket.socket(fileno=int(sys.argv[1]))\nwhile s.recv(4096): pass"
@@ -84,3 +89,28 @@ def test_a_caller_whose_answer_was_lost_hears_it_although_others_are_answered(
         uvloop.run(ask())
     finally:
         writer.stop()
+
+
+class _NoMemoryAtFirst(Iterator[Begin | Asked]):
+    def __init__(self) -> None:
+        self._frames = [Asked([], 0.0)]
+        self._is_first = True
+
+    def __next__(self) -> Begin | Asked:
+        if self._is_first:
+            self._is_first = False
+            raise MemoryError
+        if not self._frames:
+            raise StopIteration
+        return self._frames.pop()
+
+
+def test_the_writer_s_socket_works_again_once_there_is_memory_for_a_frame(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(supervision, "FIRST_PAUSE_SECONDS", 0.001)
+    part, incoming, queue = Part("writer_socket"), _NoMemoryAtFirst(), CommandQueue()
+    desk = cast("Any", None)  # nobody is to be answered
+    supervise(part, lambda: _take_in(incoming, queue, desk, part, 0.0), threading.Event())
+    assert part.failures == 1
+    assert part.trouble() is None
