@@ -17,17 +17,17 @@ from msgspec import Struct
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError
 
-from adapters.database import Database
-from adapters.database_faults import error_code
-from adapters.grants import may_drop
-from adapters.schema import (
+from adapters.database.database import Database
+from adapters.database.faults import error_code
+from adapters.database.grants import may_drop
+from adapters.log.schema import (
     TriggerFault,
     is_current,
     sees_triggers,
     trigger_faults,
 )
-from adapters.schema_check import schema_faults
-from adapters.tables import metadata
+from adapters.log.schema_check import schema_faults
+from adapters.log.tables import metadata
 
 PACKET_BYTES_MIN: Final = 16 * 1024 * 1024  # a body of 1 MiB, and a batch of them, fit well
 _SQLITE_MIN: Final = (3, 35)

@@ -79,8 +79,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     # that was submitted without a timeout_seconds of its own.
     timeout_seconds: Annotated[int, Meta(ge=0, le=604_800)] = 0
 
-    # A dotted module name or a path ending in .py, see adapters/handlers.py. None, the default:
-    # the built-in handlers alone.
+    # A dotted module name or a path ending in .py, see adapters/handlers/loading.py. None, the
+    # default: the built-in handlers alone.
     handlers: str | None = None
 
     # Whether the built-in kinds (echo, sleep, fail) are served, default on.

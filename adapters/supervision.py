@@ -17,8 +17,8 @@ from typing import Final
 import structlog
 from msgspec import Struct
 
-from adapters.database_faults import explained, is_for_everybody
-from domain.errors import FairlogError
+from adapters.database.faults import explained, is_for_everybody
+from domain.language.errors import FairlogError
 
 FIRST_PAUSE_SECONDS: Final = 0.2
 PAUSE_SECONDS_MAX: Final = 5.0

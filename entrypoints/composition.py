@@ -11,37 +11,38 @@ from typing import Any, Final
 import sqlalchemy as sa
 import structlog
 
-from adapters.command_queue import CommandQueue
-from adapters.database import Database
-from adapters.event_log import SqlEventLog
-from adapters.live_servers import live_servers
-from adapters.other_process import program
-from adapters.schema import NoTriggers, migrate, protect_events
-from adapters.schema_check import create_missing_indexes
-from adapters.server_lock import ServerLock
+from adapters.database.database import Database
+from adapters.log.event_log import SqlEventLog
+from adapters.log.schema import NoTriggers, migrate, protect_events
+from adapters.log.schema_check import create_missing_indexes
+from adapters.log.stored_log import SqlStoredLog
+from adapters.log.tables import metadata
+from adapters.processes.child_process import program
+from adapters.servers.live_servers import live_servers
+from adapters.servers.server_lock import ServerLock
 from adapters.settings import Settings
-from adapters.stored_log import SqlStoredLog
 from adapters.supervision import Supervisor
-from adapters.tables import metadata
-from adapters.writer import WritePath, Writer
-from adapters.writer_frames import Begin
-from adapters.writer_process import WriterProcess
-from domain.errors import FairlogError
-from domain.policy import Policy
-from domain.ports import Clock
-from entrypoints.following import Following, RecentEvents
-from entrypoints.interpreter import tuned_for_one_pass
-from entrypoints.service import Fairlog
-from projections import bookkeeping, registry
-from projections.activity import ActivityProjection
-from projections.bookkeeping import REGISTRY
-from projections.empty_claims import empty_claims
-from projections.follower import Follower, checkpoints
-from projections.live import LiveProjections, inline_projections
-from projections.merkle import MerkleProjection
-from projections.rebuild import Progress, outdated, rebuild
-from projections.rows import create_all
-from projections.snapshots import SnapshotsProjection
+from adapters.writer.command_queue import CommandQueue
+from adapters.writer.writer import WritePath, Writer
+from adapters.writer.writer_frames import Begin
+from adapters.writer.writer_process import WriterProcess
+from domain.decisions.ports import Clock
+from domain.language.errors import FairlogError
+from domain.language.policy import Policy
+from entrypoints.feeds.following import Following, RecentEvents
+from entrypoints.runtime.interpreter import tuned_for_one_pass
+from entrypoints.service.fairlog import Fairlog
+from projections.activity.projection import ActivityProjection
+from projections.following.follower import Follower, checkpoints
+from projections.following.merkle import MerkleProjection
+from projections.following.snapshots import SnapshotsProjection
+from projections.inline.empty_claims import empty_claims
+from projections.inline.live import LiveProjections, inline_projections
+from projections.rebuild.rebuild import Progress, outdated, rebuild
+from projections.storage import registry
+from projections.storage.rows import create_all
+from projections.verify import bookkeeping
+from projections.verify.bookkeeping import REGISTRY
 
 LEAVES_A_BATCH: Final = 4096  # whole tiles, and little work for each
 
@@ -71,7 +72,9 @@ def compose_server(settings: Settings, *, logs_json: bool) -> Fairlog:
     database = Database(settings.database_url)
     log = SqlEventLog(database)
     supervisor = Supervisor()
-    writer = WriterProcess(program("entrypoints.writing"), Begin(settings, logs_json), supervisor)
+    writer = WriterProcess(
+        program("entrypoints.processes.writer_main"), Begin(settings, logs_json), supervisor
+    )
     return _wired(settings, database, log, writer, RecentEvents(), supervisor)
 
 

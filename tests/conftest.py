@@ -6,8 +6,8 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import settings
 
-from adapters.database import Database
-from adapters.schema import migrate, protect_events
+from adapters.database.database import Database
+from adapters.log.schema import migrate, protect_events
 from tests.support.databases import Databases, DatabaseServer, SqliteFiles, existing_server
 from tests.support.mariadb import MYSQLD, MariaDB
 

@@ -1,8 +1,8 @@
-"""Alembic's entry: runs the migrations on the connection that `adapters.schema` hands over."""
+"""Alembic's entry: runs the migrations on the connection that `adapters.log.schema` hands over."""
 
 from alembic import context
 
-from adapters.tables import metadata
+from adapters.log.tables import metadata
 
 context.configure(
     connection=context.config.attributes["connection"],

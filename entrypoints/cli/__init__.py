@@ -16,10 +16,10 @@ from entrypoints.cli.erase import erase
 from entrypoints.cli.failure import WRONG_USE, failure_of
 from entrypoints.cli.serve import serve, worker
 from entrypoints.cli.whatif import whatif
-from entrypoints.ending import end
-from entrypoints.log_output import reserve_standard_streams
-from entrypoints.logging import configure_logging
-from entrypoints.logging import output as log_output
+from entrypoints.runtime.ending import end
+from entrypoints.runtime.log_output import reserve_standard_streams
+from entrypoints.runtime.logging import configure_logging
+from entrypoints.runtime.logging import output as log_output
 
 _INTERRUPTED: Final = 130  # as shells have it: 128 + SIGINT
 

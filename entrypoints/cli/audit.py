@@ -10,17 +10,17 @@ from click.core import ParameterSource
 from click.globals import get_current_context
 from sqlalchemy.engine import Connection
 
-from adapters import audit_log
-from adapters.audit_log import EventFilter
+from adapters.log import audit_log
+from adapters.log.audit_log import EventFilter
 from entrypoints.cli.conditions import condition_options, conditions_of
 from entrypoints.cli.evidence import head, prove
 from entrypoints.cli.export import export, follow
 from entrypoints.cli.opening import database_url_option, opened_log, settings_from
 from entrypoints.cli.output import examples, note, printable, say
 from entrypoints.cli.past import state
-from entrypoints.csv_cells import csv_lines
-from entrypoints.service import Fairlog
-from entrypoints.views import EventView, event_view
+from entrypoints.runtime.csv_cells import csv_lines
+from entrypoints.service.fairlog import Fairlog
+from entrypoints.service.views import EventView, event_view
 
 EVENTS_A_PAGE: Final = 1000
 _DATA_CHARACTERS_MAX: Final = 120  # in a table

@@ -2,12 +2,12 @@
 
 import rich_click as click
 
-from domain.log_time import Reading
-from domain.moments import from_micros
+from domain.language.moments import from_micros
+from domain.log.log_time import Reading
 from entrypoints.cli.opening import database_url_option, opened_log, settings_from
 from entrypoints.cli.output import examples, say
-from entrypoints.clock import clock_note
-from entrypoints.service import Fairlog
+from entrypoints.service.fairlog import Fairlog
+from entrypoints.use_cases.clock import clock_note
 
 
 @click.command(epilog=examples("fairlog clock", "fairlog clock --accept"))

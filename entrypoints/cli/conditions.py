@@ -8,13 +8,13 @@ import rich_click as click
 from msgspec import Struct
 from sqlalchemy.engine import Connection
 
-from adapters import audit_log
-from adapters.audit_log import EventFilter
-from adapters.event_log import SqlEventLog
-from domain import validation
-from domain.errors import InvalidInput
-from domain.events import EVENT_TYPES
-from domain.identifiers import POSITION_MAX
+from adapters.log import audit_log
+from adapters.log.audit_log import EventFilter
+from adapters.log.event_log import SqlEventLog
+from domain.language import validation
+from domain.language.errors import InvalidInput
+from domain.language.events import EVENT_TYPES
+from domain.language.identifiers import POSITION_MAX
 
 F = TypeVar("F", bound=Callable[..., object])
 

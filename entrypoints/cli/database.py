@@ -10,14 +10,13 @@ from click.exceptions import Exit
 
 from adapters.doctor import Finding as Diagnosis
 from adapters.doctor import Level, examine
-from domain.chain import GENESIS
-from domain.errors import LogTooNew
-from domain.identifiers import POSITION_MAX
-from domain.job import Job
+from domain.jobs.job import Job
+from domain.language.errors import LogTooNew
+from domain.language.identifiers import POSITION_MAX
+from domain.log.chain import GENESIS
 from entrypoints.cli.failure import CHECK_FAILED
 from entrypoints.cli.opening import database_url_option, opened, opened_log, settings_from
 from entrypoints.cli.output import examples, note, printable, progress, say
-from entrypoints.clock import clock_note
 from entrypoints.composition import (
     mend_bookkeeping,
     prepare,
@@ -25,13 +24,14 @@ from entrypoints.composition import (
     rebuild_projections,
     restore_indexes,
 )
-from entrypoints.diagnosis import diagnose
-from entrypoints.recovery import recover_now
-from entrypoints.service import Fairlog
-from entrypoints.verification import bookkeeping_faults, verify_log, verify_log_chain
-from projections.bookkeeping import REGISTRY
-from projections.findings import Difference, Finding
-from projections.verify import Kept, Verified
+from entrypoints.processes.recovery import recover_now
+from entrypoints.service.fairlog import Fairlog
+from entrypoints.use_cases.clock import clock_note
+from entrypoints.use_cases.diagnosis import diagnose
+from entrypoints.use_cases.verification import bookkeeping_faults, verify_log, verify_log_chain
+from projections.verify.bookkeeping import REGISTRY
+from projections.verify.findings import Difference, Finding
+from projections.verify.verify import Kept, Verified
 
 USERS_SHOWN_MAX: Final = 100  # of whom something was erased
 _MARKS: Final = {Level.OK: "ok     ", Level.WARNING: "warning", Level.ERROR: "error  "}

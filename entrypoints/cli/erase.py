@@ -4,15 +4,15 @@ import rich_click as click
 from click.exceptions import Exit, UsageError
 
 from adapters.doctor import may_erase
-from domain import validation
-from domain.errors import UnknownJob
-from domain.identifiers import JobId
+from domain.language import validation
+from domain.language.errors import UnknownJob
+from domain.language.identifiers import JobId
 from entrypoints.cli.failure import CHECK_FAILED, Failure
 from entrypoints.cli.opening import database_url_option, opened_log, settings_from
 from entrypoints.cli.output import counted, examples, has_terminal, note, printable, progress, say
-from entrypoints.erasure import Erased, erase_job, erase_user
-from entrypoints.registration import check_settings
-from entrypoints.service import Fairlog
+from entrypoints.processes.registration import check_settings
+from entrypoints.service.fairlog import Fairlog
+from entrypoints.use_cases.erasure import Erased, erase_job, erase_user
 
 
 @click.command(

@@ -4,11 +4,11 @@ import msgspec
 import rich_click as click
 from click.exceptions import UsageError
 
-from domain import validation
-from domain.identifiers import POSITION_MAX
+from domain.language import validation
+from domain.language.identifiers import POSITION_MAX
 from entrypoints.cli.opening import database_url_option, opened_log, settings_from
 from entrypoints.cli.output import examples, say
-from entrypoints.evidence import Evidence
+from entrypoints.use_cases.proofs import Evidence
 
 _up_to = click.option(
     "--at", "position", type=click.IntRange(1, POSITION_MAX), metavar="POSITION",

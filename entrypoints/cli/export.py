@@ -10,13 +10,13 @@ from typing import Any, BinaryIO, Final
 import rich_click as click
 from click.exceptions import UsageError
 
-from adapters.audit_log import EventFilter
-from domain.errors import LogUnavailable
+from adapters.log.audit_log import EventFilter
+from domain.language.errors import LogUnavailable
 from entrypoints.cli.conditions import condition_options, conditions_of
 from entrypoints.cli.opening import database_url_option, opened_log, settings_from
 from entrypoints.cli.output import examples, note, progress
-from entrypoints.export import FORMATS, ExportedEvent, export_format, pages
-from entrypoints.service import Fairlog
+from entrypoints.service.fairlog import Fairlog
+from entrypoints.use_cases.export import FORMATS, ExportedEvent, export_format, pages
 
 POLL_SECONDS: Final = 0.25
 _bodies = click.option(

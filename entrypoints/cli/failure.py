@@ -5,10 +5,10 @@ from typing import Final
 
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from adapters.database_faults import error_code
-from adapters.handlers import HandlersError
+from adapters.database.faults import error_code
+from adapters.handlers.loading import HandlersError
 from adapters.settings import SettingsError, redacted
-from domain.errors import FairlogError, InvalidInput, LogUnavailable
+from domain.language.errors import FairlogError, InvalidInput, LogUnavailable
 
 CHECK_FAILED: Final = 1  # the check failed, or the work could not be done
 WRONG_USE: Final = 2

@@ -9,13 +9,13 @@ from typing import Final, TypeVar
 import rich_click as click
 from sqlalchemy.exc import SQLAlchemyError
 
-from adapters.schema import is_current
+from adapters.log.schema import is_current
 from adapters.settings import Settings, has_password, load_settings
-from domain.errors import LogUnavailable
+from domain.language.errors import LogUnavailable
 from entrypoints.cli.failure import Failure, database_failure
 from entrypoints.cli.output import note
 from entrypoints.composition import compose
-from entrypoints.service import Fairlog
+from entrypoints.service.fairlog import Fairlog
 
 SETTINGS_FILE: Final = Path("fairlog.toml")
 

@@ -6,11 +6,11 @@ import msgspec
 import rich_click as click
 from click.exceptions import UsageError
 
-from domain import validation
+from domain.language import validation
 from entrypoints.cli.opening import database_url_option, opened_log, settings_from
 from entrypoints.cli.output import examples, printable, say
-from entrypoints.time_travel import JOBS_SHOWN_MAX, TimeTravel
-from entrypoints.views import JobView, LimitView, PastStateView
+from entrypoints.service.views import JobView, LimitView, PastStateView
+from entrypoints.use_cases.time_travel import JOBS_SHOWN_MAX, TimeTravel
 
 
 @click.command(

@@ -11,8 +11,8 @@ import rich_click as click
 from entrypoints.cli.opening import database_url_option, opened, settings_from
 from entrypoints.cli.output import examples
 from entrypoints.composition import compose_server
-from entrypoints.host_names import is_loopback
-from entrypoints.logging import configure_logging
+from entrypoints.runtime.host_names import is_loopback
+from entrypoints.runtime.logging import configure_logging
 
 DEFAULT_WORKERS: Final = 4
 
@@ -97,7 +97,7 @@ def serve(
         )
     logs_json = _configure_logging(log_format)
     # Litestar takes a third of a second to import, and no other command needs it.
-    from entrypoints.server import ServerOptions, run_server  # noqa: PLC0415 (see above)
+    from entrypoints.processes.server import ServerOptions, run_server  # noqa: PLC0415 (see above)
 
     settings = settings_from({**flags, "allowed_hosts": ",".join(allowed_hosts) or None})
     options = ServerOptions(

@@ -6,13 +6,13 @@ from typing import Any, Final
 import msgspec
 import rich_click as click
 
-from domain.identifiers import UserId
-from domain.validation import LIMIT_MAX
-from domain.whatif import OtherLimits, Outcome
+from domain.audit.whatif import OtherLimits, Outcome
+from domain.language.identifiers import UserId
+from domain.language.validation import LIMIT_MAX
 from entrypoints.cli.conditions import Moment
 from entrypoints.cli.opening import database_url_option, opened_log, settings_from
 from entrypoints.cli.output import examples, note, printable, progress, say
-from entrypoints.whatif import Answer, what_if
+from entrypoints.use_cases.whatif import Answer, what_if
 
 _ROW: Final = "{:<32}  {:>12}  {:>12}  {:>12}  {:>14}  {:>14}  {}"
 _WINDOW_SECONDS_MAX: Final = 366 * 86_400

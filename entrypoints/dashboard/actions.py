@@ -10,14 +10,14 @@ from litestar.exceptions import PermissionDeniedException
 from litestar.params import Body
 from litestar.status_codes import HTTP_200_OK
 
-from domain import validation
-from domain.commands import CancelJob
-from domain.errors import InvalidInput
-from domain.identifiers import POSITION_MAX, JobId
-from domain.job import Job
+from domain.jobs.job import Job
+from domain.language import validation
+from domain.language.commands import CancelJob
+from domain.language.errors import InvalidInput
+from domain.language.identifiers import POSITION_MAX, JobId
 from entrypoints.dashboard.desk import Desk
 from entrypoints.dashboard.rendering import html, is_from_page, render
-from entrypoints.retries import retry_all
+from entrypoints.use_cases.retries import retry_all
 
 SELECTED_MAX: Final = 200
 Selection = Annotated[dict[str, Any], Body(media_type=RequestEncodingType.URL_ENCODED)]

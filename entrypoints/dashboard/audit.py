@@ -10,16 +10,16 @@ from msgspec import Struct
 from msgspec.structs import replace
 from sqlalchemy.engine import Connection
 
-from adapters import audit_log
-from adapters.audit_log import EventFilter
-from domain import validation
-from domain.errors import InvalidInput
-from domain.events import EVENT_TYPES
-from domain.identifiers import POSITION_MAX, UserId
+from adapters.log import audit_log
+from adapters.log.audit_log import EventFilter
+from domain.language import validation
+from domain.language.errors import InvalidInput
+from domain.language.events import EVENT_TYPES
+from domain.language.identifiers import POSITION_MAX, UserId
 from entrypoints.dashboard.desk import Desk, Moment
-from entrypoints.dashboard.words import brief_json, pretty_json
+from entrypoints.dashboard.formatting import brief_json, pretty_json
 from entrypoints.http.audit import known_types
-from entrypoints.time_travel import TimeTravel
+from entrypoints.use_cases.time_travel import TimeTravel
 
 EVENTS_A_PAGE: Final = 100
 

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Final
 
 from adapters.supervision import Part, keep_running
-from entrypoints.tail import Tail
+from entrypoints.feeds.tail import Tail
 
 BEAT_SECONDS: Final = 1.0
 QUIET_BEATS: Final = 10  # without news, between two strikes

@@ -10,7 +10,7 @@ from msgspec import Struct
 from sqlalchemy.engine import Connection
 
 from entrypoints.dashboard.desk import Desk, Moment
-from projections.activity_figures import Figures, quantile
+from projections.activity.figures import Figures, quantile
 
 Range = Literal["15m", "1h", "6h", "3d"]
 RANGES: Final[dict[Range, tuple[str, int, int]]] = {  # name, seconds a point, seconds in all

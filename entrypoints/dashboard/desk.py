@@ -10,17 +10,17 @@ from litestar import Response
 from msgspec import Struct
 from sqlalchemy.engine import Connection
 
-from adapters import audit_log
-from domain.identifiers import UserId
-from domain.moments import to_micros
+from adapters.log import audit_log
+from domain.language.identifiers import UserId
+from domain.language.moments import to_micros
 from entrypoints.dashboard.beat import Beat
 from entrypoints.dashboard.rendering import AnyRequest, page, position_seen, render
 from entrypoints.dashboard.shared import Dated, SharedAnswers
-from entrypoints.service import Fairlog
-from projections import registry
-from projections.activity_queries import ActivityQueries
-from projections.job_search import JobSearch
-from projections.line_front import LineFront
+from entrypoints.service.fairlog import Fairlog
+from projections.activity.queries import ActivityQueries
+from projections.queries.job_search import JobSearch
+from projections.queries.line_front import LineFront
+from projections.storage import registry
 
 HOUR_SECONDS: Final = 3600
 
@@ -58,7 +58,7 @@ class Desk:
         **around: object,
     ) -> Response[str]:
         """A view whose live part is `<view>.html`, filled with what `read` gives. `is_long`: it may
-        take long, see `entrypoints.long_reads`.
+        take long, see `entrypoints.service.long_reads`.
         """
         live = await self.answer(
             request,

@@ -6,11 +6,11 @@ from litestar import Request, Response, get
 from litestar.di import NamedDependency
 from sqlalchemy.engine import Connection
 
-from adapters import audit_log
-from domain.identifiers import UserId
-from domain.job import State
+from adapters.log import audit_log
+from domain.jobs.job import State
+from domain.language.identifiers import UserId
 from entrypoints.dashboard.desk import HOUR_SECONDS, Desk, Moment
-from projections.activity_figures import first, total
+from projections.activity.figures import first, total
 
 _NEXT_SHOWN: Final = 20
 _WAITING_SHOWN: Final = 30

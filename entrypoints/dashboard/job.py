@@ -9,21 +9,22 @@ from litestar.params import FromPath, FromQuery
 from msgspec import Struct
 from sqlalchemy.engine import Connection
 
-from adapters import audit_log
-from adapters.audit_log import EventFilter, StoredEvent
-from domain import validation
-from domain.errors import UnknownJob
-from domain.events import Recorded
-from domain.explanation import explain
-from domain.identifiers import JobId
-from domain.job import ENDED, Job, State
-from domain.upcasting import read
-from entrypoints.dashboard import words
+from adapters.log import audit_log
+from adapters.log.audit_log import EventFilter, StoredEvent
+from domain.audit.explanation import explain
+from domain.jobs.job import ENDED, Job, State
+from domain.language import validation
+from domain.language.errors import UnknownJob
+from domain.language.events import Recorded
+from domain.language.identifiers import JobId
+from domain.log.upcasting import read
+from entrypoints.dashboard import formatting
 from entrypoints.dashboard.desk import Desk, Moment
 from entrypoints.dashboard.timeline import WIDTH, bars, timeline
-from entrypoints.explaining import facts_of
-from entrypoints.pages import PAGE_BYTES_MAX, fitting
-from entrypoints.time_travel import TimeTravel
+from entrypoints.runtime.page_bytes import PAGE_BYTES_MAX, fitting
+from entrypoints.runtime.text import message_of
+from entrypoints.use_cases.explain import facts_of
+from entrypoints.use_cases.time_travel import TimeTravel
 
 EVENTS_SHOWN_MAX: Final = 500
 
@@ -96,11 +97,11 @@ def _read(
         "now": now,
         "past": past,
         "explanation": explain(facts_of(desk.fairlog, connection, job_id)) if not past else None,
-        "events": [(event, words.pretty_json(event.data)[0]) for event in events],
+        "events": [(event, formatting.pretty_json(event.data)[0]) for event in events],
         "line": line,
         "bars": bars(line.stretches, now),
         "width": WIDTH,
-        "errors": {position: words.message_of(error) for position, error in errors.items()},
+        "errors": {position: message_of(error) for position, error in errors.items()},
         "bodies": [
             _shown(name, data)
             for name, data in _bodies(connection, found, is_erased=is_erased).items()
@@ -152,7 +153,7 @@ def _bodies(connection: Connection, found: Job, *, is_erased: bool) -> dict[str,
 
 
 def _shown(name: str, data: bytes) -> Body:
-    text, is_clipped = words.pretty_json(data)
+    text, is_clipped = formatting.pretty_json(data)
     return Body(name, text, len(data), is_clipped)
 
 

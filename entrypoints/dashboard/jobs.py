@@ -8,13 +8,13 @@ from litestar.params import FromQuery, QueryParameter
 from litestar.response import Redirect
 from sqlalchemy.engine import Connection
 
-from domain import validation
-from domain.errors import InvalidInput
-from domain.identifiers import POSITION_MAX, Kind
-from domain.job import State
+from domain.jobs.job import State
+from domain.language import validation
+from domain.language.errors import InvalidInput
+from domain.language.identifiers import POSITION_MAX, Kind
 from entrypoints.dashboard.desk import Desk, Moment
 from entrypoints.dashboard.rendering import is_from_page
-from projections.job_search import JobFilter
+from projections.queries.job_search import JobFilter
 
 JOBS_A_PAGE: Final = 50
 _KINDS_OFFERED: Final = 200

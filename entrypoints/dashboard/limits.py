@@ -8,12 +8,12 @@ from litestar.params import FromQuery
 from msgspec import Struct
 from sqlalchemy.engine import Connection
 
-from domain import validation
-from domain.errors import InvalidInput
-from domain.identifiers import Kind, UserId
-from domain.rate_limits import WindowState, window_start
+from domain.language import validation
+from domain.language.errors import InvalidInput
+from domain.language.identifiers import Kind, UserId
+from domain.limits.rate_limits import WindowState, window_start
 from entrypoints.dashboard.desk import HOUR_SECONDS, Desk, Moment
-from projections.activity_figures import first
+from projections.activity.figures import first
 
 _USERS_SHOWN: Final = 20
 _REFUSED_SHOWN: Final = 20

@@ -8,15 +8,16 @@ from litestar.params import FromQuery
 from msgspec import Struct
 from sqlalchemy.engine import Connection
 
-from adapters import audit_log
-from domain.identifiers import JobId, Kind
-from domain.job import State
-from domain.line import KindInLine
-from entrypoints.dashboard import words
+from adapters.log import audit_log
+from domain.fairness.line import KindInLine
+from domain.jobs.job import State
+from domain.language.identifiers import JobId, Kind
+from entrypoints.dashboard import formatting
 from entrypoints.dashboard.charts import RANGES, Range
 from entrypoints.dashboard.desk import HOUR_SECONDS, Desk, Moment
 from entrypoints.dashboard.verdict import Situation, verdict
-from projections.activity_figures import Figures, first, of_failure_key, quantile, total
+from entrypoints.runtime.text import message_of
+from projections.activity.figures import Figures, first, of_failure_key, quantile, total
 
 _WORKERS_SHOWN: Final = 20
 _JOBS_A_WORKER: Final = 5
@@ -85,7 +86,7 @@ def _read(desk: Desk, connection: Connection, at: Moment) -> dict[str, object]:
         "verdict": verdict(
             Situation(
                 waiting=counts[State.QUEUED], running=counts[State.RUNNING],
-                oldest=words.duration(oldest), minute=minute, minutes=minutes,
+                oldest=formatting.duration(oldest), minute=minute, minutes=minutes,
                 failing=[f"{one.part}: {one.reason}" for one in fairlog.supervisor.troubles()],
                 unconsumed=[row.kind for row in kinds if not row.is_consumed],
             )
@@ -119,6 +120,6 @@ def _failures(desk: Desk, connection: Connection, at: Moment) -> list[Failure]:
     for key, count in most:
         kind, reason, _ = of_failure_key(key)
         position = leading.failed_at.get(key, 0)
-        message = words.message_of(bodies.get(position)) or reason.replace("_", " ")
+        message = message_of(bodies.get(position)) or reason.replace("_", " ")
         found.append(Failure(kind, reason, message, count, jobs.get(position)))
     return found

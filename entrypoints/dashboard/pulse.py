@@ -12,8 +12,8 @@ from litestar.response import Stream
 
 from entrypoints.dashboard.desk import Desk
 from entrypoints.http.paging import position_of
-from entrypoints.http.reading import StrictRequest
 from entrypoints.http.stream import HEADERS, LastEventId, last_seen, reached
+from entrypoints.http.strict_json import StrictRequest
 from entrypoints.http.waiting import waits_for_news
 
 

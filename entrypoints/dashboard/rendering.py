@@ -8,9 +8,10 @@ from urllib.parse import urlencode
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from litestar import Request, Response
 
-from domain.moments import from_micros
-from entrypoints.dashboard import words
+from domain.language.moments import from_micros
+from entrypoints.dashboard import formatting
 from entrypoints.dashboard.assets import static_path
+from entrypoints.runtime.text import visible
 
 # Nothing from other hosts, no script and no style but those of ours that are files.
 SECURITY_HEADERS: Final = {
@@ -38,12 +39,12 @@ def _environment() -> Environment:
         undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     environment.filters |= {
-        "count": words.count, "duration": words.duration, "rate": words.rate,
-        "visible": words.visible,
+        "count": formatting.count, "duration": formatting.duration, "rate": formatting.rate,
+        "visible": visible,
     }  # fmt: skip
     environment.globals |= {
-        "elapsed": words.elapsed, "share": words.share, "static": static_path(), "views": VIEWS,
-        "themes": THEMES, "query": query, "from_micros": from_micros,
+        "elapsed": formatting.elapsed, "share": formatting.share, "static": static_path(),
+        "views": VIEWS, "themes": THEMES, "query": query, "from_micros": from_micros,
     }  # fmt: skip
     for name in (ERROR, "page.html"):  # wanted also when no file can be opened any more
         environment.get_template(name)

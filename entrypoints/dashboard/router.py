@@ -20,7 +20,7 @@ from entrypoints.dashboard.pulse import pulse
 from entrypoints.dashboard.rendering import ERROR, SECURITY_HEADERS, page, render
 from entrypoints.http.problems import answer_error
 from entrypoints.http.query import HAS_FORMS
-from entrypoints.service import Fairlog
+from entrypoints.service.fairlog import Fairlog
 
 _ADVICE = {
     HTTPStatus.NOT_FOUND: "Look at the id, or search among all jobs.",

@@ -5,7 +5,9 @@ from datetime import datetime
 
 from msgspec import Struct
 
-from domain.events import (
+from domain.jobs.job import ENDED
+from domain.jobs.job_fold import is_due
+from domain.language.events import (
     JobCancelled,
     JobCompleted,
     JobFailed,
@@ -15,8 +17,6 @@ from domain.events import (
     JobSubmitted,
     Recorded,
 )
-from domain.job import ENDED
-from domain.job_fold import is_due
 
 
 class Stretch(Struct):

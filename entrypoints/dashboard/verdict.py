@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from msgspec import Struct
 
-from projections.activity_figures import Figures
+from projections.activity.figures import Figures
 
 _MANY_FAILURES = 0.2  # of the attempts that ended
 _ENOUGH_ATTEMPTS = 5

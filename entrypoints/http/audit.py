@@ -7,13 +7,13 @@ from litestar import get
 from litestar.di import NamedDependency
 from litestar.params import FromQuery, QueryParameter
 
-from adapters.audit_log import EventFilter
-from domain import validation
-from domain.errors import InvalidInput
-from domain.events import EVENT_TYPES
+from adapters.log.audit_log import EventFilter
+from domain.language import validation
+from domain.language.errors import InvalidInput
+from domain.language.events import EVENT_TYPES
 from entrypoints.http.paging import limit_of, position_of
-from entrypoints.service import Fairlog
-from entrypoints.views import EventPage
+from entrypoints.service.fairlog import Fairlog
+from entrypoints.service.views import EventPage
 
 
 @get("/v1/audit", tags=["audit"])

@@ -9,14 +9,13 @@ from litestar.params import FromPath, JSONBody
 from litestar.status_codes import HTTP_200_OK
 from msgspec import UNSET, Raw, Struct, UnsetType
 
-from domain import validation
-from domain.commands import JobCommand
-from domain.errors import InvalidInput, alone
-from domain.identifiers import JobId
-from domain.job import Job, State
+from domain.jobs.job import Job, State
+from domain.language import validation
+from domain.language.commands import JobCommand
+from domain.language.errors import InvalidInput, alone
+from domain.language.identifiers import JobId
 from entrypoints.http.jobs import BATCH_BYTES_MAX, SUBMISSION_BYTES_MAX
 from entrypoints.http.problems import problem_of
-from entrypoints.http.reading import StrictRequest, hanging_up, off_the_loop, read_json, size_of
 from entrypoints.http.requests import (
     ClaimRequest,
     Completion,
@@ -26,9 +25,10 @@ from entrypoints.http.requests import (
     OutcomeOfJob,
     ReturnedJobs,
 )
+from entrypoints.http.strict_json import StrictRequest, hanging_up, off_the_loop, read_json, size_of
 from entrypoints.http.waiting import waits_for_news
-from entrypoints.service import Fairlog
-from entrypoints.views import ClaimedJob, JobView
+from entrypoints.service.fairlog import Fairlog
+from entrypoints.service.views import ClaimedJob, JobView
 
 
 class Claim(Struct, frozen=True):

@@ -12,12 +12,12 @@ import structlog
 from litestar import Litestar
 from litestar.types import HTTPScope, Message
 
-from entrypoints.host_names import is_asked_by_name
 from entrypoints.http.answers import PROBLEM, SAFE_FIELDS, JsonAnswer, SafeHeaders
-from entrypoints.http.guard import acts_for_another_site
+from entrypoints.http.csrf import acts_for_another_site
 from entrypoints.http.metrics import Figures
 from entrypoints.http.problems import http_problem
-from entrypoints.http.reading import is_utf8
+from entrypoints.http.strict_json import is_utf8
+from entrypoints.runtime.host_names import is_asked_by_name
 
 PATH_BYTES_MAX: Final = 1024  # a user id of 255 bytes, each written with three
 # Of these a client sends one. With two of them it is open which one a proxy has looked at.

@@ -11,7 +11,7 @@ from typing import Any, Final
 from litestar import Request
 from litestar.openapi.spec import OpenAPIType, Operation, Parameter, Schema
 
-from domain.errors import InvalidInput
+from domain.language.errors import InvalidInput
 
 _FIELD: Final = b"idempotency-key"
 _QUOTED: Final = re.compile(r'"((?:[^"\\]|\\["\\])*)"')  # a string of RFC 9651, section 3.3.3

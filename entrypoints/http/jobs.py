@@ -10,25 +10,25 @@ from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
 from litestar.status_codes import HTTP_200_OK, HTTP_202_ACCEPTED
 from msgspec import UNSET, Raw, Struct, UnsetType
 
-from domain import validation
-from domain.commands import CancelJob, SubmitJob
-from domain.decide import Submitted
-from domain.errors import InvalidInput, RateLimited, alone
-from domain.job import State
-from entrypoints.bulk_retry import RetriedJobs, retry_jobs
-from entrypoints.explaining import ExplanationView, explain_job
+from domain.decisions.decide import Submitted
+from domain.jobs.job import State
+from domain.language import validation
+from domain.language.commands import CancelJob, SubmitJob
+from domain.language.errors import InvalidInput, RateLimited, alone
 from entrypoints.http.answers import JsonAnswer, encoded
 from entrypoints.http.idempotency_key import TakesIdempotencyKey, idempotency_key_of
 from entrypoints.http.paging import limit_of, page_cursor, position_of
 from entrypoints.http.problems import Problem, problem_of, refusal_answer
 from entrypoints.http.rate_limit_fields import rate_limit_fields
-from entrypoints.http.reading import BYTES_ON_THE_LOOP_MAX, off_the_loop, read_json, size_of
 from entrypoints.http.requests import BulkRetry, Submission, SubmissionBatch
-from entrypoints.pages import included_of
-from entrypoints.retries import retry as retry_job
-from entrypoints.service import Fairlog
-from entrypoints.time_travel import TimeTravel
-from entrypoints.views import EventPage, JobPage, JobView
+from entrypoints.http.strict_json import BYTES_ON_THE_LOOP_MAX, off_the_loop, read_json, size_of
+from entrypoints.service.fairlog import Fairlog
+from entrypoints.service.pages import included_of
+from entrypoints.service.views import EventPage, JobPage, JobView
+from entrypoints.use_cases.bulk_retry import RetriedJobs, retry_jobs
+from entrypoints.use_cases.explain import ExplanationView, explain_job
+from entrypoints.use_cases.retries import retry as retry_job
+from entrypoints.use_cases.time_travel import TimeTravel
 
 SUBMISSION_BYTES_MAX = 8 * 1024 * 1024  # a payload of 1 MiB may be six times as long in escapes
 BATCH_BYTES_MAX = 16 * 1024 * 1024

@@ -5,13 +5,13 @@ from litestar.di import NamedDependency
 from litestar.exceptions import NotFoundException
 from litestar.params import FromPath, JSONBody
 
-from domain import validation
-from domain.events import Scope
+from domain.language import validation
+from domain.language.events import Scope
 from entrypoints.http.problems import AnyRequest
-from entrypoints.http.reading import exact
 from entrypoints.http.requests import KindChange, LimitChange
-from entrypoints.service import Fairlog
-from entrypoints.views import KindView, UserLimitsView, WindowView
+from entrypoints.http.strict_json import exact
+from entrypoints.service.fairlog import Fairlog
+from entrypoints.service.views import KindView, UserLimitsView, WindowView
 
 _LIMITS = "/v1/limits/"
 _KINDS = "/v1/kinds/"

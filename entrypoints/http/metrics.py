@@ -20,12 +20,12 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 from sqlalchemy.engine import Connection
 
-from adapters.writer import BatchWritten
-from domain.errors import FairlogError
-from domain.job import State
-from entrypoints.logging import output
-from entrypoints.readiness import NEEDED
-from entrypoints.service import Fairlog
+from adapters.writer.writer import BatchWritten
+from domain.jobs.job import State
+from domain.language.errors import FairlogError
+from entrypoints.runtime.logging import output
+from entrypoints.service.fairlog import Fairlog
+from entrypoints.use_cases.readiness import NEEDED
 from entrypoints.worker.handler_processes import HandlerProcesses
 
 _SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)

@@ -2,9 +2,9 @@
 
 from typing import Final
 
-from domain import validation
-from domain.errors import InvalidInput
-from domain.identifiers import POSITION_MAX
+from domain.language import validation
+from domain.language.errors import InvalidInput
+from domain.language.identifiers import POSITION_MAX
 
 PAGE_MAX: Final = 1000
 

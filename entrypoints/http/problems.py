@@ -13,7 +13,7 @@ from litestar.exceptions import (
     ValidationException,
 )
 
-from domain.errors import (
+from domain.language.errors import (
     BodiesAreNeeded,
     FairlogError,
     HeldByAnother,
@@ -36,9 +36,9 @@ from domain.errors import (
     TooManyKinds,
     UnknownJob,
 )
-from domain.events import RateLimitDecided
-from domain.identifiers import UserId
-from domain.moments import later
+from domain.language.events import RateLimitDecided
+from domain.language.identifiers import UserId
+from domain.language.moments import later
 from entrypoints.http.answers import PROBLEM, JsonAnswer, encoded
 from entrypoints.http.rate_limit_fields import rate_limit_fields, seconds_until
 

@@ -17,10 +17,10 @@ from litestar.params import ParameterKwarg, QueryParameter
 from litestar.typing import FieldDefinition
 from msgspec import Struct
 
-from domain import validation
-from domain.errors import InvalidInput
-from domain.identifiers import POSITION_MAX
-from entrypoints.http.reading import is_utf8
+from domain.language import validation
+from domain.language.errors import InvalidInput
+from domain.language.identifiers import POSITION_MAX
+from entrypoints.http.strict_json import is_utf8
 
 # In a router's `opt`: pages with forms, whose fields come empty where nothing was entered.
 HAS_FORMS: Final = "has_forms"

@@ -7,7 +7,7 @@ draft-ietf-httpapi-ratelimit-headers-10; `Retry-After` is never earlier than `t`
 import math
 from datetime import datetime
 
-from domain.events import RateLimitDecided
+from domain.language.events import RateLimitDecided
 
 
 def rate_limit_fields(decision: RateLimitDecided, now: datetime) -> dict[str, str]:

@@ -6,9 +6,10 @@ from typing import Final, Literal
 
 from msgspec import UNSET, Raw, Struct, UnsetType, field
 
-from domain import validation
-from domain.bodies import Body, body_of_json
-from domain.commands import (
+from domain.jobs.job import State
+from domain.language import validation
+from domain.language.bodies import Body, body_of_json
+from domain.language.commands import (
     ChangeLimit,
     ClaimJobs,
     CompleteJob,
@@ -17,13 +18,12 @@ from domain.commands import (
     ReturnJob,
     SubmitJob,
 )
-from domain.errors import InvalidInput
-from domain.events import Scope
-from domain.identifiers import JobId, Kind, UserId
-from domain.job import State
-from entrypoints.bulk_retry import RetryWish
+from domain.language.errors import InvalidInput
+from domain.language.events import Scope
+from domain.language.identifiers import JobId, Kind, UserId
 from entrypoints.http.paging import limit_of
-from entrypoints.http.reading import Batch
+from entrypoints.http.strict_json import Batch
+from entrypoints.use_cases.bulk_retry import RetryWish
 
 DEFAULT_KIND = "echo"
 BATCH_MAX = 1000  # submissions, outcomes, or jobs of a claim

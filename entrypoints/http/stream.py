@@ -11,17 +11,17 @@ from litestar.di import NamedDependency
 from litestar.params import FromQuery, HeaderParameter, QueryParameter
 from litestar.response import Stream
 
-from adapters.audit_log import EventFilter, StoredEvent
-from domain import validation
-from domain.errors import FairlogError, InvalidInput
-from domain.identifiers import POSITION_MAX
+from adapters.log.audit_log import EventFilter, StoredEvent
+from domain.language import validation
+from domain.language.errors import FairlogError, InvalidInput
+from domain.language.identifiers import POSITION_MAX
+from entrypoints.feeds.tail import Page, Tail
 from entrypoints.http.audit import known_types
 from entrypoints.http.paging import position_of
-from entrypoints.http.reading import StrictRequest
+from entrypoints.http.strict_json import StrictRequest
 from entrypoints.http.waiting import waits_for_news
-from entrypoints.service import Fairlog
-from entrypoints.tail import Page, Tail
-from entrypoints.views import event_view
+from entrypoints.service.fairlog import Fairlog
+from entrypoints.service.views import event_view
 
 HEARTBEAT_SECONDS: Final = 10.0  # proxies and browsers take a silent connection for a dead one
 ENCODED_BYTES_MAX: Final = 8 * 1024 * 1024  # kept for whoever else listens

@@ -7,8 +7,8 @@ from typing import Final, assert_never
 
 import structlog
 
-from domain.commands import CompleteJob, FailJob, ReturnJob
-from entrypoints.views import ClaimedJob
+from domain.language.commands import CompleteJob, FailJob, ReturnJob
+from entrypoints.service.views import ClaimedJob
 from entrypoints.worker.execution import Ended, Execution, Executor, timeout_of
 from entrypoints.worker.failure import error_body
 from entrypoints.worker.source import AttemptKey, Outcome

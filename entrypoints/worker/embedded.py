@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 import structlog
 
-from domain import validation
-from domain.commands import ClaimJobs, ExtendLeases
-from domain.identifiers import Kind, ServerId, WorkerId
-from entrypoints.service import Fairlog
-from entrypoints.views import ClaimedJob
+from domain.language import validation
+from domain.language.commands import ClaimJobs, ExtendLeases
+from domain.language.identifiers import Kind, ServerId, WorkerId
+from entrypoints.service.fairlog import Fairlog
+from entrypoints.service.views import ClaimedJob
 from entrypoints.worker.execution import Executor
 from entrypoints.worker.runtime import Worker
 from entrypoints.worker.source import AttemptKey, Outcome

@@ -6,9 +6,9 @@ from typing import Protocol
 
 from msgspec import Struct
 
-from domain.bodies import Body
-from domain.identifiers import Kind
-from entrypoints.views import ClaimedJob
+from domain.language.bodies import Body
+from domain.language.identifiers import Kind
+from entrypoints.service.views import ClaimedJob
 from entrypoints.worker.failure import error_body
 
 

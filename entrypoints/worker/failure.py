@@ -4,12 +4,12 @@ import traceback
 from types import TracebackType
 from typing import Final
 
-from domain.bodies import Body, body_of
+from domain.language.bodies import Body, body_of
 
 MESSAGE_CHARACTERS_MAX: Final = 10_000  # its beginning is kept
 TRACEBACK_CHARACTERS_MAX: Final = 20_000  # both ends are kept
 _TYPE_CHARACTERS_MAX: Final = 200
-_OURS: Final = ("entrypoints.worker.", "adapters.handlers")
+_OURS: Final = ("entrypoints.worker.", "adapters.handlers.loading")
 
 
 def error_of(error: BaseException) -> Body:

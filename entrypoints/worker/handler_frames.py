@@ -13,8 +13,8 @@ import msgspec
 from msgspec import Struct
 
 from adapters.settings import Settings
-from adapters.writer_frames import Decoder
-from domain.identifiers import Kind
+from adapters.writer.writer_frames import Decoder
+from domain.language.identifiers import Kind
 from entrypoints.worker.execution import Ended
 from entrypoints.worker.runner import HandedJob
 

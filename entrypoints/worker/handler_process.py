@@ -15,10 +15,10 @@ from typing import Final, cast
 import structlog
 from msgspec.structs import replace
 
-from adapters.handlers import HandlersError
-from adapters.other_process import program
-from adapters.writer_frames import BrokenStream, Frames
-from entrypoints.views import ClaimedJob
+from adapters.handlers.loading import HandlersError
+from adapters.processes.child_process import program
+from adapters.writer.writer_frames import BrokenStream, Frames
+from entrypoints.service.views import ClaimedJob
 from entrypoints.worker.execution import Ended, Execution
 from entrypoints.worker.failure import error_body
 from entrypoints.worker.handler_frames import (

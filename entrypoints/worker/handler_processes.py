@@ -14,8 +14,8 @@ from typing import Final
 import structlog
 
 from adapters.supervision import Part, Trouble, keep_running
-from domain.identifiers import JobId, Kind
-from entrypoints.views import ClaimedJob
+from domain.language.identifiers import JobId, Kind
+from entrypoints.service.views import ClaimedJob
 from entrypoints.worker.backoff import Backoff
 from entrypoints.worker.execution import Ended, Execution, given_up, not_begun, timeout_of
 from entrypoints.worker.handler_frames import Begin

@@ -21,11 +21,11 @@ from typing import Final, NoReturn, cast
 
 import structlog
 
-from adapters.forks import keep_from_children
-from adapters.handlers import HandlersError, load_handlers
-from adapters.writer_frames import BrokenStream, Frames
-from domain.identifiers import Kind
-from entrypoints.logging import configure_logging, output
+from adapters.handlers.loading import HandlersError, load_handlers
+from adapters.processes.forks import keep_from_children
+from adapters.writer.writer_frames import BrokenStream, Frames
+from domain.language.identifiers import Kind
+from entrypoints.runtime.logging import configure_logging, output
 from entrypoints.worker.handler_frames import (
     Began,
     Begin,

@@ -9,11 +9,11 @@ import httpx
 import msgspec
 from msgspec import Raw, Struct
 
-from adapters.forks import keep_from_children
-from domain.commands import CompleteJob, FailJob, ReturnJob
-from domain.errors import FairlogError, InvalidInput, LogUnavailable, Refusal
-from domain.identifiers import JobId, Kind, WorkerId
-from entrypoints.views import ClaimedJob
+from adapters.processes.forks import keep_from_children
+from domain.language.commands import CompleteJob, FailJob, ReturnJob
+from domain.language.errors import FairlogError, InvalidInput, LogUnavailable, Refusal
+from domain.language.identifiers import JobId, Kind, WorkerId
+from entrypoints.service.views import ClaimedJob
 from entrypoints.worker.source import JOBS_A_CALL_MAX, AttemptKey, Outcome
 
 CONNECT_SECONDS: Final = 5.0

@@ -12,7 +12,7 @@ from typing import Final
 
 import structlog
 
-from domain.errors import FairlogError
+from domain.language.errors import FairlogError
 from entrypoints.worker.backoff import Backoff, Trouble
 from entrypoints.worker.source import AttemptKey, JobSource
 

@@ -10,8 +10,8 @@ from typing import Final
 
 import structlog
 
-from domain.commands import CompleteJob, FailJob, ReturnJob
-from domain.errors import InvalidInput, LogUnavailable, Refusal
+from domain.language.commands import CompleteJob, FailJob, ReturnJob
+from domain.language.errors import InvalidInput, LogUnavailable, Refusal
 from entrypoints.worker.backoff import Backoff, Trouble
 from entrypoints.worker.failure import error_body
 from entrypoints.worker.source import AWAY, JOBS_A_CALL_MAX, AttemptKey, JobSource, Outcome

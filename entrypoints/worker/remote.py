@@ -10,9 +10,9 @@ from typing import Final
 import httpx
 import structlog
 
-from domain import validation
-from domain.errors import InvalidInput
-from domain.identifiers import WorkerId
+from domain.language import validation
+from domain.language.errors import InvalidInput
+from domain.language.identifiers import WorkerId
 from entrypoints.worker.execution import Executor
 from entrypoints.worker.http_source import RemoteSource, client_of
 from entrypoints.worker.runtime import Worker

@@ -12,13 +12,13 @@ import msgspec
 import structlog
 from msgspec import Struct
 
-from adapters.forks import end_if_child
-from adapters.handlers import Handler, Handlers, JobInHand
-from domain.bodies import NoUnicode, body_of
-from domain.errors import InvalidInput
-from domain.identifiers import JobId, Kind, UserId
-from domain.json_values import check_json, find_no_unicode
-from entrypoints.views import ClaimedJob
+from adapters.handlers.loading import Handler, Handlers, JobInHand
+from adapters.processes.forks import end_if_child
+from domain.language.bodies import NoUnicode, body_of
+from domain.language.errors import InvalidInput
+from domain.language.identifiers import JobId, Kind, UserId
+from domain.language.json_values import check_json, find_no_unicode
+from entrypoints.service.views import ClaimedJob
 from entrypoints.worker.execution import Ended, Execution, given_up, not_begun
 from entrypoints.worker.failure import error_body, error_of, traceback_of
 from entrypoints.worker.threads import HandlerThreads, NoThreadLeft, ThreadCall

@@ -14,9 +14,9 @@ from typing import Final
 import structlog
 
 from adapters.supervision import Supervisor, keep_running
-from domain.commands import FailJob, ReturnJob
-from domain.errors import FairlogError
-from entrypoints.views import ClaimedJob
+from domain.language.commands import FailJob, ReturnJob
+from domain.language.errors import FairlogError
+from entrypoints.service.views import ClaimedJob
 from entrypoints.worker.attempt import Attempt, CutShort
 from entrypoints.worker.backoff import Backoff, Trouble
 from entrypoints.worker.execution import Executor

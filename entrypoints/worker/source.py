@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from typing import Final, Protocol
 
-from domain.commands import CompleteJob, FailJob, ReturnJob
-from domain.errors import FairlogError, InvalidInput, LogTooNew, LogUnavailable, QueueFull
-from domain.identifiers import JobId, Kind
-from entrypoints.views import ClaimedJob
+from domain.language.commands import CompleteJob, FailJob, ReturnJob
+from domain.language.errors import FairlogError, InvalidInput, LogTooNew, LogUnavailable, QueueFull
+from domain.language.identifiers import JobId, Kind
+from entrypoints.service.views import ClaimedJob
 
 Outcome = CompleteJob | FailJob | ReturnJob
 AttemptKey = tuple[JobId, int]  # a job and the number of its attempt, the fencing token

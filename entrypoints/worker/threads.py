@@ -14,7 +14,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from adapters.forks import end_if_child
+from adapters.processes.forks import end_if_child
 
 _Answer = tuple[Any, BaseException | None]
 

@@ -14,11 +14,11 @@ from contextlib import closing
 from statistics import median
 from typing import Final
 
-from domain import chain
-from domain.events import VERSION, Recorded, encode, type_of
-from domain.moments import from_micros, to_micros
+from domain.language.events import VERSION, Recorded, encode, type_of
+from domain.language.moments import from_micros, to_micros
+from domain.log import chain
 from entrypoints.composition import prepare
-from entrypoints.service import Fairlog
+from entrypoints.service.fairlog import Fairlog
 from tests.benchmarks.bare import BareDatabase, Row, hand_table, open_bare
 from tests.benchmarks.figures import Figure, Limit, alternate, ratio_at_least
 from tests.benchmarks.filling import open_service

@@ -8,9 +8,9 @@ are then given back, so that as many wait for the next claim. The sizes are aske
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from domain.commands import ClaimJobs, ReturnJob
-from domain.identifiers import WorkerId
-from entrypoints.views import ClaimedJob
+from domain.language.commands import ClaimJobs, ReturnJob
+from domain.language.identifiers import WorkerId
+from entrypoints.service.views import ClaimedJob
 from tests.benchmarks.figures import Figure
 from tests.benchmarks.growth import Sized, compared, sizes
 from tests.benchmarks.site import Site

@@ -15,10 +15,10 @@ import sqlalchemy as sa
 from msgspec import Struct
 
 from adapters.settings import Settings
-from domain.events import Recorded
+from domain.language.events import Recorded
 from entrypoints.composition import compose, prepare, rebuild_projections
-from entrypoints.service import Fairlog
-from projections.live import inline_projections
+from entrypoints.service.fairlog import Fairlog
+from projections.inline.live import inline_projections
 from tests.benchmarks.history import Teller, Told
 from tests.benchmarks.site import UNLIMITED, Kind, Site
 

@@ -9,8 +9,8 @@ from typing import Final
 
 from msgspec import Struct
 
-from domain.identifiers import JobId
-from entrypoints.service import Fairlog
+from domain.language.identifiers import JobId
+from entrypoints.service.fairlog import Fairlog
 from tests.benchmarks.figures import Figure, Limit, ratio_at_most
 from tests.benchmarks.filling import Filled, open_service, queued
 from tests.benchmarks.site import Site

@@ -9,12 +9,19 @@ from datetime import datetime
 from hashlib import sha256
 from typing import Final
 
-from domain.bodies import Body, body_of
-from domain.events import Event, JobCompleted, JobStarted, JobSubmitted, RateLimitDecided, Scope
-from domain.idempotency import content_digest
-from domain.identifiers import GLOBAL, JobId, Kind, UserId, WorkerId
-from domain.moments import later
-from domain.rate_limits import window_start
+from domain.language.bodies import Body, body_of
+from domain.language.events import (
+    Event,
+    JobCompleted,
+    JobStarted,
+    JobSubmitted,
+    RateLimitDecided,
+    Scope,
+)
+from domain.language.idempotency import content_digest
+from domain.language.identifiers import GLOBAL, JobId, Kind, UserId, WorkerId
+from domain.language.moments import later
+from domain.limits.rate_limits import window_start
 
 WINDOW_SECONDS: Final = 60
 LIMIT: Final = 1_000_000_000

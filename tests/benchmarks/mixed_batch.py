@@ -8,10 +8,12 @@ import pymysql
 from msgspec import Struct
 from sqlalchemy import event
 
-from adapters.database import Database
+from adapters.database.database import Database
 from adapters.settings import Settings
-from domain.bodies import body_of
-from domain.commands import (
+from domain.decisions.decide import Answer, Claimed, Submitted
+from domain.jobs.job import Job
+from domain.language.bodies import body_of
+from domain.language.commands import (
     CancelJob,
     ClaimJobs,
     Command,
@@ -20,11 +22,9 @@ from domain.commands import (
     FailJob,
     SubmitJob,
 )
-from domain.decide import Answer, Claimed, Submitted
-from domain.identifiers import JobId, Kind, UserId, WorkerId
-from domain.job import Job
+from domain.language.identifiers import JobId, Kind, UserId, WorkerId
 from entrypoints.composition import compose, prepare
-from entrypoints.service import Fairlog
+from entrypoints.service.fairlog import Fairlog
 from tests.support.core import MANY, ManualClock, outcomes, put, put_as_one_batch
 
 COMMANDS: Final = 200

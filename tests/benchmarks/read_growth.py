@@ -9,9 +9,9 @@ import random
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Final
 
-from adapters.audit_log import EventFilter
-from domain.identifiers import UserId
-from domain.job import State
+from adapters.log.audit_log import EventFilter
+from domain.jobs.job import State
+from domain.language.identifiers import UserId
 from tests.benchmarks.figures import Figure
 from tests.benchmarks.growth import Sized, compared, sizes
 from tests.benchmarks.history import HEAVY

@@ -16,8 +16,8 @@ from typing import Any, Final
 
 from msgspec import Struct
 
-from domain.events import RateLimitDecided
-from entrypoints.doorkeeper import REPORT_SECONDS
+from domain.language.events import RateLimitDecided
+from entrypoints.service.doorkeeper import REPORT_SECONDS
 from tests.benchmarks.client import Client
 from tests.benchmarks.figures import (
     Figure,

@@ -19,8 +19,8 @@ import msgspec
 from msgspec import Struct
 
 from entrypoints.composition import rebuild_projections
-from entrypoints.verification import verify_log
-from projections.live import inline_projections
+from entrypoints.use_cases.verification import verify_log
+from projections.inline.live import inline_projections
 from tests.benchmarks.bare import COLUMNS, open_bare
 from tests.benchmarks.filling import Filled, open_service
 from tests.benchmarks.site import Kind

@@ -16,16 +16,16 @@ from litestar.params import JSONBody
 from litestar.status_codes import HTTP_202_ACCEPTED
 from msgspec import Raw
 
-from domain.identifiers import JobId, Kind, UserId
-from domain.job import State
-from domain.moments import from_micros
-from entrypoints import server
+from domain.jobs.job import State
+from domain.language.identifiers import JobId, Kind, UserId
+from domain.language.moments import from_micros
 from entrypoints.cli import main
-from entrypoints.http.app import create_app
-from entrypoints.http.operations import readyz
+from entrypoints.http.health import readyz
 from entrypoints.http.requests import Submission
-from entrypoints.service import Fairlog
-from entrypoints.views import JobView
+from entrypoints.processes import server
+from entrypoints.processes.app import create_app
+from entrypoints.service.fairlog import Fairlog
+from entrypoints.service.views import JobView
 from tests.benchmarks.serving import NOOP_PATH
 
 _THEN: Final = from_micros(1_700_000_000_000_000)

@@ -15,14 +15,14 @@ import sqlalchemy as sa
 from click.exceptions import UsageError
 from click.testing import CliRunner, Result
 
-from adapters.tables import bodies as bodies_table
-from adapters.tables import events
-from domain.commands import SubmitJob
-from domain.job import State
-from domain.moments import from_micros
-from entrypoints import export
+from adapters.log.tables import bodies as bodies_table
+from adapters.log.tables import events
+from domain.jobs.job import State
+from domain.language.commands import SubmitJob
+from domain.language.moments import from_micros
 from entrypoints.cli import cli
-from entrypoints.service import Fairlog
+from entrypoints.service.fairlog import Fairlog
+from entrypoints.use_cases import export
 from tests.support import history as told
 from tests.support.core import (
     ManualClock,

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from adapters.handlers import JobInHand, load_handlers
+from adapters.handlers.loading import JobInHand, load_handlers
 from tests.support.server import FairlogServer, ending_with_us
 
 EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "checksums.py"

@@ -18,17 +18,17 @@ from click import ClickException
 from click.testing import CliRunner, Result
 from sqlalchemy import make_url
 
-from adapters.tables import log_head
-from domain.commands import SubmitJob
-from domain.events import EVENT_TYPES
-from domain.identifiers import ServerId
+from adapters.log.tables import log_head
+from domain.language.commands import SubmitJob
+from domain.language.events import EVENT_TYPES
+from domain.language.identifiers import ServerId
 from entrypoints.cli import cli
 from entrypoints.cli.failure import CHECK_FAILED, WRONG_USE, failure_of
-from entrypoints.service import Fairlog
-from projections.follower import checkpoints
-from projections.jobs import jobs
-from projections.line import users
-from projections.snapshots import snapshots
+from entrypoints.service.fairlog import Fairlog
+from projections.following.follower import checkpoints
+from projections.following.snapshots import snapshots
+from projections.inline.jobs import jobs
+from projections.inline.line import users
 from tests.support.databases import DatabaseServer
 from tests.support.history import ALICE, ECHO, Intruder, claim, do, service, tell_everything
 from tests.support.mariadb import MariaDB

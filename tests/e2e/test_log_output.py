@@ -10,8 +10,8 @@ from typing import IO
 
 import pytest
 
-from adapters.database import Database
-from adapters.event_log import SqlEventLog
+from adapters.database.database import Database
+from adapters.log.event_log import SqlEventLog
 from tests.support.server import FairlogServer, problem, submit, wait_until
 
 SETTINGS = {"lease_seconds": 12}  # longer than the lock is held: no heartbeat can be written then

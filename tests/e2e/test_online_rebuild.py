@@ -16,16 +16,16 @@ import httpx
 import pytest
 import sqlalchemy as sa
 
-from adapters.database import Database
-from domain.commands import ChangeLimit
-from domain.decide import LimitsSet
-from domain.events import Scope
-from projections.jobs import JobsProjection
-from projections.line import LineProjection
-from projections.merkle import MerkleProjection
-from projections.registry import read
-from projections.snapshots import SnapshotsProjection
-from projections.windows import WindowsProjection
+from adapters.database.database import Database
+from domain.decisions.decide import LimitsSet
+from domain.language.commands import ChangeLimit
+from domain.language.events import Scope
+from projections.following.merkle import MerkleProjection
+from projections.following.snapshots import SnapshotsProjection
+from projections.inline.jobs import JobsProjection
+from projections.inline.line import LineProjection
+from projections.inline.windows import WindowsProjection
+from projections.storage.registry import read
 from tests.support.core import ManualClock, do, service
 from tests.support.crowd import crowd
 from tests.support.server import FairlogServer, ending_with_us, without_settings

@@ -5,8 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from domain.events import AttemptEnded, JobCompleted, JobFailed, JobRequeued, JobStarted, Recorded
-from domain.policy import Policy
+from domain.language.events import (
+    AttemptEnded,
+    JobCompleted,
+    JobFailed,
+    JobRequeued,
+    JobStarted,
+    Recorded,
+)
+from domain.language.policy import Policy
 from tests.support.referee import Referee
 from tests.support.server import FairlogServer, submit, wait_until
 from tests.support.workers import WorkerProcess, log_at

@@ -11,7 +11,7 @@ from typing import Self
 import httpx
 import pytest
 
-from domain.events import JobCompleted, JobRequeued
+from domain.language.events import JobCompleted, JobRequeued
 from tests.support.server import FairlogServer, wait_until
 from tests.support.workers import WorkerProcess, log_at
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import httpx
 import pytest
 
-from adapters.handlers import load_handlers
-from domain.events import JobCompleted, JobFailed, JobRequeued, JobStarted, Recorded
-from domain.identifiers import WorkerId
-from domain.policy import Policy
+from adapters.handlers.loading import load_handlers
+from domain.language.events import JobCompleted, JobFailed, JobRequeued, JobStarted, Recorded
+from domain.language.identifiers import WorkerId
+from domain.language.policy import Policy
 from entrypoints.worker.http_source import RemoteSource, client_of
 from entrypoints.worker.runner import LocalExecutor
 from entrypoints.worker.runtime import Worker

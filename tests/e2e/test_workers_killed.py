@@ -12,8 +12,8 @@ from typing import Any
 import httpx
 import pytest
 
-from domain.events import JobCompleted, JobRequeued, JobStarted, Recorded, RequeueReason
-from domain.policy import Policy
+from domain.language.events import JobCompleted, JobRequeued, JobStarted, Recorded, RequeueReason
+from domain.language.policy import Policy
 from tests.support.referee import Referee
 from tests.support.server import FairlogServer, audit, claim, problem, submit, wait_until
 from tests.support.workers import WorkerProcess, log_at

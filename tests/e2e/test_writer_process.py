@@ -20,7 +20,7 @@ END_SECONDS_MAX = 20.0
 def writer_of(server: FairlogServer) -> int:
     """The process id of its writer."""
     found = subprocess.run(
-        ["pgrep", "-P", str(server.pid), "-f", "entrypoints.writing"],
+        ["pgrep", "-P", str(server.pid), "-f", "entrypoints.processes.writer_main"],
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     return int(found.stdout)

@@ -10,18 +10,18 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from adapters.settings import Settings
-from domain.bodies import body_of
-from domain.commands import CancelJob, ClaimJobs, CompleteJob, FailJob, RetryJob, SubmitJob
-from domain.decide import Claimed, Submitted
-from domain.errors import RateLimited
-from domain.identifiers import Kind, UserId, WorkerId
-from domain.job import Job
+from domain.decisions.decide import Claimed, Submitted
+from domain.jobs.job import Job
+from domain.language.bodies import body_of
+from domain.language.commands import CancelJob, ClaimJobs, CompleteJob, FailJob, RetryJob, SubmitJob
+from domain.language.errors import RateLimited
+from domain.language.identifiers import Kind, UserId, WorkerId
 from entrypoints.composition import compose, prepare, rebuild_projections
-from entrypoints.service import Fairlog
-from projections import activity_tables as tables
-from projections.activity import KEPT_SECONDS, ActivityProjection
-from projections.activity_figures import Figures, total
-from projections.follower import Follower
+from entrypoints.service.fairlog import Fairlog
+from projections.activity import tables
+from projections.activity.figures import Figures, total
+from projections.activity.projection import KEPT_SECONDS, ActivityProjection
+from projections.following.follower import Follower
 from tests.support.core import execute_now
 from tests.support.server import ManualClock, wait_until
 

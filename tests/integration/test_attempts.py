@@ -6,12 +6,12 @@ from typing import Any
 import msgspec
 import pytest
 
-from adapters.handlers import JobInHand
+from adapters.handlers.loading import JobInHand
 from adapters.settings import Settings
-from domain.commands import CancelJob, ChangeLimit
-from domain.events import Scope
-from domain.identifiers import UserId
-from domain.job import Job, State
+from domain.jobs.job import Job, State
+from domain.language.commands import CancelJob, ChangeLimit
+from domain.language.events import Scope
+from domain.language.identifiers import UserId
 from entrypoints.composition import compose
 from entrypoints.worker.runtime import Worker
 from tests.integration.test_worker import (

@@ -1,13 +1,13 @@
 import pytest
 
-from adapters import audit_log
-from adapters.audit_log import EventFilter
-from adapters.database import Database
-from adapters.event_log import SqlEventLog
-from adapters.tables import log_head
-from domain.errors import LogCorrupt
-from domain.events import Recorded
-from domain.identifiers import JobId, UserId
+from adapters.database.database import Database
+from adapters.log import audit_log
+from adapters.log.audit_log import EventFilter
+from adapters.log.event_log import SqlEventLog
+from adapters.log.tables import log_head
+from domain.language.errors import LogCorrupt
+from domain.language.events import Recorded
+from domain.language.identifiers import JobId, UserId
 from tests.support.core import ManualClock
 from tests.support.given import NOW, at
 from tests.support.log import append

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from sqlalchemy import event
 
-from adapters import audit_log
-from adapters.audit_log import EventFilter
-from domain.identifiers import JobId, UserId
-from domain.moments import from_micros
-from entrypoints.service import Fairlog
+from adapters.log import audit_log
+from adapters.log.audit_log import EventFilter
+from domain.language.identifiers import JobId, UserId
+from domain.language.moments import from_micros
+from entrypoints.service.fairlog import Fairlog
 from tests.conftest import NewDatabase
 from tests.support.core import ManualClock, service
 from tests.support.crowd import crowd

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from domain.commands import ChangeLimit, ClaimJobs, CompleteJob, SubmitJob
-from domain.decide import Claimed, JobStands, LimitsSet
-from domain.events import Scope
-from domain.identifiers import Kind, UserId, WorkerId
-from entrypoints.service import Fairlog
+from domain.decisions.decide import Claimed, JobStands, LimitsSet
+from domain.language.commands import ChangeLimit, ClaimJobs, CompleteJob, SubmitJob
+from domain.language.events import Scope
+from domain.language.identifiers import Kind, UserId, WorkerId
+from entrypoints.service.fairlog import Fairlog
 from tests.support.core import do, outcomes, put, service
 from tests.support.stories import body
 

@@ -5,14 +5,14 @@ import itertools
 import pytest
 import sqlalchemy as sa
 
-from domain.claims import CLAIM_SECONDS
-from domain.commands import WakeJobs
-from domain.decide import Claimed, JobStands, JobsWoken, Submitted
-from domain.identifiers import JobId
+from domain.decisions.decide import Claimed, JobStands, JobsWoken, Submitted
+from domain.jobs.claims import CLAIM_SECONDS
+from domain.language.commands import WakeJobs
+from domain.language.identifiers import JobId
 from entrypoints.composition import rebuild_projections
-from entrypoints.service import Fairlog
-from projections.empty_claims import empty_claims
-from projections.jobs import noted_claims
+from entrypoints.service.fairlog import Fairlog
+from projections.inline.empty_claims import empty_claims
+from projections.inline.jobs import noted_claims
 from tests.support.core import ManualClock, do, log_of, outcomes, put, service
 from tests.support.referee import Referee
 from tests.support.stories import ALICE, BOB, OTHER_WORKER, claim, complete, give_back, submit
@@ -140,7 +140,7 @@ def test_notes_of_claims_that_are_over_are_removed(database_url: str) -> None:
 def test_rows_of_claims_that_were_given_nothing_are_removed_once_they_are_over(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("projections.empty_claims.ROWS_A_REMOVAL_MAX", 4)
+    monkeypatch.setattr("projections.inline.empty_claims.ROWS_A_REMOVAL_MAX", 4)
     clock = ManualClock()
     with service(database_url, clock=clock) as fairlog:
         numbers = itertools.count()

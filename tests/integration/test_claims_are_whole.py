@@ -9,9 +9,12 @@ from typing import Any, Final
 import pytest
 from sqlalchemy import event
 
-import domain.batch
-from domain.batch import Batch, Outcome
-from domain.commands import (
+import domain.decisions.batch
+from domain.decisions.batch import Batch, Outcome
+from domain.decisions.decide import Claimed, LimitsSet, Submitted
+from domain.decisions.write_model import World
+from domain.jobs.job import Job, State
+from domain.language.commands import (
     CancelJob,
     ChangeLimit,
     ClaimJobs,
@@ -22,16 +25,13 @@ from domain.commands import (
     SubmitJob,
     WakeJobs,
 )
-from domain.decide import Claimed, LimitsSet, Submitted
-from domain.events import Scope
-from domain.identifiers import JobId, Kind, UserId, WorkerId
-from domain.job import Job, State
-from domain.moments import later
-from domain.world import World
-from entrypoints.claiming import Claiming
-from entrypoints.service import Fairlog
-from entrypoints.work_signal import WorkSignal
-from projections import line
+from domain.language.events import Scope
+from domain.language.identifiers import JobId, Kind, UserId, WorkerId
+from domain.language.moments import later
+from entrypoints.feeds.work_signal import WorkSignal
+from entrypoints.service.claiming import Claiming
+from entrypoints.service.fairlog import Fairlog
+from projections.inline import line
 from tests.support.core import (
     ManualClock,
     do,
@@ -168,7 +168,7 @@ def test_jobs_that_expired_in_front_hide_nobody_behind_them(database_url: str) -
 def test_past_very_many_expired_jobs_a_claim_goes_in_steps(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(domain.batch, "EXPIRED_A_BATCH_MAX", 5)
+    monkeypatch.setattr(domain.decisions.batch, "EXPIRED_A_BATCH_MAX", 5)
     clock = ManualClock()
     with service(database_url, clock=clock) as fairlog:
         expiring = [submit(ALICE, payload=n, expires_at=later(clock.now(), 1)) for n in range(30)]

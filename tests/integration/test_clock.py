@@ -8,18 +8,18 @@ import httpx
 import pytest
 import sqlalchemy as sa
 
+from adapters.log.tables import FORMAT, log_head
 from adapters.settings import Settings
-from adapters.tables import FORMAT, log_head
-from adapters.writer import BATCH_SECONDS_MAX
-from domain.commands import AcceptClock, ClaimJobs, FailJob, SubmitJob
-from domain.decide import Answer, Claimed, JobStands, Submitted
-from domain.errors import ClockInDoubt, RateLimited
-from domain.events import ClockCorrected, CorrectionReason
-from domain.identifiers import JobId, Kind, UserId, WorkerId
-from domain.job import State
-from domain.log_time import SECOND_LOOK_SECONDS
-from entrypoints.service import Fairlog
-from entrypoints.verification import verify_log
+from adapters.writer.writer import BATCH_SECONDS_MAX
+from domain.decisions.decide import Answer, Claimed, JobStands, Submitted
+from domain.jobs.job import State
+from domain.language.commands import AcceptClock, ClaimJobs, FailJob, SubmitJob
+from domain.language.errors import ClockInDoubt, RateLimited
+from domain.language.events import ClockCorrected, CorrectionReason
+from domain.language.identifiers import JobId, Kind, UserId, WorkerId
+from domain.log.log_time import SECOND_LOOK_SECONDS
+from entrypoints.service.fairlog import Fairlog
+from entrypoints.use_cases.verification import verify_log
 from tests.support.core import ManualClock, do, execute_now, log_of, service
 from tests.support.server import AppServer, submit
 from tests.support.server import ManualClock as ServerClock

@@ -5,13 +5,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from domain.commands import CancelJob, ChangeLimit, RetryJob, WakeJobs
-from domain.decide import Claimed, JobStands, Submitted
-from domain.errors import LeaseHasEnded, RateLimited, TimeWasUp
-from domain.events import Event, JobCompleted, LimitChanged, RateLimitDecided, Scope
-from domain.job import Job, State
-from domain.moments import later
-from entrypoints.service import Fairlog
+from domain.decisions.decide import Claimed, JobStands, Submitted
+from domain.jobs.job import Job, State
+from domain.language.commands import CancelJob, ChangeLimit, RetryJob, WakeJobs
+from domain.language.errors import LeaseHasEnded, RateLimited, TimeWasUp
+from domain.language.events import Event, JobCompleted, LimitChanged, RateLimitDecided, Scope
+from domain.language.moments import later
+from entrypoints.service.fairlog import Fairlog
 from tests.support.core import (
     ManualClock,
     do,

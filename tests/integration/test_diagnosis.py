@@ -6,10 +6,10 @@ from datetime import timedelta
 import pytest
 
 from adapters.doctor import Finding, Level
-from adapters.tables import events
-from domain.decide import Submitted
-from entrypoints.diagnosis import OVERDUE_SECONDS, diagnose
-from entrypoints.service import Fairlog
+from adapters.log.tables import events
+from domain.decisions.decide import Submitted
+from entrypoints.service.fairlog import Fairlog
+from entrypoints.use_cases.diagnosis import OVERDUE_SECONDS, diagnose
 from tests.support.core import ManualClock, do, events_in, service
 from tests.support.stories import submit
 

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy import make_url
 
-from adapters.database import Database
+from adapters.database.database import Database
+from adapters.database.grants import may_drop
 from adapters.doctor import (
     Finding,
     Level,
@@ -18,8 +19,7 @@ from adapters.doctor import (
     triggers,
     unsafe_settings,
 )
-from adapters.grants import may_drop
-from adapters.schema import TriggerFault
+from adapters.log.schema import TriggerFault
 from tests.support.history import Intruder, service
 from tests.support.mariadb import MariaDB
 

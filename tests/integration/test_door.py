@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from adapters.settings import Settings
-from domain.errors import LogUnavailable, RateLimited
-from domain.events import RateLimitDecided
-from domain.identifiers import UserId
-from domain.moments import later
-from entrypoints.doorkeeper import REPORTS_A_ROUND_MAX
-from entrypoints.service import Fairlog
+from domain.language.errors import LogUnavailable, RateLimited
+from domain.language.events import RateLimitDecided
+from domain.language.identifiers import UserId
+from domain.language.moments import later
+from entrypoints.service.doorkeeper import REPORTS_A_ROUND_MAX
+from entrypoints.service.fairlog import Fairlog
 from tests.support.core import ManualClock, head_locked, log_of, service
 from tests.support.server import AppServer, wait_until
 from tests.support.stories import submit

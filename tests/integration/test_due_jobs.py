@@ -6,13 +6,13 @@ from datetime import timedelta
 
 import pytest
 
-from domain.bodies import body_of
-from domain.commands import ClaimJobs, FailJob, SubmitJob
-from domain.decide import Claimed, JobStands, Submitted
-from domain.events import JobReleased, JobRequeued
-from domain.identifiers import JobId, Kind, UserId, WorkerId
-from entrypoints.due_jobs import JOBS_A_PAGE, READS_A_PAGE_MAX, ROWS_A_READ
-from entrypoints.service import Fairlog
+from domain.decisions.decide import Claimed, JobStands, Submitted
+from domain.language.bodies import body_of
+from domain.language.commands import ClaimJobs, FailJob, SubmitJob
+from domain.language.events import JobReleased, JobRequeued
+from domain.language.identifiers import JobId, Kind, UserId, WorkerId
+from entrypoints.service.due_jobs import JOBS_A_PAGE, READS_A_PAGE_MAX, ROWS_A_READ
+from entrypoints.service.fairlog import Fairlog
 from tests.support.core import ManualClock, do, log_of, service
 
 LATER_SECONDS = 100.0

@@ -5,9 +5,11 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from adapters.tables import bodies, events
-from domain.bodies import body_of
-from domain.commands import (
+from adapters.log.tables import bodies, events
+from domain.decisions.decide import Claimed, JobStands, JobsWoken, Submitted
+from domain.jobs.job import Job, State
+from domain.language.bodies import body_of
+from domain.language.commands import (
     CancelJob,
     ClaimJobs,
     CompleteJob,
@@ -17,19 +19,17 @@ from domain.commands import (
     SubmitJob,
     WakeJobs,
 )
-from domain.decide import Claimed, JobStands, JobsWoken, Submitted
-from domain.errors import BodiesAreNeeded, JobHasMovedOn, JobWasErased, UnknownJob
-from domain.events import BodiesErased
-from domain.identifiers import JobId
-from domain.job import Job, State
+from domain.language.errors import BodiesAreNeeded, JobHasMovedOn, JobWasErased, UnknownJob
+from domain.language.events import BodiesErased
+from domain.language.identifiers import JobId
 from entrypoints.composition import rebuild_projections
-from entrypoints.erasure import Erased, erase_job, erase_user
-from entrypoints.evidence import Evidence
-from entrypoints.service import Fairlog
-from entrypoints.time_travel import TimeTravel
-from entrypoints.verification import verify_log
-from projections.findings import Difference, Finding
-from projections.verify import Verified
+from entrypoints.service.fairlog import Fairlog
+from entrypoints.use_cases.erasure import Erased, erase_job, erase_user
+from entrypoints.use_cases.proofs import Evidence
+from entrypoints.use_cases.time_travel import TimeTravel
+from entrypoints.use_cases.verification import verify_log
+from projections.verify.findings import Difference, Finding
+from projections.verify.verify import Verified
 from tests.support import server
 from tests.support.core import ManualClock, do, log_of, outcomes, put, service
 from tests.support.stories import ALICE, BOB, ECHO, OTHER_WORKER, WORKER

@@ -14,23 +14,23 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy.exc import DBAPIError
 
-from adapters import audit_log
-from adapters.audit_log import EventFilter
-from adapters.database import Database
-from adapters.event_log import SqlEventLog
-from adapters.schema import is_current, migrate, protect_events, trigger_faults
-from adapters.tables import FORMAT, events, log_head
-from adapters.tables import metadata as log_metadata
-from domain.chain import GENESIS
-from domain.decide import Submitted
-from domain.errors import LogCorrupt, LogTooNew, LogUnavailable
-from domain.events import Recorded, decode
-from domain.identifiers import JobId, UserId
-from domain.moments import EPOCH
-from domain.ports import Head
-from entrypoints.service import Fairlog
-from projections.live import inline_projections
-from projections.rebuild import outdated
+from adapters.database.database import Database
+from adapters.log import audit_log
+from adapters.log.audit_log import EventFilter
+from adapters.log.event_log import SqlEventLog
+from adapters.log.schema import is_current, migrate, protect_events, trigger_faults
+from adapters.log.tables import FORMAT, events, log_head
+from adapters.log.tables import metadata as log_metadata
+from domain.decisions.decide import Submitted
+from domain.decisions.ports import Head
+from domain.language.errors import LogCorrupt, LogTooNew, LogUnavailable
+from domain.language.events import Recorded, decode
+from domain.language.identifiers import JobId, UserId
+from domain.language.moments import EPOCH
+from domain.log.chain import GENESIS
+from entrypoints.service.fairlog import Fairlog
+from projections.inline.live import inline_projections
+from projections.rebuild.rebuild import outdated
 from tests.conftest import NewDatabase
 from tests.support.core import ManualClock, do, log_of, outcomes, put, service, wait_until
 from tests.support.given import NOW, at

@@ -8,23 +8,24 @@ import msgspec
 import pytest
 import sqlalchemy as sa
 
+from adapters.log.tables import events
 from adapters.settings import Settings
-from adapters.tables import events
-from domain.commands import ClaimJobs, SubmitJob
-from domain.decide import Claimed
-from domain.errors import LogTooNew
-from domain.events import JobReleased, JobStarted, encode
-from domain.identifiers import WorkerId
-from domain.upcasting import UPCASTERS, read, version_of
-from entrypoints import composition, verifying
+from domain.decisions.decide import Claimed
+from domain.language.commands import ClaimJobs, SubmitJob
+from domain.language.errors import LogTooNew
+from domain.language.events import JobReleased, JobStarted, encode
+from domain.language.identifiers import WorkerId
+from domain.log.upcasting import UPCASTERS, read, version_of
+from entrypoints import composition
 from entrypoints.composition import compose, prepare
-from entrypoints.service import Fairlog
-from entrypoints.verification import verify_log
-from projections import rebuild
-from projections.jobs import JobsProjection
-from projections.line import LineProjection
-from projections.registry import read as registered
-from projections.windows import WindowsProjection
+from entrypoints.service.fairlog import Fairlog
+from entrypoints.use_cases import verifying
+from entrypoints.use_cases.verification import verify_log
+from projections.inline.jobs import JobsProjection
+from projections.inline.line import LineProjection
+from projections.inline.windows import WindowsProjection
+from projections.rebuild import rebuild
+from projections.storage.registry import read as registered
 from tests.support import history
 from tests.support.core import do, log_of, outcomes, put, service
 from tests.support.history import ALICE, ECHO, Intruder

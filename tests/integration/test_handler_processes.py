@@ -17,8 +17,8 @@ from msgspec import Raw
 from msgspec.structs import replace
 
 from adapters.settings import Settings
-from domain.identifiers import JobId, Kind, UserId
-from entrypoints.views import ClaimedJob
+from domain.language.identifiers import JobId, Kind, UserId
+from entrypoints.service.views import ClaimedJob
 from entrypoints.worker.execution import Execution
 from entrypoints.worker.handler_frames import Begin
 from entrypoints.worker.handler_processes import HandlerProcesses, handler_processes

@@ -10,10 +10,10 @@ import httpx
 import pytest
 
 from adapters.settings import Settings
-from domain.bodies import body_of_json
-from domain.errors import InvalidInput
-from entrypoints.http.reading import BYTES_ON_THE_LOOP_MAX, off_the_loop, read_batch
+from domain.language.bodies import body_of_json
+from domain.language.errors import InvalidInput
 from entrypoints.http.requests import SubmissionBatch
+from entrypoints.http.strict_json import BYTES_ON_THE_LOOP_MAX, off_the_loop, read_batch
 from tests.conftest import NewDatabase
 from tests.support.server import AppServer, problem
 

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from adapters.settings import Settings
-from domain.life_cycle import RETURNS_MAX
+from domain.jobs.life_cycle import RETURNS_MAX
 from tests.conftest import NewDatabase
 from tests.support.server import (
     AppServer,

@@ -11,9 +11,9 @@ import pytest
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from adapters.settings import Settings
-from domain.identifiers import JobId
+from domain.language.identifiers import JobId
 from entrypoints.http.protocol import PIPELINED_MAX
-from entrypoints.views import JobView
+from entrypoints.service.views import JobView
 from tests.conftest import NewDatabase
 from tests.support.core import wait_until
 from tests.support.server import AppServer, exchange, problem

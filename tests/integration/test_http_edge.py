@@ -6,7 +6,7 @@ import httpx
 import pytest
 
 from adapters.settings import Settings
-from entrypoints.host_names import hosts_of
+from entrypoints.runtime.host_names import hosts_of
 from tests.conftest import NewDatabase
 from tests.support.server import AppServer, claim, exchange, problem, submit
 

@@ -6,8 +6,8 @@ import httpx
 import pytest
 
 from adapters.settings import Settings
-from entrypoints.claiming import LATELY_SECONDS
-from projections.line_ahead import COUNTED_MAX
+from entrypoints.service.claiming import LATELY_SECONDS
+from projections.queries.line_ahead import COUNTED_MAX
 from tests.support.server import AppServer, ManualClock, claim, problem, submit, wait_until
 
 SETTINGS = Settings(user_limit=10_000, global_limit=100_000)

@@ -6,7 +6,7 @@ import httpx
 import pytest
 
 from adapters.settings import Settings
-from entrypoints import time_travel
+from entrypoints.use_cases import time_travel
 from tests.conftest import NewDatabase
 from tests.support.server import (
     AppServer,

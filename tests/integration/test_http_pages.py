@@ -7,7 +7,7 @@ import httpx
 import pytest
 
 from adapters.settings import Settings
-from entrypoints.pages import PAGE_BYTES_MAX
+from entrypoints.runtime.page_bytes import PAGE_BYTES_MAX
 from tests.conftest import NewDatabase
 from tests.support.server import AppServer, claim, problem, submit
 

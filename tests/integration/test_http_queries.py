@@ -6,8 +6,8 @@ import httpx
 import pytest
 
 from adapters.settings import Settings
-from domain import validation
-from domain.errors import InvalidInput
+from domain.language import validation
+from domain.language.errors import InvalidInput
 from tests.conftest import NewDatabase
 from tests.support.server import AppServer, log_position, problem, submit
 

@@ -5,15 +5,16 @@ from collections.abc import Iterator
 import pytest
 
 from adapters.settings import Settings
-from domain.bodies import body_of
-from domain.commands import CancelJob, SubmitJob
-from domain.decide import Submitted
-from domain.identifiers import JobId, Kind, UserId
-from domain.job import State
+from domain.decisions.decide import Submitted
+from domain.jobs.job import State
+from domain.language.bodies import body_of
+from domain.language.commands import CancelJob, SubmitJob
+from domain.language.identifiers import JobId, Kind, UserId
 from entrypoints.composition import compose, prepare
-from entrypoints.service import Fairlog
-from projections import job_search, registry
-from projections.job_search import Found, JobFilter, JobSearch
+from entrypoints.service.fairlog import Fairlog
+from projections.queries import job_search
+from projections.queries.job_search import Found, JobFilter, JobSearch
+from projections.storage import registry
 from tests.conftest import NewDatabase
 from tests.support.core import execute_now
 

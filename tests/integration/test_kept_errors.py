@@ -16,17 +16,17 @@ from typing import Any
 import msgspec
 import pytest
 
-from adapters.command_queue import CommandQueue
-from adapters.handlers import Handler
+from adapters.handlers.loading import Handler
 from adapters.settings import Settings
-from adapters.writer_process import WriterProcess
-from domain.commands import CompleteJob, SubmitJob
-from domain.errors import FairlogError, JobHasNotEnded, LogUnavailable, Refusal
-from domain.identifiers import JobId, ServerId
-from domain.job import State
+from adapters.writer.command_queue import CommandQueue
+from adapters.writer.writer_process import WriterProcess
+from domain.jobs.job import State
+from domain.language.commands import CompleteJob, SubmitJob
+from domain.language.errors import FairlogError, JobHasNotEnded, LogUnavailable, Refusal
+from domain.language.identifiers import JobId, ServerId
 from entrypoints.composition import compose, compose_server, prepare
 from entrypoints.dashboard.shared import SharedAnswers
-from entrypoints.service import Fairlog
+from entrypoints.service.fairlog import Fairlog
 from entrypoints.worker.embedded import EmbeddedSource
 from entrypoints.worker.runner import LocalExecutor
 from entrypoints.worker.runtime import Worker

@@ -8,10 +8,11 @@ import httpx
 import pytest
 from sqlalchemy.engine import Connection
 
-from adapters import audit_log
-from entrypoints import long_reads, questions
-from entrypoints.time_travel import TimeTravel
-from projections.job_search import JobSearch
+from adapters.log import audit_log
+from entrypoints.service import long_reads
+from entrypoints.service import queries as questions
+from entrypoints.use_cases.time_travel import TimeTravel
+from projections.queries.job_search import JobSearch
 from tests.support.server import AppServer, claim, problem, submit, wait_until
 
 CLIENTS = 24

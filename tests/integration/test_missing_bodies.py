@@ -6,8 +6,8 @@ import httpx
 import pytest
 import sqlalchemy as sa
 
+from adapters.log.tables import bodies
 from adapters.settings import Settings
-from adapters.tables import bodies
 from tests.support.server import AppServer, ManualClock, claim, submit
 
 SETTINGS = Settings(user_limit=1000, global_limit=10_000, lease_seconds=30, max_attempts=2)

@@ -11,17 +11,17 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy import make_url
 
+from adapters.log.tables import bodies, events
 from adapters.settings import Settings
-from adapters.tables import bodies, events
-from domain.commands import ClaimJobs, CompleteJob, SubmitJob
-from domain.decide import Claimed, JobStands, Submitted
-from domain.errors import LogUnavailable
-from domain.identifiers import JobId
+from domain.decisions.decide import Claimed, JobStands, Submitted
+from domain.language.commands import ClaimJobs, CompleteJob, SubmitJob
+from domain.language.errors import LogUnavailable
+from domain.language.identifiers import JobId
 from entrypoints.composition import compose, prepare, rebuild_projections
-from entrypoints.erasure import Erased, erase_job
-from entrypoints.evidence import Evidence
-from entrypoints.service import Fairlog
-from entrypoints.verification import verify_log
+from entrypoints.service.fairlog import Fairlog
+from entrypoints.use_cases.erasure import Erased, erase_job
+from entrypoints.use_cases.proofs import Evidence
+from entrypoints.use_cases.verification import verify_log
 from tests.support.core import do, service
 from tests.support.mariadb import MariaDB
 from tests.support.server import without_settings

@@ -14,23 +14,24 @@ import sqlalchemy as sa
 from hypothesis import HealthCheck, Phase, given, note, settings
 from hypothesis import strategies as st
 
-import projections.fold
-import projections.rebuild
-from adapters.tables import bodies, events, log_head
-from domain.commands import ChangeLimit, ReportRefusals
-from domain.decide import Claimed, LimitsSet, RefusalsRecorded, Submitted
-from domain.errors import RateLimited, Refusal
-from domain.events import JobSubmitted, RateLimitDecided, Scope
-from domain.identifiers import UserId
-from domain.job import State
-from domain.moments import from_micros, to_micros
-from domain.ports import Write
-from domain.world import World
+import projections.rebuild.fold
+import projections.rebuild.rebuild
+from adapters.log.tables import bodies, events, log_head
+from domain.decisions.decide import Claimed, LimitsSet, RefusalsRecorded, Submitted
+from domain.decisions.ports import Write
+from domain.decisions.write_model import World
+from domain.jobs.job import State
+from domain.language.commands import ChangeLimit, ReportRefusals
+from domain.language.errors import RateLimited, Refusal
+from domain.language.events import JobSubmitted, RateLimitDecided, Scope
+from domain.language.identifiers import UserId
+from domain.language.moments import from_micros, to_micros
 from entrypoints.composition import prepare, rebuild_projections
-from entrypoints.service import Fairlog
-from projections import jobs, line, registry, windows
-from projections.fold import GenerationFold
-from projections.generations import InlineProjection
+from entrypoints.service.fairlog import Fairlog
+from projections.inline import jobs, line, windows
+from projections.rebuild.fold import GenerationFold
+from projections.storage import registry
+from projections.storage.generations import InlineProjection
 from tests.support.core import (
     ManualClock,
     SteppingClock,
@@ -94,10 +95,10 @@ def rebuilt_in_pieces(
 ) -> Iterator[None]:
     """Small pages of the log; after a save, few rows are kept in memory, or none."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(projections.rebuild, "EVENTS_A_PAGE", events_a_page)
-        patch.setattr(projections.rebuild, "EVENTS_UNDER_LOCK_MAX", events_a_page)
-        patch.setattr(projections.fold, "EVENTS_A_SAVE", events_a_save)
-        patch.setattr(projections.fold, "ROWS_KEPT_MAX", rows_kept)
+        patch.setattr(projections.rebuild.rebuild, "EVENTS_A_PAGE", events_a_page)
+        patch.setattr(projections.rebuild.rebuild, "EVENTS_UNDER_LOCK_MAX", events_a_page)
+        patch.setattr(projections.rebuild.fold, "EVENTS_A_SAVE", events_a_save)
+        patch.setattr(projections.rebuild.fold, "ROWS_KEPT_MAX", rows_kept)
         yield
 
 

@@ -9,15 +9,15 @@ import msgspec
 import pytest
 import sqlalchemy as sa
 
-from domain.errors import InvalidInput, LogCorrupt
-from domain.identifiers import JobId
-from domain.merkle import root
+from domain.language.errors import InvalidInput, LogCorrupt
+from domain.language.identifiers import JobId
+from domain.log.merkle import root
 from entrypoints.composition import rebuild_projections
-from entrypoints.evidence import Evidence
-from entrypoints.service import Fairlog
-from entrypoints.verification import verify_log
-from projections import merkle
-from projections.merkle import TileTree, tiles
+from entrypoints.service.fairlog import Fairlog
+from entrypoints.use_cases.proofs import Evidence
+from entrypoints.use_cases.verification import verify_log
+from projections.following import merkle
+from projections.following.merkle import TileTree, tiles
 from tests.support.core import ManualClock, service
 from tests.support.crowd import crowd
 from tests.support.history import Intruder

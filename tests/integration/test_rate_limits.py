@@ -13,15 +13,15 @@ from freezegun import freeze_time
 from freezegun.api import FrozenDateTimeFactory
 
 from adapters.clock import SystemClock
-from domain.batch import Outcome
-from domain.commands import CancelJob, ChangeLimit, SubmitJob
-from domain.decide import JobStands, LimitsSet, Submitted
-from domain.errors import KeyReusedWithOtherPayload, RateLimited
-from domain.events import RateLimitDecided, Scope
-from domain.identifiers import Kind, UserId
-from domain.log_time import SECOND_LOOK_SECONDS
-from entrypoints.service import Fairlog
-from projections.live import LiveProjections
+from domain.decisions.batch import Outcome
+from domain.decisions.decide import JobStands, LimitsSet, Submitted
+from domain.language.commands import CancelJob, ChangeLimit, SubmitJob
+from domain.language.errors import KeyReusedWithOtherPayload, RateLimited
+from domain.language.events import RateLimitDecided, Scope
+from domain.language.identifiers import Kind, UserId
+from domain.log.log_time import SECOND_LOOK_SECONDS
+from entrypoints.service.fairlog import Fairlog
+from projections.inline.live import LiveProjections
 from tests.support.core import (
     ManualClock,
     do,

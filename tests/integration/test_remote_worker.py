@@ -16,7 +16,7 @@ from tests.support.server import AppServer, FairlogServer, talking, wait_until
 
 PROGRAM = """
 import sys
-from domain.errors import FairlogError
+from domain.language.errors import FairlogError
 from entrypoints.worker.handler_frames import Begin
 from entrypoints.worker.handler_processes import handler_processes
 from entrypoints.worker.remote import run_remote_worker

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from adapters.settings import Settings
-from domain.errors import FairlogError
+from domain.language.errors import FairlogError
 from entrypoints.cli import cli
 from tests.support.server import AppServer, submit, without_settings
 

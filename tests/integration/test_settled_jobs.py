@@ -6,16 +6,16 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-import projections.fold
-import projections.log_pages
-import projections.settled_jobs
-from domain.commands import CompleteJob, SubmitJob
-from domain.job import State
-from domain.jobs import Jobs
-from entrypoints.service import Fairlog
-from entrypoints.verification import verify_log
-from projections.findings import Difference, Finding
-from projections.jobs import decode_job, jobs
+import projections.rebuild.fold
+import projections.verify.log_pages
+import projections.verify.settled_jobs
+from domain.jobs.job import State
+from domain.jobs.known_jobs import Jobs
+from domain.language.commands import CompleteJob, SubmitJob
+from entrypoints.service.fairlog import Fairlog
+from entrypoints.use_cases.verification import verify_log
+from projections.inline.jobs import decode_job, jobs
+from projections.verify.findings import Difference, Finding
 from tests.support.history import ALICE, ECHO, Intruder, claim, do, service, tell_everything
 from tests.support.stories import RESULT, body
 
@@ -23,10 +23,10 @@ from tests.support.stories import RESULT, body
 @pytest.fixture(autouse=True)
 def forgetful(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every few events all is written or settled, and let go of."""
-    monkeypatch.setattr(projections.log_pages, "EVENTS_A_PAGE", 3)
-    monkeypatch.setattr(projections.fold, "EVENTS_A_SAVE", 1)
-    monkeypatch.setattr(projections.fold, "ROWS_KEPT_MAX", 0)
-    monkeypatch.setattr(projections.settled_jobs, "ROWS_A_PAGE", 2)
+    monkeypatch.setattr(projections.verify.log_pages, "EVENTS_A_PAGE", 3)
+    monkeypatch.setattr(projections.rebuild.fold, "EVENTS_A_SAVE", 1)
+    monkeypatch.setattr(projections.rebuild.fold, "ROWS_KEPT_MAX", 0)
+    monkeypatch.setattr(projections.verify.settled_jobs, "ROWS_A_PAGE", 2)
 
 
 @pytest.fixture

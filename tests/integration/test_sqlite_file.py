@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 from sqlalchemy import make_url
 
-from adapters.database import Database
-from adapters.server_lock import ServerLock
-from adapters.sqlite_file import JOURNAL_BYTES_MAX
-from domain.commands import SubmitJob
-from domain.decide import Submitted
-from domain.errors import LogFileReplaced, LogUnavailable
-from domain.identifiers import JobId
-from entrypoints.service import Fairlog
+from adapters.database.database import Database
+from adapters.database.sqlite_file import JOURNAL_BYTES_MAX
+from adapters.servers.server_lock import ServerLock
+from domain.decisions.decide import Submitted
+from domain.language.commands import SubmitJob
+from domain.language.errors import LogFileReplaced, LogUnavailable
+from domain.language.identifiers import JobId
+from entrypoints.service.fairlog import Fairlog
 from tests.support.core import do, events_in, execute_now, service, wait_until
 from tests.support.server import AppServer, problem, submit
 from tests.support.stories import ALICE, ECHO, body

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from adapters.database import Database
+from adapters.database.database import Database
 from adapters.settings import Settings
-from domain.commands import SubmitJob
-from domain.decide import Submitted
+from domain.decisions.decide import Submitted
+from domain.language.commands import SubmitJob
 from entrypoints.composition import compose_server, prepare
-from entrypoints.verifying import history_check_beside
+from entrypoints.use_cases.verifying import history_check_beside
 from tests.support.core import service
 from tests.support.server import without_settings
 from tests.support.stories import ALICE, ECHO, body
@@ -102,7 +102,8 @@ def test_pythonpath_goes_on_giving_modules_to_handlers(
     (start / "jobs.py").write_text("from helping import help\n\ndef f(x): return 1 / 0\n")
     monkeypatch.chdir(start)
     program = (
-        "from adapters.handlers import load_handlers; print(sorted(load_handlers('jobs')), end='')"
+        "from adapters.handlers.loading import load_handlers;"
+        " print(sorted(load_handlers('jobs')), end='')"
     )
     done = subprocess.run(
         [sys.executable, "-P", "-c", program], capture_output=True, text=True, check=True,

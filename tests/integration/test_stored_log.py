@@ -8,12 +8,12 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from adapters.stored_log import SqlStoredLog
-from adapters.tables import bodies, events
-from domain.events import JobCancelled, Recorded
-from domain.identifiers import POSITION_MAX, JobId, Kind, UserId
-from domain.moments import from_micros
-from entrypoints.service import Fairlog
+from adapters.log.stored_log import SqlStoredLog
+from adapters.log.tables import bodies, events
+from domain.language.events import JobCancelled, Recorded
+from domain.language.identifiers import POSITION_MAX, JobId, Kind, UserId
+from domain.language.moments import from_micros
+from entrypoints.service.fairlog import Fairlog
 from tests.support.history import service
 
 CANCELLED = b'{"type":"JobCancelled","user_id":"alice","kind":"echo","was":"queued"}'

@@ -12,7 +12,7 @@ import msgspec
 import pytest
 import sqlalchemy as sa
 
-from entrypoints import tail
+from entrypoints.feeds import tail
 from tests.support.server import AppServer, FairlogServer, wait_until
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 from sqlalchemy import make_url
 
-from adapters.database import READ_ONLY_LOOK_SECONDS
+from adapters.database.database import READ_ONLY_LOOK_SECONDS
 from adapters.settings import Settings
 from tests.support.mariadb import MariaDB
 from tests.support.server import AppServer, claim, submit, wait_until

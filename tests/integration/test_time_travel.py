@@ -9,26 +9,26 @@ import pytest
 import sqlalchemy as sa
 from msgspec.structs import replace
 
-from adapters import histories
-from adapters.histories import changes_of, heartbeats
+from adapters.log import histories
+from adapters.log.histories import changes_of, heartbeats
 from adapters.settings import Settings
-from domain.commands import ChangeLimit, SubmitJob
-from domain.errors import InvalidInput, UnknownJob
-from domain.events import RateLimitDecided, Scope
-from domain.identifiers import JobId, UserId
-from domain.job import Job, State
-from domain.past import jobs_of, with_heartbeats
-from domain.rate_limits import Counter as WindowCounter
-from domain.rate_limits import WindowKey
-from domain.standing import Standing, from_snapshot, line_in_order, to_snapshot
-from domain.world import World
-from entrypoints import past_policy
+from domain.audit.system_state import Standing, from_snapshot, line_in_order, to_snapshot
+from domain.decisions.write_model import World
+from domain.jobs.history import jobs_of, with_heartbeats
+from domain.jobs.job import Job, State
+from domain.language.commands import ChangeLimit, SubmitJob
+from domain.language.errors import InvalidInput, UnknownJob
+from domain.language.events import RateLimitDecided, Scope
+from domain.language.identifiers import JobId, UserId
+from domain.limits.rate_limits import Counter as WindowCounter
+from domain.limits.rate_limits import WindowKey
 from entrypoints.composition import compose, rebuild_projections
-from entrypoints.service import Fairlog
-from entrypoints.time_travel import TimeTravel
-from entrypoints.verification import verify_log
-from projections import snapshots as module
-from projections.snapshots import current, is_kept, snapshots, spacing, standing_at
+from entrypoints.service.fairlog import Fairlog
+from entrypoints.use_cases import past_policy
+from entrypoints.use_cases.time_travel import TimeTravel
+from entrypoints.use_cases.verification import verify_log
+from projections.following import snapshots as module
+from projections.following.snapshots import current, is_kept, snapshots, spacing, standing_at
 from tests.support import history, server
 from tests.support.core import ManualClock, execute_now, log_of, outcomes, put, service
 from tests.support.crowd import crowd

@@ -6,26 +6,26 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from adapters.tables import bodies, events, log_head
-from domain.chain import GENESIS
-from domain.commands import SubmitJob
-from domain.errors import FairlogError, LogTooNew
-from domain.events import JobCompleted, JobReleased
-from domain.job import Job
-from entrypoints import verification
+from adapters.log.tables import bodies, events, log_head
+from domain.jobs.job import Job
+from domain.language.commands import SubmitJob
+from domain.language.errors import FairlogError, LogTooNew
+from domain.language.events import JobCompleted, JobReleased
+from domain.log.chain import GENESIS
 from entrypoints.composition import rebuild_projections
-from entrypoints.service import Fairlog
-from entrypoints.verification import verify_log, verify_log_chain
-from projections import activity_tables
-from projections.bookkeeping import REGISTRY
-from projections.comparison import Side, differences
-from projections.findings import Difference, Finding
-from projections.jobs import job_counts, jobs
-from projections.line import users
-from projections.registry import registry
-from projections.rows import create_all, insert
-from projections.verify import Kept, Verified
-from projections.windows import window_counters
+from entrypoints.service.fairlog import Fairlog
+from entrypoints.use_cases import verification
+from entrypoints.use_cases.verification import verify_log, verify_log_chain
+from projections.activity import tables as activity_tables
+from projections.inline.jobs import job_counts, jobs
+from projections.inline.line import users
+from projections.inline.windows import window_counters
+from projections.storage.registry import registry
+from projections.storage.rows import create_all, insert
+from projections.verify.bookkeeping import REGISTRY
+from projections.verify.comparison import Side, differences
+from projections.verify.findings import Difference, Finding
+from projections.verify.verify import Kept, Verified
 from tests.conftest import NewDatabase
 from tests.support.history import ALICE, ECHO, Intruder, claim, do, service, tell_everything
 from tests.support.stories import body

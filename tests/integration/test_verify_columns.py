@@ -10,15 +10,15 @@ from typing import Any, Final
 import pytest
 import sqlalchemy as sa
 
+from adapters.log.tables import metadata
 from adapters.settings import Settings
-from adapters.tables import metadata
-from domain.commands import SubmitJob
-from domain.errors import FairlogError
+from domain.language.commands import SubmitJob
+from domain.language.errors import FairlogError
 from entrypoints.composition import compose, projection_tables
-from entrypoints.service import Fairlog
-from entrypoints.verification import verify_log
-from projections import snapshots
-from projections.findings import Difference, Finding
+from entrypoints.service.fairlog import Fairlog
+from entrypoints.use_cases.verification import verify_log
+from projections.following import snapshots
+from projections.verify.findings import Difference, Finding
 from tests.conftest import NewDatabase
 from tests.support.history import ALICE, ECHO, Intruder, do, service, tell_everything
 from tests.support.stories import body

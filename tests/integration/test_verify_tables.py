@@ -7,23 +7,23 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy import make_url
 
-from adapters import audit_log
 from adapters.doctor import Finding as Diagnosis
 from adapters.doctor import Level, examine
+from adapters.log import audit_log
+from adapters.log.tables import bodies, events, log_head
 from adapters.settings import Settings
 from adapters.supervision import Supervisor
-from adapters.tables import bodies, events, log_head
-from domain.commands import SubmitJob
+from domain.language.commands import SubmitJob
 from entrypoints.cli.database import _diagnoses, _repaired, _verify
 from entrypoints.composition import compose, restore_indexes
-from entrypoints.following import Following
-from entrypoints.service import Fairlog
-from entrypoints.verification import verify_log
-from projections.findings import Difference, Finding
-from projections.follower import checkpoints
-from projections.jobs import jobs
-from projections.registry import epoch_of, registry
-from projections.registry import read as registered
+from entrypoints.feeds.following import Following
+from entrypoints.service.fairlog import Fairlog
+from entrypoints.use_cases.verification import verify_log
+from projections.following.follower import checkpoints
+from projections.inline.jobs import jobs
+from projections.storage.registry import epoch_of, registry
+from projections.storage.registry import read as registered
+from projections.verify.findings import Difference, Finding
 from tests.support.history import ALICE, ECHO, Intruder, do, service, tell_everything
 from tests.support.mariadb import MariaDB
 from tests.support.server import wait_until

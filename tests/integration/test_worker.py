@@ -12,16 +12,16 @@ import httpx
 import msgspec
 import pytest
 
-from adapters.audit_log import EventFilter
-from adapters.handlers import Handler, JobInHand
+from adapters.handlers.loading import Handler, JobInHand
+from adapters.log.audit_log import EventFilter
 from adapters.settings import Settings
-from domain.bodies import BODY_BYTES_MAX, body_of
-from domain.commands import CancelJob, SubmitJob
-from domain.identifiers import JobId, Kind, ServerId, UserId, WorkerId
-from domain.job import State
+from domain.jobs.job import State
+from domain.language.bodies import BODY_BYTES_MAX, body_of
+from domain.language.commands import CancelJob, SubmitJob
+from domain.language.identifiers import JobId, Kind, ServerId, UserId, WorkerId
 from entrypoints.composition import compose, prepare
-from entrypoints.service import Fairlog
-from entrypoints.views import JobView
+from entrypoints.service.fairlog import Fairlog
+from entrypoints.service.views import JobView
 from entrypoints.worker.embedded import EmbeddedSource
 from entrypoints.worker.http_source import RemoteSource, client_of
 from entrypoints.worker.runner import LocalExecutor

@@ -15,16 +15,17 @@ import structlog
 from sqlalchemy.engine import Connection
 from structlog.typing import EventDict
 
-import adapters.command_queue
-import adapters.database
-from adapters import audit_log
-from adapters.command_queue import CommandQueue
+import adapters.database.database
+import adapters.writer.command_queue
+from adapters.log import audit_log
+from adapters.log.tables import FORMAT, bodies, log_head
 from adapters.settings import Settings
-from adapters.tables import FORMAT, bodies, log_head
-from domain.bodies import BODY_BYTES_MAX, body_of
-from domain.commands import SubmitJob
-from domain.decide import Answer, Claimed, JobStands, Submitted
-from domain.errors import (
+from adapters.writer.command_queue import CommandQueue
+from domain.decisions.decide import Answer, Claimed, JobStands, Submitted
+from domain.decisions.write_model import World
+from domain.language.bodies import BODY_BYTES_MAX, body_of
+from domain.language.commands import SubmitJob
+from domain.language.errors import (
     FairlogError,
     LogTooNew,
     LogUnavailable,
@@ -32,13 +33,12 @@ from domain.errors import (
     QueueFull,
     RateLimited,
 )
-from domain.events import JobSubmitted
-from domain.identifiers import JobId, UserId
-from domain.world import World
+from domain.language.events import JobSubmitted
+from domain.language.identifiers import JobId, UserId
 from entrypoints.composition import compose, prepare
-from entrypoints.service import Fairlog
-from projections import registry
-from projections.live import LiveProjections, inline_projections
+from entrypoints.service.fairlog import Fairlog
+from projections.inline.live import LiveProjections, inline_projections
+from projections.storage import registry
 from tests.support.core import (
     do,
     events_in,
@@ -218,8 +218,8 @@ def test_a_full_queue_refuses_submissions_and_still_takes_what_ends_a_job(
 def test_a_queue_full_of_large_payloads_still_takes_results(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(adapters.command_queue, "BYTES_MAX", 1000)
-    monkeypatch.setattr(adapters.command_queue, "SUBMISSION_BYTES_MAX", 700)
+    monkeypatch.setattr(adapters.writer.command_queue, "BYTES_MAX", 1000)
+    monkeypatch.setattr(adapters.writer.command_queue, "SUBMISSION_BYTES_MAX", 700)
     queue = CommandQueue()
     large = body_of("x" * 298, "payload")
     queue.put(submit(payload="x" * 298))
@@ -373,7 +373,7 @@ def test_sixteen_payloads_of_a_mebibyte_at_once_go_through(fairlog: Fairlog) -> 
 def test_a_lock_wait_that_times_out_is_tried_again(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(adapters.database, "LOCK_WAIT_SECONDS_MAX", 1)
+    monkeypatch.setattr(adapters.database.database, "LOCK_WAIT_SECONDS_MAX", 1)
     with service(database_url) as fairlog:
         with head_locked(fairlog):
             [reply] = put(fairlog, submit())

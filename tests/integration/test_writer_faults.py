@@ -11,12 +11,12 @@ import sqlalchemy as sa
 from sqlalchemy import make_url
 from sqlalchemy.engine import Connection
 
-from adapters.tables import bodies, events, log_head
-from domain.decide import Claimed, JobStands, Submitted
-from domain.errors import FairlogError, LogUnavailable
-from domain.identifiers import UserId
-from domain.world import World
-from entrypoints.service import Fairlog
+from adapters.log.tables import bodies, events, log_head
+from domain.decisions.decide import Claimed, JobStands, Submitted
+from domain.decisions.write_model import World
+from domain.language.errors import FairlogError, LogUnavailable
+from domain.language.identifiers import UserId
+from entrypoints.service.fairlog import Fairlog
 from tests.support.core import (
     do,
     events_in,
@@ -121,7 +121,7 @@ def test_a_commit_that_fails_before_a_question_says_why(proxy: FaultProxy) -> No
 def test_a_writer_that_was_frozen_with_the_lock_holds_others_up_for_a_bounded_time(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("adapters.database.WRITER_IDLE_SECONDS_MAX", 2)
+    monkeypatch.setattr("adapters.database.database.WRITER_IDLE_SECONDS_MAX", 2)
     with service(database_url) as frozen, service(database_url) as other:
         # It asks nothing more, as a process that was stopped.
         with frozen.database.connect_writer() as connection, connection.begin() as transaction:

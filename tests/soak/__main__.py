@@ -16,10 +16,10 @@ from typing import Final
 
 import msgspec
 
-from adapters.database import Database
-from adapters.event_log import SqlEventLog
+from adapters.database.database import Database
+from adapters.log.event_log import SqlEventLog
 from adapters.settings import Settings
-from domain.events import Recorded
+from domain.language.events import Recorded
 from entrypoints.composition import policy_of
 from tests.soak.faults import Faults, LogPipe, rss_bytes, writer_of
 from tests.soak.judge import ends, judge

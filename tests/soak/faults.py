@@ -178,7 +178,7 @@ def writer_of(server: FairlogServer) -> int | None:
     """The process id of its writer; None where there is none."""
     with suppress(ServerFailed):
         found = subprocess.run(
-            ["pgrep", "-P", str(server.pid), "-f", "entrypoints.writing"],
+            ["pgrep", "-P", str(server.pid), "-f", "entrypoints.processes.writer_main"],
             capture_output=True, text=True, check=False,
         )  # fmt: skip
         if found.stdout:

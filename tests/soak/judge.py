@@ -2,7 +2,7 @@
 
 from collections import Counter
 
-from domain.events import JobCompleted, JobFailed, JobStarted, JobSubmitted, Recorded
+from domain.language.events import JobCompleted, JobFailed, JobStarted, JobSubmitted, Recorded
 from tests.soak.load import Answers, Attempt
 
 SHOWN_MAX = 5

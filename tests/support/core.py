@@ -10,17 +10,17 @@ from typing import Any, TypeVar
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from adapters.command_queue import CommandQueue
+from adapters.log.tables import events
 from adapters.settings import Settings
-from adapters.tables import events
-from adapters.writer import Writer
-from domain.batch import Outcome
-from domain.commands import Command
-from domain.decide import Answer
-from domain.events import Recorded
-from domain.ports import Clock
+from adapters.writer.command_queue import CommandQueue
+from adapters.writer.writer import Writer
+from domain.decisions.batch import Outcome
+from domain.decisions.decide import Answer
+from domain.decisions.ports import Clock
+from domain.language.commands import Command
+from domain.language.events import Recorded
 from entrypoints.composition import compose, prepare
-from entrypoints.service import Fairlog
+from entrypoints.service.fairlog import Fairlog
 from tests.support.given import NOW
 
 ANSWER_SECONDS_MAX = 30.0

@@ -3,7 +3,9 @@
 import random
 from collections.abc import Sequence
 
-from domain.commands import (
+from domain.decisions.decide import Claimed
+from domain.jobs.job import Job
+from domain.language.commands import (
     CancelJob,
     ChangeLimit,
     ClaimJobs,
@@ -16,12 +18,10 @@ from domain.commands import (
     SubmitJob,
     WakeJobs,
 )
-from domain.decide import Claimed
-from domain.events import Scope
-from domain.identifiers import JobId, Kind, UserId, WorkerId
-from domain.job import Job
-from domain.moments import later
-from entrypoints.service import Fairlog
+from domain.language.events import Scope
+from domain.language.identifiers import JobId, Kind, UserId, WorkerId
+from domain.language.moments import later
+from entrypoints.service.fairlog import Fairlog
 from tests.support.core import ManualClock, outcomes, put
 from tests.support.stories import ERROR, RESULT, body
 

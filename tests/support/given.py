@@ -14,11 +14,13 @@ from typing import Self, TypeVar
 from msgspec import Struct
 from msgspec.structs import replace
 
-from domain.batch import Batch, Outcome
-from domain.commands import Command, SubmitJob
-from domain.decide import Answer, Fact
-from domain.errors import Refusal
-from domain.events import (
+from domain.decisions.batch import Batch, Outcome
+from domain.decisions.decide import Answer, Fact
+from domain.decisions.write_model import World
+from domain.jobs.job import Job
+from domain.language.commands import Command, SubmitJob
+from domain.language.errors import Refusal
+from domain.language.events import (
     Event,
     JobSubmitted,
     LeasesExtended,
@@ -26,11 +28,9 @@ from domain.events import (
     RateLimitDecided,
     Recorded,
 )
-from domain.identifiers import JobId
-from domain.job import Job
-from domain.moments import from_micros, later, to_micros
-from domain.policy import Policy
-from domain.world import World
+from domain.language.identifiers import JobId
+from domain.language.moments import from_micros, later, to_micros
+from domain.language.policy import Policy
 
 NOW = from_micros(1_700_000_040_000_000)  # 22:14:00: a window of 60 s begins
 POLICY = Policy()

@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from adapters.schema import protect_events
+from adapters.log.schema import protect_events
+from adapters.log.tables import FORMAT, FORMAT_UNCORRECTED, bodies, events, log_head
 from adapters.settings import Settings
-from adapters.tables import FORMAT, FORMAT_UNCORRECTED, bodies, events, log_head
-from domain.chain import GENESIS, leaf, link
-from domain.commands import (
+from domain.decisions.decide import Answer, Claimed, JobsWoken
+from domain.jobs.job import Job, State
+from domain.language.commands import (
     AcceptClock,
     CancelJob,
     ChangeLimit,
@@ -27,14 +28,13 @@ from domain.commands import (
     SubmitJob,
     WakeJobs,
 )
-from domain.decide import Answer, Claimed, JobsWoken
-from domain.errors import Refusal
-from domain.events import EVENT_TYPES, Event, Scope, encode, type_of
-from domain.identifiers import Kind, ServerId, UserId, WorkerId
-from domain.job import Job, State
-from domain.moments import later
+from domain.language.errors import Refusal
+from domain.language.events import EVENT_TYPES, Event, Scope, encode, type_of
+from domain.language.identifiers import Kind, ServerId, UserId, WorkerId
+from domain.language.moments import later
+from domain.log.chain import GENESIS, leaf, link
 from entrypoints.composition import compose, prepare
-from entrypoints.service import Fairlog
+from entrypoints.service.fairlog import Fairlog
 from tests.support.core import execute_now, writer_of
 from tests.support.server import ManualClock
 from tests.support.stories import ERROR, RESULT, body

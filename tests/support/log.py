@@ -1,10 +1,10 @@
 """The log by itself, without a service."""
 
-from adapters.database import Database
-from adapters.event_log import SqlEventLog
-from domain.events import Recorded
-from domain.identifiers import JobId, UserId
-from domain.ports import Head
+from adapters.database.database import Database
+from adapters.log.event_log import SqlEventLog
+from domain.decisions.ports import Head
+from domain.language.events import Recorded
+from domain.language.identifiers import JobId, UserId
 from tests.support.stories import admitted, body
 
 

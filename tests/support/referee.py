@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
-from domain.events import (
+from domain.language.events import (
     AttemptBegun,
     AttemptEnded,
     CancelReason,
@@ -32,8 +32,8 @@ from domain.events import (
     SubmissionDeduplicated,
     WorkerMissed,
 )
-from domain.identifiers import Kind
-from domain.policy import Policy
+from domain.language.identifiers import Kind
+from domain.language.policy import Policy
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _FORGIVEN_MAX = 3  # losses in a row of an attempt that did not say that it had begun

@@ -24,13 +24,13 @@ import uvicorn
 from msgspec.structs import replace
 
 from adapters.settings import Settings
-from domain.identifiers import ServerId
-from domain.ports import Clock
+from domain.decisions.ports import Clock
+from domain.language.identifiers import ServerId
 from entrypoints.composition import compose, prepare
-from entrypoints.host_names import hosts_of
-from entrypoints.http.app import create_app
 from entrypoints.http.waiting import waits_since
-from entrypoints.server import uvicorn_config
+from entrypoints.processes.app import create_app
+from entrypoints.processes.server import uvicorn_config
+from entrypoints.runtime.host_names import hosts_of
 
 START_SECONDS_MAX = 60.0  # usual: 1
 STOP_SECONDS_MAX = 30.0  # usual: 0.2

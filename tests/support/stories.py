@@ -3,9 +3,9 @@
 from datetime import datetime
 from typing import Any, Literal
 
-from domain.bodies import Body, body_of
-from domain.commands import ClaimJobs, CompleteJob, FailJob, ReturnJob, SubmitJob
-from domain.events import (
+from domain.language.bodies import Body, body_of
+from domain.language.commands import ClaimJobs, CompleteJob, FailJob, ReturnJob, SubmitJob
+from domain.language.events import (
     AttemptBegun,
     AttemptEnded,
     CancelReason,
@@ -24,8 +24,8 @@ from domain.events import (
     Scope,
     WorkerMissed,
 )
-from domain.idempotency import content_digest
-from domain.identifiers import JobId, Kind, ServerId, UserId, WorkerId
+from domain.language.idempotency import content_digest
+from domain.language.identifiers import JobId, Kind, ServerId, UserId, WorkerId
 from tests.support.given import NOW, at
 
 ALICE, BOB, CAROL = UserId("alice"), UserId("bob"), UserId("carol")

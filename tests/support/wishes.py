@@ -11,8 +11,8 @@ from typing import Any, Final
 from hypothesis import strategies as st
 from msgspec import UNSET
 
-from domain.bodies import body_of
-from domain.commands import (
+from domain.language.bodies import body_of
+from domain.language.commands import (
     CancelJob,
     ChangeLimit,
     ClaimJobs,
@@ -28,10 +28,10 @@ from domain.commands import (
     SubmitJob,
     WakeJobs,
 )
-from domain.events import Scope
-from domain.identifiers import JobId, Kind, ServerId, UserId, WorkerId
-from domain.moments import later
-from domain.rate_limits import window_start
+from domain.language.events import Scope
+from domain.language.identifiers import JobId, Kind, ServerId, UserId, WorkerId
+from domain.language.moments import later
+from domain.limits.rate_limits import window_start
 
 USERS: Final = [UserId(name) for name in ("alice", "Alice", "alice ", "zoë👩")]
 KINDS: Final = [Kind(name) for name in ("echo", "sleep", "échö")]

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
-from adapters.database import Database
-from adapters.event_log import SqlEventLog
-from domain.events import Recorded
+from adapters.database.database import Database
+from adapters.log.event_log import SqlEventLog
+from domain.language.events import Recorded
 from tests.support.server import (
     STOP_SECONDS_MAX,
     ServerFailed,

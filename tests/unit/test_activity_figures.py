@@ -3,7 +3,7 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from projections.activity_figures import (
+from projections.activity.figures import (
     LEADERS_MAX,
     Figures,
     Tally,

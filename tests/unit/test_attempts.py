@@ -2,13 +2,13 @@
 
 from msgspec.structs import replace
 
-from domain.commands import CancelJob, ExtendLeases, RecoverJobs, RetryJob, WakeJobs
-from domain.decide import Claimed, LeasesHeld
-from domain.errors import NotTheCurrentAttempt, TimeWasUp
-from domain.events import CancelReason, EndReason, FailureReason, RequeueReason
-from domain.identifiers import JobId
-from domain.job import Job, State
-from domain.life_cycle import LOSSES_FREE_MAX, retry_delay
+from domain.decisions.decide import Claimed, LeasesHeld
+from domain.jobs.job import Job, State
+from domain.jobs.life_cycle import LOSSES_FREE_MAX, retry_delay
+from domain.language.commands import CancelJob, ExtendLeases, RecoverJobs, RetryJob, WakeJobs
+from domain.language.errors import NotTheCurrentAttempt, TimeWasUp
+from domain.language.events import CancelReason, EndReason, FailureReason, RequeueReason
+from domain.language.identifiers import JobId
 from tests.support.given import POLICY, Given, after, at, given, of
 from tests.support.stories import (
     ALICE,

@@ -2,10 +2,13 @@ from datetime import datetime
 
 import pytest
 
-import domain.batch
-from domain.batch import Batch
-from domain.bodies import body_of
-from domain.commands import (
+import domain.decisions.batch
+from domain.decisions.batch import Batch
+from domain.decisions.decide import Claimed, Decision, JobStands, Submitted, decide
+from domain.decisions.write_model import World
+from domain.jobs.job import State
+from domain.language.bodies import body_of
+from domain.language.commands import (
     CancelJob,
     ChangeLimit,
     Command,
@@ -13,19 +16,16 @@ from domain.commands import (
     SubmitJob,
     WakeJobs,
 )
-from domain.decide import Claimed, Decision, JobStands, Submitted, decide
-from domain.errors import (
+from domain.language.errors import (
     JobHasEnded,
     NotTheCurrentAttempt,
     RateLimited,
     TooManyKinds,
     UnknownJob,
 )
-from domain.events import CancelReason, Event, RateLimitDecided, Scope, type_of
-from domain.identifiers import JobId, Kind
-from domain.job import State
-from domain.policy import Policy
-from domain.world import World
+from domain.language.events import CancelReason, Event, RateLimitDecided, Scope, type_of
+from domain.language.identifiers import JobId, Kind
+from domain.language.policy import Policy
 from tests.support.given import NOW, POLICY, after, at, given, of
 from tests.support.stories import (
     ALICE,
@@ -132,7 +132,7 @@ def test_a_decision_that_fails_by_our_fault_spoils_no_neighbour(
             raise ZeroDivisionError
         return decide(world, command, policy, now)
 
-    monkeypatch.setattr(domain.batch, "decide", decide_or_crash)
+    monkeypatch.setattr(domain.decisions.batch, "decide", decide_or_crash)
     world = World()
     crashes: list[Command] = []
     batch = Batch(world, POLICY, NOW)

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given as for_all
 from hypothesis import strategies as st
 
-from domain.bodies import BODY_BYTES_MAX, DEPTH_MAX, body_of, body_of_json
-from domain.errors import InvalidInput
+from domain.language.bodies import BODY_BYTES_MAX, DEPTH_MAX, body_of, body_of_json
+from domain.language.errors import InvalidInput
 
 JSON = st.recursive(
     st.none()

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given as for_all
 from hypothesis import strategies as st
 
-from domain import chain
+from domain.log import chain
 
 Entry = tuple[int, int, bytes, bytes | None, int | None, int, bytes]
 

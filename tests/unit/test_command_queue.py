@@ -3,17 +3,17 @@ from datetime import timedelta
 
 import pytest
 
-from adapters import command_queue
-from adapters.command_queue import (
+from adapters.writer import command_queue
+from adapters.writer.command_queue import (
     BATCH_COMMANDS_MAX,
     BATCH_JOBS_MAX,
     CommandQueue,
     Pending,
 )
-from domain.commands import ClaimJobs, Command, ReportRefusals, SubmitJob
-from domain.errors import QueueFull
-from domain.events import Scope
-from domain.identifiers import Kind, UserId, WorkerId
+from domain.language.commands import ClaimJobs, Command, ReportRefusals, SubmitJob
+from domain.language.errors import QueueFull
+from domain.language.events import Scope
+from domain.language.identifiers import Kind, UserId, WorkerId
 from tests.support.given import NOW
 from tests.support.stories import ALICE, BOB, CAROL, claim, complete, submit
 

@@ -9,7 +9,7 @@ from hypothesis import given as for_all
 from hypothesis import strategies as st
 from msgspec import Raw
 
-from entrypoints.csv_cells import csv_lines
+from entrypoints.runtime.csv_cells import csv_lines
 
 
 def read(line: str) -> list[str]:

@@ -7,12 +7,12 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from adapters.audit_log import EventFilter, StoredEvent
-from domain.moments import EPOCH
-from entrypoints import tail as tails
+from adapters.log.audit_log import EventFilter, StoredEvent
+from domain.language.moments import EPOCH
 from entrypoints.dashboard import beat as beats
 from entrypoints.dashboard.beat import Beat
-from entrypoints.tail import Tail
+from entrypoints.feeds import tail as tails
+from entrypoints.feeds.tail import Tail
 
 BEAT_SECONDS = 0.2
 SECONDS_MAX = 20.0

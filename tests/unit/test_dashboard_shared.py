@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from domain.errors import LogUnavailable
+from domain.language.errors import LogUnavailable
 from entrypoints.dashboard import shared
 from entrypoints.dashboard.shared import Dated, SharedAnswers
 

@@ -2,7 +2,7 @@
 
 from datetime import timedelta
 
-from domain.events import (
+from domain.language.events import (
     Event,
     FailureReason,
     JobCompleted,
@@ -12,7 +12,7 @@ from domain.events import (
     JobSubmitted,
     Recorded,
 )
-from domain.identifiers import JobId, Kind, UserId, WorkerId
+from domain.language.identifiers import JobId, Kind, UserId, WorkerId
 from entrypoints.dashboard.timeline import WIDTH, Timeline, bars, timeline
 from tests.support.given import NOW, at
 

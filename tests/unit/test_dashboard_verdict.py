@@ -1,7 +1,7 @@
 import pytest
 
 from entrypoints.dashboard.verdict import Situation, verdict
-from projections.activity_figures import Figures
+from projections.activity.figures import Figures
 
 NONE = Figures()
 BUSY = Figures(started=9, completed=9)

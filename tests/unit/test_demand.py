@@ -1,5 +1,5 @@
-from domain.identifiers import Kind
-from entrypoints.claiming import KINDS_KEPT_MAX, LATELY_SECONDS, Demand
+from domain.language.identifiers import Kind
+from entrypoints.service.claiming import KINDS_KEPT_MAX, LATELY_SECONDS, Demand
 
 A, B = Kind("a"), Kind("b")
 

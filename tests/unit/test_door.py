@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given as for_all
 from hypothesis import strategies as st
 
-from domain import door as door_module
-from domain.commands import ReportRefusals
-from domain.door import Door
-from domain.errors import InvalidInput, RateLimited
-from domain.events import RateLimitDecided, Scope
-from domain.identifiers import UserId
+from domain.language.commands import ReportRefusals
+from domain.language.errors import InvalidInput, RateLimited
+from domain.language.events import RateLimitDecided, Scope
+from domain.language.identifiers import UserId
+from domain.limits import refusal_cache as door_module
+from domain.limits.refusal_cache import Door
 from tests.support.given import at
 from tests.support.stories import ALICE, BOB, CAROL
 

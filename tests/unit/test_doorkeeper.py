@@ -5,12 +5,12 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from domain.commands import ReportRefusals, RetryJob, SubmitJob
-from domain.decide import Answer, RefusalsRecorded
-from domain.errors import FairlogError, LogUnavailable, QueueFull, RateLimited
-from domain.events import RateLimitDecided, Scope
-from domain.identifiers import UserId
-from entrypoints.doorkeeper import REPORTS_A_ROUND_MAX, Doorkeeper
+from domain.decisions.decide import Answer, RefusalsRecorded
+from domain.language.commands import ReportRefusals, RetryJob, SubmitJob
+from domain.language.errors import FairlogError, LogUnavailable, QueueFull, RateLimited
+from domain.language.events import RateLimitDecided, Scope
+from domain.language.identifiers import UserId
+from entrypoints.service.doorkeeper import REPORTS_A_ROUND_MAX, Doorkeeper
 from tests.support.core import ManualClock
 from tests.support.given import NOW
 from tests.support.stories import submit

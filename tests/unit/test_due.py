@@ -1,5 +1,5 @@
-from domain.due import JOBS_A_USER_MAX, DueJob, DueQueue
-from domain.identifiers import JobId, UserId
+from domain.fairness.due import JOBS_A_USER_MAX, DueJob, DueQueue
+from domain.language.identifiers import JobId, UserId
 
 
 def due(user: str, *ids: int) -> list[DueJob]:

@@ -3,12 +3,12 @@
 import pytest
 from msgspec.structs import replace
 
-from domain.commands import CancelJob, EraseBodies, RetryJob
-from domain.decide import JobStands
-from domain.errors import BodiesAreNeeded, JobHasMovedOn, JobWasErased, Refusal, UnknownJob
-from domain.events import BodiesErased
-from domain.idempotency import content_digest
-from domain.legality import illegality
+from domain.audit.legality import illegality
+from domain.decisions.decide import JobStands
+from domain.language.commands import CancelJob, EraseBodies, RetryJob
+from domain.language.errors import BodiesAreNeeded, JobHasMovedOn, JobWasErased, Refusal, UnknownJob
+from domain.language.events import BodiesErased
+from domain.language.idempotency import content_digest
 from tests.support.given import Given, given
 from tests.support.stories import (
     ALICE,

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given as for_all
 from hypothesis import strategies as st
 
-from domain.events import (
+from domain.language.events import (
     EVENT_TYPES,
     CancelReason,
     CorrectionReason,
@@ -28,7 +28,7 @@ from domain.events import (
     encode,
     type_of,
 )
-from domain.moments import from_micros
+from domain.language.moments import from_micros
 from tests.support.given import NOW
 from tests.support.stories import ALICE, admitted, extended, submitted
 

@@ -2,10 +2,10 @@ from typing import Any
 
 import pytest
 
-from domain.events import FailureReason, RequeueReason
-from domain.explanation import Count, Explanation, Facts, Workers, explain
-from domain.job import Job
-from domain.line import KindInLine, UserInLine
+from domain.audit.explanation import Count, Explanation, Facts, Workers, explain
+from domain.fairness.line import KindInLine, UserInLine
+from domain.jobs.job import Job
+from domain.language.events import FailureReason, RequeueReason
 from tests.support.given import NOW, Given, at, given
 from tests.support.stories import (
     JOB,

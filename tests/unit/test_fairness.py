@@ -6,16 +6,16 @@ import pytest
 from hypothesis import given as for_all
 from hypothesis import strategies as st
 
-from domain.batch import Batch
-from domain.commands import CancelJob, ChangeLimit, Command, ExtendLeases, WakeJobs
-from domain.decide import Claimed
-from domain.events import JobStarted, JobSubmitted, Recorded, Scope
-from domain.fairness import rounds, serve
-from domain.identifiers import JobId, Kind, UserId
-from domain.job import Job
-from domain.line import KindInLine, Line, UserInLine, WaitingJob
-from domain.policy import Policy
-from domain.world import World
+from domain.decisions.batch import Batch
+from domain.decisions.decide import Claimed
+from domain.decisions.write_model import World
+from domain.fairness.line import KindInLine, Line, UserInLine, WaitingJob
+from domain.fairness.serve import rounds, serve
+from domain.jobs.job import Job
+from domain.language.commands import CancelJob, ChangeLimit, Command, ExtendLeases, WakeJobs
+from domain.language.events import JobStarted, JobSubmitted, Recorded, Scope
+from domain.language.identifiers import JobId, Kind, UserId
+from domain.language.policy import Policy
 from tests.support.given import NOW, Given, at, given
 from tests.support.referee import Referee
 from tests.support.stories import (

@@ -1,8 +1,8 @@
 """What a rebuild's fold knows of keys that came before."""
 
-from domain.events import JobSubmitted
-from domain.identifiers import UserId
-from projections.fold import _SeenKeys
+from domain.language.events import JobSubmitted
+from domain.language.identifiers import UserId
+from projections.rebuild.fold import _SeenKeys
 from tests.support.given import NOW
 from tests.support.stories import ECHO
 

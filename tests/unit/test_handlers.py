@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from adapters.handlers import Handlers, HandlersError, JobInHand, load_handlers
+from adapters.handlers.loading import Handlers, HandlersError, JobInHand, load_handlers
 
 JOB = JobInHand(id=1042, user="ada", kind="any", attempt=2)
 

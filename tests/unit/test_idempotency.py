@@ -2,13 +2,13 @@ import pytest
 from hypothesis import given as for_all
 from hypothesis import strategies as st
 
-from domain.commands import CancelJob, RetryJob
-from domain.decide import Submitted
-from domain.errors import KeyReusedWithOtherPayload, RateLimited
-from domain.events import Event, RequeueReason, SubmissionDeduplicated
-from domain.idempotency import content_digest, key_hash
-from domain.identifiers import JobId, Kind, UserId
-from domain.policy import Policy
+from domain.decisions.decide import Submitted
+from domain.language.commands import CancelJob, RetryJob
+from domain.language.errors import KeyReusedWithOtherPayload, RateLimited
+from domain.language.events import Event, RequeueReason, SubmissionDeduplicated
+from domain.language.idempotency import content_digest, key_hash
+from domain.language.identifiers import JobId, Kind, UserId
+from domain.language.policy import Policy
 from tests.support.given import after, at, given, of
 from tests.support.stories import (
     ALICE,

@@ -9,9 +9,9 @@ from uuid import UUID
 import msgspec
 import pytest
 
-from domain.bodies import DEPTH_MAX, body_of
-from domain.errors import InvalidInput
-from domain.json_values import check_json
+from domain.language.bodies import DEPTH_MAX, body_of
+from domain.language.errors import InvalidInput
+from domain.language.json_values import check_json
 
 Point = namedtuple("Point", "x y")  # noqa: PYI024 (as users make them)
 

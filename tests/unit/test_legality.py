@@ -5,9 +5,12 @@ from hypothesis import given as for_all
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from domain.commands import CancelJob, ExtendLeases, RecoverJobs, RetryJob, WakeJobs
-from domain.decide import Fact
-from domain.events import (
+from domain.audit.legality import illegality, miscount
+from domain.decisions.decide import Fact
+from domain.decisions.write_model import World
+from domain.jobs.job_fold import submitted as submitted_job
+from domain.language.commands import CancelJob, ExtendLeases, RecoverJobs, RetryJob, WakeJobs
+from domain.language.events import (
     EVENT_TYPES,
     CancelReason,
     EndReason,
@@ -21,10 +24,7 @@ from domain.events import (
     Scope,
     SubmissionDeduplicated,
 )
-from domain.identifiers import JobId, Kind, UserId
-from domain.job_fold import submitted as submitted_job
-from domain.legality import illegality, miscount
-from domain.world import World
+from domain.language.identifiers import JobId, Kind, UserId
 from tests.support.given import NOW, After, after, at, given, of
 from tests.support.stories import (
     ALICE,

@@ -5,8 +5,11 @@ from hypothesis import given as for_all
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from domain.claims import CLAIM_SECONDS, claim_hash
-from domain.commands import (
+from domain.decisions.decide import Claimed, JobStands, JobsWoken, LeasesHeld
+from domain.jobs.claims import CLAIM_SECONDS, claim_hash
+from domain.jobs.job import State
+from domain.jobs.life_cycle import RETURNS_MAX, retry_delay
+from domain.language.commands import (
     CancelJob,
     Command,
     ExtendLeases,
@@ -16,8 +19,7 @@ from domain.commands import (
     RetryJob,
     WakeJobs,
 )
-from domain.decide import Claimed, JobStands, JobsWoken, LeasesHeld
-from domain.errors import (
+from domain.language.errors import (
     HeldByAnother,
     JobHasEnded,
     JobHasNotEnded,
@@ -29,17 +31,15 @@ from domain.errors import (
     TimeWasUp,
     UnknownJob,
 )
-from domain.events import (
+from domain.language.events import (
     CancelReason,
     Event,
     FailureReason,
     JobSubmitted,
     RequeueReason,
 )
-from domain.identifiers import JobId, ServerId
-from domain.job import State
-from domain.life_cycle import RETURNS_MAX, retry_delay
-from domain.policy import Policy
+from domain.language.identifiers import JobId, ServerId
+from domain.language.policy import Policy
 from tests.support.given import NOW, POLICY, Given, after, at, given, of
 from tests.support.stories import (
     BOB,

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import structlog
 
-from entrypoints import log_output
-from entrypoints.log_output import LogOutput
-from entrypoints.logging import configure_logging, output
+from entrypoints.runtime import log_output
+from entrypoints.runtime.log_output import LogOutput
+from entrypoints.runtime.logging import configure_logging, output
 from tests.support.core import wait_until
 
 

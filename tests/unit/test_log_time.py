@@ -6,12 +6,13 @@ import pytest
 from hypothesis import given as for_all
 from hypothesis import strategies as st
 
-from domain.bodies import body_of
-from domain.commands import SubmitJob
-from domain.errors import ClockInDoubt
-from domain.events import ClockCorrected, CorrectionReason
-from domain.identifiers import Kind, UserId
-from domain.log_time import (
+from domain.language.bodies import body_of
+from domain.language.commands import SubmitJob
+from domain.language.errors import ClockInDoubt
+from domain.language.events import ClockCorrected, CorrectionReason
+from domain.language.identifiers import Kind, UserId
+from domain.language.moments import to_micros
+from domain.log.log_time import (
     SECOND_LOOK_SECONDS,
     STEP_SECONDS_MIN,
     Correction,
@@ -21,7 +22,6 @@ from domain.log_time import (
     by_log_time,
     correction_of,
 )
-from domain.moments import to_micros
 from tests.support.given import NOW
 
 HOUR, DAY = 3600.0, 86_400.0

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given as for_all
 from hypothesis import strategies as st
 
-from domain.merkle import (
+from domain.log.merkle import (
     EMPTY_ROOT,
     consistency_proof,
     inclusion_proof,

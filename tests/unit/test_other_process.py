@@ -4,14 +4,14 @@ from collections.abc import Sequence
 
 import pytest
 
-from adapters.other_process import beside
-from domain.errors import FairlogError, LogTooNew
+from adapters.processes.child_process import beside
+from domain.language.errors import FairlogError, LogTooNew
 
 _SPEAKS = """
 import sys
 from multiprocessing.connection import Connection
-from adapters.other_process import speak
-from domain.errors import LogTooNew
+from adapters.processes.child_process import speak
+from domain.language.errors import LogTooNew
 
 class Odd(Exception):
     def __init__(self):

@@ -2,7 +2,9 @@
 
 import os
 import re
+import shutil
 import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -77,3 +79,29 @@ def test_ci_runs_what_a_developer_runs() -> None:
     ci = ROOT / ".ci" / "run"
     assert os.access(ci, os.X_OK)
     assert ci.read_text().splitlines()[-1] == "exec make test"
+
+
+def test_an_import_that_points_upwards_fails_the_build(tmp_path: Path) -> None:
+    upwards = {
+        "domain.language.events": "adapters.log.tables",
+        "domain.jobs.job": "domain.fairness.line",
+        "adapters.database.faults": "adapters.log.event_log",
+        "projections.storage.rows": "projections.inline.jobs",
+        "entrypoints.http.jobs": "entrypoints.dashboard.router",
+        "entrypoints.service.fairlog": "entrypoints.use_cases.export",
+    }
+    for room in ("domain", "adapters", "projections", "entrypoints"):
+        shutil.copytree(ROOT / room, tmp_path / room, ignore=shutil.ignore_patterns("static"))
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    for module, imported in upwards.items():
+        file = tmp_path / f"{module.replace('.', '/')}.py"
+        file.write_text(f"import {imported}\n{file.read_text()}")
+
+    linted = subprocess.run(
+        [Path(sys.executable).with_name("lint-imports"), "--no-cache"],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+    assert linted.returncode != 0
+    for module, imported in upwards.items():
+        assert f"{module} -> {imported}" in linted.stdout

@@ -8,14 +8,14 @@ from hypothesis import strategies as st
 from msgspec import UNSET, UnsetType
 from msgspec.structs import replace
 
-from domain.commands import ChangeLimit, ReportRefusals
-from domain.decide import LimitsSet, RefusalsRecorded, Submitted
-from domain.errors import RateLimited
-from domain.events import LimitChanged, RateLimitDecided, Scope
-from domain.identifiers import GLOBAL, Kind, UserId
-from domain.policy import Policy
-from domain.rate_limits import Counter as WindowCounter
-from domain.rate_limits import window_start
+from domain.decisions.decide import LimitsSet, RefusalsRecorded, Submitted
+from domain.language.commands import ChangeLimit, ReportRefusals
+from domain.language.errors import RateLimited
+from domain.language.events import LimitChanged, RateLimitDecided, Scope
+from domain.language.identifiers import GLOBAL, Kind, UserId
+from domain.language.policy import Policy
+from domain.limits.rate_limits import Counter as WindowCounter
+from domain.limits.rate_limits import window_start
 from tests.support.given import NOW, after, at, given, of
 from tests.support.referee import Referee
 from tests.support.stories import ALICE, BOB, ECHO, admitted, submit, submitted

@@ -3,10 +3,10 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from domain.commands import Command
-from domain.errors import InvalidInput, LogUnavailable, QueueFull
-from entrypoints import slices
-from entrypoints.slices import SLICE, SLICES_A_CALL, SLICES_AT_ONCE, SMALL_MAX, Slices
+from domain.language.commands import Command
+from domain.language.errors import InvalidInput, LogUnavailable, QueueFull
+from entrypoints.service import slices
+from entrypoints.service.slices import SLICE, SLICES_A_CALL, SLICES_AT_ONCE, SMALL_MAX, Slices
 from tests.support.stories import complete
 
 MANY: list[Command | Exception] = [complete(number) for number in range(4 * SLICE)]

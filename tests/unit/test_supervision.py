@@ -8,7 +8,7 @@ import pytest
 
 from adapters import supervision
 from adapters.supervision import Part, Supervisor, Trouble, keep_running, repeat, supervise
-from domain.errors import LogUnavailable
+from domain.language.errors import LogUnavailable
 from tests.support.core import wait_until
 
 ERRORS = [

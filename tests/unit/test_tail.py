@@ -4,10 +4,10 @@ from datetime import UTC, datetime
 
 import pytest
 
-from adapters.audit_log import EventFilter, StoredEvent
-from entrypoints import tail
+from adapters.log.audit_log import EventFilter, StoredEvent
+from entrypoints.feeds import tail
+from entrypoints.feeds.tail import CATCHING_UP_AT_ONCE, EVENTS_A_PAGE, Tail
 from entrypoints.http.stream import EncodedEvents
-from entrypoints.tail import CATCHING_UP_AT_ONCE, EVENTS_A_PAGE, Tail
 
 ANYTHING = EventFilter()
 AT = datetime(2026, 1, 31, tzinfo=UTC)

@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from domain import validation
-from domain.errors import InvalidInput
-from domain.identifiers import POSITION_MAX
+from domain.language import validation
+from domain.language.errors import InvalidInput
+from domain.language.identifiers import POSITION_MAX
 
 Check = Callable[[str], str]
 NAMES: list[Check] = [

@@ -8,13 +8,20 @@ import pytest
 from hypothesis import given as for_all
 from hypothesis import strategies as st
 
-from domain.commands import ChangeLimit, SubmitJob
-from domain.events import LimitChanged, RateLimitDecided, Recorded, Scope
-from domain.identifiers import UserId
-from domain.moments import later
-from domain.policy import Policy
-from domain.rate_limits import window_start
-from domain.whatif import SETTLED_SECONDS, Defaults, OtherLimits, Outcome, WhatIf, warm_up_from
+from domain.audit.whatif import (
+    SETTLED_SECONDS,
+    Defaults,
+    OtherLimits,
+    Outcome,
+    WhatIf,
+    warm_up_from,
+)
+from domain.language.commands import ChangeLimit, SubmitJob
+from domain.language.events import LimitChanged, RateLimitDecided, Recorded, Scope
+from domain.language.identifiers import UserId
+from domain.language.moments import later
+from domain.language.policy import Policy
+from domain.limits.rate_limits import window_start
 from tests.support.given import NOW, Given, at, given
 from tests.support.stories import ALICE, BOB, CAROL, submit
 

@@ -5,14 +5,14 @@ from typing import Any
 
 import pytest
 
-from adapters.writer import BatchWritten
-from domain.commands import ClaimJobs
-from domain.decide import Claimed
-from domain.errors import LogUnavailable
-from domain.identifiers import Kind, WorkerId
-from entrypoints import work_signal
-from entrypoints.claiming import Claiming
-from entrypoints.work_signal import Work, WorkSignal
+from adapters.writer.writer import BatchWritten
+from domain.decisions.decide import Claimed
+from domain.language.commands import ClaimJobs
+from domain.language.errors import LogUnavailable
+from domain.language.identifiers import Kind, WorkerId
+from entrypoints.feeds import work_signal
+from entrypoints.feeds.work_signal import Work, WorkSignal
+from entrypoints.service.claiming import Claiming
 from tests.support.stories import ECHO, SLEEP
 
 WAIT_SECONDS = 30.0

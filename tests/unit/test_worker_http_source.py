@@ -8,10 +8,10 @@ import httpx
 import msgspec
 import pytest
 
-from domain.bodies import body_of
-from domain.commands import CompleteJob, FailJob, ReturnJob
-from domain.errors import InvalidInput, LogUnavailable, Refusal
-from domain.identifiers import JobId, Kind, WorkerId
+from domain.language.bodies import body_of
+from domain.language.commands import CompleteJob, FailJob, ReturnJob
+from domain.language.errors import InvalidInput, LogUnavailable, Refusal
+from domain.language.identifiers import JobId, Kind, WorkerId
 from entrypoints.worker.http_source import BATCH_BYTES_MAX, RemoteSource
 from entrypoints.worker.remote import run_remote_worker
 from entrypoints.worker.runner import LocalExecutor

@@ -10,12 +10,18 @@ from typing import Any
 import pytest
 from msgspec import Raw
 
-from adapters.handlers import Handler
-from domain.bodies import body_of
-from domain.commands import CompleteJob, FailJob, ReturnJob
-from domain.errors import InvalidInput, LogUnavailable, NotTheCurrentAttempt, QueueFull, WriteFailed
-from domain.identifiers import JobId, Kind, UserId
-from entrypoints.views import ClaimedJob
+from adapters.handlers.loading import Handler
+from domain.language.bodies import body_of
+from domain.language.commands import CompleteJob, FailJob, ReturnJob
+from domain.language.errors import (
+    InvalidInput,
+    LogUnavailable,
+    NotTheCurrentAttempt,
+    QueueFull,
+    WriteFailed,
+)
+from domain.language.identifiers import JobId, Kind, UserId
+from entrypoints.service.views import ClaimedJob
 from entrypoints.worker.runner import HandedJob, HandlerRunner, LocalExecutor
 from entrypoints.worker.runtime import Worker
 from entrypoints.worker.source import AttemptKey, Outcome

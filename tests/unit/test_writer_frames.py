@@ -8,8 +8,8 @@ import pytest
 
 from adapters.settings import Settings
 from adapters.supervision import Trouble
-from adapters.writer import BatchWritten, WriterStats
-from adapters.writer_frames import (
+from adapters.writer.writer import BatchWritten, WriterStats
+from adapters.writer.writer_frames import (
     Answered,
     Asked,
     Begin,
@@ -22,8 +22,16 @@ from adapters.writer_frames import (
     questions,
     unpacked,
 )
-from domain.batch import Outcome
-from domain.commands import (
+from domain.decisions.batch import Outcome
+from domain.decisions.decide import (
+    Claimed,
+    JobStands,
+    JobsWoken,
+    LeasesHeld,
+    LimitsSet,
+    RefusalsRecorded,
+)
+from domain.language.commands import (
     AcceptClock,
     CancelJob,
     ChangeLimit,
@@ -39,10 +47,9 @@ from domain.commands import (
     ReturnJob,
     WakeJobs,
 )
-from domain.decide import Claimed, JobStands, JobsWoken, LeasesHeld, LimitsSet, RefusalsRecorded
-from domain.errors import KeyReusedWithOtherPayload, QueueFull, RateLimited
-from domain.events import LimitChanged, Scope
-from domain.identifiers import POSITION_MAX, JobId, Kind, ServerId, WorkerId
+from domain.language.errors import KeyReusedWithOtherPayload, QueueFull, RateLimited
+from domain.language.events import LimitChanged, Scope
+from domain.language.identifiers import POSITION_MAX, JobId, Kind, ServerId, WorkerId
 from tests.support.given import NOW, at, given
 from tests.support.stories import ALICE, admitted, body, submit
 

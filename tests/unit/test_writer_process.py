@@ -7,14 +7,15 @@ from typing import Any, cast
 import pytest
 import uvloop
 
-from adapters import supervision, writer_process
-from adapters.command_queue import CommandQueue
+from adapters import supervision
 from adapters.settings import Settings
 from adapters.supervision import Part, supervise
-from adapters.writer_frames import Asked, Begin
-from adapters.writer_process import WriterProcess
-from domain.errors import LogUnavailable, QueueFull
-from entrypoints.writing import _take_in
+from adapters.writer import writer_process
+from adapters.writer.command_queue import CommandQueue
+from adapters.writer.writer_frames import Asked, Begin
+from adapters.writer.writer_process import WriterProcess
+from domain.language.errors import LogUnavailable, QueueFull
+from entrypoints.processes.writer_main import _take_in
 from tests.support.stories import submit
 
 READS = "import socket, sys; s = socket.socket(fileno=int(sys.argv[1]))\nwhile s.recv(4096): pass"
@@ -46,9 +47,9 @@ def test_what_was_to_be_sent_when_the_writer_was_lost_is_refused_like_the_rest()
 
 ANSWERS_ALL_BUT_THE_SECOND = """
 import socket, sys
-from adapters.writer import WriterStats
-from adapters.writer_frames import Answered, Asked, Frames, encoded, packed, questions
-from domain.errors import QueueFull
+from adapters.writer.writer import WriterStats
+from adapters.writer.writer_frames import Answered, Asked, Frames, encoded, packed, questions
+from domain.language.errors import QueueFull
 
 connection = socket.socket(fileno=int(sys.argv[1]))
 asked = 0

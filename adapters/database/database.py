@@ -1,0 +1,290 @@
+"""Connections to the database, set so that SQLite, MySQL and MariaDB behave alike.
+
+Every driver error becomes one of ours here (see `adapters.database.faults`).
+"""
+
+import sqlite3
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager, suppress
+from typing import Any, Final
+from weakref import WeakSet
+
+import sqlalchemy as sa
+from sqlalchemy import event
+from sqlalchemy.engine import URL, Connection, Engine, make_url
+from sqlalchemy.exc import DBAPIError, DisconnectionError
+from sqlalchemy.pool import ConnectionPoolEntry, NullPool
+
+from adapters.database import mysql_pipeline
+from adapters.database.faults import explained, is_for_everybody
+from adapters.database.sqlite_file import JOURNAL_BYTES_MAX, SqliteFile, journal_bytes
+from adapters.processes.forks import keep_from_children
+from domain.language.errors import FairlogError, LogUnavailable
+
+# A caller hears within 5 s that the database is away: one statement that hangs, then one connect.
+CONNECT_SECONDS_MAX: Final = 1
+WRITE_STATEMENT_SECONDS_MAX: Final = 3
+LOCK_WAIT_SECONDS_MAX: Final = 2
+# SQLite lets those who wait look again now and then, and a busy writer leaves few gaps.
+LOCK_WAIT_BESIDE_SECONDS_MAX: Final = 20
+READ_STATEMENT_SECONDS_MAX: Final = 60
+# A server ends a connection that writes and has asked nothing for so long, and with it the locks of
+# a process that was frozen (SIGSTOP, a paused machine): else others could not write meanwhile.
+WRITER_IDLE_SECONDS_MAX: Final = 10
+# A connection for reading is asked this often, before it is used, whether its server can be written
+# to: after a switch-over it would give what stood on the old primary for as long as it lives.
+READ_ONLY_LOOK_SECONDS: Final = 2.0
+DROP_READERS_SECONDS_MIN: Final = 1.0
+
+
+class Database:
+    """One database, with an engine for the writer and one for everybody who reads.
+
+    Nothing is opened before the first connection is asked for.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url: URL = make_url(url)
+        self.is_sqlite: bool = self.url.get_backend_name() == "sqlite"
+        self._file = SqliteFile(self.url.database or "") if self.is_sqlite else None
+        self._connections: WeakSet[mysql_pipeline.PipelinedConnection] = WeakSet()
+        keep_from_children(self)
+        self._writing = self._engine(WRITE_STATEMENT_SECONDS_MAX, begin="BEGIN IMMEDIATE")
+        self._reading = self._engine(READ_STATEMENT_SECONDS_MAX, begin="BEGIN")
+        self._readers_dropped = -DROP_READERS_SECONDS_MIN  # time.monotonic()
+        self._beside = self._writing
+        if self.is_sqlite:
+            self._beside = self._engine(
+                WRITE_STATEMENT_SECONDS_MAX, begin="BEGIN IMMEDIATE",
+                lock_wait_seconds=LOCK_WAIT_BESIDE_SECONDS_MAX,
+            )  # fmt: skip
+
+    def descriptors(self) -> Iterable[int]:
+        return [connection.fileno() for connection in list(self._connections)]
+
+    @property
+    def dialect(self) -> sa.Dialect:
+        return self._reading.dialect
+
+    @property
+    def engine(self) -> Engine:
+        """For reading, and for observers of what is sent."""
+        return self._reading
+
+    @property
+    def writing_engine(self) -> Engine:
+        return self._writing
+
+    def connect_writer(self) -> Connection:
+        """A connection whose transactions take the write lock at once and time out early."""
+        return connect(self._writing)
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """A connection for queries. Raises `LogUnavailable` for whatever the database refuses: a
+        query holds nothing that a user could have put better.
+        """
+        with translated(is_read=True), _used(connect(self._reading)) as connection:
+            yield connection
+
+    @contextmanager
+    def write(self, *, is_patient: bool = True) -> Iterator[Connection]:
+        """One transaction beside the writer's: for migrations, rebuilds and their like.
+
+        One that is not patient waits for a lock no longer than the writer does.
+        """
+        engine = self._beside if is_patient else self._writing
+        with translated(), _used(connect(engine)) as connection, connection.begin():
+            yield connection
+
+    @property
+    def is_new(self) -> bool:
+        """SQLite: there is no file yet."""
+        return self._file is not None and self._file.is_new
+
+    def create_file(self) -> None:
+        """Make SQLite's file where there is none: connecting opens one that exists."""
+        if self._file is not None:
+            self._file.create()
+
+    def check_in_place(self, connection: Connection) -> None:
+        """Check that SQLite's open files are those that others find at their paths.
+
+        Raises `LogFileReplaced`; the connection should be kept, see `SqliteFile`.
+        """
+        if self._file is not None:
+            self._file.check_in_place(connection)
+
+    def drop_readers(self) -> None:
+        """Close the connections for reading, those in use when they come back: the server at their
+        other end may be behind, or no longer be the one that is written to.
+        """
+        now = time.monotonic()
+        if now - self._readers_dropped >= DROP_READERS_SECONDS_MIN:  # they are new already
+            self._readers_dropped = now
+            self._reading.dispose()
+
+    def overwrite_deleted(self) -> None:
+        """Have SQLite's write-ahead log forget too what was deleted, as far as readers let it.
+
+        A server's own logs (binary log, redo, backups) are its operator's to purge.
+        """
+        if self.is_sqlite:
+            with translated(), _used(connect(self._reading)) as connection:
+                connection.rollback()  # no checkpoint within a transaction
+                driver = connection.connection.driver_connection
+                assert isinstance(driver, sqlite3.Connection)
+                driver.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
+    def shrink_journal(self) -> None:
+        """Give back the disk that SQLite's write-ahead log took while a reader or a large
+        transaction kept it from beginning anew. Waits for nobody: where one still does, the next
+        call may be luckier.
+        """
+        if self._file is None or journal_bytes(self._file.path) <= JOURNAL_BYTES_MAX:
+            return
+        with translated(), _used(connect(self._reading)) as connection:
+            driver = connection.connection.driver_connection
+            assert isinstance(driver, sqlite3.Connection)
+            driver.execute("PRAGMA busy_timeout = 0").fetchall()
+            driver.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()  # the long part
+            driver.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
+    def close(self) -> None:
+        self._beside.dispose()
+        self._writing.dispose()
+        self._reading.dispose()
+
+    def _engine(
+        self, statement_seconds: int, *, begin: str, lock_wait_seconds: int | None = None
+    ) -> Engine:
+        if lock_wait_seconds is None:
+            lock_wait_seconds = LOCK_WAIT_SECONDS_MAX
+        if self._file is not None:
+            file = self._file
+            engine = sa.create_engine(
+                self.url, poolclass=NullPool, hide_parameters=True,
+                connect_args={"check_same_thread": False},
+            )  # fmt: skip
+            event.listen(engine, "do_connect", lambda _, __, ___, options: file.connect(**options))
+            event.listen(engine, "connect", lambda one, _: _set_up_sqlite(one, lock_wait_seconds))
+            event.listen(engine, "begin", lambda connection: connection.exec_driver_sql(begin))
+            return engine
+        is_reading = begin == "BEGIN"
+        engine = sa.create_engine(
+            self.url,
+            isolation_level="READ COMMITTED",
+            hide_parameters=True,  # what users put in belongs in no log line
+            pool_size=8,
+            max_overflow=24,
+            pool_pre_ping=True,
+            pool_timeout=CONNECT_SECONDS_MAX + 2,
+            connect_args={
+                "charset": "utf8mb4",
+                "connect_timeout": CONNECT_SECONDS_MAX,
+                "read_timeout": statement_seconds,
+                "write_timeout": statement_seconds,
+                "init_command": (
+                    "SET time_zone = '+00:00', sql_mode = 'STRICT_ALL_TABLES',"
+                    f" innodb_lock_wait_timeout = {lock_wait_seconds},"
+                    " group_concat_max_len = 16777216,"  # see SqlEventLog.read; MySQL has 1024
+                    # A server's own would leave out rows without a word, or refuse statements.
+                    " sql_select_limit = 18446744073709551615, sql_safe_updates = 0"
+                    + ("" if is_reading else f", wait_timeout = {WRITER_IDLE_SECONDS_MAX}")
+                ),
+            },
+        )
+        event.listen(engine, "do_connect", self._connect_mysql)
+        if is_reading:
+            event.listen(engine, "connect", _note_look)
+            event.listen(engine, "checkout", _drop_if_read_only)
+        return engine
+
+    def _connect_mysql(
+        self, _dialect: object, _record: object, _arguments: object, options: dict[str, Any]
+    ) -> mysql_pipeline.PipelinedConnection:
+        for name in ("password", "passwd"):  # in the address or behind its question mark
+            if isinstance(options.get(name), str):
+                # As the server has it; PyMySQL would encode it as latin-1, or fail.
+                options[name] = options[name].encode()
+        connection = mysql_pipeline.connect(**options)
+        self._connections.add(connection)
+        return connection
+
+
+def _note_look(_connection: object, record: ConnectionPoolEntry) -> None:
+    record.info["looked"] = time.monotonic()
+
+
+def _drop_if_read_only(connection: Any, record: ConnectionPoolEntry, _proxy: object) -> None:  # noqa: ANN401 (the driver's)
+    """Raises `DisconnectionError`, by which the pool makes another connection in its place.
+
+    A new one is not asked: where the only server there is is read-only, it can still be read.
+    """
+    now = time.monotonic()
+    if now - record.info["looked"] < READ_ONLY_LOOK_SECONDS:
+        return
+    record.info["looked"] = now
+    with closing(connection.cursor()) as cursor:
+        cursor.execute("SELECT @@GLOBAL.read_only")
+        (read_only,) = cursor.fetchone()
+    if read_only:
+        raise DisconnectionError
+
+
+def _set_up_sqlite(connection: sqlite3.Connection, lock_wait_seconds: int) -> None:
+    connection.isolation_level = None  # transactions begin where we say so
+    connection.execute(f"PRAGMA busy_timeout = {lock_wait_seconds * 1000}")
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute(f"PRAGMA journal_size_limit = {JOURNAL_BYTES_MAX}")
+    connection.execute("PRAGMA synchronous = FULL")  # with NORMAL a power loss forgets commits
+
+
+def connect(engine: Engine) -> Connection:
+    """Raises `LogUnavailable`, whatever the reason: it is no statement's fault."""
+    try:
+        return engine.connect()
+    except FairlogError:
+        raise
+    except Exception as error:
+        raise LogUnavailable(f"{explained(error)} The request can be sent again.") from error
+
+
+@contextmanager
+def translated(*, is_read: bool = False) -> Iterator[None]:
+    """Turn an error of the database into `LogUnavailable` when trying again later may help, as it
+    may for any error of a query (`is_read`).
+    """
+    try:
+        yield
+    except FairlogError:
+        raise
+    except Exception as error:
+        if not (is_for_everybody(error) or (is_read and isinstance(error, DBAPIError))):
+            raise
+        raise LogUnavailable(f"{explained(error)} The request can be sent again.") from error
+
+
+@contextmanager
+def _used(connection: Connection) -> Iterator[Connection]:
+    """Close it in the end. One in which anything went wrong may be in any state: it is thrown away
+    and not given to anybody again.
+    """
+    try:
+        yield connection
+    except FairlogError:  # raised by whoever used it, about what they found
+        raise
+    except BaseException:
+        throw_away(connection)
+        raise
+    finally:
+        connection.close()
+
+
+def throw_away(connection: Connection) -> None:
+    """Close a connection for good, whatever state it is in. Raises nothing."""
+    with suppress(Exception):
+        connection.invalidate()
+    with suppress(Exception):
+        connection.close()

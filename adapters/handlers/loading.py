@@ -1,0 +1,347 @@
+"""The functions that run a job: the built-in ones, and the public functions of a user's module.
+
+A handler is `def kind(payload)` or `async def kind(payload)`; a parameter named `job` after the
+payload receives the `JobInHand`. What it returns is the job's result, anything JSON can hold; an
+exception fails the attempt with its message. An attribute `timeout_seconds` of the function bounds
+each run. Which names are kinds says `adapters.handlers.names`. The module is checked when it is
+loaded, so that a wrong signature is told at the start and not at the first job. Threads and the
+event loop are the worker's.
+"""
+
+import asyncio
+import importlib
+import importlib.util
+import inspect
+import math
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import FunctionType, MappingProxyType, ModuleType
+from typing import Any, TypeAlias
+
+import structlog
+from msgspec import Struct, field
+
+from adapters.handlers.names import Function, NamesError, names_of
+from adapters.handlers.user_modules import files_of, hidden_import, is_hidden, look_in
+from domain.language import validation
+from domain.language.errors import InvalidInput
+
+SLEEP_SECONDS_MAX = 86_400  # a day
+
+_log = structlog.get_logger()
+
+# Fairlog's own top-level packages: a user's module of the same name would be ours, silently.
+_OURS = frozenset({"domain", "adapters", "projections", "entrypoints", "tests"})
+_HOME = Path(__file__).resolve().parents[2]
+
+
+class HandlersError(ValueError):
+    """A handlers module cannot be used. The message is one line for the operator."""
+
+
+class JobInHand(Struct, frozen=True, eq=False, kw_only=True):
+    """What a handler may know of the job that it runs; made anew for each attempt."""
+
+    id: int
+    user: str
+    kind: str
+    attempt: int  # from 1
+
+    # The worker sets it, from its own thread. A handler only looks, or waits on it in place of a
+    # sleep that should end early: `job.cancellation.wait(seconds)`.
+    cancellation: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def cancelled(self) -> bool:
+        """Say whether the job was cancelled or its lease was lost: nobody wants the result now.
+
+        A thread cannot be stopped from outside, so a handler that is not async and takes long looks
+        here between its steps, and returns.
+        """
+        return self.cancellation.is_set()
+
+
+class Handler(Struct, frozen=True):
+    """A function that runs the jobs of one kind."""
+
+    kind: str
+    function: Callable[..., Any]
+    is_async: bool  # calling it returns at once, with something to await: it needs no thread
+    wants_job: bool  # as the argument `job`
+    timeout_seconds: float | None = None  # longest run that the handler asks for
+
+    def call(self, payload: object, job: JobInHand) -> object:
+        """Call the function as its signature asks, and return its answer or what to await for it.
+
+        A decorator may turn an async function into one that is not and still returns an awaitable,
+        so ask `inspect.isawaitable` of the answer, not `is_async`, which says where to call it.
+        """
+        return self.function(payload, job=job) if self.wants_job else self.function(payload)
+
+
+Handlers: TypeAlias = Mapping[str, Handler]  # by kind; read-only
+
+
+def load_handlers(module_name: str | None, *, has_builtin: bool = True) -> Handlers:
+    """Return the handlers of every kind: the built-in ones, and the module's over them.
+
+    `module_name` is a dotted name, or a path ending in .py; None: the built-in handlers alone.
+    Importing runs the user's code. Modules beside it are found too: the directory it is looked for
+    in (the current one, or the file's) goes to the end of sys.path and stays there, also after an
+    error.
+
+    Without `has_builtin` there are the module's alone.
+
+    A public function that cannot be called with a payload is left out, with a line in the log.
+
+    Raises HandlersError: no such module, an error while importing it, a name that is Fairlog's own
+    or another module's, no handler, or a function with a parameter `job` that is none.
+    """
+    handlers = dict(_BUILT_IN) if has_builtin else {}
+    if module_name is not None:
+        handlers |= _handlers_of(_imported(module_name), module_name)
+    if not handlers:
+        raise HandlersError(
+            "There is no kind of job to serve: FAIRLOG_BUILTIN_HANDLERS is off and no module is "
+            "given; name one with --handlers, or serve with --workers 0"
+        )
+    return MappingProxyType(handlers)
+
+
+def _imported(module_name: str) -> ModuleType:
+    is_file = module_name.endswith(".py")
+    root = Path(module_name).stem if is_file else module_name.partition(".")[0]
+    if root in _OURS:
+        raise HandlersError(
+            f"handlers module {module_name!r}: {_clash(root)}; give it another name"
+        )
+    try:
+        return _import_file(Path(module_name)) if is_file else _import_dotted(module_name)
+    except (HandlersError, KeyboardInterrupt):
+        raise
+    except BaseException as error:  # a module may raise anything, SystemExit among it
+        raise HandlersError(
+            f"handlers module {module_name!r} cannot be imported: {_reason(error)}"
+        ) from error
+
+
+def _import_dotted(module_name: str) -> ModuleType:
+    if not all(part.isidentifier() for part in module_name.split(".")):
+        raise HandlersError(
+            f"handlers module {module_name!r}: neither a dotted module name"
+            " nor a path ending in .py"
+        )
+    directory = Path.cwd()
+    root, _, _ = module_name.partition(".")
+    look_in(directory)
+    if is_hidden(root, directory):
+        raise HandlersError(
+            f"handlers module {module_name!r}: {root!r} is {_whose(root)}; give yours another name"
+        )
+    for file in files_of(root, directory):  # none where the module is installed
+        _refuse_hidden(file, directory, module_name)
+    try:
+        return importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        # Only if it is the module, or a package around it: an import inside it may fail as well.
+        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
+            raise
+        raise HandlersError(
+            f"handlers module {module_name!r}: there is no {error.name!r}"
+            f" in {directory} or in this environment"
+        ) from error
+
+
+def _import_file(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise HandlersError(f"handlers module {str(path)!r}: there is no such file")
+    look_in(path.resolve().parent)
+    _refuse_hidden(path.resolve(), path.resolve().parent, str(path))
+    # A name that cannot be another module's: a file called json.py must not become `json`.
+    name = f"fairlog_handlers_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path.resolve())
+    if spec is None or spec.loader is None:
+        raise ImportError(f"Python has no loader for {path}")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # before it runs: dataclasses and pickle look a class up there
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def _refuse_hidden(file: Path, directory: Path, module_name: str) -> None:
+    if name := hidden_import(file, directory):
+        raise HandlersError(
+            f"handlers module {module_name!r} imports {name!r} from {directory}, but"
+            f" {name!r} is {_whose(name)}; rename yours"
+        )
+
+
+def _whose(name: str) -> str:
+    if name in _OURS:
+        return "a package of Fairlog's own, which hides any other"
+    if name in sys.stdlib_module_names:
+        return "a module of Python's own"
+    return "a module that is installed in this environment"
+
+
+def _reason(error: BaseException) -> str:
+    """Say in one line why an import failed."""
+    name = error.name if isinstance(error, ImportError) and error.name else ""
+    root = name.partition(".")[0]
+    hint = f" ({_clash(root)})" if root in _OURS else ""
+    return " ".join(f"{type(error).__name__}: {error}".split()) + hint
+
+
+def _clash(root: str) -> str:
+    return f"{root!r} is {_whose(root)}"
+
+
+def _handlers_of(module: ModuleType, module_name: str) -> dict[str, Handler]:
+    _refuse_imports_of_ours(module, module_name)
+    try:
+        names = names_of(module)
+    except NamesError as error:
+        raise HandlersError(f"handlers module {module_name!r} {error}") from None
+    handlers: dict[str, Handler] = {}
+    left_out = dict(names.lost)
+    for kind, function in names.functions.items():
+        problem = _problem_with(function)
+        if problem is None:
+            handlers[kind] = _handler(kind, function, module_name)
+        elif names.are_listed or "job" in _parameters(function):
+            raise HandlersError(
+                f"handlers module {module_name!r}: {kind}() {problem}; a handler is"
+                f" {kind}(payload) or {kind}(payload, job), and a function that is none starts with"
+                " an underscore or is not in the module's __all__"
+            )
+        else:
+            left_out[kind] = problem
+    for name, reason in left_out.items():
+        _log.warning("function_is_no_kind", module=module_name, function=name, reason=reason)
+    if not handlers:
+        others = "".join(f"; {name}() {reason}" for name, reason in left_out.items())
+        raise HandlersError(
+            f"handlers module {module_name!r} defines no public function that takes a payload, so"
+            f" it adds no kind of job (imported functions do not count){others}"
+        )
+    return handlers
+
+
+def _refuse_imports_of_ours(module: ModuleType, module_name: str) -> None:
+    """Refuse a module that meant a `domain` of its own and was given ours without an error."""
+    for name, value in vars(module).items():
+        if isinstance(value, ModuleType):
+            source = value.__name__
+        elif isinstance(value, type | FunctionType):
+            source = value.__module__
+        else:
+            continue
+        root = source.partition(".")[0]
+        if root in _OURS and _lies_beside_us(sys.modules.get(source)):
+            raise HandlersError(
+                f"handlers module {module_name!r} imports {name!r} from {root!r}: {_clash(root)};"
+                " rename yours"
+            )
+
+
+def _lies_beside_us(module: ModuleType | None) -> bool:
+    file = getattr(module, "__file__", None)
+    return file is not None and Path(file).resolve().is_relative_to(_HOME)
+
+
+def _handler(kind: str, function: Function, module_name: str) -> Handler:
+    try:
+        validation.kind(kind)
+        timeout_seconds = _timeout_seconds(function)
+    except InvalidInput as error:
+        raise HandlersError(f"handlers module {module_name!r}: {kind}(): {error}") from None
+    return Handler(
+        kind=kind,
+        function=function,
+        is_async=_is_async(function),
+        wants_job="job" in _parameters(function),
+        timeout_seconds=timeout_seconds,
+    )
+
+
+def _timeout_seconds(function: Function) -> float | None:
+    """What the function's attribute of that name says. Raises InvalidInput."""
+    seconds = getattr(function, "timeout_seconds", None)
+    if seconds is None:
+        return None
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float):
+        seconds = math.nan
+    return float(validation.timeout_seconds(seconds))
+
+
+def _is_async(function: Function) -> bool:
+    """Ask an object with `__call__` about that."""
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
+        getattr(type(function), "__call__", None)  # noqa: B004 (not whether there is one)
+    )
+
+
+def _parameters(function: Function) -> Mapping[str, inspect.Parameter]:
+    """Empty where Python does not know them."""
+    try:
+        return inspect.signature(function).parameters
+    except (TypeError, ValueError):
+        return {}
+
+
+def _problem_with(function: Function) -> str | None:
+    """Say why the function cannot be called as a handler; None: it can."""
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        return "yields, so that calling it would run nothing"
+    parameters = _parameters(function)
+    if not parameters:
+        return "takes no parameter"
+    if next(iter(parameters)) == "job":
+        return "has `job` as its first parameter, where the payload goes"
+    job = {"job": None} if "job" in parameters else {}
+    try:
+        inspect.signature(function).bind(None, **job)
+    except TypeError as error:
+        arguments = "a payload and job=" if job else "a payload alone"
+        return f"cannot be called with {arguments} ({error})"
+    return None
+
+
+async def _echo(payload: object) -> object:
+    return payload
+
+
+async def _sleep(payload: object) -> None:
+    match payload:
+        case {"seconds": int() | float() as seconds} if (
+            not isinstance(seconds, bool) and 0 <= seconds <= SLEEP_SECONDS_MAX
+        ):
+            await asyncio.sleep(seconds)
+        case _:
+            raise ValueError(
+                'sleep needs a payload {"seconds": x}, x being a number'
+                f" from 0 to {SLEEP_SECONDS_MAX}"
+            )
+
+
+async def _fail(payload: object) -> None:
+    match payload:
+        case {"message": str() as message}:
+            raise RuntimeError(message)
+        case _:
+            raise ValueError('fail needs a payload {"message": text}')
+
+
+# Async, all of them: they neither block nor compute, so none of them needs a thread.
+_BUILT_IN: Handlers = MappingProxyType(
+    {
+        kind: Handler(kind=kind, function=function, is_async=True, wants_job=False)
+        for kind, function in (("echo", _echo), ("sleep", _sleep), ("fail", _fail))
+    }
+)

@@ -1,0 +1,214 @@
+"""What an audit asks the log: events by filter, a moment's position, bodies."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any, Final
+
+import msgspec
+import sqlalchemy as sa
+from msgspec import Struct
+from sqlalchemy.engine import Connection
+
+from adapters.log.event_log import head_position
+from adapters.log.tables import bodies, events
+from domain.language.errors import BodyMissing, LogCorrupt
+from domain.language.identifiers import JobId, UserId
+from domain.language.moments import from_micros, to_micros
+
+BODIES_SEARCHED_MAX: Final = 20  # in one statement; each may have 1 MiB
+
+
+class StoredEvent(Struct, frozen=True, gc=False):
+    """A row of the log as it stands, for those who want the record and not its meaning."""
+
+    position: int
+    type: str
+    version: int
+    user_id: UserId | None
+    job_id: JobId | None
+    recorded_at: datetime  # UTC
+    data: bytes  # compact JSON
+    hash: bytes
+
+
+class EventFilter(Struct, frozen=True, kw_only=True):
+    """Which events an audit asks for; every condition that is set must hold."""
+
+    user_id: UserId | None = None
+    job_id: JobId | None = None
+    types: Sequence[str] = ()  # any of them; none: all
+    since: datetime | None = None  # UTC, inclusive
+    until: datetime | None = None  # UTC, exclusive
+
+    @property
+    def may_match_little(self) -> bool:
+        """True where no index gives what it lets through: much may be looked at for each event."""
+        one_type_each = len(self.types) <= 1
+        conditions = (self.user_id is not None) + bool(self.types)
+        return self.job_id is None and (conditions > 1 or not one_type_each)
+
+
+def find(connection: Connection, wanted: EventFilter, after: int, limit: int) -> list[StoredEvent]:
+    """Up to `limit` events behind `after` that the filter lets through, in log order."""
+    query = _matching(connection, wanted).where(events.c.position > after)
+    return _all(connection, query.order_by(events.c.position).limit(limit))
+
+
+def find_newest(
+    connection: Connection, wanted: EventFilter, below: int | None, limit: int
+) -> list[StoredEvent]:
+    """Up to `limit` events before `below`, or the latest, the newest first."""
+    query = _matching(connection, wanted)
+    if below is not None:
+        query = query.where(events.c.position < below)
+    return _all(connection, query.order_by(events.c.position.desc()).limit(limit))
+
+
+def first_at(connection: Connection, moment: datetime) -> int:
+    """The position of the first event at or after a moment; one past the end if there is none.
+
+    A binary search: recorded times never go back.
+    """
+    micros = to_micros(moment)
+    low, high = 1, head_position(connection) + 1
+    while low < high:
+        middle = (low + high) // 2
+        found = connection.execute(
+            sa.select(events.c.recorded_at).where(events.c.position == middle)
+        ).scalar_one_or_none()
+        if found is None:
+            raise LogCorrupt(f"The log has no event at position {middle}.")
+        if found < micros:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+def latest(connection: Connection, type_name: str) -> int:
+    """The position of the latest event of a type; 0 when there is none."""
+    found = connection.execute(
+        sa.select(sa.func.max(events.c.position)).where(events.c.type == type_name)
+    ).scalar()
+    return 0 if found is None else int(found)
+
+
+def times_at(connection: Connection, positions: Sequence[int]) -> dict[int, datetime]:
+    """When the events at those positions were recorded, UTC."""
+    rows = connection.execute(
+        sa.select(events.c.position, events.c.recorded_at)
+        .where(events.c.position.in_(positions))
+    )  # fmt: skip
+    return {position: from_micros(recorded_at) for position, recorded_at in rows}
+
+
+def jobs_at(connection: Connection, positions: Sequence[int]) -> dict[int, JobId]:
+    """Which jobs the events at those positions are about."""
+    rows = connection.execute(
+        sa.select(events.c.position, events.c.job_id)
+        .where(events.c.position.in_(positions), events.c.job_id.is_not(None))
+    )  # fmt: skip
+    return {position: JobId(job_id) for position, job_id in rows}
+
+
+def bodies_at(connection: Connection, positions: Sequence[int]) -> dict[int, bytes]:
+    """The bodies at those positions, as far as there are any."""
+    found: dict[int, bytes] = {}
+    for start in range(0, len(positions), 500):
+        rows = connection.execute(
+            sa.select(bodies.c.position, bodies.c.body)
+            .where(bodies.c.position.in_(positions[start : start + 500]))
+        )  # fmt: skip
+        found.update((position, bytes(body)) for position, body in rows)
+    return found
+
+
+def require_bodies(found: Mapping[int, bytes], positions: Iterable[int]) -> None:
+    """Raises `BodyMissing` where a body that must be there was not found."""
+    missing = [position for position in positions if position not in found]
+    if missing:
+        raise BodyMissing(missing)
+
+
+def body_sizes(connection: Connection, positions: Sequence[int]) -> dict[int, int]:
+    """The bytes of the bodies at those positions, as far as there are any."""
+    found: dict[int, int] = {}
+    for start in range(0, len(positions), 500):
+        rows = connection.execute(
+            sa.select(bodies.c.position, sa.func.length(bodies.c.body))
+            .where(bodies.c.position.in_(positions[start : start + 500]))
+        )  # fmt: skip
+        found.update((position, size) for position, size in rows)
+    return found
+
+
+def bodies_with(connection: Connection, positions: Sequence[int], text: str) -> set[int]:
+    """Those of these positions whose bodies have a text in one of their values.
+
+    The database looks for it, so that only what has it is sent; in the names of fields too,
+    which is then left out here. No more bodies are held at once than one statement gives.
+    """
+    written = msgspec.json.encode(text)[1:-1]  # as it stands in canonical JSON
+    found: set[int] = set()
+    for start in range(0, len(positions), BODIES_SEARCHED_MAX):
+        rows = connection.execute(
+            sa.select(bodies.c.position, bodies.c.body).where(
+                bodies.c.position.in_(positions[start : start + BODIES_SEARCHED_MAX]),
+                sa.func.instr(bodies.c.body, sa.literal(written, sa.LargeBinary)) > 0,
+            )
+        )
+        found.update(
+            position for position, body in rows if _has_text(msgspec.json.decode(body), text)
+        )
+    return found
+
+
+def _matching(connection: Connection, wanted: EventFilter) -> "sa.Select[*tuple[Any, ...]]":
+    query = sa.select(events)
+    if wanted.user_id is not None:
+        query = query.where(events.c.user_id == wanted.user_id.encode())
+    if wanted.job_id is not None:
+        query = query.where(events.c.job_id == wanted.job_id)
+    if wanted.types:
+        # The column is ASCII; MySQL will not even compare it with anything else.
+        named = [name for name in wanted.types if name.isascii()]
+        query = query.where(events.c.type.in_(named))
+    if wanted.since is not None:
+        query = query.where(events.c.position >= first_at(connection, wanted.since))
+    if wanted.until is not None:
+        query = query.where(events.c.position < first_at(connection, wanted.until))
+    if index := _ordered_index(wanted):
+        # MySQL would intersect it with the primary key, and sort all that match for each page.
+        query = query.with_hint(events, f"FORCE INDEX ({index})")  # SQLite has no such hint
+    return query
+
+
+def _ordered_index(wanted: EventFilter) -> str | None:
+    """The index that gives the only condition's events in log order; None where there are more."""
+    conditions = {
+        "events_by_user": wanted.user_id is not None,
+        "events_by_job": wanted.job_id is not None,
+        "events_by_type": len(wanted.types) == 1,
+    }
+    indexes = [index for index, is_asked_for in conditions.items() if is_asked_for]
+    return indexes[0] if len(indexes) == 1 and len(wanted.types) <= 1 else None
+
+
+def _all(connection: Connection, query: "sa.Select[*tuple[Any, ...]]") -> list[StoredEvent]:
+    return [_stored(row) for row in connection.execute(query)]
+
+
+def _stored(row: Any) -> StoredEvent:  # noqa: ANN401 (a row of the events table)
+    return StoredEvent(
+        row.position, row.type, row.version,
+        None if row.user_id is None else UserId(bytes(row.user_id).decode()),
+        row.job_id, from_micros(row.recorded_at),
+        bytes(row.data), bytes(row.hash),
+    )  # fmt: skip
+
+
+def _has_text(value: Any, text: str) -> bool:  # noqa: ANN401 (any JSON value)
+    if isinstance(value, dict | list):
+        inner = value.values() if isinstance(value, dict) else value
+        return any(_has_text(one, text) for one in inner)
+    return isinstance(value, str) and text in value

@@ -1,0 +1,273 @@
+"""The event log on SQL: one head row that orders all writers, and the rows behind it.
+
+Whoever holds the head row's lock is the only one who may append. So positions are contiguous,
+commit order is position order, and a reader that goes by position never skips an event.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Final, NamedTuple
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from adapters.clock import SystemClock
+from adapters.database.database import Database
+from adapters.database.mysql_pipeline import PipelinedConnection
+from adapters.log.event_pages import read_page
+from adapters.log.tables import FORMAT, HEAD_ID, bodies, events, log_head
+from domain.decisions.ports import Clock, Head
+from domain.language.errors import LogCorrupt, LogTooNew, LogUnavailable
+from domain.language.events import ClockCorrected, Recorded, encode, type_of
+from domain.language.moments import from_micros, to_micros
+from domain.log import chain
+from domain.log.log_time import Correction, Reading, correction_of
+from domain.log.stored_log import Leaf
+from domain.log.upcasting import read, version_of
+
+_NO_HEAD: Final = "The log has no head row; run `fairlog migrate`."
+# What stands for an event while it is tried out whether one can be written.
+_REHEARSAL: Final = "Rehearsal"  # never committed
+_REHEARSAL_BYTES: Final = 16 * 1024
+# Microseconds since the epoch; each connection's time zone is set to UTC.
+_DATABASE_NOW: Final = "TIMESTAMPDIFF(MICROSECOND, '1970-01-01', SYSDATE(6))"
+
+_UNKNOWN_EPOCH: Final = -1
+
+
+class Appended(NamedTuple):
+    """A batch behind the head."""
+
+    head: Head  # as it will be
+    leaves: Sequence[Leaf]  # of its events, see `domain.log.chain`
+
+
+class SqlEventLog:
+    """Appends under the head lock; reads without it.
+
+    `clock` replaces the log's own (the database server's, read under the lock; on SQLite the
+    machine's): for tests.
+    """
+
+    def __init__(self, database: Database, clock: Clock | None = None) -> None:
+        # None: the database server's, read under the lock
+        self.clock = clock or (SystemClock() if database.is_sqlite else None)
+        self._corrected = _UNKNOWN_EPOCH, Correction()
+        mark = "?" if database.is_sqlite else "%s"
+        self._lock_head = (
+            "SELECT position, hash, recorded_at, format, epoch, "
+            # SYSDATE is the time after the lock was had, NOW the time before; and no account can
+            # move it by SET timestamp.
+            + ("0" if self.clock else _DATABASE_NOW)
+            + (", 0" if database.is_sqlite else ", @@GLOBAL.read_only")
+            + f" FROM log_head WHERE id = {HEAD_ID}"
+            + ("" if database.is_sqlite else " FOR UPDATE")
+        )
+        self._read_clock = (
+            f"SELECT recorded_at, epoch, {'0' if self.clock else _DATABASE_NOW}"
+            f" FROM log_head WHERE id = {HEAD_ID}"
+        )
+        self._insert_events = _insert(events, mark)
+        self._insert_bodies = _insert(bodies, mark)
+        self._move_head = (
+            f"UPDATE log_head SET position = {mark}, hash = {mark}, recorded_at = {mark}"
+            f" WHERE id = {HEAD_ID} AND position = {mark}"
+        )
+
+    def lock_head(self, connection: Connection) -> Head:
+        """Raises `LogTooNew` for a format that this release does not know, and `LogUnavailable`
+        where the server is read-only: after a switch-over it is no longer the one to ask.
+        """
+        row = connection.exec_driver_sql(self._lock_head).one_or_none()
+        if row is None:
+            raise LogCorrupt(_NO_HEAD)
+        position, head_hash, recorded_at, log_format, epoch, database_now, read_only = row
+        if read_only:
+            raise LogUnavailable(
+                "The database server is read-only, as after a switch-over to another; the request "
+                "can be sent again.",
+                nothing_was_recorded=True,
+            )
+        if log_format > FORMAT:
+            raise LogTooNew(
+                f"The log has format {log_format}, and this release knows up to {FORMAT}; "
+                "install the newer release here too."
+            )
+        clock = to_micros(self.clock.now()) if self.clock else database_now
+        reading = Reading(clock, recorded_at, self._correction(connection, epoch))
+        return Head(position, bytes(head_hash), from_micros(reading.now), epoch, reading)
+
+    def _correction(self, connection: Connection, epoch: int) -> Correction:
+        """The latest; the epoch is raised with each."""
+        known_epoch, correction = self._corrected
+        if epoch != known_epoch:
+            correction = _latest_correction(connection)
+            self._corrected = epoch, correction
+        return correction
+
+    def foresee_lock(self, connection: Connection) -> None:
+        """Have the commit of this transaction take the lock for the next one, which must follow."""
+        driver = connection.connection.driver_connection
+        if isinstance(driver, PipelinedConnection):
+            driver.foresee(self._lock_head)
+
+    def append(
+        self,
+        connection: Connection,
+        head: Head,
+        recorded: Sequence[Recorded],
+        new_bodies: Sequence[tuple[int, bytes]],
+    ) -> Appended:
+        """Write a batch behind the head. Needs the head lock, and `move_head` in the same
+        transaction; all in `recorded` carry the head's `now`.
+        """
+        at = to_micros(head.now)
+        rows = []
+        leaves = []
+        tail = head.hash
+        for event in recorded:
+            row = _row(event, at)
+            position, type_name, version, user_id, job_id, _, data = row
+            leaf = chain.leaf(position, version, type_name.encode(), user_id, job_id, at, data)
+            tail = chain.link(tail, leaf)
+            leaves.append(Leaf(position, leaf))
+            rows.append((*row, tail))
+        connection.exec_driver_sql(self._insert_events, rows)
+        if new_bodies:
+            connection.exec_driver_sql(self._insert_bodies, list(new_bodies))
+        return Appended(Head(recorded[-1].position, tail, head.now, head.epoch), leaves)
+
+    def move_head(self, connection: Connection, head: Head, new: Head) -> None:
+        """Needs the head lock. Raises `LogUnavailable` when somebody else has moved it."""
+        moved = connection.exec_driver_sql(
+            self._move_head, (new.position, new.hash, to_micros(new.now), head.position)
+        )
+        # On a cluster, certification sees only written rows: the lock alone proves nothing there.
+        if moved.rowcount != 1:
+            raise LogUnavailable("Another writer moved the log's head; the batch was not written.")
+
+    def erase_bodies(self, connection: Connection, positions: Sequence[int]) -> None:
+        """Remove bodies for good, in the transaction of the events that record it."""
+        if connection.dialect.name == "sqlite":
+            # Else their bytes would stay in the file until something else needs the room.
+            connection.exec_driver_sql("PRAGMA secure_delete = ON")
+        for start in range(0, len(positions), 500):
+            connection.execute(
+                bodies.delete().where(bodies.c.position.in_(positions[start : start + 500]))
+            )
+
+    def note_correction(self, connection: Connection) -> None:
+        """In the transaction that appends a `ClockCorrected`, after it: every process reads it, and
+        one that does not know such events stops. Needs the head lock.
+        """
+        _, before = self._corrected
+        by = _latest_correction(connection).position - before.position
+        head = log_head.update().where(log_head.c.id == HEAD_ID)
+        connection.execute(head.values(epoch=log_head.c.epoch + by, format=FORMAT))
+
+    def set_epoch(self, connection: Connection, registry_epoch: int) -> None:
+        epoch = registry_epoch + _latest_correction(connection).position
+        connection.execute(log_head.update().where(log_head.c.id == HEAD_ID).values(epoch=epoch))
+
+    def rehearse(self, connection: Connection, head: Head) -> None:
+        """Write what an append would, for a look whether it can be. Needs the head lock; the caller
+        rolls it back.
+        """
+        position, at = head.position + 1, to_micros(head.now)
+        row = (position, _REHEARSAL, 1, None, None, at, b"{}", head.hash)
+        connection.exec_driver_sql(self._insert_events, [row])
+        connection.exec_driver_sql(self._insert_bodies, [(position, bytes(_REHEARSAL_BYTES))])
+        self.move_head(connection, head, Head(position, head.hash, head.now, head.epoch))
+
+    def rehearse_commit(self, connection: Connection) -> None:
+        """On SQLite, have the disk take some pages, and leave everything as it is: only a commit
+        writes them.
+        """
+        with connection.begin():
+            position = self.position(connection) + 1
+            connection.exec_driver_sql(self._insert_bodies, (position, bytes(_REHEARSAL_BYTES)))
+            connection.execute(bodies.delete().where(bodies.c.position == position))
+            connection.execute(log_head.update().values(epoch=log_head.c.epoch))
+
+    def behind_the_end(self, connection: Connection, head: Head) -> str | None:
+        """What stands where only the next events may come to stand; None: nothing. Needs the head
+        lock.
+        """
+        for table in (events, bodies):
+            found = connection.execute(
+                sa.select(sa.func.min(table.c.position)).where(table.c.position > head.position)
+            ).scalar_one()
+            if found is not None:
+                return (
+                    f"The table {table.name} holds a row at position {found}, and the log ends at "
+                    f"{head.position}: something else than Fairlog wrote it, and nothing can be "
+                    "written before it is removed. Find out who did, remove it with the owner's "
+                    "account (without the triggers on events, which `fairlog migrate` makes "
+                    "again), and run `fairlog verify`."
+                )
+        return None
+
+    def position(self, connection: Connection) -> int:
+        return head_position(connection)
+
+    def now(self, connection: Connection) -> datetime:
+        """UTC, by the log's clock, without the lock; a writer may already be a little ahead."""
+        return from_micros(self.reading(connection).now)
+
+    def reading(self, connection: Connection) -> Reading:
+        """The database's clock and the log's time, without the lock."""
+        found = connection.exec_driver_sql(self._read_clock).one_or_none()
+        if found is None:
+            raise LogCorrupt(_NO_HEAD)
+        recorded_at, epoch, database_now = found
+        clock = to_micros(self.clock.now()) if self.clock else database_now
+        return Reading(clock, recorded_at, self._correction(connection, epoch))
+
+    def hash_at(self, connection: Connection, position: int) -> bytes | None:
+        """The chain up to a position, None beyond the end."""
+        found = connection.execute(
+            sa.select(events.c.hash).where(events.c.position == position)
+        ).scalar_one_or_none()
+        return None if found is None else bytes(found)
+
+    def read(self, connection: Connection, after: int, limit: int) -> list[Recorded]:
+        return read_page(connection, after, limit)
+
+
+def head_position(connection: Connection) -> int:
+    """Of the latest event, by the head; 0: the log is empty. Raises `LogCorrupt`."""
+    head = sa.select(log_head.c.position).where(log_head.c.id == HEAD_ID)
+    position = connection.execute(head).scalar_one_or_none()
+    if position is None:
+        raise LogCorrupt(_NO_HEAD)
+    return int(position)
+
+
+def _latest_correction(connection: Connection) -> Correction:
+    named = events.c.type == ClockCorrected.__name__
+    latest = sa.select(sa.func.max(events.c.position)).where(named).scalar_subquery()
+    found = connection.execute(
+        sa.select(events.c.position, events.c.version, events.c.data)
+        .where(events.c.position == latest)
+    ).one_or_none()  # fmt: skip
+    if found is None:
+        return Correction()
+    event = read(found.version, bytes(found.data))
+    assert isinstance(event, ClockCorrected), event
+    return correction_of(found.position, event)
+
+
+def _row(recorded: Recorded, at: int) -> tuple[int, str, int, bytes | None, int | None, int, bytes]:
+    user_id: str | None = getattr(recorded.event, "user_id", None)
+    type_name = type_of(recorded.event)
+    return (
+        recorded.position, type_name, version_of(type_name),
+        None if user_id is None else user_id.encode(), recorded.job_id, at, encode(recorded.event),
+    )  # fmt: skip
+
+
+def _insert(table: sa.Table, mark: str) -> str:
+    """Nothing but placeholders behind VALUES: else PyMySQL would send the rows one by one."""
+    names = ", ".join(column.name for column in table.columns)
+    marks = ", ".join([mark] * len(table.columns))
+    return f"INSERT INTO {table.name} ({names}) VALUES ({marks})"

@@ -1,0 +1,86 @@
+"""Histories of single jobs, and of single types of event, read from the log within positions."""
+
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from adapters.log.event_pages import RECORDED, recorded
+from adapters.log.tables import events
+from domain.jobs.history import CHANGES
+from domain.language.events import EVENT_TYPES, LeasesExtended, Recorded
+from domain.language.identifiers import JobId
+
+JOBS_A_STATEMENT: Final = 500
+POSITIONS_A_STATEMENT: Final = 20_000
+EVENTS_A_PAGE: Final = 200
+_CHANGES: Final = [name for name, cls in EVENT_TYPES.items() if cls in CHANGES]
+_HEARTBEAT: Final = next(name for name, cls in EVENT_TYPES.items() if cls is LeasesExtended)
+
+
+def changes_of(connection: Connection, job_ids: Sequence[JobId], up_to: int) -> Iterator[Recorded]:
+    """What changed these jobs, in the order of the log within each."""
+    for start in range(0, len(job_ids), JOBS_A_STATEMENT):
+        yield from recorded(
+            connection,
+            sa.select(*RECORDED)
+            .where(
+                events.c.job_id.in_(job_ids[start : start + JOBS_A_STATEMENT]),
+                events.c.position <= up_to,
+                events.c.type.in_(_CHANGES),
+            )
+            .order_by(events.c.position),
+        )
+
+
+def heartbeats(connection: Connection, after: int, up_to: int) -> Iterator[Recorded]:
+    """Every worker's, newest first, a page of them in memory."""
+    return newest_first(connection, _HEARTBEAT, after, up_to)
+
+
+def newest_first(
+    connection: Connection, type_name: str, after: int, up_to: int, *, is_frequent: bool = False
+) -> Iterator[Recorded]:
+    """Events of one type behind a position, the newest first, a page of them in memory.
+
+    A page is one range of the index on the type, which ends with the position. SQLite's does not,
+    and all of the type would be sorted: one that is frequent is looked for in the log itself.
+    """
+    type_of_event: sa.ColumnElement[str] = events.c.type
+    if is_frequent and connection.dialect.name == "sqlite":
+        type_of_event = events.c.type.concat("")  # no index has this
+    while up_to > after:
+        page = recorded(
+            connection,
+            sa.select(*RECORDED)
+            .where(
+                type_of_event == type_name,
+                events.c.position > after,
+                events.c.position <= up_to,
+            )
+            .order_by(events.c.position.desc())
+            .limit(EVENTS_A_PAGE),
+        )
+        yield from page
+        up_to = page[-1].position - 1 if len(page) == EVENTS_A_PAGE else after
+
+
+def of_types(
+    connection: Connection, types: Sequence[str], after: int, up_to: int
+) -> Iterator[Recorded]:
+    """Events of these types behind a position, in the order of the log.
+
+    By ranges of positions: an index on the type gives several types in no order.
+    """
+    for start in range(after, up_to, POSITIONS_A_STATEMENT):
+        yield from recorded(
+            connection,
+            sa.select(*RECORDED)
+            .where(
+                events.c.position > start,
+                events.c.position <= min(up_to, start + POSITIONS_A_STATEMENT),
+                events.c.type.in_(types),
+            )
+            .order_by(events.c.position),
+        )

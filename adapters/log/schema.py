@@ -1,0 +1,220 @@
+"""Creating and upgrading the log's tables, by any number of servers at once."""
+
+import threading
+import time
+from enum import Enum
+from functools import cache
+from pathlib import Path
+from typing import Final
+
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy.engine import Connection
+from sqlalchemy.exc import DBAPIError
+
+from adapters.database.database import Database, translated
+from adapters.database.faults import Fault, error_code, fault_of
+from adapters.database.grants import has_right
+from domain.language.errors import FairlogError, LogUnavailable
+
+ATTEMPTS_MAX: Final = 20
+_PAUSE_SECONDS: Final = 0.25
+# Table, column, key or trigger is there already, a row is, or the table was just redefined:
+# another server was quicker.
+_ANOTHER_WAS_QUICKER: Final = frozenset({1050, 1060, 1061, 1062, 1359, 1412, 1684})
+_NEEDS_SUPER: Final = frozenset({1419, 1227, 1142})
+_NO_TRIGGERS: Final = frozenset({1064, 1235, 8108})  # TiDB
+
+_one_at_a_time: Final = threading.Lock()  # Alembic keeps what it works on in module globals
+
+_MESSAGE: Final = "events are append-only"
+_TRIGGERS: Final = {
+    "events_no_update": "UPDATE ON events",
+    "events_no_delete": "DELETE ON events",
+}
+# SQLite asks no DELETE trigger when REPLACE puts a row in the place of another.
+_SQLITE_TRIGGERS: Final = _TRIGGERS | {
+    "events_no_replace": "INSERT ON events WHEN EXISTS"
+    " (SELECT 1 FROM events AS present WHERE present.position = NEW.position)"
+}
+
+
+class TriggerFault(Enum):
+    MISSING = "is missing"
+    CHANGED = "is not as Fairlog makes it"
+
+
+class NoTriggers(FairlogError):
+    """The database would not create the triggers that keep events from being changed."""
+
+
+def migrate(database: Database) -> None:
+    """Create the log's tables or bring them up to date. Harmless when nothing is to be done."""
+    database.create_file()
+    with translated():
+        for attempt in range(1, ATTEMPTS_MAX + 1):
+            try:
+                with _one_at_a_time, database.writing_engine.begin() as connection:
+                    _upgrade(connection)
+                return
+            except DBAPIError as error:
+                another_was_quicker = error_code(error) in _ANOTHER_WAS_QUICKER
+                if attempt == ATTEMPTS_MAX or not (
+                    another_was_quicker or fault_of(error) is Fault.TRY_AGAIN
+                ):
+                    raise
+            time.sleep(_PAUSE_SECONDS)
+
+
+def protect_events(database: Database) -> None:
+    """Have the database itself refuse UPDATE and DELETE on events.
+
+    Raises `NoTriggers`, with what to do, where it will not; grants do the same in production.
+    """
+    for name, fault in trigger_faults(database).items():
+        try:
+            with database.write() as connection:
+                if fault is TriggerFault.CHANGED:
+                    connection.exec_driver_sql(f"DROP TRIGGER {name}")
+                connection.exec_driver_sql(_trigger(name, is_sqlite=database.is_sqlite))
+        except (DBAPIError, LogUnavailable) as error:
+            code = error_code(error)
+            if code in _ANOTHER_WAS_QUICKER:
+                continue
+            if code in _NEEDS_SUPER:
+                raise NoTriggers(
+                    "The account may not create the triggers that keep events from being changed: "
+                    "grant it TRIGGER, and with a binary log on set "
+                    "log_bin_trust_function_creators=1; then run `fairlog migrate` again."
+                ) from error
+            if code in _NO_TRIGGERS:
+                raise NoTriggers(
+                    "This database has no triggers; grant the account only SELECT and INSERT on "
+                    "events, so that they cannot be changed."
+                ) from error
+            raise
+
+
+def trigger_faults(database: Database) -> dict[str, TriggerFault]:
+    """Which triggers on events are not as this release makes them, as far as the account sees."""
+    if database.is_sqlite:
+        query = "SELECT name, sql FROM sqlite_master WHERE type = 'trigger' AND tbl_name = 'events'"
+    else:
+        query = (
+            "SELECT trigger_name, CONCAT('CREATE TRIGGER ', trigger_name, ' ', action_timing, ' ',"
+            " event_manipulation, ' ON ', event_object_table, ' FOR EACH ROW ', action_statement)"
+            " FROM information_schema.triggers"
+            " WHERE event_object_schema = DATABASE() AND event_object_table = 'events'"
+        )
+    with database.read() as connection:
+        present = {str(name): text for name, text in connection.exec_driver_sql(query)}
+    faults: dict[str, TriggerFault] = {}
+    for name in _SQLITE_TRIGGERS if database.is_sqlite else _TRIGGERS:
+        if name not in present:
+            faults[name] = TriggerFault.MISSING
+            continue
+        found, wanted = present[name], _trigger(name, is_sqlite=database.is_sqlite)
+        if found is not None and _plain(found) != _plain(wanted):  # None: no right to see it
+            faults[name] = TriggerFault.CHANGED
+    return faults
+
+
+def sees_triggers(database: Database) -> bool:
+    """Returns True if a trigger that this account does not see is not there."""
+    if database.is_sqlite:
+        return True
+    with database.read() as connection:
+        # To an account without the right MySQL shows nothing, and MariaDB at most the names.
+        return _is_tidb(connection) or _has(connection, "TRIGGER")
+
+
+def triggers_are_possible(database: Database) -> bool:
+    """Returns False where no `fairlog migrate` could create them: on TiDB, and under a binary log
+    for an account without SUPER while log_bin_trust_function_creators is off.
+    """
+    if database.is_sqlite:
+        return True
+    with database.read() as connection:
+        names = "'log_bin', 'log_bin_trust_function_creators'"
+        rows = connection.exec_driver_sql(f"SHOW VARIABLES WHERE variable_name IN ({names})")
+        is_on = {str(name).lower(): str(value).upper() in {"ON", "1"} for name, value in rows}
+        return not _is_tidb(connection) and (
+            not is_on.get("log_bin")
+            or bool(is_on.get("log_bin_trust_function_creators"))
+            or _has(connection, "SUPER")
+        )
+
+
+def _is_tidb(connection: Connection) -> bool:
+    return "tidb" in str(connection.exec_driver_sql("SELECT VERSION()").scalar_one()).lower()
+
+
+def _has(connection: Connection, right: str) -> bool:
+    grants = [str(line) for (line,) in connection.exec_driver_sql("SHOW GRANTS")]
+    schema = str(connection.exec_driver_sql("SELECT DATABASE()").scalar_one())
+    return has_right(grants, right, schema, "events")
+
+
+def _plain(statement: str) -> str:
+    return " ".join(statement.replace("IF NOT EXISTS ", "").replace("`", "").split())
+
+
+def is_current(database: Database) -> bool:
+    """Whether the tables are those of this release. False also where there are none."""
+    if database.is_new:
+        return False
+    with database.read() as connection:
+        return _revision(connection) == _current_revision()
+
+
+@cache
+def _current_revision() -> str | None:
+    """Of this release. Read from its files once: there may be no descriptor left later."""
+    return ScriptDirectory.from_config(_config()).get_current_head()
+
+
+def _upgrade(connection: Connection) -> None:
+    config = _config()
+    config.attributes["connection"] = connection
+    found = _revision(connection)
+    known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
+    if found is not None and found not in known:
+        raise FairlogError(
+            f"The database was migrated by a newer release (schema {found}); install that release "
+            "here too."
+        )
+    command.upgrade(config, "head")
+
+
+def _revision(connection: Connection) -> str | None:
+    if not sa.inspect(connection).has_table("alembic_version"):
+        return None
+    heads = MigrationContext.configure(connection).get_current_heads()
+    if len(heads) > 1:
+        raise FairlogError(
+            f"alembic_version has {len(heads)} rows ({', '.join(sorted(heads))}), and Fairlog "
+            "writes one: delete the others."
+        )
+    return heads[0] if heads else None
+
+
+def _config() -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parents[1] / "migrations"))
+    config.set_main_option("path_separator", "os")
+    return config
+
+
+def _trigger(name: str, *, is_sqlite: bool) -> str:
+    if is_sqlite:
+        return (
+            f"CREATE TRIGGER IF NOT EXISTS {name} BEFORE {_SQLITE_TRIGGERS[name]}"
+            f" BEGIN SELECT RAISE(ABORT, '{_MESSAGE}'); END"
+        )
+    return (
+        f"CREATE TRIGGER {name} BEFORE {_TRIGGERS[name]} FOR EACH ROW"
+        f" SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = '{_MESSAGE}'"
+    )

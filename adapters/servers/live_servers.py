@@ -1,0 +1,204 @@
+"""Which servers run on a database now, under which names and settings.
+
+A table of a few rows that is no part of the log: made when it is missing, and free to be dropped.
+Each server holds its name by a lease on the database's clock, which it renews; who looks does so
+under the head lock. A row is out of date when its lease is over, or when its process is certain to
+be dead: of this machine, and gone.
+"""
+
+import contextlib
+import os
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import sqlalchemy as sa
+from msgspec import Struct
+from sqlalchemy.dialects import mysql
+from sqlalchemy.engine import Connection
+
+from adapters.database.database import Database
+from adapters.log.event_log import SqlEventLog
+from domain.language.identifiers import ServerId
+
+LEASE_SECONDS: Final = 10.0
+RENEW_SECONDS: Final = 3.0
+
+_START_TIME: Final = 19  # of the fields behind the name in /proc/PID/stat
+
+Setting = int | float | str | None  # None: not set
+
+metadata = sa.MetaData()
+_name = sa.LargeBinary().with_variant(mysql.VARBINARY(255), "mysql", "mariadb")
+
+live_servers = sa.Table(
+    "live_servers",
+    metadata,
+    sa.Column("name", _name, primary_key=True),
+    sa.Column("token", sa.String(32), nullable=False, comment="of the process that has the name"),
+    sa.Column("lease_until", sa.BigInteger, nullable=False, comment="UTC, microseconds"),
+    sa.Column("about", sa.String(4000), nullable=False, comment="JSON: process and settings"),
+)
+
+
+class ProcessIdentity(Struct, frozen=True):
+    """A process, so that it can be told from any other there ever was."""
+
+    host: str
+    pid: int
+    boot: str  # of its machine; empty where it cannot be told
+    namespace: str  # in which the pid is meant
+    started: str  # by its machine's clock ticks
+
+    def is_certainly_dead(self) -> bool:
+        """False wherever that cannot be known from here."""
+        here = this_process()
+        if not self.boot or (self.boot, self.namespace) != (here.boot, here.namespace):
+            return False
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return True
+        except PermissionError:
+            pass
+        started = _started(self.pid)
+        return started not in {"", self.started}
+
+
+class LiveServer(Struct, frozen=True):
+    """A row, as its server wrote it."""
+
+    name: ServerId
+    token: str
+    lease_until: int  # UTC, microseconds by the database's clock
+    process: ProcessIdentity
+    settings: Mapping[str, Setting]  # those that all servers must share
+
+    def is_alive(self, now_micros: int) -> bool:
+        return self.lease_until > now_micros and not self.process.is_certainly_dead()
+
+
+class _About(Struct, frozen=True):
+    process: ProcessIdentity
+    settings: dict[str, Setting]
+
+
+class LiveServers:
+    """Reads and writes the table. Every change is made under the head lock, but for renewals."""
+
+    def __init__(self, database: Database, log: SqlEventLog) -> None:
+        self._database = database
+        self._log = log
+
+    def others(self, token: str) -> list[LiveServer]:
+        """All that live now but for the one with the token."""
+        with self._database.read() as connection:
+            now = self._log.reading(connection).clock
+            return [one for one in _all(connection) if one.token != token and one.is_alive(now)]
+
+    def join(self, server: LiveServer) -> list[LiveServer]:
+        """Take the name, unless a live server has it or has other settings; those that do.
+
+        None: the name is taken, until LEASE_SECONDS from now. On SQLite the lock on the file has
+        proven that no other server has it (see `server_lock`).
+        """
+        with self._database.write() as connection:
+            self._log.lock_head(connection)
+            now = self._log.reading(connection).clock
+            known = _all(connection)
+            is_sole = self._database.is_sqlite
+            alive = [
+                one for one in known
+                if one.is_alive(now) and one.token != server.token
+                and not (is_sole and one.name == server.name)
+            ]  # fmt: skip
+            against = [
+                one for one in alive if one.name == server.name or differing(one, server.settings)
+            ]
+            if against:
+                return against
+            gone = {one.name for one in known} - {one.name for one in alive} | {server.name}
+            for name in sorted(gone):
+                connection.execute(live_servers.delete().where(_is_named(name)))
+            connection.execute(
+                live_servers.insert().values(
+                    name=server.name.encode(), token=server.token, lease_until=_lease_from(now),
+                    about=msgspec.json.encode(
+                        _About(server.process, dict(server.settings))
+                    ).decode(),
+                )
+            )  # fmt: skip
+        return []
+
+    def renew(self, server: LiveServer) -> bool:
+        """Hold the name for LEASE_SECONDS from now. False: its row is gone, or another's."""
+        with self._database.write(is_patient=False) as connection:
+            now = self._log.reading(connection).clock
+            renewed = connection.execute(
+                live_servers.update()
+                .where(_is_named(server.name), live_servers.c.token == server.token)
+                .values(lease_until=_lease_from(now))
+            )
+        return renewed.rowcount == 1
+
+    def leave(self, server: LiveServer) -> None:
+        with self._database.write(is_patient=False) as connection:
+            connection.execute(
+                live_servers.delete().where(
+                    _is_named(server.name), live_servers.c.token == server.token
+                )
+            )
+
+
+def differing(server: LiveServer, settings: Mapping[str, Setting]) -> list[str]:
+    """The names of settings that a server has otherwise. Those that one does not know are equal."""
+    return [
+        name
+        for name, value in settings.items()
+        if name in server.settings and server.settings[name] != value
+    ]
+
+
+def this_process() -> ProcessIdentity:
+    return ProcessIdentity(
+        host=socket.gethostname(), pid=os.getpid(),
+        boot=_text("/proc/sys/kernel/random/boot_id"), namespace=_namespace(),
+        started=_started(os.getpid()),
+    )  # fmt: skip
+
+
+def _all(connection: Connection) -> list[LiveServer]:
+    rows = connection.execute(sa.select(live_servers).order_by(live_servers.c.name))
+    found = []
+    for row in rows:
+        about = msgspec.json.decode(row.about, type=_About)
+        name = ServerId(bytes(row.name).decode())
+        found.append(LiveServer(name, row.token, row.lease_until, about.process, about.settings))
+    return found
+
+
+def _is_named(name: ServerId) -> sa.ColumnElement[bool]:
+    return live_servers.c.name == name.encode()
+
+
+def _lease_from(now_micros: int) -> int:
+    return now_micros + int(LEASE_SECONDS * 1_000_000)
+
+
+def _started(pid: int) -> str:
+    behind_name = _text(f"/proc/{pid}/stat").rpartition(")")[2].split()
+    return behind_name[_START_TIME] if len(behind_name) > _START_TIME else ""
+
+
+def _namespace() -> str:
+    with contextlib.suppress(OSError):
+        return str(Path("/proc/self/ns/pid").readlink())
+    return ""
+
+
+def _text(path: str) -> str:
+    with contextlib.suppress(OSError):
+        return Path(path).read_text(errors="replace").strip()
+    return ""

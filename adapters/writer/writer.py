@@ -1,0 +1,568 @@
+"""The one write path: every change in this process goes through one thread and one lock.
+
+Commands wait in a bounded queue; the thread takes all that wait, decides them together under the
+head lock, appends their events in one transaction, and only then gives the callers their answers.
+An answer means that it is on disk.
+"""
+
+import random
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
+from typing import Final, Protocol
+
+import structlog
+from msgspec import Struct
+from msgspec.structs import replace
+from sqlalchemy.engine import Connection
+
+from adapters.clock import SystemClock
+from adapters.database.database import Database, throw_away
+from adapters.database.faults import (
+    Fault,
+    error_code,
+    explained,
+    fault_of,
+    is_for_everybody,
+    refused_to_all,
+)
+from adapters.log.event_log import SqlEventLog
+from adapters.supervision import Part, reason_of, supervise
+from adapters.writer.command_queue import CommandQueue, Pending, body_bytes
+from domain.decisions.batch import Batch, Outcome
+from domain.decisions.decide import Answer
+from domain.decisions.ports import Head, Projections
+from domain.decisions.write_model import Needs, World
+from domain.fairness.new_work import new_work
+from domain.language.bodies import body_of
+from domain.language.commands import AcceptClock, Command, SubmitJob
+from domain.language.errors import (
+    ClockInDoubt,
+    FairlogError,
+    LogFileReplaced,
+    LogTooNew,
+    LogUnavailable,
+    WriteFailed,
+)
+from domain.language.events import ClockCorrected, JobFailed, RateLimitDecided, Recorded, type_of
+from domain.language.identifiers import Kind, UserId
+from domain.language.moments import from_micros
+from domain.language.policy import Policy
+from domain.log.log_time import TimeKeeper, by_log_time
+from domain.log.stored_log import Leaf
+
+# From a batch's first try to the error its callers get. With one statement that hangs for 3 s and
+# one attempt to connect (1 s) they have it within 5 s.
+BATCH_SECONDS_MAX: Final = 3.0
+# The same where trying again at once will hardly help: a full disk, a right that is lacking.
+BROKEN_SECONDS_MAX: Final = 0.5
+# Between two looks whether anything can be written, when nothing is to be: while it is known that
+# nothing can, and else, in a server.
+FAILING_PROBE_SECONDS: Final = 1.0
+PROBE_SECONDS: Final = 5.0
+_PAUSE_SECONDS: Final = 0.02
+_SEND_AGAIN: Final = (
+    "The request may be sent again, with the same idempotency key it never runs twice."
+)
+_OUTCOME_UNKNOWN: Final = f"The outcome is not known. {_SEND_AGAIN}"
+
+# What is written, and rolled back, to see whether anything could be.
+_REHEARSAL: Final = SubmitJob(
+    user_id=UserId("rehearsal"), kind=Kind("rehearsal"), payload=body_of("x" * 16_384, "payload")
+)
+
+_log = structlog.get_logger()
+
+Subscriber = Callable[[Sequence[Recorded], Sequence[Leaf]], None]
+Observer = Callable[["BatchWritten"], None]
+
+
+class WriterStats(Struct):
+    """What the writer has done since it started."""
+
+    batches: int = 0
+    commands: int = 0
+    events: int = 0
+    retries: int = 0  # transactions tried again
+
+
+class BatchWritten(Struct, frozen=True):
+    """One batch that is on disk, in figures."""
+
+    position: int  # of its latest event
+    commands: int
+    seconds: float  # from taking it off the queue
+    events: Mapping[tuple[str, str], int]  # by type, and the reason of a failed attempt or ""
+    decisions: Mapping[tuple[str, bool], int]  # by scope, and whether allowed: submissions
+    new_work: Mapping[Kind, int] = {}  # by kind: jobs that can be claimed now, at most
+
+    def has_any(self, types: Container[str]) -> bool:
+        """Whether an event of these types is among them."""
+        return any(name in types for name, _ in self.events)
+
+
+class WritePath(Protocol):
+    """Where commands are decided and written: in this process, or in one of its own."""
+
+    stats: WriterStats
+    fatal: FairlogError | None  # why it stopped for good
+
+    async def execute(self, command: Command) -> Answer:
+        """Raises a Refusal, `QueueFull`, `LogUnavailable` or `WriteFailed`."""
+
+    def execute_all(self, commands: Sequence[Command]) -> list[Outcome]:
+        """For a caller without an event loop; blocks. An error is an outcome."""
+
+    def observe(self, observer: "Observer") -> None:
+        """Have each batch told when it is on disk, before its callers have their answers."""
+
+    def waiting(self) -> int:
+        """Commands without an answer yet."""
+
+    def oldest_seconds(self) -> float:
+        """How long the oldest of them has waited; 0 when none does."""
+
+    def start(self) -> None:
+        """Call it once."""
+
+    async def attach(self) -> None:
+        """Call it on the event loop before `execute` is used there."""
+
+    def stop(self) -> None:
+        """Write what is waiting, then end. Commands that come later are refused."""
+
+
+class _InDoubt(Struct, frozen=True):
+    """A batch that was decided. One that records something is in doubt until its COMMIT has an
+    answer; any other is simply decided again.
+    """
+
+    head: Head  # as it is if the batch was written
+    recorded: Sequence[Recorded]
+    leaves: Sequence[Leaf]
+    outcomes: list[Outcome]
+    world: World
+    has_empty_claims: bool  # and so something to commit, even where nothing is recorded
+
+
+class Writer:
+    """Start it once; `execute` may be called from any thread."""
+
+    def __init__(
+        self, database: Database, log: SqlEventLog, projections: Projections[Connection],
+        policy: Policy, queue: CommandQueue | None = None, part: Part | None = None,
+    ) -> None:  # fmt: skip
+        self.part = Part("writes") if part is None else part
+        self.probe_seconds: float | None = None  # None: no look while all is well and idle
+        self.stats = WriterStats()
+        self.queue = CommandQueue() if queue is None else queue  # an empty one is falsy
+        self.fatal: FairlogError | None = None  # why it stopped for good
+        self._database = database
+        self._log = log
+        self._clock = log.clock or SystemClock()
+        self._time = TimeKeeper()
+        self._projections = projections
+        self._policy = policy
+        self._subscribers: list[Subscriber] = []
+        self._observers: list[Observer] = []
+        self._taken_at = 0.0  # time.monotonic()
+        self._connection: Connection | None = None
+        # The latest of each type that could not be written, until one of that type is: claims may
+        # fail while submissions go well.
+        self._failed: dict[type[Command], Command] = {}
+        self._probed_at = 0.0  # time.monotonic()
+        self._epoch: int | None = None
+        self._in_doubt: _InDoubt | None = None
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="fairlog-writer", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    async def attach(self) -> None:
+        """Nothing is to be done."""
+
+    def stop(self) -> None:
+        """Write what is waiting, then end. Commands that come later are refused."""
+        self._stopping.set()
+        self.queue.close()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def subscribe(self, subscriber: Subscriber) -> None:
+        """Have the events of each batch told, in the writer's thread, after they are on disk."""
+        self._subscribers.append(subscriber)
+
+    def observe(self, observer: Observer) -> None:
+        """As in `WritePath`; in the writer's thread."""
+        self._observers.append(observer)
+
+    async def execute(self, command: Command) -> Answer:
+        return await self.queue.put_async(command)
+
+    def execute_all(self, commands: Sequence[Command]) -> list[Outcome]:
+        replies = [self.queue.put(command) for command in commands]
+        return [_outcome_of(reply) for reply in replies]
+
+    def waiting(self) -> int:
+        return len(self.queue)
+
+    def oldest_seconds(self) -> float:
+        return self.queue.oldest_seconds()
+
+    def _run(self) -> None:
+        supervise(self.part, self._take_and_write, self._stopping, self._forget)
+        self._disconnect()
+        self.queue.close()
+        self.queue.fail_waiting(self.fatal or LogUnavailable("The server is stopping."))
+
+    def _take_and_write(self) -> None:
+        """Until the queue is closed, or a newer release writes."""
+        while self.fatal is None:
+            if not self.queue and not self.queue.wait(self._idle_seconds()):
+                self._probe()
+                continue
+            batch = self.queue.take()
+            if not batch:
+                return
+            self._taken_at = time.monotonic()
+            self.part.begins()
+            try:
+                self._process(batch, deadline=self._taken_at + BATCH_SECONDS_MAX)
+            except BaseException:  # nobody waits for ever, whatever has happened
+                self.queue.resolve(batch, [LogUnavailable(_OUTCOME_UNKNOWN)] * len(batch))
+                raise
+            del batch  # or it would be kept until the next one comes
+
+    def _idle_seconds(self) -> float | None:
+        """How long to wait for commands before a look whether they could be written."""
+        return FAILING_PROBE_SECONDS if self.part.is_failing else self.probe_seconds
+
+    def _forget(self) -> None:
+        """After an error that nobody foresaw: what was being done is not gone on with."""
+        self._in_doubt = None
+        self._epoch = None
+        self._disconnect()
+
+    def _probe(self) -> None:
+        """Look whether a batch could be written, and write nothing."""
+        self._probed_at = time.monotonic()
+        self.part.begins()
+        try:
+            connection = self._connect()
+            with connection.begin() as transaction:
+                head = self._log.lock_head(connection)
+                self._database.check_in_place(connection)
+                if self.part.is_failing:
+                    self._rehearse(connection, head)
+                else:  # what is kept of the rows stays
+                    self._log.rehearse(connection, head)
+                transaction.rollback()
+            if self.part.is_failing and self._database.is_sqlite:
+                self._log.rehearse_commit(connection)
+        except Exception as error:  # noqa: BLE001 (whatever it is, it would befall a batch too)
+            if not isinstance(error, LogFileReplaced) or self._connection_is_busy():
+                self._disconnect()
+            self.part.fails(self._about_all(error) or error)
+        else:
+            self._failed.clear()
+            self.part.works()
+
+    def _note_failed(self, batch: Sequence[Pending], reason: str) -> None:
+        for pending in batch:
+            command = pending.command
+            # What a user put in could be what is wrong with it: ours stands for it.
+            self._failed[type(command)] = _REHEARSAL if body_bytes(command) else command
+        self.part.fails(reason)
+
+    def _note_written(self, batch: Sequence[Pending]) -> None:
+        if self._failed:
+            for pending in batch:
+                self._failed.pop(type(pending.command), None)
+        if not self._failed:
+            self.part.works()
+        elif time.monotonic() - self._probed_at > FAILING_PROBE_SECONDS:
+            self._probe()  # others may keep coming, and none of the type that failed
+
+    def _process(self, batch: Sequence[Pending], deadline: float, *, is_part: bool = False) -> None:
+        """Write a batch, or a part of one that failed, and answer each of its callers once."""
+        try:
+            outcomes = self._write_until(batch, deadline, is_part=is_part)
+        except LogUnavailable as error:
+            error.nothing_was_recorded = self._in_doubt is None
+            self._note_failed(batch, str(error).removesuffix(f" {_SEND_AGAIN}"))
+            self._answer(batch, [error] * len(batch))
+            # Whoever waits behind would wait as long again: they hear it now.
+            self.queue.fail_waiting(LogUnavailable(str(error), nothing_was_recorded=True))
+        except LogTooNew as error:
+            self.fatal = error
+            self._answer(batch, [error] * len(batch))
+        except Exception as error:  # noqa: BLE001 (each caller must have an answer)
+            self._isolate(batch, error, deadline)
+        else:
+            self._answer(batch, outcomes)
+            self._note_written(batch)
+
+    def _isolate(self, batch: Sequence[Pending], error: Exception, deadline: float) -> None:
+        """Split a refused batch until the command that the database refuses stands alone."""
+        if len(batch) > 1 and time.monotonic() < deadline:
+            middle = len(batch) // 2
+            self._process(batch[:middle], deadline, is_part=True)
+            self._process(batch[middle:], deadline, is_part=True)
+            return
+        commands = Counter(type(pending.command).__name__ for pending in batch)
+        _log.error("command_failed", commands=dict(commands), exc_info=error)
+        if len(batch) > 1 or is_for_everybody(error):
+            reason = explained(error)
+            self.part.fails(error)
+        elif fault_of(error) is Fault.REFUSED and not body_bytes(batch[0].command):
+            reason = refused_to_all(error)  # there is nothing of a user's in it
+            self._note_failed(batch, reason)
+        else:
+            self._answer(batch, [WriteFailed("The database refused this command.")])
+            return
+        unavailable = LogUnavailable(f"{reason} {_SEND_AGAIN}", nothing_was_recorded=True)
+        self._answer(batch, [unavailable] * len(batch))
+
+    def _answer(self, batch: Sequence[Pending], outcomes: Sequence[Outcome]) -> None:
+        self._in_doubt = None
+        self.queue.resolve(batch, outcomes)
+
+    def _write_until(
+        self, batch: Sequence[Pending], deadline: float, *, is_part: bool
+    ) -> list[Outcome]:
+        """Try the whole transaction again while that may help and there is time.
+
+        After any error but a refusal of values the connection is thrown away. Raises
+        `LogUnavailable` for what befalls whatever is written, and else the error, which may be one
+        command's.
+        """
+        pause = _PAUSE_SECONDS
+        # What nobody foresaw may be one command's doing, or have come once and not again. A batch
+        # is split, and so tried again; a command alone is tried again as it is.
+        unforeseen_left = 1 if len(batch) == 1 and not is_part else 0
+        while True:
+            try:
+                return self._write(batch)
+            except Exception as error:
+                unforeseen_left -= fault_of(error) is Fault.UNKNOWN
+                until = self._retry_until(
+                    error, deadline, is_part=is_part, is_last=unforeseen_left < 0
+                )
+                if time.monotonic() + pause > until:
+                    _log.warning(
+                        "database_unavailable", error=type(error).__name__, code=error_code(error),
+                        reason=reason_of(error),
+                    )  # fmt: skip
+                    if isinstance(error, ClockInDoubt):
+                        raise
+                    raise LogUnavailable(f"{explained(error)} {_SEND_AGAIN}") from error
+            self.stats.retries += 1
+            time.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 (spreads retries)
+            pause = min(pause * 2, 0.5)
+
+    def _retry_until(
+        self, error: Exception, deadline: float, *, is_part: bool, is_last: bool
+    ) -> float:
+        """How long trying again may help. Raises the error where it does not at all."""
+        fault = fault_of(error)
+        # With the same connection it goes on when the file is put back, or the clock is right.
+        keeps = fault is Fault.REFUSED or isinstance(error, LogFileReplaced | ClockInDoubt)
+        if not keeps or self._connection_is_busy():
+            self._disconnect()
+        if isinstance(error, LogTooNew | LogFileReplaced):
+            raise error
+        if self._in_doubt is not None:
+            return deadline
+        if not is_part and (found := self._about_all(error)):
+            raise LogUnavailable(f"{found} {_SEND_AGAIN}") from error
+        if fault is Fault.REFUSED or is_last:
+            raise error
+        if fault is Fault.BROKEN:
+            return min(deadline, self._taken_at + BROKEN_SECONDS_MAX)
+        return deadline
+
+    def _about_all(self, error: Exception) -> str | None:
+        """Of refused values: why whatever else is written would be refused, too, if it would."""
+        if fault_of(error) is not Fault.REFUSED:
+            return None
+        try:
+            connection = self._connect()
+            with connection.begin() as transaction:
+                head = self._log.lock_head(connection)
+                found = self._log.behind_the_end(connection, head)
+                if found is None:
+                    self._rehearse(connection, head)
+                transaction.rollback()
+        except Exception as failed:  # noqa: BLE001 (it is not known then)
+            self._disconnect()
+            if fault_of(failed) is Fault.REFUSED:
+                return refused_to_all(failed)
+            _log.warning("look_at_a_refusal_failed", reason=reason_of(failed))
+            return None
+        return found
+
+    def _rehearse(self, connection: Connection, head: Head) -> None:
+        """Decide and write what failed, or a submission of our own, for a look whether it could be.
+        Needs the head lock; the caller rolls it back.
+        """
+        self._know_projections(connection, head)
+        self._fold(connection, head, list(self._failed.values()) or [_REHEARSAL], None)
+
+    def _know_projections(self, connection: Connection, head: Head) -> None:
+        if head.epoch != self._epoch:
+            self._projections.refresh(connection)
+            self._epoch = head.epoch
+
+    def _write(self, batch: Sequence[Pending]) -> list[Outcome]:
+        """One transaction, from the head lock to the commit."""
+        connection = self._connect()
+        with connection.begin() as transaction:
+            head = self._log.lock_head(connection)
+            if self._in_doubt is not None and self._was_written(connection, self._in_doubt):
+                transaction.rollback()
+                return self._finish(batch, self._in_doubt)
+            self._in_doubt = None
+            self._database.check_in_place(connection)
+            self._know_projections(connection, head)
+            commands = [pending.command for pending in batch]
+            head, corrected = self._judge_time(head, commands)
+            done = self._fold(connection, head, commands, corrected)
+            if done.recorded:
+                self._in_doubt = done
+            elif not done.has_empty_claims:
+                transaction.rollback()
+                self._projections.keep(done.world)
+                return done.outcomes
+            if self.queue:  # nobody else takes from it: another transaction follows
+                self._log.foresee_lock(connection)
+            transaction.commit()
+            self._projections.keep(done.world)
+        self._database.check_in_place(connection)  # or what is answered for would be nowhere
+        return self._finish(batch, done) if done.recorded else done.outcomes
+
+    def _judge_time(
+        self, head: Head, commands: Sequence[Command]
+    ) -> tuple[Head, ClockCorrected | None]:
+        """Have `now` looked at before anything is written with it. Raises `ClockInDoubt`."""
+        assert head.reading is not None, "it was read with the lock"
+        if any(isinstance(command, AcceptClock) for command in commands):
+            judged = self._time.accept(head.reading)
+        else:
+            judged = self._time.judge(head.reading, self._clock.elapsed())
+        return replace(head, now=from_micros(judged.now)), judged.corrected
+
+    def _fold(
+        self, connection: Connection, head: Head, commands: Sequence[Command],
+        corrected: ClockCorrected | None,
+    ) -> _InDoubt:  # fmt: skip
+        if head.reading is not None and head.reading.correction.trusts_clock:
+            commands = [
+                by_log_time(one, head.reading.correction) if isinstance(one, SubmitJob) else one
+                for one in commands
+            ]
+        needs = Needs()
+        needs.add_commands(commands, self._policy)
+        world = self._projections.load(connection, head.position, needs)
+        batch = Batch(
+            world,
+            self._policy,
+            head.now,
+            lambda unread: self._projections.look_further(connection, unread, world),
+        )
+        if corrected is not None:
+            batch.correct_clock(corrected)
+        outcomes = batch.fold(commands, _log_crash)
+        leaves: Sequence[Leaf] = ()
+        if batch.empty_claims:
+            self._projections.note_empty_claims(connection, batch.empty_claims, batch.now)
+        if batch.recorded:
+            new, leaves = self._log.append(connection, head, batch.recorded, batch.bodies)
+            if batch.erased:
+                self._log.erase_bodies(connection, batch.erased)
+            self._projections.save(connection, world)
+            self._log.move_head(connection, head, new)
+            if corrected is not None:
+                self._log.note_correction(connection)
+            head = new
+        return _InDoubt(head, batch.recorded, leaves, outcomes, world, bool(batch.empty_claims))
+
+    def _was_written(self, connection: Connection, doubt: _InDoubt) -> bool:
+        """The hash stands for the whole log up to there, so equal means that this is our batch."""
+        return self._log.hash_at(connection, doubt.head.position) == doubt.head.hash
+
+    def _finish(self, batch: Sequence[Pending], done: _InDoubt) -> list[Outcome]:
+        self.stats.batches += 1
+        self.stats.commands += len(batch)
+        self.stats.events += len(done.recorded)
+        seconds = time.monotonic() - self._taken_at
+        for subscriber in self._subscribers:
+            with heard():
+                subscriber(done.recorded, done.leaves)
+        if isinstance(done.recorded[0].event, ClockCorrected):
+            _log_correction(done.recorded[0].event)
+        written = _in_figures(done, len(batch), seconds)
+        for observer in self._observers:
+            with heard():
+                observer(written)
+        return done.outcomes
+
+    def _connect(self) -> Connection:
+        if self._connection is None:
+            self._connection = self._database.connect_writer()
+        return self._connection
+
+    def _connection_is_busy(self) -> bool:
+        connection = self._connection
+        return connection is not None and (connection.invalidated or connection.in_transaction())
+
+    def _disconnect(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            throw_away(connection)
+
+
+def _log_correction(event: ClockCorrected) -> None:
+    _log.warning(
+        "clock_corrected", reason=event.reason.value, clock=event.clock.isoformat(),
+        log_ahead_seconds=event.offset_micros / 1e6,
+    )  # fmt: skip
+
+
+def _outcome_of(reply: Future[Answer]) -> Outcome:
+    error = reply.exception()
+    if error is None:
+        return reply.result()
+    assert isinstance(error, Exception), error
+    return error
+
+
+def _in_figures(done: _InDoubt, commands: int, seconds: float) -> BatchWritten:
+    events: Counter[tuple[str, str]] = Counter()
+    decisions: Counter[tuple[str, bool]] = Counter()
+    for one in done.recorded:
+        event = one.event
+        if isinstance(event, RateLimitDecided):
+            decisions[event.scope.value, event.allowed] += event.count
+        reason = event.reason.value if isinstance(event, JobFailed) else ""
+        events[type_of(event), reason] += 1
+    return BatchWritten(
+        done.recorded[-1].position, commands, seconds, dict(events), dict(decisions),
+        dict(new_work(done.recorded, done.world.line)),
+    )  # fmt: skip
+
+
+@contextmanager
+def heard() -> Iterator[None]:
+    """Tell somebody of a batch: its callers wait, and it is on disk, whatever goes wrong here."""
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001 (it is somebody else's)
+        _log.error("subscriber_failed", exc_info=error)
+
+
+def _log_crash(command: Command, error: Exception) -> None:
+    _log.error("decision_failed", command=type(command).__name__, exc_info=error)

@@ -1,0 +1,346 @@
+"""The write path in a process of its own, as the server sees it.
+
+An event loop and a writer in one process share its interpreter lock, and each waits for the other;
+apart they have a core each. The other process is given the same settings and runs the same writer
+(`entrypoints.processes.writer_main`). It ends with the server, however that ends: its end of the
+pair of sockets is closed then.
+
+It answers, or says at least once a second that it is there. When it has answered nothing for
+ANSWER_SECONDS_MAX, whoever waits hears that the log is not available; what was not sent by then is
+never sent, and what comes to be read later than that is not carried out. Who has waited for
+LOST_SECONDS_MAX while others are answered hears it, too: an answer can be lost, as for lack of
+memory.
+"""
+
+import asyncio
+import contextlib
+import itertools
+import socket
+import subprocess
+import time
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+import structlog
+from msgspec import Struct
+
+from adapters.processes.child_process import STOP_SECONDS_MAX, see_end, started
+from adapters.processes.forks import keep_from_children
+from adapters.supervision import Supervisor, Trouble, reason_of
+from adapters.writer.command_queue import BYTES_MAX, COMMANDS_MAX, body_bytes, settle
+from adapters.writer.writer import Observer, WriterStats, heard
+from adapters.writer.writer_frames import (
+    ANSWER_SECONDS_MAX,
+    Answered,
+    Asked,
+    Begin,
+    Frames,
+    answers,
+    encoded,
+    unpacked,
+    unpickled,
+)
+from domain.decisions.batch import Outcome
+from domain.decisions.decide import Answer, Claimed
+from domain.language.commands import ClaimJobs, Command, ReturnJob
+from domain.language.errors import FairlogError, LogUnavailable, QueueFull, again
+
+START_SECONDS_MAX: Final = 60.0  # until its first word; usual: 1
+SILENT_SECONDS_MAX: Final = 3.0  # without any word, of a process that says one each second
+SILENT_STOP_SECONDS_MAX: Final = 1.0  # for such a one to end
+LOST_SECONDS_MAX: Final = 20.0  # a batch has its answer within 3, and who waits behind it, too
+_LOOK_SECONDS: Final = 0.25
+_HELD_BYTES_MAX: Final = 256 * 1024  # that the event loop holds for a process that does not read
+_NO_ANSWER: Final = (
+    "The server's writer does not answer; the request may be sent again, with the same idempotency "
+    "key it never runs twice."
+)
+
+_log = structlog.get_logger()
+
+
+class _Waiting(Struct, gc=False):
+    command: Command
+    reply: "asyncio.Future[Answer]"
+    since: float  # time.monotonic()
+
+
+class WriterProcess:
+    """A `WritePath`. `command` runs the process; the number of its socket is put behind it.
+
+    `execute_all` is for the time before the event loop, `execute` for the time on it.
+    """
+
+    def __init__(
+        self, command: Sequence[str], begin: Begin, supervisor: Supervisor | None = None
+    ) -> None:
+        self._supervisor = Supervisor() if supervisor is None else supervisor
+        self._supervisor.ask(self._trouble)
+        self._heard_at: float | None = None  # the latest word, time.monotonic()
+        self._answered_at = 0.0  # the latest answer
+        self._gave_up_at: float | None = None  # with no answer since
+        self._unclaimed: set[int] = set()  # claims whose callers were told that there is no answer
+        self._held_bytes = 0  # of what is not sent
+        self._is_full = False  # it does not read
+        self.stats = WriterStats()
+        self.fatal: FairlogError | None = None
+        self._command = command
+        self._begin = begin
+        self._observers: list[Observer] = []
+        self._numbers = itertools.count()
+        self._waiting: dict[int, _Waiting] = {}
+        self._outgoing: list[tuple[int, Command]] = []  # since the loop's last turn
+        self._decoder = answers()
+        self._socket: socket.socket | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._attaching = asyncio.Lock()
+        self._transport: asyncio.WriteTransport | None = None
+        self._is_stopping = False
+
+    def start(self) -> None:
+        self._socket, theirs = socket.socketpair()
+        keep_from_children(self)
+        with theirs:
+            self._process = started(self._command, theirs.fileno())
+        self._socket.sendall(encoded(self._begin))
+        self._socket.settimeout(START_SECONDS_MAX)
+
+    def stop(self) -> None:
+        # One that was stopped by a signal, or hangs, would not hear that it is to end.
+        seconds_max = STOP_SECONDS_MAX if self._trouble() is None else SILENT_STOP_SECONDS_MAX
+        self._is_stopping = True
+        if self._socket is not None:
+            with contextlib.suppress(OSError):  # the loop has closed it, or the process is gone
+                self._socket.shutdown(socket.SHUT_RDWR)
+            self._socket.close()
+        if self._process is not None:
+            see_end(self._process, seconds_max)
+
+    def descriptors(self) -> Iterable[int]:
+        return [] if self._socket is None else [self._socket.fileno()]
+
+    def observe(self, observer: Observer) -> None:
+        self._observers.append(observer)
+
+    def waiting(self) -> int:
+        return len(self._waiting)
+
+    def oldest_seconds(self) -> float:
+        waiting = list(self._waiting.values())
+        return time.monotonic() - waiting[0].since if waiting else 0.0
+
+    def execute_all(self, commands: Sequence[Command]) -> list[Outcome]:
+        assert self._socket is not None, "start it first"
+        assert self._transport is None, "the event loop has the socket"
+        asked = [(next(self._numbers), command) for command in commands]
+        outcomes: dict[int, Outcome] = {}
+        if not asked:
+            return []
+        with contextlib.suppress(OSError):  # the process is gone, which reading tells too
+            self._socket.sendall(encoded(Asked(asked, time.monotonic())))
+        try:
+            for frame in Frames(self._socket, self._decoder):
+                self._hear(frame)
+                outcomes.update((number, unpacked(sent)) for number, sent in frame.outcomes)
+                if len(outcomes) == len(asked):
+                    return [outcomes[number] for number, _ in asked]
+        except TimeoutError:
+            raise LogUnavailable(_NO_ANSWER) from None
+        raise self._ended()
+
+    async def execute(self, command: Command) -> Answer:
+        await self.attach()
+        if self.fatal is not None or self._is_stopping:
+            raise LogUnavailable("The server is stopping.")
+        reply = self._ask(command)
+        try:
+            return await reply
+        finally:
+            del reply  # it has the error that is raised here, see `again`
+
+    def _ask(self, command: Command) -> "asyncio.Future[Answer]":
+        """Raises `QueueFull`."""
+        size = body_bytes(command)
+        if len(self._waiting) >= COMMANDS_MAX or self._held_bytes + size > BYTES_MAX:
+            raise QueueFull("Too many requests are waiting to be written; try again shortly.")
+        loop = asyncio.get_running_loop()
+        reply: asyncio.Future[Answer] = loop.create_future()
+        number = next(self._numbers)
+        self._waiting[number] = _Waiting(command, reply, time.monotonic())
+        self._outgoing.append((number, command))
+        self._held_bytes += size
+        if len(self._outgoing) == 1:  # the others of this turn go with it
+            loop.call_soon(self._send)
+        return reply
+
+    async def attach(self) -> None:
+        if self._transport is not None:
+            return
+        async with self._attaching:
+            if self._transport is None:
+                assert self._socket is not None, "start it first"
+                self._socket.setblocking(False)  # noqa: FBT003 (its own signature)
+                self._transport, _ = await asyncio.get_running_loop().create_unix_connection(
+                    lambda: _Listener(self), sock=self._socket
+                )
+                self._transport.set_write_buffer_limits(_HELD_BYTES_MAX)
+                asyncio.get_running_loop().call_later(_LOOK_SECONDS, self._look)
+
+    def _send(self) -> None:
+        if self._is_full:
+            return  # `reads` sends them, unless their callers have given up by then
+        asked, self._outgoing = self._outgoing, []
+        self._held_bytes = 0
+        if asked:  # else the process was lost meanwhile, and their callers have heard it
+            assert self._transport is not None
+            self._transport.write(encoded(Asked(asked, time.monotonic())))
+
+    def reads(self, *, does: bool) -> None:
+        """Whether the process takes what it is sent."""
+        self._is_full = not does
+        if does:
+            self._send()
+
+    def _look(self) -> None:
+        """A few times a second: does it answer?"""
+        if not self._is_stopping and self.fatal is None:
+            asyncio.get_running_loop().call_later(_LOOK_SECONDS, self._look)
+        if self._silent_seconds() > ANSWER_SECONDS_MAX:
+            self._gave_up_at = time.monotonic()
+            self._give_up(list(self._waiting))
+        else:
+            longest = time.monotonic() - LOST_SECONDS_MAX
+            lost = itertools.takewhile(lambda one: one[1].since < longest, self._waiting.items())
+            self._give_up([number for number, _ in lost])
+
+    def _silent_seconds(self) -> float:
+        """How long somebody has waited while nobody had an answer."""
+        if not self._waiting:
+            return 0.0
+        oldest = next(iter(self._waiting.values())).since
+        return time.monotonic() - max(oldest, self._answered_at)
+
+    def _give_up(self, numbers: Sequence[int]) -> None:
+        """Tell those who ask for them that there is no answer."""
+        if not numbers:
+            return
+        given_up = set(numbers)
+        unsent = {number for number, _ in self._outgoing if number in given_up}
+        self._outgoing = [one for one in self._outgoing if one[0] not in unsent]
+        self._held_bytes = sum(body_bytes(command) for _, command in self._outgoing)
+        _log.error("writer_does_not_answer", commands=len(numbers), unsent=len(unsent))
+        for number in numbers:
+            one = self._waiting.pop(number)
+            if number not in unsent and isinstance(one.command, ClaimJobs):
+                self._note_unclaimed(number, one.command)
+            error = LogUnavailable(_NO_ANSWER, nothing_was_recorded=number in unsent)
+            settle(one.reply, error)
+
+    def _note_unclaimed(self, number: int, command: ClaimJobs) -> None:
+        if command.claim_id is None:  # else it may be asked again, and is answered then
+            self._unclaimed.add(number)
+
+    def _answered_late(self, number: int, outcome: Outcome) -> None:
+        """Whoever asked has been told that there is no answer: jobs that nobody has go back."""
+        if number in self._unclaimed:
+            self._unclaimed.discard(number)
+            if isinstance(outcome, Claimed):
+                for job in outcome.jobs:
+                    self._ask_for_nobody(ReturnJob(job_id=job.id, attempt=job.attempt))
+
+    def _ask_for_nobody(self, command: Command) -> None:
+        try:
+            reply = self._ask(command)
+        except QueueFull:
+            return  # the lease ends
+        reply.add_done_callback(lambda done: done.cancelled() or done.exception())
+
+    def _trouble(self) -> Trouble | None:
+        """The process as a part of this server."""
+        now = time.monotonic()
+        if self._process is None or self._is_stopping:
+            return None
+        if self._heard_at is None:
+            return Trouble("writer_process", "The writer process is starting.", 0.0)
+        silent = now - self._heard_at
+        if silent > SILENT_SECONDS_MAX and self._transport is not None:
+            return Trouble(
+                "writer_process", f"The writer process has been silent for {silent:.0f} s.", silent
+            )
+        if self._gave_up_at is not None:
+            seconds = now - self._gave_up_at + ANSWER_SECONDS_MAX
+            return Trouble(
+                "writer_process", f"The writer has answered nothing for {seconds:.0f} s.", seconds
+            )
+        return None
+
+    def received(self, piece: bytes) -> None:
+        for frame in self._decoder.feed(piece):
+            try:
+                self._take(frame)
+            except Exception as error:  # noqa: BLE001 (the connection outlasts a frame)
+                _log.error("frame_failed", reason=reason_of(error), exc_info=error)
+
+    def _take(self, frame: Answered) -> None:
+        self._hear(frame)
+        if frame.outcomes:
+            self._answered_at = time.monotonic()
+            self._gave_up_at = None
+        for number, sent in frame.outcomes:
+            outcome = unpacked(sent)
+            waiting = self._waiting.pop(number, None)
+            if waiting is None:
+                self._answered_late(number, outcome)
+            else:
+                settle(waiting.reply, outcome)
+
+    def lost(self) -> None:
+        """The process is gone: nobody knows what became of what it had."""
+        error = self._ended()
+        self._outgoing.clear()
+        self._held_bytes = 0
+        waiting, self._waiting = self._waiting, {}
+        for one in waiting.values():
+            settle(one.reply, again(error))
+
+    def _hear(self, frame: Answered) -> None:
+        self._heard_at = time.monotonic()
+        self.stats = frame.stats
+        self._supervisor.hear(frame.troubles)
+        for written in frame.written:
+            for observer in self._observers:
+                with heard():
+                    observer(written)
+        if frame.fatal is not None:
+            fatal = unpickled(frame.fatal)
+            assert isinstance(fatal, FairlogError), fatal
+            self.fatal = fatal
+
+    def _ended(self) -> LogUnavailable:
+        if self.fatal is None and not self._is_stopping:
+            self.fatal = FairlogError(
+                "The writer process has ended; the lines above may say why. Start the server again."
+            )
+        return LogUnavailable(
+            "The server's writer has ended; the request may be sent again, with the same "
+            "idempotency key it never runs twice."
+        )
+
+
+class _Listener(asyncio.Protocol):
+    """The event loop's end of the pair of sockets."""
+
+    def __init__(self, process: WriterProcess) -> None:
+        self._process = process
+
+    def data_received(self, data: bytes) -> None:
+        self._process.received(data)
+
+    def pause_writing(self) -> None:
+        self._process.reads(does=False)
+
+    def resume_writing(self) -> None:
+        self._process.reads(does=True)
+
+    def connection_lost(self, _: Exception | None) -> None:
+        self._process.lost()

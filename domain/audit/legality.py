@@ -1,0 +1,369 @@
+"""Whether a recorded event could have been decided: what `fairlog verify` holds history against.
+
+`evolve` is total and refuses nothing, so that a fold always comes to an end; these are the rules
+that `decide` keeps, read backwards. They hold under any policy, since an event carries the limits
+that it was decided under, and settings may have changed since.
+"""
+
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from typing import Any, Final, assert_never
+
+from domain.jobs.job import ENDED, Job, State
+from domain.jobs.life_cycle import loss_counts
+from domain.language.events import (
+    AttemptBegun,
+    AttemptEnded,
+    BodiesErased,
+    CancelReason,
+    ClockCorrected,
+    EndReason,
+    FailureReason,
+    JobCancelled,
+    JobCompleted,
+    JobFailed,
+    JobReleased,
+    JobRequeued,
+    JobStarted,
+    JobSubmitted,
+    LeasesExtended,
+    LimitChanged,
+    RateLimitDecided,
+    Recorded,
+    RequeueReason,
+    Scope,
+    SubmissionDeduplicated,
+    WorkerMissed,
+)
+from domain.language.identifiers import GLOBAL
+from domain.language.moments import later, to_micros
+from domain.limits.rate_limits import Windows
+
+SLEW_PPM_END: Final = 1_000_000  # at which the log's time would stand still; exclusive
+
+
+def illegality(job_before: Job | None, recorded: Recorded) -> str | None:
+    """Say what is wrong with an event; None for a legal one.
+
+    `job_before` is the job that it is about as it stood then, None if there was none; for a
+    `LeasesExtended`, each of its jobs in turn.
+    """
+    event = recorded.event
+    kind = type(event)
+    if (of_no_step := _OF_NO_STEP.get(kind)) is not None:
+        return of_no_step(job_before, recorded, event)
+    if job_before is None:
+        return f"it is about job {recorded.job_id}, which did not exist"
+    if isinstance(event, LeasesExtended):
+        return _of_extension(job_before, event)
+    return _other_job(job_before, event) or _OF_STEP[kind](job_before, recorded, event)
+
+
+def miscount(windows: Windows, recorded: Recorded) -> str | None:
+    """Say what is wrong with the count of an admission, given the windows as they stood before it.
+
+    A refusal repeats the count that its process knew, which may be an older one.
+    """
+    event = recorded.event
+    if not isinstance(event, RateLimitDecided) or not event.allowed:
+        return None
+    start = to_micros(event.window_start)
+    used = windows.used(event.user_id, event.window_seconds, start) + 1
+    if event.used != used:
+        return f"it counts {event.used} in its user's window, which had {used} with it"
+    if event.global_used is not None:
+        used = windows.used(GLOBAL, event.window_seconds, start) + 1
+        if event.global_used != used:
+            return f"it counts {event.global_used} in the global window, which had {used} with it"
+    return None
+
+
+def _of_decision(job: Job | None, recorded: Recorded, event: RateLimitDecided) -> str | None:
+    if event.allowed:
+        return _of_admission(job, recorded, event)
+    if recorded.job_id is not None:
+        return f"a refusal names job {recorded.job_id}"
+    if event.count < 1:
+        return f"it decides {event.count} submissions"
+    if event.used < event.limit:
+        return f"it refuses with {event.used} used of {event.limit}"
+    if event.first_at is not None and event.last_at is not None and event.first_at > event.last_at:
+        return "its first refusal is later than its last"
+    return None
+
+
+def _of_admission(job: Job | None, recorded: Recorded, event: RateLimitDecided) -> str | None:
+    if event.used > event.limit:
+        return f"it admits the {event.used}th submission of {event.limit}"
+    if (
+        event.global_used is not None
+        and event.global_limit is not None
+        and event.global_used > event.global_limit
+    ):
+        return f"it admits the {event.global_used}th submission of {event.global_limit} of all"
+    if event.count != 1:
+        return f"it admits {event.count} submissions at once"
+    ends = later(event.window_start, event.window_seconds)
+    if not event.window_start <= recorded.recorded_at < ends:
+        return "it was recorded outside its window"
+    if recorded.job_id is None or recorded.job_id == recorded.position + 1:
+        return None
+    if job is None:
+        return f"it admits job {recorded.job_id}, which neither existed nor follows it"
+    return None if job.user_id == event.user_id else _other_user(job, event.user_id)
+
+
+def _of_submission(job: Job | None, recorded: Recorded, event: JobSubmitted) -> str | None:
+    if recorded.job_id != recorded.position:
+        return f"it names job {recorded.job_id}, but a job's id is its position"
+    if job is not None:
+        return f"job {job.id} existed already"
+    return None if event.max_attempts >= 1 else f"it allows {event.max_attempts} attempts"
+
+
+def _of_limits(_: Job | None, recorded: Recorded, event: LimitChanged) -> str | None:
+    if recorded.job_id is not None:
+        return f"it names job {recorded.job_id}"
+    named = (event.user_id is not None, event.kind is not None)
+    if named != (event.scope is Scope.USER, event.scope is Scope.KIND):
+        return f"its subject does not fit its scope {event.scope.value!r}"
+    if (event.limit is not None and event.limit < 0) or (
+        event.running is not None and event.running < 0
+    ):
+        return "it sets a limit below zero"
+    return None
+
+
+def _of_correction(_: Job | None, recorded: Recorded, event: ClockCorrected) -> str | None:
+    if recorded.job_id is not None:
+        return f"it names job {recorded.job_id}"
+    if not 0 <= event.slew_ppm < SLEW_PPM_END:
+        return f"the log's time would go back by its {event.slew_ppm} parts in a million"
+    if to_micros(event.clock) + event.offset_micros > to_micros(recorded.recorded_at):
+        return "it was recorded before the time that it says"
+    return None
+
+
+def _of_extension(job: Job, event: LeasesExtended) -> str | None:
+    named = [attempt for job_id, attempt in event.jobs if job_id == job.id]
+    places = {one.attempt: one for one in job.ending}
+    for attempt in named:
+        place = places.get(attempt)
+        if place is not None and place.worker != event.worker:
+            return f"it keeps the place of job {job.id}, which another worker held"
+    others = [attempt for attempt in named if attempt not in places]
+    return _of_lease(job, event, others) if others else None
+
+
+def _of_lease(job: Job, event: LeasesExtended, attempts: list[int]) -> str | None:
+    if attempts != [job.attempt]:
+        return f"it extends another attempt of job {job.id} than the latest, {job.attempt}"
+    if job.state is not State.RUNNING:
+        return f"it extends the lease of job {job.id}, which was {job.state.value}"
+    if job.worker != event.worker:
+        return f"it extends the lease of job {job.id}, which another worker held"
+    return None
+
+
+def _other_job(job: Job, event: Any) -> str | None:  # noqa: ANN401 (of any step's type)
+    if job.user_id != event.user_id:
+        return _other_user(job, event.user_id)
+    if job.kind != event.kind:
+        return f"job {job.id} is of the kind {job.kind!r}, not {event.kind!r}"
+    return None
+
+
+def _of_start(job: Job, recorded: Recorded, event: JobStarted) -> str | None:
+    if job.state is not State.QUEUED:
+        return f"job {job.id} was {job.state.value}, not queued"
+    if event.attempt != job.attempt + 1:
+        return f"attempt {event.attempt} follows attempt {job.attempt}"
+    if event.attempt > job.attempts_max:
+        return f"attempt {event.attempt} is one more than {job.attempts_max}"
+    if event.lease_expires_at <= recorded.recorded_at:
+        return "its lease had ended when it began"
+    if event.alone and not job.is_suspect:
+        return f"it is alone, and job {job.id} was no suspect"
+    return None
+
+
+def _of_begin(job: Job, _: Recorded, event: AttemptBegun) -> str | None:
+    if wrong := _unless_current(job, event.attempt):
+        return wrong
+    return None if job.begun_at is None else f"attempt {event.attempt} had begun already"
+
+
+def _of_end(job: Job, recorded: Recorded, event: AttemptEnded) -> str | None:
+    place = job.ending_attempt(event.attempt)
+    if place is None:
+        return f"attempt {event.attempt} held no place any more"
+    match event.reason:
+        case EndReason.LEASE_LOST:
+            return _unless_past(place.lease_expires_at, recorded.recorded_at, "its lease")
+        case EndReason.REPORTED:
+            return None
+        case _:
+            assert_never(event.reason)
+
+
+def _of_miss(job: Job, _: Recorded, event: WorkerMissed) -> str | None:
+    return _unless_current(job, event.attempt)
+
+
+def _of_completion(job: Job, _: Recorded, event: JobCompleted) -> str | None:
+    return _unless_current(job, event.attempt)
+
+
+def _unless_current(job: Job, attempt: int) -> str | None:
+    if job.state is not State.RUNNING:
+        return f"job {job.id} was {job.state.value}, not running"
+    if attempt != job.attempt:
+        return f"it ends attempt {attempt}, but attempt {job.attempt} was running"
+    return None
+
+
+def _of_failure(job: Job, recorded: Recorded, event: JobFailed) -> str | None:
+    if wrong := _unless_current(job, event.attempt):
+        return wrong
+    if event.retry_at is not None and event.attempt >= job.attempts_max:
+        return f"another attempt follows the last, {job.attempts_max}"
+    if event.holds_place and event.reason is not FailureReason.TIMED_OUT:
+        return "its worker reported its end, and it holds a place"
+    match event.reason:
+        case FailureReason.TIMED_OUT:
+            return _unless_past(job.times_out_at, recorded.recorded_at, "its time-out")
+        case FailureReason.LEASE_LOST:
+            return _unless_past(job.lease_expires_at, recorded.recorded_at, "its lease")
+        case FailureReason.SERVER_RESTARTED:
+            return _unless_embedded(job)
+        case FailureReason.ERROR:
+            return None
+        case _:
+            assert_never(event.reason)
+
+
+def _of_repeat(job: Job, recorded: Recorded, event: SubmissionDeduplicated) -> str | None:
+    key = (event.idempotency_key, event.key_is_explicit)
+    if not job.holds_key or key != (job.idempotency_key, job.key_is_explicit):
+        return f"its key did not stand for job {job.id}"
+    if not job.key_means_it(recorded.recorded_at):
+        return f"the key of job {job.id} had expired"
+    return None
+
+
+def _of_release(job: Job, recorded: Recorded, event: JobReleased) -> str | None:
+    if job.state is not State.SCHEDULED:
+        return f"job {job.id} was {job.state.value}, not scheduled"
+    if job.priority != event.priority:
+        return _other_priority(job, event.priority)
+    return _unless_past(job.run_at, recorded.recorded_at, "its schedule")
+
+
+def _of_requeue(job: Job, recorded: Recorded, event: JobRequeued) -> str | None:
+    if event.reason is RequeueReason.RETRIED:
+        wrong = _unless_retriable(job, recorded, event)
+    else:
+        wrong = _unless_current(job, event.attempt)
+    if wrong:
+        return wrong
+    if job.priority != event.priority:
+        return _other_priority(job, event.priority)
+    match event.reason:
+        case RequeueReason.RETRIED:
+            attempts_max, wrong = job.attempt + job.attempts_granted, None
+        case RequeueReason.GIVEN_BACK:
+            attempts_max, wrong = job.attempts_max + 1, None
+        case RequeueReason.LEASE_LOST:
+            attempts_max = _after_loss(job, event)
+            wrong = _unless_past(job.lease_expires_at, recorded.recorded_at, "its lease")
+        case RequeueReason.SERVER_RESTARTED:
+            attempts_max, wrong = _after_loss(job, event), _unless_embedded(job)
+        case _:
+            assert_never(event.reason)
+    if event.attempts_max != attempts_max or job.attempt >= attempts_max:
+        return f"it allows attempts up to {event.attempts_max}, not {attempts_max}"
+    return wrong
+
+
+def _after_loss(job: Job, event: JobRequeued) -> int:
+    """The last attempt that may be made behind a loss. Whether it counts depends on what else its
+    worker held, but for those that are never forgiven. Older logs forgive none.
+    """
+    is_free = event.attempts_max == job.attempts_max + 1
+    may_be_free = not loss_counts(job, died_with_others=True)
+    return job.attempts_max + 1 if is_free and may_be_free else job.attempts_max
+
+
+def _unless_retriable(job: Job, recorded: Recorded, event: JobRequeued) -> str | None:
+    if job.state not in {State.FAILED, State.CANCELLED}:
+        return f"job {job.id} was {job.state.value}, neither failed nor cancelled"
+    if job.erased_at is not None:
+        return f"what job {job.id} was to work on had been erased"
+    if event.attempt != job.attempt:
+        return f"it follows attempt {event.attempt}, but the latest was {job.attempt}"
+    if event.was_cancelled != (job.state is State.CANCELLED):
+        return f"job {job.id} was {job.state.value}, which it does not say"
+    if event.expires_at not in {None, job.expires_at}:  # earlier releases let go of every expiry
+        return f"it gives job {job.id} another expiry"
+    if event.expires_at is not None and event.expires_at <= recorded.recorded_at:
+        return f"it keeps the expiry of job {job.id}, which had passed"
+    return None
+
+
+def _of_cancellation(job: Job, recorded: Recorded, event: JobCancelled) -> str | None:
+    if job.state.value != event.was:
+        return f"job {job.id} was {job.state.value}, not {event.was}"
+    if event.attempt is not None and (event.attempt, event.worker) != (job.attempt, job.worker):
+        return f"it ends attempt {event.attempt}, but attempt {job.attempt} was running"
+    if event.reason is not CancelReason.EXPIRED:
+        return None
+    if job.starts:
+        return "it expired after it had been started"
+    return _unless_past(job.expires_at, recorded.recorded_at, "its expiry")
+
+
+def _of_erasure(job: Job, _: Recorded, event: BodiesErased) -> str | None:
+    if job.state not in ENDED:
+        return f"job {job.id} was {job.state.value} and needed its payload"
+    if job.erased_at is not None:
+        return f"job {job.id} had been erased already"
+    known = {job.id, job.result_position, job.error_position} - {None}
+    return None if known <= set(event.positions) else f"it does not erase all of job {job.id}"
+
+
+def _unless_past(moment: datetime | None, now: datetime, what: str) -> str | None:
+    return None if moment is not None and moment <= now else f"{what} had not come"
+
+
+def _unless_embedded(job: Job) -> str | None:
+    return None if job.server is not None else f"job {job.id} did not run inside a server"
+
+
+def _other_user(job: Job, user_id: str) -> str:
+    return f"job {job.id} belongs to {job.user_id!r}, not to {user_id!r}"
+
+
+def _other_priority(job: Job, priority: int) -> str:
+    return f"job {job.id} has priority {job.priority}, not {priority}"
+
+
+# By type, since every event of a log is asked about: a `match` would try one class after another.
+_OF_NO_STEP: Final[Mapping[type, Callable[[Job | None, Recorded, Any], str | None]]] = {
+    ClockCorrected: _of_correction,
+    RateLimitDecided: _of_decision,
+    JobSubmitted: _of_submission,
+    LimitChanged: _of_limits,
+}
+_OF_STEP: Final[Mapping[type, Callable[[Job, Recorded, Any], str | None]]] = {
+    JobStarted: _of_start,
+    JobCompleted: _of_completion,
+    JobFailed: _of_failure,
+    SubmissionDeduplicated: _of_repeat,
+    JobReleased: _of_release,
+    JobRequeued: _of_requeue,
+    JobCancelled: _of_cancellation,
+    BodiesErased: _of_erasure,
+    AttemptBegun: _of_begin,
+    AttemptEnded: _of_end,
+    WorkerMissed: _of_miss,
+}

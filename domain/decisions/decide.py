@@ -1,0 +1,441 @@
+"""From a command and the state to the facts that follow, and the answer to its caller.
+
+`decide` only switches; each rule is in the module of its own that is named here: admission in
+`rate_limits`, sameness in `idempotency`, turns in `fairness`, and the rest in `life_cycle`.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from itertools import accumulate, takewhile
+from typing import NamedTuple, assert_never
+
+from msgspec import Struct
+
+from domain.decisions.write_model import World
+from domain.fairness.line import Unread, WaitingJob
+from domain.fairness.serve import serve
+from domain.jobs import life_cycle
+from domain.jobs.claims import claim_hash
+from domain.jobs.job import Job, State
+from domain.language.bodies import Body
+from domain.language.commands import (
+    AcceptClock,
+    CancelJob,
+    ChangeLimit,
+    ClaimJobs,
+    Command,
+    CompleteJob,
+    EraseBodies,
+    ExtendLeases,
+    FailJob,
+    JobCommand,
+    RecoverJobs,
+    ReportRefusals,
+    RetryJob,
+    ReturnJob,
+    SubmitJob,
+    WakeJobs,
+)
+from domain.language.errors import (
+    KeyReusedWithOtherPayload,
+    RateLimited,
+    Refusal,
+    TooManyKinds,
+    UnknownJob,
+    alone,
+)
+from domain.language.events import (
+    AttemptEnded,
+    BodiesErased,
+    Event,
+    FailureReason,
+    JobStarted,
+    JobSubmitted,
+    LeasesExtended,
+    LimitChanged,
+    RateLimitDecided,
+    RequeueReason,
+    SubmissionDeduplicated,
+)
+from domain.language.idempotency import key_of
+from domain.language.identifiers import JobId, WorkerId
+from domain.language.moments import later
+from domain.language.policy import Policy
+from domain.limits.rate_limits import Limits, decide_admission, decide_limit, subject_of
+
+
+class Submitted(Struct, frozen=True, tag=True):
+    job: Job
+    decision: RateLimitDecided
+    decided_at: datetime  # UTC, by the log's clock
+    is_duplicate: bool
+
+
+class Claimed(Struct, frozen=True, tag=True):
+    jobs: Sequence[Job]  # in fair order, running
+    is_repeated: bool = False  # asked with a known claim_id: there may be fewer, never others
+    is_cut_short: bool = False  # more may wait than could be looked at in one batch
+
+
+class LeasesHeld(Struct, frozen=True, tag=True):
+    lease_expires_at: datetime  # UTC; of the jobs still held
+    # (job, attempt): no longer this worker's, since it has ended, was cancelled, or was lost.
+    lost: Sequence[tuple[JobId, int]]
+
+
+class JobStands(Struct, frozen=True, tag=True):
+    """The job as it is after the command, whether that changed anything or not."""
+
+    job: Job
+
+
+class JobsWoken(Struct, frozen=True, tag=True):
+    jobs: Sequence[Job]  # those that changed
+
+
+class LimitsSet(Struct, frozen=True, tag=True):
+    event: LimitChanged  # not recorded where nothing changed
+
+
+class RefusalsRecorded(Struct, frozen=True, tag=True):
+    count: int
+
+
+class ClockAccepted(Struct, frozen=True, tag=True):
+    """What there was to correct has been."""
+
+
+Answer = (
+    Submitted | Claimed | LeasesHeld | JobStands | JobsWoken | LimitsSet | RefusalsRecorded
+    | ClockAccepted
+)  # fmt: skip
+
+
+class Fact(NamedTuple):
+    """An event that is to be recorded, with the job and the body that belong to it."""
+
+    event: Event
+    job_id: JobId | None = None
+    body: Body | None = None
+
+    @property
+    def erases(self) -> Sequence[int]:
+        """Positions of bodies that go with it."""
+        return self.event.positions if isinstance(self.event, BodiesErased) else ()
+
+
+class Decision(NamedTuple):
+    facts: Sequence[Fact]
+    reply: Callable[[World], Answer] | Refusal  # read from the state with the facts folded in
+    unread: Unread | None = None  # of a claim that came short: what it takes to give it more
+    empty_claim: bytes | None = None  # claim_hash of one that is answered with nothing for good
+
+
+def decide(world: World, command: Command, policy: Policy, now: datetime) -> Decision:
+    """Say which facts follow. Pure: the same state, command and time decide the same."""
+    match command:
+        case SubmitJob():
+            return _submit(world, command, policy, now)
+        case ReportRefusals():
+            return _record_refusals(command)
+        case ClaimJobs():
+            return _claim(world, command, policy, now)
+        case ExtendLeases():
+            return _extend(world, command, policy, now)
+        case RetryJob():
+            return _retry(world, command, policy, now)
+        case CompleteJob() | FailJob() | ReturnJob() | CancelJob() | EraseBodies():
+            return _advance(world, command, policy, now)
+        case WakeJobs():
+            return _wake(world, command, policy, now)
+        case RecoverJobs():
+            return _recover(world, command)
+        case ChangeLimit():
+            return _change_limit(world, command)
+        case AcceptClock():
+            # Recorded before anything is decided: what time it is follows from it.
+            return Decision([], lambda _: ClockAccepted())
+        case _:
+            assert_never(command)
+
+
+def _submit(world: World, command: SubmitJob, policy: Policy, now: datetime) -> Decision:
+    """Rate limit, then idempotency, then the job: the order of the system that this replaces."""
+    admission = decide_admission(world.windows, command.user_id, policy, now)
+    if not admission.allowed:
+        return _refuse(admission, RateLimited(admission, now), now)
+    key, is_explicit = key_of(command)
+    holder = world.jobs.key_holder(command.user_id, key, is_explicit=is_explicit)
+    if holder is not None and holder.key_means_it(now):
+        return _repeat(command, holder, admission, now)
+    kinds_waiting = world.line.kinds_waiting(command.user_id)
+    if command.kind not in kinds_waiting and len(kinds_waiting) >= policy.kinds_waiting_max:
+        return _refuse(admission, TooManyKinds(command.user_id, policy.kinds_waiting_max), now)
+    job_id = JobId(world.position + 2)  # behind the decision that lets it in
+    submitted = JobSubmitted(
+        user_id=command.user_id, kind=command.kind,
+        payload_sha256=command.payload.sha256, payload_bytes=command.payload.size,
+        max_attempts=command.max_attempts or policy.max_attempts,
+        idempotency_key=key, key_is_explicit=is_explicit,
+        key_expires_at=later(now, policy.idempotency_seconds),
+        priority=command.priority, run_at=command.run_at, expires_at=command.expires_at,
+        timeout_seconds=command.timeout_seconds or policy.timeout_seconds,
+    )  # fmt: skip
+    return Decision(
+        [Fact(admission, job_id), Fact(submitted, job_id, command.payload)],
+        lambda after: Submitted(after.jobs.rows[job_id], admission, now, is_duplicate=False),
+    )
+
+
+def _repeat(
+    command: SubmitJob, holder: Job, admission: RateLimitDecided, now: datetime
+) -> Decision:
+    if (holder.kind, holder.payload_sha256) != (command.kind, command.payload.sha256):
+        refusal = KeyReusedWithOtherPayload(holder.idempotency_key, holder.id)
+        return _refuse(admission, refusal, now)
+    repeated = SubmissionDeduplicated(
+        user_id=command.user_id, kind=command.kind,
+        idempotency_key=holder.idempotency_key, key_is_explicit=holder.key_is_explicit,
+    )  # fmt: skip
+    return Decision(
+        [Fact(admission, holder.id), Fact(repeated, holder.id)],
+        lambda after: Submitted(after.jobs.rows[holder.id], admission, now, is_duplicate=True),
+    )
+
+
+def _refuse(admission: RateLimitDecided, refusal: Refusal, now: datetime) -> Decision:
+    """The decision is recorded, and goes with the refusal to the caller."""
+    refusal.decision = admission
+    refusal.decided_at = now
+    return Decision([Fact(admission)], refusal)
+
+
+def _record_refusals(report: ReportRefusals) -> Decision:
+    refused = RateLimitDecided(
+        user_id=report.user_id, scope=report.scope, allowed=False, used=report.used,
+        limit=report.limit, window_start=report.window_start,
+        window_seconds=report.window_seconds, count=report.count,
+        first_at=report.first_at, last_at=report.last_at,
+    )  # fmt: skip
+    return Decision([Fact(refused)], lambda _: RefusalsRecorded(report.count))
+
+
+def _claim(world: World, command: ClaimJobs, policy: Policy, now: datetime) -> Decision:
+    claim = None
+    if command.claim_id is not None:
+        claim = claim_hash(command.worker, command.claim_id)
+        given = world.jobs.claims.given(claim, world.jobs.rows, now)
+        if given is not None:
+            held = [job for job in given if job.is_held(command.worker, now)]
+            return Decision([], lambda _: Claimed(held, is_repeated=True))
+    kinds = world.line.kinds_in_line() if command.kinds is None else command.kinds
+    served, unread = serve(world.line, kinds, command.max_jobs, world.position + 1)
+    picks = _carried(world, served, command.payload_bytes_max)
+    missing = command.max_jobs - len(served)
+    if len(picks) < len(served):
+        unread = None
+    elif unread is None and missing and command.kinds is None and world.line.ahead.has_more_kinds:
+        unread = Unread(jobs=missing, more_kinds=True)
+    lease_expires_at = later(now, policy.lease_seconds)
+    begins = command.begins
+    facts = [
+        Fact(
+            JobStarted(
+                user_id=pick.user_id, kind=pick.kind,
+                attempt=world.jobs.rows[pick.job_id].attempt + 1,
+                worker=command.worker, server=command.server, claim_id=command.claim_id,
+                lease_expires_at=lease_expires_at, alone=pick.is_suspect,
+                # A suspect waits until the worker has nothing else.
+                begun=begins is None or (place < begins and not pick.is_suspect),
+            ),
+            pick.job_id,
+        )
+        for place, pick in enumerate(picks)
+    ]  # fmt: skip
+    # What is embedded has its answer for sure, and so never asks again because it was lost.
+    is_empty = command.server is None and not (picks or unread or command.may_wait)
+    return Decision(
+        facts,
+        lambda after: Claimed([after.jobs.rows[pick.job_id] for pick in picks]),
+        unread,
+        claim if is_empty else None,
+    )
+
+
+def _carried(world: World, picks: Sequence[WaitingJob], bytes_max: int) -> Sequence[WaitingJob]:
+    """Return the first of them whose payloads fit into one answer; at least one job."""
+    sizes = accumulate(world.jobs.rows[pick.job_id].payload_bytes for pick in picks)
+    fitting = sum(1 for _ in takewhile(lambda size: size <= bytes_max, sizes))
+    return picks[: max(1, fitting)]
+
+
+def _extend(world: World, command: ExtendLeases, policy: Policy, now: datetime) -> Decision:
+    """One event for all of a worker's jobs, and only past half of a lease; one more for each job
+    whose handler has begun since it was claimed.
+
+    An attempt that is over for its job is lost, and keeps its place while its worker names it.
+    """
+    named: list[tuple[JobId, int]] = []
+    lost: list[tuple[JobId, int]] = []
+    began: list[Job] = []
+    ends = later(now, policy.lease_seconds)
+    earliest = ends  # of the jobs still held
+    matters = False
+    told_of_begin = set(command.begun)
+    for key in command.jobs:
+        job_id, attempt = key
+        job = world.jobs.rows.get(job_id)
+        if job is None:
+            lost.append(key)
+            continue
+        if job.attempt == attempt and job.is_held(command.worker, now):
+            lease_ends = job.lease_expires_at or now
+            earliest = min(earliest, lease_ends)
+            if key in told_of_begin and job.begun_at is None:
+                began.append(job)
+            matters = matters or job.missed_at is not None
+        else:
+            lost.append(key)
+            place = job.ending_attempt(attempt)
+            if place is None or place.worker != command.worker or place.lease_expires_at <= now:
+                continue
+            lease_ends = place.lease_expires_at
+        named.append(key)
+        matters = matters or (lease_ends - now).total_seconds() < policy.lease_seconds / 2
+    facts = [Fact(life_cycle.begun(job), job.id) for job in began]
+    if matters:
+        earliest = ends
+        extended = LeasesExtended(
+            worker=command.worker, lease_expires_at=ends, jobs=tuple(named)
+        )  # fmt: skip
+        facts.append(Fact(extended))
+    return Decision(facts, lambda _: LeasesHeld(earliest, lost))
+
+
+def _advance(world: World, command: JobCommand, policy: Policy, now: datetime) -> Decision:
+    job = world.jobs.rows.get(command.job_id)
+    if job is None:
+        return Decision([], UnknownJob(command.job_id))
+    try:
+        events = life_cycle.decide(job, command, policy, now)
+    except Refusal as refusal:
+        events = life_cycle.in_spite_of(refusal, job, command, policy, now)
+        return Decision(_facts(job, command, events), alone(refusal))
+    return Decision(
+        _facts(job, command, events), lambda after: JobStands(after.jobs.rows[job.id])
+    )  # fmt: skip
+
+
+def _facts(job: Job, command: JobCommand, events: Sequence[Event]) -> Sequence[Fact]:
+    body = _body_of(command)
+    return [
+        Fact(event, job.id, None if isinstance(event, AttemptEnded) else body) for event in events
+    ]
+
+
+def _retry(world: World, command: RetryJob, policy: Policy, now: datetime) -> Decision:
+    """What could be started again at all is held against the user's window, as a submission is."""
+    decision = _advance(world, command, policy, now)
+    if isinstance(decision.reply, Refusal):
+        return decision
+    job = world.jobs.rows[command.job_id]
+    admission = decide_admission(world.windows, job.user_id, policy, now)
+    if not admission.allowed:
+        return _refuse(admission, RateLimited(admission, now), now)
+    return decision._replace(facts=[Fact(admission, job.id), *decision.facts])
+
+
+def _body_of(command: JobCommand) -> Body | None:
+    match command:
+        case CompleteJob(result=body) | FailJob(error=body):
+            return body
+        case _:
+            return None
+
+
+def expire(world: World, policy: Policy, now: datetime) -> Sequence[Fact]:
+    """What is to be recorded before anybody is served: whose time to be started by is over."""
+    line = world.line
+    queues = [*line.ahead.queues.values(), *(queue.values() for queue in line.entered.values())]
+    return [
+        Fact(event, job.id)
+        for job in _known(world, [waiting.job_id for queue in queues for waiting in queue])
+        if job.expires_at is not None
+        for event in life_cycle.wake(job, policy, now)
+    ]
+
+
+def _change_limit(world: World, command: ChangeLimit) -> Decision:
+    """Nothing is recorded where the limits are as asked for: anybody may ask without end."""
+    limited = decide_limit(world.windows, command)
+    before = world.windows.limits.get(subject_of(limited), Limits())
+    is_new = before != Limits(limited.limit, limited.running)
+    return Decision([Fact(limited)] if is_new else [], lambda _: LimitsSet(limited))
+
+
+def _wake(world: World, command: WakeJobs, policy: Policy, now: datetime) -> Decision:
+    """A lost lease says that its worker may be dead, and its other jobs with it."""
+    jobs = _known(world, command.jobs)
+    of_workers: defaultdict[WorkerId, list[Job]] = defaultdict(list)
+    for job in jobs:
+        if job.state is State.RUNNING and job.worker is not None:
+            of_workers[job.worker].append(job)
+    missed = [
+        job
+        for held in of_workers.values()
+        if any(job.is_lost(now) for job in held)
+        for job in held
+        if not job.is_lost(now) and job.missed_at is None
+    ]
+    return _woken(
+        [
+            *(
+                Fact(event, job.id)
+                for job in jobs
+                for event in life_cycle.wake(
+                    job, policy, now,
+                    died_with_others=_has_others(job, of_workers[job.worker or WorkerId("")]),
+                )
+            ),
+            *(Fact(life_cycle.missed(job), job.id) for job in missed),
+        ]
+    )  # fmt: skip
+
+
+def _has_others(job: Job, held: Sequence[Job]) -> bool:
+    """Tell if its worker held other jobs, too: also one that is not known to have begun may have
+    killed it, since a worker says so a moment later.
+    """
+    return job.missed_at is not None or any(other is not job for other in held)
+
+
+def _known(world: World, job_ids: Sequence[JobId]) -> list[Job]:
+    """Each once, however often it is named: all are judged by the same state."""
+    found = [world.jobs.rows.get(job_id) for job_id in dict.fromkeys(job_ids)]
+    return [job for job in found if job is not None]
+
+
+def _recover(world: World, command: RecoverJobs) -> Decision:
+    running = [
+        job
+        for job in _known(world, command.jobs)
+        if job.state is State.RUNNING and job.server == command.server
+    ]
+    return _woken(
+        [
+            Fact(
+                life_cycle.lose(
+                    job, RequeueReason.SERVER_RESTARTED, FailureReason.SERVER_RESTARTED,
+                    died_with_others=_has_others(job, running),
+                ),
+                job.id,
+            )
+            for job in running
+        ]
+    )  # fmt: skip
+
+
+def _woken(facts: list[Fact]) -> Decision:
+    ids = dict.fromkeys(fact.job_id for fact in facts if fact.job_id is not None)
+    return Decision(facts, lambda after: JobsWoken([after.jobs.rows[job_id] for job_id in ids]))

@@ -1,0 +1,63 @@
+"""Jobs whose time has come, taken by user in turns: a user with very many keeps nobody waiting."""
+
+from collections import deque
+from collections.abc import Iterable
+from typing import Final
+
+from msgspec import Struct
+
+from domain.language.identifiers import JobId, UserId
+
+# The rest of a user's due jobs is read again when these are done.
+JOBS_A_USER_MAX: Final = 1_000
+JOBS_MAX: Final = 50_000
+
+
+class DueJob(Struct, frozen=True, gc=False):
+    """A job that the clock changes, as the projection has it."""
+
+    due_at: int  # UTC, microseconds
+    id: JobId
+    user_id: UserId
+
+
+class DueQueue:
+    """Bounded. Each user's jobs come in the order in which they were added."""
+
+    def __init__(self) -> None:
+        self._by_user: dict[UserId, deque[JobId]] = {}  # in the order of their turns
+        self._ids: set[JobId] = set()
+        self.has_left_out = False  # a job, for want of room, since it was last empty
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def add(self, jobs: Iterable[DueJob]) -> None:
+        """A job that is in it already changes nothing; one that it has no room for is left out."""
+        for job in jobs:
+            if job.id in self._ids:
+                continue
+            waiting = self._by_user.get(job.user_id, deque())
+            if len(waiting) >= JOBS_A_USER_MAX or len(self._ids) >= JOBS_MAX:
+                self.has_left_out = True
+                continue
+            waiting.append(job.id)
+            self._ids.add(job.id)
+            self._by_user[job.user_id] = waiting
+
+    def take(self, jobs_max: int) -> list[JobId]:
+        """One job of each user, then a second one of each who has more, and so on."""
+        taken: list[JobId] = []
+        while self._by_user and len(taken) < jobs_max:
+            user_id, waiting = next(iter(self._by_user.items()))
+            taken.append(waiting.popleft())
+            del self._by_user[user_id]
+            if waiting:
+                self._by_user[user_id] = waiting  # behind all the others
+        self._ids.difference_update(taken)
+        return taken
+
+    def clear(self) -> None:
+        self._by_user.clear()
+        self._ids.clear()
+        self.has_left_out = False

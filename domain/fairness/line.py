@@ -1,0 +1,254 @@
+"""The waiting line: who has jobs waiting, and whose turn it is.
+
+A user's turn is `last_served`, the position of their latest JobStarted; of a user never served it
+is the position at which they joined the line. If new users simply came first, a stream of fresh
+ids would starve everybody. A *lane* is one user's waiting jobs of one kind.
+
+A user at their cap of running jobs is out of the line until one of them ends, so that nobody else
+waits behind.
+"""
+
+from typing import ClassVar, Final
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from domain.jobs.job_fold import is_due
+from domain.language.events import (
+    AttemptEnded,
+    JobCancelled,
+    JobCompleted,
+    JobFailed,
+    JobReleased,
+    JobRequeued,
+    JobStarted,
+    JobSubmitted,
+    LimitChanged,
+    Recorded,
+    RequeueReason,
+    Scope,
+)
+from domain.language.identifiers import JobId, Kind, UserId
+from domain.log.folds import Folded, FoldMethods
+
+Lane = tuple[UserId, Kind]
+
+
+class UserInLine(Struct, frozen=True, gc=False):
+    """How one user stands; kept after the line is left, for `last_served`."""
+
+    last_served: int | None = None  # position of the latest JobStarted
+    joined: int | None = None  # position at which a never served user joined; None when not waiting
+    waiting: int = 0  # jobs
+    running: int = 0  # attempts, those too that are over for their job and have not ended yet
+    running_limit: int | None = None  # None: no cap
+
+    @property
+    def turn(self) -> int | None:
+        """The older the sooner; unique, since a position belongs to one user. None: not in line."""
+        if self.waiting == 0 or self.is_capped:
+            return None
+        return self.joined if self.last_served is None else self.last_served
+
+    @property
+    def is_capped(self) -> bool:
+        return self.running_limit is not None and self.running >= self.running_limit
+
+
+class KindInLine(Struct, frozen=True, gc=False):
+    """How one kind stands, over all users."""
+
+    waiting: int = 0
+    running: int = 0
+    running_limit: int | None = None
+
+    @property
+    def is_capped(self) -> bool:
+        return self.running_limit is not None and self.running >= self.running_limit
+
+
+class WaitingJob(Struct, frozen=True, gc=False):
+    job_id: JobId
+    user_id: UserId
+    kind: Kind
+    priority: int
+    is_suspect: bool = False  # served by itself
+
+    @property
+    def order(self) -> tuple[int, int]:
+        """Within the user's own line: the higher priority, then the older job."""
+        return (-self.priority, self.job_id)
+
+
+class Unread(Struct, frozen=True, kw_only=True):
+    """Rows of the stored line that were not read, and that a claim's order depends on."""
+
+    jobs: int  # that the claim could still take
+    kinds: frozenset[Kind] = frozenset()  # whose line goes on beyond the horizon
+    lanes: frozenset[Lane] = frozenset()  # that go on beyond what was read of them
+    more_kinds: bool = False  # the claim is of any kind, and more kinds wait than were read
+
+
+class Lookahead(Struct, gc=False):
+    """What was read of the stored line for this batch's claims: its front, not the whole of it."""
+
+    kinds: tuple[Kind, ...] = ()  # with waiting jobs, for claims of any kind
+    has_more_kinds: bool = False  # behind the last of them, by name
+    users: set[UserId] = set()  # whose lanes were read
+    horizon: dict[Kind, int] = {}  # beyond this turn, unread lanes of the kind may follow
+    queues: dict[Lane, list[WaitingJob]] = {}  # the front of each lane, in order
+
+
+_NOBODY: Final = UserInLine()
+_IDLE: Final = KindInLine()
+
+
+class Line(Folded):
+    """The line, as far as it is known: users, lanes and kinds that somebody asked for."""
+
+    def __init__(self, *, is_served: bool = True) -> None:
+        """`is_served`: claims are decided by it, and have to know who entered it and left."""
+        self._is_served = is_served
+        self.users: dict[UserId, UserInLine] = {}
+        self.lanes: dict[UserId, dict[Kind, int]] = {}  # jobs waiting
+        self.stored_lanes: set[Lane] = set()  # that have a row
+        self.kinds: dict[Kind, KindInLine] = {}
+        self.entered: dict[Lane, dict[JobId, WaitingJob]] = {}  # since the rows were read
+        self.left: set[JobId] = set()  # of the stored ones, since the rows were read
+        self.ahead = Lookahead()
+        self.changed_users: dict[UserId, UserInLine] = {}  # as their rows have them
+        self.changed_lanes: set[Lane] = set()  # another number of jobs waits
+        self.changed_kinds: set[Kind] = set()
+
+    def _submitted(self, recorded: Recorded, event: JobSubmitted) -> None:
+        if is_due(event, recorded.recorded_at):
+            self._enter(recorded, event.user_id, event.kind, event.priority)
+
+    def _released(self, recorded: Recorded, event: JobReleased) -> None:
+        self._enter(recorded, event.user_id, event.kind, event.priority)
+
+    def _started(self, recorded: Recorded, event: JobStarted) -> None:
+        self._leave(recorded, event.user_id, event.kind)
+        self._move(event.user_id, event.kind, -1, 1, served=recorded.position)
+
+    def _ended(self, _: Recorded, event: JobCompleted | AttemptEnded) -> None:
+        self._move(event.user_id, event.kind, 0, -1)
+
+    def _failed(self, _: Recorded, event: JobFailed) -> None:
+        if not event.holds_place:
+            self._move(event.user_id, event.kind, 0, -1)
+
+    def _requeued(self, recorded: Recorded, event: JobRequeued) -> None:
+        ran = event.reason is not RequeueReason.RETRIED
+        self._enter(
+            recorded, event.user_id, event.kind, event.priority, -1 if ran else 0,
+            is_suspect=event.suspect,
+        )  # fmt: skip
+
+    def _cancelled(self, recorded: Recorded, event: JobCancelled) -> None:
+        if event.was == "queued":
+            self._leave(recorded, event.user_id, event.kind)
+            self._move(event.user_id, event.kind, -1, 0)
+        elif event.was == "running" and event.attempt is None:
+            self._move(event.user_id, event.kind, 0, -1)
+
+    def _limited(self, _: Recorded, event: LimitChanged) -> None:
+        match event:
+            case LimitChanged(scope=Scope.USER, user_id=str(user_id)):
+                user = self.users.get(user_id, _NOBODY)
+                self.changed_users.setdefault(user_id, user)
+                self.users[user_id] = replace(user, running_limit=event.running)
+            case LimitChanged(scope=Scope.KIND, kind=str(kind)):
+                load = self.kinds.get(kind, _IDLE)
+                self.kinds[kind] = replace(load, running_limit=event.running)
+                self.changed_kinds.add(kind)
+            case _:
+                pass
+
+    def _enter(
+        self, recorded: Recorded, user_id: UserId, kind: Kind, priority: int, running: int = 0,
+        *, is_suspect: bool = False,
+    ) -> None:  # fmt: skip
+        job_id = recorded.job_id
+        assert job_id is not None
+        if self._is_served:
+            entered = self.entered.setdefault((user_id, kind), {})
+            entered[job_id] = WaitingJob(job_id, user_id, kind, priority, is_suspect)
+        self._move(user_id, kind, 1, running, joined=recorded.position)
+
+    def _leave(self, recorded: Recorded, user_id: UserId, kind: Kind) -> None:
+        job_id = recorded.job_id
+        assert job_id is not None
+        if self._is_served:
+            entered = self.entered.get((user_id, kind))
+            if entered is None or entered.pop(job_id, None) is None:
+                self.left.add(job_id)
+
+    def _move(
+        self, user_id: UserId, kind: Kind, waiting: int, running: int,
+        *, joined: int | None = None, served: int | None = None,
+    ) -> None:  # fmt: skip
+        """Change how many jobs wait and run: of the user, of the lane and of the kind."""
+        if waiting:
+            lanes = self.lanes.get(user_id)
+            if lanes is None:
+                lanes = self.lanes[user_id] = {}
+            lanes[kind] = lanes.get(kind, 0) + waiting
+            self.changed_lanes.add((user_id, kind))
+        before = self.users.get(user_id, _NOBODY)
+        self.changed_users.setdefault(user_id, before)
+        last_served = before.last_served if served is None else served
+        now_waiting = before.waiting + waiting
+        if last_served is not None or now_waiting == 0:
+            joined = None
+        elif before.waiting > 0:
+            joined = before.joined
+        self.users[user_id] = UserInLine(
+            last_served, joined, now_waiting, before.running + running, before.running_limit
+        )
+        load = self.kinds.get(kind, _IDLE)
+        self.kinds[kind] = KindInLine(
+            load.waiting + waiting, load.running + running, load.running_limit
+        )
+        self.changed_kinds.add(kind)
+
+    FOLDS: ClassVar[FoldMethods] = {
+        JobSubmitted: _submitted,
+        JobReleased: _released,
+        JobStarted: _started,
+        JobCompleted: _ended,
+        JobFailed: _failed,
+        AttemptEnded: _ended,
+        JobRequeued: _requeued,
+        JobCancelled: _cancelled,
+        LimitChanged: _limited,
+    }
+
+    def forget_queues(self) -> None:
+        """Let go of who entered and left since the rows were read: nothing but a claim asks."""
+        self.entered.clear()
+        self.left.clear()
+
+    def lanes_to_write(self) -> set[Lane]:
+        """Those that changed, and all of a user with another turn: each repeats it, to be found by
+        it.
+        """
+        return self.changed_lanes.union(
+            (user_id, kind)
+            for user_id, before in self.changed_users.items()
+            if before.turn != self.users[user_id].turn
+            for kind in self.lanes.get(user_id, ())
+        )
+
+    def kinds_in_line(self) -> set[Kind]:
+        """What a claim of any kind looks at: the kinds that were read, and those of which all that
+        waits entered since.
+        """
+        entered: dict[Kind, int] = {}
+        for (_, kind), jobs in self.entered.items():
+            entered[kind] = entered.get(kind, 0) + len(jobs)
+        new = {kind for kind, jobs in entered.items() if self.kinds[kind].waiting == jobs}
+        return new.union(self.ahead.kinds)
+
+    def kinds_waiting(self, user_id: UserId) -> set[Kind]:
+        return {kind for kind, waiting in self.lanes.get(user_id, {}).items() if waiting}

@@ -1,0 +1,64 @@
+"""Which kinds have more to be claimed after a batch than before it: whom to tell that waits."""
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import Final
+
+from domain.fairness.line import Line
+from domain.jobs.job_fold import is_due
+from domain.language.events import (
+    AttemptEnded,
+    JobCancelled,
+    JobCompleted,
+    JobFailed,
+    JobReleased,
+    JobRequeued,
+    JobSubmitted,
+    LimitChanged,
+    Recorded,
+)
+from domain.language.identifiers import Kind
+
+MANY: Final = 1_000  # jobs that a changed cap may let through
+
+
+def new_work(recorded: Iterable[Recorded], line: Line) -> Counter[Kind]:
+    """How many jobs of each kind these events brought, at most; `line` is as they left it.
+
+    A job that enters the line is one. An end makes room under the cap of its user or its kind, for
+    one of those that wait; where there is no cap they had room before.
+    """
+    found: Counter[Kind] = Counter()
+    for one in recorded:
+        event = one.event
+        match event:
+            case JobSubmitted():
+                if is_due(event, one.recorded_at):
+                    found[event.kind] += 1
+            case JobReleased():
+                found[event.kind] += 1
+            case JobRequeued():
+                found[event.kind] += 1
+                _add_room(found, line, event)
+            case JobCompleted() | JobFailed() | JobCancelled() | AttemptEnded():
+                _add_room(found, line, event)
+            case LimitChanged(kind=str(kind)):
+                found[kind] += MANY
+            case LimitChanged(user_id=str(user_id)):
+                found.update(dict.fromkeys(line.kinds_waiting(user_id), MANY))
+            case _:
+                pass
+    return found
+
+
+def _add_room(
+    found: Counter[Kind],
+    line: Line,
+    ended: JobRequeued | JobCompleted | JobFailed | JobCancelled | AttemptEnded,
+) -> None:
+    kind = line.kinds.get(ended.kind)
+    if kind is not None and kind.running_limit is not None and kind.waiting:
+        found[ended.kind] += 1
+    user = line.users.get(ended.user_id)
+    if user is not None and user.running_limit is not None and user.waiting:
+        found.update(line.kinds_waiting(ended.user_id))

@@ -1,0 +1,175 @@
+"""Fair order: next is the waiting user whose turn is oldest, and that user's oldest job.
+
+While the same users wait, no two of them differ by more than one job served. A claim for more jobs
+than users wait goes round again. Order is by log position, never by time.
+"""
+
+import heapq
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+from domain.fairness.line import Lane, Line, Unread, WaitingJob
+from domain.language.identifiers import Kind, UserId
+
+
+class Served(NamedTuple):
+    jobs: Sequence[WaitingJob]  # to start, in this order
+    unread: Unread | None  # what it takes to know who follows; None: nobody does, or enough are
+
+
+def serve(line: Line, kinds: Iterable[Kind], jobs_max: int, next_position: int) -> Served:
+    """Find the jobs to start; the first of them will be at `next_position` of the log.
+
+    Stops where the order depends on rows that were not read: skipping a user is never fair.
+    A suspect is served by itself, so it stops before one, too.
+    """
+    service = _Service(line, kinds)
+    served: list[WaitingJob] = []
+    turns = service.turns()
+    heapq.heapify(turns)
+    while turns and len(served) < jobs_max:
+        turn, user_id = heapq.heappop(turns)
+        if beyond := service.kinds_beyond(turn):
+            return Served(served, Unread(jobs=jobs_max - len(served), kinds=beyond))
+        job = service.next_job(user_id)
+        if isinstance(job, WaitingJob):
+            if job.is_suspect:
+                return Served(served or [job], None)
+            served.append(job)
+            if service.has_more(user_id):
+                heapq.heappush(turns, (next_position + len(served) - 1, user_id))
+        elif job is _UNREAD:
+            # All lanes on the way that go on: others may be needed as soon.
+            return Served(served, Unread(jobs=jobs_max - len(served), lanes=service.cut_lanes()))
+    beyond = service.kinds_beyond(math.inf)
+    if len(served) == jobs_max or not beyond:
+        return Served(served, None)
+    return Served(served, Unread(jobs=jobs_max - len(served), kinds=beyond))
+
+
+class _Unread:
+    """The user's next job is not among those that were read."""
+
+
+_UNREAD = _Unread()
+
+
+class _Service:
+    """One claim's view of the line: what is left of it after the jobs already served."""
+
+    def __init__(self, line: Line, kinds: Iterable[Kind]) -> None:
+        self._line = line
+        self._room = {kind: _room(line, kind) for kind in kinds}
+        self._kinds = [kind for kind, room in self._room.items() if room > 0]
+        self._runs: dict[UserId, int] = {}
+        self._lanes: dict[Lane, Iterator[WaitingJob]] = {}
+        self._heads: dict[Lane, WaitingJob | None] = {}
+        self._cut: set[Lane] = set()  # goes on beyond what was read
+        self._horizon = {
+            kind: line.ahead.horizon[kind] for kind in self._kinds if kind in line.ahead.horizon
+        }
+
+    def turns(self) -> list[tuple[int, UserId]]:
+        """Those at the front of the line as it was read, and those whom this batch moved."""
+        turns = []
+        for user_id in self._line.ahead.users.union(self._line.changed_users):
+            lanes = self._line.lanes.get(user_id, {})
+            if any(lanes.get(kind, 0) > 0 for kind in self._kinds):
+                turn = self._line.users[user_id].turn
+                if turn is not None:
+                    turns.append((turn, user_id))
+        return turns
+
+    def kinds_beyond(self, turn: float) -> frozenset[Kind]:
+        """Kinds with room of which somebody may wait, unread, whose turn is older than this."""
+        return frozenset(
+            kind
+            for kind, horizon in self._horizon.items()
+            if horizon < turn and self._room[kind] > 0
+        )
+
+    def cut_lanes(self) -> frozenset[Lane]:
+        """Those that were looked at and go on beyond what was read of them."""
+        return frozenset(self._cut)
+
+    def next_job(self, user_id: UserId) -> WaitingJob | _Unread | None:
+        """The user's oldest job of those kinds; None when their kinds are at their caps."""
+        heads = []
+        for kind in self._kinds:
+            if self._room[kind] <= 0 or not self._line.lanes[user_id].get(kind):
+                continue
+            lane = (user_id, kind)
+            head = self._head(lane)
+            if head is not None:
+                heads.append(head)
+            elif lane in self._cut:
+                return _UNREAD
+        if not heads:
+            return None
+        job = min(heads, key=lambda head: head.order)
+        self._heads.pop((user_id, job.kind))
+        self._room[job.kind] -= 1
+        self._runs[user_id] = self._runs.get(user_id, 0) + 1
+        return job
+
+    def has_more(self, user_id: UserId) -> bool:
+        user = self._line.users[user_id]
+        runs = self._runs[user_id]
+        if user.running_limit is not None and user.running + runs >= user.running_limit:
+            return False
+        return user.waiting > runs
+
+    def _head(self, lane: Lane) -> WaitingJob | None:
+        if lane not in self._heads:
+            if lane not in self._lanes:
+                queue, goes_on = _queue(self._line, lane)
+                self._lanes[lane] = iter(queue)
+                if goes_on:
+                    self._cut.add(lane)
+            self._heads[lane] = next(self._lanes[lane], None)
+        return self._heads[lane]
+
+
+def _room(line: Line, kind: Kind) -> float:
+    """How many more jobs of the kind may run."""
+    load = line.kinds.get(kind)
+    if load is None or load.running_limit is None:
+        return math.inf
+    return load.running_limit - load.running
+
+
+def _queue(line: Line, lane: Lane) -> tuple[Sequence[WaitingJob], bool]:
+    """The front of a lane in order: what was read of it, less who left, with who entered.
+
+    And whether the lane goes on: its count says that there are jobs that were not read.
+    """
+    user_id, kind = lane
+    read = line.ahead.queues.get(lane, [])
+    queue = [job for job in read if job.job_id not in line.left]
+    newcomers = list(line.entered.get(lane, {}).values())
+    goes_on = line.lanes[user_id][kind] > len(queue) + len(newcomers)
+    if goes_on:  # unread jobs may come between the last read one and these
+        newcomers = [job for job in newcomers if read and job.order < read[-1].order]
+    if newcomers:
+        queue = sorted([*queue, *newcomers], key=lambda job: job.order)
+    return queue, goes_on
+
+
+def rounds(waiting: Sequence[int], jobs_max: int) -> list[int]:
+    """How many jobs each user gets at most when `jobs_max` are served going round.
+
+    `waiting` holds each user's waiting jobs, the oldest turn first. It says how much of each lane
+    has to be read: `rounds([5, 1, 3], 6) == [3, 1, 2]`.
+    """
+    given = [0] * len(waiting)
+    left = jobs_max
+    unserved = [index for index, count in enumerate(waiting) if count > 0]
+    while left > 0 and unserved:
+        share = max(1, left // len(unserved))
+        for index in unserved:
+            take = min(share, waiting[index] - given[index], left)
+            given[index] += take
+            left -= take
+        unserved = [index for index in unserved if given[index] < waiting[index]]
+    return given

@@ -1,0 +1,64 @@
+"""A job as it stood: a fold of its own events, in the order of the log."""
+
+from collections.abc import Iterable
+from typing import Final
+
+from domain.jobs.job import Job, State
+from domain.jobs.job_fold import evolve, extended, submitted
+from domain.language.events import (
+    AttemptBegun,
+    AttemptEnded,
+    BodiesErased,
+    Event,
+    JobCancelled,
+    JobCompleted,
+    JobFailed,
+    JobReleased,
+    JobRequeued,
+    JobStarted,
+    JobSubmitted,
+    LeasesExtended,
+    Recorded,
+    WorkerMissed,
+)
+from domain.language.identifiers import JobId
+
+# Of a job's own events, those that change it; what a worker's heartbeat says is no job's own.
+CHANGES: Final[tuple[type[Event], ...]] = (
+    JobSubmitted, JobReleased, JobStarted, JobCompleted, JobFailed, JobRequeued, JobCancelled,
+    BodiesErased, AttemptBegun, AttemptEnded, WorkerMissed,
+)  # fmt: skip
+
+
+def jobs_of(history: Iterable[Recorded]) -> dict[JobId, Job]:
+    """Fold the events of some jobs. Whether its key still stands for a job, its own events do not
+    say; here it always does.
+    """
+    jobs: dict[JobId, Job] = {}
+    for recorded in history:
+        if isinstance(recorded.event, JobSubmitted):
+            jobs[JobId(recorded.position)] = submitted(recorded, recorded.event)
+        elif recorded.job_id in jobs:
+            jobs[recorded.job_id] = evolve(jobs[recorded.job_id], recorded)
+    return jobs
+
+
+def with_heartbeats(job: Job, heartbeats: Iterable[Recorded]) -> Job:
+    """The same, with the latest heartbeat that names each attempt with a lease; they come newest
+    first.
+    """
+    leased = {one.attempt for one in job.ending}
+    if job.state is State.RUNNING:
+        leased.add(job.attempt)
+    if not leased:
+        return job
+    for recorded in heartbeats:
+        event = recorded.event
+        if not isinstance(event, LeasesExtended):
+            continue
+        for attempt in [one for one in leased if (job.id, one) in event.jobs]:
+            job = extended(job, attempt, event, recorded)
+            leased.remove(attempt)
+        if not leased:
+            break
+    return job

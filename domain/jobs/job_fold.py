@@ -1,0 +1,181 @@
+"""How a job looks after each thing that happened to it."""
+
+from datetime import datetime
+from typing import Final
+
+from msgspec.structs import replace
+
+from domain.jobs.job import Ending, Job, State
+from domain.language.events import (
+    AttemptBegun,
+    AttemptEnded,
+    BodiesErased,
+    FailureReason,
+    JobCancelled,
+    JobCompleted,
+    JobFailed,
+    JobReleased,
+    JobRequeued,
+    JobStarted,
+    JobSubmitted,
+    LeasesExtended,
+    Recorded,
+    RequeueReason,
+    WorkerMissed,
+)
+from domain.language.identifiers import JobId
+
+
+def is_due(event: JobSubmitted, recorded_at: datetime) -> bool:
+    """Whether a submission joins the line at once."""
+    return event.run_at is None or event.run_at <= recorded_at
+
+
+def submitted(recorded: Recorded, event: JobSubmitted) -> Job:
+    return Job(
+        id=JobId(recorded.position),
+        user_id=event.user_id,
+        kind=event.kind,
+        state=State.QUEUED if is_due(event, recorded.recorded_at) else State.SCHEDULED,
+        attempts_granted=event.max_attempts,
+        priority=event.priority,
+        payload_sha256=event.payload_sha256,
+        payload_bytes=event.payload_bytes,
+        idempotency_key=event.idempotency_key,
+        key_is_explicit=event.key_is_explicit,
+        key_expires_at=event.key_expires_at,
+        run_at=event.run_at,
+        expires_at=event.expires_at,
+        timeout_seconds=event.timeout_seconds,
+        submitted_at=recorded.recorded_at,
+        updated_at=recorded.recorded_at,
+    )
+
+
+def evolve(job: Job, recorded: Recorded) -> Job:  # noqa: PLR0912 (a case for each event)
+    """Fold one fact in. Total: history is never refused."""
+    at = recorded.recorded_at
+    match recorded.event:
+        case JobStarted() as event:
+            return replace(
+                job, state=State.RUNNING, attempt=event.attempt, worker=event.worker,
+                server=event.server, claim_id=event.claim_id,
+                lease_expires_at=event.lease_expires_at, missed_at=None,
+                starts=job.starts + event.begun, begun_at=at if event.begun else None,
+                started_at=at, started_position=recorded.position,
+                finished_at=None, updated_at=at,
+            )  # fmt: skip
+        case AttemptBegun():
+            return replace(
+                job, starts=job.starts + (job.begun_at is None),
+                begun_at=job.begun_at or at, updated_at=at,
+            )  # fmt: skip
+        case JobCompleted() as event:
+            return replace(
+                job, state=State.DONE, lease_expires_at=None, finished_at=at, updated_at=at,
+                starts=_starts_of_one_that_ran(job), losses=0, is_suspect=False,
+                missed_at=None,
+                result_position=None if event.result_sha256 is None else recorded.position,
+                outcome_attempt=event.attempt, outcome=f"done:{event.result_sha256}",
+            )  # fmt: skip
+        case LeasesExtended() as event:
+            for job_id, attempt in event.jobs:
+                if job_id == job.id:
+                    job = extended(job, attempt, event, recorded)
+            return job
+        case JobFailed() as event:
+            return _after_failure(job, recorded, event)
+        case JobRequeued() as event:
+            return _after_requeue(job, event, at)
+        case JobReleased():
+            return replace(job, state=State.QUEUED, updated_at=at)
+        case JobCancelled() as event:
+            return replace(
+                _leaving_its_place(job) if event.attempt is not None else job,
+                state=State.CANCELLED, lease_expires_at=None, missed_at=None,
+                finished_at=at, updated_at=at,
+            )  # fmt: skip
+        case AttemptEnded() as event:
+            left = tuple(one for one in job.ending if one.attempt != event.attempt)
+            return replace(job, ending=left, updated_at=at)
+        case WorkerMissed():
+            return replace(job, missed_at=recorded.position, updated_at=at)
+        case BodiesErased():
+            return replace(job, erased_at=at, updated_at=at)
+        case _:
+            return job
+
+
+def extended(job: Job, attempt: int, event: LeasesExtended, recorded: Recorded) -> Job:
+    """Fold in what a heartbeat says of one attempt: the latest, or one that holds its place.
+
+    Of several, the latest is enough, and it may come behind later events of the job's own.
+    """
+    if attempt == job.attempt and job.state is State.RUNNING:
+        is_news = job.missed_at is None or job.missed_at < recorded.position
+        return replace(
+            job, lease_expires_at=event.lease_expires_at,
+            missed_at=None if is_news else job.missed_at,
+            updated_at=max(job.updated_at, recorded.recorded_at),
+        )  # fmt: skip
+    if job.ending_attempt(attempt) is None:
+        return job
+    ending = tuple(
+        Ending(one.attempt, one.worker, event.lease_expires_at) if one.attempt == attempt else one
+        for one in job.ending
+    )
+    return replace(job, ending=ending)
+
+
+def _after_failure(job: Job, recorded: Recorded, event: JobFailed) -> Job:
+    at = recorded.recorded_at
+    was_lost = event.reason in {FailureReason.LEASE_LOST, FailureReason.SERVER_RESTARTED}
+    return replace(
+        _leaving_its_place(job) if event.holds_place else job,
+        state=State.FAILED if event.retry_at is None else State.SCHEDULED,
+        failures=job.failures + 1, losses=0, is_suspect=was_lost, missed_at=None,
+        starts=job.starts if was_lost else _starts_of_one_that_ran(job),
+        run_at=job.run_at if event.retry_at is None else event.retry_at,
+        lease_expires_at=None,
+        finished_at=at if event.retry_at is None else None,
+        updated_at=at,
+        error_position=None if event.error_sha256 is None else recorded.position,
+        outcome_attempt=event.attempt,
+        # A late report of a time-out is no outcome that could be repeated.
+        outcome=f"failed:{event.error_sha256 if event.reason is FailureReason.ERROR else None}",
+    )  # fmt: skip
+
+
+def _after_requeue(job: Job, event: JobRequeued, at: datetime) -> Job:
+    failures = job.attempts_granted - (event.attempts_max - event.attempt)
+    starts, losses, begun_at = job.starts, 0, job.begun_at
+    if event.reason in _LOST:
+        losses = job.losses + 1 if failures == job.failures else 0
+    elif event.reason is RequeueReason.GIVEN_BACK and event.begun:
+        starts = _starts_of_one_that_ran(job)
+    elif event.reason is RequeueReason.GIVEN_BACK:
+        starts, losses, begun_at = starts - (begun_at is not None), job.losses, None
+    returns = 0 if event.reason is RequeueReason.RETRIED else job.returns
+    return replace(
+        job, state=State.QUEUED, failures=failures, starts=starts, losses=losses,
+        returns=returns + (event.reason is RequeueReason.GIVEN_BACK),
+        is_suspect=event.suspect, begun_at=begun_at,
+        expires_at=event.expires_at if event.reason is RequeueReason.RETRIED else job.expires_at,
+        lease_expires_at=None, missed_at=None, finished_at=None, updated_at=at,
+    )  # fmt: skip
+
+
+_LOST: Final = frozenset({RequeueReason.LEASE_LOST, RequeueReason.SERVER_RESTARTED})
+
+
+def _starts_of_one_that_ran(job: Job) -> int:
+    """An outcome says that the handler began, if nothing else has."""
+    return job.starts + (job.begun_at is None)
+
+
+def _leaving_its_place(job: Job) -> Job:
+    """The attempt is over for the job, and holds its place until it has ended at its worker."""
+    if job.worker is None or job.lease_expires_at is None:  # no rule decided that
+        return job
+    ending = Ending(job.attempt, job.worker, job.lease_expires_at)
+    return replace(job, ending=(*job.ending, ending))

@@ -1,0 +1,119 @@
+"""The jobs that a batch is about, with what is needed to find them: keys and claims."""
+
+from collections import defaultdict
+from typing import ClassVar
+
+from msgspec.structs import replace
+
+from domain.jobs.claims import Claims, claim_hash, claim_of
+from domain.jobs.job import Job, State
+from domain.jobs.job_fold import evolve, extended, submitted
+from domain.language.events import (
+    AttemptBegun,
+    AttemptEnded,
+    BodiesErased,
+    Event,
+    JobCancelled,
+    JobCompleted,
+    JobFailed,
+    JobReleased,
+    JobRequeued,
+    JobStarted,
+    JobSubmitted,
+    LeasesExtended,
+    Recorded,
+    WorkerMissed,
+)
+from domain.language.idempotency import key_hash
+from domain.language.identifiers import JobId, UserId
+from domain.log.folds import Folded, FoldMethods
+
+
+class Jobs(Folded):
+    """Jobs, as far as they are known: those that somebody asked for."""
+
+    def __init__(self) -> None:
+        self.rows: dict[JobId, Job] = {}
+        self.key_holders: dict[bytes, JobId] = {}  # by key_hash
+        self.keys: dict[JobId, bytes] = {}  # the key_hash that each job holds, if it does
+        self.claims = Claims()
+        self.changed: set[JobId] = set()
+        self.count_changes: defaultdict[State, int] = defaultdict(int)
+
+    def put(self, job: Job) -> None:
+        """Make a stored job known."""
+        self.rows[job.id] = job
+        holder = job.key_hash
+        if holder is not None:
+            self.key_holders[holder] = job.id
+            self.keys[job.id] = holder
+        claim = claim_of(job)
+        if claim is not None:
+            self.claims.started(claim, job.id)
+
+    def _submitted(self, recorded: Recorded, event: JobSubmitted) -> None:
+        job = submitted(recorded, event)
+        key = key_hash(job.user_id, job.idempotency_key, is_explicit=job.key_is_explicit)
+        job_id = job.id
+        earlier_id = self.key_holders.get(key)
+        if earlier_id is not None and earlier_id in self.rows:
+            self.rows[earlier_id] = replace(self.rows[earlier_id], holds_key=False)
+            self.keys.pop(earlier_id, None)
+            self.changed.add(earlier_id)
+        self.key_holders[key] = job_id
+        self.keys[job_id] = key
+        self.rows[job_id] = job
+        self.changed.add(job_id)
+        self.count_changes[job.state] += 1
+
+    def _started(self, recorded: Recorded, event: JobStarted) -> None:
+        job_id = recorded.job_id
+        assert job_id is not None
+        before = self.rows.get(job_id)
+        if before is not None:
+            self.claims.leave(before, recorded.recorded_at)
+        self._advance(job_id, recorded)
+        if event.claim_id is not None:
+            self.claims.started(claim_hash(event.worker, event.claim_id), job_id)
+
+    def _extended(self, recorded: Recorded, event: LeasesExtended) -> None:
+        for job_id, attempt in event.jobs:
+            job = self.rows.get(job_id)
+            if job is not None:
+                self.rows[job_id] = extended(job, attempt, event, recorded)
+                self.changed.add(job_id)
+
+    def _changed(self, recorded: Recorded, _: Event) -> None:
+        self._advance(recorded.job_id, recorded)
+
+    def _advance(self, job_id: JobId | None, recorded: Recorded) -> None:
+        before = None if job_id is None else self.rows.get(job_id)
+        if before is None:
+            return
+        after = evolve(before, recorded)
+        job_id = before.id
+        self.rows[job_id] = after
+        self.changed.add(job_id)
+        state_before, state = before.state, after.state
+        if state is not state_before:
+            self.count_changes[state_before] -= 1
+            self.count_changes[state] += 1
+
+    FOLDS: ClassVar[FoldMethods] = {
+        JobSubmitted: _submitted,
+        JobStarted: _started,
+        LeasesExtended: _extended,
+        JobReleased: _changed,
+        JobCompleted: _changed,
+        JobFailed: _changed,
+        JobRequeued: _changed,
+        JobCancelled: _changed,
+        BodiesErased: _changed,
+        AttemptBegun: _changed,
+        AttemptEnded: _changed,
+        WorkerMissed: _changed,
+    }
+
+    def key_holder(self, user_id: UserId, key: str, *, is_explicit: bool) -> Job | None:
+        job_id = self.key_holders.get(key_hash(user_id, key, is_explicit=is_explicit))
+        return None if job_id is None else self.rows.get(job_id)

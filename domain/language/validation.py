@@ -1,0 +1,142 @@
+"""What a value must be to enter: checked once, at whichever door it comes in by."""
+
+import contextlib
+import math
+import re
+import unicodedata
+from datetime import UTC, datetime
+from typing import Final
+
+import msgspec
+
+from domain.language.errors import InvalidInput
+from domain.language.identifiers import POSITION_MAX, JobId, Kind, UserId, WorkerId
+from domain.language.moments import EPOCH
+
+NAME_BYTES_MAX: Final = 255
+ATTEMPTS_MAX: Final = 1000
+PRIORITY_MAX: Final = 1000  # and as far below zero
+TIMEOUT_SECONDS_MAX: Final = 7 * 86_400
+LIMIT_MAX: Final = 1_000_000_000
+_DIGITS_MAX: Final = len(str(POSITION_MAX))
+_TIME: Final = re.compile(  # RFC 3339, section 5.6
+    r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,9})?"
+    r"([Zz]|[+-][0-9]{2}:[0-9]{2})"
+)
+_FARTHEST: Final = datetime(9000, 1, 1, tzinfo=UTC)
+
+
+def user_id(text: str) -> UserId:
+    return UserId(_name(text, "user id"))
+
+
+def kind(text: str) -> Kind:
+    return Kind(_name(text, "kind"))
+
+
+def worker_id(text: str) -> WorkerId:
+    return WorkerId(_name(text, "worker"))
+
+
+def idempotency_key(text: str) -> str:
+    return _name(text, "idempotency key")
+
+
+def claim_id(text: str) -> str:
+    return _name(text, "claim id")
+
+
+def job_id(number: int) -> JobId:
+    if not 1 <= number <= POSITION_MAX:
+        raise InvalidInput(f"A job id is a whole number from 1 to {POSITION_MAX}.")
+    return JobId(number)
+
+
+def attempt(number: int) -> int:
+    """Which attempt somebody speaks of. One beyond any number is none, like many within."""
+    return max(-1, min(number, POSITION_MAX))
+
+
+def attempts(number: int) -> int:
+    return _whole(number, 1, ATTEMPTS_MAX, "max_attempts")
+
+
+def priority(number: int) -> int:
+    return _whole(number, -PRIORITY_MAX, PRIORITY_MAX, "priority")
+
+
+def limit(number: int, what: str) -> int:
+    return _whole(number, 0, LIMIT_MAX, what)
+
+
+def timeout_seconds(seconds: float) -> float:
+    if not (math.isfinite(seconds) and 0 < seconds <= TIMEOUT_SECONDS_MAX):
+        raise InvalidInput(
+            f"timeout_seconds is a number above 0, at most {TIMEOUT_SECONDS_MAX} (7 days)."
+        )
+    return seconds
+
+
+def moment(value: datetime, what: str) -> datetime:
+    """A time with an offset, in UTC from here on."""
+    if value.tzinfo is None:
+        raise InvalidInput(f"{what} needs an offset: 2026-01-31T12:00:00Z.")
+    if not EPOCH <= value <= _FARTHEST:
+        raise InvalidInput(f"{what} is a time between the years 1970 and 9000.")
+    return EPOCH + (value - EPOCH)
+
+
+def whole_number(text: str, what: str, least: int, most: int) -> int:
+    """Text from outside: ASCII digits alone, and no more than the largest position has."""
+    if text.isascii() and text.isdigit() and len(text) <= _DIGITS_MAX:
+        return _whole(int(text), least, most, what)
+    raise InvalidInput(f"{what} is a whole number from {least} to {most}.")
+
+
+def time(text: str, what: str) -> datetime:
+    """A time as RFC 3339 writes it, and in no other way; in UTC from here on."""
+    if _TIME.fullmatch(text):
+        with contextlib.suppress(msgspec.ValidationError):
+            return moment(msgspec.convert(text, datetime), what)
+    raise InvalidInput(f"{what} is a time with an offset, like 2026-01-31T12:00:00Z.")
+
+
+def as_of(text: str) -> int | datetime:
+    """A position of the log (digits alone), or a time (RFC 3339), wherever somebody asks.
+
+    A time means behind all that was recorded by then.
+    """
+    if text.isascii() and text.isdigit():
+        return whole_number(text, "as_of", 0, POSITION_MAX)
+    if _TIME.fullmatch(text):
+        return time(text, "as_of")
+    raise InvalidInput(
+        "as_of is a position of the log, like 1042, or a time with an offset, like "
+        "2026-01-31T12:00:00Z."
+    )
+
+
+def _whole(number: int, least: int, most: int, what: str) -> int:
+    if not least <= number <= most:
+        raise InvalidInput(f"{what} is a whole number from {least} to {most}.")
+    return number
+
+
+def _name(text: str, what: str) -> str:
+    if text.isascii() and text.isprintable() and 1 <= len(text) <= NAME_BYTES_MAX:
+        return text  # nearly all of them
+    size = len(_utf8(text, what))
+    if not 1 <= size <= NAME_BYTES_MAX:
+        raise InvalidInput(
+            f"A {what} has 1 to {NAME_BYTES_MAX} bytes of UTF-8; this one has {size}."
+        )
+    if any(unicodedata.category(character) == "Cc" for character in text):
+        raise InvalidInput(f"A {what} holds no control characters.")
+    return text
+
+
+def _utf8(text: str, what: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        raise InvalidInput(f"A {what} is valid Unicode, without lone surrogates.") from None

@@ -1,0 +1,138 @@
+"""A Merkle tree over the log's leaves, as in RFC 6962, section 2.1.
+
+`hash of a node = SHA-256(0x01 ‖ left ‖ right)`; the leaves are those of `domain.log.chain`. A root
+stands for the log up to its size. An inclusion proof shows that one event is in it without the
+others, a consistency proof that a later root only adds to an earlier one. Verification follows
+RFC 9162, sections 2.1.3.2 and 2.1.4.2, which are the same trees.
+
+The tree is never whole in memory: who asks gives the hashes of complete subtrees, which never
+change once they are complete.
+"""
+
+from collections.abc import Callable, Sequence
+from hashlib import sha256
+from typing import Final
+
+HASH_BYTES: Final = 32
+EMPTY_ROOT: Final = sha256().digest()
+
+# The hash of a complete subtree: of 2**level leaves, the index-th of its level, both from 0.
+Subtree = Callable[[int, int], bytes]
+
+
+def node(left: bytes, right: bytes) -> bytes:
+    return _above(left + right)
+
+
+def _above(pair: bytes) -> bytes:
+    return sha256(b"\x01" + pair).digest()
+
+
+def complete_root(hashes: bytes) -> bytes:
+    """The hash of a complete subtree from those of one of its levels, put together."""
+    while len(hashes) > HASH_BYTES:
+        pairs = range(0, len(hashes), 2 * HASH_BYTES)
+        hashes = b"".join([_above(hashes[at : at + 2 * HASH_BYTES]) for at in pairs])
+    return hashes
+
+
+def root(subtree: Subtree, size: int) -> bytes:
+    """The hash of the first `size` leaves."""
+    return _hash_of(subtree, 0, size) if size else EMPTY_ROOT
+
+
+def inclusion_proof(subtree: Subtree, index: int, size: int) -> list[bytes]:
+    """What leaf number `index`, from 0, needs to give the root of `size` leaves; from below."""
+    path: list[bytes] = []
+    start, end = 0, size
+    while end - start > 1:
+        middle = start + _largest_power_below(end - start)
+        if index < middle:
+            path.append(_hash_of(subtree, middle, end))
+            end = middle
+        else:
+            path.append(_hash_of(subtree, start, middle))
+            start = middle
+    path.reverse()
+    return path
+
+
+def consistency_proof(subtree: Subtree, first: int, second: int) -> list[bytes]:
+    """What shows that the tree of `second` leaves begins with that of `first`; 0 < first."""
+    path: list[bytes] = []
+    start, end = 0, second
+    while first != end:
+        middle = start + _largest_power_below(end - start)
+        if first <= middle:
+            path.append(_hash_of(subtree, middle, end))
+            end = middle
+        else:
+            path.append(_hash_of(subtree, start, middle))
+            start = middle
+    if start:  # else it is the first root itself, which the verifier has
+        path.append(_hash_of(subtree, start, end))
+    path.reverse()
+    return path
+
+
+def is_included(
+    leaf: bytes, index: int, size: int, path: Sequence[bytes], expected_root: bytes
+) -> bool:
+    """Whether the path leads from a leaf to the root (RFC 9162, section 2.1.3.2)."""
+    if not 0 <= index < size:
+        return False
+    at, last, found = index, size - 1, leaf
+    for sibling in path:
+        if last == 0:
+            return False
+        if at & 1 or at == last:
+            found = node(sibling, found)
+            while not at & 1 and at:
+                at, last = at >> 1, last >> 1
+        else:
+            found = node(found, sibling)
+        at, last = at >> 1, last >> 1
+    return last == 0 and found == expected_root
+
+
+def is_consistent(
+    first: int, second: int, first_root: bytes, second_root: bytes, path: Sequence[bytes]
+) -> bool:
+    """Whether the second tree only adds to the first (RFC 9162, section 2.1.4.2)."""
+    if first == second:
+        return not path and first_root == second_root
+    if not 0 < first < second:
+        return first == 0 and not path and first_root == EMPTY_ROOT
+    hashes = [first_root, *path] if first & (first - 1) == 0 else list(path)
+    if not hashes:
+        return False
+    at, last = first - 1, second - 1
+    while at & 1:
+        at, last = at >> 1, last >> 1
+    old = new = hashes[0]
+    for sibling in hashes[1:]:
+        if last == 0:
+            return False
+        if at & 1 or at == last:
+            old, new = node(sibling, old), node(sibling, new)
+            while not at & 1 and at:
+                at, last = at >> 1, last >> 1
+        else:
+            new = node(new, sibling)
+        at, last = at >> 1, last >> 1
+    return last == 0 and old == first_root and new == second_root
+
+
+def _hash_of(subtree: Subtree, start: int, end: int) -> bytes:
+    """The hash of the leaves from `start` on, before `end`; `start` begins a subtree."""
+    size = end - start
+    level = size.bit_length() - 1
+    if size == 1 << level:
+        return subtree(level, start >> level)
+    middle = start + (1 << level)
+    return node(subtree(level, start >> level), _hash_of(subtree, middle, end))
+
+
+def _largest_power_below(size: int) -> int:
+    """The largest power of two that is smaller; 2 or more leaves."""
+    return 1 << ((size - 1).bit_length() - 1)

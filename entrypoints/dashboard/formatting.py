@@ -1,0 +1,71 @@
+"""How numbers, durations and JSON are put into words on a page."""
+
+from datetime import datetime
+from typing import Any, Final
+
+import msgspec
+
+from entrypoints.runtime.text import visible
+
+JSON_CHARACTERS_MAX: Final = 20_000
+BRIEF_CHARACTERS_MAX: Final = 200
+_TOLD_ELSEWHERE: Final = frozenset({"type", "user_id"})
+_UNITS: Final = ((86_400, "d"), (3_600, "h"), (60, "m"))
+
+
+def duration(seconds: float | None) -> str:
+    """In its largest two units: 850 ms, 4.2 s, 12 s, 3 m 20 s, 2 d 4 h."""
+    if seconds is None:
+        return "–"
+    seconds = max(0.0, seconds)
+    if seconds < 1:
+        return f"{seconds * 1000:.0f} ms"
+    if seconds < 10:  # noqa: PLR2004 (below that, tenths tell something)
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    for index, (size, unit) in enumerate(_UNITS):
+        if whole >= size:
+            count, rest = divmod(whole, size)
+            lower, lower_unit = (_UNITS[index + 1]) if index + 1 < len(_UNITS) else (1, "s")
+            behind = rest // lower
+            return f"{count} {unit} {behind} {lower_unit}" if behind else f"{count} {unit}"
+    return f"{whole} s"
+
+
+def elapsed(since: datetime, until: datetime) -> str:
+    return duration((until - since).total_seconds())
+
+
+def count(number: float) -> str:
+    """12,345"""
+    return f"{number:,.0f}"
+
+
+def rate(number: float) -> str:
+    """Per second, with as many digits as tell something."""
+    if number == 0:
+        return "0"
+    return f"{number:.2f}" if number < 1 else f"{number:.1f}" if number < 100 else count(number)  # noqa: PLR2004
+
+
+def share(part: float, whole: float) -> str:
+    return f"{part / whole:.0%}" if whole else "–"
+
+
+def pretty_json(data: bytes) -> tuple[str, bool]:
+    """Indented, and clipped where it is long; whether it was."""
+    text = msgspec.json.format(data, indent=2).decode()
+    clipped = text[:JSON_CHARACTERS_MAX]
+    return visible(clipped), len(text) > len(clipped)
+
+
+def brief_json(event: bytes) -> str:
+    """What an event says beside its type and its user, on one line."""
+    fields = msgspec.json.decode(event, type=dict[str, Any])
+    told = {name: value for name, value in fields.items() if name not in _TOLD_ELSEWHERE}
+    text = " ".join(f"{name}={_plain(value)}" for name, value in told.items())
+    return visible(text[:BRIEF_CHARACTERS_MAX])
+
+
+def _plain(value: object) -> str:
+    return value if isinstance(value, str) else msgspec.json.encode(value).decode()

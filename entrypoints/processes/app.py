@@ -1,0 +1,107 @@
+"""The Litestar application, and what lives as long as it does."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+from litestar import Litestar
+from litestar.di import Provide
+from litestar.openapi import OpenAPIConfig
+from litestar.openapi.plugins import JsonRenderPlugin
+
+from adapters.supervision import repeat
+from domain.language.errors import FairlogError
+from domain.language.identifiers import ServerId
+from entrypoints.dashboard.router import dashboard
+from entrypoints.http.audit import audit
+from entrypoints.http.claims import ClaimController, OutcomeController
+from entrypoints.http.edge import EdgeApp
+from entrypoints.http.health import livez, readyz, stats
+from entrypoints.http.jobs import JobController
+from entrypoints.http.legacy import OriginalController
+from entrypoints.http.limits import LimitController
+from entrypoints.http.metrics import Figures, metrics
+from entrypoints.http.problems import answer_error
+from entrypoints.http.query import check_query
+from entrypoints.http.stream import EncodedEvents, stream
+from entrypoints.http.strict_json import StrictRequest
+from entrypoints.service.doorkeeper import REPORT_SECONDS, WATCH_SECONDS
+from entrypoints.service.fairlog import Fairlog
+from entrypoints.worker.embedded import EmbeddedWorker
+from entrypoints.worker.handler_processes import HandlerProcesses
+
+CLOCK_SECONDS = 0.5  # between two looks at what the clock alone changes
+BODY_BYTES_MAX = 1024 * 1024  # of calls that take no payload: a claim of a thousand kinds
+GRACE_SECONDS = 8.0  # for jobs in hand when the server stops
+
+
+def create_app(
+    fairlog: Fairlog, *, server_id: ServerId, workers: int,
+    executor: HandlerProcesses | None = None, served_names: frozenset[str] | None = None,
+) -> Litestar:  # fmt: skip
+    """The app of one server process. Its start opens nothing that `fairlog` has not opened.
+
+    With an `executor`, a worker inside it runs up to `workers` jobs at once. `served_names` are
+    those by which it may be asked (see `hosts_of`); None: any.
+    """
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: Litestar) -> AsyncIterator[None]:
+        await fairlog.writer.attach()
+        fairlog.work.start()
+        fairlog.tail.start()
+        chores = [
+            _chore(fairlog, "due_jobs", fairlog.wake_due_jobs, CLOCK_SECONDS),
+            _chore(fairlog, "refusal_reports", fairlog.door.begin_report, REPORT_SECONDS),
+            _chore(fairlog, "limit_changes", fairlog.door.watch_limits, WATCH_SECONDS),
+        ]
+        worker = EmbeddedWorker(fairlog, executor, workers, server_id) if executor else None
+        if worker is not None:
+            worker.start()
+        try:
+            yield
+        finally:
+            for chore in chores:
+                chore.cancel()
+            await fairlog.tail.stop_reading()
+            if worker is not None:
+                await worker.stop(GRACE_SECONDS)
+            await fairlog.work.stop()
+            await asyncio.gather(*chores, return_exceptions=True)
+            with contextlib.suppress(FairlogError):  # the database is away
+                await fairlog.door.report_all()
+
+    if executor is not None:
+        fairlog.handler_note = executor.note
+        fairlog.supervisor.ask(executor.trouble)
+    figures, encoded = Figures(fairlog, executor), EncodedEvents()
+    app = EdgeApp(
+        route_handlers=[
+            JobController, OutcomeController, ClaimController, LimitController,
+            OriginalController, audit, livez, readyz, stats, metrics, stream,
+            *dashboard(fairlog),
+        ],
+        dependencies={
+            "fairlog": Provide(lambda: fairlog, sync_to_thread=False),
+            "figures": Provide(lambda: figures, sync_to_thread=False),
+            "encoded": Provide(lambda: encoded, sync_to_thread=False),
+        },
+        exception_handlers={Exception: answer_error},
+        request_class=StrictRequest,
+        before_request=check_query,
+        lifespan=[lifespan],
+        openapi_config=OpenAPIConfig(
+            title="Fairlog", version="1",
+            render_plugins=[JsonRenderPlugin(path="/")],  # the pages would load scripts from a CDN
+        ),
+        request_max_body_size=BODY_BYTES_MAX,
+        logging_config=None,
+    )  # fmt: skip
+    app.served_names, app.figures = served_names, figures
+    return app
+
+
+def _chore(
+    fairlog: Fairlog, name: str, chore: Callable[[], Awaitable[object]], seconds: float
+) -> asyncio.Task[None]:
+    return asyncio.create_task(repeat(fairlog.supervisor.part(name), chore, seconds), name=name)

@@ -1,0 +1,159 @@
+"""A server's name, held as long as the server runs, and the settings that all servers share.
+
+Who is to run under a name, or to write with these settings, asks here first. A server that finds
+its name in other hands, as after it was frozen for longer than its lease, ends.
+"""
+
+import contextlib
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Final
+
+import structlog
+from msgspec.structs import asdict
+from sqlalchemy.exc import SQLAlchemyError
+
+from adapters.servers.live_servers import (
+    LEASE_SECONDS,
+    RENEW_SECONDS,
+    LiveServer,
+    LiveServers,
+    Setting,
+    differing,
+    this_process,
+)
+from adapters.settings import Settings
+from adapters.supervision import Part, supervise
+from domain.language.errors import FairlogError
+from domain.language.identifiers import ServerId
+from domain.language.policy import Policy
+from entrypoints.service.fairlog import Fairlog
+
+_LOOK_SECONDS: Final = 0.2  # between two looks for the end of a lease
+
+_log = structlog.get_logger()
+
+
+class NameTaken(FairlogError):
+    """Another server runs under the name."""
+
+    def __init__(self, server: LiveServer) -> None:
+        super().__init__(
+            f"A server named {server.name!r} is running already (process {server.process.pid} on "
+            f"{server.process.host!r}); stop it first, or choose another --server-id."
+        )
+
+
+class SettingsDiffer(FairlogError):
+    """Limits and leases would be counted by two measures."""
+
+    def __init__(self, server: LiveServer, settings: Mapping[str, Setting]) -> None:
+        name = differing(server, settings)[0]
+        here, there = _shown(settings[name]), _shown(server.settings[name])
+        super().__init__(
+            f"FAIRLOG_{name.upper()} is {here} here and {there} at the server {server.name!r} "
+            f"(process {server.process.pid} on {server.process.host!r}); servers of one database "
+            "need the same: change it here, or stop the others first."
+        )
+
+
+def _shown(setting: Setting) -> str:
+    return "not set" if setting is None else str(setting)
+
+
+def shared_settings(policy: Policy) -> dict[str, Setting]:
+    """What decisions are made with, as far as it can be set."""
+    named = set(Settings.__struct_fields__)
+    return {name: value for name, value in asdict(policy).items() if name in named}
+
+
+@contextlib.contextmanager
+def registered(
+    fairlog: Fairlog, name: ServerId, on_lost: Callable[[FairlogError], None]
+) -> Iterator[None]:
+    """Hold a name. Where an earlier server may still live, waits for the end of its lease.
+
+    Raises `NameTaken` when it does live, and `SettingsDiffer`. `on_lost` hears, in a thread of its
+    own, that another server has the name now.
+    """
+    servers, server = _of(fairlog, name)
+    _join(servers, server)
+    stopping = threading.Event()
+    part = fairlog.supervisor.part("server_name")
+    renewal = threading.Thread(
+        target=supervise,
+        args=(part, lambda: _keep(servers, server, part, stopping, on_lost), stopping),
+        name="fairlog-name", daemon=True,
+    )  # fmt: skip
+    renewal.start()
+    try:
+        yield
+    finally:
+        stopping.set()
+        renewal.join()
+        with contextlib.suppress(FairlogError, SQLAlchemyError):  # then its lease ends by itself
+            servers.leave(server)
+
+
+def check_settings(fairlog: Fairlog) -> None:
+    """For commands that write beside servers. Raises `SettingsDiffer`."""
+    servers, server = _of(fairlog, ServerId(""))
+    for other in servers.others(server.token):
+        if differing(other, server.settings):
+            raise SettingsDiffer(other, server.settings)
+
+
+def _of(fairlog: Fairlog, name: ServerId) -> tuple[LiveServers, LiveServer]:
+    settings = shared_settings(fairlog.policy)
+    server = LiveServer(name, secrets.token_hex(16), 0, this_process(), settings)
+    return LiveServers(fairlog.database, fairlog.log), server
+
+
+def _join(servers: LiveServers, server: LiveServer) -> None:
+    """A live server renews its lease well before it ends: once it does, there is no hope."""
+    deadline = time.monotonic() + LEASE_SECONDS + RENEW_SECONDS
+    seen: dict[str, int] = {}  # by token: until when the lease was at first
+    while against := servers.join(server):
+        for other in against:
+            if other.name != server.name and differing(other, server.settings):
+                _wait_or_raise(other, seen, deadline, SettingsDiffer(other, server.settings))
+            elif other.name == server.name:
+                _wait_or_raise(other, seen, deadline, NameTaken(other))
+        time.sleep(_LOOK_SECONDS)
+
+
+def _wait_or_raise(
+    other: LiveServer, seen: dict[str, int], deadline: float, error: FairlogError
+) -> None:
+    if other.token not in seen:
+        seen[other.token] = other.lease_until
+        _log.info(
+            "waiting_for_lease", server=other.name, host=other.process.host,
+            process=other.process.pid, seconds_max=LEASE_SECONDS,
+        )  # fmt: skip
+    elif other.lease_until != seen[other.token] or time.monotonic() > deadline:
+        raise error
+
+
+def _keep(
+    servers: LiveServers, server: LiveServer, part: Part, stopping: threading.Event,
+    on_lost: Callable[[FairlogError], None],
+) -> None:  # fmt: skip
+    while not stopping.wait(RENEW_SECONDS):
+        try:
+            part.begins()
+            if servers.renew(server):
+                part.works()
+                continue
+            taken = [one for one in servers.join(server) if one.name == server.name]
+        except Exception as error:  # noqa: BLE001 (whatever it is, the next look may succeed)
+            part.fails(error)
+            continue
+        part.works()
+        if taken:
+            lost = NameTaken(taken[0])
+            _log.error("name_lost", server=server.name, reason=str(lost))
+            on_lost(lost)
+            return

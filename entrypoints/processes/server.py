@@ -1,0 +1,213 @@
+"""`fairlog serve`: from settings to a server that listens, step by step.
+
+The port is taken first and listened on last. So a second server that was started by mistake ends
+before it has declared the jobs of the first one lost, and nobody is answered before recovery.
+"""
+
+import contextlib
+import logging
+import resource
+import signal
+import socket
+from collections.abc import Iterable, Iterator
+from typing import Final
+
+import structlog
+import uvicorn
+from litestar import Litestar
+from msgspec import Struct
+
+from adapters.doctor import unsafe_settings
+from adapters.processes.forks import keep_from_children
+from adapters.settings import Settings
+from domain.language.errors import FairlogError
+from domain.language.identifiers import ServerId
+from entrypoints.composition import prepare
+from entrypoints.http.protocol import Bounds, bounded_protocol
+from entrypoints.processes.app import create_app
+from entrypoints.processes.recovery import server_id_of, sole_server
+from entrypoints.processes.registration import registered
+from entrypoints.runtime.host_names import hosts_of
+from entrypoints.runtime.interpreter import tune_interpreter
+from entrypoints.service.fairlog import Fairlog
+from entrypoints.worker.handler_frames import begin_of
+from entrypoints.worker.handler_processes import HandlerProcesses, handler_processes
+
+GRACEFUL_SECONDS_MAX: Final = 10  # for requests in hand when the server is told to stop
+_OTHER_FILES: Final = 256  # of the database, the writer and the program itself
+_log = structlog.get_logger()
+
+
+class ServerOptions(Struct, frozen=True, kw_only=True):
+    """What one server process is told beside the settings."""
+
+    host: str
+    port: int  # 0: any that is free
+    workers: int  # jobs run at once by this server; 0: none
+    is_one_process_each: bool = False  # each of them in a process of its own
+    server_id: str | None = None
+    logs_json: bool = False
+
+
+def run_server(fairlog: Fairlog, settings: Settings, options: ServerOptions) -> None:
+    """Serve until SIGTERM or SIGINT; a second SIGINT does not wait for requests in hand. Blocks.
+
+    Raises `HandlersError`, and `FairlogError` for whatever keeps it from starting.
+    """
+    server_id = server_id_of(fairlog, options.server_id)
+    with (
+        _handlers(settings, options) as executor,
+        _taken_port(options.host, options.port) as listener,
+        sole_server(fairlog),
+        contextlib.closing(fairlog),  # nothing is written once the lock is let go
+    ):
+        fairlog.database.create_file()
+        for finding in unsafe_settings(fairlog.database):
+            _log.error(
+                "unsafe_database_setting",
+                check=finding.check, found=finding.found, mend=finding.mend,
+            )  # fmt: skip
+        built = prepare(fairlog)
+        if built:
+            _log.info("projections_built", projections=built)
+        with registered(fairlog, server_id, fairlog.end_with):
+            try:
+                _serve(fairlog, settings, options, server_id, executor, listener)
+            finally:
+                fairlog.writer.stop()  # before somebody else may have the name
+
+
+def _serve(
+    fairlog: Fairlog, settings: Settings, options: ServerOptions, server_id: ServerId,
+    executor: HandlerProcesses | None, listener: socket.socket,
+) -> None:  # fmt: skip
+    fairlog.writer.start()
+    recovered = fairlog.recover(server_id)
+    _log.info("recovered", jobs=len(recovered), server=server_id)
+    app = create_app(
+        fairlog, server_id=server_id, workers=options.workers, executor=executor,
+        served_names=hosts_of(options.host, settings.allowed_hosts),
+    )  # fmt: skip
+    tune_interpreter()
+    allow_files(settings.max_connections)
+    server = _Server(uvicorn_config(app, settings), fairlog, options, listener)
+    with _signals_left_to(server):
+        server.run(sockets=[listener])
+    if fairlog.writer.fatal is not None:
+        raise fairlog.writer.fatal
+    if not server.started:
+        raise FairlogError("The server could not start; the lines above say why.")
+    _log.info("stopped")
+
+
+def uvicorn_config(app: Litestar, settings: Settings) -> uvicorn.Config:
+    """How the app is served."""
+    bounds = Bounds(
+        connections_max=settings.max_connections,
+        request_seconds=settings.request_seconds,
+        bodies_bytes_max=settings.bodies_mib * 1024 * 1024,
+    )
+    logging.getLogger("uvicorn.error").addFilter(_is_about_us)
+    return uvicorn.Config(
+        app, loop="uvloop", http=bounded_protocol(bounds), ws="none", lifespan="on",
+        log_config=None, access_log=False, server_header=False, proxy_headers=False,
+        timeout_keep_alive=settings.keep_alive_seconds,
+        timeout_graceful_shutdown=GRACEFUL_SECONDS_MAX,
+    )  # fmt: skip
+
+
+def _is_about_us(record: logging.LogRecord) -> bool:
+    """Write no line for a request that is none: its client is told, and may send any number."""
+    return record.msg != "Invalid HTTP request received."
+
+
+def allow_files(connections: int) -> None:
+    """Raise this process's limit of open files to what so many connections need, if it may be."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = connections + _OTHER_FILES
+    most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+
+
+@contextlib.contextmanager
+def _handlers(settings: Settings, options: ServerOptions) -> Iterator[HandlerProcesses | None]:
+    """None: this server runs no jobs."""
+    if not options.workers:
+        yield None
+        return
+    begin = begin_of(settings, logs_json=options.logs_json)
+    with handler_processes(
+        begin, options.workers, is_one_each=options.is_one_process_each
+    ) as processes:
+        yield processes
+
+
+class _Server(uvicorn.Server):
+    """Says where it listens, and stops when the writer has stopped for good."""
+
+    def __init__(
+        self, config: uvicorn.Config, fairlog: Fairlog, options: ServerOptions,
+        listener: socket.socket,
+    ) -> None:  # fmt: skip
+        super().__init__(config)
+        self._listener = listener
+        keep_from_children(self)
+        self._fairlog = fairlog
+        self._options = options
+
+    def descriptors(self) -> Iterable[int]:
+        """The port, and whoever is connected: a client of a dead server has to see that."""
+        yield self._listener.fileno()
+        for connection in list(self.server_state.connections):
+            transport = connection.transport
+            if transport is not None and (client := transport.get_extra_info("socket")):
+                yield client.fileno()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started and sockets:
+            host, port = sockets[0].getsockname()[:2]
+            shown = f"[{host}]" if ":" in host else host
+            _log.info("listening", url=f"http://{shown}:{port}", workers=self._options.workers)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._fairlog.release_listeners()
+        await super().shutdown(sockets)
+
+    async def on_tick(self, counter: int) -> bool:
+        return await super().on_tick(counter) or self._fairlog.writer.fatal is not None
+
+
+@contextlib.contextmanager
+def _taken_port(host: str, port: int) -> Iterator[socket.socket]:
+    """Bound, so that nobody else gets it, and not listening yet, so that nobody waits on it."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise FairlogError(f"The host {host!r} is none to listen on ({error}).") from error
+    with listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind(address)
+        except OSError as error:
+            raise FairlogError(
+                f"Port {port} on {host} cannot be taken ({error.strerror}); stop the program that "
+                "has it, or choose another with --port."
+            ) from error
+        yield listener
+
+
+@contextlib.contextmanager
+def _signals_left_to(server: uvicorn.Server) -> Iterator[None]:
+    """It ends in order at a signal, and then raises it once more: by then it means nothing."""
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    before = [signal.signal(number, server.handle_exit) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)

@@ -1,0 +1,171 @@
+"""`python -m entrypoints.processes.writer_main SOCKET`: the writer process of a server.
+
+It has the writer and the projections that follow the log, and is asked over a socket that it
+inherits (see `adapters.writer.writer_process`). It ends when that is closed: by a server that
+stops, or with one that died.
+"""
+
+import contextlib
+import signal
+import socket
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Final
+
+from adapters.supervision import Part, Supervisor, supervise
+from adapters.writer.command_queue import CommandQueue, Ticket
+from adapters.writer.writer import PROBE_SECONDS, BatchWritten, Writer
+from adapters.writer.writer_frames import (
+    ANSWER_SECONDS_MAX,
+    Answered,
+    Asked,
+    Begin,
+    Frames,
+    encoded,
+    packed,
+    pickled,
+    questions,
+)
+from domain.decisions.batch import Outcome
+from domain.language.errors import LogUnavailable, QueueFull
+from entrypoints.composition import compose
+from entrypoints.runtime.interpreter import tune_interpreter
+from entrypoints.runtime.logging import configure_logging
+
+NEWS_SECONDS: Final = 1.0
+_TOO_LATE: Final = "The server's writer did not answer in time; the request can be sent again."
+
+
+def main(connection: socket.socket) -> None:
+    incoming = Frames(connection, questions())
+    begin = next(incoming, None)
+    if not isinstance(begin, Begin):
+        return  # the server ended first
+    configure_logging(as_json=begin.logs_json)
+    queue = CommandQueue()
+    fairlog = compose(begin.settings, queue=queue)
+    writer = fairlog.writer
+    assert isinstance(writer, Writer)
+    desk = _Desk(connection, writer, fairlog.supervisor)
+    stopping = threading.Event()
+    with contextlib.closing(fairlog):
+        tune_interpreter()
+        writer.observe(desk.hear)
+        writer.probe_seconds = PROBE_SECONDS
+        writer.start()
+        fairlog.following.start()
+        desk.start(stopping)
+        asked, began = fairlog.supervisor.part("writer_socket"), time.monotonic()
+        try:
+            supervise(asked, lambda: _take_in(incoming, queue, desk, asked, began), stopping)
+        finally:
+            stopping.set()
+
+
+def _take_in(
+    incoming: Iterator[Begin | Asked], queue: CommandQueue, desk: "_Desk", part: Part, began: float
+) -> None:
+    """Until the server closes its end. Whatever goes wrong with a frame, its callers hear of it."""
+    for frame in incoming:
+        assert isinstance(frame, Asked)
+        waiting = deque(frame.commands)
+        try:
+            # This process was stopped: the callers have been told, and are gone.
+            is_late = time.monotonic() - max(frame.at, began) > ANSWER_SECONDS_MAX
+            while waiting and not is_late:
+                number, command = waiting[0]
+                try:
+                    queue.put_for(Ticket(number, desk.answer_all), command)
+                except QueueFull as full:
+                    desk.answer_all([(number, full)])
+                waiting.popleft()
+        finally:
+            if waiting:
+                error = LogUnavailable(_TOO_LATE, nothing_was_recorded=True)
+                desk.answer_all([(number, error) for number, _ in waiting])
+        part.works()
+
+
+class _Desk:
+    """Answers for the writer, a frame for each batch, and says each second how all goes.
+
+    It never waits for the server: a writer that waited could keep the log's head locked meanwhile,
+    for every other server. What the socket does not take at once, a thread sends on.
+    """
+
+    def __init__(self, connection: socket.socket, writer: Writer, supervisor: Supervisor) -> None:
+        self._connection = connection
+        self._writer = writer
+        self._supervisor = supervisor
+        self._written: list[BatchWritten] = []
+        self._guard = threading.Lock()
+        self._unsent: deque[memoryview] = deque()
+        self._has_unsent = threading.Event()
+
+    def start(self, stopping: threading.Event) -> None:
+        for name, run in (
+            ("writer_news", self._tell), ("writer_answers", self._send_on)
+        ):  # fmt: skip
+            part = self._supervisor.part(name)
+            threading.Thread(
+                target=supervise, args=(part, partial(run, stopping, part), stopping), daemon=True,
+                name=f"fairlog-{name}",
+            ).start()  # fmt: skip
+
+    def hear(self, batch: BatchWritten) -> None:
+        """Observes the writer; its news go with the answers, and are heard before them."""
+        self._written.append(batch)
+
+    def answer_all(self, outcomes: Sequence[tuple[int, Outcome]]) -> None:
+        with self._guard:
+            written, self._written = self._written, []
+            fatal = self._writer.fatal
+            answered = Answered(
+                [(number, packed(outcome)) for number, outcome in outcomes], written,
+                self._writer.stats, None if fatal is None else pickled(fatal),
+                self._supervisor.troubles(),
+            )  # fmt: skip
+            self._send(memoryview(encoded(answered)))
+
+    def _send(self, data: memoryview) -> None:
+        try:
+            while data and not self._unsent:
+                data = data[self._connection.send(data, socket.MSG_DONTWAIT) :]
+        except BlockingIOError:
+            pass
+        except OSError:
+            return  # the server is gone, and nobody waits
+        if data:
+            self._unsent.append(data)
+            self._has_unsent.set()
+
+    def _send_on(self, stopping: threading.Event, part: Part) -> None:
+        while not stopping.is_set():
+            self._has_unsent.wait(NEWS_SECONDS)
+            while self._unsent:
+                with contextlib.suppress(OSError):
+                    self._connection.sendall(self._unsent[0])
+                with self._guard:
+                    self._unsent.popleft()
+                    if not self._unsent:
+                        self._has_unsent.clear()
+            part.works()
+
+    def _tell(self, stopping: threading.Event, part: Part) -> None:
+        """The server takes silence for a process that was stopped or hangs."""
+        while not stopping.is_set():
+            if not self._unsent:
+                self.answer_all([])
+            part.works()
+            stopping.wait(NEWS_SECONDS)
+
+
+if __name__ == "__main__":
+    # A terminal sends them to both processes; the server says when this one is to end.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    main(socket.socket(fileno=int(sys.argv[1])))

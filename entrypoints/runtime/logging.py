@@ -1,0 +1,136 @@
+"""What the process says of itself: one line an event, to standard error.
+
+A line is a fixed event name with fields, as JSON or as `key=value`. What libraries log goes the
+same way, as the event `library` with their message as a field. A line that cannot be made or
+written costs nothing but itself (see `entrypoints.runtime.log_output`).
+"""
+
+import atexit
+import json
+import logging
+import threading
+from collections.abc import Sequence
+from typing import Any, Final
+
+import structlog
+from structlog.typing import EventDict, Processor, WrappedLogger
+
+from entrypoints.runtime.log_output import LogHandler, LogOutput, reserve_standard_streams
+
+CHARACTERS_MAX: Final = 500  # of a field: what users put in can be long
+_TRACEBACK_CHARACTERS_MAX: Final = 20_000
+
+output: Final = LogOutput()  # this process's
+atexit.register(output.flush)
+_log = structlog.get_logger()
+
+
+def configure_logging(
+    *, as_json: bool, level: int = logging.INFO, tracebacks: bool = True,
+    runs_handlers: bool = False,
+) -> None:  # fmt: skip
+    """Set up both our own logging and the standard library's, for the whole process.
+
+    Without `tracebacks`, an error is named in one line. In a process that `runs_handlers` what is
+    logged is the user's, and says which job it is about (see `entrypoints.worker.runner`).
+    """
+    reserve_standard_streams()
+    shared: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    finish: list[Processor] = [
+        structlog.processors.format_exc_info if tracebacks else _name_error,
+        _clip,
+        structlog.processors.JSONRenderer()
+        if as_json
+        else structlog.processors.LogfmtRenderer(key_order=["timestamp", "level", "event"]),
+    ]
+    structlog.configure(
+        processors=[_Guarded([*shared, *finish])],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=lambda *_: _Lines(),
+    )
+    handler = LogHandler(output)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[*shared, _name_handler if runs_handlers else _name_library],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *finish],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    # Libraries speak only when something is wrong.
+    root.setLevel(level if runs_handlers else max(level, logging.WARNING))
+    threading.excepthook = _log_thread_end  # its own writes to standard error, and may block
+
+
+class _Lines:
+    """The logger behind structlog's: it has one method for each level."""
+
+    def msg(self, line: str) -> None:
+        output.write(f"{line}\n")
+
+    debug = info = warning = error = critical = exception = msg
+
+
+class _Guarded:
+    """Processors as one that raises nothing, whatever a value does when it is to be shown."""
+
+    def __init__(self, processors: Sequence[Processor]) -> None:
+        self._processors = processors
+
+    def __call__(self, logger: WrappedLogger, method: str, event: EventDict) -> Any:  # noqa: ANN401 (as structlog has it)
+        name = event.get("event")
+        line: Any = event
+        try:
+            for processor in self._processors:
+                line = processor(logger, method, line)
+        except Exception as error:  # noqa: BLE001 (see the class)
+            return json.dumps(
+                {"level": "error", "event": "log_line_failed", "about": _shown(name),
+                 "error": type(error).__name__}
+            )  # fmt: skip
+        return line
+
+
+def _shown(name: object) -> str:
+    return name if isinstance(name, str) else type(name).__name__
+
+
+def _log_thread_end(ended: threading.ExceptHookArgs) -> None:
+    """A thread of whoever's ended with an error that it did not catch."""
+    if ended.exc_type is SystemExit:
+        return
+    name = ended.thread.name if ended.thread is not None else None
+    _log.error("thread_ended", thread=name, exc_info=ended.exc_value)
+
+
+def _name_library(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    record: logging.LogRecord = event["_record"]
+    event.update(event="library", library=record.name, message=event["event"])
+    return event
+
+
+def _name_handler(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    record: logging.LogRecord = event["_record"]
+    event.update(event="handler_log", logger=record.name, message=event["event"])
+    return event
+
+
+def _name_error(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    raised = event.pop("exc_info", None)
+    error = raised[1] if isinstance(raised, tuple) else raised
+    if isinstance(error, BaseException):
+        first_line = str(error).partition("\n")[0]
+        event["error"] = f"{type(error).__name__}: {first_line}"
+    return event
+
+
+def _clip(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    for name, value in event.items():
+        most = _TRACEBACK_CHARACTERS_MAX if name == "exception" else CHARACTERS_MAX
+        if isinstance(value, str) and len(value) > most:
+            event[name] = f"{value[: most - 1]}…"
+    return event

@@ -1,0 +1,67 @@
+"""Which due jobs the clock acts on next: a page at a time, by user in turns.
+
+Usually all that is due is one page, and is read when it is acted on. Where more is due, it is read
+on from where the last look ended, ahead of what is acted on, and kept by user: so a timer that
+falls due behind 20,000 of another user is in the next page. The jobs that fell due last are looked
+at, too, since reading on through very many would take its time.
+"""
+
+from typing import Final
+
+from sqlalchemy.engine import Connection
+
+from domain.fairness.due import DueQueue
+from domain.language.identifiers import JobId
+from projections.inline.jobs import JobQueries
+
+JOBS_A_PAGE: Final = 500
+ROWS_A_READ: Final = 2_000
+READS_A_PAGE_MAX: Final = 4
+# A row may be committed a moment after its time: so much is read again.
+_READ_AGAIN_MICROS: Final = 1_000_000
+
+
+class DueJobs:
+    """Used by one caller at a time."""
+
+    def __init__(self, jobs: JobQueries) -> None:
+        self._jobs = jobs
+        self._queue = DueQueue()
+        self.has_more = False  # behind the page that was given last
+        self._read_to: tuple[int, JobId] | None = None  # (due_at, id); None: nothing is held
+
+    def next_page(self, connection: Connection, now_micros: int) -> list[JobId]:
+        """Up to JOBS_A_PAGE jobs that are due by the log's clock; none: nothing is due."""
+        is_fresh = self._read_to is None
+        self._read_on(connection, now_micros)
+        page = self._queue.take(JOBS_A_PAGE)
+        if not is_fresh:  # another server may have acted on them since they were read
+            page = self._jobs.still_due(connection, now_micros, page)
+            while not page and self._queue:
+                page = self._queue.take(JOBS_A_PAGE)
+                page = self._jobs.still_due(connection, now_micros, page)
+        self.has_more = bool(self._queue) or self._queue.has_left_out
+        if not self._queue:
+            self.forget()
+        return page
+
+    def forget(self) -> None:
+        """Read everything anew, since what was taken may not have been acted on."""
+        self._queue.clear()
+        self._read_to = None
+
+    def _read_on(self, connection: Connection, now_micros: int) -> None:
+        for _ in range(READS_A_PAGE_MAX):
+            rows = self._jobs.due(connection, now_micros, self._read_to, ROWS_A_READ)
+            self._queue.add(rows)
+            if rows:
+                latest = rows[-1]
+                self._read_to = (latest.due_at, latest.id)
+            if len(rows) < ROWS_A_READ:
+                self._read_again_from(now_micros - _READ_AGAIN_MICROS)
+                return
+        self._queue.add(self._jobs.latest_due(connection, now_micros, JOBS_A_PAGE))
+
+    def _read_again_from(self, due_at: int) -> None:
+        if self._read_to is not None:
+            self._read_to = min(self._read_to, (due_at, JobId(0)))

@@ -1,0 +1,89 @@
+"""Pages that are bounded in bytes as well as in number: what a client does not read, we hold."""
+
+import difflib
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+from msgspec import Raw, Struct
+from sqlalchemy.engine import Connection
+
+from adapters.log import audit_log
+from domain.jobs.job import Job
+from domain.language.errors import InvalidInput
+from entrypoints.runtime.page_bytes import fitting
+
+_ERROR_BYTES_MAX: Final = 2_000  # of one that is told in short
+_MESSAGE_CHARACTERS_MAX: Final = 500
+
+
+class Included(Struct, frozen=True):
+    """Which bodies are told with a job, whole."""
+
+    payload: bool = True
+    result: bool = True
+    error: bool = True  # False: in short, see `in_short`
+
+    def places(self, job: Job) -> list[int]:
+        """Where the bodies are that have to be read for it; an error to be told in short too."""
+        wanted = [
+            job.id if self.payload else None,
+            job.result_position if self.result else None,
+            job.error_position,
+        ]
+        return [position for position in wanted if position is not None]
+
+
+EVERYTHING: Final = Included()
+ERRORS_IN_SHORT: Final = Included(payload=False, result=False, error=False)
+
+
+def included_of(names: str | None) -> Included:
+    """Read `payload,result`. Raises `InvalidInput`."""
+    if names is None:
+        return ERRORS_IN_SHORT
+    known = Included.__struct_fields__
+    wanted = names.split(",")
+    for name in wanted:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"the nearest is {near[0]}" if near else f"there are {', '.join(known)}"
+            raise InvalidInput(f"include cannot name {name[:40]!r}; {hint}.")
+    return Included(**{name: name in wanted for name in known})
+
+
+def fitting_jobs(
+    connection: Connection, jobs: Sequence[Job], included: Included, bytes_max: int
+) -> tuple[Sequence[Job], int]:
+    """Return the first of the jobs whose bodies fit into a page, at least one, and the bytes of
+    these.
+    """
+    places = [included.places(job) for job in jobs]
+    found = audit_log.body_sizes(connection, [place for some in places for place in some])
+    sizes = [sum(found.get(one, 0) for one in some) for some in places]
+    shown = fitting(jobs, sizes, bytes_max)
+    return shown, sum(sizes[: len(shown)])
+
+
+def in_short(error: Raw) -> Raw:
+    """An error without its traceback, and with no more of its message than a list needs."""
+    text = bytes(error)
+    if len(text) <= _ERROR_BYTES_MAX and b'"traceback"' not in text:
+        return error
+    value = msgspec.json.decode(text, type=dict[str, Raw] | list[Raw] | str | float | bool | None)
+    if isinstance(value, dict):
+        value.pop("traceback", None)
+        without = msgspec.json.encode(value)
+        if len(without) <= _ERROR_BYTES_MAX:
+            return Raw(without)
+        told = {name: _clipped(value[name]) for name in ("type", "message") if name in value}
+        return Raw(msgspec.json.encode(told))
+    return error if len(text) <= _ERROR_BYTES_MAX else Raw(msgspec.json.encode(_clipped(error)))
+
+
+def _clipped(text: Raw) -> str:
+    """The beginning of a text; of any other value, of its JSON."""
+    value = msgspec.json.decode(text, type=str) if bytes(text)[:1] == b'"' else bytes(text).decode()
+    if len(value) <= _MESSAGE_CHARACTERS_MAX:
+        return value
+    return f"{value[: _MESSAGE_CHARACTERS_MAX - 1]}…"

@@ -1,0 +1,305 @@
+"""Questions: what the projections and the log hold, for whoever asks."""
+
+import asyncio
+from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final, TypeVar
+
+from msgspec import UNSET, Struct
+from sqlalchemy.engine import Connection
+
+from adapters.database.database import Database
+from adapters.log import audit_log
+from adapters.log.audit_log import EventFilter, StoredEvent
+from adapters.log.event_log import SqlEventLog
+from adapters.supervision import Supervisor
+from domain.jobs.job import Job, State
+from domain.language.errors import BodyMissing, InvalidInput, LogCorrupt, LogUnavailable, UnknownJob
+from domain.language.identifiers import GLOBAL, JobId, Kind, UserId
+from domain.language.policy import Policy
+from entrypoints.runtime.page_bytes import PAGE_BYTES_MAX, fitting
+from entrypoints.service.long_reads import LARGE_BYTES, LARGE_ENTRIES, LongReads
+from entrypoints.service.pages import ERRORS_IN_SHORT, EVERYTHING, Included, fitting_jobs, in_short
+from entrypoints.service.views import (
+    EventPage,
+    JobPage,
+    JobView,
+    KindView,
+    LineView,
+    RatesView,
+    StatsView,
+    TurnView,
+    UserLimitsView,
+    WindowView,
+    event_view,
+    job_view,
+    window_view,
+)
+from projections.inline.jobs import JobQueries
+from projections.inline.windows import WindowQueries
+from projections.queries.line_queries import LineQueries
+from projections.storage import registry
+
+READ_THREADS: Final = 8
+READ_SECONDS_MAX: Final = 4.5  # until it has a thread and a connection that answers
+_NO_ANSWER: Final = "The database does not answer."
+FRONT_OF_LINE: Final = 20
+KINDS_SHOWN_MAX: Final = 200
+_NO_KIND: Final = Kind("")
+
+T = TypeVar("T")
+
+
+class Questions:
+    """Each answer is one read of the database, beside the event loop."""
+
+    def __init__(
+        self, database: Database, log: SqlEventLog, policy: Policy, supervisor: Supervisor
+    ) -> None:
+        self.supervisor = supervisor
+        self._reads = supervisor.part("reads")
+        self.database = database
+        self.log = log
+        self.policy = policy
+        self.jobs = JobQueries(registry.current("jobs"))
+        self.line = LineQueries(registry.current("line"))
+        self.windows = WindowQueries(registry.current("windows"))
+        self._long_reads = LongReads("long-read")
+        self._large_reads = LongReads("large-read")
+        self._large_claims = LongReads("large-claim")  # workers wait for no page
+        self._readers = ThreadPoolExecutor(READ_THREADS, thread_name_prefix="fairlog-read")
+
+    async def read(self, query: Callable[[Connection], T]) -> T:
+        """Run a query beside the event loop. Raises `LogUnavailable`, within READ_SECONDS_MAX where
+        no connection was to be had by then.
+        """
+        loop = asyncio.get_running_loop()
+        asking = _Asking()
+        reply = loop.run_in_executor(self._readers, self._read, query, asking)
+        timer = loop.call_later(READ_SECONDS_MAX, asking.give_up, reply)
+        try:
+            return await reply
+        except asyncio.CancelledError:
+            if not asking.is_given_up:
+                raise
+            self._reads.fails(_NO_ANSWER)
+            raise LogUnavailable(f"{_NO_ANSWER} The request can be sent again.") from None
+        finally:
+            timer.cancel()
+
+    async def read_long(self, query: Callable[[Connection], T]) -> T:
+        """`read` for what may take long; others do not wait behind it. Raises `QueueFull`, too."""
+        return await self._long_reads.ask(self.read_now, query)
+
+    async def read_large(self, query: Callable[[Connection], T]) -> T:
+        """`read` for what may give very much. Raises `QueueFull`, too."""
+        return await self._large_reads.ask(self.read_now, query)
+
+    async def read_bodies(self, bytes_: int, query: Callable[[Connection], T]) -> T:
+        """`read` for the payloads of a claim, of so many bytes. Raises `QueueFull`, too."""
+        if bytes_ <= LARGE_BYTES:
+            return await self.read(query)
+        return await self._large_claims.ask(self.read_now, query)
+
+    def read_now(self, query: Callable[[Connection], T]) -> T:
+        """`read` for a caller without an event loop; blocks."""
+        return self._read(query, _Asking())
+
+    def _read(self, query: Callable[[Connection], T], asking: "_Asking") -> T:
+        try:
+            try:
+                found = self._read_once(query, asking)
+            except BodyMissing:
+                # The server at the other end may be behind, or was replaced: ask whoever answers
+                # now.
+                self.database.drop_readers()
+                found = self._read_once(query, asking)
+        except BodyMissing:
+            raise
+        except LogUnavailable as error:
+            self._reads.fails(error)
+            raise
+        except LogCorrupt as error:  # until somebody has mended it; it may be about one row alone
+            raise LogUnavailable(f"{error} The request can be sent again.") from error
+        self._reads.works()
+        return found
+
+    def _read_once(self, query: Callable[[Connection], T], asking: "_Asking") -> T:
+        with self.database.read() as connection:
+            asking.has_begun = True
+            return query(connection)
+
+    async def job(self, job_id: JobId) -> JobView:
+        """Raises `UnknownJob`."""
+
+        def query(connection: Connection) -> list[JobView] | Job:
+            found = list(self.jobs.find(connection, [job_id]).values())
+            if found and found[0].payload_bytes > LARGE_BYTES:
+                return found[0]
+            return self.views(connection, found)
+
+        found = await self.read(query)
+        if isinstance(found, Job):
+            job = found
+            found = await self.read_large(lambda connection: self.views(connection, [job]))
+        if not found:
+            raise UnknownJob(job_id)
+        return found[0]
+
+    async def newest_jobs(
+        self, user_id: UserId | None, state: State | None, below: int | None, limit: int,
+        included: Included = ERRORS_IN_SHORT,
+    ) -> JobPage:  # fmt: skip
+        """A page may end early, since its bodies have at most PAGE_BYTES_MAX bytes together."""
+
+        def query(connection: Connection) -> JobPage | _Fitting:
+            found = self.jobs.newest(connection, user_id, state, below, limit + 1)
+            shown, size = fitting_jobs(connection, found[:limit], included, PAGE_BYTES_MAX)
+            following = str(shown[-1].id) if len(found) > len(shown) else None
+            if size > LARGE_BYTES:
+                return _Fitting(shown, following)
+            return JobPage(self.views(connection, shown, included=included), following)
+
+        if limit > LARGE_ENTRIES:
+            found = await self.read_large(query)
+        else:
+            found = await self.read(query)
+        if isinstance(found, JobPage):
+            return found
+        large = found
+        views = await self.read_large(
+            lambda connection: self.views(connection, large.jobs, included=included)
+        )
+        return JobPage(views, large.next)
+
+    def views(
+        self, connection: Connection, jobs: Sequence[Job], erased: Collection[JobId] = (),
+        included: Included = EVERYTHING,
+    ) -> list[JobView]:  # fmt: skip
+        """Jobs with their bodies, in the order given. Raises `BodyMissing`.
+
+        `erased` names those whose bodies were erased after the time that is asked about.
+        """
+        positions = {
+            position: job.erased_at is None and job.id not in erased
+            for job in jobs
+            for position in included.places(job)
+        }
+        found = audit_log.bodies_at(connection, list(positions))
+        audit_log.require_bodies(
+            found, (position for position, must_be_there in positions.items() if must_be_there)
+        )
+        views = [
+            job_view(
+                job,
+                found.get(job.id, b"null") if included.payload else UNSET,
+                found.get(job.result_position or 0) if included.result else UNSET,
+                found.get(job.error_position or 0),
+            )
+            for job in jobs
+        ]
+        if not included.error:
+            for view in views:
+                if view.error is not UNSET:
+                    view.error = in_short(view.error)
+        return views
+
+    async def events(self, wanted: EventFilter, after: int, limit: int) -> EventPage:
+        """Raises `QueueFull`, too, for what may take long."""
+
+        def query(connection: Connection) -> list[StoredEvent]:
+            found = audit_log.find(connection, wanted, after, limit + 1)
+            if not found and after > (end := self.log.position(connection)):
+                raise InvalidInput(f"after: the log ends at position {end}.")
+            return found
+
+        if wanted.may_match_little:
+            found = await self.read_long(query)
+        elif limit > LARGE_ENTRIES:
+            found = await self.read_large(query)
+        else:
+            found = await self.read(query)
+        sizes = (len(event.data) for event in found[:limit])
+        shown = fitting(found[:limit], sizes, PAGE_BYTES_MAX)
+        following = shown[-1].position if len(found) > len(shown) else None
+        return EventPage([event_view(event) for event in shown], following)
+
+    async def history(self, job_id: JobId, after: int, limit: int) -> EventPage:
+        """A job's events. Raises `UnknownJob`."""
+        page = await self.events(EventFilter(job_id=job_id), after, limit)
+        if not page.events and after == 0:
+            raise UnknownJob(job_id)
+        return page
+
+    async def user_limits(self, user_id: UserId) -> UserLimitsView:
+        def query(connection: Connection) -> UserLimitsView:
+            now = self.log.now(connection)
+            windows = self.windows.load(connection, [user_id], self.policy, now)
+            everyone = window_view(windows.global_window(self.policy, now), None)
+            own = windows.user_window(user_id, self.policy, now)
+            setting = windows.limits.get((user_id, _NO_KIND))
+            return UserLimitsView(
+                user_id=user_id, limit=own.limit, used=own.used, remaining=own.remaining,
+                window_seconds=own.window_seconds, resets_at=own.resets_at,
+                running=None if setting is None else setting.running, global_=everyone,
+            )  # fmt: skip
+
+        return await self.read(query)
+
+    async def global_limits(self) -> WindowView:
+        return await self.read(self._global_window)
+
+    def _global_window(self, connection: Connection) -> WindowView:
+        now = self.log.now(connection)
+        windows = self.windows.load(connection, [], self.policy, now)
+        setting = windows.limits.get((GLOBAL, _NO_KIND))
+        return window_view(
+            windows.global_window(self.policy, now), None if setting is None else setting.running
+        )
+
+    async def kind(self, kind: Kind) -> KindView:
+        load = await self.read(lambda connection: self.line.kind(connection, kind))
+        return KindView(kind, load.waiting, load.running, load.running_limit)
+
+    def standing(self, connection: Connection, rates: RatesView) -> StatsView:
+        """Counts by state, the line and the global window; nothing is counted for it."""
+        counts = self.jobs.counts(connection)
+        kinds = self.line.kinds(connection, KINDS_SHOWN_MAX)
+        return StatsView(
+            position=self.log.position(connection),
+            jobs=counts,
+            total=sum(counts.values()),
+            line=LineView(
+                counts[State.QUEUED],
+                [
+                    KindView(kind, load.waiting, load.running, load.running_limit)
+                    for kind, load in kinds
+                ],
+                [
+                    TurnView(user_id, user.turn or 0, user.last_served, user.waiting, user.running)
+                    for user_id, user in self.line.next_users(connection, FRONT_OF_LINE)
+                ],
+            ),
+            global_=self._global_window(connection),
+            rates=rates,
+        )
+
+
+class _Fitting(Struct, frozen=True):
+    """Jobs of a page whose bodies are not read yet, since they are large."""
+
+    jobs: Sequence[Job]
+    next: str | None
+
+
+class _Asking:
+    """How far a read has come."""
+
+    def __init__(self) -> None:
+        self.has_begun = False  # it has a connection; each of its statements has a time-out
+        self.is_given_up = False
+
+    def give_up(self, reply: "asyncio.Future[Any]") -> None:
+        if not self.has_begun and not reply.done():
+            self.is_given_up = True
+            reply.cancel()

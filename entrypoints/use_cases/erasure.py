@@ -1,0 +1,134 @@
+"""Erasing what users put into jobs: found in the log, removed by commands like everything else.
+
+A page of jobs at a time, so that neither memory nor a transaction grows with a user's history.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final
+
+from msgspec import Struct
+from sqlalchemy.engine import Connection
+
+from adapters.log.histories import changes_of
+from domain.jobs.job import ENDED, Job
+from domain.language.commands import CancelJob, EraseBodies
+from domain.language.errors import BodiesAreNeeded, JobHasEnded, JobHasMovedOn, UnknownJob, again
+from domain.language.events import JobCompleted, JobFailed, JobSubmitted, Recorded
+from domain.language.identifiers import POSITION_MAX, JobId, UserId
+from entrypoints.service.fairlog import Fairlog
+
+JOBS_A_PAGE: Final = 100
+_LOOKS_MAX: Final = 3  # at a job that is started anew again and again
+
+Progress = Callable[[int, int], None]  # jobs looked at, of so many at least
+
+
+class Erased(Struct):
+    """What was done."""
+
+    jobs: int = 0
+    bodies: int = 0
+    open: int = 0  # jobs that have not ended and keep what they need
+
+
+def erase_user(
+    fairlog: Fairlog, user_id: UserId, *, cancel: bool, progress: Progress = lambda _d, _t: None
+) -> Erased:
+    """Every job of a user that has ended; with `cancel`, those that have not are ended first.
+
+    Needs the writer to run. Raises `LogUnavailable`; started again, it goes on.
+    """
+    done = Erased()
+    looked_at = 0
+    for page in _pages(fairlog, user_id):
+        _erase(fairlog, [job.id for job in page], done, cancel=cancel)
+        looked_at += len(page)
+        progress(looked_at, looked_at)
+    fairlog.database.overwrite_deleted()
+    return done
+
+
+def erase_job(fairlog: Fairlog, job_id: JobId, *, cancel: bool) -> Erased:
+    """One job. Raises `UnknownJob`."""
+    done = Erased()
+    if not fairlog.read_now(lambda connection: fairlog.jobs.find(connection, [job_id])):
+        raise UnknownJob(job_id)
+    _erase(fairlog, [job_id], done, cancel=cancel)
+    fairlog.database.overwrite_deleted()
+    return done
+
+
+def _pages(fairlog: Fairlog, user_id: UserId) -> Iterator[Sequence[Job]]:
+    below: int | None = None
+
+    def read(connection: Connection) -> list[Job]:
+        return fairlog.jobs.newest(connection, user_id, None, below, JOBS_A_PAGE)
+
+    while page := fairlog.read_now(read):
+        yield page
+        below = page[-1].id
+
+
+def _erase(fairlog: Fairlog, job_ids: Sequence[JobId], done: Erased, *, cancel: bool) -> None:
+    left = list(job_ids)
+    for _ in range(_LOOKS_MAX):
+        jobs = _standing(fairlog, left)
+        going_on = [job.id for job in jobs if job.state not in ENDED]
+        if cancel and going_on:
+            _cancel(fairlog, going_on)
+            jobs = _standing(fairlog, left)
+        left = _erase_ended(fairlog, [job for job in jobs if job.state in ENDED], done)
+        if not left:
+            break
+    done.open += sum(job.state not in ENDED for job in _standing(fairlog, job_ids))
+
+
+def _standing(fairlog: Fairlog, job_ids: Sequence[JobId]) -> list[Job]:
+    return list(
+        fairlog.read_now(lambda connection: fairlog.jobs.find(connection, list(job_ids))).values()
+    )
+
+
+def _cancel(fairlog: Fairlog, job_ids: Sequence[JobId]) -> None:
+    for outcome in fairlog.writer.execute_all([CancelJob(job_id=job_id) for job_id in job_ids]):
+        if isinstance(outcome, Exception) and not isinstance(outcome, JobHasEnded):
+            raise again(outcome)
+
+
+def _erase_ended(fairlog: Fairlog, jobs: Sequence[Job], done: Erased) -> list[JobId]:
+    """Those that were started anew since they were looked at."""
+    waiting = {job.id: job for job in jobs if job.erased_at is None}
+    bodies = fairlog.read_now(lambda connection: _bodies(connection, list(waiting)))
+    outcomes = fairlog.writer.execute_all([
+        EraseBodies(job_id=job.id, attempt=job.attempt, positions=tuple(bodies[job.id]))
+        for job in waiting.values()
+    ])  # fmt: skip
+    moved_on: list[JobId] = []
+    for job_id, outcome in zip(waiting, outcomes, strict=True):
+        if not isinstance(outcome, Exception):
+            done.jobs += 1
+            done.bodies += len(bodies[job_id])
+        elif isinstance(outcome, JobHasMovedOn):
+            moved_on.append(job_id)
+        elif not isinstance(outcome, BodiesAreNeeded):
+            raise again(outcome)
+    return moved_on
+
+
+def _bodies(connection: Connection, job_ids: Sequence[JobId]) -> dict[JobId, list[int]]:
+    """Where the bodies of these jobs are."""
+    found: dict[JobId, list[int]] = {job_id: [] for job_id in job_ids}
+    for recorded in changes_of(connection, job_ids, POSITION_MAX):
+        if recorded.job_id is not None and _has_body(recorded):
+            found[recorded.job_id].append(recorded.position)
+    return found
+
+
+def _has_body(recorded: Recorded) -> bool:
+    match recorded.event:
+        case JobSubmitted():
+            return True
+        case JobCompleted(result_sha256=digest) | JobFailed(error_sha256=digest):
+            return digest is not None
+        case _:
+            return False

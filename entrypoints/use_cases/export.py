@@ -1,0 +1,178 @@
+"""Any part of the log as a file: NDJSON, CSV or Parquet, a page of it in memory at a time."""
+
+import importlib
+from collections.abc import Iterator, Sequence
+from typing import Any, BinaryIO, Final, Protocol
+
+import msgspec
+from msgspec import UNSET, Raw, UnsetType
+from sqlalchemy.engine import Connection
+
+from adapters.log import audit_log
+from adapters.log.audit_log import EventFilter, StoredEvent
+from domain.language.errors import FairlogError
+from entrypoints.runtime.csv_cells import csv_lines
+from entrypoints.service.fairlog import Fairlog
+from entrypoints.service.views import EventView, event_view
+
+EVENTS_A_PAGE: Final = 1000
+EVENTS_A_PAGE_WITH_BODIES: Final = 32  # of up to 1 MiB each
+FORMATS: Final = ("ndjson", "csv", "parquet")
+
+
+class ExportedEvent(EventView, frozen=True, kw_only=True):
+    """As in `GET /v1/audit`; with bodies also what the user had put in at this event."""
+
+    body: Raw | UnsetType = UNSET  # null also for one that has none
+    erased: bool | UnsetType = UNSET  # whether it had one that was erased
+
+
+class ExportFormat(Protocol):
+    def write(self, events: Sequence[ExportedEvent]) -> None: ...
+
+    def close(self) -> None:
+        """Finish what was begun; the file itself stays open."""
+
+
+def pages(
+    fairlog: Fairlog, wanted: EventFilter, between: tuple[int, int], *, bodies: bool
+) -> Iterator[list[ExportedEvent]]:
+    """The events between two positions, without them, in log order."""
+    after, end = between
+    most = EVENTS_A_PAGE_WITH_BODIES if bodies else EVENTS_A_PAGE
+
+    def read(connection: Connection) -> list[ExportedEvent]:
+        found = audit_log.find(connection, wanted, after, min(most, end - after - 1))
+        inside = [event for event in found if event.position < end]
+        return _exported(fairlog, connection, inside) if bodies else list(map(_bare, inside))
+
+    while after < end - 1 and (page := fairlog.read_now(read)):
+        yield page
+        after = page[-1].position
+
+
+def _exported(
+    fairlog: Fairlog, connection: Connection, events: Sequence[StoredEvent]
+) -> list[ExportedEvent]:
+    found = audit_log.bodies_at(connection, [event.position for event in events])
+    named = [event.job_id for event in events if event.job_id is not None]
+    jobs = fairlog.jobs.find(connection, named)
+    erased = {job.id for job in jobs.values() if job.erased_at is not None}
+    audit_log.require_bodies(
+        found,
+        (event.position for event in events if event.job_id not in erased and _had_body(event)),
+    )
+    return [
+        msgspec.structs.replace(
+            _bare(event),
+            body=Raw(found.get(event.position, b"null")),
+            erased=event.job_id in erased and event.position not in found and _had_body(event),
+        )
+        for event in events
+    ]
+
+
+def _had_body(event: StoredEvent) -> bool:
+    data = msgspec.json.decode(event.data, type=dict[str, Any])
+    return any(data.get(f"{name}_sha256") for name in ("payload", "result", "error"))
+
+
+def _bare(event: StoredEvent) -> ExportedEvent:
+    return ExportedEvent(**msgspec.structs.asdict(event_view(event)))
+
+
+def export_format(name: str, file: BinaryIO, *, bodies: bool) -> ExportFormat:
+    """Raises `FairlogError` for Parquet where pyarrow is not installed."""
+    match name:
+        case "ndjson":
+            return _Ndjson(file)
+        case "csv":
+            return _Csv(file, _columns(bodies=bodies))
+        case _:
+            return _Parquet(file, _columns(bodies=bodies))
+
+
+def _columns(*, bodies: bool) -> list[str]:
+    names = ExportedEvent.__struct_fields__
+    return [name for name in names if bodies or name not in {"body", "erased"}]
+
+
+class _Ndjson:
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._encoder = msgspec.json.Encoder()
+
+    def write(self, events: Sequence[ExportedEvent]) -> None:
+        self._file.write(self._encoder.encode_lines(events))
+
+    def close(self) -> None:
+        pass
+
+
+class _Csv:
+    def __init__(self, file: BinaryIO, columns: Sequence[str]) -> None:
+        self._file = file
+        self._columns = columns
+        self._write([columns])
+
+    def write(self, events: Sequence[ExportedEvent]) -> None:
+        self._write([[getattr(event, name) for name in self._columns] for event in events])
+
+    def _write(self, rows: Sequence[Sequence[object]]) -> None:
+        self._file.write(csv_lines(rows).encode())
+
+    def close(self) -> None:
+        pass
+
+
+class _Parquet:
+    """One row group a page or more; texts stay texts, so that any tool can read them."""
+
+    _ROWS_A_GROUP: Final = 20_000
+    _BYTES_A_GROUP: Final = 32 * 1024 * 1024
+
+    def __init__(self, file: BinaryIO, columns: Sequence[str]) -> None:
+        try:
+            self._arrow: Any = importlib.import_module("pyarrow")
+            parquet: Any = importlib.import_module("pyarrow.parquet")
+        except ImportError:
+            raise FairlogError(
+                "Parquet needs pyarrow: install it beside Fairlog (pip install fairlog[parquet])."
+            ) from None
+        arrow = self._arrow
+        types = {
+            "position": arrow.int64(), "version": arrow.int32(), "job_id": arrow.int64(),
+            "recorded_at": arrow.timestamp("us", tz="UTC"), "erased": arrow.bool_(),
+        }  # fmt: skip
+        self._columns = columns
+        self._schema = arrow.schema([(name, types.get(name, arrow.string())) for name in columns])
+        self._writer = parquet.ParquetWriter(file, self._schema, compression="zstd")
+        self._waiting: list[ExportedEvent] = []
+        self._bytes = 0
+
+    def write(self, events: Sequence[ExportedEvent]) -> None:
+        self._waiting += events
+        self._bytes += sum(
+            len(bytes(event.data)) + (len(bytes(event.body)) if event.body is not UNSET else 0)
+            for event in events
+        )
+        if len(self._waiting) >= self._ROWS_A_GROUP or self._bytes >= self._BYTES_A_GROUP:
+            self._flush()
+
+    def close(self) -> None:
+        self._flush()
+        self._writer.close()
+
+    def _flush(self) -> None:
+        if not self._waiting:
+            return
+        columns = {
+            name: [_arrow_value(getattr(event, name)) for event in self._waiting]
+            for name in self._columns
+        }
+        self._writer.write_table(self._arrow.table(columns, schema=self._schema))
+        self._waiting, self._bytes = [], 0
+
+
+def _arrow_value(value: object) -> object:
+    return bytes(value).decode(errors="replace") if isinstance(value, Raw) else value

@@ -1,0 +1,152 @@
+"""Evidence for those who do not have the log: heads to keep elsewhere, and proofs against them.
+
+Every answer is checked before it is given: a row that is not what the tree was made of is an error
+here, not at the third party's.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from msgspec import Struct
+from sqlalchemy.engine import Connection
+
+from adapters.log import audit_log
+from adapters.log.audit_log import EventFilter, StoredEvent
+from domain.language.errors import FairlogError, InvalidInput, LogCorrupt
+from domain.language.identifiers import JobId
+from domain.language.moments import to_micros
+from domain.log.chain import GENESIS, leaf
+from domain.log.merkle import consistency_proof, inclusion_proof, is_included, root
+from entrypoints.service.fairlog import Fairlog
+from projections.following.follower import Follower
+from projections.following.merkle import MerkleProjection, TileTree
+
+EVENTS_A_PROOF_MAX: Final = 10_000
+_FORMAT: Final = "fairlog-proof-1"
+
+
+class Head(Struct, frozen=True, kw_only=True):
+    """What to keep of a log: nobody can then change anything up to it unnoticed."""
+
+    position: int
+    hash: str  # hex; the chain up to there
+    root: str  # hex; of the Merkle tree over the leaves up to there
+
+
+class ProvenEvent(Struct, frozen=True, kw_only=True):
+    """A row of the log as it is hashed, see `domain.log.chain`."""
+
+    position: int
+    version: int
+    type: str
+    user_id: str | None
+    job_id: int | None
+    recorded_at: int  # UTC, microseconds
+    data: str  # the JSON of the event, byte for byte
+    path: Sequence[str]  # hex, from below; see `domain.log.merkle.is_included`
+
+
+class InclusionProof(Struct, frozen=True, kw_only=True):
+    """These events are in the log that the head stands for."""
+
+    format: str = _FORMAT
+    head: Head
+    events: Sequence[ProvenEvent]
+
+
+class ConsistencyProof(Struct, frozen=True, kw_only=True):
+    """The second log begins with the first."""
+
+    format: str = _FORMAT
+    first: Head
+    second: Head
+    path: Sequence[str]  # hex
+
+
+class Evidence:
+    """Its answers are about the tree's position, which is brought to the log's end first."""
+
+    def __init__(self, fairlog: Fairlog) -> None:
+        self._fairlog = fairlog
+        self._follower: Follower[Any] = next(
+            one for one in fairlog.following.followers
+            if isinstance(one.projection, MerkleProjection)
+        )  # fmt: skip
+
+    def catch_up(self) -> None:
+        """Take into the tree what was in the log when this was called. Raises `LogUnavailable`."""
+        end = self._fairlog.read_now(self._fairlog.log.position)
+        while self._fairlog.read_now(self._size) < end:
+            self._follower.step()
+
+    def head(self, connection: Connection, position: int | None = None) -> Head:
+        """As of a position, or of the tree's end. Raises `InvalidInput` beyond it."""
+        end = self._size(connection)
+        at = end if position is None else position
+        if at > end:
+            raise InvalidInput(f"The log ends at position {end}.")
+        chain = GENESIS if at == 0 else self._fairlog.log.hash_at(connection, at)
+        if chain is None:
+            raise LogCorrupt(f"The log has no event at position {at}.")
+        return Head(position=at, hash=chain.hex(), root=root(TileTree(connection), at).hex())
+
+    def prove_job(
+        self, connection: Connection, job_id: JobId, position: int | None
+    ) -> InclusionProof:
+        """Every event of a job up to a position. Raises `InvalidInput` where there is none."""
+        return self._prove(connection, EventFilter(job_id=job_id), 0, EVENTS_A_PROOF_MAX, position)
+
+    def prove_event(
+        self, connection: Connection, event: int, position: int | None
+    ) -> InclusionProof:
+        return self._prove(connection, EventFilter(), event - 1, 1, position)
+
+    def prove_growth(
+        self, connection: Connection, first: int, position: int | None
+    ) -> ConsistencyProof:
+        """That the log as of a position begins with the one as of an earlier one."""
+        second = self.head(connection, position)
+        if not 0 < first <= second.position:
+            raise InvalidInput(f"The earlier head is at a position from 1 to {second.position}.")
+        path = consistency_proof(TileTree(connection), first, second.position)
+        return ConsistencyProof(
+            first=self.head(connection, first), second=second, path=[one.hex() for one in path]
+        )
+
+    def _size(self, connection: Connection) -> int:
+        at = self._follower.checkpoint(connection)
+        if at is None:
+            raise FairlogError("The Merkle tree is not built; run `fairlog migrate`.")
+        return at.position
+
+    def _prove(
+        self, connection: Connection, wanted: EventFilter, after: int, most: int,
+        position: int | None,
+    ) -> InclusionProof:  # fmt: skip
+        head = self.head(connection, position)
+        tree = TileTree(connection)
+        found = audit_log.find(connection, wanted, after, most)
+        events = [_proven(tree, event, head) for event in found if event.position <= head.position]
+        if not events:
+            raise InvalidInput(f"There is no such event up to position {head.position}.")
+        return InclusionProof(head=head, events=events)
+
+
+def _proven(tree: TileTree, event: StoredEvent, head: Head) -> ProvenEvent:
+    user_id = None if event.user_id is None else event.user_id.encode()
+    recorded_at = to_micros(event.recorded_at)
+    hashed = leaf(
+        event.position, event.version, event.type.encode(), user_id, event.job_id, recorded_at,
+        event.data,
+    )  # fmt: skip
+    path = inclusion_proof(tree, event.position - 1, head.position)
+    if not is_included(hashed, event.position - 1, head.position, path, bytes.fromhex(head.root)):
+        raise LogCorrupt(
+            f"Event {event.position} is not what it was when it came into the Merkle tree; "
+            "`fairlog verify` says what else is wrong."
+        )
+    return ProvenEvent(
+        position=event.position, version=event.version, type=event.type, user_id=event.user_id,
+        job_id=event.job_id, recorded_at=recorded_at, data=event.data.decode(),
+        path=[one.hex() for one in path],
+    )  # fmt: skip

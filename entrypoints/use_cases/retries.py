@@ -1,0 +1,68 @@
+"""Starting failed or cancelled jobs again: each counts as a submission of its user, and is refused
+at the door as one.
+"""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from domain.decisions.decide import JobStands
+from domain.jobs.job import Job, State
+from domain.language.commands import RetryJob
+from domain.language.errors import FairlogError, RateLimited, again
+from domain.language.events import Scope
+from domain.language.identifiers import JobId, UserId
+from entrypoints.service.fairlog import Fairlog
+from entrypoints.service.views import JobView
+
+RETRIES_AT_ONCE: Final = 50
+_ENDED_BADLY: Final = {State.FAILED, State.CANCELLED}
+
+_Refused = dict[UserId | None, RateLimited]  # by user; None: of all together
+
+
+async def retry(fairlog: Fairlog, job_id: JobId) -> JobView:
+    """The job as it then stands. Raises `RateLimited`, or why the job cannot be started again."""
+    [outcome] = await retry_all(fairlog, [job_id])
+    if isinstance(outcome, Exception):
+        raise again(outcome)
+    return await fairlog.view_of(outcome)
+
+
+async def retry_all(fairlog: Fairlog, job_ids: Sequence[JobId]) -> list[Job | FairlogError]:
+    """Retry many, with one outcome for each, in order.
+
+    A user whose window turns out to be used up is not asked for again: the rest of their jobs has
+    the same refusal, and nothing is recorded of it.
+    """
+    found = await fairlog.read(lambda connection: fairlog.jobs.find(connection, list(job_ids)))
+    refused: _Refused = {}
+    outcomes: list[Job | FairlogError] = []
+    for start in range(0, len(job_ids), RETRIES_AT_ONCE):
+        some = job_ids[start : start + RETRIES_AT_ONCE]
+        answers = await asyncio.gather(
+            *(_retry(fairlog, job_id, found.get(job_id), refused) for job_id in some)
+        )
+        for answer in answers:
+            if isinstance(answer, RateLimited):
+                whose = answer.user_id if answer.scope is Scope.USER else None
+                refused.setdefault(whose, answer)
+        outcomes += answers
+    return outcomes
+
+
+async def _retry(
+    fairlog: Fairlog, job_id: JobId, job: Job | None, refused: Mapping[UserId | None, RateLimited]
+) -> Job | FairlogError:
+    command = RetryJob(job_id=job_id)
+    try:
+        if job is None or job.state not in _ENDED_BADLY:  # the log says why it cannot be
+            stands = await fairlog.writer.execute(command)
+        elif known := refused.get(job.user_id) or refused.get(None):
+            return known
+        else:
+            stands = await fairlog.door.ask(job.user_id, command)
+    except FairlogError as error:
+        return error
+    assert isinstance(stands, JobStands), stands
+    return stands.job

@@ -1,0 +1,142 @@
+"""How things stood at a position of the log, or at a time, from the same folds as how they stand.
+
+A time means behind the last event recorded by then. What has not come yet is refused: an answer
+about it could turn out wrong.
+"""
+
+from datetime import datetime, timedelta
+from typing import Final
+
+from sqlalchemy.engine import Connection
+
+from adapters.log import audit_log
+from adapters.log.audit_log import EventFilter
+from adapters.log.histories import changes_of, heartbeats
+from domain.audit.system_state import Standing, line_in_order
+from domain.jobs.history import jobs_of, with_heartbeats
+from domain.jobs.job import Job, State
+from domain.language.errors import InvalidInput, UnknownJob
+from domain.language.identifiers import GLOBAL, JobId, Kind, UserId
+from domain.language.policy import Policy
+from entrypoints.service.fairlog import Fairlog
+from entrypoints.service.queries import FRONT_OF_LINE, KINDS_SHOWN_MAX
+from entrypoints.service.views import (
+    JobView,
+    KindView,
+    LimitView,
+    LineView,
+    PastStateView,
+    TurnView,
+    window_view,
+)
+from entrypoints.use_cases.past_policy import policy_then
+from projections.following.snapshots import current, standing_at
+
+JOBS_SHOWN_MAX: Final = 1000
+LIMITS_SHOWN_MAX: Final = 1000
+_NO_KIND: Final = Kind("")
+_MICROSECOND: Final = timedelta(microseconds=1)
+
+
+class TimeTravel:
+    """`fairlog` is asked on a connection of the caller's."""
+
+    def __init__(self, fairlog: Fairlog) -> None:
+        self._fairlog = fairlog
+
+    def position(self, connection: Connection, as_of: int | datetime) -> int:
+        """The last position that counts. Raises `InvalidInput`."""
+        log = self._fairlog.log
+        end = log.position(connection)
+        if isinstance(as_of, int):
+            if as_of > end:
+                raise InvalidInput(f"as_of: the log ends at position {end}.")
+            return as_of
+        if as_of > log.now(connection):
+            raise InvalidInput("as_of: that time has not come yet.")
+        return audit_log.first_at(connection, as_of + _MICROSECOND) - 1
+
+    def job(self, connection: Connection, job_id: JobId, as_of: int | datetime) -> JobView:
+        """Raises `UnknownJob` where it did not exist then."""
+        found = self.job_at(connection, job_id, self.position(connection, as_of))
+        return self._views(connection, [found])[0]
+
+    def job_at(self, connection: Connection, job_id: JobId, position: int) -> Job:
+        """Raises `UnknownJob` where it did not exist then."""
+        found = self.jobs(connection, [job_id], position)
+        if not found:
+            today = self._fairlog.jobs.find(connection, [job_id]).get(job_id)
+            raise UnknownJob(job_id, None if today is None else today.submitted_at)
+        return found[0]
+
+    def jobs_of_user(
+        self, connection: Connection, user_id: UserId, as_of: int | datetime, limit: int
+    ) -> list[Job]:
+        """The newest of a user's jobs, the newest first; `view` gives one with its bodies."""
+        position = self.position(connection, as_of)
+        wanted = EventFilter(user_id=user_id, types=["JobSubmitted"])
+        submissions = audit_log.find_newest(connection, wanted, position + 1, limit)
+        ids = [JobId(event.position) for event in submissions]
+        return self.jobs(connection, ids, position)
+
+    def view(self, connection: Connection, job: Job) -> JobView:
+        return self._views(connection, [job])[0]
+
+    def _views(self, connection: Connection, jobs: list[Job]) -> list[JobView]:
+        """What has been erased since is not there to be shown any more."""
+        today = self._fairlog.jobs.find(connection, [job.id for job in jobs])
+        erased = {job.id for job in today.values() if job.erased_at is not None}
+        views = self._fairlog.views(connection, jobs, erased)
+        for view in views:
+            if view.id in erased:
+                view.erased = True
+        return views
+
+    def jobs(self, connection: Connection, job_ids: list[JobId], position: int) -> list[Job]:
+        """Those of them that existed at a position."""
+        jobs = jobs_of(changes_of(connection, job_ids, position))
+        return [
+            with_heartbeats(job, heartbeats(connection, job.id, position))
+            for job_id in job_ids
+            if (job := jobs.get(job_id)) is not None
+        ]
+
+    def state(self, connection: Connection, as_of: int | datetime) -> PastStateView:
+        position = self.position(connection, as_of)
+        standing = standing_at(connection, current(), self._fairlog.log.read, position)
+        now = as_of if isinstance(as_of, datetime) else standing.recorded_at
+        policy = policy_then(self._fairlog, connection, standing)
+        return state_view(standing, policy, now)
+
+
+def state_view(standing: Standing, policy: Policy, now: datetime) -> PastStateView:
+    line, windows = standing.line, standing.windows
+    everyone = windows.limits.get((GLOBAL, _NO_KIND))
+    return PastStateView(
+        position=standing.position,
+        recorded_at=standing.recorded_at,
+        jobs=standing.jobs,
+        total=sum(standing.jobs.values()),
+        line=LineView(
+            standing.jobs[State.QUEUED],
+            [
+                KindView(kind, load.waiting, load.running, load.running_limit)
+                for kind, load in sorted(line.kinds.items())[:KINDS_SHOWN_MAX]
+            ],
+            [
+                TurnView(user_id, user.turn or 0, user.last_served, user.waiting, user.running)
+                for user_id, user in line_in_order(standing)[:FRONT_OF_LINE]
+            ],
+        ),
+        limits=[
+            LimitView(user_id or None, kind or None, one.submissions, one.running)
+            for (user_id, kind), one in sorted(windows.limits.items(), key=lambda item: item[0])[
+                :LIMITS_SHOWN_MAX
+            ]
+        ],
+        limits_total=len(windows.limits),
+        global_=window_view(
+            windows.global_window(policy, now),
+            None if everyone is None else everyone.running,
+        ),
+    )

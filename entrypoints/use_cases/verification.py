@@ -1,0 +1,93 @@
+"""`fairlog verify` wired: the log as it is stored, one moment of it, and a scratch database."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from adapters.database.scratch import scratch_database
+from adapters.log.schema import TriggerFault, sees_triggers, trigger_faults, triggers_are_possible
+from adapters.log.schema_check import schema_faults
+from adapters.log.stored_log import SqlStoredLog, snapshot
+from adapters.log.tables import metadata
+from domain.language.events import Recorded
+from domain.log.stored_log import Leaf
+from entrypoints.composition import projection_tables
+from entrypoints.runtime.interpreter import tuned_for_one_pass
+from entrypoints.service.fairlog import Fairlog
+from entrypoints.use_cases.verifying import following, history_check, history_check_beside
+from projections.following.follower import FollowingProjection
+from projections.following.merkle import MerkleProjection
+from projections.verify import bookkeeping
+from projections.verify.findings import Difference, Finding, Report
+from projections.verify.log_check import Following, LogCheck
+from projections.verify.verify import Kept, Progress, Verified, head_of, verify, verify_chain
+
+EVENTS_APART_MIN: Final = 20_000  # starting a process takes as long as checking some of them
+
+
+def verify_log(fairlog: Fairlog, report: Report, progress: Progress) -> Verified:
+    """Check the log, and every projection against it, while everybody goes on working."""
+    database = fairlog.database
+    found = faults_of_tables(fairlog)
+    with tuned_for_one_pass(), _log_check(fairlog) as ours:
+        is_long = ours.head.position >= EVENTS_APART_MIN
+        with (history_check_beside if is_long else history_check)(database) as beside:
+            return verify(ours, beside, report, progress, found)
+
+
+def verify_log_chain(fairlog: Fairlog, kept: Kept, report: Report, progress: Progress) -> Verified:
+    """Check only the chain, and only what is new since a kept head."""
+    with snapshot(fairlog.database) as connection:
+        return verify_chain(_stored_log(fairlog), connection, kept, report, progress)
+
+
+def faults_of_tables(fairlog: Fairlog) -> list[Finding | Difference]:
+    """What is wrong with the tables themselves, and with the triggers that guard the events."""
+    database = fairlog.database
+    faults: list[Finding | Difference] = []
+    if triggers_are_possible(database) and (missing := trigger_faults(database)):
+        is_seen = sees_triggers(database)
+        faults += [
+            Finding(None, f"the trigger {name} on events {fault.value}; run `fairlog migrate`")
+            for name, fault in missing.items()
+            if is_seen or fault is not TriggerFault.MISSING
+        ]
+    with database.read() as connection:
+        for one in schema_faults(connection, metadata.sorted_tables):
+            what = f"{one.table}, {one.what}: {one.found}, and not {one.wanted}"
+            faults.append(Finding(None, what))
+        for projection, tables in projection_tables(fairlog).items():
+            faults += [
+                Difference(projection, one.table, one.what, one.found, one.wanted)
+                for one in schema_faults(connection, tables)
+            ]
+    return faults
+
+
+def bookkeeping_faults(fairlog: Fairlog) -> list[str]:
+    """What `fairlog verify` would tell of the head row, the registry and the checkpoints."""
+    log = _stored_log(fairlog)
+    following = [follower.projection for follower in fairlog.following.followers]
+    with snapshot(fairlog.database) as connection:
+        head = head_of(log, connection)
+        found = bookkeeping.differences(log, connection, head, following)
+        return [*head.wrong, *map(str, found)]
+
+
+@contextmanager
+def _log_check(fairlog: Fairlog) -> Iterator[LogCheck]:
+    log = _stored_log(fairlog)
+    events: list[FollowingProjection[Recorded]] = []
+    leaves: list[FollowingProjection[Leaf]] = []
+    every = [follower.projection for follower in fairlog.following.followers]
+    elsewhere = {one.name for one in following()}
+    for projection in every:
+        if projection.name not in elsewhere:
+            (leaves if isinstance(projection, MerkleProjection) else events).append(projection)
+    with snapshot(fairlog.database) as connection, scratch_database() as scratch:
+        head = head_of(log, connection)
+        yield LogCheck(log, connection, head, Following(events, leaves, every), scratch)
+
+
+def _stored_log(fairlog: Fairlog) -> SqlStoredLog:
+    return SqlStoredLog(is_sqlite=fairlog.database.is_sqlite)

@@ -1,0 +1,63 @@
+"""`fairlog whatif` wired: the submissions of some time, decided again under other limits."""
+
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from typing import Final
+
+from msgspec import Struct
+from sqlalchemy.engine import Connection
+
+from adapters.log import audit_log
+from adapters.log.histories import of_types
+from domain.audit.whatif import Defaults, OtherLimits, Outcome, WhatIf, warm_up_from
+from domain.language.events import LimitChanged, RateLimitDecided, Scope
+from domain.language.identifiers import UserId
+from entrypoints.service.fairlog import Fairlog
+from projections.following.snapshots import current, standing_at
+
+Progress = Callable[[int, int], None]
+_TYPES: Final = ("RateLimitDecided", "LimitChanged")
+_EVENTS_A_REPORT: Final = 5_000
+
+
+class Answer(Struct, frozen=True):
+    users: Mapping[UserId, Outcome]  # those who submitted anything
+    total: Outcome
+    events: int  # of the log that were looked at
+
+
+def what_if(
+    fairlog: Fairlog, connection: Connection, other: OtherLimits, since: datetime | None,
+    until: datetime | None, progress: Progress = lambda _done, _total: None,
+) -> Answer:  # fmt: skip
+    """`since` is inclusive, `until` exclusive; by when the log recorded it."""
+    log, policy = fairlog.log, fairlog.policy
+    end = log.position(connection) if until is None else audit_log.first_at(connection, until) - 1
+    begin = 0 if since is None else _begin(fairlog, connection, other, since)
+    replay = WhatIf(other, Defaults(policy.user_limit, policy.global_limit), since)
+    for (user_id, kind), limits in standing_at(
+        connection, current(), log.read, begin
+    ).windows.limits.items():
+        if not kind:
+            scope = Scope.USER if user_id else Scope.GLOBAL
+            replay.set_limit(
+                LimitChanged(scope=scope, user_id=user_id or None, limit=limits.submissions)
+            )
+    for number, recorded in enumerate(of_types(connection, _TYPES, begin, end)):
+        replay.take(recorded)
+        if number % _EVENTS_A_REPORT == 0:
+            progress(recorded.position - begin, end - begin)
+    total = replay.finish()
+    return Answer(replay.users, total, max(0, end - begin))
+
+
+def _begin(fairlog: Fairlog, connection: Connection, other: OtherLimits, since: datetime) -> int:
+    """The position before the earliest window that `since` is in, by any length in question."""
+    log = fairlog.log
+    first = audit_log.first_at(connection, since)
+    lengths = {fairlog.policy.window_seconds, other.window_seconds or 1}
+    nearby = of_types(connection, ["RateLimitDecided"], first - 1, log.position(connection))
+    event = next((one.event for one in nearby), None)
+    if isinstance(event, RateLimitDecided):
+        lengths.add(event.window_seconds)
+    return audit_log.first_at(connection, min(warm_up_from(since, one) for one in lengths)) - 1

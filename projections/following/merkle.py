@@ -1,0 +1,104 @@
+"""The Merkle tree over the log, in tiles: for proofs to those who do not have the log.
+
+A tile holds 256 hashes of one level in a row; a level stands for eight of the tree's, so the next
+one has the hashes of whole tiles. Only the last tile of a level ever changes, by growing.
+"""
+
+from collections.abc import Sequence
+from typing import Final
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from domain.language.errors import LogCorrupt
+from domain.log.merkle import HASH_BYTES, complete_root
+from domain.log.stored_log import Leaf
+from projections.storage import registry
+from projections.storage.rows import ROW_BYTES, Document, generation, upsert
+
+VERSION: Final = 1
+TILE: Final = 256  # hashes
+_LEVELS: Final = 8  # of the tree, that one level of tiles stands for: 2**8 is 256
+metadata = sa.MetaData()
+
+tiles = sa.Table(
+    f"merkle_tiles_v{VERSION}",
+    metadata,
+    generation(),
+    sa.Column("level", sa.SmallInteger, primary_key=True, autoincrement=False),
+    sa.Column("tile", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("hashes", Document, nullable=False, comment="up to 256 of 32 bytes"),
+    info={ROW_BYTES: TILE * HASH_BYTES},
+)
+
+
+class MerkleProjection:
+    name = "merkle"
+    version = VERSION
+    tables = (tiles,)
+
+    def apply(self, connection: Connection, generation: int, events: Sequence[Leaf]) -> None:
+        """Raises `LogCorrupt` where the leaves do not follow those that are there."""
+        level, index = 0, events[0].position - 1
+        if events[-1].position - events[0].position != len(events) - 1:
+            raise LogCorrupt(f"There are events missing behind position {events[0].position}.")
+        hashes = [leaf.hash for leaf in events]
+        while hashes:
+            index, hashes = _append(connection, generation, level, index, hashes)
+            level += 1
+
+
+def _append(
+    connection: Connection, generation: int, level: int, index: int, hashes: list[bytes]
+) -> tuple[int, list[bytes]]:
+    """Add hashes to a level from an index on; what the tiles that became whole give to the next."""
+    first, there = divmod(index, TILE)
+    content = b""
+    if there:
+        content = _read(connection, sa.literal(generation), level, first)
+        if len(content) != there * HASH_BYTES:
+            raise LogCorrupt(f"The Merkle tile {first} of level {level} is not as it was left.")
+    content += b"".join(hashes)
+    size = TILE * HASH_BYTES
+    found = [content[start : start + size] for start in range(0, len(content), size)]
+    upsert(
+        connection, tiles,
+        [(generation, level, first + number, tile) for number, tile in enumerate(found)],
+    )  # fmt: skip
+    return first, [complete_root(tile) for tile in found if len(tile) == size]
+
+
+def _read(
+    connection: Connection, generation: sa.ColumnElement[int], level: int, tile: int
+) -> bytes:
+    found = connection.execute(
+        sa.select(tiles.c.hashes).where(
+            tiles.c.generation == generation, tiles.c.level == level, tiles.c.tile == tile
+        )
+    ).scalar_one_or_none()
+    return b"" if found is None else bytes(found)
+
+
+class TileTree:
+    """Gives hashes of complete subtrees (`domain.log.merkle.Subtree`) in the generation in use."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._generation = registry.current(MerkleProjection.name)
+        self._tiles: dict[tuple[int, int], bytes] = {}  # a proof needs some ten of them
+
+    def __call__(self, level: int, index: int) -> bytes:
+        """Raises `LogCorrupt` for one that is not there."""
+        tile_level, within = divmod(level, _LEVELS)
+        tile, start = divmod(index << within, TILE)
+        size = HASH_BYTES << within
+        hashes = self._tile(tile_level, tile)[HASH_BYTES * start :][:size]
+        if len(hashes) != size:
+            raise LogCorrupt("The Merkle tree is not whole; run `fairlog rebuild`.")
+        return complete_root(hashes)
+
+    def _tile(self, level: int, tile: int) -> bytes:
+        key = (level, tile)
+        if key not in self._tiles:
+            self._tiles[key] = _read(self._connection, self._generation, level, tile)
+        return self._tiles[key]

@@ -1,0 +1,372 @@
+"""Every job as it stands: one row a job, found by id, user, state, key, claim, due time or place.
+
+The row holds the job as JSON beside the columns that it is found by: one column to write and read
+instead of thirty, and still open to a look with the database's own JSON functions. The waiting jobs
+of a lane are found in their order by an index, so that they need no table of their own.
+"""
+
+from collections.abc import Iterable, Sequence
+from functools import partial
+from typing import Any, Final
+
+import msgspec
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from domain.decisions.ports import Write
+from domain.decisions.write_model import Needs, World
+from domain.fairness.due import DueJob
+from domain.fairness.line import Lane, WaitingJob
+from domain.jobs.claims import Claims, claim_of
+from domain.jobs.job import Job, State
+from domain.language.identifiers import JobId, ServerId, UserId
+from domain.language.moments import to_micros
+from projections.inline.empty_claims import empty_claims
+from projections.storage.rows import (
+    FOUND_BY_FOLDS,
+    Document,
+    Identifier,
+    Query,
+    Row,
+    delete,
+    digest,
+    fetch,
+    generation,
+    limited,
+    placeholder,
+    send_rows,
+    union,
+    upserting,
+)  # fmt: skip
+
+VERSION: Final = 3
+metadata = sa.MetaData()
+
+jobs = sa.Table(
+    f"jobs_v{VERSION}",
+    metadata,
+    generation(),
+    sa.Column("id", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("user_id", Identifier, nullable=False),
+    sa.Column("kind", Identifier, nullable=False),
+    sa.Column("state", sa.SmallInteger, nullable=False),
+    sa.Column("key_hash", digest(32), comment="while the key means this job"),
+    sa.Column("claim_hash", digest(16), comment="of the latest claim that named itself"),
+    sa.Column("due_at", sa.BigInteger, comment="UTC, microseconds: when the clock changes it"),
+    sa.Column("server", Identifier, comment="that runs it inside itself, while it does"),
+    sa.Column("worker", Identifier, comment="that holds it, while one does"),
+    sa.Column("place", sa.Integer, comment="in its lane while it waits: lower is sooner"),
+    sa.Column("job", Document, nullable=False),
+    sa.Index(f"jobs_v{VERSION}_by_user", "generation", "user_id", "id"),
+    sa.Index(f"jobs_v{VERSION}_by_state", "generation", "state", "id"),
+    sa.Index(f"jobs_v{VERSION}_by_key", "generation", "key_hash", info={FOUND_BY_FOLDS: True}),
+    sa.Index(f"jobs_v{VERSION}_by_claim", "generation", "claim_hash", info={FOUND_BY_FOLDS: True}),
+    sa.Index(f"jobs_v{VERSION}_by_due", "generation", "due_at", "id"),
+    sa.Index(f"jobs_v{VERSION}_by_place", "generation", "user_id", "kind", "place", "id"),
+)
+
+job_counts = sa.Table(
+    f"job_counts_v{VERSION}",
+    metadata,
+    generation(),
+    sa.Column("state", sa.SmallInteger, primary_key=True, autoincrement=False),
+    sa.Column("jobs", sa.BigInteger, nullable=False),
+)
+
+noted_claims = sa.Table(
+    f"noted_claims_v{VERSION}",
+    metadata,
+    generation(),
+    sa.Column("claim_hash", digest(16), primary_key=True, comment="of one that no job stands for"),
+    sa.Column("made_at", sa.BigInteger, nullable=False, comment="UTC, microseconds"),
+    sa.Index(
+        f"noted_claims_v{VERSION}_by_time", "generation", "made_at", info={FOUND_BY_FOLDS: True}
+    ),
+)
+
+# Stored for ever as long as this version is: add behind, never renumber.
+STATE_NUMBERS: Final = {
+    State.SCHEDULED: 0, State.QUEUED: 1, State.RUNNING: 2,
+    State.DONE: 3, State.FAILED: 4, State.CANCELLED: 5,
+}  # fmt: skip
+STATES: Final = {number: state for state, number in STATE_NUMBERS.items()}
+
+_encode = msgspec.json.Encoder().encode
+_decoder = msgspec.json.Decoder(Job)
+_NOTHING: sa.ColumnClause[Any] = sa.literal_column("NULL")
+# One shape for all tables, so that they are read in one statement.
+_by_id = Query(jobs, [jobs.c.job, _NOTHING], by=jobs.c.id)
+_by_key = Query(jobs, [jobs.c.job, _NOTHING], by=jobs.c.key_hash)
+_by_claim = Query(jobs, [jobs.c.job, _NOTHING], by=jobs.c.claim_hash)
+_notes = Query(
+    noted_claims, [noted_claims.c.claim_hash, noted_claims.c.made_at], by=noted_claims.c.claim_hash
+)
+_empty = Query(
+    empty_claims, [empty_claims.c.claim_hash, empty_claims.c.made_at], by=empty_claims.c.claim_hash
+)
+
+
+class JobsProjection:
+    name = "jobs"
+    version = VERSION
+    is_lasting = False
+    tables = (jobs, job_counts, noted_claims)
+
+    def look_ahead(
+        self, connection: Connection, generation: int, needs: Needs, world: World
+    ) -> None:
+        """For claims: the jobs that are named, whose end may let their users into the line."""
+        if not needs.serving:
+            return
+        for job_id in needs.jobs & world.jobs.rows.keys():
+            job = world.jobs.rows[job_id]
+            needs.users.add(job.user_id)
+            needs.kinds.add(job.kind)
+        _put(fetch(connection, generation, (_by_id, _unknown(needs, world))), needs, world)
+
+    def load(self, connection: Connection, generation: int, needs: Needs, world: World) -> None:
+        found = fetch(
+            connection, generation,
+            (_by_id, _unknown(needs, world)), (_by_key, needs.keys), (_by_claim, needs.claims),
+            (_notes, needs.claims), (_empty, needs.claims_over_http),
+        )  # fmt: skip
+        _put(found, needs, world)
+        for job_id, window_seconds in needs.retries.items():
+            if job_id in world.jobs.rows:
+                needs.windows.add((world.jobs.rows[job_id].user_id, window_seconds))
+        _load_lanes(connection, generation, needs, world)
+
+    def changes(self, generation: int, world: World) -> list[Write[Connection]]:
+        # A count of nothing too: which states have a row must not depend on the batches.
+        counts = [
+            (generation, STATE_NUMBERS[state], by) for state, by in world.jobs.count_changes.items()
+        ]
+        known, keys = world.jobs.rows, world.jobs.keys
+        # In the order of the primary key: a page of the table is filled and left.
+        changed = [(known[job_id], keys.get(job_id)) for job_id in sorted(world.jobs.changed)]
+        world.jobs.changed.clear()
+        world.jobs.count_changes.clear()
+        claims = world.jobs.claims
+        return [
+            *upserting(jobs, changed, partial(row_of, generation)),
+            lambda connection: _count(connection, counts),
+            *upserting(noted_claims, claims.take_changed_notes(), lambda one: (generation, *one)),
+            *_forgetting(generation, claims),
+        ]
+
+
+def _unknown(needs: Needs, world: World) -> list[JobId]:
+    return [job_id for job_id in needs.jobs if job_id not in world.jobs.rows]
+
+
+def _put(found: Iterable[Row], needs: Needs, world: World) -> None:
+    for stored, made_at in found:
+        if made_at is None:
+            _know(decode_job(stored), needs, world)
+        else:
+            world.jobs.claims.know(bytes(stored), made_at)
+
+
+def _know(job: Job, needs: Needs, world: World) -> None:
+    world.jobs.put(job)
+    needs.jobs.add(job.id)
+    needs.users.add(job.user_id)
+    needs.kinds.add(job.kind)
+
+
+def _load_lanes(connection: Connection, generation: int, needs: Needs, world: World) -> None:
+    """The first jobs of the lanes that claims will be served from, as many as they can need; of a
+    lane that was read before, more.
+    """
+    mark = placeholder(connection)
+    first = limited(
+        connection,
+        f"SELECT id, job FROM {jobs.name} WHERE generation = {mark} AND user_id = {mark}"
+        f" AND kind = {mark} AND place IS NOT NULL ORDER BY place, id LIMIT {{count}}",
+    )
+    queues: dict[Lane, list[WaitingJob]] = {}
+    parts = [
+        (first.replace("{count}", str(count)), (generation, user_id.encode(), kind.encode()))
+        for (user_id, kind), count in needs.lanes.items()
+    ]
+    for job_id, document in union(connection, parts):
+        if job_id not in world.jobs.rows:
+            _know(decode_job(document), needs, world)
+        job = world.jobs.rows[job_id]
+        lane: Lane = (job.user_id, job.kind)
+        queues.setdefault(lane, []).append(WaitingJob(job.id, *lane, job.priority, job.is_suspect))
+    for queue in queues.values():
+        queue.sort(key=lambda job: job.order)
+    world.line.ahead.queues.update(queues)
+
+
+def row_of(generation: int, changed: tuple[Job, bytes | None]) -> Row:
+    """Of a job, and the hash of the key that it holds, if it does."""
+    job, key = changed
+    state, due_at = job.state, job.due_at
+    runs_in, holder = (job.server, job.worker) if state is State.RUNNING else (None, None)
+    place = -job.priority if state is State.QUEUED else None
+    return (
+        generation, job.id, job.user_id.encode(), job.kind.encode(), STATE_NUMBERS[state],
+        key, claim_of(job), None if due_at is None else to_micros(due_at),
+        None if runs_in is None else runs_in.encode(),
+        None if holder is None else holder.encode(), place, _encode(job),
+    )  # fmt: skip
+
+
+def _forgetting(generation: int, claims: Claims) -> list[Write[Connection]]:
+    """Remove the notes that are over, if that was not done up to this minute."""
+    over = claims.notes_from
+    if over <= claims.notes_removed:
+        return []
+    claims.notes_removed = over
+
+    def remove(connection: Connection) -> None:
+        found = connection.execute(
+            sa.select(noted_claims.c.claim_hash).where(
+                noted_claims.c.generation == generation, noted_claims.c.made_at <= over
+            )
+        )
+        delete(connection, noted_claims, generation, [tuple(row) for row in found])
+
+    return [remove]
+
+
+def decode_job(document: bytes) -> Job:
+    return _decoder.decode(document)
+
+
+def _count(connection: Connection, changes: Sequence[Row]) -> None:
+    """Add to the counts without reading them first."""
+    mark = placeholder(connection)
+    insert = (
+        f"INSERT INTO {job_counts.name} (generation, state, jobs) VALUES ({mark}, {mark}, {mark})"
+    )
+    if connection.dialect.name == "sqlite":
+        add = "ON CONFLICT (generation, state) DO UPDATE SET jobs = jobs + excluded.jobs"
+    else:
+        add = "ON DUPLICATE KEY UPDATE jobs = jobs + VALUES(jobs)"
+    send_rows(connection, f"{insert} {add}", changes)
+
+
+class JobQueries:
+    """Questions about jobs. `generation` is the current one, or an expression that gives it."""
+
+    def __init__(self, generation: sa.ColumnElement[int]) -> None:
+        self._generation = generation
+
+    def find(self, connection: Connection, job_ids: list[JobId]) -> dict[JobId, Job]:
+        rows = connection.execute(
+            sa.select(jobs.c.job).where(
+                jobs.c.generation == self._generation, jobs.c.id.in_(job_ids)
+            )
+        )
+        return {job.id: job for job in (decode_job(document) for (document,) in rows)}
+
+    def newest(
+        self, connection: Connection, user_id: UserId | None, state: State | None,
+        below: int | None, limit: int,
+    ) -> list[Job]:  # fmt: skip
+        """Newest first; `below` is the last id of the page before."""
+        query = sa.select(jobs.c.job).where(jobs.c.generation == self._generation)
+        if user_id is not None:
+            query = query.where(jobs.c.user_id == user_id.encode())
+        if state is not None:
+            query = query.where(jobs.c.state == STATE_NUMBERS[state])
+        if below is not None:
+            query = query.where(jobs.c.id < below)
+        rows = connection.execute(query.order_by(jobs.c.id.desc()).limit(limit))
+        return [decode_job(document) for (document,) in rows]
+
+    def counts(self, connection: Connection) -> dict[State, int]:
+        """Jobs by state, kept as they change and never counted."""
+        rows = connection.execute(
+            sa.select(job_counts.c.state, job_counts.c.jobs).where(
+                job_counts.c.generation == self._generation
+            )
+        )
+        return dict.fromkeys(State, 0) | {STATES[state]: count for state, count in rows}
+
+    def due(
+        self, connection: Connection, now_micros: int, after: tuple[int, JobId] | None, limit: int
+    ) -> list[DueJob]:
+        """Jobs that the clock changes by now, the longest overdue first, behind (due_at, id)."""
+        is_due = jobs.c.due_at <= now_micros
+        if after is None:
+            return self._due(connection, is_due, limit)
+        due_at, job_id = after
+        # Two ranges of the index: as one condition, all jobs of the same moment would be read.
+        found = self._due(connection, sa.and_(jobs.c.due_at == due_at, jobs.c.id > job_id), limit)
+        left = limit - len(found)
+        if not left:
+            return found
+        return found + self._due(connection, sa.and_(jobs.c.due_at > due_at, is_due), left)
+
+    def latest_due(self, connection: Connection, now_micros: int, limit: int) -> list[DueJob]:
+        """Jobs that the clock changes by now, those first that fell due last."""
+        return self._due(connection, jobs.c.due_at <= now_micros, limit, is_latest_first=True)
+
+    def still_due(
+        self, connection: Connection, now_micros: int, job_ids: Sequence[JobId]
+    ) -> list[JobId]:
+        """Those of them that the clock still changes by now, in their order."""
+        rows = connection.execute(
+            sa.select(jobs.c.id).where(
+                jobs.c.generation == self._generation,
+                jobs.c.id.in_(job_ids),
+                jobs.c.due_at <= now_micros,
+            )
+        )
+        found = {job_id for (job_id,) in rows}
+        return [job_id for job_id in job_ids if job_id in found]
+
+    def _due(
+        self, connection: Connection, condition: sa.ColumnElement[bool], limit: int,
+        *, is_latest_first: bool = False,
+    ) -> list[DueJob]:  # fmt: skip
+        order = [jobs.c.due_at, jobs.c.id]
+        rows = connection.execute(
+            sa.select(jobs.c.due_at, jobs.c.id, jobs.c.user_id)
+            .where(jobs.c.generation == self._generation, condition)
+            .order_by(*([column.desc() for column in order] if is_latest_first else order))
+            .limit(limit)
+        )
+        return [
+            DueJob(due_at, JobId(job_id), UserId(bytes(user).decode()))
+            for due_at, job_id, user in rows
+        ]
+
+    def held_beside(
+        self, connection: Connection, job_ids: Sequence[JobId], limit: int
+    ) -> list[JobId]:
+        """The running jobs of the workers that hold these; none where none of them runs."""
+        is_running = sa.and_(
+            jobs.c.generation == self._generation, jobs.c.state == STATE_NUMBERS[State.RUNNING]
+        )
+        workers = connection.execute(
+            sa.select(jobs.c.worker).where(is_running, jobs.c.id.in_(job_ids)).distinct()
+        ).scalars()
+        named = [worker for worker in workers if worker is not None]
+        if not named:
+            return []
+        rows = connection.execute(
+            sa.select(jobs.c.id)
+            .where(is_running, jobs.c.worker.in_(named))
+            .order_by(jobs.c.id)
+            .limit(limit)
+        )
+        return [JobId(job_id) for (job_id,) in rows]
+
+    def running_in(self, connection: Connection, server: ServerId, limit: int) -> list[JobId]:
+        """Jobs that a server process runs inside itself, oldest first."""
+        rows = connection.execute(
+            sa.select(jobs.c.id)
+            .where(
+                jobs.c.generation == self._generation,
+                jobs.c.state == STATE_NUMBERS[State.RUNNING],
+                jobs.c.server == server.encode(),
+            )
+            .order_by(jobs.c.id)
+            .limit(limit)
+        )
+        return [JobId(job_id) for (job_id,) in rows]

@@ -1,0 +1,99 @@
+"""The projections that are kept in the writer's transaction, and how they come to be current."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Final
+
+from sqlalchemy.engine import Connection
+
+from domain.decisions.ports import Projection
+from domain.decisions.write_model import Needs, World
+from domain.fairness.line import Lookahead, Unread
+from domain.language.errors import LogUnavailable
+from domain.language.moments import to_micros
+from projections.inline.empty_claims import EmptyClaims
+from projections.inline.jobs import JobsProjection
+from projections.inline.line import LineProjection
+from projections.inline.windows import WindowsProjection
+from projections.storage import registry
+from projections.storage.generations import InlineProjection
+
+ROWS_KEPT_MAX: Final = 40_000  # between batches, some 40 MB
+
+
+def inline_projections() -> tuple[InlineProjection, ...]:
+    """In the order of loading: the jobs tell which users the line has to know."""
+    return (JobsProjection(), WindowsProjection(), LineProjection())
+
+
+class LiveProjections:
+    """The inline projections as the writer sees them, each at its current generation."""
+
+    def __init__(self, projections: Sequence[Projection[Connection]]) -> None:
+        self._projections: Final = projections
+        self._generations: dict[str, int] = {}
+        self._empty_claims = EmptyClaims()
+        self._kept: World | None = None  # as stored at its position
+        self._known = Needs()  # which rows it has, or knows to be absent
+
+    def refresh(self, connection: Connection) -> None:
+        self.forget()
+        registered = registry.read(connection)
+        registry.check_versions(registered, self._projections)
+        for projection in self._projections:
+            found = registered.get(projection.name)
+            if found is None or not found.is_built or found.version != projection.version:
+                raise LogUnavailable(
+                    f"The projection {projection.name!r} is not built for this release; "
+                    "run `fairlog migrate`."
+                )
+            self._generations[projection.name] = found.generation
+
+    def load(self, connection: Connection, position: int, needs: Needs) -> World:
+        """Rows that are known from the batches before are not read again, unless another process
+        has written meanwhile.
+        """
+        world = self._kept
+        if world is None or world.position != position or self._known.size() > ROWS_KEPT_MAX:
+            self.forget()
+            world = World()
+            world.position = position
+        self._kept = None
+        world.line.ahead = Lookahead()
+        self._load(connection, needs, world)
+        return world
+
+    def look_further(self, connection: Connection, unread: Unread, world: World) -> None:
+        """The stored rows are those of the beginning of the batch, and so is what was read of them;
+        what changed since is in the world.
+        """
+        needs = Needs()
+        needs.unread = unread
+        self._load(connection, needs, world)
+
+    def _load(self, connection: Connection, needs: Needs, world: World) -> None:
+        for projection in self._projections:
+            at = self._generations[projection.name]
+            projection.look_ahead(connection, at, needs, world)
+        for projection in self._projections:
+            missing = needs.without(self._known)
+            projection.load(connection, self._generations[projection.name], missing, world)
+            needs.add(missing)
+        self._known.add(needs)
+
+    def save(self, connection: Connection, world: World) -> None:
+        for projection in self._projections:
+            for write in projection.changes(self._generations[projection.name], world):
+                write(connection)
+
+    def note_empty_claims(
+        self, connection: Connection, claims: Sequence[bytes], now: datetime
+    ) -> None:
+        self._empty_claims.note(connection, claims, to_micros(now))
+
+    def keep(self, world: World) -> None:
+        self._kept = world
+
+    def forget(self) -> None:
+        self._kept = None
+        self._known = Needs()

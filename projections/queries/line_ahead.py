@@ -1,0 +1,68 @@
+"""What is ahead of a waiting job, counted up to a bound: never a queue of a million."""
+
+from typing import Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from domain.audit.explanation import Count
+from domain.jobs.job import Job
+from domain.language.identifiers import UserId
+from projections.inline.jobs import jobs
+from projections.inline.line import lanes, users
+
+COUNTED_MAX: Final = 500
+LANES_MAX: Final = 100
+
+
+class LineAhead:
+    """Given the current generations, or expressions that give them."""
+
+    def __init__(self, line: sa.ColumnElement[int], jobs: sa.ColumnElement[int]) -> None:
+        self._generation = line
+        self._jobs_generation = jobs
+
+    def jobs(self, connection: Connection, job: Job) -> Count:
+        """The waiting jobs of the same user, of any kind, that are served before this one."""
+        generation = connection.execute(sa.select(self._jobs_generation)).scalar_one_or_none()
+        found = 0
+        for kind in self._kinds(connection, job.user_id):
+            lane = [
+                jobs.c.generation == generation,
+                jobs.c.user_id == job.user_id.encode(),
+                jobs.c.kind == kind,
+            ]
+            # Two ranges of the index, each read in its order: a disjunction might be scanned.
+            for before in (
+                [jobs.c.place < -job.priority],
+                [jobs.c.place == -job.priority, jobs.c.id < job.id],
+            ):
+                found += _count(connection, sa.select(jobs.c.id).where(*lane, *before))
+                if found > COUNTED_MAX:
+                    return Count(COUNTED_MAX, is_exact=False)
+        return Count(found)
+
+    def users(self, connection: Connection, turn: int | None) -> Count:
+        """The users in line whose turn is older; None: this one is not in line."""
+        if turn is None:
+            return Count(0)
+        found = _count(
+            connection,
+            sa.select(users.c.turn).where(
+                users.c.generation == self._generation, users.c.turn < turn
+            ),
+        )
+        return Count(min(found, COUNTED_MAX), is_exact=found <= COUNTED_MAX)
+
+    def _kinds(self, connection: Connection, user_id: UserId) -> list[bytes]:
+        rows = connection.execute(
+            sa.select(lanes.c.kind)
+            .where(lanes.c.generation == self._generation, lanes.c.user_id == user_id.encode())
+            .limit(LANES_MAX)
+        )
+        return [bytes(kind) for (kind,) in rows]
+
+
+def _count(connection: Connection, query: "sa.Select[*tuple[Any, ...]]") -> int:
+    some = query.limit(COUNTED_MAX + 1).subquery()
+    return int(connection.execute(sa.select(sa.func.count()).select_from(some)).scalar_one())

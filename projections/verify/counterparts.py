@@ -1,0 +1,64 @@
+"""The live tables of projections, and beside them what the log gives, in a scratch database."""
+
+from collections.abc import Collection, Iterator, Sequence
+from typing import Final
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from projections.storage import registry
+from projections.storage.generations import Tabled
+from projections.storage.rows import create_for_folding
+from projections.verify.comparison import Side, differences
+from projections.verify.findings import Difference, Told
+
+SCRATCH_GENERATION: Final = 1
+
+
+class Counterparts:
+    def __init__(
+        self, snapshot: Connection, scratch: Connection, projections: Sequence[Tabled], told: Told
+    ) -> None:
+        """Raises `LogTooNew` when a projection was built by a newer release."""
+        self._snapshot = snapshot
+        self._scratch = scratch
+        self._live = _live(snapshot, projections, told)
+        for projection in projections:
+            create_for_folding(scratch, projection.tables)
+
+    def live_generation(self, name: str) -> int | None:
+        """Of a projection; None: it is not built."""
+        return self._live[name][0] if name in self._live else None
+
+    def differences(
+        self, unknown: Collection[str] = (), equal: Collection[sa.Table] = ()
+    ) -> Iterator[Difference]:
+        """Between both, but for projections of which the log has not told all, and for tables that
+        were compared before.
+        """
+        for name, (generation, tables) in self._live.items():
+            if name not in unknown:
+                live = Side(self._snapshot, generation)
+                from_log = Side(self._scratch, SCRATCH_GENERATION)
+                for table in tables:
+                    if table not in equal:
+                        yield from differences(name, table, live, from_log)
+
+
+def _live(
+    snapshot: Connection, projections: Sequence[Tabled], told: Told
+) -> dict[str, tuple[int, Sequence[sa.Table]]]:
+    """The generation in use of each projection, and its tables; told of is one that has none."""
+    registered = registry.read(snapshot)
+    registry.check_versions(registered, projections)
+    live: dict[str, tuple[int, Sequence[sa.Table]]] = {}
+    for projection in projections:
+        found = registered.get(projection.name)
+        if found is None or not found.is_built or found.version != projection.version:
+            key = f"name={projection.name!r}"
+            told.found(
+                Difference(projection.name, registry.registry.name, key, "not built", "built")
+            )
+        else:
+            live[projection.name] = (found.generation, projection.tables)
+    return live

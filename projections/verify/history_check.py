@@ -1,0 +1,151 @@
+"""Whether history could have been so: each event has to be legal, and projections what it gives."""
+
+from collections.abc import Iterator, Sequence
+
+from sqlalchemy.engine import Connection
+
+from domain.audit.legality import illegality, miscount
+from domain.decisions.write_model import World
+from domain.language.events import LeasesExtended, Recorded
+from domain.log.stored_log import StoredHead, StoredLog
+from projections.following.follower import FollowingProjection, reached
+from projections.inline.jobs import jobs
+from projections.rebuild.fold import GenerationFold
+from projections.storage.generations import InlineProjection
+from projections.verify.counterparts import SCRATCH_GENERATION, Counterparts
+from projections.verify.event_check import NO_EVENT, recorded
+from projections.verify.findings import Difference, Finding, Told
+from projections.verify.following_fold import EventFold
+from projections.verify.log_pages import LogPage, LogPages
+from projections.verify.parts import Checked, earliest, in_pages
+from projections.verify.settled_jobs import SettledJobs
+
+
+class HistoryCheck:
+    """A part of a check, with the inline projections and some of those that follow the log.
+
+    It passes over in silence what is no event, which another part tells. The fold is that of a
+    rebuild, into a scratch database.
+    """
+
+    def __init__(
+        self,
+        log: StoredLog[Connection],
+        snapshot: Connection,
+        head: StoredHead,
+        projections: Sequence[InlineProjection],
+        following: Sequence[FollowingProjection[Recorded]],
+        scratch: Connection,
+    ) -> None:
+        self._snapshot = snapshot
+        self._following = following
+        self._pages = LogPages(log, snapshot, as_events=True)
+        self._end = head.position
+        self._scratch = scratch
+        self._found: list[Finding | Difference] = []
+        self._told = Told(self._found.append)
+        self._counterparts = Counterparts(snapshot, scratch, [*projections, *following], self._told)
+        self._events = EventFold(scratch, reached(snapshot, following), self._told)
+        self._settled_jobs: SettledJobs | None = None
+        self._fold = GenerationFold(
+            [(self._beside_live(projection), SCRATCH_GENERATION) for projection in projections],
+            events_expected=self._end,
+        )
+        self._stopped_at: int | None = None
+
+    def pages(self) -> Iterator[Checked]:
+        yield self._checked(0)
+        with self._pages as pages:
+            for page in pages.behind(0):
+                self._take(page)
+                yield self._checked(page.up_to)
+                if self._stopped_at is not None or page.up_to >= self._end:
+                    break
+            self._events.finish()
+            if self._stopped_at is None:
+                self._finish()
+        yield self._checked(self._end)
+
+    def stopped_at(self) -> int | None:
+        return earliest(self._stopped_at, self._events.stopped_at)
+
+    def differences(self) -> Iterator[Sequence[Difference]]:
+        settled, equal = self._settled_jobs, []
+        if settled is not None:
+            if settled.are_all(self._snapshot, self._scratch):
+                equal = [jobs]
+            else:
+                settled.write_out(self._snapshot, self._scratch, SCRATCH_GENERATION)
+        unknown = self._events.not_begun(self._following)
+        return in_pages(self._counterparts.differences(unknown, equal))
+
+    def _beside_live(self, projection: InlineProjection) -> InlineProjection:
+        live_generation = self._counterparts.live_generation(projection.name)
+        if projection.name != SettledJobs.name or live_generation is None:
+            return projection
+        self._settled_jobs = SettledJobs(self._pages, live_generation)
+        return self._settled_jobs
+
+    def _checked(self, position: int) -> Checked:
+        found = list(self._found)
+        self._found.clear()
+        return Checked(position, found)
+
+    def _take(self, page: LogPage) -> None:
+        events, unreadable = _readable(page, min(page.up_to, self._end))
+        try:
+            self._fold.take(self._scratch, events, self._judge)
+            if self._fold.is_save_due:
+                for write in self._fold.changes_due():
+                    write(self._scratch)
+        except Exception as error:  # noqa: BLE001 (a history that no rule made may do anything)
+            self._cannot_fold(self._fold.position + 1, error)
+        else:
+            self._events.take(events)
+            self._stopped_at = unreadable
+
+    def _judge(self, world: World, recorded: Recorded) -> None:
+        if wrong := _illegality(world, recorded):
+            self._told.about(
+                recorded.position, f"{type(recorded.event).__name__} was illegal: {wrong}"
+            )
+
+    def _finish(self) -> None:
+        """Write what has not been written yet, so that the tables can be compared."""
+        try:
+            self._fold.save(self._scratch)
+            if self._settled_jobs is not None:
+                self._settled_jobs.settle_rest(self._scratch, SCRATCH_GENERATION)
+        except Exception as error:  # noqa: BLE001 (see above)
+            self._cannot_fold(self._fold.position, error)
+
+    def _cannot_fold(self, position: int, error: Exception) -> None:
+        """Raises the error where it is the database's."""
+        if self._pages.has_failed:
+            raise error
+        self._told.about(position, f"it cannot be folded ({type(error).__name__}: {error})")
+        self._stopped_at = position
+
+
+def _readable(page: LogPage, up_to: int) -> tuple[Sequence[Recorded], int | None]:
+    """The events up to a position, or to the first row that is none, and which one that is."""
+    if page.events:
+        return [one for one in page.events if one.position <= up_to], None
+    events: list[Recorded] = []
+    for row in page.rows:
+        if not isinstance(row[0], int) or row[0] > up_to:
+            break
+        try:
+            events.append(recorded(row))
+        except NO_EVENT:
+            return events, row[0]
+    return events, None
+
+
+def _illegality(world: World, recorded: Recorded) -> str | None:
+    jobs = world.jobs.rows
+    if isinstance(recorded.event, LeasesExtended):
+        wrongs = (illegality(jobs.get(job_id), recorded) for job_id, _ in recorded.event.jobs)
+        return next(filter(None, wrongs), None)
+    before = None if recorded.job_id is None else jobs.get(recorded.job_id)
+    return illegality(before, recorded) or miscount(world.windows, recorded)
