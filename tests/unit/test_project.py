@@ -81,6 +81,18 @@ def test_ci_runs_what_a_developer_runs() -> None:
     assert ci.read_text().splitlines()[-1] == "exec make test"
 
 
+def test_the_files_that_documents_name_are_there() -> None:
+    named = re.compile(r"`((?:domain|adapters|projections|entrypoints|tests|docs)/[\w./-]+)`")
+    missing = {
+        (document.name, name)
+        for document in source_files()
+        if document.suffix == ".md"
+        for name in named.findall(document.read_text())
+        if not (ROOT / name).exists()
+    }
+    assert missing == set()
+
+
 def test_an_import_that_points_upwards_fails_the_build(tmp_path: Path) -> None:
     upwards = {
         "domain.language.events": "adapters.log.tables",
