@@ -128,10 +128,10 @@ def _name(text: str, what: str) -> str:
     size = len(_utf8(text, what))
     if not 1 <= size <= NAME_BYTES_MAX:
         raise InvalidInput(
-            f"A {what} has 1 to {NAME_BYTES_MAX} bytes of UTF-8; this one has {size}."
+            f"A {what} must have 1 to {NAME_BYTES_MAX} bytes of UTF-8; this one has {size}."
         )
     if any(unicodedata.category(character) == "Cc" for character in text):
-        raise InvalidInput(f"A {what} holds no control characters.")
+        raise InvalidInput(f"A {what} must hold no control characters.")
     return text
 
 
@@ -139,4 +139,4 @@ def _utf8(text: str, what: str) -> bytes:
     try:
         return text.encode()
     except UnicodeEncodeError:
-        raise InvalidInput(f"A {what} is valid Unicode, without lone surrogates.") from None
+        raise InvalidInput(f"A {what} must be valid Unicode, without lone surrogates.") from None

@@ -86,7 +86,7 @@ class _NoAnswer(LogUnavailable):
 
 
 class RemoteSource:
-    """The calls of INTERFACE.md that workers make, as the worker `name`."""
+    """The calls of the HTTP API that a worker makes, under the name `name`."""
 
     def __init__(self, client: httpx.AsyncClient, name: WorkerId) -> None:
         self._client = client

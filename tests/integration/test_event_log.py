@@ -292,7 +292,7 @@ def _wait_for_a_lock_wait(database: Database) -> None:
 
 
 def test_the_chain_can_be_computed_from_the_rows_by_anybody(database_url: str) -> None:
-    """By the paragraph in DESIGN.md, from what a driver gives, without a line of ours."""
+    """By the rule that `domain/log/chain.py` states, from what a driver gives, without our code."""
     with service(database_url) as fairlog:
         do(fairlog, submit(UserId("zoë 👩 "), payload={"x": [1.5, "é"]}), Submitted)
         outcomes(put(fairlog, *[submit(BOB, payload=n) for n in range(50)]))

@@ -84,7 +84,7 @@ def test_an_event_is_told_whole(client: httpx.Client) -> None:
 
 
 def test_anybody_can_check_the_chain_of_hashes(client: httpx.Client, clock: ManualClock) -> None:
-    """As DESIGN.md says it, without a line of ours."""
+    """By the rule that `domain/log/chain.py` states, without a line of ours."""
     tell_a_story(client, clock)
     answer = client.get("/v1/audit").content
     previous = bytes(32)

@@ -1,4 +1,4 @@
-"""The chain: a second implementation of its paragraph in DESIGN.md, and fixed vectors."""
+"""The chain: a second implementation of the rule in `domain/log/chain.py`, and fixed vectors."""
 
 import hashlib
 import struct
