@@ -5,7 +5,7 @@ the log knows whose attempt is the current one, and the same outcome twice chang
 """
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 import structlog
@@ -25,7 +25,9 @@ _log = structlog.get_logger()
 class Outbox:
     """`deliver` runs as a task beside the work."""
 
-    def __init__(self, source: JobSource) -> None:
+    def __init__(self, source: JobSource, delivered: Callable[[], None]) -> None:
+        """`delivered` is called when some have been."""
+        self._delivered = delivered
         self.flows = asyncio.Event()  # not set while deliveries fail
         self.flows.set()
         self._source = source
@@ -58,6 +60,7 @@ class Outbox:
             if not self._waiting:
                 self._news.clear()
                 self._empty.set()
+            self._delivered()
             await self._recover(answers, len(self._waiting))
 
     async def flush(self, seconds_max: float) -> None:

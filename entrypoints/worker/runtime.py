@@ -56,7 +56,8 @@ class Worker:
         self._concurrency = concurrency
         self._in_hand_max = concurrency + prefetch
         self._wait_seconds = wait_seconds
-        self._outbox = Outbox(source)
+        self._outbox = Outbox(source, self._outcomes_delivered)
+        self._ran_alone: set[AttemptKey] = set()  # whose outcomes are not on disk yet
         self._trouble = Trouble()  # of claims
         self._waiting: deque[Attempt] = deque()  # claimed, without a slot yet
         self._running: dict[AttemptKey, tuple[Attempt, asyncio.Task[None]]] = {}
@@ -176,8 +177,10 @@ class Worker:
 
     @property
     def _room(self) -> int:
-        """How many more jobs may be claimed: none beside one that is to run alone."""
-        if any(attempt.claimed.alone for attempt in self._attempts()):
+        """How many more jobs may be claimed: none beside one that is to run alone, nor before its
+        outcome is on disk: the log would have the next one begin beside it.
+        """
+        if self._ran_alone or any(attempt.claimed.alone for attempt in self._attempts()):
             return 0
         return self._in_hand_max - len(self._running) - len(self._waiting)
 
@@ -234,8 +237,15 @@ class Worker:
             outcome = await attempt.run()
             # A lost attempt has no outcome, but it has ended: its place is free.
             self._outbox.put(outcome or attempt.given_back())
+            if attempt.claimed.alone:
+                self._ran_alone.add(attempt.key)
         finally:
             del self._running[attempt.key]
+            self._fill_slots()
+
+    def _outcomes_delivered(self) -> None:
+        if self._ran_alone:
+            self._ran_alone.intersection_update(self._outbox.keys)
             self._fill_slots()
 
     async def _let_end(self, seconds_max: float) -> None:

@@ -523,6 +523,26 @@ def test_a_job_that_is_to_run_alone_waits_for_the_others_and_nothing_is_claimed_
     asyncio.run(story())
 
 
+def test_nothing_is_claimed_before_the_outcome_of_a_job_that_ran_alone_is_on_disk() -> None:
+    async def story() -> None:
+        async def done(payload: int) -> int:
+            return payload
+
+        source = FakeSource()
+        source.settle_gate.clear()
+        source.jobs = [job(9, started=False, alone=True)]
+        async with working(source, done, concurrency=3):
+            await _until(lambda: len(source.deliveries) == 1)
+            claims = len(source.claims)
+            source.jobs = [job(2)]
+            await asyncio.sleep(0.05)  # a claim would be made at once
+            assert len(source.claims) == claims
+            source.settle_gate.set()
+            await _until(lambda: len(source.settled) == 2)
+
+    asyncio.run(story())
+
+
 def test_a_cancelled_job_is_told_at_once_and_its_end_is_reported_when_its_handler_has_ended() -> (
     None
 ):
