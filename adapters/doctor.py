@@ -50,7 +50,7 @@ class Level(StrEnum):
     ERROR = "error"  # Fairlog cannot keep a promise, or not work at all
 
 
-class Finding(Struct, frozen=True):
+class DoctorFinding(Struct, frozen=True):
     """What one check came to."""
 
     check: str
@@ -59,7 +59,7 @@ class Finding(Struct, frozen=True):
     mend: str | None = None  # None: nothing to be done
 
 
-def examine(database: Database, projections: Sequence[sa.Table] = ()) -> Iterator[Finding]:
+def examine(database: Database, projections: Sequence[sa.Table] = ()) -> Iterator[DoctorFinding]:
     """Ask for everything, one finding a check. Raises `LogUnavailable` when it is away.
 
     `projections` are the tables that have to be there beside the log's own; none: not asked.
@@ -68,7 +68,7 @@ def examine(database: Database, projections: Sequence[sa.Table] = ()) -> Iterato
     yield from examined(database, projections)
 
 
-def unsafe_settings(database: Database) -> list[Finding]:
+def unsafe_settings(database: Database) -> list[DoctorFinding]:
     """What may lose answered submissions when the machine fails, for a warning at every start."""
     with database.read() as connection:
         if database.is_sqlite:
@@ -79,7 +79,7 @@ def unsafe_settings(database: Database) -> list[Finding]:
     return [finding for finding in findings if finding.level is not Level.OK]
 
 
-def _examine_sqlite(database: Database, projections: Sequence[sa.Table]) -> Iterator[Finding]:
+def _examine_sqlite(database: Database, projections: Sequence[sa.Table]) -> Iterator[DoctorFinding]:
     yield sqlite_version(sqlite3.sqlite_version_info)
     file = Path(database.url.database or "")
     yield sqlite_file(file)
@@ -97,7 +97,7 @@ def _examine_sqlite(database: Database, projections: Sequence[sa.Table]) -> Iter
         yield triggers(trigger_faults(database), {})
 
 
-def _examine_server(database: Database, projections: Sequence[sa.Table]) -> Iterator[Finding]:
+def _examine_server(database: Database, projections: Sequence[sa.Table]) -> Iterator[DoctorFinding]:
     with database.read() as connection:
         variables = _variables(connection)
         yield server_version(str(connection.exec_driver_sql("SELECT VERSION()").scalar_one()))
@@ -131,12 +131,12 @@ def _variables(connection: Connection) -> Variables:
 # Durability
 
 
-def flush_at_commit(variables: Variables) -> Finding:
+def flush_at_commit(variables: Variables) -> DoctorFinding:
     name = "innodb_flush_log_at_trx_commit"
     value = variables.get(name, "1")
     if value == "1":
-        return Finding("flush at commit", Level.OK, f"{name} is 1: a commit is on disk")
-    return Finding(
+        return DoctorFinding("flush at commit", Level.OK, f"{name} is 1: a commit is on disk")
+    return DoctorFinding(
         "flush at commit",
         Level.ERROR,
         f"{name} is {value}: when the machine fails, submissions that were answered are lost",
@@ -144,13 +144,15 @@ def flush_at_commit(variables: Variables) -> Finding:
     )
 
 
-def binary_log_flush(variables: Variables) -> Finding:
+def binary_log_flush(variables: Variables) -> DoctorFinding:
     value = variables.get("sync_binlog", "1")
     if not _is_on(variables, "log_bin"):
-        return Finding("binary log", Level.OK, "there is none")
+        return DoctorFinding("binary log", Level.OK, "there is none")
     if value == "1":
-        return Finding("binary log", Level.OK, "sync_binlog is 1: it is on disk with each commit")
-    return Finding(
+        return DoctorFinding(
+            "binary log", Level.OK, "sync_binlog is 1: it is on disk with each commit"
+        )
+    return DoctorFinding(
         "binary log",
         Level.ERROR,
         f"log_bin is on and sync_binlog is {value}: when the machine fails, the binary log may "
@@ -159,11 +161,13 @@ def binary_log_flush(variables: Variables) -> Finding:
     )
 
 
-def sqlite_journal(connection: Connection) -> Finding:
+def sqlite_journal(connection: Connection) -> DoctorFinding:
     mode = str(connection.exec_driver_sql("PRAGMA journal_mode").scalar_one())
     if mode == "wal":
-        return Finding("journal", Level.OK, "journal_mode is WAL: readers and the writer go on")
-    return Finding(
+        return DoctorFinding(
+            "journal", Level.OK, "journal_mode is WAL: readers and the writer go on"
+        )
+    return DoctorFinding(
         "journal",
         Level.ERROR,
         f"journal_mode is {mode}: the file's folder does not allow WAL",
@@ -171,11 +175,11 @@ def sqlite_journal(connection: Connection) -> Finding:
     )
 
 
-def sqlite_synchronous(connection: Connection) -> Finding:
+def sqlite_synchronous(connection: Connection) -> DoctorFinding:
     value = int(connection.exec_driver_sql("PRAGMA synchronous").scalar_one())
     if value >= _FULL:
-        return Finding("synchronous", Level.OK, "synchronous is FULL: a commit is on disk")
-    return Finding(
+        return DoctorFinding("synchronous", Level.OK, "synchronous is FULL: a commit is on disk")
+    return DoctorFinding(
         "synchronous",
         Level.ERROR,
         f"synchronous is {value}: when the machine fails, submissions that were answered are lost",
@@ -186,13 +190,13 @@ def sqlite_synchronous(connection: Connection) -> Finding:
 # The server and our session on it
 
 
-def server_version(text: str) -> Finding:
+def server_version(text: str) -> DoctorFinding:
     numbers = re.search(r"(\d+)\.(\d+)", text)
     version = (int(numbers[1]), int(numbers[2])) if numbers else (0, 0)
     name, least = ("MariaDB", _MARIADB_MIN) if "mariadb" in text.lower() else ("MySQL", _MYSQL_MIN)
     if version >= least:
-        return Finding("version", Level.OK, text)
-    return Finding(
+        return DoctorFinding("version", Level.OK, text)
+    return DoctorFinding(
         "version",
         Level.WARNING,
         f"{text} is older than what Fairlog is tested with",
@@ -200,11 +204,11 @@ def server_version(text: str) -> Finding:
     )
 
 
-def isolation(variables: Variables) -> Finding:
+def isolation(variables: Variables) -> DoctorFinding:
     value = variables.get("transaction_isolation") or variables.get("tx_isolation") or "unknown"
     if value == "READ-COMMITTED":
-        return Finding("isolation", Level.OK, "READ COMMITTED in our sessions")
-    return Finding(
+        return DoctorFinding("isolation", Level.OK, "READ COMMITTED in our sessions")
+    return DoctorFinding(
         "isolation",
         Level.ERROR,
         f"our sessions have {value}, although they ask for READ COMMITTED",
@@ -212,12 +216,12 @@ def isolation(variables: Variables) -> Finding:
     )
 
 
-def character_set(variables: Variables) -> Finding:
+def character_set(variables: Variables) -> DoctorFinding:
     names = ("character_set_client", "character_set_connection", "character_set_results")
     found = {variables.get(name, "utf8mb4") for name in names}
     if found == {"utf8mb4"}:
-        return Finding("character set", Level.OK, "utf8mb4 on our connections")
-    return Finding(
+        return DoctorFinding("character set", Level.OK, "utf8mb4 on our connections")
+    return DoctorFinding(
         "character set",
         Level.ERROR,
         f"our connections have {', '.join(sorted(found))}, although they ask for utf8mb4",
@@ -225,11 +229,11 @@ def character_set(variables: Variables) -> Finding:
     )
 
 
-def time_zone(variables: Variables) -> Finding:
+def time_zone(variables: Variables) -> DoctorFinding:
     value = variables.get("time_zone", "+00:00")
     if value == "+00:00":
-        return Finding("time zone", Level.OK, "UTC in our sessions")
-    return Finding(
+        return DoctorFinding("time zone", Level.OK, "UTC in our sessions")
+    return DoctorFinding(
         "time zone",
         Level.ERROR,
         f"our sessions have {value}, although they ask for +00:00: times would be off",
@@ -237,11 +241,11 @@ def time_zone(variables: Variables) -> Finding:
     )
 
 
-def packet(variables: Variables) -> Finding:
+def packet(variables: Variables) -> DoctorFinding:
     size = int(variables.get("max_allowed_packet", PACKET_BYTES_MIN))
     if size >= PACKET_BYTES_MIN:
-        return Finding("packet size", Level.OK, f"max_allowed_packet is {size} bytes")
-    return Finding(
+        return DoctorFinding("packet size", Level.OK, f"max_allowed_packet is {size} bytes")
+    return DoctorFinding(
         "packet size",
         Level.ERROR,
         f"max_allowed_packet is {size} bytes: large payloads would be refused",
@@ -250,7 +254,7 @@ def packet(variables: Variables) -> Finding:
     )
 
 
-def clock(connection: Connection) -> Finding:
+def clock(connection: Connection) -> DoctorFinding:
     """Whether SYSDATE() can be moved, as it can under `--sysdate-is-now`."""
     connection.exec_driver_sql("SET timestamp = 1")
     try:
@@ -258,8 +262,10 @@ def clock(connection: Connection) -> Finding:
     finally:
         connection.exec_driver_sql("SET timestamp = DEFAULT")
     if not moved:
-        return Finding("clock", Level.OK, "SYSDATE() is the server's clock, whatever a client sets")
-    return Finding(
+        return DoctorFinding(
+            "clock", Level.OK, "SYSDATE() is the server's clock, whatever a client sets"
+        )
+    return DoctorFinding(
         "clock",
         Level.ERROR,
         "sysdate-is-now is in force: the log's clock would be the time before its lock was had, "
@@ -271,23 +277,23 @@ def clock(connection: Connection) -> Finding:
 # Tables
 
 
-def tables(database: Database) -> Finding:
+def tables(database: Database) -> DoctorFinding:
     if is_current(database):
-        return Finding("tables", Level.OK, "the log's own are those of this release")
-    return Finding(
+        return DoctorFinding("tables", Level.OK, "the log's own are those of this release")
+    return DoctorFinding(
         "tables", Level.WARNING, "missing, or those of another release", "run `fairlog migrate`"
     )
 
 
-def projection_tables(database: Database, wanted: Sequence[sa.Table]) -> Finding:
+def projection_tables(database: Database, wanted: Sequence[sa.Table]) -> DoctorFinding:
     """Whether there are all that are built from the log. A server shows only what one may use."""
     with database.read() as connection:
         names = {table.name for table in wanted}
         missing = sorted(names - set(sa.inspect(connection).get_table_names()))
     if not missing:
-        return Finding("projections", Level.OK, "all their tables are there")
+        return DoctorFinding("projections", Level.OK, "all their tables are there")
     no_right = "" if database.is_sqlite else ", or no right to use them"
-    return Finding(
+    return DoctorFinding(
         "projections",
         Level.ERROR,
         f"no tables {', '.join(missing)}{no_right}",
@@ -296,7 +302,7 @@ def projection_tables(database: Database, wanted: Sequence[sa.Table]) -> Finding
     )
 
 
-def schema_as_made(database: Database, projections: Sequence[sa.Table]) -> Finding:
+def schema_as_made(database: Database, projections: Sequence[sa.Table]) -> DoctorFinding:
     """Look for columns, keys and indexes that are not as this release makes them."""
     with database.read() as connection:
         present = set(sa.inspect(connection).get_table_names())
@@ -308,8 +314,8 @@ def schema_as_made(database: Database, projections: Sequence[sa.Table]) -> Findi
             )
         ]
     if not faults:
-        return Finding("columns and indexes", Level.OK, "as this release makes them")
-    return Finding(
+        return DoctorFinding("columns and indexes", Level.OK, "as this release makes them")
+    return DoctorFinding(
         "columns and indexes",
         Level.ERROR,
         "; ".join(faults),
@@ -318,7 +324,7 @@ def schema_as_made(database: Database, projections: Sequence[sa.Table]) -> Findi
     )
 
 
-def engine(connection: Connection) -> Finding:
+def engine(connection: Connection) -> DoctorFinding:
     """Whether all tables know transactions."""
     rows = connection.exec_driver_sql(
         "SELECT table_name, engine FROM information_schema.tables"
@@ -327,8 +333,8 @@ def engine(connection: Connection) -> Finding:
     )
     others = [f"{name} ({kind})" for name, kind in rows]
     if not others:
-        return Finding("engine", Level.OK, "InnoDB for every table")
-    return Finding(
+        return DoctorFinding("engine", Level.OK, "InnoDB for every table")
+    return DoctorFinding(
         "engine",
         Level.ERROR,
         f"without transactions: {', '.join(others)}",
@@ -338,13 +344,13 @@ def engine(connection: Connection) -> Finding:
 
 def triggers(
     faults: Mapping[str, TriggerFault], variables: Variables, *, is_seen: bool = True
-) -> Finding:
+) -> DoctorFinding:
     """`is_seen`: the account would see a trigger that is there."""
     if not faults:
-        return Finding("append-only", Level.OK, "triggers refuse UPDATE and DELETE on events")
+        return DoctorFinding("append-only", Level.OK, "triggers refuse UPDATE and DELETE on events")
     if not is_seen and set(faults.values()) == {TriggerFault.MISSING}:
         found = "this account has no TRIGGER right to see them; the tables' owner can run `doctor`"
-        return Finding("append-only", Level.OK, found)
+        return DoctorFinding("append-only", Level.OK, found)
     found = "; ".join(f"the trigger {name} {fault.value}" for name, fault in faults.items())
     mend = "run `fairlog migrate`"
     if _is_on(variables, "log_bin") and not _is_on(variables, "log_bin_trust_function_creators"):
@@ -352,10 +358,10 @@ def triggers(
             "with a binary log on, an account without SUPER may create them only after SET GLOBAL "
             "log_bin_trust_function_creators = 1; then run `fairlog migrate`"
         )
-    return Finding("append-only", Level.WARNING, found, mend)
+    return DoctorFinding("append-only", Level.WARNING, found, mend)
 
 
-def rights(connection: Connection) -> Iterator[Finding]:
+def rights(connection: Connection) -> Iterator[DoctorFinding]:
     """What the account may do with the log.
 
     EXPLAIN needs the rights of the statement that it explains, and does nothing: so roles and
@@ -369,12 +375,12 @@ def rights(connection: Connection) -> Iterator[Finding]:
     }
     lacking = [what for what, statement in needed.items() if not _may(connection, statement)]
     if lacking:
-        yield Finding(
+        yield DoctorFinding(
             "rights", Level.ERROR, f"the account lacks {', '.join(lacking)}",
             "GRANT SELECT, INSERT on events and bodies, and SELECT, UPDATE on log_head",
         )  # fmt: skip
     else:
-        yield Finding("rights", Level.OK, "the account may do what Fairlog does with the log")
+        yield DoctorFinding("rights", Level.OK, "the account may do what Fairlog does with the log")
     changing = {
         "UPDATE": "UPDATE events SET version = version",
         "DELETE": "DELETE FROM events WHERE position = 0",
@@ -385,13 +391,13 @@ def rights(connection: Connection) -> Iterator[Finding]:
     if may_drop(grants, schema, "events"):
         excess.append("DROP")
     if excess:
-        yield Finding(
+        yield DoctorFinding(
             "rights on events", Level.WARNING,
             f"the account has {', '.join(excess)}: fine for development, too much for production",
             "leave it SELECT and INSERT on events, and no DROP in the database: it allows TRUNCATE",
         )  # fmt: skip
     else:
-        yield Finding("rights on events", Level.OK, "the account may only read and append")
+        yield DoctorFinding("rights on events", Level.OK, "the account may only read and append")
 
 
 def may_erase(database: Database) -> bool:
@@ -412,11 +418,11 @@ def _may(connection: Connection, statement: str) -> bool:
     return True
 
 
-def sqlite_version(version: tuple[int, ...]) -> Finding:
+def sqlite_version(version: tuple[int, ...]) -> DoctorFinding:
     text = ".".join(map(str, version))
     if version >= _SQLITE_MIN:
-        return Finding("version", Level.OK, f"SQLite {text}")
-    return Finding(
+        return DoctorFinding("version", Level.OK, f"SQLite {text}")
+    return DoctorFinding(
         "version",
         Level.ERROR,
         f"SQLite {text} is too old",
@@ -424,17 +430,21 @@ def sqlite_version(version: tuple[int, ...]) -> Finding:
     )
 
 
-def sqlite_file(file: Path) -> Finding:
+def sqlite_file(file: Path) -> DoctorFinding:
     folder = file.absolute().parent
     if not folder.is_dir():
-        return Finding("file", Level.ERROR, f"there is no folder {folder}", f"mkdir -p {folder}")
+        return DoctorFinding(
+            "file", Level.ERROR, f"there is no folder {folder}", f"mkdir -p {folder}"
+        )
     wanted = [path for path in (file, folder) if path.exists() and not os.access(path, os.W_OK)]
     if wanted:  # the folder too: the write-ahead log is a file beside it
         found = f"{wanted[0]} cannot be written"
-        return Finding("file", Level.ERROR, found, "give this account the right to write it")
+        return DoctorFinding("file", Level.ERROR, found, "give this account the right to write it")
     if not file.exists():
-        return Finding("file", Level.WARNING, f"there is no {file} yet", "run `fairlog migrate`")
-    return Finding("file", Level.OK, f"{file} can be written")
+        return DoctorFinding(
+            "file", Level.WARNING, f"there is no {file} yet", "run `fairlog migrate`"
+        )
+    return DoctorFinding("file", Level.OK, f"{file} can be written")
 
 
 def _is_on(variables: Variables, name: str) -> bool:

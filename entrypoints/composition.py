@@ -24,16 +24,16 @@ from adapters.settings import Settings
 from adapters.supervision import Supervisor
 from adapters.writer.command_queue import CommandQueue
 from adapters.writer.writer import WritePath, Writer
-from adapters.writer.writer_frames import Begin
+from adapters.writer.writer_frames import WriterHello
 from adapters.writer.writer_process import WriterProcess
 from domain.decisions.ports import Clock
 from domain.language.errors import FairlogError
 from domain.language.policy import Policy
-from entrypoints.feeds.following import Following, RecentEvents
+from entrypoints.feeds.projector_runner import ProjectorRunner, RecentEvents
 from entrypoints.runtime.interpreter import tuned_for_one_pass
 from entrypoints.service.fairlog import Fairlog
 from projections.activity.projection import ActivityProjection
-from projections.following.follower import Follower, checkpoints
+from projections.following.async_projector import AsyncProjector, checkpoints
 from projections.following.merkle import MerkleProjection
 from projections.following.snapshots import SnapshotsProjection
 from projections.inline.empty_claims import empty_claims
@@ -44,7 +44,7 @@ from projections.storage.rows import create_all
 from projections.verify import bookkeeping
 from projections.verify.bookkeeping import REGISTRY
 
-LEAVES_A_BATCH: Final = 4096  # whole tiles, and little work for each
+LEAVES_PER_BATCH: Final = 4096  # whole tiles, and little work for each
 
 _log = structlog.get_logger()
 
@@ -73,7 +73,7 @@ def compose_server(settings: Settings, *, logs_json: bool) -> Fairlog:
     log = SqlEventLog(database)
     supervisor = Supervisor()
     writer = WriterProcess(
-        program("entrypoints.processes.writer_main"), Begin(settings, logs_json), supervisor
+        program("entrypoints.processes.writer_main"), WriterHello(settings, logs_json), supervisor
     )
     return _wired(settings, database, log, writer, RecentEvents(), supervisor)
 
@@ -85,12 +85,12 @@ def _wired(
     read = recent.events_or(log.read)
     leaves = recent.leaves_or(SqlStoredLog(is_sqlite=database.is_sqlite).leaves)
     access = (log, database.read, database.write)
-    following: list[Follower[Any]] = [
-        Follower(ActivityProjection(), read, *access),
-        Follower(SnapshotsProjection(log.read), read, *access),
-        Follower(MerkleProjection(), leaves, *access, events_a_batch=LEAVES_A_BATCH),
+    following: list[AsyncProjector[Any]] = [
+        AsyncProjector(ActivityProjection(), read, *access),
+        AsyncProjector(SnapshotsProjection(log.read), read, *access),
+        AsyncProjector(MerkleProjection(), leaves, *access, events_a_batch=LEAVES_PER_BATCH),
     ]  # fmt: skip
-    follows = Following(following, supervisor, database.shrink_journal)
+    follows = ProjectorRunner(following, supervisor, database.shrink_journal)
     return Fairlog(database, log, writer, policy_of(settings), follows, supervisor)
 
 

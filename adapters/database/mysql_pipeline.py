@@ -22,7 +22,7 @@ from pymysql import MySQLError, OperationalError
 from pymysql.constants import CLIENT, COMMAND, ER
 from pymysql.cursors import RE_INSERT_VALUES, Cursor
 
-from adapters.database.mysql_timeouts import ImpatientConnection
+from adapters.database.mysql_timeouts import ShortTimeoutConnection
 
 # Far below the max_allowed_packet of 16 MiB that MySQL and MariaDB come with. A single row may be
 # longer: a body of 1 MiB is 2 MiB of hexadecimal digits.
@@ -36,7 +36,7 @@ def connect(**options: Any) -> "PipelinedConnection":  # noqa: ANN401 (those of 
     return PipelinedConnection(**options, client_flag=flags, cursorclass=PipelinedCursor)
 
 
-class PipelinedConnection(ImpatientConnection):
+class PipelinedConnection(ShortTimeoutConnection):
     """Knows which inserts wait to be sent, and which to be answered for."""
 
     def __init__(self, **options: Any) -> None:  # noqa: ANN401 (those of PyMySQL)

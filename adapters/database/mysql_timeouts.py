@@ -14,7 +14,7 @@ from pymysql.connections import Connection
 GREETING_SECONDS_MAX: Final = 2.0
 
 
-class ImpatientConnection(Connection):
+class ShortTimeoutConnection(Connection):
     """Waits for a greeting or a ping no longer than GREETING_SECONDS_MAX."""
 
     _read_timeout: float | None

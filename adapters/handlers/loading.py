@@ -1,7 +1,7 @@
 """The functions that run a job: the built-in ones, and the public functions of a user's module.
 
 A handler is `def kind(payload)` or `async def kind(payload)`; a parameter named `job` after the
-payload receives the `JobInHand`. What it returns is the job's result, anything JSON can hold; an
+payload receives the `JobContext`. What it returns is the job's result, anything JSON can hold; an
 exception fails the attempt with its message. An attribute `timeout_seconds` of the function bounds
 each run. Which names are kinds says `adapters.handlers.names`. The module is checked when it is
 loaded, so that a wrong signature is told at the start and not at the first job. Threads and the
@@ -41,7 +41,7 @@ class HandlersError(ValueError):
     """A handlers module cannot be used. The message is one line for the operator."""
 
 
-class JobInHand(Struct, frozen=True, eq=False, kw_only=True):
+class JobContext(Struct, frozen=True, eq=False, kw_only=True):
     """What a handler may know of the job that it runs; made anew for each attempt."""
 
     id: int
@@ -72,7 +72,7 @@ class Handler(Struct, frozen=True):
     wants_job: bool  # as the argument `job`
     timeout_seconds: float | None = None  # longest run that the handler asks for
 
-    def call(self, payload: object, job: JobInHand) -> object:
+    def call(self, payload: object, job: JobContext) -> object:
         """Call the function as its signature asks, and return its answer or what to await for it.
 
         A decorator may turn an async function into one that is not and still returns an awaitable,

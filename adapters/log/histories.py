@@ -12,21 +12,21 @@ from domain.jobs.history import CHANGES
 from domain.language.events import EVENT_TYPES, LeasesExtended, Recorded
 from domain.language.identifiers import JobId
 
-JOBS_A_STATEMENT: Final = 500
-POSITIONS_A_STATEMENT: Final = 20_000
-EVENTS_A_PAGE: Final = 200
+JOBS_PER_STATEMENT: Final = 500
+POSITIONS_PER_STATEMENT: Final = 20_000
+EVENTS_PER_PAGE: Final = 200
 _CHANGES: Final = [name for name, cls in EVENT_TYPES.items() if cls in CHANGES]
 _HEARTBEAT: Final = next(name for name, cls in EVENT_TYPES.items() if cls is LeasesExtended)
 
 
 def changes_of(connection: Connection, job_ids: Sequence[JobId], up_to: int) -> Iterator[Recorded]:
     """What changed these jobs, in the order of the log within each."""
-    for start in range(0, len(job_ids), JOBS_A_STATEMENT):
+    for start in range(0, len(job_ids), JOBS_PER_STATEMENT):
         yield from recorded(
             connection,
             sa.select(*RECORDED)
             .where(
-                events.c.job_id.in_(job_ids[start : start + JOBS_A_STATEMENT]),
+                events.c.job_id.in_(job_ids[start : start + JOBS_PER_STATEMENT]),
                 events.c.position <= up_to,
                 events.c.type.in_(_CHANGES),
             )
@@ -60,10 +60,10 @@ def newest_first(
                 events.c.position <= up_to,
             )
             .order_by(events.c.position.desc())
-            .limit(EVENTS_A_PAGE),
+            .limit(EVENTS_PER_PAGE),
         )
         yield from page
-        up_to = page[-1].position - 1 if len(page) == EVENTS_A_PAGE else after
+        up_to = page[-1].position - 1 if len(page) == EVENTS_PER_PAGE else after
 
 
 def of_types(
@@ -73,13 +73,13 @@ def of_types(
 
     By ranges of positions: an index on the type gives several types in no order.
     """
-    for start in range(after, up_to, POSITIONS_A_STATEMENT):
+    for start in range(after, up_to, POSITIONS_PER_STATEMENT):
         yield from recorded(
             connection,
             sa.select(*RECORDED)
             .where(
                 events.c.position > start,
-                events.c.position <= min(up_to, start + POSITIONS_A_STATEMENT),
+                events.c.position <= min(up_to, start + POSITIONS_PER_STATEMENT),
                 events.c.type.in_(types),
             )
             .order_by(events.c.position),

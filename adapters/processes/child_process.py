@@ -28,7 +28,7 @@ def program(module: str) -> Sequence[str]:
 
 
 @contextmanager
-def beside(command: Sequence[str], begin: object) -> Iterator[Iterator[Any]]:
+def run_child(command: Sequence[str], begin: object) -> Iterator[Iterator[Any]]:
     """Run the process and hear what it says; `begin` is what it is told first.
 
     The number of its end of the pipe is put behind `command`. What it says raises the error that
@@ -41,7 +41,7 @@ def beside(command: Sequence[str], begin: object) -> Iterator[Iterator[Any]]:
         try:
             with contextlib.suppress(ConnectionError):  # it is gone, which hearing it tells too
                 ours.send(begin)
-            yield _words(ours)
+            yield _messages(ours)
         finally:
             ours.close()
             see_end(process)
@@ -65,7 +65,7 @@ def see_end(process: subprocess.Popen[bytes], seconds_max: float = STOP_SECONDS_
         process.wait()
 
 
-def _words(connection: Connection) -> Iterator[Any]:
+def _messages(connection: Connection) -> Iterator[Any]:
     while True:
         try:
             word = connection.recv()
@@ -76,7 +76,7 @@ def _words(connection: Connection) -> Iterator[Any]:
         yield word
 
 
-def speak(connection: Connection, words: Callable[[Any], Iterator[object]]) -> None:
+def serve_parent(connection: Connection, words: Callable[[Any], Iterator[object]]) -> None:
     """The other process's side: say what `words` gives, told what came first, or its error."""
     with contextlib.suppress(EOFError, ConnectionError):  # nobody listens any more
         begin = connection.recv()

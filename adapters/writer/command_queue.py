@@ -25,12 +25,12 @@ from domain.language.commands import (
     ClaimJobs,
     Command,
     CompleteJob,
+    EnforceDeadlines,
     ExtendLeases,
     FailJob,
     RecoverJobs,
     ReportRefusals,
     SubmitJob,
-    WakeJobs,
 )
 from domain.language.errors import QueueFull, again
 from domain.language.identifiers import UserId
@@ -294,7 +294,7 @@ def _jobs(command: Command) -> int:
     match command:
         case ClaimJobs(max_jobs=jobs_max, kinds=kinds):
             return max(jobs_max, len(kinds or ()))
-        case ExtendLeases(jobs=jobs) | WakeJobs(jobs=jobs) | RecoverJobs(jobs=jobs):
+        case ExtendLeases(jobs=jobs) | EnforceDeadlines(jobs=jobs) | RecoverJobs(jobs=jobs):
             return len(jobs)
         case _:
             return 1

@@ -35,7 +35,7 @@ from adapters.writer.command_queue import CommandQueue, Pending, body_bytes
 from domain.decisions.batch import Batch, Outcome
 from domain.decisions.decide import Answer
 from domain.decisions.ports import Head, Projections
-from domain.decisions.write_model import Needs, World
+from domain.decisions.write_model import RequiredRows, WriteModel
 from domain.fairness.new_work import new_work
 from domain.language.bodies import body_of
 from domain.language.commands import AcceptClock, Command, SubmitJob
@@ -135,7 +135,7 @@ class WritePath(Protocol):
         """Write what is waiting, then end. Commands that come later are refused."""
 
 
-class _InDoubt(Struct, frozen=True):
+class _WrittenBatch(Struct, frozen=True):
     """A batch that was decided. One that records something is in doubt until its COMMIT has an
     answer; any other is simply decided again.
     """
@@ -144,7 +144,7 @@ class _InDoubt(Struct, frozen=True):
     recorded: Sequence[Recorded]
     leaves: Sequence[Leaf]
     outcomes: list[Outcome]
-    world: World
+    model: WriteModel
     has_empty_claims: bool  # and so something to commit, even where nothing is recorded
 
 
@@ -175,7 +175,7 @@ class Writer:
         self._failed: dict[type[Command], Command] = {}
         self._probed_at = 0.0  # time.monotonic()
         self._epoch: int | None = None
-        self._in_doubt: _InDoubt | None = None
+        self._in_doubt: _WrittenBatch | None = None
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="fairlog-writer", daemon=True)
 
@@ -435,12 +435,12 @@ class Writer:
                 self._in_doubt = done
             elif not done.has_empty_claims:
                 transaction.rollback()
-                self._projections.keep(done.world)
+                self._projections.keep(done.model)
                 return done.outcomes
             if self.queue:  # nobody else takes from it: another transaction follows
                 self._log.foresee_lock(connection)
             transaction.commit()
-            self._projections.keep(done.world)
+            self._projections.keep(done.model)
         self._database.check_in_place(connection)  # or what is answered for would be nowhere
         return self._finish(batch, done) if done.recorded else done.outcomes
 
@@ -458,20 +458,20 @@ class Writer:
     def _fold(
         self, connection: Connection, head: Head, commands: Sequence[Command],
         corrected: ClockCorrected | None,
-    ) -> _InDoubt:  # fmt: skip
+    ) -> _WrittenBatch:  # fmt: skip
         if head.reading is not None and head.reading.correction.trusts_clock:
             commands = [
                 by_log_time(one, head.reading.correction) if isinstance(one, SubmitJob) else one
                 for one in commands
             ]
-        needs = Needs()
-        needs.add_commands(commands, self._policy)
-        world = self._projections.load(connection, head.position, needs)
+        required = RequiredRows()
+        required.add_commands(commands, self._policy)
+        model = self._projections.load(connection, head.position, required)
         batch = Batch(
-            world,
+            model,
             self._policy,
             head.now,
-            lambda unread: self._projections.look_further(connection, unread, world),
+            lambda unread: self._projections.look_further(connection, unread, model),
         )
         if corrected is not None:
             batch.correct_clock(corrected)
@@ -483,30 +483,32 @@ class Writer:
             new, leaves = self._log.append(connection, head, batch.recorded, batch.bodies)
             if batch.erased:
                 self._log.erase_bodies(connection, batch.erased)
-            self._projections.save(connection, world)
+            self._projections.save(connection, model)
             self._log.move_head(connection, head, new)
             if corrected is not None:
                 self._log.note_correction(connection)
             head = new
-        return _InDoubt(head, batch.recorded, leaves, outcomes, world, bool(batch.empty_claims))
+        return _WrittenBatch(
+            head, batch.recorded, leaves, outcomes, model, bool(batch.empty_claims)
+        )
 
-    def _was_written(self, connection: Connection, doubt: _InDoubt) -> bool:
+    def _was_written(self, connection: Connection, doubt: _WrittenBatch) -> bool:
         """The hash stands for the whole log up to there, so equal means that this is our batch."""
         return self._log.hash_at(connection, doubt.head.position) == doubt.head.hash
 
-    def _finish(self, batch: Sequence[Pending], done: _InDoubt) -> list[Outcome]:
+    def _finish(self, batch: Sequence[Pending], done: _WrittenBatch) -> list[Outcome]:
         self.stats.batches += 1
         self.stats.commands += len(batch)
         self.stats.events += len(done.recorded)
         seconds = time.monotonic() - self._taken_at
         for subscriber in self._subscribers:
-            with heard():
+            with errors_logged():
                 subscriber(done.recorded, done.leaves)
         if isinstance(done.recorded[0].event, ClockCorrected):
             _log_correction(done.recorded[0].event)
         written = _in_figures(done, len(batch), seconds)
         for observer in self._observers:
-            with heard():
+            with errors_logged():
                 observer(written)
         return done.outcomes
 
@@ -540,7 +542,7 @@ def _outcome_of(reply: Future[Answer]) -> Outcome:
     return error
 
 
-def _in_figures(done: _InDoubt, commands: int, seconds: float) -> BatchWritten:
+def _in_figures(done: _WrittenBatch, commands: int, seconds: float) -> BatchWritten:
     events: Counter[tuple[str, str]] = Counter()
     decisions: Counter[tuple[str, bool]] = Counter()
     for one in done.recorded:
@@ -551,12 +553,12 @@ def _in_figures(done: _InDoubt, commands: int, seconds: float) -> BatchWritten:
         events[type_of(event), reason] += 1
     return BatchWritten(
         done.recorded[-1].position, commands, seconds, dict(events), dict(decisions),
-        dict(new_work(done.recorded, done.world.line)),
+        dict(new_work(done.recorded, done.model.line)),
     )  # fmt: skip
 
 
 @contextmanager
-def heard() -> Iterator[None]:
+def errors_logged() -> Iterator[None]:
     """Tell somebody of a batch: its callers wait, and it is on disk, whatever goes wrong here."""
     try:
         yield

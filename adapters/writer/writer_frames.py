@@ -34,21 +34,21 @@ _log = structlog.get_logger()
 _encode: Final = msgspec.msgpack.Encoder().encode
 
 
-class Begin(Struct, frozen=True, tag=True):
+class WriterHello(Struct, frozen=True, tag=True):
     """The first frame to the writer process."""
 
     settings: Settings
     logs_json: bool
 
 
-class Asked(Struct, frozen=True, tag=True):
+class WriterRequest(Struct, frozen=True, tag=True):
     """Commands, each with a number by which it is answered."""
 
     commands: Sequence[tuple[int, Command]]
     at: float  # time.monotonic(), which all processes of a machine have in common
 
 
-class Answered(Struct, frozen=True):
+class WriterResponse(Struct, frozen=True):
     """Outcomes of commands by their numbers, and what was written for them."""
 
     outcomes: Sequence[tuple[int, Answer | Pickled]]
@@ -58,7 +58,7 @@ class Answered(Struct, frozen=True):
     troubles: Sequence[Trouble]  # the parts of the process that fail now
 
 
-def encoded(frame: Begin | Asked | Answered) -> bytes:
+def encoded(frame: WriterHello | WriterRequest | WriterResponse) -> bytes:
     data = _encode(frame)
     return _LENGTH.pack(len(data)) + data
 
@@ -150,14 +150,14 @@ class Decoder(Generic[F]):
         _log.error("frame_unreadable", bytes=end, exc_info=error)
 
 
-def questions() -> Decoder[Begin | Asked]:
+def questions() -> Decoder[WriterHello | WriterRequest]:
     """For the writer process."""
-    return Decoder(msgspec.msgpack.Decoder(Begin | Asked).decode)
+    return Decoder(msgspec.msgpack.Decoder(WriterHello | WriterRequest).decode)
 
 
-def answers() -> Decoder[Answered]:
+def answers() -> Decoder[WriterResponse]:
     """For the server."""
-    return Decoder(msgspec.msgpack.Decoder(Answered).decode)
+    return Decoder(msgspec.msgpack.Decoder(WriterResponse).decode)
 
 
 class Frames(Iterator[F]):

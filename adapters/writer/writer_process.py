@@ -28,13 +28,13 @@ from adapters.processes.child_process import STOP_SECONDS_MAX, see_end, started
 from adapters.processes.forks import keep_from_children
 from adapters.supervision import Supervisor, Trouble, reason_of
 from adapters.writer.command_queue import BYTES_MAX, COMMANDS_MAX, body_bytes, settle
-from adapters.writer.writer import Observer, WriterStats, heard
+from adapters.writer.writer import Observer, WriterStats, errors_logged
 from adapters.writer.writer_frames import (
     ANSWER_SECONDS_MAX,
-    Answered,
-    Asked,
-    Begin,
     Frames,
+    WriterHello,
+    WriterRequest,
+    WriterResponse,
     answers,
     encoded,
     unpacked,
@@ -72,7 +72,7 @@ class WriterProcess:
     """
 
     def __init__(
-        self, command: Sequence[str], begin: Begin, supervisor: Supervisor | None = None
+        self, command: Sequence[str], begin: WriterHello, supervisor: Supervisor | None = None
     ) -> None:
         self._supervisor = Supervisor() if supervisor is None else supervisor
         self._supervisor.ask(self._trouble)
@@ -137,7 +137,7 @@ class WriterProcess:
         if not asked:
             return []
         with contextlib.suppress(OSError):  # the process is gone, which reading tells too
-            self._socket.sendall(encoded(Asked(asked, time.monotonic())))
+            self._socket.sendall(encoded(WriterRequest(asked, time.monotonic())))
         try:
             for frame in Frames(self._socket, self._decoder):
                 self._hear(frame)
@@ -193,7 +193,7 @@ class WriterProcess:
         self._held_bytes = 0
         if asked:  # else the process was lost meanwhile, and their callers have heard it
             assert self._transport is not None
-            self._transport.write(encoded(Asked(asked, time.monotonic())))
+            self._transport.write(encoded(WriterRequest(asked, time.monotonic())))
 
     def reads(self, *, does: bool) -> None:
         """Whether the process takes what it is sent."""
@@ -281,7 +281,7 @@ class WriterProcess:
             except Exception as error:  # noqa: BLE001 (the connection outlasts a frame)
                 _log.error("frame_failed", reason=reason_of(error), exc_info=error)
 
-    def _take(self, frame: Answered) -> None:
+    def _take(self, frame: WriterResponse) -> None:
         self._hear(frame)
         if frame.outcomes:
             self._answered_at = time.monotonic()
@@ -303,13 +303,13 @@ class WriterProcess:
         for one in waiting.values():
             settle(one.reply, again(error))
 
-    def _hear(self, frame: Answered) -> None:
+    def _hear(self, frame: WriterResponse) -> None:
         self._heard_at = time.monotonic()
         self.stats = frame.stats
         self._supervisor.hear(frame.troubles)
         for written in frame.written:
             for observer in self._observers:
-                with heard():
+                with errors_logged():
                     observer(written)
         if frame.fatal is not None:
             fatal = unpickled(frame.fatal)

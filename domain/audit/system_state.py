@@ -36,7 +36,7 @@ _NEW: Final = None  # what a job is before its submission
 _WINDOWS_MIN: Final = 1000  # below it none are looked through
 
 
-class Standing:
+class SystemState:
     """What is folded in last is at `position`, recorded at `recorded_at` (UTC)."""
 
     def __init__(self) -> None:
@@ -136,7 +136,7 @@ _CHANGES: Final[Mapping[type, Callable[[Recorded, Any], _Change]]] = {
 
 
 class _Snapshot(Struct, array_like=True, frozen=True):
-    """A standing as it is stored: what `Standing.tidy` leaves of it, all in order."""
+    """A standing as it is stored: what `SystemState.tidy` leaves of it, all in order."""
 
     version: Literal[1]
     position: int
@@ -153,7 +153,7 @@ _encode = msgspec.msgpack.Encoder(order="deterministic").encode
 _decode = msgspec.msgpack.Decoder(_Snapshot).decode
 
 
-def to_snapshot(standing: Standing) -> bytes:
+def to_snapshot(standing: SystemState) -> bytes:
     """Equal standings give equal bytes, however they came about. Tidies the standing."""
     standing.tidy()
     standing.forget_windows()
@@ -180,9 +180,9 @@ def to_snapshot(standing: Standing) -> bytes:
     )  # fmt: skip
 
 
-def from_snapshot(snapshot: bytes) -> Standing:
+def from_snapshot(snapshot: bytes) -> SystemState:
     found = _decode(snapshot)
-    standing = Standing()
+    standing = SystemState()
     standing.position = found.position
     standing.recorded_at = from_micros(found.recorded_at)
     standing.jobs |= found.jobs
@@ -200,7 +200,7 @@ def from_snapshot(snapshot: bytes) -> Standing:
     return standing
 
 
-def line_in_order(standing: Standing) -> list[tuple[UserId, UserInLine]]:
+def line_in_order(standing: SystemState) -> list[tuple[UserId, UserInLine]]:
     """Who is in the line, the next to be served first."""
     waiting = [
         (user.turn, user_id, user)

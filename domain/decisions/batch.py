@@ -12,8 +12,8 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from domain.decisions.decide import Answer, Claimed, Decision, Fact, decide, expire
-from domain.decisions.write_model import World
+from domain.decisions.decide import Answer, Claimed, Decision, NewEvent, decide, expire
+from domain.decisions.write_model import WriteModel
 from domain.fairness.line import Unread
 from domain.language.commands import ClaimJobs, Command, ReportRefusals
 from domain.language.errors import Refusal, alone
@@ -23,14 +23,14 @@ from domain.language.moments import to_micros
 from domain.language.policy import Policy
 from domain.limits.rate_limits import merge_refusals
 
-EXPIRED_A_BATCH_MAX: Final = 2_000  # that a batch cancels for its claims to get past them
+EXPIRED_PER_BATCH_MAX: Final = 2_000  # that a batch cancels for its claims to get past them
 
 # Each look reads about as much again as is known, so that a few reach any depth; where the stored
 # line does not fit its jobs, no number of them does.
-LOOKS_A_CLAIM_MAX: Final = 50
+LOOKS_PER_CLAIM_MAX: Final = 50
 
 Outcome = Answer | Exception  # a Refusal, or whatever a command stumbled over
-_Reply = Callable[[World], Answer] | Exception
+_Reply = Callable[[WriteModel], Answer] | Exception
 _RefusalKey = tuple[UserId, Scope, datetime, int, int, int]  # whose, which window, at which limit
 
 
@@ -41,19 +41,19 @@ class Batch:
 
     def __init__(
         self,
-        world: World,
+        model: WriteModel,
         policy: Policy,
         now: datetime,
         look_further: Callable[[Unread], None] | None = None,
     ) -> None:
-        """`look_further` makes more of the stored line known; None: the world has all of it."""
+        """`look_further` makes more of the stored line known; None: the model has all of it."""
         self.recorded: list[Recorded] = []
         self.bodies: list[tuple[int, bytes]] = []  # (position, body)
         self.erased: list[int] = []  # positions of bodies to remove
         # By claim_hash: those that have to be known when asked again, see `domain.jobs.claims`.
         self.empty_claims: list[bytes] = []
         self.now = now
-        self._world = world
+        self._world = model
         self._policy = policy
         self._look_further = look_further
         self._expired = 0
@@ -61,7 +61,7 @@ class Batch:
 
     def correct_clock(self, event: ClockCorrected) -> None:
         """Before everything else: the batch's `now` follows from it."""
-        self._record(Fact(event))
+        self._record(NewEvent(event))
 
     def fold(
         self, commands: Sequence[Command], on_crash: Callable[[Command, Exception], None]
@@ -91,12 +91,12 @@ class Batch:
     def _serve(self, command: Command, on_crash: Callable[[Command, Exception], None]) -> _Reply:
         """Decide a claim, with more of the line while it comes short and others wait."""
         decision = self._decision(command, on_crash)
-        for _ in range(LOOKS_A_CLAIM_MAX):
+        for _ in range(LOOKS_PER_CLAIM_MAX):
             if isinstance(decision, Exception):
                 return decision
             if decision.unread is None or self._look_further is None:
                 break
-            if self._expired >= EXPIRED_A_BATCH_MAX:
+            if self._expired >= EXPIRED_PER_BATCH_MAX:
                 return _cut_short(self._take(decision))
             self._look_further(decision.unread)
             self._expire()
@@ -142,10 +142,10 @@ class Batch:
 
     def _record_refusals(self) -> None:
         for refused in self._refusals.values():
-            self._record(Fact(refused))
+            self._record(NewEvent(refused))
         self._refusals.clear()
 
-    def _record(self, fact: Fact) -> None:
+    def _record(self, fact: NewEvent) -> None:
         recorded = Recorded(self._world.position + 1, self.now, fact.job_id, fact.event)
         self.recorded.append(recorded)
         if fact.body is not None:
@@ -158,8 +158,8 @@ def _cut_short(reply: _Reply) -> _Reply:
     if isinstance(reply, Exception):
         return reply
 
-    def answer(world: World) -> Answer:
-        claimed = reply(world)
+    def answer(model: WriteModel) -> Answer:
+        claimed = reply(model)
         assert isinstance(claimed, Claimed)
         return replace(claimed, is_cut_short=True)
 

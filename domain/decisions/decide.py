@@ -12,7 +12,7 @@ from typing import NamedTuple, assert_never
 
 from msgspec import Struct
 
-from domain.decisions.write_model import World
+from domain.decisions.write_model import WriteModel
 from domain.fairness.line import Unread, WaitingJob
 from domain.fairness.serve import serve
 from domain.jobs import life_cycle
@@ -26,6 +26,7 @@ from domain.language.commands import (
     ClaimJobs,
     Command,
     CompleteJob,
+    EnforceDeadlines,
     EraseBodies,
     ExtendLeases,
     FailJob,
@@ -35,7 +36,6 @@ from domain.language.commands import (
     RetryJob,
     ReturnJob,
     SubmitJob,
-    WakeJobs,
 )
 from domain.language.errors import (
     KeyReusedWithOtherPayload,
@@ -84,7 +84,7 @@ class LeasesHeld(Struct, frozen=True, tag=True):
     lost: Sequence[tuple[JobId, int]]
 
 
-class JobStands(Struct, frozen=True, tag=True):
+class JobUpdated(Struct, frozen=True, tag=True):
     """The job as it is after the command, whether that changed anything or not."""
 
     job: Job
@@ -107,12 +107,12 @@ class ClockAccepted(Struct, frozen=True, tag=True):
 
 
 Answer = (
-    Submitted | Claimed | LeasesHeld | JobStands | JobsWoken | LimitsSet | RefusalsRecorded
+    Submitted | Claimed | LeasesHeld | JobUpdated | JobsWoken | LimitsSet | RefusalsRecorded
     | ClockAccepted
 )  # fmt: skip
 
 
-class Fact(NamedTuple):
+class NewEvent(NamedTuple):
     """An event that is to be recorded, with the job and the body that belong to it."""
 
     event: Event
@@ -126,33 +126,33 @@ class Fact(NamedTuple):
 
 
 class Decision(NamedTuple):
-    facts: Sequence[Fact]
-    reply: Callable[[World], Answer] | Refusal  # read from the state with the facts folded in
+    facts: Sequence[NewEvent]
+    reply: Callable[[WriteModel], Answer] | Refusal  # read from the state with the facts folded in
     unread: Unread | None = None  # of a claim that came short: what it takes to give it more
     empty_claim: bytes | None = None  # claim_hash of one that is answered with nothing for good
 
 
-def decide(world: World, command: Command, policy: Policy, now: datetime) -> Decision:
+def decide(model: WriteModel, command: Command, policy: Policy, now: datetime) -> Decision:
     """Say which facts follow. Pure: the same state, command and time decide the same."""
     match command:
         case SubmitJob():
-            return _submit(world, command, policy, now)
+            return _submit(model, command, policy, now)
         case ReportRefusals():
             return _record_refusals(command)
         case ClaimJobs():
-            return _claim(world, command, policy, now)
+            return _claim(model, command, policy, now)
         case ExtendLeases():
-            return _extend(world, command, policy, now)
+            return _extend(model, command, policy, now)
         case RetryJob():
-            return _retry(world, command, policy, now)
+            return _retry(model, command, policy, now)
         case CompleteJob() | FailJob() | ReturnJob() | CancelJob() | EraseBodies():
-            return _advance(world, command, policy, now)
-        case WakeJobs():
-            return _wake(world, command, policy, now)
+            return _advance(model, command, policy, now)
+        case EnforceDeadlines():
+            return _wake(model, command, policy, now)
         case RecoverJobs():
-            return _recover(world, command)
+            return _recover(model, command)
         case ChangeLimit():
-            return _change_limit(world, command)
+            return _change_limit(model, command)
         case AcceptClock():
             # Recorded before anything is decided: what time it is follows from it.
             return Decision([], lambda _: ClockAccepted())
@@ -160,19 +160,19 @@ def decide(world: World, command: Command, policy: Policy, now: datetime) -> Dec
             assert_never(command)
 
 
-def _submit(world: World, command: SubmitJob, policy: Policy, now: datetime) -> Decision:
+def _submit(model: WriteModel, command: SubmitJob, policy: Policy, now: datetime) -> Decision:
     """Rate limit, then idempotency, then the job: the order of the system that this replaces."""
-    admission = decide_admission(world.windows, command.user_id, policy, now)
+    admission = decide_admission(model.windows, command.user_id, policy, now)
     if not admission.allowed:
         return _refuse(admission, RateLimited(admission, now), now)
     key, is_explicit = key_of(command)
-    holder = world.jobs.key_holder(command.user_id, key, is_explicit=is_explicit)
+    holder = model.jobs.key_holder(command.user_id, key, is_explicit=is_explicit)
     if holder is not None and holder.key_means_it(now):
         return _repeat(command, holder, admission, now)
-    kinds_waiting = world.line.kinds_waiting(command.user_id)
+    kinds_waiting = model.line.kinds_waiting(command.user_id)
     if command.kind not in kinds_waiting and len(kinds_waiting) >= policy.kinds_waiting_max:
         return _refuse(admission, TooManyKinds(command.user_id, policy.kinds_waiting_max), now)
-    job_id = JobId(world.position + 2)  # behind the decision that lets it in
+    job_id = JobId(model.position + 2)  # behind the decision that lets it in
     submitted = JobSubmitted(
         user_id=command.user_id, kind=command.kind,
         payload_sha256=command.payload.sha256, payload_bytes=command.payload.size,
@@ -183,7 +183,7 @@ def _submit(world: World, command: SubmitJob, policy: Policy, now: datetime) -> 
         timeout_seconds=command.timeout_seconds or policy.timeout_seconds,
     )  # fmt: skip
     return Decision(
-        [Fact(admission, job_id), Fact(submitted, job_id, command.payload)],
+        [NewEvent(admission, job_id), NewEvent(submitted, job_id, command.payload)],
         lambda after: Submitted(after.jobs.rows[job_id], admission, now, is_duplicate=False),
     )
 
@@ -199,7 +199,7 @@ def _repeat(
         idempotency_key=holder.idempotency_key, key_is_explicit=holder.key_is_explicit,
     )  # fmt: skip
     return Decision(
-        [Fact(admission, holder.id), Fact(repeated, holder.id)],
+        [NewEvent(admission, holder.id), NewEvent(repeated, holder.id)],
         lambda after: Submitted(after.jobs.rows[holder.id], admission, now, is_duplicate=True),
     )
 
@@ -208,7 +208,7 @@ def _refuse(admission: RateLimitDecided, refusal: Refusal, now: datetime) -> Dec
     """The decision is recorded, and goes with the refusal to the caller."""
     refusal.decision = admission
     refusal.decided_at = now
-    return Decision([Fact(admission)], refusal)
+    return Decision([NewEvent(admission)], refusal)
 
 
 def _record_refusals(report: ReportRefusals) -> Decision:
@@ -218,32 +218,32 @@ def _record_refusals(report: ReportRefusals) -> Decision:
         window_seconds=report.window_seconds, count=report.count,
         first_at=report.first_at, last_at=report.last_at,
     )  # fmt: skip
-    return Decision([Fact(refused)], lambda _: RefusalsRecorded(report.count))
+    return Decision([NewEvent(refused)], lambda _: RefusalsRecorded(report.count))
 
 
-def _claim(world: World, command: ClaimJobs, policy: Policy, now: datetime) -> Decision:
+def _claim(model: WriteModel, command: ClaimJobs, policy: Policy, now: datetime) -> Decision:
     claim = None
     if command.claim_id is not None:
         claim = claim_hash(command.worker, command.claim_id)
-        given = world.jobs.claims.given(claim, world.jobs.rows, now)
+        given = model.jobs.claims.given(claim, model.jobs.rows, now)
         if given is not None:
             held = [job for job in given if job.is_held(command.worker, now)]
             return Decision([], lambda _: Claimed(held, is_repeated=True))
-    kinds = world.line.kinds_in_line() if command.kinds is None else command.kinds
-    served, unread = serve(world.line, kinds, command.max_jobs, world.position + 1)
-    picks = _carried(world, served, command.payload_bytes_max)
+    kinds = model.line.kinds_in_line() if command.kinds is None else command.kinds
+    served, unread = serve(model.line, kinds, command.max_jobs, model.position + 1)
+    picks = _carried(model, served, command.payload_bytes_max)
     missing = command.max_jobs - len(served)
     if len(picks) < len(served):
         unread = None
-    elif unread is None and missing and command.kinds is None and world.line.ahead.has_more_kinds:
+    elif unread is None and missing and command.kinds is None and model.line.ahead.has_more_kinds:
         unread = Unread(jobs=missing, more_kinds=True)
     lease_expires_at = later(now, policy.lease_seconds)
     begins = command.begins
     facts = [
-        Fact(
+        NewEvent(
             JobStarted(
                 user_id=pick.user_id, kind=pick.kind,
-                attempt=world.jobs.rows[pick.job_id].attempt + 1,
+                attempt=model.jobs.rows[pick.job_id].attempt + 1,
                 worker=command.worker, server=command.server, claim_id=command.claim_id,
                 lease_expires_at=lease_expires_at, alone=pick.is_suspect,
                 # A suspect waits until the worker has nothing else.
@@ -263,14 +263,16 @@ def _claim(world: World, command: ClaimJobs, policy: Policy, now: datetime) -> D
     )
 
 
-def _carried(world: World, picks: Sequence[WaitingJob], bytes_max: int) -> Sequence[WaitingJob]:
+def _carried(
+    model: WriteModel, picks: Sequence[WaitingJob], bytes_max: int
+) -> Sequence[WaitingJob]:
     """Return the first of them whose payloads fit into one answer; at least one job."""
-    sizes = accumulate(world.jobs.rows[pick.job_id].payload_bytes for pick in picks)
+    sizes = accumulate(model.jobs.rows[pick.job_id].payload_bytes for pick in picks)
     fitting = sum(1 for _ in takewhile(lambda size: size <= bytes_max, sizes))
     return picks[: max(1, fitting)]
 
 
-def _extend(world: World, command: ExtendLeases, policy: Policy, now: datetime) -> Decision:
+def _extend(model: WriteModel, command: ExtendLeases, policy: Policy, now: datetime) -> Decision:
     """One event for all of a worker's jobs, and only past half of a lease; one more for each job
     whose handler has begun since it was claimed.
 
@@ -285,7 +287,7 @@ def _extend(world: World, command: ExtendLeases, policy: Policy, now: datetime) 
     told_of_begin = set(command.begun)
     for key in command.jobs:
         job_id, attempt = key
-        job = world.jobs.rows.get(job_id)
+        job = model.jobs.rows.get(job_id)
         if job is None:
             lost.append(key)
             continue
@@ -303,18 +305,18 @@ def _extend(world: World, command: ExtendLeases, policy: Policy, now: datetime) 
             lease_ends = place.lease_expires_at
         named.append(key)
         matters = matters or (lease_ends - now).total_seconds() < policy.lease_seconds / 2
-    facts = [Fact(life_cycle.begun(job), job.id) for job in began]
+    facts = [NewEvent(life_cycle.begun(job), job.id) for job in began]
     if matters:
         earliest = ends
         extended = LeasesExtended(
             worker=command.worker, lease_expires_at=ends, jobs=tuple(named)
         )  # fmt: skip
-        facts.append(Fact(extended))
+        facts.append(NewEvent(extended))
     return Decision(facts, lambda _: LeasesHeld(earliest, lost))
 
 
-def _advance(world: World, command: JobCommand, policy: Policy, now: datetime) -> Decision:
-    job = world.jobs.rows.get(command.job_id)
+def _advance(model: WriteModel, command: JobCommand, policy: Policy, now: datetime) -> Decision:
+    job = model.jobs.rows.get(command.job_id)
     if job is None:
         return Decision([], UnknownJob(command.job_id))
     try:
@@ -323,27 +325,28 @@ def _advance(world: World, command: JobCommand, policy: Policy, now: datetime) -
         events = life_cycle.in_spite_of(refusal, job, command, policy, now)
         return Decision(_facts(job, command, events), alone(refusal))
     return Decision(
-        _facts(job, command, events), lambda after: JobStands(after.jobs.rows[job.id])
+        _facts(job, command, events), lambda after: JobUpdated(after.jobs.rows[job.id])
     )  # fmt: skip
 
 
-def _facts(job: Job, command: JobCommand, events: Sequence[Event]) -> Sequence[Fact]:
+def _facts(job: Job, command: JobCommand, events: Sequence[Event]) -> Sequence[NewEvent]:
     body = _body_of(command)
     return [
-        Fact(event, job.id, None if isinstance(event, AttemptEnded) else body) for event in events
+        NewEvent(event, job.id, None if isinstance(event, AttemptEnded) else body)
+        for event in events
     ]
 
 
-def _retry(world: World, command: RetryJob, policy: Policy, now: datetime) -> Decision:
+def _retry(model: WriteModel, command: RetryJob, policy: Policy, now: datetime) -> Decision:
     """What could be started again at all is held against the user's window, as a submission is."""
-    decision = _advance(world, command, policy, now)
+    decision = _advance(model, command, policy, now)
     if isinstance(decision.reply, Refusal):
         return decision
-    job = world.jobs.rows[command.job_id]
-    admission = decide_admission(world.windows, job.user_id, policy, now)
+    job = model.jobs.rows[command.job_id]
+    admission = decide_admission(model.windows, job.user_id, policy, now)
     if not admission.allowed:
         return _refuse(admission, RateLimited(admission, now), now)
-    return decision._replace(facts=[Fact(admission, job.id), *decision.facts])
+    return decision._replace(facts=[NewEvent(admission, job.id), *decision.facts])
 
 
 def _body_of(command: JobCommand) -> Body | None:
@@ -354,29 +357,29 @@ def _body_of(command: JobCommand) -> Body | None:
             return None
 
 
-def expire(world: World, policy: Policy, now: datetime) -> Sequence[Fact]:
+def expire(model: WriteModel, policy: Policy, now: datetime) -> Sequence[NewEvent]:
     """What is to be recorded before anybody is served: whose time to be started by is over."""
-    line = world.line
+    line = model.line
     queues = [*line.ahead.queues.values(), *(queue.values() for queue in line.entered.values())]
     return [
-        Fact(event, job.id)
-        for job in _known(world, [waiting.job_id for queue in queues for waiting in queue])
+        NewEvent(event, job.id)
+        for job in _known(model, [waiting.job_id for queue in queues for waiting in queue])
         if job.expires_at is not None
         for event in life_cycle.wake(job, policy, now)
     ]
 
 
-def _change_limit(world: World, command: ChangeLimit) -> Decision:
+def _change_limit(model: WriteModel, command: ChangeLimit) -> Decision:
     """Nothing is recorded where the limits are as asked for: anybody may ask without end."""
-    limited = decide_limit(world.windows, command)
-    before = world.windows.limits.get(subject_of(limited), Limits())
+    limited = decide_limit(model.windows, command)
+    before = model.windows.limits.get(subject_of(limited), Limits())
     is_new = before != Limits(limited.limit, limited.running)
-    return Decision([Fact(limited)] if is_new else [], lambda _: LimitsSet(limited))
+    return Decision([NewEvent(limited)] if is_new else [], lambda _: LimitsSet(limited))
 
 
-def _wake(world: World, command: WakeJobs, policy: Policy, now: datetime) -> Decision:
+def _wake(model: WriteModel, command: EnforceDeadlines, policy: Policy, now: datetime) -> Decision:
     """A lost lease says that its worker may be dead, and its other jobs with it."""
-    jobs = _known(world, command.jobs)
+    jobs = _known(model, command.jobs)
     of_workers: defaultdict[WorkerId, list[Job]] = defaultdict(list)
     for job in jobs:
         if job.state is State.RUNNING and job.worker is not None:
@@ -391,14 +394,14 @@ def _wake(world: World, command: WakeJobs, policy: Policy, now: datetime) -> Dec
     return _woken(
         [
             *(
-                Fact(event, job.id)
+                NewEvent(event, job.id)
                 for job in jobs
                 for event in life_cycle.wake(
                     job, policy, now,
                     died_with_others=_has_others(job, of_workers[job.worker or WorkerId("")]),
                 )
             ),
-            *(Fact(life_cycle.missed(job), job.id) for job in missed),
+            *(NewEvent(life_cycle.missed(job), job.id) for job in missed),
         ]
     )  # fmt: skip
 
@@ -410,22 +413,22 @@ def _has_others(job: Job, held: Sequence[Job]) -> bool:
     return job.missed_at is not None or any(other is not job for other in held)
 
 
-def _known(world: World, job_ids: Sequence[JobId]) -> list[Job]:
+def _known(model: WriteModel, job_ids: Sequence[JobId]) -> list[Job]:
     """Each once, however often it is named: all are judged by the same state."""
-    found = [world.jobs.rows.get(job_id) for job_id in dict.fromkeys(job_ids)]
+    found = [model.jobs.rows.get(job_id) for job_id in dict.fromkeys(job_ids)]
     return [job for job in found if job is not None]
 
 
-def _recover(world: World, command: RecoverJobs) -> Decision:
+def _recover(model: WriteModel, command: RecoverJobs) -> Decision:
     running = [
         job
-        for job in _known(world, command.jobs)
+        for job in _known(model, command.jobs)
         if job.state is State.RUNNING and job.server == command.server
     ]
     return _woken(
         [
-            Fact(
-                life_cycle.lose(
+            NewEvent(
+                life_cycle.expire_lease(
                     job, RequeueReason.SERVER_RESTARTED, FailureReason.SERVER_RESTARTED,
                     died_with_others=_has_others(job, running),
                 ),
@@ -436,6 +439,6 @@ def _recover(world: World, command: RecoverJobs) -> Decision:
     )  # fmt: skip
 
 
-def _woken(facts: list[Fact]) -> Decision:
+def _woken(facts: list[NewEvent]) -> Decision:
     ids = dict.fromkeys(fact.job_id for fact in facts if fact.job_id is not None)
     return Decision(facts, lambda after: JobsWoken([after.jobs.rows[job_id] for job_id in ids]))

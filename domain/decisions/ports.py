@@ -6,7 +6,7 @@ from typing import Protocol, TypeVar
 
 from msgspec import Struct
 
-from domain.decisions.write_model import Needs, World
+from domain.decisions.write_model import RequiredRows, WriteModel
 from domain.fairness.line import Unread
 from domain.language.events import Recorded
 from domain.log.log_time import Reading
@@ -71,20 +71,24 @@ class Projection(Protocol[C]):
     """A read model kept in the writer's transaction.
 
     Its rows carry a generation, so that another one can be filled beside the one in use. The fold
-    itself is the part of the World that it loads and saves.
+    itself is the part of the write model that it loads and saves.
     """
 
     name: str
     version: int  # raised when the fold or the tables change; the tables are named by it
     is_lasting: bool  # its rows go on being changed: a rebuild writes them as late as it can
 
-    def look_ahead(self, connection: C, generation: int, needs: Needs, world: World) -> None:
+    def look_ahead(
+        self, connection: C, generation: int, required: RequiredRows, model: WriteModel
+    ) -> None:
         """Read what decides which other rows are needed, and add those to the needs."""
 
-    def load(self, connection: C, generation: int, needs: Needs, world: World) -> None:
-        """Make the needed rows known to the world. May add to the needs of those after it."""
+    def load(
+        self, connection: C, generation: int, required: RequiredRows, model: WriteModel
+    ) -> None:
+        """Load the required rows into the model. May add to what those after it require."""
 
-    def changes(self, generation: int, world: World) -> "Sequence[Write[C]]":
+    def changes(self, generation: int, model: WriteModel) -> "Sequence[Write[C]]":
         """What writes each row that has changed, once; from here on they count as written."""
 
 
@@ -94,19 +98,19 @@ class Projections(Protocol[C]):
     def refresh(self, connection: C) -> None:
         """Read which generation of each is current. Raises `LogTooNew` for a newer version."""
 
-    def load(self, connection: C, position: int, needs: Needs) -> World:
+    def load(self, connection: C, position: int, required: RequiredRows) -> WriteModel:
         """The state at a position, which is the log's end, as far as it is needed."""
 
-    def look_further(self, connection: C, unread: Unread, world: World) -> None:
-        """Make more of the line known to a world that was loaded, whatever was folded into it."""
+    def look_further(self, connection: C, unread: Unread, model: WriteModel) -> None:
+        """Load more of the line into a model that was loaded, whatever was folded into it since."""
 
-    def save(self, connection: C, world: World) -> None:
+    def save(self, connection: C, model: WriteModel) -> None:
         """Write each changed row of all of them once."""
 
     def note_empty_claims(self, connection: C, claims: Sequence[bytes], now: datetime) -> None:
         """Have claims found that were answered with nothing, for `CLAIM_SECONDS` from now."""
 
-    def keep(self, world: World) -> None:
+    def keep(self, model: WriteModel) -> None:
         """What was saved is on disk now: the rows may serve the next batch."""
 
     def forget(self) -> None:

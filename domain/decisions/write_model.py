@@ -13,6 +13,7 @@ from domain.language.commands import (
     ClaimJobs,
     Command,
     CompleteJob,
+    EnforceDeadlines,
     EraseBodies,
     ExtendLeases,
     FailJob,
@@ -21,7 +22,6 @@ from domain.language.commands import (
     RetryJob,
     ReturnJob,
     SubmitJob,
-    WakeJobs,
 )
 from domain.language.events import (
     EVENT_TYPES,
@@ -40,7 +40,7 @@ from domain.limits.rate_limits import WindowKey, Windows
 from domain.log.folds import Fold
 
 
-class World:
+class WriteModel:
     """Three parts, each the in-memory half of a projection: the same folds serve the writer's
     decisions, a rebuild and time travel.
     """
@@ -65,7 +65,7 @@ class World:
         self.position = recorded.position
 
 
-class Needs:
+class RequiredRows:
     """Which rows a batch of commands or events is about; what is loaded may add to it."""
 
     def __init__(self) -> None:
@@ -101,7 +101,7 @@ class Needs:
                     self._add_claim(claim)
                 case ExtendLeases(jobs=jobs):
                     self.jobs.update(job_id for job_id, _ in jobs)
-                case WakeJobs(jobs=ids) | RecoverJobs(jobs=ids):
+                case EnforceDeadlines(jobs=ids) | RecoverJobs(jobs=ids):
                     self.jobs.update(ids)
                 case AcceptClock():
                     pass
@@ -138,16 +138,16 @@ class Needs:
                     self.users.add(event.user_id)
                     self.kinds.add(event.kind)
 
-    def add(self, other: "Needs") -> None:
+    def add(self, other: "RequiredRows") -> None:
         """Everything that another one needs, but for what claims will look for."""
         for mine, theirs in zip(self.sets(), other.sets(), strict=True):
             mine.update(theirs)
 
-    def without(self, known: "Needs") -> "Needs":
+    def without(self, known: "RequiredRows") -> "RequiredRows":
         """What is not known yet. Claims look anew each time at the line, and at what was answered
         with nothing: another server may have done that since, and the log does not tell.
         """
-        missing = Needs()
+        missing = RequiredRows()
         for mine, all_of_it, theirs in zip(missing.sets(), self.sets(), known.sets(), strict=True):
             mine.update(all_of_it - theirs)
         missing.serving, missing.lanes = self.serving, self.lanes

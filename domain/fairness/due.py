@@ -9,7 +9,7 @@ from msgspec import Struct
 from domain.language.identifiers import JobId, UserId
 
 # The rest of a user's due jobs is read again when these are done.
-JOBS_A_USER_MAX: Final = 1_000
+JOBS_PER_USER_MAX: Final = 1_000
 JOBS_MAX: Final = 50_000
 
 
@@ -38,7 +38,7 @@ class DueQueue:
             if job.id in self._ids:
                 continue
             waiting = self._by_user.get(job.user_id, deque())
-            if len(waiting) >= JOBS_A_USER_MAX or len(self._ids) >= JOBS_MAX:
+            if len(waiting) >= JOBS_PER_USER_MAX or len(self._ids) >= JOBS_MAX:
                 self.has_left_out = True
                 continue
             waiting.append(job.id)

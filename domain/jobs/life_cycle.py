@@ -191,7 +191,7 @@ def _woken(
             return [_timed_out(job, policy, now)]
         case State.RUNNING if not is_ahead(job.lease_expires_at, now):
             return [
-                lose(
+                expire_lease(
                     job, RequeueReason.LEASE_LOST, FailureReason.LEASE_LOST,
                     died_with_others=died_with_others,
                 )
@@ -209,7 +209,7 @@ def _woken(
             return []
 
 
-def lose(
+def expire_lease(
     job: Job, requeue: RequeueReason, failure: FailureReason, *, died_with_others: bool
 ) -> Event:
     """A running attempt whose worker is gone. It counts when it may be what killed its worker, or

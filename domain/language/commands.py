@@ -112,7 +112,7 @@ class EraseBodies(Struct, frozen=True, kw_only=True, gc=False, tag=True):
     positions: tuple[int, ...]  # where the bodies are
 
 
-class WakeJobs(Struct, frozen=True, kw_only=True, gc=False, tag=True):
+class EnforceDeadlines(Struct, frozen=True, kw_only=True, gc=False, tag=True):
     """Look at jobs whose time may have come: a lease, a time-out, a schedule or an expiry.
 
     With a lost lease belong the other jobs of its worker: whether it counts depends on them.
@@ -144,6 +144,13 @@ class AcceptClock(Struct, frozen=True, kw_only=True, gc=False, tag=True):
 
 JobCommand = CompleteJob | FailJob | ReturnJob | CancelJob | RetryJob | EraseBodies
 Command = (
-    SubmitJob | ReportRefusals | ClaimJobs | ExtendLeases | JobCommand | WakeJobs | RecoverJobs
-    | ChangeLimit | AcceptClock
-)  # fmt: skip
+    SubmitJob
+    | ReportRefusals
+    | ClaimJobs
+    | ExtendLeases
+    | JobCommand
+    | EnforceDeadlines
+    | RecoverJobs
+    | ChangeLimit
+    | AcceptClock
+)

@@ -22,7 +22,7 @@ from entrypoints.runtime.csv_cells import csv_lines
 from entrypoints.service.fairlog import Fairlog
 from entrypoints.service.views import EventView, event_view
 
-EVENTS_A_PAGE: Final = 1000
+EVENTS_PER_PAGE: Final = 1000
 _DATA_CHARACTERS_MAX: Final = 120  # in a table
 _USER_CHARACTERS_MAX: Final = 24
 _ROW: Final = "{:>10}  {:<27}  {:<22}  {:<24}  {:>10}  {}"
@@ -77,7 +77,7 @@ def audit(
         after, end = fairlog.read_now(lambda connection: asked.between(fairlog.log, connection))
         if start is not None:
             say(start)
-        page = EVENTS_A_PAGE if most is None else min(EVENTS_A_PAGE, most + 1)
+        page = EVENTS_PER_PAGE if most is None else min(EVENTS_PER_PAGE, most + 1)
         written = 0
         for event in _events(fairlog, asked.wanted, (after, end), page):
             if written == most:

@@ -8,7 +8,7 @@ from typing import Final
 import rich_click as click
 from click.exceptions import Exit
 
-from adapters.doctor import Finding as Diagnosis
+from adapters.doctor import DoctorFinding as Diagnosis
 from adapters.doctor import Level, examine
 from domain.jobs.job import Job
 from domain.language.errors import LogTooNew
@@ -31,7 +31,7 @@ from entrypoints.use_cases.diagnosis import diagnose
 from entrypoints.use_cases.verification import bookkeeping_faults, verify_log, verify_log_chain
 from projections.verify.bookkeeping import REGISTRY
 from projections.verify.findings import Difference, Finding
-from projections.verify.verify import Kept, Verified
+from projections.verify.verify import TrustedHead, Verified
 
 USERS_SHOWN_MAX: Final = 100  # of whom something was erased
 _MARKS: Final = {Level.OK: "ok     ", Level.WARNING: "warning", Level.ERROR: "error  "}
@@ -112,7 +112,9 @@ def verify(
     with opened_log(settings_from({"database_url": database_url})) as fairlog:
         if chain_only:
             with progress("verifying") as report:
-                verified = verify_log_chain(fairlog, kept or Kept(0, GENESIS), _print_found, report)
+                verified = verify_log_chain(
+                    fairlog, kept or TrustedHead(0, GENESIS), _print_found, report
+                )
         else:
             verified = _verify(fairlog)
             if repair and verified.differing:
@@ -125,7 +127,7 @@ def verify(
         raise Exit(CHECK_FAILED)
 
 
-def _kept(position: int | None, hash_hex: str | None) -> Kept | None:
+def _kept(position: int | None, hash_hex: str | None) -> TrustedHead | None:
     if position is None and hash_hex is None:
         return None
     if position is None or hash_hex is None:
@@ -136,7 +138,7 @@ def _kept(position: int | None, hash_hex: str | None) -> Kept | None:
         kept_hash = b""
     if len(kept_hash) != len(GENESIS):
         raise click.BadParameter("it has 64 hexadecimal digits.", param_hint="--hash")
-    return Kept(position, kept_hash)
+    return TrustedHead(position, kept_hash)
 
 
 def _verify(fairlog: Fairlog) -> Verified:

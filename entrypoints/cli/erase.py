@@ -7,7 +7,7 @@ from adapters.doctor import may_erase
 from domain.language import validation
 from domain.language.errors import UnknownJob
 from domain.language.identifiers import JobId
-from entrypoints.cli.failure import CHECK_FAILED, Failure
+from entrypoints.cli.failure import CHECK_FAILED, CommandFailed
 from entrypoints.cli.opening import database_url_option, opened_log, settings_from
 from entrypoints.cli.output import counted, examples, has_terminal, note, printable, progress, say
 from entrypoints.processes.registration import check_settings
@@ -59,9 +59,9 @@ def erase(
 
 
 def _check(fairlog: Fairlog, job_id: JobId | None) -> None:
-    """Raises `UnknownJob`, and `Failure` for an account that lacks the right."""
+    """Raises `UnknownJob`, and `CommandFailed` for an account that lacks the right."""
     if not may_erase(fairlog.database):
-        raise Failure(
+        raise CommandFailed(
             "The account lacks DELETE on bodies: GRANT it, or run `fairlog erase` with the account "
             "that has it (docs/production.md)."
         )

@@ -15,7 +15,7 @@ WRONG_USE: Final = 2
 _CHARACTERS_MAX: Final = 600
 
 
-class Failure(Exception):
+class CommandFailed(Exception):
     """Ends the command. The message is for the user and holds no secret."""
 
     def __init__(self, message: str, exit_code: int = CHECK_FAILED) -> None:
@@ -23,10 +23,10 @@ class Failure(Exception):
         self.exit_code = exit_code
 
 
-def failure_of(error: Exception) -> Failure:
+def failure_of(error: Exception) -> CommandFailed:
     """Make any error fit to be shown, in one line."""
     match error:
-        case Failure():
+        case CommandFailed():
             message, code = str(error), error.exit_code
         case SettingsError() | HandlersError() | InvalidInput():
             message, code = str(error), WRONG_USE
@@ -42,12 +42,14 @@ def failure_of(error: Exception) -> Failure:
             )
             code = CHECK_FAILED
     line = " ".join(message.split())
-    return Failure(
+    return CommandFailed(
         line if len(line) <= _CHARACTERS_MAX else f"{line[: _CHARACTERS_MAX - 1]}…", code
     )
 
 
-def database_failure(error: LogUnavailable | SQLAlchemyError, database_url: str) -> Failure | None:
+def database_failure(
+    error: LogUnavailable | SQLAlchemyError, database_url: str
+) -> CommandFailed | None:
     """Say which database it was and what to do; None where the error says that better itself."""
     cause: BaseException | None = error
     while isinstance(cause, LogUnavailable):
@@ -57,12 +59,12 @@ def database_failure(error: LogUnavailable | SQLAlchemyError, database_url: str)
     shown = redacted(database_url)
     original = cause.orig
     if isinstance(original, sqlite3.Error):
-        return Failure(_of_sqlite(original, shown))
+        return CommandFailed(_of_sqlite(original, shown))
     code = error_code(cause)
     what = _OF_SERVER.get(code or 0)
     if what is None:
         what = f"The database {{}} refused ({code}: {_server_text(cause)})."
-    return Failure(what.replace("{}", shown))
+    return CommandFailed(what.replace("{}", shown))
 
 
 _AWAY: Final = "The database {} does not answer: check the host and the port, and that it runs."

@@ -12,7 +12,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from adapters.log.schema import is_current
 from adapters.settings import Settings, has_password, load_settings
 from domain.language.errors import LogUnavailable
-from entrypoints.cli.failure import Failure, database_failure
+from entrypoints.cli.failure import CommandFailed, database_failure
 from entrypoints.cli.output import note
 from entrypoints.composition import compose
 from entrypoints.service.fairlog import Fairlog
@@ -45,7 +45,7 @@ def settings_from(flags: Mapping[str, object]) -> Settings:
 
 @contextmanager
 def opened(settings: Settings, wire: Callable[[Settings], Fairlog] = compose) -> Iterator[Fairlog]:
-    """A service on the database, closed afterwards. Raises `Failure` for what the database says."""
+    """A service on the database, closed afterwards. Raises `CommandFailed` for its errors."""
     try:
         with closing(wire(settings)) as fairlog:
             yield fairlog
@@ -62,9 +62,11 @@ def opened_log(settings: Settings) -> Iterator[Fairlog]:
     with opened(settings) as fairlog:
         if fairlog.database.is_new:
             file = fairlog.database.url.database
-            raise Failure(f"There is no {file}: run `fairlog migrate`, or check --database-url.")
+            raise CommandFailed(
+                f"There is no {file}: run `fairlog migrate`, or check --database-url."
+            )
         if not is_current(fairlog.database):
-            raise Failure(
+            raise CommandFailed(
                 "The database has no log of this release: run `fairlog migrate`, or check "
                 "--database-url."
             )

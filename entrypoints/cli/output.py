@@ -51,7 +51,7 @@ def progress(what: str) -> Iterator[Report]:
             task = bar.add_task(what, total=None)
             yield lambda done, total: bar.update(task, completed=done, total=max(total, 1))
     else:
-        yield _Lines(what).report
+        yield _OutputLines(what).report
 
 
 def _bar() -> Progress:
@@ -67,7 +67,7 @@ class _Speed(ProgressColumn):
         return Text("" if speed is None else f"{speed:,.0f} events/s")
 
 
-class _Lines:
+class _OutputLines:
     def __init__(self, what: str) -> None:
         self._what = what
         self._started = self._told = time.monotonic()

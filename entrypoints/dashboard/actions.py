@@ -15,7 +15,7 @@ from domain.language import validation
 from domain.language.commands import CancelJob
 from domain.language.errors import InvalidInput
 from domain.language.identifiers import POSITION_MAX, JobId
-from entrypoints.dashboard.desk import Desk
+from entrypoints.dashboard.context import DashboardContext
 from entrypoints.dashboard.rendering import html, is_from_page, render
 from entrypoints.use_cases.retries import retry_all
 
@@ -25,7 +25,7 @@ Selection = Annotated[dict[str, Any], Body(media_type=RequestEncodingType.URL_EN
 
 @post("/jobs/cancel", status_code=HTTP_200_OK)
 async def cancel(
-    request: Request[Any, Any, Any], data: Selection, desk: NamedDependency[Desk]
+    request: Request[Any, Any, Any], data: Selection, desk: NamedDependency[DashboardContext]
 ) -> Response[str]:
     async def cancel_all(jobs: Sequence[JobId]) -> Sequence[Job | Exception]:
         return await desk.fairlog.settle([CancelJob(job_id=job_id) for job_id in jobs])
@@ -35,7 +35,7 @@ async def cancel(
 
 @post("/jobs/retry", status_code=HTTP_200_OK)
 async def retry(
-    request: Request[Any, Any, Any], data: Selection, desk: NamedDependency[Desk]
+    request: Request[Any, Any, Any], data: Selection, desk: NamedDependency[DashboardContext]
 ) -> Response[str]:
     async def retry_selected(jobs: Sequence[JobId]) -> Sequence[Job | Exception]:
         return await retry_all(desk.fairlog, jobs)
@@ -46,7 +46,7 @@ async def retry(
 async def _act(
     request: Request[Any, Any, Any],
     data: dict[str, Any],
-    desk: Desk,
+    desk: DashboardContext,
     done: str,
     act: Callable[[Sequence[JobId]], Awaitable[Sequence[Job | Exception]]],
 ) -> Response[str]:

@@ -16,15 +16,15 @@ from domain.language import validation
 from domain.language.errors import InvalidInput
 from domain.language.events import EVENT_TYPES
 from domain.language.identifiers import POSITION_MAX, UserId
-from entrypoints.dashboard.desk import Desk, Moment
+from entrypoints.dashboard.context import DashboardContext, ShownMoment
 from entrypoints.dashboard.formatting import brief_json, pretty_json
 from entrypoints.http.audit import known_types
 from entrypoints.use_cases.time_travel import TimeTravel
 
-EVENTS_A_PAGE: Final = 100
+EVENTS_PER_PAGE: Final = 100
 
 
-class Asked(Struct, frozen=True, kw_only=True):
+class AuditQuery(Struct, frozen=True, kw_only=True):
     """As it stands in the address."""
 
     user: str = ""
@@ -54,7 +54,7 @@ class Then(Struct, frozen=True):
 @get("/audit")
 async def audit(
     request: Request[Any, Any, Any],
-    desk: NamedDependency[Desk],
+    desk: NamedDependency[DashboardContext],
     user: FromQuery[str] = "",
     job: FromQuery[str] = "",
     event_type: Annotated[list[str] | None, QueryParameter(name="type")] = None,
@@ -62,9 +62,9 @@ async def audit(
     before: FromQuery[str] = "",
 ) -> Response[str]:
     types = [one for one in event_type or [] if one]
-    asked = Asked(user=user, job=job, types=types, as_of=as_of.strip(), before=before)
+    asked = AuditQuery(user=user, job=job, types=types, as_of=as_of.strip(), before=before)
 
-    def read(connection: Connection, _: Moment) -> dict[str, object]:
+    def read(connection: Connection, _: ShownMoment) -> dict[str, object]:
         try:
             return {**_read(desk, connection, asked), "asked": asked, "problem": None}
         except InvalidInput as error:
@@ -79,7 +79,7 @@ async def audit(
 
 @get("/audit/standing")
 async def standing(
-    request: Request[Any, Any, Any], desk: NamedDependency[Desk], as_of: FromQuery[str]
+    request: Request[Any, Any, Any], desk: NamedDependency[DashboardContext], as_of: FromQuery[str]
 ) -> Response[str]:
     """How all stood at a moment; the page of its events asks for it when it is there already.
 
@@ -96,7 +96,7 @@ async def standing(
 _NOTHING: Final[dict[str, object]] = {"events": [], "older": None, "then": None}
 
 
-def _read(desk: Desk, connection: Connection, asked: Asked) -> dict[str, object]:
+def _read(desk: DashboardContext, connection: Connection, asked: AuditQuery) -> dict[str, object]:
     """Raises `InvalidInput`."""
     wanted = EventFilter(
         user_id=validation.user_id(asked.user) if asked.user else None,
@@ -110,16 +110,16 @@ def _read(desk: Desk, connection: Connection, asked: Asked) -> dict[str, object]
     if asked.as_of:
         then = _then(desk, connection, validation.as_of(asked.as_of))
         below = min(then.position + 1, below or POSITION_MAX)
-    found = audit_log.find_newest(connection, wanted, below, EVENTS_A_PAGE + 1)
-    shown = found[:EVENTS_A_PAGE]
+    found = audit_log.find_newest(connection, wanted, below, EVENTS_PER_PAGE + 1)
+    shown = found[:EVENTS_PER_PAGE]
     return {
         "events": [(event, brief_json(event.data), pretty_json(event.data)[0]) for event in shown],
-        "older": shown[-1].position if len(found) > EVENTS_A_PAGE else None,
+        "older": shown[-1].position if len(found) > EVENTS_PER_PAGE else None,
         "then": then,
     }
 
 
-def _then(desk: Desk, connection: Connection, as_of: int | datetime) -> Then:
+def _then(desk: DashboardContext, connection: Connection, as_of: int | datetime) -> Then:
     """Raises `InvalidInput`."""
     position = TimeTravel(desk.fairlog).position(connection, as_of)
     return Then(position, audit_log.times_at(connection, [position]).get(position))

@@ -9,8 +9,8 @@ from litestar.params import FromQuery
 from msgspec import Struct
 from sqlalchemy.engine import Connection
 
-from entrypoints.dashboard.desk import Desk, Moment
-from projections.activity.figures import Figures, quantile
+from entrypoints.dashboard.context import DashboardContext, ShownMoment
+from projections.activity.metrics import ActivityMetrics, quantile
 
 Range = Literal["15m", "1h", "6h", "3d"]
 RANGES: Final[dict[Range, tuple[str, int, int]]] = {  # name, seconds a point, seconds in all
@@ -20,7 +20,7 @@ RANGES: Final[dict[Range, tuple[str, int, int]]] = {  # name, seconds a point, s
     "3d": ("3 days", 600, 259_200),
 }
 _TELLING_SHARE: Final = 0.4  # of the newest point's time; before, its rate is mere chance
-_NOTHING: Final = Figures()
+_NOTHING: Final = ActivityMetrics()
 
 
 class Series(Struct):
@@ -40,7 +40,9 @@ class Series(Struct):
 
 @get("/charts.json")
 async def charts(
-    request: Request[Any, Any, Any], desk: NamedDependency[Desk], span: FromQuery[Range] = "15m"
+    request: Request[Any, Any, Any],
+    desk: NamedDependency[DashboardContext],
+    span: FromQuery[Range] = "15m",
 ) -> Response[str]:
     """Of the last `span`."""
     series = await desk.answer(
@@ -50,7 +52,7 @@ async def charts(
     return Response(series, media_type="application/json")
 
 
-def _read(desk: Desk, connection: Connection, at: Moment, span: Range) -> Series:
+def _read(desk: DashboardContext, connection: Connection, at: ShownMoment, span: Range) -> Series:
     _, seconds, length = RANGES[span]
     since = (at.seconds - length) // seconds * seconds
     found = dict(desk.activity.series(connection, seconds, since))

@@ -9,8 +9,8 @@ from sqlalchemy.engine import Connection
 from adapters.log import audit_log
 from domain.jobs.job import State
 from domain.language.identifiers import UserId
-from entrypoints.dashboard.desk import HOUR_SECONDS, Desk, Moment
-from projections.activity.figures import first, total
+from entrypoints.dashboard.context import HOUR_SECONDS, DashboardContext, ShownMoment
+from projections.activity.metrics import first, total
 
 _NEXT_SHOWN: Final = 20
 _WAITING_SHOWN: Final = 30
@@ -19,13 +19,15 @@ _MINUTE: Final = 60
 
 
 @get("/fairness")
-async def fairness(request: Request[Any, Any, Any], desk: NamedDependency[Desk]) -> Response[str]:
+async def fairness(
+    request: Request[Any, Any, Any], desk: NamedDependency[DashboardContext]
+) -> Response[str]:
     return await desk.show(
         request, "fairness", "Fairness", lambda connection, at: _read(desk, connection, at)
     )
 
 
-def _read(desk: Desk, connection: Connection, at: Moment) -> dict[str, object]:
+def _read(desk: DashboardContext, connection: Connection, at: ShownMoment) -> dict[str, object]:
     fairlog = desk.fairlog
     turns = fairlog.line.next_users(connection, _NEXT_SHOWN)
     waiting = desk.activity.most_waiting(connection, _WAITING_SHOWN)

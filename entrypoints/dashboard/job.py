@@ -19,7 +19,7 @@ from domain.language.events import Recorded
 from domain.language.identifiers import JobId
 from domain.log.upcasting import read
 from entrypoints.dashboard import formatting
-from entrypoints.dashboard.desk import Desk, Moment
+from entrypoints.dashboard.context import DashboardContext, ShownMoment
 from entrypoints.dashboard.timeline import WIDTH, bars, timeline
 from entrypoints.runtime.page_bytes import PAGE_BYTES_MAX, fitting
 from entrypoints.runtime.text import message_of
@@ -29,7 +29,7 @@ from entrypoints.use_cases.time_travel import TimeTravel
 EVENTS_SHOWN_MAX: Final = 500
 
 
-class Body(Struct, frozen=True):
+class ShownBody(Struct, frozen=True):
     """A JSON value as it is shown."""
 
     name: str
@@ -41,7 +41,7 @@ class Body(Struct, frozen=True):
 @get("/jobs/{job_id:int}")
 async def job(
     request: Request[Any, Any, Any],
-    desk: NamedDependency[Desk],
+    desk: NamedDependency[DashboardContext],
     job_id: FromPath[int],
     as_of: FromQuery[str] = "",
 ) -> Response[str]:
@@ -57,7 +57,7 @@ async def job(
 
 @get("/jobs/{job_id:int}/whole/{name:str}")
 async def body(
-    desk: NamedDependency[Desk], job_id: FromPath[int], name: FromPath[str]
+    desk: NamedDependency[DashboardContext], job_id: FromPath[int], name: FromPath[str]
 ) -> Response[str]:
     """A payload, result or error, whole and as text."""
     wanted = validation.job_id(job_id)
@@ -74,7 +74,11 @@ async def body(
 
 
 def _read(
-    desk: Desk, connection: Connection, at: Moment, job_id: JobId, then: int | datetime | None
+    desk: DashboardContext,
+    connection: Connection,
+    at: ShownMoment,
+    job_id: JobId,
+    then: int | datetime | None,
 ) -> dict[str, object]:
     past = None if then is None else _past(desk, connection, job_id, then)
     today = _job(desk, connection, job_id)
@@ -119,7 +123,9 @@ class _Past(Struct, frozen=True):
     now: datetime
 
 
-def _past(desk: Desk, connection: Connection, job_id: JobId, then: int | datetime) -> _Past:
+def _past(
+    desk: DashboardContext, connection: Connection, job_id: JobId, then: int | datetime
+) -> _Past:
     """Raises `UnknownJob` where it did not exist then."""
     travel = TimeTravel(desk.fairlog)
     position = travel.position(connection, then)
@@ -128,7 +134,7 @@ def _past(desk: Desk, connection: Connection, job_id: JobId, then: int | datetim
     return _Past(found, position, then if isinstance(then, datetime) else times[position])
 
 
-def _job(desk: Desk, connection: Connection, job_id: JobId) -> Job:
+def _job(desk: DashboardContext, connection: Connection, job_id: JobId) -> Job:
     found = desk.fairlog.jobs.find(connection, [job_id])
     if job_id not in found:
         raise UnknownJob(job_id)
@@ -152,9 +158,9 @@ def _bodies(connection: Connection, found: Job, *, is_erased: bool) -> dict[str,
     }
 
 
-def _shown(name: str, data: bytes) -> Body:
+def _shown(name: str, data: bytes) -> ShownBody:
     text, is_clipped = formatting.pretty_json(data)
-    return Body(name, text, len(data), is_clipped)
+    return ShownBody(name, text, len(data), is_clipped)
 
 
 def _recorded(event: StoredEvent) -> Recorded:

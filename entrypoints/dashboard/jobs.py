@@ -12,18 +12,18 @@ from domain.jobs.job import State
 from domain.language import validation
 from domain.language.errors import InvalidInput
 from domain.language.identifiers import POSITION_MAX, Kind
-from entrypoints.dashboard.desk import Desk, Moment
+from entrypoints.dashboard.context import DashboardContext, ShownMoment
 from entrypoints.dashboard.rendering import is_from_page
 from projections.queries.job_search import JobFilter
 
-JOBS_A_PAGE: Final = 50
+JOBS_PER_PAGE: Final = 50
 _KINDS_OFFERED: Final = 200
 
 
 @get("/jobs")
 async def jobs(
     request: Request[Any, Any, Any],
-    desk: NamedDependency[Desk],
+    desk: NamedDependency[DashboardContext],
     user: FromQuery[str] = "",
     job_state: Annotated[str, QueryParameter(name="state")] = "",
     kind: FromQuery[str] = "",
@@ -43,11 +43,11 @@ async def jobs(
     except InvalidInput as error:
         problem = str(error)
 
-    def read(connection: Connection, _: Moment) -> dict[str, object]:
+    def read(connection: Connection, _: ShownMoment) -> dict[str, object]:
         found = (
-            desk.search.older(connection, wanted, below, JOBS_A_PAGE)
+            desk.search.older(connection, wanted, below, JOBS_PER_PAGE)
             if above is None
-            else desk.search.newer(connection, wanted, above, JOBS_A_PAGE)
+            else desk.search.newer(connection, wanted, above, JOBS_PER_PAGE)
         )
         return {
             "found": found, "problem": problem, "user": user, "state": job_state, "kind": kind,
@@ -70,7 +70,7 @@ async def find(job_id: Annotated[str, QueryParameter(name="id")] = "") -> Redire
     return Redirect(f"/jobs/{validation.whole_number(number, 'A job id', 1, POSITION_MAX)}")
 
 
-async def _kinds(desk: Desk) -> list[Kind]:
+async def _kinds(desk: DashboardContext) -> list[Kind]:
     """For the form around the jobs, which a page that renews them has already."""
     found = await desk.fairlog.read(
         lambda connection: desk.fairlog.line.kinds(connection, _KINDS_OFFERED)

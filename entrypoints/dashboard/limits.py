@@ -12,8 +12,8 @@ from domain.language import validation
 from domain.language.errors import InvalidInput
 from domain.language.identifiers import Kind, UserId
 from domain.limits.rate_limits import WindowState, window_start
-from entrypoints.dashboard.desk import HOUR_SECONDS, Desk, Moment
-from projections.activity.figures import first
+from entrypoints.dashboard.context import HOUR_SECONDS, DashboardContext, ShownMoment
+from projections.activity.metrics import first
 
 _USERS_SHOWN: Final = 20
 _REFUSED_SHOWN: Final = 20
@@ -28,7 +28,9 @@ class UserWindow(Struct, frozen=True):
 
 @get("/limits")
 async def limits(
-    request: Request[Any, Any, Any], desk: NamedDependency[Desk], user: FromQuery[str] = ""
+    request: Request[Any, Any, Any],
+    desk: NamedDependency[DashboardContext],
+    user: FromQuery[str] = "",
 ) -> Response[str]:
     problem = None
     wanted: UserId | None = None
@@ -49,7 +51,7 @@ async def limits(
     )  # fmt: skip
 
 
-def _read(desk: Desk, connection: Connection, at: Moment) -> dict[str, object]:
+def _read(desk: DashboardContext, connection: Connection, at: ShownMoment) -> dict[str, object]:
     """The windows shown are those of the users that submitted most since they began."""
     policy = desk.fairlog.policy
     leading = desk.activity.leading(connection, at.seconds - HOUR_SECONDS)
@@ -69,7 +71,9 @@ def _read(desk: Desk, connection: Connection, at: Moment) -> dict[str, object]:
     }
 
 
-def _users(desk: Desk, connection: Connection, at: Moment, users: list[UserId]) -> list[UserWindow]:
+def _users(
+    desk: DashboardContext, connection: Connection, at: ShownMoment, users: list[UserId]
+) -> list[UserWindow]:
     policy = desk.fairlog.policy
     windows = desk.fairlog.windows.load(connection, users, policy, at.now)
     found = []

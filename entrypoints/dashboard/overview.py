@@ -14,20 +14,20 @@ from domain.jobs.job import State
 from domain.language.identifiers import JobId, Kind
 from entrypoints.dashboard import formatting
 from entrypoints.dashboard.charts import RANGES, Range
-from entrypoints.dashboard.desk import HOUR_SECONDS, Desk, Moment
+from entrypoints.dashboard.context import HOUR_SECONDS, DashboardContext, ShownMoment
 from entrypoints.dashboard.verdict import Situation, verdict
 from entrypoints.runtime.text import message_of
-from projections.activity.figures import Figures, first, of_failure_key, quantile, total
+from projections.activity.metrics import ActivityMetrics, first, of_failure_key, quantile, total
 
 _WORKERS_SHOWN: Final = 20
-_JOBS_A_WORKER: Final = 5
+_JOBS_PER_WORKER: Final = 5
 _KINDS_SHOWN: Final = 30
 _KINDS_READ: Final = 1000
 _FAILURES_SHOWN: Final = 10
 _FINEST: Final = 10
 
 
-class Failure(Struct, frozen=True):
+class RecentFailure(Struct, frozen=True):
     kind: str
     reason: str
     message: str
@@ -40,7 +40,7 @@ class KindRow(Struct, frozen=True):
 
     kind: Kind
     load: KindInLine
-    figures: Figures
+    figures: ActivityMetrics
 
     @property
     def wait(self) -> float | None:
@@ -58,7 +58,7 @@ class KindRow(Struct, frozen=True):
 @get("/")
 async def overview(
     request: Request[Any, Any, Any],
-    desk: NamedDependency[Desk],
+    desk: NamedDependency[DashboardContext],
     span: FromQuery[Range] = "15m",  # noqa: ARG001 (the page's own script reads it)
 ) -> Response[str]:
     return await desk.show(
@@ -67,7 +67,7 @@ async def overview(
     )  # fmt: skip
 
 
-def _read(desk: Desk, connection: Connection, at: Moment) -> dict[str, object]:
+def _read(desk: DashboardContext, connection: Connection, at: ShownMoment) -> dict[str, object]:
     fairlog = desk.fairlog
     counts = fairlog.jobs.counts(connection)
     oldest_id = desk.front.oldest(connection)
@@ -94,22 +94,24 @@ def _read(desk: Desk, connection: Connection, at: Moment) -> dict[str, object]:
         "p50": quantile(minutes.waits, 0.5),
         "p95": quantile(minutes.waits, 0.95),
         "p99": quantile(minutes.waits, 0.99),
-        "workers": desk.activity.workers(connection, _WORKERS_SHOWN, _JOBS_A_WORKER),
+        "workers": desk.activity.workers(connection, _WORKERS_SHOWN, _JOBS_PER_WORKER),
         "kinds": kinds,
         "failures": _failures(desk, connection, at),
         "behind": 0 if following is None else at.position - following.position,
     }  # fmt: skip
 
 
-def _kinds(desk: Desk, connection: Connection, at: Moment) -> list[KindRow]:
+def _kinds(desk: DashboardContext, connection: Connection, at: ShownMoment) -> list[KindRow]:
     figures = desk.activity.by_kind(connection, at.seconds - HOUR_SECONDS)
     kinds = desk.fairlog.line.kinds(connection, _KINDS_READ)
-    rows = [KindRow(kind, load, figures.get(kind, Figures())) for kind, load in kinds]
+    rows = [KindRow(kind, load, figures.get(kind, ActivityMetrics())) for kind, load in kinds]
     rows.sort(key=lambda one: (-one.load.waiting, -one.figures.started, one.kind))
     return rows[:_KINDS_SHOWN]
 
 
-def _failures(desk: Desk, connection: Connection, at: Moment) -> list[Failure]:
+def _failures(
+    desk: DashboardContext, connection: Connection, at: ShownMoment
+) -> list[RecentFailure]:
     """Of the last hour, grouped by kind and error, the most frequent first."""
     leading = desk.activity.leading(connection, at.seconds - HOUR_SECONDS)
     most = first(leading.failures, _FAILURES_SHOWN)
@@ -121,5 +123,5 @@ def _failures(desk: Desk, connection: Connection, at: Moment) -> list[Failure]:
         kind, reason, _ = of_failure_key(key)
         position = leading.failed_at.get(key, 0)
         message = message_of(bodies.get(position)) or reason.replace("_", " ")
-        found.append(Failure(kind, reason, message, count, jobs.get(position)))
+        found.append(RecentFailure(kind, reason, message, count, jobs.get(position)))
     return found

@@ -10,7 +10,7 @@ from litestar.di import NamedDependency
 from litestar.params import FromQuery
 from litestar.response import Stream
 
-from entrypoints.dashboard.desk import Desk
+from entrypoints.dashboard.context import DashboardContext
 from entrypoints.http.paging import position_of
 from entrypoints.http.stream import HEADERS, LastEventId, last_seen, reached
 from entrypoints.http.strict_json import StrictRequest
@@ -20,7 +20,7 @@ from entrypoints.http.waiting import waits_for_news
 @get("/pulse")
 async def pulse(
     request: StrictRequest,
-    desk: NamedDependency[Desk],
+    desk: NamedDependency[DashboardContext],
     after: FromQuery[int] = 0,
     last_event_id: LastEventId = None,
 ) -> Stream:
@@ -31,7 +31,7 @@ async def pulse(
     return Stream(_frames(desk, position), media_type="text/event-stream", headers=HEADERS)
 
 
-async def _frames(desk: Desk, position: int) -> AsyncIterator[bytes]:
+async def _frames(desk: DashboardContext, position: int) -> AsyncIterator[bytes]:
     yield b"retry: 1000\nid: %d\n\n" % position
     async for end in desk.beat.listen(position):
         yield b"id: %d\ndata: %d\n\n" % (end, end)

@@ -10,7 +10,7 @@ from entrypoints.dashboard.actions import cancel, retry
 from entrypoints.dashboard.assets import assets
 from entrypoints.dashboard.audit import audit, standing
 from entrypoints.dashboard.charts import charts
-from entrypoints.dashboard.desk import Desk
+from entrypoints.dashboard.context import DashboardContext
 from entrypoints.dashboard.fairness import fairness
 from entrypoints.dashboard.job import body, job
 from entrypoints.dashboard.jobs import find, jobs
@@ -29,7 +29,7 @@ _ADVICE = {
 
 
 def dashboard(fairlog: Fairlog) -> list[Router]:
-    desk = Desk(fairlog)
+    desk = DashboardContext(fairlog)
     pages = Router(
         path="/",
         route_handlers=[

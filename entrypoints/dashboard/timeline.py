@@ -27,7 +27,7 @@ class Stretch(Struct):
     until: datetime | None = None
 
 
-class Attempt(Struct):
+class AttemptBar(Struct):
     number: int
     worker: str
     started_at: datetime
@@ -38,7 +38,7 @@ class Attempt(Struct):
 
 class Timeline(Struct):
     stretches: list[Stretch]
-    attempts: list[Attempt]
+    attempts: list[AttemptBar]
 
 
 def timeline(events: Sequence[Recorded]) -> Timeline:
@@ -58,7 +58,7 @@ def _add(line: Timeline, recorded: Recorded) -> None:
             _enter(line, "queued", at)
         case JobStarted() as event:
             _enter(line, "running", at)
-            line.attempts.append(Attempt(event.attempt, event.worker, at))
+            line.attempts.append(AttemptBar(event.attempt, event.worker, at))
         case JobCompleted():
             _end(line, at, "done")
             _enter(line, "done", at)

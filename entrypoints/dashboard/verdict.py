@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from msgspec import Struct
 
-from projections.activity.figures import Figures
+from projections.activity.metrics import ActivityMetrics
 
 _MANY_FAILURES = 0.2  # of the attempts that ended
 _ENOUGH_ATTEMPTS = 5
@@ -21,8 +21,8 @@ class Situation(Struct, frozen=True, kw_only=True):
     waiting: int
     running: int
     oldest: str | None  # how long the oldest waiting job has waited
-    minute: Figures  # the last minute
-    minutes: Figures  # the last five
+    minute: ActivityMetrics  # the last minute
+    minutes: ActivityMetrics  # the last five
     failing: Sequence[str] = ()  # parts of the server, each with the reason: "writes: …"
     unconsumed: Sequence[str] = ()  # kinds that wait and of which none was started for an hour
 

@@ -6,8 +6,8 @@ that is served. Whoever was woken and asks for nothing after all passes it on.
 
 What other processes wrote is seen by one small query, asked a few times a second for all who wait,
 and by nobody when nobody does. It asks how many jobs wait, not what is new, and now and then where
-nothing is new either: so no claim is forgotten, whatever was missed. Of more than KINDS_A_LOOK_MAX
-kinds it asks in turn, so that it costs no more.
+nothing is new either: so no claim is forgotten, whatever was missed. Of more than
+KINDS_PER_LOOK_MAX kinds it asks in turn, so that it costs no more.
 """
 
 import asyncio
@@ -22,10 +22,10 @@ from adapters.writer.writer import BatchWritten
 from domain.language.identifiers import Kind
 
 POLL_SECONDS: Final = 0.25
-POLLS_A_LOOK: Final = 8  # at how many jobs wait, although nobody has written anything
-KINDS_A_LOOK_MAX: Final = 1000  # of very many a poll looks at the next ones, in turn
+POLLS_PER_LOOK: Final = 8  # at how many jobs wait, although nobody has written anything
+KINDS_PER_LOOK_MAX: Final = 1000  # of very many a poll looks at the next ones, in turn
 # Of those that may wait behind a cap; each claim that is served wakes one more.
-JOBS_A_LOOK_MAX: Final = 8
+JOBS_PER_LOOK_MAX: Final = 8
 
 Work = Mapping[Kind | None, int]  # jobs waiting by kind; None: of any kind
 ReadWork = Callable[[Collection[Kind | None]], Awaitable[Work]]
@@ -179,7 +179,7 @@ class WorkSignal:
             polls += 1
             self._part.begins()
             position = await self._read_position()
-            if not self._unlooked and (position > self._seen or polls % POLLS_A_LOOK == 0):
+            if not self._unlooked and (position > self._seen or polls % POLLS_PER_LOOK == 0):
                 self._unlooked.extend(self._claimants)
                 self._round_from = position
             if self._unlooked:
@@ -189,14 +189,14 @@ class WorkSignal:
 
     async def _look(self) -> None:
         """Go on with the round; an error leaves it where it was."""
-        kinds = list(itertools.islice(self._unlooked, KINDS_A_LOOK_MAX))
+        kinds = list(itertools.islice(self._unlooked, KINDS_PER_LOOK_MAX))
         work = await self._read_work([kind for kind in kinds if kind in self._claimants])
         for _ in kinds:
             self._unlooked.popleft()
         if not self._unlooked:
             self._seen = max(self._seen, self._round_from)
         for kind, jobs in work.items():
-            self._wake(kind, min(jobs, JOBS_A_LOOK_MAX), among_many=True)
+            self._wake(kind, min(jobs, JOBS_PER_LOOK_MAX), among_many=True)
 
 
 async def _unknown(kinds: Collection[Kind | None]) -> Work:

@@ -14,7 +14,7 @@ from litestar.types import HTTPScope, Message
 
 from entrypoints.http.answers import PROBLEM, SAFE_FIELDS, JsonAnswer, SafeHeaders
 from entrypoints.http.csrf import acts_for_another_site
-from entrypoints.http.metrics import Figures
+from entrypoints.http.metrics import ServerMetrics
 from entrypoints.http.problems import http_problem
 from entrypoints.http.strict_json import is_utf8
 from entrypoints.runtime.host_names import is_asked_by_name
@@ -45,7 +45,7 @@ class EdgeApp(Litestar):
     A middleware would cost each request two more layers, its own and one for its errors.
     """
 
-    figures: Figures
+    figures: ServerMetrics
     served_names: frozenset[str] | None = None  # see `hosts_of`
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:  # noqa: ANN401 (ASGI's shapes)

@@ -66,7 +66,7 @@ class Stored(Struct, frozen=True):
     behind: Mapping[str, int]  # events not applied yet, by projection
 
 
-class Figures:
+class ServerMetrics:
     """Counts as it goes. One for each app."""
 
     def __init__(self, fairlog: Fairlog, handlers: HandlerProcesses | None = None) -> None:
@@ -180,7 +180,7 @@ class Figures:
 class _Scrape(Collector):
     """The figures of one moment."""
 
-    def __init__(self, figures: Figures, stored: Stored | None) -> None:
+    def __init__(self, figures: ServerMetrics, stored: Stored | None) -> None:
         self._figures = figures
         self._stored = stored
 
@@ -235,7 +235,7 @@ def _of_handlers(handlers: HandlerProcesses) -> Iterator[Metric]:
 
 @get("/metrics", tags=["operations"])
 async def metrics(
-    figures: NamedDependency[Figures], fairlog: NamedDependency[Fairlog]
+    figures: NamedDependency[ServerMetrics], fairlog: NamedDependency[Fairlog]
 ) -> Response[bytes]:
     """Figures in the Prometheus text format; without those of the database while that is away."""
     stored = None

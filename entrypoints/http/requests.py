@@ -22,7 +22,7 @@ from domain.language.errors import InvalidInput
 from domain.language.events import Scope
 from domain.language.identifiers import JobId, Kind, UserId
 from entrypoints.http.paging import limit_of
-from entrypoints.http.strict_json import Batch
+from entrypoints.http.strict_json import RequestBatch
 from entrypoints.use_cases.bulk_retry import RetryWish
 
 DEFAULT_KIND = "echo"
@@ -74,7 +74,7 @@ class Submission(Struct, forbid_unknown_fields=True, kw_only=True):
         )
 
 
-class SubmissionBatch(Batch, forbid_unknown_fields=True):
+class SubmissionBatch(RequestBatch, forbid_unknown_fields=True):
     """Each entry is a `Submission`."""
 
     def check(self) -> None:
@@ -225,7 +225,7 @@ class OutcomeOfJob(Struct, forbid_unknown_fields=True, kw_only=True):
         return Failure(self.attempt, self.error, self.retry).to_command(job_id)
 
 
-class OutcomeBatch(Batch, forbid_unknown_fields=True):
+class OutcomeBatch(RequestBatch, forbid_unknown_fields=True):
     """Each entry is an `OutcomeOfJob`."""
 
     worker: str

@@ -15,7 +15,7 @@ from adapters.log.audit_log import EventFilter, StoredEvent
 from domain.language import validation
 from domain.language.errors import FairlogError, InvalidInput
 from domain.language.identifiers import POSITION_MAX
-from entrypoints.feeds.tail import Page, Tail
+from entrypoints.feeds.log_watcher import LogWatcher, Page
 from entrypoints.http.audit import known_types
 from entrypoints.http.paging import position_of
 from entrypoints.http.strict_json import StrictRequest
@@ -123,7 +123,7 @@ def last_seen(header: str | None) -> int | None:
         ) from None
 
 
-async def reached(tail: Tail, position: int) -> int:
+async def reached(tail: LogWatcher, position: int) -> int:
     """Return a position that a client wants to go on behind.
 
     Raises `InvalidInput` where the log does not reach it, also after a moment in which a server

@@ -64,12 +64,12 @@ class StrictRequest(Request[Any, Any, Any]):
 
 
 def _read(body: bytes, expected: Any) -> Any:  # noqa: ANN401 (a type, and a value of that type)
-    if isinstance(expected, type) and issubclass(expected, Batch):
+    if isinstance(expected, type) and issubclass(expected, RequestBatch):
         return read_batch(body, expected)
     return read_json(body, expected)
 
 
-class Batch(Struct, forbid_unknown_fields=True):
+class RequestBatch(Struct, forbid_unknown_fields=True):
     """A body whose entries are read one by one: a bad one must not spoil its neighbours."""
 
     jobs: list[Raw]
@@ -118,7 +118,7 @@ def read_json(data: bytes, expected: Any) -> Any:  # noqa: ANN401 (a type, and a
         raise InvalidInput("The JSON is nested too deep; flatten it.") from None
 
 
-def read_batch(data: bytes, expected: type[Batch]) -> Batch:
+def read_batch(data: bytes, expected: type[RequestBatch]) -> RequestBatch:
     """Raises `InvalidInput` where no entry can be told from another.
 
     msgspec looks into all texts at once and refuses the whole for half a surrogate pair in one of
@@ -126,7 +126,7 @@ def read_batch(data: bytes, expected: type[Batch]) -> Batch:
     so long that the objects made of it would cost too much, all are.
     """
     try:
-        batch: Batch = read_json(data, expected)
+        batch: RequestBatch = read_json(data, expected)
     except InvalidInput as error:
         if len(data) > LENIENT_BYTES_MAX:
             raise

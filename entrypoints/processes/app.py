@@ -20,7 +20,7 @@ from entrypoints.http.health import livez, readyz, stats
 from entrypoints.http.jobs import JobController
 from entrypoints.http.legacy import OriginalController
 from entrypoints.http.limits import LimitController
-from entrypoints.http.metrics import Figures, metrics
+from entrypoints.http.metrics import ServerMetrics, metrics
 from entrypoints.http.problems import answer_error
 from entrypoints.http.query import check_query
 from entrypoints.http.stream import EncodedEvents, stream
@@ -74,7 +74,7 @@ def create_app(
     if executor is not None:
         fairlog.handler_note = executor.note
         fairlog.supervisor.ask(executor.trouble)
-    figures, encoded = Figures(fairlog, executor), EncodedEvents()
+    figures, encoded = ServerMetrics(fairlog, executor), EncodedEvents()
     app = EdgeApp(
         route_handlers=[
             JobController, OutcomeController, ClaimController, LimitController,

@@ -21,10 +21,10 @@ from adapters.writer.command_queue import CommandQueue, Ticket
 from adapters.writer.writer import PROBE_SECONDS, BatchWritten, Writer
 from adapters.writer.writer_frames import (
     ANSWER_SECONDS_MAX,
-    Answered,
-    Asked,
-    Begin,
     Frames,
+    WriterHello,
+    WriterRequest,
+    WriterResponse,
     encoded,
     packed,
     pickled,
@@ -43,7 +43,7 @@ _TOO_LATE: Final = "The server's writer did not answer in time; the request can 
 def main(connection: socket.socket) -> None:
     incoming = Frames(connection, questions())
     begin = next(incoming, None)
-    if not isinstance(begin, Begin):
+    if not isinstance(begin, WriterHello):
         return  # the server ended first
     configure_logging(as_json=begin.logs_json)
     queue = CommandQueue()
@@ -67,11 +67,15 @@ def main(connection: socket.socket) -> None:
 
 
 def _take_in(
-    incoming: Iterator[Begin | Asked], queue: CommandQueue, desk: "_Desk", part: Part, began: float
+    incoming: Iterator[WriterHello | WriterRequest],
+    queue: CommandQueue,
+    desk: "_Desk",
+    part: Part,
+    began: float,
 ) -> None:
     """Until the server closes its end. Whatever goes wrong with a frame, its callers hear of it."""
     for frame in incoming:
-        assert isinstance(frame, Asked)
+        assert isinstance(frame, WriterRequest)
         waiting = deque(frame.commands)
         try:
             # This process was stopped: the callers have been told, and are gone.
@@ -124,7 +128,7 @@ class _Desk:
         with self._guard:
             written, self._written = self._written, []
             fatal = self._writer.fatal
-            answered = Answered(
+            answered = WriterResponse(
                 [(number, packed(outcome)) for number, outcome in outcomes], written,
                 self._writer.stats, None if fatal is None else pickled(fatal),
                 self._supervisor.troubles(),

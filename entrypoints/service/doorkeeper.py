@@ -26,8 +26,8 @@ _OPENS: Final = {LimitChanged.__name__}
 # Between two rounds, give or take a fifth. A refusal waits so long at most, then for the writer,
 # which takes reports before all else that waits; not for the round before.
 REPORT_SECONDS: Final = 0.45
-REPORTS_A_ROUND_MAX: Final = 60
-REPORTS_A_SECOND_MAX: Final = 190  # of which the log tells, however many rounds end at once
+REPORTS_PER_ROUND_MAX: Final = 60
+REPORTS_PER_SECOND_MAX: Final = 190  # of which the log tells, however many rounds end at once
 WATCH_SECONDS: Final = 0.2  # between two looks for limits that others changed, give or take a fifth
 _LAST_REPORTS_AT_ONCE: Final = 2_000  # when the server stops; the queue takes ten times as many
 
@@ -92,8 +92,8 @@ class Doorkeeper:
     def _begin_round(self) -> asyncio.Future[None]:
         self._recent = [one for one in self._recent if 0 <= self._tick() - one[0] < 1]
         # An event's time lies between the begin and the end of its round, so no second has more.
-        room = REPORTS_A_SECOND_MAX - self._under_way - sum(count for _, count in self._recent)
-        reports = self._door.take_reports(max(0, min(REPORTS_A_ROUND_MAX, room)))
+        room = REPORTS_PER_SECOND_MAX - self._under_way - sum(count for _, count in self._recent)
+        reports = self._door.take_reports(max(0, min(REPORTS_PER_ROUND_MAX, room)))
         round_ = asyncio.ensure_future(self._record(reports))
         self._rounds.add(round_)
         self._under_way += len(reports)

@@ -14,9 +14,9 @@ from domain.fairness.due import DueQueue
 from domain.language.identifiers import JobId
 from projections.inline.jobs import JobQueries
 
-JOBS_A_PAGE: Final = 500
-ROWS_A_READ: Final = 2_000
-READS_A_PAGE_MAX: Final = 4
+JOBS_PER_PAGE: Final = 500
+ROWS_PER_READ: Final = 2_000
+READS_PER_PAGE_MAX: Final = 4
 # A row may be committed a moment after its time: so much is read again.
 _READ_AGAIN_MICROS: Final = 1_000_000
 
@@ -31,14 +31,14 @@ class DueJobs:
         self._read_to: tuple[int, JobId] | None = None  # (due_at, id); None: nothing is held
 
     def next_page(self, connection: Connection, now_micros: int) -> list[JobId]:
-        """Up to JOBS_A_PAGE jobs that are due by the log's clock; none: nothing is due."""
+        """Up to JOBS_PER_PAGE jobs that are due by the log's clock; none: nothing is due."""
         is_fresh = self._read_to is None
         self._read_on(connection, now_micros)
-        page = self._queue.take(JOBS_A_PAGE)
+        page = self._queue.take(JOBS_PER_PAGE)
         if not is_fresh:  # another server may have acted on them since they were read
             page = self._jobs.still_due(connection, now_micros, page)
             while not page and self._queue:
-                page = self._queue.take(JOBS_A_PAGE)
+                page = self._queue.take(JOBS_PER_PAGE)
                 page = self._jobs.still_due(connection, now_micros, page)
         self.has_more = bool(self._queue) or self._queue.has_left_out
         if not self._queue:
@@ -51,16 +51,16 @@ class DueJobs:
         self._read_to = None
 
     def _read_on(self, connection: Connection, now_micros: int) -> None:
-        for _ in range(READS_A_PAGE_MAX):
-            rows = self._jobs.due(connection, now_micros, self._read_to, ROWS_A_READ)
+        for _ in range(READS_PER_PAGE_MAX):
+            rows = self._jobs.due(connection, now_micros, self._read_to, ROWS_PER_READ)
             self._queue.add(rows)
             if rows:
                 latest = rows[-1]
                 self._read_to = (latest.due_at, latest.id)
-            if len(rows) < ROWS_A_READ:
+            if len(rows) < ROWS_PER_READ:
                 self._read_again_from(now_micros - _READ_AGAIN_MICROS)
                 return
-        self._queue.add(self._jobs.latest_due(connection, now_micros, JOBS_A_PAGE))
+        self._queue.add(self._jobs.latest_due(connection, now_micros, JOBS_PER_PAGE))
 
     def _read_again_from(self, due_at: int) -> None:
         if self._read_to is not None:

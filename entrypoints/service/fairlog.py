@@ -21,18 +21,18 @@ from adapters.log.event_log import SqlEventLog
 from adapters.log.histories import of_types
 from adapters.supervision import Supervisor
 from adapters.writer.writer import WritePath
-from domain.decisions.decide import Answer, Claimed, JobStands, JobsWoken, LeasesHeld, Submitted
+from domain.decisions.decide import Answer, Claimed, JobsWoken, JobUpdated, LeasesHeld, Submitted
 from domain.jobs.job import Job
 from domain.language.commands import (
     AcceptClock,
     ChangeLimit,
     ClaimJobs,
+    EnforceDeadlines,
     ExtendLeases,
     JobCommand,
     RecoverJobs,
     ReturnJob,
     SubmitJob,
-    WakeJobs,
 )
 from domain.language.errors import (
     BodyMissing,
@@ -46,17 +46,17 @@ from domain.language.events import JobCancelled
 from domain.language.identifiers import JobId, Kind, ServerId
 from domain.language.moments import to_micros
 from domain.language.policy import Policy
-from entrypoints.feeds.following import Following
-from entrypoints.feeds.tail import Tail
-from entrypoints.feeds.work_signal import JOBS_A_LOOK_MAX, Work, WorkSignal
+from entrypoints.feeds.log_watcher import LogWatcher
+from entrypoints.feeds.projector_runner import ProjectorRunner
+from entrypoints.feeds.work_signal import JOBS_PER_LOOK_MAX, Work, WorkSignal
 from entrypoints.runtime.page_bytes import PAGE_BYTES_MAX
 from entrypoints.service.cancellations import Cancellations, Cancelled
 from entrypoints.service.claiming import Claiming
 from entrypoints.service.doorkeeper import Doorkeeper
-from entrypoints.service.due_jobs import JOBS_A_PAGE, DueJobs
+from entrypoints.service.due_jobs import JOBS_PER_PAGE, DueJobs
 from entrypoints.service.long_reads import LARGE_BYTES
 from entrypoints.service.pages import EVERYTHING, fitting_jobs
-from entrypoints.service.queries import Questions
+from entrypoints.service.queries import Queries
 from entrypoints.service.slices import Slices
 from entrypoints.service.views import ClaimedJob, JobView, RatesView, StatsView, job_view
 
@@ -67,12 +67,12 @@ A = TypeVar("A", bound=Answer)
 _log = structlog.get_logger()
 
 
-class Fairlog(Questions):
+class Fairlog(Queries):
     """One a process; made by `entrypoints.composition`."""
 
     def __init__(
         self, database: Database, log: SqlEventLog, writer: WritePath, policy: Policy,
-        following: Following, supervisor: Supervisor,
+        following: ProjectorRunner, supervisor: Supervisor,
     ) -> None:  # fmt: skip
         super().__init__(database, log, policy, supervisor)
         self.writer = writer
@@ -88,7 +88,7 @@ class Fairlog(Questions):
         self._slices = Slices()
         self._due_jobs = DueJobs(self.jobs)
         self.following = following
-        self.tail = Tail(self._read_events, self._position, supervisor.part("log_news"))
+        self.tail = LogWatcher(self._read_events, self._position, supervisor.part("log_news"))
         writer.observe(self.tail.batch_written)
         self._started = time.monotonic()
         # What the worker inside this server knows of a job's handler; see `HandlerProcesses.note`.
@@ -124,7 +124,7 @@ class Fairlog(Questions):
             waiting = self.line.waiting_of(connection, named)
             found: dict[Kind | None, int] = dict(waiting)
             if None in kinds:  # users at their caps are not in the line
-                found[None] = len(self.line.next_users(connection, JOBS_A_LOOK_MAX))
+                found[None] = len(self.line.next_users(connection, JOBS_PER_LOOK_MAX))
             return found
 
         return await self.read(query)
@@ -290,7 +290,7 @@ class Fairlog(Questions):
 
     async def advance(self, command: JobCommand) -> JobView:
         """Complete, fail, give back or cancel one job; the job as it then stands."""
-        return await self.view_of((await self._execute(command, JobStands)).job)
+        return await self.view_of((await self._execute(command, JobUpdated)).job)
 
     async def view_of(self, job: Job) -> JobView:
         [view] = await self.read(lambda connection: self.views(connection, [job]))
@@ -303,7 +303,7 @@ class Fairlog(Questions):
         """
 
         async def one(command: JobCommand) -> Job:
-            return (await self._execute(command, JobStands)).job
+            return (await self._execute(command, JobUpdated)).job
 
         return await self._slices.run(commands, one)
 
@@ -324,7 +324,7 @@ class Fairlog(Questions):
         changed = 0
         while due := await self.read(self._due):
             try:
-                woken = await self._execute(WakeJobs(jobs=due), JobsWoken)
+                woken = await self._execute(EnforceDeadlines(jobs=due), JobsWoken)
             except BaseException:
                 self._due_jobs.forget()
                 raise
@@ -342,13 +342,13 @@ class Fairlog(Questions):
         recovered: list[Job] = []
         while server is not None:
             running = self.read_now(
-                lambda connection: self.jobs.running_in(connection, server, JOBS_A_PAGE)
+                lambda connection: self.jobs.running_in(connection, server, JOBS_PER_PAGE)
             )
             if not running:
                 break
             recovered += self._execute_now(RecoverJobs(server=server, jobs=running)).jobs
         while due := self.read_now(self._due):
-            woken = self._execute_now(WakeJobs(jobs=due)).jobs
+            woken = self._execute_now(EnforceDeadlines(jobs=due)).jobs
             recovered += woken
             if not woken:  # a clock that another server read a moment later
                 break
@@ -367,14 +367,14 @@ class Fairlog(Questions):
 
     async def _execute(
         self,
-        command: SubmitJob | ClaimJobs | ExtendLeases | JobCommand | WakeJobs,
+        command: SubmitJob | ClaimJobs | ExtendLeases | JobCommand | EnforceDeadlines,
         expected: type[A],
     ) -> A:
         answer = await self.writer.execute(command)
         assert isinstance(answer, expected), answer
         return answer
 
-    def _execute_now(self, command: WakeJobs | RecoverJobs) -> JobsWoken:
+    def _execute_now(self, command: EnforceDeadlines | RecoverJobs) -> JobsWoken:
         [outcome] = self.writer.execute_all([command])
         if isinstance(outcome, Exception):
             raise again(outcome)

@@ -1,4 +1,4 @@
-"""Questions: what the projections and the log hold, for whoever asks."""
+"""Queries: what the projections and the log hold, for whoever asks."""
 
 import asyncio
 from collections.abc import Callable, Collection, Sequence
@@ -50,7 +50,7 @@ _NO_KIND: Final = Kind("")
 T = TypeVar("T")
 
 
-class Questions:
+class Queries:
     """Each answer is one read of the database, beside the event loop."""
 
     def __init__(

@@ -14,7 +14,7 @@ from domain.language.errors import LogUnavailable, QueueFull, again, alone
 
 SLICE: Final = 256  # commands
 SLICES_AT_ONCE: Final = 4  # of all calls
-SLICES_A_CALL: Final = 2  # of which; the next waits for the writer, and not the writer for it
+SLICES_PER_CALL: Final = 2  # of which; the next waits for the writer, and not the writer for it
 SMALL_MAX: Final = 16  # a call of so few waits for no turn
 WAIT_SECONDS_MAX: Final = 5.0  # for a turn
 _BUSY: Final = "Too many large batches are under way; try again shortly."
@@ -37,7 +37,7 @@ class Slices:
         Where the log does not answer, the rest is not asked for: its outcome is a `LogUnavailable`
         with `nothing_was_recorded`. It is `QueueFull` where no turn comes in time.
         """
-        own = asyncio.Semaphore(SLICES_A_CALL)
+        own = asyncio.Semaphore(SLICES_PER_CALL)
         failed: Exception | None = None
 
         async def outcomes_of(some: Sequence[Command | Exception]) -> list[R | Exception]:

@@ -17,7 +17,7 @@ from domain.language.events import JobCompleted, JobFailed, JobSubmitted, Record
 from domain.language.identifiers import POSITION_MAX, JobId, UserId
 from entrypoints.service.fairlog import Fairlog
 
-JOBS_A_PAGE: Final = 100
+JOBS_PER_PAGE: Final = 100
 _LOOKS_MAX: Final = 3  # at a job that is started anew again and again
 
 Progress = Callable[[int, int], None]  # jobs looked at, of so many at least
@@ -62,7 +62,7 @@ def _pages(fairlog: Fairlog, user_id: UserId) -> Iterator[Sequence[Job]]:
     below: int | None = None
 
     def read(connection: Connection) -> list[Job]:
-        return fairlog.jobs.newest(connection, user_id, None, below, JOBS_A_PAGE)
+        return fairlog.jobs.newest(connection, user_id, None, below, JOBS_PER_PAGE)
 
     while page := fairlog.read_now(read):
         yield page

@@ -15,8 +15,8 @@ from entrypoints.runtime.csv_cells import csv_lines
 from entrypoints.service.fairlog import Fairlog
 from entrypoints.service.views import EventView, event_view
 
-EVENTS_A_PAGE: Final = 1000
-EVENTS_A_PAGE_WITH_BODIES: Final = 32  # of up to 1 MiB each
+EVENTS_PER_PAGE: Final = 1000
+EVENTS_PER_PAGE_WITH_BODIES: Final = 32  # of up to 1 MiB each
 FORMATS: Final = ("ndjson", "csv", "parquet")
 
 
@@ -39,7 +39,7 @@ def pages(
 ) -> Iterator[list[ExportedEvent]]:
     """The events between two positions, without them, in log order."""
     after, end = between
-    most = EVENTS_A_PAGE_WITH_BODIES if bodies else EVENTS_A_PAGE
+    most = EVENTS_PER_PAGE_WITH_BODIES if bodies else EVENTS_PER_PAGE
 
     def read(connection: Connection) -> list[ExportedEvent]:
         found = audit_log.find(connection, wanted, after, min(most, end - after - 1))
@@ -128,8 +128,8 @@ class _Csv:
 class _Parquet:
     """One row group a page or more; texts stay texts, so that any tool can read them."""
 
-    _ROWS_A_GROUP: Final = 20_000
-    _BYTES_A_GROUP: Final = 32 * 1024 * 1024
+    _ROWS_PER_GROUP: Final = 20_000
+    _BYTES_PER_GROUP: Final = 32 * 1024 * 1024
 
     def __init__(self, file: BinaryIO, columns: Sequence[str]) -> None:
         try:
@@ -156,7 +156,7 @@ class _Parquet:
             len(bytes(event.data)) + (len(bytes(event.body)) if event.body is not UNSET else 0)
             for event in events
         )
-        if len(self._waiting) >= self._ROWS_A_GROUP or self._bytes >= self._BYTES_A_GROUP:
+        if len(self._waiting) >= self._ROWS_PER_GROUP or self._bytes >= self._BYTES_PER_GROUP:
             self._flush()
 
     def close(self) -> None:

@@ -7,8 +7,8 @@ from typing import Final
 from msgspec.structs import replace
 from sqlalchemy.engine import Connection
 
-from adapters.log.histories import EVENTS_A_PAGE, newest_first
-from domain.audit.system_state import Standing
+from adapters.log.histories import EVENTS_PER_PAGE, newest_first
+from domain.audit.system_state import SystemState
 from domain.language.events import LimitChanged, RateLimitDecided, Recorded, Scope
 from domain.language.identifiers import GLOBAL, Kind
 from domain.language.policy import Policy
@@ -21,25 +21,25 @@ _SUBMITTED: Final = "JobSubmitted"
 _EVERYONE: Final = (GLOBAL, Kind(""))
 
 
-def policy_then(fairlog: Fairlog, connection: Connection, standing: Standing) -> Policy:
+def policy_then(fairlog: Fairlog, connection: Connection, standing: SystemState) -> Policy:
     """Ours, but with the window and the limit of all users together that were in force.
 
     The latest decision that tells them counts, and ours where none does.
     """
     policy = fairlog.policy
     decisions = newest_first(connection, _DECIDED, 0, standing.position, is_frequent=True)
-    latest = list(islice(decisions, EVENTS_A_PAGE))
+    latest = list(islice(decisions, EVENTS_PER_PAGE))
     if not latest or not isinstance(latest[0].event, RateLimitDecided):
         return policy
     policy = replace(policy, window_seconds=latest[0].event.window_seconds)
     since = _default_since(connection, standing)
     limit = _told(latest, since)
-    if limit is None and len(latest) == EVENTS_A_PAGE and latest[-1].position > since:
+    if limit is None and len(latest) == EVENTS_PER_PAGE and latest[-1].position > since:
         limit = _told(_latest_admission(fairlog, connection, since, standing.position), since)
     return policy if limit is None else replace(policy, global_limit=limit)
 
 
-def _default_since(connection: Connection, standing: Standing) -> int:
+def _default_since(connection: Connection, standing: SystemState) -> int:
     """Behind which position no limit was set for all users together; the end if one is."""
     limits = standing.windows.limits.get(_EVERYONE)
     if limits is None:

@@ -18,14 +18,14 @@ from domain.language.moments import to_micros
 from domain.log.chain import GENESIS, leaf
 from domain.log.merkle import consistency_proof, inclusion_proof, is_included, root
 from entrypoints.service.fairlog import Fairlog
-from projections.following.follower import Follower
+from projections.following.async_projector import AsyncProjector
 from projections.following.merkle import MerkleProjection, TileTree
 
 EVENTS_A_PROOF_MAX: Final = 10_000
 _FORMAT: Final = "fairlog-proof-1"
 
 
-class Head(Struct, frozen=True, kw_only=True):
+class ProvenHead(Struct, frozen=True, kw_only=True):
     """What to keep of a log: nobody can then change anything up to it unnoticed."""
 
     position: int
@@ -50,7 +50,7 @@ class InclusionProof(Struct, frozen=True, kw_only=True):
     """These events are in the log that the head stands for."""
 
     format: str = _FORMAT
-    head: Head
+    head: ProvenHead
     events: Sequence[ProvenEvent]
 
 
@@ -58,8 +58,8 @@ class ConsistencyProof(Struct, frozen=True, kw_only=True):
     """The second log begins with the first."""
 
     format: str = _FORMAT
-    first: Head
-    second: Head
+    first: ProvenHead
+    second: ProvenHead
     path: Sequence[str]  # hex
 
 
@@ -68,7 +68,7 @@ class Evidence:
 
     def __init__(self, fairlog: Fairlog) -> None:
         self._fairlog = fairlog
-        self._follower: Follower[Any] = next(
+        self._follower: AsyncProjector[Any] = next(
             one for one in fairlog.following.followers
             if isinstance(one.projection, MerkleProjection)
         )  # fmt: skip
@@ -79,7 +79,7 @@ class Evidence:
         while self._fairlog.read_now(self._size) < end:
             self._follower.step()
 
-    def head(self, connection: Connection, position: int | None = None) -> Head:
+    def head(self, connection: Connection, position: int | None = None) -> ProvenHead:
         """As of a position, or of the tree's end. Raises `InvalidInput` beyond it."""
         end = self._size(connection)
         at = end if position is None else position
@@ -88,7 +88,7 @@ class Evidence:
         chain = GENESIS if at == 0 else self._fairlog.log.hash_at(connection, at)
         if chain is None:
             raise LogCorrupt(f"The log has no event at position {at}.")
-        return Head(position=at, hash=chain.hex(), root=root(TileTree(connection), at).hex())
+        return ProvenHead(position=at, hash=chain.hex(), root=root(TileTree(connection), at).hex())
 
     def prove_job(
         self, connection: Connection, job_id: JobId, position: int | None
@@ -132,7 +132,7 @@ class Evidence:
         return InclusionProof(head=head, events=events)
 
 
-def _proven(tree: TileTree, event: StoredEvent, head: Head) -> ProvenEvent:
+def _proven(tree: TileTree, event: StoredEvent, head: ProvenHead) -> ProvenEvent:
     user_id = None if event.user_id is None else event.user_id.encode()
     recorded_at = to_micros(event.recorded_at)
     hashed = leaf(

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from domain.decisions.decide import JobStands
+from domain.decisions.decide import JobUpdated
 from domain.jobs.job import Job, State
 from domain.language.commands import RetryJob
 from domain.language.errors import FairlogError, RateLimited, again
@@ -64,5 +64,5 @@ async def _retry(
             stands = await fairlog.door.ask(job.user_id, command)
     except FairlogError as error:
         return error
-    assert isinstance(stands, JobStands), stands
+    assert isinstance(stands, JobUpdated), stands
     return stands.job

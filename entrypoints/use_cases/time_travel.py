@@ -12,7 +12,7 @@ from sqlalchemy.engine import Connection
 from adapters.log import audit_log
 from adapters.log.audit_log import EventFilter
 from adapters.log.histories import changes_of, heartbeats
-from domain.audit.system_state import Standing, line_in_order
+from domain.audit.system_state import SystemState, line_in_order
 from domain.jobs.history import jobs_of, with_heartbeats
 from domain.jobs.job import Job, State
 from domain.language.errors import InvalidInput, UnknownJob
@@ -109,7 +109,7 @@ class TimeTravel:
         return state_view(standing, policy, now)
 
 
-def state_view(standing: Standing, policy: Policy, now: datetime) -> PastStateView:
+def state_view(standing: SystemState, policy: Policy, now: datetime) -> PastStateView:
     line, windows = standing.line, standing.windows
     everyone = windows.limits.get((GLOBAL, _NO_KIND))
     return PastStateView(

@@ -15,12 +15,12 @@ from entrypoints.composition import projection_tables
 from entrypoints.runtime.interpreter import tuned_for_one_pass
 from entrypoints.service.fairlog import Fairlog
 from entrypoints.use_cases.verifying import following, history_check, history_check_beside
-from projections.following.follower import FollowingProjection
+from projections.following.async_projector import AsyncProjection
 from projections.following.merkle import MerkleProjection
 from projections.verify import bookkeeping
 from projections.verify.findings import Difference, Finding, Report
-from projections.verify.log_check import Following, LogCheck
-from projections.verify.verify import Kept, Progress, Verified, head_of, verify, verify_chain
+from projections.verify.log_check import AsyncProjections, LogCheck
+from projections.verify.verify import Progress, TrustedHead, Verified, head_of, verify, verify_chain
 
 EVENTS_APART_MIN: Final = 20_000  # starting a process takes as long as checking some of them
 
@@ -35,7 +35,9 @@ def verify_log(fairlog: Fairlog, report: Report, progress: Progress) -> Verified
             return verify(ours, beside, report, progress, found)
 
 
-def verify_log_chain(fairlog: Fairlog, kept: Kept, report: Report, progress: Progress) -> Verified:
+def verify_log_chain(
+    fairlog: Fairlog, kept: TrustedHead, report: Report, progress: Progress
+) -> Verified:
     """Check only the chain, and only what is new since a kept head."""
     with snapshot(fairlog.database) as connection:
         return verify_chain(_stored_log(fairlog), connection, kept, report, progress)
@@ -77,8 +79,8 @@ def bookkeeping_faults(fairlog: Fairlog) -> list[str]:
 @contextmanager
 def _log_check(fairlog: Fairlog) -> Iterator[LogCheck]:
     log = _stored_log(fairlog)
-    events: list[FollowingProjection[Recorded]] = []
-    leaves: list[FollowingProjection[Leaf]] = []
+    events: list[AsyncProjection[Recorded]] = []
+    leaves: list[AsyncProjection[Leaf]] = []
     every = [follower.projection for follower in fairlog.following.followers]
     elsewhere = {one.name for one in following()}
     for projection in every:
@@ -86,7 +88,7 @@ def _log_check(fairlog: Fairlog) -> Iterator[LogCheck]:
             (leaves if isinstance(projection, MerkleProjection) else events).append(projection)
     with snapshot(fairlog.database) as connection, scratch_database() as scratch:
         head = head_of(log, connection)
-        yield LogCheck(log, connection, head, Following(events, leaves, every), scratch)
+        yield LogCheck(log, connection, head, AsyncProjections(events, leaves, every), scratch)
 
 
 def _stored_log(fairlog: Fairlog) -> SqlStoredLog:

@@ -1,6 +1,6 @@
 """`python -m entrypoints.use_cases.verifying PIPE`: half of a check, done beside the other.
 
-It has the events, and a moment of the database of its own (see `projections.verify.parts`).
+It has the events, and a moment of the database of its own (see `projections.verify.passes`).
 """
 
 import signal
@@ -13,22 +13,22 @@ from typing import Any, Final
 from adapters.database.database import Database
 from adapters.database.scratch import scratch_database
 from adapters.log.stored_log import SqlStoredLog, snapshot
-from adapters.processes.child_process import beside, program, speak
+from adapters.processes.child_process import program, run_child, serve_parent
 from domain.language.events import Recorded
 from entrypoints.runtime.interpreter import tuned_for_one_pass
 from projections.activity.projection import ActivityProjection
-from projections.following.follower import FollowingProjection
+from projections.following.async_projector import AsyncProjection
 from projections.inline.live import inline_projections
 from projections.verify.findings import Difference
 from projections.verify.history_check import HistoryCheck
-from projections.verify.parts import Checked, Part
+from projections.verify.passes import Checked, CheckPass
 from projections.verify.verify import head_of
 
 _COMMAND: Final = program("entrypoints.use_cases.verifying")
-_Stopped = tuple[int | None]  # what `Part.stopped_at` says
+_Stopped = tuple[int | None]  # what `CheckPass.stopped_at` says
 
 
-def following() -> Sequence[FollowingProjection[Recorded]]:
+def following() -> Sequence[AsyncProjection[Recorded]]:
     """The projections that follow the log which this part has: with them it has as much to do as
     the other one.
     """
@@ -36,7 +36,7 @@ def following() -> Sequence[FollowingProjection[Recorded]]:
 
 
 @contextmanager
-def history_check(database: Database) -> Iterator[Part]:
+def history_check(database: Database) -> Iterator[CheckPass]:
     """The part, in this process."""
     log = SqlStoredLog(is_sqlite=database.is_sqlite)
     with snapshot(database) as connection, scratch_database() as scratch:
@@ -46,10 +46,10 @@ def history_check(database: Database) -> Iterator[Part]:
 
 
 @contextmanager
-def history_check_beside(database: Database) -> Iterator[Part]:
+def history_check_beside(database: Database) -> Iterator[CheckPass]:
     """The part, in a process of its own."""
     url = database.url.render_as_string(hide_password=False)
-    with beside(_COMMAND, url) as words:
+    with run_child(_COMMAND, url) as words:
         yield _Heard(words)
 
 
@@ -85,4 +85,4 @@ def _words(url: str) -> Iterator[object]:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to both
-    speak(Connection(int(sys.argv[1])), _words)
+    serve_parent(Connection(int(sys.argv[1])), _words)

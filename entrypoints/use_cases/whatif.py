@@ -17,7 +17,7 @@ from projections.following.snapshots import current, standing_at
 
 Progress = Callable[[int, int], None]
 _TYPES: Final = ("RateLimitDecided", "LimitChanged")
-_EVENTS_A_REPORT: Final = 5_000
+_EVENTS_PER_REPORT: Final = 5_000
 
 
 class Answer(Struct, frozen=True):
@@ -45,7 +45,7 @@ def what_if(
             )
     for number, recorded in enumerate(of_types(connection, _TYPES, begin, end)):
         replay.take(recorded)
-        if number % _EVENTS_A_REPORT == 0:
+        if number % _EVENTS_PER_REPORT == 0:
             progress(recorded.position - begin, end - begin)
     total = replay.finish()
     return Answer(replay.users, total, max(0, end - begin))

@@ -32,7 +32,7 @@ class Backoff:
         self._failures = 0
 
 
-class Trouble:
+class RepeatedFailure:
     """One for each thing that is tried: when its failures are worth a line in the log."""
 
     def __init__(self) -> None:

@@ -23,7 +23,7 @@ _LENGTH: Final = struct.Struct("!I")
 _encode: Final = msgspec.msgpack.Encoder().encode
 
 
-class Begin(Struct, frozen=True, tag=True):
+class HandlerHello(Struct, frozen=True, tag=True):
     """The first frame to a process for handlers."""
 
     handlers: str | None  # see load_handlers
@@ -48,7 +48,7 @@ class GiveUp(Struct, frozen=True, tag=True):
 class Ping(Struct, frozen=True, tag=True):
     """Is answered when the process's interpreter is free."""
 
-    sent: int  # frames behind `Begin` and before this one
+    sent: int  # frames behind `HandlerHello` and before this one
 
 
 class Ready(Struct, frozen=True, tag=True):
@@ -76,12 +76,12 @@ class Pong(Struct, frozen=True, tag=True):
     sent: int  # frames behind `Ready` and before this one
 
 
-ToHandlers = Begin | Run | TellToEnd | GiveUp | Ping
+ToHandlers = HandlerHello | Run | TellToEnd | GiveUp | Ping
 FromHandlers = Ready | Refused | Began | RunEnded | Pong
 
 
-def begin_of(settings: Settings, *, logs_json: bool) -> Begin:
-    return Begin(
+def begin_of(settings: Settings, *, logs_json: bool) -> HandlerHello:
+    return HandlerHello(
         handlers=settings.handlers, has_builtin=settings.builtin_handlers, logs_json=logs_json
     )
 

@@ -23,9 +23,9 @@ from entrypoints.worker.execution import Ended, Execution
 from entrypoints.worker.failure import error_body
 from entrypoints.worker.handler_frames import (
     Began,
-    Begin,
     FromHandlers,
     GiveUp,
+    HandlerHello,
     Ping,
     Pong,
     Ready,
@@ -56,7 +56,7 @@ class HandlerProcess:
     """
 
     def __init__(
-        self, begin: Begin, capacity: int, on_change: Callable[["HandlerProcess"], None]
+        self, begin: HandlerHello, capacity: int, on_change: Callable[["HandlerProcess"], None]
     ) -> None:
         self.capacity = capacity
         self.ready: Ready | None = None
@@ -80,7 +80,7 @@ class HandlerProcess:
         self._is_stalled = False
         self._is_closed = False  # its end of the socket
         self._cut_off: str | None = None  # why it was killed, in words that follow "the process"
-        self._frames_sent = 0  # behind `Begin`
+        self._frames_sent = 0  # behind `HandlerHello`
         self._frames_heard = 0  # behind `Ready`
         self._is_ending = False
         self._socket, theirs = socket.socketpair()
@@ -157,7 +157,7 @@ class HandlerProcess:
         """Hear it on the event loop from now on."""
         loop = asyncio.get_running_loop()
         self._socket.setblocking(False)  # noqa: FBT003 (its own signature)
-        await loop.create_unix_connection(lambda: _Listener(self), sock=self._socket)
+        await loop.create_unix_connection(lambda: _AnswerListener(self), sock=self._socket)
         threading.Thread(
             target=self._watch, args=(loop,), name=f"fairlog-handlers-{self.pid}", daemon=True
         ).start()
@@ -421,7 +421,7 @@ def _how_it_ended(code: int | None) -> str:
     return f"was ended by {name}"
 
 
-class _Listener(asyncio.Protocol):
+class _AnswerListener(asyncio.Protocol):
     def __init__(self, process: HandlerProcess) -> None:
         self._process = process
 

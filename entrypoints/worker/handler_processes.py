@@ -18,7 +18,7 @@ from domain.language.identifiers import JobId, Kind
 from entrypoints.service.views import ClaimedJob
 from entrypoints.worker.backoff import Backoff
 from entrypoints.worker.execution import Ended, Execution, given_up, not_begun, timeout_of
-from entrypoints.worker.handler_frames import Begin
+from entrypoints.worker.handler_frames import HandlerHello
 from entrypoints.worker.handler_process import IMPORT_SAID_SECONDS, HandlerProcess
 
 CHECK_SECONDS: Final = 1.0
@@ -32,7 +32,7 @@ ALONE_SECONDS: Final = 10.0  # until another may be started beside one
 HELD_SECONDS_MAX: Final = 30.0
 # A process is replaced when so many of its handlers were given up: a quarter of what it runs at
 # once, at least one. Those that it still runs are let end; the hanging ones end with the process.
-_GIVEN_UP_A_PROCESS: Final = 4
+_GIVEN_UP_PER_PROCESS: Final = 4
 _USED_MAX: Final = 0.05  # of its time that an attempt may have had when it is run again
 
 _log = structlog.get_logger()
@@ -45,7 +45,7 @@ class HandlerProcesses:
     processes one each, so that a handler that takes no notice of its end is killed alone.
     """
 
-    def __init__(self, begin: Begin, concurrency: int, *, is_one_each: bool = False) -> None:
+    def __init__(self, begin: HandlerHello, concurrency: int, *, is_one_each: bool = False) -> None:
         self.kinds: Mapping[Kind, float | None] = {}
         self.given_up: Counter[Kind] = Counter()  # handlers that did not end, by kind
         self.replaced = 0  # processes, because of those
@@ -250,7 +250,10 @@ class HandlerProcesses:
             del self._notes[next(iter(self._notes))]
 
     def _replace_if_hanging(self, process: HandlerProcess) -> None:
-        if process.given_up < max(1, process.capacity // _GIVEN_UP_A_PROCESS) or process.is_retired:
+        if (
+            process.given_up < max(1, process.capacity // _GIVEN_UP_PER_PROCESS)
+            or process.is_retired
+        ):
             return
         self._replace(process)
 
@@ -424,7 +427,7 @@ def _named(jobs: list[ClaimedJob]) -> str:
 
 @contextmanager
 def handler_processes(
-    begin: Begin, concurrency: int, *, is_one_each: bool = False
+    begin: HandlerHello, concurrency: int, *, is_one_each: bool = False
 ) -> Iterator[HandlerProcesses]:
     """With the handlers imported; at the end no process is left. Raises HandlersError."""
     processes = HandlerProcesses(begin, concurrency, is_one_each=is_one_each)

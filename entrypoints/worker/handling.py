@@ -28,9 +28,9 @@ from domain.language.identifiers import Kind
 from entrypoints.runtime.logging import configure_logging, output
 from entrypoints.worker.handler_frames import (
     Began,
-    Begin,
     FromHandlers,
     GiveUp,
+    HandlerHello,
     Ping,
     Pong,
     Ready,
@@ -53,7 +53,7 @@ def main(connection: socket.socket) -> None:
     kept = _Kept(connection)  # for as long as this function runs, which is this process's life
     keep_from_children(kept)
     begin = next(Frames(connection, for_handlers()), None)
-    if not isinstance(begin, Begin):
+    if not isinstance(begin, HandlerHello):
         return  # the worker ended first
     _die_with(begin.parent)
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -108,7 +108,7 @@ def _serve(connection: socket.socket, runner: HandlerRunner) -> None:
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)
     connection.setblocking(False)  # noqa: FBT003 (its own signature)
-    listener = _Listener(runner)
+    listener = _FrameListener(runner)
     loop.run_until_complete(loop.create_unix_connection(lambda: listener, sock=connection))
     while not listener.is_closed:
         try:
@@ -129,7 +129,7 @@ def _end(code: int) -> NoReturn:
     os._exit(code)
 
 
-class _Listener(asyncio.Protocol):
+class _FrameListener(asyncio.Protocol):
     """The event loop's end of the pair of sockets; what one turn says goes together."""
 
     def __init__(self, runner: HandlerRunner) -> None:
@@ -138,7 +138,7 @@ class _Listener(asyncio.Protocol):
         self._decoder = for_handlers()
         self._outgoing: list[FromHandlers] = []
         self._frames_sent = 0  # behind `Ready`
-        self._frames_heard = 0  # behind `Begin`
+        self._frames_heard = 0  # behind `HandlerHello`
         self._tasks: set[asyncio.Task[None]] = set()
         self._to_end: set[int] = set()  # numbers of runs
         self._transport: asyncio.Transport
@@ -174,7 +174,7 @@ class _Listener(asyncio.Protocol):
                 if sent != self._frames_heard - 1:
                     raise BrokenStream(f"{self._frames_heard - 1} frames of {sent} that were sent")
                 self._say(Pong(self._frames_sent))
-            case Begin():
+            case HandlerHello():
                 raise AssertionError(frame)
 
     def _start(self, frame: Run) -> None:

@@ -14,7 +14,7 @@ from domain.language.commands import CompleteJob, FailJob, ReturnJob
 from domain.language.errors import FairlogError, InvalidInput, LogUnavailable, Refusal
 from domain.language.identifiers import JobId, Kind, WorkerId
 from entrypoints.service.views import ClaimedJob
-from entrypoints.worker.source import JOBS_A_CALL_MAX, AttemptKey, Outcome
+from entrypoints.worker.source import JOBS_PER_CALL_MAX, AttemptKey, Outcome
 
 CONNECT_SECONDS: Final = 5.0
 ANSWER_SECONDS: Final = 15.0  # beyond the time that a claim waits for work
@@ -118,13 +118,13 @@ class RemoteSource:
     ) -> Sequence[AttemptKey]:
         have_begun = set(begun)
         lost: list[AttemptKey] = []
-        for start in range(0, len(held), JOBS_A_CALL_MAX):
-            named = held[start : start + JOBS_A_CALL_MAX]
+        for start in range(0, len(held), JOBS_PER_CALL_MAX):
+            named = held[start : start + JOBS_PER_CALL_MAX]
             lost += await self._heartbeat({"jobs": [_named(key, have_begun) for key in named]})
         return lost
 
     async def listen(self, held: Sequence[AttemptKey], seconds: float) -> Sequence[AttemptKey]:
-        named = [_named(key, ()) for key in held[:JOBS_A_CALL_MAX]]  # heard of are all
+        named = [_named(key, ()) for key in held[:JOBS_PER_CALL_MAX]]  # heard of are all
         fields = {"jobs": named, "wait_seconds": seconds}
         return await self._heartbeat(fields, seconds + ANSWER_SECONDS)
 
@@ -236,7 +236,7 @@ def _batches(outcomes: Sequence[Outcome]) -> Iterator[Sequence[Outcome]]:
     size = 0
     for outcome in outcomes:
         added = _body_bytes(outcome)
-        if batch and (len(batch) == JOBS_A_CALL_MAX or size + added > BATCH_BYTES_MAX):
+        if batch and (len(batch) == JOBS_PER_CALL_MAX or size + added > BATCH_BYTES_MAX):
             yield batch
             batch, size = [], 0
         batch.append(outcome)

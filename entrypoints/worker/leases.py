@@ -13,11 +13,11 @@ from typing import Final
 import structlog
 
 from domain.language.errors import FairlogError
-from entrypoints.worker.backoff import Backoff, Trouble
+from entrypoints.worker.backoff import Backoff, RepeatedFailure
 from entrypoints.worker.source import AttemptKey, JobSource
 
 PAUSE_SECONDS_MAX: Final = 5.0  # between tries while the source is away
-HEARTBEATS_A_LEASE: Final = 3
+HEARTBEATS_PER_LEASE: Final = 3
 LISTEN_SECONDS: Final = 20.0  # that a call waits for a cancellation
 BEGIN_SECONDS: Final = 0.5  # from a handler's begin until it is told, where that has time
 _AFTER_NEWS_SECONDS: Final = 0.05
@@ -40,7 +40,7 @@ class Leases:
         self._named = named
         self._wanted = wanted
         self._lose = lose
-        self._trouble = Trouble()
+        self._failing = RepeatedFailure()
         self._has_jobs = asyncio.Event()
         self._begun: set[AttemptKey] = set()  # and not told yet
         self._has_begun = asyncio.Event()
@@ -61,13 +61,13 @@ class Leases:
         try:
             lost = await self._source.heartbeat(named, begun)
         except FairlogError as error:
-            if self._trouble.is_news(str(error)):
+            if self._failing.is_news(str(error)):
                 _log.warning("heartbeat_missed", jobs=len(named), reason=str(error))
             return False
         except Exception:  # noqa: BLE001 (a fault of ours must not end the worker)
             _log.exception("heartbeat_failed")
             return False
-        self._trouble.is_over()
+        self._failing.is_over()
         for key in lost:
             self._lose(key)
         return True
@@ -76,9 +76,9 @@ class Leases:
         backoff = Backoff(PAUSE_SECONDS_MAX)
         while True:
             await self._has_jobs.wait()
-            pause = self._source.lease_seconds / HEARTBEATS_A_LEASE
+            pause = self._source.lease_seconds / HEARTBEATS_PER_LEASE
             while not await self._heartbeat_after(pause):
-                pause = min(backoff.next_pause(), self._source.lease_seconds / HEARTBEATS_A_LEASE)
+                pause = min(backoff.next_pause(), self._source.lease_seconds / HEARTBEATS_PER_LEASE)
             backoff.reset()
 
     async def _heartbeat_after(self, pause: float) -> bool:

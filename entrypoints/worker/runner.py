@@ -12,7 +12,7 @@ import msgspec
 import structlog
 from msgspec import Struct
 
-from adapters.handlers.loading import Handler, Handlers, JobInHand
+from adapters.handlers.loading import Handler, Handlers, JobContext
 from adapters.processes.forks import end_if_child
 from domain.language.bodies import NoUnicode, body_of
 from domain.language.errors import InvalidInput
@@ -82,7 +82,7 @@ class _Run:
     def __init__(self, handler: Handler, job: HandedJob, threads: HandlerThreads) -> None:
         self._handler = handler
         self._payload = job.payload
-        self._job = JobInHand(id=job.id, user=job.user, kind=job.kind, attempt=job.attempt)
+        self._job = JobContext(id=job.id, user=job.user, kind=job.kind, attempt=job.attempt)
         self._threads = threads
         self._in_thread: ThreadCall | None = None
         self._cancellable: asyncio.Task[Any] | None = None  # while the handler runs on the loop

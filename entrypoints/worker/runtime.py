@@ -18,12 +18,12 @@ from domain.language.commands import FailJob, ReturnJob
 from domain.language.errors import FairlogError
 from entrypoints.service.views import ClaimedJob
 from entrypoints.worker.attempt import Attempt, CutShort
-from entrypoints.worker.backoff import Backoff, Trouble
+from entrypoints.worker.backoff import Backoff, RepeatedFailure
 from entrypoints.worker.execution import Executor
 from entrypoints.worker.failure import error_body
 from entrypoints.worker.leases import Leases
-from entrypoints.worker.outbox import Outbox
-from entrypoints.worker.source import AWAY, HOPELESS, JOBS_A_CALL_MAX, AttemptKey, JobSource
+from entrypoints.worker.result_reporter import ResultReporter
+from entrypoints.worker.source import AWAY, HOPELESS, JOBS_PER_CALL_MAX, AttemptKey, JobSource
 
 WAIT_SECONDS: Final = 20.0  # that a claim waits for work
 PAUSE_SECONDS_MAX: Final = 5.0  # between tries while the source is away
@@ -56,9 +56,9 @@ class Worker:
         self._concurrency = concurrency
         self._in_hand_max = concurrency + prefetch
         self._wait_seconds = wait_seconds
-        self._outbox = Outbox(source, self._outcomes_delivered)
+        self._reporter = ResultReporter(source, self._outcomes_delivered)
         self._ran_alone: set[AttemptKey] = set()  # whose outcomes are not on disk yet
-        self._trouble = Trouble()  # of claims
+        self._failing = RepeatedFailure()  # of claims
         self._waiting: deque[Attempt] = deque()  # claimed, without a slot yet
         self._running: dict[AttemptKey, tuple[Attempt, asyncio.Task[None]]] = {}
         self._leases = Leases(source, self._named, self._wanted, self._lose)
@@ -76,7 +76,7 @@ class Worker:
             self._kept_running("worker_heartbeats", self._leases.keep),
             self._kept_running("worker_cancellations", self._leases.listen),
             self._kept_running("worker_begins", self._leases.tell_begins),
-            self._kept_running("worker_outcomes", self._outbox.deliver),
+            self._kept_running("worker_outcomes", self._reporter.deliver),
         ]
 
     def _kept_running(self, name: str, run: Callable[[], Awaitable[None]]) -> asyncio.Task[None]:
@@ -92,16 +92,16 @@ class Worker:
         """Claim no more, finish what can be finished in that time, and give back the rest."""
         await self._stop_claiming()
         for attempt in self._waiting:
-            self._outbox.put(attempt.given_back())
+            self._reporter.put(attempt.given_back())
         self._waiting.clear()
         await self._let_end(grace_seconds)
         for attempt, _ in self._running.values():
             attempt.cut_short(CutShort.STOPPED)
         await self._let_end(END_SECONDS)
         for attempt, _ in self._running.values():
-            self._outbox.put(attempt.given_back())
+            self._reporter.put(attempt.given_back())
             attempt.cut_short(CutShort.LOST)  # whatever comes of it now
-        await self._outbox.flush(FLUSH_SECONDS)
+        await self._reporter.flush(FLUSH_SECONDS)
         await _cancel(self._beside)
         await self._executor.stop()
 
@@ -119,7 +119,7 @@ class Worker:
         while True:
             await self._has_room.wait()
             await self._executor.able.wait()
-            await self._outbox.flows.wait()  # or what cannot be told would pile up
+            await self._reporter.flows.wait()  # or what cannot be told would pile up
             asked = _now()
             jobs = await self._claim()
             # An empty answer that came sooner than asked for must not be asked again at once.
@@ -133,13 +133,13 @@ class Worker:
     async def _claim(self) -> Sequence[ClaimedJob] | None:
         """None: there was no answer. The next try asks for the same claim, in case it was given."""
         self._open_claim = self._open_claim or secrets.token_hex(8)
-        room = min(self._room, JOBS_A_CALL_MAX)
+        room = min(self._room, JOBS_PER_CALL_MAX)
         try:
             jobs = await self._source.claim(
                 room, self._kinds, self._wait_seconds, self._open_claim, self._slots_free
             )
         except AWAY as error:
-            if self._trouble.is_news(str(error)):
+            if self._failing.is_news(str(error)):
                 _log.warning("source_away", reason=str(error))
             return None
         except HOPELESS:
@@ -147,7 +147,7 @@ class Worker:
         except Exception:  # noqa: BLE001 (a fault of ours must not end the worker)
             _log.exception("claim_failed")
             return None
-        if self._trouble.is_over():
+        if self._failing.is_over():
             _log.info("source_answers")
         self._open_claim = None
         return jobs
@@ -165,7 +165,7 @@ class Worker:
             _log.warning("claim_unknown", reason=f"{type(error).__name__}: {error}")
             return
         for job in given:
-            self._outbox.put(ReturnJob(job_id=job.id, attempt=job.attempt, begun=False))
+            self._reporter.put(ReturnJob(job_id=job.id, attempt=job.attempt, begun=False))
 
     # Running
 
@@ -190,7 +190,7 @@ class Worker:
             if job.kind in self._executor.kinds:
                 self._waiting.append(Attempt(job, self._executor, self._began))
             else:
-                self._outbox.put(_without_handler(job))
+                self._reporter.put(_without_handler(job))
         self._leases.jobs_came()
         self._fill_slots()
 
@@ -236,7 +236,7 @@ class Worker:
                 await self._say_it_begins(attempt)
             outcome = await attempt.run()
             # A lost attempt has no outcome, but it has ended: its place is free.
-            self._outbox.put(outcome or attempt.given_back())
+            self._reporter.put(outcome or attempt.given_back())
             if attempt.claimed.alone:
                 self._ran_alone.add(attempt.key)
         finally:
@@ -245,7 +245,7 @@ class Worker:
 
     def _outcomes_delivered(self) -> None:
         if self._ran_alone:
-            self._ran_alone.intersection_update(self._outbox.keys)
+            self._ran_alone.intersection_update(self._reporter.keys)
             self._fill_slots()
 
     async def _let_end(self, seconds_max: float) -> None:
@@ -259,7 +259,7 @@ class Worker:
 
     def _named(self) -> list[AttemptKey]:
         """For heartbeats. What is lost keeps its place under a cap while its handler runs."""
-        return sorted({*(one.key for one in self._attempts()), *self._outbox.keys})
+        return sorted({*(one.key for one in self._attempts()), *self._reporter.keys})
 
     def _wanted(self) -> list[AttemptKey]:
         """What is in hand and not known to be lost."""
@@ -269,7 +269,7 @@ class Worker:
         """An outcome on its way is left alone: it may be the reason why the job is held no more."""
         for waiting in [one for one in self._waiting if one.key == key]:
             self._waiting.remove(waiting)
-            self._outbox.put(waiting.given_back())
+            self._reporter.put(waiting.given_back())
         attempt, _ = self._running.get(key, (None, None))
         if attempt is not None and not attempt.is_lost:
             _log.info(

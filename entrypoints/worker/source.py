@@ -11,7 +11,7 @@ from entrypoints.service.views import ClaimedJob
 Outcome = CompleteJob | FailJob | ReturnJob
 AttemptKey = tuple[JobId, int]  # a job and the number of its attempt, the fencing token
 
-JOBS_A_CALL_MAX: Final = 1000
+JOBS_PER_CALL_MAX: Final = 1000
 # Nothing of the question was wrong: ask again later. What became of it may be unknown.
 AWAY: Final[tuple[type[FairlogError], ...]] = (LogUnavailable, QueueFull)
 # Asked again, it would be refused again.
@@ -28,8 +28,8 @@ class JobSource(Protocol):
     async def claim(
         self, max_jobs: int, kinds: Sequence[Kind], wait_seconds: float, claim_id: str, begins: int
     ) -> Sequence[ClaimedJob]:
-        """Up to JOBS_A_CALL_MAX jobs in fair order; waits that long for the first. So many of them
-        begin at once; of the others a heartbeat says when they do.
+        """Up to JOBS_PER_CALL_MAX jobs in fair order; waits that long for the first. So many of
+        them begin at once; of the others a heartbeat says when they do.
 
         The same `claim_id` again gives what the earlier answer gave, should it have been lost.
         Raises one of HOPELESS when no claim of this worker can go well.
@@ -56,4 +56,4 @@ class JobSource(Protocol):
         """
 
 
-__all__ = ["AWAY", "HOPELESS", "JOBS_A_CALL_MAX", "AttemptKey", "JobSource", "Outcome"]
+__all__ = ["AWAY", "HOPELESS", "JOBS_PER_CALL_MAX", "AttemptKey", "JobSource", "Outcome"]

@@ -29,7 +29,7 @@ from domain.language.events import (
 from domain.language.identifiers import JobId, Kind, UserId, WorkerId
 from domain.language.moments import to_micros
 from domain.log.folds import Folded, FoldMethods
-from projections.activity.figures import Board, Figures, Leading, failure_key, put
+from projections.activity.metrics import ActivityMetrics, Leading, TopUsers, failure_key, put
 
 FINEST_SECONDS: Final = 10  # every other length of a slot is a multiple
 MINUTE_SECONDS: Final = 60
@@ -104,13 +104,15 @@ class Fold(Folded):
     """A batch over the rows that it touches, which have to be known."""
 
     def __init__(self, rows: Rows) -> None:
-        self.figures: dict[int, dict[Kind, Figures]] = {}  # new ones, by slot of FINEST_SECONDS
+        self.figures: dict[
+            int, dict[Kind, ActivityMetrics]
+        ] = {}  # new ones, by slot of FINEST_SECONDS
         self.leading: dict[int, Leading] = {}  # by minute; loaded
         self.changed_jobs: set[JobId] = set()
         self.changed_users: set[UserId] = set()
         self.changed_workers: set[WorkerId] = set()
         self._rows = rows
-        self._boards: dict[int, Board] = {}  # of those leading
+        self._boards: dict[int, TopUsers] = {}  # of those leading
         self._moment: datetime | None = None  # of what is folded in
 
     def apply(self, events: Sequence[Recorded]) -> None:
@@ -131,7 +133,7 @@ class Fold(Folded):
         self._at = at
         self._slot = self.figures.setdefault(seconds // FINEST_SECONDS * FINEST_SECONDS, {})
         if minute not in self._boards:
-            self._boards[minute] = Board(self.leading.setdefault(minute, Leading()))
+            self._boards[minute] = TopUsers(self.leading.setdefault(minute, Leading()))
         self._board = self._boards[minute]
 
     def _refuse(self, _: Recorded, event: RateLimitDecided) -> None:
@@ -249,11 +251,11 @@ class Fold(Folded):
         self._put_job(job_id, OpenJob(ready_at=self._at))
         self._user(user_id).waiting += 1
 
-    def _of(self, kind: Kind) -> Figures:
+    def _of(self, kind: Kind) -> ActivityMetrics:
         """The new figures of the slot that it is; no kind: of what has none."""
         figures = self._slot.get(kind)
         if figures is None:
-            figures = self._slot[kind] = Figures()
+            figures = self._slot[kind] = ActivityMetrics()
         return figures
 
     def _user(self, user_id: UserId) -> UserLoad:

@@ -13,7 +13,6 @@ from domain.language.events import Recorded
 from domain.language.identifiers import JobId, Kind, UserId, WorkerId
 from domain.language.moments import to_micros
 from projections.activity import tables
-from projections.activity.figures import Figures, Leading
 from projections.activity.fold import (
     FINEST_SECONDS,
     MINUTE_SECONDS,
@@ -26,12 +25,13 @@ from projections.activity.fold import (
     WorkerLoad,
     seconds_of,
 )
-from projections.following.state_cache import Remembered
+from projections.activity.metrics import ActivityMetrics, Leading
+from projections.following.state_cache import StateCache
 from projections.storage.rows import Query, Row, delete, fetch, upsert
 
 # The lengths of slots, each with how far back they are kept; seconds.
 KEPT_SECONDS: Final = {FINEST_SECONDS: 3_600, MINUTE_SECONDS: 6 * 3_600, 600: 3 * 86_400}
-KINDS_A_SLOT_MAX: Final = 100  # that have figures of their own; the first that came
+KINDS_PER_SLOT_MAX: Final = 100  # that have figures of their own; the first that came
 ROWS_REMEMBERED_MAX: Final = 40_000  # between batches, some 10 MB
 _KINDLESS: Final = frozenset({FINEST_SECONDS})  # lengths with figures of all kinds together only
 
@@ -44,7 +44,7 @@ class ActivityProjection:
     tables = tables.TABLES
 
     def __init__(self) -> None:
-        self._remembered: Remembered[Rows] = Remembered()
+        self._remembered: StateCache[Rows] = StateCache()
 
     def apply(self, connection: Connection, generation: int, events: Sequence[Recorded]) -> None:
         rows = self._remembered.take(connection, generation, events[0].position - 1)
@@ -63,7 +63,7 @@ class ActivityProjection:
             self._remembered.put(connection, generation, events[-1].position, rows)
 
 
-_Stored = dict[_Slot, dict[bytes, Figures]]
+_Stored = dict[_Slot, dict[bytes, ActivityMetrics]]
 
 
 def _load(connection: Connection, generation: int, needed: Needed, rows: Rows) -> None:
@@ -122,13 +122,13 @@ def _load_slots(
 
 
 def _save_slots(connection: Connection, generation: int, fold: Fold, stored: _Stored) -> None:
-    changed: dict[tuple[_Slot, bytes], Figures] = {}
+    changed: dict[tuple[_Slot, bytes], ActivityMetrics] = {}
     for finest, of_kinds in fold.figures.items():
         for kind, new in of_kinds.items():
             for seconds in KEPT_SECONDS:
                 slot = (seconds, finest // seconds * seconds)
                 for key in _keys(kind, seconds, stored.setdefault(slot, {})):
-                    figures = stored[slot].setdefault(key, Figures())
+                    figures = stored[slot].setdefault(key, ActivityMetrics())
                     figures.add(new)
                     changed[slot, key] = figures
     minutes = {start: tables.encode(leading) for start, leading in fold.leading.items()}
@@ -143,11 +143,11 @@ def _save_slots(connection: Connection, generation: int, fold: Fold, stored: _St
     )  # fmt: skip
 
 
-def _keys(kind: Kind, seconds: int, known: dict[bytes, Figures]) -> list[bytes]:
+def _keys(kind: Kind, seconds: int, known: dict[bytes, ActivityMetrics]) -> list[bytes]:
     """The rows of a slot that figures of a kind go into."""
     key = kind.encode()
     has_own = bool(key) and seconds not in _KINDLESS
-    if has_own and (key in known or len(known) <= KINDS_A_SLOT_MAX):
+    if has_own and (key in known or len(known) <= KINDS_PER_SLOT_MAX):
         return [tables.ALL_KINDS, key]
     return [tables.ALL_KINDS]
 

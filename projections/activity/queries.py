@@ -9,8 +9,8 @@ from sqlalchemy.engine import Connection
 
 from domain.language.identifiers import JobId, Kind, UserId, WorkerId
 from projections.activity import tables
-from projections.activity.figures import Figures, Leading, total, total_leading
 from projections.activity.fold import MINUTE_SECONDS, UserLoad, WorkerLoad
+from projections.activity.metrics import ActivityMetrics, Leading, total, total_leading
 
 _TEN_MINUTES: Final = 600
 
@@ -31,7 +31,7 @@ class ActivityQueries:
 
     def series(
         self, connection: Connection, seconds: int, since: int, kind: Kind | None = None
-    ) -> list[tuple[int, Figures]]:
+    ) -> list[tuple[int, ActivityMetrics]]:
         """Slots of a length from `since` on, in order: (start, figures); those in which nothing
         happened are left out. Times are seconds since the epoch.
         """
@@ -48,7 +48,7 @@ class ActivityQueries:
         )
         return [(start, tables.decode_figures(figures)) for start, figures in rows]
 
-    def by_kind(self, connection: Connection, since: int) -> dict[Kind, Figures]:
+    def by_kind(self, connection: Connection, since: int) -> dict[Kind, ActivityMetrics]:
         """Figures of each kind, to ten minutes."""
         slots = tables.slots
         rows = connection.execute(
@@ -59,7 +59,7 @@ class ActivityQueries:
                 slots.c.kind != tables.ALL_KINDS,
             )
         )
-        parts: dict[Kind, list[Figures]] = {}
+        parts: dict[Kind, list[ActivityMetrics]] = {}
         for kind, figures in rows:
             parts.setdefault(Kind(bytes(kind).decode()), []).append(tables.decode_figures(figures))
         return {kind: total(found) for kind, found in parts.items()}

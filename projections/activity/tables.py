@@ -9,7 +9,7 @@ from typing import Final
 import msgspec
 import sqlalchemy as sa
 
-from projections.activity.figures import Figures, Leading
+from projections.activity.metrics import ActivityMetrics, Leading
 from projections.storage.rows import ROW_BYTES, Document, Identifier, Query, generation
 
 VERSION: Final = 1
@@ -70,11 +70,11 @@ jobs_by_id = Query(open_jobs, list(open_jobs.c)[1:], by=open_jobs.c.job_id)
 users_by_id = Query(users, list(users.c)[1:], by=users.c.user_id)
 workers_by_id = Query(workers, list(workers.c)[1:], by=workers.c.worker)
 
-decode_figures = msgspec.json.Decoder(Figures).decode
+decode_figures = msgspec.json.Decoder(ActivityMetrics).decode
 decode_leading = msgspec.json.Decoder(Leading).decode
 _encode = msgspec.json.Encoder(order="deterministic").encode
 
 
-def encode(row: Figures | Leading) -> bytes:
+def encode(row: ActivityMetrics | Leading) -> bytes:
     """With keys in order, so that equal figures are equal bytes however they came about."""
-    return _encode(row.in_text() if isinstance(row, Figures) else row)
+    return _encode(row.in_text() if isinstance(row, ActivityMetrics) else row)

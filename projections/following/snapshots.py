@@ -11,10 +11,10 @@ from typing import Final
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from domain.audit.system_state import Standing, from_snapshot, to_snapshot
+from domain.audit.system_state import SystemState, from_snapshot, to_snapshot
 from domain.language.events import Recorded
-from projections.following.follower import Read
-from projections.following.state_cache import Remembered
+from projections.following.async_projector import Read
+from projections.following.state_cache import StateCache
 from projections.storage import registry
 from projections.storage.rows import ROW_BYTES, Document, delete, generation, insert
 
@@ -22,7 +22,7 @@ VERSION: Final = 1
 SPACING: Final = 5_000  # events between two, at the least
 DENSITY: Final = 16  # so many are kept of each distance, before every other one goes
 PART_BYTES: Final = 1024 * 1024
-EVENTS_A_PAGE: Final = 4_000
+EVENTS_PER_PAGE: Final = 4_000
 metadata = sa.MetaData()
 
 snapshots = sa.Table(
@@ -45,7 +45,7 @@ class SnapshotsProjection:
 
     def __init__(self, read: Read[Recorded]) -> None:
         self._read = read
-        self._latest: Remembered[Standing] = Remembered()
+        self._latest: StateCache[SystemState] = StateCache()
 
     def apply(self, connection: Connection, generation: int, events: Sequence[Recorded]) -> None:
         before = events[0].position - 1
@@ -63,7 +63,7 @@ class SnapshotsProjection:
 
 def standing_at(
     connection: Connection, generation: sa.ColumnElement[int], read: Read[Recorded], position: int
-) -> Standing:
+) -> SystemState:
     """How things stood behind the event at a position; 0: before the first."""
     standing = fold(_nearest(connection, generation, position), connection, read, position)
     standing.forget_windows()
@@ -71,12 +71,12 @@ def standing_at(
 
 
 def fold(
-    standing: Standing, connection: Connection, read: Read[Recorded], position: int
-) -> Standing:
+    standing: SystemState, connection: Connection, read: Read[Recorded], position: int
+) -> SystemState:
     """Go on to a position, a page of events in memory."""
     while standing.position < position:
         events = read(
-            connection, standing.position, min(EVENTS_A_PAGE, position - standing.position)
+            connection, standing.position, min(EVENTS_PER_PAGE, position - standing.position)
         )
         if not events:
             break
@@ -100,7 +100,7 @@ def is_kept(position: int, end: int) -> bool:
     return age <= DENSITY * (number & -number)
 
 
-def _keep(connection: Connection, generation: int, standing: Standing) -> None:
+def _keep(connection: Connection, generation: int, standing: SystemState) -> None:
     position = standing.position
     if position % spacing(len(standing.line.users)):
         return
@@ -119,7 +119,9 @@ def _keep(connection: Connection, generation: int, standing: Standing) -> None:
         delete(connection, snapshots, generation, faded)
 
 
-def _nearest(connection: Connection, generation: sa.ColumnElement[int], position: int) -> Standing:
+def _nearest(
+    connection: Connection, generation: sa.ColumnElement[int], position: int
+) -> SystemState:
     """The latest snapshot at or before a position, or the beginning."""
     nearest = (
         sa.select(sa.func.max(snapshots.c.position))
@@ -132,7 +134,7 @@ def _nearest(connection: Connection, generation: sa.ColumnElement[int], position
         .order_by(snapshots.c.part)
     )
     data = b"".join(bytes(part) for (part,) in parts)
-    return from_snapshot(data) if data else Standing()
+    return from_snapshot(data) if data else SystemState()
 
 
 def current() -> sa.ColumnElement[int]:

@@ -8,7 +8,7 @@ from sqlalchemy.engine import Connection
 S = TypeVar("S")
 
 
-class Remembered(Generic[S]):
+class StateCache(Generic[S]):
     """A state for each database and generation; any thread may ask.
 
     It is good for the batch that begins where it ends, whoever applied those before: what events

@@ -17,7 +17,7 @@ from projections.storage.rows import digest, upsert
 
 _CLEANING_MICROS: Final = 60_000_000  # from one removal to the next
 # More than the rows that one batch can make, so that removing them keeps up with whatever comes.
-ROWS_A_REMOVAL_MAX: Final = 500
+ROWS_PER_REMOVAL_MAX: Final = 500
 
 metadata = sa.MetaData()
 
@@ -48,9 +48,9 @@ class EmptyClaims:
             sa.select(empty_claims.c.claim_hash)
             .where(empty_claims.c.made_at <= now - CLAIM_MICROS)
             .order_by(empty_claims.c.made_at)
-            .limit(ROWS_A_REMOVAL_MAX)
+            .limit(ROWS_PER_REMOVAL_MAX)
         ).scalars()
         claims = list(over)
         if claims:
             connection.execute(empty_claims.delete().where(empty_claims.c.claim_hash.in_(claims)))
-        return len(claims) < ROWS_A_REMOVAL_MAX
+        return len(claims) < ROWS_PER_REMOVAL_MAX

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from domain.decisions.ports import Write
-from domain.decisions.write_model import Needs, World
+from domain.decisions.write_model import RequiredRows, WriteModel
 from domain.fairness.due import DueJob
 from domain.fairness.line import Lane, WaitingJob
 from domain.jobs.claims import Claims, claim_of
@@ -113,40 +113,43 @@ class JobsProjection:
     tables = (jobs, job_counts, noted_claims)
 
     def look_ahead(
-        self, connection: Connection, generation: int, needs: Needs, world: World
+        self, connection: Connection, generation: int, required: RequiredRows, model: WriteModel
     ) -> None:
         """For claims: the jobs that are named, whose end may let their users into the line."""
-        if not needs.serving:
+        if not required.serving:
             return
-        for job_id in needs.jobs & world.jobs.rows.keys():
-            job = world.jobs.rows[job_id]
-            needs.users.add(job.user_id)
-            needs.kinds.add(job.kind)
-        _put(fetch(connection, generation, (_by_id, _unknown(needs, world))), needs, world)
+        for job_id in required.jobs & model.jobs.rows.keys():
+            job = model.jobs.rows[job_id]
+            required.users.add(job.user_id)
+            required.kinds.add(job.kind)
+        _put(fetch(connection, generation, (_by_id, _unknown(required, model))), required, model)
 
-    def load(self, connection: Connection, generation: int, needs: Needs, world: World) -> None:
+    def load(
+        self, connection: Connection, generation: int, required: RequiredRows, model: WriteModel
+    ) -> None:
         found = fetch(
             connection, generation,
-            (_by_id, _unknown(needs, world)), (_by_key, needs.keys), (_by_claim, needs.claims),
-            (_notes, needs.claims), (_empty, needs.claims_over_http),
+            (_by_id, _unknown(required, model)), (_by_key, required.keys),
+            (_by_claim, required.claims), (_notes, required.claims),
+            (_empty, required.claims_over_http),
         )  # fmt: skip
-        _put(found, needs, world)
-        for job_id, window_seconds in needs.retries.items():
-            if job_id in world.jobs.rows:
-                needs.windows.add((world.jobs.rows[job_id].user_id, window_seconds))
-        _load_lanes(connection, generation, needs, world)
+        _put(found, required, model)
+        for job_id, window_seconds in required.retries.items():
+            if job_id in model.jobs.rows:
+                required.windows.add((model.jobs.rows[job_id].user_id, window_seconds))
+        _load_lanes(connection, generation, required, model)
 
-    def changes(self, generation: int, world: World) -> list[Write[Connection]]:
+    def changes(self, generation: int, model: WriteModel) -> list[Write[Connection]]:
         # A count of nothing too: which states have a row must not depend on the batches.
         counts = [
-            (generation, STATE_NUMBERS[state], by) for state, by in world.jobs.count_changes.items()
+            (generation, STATE_NUMBERS[state], by) for state, by in model.jobs.count_changes.items()
         ]
-        known, keys = world.jobs.rows, world.jobs.keys
+        known, keys = model.jobs.rows, model.jobs.keys
         # In the order of the primary key: a page of the table is filled and left.
-        changed = [(known[job_id], keys.get(job_id)) for job_id in sorted(world.jobs.changed)]
-        world.jobs.changed.clear()
-        world.jobs.count_changes.clear()
-        claims = world.jobs.claims
+        changed = [(known[job_id], keys.get(job_id)) for job_id in sorted(model.jobs.changed)]
+        model.jobs.changed.clear()
+        model.jobs.count_changes.clear()
+        claims = model.jobs.claims
         return [
             *upserting(jobs, changed, partial(row_of, generation)),
             lambda connection: _count(connection, counts),
@@ -155,26 +158,28 @@ class JobsProjection:
         ]
 
 
-def _unknown(needs: Needs, world: World) -> list[JobId]:
-    return [job_id for job_id in needs.jobs if job_id not in world.jobs.rows]
+def _unknown(required: RequiredRows, model: WriteModel) -> list[JobId]:
+    return [job_id for job_id in required.jobs if job_id not in model.jobs.rows]
 
 
-def _put(found: Iterable[Row], needs: Needs, world: World) -> None:
+def _put(found: Iterable[Row], required: RequiredRows, model: WriteModel) -> None:
     for stored, made_at in found:
         if made_at is None:
-            _know(decode_job(stored), needs, world)
+            _know(decode_job(stored), required, model)
         else:
-            world.jobs.claims.know(bytes(stored), made_at)
+            model.jobs.claims.know(bytes(stored), made_at)
 
 
-def _know(job: Job, needs: Needs, world: World) -> None:
-    world.jobs.put(job)
-    needs.jobs.add(job.id)
-    needs.users.add(job.user_id)
-    needs.kinds.add(job.kind)
+def _know(job: Job, required: RequiredRows, model: WriteModel) -> None:
+    model.jobs.put(job)
+    required.jobs.add(job.id)
+    required.users.add(job.user_id)
+    required.kinds.add(job.kind)
 
 
-def _load_lanes(connection: Connection, generation: int, needs: Needs, world: World) -> None:
+def _load_lanes(
+    connection: Connection, generation: int, required: RequiredRows, model: WriteModel
+) -> None:
     """The first jobs of the lanes that claims will be served from, as many as they can need; of a
     lane that was read before, more.
     """
@@ -187,17 +192,17 @@ def _load_lanes(connection: Connection, generation: int, needs: Needs, world: Wo
     queues: dict[Lane, list[WaitingJob]] = {}
     parts = [
         (first.replace("{count}", str(count)), (generation, user_id.encode(), kind.encode()))
-        for (user_id, kind), count in needs.lanes.items()
+        for (user_id, kind), count in required.lanes.items()
     ]
     for job_id, document in union(connection, parts):
-        if job_id not in world.jobs.rows:
-            _know(decode_job(document), needs, world)
-        job = world.jobs.rows[job_id]
+        if job_id not in model.jobs.rows:
+            _know(decode_job(document), required, model)
+        job = model.jobs.rows[job_id]
         lane: Lane = (job.user_id, job.kind)
         queues.setdefault(lane, []).append(WaitingJob(job.id, *lane, job.priority, job.is_suspect))
     for queue in queues.values():
         queue.sort(key=lambda job: job.order)
-    world.line.ahead.queues.update(queues)
+    model.line.ahead.queues.update(queues)
 
 
 def row_of(generation: int, changed: tuple[Job, bytes | None]) -> Row:

@@ -13,12 +13,12 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from domain.decisions.ports import Write
-from domain.decisions.write_model import Needs, World
+from domain.decisions.write_model import RequiredRows, WriteModel
 from domain.fairness.line import KindInLine, Lane, Lookahead, Unread, UserInLine
 from domain.fairness.serve import rounds
 from domain.language.identifiers import Kind, UserId
 from projections.storage.rows import (
-    KEYS_A_STATEMENT_MAX,
+    KEYS_PER_STATEMENT_MAX,
     Identifier,
     Query,
     Row,
@@ -32,7 +32,9 @@ from projections.storage.rows import (
 )  # fmt: skip
 
 VERSION: Final = 2
-KINDS_A_CLAIM_MAX: Final = 250  # that a claim of any kind looks at first; SQLite joins 500 selects
+KINDS_PER_CLAIM_MAX: Final = (
+    250  # that a claim of any kind looks at first; SQLite joins 500 selects
+)
 metadata = sa.MetaData()
 
 users = sa.Table(
@@ -104,27 +106,29 @@ class LineProjection:
     tables = (users, lanes, kinds)
 
     def look_ahead(
-        self, connection: Connection, generation: int, needs: Needs, world: World
+        self, connection: Connection, generation: int, required: RequiredRows, model: WriteModel
     ) -> None:
         """For claims: read the front of the line, which says which lanes' jobs are needed."""
-        if needs.unread is not None:
-            self._look_further(connection, generation, needs, world, needs.unread)
-        if not needs.serving:
+        if required.unread is not None:
+            self._look_further(connection, generation, required, model, required.unread)
+        if not required.serving:
             return
-        ahead = world.line.ahead
-        if None in needs.serving:
-            _add_kinds(connection, generation, needs.kinds, ahead)
+        ahead = model.line.ahead
+        if None in required.serving:
+            _add_kinds(connection, generation, required.kinds, ahead)
         wanted = {
-            kind for served in needs.serving for kind in (ahead.kinds if served is None else served)
+            kind
+            for served in required.serving
+            for kind in (ahead.kinds if served is None else served)
         }
-        jobs_max = sum(needs.serving.values())
+        jobs_max = sum(required.serving.values())
         # As many users as jobs are claimed, and some for those whose jobs this batch takes away.
-        lanes_max = jobs_max + len(needs.jobs)
+        lanes_max = jobs_max + len(required.jobs)
         from_the_first = dict.fromkeys(sorted(wanted), 0)
-        front, held_back = _front(connection, generation, from_the_first, lanes_max, needs.users)
+        front, held_back = _front(connection, generation, from_the_first, lanes_max, required.users)
         _note_horizon(front, lanes_max, ahead)
-        shares = needs.lanes
-        for served, jobs_claimed in needs.serving.items():
+        shares = required.lanes
+        for served, jobs_claimed in required.serving.items():
             served_kinds = ahead.kinds if served is None else served
             for lane, share in _shares(front, served_kinds, jobs_max).items():
                 shares[lane] = shares.get(lane, 0) + min(share, jobs_claimed)
@@ -133,36 +137,43 @@ class LineProjection:
             if lane[1] in wanted:
                 shares[lane] = min(waiting, jobs_max)
         ahead.users.update(user_id for user_id, _ in shares)
-        needs.users |= ahead.users
-        needs.kinds.update(wanted)
+        required.users |= ahead.users
+        required.kinds.update(wanted)
 
     def _look_further(
-        self, connection: Connection, generation: int, needs: Needs, world: World, unread: Unread
+        self,
+        connection: Connection,
+        generation: int,
+        required: RequiredRows,
+        model: WriteModel,
+        unread: Unread,
     ) -> None:
         """Read as much again, so that what is read stays in proportion to what is got past."""
-        ahead = world.line.ahead
+        ahead = model.line.ahead
         behind = {kind: ahead.horizon.pop(kind) for kind in sorted(unread.kinds)}
         if unread.more_kinds:
-            named = world.line.changed_kinds
+            named = model.line.changed_kinds
             behind |= dict.fromkeys(_add_kinds(connection, generation, named, ahead), 0)
         lanes_max = unread.jobs + len(ahead.users)
         front, _ = _front(connection, generation, behind, lanes_max, set())
         _note_horizon(front, lanes_max, ahead)
-        needs.lanes.update(_shares(front, tuple(behind), unread.jobs))
+        required.lanes.update(_shares(front, tuple(behind), unread.jobs))
         for lane in unread.lanes:
-            needs.lanes[lane] = unread.jobs + 2 * len(ahead.queues.get(lane, ()))
-        ahead.users.update(user_id for user_id, _ in needs.lanes)
-        needs.users |= ahead.users
-        needs.kinds.update(behind)
+            required.lanes[lane] = unread.jobs + 2 * len(ahead.queues.get(lane, ()))
+        ahead.users.update(user_id for user_id, _ in required.lanes)
+        required.users |= ahead.users
+        required.kinds.update(behind)
 
-    def load(self, connection: Connection, generation: int, needs: Needs, world: World) -> None:
-        named_users = [user_id.encode() for user_id in needs.users]
+    def load(
+        self, connection: Connection, generation: int, required: RequiredRows, model: WriteModel
+    ) -> None:
+        named_users = [user_id.encode() for user_id in required.users]
         found = fetch(
             connection, generation,
             (_users_by_id, named_users), (_lanes_by_user, named_users),
-            (_kinds_by_name, [kind.encode() for kind in needs.kinds]),
+            (_kinds_by_name, [kind.encode() for kind in required.kinds]),
         )  # fmt: skip
-        line = world.line
+        line = model.line
         for user, kind, waiting, running, running_limit, last_served, joined in found:
             if user is None:
                 line.kinds[Kind(kind.decode())] = KindInLine(waiting, running, running_limit)
@@ -175,9 +186,9 @@ class LineProjection:
                 line.lanes.setdefault(lane[0], {})[lane[1]] = waiting
                 line.stored_lanes.add(lane)
 
-    def changes(self, generation: int, world: World) -> list[Write[Connection]]:
-        line = world.line
-        occupied, empty = _lanes(generation, world)
+    def changes(self, generation: int, model: WriteModel) -> list[Write[Connection]]:
+        line = model.line
+        occupied, empty = _lanes(generation, model)
         changed_users = [(user_id, line.users[user_id]) for user_id in line.changed_users]
         changed_kinds = [(kind, line.kinds[kind]) for kind in line.changed_kinds]
         line.forget_queues()
@@ -209,9 +220,9 @@ def _kind_row(generation: int, changed: tuple[Kind, KindInLine]) -> Row:
     )  # fmt: skip
 
 
-def _lanes(generation: int, world: World) -> tuple[list[Row], list[Row]]:
+def _lanes(generation: int, model: WriteModel) -> tuple[list[Row], list[Row]]:
     """Rows of changed lanes, and keys of those whose row has to go."""
-    line = world.line
+    line = model.line
     occupied: list[Row] = []
     empty: list[Row] = []
     for lane in line.lanes_to_write():
@@ -242,11 +253,11 @@ def _add_kinds(
             sa.or_(has_room, kinds.c.kind.in_([kind.encode() for kind in named])),
         )
         .order_by(kinds.c.waits_as)
-        .limit(KINDS_A_CLAIM_MAX)
+        .limit(KINDS_PER_CLAIM_MAX)
     )
     found = [Kind(bytes(kind).decode()) for (kind,) in rows]
     ahead.kinds = (*ahead.kinds, *found)
-    ahead.has_more_kinds = len(found) == KINDS_A_CLAIM_MAX
+    ahead.has_more_kinds = len(found) == KINDS_PER_CLAIM_MAX
     return found
 
 
@@ -276,8 +287,8 @@ def _front(
         (first, [generation, kind.encode(), turn]) for kind, turn in behind.items()
     ]
     users_named = [user_id.encode() for user_id in named]
-    for start in range(0, len(users_named), KEYS_A_STATEMENT_MAX):
-        chunk = users_named[start : start + KEYS_A_STATEMENT_MAX]
+    for start in range(0, len(users_named), KEYS_PER_STATEMENT_MAX):
+        chunk = users_named[start : start + KEYS_PER_STATEMENT_MAX]
         held = f"{columns} AND user_id IN ({', '.join([mark] * len(chunk))}) AND turn IS NULL"
         parts.append((held, [generation, *chunk]))
     front: _Front = {kind: [] for kind in behind}

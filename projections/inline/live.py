@@ -7,7 +7,7 @@ from typing import Final
 from sqlalchemy.engine import Connection
 
 from domain.decisions.ports import Projection
-from domain.decisions.write_model import Needs, World
+from domain.decisions.write_model import RequiredRows, WriteModel
 from domain.fairness.line import Lookahead, Unread
 from domain.language.errors import LogUnavailable
 from domain.language.moments import to_micros
@@ -33,8 +33,8 @@ class LiveProjections:
         self._projections: Final = projections
         self._generations: dict[str, int] = {}
         self._empty_claims = EmptyClaims()
-        self._kept: World | None = None  # as stored at its position
-        self._known = Needs()  # which rows it has, or knows to be absent
+        self._kept: WriteModel | None = None  # as stored at its position
+        self._known = RequiredRows()  # which rows it has, or knows to be absent
 
     def refresh(self, connection: Connection) -> None:
         self.forget()
@@ -49,41 +49,41 @@ class LiveProjections:
                 )
             self._generations[projection.name] = found.generation
 
-    def load(self, connection: Connection, position: int, needs: Needs) -> World:
+    def load(self, connection: Connection, position: int, required: RequiredRows) -> WriteModel:
         """Rows that are known from the batches before are not read again, unless another process
         has written meanwhile.
         """
-        world = self._kept
-        if world is None or world.position != position or self._known.size() > ROWS_KEPT_MAX:
+        model = self._kept
+        if model is None or model.position != position or self._known.size() > ROWS_KEPT_MAX:
             self.forget()
-            world = World()
-            world.position = position
+            model = WriteModel()
+            model.position = position
         self._kept = None
-        world.line.ahead = Lookahead()
-        self._load(connection, needs, world)
-        return world
+        model.line.ahead = Lookahead()
+        self._load(connection, required, model)
+        return model
 
-    def look_further(self, connection: Connection, unread: Unread, world: World) -> None:
+    def look_further(self, connection: Connection, unread: Unread, model: WriteModel) -> None:
         """The stored rows are those of the beginning of the batch, and so is what was read of them;
-        what changed since is in the world.
+        what changed since is in the model.
         """
-        needs = Needs()
-        needs.unread = unread
-        self._load(connection, needs, world)
+        required = RequiredRows()
+        required.unread = unread
+        self._load(connection, required, model)
 
-    def _load(self, connection: Connection, needs: Needs, world: World) -> None:
+    def _load(self, connection: Connection, required: RequiredRows, model: WriteModel) -> None:
         for projection in self._projections:
             at = self._generations[projection.name]
-            projection.look_ahead(connection, at, needs, world)
+            projection.look_ahead(connection, at, required, model)
         for projection in self._projections:
-            missing = needs.without(self._known)
-            projection.load(connection, self._generations[projection.name], missing, world)
-            needs.add(missing)
-        self._known.add(needs)
+            missing = required.without(self._known)
+            projection.load(connection, self._generations[projection.name], missing, model)
+            required.add(missing)
+        self._known.add(required)
 
-    def save(self, connection: Connection, world: World) -> None:
+    def save(self, connection: Connection, model: WriteModel) -> None:
         for projection in self._projections:
-            for write in projection.changes(self._generations[projection.name], world):
+            for write in projection.changes(self._generations[projection.name], model):
                 write(connection)
 
     def note_empty_claims(
@@ -91,9 +91,9 @@ class LiveProjections:
     ) -> None:
         self._empty_claims.note(connection, claims, to_micros(now))
 
-    def keep(self, world: World) -> None:
-        self._kept = world
+    def keep(self, model: WriteModel) -> None:
+        self._kept = model
 
     def forget(self) -> None:
         self._kept = None
-        self._known = Needs()
+        self._known = RequiredRows()

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from domain.decisions.ports import Write
-from domain.decisions.write_model import Needs, World
+from domain.decisions.write_model import RequiredRows, WriteModel
 from domain.language.identifiers import GLOBAL, Kind, UserId
 from domain.language.moments import to_micros
 from domain.language.policy import Policy
@@ -59,21 +59,23 @@ class WindowsProjection:
     tables = (window_counters, limits)
 
     def look_ahead(
-        self, connection: Connection, generation: int, needs: Needs, world: World
+        self, connection: Connection, generation: int, required: RequiredRows, model: WriteModel
     ) -> None:
         """Nothing: a counter is asked for by name."""
 
-    def load(self, connection: Connection, generation: int, needs: Needs, world: World) -> None:
+    def load(
+        self, connection: Connection, generation: int, required: RequiredRows, model: WriteModel
+    ) -> None:
         """Counters and limits in one statement; a limit has neither length nor start.
 
         Any number of kinds may have limits of their own: only those that are named are read.
         """
-        subjects = needs.users | {user_id for user_id, _ in needs.windows}
-        if not (subjects or needs.limited_kinds):
+        subjects = required.users | {user_id for user_id, _ in required.windows}
+        if not (subjects or required.limited_kinds):
             return
         mark = placeholder(connection)
         windows: dict[int, list[bytes]] = {}
-        for user_id, seconds in needs.windows:
+        for user_id, seconds in required.windows:
             windows.setdefault(seconds, []).append(user_id.encode())
         parts: list[tuple[str, list[object]]] = [
             (
@@ -94,14 +96,14 @@ class WindowsProjection:
             named = [subject.encode() for subject in subjects]
             in_users = f" AND user_id IN ({', '.join([mark] * len(named))}) AND kind = {mark}"
             parts.append((of_limits + in_users, [generation, *named, _NO_KIND.encode()]))
-        if needs.limited_kinds:
-            named = [kind.encode() for kind in needs.limited_kinds]
+        if required.limited_kinds:
+            named = [kind.encode() for kind in required.limited_kinds]
             in_kinds = f" AND user_id = {mark} AND kind IN ({', '.join([mark] * len(named))})"
             parts.append((of_limits + in_kinds, [generation, GLOBAL.encode(), *named]))
-        _put(union(connection, parts), world)
+        _put(union(connection, parts), model)
 
-    def changes(self, generation: int, world: World) -> list[Write[Connection]]:
-        windows = world.windows
+    def changes(self, generation: int, model: WriteModel) -> list[Write[Connection]]:
+        windows = model.windows
         counters = [(key, windows.counters[key]) for key in windows.changed_counters]
         changed = [(subject, windows.limits[subject]) for subject in windows.changed_limits]
         windows.changed_counters.clear()
@@ -122,14 +124,14 @@ def _limits_row(generation: int, changed: tuple[Subject, Limits]) -> Row:
     return (generation, user_id.encode(), kind.encode(), setting.submissions, setting.running)
 
 
-def _put(found: Iterable[Any], world: World) -> None:
+def _put(found: Iterable[Any], model: WriteModel) -> None:
     for user, kind, seconds, start, first, second in found:
         user_id = UserId(user.decode())
         if seconds is None:
             # A rebuild may know of a later change that is not stored yet.
-            world.windows.limits.setdefault((user_id, Kind(kind.decode())), Limits(first, second))
+            model.windows.limits.setdefault((user_id, Kind(kind.decode())), Limits(first, second))
         else:
-            world.windows.counters[user_id, seconds] = Counter(start, first, second)
+            model.windows.counters[user_id, seconds] = Counter(start, first, second)
 
 
 class WindowQueries:

@@ -13,12 +13,12 @@ from typing import Any, Final
 from sqlalchemy.engine import Connection
 
 from domain.decisions.ports import Projection, Write
-from domain.decisions.write_model import Needs, World
+from domain.decisions.write_model import RequiredRows, WriteModel
 from domain.jobs.job import ENDED
 from domain.language.events import JobSubmitted, RateLimitDecided, Recorded
 from domain.language.idempotency import key_hash
 
-EVENTS_A_SAVE: Final = 20_000
+EVENTS_PER_SAVE: Final = 20_000
 ROWS_KEPT_MAX: Final = 60_000  # after a save, some 60 MB
 # Two words a submission where they are a quarter of the events: some 1 in 100,000 is taken for
 # another and looked up in vain, behind all that has to be written. With more than this (64 MiB),
@@ -26,7 +26,7 @@ ROWS_KEPT_MAX: Final = 60_000  # after a save, some 60 MB
 _SEEN_WORDS_MAX: Final = 1 << 23
 
 
-Judge = Callable[[World, Recorded], None]
+Judge = Callable[[WriteModel, Recorded], None]
 Building = tuple[Projection[Connection], int]  # and its generation
 
 
@@ -44,8 +44,8 @@ class GenerationFold:
     ) -> None:
         self._building = building
         self._settle = settle
-        self._world = World(is_served=False)
-        self._absent = Needs()  # looked for since rows were let go, and not stored
+        self._world = WriteModel(is_served=False)
+        self._absent = RequiredRows()  # looked for since rows were let go, and not stored
         self._has_let_go = False
         self._has_let_go_of_all = False
         self._seen = _SeenKeys(events_expected)
@@ -57,7 +57,7 @@ class GenerationFold:
 
     @property
     def is_save_due(self) -> bool:
-        return self._unsaved >= EVENTS_A_SAVE
+        return self._unsaved >= EVENTS_PER_SAVE
 
     def take(
         self, connection: Connection, events: Sequence[Recorded], judge: Judge | None = None
@@ -109,10 +109,10 @@ class GenerationFold:
         ]
 
     def _size(self) -> int:
-        world = self._world
-        line, windows = world.line, world.windows
+        model = self._world
+        line, windows = model.line, model.windows
         names = len(line.users) + len(line.kinds) + len(windows.counters) + len(windows.limits)
-        return len(world.jobs.rows) + names
+        return len(model.jobs.rows) + names
 
     def _let_go_of_jobs(self) -> None:
         """Of those that have ended."""
@@ -134,7 +134,7 @@ class GenerationFold:
         for rows in known:
             rows.clear()
         self._has_let_go = True
-        self._absent = Needs()
+        self._absent = RequiredRows()
 
     def _repeated_keys(self, events: Sequence[Recorded]) -> set[bytes]:
         """Of submissions: those that may have come before, and so may be stored."""
@@ -149,18 +149,18 @@ class GenerationFold:
     def _read_back(
         self, connection: Connection, events: Sequence[Recorded], repeated: set[bytes]
     ) -> None:
-        needs = Needs()
-        needs.add_events(events if self._has_let_go_of_all else self._of_jobs(events))
-        needs.keys = repeated
+        required = RequiredRows()
+        required.add_events(events if self._has_let_go_of_all else self._of_jobs(events))
+        required.keys = repeated
         # A job is new at its submission.
-        needs.jobs = {job_id for job_id in needs.jobs if job_id <= self.position}
+        required.jobs = {job_id for job_id in required.jobs if job_id <= self.position}
         for projection, generation in self._building:
-            missing = self._unknown(needs)
+            missing = self._unknown(required)
             if missing.size():
                 self._settle()
                 projection.load(connection, generation, missing, self._world)
-                needs.add(missing)  # the users of the jobs that were read
-        self._absent.add(self._unknown(needs))
+                required.add(missing)  # the users of the jobs that were read
+        self._absent.add(self._unknown(required))
 
     def _of_jobs(self, events: Sequence[Recorded]) -> Iterator[Recorded]:
         """The events of jobs that may have been let go."""
@@ -172,10 +172,10 @@ class GenerationFold:
             if job_id is None or (job_id <= position and job_id not in jobs):
                 yield recorded
 
-    def _unknown(self, needs: Needs) -> Needs:
+    def _unknown(self, required: RequiredRows) -> RequiredRows:
         """What is not in memory: of what is there, the stored row may be older."""
         jobs, line, windows = self._world.jobs, self._world.line, self._world.windows
-        missing = needs.without(self._absent)
+        missing = required.without(self._absent)
         known: tuple[Container[Any], ...] = (
             line.users, line.kinds, jobs.rows, jobs.key_holders, jobs.claims.jobs,
             windows.counters, (),  # no event needs to know the limits of a kind before it

@@ -24,7 +24,7 @@ from projections.storage import registry
 from projections.storage.generations import InlineProjection, older_generations, remove_rows
 from projections.storage.rows import create_all, have_all
 
-EVENTS_A_PAGE: Final = 4000
+EVENTS_PER_PAGE: Final = 4000
 READERS: Final = 2  # each waits for the interpreter lock after every piece that it receives
 PAGES_AHEAD: Final = 4
 EVENTS_UNDER_LOCK_MAX: Final = 1000  # left to fold while every writer waits: some 20 ms
@@ -109,7 +109,7 @@ def _fill(
     with _turn(database) as connection:
         total = log.lock_head(connection).position
         while fold.position < total:
-            fold.take(connection, log.read(connection, fold.position, EVENTS_A_PAGE))
+            fold.take(connection, log.read(connection, fold.position, EVENTS_PER_PAGE))
         fold.save(connection)
         current = [
             (projection, registry.switch(connection, projection, generation))
@@ -164,15 +164,15 @@ class _Pages:
         if position != self._position:  # a page was not full, at what was then the end of the log
             self._ahead.clear()
         while len(self._ahead) < PAGES_AHEAD:
-            following = position + len(self._ahead) * EVENTS_A_PAGE
+            following = position + len(self._ahead) * EVENTS_PER_PAGE
             self._ahead.append(self._reader.submit(self._read, following))
         events = self._ahead.popleft().result()
-        self._position = position + EVENTS_A_PAGE
+        self._position = position + EVENTS_PER_PAGE
         return events
 
     def _read(self, position: int) -> Sequence[Recorded]:
         with self._database.read() as connection:
-            return self._log.read(connection, position, EVENTS_A_PAGE)
+            return self._log.read(connection, position, EVENTS_PER_PAGE)
 
 
 class _Saver:

@@ -10,7 +10,7 @@ from sqlalchemy.engine import Connection
 from domain.decisions.ports import Projection, Versioned
 from projections.storage.rows import remove_some
 
-ROWS_A_DELETE: Final = 2000
+ROWS_PER_DELETE: Final = 2000
 
 
 class Tabled(Versioned, Protocol):
@@ -48,4 +48,4 @@ def remove_rows(
         removed = None
         while removed != 0:
             with transaction() as connection:
-                removed = remove_some(connection, table, generation, ROWS_A_DELETE)
+                removed = remove_some(connection, table, generation, ROWS_PER_DELETE)

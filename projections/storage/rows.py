@@ -19,14 +19,14 @@ from sqlalchemy.schema import CreateIndex, CreateTable
 
 from domain.decisions.ports import Write
 
-KEYS_A_STATEMENT_MAX: Final = 1000
-SELECTS_A_STATEMENT_MAX: Final = 250  # SQLite joins up to 500
-ROWS_A_WRITE_MAX: Final = 10_000
+KEYS_PER_STATEMENT_MAX: Final = 1000
+SELECTS_PER_STATEMENT_MAX: Final = 250  # SQLite joins up to 500
+ROWS_PER_WRITE_MAX: Final = 10_000
 # As many as a batch has commands, so that it needs no second statement. 256 jobs are some 300 KB of
 # text, which is copied several times on its way to the server: within the processor's cache, where
 # 2 MB would not stay and take a half longer.
-ROWS_A_STATEMENT_MAX: Final = 256
-PAIRS_A_STATEMENT_MAX: Final = 250  # keys of several columns; SQLite nests an OR up to 1000 deep
+ROWS_PER_STATEMENT_MAX: Final = 256
+PAIRS_PER_STATEMENT_MAX: Final = 250  # keys of several columns; SQLite nests an OR up to 1000 deep
 
 # Bytes, not text: MySQL's utf8mb4_bin takes "a" and "a " for the same.
 Identifier = sa.LargeBinary().with_variant(mysql.VARBINARY(255), "mysql", "mariadb")
@@ -56,7 +56,7 @@ def upserting(
 
     A subject's row is made just before it is sent, so none of them may change until then.
     """
-    return [_upserting(table, chunk, row) for chunk in _chunks(subjects, ROWS_A_WRITE_MAX)]
+    return [_upserting(table, chunk, row) for chunk in _chunks(subjects, ROWS_PER_WRITE_MAX)]
 
 
 def _upserting(
@@ -93,7 +93,7 @@ def send_rows(connection: Connection, statement: str, rows: Iterable[Row]) -> No
     left = iter(rows)
     with closing(connection.connection.cursor()) as cursor:
         try:
-            while some := list(islice(left, ROWS_A_STATEMENT_MAX)):
+            while some := list(islice(left, ROWS_PER_STATEMENT_MAX)):
                 cursor.executemany(statement, some)
         except driver.Error as error:
             raise DBAPIError.instance(statement, None, error, driver.Error) from error
@@ -103,7 +103,7 @@ def delete(connection: Connection, table: sa.Table, generation: int, keys: Colle
     """Delete by primary key; each key has the columns that follow the generation."""
     names = [column.name for column in table.primary_key.columns][1:]
     mark = _placeholder(connection.dialect.name)
-    most = KEYS_A_STATEMENT_MAX if len(names) == 1 else PAIRS_A_STATEMENT_MAX
+    most = KEYS_PER_STATEMENT_MAX if len(names) == 1 else PAIRS_PER_STATEMENT_MAX
     for chunk in _chunks(keys, most):
         if len(names) == 1:
             condition = f"{names[0]} IN ({', '.join([mark] * len(chunk))})"
@@ -150,7 +150,7 @@ def fetch(
     while wanted:
         statement: list[str] = []
         values: list[Any] = []
-        room = KEYS_A_STATEMENT_MAX
+        room = KEYS_PER_STATEMENT_MAX
         while wanted and (not statement or len(wanted[0][1]) <= room):
             query, chunk = wanted.pop(0)
             statement.append(query.text(len(chunk), mark))
@@ -171,8 +171,8 @@ def limited(connection: Connection, select: str) -> str:
 
 def union(connection: Connection, parts: Sequence[tuple[str, Sequence[Any]]]) -> Iterator[Row]:
     """The rows of several selects of the same columns, each with its values, in few statements."""
-    for start in range(0, len(parts), SELECTS_A_STATEMENT_MAX):
-        chunk = parts[start : start + SELECTS_A_STATEMENT_MAX]
+    for start in range(0, len(parts), SELECTS_PER_STATEMENT_MAX):
+        chunk = parts[start : start + SELECTS_PER_STATEMENT_MAX]
         yield from map(
             tuple,
             connection.exec_driver_sql(
@@ -244,7 +244,7 @@ def _placeholder(dialect: str) -> str:
     return "?" if dialect == "sqlite" else "%s"
 
 
-def _chunks(keys: Collection[Any], most: int = KEYS_A_STATEMENT_MAX) -> list[list[Any]]:
+def _chunks(keys: Collection[Any], most: int = KEYS_PER_STATEMENT_MAX) -> list[list[Any]]:
     ordered = list(keys)
     return [ordered[start : start + most] for start in range(0, len(ordered), most)]
 

@@ -5,14 +5,14 @@ from collections.abc import Sequence
 
 from domain.log.chain import GENESIS, leaf, link
 from domain.log.stored_log import Leaf, StoredHead, StoredRow
-from projections.verify.findings import Told
+from projections.verify.findings import FindingsSink
 
 
 class ChainCheck:
     """Takes the rows in order, from the first one or from those behind a position."""
 
     def __init__(
-        self, told: Told, position: int = 0, tail: bytes = GENESIS, recorded_at: int = 0
+        self, told: FindingsSink, position: int = 0, tail: bytes = GENESIS, recorded_at: int = 0
     ) -> None:
         self.position = position  # of the latest row
         self.tail = tail  # the hash that the next row builds on

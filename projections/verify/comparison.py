@@ -18,8 +18,8 @@ from projections.storage.rows import ROW_BYTES, Row, placeholder
 from projections.verify.findings import Difference
 from projections.verify.row_digests import SEPARATOR, digest_of, digests_expression
 
-ROWS_A_PAGE: Final = 1000
-BYTES_A_PAGE: Final = 1024 * 1024
+ROWS_PER_PAGE: Final = 1000
+BYTES_PER_PAGE: Final = 1024 * 1024
 _SHOWN_CHARACTERS_MAX: Final = 200  # of one value
 
 _Key = tuple[Any, ...]
@@ -33,14 +33,17 @@ class Side(NamedTuple):
 
 
 def differences(
-    projection: str, table: sa.Table, live: Side, from_log: Side, rows_a_page: int = ROWS_A_PAGE
+    projection: str, table: sa.Table, live: Side, from_log: Side, rows_a_page: int = ROWS_PER_PAGE
 ) -> Iterator[Difference]:
     """Go through both in step; memory holds a page or two of each."""
-    rows_a_page = max(1, min(rows_a_page, BYTES_A_PAGE // table.info.get(ROW_BYTES, 1)))
+    rows_a_page = max(1, min(rows_a_page, BYTES_PER_PAGE // table.info.get(ROW_BYTES, 1)))
     names = [column.name for column in table.columns][1:]
     keys = [column.name for column in table.primary_key.columns][1:]
     at = [names.index(key) for key in keys]
-    live_pages, log_pages = _Pages(live, table, names, keys), _Pages(from_log, table, names, keys)
+    live_pages, log_pages = (
+        _RowPages(live, table, names, keys),
+        _RowPages(from_log, table, names, keys),
+    )
     after: _Key | None = None
     if live.connection.dialect.name != "sqlite":
         after, are_equal = _equal_digests(live_pages, log_pages, rows_a_page)
@@ -61,7 +64,7 @@ def differences(
 
 
 def _equal_digests(
-    live: "_Pages", from_log: "_Pages", rows_a_page: int
+    live: "_RowPages", from_log: "_RowPages", rows_a_page: int
 ) -> tuple[_Key | None, bool]:
     """Up to which key pages are equal by their digests, and whether all of them are."""
     with ThreadPoolExecutor(1, thread_name_prefix="fairlog-verify") as thread:
@@ -79,7 +82,7 @@ def _equal_digests(
             after, page = up_to, ahead.result()
 
 
-class _Pages:
+class _RowPages:
     """Pages of one generation by key.
 
     `(a, b) > (x, y)` is spelled out as a disjunction: row values are no index range on MariaDB.

@@ -12,9 +12,9 @@ from sqlalchemy.engine import Connection
 from domain.language.events import BodiesErased
 from domain.language.identifiers import UserId
 from projections.storage.rows import create_all, insert
-from projections.verify.findings import Told
+from projections.verify.findings import FindingsSink
 
-_MISSING_A_PAGE = 1000
+_MISSING_PER_PAGE = 1000
 
 _missing = sa.Table(
     "missing_bodies",
@@ -24,7 +24,7 @@ _missing = sa.Table(
 
 
 class ErasureCheck:
-    def __init__(self, scratch: Connection, told: Told) -> None:
+    def __init__(self, scratch: Connection, told: FindingsSink) -> None:
         self.erased: dict[UserId, int] = {}  # bodies
         self._scratch = scratch
         self._told = told
@@ -54,6 +54,6 @@ class ErasureCheck:
             sa.select(_missing.c.position)
             .where(_missing.c.position > after)
             .order_by(_missing.c.position)
-            .limit(_MISSING_A_PAGE)
+            .limit(_MISSING_PER_PAGE)
         )
         return list(rows.scalars())

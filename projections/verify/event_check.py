@@ -19,8 +19,8 @@ from domain.language.moments import from_micros
 from domain.log.stored_log import UNREADABLE, StoredRow
 from domain.log.upcasting import read, version_of
 from projections.verify.erasure_check import ErasureCheck
-from projections.verify.findings import Told
-from projections.verify.log_pages import BODIES_A_PAGE, Digests, LogPage, LogPages
+from projections.verify.findings import FindingsSink
+from projections.verify.log_pages import BODIES_PER_PAGE, Digests, LogPage, LogPages
 
 # What `recorded` raises for a row that is no event.
 NO_EVENT: Final = (*UNREADABLE, TypeError, LogTooNew)
@@ -31,7 +31,9 @@ _Body = tuple[str, int]  # SHA-256 in hex, size
 class EventCheck:
     """Takes the log page by page, and hands on what can be folded."""
 
-    def __init__(self, pages: LogPages, end: int, erasures: ErasureCheck, told: Told) -> None:
+    def __init__(
+        self, pages: LogPages, end: int, erasures: ErasureCheck, told: FindingsSink
+    ) -> None:
         """`end`: what lies behind it is not handed on."""
         self.stopped_at: int | None = None  # the first event that cannot be read
         self._erasures = erasures
@@ -91,7 +93,7 @@ class EventCheck:
                         f"its body has {size} bytes and the SHA-256 {digest}, but the event says "
                         f"{wanted[1]} and {wanted[0]}",
                     )
-            if len(found) < BODIES_A_PAGE:
+            if len(found) < BODIES_PER_PAGE:
                 break
             found = self._pages.digests(found[-1][0], up_to)
         self._erasures.take_missing(expected)

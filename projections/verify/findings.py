@@ -34,7 +34,7 @@ class Difference(Struct, frozen=True):
 Report = Callable[[Finding | Difference], None]
 
 
-class Told:
+class FindingsSink:
     """Passes findings on as they come, and remembers only how many there were."""
 
     def __init__(self, report: Report) -> None:

@@ -9,9 +9,9 @@ from sqlalchemy.engine import Connection
 from domain.language.errors import LogCorrupt
 from domain.language.events import Recorded
 from domain.log.stored_log import Leaf
-from projections.following.follower import E, FollowingProjection, Reached
-from projections.verify.counterparts import SCRATCH_GENERATION
-from projections.verify.findings import Told
+from projections.following.async_projector import AsyncProjection, E, Reached
+from projections.verify.expected_tables import SCRATCH_GENERATION
+from projections.verify.findings import FindingsSink
 
 EVENTS_A_FOLD: Final = 8000  # rows that change often are written once
 
@@ -24,7 +24,7 @@ class _FollowingFold(ABC, Generic[E]):
         self._following = following
         self._waiting: list[E] = []
 
-    def not_begun(self, projections: Sequence[FollowingProjection[E]]) -> set[str]:
+    def not_begun(self, projections: Sequence[AsyncProjection[E]]) -> set[str]:
         """The names of those that have no checkpoint to be compared at."""
         return {one.name for one in projections} - {one.name for one, _ in self._following}
 
@@ -41,19 +41,21 @@ class _FollowingFold(ABC, Generic[E]):
                 self._fold(projection, reached)
 
     @abstractmethod
-    def _fold(self, projection: FollowingProjection[E], events: Sequence[E]) -> None:
+    def _fold(self, projection: AsyncProjection[E], events: Sequence[E]) -> None:
         """Fold some, unless it was stopped before."""
 
 
 class EventFold(_FollowingFold[Recorded]):
     """Of what follows the events. Where one cannot be folded all stop, and it is told."""
 
-    def __init__(self, scratch: Connection, following: Reached[Recorded], told: Told) -> None:
+    def __init__(
+        self, scratch: Connection, following: Reached[Recorded], told: FindingsSink
+    ) -> None:
         super().__init__(scratch, following)
         self.stopped_at: int | None = None  # from here on they could not be folded
         self._told = told
 
-    def _fold(self, projection: FollowingProjection[Recorded], events: Sequence[Recorded]) -> None:
+    def _fold(self, projection: AsyncProjection[Recorded], events: Sequence[Recorded]) -> None:
         if self.stopped_at is not None:
             return
         try:
@@ -77,13 +79,13 @@ class LeafFold(_FollowingFold[Leaf]):
         super().finish()
         self._position = last
 
-    def _fold(self, projection: FollowingProjection[Leaf], events: Sequence[Leaf]) -> None:
+    def _fold(self, projection: AsyncProjection[Leaf], events: Sequence[Leaf]) -> None:
         if projection.name in self.stopped:
             return
         if events[0].position != self._position + 1 or not self._applied(projection, events):
             self.stopped.add(projection.name)
 
-    def _applied(self, projection: FollowingProjection[Leaf], events: Sequence[Leaf]) -> bool:
+    def _applied(self, projection: AsyncProjection[Leaf], events: Sequence[Leaf]) -> bool:
         try:
             projection.apply(self._scratch, SCRATCH_GENERATION, events)
         except LogCorrupt:

@@ -5,19 +5,19 @@ from collections.abc import Iterator, Sequence
 from sqlalchemy.engine import Connection
 
 from domain.audit.legality import illegality, miscount
-from domain.decisions.write_model import World
+from domain.decisions.write_model import WriteModel
 from domain.language.events import LeasesExtended, Recorded
 from domain.log.stored_log import StoredHead, StoredLog
-from projections.following.follower import FollowingProjection, reached
+from projections.following.async_projector import AsyncProjection, reached
 from projections.inline.jobs import jobs
 from projections.rebuild.fold import GenerationFold
 from projections.storage.generations import InlineProjection
-from projections.verify.counterparts import SCRATCH_GENERATION, Counterparts
 from projections.verify.event_check import NO_EVENT, recorded
-from projections.verify.findings import Difference, Finding, Told
+from projections.verify.expected_tables import SCRATCH_GENERATION, ExpectedTables
+from projections.verify.findings import Difference, Finding, FindingsSink
 from projections.verify.following_fold import EventFold
 from projections.verify.log_pages import LogPage, LogPages
-from projections.verify.parts import Checked, earliest, in_pages
+from projections.verify.passes import Checked, earliest, in_pages
 from projections.verify.settled_jobs import SettledJobs
 
 
@@ -34,7 +34,7 @@ class HistoryCheck:
         snapshot: Connection,
         head: StoredHead,
         projections: Sequence[InlineProjection],
-        following: Sequence[FollowingProjection[Recorded]],
+        following: Sequence[AsyncProjection[Recorded]],
         scratch: Connection,
     ) -> None:
         self._snapshot = snapshot
@@ -43,8 +43,10 @@ class HistoryCheck:
         self._end = head.position
         self._scratch = scratch
         self._found: list[Finding | Difference] = []
-        self._told = Told(self._found.append)
-        self._counterparts = Counterparts(snapshot, scratch, [*projections, *following], self._told)
+        self._told = FindingsSink(self._found.append)
+        self._counterparts = ExpectedTables(
+            snapshot, scratch, [*projections, *following], self._told
+        )
         self._events = EventFold(scratch, reached(snapshot, following), self._told)
         self._settled_jobs: SettledJobs | None = None
         self._fold = GenerationFold(
@@ -104,8 +106,8 @@ class HistoryCheck:
             self._events.take(events)
             self._stopped_at = unreadable
 
-    def _judge(self, world: World, recorded: Recorded) -> None:
-        if wrong := _illegality(world, recorded):
+    def _judge(self, model: WriteModel, recorded: Recorded) -> None:
+        if wrong := _illegality(model, recorded):
             self._told.about(
                 recorded.position, f"{type(recorded.event).__name__} was illegal: {wrong}"
             )
@@ -142,10 +144,10 @@ def _readable(page: LogPage, up_to: int) -> tuple[Sequence[Recorded], int | None
     return events, None
 
 
-def _illegality(world: World, recorded: Recorded) -> str | None:
-    jobs = world.jobs.rows
+def _illegality(model: WriteModel, recorded: Recorded) -> str | None:
+    jobs = model.jobs.rows
     if isinstance(recorded.event, LeasesExtended):
         wrongs = (illegality(jobs.get(job_id), recorded) for job_id, _ in recorded.event.jobs)
         return next(filter(None, wrongs), None)
     before = None if recorded.job_id is None else jobs.get(recorded.job_id)
-    return illegality(before, recorded) or miscount(world.windows, recorded)
+    return illegality(before, recorded) or miscount(model.windows, recorded)

@@ -8,24 +8,24 @@ from sqlalchemy.engine import Connection
 from domain.language.events import Recorded
 from domain.language.identifiers import UserId
 from domain.log.stored_log import Leaf, StoredHead, StoredLog
-from projections.following.follower import FollowingProjection, reached
+from projections.following.async_projector import AsyncProjection, reached
 from projections.storage.generations import Tabled
 from projections.verify import bookkeeping
 from projections.verify.chain_check import ChainCheck
-from projections.verify.counterparts import Counterparts
 from projections.verify.erasure_check import ErasureCheck
 from projections.verify.event_check import EventCheck
-from projections.verify.findings import Difference, Finding, Told
+from projections.verify.expected_tables import ExpectedTables
+from projections.verify.findings import Difference, Finding, FindingsSink
 from projections.verify.following_fold import EventFold, LeafFold
 from projections.verify.log_pages import LogPages
-from projections.verify.parts import Checked, earliest, in_pages
+from projections.verify.passes import Checked, earliest, in_pages
 
 
-class Following(NamedTuple):
+class AsyncProjections(NamedTuple):
     """Projections that follow the log."""
 
-    events: Sequence[FollowingProjection[Recorded]]
-    leaves: Sequence[FollowingProjection[Leaf]]  # that follow the rows' hashes
+    events: Sequence[AsyncProjection[Recorded]]
+    leaves: Sequence[AsyncProjection[Leaf]]  # that follow the rows' hashes
     all: Sequence[Tabled]  # also those that another part compares
 
 
@@ -37,7 +37,7 @@ class LogCheck:
         log: StoredLog[Connection],
         snapshot: Connection,
         head: StoredHead,
-        following: Following,
+        following: AsyncProjections,
         scratch: Connection,
     ) -> None:
         self._log = log
@@ -45,9 +45,9 @@ class LogCheck:
         self._following = following
         self.head = head
         self._found: list[Finding | Difference] = []
-        self._told = told = Told(self._found.append)
+        self._told = told = FindingsSink(self._found.append)
         projections: list[Tabled] = [*following.events, *following.leaves]
-        self._counterparts = Counterparts(snapshot, scratch, projections, told)
+        self._counterparts = ExpectedTables(snapshot, scratch, projections, told)
         self.chain = ChainCheck(told)
         self._erasures = ErasureCheck(scratch, told)
         for one in bookkeeping.differences(log, snapshot, head, following.all):

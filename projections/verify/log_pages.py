@@ -9,8 +9,8 @@ from sqlalchemy.engine import Connection
 from domain.language.events import Recorded
 from domain.log.stored_log import StoredLog, StoredRow
 
-EVENTS_A_PAGE: Final = 2000
-BODIES_A_PAGE: Final = 2000
+EVENTS_PER_PAGE: Final = 2000
+BODIES_PER_PAGE: Final = 2000
 
 T = TypeVar("T")
 Digests = Sequence[tuple[int, str, int]]  # of bodies: position, SHA-256 in hex, size
@@ -55,7 +55,7 @@ class LogPages:
             page = ahead.result()
 
     def digests(self, after: int, up_to: int) -> Digests:
-        """Up to `BODIES_A_PAGE` of them, in order."""
+        """Up to `BODIES_PER_PAGE` of them, in order."""
         return self._thread.submit(self._digests, after, up_to).result()
 
     def ask(self, question: Callable[[Connection], T]) -> T:
@@ -67,16 +67,16 @@ class LogPages:
             raise
 
     def _page(self, after: int) -> LogPage:
-        if self._as_events and (events := self._log.events(self._snapshot, after, EVENTS_A_PAGE)):
+        if self._as_events and (events := self._log.events(self._snapshot, after, EVENTS_PER_PAGE)):
             return LogPage((), after, events[-1].position, events=events)
-        rows = self._log.rows(self._snapshot, after, EVENTS_A_PAGE)
+        rows = self._log.rows(self._snapshot, after, EVENTS_PER_PAGE)
         up_to = _end(rows, after)
         if not self._with_bodies:
             return LogPage(rows, after, up_to)
         return LogPage(rows, after, up_to, self._digests(after, up_to))
 
     def _digests(self, after: int, up_to: int) -> Digests:
-        return self._log.body_digests(self._snapshot, after, up_to, BODIES_A_PAGE)
+        return self._log.body_digests(self._snapshot, after, up_to, BODIES_PER_PAGE)
 
 
 def _end(rows: Sequence[StoredRow], after: int) -> int:

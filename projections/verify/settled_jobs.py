@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from domain.decisions.ports import Write
-from domain.decisions.write_model import Needs, World
+from domain.decisions.write_model import RequiredRows, WriteModel
 from domain.jobs.job import ENDED
 from domain.language.identifiers import JobId
 from projections.inline.jobs import JobsProjection, jobs, row_of
@@ -21,7 +21,7 @@ from projections.storage.rows import Query, Row, delete, deleting, fetch, insert
 from projections.verify.log_pages import LogPages
 from projections.verify.row_digests import same_rows
 
-ROWS_A_PAGE: Final = 1000
+ROWS_PER_PAGE: Final = 1000
 _id_by_key: Final = Query(jobs, [jobs.c.id], by=jobs.c.key_hash)
 
 
@@ -34,21 +34,23 @@ class SettledJobs(JobsProjection):
         self._live_generation = live_generation
         self._settled = _Marks()
 
-    def load(self, connection: Connection, generation: int, needs: Needs, world: World) -> None:
-        super().load(connection, generation, needs, world)
-        settled = Needs()
+    def load(
+        self, connection: Connection, generation: int, required: RequiredRows, model: WriteModel
+    ) -> None:
+        super().load(connection, generation, required, model)
+        settled = RequiredRows()
         settled.jobs = {
             job_id
-            for job_id in needs.jobs.union(self._holders(needs.keys))
-            if job_id in self._settled and job_id not in world.jobs.rows
+            for job_id in required.jobs.union(self._holders(required.keys))
+            if job_id in self._settled and job_id not in model.jobs.rows
         }
         if settled.jobs:
             load = JobsProjection().load
-            self._pages.ask(lambda live: load(live, self._live_generation, settled, world))
-            needs.add(settled)
+            self._pages.ask(lambda live: load(live, self._live_generation, settled, model))
+            required.add(settled)
 
-    def changes(self, generation: int, world: World) -> list[Write[Connection]]:
-        known, keys, changed = world.jobs.rows, world.jobs.keys, world.jobs.changed
+    def changes(self, generation: int, model: WriteModel) -> list[Write[Connection]]:
+        known, keys, changed = model.jobs.rows, model.jobs.keys, model.jobs.changed
         self._settled.discard(changed)
         ended = [
             row_of(generation, (known[job_id], keys.get(job_id)))[1:]
@@ -59,7 +61,7 @@ class SettledJobs(JobsProjection):
         changed.difference_update(settled)
         return [
             deleting(jobs, generation, [(job_id,) for job_id in settled]),
-            *super().changes(generation, world),
+            *super().changes(generation, model),
         ]
 
     def settle_rest(self, scratch: Connection, generation: int) -> None:
@@ -93,8 +95,8 @@ class SettledJobs(JobsProjection):
     def _settle(self, rows: Sequence[Row]) -> list[JobId]:
         """Those of the rows, in the order of their ids, that are live just so."""
         settled: list[JobId] = []
-        for start in range(0, len(rows), ROWS_A_PAGE):
-            page = rows[start : start + ROWS_A_PAGE]
+        for start in range(0, len(rows), ROWS_PER_PAGE):
+            page = rows[start : start + ROWS_PER_PAGE]
             same = partial(same_rows, table=jobs, generation=self._live_generation, rows=page)
             settled += [row[0] for row in self._pages.ask(same)]
         self._settled.add(settled)
@@ -107,7 +109,7 @@ def _page(connection: Connection, generation: int, after: int) -> list[Row]:
         sa.select(*list(jobs.c)[1:])
         .where(jobs.c.generation == generation, jobs.c.id > after)
         .order_by(jobs.c.id)
-        .limit(ROWS_A_PAGE)
+        .limit(ROWS_PER_PAGE)
     )
     return list(map(tuple, found))
 

@@ -17,15 +17,15 @@ from domain.language.identifiers import UserId
 from domain.log.chain import GENESIS
 from domain.log.stored_log import StoredHead, StoredLog
 from projections.verify.chain_check import ChainCheck, in_hex
-from projections.verify.findings import Difference, Finding, Report, Told
+from projections.verify.findings import Difference, Finding, FindingsSink, Report
 from projections.verify.log_check import LogCheck
 from projections.verify.log_pages import LogPages
-from projections.verify.parts import Part, earliest
+from projections.verify.passes import CheckPass, earliest
 
 Progress = Callable[[int, int], None]  # events checked, events in the log
 
 
-class Kept(Struct, frozen=True):
+class TrustedHead(Struct, frozen=True):
     """A head that somebody noted earlier, outside the database."""
 
     position: int  # 0: the empty log
@@ -49,7 +49,7 @@ class Verified(Struct, frozen=True):
 
 def verify(
     ours: LogCheck,
-    beside: Part,
+    beside: CheckPass,
     report: Report,
     progress: Progress,
     found_before: Sequence[Finding | Difference] = (),
@@ -60,7 +60,7 @@ def verify(
 
     Raises `FairlogError` when there is no log, or when a projection was built by a newer release.
     """
-    told = Told(report)
+    told = FindingsSink(report)
     _tell(told, found_before)
     theirs = beside.pages()
     come, come_beside = 0, 0  # up to these positions
@@ -84,7 +84,7 @@ def verify(
     return replace(_verified(ours.chain, told), erased=ours.erased)
 
 
-def _tell(told: Told, found: Sequence[Finding | Difference]) -> None:
+def _tell(told: FindingsSink, found: Sequence[Finding | Difference]) -> None:
     for one in found:
         told.found(one)
 
@@ -92,7 +92,7 @@ def _tell(told: Told, found: Sequence[Finding | Difference]) -> None:
 def verify_chain(
     log: StoredLog[Connection],
     snapshot: Connection,
-    kept: Kept,
+    kept: TrustedHead,
     report: Report,
     progress: Progress,
 ) -> Verified:
@@ -102,7 +102,7 @@ def verify_chain(
     their rows still give them is for a full check to say.
     """
     head = head_of(log, snapshot)
-    told = Told(report)
+    told = FindingsSink(report)
     chain = _chain_behind(log, snapshot, kept, told)
     if chain is None:
         return Verified(head.position, head.hash, 0, told.findings, ())
@@ -117,7 +117,7 @@ def verify_chain(
 
 
 def _chain_behind(
-    log: StoredLog[Connection], snapshot: Connection, kept: Kept, told: Told
+    log: StoredLog[Connection], snapshot: Connection, kept: TrustedHead, told: FindingsSink
 ) -> ChainCheck | None:
     """The chain from the kept head on; None where the log does not reach it."""
     if kept.position == 0:
@@ -147,5 +147,5 @@ def head_of(log: StoredLog[Connection], snapshot: Connection) -> StoredHead:
     return head
 
 
-def _verified(chain: ChainCheck, told: Told) -> Verified:
+def _verified(chain: ChainCheck, told: FindingsSink) -> Verified:
     return Verified(chain.position, chain.tail, chain.events, told.findings, list(told.differing))

@@ -25,7 +25,7 @@ from tests.benchmarks.filling import open_service
 from tests.benchmarks.history import submissions
 from tests.benchmarks.site import KINDS, TITLES, Kind, Site
 
-EVENTS_A_BATCH: Final = 200
+EVENTS_PER_BATCH: Final = 200
 _USERS: Final = 1000
 _THEN: Final = from_micros(1_700_000_040_000_000)  # a window begins
 
@@ -54,7 +54,7 @@ def hand_written_rate(site: Site, kind: Kind) -> float:
 def _compare(site: Site, kind: Kind, fairlog: Fairlog, bare: BareDatabase) -> Iterator[Figure]:
     count = _how_many(site)
     hand, rendered = hand_table(bare, "hand_written"), hand_table(bare, "rendered")
-    positions = iter(range(0, 1 << 40, count * EVENTS_A_BATCH))
+    positions = iter(range(0, 1 << 40, count * EVENTS_PER_BATCH))
     here: list[list[list[Recorded]]] = []
 
     def append() -> float:
@@ -70,7 +70,7 @@ def _compare(site: Site, kind: Kind, fairlog: Fairlog, bare: BareDatabase) -> It
 
     measures = [append, insert, send] if bare.can_render else [append, insert]
     rates = [median(found) for found in alternate(site.rounds, *measures)]
-    name = f"{TITLES[kind]}, batches of {EVENTS_A_BATCH}"
+    name = f"{TITLES[kind]}, batches of {EVENTS_PER_BATCH}"
     yield Figure(
         name, rates[0], "events/s", Limit(rates[1], "hand-written INSERT"), ratio_at_least(0.6)
     )
@@ -108,7 +108,7 @@ def _timed(count: int, write: Callable[[int], None]) -> float:
     started = time.perf_counter()
     for index in range(count):
         write(index)
-    return count * EVENTS_A_BATCH / (time.perf_counter() - started)
+    return count * EVENTS_PER_BATCH / (time.perf_counter() - started)
 
 
 def _rows(recorded: Sequence[Recorded]) -> list[Row]:
@@ -129,10 +129,10 @@ def _batches(after: int, count: int) -> list[list[Recorded]]:
     recorded = [
         Recorded(position, _THEN, job_id, event)
         for position, (event, job_id, _) in enumerate(
-            submissions(count * EVENTS_A_BATCH // 2, _USERS, _THEN, after), after + 1
+            submissions(count * EVENTS_PER_BATCH // 2, _USERS, _THEN, after), after + 1
         )
     ]
     return [
-        recorded[start : start + EVENTS_A_BATCH]
-        for start in range(0, len(recorded), EVENTS_A_BATCH)
+        recorded[start : start + EVENTS_PER_BATCH]
+        for start in range(0, len(recorded), EVENTS_PER_BATCH)
     ]

@@ -13,7 +13,7 @@ from tests.benchmarks.site import Kind
 Row = tuple[Any, ...]
 
 COLUMNS: Final = ("position", "type", "version", "user_id", "job_id", "recorded_at", "data", "hash")
-EVENTS_A_PAGE: Final = 4000  # as a rebuild and a check read
+EVENTS_PER_PAGE: Final = 4000  # as a rebuild and a check read
 
 
 class BareDatabase(ABC):
@@ -46,7 +46,7 @@ class BareDatabase(ABC):
         count = after = 0
         while found := self.rows(
             f"SELECT {', '.join(columns)} FROM events WHERE position > {after}"
-            f" ORDER BY position LIMIT {EVENTS_A_PAGE}"
+            f" ORDER BY position LIMIT {EVENTS_PER_PAGE}"
         ):
             count += len(found)
             after = found[-1][0]

@@ -15,20 +15,20 @@ from tests.benchmarks.figures import Figure
 from tests.benchmarks.growth import Sized, compared, sizes
 from tests.benchmarks.site import Site
 
-JOBS_A_CLAIM: Final = 100
+JOBS_PER_CLAIM: Final = 100
 
 
 def run(site: Site) -> Iterator[Figure]:
     with sizes(site) as sized:
         yield from compared(
-            f"claim {JOBS_A_CLAIM} jobs", sized, 5 if site.quick else 40, _claim, _give_back
+            f"claim {JOBS_PER_CLAIM} jobs", sized, 5 if site.quick else 40, _claim, _give_back
         )
 
 
 async def _claim(one: Sized) -> Sequence[ClaimedJob]:
-    claimed = await one.fairlog.claim(ClaimJobs(worker=WorkerId("bench"), max_jobs=JOBS_A_CLAIM))
-    if len(claimed) != JOBS_A_CLAIM:
-        raise RuntimeError(f"{len(claimed)} jobs were claimed, not {JOBS_A_CLAIM}")
+    claimed = await one.fairlog.claim(ClaimJobs(worker=WorkerId("bench"), max_jobs=JOBS_PER_CLAIM))
+    if len(claimed) != JOBS_PER_CLAIM:
+        raise RuntimeError(f"{len(claimed)} jobs were claimed, not {JOBS_PER_CLAIM}")
     return claimed
 
 

@@ -22,7 +22,7 @@ from projections.inline.live import inline_projections
 from tests.benchmarks.history import Teller, Told
 from tests.benchmarks.site import UNLIMITED, Kind, Site
 
-EVENTS_A_TRANSACTION: Final = 8000
+EVENTS_PER_TRANSACTION: Final = 8000
 
 Tell = Callable[[Teller, datetime], list[Told]]  # one job
 
@@ -109,7 +109,7 @@ def _write_some(
     with connection.begin():
         head = log.lock_head(connection)
         told = [
-            one for _ in islice(left, EVENTS_A_TRANSACTION // 4) for one in tell(teller, head.now)
+            one for _ in islice(left, EVENTS_PER_TRANSACTION // 4) for one in tell(teller, head.now)
         ]
         if not told:
             return False

@@ -24,8 +24,8 @@ from tests.benchmarks.figures import Figure, Limit, at_least
 from tests.benchmarks.serving import SUBMIT_PATH, BenchmarkServer
 from tests.benchmarks.site import Site
 
-EVENTS_A_JOB: Final = 4
-JOBS_A_BATCH: Final = 500
+EVENTS_PER_JOB: Final = 4
+JOBS_PER_BATCH: Final = 500
 CONNECTIONS: Final = 4  # on either side, in batches
 IN_FLIGHT: Final = 64  # on either side, singly
 _USERS: Final = 100
@@ -42,7 +42,7 @@ Side = Callable[[int, int], Span]  # port, jobs
 
 
 def run(site: Site) -> Iterator[Figure]:
-    inserted = hand_written_rate(site, "mariadb") / EVENTS_A_JOB
+    inserted = hand_written_rate(site, "mariadb") / EVENTS_PER_JOB
     with ProcessPoolExecutor(2, get_context("spawn")) as clients:
         for name, jobs, sides in (
             ("in batches", 3000 if site.quick else 12_000, (submit_batches, work_batches)),
@@ -71,12 +71,12 @@ def _jobs_a_second(
 
 
 def submit_batches(port: int, jobs: int) -> Span:
-    starts = iter(range(0, jobs, JOBS_A_BATCH))
+    starts = iter(range(0, jobs, JOBS_PER_BATCH))
     run = time.monotonic_ns()
 
     async def submit(client: Client) -> None:
         for start in starts:
-            numbers = range(start, min(jobs, start + JOBS_A_BATCH))
+            numbers = range(start, min(jobs, start + JOBS_PER_BATCH))
             answer = await client.ask(
                 "/v1/jobs/batch", {"jobs": [_submission(run, number) for number in numbers]}
             )
@@ -92,7 +92,7 @@ def work_batches(port: int, jobs: int) -> Span:
     async def work(client: Client) -> None:
         nonlocal done
         while done < jobs:
-            claimed = await _claim(client, JOBS_A_BATCH)
+            claimed = await _claim(client, JOBS_PER_BATCH)
             if not claimed:
                 continue
             outcomes = [{"id": job["id"], "attempt": job["attempt"]} for job in claimed]

@@ -12,13 +12,13 @@ from tests.benchmarks.figures import Figure, at_most
 from tests.benchmarks.mixed_batch import COMMANDS, USERS, count_statements
 from tests.benchmarks.site import KINDS, TITLES, Site
 
-JOBS_A_USER: Final = (2, 50)
+JOBS_PER_USER: Final = (2, 50)
 STATEMENTS_MAX: Final = 20
 
 
 def run(site: Site) -> Iterator[Figure]:
     for kind in KINDS:
-        for jobs in JOBS_A_USER[:1] if site.quick else JOBS_A_USER:
+        for jobs in JOBS_PER_USER[:1] if site.quick else JOBS_PER_USER:
             url = site.new_database(kind)
             counted = count_statements(url, jobs)
             site.drop_database(kind, url)

@@ -159,7 +159,7 @@ def test_every_format_has_every_event(fairlog: Fairlog, asked: Asked, tmp_path: 
 def test_bodies_are_exported_and_erased_ones_are_named(
     fairlog: Fairlog, asked: Asked, tmp_path: Path, form: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(export, "EVENTS_A_PAGE_WITH_BODIES", 7)
+    monkeypatch.setattr(export, "EVENTS_PER_PAGE_WITH_BODIES", 7)
     file = tmp_path / "log"
     said(asked("audit", "export", "--bodies", "--format", form, "--output", file))
     found: list[dict[str, Any]]

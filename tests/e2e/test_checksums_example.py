@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from adapters.handlers.loading import JobInHand, load_handlers
+from adapters.handlers.loading import JobContext, load_handlers
 from tests.support.server import FairlogServer, ending_with_us
 
 EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "checksums.py"
@@ -146,7 +146,7 @@ def test_a_path_that_leaves_the_root_is_refused(
     handler = load_handlers(str(EXAMPLE))["checksum"]
 
     def checksum(path: str) -> Any:
-        job = JobInHand(id=1, user="ada", kind="checksum", attempt=1)
+        job = JobContext(id=1, user="ada", kind="checksum", attempt=1)
         return handler.call({"path": path}, job)
 
     for path in ("folder/lines.txt", "inside", "folder/../inside"):

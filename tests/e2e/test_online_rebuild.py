@@ -36,7 +36,7 @@ MANY: Final = 1_000_000_000
 KILLS: Final = 10
 SUBMITTERS: Final = 2
 WORKERS: Final = 1
-JOBS_A_REQUEST: Final = 10
+JOBS_PER_REQUEST: Final = 10
 JOBS_AT_FULL_SPEED: Final = 6_000  # then slower, or the log outgrows what a busy machine can fold
 SLOWER_SECONDS: Final = 0.2  # between two requests of a submitter
 COMMAND_SECONDS_MAX: Final = 250.0
@@ -91,11 +91,11 @@ class Load:
     def _submit(self, http: httpx.Client, number: int) -> None:
         if self.submitted >= JOBS_AT_FULL_SPEED:
             self._stop.wait(SLOWER_SECONDS)
-        self.submitted += JOBS_A_REQUEST
+        self.submitted += JOBS_PER_REQUEST
         user = f"client-{number}"
         batch = [
             {"user_id": user, "payload": random.random(), "kind": "echo"}
-            for _ in range(JOBS_A_REQUEST)
+            for _ in range(JOBS_PER_REQUEST)
         ]
         outcomes = self._ask(http, "POST", "/v1/jobs/batch", {"jobs": batch})["jobs"]
         for outcome in random.sample(outcomes, 2):
@@ -109,7 +109,7 @@ class Load:
 
     def _work(self, http: httpx.Client, number: int) -> None:
         worker = f"worker-{number}"
-        claim = {"worker": worker, "max": JOBS_A_REQUEST, "wait_seconds": 1}
+        claim = {"worker": worker, "max": JOBS_PER_REQUEST, "wait_seconds": 1}
         jobs = self._ask(http, "POST", "/v1/claims", claim)["jobs"]
         self._expect(http, jobs, "running")
         done = [{"id": job["id"], "attempt": job["attempt"], "result": 1} for job in jobs]

@@ -19,9 +19,9 @@ from domain.language.identifiers import Kind, UserId, WorkerId
 from entrypoints.composition import compose, prepare, rebuild_projections
 from entrypoints.service.fairlog import Fairlog
 from projections.activity import tables
-from projections.activity.figures import Figures, total
+from projections.activity.metrics import ActivityMetrics, total
 from projections.activity.projection import KEPT_SECONDS, ActivityProjection
-from projections.following.follower import Follower
+from projections.following.async_projector import AsyncProjector
 from tests.support.core import execute_now
 from tests.support.server import ManualClock, wait_until
 
@@ -99,11 +99,11 @@ def rows(fairlog: Fairlog) -> dict[str, list[tuple[object, ...]]]:
         }
 
 
-def activity(fairlog: Fairlog) -> Follower[Any]:
+def activity(fairlog: Fairlog) -> AsyncProjector[Any]:
     return fairlog.following.of("activity")
 
 
-def catch_up(fairlog: Fairlog, follower: Follower[Any] | None = None) -> None:
+def catch_up(fairlog: Fairlog, follower: AsyncProjector[Any] | None = None) -> None:
     follower = follower or activity(fairlog)
     while position(fairlog) < fairlog.read_now(fairlog.log.position):
         follower.step()
@@ -116,7 +116,7 @@ def position(fairlog: Fairlog) -> int:
     return at.position
 
 
-def all_figures(fairlog: Fairlog, seconds: int) -> Figures:
+def all_figures(fairlog: Fairlog, seconds: int) -> ActivityMetrics:
     with fairlog.database.read() as connection:
         found = connection.execute(
             sa.select(tables.slots.c.figures).where(
@@ -170,7 +170,7 @@ def test_several_processes_apply_each_event_once(fairlog: Fairlog, clock: Manual
 
     def follow() -> None:
         database = fairlog.database
-        own = Follower(
+        own = AsyncProjector(
             ActivityProjection(), fairlog.log.read, fairlog.log, database.read, database.write,
             events_a_batch=5,
         )  # fmt: skip

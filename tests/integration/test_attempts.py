@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from adapters.handlers.loading import JobInHand
+from adapters.handlers.loading import JobContext
 from adapters.settings import Settings
 from domain.jobs.job import Job, State
 from domain.language.commands import CancelJob, ChangeLimit
@@ -77,7 +77,7 @@ def test_a_cancelled_job_is_told_at_once_and_holds_its_place_until_its_handler_h
 def test_a_thread_that_is_cancelled_sees_it_at_once(place: Any, database_url: str) -> None:
     seen: list[bool] = []
 
-    def in_a_thread(_: Any, job: JobInHand) -> None:
+    def in_a_thread(_: Any, job: JobContext) -> None:
         seen.append(False)
         while not job.cancelled:
             job.cancellation.wait(0.1)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from domain.decisions.decide import Claimed, JobStands, LimitsSet
+from domain.decisions.decide import Claimed, JobUpdated, LimitsSet
 from domain.language.commands import ChangeLimit, ClaimJobs, CompleteJob, SubmitJob
 from domain.language.events import Scope
 from domain.language.identifiers import Kind, UserId, WorkerId
@@ -18,7 +18,7 @@ from tests.support.core import do, outcomes, put, service
 from tests.support.stories import body
 
 KIND, WORKER, CAPPED = Kind("echo"), WorkerId("w"), UserId("capped")
-OTHERS, CLAIMS, JOBS_A_CLAIM = 40, 12, 10
+OTHERS, CLAIMS, JOBS_PER_CLAIM = 40, 12, 10
 LONG = 10_000
 AT_ONCE = 5_000  # of one user: far below what the writer's queue takes of one
 
@@ -62,9 +62,9 @@ def claims(fairlog: Fairlog) -> tuple[float, float]:
     with rows_read(fairlog) as rows:
         for _ in range(CLAIMS):
             started = time.perf_counter()
-            claimed = do(fairlog, ClaimJobs(worker=WORKER, max_jobs=JOBS_A_CLAIM), Claimed)
+            claimed = do(fairlog, ClaimJobs(worker=WORKER, max_jobs=JOBS_PER_CLAIM), Claimed)
             milliseconds.append((time.perf_counter() - started) * 1e3)
-            assert len(claimed.jobs) == JOBS_A_CLAIM
+            assert len(claimed.jobs) == JOBS_PER_CLAIM
             assert all(job.user_id != CAPPED for job in claimed.jobs)
         of_claims = rows[-CLAIMS:]
     return statistics.median(of_claims), min(milliseconds)
@@ -76,7 +76,7 @@ def test_a_capped_user_with_many_jobs_does_not_slow_the_claims_of_others(
 ) -> None:
     with service(database_url) as fairlog:
         for number in range(OTHERS):
-            fill(fairlog, UserId(f"user-{number}"), 2 * CLAIMS * JOBS_A_CLAIM // OTHERS + 6)
+            fill(fairlog, UserId(f"user-{number}"), 2 * CLAIMS * JOBS_PER_CLAIM // OTHERS + 6)
         before, before_ms = claims(fairlog)
         do(fairlog, ChangeLimit(scope=Scope.USER, user_id=CAPPED, running=2), LimitsSet)
         fill(fairlog, CAPPED, LONG)
@@ -89,10 +89,10 @@ def test_a_capped_user_with_many_jobs_does_not_slow_the_claims_of_others(
         after, after_ms = claims(fairlog)
         with rows_read(fairlog) as rows:
             for job_id in capped:
-                do(fairlog, CompleteJob(job_id=job_id, attempt=1), JobStands)
+                do(fairlog, CompleteJob(job_id=job_id, attempt=1), JobUpdated)
         ended = rows[-1]  # the first one is counted from the connection's beginning
     print(
-        f"a claim of {JOBS_A_CLAIM}: {before:.0f} rows read and {before_ms:.1f} ms before, "
+        f"a claim of {JOBS_PER_CLAIM}: {before:.0f} rows read and {before_ms:.1f} ms before, "
         f"{after:.0f} and {after_ms:.1f} ms with {LONG} jobs of a capped user; "
         f"the end of one of theirs: {ended}"
     )

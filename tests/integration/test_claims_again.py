@@ -5,9 +5,9 @@ import itertools
 import pytest
 import sqlalchemy as sa
 
-from domain.decisions.decide import Claimed, JobStands, JobsWoken, Submitted
+from domain.decisions.decide import Claimed, JobsWoken, JobUpdated, Submitted
 from domain.jobs.claims import CLAIM_SECONDS
-from domain.language.commands import WakeJobs
+from domain.language.commands import EnforceDeadlines
 from domain.language.identifiers import JobId
 from entrypoints.composition import rebuild_projections
 from entrypoints.service.fairlog import Fairlog
@@ -38,7 +38,7 @@ def test_a_claim_starts_no_other_jobs_on_any_server_once_its_own_have_gone(
         first = do(one, submit(), Submitted).job.id
         assert ask(one, 1) == [first]
         clock.advance(30)
-        do(other, WakeJobs(jobs=[first]), JobsWoken)
+        do(other, EnforceDeadlines(jobs=[first]), JobsWoken)
         assert len(do(other, claim(1, worker=OTHER_WORKER, claim_id="o"), Claimed).jobs) == 1
         do(other, submit(payload="new"), Submitted)
         assert (ask(one), ask(other)) == ([], [])
@@ -118,7 +118,7 @@ def test_a_claim_gives_its_jobs_in_the_same_order_on_any_server(database_url: st
         first = ask(one, 4)
         assert first != sorted(first)
         assert (ask(other), ask(one)) == (first, first)
-        do(other, complete(1, first[1]), JobStands)
+        do(other, complete(1, first[1]), JobUpdated)
         left = [first[0], *first[2:]]
         assert (ask(other), ask(one)) == (left, left)
 
@@ -130,7 +130,7 @@ def test_notes_of_claims_that_are_over_are_removed(database_url: str) -> None:
         for number in range(30):
             clock.advance(CLAIM_SECONDS / 4)
             [job] = do(fairlog, claim(1, claim_id=f"c{number}"), Claimed).jobs
-            do(fairlog, give_back(job.attempt, job.id), JobStands)
+            do(fairlog, give_back(job.attempt, job.id), JobUpdated)
             assert 0 < count(fairlog, noted_claims) <= 5 or number == 0
         before = count(fairlog, noted_claims)
         rebuild_projections(fairlog, [])
@@ -140,7 +140,7 @@ def test_notes_of_claims_that_are_over_are_removed(database_url: str) -> None:
 def test_rows_of_claims_that_were_given_nothing_are_removed_once_they_are_over(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("projections.inline.empty_claims.ROWS_A_REMOVAL_MAX", 4)
+    monkeypatch.setattr("projections.inline.empty_claims.ROWS_PER_REMOVAL_MAX", 4)
     clock = ManualClock()
     with service(database_url, clock=clock) as fairlog:
         numbers = itertools.count()

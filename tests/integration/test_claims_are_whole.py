@@ -12,7 +12,7 @@ from sqlalchemy import event
 import domain.decisions.batch
 from domain.decisions.batch import Batch, Outcome
 from domain.decisions.decide import Claimed, LimitsSet, Submitted
-from domain.decisions.write_model import World
+from domain.decisions.write_model import WriteModel
 from domain.jobs.job import Job, State
 from domain.language.commands import (
     CancelJob,
@@ -20,10 +20,10 @@ from domain.language.commands import (
     ClaimJobs,
     Command,
     CompleteJob,
+    EnforceDeadlines,
     FailJob,
     ReturnJob,
     SubmitJob,
-    WakeJobs,
 )
 from domain.language.events import Scope
 from domain.language.identifiers import JobId, Kind, UserId, WorkerId
@@ -58,9 +58,9 @@ class Story:
         self.chance = random.Random(seed)
         self.number = 0
 
-    def batch(self, world: World, clock: ManualClock) -> list[Command]:
+    def batch(self, model: WriteModel, clock: ManualClock) -> list[Command]:
         chance = self.chance
-        jobs = list(world.jobs.rows.values())
+        jobs = list(model.jobs.rows.values())
         commands: list[Command] = []
         if chance.random() < 0.3:
             who = chance.sample(USERS, chance.randint(1, 3))
@@ -80,7 +80,7 @@ class Story:
         if what < 0.5 and waiting:
             return CancelJob(job_id=chance.choice(waiting).id)
         if what < 0.55:
-            return WakeJobs(jobs=[job.id for job in chance.sample(jobs, len(jobs) // 3)])
+            return EnforceDeadlines(jobs=[job.id for job in chance.sample(jobs, len(jobs) // 3)])
         if what < 0.65:
             user_id = chance.choice(USERS)
             running_max = chance.choice([None, 0, 1, 3])
@@ -126,10 +126,10 @@ def test_each_claim_gives_what_the_whole_line_would_give(database_url: str, seed
         served = 0
         for number in range(BATCHES):
             clock.advance(story.chance.choice([0.0, 1.0, 4.0]))
-            world = whole_line(fairlog)
-            commands = story.batch(world, clock)
+            model = whole_line(fairlog)
+            commands = story.batch(model, clock)
             found = outcomes(put_as_one_batch(services[story.chance.randrange(2)], *commands))
-            whole = Batch(world, fairlog.policy, clock.now())
+            whole = Batch(model, fairlog.policy, clock.now())
             expected = whole.fold(commands, _unexpected)
             assert claimed(found) == claimed(expected), f"batch {number}: {commands}"
             served += sum(len(jobs) for jobs in claimed(found))
@@ -137,14 +137,14 @@ def test_each_claim_gives_what_the_whole_line_would_give(database_url: str, seed
         Referee(fairlog.policy, [OF_ANY_KIND]).see_all(log_of(fairlog))
 
 
-def whole_line(fairlog: Fairlog) -> World:
+def whole_line(fairlog: Fairlog) -> WriteModel:
     """All that the log gives, in memory."""
-    world = World()
+    model = WriteModel()
     for recorded in log_of(fairlog):
-        world.evolve(recorded)
-    world.line.changed_kinds.clear()
-    world.line.ahead.kinds = tuple(KINDS)
-    return world
+        model.evolve(recorded)
+    model.line.changed_kinds.clear()
+    model.line.ahead.kinds = tuple(KINDS)
+    return model
 
 
 def claimed(found: Sequence[Outcome]) -> list[list[JobId]]:
@@ -168,7 +168,7 @@ def test_jobs_that_expired_in_front_hide_nobody_behind_them(database_url: str) -
 def test_past_very_many_expired_jobs_a_claim_goes_in_steps(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(domain.decisions.batch, "EXPIRED_A_BATCH_MAX", 5)
+    monkeypatch.setattr(domain.decisions.batch, "EXPIRED_PER_BATCH_MAX", 5)
     clock = ManualClock()
     with service(database_url, clock=clock) as fairlog:
         expiring = [submit(ALICE, payload=n, expires_at=later(clock.now(), 1)) for n in range(30)]
@@ -239,7 +239,7 @@ def test_a_claim_of_any_kind_reads_no_kinds_of_which_nothing_waits(database_url:
 def test_a_claim_of_any_kind_finds_work_behind_many_kinds_that_cannot_run(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(line, "KINDS_A_CLAIM_MAX", 4)
+    monkeypatch.setattr(line, "KINDS_PER_CLAIM_MAX", 4)
     with service(database_url) as fairlog:
         held_back, at_cap = UserId("held-back"), [Kind(f"a-{n}") for n in range(6)]
         do(fairlog, ChangeLimit(scope=Scope.USER, user_id=held_back, running=0), LimitsSet)

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from adapters.log.tables import FORMAT, log_head
 from adapters.settings import Settings
 from adapters.writer.writer import BATCH_SECONDS_MAX
-from domain.decisions.decide import Answer, Claimed, JobStands, Submitted
+from domain.decisions.decide import Answer, Claimed, JobUpdated, Submitted
 from domain.jobs.job import State
 from domain.language.commands import AcceptClock, ClaimJobs, FailJob, SubmitJob
 from domain.language.errors import ClockInDoubt, RateLimited
@@ -95,7 +95,7 @@ def test_windows_retries_and_schedules_go_on_while_the_clock_is_wrong(
 ) -> None:
     first = do(fairlog, submission(1), Submitted).job
     do(fairlog, ClaimJobs(worker=WORKER, max_jobs=1), Claimed)
-    do(fairlog, FailJob(job_id=first.id, attempt=1, error=ERROR), JobStands)
+    do(fairlog, FailJob(job_id=first.id, attempt=1, error=ERROR), JobUpdated)
     later = do(fairlog, submission(2, 30, clock), Submitted).job
     clock.step(step)
     after_doubt(fairlog, clock, submission(3))

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from domain.decisions.decide import Claimed, JobStands, Submitted
+from domain.decisions.decide import Claimed, JobUpdated, Submitted
 from domain.jobs.job import Job, State
-from domain.language.commands import CancelJob, ChangeLimit, RetryJob, WakeJobs
+from domain.language.commands import CancelJob, ChangeLimit, EnforceDeadlines, RetryJob
 from domain.language.errors import LeaseHasEnded, RateLimited, TimeWasUp
 from domain.language.events import Event, JobCompleted, LimitChanged, RateLimitDecided, Scope
 from domain.language.moments import later
@@ -45,7 +45,7 @@ def claimed(fairlog: Fairlog) -> Job:
 
 def claim_and_give_back(fairlog: Fairlog) -> None:
     job = claimed(fairlog)
-    do(fairlog, give_back(job.attempt, job.id), JobStands)
+    do(fairlog, give_back(job.attempt, job.id), JobUpdated)
 
 
 def test_after_eleven_returns_the_first_failure_waits_as_any_first_one(
@@ -56,13 +56,13 @@ def test_after_eleven_returns_the_first_failure_waits_as_any_first_one(
         claim_and_give_back(fairlog)
     for failures in (1, 2, 3):
         job = claimed(fairlog)
-        failed = do(fairlog, fail(job.attempt, job.id), JobStands).job
+        failed = do(fairlog, fail(job.attempt, job.id), JobUpdated).job
         assert failed.state is (State.FAILED if failures == 3 else State.SCHEDULED)
         if failures == 1:
             assert failed.due_at is not None
             assert (failed.due_at - clock.now()).total_seconds() <= 1.0
         clock.advance(5)
-        execute_now(fairlog, WakeJobs(jobs=[job.id]))
+        execute_now(fairlog, EnforceDeadlines(jobs=[job.id]))
 
 
 def test_a_job_that_was_claimed_and_given_back_expires_all_the_same(
@@ -76,8 +76,8 @@ def test_a_job_that_was_claimed_and_given_back_expires_all_the_same(
 
 def test_a_retry_keeps_an_expiry_that_is_still_ahead(fairlog: Fairlog, clock: ManualClock) -> None:
     job = do(fairlog, submit(expires_at=later(clock.now(), 60)), Submitted).job
-    do(fairlog, CancelJob(job_id=job.id), JobStands)
-    do(fairlog, RetryJob(job_id=job.id), JobStands)
+    do(fairlog, CancelJob(job_id=job.id), JobUpdated)
+    do(fairlog, RetryJob(job_id=job.id), JobUpdated)
     clock.advance(60)
     assert do(fairlog, claim(), Claimed).jobs == []
 
@@ -99,7 +99,7 @@ def test_an_outcome_counts_until_its_time_or_its_lease_has_ended_and_not_after(
             with pytest.raises(refusal):
                 execute_now(fairlog, complete(job.attempt, job.id))
         else:
-            do(fairlog, complete(job.attempt, job.id), JobStands)
+            do(fairlog, complete(job.attempt, job.id), JobUpdated)
     assert sum(isinstance(one.event, JobCompleted) for one in log_of(fairlog)) == 1
 
 

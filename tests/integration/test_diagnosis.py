@@ -5,7 +5,7 @@ from datetime import timedelta
 
 import pytest
 
-from adapters.doctor import Finding, Level
+from adapters.doctor import DoctorFinding, Level
 from adapters.log.tables import events
 from domain.decisions.decide import Submitted
 from entrypoints.service.fairlog import Fairlog
@@ -25,7 +25,7 @@ def fairlog(database_url: str, clock: ManualClock) -> Iterator[Fairlog]:
         yield running
 
 
-def found(fairlog: Fairlog) -> dict[str, Finding]:
+def found(fairlog: Fairlog) -> dict[str, DoctorFinding]:
     return {one.check: one for one in diagnose(fairlog)}
 
 

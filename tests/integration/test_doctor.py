@@ -8,7 +8,7 @@ from sqlalchemy import make_url
 from adapters.database.database import Database
 from adapters.database.grants import may_drop
 from adapters.doctor import (
-    Finding,
+    DoctorFinding,
     Level,
     character_set,
     examine,
@@ -36,7 +36,7 @@ def careless_server() -> Iterator[MariaDB]:
         yield server
 
 
-def examined(url: str) -> dict[str, Finding]:
+def examined(url: str) -> dict[str, DoctorFinding]:
     database = Database(url)
     findings = {finding.check: finding for finding in examine(database)}
     database.close()
@@ -44,11 +44,11 @@ def examined(url: str) -> dict[str, Finding]:
     return findings
 
 
-def wrong(findings: dict[str, Finding]) -> dict[str, Level]:
+def wrong(findings: dict[str, DoctorFinding]) -> dict[str, Level]:
     return {name: one.level for name, one in findings.items() if one.level is not Level.OK}
 
 
-def mend(finding: Finding) -> str:
+def mend(finding: DoctorFinding) -> str:
     assert finding.mend is not None
     return finding.mend
 

@@ -12,14 +12,14 @@ from domain.language.errors import LogUnavailable, RateLimited
 from domain.language.events import RateLimitDecided
 from domain.language.identifiers import UserId
 from domain.language.moments import later
-from entrypoints.service.doorkeeper import REPORTS_A_ROUND_MAX
+from entrypoints.service.doorkeeper import REPORTS_PER_ROUND_MAX
 from entrypoints.service.fairlog import Fairlog
 from tests.support.core import ManualClock, head_locked, log_of, service
 from tests.support.server import AppServer, wait_until
 from tests.support.stories import submit
 
 USERS = [UserId(f"user-{number}") for number in range(300)]
-EVENTS_A_SECOND_MAX = 200
+EVENTS_PER_SECOND_MAX = 200
 # No window ends meanwhile.
 NOBODY_MAY: dict[str, Any] = {"user_limit": 0, "window_seconds": 2_678_400}
 
@@ -60,7 +60,7 @@ def test_a_round_reports_so_many_users_in_turn_and_the_last_one_all(database_url
             await knock(fairlog)
             await fairlog.door.report()
             found = [report.user_id for _, report in reports(fairlog)]
-            turns = number * REPORTS_A_ROUND_MAX
+            turns = number * REPORTS_PER_ROUND_MAX
             assert sorted(found) == sorted((USERS * 2)[:turns])
         await fairlog.door.report_all()
 
@@ -100,6 +100,6 @@ def test_a_server_reports_few_a_second_and_what_is_left_when_it_stops(database_u
 
     busiest = max(sum(begin <= one < later(begin, 1) for one in moments) for begin in moments)
     print(f"at most {busiest} reports in a second")
-    assert busiest < EVENTS_A_SECOND_MAX
+    assert busiest < EVENTS_PER_SECOND_MAX
     with service(database_url) as fairlog:
         assert refused(fairlog) == dict.fromkeys(USERS, knocks)

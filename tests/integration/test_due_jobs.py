@@ -6,12 +6,12 @@ from datetime import timedelta
 
 import pytest
 
-from domain.decisions.decide import Claimed, JobStands, Submitted
+from domain.decisions.decide import Claimed, JobUpdated, Submitted
 from domain.language.bodies import body_of
 from domain.language.commands import ClaimJobs, FailJob, SubmitJob
 from domain.language.events import JobReleased, JobRequeued
 from domain.language.identifiers import JobId, Kind, UserId, WorkerId
-from entrypoints.service.due_jobs import JOBS_A_PAGE, READS_A_PAGE_MAX, ROWS_A_READ
+from entrypoints.service.due_jobs import JOBS_PER_PAGE, READS_PER_PAGE_MAX, ROWS_PER_READ
 from entrypoints.service.fairlog import Fairlog
 from tests.support.core import ManualClock, do, log_of, service
 
@@ -57,7 +57,9 @@ def act_on_all(fairlog: Fairlog) -> Sequence[tuple[str, str]]:
     ]
 
 
-@pytest.mark.parametrize("count", [JOBS_A_PAGE * 3, ROWS_A_READ * READS_A_PAGE_MAX + JOBS_A_PAGE])
+@pytest.mark.parametrize(
+    "count", [JOBS_PER_PAGE * 3, ROWS_PER_READ * READS_PER_PAGE_MAX + JOBS_PER_PAGE]
+)
 def test_the_due_jobs_of_one_user_do_not_keep_the_others_waiting(
     fairlog: Fairlog, clock: ManualClock, count: int
 ) -> None:
@@ -66,14 +68,14 @@ def test_the_due_jobs_of_one_user_do_not_keep_the_others_waiting(
     claimed = do(fairlog, ClaimJobs(worker=WORKER, max_jobs=2), Claimed).jobs
     assert {job.user_id for job in claimed} == {"carol", "dave"}
     failure = FailJob(job_id=retried.id, attempt=1, error=body_of("once more", "the error"))
-    do(fairlog, failure, JobStands)
+    do(fairlog, failure, JobUpdated)
     schedule(fairlog, clock, "alice", count, 0.1)
     schedule(fairlog, clock, "bob", 1, LATER_SECONDS)
 
     clock.advance(LATER_SECONDS + 1)  # and dave's lease is lost
     done = act_on_all(fairlog)
 
-    first = set(done[:JOBS_A_PAGE])
+    first = set(done[:JOBS_PER_PAGE])
     assert {("JobReleased", "bob"), ("JobReleased", "carol"), ("JobRequeued", "dave")} <= first
     assert len(done) == count + 3, "all that was due was acted on, at once again after each page"
 
@@ -81,10 +83,10 @@ def test_the_due_jobs_of_one_user_do_not_keep_the_others_waiting(
 def test_what_another_server_has_acted_on_is_not_asked_for_again(
     database_url: str, fairlog: Fairlog, clock: ManualClock
 ) -> None:
-    schedule(fairlog, clock, "alice", JOBS_A_PAGE + 10, 1)
+    schedule(fairlog, clock, "alice", JOBS_PER_PAGE + 10, 1)
     clock.advance(2)
     with fairlog.database.read() as connection:
-        assert len(fairlog._due(connection)) == JOBS_A_PAGE  # held: the rest of them
+        assert len(fairlog._due(connection)) == JOBS_PER_PAGE  # held: the rest of them
     with service(database_url, clock=clock) as other:
         asyncio.run(other.wake_due_jobs())
     with fairlog.database.read() as connection:
@@ -94,7 +96,7 @@ def test_what_another_server_has_acted_on_is_not_asked_for_again(
 def test_a_timer_that_falls_due_meanwhile_is_in_the_next_page(
     fairlog: Fairlog, clock: ManualClock
 ) -> None:
-    schedule(fairlog, clock, "alice", JOBS_A_PAGE * 4, 1)
+    schedule(fairlog, clock, "alice", JOBS_PER_PAGE * 4, 1)
     schedule(fairlog, clock, "bob", 1, 3)
     bobs = JobId(len(log_of(fairlog)))
     clock.advance(2)

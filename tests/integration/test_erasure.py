@@ -6,18 +6,18 @@ import pytest
 import sqlalchemy as sa
 
 from adapters.log.tables import bodies, events
-from domain.decisions.decide import Claimed, JobStands, JobsWoken, Submitted
+from domain.decisions.decide import Claimed, JobsWoken, JobUpdated, Submitted
 from domain.jobs.job import Job, State
 from domain.language.bodies import body_of
 from domain.language.commands import (
     CancelJob,
     ClaimJobs,
     CompleteJob,
+    EnforceDeadlines,
     EraseBodies,
     FailJob,
     RetryJob,
     SubmitJob,
-    WakeJobs,
 )
 from domain.language.errors import BodiesAreNeeded, JobHasMovedOn, JobWasErased, UnknownJob
 from domain.language.events import BodiesErased
@@ -61,8 +61,8 @@ def run(fairlog: Fairlog, *, fails: bool = False) -> Job:
     [job] = do(fairlog, ClaimJobs(worker=WORKER, max_jobs=1), Claimed).jobs
     said = body_of(secret(-1), "outcome")
     if fails:
-        return do(fairlog, FailJob(job_id=job.id, attempt=job.attempt, error=said), JobStands).job
-    return do(fairlog, CompleteJob(job_id=job.id, attempt=job.attempt, result=said), JobStands).job
+        return do(fairlog, FailJob(job_id=job.id, attempt=job.attempt, error=said), JobUpdated).job
+    return do(fairlog, CompleteJob(job_id=job.id, attempt=job.attempt, result=said), JobUpdated).job
 
 
 def tell(fairlog: Fairlog, clock: ManualClock) -> list[Job]:
@@ -73,9 +73,9 @@ def tell(fairlog: Fairlog, clock: ManualClock) -> list[Job]:
     for _ in range(3):
         run(fairlog, fails=True)
         clock.advance(60)
-        do(fairlog, WakeJobs(jobs=[failing.id]), JobsWoken)
+        do(fairlog, EnforceDeadlines(jobs=[failing.id]), JobsWoken)
     cancelled = submit(fairlog, ALICE, 3)
-    do(fairlog, CancelJob(job_id=cancelled.id), JobStands)
+    do(fairlog, CancelJob(job_id=cancelled.id), JobUpdated)
     submit(fairlog, BOB, 4)
     run(fairlog)
     return [done, failing, cancelled]
@@ -145,7 +145,7 @@ def test_what_has_not_ended_keeps_its_payload_unless_it_is_cancelled(fairlog: Fa
 
 def test_an_erased_job_cannot_run_again(fairlog: Fairlog) -> None:
     job = submit(fairlog)
-    do(fairlog, CancelJob(job_id=job.id), JobStands)
+    do(fairlog, CancelJob(job_id=job.id), JobUpdated)
     assert erase_job(fairlog, job.id, cancel=False) == Erased(jobs=1, bodies=1)
     [refused] = outcomes(put(fairlog, RetryJob(job_id=job.id)))
     assert isinstance(refused, JobWasErased)
@@ -155,8 +155,8 @@ def test_an_erased_job_cannot_run_again(fairlog: Fairlog) -> None:
 
 def test_a_job_that_was_started_anew_meanwhile_is_looked_at_again(fairlog: Fairlog) -> None:
     job = submit(fairlog)
-    do(fairlog, CancelJob(job_id=job.id), JobStands)
-    do(fairlog, RetryJob(job_id=job.id), JobStands)
+    do(fairlog, CancelJob(job_id=job.id), JobUpdated)
+    do(fairlog, RetryJob(job_id=job.id), JobUpdated)
     run(fairlog)
     [refused] = outcomes(put(fairlog, EraseBodies(job_id=job.id, attempt=0, positions=(job.id,))))
     assert isinstance(refused, JobHasMovedOn)
@@ -203,7 +203,7 @@ def test_answers_say_that_it_was_erased(database_url: str) -> None:
 
 def test_time_travel_tells_of_it_as_of_then(fairlog: Fairlog) -> None:
     job = submit(fairlog)
-    do(fairlog, CancelJob(job_id=job.id), JobStands)
+    do(fairlog, CancelJob(job_id=job.id), JobUpdated)
     before = fairlog.read_now(fairlog.log.position)
     erase_job(fairlog, job.id, cancel=False)
     past = TimeTravel(fairlog)

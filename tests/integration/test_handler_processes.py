@@ -20,7 +20,7 @@ from adapters.settings import Settings
 from domain.language.identifiers import JobId, Kind, UserId
 from entrypoints.service.views import ClaimedJob
 from entrypoints.worker.execution import Execution
-from entrypoints.worker.handler_frames import Begin
+from entrypoints.worker.handler_frames import HandlerHello
 from entrypoints.worker.handler_processes import HandlerProcesses, handler_processes
 from tests.support.server import AppServer, FairlogServer, audit, submit, wait_until
 from tests.support.workers import WorkerProcess
@@ -561,7 +561,7 @@ def test_handlers_that_one_without_a_bound_holds_up_are_run_again_alone(
 ) -> None:
     """Three that hold their interpreter for ever, more than may be started at once."""
     monkeypatch.setattr("entrypoints.worker.handler_processes.HELD_SECONDS_MAX", 4.0)
-    begin = Begin(handlers=handlers, has_builtin=False, logs_json=True)
+    begin = HandlerHello(handlers=handlers, has_builtin=False, logs_json=True)
 
     async def run(processes: HandlerProcesses) -> None:
         processes.start()
@@ -593,7 +593,7 @@ def test_handlers_that_take_long_to_be_imported_again_keep_no_job_from_others(
     handlers: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("entrypoints.worker.handler_processes.IMPORT_SAID_SECONDS", 2.0)
-    begin = Begin(handlers=handlers, has_builtin=False, logs_json=True)
+    begin = HandlerHello(handlers=handlers, has_builtin=False, logs_json=True)
     good = Path(handlers).read_text()
 
     waiting = "import os, time\nwhile not os.path.exists(__file__ + '.go'): time.sleep(0.1)\n"

@@ -13,7 +13,7 @@ from sqlalchemy import make_url
 
 from adapters.log.tables import bodies, events
 from adapters.settings import Settings
-from domain.decisions.decide import Claimed, JobStands, Submitted
+from domain.decisions.decide import Claimed, JobUpdated, Submitted
 from domain.language.commands import ClaimJobs, CompleteJob, SubmitJob
 from domain.language.errors import LogUnavailable
 from domain.language.identifiers import JobId
@@ -74,7 +74,7 @@ def accounts(private_mariadb: MariaDB) -> Accounts:
 def do_some_work(fairlog: Fairlog, number: int) -> JobId:
     do(fairlog, SubmitJob(user_id=ALICE, kind=ECHO, payload=body(number)), Submitted)
     [job] = do(fairlog, ClaimJobs(worker=WORKER, max_jobs=1), Claimed).jobs
-    do(fairlog, CompleteJob(job_id=job.id, attempt=job.attempt, result=RESULT), JobStands)
+    do(fairlog, CompleteJob(job_id=job.id, attempt=job.attempt, result=RESULT), JobUpdated)
     return job.id
 
 

@@ -19,7 +19,7 @@ import projections.rebuild.rebuild
 from adapters.log.tables import bodies, events, log_head
 from domain.decisions.decide import Claimed, LimitsSet, RefusalsRecorded, Submitted
 from domain.decisions.ports import Write
-from domain.decisions.write_model import World
+from domain.decisions.write_model import WriteModel
 from domain.jobs.job import State
 from domain.language.commands import ChangeLimit, ReportRefusals
 from domain.language.errors import RateLimited, Refusal
@@ -95,9 +95,9 @@ def rebuilt_in_pieces(
 ) -> Iterator[None]:
     """Small pages of the log; after a save, few rows are kept in memory, or none."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(projections.rebuild.rebuild, "EVENTS_A_PAGE", events_a_page)
+        patch.setattr(projections.rebuild.rebuild, "EVENTS_PER_PAGE", events_a_page)
         patch.setattr(projections.rebuild.rebuild, "EVENTS_UNDER_LOCK_MAX", events_a_page)
-        patch.setattr(projections.rebuild.fold, "EVENTS_A_SAVE", events_a_save)
+        patch.setattr(projections.rebuild.fold, "EVENTS_PER_SAVE", events_a_save)
         patch.setattr(projections.rebuild.fold, "ROWS_KEPT_MAX", rows_kept)
         yield
 
@@ -283,9 +283,9 @@ def test_rows_that_go_on_changing_are_written_at_the_end_of_a_rebuild(
     def watch(projection: type[InlineProjection]) -> None:
         changes = projection.changes
 
-        def watched(self: InlineProjection, generation: int, world: World) -> Any:
+        def watched(self: InlineProjection, generation: int, model: WriteModel) -> Any:
             written.append(self.name)
-            return changes(self, generation, world)
+            return changes(self, generation, model)
 
         monkeypatch.setattr(projection, "changes", watched)
 

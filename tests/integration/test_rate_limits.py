@@ -14,7 +14,7 @@ from freezegun.api import FrozenDateTimeFactory
 
 from adapters.clock import SystemClock
 from domain.decisions.batch import Outcome
-from domain.decisions.decide import JobStands, LimitsSet, Submitted
+from domain.decisions.decide import JobUpdated, LimitsSet, Submitted
 from domain.language.commands import CancelJob, ChangeLimit, SubmitJob
 from domain.language.errors import KeyReusedWithOtherPayload, RateLimited
 from domain.language.events import RateLimitDecided, Scope
@@ -229,6 +229,6 @@ def test_a_key_outlives_a_restart_and_ends_with_its_time_and_its_job(database_ur
         assert do(fairlog, keyed, Submitted).is_duplicate
         clock.advance(0.000001)
         assert do(fairlog, keyed, Submitted).is_duplicate  # it has not run yet
-        do(fairlog, CancelJob(job_id=first), JobStands)
+        do(fairlog, CancelJob(job_id=first), JobUpdated)
         assert not do(fairlog, submit(payload=2, idempotency_key="key"), Submitted).is_duplicate
         Referee(fairlog.policy).see_all(log_of(fairlog))

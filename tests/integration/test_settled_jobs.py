@@ -23,10 +23,10 @@ from tests.support.stories import RESULT, body
 @pytest.fixture(autouse=True)
 def forgetful(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every few events all is written or settled, and let go of."""
-    monkeypatch.setattr(projections.verify.log_pages, "EVENTS_A_PAGE", 3)
-    monkeypatch.setattr(projections.rebuild.fold, "EVENTS_A_SAVE", 1)
+    monkeypatch.setattr(projections.verify.log_pages, "EVENTS_PER_PAGE", 3)
+    monkeypatch.setattr(projections.rebuild.fold, "EVENTS_PER_SAVE", 1)
     monkeypatch.setattr(projections.rebuild.fold, "ROWS_KEPT_MAX", 0)
-    monkeypatch.setattr(projections.verify.settled_jobs, "ROWS_A_PAGE", 2)
+    monkeypatch.setattr(projections.verify.settled_jobs, "ROWS_PER_PAGE", 2)
 
 
 @pytest.fixture

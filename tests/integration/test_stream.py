@@ -12,7 +12,7 @@ import msgspec
 import pytest
 import sqlalchemy as sa
 
-from entrypoints.feeds import tail
+from entrypoints.feeds import log_watcher as tail
 from tests.support.server import AppServer, FairlogServer, wait_until
 
 
@@ -100,7 +100,7 @@ def test_from_a_position_nothing_is_missed_or_doubled(server: AppServer) -> None
 def test_a_listener_that_fell_behind_the_ring_reads_the_log(
     server: AppServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tail, "EVENTS_A_PAGE", 3)
+    monkeypatch.setattr(tail, "EVENTS_PER_PAGE", 3)
     monkeypatch.setattr(tail, "EVENTS_KEPT_MAX", 4)
     submit(server, count=10)
     with listening(server.url, after=0) as listener:

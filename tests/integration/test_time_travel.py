@@ -12,8 +12,8 @@ from msgspec.structs import replace
 from adapters.log import histories
 from adapters.log.histories import changes_of, heartbeats
 from adapters.settings import Settings
-from domain.audit.system_state import Standing, from_snapshot, line_in_order, to_snapshot
-from domain.decisions.write_model import World
+from domain.audit.system_state import SystemState, from_snapshot, line_in_order, to_snapshot
+from domain.decisions.write_model import WriteModel
 from domain.jobs.history import jobs_of, with_heartbeats
 from domain.jobs.job import Job, State
 from domain.language.commands import ChangeLimit, SubmitJob
@@ -56,32 +56,32 @@ def catch_up(fairlog: Fairlog) -> None:
             pass
 
 
-def standing(fairlog: Fairlog, position: int) -> Standing:
+def standing(fairlog: Fairlog, position: int) -> SystemState:
     return fairlog.read_now(
         lambda connection: standing_at(connection, current(), fairlog.log.read, position)
     )
 
 
-def is_open(window: WindowKey, counter: WindowCounter, of: Standing) -> bool:
+def is_open(window: WindowKey, counter: WindowCounter, of: SystemState) -> bool:
     _, seconds = window
     return of.recorded_at.timestamp() * 1_000_000 < counter.start + seconds * 1_000_000
 
 
-def assert_equal(found: Standing, world: World) -> None:
+def assert_equal(found: SystemState, model: WriteModel) -> None:
     """Everything that a standing holds is what the writer's own state has."""
-    assert found.position == world.position
-    counts = Counter(job.state for job in world.jobs.rows.values())
+    assert found.position == model.position
+    counts = Counter(job.state for job in model.jobs.rows.values())
     assert found.jobs == {state: counts[state] for state in State}
-    assert found.line.users == world.line.users
-    assert found.line.kinds == world.line.kinds
+    assert found.line.users == model.line.users
+    assert found.line.kinds == model.line.kinds
     assert {(user, kind): count for user, lanes in found.line.lanes.items()
             for kind, count in lanes.items()} == {
-        (user, kind): count for user, lanes in world.line.lanes.items()
+        (user, kind): count for user, lanes in model.line.lanes.items()
         for kind, count in lanes.items() if count
     }  # fmt: skip
-    assert found.windows.limits == world.windows.limits
+    assert found.windows.limits == model.windows.limits
     assert found.windows.counters == {
-        window: counter for window, counter in world.windows.counters.items()
+        window: counter for window, counter in model.windows.counters.items()
         if is_open(window, counter, found)
     }  # fmt: skip
 
@@ -102,16 +102,16 @@ def test_at_random_positions_everything_stands_as_a_fold_of_the_log_up_to_there(
     catch_up(fairlog)
     chance = random.Random(1)
     told = log_of(fairlog)
-    world = World()
+    model = WriteModel()
     wanted = [*sorted(chance.sample(range(len(told) + 1), POSITIONS - 1)), len(told)]
     for position in wanted:
-        for recorded in told[world.position : position]:
-            world.evolve(recorded)
-        assert_equal(standing(fairlog, position), world)
-        for job_id in chance.sample(sorted(world.jobs.rows), min(3, len(world.jobs.rows))):
-            job = world.jobs.rows[job_id]
+        for recorded in told[model.position : position]:
+            model.evolve(recorded)
+        assert_equal(standing(fairlog, position), model)
+        for job_id in chance.sample(sorted(model.jobs.rows), min(3, len(model.jobs.rows))):
+            job = model.jobs.rows[job_id]
             assert job_at(fairlog, job_id, position) == replace(job, holds_key=True)
-        running = [one for one in world.jobs.rows.values() if one.state is State.RUNNING]
+        running = [one for one in model.jobs.rows.values() if one.state is State.RUNNING]
         for job in running[:2]:
             assert job_at(fairlog, job.id, position) == replace(job, holds_key=True)
 
@@ -163,10 +163,10 @@ def test_a_snapshot_of_many_parts_comes_back_whole(
     monkeypatch.setattr(module, "PART_BYTES", 50)
     crowd(fairlog, clock, 1_500)
     catch_up(fairlog)
-    world = World()
+    model = WriteModel()
     for recorded in log_of(fairlog)[:1_234]:
-        world.evolve(recorded)
-    assert_equal(standing(fairlog, 1_234), world)
+        model.evolve(recorded)
+    assert_equal(standing(fairlog, 1_234), model)
 
 
 def test_few_snapshots_are_kept_and_the_older_the_farther_apart() -> None:
@@ -186,7 +186,7 @@ def test_a_snapshot_is_equal_bytes_however_it_came_about(
     fairlog: Fairlog, clock: ManualClock
 ) -> None:
     crowd(fairlog, clock, 1_000)
-    through, again = Standing(), Standing()
+    through, again = SystemState(), SystemState()
     for recorded in log_of(fairlog):
         through.evolve(recorded)
         again.evolve(recorded)
@@ -343,7 +343,7 @@ def test_behind_many_refusals_the_newest_job_tells_the_default(
     database_url: str, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for module_with_pages in (histories, past_policy):
-        monkeypatch.setattr(module_with_pages, "EVENTS_A_PAGE", 3)
+        monkeypatch.setattr(module_with_pages, "EVENTS_PER_PAGE", 3)
     with service(database_url, clock=clock, global_limit=7, user_limit=1) as fairlog:
         admitted = submit(fairlog, 0)
         for number in range(1, 6):

@@ -25,7 +25,7 @@ from projections.storage.rows import create_all, insert
 from projections.verify.bookkeeping import REGISTRY
 from projections.verify.comparison import Side, differences
 from projections.verify.findings import Difference, Finding
-from projections.verify.verify import Kept, Verified
+from projections.verify.verify import TrustedHead, Verified
 from tests.conftest import NewDatabase
 from tests.support.history import ALICE, ECHO, Intruder, claim, do, service, tell_everything
 from tests.support.stories import body
@@ -52,7 +52,7 @@ def check(fairlog: Fairlog) -> Found:
     return found
 
 
-def check_chain(fairlog: Fairlog, kept: Kept) -> tuple[Found, Verified]:
+def check_chain(fairlog: Fairlog, kept: TrustedHead) -> tuple[Found, Verified]:
     found: Found = []
     verified = verify_log_chain(fairlog, kept, found.append, lambda _done, _total: None)
     assert verified.is_clean == (found == [])
@@ -129,7 +129,7 @@ def test_an_error_in_the_other_process_is_raised_in_this_one(
 def test_an_empty_log_is_clean(database_url: str) -> None:
     with service(database_url) as (fairlog, _):
         assert check(fairlog) == []
-        assert check_chain(fairlog, Kept(0, GENESIS)) == ([], Verified(0, GENESIS, 0, 0, []))
+        assert check_chain(fairlog, TrustedHead(0, GENESIS)) == ([], Verified(0, GENESIS, 0, 0, []))
 
 
 def test_what_is_told_at_the_end_is_the_head_of_the_log(fairlog: Fairlog) -> None:
@@ -382,30 +382,30 @@ def test_a_history_that_cannot_be_folded_is_found(fairlog: Fairlog, intruder: In
 def test_a_log_whose_end_was_cut_off_is_found_with_a_kept_head(
     fairlog: Fairlog, intruder: Intruder
 ) -> None:
-    _, before = check_chain(fairlog, Kept(0, GENESIS))
+    _, before = check_chain(fairlog, TrustedHead(0, GENESIS))
     intruder.cut_off(before.position - 2)
-    assert check_chain(fairlog, Kept(0, GENESIS))[0] == []  # nothing else would tell
-    found, _ = check_chain(fairlog, Kept(before.position, before.hash))
+    assert check_chain(fairlog, TrustedHead(0, GENESIS))[0] == []  # nothing else would tell
+    found, _ = check_chain(fairlog, TrustedHead(before.position, before.hash))
     assert "its end was cut off" in told_of(found, before.position)
 
 
 def test_a_log_that_was_written_anew_is_found_with_a_kept_head(
     fairlog: Fairlog, intruder: Intruder
 ) -> None:
-    _, before = check_chain(fairlog, Kept(0, GENESIS))
+    _, before = check_chain(fairlog, TrustedHead(0, GENESIS))
     position = intruder.position_of("JobStarted")
     data = intruder.row(position)["data"]
     intruder.change(position, data=data.replace(b"worker-1", b"worker-2"))
     intruder.link_anew()
-    assert check_chain(fairlog, Kept(0, GENESIS))[0] == []
-    found, _ = check_chain(fairlog, Kept(before.position, before.hash))
+    assert check_chain(fairlog, TrustedHead(0, GENESIS))[0] == []
+    found, _ = check_chain(fairlog, TrustedHead(before.position, before.hash))
     assert "but the kept one is" in told_of(found, before.position)
 
 
 def test_only_what_is_new_since_a_kept_head_is_checked(
     fairlog: Fairlog, intruder: Intruder
 ) -> None:
-    kept = Kept(40, intruder.row(40)["hash"])
+    kept = TrustedHead(40, intruder.row(40)["hash"])
     found, verified = check_chain(fairlog, kept)
     assert (found, verified.events) == ([], verified.position - 40)
     intruder.change(30, data=b"{}")
@@ -415,8 +415,8 @@ def test_only_what_is_new_since_a_kept_head_is_checked(
 
 
 def test_a_chain_that_never_had_the_kept_hash_is_found(fairlog: Fairlog) -> None:
-    assert "but the kept one is" in told_of(check_chain(fairlog, Kept(9, bytes(32)))[0], 9)
-    assert "not that of the empty log" in told_of(check_chain(fairlog, Kept(0, b"x"))[0], 0)
+    assert "but the kept one is" in told_of(check_chain(fairlog, TrustedHead(9, bytes(32)))[0], 9)
+    assert "not that of the empty log" in told_of(check_chain(fairlog, TrustedHead(0, b"x"))[0], 0)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy import make_url
 
-from adapters.doctor import Finding as Diagnosis
+from adapters.doctor import DoctorFinding as Diagnosis
 from adapters.doctor import Level, examine
 from adapters.log import audit_log
 from adapters.log.tables import bodies, events, log_head
@@ -16,10 +16,10 @@ from adapters.supervision import Supervisor
 from domain.language.commands import SubmitJob
 from entrypoints.cli.database import _diagnoses, _repaired, _verify
 from entrypoints.composition import compose, restore_indexes
-from entrypoints.feeds.following import Following
+from entrypoints.feeds.projector_runner import ProjectorRunner
 from entrypoints.service.fairlog import Fairlog
 from entrypoints.use_cases.verification import verify_log
-from projections.following.follower import checkpoints
+from projections.following.async_projector import checkpoints
 from projections.inline.jobs import jobs
 from projections.storage.registry import epoch_of, registry
 from projections.storage.registry import read as registered
@@ -194,7 +194,7 @@ def test_what_follows_the_log_begins_anew_by_itself(
         "of another log": checkpoints.update().values(hash=b"\7" * 32),
     }
     intruder.run(changes[harm])
-    following = Following(fairlog.following.followers, Supervisor())
+    following = ProjectorRunner(fairlog.following.followers, Supervisor())
     following.start()
     try:
         end = fairlog.read_now(fairlog.log.position)

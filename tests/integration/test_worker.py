@@ -12,7 +12,7 @@ import httpx
 import msgspec
 import pytest
 
-from adapters.handlers.loading import Handler, JobInHand
+from adapters.handlers.loading import Handler, JobContext
 from adapters.log.audit_log import EventFilter
 from adapters.settings import Settings
 from domain.jobs.job import State
@@ -127,7 +127,7 @@ def test_async_and_other_handlers_run_and_their_results_are_recorded(
         await asyncio.sleep(0)
         return payload
 
-    def in_a_thread(payload: Any, job: JobInHand) -> Any:
+    def in_a_thread(payload: Any, job: JobContext) -> Any:
         assert threading.current_thread() is not threading.main_thread()
         return {"payload": payload, "job": [job.id, job.user, job.kind, job.attempt]}
 
@@ -312,7 +312,7 @@ def test_a_cancelled_job_is_told_at_the_next_heartbeat_and_reports_nothing(
         finally:
             told.append("loop")
 
-    def in_a_thread(_: Any, job: JobInHand) -> str:
+    def in_a_thread(_: Any, job: JobContext) -> str:
         started.append("thread")
         assert job.cancellation.wait(60)
         assert job.cancelled
@@ -374,7 +374,7 @@ def test_a_handler_is_stopped_at_its_time_out_and_the_attempt_fails(database_url
     async def on_the_loop(_: Any) -> None:
         await asyncio.sleep(60)
 
-    def in_a_thread(_: Any, job: JobInHand) -> str:
+    def in_a_thread(_: Any, job: JobContext) -> str:
         assert job.cancellation.wait(60)
         return "part of it"
 

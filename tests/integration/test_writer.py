@@ -21,8 +21,8 @@ from adapters.log import audit_log
 from adapters.log.tables import FORMAT, bodies, log_head
 from adapters.settings import Settings
 from adapters.writer.command_queue import CommandQueue
-from domain.decisions.decide import Answer, Claimed, JobStands, Submitted
-from domain.decisions.write_model import World
+from domain.decisions.decide import Answer, Claimed, JobUpdated, Submitted
+from domain.decisions.write_model import WriteModel
 from domain.language.bodies import BODY_BYTES_MAX, body_of
 from domain.language.commands import SubmitJob
 from domain.language.errors import (
@@ -285,9 +285,9 @@ def test_a_subscriber_hears_of_every_batch_after_it_is_on_disk_and_cannot_spoil_
 class Choosy(LiveProjections):
     """Has the database refuse whatever a user called poison submits, by a row that cannot be."""
 
-    def save(self, connection: Connection, world: World) -> None:
-        poisoned = UserId("poison") in world.line.changed_users
-        super().save(connection, world)
+    def save(self, connection: Connection, model: WriteModel) -> None:
+        poisoned = UserId("poison") in model.line.changed_users
+        super().save(connection, model)
         if poisoned:
             connection.execute(
                 log_head.insert(),
@@ -477,7 +477,7 @@ def test_a_commit_whose_outcome_is_unknown_is_written_once_and_answered(
         assert set(submissions(fairlog).values()) == {1}
         assert fairlog.writer.stats.retries == 1
         for job in claimed.jobs:
-            do(fairlog, complete(1, job.id), JobStands)
+            do(fairlog, complete(1, job.id), JobUpdated)
         assert_whole(fairlog)
 
 

@@ -12,8 +12,8 @@ from sqlalchemy import make_url
 from sqlalchemy.engine import Connection
 
 from adapters.log.tables import bodies, events, log_head
-from domain.decisions.decide import Claimed, JobStands, Submitted
-from domain.decisions.write_model import World
+from domain.decisions.decide import Claimed, JobUpdated, Submitted
+from domain.decisions.write_model import WriteModel
 from domain.language.errors import FairlogError, LogUnavailable
 from domain.language.identifiers import UserId
 from entrypoints.service.fairlog import Fairlog
@@ -231,7 +231,7 @@ def test_what_no_command_is_to_blame_for_is_told_to_all_and_ends_by_itself(
         assert says in (reason(fairlog) or "")
         proxy.recover()
         wait_until(lambda: reason(fairlog) is None, "it finds out by itself")
-        assert do(fairlog, complete(1, job.id), JobStands).job.state == "done"
+        assert do(fairlog, complete(1, job.id), JobUpdated).job.state == "done"
         assert_goes_on(fairlog)
 
 
@@ -305,7 +305,7 @@ def test_claims_that_are_refused_are_told_while_submissions_go_well(fairlog: Fai
         return reason(fairlog) is None
 
     wait_until(is_well_again, "it finds out by itself")
-    assert do(fairlog, complete(1, jobs[0].id), JobStands).job.state == "done"
+    assert do(fairlog, complete(1, jobs[0].id), JobUpdated).job.state == "done"
     assert_goes_on(fairlog)
 
 
@@ -365,7 +365,7 @@ def test_nothing_that_is_raised_ends_the_writer(
 ) -> None:
     raised = 0
 
-    def load(*_: Any) -> World:
+    def load(*_: Any) -> WriteModel:
         nonlocal raised
         raised += 1
         raise error

@@ -11,12 +11,12 @@ from domain.language.commands import (
     ClaimJobs,
     Command,
     CompleteJob,
+    EnforceDeadlines,
     ExtendLeases,
     FailJob,
     RetryJob,
     ReturnJob,
     SubmitJob,
-    WakeJobs,
 )
 from domain.language.events import Scope
 from domain.language.identifiers import JobId, Kind, UserId, WorkerId
@@ -26,7 +26,7 @@ from tests.support.core import ManualClock, outcomes, put
 from tests.support.stories import ERROR, RESULT, body
 
 KINDS = (Kind("echo"), Kind("thumb"), Kind("mail"))
-SUBMISSIONS_A_ROUND = 250
+SUBMISSIONS_PER_ROUND = 250
 
 
 def crowd(fairlog: Fairlog, clock: ManualClock, events: int, users: int = 40) -> None:
@@ -45,7 +45,7 @@ def _round(
 ) -> None:  # fmt: skip
     outcomes(put(fairlog, *(
         _submission(clock, chance, chance.choice(names[: 2 + number * 3]), (number, index))
-        for index in range(SUBMISSIONS_A_ROUND)
+        for index in range(SUBMISSIONS_PER_ROUND)
     )))  # fmt: skip
     if number % 5 == 0:
         outcomes(put(fairlog, *_changes(chance, names)))
@@ -67,7 +67,7 @@ def _round(
         CancelJob(job_id=job_id) if chance.random() < 0.5 else RetryJob(job_id=job_id)
         for job_id in some
     )))  # fmt: skip
-    outcomes(put(fairlog, WakeJobs(jobs=fairlog.read_now(fairlog._due))))
+    outcomes(put(fairlog, EnforceDeadlines(jobs=fairlog.read_now(fairlog._due))))
 
 
 def _submission(

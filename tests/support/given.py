@@ -1,6 +1,8 @@
 """`given(what happened).when(a wish).then(what follows)`: rules tested by themselves.
 
-    given(SUBMITTED, started(attempt=1), after(31)).when(WakeJobs(jobs=[1])).then(requeued(…))
+    given(SUBMITTED, started(attempt=1), after(31)).when(EnforceDeadlines(jobs=[1])).then(
+        requeued(…)
+    )
 
 The history is folded, the commands are decided as one batch, and the events that come of it are
 compared exactly: all of them, in order. An event of a job belongs to the latest submission before
@@ -15,8 +17,8 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from domain.decisions.batch import Batch, Outcome
-from domain.decisions.decide import Answer, Fact
-from domain.decisions.write_model import World
+from domain.decisions.decide import Answer, NewEvent
+from domain.decisions.write_model import WriteModel
 from domain.jobs.job import Job
 from domain.language.commands import Command, SubmitJob
 from domain.language.errors import Refusal
@@ -54,12 +56,12 @@ def at(seconds: float) -> datetime:
     return later(NOW, seconds)
 
 
-def of(job_id: int, event: Event) -> Fact:
+def of(job_id: int, event: Event) -> NewEvent:
     """An event of another job than the latest."""
-    return Fact(event, JobId(job_id))
+    return NewEvent(event, JobId(job_id))
 
 
-def given(*happened: Event | Fact | After, policy: Policy = POLICY) -> "Given":
+def given(*happened: Event | NewEvent | After, policy: Policy = POLICY) -> "Given":
     return Given(policy).followed_by(*happened)
 
 
@@ -75,7 +77,7 @@ class Given:
         self.now = now
         self.empty_claims = empty_claims  # answered with nothing, and when: beside the log
 
-    def followed_by(self, *happened: Event | Fact | After) -> Self:
+    def followed_by(self, *happened: Event | NewEvent | After) -> Self:
         recorded = list(self.recorded)
         now = self.now
         job_id = max((one.job_id or 0 for one in recorded), default=0)
@@ -83,7 +85,7 @@ class Given:
             if isinstance(one, After):
                 now = later(now, one.seconds)
                 continue
-            fact = one if isinstance(one, Fact) else Fact(one)
+            fact = one if isinstance(one, NewEvent) else NewEvent(one)
             position = len(recorded) + 1
             if isinstance(fact.event, JobSubmitted):
                 job_id = position
@@ -100,23 +102,23 @@ class Given:
         return type(self)(policy_then, self.recorded, self.now, self.empty_claims)
 
     @property
-    def world(self) -> World:
-        world = World()
+    def model(self) -> WriteModel:
+        model = WriteModel()
         for one in self.recorded:
-            world.evolve(one)
+            model.evolve(one)
         for claim, made_at in self.empty_claims:
-            world.jobs.claims.know(claim, to_micros(made_at))
-        return world
+            model.jobs.claims.know(claim, to_micros(made_at))
+        return model
 
     def job(self, job_id: int) -> Job:
-        return self.world.jobs.rows[JobId(job_id)]
+        return self.model.jobs.rows[JobId(job_id)]
 
     def when(self, *commands: Command) -> "When":
         """Decide these as one batch."""
-        world = self.world
+        model = self.model
         kinds = {command.kind for command in commands if isinstance(command, SubmitJob)}
-        world.line.ahead.kinds = tuple(sorted(kinds | world.line.kinds.keys()))
-        batch = Batch(world, self.policy, self.now)
+        model.line.ahead.kinds = tuple(sorted(kinds | model.line.kinds.keys()))
+        batch = Batch(model, self.policy, self.now)
         outcomes = batch.fold(commands, _raise)
         return When(self, batch.recorded, outcomes, batch.empty_claims)
 
@@ -147,15 +149,15 @@ class When:
             [*before.empty_claims, *empty],
         )  # fmt: skip
 
-    def then(self, *expected: Event | Fact) -> Given:
-        """Exactly these, in order; a `Fact` names its job too. No command was refused."""
+    def then(self, *expected: Event | NewEvent) -> Given:
+        """Exactly these, in order; a `NewEvent` names its job too. No command was refused."""
         assert [one for one in self.outcomes if isinstance(one, Exception)] == []
         return self._followed(*expected)
 
     def then_nothing(self) -> Given:
         return self.then()
 
-    def then_refused(self, rule: type[R], *expected: Event | Fact) -> R:
+    def then_refused(self, rule: type[R], *expected: Event | NewEvent) -> R:
         """The only command was refused by this rule, and just these events record it."""
         [outcome] = self.outcomes
         assert type(outcome) is rule, outcome
@@ -168,9 +170,9 @@ class When:
         assert isinstance(outcome, expected), outcome
         return outcome
 
-    def _followed(self, *expected: Event | Fact) -> Given:
+    def _followed(self, *expected: Event | NewEvent) -> Given:
         found = [
-            Fact(one.event, one.job_id) if isinstance(wanted, Fact) else one.event
+            NewEvent(one.event, one.job_id) if isinstance(wanted, NewEvent) else one.event
             for one, wanted in zip(self.recorded, expected, strict=False)
         ]
         assert found == list(expected)

@@ -19,6 +19,7 @@ from domain.language.commands import (
     ClaimJobs,
     Command,
     CompleteJob,
+    EnforceDeadlines,
     EraseBodies,
     ExtendLeases,
     FailJob,
@@ -26,7 +27,6 @@ from domain.language.commands import (
     RetryJob,
     ReturnJob,
     SubmitJob,
-    WakeJobs,
 )
 from domain.language.errors import Refusal
 from domain.language.events import EVENT_TYPES, Event, Scope, encode, type_of
@@ -95,7 +95,7 @@ def _tell_of_runs(fairlog: Fairlog, clock: ManualClock) -> None:
     clock.advance(20)
     do(fairlog, ExtendLeases(worker=WORKER, jobs=[(job.id, job.attempt) for job in held]))
     clock.advance(31)
-    do(fairlog, WakeJobs(jobs=[job.id for job in [*held, *others]]))
+    do(fairlog, EnforceDeadlines(jobs=[job.id for job in [*held, *others]]))
     do(fairlog, ClaimJobs(worker=WORKER, max_jobs=1, kinds=(Kind("none"),), claim_id="empty"))
     embedded = claim(fairlog, 2, server=ServerId("s"))
     do(fairlog, RecoverJobs(server=ServerId("s"), jobs=[job.id for job in embedded]))
@@ -108,14 +108,14 @@ def _tell_of_time(fairlog: Fairlog, clock: ManualClock) -> None:
     clock.advance(2)
     due = fairlog.read_now(fairlog._due)
     assert len(due) == 2
-    woken = do(fairlog, WakeJobs(jobs=due))
+    woken = do(fairlog, EnforceDeadlines(jobs=due))
     assert isinstance(woken, JobsWoken)
     [expired] = [job for job in woken.jobs if job.state is State.CANCELLED]
     do(fairlog, EraseBodies(job_id=expired.id, attempt=0, positions=(expired.id,)))
     do(fairlog, SubmitJob(user_id=ALICE, kind=ECHO, payload=body("slow"), timeout_seconds=5.0))
     running = [*claim(fairlog, 20), *claim_on(fairlog)]
     clock.advance(6)
-    do(fairlog, WakeJobs(jobs=[job.id for job in running]))
+    do(fairlog, EnforceDeadlines(jobs=[job.id for job in running]))
     for job in running:
         if job.timeout_seconds is not None:
             refused(fairlog, ReturnJob(job_id=job.id, attempt=job.attempt))
@@ -139,9 +139,9 @@ def _tell_of_attempts(fairlog: Fairlog, clock: ManualClock) -> None:
     [later_yet] = claim(fairlog, 1)
     clock.advance(20)
     ids = [ahead.id, late.id, later_yet.id]
-    do(fairlog, WakeJobs(jobs=ids))
+    do(fairlog, EnforceDeadlines(jobs=ids))
     clock.advance(10)
-    do(fairlog, WakeJobs(jobs=ids))
+    do(fairlog, EnforceDeadlines(jobs=ids))
     claim_on(fairlog)
 
 

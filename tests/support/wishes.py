@@ -18,6 +18,7 @@ from domain.language.commands import (
     ClaimJobs,
     Command,
     CompleteJob,
+    EnforceDeadlines,
     EraseBodies,
     ExtendLeases,
     FailJob,
@@ -26,7 +27,6 @@ from domain.language.commands import (
     RetryJob,
     ReturnJob,
     SubmitJob,
-    WakeJobs,
 )
 from domain.language.events import Scope
 from domain.language.identifiers import JobId, Kind, ServerId, UserId, WorkerId
@@ -179,7 +179,7 @@ def reports(draw: st.DrawFn) -> Wish:
 
 
 def wakes() -> st.SearchStrategy[Wish]:
-    return st.just(lambda known: WakeJobs(jobs=list(known.attempts)))
+    return st.just(lambda known: EnforceDeadlines(jobs=list(known.attempts)))
 
 
 def recoveries() -> st.SearchStrategy[Wish]:

@@ -3,10 +3,10 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from projections.activity.figures import (
+from projections.activity.metrics import (
     LEADERS_MAX,
-    Figures,
-    Tally,
+    ActivityMetrics,
+    SpaceSaving,
     bucket_of,
     first,
     put,
@@ -37,18 +37,18 @@ def test_a_clock_that_stood_still_is_the_lowest_bucket() -> None:
 
 
 def test_figures_of_parts_add_up() -> None:
-    one = Figures(submitted=2, waits={3: 1}, reasons={"error": 1})
-    other = Figures(submitted=1, failed=4, waits={3: 1, 5: 2}, reasons={"error": 2})
-    assert total([one, other]) == Figures(
+    one = ActivityMetrics(submitted=2, waits={3: 1}, reasons={"error": 1})
+    other = ActivityMetrics(submitted=1, failed=4, waits={3: 1, 5: 2}, reasons={"error": 2})
+    assert total([one, other]) == ActivityMetrics(
         submitted=3, failed=4, waits={3: 2, 5: 2}, reasons={"error": 3}
     )
-    assert one == Figures(submitted=2, waits={3: 1}, reasons={"error": 1})
+    assert one == ActivityMetrics(submitted=2, waits={3: 1}, reasons={"error": 1})
 
 
 @given(st.lists(st.integers(0, 200), max_size=2000))
 def test_leaders_are_bounded_and_never_counted_too_low(users: list[int]) -> None:
     leaders: dict[str, int] = {}
-    tally = Tally(leaders)
+    tally = SpaceSaving(leaders)
     for user in users:
         tally.count(str(user))
     assert len(leaders) <= LEADERS_MAX
@@ -63,12 +63,12 @@ def test_who_is_dropped_does_not_depend_on_where_counting_was_interrupted(
 ) -> None:
     at_once: dict[str, int] = {}
     in_pieces: dict[str, int] = {}
-    tally = Tally(at_once)
+    tally = SpaceSaving(at_once)
     for user, by in counted:
         lowest = min(at_once.items(), key=lambda one: (one[1], one[0]), default=None)
         dropped = tally.count(str(user), by)
         assert dropped is None or (lowest is not None and dropped == lowest[0])
-        assert Tally(in_pieces).count(str(user), by) == dropped
+        assert SpaceSaving(in_pieces).count(str(user), by) == dropped
     assert at_once == in_pieces
 
 

@@ -5,7 +5,13 @@ from msgspec.structs import replace
 from domain.decisions.decide import Claimed, LeasesHeld
 from domain.jobs.job import Job, State
 from domain.jobs.life_cycle import LOSSES_FREE_MAX, retry_delay
-from domain.language.commands import CancelJob, ExtendLeases, RecoverJobs, RetryJob, WakeJobs
+from domain.language.commands import (
+    CancelJob,
+    EnforceDeadlines,
+    ExtendLeases,
+    RecoverJobs,
+    RetryJob,
+)
 from domain.language.errors import NotTheCurrentAttempt, TimeWasUp
 from domain.language.events import CancelReason, EndReason, FailureReason, RequeueReason
 from domain.language.identifiers import JobId
@@ -33,7 +39,7 @@ from tests.support.stories import (
     worker_missed,
 )
 
-CANCEL, RETRY, WAKE = CancelJob(job_id=JOB), RetryJob(job_id=JOB), WakeJobs(jobs=[JOB])
+CANCEL, RETRY, WAKE = CancelJob(job_id=JOB), RetryJob(job_id=JOB), EnforceDeadlines(jobs=[JOB])
 LOST, GIVEN_BACK = RequeueReason.LEASE_LOST, RequeueReason.GIVEN_BACK
 
 
@@ -159,8 +165,8 @@ def crowd(begun: int, ahead: int, max_attempts: int = 3) -> Given:
     return given(*jobs).when(claim(begun + ahead, begins=begun)).so
 
 
-def wake_all(story: Given) -> WakeJobs:
-    return WakeJobs(jobs=list(story.world.jobs.rows))
+def wake_all(story: Given) -> EnforceDeadlines:
+    return EnforceDeadlines(jobs=list(story.model.jobs.rows))
 
 
 def test_a_lost_attempt_that_had_not_begun_is_no_failure() -> None:
@@ -203,7 +209,7 @@ def test_a_suspect_ends_a_claim_that_has_other_jobs_and_is_not_passed_over() -> 
     low = given(
         submitted(payload=1), submitted(payload=2, priority=-1), of(2, started(1)), after(30)
     )
-    low = low.when(WakeJobs(jobs=[JobId(2)])).so
+    low = low.when(EnforceDeadlines(jobs=[JobId(2)])).so
     first = low.when(claim(5))
     assert [job.id for job in first.answer(Claimed).jobs] == [1]
     assert [job.id for job in first.so.when(claim(5)).answer(Claimed).jobs] == [2]
@@ -267,7 +273,7 @@ def test_a_worker_that_is_heard_of_again_has_not_died() -> None:
     heard.then(extended((2, 1), lease_expires_at=at(60)))
     assert heard.so.job(2).missed_at is None
     lost = heard.so.after(30)
-    assert lost.when(WakeJobs(jobs=[JobId(2)])).so.job(2).failures == 1
+    assert lost.when(EnforceDeadlines(jobs=[JobId(2)])).so.job(2).failures == 1
 
 
 def test_a_server_that_is_recovered_forgives_in_the_same_way() -> None:
@@ -323,15 +329,15 @@ def test_two_attempts_of_one_job_have_each_their_place() -> None:
     beat = again.after(20).when(heartbeat((1, 1), (1, 2)))
     beat.then(extended((1, 1), (1, 2), lease_expires_at=at(50)))
     assert beat.answer(LeasesHeld).lost == [(JOB, 1)]
-    assert beat.so.world.line.users[ALICE].running == 2
+    assert beat.so.model.line.users[ALICE].running == 2
     ended = beat.so.when(complete(1)).then_refused(NotTheCurrentAttempt, attempt_ended())
     assert ended.current == 2
     done = again.when(complete(1)).so.when(complete(2)).so
-    assert (done.job(1).state, done.world.line.users[ALICE].running) == (State.DONE, 0)
+    assert (done.job(1).state, done.model.line.users[ALICE].running) == (State.DONE, 0)
 
 
 def test_a_log_in_which_a_cancelled_job_gave_up_its_place_at_once_comes_to_the_same() -> None:
     story = given(SUBMITTED, started(1), cancelled("running"))
-    assert story.world.line.users[ALICE].running == 0
+    assert story.model.line.users[ALICE].running == 0
     story.after(1000).when(WAKE).then_nothing()
     story.when(complete()).then_refused(NotTheCurrentAttempt)

@@ -4,17 +4,17 @@ import pytest
 
 import domain.decisions.batch
 from domain.decisions.batch import Batch
-from domain.decisions.decide import Claimed, Decision, JobStands, Submitted, decide
-from domain.decisions.write_model import World
+from domain.decisions.decide import Claimed, Decision, JobUpdated, Submitted, decide
+from domain.decisions.write_model import WriteModel
 from domain.jobs.job import State
 from domain.language.bodies import body_of
 from domain.language.commands import (
     CancelJob,
     ChangeLimit,
     Command,
+    EnforceDeadlines,
     ReportRefusals,
     SubmitJob,
-    WakeJobs,
 )
 from domain.language.errors import (
     JobHasEnded,
@@ -77,7 +77,7 @@ def test_the_answers_come_in_the_order_of_the_commands() -> None:
         complete(9), claim(1), complete(1), CancelJob(job_id=JobId(77)), complete(1)
     )
     assert [type(outcome) for outcome in when.outcomes] == [
-        NotTheCurrentAttempt, Claimed, JobStands, UnknownJob, JobStands,
+        NotTheCurrentAttempt, Claimed, JobUpdated, UnknownJob, JobUpdated,
     ]  # fmt: skip
 
 
@@ -99,13 +99,13 @@ def test_a_refused_command_leaves_its_neighbours_alone() -> None:
     when = given(SUBMITTED, started()).when(fail(7), complete(1), fail(1), CancelJob(job_id=JOB))
     assert when.events == [completed()]
     assert [type(outcome) for outcome in when.outcomes] == [
-        NotTheCurrentAttempt, JobStands, NotTheCurrentAttempt, JobHasEnded,
+        NotTheCurrentAttempt, JobUpdated, NotTheCurrentAttempt, JobHasEnded,
     ]  # fmt: skip
 
 
 def test_bodies_are_at_the_positions_of_their_events() -> None:
-    world = given(SUBMITTED, started(), submitted(BOB), started(user_id=BOB)).world
-    batch = Batch(world, POLICY, NOW)
+    model = given(SUBMITTED, started(), submitted(BOB), started(user_id=BOB)).model
+    batch = Batch(model, POLICY, NOW)
     commands: list[Command] = [
         submit(payload="p"),
         complete(1),
@@ -127,15 +127,17 @@ def _unexpected(command: Command, error: Exception) -> None:
 def test_a_decision_that_fails_by_our_fault_spoils_no_neighbour(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def decide_or_crash(world: World, command: Command, policy: Policy, now: datetime) -> Decision:
+    def decide_or_crash(
+        model: WriteModel, command: Command, policy: Policy, now: datetime
+    ) -> Decision:
         if isinstance(command, SubmitJob) and command.user_id == BOB:
             raise ZeroDivisionError
-        return decide(world, command, policy, now)
+        return decide(model, command, policy, now)
 
     monkeypatch.setattr(domain.decisions.batch, "decide", decide_or_crash)
-    world = World()
+    model = WriteModel()
     crashes: list[Command] = []
-    batch = Batch(world, POLICY, NOW)
+    batch = Batch(model, POLICY, NOW)
     commands: list[Command] = [submit(payload=1), submit(BOB), submit(payload=2), claim(1)]
     outcomes = batch.fold(commands, lambda command, _: crashes.append(command))
     assert [type(outcome) for outcome in outcomes] == [
@@ -216,7 +218,7 @@ def test_what_arrives_expired_is_never_started() -> None:
 def test_without_a_claim_expiry_waits_for_the_clock_to_be_looked_at() -> None:
     story = given(submitted(expires_at=at(5)), after(9)).when(submit(BOB)).so
     assert story.job(1).state is State.QUEUED
-    story.when(WakeJobs(jobs=[JOB])).then(of(1, cancelled("queued", reason=EXPIRED)))
+    story.when(EnforceDeadlines(jobs=[JOB])).then(of(1, cancelled("queued", reason=EXPIRED)))
 
 
 def test_a_user_may_have_jobs_of_so_many_kinds_waiting_and_no_more() -> None:
@@ -231,8 +233,8 @@ def test_a_user_may_have_jobs_of_so_many_kinds_waiting_and_no_more() -> None:
 
 
 def test_a_command_without_a_body_has_none_stored() -> None:
-    world = given(SUBMITTED, started()).world
-    batch = Batch(world, POLICY, NOW)
+    model = given(SUBMITTED, started()).model
+    batch = Batch(model, POLICY, NOW)
     batch.fold([complete(1, result=None)], _unexpected)
     assert batch.bodies == []
     assert [one.event for one in batch.recorded] == [completed(result=None)]

@@ -9,10 +9,10 @@ import pytest
 
 from adapters.log.audit_log import EventFilter, StoredEvent
 from domain.language.moments import EPOCH
-from entrypoints.dashboard import beat as beats
-from entrypoints.dashboard.beat import Beat
-from entrypoints.feeds import tail as tails
-from entrypoints.feeds.tail import Tail
+from entrypoints.dashboard import refresh_ticker as beats
+from entrypoints.dashboard.refresh_ticker import RefreshTicker
+from entrypoints.feeds import log_watcher as tails
+from entrypoints.feeds.log_watcher import LogWatcher
 
 BEAT_SECONDS = 0.2
 SECONDS_MAX = 20.0
@@ -30,7 +30,7 @@ class Log:
     def __init__(self, end: int) -> None:
         self.end = end
         self.looks = 0
-        self.tail = Tail(self._read, self._position)
+        self.tail = LogWatcher(self._read, self._position)
 
     async def _position(self) -> int:
         self.looks += 1
@@ -54,7 +54,7 @@ class Page:
     def ends(self) -> list[int]:
         return [end for _, end in self.told]
 
-    async def listen(self, beat: Beat, position: int) -> None:
+    async def listen(self, beat: RefreshTicker, position: int) -> None:
         async for end in beat.listen(position):
             self.told.append((time.monotonic(), end))
 
@@ -67,7 +67,7 @@ async def until(condition: Callable[[], bool]) -> None:
 
 @asynccontextmanager
 async def listening(log: Log, *positions: int) -> AsyncIterator[list[Page]]:
-    beat, pages = Beat(log.tail), [Page() for _ in positions]
+    beat, pages = RefreshTicker(log.tail), [Page() for _ in positions]
     log.tail.start()
     tasks = [
         asyncio.create_task(page.listen(beat, position))

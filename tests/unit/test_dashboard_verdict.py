@@ -1,10 +1,10 @@
 import pytest
 
 from entrypoints.dashboard.verdict import Situation, verdict
-from projections.activity.figures import Figures
+from projections.activity.metrics import ActivityMetrics
 
-NONE = Figures()
-BUSY = Figures(started=9, completed=9)
+NONE = ActivityMetrics()
+BUSY = ActivityMetrics(started=9, completed=9)
 
 
 @pytest.mark.parametrize(
@@ -28,13 +28,13 @@ BUSY = Figures(started=9, completed=9)
         (
             Situation(
                 waiting=0, running=1, oldest=None, minute=BUSY,
-                minutes=Figures(started=9, completed=6, failed=3),
+                minutes=ActivityMetrics(started=9, completed=6, failed=3),
             ),
             "warn", "Many attempts fail",
         ),
         (
             Situation(
-                waiting=0, running=1, oldest=None, minute=Figures(started=1, refused=4),
+                waiting=0, running=1, oldest=None, minute=ActivityMetrics(started=1, refused=4),
                 minutes=BUSY,
             ),
             "warn", "Work is flowing, and limits refuse some of it",

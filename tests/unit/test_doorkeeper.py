@@ -10,12 +10,12 @@ from domain.language.commands import ReportRefusals, RetryJob, SubmitJob
 from domain.language.errors import FairlogError, LogUnavailable, QueueFull, RateLimited
 from domain.language.events import RateLimitDecided, Scope
 from domain.language.identifiers import UserId
-from entrypoints.service.doorkeeper import REPORTS_A_ROUND_MAX, Doorkeeper
+from entrypoints.service.doorkeeper import REPORTS_PER_ROUND_MAX, Doorkeeper
 from tests.support.core import ManualClock
 from tests.support.given import NOW
 from tests.support.stories import submit
 
-USERS = [UserId(f"user-{number}") for number in range(2 * REPORTS_A_ROUND_MAX + 10)]
+USERS = [UserId(f"user-{number}") for number in range(2 * REPORTS_PER_ROUND_MAX + 10)]
 
 
 class Log:
@@ -63,7 +63,7 @@ def play(story: Callable[[Doorkeeper, Log], Awaitable[None]]) -> None:
 def test_a_round_is_bounded_and_the_last_one_takes_all() -> None:
     async def story(keeper: Doorkeeper, log: Log) -> None:
         await keeper.report()
-        assert len(log.counts) == REPORTS_A_ROUND_MAX
+        assert len(log.counts) == REPORTS_PER_ROUND_MAX
         await keeper.report_all()
         assert sum(log.counts) == len(USERS)
         await keeper.report_all()
@@ -77,7 +77,7 @@ def test_a_round_is_bounded_and_the_last_one_takes_all() -> None:
     [
         (QueueFull("full"), 0),
         (LogUnavailable("away", nothing_was_recorded=True), 0),
-        (LogUnavailable("in doubt"), REPORTS_A_ROUND_MAX),  # counted twice would be untrue
+        (LogUnavailable("in doubt"), REPORTS_PER_ROUND_MAX),  # counted twice would be untrue
     ],
 )
 def test_what_was_surely_not_recorded_is_reported_later(error: FairlogError, lost: int) -> None:

@@ -1,4 +1,4 @@
-from domain.fairness.due import JOBS_A_USER_MAX, DueJob, DueQueue
+from domain.fairness.due import JOBS_PER_USER_MAX, DueJob, DueQueue
 from domain.language.identifiers import JobId, UserId
 
 
@@ -31,7 +31,7 @@ def test_a_job_is_taken_once_however_often_it_is_added() -> None:
 
 def test_it_holds_so_many_jobs_of_a_user_and_the_others_have_room() -> None:
     queue = DueQueue()
-    queue.add(due("alice", *range(JOBS_A_USER_MAX + 5)))
+    queue.add(due("alice", *range(JOBS_PER_USER_MAX + 5)))
     queue.add(due("bob", -1))
-    assert len(queue) == JOBS_A_USER_MAX + 1
+    assert len(queue) == JOBS_PER_USER_MAX + 1
     assert queue.take(2) == [0, -1]

@@ -4,7 +4,7 @@ import pytest
 from msgspec.structs import replace
 
 from domain.audit.legality import illegality
-from domain.decisions.decide import JobStands
+from domain.decisions.decide import JobUpdated
 from domain.language.commands import CancelJob, EraseBodies, RetryJob
 from domain.language.errors import BodiesAreNeeded, JobHasMovedOn, JobWasErased, Refusal, UnknownJob
 from domain.language.events import BodiesErased
@@ -38,7 +38,7 @@ def erase(attempt: int = 1, *positions: int) -> EraseBodies:
 def test_of_an_ended_job_once(ended: Given) -> None:
     when = ended.after(5).when(erase())
     erased = when.then(ERASED)
-    assert when.answer(JobStands).job.erased_at == erased.now
+    assert when.answer(JobUpdated).job.erased_at == erased.now
     assert erased.job(1).state is ended.job(1).state
     erased.when(erase()).then_nothing()
 
@@ -83,7 +83,7 @@ def test_the_positions_go_with_the_event() -> None:
 
 def test_what_no_rule_decides_is_told() -> None:
     def says(history: Given, event: BodiesErased = ERASED) -> str | None:
-        before = history.world.jobs.rows.get(JOB)
+        before = history.model.jobs.rows.get(JOB)
         return illegality(before, history.followed_by(event).recorded[-1])
 
     assert says(DONE) is None

@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 
 from domain.decisions.batch import Batch
 from domain.decisions.decide import Claimed
-from domain.decisions.write_model import World
+from domain.decisions.write_model import WriteModel
 from domain.fairness.line import KindInLine, Line, UserInLine, WaitingJob
 from domain.fairness.serve import rounds, serve
 from domain.jobs.job import Job
-from domain.language.commands import CancelJob, ChangeLimit, Command, ExtendLeases, WakeJobs
+from domain.language.commands import CancelJob, ChangeLimit, Command, EnforceDeadlines, ExtendLeases
 from domain.language.events import JobStarted, JobSubmitted, Recorded, Scope
 from domain.language.identifiers import JobId, Kind, UserId
 from domain.language.policy import Policy
@@ -109,9 +109,9 @@ def test_a_user_who_left_the_line_joins_anew_at_the_end_if_never_served() -> Non
 def test_a_scheduled_job_joins_when_it_is_released() -> None:
     story = given(submitted(run_at=at(5)), policy=OPEN)
     assert served(story, claim(1)) == []
-    story = story.followed_by(submitted(BOB)).after(5).when(WakeJobs(jobs=[JobId(1)])).so
+    story = story.followed_by(submitted(BOB)).after(5).when(EnforceDeadlines(jobs=[JobId(1)])).so
     assert served(story, claim(2)) == ["bob", "alice"]
-    assert story.world.line.users[ALICE].turn == 3
+    assert story.model.line.users[ALICE].turn == 3
 
 
 @for_all(
@@ -141,12 +141,12 @@ def test_a_stream_of_fresh_users_starves_nobody(arrivals_a_claim: int) -> None:
 
     Nobody who joined after one of her turns is served before her next.
     """
-    world = World()
+    model = WriteModel()
     recorded: list[Recorded] = []
 
     def happens(*commands: Command) -> None:
-        world.line.ahead.kinds = (ECHO,)
-        batch = Batch(world, OPEN, NOW)
+        model.line.ahead.kinds = (ECHO,)
+        batch = Batch(model, OPEN, NOW)
         batch.fold(commands, _unexpected)
         recorded.extend(batch.recorded)
 
@@ -208,7 +208,7 @@ def test_priority_goes_before_age_within_a_user_s_own_line_only() -> None:
 
 def test_a_released_job_keeps_its_priority() -> None:
     story = given(submitted(payload=1), submitted(payload=2, priority=3, run_at=at(1)), policy=OPEN)
-    story = story.after(1).when(WakeJobs(jobs=[JobId(2)])).then(released(priority=3))
+    story = story.after(1).when(EnforceDeadlines(jobs=[JobId(2)])).then(released(priority=3))
     claimed = story.when(claim(2)).answer(Claimed)
     assert [job.id for job in claimed.jobs] == [2, 1]
 
@@ -221,7 +221,7 @@ def test_a_user_at_their_cap_is_out_of_the_line_and_holds_nobody_up() -> None:
     assert served(story, claim(9)) == ["alice", "bob", "alice", "bob"]
     capped = story.when(claim(9)).so
     assert served(capped, claim(9)) == []
-    assert capped.world.line.users[ALICE].turn is None
+    assert capped.model.line.users[ALICE].turn is None
 
 
 def test_a_place_is_given_back_when_a_job_ends_however_it_does() -> None:
@@ -231,7 +231,7 @@ def test_a_place_is_given_back_when_a_job_ends_however_it_does() -> None:
     for ending in endings:
         assert served(full, ending, claim(1)) == ["alice"], ending
         assert served(full.when(ending).so, claim(1)) == ["alice"], ending
-    assert served(full.after(30), WakeJobs(jobs=[JobId(1)]), claim(1)) == ["alice"]
+    assert served(full.after(30), EnforceDeadlines(jobs=[JobId(1)]), claim(1)) == ["alice"]
 
 
 def test_the_place_of_a_cancelled_job_is_free_when_its_attempt_has_ended() -> None:
@@ -242,7 +242,7 @@ def test_the_place_of_a_cancelled_job_is_free_when_its_attempt_has_ended() -> No
         assert served(cancelled, report, claim(1)) == ["alice"], report
         assert served(cancelled.when(report).so, claim(1)) == ["alice"], report
     assert served(cancelled, complete(2), claim(1)) == []
-    wake = WakeJobs(jobs=[JobId(1)])
+    wake = EnforceDeadlines(jobs=[JobId(1)])
     assert served(cancelled.after(29.999999), wake, claim(1)) == []
     assert served(cancelled.after(30), wake, claim(1)) == ["alice"]
     beat = ExtendLeases(worker=WORKER, jobs=[(JobId(1), 1)])
@@ -254,10 +254,10 @@ def test_the_place_of_a_cancelled_job_is_free_when_its_attempt_has_ended() -> No
 def test_the_place_of_an_attempt_that_timed_out_is_free_when_it_has_ended() -> None:
     story = given(submitted(timeout_seconds=5.0), submitted(payload=2), policy=OPEN)
     full = story.when(cap(1)).so.when(claim(1)).so.after(5)
-    over = full.when(WakeJobs(jobs=[JobId(1)])).so
+    over = full.when(EnforceDeadlines(jobs=[JobId(1)])).so
     assert served(over, claim(1)) == []
     assert served(over, fail(), claim(1)) == ["alice"]
-    assert served(over.after(25), WakeJobs(jobs=[JobId(1)]), claim(1)) == ["alice"]
+    assert served(over.after(25), EnforceDeadlines(jobs=[JobId(1)]), claim(1)) == ["alice"]
 
 
 def test_a_capped_user_comes_back_at_the_turn_they_had() -> None:
@@ -435,7 +435,7 @@ def play(batches: Sequence[Sequence[Any]]) -> Given:
     story = given(policy=OPEN)
     number = 0
     for wishes in batches:
-        jobs = list(story.world.jobs.rows.values())
+        jobs = list(story.model.jobs.rows.values())
         commands = [to_command(wish, jobs, number + n) for n, wish in enumerate(wishes)]
         number += len(wishes)
         story = story.when(*[command for command in commands if command is not None]).so
@@ -462,14 +462,14 @@ def test_a_line_that_was_read_in_part_serves_the_same_or_fewer_in_the_same_order
     jobs_read: int,
 ) -> None:  # fmt: skip
     story = play(batches)
-    whole, part = story.world, story.world
+    whole, part = story.model, story.model
     read_in_part(part.line, lanes_read, jobs_read)
     jobs = list(whole.jobs.rows.values())
     wishes = [to_command(wish, jobs, 1000 + n) for n, wish in enumerate(last) if wish[0] != "claim"]
     commands = [*(one for one in wishes if one is not None), claim(jobs_max, *sorted(kinds))]
-    for world in (whole, part):
-        world.line.ahead.kinds = KINDS
-    of_whole, of_part = (_starts(world, commands) for world in (whole, part))
+    for model in (whole, part):
+        model.line.ahead.kinds = KINDS
+    of_whole, of_part = (_starts(model, commands) for model in (whole, part))
     assert of_part == of_whole[: len(of_part)]
 
 
@@ -482,14 +482,14 @@ def test_rounds_says_how_much_of_each_lane_has_to_be_read(
     for user_id in USERS:
         story = story.when(cap(None, user_id)).so
     chosen = tuple(sorted(kinds)) or KINDS
-    line = story.world.line
+    line = story.model.line
     in_turn = sorted(
         (user.turn, name) for name, user in line.users.items()
         if user.turn is not None and any(line.lanes[name].get(kind) for kind in chosen)
     )  # fmt: skip
     waiting = [sum(line.lanes[name].get(kind, 0) for kind in chosen) for _, name in in_turn]
     shares = dict(zip([name for _, name in in_turn], rounds(waiting, jobs_max), strict=True))
-    part = story.world.line
+    part = story.model.line
     read_in_part(part, len(USERS) + 1, jobs_max)
     for (user_id, kind), queue in part.ahead.queues.items():
         part.ahead.queues[user_id, kind] = queue[: shares.get(user_id, 0)]
@@ -517,8 +517,8 @@ def read_in_part(line: Line, lanes_read: int, jobs_read: int) -> None:
     line.changed_users.clear()
 
 
-def _starts(world: World, commands: list[Command]) -> list[int | None]:
-    batch = Batch(world, OPEN, NOW)
+def _starts(model: WriteModel, commands: list[Command]) -> list[int | None]:
+    batch = Batch(model, OPEN, NOW)
     batch.fold(commands, _unexpected)
     return [one.job_id for one in batch.recorded if isinstance(one.event, JobStarted)]
 
@@ -553,17 +553,17 @@ def test_a_claim_takes_as_many_as_it_asks_for_and_no_more() -> None:
 
 def test_the_first_start_is_at_the_next_position_and_the_turn_follows_it() -> None:
     story = given(SUBMITTED, submitted(payload=2)).when(claim(2)).then(started(), started())
-    assert story.world.line.users[ALICE] == UserInLine(last_served=4, running=2)
+    assert story.model.line.users[ALICE] == UserInLine(last_served=4, running=2)
 
 
 def test_a_line_that_is_not_served_stands_as_another_and_keeps_no_queues() -> None:
     story = given(
         SUBMITTED, submitted(BOB, payload=1), started(attempt=1), policy=OPEN
     ).when(submit(CAROL), cap(0)).so  # fmt: skip
-    unserved = World(is_served=False)
+    unserved = WriteModel(is_served=False)
     for recorded in story.recorded:
         unserved.evolve(recorded)
-    line = story.world.line
+    line = story.model.line
     assert (unserved.line.users, unserved.line.lanes) == (line.users, line.lanes)
     assert line.entered
     assert not unserved.line.entered

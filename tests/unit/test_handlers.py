@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from adapters.handlers.loading import Handlers, HandlersError, JobInHand, load_handlers
+from adapters.handlers.loading import Handlers, HandlersError, JobContext, load_handlers
 
-JOB = JobInHand(id=1042, user="ada", kind="any", attempt=2)
+JOB = JobContext(id=1042, user="ada", kind="any", attempt=2)
 
 Write = Callable[[str, str], Path]
 
@@ -35,7 +35,7 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Write]:
         del sys.modules[name]
 
 
-def run(handlers: Handlers, kind: str, payload: object, job: JobInHand = JOB) -> object:
+def run(handlers: Handlers, kind: str, payload: object, job: JobContext = JOB) -> object:
     async def answer() -> object:
         result = handlers[kind].call(payload, job)
         return await result if inspect.isawaitable(result) else result
@@ -375,7 +375,7 @@ def test_a_function_named_like_a_built_in_kind_replaces_it(write: Write) -> None
 def test_a_handler_sees_that_its_job_was_cancelled(write: Write) -> None:
     write("jobs_polite.py", "def polite(payload, job): return job.cancelled\n")
     handlers = load_handlers("jobs_polite")
-    job = JobInHand(id=1, user="ada", kind="polite", attempt=1)
+    job = JobContext(id=1, user="ada", kind="polite", attempt=1)
 
     assert run(handlers, "polite", None, job) is False
     job.cancellation.set()
@@ -383,8 +383,8 @@ def test_a_handler_sees_that_its_job_was_cancelled(write: Write) -> None:
 
 
 def test_each_attempt_has_a_cancellation_of_its_own() -> None:
-    first = JobInHand(id=1, user="ada", kind="echo", attempt=1)
-    second = JobInHand(id=1, user="ada", kind="echo", attempt=2)
+    first = JobContext(id=1, user="ada", kind="echo", attempt=1)
+    second = JobContext(id=1, user="ada", kind="echo", attempt=2)
     first.cancellation.set()
     assert not second.cancelled
 

@@ -141,7 +141,7 @@ def test_a_key_lives_to_the_microsecond_and_then_means_a_new_job(key: str | None
     assert new.answer(Submitted).job.id == 5
     repeat = new.so.after(1).when(submit(idempotency_key=key))
     assert repeat.answer(Submitted).job.id == 5
-    assert [job.id for job in repeat.so.world.jobs.rows.values() if job.holds_key] == [5]
+    assert [job.id for job in repeat.so.model.jobs.rows.values() if job.holds_key] == [5]
 
 
 @pytest.mark.parametrize("key", [None, "key"])

@@ -6,10 +6,16 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from domain.audit.legality import illegality, miscount
-from domain.decisions.decide import Fact
-from domain.decisions.write_model import World
+from domain.decisions.decide import NewEvent
+from domain.decisions.write_model import WriteModel
 from domain.jobs.job_fold import submitted as submitted_job
-from domain.language.commands import CancelJob, ExtendLeases, RecoverJobs, RetryJob, WakeJobs
+from domain.language.commands import (
+    CancelJob,
+    EnforceDeadlines,
+    ExtendLeases,
+    RecoverJobs,
+    RetryJob,
+)
 from domain.language.events import (
     EVENT_TYPES,
     CancelReason,
@@ -74,16 +80,16 @@ REFUSED = RateLimitDecided(
 
 def wrongs(recorded: Sequence[Recorded]) -> list[str | None]:
     """What each event of a history is judged to be, given those before it."""
-    world = World()
+    model = WriteModel()
     found = []
     for one in recorded:
         if isinstance(one.event, LeasesExtended):
-            about = [world.jobs.rows.get(job_id) for job_id, _ in one.event.jobs]
+            about = [model.jobs.rows.get(job_id) for job_id, _ in one.event.jobs]
         else:
-            about = [world.jobs.rows.get(one.job_id or JobId(0))]
+            about = [model.jobs.rows.get(one.job_id or JobId(0))]
         judged = [illegality(job, one) for job in about]
-        found.append(next(filter(None, judged), None) or miscount(world.windows, one))
-        world.evolve(one)
+        found.append(next(filter(None, judged), None) or miscount(model.windows, one))
+        model.evolve(one)
     return found
 
 
@@ -91,7 +97,7 @@ LIVES = {
     "done": given().when(submit()).so.when(claim()).so.when(complete(job_id=JobId(2))),
     "given back": given(SUBMITTED).when(claim()).so.when(give_back()).so.when(claim()),
     "failed, and tried again": given(SUBMITTED, STARTED).when(fail()).so.after(2).when(
-        WakeJobs(jobs=[JOB])
+        EnforceDeadlines(jobs=[JOB])
     ).so.when(claim()),
     "failed for good, and asked for again": given(SUBMITTED, STARTED).when(
         fail(may_retry=False)
@@ -100,13 +106,13 @@ LIVES = {
         SUBMITTED, STARTED, after(31),
         requeued(RequeueReason.LEASE_LOST), started(2, lease_expires_at=at(61)), after(31),
         requeued(RequeueReason.LEASE_LOST, 2), started(3, lease_expires_at=at(92)), after(31),
-    ).when(WakeJobs(jobs=[JOB])),
+    ).when(EnforceDeadlines(jobs=[JOB])),
     "a server died": given(SUBMITTED).when(claim(server=SERVER)).so.when(
         RecoverJobs(server=SERVER, jobs=[JOB])
     ),
-    "timed out": given(TIMED, STARTED, after(5)).when(WakeJobs(jobs=[JOB])),
-    "came due": given(SCHEDULED, after(10)).when(WakeJobs(jobs=[JOB])),
-    "expired": given(EXPIRING, after(10)).when(WakeJobs(jobs=[JOB])),
+    "timed out": given(TIMED, STARTED, after(5)).when(EnforceDeadlines(jobs=[JOB])),
+    "came due": given(SCHEDULED, after(10)).when(EnforceDeadlines(jobs=[JOB])),
+    "expired": given(EXPIRING, after(10)).when(EnforceDeadlines(jobs=[JOB])),
     "cancelled while it ran": given(SUBMITTED, STARTED).when(CancelJob(job_id=JOB)),
     "cancelled while it ran, and let go of": given(SUBMITTED, STARTED).when(
         CancelJob(job_id=JOB)
@@ -116,7 +122,7 @@ LIVES = {
     ).so.after(20).when(ExtendLeases(worker=WORKER, jobs=[(JOB, 1)])),
     "cancelled while it ran, and never heard of again": given(SUBMITTED, STARTED).when(
         CancelJob(job_id=JOB)
-    ).so.after(30).when(WakeJobs(jobs=[JOB])),
+    ).so.after(30).when(EnforceDeadlines(jobs=[JOB])),
     "claimed ahead, begun, and reported too late": given(TIMED).when(claim(begins=0)).so.when(
         ExtendLeases(worker=WORKER, jobs=[(JOB, 1)], begun=((JOB, 1),))
     ).so.after(5).when(fail()),
@@ -127,13 +133,16 @@ LIVES = {
     ).when(claim()),
     "lost with another, and alone": given(
         SUBMITTED, STARTED, submitted(payload=2), started(), after(30),
-    ).when(WakeJobs(jobs=[JOB, JobId(3)])).so.when(claim(2)).so.after(30).when(
-        WakeJobs(jobs=[JOB])
+    ).when(EnforceDeadlines(jobs=[JOB, JobId(3)])).so.when(claim(2)).so.after(30).when(
+        EnforceDeadlines(jobs=[JOB])
     ),
     "lost one after the other": given(
         SUBMITTED, STARTED, submitted(payload=2), after(10), started(lease_expires_at=at(40)),
         after(20),
-    ).when(WakeJobs(jobs=[JOB, JobId(3)])).so.after(10).when(WakeJobs(jobs=[JobId(3)])),
+    )
+    .when(EnforceDeadlines(jobs=[JOB, JobId(3)]))
+    .so.after(10)
+    .when(EnforceDeadlines(jobs=[JobId(3)])),
     "held on to": given(SUBMITTED, STARTED, after(20)).when(
         ExtendLeases(worker=WORKER, jobs=[(JOB, 1)])
     ),
@@ -151,8 +160,8 @@ def test_what_is_decided_is_legal(life: str) -> None:
     assert wrongs(history) == [None] * len(history)
 
 
-Happened = Event | Fact | After
-ILLEGAL: list[tuple[list[Happened], Event | Fact, str]] = [
+Happened = Event | NewEvent | After
+ILLEGAL: list[tuple[list[Happened], Event | NewEvent, str]] = [
     ([], STARTED, "did not exist"),
     ([SUBMITTED], of(1, SUBMITTED), "a job's id is its position"),
     ([], submitted(max_attempts=0), "allows 0 attempts"),
@@ -234,7 +243,7 @@ def test_what_earlier_releases_decided_is_legal() -> None:
 
 @pytest.mark.parametrize(("happened", "event", "says"), ILLEGAL)
 def test_what_no_rule_decides_is_told(
-    happened: list[Happened], event: Event | Fact, says: str
+    happened: list[Happened], event: Event | NewEvent, says: str
 ) -> None:
     wrong = wrongs(given(*happened).followed_by(event).recorded)[-1]
     assert wrong is not None

@@ -5,19 +5,19 @@ from hypothesis import given as for_all
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from domain.decisions.decide import Claimed, JobStands, JobsWoken, LeasesHeld
+from domain.decisions.decide import Claimed, JobsWoken, JobUpdated, LeasesHeld
 from domain.jobs.claims import CLAIM_SECONDS, claim_hash
 from domain.jobs.job import State
 from domain.jobs.life_cycle import RETURNS_MAX, retry_delay
 from domain.language.commands import (
     CancelJob,
     Command,
+    EnforceDeadlines,
     ExtendLeases,
     FailJob,
     JobCommand,
     RecoverJobs,
     RetryJob,
-    WakeJobs,
 )
 from domain.language.errors import (
     HeldByAnother,
@@ -68,7 +68,7 @@ from tests.support.stories import (
     submitted,
 )
 
-CANCEL, RETRY, WAKE = CancelJob(job_id=JOB), RetryJob(job_id=JOB), WakeJobs(jobs=[JOB])
+CANCEL, RETRY, WAKE = CancelJob(job_id=JOB), RetryJob(job_id=JOB), EnforceDeadlines(jobs=[JOB])
 HEARTBEAT = ExtendLeases(worker=WORKER, jobs=[(JOB, 1)])
 RECOVER = RecoverJobs(server=SERVER, jobs=[JOB])
 
@@ -269,7 +269,7 @@ def test_the_same_outcome_again_changes_nothing_and_another_is_refused() -> None
     done = given(SUBMITTED, started(1)).when(complete(1)).then(completed())
     again = done.when(complete(1))
     again.then_nothing()
-    assert again.answer(JobStands).job.state is State.DONE
+    assert again.answer(JobUpdated).job.state is State.DONE
     done.when(complete(1, result=body("other"))).then_refused(NotTheCurrentAttempt)
     done.when(complete(1, result=None)).then_refused(NotTheCurrentAttempt)
     done.when(fail(1)).then_refused(NotTheCurrentAttempt)
@@ -300,7 +300,7 @@ def test_commands_of_one_batch_see_what_those_before_them_did() -> None:
     when = running.when(complete(1), fail(1), complete(1), CANCEL)
     assert when.events == [completed()]
     assert [type(outcome) for outcome in when.outcomes] == [
-        JobStands, NotTheCurrentAttempt, JobStands, JobHasEnded,
+        JobUpdated, NotTheCurrentAttempt, JobUpdated, JobHasEnded,
     ]  # fmt: skip
 
 
@@ -333,7 +333,7 @@ def test_the_delay_doubles_up_to_a_limit_and_jitter_takes_away_less_than_half(
 
 def test_the_delays_of_many_jobs_that_failed_together_are_spread_out() -> None:
     running = [event for n in range(1000) for event in (submitted(payload=n), started(1))]
-    jobs = given(*running).world.jobs.rows.values()
+    jobs = given(*running).model.jobs.rows.values()
     delays = [retry_delay(job, Policy(retry_seconds=10)) for job in jobs]
     tenths = [sum(5 + n / 2 <= one < 5.5 + n / 2 for one in delays) for n in range(10)]
     assert sum(tenths) == 1000
@@ -522,7 +522,7 @@ def test_a_dead_server_s_jobs_are_queued_again_and_nobody_else_s() -> None:
 @pytest.mark.parametrize(
     ("history", "command", "event"),
     [
-        (given(submitted(run_at=at(1)), after(1)), WakeJobs(jobs=[JOB, JOB]), released()),
+        (given(submitted(run_at=at(1)), after(1)), EnforceDeadlines(jobs=[JOB, JOB]), released()),
         (
             given(SUBMITTED, IN_SERVER),
             RecoverJobs(server=SERVER, jobs=[JOB, JOB]),
@@ -744,7 +744,7 @@ def test_history_is_never_refused() -> None:
         of(unknown, started(3)), of(unknown, completed(3)), of(unknown, requeued(LOST)),
         of(unknown, released()), of(unknown, cancelled("running")), extended((999, 1)),
     )  # fmt: skip
-    assert story.world.jobs.rows == {}
+    assert story.model.jobs.rows == {}
 
 
 def test_the_policy_s_lease_is_granted() -> None:

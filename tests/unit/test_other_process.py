@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from adapters.processes.child_process import beside
+from adapters.processes.child_process import run_child
 from domain.language.errors import FairlogError, LogTooNew
 
 _SPEAKS = """
@@ -31,13 +31,13 @@ def saying(*words: str) -> Sequence[str]:
 
 
 def test_what_it_says_is_heard_in_order() -> None:
-    with beside(saying("yield begin", "yield begin + 1"), 41) as words:
+    with run_child(saying("yield begin", "yield begin + 1"), 41) as words:
         assert [next(words), next(words)] == [41, 42]
 
 
 def test_an_error_that_ends_it_is_raised_here() -> None:
     with (
-        beside(saying("yield 1", "raise LogTooNew('too new')"), None) as words,
+        run_child(saying("yield 1", "raise LogTooNew('too new')"), None) as words,
         pytest.raises(LogTooNew, match="too new"),
     ):
         list(words)
@@ -45,7 +45,7 @@ def test_an_error_that_ends_it_is_raised_here() -> None:
 
 def test_an_error_that_cannot_be_sent_is_told() -> None:
     with (
-        beside(saying("yield 1", "raise Odd"), None) as words,
+        run_child(saying("yield 1", "raise Odd"), None) as words,
         pytest.raises(FairlogError, match="odd"),
     ):
         list(words)
@@ -53,7 +53,7 @@ def test_an_error_that_cannot_be_sent_is_told() -> None:
 
 def test_a_process_that_ends_without_a_word_is_an_error() -> None:
     with (
-        beside([sys.executable, "-c", "pass"], None) as words,
+        run_child([sys.executable, "-c", "pass"], None) as words,
         pytest.raises(FairlogError, match="has ended"),
     ):
         next(words)
@@ -61,6 +61,6 @@ def test_a_process_that_ends_without_a_word_is_an_error() -> None:
 
 def test_it_ends_when_nobody_hears_it_any_more() -> None:
     started = time.monotonic()
-    with beside(saying("while True: yield bytes(1000)"), None) as words:
+    with run_child(saying("while True: yield bytes(1000)"), None) as words:
         next(words)
     assert time.monotonic() - started < 10

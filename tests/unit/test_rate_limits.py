@@ -151,7 +151,7 @@ def test_a_limit_of_nothing_lets_nobody_in() -> None:
 
 def test_refusals_use_nothing_up_and_are_counted_beside_what_was_let_in() -> None:
     story = given(policy=OF_TWO).when(*[submit(payload=n) for n in range(7)]).so
-    counters = story.world.windows.counters
+    counters = story.model.windows.counters
     start = 1_700_000_040_000_000
     assert counters == {
         (ALICE, 60): WindowCounter(start, 2, 5), (GLOBAL, 60): WindowCounter(start, 2, 5)
@@ -183,7 +183,7 @@ def test_what_was_refused_at_the_door_is_recorded_with_its_count_and_its_times()
 
 
 def test_a_report_that_comes_after_its_window_counts_in_the_window_that_it_names() -> None:
-    counters = given().after(61).when(REPORT).so.world.windows.counters
+    counters = given().after(61).when(REPORT).so.model.windows.counters
     assert counters[ALICE, 60] == WindowCounter(1_700_000_040_000_000, 0, 4)
 
 
@@ -191,7 +191,7 @@ def test_of_each_user_the_latest_window_alone_is_known() -> None:
     story = given().when(submit(), submit(BOB)).so.after(60).when(submit(payload=2)).so
     story = story.when(REPORT, replace(REPORT, user_id=BOB)).so
     start, next_start = 1_700_000_040_000_000, 1_700_000_100_000_000
-    assert story.world.windows.counters == {
+    assert story.model.windows.counters == {
         (ALICE, 60): WindowCounter(next_start, 1, 0), (BOB, 60): WindowCounter(start, 1, 4),
         (GLOBAL, 60): WindowCounter(next_start, 1, 0),
     }  # fmt: skip
@@ -224,7 +224,7 @@ def test_a_lower_limit_takes_nothing_back_and_lets_nothing_in() -> None:
     story = given(policy=Policy(user_limit=5)).when(*[submit(payload=n) for n in range(4)]).so
     story = story.when(change(limit=2)).then(limits(2))
     story.when(submit(payload=9)).then_refused(RateLimited, refused(used=4, limit=2))
-    assert story.world.windows.user_window(ALICE, story.policy, NOW).remaining == 0
+    assert story.model.windows.user_window(ALICE, story.policy, NOW).remaining == 0
 
 
 def test_a_change_and_submissions_of_one_batch_go_in_their_order() -> None:
@@ -244,7 +244,7 @@ def test_null_gives_the_default_again_and_what_is_not_named_stays() -> None:
     story = story.when(change(limit=5, running=2)).then(limits(5, 2))
     story = story.when(change(running=3)).then(limits(5, 3))
     story = story.when(change(limit=None)).then(limits(None, 3))
-    assert story.world.windows.user_window(ALICE, story.policy, NOW).limit == 600
+    assert story.model.windows.user_window(ALICE, story.policy, NOW).limit == 600
     story = story.when(change(limit=0)).then(limits(0, 3))
     story = story.when(change(limit=None, running=None)).then(limits())
     assert story.when(change()).answer(LimitsSet).event == limits()
@@ -281,7 +281,7 @@ def test_a_limit_for_one_is_none_for_another_nor_for_one_who_looks_alike() -> No
     for name in ("Alice", "alice ", "alicé", "bob"):
         decision = story.when(submit(UserId(name))).answer(Submitted).decision
         assert (decision.used, decision.limit) == (1, 2)
-    assert story.when(change(limit=0, user_id=BOB)).so.world.windows.limits.keys() == {
+    assert story.when(change(limit=0, user_id=BOB)).so.model.windows.limits.keys() == {
         (ALICE, Kind("")), (BOB, Kind(""))
     }  # fmt: skip
 

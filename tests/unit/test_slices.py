@@ -6,7 +6,7 @@ import pytest
 from domain.language.commands import Command
 from domain.language.errors import InvalidInput, LogUnavailable, QueueFull
 from entrypoints.service import slices
-from entrypoints.service.slices import SLICE, SLICES_A_CALL, SLICES_AT_ONCE, SMALL_MAX, Slices
+from entrypoints.service.slices import SLICE, SLICES_AT_ONCE, SLICES_PER_CALL, SMALL_MAX, Slices
 from tests.support.stories import complete
 
 MANY: list[Command | Exception] = [complete(number) for number in range(4 * SLICE)]
@@ -80,7 +80,7 @@ def test_where_the_log_does_not_answer_the_rest_is_not_asked_for() -> None:
         for outcome in outcomes[:-1]:
             assert isinstance(outcome, LogUnavailable)
         recorded = [getattr(one, "nothing_was_recorded", None) for one in outcomes[:-1]]
-        asked = SLICES_A_CALL * SLICE  # they were under way together
+        asked = SLICES_PER_CALL * SLICE  # they were under way together
         assert recorded == [False] * asked + [True] * (len(MANY) - asked - 1)
         assert isinstance(outcomes[-1], InvalidInput)
 

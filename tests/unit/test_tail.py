@@ -5,8 +5,8 @@ from datetime import UTC, datetime
 import pytest
 
 from adapters.log.audit_log import EventFilter, StoredEvent
-from entrypoints.feeds import tail
-from entrypoints.feeds.tail import CATCHING_UP_AT_ONCE, EVENTS_A_PAGE, Tail
+from entrypoints.feeds import log_watcher as tail
+from entrypoints.feeds.log_watcher import CATCHING_UP_AT_ONCE, EVENTS_PER_PAGE, LogWatcher
 from entrypoints.http.stream import EncodedEvents
 
 ANYTHING = EventFilter()
@@ -38,7 +38,7 @@ class Log:
         return len(self.events)
 
 
-async def all_of(one: Tail, end: int) -> list[list[int]]:
+async def all_of(one: LogWatcher, end: int) -> list[list[int]]:
     """The positions of each page that a listener gets, from the first event on."""
     pages = []
     async for page in one.listen(ANYTHING, 0, 10.0):
@@ -50,8 +50,8 @@ async def all_of(one: Tail, end: int) -> list[list[int]]:
 
 def test_listeners_that_catch_up_read_the_log_a_few_at_a_time() -> None:
     async def story() -> None:
-        log = Log(3 * EVENTS_A_PAGE)
-        one = Tail(log.read, log.position)
+        log = Log(3 * EVENTS_PER_PAGE)
+        one = LogWatcher(log.read, log.position)
         heard = await asyncio.gather(*(all_of(one, len(log.events)) for _ in range(30)))
         for pages in heard:
             assert [one for page in pages for one in page] == list(range(1, len(log.events) + 1))
@@ -62,12 +62,12 @@ def test_listeners_that_catch_up_read_the_log_a_few_at_a_time() -> None:
 
 
 def test_pages_and_what_is_kept_are_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tail, "BYTES_A_PAGE", 1000)
+    monkeypatch.setattr(tail, "BYTES_PER_PAGE", 1000)
     monkeypatch.setattr(tail, "BYTES_KEPT_MAX", 2000)
 
     async def story() -> None:
         log = Log(20, 300)
-        one = Tail(log.read, log.position)
+        one = LogWatcher(log.read, log.position)
         pages = await all_of(one, 20)
         assert [one for page in pages for one in page] == list(range(1, 21))
         assert max(map(len, pages)) == 3

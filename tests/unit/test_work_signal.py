@@ -225,7 +225,7 @@ def test_work_that_nobody_was_told_of_is_found_all_the_same() -> None:
 
 def test_of_very_many_kinds_each_is_looked_at_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     """A few at a time, also while there is news all the time."""
-    monkeypatch.setattr(work_signal, "KINDS_A_LOOK_MAX", 3)
+    monkeypatch.setattr(work_signal, "KINDS_PER_LOOK_MAX", 3)
 
     async def story(workshop: Workshop) -> None:
         kinds = [Kind(f"kind-{number}") for number in range(10)]

@@ -10,11 +10,11 @@ from adapters.settings import Settings
 from adapters.supervision import Trouble
 from adapters.writer.writer import BatchWritten, WriterStats
 from adapters.writer.writer_frames import (
-    Answered,
-    Asked,
-    Begin,
     Decoder,
     Frames,
+    WriterHello,
+    WriterRequest,
+    WriterResponse,
     answers,
     encoded,
     packed,
@@ -25,8 +25,8 @@ from adapters.writer.writer_frames import (
 from domain.decisions.batch import Outcome
 from domain.decisions.decide import (
     Claimed,
-    JobStands,
     JobsWoken,
+    JobUpdated,
     LeasesHeld,
     LimitsSet,
     RefusalsRecorded,
@@ -38,6 +38,7 @@ from domain.language.commands import (
     ClaimJobs,
     Command,
     CompleteJob,
+    EnforceDeadlines,
     EraseBodies,
     ExtendLeases,
     FailJob,
@@ -45,7 +46,6 @@ from domain.language.commands import (
     ReportRefusals,
     RetryJob,
     ReturnJob,
-    WakeJobs,
 )
 from domain.language.errors import KeyReusedWithOtherPayload, QueueFull, RateLimited
 from domain.language.events import LimitChanged, Scope
@@ -71,7 +71,7 @@ COMMANDS: Sequence[Command] = (
     CancelJob(job_id=JOB),
     RetryJob(job_id=JOB),
     EraseBodies(job_id=JOB, attempt=1, positions=(2, 5)),
-    WakeJobs(jobs=[JOB]),
+    EnforceDeadlines(jobs=[JOB]),
     RecoverJobs(server=ServerId("s"), jobs=[JOB]),
     ChangeLimit(scope=Scope.USER, user_id=ALICE, limit=None, running=3),
     ChangeLimit(scope=Scope.GLOBAL, limit=5),
@@ -84,9 +84,9 @@ def submitted() -> Outcome:
     return outcome
 
 
-def job_stands() -> JobStands:
+def job_stands() -> JobUpdated:
     [outcome] = given().when(submit(), CancelJob(job_id=JobId(2))).outcomes[1:]
-    assert isinstance(outcome, JobStands)
+    assert isinstance(outcome, JobUpdated)
     return outcome
 
 
@@ -103,8 +103,8 @@ OUTCOMES: Sequence[Outcome] = (
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: type(command).__name__)
 def test_a_command_arrives_as_it_was_sent(command: Command) -> None:
-    [frame] = questions().feed(encoded(Asked([(7, command)], 1.5)))
-    assert frame == Asked([(7, command)], 1.5)
+    [frame] = questions().feed(encoded(WriterRequest([(7, command)], 1.5)))
+    assert frame == WriterRequest([(7, command)], 1.5)
 
 
 def test_every_kind_of_command_is_tried() -> None:
@@ -135,10 +135,10 @@ def test_an_accident_is_named_whatever_it_holds() -> None:
 
 
 def test_frames_arrive_whole_however_they_are_cut() -> None:
-    sent: list[Begin | Asked] = [
-        Begin(Settings(user_limit=3), logs_json=True),
-        Asked([(1, COMMANDS[0])], 1.5),
-        Asked([], 2.5),
+    sent: list[WriterHello | WriterRequest] = [
+        WriterHello(Settings(user_limit=3), logs_json=True),
+        WriterRequest([(1, COMMANDS[0])], 1.5),
+        WriterRequest([], 2.5),
     ]
     wire = b"".join(encoded(frame) for frame in sent)
     for size in (1, 3, 50, len(wire)):
@@ -152,20 +152,20 @@ def test_frames_arrive_whole_however_they_are_cut() -> None:
 
 
 def test_who_reads_frames_goes_on_where_there_was_no_memory_for_one() -> None:
-    def decode(data: bytes) -> Begin | Asked:
+    def decode(data: bytes) -> WriterHello | WriterRequest:
         if tries.pop():
             raise MemoryError
-        return msgspec.msgpack.decode(data, type=Begin | Asked)
+        return msgspec.msgpack.decode(data, type=WriterHello | WriterRequest)
 
     tries = [False, True, True, False, True]  # from the end
-    sent = [Asked([], float(number)) for number in range(2)]
+    sent = [WriterRequest([], float(number)) for number in range(2)]
     here, there = socket.socketpair()
     with here, there:
         incoming = Frames(there, Decoder(decode))
         for frame in sent:
             here.sendall(encoded(frame))
         here.shutdown(socket.SHUT_WR)
-        found: list[Begin | Asked] = []
+        found: list[WriterHello | WriterRequest] = []
         failures = 0
         while True:
             try:
@@ -179,13 +179,15 @@ def test_who_reads_frames_goes_on_where_there_was_no_memory_for_one() -> None:
 def test_the_figures_of_a_batch_go_with_its_answers() -> None:
     written = BatchWritten(9, 2, 0.25, {("JobFailed", "error"): 2}, {("user", True): 1})
     troubles = [Trouble("writes", "The disk is full.", 1.5)]
-    sent = Answered([], [written], WriterStats(1, 2, 3, 4), pickled(QueueFull("full")), troubles)
+    sent = WriterResponse(
+        [], [written], WriterStats(1, 2, 3, 4), pickled(QueueFull("full")), troubles
+    )
     [frame] = answers().feed(encoded(sent))
     assert frame == sent
 
 
 def _through(outcome: Outcome) -> Outcome:
-    sent = Answered([(7, packed(outcome))], [], WriterStats(), None, [])
+    sent = WriterResponse([(7, packed(outcome))], [], WriterStats(), None, [])
     [frame] = answers().feed(encoded(sent))
     [(number, found)] = frame.outcomes
     assert number == 7

@@ -12,7 +12,7 @@ from adapters.settings import Settings
 from adapters.supervision import Part, supervise
 from adapters.writer import writer_process
 from adapters.writer.command_queue import CommandQueue
-from adapters.writer.writer_frames import Asked, Begin
+from adapters.writer.writer_frames import WriterHello, WriterRequest
 from adapters.writer.writer_process import WriterProcess
 from domain.language.errors import LogUnavailable, QueueFull
 from entrypoints.processes.writer_main import _take_in
@@ -37,7 +37,7 @@ def test_what_was_to_be_sent_when_the_writer_was_lost_is_refused_like_the_rest()
             with pytest.raises(LogUnavailable, match="the same idempotency key"):
                 await one
 
-    begin = Begin(Settings(database_url=""), logs_json=False)
+    begin = WriterHello(Settings(database_url=""), logs_json=False)
     writer = WriterProcess([sys.executable, "-c", READS], begin)
     writer.start()
     uvloop.run(ask_as_it_is_lost())
@@ -83,7 +83,7 @@ def test_a_caller_whose_answer_was_lost_hears_it_although_others_are_answered(
         assert writer._transport is not None
         writer._transport.abort()
 
-    begin = Begin(Settings(database_url=""), logs_json=False)
+    begin = WriterHello(Settings(database_url=""), logs_json=False)
     writer = WriterProcess([sys.executable, "-c", ANSWERS_ALL_BUT_THE_SECOND], begin)
     writer.start()
     try:
@@ -92,12 +92,12 @@ def test_a_caller_whose_answer_was_lost_hears_it_although_others_are_answered(
         writer.stop()
 
 
-class _NoMemoryAtFirst(Iterator[Begin | Asked]):
+class _NoMemoryAtFirst(Iterator[WriterHello | WriterRequest]):
     def __init__(self) -> None:
-        self._frames = [Asked([], 0.0)]
+        self._frames = [WriterRequest([], 0.0)]
         self._is_first = True
 
-    def __next__(self) -> Begin | Asked:
+    def __next__(self) -> WriterHello | WriterRequest:
         if self._is_first:
             self._is_first = False
             raise MemoryError

@@ -13,7 +13,7 @@ from sqlalchemy.engine import Connection
 from adapters.log import audit_log
 from domain.language.identifiers import UserId
 from domain.language.moments import to_micros
-from entrypoints.dashboard.beat import Beat
+from entrypoints.dashboard.refresh_ticker import RefreshTicker
 from entrypoints.dashboard.rendering import AnyRequest, page, position_seen, render
 from entrypoints.dashboard.shared import Dated, SharedAnswers
 from entrypoints.service.fairlog import Fairlog
@@ -25,7 +25,7 @@ from projections.storage import registry
 HOUR_SECONDS: Final = 3600
 
 
-class Moment(Struct, frozen=True):
+class ShownMoment(Struct, frozen=True):
     """What a view was read at."""
 
     position: int  # of the latest event
@@ -36,7 +36,7 @@ class Moment(Struct, frozen=True):
         return to_micros(self.now) // 1_000_000
 
 
-class Desk:
+class DashboardContext:
     """One a process."""
 
     def __init__(self, fairlog: Fairlog) -> None:
@@ -44,7 +44,7 @@ class Desk:
         self.activity = ActivityQueries(registry.current("activity"))
         self.front = LineFront(registry.current("line"), registry.current("jobs"))
         self.search = JobSearch(registry.current("jobs"))
-        self.beat = Beat(fairlog.tail, fairlog.supervisor.part("dashboard"))
+        self.beat = RefreshTicker(fairlog.tail, fairlog.supervisor.part("dashboard"))
         self._shared: SharedAnswers[str] = SharedAnswers(lambda: self.beat.strikes)
 
     async def show(
@@ -52,7 +52,7 @@ class Desk:
         request: AnyRequest,
         view: str,
         title: str,
-        read: Callable[[Connection, Moment], dict[str, object]],
+        read: Callable[[Connection, ShownMoment], dict[str, object]],
         *,
         is_long: bool = False,
         **around: object,
@@ -68,21 +68,23 @@ class Desk:
         return page(request, view, live, title=title, around=around)
 
     async def answer(
-        self, request: AnyRequest, make: Callable[[Connection, Moment], str], *,
+        self, request: AnyRequest, make: Callable[[Connection, ShownMoment], str], *,
         is_long: bool = False,
     ) -> str:  # fmt: skip
         """An answer under the request's address, shared by all who ask for the same."""
 
         def query(connection: Connection) -> Dated[str]:
             log = self.fairlog.log
-            at = Moment(log.position(connection), log.now(connection))
+            at = ShownMoment(log.position(connection), log.now(connection))
             return Dated(at.position, make(connection, at))
 
         key = f"{request.url.path}?{request.url.query}"
         ask = self.fairlog.read_long if is_long else self.fairlog.read
         return await self._shared.get(key, position_seen(request), lambda: ask(query))
 
-    def waits(self, connection: Connection, users: list[UserId], at: Moment) -> dict[UserId, float]:
+    def waits(
+        self, connection: Connection, users: list[UserId], at: ShownMoment
+    ) -> dict[UserId, float]:
         """How long each user's oldest next job has waited, in seconds."""
         oldest = self.front.oldest_of(connection, users)
         times = audit_log.times_at(connection, list(oldest.values()))

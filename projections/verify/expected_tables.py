@@ -10,14 +10,18 @@ from projections.storage import registry
 from projections.storage.generations import Tabled
 from projections.storage.rows import create_for_folding
 from projections.verify.comparison import Side, differences
-from projections.verify.findings import Difference, Told
+from projections.verify.findings import Difference, FindingsSink
 
 SCRATCH_GENERATION: Final = 1
 
 
-class Counterparts:
+class ExpectedTables:
     def __init__(
-        self, snapshot: Connection, scratch: Connection, projections: Sequence[Tabled], told: Told
+        self,
+        snapshot: Connection,
+        scratch: Connection,
+        projections: Sequence[Tabled],
+        told: FindingsSink,
     ) -> None:
         """Raises `LogTooNew` when a projection was built by a newer release."""
         self._snapshot = snapshot
@@ -46,7 +50,7 @@ class Counterparts:
 
 
 def _live(
-    snapshot: Connection, projections: Sequence[Tabled], told: Told
+    snapshot: Connection, projections: Sequence[Tabled], told: FindingsSink
 ) -> dict[str, tuple[int, Sequence[sa.Table]]]:
     """The generation in use of each projection, and its tables; told of is one that has none."""
     registered = registry.read(snapshot)

@@ -16,7 +16,7 @@ from adapters.supervision import Part, Supervisor, supervise
 from domain.language.errors import FairlogError
 from domain.language.events import Recorded
 from domain.log.stored_log import Leaf
-from projections.following.follower import E, Follower, NoCheckpoint, Read
+from projections.following.async_projector import AsyncProjector, E, NoCheckpoint, Read
 
 POLL_SECONDS: Final = 2.0  # between two looks when this process writes nothing
 # Before each batch: the writer has the disk and the lock meanwhile, and whoever was woken by the
@@ -66,7 +66,7 @@ def _here_or(ring: "_Ring[E]", read: "Read[E]") -> "Read[E]":
     return read_here
 
 
-class Following:
+class ProjectorRunner:
     """Start it once, after the followers are prepared.
 
     Each projection is a part of its own: one that cannot go on, or that a newer release keeps, is
@@ -74,7 +74,7 @@ class Following:
     """
 
     def __init__(
-        self, followers: Sequence[Follower[Any]], supervisor: Supervisor,
+        self, followers: Sequence[AsyncProjector[Any]], supervisor: Supervisor,
         tidy_up: Callable[[], None] = lambda: None,
     ) -> None:  # fmt: skip
         """`tidy_up` is called between two rounds; what it raises of ours is left for the next."""
@@ -85,7 +85,7 @@ class Following:
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
 
-    def of(self, name: str) -> Follower[Any]:
+    def of(self, name: str) -> AsyncProjector[Any]:
         return next(one for one in self.followers if one.projection.name == name)
 
     def start(self) -> None:
@@ -127,7 +127,7 @@ class Following:
                 self._tidy_up()
             loop.works()
 
-    def _step(self, follower: Follower[Any], part: Part) -> bool:
+    def _step(self, follower: AsyncProjector[Any], part: Part) -> bool:
         """Returns False where it could not be brought on."""
         part.begins()
         try:

@@ -20,8 +20,8 @@ from adapters.writer.writer import BatchWritten
 from entrypoints.runtime.page_bytes import fitting
 
 POLL_SECONDS: Final = 0.25  # between two looks for what other processes wrote
-EVENTS_A_PAGE: Final = 500
-BYTES_A_PAGE: Final = 256 * 1024  # of their data
+EVENTS_PER_PAGE: Final = 500
+BYTES_PER_PAGE: Final = 256 * 1024  # of their data
 EVENTS_KEPT_MAX: Final = 5_000
 # Listeners that read the log; the others wait, or they would have all threads that read, and the
 # event loop would make pages for nobody but them.
@@ -36,7 +36,7 @@ class Page(Struct, frozen=True):
     position: int  # everything up to it has been looked at
 
 
-class Tail:
+class LogWatcher:
     """`read_events` gives up to so many events behind a position; both ask the database."""
 
     def __init__(
@@ -144,14 +144,14 @@ class Tail:
     async def _page(self, wanted: EventFilter, after: int) -> Page:
         page = await self._found(wanted, after)
         sizes = (len(event.data) for event in page.events)
-        shown = fitting(page.events, sizes, BYTES_A_PAGE)
+        shown = fitting(page.events, sizes, BYTES_PER_PAGE)
         return page if len(shown) == len(page.events) else Page(shown, shown[-1].position)
 
     async def _found(self, wanted: EventFilter, after: int) -> Page:
         if self._ring and after >= self._ring[0].position - 1:
             # Positions have no gaps, so the place in the ring is known.
             skipped = max(0, after - self._ring[0].position + 1)
-            behind = list(islice(self._ring, skipped, skipped + EVENTS_A_PAGE))
+            behind = list(islice(self._ring, skipped, skipped + EVENTS_PER_PAGE))
             return Page(
                 [event for event in behind if lets_through(wanted, event)],
                 behind[-1].position if behind else after,
@@ -160,8 +160,8 @@ class Tail:
         if end <= after:
             return Page([], after)
         async with self._catching_up:
-            found = await self._read_events(wanted, after, EVENTS_A_PAGE)
-        if len(found) == EVENTS_A_PAGE:
+            found = await self._read_events(wanted, after, EVENTS_PER_PAGE)
+        if len(found) == EVENTS_PER_PAGE:
             return Page(found, found[-1].position)
         return Page(found, max(end, found[-1].position if found else 0))
 
@@ -180,7 +180,7 @@ class Tail:
         if not self._end:
             self._end = await self._read_position()
             self._wake()
-        while found := await self._read_events(EventFilter(), self._end, EVENTS_A_PAGE):
+        while found := await self._read_events(EventFilter(), self._end, EVENTS_PER_PAGE):
             self._keep(found)
             self._end = found[-1].position
             self._wake()

@@ -12,9 +12,9 @@ import structlog
 
 from domain.language.commands import CompleteJob, FailJob, ReturnJob
 from domain.language.errors import InvalidInput, LogUnavailable, Refusal
-from entrypoints.worker.backoff import Backoff, Trouble
+from entrypoints.worker.backoff import Backoff, RepeatedFailure
 from entrypoints.worker.failure import error_body
-from entrypoints.worker.source import AWAY, JOBS_A_CALL_MAX, AttemptKey, JobSource, Outcome
+from entrypoints.worker.source import AWAY, JOBS_PER_CALL_MAX, AttemptKey, JobSource, Outcome
 
 PAUSE_SECONDS_MAX: Final = 2.0
 UNFORESEEN_TRIES_MAX: Final = 5
@@ -22,7 +22,7 @@ UNFORESEEN_TRIES_MAX: Final = 5
 _log = structlog.get_logger()
 
 
-class Outbox:
+class ResultReporter:
     """`deliver` runs as a task beside the work."""
 
     def __init__(self, source: JobSource, delivered: Callable[[], None]) -> None:
@@ -36,7 +36,7 @@ class Outbox:
         self._empty = asyncio.Event()
         self._empty.set()
         self._backoff = Backoff(PAUSE_SECONDS_MAX)
-        self._trouble = Trouble()
+        self._failing = RepeatedFailure()
         self._tries: dict[AttemptKey, int] = {}  # with an answer that nobody foresaw
 
     @property
@@ -53,7 +53,7 @@ class Outbox:
         """Until cancelled."""
         while True:
             await self._news.wait()
-            batch = list(self._waiting.values())[:JOBS_A_CALL_MAX]
+            batch = list(self._waiting.values())[:JOBS_PER_CALL_MAX]
             answers = await self._settle(batch)
             for outcome, answer in zip(batch, answers, strict=True):
                 self._take(outcome, answer)
@@ -112,13 +112,13 @@ class Outbox:
             self.flows.set()
         else:
             self.flows.clear()
-        if failed and self._trouble.is_news(str(failed[0])):
+        if failed and self._failing.is_news(str(failed[0])):
             _log.warning("outcomes_delayed", outcomes=waiting, reason=str(failed[0]))
         if failed or (waiting and any(isinstance(one, Exception) for one in answers)):
             await asyncio.sleep(self._backoff.next_pause())
             return
         self._backoff.reset()
-        if self._trouble.is_over():
+        if self._failing.is_over():
             _log.info("outcomes_delivered")
 
 

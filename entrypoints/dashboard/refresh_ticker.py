@@ -11,16 +11,16 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Final
 
 from adapters.supervision import Part, keep_running
-from entrypoints.feeds.tail import Tail
+from entrypoints.feeds.log_watcher import LogWatcher
 
 BEAT_SECONDS: Final = 1.0
 QUIET_BEATS: Final = 10  # without news, between two strikes
 
 
-class Beat:
+class RefreshTicker:
     """One a process, on one event loop. Without listeners it stands still."""
 
-    def __init__(self, tail: Tail, part: Part | None = None) -> None:
+    def __init__(self, tail: LogWatcher, part: Part | None = None) -> None:
         self._part = Part("dashboard") if part is None else part
         self._tail = tail
         self._end = 0  # of the log, when it was last looked at

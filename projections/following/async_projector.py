@@ -24,7 +24,7 @@ from projections.storage import registry
 from projections.storage.generations import Tabled, older_generations, remove_rows
 from projections.storage.rows import create_all, digest, have_all
 
-EVENTS_A_BATCH: Final = 4000
+EVENTS_PER_BATCH: Final = 4000
 HASH_BYTES: Final = len(GENESIS)
 
 metadata = sa.MetaData()
@@ -52,7 +52,7 @@ Transaction = Callable[[], AbstractContextManager[Connection]]
 Progress = Callable[[int, int], None]  # events applied, events in the log
 
 
-class FollowingProjection(Tabled, Protocol[E_contra]):
+class AsyncProjection(Tabled, Protocol[E_contra]):
     """A read model of events of one type: `Recorded`, or the rows of the log as they are stored.
 
     Its tables carry the generation first in their keys. They may depend on the events alone, never
@@ -63,7 +63,7 @@ class FollowingProjection(Tabled, Protocol[E_contra]):
         """Apply a batch in a handful of statements. The caller moves the checkpoint."""
 
 
-Reached = Sequence[tuple[FollowingProjection[E], int]]  # each with the position it has come to
+Reached = Sequence[tuple[AsyncProjection[E], int]]  # each with the position it has come to
 
 
 class Checkpoint(Struct, frozen=True):
@@ -99,7 +99,7 @@ def _hash_at(log: EventLog[Connection], connection: Connection, position: int) -
     return GENESIS if position == 0 else log.hash_at(connection, position)
 
 
-def reached(connection: Connection, projections: Sequence[FollowingProjection[E]]) -> Reached[E]:
+def reached(connection: Connection, projections: Sequence[AsyncProjection[E]]) -> Reached[E]:
     """Those that were begun."""
     return [
         (one, at.position)
@@ -114,17 +114,17 @@ def _checkpoint(name: str, generation: int) -> sa.Select[tuple[int, bytes]]:
     )
 
 
-class Follower(Generic[E]):
+class AsyncProjector(Generic[E]):
     """Keeps one projection. `events` reads up to so many of them behind a position, in order."""
 
     def __init__(
         self,
-        projection: FollowingProjection[E],
+        projection: AsyncProjection[E],
         events: Read[E],
         log: EventLog[Connection],
         reading: Transaction,
         writing: Transaction,
-        events_a_batch: int = EVENTS_A_BATCH,
+        events_a_batch: int = EVENTS_PER_BATCH,
     ) -> None:
         self.projection = projection
         self._events = events

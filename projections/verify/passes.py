@@ -10,7 +10,7 @@ from typing import Final, NamedTuple, Protocol
 
 from projections.verify.findings import Difference, Finding
 
-DIFFERENCES_A_PAGE: Final = 100
+DIFFERENCES_PER_PAGE: Final = 100
 
 
 class Checked(NamedTuple):
@@ -20,7 +20,7 @@ class Checked(NamedTuple):
     found: Sequence[Finding | Difference]
 
 
-class Part(Protocol):
+class CheckPass(Protocol):
     """The pages come first, then the rest."""
 
     def pages(self) -> Iterator[Checked]:
@@ -34,7 +34,7 @@ class Part(Protocol):
 
 
 def in_pages(differences: Iterator[Difference]) -> Iterator[Sequence[Difference]]:
-    while page := list(islice(differences, DIFFERENCES_A_PAGE)):
+    while page := list(islice(differences, DIFFERENCES_PER_PAGE)):
         yield page
 
 

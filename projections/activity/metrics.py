@@ -12,13 +12,13 @@ import msgspec
 from msgspec import Struct
 
 LEADERS_MAX: Final = 50  # of each kind, in each stretch
-_BUCKETS_A_DOUBLING: Final = 4  # a bucket is 19 % wide
+_BUCKETS_PER_DOUBLING: Final = 4  # a bucket is 19 % wide
 
 Histogram = dict[int, int]  # by bucket
 Leaders = dict[str, int]
 
 
-class Figures(Struct, omit_defaults=True):
+class ActivityMetrics(Struct, omit_defaults=True):
     """Of one kind of job, or of all together. Latencies are in buckets of a logarithmic scale."""
 
     submitted: int = 0
@@ -34,7 +34,7 @@ class Figures(Struct, omit_defaults=True):
     runs: Histogram = {}  # from the start to the end of an attempt, well or badly
     reasons: dict[str, int] = {}  # of failed attempts
 
-    def add(self, other: "Figures") -> None:
+    def add(self, other: "ActivityMetrics") -> None:
         for name in _COUNTS:
             setattr(self, name, getattr(self, name) + getattr(other, name))
         for name in _TALLIES:
@@ -52,7 +52,7 @@ class Figures(Struct, omit_defaults=True):
 
 
 _TALLIES: Final = ("waits", "runs", "reasons")
-_COUNTS: Final = tuple(name for name in Figures.__struct_fields__ if name not in _TALLIES)
+_COUNTS: Final = tuple(name for name in ActivityMetrics.__struct_fields__ if name not in _TALLIES)
 
 
 class Leading(Struct, omit_defaults=True):
@@ -72,7 +72,7 @@ class Leading(Struct, omit_defaults=True):
         self.failed_at.update(other.failed_at)
 
 
-class Tally:
+class SpaceSaving:
     """Counts, keeping the most frequent: the space-saving algorithm of Metwally, Agrawal and El
     Abbadi (2005).
 
@@ -111,14 +111,14 @@ class Tally:
         return heap[0]
 
 
-class Board:
+class TopUsers:
     """Who leads in one stretch, to be counted on."""
 
     def __init__(self, leading: Leading) -> None:
-        self.refused = Tally(leading.refused)
-        self.submitted = Tally(leading.submitted)
-        self.served = Tally(leading.served)
-        self._failures = Tally(leading.failures)
+        self.refused = SpaceSaving(leading.refused)
+        self.submitted = SpaceSaving(leading.submitted)
+        self.served = SpaceSaving(leading.served)
+        self._failures = SpaceSaving(leading.failures)
         self._failed_at = leading.failed_at
 
     def count_failure(self, key: str, position: int) -> None:
@@ -142,7 +142,7 @@ def first(leaders: Mapping[str, int], limit: int) -> list[tuple[str, int]]:
 
 
 def bucket_of(seconds: float) -> int:
-    return int(math.log2(max(0.0, seconds) * 1000 + 1) * _BUCKETS_A_DOUBLING)
+    return int(math.log2(max(0.0, seconds) * 1000 + 1) * _BUCKETS_PER_DOUBLING)
 
 
 def put(histogram: Histogram, seconds: float) -> None:
@@ -157,12 +157,12 @@ def quantile(histogram: Mapping[int, int], share: float) -> float | None:
     for bucket in sorted(histogram):
         reached += histogram[bucket]
         if reached >= wanted:
-            return float((2 ** ((bucket + 0.5) / _BUCKETS_A_DOUBLING) - 1) / 1000)
+            return float((2 ** ((bucket + 0.5) / _BUCKETS_PER_DOUBLING) - 1) / 1000)
     return None
 
 
-def total(all_figures: Iterable[Figures]) -> Figures:
-    added = Figures()
+def total(all_figures: Iterable[ActivityMetrics]) -> ActivityMetrics:
+    added = ActivityMetrics()
     for figures in all_figures:
         added.add(figures)
     return added
