@@ -49,8 +49,10 @@ def bring(root: Path, target: Path) -> None:
             shutil.copy(root / name, temporary)
         subprocess.run(  # noqa: S603 (npm, with arguments of our own)
             [*npm(), "ci", "--ignore-scripts", "--no-audit", "--no-fund"],
-            cwd=temporary, check=True, stdout=sys.stderr,
-        )  # fmt: skip
+            cwd=temporary,
+            check=True,
+            stdout=sys.stderr,
+        )
         target.mkdir(parents=True, exist_ok=True)
         for source, name in FILES.items():
             shutil.copyfile(Path(temporary, "node_modules", source), target / name)

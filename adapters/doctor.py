@@ -36,10 +36,18 @@ _MYSQL_MIN: Final = (8, 0)
 _FULL: Final = 2  # of PRAGMA synchronous
 _DENIED: Final = frozenset({1142, 1143, 1044, 1370})
 _VARIABLES: Final = (
-    "innodb_flush_log_at_trx_commit", "sync_binlog", "log_bin", "log_bin_trust_function_creators",
-    "tx_isolation", "transaction_isolation", "character_set_client", "character_set_connection",
-    "character_set_results", "max_allowed_packet", "time_zone",
-)  # fmt: skip
+    "innodb_flush_log_at_trx_commit",
+    "sync_binlog",
+    "log_bin",
+    "log_bin_trust_function_creators",
+    "tx_isolation",
+    "transaction_isolation",
+    "character_set_client",
+    "character_set_connection",
+    "character_set_results",
+    "max_allowed_packet",
+    "time_zone",
+)
 
 Variables = Mapping[str, str]
 
@@ -376,9 +384,11 @@ def rights(connection: Connection) -> Iterator[DoctorFinding]:
     lacking = [what for what, statement in needed.items() if not _may(connection, statement)]
     if lacking:
         yield DoctorFinding(
-            "rights", Level.ERROR, f"the account lacks {', '.join(lacking)}",
+            "rights",
+            Level.ERROR,
+            f"the account lacks {', '.join(lacking)}",
             "GRANT SELECT, INSERT on events and bodies, and SELECT, UPDATE on log_head",
-        )  # fmt: skip
+        )
     else:
         yield DoctorFinding("rights", Level.OK, "the account may do what Fairlog does with the log")
     changing = {
@@ -392,10 +402,11 @@ def rights(connection: Connection) -> Iterator[DoctorFinding]:
         excess.append("DROP")
     if excess:
         yield DoctorFinding(
-            "rights on events", Level.WARNING,
+            "rights on events",
+            Level.WARNING,
             f"the account has {', '.join(excess)}: fine for development, too much for production",
             "leave it SELECT and INSERT on events, and no DROP in the database: it allows TRUNCATE",
-        )  # fmt: skip
+        )
     else:
         yield DoctorFinding("rights on events", Level.OK, "the account may only read and append")
 

@@ -233,8 +233,11 @@ def _switch(given: _Given) -> bool:
     if isinstance(given.value, bool):
         return given.value
     words = {"on": True, "true": True, "yes": True, "1": True} | {
-        "off": False, "false": False, "no": False, "0": False,
-    }  # fmt: skip
+        "off": False,
+        "false": False,
+        "no": False,
+        "0": False,
+    }
     if isinstance(given.value, str) and (word := given.value.strip().lower()) in words:
         return words[word]
     raise SettingsError(

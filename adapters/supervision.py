@@ -78,10 +78,13 @@ class Part:
             self._said_at = now
             foreseen = isinstance(error, str | FairlogError) or is_for_everybody(error)
             _log.log(
-                _WARNING if foreseen else _ERROR, "part_failing", part=self.name, reason=reason,
+                _WARNING if foreseen else _ERROR,
+                "part_failing",
+                part=self.name,
+                reason=reason,
                 seconds=round(now - self._failing_since, 1),
                 **({} if foreseen else {"exc_info": error}),
-            )  # fmt: skip
+            )
         self._reason = reason
 
     def trouble(self) -> Trouble | None:
@@ -134,9 +137,11 @@ class Supervisor:
 
 
 def supervise(
-    part: Part, run: Callable[[], None], stopping: threading.Event,
+    part: Part,
+    run: Callable[[], None],
+    stopping: threading.Event,
     clean_up: Callable[[], None] = lambda: None,
-) -> None:  # fmt: skip
+) -> None:
     """Run a thread's loop until it returns; begin it anew, after a pause, whenever it raises."""
     pause = _Pause()
     while True:

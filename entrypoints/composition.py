@@ -79,9 +79,13 @@ def compose_server(settings: Settings, *, logs_json: bool) -> Fairlog:
 
 
 def _wired(
-    settings: Settings, database: Database, log: SqlEventLog, writer: WritePath,
-    recent: RecentEvents, supervisor: Supervisor,
-) -> Fairlog:  # fmt: skip
+    settings: Settings,
+    database: Database,
+    log: SqlEventLog,
+    writer: WritePath,
+    recent: RecentEvents,
+    supervisor: Supervisor,
+) -> Fairlog:
     read = recent.events_or(log.read)
     leaves = recent.leaves_or(SqlStoredLog(is_sqlite=database.is_sqlite).leaves)
     access = (log, database.read, database.write)
@@ -89,7 +93,7 @@ def _wired(
         AsyncProjector(ActivityProjection(), read, *access),
         AsyncProjector(SnapshotsProjection(log.read), read, *access),
         AsyncProjector(MerkleProjection(), leaves, *access, events_a_batch=LEAVES_PER_BATCH),
-    ]  # fmt: skip
+    ]
     follows = ProjectorRunner(following, supervisor, database.shrink_journal)
     return Fairlog(database, log, writer, policy_of(settings), follows, supervisor)
 

@@ -63,14 +63,33 @@ def private_mariadb() -> Iterator[MariaDB]:
 
 
 # What the database has to get right: `make test` runs these on MySQL too, `make test-mysql` all.
-DATABASE_MODULES = frozenset({
-    "test_activity", "test_audit_plans", "test_capped_line", "test_database_away", "test_doctor",
-    "test_erasure", "test_event_log", "test_evolution", "test_http_claims",
-    "test_limits_across_servers", "test_mariadb_support", "test_online_rebuild",
-    "test_production_accounts", "test_projections", "test_settled_jobs", "test_statements",
-    "test_stored_log", "test_time_travel", "test_verify", "test_verify_columns",
-    "test_verify_tables", "test_waiting_workers", "test_writer",
-})  # fmt: skip
+DATABASE_MODULES = frozenset(
+    {
+        "test_activity",
+        "test_audit_plans",
+        "test_capped_line",
+        "test_database_away",
+        "test_doctor",
+        "test_erasure",
+        "test_event_log",
+        "test_evolution",
+        "test_http_claims",
+        "test_limits_across_servers",
+        "test_mariadb_support",
+        "test_online_rebuild",
+        "test_production_accounts",
+        "test_projections",
+        "test_settled_jobs",
+        "test_statements",
+        "test_stored_log",
+        "test_time_travel",
+        "test_verify",
+        "test_verify_columns",
+        "test_verify_tables",
+        "test_waiting_workers",
+        "test_writer",
+    }
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -56,9 +56,10 @@ class Database:
         self._beside = self._writing
         if self.is_sqlite:
             self._beside = self._engine(
-                WRITE_STATEMENT_SECONDS_MAX, begin="BEGIN IMMEDIATE",
+                WRITE_STATEMENT_SECONDS_MAX,
+                begin="BEGIN IMMEDIATE",
                 lock_wait_seconds=LOCK_WAIT_BESIDE_SECONDS_MAX,
-            )  # fmt: skip
+            )
 
     def descriptors(self) -> Iterable[int]:
         return [connection.fileno() for connection in list(self._connections)]
@@ -164,9 +165,11 @@ class Database:
         if self._file is not None:
             file = self._file
             engine = sa.create_engine(
-                self.url, poolclass=NullPool, hide_parameters=True,
+                self.url,
+                poolclass=NullPool,
+                hide_parameters=True,
                 connect_args={"check_same_thread": False},
-            )  # fmt: skip
+            )
             event.listen(engine, "do_connect", lambda _, __, ___, options: file.connect(**options))
             event.listen(engine, "connect", lambda one, _: _set_up_sqlite(one, lock_wait_seconds))
             event.listen(engine, "begin", lambda connection: connection.exec_driver_sql(begin))

@@ -81,8 +81,8 @@ _REFUSED: Final = frozenset(
     | {1411, 1416, 1451, 1452, 1525, 1557, 1586, 1588, 1644, 1690, 3140, 3819, 3854, 4025}
 )
 _WHAT: Final = {
-    "has no connection left for us: raise max_connections, or the account's MAX_USER_CONNECTIONS":
-        _NO_CONNECTION_LEFT,
+    "has no connection left for us: raise max_connections, or the account's "
+    "MAX_USER_CONNECTIONS": _NO_CONNECTION_LEFT,
     "lets the account have no more connections or statements now: raise its limit "
     "(MAX_USER_CONNECTIONS, MAX_QUERIES_PER_HOUR or MAX_UPDATES_PER_HOUR)": _ACCOUNT_USED_UP,
     "has run out of memory: give it more": _NO_MEMORY,
@@ -93,17 +93,27 @@ _WHAT: Final = {
     "refuses the account: `fairlog doctor` says which right it lacks": _NO_RIGHT,
     "does not have the schema that the URL names: create or restore it": _NO_DATABASE,
     "lacks a table or column of this release: run `fairlog migrate`": _NO_TABLE,
-}  # fmt: skip
+}
 _BROKEN: Final = frozenset().union(*_WHAT.values())
 
 _SQLITE_TRY_AGAIN: Final = frozenset(
-    {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL, sqlite3.SQLITE_SCHEMA,
-     sqlite3.SQLITE_INTERRUPT, sqlite3.SQLITE_ABORT}
-)  # fmt: skip
+    {
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_LOCKED,
+        sqlite3.SQLITE_PROTOCOL,
+        sqlite3.SQLITE_SCHEMA,
+        sqlite3.SQLITE_INTERRUPT,
+        sqlite3.SQLITE_ABORT,
+    }
+)
 _SQLITE_REFUSED: Final = frozenset(
-    {sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_TOOBIG, sqlite3.SQLITE_MISMATCH,
-     sqlite3.SQLITE_RANGE}
-)  # fmt: skip
+    {
+        sqlite3.SQLITE_CONSTRAINT,
+        sqlite3.SQLITE_TOOBIG,
+        sqlite3.SQLITE_MISMATCH,
+        sqlite3.SQLITE_RANGE,
+    }
+)
 _SQLITE_WHAT: Final = {
     sqlite3.SQLITE_FULL: "cannot be written because its disk (or a quota) is full: free some space",
     sqlite3.SQLITE_IOERR: "cannot be read or written (an input or output error): look at its disk, "
@@ -204,9 +214,11 @@ _NODE_NOT_READY: Final = 1047  # of Galera; whoever speaks the protocol wrongly 
 
 def _fault_of_number(code: int) -> Fault:
     for numbers, fault in (
-        (_TRY_AGAIN, Fault.TRY_AGAIN), (_LOST, Fault.LOST), (_BROKEN, Fault.BROKEN),
+        (_TRY_AGAIN, Fault.TRY_AGAIN),
+        (_LOST, Fault.LOST),
+        (_BROKEN, Fault.BROKEN),
         (_REFUSED, Fault.REFUSED),
-    ):  # fmt: skip
+    ):
         if code in numbers:
             return fault
     return Fault.UNKNOWN

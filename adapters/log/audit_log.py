@@ -96,18 +96,18 @@ def latest(connection: Connection, type_name: str) -> int:
 def times_at(connection: Connection, positions: Sequence[int]) -> dict[int, datetime]:
     """When the events at those positions were recorded, UTC."""
     rows = connection.execute(
-        sa.select(events.c.position, events.c.recorded_at)
-        .where(events.c.position.in_(positions))
-    )  # fmt: skip
+        sa.select(events.c.position, events.c.recorded_at).where(events.c.position.in_(positions))
+    )
     return {position: from_micros(recorded_at) for position, recorded_at in rows}
 
 
 def jobs_at(connection: Connection, positions: Sequence[int]) -> dict[int, JobId]:
     """Which jobs the events at those positions are about."""
     rows = connection.execute(
-        sa.select(events.c.position, events.c.job_id)
-        .where(events.c.position.in_(positions), events.c.job_id.is_not(None))
-    )  # fmt: skip
+        sa.select(events.c.position, events.c.job_id).where(
+            events.c.position.in_(positions), events.c.job_id.is_not(None)
+        )
+    )
     return {position: JobId(job_id) for position, job_id in rows}
 
 
@@ -116,9 +116,10 @@ def bodies_at(connection: Connection, positions: Sequence[int]) -> dict[int, byt
     found: dict[int, bytes] = {}
     for start in range(0, len(positions), 500):
         rows = connection.execute(
-            sa.select(bodies.c.position, bodies.c.body)
-            .where(bodies.c.position.in_(positions[start : start + 500]))
-        )  # fmt: skip
+            sa.select(bodies.c.position, bodies.c.body).where(
+                bodies.c.position.in_(positions[start : start + 500])
+            )
+        )
         found.update((position, bytes(body)) for position, body in rows)
     return found
 
@@ -135,9 +136,10 @@ def body_sizes(connection: Connection, positions: Sequence[int]) -> dict[int, in
     found: dict[int, int] = {}
     for start in range(0, len(positions), 500):
         rows = connection.execute(
-            sa.select(bodies.c.position, sa.func.length(bodies.c.body))
-            .where(bodies.c.position.in_(positions[start : start + 500]))
-        )  # fmt: skip
+            sa.select(bodies.c.position, sa.func.length(bodies.c.body)).where(
+                bodies.c.position.in_(positions[start : start + 500])
+            )
+        )
         found.update((position, size) for position, size in rows)
     return found
 
@@ -200,11 +202,15 @@ def _all(connection: Connection, query: "sa.Select[*tuple[Any, ...]]") -> list[S
 
 def _stored(row: Any) -> StoredEvent:  # noqa: ANN401 (a row of the events table)
     return StoredEvent(
-        row.position, row.type, row.version,
+        row.position,
+        row.type,
+        row.version,
         None if row.user_id is None else UserId(bytes(row.user_id).decode()),
-        row.job_id, from_micros(row.recorded_at),
-        bytes(row.data), bytes(row.hash),
-    )  # fmt: skip
+        row.job_id,
+        from_micros(row.recorded_at),
+        bytes(row.data),
+        bytes(row.hash),
+    )
 
 
 def _has_text(value: Any, text: str) -> bool:  # noqa: ANN401 (any JSON value)

@@ -247,9 +247,10 @@ def _latest_correction(connection: Connection) -> Correction:
     named = events.c.type == ClockCorrected.__name__
     latest = sa.select(sa.func.max(events.c.position)).where(named).scalar_subquery()
     found = connection.execute(
-        sa.select(events.c.position, events.c.version, events.c.data)
-        .where(events.c.position == latest)
-    ).one_or_none()  # fmt: skip
+        sa.select(events.c.position, events.c.version, events.c.data).where(
+            events.c.position == latest
+        )
+    ).one_or_none()
     if found is None:
         return Correction()
     event = read(found.version, bytes(found.data))
@@ -261,9 +262,14 @@ def _row(recorded: Recorded, at: int) -> tuple[int, str, int, bytes | None, int 
     user_id: str | None = getattr(recorded.event, "user_id", None)
     type_name = type_of(recorded.event)
     return (
-        recorded.position, type_name, version_of(type_name),
-        None if user_id is None else user_id.encode(), recorded.job_id, at, encode(recorded.event),
-    )  # fmt: skip
+        recorded.position,
+        type_name,
+        version_of(type_name),
+        None if user_id is None else user_id.encode(),
+        recorded.job_id,
+        at,
+        encode(recorded.event),
+    )
 
 
 def _insert(table: sa.Table, mark: str) -> str:

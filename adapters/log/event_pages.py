@@ -15,8 +15,12 @@ from domain.log.upcasting import is_current, read
 
 # What `recorded` makes events of.
 RECORDED: Final = (
-    events.c.position, events.c.recorded_at, events.c.job_id, events.c.version, events.c.data,
-)  # fmt: skip
+    events.c.position,
+    events.c.recorded_at,
+    events.c.job_id,
+    events.c.version,
+    events.c.data,
+)
 
 # The server makes one JSON text of each column of a page: PyMySQL takes a quarter of the time of
 # rows for it, and nothing is made for a row but its event. Positions have no gaps, so a range of
@@ -37,9 +41,11 @@ def read_page(connection: Connection, after: int, limit: int) -> list[Recorded]:
         return together
     return recorded(
         connection,
-        sa.select(*RECORDED).where(events.c.position > after)
-        .order_by(events.c.position).limit(limit),
-    )  # fmt: skip
+        sa.select(*RECORDED)
+        .where(events.c.position > after)
+        .order_by(events.c.position)
+        .limit(limit),
+    )
 
 
 def _together(connection: Connection, after: int, limit: int) -> list[Recorded] | None:

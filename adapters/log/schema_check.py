@@ -52,10 +52,11 @@ def schema_faults(connection: Connection, tables: Sequence[sa.Table]) -> Iterato
             found = indexes.get(str(index.name))
             if found != columns:
                 yield SchemaFault(
-                    table.name, f"index {index.name}",
+                    table.name,
+                    f"index {index.name}",
                     "missing" if found is None else f"on {', '.join(map(str, found))}",
                     f"on {', '.join(columns)}",
-                )  # fmt: skip
+                )
 
 
 def create_missing_indexes(database: Database, tables: Sequence[sa.Table]) -> None:

@@ -110,10 +110,12 @@ class LiveServers:
             known = _all(connection)
             is_sole = self._database.is_sqlite
             alive = [
-                one for one in known
-                if one.is_alive(now) and one.token != server.token
+                one
+                for one in known
+                if one.is_alive(now)
+                and one.token != server.token
                 and not (is_sole and one.name == server.name)
-            ]  # fmt: skip
+            ]
             against = [
                 one for one in alive if one.name == server.name or differing(one, server.settings)
             ]
@@ -124,12 +126,14 @@ class LiveServers:
                 connection.execute(live_servers.delete().where(_is_named(name)))
             connection.execute(
                 live_servers.insert().values(
-                    name=server.name.encode(), token=server.token, lease_until=_lease_from(now),
+                    name=server.name.encode(),
+                    token=server.token,
+                    lease_until=_lease_from(now),
                     about=msgspec.json.encode(
                         _About(server.process, dict(server.settings))
                     ).decode(),
                 )
-            )  # fmt: skip
+            )
         return []
 
     def renew(self, server: LiveServer) -> bool:
@@ -163,10 +167,12 @@ def differing(server: LiveServer, settings: Mapping[str, Setting]) -> list[str]:
 
 def this_process() -> ProcessIdentity:
     return ProcessIdentity(
-        host=socket.gethostname(), pid=os.getpid(),
-        boot=_text("/proc/sys/kernel/random/boot_id"), namespace=_namespace(),
+        host=socket.gethostname(),
+        pid=os.getpid(),
+        boot=_text("/proc/sys/kernel/random/boot_id"),
+        namespace=_namespace(),
         started=_started(os.getpid()),
-    )  # fmt: skip
+    )
 
 
 def _all(connection: Connection) -> list[LiveServer]:

@@ -152,9 +152,14 @@ class Writer:
     """Start it once; `execute` may be called from any thread."""
 
     def __init__(
-        self, database: Database, log: SqlEventLog, projections: Projections[Connection],
-        policy: Policy, queue: CommandQueue | None = None, part: Part | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        database: Database,
+        log: SqlEventLog,
+        projections: Projections[Connection],
+        policy: Policy,
+        queue: CommandQueue | None = None,
+        part: Part | None = None,
+    ) -> None:
         self.part = Part("writes") if part is None else part
         self.probe_seconds: float | None = None  # None: no look while all is well and idle
         self.stats = WriterStats()
@@ -354,9 +359,11 @@ class Writer:
                 )
                 if time.monotonic() + pause > until:
                     _log.warning(
-                        "database_unavailable", error=type(error).__name__, code=error_code(error),
+                        "database_unavailable",
+                        error=type(error).__name__,
+                        code=error_code(error),
                         reason=reason_of(error),
-                    )  # fmt: skip
+                    )
                     if isinstance(error, ClockInDoubt):
                         raise
                     raise LogUnavailable(f"{explained(error)} {_SEND_AGAIN}") from error
@@ -456,9 +463,12 @@ class Writer:
         return replace(head, now=from_micros(judged.now)), judged.corrected
 
     def _fold(
-        self, connection: Connection, head: Head, commands: Sequence[Command],
+        self,
+        connection: Connection,
+        head: Head,
+        commands: Sequence[Command],
         corrected: ClockCorrected | None,
-    ) -> _WrittenBatch:  # fmt: skip
+    ) -> _WrittenBatch:
         if head.reading is not None and head.reading.correction.trusts_clock:
             commands = [
                 by_log_time(one, head.reading.correction) if isinstance(one, SubmitJob) else one
@@ -529,9 +539,11 @@ class Writer:
 
 def _log_correction(event: ClockCorrected) -> None:
     _log.warning(
-        "clock_corrected", reason=event.reason.value, clock=event.clock.isoformat(),
+        "clock_corrected",
+        reason=event.reason.value,
+        clock=event.clock.isoformat(),
         log_ahead_seconds=event.offset_micros / 1e6,
-    )  # fmt: skip
+    )
 
 
 def _outcome_of(reply: Future[Answer]) -> Outcome:
@@ -552,9 +564,13 @@ def _in_figures(done: _WrittenBatch, commands: int, seconds: float) -> BatchWrit
         reason = event.reason.value if isinstance(event, JobFailed) else ""
         events[type_of(event), reason] += 1
     return BatchWritten(
-        done.recorded[-1].position, commands, seconds, dict(events), dict(decisions),
+        done.recorded[-1].position,
+        commands,
+        seconds,
+        dict(events),
+        dict(decisions),
         dict(new_work(done.recorded, done.model.line)),
-    )  # fmt: skip
+    )
 
 
 @contextmanager

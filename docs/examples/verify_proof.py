@@ -36,9 +36,14 @@ class NotProven(Exception):
 
 def leaf(event: dict[str, Any]) -> bytes:
     fields = (
-        event["position"], event["version"], event["type"], event["user_id"], event["job_id"],
-        event["recorded_at"], event["data"],
-    )  # fmt: skip
+        event["position"],
+        event["version"],
+        event["type"],
+        event["user_id"],
+        event["job_id"],
+        event["recorded_at"],
+        event["data"],
+    )
     return sha256(b"\x00" + b"".join(map(_field, fields))).digest()
 
 
@@ -120,9 +125,11 @@ def check_consistency(proof: dict[str, Any], first: dict[str, Any], second: dict
 
 
 def check(
-    head: dict[str, Any], proof: dict[str, Any] | None, growth: dict[str, Any] | None,
+    head: dict[str, Any],
+    proof: dict[str, Any] | None,
+    growth: dict[str, Any] | None,
     new_head: dict[str, Any] | None,
-) -> str:  # fmt: skip
+) -> str:
     """Raises NotProven. `head` is the one that was kept; nothing else is trusted."""
     trusted = head
     if growth is not None:

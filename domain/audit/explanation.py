@@ -112,28 +112,34 @@ def _why_scheduled(facts: Facts) -> Iterator[Reason]:
     numbers: dict[str, Value] = {"run_at": job.run_at, "seconds_left": left}
     if left <= 0:
         yield Reason(
-            "due", f"It was due at {_time(job.run_at)}; a server lets it into the line in a "
-            "moment, if one is running.", numbers,
-        )  # fmt: skip
+            "due",
+            f"It was due at {_time(job.run_at)}; a server lets it into the line in a "
+            "moment, if one is running.",
+            numbers,
+        )
     elif job.attempt > 0:
         because = ""
         if isinstance(facts.latest, JobFailed):
             because = f" because {_ENDED_BECAUSE[facts.latest.reason]}"
         yield Reason(
-            "retry_delay", f"Attempt {job.attempt} of at most {job.attempts_max} failed{because}; "
+            "retry_delay",
+            f"Attempt {job.attempt} of at most {job.attempts_max} failed{because}; "
             f"the next is due at {_time(job.run_at)}, in {_seconds(left)}.",
             {
-                **numbers, "attempt": job.attempt, "failures": job.failures,
+                **numbers,
+                "attempt": job.attempt,
+                "failures": job.failures,
                 "max_attempts": job.attempts_granted,
             },
-        )  # fmt: skip
+        )
         yield from _error(facts)
         yield from _handler(facts)
     else:
         yield Reason(
-            "scheduled", f"It was submitted to run not before {_time(job.run_at)}, "
-            f"in {_seconds(left)}.", numbers,
-        )  # fmt: skip
+            "scheduled",
+            f"It was submitted to run not before {_time(job.run_at)}, in {_seconds(left)}.",
+            numbers,
+        )
     yield from _expiry(facts)
 
 
@@ -154,10 +160,11 @@ def _why_queued(facts: Facts) -> Iterator[Reason]:
     yield from _place(facts)
     if facts.job.is_suspect:
         yield Reason(
-            "alone", f"Attempt {facts.job.attempt} may have killed its worker, so the next is made "
+            "alone",
+            f"Attempt {facts.job.attempt} may have killed its worker, so the next is made "
             "alone: the worker that takes it finishes what else it has before it begins.",
             {"attempt": facts.job.attempt},
-        )  # fmt: skip
+        )
     if facts.workers.are_seen:
         yield _workers(facts)
     yield from _earlier_attempt(facts)
@@ -170,54 +177,62 @@ def _caps(facts: Facts) -> Iterator[Reason]:
     job, user, kind = facts.job, facts.user, facts.kind
     if user.is_capped:
         yield Reason(
-            "user_cap", f"User {job.user_id!r} has {_of(user.running, 'job')} running, and at most "
+            "user_cap",
+            f"User {job.user_id!r} has {_of(user.running, 'job')} running, and at most "
             f"{user.running_limit} may run at once: the next starts when one of them ends.",
             {"running": user.running, "running_limit": user.running_limit},
-        )  # fmt: skip
+        )
     if kind.is_capped:
         yield Reason(
-            "kind_cap", f"Of the kind {job.kind!r} {_of(kind.running, 'job')} run, and at most "
+            "kind_cap",
+            f"Of the kind {job.kind!r} {_of(kind.running, 'job')} run, and at most "
             f"{kind.running_limit} may run at once, whosever they are.",
             {"running": kind.running, "running_limit": kind.running_limit},
-        )  # fmt: skip
+        )
 
 
 def _no_worker(facts: Facts) -> Reason:
     lately = _seconds(facts.workers.lately_seconds)
     running = facts.kind.running
     numbers: dict[str, Value] = {
-        "running": running, "lately_seconds": facts.workers.lately_seconds,
-    }  # fmt: skip
+        "running": running,
+        "lately_seconds": facts.workers.lately_seconds,
+    }
     kind = facts.job.kind
     if running:
         return Reason(
-            "no_worker_free", f"No worker has asked this server for the kind {kind!r} in the last "
+            "no_worker_free",
+            f"No worker has asked this server for the kind {kind!r} in the last "
             f"{lately}; {_of(running, 'job')} of it run, so there is a worker, and it may be busy.",
             numbers,
-        )  # fmt: skip
+        )
     return Reason(
-        "no_worker", f"No worker has asked for the kind {kind!r}: not this server in the last "
+        "no_worker",
+        f"No worker has asked for the kind {kind!r}: not this server in the last "
         f"{lately}, no job of it runs, and none was started in that time. Start a worker that "
         "has a handler for it. (A worker that asks another server and has had nothing yet cannot "
-        "be seen from here.)", numbers,
-    )  # fmt: skip
+        "be seen from here.)",
+        numbers,
+    )
 
 
 def _place(facts: Facts) -> Iterator[Reason]:
     jobs, users, user_id = facts.jobs_ahead, facts.users_ahead, facts.job.user_id
     if jobs.number:
         yield Reason(
-            "jobs_ahead", f"In the line of user {user_id!r} there {_are(jobs)} "
+            "jobs_ahead",
+            f"In the line of user {user_id!r} there {_are(jobs)} "
             f"{jobs.of('job', 'jobs')} before it, of higher priority or older; one is served at "
             "each turn of the user.",
             {"jobs_ahead": jobs.number, "is_exact": jobs.is_exact},
-        )  # fmt: skip
+        )
     if users.number and not facts.user.is_capped:
         yield Reason(
-            "users_ahead", f"It is the turn of {users.of('user', 'users')} before that of user "
+            "users_ahead",
+            f"It is the turn of {users.of('user', 'users')} before that of user "
             f"{user_id!r}; each is served one job.",
             {"users_ahead": users.number, "is_exact": users.is_exact},
-        )  # fmt: skip
+        )
     if not (jobs.number or users.number or facts.user.is_capped or facts.kind.is_capped):
         yield Reason("next", "It is the next to be served, as soon as a worker asks for its kind.")
 
@@ -231,9 +246,10 @@ def _workers(facts: Facts) -> Reason:
     }
     if workers.asked_seconds_ago == 0:
         return Reason(
-            "worker_waiting", f"A worker waits at this server for jobs of the kind {kind!r}.",
+            "worker_waiting",
+            f"A worker waits at this server for jobs of the kind {kind!r}.",
             numbers,
-        )  # fmt: skip
+        )
     clauses = []
     if workers.asked_seconds_ago is not None:
         clauses.append(f"a worker asked this server {_seconds(workers.asked_seconds_ago)} ago")
@@ -246,12 +262,13 @@ def _workers(facts: Facts) -> Reason:
 def _earlier_attempt(facts: Facts) -> Iterator[Reason]:
     if isinstance(facts.latest, JobRequeued):
         yield Reason(
-            "requeued", f"Attempt {facts.latest.attempt} ended without an outcome "
+            "requeued",
+            f"Attempt {facts.latest.attempt} ended without an outcome "
             f"({facts.latest.reason.replace('_', ' ')}), and the job was queued again."
             if facts.latest.reason != "retried"
             else f"It was started again by hand after attempt {facts.latest.attempt}.",
             {"attempt": facts.latest.attempt, "requeued": facts.latest.reason.value},
-        )  # fmt: skip
+        )
 
 
 def _expiry(facts: Facts) -> Iterator[Reason]:
@@ -259,9 +276,10 @@ def _expiry(facts: Facts) -> Iterator[Reason]:
     if job.expires is not None:
         left = _seconds_until(facts, job.expires)
         yield Reason(
-            "expires", f"Not started by {_time(job.expires_at)}, it will not run at all.",
+            "expires",
+            f"Not started by {_time(job.expires_at)}, it will not run at all.",
             {"expires_at": job.expires_at, "seconds_left": left},
-        )  # fmt: skip
+        )
 
 
 def _running(facts: Facts) -> Reason:
@@ -273,14 +291,20 @@ def _running(facts: Facts) -> Reason:
         else f"its lease ended at {_time(job.lease_expires_at)}, and it is queued again in a moment"
     )
     return Reason(
-        "running", f"Worker {job.worker!r} has had attempt {job.attempt} of at most "
+        "running",
+        f"Worker {job.worker!r} has had attempt {job.attempt} of at most "
         f"{job.attempts_max} since {_time(job.started_at)}; {lease}.",
         {
-            "attempt": job.attempt, "failures": job.failures, "max_attempts": job.attempts_granted,
-            "worker": job.worker, "started_at": job.started_at, "begun_at": job.begun_at,
-            "lease_expires_at": job.lease_expires_at, "seconds_left": left,
+            "attempt": job.attempt,
+            "failures": job.failures,
+            "max_attempts": job.attempts_granted,
+            "worker": job.worker,
+            "started_at": job.started_at,
+            "begun_at": job.begun_at,
+            "lease_expires_at": job.lease_expires_at,
+            "seconds_left": left,
         },
-    )  # fmt: skip
+    )
 
 
 def _done(job: Job) -> Reason:
@@ -289,11 +313,12 @@ def _done(job: Job) -> Reason:
         _between(job.started_at, job.finished_at),
     )
     return Reason(
-        "done", f"Worker {job.worker!r} completed attempt {job.attempt} at "
+        "done",
+        f"Worker {job.worker!r} completed attempt {job.attempt} at "
         f"{_time(job.finished_at)}, {_seconds(ran)} after its start; it was started "
         f"{_seconds(waited)} after its submission.",
         {"attempt": job.attempt, "waited_seconds": waited, "ran_seconds": ran},
-    )  # fmt: skip
+    )
 
 
 def _failed(facts: Facts) -> Reason:
@@ -308,26 +333,31 @@ def _failed(facts: Facts) -> Reason:
         else f"it was not to be tried again, although {job.attempts_max} attempts were allowed."
     )
     return Reason(
-        "failed", text,
+        "failed",
+        text,
         {
-            "attempt": job.attempt, "failures": job.failures,
-            "max_attempts": job.attempts_granted, "failure": reason.value,
+            "attempt": job.attempt,
+            "failures": job.failures,
+            "max_attempts": job.attempts_granted,
+            "failure": reason.value,
         },
-    )  # fmt: skip
+    )
 
 
 def _cancelled(facts: Facts) -> Reason:
     job = facts.job
     if isinstance(facts.latest, JobCancelled) and facts.latest.reason is CancelReason.EXPIRED:
         return Reason(
-            "expired", f"It had not been started by {_time(job.expires_at)}, and so does not run.",
+            "expired",
+            f"It had not been started by {_time(job.expires_at)}, and so does not run.",
             {"expires_at": job.expires_at},
-        )  # fmt: skip
+        )
     was = facts.latest.was if isinstance(facts.latest, JobCancelled) else "waiting"
     return Reason(
-        "cancelled", f"It was cancelled on request at {_time(job.finished_at)}, while {was}.",
+        "cancelled",
+        f"It was cancelled on request at {_time(job.finished_at)}, while {was}.",
         {"was": was, "finished_at": job.finished_at},
-    )  # fmt: skip
+    )
 
 
 def _of(number: int, noun: str) -> str:

@@ -79,9 +79,12 @@ class SystemState:
                 if not lanes:
                     line.lanes.pop(user_id, None)
         for noted in (
-            line.changed_users, line.changed_lanes, line.changed_kinds,
-            windows.changed_counters, windows.changed_limits,
-        ):  # fmt: skip
+            line.changed_users,
+            line.changed_lanes,
+            line.changed_kinds,
+            windows.changed_counters,
+            windows.changed_limits,
+        ):
             noted.clear()
         if len(windows.counters) > 2 * self._windows_left + _WINDOWS_MIN:
             self.forget_windows()
@@ -160,10 +163,17 @@ def to_snapshot(standing: SystemState) -> bytes:
     line, windows = standing.line, standing.windows
     return _encode(
         _Snapshot(
-            1, standing.position, to_micros(standing.recorded_at), standing.jobs,
+            1,
+            standing.position,
+            to_micros(standing.recorded_at),
+            standing.jobs,
             {
                 user_id: (
-                    user.last_served, user.joined, user.waiting, user.running, user.running_limit
+                    user.last_served,
+                    user.joined,
+                    user.waiting,
+                    user.running,
+                    user.running_limit,
                 )
                 for user_id, user in line.users.items()
             },
@@ -172,12 +182,14 @@ def to_snapshot(standing: SystemState) -> bytes:
                 kind: (load.waiting, load.running, load.running_limit)
                 for kind, load in line.kinds.items()
             },
-            sorted((*subject, one.submissions, one.running)
-                   for subject, one in windows.limits.items()),
-            sorted((*key, one.start, one.used, one.refused)
-                   for key, one in windows.counters.items()),
+            sorted(
+                (*subject, one.submissions, one.running) for subject, one in windows.limits.items()
+            ),
+            sorted(
+                (*key, one.start, one.used, one.refused) for key, one in windows.counters.items()
+            ),
         )
-    )  # fmt: skip
+    )
 
 
 def from_snapshot(snapshot: bytes) -> SystemState:

@@ -132,9 +132,13 @@ class Batch:
 
     def _hold_back(self, refused: RateLimitDecided) -> None:
         key = (
-            refused.user_id, refused.scope, refused.window_start, refused.window_seconds,
-            refused.used, refused.limit,
-        )  # fmt: skip
+            refused.user_id,
+            refused.scope,
+            refused.window_start,
+            refused.window_seconds,
+            refused.used,
+            refused.limit,
+        )
         earlier = self._refusals.get(key)
         self._refusals[key] = (
             refused if earlier is None else merge_refusals(earlier, refused, self.now)

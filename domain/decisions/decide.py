@@ -107,9 +107,15 @@ class ClockAccepted(Struct, frozen=True, tag=True):
 
 
 Answer = (
-    Submitted | Claimed | LeasesHeld | JobUpdated | JobsWoken | LimitsSet | RefusalsRecorded
+    Submitted
+    | Claimed
+    | LeasesHeld
+    | JobUpdated
+    | JobsWoken
+    | LimitsSet
+    | RefusalsRecorded
     | ClockAccepted
-)  # fmt: skip
+)
 
 
 class NewEvent(NamedTuple):
@@ -174,14 +180,19 @@ def _submit(model: WriteModel, command: SubmitJob, policy: Policy, now: datetime
         return _refuse(admission, TooManyKinds(command.user_id, policy.kinds_waiting_max), now)
     job_id = JobId(model.position + 2)  # behind the decision that lets it in
     submitted = JobSubmitted(
-        user_id=command.user_id, kind=command.kind,
-        payload_sha256=command.payload.sha256, payload_bytes=command.payload.size,
+        user_id=command.user_id,
+        kind=command.kind,
+        payload_sha256=command.payload.sha256,
+        payload_bytes=command.payload.size,
         max_attempts=command.max_attempts or policy.max_attempts,
-        idempotency_key=key, key_is_explicit=is_explicit,
+        idempotency_key=key,
+        key_is_explicit=is_explicit,
         key_expires_at=later(now, policy.idempotency_seconds),
-        priority=command.priority, run_at=command.run_at, expires_at=command.expires_at,
+        priority=command.priority,
+        run_at=command.run_at,
+        expires_at=command.expires_at,
         timeout_seconds=command.timeout_seconds or policy.timeout_seconds,
-    )  # fmt: skip
+    )
     return Decision(
         [NewEvent(admission, job_id), NewEvent(submitted, job_id, command.payload)],
         lambda after: Submitted(after.jobs.rows[job_id], admission, now, is_duplicate=False),
@@ -195,9 +206,11 @@ def _repeat(
         refusal = KeyReusedWithOtherPayload(holder.idempotency_key, holder.id)
         return _refuse(admission, refusal, now)
     repeated = SubmissionDeduplicated(
-        user_id=command.user_id, kind=command.kind,
-        idempotency_key=holder.idempotency_key, key_is_explicit=holder.key_is_explicit,
-    )  # fmt: skip
+        user_id=command.user_id,
+        kind=command.kind,
+        idempotency_key=holder.idempotency_key,
+        key_is_explicit=holder.key_is_explicit,
+    )
     return Decision(
         [NewEvent(admission, holder.id), NewEvent(repeated, holder.id)],
         lambda after: Submitted(after.jobs.rows[holder.id], admission, now, is_duplicate=True),
@@ -213,11 +226,17 @@ def _refuse(admission: RateLimitDecided, refusal: Refusal, now: datetime) -> Dec
 
 def _record_refusals(report: ReportRefusals) -> Decision:
     refused = RateLimitDecided(
-        user_id=report.user_id, scope=report.scope, allowed=False, used=report.used,
-        limit=report.limit, window_start=report.window_start,
-        window_seconds=report.window_seconds, count=report.count,
-        first_at=report.first_at, last_at=report.last_at,
-    )  # fmt: skip
+        user_id=report.user_id,
+        scope=report.scope,
+        allowed=False,
+        used=report.used,
+        limit=report.limit,
+        window_start=report.window_start,
+        window_seconds=report.window_seconds,
+        count=report.count,
+        first_at=report.first_at,
+        last_at=report.last_at,
+    )
     return Decision([NewEvent(refused)], lambda _: RefusalsRecorded(report.count))
 
 
@@ -242,17 +261,21 @@ def _claim(model: WriteModel, command: ClaimJobs, policy: Policy, now: datetime)
     facts = [
         NewEvent(
             JobStarted(
-                user_id=pick.user_id, kind=pick.kind,
+                user_id=pick.user_id,
+                kind=pick.kind,
                 attempt=model.jobs.rows[pick.job_id].attempt + 1,
-                worker=command.worker, server=command.server, claim_id=command.claim_id,
-                lease_expires_at=lease_expires_at, alone=pick.is_suspect,
+                worker=command.worker,
+                server=command.server,
+                claim_id=command.claim_id,
+                lease_expires_at=lease_expires_at,
+                alone=pick.is_suspect,
                 # A suspect waits until the worker has nothing else.
                 begun=begins is None or (place < begins and not pick.is_suspect),
             ),
             pick.job_id,
         )
         for place, pick in enumerate(picks)
-    ]  # fmt: skip
+    ]
     # What is embedded has its answer for sure, and so never asks again because it was lost.
     is_empty = command.server is None and not (picks or unread or command.may_wait)
     return Decision(
@@ -308,9 +331,7 @@ def _extend(model: WriteModel, command: ExtendLeases, policy: Policy, now: datet
     facts = [NewEvent(life_cycle.begun(job), job.id) for job in began]
     if matters:
         earliest = ends
-        extended = LeasesExtended(
-            worker=command.worker, lease_expires_at=ends, jobs=tuple(named)
-        )  # fmt: skip
+        extended = LeasesExtended(worker=command.worker, lease_expires_at=ends, jobs=tuple(named))
         facts.append(NewEvent(extended))
     return Decision(facts, lambda _: LeasesHeld(earliest, lost))
 
@@ -324,9 +345,7 @@ def _advance(model: WriteModel, command: JobCommand, policy: Policy, now: dateti
     except Refusal as refusal:
         events = life_cycle.in_spite_of(refusal, job, command, policy, now)
         return Decision(_facts(job, command, events), alone(refusal))
-    return Decision(
-        _facts(job, command, events), lambda after: JobUpdated(after.jobs.rows[job.id])
-    )  # fmt: skip
+    return Decision(_facts(job, command, events), lambda after: JobUpdated(after.jobs.rows[job.id]))
 
 
 def _facts(job: Job, command: JobCommand, events: Sequence[Event]) -> Sequence[NewEvent]:
@@ -397,13 +416,15 @@ def _wake(model: WriteModel, command: EnforceDeadlines, policy: Policy, now: dat
                 NewEvent(event, job.id)
                 for job in jobs
                 for event in life_cycle.wake(
-                    job, policy, now,
+                    job,
+                    policy,
+                    now,
                     died_with_others=_has_others(job, of_workers[job.worker or WorkerId("")]),
                 )
             ),
             *(NewEvent(life_cycle.missed(job), job.id) for job in missed),
         ]
-    )  # fmt: skip
+    )
 
 
 def _has_others(job: Job, held: Sequence[Job]) -> bool:
@@ -429,14 +450,16 @@ def _recover(model: WriteModel, command: RecoverJobs) -> Decision:
         [
             NewEvent(
                 life_cycle.expire_lease(
-                    job, RequeueReason.SERVER_RESTARTED, FailureReason.SERVER_RESTARTED,
+                    job,
+                    RequeueReason.SERVER_RESTARTED,
+                    FailureReason.SERVER_RESTARTED,
                     died_with_others=_has_others(job, running),
                 ),
                 job.id,
             )
             for job in running
         ]
-    )  # fmt: skip
+    )
 
 
 def _woken(facts: list[NewEvent]) -> Decision:

@@ -160,9 +160,14 @@ class RequiredRows:
     def sets(self) -> tuple[set[Any], ...]:
         """All of them, in one fixed order."""
         return (
-            self.users, self.kinds, self.jobs, self.keys, self.claims, self.windows,
+            self.users,
+            self.kinds,
+            self.jobs,
+            self.keys,
+            self.claims,
+            self.windows,
             self.limited_kinds,
-        )  # fmt: skip
+        )
 
     def _add_claim(self, claim: ClaimJobs) -> None:
         if claim.claim_id is not None:

@@ -141,9 +141,13 @@ class Line(Folded):
     def _requeued(self, recorded: Recorded, event: JobRequeued) -> None:
         ran = event.reason is not RequeueReason.RETRIED
         self._enter(
-            recorded, event.user_id, event.kind, event.priority, -1 if ran else 0,
+            recorded,
+            event.user_id,
+            event.kind,
+            event.priority,
+            -1 if ran else 0,
             is_suspect=event.suspect,
-        )  # fmt: skip
+        )
 
     def _cancelled(self, recorded: Recorded, event: JobCancelled) -> None:
         if event.was == "queued":
@@ -166,9 +170,15 @@ class Line(Folded):
                 pass
 
     def _enter(
-        self, recorded: Recorded, user_id: UserId, kind: Kind, priority: int, running: int = 0,
-        *, is_suspect: bool = False,
-    ) -> None:  # fmt: skip
+        self,
+        recorded: Recorded,
+        user_id: UserId,
+        kind: Kind,
+        priority: int,
+        running: int = 0,
+        *,
+        is_suspect: bool = False,
+    ) -> None:
         job_id = recorded.job_id
         assert job_id is not None
         if self._is_served:
@@ -185,9 +195,15 @@ class Line(Folded):
                 self.left.add(job_id)
 
     def _move(
-        self, user_id: UserId, kind: Kind, waiting: int, running: int,
-        *, joined: int | None = None, served: int | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        user_id: UserId,
+        kind: Kind,
+        waiting: int,
+        running: int,
+        *,
+        joined: int | None = None,
+        served: int | None = None,
+    ) -> None:
         """Change how many jobs wait and run: of the user, of the lane and of the kind."""
         if waiting:
             lanes = self.lanes.get(user_id)

@@ -25,9 +25,18 @@ from domain.language.identifiers import JobId
 
 # Of a job's own events, those that change it; what a worker's heartbeat says is no job's own.
 CHANGES: Final[tuple[type[Event], ...]] = (
-    JobSubmitted, JobReleased, JobStarted, JobCompleted, JobFailed, JobRequeued, JobCancelled,
-    BodiesErased, AttemptBegun, AttemptEnded, WorkerMissed,
-)  # fmt: skip
+    JobSubmitted,
+    JobReleased,
+    JobStarted,
+    JobCompleted,
+    JobFailed,
+    JobRequeued,
+    JobCancelled,
+    BodiesErased,
+    AttemptBegun,
+    AttemptEnded,
+    WorkerMissed,
+)
 
 
 def jobs_of(history: Iterable[Recorded]) -> dict[JobId, Job]:

@@ -58,26 +58,43 @@ def evolve(job: Job, recorded: Recorded) -> Job:  # noqa: PLR0912 (a case for ea
     match recorded.event:
         case JobStarted() as event:
             return replace(
-                job, state=State.RUNNING, attempt=event.attempt, worker=event.worker,
-                server=event.server, claim_id=event.claim_id,
-                lease_expires_at=event.lease_expires_at, missed_at=None,
-                starts=job.starts + event.begun, begun_at=at if event.begun else None,
-                started_at=at, started_position=recorded.position,
-                finished_at=None, updated_at=at,
-            )  # fmt: skip
+                job,
+                state=State.RUNNING,
+                attempt=event.attempt,
+                worker=event.worker,
+                server=event.server,
+                claim_id=event.claim_id,
+                lease_expires_at=event.lease_expires_at,
+                missed_at=None,
+                starts=job.starts + event.begun,
+                begun_at=at if event.begun else None,
+                started_at=at,
+                started_position=recorded.position,
+                finished_at=None,
+                updated_at=at,
+            )
         case AttemptBegun():
             return replace(
-                job, starts=job.starts + (job.begun_at is None),
-                begun_at=job.begun_at or at, updated_at=at,
-            )  # fmt: skip
+                job,
+                starts=job.starts + (job.begun_at is None),
+                begun_at=job.begun_at or at,
+                updated_at=at,
+            )
         case JobCompleted() as event:
             return replace(
-                job, state=State.DONE, lease_expires_at=None, finished_at=at, updated_at=at,
-                starts=_starts_of_one_that_ran(job), losses=0, is_suspect=False,
+                job,
+                state=State.DONE,
+                lease_expires_at=None,
+                finished_at=at,
+                updated_at=at,
+                starts=_starts_of_one_that_ran(job),
+                losses=0,
+                is_suspect=False,
                 missed_at=None,
                 result_position=None if event.result_sha256 is None else recorded.position,
-                outcome_attempt=event.attempt, outcome=f"done:{event.result_sha256}",
-            )  # fmt: skip
+                outcome_attempt=event.attempt,
+                outcome=f"done:{event.result_sha256}",
+            )
         case LeasesExtended() as event:
             for job_id, attempt in event.jobs:
                 if job_id == job.id:
@@ -92,9 +109,12 @@ def evolve(job: Job, recorded: Recorded) -> Job:  # noqa: PLR0912 (a case for ea
         case JobCancelled() as event:
             return replace(
                 _leaving_its_place(job) if event.attempt is not None else job,
-                state=State.CANCELLED, lease_expires_at=None, missed_at=None,
-                finished_at=at, updated_at=at,
-            )  # fmt: skip
+                state=State.CANCELLED,
+                lease_expires_at=None,
+                missed_at=None,
+                finished_at=at,
+                updated_at=at,
+            )
         case AttemptEnded() as event:
             left = tuple(one for one in job.ending if one.attempt != event.attempt)
             return replace(job, ending=left, updated_at=at)
@@ -114,10 +134,11 @@ def extended(job: Job, attempt: int, event: LeasesExtended, recorded: Recorded) 
     if attempt == job.attempt and job.state is State.RUNNING:
         is_news = job.missed_at is None or job.missed_at < recorded.position
         return replace(
-            job, lease_expires_at=event.lease_expires_at,
+            job,
+            lease_expires_at=event.lease_expires_at,
             missed_at=None if is_news else job.missed_at,
             updated_at=max(job.updated_at, recorded.recorded_at),
-        )  # fmt: skip
+        )
     if job.ending_attempt(attempt) is None:
         return job
     ending = tuple(
@@ -133,7 +154,10 @@ def _after_failure(job: Job, recorded: Recorded, event: JobFailed) -> Job:
     return replace(
         _leaving_its_place(job) if event.holds_place else job,
         state=State.FAILED if event.retry_at is None else State.SCHEDULED,
-        failures=job.failures + 1, losses=0, is_suspect=was_lost, missed_at=None,
+        failures=job.failures + 1,
+        losses=0,
+        is_suspect=was_lost,
+        missed_at=None,
         starts=job.starts if was_lost else _starts_of_one_that_ran(job),
         run_at=job.run_at if event.retry_at is None else event.retry_at,
         lease_expires_at=None,
@@ -143,7 +167,7 @@ def _after_failure(job: Job, recorded: Recorded, event: JobFailed) -> Job:
         outcome_attempt=event.attempt,
         # A late report of a time-out is no outcome that could be repeated.
         outcome=f"failed:{event.error_sha256 if event.reason is FailureReason.ERROR else None}",
-    )  # fmt: skip
+    )
 
 
 def _after_requeue(job: Job, event: JobRequeued, at: datetime) -> Job:
@@ -157,12 +181,20 @@ def _after_requeue(job: Job, event: JobRequeued, at: datetime) -> Job:
         starts, losses, begun_at = starts - (begun_at is not None), job.losses, None
     returns = 0 if event.reason is RequeueReason.RETRIED else job.returns
     return replace(
-        job, state=State.QUEUED, failures=failures, starts=starts, losses=losses,
+        job,
+        state=State.QUEUED,
+        failures=failures,
+        starts=starts,
+        losses=losses,
         returns=returns + (event.reason is RequeueReason.GIVEN_BACK),
-        is_suspect=event.suspect, begun_at=begun_at,
+        is_suspect=event.suspect,
+        begun_at=begun_at,
         expires_at=event.expires_at if event.reason is RequeueReason.RETRIED else job.expires_at,
-        lease_expires_at=None, missed_at=None, finished_at=None, updated_at=at,
-    )  # fmt: skip
+        lease_expires_at=None,
+        missed_at=None,
+        finished_at=None,
+        updated_at=at,
+    )
 
 
 _LOST: Final = frozenset({RequeueReason.LEASE_LOST, RequeueReason.SERVER_RESTARTED})

@@ -89,10 +89,13 @@ def _complete(job: Job, command: CompleteJob, now: datetime) -> Sequence[Event]:
     _require_current(job, command.attempt, now)
     return [
         JobCompleted(
-            user_id=job.user_id, kind=job.kind, attempt=command.attempt, result_sha256=digest,
+            user_id=job.user_id,
+            kind=job.kind,
+            attempt=command.attempt,
+            result_sha256=digest,
             result_bytes=0 if command.result is None else command.result.size,
         )
-    ]  # fmt: skip
+    ]
 
 
 def _fail(job: Job, command: FailJob, policy: Policy, now: datetime) -> Sequence[Event]:
@@ -102,11 +105,15 @@ def _fail(job: Job, command: FailJob, policy: Policy, now: datetime) -> Sequence
     may_retry = command.may_retry and _may_fail_again(job)
     return [
         JobFailed(
-            user_id=job.user_id, kind=job.kind, attempt=job.attempt, reason=FailureReason.ERROR,
-            error_sha256=command.error.sha256, error_bytes=command.error.size,
+            user_id=job.user_id,
+            kind=job.kind,
+            attempt=job.attempt,
+            reason=FailureReason.ERROR,
+            error_sha256=command.error.sha256,
+            error_bytes=command.error.size,
             retry_at=later(now, retry_delay(job, policy)) if may_retry else None,
         )
-    ]  # fmt: skip
+    ]
 
 
 def _give_back(job: Job, command: ReturnJob, now: datetime) -> Sequence[Event]:
@@ -130,11 +137,13 @@ def _cancel(job: Job) -> Sequence[Event]:
     is_running = job.state is State.RUNNING
     return [
         JobCancelled(
-            user_id=job.user_id, kind=job.kind, was=_was(job.state),
+            user_id=job.user_id,
+            kind=job.kind,
+            was=_was(job.state),
             attempt=job.attempt if is_running else None,
             worker=job.worker if is_running else None,
         )
-    ]  # fmt: skip
+    ]
 
 
 def _retry(job: Job, now: datetime) -> Sequence[Event]:
@@ -183,26 +192,28 @@ def wake(
     ]
 
 
-def _woken(
-    job: Job, policy: Policy, now: datetime, *, died_with_others: bool
-) -> Sequence[Event]:  # fmt: skip
+def _woken(job: Job, policy: Policy, now: datetime, *, died_with_others: bool) -> Sequence[Event]:
     match job.state:
         case State.RUNNING if job.times_out_at is not None and now >= job.times_out_at:
             return [_timed_out(job, policy, now)]
         case State.RUNNING if not is_ahead(job.lease_expires_at, now):
             return [
                 expire_lease(
-                    job, RequeueReason.LEASE_LOST, FailureReason.LEASE_LOST,
+                    job,
+                    RequeueReason.LEASE_LOST,
+                    FailureReason.LEASE_LOST,
                     died_with_others=died_with_others,
                 )
-            ]  # fmt: skip
+            ]
         case State.SCHEDULED | State.QUEUED if job.expires is not None and now >= job.expires:
             return [
                 JobCancelled(
-                    user_id=job.user_id, kind=job.kind, was=_was(job.state),
+                    user_id=job.user_id,
+                    kind=job.kind,
+                    was=_was(job.state),
                     reason=CancelReason.EXPIRED,
                 )
-            ]  # fmt: skip
+            ]
         case State.SCHEDULED if not is_ahead(job.run_at, now):
             return [JobReleased(user_id=job.user_id, kind=job.kind, priority=job.priority)]
         case _:
@@ -285,12 +296,15 @@ def _timed_out(
     job: Job, policy: Policy, now: datetime, error: Body | None = None, *, has_ended: bool = False
 ) -> Event:
     return JobFailed(
-        user_id=job.user_id, kind=job.kind, attempt=job.attempt, reason=FailureReason.TIMED_OUT,
+        user_id=job.user_id,
+        kind=job.kind,
+        attempt=job.attempt,
+        reason=FailureReason.TIMED_OUT,
         error_sha256=None if error is None else error.sha256,
         error_bytes=0 if error is None else error.size,
         retry_at=later(now, retry_delay(job, policy)) if _may_fail_again(job) else None,
         holds_place=not has_ended and is_ahead(job.lease_expires_at, now),
-    )  # fmt: skip
+    )
 
 
 def _may_fail_again(job: Job) -> bool:
@@ -300,9 +314,13 @@ def _may_fail_again(job: Job) -> bool:
 
 def _requeued(job: Job, reason: RequeueReason, *, failures: int) -> JobRequeued:
     return JobRequeued(
-        user_id=job.user_id, kind=job.kind, priority=job.priority, attempt=job.attempt,
-        reason=reason, attempts_max=job.attempt + job.attempts_granted - failures,
-    )  # fmt: skip
+        user_id=job.user_id,
+        kind=job.kind,
+        priority=job.priority,
+        attempt=job.attempt,
+        reason=reason,
+        attempts_max=job.attempt + job.attempts_granted - failures,
+    )
 
 
 def _ended(job: Job, attempt: int, reason: EndReason) -> AttemptEnded:

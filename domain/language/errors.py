@@ -149,10 +149,11 @@ class UnknownJob(Refusal):
 
     def __init__(self, job_id: JobId, submitted_at: datetime | None = None) -> None:
         super().__init__(
-            f"There is no job {job_id}." if submitted_at is None
+            f"There is no job {job_id}."
+            if submitted_at is None
             else f"There was no job {job_id} then: it was submitted later, at "
             f"{submitted_at:%Y-%m-%dT%H:%M:%S.%fZ} and position {job_id}."
-        )  # fmt: skip
+        )
         self.job_id = job_id
 
 
@@ -306,9 +307,31 @@ class WriteFailed(FairlogError):
 
 
 __all__ = [
-    "BodiesAreNeeded", "BodyMissing", "ClockInDoubt", "FairlogError", "HeldByAnother",
-    "InvalidInput", "JobHasEnded", "JobHasMovedOn", "JobHasNotEnded", "JobWasErased",
-    "KeyReusedWithOtherPayload", "LeaseHasEnded", "LogCorrupt", "LogFileReplaced", "LogTooNew",
-    "LogUnavailable", "NotTheCurrentAttempt", "QueueFull", "RateLimited", "Refusal",
-    "ReturnedTooOften", "TimeWasUp", "TooManyKinds", "UnknownJob", "WriteFailed", "again", "alone",
-]  # fmt: skip
+    "BodiesAreNeeded",
+    "BodyMissing",
+    "ClockInDoubt",
+    "FairlogError",
+    "HeldByAnother",
+    "InvalidInput",
+    "JobHasEnded",
+    "JobHasMovedOn",
+    "JobHasNotEnded",
+    "JobWasErased",
+    "KeyReusedWithOtherPayload",
+    "LeaseHasEnded",
+    "LogCorrupt",
+    "LogFileReplaced",
+    "LogTooNew",
+    "LogUnavailable",
+    "NotTheCurrentAttempt",
+    "QueueFull",
+    "RateLimited",
+    "Refusal",
+    "ReturnedTooOften",
+    "TimeWasUp",
+    "TooManyKinds",
+    "UnknownJob",
+    "WriteFailed",
+    "again",
+    "alone",
+]

@@ -28,10 +28,11 @@ class Scope(StrEnum):
     KIND = "kind"
 
 
-class RateLimitDecided(
-    Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False,
-    tag_field="type", tag="RateLimitDecided",
-):  # fmt: skip
+class _StoredEvent(Struct, frozen=True, omit_defaults=True, gc=False, tag_field="type"):
+    """How each event is stored: its type by name, and no field that has its default."""
+
+
+class RateLimitDecided(_StoredEvent, frozen=True, kw_only=True, tag="RateLimitDecided"):
     """Submissions were let in or refused. With `allowed`, `used` includes this submission."""
 
     user_id: UserId
@@ -53,10 +54,7 @@ class RateLimitDecided(
         return later(self.window_start, self.window_seconds)
 
 
-class JobSubmitted(
-    Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False,
-    tag_field="type", tag="JobSubmitted",
-):  # fmt: skip
+class JobSubmitted(_StoredEvent, frozen=True, kw_only=True, tag="JobSubmitted"):
     """A job exists from here on; its id is this event's position."""
 
     user_id: UserId
@@ -73,10 +71,7 @@ class JobSubmitted(
     timeout_seconds: float | None = None  # longest run of one attempt
 
 
-class SubmissionDeduplicated(
-    Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False,
-    tag_field="type", tag="SubmissionDeduplicated",
-):  # fmt: skip
+class SubmissionDeduplicated(_StoredEvent, frozen=True, kw_only=True, tag="SubmissionDeduplicated"):
     """A submission was recognised by its key; the event's job is the first one."""
 
     user_id: UserId
@@ -85,10 +80,7 @@ class SubmissionDeduplicated(
     key_is_explicit: bool = False
 
 
-class JobReleased(
-    Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False,
-    tag_field="type", tag="JobReleased",
-):  # fmt: skip
+class JobReleased(_StoredEvent, frozen=True, kw_only=True, tag="JobReleased"):
     """A scheduled job became due and joined its user's line."""
 
     user_id: UserId
@@ -96,10 +88,7 @@ class JobReleased(
     priority: int = 0
 
 
-class JobStarted(
-    Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False,
-    tag_field="type", tag="JobStarted",
-):  # fmt: skip
+class JobStarted(_StoredEvent, frozen=True, kw_only=True, tag="JobStarted"):
     """A worker has the job until the lease ends."""
 
     user_id: UserId
@@ -113,10 +102,7 @@ class JobStarted(
     alone: bool = False  # a suspect: the worker runs nothing beside it
 
 
-class AttemptBegun(
-    Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False,
-    tag_field="type", tag="AttemptBegun",
-):  # fmt: skip
+class AttemptBegun(_StoredEvent, frozen=True, kw_only=True, tag="AttemptBegun"):
     """The handler of an attempt that had been claimed ahead of time began: its time-out counts
     from here.
     """
@@ -126,10 +112,7 @@ class AttemptBegun(
     attempt: int
 
 
-class LeasesExtended(
-    Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False,
-    tag_field="type", tag="LeasesExtended",
-):  # fmt: skip
+class LeasesExtended(_StoredEvent, frozen=True, kw_only=True, tag="LeasesExtended"):
     """A worker's heartbeat that mattered: one event for all of its jobs."""
 
     worker: WorkerId
@@ -137,10 +120,7 @@ class LeasesExtended(
     jobs: tuple[tuple[JobId, int], ...]  # (job, attempt)
 
 
-class JobCompleted(
-    Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False,
-    tag_field="type", tag="JobCompleted",
-):  # fmt: skip
+class JobCompleted(_StoredEvent, frozen=True, kw_only=True, tag="JobCompleted"):
     user_id: UserId
     kind: Kind
     attempt: int
@@ -155,10 +135,7 @@ class FailureReason(StrEnum):
     SERVER_RESTARTED = "server_restarted"  # the process that ran it died, on the last attempt
 
 
-class JobFailed(
-    Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False,
-    tag_field="type", tag="JobFailed",
-):  # fmt: skip
+class JobFailed(_StoredEvent, frozen=True, kw_only=True, tag="JobFailed"):
     """An attempt failed. With `retry_at` another follows; without, the job has failed."""
 
     user_id: UserId
@@ -178,10 +155,7 @@ class RequeueReason(StrEnum):
     RETRIED = "retried"  # asked for, of a failed or cancelled job
 
 
-class JobRequeued(
-    Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False,
-    tag_field="type", tag="JobRequeued",
-):  # fmt: skip
+class JobRequeued(_StoredEvent, frozen=True, kw_only=True, tag="JobRequeued"):
     """The job is waiting again. `attempt` is the one that ended; the next has a higher number."""
 
     user_id: UserId
@@ -201,10 +175,7 @@ class CancelReason(StrEnum):
     EXPIRED = "expired"  # not started by its expires_at
 
 
-class JobCancelled(
-    Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False,
-    tag_field="type", tag="JobCancelled",
-):  # fmt: skip
+class JobCancelled(_StoredEvent, frozen=True, kw_only=True, tag="JobCancelled"):
     user_id: UserId
     kind: Kind
     was: Literal["queued", "scheduled", "running"]
@@ -220,10 +191,7 @@ class EndReason(StrEnum):
     LEASE_LOST = "lease_lost"  # its worker was not heard of
 
 
-class AttemptEnded(
-    Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False,
-    tag_field="type", tag="AttemptEnded",
-):  # fmt: skip
+class AttemptEnded(_StoredEvent, frozen=True, kw_only=True, tag="AttemptEnded"):
     """An attempt that was cancelled or timed out has ended at its worker too; its place is free."""
 
     user_id: UserId
@@ -232,10 +200,7 @@ class AttemptEnded(
     reason: EndReason
 
 
-class WorkerMissed(
-    Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False,
-    tag_field="type", tag="WorkerMissed",
-):  # fmt: skip
+class WorkerMissed(_StoredEvent, frozen=True, kw_only=True, tag="WorkerMissed"):
     """The worker of a running attempt let the lease of another one end: it may have died with both.
 
     A heartbeat that names the attempt says that it has not.
@@ -246,10 +211,7 @@ class WorkerMissed(
     attempt: int
 
 
-class LimitChanged(
-    Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False,
-    tag_field="type", tag="LimitChanged",
-):  # fmt: skip
+class LimitChanged(_StoredEvent, frozen=True, kw_only=True, tag="LimitChanged"):
     """All limits of one subject, as they are from now on."""
 
     scope: Scope
@@ -259,10 +221,7 @@ class LimitChanged(
     running: int | None = None  # jobs running at once; None: no cap
 
 
-class BodiesErased(
-    Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False,
-    tag_field="type", tag="BodiesErased",
-):  # fmt: skip
+class BodiesErased(_StoredEvent, frozen=True, kw_only=True, tag="BodiesErased"):
     """What users had put into an ended job is gone for good; this event's job is that one."""
 
     user_id: UserId
@@ -277,10 +236,7 @@ class CorrectionReason(StrEnum):
     ACCEPTED = "accepted"  # somebody said that the clock is right
 
 
-class ClockCorrected(
-    Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False,
-    tag_field="type", tag="ClockCorrected",
-):  # fmt: skip
+class ClockCorrected(_StoredEvent, frozen=True, kw_only=True, tag="ClockCorrected"):
     """From here on the log's time is the database's clock and this offset."""
 
     reason: CorrectionReason
@@ -292,11 +248,23 @@ class ClockCorrected(
 
 
 Event = (
-    RateLimitDecided | JobSubmitted | SubmissionDeduplicated | JobReleased | JobStarted
-    | LeasesExtended | JobCompleted | JobFailed | JobRequeued | JobCancelled | LimitChanged
-    | BodiesErased | ClockCorrected | AttemptBegun | AttemptEnded
+    RateLimitDecided
+    | JobSubmitted
+    | SubmissionDeduplicated
+    | JobReleased
+    | JobStarted
+    | LeasesExtended
+    | JobCompleted
+    | JobFailed
+    | JobRequeued
+    | JobCancelled
+    | LimitChanged
+    | BodiesErased
+    | ClockCorrected
+    | AttemptBegun
+    | AttemptEnded
     | WorkerMissed
-)  # fmt: skip
+)
 
 VERSION: Final = 1  # of every event's shape so far; upcasters read older ones
 EVENT_TYPES: Final[Mapping[str, type[Event]]] = {

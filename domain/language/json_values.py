@@ -58,8 +58,9 @@ def check_json(value: Any, what: str) -> None:  # noqa: ANN401 (any value)
                 if places > PLACES_MAX:
                     raise InvalidInput(
                         f"The {what} has more than {PLACES_MAX} values in it. Store it elsewhere "
-                        "and return a reference.", is_too_large=True,
-                    )  # fmt: skip
+                        "and return a reference.",
+                        is_too_large=True,
+                    )
                 _collect(held, below)
         level = below
         if not level:

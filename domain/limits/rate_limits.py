@@ -126,14 +126,25 @@ def decide_admission(
     for scope, window in ((Scope.USER, user), (Scope.GLOBAL, everyone)):
         if window.used >= window.limit:
             return RateLimitDecided(
-                user_id=user_id, scope=scope, allowed=False, used=window.used, limit=window.limit,
-                window_start=window.window_start, window_seconds=policy.window_seconds,
-            )  # fmt: skip
+                user_id=user_id,
+                scope=scope,
+                allowed=False,
+                used=window.used,
+                limit=window.limit,
+                window_start=window.window_start,
+                window_seconds=policy.window_seconds,
+            )
     return RateLimitDecided(
-        user_id=user_id, scope=Scope.USER, allowed=True, used=user.used + 1, limit=user.limit,
-        window_start=user.window_start, window_seconds=policy.window_seconds,
-        global_used=everyone.used + 1, global_limit=everyone.limit,
-    )  # fmt: skip
+        user_id=user_id,
+        scope=Scope.USER,
+        allowed=True,
+        used=user.used + 1,
+        limit=user.limit,
+        window_start=user.window_start,
+        window_seconds=policy.window_seconds,
+        global_used=everyone.used + 1,
+        global_limit=everyone.limit,
+    )
 
 
 def limit_of_everyone(decided: RateLimitDecided) -> int | None:

@@ -125,15 +125,25 @@ class Door:
 
 def _key(user_id: UserId, refused: RateLimitDecided | ReportRefusals) -> _Key:
     return (
-        user_id, refused.scope, refused.used, refused.limit,
-        refused.window_start, refused.window_seconds,
-    )  # fmt: skip
+        user_id,
+        refused.scope,
+        refused.used,
+        refused.limit,
+        refused.window_start,
+        refused.window_seconds,
+    )
 
 
 def _report(key: _Key, counted: _Count) -> ReportRefusals:
     user_id, scope, used, limit, window_start, window_seconds = key
     return ReportRefusals(
-        user_id=user_id, scope=scope, used=used, limit=limit,
-        window_start=window_start, window_seconds=window_seconds,
-        count=counted.count, first_at=counted.first_at, last_at=counted.last_at,
-    )  # fmt: skip
+        user_id=user_id,
+        scope=scope,
+        used=used,
+        limit=limit,
+        window_start=window_start,
+        window_seconds=window_seconds,
+        count=counted.count,
+        first_at=counted.first_at,
+        last_at=counted.last_at,
+    )

@@ -31,12 +31,16 @@ def leaf(
     """Hash one row of the log by itself. Raises `struct.error` for what is no such number."""
     length = len(data)
     entry = (
-        _TO_TYPE(8, position, 8, version, len(type_name)) + type_name
+        _TO_TYPE(8, position, 8, version, len(type_name))
+        + type_name
         + (_LENGTH(_ABSENT) if user_id is None else _LENGTH(len(user_id)) + user_id)
-        + (_FROM_NO_JOB(_ABSENT, 8, recorded_at_micros, length) if job_id is None
-           else _FROM_JOB(8, job_id, 8, recorded_at_micros, length))
+        + (
+            _FROM_NO_JOB(_ABSENT, 8, recorded_at_micros, length)
+            if job_id is None
+            else _FROM_JOB(8, job_id, 8, recorded_at_micros, length)
+        )
         + data
-    )  # fmt: skip
+    )
     return sha256(entry).digest()
 
 

@@ -178,7 +178,9 @@ def _corrected(
         offset = 0  # the clock is what it was before all this, or nearly
     now = max(reading.clock + offset, reading.recorded_at)
     event = ClockCorrected(
-        reason=reason, clock=from_micros(reading.clock), offset_micros=offset,
+        reason=reason,
+        clock=from_micros(reading.clock),
+        offset_micros=offset,
         slew_ppm=slew_ppm if offset > 0 else 0,
-    )  # fmt: skip
+    )
     return Judged(now, event)

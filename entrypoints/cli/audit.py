@@ -50,18 +50,30 @@ _COLUMNS: Final = (
 @database_url_option
 @condition_options
 @click.option(
-    "--limit", type=click.IntRange(min=1), default=100, show_default=True, metavar="N",
+    "--limit",
+    type=click.IntRange(min=1),
+    default=100,
+    show_default=True,
+    metavar="N",
     help="At most so many events.",
-)  # fmt: skip
+)
 @click.option("--all", "everything", is_flag=True, help="All of them, whatever --limit says.")
 @click.option(
-    "--format", "form", type=click.Choice(["table", "ndjson", "csv"]), default="table",
-    show_default=True, help="For people, or one JSON object a line, or comma-separated values.",
-)  # fmt: skip
+    "--format",
+    "form",
+    type=click.Choice(["table", "ndjson", "csv"]),
+    default="table",
+    show_default=True,
+    help="For people, or one JSON object a line, or comma-separated values.",
+)
 def audit(
-    database_url: str | None, *, limit: int, everything: bool, form: str,
+    database_url: str | None,
+    *,
+    limit: int,
+    everything: bool,
+    form: str,
     **conditions: Any,  # noqa: ANN401 (see `conditions_of`)
-) -> None:  # fmt: skip
+) -> None:
     """Ask the log what happened. Conditions may be combined; all must hold.
 
     A command behind `audit` has conditions of its own.
@@ -133,10 +145,16 @@ def _as_json(event: EventView) -> str:
 def _as_csv(event: EventView) -> str:
     return _csv_line(
         [
-            event.position, event.recorded_at, event.type, event.version, event.user_id,
-            event.job_id, event.data, event.hash,
+            event.position,
+            event.recorded_at,
+            event.type,
+            event.version,
+            event.user_id,
+            event.job_id,
+            event.data,
+            event.hash,
         ]
-    )  # fmt: skip
+    )
 
 
 def _csv_line(values: Sequence[object]) -> str:

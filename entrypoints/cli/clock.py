@@ -13,9 +13,10 @@ from entrypoints.use_cases.clock import clock_note
 @click.command(epilog=examples("fairlog clock", "fairlog clock --accept"))
 @database_url_option
 @click.option(
-    "--accept", is_flag=True,
+    "--accept",
+    is_flag=True,
     help="The database's clock is right: have the log's time go by it again.",
-)  # fmt: skip
+)
 def clock(database_url: str | None, *, accept: bool) -> None:
     """Show the log's time beside the database's clock.
 

@@ -23,8 +23,11 @@ class Moment(click.ParamType[datetime]):
     name = "time"
 
     def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None  # noqa: ANN401
-    ) -> datetime:  # fmt: skip
+        self,
+        value: Any,  # noqa: ANN401
+        param: click.Parameter | None,
+        ctx: click.Context | None,
+    ) -> datetime:
         if isinstance(value, datetime):
             return value
         try:
@@ -37,7 +40,11 @@ _OPTIONS = (
     click.option("--user", "user_id", metavar="ID", help="Only events about this user."),
     click.option("--job", "job_id", type=int, metavar="ID", help="Only events about this job."),
     click.option(
-        "--type", "types", multiple=True, type=click.Choice(list(EVENT_TYPES)), metavar="TYPE",
+        "--type",
+        "types",
+        multiple=True,
+        type=click.Choice(list(EVENT_TYPES)),
+        metavar="TYPE",
         help="Only events of this type; may be given several times. One of "
         f"{', '.join(EVENT_TYPES)}.",
     ),
@@ -46,10 +53,12 @@ _OPTIONS = (
     ),
     click.option("--until", type=Moment(), metavar="TIME", help="Before this time."),
     click.option(
-        "--after", type=click.IntRange(0, POSITION_MAX), metavar="POSITION",
+        "--after",
+        type=click.IntRange(0, POSITION_MAX),
+        metavar="POSITION",
         help="Behind this position; the last one of an answer gives the next.",
     ),
-)  # fmt: skip
+)
 
 
 def condition_options(command: F) -> F:
@@ -70,15 +79,21 @@ class Conditions(Struct, frozen=True):
         first = 1 if self.since is None else audit_log.first_at(connection, self.since)
         end = (
             log.position(connection) + 1
-            if self.until is None else audit_log.first_at(connection, self.until)
-        )  # fmt: skip
+            if self.until is None
+            else audit_log.first_at(connection, self.until)
+        )
         return max(self.after or 0, first - 1), end
 
 
 def conditions_of(
-    *, user_id: str | None, job_id: int | None, types: Sequence[str], since: datetime | None,
-    until: datetime | None, after: int | None,
-) -> Conditions:  # fmt: skip
+    *,
+    user_id: str | None,
+    job_id: int | None,
+    types: Sequence[str],
+    since: datetime | None,
+    until: datetime | None,
+    after: int | None,
+) -> Conditions:
     """Raises `InvalidInput`."""
     wanted = EventFilter(
         user_id=None if user_id is None else validation.user_id(user_id),

@@ -57,9 +57,12 @@ def migrate(database_url: str | None) -> None:
 )
 @database_url_option
 @click.option(
-    "--projection", "names", multiple=True, metavar="NAME",
+    "--projection",
+    "names",
+    multiple=True,
+    metavar="NAME",
     help="Only this one, like jobs or line; may be given several times. A wrong name lists all.",
-)  # fmt: skip
+)
 def rebuild(database_url: str | None, names: tuple[str, ...]) -> None:
     """Build projections again from the log, while the service goes on."""
     with opened_log(settings_from({"database_url": database_url})) as fairlog:
@@ -83,21 +86,31 @@ def rebuild(database_url: str | None, names: tuple[str, ...]) -> None:
 @database_url_option
 @click.option("--repair", is_flag=True, help="Build again the projections that differ.")
 @click.option(
-    "--chain-only", is_flag=True,
+    "--chain-only",
+    is_flag=True,
     help="Check positions, hashes and times alone: neither what the events mean nor projections.",
-)  # fmt: skip
+)
 @click.option(
-    "--from", "position", type=click.IntRange(0, POSITION_MAX), metavar="POSITION",
+    "--from",
+    "position",
+    type=click.IntRange(0, POSITION_MAX),
+    metavar="POSITION",
     help="With --chain-only: check what is new since this position; needs --hash.",
-)  # fmt: skip
+)
 @click.option(
-    "--hash", "hash_hex", metavar="HASH",
+    "--hash",
+    "hash_hex",
+    metavar="HASH",
     help="The hash that you noted for that position (64 hexadecimal digits).",
-)  # fmt: skip
+)
 def verify(
-    database_url: str | None, *, repair: bool, chain_only: bool, position: int | None,
+    database_url: str | None,
+    *,
+    repair: bool,
+    chain_only: bool,
+    position: int | None,
     hash_hex: str | None,
-) -> None:  # fmt: skip
+) -> None:
     """Check the log, and every projection against it.
 
     Prints what is wrong, and at last the position and the hash of the log's end: keep both outside
@@ -242,10 +255,11 @@ def _print_diagnosis(diagnosis: Diagnosis) -> None:
 @click.command()
 @database_url_option
 @click.option(
-    "--server-id", metavar="NAME",
+    "--server-id",
+    metavar="NAME",
     help="MySQL, MariaDB: the --server-id of a server that is certainly dead; what ran inside it "
     "is queued again at once. Without it, only what is overdue is.",
-)  # fmt: skip
+)
 def recover(database_url: str | None, server_id: str | None) -> None:
     """Queue again the jobs that a dead server left running.
 

@@ -22,9 +22,10 @@ from entrypoints.use_cases.erasure import Erased, erase_job, erase_user
 @click.option("--user", "user_id", metavar="ID", help="All jobs of this user.")
 @click.option("--job", "job_id", type=int, metavar="ID", help="This job.")
 @click.option(
-    "--cancel", is_flag=True,
+    "--cancel",
+    is_flag=True,
     help="Cancel first what has not ended. Without it, such a job keeps its payload.",
-)  # fmt: skip
+)
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def erase(
     database_url: str | None, *, user_id: str | None, job_id: int | None, cancel: bool, yes: bool

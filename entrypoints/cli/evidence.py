@@ -11,9 +11,12 @@ from entrypoints.cli.output import examples, say
 from entrypoints.use_cases.proofs import Evidence
 
 _up_to = click.option(
-    "--at", "position", type=click.IntRange(1, POSITION_MAX), metavar="POSITION",
+    "--at",
+    "position",
+    type=click.IntRange(1, POSITION_MAX),
+    metavar="POSITION",
     help="As of this position, that of a head that you kept. Default: the end of the log.",
-)  # fmt: skip
+)
 
 
 @click.command(epilog=examples("fairlog audit head > head.json"))
@@ -42,18 +45,28 @@ def head(database_url: str | None, *, position: int | None) -> None:
 @database_url_option
 @click.option("--job", "job_id", type=int, metavar="ID", help="That all events of this job are in.")
 @click.option(
-    "--position", "event", type=click.IntRange(1, POSITION_MAX), metavar="POSITION",
+    "--position",
+    "event",
+    type=click.IntRange(1, POSITION_MAX),
+    metavar="POSITION",
     help="That the event at this position is in.",
-)  # fmt: skip
+)
 @click.option(
-    "--consistency", "first", type=click.IntRange(1, POSITION_MAX), metavar="POSITION",
+    "--consistency",
+    "first",
+    type=click.IntRange(1, POSITION_MAX),
+    metavar="POSITION",
     help="That the log begins with what it was at this position.",
-)  # fmt: skip
+)
 @_up_to
 def prove(
-    database_url: str | None, *, job_id: int | None, event: int | None, first: int | None,
+    database_url: str | None,
+    *,
+    job_id: int | None,
+    event: int | None,
+    first: int | None,
     position: int | None,
-) -> None:  # fmt: skip
+) -> None:
     """Print a proof that needs no log to be checked (docs/examples/verify_proof.py does it)."""
     if sum(one is not None for one in (job_id, event, first)) != 1:
         raise UsageError("One of --job, --position and --consistency.")

@@ -20,9 +20,10 @@ from entrypoints.use_cases.export import FORMATS, ExportedEvent, export_format, 
 
 POLL_SECONDS: Final = 0.25
 _bodies = click.option(
-    "--bodies", is_flag=True,
+    "--bodies",
+    is_flag=True,
     help="With payloads, results and errors; of those that were erased it says so.",
-)  # fmt: skip
+)
 
 
 @click.command(
@@ -36,17 +37,25 @@ _bodies = click.option(
 @condition_options
 @_bodies
 @click.option(
-    "--format", "form", type=click.Choice(FORMATS),
+    "--format",
+    "form",
+    type=click.Choice(FORMATS),
     help="Default: as the output's name ends, else ndjson. Parquet needs pyarrow.",
-)  # fmt: skip
+)
 @click.option(
-    "--output", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
+    "--output",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
     help="Written whole or not at all. Default: standard output.",
-)  # fmt: skip
+)
 def export(
-    database_url: str | None, *, bodies: bool, form: str | None, output: Path | None,
+    database_url: str | None,
+    *,
+    bodies: bool,
+    form: str | None,
+    output: Path | None,
     **conditions: Any,  # noqa: ANN401 (see `conditions_of`)
-) -> None:  # fmt: skip
+) -> None:
     """Write all events that the conditions let through, up to the end of the log as it is now."""
     asked = conditions_of(**conditions)
     form = form or _format_of(output)
@@ -91,9 +100,11 @@ def _opened(output: Path | None) -> Iterator[BinaryIO]:
 @condition_options
 @_bodies
 def follow(
-    database_url: str | None, *, bodies: bool,
+    database_url: str | None,
+    *,
+    bodies: bool,
     **conditions: Any,  # noqa: ANN401 (see `conditions_of`)
-) -> None:  # fmt: skip
+) -> None:
     """Print events as they come, one JSON object a line, until Ctrl-C.
 
     Begins with what comes from now on; with --after or --since, with what is there already.

@@ -22,23 +22,39 @@ from entrypoints.use_cases.time_travel import JOBS_SHOWN_MAX, TimeTravel
 )
 @database_url_option
 @click.option(
-    "--as-of", "moment", required=True, metavar="POSITION|TIME",
+    "--as-of",
+    "moment",
+    required=True,
+    metavar="POSITION|TIME",
     help="Behind the event at this position, or behind all that were recorded by this time.",
-)  # fmt: skip
+)
 @click.option("--job", "job_id", type=int, metavar="ID", help="This job alone.")
 @click.option("--user", "user_id", metavar="ID", help="This user's jobs alone, the newest first.")
 @click.option(
-    "--limit", type=click.IntRange(1, JOBS_SHOWN_MAX), default=100, show_default=True, metavar="N",
+    "--limit",
+    type=click.IntRange(1, JOBS_SHOWN_MAX),
+    default=100,
+    show_default=True,
+    metavar="N",
     help="At most so many jobs.",
-)  # fmt: skip
+)
 @click.option(
-    "--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True,
+    "--format",
+    "form",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
     help="For people, or as JSON (one object a line).",
-)  # fmt: skip
+)
 def state(
-    database_url: str | None, *, moment: str, job_id: int | None, user_id: str | None, limit: int,
+    database_url: str | None,
+    *,
+    moment: str,
+    job_id: int | None,
+    user_id: str | None,
+    limit: int,
     form: str,
-) -> None:  # fmt: skip
+) -> None:
     """Show how things stood at a position of the log, or at a time."""
     if job_id is not None and user_id is not None:
         raise UsageError("Either --job or --user.")
@@ -99,10 +115,12 @@ def _as_text(state: PastStateView) -> str:
 
 def _limit(limit: LimitView) -> str:
     subject = (
-        f"user {printable(limit.user_id)}" if limit.user_id is not None
-        else f"kind {printable(limit.kind)}" if limit.kind is not None
+        f"user {printable(limit.user_id)}"
+        if limit.user_id is not None
+        else f"kind {printable(limit.kind)}"
+        if limit.kind is not None
         else "all users together"
-    )  # fmt: skip
+    )
     submissions = "the default" if limit.limit is None else f"{limit.limit:,}"
     running = "no cap" if limit.running is None else f"{limit.running:,}"
     return f"limit of {subject}: {submissions} submissions a window, {running} running at once"

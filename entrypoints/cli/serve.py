@@ -20,24 +20,27 @@ DEFAULT_WORKERS: Final = 4
 def _log_format_option(command: click.Command) -> click.Command:
     command.params.append(
         click.Option(
-            ["--log-format"], type=click.Choice(["text", "json"]),
+            ["--log-format"],
+            type=click.Choice(["text", "json"]),
             help="Of the lines on standard error. Default: text on a terminal, else json.",
         )
-    )  # fmt: skip
+    )
     return command
 
 
 _handlers_option = click.option(
-    "--handlers", metavar="MODULE",
+    "--handlers",
+    metavar="MODULE",
     help="A module, or a path ending in .py, whose public functions are kinds of job. Default: the "
     "built-in handlers alone.",
-)  # fmt: skip
+)
 
 
 _builtin_option = click.option(
-    "--builtin-handlers/--no-builtin-handlers", default=None,
+    "--builtin-handlers/--no-builtin-handlers",
+    default=None,
     help="Whether the built-in kinds echo, sleep and fail are served. Default: they are.",
-)  # fmt: skip
+)
 
 
 @_log_format_option
@@ -51,40 +54,61 @@ _builtin_option = click.option(
 @database_url_option
 @click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
 @click.option(
-    "--port", type=click.IntRange(0, 65_535), default=8000, show_default=True,
+    "--port",
+    type=click.IntRange(0, 65_535),
+    default=8000,
+    show_default=True,
     help="The port to listen on; 0: any that is free.",
-)  # fmt: skip
+)
 @click.option(
-    "--allowed-host", "allowed_hosts", multiple=True, metavar="NAME",
+    "--allowed-host",
+    "allowed_hosts",
+    multiple=True,
+    metavar="NAME",
     help="A name by which it is asked beside those of loopback and --host, as a proxy in front may "
     "send it; may be given several times.",
-)  # fmt: skip
+)
 @click.option(
-    "--insecure", is_flag=True,
+    "--insecure",
+    is_flag=True,
     help="Listen on other addresses than loopback too, although anybody who reaches them can then "
     "read and change everything: there are no API keys yet.",
-)  # fmt: skip
+)
 @click.option(
-    "--workers", type=click.IntRange(0, 1000), default=DEFAULT_WORKERS, show_default=True,
-    metavar="N", help="Jobs run at once by this server, all in one other process; 0: none.",
-)  # fmt: skip
+    "--workers",
+    type=click.IntRange(0, 1000),
+    default=DEFAULT_WORKERS,
+    show_default=True,
+    metavar="N",
+    help="Jobs run at once by this server, all in one other process; 0: none.",
+)
 @click.option(
-    "--worker-processes", type=click.IntRange(1, 1000), metavar="N",
+    "--worker-processes",
+    type=click.IntRange(1, 1000),
+    metavar="N",
     help="In place of --workers: jobs run at once, each in a process of its own that a time-out or "
     "a cancel ends.",
-)  # fmt: skip
+)
 @_handlers_option
 @_builtin_option
 @click.option(
-    "--server-id", metavar="NAME",
+    "--server-id",
+    metavar="NAME",
     help="MySQL, MariaDB: a name that no other running server has. Started again under the same "
     "name, it queues again at once what ran inside it; else that waits for leases to end.",
-)  # fmt: skip
+)
 def serve(
-    *, host: str, port: int, allowed_hosts: Sequence[str], insecure: bool, workers: int,
-    worker_processes: int | None, server_id: str | None, log_format: str | None,
+    *,
+    host: str,
+    port: int,
+    allowed_hosts: Sequence[str],
+    insecure: bool,
+    workers: int,
+    worker_processes: int | None,
+    server_id: str | None,
+    log_format: str | None,
     **flags: object,  # as the settings are called
-) -> None:  # fmt: skip
+) -> None:
     """Run the service: API, dashboard and workers, and its writer in a second process.
 
     Creates or upgrades the tables, recovers what an earlier process left behind, then listens.
@@ -101,9 +125,13 @@ def serve(
 
     settings = settings_from({**flags, "allowed_hosts": ",".join(allowed_hosts) or None})
     options = ServerOptions(
-        host=host, port=port, workers=worker_processes or workers,
-        is_one_process_each=worker_processes is not None, server_id=server_id, logs_json=logs_json,
-    )  # fmt: skip
+        host=host,
+        port=port,
+        workers=worker_processes or workers,
+        is_one_process_each=worker_processes is not None,
+        server_id=server_id,
+        logs_json=logs_json,
+    )
     with opened(settings, partial(compose_server, logs_json=logs_json)) as fairlog:
         run_server(fairlog, settings, options)
 
@@ -118,22 +146,37 @@ def serve(
 @_handlers_option
 @_builtin_option
 @click.option(
-    "--concurrency", type=click.IntRange(1, 1000), default=DEFAULT_WORKERS, show_default=True,
-    metavar="N", help="Jobs run at once, all in one other process.",
-)  # fmt: skip
+    "--concurrency",
+    type=click.IntRange(1, 1000),
+    default=DEFAULT_WORKERS,
+    show_default=True,
+    metavar="N",
+    help="Jobs run at once, all in one other process.",
+)
 @click.option(
-    "--processes", type=click.IntRange(1, 1000), metavar="N",
+    "--processes",
+    type=click.IntRange(1, 1000),
+    metavar="N",
     help="In place of --concurrency: jobs run at once, each in a process of its own that a "
     "time-out or a cancel ends.",
-)  # fmt: skip
+)
 @click.option(
-    "--prefetch", type=click.IntRange(0, 1000), default=0, show_default=True, metavar="N",
+    "--prefetch",
+    type=click.IntRange(0, 1000),
+    default=0,
+    show_default=True,
+    metavar="N",
     help="Jobs claimed ahead of time; they wait for this worker even when another is idle.",
-)  # fmt: skip
+)
 def worker(
-    *, server: str, concurrency: int, processes: int | None, prefetch: int,
-    log_format: str | None, **flags: object,
-) -> None:  # fmt: skip
+    *,
+    server: str,
+    concurrency: int,
+    processes: int | None,
+    prefetch: int,
+    log_format: str | None,
+    **flags: object,
+) -> None:
     """Run jobs for a server, in processes or on a machine of its own."""
     logs_json = _configure_logging(log_format)
     from entrypoints.worker.handler_frames import begin_of  # noqa: PLC0415 (only needed here)

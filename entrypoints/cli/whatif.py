@@ -29,25 +29,42 @@ _LIMIT: Final = click.IntRange(0, LIMIT_MAX)
 @click.option("--user-limit", type=_LIMIT, metavar="N", help="Submissions a window, of each user.")
 @click.option("--global-limit", type=_LIMIT, metavar="N", help="Of all users together.")
 @click.option(
-    "--window", "window_seconds", type=click.IntRange(1, _WINDOW_SECONDS_MAX), metavar="SECONDS",
+    "--window",
+    "window_seconds",
+    type=click.IntRange(1, _WINDOW_SECONDS_MAX),
+    metavar="SECONDS",
     help="Windows of this length, aligned to the epoch.",
-)  # fmt: skip
+)
 @click.option(
     "--since", type=Moment(), metavar="TIME", help="From this time on: 2026-01-31T12:00:00Z."
 )
 @click.option("--until", type=Moment(), metavar="TIME", help="Before this time.")
 @click.option(
-    "--limit", "users_max", type=click.IntRange(min=1), default=50, show_default=True, metavar="N",
+    "--limit",
+    "users_max",
+    type=click.IntRange(min=1),
+    default=50,
+    show_default=True,
+    metavar="N",
     help="Print at most so many users, those first for whom most would change.",
-)  # fmt: skip
+)
 @click.option(
-    "--format", "form", type=click.Choice(["table", "json"]), default="table", show_default=True,
+    "--format",
+    "form",
+    type=click.Choice(["table", "json"]),
+    default="table",
+    show_default=True,
     help="For people, or as JSON: every user.",
-)  # fmt: skip
+)
 def whatif(
-    database_url: str | None, *, since: datetime | None, until: datetime | None, users_max: int,
-    form: str, **limits: Any,  # noqa: ANN401 (those of OtherLimits)
-) -> None:  # fmt: skip
+    database_url: str | None,
+    *,
+    since: datetime | None,
+    until: datetime | None,
+    users_max: int,
+    form: str,
+    **limits: Any,  # noqa: ANN401 (those of OtherLimits)
+) -> None:
     """Replay the recorded submissions under other limits.
 
     Says for each user how many were admitted and refused, and how many would have been. What is not
@@ -75,11 +92,15 @@ def _document(answer: Answer) -> dict[str, Any]:
 
 def _figures(one: Outcome) -> dict[str, Any]:
     return {
-        "submissions": one.submissions, "admitted": one.admitted, "refused": one.refused,
-        "would_be_admitted": one.would_be_admitted, "would_be_refused": one.would_be_refused,
+        "submissions": one.submissions,
+        "admitted": one.admitted,
+        "refused": one.refused,
+        "would_be_admitted": one.would_be_admitted,
+        "would_be_refused": one.would_be_refused,
         "is_estimate": one.is_estimate,
-        "admitted_at_least": one.at_least, "admitted_at_most": one.at_most,
-    }  # fmt: skip
+        "admitted_at_least": one.at_least,
+        "admitted_at_most": one.at_most,
+    }
 
 
 def _ordered(answer: Answer) -> list[tuple[UserId, Outcome]]:
@@ -91,8 +112,11 @@ def _ordered(answer: Answer) -> list[tuple[UserId, Outcome]]:
 
 
 def _print_table(answer: Answer, users_max: int) -> None:
-    say(_ROW.format("user", "submissions", "admitted", "refused", "would be adm.", "would be ref.",
-                    "").rstrip())  # fmt: skip
+    say(
+        _ROW.format(
+            "user", "submissions", "admitted", "refused", "would be adm.", "would be ref.", ""
+        ).rstrip()
+    )
     ordered = _ordered(answer)
     for user_id, one in ordered[:users_max]:
         say(_row(printable(user_id), one))
@@ -104,8 +128,14 @@ def _print_table(answer: Answer, users_max: int) -> None:
 def _row(name: str, one: Outcome) -> str:
     bounds = (
         f"an estimate: {one.at_least:,} to {one.at_most:,} would be admitted"
-        if one.is_estimate else ""
-    )  # fmt: skip
-    figures = (one.submissions, one.admitted, one.refused, one.would_be_admitted,
-               one.would_be_refused)  # fmt: skip
+        if one.is_estimate
+        else ""
+    )
+    figures = (
+        one.submissions,
+        one.admitted,
+        one.refused,
+        one.would_be_admitted,
+        one.would_be_refused,
+    )
     return _ROW.format(name, *(f"{figure:,}" for figure in figures), bounds).rstrip()

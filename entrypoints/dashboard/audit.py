@@ -72,9 +72,14 @@ async def audit(
             return {**_NOTHING, "asked": still, "problem": str(error)}
 
     return await desk.show(
-        request, "audit", "Audit", read, is_long=asked.may_take_long,
-        asked=asked, types=list(EVENT_TYPES),
-    )  # fmt: skip
+        request,
+        "audit",
+        "Audit",
+        read,
+        is_long=asked.may_take_long,
+        asked=asked,
+        types=list(EVENT_TYPES),
+    )
 
 
 @get("/audit/standing")
@@ -87,10 +92,12 @@ async def standing(
     """
     moment = validation.as_of(as_of.strip())
     return await desk.show(
-        request, "standing", "Standing",
+        request,
+        "standing",
+        "Standing",
         lambda connection, _: {"then": TimeTravel(desk.fairlog).state(connection, moment)},
         is_long=True,
-    )  # fmt: skip
+    )
 
 
 _NOTHING: Final[dict[str, object]] = {"events": [], "older": None, "then": None}

@@ -68,9 +68,12 @@ class DashboardContext:
         return page(request, view, live, title=title, around=around)
 
     async def answer(
-        self, request: AnyRequest, make: Callable[[Connection, ShownMoment], str], *,
+        self,
+        request: AnyRequest,
+        make: Callable[[Connection, ShownMoment], str],
+        *,
         is_long: bool = False,
-    ) -> str:  # fmt: skip
+    ) -> str:
         """An answer under the request's address, shared by all who ask for the same."""
 
         def query(connection: Connection) -> Dated[str]:

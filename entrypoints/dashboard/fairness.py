@@ -42,11 +42,9 @@ def _read(desk: DashboardContext, connection: Connection, at: ShownMoment) -> di
         "counts": fairlog.jobs.counts(connection),
         "queued": State.QUEUED,
         "turns": turns,
-        "waiting": [
-            (user_id, load, users.get(user_id)) for user_id, load in waiting
-        ],
+        "waiting": [(user_id, load, users.get(user_id)) for user_id, load in waiting],
         "served_at": served_at,
         "waits": desk.waits(connection, list(dict.fromkeys(shown)), at),
         "served": first(leading.served, _SERVED_SHOWN),
         "started": figures.started,
-    }  # fmt: skip
+    }

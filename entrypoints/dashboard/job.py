@@ -49,10 +49,14 @@ async def job(
     wanted = validation.job_id(job_id)
     then = validation.as_of(as_of.strip()) if as_of.strip() else None
     return await desk.show(
-        request, "job", f"Job {wanted}",
+        request,
+        "job",
+        f"Job {wanted}",
         lambda connection, at: _read(desk, connection, at, wanted, then),
-        is_long=True, job_id=wanted, as_of=as_of,
-    )  # fmt: skip
+        is_long=True,
+        job_id=wanted,
+        as_of=as_of,
+    )
 
 
 @get("/jobs/{job_id:int}/whole/{name:str}")
@@ -68,9 +72,11 @@ async def body(
 
     data = await desk.fairlog.read_long(query)
     return Response(
-        (data or b"null").decode(), media_type="text/plain",
-        headers={"Content-Disposition": "inline"}, status_code=200 if data is not None else 404,
-    )  # fmt: skip
+        (data or b"null").decode(),
+        media_type="text/plain",
+        headers={"Content-Disposition": "inline"},
+        status_code=200 if data is not None else 404,
+    )
 
 
 def _read(

@@ -50,15 +50,28 @@ async def jobs(
             else desk.search.newer(connection, wanted, above, JOBS_PER_PAGE)
         )
         return {
-            "found": found, "problem": problem, "user": user, "state": job_state, "kind": kind,
-            "is_filtered": bool(user or job_state or kind), "is_first": not (before or after),
-        }  # fmt: skip
+            "found": found,
+            "problem": problem,
+            "user": user,
+            "state": job_state,
+            "kind": kind,
+            "is_filtered": bool(user or job_state or kind),
+            "is_first": not (before or after),
+        }
 
     kinds = [] if is_from_page(request) else await _kinds(desk)
     return await desk.show(
-        request, "jobs", "Jobs", read, is_long=wanted.looks_at_many,
-        user=user, state=job_state, kind=kind, states=list(State), kinds=kinds,
-    )  # fmt: skip
+        request,
+        "jobs",
+        "Jobs",
+        read,
+        is_long=wanted.looks_at_many,
+        user=user,
+        state=job_state,
+        kind=kind,
+        states=list(State),
+        kinds=kinds,
+    )
 
 
 @get("/find")

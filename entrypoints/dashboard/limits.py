@@ -40,7 +40,9 @@ async def limits(
         except InvalidInput as error:
             problem = str(error)
     return await desk.show(
-        request, "limits", "Limits",
+        request,
+        "limits",
+        "Limits",
         lambda connection, at: {
             **_read(desk, connection, at),
             "wanted": _users(desk, connection, at, [wanted])[0] if wanted is not None else None,
@@ -48,7 +50,7 @@ async def limits(
             "problem": problem,
         },
         user=user,
-    )  # fmt: skip
+    )
 
 
 def _read(desk: DashboardContext, connection: Connection, at: ShownMoment) -> dict[str, object]:
@@ -81,8 +83,9 @@ def _users(
         setting = windows.limits.get((user_id, _NO_KIND))
         found.append(
             UserWindow(
-                user_id, windows.user_window(user_id, policy, at.now),
+                user_id,
+                windows.user_window(user_id, policy, at.now),
                 None if setting is None else setting.running,
             )
-        )  # fmt: skip
+        )
     return found

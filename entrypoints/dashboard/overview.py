@@ -62,9 +62,11 @@ async def overview(
     span: FromQuery[Range] = "15m",  # noqa: ARG001 (the page's own script reads it)
 ) -> Response[str]:
     return await desk.show(
-        request, "overview", "Overview",
+        request,
+        "overview",
+        "Overview",
         lambda connection, at: _read(desk, connection, at),
-    )  # fmt: skip
+    )
 
 
 def _read(desk: DashboardContext, connection: Connection, at: ShownMoment) -> dict[str, object]:
@@ -85,8 +87,11 @@ def _read(desk: DashboardContext, connection: Connection, at: ShownMoment) -> di
         "oldest_id": oldest_id,
         "verdict": verdict(
             Situation(
-                waiting=counts[State.QUEUED], running=counts[State.RUNNING],
-                oldest=formatting.duration(oldest), minute=minute, minutes=minutes,
+                waiting=counts[State.QUEUED],
+                running=counts[State.RUNNING],
+                oldest=formatting.duration(oldest),
+                minute=minute,
+                minutes=minutes,
                 failing=[f"{one.part}: {one.reason}" for one in fairlog.supervisor.troubles()],
                 unconsumed=[row.kind for row in kinds if not row.is_consumed],
             )
@@ -98,7 +103,7 @@ def _read(desk: DashboardContext, connection: Connection, at: ShownMoment) -> di
         "kinds": kinds,
         "failures": _failures(desk, connection, at),
         "behind": 0 if following is None else at.position - following.position,
-    }  # fmt: skip
+    }
 
 
 def _kinds(desk: DashboardContext, connection: Connection, at: ShownMoment) -> list[KindRow]:

@@ -23,9 +23,12 @@ SECURITY_HEADERS: Final = {
     "Cross-Origin-Opener-Policy": "same-origin",
 }
 VIEWS: Final = (
-    ("overview", "/", "Overview"), ("fairness", "/fairness", "Fairness"),
-    ("limits", "/limits", "Limits"), ("jobs", "/jobs", "Jobs"), ("audit", "/audit", "Audit"),
-)  # fmt: skip
+    ("overview", "/", "Overview"),
+    ("fairness", "/fairness", "Fairness"),
+    ("limits", "/limits", "Limits"),
+    ("jobs", "/jobs", "Jobs"),
+    ("audit", "/audit", "Audit"),
+)
 ERROR: Final = "error.html"
 THEMES: Final = ("auto", "light", "dark")
 
@@ -35,17 +38,27 @@ AnyRequest = Request[Any, Any, Any]
 @cache
 def _environment() -> Environment:
     environment = Environment(
-        loader=PackageLoader("entrypoints.dashboard"), autoescape=True,
-        undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
+        loader=PackageLoader("entrypoints.dashboard"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     environment.filters |= {
-        "count": formatting.count, "duration": formatting.duration, "rate": formatting.rate,
+        "count": formatting.count,
+        "duration": formatting.duration,
+        "rate": formatting.rate,
         "visible": visible,
-    }  # fmt: skip
+    }
     environment.globals |= {
-        "elapsed": formatting.elapsed, "share": formatting.share, "static": static_path(),
-        "views": VIEWS, "themes": THEMES, "query": query, "from_micros": from_micros,
-    }  # fmt: skip
+        "elapsed": formatting.elapsed,
+        "share": formatting.share,
+        "static": static_path(),
+        "views": VIEWS,
+        "themes": THEMES,
+        "query": query,
+        "from_micros": from_micros,
+    }
     for name in (ERROR, "page.html"):  # wanted also when no file can be opened any more
         environment.get_template(name)
     return environment
@@ -76,11 +89,15 @@ def page(
     theme = request.cookies.get("theme", "auto")
     return html(
         render(
-            "page.html", view=view, live=live, title=title,
-            theme=theme if theme in THEMES else "auto", **(around or {}),
+            "page.html",
+            view=view,
+            live=live,
+            title=title,
+            theme=theme if theme in THEMES else "auto",
+            **(around or {}),
         ),
         status,
-    )  # fmt: skip
+    )
 
 
 def html(content: str, status: int = 200, headers: dict[str, str] | None = None) -> Response[str]:

@@ -33,15 +33,26 @@ def dashboard(fairlog: Fairlog) -> list[Router]:
     pages = Router(
         path="/",
         route_handlers=[
-            overview, charts, fairness, limits, jobs, find, job, body, cancel, retry,
-            audit, standing, pulse,
+            overview,
+            charts,
+            fairness,
+            limits,
+            jobs,
+            find,
+            job,
+            body,
+            cancel,
+            retry,
+            audit,
+            standing,
+            pulse,
         ],
         dependencies={"desk": Provide(lambda: desk, sync_to_thread=False)},
         exception_handlers={Exception: _answer_error},
         response_headers=SECURITY_HEADERS,
         include_in_schema=False,
         opt={HAS_FORMS: True},
-    )  # fmt: skip
+    )
     return [pages, assets()]
 
 

@@ -33,32 +33,36 @@ def verdict(now: Situation) -> Verdict:
     ended = now.minutes.completed + now.minutes.failed
     if now.waiting and not now.running and not now.minute.started:
         return Verdict(
-            "bad", "Nothing consumes the line",
+            "bad",
+            "Nothing consumes the line",
             f"{now.waiting:,} jobs wait, the oldest for {now.oldest}, and none was started in the "
             "last minute. Start a worker: fairlog worker --server …",
-        )  # fmt: skip
+        )
     if now.unconsumed:
         kinds = ", ".join(now.unconsumed[:_KINDS_NAMED])
         more = f" and {len(now.unconsumed) - _KINDS_NAMED} more" * (
             len(now.unconsumed) > _KINDS_NAMED
         )
         return Verdict(
-            "warn", "Some work has no worker",
+            "warn",
+            "Some work has no worker",
             f"Jobs wait of kinds that no worker takes: {kinds}{more}. "
             "Start a worker whose handlers have them.",
-        )  # fmt: skip
+        )
     if ended >= _ENOUGH_ATTEMPTS and now.minutes.failed > _MANY_FAILURES * ended:
         return Verdict(
-            "warn", "Many attempts fail",
+            "warn",
+            "Many attempts fail",
             f"{now.minutes.failed:,} of {ended:,} in the last five minutes. "
             "Failures are grouped by reason below.",
-        )  # fmt: skip
+        )
     if now.minute.refused:
         return Verdict(
-            "warn", "Work is flowing, and limits refuse some of it",
+            "warn",
+            "Work is flowing, and limits refuse some of it",
             f"{now.minute.refused:,} submissions were refused in the last minute; "
             "Limits says whose.",
-        )  # fmt: skip
+        )
     if not now.waiting and not now.running and not now.minute.started:
         return Verdict("idle", "Nothing to do", "No job waits, and none is running.")
     waiting = (

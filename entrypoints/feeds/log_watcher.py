@@ -40,9 +40,11 @@ class LogWatcher:
     """`read_events` gives up to so many events behind a position; both ask the database."""
 
     def __init__(
-        self, read_events: ReadEvents, read_position: Callable[[], Awaitable[int]],
+        self,
+        read_events: ReadEvents,
+        read_position: Callable[[], Awaitable[int]],
         part: Part | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._part = Part("log_news") if part is None else part
         self._read_events = read_events
         self._read_position = read_position

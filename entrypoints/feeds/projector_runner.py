@@ -74,9 +74,11 @@ class ProjectorRunner:
     """
 
     def __init__(
-        self, followers: Sequence[AsyncProjector[Any]], supervisor: Supervisor,
+        self,
+        followers: Sequence[AsyncProjector[Any]],
+        supervisor: Supervisor,
         tidy_up: Callable[[], None] = lambda: None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         """`tidy_up` is called between two rounds; what it raises of ours is left for the next."""
         self.followers = followers
         self._tidy_up = tidy_up
@@ -91,9 +93,11 @@ class ProjectorRunner:
     def start(self) -> None:
         loop = self._supervisor.part("following")
         self._thread = threading.Thread(
-            target=supervise, args=(loop, self._run, self._stopping), name="fairlog-follower",
+            target=supervise,
+            args=(loop, self._run, self._stopping),
+            name="fairlog-follower",
             daemon=True,
-        )  # fmt: skip
+        )
         self._thread.start()
 
     def stop(self) -> None:

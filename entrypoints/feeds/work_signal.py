@@ -50,9 +50,11 @@ class WorkSignal:
     """
 
     def __init__(
-        self, read_position: Callable[[], Awaitable[int]], read_work: ReadWork | None = None,
+        self,
+        read_position: Callable[[], Awaitable[int]],
+        read_work: ReadWork | None = None,
         part: Part | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._part = Part("work_news") if part is None else part
         self._read_position = read_position
         self._read_work = read_work or _unknown

@@ -23,10 +23,18 @@ PATH_BYTES_MAX: Final = 1024  # a user id of 255 bytes, each written with three
 # Of these a client sends one. With two of them it is open which one a proxy has looked at.
 SINGLE_FIELDS: Final = frozenset(
     {
-        b"authorization", b"content-length", b"content-type", b"host", b"hx-request",
-        b"idempotency-key", b"last-event-id", b"origin", b"sec-fetch-site", b"x-fairlog-position",
+        b"authorization",
+        b"content-length",
+        b"content-type",
+        b"host",
+        b"hx-request",
+        b"idempotency-key",
+        b"last-event-id",
+        b"origin",
+        b"sec-fetch-site",
+        b"x-fairlog-position",
     }
-)  # fmt: skip
+)
 # Paths that end in a name that somebody has chosen. All others need no percent-encoding.
 _NAMED: Final = (b"/v1/limits/", b"/v1/kinds/")
 _PATH: Final = re.compile(rb"/(?:[A-Za-z0-9._~-]+(?:/[A-Za-z0-9._~-]+)*)?")

@@ -23,9 +23,11 @@ class TakesIdempotencyKey(Operation):
 
     def __post_init__(self) -> None:
         header = Parameter(
-            name="Idempotency-Key", param_in="header", schema=Schema(type=OpenAPIType.STRING),
+            name="Idempotency-Key",
+            param_in="header",
+            schema=Schema(type=OpenAPIType.STRING),
             description="1 to 255 bytes of UTF-8; sent again with it, a submission changes nothing",
-        )  # fmt: skip
+        )
         self.parameters = [*(self.parameters or ()), header]
 
 

@@ -142,18 +142,28 @@ def _not_found(job_id: int) -> OriginalAnswer:
 
 def _answer(view: JobView, *, is_duplicate: bool) -> OriginalAnswer:
     return OriginalAnswer(
-        view.id, _state(view), _text(view.result), _error_message(view), view.idempotency_key,
+        view.id,
+        _state(view),
+        _text(view.result),
+        _error_message(view),
+        view.idempotency_key,
         is_duplicate,
-    )  # fmt: skip
+    )
 
 
 def _job(view: JobView) -> OriginalJob:
     return OriginalJob(
-        id=view.id, user_id=view.user_id, payload=_text(view.payload) or "",
-        idempotency_key=view.idempotency_key, state=_state(view), result=_text(view.result),
-        error_message=_error_message(view), last_served=view.started_at,
-        created_at=view.submitted_at, updated_at=view.updated_at,
-    )  # fmt: skip
+        id=view.id,
+        user_id=view.user_id,
+        payload=_text(view.payload) or "",
+        idempotency_key=view.idempotency_key,
+        state=_state(view),
+        result=_text(view.result),
+        error_message=_error_message(view),
+        last_served=view.started_at,
+        created_at=view.submitted_at,
+        updated_at=view.updated_at,
+    )
 
 
 def _state(view: JobView) -> str:

@@ -163,18 +163,21 @@ class ServerMetrics:
             events.add_metric([name, detail], count)
         yield events
         decisions = CounterMetricFamily(
-            "fairlog_submissions_decided", "Submissions decided by this process",
+            "fairlog_submissions_decided",
+            "Submissions decided by this process",
             labels=["scope", "allowed"],
-        )  # fmt: skip
+        )
         for (scope, allowed), count in self._decisions.copy().items():
             decisions.add_metric([scope, str(allowed).lower()], count)
         yield decisions
 
     def _http(self) -> Iterator[Metric]:
         yield _histogram(
-            "fairlog_http_request_seconds", "From a request's head to its answer's end",
-            dict(self._requests), ["method", "path", "status"],
-        )  # fmt: skip
+            "fairlog_http_request_seconds",
+            "From a request's head to its answer's end",
+            dict(self._requests),
+            ["method", "path", "status"],
+        )
 
 
 class _Scrape(Collector):
@@ -198,9 +201,10 @@ def _of_stored(stored: Stored) -> Iterator[Metric]:
         jobs.add_metric([state], count)
     yield jobs
     yield _gauge(
-        "fairlog_clock_ahead_seconds", "The log's time less the database's clock",
+        "fairlog_clock_ahead_seconds",
+        "The log's time less the database's clock",
         stored.clock_ahead_seconds,
-    )  # fmt: skip
+    )
     behind = GaugeMetricFamily(
         "fairlog_projection_lag_events", "Events not applied yet", labels=["projection"]
     )
@@ -221,13 +225,15 @@ def _of_handlers(handlers: HandlerProcesses) -> Iterator[Metric]:
         given_up.add_metric([kind], count)
     yield given_up
     yield _gauge(
-        "fairlog_handler_processes_stalled", "Processes whose interpreter a handler holds",
+        "fairlog_handler_processes_stalled",
+        "Processes whose interpreter a handler holds",
         handlers.stalled,
-    )  # fmt: skip
+    )
     yield _counter(
-        "fairlog_handler_processes_replaced", "Processes replaced because handlers hung in them",
+        "fairlog_handler_processes_replaced",
+        "Processes replaced because handlers hung in them",
         handlers.replaced,
-    )  # fmt: skip
+    )
     yield _counter(
         "fairlog_handler_processes_died", "Processes that died of themselves", handlers.died
     )

@@ -334,13 +334,18 @@ _TOO_LARGE: Final = (
 
 def _answer(status: HTTPStatus, detail: str) -> bytes:
     problem: dict[str, Any] = {
-        "type": "about:blank", "title": status.phrase, "status": int(status), "detail": detail,
-    }  # fmt: skip
+        "type": "about:blank",
+        "title": status.phrase,
+        "status": int(status),
+        "detail": detail,
+    }
     body = msgspec.json.encode(problem)
     again = b"retry-after: 1\r\n" if status is HTTPStatus.SERVICE_UNAVAILABLE else b""
     return (
         b"HTTP/1.1 %d %s\r\n" % (status, status.phrase.encode())
         + b"content-type: application/problem+json\r\ncontent-length: %d\r\n" % len(body)
         + b"x-content-type-options: nosniff\r\ncache-control: no-store\r\n"
-        + again + b"connection: close\r\n\r\n" + body
-    )  # fmt: skip
+        + again
+        + b"connection: close\r\n\r\n"
+        + body
+    )

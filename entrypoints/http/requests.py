@@ -162,11 +162,14 @@ class ReturnedJobs(Struct, forbid_unknown_fields=True):
         returned = [(*job.key, job) for job in self.jobs]
         return [
             ReturnJob(
-                job_id=job_id, attempt=attempt, begun=job.started, worker=worker,
+                job_id=job_id,
+                attempt=attempt,
+                begun=job.started,
+                worker=worker,
                 suspect=job.suspect,
             )
             for job_id, attempt, job in returned
-        ]  # fmt: skip
+        ]
 
 
 class Heartbeat(HeldJobs, forbid_unknown_fields=True):

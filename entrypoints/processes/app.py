@@ -36,9 +36,13 @@ GRACE_SECONDS = 8.0  # for jobs in hand when the server stops
 
 
 def create_app(
-    fairlog: Fairlog, *, server_id: ServerId, workers: int,
-    executor: HandlerProcesses | None = None, served_names: frozenset[str] | None = None,
-) -> Litestar:  # fmt: skip
+    fairlog: Fairlog,
+    *,
+    server_id: ServerId,
+    workers: int,
+    executor: HandlerProcesses | None = None,
+    served_names: frozenset[str] | None = None,
+) -> Litestar:
     """The app of one server process. Its start opens nothing that `fairlog` has not opened.
 
     With an `executor`, a worker inside it runs up to `workers` jobs at once. `served_names` are
@@ -77,8 +81,17 @@ def create_app(
     figures, encoded = ServerMetrics(fairlog, executor), EncodedEvents()
     app = EdgeApp(
         route_handlers=[
-            JobController, OutcomeController, ClaimController, LimitController,
-            OriginalController, audit, livez, readyz, stats, metrics, stream,
+            JobController,
+            OutcomeController,
+            ClaimController,
+            LimitController,
+            OriginalController,
+            audit,
+            livez,
+            readyz,
+            stats,
+            metrics,
+            stream,
             *dashboard(fairlog),
         ],
         dependencies={
@@ -91,12 +104,13 @@ def create_app(
         before_request=check_query,
         lifespan=[lifespan],
         openapi_config=OpenAPIConfig(
-            title="Fairlog", version="1",
+            title="Fairlog",
+            version="1",
             render_plugins=[JsonRenderPlugin(path="/")],  # the pages would load scripts from a CDN
         ),
         request_max_body_size=BODY_BYTES_MAX,
         logging_config=None,
-    )  # fmt: skip
+    )
     app.served_names, app.figures = served_names, figures
     return app
 

@@ -85,8 +85,9 @@ def registered(
     renewal = threading.Thread(
         target=supervise,
         args=(part, lambda: _keep(servers, server, part, stopping, on_lost), stopping),
-        name="fairlog-name", daemon=True,
-    )  # fmt: skip
+        name="fairlog-name",
+        daemon=True,
+    )
     renewal.start()
     try:
         yield
@@ -130,17 +131,23 @@ def _wait_or_raise(
     if other.token not in seen:
         seen[other.token] = other.lease_until
         _log.info(
-            "waiting_for_lease", server=other.name, host=other.process.host,
-            process=other.process.pid, seconds_max=LEASE_SECONDS,
-        )  # fmt: skip
+            "waiting_for_lease",
+            server=other.name,
+            host=other.process.host,
+            process=other.process.pid,
+            seconds_max=LEASE_SECONDS,
+        )
     elif other.lease_until != seen[other.token] or time.monotonic() > deadline:
         raise error
 
 
 def _keep(
-    servers: LiveServers, server: LiveServer, part: Part, stopping: threading.Event,
+    servers: LiveServers,
+    server: LiveServer,
+    part: Part,
+    stopping: threading.Event,
     on_lost: Callable[[FairlogError], None],
-) -> None:  # fmt: skip
+) -> None:
     while not stopping.wait(RENEW_SECONDS):
         try:
             part.begins()

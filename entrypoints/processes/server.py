@@ -65,8 +65,10 @@ def run_server(fairlog: Fairlog, settings: Settings, options: ServerOptions) -> 
         for finding in unsafe_settings(fairlog.database):
             _log.error(
                 "unsafe_database_setting",
-                check=finding.check, found=finding.found, mend=finding.mend,
-            )  # fmt: skip
+                check=finding.check,
+                found=finding.found,
+                mend=finding.mend,
+            )
         built = prepare(fairlog)
         if built:
             _log.info("projections_built", projections=built)
@@ -78,16 +80,23 @@ def run_server(fairlog: Fairlog, settings: Settings, options: ServerOptions) -> 
 
 
 def _serve(
-    fairlog: Fairlog, settings: Settings, options: ServerOptions, server_id: ServerId,
-    executor: HandlerProcesses | None, listener: socket.socket,
-) -> None:  # fmt: skip
+    fairlog: Fairlog,
+    settings: Settings,
+    options: ServerOptions,
+    server_id: ServerId,
+    executor: HandlerProcesses | None,
+    listener: socket.socket,
+) -> None:
     fairlog.writer.start()
     recovered = fairlog.recover(server_id)
     _log.info("recovered", jobs=len(recovered), server=server_id)
     app = create_app(
-        fairlog, server_id=server_id, workers=options.workers, executor=executor,
+        fairlog,
+        server_id=server_id,
+        workers=options.workers,
+        executor=executor,
         served_names=hosts_of(options.host, settings.allowed_hosts),
-    )  # fmt: skip
+    )
     tune_interpreter()
     allow_files(settings.max_connections)
     server = _Server(uvicorn_config(app, settings), fairlog, options, listener)
@@ -109,11 +118,18 @@ def uvicorn_config(app: Litestar, settings: Settings) -> uvicorn.Config:
     )
     logging.getLogger("uvicorn.error").addFilter(_is_about_us)
     return uvicorn.Config(
-        app, loop="uvloop", http=bounded_protocol(bounds), ws="none", lifespan="on",
-        log_config=None, access_log=False, server_header=False, proxy_headers=False,
+        app,
+        loop="uvloop",
+        http=bounded_protocol(bounds),
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
         timeout_keep_alive=settings.keep_alive_seconds,
         timeout_graceful_shutdown=GRACEFUL_SECONDS_MAX,
-    )  # fmt: skip
+    )
 
 
 def _is_about_us(record: logging.LogRecord) -> bool:
@@ -147,9 +163,12 @@ class _Server(uvicorn.Server):
     """Says where it listens, and stops when the writer has stopped for good."""
 
     def __init__(
-        self, config: uvicorn.Config, fairlog: Fairlog, options: ServerOptions,
+        self,
+        config: uvicorn.Config,
+        fairlog: Fairlog,
+        options: ServerOptions,
         listener: socket.socket,
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__(config)
         self._listener = listener
         keep_from_children(self)

@@ -111,14 +111,14 @@ class _Desk:
         self._has_unsent = threading.Event()
 
     def start(self, stopping: threading.Event) -> None:
-        for name, run in (
-            ("writer_news", self._tell), ("writer_answers", self._send_on)
-        ):  # fmt: skip
+        for name, run in (("writer_news", self._tell), ("writer_answers", self._send_on)):
             part = self._supervisor.part(name)
             threading.Thread(
-                target=supervise, args=(part, partial(run, stopping, part), stopping), daemon=True,
+                target=supervise,
+                args=(part, partial(run, stopping, part), stopping),
+                daemon=True,
                 name=f"fairlog-{name}",
-            ).start()  # fmt: skip
+            ).start()
 
     def hear(self, batch: BatchWritten) -> None:
         """Observes the writer; its news go with the answers, and are heard before them."""
@@ -129,10 +129,12 @@ class _Desk:
             written, self._written = self._written, []
             fatal = self._writer.fatal
             answered = WriterResponse(
-                [(number, packed(outcome)) for number, outcome in outcomes], written,
-                self._writer.stats, None if fatal is None else pickled(fatal),
+                [(number, packed(outcome)) for number, outcome in outcomes],
+                written,
+                self._writer.stats,
+                None if fatal is None else pickled(fatal),
                 self._supervisor.troubles(),
-            )  # fmt: skip
+            )
             self._send(memoryview(encoded(answered)))
 
     def _send(self, data: memoryview) -> None:

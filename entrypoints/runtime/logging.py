@@ -26,9 +26,12 @@ _log = structlog.get_logger()
 
 
 def configure_logging(
-    *, as_json: bool, level: int = logging.INFO, tracebacks: bool = True,
+    *,
+    as_json: bool,
+    level: int = logging.INFO,
+    tracebacks: bool = True,
     runs_handlers: bool = False,
-) -> None:  # fmt: skip
+) -> None:
     """Set up both our own logging and the standard library's, for the whole process.
 
     Without `tracebacks`, an error is named in one line. In a process that `runs_handlers` what is
@@ -89,9 +92,13 @@ class _Guarded:
                 line = processor(logger, method, line)
         except Exception as error:  # noqa: BLE001 (see the class)
             return json.dumps(
-                {"level": "error", "event": "log_line_failed", "about": _shown(name),
-                 "error": type(error).__name__}
-            )  # fmt: skip
+                {
+                    "level": "error",
+                    "event": "log_line_failed",
+                    "about": _shown(name),
+                    "error": type(error).__name__,
+                }
+            )
         return line
 
 

@@ -9,8 +9,11 @@ from typing import Final
 
 _HOME: Final = Path(__file__).resolve().parents[2]
 _NEEDED: Final = (sys.stdlib_module_names - {"test"}) | {
-    "domain", "adapters", "projections", "entrypoints"
-}  # fmt: skip
+    "domain",
+    "adapters",
+    "projections",
+    "entrypoints",
+}
 
 
 def refuse_replacements() -> None:
@@ -36,9 +39,10 @@ def _folders() -> Iterator[Path]:
 def _modules(folder: Path) -> Iterator[Path]:
     try:
         yield from (
-            path for path in folder.iterdir()
+            path
+            for path in folder.iterdir()
             if path.suffix == ".py" or (path / "__init__.py").is_file()
-        )  # fmt: skip
+        )
     except OSError:
         return  # there is no such folder, or it cannot be looked into: Python passes over it too
 

@@ -68,9 +68,7 @@ class Demand:
 class Claiming:
     """One a process. `ask` has the writer decide a claim."""
 
-    def __init__(
-        self, ask: Callable[[ClaimJobs], Awaitable[Claimed]], work: WorkSignal
-    ) -> None:  # fmt: skip
+    def __init__(self, ask: Callable[[ClaimJobs], Awaitable[Claimed]], work: WorkSignal) -> None:
         self.demand = Demand()
         self._ask = ask
         self._work = work

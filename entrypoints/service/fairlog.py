@@ -71,9 +71,14 @@ class Fairlog(Queries):
     """One a process; made by `entrypoints.composition`."""
 
     def __init__(
-        self, database: Database, log: SqlEventLog, writer: WritePath, policy: Policy,
-        following: ProjectorRunner, supervisor: Supervisor,
-    ) -> None:  # fmt: skip
+        self,
+        database: Database,
+        log: SqlEventLog,
+        writer: WritePath,
+        policy: Policy,
+        following: ProjectorRunner,
+        supervisor: Supervisor,
+    ) -> None:
         super().__init__(database, log, policy, supervisor)
         self.writer = writer
         self.door = Doorkeeper(writer.execute, self._latest_limit_change, log.clock)
@@ -229,13 +234,19 @@ class Fairlog(Queries):
                 raise again(missing)
         return [
             ClaimedJob(
-                job.id, job.user_id, job.kind, Raw(payloads[job.id]), job.attempt,
-                job.lease_expires_at, job.timeout_seconds,
-                started=job.begun_at is not None, alone=job.is_suspect,
+                job.id,
+                job.user_id,
+                job.kind,
+                Raw(payloads[job.id]),
+                job.attempt,
+                job.lease_expires_at,
+                job.timeout_seconds,
+                started=job.begun_at is not None,
+                alone=job.is_suspect,
             )
             for job in jobs
             if job.id in payloads
-        ]  # fmt: skip
+        ]
 
     async def _payloads(
         self, jobs: Sequence[Job]
@@ -387,9 +398,13 @@ class Fairlog(Queries):
     def rates(self) -> RatesView:
         done = self.writer.stats
         return RatesView(
-            done.batches, done.commands, done.events, done.retries, self.writer.waiting(),
+            done.batches,
+            done.commands,
+            done.events,
+            done.retries,
+            self.writer.waiting(),
             time.monotonic() - self._started,
-        )  # fmt: skip
+        )
 
 
 def _may_be_large(jobs: Sequence[Job]) -> bool:

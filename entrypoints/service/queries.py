@@ -147,9 +147,13 @@ class Queries:
         return found[0]
 
     async def newest_jobs(
-        self, user_id: UserId | None, state: State | None, below: int | None, limit: int,
+        self,
+        user_id: UserId | None,
+        state: State | None,
+        below: int | None,
+        limit: int,
         included: Included = ERRORS_IN_SHORT,
-    ) -> JobPage:  # fmt: skip
+    ) -> JobPage:
         """A page may end early, since its bodies have at most PAGE_BYTES_MAX bytes together."""
 
         def query(connection: Connection) -> JobPage | _Fitting:
@@ -173,9 +177,12 @@ class Queries:
         return JobPage(views, large.next)
 
     def views(
-        self, connection: Connection, jobs: Sequence[Job], erased: Collection[JobId] = (),
+        self,
+        connection: Connection,
+        jobs: Sequence[Job],
+        erased: Collection[JobId] = (),
         included: Included = EVERYTHING,
-    ) -> list[JobView]:  # fmt: skip
+    ) -> list[JobView]:
         """Jobs with their bodies, in the order given. Raises `BodyMissing`.
 
         `erased` names those whose bodies were erased after the time that is asked about.
@@ -239,10 +246,15 @@ class Queries:
             own = windows.user_window(user_id, self.policy, now)
             setting = windows.limits.get((user_id, _NO_KIND))
             return UserLimitsView(
-                user_id=user_id, limit=own.limit, used=own.used, remaining=own.remaining,
-                window_seconds=own.window_seconds, resets_at=own.resets_at,
-                running=None if setting is None else setting.running, global_=everyone,
-            )  # fmt: skip
+                user_id=user_id,
+                limit=own.limit,
+                used=own.used,
+                remaining=own.remaining,
+                window_seconds=own.window_seconds,
+                resets_at=own.resets_at,
+                running=None if setting is None else setting.running,
+                global_=everyone,
+            )
 
         return await self.read(query)
 

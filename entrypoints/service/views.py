@@ -46,24 +46,40 @@ class JobView(Struct, kw_only=True):
 
 
 def job_view(
-    job: Job, payload: bytes | UnsetType, result: bytes | UnsetType | None = None,
+    job: Job,
+    payload: bytes | UnsetType,
+    result: bytes | UnsetType | None = None,
     error: bytes | UnsetType | None = None,
-    *, is_duplicate: bool | UnsetType = UNSET,
-) -> JobView:  # fmt: skip
+    *,
+    is_duplicate: bool | UnsetType = UNSET,
+) -> JobView:
     return JobView(
-        id=job.id, user_id=job.user_id, kind=job.kind,
-        payload=UNSET if payload is UNSET else Raw(payload), state=job.state,
-        attempt=job.attempt, starts=job.starts, failures=job.failures,
-        max_attempts=job.attempts_granted, priority=job.priority,
+        id=job.id,
+        user_id=job.user_id,
+        kind=job.kind,
+        payload=UNSET if payload is UNSET else Raw(payload),
+        state=job.state,
+        attempt=job.attempt,
+        starts=job.starts,
+        failures=job.failures,
+        max_attempts=job.attempts_granted,
+        priority=job.priority,
         result=_NULL if result is None else UNSET if result is UNSET else Raw(result),
         error=_NULL if error is None else UNSET if error is UNSET else Raw(error),
-        idempotency_key=job.idempotency_key, is_duplicate=is_duplicate,
+        idempotency_key=job.idempotency_key,
+        is_duplicate=is_duplicate,
         erased=UNSET if job.erased_at is None else True,
-        run_at=job.run_at, expires_at=job.expires_at, timeout_seconds=job.timeout_seconds,
-        worker=job.worker, lease_expires_at=job.lease_expires_at,
-        submitted_at=job.submitted_at, started_at=job.started_at, begun_at=job.begun_at,
-        finished_at=job.finished_at, updated_at=job.updated_at,
-    )  # fmt: skip
+        run_at=job.run_at,
+        expires_at=job.expires_at,
+        timeout_seconds=job.timeout_seconds,
+        worker=job.worker,
+        lease_expires_at=job.lease_expires_at,
+        submitted_at=job.submitted_at,
+        started_at=job.started_at,
+        begun_at=job.begun_at,
+        finished_at=job.finished_at,
+        updated_at=job.updated_at,
+    )
 
 
 class JobPage(Struct):
@@ -96,9 +112,15 @@ class EventView(Struct, frozen=True):
 
 def event_view(event: StoredEvent) -> EventView:
     return EventView(
-        event.position, event.type, event.version, event.user_id, event.job_id,
-        event.recorded_at, Raw(event.data), event.hash.hex(),
-    )  # fmt: skip
+        event.position,
+        event.type,
+        event.version,
+        event.user_id,
+        event.job_id,
+        event.recorded_at,
+        Raw(event.data),
+        event.hash.hex(),
+    )
 
 
 class EventPage(Struct, frozen=True):
@@ -117,9 +139,13 @@ class WindowView(Struct, frozen=True, kw_only=True):
 
 def window_view(window: WindowState, running: int | None) -> WindowView:
     return WindowView(
-        limit=window.limit, used=window.used, remaining=window.remaining,
-        window_seconds=window.window_seconds, resets_at=window.resets_at, running=running,
-    )  # fmt: skip
+        limit=window.limit,
+        used=window.used,
+        remaining=window.remaining,
+        window_seconds=window.window_seconds,
+        resets_at=window.resets_at,
+        running=running,
+    )
 
 
 class UserLimitsView(Struct, frozen=True, kw_only=True):

@@ -38,9 +38,11 @@ def writes(fairlog: Fairlog) -> DoctorFinding:
             connection.rollback()
     except Exception as error:  # noqa: BLE001 (whatever it is, it is what a server would meet)
         return DoctorFinding(
-            "writes", Level.ERROR, f"the log cannot be written: {reason_of(error)}",
+            "writes",
+            Level.ERROR,
+            f"the log cannot be written: {reason_of(error)}",
             "mend that; running servers go on by themselves",
-        )  # fmt: skip
+        )
     if strange is not None:
         return DoctorFinding("writes", Level.ERROR, "the log cannot be written", strange)
     return DoctorFinding("writes", Level.OK, "the log can be written")
@@ -52,10 +54,11 @@ def due_jobs(fairlog: Fairlog, connection: Connection) -> DoctorFinding:
     if not fairlog.jobs.due(connection, to_micros(now), None, 1):
         return DoctorFinding("due jobs", Level.OK, "none has been left for long")
     return DoctorFinding(
-        "due jobs", Level.WARNING,
+        "due jobs",
+        Level.WARNING,
         f"jobs have been due for more than {OVERDUE_SECONDS} s, and no server acts on them",
         _LOOK_THERE,
-    )  # fmt: skip
+    )
 
 
 def following(fairlog: Fairlog, connection: Connection) -> DoctorFinding:

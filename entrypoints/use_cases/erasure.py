@@ -99,10 +99,12 @@ def _erase_ended(fairlog: Fairlog, jobs: Sequence[Job], done: Erased) -> list[Jo
     """Those that were started anew since they were looked at."""
     waiting = {job.id: job for job in jobs if job.erased_at is None}
     bodies = fairlog.read_now(lambda connection: _bodies(connection, list(waiting)))
-    outcomes = fairlog.writer.execute_all([
-        EraseBodies(job_id=job.id, attempt=job.attempt, positions=tuple(bodies[job.id]))
-        for job in waiting.values()
-    ])  # fmt: skip
+    outcomes = fairlog.writer.execute_all(
+        [
+            EraseBodies(job_id=job.id, attempt=job.attempt, positions=tuple(bodies[job.id]))
+            for job in waiting.values()
+        ]
+    )
     moved_on: list[JobId] = []
     for job_id, outcome in zip(waiting, outcomes, strict=True):
         if not isinstance(outcome, Exception):

@@ -141,9 +141,12 @@ class _Parquet:
             ) from None
         arrow = self._arrow
         types = {
-            "position": arrow.int64(), "version": arrow.int32(), "job_id": arrow.int64(),
-            "recorded_at": arrow.timestamp("us", tz="UTC"), "erased": arrow.bool_(),
-        }  # fmt: skip
+            "position": arrow.int64(),
+            "version": arrow.int32(),
+            "job_id": arrow.int64(),
+            "recorded_at": arrow.timestamp("us", tz="UTC"),
+            "erased": arrow.bool_(),
+        }
         self._columns = columns
         self._schema = arrow.schema([(name, types.get(name, arrow.string())) for name in columns])
         self._writer = parquet.ParquetWriter(file, self._schema, compression="zstd")

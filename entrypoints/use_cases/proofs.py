@@ -69,9 +69,10 @@ class Evidence:
     def __init__(self, fairlog: Fairlog) -> None:
         self._fairlog = fairlog
         self._follower: AsyncProjector[Any] = next(
-            one for one in fairlog.following.followers
+            one
+            for one in fairlog.following.followers
             if isinstance(one.projection, MerkleProjection)
-        )  # fmt: skip
+        )
 
     def catch_up(self) -> None:
         """Take into the tree what was in the log when this was called. Raises `LogUnavailable`."""
@@ -120,9 +121,13 @@ class Evidence:
         return at.position
 
     def _prove(
-        self, connection: Connection, wanted: EventFilter, after: int, most: int,
+        self,
+        connection: Connection,
+        wanted: EventFilter,
+        after: int,
+        most: int,
         position: int | None,
-    ) -> InclusionProof:  # fmt: skip
+    ) -> InclusionProof:
         head = self.head(connection, position)
         tree = TileTree(connection)
         found = audit_log.find(connection, wanted, after, most)
@@ -136,9 +141,14 @@ def _proven(tree: TileTree, event: StoredEvent, head: ProvenHead) -> ProvenEvent
     user_id = None if event.user_id is None else event.user_id.encode()
     recorded_at = to_micros(event.recorded_at)
     hashed = leaf(
-        event.position, event.version, event.type.encode(), user_id, event.job_id, recorded_at,
+        event.position,
+        event.version,
+        event.type.encode(),
+        user_id,
+        event.job_id,
+        recorded_at,
         event.data,
-    )  # fmt: skip
+    )
     path = inclusion_proof(tree, event.position - 1, head.position)
     if not is_included(hashed, event.position - 1, head.position, path, bytes.fromhex(head.root)):
         raise LogCorrupt(
@@ -146,7 +156,12 @@ def _proven(tree: TileTree, event: StoredEvent, head: ProvenHead) -> ProvenEvent
             "`fairlog verify` says what else is wrong."
         )
     return ProvenEvent(
-        position=event.position, version=event.version, type=event.type, user_id=event.user_id,
-        job_id=event.job_id, recorded_at=recorded_at, data=event.data.decode(),
+        position=event.position,
+        version=event.version,
+        type=event.type,
+        user_id=event.user_id,
+        job_id=event.job_id,
+        recorded_at=recorded_at,
+        data=event.data.decode(),
         path=[one.hex() for one in path],
-    )  # fmt: skip
+    )

@@ -27,9 +27,13 @@ class Answer(Struct, frozen=True):
 
 
 def what_if(
-    fairlog: Fairlog, connection: Connection, other: OtherLimits, since: datetime | None,
-    until: datetime | None, progress: Progress = lambda _done, _total: None,
-) -> Answer:  # fmt: skip
+    fairlog: Fairlog,
+    connection: Connection,
+    other: OtherLimits,
+    since: datetime | None,
+    until: datetime | None,
+    progress: Progress = lambda _done, _total: None,
+) -> Answer:
     """`since` is inclusive, `until` exclusive; by when the log recorded it."""
     log, policy = fairlog.log, fairlog.policy
     end = log.position(connection) if until is None else audit_log.first_at(connection, until) - 1

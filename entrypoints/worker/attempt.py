@@ -31,7 +31,7 @@ class Attempt:
 
     def __init__(
         self, claimed: ClaimedJob, executor: Executor, on_begin: Callable[["Attempt"], None]
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.claimed = claimed
         self._on_begin = on_begin
         self._executor = executor
@@ -88,9 +88,11 @@ class Attempt:
 
     def given_back(self, *, is_suspect: bool = False) -> ReturnJob:
         return ReturnJob(
-            job_id=self.claimed.id, attempt=self.claimed.attempt, begun=self._began is not None,
+            job_id=self.claimed.id,
+            attempt=self.claimed.attempt,
+            begun=self._began is not None,
             suspect=is_suspect,
-        )  # fmt: skip
+        )
 
     def _begin(self) -> None:
         """The handler begins now, which is when its time begins to run."""
@@ -107,10 +109,13 @@ class Attempt:
         assert self._cut_short is not None
         _log.warning(
             "handler_given_up",
-            job=self.claimed.id, kind=self.claimed.kind, user=self.claimed.user_id,
-            attempt=self.claimed.attempt, after=self._cut_short.name.lower(),
+            job=self.claimed.id,
+            kind=self.claimed.kind,
+            user=self.claimed.user_id,
+            attempt=self.claimed.attempt,
+            after=self._cut_short.name.lower(),
             ran_seconds=round(self.ran_seconds, 1),
-        )  # fmt: skip
+        )
         self._executor.give_up(
             self._execution, f"The handler did not end {GIVE_UP_SECONDS:g} s after it was told to."
         )

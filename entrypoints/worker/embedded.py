@@ -57,11 +57,15 @@ class EmbeddedSource:
 
     def _command(
         self, max_jobs: int, kinds: Sequence[Kind], claim_id: str, begins: int = 0
-    ) -> ClaimJobs:  # fmt: skip
+    ) -> ClaimJobs:
         return ClaimJobs(
-            worker=self._worker, max_jobs=max_jobs, kinds=tuple(kinds),
-            server=self._server_id, claim_id=claim_id, begins=begins,
-        )  # fmt: skip
+            worker=self._worker,
+            max_jobs=max_jobs,
+            kinds=tuple(kinds),
+            server=self._server_id,
+            claim_id=claim_id,
+            begins=begins,
+        )
 
 
 class EmbeddedWorker(Worker):
@@ -72,9 +76,11 @@ class EmbeddedWorker(Worker):
     ) -> None:
         name = validation.worker_id(f"{server_id}/{secrets.token_hex(6)}")
         super().__init__(
-            EmbeddedSource(fairlog, name, server_id), executor, concurrency,
+            EmbeddedSource(fairlog, name, server_id),
+            executor,
+            concurrency,
             supervisor=fairlog.supervisor,
-        )  # fmt: skip
+        )
         self._name = name
         self._served = {"kinds": sorted(executor.kinds), "concurrency": concurrency}
         self._watch: asyncio.Task[None] | None = None

@@ -87,9 +87,10 @@ class HandlerProcess:
         with theirs:
             self._process = subprocess.Popen(  # noqa: S603 (our own interpreter)
                 [*_COMMAND, str(theirs.fileno())],
-                stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
                 start_new_session=True,  # what a handler started can be ended with it
-            )  # fmt: skip
+            )
         self._socket.sendall(encoded([replace(begin, parent=os.getpid())]))
 
     @property
@@ -199,8 +200,10 @@ class HandlerProcess:
             self._is_stalled = True
             _log.warning(
                 "handlers_hold_interpreter",
-                pid=self.pid, silent_seconds=round(silent, 1), running=self._describe(),
-            )  # fmt: skip
+                pid=self.pid,
+                silent_seconds=round(silent, 1),
+                running=self._describe(),
+            )
         self._say(Ping(self._frames_sent))
 
     @property

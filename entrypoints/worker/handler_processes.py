@@ -219,9 +219,8 @@ class HandlerProcesses:
     def _free(self) -> HandlerProcess | None:
         """The one with least to do."""
         free = [
-            one for one in self._processes
-            if self._is_usable(one) and one.running < one.capacity
-        ]  # fmt: skip
+            one for one in self._processes if self._is_usable(one) and one.running < one.capacity
+        ]
         return min(free, key=lambda one: one.running, default=None)
 
     def _is_usable(self, process: HandlerProcess) -> bool:
@@ -266,8 +265,10 @@ class HandlerProcesses:
         self.replaced += 1
         _log.warning(
             "handlers_replaced",
-            pid=process.pid, given_up=process.given_up, still_running=process.running,
-        )  # fmt: skip
+            pid=process.pid,
+            given_up=process.given_up,
+            still_running=process.running,
+        )
 
     def _changed(self, process: HandlerProcess) -> None:
         if self._is_usable(process):
@@ -308,9 +309,12 @@ class HandlerProcesses:
         self.died += 1
         _log.error(
             "handlers_process_died",
-            pid=process.pid, how=process.how_it_ended, reason=process.refused,
-            jobs=[one.job.id for one in in_hand], kinds=sorted({one.job.kind for one in in_hand}),
-        )  # fmt: skip
+            pid=process.pid,
+            how=process.how_it_ended,
+            reason=process.refused,
+            jobs=[one.job.id for one in in_hand],
+            kinds=sorted({one.job.kind for one in in_hand}),
+        )
         if process.ready is None:
             self.problem = process.refused or f"The process for handlers {process.how_it_ended}."
             self._pause()
@@ -414,9 +418,10 @@ class HandlerProcesses:
         ):
             _log.warning(
                 "handlers_run_alone",
-                pid=process.pid, silent_seconds=round(process.silent_seconds, 1),
+                pid=process.pid,
+                silent_seconds=round(process.silent_seconds, 1),
                 jobs=[job.id for job in process.begun()],
-            )  # fmt: skip
+            )
             process.abandon(holds_suspects=True)
 
 

@@ -102,9 +102,12 @@ class RemoteSource:
         self, max_jobs: int, kinds: Sequence[Kind], wait_seconds: float, claim_id: str, begins: int
     ) -> Sequence[ClaimedJob]:
         asked = {
-            "max": max_jobs, "kinds": kinds, "wait_seconds": wait_seconds, "claim_id": claim_id,
+            "max": max_jobs,
+            "kinds": kinds,
+            "wait_seconds": wait_seconds,
+            "claim_id": claim_id,
             "begins": begins,
-        }  # fmt: skip
+        }
         claim = await self._post("/v1/claims", asked, _Claim, wait_seconds + ANSWER_SECONDS)
         self._lease_seconds = claim.lease_seconds
         return claim.jobs

@@ -33,9 +33,12 @@ class Leases:
     """
 
     def __init__(
-        self, source: JobSource, named: Callable[[], list[AttemptKey]],
-        wanted: Callable[[], list[AttemptKey]], lose: Callable[[AttemptKey], None],
-    ) -> None:  # fmt: skip
+        self,
+        source: JobSource,
+        named: Callable[[], list[AttemptKey]],
+        wanted: Callable[[], list[AttemptKey]],
+        lose: Callable[[AttemptKey], None],
+    ) -> None:
         self._source = source
         self._named = named
         self._wanted = wanted

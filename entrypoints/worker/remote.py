@@ -23,9 +23,14 @@ _log = structlog.get_logger()
 
 
 def run_remote_worker(
-    server_url: str, executor: Executor, concurrency: int,
-    *, worker_name: str | None = None, prefetch: int = 0, grace_seconds: float = GRACE_SECONDS,
-) -> None:  # fmt: skip
+    server_url: str,
+    executor: Executor,
+    concurrency: int,
+    *,
+    worker_name: str | None = None,
+    prefetch: int = 0,
+    grace_seconds: float = GRACE_SECONDS,
+) -> None:
     """Work until SIGTERM or SIGINT; a second one ends the process at once. Blocks.
 
     Raises `InvalidInput` for a URL or a name that is none, and when the server refuses the claims.
@@ -39,16 +44,23 @@ def run_remote_worker(
 
 
 async def _run(
-    url: httpx.URL, name: WorkerId, executor: Executor, concurrency: int, prefetch: int,
+    url: httpx.URL,
+    name: WorkerId,
+    executor: Executor,
+    concurrency: int,
+    prefetch: int,
     grace_seconds: float,
-) -> None:  # fmt: skip
+) -> None:
     async with client_of(url) as client:
         worker = Worker(RemoteSource(client, name), executor, concurrency, prefetch=prefetch)
         worker.start()
         _log.info(
             "worker_started",
-            worker=name, server=str(url), kinds=sorted(executor.kinds), concurrency=concurrency,
-        )  # fmt: skip
+            worker=name,
+            server=str(url),
+            kinds=sorted(executor.kinds),
+            concurrency=concurrency,
+        )
         told_to_stop = asyncio.create_task(_told_to_stop(), name="worker-signals")
         claims_end = asyncio.create_task(worker.claims_end(), name="worker-end")
         await asyncio.wait({told_to_stop, claims_end}, return_when=asyncio.FIRST_COMPLETED)

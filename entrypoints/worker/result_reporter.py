@@ -98,9 +98,11 @@ class ResultReporter:
             return
         _log.warning(
             "outcome_dropped",
-            job=outcome.job_id, attempt=outcome.attempt, outcome=type(outcome).__name__,
+            job=outcome.job_id,
+            attempt=outcome.attempt,
+            outcome=type(outcome).__name__,
             reason=str(answer),
-        )  # fmt: skip
+        )
 
     async def _recover(self, answers: Sequence[Exception | None], waiting: int) -> None:
         """Wait a while if something of it could not be delivered; nothing flows if nothing could.

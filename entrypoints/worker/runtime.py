@@ -44,10 +44,15 @@ class Worker:
     """
 
     def __init__(
-        self, source: JobSource, executor: Executor, concurrency: int,
-        *, prefetch: int = 0, wait_seconds: float = WAIT_SECONDS,
+        self,
+        source: JobSource,
+        executor: Executor,
+        concurrency: int,
+        *,
+        prefetch: int = 0,
+        wait_seconds: float = WAIT_SECONDS,
         supervisor: Supervisor | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._supervisor = Supervisor() if supervisor is None else supervisor
         self._refused: FairlogError | None = None  # one of HOPELESS
         self._source = source
@@ -274,9 +279,12 @@ class Worker:
         if attempt is not None and not attempt.is_lost:
             _log.info(
                 "job_lost",
-                job=key[0], attempt=key[1], kind=attempt.claimed.kind,
-                user=attempt.claimed.user_id, ran_seconds=round(attempt.ran_seconds, 1),
-            )  # fmt: skip
+                job=key[0],
+                attempt=key[1],
+                kind=attempt.claimed.kind,
+                user=attempt.claimed.user_id,
+                ran_seconds=round(attempt.ran_seconds, 1),
+            )
             attempt.cut_short(CutShort.LOST)
         self._fill_slots()  # what waited leaves room
 

@@ -84,13 +84,19 @@ def _load(connection: Connection, generation: int, needed: Needed, rows: Rows) -
     running_jobs = map(rows.jobs.get, needed.jobs)
     workers = needed.workers | {job.worker for job in running_jobs if job and job.worker}
     for worker, server, running, completed, failed, first_seen, last_seen in _fetch(
-        connection, generation, tables.workers_by_id,
+        connection,
+        generation,
+        tables.workers_by_id,
         [worker.encode() for worker in workers - rows.workers.keys()],
-    ):  # fmt: skip
+    ):
         rows.workers[WorkerId(worker.decode())] = WorkerLoad(
-            first_seen, last_seen, None if server is None else server.decode(),
-            running, completed, failed,
-        )  # fmt: skip
+            first_seen,
+            last_seen,
+            None if server is None else server.decode(),
+            running,
+            completed,
+            failed,
+        )
 
 
 def _fetch(connection: Connection, generation: int, query: Query, keys: Iterable[Any]) -> list[Row]:
@@ -105,15 +111,18 @@ def _load_slots(
     slots = tables.slots
     stored: _Stored = {}
     rows = connection.execute(
-        sa.select(slots.c.seconds, slots.c.start, slots.c.kind, slots.c.figures, slots.c.leaders)
-        .where(
+        sa.select(
+            slots.c.seconds, slots.c.start, slots.c.kind, slots.c.figures, slots.c.leaders
+        ).where(
             slots.c.generation == generation,
-            sa.or_(*(
-                sa.and_(slots.c.seconds == seconds, slots.c.start == at // seconds * seconds)
-                for seconds in KEPT_SECONDS
-            )),
+            sa.or_(
+                *(
+                    sa.and_(slots.c.seconds == seconds, slots.c.start == at // seconds * seconds)
+                    for seconds in KEPT_SECONDS
+                )
+            ),
         )
-    )  # fmt: skip
+    )
     for seconds, start, kind, figures, leading in rows:
         stored.setdefault((seconds, start), {})[bytes(kind)] = tables.decode_figures(figures)
         if leading is not None:
@@ -133,14 +142,22 @@ def _save_slots(connection: Connection, generation: int, fold: Fold, stored: _St
                     changed[slot, key] = figures
     minutes = {start: tables.encode(leading) for start, leading in fold.leading.items()}
     upsert(
-        connection, tables.slots,
+        connection,
+        tables.slots,
         [
-            (generation, seconds, start, key, tables.encode(figures),
-             minutes.get(start, tables.encode(Leading()))
-             if key == tables.ALL_KINDS and seconds == MINUTE_SECONDS else None)
+            (
+                generation,
+                seconds,
+                start,
+                key,
+                tables.encode(figures),
+                minutes.get(start, tables.encode(Leading()))
+                if key == tables.ALL_KINDS and seconds == MINUTE_SECONDS
+                else None,
+            )
             for ((seconds, start), key), figures in changed.items()
         ],
-    )  # fmt: skip
+    )
 
 
 def _keys(kind: Kind, seconds: int, known: dict[bytes, ActivityMetrics]) -> list[bytes]:
@@ -166,13 +183,20 @@ def _save_jobs(
     for job_id in ended:
         del rows.jobs[job_id]
     upsert(
-        connection, tables.open_jobs,
+        connection,
+        tables.open_jobs,
         [
-            (generation, job_id, job.ready_at, job.started_at,
-             None if job.worker is None else job.worker.encode())
-            for job_id in changed if (job := rows.jobs.get(job_id)) is not None
+            (
+                generation,
+                job_id,
+                job.ready_at,
+                job.started_at,
+                None if job.worker is None else job.worker.encode(),
+            )
+            for job_id in changed
+            if (job := rows.jobs.get(job_id)) is not None
         ],
-    )  # fmt: skip
+    )
 
 
 def _save_users(
@@ -197,13 +221,23 @@ def _save_workers(
     connection: Connection, generation: int, changed: Iterable[WorkerId], rows: Rows
 ) -> None:
     upsert(
-        connection, tables.workers,
+        connection,
+        tables.workers,
         [
-            (generation, worker.encode(), None if load.server is None else load.server.encode(),
-             load.running, load.completed, load.failed, load.first_seen, load.last_seen)
-            for worker in changed for load in [rows.workers[worker]]
+            (
+                generation,
+                worker.encode(),
+                None if load.server is None else load.server.encode(),
+                load.running,
+                load.completed,
+                load.failed,
+                load.first_seen,
+                load.last_seen,
+            )
+            for worker in changed
+            for load in [rows.workers[worker]]
         ],
-    )  # fmt: skip
+    )
 
 
 def _forget(connection: Connection, generation: int, latest: Recorded) -> None:

@@ -105,14 +105,17 @@ class ActivityQueries:
             Holding(
                 WorkerId(bytes(row.worker).decode()),
                 WorkerLoad(
-                    row.first_seen, row.last_seen,
+                    row.first_seen,
+                    row.last_seen,
                     None if row.server is None else bytes(row.server).decode(),
-                    row.running, row.completed, row.failed,
+                    row.running,
+                    row.completed,
+                    row.failed,
                 ),
                 self._held(connection, row.worker, jobs_max) if row.running > 0 else (),
             )
             for row in rows.all()
-        ]  # fmt: skip
+        ]
 
     def _held(self, connection: Connection, worker: bytes, limit: int) -> list[JobId]:
         jobs = tables.open_jobs

@@ -21,13 +21,18 @@ slots = sa.Table(
     metadata,
     generation(),
     sa.Column("seconds", sa.Integer, primary_key=True, autoincrement=False, comment="its length"),
-    sa.Column("start", sa.BigInteger, primary_key=True, autoincrement=False,
-              comment="UTC, seconds since the epoch"),
+    sa.Column(
+        "start",
+        sa.BigInteger,
+        primary_key=True,
+        autoincrement=False,
+        comment="UTC, seconds since the epoch",
+    ),
     sa.Column("kind", Identifier, primary_key=True, comment="empty: all together"),
     sa.Column("figures", Document, nullable=False),
     sa.Column("leaders", Document, comment="of all kinds together, where the length is a minute"),
     info={ROW_BYTES: 4096},
-)  # fmt: skip
+)
 
 open_jobs = sa.Table(
     f"activity_jobs_v{VERSION}",

@@ -175,9 +175,10 @@ class AsyncProjector(Generic[E]):
             at = self.checkpoint(connection)
             if at is None or not is_of(self.log, connection, at):
                 raise NoCheckpoint(
-                    "There is no checkpoint." if at is None else
-                    f"The checkpoint at {at.position} is not of this log."
-                )  # fmt: skip
+                    "There is no checkpoint."
+                    if at is None
+                    else f"The checkpoint at {at.position} is not of this log."
+                )
             found = self._behind(connection, at)
             # Events that this process has just written come from its memory, and may be newer than
             # what this transaction sees.
@@ -284,10 +285,13 @@ class AsyncProjector(Generic[E]):
     def _begin(self, connection: Connection, generation: int) -> None:
         connection.execute(
             checkpoints.insert().values(
-                name=self.projection.name, generation=generation,
-                version=self.projection.version, position=0, hash=GENESIS,
+                name=self.projection.name,
+                generation=generation,
+                version=self.projection.version,
+                position=0,
+                hash=GENESIS,
             )
-        )  # fmt: skip
+        )
 
     def _remove_older(self, generation: int) -> None:
         with self._reading() as connection:

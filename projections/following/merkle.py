@@ -62,9 +62,10 @@ def _append(
     size = TILE * HASH_BYTES
     found = [content[start : start + size] for start in range(0, len(content), size)]
     upsert(
-        connection, tiles,
+        connection,
+        tiles,
         [(generation, level, first + number, tile) for number, tile in enumerate(found)],
-    )  # fmt: skip
+    )
     return first, [complete_root(tile) for tile in found if len(tile) == size]
 
 

@@ -105,10 +105,14 @@ def _keep(connection: Connection, generation: int, standing: SystemState) -> Non
     if position % spacing(len(standing.line.users)):
         return
     data = to_snapshot(standing)
-    insert(connection, snapshots, [
-        (generation, position, part, data[start : start + PART_BYTES])
-        for part, start in enumerate(range(0, len(data), PART_BYTES))
-    ])  # fmt: skip
+    insert(
+        connection,
+        snapshots,
+        [
+            (generation, position, part, data[start : start + PART_BYTES])
+            for part, start in enumerate(range(0, len(data), PART_BYTES))
+        ],
+    )
     stored = connection.execute(
         sa.select(snapshots.c.position, snapshots.c.part).where(
             snapshots.c.generation == generation

@@ -37,7 +37,7 @@ from projections.storage.rows import (
     send_rows,
     union,
     upserting,
-)  # fmt: skip
+)
 
 VERSION: Final = 3
 metadata = sa.MetaData()
@@ -86,9 +86,13 @@ noted_claims = sa.Table(
 
 # Stored for ever as long as this version is: add behind, never renumber.
 STATE_NUMBERS: Final = {
-    State.SCHEDULED: 0, State.QUEUED: 1, State.RUNNING: 2,
-    State.DONE: 3, State.FAILED: 4, State.CANCELLED: 5,
-}  # fmt: skip
+    State.SCHEDULED: 0,
+    State.QUEUED: 1,
+    State.RUNNING: 2,
+    State.DONE: 3,
+    State.FAILED: 4,
+    State.CANCELLED: 5,
+}
 STATES: Final = {number: state for state, number in STATE_NUMBERS.items()}
 
 _encode = msgspec.json.Encoder().encode
@@ -128,11 +132,14 @@ class JobsProjection:
         self, connection: Connection, generation: int, required: RequiredRows, model: WriteModel
     ) -> None:
         found = fetch(
-            connection, generation,
-            (_by_id, _unknown(required, model)), (_by_key, required.keys),
-            (_by_claim, required.claims), (_notes, required.claims),
+            connection,
+            generation,
+            (_by_id, _unknown(required, model)),
+            (_by_key, required.keys),
+            (_by_claim, required.claims),
+            (_notes, required.claims),
             (_empty, required.claims_over_http),
-        )  # fmt: skip
+        )
         _put(found, required, model)
         for job_id, window_seconds in required.retries.items():
             if job_id in model.jobs.rows:
@@ -212,11 +219,19 @@ def row_of(generation: int, changed: tuple[Job, bytes | None]) -> Row:
     runs_in, holder = (job.server, job.worker) if state is State.RUNNING else (None, None)
     place = -job.priority if state is State.QUEUED else None
     return (
-        generation, job.id, job.user_id.encode(), job.kind.encode(), STATE_NUMBERS[state],
-        key, claim_of(job), None if due_at is None else to_micros(due_at),
+        generation,
+        job.id,
+        job.user_id.encode(),
+        job.kind.encode(),
+        STATE_NUMBERS[state],
+        key,
+        claim_of(job),
+        None if due_at is None else to_micros(due_at),
         None if runs_in is None else runs_in.encode(),
-        None if holder is None else holder.encode(), place, _encode(job),
-    )  # fmt: skip
+        None if holder is None else holder.encode(),
+        place,
+        _encode(job),
+    )
 
 
 def _forgetting(generation: int, claims: Claims) -> list[Write[Connection]]:
@@ -269,9 +284,13 @@ class JobQueries:
         return {job.id: job for job in (decode_job(document) for (document,) in rows)}
 
     def newest(
-        self, connection: Connection, user_id: UserId | None, state: State | None,
-        below: int | None, limit: int,
-    ) -> list[Job]:  # fmt: skip
+        self,
+        connection: Connection,
+        user_id: UserId | None,
+        state: State | None,
+        below: int | None,
+        limit: int,
+    ) -> list[Job]:
         """Newest first; `below` is the last id of the page before."""
         query = sa.select(jobs.c.job).where(jobs.c.generation == self._generation)
         if user_id is not None:
@@ -326,9 +345,13 @@ class JobQueries:
         return [job_id for job_id in job_ids if job_id in found]
 
     def _due(
-        self, connection: Connection, condition: sa.ColumnElement[bool], limit: int,
-        *, is_latest_first: bool = False,
-    ) -> list[DueJob]:  # fmt: skip
+        self,
+        connection: Connection,
+        condition: sa.ColumnElement[bool],
+        limit: int,
+        *,
+        is_latest_first: bool = False,
+    ) -> list[DueJob]:
         order = [jobs.c.due_at, jobs.c.id]
         rows = connection.execute(
             sa.select(jobs.c.due_at, jobs.c.id, jobs.c.user_id)

@@ -29,7 +29,7 @@ from projections.storage.rows import (
     placeholder,
     union,
     upserting,
-)  # fmt: skip
+)
 
 VERSION: Final = 2
 KINDS_PER_CLAIM_MAX: Final = (
@@ -79,21 +79,35 @@ _NOTHING: sa.ColumnClause[Any] = sa.literal_column("NULL")
 # One shape for three tables, so that they are read in one statement.
 _users_by_id = Query(
     users,
-    [users.c.user_id, _NOTHING, users.c.waiting, users.c.running, users.c.running_limit,
-     users.c.last_served, users.c.joined],
+    [
+        users.c.user_id,
+        _NOTHING,
+        users.c.waiting,
+        users.c.running,
+        users.c.running_limit,
+        users.c.last_served,
+        users.c.joined,
+    ],
     by=users.c.user_id,
-)  # fmt: skip
+)
 _lanes_by_user = Query(
     lanes,
     [lanes.c.user_id, lanes.c.kind, lanes.c.waiting, _NOTHING, _NOTHING, _NOTHING, _NOTHING],
     by=lanes.c.user_id,
-)  # fmt: skip
+)
 _kinds_by_name = Query(
     kinds,
-    [_NOTHING, kinds.c.kind, kinds.c.waiting, kinds.c.running, kinds.c.running_limit,
-     _NOTHING, _NOTHING],
+    [
+        _NOTHING,
+        kinds.c.kind,
+        kinds.c.waiting,
+        kinds.c.running,
+        kinds.c.running_limit,
+        _NOTHING,
+        _NOTHING,
+    ],
     by=kinds.c.kind,
-)  # fmt: skip
+)
 
 
 _Front = dict[Kind, list[tuple[int, UserId, int]]]  # (turn, user, jobs waiting) of its lanes
@@ -169,10 +183,12 @@ class LineProjection:
     ) -> None:
         named_users = [user_id.encode() for user_id in required.users]
         found = fetch(
-            connection, generation,
-            (_users_by_id, named_users), (_lanes_by_user, named_users),
+            connection,
+            generation,
+            (_users_by_id, named_users),
+            (_lanes_by_user, named_users),
             (_kinds_by_name, [kind.encode() for kind in required.kinds]),
-        )  # fmt: skip
+        )
         line = model.line
         for user, kind, waiting, running, running_limit, last_served, joined in found:
             if user is None:
@@ -206,18 +222,28 @@ class LineProjection:
 def _user_row(generation: int, changed: tuple[UserId, UserInLine]) -> Row:
     user_id, user = changed
     return (
-        generation, user_id.encode(), user.last_served, user.joined, user.waiting, user.running,
-        user.running_limit, user.turn,
-    )  # fmt: skip
+        generation,
+        user_id.encode(),
+        user.last_served,
+        user.joined,
+        user.waiting,
+        user.running,
+        user.running_limit,
+        user.turn,
+    )
 
 
 def _kind_row(generation: int, changed: tuple[Kind, KindInLine]) -> Row:
     kind, load = changed
     name = kind.encode()
     return (
-        generation, name, load.waiting, load.running, load.running_limit,
+        generation,
+        name,
+        load.waiting,
+        load.running,
+        load.running_limit,
         name if load.waiting > 0 else None,
-    )  # fmt: skip
+    )
 
 
 def _lanes(generation: int, model: WriteModel) -> tuple[list[Row], list[Row]]:
@@ -316,4 +342,4 @@ def _shares(front: _Front, served: tuple[Kind, ...], jobs_max: int) -> dict[Lane
         (user[1], kind): min(waiting, max(1, share))
         for user, share in zip(in_turn, given, strict=True)
         for kind, waiting in by_user[user].items()
-    }  # fmt: skip
+    }

@@ -24,7 +24,7 @@ from projections.storage.rows import (
     placeholder,
     union,
     upserting,
-)  # fmt: skip
+)
 
 VERSION: Final = 2
 _NO_KIND: Final = Kind("")
@@ -39,7 +39,7 @@ window_counters = sa.Table(
     sa.Column("window_start", sa.BigInteger, nullable=False, comment="UTC, microseconds"),
     sa.Column("used", sa.BigInteger, nullable=False),
     sa.Column("refused", sa.BigInteger, nullable=False),
-)  # fmt: skip
+)
 
 limits = sa.Table(
     f"limits_v{VERSION}",
@@ -150,14 +150,15 @@ class WindowQueries:
         subjects = [GLOBAL.encode(), *(user_id.encode() for user_id in user_ids)]
         windows = Windows()
         counted = connection.execute(
-            sa.select(window_counters.c.user_id, window_counters.c.used, window_counters.c.refused)
-            .where(
+            sa.select(
+                window_counters.c.user_id, window_counters.c.used, window_counters.c.refused
+            ).where(
                 window_counters.c.generation == self._generation,
                 window_counters.c.user_id.in_(subjects),
                 window_counters.c.window_seconds == policy.window_seconds,
                 window_counters.c.window_start == start,
             )
-        )  # fmt: skip
+        )
         for user, used, refused in counted:
             key = (UserId(bytes(user).decode()), policy.window_seconds)
             windows.counters[key] = Counter(start, used, refused)

@@ -66,9 +66,14 @@ class JobSearch:
         )
 
     def _look(
-        self, connection: Connection, wanted: JobFilter, bound: int | None, limit: int,
-        *, is_upwards: bool,
-    ) -> tuple[list[int], int | None]:  # fmt: skip
+        self,
+        connection: Connection,
+        wanted: JobFilter,
+        bound: int | None,
+        limit: int,
+        *,
+        is_upwards: bool,
+    ) -> tuple[list[int], int | None]:
         """Ids in the order looked at, and the last one looked at if there may be more behind it."""
         query = sa.select(jobs.c.id, jobs.c.state, jobs.c.kind).where(
             jobs.c.generation == self._generation

@@ -126,9 +126,17 @@ class GenerationFold:
         self._has_let_go_of_all = True
         jobs, line, windows = self._world.jobs, self._world.line, self._world.windows
         self._forget(
-            jobs.rows, jobs.key_holders, jobs.keys, jobs.claims.jobs, line.users, line.lanes,
-            line.stored_lanes, line.kinds, windows.counters, windows.limits,
-        )  # fmt: skip
+            jobs.rows,
+            jobs.key_holders,
+            jobs.keys,
+            jobs.claims.jobs,
+            line.users,
+            line.lanes,
+            line.stored_lanes,
+            line.kinds,
+            windows.counters,
+            windows.limits,
+        )
 
     def _forget(self, *known: dict[Any, Any] | set[Any]) -> None:
         for rows in known:
@@ -177,9 +185,14 @@ class GenerationFold:
         jobs, line, windows = self._world.jobs, self._world.line, self._world.windows
         missing = required.without(self._absent)
         known: tuple[Container[Any], ...] = (
-            line.users, line.kinds, jobs.rows, jobs.key_holders, jobs.claims.jobs,
-            windows.counters, (),  # no event needs to know the limits of a kind before it
-        )  # fmt: skip
+            line.users,
+            line.kinds,
+            jobs.rows,
+            jobs.key_holders,
+            jobs.claims.jobs,
+            windows.counters,
+            (),  # no event needs to know the limits of a kind before it
+        )
         for rows, there in zip(missing.sets(), known, strict=True):
             rows -= {row for row in rows if row in there}
         return missing

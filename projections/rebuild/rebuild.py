@@ -138,9 +138,10 @@ def _overtaken(database: Access, building: Sequence[tuple[InlineProjection, int]
     with database.read() as connection:
         registered = registry.read(connection)
     return {
-        projection.name for projection, generation in building
+        projection.name
+        for projection, generation in building
         if registered[projection.name].generation > generation
-    }  # fmt: skip
+    }
 
 
 class _Pages:

@@ -33,16 +33,22 @@ def differences(
     epoch = registry.epoch_of(snapshot)
     if head.registry_epoch != epoch:
         yield Difference(
-            REGISTRY, registry.registry.name, "name, version, generation, newest of all rows",
-            f"give {epoch} for the epoch", f"{head.registry_epoch!r}, by log_head.epoch",
-        )  # fmt: skip
+            REGISTRY,
+            registry.registry.name,
+            "name, version, generation, newest of all rows",
+            f"give {epoch} for the epoch",
+            f"{head.registry_epoch!r}, by log_head.epoch",
+        )
     registered = registry.read(snapshot)
     for name, found in registered.items():
         if not 0 <= found.generation <= found.newest:
             yield Difference(
-                REGISTRY, registry.registry.name, f"name={name!r}",
-                f"generation={found.generation}, newest={found.newest}", "generation <= newest",
-            )  # fmt: skip
+                REGISTRY,
+                registry.registry.name,
+                f"name={name!r}",
+                f"generation={found.generation}, newest={found.newest}",
+                "generation <= newest",
+            )
     rows = {(row.name, row.generation): row for row in snapshot.execute(sa.select(checkpoints))}
     for projection in following:
         known = registered.get(projection.name)
@@ -64,9 +70,11 @@ def differences(
             )
         elif row.hash != expected:
             yield _difference(
-                projection.name, key,
-                f"position={row.position}, hash={in_hex(row.hash)}", f"hash={in_hex(expected)}",
-            )  # fmt: skip
+                projection.name,
+                key,
+                f"position={row.position}, hash={in_hex(row.hash)}",
+                f"hash={in_hex(expected)}",
+            )
     for key in rows:
         if not _may_be_left(key, registered):
             yield _difference(REGISTRY, key, "a row", "no row")

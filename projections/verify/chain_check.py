@@ -39,9 +39,16 @@ class ChainCheck:
             self.events += 1
 
     def _take(
-        self, position: int, type_name: str, version: int, user_id: bytes | None,
-        job_id: int | None, recorded_at: int, data: bytes, stored: bytes,
-    ) -> None:  # fmt: skip
+        self,
+        position: int,
+        type_name: str,
+        version: int,
+        user_id: bytes | None,
+        job_id: int | None,
+        recorded_at: int,
+        data: bytes,
+        stored: bytes,
+    ) -> None:
         if position != self.position + 1:
             self._miss(position)
         if recorded_at < self._recorded_at:

@@ -28,9 +28,13 @@ class LogPages:
     """One thread asks all the questions: a connection cannot be asked two at once."""
 
     def __init__(
-        self, log: StoredLog[Connection], snapshot: Connection, *, with_bodies: bool = False,
+        self,
+        log: StoredLog[Connection],
+        snapshot: Connection,
+        *,
+        with_bodies: bool = False,
         as_events: bool = False,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._log = log
         self._snapshot = snapshot
         self._with_bodies = with_bodies

@@ -80,10 +80,14 @@ class _MariaDB(BareDatabase):
     def __init__(self, url: str) -> None:
         parts = make_url(url)
         self._connection = pymysql.connect(
-            host=parts.host, port=parts.port or 3306, user=parts.username,
-            password=parts.password or "", database=parts.database, charset="utf8mb4",
+            host=parts.host,
+            port=parts.port or 3306,
+            user=parts.username,
+            password=parts.password or "",
+            database=parts.database,
+            charset="utf8mb4",
             init_command="SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED",
-        )  # fmt: skip
+        )
 
     def insert(self, table: str, rows: Sequence[Row]) -> None:
         with self._connection.cursor() as cursor:

@@ -10,9 +10,19 @@ from tests.benchmarks.site import Site
 
 # One that has not been written yet is left out with a note.
 NAMES: Final = (
-    "submit", "append", "refuse", "lifecycle", "claim_growth", "read_growth", "rebuild", "verify",
-    "statements", "disk", "latency", "dashboard",
-)  # fmt: skip
+    "submit",
+    "append",
+    "refuse",
+    "lifecycle",
+    "claim_growth",
+    "read_growth",
+    "rebuild",
+    "verify",
+    "statements",
+    "disk",
+    "latency",
+    "dashboard",
+)
 
 
 class Benchmark(Protocol):

@@ -163,9 +163,12 @@ def _cost_of_onlookers(site: Site, server: BenchmarkServer) -> Iterator[Figure]:
     unwatched, one, many = (median(counted[people]) for people in crowds)
     yield Figure("nobody looks", unwatched, "statements/s")
     yield Figure(
-        f"{PEOPLE} people look", many - unwatched, "statements/s more",
-        Limit(one - unwatched, "one looks"), ratio_at_most(PEOPLE_RATIO_MAX),
-    )  # fmt: skip
+        f"{PEOPLE} people look",
+        many - unwatched,
+        "statements/s more",
+        Limit(one - unwatched, "one looks"),
+        ratio_at_most(PEOPLE_RATIO_MAX),
+    )
 
 
 async def _statements_a_second(site: Site, server: BenchmarkServer, people: int) -> float:

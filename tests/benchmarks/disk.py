@@ -28,9 +28,11 @@ def run(site: Site) -> Iterator[Figure]:
     log_bytes = sum(sizes.get(name, 0) for name in _LOG) / mariadb.jobs
     yield Figure("MariaDB: log", log_bytes, "bytes/job")
     yield Figure(
-        "MariaDB: log and projections", sum(sizes.values()) / mariadb.jobs, "bytes/job",
+        "MariaDB: log and projections",
+        sum(sizes.values()) / mariadb.jobs,
+        "bytes/job",
         Limit(log_bytes, "log"),
-    )  # fmt: skip
+    )
     file = Path(make_url(sqlite.url).database or "")
     yield Figure("SQLite: log and projections", file.stat().st_size / sqlite.jobs, "bytes/job")
 

@@ -62,9 +62,12 @@ def compared(
     for one, milliseconds in zip(sized, medians, strict=True):
         is_smallest = one is sized[0]
         yield Figure(
-            f"{name}, {one.filled.jobs:,} jobs", milliseconds, "ms",
-            None if is_smallest else smallest, None if is_smallest else ratio_at_most(RATIO_MAX),
-        )  # fmt: skip
+            f"{name}, {one.filled.jobs:,} jobs",
+            milliseconds,
+            "ms",
+            None if is_smallest else smallest,
+            None if is_smallest else ratio_at_most(RATIO_MAX),
+        )
 
 
 async def _medians(

@@ -68,19 +68,27 @@ class Teller:
         told += [
             (
                 JobStarted(
-                    user_id=user_id, kind=KIND, attempt=1, worker=_WORKER,
+                    user_id=user_id,
+                    kind=KIND,
+                    attempt=1,
+                    worker=_WORKER,
                     lease_expires_at=later(now, _LEASE_SECONDS),
                 ),
-                job_id, None,
+                job_id,
+                None,
             ),
             (
                 JobCompleted(
-                    user_id=user_id, kind=KIND, attempt=1,
-                    result_sha256=result.sha256, result_bytes=result.size,
+                    user_id=user_id,
+                    kind=KIND,
+                    attempt=1,
+                    result_sha256=result.sha256,
+                    result_bytes=result.size,
                 ),
-                job_id, result.data,
+                job_id,
+                result.data,
             ),
-        ]  # fmt: skip
+        ]
         self.position += 2
         return told
 
@@ -97,10 +105,16 @@ class Teller:
         self._used[user_id] += 1
         self._used[GLOBAL] += 1
         return RateLimitDecided(
-            user_id=user_id, scope=Scope.USER, allowed=True, used=self._used[user_id], limit=LIMIT,
-            window_start=window, window_seconds=WINDOW_SECONDS,
-            global_used=self._used[GLOBAL], global_limit=LIMIT,
-        )  # fmt: skip
+            user_id=user_id,
+            scope=Scope.USER,
+            allowed=True,
+            used=self._used[user_id],
+            limit=LIMIT,
+            window_start=window,
+            window_seconds=WINDOW_SECONDS,
+            global_used=self._used[GLOBAL],
+            global_limit=LIMIT,
+        )
 
 
 def submissions(jobs: int, users: int, now: datetime, position: int = 0) -> Iterator[Told]:
@@ -112,10 +126,14 @@ def submissions(jobs: int, users: int, now: datetime, position: int = 0) -> Iter
 
 def _submitted(user_id: UserId, payload: Body, now: datetime) -> JobSubmitted:
     return JobSubmitted(
-        user_id=user_id, kind=KIND, payload_sha256=payload.sha256, payload_bytes=payload.size,
-        max_attempts=_ATTEMPTS_MAX, idempotency_key=content_digest(KIND, payload),
+        user_id=user_id,
+        kind=KIND,
+        payload_sha256=payload.sha256,
+        payload_bytes=payload.size,
+        max_attempts=_ATTEMPTS_MAX,
+        idempotency_key=content_digest(KIND, payload),
         key_expires_at=later(now, _KEY_SECONDS),
-    )  # fmt: skip
+    )
 
 
 def _payload(number: int) -> Body:

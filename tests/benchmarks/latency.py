@@ -71,19 +71,23 @@ def _ran(server: BenchmarkServer, jobs: int) -> list[float]:
 def _between_events(events: Sequence[dict[str, Any]]) -> list[float]:
     submitted = {
         one["job_id"]: datetime.fromisoformat(one["recorded_at"])
-        for one in events if one["type"] == "JobSubmitted"
-    }  # fmt: skip
+        for one in events
+        if one["type"] == "JobSubmitted"
+    }
     waited = [
         datetime.fromisoformat(one["recorded_at"]) - submitted[one["job_id"]]
-        for one in events if one["type"] == "JobStarted"
-    ]  # fmt: skip
+        for one in events
+        if one["type"] == "JobStarted"
+    ]
     return [one.total_seconds() * 1e3 for one in waited]
 
 
 def _figures(
-    name: str, milliseconds: Sequence[float], p50_max: float | None = None,
+    name: str,
+    milliseconds: Sequence[float],
+    p50_max: float | None = None,
     p99_max: float | None = None,
-) -> Iterator[Figure]:  # fmt: skip
+) -> Iterator[Figure]:
     percentiles = quantiles(milliseconds, n=100)
     yield Figure(f"MariaDB, {name}, p50", percentiles[49], "ms", None, _target(p50_max))
     yield Figure(f"MariaDB, {name}, p99", percentiles[98], "ms", None, _target(p99_max))

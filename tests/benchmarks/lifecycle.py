@@ -54,9 +54,12 @@ def run(site: Site) -> Iterator[Figure]:
                 rates = [_jobs_a_second(clients, server, jobs, sides) for _ in range(site.rounds)]
             site.drop_database("mariadb", url)
             yield Figure(
-                f"MariaDB, {name}", median(rates), "jobs/s", Limit(inserted, "INSERT, 4 events"),
+                f"MariaDB, {name}",
+                median(rates),
+                "jobs/s",
+                Limit(inserted, "INSERT, 4 events"),
                 at_least(2000) if name == "in batches" else None,
-            )  # fmt: skip
+            )
 
 
 def _jobs_a_second(

@@ -45,11 +45,24 @@ def submissions(
         raise LoadFailed("wrk is missing: install it (on Debian: wrk)")
     made = subprocess.run(
         [
-            wrk, "-t1", f"-c{clients}", f"-d{seconds}s", f"--timeout={_TIMEOUT_SECONDS}s",
-            "-s", str(_SCRIPT), url, "--", path, str(users), secrets.token_hex(4),
+            wrk,
+            "-t1",
+            f"-c{clients}",
+            f"-d{seconds}s",
+            f"--timeout={_TIMEOUT_SECONDS}s",
+            "-s",
+            str(_SCRIPT),
+            url,
+            "--",
+            path,
+            str(users),
+            secrets.token_hex(4),
         ],
-        capture_output=True, text=True, check=False, timeout=seconds + 2 * _TIMEOUT_SECONDS,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=seconds + 2 * _TIMEOUT_SECONDS,
+    )
     if made.returncode:
         raise LoadFailed(f"wrk ended with {made.returncode}\n{made.stdout}\n{made.stderr}")
     load = msgspec.json.decode(made.stdout.splitlines()[-1], type=Load)

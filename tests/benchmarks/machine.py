@@ -30,10 +30,11 @@ def versions(server: DatabaseServer) -> Sequence[str]:
         found = cursor.fetchone()
         assert found is not None
     return [
-        f"Python {platform.python_version()}", f"MariaDB {found[0]}",
+        f"Python {platform.python_version()}",
+        f"MariaDB {found[0]}",
         f"SQLite {sqlite3.sqlite_version}",
         *(f"{package} {version(package)}" for package in _PACKAGES),
-    ]  # fmt: skip
+    ]
 
 
 def today() -> str:

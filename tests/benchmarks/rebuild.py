@@ -26,9 +26,12 @@ def run(site: Site) -> Iterator[Figure]:
             name, rebuilt.rate, "events/s", Limit(scan.rate, "bare scan"), ratio_at_least(0.4)
         )
         yield Figure(
-            f"{name}: peak memory", rebuilt.peak_mb, "MB",
-            Limit(replay("rebuild", small).peak_mb, f"{small.events:,} events"), at_most(300),
-        )  # fmt: skip
+            f"{name}: peak memory",
+            rebuilt.peak_mb,
+            "MB",
+            Limit(replay("rebuild", small).peak_mb, f"{small.events:,} events"),
+            at_most(300),
+        )
         followed = replay("follow", log)
         yield Figure(f"{name}: follow", followed.rate, "events/s", Limit(scan.rate, "bare scan"))
 

@@ -82,9 +82,13 @@ def _rates(site: Site, server: BenchmarkServer, flood: _Flood) -> Iterator[Figur
     def refuse() -> Load:
         before, started = _position(server.stats()), time.monotonic()
         load = submissions(
-            server.url, SUBMIT_PATH, clients=CLIENTS, seconds=site.seconds, users=flood.users,
+            server.url,
+            SUBMIT_PATH,
+            clients=CLIENTS,
+            seconds=site.seconds,
+            users=flood.users,
             may_refuse=True,
-        )  # fmt: skip
+        )
         ended = time.monotonic()
         after, at = _settled(server)
         growth.append((after - before) / (max(ended, at) - started))
@@ -94,9 +98,12 @@ def _rates(site: Site, server: BenchmarkServer, flood: _Flood) -> Iterator[Figur
     growth.clear()
     noops, refusals = alternate(site.rounds, noop, refuse)
     yield Figure(
-        f"{flood.name}", median_of(refusals, lambda one: one.rate), "refusals/s",
-        Limit(median_of(noops, lambda one: one.rate), "the no-op"), ratio_at_least(0.8),
-    )  # fmt: skip
+        f"{flood.name}",
+        median_of(refusals, lambda one: one.rate),
+        "refusals/s",
+        Limit(median_of(noops, lambda one: one.rate), "the no-op"),
+        ratio_at_least(0.8),
+    )
     yield Figure(f"{flood.name}: log grows by", max(growth), "events/s", target=at_most(200))
 
 
@@ -109,8 +116,9 @@ def _counts(site: Site, server: BenchmarkServer, flood: _Flood, url: str) -> Ite
     yield Figure(
         f"{flood.name}: not in the log, of {requests:,}",
         abs(seen.admitted - logged.admitted) + abs(seen.refused - logged.refused),
-        "decisions", target=at_most(0),
-    )  # fmt: skip
+        "decisions",
+        target=at_most(0),
+    )
 
 
 def _settled(server: BenchmarkServer) -> tuple[int, float]:

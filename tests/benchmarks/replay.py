@@ -51,8 +51,12 @@ def replay(task: str, filled: Filled) -> Pass:
     """Run a task of this module over a log."""
     made = subprocess.run(
         [sys.executable, "-m", __name__, task, filled.kind, filled.url],
-        cwd=_REPOSITORY, capture_output=True, text=True, check=False, timeout=SECONDS_MAX,
-    )  # fmt: skip
+        cwd=_REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=SECONDS_MAX,
+    )
     if made.returncode:
         raise ReplayFailed(f"{task} on {filled.kind}\n{made.stdout}\n{made.stderr}")
     return msgspec.json.decode(made.stdout.splitlines()[-1], type=Pass)

@@ -80,6 +80,11 @@ def _row(section: Section, figure: Figure) -> tuple[str, ...]:
     ratio = "" if figure.ratio is None else f"{figure.ratio:.2f}"
     target = "" if figure.target is None else str(figure.target)
     return (
-        f"{section.name}: {figure.name}", number(figure.value), figure.unit,
-        limit, ratio, target, _MET[figure.is_met],
-    )  # fmt: skip
+        f"{section.name}: {figure.name}",
+        number(figure.value),
+        figure.unit,
+        limit,
+        ratio,
+        target,
+        _MET[figure.is_met],
+    )

@@ -30,13 +30,29 @@ from tests.benchmarks.serving import NOOP_PATH
 
 _THEN: Final = from_micros(1_700_000_000_000_000)
 _JOB: Final = JobView(
-    id=JobId(1_000_000), user_id=UserId("user-1"), kind=Kind("echo"),
-    payload=Raw(b'{"image":"1-1000000","width":640}'), state=State.QUEUED, attempt=0,
-    starts=0, failures=0, max_attempts=3, priority=0, idempotency_key="0" * 64,
-    is_duplicate=False, run_at=None, expires_at=None, timeout_seconds=None, worker=None,
-    lease_expires_at=None, submitted_at=_THEN, started_at=None, begun_at=None,
-    finished_at=None, updated_at=_THEN,
-)  # fmt: skip
+    id=JobId(1_000_000),
+    user_id=UserId("user-1"),
+    kind=Kind("echo"),
+    payload=Raw(b'{"image":"1-1000000","width":640}'),
+    state=State.QUEUED,
+    attempt=0,
+    starts=0,
+    failures=0,
+    max_attempts=3,
+    priority=0,
+    idempotency_key="0" * 64,
+    is_duplicate=False,
+    run_at=None,
+    expires_at=None,
+    timeout_seconds=None,
+    worker=None,
+    lease_expires_at=None,
+    submitted_at=_THEN,
+    started_at=None,
+    begun_at=None,
+    finished_at=None,
+    updated_at=_THEN,
+)
 
 
 @post(NOOP_PATH, status_code=HTTP_202_ACCEPTED)

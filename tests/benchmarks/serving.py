@@ -19,9 +19,17 @@ class BenchmarkServer(FairlogServer):
     def __init__(self, database_url: str, *, bare: bool, settings: Mapping[str, object]) -> None:
         super().__init__(database_url, settings=settings)
         self._command = [
-            *ending_with_us(), sys.executable, "-m", "tests.benchmarks.serve_with_noop",
-            "bare" if bare else "whole", "serve", "--port", str(self.port), "--workers", "0",
-        ]  # fmt: skip
+            *ending_with_us(),
+            sys.executable,
+            "-m",
+            "tests.benchmarks.serve_with_noop",
+            "bare" if bare else "whole",
+            "serve",
+            "--port",
+            str(self.port),
+            "--workers",
+            "0",
+        ]
         self._environment["PYTHONPATH"] = str(_REPOSITORY)
 
     def stats(self) -> dict[str, Any]:

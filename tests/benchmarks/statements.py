@@ -23,6 +23,8 @@ def run(site: Site) -> Iterator[Figure]:
             counted = count_statements(url, jobs)
             site.drop_database(kind, url)
             yield Figure(
-                f"{TITLES[kind]}, {COMMANDS} commands, {jobs * USERS:,} jobs", counted.statements,
-                "statements", target=at_most(STATEMENTS_MAX),
-            )  # fmt: skip
+                f"{TITLES[kind]}, {COMMANDS} commands, {jobs * USERS:,} jobs",
+                counted.statements,
+                "statements",
+                target=at_most(STATEMENTS_MAX),
+            )

@@ -55,10 +55,12 @@ def _at(
     is_judged = (kind, clients) == ("mariadb", 64)
     rates[clients] = median_of(submits, lambda one: one.rate)
     yield Figure(
-        name, rates[clients], "submissions/s",
+        name,
+        rates[clients],
+        "submissions/s",
         Limit(median_of(noops, lambda one: one.rate), "the no-op"),
         ratio_at_least(0.5) if is_judged else None,
-    )  # fmt: skip
+    )
     yield _latency(f"{name}: p50", submits, noops, 50, None)
     yield _latency(f"{name}: p99", submits, noops, 99, at_most(60) if is_judged else None)
     batches = after["batches"] - before["batches"]
@@ -81,6 +83,9 @@ def _collapse(kind: Kind, rates: dict[int, float]) -> Iterator[Figure]:
     """Many clients must not make it slow."""
     few, many = CLIENTS[1:]
     yield Figure(
-        f"{TITLES[kind]}, {many} clients beside {few}", rates[many], "submissions/s",
-        Limit(rates[few], f"{few} clients"), ratio_at_least(0.9) if kind == "mariadb" else None,
-    )  # fmt: skip
+        f"{TITLES[kind]}, {many} clients beside {few}",
+        rates[many],
+        "submissions/s",
+        Limit(rates[few], f"{few} clients"),
+        ratio_at_least(0.9) if kind == "mariadb" else None,
+    )

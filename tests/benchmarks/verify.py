@@ -27,6 +27,9 @@ def run(site: Site) -> Iterator[Figure]:
             name, verified.rate, "events/s", Limit(scan.rate, "bare scan"), ratio_at_least(1 / 3)
         )
         yield Figure(
-            f"{name}: peak memory", verified.peak_mb, "MB",
-            Limit(replay("verify", small).peak_mb, f"{small.events:,} events"), at_most(300),
-        )  # fmt: skip
+            f"{name}: peak memory",
+            verified.peak_mb,
+            "MB",
+            Limit(replay("verify", small).peak_mb, f"{small.events:,} events"),
+            at_most(300),
+        )

@@ -54,9 +54,12 @@ def asked(fairlog: Fairlog, database_url: str) -> Asked:
 
     def run(name: str, *arguments: object, answer: str | None = None) -> Result:
         return CliRunner(env={"FAIRLOG_DATABASE_URL": database_url}).invoke(
-            cli.commands[name], list(map(str, arguments)), prog_name=f"fairlog {name}",
-            standalone_mode=False, input=answer,
-        )  # fmt: skip
+            cli.commands[name],
+            list(map(str, arguments)),
+            prog_name=f"fairlog {name}",
+            standalone_mode=False,
+            input=answer,
+        )
 
     return run
 
@@ -99,8 +102,9 @@ def test_jobs_of_then_are_printed(fairlog: Fairlog, asked: Asked) -> None:
     assert line.startswith(
         f"job {submitted[0]} of alice (echo): queued, attempt 0, 0 of at most 3 failed"
     )
-    of_user = said(asked("audit", "state", "--as-of", submitted[-1], "--user", "bob",
-                         "--format", "json"))  # fmt: skip
+    of_user = said(
+        asked("audit", "state", "--as-of", submitted[-1], "--user", "bob", "--format", "json")
+    )
     jobs = [json.loads(line) for line in of_user.splitlines()]
     assert [job["user_id"] for job in jobs] == ["bob"] * 3
     assert [job["id"] for job in jobs] == sorted((job["id"] for job in jobs), reverse=True)
@@ -123,8 +127,11 @@ def test_a_head_and_a_proof_go_together(fairlog: Fairlog, asked: Asked, tmp_path
         (tmp_path / name).write_text(content)
     done = subprocess.run(
         [sys.executable, str(script), "proof", "--head", "head", "--consistency", "growth"],
-        cwd=tmp_path, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert (done.returncode, done.stderr) == (0, ""), done.stdout
     assert json.loads(said(asked("audit", "head")))["position"] == len(stored)
 
@@ -230,8 +237,11 @@ def test_follow_prints_what_comes(database_url: str) -> None:
         do_submit(fairlog, 0)
         process = subprocess.Popen(
             [str(FAIRLOG), "audit", "follow", "--type", "JobSubmitted", "--after", "0"],
-            env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
         try:
             assert process.stdout is not None
             found = [json.loads(process.stdout.readline())["position"]]  # it follows from here

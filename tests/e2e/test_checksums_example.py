@@ -153,9 +153,15 @@ def test_a_path_that_leaves_the_root_is_refused(
         found = checksum(path)
         assert (found["path"], found["bytes"], found["lines"]) == (path, 13, 2)
     for path in (
-        "../secret.txt", "folder/../../secret.txt", str(secret), "link", "linked/secret.txt",
-        "../none.txt", str(tmp_path / "none.txt"), "linked/none.txt",
-    ):  # fmt: skip
+        "../secret.txt",
+        "folder/../../secret.txt",
+        str(secret),
+        "link",
+        "linked/secret.txt",
+        "../none.txt",
+        str(tmp_path / "none.txt"),
+        "linked/none.txt",
+    ):
         with pytest.raises(PermissionError, match="leads out of the root"):
             checksum(path)
     for path in ("none.txt", "folder", "", "pipe"):

@@ -87,9 +87,11 @@ def succeeded(done: "subprocess.CompletedProcess[str]") -> str:
 def asked(name: str, *arguments: object, url: str = "") -> Result:
     """Run a command inside this process, which is quicker; an error is kept as an exception."""
     return CliRunner(env={"FAIRLOG_DATABASE_URL": url}).invoke(
-        cli.commands[name], list(map(str, arguments)), prog_name=f"fairlog {name}",
+        cli.commands[name],
+        list(map(str, arguments)),
+        prog_name=f"fairlog {name}",
         standalone_mode=False,
-    )  # fmt: skip
+    )
 
 
 def test_every_command_explains_itself(run: Run) -> None:
@@ -374,9 +376,12 @@ def test_on_a_terminal_a_rebuild_shows_a_bar(history: Fairlog, database_url: str
         [str(FAIRLOG), "rebuild"],
         env=without_settings(os.environ)
         | {"FAIRLOG_DATABASE_URL": database_url, "TERM": "xterm", "COLUMNS": "100"},
-        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=theirs,
-        timeout=SECONDS_MAX, check=True,
-    )  # fmt: skip
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=theirs,
+        timeout=SECONDS_MAX,
+        check=True,
+    )
     os.close(theirs)
     shown = os.read(ours, 65_536).decode()
     os.close(ours)
@@ -388,9 +393,11 @@ def test_the_log_is_audited_in_three_formats(run: Run, history: Fairlog, databas
     stored = Intruder(history).rows()
     environment = {"FAIRLOG_DATABASE_URL": database_url}
     lines = succeeded(run("audit", "--all", "--format", "ndjson", **environment)).splitlines()
-    rows = list(csv.DictReader(
-        io.StringIO(succeeded(run("audit", "--all", "--format", "csv", **environment)))
-    ))  # fmt: skip
+    rows = list(
+        csv.DictReader(
+            io.StringIO(succeeded(run("audit", "--all", "--format", "csv", **environment)))
+        )
+    )
     table = succeeded(run("audit", "--all", **environment)).splitlines()
     assert len(lines) == len(rows) == len(table) - 1 == len(stored)
     for event, line, row, shown in zip(stored, lines, rows, table[1:], strict=True):
@@ -416,9 +423,10 @@ def test_conditions_of_an_audit_are_combined(history: Fairlog, database_url: str
     assert positions("--user", "bob") == bobs
     both = ("--type", "JobStarted", "--type", "LimitChanged")
     assert positions("--user", "bob", *both) == [
-        row["position"] for row in stored
+        row["position"]
+        for row in stored
         if row["user_id"] == b"bob" and row["type"] in {"JobStarted", "LimitChanged"}
-    ]  # fmt: skip
+    ]
     job = stored[started[0] - 1]["job_id"]
     assert positions("--job", job) == [row["position"] for row in stored if row["job_id"] == job]
     assert positions("--user", "bob", "--after", bobs[2], "--limit", 2) == bobs[3:5]
@@ -453,9 +461,11 @@ def test_an_audit_ends_quietly_when_its_reader_has_enough(
     assert history
     environment = without_settings(os.environ) | {"FAIRLOG_DATABASE_URL": database_url}
     process = subprocess.Popen(
-        [str(FAIRLOG), "audit", "--all"], env=environment,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
+        [str(FAIRLOG), "audit", "--all"],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
     assert process.stdout is not None
     process.stdout.close()
     _, errors = process.communicate(timeout=SECONDS_MAX)
@@ -530,8 +540,10 @@ def test_a_worker_of_its_own_runs_jobs(database_url: str, tmp_path: Path) -> Non
     with FairlogServer(database_url) as server:
         worker = subprocess.Popen(
             [str(FAIRLOG), "worker", "--server", server.url, "--handlers", "shouting.py"],
-            cwd=tmp_path, env=without_settings(os.environ), stderr=subprocess.PIPE,
-        )  # fmt: skip
+            cwd=tmp_path,
+            env=without_settings(os.environ),
+            stderr=subprocess.PIPE,
+        )
         request = {"user_id": "alice", "kind": "shout", "payload": "hello"}
         path = f"/v1/jobs/{server.client.post('/v1/jobs', json=request).json()['id']}"
         wait_until(lambda: server.client.get(path).json()["state"] == "done", "the job is done")

@@ -85,9 +85,13 @@ def test_screenshots(browser: Browser, new_database_url: NewDatabase, tmp_path: 
             failed = server.client.get("/v1/audit", params=query).json()["events"]
             job_id = failed[len(failed) // 2]["job_id"]
             views = {
-                "overview": "/", "fairness": "/fairness", "limits": "/limits?user=acme",
-                "jobs": "/jobs", "job": f"/jobs/{job_id}", "audit": "/audit",
-            }  # fmt: skip
+                "overview": "/",
+                "fairness": "/fairness",
+                "limits": "/limits?user=acme",
+                "jobs": "/jobs",
+                "job": f"/jobs/{job_id}",
+                "audit": "/audit",
+            }
             for theme in ("light", "dark"):
                 with window(browser, server.url, theme=theme, height=900) as opened:
                     for name, path in views.items():

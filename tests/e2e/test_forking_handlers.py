@@ -100,9 +100,12 @@ def done(server: FairlogServer, kind: str, payload: object = None) -> Any:
 
 @pytest.mark.parametrize("kind", KEPT)
 def test_a_server_that_was_killed_starts_again_beside_a_child_that_lives_on(
-    database_url: str, handlers: Path, children: list[int], kind: str,
+    database_url: str,
+    handlers: Path,
+    children: list[int],
+    kind: str,
     request: pytest.FixtureRequest,
-) -> None:  # fmt: skip
+) -> None:
     with FairlogServer(database_url, workers=1, settings={"handlers": handlers}) as server:
         with socket.create_connection(("127.0.0.1", server.port), 30) as client:
             client.sendall(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n")

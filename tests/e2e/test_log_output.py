@@ -82,7 +82,7 @@ def test_a_pipe_that_nobody_reads_blocks_no_part_of_a_server(
         FairlogServer(
             database_url, workers=2, settings=SETTINGS, redirection=f"2>{path}"
         ) as server,
-    ):  # fmt: skip
+    ):
         assert_outlasts_a_lock(server, database_url)
         reader.close()  # from here on it is broken
         assert_outlasts_a_lock(server, database_url)

@@ -42,9 +42,13 @@ def running(
     with (tmp_path / "output.log").open("wb") as output:
         process = subprocess.Popen(
             [*ending_with_us(), *MAKE, "run", f"ARGS=--port {port}"],
-            cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+            cwd=ROOT,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
             start_new_session=True,
-        )  # fmt: skip
+        )
     try:
         with httpx.Client(base_url=f"http://127.0.0.1:{port}") as client:
             wait_until(lambda: is_ready(client, process), "make run serves", 60)
@@ -82,13 +86,21 @@ def test_make_run_serves_with_a_worker_inside_and_ends_at_ctrl_c(
 def test_make_run_is_serve_on_loopback_at_port_8000(environment: dict[str, str]) -> None:
     command = subprocess.run(
         [*MAKE, "--dry-run", "run"],
-        cwd=ROOT, env=environment, capture_output=True, text=True, check=True,
-    )  # fmt: skip
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert command.stdout.split()[-2:] == [".venv/bin/fairlog", "serve"]
     explained = subprocess.run(
         [*MAKE, "run", "ARGS=--help"],
-        cwd=ROOT, env=environment, capture_output=True, text=True, check=True,
-    )  # fmt: skip
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert re.search(r"--host.*127\.0\.0\.1", explained.stdout, re.DOTALL)
     assert re.search(r"--port.*8000", explained.stdout, re.DOTALL)
 
@@ -99,8 +111,12 @@ def test_another_host_than_loopback_is_refused_without_insecure(
 ) -> None:
     refused = subprocess.run(
         [*MAKE, "run", f"ARGS=--host {host} --port {free_port()}"],
-        cwd=ROOT, env=environment, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert refused.returncode != 0
     said = refused.stderr.splitlines()[0]
     assert said.startswith("fairlog: ")
@@ -111,10 +127,21 @@ def test_another_host_than_loopback_is_refused_without_insecure(
 def test_with_insecure_it_listens_on_any_host(environment: dict[str, str]) -> None:
     port = free_port()
     process = subprocess.Popen(
-        [*ending_with_us(), str(ROOT / ".venv/bin/fairlog"), "serve", "--host", "0.0.0.0",  # noqa: S104
-         "--port", str(port), "--insecure"],
-        cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+        [
+            *ending_with_us(),
+            str(ROOT / ".venv/bin/fairlog"),
+            "serve",
+            "--host",
+            "0.0.0.0",  # noqa: S104
+            "--port",
+            str(port),
+            "--insecure",
+        ],
+        cwd=ROOT,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     try:
         with httpx.Client(base_url=f"http://127.0.0.1:{port}") as client:
             wait_until(lambda: is_ready(client, process), "it serves", 60)

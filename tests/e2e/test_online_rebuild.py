@@ -43,8 +43,13 @@ COMMAND_SECONDS_MAX: Final = 250.0
 # A busy machine makes twenty seconds of these into minutes: some twenty processes are started.
 pytestmark = pytest.mark.timeout(400)
 
-PROJECTIONS: Final = (JobsProjection, WindowsProjection, LineProjection, MerkleProjection,
-                      SnapshotsProjection)  # fmt: skip
+PROJECTIONS: Final = (
+    JobsProjection,
+    WindowsProjection,
+    LineProjection,
+    MerkleProjection,
+    SnapshotsProjection,
+)
 
 
 class Load:
@@ -139,8 +144,10 @@ def rebuild(database_url: str) -> "subprocess.Popen[str]":
     return subprocess.Popen(
         [*ending_with_us(), str(FAIRLOG), "rebuild"],
         env=without_settings(os.environ) | {"FAIRLOG_DATABASE_URL": database_url},
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def finished(process: "subprocess.Popen[str]") -> str:
@@ -153,8 +160,11 @@ def assert_clean(database_url: str) -> None:
     done = subprocess.run(
         [str(FAIRLOG), "verify"],
         env=without_settings(os.environ) | {"FAIRLOG_DATABASE_URL": database_url},
-        capture_output=True, text=True, timeout=COMMAND_SECONDS_MAX, check=False,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        timeout=COMMAND_SECONDS_MAX,
+        check=False,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
 
 

@@ -43,9 +43,10 @@ def gauge(server: FairlogServer, part: str) -> float:
     answer = server.client.get("/metrics")
     assert answer.status_code == 200, answer.text
     [line] = [
-        one for one in answer.text.splitlines()
+        one
+        for one in answer.text.splitlines()
         if one.startswith(f'fairlog_part_works{{part="{part}"}}')
-    ]  # fmt: skip
+    ]
     return float(line.split()[-1])
 
 

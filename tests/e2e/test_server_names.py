@@ -24,9 +24,16 @@ def start_beside(run: Run, database_url: str, **settings: object) -> str:
     """The sentence with which another server `a` ends at once."""
     environment = {f"FAIRLOG_{name.upper()}": str(value) for name, value in settings.items()}
     done = run(
-        "serve", "--server-id", "a", "--port", free_port(), "--workers", 0,
-        FAIRLOG_DATABASE_URL=database_url, **environment,
-    )  # fmt: skip
+        "serve",
+        "--server-id",
+        "a",
+        "--port",
+        free_port(),
+        "--workers",
+        0,
+        FAIRLOG_DATABASE_URL=database_url,
+        **environment,
+    )
     assert done.returncode == 1, done
     return done.stderr.splitlines()[-1]
 

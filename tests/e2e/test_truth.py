@@ -16,9 +16,15 @@ BOOKKEEPING: Final = {"generation", "newest"}
 # are made again empty, and what they say is lost with them.
 BESIDE: Final = {"live_servers", "empty_claims"}
 OURS: Final = {
-    "jobs_v3", "job_counts_v3", "noted_claims_v3",
-    "line_users_v2", "line_lanes_v2", "line_kinds_v2", "window_counters_v2", "limits_v2",
-}  # fmt: skip
+    "jobs_v3",
+    "job_counts_v3",
+    "noted_claims_v3",
+    "line_users_v2",
+    "line_lanes_v2",
+    "line_kinds_v2",
+    "window_counters_v2",
+    "limits_v2",
+}
 SETTINGS: Final = {"user_limit": 30, "window_seconds": 2_678_400, "lease_seconds": 86_400}
 
 Rows = dict[str, list[tuple[Any, ...]]]
@@ -96,8 +102,10 @@ def live_eventfully(client: httpx.Client) -> None:
     assert claim(client, kinds=["none"], claim_id="c2") == []
     # One of each user at least, and with them one that the first claim had started.
     again, *_ = claim(client, 3, worker="w3", kinds=[failed["kind"]])
-    client.post(f"/v1/jobs/{again['id']}/fail", json={"attempt": again["attempt"], "error": "e2",
-                                                      "retry": False})  # fmt: skip
+    client.post(
+        f"/v1/jobs/{again['id']}/fail",
+        json={"attempt": again["attempt"], "error": "e2", "retry": False},
+    )
 
 
 def as_users_see_it(client: httpx.Client) -> dict[str, Any]:
@@ -116,8 +124,13 @@ def test_with_all_but_the_log_dropped_a_start_gives_back_every_row(database_url:
         live_eventfully(server.client)
         seen = as_users_see_it(server.client)
         assert {state for state, count in seen["stats"]["jobs"].items() if count} == {
-            "scheduled", "queued", "running", "done", "failed", "cancelled",
-        }  # fmt: skip
+            "scheduled",
+            "queued",
+            "running",
+            "done",
+            "failed",
+            "cancelled",
+        }
         wait_until(lambda: has_caught_up(engine), "the followers are at the log's end")
         server.terminate()
 

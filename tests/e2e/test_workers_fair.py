@@ -115,11 +115,12 @@ async def work_until(done: asyncio.Event, urls: Sequence[str], count: int, handl
     workers = [
         Worker(
             RemoteSource(clients[number % len(urls)], WorkerId(f"w{number}")),
-            LocalExecutor(loaded), 1,
+            LocalExecutor(loaded),
+            1,
             wait_seconds=5,
         )
         for number in range(count)
-    ]  # fmt: skip
+    ]
     for worker in workers:
         worker.start()
     await done.wait()

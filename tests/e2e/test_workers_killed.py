@@ -54,11 +54,14 @@ def submit_all(clients: Sequence[httpx.Client]) -> None:
     for start in range(0, JOBS, 100):
         wish = [
             {
-                "user_id": f"user-{number % USERS}", "kind": "work", "max_attempts": 20,
-                "payload": chance.choice([0, 0.05, 0.1, 0.2]), "idempotency_key": str(number),
+                "user_id": f"user-{number % USERS}",
+                "kind": "work",
+                "max_attempts": 20,
+                "payload": chance.choice([0, 0.05, 0.1, 0.2]),
+                "idempotency_key": str(number),
             }
             for number in range(start, start + 100)
-        ]  # fmt: skip
+        ]
 
         def was_accepted(wish: object = wish) -> bool:
             try:

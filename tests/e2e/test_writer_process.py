@@ -21,8 +21,10 @@ def writer_of(server: FairlogServer) -> int:
     """The process id of its writer."""
     found = subprocess.run(
         ["pgrep", "-P", str(server.pid), "-f", "entrypoints.processes.writer_main"],
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     return int(found.stdout)
 
 

@@ -171,9 +171,13 @@ def test_several_processes_apply_each_event_once(fairlog: Fairlog, clock: Manual
     def follow() -> None:
         database = fairlog.database
         own = AsyncProjector(
-            ActivityProjection(), fairlog.log.read, fairlog.log, database.read, database.write,
+            ActivityProjection(),
+            fairlog.log.read,
+            fairlog.log,
+            database.read,
+            database.write,
             events_a_batch=5,
-        )  # fmt: skip
+        )
         catch_up(fairlog, own)
 
     threads = [threading.Thread(target=follow) for _ in range(3)]

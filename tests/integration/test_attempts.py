@@ -112,8 +112,9 @@ def test_no_job_times_out_while_it_waits_for_a_slot_of_the_worker_that_claimed_i
 
     async def story() -> None:
         async with place(database_url, Settings(lease_seconds=3)) as (fairlog, source):
-            jobs = [await submit(fairlog, "rest", 0.5 + n / 100, timeout_seconds=1.5)
-                    for n in range(6)]  # fmt: skip
+            jobs = [
+                await submit(fairlog, "rest", 0.5 + n / 100, timeout_seconds=1.5) for n in range(6)
+            ]
             worker = Worker(source("w"), handlers(rest), 1, prefetch=5)
             async with working(worker):
 

@@ -28,10 +28,20 @@ def timed(database: Database) -> Database:
 @pytest.mark.parametrize(
     ("seconds", "position"),
     [
-        (-1000, 1), (9.999999, 1), (10, 1), (10.000001, 2), (20, 2), (20.000001, 5),
-        (29.999999, 5), (30, 5), (30.000001, 6), (40, 6), (40.000001, 8), (10**6, 8),
+        (-1000, 1),
+        (9.999999, 1),
+        (10, 1),
+        (10.000001, 2),
+        (20, 2),
+        (20.000001, 5),
+        (29.999999, 5),
+        (30, 5),
+        (30.000001, 6),
+        (40, 6),
+        (40.000001, 8),
+        (10**6, 8),
     ],
-)  # fmt: skip
+)
 def test_the_first_event_at_a_moment_is_found_at_every_edge(
     timed: Database, seconds: float, position: int
 ) -> None:

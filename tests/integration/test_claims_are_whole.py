@@ -103,10 +103,12 @@ class Story:
         self.number += 1
         expires_in = self.chance.choice([None, None, 3, 10])
         return submit(
-            user_id, self.chance.choice(KINDS), self.number,
+            user_id,
+            self.chance.choice(KINDS),
+            self.number,
             priority=self.chance.choice([0, 0, 1]),
             expires_at=None if expires_in is None else later(clock.now(), expires_in),
-        )  # fmt: skip
+        )
 
     def _claim(self) -> ClaimJobs:
         kinds = self.chance.choice([None, None, KINDS[:1], KINDS[1:], KINDS])

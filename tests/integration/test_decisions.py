@@ -82,9 +82,7 @@ def test_a_retry_keeps_an_expiry_that_is_still_ahead(fairlog: Fairlog, clock: Ma
     assert do(fairlog, claim(), Claimed).jobs == []
 
 
-@pytest.mark.parametrize(
-    ("seconds", "refusal"), [(5, TimeWasUp), (LEASE_SECONDS, LeaseHasEnded)]
-)  # fmt: skip
+@pytest.mark.parametrize(("seconds", "refusal"), [(5, TimeWasUp), (LEASE_SECONDS, LeaseHasEnded)])
 def test_an_outcome_counts_until_its_time_or_its_lease_has_ended_and_not_after(
     fairlog: Fairlog, clock: ManualClock, seconds: float, refusal: type[Exception]
 ) -> None:
@@ -112,8 +110,13 @@ def test_a_refusal_stands_in_the_log_before_a_limit_that_was_raised_behind_it(
         outcomes(put_as_one_batch(fairlog, submit(payload=2), raised, submit(payload=3)))
         found = [in_short(one.event) for one in log_of(fairlog)]
     assert found == [
-        "1 of 1", "JobSubmitted", "refused at 1 of 1", "LimitChanged", "2 of 2", "JobSubmitted",
-    ]  # fmt: skip
+        "1 of 1",
+        "JobSubmitted",
+        "refused at 1 of 1",
+        "LimitChanged",
+        "2 of 2",
+        "JobSubmitted",
+    ]
 
 
 def in_short(event: Event) -> str:

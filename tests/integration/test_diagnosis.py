@@ -41,9 +41,17 @@ def test_a_row_behind_the_end_is_named(fairlog: Fairlog) -> None:
     with fairlog.database.write() as connection:
         connection.execute(
             events.insert(),
-            [{"position": events_in(fairlog) + 1, "type": "Strange", "version": 1,
-              "recorded_at": 0, "data": b"{}", "hash": bytes(32)}],
-        )  # fmt: skip
+            [
+                {
+                    "position": events_in(fairlog) + 1,
+                    "type": "Strange",
+                    "version": 1,
+                    "recorded_at": 0,
+                    "data": b"{}",
+                    "hash": bytes(32),
+                }
+            ],
+        )
     wrong = found(fairlog)["writes"]
     assert wrong.level is Level.ERROR
     assert "row at position 3" in (wrong.mend or "")
@@ -56,6 +64,8 @@ def test_jobs_that_nobody_wakes_and_projections_that_stand_still_are_told(
     clock.advance(OVERDUE_SECONDS + 5)
     wrong = found(fairlog)
     assert {name: one.level for name, one in wrong.items()} == {
-        "writes": Level.OK, "due jobs": Level.WARNING, "following": Level.WARNING,
-    }  # fmt: skip
+        "writes": Level.OK,
+        "due jobs": Level.WARNING,
+        "following": Level.WARNING,
+    }
     assert "activity by 2 events" in wrong["following"].found

@@ -29,10 +29,13 @@ def careless_server() -> Iterator[MariaDB]:
     """All that can be wrong with a server's options at once."""
     with MariaDB(
         [
-            "--log-bin", "--sync-binlog=0", "--innodb-flush-log-at-trx-commit=2",
-            "--max-allowed-packet=1M", "--sysdate-is-now",
+            "--log-bin",
+            "--sync-binlog=0",
+            "--innodb-flush-log-at-trx-commit=2",
+            "--max-allowed-packet=1M",
+            "--sysdate-is-now",
         ]
-    ) as server:  # fmt: skip
+    ) as server:
         yield server
 
 
@@ -110,11 +113,19 @@ def test_a_production_account_is_told_apart_from_one_that_may_too_little(
     url = private_mariadb.create_database()
     name = make_url(url).database
     grants = {
-        "production": {"events": "SELECT, INSERT", "bodies": "SELECT, INSERT",
-                       "log_head": "SELECT, UPDATE", "alembic_version": "SELECT"},
-        "too_little": {"events": "SELECT", "bodies": "SELECT, INSERT",
-                       "log_head": "SELECT", "alembic_version": "SELECT"},
-    }  # fmt: skip
+        "production": {
+            "events": "SELECT, INSERT",
+            "bodies": "SELECT, INSERT",
+            "log_head": "SELECT, UPDATE",
+            "alembic_version": "SELECT",
+        },
+        "too_little": {
+            "events": "SELECT",
+            "bodies": "SELECT, INSERT",
+            "log_head": "SELECT",
+            "alembic_version": "SELECT",
+        },
+    }
     with service(url):
         pass
     with private_mariadb.connect() as connection, connection.cursor() as cursor:

@@ -36,9 +36,10 @@ def refused(fairlog: Fairlog) -> Counter[UserId]:
 def reports(fairlog: Fairlog) -> list[tuple[datetime, RateLimitDecided]]:
     """Refusals made at the door, and when the log recorded them."""
     return [
-        (one.recorded_at, one.event) for one in log_of(fairlog)
+        (one.recorded_at, one.event)
+        for one in log_of(fairlog)
         if isinstance(one.event, RateLimitDecided) and one.event.first_at is not None
-    ]  # fmt: skip
+    ]
 
 
 async def knock(fairlog: Fairlog) -> None:

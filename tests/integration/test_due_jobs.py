@@ -32,9 +32,11 @@ def fairlog(database_url: str, clock: ManualClock) -> Iterator[Fairlog]:
 
 def submission(user: str, number: int, clock: ManualClock, in_seconds: float | None) -> SubmitJob:
     return SubmitJob(
-        user_id=UserId(user), kind=Kind("k"), payload=body_of(number, "the payload"),
+        user_id=UserId(user),
+        kind=Kind("k"),
+        payload=body_of(number, "the payload"),
         run_at=None if in_seconds is None else clock.now() + timedelta(seconds=in_seconds),
-    )  # fmt: skip
+    )
 
 
 def schedule(fairlog: Fairlog, clock: ManualClock, user: str, count: int, seconds: float) -> None:

@@ -279,11 +279,13 @@ def _head_time(log: SqlEventLog, database: Database) -> datetime:
 def _wait_for_a_lock_wait(database: Database) -> None:
     def somebody_waits() -> bool:
         with database.read() as connection:
-            return bool(connection.exec_driver_sql(
-                "SELECT COUNT(*) FROM information_schema.processlist"
-                " WHERE db = DATABASE() AND info LIKE '%%FOR UPDATE%%'"
-                " AND id <> CONNECTION_ID()"
-            ).scalar_one())  # fmt: skip
+            return bool(
+                connection.exec_driver_sql(
+                    "SELECT COUNT(*) FROM information_schema.processlist"
+                    " WHERE db = DATABASE() AND info LIKE '%%FOR UPDATE%%'"
+                    " AND id <> CONNECTION_ID()"
+                ).scalar_one()
+            )
 
     wait_until(somebody_waits, "somebody waits for the head row")
 

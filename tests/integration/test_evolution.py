@@ -110,9 +110,11 @@ def test_a_log_with_an_older_shape_folds_verifies_and_goes_on(
         do(again, ClaimJobs(worker=WorkerId("w"), max_jobs=1), Claimed)
         with again.database.read() as connection:
             newest = connection.execute(
-                sa.select(events.c.version).where(events.c.type == "JobStarted")
-                .order_by(events.c.position.desc()).limit(1)
-            ).scalar_one()  # fmt: skip
+                sa.select(events.c.version)
+                .where(events.c.type == "JobStarted")
+                .order_by(events.c.position.desc())
+                .limit(1)
+            ).scalar_one()
     assert newest == 2
     assert verify_log(fairlog, print, lambda _done, _total: None).is_clean
 

@@ -248,9 +248,11 @@ def working(request: pytest.FixtureRequest, database_url: str, handlers: str) ->
         if request.param == "embedded":
             options = ["--worker-processes", str(slots)] if processes else []
             server = FairlogServer(
-                database_url, workers=slots, options=options,
+                database_url,
+                workers=slots,
+                options=options,
                 settings={"handlers": handlers, **settings},
-            )  # fmt: skip
+            )
             stack.append(server)
             server.start()
             return server.client, server
@@ -637,9 +639,14 @@ _ids = itertools.count(1)
 
 def claimed(kind: str, payload: object) -> ClaimedJob:
     return ClaimedJob(
-        id=JobId(next(_ids)), user_id=UserId("ada"), kind=Kind(kind), attempt=1,
-        payload=Raw(msgspec.json.encode(payload)), lease_expires_at=None, timeout_seconds=None,
-    )  # fmt: skip
+        id=JobId(next(_ids)),
+        user_id=UserId("ada"),
+        kind=Kind(kind),
+        attempt=1,
+        payload=Raw(msgspec.json.encode(payload)),
+        lease_expires_at=None,
+        timeout_seconds=None,
+    )
 
 
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
@@ -702,9 +709,13 @@ def test_a_handler_that_was_given_up_and_crashes_later_is_not_taken_for_its_neig
     crash, end = tmp_path / "crash", tmp_path / "end"
     neighbour = submit(client, "ada", kind="ends_when_there_is", payload=str(end))["id"]
     submit(
-        client, "bob", kind="crashes_when_there_is", payload=str(crash),
-        timeout_seconds=0.5, max_attempts=1,
-    )  # fmt: skip
+        client,
+        "bob",
+        kind="crashes_when_there_is",
+        payload=str(crash),
+        timeout_seconds=0.5,
+        max_attempts=1,
+    )
     wait_until(lambda: "handlers_replaced" in worker.output, "it was given up")
     crash.touch()
     wait_until(lambda: "handlers_process_died" in worker.output, "it crashes")

@@ -86,13 +86,27 @@ def test_the_deepest_value_allowed_comes_back(client: httpx.Client, *, in_lists:
 @pytest.mark.parametrize(
     "text",
     [
-        "\x00", "a\x00b", "\u2028\u2029", "\ufeff", "\uffff", "\U0010ffff", "👩‍👩‍👧‍👦",
+        "\x00",
+        "a\x00b",
+        "\u2028\u2029",
+        "\ufeff",
+        "\uffff",
+        "\U0010ffff",
+        "👩‍👩‍👧‍👦",
         "עברית \u202e العربية",
-        "e\u0301", "\u00e9", "'; DROP TABLE events; --", "%s %(a)s ? :x", "\\", '"', "\\u0041",
-        "</script><script>", "\x7f\x80\x9f", " ",
+        "e\u0301",
+        "\u00e9",
+        "'; DROP TABLE events; --",
+        "%s %(a)s ? :x",
+        "\\",
+        '"',
+        "\\u0041",
+        "</script><script>",
+        "\x7f\x80\x9f",
+        " ",
     ],
     ids=ascii,
-)  # fmt: skip
+)
 def test_a_text_comes_back_character_by_character(client: httpx.Client, text: str) -> None:
     goes_round(client, text, {text: [text]})
     goes_round(client, {text: text}, text, is_error=True)

@@ -73,12 +73,19 @@ def test_an_event_is_told_whole(client: httpx.Client) -> None:
         "job_id": 2,
         "recorded_at": "2026-01-31T12:00:00Z",
         "data": {
-            "type": "RateLimitDecided", "user_id": "ada", "scope": "user", "allowed": True,
-            "used": 1, "limit": 600, "window_start": "2026-01-31T12:00:00Z", "window_seconds": 60,
-            "global_used": 1, "global_limit": 6000,
+            "type": "RateLimitDecided",
+            "user_id": "ada",
+            "scope": "user",
+            "allowed": True,
+            "used": 1,
+            "limit": 600,
+            "window_start": "2026-01-31T12:00:00Z",
+            "window_seconds": 60,
+            "global_used": 1,
+            "global_limit": 6000,
         },
         "hash": None,
-    }  # fmt: skip
+    }
     assert submitted["data"]["payload_sha256"] == hashlib.sha256(b'"p"').hexdigest()
     assert submitted["data"]["payload_bytes"] == 3
 
@@ -129,9 +136,11 @@ def test_conditions_can_be_combined(client: httpx.Client, clock: ManualClock) ->
     assert positions(client, user_id="ada", type="JobSubmitted") == [2, 9]
     assert positions(client, user_id="bob", job_id=2) == []
     combined = {
-        "user_id": "ada", "type": ["JobSubmitted", "RateLimitDecided", "JobCompleted"],
-        "since": "2026-01-31T12:00:01Z", "until": "2026-01-31T12:00:05Z",
-    }  # fmt: skip
+        "user_id": "ada",
+        "type": ["JobSubmitted", "RateLimitDecided", "JobCompleted"],
+        "since": "2026-01-31T12:00:01Z",
+        "until": "2026-01-31T12:00:05Z",
+    }
     assert positions(client, **combined) == [7, 8, 9]
     assert page(client, **combined, after=7, limit=1)["events"][0]["position"] == 8
     assert positions(client, **combined, job_id=9) == [8, 9]

@@ -130,7 +130,7 @@ BAD_SUBMISSIONS = {
     "a priority too high": field("priority", "1001"),
     "a priority of 10**30": field("priority", str(10**30)),
     "a priority that is null": field("priority", "null"),
-}  # fmt: skip
+}
 
 # Each is refused with 400; as a part of a batch it would make all of it no JSON.
 BAD_BODIES = {
@@ -296,10 +296,31 @@ def test_sixteen_payloads_of_a_mebibyte_at_once_go_through(
 # Identifiers, byte for byte
 
 UNUSUAL_IDS = [
-    "👩‍👩‍👧‍👦", "😀" * 63, "עברית", "العربية", "\u202eabc", "日" * 85, "e\u0301", "é", "u" * 255,
-    " ", "a b", "'; DROP TABLE events; --", "%s%(x)s?:y", "..", "a/b", '"quoted"', "null", "0",
-    "\ufeff", "\uffff", "\U0010ffff", "\u2028", "\u00ad", "<b>&amp;",
-]  # fmt: skip
+    "👩‍👩‍👧‍👦",
+    "😀" * 63,
+    "עברית",
+    "العربية",
+    "\u202eabc",
+    "日" * 85,
+    "e\u0301",
+    "é",
+    "u" * 255,
+    " ",
+    "a b",
+    "'; DROP TABLE events; --",
+    "%s%(x)s?:y",
+    "..",
+    "a/b",
+    '"quoted"',
+    "null",
+    "0",
+    "\ufeff",
+    "\uffff",
+    "\U0010ffff",
+    "\u2028",
+    "\u00ad",
+    "<b>&amp;",
+]
 
 
 @pytest.mark.parametrize("user", UNUSUAL_IDS, ids=ascii)
@@ -318,12 +339,21 @@ def test_an_unusual_user_id_is_given_back_byte_for_byte(client: httpx.Client, us
 @pytest.mark.parametrize(
     ("one", "other"),
     [
-        ("Case", "case"), ("space", "space "), ("gap", " gap"), ("né", "ne\u0301"), ("ss", "ß"),
-        ("Å", "\u212b"), ("I", "\u0131"), ("nil", "NIL"), ("1", "01"), ("ﬁ", "fi"),
-        ("tie", "ti\u00ade"), ("a", "a\ufe0f"),
+        ("Case", "case"),
+        ("space", "space "),
+        ("gap", " gap"),
+        ("né", "ne\u0301"),
+        ("ss", "ß"),
+        ("Å", "\u212b"),
+        ("I", "\u0131"),
+        ("nil", "NIL"),
+        ("1", "01"),
+        ("ﬁ", "fi"),
+        ("tie", "ti\u00ade"),
+        ("a", "a\ufe0f"),
     ],
     ids=ascii,
-)  # fmt: skip
+)
 def test_ids_that_differ_in_a_byte_are_two_users(
     client: httpx.Client, one: str, other: str
 ) -> None:
@@ -383,36 +413,68 @@ POSITION_MAX = 2**63 - 1
 @pytest.mark.parametrize(
     ("job_id", "status"),
     [
-        ("0", 400), ("-1", 400), (str(2**63), 400), (str(2**64), 400), ("9" * 39, 400),
-        (str(POSITION_MAX), 404), ("9" * 41, 404), ("9" * 5000, 404), ("one", 404), ("1.0", 404),
+        ("0", 400),
+        ("-1", 400),
+        (str(2**63), 400),
+        (str(2**64), 400),
+        ("9" * 39, 400),
+        (str(POSITION_MAX), 404),
+        ("9" * 41, 404),
+        ("9" * 5000, 404),
+        ("one", 404),
+        ("1.0", 404),
         ("1e3", 404),
-        ("0x1", 404), ("%20", 404), ("%00", 404), ("%F0%9F%98%80", 404), ("null", 404),
+        ("0x1", 404),
+        ("%20", 404),
+        ("%00", 404),
+        ("%F0%9F%98%80", 404),
+        ("null", 404),
     ],
     ids=lambda value: str(value)[:25],
-)  # fmt: skip
+)
 def test_an_id_that_is_no_jobs_is_refused(client: httpx.Client, job_id: str, status: int) -> None:
     for call in ("", "/events"):
         problem(client.get(f"/v1/jobs/{job_id}{call}"), status)
     for call, sent in (
-        ("cancel", None), ("retry", None), ("complete", {"attempt": 1}),
+        ("cancel", None),
+        ("retry", None),
+        ("complete", {"attempt": 1}),
         ("fail", {"attempt": 1, "error": "e"}),
-    ):  # fmt: skip
+    ):
         problem(client.post(f"/v1/jobs/{job_id}/{call}", json=sent), status)
 
 
 @pytest.mark.parametrize(
     "query",
     [
-        "limit=0", "limit=1001", "limit=-1", "limit=x", "limit=1.5", "limit=" + "9" * 5000,
-        "cursor=", "cursor=x", "cursor=-1", "cursor=9223372036854775808", "cursor=" + "9" * 5000,
-        "cursor=%D9%A3", "cursor=1%00",
-        "state=lost", "state=", "state=DONE", "state=%FF",
-        "user_id=", "user_id=%00", "user_id=a%0Ab", "user_id=%FF", "user_id=%ED%A0%80",
-        "user_id=%C0%AF", "user_id=" + "u" * 256,
+        "limit=0",
+        "limit=1001",
+        "limit=-1",
+        "limit=x",
+        "limit=1.5",
+        "limit=" + "9" * 5000,
+        "cursor=",
+        "cursor=x",
+        "cursor=-1",
+        "cursor=9223372036854775808",
+        "cursor=" + "9" * 5000,
+        "cursor=%D9%A3",
+        "cursor=1%00",
+        "state=lost",
+        "state=",
+        "state=DONE",
+        "state=%FF",
+        "user_id=",
+        "user_id=%00",
+        "user_id=a%0Ab",
+        "user_id=%FF",
+        "user_id=%ED%A0%80",
+        "user_id=%C0%AF",
+        "user_id=" + "u" * 256,
         "nonsense=%FF",
     ],
     ids=lambda query: query[:30],
-)  # fmt: skip
+)
 def test_a_list_that_cannot_be_is_refused(client: httpx.Client, query: str) -> None:
     problem(client.get(f"/v1/jobs?{query}"), 400)
 
@@ -420,11 +482,19 @@ def test_a_list_that_cannot_be_is_refused(client: httpx.Client, query: str) -> N
 @pytest.mark.parametrize(
     "address",
     [
-        b"/v1/limits/%FF", b"/v1/limits/%ED%A0%80", b"/v1/limits/a%C3", b"/v1/limits/a\xff",
-        b"/v1/jobs?user_id=\xff", b"/v1/audit?user_id=%C0%80", b"/v1/jobs/2\xff/events",
-        b"/\xff\xfe", b"/v1/jobs?%FF=1", b"/schema?%FF", b"/livez/%FF",
+        b"/v1/limits/%FF",
+        b"/v1/limits/%ED%A0%80",
+        b"/v1/limits/a%C3",
+        b"/v1/limits/a\xff",
+        b"/v1/jobs?user_id=\xff",
+        b"/v1/audit?user_id=%C0%80",
+        b"/v1/jobs/2\xff/events",
+        b"/\xff\xfe",
+        b"/v1/jobs?%FF=1",
+        b"/schema?%FF",
+        b"/livez/%FF",
     ],
-)  # fmt: skip
+)
 def test_an_address_that_is_no_utf8_is_refused(server: AppServer, address: bytes) -> None:
     answer = exchange(
         server.port,
@@ -439,19 +509,36 @@ def test_an_address_that_is_no_utf8_is_refused(server: AppServer, address: bytes
 @pytest.mark.parametrize(
     ("method", "address"),
     [
-        ("POST", "/v1/jobs"), ("POST", "/v1/jobs/batch"), ("POST", "/v1/claims"),
-        ("POST", "/v1/claims/heartbeat"), ("POST", "/v1/claims/complete"),
-        ("POST", "/v1/claims/return"), ("POST", "/v1/jobs/2/complete"), ("POST", "/v1/jobs/2/fail"),
-        ("PUT", "/v1/limits"), ("PUT", "/v1/limits/ada"), ("PUT", "/v1/kinds/echo"),
+        ("POST", "/v1/jobs"),
+        ("POST", "/v1/jobs/batch"),
+        ("POST", "/v1/claims"),
+        ("POST", "/v1/claims/heartbeat"),
+        ("POST", "/v1/claims/complete"),
+        ("POST", "/v1/claims/return"),
+        ("POST", "/v1/jobs/2/complete"),
+        ("POST", "/v1/jobs/2/fail"),
+        ("PUT", "/v1/limits"),
+        ("PUT", "/v1/limits/ada"),
+        ("PUT", "/v1/kinds/echo"),
         ("POST", "/jobs/submit_job"),
     ],
-)  # fmt: skip
+)
 @pytest.mark.parametrize(
     "content",
-    [b"", b"{", b"[]", b"1", b"null", b'"\\ud800"', b'"\xff"', b'{"\xff": 1}', nested(5000),
-     b'{"colour": "red"}'],
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"1",
+        b"null",
+        b'"\\ud800"',
+        b'"\xff"',
+        b'{"\xff": 1}',
+        nested(5000),
+        b'{"colour": "red"}',
+    ],
     ids=lambda content: str(content)[:20],
-)  # fmt: skip
+)
 def test_every_call_refuses_a_body_that_is_not_its_own(
     client: httpx.Client, method: str, address: str, content: bytes
 ) -> None:

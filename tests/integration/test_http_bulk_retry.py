@@ -115,8 +115,9 @@ def test_a_retry_counts_as_a_submission_and_a_loop_of_them_comes_to_an_end(
         assert state(client, job) == "cancelled"
         assert client.get("/v1/limits/ada").json()["used"] == 5
         assert len(audit(client, type="JobRequeued")) == 4
-        refused = [one for one in audit(client, type="RateLimitDecided")
-                   if not one["data"]["allowed"]]  # fmt: skip
+        refused = [
+            one for one in audit(client, type="RateLimitDecided") if not one["data"]["allowed"]
+        ]
         assert len(refused) < 20  # the door puts them together
         more = {"user_id": "ada", "kind": "echo", "payload": "more"}
         problem(client.post("/v1/jobs", json=more), 429)
@@ -144,10 +145,16 @@ def test_retrying_many_goes_on_when_the_window_has_ended(database_url: str) -> N
 @pytest.mark.parametrize(
     "wish",
     [
-        {"state": "done"}, {"limit": 0}, {"limit": 1001}, {"error_contains": ""}, {"cursor": "x"},
-        {"user_id": ""}, {"users": "ada"}, {"kind": 3},
+        {"state": "done"},
+        {"limit": 0},
+        {"limit": 1001},
+        {"error_contains": ""},
+        {"cursor": "x"},
+        {"user_id": ""},
+        {"users": "ada"},
+        {"kind": 3},
     ],
-)  # fmt: skip
+)
 def test_a_wish_that_is_none_is_refused(client: httpx.Client, wish: dict[str, Any]) -> None:
     problem(client.post("/v1/jobs/retry", json=wish), 400)
 

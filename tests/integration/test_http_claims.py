@@ -69,12 +69,17 @@ def test_a_claim_gives_the_job_with_a_lease(client: httpx.Client) -> None:
     assert client.post("/v1/claims", json={"worker": "w1"}).json() == {
         "jobs": [
             {
-                "id": job, "user_id": "ada", "kind": "echo", "payload": {"p": [1]}, "attempt": 1,
-                "lease_expires_at": "2026-01-31T12:00:30Z", "timeout_seconds": 5,
+                "id": job,
+                "user_id": "ada",
+                "kind": "echo",
+                "payload": {"p": [1]},
+                "attempt": 1,
+                "lease_expires_at": "2026-01-31T12:00:30Z",
+                "timeout_seconds": 5,
             }
         ],
         "lease_seconds": 30,
-    }  # fmt: skip
+    }
     running = client.get(f"/v1/jobs/{job}").json()
     assert running["state"] == "running"
     assert (running["worker"], running["attempt"]) == ("w1", 1)
@@ -97,9 +102,15 @@ def test_users_take_turns_however_many_jobs_one_of_them_has(client: httpx.Client
     rest = claim(client, 100, worker="w2")
     served = [(job["user_id"], job["payload"]) for job in first + rest]
     assert served == [
-        ("ada", 0), ("bob", 0), ("eve", 0), ("ada", 1),
-        ("bob", 1), ("eve", 1), ("ada", 2), ("ada", 3),
-    ]  # fmt: skip
+        ("ada", 0),
+        ("bob", 0),
+        ("eve", 0),
+        ("ada", 1),
+        ("bob", 1),
+        ("eve", 1),
+        ("ada", 2),
+        ("ada", 3),
+    ]
     started = [event["job_id"] for event in audit(client, type="JobStarted")]
     assert started == [job["id"] for job in first + rest]
 
@@ -327,12 +338,14 @@ def test_a_heartbeat_past_half_of_the_lease_makes_it_longer(
     claim(client)
     clock.advance(15)
     assert heartbeat(client, (job, 1)) == {
-        "lease_expires_at": "2026-01-31T12:00:30Z", "lost": [],
-    }  # fmt: skip
+        "lease_expires_at": "2026-01-31T12:00:30Z",
+        "lost": [],
+    }
     clock.advance(0.5)
     assert heartbeat(client, (job, 1)) == {
-        "lease_expires_at": "2026-01-31T12:00:45.500000Z", "lost": [],
-    }  # fmt: skip
+        "lease_expires_at": "2026-01-31T12:00:45.500000Z",
+        "lost": [],
+    }
     assert client.get(f"/v1/jobs/{job}").json()["lease_expires_at"] == "2026-01-31T12:00:45.500000Z"
     [extended] = audit(client, type="LeasesExtended")
     assert extended["data"]["jobs"] == [[job, 1]]
@@ -361,9 +374,12 @@ def test_a_lost_lease_gives_the_job_to_another_and_shuts_the_first_worker_out(
     assert heartbeat(client, (job, 1))["lost"] == [job]
     late = client.post(f"/v1/jobs/{job}/complete", json={"attempt": 1, "result": "late"})
     assert problem(late, 409)["job_id"] == job
-    assert client.post(
-        f"/v1/jobs/{job}/complete", json={"attempt": 2, "result": "second"}
-    ).json()["result"] == "second"  # fmt: skip
+    assert (
+        client.post(f"/v1/jobs/{job}/complete", json={"attempt": 2, "result": "second"}).json()[
+            "result"
+        ]
+        == "second"
+    )
     [requeued] = audit(client, type="JobRequeued")
     assert requeued["data"]["reason"] == "lease_lost"
 

@@ -78,7 +78,7 @@ def is_alive(server: AppServer) -> bool:
         (b"no request at all\r\n\r\n", 400),
     ],
     ids=["a long field", "many fields", "a long address", "no HTTP"],
-)  # fmt: skip
+)
 def test_a_head_beyond_the_bounds_is_refused(server: AppServer, head: bytes, status: int) -> None:
     answer = exchange(server.port, head)
     problem(answer, status)
@@ -138,11 +138,12 @@ def test_a_connection_whose_request_was_answered_before_it_had_come_is_closed(
 @pytest.mark.parametrize(
     "sent",
     [
-        b"", b"GET /liv",
+        b"",
+        b"GET /liv",
         b"POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{",
     ],
     ids=["silent", "half a head", "half a body"],
-)  # fmt: skip
+)
 def test_others_are_answered_while_very_many_connections_wait(
     new_database_url: NewDatabase, sent: bytes
 ) -> None:
@@ -161,7 +162,7 @@ WAITING = {
     "claims": HEAD % (b"POST /v1/claims", len(CLAIM)) + CLAIM,
     "streams": b"GET /v1/stream?user_id=nobody HTTP/1.1\r\nHost: localhost\r\n\r\n",
     "open dashboards": b"GET /pulse HTTP/1.1\r\nHost: localhost\r\n\r\n",
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("sent", WAITING.values(), ids=WAITING.keys())

@@ -34,11 +34,28 @@ def ask(server: AppServer, path: bytes, fields: bytes = b"Host: localhost\r\n") 
 
 
 ADDRESSES = [
-    "/livez", "/healthz", "/readyz", "/metrics", "/schema", "/v1/jobs", "/v1/jobs/2",
-    "/v1/jobs/2/events", "/v1/jobs/2/explain", "/v1/audit", "/v1/stats", "/v1/limits",
-    "/v1/limits/ada", "/jobs/job_status/2", "/jobs/dashboard", "/", "/jobs", "/jobs/2", "/audit",
-    "/limits", "/fairness",
-]  # fmt: skip
+    "/livez",
+    "/healthz",
+    "/readyz",
+    "/metrics",
+    "/schema",
+    "/v1/jobs",
+    "/v1/jobs/2",
+    "/v1/jobs/2/events",
+    "/v1/jobs/2/explain",
+    "/v1/audit",
+    "/v1/stats",
+    "/v1/limits",
+    "/v1/limits/ada",
+    "/jobs/job_status/2",
+    "/jobs/dashboard",
+    "/",
+    "/jobs",
+    "/jobs/2",
+    "/audit",
+    "/limits",
+    "/fairness",
+]
 
 
 @pytest.mark.parametrize("path", ADDRESSES)
@@ -71,17 +88,46 @@ def test_head_of_what_is_not_there_or_takes_no_get_says_so(client: httpx.Client)
 @pytest.mark.parametrize(
     "path",
     [
-        b"//v1//jobs", b"/v1//jobs", b"//", b"/v1/jobs/", b"/v1/jobs/2/", b"/%76%31/limits",
-        b"/v1/%6aobs", b"/v1/jobs/%32", b"/v1/jobs/%D9%A2", b"/v1/./jobs", b"/v1/x/../jobs",
-        b"/v1/%2e%2e/v1/jobs", b"/v1%2Fjobs", b"/v1/jobs/02", b"/v1/jobs/0", b"/v1/jobs/-2",
-        b"/v1/jobs/+2", b"/v1/jobs/1_0", b"/v1/jobs/2.0", b"/v1/jobs/" + b"9" * 5000,
-        b"/v1/jobs/%202", b"/jobs/job_status/%32", b"/jobs/02", b"/jobs/" + b"9" * 500,
-        b"/jobs/job_status/" + b"9" * 400, b"/V1/jobs", b"/v1/jobs;x=1", b"/v1/jobs/2%00",
-        b"/v1/limits//ada", b"/v1/limits/ada/", b"/v1/limits/%61da", b"/v1/limits/../jobs",
-        b"/v1/limits/./ada", b"/v1/kinds/%65cho", b"/livez/", b"/audit/", b"*",
+        b"//v1//jobs",
+        b"/v1//jobs",
+        b"//",
+        b"/v1/jobs/",
+        b"/v1/jobs/2/",
+        b"/%76%31/limits",
+        b"/v1/%6aobs",
+        b"/v1/jobs/%32",
+        b"/v1/jobs/%D9%A2",
+        b"/v1/./jobs",
+        b"/v1/x/../jobs",
+        b"/v1/%2e%2e/v1/jobs",
+        b"/v1%2Fjobs",
+        b"/v1/jobs/02",
+        b"/v1/jobs/0",
+        b"/v1/jobs/-2",
+        b"/v1/jobs/+2",
+        b"/v1/jobs/1_0",
+        b"/v1/jobs/2.0",
+        b"/v1/jobs/" + b"9" * 5000,
+        b"/v1/jobs/%202",
+        b"/jobs/job_status/%32",
+        b"/jobs/02",
+        b"/jobs/" + b"9" * 500,
+        b"/jobs/job_status/" + b"9" * 400,
+        b"/V1/jobs",
+        b"/v1/jobs;x=1",
+        b"/v1/jobs/2%00",
+        b"/v1/limits//ada",
+        b"/v1/limits/ada/",
+        b"/v1/limits/%61da",
+        b"/v1/limits/../jobs",
+        b"/v1/limits/./ada",
+        b"/v1/kinds/%65cho",
+        b"/livez/",
+        b"/audit/",
+        b"*",
     ],
     ids=lambda path: path[:30].decode(),
-)  # fmt: skip
+)
 def test_an_address_is_written_in_one_way(server: AppServer, path: bytes) -> None:
     answer = ask(server, path)
     assert answer.status_code in {400, 404}, answer.text
@@ -92,12 +138,18 @@ def test_an_address_is_written_in_one_way(server: AppServer, path: bytes) -> Non
 @pytest.mark.parametrize(
     ("path", "user"),
     [
-        (b"/v1/limits/a%2Fb", "a/b"), (b"/v1/limits/a/b", "a/b"), (b"/v1/limits/a%2F%2Fb", "a//b"),
-        (b"/v1/limits/%2E", "."), (b"/v1/limits/007", "007"), (b"/v1/limits/a%20b", "a b"),
-        (b"/v1/limits/%D9%A2", "٢"), (b"/v1/limits/a%25", "a%"), (b"/v1/limits/a@b:c", "a@b:c"),
+        (b"/v1/limits/a%2Fb", "a/b"),
+        (b"/v1/limits/a/b", "a/b"),
+        (b"/v1/limits/a%2F%2Fb", "a//b"),
+        (b"/v1/limits/%2E", "."),
+        (b"/v1/limits/007", "007"),
+        (b"/v1/limits/a%20b", "a b"),
+        (b"/v1/limits/%D9%A2", "٢"),
+        (b"/v1/limits/a%25", "a%"),
+        (b"/v1/limits/a@b:c", "a@b:c"),
         (b"/v1/limits/%7Ea", "~a"),
     ],
-)  # fmt: skip
+)
 def test_a_users_id_may_have_any_characters(server: AppServer, path: bytes, user: str) -> None:
     assert ask(server, path).json()["user_id"] == user
 
@@ -105,10 +157,19 @@ def test_a_users_id_may_have_any_characters(server: AppServer, path: bytes, user
 @pytest.mark.parametrize(
     "host",
     [
-        "localhost", "LOCALHOST:8000", "127.0.0.1", "127.0.0.1:8000", "127.9.9.9", "[::1]:8000",
-        "app.localhost", "localhost.", "fairlog.example", "Fairlog.Example:443", "10.0.0.7:8000",
+        "localhost",
+        "LOCALHOST:8000",
+        "127.0.0.1",
+        "127.0.0.1:8000",
+        "127.9.9.9",
+        "[::1]:8000",
+        "app.localhost",
+        "localhost.",
+        "fairlog.example",
+        "Fairlog.Example:443",
+        "10.0.0.7:8000",
     ],
-)  # fmt: skip
+)
 def test_it_is_served_by_its_own_names(server: AppServer, host: str) -> None:
     assert ask(server, b"/livez", f"Host: {host}\r\n".encode()).status_code == 200
 
@@ -116,11 +177,20 @@ def test_it_is_served_by_its_own_names(server: AppServer, host: str) -> None:
 @pytest.mark.parametrize(
     "host",
     [
-        "evil.example", "evil.example:8000", "127.0.0.1.evil.example", "localhost.evil.example",
-        "fairlog.example.evil", "192.168.0.1", "[::2]", "localhost:x", "a b", "",
-        "evil@localhost", "xlocalhost",
+        "evil.example",
+        "evil.example:8000",
+        "127.0.0.1.evil.example",
+        "localhost.evil.example",
+        "fairlog.example.evil",
+        "192.168.0.1",
+        "[::2]",
+        "localhost:x",
+        "a b",
+        "",
+        "evil@localhost",
+        "xlocalhost",
     ],
-)  # fmt: skip
+)
 @pytest.mark.parametrize("path", [b"/", b"/v1/jobs", b"/livez", b"/nowhere"])
 def test_another_name_is_not_served(server: AppServer, host: str, path: bytes) -> None:
     """A page of another site can make its own name point to here."""
@@ -161,12 +231,17 @@ def test_a_header_that_comes_once_may_not_come_twice(server: AppServer, field: s
     ("method", "path", "status"),
     [
         *(("GET", path, 200) for path in ADDRESSES),
-        ("GET", "/nowhere", 404), ("GET", "/v1/jobs/999999", 404), ("GET", "/jobs/999999", 404),
-        ("DELETE", "/v1/jobs", 405), ("POST", "/v1/jobs", 400), ("GET", "/v1/jobs?limit=x", 400),
-        ("GET", "/static/nothing", 404), ("POST", "/jobs/cancel", 400),
+        ("GET", "/nowhere", 404),
+        ("GET", "/v1/jobs/999999", 404),
+        ("GET", "/jobs/999999", 404),
+        ("DELETE", "/v1/jobs", 405),
+        ("POST", "/v1/jobs", 400),
+        ("GET", "/v1/jobs?limit=x", 400),
+        ("GET", "/static/nothing", 404),
+        ("POST", "/jobs/cancel", 400),
         ("OPTIONS", "/v1/jobs", 204),
     ],
-)  # fmt: skip
+)
 def test_no_answer_is_guessed_at_or_kept(
     client: httpx.Client, method: str, path: str, status: int
 ) -> None:

@@ -69,24 +69,43 @@ def test_a_submission_is_answered_with_the_job_and_its_address(client: httpx.Cli
     digest = answer.json()["idempotency_key"]
     assert len(bytes.fromhex(digest)) == 32
     job = {
-        "id": 2, "user_id": "ada", "kind": "echo", "payload": {"b": [1.5, None], "a": "ü"},
-        "state": "queued", "attempt": 0, "starts": 0, "failures": 0, "max_attempts": 3,
-        "priority": 0, "begun_at": None,
-        "result": None, "error": None, "idempotency_key": digest,
-        "run_at": None, "expires_at": None, "timeout_seconds": None,
-        "worker": None, "lease_expires_at": None,
-        "submitted_at": "2026-01-31T12:00:00Z", "started_at": None, "finished_at": None,
+        "id": 2,
+        "user_id": "ada",
+        "kind": "echo",
+        "payload": {"b": [1.5, None], "a": "ü"},
+        "state": "queued",
+        "attempt": 0,
+        "starts": 0,
+        "failures": 0,
+        "max_attempts": 3,
+        "priority": 0,
+        "begun_at": None,
+        "result": None,
+        "error": None,
+        "idempotency_key": digest,
+        "run_at": None,
+        "expires_at": None,
+        "timeout_seconds": None,
+        "worker": None,
+        "lease_expires_at": None,
+        "submitted_at": "2026-01-31T12:00:00Z",
+        "started_at": None,
+        "finished_at": None,
         "updated_at": "2026-01-31T12:00:00Z",
-    }  # fmt: skip
+    }
     assert answer.json() == job | {"is_duplicate": False}
     assert client.get("/v1/jobs/2").json() == job
 
 
 def test_a_submission_may_say_how_it_is_to_be_run(client: httpx.Client) -> None:
     wishes: dict[str, Any] = {
-        "kind": "résumé", "priority": -7, "max_attempts": 9, "timeout_seconds": 2.5,
-        "idempotency_key": "k", "expires_at": "2026-01-31T15:00:00Z",
-    }  # fmt: skip
+        "kind": "résumé",
+        "priority": -7,
+        "max_attempts": 9,
+        "timeout_seconds": 2.5,
+        "idempotency_key": "k",
+        "expires_at": "2026-01-31T15:00:00Z",
+    }
     job = submit(client, run_at="2026-01-31T14:30:00+01:00", **wishes)
     assert (job["state"], job["run_at"]) == ("scheduled", "2026-01-31T13:30:00Z")
     assert {name: job[name] for name in wishes} == wishes
@@ -352,9 +371,13 @@ def test_a_jobs_history_tells_what_happened_to_it_in_order(
     client.post(f"/v1/jobs/{job}/complete", json={"attempt": 1})
     page = client.get(f"/v1/jobs/{job}/events").json()
     assert [event["type"] for event in page["events"]] == [
-        "RateLimitDecided", "JobSubmitted", "RateLimitDecided", "SubmissionDeduplicated",
-        "JobStarted", "JobCompleted",
-    ]  # fmt: skip
+        "RateLimitDecided",
+        "JobSubmitted",
+        "RateLimitDecided",
+        "SubmissionDeduplicated",
+        "JobStarted",
+        "JobCompleted",
+    ]
     assert page["next"] is None
     assert page["events"] == audit(client, job_id=job)
     first = client.get(f"/v1/jobs/{job}/events", params={"limit": 4}).json()

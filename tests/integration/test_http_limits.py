@@ -52,14 +52,24 @@ def test_a_users_window_is_told_beside_the_global_one(
     submit(client, "bob", payload=1)
     clock.advance(30)
     everyone = {
-        "limit": 6000, "used": 3, "remaining": 5997, "window_seconds": 60,
-        "resets_at": "2026-01-31T12:01:00Z", "running": None,
-    }  # fmt: skip
+        "limit": 6000,
+        "used": 3,
+        "remaining": 5997,
+        "window_seconds": 60,
+        "resets_at": "2026-01-31T12:01:00Z",
+        "running": None,
+    }
     assert client.get("/v1/limits").json() == everyone
     assert client.get("/v1/limits/bob").json() == {
-        "user_id": "bob", "limit": 600, "used": 2, "remaining": 598, "window_seconds": 60,
-        "resets_at": "2026-01-31T12:01:00Z", "running": None, "global": everyone,
-    }  # fmt: skip
+        "user_id": "bob",
+        "limit": 600,
+        "used": 2,
+        "remaining": 598,
+        "window_seconds": 60,
+        "resets_at": "2026-01-31T12:01:00Z",
+        "running": None,
+        "global": everyone,
+    }
     assert client.get("/v1/limits/nobody").json()["used"] == 0
 
 
@@ -205,8 +215,10 @@ def test_a_change_that_changes_nothing_leaves_no_event(client: httpx.Client) -> 
         change(client, "limits", limit=9)
         change(client, "kinds/echo", running=2)
     assert [event["data"]["scope"] for event in audit(client, type="LimitChanged")] == [
-        "user", "global", "kind"
-    ]  # fmt: skip
+        "user",
+        "global",
+        "kind",
+    ]
     change(client, "kinds/echo", running=None)
     change(client, "limits/ada", limit=None)
     assert len(audit(client, type="LimitChanged")) == 5

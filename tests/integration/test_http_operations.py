@@ -98,8 +98,13 @@ def test_statistics_count_jobs_and_show_the_line(client: httpx.Client) -> None:
     stats = client.get("/v1/stats").json()
     assert stats["position"] == 9
     assert stats["jobs"] == {
-        "scheduled": 0, "queued": 3, "running": 1, "done": 0, "failed": 0, "cancelled": 0,
-    }  # fmt: skip
+        "scheduled": 0,
+        "queued": 3,
+        "running": 1,
+        "done": 0,
+        "failed": 0,
+        "cancelled": 0,
+    }
     assert stats["total"] == 4
     assert stats["line"]["waiting"] == 3
     assert stats["line"]["kinds"] == [
@@ -142,10 +147,25 @@ def test_the_description_has_the_header_that_is_read_beside_litestar(shared: htt
 
 @pytest.mark.parametrize(
     "address",
-    ["/", "/schema", "/schema/openapi.json", "/schema/swagger", "/schema/redoc", "/livez",
-     "/readyz", "/metrics", "/v1/jobs", "/v1/jobs/1", "/v1/audit", "/v1/stats", "/v1/limits",
-     "/jobs/dashboard", "/nowhere", "/favicon.ico"],
-)  # fmt: skip
+    [
+        "/",
+        "/schema",
+        "/schema/openapi.json",
+        "/schema/swagger",
+        "/schema/redoc",
+        "/livez",
+        "/readyz",
+        "/metrics",
+        "/v1/jobs",
+        "/v1/jobs/1",
+        "/v1/audit",
+        "/v1/stats",
+        "/v1/limits",
+        "/jobs/dashboard",
+        "/nowhere",
+        "/favicon.ico",
+    ],
+)
 def test_no_answer_loads_anything_from_another_host(shared: httpx.Client, address: str) -> None:
     answer = shared.get(address)
     assert answer.status_code in {200, 404}

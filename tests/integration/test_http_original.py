@@ -19,9 +19,17 @@ from tests.support.server import (
 
 ANSWER = {"job_id", "state", "result", "error_message", "idempotency_key", "is_duplicate"}
 JOB = {
-    "id", "user_id", "payload", "idempotency_key", "state", "result", "error_message",
-    "last_served", "created_at", "updated_at",
-}  # fmt: skip
+    "id",
+    "user_id",
+    "payload",
+    "idempotency_key",
+    "state",
+    "result",
+    "error_message",
+    "last_served",
+    "created_at",
+    "updated_at",
+}
 
 
 @pytest.fixture
@@ -78,9 +86,13 @@ def test_a_job_is_submitted_and_its_status_asked_until_it_is_done(client: httpx.
     sent = send(client)
     key = sent["idempotency_key"]
     assert sent == {
-        "job_id": 2, "state": "queued", "result": None, "error_message": None,
-        "idempotency_key": key, "is_duplicate": False,
-    }  # fmt: skip
+        "job_id": 2,
+        "state": "queued",
+        "result": None,
+        "error_message": None,
+        "idempotency_key": key,
+        "is_duplicate": False,
+    }
     assert isinstance(key, str)
     assert status(client, 2) == sent
     claim(client)
@@ -132,9 +144,13 @@ def test_states_that_it_had_not_are_told_in_its_words(client: httpx.Client) -> N
 def test_an_unknown_job_is_not_found_in_the_same_shape(shared: httpx.Client, job_id: int) -> None:
     send(shared)
     assert status(shared, job_id) == {
-        "job_id": job_id, "state": "not_found", "result": None,
-        "error_message": "Job not found", "idempotency_key": None, "is_duplicate": False,
-    }  # fmt: skip
+        "job_id": job_id,
+        "state": "not_found",
+        "result": None,
+        "error_message": "Job not found",
+        "idempotency_key": None,
+        "is_duplicate": False,
+    }
 
 
 def test_over_the_limit_it_is_refused_in_the_same_shape(
@@ -155,11 +171,16 @@ def test_over_the_limit_it_is_refused_in_the_same_shape(
 def test_the_dashboard_of_an_empty_service_is_empty(client: httpx.Client) -> None:
     assert dashboard(client) == {
         "stats": {
-            "total_jobs": 0, "queued_count": 0, "running_count": 0, "done_count": 0,
+            "total_jobs": 0,
+            "queued_count": 0,
+            "running_count": 0,
+            "done_count": 0,
             "failed_count": 0,
         },
-        "running_jobs": [], "failed_jobs": [], "recent_jobs": [],
-    }  # fmt: skip
+        "running_jobs": [],
+        "failed_jobs": [],
+        "recent_jobs": [],
+    }
 
 
 def test_the_dashboard_counts_jobs_and_shows_the_newest(
@@ -172,18 +193,28 @@ def test_the_dashboard_counts_jobs_and_shows_the_newest(
     running = [job["id"] for job in claim(client, 2)]
     shown = dashboard(client)
     assert shown["stats"] == {
-        "total_jobs": 25, "queued_count": 11, "running_count": 2, "done_count": 1,
+        "total_jobs": 25,
+        "queued_count": 11,
+        "running_count": 2,
+        "done_count": 1,
         "failed_count": 11,
-    }  # fmt: skip
+    }
     assert [job["id"] for job in shown["running_jobs"]] == running[::-1]
     assert [job["id"] for job in shown["failed_jobs"]] == failed[:0:-1]
     assert [job["id"] for job in shown["recent_jobs"]] == ids[:4:-1]
     by_id = {job["id"]: job for job in shown["recent_jobs"]}
     assert by_id[done] | {"idempotency_key": None} == {
-        "id": done, "user_id": "ada", "payload": "11", "idempotency_key": None, "state": "done",
-        "result": "r", "error_message": None, "last_served": "2026-01-31T12:00:00Z",
-        "created_at": "2026-01-31T12:00:00Z", "updated_at": "2026-01-31T12:00:00Z",
-    }  # fmt: skip
+        "id": done,
+        "user_id": "ada",
+        "payload": "11",
+        "idempotency_key": None,
+        "state": "done",
+        "result": "r",
+        "error_message": None,
+        "last_served": "2026-01-31T12:00:00Z",
+        "created_at": "2026-01-31T12:00:00Z",
+        "updated_at": "2026-01-31T12:00:00Z",
+    }
     assert by_id[running[0]]["last_served"] == "2026-01-31T12:00:01Z"
     assert by_id[ids[-1]]["last_served"] is None
     assert shown["failed_jobs"][0]["error_message"] == "e10"

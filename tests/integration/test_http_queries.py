@@ -36,18 +36,32 @@ def refused(client: httpx.Client, address: str, **headers: str) -> str:
 @pytest.mark.parametrize(
     "address",
     [
-        "/v1/stats?as_of={}", "/v1/jobs/2?as_of={}", "/v1/audit?after={}", "/v1/audit?limit={}",
-        "/v1/audit?job_id={}", "/v1/jobs?cursor={}", "/v1/jobs?limit={}", "/pulse?after={}",
-        "/v1/jobs/2/events?after={}", "/v1/jobs/2/events?limit={}", "/v1/stream?after={}",
+        "/v1/stats?as_of={}",
+        "/v1/jobs/2?as_of={}",
+        "/v1/audit?after={}",
+        "/v1/audit?limit={}",
+        "/v1/audit?job_id={}",
+        "/v1/jobs?cursor={}",
+        "/v1/jobs?limit={}",
+        "/pulse?after={}",
+        "/v1/jobs/2/events?after={}",
+        "/v1/jobs/2/events?limit={}",
+        "/v1/stream?after={}",
         "/v1/stream?job_id={}",
-        "/jobs?before={}", "/jobs?after={}", "/audit?as_of={}", "/audit?before={}", "/audit?job={}",
-        "/audit/standing?as_of={}", "/jobs/2?as_of={}", "/find?id={}",
+        "/jobs?before={}",
+        "/jobs?after={}",
+        "/audit?as_of={}",
+        "/audit?before={}",
+        "/audit?job={}",
+        "/audit/standing?as_of={}",
+        "/jobs/2?as_of={}",
+        "/find?id={}",
     ],
-)  # fmt: skip
+)
 @pytest.mark.parametrize(
     "number",
     [LONG, "-1", "%2B1", "1_0", "%D9%A2", "1.5", "1e3", "null", "None", "0x10", str(2**63)],
-)  # fmt: skip
+)
 def test_what_is_no_number_is_refused_wherever_a_query_has_one(
     client: httpx.Client, address: str, number: str
 ) -> None:
@@ -69,8 +83,18 @@ def test_numbers_of_a_form_are_refused(client: httpx.Client) -> None:
         assert answer.status_code == 400
 
 
-TIMES = ("2026", "1580000000", "2026-01-31", "2026-01-31T12:00:00", "20260131T120000Z",
-         "2026-W05-6", "2026-13-01T00:00:00Z", "2026-01-31T25:00:00Z", "now", "null")  # fmt: skip
+TIMES = (
+    "2026",
+    "1580000000",
+    "2026-01-31",
+    "2026-01-31T12:00:00",
+    "20260131T120000Z",
+    "2026-W05-6",
+    "2026-13-01T00:00:00Z",
+    "2026-01-31T25:00:00Z",
+    "now",
+    "null",
+)
 
 
 @pytest.mark.parametrize("address", ["/v1/audit?since={}", "/v1/audit?until={}"])
@@ -99,15 +123,23 @@ def test_as_of_has_one_meaning_everywhere(client: httpx.Client) -> None:
 @pytest.mark.parametrize(
     ("address", "meant"),
     [
-        ("/v1/audit?job=2", "job_id"), ("/v1/audit?sinse=2026-01-31T12:00:00Z", "since"),
-        ("/v1/audit?user=ada", "user_id"), ("/v1/jobs?status=done", "state"),
-        ("/v1/jobs?user=ada", "user_id"), ("/v1/jobs?Limit=1", "limit"),
-        ("/v1/jobs/2?as-of=1", "as_of"), ("/v1/stats?asof=1", "as_of"),
-        ("/v1/stream?jobid=2", "job_id"), ("/v1/stream?types=JobFailed", "type"),
-        ("/jobs?users=ada", "user"), ("/audit?as-of=1", "as_of"), ("/limits?usr=ada", "user"),
-        ("/pulse?afer=1", "after"), ("/jobs/2?asof=1", "as_of"),
+        ("/v1/audit?job=2", "job_id"),
+        ("/v1/audit?sinse=2026-01-31T12:00:00Z", "since"),
+        ("/v1/audit?user=ada", "user_id"),
+        ("/v1/jobs?status=done", "state"),
+        ("/v1/jobs?user=ada", "user_id"),
+        ("/v1/jobs?Limit=1", "limit"),
+        ("/v1/jobs/2?as-of=1", "as_of"),
+        ("/v1/stats?asof=1", "as_of"),
+        ("/v1/stream?jobid=2", "job_id"),
+        ("/v1/stream?types=JobFailed", "type"),
+        ("/jobs?users=ada", "user"),
+        ("/audit?as-of=1", "as_of"),
+        ("/limits?usr=ada", "user"),
+        ("/pulse?afer=1", "after"),
+        ("/jobs/2?asof=1", "as_of"),
     ],
-)  # fmt: skip
+)
 def test_an_unknown_parameter_is_refused_and_the_nearest_one_named(
     client: httpx.Client, address: str, meant: str
 ) -> None:
@@ -116,9 +148,17 @@ def test_an_unknown_parameter_is_refused_and_the_nearest_one_named(
 
 @pytest.mark.parametrize(
     "address",
-    ["/v1/limits?user_id=ada", "/v1/jobs/2/explain?x", "/livez?x=1", "/metrics?a=b", "/schema?q=1",
-     "/jobs/dashboard?limit=3", "/jobs/job_status/2?x=1", "/fairness?x=1"],
-)  # fmt: skip
+    [
+        "/v1/limits?user_id=ada",
+        "/v1/jobs/2/explain?x",
+        "/livez?x=1",
+        "/metrics?a=b",
+        "/schema?q=1",
+        "/jobs/dashboard?limit=3",
+        "/jobs/job_status/2?x=1",
+        "/fairness?x=1",
+    ],
+)
 def test_so_is_one_where_there_is_none(client: httpx.Client, address: str) -> None:
     assert client.get(address).status_code == 400
 
@@ -134,11 +174,20 @@ def test_calls_that_change_something_take_no_unknown_parameter_either(client: ht
 @pytest.mark.parametrize(
     "address",
     [
-        "/v1/audit?job_id=", "/v1/audit?user_id=", "/v1/audit?type=", "/v1/audit?since=",
-        "/v1/audit?after", "/v1/jobs?state=", "/v1/jobs?limit=", "/v1/jobs/2?as_of=",
-        "/v1/stats?as_of=", "/v1/stream?job_id=", "/v1/stream?user_id=", "/v1/stream?after=",
+        "/v1/audit?job_id=",
+        "/v1/audit?user_id=",
+        "/v1/audit?type=",
+        "/v1/audit?since=",
+        "/v1/audit?after",
+        "/v1/jobs?state=",
+        "/v1/jobs?limit=",
+        "/v1/jobs/2?as_of=",
+        "/v1/stats?as_of=",
+        "/v1/stream?job_id=",
+        "/v1/stream?user_id=",
+        "/v1/stream?after=",
     ],
-)  # fmt: skip
+)
 def test_an_empty_value_is_refused(client: httpx.Client, address: str) -> None:
     assert "is empty" in refused(client, address)
 

@@ -74,9 +74,12 @@ def older(fairlog: Fairlog, search: JobSearch, wanted: JobFilter, below: int | N
 @pytest.mark.parametrize("wanted", FILTERS)
 @pytest.mark.parametrize("looked_at_max", [5000, 10])
 def test_pages_down_have_every_job_once(
-    fairlog: Fairlog, search: JobSearch, wanted: JobFilter, looked_at_max: int,
+    fairlog: Fairlog,
+    search: JobSearch,
+    wanted: JobFilter,
+    looked_at_max: int,
     monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+) -> None:
     monkeypatch.setattr(job_search, "LOOKED_AT_MAX", looked_at_max)
     found: list[JobId] = []
     below: int | None = None

@@ -109,27 +109,31 @@ def asked(fairlog: Fairlog, first: Awaitable[object], ask: Callable[[int], Any])
 def test_of_a_refusal_by_the_log(database_url: str, wire: Wire) -> None:
     with running(wire, database_url) as fairlog:
         asked(
-            fairlog, fairlog.submit(large(0, "key")),
+            fairlog,
+            fairlog.submit(large(0, "key")),
             lambda number: fairlog.submit(large(number + 1, "key")),
-        )  # fmt: skip
+        )
 
 
 @in_both_processes
 def test_of_a_refusal_at_the_door(database_url: str, wire: Wire) -> None:
     with running(wire, database_url, user_limit=1, window_seconds=86_400) as fairlog:
         asked(
-            fairlog, fairlog.submit(large(0)),
+            fairlog,
+            fairlog.submit(large(0)),
             lambda number: fairlog.submit(large(number + 1)),
-        )  # fmt: skip
+        )
 
 
 @in_both_processes
 def test_of_refusals_in_a_batch(database_url: str, wire: Wire) -> None:
     async def ask(fairlog: Fairlog, number: int) -> None:
-        [late, taken] = await fairlog.settle([
-            CompleteJob(job_id=JobId(2), attempt=7, result=large(number).payload),
-            JobHasNotEnded(JobId(2), "queued"),
-        ])  # fmt: skip
+        [late, taken] = await fairlog.settle(
+            [
+                CompleteJob(job_id=JobId(2), attempt=7, result=large(number).payload),
+                JobHasNotEnded(JobId(2), "queued"),
+            ]
+        )
         assert isinstance(late, Refusal)
         assert isinstance(taken, JobHasNotEnded)
         [(outcome)] = await fairlog.submit_all([large(number + 1, "key")])
@@ -197,9 +201,10 @@ def test_of_a_handler_that_fails(database_url: str, how: str) -> None:
         return asyncio.ensure_future(fails_on_the_loop(payload))
 
     function, is_async = {
-        "thread": (fails, False), "loop": (fails_on_the_loop, True),
+        "thread": (fails, False),
+        "loop": (fails_on_the_loop, True),
         "future": (fails_in_a_future, True),
-    }[how]  # fmt: skip
+    }[how]
     handlers = {"echo": Handler(kind=ECHO, function=function, is_async=is_async, wants_job=False)}
 
     async def run_all(fairlog: Fairlog) -> None:

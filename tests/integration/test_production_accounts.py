@@ -51,9 +51,12 @@ class Accounts:
         schema = f"= '{self._url.database}'"
         return (
             statement.replace("fairlog.", f"{self._url.database}.")
-            .replace("'fairlog'@", f"'{name}'@").replace("''fairlog''@", f"''{name}''@")
-            .replace("= 'fairlog'", schema).rstrip().rstrip(";")
-        )  # fmt: skip
+            .replace("'fairlog'@", f"'{name}'@")
+            .replace("''fairlog''@", f"''{name}''@")
+            .replace("= 'fairlog'", schema)
+            .rstrip()
+            .rstrip(";")
+        )
 
     def _run(self, statements: list[str]) -> list[str]:
         """What the last of them gave, the first column."""
@@ -87,9 +90,12 @@ def test_the_service_s_account_starts_works_rebuilds_and_verifies(accounts: Acco
         assert verify_log(fairlog, print, lambda _done, _total: None).is_clean
         assert prepare(fairlog) == []
         for statement in (
-            events.update().values(version=1), events.delete(), bodies.delete(),
-            bodies.update().values(body=b"1"), sa.text("TRUNCATE events"),
-        ):  # fmt: skip
+            events.update().values(version=1),
+            events.delete(),
+            bodies.delete(),
+            bodies.update().values(body=b"1"),
+            sa.text("TRUNCATE events"),
+        ):
             with (
                 pytest.raises(LogUnavailable, match="refuses the account"),
                 fairlog.database.write() as connection,
@@ -101,12 +107,17 @@ def erase(url: str, *arguments: str, debug: bool = False) -> "subprocess.Complet
     """With the command of a user."""
     done = subprocess.run(
         [
-            str(Path(sys.executable).with_name("fairlog")), *(["--debug"] if debug else []),
-            "erase", "--yes", *arguments,
+            str(Path(sys.executable).with_name("fairlog")),
+            *(["--debug"] if debug else []),
+            "erase",
+            "--yes",
+            *arguments,
         ],
         env=without_settings(os.environ) | {"FAIRLOG_DATABASE_URL": url},
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert (done.returncode, done.stdout) == (1, "")
     return done
 

@@ -53,9 +53,12 @@ from tests.support.wishes import ANY_KIND, Batches, Known, batches
 TRUTH = {events.name, bodies.name, log_head.name, "alembic_version"}
 PROJECTIONS = (jobs.JobsProjection, line.LineProjection, windows.WindowsProjection)
 TIGHT: dict[str, Any] = {
-    "user_limit": 6, "global_limit": 15, "lease_seconds": 30, "idempotency_seconds": 100,
+    "user_limit": 6,
+    "global_limit": 15,
+    "lease_seconds": 30,
+    "idempotency_seconds": 100,
     "max_attempts": 2,
-}  # fmt: skip
+}
 
 Rows = dict[str, list[tuple[Any, ...]]]
 NewQuickDatabase = Callable[[], AbstractContextManager[str]]
@@ -189,10 +192,11 @@ def assert_rows_are_as_the_referee_saw(rows: Rows, referee: Referee) -> None:
         name: (
             user.last_served,
             user.joined if user.waiting and user.last_served is None else None,
-            len(user.waiting), user.running,
+            len(user.waiting),
+            user.running,
         )
         for name, user in referee.users.items()
-    }  # fmt: skip
+    }
     running = {row[0].decode(): row[2] for row in rows[line.kinds.name] if row[2]}
     assert running == +referee.kinds_running
     place = [column.name for column in jobs.jobs.columns].index("place") - 1
@@ -251,9 +255,14 @@ def fairlog(database_url: str) -> Iterator[Fairlog]:
 def tell_a_story(fairlog: Fairlog) -> None:
     """Jobs of several users and kinds, in several states."""
     replies = put_as_one_batch(
-        fairlog, *[submit(user, kind, payload=n)
-                   for n in range(30) for user in (ALICE, BOB) for kind in (ECHO, SLEEP)]
-    )  # fmt: skip
+        fairlog,
+        *[
+            submit(user, kind, payload=n)
+            for n in range(30)
+            for user in (ALICE, BOB)
+            for kind in (ECHO, SLEEP)
+        ],
+    )
     assert all(isinstance(outcome, Submitted) for outcome in outcomes(replies))
     claimed = do(fairlog, claim(40), Claimed).jobs
     outcomes(put(fairlog, *[complete(1, job.id) for job in claimed[:20]]))
@@ -447,11 +456,18 @@ def test_a_log_of_very_many_windows_can_be_rebuilt(fairlog: Fairlog) -> None:
     """SQLite joins no more than 500 selects."""
     reports = [
         ReportRefusals(
-            user_id=ALICE, scope=Scope.USER, used=6, limit=6, window_start=NOW,
-            window_seconds=number, count=2, first_at=NOW, last_at=NOW,
+            user_id=ALICE,
+            scope=Scope.USER,
+            used=6,
+            limit=6,
+            window_start=NOW,
+            window_seconds=number,
+            count=2,
+            first_at=NOW,
+            last_at=NOW,
         )
         for number in range(1, 1201)
-    ]  # fmt: skip
+    ]
     assert not [one for one in outcomes(put(fairlog, *reports)) if isinstance(one, Exception)]
     inline = rows_of(fairlog)
     assert len(inline[windows.window_counters.name]) == 2400
@@ -468,8 +484,10 @@ def test_windows_that_are_over_leave_no_rows_behind(database_url: str) -> None:
             who = (ALICE, BOB) if number % 3 else (ALICE,)
             outcomes(put(fairlog, *[submit(user, payload=number) for user in who]))
         inline = rows_of(fairlog)
-        starts = [(row[0], (row[2] - to_micros(clock.now())) // 60_000_000)
-                  for row in inline[windows.window_counters.name]]  # fmt: skip
+        starts = [
+            (row[0], (row[2] - to_micros(clock.now())) // 60_000_000)
+            for row in inline[windows.window_counters.name]
+        ]
         assert starts == [(b"", 0), (b"alice", 0), (b"bob", -1)]
         rebuild_projections(fairlog, [])
         assert rows_of(fairlog) == inline

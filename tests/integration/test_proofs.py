@@ -50,8 +50,11 @@ def check(tmp_path: Path) -> Check:
             )
         done = subprocess.run(
             [sys.executable, "-I", "-S", str(SCRIPT), *options],
-            capture_output=True, text=True, check=False, timeout=30,
-        )  # fmt: skip
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=30,
+        )
         assert done.stderr == ""
         return done.returncode, done.stdout
 
@@ -71,10 +74,14 @@ def end(fairlog: Fairlog) -> int:
 def a_job(fairlog: Fairlog) -> JobId:
     """One to which much happened."""
     with fairlog.database.read() as connection:
-        return JobId(connection.execute(sa.text(
-            "SELECT job_id FROM events WHERE job_id IS NOT NULL GROUP BY job_id"
-            " ORDER BY COUNT(*) DESC, job_id LIMIT 1"
-        )).scalar_one())  # fmt: skip
+        return JobId(
+            connection.execute(
+                sa.text(
+                    "SELECT job_id FROM events WHERE job_id IS NOT NULL GROUP BY job_id"
+                    " ORDER BY COUNT(*) DESC, job_id LIMIT 1"
+                )
+            ).scalar_one()
+        )
 
 
 def test_the_tree_is_that_of_the_rows_at_any_size(fairlog: Fairlog) -> None:
@@ -162,11 +169,16 @@ def test_with_one_byte_changed_the_proof_fails(fairlog: Fairlog, check: Check) -
     event = proof["events"][1]
     changes: list[tuple[str, Any]] = [
         ("data", event["data"].replace("echo", "ecko").replace("thumb", "thumc") + " "),
-        ("type", event["type"] + "s"), ("version", 2), ("user_id", "mallory"), ("user_id", None),
-        ("job_id", event["job_id"] + 1), ("recorded_at", event["recorded_at"] + 1),
-        ("position", event["position"] + 1), ("path", event["path"][:-1]),
+        ("type", event["type"] + "s"),
+        ("version", 2),
+        ("user_id", "mallory"),
+        ("user_id", None),
+        ("job_id", event["job_id"] + 1),
+        ("recorded_at", event["recorded_at"] + 1),
+        ("position", event["position"] + 1),
+        ("path", event["path"][:-1]),
         ("path", ["00" * 32, *event["path"][1:]]),
-    ]  # fmt: skip
+    ]
     for field, value in changes:
         changed = {**proof, "events": [proof["events"][0], {**event, field: value}]}
         code, said = check(proof=changed, head=head)

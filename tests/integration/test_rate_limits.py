@@ -144,16 +144,18 @@ def test_window_edges_by_the_machine_s_own_clock(database_url: str) -> None:
         assert isinstance(frozen, FrozenDateTimeFactory)
         with service(database_url, clock=SystemClock(), user_limit=2) as fairlog:
             assert types_of(outcomes(put(fairlog, *[submit(payload=n) for n in range(4)]))) == {
-                "Submitted": 2, "RateLimited": 2,
-            }  # fmt: skip
+                "Submitted": 2,
+                "RateLimited": 2,
+            }
             frozen.tick(timedelta(seconds=59.5))
             [refusal] = outcomes(put(fairlog, submit(payload=9)))
             assert isinstance(refusal, RateLimited)
             assert (refusal.decided_at, refusal.resets_at) == (at(59.5), at(60))
             frozen.tick(timedelta(seconds=0.5))
             assert types_of(outcomes(put(fairlog, *[submit(payload=n + 9) for n in range(4)]))) == {
-                "Submitted": 2, "RateLimited": 2,
-            }  # fmt: skip
+                "Submitted": 2,
+                "RateLimited": 2,
+            }
             frozen.tick(timedelta(days=365))
             do(fairlog, submit(payload="a year later"), Submitted)
             Referee(fairlog.policy).see_all(log_of(fairlog))

@@ -52,11 +52,18 @@ def test_numbers_of_any_length_are_told_by_every_command(
         submit(server.client)
     monkeypatch.setenv("FAIRLOG_DATABASE_URL", database_url)
     for arguments in (
-        "audit --after {}", "audit --job {}", "audit state --as-of {}",
-        "audit state --as-of 1 --job {}", "audit prove --job {}", "audit prove --at {} --job 2",
-        "audit prove --consistency {}", "audit export --after {}", "erase --job {}",
-        "verify --chain-only --from {}", "whatif --user-limit {}",
-    ):  # fmt: skip
+        "audit --after {}",
+        "audit --job {}",
+        "audit state --as-of {}",
+        "audit state --as-of 1 --job {}",
+        "audit prove --job {}",
+        "audit prove --at {} --job 2",
+        "audit prove --consistency {}",
+        "audit export --after {}",
+        "erase --job {}",
+        "verify --chain-only --from {}",
+        "whatif --user-limit {}",
+    ):
         for number in ("9" * 5000, str(2**63), "٢x"):
             done = CliRunner().invoke(cli, arguments.format(number).split())
             assert done.exit_code != 0, (arguments, number)

@@ -21,9 +21,18 @@ from tests.support.stories import ALICE, ECHO, body
 pytestmark = pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 FAIRLOG = Path(sys.executable).with_name("fairlog")
 NAMES = (
-    "domain/__init__", "adapters/__init__", "projections/__init__", "entrypoints/__init__",
-    "queue", "socket", "json/__init__", "msgspec", "sqlalchemy", "structlog", "sitecustomize",
-)  # fmt: skip
+    "domain/__init__",
+    "adapters/__init__",
+    "projections/__init__",
+    "entrypoints/__init__",
+    "queue",
+    "socket",
+    "json/__init__",
+    "msgspec",
+    "sqlalchemy",
+    "structlog",
+    "sitecustomize",
+)
 
 
 @pytest.fixture
@@ -41,9 +50,13 @@ def fairlog(*arguments: str, path: Sequence[str] = ()) -> "subprocess.CompletedP
     """Run the command; `path` is what PYTHONPATH holds."""
     environment = without_settings(os.environ) | {"PYTHONPATH": os.pathsep.join(path)}
     return subprocess.run(
-        [FAIRLOG, *arguments], env=environment, capture_output=True, text=True, timeout=60,
+        [FAIRLOG, *arguments],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
         check=False,
-    )  # fmt: skip
+    )
 
 
 @pytest.mark.usefixtures("folder")
@@ -78,9 +91,12 @@ def test_the_command_imports_nothing_from_it(database_url: str) -> None:
 @pytest.mark.parametrize("entries", [[""], ["", "/nowhere"], ["{folder}"]])
 @pytest.mark.parametrize("name", ["queue.py", "domain/__init__.py"])
 def test_a_folder_on_pythonpath_that_would_replace_ours_is_refused_in_one_line(
-    database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str,
+    database_url: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
     entries: list[str],
-) -> None:  # fmt: skip
+) -> None:
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).touch()
     monkeypatch.chdir(tmp_path)
@@ -106,9 +122,12 @@ def test_pythonpath_goes_on_giving_modules_to_handlers(
         " print(sorted(load_handlers('jobs')), end='')"
     )
     done = subprocess.run(
-        [sys.executable, "-P", "-c", program], capture_output=True, text=True, check=True,
+        [sys.executable, "-P", "-c", program],
+        capture_output=True,
+        text=True,
+        check=True,
         env={**os.environ, "PYTHONPATH": str(elsewhere)},
-    )  # fmt: skip
+    )
     assert done.stdout == "['echo', 'f', 'fail', 'sleep']"
     assert fairlog("--version", path=[str(elsewhere)]).returncode == 0
     assert fairlog("migrate", "--database-url", database_url).returncode == 0

@@ -19,9 +19,15 @@ from tests.support.history import service
 CANCELLED = b'{"type":"JobCancelled","user_id":"alice","kind":"echo","was":"queued"}'
 WITH_A_ROW = CANCELLED[:-1] + b',"x":1}],[3,"",1,null,7,5,"",2,{}'
 _STORED = (
-    events.c.position, events.c.type, events.c.version, events.c.user_id, events.c.job_id,
-    events.c.recorded_at, events.c.data, events.c.hash,
-)  # fmt: skip
+    events.c.position,
+    events.c.type,
+    events.c.version,
+    events.c.user_id,
+    events.c.job_id,
+    events.c.recorded_at,
+    events.c.data,
+    events.c.hash,
+)
 
 
 @pytest.fixture
@@ -32,9 +38,15 @@ def fairlog(database_url: str) -> Iterator[Fairlog]:
 
 def put(fairlog: Fairlog, position: int, data: bytes = CANCELLED, **columns: Any) -> None:
     row = {
-        "position": position, "type": "JobCancelled", "version": 1, "user_id": b"alice",
-        "job_id": 7, "recorded_at": 5, "data": data, "hash": bytes(range(32)),
-    }  # fmt: skip
+        "position": position,
+        "type": "JobCancelled",
+        "version": 1,
+        "user_id": b"alice",
+        "job_id": 7,
+        "recorded_at": 5,
+        "data": data,
+        "hash": bytes(range(32)),
+    }
     with fairlog.database.write() as connection:
         connection.execute(events.insert().values(**(row | columns)))
 

@@ -60,8 +60,9 @@ def test_reads_leave_a_server_that_has_become_read_only(servers: tuple[MariaDB, 
         proxy.switch(after)
         wait_until(
             lambda: server.client.get("/v1/stats").json()["total"] == 1,
-            "reads come from the new primary", READ_ONLY_LOOK_SECONDS + 10,
-        )  # fmt: skip
+            "reads come from the new primary",
+            READ_ONLY_LOOK_SECONDS + 10,
+        )
 
 
 def test_a_server_that_is_read_only_can_still_be_read(servers: tuple[MariaDB, MariaDB]) -> None:

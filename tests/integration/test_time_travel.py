@@ -74,16 +74,22 @@ def assert_equal(found: SystemState, model: WriteModel) -> None:
     assert found.jobs == {state: counts[state] for state in State}
     assert found.line.users == model.line.users
     assert found.line.kinds == model.line.kinds
-    assert {(user, kind): count for user, lanes in found.line.lanes.items()
-            for kind, count in lanes.items()} == {
-        (user, kind): count for user, lanes in model.line.lanes.items()
-        for kind, count in lanes.items() if count
-    }  # fmt: skip
+    assert {
+        (user, kind): count
+        for user, lanes in found.line.lanes.items()
+        for kind, count in lanes.items()
+    } == {
+        (user, kind): count
+        for user, lanes in model.line.lanes.items()
+        for kind, count in lanes.items()
+        if count
+    }
     assert found.windows.limits == model.windows.limits
     assert found.windows.counters == {
-        window: counter for window, counter in model.windows.counters.items()
+        window: counter
+        for window, counter in model.windows.counters.items()
         if is_open(window, counter, found)
-    }  # fmt: skip
+    }
 
 
 def job_at(fairlog: Fairlog, job_id: JobId, position: int) -> Job | None:
@@ -178,8 +184,11 @@ def test_few_snapshots_are_kept_and_the_older_the_farther_apart() -> None:
     for earlier, after in itertools.pairwise(ordered):
         assert after - earlier <= max(5_000, (end - earlier) // 8 + 5_000)
     assert (spacing(0), spacing(5_000), spacing(5_001), spacing(1_000_000)) == (
-        5_000, 5_000, 10_000, 1_280_000,
-    )  # fmt: skip
+        5_000,
+        5_000,
+        10_000,
+        1_280_000,
+    )
 
 
 def test_a_snapshot_is_equal_bytes_however_it_came_about(
@@ -306,8 +315,12 @@ def test_a_default_is_shown_as_those_had_it_who_decided(
         second = submit(fairlog, 2, UserId("bob"))
         refused = submit(fairlog, 3, UserId("bob"))  # by a limit of his own, which is not all's
     assert global_limits(database_url, clock, 0, first - 1, first, second, refused) == [
-        6_000, 7, 7, 2, 2,
-    ]  # fmt: skip
+        6_000,
+        7,
+        7,
+        2,
+        2,
+    ]
     reader = compose(Settings(database_url=database_url), clock=clock)
     window = reader.read_now(lambda connection: TimeTravel(reader).state(connection, first)).global_
     reader.close()
@@ -335,8 +348,12 @@ def test_a_limit_that_was_set_is_not_taken_for_the_default(
         back = fairlog.read_now(fairlog.log.position)
         known = submit(fairlog, 4)
     assert global_limits(database_url, clock, default, own, refused, back, known) == [
-        7, 2, 2, 6_000, 7,
-    ]  # fmt: skip
+        7,
+        2,
+        2,
+        6_000,
+        7,
+    ]
 
 
 def test_behind_many_refusals_the_newest_job_tells_the_default(
@@ -372,11 +389,12 @@ def test_defaults_of_then_are_one_range_of_an_index(fairlog: Fairlog, clock: Man
             sa.event.remove(engine, "before_cursor_execute", note)
         assert [one.position for one in found] == sorted(
             (
-                one.position for one in log_of(fairlog)[:2_000]
+                one.position
+                for one in log_of(fairlog)[:2_000]
                 if isinstance(one.event, RateLimitDecided)
             ),
             reverse=True,
-        )  # fmt: skip
+        )
         for statement, parameters in sent:
             for plan in plan_of(connection, statement, parameters):
                 assert "TEMP B-TREE" not in plan.get("detail", "")

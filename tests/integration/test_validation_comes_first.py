@@ -52,11 +52,15 @@ def test_an_invalid_user_id_is_refused_by_every_call_before_the_limit(
 @pytest.mark.parametrize(
     "fields",
     [
-        {"idempotency_key": ""}, {"idempotency_key": "x" * 256}, {"kind": "\x1b"},
-        {"payload": [[[]]] * 400_000}, {"max_attempts": 0}, {"run_at": "2026-01-31T12:00:00"},
+        {"idempotency_key": ""},
+        {"idempotency_key": "x" * 256},
+        {"kind": "\x1b"},
+        {"payload": [[[]]] * 400_000},
+        {"max_attempts": 0},
+        {"run_at": "2026-01-31T12:00:00"},
     ],
     ids=lambda fields: json.dumps(fields)[:40],
-)  # fmt: skip
+)
 def test_everything_is_validated_before_the_limit(
     client: httpx.Client, fields: dict[str, Any]
 ) -> None:

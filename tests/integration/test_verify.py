@@ -185,9 +185,16 @@ def test_a_byte_that_leaves_no_event_is_found(fairlog: Fairlog, intruder: Intrud
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 @pytest.mark.parametrize(
     ("column", "value"),
-    [("data", "text"), ("recorded_at", "noon"), ("version", -1), ("type", b"JobStarted"),
-     ("user_id", 7), ("hash", "text"), ("job_id", -3)],
-)  # fmt: skip
+    [
+        ("data", "text"),
+        ("recorded_at", "noon"),
+        ("version", -1),
+        ("type", b"JobStarted"),
+        ("user_id", 7),
+        ("hash", "text"),
+        ("job_id", -3),
+    ],
+)
 def test_what_no_column_should_hold_is_found(
     fairlog: Fairlog, intruder: Intruder, column: str, value: Any
 ) -> None:
@@ -202,9 +209,13 @@ def test_what_no_column_should_hold_is_found(
 
 @pytest.mark.parametrize(
     "columns",
-    [{"recorded_at": 2**63 - 1}, {"recorded_at": -(2**63)}, {"data": b'{"type":"\xff"}'},
-     {"data": b'{"type":"JobStarted","x":' + b"[" * 5000 + b"]" * 5000 + b"}"}],
-)  # fmt: skip
+    [
+        {"recorded_at": 2**63 - 1},
+        {"recorded_at": -(2**63)},
+        {"data": b'{"type":"\xff"}'},
+        {"data": b'{"type":"JobStarted","x":' + b"[" * 5000 + b"]" * 5000 + b"}"},
+    ],
+)
 def test_what_nobody_can_read_is_found(
     fairlog: Fairlog, intruder: Intruder, columns: dict[str, Any]
 ) -> None:
@@ -216,9 +227,15 @@ def test_what_nobody_can_read_is_found(
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 @pytest.mark.parametrize(
     ("table", "column"),
-    [(events, "data"), (events, "type"), (events, "user_id"), (bodies, "body"),
-     (jobs, "job"), (jobs, "key_hash")],
-)  # fmt: skip
+    [
+        (events, "data"),
+        (events, "type"),
+        (events, "user_id"),
+        (bodies, "body"),
+        (jobs, "job"),
+        (jobs, "key_hash"),
+    ],
+)
 def test_a_text_that_is_no_utf_8_is_found(
     fairlog: Fairlog, intruder: Intruder, table: sa.Table, column: str
 ) -> None:

@@ -153,11 +153,16 @@ def test_checkpoints_of_an_earlier_release_are_gone_on_from(
 @pytest.mark.parametrize(
     "change",
     [
-        {"position": 10**9}, {"position": 3}, {"position": -1}, {"version": 9},
-        {"generation": 50}, {"name": "other"}, {"hash": b"\7" * 32},
+        {"position": 10**9},
+        {"position": 3},
+        {"position": -1},
+        {"version": 9},
+        {"generation": 50},
+        {"name": "other"},
+        {"hash": b"\7" * 32},
     ],
     ids=str,
-)  # fmt: skip
+)
 @pytest.mark.parametrize("name", ["activity", "snapshots", "merkle"])
 def test_a_changed_checkpoint_is_told_of_and_repaired(
     fairlog: Fairlog, intruder: Intruder, name: str, change: dict[str, Any]
@@ -179,8 +184,9 @@ def test_a_checkpoint_of_nobody_is_told_of_and_repaired(
 
 def positions(fairlog: Fairlog) -> dict[str, int | None]:
     with fairlog.database.read() as connection:
-        found = {one.projection.name: one.checkpoint(connection)
-                 for one in fairlog.following.followers}  # fmt: skip
+        found = {
+            one.projection.name: one.checkpoint(connection) for one in fairlog.following.followers
+        }
     return {name: None if at is None else at.position for name, at in found.items()}
 
 

@@ -446,8 +446,9 @@ def test_a_stop_finishes_what_it_can_and_gives_back_the_rest(place: Any, databas
                 found = await history(fairlog, job_id)
                 begun = {"AttemptBegun"}  # said of one that got the slot of the first
                 assert [one for one in found if one not in begun][-2:] == [
-                    "JobStarted", "JobRequeued",
-                ]  # fmt: skip
+                    "JobStarted",
+                    "JobRequeued",
+                ]
             release.set()
             async with working(Worker(source("other"), handlers(never=quick, deaf=quick), 2)):
                 for job_id in (never_job, deaf_job, *ahead):

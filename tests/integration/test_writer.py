@@ -157,12 +157,20 @@ def test_commands_of_an_event_loop_are_answered_there(fairlog: Fairlog) -> None:
 def test_a_refusal_is_an_answer_to_its_caller_alone(database_url: str) -> None:
     with service(database_url, user_limit=2) as fairlog:
         replies = put_as_one_batch(
-            fairlog, submit(payload=1), complete(7, JobId(99)), submit(payload=2),
-            submit(payload=3), submit(BOB),
-        )  # fmt: skip
+            fairlog,
+            submit(payload=1),
+            complete(7, JobId(99)),
+            submit(payload=2),
+            submit(payload=3),
+            submit(BOB),
+        )
         assert types_of(replies) == [
-            "Submitted", "UnknownJob", "Submitted", "RateLimited", "Submitted",
-        ]  # fmt: skip
+            "Submitted",
+            "UnknownJob",
+            "Submitted",
+            "RateLimited",
+            "Submitted",
+        ]
         with pytest.raises(RateLimited):
             replies[3].result()
         assert fairlog.writer.stats.batches == 1
@@ -341,9 +349,11 @@ def test_a_body_that_is_larger_than_the_server_s_packets_spoils_no_neighbour() -
         service(server.create_database()) as fairlog,
     ):
         replies = put_as_one_batch(
-            fairlog, *[submit(payload=number) for number in range(20)],
-            submit(payload="x" * (BODY_BYTES_MAX - 2)), submit(BOB),
-        )  # fmt: skip
+            fairlog,
+            *[submit(payload=number) for number in range(20)],
+            submit(payload="x" * (BODY_BYTES_MAX - 2)),
+            submit(BOB),
+        )
         assert types_of(replies) == ["Submitted"] * 20 + ["WriteFailed", "Submitted"]
         assert fairlog.writer.stats.retries == 0
         assert_whole(fairlog)
@@ -404,10 +414,12 @@ def test_a_deadlock_is_tried_again(fairlog: Fairlog) -> None:
 
 def _waits_for_a_row(fairlog: Fairlog) -> bool:
     with fairlog.database.read() as connection:
-        return bool(connection.exec_driver_sql(
-            "SELECT COUNT(*) FROM information_schema.processlist"
-            " WHERE db = DATABASE() AND info LIKE '%%job_counts%%' AND id <> CONNECTION_ID()"
-        ).scalar_one())  # fmt: skip
+        return bool(
+            connection.exec_driver_sql(
+                "SELECT COUNT(*) FROM information_schema.processlist"
+                " WHERE db = DATABASE() AND info LIKE '%%job_counts%%' AND id <> CONNECTION_ID()"
+            ).scalar_one()
+        )
 
 
 # Lost connections
@@ -429,8 +441,9 @@ def test_a_connection_lost_between_batches_is_made_anew(
         do(fairlog, submit(payload=number), Submitted)
         kill_writer(mariadb, fairlog)
     assert types_of(put_as_one_batch(fairlog, submit(BOB), claim(9, ECHO))) == [
-        "Submitted", "Claimed",
-    ]  # fmt: skip
+        "Submitted",
+        "Claimed",
+    ]
     assert fairlog.writer.stats.retries == 5
     assert_whole(fairlog)
 
@@ -593,8 +606,9 @@ def test_with_the_database_away_callers_hear_it_soon_and_the_writer_goes_on_afte
         assert max(load.refused_after) < UNAVAILABLE_SECONDS_MAX
         stored = {
             one.position: one.event.payload_sha256
-            for one in log_of(fairlog) if isinstance(one.event, JobSubmitted)
-        }  # fmt: skip
+            for one in log_of(fairlog)
+            if isinstance(one.event, JobSubmitted)
+        }
         assert [stored[job_id] for job_id, _ in load.answered] == [one for _, one in load.answered]
         assert set(submissions(fairlog).values()) == {1}
         assert_whole(fairlog)

@@ -213,11 +213,18 @@ def test_random_errors_lose_no_answered_submission_and_write_none_twice(
 @pytest.mark.parametrize(
     ("number", "says"),
     [
-        (1021, "full"), (1114, "full"), (1034, "damaged"), (1194, "damaged"), (1030, "damaged"),
-        (1290, "read-only"), (1142, "right"), (1146, "fairlog migrate"),
-        (1203, "max_connections"), (1226, "MAX_QUERIES_PER_HOUR"),
+        (1021, "full"),
+        (1114, "full"),
+        (1034, "damaged"),
+        (1194, "damaged"),
+        (1030, "damaged"),
+        (1290, "read-only"),
+        (1142, "right"),
+        (1146, "fairlog migrate"),
+        (1203, "max_connections"),
+        (1226, "MAX_QUERIES_PER_HOUR"),
     ],
-)  # fmt: skip
+)
 def test_what_no_command_is_to_blame_for_is_told_to_all_and_ends_by_itself(
     proxy: FaultProxy, number: int, says: str
 ) -> None:
@@ -240,9 +247,14 @@ def test_a_row_behind_the_end_is_named_until_it_is_gone(fairlog: Fairlog, table:
     do(fairlog, submit(payload=0), Submitted)
     behind = events_in(fairlog) + 1
     strange = {
-        "position": behind + (table is bodies), "type": "Strange", "version": 1,
-        "recorded_at": 0, "data": b"{}", "hash": bytes(32), "body": b"1",
-    }  # fmt: skip
+        "position": behind + (table is bodies),
+        "type": "Strange",
+        "version": 1,
+        "recorded_at": 0,
+        "data": b"{}",
+        "hash": bytes(32),
+        "body": b"1",
+    }
     row = {column.name: strange[column.name] for column in table.c if column.name in strange}
     with fairlog.database.write() as connection:
         connection.execute(table.insert(), [row])
@@ -338,9 +350,10 @@ def test_a_damaged_page_is_told_until_it_is_mended(fairlog: Fairlog, database_ur
         page, size = (
             connection.exec_driver_sql(query).scalar_one()
             for query in (
-                "SELECT rootpage FROM sqlite_master WHERE name = 'events'", "PRAGMA page_size",
+                "SELECT rootpage FROM sqlite_master WHERE name = 'events'",
+                "PRAGMA page_size",
             )
-        )  # fmt: skip
+        )
     with file.open("r+b") as content:
         content.seek((page - 1) * size)
         whole = content.read(size)
@@ -357,9 +370,10 @@ def test_a_damaged_page_is_told_until_it_is_mended(fairlog: Fairlog, database_ur
 
 
 @pytest.mark.parametrize(
-    "error", [SystemExit(1), KeyboardInterrupt(), MemoryError(), RecursionError(), ValueError("?")],
+    "error",
+    [SystemExit(1), KeyboardInterrupt(), MemoryError(), RecursionError(), ValueError("?")],
     ids=lambda error: type(error).__name__,
-)  # fmt: skip
+)
 def test_nothing_that_is_raised_ends_the_writer(
     fairlog: Fairlog, monkeypatch: pytest.MonkeyPatch, error: BaseException
 ) -> None:

@@ -29,8 +29,12 @@ from tests.support.mariadb import MariaDB
 from tests.support.referee import Referee
 from tests.support.server import FairlogServer, ServerFailed, wait_until
 
-SETTINGS: Final = {"user_limit": 400, "global_limit": 6000, "window_seconds": 60,
-                   "lease_seconds": 10}  # fmt: skip
+SETTINGS: Final = {
+    "user_limit": 400,
+    "global_limit": 6000,
+    "window_seconds": 60,
+    "lease_seconds": 10,
+}
 MEMORY_GROWTH_MAX: Final = 1.25
 _EVENTS_PER_PAGE: Final = 5_000
 
@@ -93,19 +97,26 @@ def main() -> int:
 
 
 def _soak(
-    stack: contextlib.ExitStack, folder: Path, chance: random.Random, seed: int, seconds: float,
-    direct: str, proxy: FaultProxy | None, mariadb: MariaDB | None,
-) -> int:  # fmt: skip
+    stack: contextlib.ExitStack,
+    folder: Path,
+    chance: random.Random,
+    seed: int,
+    seconds: float,
+    direct: str,
+    proxy: FaultProxy | None,
+    mariadb: MariaDB | None,
+) -> int:
     names = ["a", "b"] if proxy is not None else ["a"]
     url = direct if proxy is None else proxy.url
     logs = [LogPipe(folder, name) for name in names]
     servers = [
         stack.enter_context(
-            FairlogServer(url, workers=0, server_id=name, settings=SETTINGS,
-                          redirection=f"2>{log.path}")
+            FairlogServer(
+                url, workers=0, server_id=name, settings=SETTINGS, redirection=f"2>{log.path}"
+            )
         )
         for name, log in zip(names, logs, strict=True)
-    ]  # fmt: skip
+    ]
     memory = Memory(servers[-1])
     faults = Faults(servers, logs, proxy, mariadb, chance, lambda held: _lock(direct, held))
     found: list[str] = []
@@ -136,9 +147,12 @@ def _soak(
         server.terminate()
     fairlog = Path(sys.executable).with_name("fairlog")
     verified = subprocess.run(
-        [str(fairlog), "verify", "--database-url", direct], capture_output=True, text=True,
-        check=False, cwd=folder,
-    )  # fmt: skip
+        [str(fairlog), "verify", "--database-url", direct],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=folder,
+    )
     if verified.returncode != 0:
         found.append(f"verify: {verified.stdout[-3000:]} {verified.stderr[-1000:]}")
     print("faults:", dict(faults.counts))

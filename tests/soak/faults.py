@@ -51,9 +51,14 @@ class Faults:
     """
 
     def __init__(
-        self, servers: list[FairlogServer], logs: list[LogPipe], proxy: FaultProxy | None,
-        mariadb: MariaDB | None, chance: random.Random, locked: Callable[[float], None],
-    ) -> None:  # fmt: skip
+        self,
+        servers: list[FairlogServer],
+        logs: list[LogPipe],
+        proxy: FaultProxy | None,
+        mariadb: MariaDB | None,
+        chance: random.Random,
+        locked: Callable[[float], None],
+    ) -> None:
         self.counts: Counter[str] = Counter()
         self.unexpected_ends: list[str] = []
         self._servers = servers
@@ -73,8 +78,13 @@ class Faults:
             "log not read": self._stop_log,
             "head locked": lambda: self._locked(self._chance.uniform(0.5, 6)),
         }
-        weights = {"server killed": 1.0, "writer killed": 1.0, "writer stopped": 2.0,
-                   "log not read": 2.0, "head locked": 2.0}  # fmt: skip
+        weights = {
+            "server killed": 1.0,
+            "writer killed": 1.0,
+            "writer stopped": 2.0,
+            "log not read": 2.0,
+            "head locked": 2.0,
+        }
         if self._proxy is not None:
             kinds |= {
                 "statements fail": self._fail_statements,
@@ -84,9 +94,14 @@ class Faults:
                 "database hangs": self._hang,
                 "database killed": self._kill_database,
             }
-            weights |= {"statements fail": 8.0, "commits fail": 6.0, "connections fail": 2.0,
-                        "connections cut": 3.0, "database hangs": 2.0,
-                        "database killed": 0.5}  # fmt: skip
+            weights |= {
+                "statements fail": 8.0,
+                "commits fail": 6.0,
+                "connections fail": 2.0,
+                "connections cut": 3.0,
+                "database hangs": 2.0,
+                "database killed": 0.5,
+            }
         while time.monotonic() < until:
             [name] = self._chance.choices(list(kinds), [weights[one] for one in kinds])
             self.counts[name] += 1
@@ -179,8 +194,10 @@ def writer_of(server: FairlogServer) -> int | None:
     with suppress(ServerFailed):
         found = subprocess.run(
             ["pgrep", "-P", str(server.pid), "-f", "entrypoints.processes.writer_main"],
-            capture_output=True, text=True, check=False,
-        )  # fmt: skip
+            capture_output=True,
+            text=True,
+            check=False,
+        )
         if found.stdout:
             return int(found.stdout.split()[0])
     return None

@@ -25,19 +25,19 @@ def judge(answers: Answers, recorded: list[Recorded]) -> list[str]:
             outcome = "done" if isinstance(event, JobCompleted) else "failed"
             ended.setdefault((job_id, event.attempt), []).append(outcome)
     faults: dict[str, list[object]] = {
-        "a key made more than one job": [
-            (key, ids) for key, ids in jobs.items() if len(ids) > 1
-        ],
+        "a key made more than one job": [(key, ids) for key, ids in jobs.items() if len(ids) > 1],
         "an answered submission is not in the log": [
             (key, job) for key, job in answers.submitted.items() if jobs.get(key) != [job]
         ],
         "an attempt was given to somebody for whom the log has no start": [
-            (attempt, worker) for attempt, worker in answers.started.items()
+            (attempt, worker)
+            for attempt, worker in answers.started.items()
             if started.get(attempt) != worker
         ],
         "an attempt was given to two workers": [*answers.started_twice],
         "an acknowledged outcome is not in the log": [
-            (attempt, outcome) for attempt, outcome in answers.outcomes.items()
+            (attempt, outcome)
+            for attempt, outcome in answers.outcomes.items()
             if outcome not in ended.get(attempt, [])
         ],
         "an attempt has more than one outcome": [
@@ -45,7 +45,7 @@ def judge(answers: Answers, recorded: list[Recorded]) -> list[str]:
         ],
         "an answer is a 500": [*answers.unforeseen],
         "an answer came late": [*answers.late],
-    }  # fmt: skip
+    }
     return [
         f"{what} ({len(found)}): {found[:SHOWN_MAX]}" for what, found in faults.items() if found
     ]

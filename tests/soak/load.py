@@ -81,9 +81,11 @@ class Load:
                 number += 1
                 user, key = chance.choice(USERS), f"{name}-{number}"
                 body: dict[str, Any] = {
-                    "user_id": user, "kind": chance.choice(KINDS), "payload": {"n": number},
+                    "user_id": user,
+                    "kind": chance.choice(KINDS),
+                    "payload": {"n": number},
                     "idempotency_key": key,
-                }  # fmt: skip
+                }
                 if chance.random() < 0.1:
                     body["priority"] = chance.choice([-1, 1])
                 if chance.random() < 0.05:
@@ -154,8 +156,18 @@ class Load:
             while not self._stopping.is_set():
                 with self.answers.guard:
                     ids = list(self.answers.submitted.values())[-200:]
-                path = chance.choice(["/v1/stats", "/v1/jobs?limit=50", "/v1/limits", "/metrics",
-                                      "/readyz", "/livez", "/", "/v1/audit?limit=100"])  # fmt: skip
+                path = chance.choice(
+                    [
+                        "/v1/stats",
+                        "/v1/jobs?limit=50",
+                        "/v1/limits",
+                        "/metrics",
+                        "/readyz",
+                        "/livez",
+                        "/",
+                        "/v1/audit?limit=100",
+                    ]
+                )
                 if ids and chance.random() < 0.5:
                     path = f"/v1/jobs/{chance.choice(ids)}{chance.choice(['', '/events'])}"
                 self._ask(client, "GET", path, None)

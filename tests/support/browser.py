@@ -17,9 +17,14 @@ from playwright.sync_api import (
 
 ACTION_SECONDS_MAX = 10.0
 _ARGUMENTS = [
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync",
-]  # fmt: skip
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 # What the browser says of a server that is away, which is what some tests are about.
 _OF_THE_NETWORK = ("Failed to load resource", "net::ERR_")
 
@@ -63,9 +68,14 @@ class Window:
 
 @contextmanager
 def window(
-    browser: Browser, url: str, *, width: int = 1360, height: int = 860, theme: str = "light",
+    browser: Browser,
+    url: str,
+    *,
+    width: int = 1360,
+    height: int = 860,
+    theme: str = "light",
     has_scripts: bool = True,
-) -> Iterator[Window]:  # fmt: skip
+) -> Iterator[Window]:
     """A page with a profile of its own. Raises at the end if it complained."""
     context = browser.new_context(
         viewport={"width": width, "height": height},

@@ -64,9 +64,12 @@ class SteppingClock(ManualClock):
 
 @contextmanager
 def service(
-    database_url: str, *, clock: Clock | None = None, queue: CommandQueue | None = None,
+    database_url: str,
+    *,
+    clock: Clock | None = None,
+    queue: CommandQueue | None = None,
     **settings: Any,
-) -> Iterator[Fairlog]:  # fmt: skip
+) -> Iterator[Fairlog]:
     """A service whose writer runs, on a database that is brought up to date. Limits: none."""
     limits = {"user_limit": MANY, "global_limit": MANY}
     fairlog = compose(

@@ -40,13 +40,21 @@ def crowd(fairlog: Fairlog, clock: ManualClock, events: int, users: int = 40) ->
 
 
 def _round(
-    fairlog: Fairlog, clock: ManualClock, chance: random.Random, names: Sequence[UserId],
+    fairlog: Fairlog,
+    clock: ManualClock,
+    chance: random.Random,
+    names: Sequence[UserId],
     number: int,
-) -> None:  # fmt: skip
-    outcomes(put(fairlog, *(
-        _submission(clock, chance, chance.choice(names[: 2 + number * 3]), (number, index))
-        for index in range(SUBMISSIONS_PER_ROUND)
-    )))  # fmt: skip
+) -> None:
+    outcomes(
+        put(
+            fairlog,
+            *(
+                _submission(clock, chance, chance.choice(names[: 2 + number * 3]), (number, index))
+                for index in range(SUBMISSIONS_PER_ROUND)
+            ),
+        )
+    )
     if number % 5 == 0:
         outcomes(put(fairlog, *_changes(chance, names)))
     worker = WorkerId(f"worker-{number % 3}")
@@ -63,10 +71,15 @@ def _round(
     outcomes(put(fairlog, *[command for command in ended if command is not None]))
     position = _position(fairlog)
     some = [JobId(chance.randint(1, position)) for _ in range(60)]
-    outcomes(put(fairlog, *(
-        CancelJob(job_id=job_id) if chance.random() < 0.5 else RetryJob(job_id=job_id)
-        for job_id in some
-    )))  # fmt: skip
+    outcomes(
+        put(
+            fairlog,
+            *(
+                CancelJob(job_id=job_id) if chance.random() < 0.5 else RetryJob(job_id=job_id)
+                for job_id in some
+            ),
+        )
+    )
     outcomes(put(fairlog, EnforceDeadlines(jobs=fairlog.read_now(fairlog._due))))
 
 
@@ -86,12 +99,14 @@ def _submission(
 def _changes(chance: random.Random, names: Sequence[UserId]) -> list[Command]:
     return [
         ChangeLimit(
-            scope=Scope.USER, user_id=chance.choice(names),
-            limit=chance.choice([None, 3, 50]), running=chance.choice([None, 2]),
+            scope=Scope.USER,
+            user_id=chance.choice(names),
+            limit=chance.choice([None, 3, 50]),
+            running=chance.choice([None, 2]),
         ),
         ChangeLimit(scope=Scope.KIND, kind=KINDS[1], running=chance.choice([None, 500])),
         ChangeLimit(scope=Scope.GLOBAL, limit=chance.choice([None, 1200])),
-    ]  # fmt: skip
+    ]
 
 
 def _outcome(chance: random.Random, job: Job) -> Command | None:

@@ -69,9 +69,12 @@ class Given:
     """A history. Each method gives a new one."""
 
     def __init__(
-        self, policy: Policy, recorded: Sequence[Recorded] = (), now: datetime = NOW,
+        self,
+        policy: Policy,
+        recorded: Sequence[Recorded] = (),
+        now: datetime = NOW,
         empty_claims: Sequence[tuple[bytes, datetime]] = (),
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.policy = policy
         self.recorded = recorded
         self.now = now
@@ -127,9 +130,12 @@ class When:
     """What came of it. The checks give the history that includes it, to go on with."""
 
     def __init__(
-        self, before: Given, recorded: Sequence[Recorded], outcomes: Sequence[Outcome],
+        self,
+        before: Given,
+        recorded: Sequence[Recorded],
+        outcomes: Sequence[Outcome],
         empty_claims: Sequence[bytes],
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._before = before
         self.recorded = recorded
         self.outcomes = outcomes
@@ -145,9 +151,11 @@ class When:
         before = self._before
         empty = [(claim, before.now) for claim in self.empty_claims]
         return Given(
-            before.policy, [*before.recorded, *self.recorded], before.now,
+            before.policy,
+            [*before.recorded, *self.recorded],
+            before.now,
             [*before.empty_claims, *empty],
-        )  # fmt: skip
+        )
 
     def then(self, *expected: Event | NewEvent) -> Given:
         """Exactly these, in order; a `NewEvent` names its job too. No command was refused."""

@@ -155,15 +155,18 @@ def refused(fairlog: Fairlog, command: Command) -> None:
 
 
 def claim(
-    fairlog: Fairlog, jobs_max: int, server: ServerId | None = None, begins: int | None = None,
+    fairlog: Fairlog,
+    jobs_max: int,
+    server: ServerId | None = None,
+    begins: int | None = None,
     claim_id: str | None = None,
-) -> Sequence[Job]:  # fmt: skip
+) -> Sequence[Job]:
     answer = do(
         fairlog,
         ClaimJobs(
             worker=WORKER, max_jobs=jobs_max, server=server, begins=begins, claim_id=claim_id
         ),
-    )  # fmt: skip
+    )
     assert isinstance(answer, Claimed)
     assert answer.jobs
     return answer.jobs
@@ -249,10 +252,15 @@ class Intruder:
             tail = link(
                 tail,
                 leaf(
-                    row["position"], row["version"], row["type"].encode(), row["user_id"],
-                    row["job_id"], row["recorded_at"], row["data"],
+                    row["position"],
+                    row["version"],
+                    row["type"].encode(),
+                    row["user_id"],
+                    row["job_id"],
+                    row["recorded_at"],
+                    row["data"],
                 ),
-            )  # fmt: skip
+            )
             at = events.c.position == row["position"]
             changes.append(events.update().where(at).values(hash=tail))
         self.run(*changes, log_head.update().values(position=row["position"], hash=tail))
@@ -262,9 +270,12 @@ class Intruder:
         last = self.rows()[-1]
         position = int(last["position"]) + 1
         row = {
-            "position": position, "type": type_of(event), "user_id": user_id.encode(),
-            "job_id": job_id, "data": encode(event),
-        }  # fmt: skip
+            "position": position,
+            "type": type_of(event),
+            "user_id": user_id.encode(),
+            "job_id": job_id,
+            "data": encode(event),
+        }
         self.run(events.insert().values(**(last | row)))
         self.link_anew()
         return position

@@ -15,10 +15,14 @@ def append(
     with database.write() as connection:
         head = log.lock_head(connection)
         recorded = [
-            Recorded(head.position + n, head.now, None if job is None else JobId(job),
-                     admitted(UserId(user)))
+            Recorded(
+                head.position + n,
+                head.now,
+                None if job is None else JobId(job),
+                admitted(UserId(user)),
+            )
             for n, (user, job) in enumerate(happened, start=1)
-        ]  # fmt: skip
+        ]
         bodies = [(head.position + body_at, body(user).data) for user, _ in happened[:1] if body_at]
         new = log.append(connection, head, recorded, bodies).head
         log.move_head(connection, head, new)

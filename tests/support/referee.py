@@ -181,8 +181,9 @@ class Referee:
         assert event.count == 1
         assert event.scope is Scope.USER
         assert (event.window_start, event.window_seconds) == (
-            self._window(), self.policy.window_seconds,
-        )  # fmt: skip
+            self._window(),
+            self.policy.window_seconds,
+        )
         for who in (event.user_id, ""):
             self.used[who, event.window_start] += 1
             assert self.used[who, event.window_start] <= self._limit_of(who), "over the limit"
@@ -455,10 +456,12 @@ class Referee:
         assert not job.is_suspect, "forgiven twice"
         assert job.started is not None
         others = [
-            one for one in self.jobs.values()
-            if one is not job and one.started is not None
+            one
+            for one in self.jobs.values()
+            if one is not job
+            and one.started is not None
             and (one.state == "running" or one.gone_at == self.at)
-        ]  # fmt: skip
+        ]
         if reason is RequeueReason.SERVER_RESTARTED:
             server = job.started.server
             assert any(one.started and one.started.server == server for one in others)

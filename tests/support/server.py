@@ -88,9 +88,11 @@ class AppServer:
         self.fairlog.following.start()
         self.fairlog.recover(None)
         app = create_app(
-            self.fairlog, server_id=ServerId("test"), workers=0,
+            self.fairlog,
+            server_id=ServerId("test"),
+            workers=0,
             served_names=hosts_of("127.0.0.1", self._settings.allowed_hosts),
-        )  # fmt: skip
+        )
         config = uvicorn_config(app, self._settings)
         config.timeout_graceful_shutdown = 1
         self._server = uvicorn.Server(config)
@@ -158,10 +160,16 @@ class FairlogServer:
         self.url = f"http://127.0.0.1:{self.port}"
         self._home = Path(tempfile.mkdtemp(prefix="fairlog-server-"))
         self._command = [
-            *ending_with_us(), str(_FAIRLOG), "serve", "--port", str(self.port),
-            "--workers", str(workers), *([] if server_id is None else ["--server-id", server_id]),
+            *ending_with_us(),
+            str(_FAIRLOG),
+            "serve",
+            "--port",
+            str(self.port),
+            "--workers",
+            str(workers),
+            *([] if server_id is None else ["--server-id", server_id]),
             *options,
-        ]  # fmt: skip
+        ]
         if redirection is not None:
             self._command = ["sh", "-c", f'exec "$0" "$@" {redirection}', *self._command]
         self._environment = without_settings(os.environ) | {

@@ -65,16 +65,21 @@ def fail(attempt: int = 1, job_id: JobId = JOB, *, may_retry: bool = True) -> Fa
 
 def give_back(
     attempt: int = 1, job_id: JobId = JOB, *, begun: bool | None = None, suspect: bool = False
-) -> ReturnJob:  # fmt: skip
+) -> ReturnJob:
     return ReturnJob(job_id=job_id, attempt=attempt, begun=begun, suspect=suspect)
 
 
 def admitted(user_id: UserId = ALICE, used: int = 1, **details: Any) -> RateLimitDecided:
     """The decision that lets a submission in, by the default policy at NOW."""
     fields: dict[str, Any] = {
-        "scope": Scope.USER, "allowed": True, "limit": 600, "window_start": NOW,
-        "window_seconds": 60, "global_used": used, "global_limit": 6000,
-    }  # fmt: skip
+        "scope": Scope.USER,
+        "allowed": True,
+        "limit": 600,
+        "window_start": NOW,
+        "window_seconds": 60,
+        "global_used": used,
+        "global_limit": 6000,
+    }
     return RateLimitDecided(user_id=user_id, used=used, **(fields | details))
 
 
@@ -84,9 +89,12 @@ def submitted(
     """What `submit` of the same comes to at NOW."""
     content = body(payload)
     fields: dict[str, Any] = {
-        "payload_sha256": content.sha256, "payload_bytes": content.size, "max_attempts": 3,
-        "idempotency_key": content_digest(kind, content), "key_expires_at": at(86_400),
-    }  # fmt: skip
+        "payload_sha256": content.sha256,
+        "payload_bytes": content.size,
+        "max_attempts": 3,
+        "idempotency_key": content_digest(kind, content),
+        "key_expires_at": at(86_400),
+    }
     return JobSubmitted(user_id=user_id, kind=kind, **(fields | details))
 
 
@@ -95,13 +103,21 @@ def released(user_id: UserId = ALICE, kind: Kind = ECHO, priority: int = 0) -> J
 
 
 def started(
-    attempt: int = 1, user_id: UserId = ALICE, kind: Kind = ECHO, worker: WorkerId = WORKER,
-    lease_expires_at: datetime = LEASE_END, **details: Any,
-) -> JobStarted:  # fmt: skip
+    attempt: int = 1,
+    user_id: UserId = ALICE,
+    kind: Kind = ECHO,
+    worker: WorkerId = WORKER,
+    lease_expires_at: datetime = LEASE_END,
+    **details: Any,
+) -> JobStarted:
     return JobStarted(
-        user_id=user_id, kind=kind, attempt=attempt, worker=worker,
-        lease_expires_at=lease_expires_at, **details,
-    )  # fmt: skip
+        user_id=user_id,
+        kind=kind,
+        attempt=attempt,
+        worker=worker,
+        lease_expires_at=lease_expires_at,
+        **details,
+    )
 
 
 def extended(
@@ -118,40 +134,64 @@ def completed(
     attempt: int = 1, user_id: UserId = ALICE, kind: Kind = ECHO, result: Body | None = RESULT
 ) -> JobCompleted:
     return JobCompleted(
-        user_id=user_id, kind=kind, attempt=attempt,
+        user_id=user_id,
+        kind=kind,
+        attempt=attempt,
         result_sha256=None if result is None else result.sha256,
         result_bytes=0 if result is None else result.size,
-    )  # fmt: skip
+    )
 
 
 def failed(
     attempt: int = 1, retry_at: datetime | None = None, user_id: UserId = ALICE, kind: Kind = ECHO
 ) -> JobFailed:
     return JobFailed(
-        user_id=user_id, kind=kind, attempt=attempt, reason=FailureReason.ERROR,
-        error_sha256=ERROR.sha256, error_bytes=ERROR.size, retry_at=retry_at,
-    )  # fmt: skip
+        user_id=user_id,
+        kind=kind,
+        attempt=attempt,
+        reason=FailureReason.ERROR,
+        error_sha256=ERROR.sha256,
+        error_bytes=ERROR.size,
+        retry_at=retry_at,
+    )
 
 
 def gave_up(
-    reason: FailureReason, attempt: int = 1, retry_at: datetime | None = None,
-    *, holds_place: bool = False,
-) -> JobFailed:  # fmt: skip
+    reason: FailureReason,
+    attempt: int = 1,
+    retry_at: datetime | None = None,
+    *,
+    holds_place: bool = False,
+) -> JobFailed:
     """An attempt that failed without a word from its worker."""
     return JobFailed(
-        user_id=ALICE, kind=ECHO, attempt=attempt, reason=reason, retry_at=retry_at,
+        user_id=ALICE,
+        kind=ECHO,
+        attempt=attempt,
+        reason=reason,
+        retry_at=retry_at,
         holds_place=holds_place,
-    )  # fmt: skip
+    )
 
 
 def requeued(
-    reason: RequeueReason, attempt: int = 1, attempts_max: int = 3, user_id: UserId = ALICE,
-    kind: Kind = ECHO, priority: int = 0, **details: Any,
-) -> JobRequeued:  # fmt: skip
+    reason: RequeueReason,
+    attempt: int = 1,
+    attempts_max: int = 3,
+    user_id: UserId = ALICE,
+    kind: Kind = ECHO,
+    priority: int = 0,
+    **details: Any,
+) -> JobRequeued:
     return JobRequeued(
-        user_id=user_id, kind=kind, attempt=attempt, reason=reason, attempts_max=attempts_max,
-        priority=priority, **details,
-    )  # fmt: skip
+        user_id=user_id,
+        kind=kind,
+        attempt=attempt,
+        reason=reason,
+        attempts_max=attempts_max,
+        priority=priority,
+        **details,
+    )
 
 
 def cancelled(

@@ -170,10 +170,16 @@ def reports(draw: st.DrawFn) -> Wish:
     def wish(known: Known) -> Command:
         refused_at = later(known.now, -ago)
         return ReportRefusals(
-            user_id=user_id, scope=scope, used=6, limit=6, count=count,
-            window_start=window_start(refused_at, WINDOW_SECONDS), window_seconds=WINDOW_SECONDS,
-            first_at=refused_at, last_at=refused_at,
-        )  # fmt: skip
+            user_id=user_id,
+            scope=scope,
+            used=6,
+            limit=6,
+            count=count,
+            window_start=window_start(refused_at, WINDOW_SECONDS),
+            window_seconds=WINDOW_SECONDS,
+            first_at=refused_at,
+            last_at=refused_at,
+        )
 
     return wish
 

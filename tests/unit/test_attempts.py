@@ -78,9 +78,13 @@ def test_a_retry_begins_to_count_failures_anew() -> None:
 
 def test_a_log_in_which_returns_raised_the_maximum_comes_to_the_same() -> None:
     story = given(
-        submitted(max_attempts=2), started(1), requeued(GIVEN_BACK, 1, 3),
-        started(2), requeued(LOST, 2, 3), started(3),
-    )  # fmt: skip
+        submitted(max_attempts=2),
+        started(1),
+        requeued(GIVEN_BACK, 1, 3),
+        started(2),
+        requeued(LOST, 2, 3),
+        started(3),
+    )
     assert (story.job(1).failures, story.job(1).attempts_max) == (1, 3)
     story.when(fail(3)).then(failed(3))
 
@@ -130,9 +134,11 @@ def test_a_time_out_counts_from_when_the_handler_began() -> None:
     assert isinstance(over.when(complete()).outcomes[0], TimeWasUp)
     [event] = over.when(WAKE).events
     assert event == gave_up(
-        FailureReason.TIMED_OUT, 1,
-        retry_at=at(25 + retry_delay(over.job(1), POLICY)), holds_place=True,
-    )  # fmt: skip
+        FailureReason.TIMED_OUT,
+        1,
+        retry_at=at(25 + retry_delay(over.job(1), POLICY)),
+        holds_place=True,
+    )
 
 
 def test_that_a_handler_began_is_recorded_once() -> None:

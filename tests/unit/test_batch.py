@@ -53,10 +53,13 @@ EXPIRED = CancelReason.EXPIRED
 def test_claims_are_decided_after_everything_else_of_their_batch() -> None:
     when = given().when(claim(2), submit(), claim(1), submit(BOB))
     assert when.events == [
-        admitted(), submitted(),
-        admitted(BOB, global_used=2), submitted(BOB),
-        started(), started(user_id=BOB),
-    ]  # fmt: skip
+        admitted(),
+        submitted(),
+        admitted(BOB, global_used=2),
+        submitted(BOB),
+        started(),
+        started(user_id=BOB),
+    ]
     assert [type(outcome) for outcome in when.outcomes] == [Claimed, Submitted, Claimed, Submitted]
     first, _, second, _ = when.outcomes
     assert isinstance(first, Claimed)
@@ -68,8 +71,9 @@ def test_claims_of_one_batch_are_served_in_the_order_in_which_they_came() -> Non
     story = given(*[submitted(payload=n) for n in range(3)])
     outcomes = story.when(claim(2), claim(2)).outcomes
     assert [[job.id for job in one.jobs] for one in outcomes if isinstance(one, Claimed)] == [
-        [1, 2], [3],
-    ]  # fmt: skip
+        [1, 2],
+        [3],
+    ]
 
 
 def test_the_answers_come_in_the_order_of_the_commands() -> None:
@@ -77,8 +81,12 @@ def test_the_answers_come_in_the_order_of_the_commands() -> None:
         complete(9), claim(1), complete(1), CancelJob(job_id=JobId(77)), complete(1)
     )
     assert [type(outcome) for outcome in when.outcomes] == [
-        NotTheCurrentAttempt, Claimed, JobUpdated, UnknownJob, JobUpdated,
-    ]  # fmt: skip
+        NotTheCurrentAttempt,
+        Claimed,
+        JobUpdated,
+        UnknownJob,
+        JobUpdated,
+    ]
 
 
 def test_an_answer_shows_the_state_behind_the_whole_batch() -> None:
@@ -99,8 +107,11 @@ def test_a_refused_command_leaves_its_neighbours_alone() -> None:
     when = given(SUBMITTED, started()).when(fail(7), complete(1), fail(1), CancelJob(job_id=JOB))
     assert when.events == [completed()]
     assert [type(outcome) for outcome in when.outcomes] == [
-        NotTheCurrentAttempt, JobUpdated, NotTheCurrentAttempt, JobHasEnded,
-    ]  # fmt: skip
+        NotTheCurrentAttempt,
+        JobUpdated,
+        NotTheCurrentAttempt,
+        JobHasEnded,
+    ]
 
 
 def test_bodies_are_at_the_positions_of_their_events() -> None:
@@ -141,26 +152,38 @@ def test_a_decision_that_fails_by_our_fault_spoils_no_neighbour(
     commands: list[Command] = [submit(payload=1), submit(BOB), submit(payload=2), claim(1)]
     outcomes = batch.fold(commands, lambda command, _: crashes.append(command))
     assert [type(outcome) for outcome in outcomes] == [
-        Submitted, ZeroDivisionError, Submitted, Claimed,
-    ]  # fmt: skip
+        Submitted,
+        ZeroDivisionError,
+        Submitted,
+        Claimed,
+    ]
     assert crashes == [commands[1]]
     assert [one.event for one in batch.recorded][:4] == [
-        admitted(), submitted(payload=1), admitted(used=2), submitted(payload=2),
-    ]  # fmt: skip
+        admitted(),
+        submitted(payload=1),
+        admitted(used=2),
+        submitted(payload=2),
+    ]
 
 
 def test_refusals_stand_behind_everything_else_even_behind_claims() -> None:
     story = given(policy=Policy(user_limit=1))
     when = story.when(submit(payload=1), submit(payload=2), claim(1), submit(payload=3))
     assert [type(one.event).__name__ for one in when.recorded] == [
-        "RateLimitDecided", "JobSubmitted", "JobStarted", "RateLimitDecided",
-    ]  # fmt: skip
+        "RateLimitDecided",
+        "JobSubmitted",
+        "JobStarted",
+        "RateLimitDecided",
+    ]
     last = when.events[-1]
     assert isinstance(last, RateLimitDecided)
     assert (last.allowed, last.count, last.used, last.limit) == (False, 2, 1, 1)
     assert [type(outcome) for outcome in when.outcomes] == [
-        Submitted, RateLimited, Claimed, RateLimited,
-    ]  # fmt: skip
+        Submitted,
+        RateLimited,
+        Claimed,
+        RateLimited,
+    ]
 
 
 def test_a_refusal_stands_before_a_limit_that_was_raised_behind_it() -> None:
@@ -171,21 +194,34 @@ def test_a_refusal_stands_before_a_limit_that_was_raised_behind_it() -> None:
         submit(payload=2), submit(payload=3), raised, submit(payload=4), submit(payload=5)
     )
     assert [_in_short(event) for event in when.events] == [
-        "2 refused at 1 of 1", "LimitChanged", "admitted as 2 of 2", "JobSubmitted",
+        "2 refused at 1 of 1",
+        "LimitChanged",
+        "admitted as 2 of 2",
+        "JobSubmitted",
         "1 refused at 2 of 2",
-    ]  # fmt: skip
+    ]
 
 
 def test_what_was_refused_at_the_door_stands_before_other_limits() -> None:
     raised = ChangeLimit(scope=Scope.USER, user_id=ALICE, limit=2)
     report = ReportRefusals(
-        user_id=ALICE, scope=Scope.USER, used=1, limit=1, window_start=NOW, window_seconds=60,
-        count=7, first_at=NOW, last_at=NOW,
-    )  # fmt: skip
+        user_id=ALICE,
+        scope=Scope.USER,
+        used=1,
+        limit=1,
+        window_start=NOW,
+        window_seconds=60,
+        count=7,
+        first_at=NOW,
+        last_at=NOW,
+    )
     when = given().when(raised, submit(), report)
     assert [_in_short(event) for event in when.events] == [
-        "7 refused at 1 of 1", "LimitChanged", "admitted as 1 of 2", "JobSubmitted",
-    ]  # fmt: skip
+        "7 refused at 1 of 1",
+        "LimitChanged",
+        "admitted as 1 of 2",
+        "JobSubmitted",
+    ]
 
 
 def _in_short(event: Event) -> str:
@@ -206,8 +242,9 @@ def test_what_expired_is_recorded_before_the_first_claim_and_once() -> None:
     story = given(submitted(expires_at=at(5)), submitted(payload=2), after(5))
     when = story.when(claim(1), claim(1))
     assert when.events == [
-        cancelled("queued", reason=EXPIRED), started(lease_expires_at=at(35)),
-    ]  # fmt: skip
+        cancelled("queued", reason=EXPIRED),
+        started(lease_expires_at=at(35)),
+    ]
 
 
 def test_what_arrives_expired_is_never_started() -> None:

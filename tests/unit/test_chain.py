@@ -28,10 +28,14 @@ def expected_leaf(entry: Entry) -> bytes:
 
 POSITIONS = st.integers(1, 2**63 - 1)
 ENTRIES = st.tuples(
-    POSITIONS, st.integers(1, 2**31), st.binary(min_size=1, max_size=64),
-    st.none() | st.binary(max_size=255), st.none() | POSITIONS, st.integers(0, 2**53),
+    POSITIONS,
+    st.integers(1, 2**31),
+    st.binary(min_size=1, max_size=64),
+    st.none() | st.binary(max_size=255),
+    st.none() | POSITIONS,
+    st.integers(0, 2**53),
     st.binary(max_size=300),
-)  # fmt: skip
+)
 
 
 @for_all(entry=ENTRIES)
@@ -49,12 +53,23 @@ def test_the_chain_begins_with_32_zero_bytes() -> None:
 
 
 FIRST: Entry = (
-    1, 1, b"RateLimitDecided", b"alice", 2, 1_700_000_040_000_000,
+    1,
+    1,
+    b"RateLimitDecided",
+    b"alice",
+    2,
+    1_700_000_040_000_000,
     b'{"type":"RateLimitDecided","user_id":"alice","scope":"user","allowed":true,"used":1}',
-)  # fmt: skip
+)
 SECOND: Entry = (
-    2, 1, b"JobSubmitted", "zoë👩".encode(), 2, 1_700_000_040_000_000, b'{"type":"JobSubmitted"}',
-)  # fmt: skip
+    2,
+    1,
+    b"JobSubmitted",
+    "zoë👩".encode(),
+    2,
+    1_700_000_040_000_000,
+    b'{"type":"JobSubmitted"}',
+)
 THIRD: Entry = (3, 1, b"LeasesExtended", None, None, 1_700_000_040_000_001, b"")
 EMPTY_USER: Entry = (3, 1, b"LeasesExtended", b"", None, 1_700_000_040_000_001, b"")
 

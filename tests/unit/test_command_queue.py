@@ -20,9 +20,16 @@ from tests.support.stories import ALICE, BOB, CAROL, claim, complete, submit
 
 def report(count: int) -> ReportRefusals:
     return ReportRefusals(
-        user_id=UserId("ada"), scope=Scope.USER, used=1, limit=1, window_start=NOW,
-        window_seconds=60, count=count, first_at=NOW, last_at=NOW + timedelta(seconds=1),
-    )  # fmt: skip
+        user_id=UserId("ada"),
+        scope=Scope.USER,
+        used=1,
+        limit=1,
+        window_start=NOW,
+        window_seconds=60,
+        count=count,
+        first_at=NOW,
+        last_at=NOW + timedelta(seconds=1),
+    )
 
 
 def test_reports_of_refusals_are_taken_before_everything_else_that_waits() -> None:
@@ -66,8 +73,12 @@ def users_in(batch: list[Pending]) -> list[str]:
 def test_what_fits_into_a_batch_is_taken_in_the_order_of_arrival() -> None:
     queue = CommandQueue()
     arrived: list[Command] = [
-        submit(ALICE, payload=1), claim(1), submit(BOB), submit(ALICE, payload=2), complete(),
-    ]  # fmt: skip
+        submit(ALICE, payload=1),
+        claim(1),
+        submit(BOB),
+        submit(ALICE, payload=2),
+        complete(),
+    ]
     for command in arrived:
         queue.put(command)
     assert [one.command for one in queue.take()] == arrived

@@ -19,9 +19,23 @@ def read(line: str) -> list[str]:
 
 @pytest.mark.parametrize(
     "text",
-    ["=1+1", '=HYPERLINK("http://x")', "+cmd|' /C calc'!A0", "-2+3", "@SUM(A1)", "\t=1",
-     "\uff1d1", "\uff0b1+1", "\uff20x", "-", "+", "=", "--1", "+-1"],
-)  # fmt: skip
+    [
+        "=1+1",
+        '=HYPERLINK("http://x")',
+        "+cmd|' /C calc'!A0",
+        "-2+3",
+        "@SUM(A1)",
+        "\t=1",
+        "\uff1d1",
+        "\uff0b1+1",
+        "\uff20x",
+        "-",
+        "+",
+        "=",
+        "--1",
+        "+-1",
+    ],
+)
 def test_a_text_that_begins_like_a_formula_is_a_text(text: str) -> None:
     assert read(csv_lines([[text]])) == [f"'{text}"]
 

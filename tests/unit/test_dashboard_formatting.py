@@ -8,11 +8,19 @@ from entrypoints.runtime.text import message_of, visible
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [
-        (None, "–"), (-1, "0 ms"), (0.0042, "4 ms"), (0.85, "850 ms"), (4.21, "4.2 s"),
-        (12.4, "12 s"), (59.6, "1 m"), (200, "3 m 20 s"), (3600, "1 h"), (9000, "2 h 30 m"),
+        (None, "–"),
+        (-1, "0 ms"),
+        (0.0042, "4 ms"),
+        (0.85, "850 ms"),
+        (4.21, "4.2 s"),
+        (12.4, "12 s"),
+        (59.6, "1 m"),
+        (200, "3 m 20 s"),
+        (3600, "1 h"),
+        (9000, "2 h 30 m"),
         (187_200, "2 d 4 h"),
     ],
-)  # fmt: skip
+)
 def test_durations_have_their_largest_two_units(seconds: float | None, text: str) -> None:
     assert formatting.duration(seconds) == text
 

@@ -18,9 +18,14 @@ from tests.support.given import NOW, at
 
 ALICE, ECHO = UserId("alice"), Kind("echo")
 SUBMITTED = JobSubmitted(
-    user_id=ALICE, kind=ECHO, payload_sha256="", payload_bytes=0, max_attempts=3,
-    idempotency_key="", key_expires_at=at(100),
-)  # fmt: skip
+    user_id=ALICE,
+    kind=ECHO,
+    payload_sha256="",
+    payload_bytes=0,
+    max_attempts=3,
+    idempotency_key="",
+    key_expires_at=at(100),
+)
 
 
 def started(attempt: int) -> JobStarted:
@@ -31,9 +36,13 @@ def started(attempt: int) -> JobStarted:
 
 def failed(attempt: int, retry_in: float | None) -> JobFailed:
     return JobFailed(
-        user_id=ALICE, kind=ECHO, attempt=attempt, reason=FailureReason.ERROR, error_sha256="ab",
+        user_id=ALICE,
+        kind=ECHO,
+        attempt=attempt,
+        reason=FailureReason.ERROR,
+        error_sha256="ab",
         retry_at=None if retry_in is None else at(retry_in),
-    )  # fmt: skip
+    )
 
 
 def told(*events: tuple[float, Event]) -> Timeline:
@@ -48,10 +57,13 @@ def told(*events: tuple[float, Event]) -> Timeline:
 
 def test_every_stretch_begins_where_the_one_before_ended() -> None:
     line = told(
-        (0, SUBMITTED), (2, started(1)), (5, failed(1, 7)),
-        (7, JobReleased(user_id=ALICE, kind=ECHO)), (8, started(2)),
+        (0, SUBMITTED),
+        (2, started(1)),
+        (5, failed(1, 7)),
+        (7, JobReleased(user_id=ALICE, kind=ECHO)),
+        (8, started(2)),
         (10, JobCompleted(user_id=ALICE, kind=ECHO, attempt=2)),
-    )  # fmt: skip
+    )
     assert [
         (one.state, (one.since - NOW).total_seconds(), one.until and (one.until - one.since))
         for one in line.stretches

@@ -24,9 +24,14 @@ MANY = 1_000_000
 def refused(user_id: UserId, seconds: float = 0, scope: Scope = Scope.USER) -> RateLimited:
     """By the log, so long behind NOW, in that minute."""
     decision = RateLimitDecided(
-        user_id=user_id, scope=scope, allowed=False, used=2, limit=2,
-        window_start=at(seconds // 60 * 60), window_seconds=60,
-    )  # fmt: skip
+        user_id=user_id,
+        scope=scope,
+        allowed=False,
+        used=2,
+        limit=2,
+        window_start=at(seconds // 60 * 60),
+        window_seconds=60,
+    )
     return RateLimited(decision, at(seconds))
 
 
@@ -64,10 +69,17 @@ def test_a_report_says_which_window_how_many_and_from_when_to_when() -> None:
         door.refuse(ALICE, tick)
     assert door.take_reports(MANY) == [
         ReportRefusals(
-            user_id=ALICE, scope=Scope.USER, used=2, limit=2, window_start=at(60),
-            window_seconds=60, count=3, first_at=at(61), last_at=at(64),
+            user_id=ALICE,
+            scope=Scope.USER,
+            used=2,
+            limit=2,
+            window_start=at(60),
+            window_seconds=60,
+            count=3,
+            first_at=at(61),
+            last_at=at(64),
         )
-    ]  # fmt: skip
+    ]
     assert door.take_reports(MANY) == []
 
 

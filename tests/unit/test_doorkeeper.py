@@ -31,9 +31,14 @@ class Log:
         assert not isinstance(command, RetryJob)
         if isinstance(command, SubmitJob):
             decision = RateLimitDecided(
-                user_id=command.user_id, scope=Scope.USER, allowed=False, used=0, limit=0,
-                window_start=NOW, window_seconds=60,
-            )  # fmt: skip
+                user_id=command.user_id,
+                scope=Scope.USER,
+                allowed=False,
+                used=0,
+                limit=0,
+                window_start=NOW,
+                window_seconds=60,
+            )
             raise RateLimited(decision, NOW)
         await self.is_open.wait()
         if self.error is not None:

@@ -70,8 +70,9 @@ def test_its_key_still_stands_for_it() -> None:
     ended = DONE.when(erase()).so
     again = ended.when(submit())
     assert [type(event).__name__ for event in again.events] == [
-        "RateLimitDecided", "SubmissionDeduplicated",
-    ]  # fmt: skip
+        "RateLimitDecided",
+        "SubmissionDeduplicated",
+    ]
     assert ended.job(1).idempotency_key == content_digest(ECHO, body())
 
 

@@ -79,11 +79,23 @@ def test_every_event_comes_back_as_it_was(event: Event) -> None:
 
 def test_the_types_are_those_that_are_documented() -> None:
     assert list(EVENT_TYPES) == [
-        "RateLimitDecided", "JobSubmitted", "SubmissionDeduplicated", "JobReleased", "JobStarted",
-        "LeasesExtended", "JobCompleted", "JobFailed", "JobRequeued", "JobCancelled",
-        "LimitChanged", "BodiesErased", "ClockCorrected", "AttemptBegun",
-        "AttemptEnded", "WorkerMissed",
-    ]  # fmt: skip
+        "RateLimitDecided",
+        "JobSubmitted",
+        "SubmissionDeduplicated",
+        "JobReleased",
+        "JobStarted",
+        "LeasesExtended",
+        "JobCompleted",
+        "JobFailed",
+        "JobRequeued",
+        "JobCancelled",
+        "LimitChanged",
+        "BodiesErased",
+        "ClockCorrected",
+        "AttemptBegun",
+        "AttemptEnded",
+        "WorkerMissed",
+    ]
 
 
 @pytest.mark.parametrize("name", list(EVENT_TYPES))
@@ -96,9 +108,10 @@ def test_the_tag_is_written_out_first(name: str) -> None:
 
 
 def test_the_values_of_every_enumeration_are_those_that_are_stored() -> None:
-    stored = {cls.__name__: [one.value for one in cls] for cls in (
-        Scope, FailureReason, RequeueReason, CancelReason, CorrectionReason, EndReason
-    )}  # fmt: skip
+    stored = {
+        cls.__name__: [one.value for one in cls]
+        for cls in (Scope, FailureReason, RequeueReason, CancelReason, CorrectionReason, EndReason)
+    }
     assert stored == {
         "Scope": ["user", "global", "kind"],
         "FailureReason": ["error", "timed_out", "lease_lost", "server_restarted"],
@@ -119,8 +132,10 @@ def test_what_was_stored_once_is_read_for_ever_and_means_the_same(line: bytes) -
 
 
 def test_the_corpus_has_every_type_bare_and_with_every_field() -> None:
-    seen = {name: [msgspec.json.decode(line) for line in LINES
-                   if type_of(decode(line)) == name] for name in EVENT_TYPES}  # fmt: skip
+    seen = {
+        name: [msgspec.json.decode(line) for line in LINES if type_of(decode(line)) == name]
+        for name in EVENT_TYPES
+    }
     for name, cls in EVENT_TYPES.items():
         required = {field.name for field in msgspec.structs.fields(cls) if field.required}
         assert {"type", *required} in [set(line) for line in seen[name]], name
@@ -143,7 +158,7 @@ def test_a_newer_release_s_fields_are_skipped() -> None:
         b"[]",
         b"",
     ],
-)  # fmt: skip
+)
 def test_what_no_release_wrote_is_an_error(stored: bytes) -> None:
     with pytest.raises(msgspec.MsgspecError):
         decode(stored)

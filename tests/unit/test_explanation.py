@@ -26,10 +26,14 @@ UNSEEN = Workers(lately_seconds=60)
 def explained(history: Given, **facts: Any) -> Explanation:
     job: Job = history.job(JOB)
     known: dict[str, Any] = {
-        "now": history.now, "latest": history.recorded[-1].event, "user": UserInLine(waiting=1),
-        "kind": KindInLine(waiting=1), "jobs_ahead": Count(0), "users_ahead": Count(0),
+        "now": history.now,
+        "latest": history.recorded[-1].event,
+        "user": UserInLine(waiting=1),
+        "kind": KindInLine(waiting=1),
+        "jobs_ahead": Count(0),
+        "users_ahead": Count(0),
         "workers": SEEN,
-    }  # fmt: skip
+    }
     return explain(Facts(job=job, **(known | facts)))
 
 

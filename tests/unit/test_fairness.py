@@ -67,8 +67,14 @@ def served(story: Given, *commands: Command) -> list[str]:
 def test_users_are_served_in_turn_though_one_came_first_with_many_jobs() -> None:
     story = line_of(ALICE, ALICE, ALICE, ALICE, BOB, CAROL, BOB)
     assert served(story, claim(7)) == [
-        "alice", "bob", "carol", "alice", "bob", "alice", "alice",
-    ]  # fmt: skip
+        "alice",
+        "bob",
+        "carol",
+        "alice",
+        "bob",
+        "alice",
+        "alice",
+    ]
 
 
 def test_turns_go_on_from_claim_to_claim() -> None:
@@ -88,8 +94,9 @@ def test_each_user_s_oldest_job_comes_first() -> None:
 
 def test_whoever_was_served_longest_ago_comes_before_those_who_joined_since() -> None:
     story = line_of(ALICE, BOB).when(claim(2)).so
-    story = story.followed_by(submitted(CAROL, payload=7), submitted(BOB, payload=8),
-                              submitted(ALICE, payload=9))  # fmt: skip
+    story = story.followed_by(
+        submitted(CAROL, payload=7), submitted(BOB, payload=8), submitted(ALICE, payload=9)
+    )
     assert served(story, claim(3)) == ["alice", "bob", "carol"]
 
 
@@ -181,9 +188,13 @@ def _unexpected(command: Command, error: Exception) -> None:
 
 def test_a_worker_for_some_kinds_gets_only_theirs_and_in_turn() -> None:
     story = given(
-        submitted(kind=SLEEP, payload=1), submitted(payload=2), submitted(BOB, payload=3),
-        submitted(CAROL, SLEEP, payload=4), submitted(payload=5), policy=OPEN,
-    )  # fmt: skip
+        submitted(kind=SLEEP, payload=1),
+        submitted(payload=2),
+        submitted(BOB, payload=3),
+        submitted(CAROL, SLEEP, payload=4),
+        submitted(payload=5),
+        policy=OPEN,
+    )
     claimed = story.when(claim(9, ECHO)).answer(Claimed)
     assert [job.id for job in claimed.jobs] == [2, 3, 5]
     claimed = story.when(claim(9, SLEEP, ECHO)).answer(Claimed)
@@ -198,10 +209,14 @@ def test_a_kind_that_is_named_twice_counts_once() -> None:
 
 def test_priority_goes_before_age_within_a_user_s_own_line_only() -> None:
     story = given(
-        submitted(payload=1), submitted(payload=2, priority=-5), submitted(BOB, payload=3),
-        submitted(payload=4, priority=9), submitted(payload=5, priority=9, kind=SLEEP),
-        submitted(CAROL, payload=6, priority=1000), policy=OPEN,
-    )  # fmt: skip
+        submitted(payload=1),
+        submitted(payload=2, priority=-5),
+        submitted(BOB, payload=3),
+        submitted(payload=4, priority=9),
+        submitted(payload=5, priority=9, kind=SLEEP),
+        submitted(CAROL, payload=6, priority=1000),
+        policy=OPEN,
+    )
     claimed = story.when(claim(9)).answer(Claimed)
     assert [job.id for job in claimed.jobs] == [4, 3, 6, 5, 1, 2]
 
@@ -283,9 +298,13 @@ def test_a_cap_below_what_runs_takes_nothing_away_and_gives_nothing() -> None:
 
 def test_a_kind_at_its_cap_holds_up_its_own_jobs_alone() -> None:
     story = given(
-        submitted(payload=1), submitted(payload=2), submitted(BOB, payload=3),
-        submitted(BOB, SLEEP, payload=4), submitted(CAROL, payload=5), policy=OPEN,
-    )  # fmt: skip
+        submitted(payload=1),
+        submitted(payload=2),
+        submitted(BOB, payload=3),
+        submitted(BOB, SLEEP, payload=4),
+        submitted(CAROL, payload=5),
+        policy=OPEN,
+    )
     story = story.when(cap_kind(2)).so
     claimed = story.when(claim(9)).answer(Claimed)
     assert [job.id for job in claimed.jobs] == [1, 3, 4]
@@ -352,8 +371,7 @@ def test_who_joined_a_lane_waits_behind_what_was_not_read_of_it() -> None:
 
 
 def test_who_joined_a_lane_before_the_last_that_was_read_is_served_in_their_place() -> None:
-    line = reading(TWO_USERS, {ALICE: {ECHO: 4}, BOB: {ECHO: 1}},
-                   waits(1), waits(9), waits(2, BOB))  # fmt: skip
+    line = reading(TWO_USERS, {ALICE: {ECHO: 4}, BOB: {ECHO: 1}}, waits(1), waits(9), waits(2, BOB))
     line.entered[ALICE, ECHO] = {JobId(4): waits(4)}
     assert picks(line, 9) == [1, 2, 4, 9]
     line.entered[ALICE, ECHO] = {JobId(50): waits(50, priority=1)}
@@ -361,8 +379,7 @@ def test_who_joined_a_lane_before_the_last_that_was_read_is_served_in_their_plac
 
 
 def test_who_left_is_not_served_and_does_not_hide_what_follows() -> None:
-    line = reading(TWO_USERS, {ALICE: {ECHO: 2}, BOB: {ECHO: 1}},
-                   waits(1), waits(3), waits(2, BOB))  # fmt: skip
+    line = reading(TWO_USERS, {ALICE: {ECHO: 2}, BOB: {ECHO: 1}}, waits(1), waits(3), waits(2, BOB))
     line.left.add(JobId(1))
     assert picks(line, 9) == [3, 2]
     line.left.add(JobId(3))
@@ -386,8 +403,7 @@ def test_a_kind_without_room_has_no_horizon() -> None:
 
 
 def test_going_round_again_is_beyond_a_horizon() -> None:
-    line = reading(TWO_USERS, {ALICE: {ECHO: 2}, BOB: {ECHO: 1}},
-                   waits(1), waits(3), waits(2, BOB))  # fmt: skip
+    line = reading(TWO_USERS, {ALICE: {ECHO: 2}, BOB: {ECHO: 1}}, waits(1), waits(3), waits(2, BOB))
     line.ahead.horizon = {ECHO: 2}
     assert picks(line, 9) == [1, 2]
 
@@ -453,14 +469,21 @@ def test_whatever_happens_nobody_is_served_out_of_turn_or_over_a_cap(
 
 
 @for_all(
-    batches=BATCHES, last=st.lists(WISHES, max_size=5), jobs_max=st.integers(1, 8),
-    kinds=st.sets(st.sampled_from(KINDS)), lanes_read=st.integers(0, 6),
+    batches=BATCHES,
+    last=st.lists(WISHES, max_size=5),
+    jobs_max=st.integers(1, 8),
+    kinds=st.sets(st.sampled_from(KINDS)),
+    lanes_read=st.integers(0, 6),
     jobs_read=st.integers(0, 3),
-)  # fmt: skip
+)
 def test_a_line_that_was_read_in_part_serves_the_same_or_fewer_in_the_same_order(
-    batches: list[list[Any]], last: list[Any], jobs_max: int, kinds: set[Kind], lanes_read: int,
+    batches: list[list[Any]],
+    last: list[Any],
+    jobs_max: int,
+    kinds: set[Kind],
+    lanes_read: int,
     jobs_read: int,
-) -> None:  # fmt: skip
+) -> None:
     story = play(batches)
     whole, part = story.model, story.model
     read_in_part(part.line, lanes_read, jobs_read)
@@ -484,9 +507,10 @@ def test_rounds_says_how_much_of_each_lane_has_to_be_read(
     chosen = tuple(sorted(kinds)) or KINDS
     line = story.model.line
     in_turn = sorted(
-        (user.turn, name) for name, user in line.users.items()
+        (user.turn, name)
+        for name, user in line.users.items()
         if user.turn is not None and any(line.lanes[name].get(kind) for kind in chosen)
-    )  # fmt: skip
+    )
     waiting = [sum(line.lanes[name].get(kind, 0) for kind in chosen) for _, name in in_turn]
     shares = dict(zip([name for _, name in in_turn], rounds(waiting, jobs_max), strict=True))
     part = story.model.line
@@ -501,9 +525,10 @@ def read_in_part(line: Line, lanes_read: int, jobs_read: int) -> None:
     """As if it were stored: read are the first lanes of each kind by turn and the front of each."""
     for kind in KINDS:
         turns = sorted(
-            (user.turn, user_id) for user_id, user in line.users.items()
+            (user.turn, user_id)
+            for user_id, user in line.users.items()
             if user.turn is not None and line.lanes.get(user_id, {}).get(kind)
-        )  # fmt: skip
+        )
         front = turns[:lanes_read]
         if front and len(front) == lanes_read:
             line.ahead.horizon[kind] = front[-1][0] or 0
@@ -557,9 +582,11 @@ def test_the_first_start_is_at_the_next_position_and_the_turn_follows_it() -> No
 
 
 def test_a_line_that_is_not_served_stands_as_another_and_keeps_no_queues() -> None:
-    story = given(
-        SUBMITTED, submitted(BOB, payload=1), started(attempt=1), policy=OPEN
-    ).when(submit(CAROL), cap(0)).so  # fmt: skip
+    story = (
+        given(SUBMITTED, submitted(BOB, payload=1), started(attempt=1), policy=OPEN)
+        .when(submit(CAROL), cap(0))
+        .so
+    )
     unserved = WriteModel(is_served=False)
     for recorded in story.recorded:
         unserved.evolve(recorded)

@@ -8,11 +8,17 @@ from tests.support.stories import ECHO
 
 SUBMISSIONS = [
     JobSubmitted(
-        user_id=UserId(f"user-{number % 1000}"), kind=ECHO, payload_sha256="", payload_bytes=0,
-        max_attempts=1, idempotency_key=f"key-{number}", key_is_explicit=True, key_expires_at=NOW,
+        user_id=UserId(f"user-{number % 1000}"),
+        kind=ECHO,
+        payload_sha256="",
+        payload_bytes=0,
+        max_attempts=1,
+        idempotency_key=f"key-{number}",
+        key_is_explicit=True,
+        key_expires_at=NOW,
     )
     for number in range(20_000)
-]  # fmt: skip
+]
 
 
 def test_a_key_that_came_before_is_always_recognised() -> None:

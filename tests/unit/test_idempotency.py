@@ -99,9 +99,9 @@ def test_what_is_not_the_payload_may_differ() -> None:
 
 def test_a_repeat_uses_the_limit_up_like_any_submission() -> None:
     story = given(policy=Policy(user_limit=2)).when(submit(), submit()).so
-    story.when(submit()).then_refused(RateLimited, admitted(
-        used=2, limit=2, allowed=False, global_used=None, global_limit=None
-    ))  # fmt: skip
+    story.when(submit()).then_refused(
+        RateLimited, admitted(used=2, limit=2, allowed=False, global_used=None, global_limit=None)
+    )
 
 
 def test_keys_belong_to_their_user() -> None:

@@ -42,10 +42,22 @@ def refusal(value: Any) -> str:
 @pytest.mark.parametrize(
     "value",
     [
-        None, True, 0, 10**30, -1.5, 1e308, "", "text", [], {}, (), [1, (2, [None])],
-        {"a b": {"": [{"c": 1.0}]}}, OrderedDict(a=1),
+        None,
+        True,
+        0,
+        10**30,
+        -1.5,
+        1e308,
+        "",
+        "text",
+        [],
+        {},
+        (),
+        [1, (2, [None])],
+        {"a b": {"": [{"c": 1.0}]}},
+        OrderedDict(a=1),
     ],
-)  # fmt: skip
+)
 def test_what_json_holds_is_accepted_and_comes_back_equal_but_for_tuples(value: Any) -> None:
     check_json(value, "result")
 

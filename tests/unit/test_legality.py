@@ -73,9 +73,17 @@ REPEATED = SubmissionDeduplicated(
     user_id=ALICE, kind=ECHO, idempotency_key=SUBMITTED.idempotency_key
 )
 REFUSED = RateLimitDecided(
-    user_id=ALICE, scope=Scope.USER, allowed=False, used=600, limit=600,
-    window_start=NOW, window_seconds=60, count=2, first_at=NOW, last_at=at(1),
-)  # fmt: skip
+    user_id=ALICE,
+    scope=Scope.USER,
+    allowed=False,
+    used=600,
+    limit=600,
+    window_start=NOW,
+    window_seconds=60,
+    count=2,
+    first_at=NOW,
+    last_at=at(1),
+)
 
 
 def wrongs(recorded: Sequence[Recorded]) -> list[str | None]:
@@ -96,48 +104,77 @@ def wrongs(recorded: Sequence[Recorded]) -> list[str | None]:
 LIVES = {
     "done": given().when(submit()).so.when(claim()).so.when(complete(job_id=JobId(2))),
     "given back": given(SUBMITTED).when(claim()).so.when(give_back()).so.when(claim()),
-    "failed, and tried again": given(SUBMITTED, STARTED).when(fail()).so.after(2).when(
-        EnforceDeadlines(jobs=[JOB])
-    ).so.when(claim()),
-    "failed for good, and asked for again": given(SUBMITTED, STARTED).when(
-        fail(may_retry=False)
-    ).so.when(RetryJob(job_id=JOB)).so.when(claim()),
+    "failed, and tried again": given(SUBMITTED, STARTED)
+    .when(fail())
+    .so.after(2)
+    .when(EnforceDeadlines(jobs=[JOB]))
+    .so.when(claim()),
+    "failed for good, and asked for again": given(SUBMITTED, STARTED)
+    .when(fail(may_retry=False))
+    .so.when(RetryJob(job_id=JOB))
+    .so.when(claim()),
     "lost to the end": given(
-        SUBMITTED, STARTED, after(31),
-        requeued(RequeueReason.LEASE_LOST), started(2, lease_expires_at=at(61)), after(31),
-        requeued(RequeueReason.LEASE_LOST, 2), started(3, lease_expires_at=at(92)), after(31),
+        SUBMITTED,
+        STARTED,
+        after(31),
+        requeued(RequeueReason.LEASE_LOST),
+        started(2, lease_expires_at=at(61)),
+        after(31),
+        requeued(RequeueReason.LEASE_LOST, 2),
+        started(3, lease_expires_at=at(92)),
+        after(31),
     ).when(EnforceDeadlines(jobs=[JOB])),
-    "a server died": given(SUBMITTED).when(claim(server=SERVER)).so.when(
-        RecoverJobs(server=SERVER, jobs=[JOB])
-    ),
+    "a server died": given(SUBMITTED)
+    .when(claim(server=SERVER))
+    .so.when(RecoverJobs(server=SERVER, jobs=[JOB])),
     "timed out": given(TIMED, STARTED, after(5)).when(EnforceDeadlines(jobs=[JOB])),
     "came due": given(SCHEDULED, after(10)).when(EnforceDeadlines(jobs=[JOB])),
     "expired": given(EXPIRING, after(10)).when(EnforceDeadlines(jobs=[JOB])),
     "cancelled while it ran": given(SUBMITTED, STARTED).when(CancelJob(job_id=JOB)),
-    "cancelled while it ran, and let go of": given(SUBMITTED, STARTED).when(
-        CancelJob(job_id=JOB)
-    ).so.when(give_back()),
-    "cancelled while it ran, and its place held on to": given(SUBMITTED, STARTED).when(
-        CancelJob(job_id=JOB)
-    ).so.after(20).when(ExtendLeases(worker=WORKER, jobs=[(JOB, 1)])),
-    "cancelled while it ran, and never heard of again": given(SUBMITTED, STARTED).when(
-        CancelJob(job_id=JOB)
-    ).so.after(30).when(EnforceDeadlines(jobs=[JOB])),
-    "claimed ahead, begun, and reported too late": given(TIMED).when(claim(begins=0)).so.when(
-        ExtendLeases(worker=WORKER, jobs=[(JOB, 1)], begun=((JOB, 1),))
-    ).so.after(5).when(fail()),
+    "cancelled while it ran, and let go of": given(SUBMITTED, STARTED)
+    .when(CancelJob(job_id=JOB))
+    .so.when(give_back()),
+    "cancelled while it ran, and its place held on to": given(SUBMITTED, STARTED)
+    .when(CancelJob(job_id=JOB))
+    .so.after(20)
+    .when(ExtendLeases(worker=WORKER, jobs=[(JOB, 1)])),
+    "cancelled while it ran, and never heard of again": given(SUBMITTED, STARTED)
+    .when(CancelJob(job_id=JOB))
+    .so.after(30)
+    .when(EnforceDeadlines(jobs=[JOB])),
+    "claimed ahead, begun, and reported too late": given(TIMED)
+    .when(claim(begins=0))
+    .so.when(ExtendLeases(worker=WORKER, jobs=[(JOB, 1)], begun=((JOB, 1),)))
+    .so.after(5)
+    .when(fail()),
     "given back eleven times": given(
-        SUBMITTED, *[event for attempt in range(1, 12) for event in (
-            started(attempt), requeued(RequeueReason.GIVEN_BACK, attempt, attempt + 3)
-        )]
+        SUBMITTED,
+        *[
+            event
+            for attempt in range(1, 12)
+            for event in (
+                started(attempt),
+                requeued(RequeueReason.GIVEN_BACK, attempt, attempt + 3),
+            )
+        ],
     ).when(claim()),
     "lost with another, and alone": given(
-        SUBMITTED, STARTED, submitted(payload=2), started(), after(30),
-    ).when(EnforceDeadlines(jobs=[JOB, JobId(3)])).so.when(claim(2)).so.after(30).when(
-        EnforceDeadlines(jobs=[JOB])
-    ),
+        SUBMITTED,
+        STARTED,
+        submitted(payload=2),
+        started(),
+        after(30),
+    )
+    .when(EnforceDeadlines(jobs=[JOB, JobId(3)]))
+    .so.when(claim(2))
+    .so.after(30)
+    .when(EnforceDeadlines(jobs=[JOB])),
     "lost one after the other": given(
-        SUBMITTED, STARTED, submitted(payload=2), after(10), started(lease_expires_at=at(40)),
+        SUBMITTED,
+        STARTED,
+        submitted(payload=2),
+        after(10),
+        started(lease_expires_at=at(40)),
         after(20),
     )
     .when(EnforceDeadlines(jobs=[JOB, JobId(3)]))
@@ -146,11 +183,12 @@ LIVES = {
     "held on to": given(SUBMITTED, STARTED, after(20)).when(
         ExtendLeases(worker=WORKER, jobs=[(JOB, 1)])
     ),
-    "submitted twice, and a third time too late": given().when(submit(), submit()).so.after(
-        86_400
-    ).when(submit()),
+    "submitted twice, and a third time too late": given()
+    .when(submit(), submit())
+    .so.after(86_400)
+    .when(submit()),
     "over the limit": given().under(user_limit=1).when(submit(), submit(payload=2)),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("life", LIVES)
@@ -170,8 +208,11 @@ ILLEGAL: list[tuple[list[Happened], Event | NewEvent, str]] = [
     ([SUBMITTED], started(lease_expires_at=NOW), "its lease had ended"),
     ([SUBMITTED], started(user_id=BOB), "belongs to 'alice', not to 'bob'"),
     ([SUBMITTED], started(kind=SLEEP), "of the kind 'echo', not 'sleep'"),
-    ([submitted(max_attempts=1), STARTED, after(31), requeued(RequeueReason.LEASE_LOST, 1, 1)],
-     started(2, lease_expires_at=at(99)), "one more than 1"),
+    (
+        [submitted(max_attempts=1), STARTED, after(31), requeued(RequeueReason.LEASE_LOST, 1, 1)],
+        started(2, lease_expires_at=at(99)),
+        "one more than 1",
+    ),
     ([SUBMITTED], completed(), "was queued, not running"),
     ([SUBMITTED, STARTED], completed(2), "ends attempt 2, but attempt 1 was running"),
     ([SUBMITTED, STARTED, completed()], failed(), "was done, not running"),
@@ -194,8 +235,11 @@ ILLEGAL: list[tuple[list[Happened], Event | NewEvent, str]] = [
     ([SCHEDULED, after(10)], released(priority=7), "has priority 0"),
     ([SUBMITTED], cancelled(was="running"), "was queued, not running"),
     ([EXPIRING], cancelled(reason=CancelReason.EXPIRED), "its expiry had not come"),
-    ([EXPIRING, STARTED, after(10)], cancelled(was="running", reason=CancelReason.EXPIRED),
-     "after it had been started"),
+    (
+        [EXPIRING, STARTED, after(10)],
+        cancelled(was="running", reason=CancelReason.EXPIRED),
+        "after it had been started",
+    ),
     ([SUBMITTED, STARTED, failed()], attempt_begun(), "was failed, not running"),
     ([SUBMITTED, STARTED], attempt_begun(), "had begun already"),
     ([SUBMITTED, STARTED, cancelled("running")], attempt_ended(), "held no place any more"),
@@ -205,9 +249,18 @@ ILLEGAL: list[tuple[list[Happened], Event | NewEvent, str]] = [
     ([SUBMITTED, STARTED], replace(failed(), holds_place=True), "and it holds a place"),
     ([SUBMITTED], worker_missed(), "was queued, not running"),
     ([SUBMITTED], started(alone=True), "was no suspect"),
-    ([SUBMITTED, STARTED, after(30), requeued(RequeueReason.LEASE_LOST, suspect=True),
-      started(2, lease_expires_at=at(60)), after(30)],
-     requeued(RequeueReason.LEASE_LOST, 2, 4), "up to 4, not 3"),
+    (
+        [
+            SUBMITTED,
+            STARTED,
+            after(30),
+            requeued(RequeueReason.LEASE_LOST, suspect=True),
+            started(2, lease_expires_at=at(60)),
+            after(30),
+        ],
+        requeued(RequeueReason.LEASE_LOST, 2, 4),
+        "up to 4, not 3",
+    ),
     ([SUBMITTED], extended((1, 0)), "was queued"),
     ([SUBMITTED, STARTED], extended((1, 2)), "another attempt of job 1 than the latest, 1"),
     ([SUBMITTED, STARTED], extended((1, 1), worker=OTHER_WORKER), "another worker held"),
@@ -230,7 +283,7 @@ ILLEGAL: list[tuple[list[Happened], Event | NewEvent, str]] = [
     ([], LimitChanged(scope=Scope.GLOBAL, kind=Kind("echo"), limit=1), "does not fit its scope"),
     ([], LimitChanged(scope=Scope.KIND, kind=Kind("echo"), running=-1), "below zero"),
     ([], of(7, LimitChanged(scope=Scope.USER, user_id=UserId("a"), limit=1)), "names job 7"),
-]  # fmt: skip
+]
 
 
 def test_what_earlier_releases_decided_is_legal() -> None:

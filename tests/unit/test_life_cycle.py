@@ -101,6 +101,7 @@ NOTHING: tuple[Event, ...] = ()
 Consequence = tuple[Event, ...] | type[Refusal]
 
 # What each command comes to in each of them, in the order above.
+# fmt: off
 TABLE: dict[str, tuple[Command, tuple[Consequence, ...]]] = {
     "complete": (
         complete(),
@@ -138,7 +139,8 @@ TABLE: dict[str, tuple[Command, tuple[Consequence, ...]]] = {
         (NOTHING, (started(1),), NOTHING, NOTHING, (started(2),),
          NOTHING, NOTHING, NOTHING, NOTHING),
     ),
-}  # fmt: skip
+}
+# fmt: on
 CASES = [
     pytest.param(history, command, consequence, id=f"{name} when {state}")
     for name, (command, consequences) in TABLE.items()
@@ -300,8 +302,11 @@ def test_commands_of_one_batch_see_what_those_before_them_did() -> None:
     when = running.when(complete(1), fail(1), complete(1), CANCEL)
     assert when.events == [completed()]
     assert [type(outcome) for outcome in when.outcomes] == [
-        JobUpdated, NotTheCurrentAttempt, JobUpdated, JobHasEnded,
-    ]  # fmt: skip
+        JobUpdated,
+        NotTheCurrentAttempt,
+        JobUpdated,
+        JobHasEnded,
+    ]
 
 
 # Retries
@@ -442,10 +447,18 @@ def test_a_heartbeat_before_half_of_the_lease_is_no_event() -> None:
 
 def test_one_heartbeat_is_one_event_for_all_jobs_of_the_worker_and_names_the_lost_ones() -> None:
     story = given(
-        submitted(payload=1), started(1), submitted(payload=2), started(1),
-        submitted(payload=3), started(1, worker=OTHER_WORKER), submitted(payload=4), started(1),
-        after(20), submitted(payload=5), started(1, lease_expires_at=at(50)),
-    )  # fmt: skip
+        submitted(payload=1),
+        started(1),
+        submitted(payload=2),
+        started(1),
+        submitted(payload=3),
+        started(1, worker=OTHER_WORKER),
+        submitted(payload=4),
+        started(1),
+        after(20),
+        submitted(payload=5),
+        started(1, lease_expires_at=at(50)),
+    )
     jobs = [
         (JobId(1), 1),
         (JobId(3), 2),
@@ -481,9 +494,13 @@ def test_a_time_out_on_the_last_attempt_fails_the_job() -> None:
 
 def test_each_attempt_has_its_time_out_for_itself() -> None:
     story = given(
-        submitted(timeout_seconds=10), started(1), after(9), requeued(LOST),
-        started(2, lease_expires_at=at(39)), after(9.999999),
-    )  # fmt: skip
+        submitted(timeout_seconds=10),
+        started(1),
+        after(9),
+        requeued(LOST),
+        started(2, lease_expires_at=at(39)),
+        after(9.999999),
+    )
     story.when(WAKE).then_nothing()
     assert len(story.after(0.000001).when(WAKE).events) == 1
 
@@ -506,10 +523,16 @@ def test_a_worker_that_gives_a_job_back_leaves_its_attempts_as_many_as_they_were
 
 def test_a_dead_server_s_jobs_are_queued_again_and_nobody_else_s() -> None:
     story = given(
-        submitted(payload=1), started(1, server=SERVER), submitted(payload=2), started(1),
-        submitted(payload=3), started(1, server=ServerId("server-2")),
-        submitted(payload=4, max_attempts=1), started(1, server=SERVER), submitted(payload=5),
-    )  # fmt: skip
+        submitted(payload=1),
+        started(1, server=SERVER),
+        submitted(payload=2),
+        started(1),
+        submitted(payload=3),
+        started(1, server=ServerId("server-2")),
+        submitted(payload=4, max_attempts=1),
+        started(1, server=SERVER),
+        submitted(payload=5),
+    )
     ids = [JobId(job_id) for job_id in (1, 3, 5, 7, 9, 1000)]
     when = story.when(RecoverJobs(server=SERVER, jobs=ids))
     when.then(
@@ -605,9 +628,11 @@ def test_a_retry_that_was_recorded_without_an_expiry_has_none() -> None:
 
 def test_a_claim_does_not_start_what_has_expired_though_nobody_looked_until_then() -> None:
     story = given(
-        submitted(payload=1, expires_at=at(10)), submitted(payload=2),
-        submitted(BOB, expires_at=at(10.000001)), after(10),
-    )  # fmt: skip
+        submitted(payload=1, expires_at=at(10)),
+        submitted(payload=2),
+        submitted(BOB, expires_at=at(10.000001)),
+        after(10),
+    )
     when = story.when(claim(5))
     when.then(
         of(1, cancelled("queued", CancelReason.EXPIRED)),
@@ -697,9 +722,11 @@ def test_a_claim_is_known_for_as_long_as_one_of_its_jobs_runs() -> None:
 
 def test_a_claim_asked_again_keeps_the_fair_order() -> None:
     story = given(
-        submitted(BOB, payload=1), submitted(payload=2), submitted(payload=3),
+        submitted(BOB, payload=1),
+        submitted(payload=2),
+        submitted(payload=3),
         submitted(payload=4, priority=1),
-    )  # fmt: skip
+    )
     first = story.when(claim(4, claim_id="c"))
     ids = [job.id for job in first.answer(Claimed).jobs]
     assert ids == [1, 4, 2, 3]
@@ -726,8 +753,9 @@ def test_a_job_s_story_is_told_by_its_fields() -> None:
     job = story.followed_by(after(1), started(1), after(1), failed(1, retry_at=at(9))).job(1)
     assert (job.state, job.run_at, job.finished_at) == (State.SCHEDULED, at(9), None)
     assert (job.error_position, job.lease_expires_at) == (3, None)
-    job = story.followed_by(started(1), failed(1, retry_at=at(9)), released(), started(2),
-                            after(3), completed(2)).job(1)  # fmt: skip
+    job = story.followed_by(
+        started(1), failed(1, retry_at=at(9)), released(), started(2), after(3), completed(2)
+    ).job(1)
     assert (job.state, job.attempt, job.finished_at) == (State.DONE, 2, at(3))
     assert (job.result_position, job.error_position) == (6, 3)
 
@@ -741,9 +769,13 @@ def test_history_is_never_refused() -> None:
     """A fold that knows only a part of the log lets the rest pass by."""
     unknown = JobId(999)
     story = given(
-        of(unknown, started(3)), of(unknown, completed(3)), of(unknown, requeued(LOST)),
-        of(unknown, released()), of(unknown, cancelled("running")), extended((999, 1)),
-    )  # fmt: skip
+        of(unknown, started(3)),
+        of(unknown, completed(3)),
+        of(unknown, requeued(LOST)),
+        of(unknown, released()),
+        of(unknown, cancelled("running")),
+        extended((999, 1)),
+    )
     assert story.model.jobs.rows == {}
 
 

@@ -212,9 +212,11 @@ def test_times_of_day_are_the_clock_s_while_the_log_approaches_it(log: Log) -> N
     keeper = TimeKeeper()
     log.accept(keeper)
     wanted = SubmitJob(
-        user_id=UserId("u"), kind=Kind("k"), payload=body_of(None, "the payload"),
+        user_id=UserId("u"),
+        kind=Kind("k"),
+        payload=body_of(None, "the payload"),
         run_at=NOW + timedelta(seconds=600),
-    )  # fmt: skip
+    )
     shifted = by_log_time(wanted, log.correction)
     log.passes(599)
     log.append(keeper)

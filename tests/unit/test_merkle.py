@@ -71,9 +71,15 @@ def leaves_of(size: int) -> list[bytes]:
 
 # The tree of certificate-transparency's own tests (merkle_tree_test.cc, and trillian after it).
 CT_INPUTS = [
-    "", "00", "10", "2021", "3031", "40414243", "5051525354555657",
+    "",
+    "00",
+    "10",
+    "2021",
+    "3031",
+    "40414243",
+    "5051525354555657",
     "606162636465666768696a6b6c6d6e6f",
-]  # fmt: skip
+]
 CT_LEAVES = [sha256(b"\x00" + bytes.fromhex(data)).digest() for data in CT_INPUTS]
 CT_ROOTS = [
     "6e340b9cffb37a989ca544e6bb780a2c78901d3fb33738768511a30617afa01d",

@@ -111,8 +111,11 @@ def test_an_import_that_points_upwards_fails_the_build(tmp_path: Path) -> None:
 
     linted = subprocess.run(
         [Path(sys.executable).with_name("lint-imports"), "--no-cache"],
-        cwd=tmp_path, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
     assert linted.returncode != 0
     for module, imported in upwards.items():

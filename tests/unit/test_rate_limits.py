@@ -26,22 +26,34 @@ NOBODY_ELSE = {"global_limit": 6000}
 
 def refused(user_id: UserId = ALICE, used: int = 2, **details: object) -> RateLimitDecided:
     fields = {
-        "scope": Scope.USER, "allowed": False, "limit": used, "window_start": NOW,
+        "scope": Scope.USER,
+        "allowed": False,
+        "limit": used,
+        "window_start": NOW,
         "window_seconds": 60,
-    }  # fmt: skip
+    }
     return RateLimitDecided(user_id=user_id, used=used, **(fields | details))  # type: ignore[arg-type]  # by name
 
 
 REPORT = ReportRefusals(
-    user_id=ALICE, scope=Scope.USER, used=2, limit=2, window_start=NOW, window_seconds=60,
-    count=4, first_at=at(59), last_at=at(59),
-)  # fmt: skip
+    user_id=ALICE,
+    scope=Scope.USER,
+    used=2,
+    limit=2,
+    window_start=NOW,
+    window_seconds=60,
+    count=4,
+    first_at=at(59),
+    last_at=at(59),
+)
 
 
 def change(
-    scope: Scope = Scope.USER, limit: int | UnsetType | None = UNSET,
-    running: int | UnsetType | None = UNSET, user_id: UserId = ALICE,
-) -> ChangeLimit:  # fmt: skip
+    scope: Scope = Scope.USER,
+    limit: int | UnsetType | None = UNSET,
+    running: int | UnsetType | None = UNSET,
+    user_id: UserId = ALICE,
+) -> ChangeLimit:
     named = user_id if scope is Scope.USER else None
     return ChangeLimit(scope=scope, user_id=named, limit=limit, running=running)
 
@@ -64,10 +76,12 @@ def test_as_many_as_the_limit_are_let_in_and_no_more() -> None:
 def test_in_one_batch_too_and_its_refusals_are_one_event_behind_the_rest() -> None:
     when = given(policy=OF_TWO).when(*[submit(payload=n) for n in (1, 2, 3, 4, 5)])
     assert when.events == [
-        admitted(used=1, limit=2), submitted(payload=1),
-        admitted(used=2, limit=2), submitted(payload=2),
+        admitted(used=1, limit=2),
+        submitted(payload=1),
+        admitted(used=2, limit=2),
+        submitted(payload=2),
         refused(count=3, first_at=NOW, last_at=NOW),
-    ]  # fmt: skip
+    ]
     assert [type(outcome) for outcome in when.outcomes] == [Submitted] * 2 + [RateLimited] * 3
 
 
@@ -75,8 +89,11 @@ def test_a_refusal_says_whose_limit_it_was_and_when_to_come_again() -> None:
     story = given(admitted(used=1), after(7), policy=Policy(user_limit=1))
     refusal = story.when(submit()).then_refused(RateLimited, refused(used=1))
     assert (refusal.scope, refusal.user_id, refusal.used, refusal.limit) == (
-        Scope.USER, ALICE, 1, 1,
-    )  # fmt: skip
+        Scope.USER,
+        ALICE,
+        1,
+        1,
+    )
     assert (refusal.decided_at, refusal.resets_at, refusal.window_seconds) == (at(7), at(60), 60)
     assert str(refusal) == (
         "The limit of 1 submissions in 60 s for user 'alice' is used up; "
@@ -154,8 +171,9 @@ def test_refusals_use_nothing_up_and_are_counted_beside_what_was_let_in() -> Non
     counters = story.model.windows.counters
     start = 1_700_000_040_000_000
     assert counters == {
-        (ALICE, 60): WindowCounter(start, 2, 5), (GLOBAL, 60): WindowCounter(start, 2, 5)
-    }  # fmt: skip
+        (ALICE, 60): WindowCounter(start, 2, 5),
+        (GLOBAL, 60): WindowCounter(start, 2, 5),
+    }
 
 
 def test_refusals_are_put_together_for_each_user_and_each_limit_by_itself() -> None:
@@ -170,9 +188,16 @@ def test_refusals_are_put_together_for_each_user_and_each_limit_by_itself() -> N
 
 def test_what_was_refused_at_the_door_is_recorded_with_its_count_and_its_times() -> None:
     report = ReportRefusals(
-        user_id=ALICE, scope=Scope.USER, used=2, limit=2, window_start=NOW, window_seconds=60,
-        count=9, first_at=at(1), last_at=at(1.5),
-    )  # fmt: skip
+        user_id=ALICE,
+        scope=Scope.USER,
+        used=2,
+        limit=2,
+        window_start=NOW,
+        window_seconds=60,
+        count=9,
+        first_at=at(1),
+        last_at=at(1.5),
+    )
     story = given(policy=OF_TWO).after(2)
     when = story.when(report)
     when.then(refused(count=9, first_at=at(1), last_at=at(1.5)))
@@ -192,9 +217,10 @@ def test_of_each_user_the_latest_window_alone_is_known() -> None:
     story = story.when(REPORT, replace(REPORT, user_id=BOB)).so
     start, next_start = 1_700_000_040_000_000, 1_700_000_100_000_000
     assert story.model.windows.counters == {
-        (ALICE, 60): WindowCounter(next_start, 1, 0), (BOB, 60): WindowCounter(start, 1, 4),
+        (ALICE, 60): WindowCounter(next_start, 1, 0),
+        (BOB, 60): WindowCounter(start, 1, 4),
         (GLOBAL, 60): WindowCounter(next_start, 1, 0),
-    }  # fmt: skip
+    }
 
 
 def test_windows_of_several_lengths_are_counted_beside_each_other() -> None:
@@ -229,14 +255,23 @@ def test_a_lower_limit_takes_nothing_back_and_lets_nothing_in() -> None:
 
 def test_a_change_and_submissions_of_one_batch_go_in_their_order() -> None:
     when = given(policy=OF_TWO).when(
-        submit(payload=1), change(limit=1), submit(payload=2), change(limit=2), submit(payload=3),
+        submit(payload=1),
+        change(limit=1),
+        submit(payload=2),
+        change(limit=2),
+        submit(payload=3),
         submit(payload=4),
-    )  # fmt: skip
+    )
     assert when.events == [
-        admitted(used=1, limit=2), submitted(payload=1), limits(1),
-        refused(used=1, limit=1), limits(2),
-        admitted(used=2, limit=2), submitted(payload=3), refused(used=2, limit=2),
-    ]  # fmt: skip
+        admitted(used=1, limit=2),
+        submitted(payload=1),
+        limits(1),
+        refused(used=1, limit=1),
+        limits(2),
+        admitted(used=2, limit=2),
+        submitted(payload=3),
+        refused(used=2, limit=2),
+    ]
 
 
 def test_null_gives_the_default_again_and_what_is_not_named_stays() -> None:
@@ -282,8 +317,9 @@ def test_a_limit_for_one_is_none_for_another_nor_for_one_who_looks_alike() -> No
         decision = story.when(submit(UserId(name))).answer(Submitted).decision
         assert (decision.used, decision.limit) == (1, 2)
     assert story.when(change(limit=0, user_id=BOB)).so.model.windows.limits.keys() == {
-        (ALICE, Kind("")), (BOB, Kind(""))
-    }  # fmt: skip
+        (ALICE, Kind("")),
+        (BOB, Kind("")),
+    }
 
 
 @for_all(

@@ -12,9 +12,14 @@ from domain.language.errors import LogUnavailable
 from tests.support.core import wait_until
 
 ERRORS = [
-    ValueError("unforeseen"), LogUnavailable("The database does not answer."), SystemExit(3),
-    MemoryError(), RecursionError("deep"), asyncio.CancelledError(), OSError(28, "No space left"),
-]  # fmt: skip
+    ValueError("unforeseen"),
+    LogUnavailable("The database does not answer."),
+    SystemExit(3),
+    MemoryError(),
+    RecursionError("deep"),
+    asyncio.CancelledError(),
+    OSError(28, "No space left"),
+]
 
 
 @pytest.fixture(autouse=True)

@@ -10,19 +10,37 @@ from domain.language.identifiers import POSITION_MAX
 
 Check = Callable[[str], str]
 NAMES: list[Check] = [
-    validation.user_id, validation.kind, validation.worker_id, validation.idempotency_key,
+    validation.user_id,
+    validation.kind,
+    validation.worker_id,
+    validation.idempotency_key,
     validation.claim_id,
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize(
     "text",
     [
-        "a", "a ", " a", "A", "0", "x" * 255, "é" * 127, "👩‍👩‍👧", "مرحبا", "\u202eevil",
-        "ünïcödé", "a/b?c#d%", "'; DROP TABLE events; --", "\\", "\u2028", "\ufeff", "\U0010ffff",
+        "a",
+        "a ",
+        " a",
+        "A",
+        "0",
+        "x" * 255,
+        "é" * 127,
+        "👩‍👩‍👧",
+        "مرحبا",
+        "\u202eevil",
+        "ünïcödé",
+        "a/b?c#d%",
+        "'; DROP TABLE events; --",
+        "\\",
+        "\u2028",
+        "\ufeff",
+        "\U0010ffff",
     ],
-)  # fmt: skip
+)
 def test_a_name_is_taken_as_it_is_byte_for_byte(name: Check, text: str) -> None:
     assert name(text) == text
 
@@ -57,10 +75,13 @@ def test_what_is_no_name_is_refused_with_a_sentence(name: Check, text: str, sent
         (validation.job_id, [1, POSITION_MAX], [0, -1, POSITION_MAX + 1, 2**63, 10**30]),
         (validation.attempts, [1, 1000], [0, -1, 1001, 10**30]),
         (validation.priority, [-1000, 0, 1000], [-1001, 1001, 10**30]),
-        (validation.timeout_seconds, [0.001, 1, 604_800], [0, -1, 604_800.1, float("nan"),
-                                                          float("inf"), float("-inf")]),
+        (
+            validation.timeout_seconds,
+            [0.001, 1, 604_800],
+            [0, -1, 604_800.1, float("nan"), float("inf"), float("-inf")],
+        ),
     ],
-)  # fmt: skip
+)
 def test_numbers_have_their_ranges_with_both_ends(
     check: Callable[[Any], Any], accepted: list[float], refused: list[float]
 ) -> None:

@@ -57,23 +57,39 @@ def refused(
     count: int, first: float, last: float, user: UserId = ALICE, recorded: float | None = None
 ) -> Recorded:
     return Recorded(
-        1, at(last if recorded is None else recorded), None,
+        1,
+        at(last if recorded is None else recorded),
+        None,
         RateLimitDecided(
-            user_id=user, scope=Scope.USER, allowed=False, used=3, limit=3,
-            window_start=window_start(at(first), 60), window_seconds=60, count=count,
-            first_at=at(first), last_at=at(last),
+            user_id=user,
+            scope=Scope.USER,
+            allowed=False,
+            used=3,
+            limit=3,
+            window_start=window_start(at(first), 60),
+            window_seconds=60,
+            count=count,
+            first_at=at(first),
+            last_at=at(last),
         ),
-    )  # fmt: skip
+    )
 
 
 def allowed(user: UserId, moment: float, used: int = 1) -> Recorded:
     return Recorded(
-        1, at(moment), None,
+        1,
+        at(moment),
+        None,
         RateLimitDecided(
-            user_id=user, scope=Scope.USER, allowed=True, used=used, limit=3,
-            window_start=window_start(at(moment), 60), window_seconds=60,
+            user_id=user,
+            scope=Scope.USER,
+            allowed=True,
+            used=used,
+            limit=3,
+            window_start=window_start(at(moment), 60),
+            window_seconds=60,
         ),
-    )  # fmt: skip
+    )
 
 
 # What truly happens: batches of submissions and limit changes, and pauses between them.
@@ -129,13 +145,17 @@ def test_the_recorded_limits_given_as_others_change_nothing_either(
 
 
 @for_all(
-    batches=BATCHES, user_limit=st.integers(0, 12), global_limit=st.integers(0, 25),
+    batches=BATCHES,
+    user_limit=st.integers(0, 12),
+    global_limit=st.integers(0, 25),
     window_seconds=st.sampled_from([60, 20, 7, 120]),
-)  # fmt: skip
+)
 def test_the_truth_lies_within_the_bounds(
-    batches: list[tuple[list[UserId | ChangeLimit], int]], user_limit: int, global_limit: int,
+    batches: list[tuple[list[UserId | ChangeLimit], int]],
+    user_limit: int,
+    global_limit: int,
     window_seconds: int,
-) -> None:  # fmt: skip
+) -> None:
     """The same submissions to a service that has those limits, in the order they truly came in."""
     plain = [
         ([wish for wish in wishes if not isinstance(wish, ChangeLimit)], pause)
@@ -143,8 +163,10 @@ def test_the_truth_lies_within_the_bounds(
     ]
     users, _ = replay(
         history(plain).recorded,
-        user_limit=user_limit, global_limit=global_limit, window_seconds=window_seconds,
-    )  # fmt: skip
+        user_limit=user_limit,
+        global_limit=global_limit,
+        window_seconds=window_seconds,
+    )
     used: Counter[tuple[UserId | None, datetime]] = Counter()
     truth: Counter[UserId] = Counter()
     now = NOW
@@ -183,8 +205,12 @@ def test_a_change_of_limits_is_honoured_where_no_other_is_asked_for() -> None:
 
 
 def test_refusals_put_together_over_a_new_windows_border_are_an_estimate_with_bounds() -> None:
-    recorded = [allowed(ALICE, 0, 1), allowed(ALICE, 0, 2), allowed(ALICE, 0, 3),
-                refused(10, 19.5, 20.5)]  # fmt: skip
+    recorded = [
+        allowed(ALICE, 0, 1),
+        allowed(ALICE, 0, 2),
+        allowed(ALICE, 0, 3),
+        refused(10, 19.5, 20.5),
+    ]
     users, _ = replay(recorded, user_limit=6, window_seconds=20)
     one = users[ALICE]
     assert (one.admitted, one.refused) == (3, 10)
@@ -203,8 +229,11 @@ def test_only_what_was_recorded_since_is_counted_but_all_of_its_window_fills_it(
 
 def test_a_report_long_after_its_window_is_counted_as_refused() -> None:
     long_after = 120 + SETTLED_SECONDS
-    recorded = [allowed(ALICE, 1, 1), allowed(BOB, long_after),
-                refused(4, 2, 3, recorded=long_after)]  # fmt: skip
+    recorded = [
+        allowed(ALICE, 1, 1),
+        allowed(BOB, long_after),
+        refused(4, 2, 3, recorded=long_after),
+    ]
     assert replay(recorded)[1].is_estimate is False
     one = replay(recorded, user_limit=9)[0][ALICE]
     assert (one.refused, one.would_be_admitted, one.at_most) == (4, 1, 5)

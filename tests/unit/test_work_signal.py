@@ -38,8 +38,10 @@ class Workshop:
 
     async def _work(self, kinds: Collection[Kind | None]) -> Work:
         self.looked_at.append(kinds)
-        return {kind: sum(self.jobs.values()) if kind is None else self.jobs.get(kind, 0)
-                for kind in kinds}  # fmt: skip
+        return {
+            kind: sum(self.jobs.values()) if kind is None else self.jobs.get(kind, 0)
+            for kind in kinds
+        }
 
     async def _ask(self, command: ClaimJobs) -> Claimed:
         self.asked.append(command.worker)

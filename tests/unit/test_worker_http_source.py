@@ -57,15 +57,25 @@ def settled(body: dict[str, Any], **by_id: dict[str, Any]) -> httpx.Response:
 
 def test_a_claim_sends_what_it_wants_and_learns_how_long_a_lease_lasts() -> None:
     given = {
-        "id": 7, "user_id": "ada", "kind": "echo", "payload": {"a": 10**30}, "attempt": 2,
-        "lease_expires_at": "2026-01-31T12:00:00Z", "timeout_seconds": None, "new_field": 1,
-    }  # fmt: skip
+        "id": 7,
+        "user_id": "ada",
+        "kind": "echo",
+        "payload": {"a": 10**30},
+        "attempt": 2,
+        "lease_expires_at": "2026-01-31T12:00:00Z",
+        "timeout_seconds": None,
+        "new_field": 1,
+    }
 
     def answer(path: str, body: dict[str, Any]) -> httpx.Response:
         assert path == "/below/v1/claims"
         assert body == {
-            "max": 3, "kinds": ["echo"], "wait_seconds": 20.0, "claim_id": "c1", "begins": 2,
-        }  # fmt: skip
+            "max": 3,
+            "kinds": ["echo"],
+            "wait_seconds": 20.0,
+            "claim_id": "c1",
+            "begins": 2,
+        }
         return httpx.Response(
             200, content=msgspec.json.encode({"jobs": [given], "lease_seconds": 9})
         )
@@ -183,8 +193,12 @@ def test_outcomes_of_each_sort_go_to_their_calls_and_are_answered_in_order() -> 
     ]
     answers = ask(answer, lambda source: source.settle(outcomes))
     assert [type(one) for one in answers] == [
-        type(None), Refusal, type(None), LogUnavailable, InvalidInput,
-    ]  # fmt: skip
+        type(None),
+        Refusal,
+        type(None),
+        LogUnavailable,
+        InvalidInput,
+    ]
     assert calls == [
         ("/below/v1/claims/return", [{"id": 2, "attempt": 3}]),
         (

@@ -109,13 +109,25 @@ async def _until(condition: Callable[[], bool], seconds: float = DEADLINE_SECOND
 
 
 def job(
-    number: int, *, kind: str = "work", attempt: int = 1, timeout_seconds: float | None = None,
-    started: bool = True, alone: bool = False,
-) -> ClaimedJob:  # fmt: skip
+    number: int,
+    *,
+    kind: str = "work",
+    attempt: int = 1,
+    timeout_seconds: float | None = None,
+    started: bool = True,
+    alone: bool = False,
+) -> ClaimedJob:
     return ClaimedJob(
-        JobId(number), UserId("ada"), Kind(kind), Raw(b"%d" % number), attempt, None,
-        timeout_seconds, started, alone,
-    )  # fmt: skip
+        JobId(number),
+        UserId("ada"),
+        Kind(kind),
+        Raw(b"%d" % number),
+        attempt,
+        None,
+        timeout_seconds,
+        started,
+        alone,
+    )
 
 
 def done(number: int, *, attempt: int = 1) -> CompleteJob:

@@ -59,8 +59,15 @@ JOB = JobId(POSITION_MAX)
 COMMANDS: Sequence[Command] = (
     submit(run_at=at(1), expires_at=at(2), timeout_seconds=0.5, priority=-3),
     ReportRefusals(
-        user_id=ALICE, scope=Scope.GLOBAL, used=1, limit=1, window_start=NOW, window_seconds=60,
-        count=7, first_at=NOW, last_at=at(0.000001),
+        user_id=ALICE,
+        scope=Scope.GLOBAL,
+        used=1,
+        limit=1,
+        window_start=NOW,
+        window_seconds=60,
+        count=7,
+        first_at=NOW,
+        last_at=at(0.000001),
     ),
     ClaimJobs(worker=WORKER, max_jobs=3, kinds=(Kind("a"), Kind("ü"))),
     ExtendLeases(worker=WORKER, jobs=[(JOB, 1)]),
@@ -76,7 +83,7 @@ COMMANDS: Sequence[Command] = (
     ChangeLimit(scope=Scope.USER, user_id=ALICE, limit=None, running=3),
     ChangeLimit(scope=Scope.GLOBAL, limit=5),
     AcceptClock(),
-)  # fmt: skip
+)
 
 
 def submitted() -> Outcome:

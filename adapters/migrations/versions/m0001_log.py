@@ -61,9 +61,14 @@ def upgrade() -> None:
 
 def _insert_head(connection: sa.Connection) -> None:
     head = sa.table(
-        "log_head", sa.column("id"), sa.column("position"), sa.column("hash", _hash),
-        sa.column("recorded_at"), sa.column("format"), sa.column("epoch"),
-    )  # fmt: skip
+        "log_head",
+        sa.column("id"),
+        sa.column("position"),
+        sa.column("hash", _hash),
+        sa.column("recorded_at"),
+        sa.column("format"),
+        sa.column("epoch"),
+    )
     if connection.execute(sa.select(head.c.id)).first() is None:
         op.execute(
             head.insert().values(id=1, position=0, hash=bytes(32), recorded_at=0, format=1, epoch=1)
