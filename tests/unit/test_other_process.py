@@ -10,7 +10,7 @@ from domain.language.errors import FairlogError, LogTooNew
 _SPEAKS = """
 import sys
 from multiprocessing.connection import Connection
-from adapters.processes.child_process import speak
+from adapters.processes.child_process import serve_parent
 from domain.language.errors import LogTooNew
 
 class Odd(Exception):
@@ -21,7 +21,7 @@ class Odd(Exception):
 def words(begin):
 {words}
 
-speak(Connection(int(sys.argv[1])), words)
+serve_parent(Connection(int(sys.argv[1])), words)
 """
 
 

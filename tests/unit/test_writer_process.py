@@ -48,18 +48,18 @@ def test_what_was_to_be_sent_when_the_writer_was_lost_is_refused_like_the_rest()
 ANSWERS_ALL_BUT_THE_SECOND = """
 import socket, sys
 from adapters.writer.writer import WriterStats
-from adapters.writer.writer_frames import Answered, Asked, Frames, encoded, packed, questions
+from adapters.writer.writer_frames import WriterRequest, WriterResponse, Frames, encoded, packed, questions
 from domain.language.errors import QueueFull
 
 connection = socket.socket(fileno=int(sys.argv[1]))
 asked = 0
 for frame in Frames(connection, questions()):
-    if isinstance(frame, Asked):
+    if isinstance(frame, WriterRequest):
         for number, _ in frame.commands:
             asked += 1
             if asked != 2:
                 told = [(number, packed(QueueFull("answered")))]
-                connection.sendall(encoded(Answered(told, [], WriterStats(), None, [])))
+                connection.sendall(encoded(WriterResponse(told, [], WriterStats(), None, [])))
 """
 
 
