@@ -130,18 +130,18 @@ def prepare(fairlog: Fairlog, progress: Progress = lambda _done, _total: None) -
             rebuild(fairlog.log, fairlog.database, stale, progress)
     for follower in fairlog.following.followers:
         follower.prepare()
-    settle_epoch(fairlog)
+    store_registry_digest(fairlog)
     return [projection.name for projection in stale]
 
 
-def settle_epoch(fairlog: Fairlog) -> None:
+def store_registry_digest(fairlog: Fairlog) -> None:
     """Have the head's epoch stand for the registry as it is now.
 
     Releases before 0.2 counted it up instead, and somebody may have changed either by hand.
     """
     with fairlog.database.write() as connection:
         fairlog.log.lock_head(connection)
-        fairlog.log.set_epoch(connection, registry.epoch_of(connection))
+        fairlog.log.set_registry_digest(connection, registry.digest_of(connection))
 
 
 def mend_bookkeeping(fairlog: Fairlog) -> None:
@@ -149,7 +149,7 @@ def mend_bookkeeping(fairlog: Fairlog) -> None:
     with fairlog.database.write() as connection:
         fairlog.log.lock_head(connection)
         bookkeeping.mend(connection)
-        fairlog.log.set_epoch(connection, registry.epoch_of(connection))
+        fairlog.log.set_registry_digest(connection, registry.digest_of(connection))
 
 
 def projection_tables(fairlog: Fairlog) -> dict[str, Sequence[sa.Table]]:

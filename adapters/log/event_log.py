@@ -21,7 +21,7 @@ from domain.language.errors import LogCorrupt, LogTooNew, LogUnavailable
 from domain.language.events import ClockCorrected, Recorded, encode, type_of
 from domain.language.moments import from_micros, to_micros
 from domain.log import chain
-from domain.log.log_time import Correction, Reading, correction_of
+from domain.log.log_time import ClockReading, Correction, correction_of
 from domain.log.stored_log import Leaf
 from domain.log.upcasting import read, version_of
 
@@ -32,7 +32,7 @@ _REHEARSAL_BYTES: Final = 16 * 1024
 # Microseconds since the epoch; each connection's time zone is set to UTC.
 _DATABASE_NOW: Final = "TIMESTAMPDIFF(MICROSECOND, '1970-01-01', SYSDATE(6))"
 
-_UNKNOWN_EPOCH: Final = -1
+_UNKNOWN_VERSION: Final = -1
 
 
 class Appended(NamedTuple):
@@ -52,7 +52,7 @@ class SqlEventLog:
     def __init__(self, database: Database, clock: Clock | None = None) -> None:
         # None: the database server's, read under the lock
         self.clock = clock or (SystemClock() if database.is_sqlite else None)
-        self._corrected = _UNKNOWN_EPOCH, Correction()
+        self._corrected = _UNKNOWN_VERSION, Correction()
         mark = "?" if database.is_sqlite else "%s"
         self._lock_head = (
             "SELECT position, hash, recorded_at, format, epoch, "
@@ -81,7 +81,7 @@ class SqlEventLog:
         row = connection.exec_driver_sql(self._lock_head).one_or_none()
         if row is None:
             raise LogCorrupt(_NO_HEAD)
-        position, head_hash, recorded_at, log_format, epoch, database_now, read_only = row
+        position, head_hash, recorded_at, log_format, version, database_now, read_only = row
         if read_only:
             raise LogUnavailable(
                 "The database server is read-only, as after a switch-over to another; the request "
@@ -94,15 +94,15 @@ class SqlEventLog:
                 "install the newer release here too."
             )
         clock = to_micros(self.clock.now()) if self.clock else database_now
-        reading = Reading(clock, recorded_at, self._correction(connection, epoch))
-        return Head(position, bytes(head_hash), from_micros(reading.now), epoch, reading)
+        reading = ClockReading(clock, recorded_at, self._correction(connection, version))
+        return Head(position, bytes(head_hash), from_micros(reading.now), version, reading)
 
-    def _correction(self, connection: Connection, epoch: int) -> Correction:
-        """The latest; the epoch is raised with each."""
-        known_epoch, correction = self._corrected
-        if epoch != known_epoch:
+    def _correction(self, connection: Connection, version: int) -> Correction:
+        """The latest; the head's version changes with each."""
+        known_version, correction = self._corrected
+        if version != known_version:
             correction = _latest_correction(connection)
-            self._corrected = epoch, correction
+            self._corrected = version, correction
         return correction
 
     def foresee_lock(self, connection: Connection) -> None:
@@ -135,7 +135,7 @@ class SqlEventLog:
         connection.exec_driver_sql(self._insert_events, rows)
         if new_bodies:
             connection.exec_driver_sql(self._insert_bodies, list(new_bodies))
-        return Appended(Head(recorded[-1].position, tail, head.now, head.epoch), leaves)
+        return Appended(Head(recorded[-1].position, tail, head.now, head.version), leaves)
 
     def move_head(self, connection: Connection, head: Head, new: Head) -> None:
         """Needs the head lock. Raises `LogUnavailable` when somebody else has moved it."""
@@ -165,9 +165,9 @@ class SqlEventLog:
         head = log_head.update().where(log_head.c.id == HEAD_ID)
         connection.execute(head.values(epoch=log_head.c.epoch + by, format=FORMAT))
 
-    def set_epoch(self, connection: Connection, registry_epoch: int) -> None:
-        epoch = registry_epoch + _latest_correction(connection).position
-        connection.execute(log_head.update().where(log_head.c.id == HEAD_ID).values(epoch=epoch))
+    def set_registry_digest(self, connection: Connection, registry_digest: int) -> None:
+        version = registry_digest + _latest_correction(connection).position
+        connection.execute(log_head.update().where(log_head.c.id == HEAD_ID).values(epoch=version))
 
     def rehearse(self, connection: Connection, head: Head) -> None:
         """Write what an append would, for a look whether it can be. Needs the head lock; the caller
@@ -177,7 +177,7 @@ class SqlEventLog:
         row = (position, _REHEARSAL, 1, None, None, at, b"{}", head.hash)
         connection.exec_driver_sql(self._insert_events, [row])
         connection.exec_driver_sql(self._insert_bodies, [(position, bytes(_REHEARSAL_BYTES))])
-        self.move_head(connection, head, Head(position, head.hash, head.now, head.epoch))
+        self.move_head(connection, head, Head(position, head.hash, head.now, head.version))
 
     def rehearse_commit(self, connection: Connection) -> None:
         """On SQLite, have the disk take some pages, and leave everything as it is: only a commit
@@ -214,14 +214,14 @@ class SqlEventLog:
         """UTC, by the log's clock, without the lock; a writer may already be a little ahead."""
         return from_micros(self.reading(connection).now)
 
-    def reading(self, connection: Connection) -> Reading:
+    def reading(self, connection: Connection) -> ClockReading:
         """The database's clock and the log's time, without the lock."""
         found = connection.exec_driver_sql(self._read_clock).one_or_none()
         if found is None:
             raise LogCorrupt(_NO_HEAD)
-        recorded_at, epoch, database_now = found
+        recorded_at, version, database_now = found
         clock = to_micros(self.clock.now()) if self.clock else database_now
-        return Reading(clock, recorded_at, self._correction(connection, epoch))
+        return ClockReading(clock, recorded_at, self._correction(connection, version))
 
     def hash_at(self, connection: Connection, position: int) -> bytes | None:
         """The chain up to a position, None beyond the end."""

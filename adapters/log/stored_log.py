@@ -97,8 +97,8 @@ class SqlStoredLog:
         expected = FORMAT if corrected_at else FORMAT_UNCORRECTED
         if row.format != expected:
             wrong.append(f"the head's format is {row.format!r}, and this log has {expected}")
-        epoch = row.epoch - corrected_at if isinstance(row.epoch, int) else row.epoch
-        return StoredHead(row.position, row.hash, row.recorded_at, epoch, wrong)
+        registry_digest = row.epoch - corrected_at if isinstance(row.epoch, int) else row.epoch
+        return StoredHead(row.position, row.hash, row.recorded_at, registry_digest, wrong)
 
     def rows(self, connection: Connection, after: int, limit: int) -> Sequence[StoredRow]:
         if not self._is_sqlite and (together := _rows_together(connection, after, limit)):

@@ -14,7 +14,7 @@ from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from typing import Any, Final
 
-from domain.language.errors import FairlogError, again
+from domain.language.errors import FairlogError, fresh_copy
 
 STOP_SECONDS_MAX: Final = 15.0  # a word of a check, or a batch (3 s) and the few that wait
 _ENDED: Final = "The process beside this one has ended; the lines above may say why."
@@ -72,7 +72,7 @@ def _messages(connection: Connection) -> Iterator[Any]:
         except (EOFError, ConnectionError):
             raise FairlogError(_ENDED) from None
         if isinstance(word, Exception):
-            raise again(word)
+            raise fresh_copy(word)
         yield word
 
 

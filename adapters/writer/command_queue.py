@@ -32,7 +32,7 @@ from domain.language.commands import (
     ReportRefusals,
     SubmitJob,
 )
-from domain.language.errors import QueueFull, again
+from domain.language.errors import QueueFull, fresh_copy
 from domain.language.identifiers import UserId
 
 COMMANDS_MAX: Final = 20_000  # waiting
@@ -257,7 +257,7 @@ class CommandQueue:
             elif not pending.reply.set_running_or_notify_cancel():
                 continue  # its caller went away
             elif isinstance(outcome, Exception):
-                pending.reply.set_exception(again(outcome))
+                pending.reply.set_exception(fresh_copy(outcome))
             else:
                 pending.reply.set_result(outcome)
         for answer_all, numbered in by_desk.items():
@@ -273,7 +273,7 @@ def _resolve_all(replies: Sequence[tuple[asyncio.Future[Answer], Outcome]]) -> N
 
 
 def _own(outcome: Outcome) -> Outcome:
-    return again(outcome) if isinstance(outcome, Exception) else outcome
+    return fresh_copy(outcome) if isinstance(outcome, Exception) else outcome
 
 
 def settle(reply: asyncio.Future[Answer], outcome: Outcome) -> None:

@@ -179,7 +179,7 @@ class Writer:
         # fail while submissions go well.
         self._failed: dict[type[Command], Command] = {}
         self._probed_at = 0.0  # time.monotonic()
-        self._epoch: int | None = None
+        self._head_version: int | None = None
         self._in_doubt: _WrittenBatch | None = None
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="fairlog-writer", daemon=True)
@@ -249,7 +249,7 @@ class Writer:
     def _forget(self) -> None:
         """After an error that nobody foresaw: what was being done is not gone on with."""
         self._in_doubt = None
-        self._epoch = None
+        self._head_version = None
         self._disconnect()
 
     def _probe(self) -> None:
@@ -420,9 +420,9 @@ class Writer:
         self._fold(connection, head, list(self._failed.values()) or [_REHEARSAL], None)
 
     def _know_projections(self, connection: Connection, head: Head) -> None:
-        if head.epoch != self._epoch:
+        if head.version != self._head_version:
             self._projections.refresh(connection)
-            self._epoch = head.epoch
+            self._head_version = head.version
 
     def _write(self, batch: Sequence[Pending]) -> list[Outcome]:
         """One transaction, from the head lock to the commit."""

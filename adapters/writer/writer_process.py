@@ -43,7 +43,7 @@ from adapters.writer.writer_frames import (
 from domain.decisions.batch import Outcome
 from domain.decisions.decide import Answer, Claimed
 from domain.language.commands import ClaimJobs, Command, ReturnJob
-from domain.language.errors import FairlogError, LogUnavailable, QueueFull, again
+from domain.language.errors import FairlogError, LogUnavailable, QueueFull, fresh_copy
 
 START_SECONDS_MAX: Final = 60.0  # until its first word; usual: 1
 SILENT_SECONDS_MAX: Final = 3.0  # without any word, of a process that says one each second
@@ -301,7 +301,7 @@ class WriterProcess:
         self._held_bytes = 0
         waiting, self._waiting = self._waiting, {}
         for one in waiting.values():
-            settle(one.reply, again(error))
+            settle(one.reply, fresh_copy(error))
 
     def _hear(self, frame: WriterResponse) -> None:
         self._heard_at = time.monotonic()

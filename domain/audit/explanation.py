@@ -123,7 +123,7 @@ def _why_scheduled(facts: Facts) -> Iterator[Reason]:
             because = f" because {_ENDED_BECAUSE[facts.latest.reason]}"
         yield Reason(
             "retry_delay",
-            f"Attempt {job.attempt} of at most {job.attempts_max} failed{because}; "
+            f"Attempt {job.attempt} of at most {job.final_attempt} failed{because}; "
             f"the next is due at {_time(job.run_at)}, in {_seconds(left)}.",
             {
                 **numbers,
@@ -293,7 +293,7 @@ def _running(facts: Facts) -> Reason:
     return Reason(
         "running",
         f"Worker {job.worker!r} has had attempt {job.attempt} of at most "
-        f"{job.attempts_max} since {_time(job.started_at)}; {lease}.",
+        f"{job.final_attempt} since {_time(job.started_at)}; {lease}.",
         {
             "attempt": job.attempt,
             "failures": job.failures,
@@ -324,13 +324,13 @@ def _done(job: Job) -> Reason:
 def _failed(facts: Facts) -> Reason:
     job = facts.job
     reason = facts.latest.reason if isinstance(facts.latest, JobFailed) else FailureReason.ERROR
-    is_last = job.attempt >= job.attempts_max
+    is_last = job.attempt >= job.final_attempt
     text = f"Attempt {job.attempt} failed at {_time(job.finished_at)} because "
     text += f"{_ENDED_BECAUSE[reason]}; "
     text += (
-        f"it was the last of {job.attempts_max}."
+        f"it was the last of {job.final_attempt}."
         if is_last
-        else f"it was not to be tried again, although {job.attempts_max} attempts were allowed."
+        else f"it was not to be tried again, although {job.final_attempt} attempts were allowed."
     )
     return Reason(
         "failed",

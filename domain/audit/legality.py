@@ -178,8 +178,8 @@ def _of_start(job: Job, recorded: Recorded, event: JobStarted) -> str | None:
         return f"job {job.id} was {job.state.value}, not queued"
     if event.attempt != job.attempt + 1:
         return f"attempt {event.attempt} follows attempt {job.attempt}"
-    if event.attempt > job.attempts_max:
-        return f"attempt {event.attempt} is one more than {job.attempts_max}"
+    if event.attempt > job.final_attempt:
+        return f"attempt {event.attempt} is one more than {job.final_attempt}"
     if event.lease_expires_at <= recorded.recorded_at:
         return "its lease had ended when it began"
     if event.alone and not job.is_suspect:
@@ -225,8 +225,8 @@ def _unless_current(job: Job, attempt: int) -> str | None:
 def _of_failure(job: Job, recorded: Recorded, event: JobFailed) -> str | None:
     if wrong := _unless_current(job, event.attempt):
         return wrong
-    if event.retry_at is not None and event.attempt >= job.attempts_max:
-        return f"another attempt follows the last, {job.attempts_max}"
+    if event.retry_at is not None and event.attempt >= job.final_attempt:
+        return f"another attempt follows the last, {job.final_attempt}"
     if event.holds_place and event.reason is not FailureReason.TIMED_OUT:
         return "its worker reported its end, and it holds a place"
     match event.reason:
@@ -246,7 +246,7 @@ def _of_repeat(job: Job, recorded: Recorded, event: SubmissionDeduplicated) -> s
     key = (event.idempotency_key, event.key_is_explicit)
     if not job.holds_key or key != (job.idempotency_key, job.key_is_explicit):
         return f"its key did not stand for job {job.id}"
-    if not job.key_means_it(recorded.recorded_at):
+    if not job.key_is_valid(recorded.recorded_at):
         return f"the key of job {job.id} had expired"
     return None
 
@@ -270,18 +270,18 @@ def _of_requeue(job: Job, recorded: Recorded, event: JobRequeued) -> str | None:
         return _other_priority(job, event.priority)
     match event.reason:
         case RequeueReason.RETRIED:
-            attempts_max, wrong = job.attempt + job.attempts_granted, None
+            final_attempt, wrong = job.attempt + job.attempts_granted, None
         case RequeueReason.GIVEN_BACK:
-            attempts_max, wrong = job.attempts_max + 1, None
+            final_attempt, wrong = job.final_attempt + 1, None
         case RequeueReason.LEASE_LOST:
-            attempts_max = _after_loss(job, event)
+            final_attempt = _after_loss(job, event)
             wrong = _unless_past(job.lease_expires_at, recorded.recorded_at, "its lease")
         case RequeueReason.SERVER_RESTARTED:
-            attempts_max, wrong = _after_loss(job, event), _unless_embedded(job)
+            final_attempt, wrong = _after_loss(job, event), _unless_embedded(job)
         case _:
             assert_never(event.reason)
-    if event.attempts_max != attempts_max or job.attempt >= attempts_max:
-        return f"it allows attempts up to {event.attempts_max}, not {attempts_max}"
+    if event.attempts_max != final_attempt or job.attempt >= final_attempt:
+        return f"it allows attempts up to {event.attempts_max}, not {final_attempt}"
     return wrong
 
 
@@ -289,9 +289,9 @@ def _after_loss(job: Job, event: JobRequeued) -> int:
     """The last attempt that may be made behind a loss. Whether it counts depends on what else its
     worker held, but for those that are never forgiven. Older logs forgive none.
     """
-    is_free = event.attempts_max == job.attempts_max + 1
+    is_free = event.attempts_max == job.final_attempt + 1
     may_be_free = not loss_counts(job, died_with_others=True)
-    return job.attempts_max + 1 if is_free and may_be_free else job.attempts_max
+    return job.final_attempt + 1 if is_free and may_be_free else job.final_attempt
 
 
 def _unless_retriable(job: Job, recorded: Recorded, event: JobRequeued) -> str | None:

@@ -16,7 +16,7 @@ from domain.decisions.decide import Answer, Claimed, Decision, NewEvent, decide,
 from domain.decisions.write_model import WriteModel
 from domain.fairness.line import Unread
 from domain.language.commands import ClaimJobs, Command, ReportRefusals
-from domain.language.errors import Refusal, alone
+from domain.language.errors import Refusal, without_traceback
 from domain.language.events import ClockCorrected, LimitChanged, RateLimitDecided, Recorded, Scope
 from domain.language.identifiers import UserId
 from domain.language.moments import to_micros
@@ -53,7 +53,7 @@ class Batch:
         # By claim_hash: those that have to be known when asked again, see `domain.jobs.claims`.
         self.empty_claims: list[bytes] = []
         self.now = now
-        self._world = model
+        self._model = model
         self._policy = policy
         self._look_further = look_further
         self._expired = 0
@@ -82,7 +82,7 @@ class Batch:
         for index in claims:
             replies[index] = self._serve(commands[index], on_crash)
         self._record_refusals()
-        return [reply if isinstance(reply, Exception) else reply(self._world) for reply in replies]
+        return [reply if isinstance(reply, Exception) else reply(self._model) for reply in replies]
 
     def _decide(self, command: Command, on_crash: Callable[[Command, Exception], None]) -> _Reply:
         decision = self._decision(command, on_crash)
@@ -107,13 +107,13 @@ class Batch:
         self, command: Command, on_crash: Callable[[Command, Exception], None]
     ) -> Decision | Exception:
         try:
-            return decide(self._world, command, self._policy, self.now)
+            return decide(self._model, command, self._policy, self.now)
         except Exception as error:  # noqa: BLE001 (one command must not spoil its neighbours)
             on_crash(command, error)
-            return alone(error)
+            return without_traceback(error)
 
     def _expire(self) -> None:
-        for expired in expire(self._world, self._policy, self.now):
+        for expired in expire(self._model, self._policy, self.now):
             self._record(expired)
             self._expired += 1
 
@@ -127,7 +127,7 @@ class Batch:
                 self._record(fact)
         if decision.empty_claim is not None:
             self.empty_claims.append(decision.empty_claim)
-            self._world.jobs.claims.know(decision.empty_claim, to_micros(self.now))
+            self._model.jobs.claims.know(decision.empty_claim, to_micros(self.now))
         return decision.reply
 
     def _hold_back(self, refused: RateLimitDecided) -> None:
@@ -150,12 +150,12 @@ class Batch:
         self._refusals.clear()
 
     def _record(self, fact: NewEvent) -> None:
-        recorded = Recorded(self._world.position + 1, self.now, fact.job_id, fact.event)
+        recorded = Recorded(self._model.position + 1, self.now, fact.job_id, fact.event)
         self.recorded.append(recorded)
         if fact.body is not None:
             self.bodies.append((recorded.position, fact.body.data))
         self.erased.extend(fact.erases)
-        self._world.evolve(recorded)
+        self._model.evolve(recorded)
 
 
 def _cut_short(reply: _Reply) -> _Reply:

@@ -43,7 +43,7 @@ from domain.language.errors import (
     Refusal,
     TooManyKinds,
     UnknownJob,
-    alone,
+    without_traceback,
 )
 from domain.language.events import (
     AttemptEnded,
@@ -90,7 +90,7 @@ class JobUpdated(Struct, frozen=True, tag=True):
     job: Job
 
 
-class JobsWoken(Struct, frozen=True, tag=True):
+class JobsUpdated(Struct, frozen=True, tag=True):
     jobs: Sequence[Job]  # those that changed
 
 
@@ -111,7 +111,7 @@ Answer = (
     | Claimed
     | LeasesHeld
     | JobUpdated
-    | JobsWoken
+    | JobsUpdated
     | LimitsSet
     | RefusalsRecorded
     | ClockAccepted
@@ -173,7 +173,7 @@ def _submit(model: WriteModel, command: SubmitJob, policy: Policy, now: datetime
         return _refuse(admission, RateLimited(admission, now), now)
     key, is_explicit = key_of(command)
     holder = model.jobs.key_holder(command.user_id, key, is_explicit=is_explicit)
-    if holder is not None and holder.key_means_it(now):
+    if holder is not None and holder.key_is_valid(now):
         return _repeat(command, holder, admission, now)
     kinds_waiting = model.line.kinds_waiting(command.user_id)
     if command.kind not in kinds_waiting and len(kinds_waiting) >= policy.kinds_waiting_max:
@@ -343,8 +343,8 @@ def _advance(model: WriteModel, command: JobCommand, policy: Policy, now: dateti
     try:
         events = life_cycle.decide(job, command, policy, now)
     except Refusal as refusal:
-        events = life_cycle.in_spite_of(refusal, job, command, policy, now)
-        return Decision(_facts(job, command, events), alone(refusal))
+        events = life_cycle.events_despite_refusal(refusal, job, command, policy, now)
+        return Decision(_facts(job, command, events), without_traceback(refusal))
     return Decision(_facts(job, command, events), lambda after: JobUpdated(after.jobs.rows[job.id]))
 
 
@@ -464,4 +464,4 @@ def _recover(model: WriteModel, command: RecoverJobs) -> Decision:
 
 def _woken(facts: list[NewEvent]) -> Decision:
     ids = dict.fromkeys(fact.job_id for fact in facts if fact.job_id is not None)
-    return Decision(facts, lambda after: JobsWoken([after.jobs.rows[job_id] for job_id in ids]))
+    return Decision(facts, lambda after: JobsUpdated([after.jobs.rows[job_id] for job_id in ids]))

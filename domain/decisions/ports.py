@@ -9,7 +9,7 @@ from msgspec import Struct
 from domain.decisions.write_model import RequiredRows, WriteModel
 from domain.fairness.line import Unread
 from domain.language.events import Recorded
-from domain.log.log_time import Reading
+from domain.log.log_time import ClockReading
 
 C = TypeVar("C", contravariant=True)  # noqa: PLC0105 (a connection; short where it is read)
 Write = Callable[[C], None]
@@ -31,8 +31,8 @@ class Head(Struct, frozen=True):
     position: int  # of the latest event; 0 for an empty log
     hash: bytes  # the chain up to there
     now: datetime  # UTC, by the log's clock; not before the latest event
-    epoch: int  # another one when the projections' registry was changed, or the clock corrected
-    reading: Reading | None = None  # of the clock, where the lock was taken just now
+    version: int  # another number after a change of the projection registry or of the clock
+    reading: ClockReading | None = None  # of the clock, where the lock was taken just now
 
 
 class EventLog(Protocol[C]):
@@ -44,10 +44,10 @@ class EventLog(Protocol[C]):
     def position(self, connection: C) -> int:
         """The latest event's, without the lock."""
 
-    def set_epoch(self, connection: C, registry_epoch: int) -> None:
+    def set_registry_digest(self, connection: C, registry_digest: int) -> None:
         """Make every process read the registry again that knows another one. Needs the lock.
 
-        The number stands for all its rows.
+        `registry_digest` is a digest of all its rows.
         """
 
     def hash_at(self, connection: C, position: int) -> bytes | None:
@@ -88,7 +88,7 @@ class Projection(Protocol[C]):
     ) -> None:
         """Load the required rows into the model. May add to what those after it require."""
 
-    def changes(self, generation: int, model: WriteModel) -> "Sequence[Write[C]]":
+    def take_changes(self, generation: int, model: WriteModel) -> "Sequence[Write[C]]":
         """What writes each row that has changed, once; from here on they count as written."""
 
 

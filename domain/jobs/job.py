@@ -79,14 +79,14 @@ class Job(Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
             return None
         return key_hash(self.user_id, self.idempotency_key, is_explicit=self.key_is_explicit)
 
-    def key_means_it(self, now: datetime) -> bool:
+    def key_is_valid(self, now: datetime) -> bool:
         """Whether its key, while it holds it, still stands for it: for the time that was promised,
         and at least until it has ended.
         """
         return now < self.key_expires_at or self.state not in ENDED
 
     @property
-    def attempts_max(self) -> int:
+    def final_attempt(self) -> int:
         """The last attempt that may be made, as things stand: one more for each that is given
         back.
         """
@@ -127,19 +127,19 @@ class Job(Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
         return (
             self.state is State.RUNNING
             and self.worker == worker
-            and is_ahead(self.lease_expires_at, now)
-            and is_ahead(self.times_out_at, now)
+            and is_future(self.lease_expires_at, now)
+            and is_future(self.times_out_at, now)
         )
 
     def is_lost(self, now: datetime) -> bool:
         """Its lease has ended, by the log's clock."""
-        return self.state is State.RUNNING and not is_ahead(self.lease_expires_at, now)
+        return self.state is State.RUNNING and not is_future(self.lease_expires_at, now)
 
 
 ENDED: Final = frozenset({State.DONE, State.FAILED, State.CANCELLED})
 
 
-def is_ahead(moment: datetime | None, now: datetime) -> bool:
+def is_future(moment: datetime | None, now: datetime) -> bool:
     """Tell if a moment has not come yet; None never comes."""
     return moment is None or now < moment
 

@@ -16,7 +16,7 @@ from typing import Final, Literal, assert_never
 
 from msgspec.structs import replace
 
-from domain.jobs.job import ENDED, Job, State, is_ahead
+from domain.jobs.job import ENDED, Job, State, is_future
 from domain.language.bodies import Body
 from domain.language.commands import (
     CancelJob,
@@ -196,7 +196,7 @@ def _woken(job: Job, policy: Policy, now: datetime, *, died_with_others: bool) -
     match job.state:
         case State.RUNNING if job.times_out_at is not None and now >= job.times_out_at:
             return [_timed_out(job, policy, now)]
-        case State.RUNNING if not is_ahead(job.lease_expires_at, now):
+        case State.RUNNING if not is_future(job.lease_expires_at, now):
             return [
                 expire_lease(
                     job,
@@ -214,7 +214,7 @@ def _woken(job: Job, policy: Policy, now: datetime, *, died_with_others: bool) -
                     reason=CancelReason.EXPIRED,
                 )
             ]
-        case State.SCHEDULED if not is_ahead(job.run_at, now):
+        case State.SCHEDULED if not is_future(job.run_at, now):
             return [JobReleased(user_id=job.user_id, kind=job.kind, priority=job.priority)]
         case _:
             return []
@@ -259,7 +259,7 @@ def begun(job: Job) -> AttemptBegun:
     return AttemptBegun(user_id=job.user_id, kind=job.kind, attempt=job.attempt)
 
 
-def in_spite_of(
+def events_despite_refusal(
     refusal: Refusal, job: Job, command: JobCommand, policy: Policy, now: datetime
 ) -> Sequence[Event]:
     """What an outcome says although it does not count: that its attempt has ended.
@@ -303,7 +303,7 @@ def _timed_out(
         error_sha256=None if error is None else error.sha256,
         error_bytes=0 if error is None else error.size,
         retry_at=later(now, retry_delay(job, policy)) if _may_fail_again(job) else None,
-        holds_place=not has_ended and is_ahead(job.lease_expires_at, now),
+        holds_place=not has_ended and is_future(job.lease_expires_at, now),
     )
 
 
@@ -335,9 +335,9 @@ def _require_current(job: Job, attempt: int, now: datetime) -> None:
     """By the log's clock, whether or not anybody has looked since: see `Job.is_held`."""
     if job.state is not State.RUNNING or attempt != job.attempt:
         raise NotTheCurrentAttempt(job.id, attempt, job.attempt, job.state)
-    if job.times_out_at is not None and not is_ahead(job.times_out_at, now):
+    if job.times_out_at is not None and not is_future(job.times_out_at, now):
         raise TimeWasUp(job.id, attempt, job.times_out_at)
-    if job.lease_expires_at is not None and not is_ahead(job.lease_expires_at, now):
+    if job.lease_expires_at is not None and not is_future(job.lease_expires_at, now):
         raise LeaseHasEnded(job.id, attempt, job.lease_expires_at)
 
 

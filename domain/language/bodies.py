@@ -18,7 +18,7 @@ DEPTH_MAX: Final = 32  # containers within containers
 _encoder = msgspec.json.Encoder(order="deterministic")
 
 
-class NoUnicode(InvalidInput):
+class InvalidUnicode(InvalidInput):
     """A text in it has a lone surrogate, which no encoding can hold."""
 
 
@@ -69,7 +69,7 @@ def _encoded(value: Any, what: str) -> Body:  # noqa: ANN401 (any JSON value)
     try:
         data = _encoder.encode(value)
     except UnicodeEncodeError:
-        raise NoUnicode(
+        raise InvalidUnicode(
             f"A text in the {what} has lone surrogates, which JSON cannot hold."
         ) from None
     if len(data) > BODY_BYTES_MAX:

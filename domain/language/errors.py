@@ -48,7 +48,7 @@ class FairlogError(Exception):
 E = TypeVar("E", bound=BaseException)
 
 
-def alone(error: E) -> E:
+def without_traceback(error: E) -> E:
     """The error without the frames that it left, for whoever keeps it as a value.
 
     They hold what their variables hold, and the frames that called them. Is the error among that,
@@ -58,13 +58,13 @@ def alone(error: E) -> E:
     return error.with_traceback(None)
 
 
-def again(error: Exception) -> Exception:
+def fresh_copy(error: Exception) -> Exception:
     """The same error, to be raised where something else keeps it too.
 
-    See `alone`: what is kept is never raised itself.
+    See `without_traceback`: what is kept is never raised itself.
     """
     if not isinstance(error, FairlogError):
-        return alone(error)
+        return without_traceback(error)
     anew = _as_it_was(type(error), error.args, error.__dict__)
     anew.__cause__ = error.__cause__
     return anew
@@ -332,6 +332,6 @@ __all__ = [
     "TooManyKinds",
     "UnknownJob",
     "WriteFailed",
-    "again",
-    "alone",
+    "fresh_copy",
+    "without_traceback",
 ]

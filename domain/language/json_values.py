@@ -68,7 +68,7 @@ def check_json(value: Any, what: str) -> None:  # noqa: ANN401 (any value)
     raise InvalidInput(f"The {what} is nested more than {DEPTH_MAX} deep; flatten it.")
 
 
-def find_no_unicode(value: Any, what: str) -> str | None:  # noqa: ANN401 (any value)
+def find_invalid_unicode(value: Any, what: str) -> str | None:  # noqa: ANN401 (any value)
     """Name a text that no encoding can hold in a value that `check_json` let pass; None: none."""
     waiting: list[tuple[_Link, Any]] = [((None, what), value)]
     while waiting:

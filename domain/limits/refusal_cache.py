@@ -1,11 +1,12 @@
-"""Refusing at the door: submissions in a window that is known to be used up need not reach the log.
+"""A cache of refusals: submissions in a window that is known to be used up do not reach the log.
 
-They are counted, and the counts reported, those that wait longest first, as one event for each user
-and window. Until its turn comes a count goes on growing, so that very many refused users make no
-more events than the reports that are asked for, and nothing is lost (ADR 16). The door only ever
-closes on what the log decided; it opens at the window's end and on any limit change.
+Each process counts the submissions that it refuses by itself and reports the counts to the log,
+oldest count first, as one event per user and window. A count grows until it is reported, so that
+very many refused users make no more events than the reports that the caller takes, and no refusal
+is lost (ADR 16). Only a refusal by the log enters the cache; it leaves at the end of its window, or
+when any limit changes.
 
-Time comes in as ticks: seconds on a clock of this process that never runs slower than the log's.
+Times are ticks: seconds on a clock of this process that never runs slower than the log's.
 """
 
 from collections.abc import Iterable
@@ -21,96 +22,101 @@ from domain.language.events import RateLimitDecided, Scope
 from domain.language.identifiers import GLOBAL, UserId
 from domain.language.moments import later
 
-CLOSED_MAX = 100_000  # users; beyond it the door forgets them all, and the log decides again
-COUNTS_MAX = 100_000  # waiting for their turn; beyond it, who has none yet is the log's to decide
+REFUSALS_MAX = 100_000  # users; at this size the cache is cleared, and the log decides again
+COUNTS_MAX = 100_000  # unreported; beyond it, the log decides about users without a count
 
-_Key = tuple[UserId, Scope, int, int, datetime, int]  # whose, by which limit used up, which window
+_Key = tuple[UserId, Scope, int, int, datetime, int]  # user, scope, used, limit, window
 
 
-class _Closed(Struct, frozen=True, gc=False):
-    """A used up window."""
+class _Refusal(Struct, frozen=True, gc=False):
+    """A refusal by the log, which holds until its window ends."""
 
     decision: RateLimitDecided
     decided_at: datetime  # UTC, by the log's clock
-    tick: float  # not after the decision
-    heard: float  # tick, not before the decision
-    opens_at: float  # tick
+    sent: float  # tick at or before the decision
+    received: float  # tick at or after the decision
+    expires: float  # tick, exclusive
 
 
 class _Count(Struct, gc=False):
     count: int
-    first_at: datetime  # UTC, by the log's clock as far as it is known here
-    last_at: datetime
+    first_at: datetime  # UTC, by the estimate of the log's clock
+    last_at: datetime  # likewise
 
 
-class Door:
-    """One a process, used by one thread."""
+class RefusalCache:
+    """The refusals that one process knows and the submissions that it refused itself.
+
+    Not thread-safe: one thread uses it.
+    """
 
     def __init__(self) -> None:
-        self._closed: dict[UserId, _Closed] = {}  # GLOBAL: for everybody
-        self._counts: dict[_Key, _Count] = {}  # in the order in which they began
+        self._refusals: dict[UserId, _Refusal] = {}  # GLOBAL: of all users
+        self._counts: dict[_Key, _Count] = {}  # oldest first
 
     @property
-    def is_closed_to_any(self) -> bool:
-        return bool(self._closed)
+    def has_any(self) -> bool:
+        return bool(self._refusals)
 
-    def close(self, refused: RateLimited, tick: float, heard: float) -> None:
-        """The log refused a submission that was sent at `tick`; the answer was `heard` at another.
+    def add(self, refused: RateLimited, tick: float, received: float) -> None:
+        """Add a refusal by the log of a submission that was sent at `tick`, answered at `received`.
 
-        The decision came between them. So the door opens early rather than late, and who is told
-        when the window ends is not told too early a time.
+        The decision was made between the two ticks. The entry expires by the earlier one, so never
+        too late, and `decided_at` of later refusals counts from the later one.
         """
-        if len(self._closed) >= CLOSED_MAX:
-            self._closed.clear()
+        if len(self._refusals) >= REFUSALS_MAX:
+            self._refusals.clear()
         left = (refused.resets_at - refused.decided_at).total_seconds()
-        who = GLOBAL if refused.scope is Scope.GLOBAL else refused.user_id
-        self._closed[who] = _Closed(refused.decision, refused.decided_at, tick, heard, tick + left)
+        subject = GLOBAL if refused.scope is Scope.GLOBAL else refused.user_id
+        self._refusals[subject] = _Refusal(
+            refused.decision, refused.decided_at, tick, received, tick + left
+        )
 
-    def open_all(self) -> None:
-        """A limit has changed: let the log decide."""
-        self._closed.clear()
+    def clear(self) -> None:
+        """Remove all refusals, since a limit has changed. The counts stay."""
+        self._refusals.clear()
 
     def refuse(self, user_id: UserId, tick: float) -> RateLimited | None:
-        """The refusal of this submission, counted; None when the log has to decide.
+        """Return the counted refusal of a submission, or None when the log has to decide.
 
-        Raises `InvalidInput` for what is no user id, so that none is ever reported.
+        Raises `InvalidInput` for an invalid user id, so that none is ever reported.
         """
-        if not self._closed:
+        if not self._refusals:
             return None
         return self._refuse(user_id, user_id, tick) or self._refuse(GLOBAL, user_id, tick)
 
-    def _refuse(self, who: UserId, user_id: UserId, tick: float) -> RateLimited | None:
-        closed = self._closed.get(who)
-        if closed is None:
+    def _refuse(self, subject: UserId, user_id: UserId, tick: float) -> RateLimited | None:
+        known = self._refusals.get(subject)
+        if known is None:
             return None
-        if not closed.tick <= tick < closed.opens_at:  # over, or a clock that went back
-            del self._closed[who]
+        if not known.sent <= tick < known.expires:  # over, or the clock went back
+            del self._refusals[subject]
             return None
-        at = later(closed.decided_at, max(0.0, tick - closed.heard))
-        if not self._count(_key(user_id, closed.decision), at):
+        at = later(known.decided_at, max(0.0, tick - known.received))
+        if not self._count(_key(user_id, known.decision), at):
             return None
-        return RateLimited(closed.decision, at, user_id)
+        return RateLimited(known.decision, at, user_id)
 
     def _count(self, key: _Key, at: datetime) -> bool:
-        """False, and not counted, when too many counts wait already."""
+        """Count a refusal; return False, without counting it, if there are COUNTS_MAX counts."""
         counted = self._counts.get(key)
         if counted is not None:
             counted.count += 1
-            counted.last_at = max(counted.last_at, at)  # what is known of the log's clock varies
+            counted.last_at = max(counted.last_at, at)  # estimates of the log's clock vary
         elif len(self._counts) < COUNTS_MAX:
-            validation.user_id(key[0])  # it is about to stand in the log for ever
+            validation.user_id(key[0])  # it is about to be stored in the log for ever
             self._counts[key] = _Count(1, at, at)
         else:
             return False
         return True
 
     def take_reports(self, reports_max: int) -> list[ReportRefusals]:
-        """For the log, what has waited longest; what is left goes on counting."""
-        longest = list(islice(self._counts, reports_max))
-        return [_report(key, self._counts.pop(key)) for key in longest]
+        """Remove the oldest counts, at most `reports_max`, and return them as commands."""
+        oldest = list(islice(self._counts, reports_max))
+        return [_report(key, self._counts.pop(key)) for key in oldest]
 
     def put_back(self, reports: Iterable[ReportRefusals]) -> None:
-        """The log has not got these: they go on counting, and are the first to be taken again."""
+        """Put back reports that the log did not record; they are the first to be taken again."""
         newer, self._counts = self._counts, {}
         for report in reports:
             counted = _Count(report.count, report.first_at, report.last_at)

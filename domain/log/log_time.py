@@ -69,7 +69,7 @@ def correction_of(position: int, event: ClockCorrected) -> Correction:
     return Correction(position, event.offset_micros, to_micros(event.clock), event.slew_ppm)
 
 
-class Reading(NamedTuple):
+class ClockReading(NamedTuple):
     """The database's clock, with the head of the log at the same moment."""
 
     clock: int
@@ -87,7 +87,7 @@ class Reading(NamedTuple):
         return (self.now - self.clock) / 1e6
 
 
-class Judged(NamedTuple):
+class LogTime(NamedTuple):
     now: int  # the log's time
     corrected: ClockCorrected | None  # to be recorded first, at `now`
 
@@ -113,7 +113,7 @@ class TimeKeeper:
         self._reference: _Reference | None = None
         self._doubt: _Doubt | None = None
 
-    def judge(self, reading: Reading, elapsed: float) -> Judged:
+    def judge(self, reading: ClockReading, elapsed: float) -> LogTime:
         """Say what time it is for the batch that is about to be written.
 
         `elapsed` is this process's own time, which only grows and counts sleep too. Raises
@@ -131,7 +131,7 @@ class TimeKeeper:
             return _corrected(reading, goes_on_at, CorrectionReason.STEPPED)
         return self._judge_by_log(reading, elapsed, is_first=False)
 
-    def accept(self, reading: Reading) -> Judged:
+    def accept(self, reading: ClockReading) -> LogTime:
         """The clock is right, says somebody who knows: the log's time goes on by it, at once where
         that is later, and else approaches it.
         """
@@ -139,12 +139,12 @@ class TimeKeeper:
         correction = reading.correction
         follows = correction.at(reading.clock) >= reading.recorded_at - _STEP
         if follows and (correction.trusts_clock or not correction.offset):
-            return Judged(reading.now, None)
+            return LogTime(reading.now, None)
         if reading.clock >= reading.recorded_at:
             return _corrected(reading, reading.clock, CorrectionReason.ACCEPTED)
         return _corrected(reading, reading.recorded_at, CorrectionReason.ACCEPTED, SLEW_PPM)
 
-    def _judge_by_log(self, reading: Reading, elapsed: float, *, is_first: bool) -> Judged:
+    def _judge_by_log(self, reading: ClockReading, elapsed: float, *, is_first: bool) -> LogTime:
         """A reading that there is nothing to hold against but the log. One far behind the log's end
         is doubted, and one far ahead is as after any pause.
         """
@@ -158,9 +158,9 @@ class TimeKeeper:
         if is_first and shown > reading.clock >= reading.recorded_at:
             # Nobody has written for longer than the log was ahead.
             return _corrected(reading, reading.clock, CorrectionReason.CAUGHT_UP)
-        return Judged(reading.now, None)
+        return LogTime(reading.now, None)
 
-    def _look_twice(self, why: CorrectionReason, reading: Reading, elapsed: float) -> None:
+    def _look_twice(self, why: CorrectionReason, reading: ClockReading, elapsed: float) -> None:
         """Raises `ClockInDoubt` until the clock has shown the same for long enough."""
         step = reading.clock / 1e6 - elapsed
         doubt = self._doubt
@@ -171,8 +171,8 @@ class TimeKeeper:
 
 
 def _corrected(
-    reading: Reading, goes_on_at: int, reason: CorrectionReason, slew_ppm: int = 0
-) -> Judged:
+    reading: ClockReading, goes_on_at: int, reason: CorrectionReason, slew_ppm: int = 0
+) -> LogTime:
     offset = goes_on_at - reading.clock
     if abs(offset) <= _STEP and reading.clock + _STEP >= reading.recorded_at:
         offset = 0  # the clock is what it was before all this, or nearly
@@ -183,4 +183,4 @@ def _corrected(
         offset_micros=offset,
         slew_ppm=slew_ppm if offset > 0 else 0,
     )
-    return Judged(now, event)
+    return LogTime(now, event)

@@ -40,7 +40,7 @@ class StoredHead(Struct, frozen=True):
     position: int
     hash: bytes
     recorded_at: int  # UTC, microseconds
-    registry_epoch: int  # the epoch without what the clock's correction adds to it
+    registry_digest: int  # `log_head.epoch` less the position of the latest clock correction
     wrong: Sequence[str] = ()  # what else is not as a release like this one leaves it
 
 

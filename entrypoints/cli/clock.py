@@ -3,7 +3,7 @@
 import rich_click as click
 
 from domain.language.moments import from_micros
-from domain.log.log_time import Reading
+from domain.log.log_time import ClockReading
 from entrypoints.cli.opening import database_url_option, opened_log, settings_from
 from entrypoints.cli.output import examples, say
 from entrypoints.service.fairlog import Fairlog
@@ -33,7 +33,7 @@ def clock(database_url: str | None, *, accept: bool) -> None:
 
 
 def _show(fairlog: Fairlog) -> None:
-    reading: Reading = fairlog.read_now(fairlog.log.reading)
+    reading: ClockReading = fairlog.read_now(fairlog.log.reading)
     say(f"database's clock  {from_micros(reading.clock):%Y-%m-%dT%H:%M:%S.%fZ}")
     say(f"log's time        {from_micros(reading.now):%Y-%m-%dT%H:%M:%S.%fZ}")
     say(clock_note(reading) or "They agree.")

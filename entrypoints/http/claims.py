@@ -12,7 +12,7 @@ from msgspec import UNSET, Raw, Struct, UnsetType
 from domain.jobs.job import Job, State
 from domain.language import validation
 from domain.language.commands import JobCommand
-from domain.language.errors import InvalidInput, alone
+from domain.language.errors import InvalidInput, without_traceback
 from domain.language.identifiers import JobId
 from entrypoints.http.jobs import BATCH_BYTES_MAX, SUBMISSION_BYTES_MAX
 from entrypoints.http.problems import problem_of
@@ -157,11 +157,11 @@ def _read(entry: Raw) -> _Entry:
     try:
         outcome: OutcomeOfJob = read_json(entry, OutcomeOfJob)
     except InvalidInput as error:
-        return None, alone(error)
+        return None, without_traceback(error)
     try:
         return outcome.id, outcome.to_command()
     except InvalidInput as error:
-        return outcome.id, alone(error)
+        return outcome.id, without_traceback(error)
 
 
 async def _settle(fairlog: Fairlog, entries: Sequence[_Entry]) -> SettledJobs:

@@ -14,7 +14,7 @@ from domain.decisions.decide import Submitted
 from domain.jobs.job import State
 from domain.language import validation
 from domain.language.commands import CancelJob, SubmitJob
-from domain.language.errors import InvalidInput, RateLimited, alone
+from domain.language.errors import InvalidInput, RateLimited, without_traceback
 from entrypoints.http.answers import JsonAnswer, encoded
 from entrypoints.http.idempotency_key import TakesIdempotencyKey, idempotency_key_of
 from entrypoints.http.paging import limit_of, page_cursor, position_of
@@ -190,7 +190,7 @@ def _command_or_error(one: Raw) -> SubmitJob | InvalidInput:
         submission: Submission = read_json(one, Submission)
         return submission.to_command()
     except InvalidInput as error:
-        return alone(error)
+        return without_traceback(error)
 
 
 def _outcome(outcome: tuple[Submitted, JobView] | Exception) -> SubmissionOutcome:

@@ -15,7 +15,7 @@ from litestar.exceptions.http_exceptions import InternalServerException, Request
 from litestar.types import Empty
 from msgspec import Raw, Struct
 
-from domain.language.errors import InvalidInput, again
+from domain.language.errors import InvalidInput, fresh_copy
 
 BYTES_ON_THE_LOOP_MAX: Final = 64 * 1024  # about a millisecond's work
 LENIENT_BYTES_MAX: Final = 1024 * 1024
@@ -135,7 +135,7 @@ def read_batch(data: bytes, expected: type[RequestBatch]) -> RequestBatch:
             entries = lenient["jobs"]
             batch = msgspec.convert(lenient | {"jobs": []}, expected)
         except (ValueError, TypeError, KeyError, RecursionError, msgspec.ValidationError):
-            raise again(error) from None
+            raise fresh_copy(error) from None
         if not isinstance(entries, list):
             raise
         batch.jobs = [Raw(json.dumps(entry).encode()) for entry in entries]

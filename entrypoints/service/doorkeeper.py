@@ -16,11 +16,11 @@ from adapters.writer.writer import BatchWritten
 from domain.decisions.decide import Answer
 from domain.decisions.ports import Clock
 from domain.language.commands import ReportRefusals, RetryJob, SubmitJob
-from domain.language.errors import FairlogError, RateLimited, again
+from domain.language.errors import FairlogError, RateLimited, fresh_copy
 from domain.language.events import LimitChanged
 from domain.language.identifiers import UserId
 from domain.language.moments import to_micros
-from domain.limits.refusal_cache import Door
+from domain.limits.refusal_cache import RefusalCache
 
 _OPENS: Final = {LimitChanged.__name__}
 # Between two rounds, give or take a fifth. A refusal waits so long at most, then for the writer,
@@ -47,7 +47,7 @@ class Doorkeeper:
         self._execute = execute
         self._latest_limit_change = latest_limit_change
         self._clock = clock
-        self._door = Door()
+        self._cache = RefusalCache()
         self._changes = 0  # limit changes seen
         self._latest_seen = 0  # position of one made by any process
         self._rounds: set[asyncio.Future[None]] = set()  # under way
@@ -61,25 +61,25 @@ class Doorkeeper:
     async def ask(self, user_id: UserId, command: SubmitJob | RetryJob) -> Answer:
         """`submit` for whatever uses up this user's window."""
         tick, changes = self._tick(), self._changes
-        refused = self._door.refuse(user_id, tick)
+        refused = self._cache.refuse(user_id, tick)
         if refused is not None:
-            raise again(refused)
+            raise fresh_copy(refused)
         try:
             return await self._execute(command)
         except RateLimited as refused_by_log:
             if changes == self._changes:
-                self._door.close(refused_by_log, tick, self._tick())
+                self._cache.add(refused_by_log, tick, self._tick())
             raise
 
     def refuse(self, user_id: UserId) -> RateLimited | None:
         """The refusal of a submission of this user, counted; None when the log has to decide."""
-        return self._door.refuse(user_id, self._tick()) if self._door.is_closed_to_any else None
+        return self._cache.refuse(user_id, self._tick()) if self._cache.has_any else None
 
     def batch_written(self, batch: BatchWritten) -> None:
         """Observes the writer: before anybody hears of a new limit, the door is open."""
         if batch.has_any(_OPENS):
             self._changes += 1
-            self._door.open_all()
+            self._cache.clear()
 
     async def begin_report(self) -> None:
         """`report` without waiting for the log: the next round would come late."""
@@ -93,7 +93,7 @@ class Doorkeeper:
         self._recent = [one for one in self._recent if 0 <= self._tick() - one[0] < 1]
         # An event's time lies between the begin and the end of its round, so no second has more.
         room = REPORTS_PER_SECOND_MAX - self._under_way - sum(count for _, count in self._recent)
-        reports = self._door.take_reports(max(0, min(REPORTS_PER_ROUND_MAX, room)))
+        reports = self._cache.take_reports(max(0, min(REPORTS_PER_ROUND_MAX, room)))
         round_ = asyncio.ensure_future(self._record(reports))
         self._rounds.add(round_)
         self._under_way += len(reports)
@@ -107,18 +107,18 @@ class Doorkeeper:
 
     async def watch_limits(self) -> None:
         """Look whether another process changed a limit, while anybody is refused here."""
-        if self._door.is_closed_to_any:
+        if self._cache.has_any:
             latest = await self._latest_limit_change()
             if latest > self._latest_seen:
                 self._latest_seen = latest
                 self._changes += 1
-                self._door.open_all()
+                self._cache.clear()
 
     async def report_all(self) -> None:
         """Have every count recorded, however many: the process is about to end."""
         if self._rounds:
             await asyncio.wait(self._rounds)
-        while reports := self._door.take_reports(_LAST_REPORTS_AT_ONCE):
+        while reports := self._cache.take_reports(_LAST_REPORTS_AT_ONCE):
             await self._record(reports)
 
     async def _record(self, reports: Sequence[ReportRefusals]) -> None:
@@ -126,13 +126,13 @@ class Doorkeeper:
         # Together, so that one batch takes them: those of a hundred users are no hundred commits.
         answers = await asyncio.gather(*map(self._execute, reports), return_exceptions=True)
         errors = [answer for answer in answers if isinstance(answer, BaseException)]
-        self._door.put_back(
+        self._cache.put_back(
             report
             for report, answer in zip(reports, answers, strict=True)
             if isinstance(answer, FairlogError) and answer.nothing_was_recorded
         )
         for error in errors:
-            raise again(error) if isinstance(error, Exception) else error
+            raise fresh_copy(error) if isinstance(error, Exception) else error
 
     def _tick(self) -> float:
         if self._clock is not None:

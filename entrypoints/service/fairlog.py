@@ -21,7 +21,7 @@ from adapters.log.event_log import SqlEventLog
 from adapters.log.histories import of_types
 from adapters.supervision import Supervisor
 from adapters.writer.writer import WritePath
-from domain.decisions.decide import Answer, Claimed, JobsWoken, JobUpdated, LeasesHeld, Submitted
+from domain.decisions.decide import Answer, Claimed, JobsUpdated, JobUpdated, LeasesHeld, Submitted
 from domain.jobs.job import Job
 from domain.language.commands import (
     AcceptClock,
@@ -39,8 +39,8 @@ from domain.language.errors import (
     FairlogError,
     LogUnavailable,
     QueueFull,
-    again,
-    alone,
+    fresh_copy,
+    without_traceback,
 )
 from domain.language.events import JobCancelled
 from domain.language.identifiers import JobId, Kind, ServerId
@@ -173,7 +173,7 @@ class Fairlog(Queries):
                 read = self.read_large if _may_be_large(known) else self.read
                 views = await read(lambda connection: self._known(connection, known))
             except FairlogError as error:
-                views = alone(error)
+                views = without_traceback(error)
         return [
             _outcome(answer, command, views)
             for answer, command in zip(answers, commands, strict=True)
@@ -231,7 +231,7 @@ class Fairlog(Queries):
             _log.error("payloads_missing", jobs=[job.id for job in without], reason=str(missing))
             await self.settle([ReturnJob(job_id=job.id, attempt=job.attempt) for job in without])
             if not payloads:
-                raise again(missing)
+                raise fresh_copy(missing)
         return [
             ClaimedJob(
                 job.id,
@@ -262,7 +262,7 @@ class Fairlog(Queries):
         try:
             await self.read_bodies(sum(job.payload_bytes for job in jobs), query)
         except BodyMissing as error:
-            return found, alone(error)
+            return found, without_traceback(error)
         return found, None
 
     async def extend(
@@ -335,7 +335,7 @@ class Fairlog(Queries):
         changed = 0
         while due := await self.read(self._due):
             try:
-                woken = await self._execute(EnforceDeadlines(jobs=due), JobsWoken)
+                woken = await self._execute(EnforceDeadlines(jobs=due), JobsUpdated)
             except BaseException:
                 self._due_jobs.forget()
                 raise
@@ -385,11 +385,11 @@ class Fairlog(Queries):
         assert isinstance(answer, expected), answer
         return answer
 
-    def _execute_now(self, command: EnforceDeadlines | RecoverJobs) -> JobsWoken:
+    def _execute_now(self, command: EnforceDeadlines | RecoverJobs) -> JobsUpdated:
         [outcome] = self.writer.execute_all([command])
         if isinstance(outcome, Exception):
-            raise again(outcome)
-        assert isinstance(outcome, JobsWoken), outcome
+            raise fresh_copy(outcome)
+        assert isinstance(outcome, JobsUpdated), outcome
         return outcome
 
     async def stats(self) -> StatsView:

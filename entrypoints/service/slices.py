@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, TypeVar
 
 from domain.language.commands import Command
-from domain.language.errors import LogUnavailable, QueueFull, again, alone
+from domain.language.errors import LogUnavailable, QueueFull, fresh_copy, without_traceback
 
 SLICE: Final = 256  # commands
 SLICES_AT_ONCE: Final = 4  # of all calls
@@ -47,7 +47,9 @@ class Slices:
                     failed = QueueFull(_BUSY)
                 if failed is not None:
                     error = failed
-                    return [one if isinstance(one, Exception) else again(error) for one in some]
+                    return [
+                        one if isinstance(one, Exception) else fresh_copy(error) for one in some
+                    ]
                 try:
                     found = await _ask_all(some, ask)
                 finally:
@@ -79,7 +81,7 @@ async def _ask_all(
 ) -> list[R | Exception]:
     async def one(command: Command | Exception) -> R:
         if isinstance(command, Exception):
-            raise again(command)
+            raise fresh_copy(command)
         return await ask(command)
 
     outcomes = await asyncio.gather(*map(one, commands), return_exceptions=True)
@@ -88,7 +90,7 @@ async def _ask_all(
         if isinstance(outcome, BaseException):
             if not isinstance(outcome, Exception):
                 raise outcome
-            found.append(alone(outcome))
+            found.append(without_traceback(outcome))
         else:
             found.append(outcome)
     return found

@@ -11,7 +11,7 @@ from sqlalchemy.engine import Connection
 
 from adapters.log import audit_log
 from domain.jobs.job import Job, State
-from domain.language.errors import RateLimited, Refusal, again
+from domain.language.errors import RateLimited, Refusal, fresh_copy
 from domain.language.identifiers import JobId, Kind, UserId
 from entrypoints.service.fairlog import Fairlog
 from entrypoints.use_cases.retries import retry_all
@@ -62,7 +62,7 @@ async def retry_jobs(fairlog: Fairlog, wish: RetryWish, below: int | None) -> Re
             left = outcome.resets_at - outcome.decided_at
             seconds = max(1, math.ceil(left.total_seconds()))
         elif not isinstance(outcome, Refusal):
-            raise again(outcome)
+            raise fresh_copy(outcome)
     following = later[0] + 1 if later else found.next
     return RetriedJobs(
         len(retried), retried, None if following is None else str(following), seconds

@@ -1,6 +1,6 @@
 """How far the log's time is from the database's clock, in a sentence where that matters."""
 
-from domain.log.log_time import STEP_SECONDS_MIN, Reading
+from domain.log.log_time import STEP_SECONDS_MIN, ClockReading
 
 _ADVICE = (
     "if that clock is wrong, set it right; if it is right, `fairlog clock --accept` has the log's "
@@ -8,7 +8,7 @@ _ADVICE = (
 )
 
 
-def clock_note(reading: Reading) -> str | None:
+def clock_note(reading: ClockReading) -> str | None:
     """What to know of the clock, and what to do; None where the log goes by it.
 
     It is no failure: windows, leases and schedules go on by the log's time.

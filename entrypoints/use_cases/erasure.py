@@ -12,7 +12,13 @@ from sqlalchemy.engine import Connection
 from adapters.log.histories import changes_of
 from domain.jobs.job import ENDED, Job
 from domain.language.commands import CancelJob, EraseBodies
-from domain.language.errors import BodiesAreNeeded, JobHasEnded, JobHasMovedOn, UnknownJob, again
+from domain.language.errors import (
+    BodiesAreNeeded,
+    JobHasEnded,
+    JobHasMovedOn,
+    UnknownJob,
+    fresh_copy,
+)
 from domain.language.events import JobCompleted, JobFailed, JobSubmitted, Recorded
 from domain.language.identifiers import POSITION_MAX, JobId, UserId
 from entrypoints.service.fairlog import Fairlog
@@ -92,7 +98,7 @@ def _standing(fairlog: Fairlog, job_ids: Sequence[JobId]) -> list[Job]:
 def _cancel(fairlog: Fairlog, job_ids: Sequence[JobId]) -> None:
     for outcome in fairlog.writer.execute_all([CancelJob(job_id=job_id) for job_id in job_ids]):
         if isinstance(outcome, Exception) and not isinstance(outcome, JobHasEnded):
-            raise again(outcome)
+            raise fresh_copy(outcome)
 
 
 def _erase_ended(fairlog: Fairlog, jobs: Sequence[Job], done: Erased) -> list[JobId]:
@@ -113,7 +119,7 @@ def _erase_ended(fairlog: Fairlog, jobs: Sequence[Job], done: Erased) -> list[Jo
         elif isinstance(outcome, JobHasMovedOn):
             moved_on.append(job_id)
         elif not isinstance(outcome, BodiesAreNeeded):
-            raise again(outcome)
+            raise fresh_copy(outcome)
     return moved_on
 
 

@@ -21,7 +21,7 @@ from entrypoints.service.fairlog import Fairlog
 from projections.following.async_projector import AsyncProjector
 from projections.following.merkle import MerkleProjection, TileTree
 
-EVENTS_A_PROOF_MAX: Final = 10_000
+EVENTS_PER_PROOF_MAX: Final = 10_000
 _FORMAT: Final = "fairlog-proof-1"
 
 
@@ -95,7 +95,9 @@ class Evidence:
         self, connection: Connection, job_id: JobId, position: int | None
     ) -> InclusionProof:
         """Every event of a job up to a position. Raises `InvalidInput` where there is none."""
-        return self._prove(connection, EventFilter(job_id=job_id), 0, EVENTS_A_PROOF_MAX, position)
+        return self._prove(
+            connection, EventFilter(job_id=job_id), 0, EVENTS_PER_PROOF_MAX, position
+        )
 
     def prove_event(
         self, connection: Connection, event: int, position: int | None

@@ -12,7 +12,7 @@ from adapters.clock import SystemClock
 from adapters.log.schema import is_current
 from adapters.supervision import Trouble
 from domain.language.errors import FairlogError
-from domain.log.log_time import Reading
+from domain.log.log_time import ClockReading
 from entrypoints.service.fairlog import Fairlog
 from entrypoints.service.queries import READ_SECONDS_MAX
 from entrypoints.use_cases.clock import clock_note
@@ -70,7 +70,7 @@ async def _asked(fairlog: Fairlog) -> tuple[str | None, str | None]:
         return str(error), None
 
 
-def _looked(fairlog: Fairlog, connection: Connection) -> Reading:
+def _looked(fairlog: Fairlog, connection: Connection) -> ClockReading:
     fairlog.jobs.counts(connection)
     return fairlog.log.reading(connection)
 

@@ -9,7 +9,7 @@ from typing import Final
 from domain.decisions.decide import JobUpdated
 from domain.jobs.job import Job, State
 from domain.language.commands import RetryJob
-from domain.language.errors import FairlogError, RateLimited, again
+from domain.language.errors import FairlogError, RateLimited, fresh_copy
 from domain.language.events import Scope
 from domain.language.identifiers import JobId, UserId
 from entrypoints.service.fairlog import Fairlog
@@ -25,7 +25,7 @@ async def retry(fairlog: Fairlog, job_id: JobId) -> JobView:
     """The job as it then stands. Raises `RateLimited`, or why the job cannot be started again."""
     [outcome] = await retry_all(fairlog, [job_id])
     if isinstance(outcome, Exception):
-        raise again(outcome)
+        raise fresh_copy(outcome)
     return await fairlog.view_of(outcome)
 
 

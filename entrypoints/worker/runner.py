@@ -14,10 +14,10 @@ from msgspec import Struct
 
 from adapters.handlers.loading import Handler, Handlers, JobContext
 from adapters.processes.forks import end_if_child
-from domain.language.bodies import NoUnicode, body_of
+from domain.language.bodies import InvalidUnicode, body_of
 from domain.language.errors import InvalidInput
 from domain.language.identifiers import JobId, Kind, UserId
-from domain.language.json_values import check_json, find_no_unicode
+from domain.language.json_values import check_json, find_invalid_unicode
 from entrypoints.service.views import ClaimedJob
 from entrypoints.worker.execution import Ended, Execution, given_up, not_begun
 from entrypoints.worker.failure import error_body, error_of, traceback_of
@@ -142,7 +142,9 @@ def _completed(answer: object) -> Ended:
         check_json(answer, "result")
         return Ended(result=None if answer is None else body_of(answer, "result"))
     except InvalidInput as error:
-        where = find_no_unicode(answer, "result") if isinstance(error, NoUnicode) else None
+        where = (
+            find_invalid_unicode(answer, "result") if isinstance(error, InvalidUnicode) else None
+        )
         return Ended(error=error_body("ValueError", where or str(error)), may_retry=False)
     except Exception as error:  # noqa: BLE001 (encoding runs code of the value's own)
         message = f"The result cannot be written as JSON: {error}."

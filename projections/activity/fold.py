@@ -35,10 +35,10 @@ FINEST_SECONDS: Final = 10  # every other length of a slot is a multiple
 MINUTE_SECONDS: Final = 60
 WORKER_KEPT_SECONDS: Final = 3600  # after it was last seen, without a job
 _SECOND: Final = 1_000_000
-_OF_A_JOB: Final[Collection[type]] = frozenset(
+_JOB_EVENTS: Final[Collection[type]] = frozenset(
     {JobReleased, JobStarted, JobCompleted, JobFailed, JobRequeued, JobCancelled}
 )
-_OF_A_WORKER: Final[Collection[type]] = frozenset({JobStarted, LeasesExtended})
+_WORKER_EVENTS: Final[Collection[type]] = frozenset({JobStarted, LeasesExtended})
 
 
 class OpenJob(Struct, gc=False):
@@ -89,14 +89,14 @@ class Needed:
         for recorded in events:
             event: Any = recorded.event
             kind = type(event)
-            if kind in _OF_A_JOB:
+            if kind in _JOB_EVENTS:
                 self.users.add(event.user_id)
                 job_id = _job_of(recorded)
                 if job_id < new:
                     self.jobs.add(job_id)
             elif kind is JobSubmitted:
                 self.users.add(event.user_id)
-            if kind in _OF_A_WORKER:
+            if kind in _WORKER_EVENTS:
                 self.workers.add(event.worker)
 
 

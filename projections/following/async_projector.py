@@ -274,12 +274,12 @@ class AsyncProjector(Generic[E]):
 
     def _reserve(self, connection: Connection) -> int:
         generation = registry.reserve(connection, self.projection)
-        self.log.set_epoch(connection, registry.epoch_of(connection))
+        self.log.set_registry_digest(connection, registry.digest_of(connection))
         return generation
 
     def _switch(self, connection: Connection, generation: int) -> int:
         current = registry.switch(connection, self.projection, generation)
-        self.log.set_epoch(connection, registry.epoch_of(connection))
+        self.log.set_registry_digest(connection, registry.digest_of(connection))
         return current
 
     def _begin(self, connection: Connection, generation: int) -> None:

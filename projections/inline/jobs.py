@@ -146,7 +146,7 @@ class JobsProjection:
                 required.windows.add((model.jobs.rows[job_id].user_id, window_seconds))
         _load_lanes(connection, generation, required, model)
 
-    def changes(self, generation: int, model: WriteModel) -> list[Write[Connection]]:
+    def take_changes(self, generation: int, model: WriteModel) -> list[Write[Connection]]:
         # A count of nothing too: which states have a row must not depend on the batches.
         counts = [
             (generation, STATE_NUMBERS[state], by) for state, by in model.jobs.count_changes.items()

@@ -202,7 +202,7 @@ class LineProjection:
                 line.lanes.setdefault(lane[0], {})[lane[1]] = waiting
                 line.stored_lanes.add(lane)
 
-    def changes(self, generation: int, model: WriteModel) -> list[Write[Connection]]:
+    def take_changes(self, generation: int, model: WriteModel) -> list[Write[Connection]]:
         line = model.line
         occupied, empty = _lanes(generation, model)
         changed_users = [(user_id, line.users[user_id]) for user_id in line.changed_users]

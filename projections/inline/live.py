@@ -83,7 +83,7 @@ class LiveProjections:
 
     def save(self, connection: Connection, model: WriteModel) -> None:
         for projection in self._projections:
-            for write in projection.changes(self._generations[projection.name], model):
+            for write in projection.take_changes(self._generations[projection.name], model):
                 write(connection)
 
     def note_empty_claims(

@@ -102,7 +102,7 @@ class WindowsProjection:
             parts.append((of_limits + in_kinds, [generation, GLOBAL.encode(), *named]))
         _put(union(connection, parts), model)
 
-    def changes(self, generation: int, model: WriteModel) -> list[Write[Connection]]:
+    def take_changes(self, generation: int, model: WriteModel) -> list[Write[Connection]]:
         windows = model.windows
         counters = [(key, windows.counters[key]) for key in windows.changed_counters]
         changed = [(subject, windows.limits[subject]) for subject in windows.changed_limits]

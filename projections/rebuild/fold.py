@@ -44,7 +44,7 @@ class GenerationFold:
     ) -> None:
         self._building = building
         self._settle = settle
-        self._world = WriteModel(is_served=False)
+        self._model = WriteModel(is_served=False)
         self._absent = RequiredRows()  # looked for since rows were let go, and not stored
         self._has_let_go = False
         self._has_let_go_of_all = False
@@ -53,7 +53,7 @@ class GenerationFold:
 
     @property
     def position(self) -> int:
-        return self._world.position
+        return self._model.position
 
     @property
     def is_save_due(self) -> bool:
@@ -69,19 +69,19 @@ class GenerationFold:
         repeated = self._repeated_keys(events)
         if self._has_let_go:
             self._read_back(connection, events, repeated)
-        evolve = self._world.evolve
+        evolve = self._model.evolve
         for recorded in events:
             if judge is not None:
-                judge(self._world, recorded)
+                judge(self._model, recorded)
             evolve(recorded)
         self._unsaved += len(events)
 
     def save(self, connection: Connection) -> None:
         """Write what has changed since the last time."""
-        for write in self.changes():
+        for write in self.take_changes():
             write(connection)
 
-    def changes(self) -> list[Write[Connection]]:
+    def take_changes(self) -> list[Write[Connection]]:
         """`save` for who writes elsewhere, as long as `settle` waits for it."""
         writes = self._changes_of(self._building)
         self._unsaved = 0
@@ -91,32 +91,32 @@ class GenerationFold:
             self._let_go_of_all()
         return writes
 
-    def changes_due(self) -> list[Write[Connection]]:
+    def take_due_changes(self) -> list[Write[Connection]]:
         """Those of them that had better not wait for later changes of the same rows."""
         writes = self._changes_of([one for one in self._building if not one[0].is_lasting])
         self._unsaved = 0
         if self._size() > ROWS_KEPT_MAX:
             self._let_go_of_jobs()
         if self._size() > ROWS_KEPT_MAX:
-            writes += self.changes()
+            writes += self.take_changes()
         return writes
 
     def _changes_of(self, building: Sequence[Building]) -> list[Write[Connection]]:
         return [
             write
             for projection, generation in building
-            for write in projection.changes(generation, self._world)
+            for write in projection.take_changes(generation, self._model)
         ]
 
     def _size(self) -> int:
-        model = self._world
+        model = self._model
         line, windows = model.line, model.windows
         names = len(line.users) + len(line.kinds) + len(windows.counters) + len(windows.limits)
         return len(model.jobs.rows) + names
 
     def _let_go_of_jobs(self) -> None:
         """Of those that have ended."""
-        jobs = self._world.jobs
+        jobs = self._model.jobs
         going_on = [job for job in jobs.rows.values() if job.state not in ENDED]
         self._forget(jobs.rows, jobs.key_holders, jobs.keys, jobs.claims.jobs)
         for job in going_on:
@@ -124,7 +124,7 @@ class GenerationFold:
 
     def _let_go_of_all(self) -> None:
         self._has_let_go_of_all = True
-        jobs, line, windows = self._world.jobs, self._world.line, self._world.windows
+        jobs, line, windows = self._model.jobs, self._model.line, self._model.windows
         self._forget(
             jobs.rows,
             jobs.key_holders,
@@ -166,13 +166,13 @@ class GenerationFold:
             missing = self._unknown(required)
             if missing.size():
                 self._settle()
-                projection.load(connection, generation, missing, self._world)
+                projection.load(connection, generation, missing, self._model)
                 required.add(missing)  # the users of the jobs that were read
         self._absent.add(self._unknown(required))
 
     def _of_jobs(self, events: Sequence[Recorded]) -> Iterator[Recorded]:
         """The events of jobs that may have been let go."""
-        jobs, position = self._world.jobs.rows, self.position
+        jobs, position = self._model.jobs.rows, self.position
         for recorded in events:
             job_id = recorded.job_id
             if isinstance(recorded.event, RateLimitDecided):
@@ -182,7 +182,7 @@ class GenerationFold:
 
     def _unknown(self, required: RequiredRows) -> RequiredRows:
         """What is not in memory: of what is there, the stored row may be older."""
-        jobs, line, windows = self._world.jobs, self._world.line, self._world.windows
+        jobs, line, windows = self._model.jobs, self._model.line, self._model.windows
         missing = required.without(self._absent)
         known: tuple[Container[Any], ...] = (
             line.users,

@@ -57,7 +57,7 @@ def rebuild(
     with database.write() as connection:
         log.lock_head(connection)
         generations = [registry.reserve(connection, projection) for projection in projections]
-        log.set_epoch(connection, registry.epoch_of(connection))
+        log.set_registry_digest(connection, registry.digest_of(connection))
     building = list(zip(projections, generations, strict=True))
     for projection, generation in building:
         # Left by whoever was handed this number before the registry was lost.
@@ -101,8 +101,8 @@ def _fill(
                 fold.take(connection, pages.behind(fold.position))
                 connection.rollback()  # the next question is about what is stored by then
                 if fold.is_save_due:
-                    saver.write(fold.changes_due())
-            saver.write(fold.changes())
+                    saver.write(fold.take_due_changes())
+            saver.write(fold.take_changes())
             saver.settle()
             total = log.position(connection)  # others went on meanwhile
             connection.rollback()
@@ -115,7 +115,7 @@ def _fill(
             (projection, registry.switch(connection, projection, generation))
             for projection, generation in building
         ]
-        log.set_epoch(connection, registry.epoch_of(connection))
+        log.set_registry_digest(connection, registry.digest_of(connection))
     return current, total
 
 

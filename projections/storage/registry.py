@@ -1,8 +1,8 @@
 """Which generation of each projection is the current one.
 
 One row a projection. A rebuild fills a generation of its own and makes it current by changing the
-row under the head lock; nobody writes the row without that lock. Whoever does gives the head the
-epoch that then stands for all rows (`epoch_of`): so every process hears of it with its next batch,
+row under the head lock; nobody writes the row without that lock. Whoever does stores a digest of
+all rows in the head (`digest_of`): so every process hears of it with its next batch,
 and a change that was made by hand is found.
 """
 
@@ -46,10 +46,11 @@ def read(connection: Connection) -> dict[str, Registered]:
     return {name: Registered(*numbers) for name, *numbers in rows}
 
 
-def epoch_of(connection: Connection) -> int:
-    """The part of the head's epoch that stands for the registry: 62 bits of a digest of all rows.
+def digest_of(connection: Connection) -> int:
+    """Return 62 bits of a digest of all rows.
 
-    The other one is the position of the latest correction of the clock, which the log adds.
+    The log adds the position of the latest correction of the clock and stores the sum in the
+    column `log_head.epoch`.
     """
     rows = sorted(
         msgspec.json.encode(tuple(row)) for row in connection.execute(sa.select(registry))

@@ -30,14 +30,14 @@ def differences(
     following: Sequence[Tabled],
 ) -> Iterator[Difference]:
     """Tell of each row that is not as a release like this one leaves it. Any may hold anything."""
-    epoch = registry.epoch_of(snapshot)
-    if head.registry_epoch != epoch:
+    digest = registry.digest_of(snapshot)
+    if head.registry_digest != digest:
         yield Difference(
             REGISTRY,
             registry.registry.name,
             "name, version, generation, newest of all rows",
-            f"give {epoch} for the epoch",
-            f"{head.registry_epoch!r}, by log_head.epoch",
+            f"give {digest} for the epoch",
+            f"{head.registry_digest!r}, by log_head.epoch",
         )
     registered = registry.read(snapshot)
     for name, found in registered.items():

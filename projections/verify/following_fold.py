@@ -13,7 +13,7 @@ from projections.following.async_projector import AsyncProjection, E, Reached
 from projections.verify.expected_tables import SCRATCH_GENERATION
 from projections.verify.findings import FindingsSink
 
-EVENTS_A_FOLD: Final = 8000  # rows that change often are written once
+EVENTS_PER_FOLD: Final = 8000  # rows that change often are written once
 
 
 class _FollowingFold(ABC, Generic[E]):
@@ -31,7 +31,7 @@ class _FollowingFold(ABC, Generic[E]):
     def take(self, events: Sequence[E]) -> None:
         """Fold them, or have them wait for more; `finish` folds the last ones."""
         self._waiting += events
-        if len(self._waiting) >= EVENTS_A_FOLD:
+        if len(self._waiting) >= EVENTS_PER_FOLD:
             self.finish()
 
     def finish(self) -> None:

@@ -98,7 +98,7 @@ class HistoryCheck:
         try:
             self._fold.take(self._scratch, events, self._judge)
             if self._fold.is_save_due:
-                for write in self._fold.changes_due():
+                for write in self._fold.take_due_changes():
                     write(self._scratch)
         except Exception as error:  # noqa: BLE001 (a history that no rule made may do anything)
             self._cannot_fold(self._fold.position + 1, error)

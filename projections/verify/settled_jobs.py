@@ -49,7 +49,7 @@ class SettledJobs(JobsProjection):
             self._pages.ask(lambda live: load(live, self._live_generation, settled, model))
             required.add(settled)
 
-    def changes(self, generation: int, model: WriteModel) -> list[Write[Connection]]:
+    def take_changes(self, generation: int, model: WriteModel) -> list[Write[Connection]]:
         known, keys, changed = model.jobs.rows, model.jobs.keys, model.jobs.changed
         self._settled.discard(changed)
         ended = [
@@ -61,7 +61,7 @@ class SettledJobs(JobsProjection):
         changed.difference_update(settled)
         return [
             deleting(jobs, generation, [(job_id,) for job_id in settled]),
-            *super().changes(generation, model),
+            *super().take_changes(generation, model),
         ]
 
     def settle_rest(self, scratch: Connection, generation: int) -> None:

@@ -5,7 +5,7 @@ import itertools
 import pytest
 import sqlalchemy as sa
 
-from domain.decisions.decide import Claimed, JobsWoken, JobUpdated, Submitted
+from domain.decisions.decide import Claimed, JobsUpdated, JobUpdated, Submitted
 from domain.jobs.claims import CLAIM_SECONDS
 from domain.language.commands import EnforceDeadlines
 from domain.language.identifiers import JobId
@@ -38,7 +38,7 @@ def test_a_claim_starts_no_other_jobs_on_any_server_once_its_own_have_gone(
         first = do(one, submit(), Submitted).job.id
         assert ask(one, 1) == [first]
         clock.advance(30)
-        do(other, EnforceDeadlines(jobs=[first]), JobsWoken)
+        do(other, EnforceDeadlines(jobs=[first]), JobsUpdated)
         assert len(do(other, claim(1, worker=OTHER_WORKER, claim_id="o"), Claimed).jobs) == 1
         do(other, submit(payload="new"), Submitted)
         assert (ask(one), ask(other)) == ([], [])

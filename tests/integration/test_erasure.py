@@ -6,7 +6,7 @@ import pytest
 import sqlalchemy as sa
 
 from adapters.log.tables import bodies, events
-from domain.decisions.decide import Claimed, JobsWoken, JobUpdated, Submitted
+from domain.decisions.decide import Claimed, JobsUpdated, JobUpdated, Submitted
 from domain.jobs.job import Job, State
 from domain.language.bodies import body_of
 from domain.language.commands import (
@@ -73,7 +73,7 @@ def tell(fairlog: Fairlog, clock: ManualClock) -> list[Job]:
     for _ in range(3):
         run(fairlog, fails=True)
         clock.advance(60)
-        do(fairlog, EnforceDeadlines(jobs=[failing.id]), JobsWoken)
+        do(fairlog, EnforceDeadlines(jobs=[failing.id]), JobsUpdated)
     cancelled = submit(fairlog, ALICE, 3)
     do(fairlog, CancelJob(job_id=cancelled.id), JobUpdated)
     submit(fairlog, BOB, 4)

@@ -82,7 +82,7 @@ def test_a_head_that_somebody_else_moved_is_not_moved_again(database: Database) 
         stale = log.lock_head(connection)
     append(log, database, ("a", None))
     with pytest.raises(LogUnavailable), database.write() as connection:
-        log.move_head(connection, stale, Head(1, b"x" * 32, stale.now, stale.epoch))
+        log.move_head(connection, stale, Head(1, b"x" * 32, stale.now, stale.version))
 
 
 def test_a_log_of_a_newer_format_is_not_touched(database: Database) -> None:

@@ -290,13 +290,13 @@ def test_rows_that_go_on_changing_are_written_at_the_end_of_a_rebuild(
     written: list[str] = []
 
     def watch(projection: type[InlineProjection]) -> None:
-        changes = projection.changes
+        take_changes = projection.take_changes
 
         def watched(self: InlineProjection, generation: int, model: WriteModel) -> Any:
             written.append(self.name)
-            return changes(self, generation, model)
+            return take_changes(self, generation, model)
 
-        monkeypatch.setattr(projection, "changes", watched)
+        monkeypatch.setattr(projection, "take_changes", watched)
 
     for projection in PROJECTIONS:
         watch(projection)
@@ -311,14 +311,14 @@ def test_what_is_appended_during_the_last_writes_is_folded_before_the_lock_is_ta
 ) -> None:
     tell_a_story(fairlog)
     folded: list[int] = []
-    changes = GenerationFold.changes
+    take_changes = GenerationFold.take_changes
 
     def last_changes(fold: GenerationFold) -> list[Write[sa.Connection]]:
         if fold.position == 290:
             outcomes(put(fairlog, *[submit(payload=f"late-{number}") for number in range(30)]))
-        return changes(fold)
+        return take_changes(fold)
 
-    monkeypatch.setattr(GenerationFold, "changes", last_changes)
+    monkeypatch.setattr(GenerationFold, "take_changes", last_changes)
     with rebuilt_in_pieces(10, events_a_save=1000, rows_kept=1000):
         names = [projection.name for projection in PROJECTIONS]
         rebuild_projections(fairlog, names, lambda done, _: folded.append(done))

@@ -21,7 +21,7 @@ from entrypoints.service.fairlog import Fairlog
 from entrypoints.use_cases.verification import verify_log
 from projections.following.async_projector import checkpoints
 from projections.inline.jobs import jobs
-from projections.storage.registry import epoch_of, registry
+from projections.storage.registry import digest_of, registry
 from projections.storage.registry import read as registered
 from projections.verify.findings import Difference, Finding
 from tests.support.history import ALICE, ECHO, Intruder, do, service, tell_everything
@@ -130,7 +130,7 @@ def test_an_epoch_of_an_earlier_release_is_settled_at_the_next_start(
         assert told(other) == ""
         with other.database.read() as connection:
             epoch = connection.execute(sa.select(log_head.c.epoch)).scalar_one()
-            assert epoch == epoch_of(connection) + audit_log.latest(connection, "ClockCorrected")
+            assert epoch == digest_of(connection) + audit_log.latest(connection, "ClockCorrected")
 
 
 def test_checkpoints_of_an_earlier_release_are_gone_on_from(

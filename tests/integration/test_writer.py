@@ -669,7 +669,7 @@ def test_a_projection_of_a_newer_version_stops_the_writer(fairlog: Fairlog) -> N
     with fairlog.database.write() as connection:
         fairlog.log.lock_head(connection)
         connection.execute(registry.registry.update().values(version=99))
-        fairlog.log.set_epoch(connection, registry.epoch_of(connection))
+        fairlog.log.set_registry_digest(connection, registry.digest_of(connection))
     _assert_stops(fairlog)
 
 

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from adapters.log.schema import protect_events
 from adapters.log.tables import FORMAT, FORMAT_UNCORRECTED, bodies, events, log_head
 from adapters.settings import Settings
-from domain.decisions.decide import Answer, Claimed, JobsWoken
+from domain.decisions.decide import Answer, Claimed, JobsUpdated
 from domain.jobs.job import Job, State
 from domain.language.commands import (
     AcceptClock,
@@ -109,7 +109,7 @@ def _tell_of_time(fairlog: Fairlog, clock: ManualClock) -> None:
     due = fairlog.read_now(fairlog._due)
     assert len(due) == 2
     woken = do(fairlog, EnforceDeadlines(jobs=due))
-    assert isinstance(woken, JobsWoken)
+    assert isinstance(woken, JobsUpdated)
     [expired] = [job for job in woken.jobs if job.state is State.CANCELLED]
     do(fairlog, EraseBodies(job_id=expired.id, attempt=0, positions=(expired.id,)))
     do(fairlog, SubmitJob(user_id=ALICE, kind=ECHO, payload=body("slow"), timeout_seconds=5.0))

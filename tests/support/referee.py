@@ -65,7 +65,7 @@ class JudgedJob:
     places: dict[int, tuple[str, datetime]] = field(default_factory=dict)  # attempts not ended yet
 
     @property
-    def attempts_max(self) -> int:
+    def final_attempt(self) -> int:
         left = self.submitted.max_attempts - self.failures
         return self.attempt + left - (1 if self.state == "running" else 0)
 
@@ -492,8 +492,8 @@ class Referee:
                 self._assert_admitted(one, job.submitted.user_id)
                 assert job.state == ("cancelled" if event.was_cancelled else "failed")
                 assert event.suspect == job.is_suspect
-                is_ahead = job.expires_at is not None and self.at < job.expires_at
-                assert event.expires_at == (job.expires_at if is_ahead else None)
+                is_future = job.expires_at is not None and self.at < job.expires_at
+                assert event.expires_at == (job.expires_at if is_future else None)
                 job.expires_at = event.expires_at
                 job.failures = job.losses = 0
             case RequeueReason.GIVEN_BACK:
@@ -503,7 +503,7 @@ class Referee:
         job.is_suspect, job.is_missed = event.suspect, False
         assert one.job_id is not None
         self._join(one.job_id, job)
-        assert event.attempts_max == job.attempts_max
+        assert event.attempts_max == job.final_attempt
 
     def _give_back(self, job: JudgedJob, event: JobRequeued) -> None:
         assert event.suspect or not job.is_suspect  # a worker may say that it is one

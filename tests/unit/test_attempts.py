@@ -85,7 +85,7 @@ def test_a_log_in_which_returns_raised_the_maximum_comes_to_the_same() -> None:
         requeued(LOST, 2, 3),
         started(3),
     )
-    assert (story.job(1).failures, story.job(1).attempts_max) == (1, 3)
+    assert (story.job(1).failures, story.job(1).final_attempt) == (1, 3)
     story.when(fail(3)).then(failed(3))
 
 

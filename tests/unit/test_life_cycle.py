@@ -5,7 +5,7 @@ from hypothesis import given as for_all
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from domain.decisions.decide import Claimed, JobsWoken, JobUpdated, LeasesHeld
+from domain.decisions.decide import Claimed, JobsUpdated, JobUpdated, LeasesHeld
 from domain.jobs.claims import CLAIM_SECONDS, claim_hash
 from domain.jobs.job import State
 from domain.jobs.life_cycle import RETURNS_MAX, retry_delay
@@ -539,7 +539,7 @@ def test_a_dead_server_s_jobs_are_queued_again_and_nobody_else_s() -> None:
         of(1, requeued(RequeueReason.SERVER_RESTARTED, attempts_max=4, suspect=True)),
         of(7, requeued(RequeueReason.SERVER_RESTARTED, attempts_max=2, suspect=True)),
     )
-    assert [job.state for job in when.answer(JobsWoken).jobs] == [State.QUEUED, State.QUEUED]
+    assert [job.state for job in when.answer(JobsUpdated).jobs] == [State.QUEUED, State.QUEUED]
 
 
 @pytest.mark.parametrize(

@@ -15,9 +15,9 @@ from domain.language.moments import to_micros
 from domain.log.log_time import (
     SECOND_LOOK_SECONDS,
     STEP_SECONDS_MIN,
+    ClockReading,
     Correction,
-    Judged,
-    Reading,
+    LogTime,
     TimeKeeper,
     by_log_time,
     correction_of,
@@ -46,8 +46,8 @@ class Log:
         return to_micros(NOW) + round((self.real + self.offset) * 1e6)
 
     @property
-    def reading(self) -> Reading:
-        return Reading(self.clock, self.recorded_at, self.correction)
+    def reading(self) -> ClockReading:
+        return ClockReading(self.clock, self.recorded_at, self.correction)
 
     def append(self, keeper: TimeKeeper) -> float:
         """What time it was recorded at, in seconds since the beginning. Raises `ClockInDoubt`."""
@@ -62,7 +62,7 @@ class Log:
         self.passes(SECOND_LOOK_SECONDS)
         return self.append(keeper)
 
-    def _record(self, judged: Judged) -> float:
+    def _record(self, judged: LogTime) -> float:
         assert judged.now >= self.recorded_at, "it never goes back"
         self.position += 1
         if judged.corrected is not None:

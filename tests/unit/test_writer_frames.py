@@ -25,7 +25,7 @@ from adapters.writer.writer_frames import (
 from domain.decisions.batch import Outcome
 from domain.decisions.decide import (
     Claimed,
-    JobsWoken,
+    JobsUpdated,
     JobUpdated,
     LeasesHeld,
     LimitsSet,
@@ -102,7 +102,7 @@ OUTCOMES: Sequence[Outcome] = (
     job_stands(),
     Claimed([job_stands().job], is_repeated=True),
     LeasesHeld(NOW, [(JOB, 2)]),
-    JobsWoken([]),
+    JobsUpdated([]),
     LimitsSet(LimitChanged(scope=Scope.KIND, kind=Kind("a"), running=2)),
     RefusalsRecorded(3),
 )

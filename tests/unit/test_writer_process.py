@@ -48,7 +48,8 @@ def test_what_was_to_be_sent_when_the_writer_was_lost_is_refused_like_the_rest()
 ANSWERS_ALL_BUT_THE_SECOND = """
 import socket, sys
 from adapters.writer.writer import WriterStats
-from adapters.writer.writer_frames import WriterRequest, WriterResponse, Frames, encoded, packed, questions
+from adapters.writer.writer_frames import WriterRequest, WriterResponse
+from adapters.writer.writer_frames import Frames, encoded, packed, questions
 from domain.language.errors import QueueFull
 
 connection = socket.socket(fileno=int(sys.argv[1]))

@@ -1,4 +1,4 @@
-"""Refusals at the door: counted, reported in turns, and none of them lost."""
+"""Refusals from the cache: counted, reported in turns, and none of them lost."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -12,8 +12,8 @@ from domain.language.commands import ReportRefusals
 from domain.language.errors import InvalidInput, RateLimited
 from domain.language.events import RateLimitDecided, Scope
 from domain.language.identifiers import UserId
-from domain.limits import refusal_cache as door_module
-from domain.limits.refusal_cache import Door
+from domain.limits import refusal_cache as cache_module
+from domain.limits.refusal_cache import RefusalCache
 from tests.support.given import at
 from tests.support.stories import ALICE, BOB, CAROL
 
@@ -35,11 +35,11 @@ def refused(user_id: UserId, seconds: float = 0, scope: Scope = Scope.USER) -> R
     return RateLimited(decision, at(seconds))
 
 
-def closed_to(users: Sequence[UserId], seconds: float = 0) -> Door:
-    door = Door()
+def refusing(users: Sequence[UserId], seconds: float = 0) -> RefusalCache:
+    cache = RefusalCache()
     for user in users:
-        door.close(refused(user, seconds), tick=seconds, heard=seconds)
-    return door
+        cache.add(refused(user, seconds), tick=seconds, received=seconds)
+    return cache
 
 
 def reported(reports: Sequence[ReportRefusals]) -> list[tuple[UserId, int]]:
@@ -47,27 +47,27 @@ def reported(reports: Sequence[ReportRefusals]) -> list[tuple[UserId, int]]:
 
 
 def test_what_the_log_refused_is_refused_until_the_windows_end() -> None:
-    door = closed_to([ALICE], seconds=20)
-    refusal = door.refuse(ALICE, tick=59.9)
+    cache = refusing([ALICE], seconds=20)
+    refusal = cache.refuse(ALICE, tick=59.9)
     assert refusal is not None
     assert (refusal.decided_at, refusal.resets_at, refusal.used) == (at(59.9), at(60), 2)
-    assert door.refuse(BOB, tick=59.9) is None
-    assert door.refuse(ALICE, tick=60) is None
+    assert cache.refuse(BOB, tick=59.9) is None
+    assert cache.refuse(ALICE, tick=60) is None
 
 
 def test_when_all_together_are_over_the_limit_each_is_counted_for_himself() -> None:
-    door = Door()
-    door.close(refused(ALICE, scope=Scope.GLOBAL), tick=0, heard=0)
+    cache = RefusalCache()
+    cache.add(refused(ALICE, scope=Scope.GLOBAL), tick=0, received=0)
     for user in (BOB, CAROL, BOB):
-        assert door.refuse(user, tick=1) is not None
-    assert reported(door.take_reports(MANY)) == [(BOB, 2), (CAROL, 1)]
+        assert cache.refuse(user, tick=1) is not None
+    assert reported(cache.take_reports(MANY)) == [(BOB, 2), (CAROL, 1)]
 
 
 def test_a_report_says_which_window_how_many_and_from_when_to_when() -> None:
-    door = closed_to([ALICE], seconds=60)
+    cache = refusing([ALICE], seconds=60)
     for tick in (61, 62.5, 64):
-        door.refuse(ALICE, tick)
-    assert door.take_reports(MANY) == [
+        cache.refuse(ALICE, tick)
+    assert cache.take_reports(MANY) == [
         ReportRefusals(
             user_id=ALICE,
             scope=Scope.USER,
@@ -80,89 +80,89 @@ def test_a_report_says_which_window_how_many_and_from_when_to_when() -> None:
             last_at=at(64),
         )
     ]
-    assert door.take_reports(MANY) == []
+    assert cache.take_reports(MANY) == []
 
 
 def test_few_users_are_all_reported_in_every_round() -> None:
-    door = closed_to(USERS)
+    cache = refusing(USERS)
     for tick in (1, 2, 3):
         for user in USERS:
-            door.refuse(user, tick)
-        assert reported(door.take_reports(5)) == [(user, 1) for user in USERS]
+            cache.refuse(user, tick)
+        assert reported(cache.take_reports(5)) == [(user, 1) for user in USERS]
 
 
 def test_many_users_take_turns_and_who_has_waited_longest_is_first() -> None:
-    door = closed_to(USERS)
+    cache = refusing(USERS)
     rounds: list[str] = []
     for tick in range(1, 6):
         for user in reversed(USERS) if tick % 2 else USERS:  # whoever calls first each time
-            door.refuse(user, tick)
-        rounds.append("".join(one.user_id for one in door.take_reports(2)))
+            cache.refuse(user, tick)
+        rounds.append("".join(one.user_id for one in cache.take_reports(2)))
     assert rounds == ["ed", "cb", "ad", "ec", "ba"]
 
 
 def test_who_waits_for_a_turn_is_counted_on() -> None:
-    door = closed_to([ALICE, BOB])
+    cache = refusing([ALICE, BOB])
     for tick, turn in ((1, ALICE), (4, BOB), (9, ALICE)):
-        door.refuse(ALICE, tick)
-        door.refuse(BOB, tick)
-        [report] = door.take_reports(1)
+        cache.refuse(ALICE, tick)
+        cache.refuse(BOB, tick)
+        [report] = cache.take_reports(1)
         assert report.user_id == turn
     assert (report.count, report.first_at, report.last_at) == (2, at(4), at(9))
 
 
 def test_a_window_that_is_over_is_still_reported_and_before_the_next() -> None:
-    door = closed_to(USERS)
+    cache = refusing(USERS)
     for user in USERS:
-        door.refuse(user, tick=59)
+        cache.refuse(user, tick=59)
     for user in USERS:
-        door.close(refused(user, 61), tick=61, heard=61)
-        door.refuse(user, tick=62)
-    assert reported(door.take_reports(3)) == [(user, 1) for user in USERS[:3]]
-    left = door.take_reports(MANY)
+        cache.add(refused(user, 61), tick=61, received=61)
+        cache.refuse(user, tick=62)
+    assert reported(cache.take_reports(3)) == [(user, 1) for user in USERS[:3]]
+    left = cache.take_reports(MANY)
     assert [one.window_start for one in left] == [at(0)] * 2 + [at(60)] * 5
 
 
-def test_a_change_of_limits_opens_the_door_and_forgets_no_count() -> None:
-    door = closed_to([ALICE])
-    door.refuse(ALICE, tick=1)
-    door.open_all()
-    assert door.refuse(ALICE, tick=2) is None
-    assert reported(door.take_reports(MANY)) == [(ALICE, 1)]
+def test_a_change_of_limits_empties_the_cache_and_forgets_no_count() -> None:
+    cache = refusing([ALICE])
+    cache.refuse(ALICE, tick=1)
+    cache.clear()
+    assert cache.refuse(ALICE, tick=2) is None
+    assert reported(cache.take_reports(MANY)) == [(ALICE, 1)]
 
 
 def test_what_the_log_has_not_got_counts_on_and_is_first_again() -> None:
-    door = closed_to(USERS)
+    cache = refusing(USERS)
     for user in USERS:
-        door.refuse(user, tick=1)
-    taken = door.take_reports(2)
-    door.refuse(USERS[1], tick=5)
-    door.put_back(taken)
-    again = door.take_reports(2)
+        cache.refuse(user, tick=1)
+    taken = cache.take_reports(2)
+    cache.refuse(USERS[1], tick=5)
+    cache.put_back(taken)
+    again = cache.take_reports(2)
     assert reported(again) == [("a", 1), ("b", 2)]
     assert (again[1].first_at, again[1].last_at) == (at(1), at(5))
-    assert [one.user_id for one in door.take_reports(MANY)] == ["c", "d", "e"]
+    assert [one.user_id for one in cache.take_reports(MANY)] == ["c", "d", "e"]
 
 
 def test_a_clock_that_is_known_better_later_turns_no_report_around() -> None:
-    door = closed_to([ALICE])
-    door.refuse(ALICE, tick=3)
+    cache = refusing([ALICE])
+    cache.refuse(ALICE, tick=3)
     # By the log it was earlier than we thought.
-    door.close(refused(ALICE, seconds=1), tick=3, heard=3)
-    door.refuse(ALICE, tick=3.5)
-    [report] = door.take_reports(MANY)
+    cache.add(refused(ALICE, seconds=1), tick=3, received=3)
+    cache.refuse(ALICE, tick=3.5)
+    [report] = cache.take_reports(MANY)
     assert (report.count, report.first_at, report.last_at) == (2, at(3), at(3))
 
 
 def test_with_too_many_counts_waiting_the_log_decides_about_who_has_none(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(door_module, "COUNTS_MAX", 2)
-    door = closed_to(USERS)
-    assert [door.refuse(user, 1) is not None for user in USERS] == [True, True] + [False] * 3
-    assert door.refuse(USERS[0], 2) is not None
-    assert reported(door.take_reports(1)) == [("a", 2)]
-    assert door.refuse(USERS[4], 3) is not None
+    monkeypatch.setattr(cache_module, "COUNTS_MAX", 2)
+    cache = refusing(USERS)
+    assert [cache.refuse(user, 1) is not None for user in USERS] == [True, True] + [False] * 3
+    assert cache.refuse(USERS[0], 2) is not None
+    assert reported(cache.take_reports(1)) == [("a", 2)]
+    assert cache.refuse(USERS[4], 3) is not None
 
 
 @for_all(
@@ -173,31 +173,31 @@ def test_with_too_many_counts_waiting_the_log_decides_about_who_has_none(
 def test_reports_and_what_is_left_add_up_to_what_was_refused(
     steps: list[UserId | tuple[int, bool]],
 ) -> None:
-    door = closed_to(USERS)
+    cache = refusing(USERS)
     expected: Counter[UserId] = Counter()
     logged: Counter[UserId] = Counter()
     for tick, step in enumerate(steps):
         match step:
             case (reports_max, is_recorded):
-                reports = door.take_reports(reports_max)
+                reports = cache.take_reports(reports_max)
                 assert len(reports) <= reports_max
                 if is_recorded:
                     logged.update(dict(reported(reports)))
                 else:
-                    door.put_back(reports)
+                    cache.put_back(reports)
             case user:
-                assert door.refuse(user, min(tick, 59)) is not None
+                assert cache.refuse(user, min(tick, 59)) is not None
                 expected[user] += 1
-    for report in door.take_reports(MANY):
+    for report in cache.take_reports(MANY):
         logged[report.user_id] += report.count
     assert logged == expected
 
 
 def test_the_time_told_is_never_ahead_of_the_logs_own() -> None:
     """The answer took 3 s, and nobody knows when in them the decision was made."""
-    door = Door()
-    door.close(refused(ALICE), tick=0, heard=3)
-    at_once, later_on = door.refuse(ALICE, 3), door.refuse(ALICE, 5)
+    cache = RefusalCache()
+    cache.add(refused(ALICE), tick=0, received=3)
+    at_once, later_on = cache.refuse(ALICE, 3), cache.refuse(ALICE, 5)
     assert at_once is not None
     assert later_on is not None
     assert later_on.decided_at - at_once.decided_at == timedelta(seconds=2)
@@ -206,8 +206,8 @@ def test_the_time_told_is_never_ahead_of_the_logs_own() -> None:
 
 @pytest.mark.parametrize("user", ["", "\x1b[2J", "x" * 256])
 def test_no_refusal_of_what_is_no_user_id_is_counted(user: str) -> None:
-    door = Door()
-    door.close(refused(ALICE, scope=Scope.GLOBAL), tick=0, heard=0)
+    cache = RefusalCache()
+    cache.add(refused(ALICE, scope=Scope.GLOBAL), tick=0, received=0)
     with pytest.raises(InvalidInput):
-        door.refuse(UserId(user), tick=1)
-    assert door.take_reports(MANY) == []
+        cache.refuse(UserId(user), tick=1)
+    assert cache.take_reports(MANY) == []
