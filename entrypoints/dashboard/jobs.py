@@ -65,7 +65,7 @@ async def jobs(
         "jobs",
         "Jobs",
         read,
-        is_long=wanted.looks_at_many,
+        is_long=wanted.filters_rows,
         user=user,
         state=job_state,
         kind=kind,

@@ -85,8 +85,8 @@ def _find(connection: Connection, wish: RetryWish, below: int | None) -> _Matche
         if not page.has_older:
             return _Matches(matching, None)
         read += len(page.jobs)
-        below = page.looked_down_to or page.jobs[-1].id
-        if page.looked_down_to is not None or read >= ERRORS_READ_MAX:
+        below = page.searched_down_to or page.jobs[-1].id
+        if page.searched_down_to is not None or read >= ERRORS_READ_MAX:
             return _Matches(matching, below)
 
 

@@ -1,4 +1,4 @@
-"""Questions that only read the projections: searches, and the order of what waits.
+"""Read-only queries on the projections: job search and the line of waiting jobs.
 
-Nothing here writes.
+Nothing here may write.
 """

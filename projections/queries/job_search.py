@@ -1,7 +1,7 @@
-"""Jobs by several conditions at once, newest or oldest first, in time that does not grow.
+"""Search for jobs by several conditions, in time that does not grow with the number of jobs.
 
-One condition is served by an index. The others are checked on so many jobs and no more: a page may
-end before it is full, and says where to go on.
+An index serves one condition. The others are checked on at most `ROWS_SEARCHED_MAX` rows: a page
+may end before it is full, and then says where to continue.
 """
 
 from collections.abc import Sequence
@@ -15,57 +15,59 @@ from domain.jobs.job import Job, State
 from domain.language.identifiers import JobId, Kind, UserId
 from projections.inline.jobs import STATE_NUMBERS, decode_job, jobs
 
-LOOKED_AT_MAX: Final = 5_000
+ROWS_SEARCHED_MAX: Final = 5_000
 
 
 class JobFilter(Struct, frozen=True, kw_only=True):
+    """Conditions that all have to be met; None means any."""
+
     user_id: UserId | None = None
     state: State | None = None
     kind: Kind | None = None
 
     @property
-    def looks_at_many(self) -> bool:
-        """True where a condition is left that the index does not serve."""
+    def filters_rows(self) -> bool:
+        """True if a condition has to be checked row by row, since the index serves another one."""
         return self.kind is not None or (self.user_id is not None and self.state is not None)
 
 
-class Found(Struct, frozen=True):
-    """A page in order of ids, newest first."""
+class JobPage(Struct, frozen=True):
+    """A page of jobs, newest first."""
 
     jobs: Sequence[Job]
-    has_newer: bool
-    has_older: bool
-    looked_down_to: int | None = None  # where the search stopped although the page is not full
+    has_newer: bool  # True if there may be some
+    has_older: bool  # likewise
+    searched_down_to: int | None = None  # id of the last row searched, if the page is not full
 
 
 class JobSearch:
-    """`generation` is the current one, or an expression that gives it."""
+    """Searches one generation of the jobs: the current one, or an expression for it."""
 
     def __init__(self, generation: sa.ColumnElement[int]) -> None:
         self._generation = generation
 
     def older(
         self, connection: Connection, wanted: JobFilter, below: int | None, limit: int
-    ) -> Found:
-        """The jobs next below an id; None: the newest."""
-        found, end = self._look(connection, wanted, below, limit + 1, is_upwards=False)
-        return Found(
+    ) -> JobPage:
+        """Return up to `limit` jobs with ids below `below`; None: the newest ones."""
+        found, end = self._search(connection, wanted, below, limit + 1, is_upwards=False)
+        return JobPage(
             self._jobs(connection, found[:limit]),
             has_newer=below is not None,
             has_older=len(found) > limit or end is not None,
-            looked_down_to=end if len(found) <= limit else None,
+            searched_down_to=end if len(found) <= limit else None,
         )
 
-    def newer(self, connection: Connection, wanted: JobFilter, above: int, limit: int) -> Found:
-        """The jobs next above an id."""
-        found, end = self._look(connection, wanted, above, limit + 1, is_upwards=True)
-        return Found(
+    def newer(self, connection: Connection, wanted: JobFilter, above: int, limit: int) -> JobPage:
+        """Return up to `limit` jobs with ids above `above`, those next to it."""
+        found, end = self._search(connection, wanted, above, limit + 1, is_upwards=True)
+        return JobPage(
             self._jobs(connection, found[:limit]),
             has_newer=len(found) > limit or end is not None,
             has_older=True,
         )
 
-    def _look(
+    def _search(
         self,
         connection: Connection,
         wanted: JobFilter,
@@ -74,7 +76,7 @@ class JobSearch:
         *,
         is_upwards: bool,
     ) -> tuple[list[int], int | None]:
-        """Ids in the order looked at, and the last one looked at if there may be more behind it."""
+        """Return ids in the order of the search, and the last id searched if it stopped early."""
         query = sa.select(jobs.c.id, jobs.c.state, jobs.c.kind).where(
             jobs.c.generation == self._generation
         )
@@ -85,25 +87,25 @@ class JobSearch:
         if bound is not None:
             query = query.where(jobs.c.id > bound if is_upwards else jobs.c.id < bound)
         query = query.order_by(jobs.c.id if is_upwards else jobs.c.id.desc())
-        if not wanted.looks_at_many:
+        if not wanted.filters_rows:
             rows = connection.execute(query.limit(limit))
             return [row.id for row in rows], None
-        looked_at = query.limit(LOOKED_AT_MAX).subquery()
+        searched = query.limit(ROWS_SEARCHED_MAX).subquery()
         end, count = connection.execute(
             sa.select(
-                sa.func.max(looked_at.c.id) if is_upwards else sa.func.min(looked_at.c.id),
+                sa.func.max(searched.c.id) if is_upwards else sa.func.min(searched.c.id),
                 sa.func.count(),
             )
         ).one()
-        matching = sa.select(looked_at.c.id)
+        matching = sa.select(searched.c.id)
         if wanted.user_id is not None and wanted.state is not None:
-            matching = matching.where(looked_at.c.state == STATE_NUMBERS[wanted.state])
+            matching = matching.where(searched.c.state == STATE_NUMBERS[wanted.state])
         if wanted.kind is not None:
-            matching = matching.where(looked_at.c.kind == wanted.kind.encode())
+            matching = matching.where(searched.c.kind == wanted.kind.encode())
         rows = connection.execute(
-            matching.order_by(looked_at.c.id if is_upwards else looked_at.c.id.desc()).limit(limit)
+            matching.order_by(searched.c.id if is_upwards else searched.c.id.desc()).limit(limit)
         )
-        return [row.id for row in rows], end if count == LOOKED_AT_MAX else None
+        return [row.id for row in rows], end if count == ROWS_SEARCHED_MAX else None
 
     def _jobs(self, connection: Connection, ids: Sequence[int]) -> list[Job]:
         if not ids:

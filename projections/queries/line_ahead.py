@@ -1,4 +1,4 @@
-"""What is ahead of a waiting job, counted up to a bound: never a queue of a million."""
+"""Counts of what is ahead of a waiting job, up to a bound: a queue of a million is not counted."""
 
 from typing import Any, Final
 
@@ -16,14 +16,15 @@ LANES_MAX: Final = 100
 
 
 class LineAhead:
-    """Given the current generations, or expressions that give them."""
+    """Counts jobs and users that are served before a job. Counts stop at `COUNTED_MAX`."""
 
     def __init__(self, line: sa.ColumnElement[int], jobs: sa.ColumnElement[int]) -> None:
+        """Take the generations of both projections, or expressions for the current ones."""
         self._generation = line
         self._jobs_generation = jobs
 
     def jobs(self, connection: Connection, job: Job) -> Count:
-        """The waiting jobs of the same user, of any kind, that are served before this one."""
+        """Count the waiting jobs of the same user, of any kind, that are served before this one."""
         generation = connection.execute(sa.select(self._jobs_generation)).scalar_one_or_none()
         found = 0
         for kind in self._kinds(connection, job.user_id):
@@ -32,7 +33,7 @@ class LineAhead:
                 jobs.c.user_id == job.user_id.encode(),
                 jobs.c.kind == kind,
             ]
-            # Two ranges of the index, each read in its order: a disjunction might be scanned.
+            # Two index ranges, each read in order: an OR might become a scan.
             for before in (
                 [jobs.c.place < -job.priority],
                 [jobs.c.place == -job.priority, jobs.c.id < job.id],
@@ -43,7 +44,7 @@ class LineAhead:
         return Count(found)
 
     def users(self, connection: Connection, turn: int | None) -> Count:
-        """The users in line whose turn is older; None: this one is not in line."""
+        """Count the users in line whose turn is older; None: the user is not in line."""
         if turn is None:
             return Count(0)
         found = _count(

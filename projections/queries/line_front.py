@@ -1,4 +1,4 @@
-"""The line for those who look at it: how long the next jobs of some users have waited."""
+"""The front of the line for the dashboard: how long the next jobs of some users have waited."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -17,14 +17,15 @@ LANES_MAX: Final = 250
 
 
 class LineFront:
-    """Given the current generations, or expressions that give them."""
+    """Queries on users in line and on their oldest waiting jobs."""
 
     def __init__(self, line: sa.ColumnElement[int], jobs: sa.ColumnElement[int]) -> None:
+        """Take the generations of both projections, or expressions for the current ones."""
         self._generation = line
         self._jobs_generation = jobs
 
     def users(self, connection: Connection, user_ids: Sequence[UserId]) -> dict[UserId, UserInLine]:
-        """How these users stand, as far as they were ever in line."""
+        """Return the state of these users; one who was never in line is left out."""
         rows = connection.execute(
             sa.select(users).where(
                 users.c.generation == self._generation,
@@ -39,7 +40,7 @@ class LineFront:
         }
 
     def oldest(self, connection: Connection) -> JobId | None:
-        """The waiting job that was submitted first."""
+        """Return the waiting job that was submitted first, or None if no job waits."""
         found = connection.execute(
             sa.select(jobs.c.id)
             .where(
@@ -52,8 +53,11 @@ class LineFront:
         return None if found is None else JobId(found)
 
     def oldest_of(self, connection: Connection, user_ids: Sequence[UserId]) -> dict[UserId, JobId]:
-        """Of each user the oldest of the jobs that are next in their lanes: one look a lane."""
-        named = connection.execute(
+        """Return for each user the oldest of the jobs that are next in their lanes.
+
+        At most `LANES_MAX` lanes are read, one row of each.
+        """
+        found = connection.execute(
             sa.select(lanes.c.user_id, lanes.c.kind)
             .where(
                 lanes.c.generation == self._generation,
@@ -68,7 +72,7 @@ class LineFront:
             f"SELECT user_id, id FROM {jobs.name} WHERE generation = {mark} AND user_id = {mark}"
             f" AND kind = {mark} AND place IS NOT NULL ORDER BY place, id LIMIT 1",
         )
-        rows = union(connection, [(first, (generation, user, kind)) for user, kind in named])
+        rows = union(connection, [(first, (generation, user, kind)) for user, kind in found])
         oldest: dict[UserId, JobId] = {}
         for user, job_id in rows:
             user_id = UserId(bytes(user).decode())

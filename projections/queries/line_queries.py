@@ -1,4 +1,4 @@
-"""The line as one asks for it: who is next, and how a user or a kind stands."""
+"""Queries on the line: who is next, and the state of a user or a kind."""
 
 from collections.abc import Sequence
 
@@ -11,13 +11,13 @@ from projections.inline.line import kinds, users
 
 
 class LineQueries:
-    """Questions about the line. `generation` is an expression that gives the current one."""
+    """Queries one generation of the line: the current one, or an expression for it."""
 
     def __init__(self, generation: sa.ColumnElement[int]) -> None:
         self._generation = generation
 
     def next_users(self, connection: Connection, limit: int) -> list[tuple[UserId, UserInLine]]:
-        """The users whose turn is oldest, the next to be served first."""
+        """Return up to `limit` users in line, the next to be served first."""
         rows = connection.execute(
             sa.select(users)
             .where(users.c.generation == self._generation, users.c.turn.is_not(None))
@@ -27,6 +27,7 @@ class LineQueries:
         return [(UserId(bytes(row.user_id).decode()), _user(row)) for row in rows]
 
     def user(self, connection: Connection, user_id: UserId) -> UserInLine:
+        """Return the state of a user, which is empty if the user was never in line."""
         row = connection.execute(
             sa.select(users).where(
                 users.c.generation == self._generation, users.c.user_id == user_id.encode()
@@ -35,6 +36,7 @@ class LineQueries:
         return UserInLine() if row is None else _user(row)
 
     def kind(self, connection: Connection, kind: Kind) -> KindInLine:
+        """Return the state of a kind, which is empty if no such job was ever submitted."""
         row = connection.execute(
             sa.select(kinds).where(
                 kinds.c.generation == self._generation, kinds.c.kind == kind.encode()
@@ -43,7 +45,7 @@ class LineQueries:
         return KindInLine() if row is None else _kind(row)
 
     def waiting_of(self, connection: Connection, named: Sequence[Kind]) -> list[tuple[Kind, int]]:
-        """How many jobs wait of each of these kinds that may run, where any do."""
+        """Return the number of waiting jobs of each kind that has any and is below its cap."""
         rows = connection.execute(
             sa.select(kinds).where(
                 kinds.c.generation == self._generation,
@@ -51,11 +53,11 @@ class LineQueries:
                 kinds.c.waiting > 0,
             )
         )
-        loads = ((Kind(bytes(row.kind).decode()), _kind(row)) for row in rows)
-        return [(kind, load.waiting) for kind, load in loads if not load.is_capped]
+        states = ((Kind(bytes(row.kind).decode()), _kind(row)) for row in rows)
+        return [(kind, state.waiting) for kind, state in states if not state.is_capped]
 
     def kinds(self, connection: Connection, limit: int) -> list[tuple[Kind, KindInLine]]:
-        """The kinds that were ever submitted, with what waits and runs of each."""
+        """Return up to `limit` kinds that were ever submitted, by name, with their state."""
         rows = connection.execute(
             sa.select(kinds)
             .where(kinds.c.generation == self._generation)

@@ -1,4 +1,4 @@
-"""How projections are stored: rows, generations of tables, and the registry of versions.
+"""Storage that all projections share: rows, generations of rows, and the registry of generations.
 
-Knows no projection by name but in the registry.
+Nothing here may depend on a particular projection.
 """

@@ -1,4 +1,4 @@
-"""What all projections have in common: tables whose rows carry a generation."""
+"""Projections as owners of tables: each row carries the generation that it was built in."""
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -14,18 +14,19 @@ ROWS_PER_DELETE: Final = 2000
 
 
 class Tabled(Versioned, Protocol):
-    """A projection as those see it who create, compare and remove its rows."""
+    """A projection and its tables, as creating, comparing and removing rows needs it."""
 
     @property
-    def tables(self) -> Sequence[sa.Table]: ...
+    def tables(self) -> Sequence[sa.Table]:
+        """The tables; `generation` is the first column of each and leads its primary key."""
 
 
 class InlineProjection(Projection[Connection], Tabled, Protocol):
-    """One that is kept in the writer's transaction."""
+    """A projection that the writer updates in the transaction that appends the events."""
 
 
 def older_generations(connection: Connection, projection: Tabled, generation: int) -> Sequence[int]:
-    """Those before a generation of which rows are left, the newest first."""
+    """Return the generations below `generation` that still have rows, newest first."""
     found: set[int] = set()
     for table in projection.tables:
         below: int | None = generation
@@ -43,7 +44,10 @@ def remove_rows(
     projection: Tabled,
     generation: int,
 ) -> None:
-    """Delete a generation, a little at a time, so that nobody waits long."""
+    """Delete the rows of a generation, at most `ROWS_PER_DELETE` in a transaction.
+
+    Small transactions keep the locks short.
+    """
     for table in projection.tables:
         removed = None
         while removed != 0:

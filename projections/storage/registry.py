@@ -1,9 +1,9 @@
-"""Which generation of each projection is the current one.
+"""The registry: one row per projection, which names its current generation.
 
-One row a projection. A rebuild fills a generation of its own and makes it current by changing the
-row under the head lock; nobody writes the row without that lock. Whoever does stores a digest of
-all rows in the head (`digest_of`): so every process hears of it with its next batch,
-and a change that was made by hand is found.
+A rebuild fills a new generation and makes it current by changing the row. The head lock is required
+to write a row. The same transaction stores the digest of all rows in the head row, column
+`epoch`: so every writer notices the change with its next batch, and `fairlog verify` notices a row
+that was changed by hand.
 """
 
 from collections.abc import Sequence
@@ -32,7 +32,9 @@ _UNBUILT: Final = 0
 
 
 class Registered(Struct, frozen=True):
-    version: int
+    """The registry's row of one projection."""
+
+    version: int  # of the tables and the fold that built the current generation
     generation: int  # 0: never built
     newest: int = 0  # the highest ever handed out
 
@@ -42,15 +44,16 @@ class Registered(Struct, frozen=True):
 
 
 def read(connection: Connection) -> dict[str, Registered]:
+    """Return all rows, by the projection's name."""
     rows = connection.execute(sa.select(registry))
     return {name: Registered(*numbers) for name, *numbers in rows}
 
 
 def digest_of(connection: Connection) -> int:
-    """Return 62 bits of a digest of all rows.
+    """Return 62 bits of a SHA-256 over all rows.
 
-    The log adds the position of the latest correction of the clock and stores the sum in the
-    column `log_head.epoch`.
+    The log adds the position of the latest correction of the clock and stores the sum in the head
+    row, column `epoch`.
     """
     rows = sorted(
         msgspec.json.encode(tuple(row)) for row in connection.execute(sa.select(registry))
@@ -59,12 +62,15 @@ def digest_of(connection: Connection) -> int:
 
 
 def current(name: str) -> sa.ColumnElement[int]:
-    """The current generation as an expression, so that a query and its generation are one read."""
+    """Return a subquery for a projection's current generation.
+
+    With it a query and its generation are one read.
+    """
     return sa.select(registry.c.generation).where(registry.c.name == name).scalar_subquery()
 
 
 def reserve(connection: Connection, projection: Versioned) -> int:
-    """Hand out a new generation, never used before. Needs the head lock."""
+    """Return a new generation, which was never used before. The caller holds the head lock."""
     found = connection.execute(
         sa.select(registry.c.newest, registry.c.generation).where(
             registry.c.name == projection.name
@@ -75,9 +81,8 @@ def reserve(connection: Connection, projection: Versioned) -> int:
             registry.insert().values(name=projection.name, version=0, generation=_UNBUILT, newest=1)
         )
         return 1
-    newest = (
-        max(found.newest, found.generation) + 1
-    )  # a generation that was put there by hand may be beyond the newest
+    # A generation that was written by hand may be above the newest.
+    newest = max(found.newest, found.generation) + 1
     connection.execute(
         registry.update().where(registry.c.name == projection.name).values(newest=newest)
     )
@@ -85,9 +90,10 @@ def reserve(connection: Connection, projection: Versioned) -> int:
 
 
 def switch(connection: Connection, projection: Versioned, generation: int) -> int:
-    """Make a generation the current one, unless a later one is; which it then is.
+    """Make a generation current unless a later one is; return the current one.
 
-    Going back would bring to life what the later rebuild is deleting. Needs the head lock.
+    Going back is refused, since the later rebuild deletes the rows of earlier generations. The
+    caller holds the head lock.
     """
     connection.execute(
         registry.update()
@@ -101,7 +107,7 @@ def switch(connection: Connection, projection: Versioned, generation: int) -> in
 
 
 def check_versions(registered: dict[str, Registered], projections: Sequence[Versioned]) -> None:
-    """Raises `LogTooNew` when another process runs a newer release of a projection."""
+    """Raise `LogTooNew` if a newer release has built one of these projections."""
     for projection in projections:
         found = registered.get(projection.name)
         if found is not None and found.version > projection.version:

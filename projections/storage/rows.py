@@ -1,8 +1,8 @@
-"""Rows of one table, read and written many at a time in one statement each.
+"""Bulk reads and writes of rows: many rows in one statement.
 
-The statements are made once per table and database and sent as they are: a batch has a handful of
-them, and compiling each anew would cost more than the database does. Nothing but placeholders
-stands behind VALUES, or PyMySQL would send the rows one by one.
+Statements are built once per table and dialect and sent as text: compiling each one with SQLAlchemy
+would take longer than the database does. Only placeholders follow VALUES, else PyMySQL would send
+the rows one by one.
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -20,41 +20,41 @@ from sqlalchemy.schema import CreateIndex, CreateTable
 from domain.decisions.ports import Write
 
 KEYS_PER_STATEMENT_MAX: Final = 1000
-SELECTS_PER_STATEMENT_MAX: Final = 250  # SQLite joins up to 500
+SELECTS_PER_STATEMENT_MAX: Final = 250  # SQLite allows 500 in a UNION
 ROWS_PER_WRITE_MAX: Final = 10_000
-# As many as a batch has commands, so that it needs no second statement. 256 jobs are some 300 KB of
-# text, which is copied several times on its way to the server: within the processor's cache, where
-# 2 MB would not stay and take a half longer.
+# A batch has at most so many commands, so one statement is enough for it. 256 jobs are some 300 KB
+# of text, which is copied several times on its way to the server and stays in the processor's
+# cache; 2 MB do not, and take half as long again.
 ROWS_PER_STATEMENT_MAX: Final = 256
-PAIRS_PER_STATEMENT_MAX: Final = 250  # keys of several columns; SQLite nests an OR up to 1000 deep
+PAIRS_PER_STATEMENT_MAX: Final = 250  # keys of several columns; SQLite nests OR at most 1000 deep
 
-# Bytes, not text: MySQL's utf8mb4_bin takes "a" and "a " for the same.
+# Bytes, not text: MySQL's utf8mb4_bin compares "a" and "a " as equal.
 Identifier = sa.LargeBinary().with_variant(mysql.VARBINARY(255), "mysql", "mariadb")
 Document = sa.LargeBinary().with_variant(mysql.MEDIUMBLOB(), "mysql", "mariadb")
 
-ROW_BYTES: Final = "row bytes"  # in the `info` of a table: about how many, where they are many
-FOUND_BY_FOLDS: Final = "found by folds"  # in the `info` of an index, see `create_for_folding`
+ROW_BYTES: Final = "row bytes"  # key in a table's `info`: approximate size of a large row
+FOUND_BY_FOLDS: Final = "found by folds"  # key in an index's `info`, see `create_for_folding`
 
 Row = tuple[Any, ...]
 S = TypeVar("S")
 
 
 def digest(length: int) -> sa.types.TypeEngine[bytes]:
-    """A hash of so many bytes."""
+    """Return the column type of a hash of `length` bytes."""
     return sa.LargeBinary().with_variant(mysql.BINARY(length), "mysql", "mariadb")
 
 
 def generation() -> sa.Column[int]:
-    """The leading key column: which building of the projection a row belongs to."""
+    """Return the leading primary key column: the generation that a row belongs to."""
     return sa.Column("generation", sa.BigInteger, primary_key=True, autoincrement=False)
 
 
 def upserting(
     table: sa.Table, subjects: Collection[S], row: Callable[[S], Row]
 ) -> list[Write[Connection]]:
-    """`upsert` for later, in pieces that may be transactions of their own.
+    """Return deferred upserts of at most `ROWS_PER_WRITE_MAX` rows, each fit for a transaction.
 
-    A subject's row is made just before it is sent, so none of them may change until then.
+    `row` is called when a write runs, so no subject may change until then.
     """
     return [_upserting(table, chunk, row) for chunk in _chunks(subjects, ROWS_PER_WRITE_MAX)]
 
@@ -66,24 +66,26 @@ def _upserting(
 
 
 def deleting(table: sa.Table, generation: int, keys: Collection[Row]) -> Write[Connection]:
+    """Return a deferred `delete`."""
     return lambda connection: delete(connection, table, generation, keys)
 
 
 def upsert(connection: Connection, table: sa.Table, rows: Iterable[Row]) -> None:
-    """Insert rows, or overwrite those that are there; each row has all columns in order."""
+    """Insert rows or overwrite those with the same key; each row has all columns in order."""
     send_rows(connection, _upsert_statement(table, connection.dialect.name), rows)
 
 
 def insert(connection: Connection, table: sa.Table, rows: Iterable[Row]) -> None:
-    """Insert rows that cannot be there yet."""
+    """Insert rows whose keys are not stored yet; each row has all columns in order."""
     send_rows(connection, _insert_statement(table, connection.dialect.name), rows)
 
 
 def send_rows(connection: Connection, statement: str, rows: Iterable[Row]) -> None:
-    """Have an insert done for all rows.
+    """Execute an insert statement for all rows. Raises `DBAPIError`.
 
-    On MySQL the driver holds it for the next statement (see `adapters.database.mysql_pipeline`),
-    which is a tenth of what SQLAlchemy would spend building an empty result.
+    On MySQL the driver sends it together with the next statement (see
+    `adapters.database.mysql_pipeline`), and SQLAlchemy, which would spend ten times as long
+    building an empty result, is bypassed.
     """
     if connection.dialect.name == "sqlite":
         if together := list(rows):
@@ -100,7 +102,7 @@ def send_rows(connection: Connection, statement: str, rows: Iterable[Row]) -> No
 
 
 def delete(connection: Connection, table: sa.Table, generation: int, keys: Collection[Row]) -> None:
-    """Delete by primary key; each key has the columns that follow the generation."""
+    """Delete rows by primary key; a key has the columns that follow the generation."""
     names = [column.name for column in table.primary_key.columns][1:]
     mark = _placeholder(connection.dialect.name)
     most = KEYS_PER_STATEMENT_MAX if len(names) == 1 else PAIRS_PER_STATEMENT_MAX
@@ -117,9 +119,9 @@ def delete(connection: Connection, table: sa.Table, generation: int, keys: Colle
 
 
 class Query:
-    """`SELECT … WHERE generation = ? AND <column> IN (…)`, for as many keys as are asked for.
+    """`SELECT … WHERE generation = ? AND <column> IN (…)`, for any number of keys.
 
-    A table without generations is read as a whole.
+    A table without generations gets no condition on one.
     """
 
     def __init__(
@@ -132,47 +134,54 @@ class Query:
         self._has_generations = "generation" in table.columns
 
     def text(self, count: int, mark: str) -> str:
-        built = f"generation = {mark} AND " if self._has_generations else ""
-        return f"{self._select} WHERE {built}{self._by} IN ({', '.join([mark] * count)})"
+        """Return the statement for `count` keys; `mark` is the driver's placeholder."""
+        of_generation = f"generation = {mark} AND " if self._has_generations else ""
+        return f"{self._select} WHERE {of_generation}{self._by} IN ({', '.join([mark] * count)})"
 
     def values(self, generation: int, keys: Sequence[Any]) -> Sequence[Any]:
-        """For the placeholders of `text`."""
+        """Return the values of the placeholders of `text`."""
         return [generation, *keys] if self._has_generations else keys
 
 
 def fetch(
-    connection: Connection, generation: int, *parts: tuple[Query, Collection[Any]]
+    connection: Connection, generation: int, *queries: tuple[Query, Collection[Any]]
 ) -> list[Row]:
-    """Run several queries of the same columns as one statement; those without keys are left out."""
+    """Run several queries of the same columns in few statements.
+
+    Each query comes with its keys; one without keys is skipped.
+    """
     mark = _placeholder(connection.dialect.name)
     rows: list[Row] = []
-    wanted = [(query, chunk) for query, keys in parts for chunk in _chunks(keys)]
-    while wanted:
-        statement: list[str] = []
+    pending = [(query, chunk) for query, keys in queries for chunk in _chunks(keys)]
+    while pending:
+        selects: list[str] = []
         values: list[Any] = []
-        room = KEYS_PER_STATEMENT_MAX
-        while wanted and (not statement or len(wanted[0][1]) <= room):
-            query, chunk = wanted.pop(0)
-            statement.append(query.text(len(chunk), mark))
+        keys_left = KEYS_PER_STATEMENT_MAX
+        while pending and (not selects or len(pending[0][1]) <= keys_left):
+            query, chunk = pending.pop(0)
+            selects.append(query.text(len(chunk), mark))
             values += query.values(generation, chunk)
-            room -= len(chunk)
-        found = connection.exec_driver_sql(" UNION ALL ".join(statement), tuple(values))
+            keys_left -= len(chunk)
+        found = connection.exec_driver_sql(" UNION ALL ".join(selects), tuple(values))
         rows.extend(tuple(row) for row in found)
     return rows
 
 
 def limited(connection: Connection, select: str) -> str:
-    """A select with an order and a limit, as a part of a `union`.
+    """Wrap a select that has ORDER BY and LIMIT, so that it can be a branch of a `union`.
 
-    SQLite has no parentheses there, and MySQL would write a subquery with documents to disk.
+    SQLite allows no parentheses there, and MySQL would write a subquery with documents to disk.
     """
     return f"SELECT * FROM ({select})" if connection.dialect.name == "sqlite" else f"({select})"
 
 
-def union(connection: Connection, parts: Sequence[tuple[str, Sequence[Any]]]) -> Iterator[Row]:
-    """The rows of several selects of the same columns, each with its values, in few statements."""
-    for start in range(0, len(parts), SELECTS_PER_STATEMENT_MAX):
-        chunk = parts[start : start + SELECTS_PER_STATEMENT_MAX]
+def union(connection: Connection, selects: Sequence[tuple[str, Sequence[Any]]]) -> Iterator[Row]:
+    """Yield the rows of several selects of the same columns, run in few statements.
+
+    Each select comes with the values of its placeholders.
+    """
+    for start in range(0, len(selects), SELECTS_PER_STATEMENT_MAX):
+        chunk = selects[start : start + SELECTS_PER_STATEMENT_MAX]
         yield from map(
             tuple,
             connection.exec_driver_sql(
@@ -183,7 +192,7 @@ def union(connection: Connection, parts: Sequence[tuple[str, Sequence[Any]]]) ->
 
 
 def remove_some(connection: Connection, table: sa.Table, generation: int, rows_max: int) -> int:
-    """Delete up to `rows_max` rows of a generation by primary key; how many there were."""
+    """Delete at most `rows_max` rows of a generation; return how many were deleted."""
     key = list(table.primary_key.columns)
     found = connection.execute(
         sa.select(*key[1:]).where(key[0] == generation).order_by(*key[1:]).limit(rows_max)
@@ -194,9 +203,7 @@ def remove_some(connection: Connection, table: sa.Table, generation: int, rows_m
 
 
 def create_for_folding(connection: Connection, tables: Sequence[sa.Table]) -> None:
-    """Create tables in an empty SQLite database, for a fold alone: with no other indexes than those
-    that it finds rows by.
-    """
+    """Create tables in an empty SQLite database with only the indexes that a fold reads by."""
     for table in tables:
         connection.execute(CreateTable(table))
         for index in table.indexes:
@@ -205,10 +212,10 @@ def create_for_folding(connection: Connection, tables: Sequence[sa.Table]) -> No
 
 
 def create_all(connection: Connection, tables: Sequence[sa.Table]) -> None:
-    """Create the tables that are missing, whole with their indexes.
+    """Create the missing tables with their indexes.
 
-    `IF NOT EXISTS`, and the indexes inside the statement where the database takes them there: two
-    processes may do this at once. Where none is missing, no right to create one is needed.
+    Two processes may do this at once: hence `IF NOT EXISTS`, and on MySQL the indexes inside the
+    statement. If no table is missing, the right to create one is not needed.
     """
     present = set(sa.inspect(connection).get_table_names())
     for table in tables:
@@ -232,11 +239,13 @@ def _create_statement(connection: Connection, table: sa.Table) -> str:
 
 
 def have_all(connection: Connection, tables: Sequence[sa.Table]) -> bool:
+    """Return True if all tables exist."""
     found = set(sa.inspect(connection).get_table_names())
     return all(table.name in found for table in tables)
 
 
 def placeholder(connection: Connection) -> str:
+    """Return the driver's placeholder for a value."""
     return _placeholder(connection.dialect.name)
 
 

@@ -13,7 +13,7 @@ from domain.language.identifiers import JobId, Kind, UserId
 from entrypoints.composition import compose, prepare
 from entrypoints.service.fairlog import Fairlog
 from projections.queries import job_search
-from projections.queries.job_search import Found, JobFilter, JobSearch
+from projections.queries.job_search import JobFilter, JobPage, JobSearch
 from projections.storage import registry
 from tests.conftest import NewDatabase
 from tests.support.core import execute_now
@@ -67,20 +67,20 @@ def expected(fairlog: Fairlog, wanted: JobFilter) -> list[JobId]:
     ]
 
 
-def older(fairlog: Fairlog, search: JobSearch, wanted: JobFilter, below: int | None) -> Found:
+def older(fairlog: Fairlog, search: JobSearch, wanted: JobFilter, below: int | None) -> JobPage:
     return fairlog.read_now(lambda connection: search.older(connection, wanted, below, 7))
 
 
 @pytest.mark.parametrize("wanted", FILTERS)
-@pytest.mark.parametrize("looked_at_max", [5000, 10])
+@pytest.mark.parametrize("rows_searched_max", [5000, 10])
 def test_pages_down_have_every_job_once(
     fairlog: Fairlog,
     search: JobSearch,
     wanted: JobFilter,
-    looked_at_max: int,
+    rows_searched_max: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(job_search, "LOOKED_AT_MAX", looked_at_max)
+    monkeypatch.setattr(job_search, "ROWS_SEARCHED_MAX", rows_searched_max)
     found: list[JobId] = []
     below: int | None = None
     while True:
@@ -88,7 +88,7 @@ def test_pages_down_have_every_job_once(
         found += [job.id for job in page.jobs]
         if not page.has_older:
             break
-        below = page.looked_down_to or page.jobs[-1].id
+        below = page.searched_down_to or page.jobs[-1].id
     assert found == expected(fairlog, wanted)
 
 
