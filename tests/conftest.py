@@ -10,6 +10,7 @@ from adapters.database.database import Database
 from adapters.log.schema import migrate, protect_events
 from tests.support.databases import Databases, DatabaseServer, SqliteFiles, existing_server
 from tests.support.mariadb import MYSQLD, MariaDB
+from tests.support.repository import TESTS
 
 # No deadline: an example that meets a busy disk is slow, not wrong. In CI the same examples each
 # time, so that a change is judged by itself and not by chance.
@@ -65,36 +66,37 @@ def private_mariadb() -> Iterator[MariaDB]:
 # What the database has to get right: `make test` runs these on MySQL too, `make test-mysql` all.
 DATABASE_MODULES = frozenset(
     {
-        "test_activity",
-        "test_audit_plans",
-        "test_capped_line",
-        "test_database_away",
-        "test_doctor",
-        "test_erasure",
-        "test_event_log",
-        "test_evolution",
-        "test_http_claims",
-        "test_limits_across_servers",
-        "test_mariadb_support",
-        "test_online_rebuild",
-        "test_production_accounts",
-        "test_projections",
-        "test_settled_jobs",
-        "test_statements",
-        "test_stored_log",
-        "test_time_travel",
-        "test_verify",
-        "test_verify_columns",
-        "test_verify_tables",
-        "test_waiting_workers",
-        "test_writer",
+        "e2e/servers/test_database_away",
+        "e2e/servers/test_limits_across_servers",
+        "e2e/servers/test_online_rebuild",
+        "integration/audit/test_erasure",
+        "integration/audit/test_time_travel",
+        "integration/database/test_doctor",
+        "integration/database/test_mariadb_support",
+        "integration/database/test_production_accounts",
+        "integration/database/test_statements",
+        "integration/http/test_claims",
+        "integration/jobs/test_capped_line",
+        "integration/jobs/test_waiting_workers",
+        "integration/log/test_audit_plans",
+        "integration/log/test_event_log",
+        "integration/log/test_evolution",
+        "integration/log/test_stored_log",
+        "integration/projections/test_activity",
+        "integration/projections/test_projections",
+        "integration/verify/test_ended_jobs",
+        "integration/verify/test_verify",
+        "integration/verify/test_verify_columns",
+        "integration/verify/test_verify_tables",
+        "integration/writer/test_writer",
     }
 )
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if item.path.stem in DATABASE_MODULES:
+        module = item.path.relative_to(TESTS).with_suffix("").as_posix()
+        if module in DATABASE_MODULES:
             item.add_marker("database")
 
 

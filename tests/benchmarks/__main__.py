@@ -16,8 +16,9 @@ from tests.benchmarks.catalogue import NAMES, load, present
 from tests.benchmarks.machine import machine, today, versions
 from tests.benchmarks.report import Circumstances, Section, aligned, table, write
 from tests.benchmarks.site import Site
+from tests.support.repository import ROOT
 
-_DOCS: Final = Path(__file__).parents[2] / "docs"
+_DOCS: Final = ROOT / "docs"
 
 
 def main() -> int:

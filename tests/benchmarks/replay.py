@@ -24,11 +24,11 @@ from projections.inline.live import inline_projections
 from tests.benchmarks.bare import COLUMNS, open_bare
 from tests.benchmarks.filling import Filled, open_service
 from tests.benchmarks.site import Kind
+from tests.support.repository import ROOT
 
 SECONDS_MAX: Final = 1200.0
 _LOOK_SECONDS: Final = 0.05  # between two looks at the memory of other processes
 
-_REPOSITORY: Final = Path(__file__).parents[2]
 _READ_BY_REBUILD: Final = ("position", "recorded_at", "job_id", "data")
 
 
@@ -51,7 +51,7 @@ def replay(task: str, filled: Filled) -> Pass:
     """Run a task of this module over a log."""
     made = subprocess.run(
         [sys.executable, "-m", __name__, task, filled.kind, filled.url],
-        cwd=_REPOSITORY,
+        cwd=ROOT,
         capture_output=True,
         text=True,
         check=False,

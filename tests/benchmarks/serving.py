@@ -2,15 +2,13 @@
 
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Final
 
+from tests.support.repository import ROOT
 from tests.support.server import FairlogServer, ending_with_us
 
 NOOP_PATH: Final = "/noop"
 SUBMIT_PATH: Final = "/v1/jobs"
-
-_REPOSITORY: Final = Path(__file__).parents[2]
 
 
 class BenchmarkServer(FairlogServer):
@@ -30,7 +28,7 @@ class BenchmarkServer(FairlogServer):
             "--workers",
             "0",
         ]
-        self._environment["PYTHONPATH"] = str(_REPOSITORY)
+        self._environment["PYTHONPATH"] = str(ROOT)
 
     def stats(self) -> dict[str, Any]:
         answer = self.client.get("/v1/stats")

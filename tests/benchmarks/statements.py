@@ -2,7 +2,8 @@
 
 Submissions, completions, failures, heartbeats, cancellations and claims, mixed, are decided as one
 batch by a service that has nothing of it in memory. MariaDB counts what it gets, also where several
-statements come in one packet; tests/integration/test_statements.py holds the number for good.
+statements come in one packet; tests/integration/database/test_statements.py holds the number for
+good.
 """
 
 from collections.abc import Iterator

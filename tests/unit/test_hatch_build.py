@@ -3,13 +3,11 @@
 import json
 import shutil
 import subprocess
-from pathlib import Path
 
 import pytest
 
 import hatch_build
-
-ROOT = Path(__file__).parents[2]
+from tests.support.repository import ROOT
 
 
 def test_the_files_are_there_and_are_those_of_the_lock(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,8 +13,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from tests.conftest import DATABASE_MODULES
+from tests.support.repository import ROOT, TESTS
 
-ROOT = Path(__file__).parents[2]
 IGNORED = {
     ".git",
     *re.findall(r"^([^#\s]+)/$", (ROOT / ".gitignore").read_text(), re.MULTILINE),
@@ -71,7 +71,9 @@ def test_the_lock_holds_what_the_project_asks_for() -> None:
 
 
 def test_the_modules_that_run_on_mysql_too_are_there() -> None:
-    present = {path.stem for path in (ROOT / "tests").rglob("test_*.py")}
+    present = {
+        path.relative_to(TESTS).with_suffix("").as_posix() for path in TESTS.rglob("test_*.py")
+    }
     assert present >= DATABASE_MODULES
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.support.repository import ROOT
 from tests.support.server import (
     STOP_SECONDS_MAX,
     ending_with_us,
@@ -19,7 +20,6 @@ from tests.support.server import (
     without_settings,
 )
 
-ROOT = Path(__file__).parents[2]
 # The environment that runs this test is up to date; another make must not install into it.
 MAKE = ["make", "--no-print-directory", "--assume-old=.venv/.installed"]
 

@@ -24,10 +24,11 @@ from entrypoints.use_cases.proofs import Evidence
 from entrypoints.use_cases.verification import verify_log
 from tests.support.core import do, service
 from tests.support.mariadb import MariaDB
+from tests.support.repository import ROOT
 from tests.support.server import without_settings
 from tests.support.stories import ALICE, ECHO, RESULT, WORKER, body
 
-DOCUMENT = (Path(__file__).parents[2] / "docs" / "production.md").read_text()
+DOCUMENT = (ROOT / "docs" / "production.md").read_text()
 
 
 class Accounts:

@@ -61,7 +61,7 @@ from tests.support.stories import (
     submitted,
     worker_missed,
 )
-from tests.unit.test_events import any_of
+from tests.unit.domain.language.test_events import any_of
 
 STARTED = started()
 CANCELLED = cancelled("running", attempt=1, worker=WORKER)

@@ -10,9 +10,10 @@ import httpx
 import pytest
 
 from tests.support.impostor import Impostor
+from tests.support.repository import ROOT
 from tests.support.server import FairlogServer, audit, submit, talking, wait_until
 
-EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "worker.mjs"
+EXAMPLE = ROOT / "docs" / "examples" / "worker.mjs"
 LINES_MAX = 110
 
 

@@ -31,6 +31,7 @@ from tests.support.core import (
 )
 from tests.support.crowd import crowd
 from tests.support.history import ALICE, BOB, ECHO, Intruder
+from tests.support.repository import ROOT
 from tests.support.server import without_settings
 from tests.support.stories import body
 
@@ -114,7 +115,7 @@ def test_jobs_of_then_are_printed(fairlog: Fairlog, asked: Asked) -> None:
 
 
 def test_a_head_and_a_proof_go_together(fairlog: Fairlog, asked: Asked, tmp_path: Path) -> None:
-    script = Path(__file__).parents[2] / "docs" / "examples" / "verify_proof.py"
+    script = ROOT / "docs" / "examples" / "verify_proof.py"
     stored = rows(fairlog)
     kept = said(asked("audit", "head", "--at", 40))
     assert json.loads(kept)["hash"] == stored[39]["hash"].hex()

@@ -21,9 +21,10 @@ from projections.following.merkle import TileTree, tiles
 from tests.support.core import ManualClock, service
 from tests.support.crowd import crowd
 from tests.support.history import Intruder
-from tests.unit.test_merkle import tree_hash
+from tests.support.repository import ROOT
+from tests.unit.domain.log.test_merkle import tree_hash
 
-SCRIPT = Path(__file__).parents[2] / "docs" / "examples" / "verify_proof.py"
+SCRIPT = ROOT / "docs" / "examples" / "verify_proof.py"
 
 Check = Callable[..., tuple[int, str]]
 

@@ -14,7 +14,7 @@ from domain.language.events import Scope
 from domain.language.identifiers import UserId
 from entrypoints.composition import compose
 from entrypoints.worker.runtime import Worker
-from tests.integration.test_worker import (
+from tests.integration.workers.test_worker import (
     ended,
     eventually,
     handlers,

@@ -6,7 +6,7 @@ import pytest
 from playwright.sync_api import Browser, expect
 
 from tests.conftest import NewDatabase
-from tests.e2e.conftest import SETTINGS
+from tests.e2e.dashboard.conftest import SETTINGS
 from tests.support.browser import Window, window
 from tests.support.dashboard import claim, submit
 from tests.support.server import FairlogServer

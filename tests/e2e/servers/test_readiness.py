@@ -15,7 +15,7 @@ import httpx
 import pytest
 from sqlalchemy import make_url
 
-from tests.e2e.test_writer_process import writer_of
+from tests.e2e.servers.test_writer_process import writer_of
 from tests.support.fault_proxy import FaultProxy
 from tests.support.mariadb import MariaDB
 from tests.support.server import FairlogServer, audit, claim, problem, submit, wait_until

@@ -12,9 +12,10 @@ from playwright.sync_api import Browser
 
 from tests.conftest import NewDatabase
 from tests.support.browser import window
+from tests.support.repository import ROOT
 from tests.support.server import FairlogServer
 
-FOLDER = Path(__file__).parents[2] / "docs" / "screenshots"
+FOLDER = ROOT / "docs" / "screenshots"
 SECONDS_OF_LIFE = float(os.environ.get("FAIRLOG_SCREENSHOT_SECONDS", "240"))
 HANDLERS = """
 import random

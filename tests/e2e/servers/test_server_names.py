@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from adapters.database.database import Database
 from adapters.servers.live_servers import live_servers
 from domain.language.events import JobRequeued
-from tests.e2e.test_cli import Run, failed, run, succeeded
+from tests.e2e.commands.test_cli import Run, failed, run, succeeded
 from tests.support.server import FairlogServer, free_port, wait_until
 from tests.support.workers import log_at
 

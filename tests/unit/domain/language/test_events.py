@@ -4,7 +4,6 @@ import types
 import typing
 from datetime import UTC, datetime
 from enum import Enum
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -30,9 +29,10 @@ from domain.language.events import (
 )
 from domain.language.moments import from_micros
 from tests.support.given import NOW
+from tests.support.repository import TESTS
 from tests.support.stories import ALICE, admitted, extended, submitted
 
-CORPUS = Path(__file__).parents[1] / "corpus" / "events_v1.ndjson"
+CORPUS = TESTS / "corpus" / "events_v1.ndjson"
 LINES = CORPUS.read_bytes().splitlines()
 
 

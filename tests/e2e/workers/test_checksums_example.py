@@ -15,9 +15,10 @@ from typing import Any
 import pytest
 
 from adapters.handlers.loading import JobContext, load_handlers
+from tests.support.repository import ROOT
 from tests.support.server import FairlogServer, ending_with_us
 
-EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "checksums.py"
+EXAMPLE = ROOT / "docs" / "examples" / "checksums.py"
 STANDARD_LIBRARY = Path(sysconfig.get_paths()["stdlib"])
 FAIRLOG = Path(sys.executable).with_name("fairlog")
 LIMITS: dict[str, object] = {"user_limit": 10_000, "global_limit": 20_000}

@@ -1,0 +1,7 @@
+"""Where the repository and its tests are on disk."""
+
+from pathlib import Path
+from typing import Final
+
+TESTS: Final = Path(__file__).parents[1]
+ROOT: Final = TESTS.parent
