@@ -76,11 +76,12 @@ class JobController(Controller):
             command = data.to_command(key)
         else:
             command = await off_the_loop(size, lambda: data.to_command(key))
-        # Asked only now: what is not valid is told so, and never counted as refused in the log.
-        if known := fairlog.door.refuse(command.user_id):
+        # Only a valid submission is refused and counted. A refusal from the cache raises nothing,
+        # since a client may cause ten thousand of them a second.
+        if known := fairlog.limiter.refuse(command.user_id):
             return refusal_answer(known)
         try:
-            submitted, view = await fairlog.submit(command)
+            submitted, view = await fairlog.submit_to_log(command)
         except RateLimited as refused:
             return refusal_answer(refused)
         headers = {

@@ -25,8 +25,8 @@ from entrypoints.http.problems import answer_error
 from entrypoints.http.query import check_query
 from entrypoints.http.stream import EncodedEvents, stream
 from entrypoints.http.strict_json import StrictRequest
-from entrypoints.service.doorkeeper import REPORT_SECONDS, WATCH_SECONDS
 from entrypoints.service.fairlog import Fairlog
+from entrypoints.service.submission_limiter import REPORT_SECONDS, WATCH_SECONDS
 from entrypoints.worker.embedded import EmbeddedWorker
 from entrypoints.worker.handler_processes import HandlerProcesses
 
@@ -56,8 +56,8 @@ def create_app(
         fairlog.tail.start()
         chores = [
             _chore(fairlog, "due_jobs", fairlog.wake_due_jobs, CLOCK_SECONDS),
-            _chore(fairlog, "refusal_reports", fairlog.door.begin_report, REPORT_SECONDS),
-            _chore(fairlog, "limit_changes", fairlog.door.watch_limits, WATCH_SECONDS),
+            _chore(fairlog, "refusal_reports", fairlog.limiter.begin_report, REPORT_SECONDS),
+            _chore(fairlog, "limit_changes", fairlog.limiter.watch_limits, WATCH_SECONDS),
         ]
         worker = EmbeddedWorker(fairlog, executor, workers, server_id) if executor else None
         if worker is not None:
@@ -73,7 +73,7 @@ def create_app(
             await fairlog.work.stop()
             await asyncio.gather(*chores, return_exceptions=True)
             with contextlib.suppress(FairlogError):  # the database is away
-                await fairlog.door.report_all()
+                await fairlog.limiter.report_all()
 
     if executor is not None:
         fairlog.handler_note = executor.note

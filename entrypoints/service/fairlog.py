@@ -52,12 +52,12 @@ from entrypoints.feeds.work_signal import JOBS_PER_LOOK_MAX, Work, WorkSignal
 from entrypoints.runtime.page_bytes import PAGE_BYTES_MAX
 from entrypoints.service.cancellations import Cancellations, Cancelled
 from entrypoints.service.claiming import Claiming
-from entrypoints.service.doorkeeper import Doorkeeper
 from entrypoints.service.due_jobs import JOBS_PER_PAGE, DueJobs
 from entrypoints.service.long_reads import LARGE_BYTES
 from entrypoints.service.pages import EVERYTHING, fitting_jobs
 from entrypoints.service.queries import Queries
 from entrypoints.service.slices import Slices
+from entrypoints.service.submission_limiter import SubmissionLimiter
 from entrypoints.service.views import ClaimedJob, JobView, RatesView, StatsView, job_view
 
 JOBS_BESIDE_MAX = 2000  # of the workers whose leases were lost
@@ -81,8 +81,8 @@ class Fairlog(Queries):
     ) -> None:
         super().__init__(database, log, policy, supervisor)
         self.writer = writer
-        self.door = Doorkeeper(writer.execute, self._latest_limit_change, log.clock)
-        writer.observe(self.door.batch_written)
+        self.limiter = SubmissionLimiter(writer.execute, self._latest_limit_change, log.clock)
+        writer.observe(self.limiter.batch_written)
         self.work = WorkSignal(self._position, self._work_in_line, supervisor.part("work_news"))
         writer.observe(self.work.batch_written)
         self.cancellations = Cancellations(
@@ -142,8 +142,15 @@ class Fairlog(Queries):
         return await read(lambda connection: audit_log.find(connection, wanted, after, limit))
 
     async def submit(self, command: SubmitJob) -> tuple[Submitted, JobView]:
-        """Raises `RateLimited`, `KeyReusedWithOtherPayload` and their like."""
-        submitted = await self.door.submit(command)
+        """Submit a job. Raises `RateLimited`, `KeyReusedWithOtherPayload` and other refusals."""
+        refused = self.limiter.refuse(command.user_id)
+        if refused is not None:
+            raise fresh_copy(refused)
+        return await self.submit_to_log(command)
+
+    async def submit_to_log(self, command: SubmitJob) -> tuple[Submitted, JobView]:
+        """`submit` for a caller that has asked `limiter.refuse` itself."""
+        submitted = await self.limiter.decide(command)
         assert isinstance(submitted, Submitted), submitted
         if submitted.is_duplicate:
             [view] = await self.read(lambda connection: self.views(connection, [submitted.job]))
@@ -180,7 +187,7 @@ class Fairlog(Queries):
         ]
 
     async def _submitted(self, command: SubmitJob) -> Submitted:
-        submitted = await self.door.submit(command)
+        submitted = await self.limiter.submit(command.user_id, command)
         assert isinstance(submitted, Submitted), submitted
         return submitted
 

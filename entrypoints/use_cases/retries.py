@@ -61,7 +61,7 @@ async def _retry(
         elif known := refused.get(job.user_id) or refused.get(None):
             return known
         else:
-            stands = await fairlog.door.ask(job.user_id, command)
+            stands = await fairlog.limiter.submit(job.user_id, command)
     except FairlogError as error:
         return error
     assert isinstance(stands, JobUpdated), stands

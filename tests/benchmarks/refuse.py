@@ -17,7 +17,7 @@ from typing import Any, Final
 from msgspec import Struct
 
 from domain.language.events import RateLimitDecided
-from entrypoints.service.doorkeeper import REPORT_SECONDS
+from entrypoints.service.submission_limiter import REPORT_SECONDS
 from tests.benchmarks.client import Client
 from tests.benchmarks.figures import (
     Figure,

@@ -125,22 +125,22 @@ def in_short(event: Event) -> str:
     return type(event).__name__
 
 
-def test_a_limit_raised_through_another_server_opens_the_door_while_a_report_waits(
+def test_a_limit_raised_through_another_server_clears_the_cache_while_a_report_waits(
     database_url: str, clock: ManualClock
 ) -> None:
     async def story(fairlog: Fairlog, other: Fairlog) -> None:
-        for _ in range(2):  # the log decides, and then the door
+        for _ in range(2):  # the log decides, and then the cache
             with pytest.raises(RateLimited):
-                await fairlog.door.submit(submit())
+                await fairlog.limiter.submit(ALICE, submit())
         await other.change_limit(ChangeLimit(scope=Scope.USER, user_id=ALICE, limit=1))
         with head_locked(fairlog):
-            report = asyncio.create_task(fairlog.door.report())
+            report = asyncio.create_task(fairlog.limiter.report())
             await asyncio.sleep(0)  # it is under way, and cannot end
-            await fairlog.door.watch_limits()
+            await fairlog.limiter.watch_limits()
             assert not report.done()
-            assert fairlog.door.refuse(ALICE) is None
+            assert fairlog.limiter.refuse(ALICE) is None
         await report
-        assert isinstance(await fairlog.door.submit(submit()), Submitted)
+        assert isinstance(await fairlog.limiter.submit(ALICE, submit()), Submitted)
         assert any(isinstance(one.event, LimitChanged) for one in log_of(fairlog))
 
     with (

@@ -12,8 +12,8 @@ from domain.language.errors import LogUnavailable, RateLimited
 from domain.language.events import RateLimitDecided
 from domain.language.identifiers import UserId
 from domain.language.moments import later
-from entrypoints.service.doorkeeper import REPORTS_PER_ROUND_MAX
 from entrypoints.service.fairlog import Fairlog
+from entrypoints.service.submission_limiter import REPORTS_PER_ROUND_MAX
 from tests.support.core import ManualClock, head_locked, log_of, service
 from tests.support.server import AppServer, wait_until
 from tests.support.stories import submit
@@ -34,7 +34,7 @@ def refused(fairlog: Fairlog) -> Counter[UserId]:
 
 
 def reports(fairlog: Fairlog) -> list[tuple[datetime, RateLimitDecided]]:
-    """Refusals made at the door, and when the log recorded them."""
+    """Refusals from the cache, and when the log recorded them."""
     return [
         (one.recorded_at, one.event)
         for one in log_of(fairlog)
@@ -45,7 +45,7 @@ def reports(fairlog: Fairlog) -> list[tuple[datetime, RateLimitDecided]]:
 async def knock(fairlog: Fairlog) -> None:
     """Everybody submits once, and is refused."""
     answers = await asyncio.gather(
-        *(fairlog.door.submit(submit(user)) for user in USERS), return_exceptions=True
+        *(fairlog.limiter.submit(user, submit(user)) for user in USERS), return_exceptions=True
     )
     assert {type(answer) for answer in answers} == {RateLimited}
 
@@ -54,16 +54,16 @@ def test_a_round_reports_so_many_users_in_turn_and_the_last_one_all(database_url
     clock = ManualClock()
 
     async def story(fairlog: Fairlog) -> None:
-        await knock(fairlog)  # decided by the log, which closes the door
+        await knock(fairlog)  # decided by the log, which fills the cache
         assert reports(fairlog) == []
         for number in (1, 2, 3, 4):
             clock.advance(1)
             await knock(fairlog)
-            await fairlog.door.report()
+            await fairlog.limiter.report()
             found = [report.user_id for _, report in reports(fairlog)]
             turns = number * REPORTS_PER_ROUND_MAX
             assert sorted(found) == sorted((USERS * 2)[:turns])
-        await fairlog.door.report_all()
+        await fairlog.limiter.report_all()
 
     with service(database_url, clock=clock, **NOBODY_MAY) as fairlog:
         asyncio.run(story(fairlog))
@@ -75,9 +75,9 @@ def test_a_database_that_is_away_for_a_while_loses_no_count(database_url: str) -
         await knock(fairlog)
         await knock(fairlog)
         with head_locked(fairlog), pytest.raises(LogUnavailable):
-            await fairlog.door.report()
+            await fairlog.limiter.report()
         await knock(fairlog)
-        await fairlog.door.report_all()
+        await fairlog.limiter.report_all()
 
     with service(database_url, clock=ManualClock(), **NOBODY_MAY) as fairlog:
         asyncio.run(story(fairlog))

@@ -10,7 +10,7 @@ from domain.language.commands import ReportRefusals, RetryJob, SubmitJob
 from domain.language.errors import FairlogError, LogUnavailable, QueueFull, RateLimited
 from domain.language.events import RateLimitDecided, Scope
 from domain.language.identifiers import UserId
-from entrypoints.service.doorkeeper import REPORTS_PER_ROUND_MAX, Doorkeeper
+from entrypoints.service.submission_limiter import REPORTS_PER_ROUND_MAX, SubmissionLimiter
 from tests.support.core import ManualClock
 from tests.support.given import NOW
 from tests.support.stories import submit
@@ -51,27 +51,27 @@ async def nobody_changed_a_limit() -> int:
     return 0
 
 
-def play(story: Callable[[Doorkeeper, Log], Awaitable[None]]) -> None:
-    """With every user refused once by the log, and then once at the door."""
+def play(story: Callable[[SubmissionLimiter, Log], Awaitable[None]]) -> None:
+    """Refuse every user once by the log and once from the cache, then play the story."""
 
     async def told() -> None:
         log = Log()
-        keeper = Doorkeeper(log.execute, nobody_changed_a_limit, ManualClock())
+        limiter = SubmissionLimiter(log.execute, nobody_changed_a_limit, ManualClock())
         for user in USERS * 2:
             with pytest.raises(RateLimited):
-                await keeper.submit(submit(user))
-        await story(keeper, log)
+                await limiter.submit(user, submit(user))
+        await story(limiter, log)
 
     asyncio.run(told())
 
 
 def test_a_round_is_bounded_and_the_last_one_takes_all() -> None:
-    async def story(keeper: Doorkeeper, log: Log) -> None:
-        await keeper.report()
+    async def story(limiter: SubmissionLimiter, log: Log) -> None:
+        await limiter.report()
         assert len(log.counts) == REPORTS_PER_ROUND_MAX
-        await keeper.report_all()
+        await limiter.report_all()
         assert sum(log.counts) == len(USERS)
-        await keeper.report_all()
+        await limiter.report_all()
         assert sum(log.counts) == len(USERS)
 
     play(story)
@@ -86,12 +86,12 @@ def test_a_round_is_bounded_and_the_last_one_takes_all() -> None:
     ],
 )
 def test_what_was_surely_not_recorded_is_reported_later(error: FairlogError, lost: int) -> None:
-    async def story(keeper: Doorkeeper, log: Log) -> None:
+    async def story(limiter: SubmissionLimiter, log: Log) -> None:
         log.error = error
         with pytest.raises(type(error)):
-            await keeper.report()
+            await limiter.report()
         log.error = None
-        await keeper.report_all()
+        await limiter.report_all()
         assert sum(log.counts) == len(USERS) - lost
 
     play(story)
@@ -99,31 +99,31 @@ def test_what_was_surely_not_recorded_is_reported_later(error: FairlogError, los
 
 @pytest.mark.parametrize("turns", [0, 1, 2, 5])
 def test_a_round_that_is_cancelled_is_neither_lost_nor_counted_twice(turns: int) -> None:
-    async def story(keeper: Doorkeeper, log: Log) -> None:
+    async def story(limiter: SubmissionLimiter, log: Log) -> None:
         log.is_open.clear()
-        chore = asyncio.create_task(keeper.report())
+        chore = asyncio.create_task(limiter.report())
         await asyncio.sleep(0)
         for _ in range(turns):
             await asyncio.sleep(0)
         chore.cancel()
         await asyncio.gather(chore, return_exceptions=True)
         asyncio.get_running_loop().call_soon(log.is_open.set)
-        await keeper.report_all()
+        await limiter.report_all()
         assert sum(log.counts) == len(USERS)
 
     play(story)
 
 
 def test_with_the_database_away_the_last_round_ends_all_the_same() -> None:
-    async def story(keeper: Doorkeeper, log: Log) -> None:
+    async def story(limiter: SubmissionLimiter, log: Log) -> None:
         log.error = LogUnavailable("away", nothing_was_recorded=True)
         with pytest.raises(LogUnavailable):
-            await keeper.report_all()
+            await limiter.report_all()
 
     play(story)
 
 
-def test_a_limit_that_another_process_changed_opens_the_door_while_a_report_is_under_way() -> None:
+def test_a_limit_changed_by_another_process_clears_the_cache_while_a_report_is_under_way() -> None:
     latest = 0
 
     async def latest_limit_change() -> int:
@@ -132,17 +132,17 @@ def test_a_limit_that_another_process_changed_opens_the_door_while_a_report_is_u
     async def story() -> None:
         nonlocal latest
         log = Log()
-        keeper = Doorkeeper(log.execute, latest_limit_change, ManualClock())
+        limiter = SubmissionLimiter(log.execute, latest_limit_change, ManualClock())
         for _ in range(2):
             with pytest.raises(RateLimited):
-                await keeper.submit(submit(USERS[0]))
-        await keeper.watch_limits()
-        assert keeper.refuse(USERS[0]) is not None
+                await limiter.submit(USERS[0], submit(USERS[0]))
+        await limiter.watch_limits()
+        assert limiter.refuse(USERS[0]) is not None
         log.is_open.clear()
-        report = asyncio.create_task(keeper.report())
+        report = asyncio.create_task(limiter.report())
         latest = 7
-        await keeper.watch_limits()
-        assert keeper.refuse(USERS[0]) is None
+        await limiter.watch_limits()
+        assert limiter.refuse(USERS[0]) is None
         log.is_open.set()
         await report
 
