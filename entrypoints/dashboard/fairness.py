@@ -10,7 +10,7 @@ from adapters.log import audit_log
 from domain.jobs.job import State
 from domain.language.identifiers import UserId
 from entrypoints.dashboard.context import HOUR_SECONDS, DashboardContext, ShownMoment
-from projections.activity.metrics import first, total
+from projections.activity.metrics import highest, total
 
 _NEXT_SHOWN: Final = 20
 _WAITING_SHOWN: Final = 30
@@ -36,7 +36,7 @@ def _read(desk: DashboardContext, connection: Connection, at: ShownMoment) -> di
     served_at = audit_log.times_at(connection, [one for one in served if one is not None])
     shown: list[UserId] = [user_id for user_id, _ in turns] + [user_id for user_id, _ in waiting]
     since = at.seconds - HOUR_SECONDS
-    leading = desk.activity.leading(connection, since)
+    leading = desk.activity.top_counts(connection, since)
     figures = total(one for _, one in desk.activity.series(connection, _MINUTE, since))
     return {
         "counts": fairlog.jobs.counts(connection),
@@ -45,6 +45,6 @@ def _read(desk: DashboardContext, connection: Connection, at: ShownMoment) -> di
         "waiting": [(user_id, load, users.get(user_id)) for user_id, load in waiting],
         "served_at": served_at,
         "waits": desk.waits(connection, list(dict.fromkeys(shown)), at),
-        "served": first(leading.served, _SERVED_SHOWN),
+        "served": highest(leading.served, _SERVED_SHOWN),
         "started": figures.started,
     }

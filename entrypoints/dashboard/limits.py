@@ -13,7 +13,7 @@ from domain.language.errors import InvalidInput
 from domain.language.identifiers import Kind, UserId
 from domain.limits.rate_limits import WindowState, window_start
 from entrypoints.dashboard.context import HOUR_SECONDS, DashboardContext, ShownMoment
-from projections.activity.metrics import first
+from projections.activity.metrics import highest
 
 _USERS_SHOWN: Final = 20
 _REFUSED_SHOWN: Final = 20
@@ -56,11 +56,11 @@ async def limits(
 def _read(desk: DashboardContext, connection: Connection, at: ShownMoment) -> dict[str, object]:
     """The windows shown are those of the users that submitted most since they began."""
     policy = desk.fairlog.policy
-    leading = desk.activity.leading(connection, at.seconds - HOUR_SECONDS)
+    leading = desk.activity.top_counts(connection, at.seconds - HOUR_SECONDS)
     begun = int(window_start(at.now, policy.window_seconds).timestamp())
-    lately = desk.activity.leading(connection, begun)
-    busy = [user_id for user_id, _ in first(lately.submitted, _USERS_SHOWN)]
-    refused = [user_id for user_id, _ in first(lately.refused, _USERS_SHOWN)]
+    lately = desk.activity.top_counts(connection, begun)
+    busy = [user_id for user_id, _ in highest(lately.submitted, _USERS_SHOWN)]
+    refused = [user_id for user_id, _ in highest(lately.refused, _USERS_SHOWN)]
     users = [UserId(user_id) for user_id in dict.fromkeys([*refused, *busy])]
     windows = desk.fairlog.windows.load(connection, [], policy, at.now)
     found = _users(desk, connection, at, users)
@@ -68,7 +68,7 @@ def _read(desk: DashboardContext, connection: Connection, at: ShownMoment) -> di
     return {
         "everyone": windows.global_window(policy, at.now),
         "users": found[:_USERS_SHOWN],
-        "refused": first(leading.refused, _REFUSED_SHOWN),
+        "refused": highest(leading.refused, _REFUSED_SHOWN),
         "default": policy.user_limit,
     }
 

@@ -17,7 +17,13 @@ from entrypoints.dashboard.charts import RANGES, Range
 from entrypoints.dashboard.context import HOUR_SECONDS, DashboardContext, ShownMoment
 from entrypoints.dashboard.verdict import Situation, verdict
 from entrypoints.runtime.text import message_of
-from projections.activity.metrics import ActivityMetrics, first, of_failure_key, quantile, total
+from projections.activity.metrics import (
+    ActivityMetrics,
+    highest,
+    parse_failure_key,
+    quantile,
+    total,
+)
 
 _WORKERS_SHOWN: Final = 20
 _JOBS_PER_WORKER: Final = 5
@@ -118,14 +124,14 @@ def _failures(
     desk: DashboardContext, connection: Connection, at: ShownMoment
 ) -> list[RecentFailure]:
     """Of the last hour, grouped by kind and error, the most frequent first."""
-    leading = desk.activity.leading(connection, at.seconds - HOUR_SECONDS)
-    most = first(leading.failures, _FAILURES_SHOWN)
+    leading = desk.activity.top_counts(connection, at.seconds - HOUR_SECONDS)
+    most = highest(leading.failures, _FAILURES_SHOWN)
     positions = [leading.failed_at[key] for key, _ in most if key in leading.failed_at]
     bodies = audit_log.bodies_at(connection, positions)
     jobs = audit_log.jobs_at(connection, positions)
     found = []
     for key, count in most:
-        kind, reason, _ = of_failure_key(key)
+        kind, reason, _ = parse_failure_key(key)
         position = leading.failed_at.get(key, 0)
         message = message_of(bodies.get(position)) or reason.replace("_", " ")
         found.append(RecentFailure(kind, reason, message, count, jobs.get(position)))

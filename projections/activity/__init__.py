@@ -1,4 +1,4 @@
-"""The projection behind the dashboard's figures: what each user did, by slot of time.
+"""The asynchronous projection behind the dashboard: activity metrics by time bucket.
 
-It follows the log; nothing else may depend on it.
+No other projection may depend on it.
 """

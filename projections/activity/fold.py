@@ -1,7 +1,6 @@
-"""What a batch of events does to the figures, the jobs in hand, the users in line and the workers.
+"""The fold of a batch of events into metrics, open jobs, users and workers.
 
-A fold over rows that were read before: the caller loads what `Needed` names and writes back what
-has changed.
+The caller loads the rows that `ActivityKeys` names before, and writes back what has changed.
 """
 
 from collections.abc import Collection, Sequence
@@ -29,11 +28,11 @@ from domain.language.events import (
 from domain.language.identifiers import JobId, Kind, UserId, WorkerId
 from domain.language.moments import to_micros
 from domain.log.folds import Folded, FoldMethods
-from projections.activity.metrics import ActivityMetrics, Leading, TopUsers, failure_key, put
+from projections.activity.metrics import ActivityMetrics, TopCounts, TopUsers, failure_key, observe
 
-FINEST_SECONDS: Final = 10  # every other length of a slot is a multiple
+FINEST_SECONDS: Final = 10  # length of the shortest time bucket; the others are multiples of it
 MINUTE_SECONDS: Final = 60
-WORKER_KEPT_SECONDS: Final = 3600  # after it was last seen, without a job
+WORKER_KEPT_SECONDS: Final = 3600  # since an idle worker was last seen
 _SECOND: Final = 1_000_000
 _JOB_EVENTS: Final[Collection[type]] = frozenset(
     {JobReleased, JobStarted, JobCompleted, JobFailed, JobRequeued, JobCancelled}
@@ -42,35 +41,41 @@ _WORKER_EVENTS: Final[Collection[type]] = frozenset({JobStarted, LeasesExtended}
 
 
 class OpenJob(Struct, gc=False):
-    ready_at: int | None = None  # UTC, microseconds; in line since
-    started_at: int | None = None
-    worker: WorkerId | None = None  # while running
+    """A job that has not ended. Times are Unix time in microseconds."""
+
+    ready_at: int | None = None  # when it joined the line, while it waits
+    started_at: int | None = None  # while it runs
+    worker: WorkerId | None = None  # while it runs
 
 
 class UserLoad(Struct, gc=False):
+    """The number of a user's jobs that wait and that run."""
+
     waiting: int = 0
     running: int = 0
-    is_stored: bool = False  # has a row
+    is_stored: bool = False  # True if the user has a row
 
 
 class WorkerLoad(Struct, gc=False):
-    first_seen: int  # UTC, microseconds
-    last_seen: int
-    server: str | None = None
-    running: int = 0
-    completed: int = 0
-    failed: int = 0
+    """A worker's jobs. Times are Unix time in microseconds."""
 
-    def is_forgotten(self, now: int) -> bool:
-        """Whether its row goes, and it would begin anew."""
+    first_seen: int
+    last_seen: int
+    server: str | None = None  # that it runs inside of; None: it works over HTTP
+    running: int = 0
+    completed: int = 0  # attempts since it was first seen
+    failed: int = 0  # likewise
+
+    def is_expired(self, now: int) -> bool:
+        """Return True if its row may be deleted; when seen again it starts from zero."""
         return self.running <= 0 and now - self.last_seen > WORKER_KEPT_SECONDS * _SECOND
 
 
-class Rows:
-    """Those that are known; what is not among them may be stored."""
+class ActivityRows:
+    """Cached rows. A row that is not in the cache may still be stored."""
 
     def __init__(self) -> None:
-        self.jobs: dict[JobId, OpenJob | None] = {}  # None: there is none, or it has ended
+        self.jobs: dict[JobId, OpenJob | None] = {}  # None: no such row, or the job has ended
         self.users: dict[UserId, UserLoad] = {}
         self.workers: dict[WorkerId, WorkerLoad] = {}
 
@@ -78,8 +83,8 @@ class Rows:
         return len(self.jobs) + len(self.users) + len(self.workers)
 
 
-class Needed:
-    """Which stored rows a batch of events is about; those of a job's worker beside them."""
+class ActivityKeys:
+    """Keys of the stored rows that a batch of events changes, but for the workers of `jobs`."""
 
     def __init__(self, events: Sequence[Recorded]) -> None:
         self.jobs: set[JobId] = set()
@@ -100,20 +105,19 @@ class Needed:
                 self.workers.add(event.worker)
 
 
-class Fold(Folded):
-    """A batch over the rows that it touches, which have to be known."""
+class ActivityFold(Folded):
+    """Folds a batch of events; `rows` must have every row that the events change."""
 
-    def __init__(self, rows: Rows) -> None:
-        self.figures: dict[
-            int, dict[Kind, ActivityMetrics]
-        ] = {}  # new ones, by slot of FINEST_SECONDS
-        self.leading: dict[int, Leading] = {}  # by minute; loaded
+    def __init__(self, rows: ActivityRows) -> None:
+        # Increments of this batch, by start of the bucket of FINEST_SECONDS.
+        self.metrics: dict[int, dict[Kind, ActivityMetrics]] = {}
+        self.top_counts: dict[int, TopCounts] = {}  # by minute; the caller loads the first one
         self.changed_jobs: set[JobId] = set()
         self.changed_users: set[UserId] = set()
         self.changed_workers: set[WorkerId] = set()
         self._rows = rows
-        self._boards: dict[int, TopUsers] = {}  # of those leading
-        self._moment: datetime | None = None  # of what is folded in
+        self._top_by_minute: dict[int, TopUsers] = {}  # wraps `top_counts`
+        self._moment: datetime | None = None  # of the event that is folded
 
     def apply(self, events: Sequence[Recorded]) -> None:
         for recorded in events:
@@ -121,28 +125,28 @@ class Fold(Folded):
 
     def evolve(self, recorded: Recorded) -> None:
         if recorded.recorded_at is not self._moment:  # the events of a batch have one time
-            self._come_to(recorded.recorded_at)
+            self._set_time(recorded.recorded_at)
         super().evolve(recorded)
 
-    def _come_to(self, moment: datetime) -> None:
-        """What is folded in next happened then."""
+    def _set_time(self, moment: datetime) -> None:
+        """Select the buckets that the next events are counted in."""
         at = to_micros(moment)
         seconds = at // _SECOND
         minute = seconds // MINUTE_SECONDS * MINUTE_SECONDS
         self._moment = moment
         self._at = at
-        self._slot = self.figures.setdefault(seconds // FINEST_SECONDS * FINEST_SECONDS, {})
-        if minute not in self._boards:
-            self._boards[minute] = TopUsers(self.leading.setdefault(minute, Leading()))
-        self._board = self._boards[minute]
+        self._bucket = self.metrics.setdefault(seconds // FINEST_SECONDS * FINEST_SECONDS, {})
+        if minute not in self._top_by_minute:
+            self._top_by_minute[minute] = TopUsers(self.top_counts.setdefault(minute, TopCounts()))
+        self._top = self._top_by_minute[minute]
 
     def _refuse(self, _: Recorded, event: RateLimitDecided) -> None:
         if not event.allowed:
-            self._of(Kind("")).refused += event.count
-            self._board.refused.count(event.user_id, event.count)
+            self._metrics(Kind("")).refused += event.count
+            self._top.refused.count(event.user_id, event.count)
 
     def _repeat(self, _: Recorded, event: SubmissionDeduplicated) -> None:
-        self._of(event.kind).duplicates += 1
+        self._metrics(event.kind).duplicates += 1
 
     def _release(self, recorded: Recorded, event: JobReleased) -> None:
         self._enter(_job_of(recorded), event.user_id)
@@ -150,19 +154,19 @@ class Fold(Folded):
     def _complete(self, recorded: Recorded, event: JobCompleted) -> None:
         job_id = _job_of(recorded)
         self._end_run(job_id, event.user_id, event.kind, completed=1)
-        self._of(event.kind).completed += 1
+        self._metrics(event.kind).completed += 1
         self._put_job(job_id, None)
 
     def _requeue(self, recorded: Recorded, event: JobRequeued) -> None:
         job_id = _job_of(recorded)
-        self._of(event.kind).requeued += 1
+        self._metrics(event.kind).requeued += 1
         if event.reason is not RequeueReason.RETRIED:
             self._leave_worker(job_id, event.user_id)
         self._enter(job_id, event.user_id)
 
     def _cancel(self, recorded: Recorded, event: JobCancelled) -> None:
         job_id = _job_of(recorded)
-        self._of(event.kind).cancelled += 1
+        self._metrics(event.kind).cancelled += 1
         if event.was == "running":
             self._leave_worker(job_id, event.user_id)
         elif event.was == "queued":
@@ -174,8 +178,8 @@ class Fold(Folded):
 
     def _submit(self, recorded: Recorded, event: JobSubmitted) -> None:
         job_id = JobId(recorded.position)
-        self._of(event.kind).submitted += 1
-        self._board.submitted.count(event.user_id)
+        self._metrics(event.kind).submitted += 1
+        self._top.submitted.count(event.user_id)
         if is_due(event, recorded.recorded_at):
             self._enter(job_id, event.user_id)
         else:
@@ -183,12 +187,12 @@ class Fold(Folded):
 
     def _start(self, recorded: Recorded, event: JobStarted) -> None:
         job_id = _job_of(recorded)
-        figures = self._of(event.kind)
-        figures.started += 1
+        metrics = self._metrics(event.kind)
+        metrics.started += 1
         job = self._rows.jobs.get(job_id)
         if job is not None and job.ready_at is not None:
-            put(figures.waits, (self._at - job.ready_at) / _SECOND)
-        self._board.served.count(event.user_id)
+            observe(metrics.waits, (self._at - job.ready_at) / _SECOND)
+        self._top.served.count(event.user_id)
         self._put_job(job_id, OpenJob(started_at=self._at, worker=event.worker))
         user = self._user(event.user_id)
         user.waiting -= 1
@@ -201,13 +205,13 @@ class Fold(Folded):
         job_id = _job_of(recorded)
         seen = int(event.reason in {FailureReason.ERROR, FailureReason.TIMED_OUT})
         self._end_run(job_id, event.user_id, event.kind, failed=seen)
-        figures = self._of(event.kind)
-        figures.failed += 1
-        figures.reasons[event.reason] = figures.reasons.get(event.reason, 0) + 1
+        metrics = self._metrics(event.kind)
+        metrics.failed += 1
+        metrics.reasons[event.reason] = metrics.reasons.get(event.reason, 0) + 1
         key = failure_key(event.kind, event.reason, event.error_sha256)
-        self._board.count_failure(key, recorded.position)
+        self._top.count_failure(key, recorded.position)
         if event.retry_at is None:
-            figures.given_up += 1
+            metrics.given_up += 1
             self._put_job(job_id, None)
         else:
             self._put_job(job_id, OpenJob())
@@ -230,7 +234,7 @@ class Fold(Folded):
     ) -> None:
         job = self._rows.jobs.get(job_id)
         if job is not None and job.started_at is not None:
-            put(self._of(kind).runs, (self._at - job.started_at) / _SECOND)
+            observe(self._metrics(kind).runs, (self._at - job.started_at) / _SECOND)
         worker = self._leave_worker(job_id, user_id, is_seen=bool(completed or failed))
         if worker is not None:
             worker.completed += completed
@@ -251,12 +255,12 @@ class Fold(Folded):
         self._put_job(job_id, OpenJob(ready_at=self._at))
         self._user(user_id).waiting += 1
 
-    def _of(self, kind: Kind) -> ActivityMetrics:
-        """The new figures of the slot that it is; no kind: of what has none."""
-        figures = self._slot.get(kind)
-        if figures is None:
-            figures = self._slot[kind] = ActivityMetrics()
-        return figures
+    def _metrics(self, kind: Kind) -> ActivityMetrics:
+        """Return the current bucket's metrics of a kind; empty: of events without a kind."""
+        metrics = self._bucket.get(kind)
+        if metrics is None:
+            metrics = self._bucket[kind] = ActivityMetrics()
+        return metrics
 
     def _user(self, user_id: UserId) -> UserLoad:
         self.changed_users.add(user_id)
@@ -273,7 +277,7 @@ class Fold(Folded):
         at = self._at
         self.changed_workers.add(worker)
         load = self._rows.workers.get(worker)
-        if load is None or load.is_forgotten(at):
+        if load is None or load.is_expired(at):
             load = self._rows.workers[worker] = WorkerLoad(first_seen=at, last_seen=at)
         elif is_seen:
             load.last_seen = at

@@ -1,6 +1,6 @@
-"""What is counted of a stretch of time: how many of each, how long they took, and who leads.
+"""Metrics of a time bucket: counts, latency histograms and top users.
 
-Everything here is bounded and adds up: the figures of an hour are the sums of its minutes'.
+All are bounded in size, and additive: the metrics of an hour are the sum of those of its minutes.
 """
 
 import math
@@ -11,15 +11,18 @@ from typing import Any, Final
 import msgspec
 from msgspec import Struct
 
-LEADERS_MAX: Final = 50  # of each kind, in each stretch
-_BUCKETS_PER_DOUBLING: Final = 4  # a bucket is 19 % wide
+COUNTERS_MAX: Final = 50  # of a space-saving sketch
+_BUCKETS_PER_DOUBLING: Final = 4  # a latency bucket is 19 % wide
 
-Histogram = dict[int, int]  # by bucket
-Leaders = dict[str, int]
+Histogram = dict[int, int]  # number of latencies, by latency bucket
+Counts = dict[str, int]
 
 
 class ActivityMetrics(Struct, omit_defaults=True):
-    """Of one kind of job, or of all together. Latencies are in buckets of a logarithmic scale."""
+    """Metrics of one kind of job or of all kinds.
+
+    Latency buckets have a logarithmic scale, see `latency_bucket`.
+    """
 
     submitted: int = 0
     duplicates: int = 0
@@ -31,127 +34,139 @@ class ActivityMetrics(Struct, omit_defaults=True):
     cancelled: int = 0
     refused: int = 0  # submissions over a limit
     waits: Histogram = {}  # from joining the line to the start
-    runs: Histogram = {}  # from the start to the end of an attempt, well or badly
-    reasons: dict[str, int] = {}  # of failed attempts
+    runs: Histogram = {}  # from the start to the end of an attempt
+    reasons: dict[str, int] = {}  # number of failed attempts, by reason
 
     def add(self, other: "ActivityMetrics") -> None:
+        """Add the counts of `other` to this one."""
         for name in _COUNTS:
             setattr(self, name, getattr(self, name) + getattr(other, name))
-        for name in _TALLIES:
-            tally = getattr(self, name)
+        for name in _COUNTS_BY_KEY:
+            counts = getattr(self, name)
             for key, count in getattr(other, name).items():
-                tally[key] = tally.get(key, 0) + count
+                counts[key] = counts.get(key, 0) + count
 
-    def in_text(self) -> dict[str, Any]:
-        """As JSON has it, where every key is text."""
+    def as_json_fields(self) -> dict[str, Any]:
+        """Return the fields that are not empty, as JSON needs them: keys are text."""
         fields = {name: getattr(self, name) for name in _COUNTS if getattr(self, name)}
-        for name in _TALLIES:
-            if tally := getattr(self, name):
-                fields[name] = {str(key): count for key, count in tally.items()}
+        for name in _COUNTS_BY_KEY:
+            if counts := getattr(self, name):
+                fields[name] = {str(key): count for key, count in counts.items()}
         return fields
 
 
-_TALLIES: Final = ("waits", "runs", "reasons")
-_COUNTS: Final = tuple(name for name in ActivityMetrics.__struct_fields__ if name not in _TALLIES)
+_COUNTS_BY_KEY: Final = ("waits", "runs", "reasons")
+_COUNTS: Final = tuple(
+    name for name in ActivityMetrics.__struct_fields__ if name not in _COUNTS_BY_KEY
+)
 
 
-class Leading(Struct, omit_defaults=True):
-    """Who comes up most in one stretch, of all users together."""
+class TopCounts(Struct, omit_defaults=True):
+    """The highest counts of a time bucket, over all kinds; approximate, see `SpaceSaving`."""
 
-    refused: Leaders = {}  # by user
-    submitted: Leaders = {}  # by user
-    served: Leaders = {}  # by user
-    failures: Leaders = {}  # by kind, reason and digest of the error, see `failure_key`
+    refused: Counts = {}  # by user
+    submitted: Counts = {}  # by user
+    served: Counts = {}  # by user
+    failures: Counts = {}  # by kind, reason and digest of the error, see `failure_key`
     failed_at: dict[str, int] = {}  # position of the latest of each of those failures
 
-    def add(self, other: "Leading") -> None:
+    def add(self, other: "TopCounts") -> None:
+        """Add the counts of a later time bucket to this one."""
         for name in ("refused", "submitted", "served", "failures"):
-            tally = getattr(self, name)
+            counts = getattr(self, name)
             for key, count in getattr(other, name).items():
-                tally[key] = tally.get(key, 0) + count
+                counts[key] = counts.get(key, 0) + count
         self.failed_at.update(other.failed_at)
 
 
 class SpaceSaving:
-    """Counts, keeping the most frequent: the space-saving algorithm of Metwally, Agrawal and El
-    Abbadi (2005).
+    """Counts the most frequent keys, with the space-saving algorithm.
 
-    A count is never too low, and too high by at most the total divided by LEADERS_MAX.
+    A count is never too low, and too high by at most the total divided by COUNTERS_MAX. Source:
+    Metwally, Agrawal and El Abbadi, "Efficient Computation of Frequent and Top-k Elements in Data
+    Streams" (2005).
     """
 
-    def __init__(self, leaders: Leaders) -> None:
-        self._leaders = leaders  # changed in place
-        self._by_count: list[tuple[int, str]] = []  # a heap; some have been counted again since
+    def __init__(self, counts: Counts) -> None:
+        self._counts = counts  # changed in place
+        self._by_count: list[tuple[int, str]] = []  # a heap; counts in it may be outdated
 
     def count(self, key: str, by: int = 1) -> str | None:
-        """Returns who was dropped."""
-        leaders = self._leaders
-        if by < 0:  # in no history that was made by the rules; it would spoil the order
+        """Count a key; return the key that was dropped for it, if any."""
+        counts = self._counts
+        if by < 0:  # no legal history has it; the heap's order would be lost
             self._by_count.clear()
-        if key in leaders:
-            leaders[key] += by
+        if key in counts:
+            counts[key] += by
             return None
-        if len(leaders) < LEADERS_MAX:
-            leaders[key] = by
+        if len(counts) < COUNTERS_MAX:
+            counts[key] = by
             return None
         lowest, dropped = self._lowest()
-        del leaders[dropped]
-        leaders[key] = lowest + by
+        del counts[dropped]
+        counts[key] = lowest + by
         heapreplace(self._by_count, (lowest + by, key))
         return dropped
 
     def _lowest(self) -> tuple[int, str]:
-        """Of equal ones the first by name; it is left at the front."""
-        heap, leaders = self._by_count, self._leaders
+        """Return the lowest count and its key, the first by name; it stays on top of the heap."""
+        heap, counts = self._by_count, self._counts
         if not heap:
-            heap += [(count, name) for name, count in leaders.items()]
+            heap += [(count, name) for name, count in counts.items()]
             heapify(heap)
-        while heap[0][0] != leaders[heap[0][1]]:
-            heapreplace(heap, (leaders[heap[0][1]], heap[0][1]))
+        while heap[0][0] != counts[heap[0][1]]:
+            heapreplace(heap, (counts[heap[0][1]], heap[0][1]))
         return heap[0]
 
 
 class TopUsers:
-    """Who leads in one stretch, to be counted on."""
+    """Sketches that count into a `TopCounts`."""
 
-    def __init__(self, leading: Leading) -> None:
-        self.refused = SpaceSaving(leading.refused)
-        self.submitted = SpaceSaving(leading.submitted)
-        self.served = SpaceSaving(leading.served)
-        self._failures = SpaceSaving(leading.failures)
-        self._failed_at = leading.failed_at
+    def __init__(self, top: TopCounts) -> None:
+        self.refused = SpaceSaving(top.refused)
+        self.submitted = SpaceSaving(top.submitted)
+        self.served = SpaceSaving(top.served)
+        self._failures = SpaceSaving(top.failures)
+        self._failed_at = top.failed_at
 
     def count_failure(self, key: str, position: int) -> None:
+        """Count a failure (`failure_key`) that the event at `position` reports."""
         dropped = self._failures.count(key)
         self._failed_at.pop(dropped or "", None)
         self._failed_at[key] = position
 
 
 def failure_key(kind: str, reason: str, error_sha256: str | None) -> str:
+    """Return the key that failures of one kind, reason and error (SHA-256 in hex) share."""
     return msgspec.json.encode((kind, reason, error_sha256)).decode()
 
 
-def of_failure_key(key: str) -> tuple[str, str, str | None]:
-    """(kind, reason, SHA-256 of the error in hex)"""
+def parse_failure_key(key: str) -> tuple[str, str, str | None]:
+    """Return kind, reason and SHA-256 of the error in hex."""
     return msgspec.json.decode(key, type=tuple[str, str, str | None])
 
 
-def first(leaders: Mapping[str, int], limit: int) -> list[tuple[str, int]]:
-    """The most frequent first."""
-    return sorted(leaders.items(), key=lambda entry: (-entry[1], entry[0]))[:limit]
+def highest(counts: Mapping[str, int], limit: int) -> list[tuple[str, int]]:
+    """Return up to `limit` entries, the highest count first, equal counts by name."""
+    return sorted(counts.items(), key=lambda entry: (-entry[1], entry[0]))[:limit]
 
 
-def bucket_of(seconds: float) -> int:
+def latency_bucket(seconds: float) -> int:
+    """Return the number of the histogram's bucket, from 0; negative latencies count as 0."""
     return int(math.log2(max(0.0, seconds) * 1000 + 1) * _BUCKETS_PER_DOUBLING)
 
 
-def put(histogram: Histogram, seconds: float) -> None:
-    bucket = bucket_of(seconds)
+def observe(histogram: Histogram, seconds: float) -> None:
+    """Add a latency to a histogram."""
+    bucket = latency_bucket(seconds)
     histogram[bucket] = histogram.get(bucket, 0) + 1
 
 
 def quantile(histogram: Mapping[int, int], share: float) -> float | None:
-    """Seconds that so many (0.5, 0.95) did not exceed, to within 10 %; None for no entries."""
+    """Return a quantile in seconds, to within 10 %; None for an empty histogram.
+
+    `share` is between 0 and 1: 0.95 for the 95th percentile.
+    """
     wanted = share * sum(histogram.values())
     reached = 0
     for bucket in sorted(histogram):
@@ -161,16 +176,17 @@ def quantile(histogram: Mapping[int, int], share: float) -> float | None:
     return None
 
 
-def total(all_figures: Iterable[ActivityMetrics]) -> ActivityMetrics:
+def total(all_metrics: Iterable[ActivityMetrics]) -> ActivityMetrics:
+    """Return the sum of metrics."""
     added = ActivityMetrics()
-    for figures in all_figures:
-        added.add(figures)
+    for metrics in all_metrics:
+        added.add(metrics)
     return added
 
 
-def total_leading(all_leading: Iterable[Leading]) -> Leading:
-    """In order of time."""
-    added = Leading()
-    for leading in all_leading:
-        added.add(leading)
+def total_top_counts(all_counts: Iterable[TopCounts]) -> TopCounts:
+    """Return the sum of counts, which have to come in order of time."""
+    added = TopCounts()
+    for top in all_counts:
+        added.add(top)
     return added

@@ -1,6 +1,6 @@
-"""What goes on: figures a minute, latencies, workers, and who waits, leads or is refused.
+"""The activity projection: metrics by time bucket, open jobs, users with open jobs, and workers.
 
-It follows the log at its own pace, so that it costs the writer nothing and no page counts rows.
+It is asynchronous, so the writer does no work for it. The dashboard never has to count rows.
 """
 
 from collections.abc import Iterable, Sequence
@@ -17,58 +17,60 @@ from projections.activity.fold import (
     FINEST_SECONDS,
     MINUTE_SECONDS,
     WORKER_KEPT_SECONDS,
-    Fold,
-    Needed,
+    ActivityFold,
+    ActivityKeys,
+    ActivityRows,
     OpenJob,
-    Rows,
     UserLoad,
     WorkerLoad,
     seconds_of,
 )
-from projections.activity.metrics import ActivityMetrics, Leading
+from projections.activity.metrics import ActivityMetrics, TopCounts
 from projections.following.state_cache import StateCache
 from projections.storage.rows import Query, Row, delete, fetch, upsert
 
-# The lengths of slots, each with how far back they are kept; seconds.
+# How long buckets are kept, by their length; both in seconds.
 KEPT_SECONDS: Final = {FINEST_SECONDS: 3_600, MINUTE_SECONDS: 6 * 3_600, 600: 3 * 86_400}
-KINDS_PER_SLOT_MAX: Final = 100  # that have figures of their own; the first that came
-ROWS_REMEMBERED_MAX: Final = 40_000  # between batches, some 10 MB
-_KINDLESS: Final = frozenset({FINEST_SECONDS})  # lengths with figures of all kinds together only
+KINDS_PER_BUCKET_MAX: Final = 100  # with metrics of their own: the first ones of the bucket
+ROWS_CACHED_MAX: Final = 40_000  # between batches, some 10 MB
+_WITHOUT_KINDS: Final = frozenset({FINEST_SECONDS})  # lengths without metrics by kind
 
-_Slot = tuple[int, int]  # seconds, start
+_Bucket = tuple[int, int]  # length, start (Unix time); both in seconds
 
 
 class ActivityProjection:
+    """Keeps the rows that the dashboard reads. Any thread may apply events."""
+
     name = "activity"
     version = tables.VERSION
     tables = tables.TABLES
 
     def __init__(self) -> None:
-        self._remembered: StateCache[Rows] = StateCache()
+        self._cache: StateCache[ActivityRows] = StateCache()
 
     def apply(self, connection: Connection, generation: int, events: Sequence[Recorded]) -> None:
-        rows = self._remembered.take(connection, generation, events[0].position - 1)
+        rows = self._cache.take(connection, generation, events[0].position - 1)
         if rows is None:
-            rows = Rows()
-        _load(connection, generation, Needed(events), rows)
-        fold = Fold(rows)
-        stored = _load_slots(connection, generation, events, fold)
+            rows = ActivityRows()
+        _load(connection, generation, ActivityKeys(events), rows)
+        fold = ActivityFold(rows)
+        stored = _load_buckets(connection, generation, events, fold)
         fold.apply(events)
-        _save_slots(connection, generation, fold, stored)
+        _save_buckets(connection, generation, fold, stored)
         _save_jobs(connection, generation, fold.changed_jobs, rows, events[0].position)
         _save_users(connection, generation, fold.changed_users, rows)
         _save_workers(connection, generation, fold.changed_workers, rows)
-        _forget(connection, generation, events[-1])
-        if rows.count() <= ROWS_REMEMBERED_MAX:
-            self._remembered.put(connection, generation, events[-1].position, rows)
+        _delete_expired(connection, generation, events[-1])
+        if rows.count() <= ROWS_CACHED_MAX:
+            self._cache.put(connection, generation, events[-1].position, rows)
 
 
-_Stored = dict[_Slot, dict[bytes, ActivityMetrics]]
+_Stored = dict[_Bucket, dict[bytes, ActivityMetrics]]
 
 
-def _load(connection: Connection, generation: int, needed: Needed, rows: Rows) -> None:
-    """The rows that events may change, as far as they are not known."""
-    jobs = needed.jobs - rows.jobs.keys()
+def _load(connection: Connection, generation: int, keys: ActivityKeys, rows: ActivityRows) -> None:
+    """Load the rows with these keys that are not cached."""
+    jobs = keys.jobs - rows.jobs.keys()
     rows.jobs.update(dict.fromkeys(jobs))
     for job_id, ready_at, started_at, worker in _fetch(
         connection, generation, tables.jobs_by_id, jobs
@@ -76,13 +78,13 @@ def _load(connection: Connection, generation: int, needed: Needed, rows: Rows) -
         rows.jobs[JobId(job_id)] = OpenJob(
             ready_at, started_at, None if worker is None else WorkerId(worker.decode())
         )
-    users = needed.users - rows.users.keys()
+    users = keys.users - rows.users.keys()
     for user, waiting, running in _fetch(
         connection, generation, tables.users_by_id, [user_id.encode() for user_id in users]
     ):
         rows.users[UserId(user.decode())] = UserLoad(waiting, running, is_stored=True)
-    running_jobs = map(rows.jobs.get, needed.jobs)
-    workers = needed.workers | {job.worker for job in running_jobs if job and job.worker}
+    running_jobs = map(rows.jobs.get, keys.jobs)
+    workers = keys.workers | {job.worker for job in running_jobs if job and job.worker}
     for worker, server, running, completed, failed, first_seen, last_seen in _fetch(
         connection,
         generation,
@@ -103,78 +105,82 @@ def _fetch(connection: Connection, generation: int, query: Query, keys: Iterable
     return fetch(connection, generation, (query, list(keys)))
 
 
-def _load_slots(
-    connection: Connection, generation: int, events: Sequence[Recorded], fold: Fold
+def _load_buckets(
+    connection: Connection, generation: int, events: Sequence[Recorded], fold: ActivityFold
 ) -> _Stored:
-    """The slots that the first event is in; those that begin later have no rows yet."""
+    """Load the buckets of the first event; buckets that begin later have no rows yet."""
     at = seconds_of(events[0].recorded_at)
-    slots = tables.slots
+    buckets = tables.buckets
     stored: _Stored = {}
     rows = connection.execute(
         sa.select(
-            slots.c.seconds, slots.c.start, slots.c.kind, slots.c.figures, slots.c.leaders
+            buckets.c.seconds, buckets.c.start, buckets.c.kind, buckets.c.figures, buckets.c.leaders
         ).where(
-            slots.c.generation == generation,
+            buckets.c.generation == generation,
             sa.or_(
                 *(
-                    sa.and_(slots.c.seconds == seconds, slots.c.start == at // seconds * seconds)
+                    sa.and_(
+                        buckets.c.seconds == seconds, buckets.c.start == at // seconds * seconds
+                    )
                     for seconds in KEPT_SECONDS
                 )
             ),
         )
     )
-    for seconds, start, kind, figures, leading in rows:
-        stored.setdefault((seconds, start), {})[bytes(kind)] = tables.decode_figures(figures)
-        if leading is not None:
-            fold.leading[start] = tables.decode_leading(leading)
+    for seconds, start, kind, metrics, top in rows:
+        stored.setdefault((seconds, start), {})[bytes(kind)] = tables.decode_metrics(metrics)
+        if top is not None:
+            fold.top_counts[start] = tables.decode_top_counts(top)
     return stored
 
 
-def _save_slots(connection: Connection, generation: int, fold: Fold, stored: _Stored) -> None:
-    changed: dict[tuple[_Slot, bytes], ActivityMetrics] = {}
-    for finest, of_kinds in fold.figures.items():
+def _save_buckets(
+    connection: Connection, generation: int, fold: ActivityFold, stored: _Stored
+) -> None:
+    changed: dict[tuple[_Bucket, bytes], ActivityMetrics] = {}
+    for finest, of_kinds in fold.metrics.items():
         for kind, new in of_kinds.items():
             for seconds in KEPT_SECONDS:
-                slot = (seconds, finest // seconds * seconds)
-                for key in _keys(kind, seconds, stored.setdefault(slot, {})):
-                    figures = stored[slot].setdefault(key, ActivityMetrics())
-                    figures.add(new)
-                    changed[slot, key] = figures
-    minutes = {start: tables.encode(leading) for start, leading in fold.leading.items()}
+                bucket = (seconds, finest // seconds * seconds)
+                for key in _keys(kind, seconds, stored.setdefault(bucket, {})):
+                    metrics = stored[bucket].setdefault(key, ActivityMetrics())
+                    metrics.add(new)
+                    changed[bucket, key] = metrics
+    minutes = {start: tables.encode(top) for start, top in fold.top_counts.items()}
     upsert(
         connection,
-        tables.slots,
+        tables.buckets,
         [
             (
                 generation,
                 seconds,
                 start,
                 key,
-                tables.encode(figures),
-                minutes.get(start, tables.encode(Leading()))
+                tables.encode(metrics),
+                minutes.get(start, tables.encode(TopCounts()))
                 if key == tables.ALL_KINDS and seconds == MINUTE_SECONDS
                 else None,
             )
-            for ((seconds, start), key), figures in changed.items()
+            for ((seconds, start), key), metrics in changed.items()
         ],
     )
 
 
 def _keys(kind: Kind, seconds: int, known: dict[bytes, ActivityMetrics]) -> list[bytes]:
-    """The rows of a slot that figures of a kind go into."""
+    """Return the keys of a bucket's rows that count a kind: of all kinds, and maybe its own."""
     key = kind.encode()
-    has_own = bool(key) and seconds not in _KINDLESS
-    if has_own and (key in known or len(known) <= KINDS_PER_SLOT_MAX):
+    has_own = bool(key) and seconds not in _WITHOUT_KINDS
+    if has_own and (key in known or len(known) <= KINDS_PER_BUCKET_MAX):
         return [tables.ALL_KINDS, key]
     return [tables.ALL_KINDS]
 
 
 def _save_jobs(
-    connection: Connection, generation: int, changed: Iterable[JobId], rows: Rows, new: int
+    connection: Connection, generation: int, changed: Iterable[JobId], rows: ActivityRows, new: int
 ) -> None:
-    """Those that have ended are let go of: hardly anything comes after that.
+    """Write changed jobs. Ended ones are deleted and evicted: hardly any event names them again.
 
-    From `new` on they have no rows yet.
+    Jobs with ids from `new` on have no rows yet.
     """
     ended = [job_id for job_id in changed if rows.jobs[job_id] is None]
     delete(
@@ -200,9 +206,9 @@ def _save_jobs(
 
 
 def _save_users(
-    connection: Connection, generation: int, changed: Iterable[UserId], rows: Rows
+    connection: Connection, generation: int, changed: Iterable[UserId], rows: ActivityRows
 ) -> None:
-    """Those of whom nothing waits or runs have no row."""
+    """Write changed users; a user without open jobs has no row."""
     idle: list[Row] = []
     busy: list[Row] = []
     for user_id in changed:
@@ -218,7 +224,7 @@ def _save_users(
 
 
 def _save_workers(
-    connection: Connection, generation: int, changed: Iterable[WorkerId], rows: Rows
+    connection: Connection, generation: int, changed: Iterable[WorkerId], rows: ActivityRows
 ) -> None:
     upsert(
         connection,
@@ -240,16 +246,16 @@ def _save_workers(
     )
 
 
-def _forget(connection: Connection, generation: int, latest: Recorded) -> None:
-    """What is older than is kept, at the time of the latest event."""
+def _delete_expired(connection: Connection, generation: int, latest: Recorded) -> None:
+    """Delete rows that have expired at the time of the latest event."""
     now = seconds_of(latest.recorded_at)
-    slots, workers = tables.slots, tables.workers
+    buckets, workers = tables.buckets, tables.workers
     for seconds, kept in KEPT_SECONDS.items():
         connection.execute(
-            slots.delete().where(
-                slots.c.generation == generation,
-                slots.c.seconds == seconds,
-                slots.c.start < (now - kept) // seconds * seconds,
+            buckets.delete().where(
+                buckets.c.generation == generation,
+                buckets.c.seconds == seconds,
+                buckets.c.start < (now - kept) // seconds * seconds,
             )
         )
     connection.execute(

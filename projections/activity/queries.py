@@ -1,4 +1,4 @@
-"""Questions about activity. No answer counts rows: each reads a bounded number of them."""
+"""Queries on activity. Each reads a bounded number of rows and counts none."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -10,13 +10,13 @@ from sqlalchemy.engine import Connection
 from domain.language.identifiers import JobId, Kind, UserId, WorkerId
 from projections.activity import tables
 from projections.activity.fold import MINUTE_SECONDS, UserLoad, WorkerLoad
-from projections.activity.metrics import ActivityMetrics, Leading, total, total_leading
+from projections.activity.metrics import ActivityMetrics, TopCounts, total, total_top_counts
 
 _TEN_MINUTES: Final = 600
 
 
-class Holding(Struct, frozen=True):
-    """A worker, and some of the jobs that it holds, the oldest first."""
+class WorkerWithJobs(Struct, frozen=True):
+    """A worker and some of the jobs that it runs, the oldest first."""
 
     worker: WorkerId
     load: WorkerLoad
@@ -24,7 +24,10 @@ class Holding(Struct, frozen=True):
 
 
 class ActivityQueries:
-    """`generation` is the current one, or an expression that gives it."""
+    """Queries one generation: the current one, or an expression for it.
+
+    All `since` are Unix time in seconds and inclusive, rounded down to the start of a bucket.
+    """
 
     def __init__(self, generation: sa.ColumnElement[int]) -> None:
         self._generation = generation
@@ -32,54 +35,56 @@ class ActivityQueries:
     def series(
         self, connection: Connection, seconds: int, since: int, kind: Kind | None = None
     ) -> list[tuple[int, ActivityMetrics]]:
-        """Slots of a length from `since` on, in order: (start, figures); those in which nothing
-        happened are left out. Times are seconds since the epoch.
+        """Return start (Unix time in seconds) and metrics of each bucket of a length, in order.
+
+        Buckets without events are left out. `kind` is None for all kinds.
         """
-        slots = tables.slots
+        buckets = tables.buckets
         rows = connection.execute(
-            sa.select(slots.c.start, slots.c.figures)
+            sa.select(buckets.c.start, buckets.c.figures)
             .where(
-                slots.c.generation == self._generation,
-                slots.c.seconds == seconds,
-                slots.c.start >= since // seconds * seconds,
-                slots.c.kind == (kind or "").encode(),
+                buckets.c.generation == self._generation,
+                buckets.c.seconds == seconds,
+                buckets.c.start >= since // seconds * seconds,
+                buckets.c.kind == (kind or "").encode(),
             )
-            .order_by(slots.c.start)
+            .order_by(buckets.c.start)
         )
-        return [(start, tables.decode_figures(figures)) for start, figures in rows]
+        return [(start, tables.decode_metrics(metrics)) for start, metrics in rows]
 
     def by_kind(self, connection: Connection, since: int) -> dict[Kind, ActivityMetrics]:
-        """Figures of each kind, to ten minutes."""
-        slots = tables.slots
+        """Return the metrics of each kind, from buckets of ten minutes."""
+        buckets = tables.buckets
         rows = connection.execute(
-            sa.select(slots.c.kind, slots.c.figures).where(
-                slots.c.generation == self._generation,
-                slots.c.seconds == _TEN_MINUTES,
-                slots.c.start >= since // _TEN_MINUTES * _TEN_MINUTES,
-                slots.c.kind != tables.ALL_KINDS,
+            sa.select(buckets.c.kind, buckets.c.figures).where(
+                buckets.c.generation == self._generation,
+                buckets.c.seconds == _TEN_MINUTES,
+                buckets.c.start >= since // _TEN_MINUTES * _TEN_MINUTES,
+                buckets.c.kind != tables.ALL_KINDS,
             )
         )
         parts: dict[Kind, list[ActivityMetrics]] = {}
-        for kind, figures in rows:
-            parts.setdefault(Kind(bytes(kind).decode()), []).append(tables.decode_figures(figures))
+        for kind, metrics in rows:
+            parts.setdefault(Kind(bytes(kind).decode()), []).append(tables.decode_metrics(metrics))
         return {kind: total(found) for kind, found in parts.items()}
 
-    def leading(self, connection: Connection, since: int) -> Leading:
-        """Who came up most, to the minute."""
-        slots = tables.slots
+    def top_counts(self, connection: Connection, since: int) -> TopCounts:
+        """Return the highest counts, from buckets of a minute."""
+        buckets = tables.buckets
         rows = connection.execute(
-            sa.select(slots.c.leaders)
+            sa.select(buckets.c.leaders)
             .where(
-                slots.c.generation == self._generation,
-                slots.c.seconds == MINUTE_SECONDS,
-                slots.c.start >= since // MINUTE_SECONDS * MINUTE_SECONDS,
-                slots.c.kind == tables.ALL_KINDS,
+                buckets.c.generation == self._generation,
+                buckets.c.seconds == MINUTE_SECONDS,
+                buckets.c.start >= since // MINUTE_SECONDS * MINUTE_SECONDS,
+                buckets.c.kind == tables.ALL_KINDS,
             )
-            .order_by(slots.c.start)
+            .order_by(buckets.c.start)
         )
-        return total_leading(tables.decode_leading(leaders) for (leaders,) in rows)
+        return total_top_counts(tables.decode_top_counts(counts) for (counts,) in rows)
 
     def most_waiting(self, connection: Connection, limit: int) -> list[tuple[UserId, UserLoad]]:
+        """Return up to `limit` users, the one with the most waiting jobs first."""
         users = tables.users
         rows = connection.execute(
             sa.select(users.c.user_id, users.c.waiting, users.c.running)
@@ -92,8 +97,8 @@ class ActivityQueries:
             for user, waiting, running in rows
         ]
 
-    def workers(self, connection: Connection, limit: int, jobs_max: int) -> list[Holding]:
-        """Those seen last, each with up to so many of its jobs."""
+    def workers(self, connection: Connection, limit: int, jobs_max: int) -> list[WorkerWithJobs]:
+        """Return up to `limit` workers, latest seen first, each with up to `jobs_max` jobs."""
         workers = tables.workers
         rows = connection.execute(
             sa.select(workers)
@@ -102,7 +107,7 @@ class ActivityQueries:
             .limit(limit)
         )
         return [
-            Holding(
+            WorkerWithJobs(
                 WorkerId(bytes(row.worker).decode()),
                 WorkerLoad(
                     row.first_seen,
@@ -112,12 +117,12 @@ class ActivityQueries:
                     row.completed,
                     row.failed,
                 ),
-                self._held(connection, row.worker, jobs_max) if row.running > 0 else (),
+                self._running_jobs(connection, row.worker, jobs_max) if row.running > 0 else (),
             )
             for row in rows.all()
         ]
 
-    def _held(self, connection: Connection, worker: bytes, limit: int) -> list[JobId]:
+    def _running_jobs(self, connection: Connection, worker: bytes, limit: int) -> list[JobId]:
         jobs = tables.open_jobs
         rows = connection.execute(
             sa.select(jobs.c.job_id)

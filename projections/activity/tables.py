@@ -1,7 +1,7 @@
-"""The tables of the activity projection, and how their rows are read and written.
+"""The tables of the activity projection, and the encoding of their documents.
 
-All are bounded: by the time they reach back, by the jobs that have not ended, by the users who have
-such jobs, and by the workers seen lately.
+Their size is bounded by the retention of time buckets, and by the open jobs, the users with open
+jobs and the workers seen in the last hour.
 """
 
 from typing import Final
@@ -9,14 +9,14 @@ from typing import Final
 import msgspec
 import sqlalchemy as sa
 
-from projections.activity.metrics import ActivityMetrics, Leading
+from projections.activity.metrics import ActivityMetrics, TopCounts
 from projections.storage.rows import ROW_BYTES, Document, Identifier, Query, generation
 
 VERSION: Final = 1
 ALL_KINDS: Final = b""
 metadata = sa.MetaData()
 
-slots = sa.Table(
+buckets = sa.Table(
     f"activity_slots_v{VERSION}",
     metadata,
     generation(),
@@ -26,7 +26,7 @@ slots = sa.Table(
         sa.BigInteger,
         primary_key=True,
         autoincrement=False,
-        comment="UTC, seconds since the epoch",
+        comment="Unix time, seconds",
     ),
     sa.Column("kind", Identifier, primary_key=True, comment="empty: all together"),
     sa.Column("figures", Document, nullable=False),
@@ -69,17 +69,19 @@ workers = sa.Table(
     sa.Index(f"activity_workers_v{VERSION}_by_last_seen", "generation", "last_seen"),
 )
 
-TABLES: Final = (slots, open_jobs, users, workers)
+TABLES: Final = (buckets, open_jobs, users, workers)
 
 jobs_by_id = Query(open_jobs, list(open_jobs.c)[1:], by=open_jobs.c.job_id)
 users_by_id = Query(users, list(users.c)[1:], by=users.c.user_id)
 workers_by_id = Query(workers, list(workers.c)[1:], by=workers.c.worker)
 
-decode_figures = msgspec.json.Decoder(ActivityMetrics).decode
-decode_leading = msgspec.json.Decoder(Leading).decode
+decode_metrics = msgspec.json.Decoder(ActivityMetrics).decode
+decode_top_counts = msgspec.json.Decoder(TopCounts).decode
 _encode = msgspec.json.Encoder(order="deterministic").encode
 
 
-def encode(row: ActivityMetrics | Leading) -> bytes:
-    """With keys in order, so that equal figures are equal bytes however they came about."""
-    return _encode(row.in_text() if isinstance(row, ActivityMetrics) else row)
+def encode(document: ActivityMetrics | TopCounts) -> bytes:
+    """Encode as JSON with sorted keys, so that equal metrics are equal bytes."""
+    if isinstance(document, ActivityMetrics):
+        return _encode(document.as_json_fields())
+    return _encode(document)

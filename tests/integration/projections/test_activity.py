@@ -116,29 +116,29 @@ def position(fairlog: Fairlog) -> int:
     return at.position
 
 
-def all_figures(fairlog: Fairlog, seconds: int) -> ActivityMetrics:
+def all_metrics(fairlog: Fairlog, seconds: int) -> ActivityMetrics:
     with fairlog.database.read() as connection:
         found = connection.execute(
-            sa.select(tables.slots.c.figures).where(
-                tables.slots.c.seconds == seconds, tables.slots.c.kind == tables.ALL_KINDS
+            sa.select(tables.buckets.c.figures).where(
+                tables.buckets.c.seconds == seconds, tables.buckets.c.kind == tables.ALL_KINDS
             )
         )
-        return total(tables.decode_figures(row[0]) for row in found)
+        return total(tables.decode_metrics(row[0]) for row in found)
 
 
 def test_figures_say_what_happened(fairlog: Fairlog, clock: ManualClock) -> None:
     live_through_a_day(fairlog, clock)
     catch_up(fairlog)
-    figures = all_figures(fairlog, 600)
-    assert figures.submitted == 5 * 13
-    assert figures.refused == 5 * 3
-    assert figures.started == 5 * 6 + 2
-    assert figures.completed == figures.cancelled == 5
-    assert figures.given_up >= 5
-    assert figures.failed >= 5 * 2
-    assert figures.failed == sum(figures.reasons.values())
-    assert sum(figures.waits.values()) == figures.started
-    assert sum(figures.runs.values()) == figures.completed + figures.failed
+    metrics = all_metrics(fairlog, 600)
+    assert metrics.submitted == 5 * 13
+    assert metrics.refused == 5 * 3
+    assert metrics.started == 5 * 6 + 2
+    assert metrics.completed == metrics.cancelled == 5
+    assert metrics.given_up >= 5
+    assert metrics.failed >= 5 * 2
+    assert metrics.failed == sum(metrics.reasons.values())
+    assert sum(metrics.waits.values()) == metrics.started
+    assert sum(metrics.runs.values()) == metrics.completed + metrics.failed
 
 
 def test_catching_up_in_pieces_and_from_nothing_gives_equal_tables(
@@ -160,7 +160,7 @@ def test_what_is_older_than_is_kept_goes(fairlog: Fairlog, clock: ManualClock) -
     clock.advance(max(KEPT_SECONDS.values()) + 601)
     submit(fairlog, "alice", 2)
     catch_up(fairlog)
-    assert {row[1] for row in rows(fairlog)[tables.slots.name]} == {
+    assert {row[1] for row in rows(fairlog)[tables.buckets.name]} == {
         int(clock.now().timestamp()) // seconds * seconds for seconds in KEPT_SECONDS
     }
 
@@ -197,7 +197,7 @@ def test_dropped_tables_are_built_again_at_the_next_start(
     catch_up(fairlog)
     before = rows(fairlog)
     with fairlog.database.write() as connection:
-        connection.exec_driver_sql(f"DROP TABLE {tables.slots.name}")
+        connection.exec_driver_sql(f"DROP TABLE {tables.buckets.name}")
     prepare(fairlog)
     catch_up(fairlog)
     assert rows(fairlog) == before

@@ -99,7 +99,7 @@ def test_two_processes_find_the_same_in_the_same_order(
     intruder.run(
         bodies.delete().where(bodies.c.position == intruder.position_of("JobCompleted")),
         users.update().values(waiting=99),
-        activity_tables.slots.update().values(figures=b"{}"),
+        activity_tables.buckets.update().values(figures=b"{}"),
     )
     found = check(fairlog)
     assert {one.projection for one in found if isinstance(one, Difference)} >= {"line", "activity"}
@@ -518,7 +518,7 @@ def test_a_projection_that_follows_is_held_against_the_log_as_far_as_it_has_come
     while follower.step():
         pass
     assert check(fairlog) == []
-    intruder.run(activity_tables.slots.update().values(figures=b"{}"))
+    intruder.run(activity_tables.buckets.update().values(figures=b"{}"))
     assert {one.projection for one in check(fairlog) if isinstance(one, Difference)} == {"activity"}
 
 

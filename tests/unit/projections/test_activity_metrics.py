@@ -4,12 +4,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from projections.activity.metrics import (
-    LEADERS_MAX,
+    COUNTERS_MAX,
     ActivityMetrics,
     SpaceSaving,
-    bucket_of,
-    first,
-    put,
+    highest,
+    latency_bucket,
+    observe,
     quantile,
     total,
 )
@@ -20,7 +20,7 @@ def test_a_quantile_is_within_a_tenth_of_the_truth() -> None:
     seconds = sorted(chance.lognormvariate(0, 2) for _ in range(10_000))
     histogram: dict[int, int] = {}
     for one in seconds:
-        put(histogram, one)
+        observe(histogram, one)
     for share in (0.5, 0.95, 0.99):
         found = quantile(histogram, share)
         truth = seconds[int(share * len(seconds))]
@@ -33,10 +33,10 @@ def test_nothing_has_no_quantile() -> None:
 
 
 def test_a_clock_that_stood_still_is_the_lowest_bucket() -> None:
-    assert bucket_of(0) == bucket_of(-1) == 0
+    assert latency_bucket(0) == latency_bucket(-1) == 0
 
 
-def test_figures_of_parts_add_up() -> None:
+def test_metrics_of_parts_add_up() -> None:
     one = ActivityMetrics(submitted=2, waits={3: 1}, reasons={"error": 1})
     other = ActivityMetrics(submitted=1, failed=4, waits={3: 1, 5: 2}, reasons={"error": 2})
     assert total([one, other]) == ActivityMetrics(
@@ -46,15 +46,15 @@ def test_figures_of_parts_add_up() -> None:
 
 
 @given(st.lists(st.integers(0, 200), max_size=2000))
-def test_leaders_are_bounded_and_never_counted_too_low(users: list[int]) -> None:
-    leaders: dict[str, int] = {}
-    tally = SpaceSaving(leaders)
+def test_top_counts_are_bounded_and_never_counted_too_low(users: list[int]) -> None:
+    counts: dict[str, int] = {}
+    sketch = SpaceSaving(counts)
     for user in users:
-        tally.count(str(user))
-    assert len(leaders) <= LEADERS_MAX
-    for name, count in leaders.items():
+        sketch.count(str(user))
+    assert len(counts) <= COUNTERS_MAX
+    for name, count in counts.items():
         truth = users.count(int(name))
-        assert truth <= count <= truth + len(users) / LEADERS_MAX
+        assert truth <= count <= truth + len(users) / COUNTERS_MAX
 
 
 @given(st.lists(st.tuples(st.integers(0, 80), st.integers(-1, 3)), max_size=500))
@@ -63,14 +63,14 @@ def test_who_is_dropped_does_not_depend_on_where_counting_was_interrupted(
 ) -> None:
     at_once: dict[str, int] = {}
     in_pieces: dict[str, int] = {}
-    tally = SpaceSaving(at_once)
+    sketch = SpaceSaving(at_once)
     for user, by in counted:
         lowest = min(at_once.items(), key=lambda one: (one[1], one[0]), default=None)
-        dropped = tally.count(str(user), by)
+        dropped = sketch.count(str(user), by)
         assert dropped is None or (lowest is not None and dropped == lowest[0])
         assert SpaceSaving(in_pieces).count(str(user), by) == dropped
     assert at_once == in_pieces
 
 
 def test_the_most_frequent_come_first_and_equal_ones_by_name() -> None:
-    assert first({"b": 2, "a": 2, "c": 9}, 2) == [("c", 9), ("a", 2)]
+    assert highest({"b": 2, "a": 2, "c": 9}, 2) == [("c", 9), ("a", 2)]
