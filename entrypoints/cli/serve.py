@@ -179,14 +179,14 @@ def worker(
 ) -> None:
     """Run jobs for a server, in processes or on a machine of its own."""
     logs_json = _configure_logging(log_format)
-    from entrypoints.worker.handler_frames import begin_of  # noqa: PLC0415 (only needed here)
-    from entrypoints.worker.handler_processes import handler_processes  # noqa: PLC0415 (see above)
+    from entrypoints.worker.handler_pool import handler_pool  # noqa: PLC0415 (see above)
+    from entrypoints.worker.handler_protocol import handler_hello  # noqa: PLC0415 (only needed here)
     from entrypoints.worker.remote import run_remote_worker  # noqa: PLC0415 (see above)
 
     settings = settings_from(flags)
     jobs = processes or concurrency
-    with handler_processes(
-        begin_of(settings, logs_json=logs_json), jobs, is_one_each=processes is not None
+    with handler_pool(
+        handler_hello(settings, logs_json=logs_json), jobs, is_one_each=processes is not None
     ) as executor:
         run_remote_worker(server, executor, jobs, prefetch=prefetch)
 

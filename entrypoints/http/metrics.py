@@ -26,7 +26,7 @@ from domain.language.errors import FairlogError
 from entrypoints.runtime.logging import output
 from entrypoints.service.fairlog import Fairlog
 from entrypoints.use_cases.readiness import NEEDED
-from entrypoints.worker.handler_processes import HandlerProcesses
+from entrypoints.worker.handler_pool import HandlerPool
 
 _SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 _COMMANDS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -69,7 +69,7 @@ class Stored(Struct, frozen=True):
 class ServerMetrics:
     """Counts as it goes. One for each app."""
 
-    def __init__(self, fairlog: Fairlog, handlers: HandlerProcesses | None = None) -> None:
+    def __init__(self, fairlog: Fairlog, handlers: HandlerPool | None = None) -> None:
         self._fairlog = fairlog
         self._handlers = handlers  # of the worker inside this server
         self._events: Counter[tuple[str, str]] = Counter()  # (type, detail): events
@@ -213,7 +213,7 @@ def _of_stored(stored: Stored) -> Iterator[Metric]:
     yield behind
 
 
-def _of_handlers(handlers: HandlerProcesses) -> Iterator[Metric]:
+def _of_handlers(handlers: HandlerPool) -> Iterator[Metric]:
     yield _gauge("fairlog_handlers_running", "Handlers that run here", handlers.running)
     yield _gauge(
         "fairlog_handlers_hanging", "Handlers that did not end, and still run", handlers.hanging

@@ -28,7 +28,7 @@ from entrypoints.http.strict_json import StrictRequest
 from entrypoints.service.fairlog import Fairlog
 from entrypoints.service.submission_limiter import REPORT_SECONDS, WATCH_SECONDS
 from entrypoints.worker.embedded import EmbeddedWorker
-from entrypoints.worker.handler_processes import HandlerProcesses
+from entrypoints.worker.handler_pool import HandlerPool
 
 CLOCK_SECONDS = 0.5  # between two looks at what the clock alone changes
 BODY_BYTES_MAX = 1024 * 1024  # of calls that take no payload: a claim of a thousand kinds
@@ -40,7 +40,7 @@ def create_app(
     *,
     server_id: ServerId,
     workers: int,
-    executor: HandlerProcesses | None = None,
+    executor: HandlerPool | None = None,
     served_names: frozenset[str] | None = None,
 ) -> Litestar:
     """The app of one server process. Its start opens nothing that `fairlog` has not opened.

@@ -30,8 +30,8 @@ from entrypoints.processes.registration import registered
 from entrypoints.runtime.host_names import hosts_of
 from entrypoints.runtime.interpreter import tune_interpreter
 from entrypoints.service.fairlog import Fairlog
-from entrypoints.worker.handler_frames import begin_of
-from entrypoints.worker.handler_processes import HandlerProcesses, handler_processes
+from entrypoints.worker.handler_pool import HandlerPool, handler_pool
+from entrypoints.worker.handler_protocol import handler_hello
 
 GRACEFUL_SECONDS_MAX: Final = 10  # for requests in hand when the server is told to stop
 _OTHER_FILES: Final = 256  # of the database, the writer and the program itself
@@ -84,7 +84,7 @@ def _serve(
     settings: Settings,
     options: ServerOptions,
     server_id: ServerId,
-    executor: HandlerProcesses | None,
+    executor: HandlerPool | None,
     listener: socket.socket,
 ) -> None:
     fairlog.writer.start()
@@ -147,15 +147,13 @@ def allow_files(connections: int) -> None:
 
 
 @contextlib.contextmanager
-def _handlers(settings: Settings, options: ServerOptions) -> Iterator[HandlerProcesses | None]:
+def _handlers(settings: Settings, options: ServerOptions) -> Iterator[HandlerPool | None]:
     """None: this server runs no jobs."""
     if not options.workers:
         yield None
         return
-    begin = begin_of(settings, logs_json=options.logs_json)
-    with handler_processes(
-        begin, options.workers, is_one_each=options.is_one_process_each
-    ) as processes:
+    hello = handler_hello(settings, logs_json=options.logs_json)
+    with handler_pool(hello, options.workers, is_one_each=options.is_one_process_each) as processes:
         yield processes
 
 

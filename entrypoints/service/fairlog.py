@@ -96,7 +96,7 @@ class Fairlog(Queries):
         self.tail = LogWatcher(self._read_events, self._position, supervisor.part("log_news"))
         writer.observe(self.tail.batch_written)
         self._started = time.monotonic()
-        # What the worker inside this server knows of a job's handler; see `HandlerProcesses.note`.
+        # What the worker inside this server knows of a job's handler; see `HandlerPool.note`.
         self.handler_note: Callable[[JobId], str | None] = lambda _: None
         self.is_recovered = False  # whether what an earlier process left has been queued again
 

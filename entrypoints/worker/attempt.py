@@ -9,16 +9,16 @@ import structlog
 
 from domain.language.commands import CompleteJob, FailJob, ReturnJob
 from entrypoints.service.views import ClaimedJob
-from entrypoints.worker.execution import Ended, Execution, Executor, timeout_of
-from entrypoints.worker.failure import error_body
-from entrypoints.worker.source import AttemptKey, Outcome
+from entrypoints.worker.error_bodies import error_body
+from entrypoints.worker.execution import Execution, Executor, RunResult, timeout_of
+from entrypoints.worker.job_source import AttemptKey, Outcome
 
 GIVE_UP_SECONDS: Final = 5.0  # after a handler was told to end
 
 _log = structlog.get_logger()
 
 
-class CutShort(Enum):
+class Interruption(Enum):
     """Why an attempt was ended before its handler was done."""
 
     LOST = auto()  # cancelled, or another attempt's by now: nobody wants the outcome
@@ -37,7 +37,7 @@ class Attempt:
         self._executor = executor
         self._execution: Execution | None = None
         self._timeout_seconds = timeout_of(claimed, executor)
-        self._cut_short: CutShort | None = None
+        self._interruption: Interruption | None = None
         self._timers: list[asyncio.TimerHandle] = []
         self._began: float | None = None  # by the loop's clock
 
@@ -47,29 +47,29 @@ class Attempt:
 
     @property
     def is_lost(self) -> bool:
-        return self._cut_short is CutShort.LOST
+        return self._interruption is Interruption.LOST
 
     @property
-    def is_cut_short(self) -> bool:
-        return self._cut_short is not None
+    def is_interrupted(self) -> bool:
+        return self._interruption is not None
 
     @property
     def ran_seconds(self) -> float:
         """How long the handler has run; 0 where it has not begun."""
         return 0.0 if self._began is None else asyncio.get_running_loop().time() - self._began
 
-    def cut_short(self, reason: CutShort) -> None:
+    def interrupt(self, reason: Interruption) -> None:
         """Tell the handler to end, and give it up when it takes no notice.
 
         The first reason stands, but that nobody wants the outcome holds whenever it is learnt.
         """
-        is_first = self._cut_short is None
-        if is_first or reason is CutShort.LOST:
-            self._cut_short = reason
+        is_first = self._interruption is None
+        if is_first or reason is Interruption.LOST:
+            self._interruption = reason
         if self._execution is None or self._execution.ended.done():
             return
         if is_first:
-            self._executor.tell_to_end(self._execution)
+            self._executor.cancel(self._execution)
             self._call_later(GIVE_UP_SECONDS, self._give_up)
 
     async def run(self) -> Outcome | None:
@@ -77,8 +77,8 @@ class Attempt:
 
         None: there is nothing to report. Raises nothing, whatever the handler does.
         """
-        if self._cut_short is not None:
-            return self._outcome(Ended())
+        if self._interruption is not None:
+            return self._outcome(RunResult())
         self._execution = self._executor.execute(self.claimed, self._begin)
         try:
             return self._outcome(await self._execution.ended)
@@ -86,7 +86,7 @@ class Attempt:
             for timer in self._timers:
                 timer.cancel()
 
-    def given_back(self, *, is_suspect: bool = False) -> ReturnJob:
+    def return_command(self, *, is_suspect: bool = False) -> ReturnJob:
         return ReturnJob(
             job_id=self.claimed.id,
             attempt=self.claimed.attempt,
@@ -99,21 +99,21 @@ class Attempt:
         is_first = self._began is None
         self._began = asyncio.get_running_loop().time()
         if self._timeout_seconds is not None and is_first:
-            self._call_later(self._timeout_seconds, lambda: self.cut_short(CutShort.TIMED_OUT))
+            self._call_later(self._timeout_seconds, lambda: self.interrupt(Interruption.TIMED_OUT))
         if is_first:
             self._on_begin(self)
 
     def _give_up(self) -> None:
         if self._execution is None or self._execution.ended.done():
             return
-        assert self._cut_short is not None
+        assert self._interruption is not None
         _log.warning(
             "handler_given_up",
             job=self.claimed.id,
             kind=self.claimed.kind,
             user=self.claimed.user_id,
             attempt=self.claimed.attempt,
-            after=self._cut_short.name.lower(),
+            after=self._interruption.name.lower(),
             ran_seconds=round(self.ran_seconds, 1),
         )
         self._executor.give_up(
@@ -123,10 +123,10 @@ class Attempt:
     def _call_later(self, seconds: float, function: Callable[[], None]) -> None:
         self._timers.append(asyncio.get_running_loop().call_later(seconds, function))
 
-    def _outcome(self, ended: Ended) -> Outcome | None:
-        match self._cut_short:
-            case None if ended.is_given_back:
-                return self.given_back(is_suspect=ended.is_suspect)
+    def _outcome(self, ended: RunResult) -> Outcome | None:
+        match self._interruption:
+            case None if ended.is_returned:
+                return self.return_command(is_suspect=ended.is_suspect)
             case None if ended.error is not None:
                 return FailJob(
                     job_id=self.claimed.id,
@@ -138,16 +138,16 @@ class Attempt:
                 return CompleteJob(
                     job_id=self.claimed.id, attempt=self.claimed.attempt, result=ended.result
                 )
-            case CutShort.LOST:
+            case Interruption.LOST:
                 return None
-            case CutShort.STOPPED:
-                return self.given_back()
-            case CutShort.TIMED_OUT:
+            case Interruption.STOPPED:
+                return self.return_command()
+            case Interruption.TIMED_OUT:
                 return self._timed_out(ended)
             case _:
-                assert_never(self._cut_short)
+                assert_never(self._interruption)
 
-    def _timed_out(self, ended: Ended) -> FailJob:
+    def _timed_out(self, ended: RunResult) -> FailJob:
         whose = "job" if self._timeout_seconds == self.claimed.timeout_seconds else "handler"
         message = f"The attempt ran longer than the {whose}'s {self._timeout_seconds:g} s."
         if ended.is_given_up:

@@ -7,7 +7,7 @@ import time
 from typing import Final
 
 FIRST_SECONDS: Final = 0.1
-SAY_AGAIN_SECONDS: Final = 60.0
+LOG_AGAIN_SECONDS: Final = 60.0
 
 
 class Backoff:
@@ -32,22 +32,22 @@ class Backoff:
         self._failures = 0
 
 
-class RepeatedFailure:
+class FailureLog:
     """One for each thing that is tried: when its failures are worth a line in the log."""
 
     def __init__(self) -> None:
         self._reason: str | None = None
-        self._said = 0.0
+        self._logged_at = 0.0
 
-    def is_news(self, reason: str) -> bool:
+    def should_log(self, reason: str) -> bool:
         """Return True for the first failure, for one of another reason, and once a minute."""
         now = time.monotonic()
-        if reason == self._reason and now - self._said < SAY_AGAIN_SECONDS:
+        if reason == self._reason and now - self._logged_at < LOG_AGAIN_SECONDS:
             return False
-        self._reason, self._said = reason, now
+        self._reason, self._logged_at = reason, now
         return True
 
-    def is_over(self) -> bool:
+    def should_log_recovery(self) -> bool:
         """It went well. Returns True if it had not before."""
         was, self._reason = self._reason, None
         return was is not None

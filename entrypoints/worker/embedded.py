@@ -12,8 +12,8 @@ from domain.language.identifiers import Kind, ServerId, WorkerId
 from entrypoints.service.fairlog import Fairlog
 from entrypoints.service.views import ClaimedJob
 from entrypoints.worker.execution import Executor
-from entrypoints.worker.runtime import Worker
-from entrypoints.worker.source import AttemptKey, Outcome
+from entrypoints.worker.job_source import AttemptKey, Outcome
+from entrypoints.worker.worker import Worker
 
 _log = structlog.get_logger()
 

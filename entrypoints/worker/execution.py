@@ -9,10 +9,10 @@ from msgspec import Struct
 from domain.language.bodies import Body
 from domain.language.identifiers import Kind
 from entrypoints.service.views import ClaimedJob
-from entrypoints.worker.failure import error_body
+from entrypoints.worker.error_bodies import error_body
 
 
-class Ended(Struct, frozen=True, kw_only=True):
+class RunResult(Struct, frozen=True, kw_only=True):
     """What came of a handler: its result or, where there is one, its error."""
 
     result: Body | None = None  # None: null
@@ -20,7 +20,7 @@ class Ended(Struct, frozen=True, kw_only=True):
     may_retry: bool = True
     cancelled_at: str = ""  # the traceback of a handler that ended because it was cancelled
     is_given_up: bool = False  # it had not ended, and nobody waits for it any more
-    is_given_back: bool = False  # it could not run here to its end; another attempt may
+    is_returned: bool = False  # it could not run here to its end; another attempt may
     is_suspect: bool = False  # of one given back: it may have ended its process
     is_disturbed: bool = False  # its task was cancelled, though it was not told to end
 
@@ -31,11 +31,11 @@ class Execution:
     def __init__(self, job: ClaimedJob, began: Callable[[], None]) -> None:
         self.job = job
         self.began = began
-        self.ended: asyncio.Future[Ended] = asyncio.get_running_loop().create_future()
-        self.is_told_to_end = False
+        self.ended: asyncio.Future[RunResult] = asyncio.get_running_loop().create_future()
+        self.is_cancelled = False
         self.begun_at: float | None = None  # the first time that it did; time.monotonic()
 
-    def end(self, ended: Ended) -> None:
+    def end(self, ended: RunResult) -> None:
         """The first end counts."""
         if not self.ended.done():
             self.ended.set_result(ended)
@@ -62,7 +62,7 @@ class Executor(Protocol):
     def execute(self, job: ClaimedJob, began: Callable[[], None]) -> Execution:
         """Run the job's handler. It may begin later, never before this returns."""
 
-    def tell_to_end(self, execution: Execution) -> None:
+    def cancel(self, execution: Execution) -> None:
         """An async handler is cancelled, any other sees `job.cancelled`. It may take no notice."""
 
     def give_up(self, execution: Execution, reason: str) -> None:
@@ -78,10 +78,10 @@ def timeout_of(job: ClaimedJob, executor: Executor) -> float | None:
     return min((seconds for seconds in bounds if seconds is not None), default=None)
 
 
-def not_begun() -> Ended:
+def not_begun() -> RunResult:
     """What came of a handler that was told to end before it began."""
-    return Ended(error=error_body("HandlerNotBegun", "The handler had not begun."))
+    return RunResult(error=error_body("HandlerNotBegun", "The handler had not begun."))
 
 
-def given_up(reason: str) -> Ended:
-    return Ended(error=error_body("HandlerGivenUp", reason), is_given_up=True)
+def given_up(reason: str) -> RunResult:
+    return RunResult(error=error_body("HandlerGivenUp", reason), is_given_up=True)

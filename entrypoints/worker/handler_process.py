@@ -19,32 +19,32 @@ from adapters.handlers.loading import HandlersError
 from adapters.processes.child_process import program
 from adapters.writer.writer_frames import BrokenStream, Frames
 from entrypoints.service.views import ClaimedJob
-from entrypoints.worker.execution import Ended, Execution
-from entrypoints.worker.failure import error_body
-from entrypoints.worker.handler_frames import (
-    Began,
-    FromHandlers,
-    GiveUp,
+from entrypoints.worker.error_bodies import error_body
+from entrypoints.worker.execution import Execution, RunResult
+from entrypoints.worker.handler_protocol import (
+    CancelRun,
+    GiveUpRun,
     HandlerHello,
+    HandlerMessage,
+    HandlersReady,
     Ping,
     Pong,
-    Ready,
     Refused,
-    Run,
+    RunBegan,
     RunEnded,
-    TellToEnd,
-    ToHandlers,
-    encoded,
-    from_handlers,
+    StartRun,
+    WorkerMessage,
+    encode_frames,
+    handler_message_decoder,
 )
-from entrypoints.worker.runner import handed_job
+from entrypoints.worker.runner import handler_job
 
-_COMMAND: Final = program("entrypoints.worker.handling")
-IMPORT_SAID_SECONDS: Final = 10.0  # between two lines about imports that take long
+_COMMAND: Final = program("entrypoints.worker.handler_main")
+IMPORT_LOG_SECONDS: Final = 10.0  # between two lines about imports that take long
 IMPORT_SECONDS_MAX: Final = 600.0  # while the worker runs; at its start nobody else waits
 STALLED_SECONDS: Final = 3.0  # without an answer: its interpreter is held
 _KILL_SECONDS: Final = 1.0  # from the end of the connection to SIGKILL
-_LAST_WORDS_SECONDS: Final = 0.5  # for what a process said before it died
+_DRAIN_SECONDS: Final = 0.5  # for what a process said before it died
 
 _log = structlog.get_logger()
 
@@ -56,10 +56,10 @@ class HandlerProcess:
     """
 
     def __init__(
-        self, begin: HandlerHello, capacity: int, on_change: Callable[["HandlerProcess"], None]
+        self, hello: HandlerHello, capacity: int, on_change: Callable[["HandlerProcess"], None]
     ) -> None:
         self.capacity = capacity
-        self.ready: Ready | None = None
+        self.ready: HandlersReady | None = None
         self.refused: str | None = None  # why its handlers cannot be used
         self.is_retired = False  # takes no more jobs, and ends with those it has
         self.is_abandoned = False
@@ -70,18 +70,20 @@ class HandlerProcess:
         self._running: dict[int, Execution] = {}
         self._begun: dict[int, float] = {}  # number: time.monotonic()
         self._disturbed: list[Execution] = []  # another handler has cancelled them
-        self._left: list[Execution] = []  # could not be begun here
+        self._unstarted: list[Execution] = []  # could not be begun here
         self._numbers = 0
         self._transport: asyncio.Transport | None = None
-        self._outgoing: list[ToHandlers] = []
-        self._decoder = from_handlers()
-        self._made = self._heard = time.monotonic()
+        self._outgoing: list[WorkerMessage] = []
+        self._decoder = handler_message_decoder()
+        self._made = self._received_at = time.monotonic()
         self._gave_up_at = 0.0  # the latest handler that did not end; time.monotonic()
         self._is_stalled = False
         self._is_closed = False  # its end of the socket
-        self._cut_off: str | None = None  # why it was killed, in words that follow "the process"
+        self._kill_reason: str | None = (
+            None  # why it was killed, in words that follow "the process"
+        )
         self._frames_sent = 0  # behind `HandlerHello`
-        self._frames_heard = 0  # behind `Ready`
+        self._frames_received = 0  # behind `HandlersReady`
         self._is_ending = False
         self._socket, theirs = socket.socketpair()
         with theirs:
@@ -91,7 +93,7 @@ class HandlerProcess:
                 pass_fds=[theirs.fileno()],
                 start_new_session=True,  # what a handler started can be ended with it
             )
-        self._socket.sendall(encoded([replace(begin, parent=os.getpid())]))
+        self._socket.sendall(encode_frames([replace(hello, parent=os.getpid())]))
 
     @property
     def pid(self) -> int:
@@ -126,29 +128,29 @@ class HandlerProcess:
     @property
     def silent_seconds(self) -> float:
         """How long it has not answered; 0 where it would not be asked."""
-        return time.monotonic() - self._heard if self._is_watched else 0.0
+        return time.monotonic() - self._received_at if self._is_watched else 0.0
 
     @property
-    def is_held(self) -> bool:
+    def blocks_others(self) -> bool:
         """It has not answered since a handler was given up, so the others in it cannot go on."""
-        return self._is_stalled and self._gave_up_at > self._heard
+        return self._is_stalled and self._gave_up_at > self._received_at
 
-    def wait_until_ready(self) -> Ready:
+    def wait_until_ready(self) -> HandlersReady:
         """Block until the handlers are imported. Raises HandlersError; for before the loop."""
-        while not select.select([self._socket], [], [], IMPORT_SAID_SECONDS)[0]:
+        while not select.select([self._socket], [], [], IMPORT_LOG_SECONDS)[0]:
             _log.warning("handlers_importing", pid=self.pid, seconds=round(self.age_seconds))
         try:
-            frame = next(Frames(self._socket, from_handlers()), None)
+            frame = next(Frames(self._socket, handler_message_decoder()), None)
         except BrokenStream as error:
             raise HandlersError(
                 f"The process for handlers wrote something else into its connection: {error}"
             ) from None
         if isinstance(frame, Refused):
             raise HandlersError(frame.reason)
-        if not isinstance(frame, Ready):
+        if not isinstance(frame, HandlersReady):
             self._process.wait()
             raise HandlersError(
-                f"The process for handlers {_how_it_ended(self._process.returncode)} while it "
+                f"The process for handlers {_exit_description(self._process.returncode)} while it "
                 "imported them; the lines above may say why."
             )
         self.ready = frame
@@ -165,16 +167,16 @@ class HandlerProcess:
 
     def run(self, execution: Execution) -> None:
         if not self._is_watched:
-            self._heard = time.monotonic()
+            self._received_at = time.monotonic()
         self._numbers += 1
         self._running[self._numbers] = execution
-        self._say(Run(self._numbers, handed_job(execution.job)))
+        self._enqueue(StartRun(self._numbers, handler_job(execution.job)))
 
-    def tell_to_end(self, execution: Execution) -> bool:
+    def cancel(self, execution: Execution) -> bool:
         """Return False if it does not run here."""
         number = self._number_of(execution)
         if number is not None:
-            self._say(TellToEnd(number))
+            self._enqueue(CancelRun(number))
         return number is not None
 
     def give_up(self, execution: Execution) -> bool:
@@ -185,7 +187,7 @@ class HandlerProcess:
         self._given_up[number] = self._running.pop(number)
         self._gave_up_at = time.monotonic()
         self._begun.pop(number, None)
-        self._say(GiveUp(number))
+        self._enqueue(GiveUpRun(number))
         return True
 
     def check(self) -> None:
@@ -204,7 +206,7 @@ class HandlerProcess:
                 silent_seconds=round(silent, 1),
                 running=self._describe(),
             )
-        self._say(Ping(self._frames_sent))
+        self._enqueue(Ping(self._frames_sent))
 
     @property
     def _is_watched(self) -> bool:
@@ -238,22 +240,22 @@ class HandlerProcess:
             self._socket.close()
 
     def received(self, piece: bytes) -> None:
-        if self._cut_off is not None:
+        if self._kill_reason is not None:
             return
         try:
             for frame in self._decoder.feed(piece):
-                self._heard = time.monotonic()  # a piece of a frame may be of somebody else's
-                self._hear(frame)
+                self._received_at = time.monotonic()  # a piece of a frame may be of somebody else's
+                self._handle(frame)
         except BrokenStream as error:
             _log.error("handlers_process_disturbed", pid=self.pid, reason=str(error))
-            self._cut("wrote into its connection to its worker, or read from it")
-        if self._is_stalled and time.monotonic() - self._heard < STALLED_SECONDS:
+            self._kill_disconnected("wrote into its connection to its worker, or read from it")
+        if self._is_stalled and time.monotonic() - self._received_at < STALLED_SECONDS:
             self._is_stalled = False
             _log.info("handlers_answer_again", pid=self.pid)
 
     def attached(self, transport: asyncio.Transport) -> None:
         self._transport = transport
-        self._send()
+        self._flush()
 
     def closed(self) -> None:
         """Its end of the socket is closed, so nothing more will be heard.
@@ -266,31 +268,31 @@ class HandlerProcess:
 
     def _end_if_cut_off(self) -> None:
         if not self.has_ended and not self._is_ending:
-            self._cut("closed its connection to its worker")
+            self._kill_disconnected("closed its connection to its worker")
 
-    def _cut(self, how: str) -> None:
+    def _kill_disconnected(self, how: str) -> None:
         """Kill it, since it can no longer be told or heard."""
-        self._cut_off = self._cut_off or how
+        self._kill_reason = self._kill_reason or how
         self._signal(signal.SIGKILL)
 
     def _call_later(self, seconds: float, function: Callable[[], None]) -> None:
         with contextlib.suppress(RuntimeError):  # before there is a loop
             asyncio.get_running_loop().call_later(seconds, function)
 
-    def _hear(self, frame: FromHandlers) -> None:
+    def _handle(self, frame: HandlerMessage) -> None:
         """Raises BrokenStream."""
         match frame:
-            case Ready() | Refused():
+            case HandlersReady() | Refused():
                 pass
             case _:
-                self._frames_heard += 1
+                self._frames_received += 1
         match frame:
-            case Ready():
+            case HandlersReady():
                 self.ready = frame
                 self._on_change(self)
             case Refused(reason=reason):
                 self.refused = reason
-            case Began(number=number):
+            case RunBegan(number=number):
                 if number in self._running:
                     self._begun[number] = time.monotonic()
                     if self._running[number].begun_at is None:
@@ -299,16 +301,18 @@ class HandlerProcess:
             case RunEnded(number=number, ended=ended):
                 self._ended(number, ended)
             case Pong(sent=sent):
-                if sent != self._frames_heard - 1:
-                    raise BrokenStream(f"{self._frames_heard - 1} frames of {sent} that were sent")
+                if sent != self._frames_received - 1:
+                    raise BrokenStream(
+                        f"{self._frames_received - 1} frames of {sent} that were sent"
+                    )
 
-    def _ended(self, number: int, ended: Ended) -> None:
+    def _ended(self, number: int, ended: RunResult) -> None:
         execution = self._running.pop(number, None)
         self._begun.pop(number, None)
         if execution is None:
             self._given_up.pop(number, None)  # it has ended after all
-        elif ended.is_given_back:
-            self._left.append(execution)
+        elif ended.is_returned:
+            self._unstarted.append(execution)
         elif ended.is_disturbed and self.capacity > 1:
             self._disturbed.append(execution)
         else:
@@ -320,16 +324,16 @@ class HandlerProcess:
         if self.is_retired and not self._running:
             self.close()
 
-    def _say(self, frame: ToHandlers) -> None:
+    def _enqueue(self, frame: WorkerMessage) -> None:
         self._frames_sent += 1
         self._outgoing.append(frame)
         if self._transport is not None and len(self._outgoing) == 1:
-            asyncio.get_running_loop().call_soon(self._send)
+            asyncio.get_running_loop().call_soon(self._flush)
 
-    def _send(self) -> None:
+    def _flush(self) -> None:
         if self._transport is not None and self._outgoing:
             outgoing, self._outgoing = self._outgoing, []
-            self._transport.write(encoded(outgoing))
+            self._transport.write(encode_frames(outgoing))
 
     def _watch(self, loop: asyncio.AbstractEventLoop) -> None:
         """In a thread of its own: a process that a handler forked may keep the socket open."""
@@ -341,7 +345,7 @@ class HandlerProcess:
         if self._is_closed:
             self._end()
         else:
-            loop.call_later(_LAST_WORDS_SECONDS, self._end)
+            loop.call_later(_DRAIN_SECONDS, self._end)
 
     def _end(self) -> None:
         self.has_ended = True
@@ -360,9 +364,9 @@ class HandlerProcess:
         disturbed, self._disturbed = self._disturbed, []
         return disturbed
 
-    def take_left(self) -> list[Execution]:
+    def take_unstarted(self) -> list[Execution]:
         """Take those for which it had no thread: handlers have used up what there are."""
-        left, self._left = self._left, []
+        left, self._unstarted = self._unstarted, []
         return left
 
     @property
@@ -371,16 +375,16 @@ class HandlerProcess:
         return self._is_ending
 
     @property
-    def how_it_ended(self) -> str:
+    def exit_description(self) -> str:
         """In words that follow "the process"."""
-        if self._cut_off is not None:
-            return self._cut_off
-        return _how_it_ended(self._process.returncode)
+        if self._kill_reason is not None:
+            return self._kill_reason
+        return _exit_description(self._process.returncode)
 
-    def death(self) -> Ended:
+    def death_result(self) -> RunResult:
         """Say how it died, as what came of the handler that it ran."""
-        message = f"The process that ran the handler {self.how_it_ended}."
-        return Ended(error=error_body("HandlerProcessDied", message))
+        message = f"The process that ran the handler {self.exit_description}."
+        return RunResult(error=error_body("HandlerProcessDied", message))
 
     def _describe(self) -> list[str]:
         now = time.monotonic()
@@ -412,7 +416,7 @@ def _wait_and_end_group(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def _how_it_ended(code: int | None) -> str:
+def _exit_description(code: int | None) -> str:
     if code is None:
         return "ended"
     if code >= 0:

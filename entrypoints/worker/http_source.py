@@ -14,7 +14,7 @@ from domain.language.commands import CompleteJob, FailJob, ReturnJob
 from domain.language.errors import FairlogError, InvalidInput, LogUnavailable, Refusal
 from domain.language.identifiers import JobId, Kind, WorkerId
 from entrypoints.service.views import ClaimedJob
-from entrypoints.worker.source import JOBS_PER_CALL_MAX, AttemptKey, Outcome
+from entrypoints.worker.job_source import JOBS_PER_CALL_MAX, AttemptKey, Outcome
 
 CONNECT_SECONDS: Final = 5.0
 ANSWER_SECONDS: Final = 15.0  # beyond the time that a claim waits for work

@@ -13,8 +13,8 @@ from typing import Final
 import structlog
 
 from domain.language.errors import FairlogError
-from entrypoints.worker.backoff import Backoff, RepeatedFailure
-from entrypoints.worker.source import AttemptKey, JobSource
+from entrypoints.worker.backoff import Backoff, FailureLog
+from entrypoints.worker.job_source import AttemptKey, JobSource
 
 PAUSE_SECONDS_MAX: Final = 5.0  # between tries while the source is away
 HEARTBEATS_PER_LEASE: Final = 3
@@ -26,7 +26,7 @@ _log = structlog.get_logger()
 
 
 class Leases:
-    """`keep`, `listen` and `tell_begins` run on the worker's event loop until they are cancelled.
+    """`keep`, `listen` and `report_begins` run on the worker's event loop until they are cancelled.
 
     `named` gives the attempts in hand, `wanted` those of them not known to be lost; `lose` is
     called for each that is learnt to be.
@@ -42,14 +42,14 @@ class Leases:
         self._source = source
         self._named = named
         self._wanted = wanted
-        self._lose = lose
-        self._failing = RepeatedFailure()
+        self._on_lost = lose
+        self._failure_log = FailureLog()
         self._has_jobs = asyncio.Event()
         self._begun: set[AttemptKey] = set()  # and not told yet
         self._has_begun = asyncio.Event()
         self._is_urgent = asyncio.Event()
 
-    def jobs_came(self) -> None:
+    def jobs_claimed(self) -> None:
         self._has_jobs.set()
 
     def began(self, key: AttemptKey, *, is_timed: bool) -> None:
@@ -64,15 +64,15 @@ class Leases:
         try:
             lost = await self._source.heartbeat(named, begun)
         except FairlogError as error:
-            if self._failing.is_news(str(error)):
+            if self._failure_log.should_log(str(error)):
                 _log.warning("heartbeat_missed", jobs=len(named), reason=str(error))
             return False
         except Exception:  # noqa: BLE001 (a fault of ours must not end the worker)
             _log.exception("heartbeat_failed")
             return False
-        self._failing.is_over()
+        self._failure_log.should_log_recovery()
         for key in lost:
-            self._lose(key)
+            self._on_lost(key)
         return True
 
     async def keep(self) -> None:
@@ -106,7 +106,7 @@ class Leases:
             except Exception:  # noqa: BLE001 (see say)
                 _log.exception("listening_failed")
             for key in lost:
-                self._lose(key)
+                self._on_lost(key)
             # An answer without news that came sooner than asked for must not be asked again at
             # once; and what has ended meanwhile looks lost for a moment.
             if lost or now() - asked >= LISTEN_SECONDS / 2:
@@ -115,7 +115,7 @@ class Leases:
             else:
                 await asyncio.sleep(backoff.next_pause())
 
-    async def tell_begins(self) -> None:
+    async def report_begins(self) -> None:
         backoff = Backoff(PAUSE_SECONDS_MAX)
         while True:
             await self._has_begun.wait()

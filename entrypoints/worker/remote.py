@@ -15,7 +15,7 @@ from domain.language.errors import InvalidInput
 from domain.language.identifiers import WorkerId
 from entrypoints.worker.execution import Executor
 from entrypoints.worker.http_source import RemoteSource, client_of
-from entrypoints.worker.runtime import Worker
+from entrypoints.worker.worker import Worker
 
 GRACE_SECONDS: Final = 30.0
 
@@ -61,7 +61,7 @@ async def _run(
             kinds=sorted(executor.kinds),
             concurrency=concurrency,
         )
-        told_to_stop = asyncio.create_task(_told_to_stop(), name="worker-signals")
+        told_to_stop = asyncio.create_task(_wait_for_signal(), name="worker-signals")
         claims_end = asyncio.create_task(worker.claims_end(), name="worker-end")
         await asyncio.wait({told_to_stop, claims_end}, return_when=asyncio.FIRST_COMPLETED)
         told_to_stop.cancel()
@@ -72,7 +72,7 @@ async def _run(
             raise refused
 
 
-async def _told_to_stop() -> None:
+async def _wait_for_signal() -> None:
     """Wait for a signal; from then on signals do again what they do by default."""
     loop = asyncio.get_running_loop()
     told = asyncio.Event()

@@ -12,12 +12,12 @@ import structlog
 
 from domain.language.commands import CompleteJob, FailJob, ReturnJob
 from domain.language.errors import InvalidInput, LogUnavailable, Refusal
-from entrypoints.worker.backoff import Backoff, RepeatedFailure
-from entrypoints.worker.failure import error_body
-from entrypoints.worker.source import AWAY, JOBS_PER_CALL_MAX, AttemptKey, JobSource, Outcome
+from entrypoints.worker.backoff import Backoff, FailureLog
+from entrypoints.worker.error_bodies import error_body
+from entrypoints.worker.job_source import AWAY, JOBS_PER_CALL_MAX, AttemptKey, JobSource, Outcome
 
 PAUSE_SECONDS_MAX: Final = 2.0
-UNFORESEEN_TRIES_MAX: Final = 5
+UNEXPECTED_TRIES_MAX: Final = 5
 
 _log = structlog.get_logger()
 
@@ -28,15 +28,15 @@ class ResultReporter:
     def __init__(self, source: JobSource, delivered: Callable[[], None]) -> None:
         """`delivered` is called when some have been."""
         self._delivered = delivered
-        self.flows = asyncio.Event()  # not set while deliveries fail
-        self.flows.set()
+        self.can_deliver = asyncio.Event()  # not set while deliveries fail
+        self.can_deliver.set()
         self._source = source
         self._waiting: dict[AttemptKey, Outcome] = {}
-        self._news = asyncio.Event()
+        self._has_outcomes = asyncio.Event()
         self._empty = asyncio.Event()
         self._empty.set()
         self._backoff = Backoff(PAUSE_SECONDS_MAX)
-        self._failing = RepeatedFailure()
+        self._failure_log = FailureLog()
         self._tries: dict[AttemptKey, int] = {}  # with an answer that nobody foresaw
 
     @property
@@ -46,19 +46,19 @@ class ResultReporter:
 
     def put(self, outcome: Outcome) -> None:
         self._waiting[outcome.job_id, outcome.attempt] = outcome
-        self._news.set()
+        self._has_outcomes.set()
         self._empty.clear()
 
     async def deliver(self) -> None:
         """Until cancelled."""
         while True:
-            await self._news.wait()
+            await self._has_outcomes.wait()
             batch = list(self._waiting.values())[:JOBS_PER_CALL_MAX]
             answers = await self._settle(batch)
             for outcome, answer in zip(batch, answers, strict=True):
                 self._take(outcome, answer)
             if not self._waiting:
-                self._news.clear()
+                self._has_outcomes.clear()
                 self._empty.set()
             self._delivered()
             await self._recover(answers, len(self._waiting))
@@ -87,7 +87,7 @@ class ResultReporter:
         if answer is not None and not isinstance(answer, Refusal | InvalidInput):
             # Nobody foresaw it: it may go well the next time, but must not be tried for ever.
             self._tries[key] = self._tries.get(key, 0) + 1
-            if self._tries[key] < UNFORESEEN_TRIES_MAX:
+            if self._tries[key] < UNEXPECTED_TRIES_MAX:
                 return
         self._tries.pop(key, None)
         del self._waiting[key]
@@ -111,16 +111,16 @@ class ResultReporter:
         """
         failed = [one for one in answers if isinstance(one, AWAY)]
         if len(failed) < len(answers) or not failed:
-            self.flows.set()
+            self.can_deliver.set()
         else:
-            self.flows.clear()
-        if failed and self._failing.is_news(str(failed[0])):
+            self.can_deliver.clear()
+        if failed and self._failure_log.should_log(str(failed[0])):
             _log.warning("outcomes_delayed", outcomes=waiting, reason=str(failed[0]))
         if failed or (waiting and any(isinstance(one, Exception) for one in answers)):
             await asyncio.sleep(self._backoff.next_pause())
             return
         self._backoff.reset()
-        if self._failing.is_over():
+        if self._failure_log.should_log_recovery():
             _log.info("outcomes_delivered")
 
 

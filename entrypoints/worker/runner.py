@@ -19,15 +19,15 @@ from domain.language.errors import InvalidInput
 from domain.language.identifiers import JobId, Kind, UserId
 from domain.language.json_values import check_json, find_invalid_unicode
 from entrypoints.service.views import ClaimedJob
-from entrypoints.worker.execution import Ended, Execution, given_up, not_begun
-from entrypoints.worker.failure import error_body, error_of, traceback_of
+from entrypoints.worker.error_bodies import error_body, error_of, traceback_of
+from entrypoints.worker.execution import Execution, RunResult, given_up, not_begun
 from entrypoints.worker.threads import HandlerThreads, NoThreadLeft, ThreadCall
 
 _decode: Final = msgspec.json.Decoder().decode  # a handler may put another function in its place
 _UNREADABLE: Final = "What the handler returned or raised cannot be read."
 
 
-class HandedJob(Struct, frozen=True):
+class HandlerJob(Struct, frozen=True):
     """What a handler's run needs of a job."""
 
     id: JobId
@@ -45,28 +45,28 @@ class HandlerRunner:
         self._threads = HandlerThreads()
         self._runs: dict[int, _Run] = {}
 
-    def hand_over(self, number: int, job: HandedJob) -> None:
+    def prepare(self, number: int, job: HandlerJob) -> None:
         """Have a job to `run`; from now on it can be told to end, also before it begins."""
         handler = self._handlers.get(job.kind)
         if handler is not None:  # none: the module has changed since the worker began
             self._runs[number] = _Run(handler, job, self._threads)
 
-    async def run(self, number: int, job: HandedJob, began: Callable[[], None]) -> Ended:
+    async def run(self, number: int, job: HandlerJob, began: Callable[[], None]) -> RunResult:
         """Run a handler to its end. Raises nothing, whatever the handler does."""
         run = self._runs.get(number)
         if run is None:
             message = f"The handlers module has no kind {job.kind!r} any more."
-            return Ended(error=error_body("LookupError", message))
+            return RunResult(error=error_body("LookupError", message))
         try:
             return await run.run(began)
         except BaseException as error:  # noqa: BLE001 (code of what it returned or raised ran, too)
-            return Ended(error=error_body(type(error).__name__, _UNREADABLE))
+            return RunResult(error=error_body(type(error).__name__, _UNREADABLE))
         finally:
             del self._runs[number]
 
-    def tell_to_end(self, number: int) -> None:
+    def cancel(self, number: int) -> None:
         if number in self._runs:
-            self._runs[number].tell_to_end()
+            self._runs[number].cancel()
 
     def give_up(self, number: int) -> None:
         """Replace the thread of a handler that takes no notice, if it has one."""
@@ -79,7 +79,7 @@ class HandlerRunner:
 
 
 class _Run:
-    def __init__(self, handler: Handler, job: HandedJob, threads: HandlerThreads) -> None:
+    def __init__(self, handler: Handler, job: HandlerJob, threads: HandlerThreads) -> None:
         self._handler = handler
         self._payload = job.payload
         self._job = JobContext(id=job.id, user=job.user, kind=job.kind, attempt=job.attempt)
@@ -87,7 +87,7 @@ class _Run:
         self._in_thread: ThreadCall | None = None
         self._cancellable: asyncio.Task[Any] | None = None  # while the handler runs on the loop
 
-    def tell_to_end(self) -> None:
+    def cancel(self) -> None:
         if not self._job.cancelled:
             self._job.cancellation.set()
             if self._cancellable is not None:
@@ -97,7 +97,7 @@ class _Run:
         if self._in_thread is not None:
             self._threads.give_up(self._in_thread)
 
-    async def run(self, began: Callable[[], None]) -> Ended:
+    async def run(self, began: Callable[[], None]) -> RunResult:
         job = self._job
         if job.cancelled:
             return not_begun()
@@ -108,10 +108,10 @@ class _Run:
         try:
             answer = await self._answer(began)
         except NoThreadLeft as error:
-            return Ended(error=error_of(error), is_given_back=True)
+            return RunResult(error=error_of(error), is_returned=True)
         except BaseException as error:  # noqa: BLE001 (not even SystemExit ends the worker)
             end_if_child(error)
-            return _failed(error, is_told_to_end=job.cancelled)
+            return _failed(error, is_cancelled=job.cancelled)
         end_if_child()
         return _completed(answer)
 
@@ -136,26 +136,26 @@ class _Run:
             del answer  # a future of the handler's has the error that is raised here
 
 
-def _completed(answer: object) -> Ended:
+def _completed(answer: object) -> RunResult:
     """A result that JSON cannot hold is one at every further attempt too: the job fails."""
     try:
         check_json(answer, "result")
-        return Ended(result=None if answer is None else body_of(answer, "result"))
+        return RunResult(result=None if answer is None else body_of(answer, "result"))
     except InvalidInput as error:
         where = (
             find_invalid_unicode(answer, "result") if isinstance(error, InvalidUnicode) else None
         )
-        return Ended(error=error_body("ValueError", where or str(error)), may_retry=False)
+        return RunResult(error=error_body("ValueError", where or str(error)), may_retry=False)
     except Exception as error:  # noqa: BLE001 (encoding runs code of the value's own)
         message = f"The result cannot be written as JSON: {error}."
-        return Ended(error=error_body("TypeError", message), may_retry=False)
+        return RunResult(error=error_body("TypeError", message), may_retry=False)
 
 
-def _failed(error: BaseException, *, is_told_to_end: bool) -> Ended:
+def _failed(error: BaseException, *, is_cancelled: bool) -> RunResult:
     was_cancelled = isinstance(error, asyncio.CancelledError)
     task = asyncio.current_task()
-    return Ended(
-        is_disturbed=was_cancelled and not is_told_to_end and bool(task and task.cancelling()),
+    return RunResult(
+        is_disturbed=was_cancelled and not is_cancelled and bool(task and task.cancelling()),
         error=error_of(error),
         may_retry=_may_retry(error),
         cancelled_at=traceback_of(error) if was_cancelled else "",
@@ -173,7 +173,7 @@ def _may_retry(error: BaseException) -> bool:
 class LocalExecutor:
     """Runs handlers in this process, which a handler that holds the interpreter then holds too.
 
-    `fairlog` itself runs them in processes of their own, see `HandlerProcesses`.
+    `fairlog` itself runs them in processes of their own, see `HandlerPool`.
     """
 
     def __init__(self, handlers: Handlers) -> None:
@@ -196,15 +196,15 @@ class LocalExecutor:
     def execute(self, job: ClaimedJob, began: Callable[[], None]) -> Execution:
         execution = Execution(job, began)
         number = next(self._numbers)
-        handed = handed_job(job)
-        self._runner.hand_over(number, handed)
+        handed = handler_job(job)
+        self._runner.prepare(number, handed)
         task = asyncio.create_task(self._run(number, handed, execution), name=f"job-{job.id}")
         self._running[execution] = number, task
         return execution
 
-    def tell_to_end(self, execution: Execution) -> None:
+    def cancel(self, execution: Execution) -> None:
         if execution in self._running:
-            self._runner.tell_to_end(self._running[execution][0])
+            self._runner.cancel(self._running[execution][0])
 
     def give_up(self, execution: Execution, reason: str) -> None:
         execution.end(given_up(reason))
@@ -214,12 +214,12 @@ class LocalExecutor:
     async def stop(self) -> None:
         self._runner.close()
 
-    async def _run(self, number: int, handed: HandedJob, execution: Execution) -> None:
+    async def _run(self, number: int, handed: HandlerJob, execution: Execution) -> None:
         try:
             execution.end(await self._runner.run(number, handed, execution.began))
         finally:
             del self._running[execution]
 
 
-def handed_job(job: ClaimedJob) -> HandedJob:
-    return HandedJob(job.id, job.user_id, job.kind, job.attempt, bytes(job.payload))
+def handler_job(job: ClaimedJob) -> HandlerJob:
+    return HandlerJob(job.id, job.user_id, job.kind, job.attempt, bytes(job.payload))

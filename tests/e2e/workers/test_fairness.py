@@ -15,7 +15,7 @@ from domain.language.identifiers import WorkerId
 from domain.language.policy import Policy
 from entrypoints.worker.http_source import RemoteSource, client_of
 from entrypoints.worker.runner import LocalExecutor
-from entrypoints.worker.runtime import Worker
+from entrypoints.worker.worker import Worker
 from tests.support.referee import Referee
 from tests.support.server import FairlogServer, wait_until
 from tests.support.workers import WorkerProcess, log_at

@@ -29,7 +29,7 @@ from entrypoints.dashboard.shared import SharedAnswers
 from entrypoints.service.fairlog import Fairlog
 from entrypoints.worker.embedded import EmbeddedSource
 from entrypoints.worker.runner import LocalExecutor
-from entrypoints.worker.runtime import Worker
+from entrypoints.worker.worker import Worker
 from tests.support.server import AppServer, ManualClock, exchange, wait_until
 from tests.support.stories import ALICE, BOB, ECHO, WORKER, body
 

@@ -13,7 +13,7 @@ from domain.language.commands import CancelJob, ChangeLimit
 from domain.language.events import Scope
 from domain.language.identifiers import UserId
 from entrypoints.composition import compose
-from entrypoints.worker.runtime import Worker
+from entrypoints.worker.worker import Worker
 from tests.integration.workers.test_worker import (
     ended,
     eventually,

@@ -20,8 +20,8 @@ from adapters.settings import Settings
 from domain.language.identifiers import JobId, Kind, UserId
 from entrypoints.service.views import ClaimedJob
 from entrypoints.worker.execution import Execution
-from entrypoints.worker.handler_frames import HandlerHello
-from entrypoints.worker.handler_processes import HandlerProcesses, handler_processes
+from entrypoints.worker.handler_pool import HandlerPool, handler_pool
+from entrypoints.worker.handler_protocol import HandlerHello
 from tests.support.server import AppServer, FairlogServer, audit, submit, wait_until
 from tests.support.workers import WorkerProcess
 
@@ -436,7 +436,7 @@ def _handler_processes(parent: int) -> list[int]:
                 command = (entry / "cmdline").read_bytes()
             except OSError:
                 continue
-            if int(status[1]) == parent and b"entrypoints.worker.handling" in command:
+            if int(status[1]) == parent and b"entrypoints.worker.handler_main" in command:
                 found.append(int(entry.name))
     return found
 
@@ -562,10 +562,10 @@ def test_handlers_that_one_without_a_bound_holds_up_are_run_again_alone(
     handlers: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Three that hold their interpreter for ever, more than may be started at once."""
-    monkeypatch.setattr("entrypoints.worker.handler_processes.HELD_SECONDS_MAX", 4.0)
-    begin = HandlerHello(handlers=handlers, has_builtin=False, logs_json=True)
+    monkeypatch.setattr("entrypoints.worker.handler_pool.HELD_SECONDS_MAX", 4.0)
+    hello = HandlerHello(handlers=handlers, has_builtin=False, logs_json=True)
 
-    async def run(processes: HandlerProcesses) -> None:
+    async def run(processes: HandlerPool) -> None:
         processes.start()
         began: list[str] = []
 
@@ -583,10 +583,10 @@ def test_handlers_that_one_without_a_bound_holds_up_are_run_again_alone(
         await eventually(lambda: processes.stalled > 0 and processes.trouble() is not None)
         assert not any(one.ended.done() for one in holding)
         for execution in holding:
-            processes.tell_to_end(execution)
+            processes.cancel(execution)
         await processes.stop()
 
-    with handler_processes(begin, 5) as processes:
+    with handler_pool(hello, 5) as processes:
         asyncio.run(run(processes))
         assert processes.running == 0
 
@@ -594,8 +594,8 @@ def test_handlers_that_one_without_a_bound_holds_up_are_run_again_alone(
 def test_handlers_that_take_long_to_be_imported_again_keep_no_job_from_others(
     handlers: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("entrypoints.worker.handler_processes.IMPORT_SAID_SECONDS", 2.0)
-    begin = HandlerHello(handlers=handlers, has_builtin=False, logs_json=True)
+    monkeypatch.setattr("entrypoints.worker.handler_pool.IMPORT_LOG_SECONDS", 2.0)
+    hello = HandlerHello(handlers=handlers, has_builtin=False, logs_json=True)
     good = Path(handlers).read_text()
 
     waiting = "import os, time\nwhile not os.path.exists(__file__ + '.go'): time.sleep(0.1)\n"
@@ -606,13 +606,13 @@ def test_handlers_that_take_long_to_be_imported_again_keep_no_job_from_others(
     def let_go() -> None:
         Path(f"{handlers}.go").touch()
 
-    async def run(processes: HandlerProcesses) -> None:
+    async def run(processes: HandlerPool) -> None:
         processes.start()
         change()
         died = processes.execute(claimed("exit_at_once", None), lambda: None)
         await asyncio.wait_for(died.ended, 60)
         waits = processes.execute(claimed("quick", None), lambda: None)
-        assert (await asyncio.wait_for(waits.ended, 60)).is_given_back
+        assert (await asyncio.wait_for(waits.ended, 60)).is_returned
         assert not processes.able.is_set()
         trouble = processes.trouble()
         assert trouble is not None
@@ -624,7 +624,7 @@ def test_handlers_that_take_long_to_be_imported_again_keep_no_job_from_others(
         assert processes.trouble() is None
         await processes.stop()
 
-    with handler_processes(begin, 2) as processes:
+    with handler_pool(hello, 2) as processes:
         asyncio.run(run(processes))
 
 

@@ -17,14 +17,14 @@ from tests.support.server import AppServer, FairlogServer, talking, wait_until
 PROGRAM = """
 import sys
 from domain.language.errors import FairlogError
-from entrypoints.worker.handler_frames import HandlerHello
-from entrypoints.worker.handler_processes import handler_processes
+from entrypoints.worker.handler_protocol import HandlerHello
+from entrypoints.worker.handler_pool import handler_pool
 from entrypoints.worker.remote import run_remote_worker
 
 url, module, grace_seconds = sys.argv[1:]
-begin = HandlerHello(handlers=module, has_builtin=True, logs_json=False)
+hello = HandlerHello(handlers=module, has_builtin=True, logs_json=False)
 try:
-    with handler_processes(begin, 2) as executor:
+    with handler_pool(hello, 2) as executor:
         run_remote_worker(url, executor, 2, grace_seconds=float(grace_seconds))
 except FairlogError as error:
     sys.exit(str(error))

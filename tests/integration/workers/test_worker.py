@@ -24,9 +24,9 @@ from entrypoints.service.fairlog import Fairlog
 from entrypoints.service.views import JobView
 from entrypoints.worker.embedded import EmbeddedSource
 from entrypoints.worker.http_source import RemoteSource, client_of
+from entrypoints.worker.job_source import JobSource
 from entrypoints.worker.runner import LocalExecutor
-from entrypoints.worker.runtime import Worker
-from entrypoints.worker.source import JobSource
+from entrypoints.worker.worker import Worker
 from tests.support.server import AppServer
 
 DEADLINE_SECONDS = 20.0

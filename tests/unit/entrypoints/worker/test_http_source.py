@@ -13,9 +13,9 @@ from domain.language.commands import CompleteJob, FailJob, ReturnJob
 from domain.language.errors import InvalidInput, LogUnavailable, Refusal
 from domain.language.identifiers import JobId, Kind, WorkerId
 from entrypoints.worker.http_source import BATCH_BYTES_MAX, RemoteSource
+from entrypoints.worker.job_source import Outcome
 from entrypoints.worker.remote import run_remote_worker
 from entrypoints.worker.runner import LocalExecutor
-from entrypoints.worker.source import Outcome
 
 Answer = Callable[[str, dict[str, Any]], httpx.Response]  # to a path and a body
 

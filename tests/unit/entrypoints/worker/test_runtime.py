@@ -22,9 +22,9 @@ from domain.language.errors import (
 )
 from domain.language.identifiers import JobId, Kind, UserId
 from entrypoints.service.views import ClaimedJob
-from entrypoints.worker.runner import HandedJob, HandlerRunner, LocalExecutor
-from entrypoints.worker.runtime import Worker
-from entrypoints.worker.source import AttemptKey, Outcome
+from entrypoints.worker.job_source import AttemptKey, Outcome
+from entrypoints.worker.runner import HandlerJob, HandlerRunner, LocalExecutor
+from entrypoints.worker.worker import Worker
 
 AWAY = LogUnavailable("The source is away.")
 DEADLINE_SECONDS = 20.0
@@ -595,9 +595,9 @@ def test_a_handler_that_is_told_to_end_before_it_begins_never_begins() -> None:
         runner = HandlerRunner(
             {"work": Handler(kind="work", function=handle, is_async=False, wants_job=False)}
         )
-        job = HandedJob(JobId(1), UserId("ada"), Kind("work"), 1, b"null")
-        runner.hand_over(1, job)
-        runner.tell_to_end(1)
+        job = HandlerJob(JobId(1), UserId("ada"), Kind("work"), 1, b"null")
+        runner.prepare(1, job)
+        runner.cancel(1)
         begun: list[int] = []
         ended = await runner.run(1, job, lambda: begun.append(1))
         assert ended.error is not None

@@ -15,8 +15,8 @@ from msgspec import Struct
 from adapters.settings import Settings
 from adapters.writer.writer_frames import Decoder
 from domain.language.identifiers import Kind
-from entrypoints.worker.execution import Ended
-from entrypoints.worker.runner import HandedJob
+from entrypoints.worker.execution import RunResult
+from entrypoints.worker.runner import HandlerJob
 
 FRAME_BYTES_MAX: Final = 32 * 1024 * 1024  # bodies have 1 MiB at most
 _LENGTH: Final = struct.Struct("!I")
@@ -32,16 +32,16 @@ class HandlerHello(Struct, frozen=True, tag=True):
     parent: int = 0  # process id; filled in by whoever starts the process
 
 
-class Run(Struct, frozen=True, tag=True):
+class StartRun(Struct, frozen=True, tag=True):
     number: int
-    job: HandedJob
+    job: HandlerJob
 
 
-class TellToEnd(Struct, frozen=True, tag=True):
+class CancelRun(Struct, frozen=True, tag=True):
     number: int
 
 
-class GiveUp(Struct, frozen=True, tag=True):
+class GiveUpRun(Struct, frozen=True, tag=True):
     number: int
 
 
@@ -51,7 +51,7 @@ class Ping(Struct, frozen=True, tag=True):
     sent: int  # frames behind `HandlerHello` and before this one
 
 
-class Ready(Struct, frozen=True, tag=True):
+class HandlersReady(Struct, frozen=True, tag=True):
     """The handlers are imported; the longest run in seconds that each kind's asks for."""
 
     kinds: Mapping[Kind, float | None]
@@ -63,30 +63,30 @@ class Refused(Struct, frozen=True, tag=True):
     reason: str
 
 
-class Began(Struct, frozen=True, tag=True):
+class RunBegan(Struct, frozen=True, tag=True):
     number: int
 
 
 class RunEnded(Struct, frozen=True, tag=True):
     number: int
-    ended: Ended
+    ended: RunResult
 
 
 class Pong(Struct, frozen=True, tag=True):
-    sent: int  # frames behind `Ready` and before this one
+    sent: int  # frames behind `HandlersReady` and before this one
 
 
-ToHandlers = HandlerHello | Run | TellToEnd | GiveUp | Ping
-FromHandlers = Ready | Refused | Began | RunEnded | Pong
+WorkerMessage = HandlerHello | StartRun | CancelRun | GiveUpRun | Ping
+HandlerMessage = HandlersReady | Refused | RunBegan | RunEnded | Pong
 
 
-def begin_of(settings: Settings, *, logs_json: bool) -> HandlerHello:
+def handler_hello(settings: Settings, *, logs_json: bool) -> HandlerHello:
     return HandlerHello(
         handlers=settings.handlers, has_builtin=settings.builtin_handlers, logs_json=logs_json
     )
 
 
-def encoded(frames: Sequence[ToHandlers | FromHandlers]) -> bytes:
+def encode_frames(frames: Sequence[WorkerMessage | HandlerMessage]) -> bytes:
     pieces: list[bytes] = []
     for frame in frames:
         data = _encode(frame)
@@ -94,9 +94,9 @@ def encoded(frames: Sequence[ToHandlers | FromHandlers]) -> bytes:
     return b"".join(pieces)
 
 
-def for_handlers() -> Decoder[ToHandlers]:
-    return Decoder(msgspec.msgpack.Decoder(ToHandlers).decode, FRAME_BYTES_MAX)
+def worker_message_decoder() -> Decoder[WorkerMessage]:
+    return Decoder(msgspec.msgpack.Decoder(WorkerMessage).decode, FRAME_BYTES_MAX)
 
 
-def from_handlers() -> Decoder[FromHandlers]:
-    return Decoder(msgspec.msgpack.Decoder(FromHandlers).decode, FRAME_BYTES_MAX)
+def handler_message_decoder() -> Decoder[HandlerMessage]:
+    return Decoder(msgspec.msgpack.Decoder(HandlerMessage).decode, FRAME_BYTES_MAX)

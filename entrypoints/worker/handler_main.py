@@ -1,4 +1,4 @@
-"""`python -P -m entrypoints.worker.handling SOCKET`: a process that runs handlers for a worker.
+"""`python -P -m entrypoints.worker.handler_main SOCKET`: a process that runs handlers for a worker.
 
 It imports the handlers, says which kinds there are, and runs the jobs that it is handed over the
 socket that it inherits (see `HandlerProcess`). It ends when that is closed, and is killed by the
@@ -26,21 +26,21 @@ from adapters.processes.forks import keep_from_children
 from adapters.writer.writer_frames import BrokenStream, Frames
 from domain.language.identifiers import Kind
 from entrypoints.runtime.logging import configure_logging, output
-from entrypoints.worker.handler_frames import (
-    Began,
-    FromHandlers,
-    GiveUp,
+from entrypoints.worker.handler_protocol import (
+    CancelRun,
+    GiveUpRun,
     HandlerHello,
+    HandlerMessage,
+    HandlersReady,
     Ping,
     Pong,
-    Ready,
     Refused,
-    Run,
+    RunBegan,
     RunEnded,
-    TellToEnd,
-    ToHandlers,
-    encoded,
-    for_handlers,
+    StartRun,
+    WorkerMessage,
+    encode_frames,
+    worker_message_decoder,
 )
 from entrypoints.worker.runner import HandlerRunner
 
@@ -50,24 +50,26 @@ _log = structlog.get_logger()
 
 def main(connection: socket.socket) -> None:
     connection.set_inheritable(False)
-    kept = _Kept(connection)  # for as long as this function runs, which is this process's life
+    kept = _WorkerConnection(
+        connection
+    )  # for as long as this function runs, which is this process's life
     keep_from_children(kept)
-    begin = next(Frames(connection, for_handlers()), None)
-    if not isinstance(begin, HandlerHello):
+    hello = next(Frames(connection, worker_message_decoder()), None)
+    if not isinstance(hello, HandlerHello):
         return  # the worker ended first
-    _die_with(begin.parent)
+    _die_with(hello.parent)
     for number in (signal.SIGTERM, signal.SIGINT):
         # Not SIG_IGN, which the programs that handlers start would inherit.
         signal.signal(number, lambda *_: None)
-    configure_logging(as_json=begin.logs_json, runs_handlers=True)
+    configure_logging(as_json=hello.logs_json, runs_handlers=True)
     try:
-        handlers = load_handlers(begin.handlers, has_builtin=begin.has_builtin)
+        handlers = load_handlers(hello.handlers, has_builtin=hello.has_builtin)
     except HandlersError as error:
-        connection.sendall(encoded([Refused(str(error))]))
+        connection.sendall(encode_frames([Refused(str(error))]))
         return
     kinds = {Kind(kind): handler.timeout_seconds for kind, handler in handlers.items()}
     try:
-        connection.sendall(encoded([Ready(kinds)]))
+        connection.sendall(encode_frames([HandlersReady(kinds)]))
     except ConnectionError:
         raise
     except OSError as error:
@@ -81,7 +83,7 @@ def main(connection: socket.socket) -> None:
     _end(0)
 
 
-class _Kept:
+class _WorkerConnection:
     """What a process that a handler forks must not have."""
 
     def __init__(self, connection: socket.socket) -> None:
@@ -135,10 +137,10 @@ class _FrameListener(asyncio.Protocol):
     def __init__(self, runner: HandlerRunner) -> None:
         self.is_closed = False
         self._runner = runner
-        self._decoder = for_handlers()
-        self._outgoing: list[FromHandlers] = []
-        self._frames_sent = 0  # behind `Ready`
-        self._frames_heard = 0  # behind `HandlerHello`
+        self._decoder = worker_message_decoder()
+        self._outgoing: list[HandlerMessage] = []
+        self._frames_sent = 0  # behind `HandlersReady`
+        self._frames_received = 0  # behind `HandlerHello`
         self._tasks: set[asyncio.Task[None]] = set()
         self._to_end: set[int] = set()  # numbers of runs
         self._transport: asyncio.Transport
@@ -153,62 +155,64 @@ class _FrameListener(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         try:
             for frame in self._decoder.feed(data):
-                self._hear(frame)
+                self._handle(frame)
         except BrokenStream as error:
             _log.error("handlers_process_disturbed", reason=str(error))
             _end(1)
 
-    def _hear(self, frame: ToHandlers) -> None:
+    def _handle(self, frame: WorkerMessage) -> None:
         """Raises BrokenStream."""
-        self._frames_heard += 1
+        self._frames_received += 1
         match frame:
-            case Run():
-                self._runner.hand_over(frame.number, frame.job)
+            case StartRun():
+                self._runner.prepare(frame.number, frame.job)
                 self._to_end.add(frame.number)
                 self._start(frame)
-            case TellToEnd(number=number):
-                self._runner.tell_to_end(number)
-            case GiveUp(number=number):
+            case CancelRun(number=number):
+                self._runner.cancel(number)
+            case GiveUpRun(number=number):
                 self._runner.give_up(number)
             case Ping(sent=sent):
-                if sent != self._frames_heard - 1:
-                    raise BrokenStream(f"{self._frames_heard - 1} frames of {sent} that were sent")
-                self._say(Pong(self._frames_sent))
+                if sent != self._frames_received - 1:
+                    raise BrokenStream(
+                        f"{self._frames_received - 1} frames of {sent} that were sent"
+                    )
+                self._enqueue(Pong(self._frames_sent))
             case HandlerHello():
                 raise AssertionError(frame)
 
-    def _start(self, frame: Run) -> None:
+    def _start(self, frame: StartRun) -> None:
         task = asyncio.create_task(self._run(frame), name=f"job-{frame.job.id}")
         self._tasks.add(task)
         task.add_done_callback(partial(self._task_ended, frame))
 
-    def _task_ended(self, frame: Run, task: asyncio.Task[None]) -> None:
+    def _task_ended(self, frame: StartRun, task: asyncio.Task[None]) -> None:
         """A handler may cancel every task that there is: one that had not begun does so now."""
         self._tasks.discard(task)
         if frame.number in self._to_end:
             self._start(frame)
 
-    async def _run(self, frame: Run) -> None:
+    async def _run(self, frame: StartRun) -> None:
         ended = await self._runner.run(frame.number, frame.job, partial(self._began, frame.number))
         self._to_end.discard(frame.number)
-        self._say(RunEnded(frame.number, ended))
+        self._enqueue(RunEnded(frame.number, ended))
 
     def _began(self, number: int) -> None:
         """Said at once: the handler may hold the interpreter from here on."""
         self._frames_sent += 1
-        self._outgoing.append(Began(number))
-        self._send()
+        self._outgoing.append(RunBegan(number))
+        self._flush()
 
-    def _say(self, frame: FromHandlers) -> None:
+    def _enqueue(self, frame: HandlerMessage) -> None:
         self._frames_sent += 1
         self._outgoing.append(frame)
         if len(self._outgoing) == 1:
-            asyncio.get_running_loop().call_soon(self._send)
+            asyncio.get_running_loop().call_soon(self._flush)
 
-    def _send(self) -> None:
+    def _flush(self) -> None:
         outgoing, self._outgoing = self._outgoing, []
         if outgoing:
-            self._transport.write(encoded(outgoing))
+            self._transport.write(encode_frames(outgoing))
 
 
 if __name__ == "__main__":

@@ -17,9 +17,9 @@ from adapters.supervision import Part, Trouble, keep_running
 from domain.language.identifiers import JobId, Kind
 from entrypoints.service.views import ClaimedJob
 from entrypoints.worker.backoff import Backoff
-from entrypoints.worker.execution import Ended, Execution, given_up, not_begun, timeout_of
-from entrypoints.worker.handler_frames import HandlerHello
-from entrypoints.worker.handler_process import IMPORT_SAID_SECONDS, HandlerProcess
+from entrypoints.worker.execution import Execution, RunResult, given_up, not_begun, timeout_of
+from entrypoints.worker.handler_process import IMPORT_LOG_SECONDS, HandlerProcess
+from entrypoints.worker.handler_protocol import HandlerHello
 
 CHECK_SECONDS: Final = 1.0
 START_PAUSE_SECONDS_MAX: Final = 30.0
@@ -38,14 +38,14 @@ _USED_MAX: Final = 0.05  # of its time that an attempt may have had when it is r
 _log = structlog.get_logger()
 
 
-class HandlerProcesses:
+class HandlerPool:
     """An `Executor`. `prepare` it before the event loop, `start` it there.
 
     One process runs `concurrency` handlers at once; or, with `is_one_each`, up to `concurrency`
     processes one each, so that a handler that takes no notice of its end is killed alone.
     """
 
-    def __init__(self, begin: HandlerHello, concurrency: int, *, is_one_each: bool = False) -> None:
+    def __init__(self, hello: HandlerHello, concurrency: int, *, is_one_each: bool = False) -> None:
         self.kinds: Mapping[Kind, float | None] = {}
         self.given_up: Counter[Kind] = Counter()  # handlers that did not end, by kind
         self.replaced = 0  # processes, because of those
@@ -55,7 +55,7 @@ class HandlerProcesses:
         self.able.set()
         self._troubled_since: float | None = None  # time.monotonic()
         self._notes: dict[JobId, str] = {}  # of handlers that were given up, the latest last
-        self._begin = begin
+        self._hello = hello
         self._capacity = 1 if is_one_each else concurrency
         self._processes_max = concurrency if is_one_each else 1
         self._processes: list[HandlerProcess] = []
@@ -71,7 +71,7 @@ class HandlerProcesses:
 
     def prepare(self) -> None:
         """Import the handlers, in another process. Blocks. Raises HandlersError."""
-        process = HandlerProcess(self._begin, self._capacity, self._changed)
+        process = HandlerProcess(self._hello, self._capacity, self._changed)
         self._processes.append(process)
         self.kinds = process.wait_until_ready().kinds
 
@@ -140,13 +140,13 @@ class HandlerProcesses:
         execution = Execution(job, began)
         self._waiting.append(execution)
         if not self.able.is_set():
-            self._give_back()
-        self._place()
+            self._return_waiting()
+        self._dispatch()
         return execution
 
-    def tell_to_end(self, execution: Execution) -> None:
-        execution.is_told_to_end = True
-        if any(process.tell_to_end(execution) for process in (*self._processes, *self._alone)):
+    def cancel(self, execution: Execution) -> None:
+        execution.is_cancelled = True
+        if any(process.cancel(execution) for process in (*self._processes, *self._alone)):
             return
         for queue in (self._waiting, self._suspects):
             if execution in queue:
@@ -162,10 +162,10 @@ class HandlerProcesses:
         for process in (*self._processes, *self._alone):
             if process.give_up(execution):
                 self.given_up[execution.job.kind] += 1
-                self._remember(execution.job, reason)
+                self._note_given_up(execution.job, reason)
                 self._replace_if_hanging(process)
                 break
-        self._place()
+        self._dispatch()
 
     async def stop(self) -> None:
         self._is_stopping = True
@@ -187,13 +187,13 @@ class HandlerProcesses:
         for process in (*self._processes, *self._alone):
             process.kill_and_wait()
 
-    def _place(self) -> None:
+    def _dispatch(self) -> None:
         """Hand out what waits to the processes that are free; start one where none is, or none is
         left for what comes next.
         """
         if self._is_stopping:
             return
-        while self._waiting and (process := self._free()) is not None:
+        while self._waiting and (process := self._least_busy()) is not None:
             process.run(self._waiting.popleft())
         in_use = [one for one in self._processes if not one.is_retired]
         starting = sum(one.ready is None for one in in_use)
@@ -216,7 +216,7 @@ class HandlerProcesses:
         )
         return starting < ALONE_MAX
 
-    def _free(self) -> HandlerProcess | None:
+    def _least_busy(self) -> HandlerProcess | None:
         """The one with least to do."""
         free = [
             one for one in self._processes if self._is_usable(one) and one.running < one.capacity
@@ -228,12 +228,12 @@ class HandlerProcesses:
 
     def _start_one(self) -> None:
         if sum(not one.is_retired for one in self._processes) < self._processes_max:
-            process = HandlerProcess(self._begin, self._capacity, self._changed)
+            process = HandlerProcess(self._hello, self._capacity, self._changed)
             self._processes.append(process)
             self._attach(process)
 
     def _start_alone(self, suspect: Execution) -> None:
-        process = HandlerProcess(self._begin, 1, self._changed)
+        process = HandlerProcess(self._hello, 1, self._changed)
         self._alone[process] = suspect
         self._attach(process)
 
@@ -242,7 +242,7 @@ class HandlerProcesses:
         self._attaching.add(task)
         task.add_done_callback(self._attaching.discard)
 
-    def _remember(self, job: ClaimedJob, reason: str) -> None:
+    def _note_given_up(self, job: ClaimedJob, reason: str) -> None:
         self._notes.pop(job.id, None)
         self._notes[job.id] = f"Attempt {job.attempt}: {reason} It was given up."
         if len(self._notes) > NOTES_MAX:
@@ -275,7 +275,7 @@ class HandlerProcesses:
             self._backoff.reset()
             self.problem = None
             self.able.set()
-        if left := process.take_left():
+        if left := process.take_unstarted():
             _log.warning(
                 "handlers_lack_threads", pid=process.pid, jobs=[one.job.id for one in left]
             )
@@ -285,10 +285,10 @@ class HandlerProcesses:
         if disturbed := process.take_disturbed():
             self._run_again(disturbed, self._suspects, process)
         if process.has_ended:
-            self._bury(process)
-        self._place()
+            self._remove_ended(process)
+        self._dispatch()
 
-    def _bury(self, process: HandlerProcess) -> None:
+    def _remove_ended(self, process: HandlerProcess) -> None:
         in_hand = process.take_running()
         if process in self._alone:
             suspect = self._alone.pop(process)
@@ -300,7 +300,7 @@ class HandlerProcesses:
             self._all_ended.set()
         if process.was_closed or self._is_stopping:
             for execution in in_hand:
-                execution.end(process.death())
+                execution.end(process.death_result())
             return
         if process.is_abandoned:
             queue = self._suspects if process.holds_suspects else self._waiting
@@ -310,18 +310,20 @@ class HandlerProcesses:
         _log.error(
             "handlers_process_died",
             pid=process.pid,
-            how=process.how_it_ended,
+            how=process.exit_description,
             reason=process.refused,
             jobs=[one.job.id for one in in_hand],
             kinds=sorted({one.job.kind for one in in_hand}),
         )
         if process.ready is None:
-            self.problem = process.refused or f"The process for handlers {process.how_it_ended}."
+            self.problem = (
+                process.refused or f"The process for handlers {process.exit_description}."
+            )
             self._pause()
             if not any(map(self._is_usable, self._processes)):
-                self._give_back()
+                self._return_waiting()
         if len(in_hand) == 1 and not process.given_up:
-            in_hand[0].end(process.death())
+            in_hand[0].end(process.death_result())
         else:
             # One of them ended the process of all: each is run alone, in the same attempt, to see
             # which. The others lose their time and nothing else.
@@ -331,15 +333,15 @@ class HandlerProcesses:
         self, in_hand: list[Execution], queue: deque[Execution], process: HandlerProcess
     ) -> None:
         for execution in in_hand:
-            if execution.is_told_to_end:
-                execution.end(process.death())
+            if execution.is_cancelled:
+                execution.end(process.death_result())
             elif execution.begun_at is None:  # so it is not the one
                 self._waiting.append(execution)
             else:
                 queue.append(execution)
-        self._give_back_late_ones()
+        self._return_late_jobs()
 
-    def _give_back_late_ones(self) -> None:
+    def _return_late_jobs(self) -> None:
         """They would time out here, having run for less than their time: another attempt has all
         of it, which a suspect makes alone.
         """
@@ -347,7 +349,7 @@ class HandlerProcesses:
             for execution in [one for one in queue if not self._has_time(one)]:
                 queue.remove(execution)
                 is_suspect = queue is self._suspects
-                execution.end(Ended(is_given_back=True, is_suspect=is_suspect))
+                execution.end(RunResult(is_returned=True, is_suspect=is_suspect))
 
     def _has_time(self, execution: Execution) -> bool:
         """Return False if a second run in the same attempt would have much less than the first."""
@@ -356,46 +358,46 @@ class HandlerProcesses:
             return True
         return time.monotonic() - begun_at < bound * _USED_MAX
 
-    def _give_back(self) -> None:
+    def _return_waiting(self) -> None:
         """Keep from other workers nothing that waits here for a process which cannot be started."""
         self.able.clear()
         for queue in (self._waiting, self._suspects):
             while queue:
                 is_suspect = queue is self._suspects
-                queue.popleft().end(Ended(is_given_back=True, is_suspect=is_suspect))
+                queue.popleft().end(RunResult(is_returned=True, is_suspect=is_suspect))
 
     def _pause(self) -> None:
         """A process that ends before it is ready is not started again at once."""
         self._is_paused = True
-        asyncio.get_running_loop().call_later(self._backoff.next_pause(), self._go_on)
+        asyncio.get_running_loop().call_later(self._backoff.next_pause(), self._resume)
 
-    def _go_on(self) -> None:
+    def _resume(self) -> None:
         self._is_paused = False
-        self._place()
+        self._dispatch()
 
     async def _check(self) -> None:
         while True:
             await asyncio.sleep(CHECK_SECONDS)
-            self._give_back_late_ones()
+            self._return_late_jobs()
             for process in (*self._processes, *self._alone):
                 process.check()
                 if process.is_stalled:
-                    self._let_others_go_on(process)
-            self._leave_jobs_while_importing()
+                    self._unblock_others(process)
+            self._return_jobs_while_importing()
             if self._suspects:
-                self._place()
+                self._dispatch()
 
-    def _leave_jobs_while_importing(self) -> None:
+    def _return_jobs_while_importing(self) -> None:
         """Imports that take long, perhaps for ever, keep no job from workers that are done."""
         if not self.able.is_set() or any(map(self._is_usable, self._processes)):
             return
         starting = [one for one in self._processes if one.ready is None and not one.has_ended]
-        if starting and starting[0].age_seconds > IMPORT_SAID_SECONDS:
-            self.problem = f"The handlers are not imported after {IMPORT_SAID_SECONDS:g} s."
+        if starting and starting[0].age_seconds > IMPORT_LOG_SECONDS:
+            self.problem = f"The handlers are not imported after {IMPORT_LOG_SECONDS:g} s."
             _log.warning("handlers_importing", pid=starting[0].pid, given_back=len(self._waiting))
-            self._give_back()
+            self._return_waiting()
 
-    def _let_others_go_on(self, process: HandlerProcess) -> None:
+    def _unblock_others(self, process: HandlerProcess) -> None:
         """A handler holds the interpreter of this process: what is to begin does so in another. If
         it is one that was given up, nobody knows when those beside it could go on: they are run
         again elsewhere. Where none was, and it may be one without a time-out, all are run again
@@ -403,13 +405,13 @@ class HandlerProcesses:
         """
         if process.is_abandoned:
             return
-        if process.is_held:
+        if process.blocks_others:
             self._count_replaced(process)
             process.abandon()
             return
         if process.capacity > 1 and not process.is_retired:
             self._replace(process)
-            self._place()
+            self._dispatch()
         is_bounded = all(timeout_of(job, self) is not None for job in process.begun())
         if (
             process.running > 1
@@ -431,11 +433,11 @@ def _named(jobs: list[ClaimedJob]) -> str:
 
 
 @contextmanager
-def handler_processes(
-    begin: HandlerHello, concurrency: int, *, is_one_each: bool = False
-) -> Iterator[HandlerProcesses]:
+def handler_pool(
+    hello: HandlerHello, concurrency: int, *, is_one_each: bool = False
+) -> Iterator[HandlerPool]:
     """With the handlers imported; at the end no process is left. Raises HandlersError."""
-    processes = HandlerProcesses(begin, concurrency, is_one_each=is_one_each)
+    processes = HandlerPool(hello, concurrency, is_one_each=is_one_each)
     try:
         processes.prepare()
         yield processes

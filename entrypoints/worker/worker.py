@@ -17,13 +17,13 @@ from adapters.supervision import Supervisor, keep_running
 from domain.language.commands import FailJob, ReturnJob
 from domain.language.errors import FairlogError
 from entrypoints.service.views import ClaimedJob
-from entrypoints.worker.attempt import Attempt, CutShort
-from entrypoints.worker.backoff import Backoff, RepeatedFailure
+from entrypoints.worker.attempt import Attempt, Interruption
+from entrypoints.worker.backoff import Backoff, FailureLog
+from entrypoints.worker.error_bodies import error_body
 from entrypoints.worker.execution import Executor
-from entrypoints.worker.failure import error_body
+from entrypoints.worker.job_source import AWAY, HOPELESS, JOBS_PER_CALL_MAX, AttemptKey, JobSource
 from entrypoints.worker.leases import Leases
 from entrypoints.worker.result_reporter import ResultReporter
-from entrypoints.worker.source import AWAY, HOPELESS, JOBS_PER_CALL_MAX, AttemptKey, JobSource
 
 WAIT_SECONDS: Final = 20.0  # that a claim waits for work
 PAUSE_SECONDS_MAX: Final = 5.0  # between tries while the source is away
@@ -59,28 +59,28 @@ class Worker:
         self._executor = executor
         self._kinds = tuple(sorted(executor.kinds))
         self._concurrency = concurrency
-        self._in_hand_max = concurrency + prefetch
+        self._held_max = concurrency + prefetch
         self._wait_seconds = wait_seconds
         self._reporter = ResultReporter(source, self._outcomes_delivered)
         self._ran_alone: set[AttemptKey] = set()  # whose outcomes are not on disk yet
-        self._failing = RepeatedFailure()  # of claims
+        self._failure_log = FailureLog()  # of claims
         self._waiting: deque[Attempt] = deque()  # claimed, without a slot yet
         self._running: dict[AttemptKey, tuple[Attempt, asyncio.Task[None]]] = {}
-        self._leases = Leases(source, self._named, self._wanted, self._lose)
-        self._has_room = asyncio.Event()
+        self._leases = Leases(source, self._named, self._wanted, self._on_lost)
+        self._can_claim = asyncio.Event()
         self._open_claim: str | None = None  # asked, and not answered
         self._claims: list[asyncio.Task[None]] = []
-        self._beside: list[asyncio.Task[None]] = []
+        self._background: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
         """Call it on the loop that it is to run on."""
         self._executor.start()
-        self._has_room.set()
+        self._can_claim.set()
         self._claims = [self._kept_running("worker_claims", self._claim_until_refused)]
-        self._beside = [
+        self._background = [
             self._kept_running("worker_heartbeats", self._leases.keep),
             self._kept_running("worker_cancellations", self._leases.listen),
-            self._kept_running("worker_begins", self._leases.tell_begins),
+            self._kept_running("worker_begins", self._leases.report_begins),
             self._kept_running("worker_outcomes", self._reporter.deliver),
         ]
 
@@ -97,17 +97,17 @@ class Worker:
         """Claim no more, finish what can be finished in that time, and give back the rest."""
         await self._stop_claiming()
         for attempt in self._waiting:
-            self._reporter.put(attempt.given_back())
+            self._reporter.put(attempt.return_command())
         self._waiting.clear()
         await self._let_end(grace_seconds)
         for attempt, _ in self._running.values():
-            attempt.cut_short(CutShort.STOPPED)
+            attempt.interrupt(Interruption.STOPPED)
         await self._let_end(END_SECONDS)
         for attempt, _ in self._running.values():
-            self._reporter.put(attempt.given_back())
-            attempt.cut_short(CutShort.LOST)  # whatever comes of it now
+            self._reporter.put(attempt.return_command())
+            attempt.interrupt(Interruption.LOST)  # whatever comes of it now
         await self._reporter.flush(FLUSH_SECONDS)
-        await _cancel(self._beside)
+        await _cancel(self._background)
         await self._executor.stop()
 
     # Claiming
@@ -122,9 +122,9 @@ class Worker:
         """Raises one of HOPELESS."""
         backoff = Backoff(PAUSE_SECONDS_MAX)
         while True:
-            await self._has_room.wait()
+            await self._can_claim.wait()
             await self._executor.able.wait()
-            await self._reporter.flows.wait()  # or what cannot be told would pile up
+            await self._reporter.can_deliver.wait()  # or what cannot be told would pile up
             asked = _now()
             jobs = await self._claim()
             # An empty answer that came sooner than asked for must not be asked again at once.
@@ -138,13 +138,13 @@ class Worker:
     async def _claim(self) -> Sequence[ClaimedJob] | None:
         """None: there was no answer. The next try asks for the same claim, in case it was given."""
         self._open_claim = self._open_claim or secrets.token_hex(8)
-        room = min(self._room, JOBS_PER_CALL_MAX)
+        room = min(self._claimable, JOBS_PER_CALL_MAX)
         try:
             jobs = await self._source.claim(
                 room, self._kinds, self._wait_seconds, self._open_claim, self._slots_free
             )
         except AWAY as error:
-            if self._failing.is_news(str(error)):
+            if self._failure_log.should_log(str(error)):
                 _log.warning("source_away", reason=str(error))
             return None
         except HOPELESS:
@@ -152,7 +152,7 @@ class Worker:
         except Exception:  # noqa: BLE001 (a fault of ours must not end the worker)
             _log.exception("claim_failed")
             return None
-        if self._failing.is_over():
+        if self._failure_log.should_log_recovery():
             _log.info("source_answers")
         self._open_claim = None
         return jobs
@@ -181,39 +181,39 @@ class Worker:
         return max(0, min(slots, self._executor.free))
 
     @property
-    def _room(self) -> int:
+    def _claimable(self) -> int:
         """How many more jobs may be claimed: none beside one that is to run alone, nor before its
         outcome is on disk: the log would have the next one begin beside it.
         """
         if self._ran_alone or any(attempt.claimed.alone for attempt in self._attempts()):
             return 0
-        return self._in_hand_max - len(self._running) - len(self._waiting)
+        return self._held_max - len(self._running) - len(self._waiting)
 
     def _take(self, jobs: Iterable[ClaimedJob]) -> None:
         for job in jobs:
-            self._give_up_earlier_attempts(job)
+            self._interrupt_earlier_attempts(job)
             if job.kind in self._executor.kinds:
                 self._waiting.append(Attempt(job, self._executor, self._began))
             else:
-                self._reporter.put(_without_handler(job))
-        self._leases.jobs_came()
+                self._reporter.put(_missing_handler(job))
+        self._leases.jobs_claimed()
         self._fill_slots()
 
-    def _give_up_earlier_attempts(self, job: ClaimedJob) -> None:
+    def _interrupt_earlier_attempts(self, job: ClaimedJob) -> None:
         """A new attempt at a job in hand says that the earlier one was lost."""
         for attempt, _ in self._running.values():
             if attempt.claimed.id == job.id:
-                attempt.cut_short(CutShort.LOST)
+                attempt.interrupt(Interruption.LOST)
 
     def _fill_slots(self) -> None:
         while self._waiting and self._may_begin(self._waiting[0]):
             attempt = self._waiting.popleft()
             task = asyncio.create_task(self._run(attempt), name=f"job-{attempt.claimed.id}")
             self._running[attempt.key] = attempt, task
-        if self._room > 0:
-            self._has_room.set()
+        if self._claimable > 0:
+            self._can_claim.set()
         else:
-            self._has_room.clear()
+            self._can_claim.clear()
 
     def _may_begin(self, attempt: Attempt) -> bool:
         """One that is to run alone waits for all others to end, and none is claimed meanwhile."""
@@ -226,11 +226,11 @@ class Worker:
         if not claimed.started and not claimed.alone:
             self._leases.began(attempt.key, is_timed=claimed.timeout_seconds is not None)
 
-    async def _say_it_begins(self, attempt: Attempt) -> None:
+    async def _report_begin(self, attempt: Attempt) -> None:
         """Before it does: it may end this process, and whether that counts depends on it."""
         backoff = Backoff(PAUSE_SECONDS_MAX)
         keys = [attempt.key]
-        while not attempt.is_cut_short:
+        while not attempt.is_interrupted:
             if await self._leases.say(keys, keys):
                 return
             await asyncio.sleep(backoff.next_pause())
@@ -238,10 +238,10 @@ class Worker:
     async def _run(self, attempt: Attempt) -> None:
         try:
             if attempt.claimed.alone:
-                await self._say_it_begins(attempt)
+                await self._report_begin(attempt)
             outcome = await attempt.run()
             # A lost attempt has no outcome, but it has ended: its place is free.
-            self._reporter.put(outcome or attempt.given_back())
+            self._reporter.put(outcome or attempt.return_command())
             if attempt.claimed.alone:
                 self._ran_alone.add(attempt.key)
         finally:
@@ -270,11 +270,11 @@ class Worker:
         """What is in hand and not known to be lost."""
         return sorted(one.key for one in self._attempts() if not one.is_lost)
 
-    def _lose(self, key: AttemptKey) -> None:
+    def _on_lost(self, key: AttemptKey) -> None:
         """An outcome on its way is left alone: it may be the reason why the job is held no more."""
         for waiting in [one for one in self._waiting if one.key == key]:
             self._waiting.remove(waiting)
-            self._reporter.put(waiting.given_back())
+            self._reporter.put(waiting.return_command())
         attempt, _ = self._running.get(key, (None, None))
         if attempt is not None and not attempt.is_lost:
             _log.info(
@@ -285,7 +285,7 @@ class Worker:
                 user=attempt.claimed.user_id,
                 ran_seconds=round(attempt.ran_seconds, 1),
             )
-            attempt.cut_short(CutShort.LOST)
+            attempt.interrupt(Interruption.LOST)
         self._fill_slots()  # what waited leaves room
 
 
@@ -293,7 +293,7 @@ def _now() -> float:
     return asyncio.get_running_loop().time()
 
 
-def _without_handler(job: ClaimedJob) -> FailJob:
+def _missing_handler(job: ClaimedJob) -> FailJob:
     error = error_body("LookupError", f"This worker has no handler for the kind {job.kind!r}.")
     return FailJob(job_id=job.id, attempt=job.attempt, error=error)
 
