@@ -18,7 +18,7 @@ from domain.fairness.line import Unread
 from domain.language.commands import ClaimJobs, Command, ReportRefusals
 from domain.language.errors import Refusal, without_traceback
 from domain.language.events import ClockCorrected, LimitChanged, RateLimitDecided, Recorded, Scope
-from domain.language.identifiers import UserId
+from domain.language.identifiers import ClaimHash, UserId
 from domain.language.moments import to_micros
 from domain.language.policy import Policy
 from domain.limits.rate_limits import merge_refusals
@@ -50,8 +50,8 @@ class Batch:
         self.recorded: list[Recorded] = []
         self.bodies: list[tuple[int, bytes]] = []  # (position, body)
         self.erased: list[int] = []  # positions of bodies to remove
-        # By claim_hash: those that have to be known when asked again, see `domain.jobs.claims`.
-        self.empty_claims: list[bytes] = []
+        # Claims that were answered empty and may be repeated, see `domain.jobs.claims`.
+        self.empty_claims: list[ClaimHash] = []
         self.now = now
         self._model = model
         self._policy = policy

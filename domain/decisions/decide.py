@@ -59,7 +59,7 @@ from domain.language.events import (
     SubmissionDeduplicated,
 )
 from domain.language.idempotency import key_of
-from domain.language.identifiers import JobId, WorkerId
+from domain.language.identifiers import ClaimHash, JobId, WorkerId
 from domain.language.moments import later
 from domain.language.policy import Policy
 from domain.limits.rate_limits import Limits, decide_admission, decide_limit, subject_of
@@ -135,7 +135,7 @@ class Decision(NamedTuple):
     facts: Sequence[NewEvent]
     reply: Callable[[WriteModel], Answer] | Refusal  # read from the state with the facts folded in
     unread: Unread | None = None  # of a claim that came short: what it takes to give it more
-    empty_claim: bytes | None = None  # claim_hash of one that is answered with nothing for good
+    empty_claim: ClaimHash | None = None  # one whose empty answer is final
 
 
 def decide(model: WriteModel, command: Command, policy: Policy, now: datetime) -> Decision:

@@ -9,6 +9,7 @@ from msgspec import Struct
 from domain.decisions.write_model import RequiredRows, WriteModel
 from domain.fairness.line import Unread
 from domain.language.events import Recorded
+from domain.language.identifiers import ClaimHash
 from domain.log.log_time import ClockReading
 
 C = TypeVar("C", contravariant=True)  # noqa: PLC0105 (a connection; short where it is read)
@@ -107,7 +108,7 @@ class Projections(Protocol[C]):
     def save(self, connection: C, model: WriteModel) -> None:
         """Write each changed row of all of them once."""
 
-    def note_empty_claims(self, connection: C, claims: Sequence[bytes], now: datetime) -> None:
+    def note_empty_claims(self, connection: C, claims: Sequence[ClaimHash], now: datetime) -> None:
         """Have claims found that were answered with nothing, for `CLAIM_SECONDS` from now."""
 
     def keep(self, model: WriteModel) -> None:

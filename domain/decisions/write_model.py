@@ -1,7 +1,8 @@
-"""The state that a batch is decided against: as much of it as its commands need."""
+"""The state that a batch is decided against, and which rows of it the batch requires."""
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Collection, Iterable
+
+from msgspec import Struct
 
 from domain.fairness.line import Lane, Line, Unread
 from domain.jobs.claims import claim_hash
@@ -34,15 +35,16 @@ from domain.language.events import (
     WorkerMissed,
 )
 from domain.language.idempotency import key_hash, key_of
-from domain.language.identifiers import GLOBAL, JobId, Kind, UserId
+from domain.language.identifiers import GLOBAL, ClaimHash, JobId, KeyHash, Kind, UserId
 from domain.language.policy import Policy
 from domain.limits.rate_limits import WindowKey, Windows
 from domain.log.folds import Fold
 
 
 class WriteModel:
-    """Three parts, each the in-memory half of a projection: the same folds serve the writer's
-    decisions, a rebuild and time travel.
+    """Three states, each the in-memory half of an inline projection.
+
+    The same folds serve the writer's decisions, a rebuild and time travel.
     """
 
     def __init__(self, *, is_served: bool = True) -> None:
@@ -51,36 +53,47 @@ class WriteModel:
         self.jobs = Jobs()
         self.line = Line(is_served=is_served)
         self.windows = Windows()
-        of_parts = [part.folds() for part in (self.jobs, self.line, self.windows)]
+        states = [state.folds() for state in (self.jobs, self.line, self.windows)]
         self._folds: dict[type, tuple[Fold, ...]] = {
-            event_type: tuple(folds[event_type] for folds in of_parts if event_type in folds)
+            event_type: tuple(folds[event_type] for folds in states if event_type in folds)
             for event_type in EVENT_TYPES.values()
         }
 
     def evolve(self, recorded: Recorded) -> None:
-        """Fold one fact in. Total: history is never refused."""
+        """Fold one event in. Never raises: history is never refused."""
         event = recorded.event
         for fold in self._folds[type(event)]:
             fold(recorded, event)
         self.position = recorded.position
 
 
-class RequiredRows:
-    """Which rows a batch of commands or events is about; what is loaded may add to it."""
+class RowKeys(Struct, frozen=True, kw_only=True):
+    """Keys of rows, by what they are keys of: of rows that are in memory, for example."""
 
-    def __init__(self) -> None:
-        self.users: set[UserId] = set()
-        self.kinds: set[Kind] = set()
-        self.jobs: set[JobId] = set()
-        self.keys: set[bytes] = set()  # key_hash
-        self.claims: set[bytes] = set()  # claim_hash
-        self.claims_over_http: set[bytes] = set()  # those of them that may have been given nothing
-        self.windows: set[WindowKey] = set()
-        self.limited_kinds: set[Kind] = set()  # whose own limits a command changes
-        self.retries: dict[JobId, int] = {}  # to start again: the length of their users' windows
-        self.serving: dict[tuple[Kind, ...] | None, int] = {}  # kinds (None: any): jobs claimed
-        self.lanes: dict[Lane, int] = {}  # how many of the first jobs of each
-        self.unread: Unread | None = None  # what more of the line claims turned out to need
+    users: Collection[UserId] = ()
+    kinds: Collection[Kind] = ()
+    jobs: Collection[JobId] = ()
+    keys: Collection[KeyHash] = ()  # idempotency keys
+    claims: Collection[ClaimHash] = ()
+    windows: Collection[WindowKey] = ()
+    limited_kinds: Collection[Kind] = ()  # whose own limits are required
+
+
+class RequiredRows(RowKeys, frozen=True, kw_only=True):
+    """The rows that a batch of commands or events requires; projections add to it as they load."""
+
+    users: set[UserId] = set()
+    kinds: set[Kind] = set()
+    jobs: set[JobId] = set()
+    keys: set[KeyHash] = set()
+    claims: set[ClaimHash] = set()
+    windows: set[WindowKey] = set()
+    limited_kinds: set[Kind] = set()
+    http_claims: set[ClaimHash] = set()  # of `claims`: those that may have been answered empty
+    retries: dict[JobId, int] = {}  # jobs to retry: the length of their users' windows, in seconds
+    serving: dict[tuple[Kind, ...] | None, int] = {}  # kinds (None: any): jobs claimed
+    lanes: dict[Lane, int] = {}  # how many jobs to read from the front of each
+    unread: Unread | None = None  # further rows of the line that claims turned out to depend on
 
     def add_commands(self, commands: Iterable[Command], policy: Policy) -> None:
         for command in commands:
@@ -117,8 +130,8 @@ class RequiredRows:
                     self.jobs.add(command.job_id)
 
     def add_events(self, events: Iterable[Recorded]) -> None:
-        """What folding these events touches, but for keys: whether one can be there, whoever folds
-        knows better.
+        """Add the rows that folding these events changes, without idempotency keys: the caller
+        knows which of them may exist.
         """
         for recorded in events:
             event = recorded.event
@@ -139,34 +152,45 @@ class RequiredRows:
                     self.kinds.add(event.kind)
 
     def add(self, other: "RequiredRows") -> None:
-        """Everything that another one needs, but for what claims will look for."""
-        for mine, theirs in zip(self.sets(), other.sets(), strict=True):
-            mine.update(theirs)
+        """Add all row keys of another one, without what its claims read from the line."""
+        self.users.update(other.users)
+        self.kinds.update(other.kinds)
+        self.jobs.update(other.jobs)
+        self.keys.update(other.keys)
+        self.claims.update(other.claims)
+        self.windows.update(other.windows)
+        self.limited_kinds.update(other.limited_kinds)
 
-    def without(self, known: "RequiredRows") -> "RequiredRows":
-        """What is not known yet. Claims look anew each time at the line, and at what was answered
-        with nothing: another server may have done that since, and the log does not tell.
+    def without(self, known: RowKeys) -> "RequiredRows":
+        """Return the rows that are not known yet.
+
+        Claims read the line and the notes of empty claims every time, since another server may
+        have changed the notes and the log does not record that.
         """
-        missing = RequiredRows()
-        for mine, all_of_it, theirs in zip(missing.sets(), self.sets(), known.sets(), strict=True):
-            mine.update(all_of_it - theirs)
-        missing.serving, missing.lanes = self.serving, self.lanes
-        missing.retries, missing.claims_over_http = self.retries, self.claims_over_http
-        return missing
+        return RequiredRows(
+            users=self.users.difference(known.users),
+            kinds=self.kinds.difference(known.kinds),
+            jobs=self.jobs.difference(known.jobs),
+            keys=self.keys.difference(known.keys),
+            claims=self.claims.difference(known.claims),
+            windows=self.windows.difference(known.windows),
+            limited_kinds=self.limited_kinds.difference(known.limited_kinds),
+            http_claims=self.http_claims,
+            retries=self.retries,
+            serving=self.serving,
+            lanes=self.lanes,
+        )
 
     def size(self) -> int:
-        return sum(len(rows) for rows in self.sets())
-
-    def sets(self) -> tuple[set[Any], ...]:
-        """All of them, in one fixed order."""
+        """Return the number of row keys."""
         return (
-            self.users,
-            self.kinds,
-            self.jobs,
-            self.keys,
-            self.claims,
-            self.windows,
-            self.limited_kinds,
+            len(self.users)
+            + len(self.kinds)
+            + len(self.jobs)
+            + len(self.keys)
+            + len(self.claims)
+            + len(self.windows)
+            + len(self.limited_kinds)
         )
 
     def _add_claim(self, claim: ClaimJobs) -> None:
@@ -174,7 +198,7 @@ class RequiredRows:
             named = claim_hash(claim.worker, claim.claim_id)
             self.claims.add(named)
             if claim.server is None:
-                self.claims_over_http.add(named)
+                self.http_claims.add(named)
 
     def _add_subject(self, user_id: UserId | None, kind: Kind | None) -> None:
         self.users.add(user_id or GLOBAL)

@@ -14,7 +14,7 @@ from hashlib import sha256
 from typing import Final
 
 from domain.jobs.job import Job, State
-from domain.language.identifiers import JobId, WorkerId
+from domain.language.identifiers import ClaimHash, JobId, WorkerId
 from domain.language.moments import to_micros
 
 CLAIM_SECONDS: Final = 600
@@ -23,12 +23,12 @@ _MINUTE_MICROS: Final = 60_000_000
 
 
 @lru_cache(maxsize=256)  # the jobs of one claim start one after the other
-def claim_hash(worker: WorkerId, claim_id: str) -> bytes:
+def claim_hash(worker: WorkerId, claim_id: str) -> ClaimHash:
     """16 bytes that stand for one claim request of one worker."""
-    return sha256(worker.encode() + b"\x00" + claim_id.encode()).digest()[:16]
+    return ClaimHash(sha256(worker.encode() + b"\x00" + claim_id.encode()).digest()[:16])
 
 
-def claim_of(job: Job) -> bytes | None:
+def claim_of(job: Job) -> ClaimHash | None:
     """The claim that started it last; None for one that did not name itself."""
     if job.claim_id is None or job.worker is None:
         return None
@@ -39,13 +39,13 @@ class Claims:
     """The claims that somebody asked for, by `claim_hash`."""
 
     def __init__(self) -> None:
-        self.jobs: dict[bytes, set[JobId]] = {}  # that it started, and nobody else since
-        self.notes: dict[bytes, int] = {}  # when it was made; UTC, microseconds
-        self.changed_notes: set[bytes] = set()
+        self.jobs: dict[ClaimHash, set[JobId]] = {}  # that it started, and nobody else since
+        self.notes: dict[ClaimHash, int] = {}  # when it was made; UTC, microseconds
+        self.changed_notes: set[ClaimHash] = set()
         self.notes_from = 0  # those made at this time or before are over; UTC, microseconds
         self.notes_removed = 0  # the same of those that are stored
 
-    def started(self, claim: bytes, job_id: JobId) -> None:
+    def started(self, claim: ClaimHash, job_id: JobId) -> None:
         self.jobs.setdefault(claim, set()).add(job_id)
 
     def leave(self, job: Job, now: datetime) -> None:
@@ -59,11 +59,11 @@ class Claims:
             self.jobs.pop(claim, None)
         self.note(claim, job.started_at, now)
 
-    def know(self, claim: bytes, made_at: int) -> None:
+    def know(self, claim: ClaimHash, made_at: int) -> None:
         """Make a note known that is stored, or kept beside the log; UTC, microseconds."""
         self.notes[claim] = max(made_at, self.notes.get(claim, 0))
 
-    def note(self, claim: bytes, made_at: datetime, now: datetime) -> None:
+    def note(self, claim: ClaimHash, made_at: datetime, now: datetime) -> None:
         """Which notes there are depends on the log alone, however it is cut into batches: each new
         one lets go of those that are over, by whole minutes.
         """
@@ -75,7 +75,7 @@ class Claims:
         over = (at - CLAIM_MICROS) // _MINUTE_MICROS * _MINUTE_MICROS
         self.notes_from = max(self.notes_from, over)
 
-    def take_changed_notes(self) -> list[tuple[bytes, int]]:
+    def take_changed_notes(self) -> list[tuple[ClaimHash, int]]:
         """Those that are to be stored: (claim, when it was made); lets go of what is over."""
         over = self.notes_from
         if over > self.notes_removed:
@@ -84,7 +84,9 @@ class Claims:
         self.changed_notes.clear()
         return changed
 
-    def given(self, claim: bytes, rows: Mapping[JobId, Job], now: datetime) -> Sequence[Job] | None:
+    def given(
+        self, claim: ClaimHash, rows: Mapping[JobId, Job], now: datetime
+    ) -> Sequence[Job] | None:
         """The jobs of an earlier request that nobody else was given, in the order in which it gave
         them; None where there was none lately.
         """

@@ -12,7 +12,7 @@ from typing import Final
 from msgspec import Struct
 
 from domain.language.idempotency import key_hash
-from domain.language.identifiers import JobId, Kind, ServerId, UserId, WorkerId
+from domain.language.identifiers import JobId, KeyHash, Kind, ServerId, UserId, WorkerId
 from domain.language.moments import later
 
 
@@ -74,7 +74,7 @@ class Job(Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
     outcome: str | None = None  # "done:<sha256>" or "failed:<sha256>", to recognise a repeat
 
     @property
-    def key_hash(self) -> bytes | None:
+    def key_hash(self) -> KeyHash | None:
         if not self.holds_key:
             return None
         return key_hash(self.user_id, self.idempotency_key, is_explicit=self.key_is_explicit)

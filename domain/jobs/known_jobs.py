@@ -25,7 +25,7 @@ from domain.language.events import (
     WorkerMissed,
 )
 from domain.language.idempotency import key_hash
-from domain.language.identifiers import JobId, UserId
+from domain.language.identifiers import JobId, KeyHash, UserId
 from domain.log.folds import Folded, FoldMethods
 
 
@@ -34,8 +34,8 @@ class Jobs(Folded):
 
     def __init__(self) -> None:
         self.rows: dict[JobId, Job] = {}
-        self.key_holders: dict[bytes, JobId] = {}  # by key_hash
-        self.keys: dict[JobId, bytes] = {}  # the key_hash that each job holds, if it does
+        self.key_holders: dict[KeyHash, JobId] = {}
+        self.keys: dict[JobId, KeyHash] = {}  # of the jobs that hold theirs
         self.claims = Claims()
         self.changed: set[JobId] = set()
         self.count_changes: defaultdict[State, int] = defaultdict(int)

@@ -9,7 +9,7 @@ from hashlib import sha256
 
 from domain.language.bodies import Body
 from domain.language.commands import SubmitJob
-from domain.language.identifiers import Kind, UserId
+from domain.language.identifiers import KeyHash, Kind, UserId
 
 
 def key_of(command: SubmitJob) -> tuple[str, bool]:
@@ -29,8 +29,8 @@ def _content_digest(kind: Kind, payload_sha256: str) -> str:
     return sha256(kind.encode() + b"\x00" + payload_sha256.encode()).hexdigest()
 
 
-def key_hash(user_id: UserId, key: str, *, is_explicit: bool) -> bytes:
+def key_hash(user_id: UserId, key: str, *, is_explicit: bool) -> KeyHash:
     """32 bytes that stand for the key of this user in its namespace."""
     namespace = b"\x01" if is_explicit else b"\x00"
     user = user_id.encode()
-    return sha256(namespace + len(user).to_bytes(2, "big") + user + key.encode()).digest()
+    return KeyHash(sha256(namespace + len(user).to_bytes(2, "big") + user + key.encode()).digest())

@@ -19,7 +19,7 @@ from domain.fairness.due import DueJob
 from domain.fairness.line import Lane, WaitingJob
 from domain.jobs.claims import Claims, claim_of
 from domain.jobs.job import Job, State
-from domain.language.identifiers import JobId, ServerId, UserId
+from domain.language.identifiers import ClaimHash, JobId, ServerId, UserId
 from domain.language.moments import to_micros
 from projections.inline.empty_claims import empty_claims
 from projections.storage.rows import (
@@ -138,7 +138,7 @@ class JobsProjection:
             (_by_key, required.keys),
             (_by_claim, required.claims),
             (_notes, required.claims),
-            (_empty, required.claims_over_http),
+            (_empty, required.http_claims),
         )
         _put(found, required, model)
         for job_id, window_seconds in required.retries.items():
@@ -174,7 +174,7 @@ def _put(found: Iterable[Row], required: RequiredRows, model: WriteModel) -> Non
         if made_at is None:
             _know(decode_job(stored), required, model)
         else:
-            model.jobs.claims.know(bytes(stored), made_at)
+            model.jobs.claims.know(ClaimHash(bytes(stored)), made_at)
 
 
 def _know(job: Job, required: RequiredRows, model: WriteModel) -> None:

@@ -151,7 +151,7 @@ class LineProjection:
             if lane[1] in wanted:
                 shares[lane] = min(waiting, jobs_max)
         ahead.users.update(user_id for user_id, _ in shares)
-        required.users |= ahead.users
+        required.users.update(ahead.users)
         required.kinds.update(wanted)
 
     def _look_further(
@@ -175,7 +175,7 @@ class LineProjection:
         for lane in unread.lanes:
             required.lanes[lane] = unread.jobs + 2 * len(ahead.queues.get(lane, ()))
         ahead.users.update(user_id for user_id, _ in required.lanes)
-        required.users |= ahead.users
+        required.users.update(ahead.users)
         required.kinds.update(behind)
 
     def load(

@@ -10,6 +10,7 @@ from domain.decisions.ports import Projection
 from domain.decisions.write_model import RequiredRows, WriteModel
 from domain.fairness.line import Lookahead, Unread
 from domain.language.errors import LogUnavailable
+from domain.language.identifiers import ClaimHash
 from domain.language.moments import to_micros
 from projections.inline.empty_claims import EmptyClaims
 from projections.inline.jobs import JobsProjection
@@ -67,9 +68,7 @@ class LiveProjections:
         """The stored rows are those of the beginning of the batch, and so is what was read of them;
         what changed since is in the model.
         """
-        required = RequiredRows()
-        required.unread = unread
-        self._load(connection, required, model)
+        self._load(connection, RequiredRows(unread=unread), model)
 
     def _load(self, connection: Connection, required: RequiredRows, model: WriteModel) -> None:
         for projection in self._projections:
@@ -87,7 +86,7 @@ class LiveProjections:
                 write(connection)
 
     def note_empty_claims(
-        self, connection: Connection, claims: Sequence[bytes], now: datetime
+        self, connection: Connection, claims: Sequence[ClaimHash], now: datetime
     ) -> None:
         self._empty_claims.note(connection, claims, to_micros(now))
 

@@ -7,16 +7,17 @@ What was let go is read again when an event names it, and what cannot be there i
 """
 
 from array import array
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final
 
 from sqlalchemy.engine import Connection
 
 from domain.decisions.ports import Projection, Write
-from domain.decisions.write_model import RequiredRows, WriteModel
+from domain.decisions.write_model import RequiredRows, RowKeys, WriteModel
 from domain.jobs.job import ENDED
 from domain.language.events import JobSubmitted, RateLimitDecided, Recorded
 from domain.language.idempotency import key_hash
+from domain.language.identifiers import KeyHash
 
 EVENTS_PER_SAVE: Final = 20_000
 ROWS_KEPT_MAX: Final = 60_000  # after a save, some 60 MB
@@ -144,7 +145,7 @@ class GenerationFold:
         self._has_let_go = True
         self._absent = RequiredRows()
 
-    def _repeated_keys(self, events: Sequence[Recorded]) -> set[bytes]:
+    def _repeated_keys(self, events: Sequence[Recorded]) -> set[KeyHash]:
         """Of submissions: those that may have come before, and so may be stored."""
         submissions = [
             event for recorded in events if type(event := recorded.event) is JobSubmitted
@@ -155,13 +156,12 @@ class GenerationFold:
         }
 
     def _read_back(
-        self, connection: Connection, events: Sequence[Recorded], repeated: set[bytes]
+        self, connection: Connection, events: Sequence[Recorded], repeated: set[KeyHash]
     ) -> None:
-        required = RequiredRows()
+        required = RequiredRows(keys=repeated)
         required.add_events(events if self._has_let_go_of_all else self._of_jobs(events))
-        required.keys = repeated
-        # A job is new at its submission.
-        required.jobs = {job_id for job_id in required.jobs if job_id <= self.position}
+        # Jobs that these events submit are not stored yet.
+        required.jobs.difference_update([job for job in required.jobs if job > self.position])
         for projection, generation in self._building:
             missing = self._unknown(required)
             if missing.size():
@@ -183,19 +183,15 @@ class GenerationFold:
     def _unknown(self, required: RequiredRows) -> RequiredRows:
         """What is not in memory: of what is there, the stored row may be older."""
         jobs, line, windows = self._model.jobs, self._model.line, self._model.windows
-        missing = required.without(self._absent)
-        known: tuple[Container[Any], ...] = (
-            line.users,
-            line.kinds,
-            jobs.rows,
-            jobs.key_holders,
-            jobs.claims.jobs,
-            windows.counters,
-            (),  # no event needs to know the limits of a kind before it
+        in_memory = RowKeys(
+            users=line.users,
+            kinds=line.kinds,
+            jobs=jobs.rows,
+            keys=jobs.key_holders,
+            claims=jobs.claims.jobs,
+            windows=windows.counters,
         )
-        for rows, there in zip(missing.sets(), known, strict=True):
-            rows -= {row for row in rows if row in there}
-        return missing
+        return required.without(self._absent).without(in_memory)
 
 
 # Three bits of a word each, which two numbers tell.

@@ -38,12 +38,13 @@ class SettledJobs(JobsProjection):
         self, connection: Connection, generation: int, required: RequiredRows, model: WriteModel
     ) -> None:
         super().load(connection, generation, required, model)
-        settled = RequiredRows()
-        settled.jobs = {
-            job_id
-            for job_id in required.jobs.union(self._holders(required.keys))
-            if job_id in self._settled and job_id not in model.jobs.rows
-        }
+        settled = RequiredRows(
+            jobs={
+                job_id
+                for job_id in required.jobs.union(self._holders(required.keys))
+                if job_id in self._settled and job_id not in model.jobs.rows
+            }
+        )
         if settled.jobs:
             load = JobsProjection().load
             self._pages.ask(lambda live: load(live, self._live_generation, settled, model))

@@ -30,7 +30,7 @@ from domain.language.events import (
     RateLimitDecided,
     Recorded,
 )
-from domain.language.identifiers import JobId
+from domain.language.identifiers import ClaimHash, JobId
 from domain.language.moments import from_micros, later, to_micros
 from domain.language.policy import Policy
 
@@ -73,7 +73,7 @@ class Given:
         policy: Policy,
         recorded: Sequence[Recorded] = (),
         now: datetime = NOW,
-        empty_claims: Sequence[tuple[bytes, datetime]] = (),
+        empty_claims: Sequence[tuple[ClaimHash, datetime]] = (),
     ) -> None:
         self.policy = policy
         self.recorded = recorded
@@ -134,7 +134,7 @@ class When:
         before: Given,
         recorded: Sequence[Recorded],
         outcomes: Sequence[Outcome],
-        empty_claims: Sequence[bytes],
+        empty_claims: Sequence[ClaimHash],
     ) -> None:
         self._before = before
         self.recorded = recorded
