@@ -33,7 +33,7 @@ from tests.support.server import FairlogServer, ending_with_us, without_settings
 FAIRLOG: Final = Path(sys.executable).with_name("fairlog")
 EVENTS_BEFORE: Final = 4_000
 MANY: Final = 1_000_000_000
-KILLS: Final = 10
+KILLS: Final = 6
 SUBMITTERS: Final = 2
 WORKERS: Final = 1
 JOBS_PER_REQUEST: Final = 10

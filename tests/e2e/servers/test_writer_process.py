@@ -54,6 +54,7 @@ def test_a_server_that_stops_lets_its_writer_end_first(database_url: str) -> Non
         assert not is_there(writer)
 
 
+@pytest.mark.parametrize("backend", ["mariadb"], indirect=True)  # the next one has SQLite
 def test_a_server_ends_when_it_is_told_to_although_its_writer_was_stopped(
     database_url: str,
 ) -> None:

@@ -1,4 +1,4 @@
-"""docs/examples/checksums.py as the README shows it: real processes, on both kinds of database."""
+"""docs/examples/checksums.py as the README shows it: real processes, on either kind of database."""
 
 import os
 import signal
@@ -84,6 +84,7 @@ def assert_served_in_turn_and_once(server: FairlogServer, jobs: int) -> None:
     assert len(completed) == len(set(completed)) == len(submitted) == jobs
 
 
+@pytest.mark.parametrize("backend", ["mariadb"], indirect=True)
 @pytest.mark.timeout(2 * SCRIPT_SECONDS_MAX)
 def test_the_whole_standard_library_is_checked_by_a_worker_over_http(
     database_url: str, tmp_path: Path
@@ -100,6 +101,7 @@ def test_the_whole_standard_library_is_checked_by_a_worker_over_http(
         assert_served_in_turn_and_once(server, jobs)
 
 
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 def test_workers_inside_the_server_serve_in_turn_as_well(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

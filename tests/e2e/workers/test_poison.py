@@ -18,8 +18,6 @@ from tests.support.referee import Referee
 from tests.support.server import FairlogServer, submit, wait_until
 from tests.support.workers import WorkerProcess, log_at
 
-pytestmark = pytest.mark.parametrize("backend", ["sqlite", "mariadb"], indirect=True)
-
 HANDLERS = """
 import os
 import signal
@@ -38,7 +36,10 @@ SETTINGS = {"user_limit": 100_000, "global_limit": 1_000_000, "lease_seconds": L
 
 
 @pytest.mark.timeout(240)
-@pytest.mark.parametrize("prefetch", ["0", "4"])
+# Prefetching is the worker's, so each database has one of the two.
+@pytest.mark.parametrize(
+    ("backend", "prefetch"), [("sqlite", "0"), ("mariadb", "4")], indirect=["backend"]
+)
 def test_a_job_that_kills_its_worker_fails_alone_and_takes_no_attempt_of_its_neighbours(
     database_url: str, tmp_path: Path, prefetch: str
 ) -> None:

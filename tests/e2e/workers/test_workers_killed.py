@@ -20,7 +20,7 @@ from tests.support.workers import WorkerProcess, log_at
 
 pytestmark = pytest.mark.parametrize("backend", ["mariadb"], indirect=True)
 
-JOBS, USERS = 3000, 30
+JOBS, USERS = 2000, 20
 LEASE_SECONDS = 4
 CHAOS_SECONDS_MAX = 45.0
 END_SECONDS_MAX = 95.0

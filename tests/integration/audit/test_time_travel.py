@@ -35,8 +35,8 @@ from tests.support.crowd import crowd
 from tests.support.plans import plan_of
 from tests.support.stories import ALICE, ECHO, body
 
-EVENTS = 50_000
-POSITIONS = 200
+EVENTS = 25_000
+POSITIONS = 120
 
 
 @pytest.fixture

@@ -223,7 +223,7 @@ pass_quickly_fail_slowly = pytest.mark.timeout(600)  # a failure is made small f
 
 @pass_quickly_fail_slowly
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
-@settings(PROPERTY, max_examples=40)
+@settings(PROPERTY, max_examples=30)
 @given(played=batches(), events_a_page=st.integers(1, 7))
 def test_any_sequence_of_commands_is_legal_and_can_be_rebuilt_on_sqlite(
     quick_database_url: NewQuickDatabase, played: Batches, events_a_page: int
@@ -234,7 +234,7 @@ def test_any_sequence_of_commands_is_legal_and_can_be_rebuilt_on_sqlite(
 
 @pass_quickly_fail_slowly
 @pytest.mark.parametrize("backend", ["mariadb"], indirect=True)
-@settings(PROPERTY, max_examples=15)
+@settings(PROPERTY, max_examples=10)
 @given(played=batches(), events_a_page=st.integers(1, 7))
 def test_any_sequence_of_commands_is_legal_and_can_be_rebuilt_on_mariadb(
     quick_database_url: NewQuickDatabase, played: Batches, events_a_page: int

@@ -22,6 +22,7 @@ from entrypoints.service.views import ClaimedJob
 from entrypoints.worker.execution import Execution
 from entrypoints.worker.handler_pool import HandlerPool, handler_pool
 from entrypoints.worker.handler_protocol import HandlerHello
+from tests.support.mariadb import MYSQLD
 from tests.support.server import AppServer, FairlogServer, audit, submit, wait_until
 from tests.support.workers import WorkerProcess
 
@@ -239,13 +240,25 @@ def handlers(tmp_path: Path) -> str:
 Start = Callable[..., Any]  # (*options, **settings): a client and what the worker writes
 
 
-@pytest.fixture(params=["embedded", "over_http"])
-def working(request: pytest.FixtureRequest, database_url: str, handlers: str) -> Iterator[Start]:
+@pytest.fixture(scope="module", params=["embedded", "over_http"])
+def place(request: pytest.FixtureRequest) -> str:
+    """Where workers run: inside a server, or in a process of their own."""
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def backend(place: str) -> str:
+    """One database for each place: workers differ by their source of jobs, which hides it."""
+    return "sqlite" if place == "embedded" and not MYSQLD else "mariadb"
+
+
+@pytest.fixture
+def working(place: str, database_url: str, handlers: str) -> Iterator[Start]:
     """Start a server and a worker with these slots; in `processes`, one handler each."""
     stack: list[Any] = []
 
     def start(slots: int, *, processes: bool = False, **settings: int) -> Any:
-        if request.param == "embedded":
+        if place == "embedded":
             options = ["--worker-processes", str(slots)] if processes else []
             server = FairlogServer(
                 database_url,
@@ -380,7 +393,6 @@ def test_a_cancel_really_ends_a_handler_that_takes_no_notice(
     assert ended(client, submit(client, kind="quick", payload="on")["id"])["result"] == "on"
 
 
-@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 @pytest.mark.parametrize("kind", ["speaks", "speaks_on_the_loop"])
 def test_what_a_handler_logs_appears_and_says_whose_it_is(working: Start, kind: str) -> None:
     client, worker = working(2)
@@ -403,7 +415,6 @@ def test_what_a_handler_logs_appears_and_says_whose_it_is(working: Start, kind: 
     assert kind in json.loads(started)["kinds"]
 
 
-@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 def test_a_handlers_own_bound_ends_its_run(working: Start) -> None:
     client, _ = working(1, processes=True)
     error = ended(client, submit(client, kind="short", max_attempts=1)["id"])["error"]
@@ -412,7 +423,7 @@ def test_a_handlers_own_bound_ends_its_run(working: Start) -> None:
     assert "took no notice for 5 s after it was told to end" in error["message"]
 
 
-@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("place", ["embedded"], indirect=True)
 def test_processes_for_handlers_die_with_their_worker_and_hold_none_of_its_sockets(
     database_url: str, handlers: str
 ) -> None:
@@ -491,7 +502,6 @@ def test_a_handler_that_closes_all_descriptors_fails_alone(working: Start, kind:
     assert ended(client, submit(client, kind="quick", payload="on")["id"])["result"] == "on"
 
 
-@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 def test_a_handler_that_ends_the_event_loop_or_signals_its_process_costs_its_neighbours_nothing(
     working: Start,
 ) -> None:
@@ -513,7 +523,6 @@ def test_a_handler_that_ends_the_event_loop_or_signals_its_process_costs_its_nei
     assert "handlers_process_died" not in worker.output
 
 
-@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 @pytest.mark.parametrize(
     ("kind", "payload"),
     [
@@ -541,7 +550,6 @@ def test_a_handler_that_disturbs_what_its_process_says_costs_its_neighbours_noth
     ended(client, disturbs, 60)
 
 
-@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 def test_a_handler_that_cancels_every_task_costs_its_neighbours_nothing(working: Start) -> None:
     client, _ = working(4)
     neighbours = [
@@ -649,7 +657,6 @@ def claimed(kind: str, payload: object) -> ClaimedJob:
     )
 
 
-@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 def test_a_handler_whose_thread_ends_with_an_error_of_its_own_has_ended(working: Start) -> None:
     client, _ = working(1)
     error = ended(client, submit(client, kind="traces_its_thread", max_attempts=1)["id"])["error"]
@@ -657,7 +664,6 @@ def test_a_handler_whose_thread_ends_with_an_error_of_its_own_has_ended(working:
     assert ended(client, submit(client, kind="quick", payload="on")["id"])["result"] == "on"
 
 
-@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 def test_a_handler_that_leaves_no_thread_for_others_costs_them_nothing(working: Start) -> None:
     client, worker = working(4)
     neighbour = submit(client, "ada", kind="pid", payload=3)["id"]
@@ -670,7 +676,6 @@ def test_a_handler_that_leaves_no_thread_for_others_costs_them_nothing(working: 
     assert "handlers_lack_threads" in worker.output
 
 
-@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 def test_what_handlers_registered_for_the_end_of_their_process_runs(
     working: Start, tmp_path: Path
 ) -> None:
@@ -681,7 +686,6 @@ def test_what_handlers_registered_for_the_end_of_their_process_runs(
     assert note.read_text() == "bye"
 
 
-@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 def test_an_attempt_ends_whatever_its_result_or_its_error_does_when_it_is_read(
     working: Start,
 ) -> None:
@@ -701,7 +705,6 @@ def test_an_attempt_ends_whatever_its_result_or_its_error_does_when_it_is_read(
         assert found["error"]["message"] == "What the handler returned or raised cannot be read."
 
 
-@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 def test_a_handler_that_was_given_up_and_crashes_later_is_not_taken_for_its_neighbour(
     working: Start, tmp_path: Path
 ) -> None:
@@ -727,11 +730,11 @@ def test_a_handler_that_was_given_up_and_crashes_later_is_not_taken_for_its_neig
 def test_no_job_times_out_because_a_neighbour_ended_its_process(working: Start) -> None:
     client, _ = working(5)
     neighbours = [
-        submit(client, f"user-{n}", kind="pid", payload=6, timeout_seconds=10, max_attempts=1)["id"]
+        submit(client, f"user-{n}", kind="pid", payload=4, timeout_seconds=6, max_attempts=1)["id"]
         for n in range(2)
     ]
     wait_until(lambda: all(is_running(client, job) for job in neighbours), "they run")
-    crash = submit(client, "bob", kind="crashes_after", payload=5, max_attempts=1)["id"]
+    crash = submit(client, "bob", kind="crashes_after", payload=3, max_attempts=1)["id"]
     assert "was ended by SIGSEGV" in ended(client, crash)["error"]["message"]
     for job in neighbours:
         found = ended(client, job)
@@ -741,7 +744,6 @@ def test_no_job_times_out_because_a_neighbour_ended_its_process(working: Start) 
     assert all(one["data"]["suspect"] for one in given_back)
 
 
-@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 def test_no_job_times_out_while_a_process_for_it_starts(working: Start, handlers: str) -> None:
     with Path(handlers).open("a") as module:
         module.write("\ntime.sleep(4)\n")  # as a large library takes to be imported
@@ -754,7 +756,6 @@ def test_no_job_times_out_while_a_process_for_it_starts(working: Start, handlers
         assert ended(client, job, 60)["state"] == "done"
 
 
-@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 def test_a_kind_that_the_module_no_longer_has_when_its_process_is_replaced_fails_its_jobs(
     working: Start, handlers: str
 ) -> None:
@@ -766,7 +767,6 @@ def test_a_kind_that_the_module_no_longer_has_when_its_process_is_replaced_fails
     assert found["error"]["message"] == "The handlers module has no kind 'quick' any more."
 
 
-@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 def test_a_worker_whose_handlers_cannot_be_imported_again_leaves_the_jobs_to_others(
     working: Start, handlers: str, tmp_path: Path
 ) -> None:
