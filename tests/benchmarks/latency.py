@@ -19,7 +19,8 @@ from typing import Any, Final
 from tests.benchmarks.figures import Figure, Target, at_most
 from tests.benchmarks.serving import BenchmarkServer
 from tests.benchmarks.site import Site
-from tests.support.server import audit, submit, wait_until
+from tests.support.server import audit, submit
+from tests.support.waiting import wait_until
 from tests.support.workers import WorkerProcess
 
 P50_MS_MAX: Final = 15.0

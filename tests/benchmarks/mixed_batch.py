@@ -25,7 +25,8 @@ from domain.language.commands import (
 from domain.language.identifiers import JobId, Kind, UserId, WorkerId
 from entrypoints.composition import compose, prepare
 from entrypoints.service.fairlog import Fairlog
-from tests.support.core import MANY, ManualClock, outcomes, put, put_as_one_batch
+from tests.support.clock import ManualClock
+from tests.support.core import MANY, outcomes, put, put_as_one_batch
 
 COMMANDS: Final = 200
 USERS: Final = 200

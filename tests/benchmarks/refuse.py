@@ -31,7 +31,7 @@ from tests.benchmarks.filling import open_service
 from tests.benchmarks.load import Load, submissions
 from tests.benchmarks.serving import NOOP_PATH, SUBMIT_PATH, BenchmarkServer
 from tests.benchmarks.site import Site
-from tests.support.server import wait_until
+from tests.support.waiting import wait_until
 
 CLIENTS: Final = 64
 _WINDOW_SECONDS: Final = 86_400  # none ends while we measure, but at midnight

@@ -27,7 +27,8 @@ from tests.soak.load import Load
 from tests.support.fault_proxy import FaultProxy
 from tests.support.mariadb import MariaDB
 from tests.support.referee import Referee
-from tests.support.server import FairlogServer, ServerFailed, wait_until
+from tests.support.server import FairlogServer, ServerFailed
+from tests.support.waiting import wait_until
 
 SETTINGS: Final = {
     "user_limit": 400,

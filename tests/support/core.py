@@ -1,10 +1,8 @@
 """Fairlog without its doors: services of this process, asked by commands."""
 
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
-from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
@@ -21,45 +19,11 @@ from domain.language.commands import Command
 from domain.language.events import Recorded
 from entrypoints.composition import compose, prepare
 from entrypoints.service.fairlog import Fairlog
-from tests.support.given import NOW
 
 ANSWER_SECONDS_MAX = 30.0
 MANY = 1_000_000_000
 
 A = TypeVar("A", bound=Answer)
-
-
-class ManualClock:
-    """The log's clock in the hand of a test. It stands until it is moved, forward or back."""
-
-    def __init__(self, now: datetime = NOW) -> None:
-        self._now = now
-        self._elapsed = 0.0
-
-    def now(self) -> datetime:
-        return self._now
-
-    def elapsed(self) -> float:
-        return self._elapsed
-
-    def advance(self, seconds: float) -> None:
-        """Let so much time go by."""
-        self._elapsed += seconds
-        self.step(seconds)
-
-    def step(self, seconds: float) -> None:
-        """Set it otherwise, while no time goes by."""
-        self._now += timedelta(seconds=seconds)
-
-
-class SteppingClock(ManualClock):
-    """One that is only set, never left to run, for who looks again and again until it is believed:
-    between two looks a writer finds that a moment has gone by.
-    """
-
-    def elapsed(self) -> float:
-        self._elapsed += 0.6
-        return self._elapsed
 
 
 @contextmanager
@@ -133,14 +97,6 @@ def do(fairlog: Fairlog, command: Command, expected: type[A]) -> A:
     answer = writer_of(fairlog).queue.put(command).result(ANSWER_SECONDS_MAX)
     assert isinstance(answer, expected), answer
     return answer
-
-
-def wait_until(condition: Callable[[], bool], what: str, seconds: float = 30.0) -> None:
-    """Look again and again, and fail with `what` when it does not come true in time."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
-        time.sleep(0.005)
 
 
 def log_of(fairlog: Fairlog) -> list[Recorded]:

@@ -22,7 +22,8 @@ from domain.language.events import Scope
 from domain.language.identifiers import JobId, Kind, UserId, WorkerId
 from domain.language.moments import later
 from entrypoints.service.fairlog import Fairlog
-from tests.support.core import ManualClock, outcomes, put
+from tests.support.clock import ManualClock
+from tests.support.core import outcomes, put
 from tests.support.stories import ERROR, RESULT, body
 
 KINDS = (Kind("echo"), Kind("thumb"), Kind("mail"))

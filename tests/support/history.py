@@ -35,8 +35,8 @@ from domain.language.moments import later
 from domain.log.chain import GENESIS, leaf, link
 from entrypoints.composition import compose, prepare
 from entrypoints.service.fairlog import Fairlog
+from tests.support.clock import NOON, ManualClock
 from tests.support.core import execute_now, writer_of
-from tests.support.server import ManualClock
 from tests.support.stories import ERROR, RESULT, body
 
 ALICE, BOB, CAROL = UserId("alice"), UserId("bob"), UserId("càrol ")
@@ -47,7 +47,7 @@ WORKER = WorkerId("worker-1")
 @contextmanager
 def service(database_url: str, **settings: Any) -> Iterator[tuple[Fairlog, ManualClock]]:
     """A service with a clock in our hands, on a database that is brought up to date."""
-    clock = ManualClock()
+    clock = ManualClock(NOON)
     fairlog = compose(Settings(database_url=database_url, **settings), clock=clock)
     prepare(fairlog)
     fairlog.writer.start()

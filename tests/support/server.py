@@ -11,10 +11,8 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
 from http.client import HTTPResponse
 from pathlib import Path
 from typing import Any, Self
@@ -31,41 +29,18 @@ from entrypoints.http.waiting import waits_since
 from entrypoints.processes.app import create_app
 from entrypoints.processes.server import uvicorn_config
 from entrypoints.runtime.host_names import hosts_of
+from tests.support.waiting import wait_until
 
 START_SECONDS_MAX = 60.0  # usual: 1
 STOP_SECONDS_MAX = 30.0  # usual: 0.2
 REQUEST_SECONDS_MAX = 60.0
 PORTS = range(15_000, 32_000)  # below those that outgoing connections take (32768 and up)
-NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)
 
 _FAIRLOG = Path(sys.executable).with_name("fairlog")
 
 
 class ServerFailed(Exception):
     """A server ended, or did not answer in time; the message ends with what it wrote."""
-
-
-class ManualClock:
-    """The log's clock in the hand of a test. It stands until it is moved."""
-
-    def __init__(self, now: datetime = NOON) -> None:
-        self._now = now
-        self._elapsed = 0.0
-
-    def now(self) -> datetime:
-        return self._now
-
-    def elapsed(self) -> float:
-        return self._elapsed
-
-    def advance(self, seconds: float) -> None:
-        """Let so much time go by."""
-        self._elapsed += seconds
-        self.step(seconds)
-
-    def step(self, seconds: float) -> None:
-        """Set it otherwise, while no time goes by."""
-        self._now += timedelta(seconds=seconds)
 
 
 class AppServer:
@@ -275,15 +250,6 @@ class FairlogServer:
             return self.client.get("/readyz").is_success
         except httpx.TransportError:
             return False
-
-
-def wait_until(condition: Callable[[], bool], what: str, seconds: float = 30.0) -> None:
-    """Look again and again. Raises ServerFailed when the condition does not come true in time."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            raise ServerFailed(f"not within {seconds} s: {what}")
-        time.sleep(0.02)
 
 
 def free_port() -> int:

@@ -13,13 +13,8 @@ from typing import Self
 from adapters.database.database import Database
 from adapters.log.event_log import SqlEventLog
 from domain.language.events import Recorded
-from tests.support.server import (
-    STOP_SECONDS_MAX,
-    ServerFailed,
-    ending_with_us,
-    wait_until,
-    without_settings,
-)
+from tests.support.server import STOP_SECONDS_MAX, ServerFailed, ending_with_us, without_settings
+from tests.support.waiting import wait_until
 
 _FAIRLOG = Path(sys.executable).with_name("fairlog")
 _MANY = 1_000_000_000

@@ -11,7 +11,7 @@ from domain.language.errors import FairlogError, LogUnavailable, QueueFull, Rate
 from domain.language.events import RateLimitDecided, Scope
 from domain.language.identifiers import UserId
 from entrypoints.service.submission_limiter import REPORTS_PER_ROUND_MAX, SubmissionLimiter
-from tests.support.core import ManualClock
+from tests.support.clock import ManualClock
 from tests.support.given import NOW
 from tests.support.stories import submit
 

@@ -24,11 +24,8 @@ from entrypoints.cli import cli
 from entrypoints.service.fairlog import Fairlog
 from entrypoints.use_cases import export
 from tests.support import history as told
-from tests.support.core import (
-    ManualClock,
-    execute_now,
-    service,
-)
+from tests.support.clock import ManualClock
+from tests.support.core import execute_now, service
 from tests.support.crowd import crowd
 from tests.support.history import ALICE, BOB, ECHO, Intruder
 from tests.support.repository import ROOT

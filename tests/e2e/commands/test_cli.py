@@ -32,8 +32,9 @@ from projections.inline.line import users
 from tests.support.databases import DatabaseServer
 from tests.support.history import ALICE, ECHO, Intruder, claim, do, service, tell_everything
 from tests.support.mariadb import MariaDB
-from tests.support.server import FairlogServer, free_port, wait_until, without_settings
+from tests.support.server import FairlogServer, free_port, without_settings
 from tests.support.stories import body
+from tests.support.waiting import wait_until
 
 FAIRLOG: Final = Path(sys.executable).with_name("fairlog")
 SECONDS_MAX: Final = 60.0

@@ -16,9 +16,9 @@ from tests.support.server import (
     ending_with_us,
     free_port,
     submit,
-    wait_until,
     without_settings,
 )
+from tests.support.waiting import wait_until
 
 # The environment that runs this test is up to date; another make must not install into it.
 MAKE = ["make", "--no-print-directory", "--assume-old=.venv/.installed"]

@@ -5,7 +5,8 @@ from collections import Counter
 
 import httpx
 
-from tests.support.server import REQUEST_SECONDS_MAX, FairlogServer, audit, post_at_once, wait_until
+from tests.support.server import REQUEST_SECONDS_MAX, FairlogServer, audit, post_at_once
+from tests.support.waiting import wait_until
 
 JOBS = 1000
 ANSWERED_BEFORE_THE_KILL = 300

@@ -12,7 +12,8 @@ import pytest
 from msgspec import Struct
 
 from tests.support.mariadb import MariaDB
-from tests.support.server import REQUEST_SECONDS_MAX, FairlogServer, audit, problem, wait_until
+from tests.support.server import REQUEST_SECONDS_MAX, FairlogServer, audit, problem
+from tests.support.waiting import wait_until
 
 CALLERS = 16
 SECONDS_MAX = 7.0  # to an error; promised are 5, and a busy machine adds its own

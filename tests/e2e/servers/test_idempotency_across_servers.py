@@ -8,7 +8,8 @@ import httpx
 import pytest
 
 from tests.conftest import NewDatabase
-from tests.support.server import FairlogServer, audit, post_at_once, problem, submit, wait_until
+from tests.support.server import FairlogServer, audit, post_at_once, problem, submit
+from tests.support.waiting import wait_until
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.support.server import FairlogServer, audit, post_at_once, problem, submit, wait_until
+from tests.support.server import FairlogServer, audit, post_at_once, problem, submit
+from tests.support.waiting import wait_until
 
 LIMIT = 50
 SUBMISSIONS = 500

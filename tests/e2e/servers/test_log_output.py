@@ -12,7 +12,8 @@ import pytest
 
 from adapters.database.database import Database
 from adapters.log.event_log import SqlEventLog
-from tests.support.server import FairlogServer, problem, submit, wait_until
+from tests.support.server import FairlogServer, problem, submit
+from tests.support.waiting import wait_until
 
 SETTINGS = {"lease_seconds": 12}  # longer than the lock is held: no heartbeat can be written then
 PAYLOAD = {"seconds": 13}  # longer than a lease

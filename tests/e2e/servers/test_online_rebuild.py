@@ -26,7 +26,8 @@ from projections.inline.jobs import JobsProjection
 from projections.inline.line import LineProjection
 from projections.inline.windows import WindowsProjection
 from projections.storage.registry import read
-from tests.support.core import ManualClock, do, service
+from tests.support.clock import ManualClock
+from tests.support.core import do, service
 from tests.support.crowd import crowd
 from tests.support.server import FairlogServer, ending_with_us, without_settings
 

@@ -18,7 +18,8 @@ from sqlalchemy import make_url
 from tests.e2e.servers.test_writer_process import writer_of
 from tests.support.fault_proxy import FaultProxy
 from tests.support.mariadb import MariaDB
-from tests.support.server import FairlogServer, audit, claim, problem, submit, wait_until
+from tests.support.server import FairlogServer, audit, claim, problem, submit
+from tests.support.waiting import wait_until
 
 PROMISED_SECONDS_MAX = 5.0
 SECONDS_MAX = PROMISED_SECONDS_MAX + 3.0  # a busy machine adds its own

@@ -12,7 +12,8 @@ import httpx
 import pytest
 
 from domain.language.events import JobCompleted, JobRequeued
-from tests.support.server import FairlogServer, wait_until
+from tests.support.server import FairlogServer
+from tests.support.waiting import wait_until
 from tests.support.workers import WorkerProcess, log_at
 
 SETTINGS = {"user_limit": 100_000, "global_limit": 1_000_000, "lease_seconds": 60}

@@ -6,7 +6,8 @@ import httpx
 from sqlalchemy import NullPool, create_engine, inspect, make_url, text
 from sqlalchemy.engine import Connection, Engine
 
-from tests.support.server import FairlogServer, claim, submit, wait_until
+from tests.support.server import FairlogServer, claim, submit
+from tests.support.waiting import wait_until
 
 TRUTH: Final = {"events": "*", "bodies": "*", "log_head": "position, hash, recorded_at"}
 MIGRATIONS: Final = "alembic_version"

@@ -12,7 +12,8 @@ import httpx
 import pytest
 from sqlalchemy import make_url
 
-from tests.support.server import FairlogServer, audit, submit, wait_until
+from tests.support.server import FairlogServer, audit, submit
+from tests.support.waiting import wait_until
 
 END_SECONDS_MAX = 20.0
 

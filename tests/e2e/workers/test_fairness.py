@@ -17,7 +17,8 @@ from entrypoints.worker.http_source import RemoteSource, client_of
 from entrypoints.worker.runner import LocalExecutor
 from entrypoints.worker.worker import Worker
 from tests.support.referee import Referee
-from tests.support.server import FairlogServer, wait_until
+from tests.support.server import FairlogServer
+from tests.support.waiting import wait_until
 from tests.support.workers import WorkerProcess, log_at
 
 pytestmark = pytest.mark.parametrize("backend", ["mariadb"], indirect=True)

@@ -12,7 +12,8 @@ import pytest
 from sqlalchemy import make_url
 
 from tests.support.databases import DatabaseServer
-from tests.support.server import FairlogServer, submit, wait_until
+from tests.support.server import FairlogServer, submit
+from tests.support.waiting import wait_until
 from tests.support.workers import WorkerProcess
 
 HANDLERS = """

@@ -11,7 +11,8 @@ import pytest
 
 from tests.support.impostor import Impostor
 from tests.support.repository import ROOT
-from tests.support.server import FairlogServer, audit, submit, talking, wait_until
+from tests.support.server import FairlogServer, audit, submit, talking
+from tests.support.waiting import wait_until
 
 EXAMPLE = ROOT / "docs" / "examples" / "worker.mjs"
 LINES_MAX = 110

@@ -15,7 +15,8 @@ from domain.language.events import (
 )
 from domain.language.policy import Policy
 from tests.support.referee import Referee
-from tests.support.server import FairlogServer, submit, wait_until
+from tests.support.server import FairlogServer, submit
+from tests.support.waiting import wait_until
 from tests.support.workers import WorkerProcess, log_at
 
 HANDLERS = """

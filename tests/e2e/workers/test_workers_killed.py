@@ -15,7 +15,8 @@ import pytest
 from domain.language.events import JobCompleted, JobRequeued, JobStarted, Recorded, RequeueReason
 from domain.language.policy import Policy
 from tests.support.referee import Referee
-from tests.support.server import FairlogServer, audit, claim, problem, submit, wait_until
+from tests.support.server import FairlogServer, audit, claim, problem, submit
+from tests.support.waiting import wait_until
 from tests.support.workers import WorkerProcess, log_at
 
 pytestmark = pytest.mark.parametrize("backend", ["mariadb"], indirect=True)

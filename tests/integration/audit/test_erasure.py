@@ -31,7 +31,8 @@ from entrypoints.use_cases.verification import verify_log
 from projections.verify.findings import Difference, Finding
 from projections.verify.verify import Verified
 from tests.support import server
-from tests.support.core import ManualClock, do, log_of, outcomes, put, service
+from tests.support.clock import ManualClock
+from tests.support.core import do, log_of, outcomes, put, service
 from tests.support.stories import ALICE, BOB, ECHO, OTHER_WORKER, WORKER
 
 SECRET = "the secret that the law wants gone"  # as it would be found in the file

@@ -18,7 +18,8 @@ from entrypoints.use_cases.proofs import Evidence
 from entrypoints.use_cases.verification import verify_log
 from projections.following import merkle
 from projections.following.merkle import TileTree, tiles
-from tests.support.core import ManualClock, service
+from tests.support.clock import ManualClock
+from tests.support.core import service
 from tests.support.crowd import crowd
 from tests.support.history import Intruder
 from tests.support.repository import ROOT

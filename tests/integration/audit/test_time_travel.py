@@ -30,7 +30,8 @@ from entrypoints.use_cases.verification import verify_log
 from projections.following import snapshots as module
 from projections.following.snapshots import current, is_kept, snapshots, spacing, standing_at
 from tests.support import history, server
-from tests.support.core import ManualClock, execute_now, log_of, outcomes, put, service
+from tests.support.clock import NOON, ManualClock
+from tests.support.core import execute_now, log_of, outcomes, put, service
 from tests.support.crowd import crowd
 from tests.support.plans import plan_of
 from tests.support.stories import ALICE, ECHO, body
@@ -206,14 +207,14 @@ def test_a_snapshot_is_equal_bytes_however_it_came_about(
 
 
 @pytest.fixture
-def eventful(database_url: str) -> Iterator[tuple[Fairlog, server.ManualClock]]:
+def eventful(database_url: str) -> Iterator[tuple[Fairlog, ManualClock]]:
     with history.service(database_url) as (fairlog, clock):
         history.tell_everything(fairlog, clock)
         yield fairlog, clock
 
 
 def test_a_time_means_behind_what_was_recorded_by_then(
-    eventful: tuple[Fairlog, server.ManualClock],
+    eventful: tuple[Fairlog, ManualClock],
 ) -> None:
     fairlog, clock = eventful
     past = TimeTravel(fairlog)
@@ -233,7 +234,7 @@ def test_a_time_means_behind_what_was_recorded_by_then(
 
 
 def test_over_http_a_job_and_the_numbers_are_told_as_they_stood(database_url: str) -> None:
-    clock = server.ManualClock()
+    clock = ManualClock(NOON)
     with server.AppServer(database_url, clock=clock) as app:
         client = app.client
         job = server.submit(client, "ada", payload={"n": 1})  # 1, 2

@@ -10,7 +10,8 @@ from adapters.log.tables import events
 from domain.decisions.decide import Submitted
 from entrypoints.service.fairlog import Fairlog
 from entrypoints.use_cases.diagnosis import OVERDUE_SECONDS, diagnose
-from tests.support.core import ManualClock, do, events_in, service
+from tests.support.clock import ManualClock
+from tests.support.core import do, events_in, service
 from tests.support.stories import submit
 
 

@@ -13,7 +13,8 @@ from entrypoints.service import long_reads
 from entrypoints.service import queries as questions
 from entrypoints.use_cases.time_travel import TimeTravel
 from projections.queries.job_search import JobSearch
-from tests.support.server import AppServer, claim, problem, submit, wait_until
+from tests.support.server import AppServer, claim, problem, submit
+from tests.support.waiting import wait_until
 
 CLIENTS = 24
 

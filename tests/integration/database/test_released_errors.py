@@ -30,8 +30,10 @@ from entrypoints.service.fairlog import Fairlog
 from entrypoints.worker.embedded import EmbeddedSource
 from entrypoints.worker.runner import LocalExecutor
 from entrypoints.worker.worker import Worker
-from tests.support.server import AppServer, ManualClock, exchange, wait_until
+from tests.support.clock import NOON, ManualClock
+from tests.support.server import AppServer, exchange
 from tests.support.stories import ALICE, BOB, ECHO, WORKER, body
+from tests.support.waiting import wait_until
 
 TIMES = 12
 BYTES = 300_000
@@ -155,7 +157,7 @@ def test_of_a_queue_that_is_full(database_url: str) -> None:
 
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 def test_of_refusals_over_http(database_url: str) -> None:
-    with AppServer(database_url, Settings(window_seconds=86_400), ManualClock()) as server:
+    with AppServer(database_url, Settings(window_seconds=86_400), ManualClock(NOON)) as server:
         assert server.client.put(f"/v1/limits/{ALICE}", json={"limit": 1}).is_success
 
         def post(path: str, number: int, body_name: str = "payload", **fields: Any) -> int:

@@ -18,9 +18,10 @@ from domain.language.commands import SubmitJob
 from domain.language.errors import LogFileReplaced, LogUnavailable
 from domain.language.identifiers import JobId
 from entrypoints.service.fairlog import Fairlog
-from tests.support.core import do, events_in, execute_now, service, wait_until
+from tests.support.core import do, events_in, execute_now, service
 from tests.support.server import AppServer, problem, submit
 from tests.support.stories import ALICE, ECHO, body
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 SUFFIXES = ("", "-wal", "-shm")

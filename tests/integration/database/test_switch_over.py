@@ -8,8 +8,9 @@ from sqlalchemy import make_url
 from adapters.database.database import READ_ONLY_LOOK_SECONDS
 from adapters.settings import Settings
 from tests.support.mariadb import MariaDB
-from tests.support.server import AppServer, claim, submit, wait_until
+from tests.support.server import AppServer, claim, submit
 from tests.support.tcp_proxy import SwitchingProxy
+from tests.support.waiting import wait_until
 
 SETTINGS = Settings(user_limit=1000, global_limit=10_000)
 

@@ -7,7 +7,8 @@ import pytest
 
 import entrypoints.use_cases.bulk_retry
 from adapters.settings import Settings
-from tests.support.server import AppServer, ManualClock, audit, claim, problem, submit
+from tests.support.clock import NOON, ManualClock
+from tests.support.server import AppServer, audit, claim, problem, submit
 
 SETTINGS = Settings(user_limit=10_000, global_limit=100_000, max_attempts=1)
 TRACE = "Traceback (most recent call last):\n  File x\nOSError: disk full"
@@ -125,7 +126,7 @@ def test_a_retry_counts_as_a_submission_and_a_loop_of_them_comes_to_an_end(
 
 
 def test_retrying_many_goes_on_when_the_window_has_ended(database_url: str) -> None:
-    clock = ManualClock()
+    clock = ManualClock(NOON)
     settings = Settings(user_limit=4, global_limit=100, max_attempts=1)
     with AppServer(database_url, settings, clock=clock) as server:
         client = server.client

@@ -11,22 +11,16 @@ import pytest
 from adapters.settings import Settings
 from domain.jobs.life_cycle import RETURNS_MAX
 from tests.conftest import NewDatabase
-from tests.support.server import (
-    AppServer,
-    ManualClock,
-    audit,
-    claim,
-    problem,
-    submit,
-    wait_until,
-)
+from tests.support.clock import NOON, ManualClock
+from tests.support.server import AppServer, audit, claim, problem, submit
+from tests.support.waiting import wait_until
 
 SETTINGS = Settings(user_limit=1000, global_limit=10_000, lease_seconds=30, max_attempts=2)
 
 
 @pytest.fixture
 def clock() -> ManualClock:
-    return ManualClock()
+    return ManualClock(NOON)
 
 
 @pytest.fixture
@@ -43,7 +37,7 @@ def client(server: AppServer) -> httpx.Client:
 @pytest.fixture(scope="module")
 def shared(new_database_url: NewDatabase) -> Iterator[httpx.Client]:
     """One server for all the tests that leave nothing behind, or use names of their own."""
-    with AppServer(new_database_url(), SETTINGS, ManualClock()) as server:
+    with AppServer(new_database_url(), SETTINGS, ManualClock(NOON)) as server:
         yield server.client
 
 

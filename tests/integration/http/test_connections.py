@@ -15,8 +15,8 @@ from domain.language.identifiers import JobId
 from entrypoints.http.protocol import PIPELINED_MAX
 from entrypoints.service.views import JobView
 from tests.conftest import NewDatabase
-from tests.support.core import wait_until
 from tests.support.server import AppServer, exchange, problem
+from tests.support.waiting import wait_until
 
 MIB = 1024 * 1024
 CONNECTIONS_MAX = 40

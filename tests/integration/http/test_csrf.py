@@ -6,12 +6,13 @@ import httpx
 import pytest
 
 from adapters.settings import Settings
-from tests.support.server import AppServer, ManualClock, submit
+from tests.support.clock import NOON, ManualClock
+from tests.support.server import AppServer, submit
 
 
 @pytest.fixture
 def client(database_url: str) -> Iterator[httpx.Client]:
-    with AppServer(database_url, Settings(), ManualClock()) as server:
+    with AppServer(database_url, Settings(), ManualClock(NOON)) as server:
         yield server.client
 
 

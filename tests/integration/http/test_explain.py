@@ -8,14 +8,16 @@ import pytest
 from adapters.settings import Settings
 from entrypoints.service.claiming import LATELY_SECONDS
 from projections.queries.line_ahead import COUNTED_MAX
-from tests.support.server import AppServer, ManualClock, claim, problem, submit, wait_until
+from tests.support.clock import NOON, ManualClock
+from tests.support.server import AppServer, claim, problem, submit
+from tests.support.waiting import wait_until
 
 SETTINGS = Settings(user_limit=10_000, global_limit=100_000)
 
 
 @pytest.fixture
 def clock() -> ManualClock:
-    return ManualClock()
+    return ManualClock(NOON)
 
 
 @pytest.fixture

@@ -9,13 +9,8 @@ from sqlalchemy import text
 
 from adapters.settings import Settings
 from tests.conftest import NewDatabase
-from tests.support.server import (
-    AppServer,
-    ManualClock,
-    claim,
-    problem,
-    submit,
-)
+from tests.support.clock import NOON, ManualClock
+from tests.support.server import AppServer, claim, problem, submit
 
 CALLS = {
     "/v1/jobs": {"get", "post"},
@@ -49,7 +44,7 @@ ELSEWHERE = re.compile(
 
 @pytest.fixture
 def server(database_url: str) -> Iterator[AppServer]:
-    with AppServer(database_url, Settings(), ManualClock()) as server:
+    with AppServer(database_url, Settings(), ManualClock(NOON)) as server:
         yield server
 
 
@@ -61,7 +56,7 @@ def client(server: AppServer) -> httpx.Client:
 @pytest.fixture(scope="module")
 def shared(new_database_url: NewDatabase) -> Iterator[httpx.Client]:
     """One server for all the tests that leave nothing behind, or use names of their own."""
-    with AppServer(new_database_url(), Settings(), ManualClock()) as server:
+    with AppServer(new_database_url(), Settings(), ManualClock(NOON)) as server:
         yield server.client
 
 

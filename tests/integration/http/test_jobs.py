@@ -7,16 +7,9 @@ from msgspec.structs import replace
 
 from adapters.settings import Settings
 from tests.conftest import NewDatabase
-from tests.support.server import (
-    AppServer,
-    ManualClock,
-    audit,
-    claim,
-    log_position,
-    problem,
-    submit,
-    wait_until,
-)
+from tests.support.clock import NOON, ManualClock
+from tests.support.server import AppServer, audit, claim, log_position, problem, submit
+from tests.support.waiting import wait_until
 
 SETTINGS = Settings(user_limit=4, global_limit=6, idempotency_seconds=90)
 FREE = replace(SETTINGS, user_limit=1000, global_limit=1000)
@@ -24,7 +17,7 @@ FREE = replace(SETTINGS, user_limit=1000, global_limit=1000)
 
 @pytest.fixture
 def clock() -> ManualClock:
-    return ManualClock()
+    return ManualClock(NOON)
 
 
 @pytest.fixture
@@ -44,7 +37,7 @@ def client(database_url: str, clock: ManualClock) -> Iterator[httpx.Client]:
 @pytest.fixture(scope="module")
 def shared(new_database_url: NewDatabase) -> Iterator[httpx.Client]:
     """One server for all the tests that leave nothing behind, or use names of their own."""
-    with AppServer(new_database_url(), FREE, ManualClock()) as server:
+    with AppServer(new_database_url(), FREE, ManualClock(NOON)) as server:
         yield server.client
 
 

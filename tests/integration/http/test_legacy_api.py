@@ -8,14 +8,8 @@ import pytest
 
 from adapters.settings import Settings
 from tests.conftest import NewDatabase
-from tests.support.server import (
-    AppServer,
-    ManualClock,
-    claim,
-    log_position,
-    problem,
-    submit,
-)
+from tests.support.clock import NOON, ManualClock
+from tests.support.server import AppServer, claim, log_position, problem, submit
 
 ANSWER = {"job_id", "state", "result", "error_message", "idempotency_key", "is_duplicate"}
 JOB = {
@@ -34,7 +28,7 @@ JOB = {
 
 @pytest.fixture
 def clock() -> ManualClock:
-    return ManualClock()
+    return ManualClock(NOON)
 
 
 @pytest.fixture
@@ -46,7 +40,7 @@ def client(database_url: str, clock: ManualClock) -> Iterator[httpx.Client]:
 @pytest.fixture(scope="module")
 def shared(new_database_url: NewDatabase) -> Iterator[httpx.Client]:
     """One server for all the tests that leave nothing behind, or use names of their own."""
-    with AppServer(new_database_url(), Settings(), ManualClock()) as server:
+    with AppServer(new_database_url(), Settings(), ManualClock(NOON)) as server:
         yield server.client
 
 

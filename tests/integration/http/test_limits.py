@@ -8,20 +8,13 @@ import pytest
 from adapters.settings import Settings
 from entrypoints.use_cases import time_travel
 from tests.conftest import NewDatabase
-from tests.support.server import (
-    AppServer,
-    ManualClock,
-    audit,
-    claim,
-    log_position,
-    problem,
-    submit,
-)
+from tests.support.clock import NOON, ManualClock
+from tests.support.server import AppServer, audit, claim, log_position, problem, submit
 
 
 @pytest.fixture
 def clock() -> ManualClock:
-    return ManualClock()
+    return ManualClock(NOON)
 
 
 @pytest.fixture
@@ -33,7 +26,7 @@ def client(database_url: str, clock: ManualClock) -> Iterator[httpx.Client]:
 @pytest.fixture(scope="module")
 def shared(new_database_url: NewDatabase) -> Iterator[httpx.Client]:
     """One server for all the tests that leave nothing behind, or use names of their own."""
-    with AppServer(new_database_url(), Settings(), ManualClock()) as server:
+    with AppServer(new_database_url(), Settings(), ManualClock(NOON)) as server:
         yield server.client
 
 

@@ -7,12 +7,13 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from adapters.settings import Settings
-from tests.support.server import AppServer, ManualClock, submit
+from tests.support.clock import NOON, ManualClock
+from tests.support.server import AppServer, submit
 
 
 @pytest.fixture
 def client(database_url: str) -> Iterator[httpx.Client]:
-    with AppServer(database_url, Settings(user_limit=1), ManualClock()) as server:
+    with AppServer(database_url, Settings(user_limit=1), ManualClock(NOON)) as server:
         yield server.client
 
 

@@ -13,7 +13,8 @@ import pytest
 import sqlalchemy as sa
 
 from entrypoints.feeds import log_watcher as tail
-from tests.support.server import AppServer, FairlogServer, wait_until
+from tests.support.server import AppServer, FairlogServer
+from tests.support.waiting import wait_until
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ import httpx
 import pytest
 
 from adapters.settings import Settings
-from tests.support.core import wait_until
 from tests.support.server import AppServer, audit, problem
+from tests.support.waiting import wait_until
 
 # Nobody may submit, and no window ends meanwhile.
 NOBODY_MAY = Settings(global_limit=0, window_seconds=2_678_400)

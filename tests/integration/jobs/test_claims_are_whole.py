@@ -32,15 +32,8 @@ from entrypoints.feeds.work_signal import WorkSignal
 from entrypoints.service.claiming import Claiming
 from entrypoints.service.fairlog import Fairlog
 from projections.inline import line
-from tests.support.core import (
-    ManualClock,
-    do,
-    log_of,
-    outcomes,
-    put,
-    put_as_one_batch,
-    service,
-)
+from tests.support.clock import ManualClock
+from tests.support.core import do, log_of, outcomes, put, put_as_one_batch, service
 from tests.support.plans import plan_of
 from tests.support.referee import Referee
 from tests.support.stories import ALICE, BOB, ECHO, ERROR, SLEEP, claim, submit

@@ -12,8 +12,8 @@ from domain.language.errors import LeaseHasEnded, RateLimited, TimeWasUp
 from domain.language.events import Event, JobCompleted, LimitChanged, RateLimitDecided, Scope
 from domain.language.moments import later
 from entrypoints.service.fairlog import Fairlog
+from tests.support.clock import ManualClock
 from tests.support.core import (
-    ManualClock,
     do,
     execute_now,
     head_locked,

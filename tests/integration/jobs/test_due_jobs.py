@@ -13,7 +13,8 @@ from domain.language.events import JobReleased, JobRequeued
 from domain.language.identifiers import JobId, Kind, UserId, WorkerId
 from entrypoints.service.due_jobs import JOBS_PER_PAGE, READS_PER_PAGE_MAX, ROWS_PER_READ
 from entrypoints.service.fairlog import Fairlog
-from tests.support.core import ManualClock, do, log_of, service
+from tests.support.clock import ManualClock
+from tests.support.core import do, log_of, service
 
 LATER_SECONDS = 100.0
 WORKER = WorkerId("w")

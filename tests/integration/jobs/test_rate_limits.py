@@ -22,16 +22,8 @@ from domain.language.identifiers import Kind, UserId
 from domain.log.log_time import SECOND_LOOK_SECONDS
 from entrypoints.service.fairlog import Fairlog
 from projections.inline.live import LiveProjections
-from tests.support.core import (
-    ManualClock,
-    do,
-    events_in,
-    log_of,
-    outcomes,
-    put,
-    service,
-    writer_of,
-)
+from tests.support.clock import ManualClock
+from tests.support.core import do, events_in, log_of, outcomes, put, service, writer_of
 from tests.support.given import NOW, at
 from tests.support.referee import Referee
 from tests.support.stories import ALICE, BOB, submit

@@ -13,7 +13,8 @@ from entrypoints.composition import rebuild_projections
 from entrypoints.service.fairlog import Fairlog
 from projections.inline.empty_claims import empty_claims
 from projections.inline.jobs import noted_claims
-from tests.support.core import ManualClock, do, log_of, outcomes, put, service
+from tests.support.clock import ManualClock
+from tests.support.core import do, log_of, outcomes, put, service
 from tests.support.referee import Referee
 from tests.support.stories import ALICE, BOB, OTHER_WORKER, claim, complete, give_back, submit
 

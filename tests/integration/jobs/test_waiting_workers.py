@@ -12,7 +12,8 @@ import pytest
 import sqlalchemy as sa
 
 from adapters.settings import Settings
-from tests.support.server import AppServer, claim, submit, wait_until
+from tests.support.server import AppServer, claim, submit
+from tests.support.waiting import wait_until
 
 SETTINGS = Settings(user_limit=100_000, global_limit=1_000_000)
 ROUNDS = 15

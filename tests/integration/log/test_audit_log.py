@@ -8,7 +8,7 @@ from adapters.log.tables import log_head
 from domain.language.errors import LogCorrupt
 from domain.language.events import Recorded
 from domain.language.identifiers import JobId, UserId
-from tests.support.core import ManualClock
+from tests.support.clock import ManualClock
 from tests.support.given import NOW, at
 from tests.support.log import append
 from tests.support.stories import admitted

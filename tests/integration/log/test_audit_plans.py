@@ -14,7 +14,8 @@ from domain.language.identifiers import JobId, UserId
 from domain.language.moments import from_micros
 from entrypoints.service.fairlog import Fairlog
 from tests.conftest import NewDatabase
-from tests.support.core import ManualClock, service
+from tests.support.clock import ManualClock
+from tests.support.core import service
 from tests.support.crowd import crowd
 from tests.support.plans import plan_of
 

@@ -20,9 +20,9 @@ from domain.language.identifiers import JobId, Kind, UserId, WorkerId
 from domain.log.log_time import SECOND_LOOK_SECONDS
 from entrypoints.service.fairlog import Fairlog
 from entrypoints.use_cases.verification import verify_log
-from tests.support.core import ManualClock, do, execute_now, log_of, service
+from tests.support.clock import NOON, ManualClock
+from tests.support.core import do, execute_now, log_of, service
 from tests.support.server import AppServer, submit
-from tests.support.server import ManualClock as ServerClock
 from tests.support.stories import ERROR, body
 
 HOUR, DAY = 3600.0, 86_400.0
@@ -179,7 +179,7 @@ def test_another_server_reads_what_one_has_recorded_of_the_clock(
 
 
 def test_the_difference_is_shown(database_url: str) -> None:
-    clock = ServerClock()
+    clock = ManualClock(NOON)
     with AppServer(database_url, Settings(), clock) as server:
         submit(server.client)
         assert server.client.get("/readyz").json()["note"] is None

@@ -32,10 +32,12 @@ from entrypoints.service.fairlog import Fairlog
 from projections.inline.live import inline_projections
 from projections.rebuild.rebuild import outdated
 from tests.conftest import NewDatabase
-from tests.support.core import ManualClock, do, log_of, outcomes, put, service, wait_until
+from tests.support.clock import ManualClock
+from tests.support.core import do, log_of, outcomes, put, service
 from tests.support.given import NOW, at
 from tests.support.log import append
 from tests.support.stories import ALICE, BOB, admitted, submit
+from tests.support.waiting import wait_until
 
 # Appending and reading
 

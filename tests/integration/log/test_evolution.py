@@ -27,9 +27,9 @@ from projections.inline.windows import WindowsProjection
 from projections.rebuild import rebuild
 from projections.storage.registry import read as registered
 from tests.support import history
+from tests.support.clock import NOON, ManualClock
 from tests.support.core import do, log_of, outcomes, put, service
 from tests.support.history import ALICE, ECHO, Intruder
-from tests.support.server import ManualClock
 from tests.support.stories import body
 
 OLD: Final = (
@@ -147,13 +147,13 @@ def newer() -> tuple[Any, ...]:
 def test_a_release_with_another_version_rebuilds_it_at_migrate_while_the_older_one_works(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with service(database_url, clock=ManualClock()) as old:
+    with service(database_url, clock=ManualClock(NOON)) as old:
         monkeypatch.setattr(rebuild, "EVENTS_UNDER_LOCK_MAX", 2)
         assert not [one for one in map(partial(do_submit, old), range(3)) if is_error(one)]
         monkeypatch.setattr(composition, "inline_projections", newer)
         monkeypatch.setattr(verifying, "inline_projections", newer)
         written: list[object] = []
-        newest = compose(Settings(database_url=database_url), clock=ManualClock())
+        newest = compose(Settings(database_url=database_url), clock=ManualClock(NOON))
 
         def write(done: int, total: int) -> None:
             if done < total:

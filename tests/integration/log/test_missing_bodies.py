@@ -8,14 +8,15 @@ import sqlalchemy as sa
 
 from adapters.log.tables import bodies
 from adapters.settings import Settings
-from tests.support.server import AppServer, ManualClock, claim, submit
+from tests.support.clock import NOON, ManualClock
+from tests.support.server import AppServer, claim, submit
 
 SETTINGS = Settings(user_limit=1000, global_limit=10_000, lease_seconds=30, max_attempts=2)
 
 
 @pytest.fixture
 def server(database_url: str) -> Iterator[AppServer]:
-    with AppServer(database_url, SETTINGS, ManualClock()) as server:
+    with AppServer(database_url, SETTINGS, ManualClock(NOON)) as server:
         yield server
 
 

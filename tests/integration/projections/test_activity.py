@@ -22,13 +22,14 @@ from projections.activity import tables
 from projections.activity.metrics import ActivityMetrics, total
 from projections.activity.projection import KEPT_SECONDS, ActivityProjection
 from projections.following.async_projector import AsyncProjector
+from tests.support.clock import NOON, ManualClock
 from tests.support.core import execute_now
-from tests.support.server import ManualClock, wait_until
+from tests.support.waiting import wait_until
 
 
 @pytest.fixture
 def clock() -> ManualClock:
-    return ManualClock()
+    return ManualClock(NOON)
 
 
 @pytest.fixture

@@ -32,22 +32,14 @@ from projections.inline import jobs, line, windows
 from projections.rebuild.fold import GenerationFold
 from projections.storage import registry
 from projections.storage.generations import InlineProjection
-from tests.support.core import (
-    ManualClock,
-    SteppingClock,
-    do,
-    log_of,
-    outcomes,
-    put,
-    put_as_one_batch,
-    service,
-    wait_until,
-)
+from tests.support.clock import ManualClock, SteppingClock
+from tests.support.core import do, log_of, outcomes, put, put_as_one_batch, service
 from tests.support.databases import Databases, SqliteFiles
 from tests.support.given import NOW, at
 from tests.support.mariadb import _roomy_directory as roomy_directory
 from tests.support.referee import Referee
 from tests.support.stories import ALICE, BOB, ECHO, SLEEP, claim, complete, submit
+from tests.support.waiting import wait_until
 from tests.support.wishes import ANY_KIND, Batches, Known, batches
 
 TRUTH = {events.name, bodies.name, log_head.name, "alembic_version"}

@@ -26,8 +26,8 @@ from projections.storage.registry import read as registered
 from projections.verify.findings import Difference, Finding
 from tests.support.history import ALICE, ECHO, Intruder, do, service, tell_everything
 from tests.support.mariadb import MariaDB
-from tests.support.server import wait_until
 from tests.support.stories import body
+from tests.support.waiting import wait_until
 
 
 @pytest.fixture

@@ -23,7 +23,8 @@ from entrypoints.worker.execution import Execution
 from entrypoints.worker.handler_pool import HandlerPool, handler_pool
 from entrypoints.worker.handler_protocol import HandlerHello
 from tests.support.mariadb import MYSQLD
-from tests.support.server import AppServer, FairlogServer, audit, submit, wait_until
+from tests.support.server import AppServer, FairlogServer, audit, submit
+from tests.support.waiting import until, wait_until
 from tests.support.workers import WorkerProcess
 
 HANDLERS = """
@@ -581,14 +582,14 @@ def test_handlers_that_one_without_a_bound_holds_up_are_run_again_alone(
             return processes.execute(claimed(kind, payload), lambda: began.append(kind))
 
         neighbours = [begun("pid", 1.0), begun("pid_on_the_loop", 1.0)]
-        await eventually(lambda: len(began) == len(neighbours))
+        await until(lambda: len(began) == len(neighbours))
         holding = [
             begun(kind)
             for kind in ("stops_its_process", "regular_expression_for_ever", "busy_for_ever")
         ]
         for execution in neighbours:
             assert (await asyncio.wait_for(execution.ended, 60)).error is None
-        await eventually(lambda: processes.stalled > 0 and processes.trouble() is not None)
+        await until(lambda: processes.stalled > 0 and processes.trouble() is not None)
         assert not any(one.ended.done() for one in holding)
         for execution in holding:
             processes.cancel(execution)
@@ -634,12 +635,6 @@ def test_handlers_that_take_long_to_be_imported_again_keep_no_job_from_others(
 
     with handler_pool(hello, 2) as processes:
         asyncio.run(run(processes))
-
-
-async def eventually(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(30):
-        while not condition():  # noqa: ASYNC110 (any state of the processes)
-            await asyncio.sleep(0.02)
 
 
 _ids = itertools.count(1)

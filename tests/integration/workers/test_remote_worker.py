@@ -12,7 +12,8 @@ import httpx
 import pytest
 
 from tests.support.impostor import Impostor
-from tests.support.server import AppServer, FairlogServer, talking, wait_until
+from tests.support.server import AppServer, FairlogServer, talking
+from tests.support.waiting import wait_until
 
 PROGRAM = """
 import sys

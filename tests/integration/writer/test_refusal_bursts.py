@@ -14,9 +14,11 @@ from domain.language.identifiers import UserId
 from domain.language.moments import later
 from entrypoints.service.fairlog import Fairlog
 from entrypoints.service.submission_limiter import REPORTS_PER_ROUND_MAX
-from tests.support.core import ManualClock, head_locked, log_of, service
-from tests.support.server import AppServer, wait_until
+from tests.support.clock import ManualClock
+from tests.support.core import head_locked, log_of, service
+from tests.support.server import AppServer
 from tests.support.stories import submit
+from tests.support.waiting import wait_until
 
 USERS = [UserId(f"user-{number}") for number in range(300)]
 EVENTS_PER_SECOND_MAX = 200

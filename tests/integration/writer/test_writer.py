@@ -49,13 +49,13 @@ from tests.support.core import (
     put,
     put_as_one_batch,
     service,
-    wait_until,
     writer_of,
 )
 from tests.support.databases import DatabaseServer
 from tests.support.mariadb import MariaDB
 from tests.support.stories import ALICE, BOB, CAROL, ECHO, claim, complete, submit
 from tests.support.tcp_proxy import CommitCutter, Cut
+from tests.support.waiting import wait_until
 
 # Callers hear within 5 s that the database is away; the rest is for a machine that is busy.
 UNAVAILABLE_SECONDS_MAX = 7.0

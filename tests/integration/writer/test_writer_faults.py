@@ -25,7 +25,6 @@ from tests.support.core import (
     put,
     put_as_one_batch,
     service,
-    wait_until,
     writer_of,
 )
 from tests.support.databases import DatabaseServer
@@ -33,6 +32,7 @@ from tests.support.fault_proxy import ERROR_NUMBERS, FaultProxy
 from tests.support.mariadb import MariaDB
 from tests.support.server import AppServer
 from tests.support.stories import claim, complete, submit
+from tests.support.waiting import wait_until
 
 
 @pytest.fixture

@@ -2,14 +2,13 @@
 
 import asyncio
 import threading
-from collections.abc import Callable
 
 import pytest
 
 from adapters import supervision
 from adapters.supervision import Part, Supervisor, Trouble, keep_running, repeat, supervise
 from domain.language.errors import LogUnavailable
-from tests.support.core import wait_until
+from tests.support.waiting import until, wait_until
 
 ERRORS = [
     ValueError("unforeseen"),
@@ -27,11 +26,6 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(supervision, "FIRST_PAUSE_SECONDS", 0.001)
     monkeypatch.setattr(supervision, "PAUSE_SECONDS_MAX", 0.01)
     monkeypatch.setattr(supervision, "HEALED_SECONDS", 0.01)
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    while not condition():  # noqa: ASYNC110 (nobody tells)
-        await asyncio.sleep(0.001)
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
@@ -13,6 +13,7 @@ from entrypoints.dashboard import refresh_ticker as beats
 from entrypoints.dashboard.refresh_ticker import RefreshTicker
 from entrypoints.feeds import log_watcher as tails
 from entrypoints.feeds.log_watcher import LogWatcher
+from tests.support.waiting import until
 
 BEAT_SECONDS = 0.2
 SECONDS_MAX = 20.0
@@ -57,12 +58,6 @@ class Page:
     async def listen(self, beat: RefreshTicker, position: int) -> None:
         async for end in beat.listen(position):
             self.told.append((time.monotonic(), end))
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(SECONDS_MAX):
-        while not condition():  # noqa: ASYNC110 (a condition of any kind)
-            await asyncio.sleep(0.005)
 
 
 @asynccontextmanager

@@ -25,9 +25,9 @@ from entrypoints.service.views import ClaimedJob
 from entrypoints.worker.job_source import AttemptKey, Outcome
 from entrypoints.worker.runner import HandlerJob, HandlerRunner, LocalExecutor
 from entrypoints.worker.worker import Worker
+from tests.support.waiting import until
 
 AWAY = LogUnavailable("The source is away.")
-DEADLINE_SECONDS = 20.0
 
 
 class FakeSource:
@@ -65,7 +65,7 @@ class FakeSource:
             raise self.claim_errors.pop(0)
         if claim_id not in self.given:
             if self.waits:
-                await _until(lambda: bool(self.jobs), wait_seconds)
+                await until(lambda: bool(self.jobs), wait_seconds)
             self.given[claim_id], self.jobs = self.jobs[:max_jobs], self.jobs[max_jobs:]
         return self.given[claim_id]
 
@@ -87,7 +87,7 @@ class FakeSource:
         assert seconds > 0
         assert not self.lost.intersection(job_id for job_id, _ in held), "it is known to be lost"
         with contextlib.suppress(TimeoutError):
-            await _until(lambda: bool(self.cancelled), seconds)
+            await until(lambda: bool(self.cancelled), seconds)
         heard, self.cancelled = self.cancelled, []
         return heard
 
@@ -100,12 +100,6 @@ class FakeSource:
         answers = [self.answers.pop(outcome.job_id, None) for outcome in outcomes]
         self.settled += [one for one, answer in zip(outcomes, answers, strict=True) if not answer]
         return answers
-
-
-async def _until(condition: Callable[[], bool], seconds: float = DEADLINE_SECONDS) -> None:
-    async with asyncio.timeout(seconds):
-        while not condition():  # noqa: ASYNC110 (any state of source and worker)
-            await asyncio.sleep(0.005)
 
 
 def job(
@@ -164,9 +158,9 @@ def test_an_outcome_whose_delivery_failed_is_delivered_later_and_no_claim_begins
         source.jobs = [job(1)]
         source.settle_errors = [AWAY, QueueFull("Too much."), RuntimeError("a fault of ours")]
         async with working(source, concurrency=1):
-            await _until(lambda: len(source.deliveries) == 2)
+            await until(lambda: len(source.deliveries) == 2)
             source.jobs = [job(2), job(3)]  # the first may go to a claim that is under way
-            await _until(lambda: len(source.settled) == 3)
+            await until(lambda: len(source.settled) == 3)
         assert source.settled == [done(1), done(2), done(3)]
         assert all(delivery[0] == done(1) for delivery in source.deliveries[:4])
         assert max(source.claims_at_failures) <= 2
@@ -180,7 +174,7 @@ def test_only_the_outcomes_that_the_source_could_not_take_are_delivered_again() 
         source.jobs = [job(1), job(2)]
         source.answers = {JobId(1): AWAY}
         async with working(source):
-            await _until(lambda: len(source.settled) == 2)
+            await until(lambda: len(source.settled) == 2)
         assert source.deliveries == [[done(1), done(2)], [done(1)]]
 
     asyncio.run(story())
@@ -192,10 +186,10 @@ def test_outcomes_that_end_while_a_delivery_is_under_way_go_together() -> None:
         source.jobs = [job(number) for number in range(1, 7)]
         source.settle_gate.clear()
         async with working(source, concurrency=2):
-            await _until(lambda: not source.jobs and len(source.claims) == 4)
+            await until(lambda: not source.jobs and len(source.claims) == 4)
             assert source.deliveries == [[done(1), done(2)]]
             source.settle_gate.set()
-            await _until(lambda: len(source.settled) == 6)
+            await until(lambda: len(source.settled) == 6)
         assert source.deliveries == [[done(1), done(2)], [done(number) for number in range(3, 7)]]
 
     asyncio.run(story())
@@ -207,9 +201,9 @@ def test_the_outcome_of_an_attempt_that_is_no_longer_current_is_dropped() -> Non
         source.jobs = [job(1), job(2)]
         source.answers = {JobId(1): NotTheCurrentAttempt(JobId(1), 1, 2, "running")}
         async with working(source):
-            await _until(lambda: len(source.settled) == 1)
+            await until(lambda: len(source.settled) == 1)
             source.jobs = [job(3)]
-            await _until(lambda: len(source.settled) == 2)
+            await until(lambda: len(source.settled) == 2)
         assert source.settled == [done(2), done(3)]
         assert source.deliveries == [[done(1), done(2)], [done(3)]]
 
@@ -222,7 +216,7 @@ def test_an_outcome_that_meets_a_fault_nobody_foresaw_is_tried_again() -> None:
         source.jobs = [job(1)]
         source.answers = {JobId(1): WriteFailed("The database refused this command.")}
         async with working(source):
-            await _until(lambda: len(source.settled) == 1)
+            await until(lambda: len(source.settled) == 1)
         assert source.settled == [done(1)]
 
     asyncio.run(story())
@@ -248,7 +242,7 @@ def test_a_result_that_cannot_be_recorded_fails_its_attempt(
         source = Refusing()
         source.jobs = [job(1)]
         async with working(source):
-            await _until(lambda: len(source.settled) == 1)
+            await until(lambda: len(source.settled) == 1)
         [outcome] = source.settled
         assert isinstance(outcome, FailJob)
         assert str(answer).encode() in outcome.error.data
@@ -270,7 +264,7 @@ def test_one_outcome_that_is_not_taken_does_not_keep_the_worker_from_its_work() 
         source = Deaf()
         source.jobs = [job(number) for number in range(1, 9)]
         async with working(source, concurrency=2):
-            await _until(lambda: {one.job_id for one in source.settled} >= set(range(2, 9)))
+            await until(lambda: {one.job_id for one in source.settled} >= set(range(2, 9)))
 
     asyncio.run(story())
 
@@ -281,8 +275,8 @@ def test_a_claim_whose_answer_was_lost_is_asked_again_under_the_same_id() -> Non
         source.claim_errors = [AWAY, QueueFull("Too much."), RuntimeError("a fault of ours")]
         source.jobs = [job(1)]
         async with working(source, concurrency=1):
-            await _until(lambda: len(source.settled) == 1)
-            await _until(lambda: len(source.claims) == 5)
+            await until(lambda: len(source.settled) == 1)
+            await until(lambda: len(source.claims) == 5)
         ids = [claim_id for _, claim_id in source.claims]
         assert len(set(ids[:4])) == 1
         assert ids[4] != ids[3]
@@ -311,7 +305,7 @@ def test_a_worker_whose_claims_are_refused_says_why_and_ends_in_order() -> None:
         source = FakeSource()
         source.jobs = [job(1)]
         async with working(source, concurrency=1) as worker:
-            await _until(lambda: len(source.settled) == 1)
+            await until(lambda: len(source.settled) == 1)
             source.claim_errors = [InvalidInput("No such thing.")]
             source.jobs = [job(2)]
             refused = await worker.claims_end()
@@ -338,10 +332,10 @@ def test_no_more_jobs_are_in_hand_than_slots_and_prefetch_allow() -> None:
         source = FakeSource()
         source.jobs = [job(number) for number in range(1, 21)]
         async with working(source, wait, concurrency=3, prefetch=2):
-            await _until(lambda: len(source.jobs) == 15 and len(running) == 3)
+            await until(lambda: len(source.jobs) == 15 and len(running) == 3)
             assert [max_jobs for max_jobs, _ in source.claims] == [5]
             release.set()
-            await _until(lambda: len(source.settled) == 20)
+            await until(lambda: len(source.settled) == 20)
         assert max(peaks) == 3
         assert all(max_jobs <= 5 for max_jobs, _ in source.claims)
 
@@ -361,14 +355,14 @@ def test_heartbeats_go_out_at_a_third_of_the_lease_and_sooner_again_when_one_was
 
         now = asyncio.get_running_loop().time
         async with working(source, wait):
-            await _until(lambda: source.jobs == [])
+            await until(lambda: source.jobs == [])
             claimed = now()
-            await _until(lambda: len(source.heartbeats) == 1)
+            await until(lambda: len(source.heartbeats) == 1)
             missed = now()
-            await _until(lambda: len(source.heartbeats) == 2)
+            await until(lambda: len(source.heartbeats) == 2)
             heard = now()
             release.set()
-            await _until(lambda: len(source.settled) == 2)
+            await until(lambda: len(source.settled) == 2)
         assert source.heartbeats == [[(JobId(1), 1), (JobId(2), 1)]] * 2
         assert missed - claimed > 0.9
         assert heard - missed < 0.9
@@ -391,8 +385,8 @@ def test_a_lost_job_is_cancelled_and_its_outcome_is_not_reported() -> None:
         source.jobs = [job(1), job(2), job(3)]
         source.lost = {JobId(1), JobId(3)}  # the third is still waiting for a slot
         async with working(source, wait, concurrency=2, prefetch=1):
-            await _until(lambda: cancelled == [1])
-            await _until(lambda: source.heartbeats[-1] == [(JobId(2), 1)])
+            await until(lambda: cancelled == [1])
+            await until(lambda: source.heartbeats[-1] == [(JobId(2), 1)])
         assert {type(one) for one in source.settled} == {ReturnJob}
         # Of the lost ones it says that they have ended.
         assert sorted(one.job_id for one in source.settled) == [1, 2, 3]
@@ -416,9 +410,9 @@ def test_a_new_attempt_at_a_job_in_hand_ends_the_earlier_one() -> None:
         source = FakeSource()
         source.jobs = [job(7)]
         async with working(source, wait):
-            await _until(lambda: source.jobs == [] and len(source.claims) == 2)
+            await until(lambda: source.jobs == [] and len(source.claims) == 2)
             source.jobs = [job(7, attempt=2)]
-            await _until(lambda: len(source.settled) == 2)
+            await until(lambda: len(source.settled) == 2)
             assert attempts == ["1 cancelled"]
         assert done(7, attempt=2) in source.settled
         assert ReturnJob(job_id=JobId(7), attempt=1, begun=True) in source.settled
@@ -430,7 +424,7 @@ def test_jobs_of_a_claim_that_was_cut_short_by_the_stop_are_given_back() -> None
     async def story() -> None:
         source = FakeSource()
         async with working(source):
-            await _until(lambda: len(source.claims) == 1)
+            await until(lambda: len(source.claims) == 1)
             [(_, claim_id)] = source.claims
             source.given[claim_id] = [job(5)]  # the answer that the worker does not wait for
         assert source.settled == [ReturnJob(job_id=JobId(5), attempt=1, begun=False)]
@@ -449,10 +443,10 @@ def test_of_a_claim_as_many_jobs_begin_as_there_are_slots_free() -> None:
             return payload
 
         async with working(source, wait, concurrency=1, prefetch=3):
-            await _until(lambda: len(source.claims) == 2)
+            await until(lambda: len(source.claims) == 2)
             assert source.begins == [1, 0]
             release.set()
-            await _until(lambda: len(source.settled) == 3)
+            await until(lambda: len(source.settled) == 3)
 
     asyncio.run(story())
 
@@ -469,12 +463,12 @@ def test_that_a_job_claimed_ahead_begins_is_told_at_once_where_its_time_counts_f
             return payload
 
         async with working(source, wait, concurrency=1, prefetch=1):
-            await _until(lambda: not source.jobs)
+            await until(lambda: not source.jobs)
             assert source.begun == []
             release.set()
-            await _until(lambda: source.begun == [[(JobId(2), 1)]])
+            await until(lambda: source.begun == [[(JobId(2), 1)]])
             second.set()
-            await _until(lambda: len(source.settled) == 2)
+            await until(lambda: len(source.settled) == 2)
 
     asyncio.run(story())
 
@@ -491,9 +485,9 @@ def test_that_a_job_began_is_told_again_until_it_is_heard() -> None:
             return payload
 
         async with working(source, wait):
-            await _until(lambda: len(source.begun) == 3)
+            await until(lambda: len(source.begun) == 3)
             release.set()
-            await _until(lambda: len(source.settled) == 1)
+            await until(lambda: len(source.settled) == 1)
         assert source.begun == [[(JobId(1), 1)]] * 3
 
     asyncio.run(story())
@@ -517,19 +511,19 @@ def test_a_job_that_is_to_run_alone_waits_for_the_others_and_nothing_is_claimed_
         source = FakeSource()
         source.jobs = [job(1)]
         async with working(source, wait, concurrency=3):
-            await _until(lambda: running == {1})
+            await until(lambda: running == {1})
             source.jobs = [job(9, started=False, alone=True)]
-            await _until(lambda: not source.jobs)
+            await until(lambda: not source.jobs)
             source.jobs = [job(2)]
             assert source.begun == []
             claims = len(source.claims)
             release.set()
             release.clear()
-            await _until(lambda: 9 in running)
+            await until(lambda: 9 in running)
             assert source.begun == [[(JobId(9), 1)]]  # before its handler began
             assert len(source.claims) == claims
             release.set()
-            await _until(lambda: len(source.settled) == 3)
+            await until(lambda: len(source.settled) == 3)
         assert beside == [{9}]
 
     asyncio.run(story())
@@ -544,13 +538,13 @@ def test_nothing_is_claimed_before_the_outcome_of_a_job_that_ran_alone_is_on_dis
         source.settle_gate.clear()
         source.jobs = [job(9, started=False, alone=True)]
         async with working(source, done, concurrency=3):
-            await _until(lambda: len(source.deliveries) == 1)
+            await until(lambda: len(source.deliveries) == 1)
             claims = len(source.claims)
             source.jobs = [job(2)]
             await asyncio.sleep(0.05)  # a claim would be made at once
             assert len(source.claims) == claims
             source.settle_gate.set()
-            await _until(lambda: len(source.settled) == 2)
+            await until(lambda: len(source.settled) == 2)
 
     asyncio.run(story())
 
@@ -573,15 +567,15 @@ def test_a_cancelled_job_is_told_at_once_and_its_end_is_reported_when_its_handle
         source = FakeSource(lease_seconds=0.6)
         source.jobs = [job(1)]
         async with working(source, slow_to_end, concurrency=1):
-            await _until(lambda: len(source.heartbeats) == 1)
+            await until(lambda: len(source.heartbeats) == 1)
             source.cancelled = [(JobId(1), 1)]
             await told.wait()
             beats = len(source.heartbeats)
-            await _until(lambda: len(source.heartbeats) > beats + 1)
+            await until(lambda: len(source.heartbeats) > beats + 1)
             assert source.heartbeats[-1] == [(JobId(1), 1)]  # it holds its place
             assert source.settled == []
             let_go.set()
-            await _until(lambda: len(source.settled) == 1)
+            await until(lambda: len(source.settled) == 1)
         assert source.settled == [ReturnJob(job_id=JobId(1), attempt=1, begun=True)]
 
     asyncio.run(story())
