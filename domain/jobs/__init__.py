@@ -1,4 +1,4 @@
-"""The life of one job: its states, its attempts, and what the events say of it.
+"""The life cycle of one job: its states, its attempts, and the fold of its events.
 
-A rule that needs a second job, a user's window or an order is not here.
+Rules about several jobs, rate limits or the order of jobs do not belong here.
 """

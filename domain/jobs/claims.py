@@ -1,10 +1,10 @@
-"""Claims that named themselves: asked again, one gives what it gave, or less, and nothing else.
+"""Repeatable claims: a claim with a known `claim_id` gets the same jobs or fewer, never others.
 
-A claim is known by the jobs that it started last. Where those have gone to others, and where it
-gave none, a note says that it was made. The log tells the former; the latter changes nothing about
-any job, so it is no event, and is kept beside the log for as long as it is good. Both are good for
-`CLAIM_SECONDS`, and a claim for as long as one of its jobs runs: a worker that asks again does so
-within seconds, and one that was started anew may count its claims from 1 again.
+A claim is known by the jobs that it started and no later claim has. If there are none, a note
+says that it was made. A note about a claim whose jobs have other claims follows from the log. A
+note about a claim that was answered empty does not: it changes no job, so it is no event, and is
+stored beside the log. A claim is known for `CLAIM_SECONDS` and while one of its jobs runs: a worker
+repeats a claim within seconds, and one that restarts may count its claims from 1 again.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,39 +17,39 @@ from domain.jobs.job import Job, State
 from domain.language.identifiers import ClaimHash, JobId, WorkerId
 from domain.language.moments import to_micros
 
-CLAIM_SECONDS: Final = 600
+CLAIM_SECONDS: Final = 600  # how long a claim can be repeated
 CLAIM_MICROS: Final = CLAIM_SECONDS * 1_000_000
 _MINUTE_MICROS: Final = 60_000_000
 
 
-@lru_cache(maxsize=256)  # the jobs of one claim start one after the other
+@lru_cache(maxsize=256)  # called for each job of a claim
 def claim_hash(worker: WorkerId, claim_id: str) -> ClaimHash:
-    """16 bytes that stand for one claim request of one worker."""
+    """Return 16 bytes that identify one claim of one worker."""
     return ClaimHash(sha256(worker.encode() + b"\x00" + claim_id.encode()).digest()[:16])
 
 
 def claim_of(job: Job) -> ClaimHash | None:
-    """The claim that started it last; None for one that did not name itself."""
+    """Return the claim that started the job last; None if it had no `claim_id`."""
     if job.claim_id is None or job.worker is None:
         return None
     return claim_hash(job.worker, job.claim_id)
 
 
 class Claims:
-    """The claims that somebody asked for, by `claim_hash`."""
+    """The claims that are in memory, and the notes about them."""
 
     def __init__(self) -> None:
-        self.jobs: dict[ClaimHash, set[JobId]] = {}  # that it started, and nobody else since
-        self.notes: dict[ClaimHash, int] = {}  # when it was made; UTC, microseconds
+        self.jobs: dict[ClaimHash, set[JobId]] = {}  # that no later claim started
+        self.notes: dict[ClaimHash, int] = {}  # when it was made, Unix time in microseconds
         self.changed_notes: set[ClaimHash] = set()
-        self.notes_from = 0  # those made at this time or before are over; UTC, microseconds
-        self.notes_removed = 0  # the same of those that are stored
+        self.notes_from = 0  # notes made at or before are over; Unix time in microseconds
+        self.notes_removed = 0  # likewise, of the stored notes
 
     def started(self, claim: ClaimHash, job_id: JobId) -> None:
         self.jobs.setdefault(claim, set()).add(job_id)
 
     def leave(self, job: Job, now: datetime) -> None:
-        """The job is started by another claim."""
+        """Note the claim that had a job which another claim starts, and remove the job from it."""
         claim = claim_of(job)
         if claim is None or job.started_at is None:
             return
@@ -60,12 +60,13 @@ class Claims:
         self.note(claim, job.started_at, now)
 
     def know(self, claim: ClaimHash, made_at: int) -> None:
-        """Make a note known that is stored, or kept beside the log; UTC, microseconds."""
+        """Add a note that is stored already, made at a Unix time in microseconds."""
         self.notes[claim] = max(made_at, self.notes.get(claim, 0))
 
     def note(self, claim: ClaimHash, made_at: datetime, now: datetime) -> None:
-        """Which notes there are depends on the log alone, however it is cut into batches: each new
-        one lets go of those that are over, by whole minutes.
+        """Add a note. Notes that are over expire by whole minutes, whenever one is added.
+
+        So the stored notes depend on the log alone, not on how it was cut into batches.
         """
         made, at = to_micros(made_at), to_micros(now)
         if made + CLAIM_MICROS <= at:
@@ -76,7 +77,7 @@ class Claims:
         self.notes_from = max(self.notes_from, over)
 
     def take_changed_notes(self) -> list[tuple[ClaimHash, int]]:
-        """Those that are to be stored: (claim, when it was made); lets go of what is over."""
+        """Return the notes to be stored as (claim, when it was made), and forget those over."""
         over = self.notes_from
         if over > self.notes_removed:
             self.notes = {claim: made for claim, made in self.notes.items() if made > over}

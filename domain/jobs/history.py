@@ -1,4 +1,4 @@
-"""A job as it stood: a fold of its own events, in the order of the log."""
+"""The state of a job at an earlier position, folded from its own events in log order."""
 
 from collections.abc import Iterable
 from typing import Final
@@ -23,7 +23,7 @@ from domain.language.events import (
 )
 from domain.language.identifiers import JobId
 
-# Of a job's own events, those that change it; what a worker's heartbeat says is no job's own.
+# The events that change the job they are about. A LeasesExtended is about no single job.
 CHANGES: Final[tuple[type[Event], ...]] = (
     JobSubmitted,
     JobReleased,
@@ -40,8 +40,9 @@ CHANGES: Final[tuple[type[Event], ...]] = (
 
 
 def jobs_of(history: Iterable[Recorded]) -> dict[JobId, Job]:
-    """Fold the events of some jobs. Whether its key still stands for a job, its own events do not
-    say; here it always does.
+    """Fold the events of some jobs.
+
+    `holds_key` is always True, since it depends on the events of other jobs.
     """
     jobs: dict[JobId, Job] = {}
     for recorded in history:
@@ -53,9 +54,7 @@ def jobs_of(history: Iterable[Recorded]) -> dict[JobId, Job]:
 
 
 def with_heartbeats(job: Job, heartbeats: Iterable[Recorded]) -> Job:
-    """The same, with the latest heartbeat that names each attempt with a lease; they come newest
-    first.
-    """
+    """Fold in the latest heartbeat of each leased attempt, given newest first."""
     leased = {one.attempt for one in job.ending}
     if job.state is State.RUNNING:
         leased.add(job.attempt)

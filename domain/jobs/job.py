@@ -1,8 +1,8 @@
-"""A job as it stands: what is known of it, and what follows from that and the time alone.
+"""The state of a job, and what follows from it and the time.
 
-Three numbers are kept apart. `attempt` only ever grows and is the fencing token: whoever holds an
-older one is refused. `starts` counts the attempts whose handler began. `failures` counts those that
-failed since the job was submitted or retried: they use up the attempts that were granted.
+It has three counters. `attempt` only grows and is the fencing token: an older one is refused.
+`starts` counts the attempts whose handler began. `failures` counts those that failed since the job
+was submitted or retried, up to `attempts_granted`.
 """
 
 from datetime import datetime
@@ -17,6 +17,8 @@ from domain.language.moments import later
 
 
 class State(StrEnum):
+    """The state of a job; the last three are final unless it is retried."""
+
     SCHEDULED = "scheduled"  # waits for a time
     QUEUED = "queued"  # waits for its turn
     RUNNING = "running"  # a worker holds its lease
@@ -26,52 +28,54 @@ class State(StrEnum):
 
 
 class Ending(Struct, frozen=True, gc=False):
-    """An attempt that is over for the job, while its handler may still run: it holds its place."""
+    """A cancelled or timed out attempt whose handler may still run: it counts as running."""
 
     attempt: int
     worker: WorkerId
-    lease_expires_at: datetime  # UTC; then it has ended in any case
+    lease_expires_at: datetime  # UTC; it counts as ended then
 
 
 class Job(Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
+    """The state of a job. Stored by the jobs projection; all times are UTC, by the log's clock."""
+
     id: JobId
     user_id: UserId
     kind: Kind
     state: State
-    attempt: int = 0  # the latest, the fencing token; 0: never claimed
+    attempt: int = 0  # number of the latest, the fencing token; 0: never claimed
     starts: int = 0  # attempts whose handler began, as far as the log knows
     failures: int = 0  # since it was submitted or retried
-    attempts_granted: int  # that may fail; a retry grants as many again
-    losses: int = 0  # of workers, one after the other, that did not count as failures
-    is_suspect: bool = False  # it may have killed its worker: its next attempt is made alone
+    attempts_granted: int  # that may fail (max_attempts); a retry grants as many again
+    losses: int = 0  # consecutive lost workers that did not count as failures
+    is_suspect: bool = False  # it may have killed its worker: its next attempt runs alone
     ending: tuple[Ending, ...] = ()
-    priority: int = 0
-    payload_sha256: str
+    priority: int = 0  # among the user's own jobs; higher is sooner
+    payload_sha256: str  # hex
     payload_bytes: int
-    idempotency_key: str
+    idempotency_key: str  # explicit, or the digest of kind and payload
     key_is_explicit: bool
-    key_expires_at: datetime
+    key_expires_at: datetime  # see `key_is_valid`
     holds_key: bool = True  # until a newer job takes the key over
     run_at: datetime | None = None  # as submitted, or when the next attempt is due
-    expires_at: datetime | None = None
-    timeout_seconds: float | None = None
+    expires_at: datetime | None = None  # cancelled then unless it has begun
+    timeout_seconds: float | None = None  # of one attempt, from its begin; None: no time-out
     worker: WorkerId | None = None  # of the latest attempt
-    server: ServerId | None = None
-    claim_id: str | None = None
+    server: ServerId | None = None  # that this worker is embedded in
+    claim_id: str | None = None  # of the claim of the latest attempt
     lease_expires_at: datetime | None = None  # while running
     missed_at: int | None = None  # position of a WorkerMissed, until a heartbeat after it
     submitted_at: datetime
     started_at: datetime | None = None  # when the latest attempt was claimed
     started_position: int = 0  # of its JobStarted
-    returns: int = 0  # by workers that stopped, since it was submitted or retried
-    begun_at: datetime | None = None  # when its handler began; None: not yet
-    finished_at: datetime | None = None  # done, failed or cancelled
-    updated_at: datetime
-    result_position: int | None = None  # where the body is
+    returns: int = 0  # times it was given back since it was submitted or retried
+    begun_at: datetime | None = None  # when the latest attempt's handler began; None: not yet
+    finished_at: datetime | None = None  # when it became done, failed or cancelled
+    updated_at: datetime  # of the latest event that changed it
+    result_position: int | None = None  # of the body; None: no result, or null
     error_position: int | None = None  # of the latest failure
-    outcome_attempt: int = 0  # which attempt reported the outcome below
-    erased_at: datetime | None = None  # when what users put in was removed; it cannot run again
-    outcome: str | None = None  # "done:<sha256>" or "failed:<sha256>", to recognise a repeat
+    outcome_attempt: int = 0  # that reported `outcome`
+    erased_at: datetime | None = None  # when its bodies were erased; it cannot be retried
+    outcome: str | None = None  # "done:<sha256>" or "failed:<sha256>", to detect a repeat
 
     @property
     def key_hash(self) -> KeyHash | None:
@@ -80,50 +84,51 @@ class Job(Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
         return key_hash(self.user_id, self.idempotency_key, is_explicit=self.key_is_explicit)
 
     def key_is_valid(self, now: datetime) -> bool:
-        """Whether its key, while it holds it, still stands for it: for the time that was promised,
-        and at least until it has ended.
+        """Return True if the key, while the job holds it, still means the job.
+
+        It does until `key_expires_at`, and at least until the job has ended.
         """
         return now < self.key_expires_at or self.state not in ENDED
 
     @property
     def final_attempt(self) -> int:
-        """The last attempt that may be made, as things stand: one more for each that is given
-        back.
+        """Number of the final attempt that may be made; grows with each attempt that does not
+        count as a failure.
         """
         left = self.attempts_granted - self.failures
         return self.attempt + (left - 1 if self.state is State.RUNNING else left)
 
     @property
     def times_out_at(self) -> datetime | None:
-        """UTC; when the running attempt has had its time, which begins with its handler."""
+        """The time-out of the running attempt, UTC; None: never, or its handler has not begun."""
         if self.state is not State.RUNNING or not self.timeout_seconds or self.begun_at is None:
             return None
         return later(self.begun_at, self.timeout_seconds)
 
     @property
     def expires(self) -> datetime | None:
-        """UTC; when it ends unless its handler has begun, None when it has."""
+        """The expiry of the job, UTC; None: it has none, or a handler has begun."""
         return self.expires_at if self.starts == 0 else None
 
     @property
     def due_at(self) -> datetime | None:
-        """UTC; when the clock alone changes this job, None for never."""
-        places = [one.lease_expires_at for one in self.ending] if self.ending else ()
+        """The next deadline of the job, UTC; None: it has none."""
+        leases = [one.lease_expires_at for one in self.ending] if self.ending else ()
         match self.state:
             case State.RUNNING:
-                return _earliest(self.lease_expires_at, self.times_out_at, *places)
+                return _earliest(self.lease_expires_at, self.times_out_at, *leases)
             case State.SCHEDULED:
-                return _earliest(self.run_at, self.expires, *places)
+                return _earliest(self.run_at, self.expires, *leases)
             case State.QUEUED:
-                return _earliest(self.expires, *places)
+                return _earliest(self.expires, *leases)
             case _:
-                return _earliest(*places)
+                return _earliest(*leases)
 
     def ending_attempt(self, attempt: int) -> Ending | None:
         return next((one for one in self.ending if one.attempt == attempt), None)
 
     def is_held(self, worker: WorkerId, now: datetime) -> bool:
-        """By this worker, by the log's clock: neither its lease nor its time is over."""
+        """Return True if this worker runs the job, and neither lease nor time-out is over."""
         return (
             self.state is State.RUNNING
             and self.worker == worker
@@ -132,7 +137,7 @@ class Job(Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
         )
 
     def is_lost(self, now: datetime) -> bool:
-        """Its lease has ended, by the log's clock."""
+        """Return True if the running attempt's lease has ended."""
         return self.state is State.RUNNING and not is_future(self.lease_expires_at, now)
 
 
@@ -140,7 +145,7 @@ ENDED: Final = frozenset({State.DONE, State.FAILED, State.CANCELLED})
 
 
 def is_future(moment: datetime | None, now: datetime) -> bool:
-    """Tell if a moment has not come yet; None never comes."""
+    """Return True if a moment has not come yet; None never comes."""
     return moment is None or now < moment
 
 

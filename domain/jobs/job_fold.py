@@ -1,4 +1,4 @@
-"""How a job looks after each thing that happened to it."""
+"""The fold of a job: its state after each event."""
 
 from datetime import datetime
 from typing import Final
@@ -27,7 +27,7 @@ from domain.language.identifiers import JobId
 
 
 def is_due(event: JobSubmitted, recorded_at: datetime) -> bool:
-    """Whether a submission joins the line at once."""
+    """Return True if a submitted job is queued at once."""
     return event.run_at is None or event.run_at <= recorded_at
 
 
@@ -53,7 +53,7 @@ def submitted(recorded: Recorded, event: JobSubmitted) -> Job:
 
 
 def evolve(job: Job, recorded: Recorded) -> Job:  # noqa: PLR0912 (a case for each event)
-    """Fold one fact in. Total: history is never refused."""
+    """Fold one event in. Never raises: history is never refused."""
     at = recorded.recorded_at
     match recorded.event:
         case JobStarted() as event:
@@ -87,7 +87,7 @@ def evolve(job: Job, recorded: Recorded) -> Job:  # noqa: PLR0912 (a case for ea
                 lease_expires_at=None,
                 finished_at=at,
                 updated_at=at,
-                starts=_starts_of_one_that_ran(job),
+                starts=_starts_after_outcome(job),
                 losses=0,
                 is_suspect=False,
                 missed_at=None,
@@ -108,7 +108,7 @@ def evolve(job: Job, recorded: Recorded) -> Job:  # noqa: PLR0912 (a case for ea
             return replace(job, state=State.QUEUED, updated_at=at)
         case JobCancelled() as event:
             return replace(
-                _leaving_its_place(job) if event.attempt is not None else job,
+                _with_ending_attempt(job) if event.attempt is not None else job,
                 state=State.CANCELLED,
                 lease_expires_at=None,
                 missed_at=None,
@@ -127,16 +127,16 @@ def evolve(job: Job, recorded: Recorded) -> Job:  # noqa: PLR0912 (a case for ea
 
 
 def extended(job: Job, attempt: int, event: LeasesExtended, recorded: Recorded) -> Job:
-    """Fold in what a heartbeat says of one attempt: the latest, or one that holds its place.
+    """Fold in a heartbeat for one attempt: the running one, or one that is ending.
 
-    Of several, the latest is enough, and it may come behind later events of the job's own.
+    The latest heartbeat is enough, and may be folded in after later events of the job.
     """
     if attempt == job.attempt and job.state is State.RUNNING:
-        is_news = job.missed_at is None or job.missed_at < recorded.position
+        is_newer = job.missed_at is None or job.missed_at < recorded.position
         return replace(
             job,
             lease_expires_at=event.lease_expires_at,
-            missed_at=None if is_news else job.missed_at,
+            missed_at=None if is_newer else job.missed_at,
             updated_at=max(job.updated_at, recorded.recorded_at),
         )
     if job.ending_attempt(attempt) is None:
@@ -152,20 +152,20 @@ def _after_failure(job: Job, recorded: Recorded, event: JobFailed) -> Job:
     at = recorded.recorded_at
     was_lost = event.reason in {FailureReason.LEASE_LOST, FailureReason.SERVER_RESTARTED}
     return replace(
-        _leaving_its_place(job) if event.holds_place else job,
+        _with_ending_attempt(job) if event.holds_place else job,
         state=State.FAILED if event.retry_at is None else State.SCHEDULED,
         failures=job.failures + 1,
         losses=0,
         is_suspect=was_lost,
         missed_at=None,
-        starts=job.starts if was_lost else _starts_of_one_that_ran(job),
+        starts=job.starts if was_lost else _starts_after_outcome(job),
         run_at=job.run_at if event.retry_at is None else event.retry_at,
         lease_expires_at=None,
         finished_at=at if event.retry_at is None else None,
         updated_at=at,
         error_position=None if event.error_sha256 is None else recorded.position,
         outcome_attempt=event.attempt,
-        # A late report of a time-out is no outcome that could be repeated.
+        # The report of an attempt that timed out is no outcome that can be repeated.
         outcome=f"failed:{event.error_sha256 if event.reason is FailureReason.ERROR else None}",
     )
 
@@ -176,7 +176,7 @@ def _after_requeue(job: Job, event: JobRequeued, at: datetime) -> Job:
     if event.reason in _LOST:
         losses = job.losses + 1 if failures == job.failures else 0
     elif event.reason is RequeueReason.GIVEN_BACK and event.begun:
-        starts = _starts_of_one_that_ran(job)
+        starts = _starts_after_outcome(job)
     elif event.reason is RequeueReason.GIVEN_BACK:
         starts, losses, begun_at = starts - (begun_at is not None), job.losses, None
     returns = 0 if event.reason is RequeueReason.RETRIED else job.returns
@@ -200,14 +200,14 @@ def _after_requeue(job: Job, event: JobRequeued, at: datetime) -> Job:
 _LOST: Final = frozenset({RequeueReason.LEASE_LOST, RequeueReason.SERVER_RESTARTED})
 
 
-def _starts_of_one_that_ran(job: Job) -> int:
-    """An outcome says that the handler began, if nothing else has."""
+def _starts_after_outcome(job: Job) -> int:
+    """Return `starts` after an outcome, which shows that the handler began."""
     return job.starts + (job.begun_at is None)
 
 
-def _leaving_its_place(job: Job) -> Job:
-    """The attempt is over for the job, and holds its place until it has ended at its worker."""
-    if job.worker is None or job.lease_expires_at is None:  # no rule decided that
+def _with_ending_attempt(job: Job) -> Job:
+    """Return the job with the running attempt among those that are ending."""
+    if job.worker is None or job.lease_expires_at is None:  # no legal history
         return job
     ending = Ending(job.attempt, job.worker, job.lease_expires_at)
     return replace(job, ending=(*job.ending, ending))

@@ -1,4 +1,4 @@
-"""The jobs that a batch is about, with what is needed to find them: keys and claims."""
+"""The jobs in memory, found by id, by idempotency key and by claim."""
 
 from collections import defaultdict
 from typing import ClassVar
@@ -30,7 +30,7 @@ from domain.log.folds import Folded, FoldMethods
 
 
 class Jobs(Folded):
-    """Jobs, as far as they are known: those that somebody asked for."""
+    """The jobs that a batch requires, or that a rebuild has not written yet."""
 
     def __init__(self) -> None:
         self.rows: dict[JobId, Job] = {}
@@ -41,7 +41,7 @@ class Jobs(Folded):
         self.count_changes: defaultdict[State, int] = defaultdict(int)
 
     def put(self, job: Job) -> None:
-        """Make a stored job known."""
+        """Add a job that is stored already."""
         self.rows[job.id] = job
         holder = job.key_hash
         if holder is not None:

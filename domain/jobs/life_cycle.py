@@ -1,4 +1,4 @@
-"""The life of one job: what may happen to it next. `job_fold` says how it looks after that.
+"""The life cycle of one job: which events may come next. `job_fold` folds them.
 
     scheduled ──released──▶ queued ──started──▶ running ──completed──▶ done
         ▲                     ▲                    │
@@ -6,7 +6,7 @@
                               └──── requeued ◀─────┤
                                                    └──failed──▶ failed
 
-Each state but the ended ones can be cancelled; failed and cancelled jobs can be queued again.
+A job that has not ended can be cancelled; a failed or cancelled one can be queued again.
 """
 
 from collections.abc import Sequence
@@ -59,12 +59,12 @@ from domain.language.events import (
 from domain.language.moments import later
 from domain.language.policy import Policy
 
-LOSSES_FREE_MAX: Final = 3  # one after the other, of an attempt that is not known to have begun
+LOSSES_FREE_MAX: Final = 3  # consecutive, of attempts that are not known to have begun
 RETURNS_MAX: Final = 100  # of one job, until it is retried; each raises the attempt number
 
 
 def decide(job: Job, command: JobCommand, policy: Policy, now: datetime) -> Sequence[Event]:
-    """Say what happens next; empty if it already has. Raises a Refusal."""
+    """Return the events that follow; none if the command is a repeat. Raises a `Refusal`."""
     match command:
         case CompleteJob():
             return _complete(job, command, now)
@@ -123,7 +123,7 @@ def _give_back(job: Job, command: ReturnJob, now: datetime) -> Sequence[Event]:
     if job.returns >= RETURNS_MAX:
         raise ReturnedTooOften(job.id, job.returns)
     begun = command.begun
-    if begun is None:  # that a claim begins its jobs is only assumed
+    if begun is None:  # an attempt begun by its claim itself may not have begun really
         begun = job.begun_at is not None and job.begun_at != job.started_at
     given_back = _requeued(job, RequeueReason.GIVEN_BACK, failures=job.failures)
     return [replace(given_back, begun=begun, suspect=job.is_suspect or command.suspect)]
@@ -176,9 +176,9 @@ def _erase(job: Job, command: EraseBodies) -> Sequence[Event]:
 def wake(
     job: Job, policy: Policy, now: datetime, *, died_with_others: bool = False
 ) -> Sequence[Event]:
-    """What the clock alone makes of a job; empty before its time.
+    """Return the events of all deadlines of the job that are due.
 
-    `died_with_others`: should its lease be lost, its worker held other jobs.
+    `died_with_others`: its worker held other jobs, in case its lease is lost.
     """
     if job.due_at is None or now < job.due_at:
         return []
@@ -223,8 +223,10 @@ def _woken(job: Job, policy: Policy, now: datetime, *, died_with_others: bool) -
 def expire_lease(
     job: Job, requeue: RequeueReason, failure: FailureReason, *, died_with_others: bool
 ) -> Event:
-    """A running attempt whose worker is gone. It counts when it may be what killed its worker, or
-    a job that does would run for ever.
+    """Return the end of a running attempt whose worker is lost.
+
+    It counts as a failure if it may have killed the worker; else a job that kills its workers would
+    run for ever.
     """
     counts = loss_counts(job, died_with_others=died_with_others)
     if counts and not _may_fail_again(job):
@@ -234,11 +236,11 @@ def expire_lease(
 
 
 def loss_counts(job: Job, *, died_with_others: bool) -> bool:
-    """Tell if the loss of a worker is a failure of this job.
+    """Return True if the loss of a worker counts as a failure of this job.
 
-    Not before its handler has begun. Then, unless its worker held others too: that is forgiven
-    once, and the next attempt is made alone, so that it tells. An attempt that is never said to
-    have begun is forgiven LOSSES_FREE_MAX times.
+    An attempt that is not known to have begun counts after LOSSES_FREE_MAX such losses. One that
+    has begun counts, unless its worker held other jobs: then it is forgiven once, and the next
+    attempt runs alone, so that a further loss has one possible cause.
     """
     if job.begun_at is None:
         return job.losses >= LOSSES_FREE_MAX
@@ -246,12 +248,12 @@ def loss_counts(job: Job, *, died_with_others: bool) -> bool:
 
 
 def _is_suspect_after(job: Job) -> bool:
-    """What is lost again and again without ever saying that it began may kill its worker first."""
+    """Return True if it has begun, or was lost before: it may kill its worker before it reports."""
     return job.is_suspect or job.begun_at is not None or job.losses > 0
 
 
 def missed(job: Job) -> WorkerMissed:
-    """Another lease of its worker has ended."""
+    """Return the event for a running job of which another lease of the same worker has ended."""
     return WorkerMissed(user_id=job.user_id, kind=job.kind, attempt=job.attempt)
 
 
@@ -262,9 +264,9 @@ def begun(job: Job) -> AttemptBegun:
 def events_despite_refusal(
     refusal: Refusal, job: Job, command: JobCommand, policy: Policy, now: datetime
 ) -> Sequence[Event]:
-    """What an outcome says although it does not count: that its attempt has ended.
+    """Return the events of a refused outcome: it still shows that its attempt has ended.
 
-    That a time-out is recorded by the late outcome or by whoever looks first comes to the same.
+    A time-out is recorded by the late outcome or by `EnforceDeadlines`, whichever comes first.
     """
     match command:
         case CompleteJob() | FailJob() | ReturnJob() if isinstance(refusal, TimeWasUp):
@@ -281,11 +283,11 @@ def events_despite_refusal(
 
 
 def retry_delay(job: Job, policy: Policy) -> float:
-    """Seconds from a further failure to the next attempt: doubling, from half of it to all of it.
+    """Return the seconds from a failure to the next attempt: exponential backoff with jitter.
 
-    `retry_seconds * 2 ** failures`, the earlier ones, at most `retry_seconds_max`; with the
-    defaults about 1, 2, 4, 8 s. The jitter comes from job and attempt, so that deciding again
-    decides the same.
+    `retry_seconds * 2 ** failures` (earlier ones), at most `retry_seconds_max`; of that, half to
+    all. With the defaults about 1, 2, 4, 8 s. The jitter is a hash of job and attempt, so that the
+    same decision made again is equal.
     """
     full = min(policy.retry_seconds_max, policy.retry_seconds * 2.0 ** min(job.failures, 60))
     digest = sha256(f"{job.id}:{job.attempt}".encode()).digest()
@@ -308,7 +310,7 @@ def _timed_out(
 
 
 def _may_fail_again(job: Job) -> bool:
-    """After one more failure, that is."""
+    """Return True if an attempt is left after one more failure."""
     return job.failures + 1 < job.attempts_granted
 
 
@@ -332,7 +334,7 @@ def _is_repeated(job: Job, attempt: int, outcome: str) -> bool:
 
 
 def _require_current(job: Job, attempt: int, now: datetime) -> None:
-    """By the log's clock, whether or not anybody has looked since: see `Job.is_held`."""
+    """Raise a `Refusal` unless the attempt runs, and neither lease nor time-out is over."""
     if job.state is not State.RUNNING or attempt != job.attempt:
         raise NotTheCurrentAttempt(job.id, attempt, job.attempt, job.state)
     if job.times_out_at is not None and not is_future(job.times_out_at, now):

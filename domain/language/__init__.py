@@ -1,4 +1,4 @@
-"""The words in which everything else is said: events, commands, errors, and what a value must be.
+"""The vocabulary of the service: identifiers, events, commands, errors, policy and valid values.
 
-No rule about jobs, limits or fairness lives here, and nothing that needs the log.
+Rules about jobs, limits or fairness do not belong here, nor does anything that reads the log.
 """

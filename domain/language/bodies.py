@@ -1,4 +1,4 @@
-"""What users put in (payloads, results, errors): canonical JSON, bounded in size and depth.
+"""Bodies, the data of users (payloads, results, errors): canonical JSON of bounded size and depth.
 
 Canonical means compact with sorted keys, so that equal values are equal bytes and one SHA-256
 serves both as the body's proof in the log and as its identity for idempotency.
@@ -12,17 +12,19 @@ from msgspec import Struct
 
 from domain.language.errors import InvalidInput
 
-BODY_BYTES_MAX: Final = 1024 * 1024
-DEPTH_MAX: Final = 32  # containers within containers
+BODY_BYTES_MAX: Final = 1024 * 1024  # of canonical JSON
+DEPTH_MAX: Final = 32  # levels of nested lists and objects
 
 _encoder = msgspec.json.Encoder(order="deterministic")
 
 
 class InvalidUnicode(InvalidInput):
-    """A text in it has a lone surrogate, which no encoding can hold."""
+    """A string in the value has a lone surrogate, which UTF-8 cannot encode."""
 
 
 class Body(Struct, frozen=True, gc=False):
+    """A payload, result or error. Equal values have equal bytes."""
+
     data: bytes  # canonical JSON
     sha256: str  # hex, of data
 
@@ -32,11 +34,11 @@ class Body(Struct, frozen=True, gc=False):
 
 
 def body_of_json(text: bytes, what: str) -> Body:
-    """Make a body of JSON text whose syntax has been checked. `what` names it in the error.
+    """Make a body of JSON text whose syntax is valid. `what` names it in error messages.
 
-    Numbers count as they are written. Raises `InvalidInput` as `body_of` does, and for a number out
-    of range or a text that is no UTF-8. Text that is too large becomes no objects first: 8 MiB of
-    empty arrays would take a second and 180 MB.
+    Raises `InvalidInput` as `body_of` does, for a number out of range and for invalid UTF-8. Text
+    that is too large is refused before it is decoded: 8 MiB of empty arrays would take a second and
+    180 MB.
     """
     if len(text) > BODY_BYTES_MAX and (size := _least_size(text)) > BODY_BYTES_MAX:
         raise _too_large(what, f"at least {size}")
@@ -48,17 +50,17 @@ def body_of_json(text: bytes, what: str) -> Body:
         raise InvalidInput(f"Not accepted: the {what} is no valid UTF-8.") from None
     except RecursionError:
         raise _too_deep(what) from None
-    # A value is no deeper than there are brackets, and few have so many.
+    # The depth is at most the number of opening brackets, and few bodies have so many.
     if text.count(b"[") + text.count(b"{") <= DEPTH_MAX:
         return _encoded(value, what)
     return body_of(value, what)
 
 
 def body_of(value: Any, what: str) -> Body:  # noqa: ANN401 (any JSON value)
-    """Make a body of a JSON value. `what` names it in the error.
+    """Make a body of a JSON value. `what` names it in error messages.
 
-    Raises `InvalidInput` when it is nested deeper than DEPTH_MAX or larger than BODY_BYTES_MAX, or
-    no valid Unicode.
+    Raises `InvalidInput` if the value is nested deeper than DEPTH_MAX or larger than
+    BODY_BYTES_MAX, and `InvalidUnicode` if a string has a lone surrogate.
     """
     if _is_deeper_than(value, DEPTH_MAX):
         raise _too_deep(what)
@@ -78,9 +80,9 @@ def _encoded(value: Any, what: str) -> Body:  # noqa: ANN401 (any JSON value)
 
 
 def _least_size(text: bytes) -> int:
-    """Return a number of bytes that the canonical form of JSON text is not below.
+    """Return a lower bound for the size of the canonical form, in bytes.
 
-    Without white space; and an escape of up to six bytes may stand for a single one.
+    White space is not counted, and each escape counts as one byte, although it may have six.
     """
     compact = msgspec.json.format(text, indent=-1)
     return len(compact) - 5 * compact.count(b"\\")
@@ -99,7 +101,7 @@ def _too_large(what: str, size: str) -> InvalidInput:
 
 
 def _is_deeper_than(value: Any, levels: int) -> bool:  # noqa: ANN401 (any JSON value)
-    """Walk level by level, so that neither depth nor width can exhaust the stack."""
+    """Search level by level, since recursion could exhaust the stack."""
     level = [value] if isinstance(value, dict | list | tuple) else []
     while level:
         if levels == 0:

@@ -1,7 +1,7 @@
-"""Wishes. Each is decided under the log's lock; what it asks for may be refused.
+"""Commands: what users, workers and the service itself ask for. Each may be refused.
 
-Bodies travel in canonical JSON, so that equal values are equal bytes (see
-`domain.language.bodies`).
+A command is decided under the head lock. Whoever makes one has checked its values
+(`domain.language.validation`); `decide` relies on that.
 """
 
 from collections.abc import Sequence
@@ -16,130 +16,142 @@ from domain.language.identifiers import JobId, Kind, ServerId, UserId, WorkerId
 
 
 class SubmitJob(Struct, frozen=True, kw_only=True, gc=False, tag=True):
+    """Submit a job. Repeated with the same key, it changes nothing but the user's window."""
+
     user_id: UserId
     kind: Kind
     payload: Body
     idempotency_key: str | None = None  # None: the digest of kind and payload
-    run_at: datetime | None = None  # UTC; None or past: at once
-    expires_at: datetime | None = None  # UTC; None: never
-    timeout_seconds: float | None = None  # None: the policy's, or as long as its lease is kept
-    max_attempts: int | None = None  # None: the policy's
-    priority: int = 0
+    run_at: datetime | None = None  # UTC, earliest start; None or past: at once
+    expires_at: datetime | None = None  # UTC, later than run_at: cancel if not begun; None: never
+    timeout_seconds: float | None = None  # of one attempt; None: `Policy.timeout_seconds`
+    max_attempts: int | None = None  # that may fail, from 1; None: `Policy.max_attempts`
+    priority: int = 0  # among the user's own jobs, -1000 to 1000; higher is sooner
 
 
 class ReportRefusals(Struct, frozen=True, kw_only=True, gc=False, tag=True):
-    """Submissions that a process refused at its door, in a window known to be used up."""
+    """Record submissions that a process refused by its refusal cache: one user, one window."""
 
     user_id: UserId
-    scope: Scope
-    used: int
+    scope: Scope  # whose limit was used up
+    used: int  # submissions admitted in that window
     limit: int
-    window_start: datetime  # UTC
+    window_start: datetime  # UTC, inclusive
     window_seconds: int
-    count: int  # submissions refused
-    first_at: datetime  # UTC, by the log's clock as the process knew it
-    last_at: datetime
+    count: int  # submissions refused, from 1
+    first_at: datetime  # UTC, by the process's estimate of the log's clock
+    last_at: datetime  # likewise
 
 
-CLAIM_PAYLOAD_BYTES_MAX: Final = 16 * 1024 * 1024
+CLAIM_PAYLOAD_BYTES_MAX: Final = 16 * 1024 * 1024  # of the payloads in one answer
 
 
 class ClaimJobs(Struct, frozen=True, kw_only=True, gc=False, tag=True):
-    """Give a worker up to `max_jobs` in fair order. Fewer may come although more are waiting.
+    """Start up to `max_jobs` waiting jobs in fair order and lease them to a worker.
 
-    No more than one answer can carry are started: one job, and more while all their payloads
-    together have at most `payload_bytes_max` bytes.
+    The answer may have fewer jobs although more are waiting. At least one job is started; further
+    ones only while all payloads together have at most `payload_bytes_max` bytes.
     """
 
     worker: WorkerId
-    max_jobs: int  # 1 to 1000; 0: only to have recorded that it gave nothing
+    max_jobs: int  # 1 to 1000; 0: only record that the claim was answered empty
     kinds: tuple[Kind, ...] | None = None  # None: any
-    server: ServerId | None = None  # of an embedded worker
-    claim_id: str | None = None  # the same again: the same jobs or fewer, see `domain.jobs.claims`
-    may_wait: bool = False  # an empty answer is not the caller's: it will be asked for again
+    server: ServerId | None = None  # that the worker is embedded in; None: it claims over HTTP
+    claim_id: str | None = None  # repeated: the same jobs or fewer, see `domain.jobs.claims`
+    may_wait: bool = False  # an empty answer is not final: the caller waits and claims again
     payload_bytes_max: int = CLAIM_PAYLOAD_BYTES_MAX
-    # How many of the jobs begin at once; the worker says when the others do. None: all of them,
-    # and it will not say.
+    # How many of the jobs the worker begins at once; it reports when it begins each other one.
+    # None: all of them, and it reports none.
     begins: int | None = None
 
 
 class ExtendLeases(Struct, frozen=True, kw_only=True, gc=False, tag=True):
+    """A worker's heartbeat: extend the leases of the attempts that it still runs."""
+
     worker: WorkerId
     jobs: Sequence[tuple[JobId, int]]  # (job, attempt)
-    begun: tuple[tuple[JobId, int], ...] = ()  # those of them whose handlers have begun
+    begun: tuple[tuple[JobId, int], ...] = ()  # those of `jobs` whose handlers have begun
 
 
 class CompleteJob(Struct, frozen=True, kw_only=True, gc=False, tag=True):
+    """Complete a job. The same outcome reported again changes nothing."""
+
     job_id: JobId
-    attempt: int
+    attempt: int  # from the claim
     result: Body | None = None  # None: null
 
 
 class FailJob(Struct, frozen=True, kw_only=True, gc=False, tag=True):
+    """Report that an attempt failed. The same outcome reported again changes nothing."""
+
     job_id: JobId
-    attempt: int
+    attempt: int  # from the claim
     error: Body
-    may_retry: bool = True  # False: a permanent failure, whatever attempts are left
+    may_retry: bool = True  # False: a permanent failure, although attempts are left
 
 
 class ReturnJob(Struct, frozen=True, kw_only=True, gc=False, tag=True):
-    """A worker that stops gives a job back unharmed; it does not count as a failure."""
+    """Queue a running job again because its worker stops. It does not count as a failure."""
 
     job_id: JobId
-    attempt: int
-    begun: bool | None = None  # whether its handler had; None: as far as the log knows
-    worker: WorkerId | None = None  # that must hold it; None: whoever does
-    suspect: bool = False  # it may have ended the process that ran it: make its next attempt alone
+    attempt: int  # from the claim
+    begun: bool | None = None  # its handler had begun; None: use what the log says
+    worker: WorkerId | None = None  # refused unless this worker holds it; None: not checked
+    suspect: bool = False  # it may have ended its process: run its next attempt alone
 
 
 class CancelJob(Struct, frozen=True, kw_only=True, gc=False, tag=True):
+    """Cancel a job that has not ended. Cancelling a cancelled job changes nothing."""
+
     job_id: JobId
 
 
 class RetryJob(Struct, frozen=True, kw_only=True, gc=False, tag=True):
-    """Start a failed or cancelled job again, with as many new attempts as it had at first. It uses
-    its user's window up as a submission does.
+    """Queue a failed or cancelled job again, with as many attempts as it was submitted with.
+
+    It counts against its user's rate limit as a submission does.
     """
 
     job_id: JobId
 
 
 class EraseBodies(Struct, frozen=True, kw_only=True, gc=False, tag=True):
-    """Remove what users put into a job that has ended: a law may demand it."""
+    """Erase the bodies of a job that has ended, as a data protection law may require."""
 
     job_id: JobId
-    attempt: int  # the latest; a later one may have more bodies than these
-    positions: tuple[int, ...]  # where the bodies are
+    attempt: int  # the latest; refused if a later one exists, which may have further bodies
+    positions: tuple[int, ...]  # of the bodies
 
 
 class EnforceDeadlines(Struct, frozen=True, kw_only=True, gc=False, tag=True):
-    """Look at jobs whose time may have come: a lease, a time-out, a schedule or an expiry.
+    """Enforce what is due of these jobs: the end of a lease, a time-out, a schedule or an expiry.
 
-    With a lost lease belong the other jobs of its worker: whether it counts depends on them.
+    With a job whose lease has ended come the other jobs of its worker: they decide whether the loss
+    counts as a failure.
     """
 
     jobs: Sequence[JobId]
 
 
 class RecoverJobs(Struct, frozen=True, kw_only=True, gc=False, tag=True):
-    """Queue again what a dead server process was running inside itself."""
+    """Queue the jobs again that an embedded worker ran when its server process died."""
 
     server: ServerId
     jobs: Sequence[JobId]
 
 
 class ChangeLimit(Struct, frozen=True, kw_only=True, gc=False, tag=True):
-    """Other limits from now on. UNSET leaves one as it is, None gives the default again."""
+    """Change the limits of one subject. UNSET keeps a limit, None restores its default."""
 
     scope: Scope
-    user_id: UserId | None = None
-    kind: Kind | None = None
-    limit: int | UnsetType | None = UNSET
-    running: int | UnsetType | None = UNSET
+    user_id: UserId | None = None  # for Scope.USER
+    kind: Kind | None = None  # for Scope.KIND
+    limit: int | UnsetType | None = UNSET  # submissions per window, from 0
+    running: int | UnsetType | None = UNSET  # jobs running at once, from 0; default: no cap
 
 
 class AcceptClock(Struct, frozen=True, kw_only=True, gc=False, tag=True):
-    """Have the log's time go by the database's clock again: it is right."""
+    """Confirm that the database's clock is right: the log's time follows it again."""
 
 
 JobCommand = CompleteJob | FailJob | ReturnJob | CancelJob | RetryJob | EraseBodies

@@ -1,4 +1,4 @@
-"""What can go wrong, in one tree. Errors know nothing of HTTP.
+"""The tree of errors. `entrypoints/http/problems.py` maps them to HTTP.
 
 FairlogError
 ├── Refusal                        a rule said no; the log may still have recorded the decision
@@ -19,11 +19,11 @@ FairlogError
 ├── InvalidInput                   a command that no state could accept
 ├── LogUnavailable                 the database did not answer; the outcome may be unknown
 │   ├── LogFileReplaced            the open file is not the one at its path any more
-│   ├── BodyMissing                what an event's body should be is not there, or not there yet
-│   └── ClockInDoubt               the database's clock stepped; it is looked at once more
-├── QueueFull                      too much is waiting to be written
+│   ├── BodyMissing                an event's body is missing, or not replicated yet
+│   └── ClockInDoubt               the database's clock stepped; it is read a second time
+├── QueueFull                      too many requests are waiting
 ├── LogTooNew                      the log or a projection was written by a newer release
-├── LogCorrupt                     what was read cannot be what was written
+├── LogCorrupt                     the log cannot have been written so
 └── WriteFailed                    the database refused this one command
 """
 
@@ -36,41 +36,42 @@ from domain.language.identifiers import JobId, UserId
 
 
 class FairlogError(Exception):
-    """Anything that Fairlog raises on purpose; its text is a sentence for the user."""
+    """Base class of all errors. The message is a sentence for the user."""
 
-    nothing_was_recorded = False  # True where a command is known to have left nothing in the log
+    nothing_was_recorded = False  # True if the command certainly left nothing in the log
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """For the way to another process: as it is, not made anew by its constructor."""
-        return _as_it_was, (type(self), self.args, self.__dict__)
+        """Pickle the error with its attributes, without calling its constructor again."""
+        return _restored, (type(self), self.args, self.__dict__)
 
 
 E = TypeVar("E", bound=BaseException)
 
 
 def without_traceback(error: E) -> E:
-    """The error without the frames that it left, for whoever keeps it as a value.
+    """Return the error itself after dropping its traceback, to be kept as a value.
 
-    They hold what their variables hold, and the frames that called them. Is the error among that,
-    or a future that has it, then all stays in memory until the garbage collector comes: with each
-    refusal its payload.
+    The frames of a traceback keep their variables alive. If one of these is the error itself or a
+    future with it, the cycle stays in memory until the garbage collector runs: with each refusal,
+    its payload.
     """
     return error.with_traceback(None)
 
 
 def fresh_copy(error: Exception) -> Exception:
-    """The same error, to be raised where something else keeps it too.
+    """Return a copy to be raised of an error that is also kept as a value.
 
-    See `without_traceback`: what is kept is never raised itself.
+    Raising the kept one would give it a traceback again, see `without_traceback`. An error of
+    another library is not copied.
     """
     if not isinstance(error, FairlogError):
         return without_traceback(error)
-    anew = _as_it_was(type(error), error.args, error.__dict__)
-    anew.__cause__ = error.__cause__
-    return anew
+    copy = _restored(type(error), error.args, error.__dict__)
+    copy.__cause__ = error.__cause__
+    return copy
 
 
-def _as_it_was(
+def _restored(
     cls: type[FairlogError], args: tuple[Any, ...], attributes: dict[str, Any]
 ) -> FairlogError:
     error = cls.__new__(cls, *args)
@@ -79,14 +80,17 @@ def _as_it_was(
 
 
 class Refusal(FairlogError):
-    """A rule said no. A result, not an accident: it never spoils its neighbours in a batch."""
+    """A rule refused the command. The other commands of its batch are not affected."""
 
-    decision: RateLimitDecided | None = None  # that was made about the same submission
+    decision: RateLimitDecided | None = None  # about the same submission
     decided_at: datetime | None = None  # UTC, by the log's clock
 
 
 class RateLimited(Refusal):
-    """`user_id` is whose submission it was, where the decision was made about another one's."""
+    """The window of the user, or of all users together, is used up.
+
+    `user_id` is the submission's user; a decision about all users may name another one.
+    """
 
     decision: RateLimitDecided
     decided_at: datetime
@@ -119,7 +123,7 @@ class RateLimited(Refusal):
     def resets_at(self) -> datetime:
         return self.decision.resets_at
 
-    def __str__(self) -> str:  # made when it is read: most of them never are
+    def __str__(self) -> str:  # formatted only when it is read: most refusals never are
         whose = f"user {self.user_id!r}" if self.scope is Scope.USER else "all users together"
         return (
             f"The limit of {self.limit} submissions in {self.window_seconds} s for "
@@ -128,6 +132,8 @@ class RateLimited(Refusal):
 
 
 class KeyReusedWithOtherPayload(Refusal):
+    """The idempotency key belongs to a job of another kind or payload."""
+
     def __init__(self, key: str, job_id: JobId) -> None:
         super().__init__(
             f"The idempotency key {key!r} already stands for job {job_id}, with another kind or "
@@ -137,6 +143,8 @@ class KeyReusedWithOtherPayload(Refusal):
 
 
 class TooManyKinds(Refusal):
+    """The user has waiting jobs of `Policy.kinds_waiting_max` kinds already."""
+
     def __init__(self, user_id: UserId, kinds_max: int) -> None:
         super().__init__(
             f"User {user_id!r} already has jobs of {kinds_max} kinds waiting; submit this kind "
@@ -145,7 +153,7 @@ class TooManyKinds(Refusal):
 
 
 class UnknownJob(Refusal):
-    """`submitted_at` (UTC): it exists, but did not yet at the time that was asked about."""
+    """No such job exists. `submitted_at` (UTC): it did not exist yet at the time in question."""
 
     def __init__(self, job_id: JobId, submitted_at: datetime | None = None) -> None:
         super().__init__(
@@ -158,6 +166,8 @@ class UnknownJob(Refusal):
 
 
 class NotTheCurrentAttempt(Refusal):
+    """The attempt is not the running one: it has ended, or another one follows it."""
+
     def __init__(self, job_id: JobId, given: int, current: int, state: str) -> None:
         super().__init__(
             f"Job {job_id}: attempt {given} cannot end it; the job is {state}, and its "
@@ -169,7 +179,7 @@ class NotTheCurrentAttempt(Refusal):
 
 
 class LeaseHasEnded(NotTheCurrentAttempt):
-    """By the log's clock, whether or not anything was made of it yet."""
+    """The attempt's lease has ended by the log's clock, even if no event records it yet."""
 
     def __init__(self, job_id: JobId, attempt: int, ended_at: datetime) -> None:
         Refusal.__init__(
@@ -181,7 +191,7 @@ class LeaseHasEnded(NotTheCurrentAttempt):
 
 
 class TimeWasUp(NotTheCurrentAttempt):
-    """By the log's clock, whether or not anything was made of it yet."""
+    """The attempt has timed out by the log's clock, even if no event records it yet."""
 
     def __init__(self, job_id: JobId, attempt: int, ended_at: datetime) -> None:
         Refusal.__init__(
@@ -193,12 +203,16 @@ class TimeWasUp(NotTheCurrentAttempt):
 
 
 class HeldByAnother(Refusal):
+    """Another worker holds the lease of the job that was to be given back."""
+
     def __init__(self, job_id: JobId) -> None:
         super().__init__(f"Job {job_id} is held by another worker; it alone can give the job back.")
         self.job_id = job_id
 
 
 class ReturnedTooOften(Refusal):
+    """The job was given back `RETURNS_MAX` times since it was submitted or retried."""
+
     def __init__(self, job_id: JobId, returns: int) -> None:
         super().__init__(
             f"Job {job_id} was given back {returns} times; complete it, report that it failed, or "
@@ -208,6 +222,8 @@ class ReturnedTooOften(Refusal):
 
 
 class JobHasEnded(Refusal):
+    """The job to be cancelled is done or has failed."""
+
     def __init__(self, job_id: JobId, state: str) -> None:
         super().__init__(
             f"Job {job_id} is {state}; only a job that has not ended can be cancelled."
@@ -215,6 +231,8 @@ class JobHasEnded(Refusal):
 
 
 class JobHasNotEnded(Refusal):
+    """The job to be retried is neither failed nor cancelled."""
+
     def __init__(self, job_id: JobId, state: str) -> None:
         super().__init__(
             f"Job {job_id} is {state}; only a failed or cancelled job can be started again."
@@ -222,6 +240,8 @@ class JobHasNotEnded(Refusal):
 
 
 class JobWasErased(Refusal):
+    """The payload of the job to be retried has been erased."""
+
     def __init__(self, job_id: JobId) -> None:
         super().__init__(
             f"What job {job_id} was to work on has been erased; submit a new job instead."
@@ -229,6 +249,8 @@ class JobWasErased(Refusal):
 
 
 class BodiesAreNeeded(Refusal):
+    """The job whose bodies were to be erased has not ended."""
+
     def __init__(self, job_id: JobId, state: str) -> None:
         super().__init__(
             f"Job {job_id} is {state} and needs its payload; wait for its end or cancel it first."
@@ -236,6 +258,8 @@ class BodiesAreNeeded(Refusal):
 
 
 class JobHasMovedOn(Refusal):
+    """The job has a later attempt than the one whose bodies were to be erased."""
+
     def __init__(self, job_id: JobId, given: int, current: int) -> None:
         super().__init__(
             f"Job {job_id}: its latest attempt is {current}, not {given}; look at it again."
@@ -243,7 +267,10 @@ class JobHasMovedOn(Refusal):
 
 
 class InvalidInput(FairlogError):
-    """A value that no state could accept; the text says which and what is accepted."""
+    """A value is invalid whatever the state; the message names it and what is accepted.
+
+    `is_too_large`: the value exceeds a limit of size.
+    """
 
     def __init__(self, message: str, *, is_too_large: bool = False) -> None:
         super().__init__(message)
@@ -251,7 +278,7 @@ class InvalidInput(FairlogError):
 
 
 class LogUnavailable(FairlogError):
-    """The database did not answer in time. The command may or may not have been recorded."""
+    """The database did not answer in time. The command may have been recorded."""
 
     def __init__(self, message: str, *, nothing_was_recorded: bool = False) -> None:
         super().__init__(message)
@@ -259,13 +286,13 @@ class LogUnavailable(FairlogError):
 
 
 class LogFileReplaced(LogUnavailable):
-    """SQLite: the file was removed, moved or replaced under us. It lasts until it is put back."""
+    """The open SQLite file was removed, moved or replaced. Lasts until it is put back."""
 
 
 class BodyMissing(LogUnavailable):
-    """The database that answered has a job and not what belongs to it; `positions` are the bodies'.
+    """The database has a job, but not its bodies at `positions`.
 
-    A replica that is behind and a primary that was replaced answer so; never take it for null.
+    A replica that lags and a primary that was replaced answer so. It is never a null body.
     """
 
     def __init__(self, positions: Sequence[int]) -> None:
@@ -277,7 +304,7 @@ class BodyMissing(LogUnavailable):
 
 
 class ClockInDoubt(LogUnavailable):
-    """The database's clock is not where it should be. Nothing is written before a second look."""
+    """The database's clock seems to have stepped. Nothing is written before a second reading."""
 
     def __init__(self, clock: datetime, recorded_at: datetime) -> None:
         super().__init__(
@@ -289,21 +316,21 @@ class ClockInDoubt(LogUnavailable):
 
 
 class QueueFull(FairlogError):
-    """Too much is waiting, to be written or to be read; nothing of this one was recorded."""
+    """Too many requests wait to be written or read. Nothing of this one was recorded."""
 
     nothing_was_recorded = True
 
 
 class LogTooNew(FairlogError):
-    """Another process runs a newer release; this one must stop before it folds differently."""
+    """A newer release wrote to the log or a projection; this one must not write or fold it."""
 
 
 class LogCorrupt(FairlogError):
-    """What the log holds cannot be what was written to it."""
+    """The stored log cannot be what Fairlog wrote."""
 
 
 class WriteFailed(FairlogError):
-    """The database refused this command alone; its neighbours went through."""
+    """The database refused this command; the other commands of its batch were written."""
 
 
 __all__ = [

@@ -1,11 +1,11 @@
-"""Facts. Type names and fields are stored for ever: add with a default, never rename.
+"""Events. Type names and fields are stored for ever: add fields with a default, never rename one.
 
 An event is self-contained: a fold needs nothing but the events before it. So each event of a job
 repeats the user and the kind, and each one that puts a job into the line repeats its priority.
-What users put in (payloads, results, errors) is in the body at the event's position; the event has
-its SHA-256 and its size.
+Payloads, results and errors of users are bodies, stored beside the log at the event's position; the
+event has the SHA-256 and the size.
 
-The tags are written out: the default would be the class name, and a rename would orphan history.
+The tags are written out: the default is the class name, and a rename would orphan history.
 """
 
 from collections.abc import Callable, Mapping
@@ -21,7 +21,7 @@ from domain.language.moments import later
 
 
 class Scope(StrEnum):
-    """Whose limit a decision or a change is about."""
+    """The subject of a limit: one user, all users together, or a kind of job."""
 
     USER = "user"
     GLOBAL = "global"
@@ -29,50 +29,50 @@ class Scope(StrEnum):
 
 
 class _StoredEvent(Struct, frozen=True, omit_defaults=True, gc=False, tag_field="type"):
-    """How each event is stored: its type by name, and no field that has its default."""
+    """Base of all events. Stored with the type name, without fields that have their default."""
 
 
 class RateLimitDecided(_StoredEvent, frozen=True, kw_only=True, tag="RateLimitDecided"):
-    """Submissions were let in or refused. With `allowed`, `used` includes this submission."""
+    """One submission was admitted, or submissions of one user in one window were refused."""
 
     user_id: UserId
-    scope: Scope  # whose limit refused; of an allowed submission always the user's
+    scope: Scope  # whose limit refused; USER if allowed
     allowed: bool
-    used: int  # admitted in the window, this decision included
-    limit: int  # that `used` was held against
-    window_start: datetime  # UTC, a multiple of window_seconds since the epoch; inclusive
+    used: int  # submissions admitted in the window, an allowed one included
+    limit: int  # submissions per window
+    window_start: datetime  # UTC, inclusive; Unix time is a multiple of window_seconds
     window_seconds: int
-    count: int = 1  # submissions that this event decides; above 1 for refusals put together
-    first_at: datetime | None = None  # UTC; of the refusals put together, None for a single one
-    last_at: datetime | None = None
-    global_used: int | None = None  # the global window of an allowed submission, this one included
-    global_limit: int | None = None
+    count: int = 1  # submissions decided, from 1; more than 1 for merged refusals
+    first_at: datetime | None = None  # UTC, of merged refusals; None: recorded_at
+    last_at: datetime | None = None  # likewise
+    global_used: int | None = None  # as `used`, of all users; if allowed, unless an old release
+    global_limit: int | None = None  # as `limit`, of all users; likewise
 
     @property
     def resets_at(self) -> datetime:
-        """UTC; the exclusive end of the window that was decided about."""
+        """End of the window, UTC, exclusive."""
         return later(self.window_start, self.window_seconds)
 
 
 class JobSubmitted(_StoredEvent, frozen=True, kw_only=True, tag="JobSubmitted"):
-    """A job exists from here on; its id is this event's position."""
+    """A job was submitted. Its id is the position of this event."""
 
     user_id: UserId
     kind: Kind
-    payload_sha256: str  # hex; the canonical JSON is the body at this position
-    payload_bytes: int
-    max_attempts: int
+    payload_sha256: str  # hex, of the body at this position
+    payload_bytes: int  # size of the body, canonical JSON
+    max_attempts: int  # attempts that may fail, from 1
     idempotency_key: str  # explicit, or the hex digest of kind and payload
-    key_is_explicit: bool = False
-    key_expires_at: datetime  # UTC, exclusive: from then on, once it ended, the key means a new job
-    priority: int = 0  # within the user's own line; higher is sooner
-    run_at: datetime | None = None  # UTC; not served earlier
-    expires_at: datetime | None = None  # UTC; not started by then, not run at all
-    timeout_seconds: float | None = None  # longest run of one attempt
+    key_is_explicit: bool = False  # the client chose the key
+    key_expires_at: datetime  # UTC, exclusive; an ended job loses its key then
+    priority: int = 0  # among the user's own jobs; higher is sooner
+    run_at: datetime | None = None  # UTC, earliest start; None: at once
+    expires_at: datetime | None = None  # UTC; cancelled then unless it has begun; None: never
+    timeout_seconds: float | None = None  # of one attempt, from its begin; None: no time-out
 
 
 class SubmissionDeduplicated(_StoredEvent, frozen=True, kw_only=True, tag="SubmissionDeduplicated"):
-    """A submission was recognised by its key; the event's job is the first one."""
+    """A submission repeated the key of an existing job, which is the event's job."""
 
     user_id: UserId
     kind: Kind
@@ -89,23 +89,21 @@ class JobReleased(_StoredEvent, frozen=True, kw_only=True, tag="JobReleased"):
 
 
 class JobStarted(_StoredEvent, frozen=True, kw_only=True, tag="JobStarted"):
-    """A worker has the job until the lease ends."""
+    """A worker claimed the job and holds it until the lease ends."""
 
     user_id: UserId
     kind: Kind
-    attempt: int  # from 1, only ever grows; the fencing token
+    attempt: int  # from 1, grows with each claim of the job: the fencing token
     worker: WorkerId
-    lease_expires_at: datetime  # UTC, by the log's clock
-    server: ServerId | None = None  # the process that runs it inside itself, None over HTTP
-    claim_id: str | None = None  # of the request; asked again it gives the same jobs or fewer
-    begun: bool = True  # its handler begins with the claim; False: AttemptBegun says when
-    alone: bool = False  # a suspect: the worker runs nothing beside it
+    lease_expires_at: datetime  # UTC, by the log's clock, exclusive
+    server: ServerId | None = None  # that the worker is embedded in; None: it claimed over HTTP
+    claim_id: str | None = None  # of the request, so that it can be repeated
+    begun: bool = True  # the handler begins at once; False: an AttemptBegun says when
+    alone: bool = False  # the job is suspect: the worker runs no other one meanwhile
 
 
 class AttemptBegun(_StoredEvent, frozen=True, kw_only=True, tag="AttemptBegun"):
-    """The handler of an attempt that had been claimed ahead of time began: its time-out counts
-    from here.
-    """
+    """The handler of an attempt that was claimed ahead began; the time-out counts from now."""
 
     user_id: UserId
     kind: Kind
@@ -113,86 +111,98 @@ class AttemptBegun(_StoredEvent, frozen=True, kw_only=True, tag="AttemptBegun"):
 
 
 class LeasesExtended(_StoredEvent, frozen=True, kw_only=True, tag="LeasesExtended"):
-    """A worker's heartbeat that mattered: one event for all of its jobs."""
+    """A worker's heartbeat extended its leases, past half of a lease: one event for all jobs."""
 
     worker: WorkerId
-    lease_expires_at: datetime  # UTC, by the log's clock
+    lease_expires_at: datetime  # UTC, by the log's clock, exclusive
     jobs: tuple[tuple[JobId, int], ...]  # (job, attempt)
 
 
 class JobCompleted(_StoredEvent, frozen=True, kw_only=True, tag="JobCompleted"):
+    """The job is done."""
+
     user_id: UserId
     kind: Kind
     attempt: int
-    result_sha256: str | None = None  # hex, of the body at this position; None for null
-    result_bytes: int = 0
+    result_sha256: str | None = None  # hex, of the body at this position; None: the result is null
+    result_bytes: int = 0  # size of the body
 
 
 class FailureReason(StrEnum):
-    ERROR = "error"  # the handler raised, or the worker reported it
-    TIMED_OUT = "timed_out"  # ran longer than its timeout_seconds
-    LEASE_LOST = "lease_lost"  # its worker was not heard of, on the last attempt
-    SERVER_RESTARTED = "server_restarted"  # the process that ran it died, on the last attempt
+    """The reason why an attempt failed."""
+
+    ERROR = "error"  # the worker reported an error
+    TIMED_OUT = "timed_out"  # it ran longer than timeout_seconds
+    LEASE_LOST = "lease_lost"  # the lease of the last attempt ended without a heartbeat
+    SERVER_RESTARTED = "server_restarted"  # the server process of the last attempt died
 
 
 class JobFailed(_StoredEvent, frozen=True, kw_only=True, tag="JobFailed"):
-    """An attempt failed. With `retry_at` another follows; without, the job has failed."""
+    """An attempt failed. Another one follows at `retry_at`; without it, the job has failed."""
 
     user_id: UserId
     kind: Kind
     attempt: int
     reason: FailureReason
     error_sha256: str | None = None  # hex, of the body at this position
-    error_bytes: int = 0
+    error_bytes: int = 0  # size of the body
     retry_at: datetime | None = None  # UTC
-    holds_place: bool = False  # its handler may still run: its place is free from AttemptEnded on
+    holds_place: bool = False  # the handler may still run: it counts as running until AttemptEnded
 
 
 class RequeueReason(StrEnum):
-    LEASE_LOST = "lease_lost"
-    SERVER_RESTARTED = "server_restarted"  # the process that ran it is certainly dead
-    GIVEN_BACK = "given_back"  # by its worker, which stops
-    RETRIED = "retried"  # asked for, of a failed or cancelled job
+    """The reason why a job was queued again."""
+
+    LEASE_LOST = "lease_lost"  # the lease ended without a heartbeat
+    SERVER_RESTARTED = "server_restarted"  # the server process that ran it died
+    GIVEN_BACK = "given_back"  # its worker stops, see ReturnJob
+    RETRIED = "retried"  # a failed or cancelled job, on request
 
 
 class JobRequeued(_StoredEvent, frozen=True, kw_only=True, tag="JobRequeued"):
-    """The job is waiting again. `attempt` is the one that ended; the next has a higher number."""
+    """The job was queued again."""
 
     user_id: UserId
     kind: Kind
-    attempt: int
+    attempt: int  # that ended; the next has a higher number
     reason: RequeueReason
-    attempts_max: int  # the last attempt that may be made from now on
+    attempts_max: int  # number of the final attempt that may be made, see `Job.final_attempt`
     priority: int = 0
-    was_cancelled: bool = False  # of a retried job: it was cancelled, else it had failed
-    expires_at: datetime | None = None  # UTC; of a retried job, from now on. None: never
-    begun: bool = False  # of a job that was given back: its handler had begun
-    suspect: bool = False  # it may have killed its worker: its next attempt is made alone
+    was_cancelled: bool = False  # of a retried job: cancelled before; False: failed
+    expires_at: datetime | None = None  # UTC, of a retried job; None: never
+    begun: bool = False  # of a job that was given back: the handler had begun
+    suspect: bool = False  # it may have killed its worker: its next attempt runs alone
 
 
 class CancelReason(StrEnum):
-    REQUESTED = "requested"
-    EXPIRED = "expired"  # not started by its expires_at
+    """The reason why a job was cancelled."""
+
+    REQUESTED = "requested"  # by a CancelJob
+    EXPIRED = "expired"  # it had not begun by its expires_at
 
 
 class JobCancelled(_StoredEvent, frozen=True, kw_only=True, tag="JobCancelled"):
+    """The job was cancelled; it does not run, or its outcome does not count."""
+
     user_id: UserId
     kind: Kind
     was: Literal["queued", "scheduled", "running"]
     reason: CancelReason = CancelReason.REQUESTED
-    # Of a running job: the attempt, whose place is free from AttemptEnded on, and whose worker has
-    # to be told. Older logs have neither; there the place was free at once.
+    # Of a running job: its attempt, which counts as running until AttemptEnded, and its worker.
+    # Both None in old logs, where the attempt ended at once.
     attempt: int | None = None
     worker: WorkerId | None = None
 
 
 class EndReason(StrEnum):
-    REPORTED = "reported"  # its worker said so
-    LEASE_LOST = "lease_lost"  # its worker was not heard of
+    """The evidence that a cancelled or timed out attempt has ended."""
+
+    REPORTED = "reported"  # the worker reported an outcome
+    LEASE_LOST = "lease_lost"  # the lease ended without a heartbeat
 
 
 class AttemptEnded(_StoredEvent, frozen=True, kw_only=True, tag="AttemptEnded"):
-    """An attempt that was cancelled or timed out has ended at its worker too; its place is free."""
+    """A cancelled or timed out attempt has ended at its worker: it no longer counts as running."""
 
     user_id: UserId
     kind: Kind
@@ -201,9 +211,9 @@ class AttemptEnded(_StoredEvent, frozen=True, kw_only=True, tag="AttemptEnded"):
 
 
 class WorkerMissed(_StoredEvent, frozen=True, kw_only=True, tag="WorkerMissed"):
-    """The worker of a running attempt let the lease of another one end: it may have died with both.
+    """Another lease of the worker that runs this attempt has ended, so the worker may be dead.
 
-    A heartbeat that names the attempt says that it has not.
+    A later heartbeat that names the attempt shows that it is not.
     """
 
     user_id: UserId
@@ -212,38 +222,40 @@ class WorkerMissed(_StoredEvent, frozen=True, kw_only=True, tag="WorkerMissed"):
 
 
 class LimitChanged(_StoredEvent, frozen=True, kw_only=True, tag="LimitChanged"):
-    """All limits of one subject, as they are from now on."""
+    """The limits of one subject were changed; the event has all of them."""
 
     scope: Scope
-    user_id: UserId | None = None  # for the scope of a user
-    kind: Kind | None = None  # for the scope of a kind
-    limit: int | None = None  # submissions a window; None: the default
+    user_id: UserId | None = None  # for Scope.USER
+    kind: Kind | None = None  # for Scope.KIND
+    limit: int | None = None  # submissions per window; None: the default
     running: int | None = None  # jobs running at once; None: no cap
 
 
 class BodiesErased(_StoredEvent, frozen=True, kw_only=True, tag="BodiesErased"):
-    """What users had put into an ended job is gone for good; this event's job is that one."""
+    """The bodies of an ended job were erased for ever."""
 
     user_id: UserId
     kind: Kind
-    positions: tuple[int, ...]  # where the bodies were: its payload, its errors, its result
+    positions: tuple[int, ...]  # of the bodies: payload, errors, result
 
 
 class CorrectionReason(StrEnum):
-    STEPPED = "stepped"  # the clock stepped, and the log's time goes on evenly
-    LOG_AHEAD = "log_ahead"  # the log is later than the clock, and its time goes on from there
-    CAUGHT_UP = "caught_up"  # the clock is past the log, which was ahead of it
-    ACCEPTED = "accepted"  # somebody said that the clock is right
+    """The reason why the offset of the log's time was changed."""
+
+    STEPPED = "stepped"  # the clock stepped; the log's time goes on evenly
+    LOG_AHEAD = "log_ahead"  # the clock is behind the latest event; the log's time goes on from it
+    CAUGHT_UP = "caught_up"  # the clock is past the latest event again; the offset is dropped
+    ACCEPTED = "accepted"  # an AcceptClock confirmed the clock
 
 
 class ClockCorrected(_StoredEvent, frozen=True, kw_only=True, tag="ClockCorrected"):
-    """From here on the log's time is the database's clock and this offset."""
+    """The log's time was set to the database's clock plus this offset."""
 
     reason: CorrectionReason
-    clock: datetime  # UTC; what the database's clock showed
-    offset_micros: int  # the log's time less the clock's
-    # By how many parts in a million of the time that passes a positive offset shrinks, to nothing;
-    # while it does, times that users give are the clock's. 0: it stays.
+    clock: datetime  # UTC, the reading of the database's clock
+    offset_micros: int  # the log's time less the clock's, in microseconds
+    # Rate at which a positive offset shrinks to 0, in parts per million of the time that passes.
+    # While it shrinks, times that users give are the clock's. 0: it does not shrink.
     slew_ppm: int = 0
 
 
@@ -266,7 +278,7 @@ Event = (
     | WorkerMissed
 )
 
-VERSION: Final = 1  # of every event's shape so far; upcasters read older ones
+VERSION: Final = 1  # of every event type, except those with an upcaster
 EVENT_TYPES: Final[Mapping[str, type[Event]]] = {
     str(cls.__struct_config__.tag): cls for cls in Event.__args__
 }
@@ -276,12 +288,12 @@ _encoder = msgspec.json.Encoder()
 
 
 def encode(event: Event) -> bytes:
-    """The event as compact JSON, its type as the tag."""
+    """Encode an event as compact JSON, with its type in the field `type`."""
     return _encoder.encode(event)
 
 
-# Reads a stored event; unknown fields are skipped: an older reader survives a newer writer.
-# Raises `msgspec.ValidationError` for an unknown type or a missing field.
+# Decode a stored event. Unknown fields are skipped, so that an older release reads a newer one's
+# events. Raises `msgspec.ValidationError` for an unknown type or a missing field.
 decode: Final[Callable[[bytes], Event]] = msgspec.json.Decoder(Event).decode
 
 
@@ -290,9 +302,9 @@ def type_of(event: Event) -> str:
 
 
 class Recorded(Struct, frozen=True, gc=False):
-    """An event in its place in the log."""
+    """An event with its position in the log."""
 
     position: int  # from 1, without gaps
-    recorded_at: datetime  # UTC, microseconds; never going back
-    job_id: JobId | None
+    recorded_at: datetime  # UTC, whole microseconds; not before the event before it
+    job_id: JobId | None  # that the event is about; None: about no single job
     event: Event

@@ -1,7 +1,7 @@
-"""What JSON can hold as it is, and where in a value it cannot.
+"""Check that JSON can represent the result of a handler exactly, and say where it cannot.
 
-An encoder that turns NaN into null, or a set into a list, records something else than what was
-returned, and nobody is told. So nothing is converted but a tuple, which becomes a list.
+An encoder that turns NaN into null, or a set into a list, would silently record something else than
+the handler returned. Only tuples are converted, to lists.
 """
 
 import math
@@ -12,7 +12,7 @@ from msgspec import Struct
 from domain.language.bodies import DEPTH_MAX
 from domain.language.errors import InvalidInput
 
-PLACES_MAX: Final = 1024 * 1024  # in one value; each takes a byte of JSON or more
+PLACES_MAX: Final = 1024 * 1024  # values nested in one value; each takes at least a byte of JSON
 _PLAIN: Final = frozenset({bool, int, str})
 _PATH_CHARACTERS_MAX: Final = 200
 _TYPE_CHARACTERS_MAX: Final = 60
@@ -28,11 +28,11 @@ _INSTEAD: Final = {
     "bytearray": "return a text, such as base64 of it",
 }
 
-_Link = tuple["_Link | None", object]  # a key or index, behind those of what it is in
+_Link = tuple["_Link | None", object]  # a linked list of keys and indexes, innermost first
 
 
 class _Held(Struct):
-    """A container at one depth of the value, and in how many places it is there."""
+    """A container at one depth of the value, and how many times it occurs there."""
 
     link: _Link
     value: Any
@@ -40,11 +40,11 @@ class _Held(Struct):
 
 
 def check_json(value: Any, what: str) -> None:  # noqa: ANN401 (any value)
-    """Raise InvalidInput unless JSON holds the value as it is. `what` names it in the sentence.
+    """Raise `InvalidInput` unless JSON represents the value. `what` names it in the message.
 
-    JSON holds None, bool, int, finite float and str (not their subclasses), lists, tuples without
-    names, and dicts whose keys are str. A value that holds itself is nested too deep; one that is
-    in many places of another counts in each, and is looked at once a depth.
+    Accepted are None, bool, int, finite float and str (not their subclasses), lists, unnamed tuples
+    and dicts with str keys. A value that contains itself is nested too deep; one that occurs many
+    times counts each time, and is checked once per depth.
     """
     level = {id(value): _Held((None, what), value, 1)}
     places = 0
@@ -69,7 +69,7 @@ def check_json(value: Any, what: str) -> None:  # noqa: ANN401 (any value)
 
 
 def find_invalid_unicode(value: Any, what: str) -> str | None:  # noqa: ANN401 (any value)
-    """Name a text that no encoding can hold in a value that `check_json` let pass; None: none."""
+    """Say where a value that `check_json` accepted has a lone surrogate; None if nowhere."""
     waiting: list[tuple[_Link, Any]] = [((None, what), value)]
     while waiting:
         link, held = waiting.pop()
@@ -93,7 +93,7 @@ def _is_unicode(text: str) -> bool:
 
 
 def _collect(held: _Held, below: dict[int, _Held]) -> None:
-    """Add what is in a container to those to be looked at; a plain text or number is done here."""
+    """Add the children of a container to the next level, except plain strings and numbers."""
     children = held.value.items() if isinstance(held.value, dict) else enumerate(held.value)
     for key, child in children:
         if child is None or type(child) in _PLAIN:
@@ -106,7 +106,7 @@ def _collect(held: _Held, below: dict[int, _Held]) -> None:
 
 
 def _problem(value: Any) -> str | None:  # noqa: ANN401 (any value)
-    """Say why JSON cannot hold the value itself, whatever is inside it; None: it can."""
+    """Say why JSON cannot represent the value, apart from its children; None if it can."""
     match value:
         case None:
             return None
@@ -128,7 +128,7 @@ def _problem(value: Any) -> str | None:  # noqa: ANN401 (any value)
 
 
 def _path(link: _Link) -> str:
-    """Say where it is, as in `result.rows[3].loss`; both ends of a long path."""
+    """Format a path, as in `result.rows[3].loss`; a long one keeps its two ends."""
     steps: list[str] = []
     at: _Link | None = link
     while at is not None:

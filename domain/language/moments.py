@@ -1,18 +1,18 @@
-"""Moments: UTC datetimes, and the whole microseconds since the epoch that the log stores.
+"""Moments: UTC datetimes, and Unix time in whole microseconds, as the log stores it.
 
-They are made by adding to a real epoch, never by `datetime.fromtimestamp`: a clock library that
-patches `datetime` (freezegun) would otherwise hand out a subclass that msgspec refuses to encode.
+Datetimes are made by adding to EPOCH, never by `datetime.fromtimestamp`: a library that patches
+`datetime` (freezegun) would otherwise return a subclass that msgspec refuses to encode.
 """
 
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)  # Unix time 0
 _MICROSECOND: Final = timedelta(microseconds=1)
 
 
 def to_micros(moment: datetime) -> int:
-    """Whole microseconds since the epoch; exact, negative before 1970."""
+    """Convert to Unix time in microseconds, rounded down; negative before 1970."""
     return (moment - EPOCH) // _MICROSECOND
 
 

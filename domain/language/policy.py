@@ -1,16 +1,21 @@
-"""The numbers that rules are applied with; from the settings, the same for every process."""
+"""The parameters of the rules. They come from the settings; every process must have the same."""
 
 from msgspec import Struct
 
 
 class Policy(Struct, frozen=True, kw_only=True):
-    window_seconds: int = 60
-    user_limit: int = 600  # submissions a window, for each user
-    global_limit: int = 6000  # submissions a window, for all users together
-    lease_seconds: int = 30
-    idempotency_seconds: int = 86_400  # how long a key means the same job
-    max_attempts: int = 3
-    timeout_seconds: float | None = None  # of a job that is submitted without; None: none
-    retry_seconds: float = 1.0  # delay before the second attempt; doubles with each further one
-    retry_seconds_max: float = 3600.0
-    kinds_waiting_max: int = 100  # of one user at once: bounds the work that one turn costs
+    """Parameters of the rules. The settings of the same names (adapters/settings.py) have ranges.
+
+    An event records the limits that it was decided under, so a later change alters no history.
+    """
+
+    window_seconds: int = 60  # length of a rate-limit window, from 1
+    user_limit: int = 600  # submissions per window for each user without a limit of their own
+    global_limit: int = 6000  # submissions per window for all users together
+    lease_seconds: int = 30  # from a claim or heartbeat to the end of the lease, from 1
+    idempotency_seconds: int = 86_400  # from a submission, how long its key means the same job
+    max_attempts: int = 3  # that may fail, from 1, of a job submitted without its own
+    timeout_seconds: float | None = None  # of one attempt, likewise; None: no time-out
+    retry_seconds: float = 1.0  # before the second attempt, less up to half; doubles each time
+    retry_seconds_max: float = 3600.0  # upper bound of that delay
+    kinds_waiting_max: int = 100  # kinds of a user's waiting jobs; bounds the cost of one turn

@@ -1,4 +1,4 @@
-"""What a value must be to enter: checked once, at whichever door it comes in by."""
+"""Validation of values from outside, the same for every entrypoint. All raise `InvalidInput`."""
 
 import contextlib
 import math
@@ -15,7 +15,7 @@ from domain.language.moments import EPOCH
 
 NAME_BYTES_MAX: Final = 255
 ATTEMPTS_MAX: Final = 1000
-PRIORITY_MAX: Final = 1000  # and as far below zero
+PRIORITY_MAX: Final = 1000  # the minimum is its negative
 TIMEOUT_SECONDS_MAX: Final = 7 * 86_400
 LIMIT_MAX: Final = 1_000_000_000
 _DIGITS_MAX: Final = len(str(POSITION_MAX))
@@ -53,7 +53,7 @@ def job_id(number: int) -> JobId:
 
 
 def attempt(number: int) -> int:
-    """Which attempt somebody speaks of. One beyond any number is none, like many within."""
+    """Clamp an attempt number to what the log can store; no job has an attempt out of range."""
     return max(-1, min(number, POSITION_MAX))
 
 
@@ -78,7 +78,7 @@ def timeout_seconds(seconds: float) -> float:
 
 
 def moment(value: datetime, what: str) -> datetime:
-    """A time with an offset, in UTC from here on."""
+    """Convert a time with an offset to UTC, from 1970 to 9000."""
     if value.tzinfo is None:
         raise InvalidInput(f"{what} needs an offset: 2026-01-31T12:00:00Z.")
     if not EPOCH <= value <= _FARTHEST:
@@ -87,14 +87,14 @@ def moment(value: datetime, what: str) -> datetime:
 
 
 def whole_number(text: str, what: str, least: int, most: int) -> int:
-    """Text from outside: ASCII digits alone, and no more than the largest position has."""
+    """Parse ASCII digits, at most as many as the largest position has; the range is inclusive."""
     if text.isascii() and text.isdigit() and len(text) <= _DIGITS_MAX:
         return _whole(int(text), least, most, what)
     raise InvalidInput(f"{what} is a whole number from {least} to {most}.")
 
 
 def time(text: str, what: str) -> datetime:
-    """A time as RFC 3339 writes it, and in no other way; in UTC from here on."""
+    """Parse a time in the form of RFC 3339, section 5.6, and convert it to UTC."""
     if _TIME.fullmatch(text):
         with contextlib.suppress(msgspec.ValidationError):
             return moment(msgspec.convert(text, datetime), what)
@@ -102,9 +102,9 @@ def time(text: str, what: str) -> datetime:
 
 
 def as_of(text: str) -> int | datetime:
-    """A position of the log (digits alone), or a time (RFC 3339), wherever somebody asks.
+    """Parse a point of the log: a position (digits), or a time (RFC 3339).
 
-    A time means behind all that was recorded by then.
+    A time stands for the latest event that was recorded at or before it.
     """
     if text.isascii() and text.isdigit():
         return whole_number(text, "as_of", 0, POSITION_MAX)
@@ -124,7 +124,7 @@ def _whole(number: int, least: int, most: int, what: str) -> int:
 
 def _name(text: str, what: str) -> str:
     if text.isascii() and text.isprintable() and 1 <= len(text) <= NAME_BYTES_MAX:
-        return text  # nearly all of them
+        return text  # fast path
     size = len(_utf8(text, what))
     if not 1 <= size <= NAME_BYTES_MAX:
         raise InvalidInput(
