@@ -92,7 +92,7 @@ def _wired(
     following: list[AsyncProjector[Any]] = [
         AsyncProjector(ActivityProjection(), read, *access),
         AsyncProjector(SnapshotsProjection(log.read), read, *access),
-        AsyncProjector(MerkleProjection(), leaves, *access, events_a_batch=LEAVES_PER_BATCH),
+        AsyncProjector(MerkleProjection(), leaves, *access, events_per_batch=LEAVES_PER_BATCH),
     ]
     follows = ProjectorRunner(following, supervisor, database.shrink_journal)
     return Fairlog(database, log, writer, policy_of(settings), follows, supervisor)

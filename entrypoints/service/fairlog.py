@@ -380,7 +380,7 @@ class Fairlog(Queries):
         due = self._due_jobs.next_page(connection, to_micros(self.log.now(connection)))
         if not due:
             return due
-        beside = self.jobs.held_beside(connection, due, JOBS_BESIDE_MAX)
+        beside = self.jobs.running_on_same_workers(connection, due, JOBS_BESIDE_MAX)
         return list(dict.fromkeys([*due, *beside]))
 
     async def _execute(

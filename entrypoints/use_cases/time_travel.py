@@ -30,7 +30,7 @@ from entrypoints.service.views import (
     window_view,
 )
 from entrypoints.use_cases.past_policy import policy_then
-from projections.following.snapshots import current, standing_at
+from projections.following.snapshots import current, state_at
 
 JOBS_SHOWN_MAX: Final = 1000
 LIMITS_SHOWN_MAX: Final = 1000
@@ -103,7 +103,7 @@ class TimeTravel:
 
     def state(self, connection: Connection, as_of: int | datetime) -> PastStateView:
         position = self.position(connection, as_of)
-        standing = standing_at(connection, current(), self._fairlog.log.read, position)
+        standing = state_at(connection, current(), self._fairlog.log.read, position)
         now = as_of if isinstance(as_of, datetime) else standing.recorded_at
         policy = policy_then(self._fairlog, connection, standing)
         return state_view(standing, policy, now)

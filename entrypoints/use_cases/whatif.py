@@ -13,7 +13,7 @@ from domain.audit.whatif import Defaults, OtherLimits, Outcome, WhatIf, warm_up_
 from domain.language.events import LimitChanged, RateLimitDecided, Scope
 from domain.language.identifiers import UserId
 from entrypoints.service.fairlog import Fairlog
-from projections.following.snapshots import current, standing_at
+from projections.following.snapshots import current, state_at
 
 Progress = Callable[[int, int], None]
 _TYPES: Final = ("RateLimitDecided", "LimitChanged")
@@ -39,7 +39,7 @@ def what_if(
     end = log.position(connection) if until is None else audit_log.first_at(connection, until) - 1
     begin = 0 if since is None else _begin(fairlog, connection, other, since)
     replay = WhatIf(other, Defaults(policy.user_limit, policy.global_limit), since)
-    for (user_id, kind), limits in standing_at(
+    for (user_id, kind), limits in state_at(
         connection, current(), log.read, begin
     ).windows.limits.items():
         if not kind:

@@ -1,4 +1,4 @@
-"""Projections that follow the log in a transaction of their own, and what they follow it with.
+"""Asynchronous projections, which lag behind the log, and the projector that keeps them up to date.
 
-No decision depends on one of them.
+No decision may depend on one of them.
 """

@@ -1,12 +1,11 @@
-"""Projections that follow the log at their own pace, behind a checkpoint of their own.
+"""Asynchronous projections: each applies the log's events in transactions and at a pace of its own.
 
-The checkpoint moves in the transaction that applies, and is locked by it: any number of processes
-may follow at once, and each event is applied exactly once, in order. What is applied is read before
-that transaction, so that on SQLite the writer waits only for the rows to be written.
+The transaction that applies events locks and moves the projection's checkpoint: any number of
+processes may run the same projector, and each event is applied exactly once, in order. Events are
+read before that transaction, so that on SQLite the writer waits only while rows are written.
 
-A checkpoint holds the hash of the log up to its position. One that is not of this log (it was
-changed, or the log was restored from a backup) is no place to go on from: the projection is begun
-anew.
+A checkpoint holds the hash of the log up to its position. If it does not belong to this log (it was
+changed, or the log was restored from a backup), the projection is built again from the start.
 """
 
 from collections.abc import Callable, Sequence
@@ -35,49 +34,53 @@ checkpoints = sa.Table(
     sa.Column("generation", sa.BigInteger, primary_key=True, autoincrement=False),
     sa.Column("version", sa.Integer, nullable=False),
     sa.Column("position", sa.BigInteger, nullable=False, comment="of the latest event applied"),
-    # NULL: written by a release that had none; see `adapters/migrations`.
+    # NULL: written by a release without this column; see `adapters/migrations`.
     sa.Column("hash", digest(HASH_BYTES), comment="of the log up to there"),
 )
 
 
 class Positioned(Protocol):
+    """An event, or its hash, at a position of the log."""
+
     @property
     def position(self) -> int: ...
 
 
 E = TypeVar("E", bound=Positioned)
-Read = Callable[[Connection, int, int], Sequence[E]]  # up to so many behind a position
+# Read events after a position (second argument) in order, up to a number of them (third).
+Read = Callable[[Connection, int, int], Sequence[E]]
 E_contra = TypeVar("E_contra", bound=Positioned, contravariant=True)
 Transaction = Callable[[], AbstractContextManager[Connection]]
 Progress = Callable[[int, int], None]  # events applied, events in the log
 
 
 class AsyncProjection(Tabled, Protocol[E_contra]):
-    """A read model of events of one type: `Recorded`, or the rows of the log as they are stored.
+    """A read model of `Recorded` events or of `Leaf` hashes.
 
-    Its tables carry the generation first in their keys. They may depend on the events alone, never
-    on where the batches end.
+    Its rows depend on the events alone, never on the size of the batches.
     """
 
     def apply(self, connection: Connection, generation: int, events: Sequence[E_contra]) -> None:
         """Apply a batch in a handful of statements. The caller moves the checkpoint."""
 
 
-Reached = Sequence[tuple[AsyncProjection[E], int]]  # each with the position it has come to
+WithPositions = Sequence[tuple[AsyncProjection[E], int]]  # each with its checkpoint's position
 
 
 class Checkpoint(Struct, frozen=True):
+    """The position up to which a generation of a projection has been built."""
+
     generation: int
     position: int  # of the latest event applied; 0: none
-    hash: bytes | None  # of the log up to there; None: an earlier release wrote none
+    hash: bytes | None  # of the log up to there; None: written by an earlier release
 
 
 class NoCheckpoint(FairlogError):
-    """A projection has no checkpoint, or one that is not of this log; it has to be begun anew."""
+    """The projection has no checkpoint that belongs to this log; `AsyncProjector.prepare` helps."""
 
 
 def checkpoint_of(connection: Connection, projection: Tabled) -> Checkpoint | None:
-    """How far the current generation is; None: it was never begun for this release.
+    """Return the checkpoint of the current generation, or None if this release has not built one.
 
     Raises `LogTooNew` when another process runs a newer release of the projection.
     """
@@ -90,8 +93,8 @@ def checkpoint_of(connection: Connection, projection: Tabled) -> Checkpoint | No
     return None if stored is None else Checkpoint(found.generation, stored.position, stored.hash)
 
 
-def is_of(log: EventLog[Connection], connection: Connection, at: Checkpoint) -> bool:
-    """Returns True if a checkpoint is of this log."""
+def belongs_to(log: EventLog[Connection], connection: Connection, at: Checkpoint) -> bool:
+    """Return True if the log has the checkpoint's hash at its position."""
     return at.hash is not None and at.hash == _hash_at(log, connection, at.position)
 
 
@@ -99,8 +102,10 @@ def _hash_at(log: EventLog[Connection], connection: Connection, position: int) -
     return GENESIS if position == 0 else log.hash_at(connection, position)
 
 
-def reached(connection: Connection, projections: Sequence[AsyncProjection[E]]) -> Reached[E]:
-    """Those that were begun."""
+def checkpoint_positions(
+    connection: Connection, projections: Sequence[AsyncProjection[E]]
+) -> WithPositions[E]:
+    """Return the projections that have a checkpoint, each with its position."""
     return [
         (one, at.position)
         for one in projections
@@ -115,7 +120,7 @@ def _checkpoint(name: str, generation: int) -> sa.Select[tuple[int, bytes]]:
 
 
 class AsyncProjector(Generic[E]):
-    """Keeps one projection. `events` reads up to so many of them behind a position, in order."""
+    """Keeps one asynchronous projection up to date."""
 
     def __init__(
         self,
@@ -124,35 +129,36 @@ class AsyncProjector(Generic[E]):
         log: EventLog[Connection],
         reading: Transaction,
         writing: Transaction,
-        events_a_batch: int = EVENTS_PER_BATCH,
+        events_per_batch: int = EVENTS_PER_BATCH,
     ) -> None:
         self.projection = projection
         self._events = events
         self.log = log
         self._reading = reading
         self._writing = writing
-        self._events_a_batch = events_a_batch
+        self._events_per_batch = events_per_batch
 
     def prepare(self) -> bool:
-        """Create what is missing, and begin anew what cannot go on; whether that was so.
+        """Create missing tables, and start from the first event where the checkpoint is unusable.
 
-        Any number of processes may do it at once. Raises `LogTooNew`.
+        Returns True if it started again. Any number of processes may call it at once. Raises
+        `LogTooNew`.
         """
         with self._writing() as connection:
-            whole = have_all(connection, self.projection.tables)
+            is_complete = have_all(connection, self.projection.tables)
             create_all(connection, [registry.registry, checkpoints, *self.projection.tables])
         with self._writing() as connection:
             self.log.lock_head(connection)
             at = self.checkpoint(connection)
             if at is not None and at.hash is None:
                 at = self._with_hash(connection, at)
-            if whole and at is not None and is_of(self.log, connection, at):
+            if is_complete and at is not None and belongs_to(self.log, connection, at):
                 return False
             generation = self._reserve(connection)
         self._remove(generation)
         with self._writing() as connection:
             self.log.lock_head(connection)
-            self._begin(connection, generation)
+            self._insert_checkpoint(connection, generation)
             current = self._switch(connection, generation)
         self._remove_older(current)
         return True
@@ -162,51 +168,49 @@ class AsyncProjector(Generic[E]):
         return checkpoint_of(connection, self.projection)
 
     def lag(self, connection: Connection) -> int:
-        """How many events of the log have not been applied yet."""
+        """Return the number of events in the log that have not been applied yet."""
         at = self.checkpoint(connection)
         return self.log.position(connection) - (0 if at is None else at.position)
 
     def step(self) -> bool:
-        """Apply the next events, if there are any; returns True if more are likely to wait.
+        """Apply the next batch of events, if any; return True if more are likely to wait.
 
-        Raises `NoCheckpoint` where `prepare` has to begin anew, `LogUnavailable` and `LogTooNew`.
+        Raises `NoCheckpoint` where `prepare` has to start again, `LogUnavailable` and `LogTooNew`.
         """
         with self._reading() as connection:
             at = self.checkpoint(connection)
-            if at is None or not is_of(self.log, connection, at):
+            if at is None or not belongs_to(self.log, connection, at):
                 raise NoCheckpoint(
                     "There is no checkpoint."
                     if at is None
-                    else f"The checkpoint at {at.position} is not of this log."
+                    else f"The checkpoint at {at.position} does not belong to this log."
                 )
-            found = self._behind(connection, at)
-            # Events that this process has just written come from its memory, and may be newer than
-            # what this transaction sees.
+            found = self._events_after(connection, at)
+            # Events that this process has just written are cached, and may be newer than the
+            # snapshot of this transaction.
             end = self.log.position(connection)
             events = [event for event in found if event.position <= end]
-            to = self._come(connection, at, events)
+            to = self._advanced(connection, at, events)
         if events:
             self._apply(at, events, to)
-        return len(found) == self._events_a_batch or len(events) < len(found)
+        return len(found) == self._events_per_batch or len(events) < len(found)
 
     def rebuild(self, progress: Progress = lambda _done, _total: None) -> int:
-        """Build it again beside the generation in use, and make that the current one; returns how
-        many events were applied.
-        """
+        """Build a new generation and make it current; return the number of events applied."""
         with self._writing() as connection:
             end = self.log.lock_head(connection).position
             generation = self._reserve(connection)
         self._remove(generation)
         with self._writing() as connection:
-            self._begin(connection, generation)
+            self._insert_checkpoint(connection, generation)
         at = Checkpoint(generation, 0, GENESIS)
-        # While others write at full speed the log has no end to come to: it is enough to have what
-        # was there and to be level with the generation in use. The rest comes as always.
-        while at.position < end or not self._is_level(at):
+        # While others write at full speed the end of the log is never reached: it is enough to
+        # reach its position at the start and that of the current generation.
+        while at.position < end or not self._has_caught_up(at):
             with self._reading() as connection:
                 progress(at.position, self.log.position(connection))
-                events = self._behind(connection, at)
-                to = self._come(connection, at, events)
+                events = self._events_after(connection, at)
+                to = self._advanced(connection, at, events)
             if not events:
                 break
             self._apply(at, events, to)
@@ -218,30 +222,30 @@ class AsyncProjector(Generic[E]):
         self._remove_older(current)
         return at.position
 
-    def _is_level(self, at: Checkpoint) -> bool:
-        """Whether it has come as far as the generation in use."""
+    def _has_caught_up(self, at: Checkpoint) -> bool:
+        """Return True if a checkpoint is not behind that of the current generation."""
         with self._reading() as connection:
-            live = self.checkpoint(connection)
-            if live is None or not is_of(self.log, connection, live):
+            current = self.checkpoint(connection)
+            if current is None or not belongs_to(self.log, connection, current):
                 return True
-        return at.position >= live.position
+        return at.position >= current.position
 
-    def _behind(self, connection: Connection, at: Checkpoint) -> Sequence[E]:
-        """The events that follow a checkpoint, up to a batch of them."""
-        return self._events(connection, at.position, self._events_a_batch)
+    def _events_after(self, connection: Connection, at: Checkpoint) -> Sequence[E]:
+        """Return up to a batch of the events after a checkpoint."""
+        return self._events(connection, at.position, self._events_per_batch)
 
-    def _come(self, connection: Connection, at: Checkpoint, events: Sequence[E]) -> Checkpoint:
-        """Return where a checkpoint is to be moved to when these events are applied."""
+    def _advanced(self, connection: Connection, at: Checkpoint, events: Sequence[E]) -> Checkpoint:
+        """Return the checkpoint after these events."""
         if not events:
             return at
         position = events[-1].position
-        reached = self.log.hash_at(connection, position)
-        if reached is None:
-            raise LogUnavailable(f"The event {position} is not to be read here yet.")
-        return Checkpoint(at.generation, position, reached)
+        found = self.log.hash_at(connection, position)
+        if found is None:
+            raise LogUnavailable(f"The event {position} cannot be read here yet.")
+        return Checkpoint(at.generation, position, found)
 
     def _apply(self, at: Checkpoint, events: Sequence[E], to: Checkpoint) -> None:
-        """Unless somebody was quicker."""
+        """Apply events and move the checkpoint, unless another process already has."""
         with self._writing() as connection:
             locked = connection.execute(
                 _checkpoint(self.projection.name, at.generation).with_for_update()
@@ -260,12 +264,14 @@ class AsyncProjector(Generic[E]):
             )
             .values(position=to.position, hash=to.hash)
         )
-        # On a cluster the lock alone proves nothing: certification sees only written rows.
+        # On a Galera cluster the lock does not suffice: certification sees only written rows.
         if moved.rowcount != 1:
-            raise LogUnavailable(f"Another process moved {self.projection.name!r}; it will go on.")
+            raise LogUnavailable(
+                f"Another process moved the checkpoint of {self.projection.name!r} meanwhile."
+            )
 
     def _with_hash(self, connection: Connection, at: Checkpoint) -> Checkpoint:
-        """Give the checkpoint of an earlier release the hash that the log has there."""
+        """Add the log's hash to the checkpoint of an earlier release."""
         found = _hash_at(self.log, connection, at.position)
         completed = Checkpoint(at.generation, at.position, found)
         if found is not None:
@@ -282,7 +288,7 @@ class AsyncProjector(Generic[E]):
         self.log.set_registry_digest(connection, registry.digest_of(connection))
         return current
 
-    def _begin(self, connection: Connection, generation: int) -> None:
+    def _insert_checkpoint(self, connection: Connection, generation: int) -> None:
         connection.execute(
             checkpoints.insert().values(
                 name=self.projection.name,
@@ -295,8 +301,8 @@ class AsyncProjector(Generic[E]):
 
     def _remove_older(self, generation: int) -> None:
         with self._reading() as connection:
-            left = set(older_generations(connection, self.projection, generation))
-            left.update(
+            older = set(older_generations(connection, self.projection, generation))
+            older.update(
                 connection.execute(
                     sa.select(checkpoints.c.generation).where(
                         checkpoints.c.name == self.projection.name,
@@ -304,11 +310,11 @@ class AsyncProjector(Generic[E]):
                     )
                 ).scalars()
             )
-        for older in sorted(left, reverse=True):
-            self._remove(older)
+        for one in sorted(older, reverse=True):
+            self._remove(one)
 
     def _remove(self, generation: int) -> None:
-        """Delete a generation: at once its checkpoint, then its rows a little at a time."""
+        """Delete a generation: its checkpoint at once, its rows in small transactions."""
         with self._writing() as connection:
             connection.execute(
                 checkpoints.delete().where(

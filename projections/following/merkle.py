@@ -1,7 +1,8 @@
-"""The Merkle tree over the log, in tiles: for proofs to those who do not have the log.
+"""The Merkle tree over the log, in tiles, for proofs to third parties who do not have the log.
 
-A tile holds 256 hashes of one level in a row; a level stands for eight of the tree's, so the next
-one has the hashes of whole tiles. Only the last tile of a level ever changes, by growing.
+A tile holds up to 256 consecutive hashes of one level of tiles, which is eight levels of the tree:
+the next level of tiles holds the roots of full tiles. Only the last tile of a level ever changes,
+by growing. Compare https://c2sp.org/tlog-tiles.
 """
 
 from collections.abc import Sequence
@@ -17,8 +18,8 @@ from projections.storage import registry
 from projections.storage.rows import ROW_BYTES, Document, generation, upsert
 
 VERSION: Final = 1
-TILE: Final = 256  # hashes
-_LEVELS: Final = 8  # of the tree, that one level of tiles stands for: 2**8 is 256
+TILE: Final = 256  # hashes in a full tile
+_LEVELS: Final = 8  # levels of the tree in one level of tiles: 2**8 is 256
 metadata = sa.MetaData()
 
 tiles = sa.Table(
@@ -33,15 +34,17 @@ tiles = sa.Table(
 
 
 class MerkleProjection:
+    """Appends the hashes of the log's rows to the tiles."""
+
     name = "merkle"
     version = VERSION
     tables = (tiles,)
 
     def apply(self, connection: Connection, generation: int, events: Sequence[Leaf]) -> None:
-        """Raises `LogCorrupt` where the leaves do not follow those that are there."""
+        """Append leaves. Raises `LogCorrupt` if they do not continue the stored ones."""
         level, index = 0, events[0].position - 1
         if events[-1].position - events[0].position != len(events) - 1:
-            raise LogCorrupt(f"There are events missing behind position {events[0].position}.")
+            raise LogCorrupt(f"Events are missing after position {events[0].position}.")
         hashes = [leaf.hash for leaf in events]
         while hashes:
             index, hashes = _append(connection, generation, level, index, hashes)
@@ -51,22 +54,25 @@ class MerkleProjection:
 def _append(
     connection: Connection, generation: int, level: int, index: int, hashes: list[bytes]
 ) -> tuple[int, list[bytes]]:
-    """Add hashes to a level from an index on; what the tiles that became whole give to the next."""
-    first, there = divmod(index, TILE)
+    """Append hashes to a level of tiles at an index.
+
+    Returns the index and the hashes to append to the next level: the roots of tiles that are full.
+    """
+    first, stored = divmod(index, TILE)
     content = b""
-    if there:
+    if stored:
         content = _read(connection, sa.literal(generation), level, first)
-        if len(content) != there * HASH_BYTES:
-            raise LogCorrupt(f"The Merkle tile {first} of level {level} is not as it was left.")
+        if len(content) != stored * HASH_BYTES:
+            raise LogCorrupt(f"The Merkle tile {first} of level {level} was changed.")
     content += b"".join(hashes)
     size = TILE * HASH_BYTES
-    found = [content[start : start + size] for start in range(0, len(content), size)]
+    changed = [content[start : start + size] for start in range(0, len(content), size)]
     upsert(
         connection,
         tiles,
-        [(generation, level, first + number, tile) for number, tile in enumerate(found)],
+        [(generation, level, first + number, tile) for number, tile in enumerate(changed)],
     )
-    return first, [complete_root(tile) for tile in found if len(tile) == size]
+    return first, [complete_root(tile) for tile in changed if len(tile) == size]
 
 
 def _read(
@@ -81,21 +87,24 @@ def _read(
 
 
 class TileTree:
-    """Gives hashes of complete subtrees (`domain.log.merkle.Subtree`) in the generation in use."""
+    """Hashes of complete subtrees (`domain.log.merkle.Subtree`), from the current generation."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._generation = registry.current(MerkleProjection.name)
-        self._tiles: dict[tuple[int, int], bytes] = {}  # a proof needs some ten of them
+        self._tiles: dict[tuple[int, int], bytes] = {}  # a proof needs about ten of them
 
     def __call__(self, level: int, index: int) -> bytes:
-        """Raises `LogCorrupt` for one that is not there."""
+        """Return the hash of the subtree of 2**level leaves at an index.
+
+        Raises `LogCorrupt` if tiles are missing.
+        """
         tile_level, within = divmod(level, _LEVELS)
         tile, start = divmod(index << within, TILE)
         size = HASH_BYTES << within
         hashes = self._tile(tile_level, tile)[HASH_BYTES * start :][:size]
         if len(hashes) != size:
-            raise LogCorrupt("The Merkle tree is not whole; run `fairlog rebuild`.")
+            raise LogCorrupt("The Merkle tree is incomplete; run `fairlog rebuild`.")
         return complete_root(hashes)
 
     def _tile(self, level: int, tile: int) -> bytes:

@@ -1,8 +1,8 @@
-"""Standings of Fairlog at some positions, so that time travel need not fold the log from 1.
+"""Snapshots of the system's state at some positions, so that time travel need not fold all events.
 
-They lie on a grid. The older they are the fewer are kept, so that there are about as many as the
-log's length has binary digits, times `DENSITY`; and with very many users the grid is wider, so that
-writing them costs each event the same.
+Their positions are multiples of `SPACING`. Older ones are thinned out: about `DENSITY` are kept for
+each doubling of the log's length. With very many users they are further apart, so that writing them
+costs the same per event.
 """
 
 from collections.abc import Sequence
@@ -19,9 +19,9 @@ from projections.storage import registry
 from projections.storage.rows import ROW_BYTES, Document, delete, generation, insert
 
 VERSION: Final = 1
-SPACING: Final = 5_000  # events between two, at the least
-DENSITY: Final = 16  # so many are kept of each distance, before every other one goes
-PART_BYTES: Final = 1024 * 1024
+SPACING: Final = 5_000  # events between two snapshots, at least
+DENSITY: Final = 16  # snapshots kept at each distance, before every other one is deleted
+PART_BYTES: Final = 1024 * 1024  # a snapshot is stored in parts of this size
 EVENTS_PER_PAGE: Final = 4_000
 metadata = sa.MetaData()
 
@@ -37,7 +37,7 @@ snapshots = sa.Table(
 
 
 class SnapshotsProjection:
-    """`read` gives the events between the latest snapshot and those to apply, after a start."""
+    """Writes and thins out snapshots; after a start, `read` reads the events since the latest."""
 
     name = "snapshots"
     version = VERSION
@@ -45,49 +45,47 @@ class SnapshotsProjection:
 
     def __init__(self, read: Read[Recorded]) -> None:
         self._read = read
-        self._latest: StateCache[SystemState] = StateCache()
+        self._cache: StateCache[SystemState] = StateCache()
 
     def apply(self, connection: Connection, generation: int, events: Sequence[Recorded]) -> None:
         before = events[0].position - 1
-        standing = self._latest.take(connection, generation, before)
-        if standing is None:
+        state = self._cache.take(connection, generation, before)
+        if state is None:
             nearest = _nearest(connection, sa.literal(generation), before)
-            standing = fold(nearest, connection, self._read, before)
+            state = fold(nearest, connection, self._read, before)
         for recorded in events:
-            standing.evolve(recorded)
-            if standing.position % SPACING == 0:
-                _keep(connection, generation, standing)
-        standing.tidy()
-        self._latest.put(connection, generation, standing.position, standing)
+            state.evolve(recorded)
+            if state.position % SPACING == 0:
+                _store(connection, generation, state)
+        state.tidy()
+        self._cache.put(connection, generation, state.position, state)
 
 
-def standing_at(
+def state_at(
     connection: Connection, generation: sa.ColumnElement[int], read: Read[Recorded], position: int
 ) -> SystemState:
-    """How things stood behind the event at a position; 0: before the first."""
-    standing = fold(_nearest(connection, generation, position), connection, read, position)
-    standing.forget_windows()
-    return standing
+    """Return the system's state after the event at a position; 0: before the first event."""
+    state = fold(_nearest(connection, generation, position), connection, read, position)
+    state.forget_windows()
+    return state
 
 
 def fold(
-    standing: SystemState, connection: Connection, read: Read[Recorded], position: int
+    state: SystemState, connection: Connection, read: Read[Recorded], position: int
 ) -> SystemState:
-    """Go on to a position, a page of events in memory."""
-    while standing.position < position:
-        events = read(
-            connection, standing.position, min(EVENTS_PER_PAGE, position - standing.position)
-        )
+    """Fold events into a state up to a position, one page at a time, and return it."""
+    while state.position < position:
+        events = read(connection, state.position, min(EVENTS_PER_PAGE, position - state.position))
         if not events:
             break
         for recorded in events:
-            standing.evolve(recorded)
-        standing.tidy()
-    return standing
+            state.evolve(recorded)
+        state.tidy()
+    return state
 
 
 def spacing(users: int) -> int:
-    """How far apart snapshots are: as far as writing one costs no more than the events between."""
+    """Return the distance of snapshots: `SPACING`, doubled until it is at least the user count."""
     distance = SPACING
     while distance < users:
         distance *= 2
@@ -95,16 +93,16 @@ def spacing(users: int) -> int:
 
 
 def is_kept(position: int, end: int) -> bool:
-    """Whether a snapshot is worth its place when the newest one is at `end`."""
+    """Return True if a snapshot is kept when the newest one is at `end`."""
     number, age = position // SPACING, (end - position) // SPACING
     return age <= DENSITY * (number & -number)
 
 
-def _keep(connection: Connection, generation: int, standing: SystemState) -> None:
-    position = standing.position
-    if position % spacing(len(standing.line.users)):
+def _store(connection: Connection, generation: int, state: SystemState) -> None:
+    position = state.position
+    if position % spacing(len(state.line.users)):
         return
-    data = to_snapshot(standing)
+    data = to_snapshot(state)
     insert(
         connection,
         snapshots,
@@ -118,15 +116,15 @@ def _keep(connection: Connection, generation: int, standing: SystemState) -> Non
             snapshots.c.generation == generation
         )
     )
-    faded = [tuple(row) for row in stored if not is_kept(row.position, position)]
-    if faded:
-        delete(connection, snapshots, generation, faded)
+    thinned = [tuple(row) for row in stored if not is_kept(row.position, position)]
+    if thinned:
+        delete(connection, snapshots, generation, thinned)
 
 
 def _nearest(
     connection: Connection, generation: sa.ColumnElement[int], position: int
 ) -> SystemState:
-    """The latest snapshot at or before a position, or the beginning."""
+    """Return the latest snapshot at or before a position, or the state before the first event."""
     nearest = (
         sa.select(sa.func.max(snapshots.c.position))
         .where(snapshots.c.generation == generation, snapshots.c.position <= position)
@@ -142,5 +140,5 @@ def _nearest(
 
 
 def current() -> sa.ColumnElement[int]:
-    """The generation in use."""
+    """Return a subquery for the current generation."""
     return registry.current(SnapshotsProjection.name)

@@ -1,4 +1,4 @@
-"""What a projection that follows the log remembers from one batch to the next."""
+"""The state that an asynchronous projection keeps in memory between batches."""
 
 import threading
 from typing import Generic, TypeVar
@@ -9,11 +9,11 @@ S = TypeVar("S")
 
 
 class StateCache(Generic[S]):
-    """A state for each database and generation; any thread may ask.
+    """One state for each database and generation. It is thread-safe.
 
-    It is good for the batch that begins where it ends, whoever applied those before: what events
-    give is the same everywhere. Where a transaction failed, or another process was quicker, the
-    positions do not meet, and it is read anew.
+    A state is valid for the batch that begins at its position, whichever process applied the
+    batches before, since a fold gives the same everywhere. After a failed transaction, or when
+    another process was faster, the positions differ and the state has to be read again.
     """
 
     def __init__(self) -> None:
@@ -21,11 +21,12 @@ class StateCache(Generic[S]):
         self._guard = threading.Lock()
 
     def take(self, connection: Connection, generation: int, position: int) -> S | None:
-        """The state behind the event at a position, to be changed; None where it is not known."""
+        """Remove and return the state at a position, or None; the caller may change it."""
         with self._guard:
             found = self._states.pop((str(connection.engine.url), generation), None)
         return None if found is None or found[0] != position else found[1]
 
     def put(self, connection: Connection, generation: int, position: int, state: S) -> None:
+        """Store the state after the event at a position."""
         with self._guard:
             self._states[str(connection.engine.url), generation] = (position, state)

@@ -1,4 +1,4 @@
-"""The projections that are written in the same transaction as the events.
+"""The inline projections, which the writer updates in the transaction that appends the events.
 
-What may lag behind the log is in `projections.following`.
+Projections that may lag behind the log are in `projections.following`.
 """

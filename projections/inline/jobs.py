@@ -1,8 +1,8 @@
-"""Every job as it stands: one row a job, found by id, user, state, key, claim, due time or place.
+"""The jobs projection: one row per job, found by id, user, state, key, claim, due time or place.
 
-The row holds the job as JSON beside the columns that it is found by: one column to write and read
-instead of thirty, and still open to a look with the database's own JSON functions. The waiting jobs
-of a lane are found in their order by an index, so that they need no table of their own.
+A row holds the job as JSON, besides the columns that it is found by: one column is written and read
+instead of thirty, and the database's JSON functions still work on it. An index gives the waiting
+jobs of a lane in their order, so that they need no table of their own.
 """
 
 from collections.abc import Iterable, Sequence
@@ -84,7 +84,7 @@ noted_claims = sa.Table(
     ),
 )
 
-# Stored for ever as long as this version is: add behind, never renumber.
+# Stored, as long as this version of the tables is used: append, never renumber.
 STATE_NUMBERS: Final = {
     State.SCHEDULED: 0,
     State.QUEUED: 1,
@@ -98,7 +98,7 @@ STATES: Final = {number: state for state, number in STATE_NUMBERS.items()}
 _encode = msgspec.json.Encoder().encode
 _decoder = msgspec.json.Decoder(Job)
 _NOTHING: sa.ColumnClause[Any] = sa.literal_column("NULL")
-# One shape for all tables, so that they are read in one statement.
+# All have the same columns, so that one statement reads them.
 _by_id = Query(jobs, [jobs.c.job, _NOTHING], by=jobs.c.id)
 _by_key = Query(jobs, [jobs.c.job, _NOTHING], by=jobs.c.key_hash)
 _by_claim = Query(jobs, [jobs.c.job, _NOTHING], by=jobs.c.claim_hash)
@@ -111,6 +111,8 @@ _empty = Query(
 
 
 class JobsProjection:
+    """Loads and writes jobs, their counts by state, and the claims that no job names any more."""
+
     name = "jobs"
     version = VERSION
     is_lasting = False
@@ -119,7 +121,10 @@ class JobsProjection:
     def look_ahead(
         self, connection: Connection, generation: int, required: RequiredRows, model: WriteModel
     ) -> None:
-        """For claims: the jobs that are named, whose end may let their users into the line."""
+        """Load the jobs that a batch with claims names.
+
+        The end of such a job may bring its user back into the line.
+        """
         if not required.serving:
             return
         for job_id in required.jobs & model.jobs.rows.keys():
@@ -147,12 +152,12 @@ class JobsProjection:
         _load_lanes(connection, generation, required, model)
 
     def take_changes(self, generation: int, model: WriteModel) -> list[Write[Connection]]:
-        # A count of nothing too: which states have a row must not depend on the batches.
+        # A count of zero is written too: which states have a row must not depend on the batches.
         counts = [
             (generation, STATE_NUMBERS[state], by) for state, by in model.jobs.count_changes.items()
         ]
         known, keys = model.jobs.rows, model.jobs.keys
-        # In the order of the primary key: a page of the table is filled and left.
+        # In the order of the primary key, so that each page of the table is written once.
         changed = [(known[job_id], keys.get(job_id)) for job_id in sorted(model.jobs.changed)]
         model.jobs.changed.clear()
         model.jobs.count_changes.clear()
@@ -161,7 +166,7 @@ class JobsProjection:
             *upserting(jobs, changed, partial(row_of, generation)),
             lambda connection: _count(connection, counts),
             *upserting(noted_claims, claims.take_changed_notes(), lambda one: (generation, *one)),
-            *_forgetting(generation, claims),
+            *_removing_expired(generation, claims),
         ]
 
 
@@ -187,9 +192,7 @@ def _know(job: Job, required: RequiredRows, model: WriteModel) -> None:
 def _load_lanes(
     connection: Connection, generation: int, required: RequiredRows, model: WriteModel
 ) -> None:
-    """The first jobs of the lanes that claims will be served from, as many as they can need; of a
-    lane that was read before, more.
-    """
+    """Load the first jobs of the lanes that claims are served from, as many as they can need."""
     mark = placeholder(connection)
     first = limited(
         connection,
@@ -197,11 +200,11 @@ def _load_lanes(
         f" AND kind = {mark} AND place IS NOT NULL ORDER BY place, id LIMIT {{count}}",
     )
     queues: dict[Lane, list[WaitingJob]] = {}
-    parts = [
+    selects = [
         (first.replace("{count}", str(count)), (generation, user_id.encode(), kind.encode()))
         for (user_id, kind), count in required.lanes.items()
     ]
-    for job_id, document in union(connection, parts):
+    for job_id, document in union(connection, selects):
         if job_id not in model.jobs.rows:
             _know(decode_job(document), required, model)
         job = model.jobs.rows[job_id]
@@ -213,7 +216,7 @@ def _load_lanes(
 
 
 def row_of(generation: int, changed: tuple[Job, bytes | None]) -> Row:
-    """Of a job, and the hash of the key that it holds, if it does."""
+    """Return the row of a job and of the hash of its key; None: the key has expired."""
     job, key = changed
     state, due_at = job.state, job.due_at
     runs_in, holder = (job.server, job.worker) if state is State.RUNNING else (None, None)
@@ -234,17 +237,17 @@ def row_of(generation: int, changed: tuple[Job, bytes | None]) -> Row:
     )
 
 
-def _forgetting(generation: int, claims: Claims) -> list[Write[Connection]]:
-    """Remove the notes that are over, if that was not done up to this minute."""
-    over = claims.notes_from
-    if over <= claims.notes_removed:
+def _removing_expired(generation: int, claims: Claims) -> list[Write[Connection]]:
+    """Return the removal of expired notes, if some have expired since the latest one."""
+    expired = claims.notes_from
+    if expired <= claims.notes_removed:
         return []
-    claims.notes_removed = over
+    claims.notes_removed = expired
 
     def remove(connection: Connection) -> None:
         found = connection.execute(
             sa.select(noted_claims.c.claim_hash).where(
-                noted_claims.c.generation == generation, noted_claims.c.made_at <= over
+                noted_claims.c.generation == generation, noted_claims.c.made_at <= expired
             )
         )
         delete(connection, noted_claims, generation, [tuple(row) for row in found])
@@ -253,6 +256,7 @@ def _forgetting(generation: int, claims: Claims) -> list[Write[Connection]]:
 
 
 def decode_job(document: bytes) -> Job:
+    """Return the job of a row's document. Raises `msgspec.DecodeError`."""
     return _decoder.decode(document)
 
 
@@ -270,12 +274,13 @@ def _count(connection: Connection, changes: Sequence[Row]) -> None:
 
 
 class JobQueries:
-    """Questions about jobs. `generation` is the current one, or an expression that gives it."""
+    """Queries one generation of the jobs: the current one, or an expression for it."""
 
     def __init__(self, generation: sa.ColumnElement[int]) -> None:
         self._generation = generation
 
     def find(self, connection: Connection, job_ids: list[JobId]) -> dict[JobId, Job]:
+        """Return the jobs with these ids that exist."""
         rows = connection.execute(
             sa.select(jobs.c.job).where(
                 jobs.c.generation == self._generation, jobs.c.id.in_(job_ids)
@@ -291,7 +296,7 @@ class JobQueries:
         below: int | None,
         limit: int,
     ) -> list[Job]:
-        """Newest first; `below` is the last id of the page before."""
+        """Return up to `limit` jobs, newest first; `below` is the last id of the page before."""
         query = sa.select(jobs.c.job).where(jobs.c.generation == self._generation)
         if user_id is not None:
             query = query.where(jobs.c.user_id == user_id.encode())
@@ -303,7 +308,7 @@ class JobQueries:
         return [decode_job(document) for (document,) in rows]
 
     def counts(self, connection: Connection) -> dict[State, int]:
-        """Jobs by state, kept as they change and never counted."""
+        """Return the number of jobs by state, which is updated with each change."""
         rows = connection.execute(
             sa.select(job_counts.c.state, job_counts.c.jobs).where(
                 job_counts.c.generation == self._generation
@@ -314,12 +319,15 @@ class JobQueries:
     def due(
         self, connection: Connection, now_micros: int, after: tuple[int, JobId] | None, limit: int
     ) -> list[DueJob]:
-        """Jobs that the clock changes by now, the longest overdue first, behind (due_at, id)."""
+        """Return jobs due by now, the longest overdue first, after the (due_at, id) of `after`.
+
+        Times are Unix time in microseconds. A job is due when the clock alone changes its state.
+        """
         is_due = jobs.c.due_at <= now_micros
         if after is None:
             return self._due(connection, is_due, limit)
         due_at, job_id = after
-        # Two ranges of the index: as one condition, all jobs of the same moment would be read.
+        # Two index ranges: with one condition all jobs of the same moment would be read.
         found = self._due(connection, sa.and_(jobs.c.due_at == due_at, jobs.c.id > job_id), limit)
         left = limit - len(found)
         if not left:
@@ -327,13 +335,13 @@ class JobQueries:
         return found + self._due(connection, sa.and_(jobs.c.due_at > due_at, is_due), left)
 
     def latest_due(self, connection: Connection, now_micros: int, limit: int) -> list[DueJob]:
-        """Jobs that the clock changes by now, those first that fell due last."""
+        """Return jobs due by now, the shortest overdue first."""
         return self._due(connection, jobs.c.due_at <= now_micros, limit, is_latest_first=True)
 
     def still_due(
         self, connection: Connection, now_micros: int, job_ids: Sequence[JobId]
     ) -> list[JobId]:
-        """Those of them that the clock still changes by now, in their order."""
+        """Return those of the jobs that are still due by now, in their order."""
         rows = connection.execute(
             sa.select(jobs.c.id).where(
                 jobs.c.generation == self._generation,
@@ -364,10 +372,10 @@ class JobQueries:
             for due_at, job_id, user in rows
         ]
 
-    def held_beside(
+    def running_on_same_workers(
         self, connection: Connection, job_ids: Sequence[JobId], limit: int
     ) -> list[JobId]:
-        """The running jobs of the workers that hold these; none where none of them runs."""
+        """Return the running jobs of the workers that run any of these, oldest first."""
         is_running = sa.and_(
             jobs.c.generation == self._generation, jobs.c.state == STATE_NUMBERS[State.RUNNING]
         )
@@ -386,7 +394,7 @@ class JobQueries:
         return [JobId(job_id) for (job_id,) in rows]
 
     def running_in(self, connection: Connection, server: ServerId, limit: int) -> list[JobId]:
-        """Jobs that a server process runs inside itself, oldest first."""
+        """Return the jobs that a server's embedded worker runs, oldest first."""
         rows = connection.execute(
             sa.select(jobs.c.id)
             .where(

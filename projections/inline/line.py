@@ -1,8 +1,7 @@
-"""The waiting line: a row for each user, lane (user and kind) and kind.
+"""The line projection: a row for each user, lane (user and kind) and kind.
 
-A worker for some kinds reads their lanes in the order of the turn, one index range a kind. The jobs
-at the front of each lane that is served are read by the projection that has the jobs; never the
-whole queue.
+A claim reads the lanes of its kinds in the order of the turn, one index range per kind. The jobs
+projection reads the first jobs of each lane that is served, never the whole queue.
 """
 
 from collections.abc import Mapping
@@ -32,9 +31,8 @@ from projections.storage.rows import (
 )
 
 VERSION: Final = 2
-KINDS_PER_CLAIM_MAX: Final = (
-    250  # that a claim of any kind looks at first; SQLite joins 500 selects
-)
+# Read at first by a claim of any kind; SQLite allows 500 selects in a UNION.
+KINDS_PER_CLAIM_MAX: Final = 250
 metadata = sa.MetaData()
 
 users = sa.Table(
@@ -70,13 +68,13 @@ kinds = sa.Table(
     sa.Column("waiting", sa.BigInteger, nullable=False),
     sa.Column("running", sa.BigInteger, nullable=False),
     sa.Column("running_limit", sa.BigInteger),
-    # Kinds come from users, without end: who looks for those that wait must not read all others.
+    # Users name kinds, so there may be very many: a claim must not read those without jobs.
     sa.Column("waits_as", Identifier, comment="the kind while jobs of it wait, else NULL"),
     sa.Index(f"line_kinds_v{VERSION}_waiting", "generation", "waits_as"),
 )
 
 _NOTHING: sa.ColumnClause[Any] = sa.literal_column("NULL")
-# One shape for three tables, so that they are read in one statement.
+# All have the same columns, so that one statement reads them.
 _users_by_id = Query(
     users,
     [
@@ -110,10 +108,12 @@ _kinds_by_name = Query(
 )
 
 
-_Front = dict[Kind, list[tuple[int, UserId, int]]]  # (turn, user, jobs waiting) of its lanes
+_Front = dict[Kind, list[tuple[int, UserId, int]]]  # (turn, user, jobs waiting) of a kind's lanes
 
 
 class LineProjection:
+    """Loads and writes users, lanes and kinds, and the front of the line for claims."""
+
     name = "line"
     version = VERSION
     is_lasting = True
@@ -122,7 +122,7 @@ class LineProjection:
     def look_ahead(
         self, connection: Connection, generation: int, required: RequiredRows, model: WriteModel
     ) -> None:
-        """For claims: read the front of the line, which says which lanes' jobs are needed."""
+        """Read the front of the line for a batch with claims, and require its lanes' jobs."""
         if required.unread is not None:
             self._look_further(connection, generation, required, model, required.unread)
         if not required.serving:
@@ -136,18 +136,18 @@ class LineProjection:
             for kind in (ahead.kinds if served is None else served)
         }
         jobs_max = sum(required.serving.values())
-        # As many users as jobs are claimed, and some for those whose jobs this batch takes away.
+        # One user per claimed job, and one more per job of the batch, which may end a user's jobs.
         lanes_max = jobs_max + len(required.jobs)
-        from_the_first = dict.fromkeys(sorted(wanted), 0)
-        front, held_back = _front(connection, generation, from_the_first, lanes_max, required.users)
+        from_start = dict.fromkeys(sorted(wanted), 0)
+        front, capped = _front(connection, generation, from_start, lanes_max, required.users)
         _note_horizon(front, lanes_max, ahead)
         shares = required.lanes
         for served, jobs_claimed in required.serving.items():
             served_kinds = ahead.kinds if served is None else served
             for lane, share in _shares(front, served_kinds, jobs_max).items():
                 shares[lane] = shares.get(lane, 0) + min(share, jobs_claimed)
-        # Who was at their cap may be in line by now: the end of a job in this batch, or its limit.
-        for lane, waiting in held_back:
+        # A job that ends in this batch, or a new limit, may bring a capped user back into the line.
+        for lane, waiting in capped:
             if lane[1] in wanted:
                 shares[lane] = min(waiting, jobs_max)
         ahead.users.update(user_id for user_id, _ in shares)
@@ -162,21 +162,21 @@ class LineProjection:
         model: WriteModel,
         unread: Unread,
     ) -> None:
-        """Read as much again, so that what is read stays in proportion to what is got past."""
+        """Read as many rows again as were read before: the total stays proportional to the need."""
         ahead = model.line.ahead
-        behind = {kind: ahead.horizon.pop(kind) for kind in sorted(unread.kinds)}
+        after = {kind: ahead.horizon.pop(kind) for kind in sorted(unread.kinds)}
         if unread.more_kinds:
             named = model.line.changed_kinds
-            behind |= dict.fromkeys(_add_kinds(connection, generation, named, ahead), 0)
+            after |= dict.fromkeys(_add_kinds(connection, generation, named, ahead), 0)
         lanes_max = unread.jobs + len(ahead.users)
-        front, _ = _front(connection, generation, behind, lanes_max, set())
+        front, _ = _front(connection, generation, after, lanes_max, set())
         _note_horizon(front, lanes_max, ahead)
-        required.lanes.update(_shares(front, tuple(behind), unread.jobs))
+        required.lanes.update(_shares(front, tuple(after), unread.jobs))
         for lane in unread.lanes:
             required.lanes[lane] = unread.jobs + 2 * len(ahead.queues.get(lane, ()))
         ahead.users.update(user_id for user_id, _ in required.lanes)
         required.users.update(ahead.users)
-        required.kinds.update(behind)
+        required.kinds.update(after)
 
     def load(
         self, connection: Connection, generation: int, required: RequiredRows, model: WriteModel
@@ -247,7 +247,7 @@ def _kind_row(generation: int, changed: tuple[Kind, KindInLine]) -> Row:
 
 
 def _lanes(generation: int, model: WriteModel) -> tuple[list[Row], list[Row]]:
-    """Rows of changed lanes, and keys of those whose row has to go."""
+    """Return the rows of changed lanes that have jobs, and the keys of those that are empty now."""
     line = model.line
     occupied: list[Row] = []
     empty: list[Row] = []
@@ -267,16 +267,16 @@ def _lanes(generation: int, model: WriteModel) -> tuple[list[Row], list[Row]]:
 def _add_kinds(
     connection: Connection, generation: int, named: set[Kind], ahead: Lookahead
 ) -> list[Kind]:
-    """Kinds that wait and have room, or may come to have it in this batch, which names them: the
-    next ones by name behind those that are known.
+    """Read the next kinds by name that have waiting jobs and are below their cap, or may be after
+    this batch, which names them.
     """
-    has_room = sa.or_(kinds.c.running_limit.is_(None), kinds.c.running < kinds.c.running_limit)
+    is_below_cap = sa.or_(kinds.c.running_limit.is_(None), kinds.c.running < kinds.c.running_limit)
     rows = connection.execute(
         sa.select(kinds.c.kind)
         .where(
             kinds.c.generation == generation,
             kinds.c.waits_as > (ahead.kinds[-1].encode() if ahead.kinds else b""),
-            sa.or_(has_room, kinds.c.kind.in_([kind.encode() for kind in named])),
+            sa.or_(is_below_cap, kinds.c.kind.in_([kind.encode() for kind in named])),
         )
         .order_by(kinds.c.waits_as)
         .limit(KINDS_PER_CLAIM_MAX)
@@ -288,6 +288,7 @@ def _add_kinds(
 
 
 def _note_horizon(front: _Front, lanes_max: int, ahead: Lookahead) -> None:
+    """Note the turn up to which each kind was read, where there may be more lanes."""
     for kind, found in front.items():
         if len(found) == lanes_max:
             ahead.horizon[kind] = found[-1][0]
@@ -296,12 +297,14 @@ def _note_horizon(front: _Front, lanes_max: int, ahead: Lookahead) -> None:
 def _front(
     connection: Connection,
     generation: int,
-    behind: Mapping[Kind, int],
+    after: Mapping[Kind, int],
     lanes_max: int,
     named: set[UserId],
 ) -> tuple[_Front, list[tuple[Lane, int]]]:
-    """For each kind its first lanes by turn, behind a turn. And the lanes of the named users whose
-    turn does not come, with the jobs that wait in them.
+    """Return for each kind its first lanes after a turn.
+
+    The second list has the lanes of the named users without a turn, since they are at their cap,
+    and the number of jobs that wait in them.
     """
     mark = placeholder(connection)
     columns = f"SELECT kind, turn, user_id, waiting FROM {lanes.name} WHERE generation = {mark}"
@@ -309,29 +312,29 @@ def _front(
         connection,
         f"{columns} AND kind = {mark} AND turn > {mark} ORDER BY turn LIMIT {lanes_max}",
     )
-    parts: list[tuple[str, list[object]]] = [
-        (first, [generation, kind.encode(), turn]) for kind, turn in behind.items()
+    selects: list[tuple[str, list[object]]] = [
+        (first, [generation, kind.encode(), turn]) for kind, turn in after.items()
     ]
     users_named = [user_id.encode() for user_id in named]
     for start in range(0, len(users_named), KEYS_PER_STATEMENT_MAX):
         chunk = users_named[start : start + KEYS_PER_STATEMENT_MAX]
-        held = f"{columns} AND user_id IN ({', '.join([mark] * len(chunk))}) AND turn IS NULL"
-        parts.append((held, [generation, *chunk]))
-    front: _Front = {kind: [] for kind in behind}
-    held_back: list[tuple[Lane, int]] = []
-    for kind, turn, user, waiting in union(connection, parts):
+        without = f"{columns} AND user_id IN ({', '.join([mark] * len(chunk))}) AND turn IS NULL"
+        selects.append((without, [generation, *chunk]))
+    front: _Front = {kind: [] for kind in after}
+    capped: list[tuple[Lane, int]] = []
+    for kind, turn, user, waiting in union(connection, selects):
         lane = (UserId(user.decode()), Kind(kind.decode()))
         if turn is None:
-            held_back.append((lane, waiting))
+            capped.append((lane, waiting))
         else:
             front[lane[1]].append((turn, lane[0], waiting))
     for found in front.values():
         found.sort()
-    return front, held_back
+    return front, capped
 
 
 def _shares(front: _Front, served: tuple[Kind, ...], jobs_max: int) -> dict[Lane, int]:
-    """How many jobs of each lane a claim of these kinds can come to need, at most."""
+    """Return the most jobs of each lane that a claim of these kinds can need."""
     by_user: dict[tuple[int, UserId], dict[Kind, int]] = {}
     for kind in served:
         for turn, user_id, waiting in front[kind]:

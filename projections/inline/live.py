@@ -23,21 +23,22 @@ ROWS_KEPT_MAX: Final = 40_000  # between batches, some 40 MB
 
 
 def inline_projections() -> tuple[InlineProjection, ...]:
-    """In the order of loading: the jobs tell which users the line has to know."""
+    """Return the projections in the order of loading: loaded jobs decide which users are needed."""
     return (JobsProjection(), WindowsProjection(), LineProjection())
 
 
 class LiveProjections:
-    """The inline projections as the writer sees them, each at its current generation."""
+    """The inline projections at their current generations, for the writer."""
 
     def __init__(self, projections: Sequence[Projection[Connection]]) -> None:
         self._projections: Final = projections
         self._generations: dict[str, int] = {}
         self._empty_claims = EmptyClaims()
-        self._kept: WriteModel | None = None  # as stored at its position
-        self._known = RequiredRows()  # which rows it has, or knows to be absent
+        self._kept: WriteModel | None = None  # equal to the stored rows at its position
+        self._known = RequiredRows()  # rows that it has, or knows to be absent
 
     def refresh(self, connection: Connection) -> None:
+        """Read the current generations. Raises `LogUnavailable` and `LogTooNew`."""
         self.forget()
         registered = registry.read(connection)
         registry.check_versions(registered, self._projections)
@@ -51,8 +52,9 @@ class LiveProjections:
             self._generations[projection.name] = found.generation
 
     def load(self, connection: Connection, position: int, required: RequiredRows) -> WriteModel:
-        """Rows that are known from the batches before are not read again, unless another process
-        has written meanwhile.
+        """Return a write model with the required rows, as of a position: the end of the log.
+
+        Rows of earlier batches are not read again, unless another process has written meanwhile.
         """
         model = self._kept
         if model is None or model.position != position or self._known.size() > ROWS_KEPT_MAX:
@@ -65,9 +67,7 @@ class LiveProjections:
         return model
 
     def look_further(self, connection: Connection, unread: Unread, model: WriteModel) -> None:
-        """The stored rows are those of the beginning of the batch, and so is what was read of them;
-        what changed since is in the model.
-        """
+        """Load more of the line. Stored rows are as before the batch; the model has the changes."""
         self._load(connection, RequiredRows(unread=unread), model)
 
     def _load(self, connection: Connection, required: RequiredRows, model: WriteModel) -> None:
@@ -81,6 +81,7 @@ class LiveProjections:
         self._known.add(required)
 
     def save(self, connection: Connection, model: WriteModel) -> None:
+        """Write the changed rows."""
         for projection in self._projections:
             for write in projection.take_changes(self._generations[projection.name], model):
                 write(connection)
@@ -91,8 +92,10 @@ class LiveProjections:
         self._empty_claims.note(connection, claims, to_micros(now))
 
     def keep(self, model: WriteModel) -> None:
+        """Keep a model for the next batch, once its changes are committed."""
         self._kept = model
 
     def forget(self) -> None:
+        """Drop the model that is kept."""
         self._kept = None
         self._known = RequiredRows()

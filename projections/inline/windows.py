@@ -1,6 +1,6 @@
-"""Submissions admitted and refused in the latest window of each user, and the limits that were set.
+"""The windows projection: the latest window of each user, and the limits that were set.
 
-A window that begins takes the row of the one before, so that there are as many as users.
+A new window overwrites the row of the one before, so there are as many rows as users.
 """
 
 from collections.abc import Iterable
@@ -53,6 +53,8 @@ limits = sa.Table(
 
 
 class WindowsProjection:
+    """Loads and writes counters of windows, and limits of users and kinds."""
+
     name = "windows"
     version = VERSION
     is_lasting = True
@@ -61,14 +63,14 @@ class WindowsProjection:
     def look_ahead(
         self, connection: Connection, generation: int, required: RequiredRows, model: WriteModel
     ) -> None:
-        """Nothing: a counter is asked for by name."""
+        """Do nothing: the batch itself names the counters that it needs."""
 
     def load(
         self, connection: Connection, generation: int, required: RequiredRows, model: WriteModel
     ) -> None:
-        """Counters and limits in one statement; a limit has neither length nor start.
+        """Load counters and limits in one statement; a row of a limit has no length and no start.
 
-        Any number of kinds may have limits of their own: only those that are named are read.
+        Any number of kinds may have limits, so only those that the batch names are read.
         """
         subjects = required.users | {user_id for user_id, _ in required.windows}
         if not (subjects or required.limited_kinds):
@@ -77,7 +79,7 @@ class WindowsProjection:
         windows: dict[int, list[bytes]] = {}
         for user_id, seconds in required.windows:
             windows.setdefault(seconds, []).append(user_id.encode())
-        parts: list[tuple[str, list[object]]] = [
+        selects: list[tuple[str, list[object]]] = [
             (
                 (
                     "SELECT user_id, NULL AS kind, window_seconds, window_start, used, refused"
@@ -95,12 +97,12 @@ class WindowsProjection:
         if subjects:
             named = [subject.encode() for subject in subjects]
             in_users = f" AND user_id IN ({', '.join([mark] * len(named))}) AND kind = {mark}"
-            parts.append((of_limits + in_users, [generation, *named, _NO_KIND.encode()]))
+            selects.append((of_limits + in_users, [generation, *named, _NO_KIND.encode()]))
         if required.limited_kinds:
             named = [kind.encode() for kind in required.limited_kinds]
             in_kinds = f" AND user_id = {mark} AND kind IN ({', '.join([mark] * len(named))})"
-            parts.append((of_limits + in_kinds, [generation, GLOBAL.encode(), *named]))
-        _put(union(connection, parts), model)
+            selects.append((of_limits + in_kinds, [generation, GLOBAL.encode(), *named]))
+        _put(union(connection, selects), model)
 
     def take_changes(self, generation: int, model: WriteModel) -> list[Write[Connection]]:
         windows = model.windows
@@ -128,14 +130,14 @@ def _put(found: Iterable[Any], model: WriteModel) -> None:
     for user, kind, seconds, start, first, second in found:
         user_id = UserId(user.decode())
         if seconds is None:
-            # A rebuild may know of a later change that is not stored yet.
+            # A rebuild may already have a later change in memory.
             model.windows.limits.setdefault((user_id, Kind(kind.decode())), Limits(first, second))
         else:
             model.windows.counters[user_id, seconds] = Counter(start, first, second)
 
 
 class WindowQueries:
-    """Questions about windows and limits. `generation` is an expression for the current one."""
+    """Queries windows and limits of one generation: the current one, or an expression for it."""
 
     def __init__(self, generation: sa.ColumnElement[int]) -> None:
         self._generation = generation
@@ -143,8 +145,9 @@ class WindowQueries:
     def load(
         self, connection: Connection, user_ids: list[UserId], policy: Policy, now: datetime
     ) -> Windows:
-        """The windows that `now` is in and the limits, of these users and of all together; not
-        those of kinds.
+        """Return the windows of `now` and the limits, of these users and of all users together.
+
+        Limits of kinds are left out.
         """
         start = to_micros(window_start(now, policy.window_seconds))
         subjects = [GLOBAL.encode(), *(user_id.encode() for user_id in user_ids)]

@@ -1,4 +1,4 @@
-"""Building projections anew from the log, beside the ones that serve.
+"""Rebuilding inline projections from the log while the service runs.
 
 What is built is defined by each projection.
 """

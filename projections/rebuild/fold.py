@@ -1,9 +1,9 @@
-"""Folding the log into a generation of the inline projections, each changed row written seldom.
+"""The fold of the log into new generations of the inline projections, with few writes per row.
 
-Rows stay in memory between pages of the log. Those that history is soon done with are written every
-so often, the others when there are too many, or at the end. Then what is hardly going to be touched
-again is let go: jobs that have ended, and with very many users everything.
-What was let go is read again when an event names it, and what cannot be there is never asked for.
+Rows stay in memory between pages of the log. Rows of projections that are not lasting are written
+every `EVENTS_PER_SAVE` events; lasting ones when there are too many rows, or at the end. Written
+rows that are hardly needed again are evicted: ended jobs, and with very many users all rows. An
+evicted row is read again when an event names it; a row that cannot be stored is never read.
 """
 
 from array import array
@@ -21,34 +21,32 @@ from domain.language.identifiers import KeyHash
 
 EVENTS_PER_SAVE: Final = 20_000
 ROWS_KEPT_MAX: Final = 60_000  # after a save, some 60 MB
-# Two words a submission where they are a quarter of the events: some 1 in 100,000 is taken for
-# another and looked up in vain, behind all that has to be written. With more than this (64 MiB),
-# more are.
+# With two words per submission (at one submission in four events) about 1 key in 100,000 is a false
+# positive, which costs a query that waits for all writes. This limit (64 MiB) raises the rate.
 _SEEN_WORDS_MAX: Final = 1 << 23
 
-
-Judge = Callable[[WriteModel, Recorded], None]
-Building = tuple[Projection[Connection], int]  # and its generation
+Inspect = Callable[[WriteModel, Recorded], None]  # called before each event is folded
+Target = tuple[Projection[Connection], int]  # a projection and the generation to build
 
 
 class GenerationFold:
-    """The events must come in log order, from the first.
+    """Folds events, which must come in log order from the first one.
 
-    `settle` is called before rows are read back: what was to be written has to be by then.
+    `flush` is called before rows are read back, and has to wait for all writes that were taken.
     """
 
     def __init__(
         self,
-        building: Sequence[Building],
+        targets: Sequence[Target],
         events_expected: int,
-        settle: Callable[[], None] = lambda: None,
+        flush: Callable[[], None] = lambda: None,
     ) -> None:
-        self._building = building
-        self._settle = settle
+        self._targets = targets
+        self._flush = flush
         self._model = WriteModel(is_served=False)
-        self._absent = RequiredRows()  # looked for since rows were let go, and not stored
-        self._has_let_go = False
-        self._has_let_go_of_all = False
+        self._absent = RequiredRows()  # looked up since the last eviction, and not stored
+        self._has_evicted = False
+        self._has_evicted_all = False
         self._seen = _SeenKeys(events_expected)
         self._unsaved = 0
 
@@ -61,19 +59,19 @@ class GenerationFold:
         return self._unsaved >= EVENTS_PER_SAVE
 
     def take(
-        self, connection: Connection, events: Sequence[Recorded], judge: Judge | None = None
+        self, connection: Connection, events: Sequence[Recorded], inspect: Inspect | None = None
     ) -> None:
-        """Fold events in; `connection` is where the generation's own rows are read.
+        """Fold events; evicted rows are read back over `connection`.
 
-        `judge` is shown each event, with the state before it.
+        `inspect` is called with each event and the state before it.
         """
         repeated = self._repeated_keys(events)
-        if self._has_let_go:
+        if self._has_evicted:
             self._read_back(connection, events, repeated)
         evolve = self._model.evolve
         for recorded in events:
-            if judge is not None:
-                judge(self._model, recorded)
+            if inspect is not None:
+                inspect(self._model, recorded)
             evolve(recorded)
         self._unsaved += len(events)
 
@@ -83,29 +81,29 @@ class GenerationFold:
             write(connection)
 
     def take_changes(self) -> list[Write[Connection]]:
-        """`save` for who writes elsewhere, as long as `settle` waits for it."""
-        writes = self._changes_of(self._building)
+        """Return the writes of all changes; the caller runs them, and `flush` waits for them."""
+        writes = self._take_changes_of(self._targets)
         self._unsaved = 0
         if self._size() > ROWS_KEPT_MAX:
-            self._let_go_of_jobs()
+            self._evict_ended_jobs()
         if self._size() > ROWS_KEPT_MAX:
-            self._let_go_of_all()
+            self._evict_all()
         return writes
 
     def take_due_changes(self) -> list[Write[Connection]]:
-        """Those of them that had better not wait for later changes of the same rows."""
-        writes = self._changes_of([one for one in self._building if not one[0].is_lasting])
+        """Return the writes of rows that hardly change again; all, if there are too many rows."""
+        writes = self._take_changes_of([one for one in self._targets if not one[0].is_lasting])
         self._unsaved = 0
         if self._size() > ROWS_KEPT_MAX:
-            self._let_go_of_jobs()
+            self._evict_ended_jobs()
         if self._size() > ROWS_KEPT_MAX:
             writes += self.take_changes()
         return writes
 
-    def _changes_of(self, building: Sequence[Building]) -> list[Write[Connection]]:
+    def _take_changes_of(self, targets: Sequence[Target]) -> list[Write[Connection]]:
         return [
             write
-            for projection, generation in building
+            for projection, generation in targets
             for write in projection.take_changes(generation, self._model)
         ]
 
@@ -115,18 +113,17 @@ class GenerationFold:
         names = len(line.users) + len(line.kinds) + len(windows.counters) + len(windows.limits)
         return len(model.jobs.rows) + names
 
-    def _let_go_of_jobs(self) -> None:
-        """Of those that have ended."""
+    def _evict_ended_jobs(self) -> None:
         jobs = self._model.jobs
-        going_on = [job for job in jobs.rows.values() if job.state not in ENDED]
-        self._forget(jobs.rows, jobs.key_holders, jobs.keys, jobs.claims.jobs)
-        for job in going_on:
+        open_jobs = [job for job in jobs.rows.values() if job.state not in ENDED]
+        self._clear(jobs.rows, jobs.key_holders, jobs.keys, jobs.claims.jobs)
+        for job in open_jobs:
             jobs.put(job)
 
-    def _let_go_of_all(self) -> None:
-        self._has_let_go_of_all = True
+    def _evict_all(self) -> None:
+        self._has_evicted_all = True
         jobs, line, windows = self._model.jobs, self._model.line, self._model.windows
-        self._forget(
+        self._clear(
             jobs.rows,
             jobs.key_holders,
             jobs.keys,
@@ -139,14 +136,14 @@ class GenerationFold:
             windows.limits,
         )
 
-    def _forget(self, *known: dict[Any, Any] | set[Any]) -> None:
+    def _clear(self, *known: dict[Any, Any] | set[Any]) -> None:
         for rows in known:
             rows.clear()
-        self._has_let_go = True
+        self._has_evicted = True
         self._absent = RequiredRows()
 
     def _repeated_keys(self, events: Sequence[Recorded]) -> set[KeyHash]:
-        """Of submissions: those that may have come before, and so may be stored."""
+        """Return the key hashes of submissions that may have come before, and so may be stored."""
         submissions = [
             event for recorded in events if type(event := recorded.event) is JobSubmitted
         ]
@@ -159,19 +156,19 @@ class GenerationFold:
         self, connection: Connection, events: Sequence[Recorded], repeated: set[KeyHash]
     ) -> None:
         required = RequiredRows(keys=repeated)
-        required.add_events(events if self._has_let_go_of_all else self._of_jobs(events))
+        required.add_events(events if self._has_evicted_all else self._of_evicted_jobs(events))
         # Jobs that these events submit are not stored yet.
         required.jobs.difference_update([job for job in required.jobs if job > self.position])
-        for projection, generation in self._building:
-            missing = self._unknown(required)
+        for projection, generation in self._targets:
+            missing = self._not_in_memory(required)
             if missing.size():
-                self._settle()
+                self._flush()
                 projection.load(connection, generation, missing, self._model)
                 required.add(missing)  # the users of the jobs that were read
-        self._absent.add(self._unknown(required))
+        self._absent.add(self._not_in_memory(required))
 
-    def _of_jobs(self, events: Sequence[Recorded]) -> Iterator[Recorded]:
-        """The events of jobs that may have been let go."""
+    def _of_evicted_jobs(self, events: Sequence[Recorded]) -> Iterator[Recorded]:
+        """Yield the events that name a job, unless it is in memory or new."""
         jobs, position = self._model.jobs.rows, self.position
         for recorded in events:
             job_id = recorded.job_id
@@ -180,8 +177,8 @@ class GenerationFold:
             if job_id is None or (job_id <= position and job_id not in jobs):
                 yield recorded
 
-    def _unknown(self, required: RequiredRows) -> RequiredRows:
-        """What is not in memory: of what is there, the stored row may be older."""
+    def _not_in_memory(self, required: RequiredRows) -> RequiredRows:
+        """Return the required rows that are not in memory; a stored row may be older than those."""
         jobs, line, windows = self._model.jobs, self._model.line, self._model.windows
         in_memory = RowKeys(
             users=line.users,
@@ -194,14 +191,14 @@ class GenerationFold:
         return required.without(self._absent).without(in_memory)
 
 
-# Three bits of a word each, which two numbers tell.
+# Masks of three bits, each derived from two numbers below 64.
 _PATTERNS: Final = tuple(
     1 << one | 1 << other | 1 << (one + other) % 64 for one in range(64) for other in range(64)
 )
 
 
 class _SeenKeys:
-    """A Bloom filter: which keys may have come before. All bits of a key are in one word."""
+    """A blocked Bloom filter of idempotency keys: all bits of a key are in one word."""
 
     def __init__(self, events_expected: int) -> None:
         words = 1 << (events_expected // 2).bit_length()
@@ -209,7 +206,7 @@ class _SeenKeys:
         self._mask = len(self._words) - 1
 
     def repeated(self, submissions: Iterable[JobSubmitted]) -> Iterator[JobSubmitted]:
-        """Those whose key may have come before; from here on all of them have."""
+        """Yield the submissions whose key may have come before, and add all keys."""
         words, mask = self._words, self._mask
         for event in submissions:
             key = hash((event.user_id, event.idempotency_key, event.key_is_explicit))

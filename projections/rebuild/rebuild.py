@@ -1,11 +1,11 @@
-"""Building projections again from the log, while the service goes on.
+"""Rebuild inline projections from the log while the service runs.
 
 A rebuild reserves a generation, folds the log into it in big batches, catches up with the writers,
-and makes it current under the head lock by changing one registry row. The rows of the generation
-before are then deleted in small steps. No DDL but `CREATE TABLE`: it commits implicitly on MySQL,
-and the right to DROP is the right to TRUNCATE the log. Stopped half-way it leaves rows that nobody
-reads; the next rebuild removes them. Of two at once the one that was begun later wins, whichever
-ends first.
+and makes it current under the head lock by changing one registry row. The rows of earlier
+generations are then deleted in small transactions. The only DDL is `CREATE TABLE`: DDL commits
+implicitly on MySQL, and the right to DROP a table is the right to TRUNCATE the log. A rebuild that
+is stopped leaves rows that nobody reads; the next rebuild removes them. Of two concurrent rebuilds
+the one that started later wins, whichever ends first.
 """
 
 from collections import deque
@@ -25,20 +25,20 @@ from projections.storage.generations import InlineProjection, older_generations,
 from projections.storage.rows import create_all, have_all
 
 EVENTS_PER_PAGE: Final = 4000
-READERS: Final = 2  # each waits for the interpreter lock after every piece that it receives
+READERS: Final = 2  # threads; each waits for the interpreter lock after every read of its socket
 PAGES_AHEAD: Final = 4
-EVENTS_UNDER_LOCK_MAX: Final = 1000  # left to fold while every writer waits: some 20 ms
-TURNS_MAX: Final = 30  # of about 2 s each
+EVENTS_UNDER_LOCK_MAX: Final = 1000  # folded under the head lock, while writers wait: some 20 ms
+BEGINS_MAX: Final = 30  # attempts to begin a transaction, of about 2 s each
 
 
-class Access(Protocol):
-    """How a rebuild comes to the database."""
+class DatabaseAccess(Protocol):
+    """The database as a rebuild needs it."""
 
     def read(self) -> AbstractContextManager[Connection]:
-        """A connection for queries."""
+        """Return a connection for queries."""
 
     def write(self) -> AbstractContextManager[Connection]:
-        """One transaction."""
+        """Return a connection in a transaction, which is committed at the end."""
 
 
 Progress = Callable[[int, int], None]  # events folded, events in the log
@@ -46,11 +46,14 @@ Progress = Callable[[int, int], None]  # events folded, events in the log
 
 def rebuild(
     log: EventLog[Connection],
-    database: Access,
+    database: DatabaseAccess,
     projections: Sequence[InlineProjection],
     progress: Progress = lambda _done, _total: None,
 ) -> int:
-    """Build these projections again and make them current; returns how many events were folded."""
+    """Build new generations of projections, make them current and return the number of events.
+
+    Raises `LogUnavailable` where the database stays busy or away, and `LogTooNew`.
+    """
     with database.write() as connection:
         for projection in projections:
             create_all(connection, projection.tables)
@@ -60,21 +63,21 @@ def rebuild(
         log.set_registry_digest(connection, registry.digest_of(connection))
     building = list(zip(projections, generations, strict=True))
     for projection, generation in building:
-        # Left by whoever was handed this number before the registry was lost.
+        # Rows of an earlier rebuild with the same number, reserved before the registry was lost.
         _remove(database, projection, generation)
     with database.read() as connection:
         total = log.position(connection)
     try:
         current, total = _fill(log, database, building, total, progress)
     except Exception:
-        overtaken = _overtaken(database, building)
-        if not overtaken:
+        superseded = _superseded(database, building)
+        if not superseded:
             raise
-        # Their rows were deleted under our hands, and what came of that is not ours to judge.
+        # The later rebuild has deleted rows of this one, so the error means nothing.
         for projection, generation in building:
             remove_older(database, projection, generation + 1)
-        left = [projection for projection in projections if projection.name not in overtaken]
-        return rebuild(log, database, left, progress) if left else total
+        rest = [projection for projection in projections if projection.name not in superseded]
+        return rebuild(log, database, rest, progress) if rest else total
     progress(total, total)
     for projection, generation in current:
         remove_older(database, projection, generation)
@@ -83,30 +86,33 @@ def rebuild(
 
 def _fill(
     log: EventLog[Connection],
-    database: Access,
+    database: DatabaseAccess,
     building: Sequence[tuple[InlineProjection, int]],
     total: int,
     progress: Progress,
 ) -> tuple[list[tuple[InlineProjection, int]], int]:
-    """Fold the whole log, catch up and switch; the generations that are then current."""
+    """Fold the whole log, catch up and switch.
+
+    Returns the current generation of each projection and the number of events folded.
+    """
     with (
-        _Pages(log, database) as pages,
-        _Saver(database) as saver,
+        _ReadAhead(log, database) as pages,
+        _BackgroundWriter(database) as writer,
         database.read() as connection,
     ):
-        fold = GenerationFold(building, events_expected=total, settle=saver.settle)
+        fold = GenerationFold(building, events_expected=total, flush=writer.flush)
         while total - fold.position > EVENTS_UNDER_LOCK_MAX:
             while total - fold.position > EVENTS_UNDER_LOCK_MAX:
                 progress(fold.position, total)
-                fold.take(connection, pages.behind(fold.position))
-                connection.rollback()  # the next question is about what is stored by then
+                fold.take(connection, pages.after(fold.position))
+                connection.rollback()  # the next query has to see what is stored by then
                 if fold.is_save_due:
-                    saver.write(fold.take_due_changes())
-            saver.write(fold.take_changes())
-            saver.settle()
-            total = log.position(connection)  # others went on meanwhile
+                    writer.write(fold.take_due_changes())
+            writer.write(fold.take_changes())
+            writer.flush()
+            total = log.position(connection)  # other processes have written meanwhile
             connection.rollback()
-    with _turn(database) as connection:
+    with _transaction(database) as connection:
         total = log.lock_head(connection).position
         while fold.position < total:
             fold.take(connection, log.read(connection, fold.position, EVENTS_PER_PAGE))
@@ -120,21 +126,23 @@ def _fill(
 
 
 @contextmanager
-def _turn(database: Access) -> Iterator[Connection]:
-    """One transaction; where a busy writer does not let it begin, it asks again."""
+def _transaction(database: DatabaseAccess) -> Iterator[Connection]:
+    """Begin a transaction; retry while a busy writer keeps the lock."""
     with ExitStack() as stack:
-        for attempt in range(1, TURNS_MAX + 1):
+        for attempt in range(1, BEGINS_MAX + 1):
             try:
                 connection = stack.enter_context(database.write())
                 break
             except LogUnavailable:
-                if attempt == TURNS_MAX:
+                if attempt == BEGINS_MAX:
                     raise
         yield connection
 
 
-def _overtaken(database: Access, building: Sequence[tuple[InlineProjection, int]]) -> set[str]:
-    """Those of which another rebuild, begun later, has made its generation the current one."""
+def _superseded(
+    database: DatabaseAccess, building: Sequence[tuple[InlineProjection, int]]
+) -> set[str]:
+    """Return the names of projections that a rebuild which started later has made current."""
     with database.read() as connection:
         registered = registry.read(connection)
     return {
@@ -144,15 +152,15 @@ def _overtaken(database: Access, building: Sequence[tuple[InlineProjection, int]
     }
 
 
-class _Pages:
-    """Reads the log some pages ahead, so that the database works while we fold."""
+class _ReadAhead:
+    """Reads pages of the log ahead, so that the database works while this process folds."""
 
-    def __init__(self, log: EventLog[Connection], database: Access) -> None:
+    def __init__(self, log: EventLog[Connection], database: DatabaseAccess) -> None:
         self._log = log
         self._database = database
         self._reader = ThreadPoolExecutor(READERS, thread_name_prefix="fairlog-rebuild")
         self._ahead: deque[Future[Sequence[Recorded]]] = deque()
-        self._position = 0  # where the first of them begins
+        self._position = 0  # that the first page in `_ahead` follows
 
     def __enter__(self) -> Self:
         return self
@@ -160,13 +168,13 @@ class _Pages:
     def __exit__(self, *_: object) -> None:
         self._reader.shutdown(cancel_futures=True)
 
-    def behind(self, position: int) -> Sequence[Recorded]:
-        """The events behind a position; positions have no gaps, so the pages ahead are known."""
-        if position != self._position:  # a page was not full, at what was then the end of the log
+    def after(self, position: int) -> Sequence[Recorded]:
+        """Return the events after a position; without gaps, the pages ahead are known."""
+        if position != self._position:  # the page before was not full: the log ended there
             self._ahead.clear()
         while len(self._ahead) < PAGES_AHEAD:
-            following = position + len(self._ahead) * EVENTS_PER_PAGE
-            self._ahead.append(self._reader.submit(self._read, following))
+            start = position + len(self._ahead) * EVENTS_PER_PAGE
+            self._ahead.append(self._reader.submit(self._read, start))
         events = self._ahead.popleft().result()
         self._position = position + EVENTS_PER_PAGE
         return events
@@ -176,10 +184,10 @@ class _Pages:
             return self._log.read(connection, position, EVENTS_PER_PAGE)
 
 
-class _Saver:
-    """Writes in a thread of its own, one transaction after the other, so that we fold meanwhile."""
+class _BackgroundWriter:
+    """Runs writes in a thread, one transaction after the other, while this process folds."""
 
-    def __init__(self, database: Access) -> None:
+    def __init__(self, database: DatabaseAccess) -> None:
         self._database = database
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="fairlog-rebuild-save")
         self._pending: Future[None] | None = None
@@ -191,38 +199,41 @@ class _Saver:
         self._thread.shutdown()
 
     def write(self, writes: Sequence[Write[Connection]]) -> None:
-        """Waits for those before: what is in memory is bounded, and an error ends the rebuild."""
-        self.settle()
+        """Start writes. Waits for the ones before, which bounds memory, and raises their error."""
+        self.flush()
         self._pending = self._thread.submit(self._write, writes)
 
-    def settle(self) -> None:
-        """Return when all is committed; raises what went wrong."""
+    def flush(self) -> None:
+        """Wait until all is committed; raise the error if a write failed."""
         if self._pending is not None:
             pending, self._pending = self._pending, None
             pending.result()
 
     def _write(self, writes: Sequence[Write[Connection]]) -> None:
         for write in writes:
-            with _turn(self._database) as connection:
+            with _transaction(self._database) as connection:
                 write(connection)
 
 
-def remove_older(database: Access, projection: InlineProjection, generation: int) -> None:
-    """Delete every generation before this one, a little at a time."""
+def remove_older(database: DatabaseAccess, projection: InlineProjection, generation: int) -> None:
+    """Delete every generation below this one, in small transactions."""
     with database.read() as connection:
-        left = older_generations(connection, projection, generation)
-    for older in left:
-        _remove(database, projection, older)
+        older = older_generations(connection, projection, generation)
+    for one in older:
+        _remove(database, projection, one)
 
 
-def _remove(database: Access, projection: InlineProjection, generation: int) -> None:
-    remove_rows(lambda: _turn(database), projection, generation)
+def _remove(database: DatabaseAccess, projection: InlineProjection, generation: int) -> None:
+    remove_rows(lambda: _transaction(database), projection, generation)
 
 
 def outdated(
     connection: Connection, projections: Sequence[InlineProjection]
 ) -> list[InlineProjection]:
-    """Those that are missing, were never built, or were built by an older release."""
+    """Return projections without tables, never built, or built by an older release.
+
+    Raises `LogTooNew`.
+    """
     registered = registry.read(connection)
     registry.check_versions(registered, projections)
     return [

@@ -33,10 +33,10 @@ class Side(NamedTuple):
 
 
 def differences(
-    projection: str, table: sa.Table, live: Side, from_log: Side, rows_a_page: int = ROWS_PER_PAGE
+    projection: str, table: sa.Table, live: Side, from_log: Side, rows_per_page: int = ROWS_PER_PAGE
 ) -> Iterator[Difference]:
     """Go through both in step; memory holds a page or two of each."""
-    rows_a_page = max(1, min(rows_a_page, BYTES_PER_PAGE // table.info.get(ROW_BYTES, 1)))
+    rows_per_page = max(1, min(rows_per_page, BYTES_PER_PAGE // table.info.get(ROW_BYTES, 1)))
     names = [column.name for column in table.columns][1:]
     keys = [column.name for column in table.primary_key.columns][1:]
     at = [names.index(key) for key in keys]
@@ -46,13 +46,13 @@ def differences(
     )
     after: _Key | None = None
     if live.connection.dialect.name != "sqlite":
-        after, are_equal = _equal_digests(live_pages, log_pages, rows_a_page)
+        after, are_equal = _equal_digests(live_pages, log_pages, rows_per_page)
         if are_equal:
             return
     while True:
-        live_page = live_pages.read(after, rows_a_page)
-        log_page = log_pages.read(after, rows_a_page)
-        last = _end(live_page, log_page, at, rows_a_page)
+        live_page = live_pages.read(after, rows_per_page)
+        log_page = log_pages.read(after, rows_per_page)
+        last = _end(live_page, log_page, at, rows_per_page)
         if live_page != log_page:
             for key, live_row, log_row in _unequal(live_page, log_page, at, last):
                 yield Difference(
@@ -64,16 +64,16 @@ def differences(
 
 
 def _equal_digests(
-    live: "_RowPages", from_log: "_RowPages", rows_a_page: int
+    live: "_RowPages", from_log: "_RowPages", rows_per_page: int
 ) -> tuple[_Key | None, bool]:
     """Up to which key pages are equal by their digests, and whether all of them are."""
     with ThreadPoolExecutor(1, thread_name_prefix="fairlog-verify") as thread:
         after: _Key | None = None
-        page = live.page(after, rows_a_page)
+        page = live.page(after, rows_per_page)
         while True:
             up_to, digests = page
             # The database makes the next ones while we make the counterpart to these.
-            ahead = None if up_to is None else thread.submit(live.page, up_to, rows_a_page)
+            ahead = None if up_to is None else thread.submit(live.page, up_to, rows_per_page)
             rows = from_log.between(after, up_to)
             if digests != SEPARATOR.join(map(digest_of, rows)):
                 return after, False
@@ -145,10 +145,10 @@ def _bound(keys: Sequence[str], each: str, last: str, mark: str) -> str:
 
 
 def _end(
-    live_page: list[Row], log_page: list[Row], at: Sequence[int], rows_a_page: int
+    live_page: list[Row], log_page: list[Row], at: Sequence[int], rows_per_page: int
 ) -> _Key | None:
     """The last key that both pages cover; None when both tables end with them."""
-    lasts = [_key(page[-1], at) for page in (live_page, log_page) if len(page) == rows_a_page]
+    lasts = [_key(page[-1], at) for page in (live_page, log_page) if len(page) == rows_per_page]
     return min(lasts, key=_in_order, default=None)
 
 

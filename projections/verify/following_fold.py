@@ -9,7 +9,7 @@ from sqlalchemy.engine import Connection
 from domain.language.errors import LogCorrupt
 from domain.language.events import Recorded
 from domain.log.stored_log import Leaf
-from projections.following.async_projector import AsyncProjection, E, Reached
+from projections.following.async_projector import AsyncProjection, E, WithPositions
 from projections.verify.expected_tables import SCRATCH_GENERATION
 from projections.verify.findings import FindingsSink
 
@@ -19,7 +19,7 @@ EVENTS_PER_FOLD: Final = 8000  # rows that change often are written once
 class _FollowingFold(ABC, Generic[E]):
     """Each projection is folded as far as it has come itself: up to its position."""
 
-    def __init__(self, scratch: Connection, following: Reached[E]) -> None:
+    def __init__(self, scratch: Connection, following: WithPositions[E]) -> None:
         self._scratch = scratch
         self._following = following
         self._waiting: list[E] = []
@@ -49,7 +49,7 @@ class EventFold(_FollowingFold[Recorded]):
     """Of what follows the events. Where one cannot be folded all stop, and it is told."""
 
     def __init__(
-        self, scratch: Connection, following: Reached[Recorded], told: FindingsSink
+        self, scratch: Connection, following: WithPositions[Recorded], told: FindingsSink
     ) -> None:
         super().__init__(scratch, following)
         self.stopped_at: int | None = None  # from here on they could not be folded
@@ -69,7 +69,7 @@ class EventFold(_FollowingFold[Recorded]):
 class LeafFold(_FollowingFold[Leaf]):
     """Of what follows the rows' hashes. Where some are missing it stops, which is told already."""
 
-    def __init__(self, scratch: Connection, following: Reached[Leaf]) -> None:
+    def __init__(self, scratch: Connection, following: WithPositions[Leaf]) -> None:
         super().__init__(scratch, following)
         self.stopped: set[str] = set()  # those whose rest cannot be told
         self._position = 0

@@ -8,7 +8,7 @@ from domain.audit.legality import illegality, miscount
 from domain.decisions.write_model import WriteModel
 from domain.language.events import LeasesExtended, Recorded
 from domain.log.stored_log import StoredHead, StoredLog
-from projections.following.async_projector import AsyncProjection, reached
+from projections.following.async_projector import AsyncProjection, checkpoint_positions
 from projections.inline.jobs import jobs
 from projections.rebuild.fold import GenerationFold
 from projections.storage.generations import InlineProjection
@@ -47,7 +47,7 @@ class HistoryCheck:
         self._counterparts = ExpectedTables(
             snapshot, scratch, [*projections, *following], self._told
         )
-        self._events = EventFold(scratch, reached(snapshot, following), self._told)
+        self._events = EventFold(scratch, checkpoint_positions(snapshot, following), self._told)
         self._settled_jobs: SettledJobs | None = None
         self._fold = GenerationFold(
             [(self._beside_live(projection), SCRATCH_GENERATION) for projection in projections],

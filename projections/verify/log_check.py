@@ -8,7 +8,7 @@ from sqlalchemy.engine import Connection
 from domain.language.events import Recorded
 from domain.language.identifiers import UserId
 from domain.log.stored_log import Leaf, StoredHead, StoredLog
-from projections.following.async_projector import AsyncProjection, reached
+from projections.following.async_projector import AsyncProjection, checkpoint_positions
 from projections.storage.generations import Tabled
 from projections.verify import bookkeeping
 from projections.verify.chain_check import ChainCheck
@@ -52,8 +52,8 @@ class LogCheck:
         self._erasures = ErasureCheck(scratch, told)
         for one in bookkeeping.differences(log, snapshot, head, following.all):
             told.found(one)
-        self._leaves = LeafFold(scratch, reached(snapshot, following.leaves))
-        self._events = EventFold(scratch, reached(snapshot, following.events), told)
+        self._leaves = LeafFold(scratch, checkpoint_positions(snapshot, following.leaves))
+        self._events = EventFold(scratch, checkpoint_positions(snapshot, following.events), told)
         self._unreadable_at: int | None = None
 
     @property

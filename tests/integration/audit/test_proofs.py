@@ -101,8 +101,8 @@ def test_tiles_do_not_depend_on_where_the_batches_end(
 ) -> None:
     evidence(fairlog)
     before = stored(fairlog)
-    for events_a_batch in (1_000, 7, 256):
-        monkeypatch.setattr(fairlog.following.followers[2], "_events_a_batch", events_a_batch)
+    for events_per_batch in (1_000, 7, 256):
+        monkeypatch.setattr(fairlog.following.followers[2], "_events_per_batch", events_per_batch)
         rebuild_projections(fairlog, ["merkle"])
         assert stored(fairlog) == before
     assert verify_log(fairlog, print, lambda _done, _total: None).is_clean

@@ -28,7 +28,7 @@ from entrypoints.use_cases import past_policy
 from entrypoints.use_cases.time_travel import TimeTravel
 from entrypoints.use_cases.verification import verify_log
 from projections.following import snapshots as module
-from projections.following.snapshots import current, is_kept, snapshots, spacing, standing_at
+from projections.following.snapshots import current, is_kept, snapshots, spacing, state_at
 from tests.support import history, server
 from tests.support.clock import NOON, ManualClock
 from tests.support.core import execute_now, log_of, outcomes, put, service
@@ -59,7 +59,7 @@ def catch_up(fairlog: Fairlog) -> None:
 
 def standing(fairlog: Fairlog, position: int) -> SystemState:
     return fairlog.read_now(
-        lambda connection: standing_at(connection, current(), fairlog.log.read, position)
+        lambda connection: state_at(connection, current(), fairlog.log.read, position)
     )
 
 

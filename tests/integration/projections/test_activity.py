@@ -146,10 +146,10 @@ def test_catching_up_in_pieces_and_from_nothing_gives_equal_tables(
     fairlog: Fairlog, clock: ManualClock
 ) -> None:
     live_through_a_day(fairlog, clock)
-    activity(fairlog)._events_a_batch = 3
+    activity(fairlog)._events_per_batch = 3
     catch_up(fairlog)
     in_pieces = rows(fairlog)
-    activity(fairlog)._events_a_batch = 10_000
+    activity(fairlog)._events_per_batch = 10_000
     assert rebuild_projections(fairlog, ["activity"]) == position(fairlog)
     assert rows(fairlog) == in_pieces
     assert all(in_pieces.values())
@@ -177,7 +177,7 @@ def test_several_processes_apply_each_event_once(fairlog: Fairlog, clock: Manual
             fairlog.log,
             database.read,
             database.write,
-            events_a_batch=5,
+            events_per_batch=5,
         )
         catch_up(fairlog, own)
 

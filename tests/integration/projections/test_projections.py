@@ -86,13 +86,13 @@ def drop_all_but_the_truth(fairlog: Fairlog) -> None:
 
 @contextmanager
 def rebuilt_in_pieces(
-    events_a_page: int, events_a_save: int = 1, rows_kept: int = 0
+    events_per_page: int, events_per_save: int = 1, rows_kept: int = 0
 ) -> Iterator[None]:
     """Small pages of the log; after a save, few rows are kept in memory, or none."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(projections.rebuild.rebuild, "EVENTS_PER_PAGE", events_a_page)
-        patch.setattr(projections.rebuild.rebuild, "EVENTS_UNDER_LOCK_MAX", events_a_page)
-        patch.setattr(projections.rebuild.fold, "EVENTS_PER_SAVE", events_a_save)
+        patch.setattr(projections.rebuild.rebuild, "EVENTS_PER_PAGE", events_per_page)
+        patch.setattr(projections.rebuild.rebuild, "EVENTS_UNDER_LOCK_MAX", events_per_page)
+        patch.setattr(projections.rebuild.fold, "EVENTS_PER_SAVE", events_per_save)
         patch.setattr(projections.rebuild.fold, "ROWS_KEPT_MAX", rows_kept)
         yield
 
@@ -119,7 +119,7 @@ def quick_database_url(backend: str, request: pytest.FixtureRequest) -> Iterator
 # Any sequence of commands
 
 
-def check_any_sequence(url: str, played: Batches, events_a_page: int) -> None:
+def check_any_sequence(url: str, played: Batches, events_per_page: int) -> None:
     """Two services write by turns, with one clock that moves either way."""
     clock = SteppingClock()
     with ExitStack() as stack:
@@ -132,7 +132,7 @@ def check_any_sequence(url: str, played: Batches, events_a_page: int) -> None:
         inline = rows_of(fairlog)
         assert_rows_are_as_the_referee_saw(inline, referee)
         for rows_kept in (0, 8):
-            with rebuilt_in_pieces(events_a_page, rows_kept=rows_kept):
+            with rebuilt_in_pieces(events_per_page, rows_kept=rows_kept):
                 rebuild_projections(fairlog, [])
             assert rows_of(fairlog) == inline
         rebuild_projections(fairlog, [])
@@ -216,23 +216,23 @@ pass_quickly_fail_slowly = pytest.mark.timeout(600)  # a failure is made small f
 @pass_quickly_fail_slowly
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 @settings(PROPERTY, max_examples=30)
-@given(played=batches(), events_a_page=st.integers(1, 7))
+@given(played=batches(), events_per_page=st.integers(1, 7))
 def test_any_sequence_of_commands_is_legal_and_can_be_rebuilt_on_sqlite(
-    quick_database_url: NewQuickDatabase, played: Batches, events_a_page: int
+    quick_database_url: NewQuickDatabase, played: Batches, events_per_page: int
 ) -> None:
     with quick_database_url() as url:
-        check_any_sequence(url, played, events_a_page)
+        check_any_sequence(url, played, events_per_page)
 
 
 @pass_quickly_fail_slowly
 @pytest.mark.parametrize("backend", ["mariadb"], indirect=True)
 @settings(PROPERTY, max_examples=10)
-@given(played=batches(), events_a_page=st.integers(1, 7))
+@given(played=batches(), events_per_page=st.integers(1, 7))
 def test_any_sequence_of_commands_is_legal_and_can_be_rebuilt_on_mariadb(
-    quick_database_url: NewQuickDatabase, played: Batches, events_a_page: int
+    quick_database_url: NewQuickDatabase, played: Batches, events_per_page: int
 ) -> None:
     with quick_database_url() as url:
-        check_any_sequence(url, played, events_a_page)
+        check_any_sequence(url, played, events_per_page)
 
 
 # Building again
@@ -260,15 +260,15 @@ def tell_a_story(fairlog: Fairlog) -> None:
     outcomes(put(fairlog, *[complete(1, job.id) for job in claimed[:20]]))
 
 
-@pytest.mark.parametrize("events_a_page", [1, 2, 7, 64])
-@pytest.mark.parametrize("events_a_save", [1, 50])
+@pytest.mark.parametrize("events_per_page", [1, 2, 7, 64])
+@pytest.mark.parametrize("events_per_save", [1, 50])
 @pytest.mark.parametrize("rows_kept", [0, 12, 90])
 def test_building_in_pieces_comes_to_the_same(
-    fairlog: Fairlog, events_a_page: int, events_a_save: int, rows_kept: int
+    fairlog: Fairlog, events_per_page: int, events_per_save: int, rows_kept: int
 ) -> None:
     tell_a_story(fairlog)
     inline = rows_of(fairlog)
-    with rebuilt_in_pieces(events_a_page, events_a_save, rows_kept):
+    with rebuilt_in_pieces(events_per_page, events_per_save, rows_kept):
         assert rebuild_projections(fairlog, []) == 300
     assert rows_of(fairlog) == inline
     assert sum(map(len, inline.values())) == rows_of_any_generation(fairlog)
@@ -292,7 +292,7 @@ def test_rows_that_go_on_changing_are_written_at_the_end_of_a_rebuild(
 
     for projection in PROJECTIONS:
         watch(projection)
-    with rebuilt_in_pieces(10, events_a_save=50, rows_kept=1000):
+    with rebuilt_in_pieces(10, events_per_save=50, rows_kept=1000):
         rebuild_projections(fairlog, [])
     assert written == ["jobs"] * 5 + ["jobs", "windows", "line"] * 2
     assert rows_of(fairlog) == inline
@@ -311,7 +311,7 @@ def test_what_is_appended_during_the_last_writes_is_folded_before_the_lock_is_ta
         return take_changes(fold)
 
     monkeypatch.setattr(GenerationFold, "take_changes", last_changes)
-    with rebuilt_in_pieces(10, events_a_save=1000, rows_kept=1000):
+    with rebuilt_in_pieces(10, events_per_save=1000, rows_kept=1000):
         names = [projection.name for projection in PROJECTIONS]
         rebuild_projections(fairlog, names, lambda done, _: folded.append(done))
     assert sorted(set(folded)) == [*range(0, 350, 10), 360]
@@ -351,7 +351,7 @@ def test_the_service_goes_on_while_its_projections_are_built(fairlog: Fairlog) -
     writer = threading.Thread(target=write)
     writer.start()
     try:
-        with rebuilt_in_pieces(100, events_a_save=300):
+        with rebuilt_in_pieces(100, events_per_save=300):
             for _ in range(3):
                 rebuild_projections(fairlog, [])
                 wait_until_more(written)

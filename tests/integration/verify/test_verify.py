@@ -550,8 +550,10 @@ def test_pages_of_two_generations_are_compared_in_the_order_of_any_key(
                 fairlog.database.read() as another,
             ):
                 left, right = Side(connection, generation), Side(another, generation + 1)
-                for rows_a_page in (1, 2, 3, 7, 40, 1000):
-                    found = list(differences("windows", window_counters, left, right, rows_a_page))
+                for rows_per_page in (1, 2, 3, 7, 40, 1000):
+                    found = list(
+                        differences("windows", window_counters, left, right, rows_per_page)
+                    )
                     assert [one.key for one in found] == [
                         f"user_id={name.decode()!r}, window_seconds={length}"
                         for name, length in expected
