@@ -1,31 +1,32 @@
 """A PyMySQL connection that sends a transaction's multi-row inserts without waiting for each.
 
-Two things made a batch slow, and neither was the database: PyMySQL escapes each value by hand, and
-after each statement the writer waits for the answer. So values are sent as hexadecimal literals,
-which need no escaping, cannot be broken out of, and are made by C code; and inserts go out a few
-together, while the next rows are made, and are answered for when something needs an answer: a
+Two costs made a batch slow, and neither was the database's: PyMySQL escapes each value in Python,
+and the writer waits for the answer to each statement. So values are sent as hexadecimal literals,
+which need no escaping, cannot be broken out of, and are made by C code; and inserts are sent a few
+together while the next rows are made. Their answers are read when something needs an answer: a
 query, an update, or the commit.
 
-An insert's error is therefore raised by a statement after it, in the same transaction.
+An insert's error is therefore raised by a later statement of the same transaction.
 
-A commit can be followed at once by the question with which the next transaction begins
-(`foresee`). Each is a packet of its own: of a COMMIT that is not the last statement of its packet,
-a Galera node says that it went well also when it was rolled back, since another node was first.
+A commit can be followed at once by the query with which the next transaction begins (`prefetch`).
+Each is a packet of its own: if a COMMIT is not the last statement of its packet, a Galera node
+reports success even when it rolled the transaction back because another node was first.
 """
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, Final
 
 from pymysql import MySQLError, OperationalError
-from pymysql.constants import CLIENT, COMMAND, ER
-from pymysql.cursors import RE_INSERT_VALUES, Cursor
+from pymysql.constants import CLIENT, ER
+from pymysql.cursors import RE_INSERT_VALUES
 
+from adapters.database.mysql_driver import DriverCursor
 from adapters.database.mysql_timeouts import ShortTimeoutConnection
 
-# Far below the max_allowed_packet of 16 MiB that MySQL and MariaDB come with. A single row may be
-# longer: a body of 1 MiB is 2 MiB of hexadecimal digits.
+# Far below the default max_allowed_packet of MySQL and MariaDB, 16 MiB. A single row may be longer:
+# a body of 1 MiB is 2 MiB of hexadecimal digits.
 PACKET_CHARACTERS_MAX: Final = 2 * 1024 * 1024
 # Inserts are held until they are so many together: the server works while more are made.
 _HELD_CHARACTERS_MAX: Final = 48 * 1024
@@ -37,14 +38,14 @@ def connect(**options: Any) -> "PipelinedConnection":  # noqa: ANN401 (those of 
 
 
 class PipelinedConnection(ShortTimeoutConnection):
-    """Knows which inserts wait to be sent, and which to be answered for."""
+    """Tracks the inserts that are not sent yet, and those whose answers were not read yet."""
 
     def __init__(self, **options: Any) -> None:  # noqa: ANN401 (those of PyMySQL)
         self._held: list[str] = []
         self._held_characters = 0
-        self._unanswered: list[int] = []  # statements of each command that was sent
-        self._foreseen: str | None = None  # goes behind the next commit
-        self._asked: str | None = None  # was sent behind a commit; its answer was not read yet
+        self._unanswered: list[int] = []  # the number of statements in each command that was sent
+        self._to_prefetch: str | None = None  # goes behind the next commit
+        self._prefetched: str | None = None  # was sent behind a commit; its answer was not read yet
         self._packet_bytes_max = PACKET_CHARACTERS_MAX
         super().__init__(**options)
         with self.cursor() as cursor:
@@ -53,29 +54,29 @@ class PipelinedConnection(ShortTimeoutConnection):
 
     @property
     def characters_max(self) -> int:
-        """Of what is sent together, where that can be chosen."""
+        """The longest statement to build where rows can be divided among several."""
         return min(PACKET_CHARACTERS_MAX, self._packet_bytes_max // 2)
 
     def query(self, sql: Any, unbuffered: bool = False) -> int:  # noqa: ANN401, FBT001, FBT002 (as in PyMySQL)
-        """Send what is held and this statement; the answer is this one's.
+        """Send what is held and this statement, and return this one's number of rows.
 
-        Raises what an insert did wrong, and error 1153 for more than the server takes. The server
-        itself would end the connection, as if it had died, and the whole batch would be tried
-        again instead of the one command that is too large.
+        Raises the error of an earlier insert, and error 1153 for more than the server takes. The
+        server itself would close the connection as if it had died, and the whole batch would be
+        tried again instead of the one command that is too large.
         """
-        if self._asked is not None:
-            if sql == self._asked:
-                return self._take_answer(unbuffered)
-            self._drop_answer()
+        if self._prefetched is not None:
+            if sql == self._prefetched:
+                return self._read_prefetched(unbuffered)
+            self._discard_prefetched()
         self._check_size(sql)
         if self._held_characters + len(sql) >= self._packet_bytes_max:
             self._send_held()
         if not self._held and not self._unanswered:
             return super().query(sql, unbuffered)
         held = self._take_held()
-        self._send(";".join([*held, sql]))
+        self.send_query(";".join([*held, sql]))
         self._unanswered.append(len(held))
-        failed, is_next = self._hear_inserts()
+        failed, is_next = self._read_inserts()
         affected = 0
         if is_next:
             try:
@@ -90,7 +91,7 @@ class PipelinedConnection(ShortTimeoutConnection):
         return affected
 
     def hold(self, statement: str) -> None:
-        """Raises error 1153, see `query`."""
+        """Send an insert with a later statement. Raises error 1153, see `query`."""
         self._check_size(statement)
         if self._held_characters + len(statement) >= self._packet_bytes_max:
             self._send_held()
@@ -101,46 +102,46 @@ class PipelinedConnection(ShortTimeoutConnection):
 
     def commit(self) -> None:
         self._send_held()
-        failed, _ = self._hear_inserts()
+        failed, _ = self._read_inserts()
         if failed is not None:
             try:
                 raise failed
             finally:
                 del failed
-        statement, self._foreseen = self._foreseen, None
+        statement, self._to_prefetch = self._to_prefetch, None
         if statement is None:
             super().commit()
             return
-        self._send("COMMIT")
-        self._send(statement)
-        self._asked = statement  # also where the commit fails: a rollback reads its answer first
-        self._next_seq_id = 1
-        self._read_ok_packet()  # type: ignore[attr-defined]  # not in the stubs
+        self.send_query("COMMIT")
+        self.send_query(statement)
+        self._prefetched = statement  # even if the commit fails: a rollback reads its answer first
+        self.start_answer()
+        self.read_ok_packet()
 
-    def foresee(self, statement: str) -> None:
-        """Have a question sent right behind the next commit, which is asked next: the server
-        answers it while others are told of the commit.
+    def prefetch(self, statement: str) -> None:
+        """Send a query right behind the next commit; the next `query` has to be the same one.
 
-        What it locks is locked from then on, so it has to be asked soon. Its error is raised then.
+        The server answers it while this process handles the commit. What it locks is locked from
+        then on, so its answer must be asked for soon. Its error is raised then.
         """
-        self._foreseen = statement
+        self._to_prefetch = statement
 
     def rollback(self) -> None:
-        self._foreseen = None
-        self._drop_answer()
+        self._to_prefetch = None
+        self._discard_prefetched()
         self._take_held()
-        self._hear_inserts()  # what they did wrong is undone with them
+        self._read_inserts()  # their errors do not matter: they are rolled back
         super().rollback()
 
-    def _drop_answer(self) -> None:
-        """To a question that was sent behind a commit, and that nobody asks any more."""
-        if self._asked is not None:
-            with suppress(MySQLError):  # a lost connection is lost for who asks next, too
-                self._take_answer(unbuffered=False)
+    def _discard_prefetched(self) -> None:
+        """Read the answer to a query that was sent behind a commit and is no longer needed."""
+        if self._prefetched is not None:
+            with suppress(MySQLError):  # if the connection is lost, the next statement raises it
+                self._read_prefetched(unbuffered=False)
 
-    def _take_answer(self, unbuffered: bool) -> int:  # noqa: FBT001 (as in PyMySQL)
-        self._asked = None
-        self._next_seq_id = 1  # each command's answers are numbered anew
+    def _read_prefetched(self, unbuffered: bool) -> int:  # noqa: FBT001 (as in PyMySQL)
+        self._prefetched = None
+        self.start_answer()
         return self.next_result(unbuffered)
 
     def _check_size(self, sql: Any) -> None:  # noqa: ANN401 (a string of either kind)
@@ -154,109 +155,107 @@ class PipelinedConnection(ShortTimeoutConnection):
     def _send_held(self) -> None:
         held = self._take_held()
         if held:
-            self._send(";".join(held))
+            self.send_query(";".join(held))
             self._unanswered.append(len(held))
 
     def _take_held(self) -> list[str]:
         held, self._held, self._held_characters = self._held, [], 0
         return held
 
-    def _send(self, sql: str) -> None:
-        self._execute_command(COMMAND.COM_QUERY, sql)  # type: ignore[attr-defined]  # no stub
-
-    def _hear_inserts(self) -> tuple[MySQLError | None, bool]:
-        """Read the answers to all that was sent: the first error, and whether the last command went
-        well as far as that.
+    def _read_inserts(self) -> tuple[MySQLError | None, bool]:
+        """Read the answers to all inserts that were sent. Return the first error, and True if all
+        inserts of the last command succeeded.
 
         The server goes on with the next command after one that failed, so its answers have to be
-        read too. Within a command it stops there, and there is nothing more to read of it.
+        read too. Within a command it stops at the first error and sends nothing more.
         """
         sent, self._unanswered = self._unanswered, []
         first: MySQLError | None = None
-        went_well = True
+        succeeded = True
         for statements in sent:
-            self._next_seq_id = 1  # each command's answers are numbered anew
-            went_well = True
+            self.start_answer()
+            succeeded = True
             for _ in range(statements):
                 try:
-                    self._read_packet()  # type: ignore[no-untyped-call]
+                    self.read_packet()
                 except MySQLError as error:
                     if not self.open:
                         raise
                     first = first or error
-                    went_well = False
+                    succeeded = False
                     break
-        return first, went_well
+        return first, succeeded
 
 
-class PipelinedCursor(Cursor):
+class PipelinedCursor(DriverCursor):
     """`executemany` of an insert only holds it; its `rowcount` is not known (-1)."""
 
     def execute(self, query: Any, args: Any = None) -> int:  # noqa: ANN401 (as in PyMySQL)
-        if isinstance(args, tuple) and _parts(query) is not None:
+        if isinstance(args, tuple) and _around_values(query) is not None:
             return self.executemany(query, [args]) or 0
         return super().execute(query, args)
 
     def executemany(self, query: str, args: Any) -> int | None:  # noqa: ANN401 (as in PyMySQL)
-        parts = _parts(query)
-        if parts is None or not args:
+        around = _around_values(query)
+        if around is None or not args:
             return super().executemany(query, args)
-        before, behind = parts
+        before, after = around
         connection = self._pipeline()
         characters_max = connection.characters_max
         values: list[str] = []
         characters = 0
-        for rendered in self._render(args):
+        for rendered in _render_rows(args, connection.escape):
             characters += len(rendered) + 1
             if characters > characters_max and values:
-                connection.hold(before + ",".join(values) + behind)
+                connection.hold(before + ",".join(values) + after)
                 values, characters = [], len(rendered)
             values.append(rendered)
-        connection.hold(before + ",".join(values) + behind)
+        connection.hold(before + ",".join(values) + after)
         self.rowcount = -1
         return None
 
-    def _render(self, rows: Sequence[Sequence[Any]]) -> Iterable[str]:
-        """Each row as `(…)`. Column by column, since one of a single type needs no look at each
-        value.
-        """
-        formats: list[str] = []
-        columns: list[Iterable[Any]] = []
-        for column in zip(*rows, strict=True):
-            types = set(map(type, column))
-            if types == {int}:
-                formats.append("%d")
-                columns.append(column)
-            elif types == {bytes}:
-                formats.append("x'%s'")
-                columns.append(map(bytes.hex, column))
-            elif types == {type(None)}:
-                formats.append("NULL")
-            else:
-                formats.append("%s")
-                columns.append(map(self._literal, column))
-        return map(f"({','.join(formats)})".__mod__, zip(*columns, strict=True))
-
-    def _mogrify(self, query: str, args: Any) -> str:  # noqa: ANN401 (as in PyMySQL)
+    def render(self, query: str, args: Any) -> str:  # noqa: ANN401 (as in PyMySQL)
         if isinstance(args, tuple | list):
-            # Not as hexadecimal digits: in a list of 64 keys MariaDB takes 2 ms to plan them, and
+            # Not as hexadecimal digits: for a list of 64 keys MariaDB takes 2 ms to plan them, and
             # 0.4 ms for quoted ones.
             escape = self._pipeline().escape
             return query % tuple([str(arg) if type(arg) is int else escape(arg) for arg in args])
-        rendered: str = super()._mogrify(query, args)  # type: ignore[misc]  # not in the stubs
-        return rendered
-
-    def _literal(self, value: Any) -> str:  # noqa: ANN401 (whatever a parameter may be)
-        render = _LITERALS.get(type(value))
-        return self._pipeline().escape(value) if render is None else render(value)
+        return super().render(query, args)
 
     def _pipeline(self) -> PipelinedConnection:
-        connection = self._get_db()  # type: ignore[attr-defined]  # not in the stubs
+        connection = self.driver_connection()
         assert isinstance(connection, PipelinedConnection)
         return connection
 
 
-_LITERALS: Final[dict[type, Callable[[Any], str]]] = {
+_Escape = Callable[[Any], str]
+
+
+def _render_rows(rows: Sequence[Sequence[Any]], escape: _Escape) -> Iterable[str]:
+    """Render each row as `(…)`, column by column: one of a single type needs no test per value."""
+    formats: list[str] = []
+    columns: list[Iterable[Any]] = []
+    for column in zip(*rows, strict=True):
+        types = set(map(type, column))
+        if types == {int}:
+            formats.append("%d")
+            columns.append(column)
+        elif types == {bytes}:
+            formats.append("x'%s'")
+            columns.append(map(bytes.hex, column))
+        elif types == {type(None)}:
+            formats.append("NULL")
+        else:
+            formats.append("%s")
+            columns.append(map(partial(_literal, escape), column))
+    return map(f"({','.join(formats)})".__mod__, zip(*columns, strict=True))
+
+
+def _literal(escape: _Escape, value: Any) -> str:  # noqa: ANN401 (any parameter)
+    return _LITERALS.get(type(value), escape)(value)
+
+
+_LITERALS: Final[dict[type, _Escape]] = {
     int: int.__repr__,
     bytes: lambda value: f"x'{value.hex()}'",
     type(None): lambda _: "NULL",
@@ -264,8 +263,8 @@ _LITERALS: Final[dict[type, Callable[[Any], str]]] = {
 
 
 @lru_cache
-def _parts(query: str) -> tuple[str, str] | None:
-    """What stands before and behind the row of placeholders; None for another statement."""
+def _around_values(query: str) -> tuple[str, str] | None:
+    """Return the text around the placeholders of an insert; None for another statement."""
     found = RE_INSERT_VALUES.match(query)
     if found is None:
         return None

@@ -105,11 +105,14 @@ class SqlEventLog:
             self._corrected = version, correction
         return correction
 
-    def foresee_lock(self, connection: Connection) -> None:
-        """Have the commit of this transaction take the lock for the next one, which must follow."""
+    def prefetch_head_lock(self, connection: Connection) -> None:
+        """Take the head lock for the next transaction together with this one's commit.
+
+        On SQLite this does nothing. The next transaction must follow at once.
+        """
         driver = connection.connection.driver_connection
         if isinstance(driver, PipelinedConnection):
-            driver.foresee(self._lock_head)
+            driver.prefetch(self._lock_head)
 
     def append(
         self,

@@ -445,7 +445,7 @@ class Writer:
                 self._projections.keep(done.model)
                 return done.outcomes
             if self.queue:  # nobody else takes from it: another transaction follows
-                self._log.foresee_lock(connection)
+                self._log.prefetch_head_lock(connection)
             transaction.commit()
             self._projections.keep(done.model)
         self._database.check_in_place(connection)  # or what is answered for would be nowhere

@@ -194,27 +194,27 @@ def test_a_commit_may_take_the_lock_for_the_next_transaction(database: Database)
                 event = Recorded(position + 1, head.now, None, admitted(ALICE))
                 new = log.append(connection, head, [event], []).head
                 log.move_head(connection, head, new)
-                log.foresee_lock(connection)
+                log.prefetch_head_lock(connection)
         with connection.begin():
             assert log.lock_head(connection).position == 3
 
 
-def test_a_lock_that_was_foreseen_but_is_not_wanted_is_given_back(database: Database) -> None:
+def test_a_prefetched_lock_that_is_not_used_is_released(database: Database) -> None:
     log = SqlEventLog(database)
     with database.connect_writer() as connection:
         with connection.begin():
             log.lock_head(connection)
-            log.foresee_lock(connection)
+            log.prefetch_head_lock(connection)
         with connection.begin():
-            assert log.position(connection) == 0  # another question is answered as ever
+            assert log.position(connection) == 0  # another query is answered as usual
         with connection.begin() as transaction:
             log.lock_head(connection)
-            log.foresee_lock(connection)
+            log.prefetch_head_lock(connection)
             transaction.rollback()  # which takes nothing along
         assert append(log, database, ("a", None)).position == 1
         with connection.begin():
             log.lock_head(connection)
-            log.foresee_lock(connection)
+            log.prefetch_head_lock(connection)
         with connection.begin() as transaction:
             transaction.rollback()
         assert append(log, database, ("b", None)).position == 2
