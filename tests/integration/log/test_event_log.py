@@ -160,12 +160,29 @@ def test_a_reader_never_sees_a_later_event_before_an_earlier_one_that_commits_la
             head = log.lock_head(connection)
             new = log.append(connection, head, [Recorded(1, head.now, None, admitted())], []).head
             log.move_head(connection, head, new)
+            asked = asks_for_the_lock(other)
             [late] = put(other, submit(BOB))
+            assert asked.wait(20)
             with other.database.read() as reading:
                 assert other.log.read(reading, 0, 10) == []
             assert not late.done()
-        assert isinstance(outcomes([late])[0], Submitted)
+        [outcome] = outcomes([late])
+        assert isinstance(outcome, Submitted)
+        assert outcome.job.id == 3
+        assert [one.event for one in log_of(other)][:1] == [admitted()]
         assert [one.position for one in log_of(other)] == [1, 2, 3]
+
+
+def asks_for_the_lock(fairlog: Fairlog) -> threading.Event:
+    """Set as soon as its writer has begun a transaction, or is about to lock the head."""
+    asked = threading.Event()
+
+    def note(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+        if statement.startswith("BEGIN") or "FOR UPDATE" in statement:
+            asked.set()
+
+    sa.event.listen(fairlog.database.writing_engine, "before_cursor_execute", note)
+    return asked
 
 
 # Time

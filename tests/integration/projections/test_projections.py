@@ -260,9 +260,20 @@ def tell_a_story(fairlog: Fairlog) -> None:
     outcomes(put(fairlog, *[complete(1, job.id) for job in claimed[:20]]))
 
 
-@pytest.mark.parametrize("events_per_page", [1, 2, 7, 64])
-@pytest.mark.parametrize("events_per_save", [1, 50])
-@pytest.mark.parametrize("rows_kept", [0, 12, 90])
+# Each value with each of another argument, where a page ends within a save and the other way round.
+@pytest.mark.parametrize(
+    ("events_per_page", "events_per_save", "rows_kept"),
+    [
+        (1, 1, 0),
+        (1, 50, 12),
+        (2, 1, 90),
+        (2, 50, 0),
+        (7, 1, 12),
+        (7, 50, 90),
+        (64, 1, 0),
+        (64, 50, 90),
+    ],
+)
 def test_building_in_pieces_comes_to_the_same(
     fairlog: Fairlog, events_per_page: int, events_per_save: int, rows_kept: int
 ) -> None:

@@ -369,6 +369,8 @@ def test_a_damaged_page_is_told_until_it_is_mended(fairlog: Fairlog, database_ur
     assert_goes_on(fairlog)
 
 
+# It is raised above the database, so one kind of database shows what becomes of it.
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 @pytest.mark.parametrize(
     "error",
     [SystemExit(1), KeyboardInterrupt(), MemoryError(), RecursionError(), ValueError("?")],
@@ -386,10 +388,10 @@ def test_nothing_that_is_raised_ends_the_writer(
 
     with monkeypatch.context() as broken:
         broken.setattr(writer_of(fairlog)._projections, "load", load)
-        for number in range(3):
+        for number in range(2):  # each is tried until its time is over
             [outcome] = outcomes(put(fairlog, submit(payload=number)))
             assert isinstance(outcome, FairlogError), outcome
-        assert raised >= 3
+        assert raised >= 2
     assert_goes_on(fairlog)
 
 

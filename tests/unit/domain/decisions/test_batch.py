@@ -23,7 +23,7 @@ from domain.language.errors import (
     TooManyKinds,
     UnknownJob,
 )
-from domain.language.events import CancelReason, Event, RateLimitDecided, Scope, type_of
+from domain.language.events import CancelReason, Event, JobFailed, RateLimitDecided, Scope, type_of
 from domain.language.identifiers import JobId, Kind
 from domain.language.policy import Policy
 from tests.support.given import NOW, POLICY, after, at, given, of
@@ -128,7 +128,9 @@ def test_bodies_are_at_the_positions_of_their_events() -> None:
     assert batch.bodies == [(6, b'"p"'), (7, RESULT.data), (8, ERROR.data)]
     assert places[6] == submitted(payload="p")
     assert places[7] == completed()
-    assert isinstance(places[8], type(failed()))
+    last = places[8]
+    assert isinstance(last, JobFailed)
+    assert last == failed(user_id=BOB, retry_at=last.retry_at)
 
 
 def _unexpected(command: Command, error: Exception) -> None:

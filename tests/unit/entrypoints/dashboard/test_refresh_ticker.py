@@ -106,9 +106,13 @@ def test_much_news_is_told_of_once_a_beat() -> None:
 
 def test_a_page_that_is_behind_is_told_at_once_and_one_that_is_level_is_not() -> None:
     async def scenario() -> None:
-        async with listening(Log(7), 6, 7) as [behind, level]:
-            assert behind.ends == [7]
-            assert level.ends == []
+        log = Log(7)
+        async with listening(log, 6, 7) as [behind, level]:
+            await until(lambda: behind.ends == [7])
+            log.end = 8
+            await until(lambda: bool(level.ends) and len(behind.ends) > 1)
+            assert behind.ends[:2] == [7, 8]
+            assert level.ends[0] == 8
 
     asyncio.run(scenario())
 
