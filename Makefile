@@ -12,7 +12,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help run test test-mysql lint format bench soak lock clean
+.PHONY: help run test test-mysql lint format bench bench-peers soak lock lock-peers clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-10s %s\n", $$1, $$2}' Makefile
@@ -56,17 +56,36 @@ bench: .venv/.installed ## Measure each figure beside its limit, and write docs/
 	@$(ensure) mariadb wrk chromium
 	$(BIN)/python -m tests.benchmarks $(ARGS)
 
+bench-peers: .venv/.installed .peers/.installed ## Measure other job queues beside Fairlog, in one run
+	@$(ensure) mariadb
+	$(BIN)/python -m tests.benchmarks.peers $(ARGS)
+
 soak: .venv/.installed ## Break things at random under load, then hold every answer against the log
 	@$(ensure) mariadb
 	$(BIN)/python -m tests.soak $(ARGS)
+
+lock-peers: .venv/.installed # Compile the lock of the peers again
+	CUSTOM_COMPILE_COMMAND="make lock-peers" $(BIN)/pip-compile --quiet --generate-hashes \
+		--strip-extras --no-emit-index-url --no-emit-find-links --no-emit-options \
+		--output-file $(peers)/python/requirements.lock $(LOCK) $(peers)/python/requirements.in
+	cd $(peers)/node && npm install --package-lock-only --omit-lockfile-registry-resolved --no-audit
 
 lock: .venv/.locked ## Compile requirements.lock again (LOCK=--upgrade: with the newest versions)
 	CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/pip-compile --quiet --extra dev --generate-hashes \
 		--allow-unsafe --strip-extras --no-emit-index-url --no-emit-find-links --no-emit-options \
 		--output-file requirements.lock $(LOCK) pyproject.toml
 
+peers := tests/benchmarks/peers
+
+.peers/.installed: $(peers)/python/requirements.lock $(peers)/node/package-lock.json
+	@$(ensure) postgresql redis node
+	@$(PYTHON) -m venv .peers
+	@.peers/bin/python -m pip install --quiet --require-hashes -r $(peers)/python/requirements.lock
+	@npm --prefix $(peers)/node ci --ignore-scripts --no-audit --no-fund --silent
+	@touch $@
+
 clean: ## Remove the environment and everything cached or built; databases stay
-	rm -rf .venv .mysql .mysql.new .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build dist
+	rm -rf .venv .peers $(peers)/node/node_modules .mysql .mysql.new .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build dist
 	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +
 
 # Stamps: an environment is made once, filled when the lock changes, and the project is installed

@@ -14,6 +14,7 @@ NAMES: Final = (
     "append",
     "refuse",
     "lifecycle",
+    "drain",
     "claim_growth",
     "read_growth",
     "rebuild",

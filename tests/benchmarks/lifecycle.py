@@ -50,8 +50,8 @@ def run(site: Site) -> Iterator[Figure]:
         ):
             url = site.new_database("mariadb")
             with site.server(url) as server:
-                _jobs_a_second(clients, server, jobs // 5, sides)  # warms up
-                rates = [_jobs_a_second(clients, server, jobs, sides) for _ in range(site.rounds)]
+                jobs_per_second(clients, server, jobs // 5, sides)  # warms up
+                rates = [jobs_per_second(clients, server, jobs, sides) for _ in range(site.rounds)]
             site.drop_database("mariadb", url)
             yield Figure(
                 f"MariaDB, {name}",
@@ -62,9 +62,10 @@ def run(site: Site) -> Iterator[Figure]:
             )
 
 
-def _jobs_a_second(
+def jobs_per_second(
     clients: ProcessPoolExecutor, server: BenchmarkServer, jobs: int, sides: Sequence[Side]
 ) -> float:
+    """Run both sides at once. Raises `RuntimeError` where not all jobs are done then."""
     done_before = server.stats()["jobs"]["done"]
     running = [clients.submit(side, server.port, jobs) for side in sides]
     spans = [one.result() for one in running]

@@ -1,6 +1,7 @@
 #!/bin/sh
-# Installs what this machine lacks of the things named (python, mariadb, chromium, node, wrk), where
-# it is Debian and we may; else says in one line what to install, and exits 2.
+# Installs what this machine lacks of the things named (python, mariadb, chromium, node, wrk,
+# postgresql, redis), where it is Debian and we may; else says in one line what to install, and
+# exits 2.
 set -eu
 
 PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin" # Debian keeps mariadbd where users do not look
@@ -35,8 +36,15 @@ look_for() {
     node)
         has node || packages="$packages nodejs"
         ;;
+    postgresql)
+        has postgres || ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 ||
+            packages="$packages postgresql"
+        ;;
+    redis)
+        has redis-server || packages="$packages redis-server"
+        ;;
     *)
-        refuse "ensure-packages.sh knows python, mariadb, chromium, node and wrk, not $1"
+        refuse "ensure-packages.sh knows python, mariadb, chromium, node, wrk, postgresql and redis, not $1"
         ;;
     esac
 }

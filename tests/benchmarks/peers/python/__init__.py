@@ -1,0 +1,1 @@
+"""Programs of peers in Python, run in the environment `.peers`."""
