@@ -12,10 +12,10 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help run test test-mysql lint format bench bench-peers soak lock lock-peers clean
+.PHONY: help run test test-mysql lint format bench bench-peers soak lock-peers lock clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-10s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-12s %s\n", $$1, $$2}' Makefile
 
 run: .venv/.installed ## Start the service on http://127.0.0.1:8000: embedded SQLite, a worker inside
 	@exec $(BIN)/fairlog serve $(ARGS)
@@ -64,7 +64,7 @@ soak: .venv/.installed ## Break things at random under load, then hold every ans
 	@$(ensure) mariadb
 	$(BIN)/python -m tests.soak $(ARGS)
 
-lock-peers: .venv/.installed # Compile the lock of the peers again
+lock-peers: .venv/.installed ## Compile the lock of the peers again
 	CUSTOM_COMPILE_COMMAND="make lock-peers" $(BIN)/pip-compile --quiet --generate-hashes \
 		--strip-extras --no-emit-index-url --no-emit-find-links --no-emit-options \
 		--output-file $(peers)/python/requirements.lock $(LOCK) $(peers)/python/requirements.in
