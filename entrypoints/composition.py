@@ -28,8 +28,11 @@ from adapters.writer.writer_frames import WriterHello
 from adapters.writer.writer_process import WriterProcess
 from domain.decisions.ports import Clock
 from domain.language.errors import FairlogError
+from domain.language.events import Recorded
 from domain.language.policy import Policy
-from entrypoints.feeds.projector_runner import ProjectorRunner, RecentEvents
+from domain.log.stored_log import Leaf
+from entrypoints.feeds.projector_runner import ProjectorRunner
+from entrypoints.feeds.recent_events import RecentEvents
 from entrypoints.runtime.interpreter import tuned_for_one_pass
 from entrypoints.service.fairlog import Fairlog
 from projections.activity.projection import ActivityProjection
@@ -60,9 +63,14 @@ def compose(
     writer = Writer(
         database, log, projections, policy_of(settings), queue, supervisor.part("writes")
     )
-    recent = RecentEvents()
-    writer.subscribe(recent.published)
-    fairlog = _wired(settings, database, log, writer, recent, supervisor)
+    events, leaves = RecentEvents[Recorded](), RecentEvents[Leaf]()
+
+    def remember(recorded: Sequence[Recorded], linked: Sequence[Leaf]) -> None:
+        events.add(recorded)
+        leaves.add(linked)
+
+    writer.subscribe(remember)
+    fairlog = _wired(settings, database, log, writer, supervisor, events, leaves)
     writer.subscribe(fairlog.following.published)
     return fairlog
 
@@ -75,7 +83,7 @@ def compose_server(settings: Settings, *, logs_json: bool) -> Fairlog:
     writer = WriterProcess(
         program("entrypoints.processes.writer_main"), WriterHello(settings, logs_json), supervisor
     )
-    return _wired(settings, database, log, writer, RecentEvents(), supervisor)
+    return _wired(settings, database, log, writer, supervisor, RecentEvents(1), RecentEvents(1))
 
 
 def _wired(
@@ -83,11 +91,12 @@ def _wired(
     database: Database,
     log: SqlEventLog,
     writer: WritePath,
-    recent: RecentEvents,
     supervisor: Supervisor,
+    recent_events: RecentEvents[Recorded],
+    recent_leaves: RecentEvents[Leaf],
 ) -> Fairlog:
-    read = recent.events_or(log.read)
-    leaves = recent.leaves_or(SqlStoredLog(is_sqlite=database.is_sqlite).leaves)
+    read = recent_events.or_read(log.read)
+    leaves = recent_leaves.or_read(SqlStoredLog(is_sqlite=database.is_sqlite).leaves)
     access = (log, database.read, database.write)
     following: list[AsyncProjector[Any]] = [
         AsyncProjector(ActivityProjection(), read, *access),

@@ -60,7 +60,7 @@ async def _act(
         for job_id, outcome in zip(jobs, outcomes, strict=True)
         if not isinstance(outcome, Job)
     ]
-    position = await desk.fairlog.tail.position()
+    position = await desk.fairlog.log_watcher.read_position()
     return html(
         render("outcome.html", done=done, count=len(jobs) - len(refused), refused=refused),
         headers={"X-Fairlog-Position": str(position)},

@@ -44,8 +44,8 @@ class DashboardContext:
         self.activity = ActivityQueries(registry.current("activity"))
         self.front = LineFront(registry.current("line"), registry.current("jobs"))
         self.search = JobSearch(registry.current("jobs"))
-        self.beat = RefreshTicker(fairlog.tail, fairlog.supervisor.part("dashboard"))
-        self._shared: SharedAnswers[str] = SharedAnswers(lambda: self.beat.strikes)
+        self.beat = RefreshTicker(fairlog.log_watcher, fairlog.supervisor.part("dashboard"))
+        self._shared: SharedAnswers[str] = SharedAnswers(lambda: self.beat.ticks)
 
     async def show(
         self,

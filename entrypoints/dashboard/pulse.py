@@ -26,7 +26,7 @@ async def pulse(
 ) -> Stream:
     """At each beat: `data` and `id` are the position of the latest event."""
     seen = last_seen(last_event_id)
-    position = await reached(desk.fairlog.tail, position_of(after) if seen is None else seen)
+    position = await reached(desk.fairlog.log_watcher, position_of(after) if seen is None else seen)
     waits_for_news(request)
     return Stream(_frames(desk, position), media_type="text/event-stream", headers=HEADERS)
 

@@ -1,86 +1,66 @@
-"""The beat at which open pages ask anew: one for all, so that one answer serves them all.
+"""The ticks at which open pages ask anew: one clock for all, so that one answer serves them all.
 
-It strikes when there is news, but not twice within a second; once more a second after the last
-news, for what follows the log comes a little later; and then every ten seconds, since windows and
-waits change without an event.
+It ticks when there are events, but not twice within a second; once more a second after the last
+event, since projections that follow the log come a little later; and then every ten seconds, since
+windows and waiting times change without an event.
 """
 
-import asyncio
-import contextlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Final
 
-from adapters.supervision import Part, keep_running
+from adapters.supervision import Part
 from entrypoints.feeds.log_watcher import LogWatcher
 
-BEAT_SECONDS: Final = 1.0
-QUIET_BEATS: Final = 10  # without news, between two strikes
+TICK_SECONDS: Final = 1.0
+QUIET_SECONDS_PER_TICK: Final = 10  # without events
 
 
 class RefreshTicker:
-    """One a process, on one event loop. Without listeners it stands still."""
+    """One per process, on one event loop. It stands still while no page is open."""
 
-    def __init__(self, tail: LogWatcher, part: Part | None = None) -> None:
-        self._part = Part("dashboard") if part is None else part
-        self._tail = tail
-        self._end = 0  # of the log, when it was last looked at
-        self._strikes = 0
-        self._moved = asyncio.Event()  # replaced each time: set for all who hold the old one
-        self._listeners = 0
-        self._beating: asyncio.Task[None] | None = None
+    def __init__(
+        self,
+        watcher: LogWatcher,
+        part: Part | None = None,
+        *,
+        tick_seconds: float = TICK_SECONDS,
+        quiet_per_tick: int = QUIET_SECONDS_PER_TICK,
+    ) -> None:
+        """`quiet_per_tick` counts spans of `tick_seconds`."""
+        self._watcher = watcher
+        self._tick_seconds = tick_seconds
+        self._quiet_per_tick = quiet_per_tick
+        self._position = 0  # of the latest event, at the latest tick
+        self._ticks = watcher.rising_number()
+        self._ticking = watcher.loop(Part("dashboard") if part is None else part, self._run)
 
     @property
-    def strikes(self) -> int:
+    def ticks(self) -> int:
         """How many there have been."""
-        return self._strikes
+        return self._ticks.value
 
     async def listen(self, position: int) -> AsyncIterator[int]:
-        """Where the log ends, at each strike, and at once if that is beyond `position`.
-
-        Until the server stops.
+        """Yield the position of the latest event at each tick, and at once if that is known to be
+        beyond `position`. Ends when the server stops.
         """
-        with self._listening():
-            strikes = self._strikes
-            while not self._tail.is_stopping:
-                moved = self._moved
-                if self._end > position or self._strikes != strikes:
-                    position, strikes = self._end, self._strikes
-                    yield position
-                else:
-                    await moved.wait()
-
-    @contextlib.contextmanager
-    def _listening(self) -> Iterator[None]:
-        self._listeners += 1
-        if self._beating is None or self._beating.done():
-            self._end = 0
-            self._beating = asyncio.create_task(keep_running(self._part, self._run), name="beat")
-        try:
-            yield
-        finally:
-            self._listeners -= 1
+        with self._ticking.needed():
+            ticks = self._ticks.value
+            if self._watcher.head.value > position:
+                yield self._watcher.head.value
+            while await self._ticks.wait_beyond(ticks):
+                ticks = self._ticks.value
+                yield self._position
 
     async def _run(self) -> None:
-        quiet = 0
-        async with contextlib.aclosing(self._tail.beyond(0, BEAT_SECONDS)) as ends:
-            async for end in ends:
-                if not self._listeners:
-                    break
-                is_first, has_news = self._end == 0, end > self._end
-                quiet = 0 if has_news else quiet + 1
-                self._move(end, strikes=not is_first and _strikes(quiet))
-                self._part.works()
-                if has_news and not is_first:
-                    await self._tail.pause(BEAT_SECONDS)
-        self._move(self._end, strikes=False)
-
-    def _move(self, end: int, *, strikes: bool) -> None:
-        self._end = end
-        self._strikes += strikes
-        self._moved.set()
-        self._moved = asyncio.Event()
-
-
-def _strikes(quiet: int) -> bool:
-    """Whether to strike after so many seconds without news."""
-    return quiet <= 1 or quiet % QUIET_BEATS == 0
+        self._position = await self._watcher.read_position()
+        quiet = 0  # spans without events
+        while self._ticking.is_needed:
+            if await self._watcher.head.wait_beyond(self._position, self._tick_seconds):
+                quiet, self._position = 0, self._watcher.head.value
+            else:
+                quiet += 1
+            if quiet <= 1 or quiet % self._quiet_per_tick == 0:
+                self._ticks.rise_to(self._ticks.value + 1)
+            self._ticking.part.works()
+            if quiet == 0:
+                await self._watcher.pause(self._tick_seconds)

@@ -1,216 +1,179 @@
-"""The end of the log, read once a process however many listen.
+"""The head of the log, watched once per process for all who wait for it to move.
 
-Recent events are kept in a ring. A listener asks for what is behind its position, at its own pace:
-it has no queue that could grow, and one that fell behind the ring reads the log in pages until it
-has caught up. Without listeners nothing is read.
+Events that this process writes are seen at once, those of others within POLL_SECONDS. Nothing is
+read while nobody waits.
 """
 
 import asyncio
 import contextlib
-from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from itertools import islice
+from collections.abc import Awaitable, Callable, Collection
 from typing import Final
 
-from msgspec import Struct
-
-from adapters.log.audit_log import EventFilter, StoredEvent
-from adapters.supervision import Part, keep_running
+from adapters.supervision import Part
 from adapters.writer.writer import BatchWritten
-from entrypoints.runtime.page_bytes import fitting
+from entrypoints.feeds.on_demand import OnDemandLoop
 
-POLL_SECONDS: Final = 0.25  # between two looks for what other processes wrote
-EVENTS_PER_PAGE: Final = 500
-BYTES_PER_PAGE: Final = 256 * 1024  # of their data
-EVENTS_KEPT_MAX: Final = 5_000
-# Listeners that read the log; the others wait, or they would have all threads that read, and the
-# event loop would make pages for nobody but them.
-CATCHING_UP_AT_ONCE: Final = 2
-BYTES_KEPT_MAX: Final = 16 * 1024 * 1024
+POLL_SECONDS: Final = 0.25  # between two queries for events of other processes
 
-ReadEvents = Callable[[EventFilter, int, int], Awaitable[Sequence[StoredEvent]]]
+BatchObserver = Callable[[BatchWritten], None]
 
 
-class Page(Struct, frozen=True):
-    events: Sequence[StoredEvent]
-    position: int  # everything up to it has been looked at
+class RisingNumber:
+    """A number that never falls; tasks of one event loop wait for it to rise."""
+
+    def __init__(self) -> None:
+        self.value = 0
+        self._is_closed = False
+        self._changed = asyncio.Event()  # replaced at each change: set for all who hold the old one
+
+    def rise_to(self, value: int) -> None:
+        if value > self.value:
+            self.value = value
+            self._wake()
+
+    def close(self) -> None:
+        """Let everybody stop waiting, now and later."""
+        self._is_closed = True
+        self._wake()
+
+    async def wait_beyond(self, value: int, seconds: float | None = None) -> bool:
+        """Return True as soon as the number is greater; False after `seconds`, or when closed."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while self.value <= value and not self._is_closed:
+                    await self._changed.wait()
+        return self.value > value
+
+    def _wake(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+
+class Subscription(RisingNumber):
+    """The position of the latest event that may concern a subscriber, as far as it is known.
+
+    Waiting for it keeps the log polled.
+    """
+
+    def __init__(self, polling: OnDemandLoop, own_types: Collection[str] | None) -> None:
+        super().__init__()
+        self._polling = polling
+        self._own_types = own_types
+
+    def wants(self, batch: BatchWritten) -> bool:
+        """Return True if a batch of this process concerns the subscriber."""
+        return self._own_types is None or batch.has_any(self._own_types)
+
+    async def wait_beyond(self, value: int, seconds: float | None = None) -> bool:
+        with self._polling.needed():
+            return await super().wait_beyond(value, seconds)
 
 
 class LogWatcher:
-    """`read_events` gives up to so many events behind a position; both ask the database."""
+    """One per process, used on one event loop; only `batch_written` may be called elsewhere.
+
+    `read_position` reads the position of the latest event from the database.
+    """
 
     def __init__(
         self,
-        read_events: ReadEvents,
         read_position: Callable[[], Awaitable[int]],
         part: Part | None = None,
+        poll_seconds: float = POLL_SECONDS,
     ) -> None:
-        self._part = Part("log_news") if part is None else part
-        self._read_events = read_events
+        self.poll_seconds = poll_seconds
         self._read_position = read_position
-        self._ring: deque[StoredEvent] = deque()
-        self._ring_bytes = 0  # of its events' data
-        self._end = 0  # position of the latest event read
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._reader: asyncio.Task[None] | None = None
-        self._written = asyncio.Event()  # this process wrote something
-        self._news = asyncio.Event()  # replaced each time: set for all who hold the old one
-        self._catching_up = asyncio.Semaphore(CATCHING_UP_AT_ONCE)
-        self._listeners = 0
+        self._event_loop: asyncio.AbstractEventLoop | None = None
         self._stopping = asyncio.Event()
+        self._observers: list[BatchObserver] = []
+        self._subscriptions: list[Subscription] = []
+        self._numbers: list[RisingNumber] = []
+        self._loops: list[OnDemandLoop] = []
+        self._others_up_to = 0  # events of others before a batch of this process, not yet reported
+        self._polling = self.loop(Part("log_news") if part is None else part, self._poll)
+        self.head = self.subscribe(own_types=None)
 
     @property
     def is_stopping(self) -> bool:
         return self._stopping.is_set()
 
+    def subscribe(self, own_types: Collection[str] | None = ()) -> Subscription:
+        """Follow the events of other processes, which are reported once per poll, and at once the
+        batches of this process that have an event of `own_types`; None: all of them.
+        """
+        subscription = Subscription(self._polling, own_types)
+        self._subscriptions.append(subscription)
+        return subscription
+
+    def rising_number(self) -> RisingNumber:
+        """Make a number that is closed when the server stops."""
+        self._numbers.append(number := RisingNumber())
+        return number
+
+    def loop(self, part: Part, run: Callable[[], Awaitable[object]]) -> OnDemandLoop:
+        """Make a loop that ends when the server stops."""
+        self._loops.append(loop := OnDemandLoop(part, run))
+        return loop
+
+    def observe(self, observer: BatchObserver) -> None:
+        """Call `observer` on the event loop with each batch that this process writes."""
+        self._observers.append(observer)
+
     def start(self) -> None:
-        """Call it on the loop on which others will listen."""
-        self._loop = asyncio.get_running_loop()
+        """Call it on the event loop on which others will wait."""
+        self._event_loop = asyncio.get_running_loop()
 
     def stop(self) -> None:
-        """Let every listener end."""
+        """Let nobody wait any more."""
         self._stopping.set()
-        self._wake()
+        for loop in self._loops:
+            loop.stop()
+        for one in (*self._subscriptions, *self._numbers):
+            one.close()
 
-    async def stop_reading(self) -> None:
+    async def close(self) -> None:
+        """End the loops."""
         self.stop()
-        if self._reader is not None:
-            self._reader.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._reader
+        for loop in self._loops:
+            await loop.close()
 
-    def batch_written(self, _: BatchWritten) -> None:
-        """Observes the writer; called in its thread."""
-        loop = self._loop
-        if loop is not None and self._listeners and not loop.is_closed():
-            with contextlib.suppress(RuntimeError):  # the loop closed just now
-                loop.call_soon_threadsafe(self._written.set)
+    async def read_position(self) -> int:
+        """Read the position of the latest event. Raises `LogUnavailable`."""
+        position = await self._read_position()
+        # What is beyond the batches of this process is of others, or of a batch that is about to
+        # be reported.
+        others = max(self._others_up_to, position if position > self.head.value else 0)
+        self._others_up_to = 0
+        for one in self._subscriptions:
+            one.rise_to(others)
+        return position
 
     async def pause(self, seconds: float) -> None:
-        """For so long, or until the server stops."""
-        await _comes(self._stopping, seconds)
+        """Sleep, unless the server stops."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._stopping.wait()
 
-    async def position(self) -> int:
-        """Of the latest event that there is. Raises `LogUnavailable`."""
-        return await self._read_position()
+    def batch_written(self, batch: BatchWritten) -> None:
+        """Observes the writer; called in its thread."""
+        loop = self._event_loop
+        if loop is not None and not loop.is_closed():
+            with contextlib.suppress(RuntimeError):  # the loop closed just now
+                loop.call_soon_threadsafe(self._advance, batch)
 
-    async def beyond(self, position: int, idle_seconds: float) -> AsyncGenerator[int, None]:
-        """Where the log ends, whenever that is beyond the last said; again after so long without.
+    def _advance(self, batch: BatchWritten) -> None:
+        for observer in self._observers:
+            observer(batch)
+        before = batch.position - sum(batch.events.values())
+        if before > self.head.value:
+            self._others_up_to = before
+        for one in self._subscriptions:
+            if one.wants(batch):
+                one.rise_to(batch.position)
 
-        For who wants to know that there is news and not which. Until the server stops.
-        """
-        with self._listening():
-            while not self.is_stopping:
-                news = self._news
-                if self._end > position:
-                    position = self._end
-                    yield position
-                elif not await _comes(news, idle_seconds):
-                    yield position
-
-    async def listen(
-        self, wanted: EventFilter, after: int, idle_seconds: float
-    ) -> AsyncIterator[Page]:
-        """Pages of events behind a position, as they come, until the server stops; an empty one
-        whenever there was nothing for so long.
-
-        Raises `LogUnavailable` when the log has to be read and does not answer.
-        """
-        position = after
-        with self._listening():
-            while not self.is_stopping:
-                news = self._news
-                page = [await self._page(wanted, position)]
-                end = page[0].position
-                if page[0].events:
-                    yield page.pop()  # nor kept here while a client does not read
-                if end > position:
-                    position = end
-                elif not await _comes(news, idle_seconds):
-                    yield Page([], end)
-
-    @contextlib.contextmanager
-    def _listening(self) -> Iterator[None]:
-        """Somebody listens: the log is read."""
-        self._listeners += 1
-        if self._reader is None or self._reader.done():
-            self._ring.clear()  # there is a gap behind it
-            self._ring_bytes = 0
-            self._end = 0
-            self._reader = asyncio.create_task(keep_running(self._part, self._read), name="tail")
-        try:
-            yield
-        finally:
-            self._listeners -= 1
-
-    async def _page(self, wanted: EventFilter, after: int) -> Page:
-        page = await self._found(wanted, after)
-        sizes = (len(event.data) for event in page.events)
-        shown = fitting(page.events, sizes, BYTES_PER_PAGE)
-        return page if len(shown) == len(page.events) else Page(shown, shown[-1].position)
-
-    async def _found(self, wanted: EventFilter, after: int) -> Page:
-        if self._ring and after >= self._ring[0].position - 1:
-            # Positions have no gaps, so the place in the ring is known.
-            skipped = max(0, after - self._ring[0].position + 1)
-            behind = list(islice(self._ring, skipped, skipped + EVENTS_PER_PAGE))
-            return Page(
-                [event for event in behind if lets_through(wanted, event)],
-                behind[-1].position if behind else after,
-            )
-        end = self._end  # read before: what is found up to there is all there is
-        if end <= after:
-            return Page([], after)
-        async with self._catching_up:
-            found = await self._read_events(wanted, after, EVENTS_PER_PAGE)
-        if len(found) == EVENTS_PER_PAGE:
-            return Page(found, found[-1].position)
-        return Page(found, max(end, found[-1].position if found else 0))
-
-    async def _read(self) -> None:
-        while self._listeners and not self.is_stopping:
-            self._part.begins()
-            await self._read_on()
-            self._part.works()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(POLL_SECONDS):
-                    await self._written.wait()
-            self._written.clear()
-        self._part.works()  # nobody listens
-
-    async def _read_on(self) -> None:
-        if not self._end:
-            self._end = await self._read_position()
-            self._wake()
-        while found := await self._read_events(EventFilter(), self._end, EVENTS_PER_PAGE):
-            self._keep(found)
-            self._end = found[-1].position
-            self._wake()
-
-    def _keep(self, found: Sequence[StoredEvent]) -> None:
-        self._ring.extend(found)
-        self._ring_bytes += sum(len(event.data) for event in found)
-        while len(self._ring) > EVENTS_KEPT_MAX or self._ring_bytes > BYTES_KEPT_MAX:
-            self._ring_bytes -= len(self._ring.popleft().data)
-
-    def _wake(self) -> None:
-        self._news.set()
-        self._news = asyncio.Event()
-
-
-async def _comes(news: asyncio.Event, seconds: float) -> bool:
-    try:
-        async with asyncio.timeout(seconds):
-            await news.wait()
-    except TimeoutError:
-        return False
-    return True
-
-
-def lets_through(wanted: EventFilter, event: StoredEvent) -> bool:
-    """As the log's own query; times are not looked at, since what comes is newer than all."""
-    return (
-        (wanted.user_id is None or event.user_id == wanted.user_id)
-        and (wanted.job_id is None or event.job_id == wanted.job_id)
-        and (not wanted.types or event.type in wanted.types)
-    )
+    async def _poll(self) -> None:
+        while self._polling.is_needed:
+            self._polling.part.begins()
+            await self.read_position()
+            self._polling.part.works()
+            await self.pause(self.poll_seconds)

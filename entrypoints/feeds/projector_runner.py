@@ -10,13 +10,12 @@ from contextlib import suppress
 from typing import Any, Final
 
 import structlog
-from sqlalchemy.engine import Connection
 
 from adapters.supervision import Part, Supervisor, supervise
 from domain.language.errors import FairlogError
 from domain.language.events import Recorded
 from domain.log.stored_log import Leaf
-from projections.following.async_projector import AsyncProjector, E, NoCheckpoint, Read
+from projections.following.async_projector import AsyncProjector, NoCheckpoint
 
 POLL_SECONDS: Final = 2.0  # between two looks when this process writes nothing
 # Before each batch: the writer has the disk and the lock meanwhile, and whoever was woken by the
@@ -24,46 +23,8 @@ POLL_SECONDS: Final = 2.0  # between two looks when this process writes nothing
 PAUSE_SECONDS: Final = 0.2
 _TROUBLE_SECONDS: Final = 2.0  # before a projection that could not be brought on is tried again
 _STOP_SECONDS_MAX: Final = 5.0  # for what is being applied; usual: 0.2
-_EVENTS_KEPT: Final = 20_000  # some 20 MB
-
-_Ring = list[E | None]  # by position
 
 _log = structlog.get_logger()
-
-
-class RecentEvents:
-    """What this process wrote lately, so that who follows the log need not read and decode it."""
-
-    def __init__(self) -> None:
-        self._events: _Ring[Recorded] = [None] * _EVENTS_KEPT
-        self._leaves: _Ring[Leaf] = [None] * _EVENTS_KEPT
-
-    def published(self, recorded: Sequence[Recorded], leaves: Sequence[Leaf]) -> None:
-        """Subscribed to the writer; called in its thread, while another one reads."""
-        for one in recorded:
-            self._events[one.position % _EVENTS_KEPT] = one
-        for leaf in leaves:
-            self._leaves[leaf.position % _EVENTS_KEPT] = leaf
-
-    def events_or(self, read: Read[Recorded]) -> Read[Recorded]:
-        """What is not here is read. Other processes write too: there are gaps."""
-        return _here_or(self._events, read)
-
-    def leaves_or(self, read: Read[Leaf]) -> Read[Leaf]:
-        return _here_or(self._leaves, read)
-
-
-def _here_or(ring: "_Ring[E]", read: "Read[E]") -> "Read[E]":
-    def read_here(connection: Connection, after: int, limit: int) -> Sequence[E]:
-        found: list[E] = []
-        for position in range(after + 1, after + 1 + limit):
-            one = ring[position % _EVENTS_KEPT]
-            if one is None or one.position != position:
-                break
-            found.append(one)
-        return found or read(connection, after, limit)
-
-    return read_here
 
 
 class ProjectorRunner:

@@ -4,10 +4,10 @@ Only claims of the kinds that have more to do are woken, those that have waited 
 as many as there are jobs for them: a claim that is woken in vain costs the writer as much as one
 that is served. Whoever was woken and asks for nothing after all passes it on.
 
-What other processes wrote is seen by one small query, asked a few times a second for all who wait,
-and by nobody when nobody does. It asks how many jobs wait, not what is new, and now and then where
-nothing is new either: so no claim is forgotten, whatever was missed. Of more than
-KINDS_PER_LOOK_MAX kinds it asks in turn, so that it costs no more.
+After other processes have written, one small query for all who wait asks how many jobs there are
+for them, at most a few times a second. It is asked every LOOK_SECONDS in any case, so that no claim
+is forgotten, whatever was missed. More than KINDS_PER_LOOK_MAX kinds are asked for in turn, so that
+they cost no more.
 """
 
 import asyncio
@@ -17,12 +17,12 @@ from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping
 from typing import Final
 
-from adapters.supervision import Part, keep_running
+from adapters.supervision import Part
 from adapters.writer.writer import BatchWritten
 from domain.language.identifiers import Kind
+from entrypoints.feeds.log_watcher import LogWatcher
 
-POLL_SECONDS: Final = 0.25
-POLLS_PER_LOOK: Final = 8  # at how many jobs wait, although nobody has written anything
+LOOK_SECONDS: Final = 2.0  # between two looks although nobody has written anything
 KINDS_PER_LOOK_MAX: Final = 1000  # of very many a poll looks at the next ones, in turn
 # Of those that may wait behind a cap; each claim that is served wakes one more.
 JOBS_PER_LOOK_MAX: Final = 8
@@ -45,41 +45,31 @@ class Claimant:
 
 
 class WorkSignal:
-    """One a process. `read_position` asks the log for its latest position, `read_work` how many
-    jobs there are for claims of these kinds.
-    """
+    """One per process. `read_work` reads how many jobs there are for claims of these kinds."""
 
     def __init__(
-        self,
-        read_position: Callable[[], Awaitable[int]],
-        read_work: ReadWork | None = None,
-        part: Part | None = None,
+        self, watcher: LogWatcher, read_work: ReadWork | None = None, part: Part | None = None
     ) -> None:
-        self._part = Part("work_news") if part is None else part
-        self._read_position = read_position
+        self._watcher = watcher
         self._read_work = read_work or _unknown
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._seen = 0  # up to this position, whoever waits has heard of all work
+        self._others = watcher.subscribe()
+        watcher.observe(self.batch_written)
+        self._looking = watcher.loop(Part("work_news") if part is None else part, self._run)
+        self._seen = 0  # up to this position, all who wait know of the work of other processes
         self._turns = itertools.count(1)
         self._claimants: dict[Kind | None, OrderedDict[Claimant, None]] = {}
         self._unlooked: deque[Kind | None] = deque()  # whose turn in a round of looks is to come
         self._round_from = 0  # position at which the round began
-        self._waiting = 0
-        self._is_stopping = False
-        self._poll: asyncio.Task[None] | None = None
 
-    def start(self) -> None:
-        """Call it on the loop on which others will wait."""
-        self._loop = asyncio.get_running_loop()
+    @property
+    def waiting(self) -> int:
+        """How many claims wait."""
+        return self._looking.users
 
     def batch_written(self, batch: BatchWritten) -> None:
-        """Observes the writer; called in its thread."""
-        loop = self._loop
-        if loop is not None and not loop.is_closed():
-            with contextlib.suppress(RuntimeError):  # the loop closed just now
-                loop.call_soon_threadsafe(
-                    self._advance, batch.position, sum(batch.events.values()), batch.new_work
-                )
+        """Wake claims for the work of a batch of this process. On the event loop."""
+        for kind, jobs in batch.new_work.items():
+            self._wake(kind, jobs)
 
     @contextlib.contextmanager
     def claimant(self, kinds: Iterable[Kind] | None, jobs_max: int) -> Iterator[Claimant]:
@@ -111,46 +101,27 @@ class WorkSignal:
         """Returns True when there may be work; False when the time went by without, when the server
         stops, and when `unwanted` is set: nobody waits for the answer any more.
         """
-        if self._is_stopping:
+        if self._watcher.is_stopping:
             return False
-        self._waiting += 1
-        if self._poll is None or self._poll.done():
-            self._poll = asyncio.create_task(
-                keep_running(self._part, self._poll_others), name="work-signal"
-            )
         both = (claimant.news, unwanted)
         awaited = [asyncio.ensure_future(one.wait()) for one in both if one is not None]
         try:
-            await asyncio.wait(awaited, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+            with self._looking.needed():
+                await asyncio.wait(awaited, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            self._waiting -= 1
             for one in awaited:
                 one.cancel()
         return (
             claimant.news.is_set()
-            and not self._is_stopping
+            and not self._watcher.is_stopping
             and (unwanted is None or not unwanted.is_set())
         )
 
     def release(self) -> None:
-        """The server stops: whoever waits has their answer now, and nobody waits from here on."""
-        self._is_stopping = True
+        """Answer all who wait: the server, and with it the watcher, has stopped."""
         for claimants in self._claimants.values():
             for claimant in claimants:
                 claimant.news.set()
-
-    async def stop(self) -> None:
-        self.release()
-        if self._poll is not None:
-            self._poll.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._poll
-
-    def _advance(self, position: int, events: int, new_work: Mapping[Kind, int]) -> None:
-        if position - events <= self._seen:  # else another process wrote before it
-            self._seen = max(self._seen, position)
-        for kind, jobs in new_work.items():
-            self._wake(kind, jobs)
 
     def _wake(self, kind: Kind | None, jobs: int, *, among_many: bool = False) -> None:
         """Claims for so many jobs of the kind; None: claims of any kind."""
@@ -174,20 +145,17 @@ class WorkSignal:
                 if not queue:
                     del self._claimants[kind]
 
-    async def _poll_others(self) -> None:
-        polls = 0
-        while self._waiting:
-            await asyncio.sleep(POLL_SECONDS)
-            polls += 1
-            self._part.begins()
-            position = await self._read_position()
-            if not self._unlooked and (position > self._seen or polls % POLLS_PER_LOOK == 0):
-                self._unlooked.extend(self._claimants)
-                self._round_from = position
+    async def _run(self) -> None:
+        while self._looking.is_needed:
             if self._unlooked:
-                await self._look()
-            self._part.works()
-        self._part.works()  # nobody waits
+                await self._watcher.pause(self._watcher.poll_seconds)
+            else:
+                await self._others.wait_beyond(self._seen, LOOK_SECONDS)
+                self._unlooked.extend(self._claimants)
+                self._round_from = self._others.value
+            self._looking.part.begins()
+            await self._look()
+            self._looking.part.works()
 
     async def _look(self) -> None:
         """Go on with the round; an error leaves it where it was."""

@@ -15,7 +15,8 @@ from adapters.log.audit_log import EventFilter, StoredEvent
 from domain.language import validation
 from domain.language.errors import FairlogError, InvalidInput
 from domain.language.identifiers import POSITION_MAX
-from entrypoints.feeds.log_watcher import LogWatcher, Page
+from entrypoints.feeds.event_feed import Page
+from entrypoints.feeds.log_watcher import LogWatcher
 from entrypoints.http.audit import known_types
 from entrypoints.http.paging import position_of
 from entrypoints.http.strict_json import StrictRequest
@@ -80,9 +81,9 @@ async def stream(
     if position is None and after is not None:
         position = position_of(after)
     if position is None:
-        position = await fairlog.tail.position()
+        position = await fairlog.log_watcher.read_position()
     else:
-        await reached(fairlog.tail, position)
+        await reached(fairlog.log_watcher, position)
     waits_for_news(request)
     return Stream(
         _frames(fairlog, encoded, wanted, position), media_type="text/event-stream", headers=HEADERS
@@ -95,7 +96,7 @@ async def _frames(
     # A client that is cut off before its first event comes back to where it began.
     yield b"retry: %d\nid: %d\n\n" % (_RETRY_MILLISECONDS, position)
     try:
-        async for page in fairlog.tail.listen(wanted, position, HEARTBEAT_SECONDS):
+        async for page in fairlog.event_feed.listen(wanted, position, HEARTBEAT_SECONDS):
             frame = _frame(page, encoded)
             del page  # a client that does not read holds its frame alone
             yield frame
@@ -123,7 +124,7 @@ def last_seen(header: str | None) -> int | None:
         ) from None
 
 
-async def reached(tail: LogWatcher, position: int) -> int:
+async def reached(watcher: LogWatcher, position: int) -> int:
     """Return a position that a client wants to go on behind.
 
     Raises `InvalidInput` where the log does not reach it, also after a moment in which a server
@@ -131,9 +132,9 @@ async def reached(tail: LogWatcher, position: int) -> int:
     nothing until this one is as long.
     """
     for seconds in _CATCHING_UP_SECONDS:
-        if position <= (end := await tail.position()):
+        if position <= (end := await watcher.read_position()):
             return position
-        await tail.pause(seconds)
+        await watcher.pause(seconds)
     raise InvalidInput(
         f"The log ends at position {end}, before {position}: it is not the log that was seen. "
         "Begin anew, without Last-Event-ID or after."

@@ -52,8 +52,7 @@ def create_app(
     @contextlib.asynccontextmanager
     async def lifespan(_: Litestar) -> AsyncIterator[None]:
         await fairlog.writer.attach()
-        fairlog.work.start()
-        fairlog.tail.start()
+        fairlog.log_watcher.start()
         chores = [
             _chore(fairlog, "due_jobs", fairlog.wake_due_jobs, CLOCK_SECONDS),
             _chore(fairlog, "refusal_reports", fairlog.limiter.begin_report, REPORT_SECONDS),
@@ -67,10 +66,10 @@ def create_app(
         finally:
             for chore in chores:
                 chore.cancel()
-            await fairlog.tail.stop_reading()
+            fairlog.release_listeners()
             if worker is not None:
                 await worker.stop(GRACE_SECONDS)
-            await fairlog.work.stop()
+            await fairlog.log_watcher.close()
             await asyncio.gather(*chores, return_exceptions=True)
             with contextlib.suppress(FairlogError):  # the database is away
                 await fairlog.limiter.report_all()

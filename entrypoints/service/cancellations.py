@@ -1,7 +1,7 @@
 """Telling workers at once which of their attempts were cancelled.
 
-One a process, for all workers that listen here. What is cancelled through this process is looked up
-at once, what is cancelled through another within POLL_SECONDS; nobody looks while nobody listens.
+One per process, for all workers that listen here. What is cancelled through this process is looked
+up at once, what is cancelled through another at the next poll of the log.
 """
 
 import asyncio
@@ -11,12 +11,12 @@ from typing import Final
 
 from msgspec import Struct
 
-from adapters.supervision import Part, keep_running
-from adapters.writer.writer import BatchWritten
+from adapters.supervision import Part
 from domain.language.events import JobCancelled
 from domain.language.identifiers import JobId, WorkerId
+from entrypoints.feeds.log_watcher import LogWatcher
 
-POLL_SECONDS: Final = 0.25
+_IDLE_SECONDS: Final = 1.0  # between two checks of whether anybody still listens
 
 AttemptKey = tuple[JobId, int]
 
@@ -53,31 +53,21 @@ class Listener:
 
 
 class Cancellations:
-    """`position` asks the log for its latest position, `find` for what follows one."""
+    """One per process. `find` reads the cancellations beyond a position."""
 
     def __init__(
         self,
-        position: Callable[[], Awaitable[int]],
+        watcher: LogWatcher,
         find: Callable[[int], Awaitable[Cancelled]],
         part: Part | None = None,
     ) -> None:
-        self._part = Part("cancellations") if part is None else part
-        self._position = position
+        self._watcher = watcher
         self._find = find
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._cancelled = watcher.subscribe({JobCancelled.__name__})
+        self._following = watcher.loop(Part("cancellations") if part is None else part, self._run)
         self._listeners: dict[WorkerId, set[Listener]] = {}
-        self._seen = 0  # up to here all who listen know
-        self._news = asyncio.Event()
+        self._seen = 0  # up to this position, all who listen know
         self._starting = asyncio.Lock()
-        self._following: asyncio.Task[None] | None = None
-        self._is_stopping = False
-
-    def batch_written(self, batch: BatchWritten) -> None:
-        """Observes the writer; called in its thread."""
-        loop = self._loop
-        if loop is not None and batch.has_any({JobCancelled.__name__}):
-            with contextlib.suppress(RuntimeError):  # the loop closed just now
-                loop.call_soon_threadsafe(self._news.set)
 
     @contextlib.asynccontextmanager
     async def listening(self, worker: WorkerId) -> AsyncIterator[Listener]:
@@ -86,41 +76,31 @@ class Cancellations:
         of_worker = self._listeners.setdefault(worker, set())
         of_worker.add(listener)
         try:
-            await self._follow_from_here()
-            if self._is_stopping:
-                listener.news.set()
-            yield listener
+            async with self._starting:
+                if not self._following.is_running:
+                    self._seen = await self._watcher.read_position()
+            with self._following.needed():
+                if self._watcher.is_stopping:
+                    listener.news.set()
+                yield listener
         finally:
             of_worker.discard(listener)
             if not of_worker and self._listeners.get(worker) is of_worker:
                 del self._listeners[worker]
 
     def release(self) -> None:
-        """The server stops: whoever listens has their answer now."""
-        self._is_stopping = True
+        """Answer all who listen: the server, and with it the watcher, has stopped."""
         for listener in [one for listeners in self._listeners.values() for one in listeners]:
             listener.news.set()
 
-    async def _follow_from_here(self) -> None:
-        async with self._starting:
-            if self._following is None or self._following.done():
-                self._loop = asyncio.get_running_loop()
-                self._seen = await self._position()
-                self._following = asyncio.create_task(
-                    keep_running(self._part, self._follow), name="cancellations"
-                )
+    async def _run(self) -> None:
+        while self._following.is_needed:
+            if await self._cancelled.wait_beyond(self._seen, _IDLE_SECONDS):
+                self._following.part.begins()
+                self._report(await self._find(self._seen))
+                self._following.part.works()
 
-    async def _follow(self) -> None:
-        while self._listeners:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._news.wait(), POLL_SECONDS)
-            self._news.clear()
-            self._part.begins()
-            self._tell(await self._find(self._seen))
-            self._part.works()
-        self._part.works()  # nobody listens
-
-    def _tell(self, cancelled: Cancelled) -> None:
+    def _report(self, cancelled: Cancelled) -> None:
         self._seen = cancelled.up_to
         for worker, key in cancelled.attempts:
             for listener in self._listeners.get(worker, ()):

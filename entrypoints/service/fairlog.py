@@ -46,6 +46,7 @@ from domain.language.events import JobCancelled
 from domain.language.identifiers import JobId, Kind, ServerId
 from domain.language.moments import to_micros
 from domain.language.policy import Policy
+from entrypoints.feeds.event_feed import EventFeed
 from entrypoints.feeds.log_watcher import LogWatcher
 from entrypoints.feeds.projector_runner import ProjectorRunner
 from entrypoints.feeds.work_signal import JOBS_PER_LOOK_MAX, Work, WorkSignal
@@ -81,20 +82,21 @@ class Fairlog(Queries):
     ) -> None:
         super().__init__(database, log, policy, supervisor)
         self.writer = writer
-        self.limiter = SubmissionLimiter(writer.execute, self._latest_limit_change, log.clock)
-        writer.observe(self.limiter.batch_written)
-        self.work = WorkSignal(self._position, self._work_in_line, supervisor.part("work_news"))
-        writer.observe(self.work.batch_written)
-        self.cancellations = Cancellations(
-            self._position, self._cancelled, supervisor.part("cancellations")
+        self.log_watcher = watcher = LogWatcher(self._position, supervisor.part("log_news"))
+        self.limiter = SubmissionLimiter(
+            writer.execute, watcher, self._latest_limit_change, log.clock
         )
-        writer.observe(self.cancellations.batch_written)
+        writer.observe(self.limiter.batch_written)
+        writer.observe(watcher.batch_written)
+        self.work = WorkSignal(watcher, self._work_in_line, supervisor.part("work_news"))
+        self.cancellations = Cancellations(
+            watcher, self._cancelled, supervisor.part("cancellations")
+        )
+        self.event_feed = EventFeed(watcher, self._read_events, supervisor.part("event_feed"))
         self.claiming = Claiming(self._ask, self.work)
         self._slices = Slices()
         self._due_jobs = DueJobs(self.jobs)
         self.following = following
-        self.tail = LogWatcher(self._read_events, self._position, supervisor.part("log_news"))
-        writer.observe(self.tail.batch_written)
         self._started = time.monotonic()
         # What the worker inside this server knows of a job's handler; see `HandlerPool.note`.
         self.handler_note: Callable[[JobId], str | None] = lambda _: None
@@ -115,7 +117,7 @@ class Fairlog(Queries):
 
     def release_listeners(self) -> None:
         """The server stops: end what would otherwise stay open. On the event loop."""
-        self.tail.stop()
+        self.log_watcher.stop()
         self.work.release()
         self.cancellations.release()
 

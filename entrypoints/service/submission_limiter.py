@@ -21,6 +21,7 @@ from domain.language.events import LimitChanged
 from domain.language.identifiers import UserId
 from domain.language.moments import to_micros
 from domain.limits.refusal_cache import RefusalCache
+from entrypoints.feeds.log_watcher import LogWatcher
 
 _INVALIDATES_THE_CACHE: Final = {LimitChanged.__name__}
 # Between two rounds of reports, give or take a fifth. A refusal waits at most this long, and then
@@ -28,8 +29,8 @@ _INVALIDATES_THE_CACHE: Final = {LimitChanged.__name__}
 REPORT_SECONDS: Final = 0.45
 REPORTS_PER_ROUND_MAX: Final = 60
 REPORTS_PER_SECOND_MAX: Final = 190  # recorded in the log, however many rounds end at once
-# Between two checks whether another process changed a limit, give or take a fifth.
-WATCH_SECONDS: Final = 0.2
+WATCH_SECONDS: Final = 0.2  # between two calls of `watch_limits`, give or take a fifth
+LOOK_SECONDS: Final = 2.0  # between two reads of limit changes while no other process writes
 _LAST_REPORTS_AT_ONCE: Final = 2_000  # at shutdown; the command queue takes ten times as many
 
 _log = structlog.get_logger()
@@ -41,11 +42,14 @@ class SubmissionLimiter:
     def __init__(
         self,
         execute: Callable[[SubmitJob | RetryJob | ReportRefusals], Awaitable[Answer]],
+        watcher: LogWatcher,
         latest_limit_change: Callable[[], Awaitable[int]],
         clock: Clock | None,
     ) -> None:
         """`clock` is the log's clock if this machine keeps it; None if the database does."""
         self._execute = execute
+        self._others = watcher.subscribe()
+        self._looked_at = 0  # up to this position, limit changes of others are known
         self._latest_limit_change = latest_limit_change
         self._clock = clock
         self._cache = RefusalCache()
@@ -119,7 +123,10 @@ class SubmissionLimiter:
     async def watch_limits(self) -> None:
         """Clear the cache if another process changed a limit. Reads nothing while it is empty."""
         if self._cache.has_any:
+            await self._others.wait_beyond(self._looked_at, LOOK_SECONDS)
+            looked_at = self._others.value
             latest = await self._latest_limit_change()
+            self._looked_at = looked_at
             if latest > self._latest_change_seen:
                 self._latest_change_seen = latest
                 self._changes += 1

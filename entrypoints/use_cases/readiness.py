@@ -20,7 +20,7 @@ from entrypoints.use_cases.clock import clock_note
 # Writes, reads, the clock and the news of the log. Whatever else fails is shown, and the server
 # goes on serving.
 NEEDED: Final = frozenset(
-    {"writes", "writer_process", "reads", "due_jobs", "log_news", "work_news"}
+    {"writes", "writer_process", "reads", "due_jobs", "log_news", "event_feed", "work_news"}
 )
 
 

@@ -78,7 +78,7 @@ async def _medians(
 ) -> list[float]:
     found: list[list[float]] = [[] for _ in sized]
     for one in sized:
-        one.fairlog.work.start()  # a claim listens for work, if only to say that there is none
+        one.fairlog.log_watcher.start()  # for claims that wait
     for _ in range(rounds):
         for one, milliseconds in zip(sized, found, strict=True):
             started = time.perf_counter()
@@ -87,5 +87,5 @@ async def _medians(
             if restore is not None:
                 await restore(one, answer)
     for one in sized:
-        await one.fairlog.work.stop()
+        await one.fairlog.log_watcher.close()
     return list(map(median, found))

@@ -10,6 +10,7 @@ from domain.language.commands import ReportRefusals, RetryJob, SubmitJob
 from domain.language.errors import FairlogError, LogUnavailable, QueueFull, RateLimited
 from domain.language.events import RateLimitDecided, Scope
 from domain.language.identifiers import UserId
+from entrypoints.feeds.log_watcher import LogWatcher
 from entrypoints.service.submission_limiter import REPORTS_PER_ROUND_MAX, SubmissionLimiter
 from tests.support.clock import ManualClock
 from tests.support.given import NOW
@@ -56,7 +57,8 @@ def play(story: Callable[[SubmissionLimiter, Log], Awaitable[None]]) -> None:
 
     async def told() -> None:
         log = Log()
-        limiter = SubmissionLimiter(log.execute, nobody_changed_a_limit, ManualClock())
+        watcher = LogWatcher(nobody_changed_a_limit)
+        limiter = SubmissionLimiter(log.execute, watcher, nobody_changed_a_limit, ManualClock())
         for user in USERS * 2:
             with pytest.raises(RateLimited):
                 await limiter.submit(user, submit(user))
@@ -124,15 +126,21 @@ def test_with_the_database_away_the_last_round_ends_all_the_same() -> None:
 
 
 def test_a_limit_changed_by_another_process_clears_the_cache_while_a_report_is_under_way() -> None:
+    head = 1
     latest = 0
+
+    async def position() -> int:
+        return head
 
     async def latest_limit_change() -> int:
         return latest
 
     async def story() -> None:
-        nonlocal latest
+        nonlocal head, latest
         log = Log()
-        limiter = SubmissionLimiter(log.execute, latest_limit_change, ManualClock())
+        limiter = SubmissionLimiter(
+            log.execute, LogWatcher(position), latest_limit_change, ManualClock()
+        )
         for _ in range(2):
             with pytest.raises(RateLimited):
                 await limiter.submit(USERS[0], submit(USERS[0]))
@@ -140,7 +148,7 @@ def test_a_limit_changed_by_another_process_clears_the_cache_while_a_report_is_u
         assert limiter.refuse(USERS[0]) is not None
         log.is_open.clear()
         report = asyncio.create_task(limiter.report())
-        latest = 7
+        head = latest = 7
         await limiter.watch_limits()
         assert limiter.refuse(USERS[0]) is None
         log.is_open.set()

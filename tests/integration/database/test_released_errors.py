@@ -210,7 +210,7 @@ def test_of_a_handler_that_fails(database_url: str, how: str) -> None:
     handlers = {"echo": Handler(kind=ECHO, function=function, is_async=is_async, wants_job=False)}
 
     async def run_all(fairlog: Fairlog) -> None:
-        fairlog.work.start()
+        fairlog.log_watcher.start()
         source = EmbeddedSource(fairlog, WORKER, ServerId("here"))
         worker = Worker(source, LocalExecutor(handlers), 2)
         worker.start()
@@ -223,7 +223,7 @@ def test_of_a_handler_that_fails(database_url: str, how: str) -> None:
                 await asyncio.sleep(0.01)
         assert len(held) == 0
         await worker.stop(0.0)
-        await fairlog.work.stop()
+        await fairlog.log_watcher.close()
 
     with running(compose, database_url) as fairlog:
         gc.collect()

@@ -137,7 +137,7 @@ def test_a_job_that_expires_is_not_given(client: httpx.Client, clock: ManualCloc
 
 
 def waiting(server: AppServer) -> int:
-    return server.fairlog.work._waiting
+    return server.fairlog.work.waiting
 
 
 def test_a_waiting_claim_is_woken_by_a_submission(server: AppServer) -> None:
@@ -255,7 +255,7 @@ def test_waiting_claims_have_their_answer_when_the_server_stops(server: AppServe
     with ThreadPoolExecutor() as pool:
         claimed = pool.submit(claim, server.client, 1, wait_seconds=30)
         wait_until(lambda: waiting(server) == 1, "the claim waits")
-        server.fairlog.work._loop.call_soon_threadsafe(  # type: ignore[union-attr]
+        server.fairlog.log_watcher._event_loop.call_soon_threadsafe(  # type: ignore[union-attr]
             server.fairlog.release_listeners
         )
         assert claimed.result(10) == []

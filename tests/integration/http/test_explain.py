@@ -122,7 +122,7 @@ def test_a_worker_that_waits_is_seen(server: AppServer) -> None:
     assert len(claim(client)) == 1
     with ThreadPoolExecutor() as pool:
         waiting = pool.submit(claim, client, 1, worker="w2", kinds=["echo"], wait_seconds=30)
-        wait_until(lambda: server.fairlog.work._waiting == 1, "the claim waits")
+        wait_until(lambda: server.fairlog.work.waiting == 1, "the claim waits")
         assert {"kind_cap", "worker_waiting"} <= set(reasons(client, second))
         client.post(f"/v1/jobs/{first}/complete", json={"attempt": 1}).raise_for_status()
         assert [job["id"] for job in waiting.result()] == [second]

@@ -12,7 +12,7 @@ import msgspec
 import pytest
 import sqlalchemy as sa
 
-from entrypoints.feeds import log_watcher as tail
+from entrypoints.feeds.event_feed import EventFeed
 from tests.support.server import AppServer, FairlogServer
 from tests.support.waiting import wait_until
 
@@ -98,11 +98,11 @@ def test_from_a_position_nothing_is_missed_or_doubled(server: AppServer) -> None
     assert again.positions == list(range(8, 31))
 
 
-def test_a_listener_that_fell_behind_the_ring_reads_the_log(
-    server: AppServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(tail, "EVENTS_PER_PAGE", 3)
-    monkeypatch.setattr(tail, "EVENTS_KEPT_MAX", 4)
+def test_a_listener_that_is_behind_the_events_in_memory_reads_the_log(server: AppServer) -> None:
+    fairlog = server.fairlog
+    fairlog.event_feed = EventFeed(
+        fairlog.log_watcher, fairlog._read_events, events_per_page=3, events_kept_max=4
+    )
     submit(server, count=10)
     with listening(server.url, after=0) as listener:
         submit(server, count=10)
@@ -150,8 +150,8 @@ def test_who_has_gone_is_forgotten(server: AppServer) -> None:
         with socket.create_connection(("127.0.0.1", server.port), 5) as client:
             client.sendall(b"GET /v1/stream HTTP/1.1\r\nHost: localhost\r\n\r\n")
             assert client.recv(100).startswith(b"HTTP/1.1 200")
-            wait_until(lambda: server.fairlog.tail._listeners == 1, "the client listens", 5)
-        wait_until(lambda: server.fairlog.tail._listeners == 0, "it is gone", 5)
+            wait_until(lambda: server.fairlog.event_feed.listeners == 1, "the client listens", 5)
+        wait_until(lambda: server.fairlog.event_feed.listeners == 0, "it is gone", 5)
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,7 @@ from domain.language.commands import (
 from domain.language.events import Scope
 from domain.language.identifiers import JobId, Kind, UserId, WorkerId
 from domain.language.moments import later
+from entrypoints.feeds.log_watcher import LogWatcher
 from entrypoints.feeds.work_signal import WorkSignal
 from entrypoints.service.claiming import Claiming
 from entrypoints.service.fairlog import Fairlog
@@ -180,9 +181,7 @@ def test_past_very_many_expired_jobs_a_claim_goes_in_steps(
             return 0
 
         async def ask_on() -> Claimed:
-            work = WorkSignal(position)
-            work.start()
-            return await Claiming(ask, work).claim(claim(1), 0)
+            return await Claiming(ask, WorkSignal(LogWatcher(position))).claim(claim(1), 0)
 
         assert [job.id for job in asyncio.run(ask_on()).jobs] == [last.id]
 

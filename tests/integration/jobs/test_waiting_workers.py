@@ -22,7 +22,7 @@ IDLE_MAX = 12  # queries a second of a process that nobody asks
 
 
 def waiting(server: AppServer) -> int:
-    return server.fairlog.work._waiting
+    return server.fairlog.work.waiting
 
 
 def delays(asked: AppServer, told: AppServer) -> list[float]:

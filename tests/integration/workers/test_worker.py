@@ -56,11 +56,11 @@ async def embedded(database_url: str, settings: Settings) -> AsyncIterator[Servi
     fairlog = compose(msgspec.structs.replace(settings, database_url=database_url))
     prepare(fairlog)
     fairlog.writer.start()
-    fairlog.work.start()
+    fairlog.log_watcher.start()
     try:
         yield fairlog, lambda name: EmbeddedSource(fairlog, WorkerId(name), ServerId("here"))
     finally:
-        await fairlog.work.stop()
+        await fairlog.log_watcher.close()
         fairlog.close()
 
 

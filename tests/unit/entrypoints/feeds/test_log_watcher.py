@@ -1,91 +1,125 @@
+"""Who is woken by the log's head, and when it is read."""
+
 import asyncio
-from collections.abc import Sequence
-from datetime import UTC, datetime
+from collections.abc import Awaitable, Callable
 
-import pytest
-
-from adapters.log.audit_log import EventFilter, StoredEvent
-from entrypoints.feeds import log_watcher as tail
-from entrypoints.feeds.log_watcher import CATCHING_UP_AT_ONCE, EVENTS_PER_PAGE, LogWatcher
-from entrypoints.http.stream import EncodedEvents
-
-ANYTHING = EventFilter()
-AT = datetime(2026, 1, 31, tzinfo=UTC)
-
-
-def event(position: int, size: int = 10) -> StoredEvent:
-    return StoredEvent(position, "JobStarted", 1, None, None, AT, b"x" * size, b"")
+from adapters.writer.writer import BatchWritten
+from domain.language.errors import LogUnavailable
+from entrypoints.feeds.log_watcher import LogWatcher
 
 
 class Log:
-    """Events of a size. Counts who reads at once."""
+    def __init__(self) -> None:
+        self.position = 10
+        self.reads = 0
+        self.error: BaseException | None = None
+        self.watcher = LogWatcher(self._read, poll_seconds=0.01)
 
-    def __init__(self, events: int, size: int = 10) -> None:
-        self.events = [event(number + 1, size) for number in range(events)]
-        self.reading = self.most = 0
-        self.goes_on = asyncio.Event()
-        self.goes_on.set()
+    async def _read(self) -> int:
+        self.reads += 1
+        if self.error is not None:
+            raise self.error
+        return self.position
 
-    async def read(self, _: EventFilter, after: int, limit: int) -> Sequence[StoredEvent]:
-        self.reading += 1
-        self.most = max(self.most, self.reading)
-        await self.goes_on.wait()
-        await asyncio.sleep(0)
-        self.reading -= 1
-        return self.events[after : after + limit]
-
-    async def position(self) -> int:
-        return len(self.events)
-
-
-async def all_of(one: LogWatcher, end: int) -> list[list[int]]:
-    """The positions of each page that a listener gets, from the first event on."""
-    pages = []
-    async for page in one.listen(ANYTHING, 0, 10.0):
-        pages.append([found.position for found in page.events])
-        if page.position == end:
-            break
-    return pages
+    def write(self, event_type: str, count: int = 1) -> None:
+        """A batch of this process."""
+        self.position += count
+        events = {(event_type, ""): count}
+        self.watcher.batch_written(BatchWritten(self.position, 1, 0.0, events, {}))
 
 
-def test_listeners_that_catch_up_read_the_log_a_few_at_a_time() -> None:
-    async def story() -> None:
-        log = Log(3 * EVENTS_PER_PAGE)
-        one = LogWatcher(log.read, log.position)
-        heard = await asyncio.gather(*(all_of(one, len(log.events)) for _ in range(30)))
-        for pages in heard:
-            assert [one for page in pages for one in page] == list(range(1, len(log.events) + 1))
-        assert log.most <= CATCHING_UP_AT_ONCE + 1  # the one who follows the log for all
-        one.stop()
+def play(story: Callable[[Log], Awaitable[None]]) -> None:
+    async def run() -> None:
+        async with asyncio.timeout(20):
+            log = Log()
+            log.watcher.start()
+            await log.watcher.read_position()
+            await story(log)
+            await log.watcher.close()
 
-    asyncio.run(asyncio.wait_for(story(), 20))
-
-
-def test_pages_and_what_is_kept_are_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tail, "BYTES_PER_PAGE", 1000)
-    monkeypatch.setattr(tail, "BYTES_KEPT_MAX", 2000)
-
-    async def story() -> None:
-        log = Log(20, 300)
-        one = LogWatcher(log.read, log.position)
-        pages = await all_of(one, 20)
-        assert [one for page in pages for one in page] == list(range(1, 21))
-        assert max(map(len, pages)) == 3
-        log.events += [event(number, 300) for number in range(21, 41)]
-        assert [at for page in await all_of(one, 40) for at in page] == list(range(1, 41))
-        assert len(one._ring) <= 2000 // 300
-        one.stop()
-
-    asyncio.run(asyncio.wait_for(story(), 20))
+    asyncio.run(run())
 
 
-def test_an_event_is_encoded_once_for_all_who_listen() -> None:
-    encoded = EncodedEvents(bytes_max=1000)
-    first = encoded.frame(event(1))
-    assert first.startswith(b"id: 1\ndata: {")
-    assert encoded.frame(event(1)) is first
-    for position in range(2, 100):
-        encoded.frame(event(position))
-    assert encoded.frame(event(1)) == first
-    assert encoded.frame(event(1)) is not first
-    assert sum(map(len, encoded._encoded.values())) <= 1000
+def test_a_batch_of_this_process_is_seen_without_reading() -> None:
+    async def story(log: Log) -> None:
+        log.watcher.poll_seconds = 60.0
+        waiting = asyncio.create_task(log.watcher.head.wait_beyond(10, 5))
+        await asyncio.sleep(0.01)
+        reads = log.reads
+        log.write("JobSubmitted")
+        assert await waiting
+        assert (log.watcher.head.value, log.reads) == (11, reads)
+
+    play(story)
+
+
+def test_events_of_other_processes_are_seen_by_the_next_poll() -> None:
+    async def story(log: Log) -> None:
+        others = log.watcher.subscribe()
+        log.write("JobSubmitted")
+        assert not await others.wait_beyond(10, 0.1)
+        log.position += 1
+        assert await others.wait_beyond(10, 5)
+        assert others.value == log.position
+
+    play(story)
+
+
+def test_events_of_others_between_two_batches_of_this_process_are_not_overlooked() -> None:
+    async def story(log: Log) -> None:
+        others = log.watcher.subscribe()
+        log.write("JobSubmitted")
+        log.position += 1  # another's
+        log.write("JobSubmitted", 2)
+        assert await others.wait_beyond(10, 5)
+        assert others.value == 12
+
+    play(story)
+
+
+def test_a_subscriber_is_woken_by_the_types_that_it_asks_for() -> None:
+    async def story(log: Log) -> None:
+        cancelled = log.watcher.subscribe({"JobCancelled"})
+        log.write("JobSubmitted")
+        assert not await cancelled.wait_beyond(10, 0.05)
+        log.write("JobCancelled")
+        assert await cancelled.wait_beyond(10, 5)
+
+    play(story)
+
+
+def test_nothing_is_read_while_nobody_waits() -> None:
+    async def story(log: Log) -> None:
+        await log.watcher.head.wait_beyond(10, 0.05)
+        await asyncio.sleep(0.05)
+        reads = log.reads
+        await asyncio.sleep(0.1)
+        assert log.reads == reads
+
+    play(story)
+
+
+def test_no_error_ends_the_polling() -> None:
+    async def story(log: Log) -> None:
+        waiting = asyncio.create_task(log.watcher.head.wait_beyond(10))
+        for error in (LogUnavailable("away"), ValueError("unforeseen"), asyncio.CancelledError()):
+            log.error = error
+            reads = log.reads
+            while log.reads == reads:  # noqa: ASYNC110 (a counter)
+                await asyncio.sleep(0.01)
+        log.error = None
+        log.position += 1
+        assert await waiting
+
+    play(story)
+
+
+def test_all_who_wait_end_when_the_server_stops() -> None:
+    async def story(log: Log) -> None:
+        waiting = [asyncio.create_task(log.watcher.head.wait_beyond(10)) for _ in range(3)]
+        await asyncio.sleep(0.01)
+        log.watcher.stop()
+        assert await asyncio.gather(*waiting) == [False] * 3
+        assert not await log.watcher.head.wait_beyond(10)
+
+    play(story)

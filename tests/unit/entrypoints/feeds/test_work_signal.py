@@ -11,6 +11,7 @@ from domain.language.commands import ClaimJobs
 from domain.language.errors import LogUnavailable
 from domain.language.identifiers import Kind, WorkerId
 from entrypoints.feeds import work_signal
+from entrypoints.feeds.log_watcher import LogWatcher
 from entrypoints.feeds.work_signal import Work, WorkSignal
 from entrypoints.service.claiming import Claiming
 from tests.support.stories import ECHO, SLEEP
@@ -30,7 +31,8 @@ class Workshop:
         self.answers = asyncio.Event()
         self.answers.set()
         self.error: Exception | None = None
-        self.signal = WorkSignal(self._position, self._work)
+        self.watcher = LogWatcher(self._position)
+        self.signal = WorkSignal(self.watcher, self._work)
         self.claiming = Claiming(self._ask, self.signal)
 
     async def _position(self) -> int:
@@ -66,7 +68,7 @@ class Workshop:
         self.position += 1
         events = {("JobSubmitted", ""): 1}
         new_work = {Kind(kind): number for kind, number in jobs.items()}
-        self.signal.batch_written(BatchWritten(self.position, 1, 0.0, events, {}, new_work))
+        self.watcher.batch_written(BatchWritten(self.position, 1, 0.0, events, {}, new_work))
 
     def add(self, **jobs: int) -> None:
         for kind, more in jobs.items():
@@ -77,8 +79,8 @@ def run(story: Callable[[Workshop], Awaitable[None]]) -> None:
     async def told() -> None:
         async with asyncio.timeout(20), AsyncExitStack() as stack:
             workshop = Workshop()
-            workshop.signal.start()
-            stack.push_async_callback(workshop.signal.stop)
+            workshop.watcher.start()
+            stack.push_async_callback(workshop.watcher.close)
             await story(workshop)
 
     asyncio.run(told())
