@@ -1,5 +1,4 @@
-"""What can be said of a log that is already written: is it legal, how did all stand, why did a job
-wait.
+"""Audit of a recorded log: legality of events, past states, explanation of jobs, what-if analysis.
 
 Nothing here takes part in a decision.
 """

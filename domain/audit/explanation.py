@@ -1,4 +1,4 @@
-"""Why a job has not run yet, or what became of it: sentences and numbers made from facts."""
+"""Explains why a job is in its state: sentences and numbers, made from what is known of it."""
 
 from collections.abc import Iterator, Mapping
 from datetime import datetime
@@ -22,93 +22,95 @@ Value = int | float | str | bool | datetime | None
 _ENDED_BECAUSE: Final = {
     FailureReason.ERROR: "its worker reported an error",
     FailureReason.TIMED_OUT: "it ran longer than its timeout_seconds",
-    FailureReason.LEASE_LOST: "its worker was not heard of until the lease ended",
+    FailureReason.LEASE_LOST: "its worker sent no heartbeat before the lease ended",
     FailureReason.SERVER_RESTARTED: "the server that ran it died",
 }
 
 
 class Count(Struct, frozen=True):
-    """How many, counted up to a bound."""
+    """A number that is counted up to a bound."""
 
     number: int
-    is_exact: bool = True  # False: more than that
+    is_exact: bool = True  # False: there are more than `number`
 
     def of(self, one: str, many: str) -> str:
-        """In words: "1 job", "3 jobs", "more than 500 jobs"."""
+        """Format the number: "1 job", "3 jobs", "more than 500 jobs"."""
         noun = one if self.number == 1 and self.is_exact else many
         return f"{'' if self.is_exact else 'more than '}{self.number:,} {noun}"
 
 
 class Workers(Struct, frozen=True, kw_only=True):
-    """What is known of workers for the job's kind. That they ask other servers is not."""
+    """Activity of workers for the job's kind. Claims at other servers are not visible."""
 
-    asked_seconds_ago: float | None = None  # this server; 0: one waits now; None: not lately
-    started_seconds_ago: float | None = None  # a job of the kind, by any; None: not lately
-    lately_seconds: float  # how far back both look
+    asked_seconds_ago: float | None = None  # latest claim at this server; 0: one waits; None: none
+    started_seconds_ago: float | None = None  # latest start of a job of the kind; None: none
+    lately_seconds: float  # how far back both were looked for
 
     @property
     def are_seen(self) -> bool:
         return self.asked_seconds_ago is not None or self.started_seconds_ago is not None
 
 
-class Facts(Struct, frozen=True, kw_only=True):
-    """What is known of one job and of what is around it."""
+class ExplanationInput(Struct, frozen=True, kw_only=True):
+    """Everything that an explanation of one job is made from."""
 
     job: Job
-    now: datetime  # UTC, by the log's clock
-    latest: Event | None  # that happened to the job
+    now: datetime  # UTC, the log's time
+    latest: Event | None  # of the job's events
     user: UserInLine
     kind: KindInLine
-    jobs_ahead: Count  # of the same user, of any kind
-    users_ahead: Count  # whose turn is older
+    jobs_ahead: Count  # in the line of the same user, of any kind
+    users_ahead: Count  # with an older turn
     workers: Workers
-    error: str | None = None  # of the latest failure: its type and message
-    handler: str | None = None  # what this server's worker saw of the handler, in a sentence
+    error: str | None = None  # type and message of the latest failure's error
+    handler: str | None = None  # what this server's worker knows of the handler, a sentence
 
 
 class Reason(Struct, frozen=True):
-    code: str
-    text: str  # sentences
-    numbers: Mapping[str, Value] = {}
+    """One reason for the state of a job."""
+
+    code: str  # stable, for programs
+    text: str  # one or more sentences
+    numbers: Mapping[str, Value] = {}  # that the text contains
 
 
 class Explanation(Struct, frozen=True):
-    """The first reason is the decisive one."""
+    """The reasons for a job's state."""
 
-    summary: str
-    reasons: list[Reason]
+    summary: str  # the state and the first reason
+    reasons: list[Reason]  # the decisive one first
 
 
-def explain(facts: Facts) -> Explanation:
-    reasons = list(_reasons(facts))
-    summary = f"Job {facts.job.id} is {facts.job.state}. {reasons[0].text}"
+def explain(known: ExplanationInput) -> Explanation:
+    reasons = list(_reasons(known))
+    summary = f"Job {known.job.id} is {known.job.state}. {reasons[0].text}"
     return Explanation(summary, reasons)
 
 
-def _reasons(facts: Facts) -> Iterator[Reason]:
-    match facts.job.state:
+def _reasons(known: ExplanationInput) -> Iterator[Reason]:
+    match known.job.state:
         case State.SCHEDULED:
-            yield from _why_scheduled(facts)
+            yield from _why_scheduled(known)
         case State.QUEUED:
-            yield from _why_queued(facts)
+            yield from _why_queued(known)
         case State.RUNNING:
-            yield _running(facts)
-            yield from _handler(facts)
+            yield _running(known)
+            yield from _handler(known)
         case State.DONE:
-            yield _done(facts.job)
+            yield _done(known.job)
         case State.FAILED:
-            yield _failed(facts)
-            yield from _error(facts)
-            yield from _handler(facts)
+            yield _failed(known)
+            yield from _error(known)
+            yield from _handler(known)
         case State.CANCELLED:
-            yield _cancelled(facts)
+            yield _cancelled(known)
         case _:
-            assert_never(facts.job.state)
+            assert_never(known.job.state)
 
 
-def _why_scheduled(facts: Facts) -> Iterator[Reason]:
-    job = facts.job
-    left = _seconds_until(facts, job.run_at)
+def _why_scheduled(known: ExplanationInput) -> Iterator[Reason]:
+    job = known.job
+    left = _seconds_until(known, job.run_at)
     numbers: dict[str, Value] = {"run_at": job.run_at, "seconds_left": left}
     if left <= 0:
         yield Reason(
@@ -119,8 +121,8 @@ def _why_scheduled(facts: Facts) -> Iterator[Reason]:
         )
     elif job.attempt > 0:
         because = ""
-        if isinstance(facts.latest, JobFailed):
-            because = f" because {_ENDED_BECAUSE[facts.latest.reason]}"
+        if isinstance(known.latest, JobFailed):
+            because = f" because {_ENDED_BECAUSE[known.latest.reason]}"
         yield Reason(
             "retry_delay",
             f"Attempt {job.attempt} of at most {job.final_attempt} failed{because}; "
@@ -132,49 +134,49 @@ def _why_scheduled(facts: Facts) -> Iterator[Reason]:
                 "max_attempts": job.attempts_granted,
             },
         )
-        yield from _error(facts)
-        yield from _handler(facts)
+        yield from _error(known)
+        yield from _handler(known)
     else:
         yield Reason(
             "scheduled",
             f"It was submitted to run not before {_time(job.run_at)}, in {_seconds(left)}.",
             numbers,
         )
-    yield from _expiry(facts)
+    yield from _expiry(known)
 
 
-def _error(facts: Facts) -> Iterator[Reason]:
-    if facts.error is not None:
-        yield Reason("error", f"The latest attempt failed with {facts.error}")
+def _error(known: ExplanationInput) -> Iterator[Reason]:
+    if known.error is not None:
+        yield Reason("error", f"The latest attempt failed with {known.error}")
 
 
-def _handler(facts: Facts) -> Iterator[Reason]:
-    if facts.handler is not None:
-        yield Reason("handler", facts.handler)
+def _handler(known: ExplanationInput) -> Iterator[Reason]:
+    if known.handler is not None:
+        yield Reason("handler", known.handler)
 
 
-def _why_queued(facts: Facts) -> Iterator[Reason]:
-    yield from _caps(facts)
-    if not facts.workers.are_seen:
-        yield _no_worker(facts)
-    yield from _place(facts)
-    if facts.job.is_suspect:
+def _why_queued(known: ExplanationInput) -> Iterator[Reason]:
+    yield from _caps(known)
+    if not known.workers.are_seen:
+        yield _no_worker(known)
+    yield from _place(known)
+    if known.job.is_suspect:
         yield Reason(
             "alone",
-            f"Attempt {facts.job.attempt} may have killed its worker, so the next is made "
+            f"Attempt {known.job.attempt} may have killed its worker, so the next is made "
             "alone: the worker that takes it finishes what else it has before it begins.",
-            {"attempt": facts.job.attempt},
+            {"attempt": known.job.attempt},
         )
-    if facts.workers.are_seen:
-        yield _workers(facts)
-    yield from _earlier_attempt(facts)
-    yield from _error(facts)
-    yield from _handler(facts)
-    yield from _expiry(facts)
+    if known.workers.are_seen:
+        yield _workers(known)
+    yield from _earlier_attempt(known)
+    yield from _error(known)
+    yield from _handler(known)
+    yield from _expiry(known)
 
 
-def _caps(facts: Facts) -> Iterator[Reason]:
-    job, user, kind = facts.job, facts.user, facts.kind
+def _caps(known: ExplanationInput) -> Iterator[Reason]:
+    job, user, kind = known.job, known.user, known.kind
     if user.is_capped:
         yield Reason(
             "user_cap",
@@ -191,14 +193,14 @@ def _caps(facts: Facts) -> Iterator[Reason]:
         )
 
 
-def _no_worker(facts: Facts) -> Reason:
-    lately = _seconds(facts.workers.lately_seconds)
-    running = facts.kind.running
+def _no_worker(known: ExplanationInput) -> Reason:
+    lately = _seconds(known.workers.lately_seconds)
+    running = known.kind.running
     numbers: dict[str, Value] = {
         "running": running,
-        "lately_seconds": facts.workers.lately_seconds,
+        "lately_seconds": known.workers.lately_seconds,
     }
-    kind = facts.job.kind
+    kind = known.job.kind
     if running:
         return Reason(
             "no_worker_free",
@@ -216,8 +218,8 @@ def _no_worker(facts: Facts) -> Reason:
     )
 
 
-def _place(facts: Facts) -> Iterator[Reason]:
-    jobs, users, user_id = facts.jobs_ahead, facts.users_ahead, facts.job.user_id
+def _place(known: ExplanationInput) -> Iterator[Reason]:
+    jobs, users, user_id = known.jobs_ahead, known.users_ahead, known.job.user_id
     if jobs.number:
         yield Reason(
             "jobs_ahead",
@@ -226,23 +228,23 @@ def _place(facts: Facts) -> Iterator[Reason]:
             "each turn of the user.",
             {"jobs_ahead": jobs.number, "is_exact": jobs.is_exact},
         )
-    if users.number and not facts.user.is_capped:
+    if users.number and not known.user.is_capped:
         yield Reason(
             "users_ahead",
             f"It is the turn of {users.of('user', 'users')} before that of user "
             f"{user_id!r}; each is served one job.",
             {"users_ahead": users.number, "is_exact": users.is_exact},
         )
-    if not (jobs.number or users.number or facts.user.is_capped or facts.kind.is_capped):
+    if not (jobs.number or users.number or known.user.is_capped or known.kind.is_capped):
         yield Reason("next", "It is the next to be served, as soon as a worker asks for its kind.")
 
 
-def _workers(facts: Facts) -> Reason:
-    kind, workers = facts.job.kind, facts.workers
+def _workers(known: ExplanationInput) -> Reason:
+    kind, workers = known.job.kind, known.workers
     numbers: dict[str, Value] = {
         "asked_seconds_ago": _rounded(workers.asked_seconds_ago),
         "started_seconds_ago": _rounded(workers.started_seconds_ago),
-        "running": facts.kind.running,
+        "running": known.kind.running,
     }
     if workers.asked_seconds_ago == 0:
         return Reason(
@@ -259,22 +261,22 @@ def _workers(facts: Facts) -> Reason:
     return Reason("workers_busy", text, numbers)
 
 
-def _earlier_attempt(facts: Facts) -> Iterator[Reason]:
-    if isinstance(facts.latest, JobRequeued):
+def _earlier_attempt(known: ExplanationInput) -> Iterator[Reason]:
+    if isinstance(known.latest, JobRequeued):
         yield Reason(
             "requeued",
-            f"Attempt {facts.latest.attempt} ended without an outcome "
-            f"({facts.latest.reason.replace('_', ' ')}), and the job was queued again."
-            if facts.latest.reason != "retried"
-            else f"It was started again by hand after attempt {facts.latest.attempt}.",
-            {"attempt": facts.latest.attempt, "requeued": facts.latest.reason.value},
+            f"Attempt {known.latest.attempt} ended without an outcome "
+            f"({known.latest.reason.replace('_', ' ')}), and the job was queued again."
+            if known.latest.reason != "retried"
+            else f"It was started again by hand after attempt {known.latest.attempt}.",
+            {"attempt": known.latest.attempt, "requeued": known.latest.reason.value},
         )
 
 
-def _expiry(facts: Facts) -> Iterator[Reason]:
-    job = facts.job
+def _expiry(known: ExplanationInput) -> Iterator[Reason]:
+    job = known.job
     if job.expires is not None:
-        left = _seconds_until(facts, job.expires)
+        left = _seconds_until(known, job.expires)
         yield Reason(
             "expires",
             f"Not started by {_time(job.expires_at)}, it will not run at all.",
@@ -282,9 +284,9 @@ def _expiry(facts: Facts) -> Iterator[Reason]:
         )
 
 
-def _running(facts: Facts) -> Reason:
-    job = facts.job
-    left = _seconds_until(facts, job.lease_expires_at)
+def _running(known: ExplanationInput) -> Reason:
+    job = known.job
+    left = _seconds_until(known, job.lease_expires_at)
     lease = (
         f"its lease holds until {_time(job.lease_expires_at)}"
         if left > 0
@@ -321,9 +323,9 @@ def _done(job: Job) -> Reason:
     )
 
 
-def _failed(facts: Facts) -> Reason:
-    job = facts.job
-    reason = facts.latest.reason if isinstance(facts.latest, JobFailed) else FailureReason.ERROR
+def _failed(known: ExplanationInput) -> Reason:
+    job = known.job
+    reason = known.latest.reason if isinstance(known.latest, JobFailed) else FailureReason.ERROR
     is_last = job.attempt >= job.final_attempt
     text = f"Attempt {job.attempt} failed at {_time(job.finished_at)} because "
     text += f"{_ENDED_BECAUSE[reason]}; "
@@ -344,15 +346,15 @@ def _failed(facts: Facts) -> Reason:
     )
 
 
-def _cancelled(facts: Facts) -> Reason:
-    job = facts.job
-    if isinstance(facts.latest, JobCancelled) and facts.latest.reason is CancelReason.EXPIRED:
+def _cancelled(known: ExplanationInput) -> Reason:
+    job = known.job
+    if isinstance(known.latest, JobCancelled) and known.latest.reason is CancelReason.EXPIRED:
         return Reason(
             "expired",
             f"It had not been started by {_time(job.expires_at)}, and so does not run.",
             {"expires_at": job.expires_at},
         )
-    was = facts.latest.was if isinstance(facts.latest, JobCancelled) else "waiting"
+    was = known.latest.was if isinstance(known.latest, JobCancelled) else "waiting"
     return Reason(
         "cancelled",
         f"It was cancelled on request at {_time(job.finished_at)}, while {was}.",
@@ -376,8 +378,8 @@ def _seconds(seconds: float) -> str:
     return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"  # noqa: PLR2004 (two digits tell)
 
 
-def _seconds_until(facts: Facts, moment: datetime | None) -> float:
-    return 0.0 if moment is None else _between(facts.now, moment)
+def _seconds_until(known: ExplanationInput, moment: datetime | None) -> float:
+    return 0.0 if moment is None else _between(known.now, moment)
 
 
 def _between(start: datetime | None, end: datetime | None) -> float:

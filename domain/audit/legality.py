@@ -1,8 +1,8 @@
-"""Whether a recorded event could have been decided: what `fairlog verify` holds history against.
+"""Legality of recorded events: `fairlog verify` checks that each could have been decided.
 
-`evolve` is total and refuses nothing, so that a fold always comes to an end; these are the rules
-that `decide` keeps, read backwards. They hold under any policy, since an event carries the limits
-that it was decided under, and settings may have changed since.
+`evolve` refuses nothing, so that a fold always completes. These are the rules of `decide`, checked
+afterwards. They hold under any policy, since an event has the limits that it was decided under, and
+settings may have changed since.
 """
 
 from collections.abc import Callable, Mapping
@@ -39,30 +39,30 @@ from domain.language.identifiers import GLOBAL
 from domain.language.moments import later, to_micros
 from domain.limits.rate_limits import Windows
 
-SLEW_PPM_END: Final = 1_000_000  # at which the log's time would stand still; exclusive
+SLEW_PPM_END: Final = 1_000_000  # exclusive: at this rate the log's time would stop
 
 
 def illegality(job_before: Job | None, recorded: Recorded) -> str | None:
-    """Say what is wrong with an event; None for a legal one.
+    """Say what is wrong with an event; None if it is legal.
 
-    `job_before` is the job that it is about as it stood then, None if there was none; for a
-    `LeasesExtended`, each of its jobs in turn.
+    `job_before` is the state of its job before it, None if there was none. A `LeasesExtended` is
+    checked once for each of its jobs.
     """
     event = recorded.event
     kind = type(event)
-    if (of_no_step := _OF_NO_STEP.get(kind)) is not None:
-        return of_no_step(job_before, recorded, event)
+    if (without_step := _WITHOUT_STEP.get(kind)) is not None:
+        return without_step(job_before, recorded, event)
     if job_before is None:
         return f"it is about job {recorded.job_id}, which did not exist"
     if isinstance(event, LeasesExtended):
-        return _of_extension(job_before, event)
-    return _other_job(job_before, event) or _OF_STEP[kind](job_before, recorded, event)
+        return _check_extension(job_before, event)
+    return _other_job(job_before, event) or _STEPS[kind](job_before, recorded, event)
 
 
 def miscount(windows: Windows, recorded: Recorded) -> str | None:
-    """Say what is wrong with the count of an admission, given the windows as they stood before it.
+    """Say what is wrong with the count of an admission, given the windows before it; None if right.
 
-    A refusal repeats the count that its process knew, which may be an older one.
+    The count of a refusal is not checked: it is the one that its process knew, which may be older.
     """
     event = recorded.event
     if not isinstance(event, RateLimitDecided) or not event.allowed:
@@ -78,9 +78,9 @@ def miscount(windows: Windows, recorded: Recorded) -> str | None:
     return None
 
 
-def _of_decision(job: Job | None, recorded: Recorded, event: RateLimitDecided) -> str | None:
+def _check_decision(job: Job | None, recorded: Recorded, event: RateLimitDecided) -> str | None:
     if event.allowed:
-        return _of_admission(job, recorded, event)
+        return _check_admission(job, recorded, event)
     if recorded.job_id is not None:
         return f"a refusal names job {recorded.job_id}"
     if event.count < 1:
@@ -92,7 +92,7 @@ def _of_decision(job: Job | None, recorded: Recorded, event: RateLimitDecided) -
     return None
 
 
-def _of_admission(job: Job | None, recorded: Recorded, event: RateLimitDecided) -> str | None:
+def _check_admission(job: Job | None, recorded: Recorded, event: RateLimitDecided) -> str | None:
     if event.used > event.limit:
         return f"it admits the {event.used}th submission of {event.limit}"
     if (
@@ -113,7 +113,7 @@ def _of_admission(job: Job | None, recorded: Recorded, event: RateLimitDecided) 
     return None if job.user_id == event.user_id else _other_user(job, event.user_id)
 
 
-def _of_submission(job: Job | None, recorded: Recorded, event: JobSubmitted) -> str | None:
+def _check_submission(job: Job | None, recorded: Recorded, event: JobSubmitted) -> str | None:
     if recorded.job_id != recorded.position:
         return f"it names job {recorded.job_id}, but a job's id is its position"
     if job is not None:
@@ -121,7 +121,7 @@ def _of_submission(job: Job | None, recorded: Recorded, event: JobSubmitted) -> 
     return None if event.max_attempts >= 1 else f"it allows {event.max_attempts} attempts"
 
 
-def _of_limits(_: Job | None, recorded: Recorded, event: LimitChanged) -> str | None:
+def _check_limits(_: Job | None, recorded: Recorded, event: LimitChanged) -> str | None:
     if recorded.job_id is not None:
         return f"it names job {recorded.job_id}"
     named = (event.user_id is not None, event.kind is not None)
@@ -134,7 +134,7 @@ def _of_limits(_: Job | None, recorded: Recorded, event: LimitChanged) -> str | 
     return None
 
 
-def _of_correction(_: Job | None, recorded: Recorded, event: ClockCorrected) -> str | None:
+def _check_correction(_: Job | None, recorded: Recorded, event: ClockCorrected) -> str | None:
     if recorded.job_id is not None:
         return f"it names job {recorded.job_id}"
     if not 0 <= event.slew_ppm < SLEW_PPM_END:
@@ -144,7 +144,7 @@ def _of_correction(_: Job | None, recorded: Recorded, event: ClockCorrected) -> 
     return None
 
 
-def _of_extension(job: Job, event: LeasesExtended) -> str | None:
+def _check_extension(job: Job, event: LeasesExtended) -> str | None:
     named = [attempt for job_id, attempt in event.jobs if job_id == job.id]
     places = {one.attempt: one for one in job.ending}
     for attempt in named:
@@ -152,10 +152,10 @@ def _of_extension(job: Job, event: LeasesExtended) -> str | None:
         if place is not None and place.worker != event.worker:
             return f"it keeps the place of job {job.id}, which another worker held"
     others = [attempt for attempt in named if attempt not in places]
-    return _of_lease(job, event, others) if others else None
+    return _check_lease(job, event, others) if others else None
 
 
-def _of_lease(job: Job, event: LeasesExtended, attempts: list[int]) -> str | None:
+def _check_lease(job: Job, event: LeasesExtended, attempts: list[int]) -> str | None:
     if attempts != [job.attempt]:
         return f"it extends another attempt of job {job.id} than the latest, {job.attempt}"
     if job.state is not State.RUNNING:
@@ -173,7 +173,7 @@ def _other_job(job: Job, event: Any) -> str | None:  # noqa: ANN401 (of any step
     return None
 
 
-def _of_start(job: Job, recorded: Recorded, event: JobStarted) -> str | None:
+def _check_start(job: Job, recorded: Recorded, event: JobStarted) -> str | None:
     if job.state is not State.QUEUED:
         return f"job {job.id} was {job.state.value}, not queued"
     if event.attempt != job.attempt + 1:
@@ -187,13 +187,13 @@ def _of_start(job: Job, recorded: Recorded, event: JobStarted) -> str | None:
     return None
 
 
-def _of_begin(job: Job, _: Recorded, event: AttemptBegun) -> str | None:
+def _check_begin(job: Job, _: Recorded, event: AttemptBegun) -> str | None:
     if wrong := _unless_current(job, event.attempt):
         return wrong
     return None if job.begun_at is None else f"attempt {event.attempt} had begun already"
 
 
-def _of_end(job: Job, recorded: Recorded, event: AttemptEnded) -> str | None:
+def _check_end(job: Job, recorded: Recorded, event: AttemptEnded) -> str | None:
     place = job.ending_attempt(event.attempt)
     if place is None:
         return f"attempt {event.attempt} held no place any more"
@@ -206,11 +206,11 @@ def _of_end(job: Job, recorded: Recorded, event: AttemptEnded) -> str | None:
             assert_never(event.reason)
 
 
-def _of_miss(job: Job, _: Recorded, event: WorkerMissed) -> str | None:
+def _check_miss(job: Job, _: Recorded, event: WorkerMissed) -> str | None:
     return _unless_current(job, event.attempt)
 
 
-def _of_completion(job: Job, _: Recorded, event: JobCompleted) -> str | None:
+def _check_completion(job: Job, _: Recorded, event: JobCompleted) -> str | None:
     return _unless_current(job, event.attempt)
 
 
@@ -222,7 +222,7 @@ def _unless_current(job: Job, attempt: int) -> str | None:
     return None
 
 
-def _of_failure(job: Job, recorded: Recorded, event: JobFailed) -> str | None:
+def _check_failure(job: Job, recorded: Recorded, event: JobFailed) -> str | None:
     if wrong := _unless_current(job, event.attempt):
         return wrong
     if event.retry_at is not None and event.attempt >= job.final_attempt:
@@ -242,7 +242,7 @@ def _of_failure(job: Job, recorded: Recorded, event: JobFailed) -> str | None:
             assert_never(event.reason)
 
 
-def _of_repeat(job: Job, recorded: Recorded, event: SubmissionDeduplicated) -> str | None:
+def _check_repeat(job: Job, recorded: Recorded, event: SubmissionDeduplicated) -> str | None:
     key = (event.idempotency_key, event.key_is_explicit)
     if not job.holds_key or key != (job.idempotency_key, job.key_is_explicit):
         return f"its key did not stand for job {job.id}"
@@ -251,7 +251,7 @@ def _of_repeat(job: Job, recorded: Recorded, event: SubmissionDeduplicated) -> s
     return None
 
 
-def _of_release(job: Job, recorded: Recorded, event: JobReleased) -> str | None:
+def _check_release(job: Job, recorded: Recorded, event: JobReleased) -> str | None:
     if job.state is not State.SCHEDULED:
         return f"job {job.id} was {job.state.value}, not scheduled"
     if job.priority != event.priority:
@@ -259,7 +259,7 @@ def _of_release(job: Job, recorded: Recorded, event: JobReleased) -> str | None:
     return _unless_past(job.run_at, recorded.recorded_at, "its schedule")
 
 
-def _of_requeue(job: Job, recorded: Recorded, event: JobRequeued) -> str | None:
+def _check_requeue(job: Job, recorded: Recorded, event: JobRequeued) -> str | None:
     if event.reason is RequeueReason.RETRIED:
         wrong = _unless_retriable(job, recorded, event)
     else:
@@ -286,8 +286,10 @@ def _of_requeue(job: Job, recorded: Recorded, event: JobRequeued) -> str | None:
 
 
 def _after_loss(job: Job, event: JobRequeued) -> int:
-    """The last attempt that may be made behind a loss. Whether it counts depends on what else its
-    worker held, but for those that are never forgiven. Older logs forgive none.
+    """Return the number of the final attempt that may be made after a loss.
+
+    A loss that `loss_counts` may forgive is forgiven if the event says so: it depends on the other
+    jobs of the worker. Older logs forgive none.
     """
     is_free = event.attempts_max == job.final_attempt + 1
     may_be_free = not loss_counts(job, died_with_others=True)
@@ -303,14 +305,14 @@ def _unless_retriable(job: Job, recorded: Recorded, event: JobRequeued) -> str |
         return f"it follows attempt {event.attempt}, but the latest was {job.attempt}"
     if event.was_cancelled != (job.state is State.CANCELLED):
         return f"job {job.id} was {job.state.value}, which it does not say"
-    if event.expires_at not in {None, job.expires_at}:  # earlier releases let go of every expiry
+    if event.expires_at not in {None, job.expires_at}:  # earlier releases dropped the expiry
         return f"it gives job {job.id} another expiry"
     if event.expires_at is not None and event.expires_at <= recorded.recorded_at:
         return f"it keeps the expiry of job {job.id}, which had passed"
     return None
 
 
-def _of_cancellation(job: Job, recorded: Recorded, event: JobCancelled) -> str | None:
+def _check_cancellation(job: Job, recorded: Recorded, event: JobCancelled) -> str | None:
     if job.state.value != event.was:
         return f"job {job.id} was {job.state.value}, not {event.was}"
     if event.attempt is not None and (event.attempt, event.worker) != (job.attempt, job.worker):
@@ -322,7 +324,7 @@ def _of_cancellation(job: Job, recorded: Recorded, event: JobCancelled) -> str |
     return _unless_past(job.expires_at, recorded.recorded_at, "its expiry")
 
 
-def _of_erasure(job: Job, _: Recorded, event: BodiesErased) -> str | None:
+def _check_erasure(job: Job, _: Recorded, event: BodiesErased) -> str | None:
     if job.state not in ENDED:
         return f"job {job.id} was {job.state.value} and needed its payload"
     if job.erased_at is not None:
@@ -347,23 +349,23 @@ def _other_priority(job: Job, priority: int) -> str:
     return f"job {job.id} has priority {job.priority}, not {priority}"
 
 
-# By type, since every event of a log is asked about: a `match` would try one class after another.
-_OF_NO_STEP: Final[Mapping[type, Callable[[Job | None, Recorded, Any], str | None]]] = {
-    ClockCorrected: _of_correction,
-    RateLimitDecided: _of_decision,
-    JobSubmitted: _of_submission,
-    LimitChanged: _of_limits,
+# By type, since this runs for every event: a `match` would test class after class.
+_WITHOUT_STEP: Final[Mapping[type, Callable[[Job | None, Recorded, Any], str | None]]] = {
+    ClockCorrected: _check_correction,
+    RateLimitDecided: _check_decision,
+    JobSubmitted: _check_submission,
+    LimitChanged: _check_limits,
 }
-_OF_STEP: Final[Mapping[type, Callable[[Job, Recorded, Any], str | None]]] = {
-    JobStarted: _of_start,
-    JobCompleted: _of_completion,
-    JobFailed: _of_failure,
-    SubmissionDeduplicated: _of_repeat,
-    JobReleased: _of_release,
-    JobRequeued: _of_requeue,
-    JobCancelled: _of_cancellation,
-    BodiesErased: _of_erasure,
-    AttemptBegun: _of_begin,
-    AttemptEnded: _of_end,
-    WorkerMissed: _of_miss,
+_STEPS: Final[Mapping[type, Callable[[Job, Recorded, Any], str | None]]] = {
+    JobStarted: _check_start,
+    JobCompleted: _check_completion,
+    JobFailed: _check_failure,
+    SubmissionDeduplicated: _check_repeat,
+    JobReleased: _check_release,
+    JobRequeued: _check_requeue,
+    JobCancelled: _check_cancellation,
+    BodiesErased: _check_erasure,
+    AttemptBegun: _check_begin,
+    AttemptEnded: _check_end,
+    WorkerMissed: _check_miss,
 }

@@ -1,8 +1,8 @@
-"""Fairlog as it stands at one position, in all but its single jobs: counts, the line, the limits.
+"""The state of the service at one position, without single jobs: counts, the line and the limits.
 
-An event says by itself what a job was before it and is behind it, so no job has to be remembered:
-what is kept grows with the users that there are, never with the log. A single job is folded from
-its own events (`domain.jobs.life_cycle`).
+An event implies the states of its job before and after it, so no job is kept: the size grows with
+the number of users, not with the log. A single job is folded from its own events
+(`domain.jobs.history`).
 """
 
 from collections.abc import Callable, Mapping
@@ -32,23 +32,23 @@ from domain.language.identifiers import Kind, UserId
 from domain.language.moments import EPOCH, from_micros, to_micros
 from domain.limits.rate_limits import Counter, Limits, Windows
 
-_NEW: Final = None  # what a job is before its submission
-_WINDOWS_MIN: Final = 1000  # below it none are looked through
+_NEW: Final = None  # the state of a job before its submission
+_WINDOWS_MIN: Final = 1000  # below this number, windows that are over are kept
 
 
 class SystemState:
-    """What is folded in last is at `position`, recorded at `recorded_at` (UTC)."""
+    """Counts of jobs, the line, and limits with their windows, folded from the log."""
 
     def __init__(self) -> None:
-        self.position = 0
-        self.recorded_at = EPOCH
-        self.jobs: dict[State, int] = dict.fromkeys(State, 0)
+        self.position = 0  # of the latest event folded in
+        self.recorded_at = EPOCH  # of that event, UTC
+        self.jobs: dict[State, int] = dict.fromkeys(State, 0)  # number of jobs
         self.line = Line(is_served=False)
         self.windows = Windows()
-        self._windows_left = 0  # when those that were over were last forgotten
+        self._windows_left = 0  # after those that were over were last forgotten
 
     def evolve(self, recorded: Recorded) -> None:
-        """Fold one fact in. Total: history is never refused."""
+        """Fold one event in. Never raises: history is never refused."""
         event = recorded.event
         if isinstance(event, RateLimitDecided):
             self.windows.evolve(recorded)
@@ -67,9 +67,9 @@ class SystemState:
         self.recorded_at = recorded.recorded_at
 
     def tidy(self) -> None:
-        """Let go of what only a writer needs, and of windows that are over. Changes no answer.
+        """Forget what only a writer needs, and windows that are over. Queries are not affected.
 
-        It costs as much as the events since the last time, not as much as there are users.
+        The cost is proportional to the events since the last call, not to the number of users.
         """
         line, windows = self.line, self.windows
         for user_id, kind in line.changed_lanes:
@@ -90,7 +90,7 @@ class SystemState:
             self.forget_windows()
 
     def forget_windows(self) -> None:
-        """Of those that are over."""
+        """Forget the windows that are over."""
         now = to_micros(self.recorded_at)
         self.windows.counters = {
             key: counter
@@ -101,9 +101,9 @@ class SystemState:
 
 
 def change_of(recorded: Recorded) -> tuple[State | None, State] | None:
-    """What the event's job was before it, None if it was not, and is behind it.
+    """Return the states of the event's job before (None: it did not exist) and after it.
 
-    None for an event that leaves the state of every job as it is.
+    Returns None for an event that changes the state of no job.
     """
     change = _CHANGES.get(type(recorded.event))
     return None if change is None else change(recorded, recorded.event)
@@ -126,7 +126,7 @@ def _of_requeue(_: Recorded, event: JobRequeued) -> _Change:
     return State.CANCELLED if event.was_cancelled else State.FAILED, State.QUEUED
 
 
-# By type, since every event is asked: a `match` would try one class after another.
+# By type, since this runs for every event: a `match` would test class after class.
 _CHANGES: Final[Mapping[type, Callable[[Recorded, Any], _Change]]] = {
     JobSubmitted: _of_submission,
     JobReleased: lambda *_: (State.SCHEDULED, State.QUEUED),
@@ -139,11 +139,11 @@ _CHANGES: Final[Mapping[type, Callable[[Recorded, Any], _Change]]] = {
 
 
 class _Snapshot(Struct, array_like=True, frozen=True):
-    """A standing as it is stored: what `SystemState.tidy` leaves of it, all in order."""
+    """A state as it is stored: what `SystemState.tidy` leaves of it, sorted."""
 
     version: Literal[1]
     position: int
-    recorded_at: int  # UTC, microseconds
+    recorded_at: int  # Unix time in microseconds
     jobs: dict[State, int]
     users: dict[UserId, tuple[int | None, int | None, int, int, int | None]]
     lanes: dict[UserId, dict[Kind, int]]
@@ -156,17 +156,17 @@ _encode = msgspec.msgpack.Encoder(order="deterministic").encode
 _decode = msgspec.msgpack.Decoder(_Snapshot).decode
 
 
-def to_snapshot(standing: SystemState) -> bytes:
-    """Equal standings give equal bytes, however they came about. Tidies the standing."""
-    standing.tidy()
-    standing.forget_windows()
-    line, windows = standing.line, standing.windows
+def to_snapshot(state: SystemState) -> bytes:
+    """Encode a state after tidying it. Equal states give equal bytes, however they were folded."""
+    state.tidy()
+    state.forget_windows()
+    line, windows = state.line, state.windows
     return _encode(
         _Snapshot(
             1,
-            standing.position,
-            to_micros(standing.recorded_at),
-            standing.jobs,
+            state.position,
+            to_micros(state.recorded_at),
+            state.jobs,
             {
                 user_id: (
                     user.last_served,
@@ -194,29 +194,29 @@ def to_snapshot(standing: SystemState) -> bytes:
 
 def from_snapshot(snapshot: bytes) -> SystemState:
     found = _decode(snapshot)
-    standing = SystemState()
-    standing.position = found.position
-    standing.recorded_at = from_micros(found.recorded_at)
-    standing.jobs |= found.jobs
-    standing.line.users = {user_id: UserInLine(*row) for user_id, row in found.users.items()}
-    standing.line.lanes = found.lanes
-    standing.line.kinds = {kind: KindInLine(*row) for kind, row in found.kinds.items()}
-    standing.windows.limits = {
+    state = SystemState()
+    state.position = found.position
+    state.recorded_at = from_micros(found.recorded_at)
+    state.jobs |= found.jobs
+    state.line.users = {user_id: UserInLine(*row) for user_id, row in found.users.items()}
+    state.line.lanes = found.lanes
+    state.line.kinds = {kind: KindInLine(*row) for kind, row in found.kinds.items()}
+    state.windows.limits = {
         (user_id, kind): Limits(submissions, running)
         for user_id, kind, submissions, running in found.limits
     }
-    standing.windows.counters = {
+    state.windows.counters = {
         (user_id, seconds): Counter(start, used, refused)
         for user_id, seconds, start, used, refused in found.counters
     }
-    return standing
+    return state
 
 
-def line_in_order(standing: SystemState) -> list[tuple[UserId, UserInLine]]:
-    """Who is in the line, the next to be served first."""
+def line_in_order(state: SystemState) -> list[tuple[UserId, UserInLine]]:
+    """Return the users in the line, in the order in which they are served."""
     waiting = [
         (user.turn, user_id, user)
-        for user_id, user in standing.line.users.items()
+        for user_id, user in state.line.users.items()
         if user.turn is not None
     ]
     return [(user_id, user) for _, user_id, user in sorted(waiting, key=lambda one: one[:2])]

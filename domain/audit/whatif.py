@@ -1,16 +1,15 @@
-"""What other limits would have made of the recorded submissions.
+"""Simulation of other limits ("what if"): decides the recorded submissions again.
 
-Every submission is in the log, admitted or refused; refusals put together have a count and the
-times of the first and the last. They are decided again in the order of the log, the user's limit
-first, each against the limits of then unless others are asked for. With the recorded limits that
-gives what was recorded.
+Every submission is in the log, admitted or refused; merged refusals have a count and the times of
+the first and the last. They are decided in log order, the user's limit first, each under the limits
+of its time unless others are given. Under the recorded limits the result is what was recorded.
 
-Three things can make it an estimate. Refusals put together lie somewhere between two times: when
-windows of another length begin between them, how many belong to which is not known. A refusal is
-recorded behind its batch, and one at a door later still: when it is admitted now while the limit of
-all together is reached in the same window, it matters whom it came before. And one may be recorded
-when its window is no longer known, or not yet. Then each number has bounds, which hold whatever the
-order was.
+Three things can make the result an estimate. The times of merged refusals are not known exactly:
+if a window of another length begins between the first and the last, their split is not known. A
+refusal is recorded after its batch, and one from a refusal cache later still: if it is admitted now
+and the global limit is reached in the same window, the true order matters. And a refusal may be
+recorded when its window is closed, or not known yet. Each number then has bounds, which hold for
+any order.
 """
 
 from collections.abc import Iterator
@@ -24,29 +23,29 @@ from domain.language.events import LimitChanged, RateLimitDecided, Recorded, Sco
 from domain.language.identifiers import UserId
 from domain.language.moments import from_micros, to_micros
 
-_Window = tuple[int, int]  # length in seconds, start in microseconds
-# A window is settled this long after its end. Reports of refusals come about a second late, those
+_Window = tuple[int, int]  # length in seconds, start as Unix time in microseconds
+# From the end of a window until it is closed. Reports of refusals come about a second late, those
 # of a hundred thousand refused users up to 14 minutes (ADR 16).
-SETTLED_SECONDS: Final = 1_200
+CLOSING_SECONDS: Final = 1_200
 _UNLIMITED: Final = 2**62
 
 
 class OtherLimits(Struct, frozen=True, kw_only=True):
-    """None: as it was."""
+    """The limits to try. None: as recorded."""
 
-    user_limit: int | None = None  # submissions a window, for each user
-    global_limit: int | None = None  # for all users together
+    user_limit: int | None = None  # submissions per window, for each user
+    global_limit: int | None = None  # submissions per window, for all users together
     window_seconds: int | None = None
 
 
 class Outcome(Struct):
-    """Of one user's submissions, or of all."""
+    """Numbers of submissions, of one user or of all."""
 
-    admitted: int = 0  # as it was
-    refused: int = 0
+    admitted: int = 0  # as recorded
+    refused: int = 0  # as recorded
     would_be_admitted: int = 0
-    at_least: int = 0  # admitted; with `at_most` the bounds of an estimate
-    at_most: int = 0
+    at_least: int = 0  # lower bound of would_be_admitted
+    at_most: int = 0  # upper bound of would_be_admitted
 
     @property
     def submissions(self) -> int:
@@ -69,47 +68,48 @@ class Outcome(Struct):
 
 
 class Defaults(Struct):
-    """The limits of who has none of their own, as far as the log has shown them by now."""
+    """The default limits, as far as the events so far show them."""
 
-    user_limit: int
-    global_limit: int
+    user_limit: int  # submissions per window
+    global_limit: int  # submissions per window
 
 
 class _Share(Struct):
-    """One user's part of one window."""
+    """One user's submissions in one window."""
 
     admitted: int = 0  # by the simulation
     certain: int = 0  # submissions that were in this window
-    possible: int = 0  # and with those that may have been
-    asked_for: int = 0  # of the possible ones
-    limit_least: int = _UNLIMITED  # that was in force for the user in it
-    limit_most: int = 0
-    outcome: Outcome = msgspec.field(default_factory=Outcome)  # of those that are asked for
+    possible: int = 0  # those that were or may have been
+    in_scope: int = 0  # of the possible ones, recorded at or after `since`
+    limit_least: int = _UNLIMITED  # lowest limit of the user during the window
+    limit_most: int = 0  # highest
+    outcome: Outcome = msgspec.field(default_factory=Outcome)  # of those in scope
 
 
-class _Tally(Struct):
-    """One window."""
+class _OpenWindow(Struct):
+    """One window, until all its submissions are known."""
 
     shares: dict[UserId, _Share]
     admitted: int = 0
     global_least: int = _UNLIMITED
     global_most: int = 0
-    is_out_of_order: bool = False  # a refused one would have had a chance, and stands too late
+    is_out_of_order: bool = False  # a recorded refusal could be admitted; its order is not known
 
 
 class WhatIf:
-    """Takes the events in log order; those recorded before `since` only fill their windows."""
+    """Takes events in log order. Those recorded before `since` only count in their windows."""
 
     def __init__(self, other: OtherLimits, defaults: Defaults, since: datetime | None) -> None:
         self.users: dict[UserId, Outcome] = {}
         self._other = other
         self._defaults = defaults
         self._since = since
-        self._known_from = 0 if since is None else to_micros(since)  # what ended before is not
-        self._own: dict[UserId, int] = {}  # limits that were set for a user
+        # Windows that ended before are not known.
+        self._known_from = 0 if since is None else to_micros(since)
+        self._own: dict[UserId, int] = {}  # users' own limits
         self._global: int | None = None
-        self._open: dict[_Window, _Tally] = {}
-        self._looked_at = 0  # microseconds: when the settled windows were last looked for
+        self._open: dict[_Window, _OpenWindow] = {}
+        self._closed_at = 0  # when windows were last closed, Unix time in microseconds
 
     def take(self, recorded: Recorded) -> None:
         event = recorded.event
@@ -128,50 +128,50 @@ class WhatIf:
                 self._own[event.user_id] = event.limit
 
     def finish(self) -> Outcome:
-        """Settle what is open; all users together."""
+        """Close all windows, and return the totals of all users."""
         for window in sorted(self._open):
-            self._settle(self._open[window])
+            self._close(self._open[window])
         self._open.clear()
         total = Outcome()
-        for outcome in self.users.values():  # one that may be in two windows is still one
+        for outcome in self.users.values():  # one submission that may be in two windows
             outcome.at_most = min(outcome.at_most, outcome.submissions)
             total.add(outcome)
         return total
 
     def _decide(self, recorded_at: datetime, event: RateLimitDecided) -> None:
-        self._settle_old(to_micros(recorded_at))
+        self._close_old(to_micros(recorded_at))
         self._learn(event)
-        is_asked_for = self._since is None or recorded_at >= self._since
+        is_in_scope = self._since is None or recorded_at >= self._since
         parts = list(self._parts(event, recorded_at))
         for window, count in parts:
             possible = count if len(parts) == 1 else event.count
-            if self._is_settled(window):
-                if is_asked_for:
+            if self._is_closed(window):
+                if is_in_scope:
                     self._refuse_late(event, count, possible)
                 continue
-            tally = self._open.setdefault(window, _Tally({}))
-            share = tally.shares.setdefault(event.user_id, _Share())
+            opened = self._open.setdefault(window, _OpenWindow({}))
+            share = opened.shares.setdefault(event.user_id, _Share())
             limit, everyone = self._limits(event)
-            _note_limits(tally, share, limit, everyone)
-            room = max(0, limit - share.admitted)
-            admitted = min(count, room, max(0, everyone - tally.admitted))
+            _note_limits(opened, share, limit, everyone)
+            quota = max(0, limit - share.admitted)
+            admitted = min(count, quota, max(0, everyone - opened.admitted))
             as_recorded = self._other == OtherLimits() or (
-                event.scope is Scope.GLOBAL and tally.admitted == event.used
+                event.scope is Scope.GLOBAL and opened.admitted == event.used
             )
-            if not event.allowed and room and (admitted or not as_recorded):
-                tally.is_out_of_order = True
+            if not event.allowed and quota and (admitted or not as_recorded):
+                opened.is_out_of_order = True
             share.admitted += admitted
-            tally.admitted += admitted
+            opened.admitted += admitted
             share.certain += count if len(parts) == 1 else 0
             share.possible += possible
-            if is_asked_for:
-                share.asked_for += possible
+            if is_in_scope:
+                share.in_scope += possible
                 share.outcome.admitted += count if event.allowed else 0
                 share.outcome.refused += 0 if event.allowed else count
                 share.outcome.would_be_admitted += admitted
 
     def _refuse_late(self, event: RateLimitDecided, count: int, possible: int) -> None:
-        """What is reported when its window is settled; what others were in it, is not known."""
+        """Count refusals whose window is closed, so that its other submissions are not known."""
         may_be = 0 if self._other == OtherLimits() else possible
         outcome = self.users.setdefault(event.user_id, Outcome())
         outcome.add(Outcome(refused=count, at_most=may_be))
@@ -179,7 +179,7 @@ class WhatIf:
     def _parts(
         self, event: RateLimitDecided, recorded_at: datetime
     ) -> Iterator[tuple[_Window, int]]:
-        """The windows that the submissions were in, as far as it is known spread by time."""
+        """Yield the windows of the event's submissions, with numbers spread evenly over time."""
         seconds = self._other.window_seconds
         if seconds is None or seconds == event.window_seconds:
             yield (event.window_seconds, to_micros(event.window_start)), event.count
@@ -197,7 +197,7 @@ class WhatIf:
             yield (seconds, start), count
 
     def _limits(self, event: RateLimitDecided) -> tuple[int, int]:
-        """The user's, and that of all together; the event's own where it has it."""
+        """Return the user's and the global limit; the event's own ones if it has them."""
         other = self._other
         own = self._own.get(event.user_id, self._defaults.user_limit)
         everyone = self._defaults.global_limit if self._global is None else self._global
@@ -213,63 +213,63 @@ class WhatIf:
         )
 
     def _learn(self, event: RateLimitDecided) -> None:
-        if not event.allowed:  # it may be an older one
+        if not event.allowed:  # its limit may be outdated
             return
         if event.user_id not in self._own:
             self._defaults.user_limit = event.limit
         if self._global is None and event.global_limit is not None:
             self._defaults.global_limit = event.global_limit
 
-    def _settle_old(self, now: int) -> None:
-        if now - self._looked_at < SETTLED_SECONDS * 1_000_000:
+    def _close_old(self, now: int) -> None:
+        if now - self._closed_at < CLOSING_SECONDS * 1_000_000:
             return
-        self._looked_at = now
+        self._closed_at = now
         for window in sorted(self._open):
-            if self._is_settled(window):
-                self._settle(self._open.pop(window))
+            if self._is_closed(window):
+                self._close(self._open.pop(window))
 
-    def _is_settled(self, window: _Window) -> bool:
+    def _is_closed(self, window: _Window) -> bool:
         seconds, start = window
         end = start + seconds * 1_000_000
-        return end <= max(self._known_from, self._looked_at - SETTLED_SECONDS * 1_000_000)
+        return end <= max(self._known_from, self._closed_at - CLOSING_SECONDS * 1_000_000)
 
-    def _settle(self, tally: _Tally) -> None:
-        for user_id, bounded in _bounded(tally):
+    def _close(self, opened: _OpenWindow) -> None:
+        for user_id, bounded in _bounded(opened):
             self.users.setdefault(user_id, Outcome()).add(bounded)
 
 
-def _note_limits(tally: _Tally, share: _Share, limit: int, everyone: int) -> None:
+def _note_limits(opened: _OpenWindow, share: _Share, limit: int, everyone: int) -> None:
     share.limit_least = min(share.limit_least, limit)
     share.limit_most = max(share.limit_most, limit)
-    tally.global_least = min(tally.global_least, everyone)
-    tally.global_most = max(tally.global_most, everyone)
+    opened.global_least = min(opened.global_least, everyone)
+    opened.global_most = max(opened.global_most, everyone)
 
 
-def _bounded(tally: _Tally) -> Iterator[tuple[UserId, Outcome]]:
-    """What became of each user's submissions in a window, with bounds.
+def _bounded(opened: _OpenWindow) -> Iterator[tuple[UserId, Outcome]]:
+    """Yield the outcome of each user's submissions in a window, with bounds.
 
-    By the user's own limit, admitted are as many as there are, up to it, whatever their order; the
-    limit of all together leaves at least what the others cannot have taken.
+    The user's limit admits all submissions up to it, in any order. The global limit leaves at least
+    what the other users cannot have used.
     """
-    least = {user: min(one.limit_least, one.certain) for user, one in tally.shares.items()}
-    most = {user: min(one.limit_most, one.possible) for user, one in tally.shares.items()}
+    least = {user: min(one.limit_least, one.certain) for user, one in opened.shares.items()}
+    most = {user: min(one.limit_most, one.possible) for user, one in opened.shares.items()}
     all_most = sum(most.values())
-    is_split = any(one.certain != one.possible for one in tally.shares.values())
-    is_known = not is_split and not (tally.is_out_of_order and all_most > tally.global_least)
-    for user, share in tally.shares.items():
+    is_split = any(one.certain != one.possible for one in opened.shares.values())
+    is_known = not is_split and not (opened.is_out_of_order and all_most > opened.global_least)
+    for user, share in opened.shares.items():
         outcome = share.outcome
         if is_known:
             outcome.at_least = outcome.at_most = outcome.would_be_admitted
         else:
-            left = max(0, tally.global_least - (all_most - most[user]))
-            unasked = share.possible - share.asked_for
-            outcome.at_least = max(0, min(least[user], left) - unasked)
-            outcome.at_most = min(most[user], tally.global_most, share.asked_for)
-        if share.asked_for:
+            left = max(0, opened.global_least - (all_most - most[user]))
+            out_of_scope = share.possible - share.in_scope
+            outcome.at_least = max(0, min(least[user], left) - out_of_scope)
+            outcome.at_most = min(most[user], opened.global_most, share.in_scope)
+        if share.in_scope:
             yield user, outcome
 
 
 def warm_up_from(since: datetime, window_seconds: int) -> datetime:
-    """The start of the window that `since` is in: from there on its counts are known."""
+    """Return the start of the window of `since`: events from there on have to be taken."""
     length = window_seconds * 1_000_000
     return from_micros(to_micros(since) // length * length)

@@ -1,4 +1,4 @@
-"""From a command to events: what the log answers, given what it has to know.
+"""Decisions: from a command and the state to new events, and the ports that the writer needs.
 
-The only place that makes new events, and the ports through which the log is written.
+No other package makes new events.
 """

@@ -1,9 +1,9 @@
-"""Folding a batch: each command is decided against what those before it did.
+"""Decides a batch: each command sees the events of those before it.
 
-Commands of one batch were waiting at the same time, so their order is ours to choose: claims come
-last, so that they can be answered from the front of the line that was read for them, behind the
-expiry of those in it whose time is over. Refusals of one user in one window are put together into
-one event behind everything else, but before other limits: a refusal stands where it was right.
+The commands of a batch waited at the same time, so they may be decided in any order. Claims come
+last, after the expiry of waiting jobs, so that the front of the line that was read for them is
+enough. Refusals of one user in one window are merged into one event, which comes last, but before
+any change of limits: it is recorded under the limits that it was decided by.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,21 +23,19 @@ from domain.language.moments import to_micros
 from domain.language.policy import Policy
 from domain.limits.rate_limits import merge_refusals
 
-EXPIRED_PER_BATCH_MAX: Final = 2_000  # that a batch cancels for its claims to get past them
+EXPIRED_PER_BATCH_MAX: Final = 2_000  # jobs that a batch cancels before its claims are served
 
-# Each look reads about as much again as is known, so that a few reach any depth; where the stored
-# line does not fit its jobs, no number of them does.
-LOOKS_PER_CLAIM_MAX: Final = 50
+# Each read about doubles what is known of the line, so that a few suffice. The bound is for a
+# stored line that does not fit its jobs, where no number suffices.
+READS_PER_CLAIM_MAX: Final = 50
 
-Outcome = Answer | Exception  # a Refusal, or whatever a command stumbled over
+Outcome = Answer | Exception  # a Refusal, or the error of a decision that crashed
 _Reply = Callable[[WriteModel], Answer] | Exception
-_RefusalKey = tuple[UserId, Scope, datetime, int, int, int]  # whose, which window, at which limit
+_RefusalKey = tuple[UserId, Scope, datetime, int, int, int]  # the user, the window and the limit
 
 
 class Batch:
-    """What became of a batch: events to append, their bodies, claims that were answered with
-    nothing, and an outcome for each command.
-    """
+    """One batch, decided in memory: the events and bodies to append, and an outcome per command."""
 
     def __init__(
         self,
@@ -46,7 +44,7 @@ class Batch:
         now: datetime,
         look_further: Callable[[Unread], None] | None = None,
     ) -> None:
-        """`look_further` makes more of the stored line known; None: the model has all of it."""
+        """`look_further` loads more of the stored line; None: the model has all of it."""
         self.recorded: list[Recorded] = []
         self.bodies: list[tuple[int, bytes]] = []  # (position, body)
         self.erased: list[int] = []  # positions of bodies to remove
@@ -60,20 +58,20 @@ class Batch:
         self._refusals: dict[_RefusalKey, RateLimitDecided] = {}
 
     def correct_clock(self, event: ClockCorrected) -> None:
-        """Before everything else: the batch's `now` follows from it."""
+        """Record a clock correction. Comes before all commands: `now` follows from it."""
         self._record(NewEvent(event))
 
     def fold(
         self, commands: Sequence[Command], on_crash: Callable[[Command, Exception], None]
     ) -> list[Outcome]:
-        """Decide all, in an order of our own; the outcomes are in the order of the commands.
+        """Decide all commands; the outcomes are in the order of the commands.
 
-        `on_crash` hears of a decision that failed by our fault; such a command changes nothing.
+        `on_crash` is called with an error that is no refusal. Such a command changes nothing.
         """
         replies: list[_Reply] = [Refusal()] * len(commands)
         claims = [index for index, one in enumerate(commands) if isinstance(one, ClaimJobs)]
         others = [index for index, one in enumerate(commands) if not isinstance(one, ClaimJobs)]
-        # What was refused at the door was refused before this batch, whatever stands before it.
+        # Reports first: those submissions were refused before this batch.
         others.sort(key=lambda index: not isinstance(commands[index], ReportRefusals))
         for index in others:
             replies[index] = self._decide(commands[index], on_crash)
@@ -89,9 +87,9 @@ class Batch:
         return self._take(decision) if isinstance(decision, Decision) else decision
 
     def _serve(self, command: Command, on_crash: Callable[[Command, Exception], None]) -> _Reply:
-        """Decide a claim, with more of the line while it comes short and others wait."""
+        """Decide a claim, reading more of the line while it depends on unread rows."""
         decision = self._decision(command, on_crash)
-        for _ in range(LOOKS_PER_CLAIM_MAX):
+        for _ in range(READS_PER_CLAIM_MAX):
             if isinstance(decision, Exception):
                 return decision
             if decision.unread is None or self._look_further is None:
@@ -118,19 +116,19 @@ class Batch:
             self._expired += 1
 
     def _take(self, decision: Decision) -> _Reply:
-        for fact in decision.facts:
-            if isinstance(fact.event, RateLimitDecided) and not fact.event.allowed:
-                self._hold_back(fact.event)
+        for new in decision.new_events:
+            if isinstance(new.event, RateLimitDecided) and not new.event.allowed:
+                self._merge_refusal(new.event)
             else:
-                if isinstance(fact.event, LimitChanged):
+                if isinstance(new.event, LimitChanged):
                     self._record_refusals()
-                self._record(fact)
+                self._record(new)
         if decision.empty_claim is not None:
             self.empty_claims.append(decision.empty_claim)
             self._model.jobs.claims.know(decision.empty_claim, to_micros(self.now))
         return decision.reply
 
-    def _hold_back(self, refused: RateLimitDecided) -> None:
+    def _merge_refusal(self, refused: RateLimitDecided) -> None:
         key = (
             refused.user_id,
             refused.scope,
@@ -149,12 +147,12 @@ class Batch:
             self._record(NewEvent(refused))
         self._refusals.clear()
 
-    def _record(self, fact: NewEvent) -> None:
-        recorded = Recorded(self._model.position + 1, self.now, fact.job_id, fact.event)
+    def _record(self, new: NewEvent) -> None:
+        recorded = Recorded(self._model.position + 1, self.now, new.job_id, new.event)
         self.recorded.append(recorded)
-        if fact.body is not None:
-            self.bodies.append((recorded.position, fact.body.data))
-        self.erased.extend(fact.erases)
+        if new.body is not None:
+            self.bodies.append((recorded.position, new.body.data))
+        self.erased.extend(new.erases)
         self._model.evolve(recorded)
 
 

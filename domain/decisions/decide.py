@@ -1,7 +1,8 @@
-"""From a command and the state to the facts that follow, and the answer to its caller.
+"""Decides a command: the events that follow from it, and the answer to the caller.
 
-`decide` only switches; each rule is in the module of its own that is named here: admission in
-`rate_limits`, sameness in `idempotency`, turns in `fairness`, and the rest in `life_cycle`.
+`decide` only dispatches. The rules are in modules of their own: admission in `rate_limits`, the
+identity of submissions in `idempotency`, the order of jobs in `fairness.serve`, and the rest in
+`life_cycle`.
 """
 
 from collections import defaultdict
@@ -66,44 +67,55 @@ from domain.limits.rate_limits import Limits, decide_admission, decide_limit, su
 
 
 class Submitted(Struct, frozen=True, tag=True):
-    job: Job
+    """The answer to SubmitJob."""
+
+    job: Job  # the new one, or the first one with the same key
     decision: RateLimitDecided
     decided_at: datetime  # UTC, by the log's clock
-    is_duplicate: bool
+    is_duplicate: bool  # the job existed already
 
 
 class Claimed(Struct, frozen=True, tag=True):
-    jobs: Sequence[Job]  # in fair order, running
-    is_repeated: bool = False  # asked with a known claim_id: there may be fewer, never others
-    is_cut_short: bool = False  # more may wait than could be looked at in one batch
+    """The answer to ClaimJobs."""
+
+    jobs: Sequence[Job]  # started, in fair order
+    is_repeated: bool = False  # the claim_id was known: the jobs that it gave, or fewer
+    is_cut_short: bool = False  # more jobs may wait than could be read in one batch
 
 
 class LeasesHeld(Struct, frozen=True, tag=True):
-    lease_expires_at: datetime  # UTC; of the jobs still held
-    # (job, attempt): no longer this worker's, since it has ended, was cancelled, or was lost.
-    lost: Sequence[tuple[JobId, int]]
+    """The answer to ExtendLeases."""
+
+    lease_expires_at: datetime  # UTC, the earliest end of a lease that is still held
+    lost: Sequence[tuple[JobId, int]]  # (job, attempt) that the worker no longer holds
 
 
 class JobUpdated(Struct, frozen=True, tag=True):
-    """The job as it is after the command, whether that changed anything or not."""
+    """The answer to a command about one job: the job after it, changed or not."""
 
     job: Job
 
 
 class JobsUpdated(Struct, frozen=True, tag=True):
-    jobs: Sequence[Job]  # those that changed
+    """The answer to EnforceDeadlines and RecoverJobs."""
+
+    jobs: Sequence[Job]  # that changed
 
 
 class LimitsSet(Struct, frozen=True, tag=True):
-    event: LimitChanged  # not recorded where nothing changed
+    """The answer to ChangeLimit."""
+
+    event: LimitChanged  # not recorded if nothing changed
 
 
 class RefusalsRecorded(Struct, frozen=True, tag=True):
-    count: int
+    """The answer to ReportRefusals."""
+
+    count: int  # submissions
 
 
 class ClockAccepted(Struct, frozen=True, tag=True):
-    """What there was to correct has been."""
+    """The answer to AcceptClock: the log's time follows the clock."""
 
 
 Answer = (
@@ -119,7 +131,7 @@ Answer = (
 
 
 class NewEvent(NamedTuple):
-    """An event that is to be recorded, with the job and the body that belong to it."""
+    """An event to be recorded, with its job and its body."""
 
     event: Event
     job_id: JobId | None = None
@@ -127,19 +139,21 @@ class NewEvent(NamedTuple):
 
     @property
     def erases(self) -> Sequence[int]:
-        """Positions of bodies that go with it."""
+        """Positions of the bodies that are erased with this event."""
         return self.event.positions if isinstance(self.event, BodiesErased) else ()
 
 
 class Decision(NamedTuple):
-    facts: Sequence[NewEvent]
-    reply: Callable[[WriteModel], Answer] | Refusal  # read from the state with the facts folded in
-    unread: Unread | None = None  # of a claim that came short: what it takes to give it more
+    """The events that follow from a command, and the answer to its caller."""
+
+    new_events: Sequence[NewEvent]
+    reply: Callable[[WriteModel], Answer] | Refusal  # called once the new events are folded in
+    unread: Unread | None = None  # rows to read before a claim can get more jobs
     empty_claim: ClaimHash | None = None  # one whose empty answer is final
 
 
 def decide(model: WriteModel, command: Command, policy: Policy, now: datetime) -> Decision:
-    """Say which facts follow. Pure: the same state, command and time decide the same."""
+    """Decide a command. Pure: equal state, command and time give an equal decision."""
     match command:
         case SubmitJob():
             return _submit(model, command, policy, now)
@@ -154,20 +168,20 @@ def decide(model: WriteModel, command: Command, policy: Policy, now: datetime) -
         case CompleteJob() | FailJob() | ReturnJob() | CancelJob() | EraseBodies():
             return _advance(model, command, policy, now)
         case EnforceDeadlines():
-            return _wake(model, command, policy, now)
+            return _enforce_deadlines(model, command, policy, now)
         case RecoverJobs():
             return _recover(model, command)
         case ChangeLimit():
             return _change_limit(model, command)
         case AcceptClock():
-            # Recorded before anything is decided: what time it is follows from it.
+            # The correction was recorded before the batch: the batch's time follows from it.
             return Decision([], lambda _: ClockAccepted())
         case _:
             assert_never(command)
 
 
 def _submit(model: WriteModel, command: SubmitJob, policy: Policy, now: datetime) -> Decision:
-    """Rate limit, then idempotency, then the job: the order of the system that this replaces."""
+    """Check the rate limit, then idempotency, then kinds: the order of the legacy system."""
     admission = decide_admission(model.windows, command.user_id, policy, now)
     if not admission.allowed:
         return _refuse(admission, RateLimited(admission, now), now)
@@ -178,7 +192,7 @@ def _submit(model: WriteModel, command: SubmitJob, policy: Policy, now: datetime
     kinds_waiting = model.line.kinds_waiting(command.user_id)
     if command.kind not in kinds_waiting and len(kinds_waiting) >= policy.kinds_waiting_max:
         return _refuse(admission, TooManyKinds(command.user_id, policy.kinds_waiting_max), now)
-    job_id = JobId(model.position + 2)  # behind the decision that lets it in
+    job_id = JobId(model.position + 2)  # after the RateLimitDecided
     submitted = JobSubmitted(
         user_id=command.user_id,
         kind=command.kind,
@@ -218,7 +232,7 @@ def _repeat(
 
 
 def _refuse(admission: RateLimitDecided, refusal: Refusal, now: datetime) -> Decision:
-    """The decision is recorded, and goes with the refusal to the caller."""
+    """Record the rate-limit decision, and return it to the caller with the refusal."""
     refusal.decision = admission
     refusal.decided_at = now
     return Decision([NewEvent(admission)], refusal)
@@ -258,7 +272,7 @@ def _claim(model: WriteModel, command: ClaimJobs, policy: Policy, now: datetime)
         unread = Unread(jobs=missing, more_kinds=True)
     lease_expires_at = later(now, policy.lease_seconds)
     begins = command.begins
-    facts = [
+    started = [
         NewEvent(
             JobStarted(
                 user_id=pick.user_id,
@@ -269,17 +283,17 @@ def _claim(model: WriteModel, command: ClaimJobs, policy: Policy, now: datetime)
                 claim_id=command.claim_id,
                 lease_expires_at=lease_expires_at,
                 alone=pick.is_suspect,
-                # A suspect waits until the worker has nothing else.
+                # A suspect job begins when the worker has ended its other jobs.
                 begun=begins is None or (place < begins and not pick.is_suspect),
             ),
             pick.job_id,
         )
         for place, pick in enumerate(picks)
     ]
-    # What is embedded has its answer for sure, and so never asks again because it was lost.
+    # An embedded worker always receives its answer, so it never repeats a claim.
     is_empty = command.server is None and not (picks or unread or command.may_wait)
     return Decision(
-        facts,
+        started,
         lambda after: Claimed([after.jobs.rows[pick.job_id] for pick in picks]),
         unread,
         claim if is_empty else None,
@@ -289,25 +303,25 @@ def _claim(model: WriteModel, command: ClaimJobs, policy: Policy, now: datetime)
 def _carried(
     model: WriteModel, picks: Sequence[WaitingJob], bytes_max: int
 ) -> Sequence[WaitingJob]:
-    """Return the first of them whose payloads fit into one answer; at least one job."""
+    """Return the first jobs whose payloads fit into one answer; at least one job."""
     sizes = accumulate(model.jobs.rows[pick.job_id].payload_bytes for pick in picks)
     fitting = sum(1 for _ in takewhile(lambda size: size <= bytes_max, sizes))
     return picks[: max(1, fitting)]
 
 
 def _extend(model: WriteModel, command: ExtendLeases, policy: Policy, now: datetime) -> Decision:
-    """One event for all of a worker's jobs, and only past half of a lease; one more for each job
-    whose handler has begun since it was claimed.
+    """Extend a worker's leases by one event, past half of a lease or after a WorkerMissed.
 
-    An attempt that is over for its job is lost, and keeps its place while its worker names it.
+    One more event is recorded for each job whose handler has begun. A cancelled or timed out
+    attempt is answered as lost, and its lease is extended, while the worker names it.
     """
     named: list[tuple[JobId, int]] = []
     lost: list[tuple[JobId, int]] = []
     began: list[Job] = []
     ends = later(now, policy.lease_seconds)
     earliest = ends  # of the jobs still held
-    matters = False
-    told_of_begin = set(command.begun)
+    is_due = False
+    reported_begun = set(command.begun)
     for key in command.jobs:
         job_id, attempt = key
         job = model.jobs.rows.get(job_id)
@@ -317,9 +331,9 @@ def _extend(model: WriteModel, command: ExtendLeases, policy: Policy, now: datet
         if job.attempt == attempt and job.is_held(command.worker, now):
             lease_ends = job.lease_expires_at or now
             earliest = min(earliest, lease_ends)
-            if key in told_of_begin and job.begun_at is None:
+            if key in reported_begun and job.begun_at is None:
                 began.append(job)
-            matters = matters or job.missed_at is not None
+            is_due = is_due or job.missed_at is not None
         else:
             lost.append(key)
             place = job.ending_attempt(attempt)
@@ -327,13 +341,13 @@ def _extend(model: WriteModel, command: ExtendLeases, policy: Policy, now: datet
                 continue
             lease_ends = place.lease_expires_at
         named.append(key)
-        matters = matters or (lease_ends - now).total_seconds() < policy.lease_seconds / 2
-    facts = [NewEvent(life_cycle.begun(job), job.id) for job in began]
-    if matters:
+        is_due = is_due or (lease_ends - now).total_seconds() < policy.lease_seconds / 2
+    new_events = [NewEvent(life_cycle.begun(job), job.id) for job in began]
+    if is_due:
         earliest = ends
         extended = LeasesExtended(worker=command.worker, lease_expires_at=ends, jobs=tuple(named))
-        facts.append(NewEvent(extended))
-    return Decision(facts, lambda _: LeasesHeld(earliest, lost))
+        new_events.append(NewEvent(extended))
+    return Decision(new_events, lambda _: LeasesHeld(earliest, lost))
 
 
 def _advance(model: WriteModel, command: JobCommand, policy: Policy, now: datetime) -> Decision:
@@ -344,11 +358,13 @@ def _advance(model: WriteModel, command: JobCommand, policy: Policy, now: dateti
         events = life_cycle.decide(job, command, policy, now)
     except Refusal as refusal:
         events = life_cycle.events_despite_refusal(refusal, job, command, policy, now)
-        return Decision(_facts(job, command, events), without_traceback(refusal))
-    return Decision(_facts(job, command, events), lambda after: JobUpdated(after.jobs.rows[job.id]))
+        return Decision(_new_events(job, command, events), without_traceback(refusal))
+    return Decision(
+        _new_events(job, command, events), lambda after: JobUpdated(after.jobs.rows[job.id])
+    )
 
 
-def _facts(job: Job, command: JobCommand, events: Sequence[Event]) -> Sequence[NewEvent]:
+def _new_events(job: Job, command: JobCommand, events: Sequence[Event]) -> Sequence[NewEvent]:
     body = _body_of(command)
     return [
         NewEvent(event, job.id, None if isinstance(event, AttemptEnded) else body)
@@ -357,7 +373,7 @@ def _facts(job: Job, command: JobCommand, events: Sequence[Event]) -> Sequence[N
 
 
 def _retry(model: WriteModel, command: RetryJob, policy: Policy, now: datetime) -> Decision:
-    """What could be started again at all is held against the user's window, as a submission is."""
+    """Retry a job that can be retried, if the rate limit admits it like a submission."""
     decision = _advance(model, command, policy, now)
     if isinstance(decision.reply, Refusal):
         return decision
@@ -365,7 +381,7 @@ def _retry(model: WriteModel, command: RetryJob, policy: Policy, now: datetime) 
     admission = decide_admission(model.windows, job.user_id, policy, now)
     if not admission.allowed:
         return _refuse(admission, RateLimited(admission, now), now)
-    return decision._replace(facts=[NewEvent(admission, job.id), *decision.facts])
+    return decision._replace(new_events=[NewEvent(admission, job.id), *decision.new_events])
 
 
 def _body_of(command: JobCommand) -> Body | None:
@@ -377,27 +393,29 @@ def _body_of(command: JobCommand) -> Body | None:
 
 
 def expire(model: WriteModel, policy: Policy, now: datetime) -> Sequence[NewEvent]:
-    """What is to be recorded before anybody is served: whose time to be started by is over."""
+    """Return the expiry of waiting jobs that were read, to be recorded before claims are served."""
     line = model.line
     queues = [*line.ahead.queues.values(), *(queue.values() for queue in line.entered.values())]
     return [
         NewEvent(event, job.id)
         for job in _known(model, [waiting.job_id for queue in queues for waiting in queue])
         if job.expires_at is not None
-        for event in life_cycle.wake(job, policy, now)
+        for event in life_cycle.enforce_deadlines(job, policy, now)
     ]
 
 
 def _change_limit(model: WriteModel, command: ChangeLimit) -> Decision:
-    """Nothing is recorded where the limits are as asked for: anybody may ask without end."""
+    """Change limits. Nothing is recorded if they do not change, so repeats do not grow the log."""
     limited = decide_limit(model.windows, command)
     before = model.windows.limits.get(subject_of(limited), Limits())
     is_new = before != Limits(limited.limit, limited.running)
     return Decision([NewEvent(limited)] if is_new else [], lambda _: LimitsSet(limited))
 
 
-def _wake(model: WriteModel, command: EnforceDeadlines, policy: Policy, now: datetime) -> Decision:
-    """A lost lease says that its worker may be dead, and its other jobs with it."""
+def _enforce_deadlines(
+    model: WriteModel, command: EnforceDeadlines, policy: Policy, now: datetime
+) -> Decision:
+    """Enforce due deadlines. If a lease has ended, note the other jobs of its worker as missed."""
     jobs = _known(model, command.jobs)
     of_workers: defaultdict[WorkerId, list[Job]] = defaultdict(list)
     for job in jobs:
@@ -410,12 +428,12 @@ def _wake(model: WriteModel, command: EnforceDeadlines, policy: Policy, now: dat
         for job in held
         if not job.is_lost(now) and job.missed_at is None
     ]
-    return _woken(
+    return _jobs_updated(
         [
             *(
                 NewEvent(event, job.id)
                 for job in jobs
-                for event in life_cycle.wake(
+                for event in life_cycle.enforce_deadlines(
                     job,
                     policy,
                     now,
@@ -428,14 +446,15 @@ def _wake(model: WriteModel, command: EnforceDeadlines, policy: Policy, now: dat
 
 
 def _has_others(job: Job, held: Sequence[Job]) -> bool:
-    """Tell if its worker held other jobs, too: also one that is not known to have begun may have
-    killed it, since a worker says so a moment later.
+    """Return True if its worker held other jobs.
+
+    One that is not known to have begun counts, since a worker reports that a moment later.
     """
     return job.missed_at is not None or any(other is not job for other in held)
 
 
 def _known(model: WriteModel, job_ids: Sequence[JobId]) -> list[Job]:
-    """Each once, however often it is named: all are judged by the same state."""
+    """Return the jobs that exist, each once: all are decided against the same state."""
     found = [model.jobs.rows.get(job_id) for job_id in dict.fromkeys(job_ids)]
     return [job for job in found if job is not None]
 
@@ -446,7 +465,7 @@ def _recover(model: WriteModel, command: RecoverJobs) -> Decision:
         for job in _known(model, command.jobs)
         if job.state is State.RUNNING and job.server == command.server
     ]
-    return _woken(
+    return _jobs_updated(
         [
             NewEvent(
                 life_cycle.expire_lease(
@@ -462,6 +481,8 @@ def _recover(model: WriteModel, command: RecoverJobs) -> Decision:
     )
 
 
-def _woken(facts: list[NewEvent]) -> Decision:
-    ids = dict.fromkeys(fact.job_id for fact in facts if fact.job_id is not None)
-    return Decision(facts, lambda after: JobsUpdated([after.jobs.rows[job_id] for job_id in ids]))
+def _jobs_updated(new_events: list[NewEvent]) -> Decision:
+    ids = dict.fromkeys(new.job_id for new in new_events if new.job_id is not None)
+    return Decision(
+        new_events, lambda after: JobsUpdated([after.jobs.rows[job_id] for job_id in ids])
+    )

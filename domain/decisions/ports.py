@@ -1,4 +1,4 @@
-"""What the domain asks of the outside world, as roles. `C` is a connection of the adapter."""
+"""The ports of the domain: interfaces that adapters implement. `C` is their connection."""
 
 from collections.abc import Callable, Sequence
 from datetime import datetime
@@ -17,49 +17,49 @@ Write = Callable[[C], None]
 
 
 class Clock(Protocol):
+    """A source of time."""
+
     def now(self) -> datetime:
-        """UTC, a real `datetime` with microseconds."""
+        """Return the time, UTC: a real `datetime` with microseconds."""
 
     def elapsed(self) -> float:
-        """Seconds on a clock that is never set and counts sleep too; only differences mean
-        something.
-        """
+        """Return seconds of a monotonic clock that counts sleep too; only differences count."""
 
 
 class Head(Struct, frozen=True):
-    """The end of the log, read under its lock."""
+    """The head of the log, read under its lock."""
 
     position: int  # of the latest event; 0 for an empty log
-    hash: bytes  # the chain up to there
-    now: datetime  # UTC, by the log's clock; not before the latest event
+    hash: bytes  # of the chain up to that event
+    now: datetime  # UTC, the log's time; not before the latest event
     version: int  # another number after a change of the projection registry or of the clock
-    reading: ClockReading | None = None  # of the clock, where the lock was taken just now
+    reading: ClockReading | None = None  # of the clock, after the lock was taken
 
 
 class EventLog(Protocol[C]):
-    """The log as a rebuild sees it."""
+    """The log, for a rebuild."""
 
     def lock_head(self, connection: C) -> Head:
-        """Keep every other writer out until the transaction ends."""
+        """Lock out every other writer until the transaction ends, and return the head."""
 
     def position(self, connection: C) -> int:
-        """The latest event's, without the lock."""
+        """Return the position of the latest event, without the lock."""
 
     def set_registry_digest(self, connection: C, registry_digest: int) -> None:
-        """Make every process read the registry again that knows another one. Needs the lock.
+        """Make every process that knows another registry read it again. Needs the lock.
 
         `registry_digest` is a digest of all its rows.
         """
 
     def hash_at(self, connection: C, position: int) -> bytes | None:
-        """Give the chain's hash up to a position; None beyond the end, and for 0."""
+        """Return the chain's hash at a position; None beyond the head, and for 0."""
 
     def read(self, connection: C, after: int, limit: int) -> Sequence[Recorded]:
-        """Up to `limit` events behind `after`, in order."""
+        """Return up to `limit` events after position `after`, in order."""
 
 
 class Versioned(Protocol):
-    """What a projection is registered by."""
+    """The key of a projection in the registry."""
 
     @property
     def name(self) -> str: ...
@@ -69,50 +69,50 @@ class Versioned(Protocol):
 
 
 class Projection(Protocol[C]):
-    """A read model kept in the writer's transaction.
+    """A read model that is updated in the writer's transaction (an inline projection).
 
-    Its rows carry a generation, so that another one can be filled beside the one in use. The fold
-    itself is the part of the write model that it loads and saves.
+    Its rows have a generation, so that another one can be filled while one is in use. Its fold is
+    the part of the write model that it loads and saves.
     """
 
     name: str
-    version: int  # raised when the fold or the tables change; the tables are named by it
-    is_lasting: bool  # its rows go on being changed: a rebuild writes them as late as it can
+    version: int  # raised when the fold or the tables change; part of the tables' names
+    is_lasting: bool  # its rows keep changing, so a rebuild writes them as late as possible
 
     def look_ahead(
         self, connection: C, generation: int, required: RequiredRows, model: WriteModel
     ) -> None:
-        """Read what decides which other rows are needed, and add those to the needs."""
+        """Read what determines further required rows, and add these to `required`."""
 
     def load(
         self, connection: C, generation: int, required: RequiredRows, model: WriteModel
     ) -> None:
-        """Load the required rows into the model. May add to what those after it require."""
+        """Load the required rows into the model. May add rows of later projections."""
 
     def take_changes(self, generation: int, model: WriteModel) -> "Sequence[Write[C]]":
-        """What writes each row that has changed, once; from here on they count as written."""
+        """Return functions that write each changed row once, and mark the rows as written."""
 
 
 class Projections(Protocol[C]):
-    """The inline projections as the writer sees them, each at its current generation."""
+    """The inline projections for the writer, each at its current generation."""
 
     def refresh(self, connection: C) -> None:
-        """Read which generation of each is current. Raises `LogTooNew` for a newer version."""
+        """Read the current generation of each. Raises `LogTooNew` for a newer version."""
 
     def load(self, connection: C, position: int, required: RequiredRows) -> WriteModel:
-        """The state at a position, which is the log's end, as far as it is needed."""
+        """Return the state at the head position, with the required rows."""
 
     def look_further(self, connection: C, unread: Unread, model: WriteModel) -> None:
-        """Load more of the line into a model that was loaded, whatever was folded into it since."""
+        """Load more of the line into a loaded model, into which events may have been folded."""
 
     def save(self, connection: C, model: WriteModel) -> None:
-        """Write each changed row of all of them once."""
+        """Write each changed row of all projections once."""
 
     def note_empty_claims(self, connection: C, claims: Sequence[ClaimHash], now: datetime) -> None:
-        """Have claims found that were answered with nothing, for `CLAIM_SECONDS` from now."""
+        """Store that claims were answered empty; they can be repeated for `CLAIM_SECONDS`."""
 
     def keep(self, model: WriteModel) -> None:
-        """What was saved is on disk now: the rows may serve the next batch."""
+        """Reuse the rows of a committed model for the next batch."""
 
     def forget(self) -> None:
-        """What was loaded may not be what is stored: read everything anew."""
+        """Drop all rows in memory, since they may differ from the stored ones."""

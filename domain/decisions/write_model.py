@@ -48,7 +48,7 @@ class WriteModel:
     """
 
     def __init__(self, *, is_served: bool = True) -> None:
-        """`is_served`: see `Line`."""
+        """`is_served`: claims are decided by this model, see `Line`."""
         self.position = 0  # of the latest event folded in
         self.jobs = Jobs()
         self.line = Line(is_served=is_served)

@@ -1,4 +1,4 @@
-"""Whose job starts next: the line of waiting jobs, serving it by turns, and caps.
+"""Fairness: the line of waiting jobs, serving it by turns, and caps on running jobs.
 
 Nothing here decides whether a submission is admitted.
 """

@@ -1,4 +1,4 @@
-"""Jobs whose time has come, taken by user in turns: a user with very many keeps nobody waiting."""
+"""A queue of jobs with a due deadline, taken by users in turns, so that no user delays others."""
 
 from collections import deque
 from collections.abc import Iterable
@@ -8,32 +8,31 @@ from msgspec import Struct
 
 from domain.language.identifiers import JobId, UserId
 
-# The rest of a user's due jobs is read again when these are done.
-JOBS_PER_USER_MAX: Final = 1_000
+JOBS_PER_USER_MAX: Final = 1_000  # the rest is read again when these are done
 JOBS_MAX: Final = 50_000
 
 
 class DueJob(Struct, frozen=True, gc=False):
-    """A job that the clock changes, as the projection has it."""
+    """A job with a due deadline, from the projection."""
 
-    due_at: int  # UTC, microseconds
+    due_at: int  # Unix time in microseconds
     id: JobId
     user_id: UserId
 
 
 class DueQueue:
-    """Bounded. Each user's jobs come in the order in which they were added."""
+    """A bounded queue. Each user's jobs are taken in the order in which they were added."""
 
     def __init__(self) -> None:
-        self._by_user: dict[UserId, deque[JobId]] = {}  # in the order of their turns
+        self._by_user: dict[UserId, deque[JobId]] = {}  # in order of their turns
         self._ids: set[JobId] = set()
-        self.has_left_out = False  # a job, for want of room, since it was last empty
+        self.has_left_out = False  # a job was left out, for lack of space, since `clear`
 
     def __len__(self) -> int:
         return len(self._ids)
 
     def add(self, jobs: Iterable[DueJob]) -> None:
-        """A job that is in it already changes nothing; one that it has no room for is left out."""
+        """Add jobs, except those in the queue already and those for which it has no space."""
         for job in jobs:
             if job.id in self._ids:
                 continue
@@ -46,7 +45,7 @@ class DueQueue:
             self._by_user[job.user_id] = waiting
 
     def take(self, jobs_max: int) -> list[JobId]:
-        """One job of each user, then a second one of each who has more, and so on."""
+        """Take one job of each user, then a second one of each who has more, and so on."""
         taken: list[JobId] = []
         while self._by_user and len(taken) < jobs_max:
             user_id, waiting = next(iter(self._by_user.items()))

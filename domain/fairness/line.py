@@ -1,11 +1,11 @@
-"""The waiting line: who has jobs waiting, and whose turn it is.
+"""The line: the users with waiting jobs, ordered by their turns.
 
-A user's turn is `last_served`, the position of their latest JobStarted; of a user never served it
-is the position at which they joined the line. If new users simply came first, a stream of fresh
-ids would starve everybody. A *lane* is one user's waiting jobs of one kind.
+A user's turn is `last_served`, the position of their latest JobStarted; for a user never served, it
+is the position at which they joined the line. If new users came first, a stream of new ids would
+starve everybody else. A *lane* is one user's waiting jobs of one kind.
 
-A user at their cap of running jobs is out of the line until one of them ends, so that nobody else
-waits behind.
+A user at their cap of running jobs is not in the line until one of them ends, so that they block
+nobody.
 """
 
 from typing import ClassVar, Final
@@ -35,17 +35,17 @@ Lane = tuple[UserId, Kind]
 
 
 class UserInLine(Struct, frozen=True, gc=False):
-    """How one user stands; kept after the line is left, for `last_served`."""
+    """The state of one user. Kept when nothing waits, because of `last_served`."""
 
     last_served: int | None = None  # position of the latest JobStarted
     joined: int | None = None  # position at which a never served user joined; None when not waiting
     waiting: int = 0  # jobs
-    running: int = 0  # attempts, those too that are over for their job and have not ended yet
-    running_limit: int | None = None  # None: no cap
+    running: int = 0  # attempts, with those that are ending, see `Job.ending`
+    running_limit: int | None = None  # cap on `running`; None: no cap
 
     @property
     def turn(self) -> int | None:
-        """The older the sooner; unique, since a position belongs to one user. None: not in line."""
+        """A log position, unique per user; the lowest is served first. None: not in the line."""
         if self.waiting == 0 or self.is_capped:
             return None
         return self.joined if self.last_served is None else self.last_served
@@ -56,11 +56,11 @@ class UserInLine(Struct, frozen=True, gc=False):
 
 
 class KindInLine(Struct, frozen=True, gc=False):
-    """How one kind stands, over all users."""
+    """The state of one kind, over all users."""
 
-    waiting: int = 0
-    running: int = 0
-    running_limit: int | None = None
+    waiting: int = 0  # jobs
+    running: int = 0  # attempts, with those that are ending
+    running_limit: int | None = None  # cap on `running`; None: no cap
 
     @property
     def is_capped(self) -> bool:
@@ -68,34 +68,36 @@ class KindInLine(Struct, frozen=True, gc=False):
 
 
 class WaitingJob(Struct, frozen=True, gc=False):
+    """A queued job, as far as its order needs."""
+
     job_id: JobId
     user_id: UserId
     kind: Kind
     priority: int
-    is_suspect: bool = False  # served by itself
+    is_suspect: bool = False  # claimed alone, see `JobStarted.alone`
 
     @property
     def order(self) -> tuple[int, int]:
-        """Within the user's own line: the higher priority, then the older job."""
+        """Order among the user's own jobs: higher priority first, then the older job."""
         return (-self.priority, self.job_id)
 
 
 class Unread(Struct, frozen=True, kw_only=True):
-    """Rows of the stored line that were not read, and that a claim's order depends on."""
+    """Rows of the stored line that a claim depends on and that have not been read."""
 
-    jobs: int  # that the claim could still take
-    kinds: frozenset[Kind] = frozenset()  # whose line goes on beyond the horizon
-    lanes: frozenset[Lane] = frozenset()  # that go on beyond what was read of them
-    more_kinds: bool = False  # the claim is of any kind, and more kinds wait than were read
+    jobs: int  # that the claim can still take
+    kinds: frozenset[Kind] = frozenset()  # with unread lanes beyond the horizon
+    lanes: frozenset[Lane] = frozenset()  # with unread jobs
+    more_kinds: bool = False  # the claim takes any kind, and there are unread kinds
 
 
 class Lookahead(Struct, gc=False):
-    """What was read of the stored line for this batch's claims: its front, not the whole of it."""
+    """The front of the stored line, as far as it was read for the claims of a batch."""
 
     kinds: tuple[Kind, ...] = ()  # with waiting jobs, for claims of any kind
-    has_more_kinds: bool = False  # behind the last of them, by name
+    has_more_kinds: bool = False  # there are unread kinds after the last, by name
     users: set[UserId] = set()  # whose lanes were read
-    horizon: dict[Kind, int] = {}  # beyond this turn, unread lanes of the kind may follow
+    horizon: dict[Kind, int] = {}  # the turn after which lanes of the kind may be unread
     queues: dict[Lane, list[WaitingJob]] = {}  # the front of each lane, in order
 
 
@@ -104,20 +106,20 @@ _IDLE: Final = KindInLine()
 
 
 class Line(Folded):
-    """The line, as far as it is known: users, lanes and kinds that somebody asked for."""
+    """The users, lanes and kinds of the line that are in memory."""
 
     def __init__(self, *, is_served: bool = True) -> None:
-        """`is_served`: claims are decided by it, and have to know who entered it and left."""
+        """`is_served`: claims are decided by it, so jobs that enter and leave are tracked."""
         self._is_served = is_served
         self.users: dict[UserId, UserInLine] = {}
         self.lanes: dict[UserId, dict[Kind, int]] = {}  # jobs waiting
         self.stored_lanes: set[Lane] = set()  # that have a row
         self.kinds: dict[Kind, KindInLine] = {}
         self.entered: dict[Lane, dict[JobId, WaitingJob]] = {}  # since the rows were read
-        self.left: set[JobId] = set()  # of the stored ones, since the rows were read
+        self.left: set[JobId] = set()  # stored jobs that left since the rows were read
         self.ahead = Lookahead()
-        self.changed_users: dict[UserId, UserInLine] = {}  # as their rows have them
-        self.changed_lanes: set[Lane] = set()  # another number of jobs waits
+        self.changed_users: dict[UserId, UserInLine] = {}  # with their stored state
+        self.changed_lanes: set[Lane] = set()  # with another number of waiting jobs
         self.changed_kinds: set[Kind] = set()
 
     def _submitted(self, recorded: Recorded, event: JobSubmitted) -> None:
@@ -204,7 +206,7 @@ class Line(Folded):
         joined: int | None = None,
         served: int | None = None,
     ) -> None:
-        """Change how many jobs wait and run: of the user, of the lane and of the kind."""
+        """Add to the numbers of waiting and running jobs of the user, the lane and the kind."""
         if waiting:
             lanes = self.lanes.get(user_id)
             if lanes is None:
@@ -241,13 +243,13 @@ class Line(Folded):
     }
 
     def forget_queues(self) -> None:
-        """Let go of who entered and left since the rows were read: nothing but a claim asks."""
+        """Forget the jobs that entered and left since the rows were read: only claims use them."""
         self.entered.clear()
         self.left.clear()
 
     def lanes_to_write(self) -> set[Lane]:
-        """Those that changed, and all of a user with another turn: each repeats it, to be found by
-        it.
+        """Return the changed lanes, and all lanes of users whose turn changed: their rows have it,
+        as a key.
         """
         return self.changed_lanes.union(
             (user_id, kind)
@@ -257,8 +259,9 @@ class Line(Folded):
         )
 
     def kinds_in_line(self) -> set[Kind]:
-        """What a claim of any kind looks at: the kinds that were read, and those of which all that
-        waits entered since.
+        """Return the kinds that a claim of any kind considers.
+
+        These are the kinds that were read, and those whose waiting jobs all entered since.
         """
         entered: dict[Kind, int] = {}
         for (_, kind), jobs in self.entered.items():

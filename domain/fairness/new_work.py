@@ -1,4 +1,4 @@
-"""Which kinds have more to be claimed after a batch than before it: whom to tell that waits."""
+"""Count the jobs per kind that a batch makes claimable, to wake the workers that wait for them."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -19,14 +19,15 @@ from domain.language.events import (
 )
 from domain.language.identifiers import Kind
 
-MANY: Final = 1_000  # jobs that a changed cap may let through
+MANY: Final = 1_000  # assumed number of jobs that a changed cap admits
 
 
 def new_work(recorded: Iterable[Recorded], line: Line) -> Counter[Kind]:
-    """How many jobs of each kind these events brought, at most; `line` is as they left it.
+    """Return an upper bound of the jobs of each kind that the events make claimable.
 
-    A job that enters the line is one. An end makes room under the cap of its user or its kind, for
-    one of those that wait; where there is no cap they had room before.
+    `line` has the events folded in. A job that enters the line counts. So does the end of an
+    attempt under a cap of its user or kind, for one waiting job; without a cap, no job waited
+    for it.
     """
     found: Counter[Kind] = Counter()
     for one in recorded:
@@ -39,9 +40,9 @@ def new_work(recorded: Iterable[Recorded], line: Line) -> Counter[Kind]:
                 found[event.kind] += 1
             case JobRequeued():
                 found[event.kind] += 1
-                _add_room(found, line, event)
+                _add_freed(found, line, event)
             case JobCompleted() | JobFailed() | JobCancelled() | AttemptEnded():
-                _add_room(found, line, event)
+                _add_freed(found, line, event)
             case LimitChanged(kind=str(kind)):
                 found[kind] += MANY
             case LimitChanged(user_id=str(user_id)):
@@ -51,7 +52,7 @@ def new_work(recorded: Iterable[Recorded], line: Line) -> Counter[Kind]:
     return found
 
 
-def _add_room(
+def _add_freed(
     found: Counter[Kind],
     line: Line,
     ended: JobRequeued | JobCompleted | JobFailed | JobCancelled | AttemptEnded,

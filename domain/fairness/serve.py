@@ -1,7 +1,7 @@
-"""Fair order: next is the waiting user whose turn is oldest, and that user's oldest job.
+"""Fair order: the next job is the first one of the waiting user with the oldest turn.
 
 While the same users wait, no two of them differ by more than one job served. A claim for more jobs
-than users wait goes round again. Order is by log position, never by time.
+than there are users serves them in rounds. Order is by log position, never by time.
 """
 
 import heapq
@@ -14,15 +14,17 @@ from domain.language.identifiers import Kind, UserId
 
 
 class Served(NamedTuple):
-    jobs: Sequence[WaitingJob]  # to start, in this order
-    unread: Unread | None  # what it takes to know who follows; None: nobody does, or enough are
+    """The jobs that a claim starts."""
+
+    jobs: Sequence[WaitingJob]  # in fair order
+    unread: Unread | None  # rows to read before the next job is known; None: no more follow
 
 
 def serve(line: Line, kinds: Iterable[Kind], jobs_max: int, next_position: int) -> Served:
-    """Find the jobs to start; the first of them will be at `next_position` of the log.
+    """Return the jobs to start. The JobStarted of the first gets `next_position`.
 
-    Stops where the order depends on rows that were not read: skipping a user is never fair.
-    A suspect is served by itself, so it stops before one, too.
+    Stops where the order depends on unread rows, since skipping a user is never fair. Stops before
+    a suspect job, too, which is claimed alone.
     """
     service = _Service(line, kinds)
     served: list[WaitingJob] = []
@@ -40,7 +42,7 @@ def serve(line: Line, kinds: Iterable[Kind], jobs_max: int, next_position: int) 
             if service.has_more(user_id):
                 heapq.heappush(turns, (next_position + len(served) - 1, user_id))
         elif job is _UNREAD:
-            # All lanes on the way that go on: others may be needed as soon.
+            # All lanes seen with unread jobs, since the others may be needed next.
             return Served(served, Unread(jobs=jobs_max - len(served), lanes=service.cut_lanes()))
     beyond = service.kinds_beyond(math.inf)
     if len(served) == jobs_max or not beyond:
@@ -49,29 +51,29 @@ def serve(line: Line, kinds: Iterable[Kind], jobs_max: int, next_position: int) 
 
 
 class _Unread:
-    """The user's next job is not among those that were read."""
+    """Type of a sentinel: the user's next job has not been read."""
 
 
 _UNREAD = _Unread()
 
 
 class _Service:
-    """One claim's view of the line: what is left of it after the jobs already served."""
+    """The line as one claim sees it: without the jobs that it has served already."""
 
     def __init__(self, line: Line, kinds: Iterable[Kind]) -> None:
         self._line = line
-        self._room = {kind: _room(line, kind) for kind in kinds}
-        self._kinds = [kind for kind, room in self._room.items() if room > 0]
+        self._capacity = {kind: _capacity(line, kind) for kind in kinds}
+        self._kinds = [kind for kind, free in self._capacity.items() if free > 0]
         self._runs: dict[UserId, int] = {}
         self._lanes: dict[Lane, Iterator[WaitingJob]] = {}
         self._heads: dict[Lane, WaitingJob | None] = {}
-        self._cut: set[Lane] = set()  # goes on beyond what was read
+        self._cut: set[Lane] = set()  # with unread jobs
         self._horizon = {
             kind: line.ahead.horizon[kind] for kind in self._kinds if kind in line.ahead.horizon
         }
 
     def turns(self) -> list[tuple[int, UserId]]:
-        """Those at the front of the line as it was read, and those whom this batch moved."""
+        """Return the turns of the users that were read and of those that this batch changed."""
         turns = []
         for user_id in self._line.ahead.users.union(self._line.changed_users):
             lanes = self._line.lanes.get(user_id, {})
@@ -82,22 +84,22 @@ class _Service:
         return turns
 
     def kinds_beyond(self, turn: float) -> frozenset[Kind]:
-        """Kinds with room of which somebody may wait, unread, whose turn is older than this."""
+        """Return the kinds below their caps that may have an unread lane with an older turn."""
         return frozenset(
             kind
             for kind, horizon in self._horizon.items()
-            if horizon < turn and self._room[kind] > 0
+            if horizon < turn and self._capacity[kind] > 0
         )
 
     def cut_lanes(self) -> frozenset[Lane]:
-        """Those that were looked at and go on beyond what was read of them."""
+        """Return the lanes seen so far that have unread jobs."""
         return frozenset(self._cut)
 
     def next_job(self, user_id: UserId) -> WaitingJob | _Unread | None:
-        """The user's oldest job of those kinds; None when their kinds are at their caps."""
+        """Take the user's first job; None if all kinds of their jobs are at their caps."""
         heads = []
         for kind in self._kinds:
-            if self._room[kind] <= 0 or not self._line.lanes[user_id].get(kind):
+            if self._capacity[kind] <= 0 or not self._line.lanes[user_id].get(kind):
                 continue
             lane = (user_id, kind)
             head = self._head(lane)
@@ -109,7 +111,7 @@ class _Service:
             return None
         job = min(heads, key=lambda head: head.order)
         self._heads.pop((user_id, job.kind))
-        self._room[job.kind] -= 1
+        self._capacity[job.kind] -= 1
         self._runs[user_id] = self._runs.get(user_id, 0) + 1
         return job
 
@@ -123,16 +125,16 @@ class _Service:
     def _head(self, lane: Lane) -> WaitingJob | None:
         if lane not in self._heads:
             if lane not in self._lanes:
-                queue, goes_on = _queue(self._line, lane)
+                queue, has_unread = _queue(self._line, lane)
                 self._lanes[lane] = iter(queue)
-                if goes_on:
+                if has_unread:
                     self._cut.add(lane)
             self._heads[lane] = next(self._lanes[lane], None)
         return self._heads[lane]
 
 
-def _room(line: Line, kind: Kind) -> float:
-    """How many more jobs of the kind may run."""
+def _capacity(line: Line, kind: Kind) -> float:
+    """Return how many more jobs of the kind may run."""
     load = line.kinds.get(kind)
     if load is None or load.running_limit is None:
         return math.inf
@@ -140,27 +142,27 @@ def _room(line: Line, kind: Kind) -> float:
 
 
 def _queue(line: Line, lane: Lane) -> tuple[Sequence[WaitingJob], bool]:
-    """The front of a lane in order: what was read of it, less who left, with who entered.
+    """Return the front of a lane, in order, and True if the lane has unread jobs after it.
 
-    And whether the lane goes on: its count says that there are jobs that were not read.
+    The front is the jobs that were read, without those that left, with those that entered.
     """
     user_id, kind = lane
     read = line.ahead.queues.get(lane, [])
     queue = [job for job in read if job.job_id not in line.left]
     newcomers = list(line.entered.get(lane, {}).values())
-    goes_on = line.lanes[user_id][kind] > len(queue) + len(newcomers)
-    if goes_on:  # unread jobs may come between the last read one and these
+    has_unread = line.lanes[user_id][kind] > len(queue) + len(newcomers)
+    if has_unread:  # unread jobs may come between the last read one and these
         newcomers = [job for job in newcomers if read and job.order < read[-1].order]
     if newcomers:
         queue = sorted([*queue, *newcomers], key=lambda job: job.order)
-    return queue, goes_on
+    return queue, has_unread
 
 
 def rounds(waiting: Sequence[int], jobs_max: int) -> list[int]:
-    """How many jobs each user gets at most when `jobs_max` are served going round.
+    """Return how many jobs each user gets at most if `jobs_max` are served in rounds.
 
-    `waiting` holds each user's waiting jobs, the oldest turn first. It says how much of each lane
-    has to be read: `rounds([5, 1, 3], 6) == [3, 1, 2]`.
+    `waiting` has the number of waiting jobs of each user, oldest turn first. The result is how much
+    of each lane has to be read: `rounds([5, 1, 3], 6) == [3, 1, 2]`.
     """
     given = [0] * len(waiting)
     left = jobs_max

@@ -173,7 +173,7 @@ def _erase(job: Job, command: EraseBodies) -> Sequence[Event]:
     return [BodiesErased(user_id=job.user_id, kind=job.kind, positions=command.positions)]
 
 
-def wake(
+def enforce_deadlines(
     job: Job, policy: Policy, now: datetime, *, died_with_others: bool = False
 ) -> Sequence[Event]:
     """Return the events of all deadlines of the job that are due.
@@ -188,11 +188,13 @@ def wake(
             for one in job.ending
             if one.lease_expires_at <= now
         ),
-        *_woken(job, policy, now, died_with_others=died_with_others),
+        *_next_deadline(job, policy, now, died_with_others=died_with_others),
     ]
 
 
-def _woken(job: Job, policy: Policy, now: datetime, *, died_with_others: bool) -> Sequence[Event]:
+def _next_deadline(
+    job: Job, policy: Policy, now: datetime, *, died_with_others: bool
+) -> Sequence[Event]:
     match job.state:
         case State.RUNNING if job.times_out_at is not None and now >= job.times_out_at:
             return [_timed_out(job, policy, now)]

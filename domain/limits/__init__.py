@@ -1,4 +1,4 @@
-"""How many submissions a user's window admits, and what is known to be refused.
+"""Rate limits of submissions, and the cache of refusals that follow from them.
 
-Caps on jobs that run at once belong to the order in which jobs start: see `domain.fairness.serve`.
+Caps on running jobs do not belong here, but to the order of jobs: see `domain.fairness.serve`.
 """

@@ -1,8 +1,7 @@
-"""Fixed windows, aligned to the epoch: one counter per user and one for all users together.
+"""Rate limits: fixed windows aligned to Unix time 0, one counter per user and one for all users.
 
-Every decision counts against the window that the log's clock is in. Refusals are counted beside the
-admitted ones, but use nothing up. Of each user the latest window is known, and none before it: what
-is over decides nothing any more, and the log has it.
+A decision counts in the window of the log's time. Refusals are counted apart and use up no quota.
+Only the latest window of each user is kept: earlier ones decide nothing, and the log has them.
 """
 
 from datetime import datetime
@@ -19,36 +18,38 @@ from domain.language.moments import from_micros, later, to_micros
 from domain.language.policy import Policy
 from domain.log.folds import Folded, FoldMethods
 
-Subject = tuple[UserId, Kind]  # whose limits: (user, ""), (GLOBAL, "") or (GLOBAL, kind)
-WindowKey = tuple[UserId, int]  # (user or GLOBAL, window_seconds): the latest of this length
+Subject = tuple[UserId, Kind]  # of limits: (user, ""), (GLOBAL, "") or (GLOBAL, kind)
+WindowKey = tuple[UserId, int]  # (user or GLOBAL, window_seconds): the latest window
 
 _NO_KIND = Kind("")
 
 
 class Limits(Struct, frozen=True, gc=False):
-    """What was set for one subject. None: the default."""
+    """The limits of one subject. None: the default."""
 
-    submissions: int | None = None  # a window
-    running: int | None = None  # at once; the default is no cap
+    submissions: int | None = None  # per window
+    running: int | None = None  # jobs at once; the default is no cap
 
 
 class Counter(Struct, frozen=True, gc=False):
-    start: int  # of the window; UTC, microseconds
+    """The submissions of a user, or of all users, in one window."""
+
+    start: int  # of the window, Unix time in microseconds
     used: int = 0  # submissions admitted
-    refused: int = 0
+    refused: int = 0  # submissions
 
 
 class WindowState(Struct, frozen=True, kw_only=True, gc=False):
-    """How a window stands, for an answer."""
+    """The current window of a user, or of all users, with its limit."""
 
-    limit: int
-    used: int
+    limit: int  # submissions per window
+    used: int  # submissions admitted; more than `limit` if that was lowered
     window_start: datetime  # UTC, inclusive
     window_seconds: int
 
     @property
     def resets_at(self) -> datetime:
-        """UTC, exclusive."""
+        """End of the window, UTC, exclusive."""
         return later(self.window_start, self.window_seconds)
 
     @property
@@ -56,15 +57,15 @@ class WindowState(Struct, frozen=True, kw_only=True, gc=False):
         return max(0, self.limit - self.used)
 
 
-@lru_cache(maxsize=64)  # asked for each submission of a batch, all at the same time
+@lru_cache(maxsize=64)  # called for each submission of a batch, with one `now`
 def window_start(now: datetime, window_seconds: int) -> datetime:
-    """The start of the window that `now` is in; a multiple of its length since the epoch."""
+    """Return the start of the window of `now`; its Unix time is a multiple of the length."""
     length = window_seconds * 1_000_000
     return from_micros(to_micros(now) // length * length)
 
 
 class Windows(Folded):
-    """Limits and the latest windows, as far as they are known; a missing counter is zero."""
+    """The limits and latest windows in memory; a missing counter is zero."""
 
     def __init__(self) -> None:
         self.limits: dict[Subject, Limits] = {}
@@ -84,7 +85,7 @@ class Windows(Folded):
         self.changed_limits.add(subject)
 
     def _count(self, key: WindowKey, start: int, used: int, refused: int) -> None:
-        """A refusal that is told late, of a window before the latest, counts in the log alone."""
+        """Count submissions. Refusals of a window before the latest, reported late, are dropped."""
         old = self.counters.get(key)
         if old is None or old.start != start:
             if old is not None and start < old.start and not used:
@@ -96,7 +97,7 @@ class Windows(Folded):
     FOLDS: ClassVar[FoldMethods] = {RateLimitDecided: _decided, LimitChanged: _limited}
 
     def used(self, who: UserId, window_seconds: int, start: int) -> int:
-        """How many submissions a window admitted, of a user or GLOBAL; 0 where it is not known."""
+        """Return the submissions that a window admitted, of a user or GLOBAL; 0 if unknown."""
         counter = self.counters.get((who, window_seconds))
         return counter.used if counter is not None and counter.start == start else 0
 
@@ -120,7 +121,7 @@ class Windows(Folded):
 def decide_admission(
     windows: Windows, user_id: UserId, policy: Policy, now: datetime
 ) -> RateLimitDecided:
-    """Let one submission in, or refuse it. The user's limit is looked at first."""
+    """Admit or refuse one submission. The user's limit is checked first, then the global one."""
     user = windows.user_window(user_id, policy, now)
     everyone = windows.global_window(policy, now)
     for scope, window in ((Scope.USER, user), (Scope.GLOBAL, everyone)):
@@ -148,14 +149,14 @@ def decide_admission(
 
 
 def limit_of_everyone(decided: RateLimitDecided) -> int | None:
-    """The limit of all users together that it was held against; None where it does not say."""
+    """Return the limit of all users together that decided; None if the event has none."""
     if decided.allowed:
         return decided.global_limit
     return decided.limit if decided.scope is Scope.GLOBAL else None
 
 
 def decide_limit(windows: Windows, command: ChangeLimit) -> LimitChanged:
-    """Merge the wish with what was set before: an event holds all limits of its subject."""
+    """Return the event of a change, which holds all limits of its subject, changed or not."""
     changed = LimitChanged(scope=command.scope, user_id=command.user_id, kind=command.kind)
     before = windows.limits.get(subject_of(changed), Limits())
     return LimitChanged(
@@ -174,9 +175,9 @@ def subject_of(changed: LimitChanged) -> Subject:
 def merge_refusals(
     earlier: RateLimitDecided, another: RateLimitDecided, now: datetime
 ) -> RateLimitDecided:
-    """Put refusals of one user in one window together; both must be `allowed=False`.
+    """Merge two refusals of one user in one window.
 
-    `now` is when those were made that carry no time of their own.
+    `now` is the time of a refusal without `first_at` and `last_at`.
     """
     return replace(
         earlier,

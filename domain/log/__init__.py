@@ -1,5 +1,4 @@
-"""What makes a row of events a log: its chain, its Merkle tree, its time, and how old events are
-read.
+"""The properties of the log: its hash chain, its Merkle tree, its time, its folds and upcasting.
 
-Knows that there are events, and of no event what it means for a job.
+Rules about jobs, limits or fairness do not belong here.
 """

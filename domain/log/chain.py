@@ -1,4 +1,4 @@
-"""The hash chain over the log, fixed from the first row on.
+"""The hash chain over the log. Its format is fixed for ever.
 
 `entry` = position, version, type, user_id, job_id, recorded_at in microseconds, data, in that
 order; integers as 8 bytes big-endian, each field preceded by its length as 4 bytes big-endian, an
@@ -12,7 +12,7 @@ from typing import Final
 
 GENESIS: Final = bytes(32)  # the hash before the first event
 _ABSENT: Final = 0xFFFFFFFF
-# One call for fields that lie side by side. A length of 4 bytes, an integer of 8.
+# One call for adjacent fields: I is a length of 4 bytes, Q an integer of 8.
 _TO_TYPE: Final = Struct(">xIQIQI").pack  # 0x00, position, version, the type's length
 _LENGTH: Final = Struct(">I").pack
 _FROM_JOB: Final = Struct(">IQIQI").pack  # job_id, recorded_at, the data's length
@@ -28,7 +28,7 @@ def leaf(
     recorded_at_micros: int,
     data: bytes,
 ) -> bytes:
-    """Hash one row of the log by itself. Raises `struct.error` for what is no such number."""
+    """Return the leaf hash of one row. Raises `struct.error` for numbers out of range."""
     length = len(data)
     entry = (
         _TO_TYPE(8, position, 8, version, len(type_name))
@@ -45,5 +45,5 @@ def leaf(
 
 
 def link(previous: bytes, leaf_hash: bytes) -> bytes:
-    """The hash that a row stores: it stands for the row and for everything before it."""
+    """Return the hash that a row stores; it commits to the row and to everything before it."""
     return sha256(previous + leaf_hash).digest()

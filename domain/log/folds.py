@@ -1,6 +1,6 @@
-"""State that is folded from the log, with a fold for each type of event that concerns it.
+"""State that is folded from the log, with a method for each event type that changes it.
 
-By type, since every event is asked: a `match` would try one class after another.
+Methods are found by type, since this runs for every event: a `match` would test class after class.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,14 +14,16 @@ FoldMethods = Mapping[type, Callable[[Any, Recorded, Any], None]]  # by type of 
 
 
 class Folded:
-    FOLDS: ClassVar[FoldMethods]  # what is not in it leaves the state as it is
+    """Base of such states."""
+
+    FOLDS: ClassVar[FoldMethods]  # events of other types do not change the state
 
     def folds(self) -> dict[type, Fold]:
-        """For who asks for the type once, and not each part of a state again."""
+        """Return the bound methods by event type, for a caller with several states."""
         return {event_type: MethodType(fold, self) for event_type, fold in self.FOLDS.items()}
 
     def evolve(self, recorded: Recorded) -> None:
-        """Fold one fact in. Total: history is never refused."""
+        """Fold one event in. Never raises: history is never refused."""
         event = recorded.event
         fold = self.FOLDS.get(type(event))
         if fold is not None:

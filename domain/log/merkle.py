@@ -1,12 +1,12 @@
 """A Merkle tree over the log's leaves, as in RFC 6962, section 2.1.
 
 `hash of a node = SHA-256(0x01 ‖ left ‖ right)`; the leaves are those of `domain.log.chain`. A root
-stands for the log up to its size. An inclusion proof shows that one event is in it without the
+commits to the log up to its size. An inclusion proof shows that one event is in it without the
 others, a consistency proof that a later root only adds to an earlier one. Verification follows
 RFC 9162, sections 2.1.3.2 and 2.1.4.2, which are the same trees.
 
-The tree is never whole in memory: who asks gives the hashes of complete subtrees, which never
-change once they are complete.
+The tree is never in memory as a whole: the caller provides the hashes of complete subtrees, which
+never change.
 """
 
 from collections.abc import Callable, Sequence
@@ -29,7 +29,7 @@ def _above(pair: bytes) -> bytes:
 
 
 def complete_root(hashes: bytes) -> bytes:
-    """The hash of a complete subtree from those of one of its levels, put together."""
+    """Return the hash of a complete subtree, given the concatenated hashes of one level of it."""
     while len(hashes) > HASH_BYTES:
         pairs = range(0, len(hashes), 2 * HASH_BYTES)
         hashes = b"".join([_above(hashes[at : at + 2 * HASH_BYTES]) for at in pairs])
@@ -37,12 +37,12 @@ def complete_root(hashes: bytes) -> bytes:
 
 
 def root(subtree: Subtree, size: int) -> bytes:
-    """The hash of the first `size` leaves."""
+    """Return the hash of the first `size` leaves."""
     return _hash_of(subtree, 0, size) if size else EMPTY_ROOT
 
 
 def inclusion_proof(subtree: Subtree, index: int, size: int) -> list[bytes]:
-    """What leaf number `index`, from 0, needs to give the root of `size` leaves; from below."""
+    """Return the path from leaf number `index`, from 0, to the root of `size` leaves."""
     path: list[bytes] = []
     start, end = 0, size
     while end - start > 1:
@@ -58,7 +58,7 @@ def inclusion_proof(subtree: Subtree, index: int, size: int) -> list[bytes]:
 
 
 def consistency_proof(subtree: Subtree, first: int, second: int) -> list[bytes]:
-    """What shows that the tree of `second` leaves begins with that of `first`; 0 < first."""
+    """Return the proof that the tree of `second` leaves extends that of `first`; first > 0."""
     path: list[bytes] = []
     start, end = 0, second
     while first != end:
@@ -69,7 +69,7 @@ def consistency_proof(subtree: Subtree, first: int, second: int) -> list[bytes]:
         else:
             path.append(_hash_of(subtree, start, middle))
             start = middle
-    if start:  # else it is the first root itself, which the verifier has
+    if start:  # otherwise this is the first root, which the verifier has
         path.append(_hash_of(subtree, start, end))
     path.reverse()
     return path
@@ -78,7 +78,7 @@ def consistency_proof(subtree: Subtree, first: int, second: int) -> list[bytes]:
 def is_included(
     leaf: bytes, index: int, size: int, path: Sequence[bytes], expected_root: bytes
 ) -> bool:
-    """Whether the path leads from a leaf to the root (RFC 9162, section 2.1.3.2)."""
+    """Verify a path from a leaf to the root (RFC 9162, section 2.1.3.2)."""
     if not 0 <= index < size:
         return False
     at, last, found = index, size - 1, leaf
@@ -98,7 +98,7 @@ def is_included(
 def is_consistent(
     first: int, second: int, first_root: bytes, second_root: bytes, path: Sequence[bytes]
 ) -> bool:
-    """Whether the second tree only adds to the first (RFC 9162, section 2.1.4.2)."""
+    """Verify that the second tree only adds to the first (RFC 9162, section 2.1.4.2)."""
     if first == second:
         return not path and first_root == second_root
     if not 0 < first < second:
@@ -124,7 +124,7 @@ def is_consistent(
 
 
 def _hash_of(subtree: Subtree, start: int, end: int) -> bytes:
-    """The hash of the leaves from `start` on, before `end`; `start` begins a subtree."""
+    """Return the hash of the leaves from `start` to before `end`; `start` begins a subtree."""
     size = end - start
     level = size.bit_length() - 1
     if size == 1 << level:
@@ -134,5 +134,5 @@ def _hash_of(subtree: Subtree, start: int, end: int) -> bytes:
 
 
 def _largest_power_below(size: int) -> int:
-    """The largest power of two that is smaller; 2 or more leaves."""
+    """Return the largest power of two below `size`, which is at least 2."""
     return 1 << ((size - 1).bit_length() - 1)

@@ -1,4 +1,4 @@
-"""The log as it is stored, for those who check it and trust nothing of it."""
+"""The log as raw rows, for verification, which trusts none of their values."""
 
 from collections.abc import Sequence
 from typing import Any, Final, Protocol, TypeVar
@@ -10,24 +10,24 @@ from domain.language.events import Recorded
 from domain.log.chain import leaf
 
 C = TypeVar("C", contravariant=True)  # noqa: PLC0105 (a connection; short where it is read)
-# Position, type, version, user_id, job_id, recorded_at in microseconds, data, hash. A plain tuple
-# of anything: a verifier reads them all, and somebody may have put anything into a column.
+# Position, type, version, user_id, job_id, recorded_at in microseconds, data, hash. A plain tuple,
+# since all rows are read, of any values, since a column may have been changed to anything.
 StoredRow = tuple[Any, ...]
 
-# What decoding raises for a text that somebody may have put there: no JSON of the kind, no UTF-8, a
-# number out of range, or nested too deeply.
+# The errors of decoding arbitrary text: other JSON than expected, invalid UTF-8, a number out of
+# range, nesting too deep.
 UNREADABLE: Final = (msgspec.DecodeError, ValueError, OverflowError, RecursionError)
 
 
 class Leaf(Struct, frozen=True, gc=False):
-    """What stands for one row of the log, see `domain.log.chain`."""
+    """The leaf hash of one row of the log, see `domain.log.chain`."""
 
     position: int
     hash: bytes
 
 
 def leaf_of(row: StoredRow) -> Leaf:
-    """Raises whatever a column makes it that holds what Fairlog never writes."""
+    """Hash one row. Raises any error if a column has a value that Fairlog never writes."""
     position, type_name, version, user_id, job_id, recorded_at, data, _ = row
     return Leaf(
         position, leaf(position, version, type_name.encode(), user_id, job_id, recorded_at, data)
@@ -35,31 +35,31 @@ def leaf_of(row: StoredRow) -> Leaf:
 
 
 class StoredHead(Struct, frozen=True):
-    """What the head row says of the end of the log."""
+    """The head row."""
 
-    position: int
-    hash: bytes
-    recorded_at: int  # UTC, microseconds
+    position: int  # of the latest event
+    hash: bytes  # of the latest event
+    recorded_at: int  # of the latest event, Unix time in microseconds
     registry_digest: int  # `log_head.epoch` less the position of the latest clock correction
-    wrong: Sequence[str] = ()  # what else is not as a release like this one leaves it
+    wrong: Sequence[str] = ()  # further problems of the row, as sentences
 
 
 class StoredLog(Protocol[C]):
     """A port: see `domain.decisions.ports`."""
 
     def head(self, connection: C) -> StoredHead | None:
-        """None: there is no head row."""
+        """Return the head row; None if it is missing."""
 
     def rows(self, connection: C, after: int, limit: int) -> Sequence[StoredRow]:
-        """Up to `limit` rows behind `after`, in order."""
+        """Return up to `limit` rows after position `after`, in order."""
 
     def events(self, connection: C, after: int, limit: int) -> Sequence[Recorded] | None:
-        """The events of such rows; None where they have to be read as rows, one by one."""
+        """Return the events of these rows; None if a row cannot be decoded so."""
 
     def body_digests(
         self, connection: C, after: int, up_to: int, limit: int
     ) -> Sequence[tuple[int, str, int]]:
-        """Give (position, SHA-256 in hex, size) of up to `limit` bodies behind `after`, in order.
+        """Return (position, SHA-256 in hex, size) of up to `limit` bodies, in order.
 
-        None of them lies behind `up_to`.
+        Their positions are above `after` and at most `up_to`.
         """

@@ -1,9 +1,9 @@
-"""Old events read as new ones. The log keeps each as it was written, for ever.
+"""Upcasting: old events are converted when they are read. The log keeps them as they were written.
 
-When the shape of a type changes so that `domain.language.events` cannot read the old one any more,
-a function is added here that turns the old JSON object into the next version's; it is applied when
-such an event is read, and new events are written with the next version. An added field with a
-default needs none of that.
+When the shape of a type changes so that `domain.language.events` cannot decode the old one, add a
+function here that converts the old JSON object to the next version's. It is applied when such an
+event is read, and new events are written with the next version. An added field with a default needs
+no upcaster.
 """
 
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from domain.language.events import VERSION, Event, decode
 
 Upcaster = Callable[[dict[str, Any]], dict[str, Any]]
 
-# By the type, and the version that it makes the next one of. Never remove one.
+# By type and the version that it converts from. Never remove one.
 UPCASTERS: Final[dict[tuple[str, int], Upcaster]] = {}
 
 
@@ -29,7 +29,7 @@ _type_of = msgspec.json.Decoder(_Tagged).decode
 
 
 def version_of(type_name: str) -> int:
-    """The version that events of a type are written with."""
+    """Return the version that events of a type are written with."""
     version = VERSION
     while UPCASTERS and (type_name, version) in UPCASTERS:
         version += 1
@@ -37,17 +37,17 @@ def version_of(type_name: str) -> int:
 
 
 def is_current(version: int) -> bool:
-    """Whether an event of this version, of whatever type, is read as it stands."""
+    """Return True if events of this version, of any type, need no upcaster."""
     return version == VERSION and not UPCASTERS
 
 
 def read(version: int, data: bytes) -> Event:
-    """Read a stored event of any version.
+    """Decode a stored event of any version.
 
     Raises `LogTooNew` for a version that this release does not know, and `msgspec.MsgspecError` for
-    what no release wrote.
+    data that no release wrote.
     """
-    if version == VERSION and not UPCASTERS:  # `is_current`, which would be another call an event
+    if version == VERSION and not UPCASTERS:  # `is_current` without the call, for speed
         return decode(data)
     type_name = _type_of(data).type
     current = version_of(type_name)

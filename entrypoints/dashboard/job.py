@@ -23,7 +23,7 @@ from entrypoints.dashboard.context import DashboardContext, ShownMoment
 from entrypoints.dashboard.timeline import WIDTH, bars, timeline
 from entrypoints.runtime.page_bytes import PAGE_BYTES_MAX, fitting
 from entrypoints.runtime.text import message_of
-from entrypoints.use_cases.explain import facts_of
+from entrypoints.use_cases.explain import input_of
 from entrypoints.use_cases.time_travel import TimeTravel
 
 EVENTS_SHOWN_MAX: Final = 500
@@ -106,7 +106,7 @@ def _read(
         "job": found,
         "now": now,
         "past": past,
-        "explanation": explain(facts_of(desk.fairlog, connection, job_id)) if not past else None,
+        "explanation": explain(input_of(desk.fairlog, connection, job_id)) if not past else None,
         "events": [(event, formatting.pretty_json(event.data)[0]) for event in events],
         "line": line,
         "bars": bars(line.stretches, now),

@@ -8,7 +8,7 @@ from sqlalchemy.engine import Connection
 
 from adapters.log import audit_log
 from adapters.log.audit_log import EventFilter, StoredEvent
-from domain.audit.explanation import Count, Facts, Value, Workers, explain
+from domain.audit.explanation import Count, ExplanationInput, Value, Workers, explain
 from domain.jobs.job import Job, State
 from domain.language.errors import UnknownJob
 from domain.language.events import JobFailed, JobStarted
@@ -30,7 +30,7 @@ ExplanationView = dict[str, Any]
 
 async def explain_job(fairlog: Fairlog, job_id: JobId) -> ExplanationView:
     """`{"job_id", "state", "summary", "reasons"}`. Raises `UnknownJob`."""
-    facts = await fairlog.read_long(lambda connection: facts_of(fairlog, connection, job_id))
+    facts = await fairlog.read_long(lambda connection: input_of(fairlog, connection, job_id))
     explained = explain(facts)
     return {
         "job_id": job_id,
@@ -44,7 +44,7 @@ def _told(code: str, text: str, numbers: Any) -> dict[str, Value]:  # noqa: ANN4
     return {"code": code, "text": text, **numbers}
 
 
-def facts_of(fairlog: Fairlog, connection: Connection, job_id: JobId) -> Facts:
+def input_of(fairlog: Fairlog, connection: Connection, job_id: JobId) -> ExplanationInput:
     found = fairlog.jobs.find(connection, [job_id])
     if job_id not in found:
         raise UnknownJob(job_id)
@@ -53,7 +53,7 @@ def facts_of(fairlog: Fairlog, connection: Connection, job_id: JobId) -> Facts:
     is_queued = job.state is State.QUEUED
     ahead = LineAhead(registry.current("line"), registry.current("jobs"))
     latest = audit_log.find_newest(connection, EventFilter(job_id=job_id, types=_TOLD), None, 1)
-    return Facts(
+    return ExplanationInput(
         job=job,
         now=fairlog.log.now(connection),
         latest=read(latest[0].version, latest[0].data) if latest else None,

@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 
-from domain.audit.explanation import Count, Explanation, Facts, Workers, explain
+from domain.audit.explanation import Count, Explanation, ExplanationInput, Workers, explain
 from domain.fairness.line import KindInLine, UserInLine
 from domain.jobs.job import Job
 from domain.language.events import FailureReason, RequeueReason
@@ -34,7 +34,7 @@ def explained(history: Given, **facts: Any) -> Explanation:
         "users_ahead": Count(0),
         "workers": SEEN,
     }
-    return explain(Facts(job=job, **(known | facts)))
+    return explain(ExplanationInput(job=job, **(known | facts)))
 
 
 def codes(explanation: Explanation) -> list[str]:

@@ -9,7 +9,7 @@ from hypothesis import given as for_all
 from hypothesis import strategies as st
 
 from domain.audit.whatif import (
-    SETTLED_SECONDS,
+    CLOSING_SECONDS,
     Defaults,
     OtherLimits,
     Outcome,
@@ -228,7 +228,7 @@ def test_only_what_was_recorded_since_is_counted_but_all_of_its_window_fills_it(
 
 
 def test_a_report_long_after_its_window_is_counted_as_refused() -> None:
-    long_after = 120 + SETTLED_SECONDS
+    long_after = 120 + CLOSING_SECONDS
     recorded = [
         allowed(ALICE, 1, 1),
         allowed(BOB, long_after),
