@@ -1,4 +1,4 @@
-"""Child processes: starting one, talking with it, and what a fork may not keep.
+"""Child processes: starting one, exchanging messages with it, and what a fork must not inherit.
 
-What a child does lives where it is done.
+What a child does belongs to the module that runs in it.
 """

@@ -1,98 +1,105 @@
-"""A process of our own that does a part of the work, as long as this one wants it.
+"""Child processes of our own program, each joined with its parent by a pair of sockets.
 
-What it says comes pickled over a pipe that nobody else can have: both are one program. It ends with
-this process, however that ends: its next word finds the pipe closed.
+The parent sends a hello first; then frames go both ways (see `adapters.processes.frames`). A child
+ends with its parent, however that ends: its end of the sockets is closed then.
 """
 
-import contextlib
-import pickle
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from multiprocessing import Pipe
-from multiprocessing.connection import Connection
-from typing import Any, Final
+from contextlib import contextmanager, suppress
+from typing import Final, TypeVar
 
-from domain.language.errors import FairlogError, fresh_copy
+import msgspec
+from msgspec import Struct
 
-STOP_SECONDS_MAX: Final = 15.0  # a word of a check, or a batch (3 s) and the few that wait
-_ENDED: Final = "The process beside this one has ended; the lines above may say why."
+from adapters.processes.frames import FRAME_BYTES_MAX, Decoder, Frames, encode_frame
+from adapters.processes.sent_errors import SentError
+from domain.language.errors import FairlogError
+
+STOP_SECONDS_MAX: Final = 15.0  # a page of a check, or a batch (3 s) and the few that wait
+_ENDED: Final = "A child process of this one has ended; the lines above may say why."
+
+H = TypeVar("H", bound=Struct)
+M = TypeVar("M", bound=Struct)
 
 
 def program(module: str) -> Sequence[str]:
-    """The command for a module of ours. It looks for no module in the current directory, which is
-    the user's; `python -m` alone would look there first.
+    """Return the command that runs a module of ours.
+
+    It looks for no module in the current directory, which is the user's; `python -m` alone would
+    look there first.
     """
     return sys.executable, "-P", "-m", module
 
 
+class ChildProcess:
+    """A process that runs `command`, with the number of its socket as the last argument."""
+
+    def __init__(self, command: Sequence[str], hello: Struct) -> None:
+        self.socket, theirs = socket.socketpair()
+        try:
+            with theirs:
+                self._process = subprocess.Popen(  # noqa: S603 (our own interpreter)
+                    [*command, str(theirs.fileno())],
+                    stdin=subprocess.DEVNULL,
+                    pass_fds=[theirs.fileno()],
+                )
+            with suppress(ConnectionError):  # it has ended already, which reading shows as well
+                self.socket.sendall(encode_frame(hello))
+        except BaseException:
+            self.socket.close()
+            raise
+
+    def stop(self, seconds_max: float = STOP_SECONDS_MAX) -> None:
+        """Close the socket, by which the child ends. Kill it if that takes longer than this."""
+        with suppress(OSError):  # an event loop has closed it, or the child has ended
+            self.socket.shutdown(socket.SHUT_RDWR)
+        self.socket.close()
+        try:
+            self._process.wait(seconds_max)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+
 @contextmanager
-def run_child(command: Sequence[str], begin: object) -> Iterator[Iterator[Any]]:
-    """Run the process and hear what it says; `begin` is what it is told first.
+def run_child(
+    command: Sequence[str], hello: Struct, decode: Callable[[bytes], M | SentError]
+) -> Iterator[Iterator[M]]:
+    """Run a child and yield its messages; the child calls `serve_parent`.
 
-    The number of its end of the pipe is put behind `command`. What it says raises the error that
-    ended it, if one did.
+    The iterator raises the error that ended the child, and `FairlogError` if it ended without one.
     """
-    ours, theirs = Pipe()
-    with ours:
-        with theirs:
-            process = started(command, theirs.fileno())
-        try:
-            with contextlib.suppress(ConnectionError):  # it is gone, which hearing it tells too
-                ours.send(begin)
-            yield _messages(ours)
-        finally:
-            ours.close()
-            see_end(process)
-
-
-def started(command: Sequence[str], end: int) -> subprocess.Popen[bytes]:
-    """Run a process of ours, which inherits one end of what joins it with this one: a number that
-    is put behind `command`.
-    """
-    return subprocess.Popen(  # noqa: S603 (our own interpreter)
-        [*command, str(end)], stdin=subprocess.DEVNULL, pass_fds=[end]
-    )
-
-
-def see_end(process: subprocess.Popen[bytes], seconds_max: float = STOP_SECONDS_MAX) -> None:
-    """Of one that was told to end, or whose other end is closed; it is killed when it does not."""
+    child = ChildProcess(command, hello)
     try:
-        process.wait(seconds_max)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+        yield _messages(Frames(child.socket, Decoder(decode, FRAME_BYTES_MAX)))
+    finally:
+        child.stop()
 
 
-def _messages(connection: Connection) -> Iterator[Any]:
-    while True:
+def _messages(frames: Iterator[M | SentError]) -> Iterator[M]:
+    for message in frames:
+        if isinstance(message, SentError):
+            raise message.restored()
+        yield message
+    raise FairlogError(_ENDED)
+
+
+def serve_parent(
+    connection: socket.socket, hello_type: type[H], serve: Callable[[H], Iterator[Struct]]
+) -> None:
+    """Send the parent the messages that `serve` yields for its hello, or the error it raises."""
+    decode = msgspec.msgpack.Decoder(hello_type).decode
+    with suppress(ConnectionError):  # the parent has ended, or needs no more
+        hello = next(Frames(connection, Decoder(decode, FRAME_BYTES_MAX)), None)
+        if hello is None:
+            return
         try:
-            word = connection.recv()
-        except (EOFError, ConnectionError):
-            raise FairlogError(_ENDED) from None
-        if isinstance(word, Exception):
-            raise fresh_copy(word)
-        yield word
-
-
-def serve_parent(connection: Connection, words: Callable[[Any], Iterator[object]]) -> None:
-    """The other process's side: say what `words` gives, told what came first, or its error."""
-    with contextlib.suppress(EOFError, ConnectionError):  # nobody listens any more
-        begin = connection.recv()
-        try:
-            for word in words(begin):
-                connection.send(word)
+            for message in serve(hello):
+                connection.sendall(encode_frame(message))
         except ConnectionError:
             raise
-        except Exception as error:  # noqa: BLE001 (it is raised where it is heard)
-            connection.send(_safe(error))
-
-
-def _safe(error: Exception) -> Exception:
-    """The error itself, if it can be sent."""
-    try:
-        pickle.loads(pickle.dumps(error))  # noqa: S301 (made here)
-    except Exception:  # noqa: BLE001 (an accident that holds anything)
-        return FairlogError(repr(error))
-    return error
+        except Exception as error:  # noqa: BLE001 (the parent raises it)
+            connection.sendall(encode_frame(SentError.of(error)))

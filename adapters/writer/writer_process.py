@@ -15,8 +15,6 @@ memory.
 import asyncio
 import contextlib
 import itertools
-import socket
-import subprocess
 import time
 from collections.abc import Iterable, Sequence
 from typing import Final
@@ -24,21 +22,19 @@ from typing import Final
 import structlog
 from msgspec import Struct
 
-from adapters.processes.child_process import STOP_SECONDS_MAX, see_end, started
+from adapters.processes.child_process import STOP_SECONDS_MAX, ChildProcess
 from adapters.processes.forks import keep_from_children
+from adapters.processes.frames import Frames, encode_frame
 from adapters.supervision import Supervisor, Trouble, reason_of
 from adapters.writer.command_queue import BYTES_MAX, COMMANDS_MAX, body_bytes, settle
 from adapters.writer.writer import Observer, WriterStats, errors_logged
 from adapters.writer.writer_frames import (
     ANSWER_SECONDS_MAX,
-    Frames,
     WriterHello,
     WriterRequest,
     WriterResponse,
-    answers,
-    encoded,
-    unpacked,
-    unpickled,
+    received_outcome,
+    response_decoder,
 )
 from domain.decisions.batch import Outcome
 from domain.decisions.decide import Answer, Claimed
@@ -72,7 +68,7 @@ class WriterProcess:
     """
 
     def __init__(
-        self, command: Sequence[str], begin: WriterHello, supervisor: Supervisor | None = None
+        self, command: Sequence[str], hello: WriterHello, supervisor: Supervisor | None = None
     ) -> None:
         self._supervisor = Supervisor() if supervisor is None else supervisor
         self._supervisor.ask(self._trouble)
@@ -85,39 +81,31 @@ class WriterProcess:
         self.stats = WriterStats()
         self.fatal: FairlogError | None = None
         self._command = command
-        self._begin = begin
+        self._hello = hello
         self._observers: list[Observer] = []
         self._numbers = itertools.count()
         self._waiting: dict[int, _Waiting] = {}
         self._outgoing: list[tuple[int, Command]] = []  # since the loop's last turn
-        self._decoder = answers()
-        self._socket: socket.socket | None = None
-        self._process: subprocess.Popen[bytes] | None = None
+        self._decoder = response_decoder()
+        self._child: ChildProcess | None = None
         self._attaching = asyncio.Lock()
         self._transport: asyncio.WriteTransport | None = None
         self._is_stopping = False
 
     def start(self) -> None:
-        self._socket, theirs = socket.socketpair()
+        self._child = ChildProcess(self._command, self._hello)
         keep_from_children(self)
-        with theirs:
-            self._process = started(self._command, theirs.fileno())
-        self._socket.sendall(encoded(self._begin))
-        self._socket.settimeout(START_SECONDS_MAX)
+        self._child.socket.settimeout(START_SECONDS_MAX)
 
     def stop(self) -> None:
         # One that was stopped by a signal, or hangs, would not hear that it is to end.
         seconds_max = STOP_SECONDS_MAX if self._trouble() is None else SILENT_STOP_SECONDS_MAX
         self._is_stopping = True
-        if self._socket is not None:
-            with contextlib.suppress(OSError):  # the loop has closed it, or the process is gone
-                self._socket.shutdown(socket.SHUT_RDWR)
-            self._socket.close()
-        if self._process is not None:
-            see_end(self._process, seconds_max)
+        if self._child is not None:
+            self._child.stop(seconds_max)
 
     def descriptors(self) -> Iterable[int]:
-        return [] if self._socket is None else [self._socket.fileno()]
+        return [] if self._child is None else [self._child.socket.fileno()]
 
     def observe(self, observer: Observer) -> None:
         self._observers.append(observer)
@@ -130,18 +118,18 @@ class WriterProcess:
         return time.monotonic() - waiting[0].since if waiting else 0.0
 
     def execute_all(self, commands: Sequence[Command]) -> list[Outcome]:
-        assert self._socket is not None, "start it first"
+        assert self._child is not None, "start it first"
         assert self._transport is None, "the event loop has the socket"
         asked = [(next(self._numbers), command) for command in commands]
         outcomes: dict[int, Outcome] = {}
         if not asked:
             return []
         with contextlib.suppress(OSError):  # the process is gone, which reading tells too
-            self._socket.sendall(encoded(WriterRequest(asked, time.monotonic())))
+            self._child.socket.sendall(encode_frame(WriterRequest(asked, time.monotonic())))
         try:
-            for frame in Frames(self._socket, self._decoder):
+            for frame in Frames(self._child.socket, self._decoder):
                 self._hear(frame)
-                outcomes.update((number, unpacked(sent)) for number, sent in frame.outcomes)
+                outcomes.update((number, received_outcome(sent)) for number, sent in frame.outcomes)
                 if len(outcomes) == len(asked):
                     return [outcomes[number] for number, _ in asked]
         except TimeoutError:
@@ -178,10 +166,10 @@ class WriterProcess:
             return
         async with self._attaching:
             if self._transport is None:
-                assert self._socket is not None, "start it first"
-                self._socket.setblocking(False)  # noqa: FBT003 (its own signature)
+                assert self._child is not None, "start it first"
+                self._child.socket.setblocking(False)  # noqa: FBT003 (its own signature)
                 self._transport, _ = await asyncio.get_running_loop().create_unix_connection(
-                    lambda: _Listener(self), sock=self._socket
+                    lambda: _Listener(self), sock=self._child.socket
                 )
                 self._transport.set_write_buffer_limits(_HELD_BYTES_MAX)
                 asyncio.get_running_loop().call_later(_LOOK_SECONDS, self._look)
@@ -193,7 +181,7 @@ class WriterProcess:
         self._held_bytes = 0
         if asked:  # else the process was lost meanwhile, and their callers have heard it
             assert self._transport is not None
-            self._transport.write(encoded(WriterRequest(asked, time.monotonic())))
+            self._transport.write(encode_frame(WriterRequest(asked, time.monotonic())))
 
     def reads(self, *, does: bool) -> None:
         """Whether the process takes what it is sent."""
@@ -258,7 +246,7 @@ class WriterProcess:
     def _trouble(self) -> Trouble | None:
         """The process as a part of this server."""
         now = time.monotonic()
-        if self._process is None or self._is_stopping:
+        if self._child is None or self._is_stopping:
             return None
         if self._heard_at is None:
             return Trouble("writer_process", "The writer process is starting.", 0.0)
@@ -287,7 +275,7 @@ class WriterProcess:
             self._answered_at = time.monotonic()
             self._gave_up_at = None
         for number, sent in frame.outcomes:
-            outcome = unpacked(sent)
+            outcome = received_outcome(sent)
             waiting = self._waiting.pop(number, None)
             if waiting is None:
                 self._answered_late(number, outcome)
@@ -312,7 +300,7 @@ class WriterProcess:
                 with errors_logged():
                     observer(written)
         if frame.fatal is not None:
-            fatal = unpickled(frame.fatal)
+            fatal = frame.fatal.restored()
             assert isinstance(fatal, FairlogError), fatal
             self.fatal = fatal
 

@@ -40,10 +40,6 @@ class FairlogError(Exception):
 
     nothing_was_recorded = False  # True if the command certainly left nothing in the log
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle the error with its attributes, without calling its constructor again."""
-        return _restored, (type(self), self.args, self.__dict__)
-
 
 E = TypeVar("E", bound=BaseException)
 

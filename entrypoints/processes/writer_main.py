@@ -16,19 +16,18 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Final
 
+from adapters.processes.frames import Frames, encode_frame
+from adapters.processes.sent_errors import SentError
 from adapters.supervision import Part, Supervisor, supervise
 from adapters.writer.command_queue import CommandQueue, Ticket
 from adapters.writer.writer import PROBE_SECONDS, BatchWritten, Writer
 from adapters.writer.writer_frames import (
     ANSWER_SECONDS_MAX,
-    Frames,
     WriterHello,
     WriterRequest,
     WriterResponse,
-    encoded,
-    packed,
-    pickled,
-    questions,
+    request_decoder,
+    sent_outcome,
 )
 from domain.decisions.batch import Outcome
 from domain.language.errors import LogUnavailable, QueueFull
@@ -41,13 +40,13 @@ _TOO_LATE: Final = "The server's writer did not answer in time; the request can 
 
 
 def main(connection: socket.socket) -> None:
-    incoming = Frames(connection, questions())
-    begin = next(incoming, None)
-    if not isinstance(begin, WriterHello):
+    incoming = Frames(connection, request_decoder())
+    hello = next(incoming, None)
+    if not isinstance(hello, WriterHello):
         return  # the server ended first
-    configure_logging(as_json=begin.logs_json)
+    configure_logging(as_json=hello.logs_json)
     queue = CommandQueue()
-    fairlog = compose(begin.settings, queue=queue)
+    fairlog = compose(hello.settings, queue=queue)
     writer = fairlog.writer
     assert isinstance(writer, Writer)
     desk = _Desk(connection, writer, fairlog.supervisor)
@@ -129,13 +128,13 @@ class _Desk:
             written, self._written = self._written, []
             fatal = self._writer.fatal
             answered = WriterResponse(
-                [(number, packed(outcome)) for number, outcome in outcomes],
+                [(number, sent_outcome(outcome)) for number, outcome in outcomes],
                 written,
                 self._writer.stats,
-                None if fatal is None else pickled(fatal),
+                None if fatal is None else SentError.of(fatal),
                 self._supervisor.troubles(),
             )
-            self._send(memoryview(encoded(answered)))
+            self._send(memoryview(encode_frame(answered)))
 
     def _send(self, data: memoryview) -> None:
         try:

@@ -14,7 +14,7 @@ from domain.log.stored_log import Leaf
 from entrypoints.composition import projection_tables
 from entrypoints.runtime.interpreter import tuned_for_one_pass
 from entrypoints.service.fairlog import Fairlog
-from entrypoints.use_cases.verifying import following, history_check, history_check_beside
+from entrypoints.use_cases.verifying import following, history_check, history_check_in_child
 from projections.following.async_projector import AsyncProjection
 from projections.following.merkle import MerkleProjection
 from projections.verify import bookkeeping
@@ -31,7 +31,7 @@ def verify_log(fairlog: Fairlog, report: Report, progress: Progress) -> Verified
     found = faults_of_tables(fairlog)
     with tuned_for_one_pass(), _log_check(fairlog) as ours:
         is_long = ours.head.position >= EVENTS_APART_MIN
-        with (history_check_beside if is_long else history_check)(database) as beside:
+        with (history_check_in_child if is_long else history_check)(database) as beside:
             return verify(ours, beside, report, progress, found)
 
 

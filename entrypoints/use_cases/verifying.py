@@ -1,43 +1,78 @@
-"""`python -m entrypoints.use_cases.verifying PIPE`: half of a check, done beside the other.
+"""`python -m entrypoints.use_cases.verifying SOCKET`: one pass of a check, in a child process.
 
-It has the events, and a moment of the database of its own (see `projections.verify.passes`).
+It checks the events, as of its own moment of the database (see `projections.verify.passes`).
 """
 
 import signal
+import socket
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
-from multiprocessing.connection import Connection
-from typing import Any, Final
+from typing import Final
+
+import msgspec
+from msgspec import Struct
 
 from adapters.database.database import Database
 from adapters.database.scratch import scratch_database
 from adapters.log.stored_log import SqlStoredLog, snapshot
 from adapters.processes.child_process import program, run_child, serve_parent
+from adapters.processes.sent_errors import SentError
 from domain.language.events import Recorded
 from entrypoints.runtime.interpreter import tuned_for_one_pass
 from projections.activity.projection import ActivityProjection
 from projections.following.async_projector import AsyncProjection
 from projections.inline.live import inline_projections
-from projections.verify.findings import Difference
+from projections.verify.findings import Difference, Finding
 from projections.verify.history_check import HistoryCheck
 from projections.verify.passes import Checked, CheckPass
 from projections.verify.verify import head_of
 
 _COMMAND: Final = program("entrypoints.use_cases.verifying")
-_Stopped = tuple[int | None]  # what `CheckPass.stopped_at` says
+
+
+class VerifyHello(Struct, frozen=True, tag=True):
+    """The first message to the child."""
+
+    database_url: str  # with its password
+
+
+class VerifiedPage(Struct, frozen=True, tag=True):
+    """One page of the log; see `Checked`."""
+
+    position: int
+    found: Sequence[Finding | Difference]
+
+
+class VerifiedLog(Struct, frozen=True, tag=True):
+    """Follows the last page."""
+
+    stopped_at: int | None  # see `CheckPass.stopped_at`
+
+
+class VerifiedRows(Struct, frozen=True, tag=True):
+    """Differences between the projections' rows and the log."""
+
+    differences: Sequence[Difference]
+
+
+class VerifyEnd(Struct, frozen=True, tag=True):
+    """The last message."""
+
+
+_Message = VerifiedPage | VerifiedLog | VerifiedRows | VerifyEnd
 
 
 def following() -> Sequence[AsyncProjection[Recorded]]:
-    """The projections that follow the log which this part has: with them it has as much to do as
-    the other one.
+    """Return the asynchronous projections that this pass checks: so it has as much work as the
+    other pass.
     """
     return [ActivityProjection()]
 
 
 @contextmanager
 def history_check(database: Database) -> Iterator[CheckPass]:
-    """The part, in this process."""
+    """Yield the pass, to be made in this process."""
     log = SqlStoredLog(is_sqlite=database.is_sqlite)
     with snapshot(database) as connection, scratch_database() as scratch:
         head = head_of(log, connection)
@@ -46,43 +81,54 @@ def history_check(database: Database) -> Iterator[CheckPass]:
 
 
 @contextmanager
-def history_check_beside(database: Database) -> Iterator[CheckPass]:
-    """The part, in a process of its own."""
-    url = database.url.render_as_string(hide_password=False)
-    with run_child(_COMMAND, url) as words:
-        yield _Heard(words)
+def history_check_in_child(database: Database) -> Iterator[CheckPass]:
+    """Yield the pass, made in a child process."""
+    hello = VerifyHello(database.url.render_as_string(hide_password=False))
+    decode = msgspec.msgpack.Decoder(_Message | SentError).decode
+    with run_child(_COMMAND, hello, decode) as messages:
+        yield _ChildPass(messages)
 
 
-class _Heard:
-    """A part by what another process says of it."""
+class _ChildPass:
+    """A pass, from the messages of the child that makes it."""
 
-    def __init__(self, words: Iterator[Any]) -> None:
-        self._words = words
-        self._stopped: _Stopped = (None,)
+    def __init__(self, messages: Iterator[_Message]) -> None:
+        self._messages = messages
+        self._stopped_at: int | None = None
 
     def pages(self) -> Iterator[Checked]:
-        for word in self._words:
-            if not isinstance(word, Checked):
-                self._stopped = word
+        for message in self._messages:
+            if isinstance(message, VerifiedLog):
+                self._stopped_at = message.stopped_at
                 return
-            yield word
+            assert isinstance(message, VerifiedPage)
+            yield Checked(message.position, message.found)
 
     def stopped_at(self) -> int | None:
-        return self._stopped[0]
+        return self._stopped_at
 
     def differences(self) -> Iterator[Sequence[Difference]]:
-        return iter(self._words.__next__, None)
+        for message in self._messages:
+            if isinstance(message, VerifyEnd):
+                return
+            assert isinstance(message, VerifiedRows)
+            yield message.differences
 
 
-def _words(url: str) -> Iterator[object]:
-    with closing(Database(url)) as database, history_check(database) as part, tuned_for_one_pass():
-        yield from part.pages()
-        stopped: _Stopped = (part.stopped_at(),)
-        yield stopped
-        yield from part.differences()
-        yield None
+def _serve(hello: VerifyHello) -> Iterator[_Message]:
+    with (
+        closing(Database(hello.database_url)) as database,
+        history_check(database) as check,
+        tuned_for_one_pass(),
+    ):
+        for position, found in check.pages():
+            yield VerifiedPage(position, found)
+        yield VerifiedLog(check.stopped_at())
+        for differences in check.differences():
+            yield VerifiedRows(differences)
+        yield VerifyEnd()
 
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to both
-    serve_parent(Connection(int(sys.argv[1])), _words)
+    serve_parent(socket.socket(fileno=int(sys.argv[1])), VerifyHello, _serve)

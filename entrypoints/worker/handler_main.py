@@ -23,7 +23,7 @@ import structlog
 
 from adapters.handlers.loading import HandlersError, load_handlers
 from adapters.processes.forks import keep_from_children
-from adapters.writer.writer_frames import BrokenStream, Frames
+from adapters.processes.frames import BrokenStream, Frames
 from domain.language.identifiers import Kind
 from entrypoints.runtime.logging import configure_logging, output
 from entrypoints.worker.handler_protocol import (

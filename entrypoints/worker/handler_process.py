@@ -17,7 +17,7 @@ from msgspec.structs import replace
 
 from adapters.handlers.loading import HandlersError
 from adapters.processes.child_process import program
-from adapters.writer.writer_frames import BrokenStream, Frames
+from adapters.processes.frames import BrokenStream, Frames
 from entrypoints.service.views import ClaimedJob
 from entrypoints.worker.error_bodies import error_body
 from entrypoints.worker.execution import Execution, RunResult

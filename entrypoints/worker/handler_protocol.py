@@ -12,8 +12,8 @@ from typing import Final
 import msgspec
 from msgspec import Struct
 
+from adapters.processes.frames import Decoder
 from adapters.settings import Settings
-from adapters.writer.writer_frames import Decoder
 from domain.language.identifiers import Kind
 from entrypoints.worker.execution import RunResult
 from entrypoints.worker.runner import HandlerJob

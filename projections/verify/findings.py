@@ -5,7 +5,7 @@ from collections.abc import Callable
 from msgspec import Struct
 
 
-class Finding(Struct, frozen=True):
+class Finding(Struct, frozen=True, tag=True):
     """The log is not as it was written, or could not have been written by the rules."""
 
     position: int | None  # None: about no single event
@@ -15,7 +15,7 @@ class Finding(Struct, frozen=True):
         return self.what if self.position is None else f"event {self.position}: {self.what}"
 
 
-class Difference(Struct, frozen=True):
+class Difference(Struct, frozen=True, tag=True):
     """A row of a projection is not what the log gives; only what differs is told."""
 
     projection: str

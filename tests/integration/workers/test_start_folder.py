@@ -13,7 +13,7 @@ from adapters.settings import Settings
 from domain.decisions.decide import Submitted
 from domain.language.commands import SubmitJob
 from entrypoints.composition import compose_server, prepare
-from entrypoints.use_cases.verifying import history_check_beside
+from entrypoints.use_cases.verifying import history_check_in_child
 from tests.support.core import service
 from tests.support.server import without_settings
 from tests.support.stories import ALICE, ECHO, body
@@ -77,7 +77,7 @@ def test_the_second_process_of_a_check_imports_nothing_from_it(database_url: str
     with service(database_url):
         pass
     database = Database(database_url)
-    with history_check_beside(database) as part:
+    with history_check_in_child(database) as part:
         assert [page.position for page in part.pages()][-1:] == [0]
         assert part.stopped_at() is None
 

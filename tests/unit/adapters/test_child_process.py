@@ -1,66 +1,85 @@
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Final
 
+import msgspec
 import pytest
+from msgspec import Struct
 
 from adapters.processes.child_process import run_child
+from adapters.processes.sent_errors import SentError
 from domain.language.errors import FairlogError, LogTooNew
 
-_SPEAKS = """
-import sys
-from multiprocessing.connection import Connection
+_CHILD: Final = """
+import socket, sys
+from msgspec import Struct
 from adapters.processes.child_process import serve_parent
 from domain.language.errors import LogTooNew
+
+class Number(Struct, frozen=True, tag=True):
+    value: int
 
 class Odd(Exception):
     def __init__(self):
         super().__init__("odd")
         self.what = lambda: None
 
-def words(begin):
-{words}
+def serve(hello):
+{body}
 
-serve_parent(Connection(int(sys.argv[1])), words)
+serve_parent(socket.socket(fileno=int(sys.argv[1])), Number, serve)
 """
 
 
-def saying(*words: str) -> Sequence[str]:
-    body = "\n".join(f"    {line}" for line in words)
-    return [sys.executable, "-c", _SPEAKS.replace("{words}", body)]
+class Number(Struct, frozen=True, tag=True):
+    value: int
 
 
-def test_what_it_says_is_heard_in_order() -> None:
-    with run_child(saying("yield begin", "yield begin + 1"), 41) as words:
-        assert [next(words), next(words)] == [41, 42]
+DECODE: Final[Callable[[bytes], Number | SentError]] = msgspec.msgpack.Decoder(
+    Number | SentError
+).decode
 
 
-def test_an_error_that_ends_it_is_raised_here() -> None:
+def child_that_runs(*lines: str) -> Sequence[str]:
+    body = "\n".join(f"    {line}" for line in lines)
+    return [sys.executable, "-c", _CHILD.replace("{body}", body)]
+
+
+def test_messages_arrive_in_order() -> None:
+    command = child_that_runs("yield hello", "yield Number(hello.value + 1)")
+    with run_child(command, Number(41), DECODE) as messages:
+        assert [next(messages), next(messages)] == [Number(41), Number(42)]
+
+
+def test_an_error_that_ends_the_child_is_raised_here() -> None:
+    command = child_that_runs("yield Number(1)", "raise LogTooNew('too new')")
     with (
-        run_child(saying("yield 1", "raise LogTooNew('too new')"), None) as words,
+        run_child(command, Number(0), DECODE) as messages,
         pytest.raises(LogTooNew, match="too new"),
     ):
-        list(words)
+        list(messages)
 
 
-def test_an_error_that_cannot_be_sent_is_told() -> None:
+def test_an_error_that_is_not_ours_is_named() -> None:
+    command = child_that_runs("yield Number(1)", "raise Odd")
     with (
-        run_child(saying("yield 1", "raise Odd"), None) as words,
-        pytest.raises(FairlogError, match="odd"),
+        run_child(command, Number(0), DECODE) as messages,
+        pytest.raises(RuntimeError, match="odd"),
     ):
-        list(words)
+        list(messages)
 
 
-def test_a_process_that_ends_without_a_word_is_an_error() -> None:
+def test_a_child_that_ends_without_a_message_is_an_error() -> None:
     with (
-        run_child([sys.executable, "-c", "pass"], None) as words,
+        run_child([sys.executable, "-c", "pass"], Number(0), DECODE) as messages,
         pytest.raises(FairlogError, match="has ended"),
     ):
-        next(words)
+        next(messages)
 
 
-def test_it_ends_when_nobody_hears_it_any_more() -> None:
+def test_a_child_ends_when_nobody_reads_its_messages_any_more() -> None:
     started = time.monotonic()
-    with run_child(saying("while True: yield bytes(1000)"), None) as words:
-        next(words)
+    with run_child(child_that_runs("while True: yield Number(7)"), Number(0), DECODE) as messages:
+        next(messages)
     assert time.monotonic() - started < 10

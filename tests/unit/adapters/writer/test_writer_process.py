@@ -49,18 +49,20 @@ ANSWERS_ALL_BUT_THE_SECOND = """
 import socket, sys
 from adapters.writer.writer import WriterStats
 from adapters.writer.writer_frames import WriterRequest, WriterResponse
-from adapters.writer.writer_frames import Frames, encoded, packed, questions
+from adapters.processes.frames import Frames, encode_frame
+from adapters.writer.writer_frames import request_decoder, sent_outcome
 from domain.language.errors import QueueFull
 
 connection = socket.socket(fileno=int(sys.argv[1]))
 asked = 0
-for frame in Frames(connection, questions()):
+for frame in Frames(connection, request_decoder()):
     if isinstance(frame, WriterRequest):
         for number, _ in frame.commands:
             asked += 1
             if asked != 2:
-                told = [(number, packed(QueueFull("answered")))]
-                connection.sendall(encoded(WriterResponse(told, [], WriterStats(), None, [])))
+                outcomes = [(number, sent_outcome(QueueFull("answered")))]
+                response = WriterResponse(outcomes, [], WriterStats(), None, [])
+                connection.sendall(encode_frame(response))
 """
 
 
