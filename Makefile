@@ -12,7 +12,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help run test test-mysql lint format bench bench-peers soak lock-peers lock clean
+.PHONY: help run test test-mysql lint format bench bench-peers soak screenshots lock-peers lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-12s %s\n", $$1, $$2}' Makefile
@@ -34,7 +34,8 @@ test-mysql: .venv/.installed $(MYSQLD) ## Run every test that uses a database se
 	@$(ensure) chromium node
 	$(on_mysql) tests/integration tests/e2e $(ARGS)
 
-in_parallel := -n 2 --dist worksteal
+# Tests wait for a third of their time, so that three at once fill two processors.
+in_parallel := -n 3 --dist worksteal
 on_mysql = FAIRLOG_TEST_MYSQLD="$(abspath $(MYSQLD))" $(BIN)/pytest $(in_parallel)
 # pytest exits with 5 where ARGS choose no test; they may well choose none of this second part.
 even_if_none = $(if $(ARGS),|| [ $$? = 5 ])
@@ -63,6 +64,10 @@ bench-peers: .venv/.installed .peers/.installed ## Measure other job queues besi
 soak: .venv/.installed ## Break things at random under load, then hold every answer against the log
 	@$(ensure) mariadb
 	$(BIN)/python -m tests.soak $(ARGS)
+
+screenshots: .venv/.installed ## Take the pictures in docs/screenshots anew, of a server that lives for four minutes
+	@$(ensure) chromium
+	$(BIN)/python -m tests.screenshots $(ARGS)
 
 lock-peers: .venv/.installed ## Compile the lock of the peers again
 	CUSTOM_COMPILE_COMMAND="make lock-peers" $(BIN)/pip-compile --quiet --generate-hashes \
