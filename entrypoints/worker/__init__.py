@@ -1,1 +1,3 @@
-"""The worker: one runtime that runs handlers, in the server's own process or far away over HTTP."""
+"""The worker: it claims jobs, runs their handlers and reports the outcomes, either inside a server
+or in a process of its own over HTTP.
+"""

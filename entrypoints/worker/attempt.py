@@ -1,4 +1,4 @@
-"""One attempt at a job in this worker's hands: how long its handler runs, and what came of it."""
+"""One attempt at a job: its time-out, its interruption and its outcome."""
 
 import asyncio
 from collections.abc import Callable
@@ -13,21 +13,24 @@ from entrypoints.worker.error_bodies import error_body
 from entrypoints.worker.execution import Execution, Executor, RunResult, timeout_of
 from entrypoints.worker.job_source import AttemptKey, Outcome
 
-GIVE_UP_SECONDS: Final = 5.0  # after a handler was told to end
+GIVE_UP_SECONDS: Final = 5.0  # from the interruption of a handler until it is given up
 
 _log = structlog.get_logger()
 
 
 class Interruption(Enum):
-    """Why an attempt was ended before its handler was done."""
+    """The reason why an attempt is ended before its handler has finished."""
 
-    LOST = auto()  # cancelled, or another attempt's by now: nobody wants the outcome
-    STOPPED = auto()  # the worker stops: the job is given back
-    TIMED_OUT = auto()  # it ran longer than its timeout_seconds
+    LOST = auto()  # the job was cancelled or has a newer attempt: the outcome is discarded
+    STOPPED = auto()  # the worker stops: the job is returned
+    TIMED_OUT = auto()  # it ran longer than its time-out
 
 
 class Attempt:
-    """Made on the event loop when the job arrives."""
+    """An attempt at a claimed job. Create it on the event loop.
+
+    `on_begin` is called once, when the handler begins.
+    """
 
     def __init__(
         self, claimed: ClaimedJob, executor: Executor, on_begin: Callable[["Attempt"], None]
@@ -55,13 +58,13 @@ class Attempt:
 
     @property
     def ran_seconds(self) -> float:
-        """How long the handler has run; 0 where it has not begun."""
+        """The time since the handler began; 0 if it has not."""
         return 0.0 if self._began is None else asyncio.get_running_loop().time() - self._began
 
     def interrupt(self, reason: Interruption) -> None:
-        """Tell the handler to end, and give it up when it takes no notice.
+        """Cancel the handler, and give it up if it does not end within GIVE_UP_SECONDS.
 
-        The first reason stands, but that nobody wants the outcome holds whenever it is learnt.
+        The first reason counts, except that `LOST` replaces any other.
         """
         is_first = self._interruption is None
         if is_first or reason is Interruption.LOST:
@@ -73,9 +76,9 @@ class Attempt:
             self._call_later(GIVE_UP_SECONDS, self._give_up)
 
     async def run(self) -> Outcome | None:
-        """Run the handler to its end, or until it was given up after it was told to end.
+        """Run the handler until it ends or is given up after an interruption.
 
-        None: there is nothing to report. Raises nothing, whatever the handler does.
+        Returns None if the attempt was lost. Raises nothing, whatever the handler does.
         """
         if self._interruption is not None:
             return self._outcome(RunResult())
@@ -87,6 +90,10 @@ class Attempt:
                 timer.cancel()
 
     def return_command(self, *, is_suspect: bool = False) -> ReturnJob:
+        """Return the command that gives the job back to the queue.
+
+        `is_suspect`: its handler may have ended its process.
+        """
         return ReturnJob(
             job_id=self.claimed.id,
             attempt=self.claimed.attempt,
@@ -95,7 +102,7 @@ class Attempt:
         )
 
     def _begin(self) -> None:
-        """The handler begins now, which is when its time begins to run."""
+        """Record that the handler begins, and start its time-out."""
         is_first = self._began is None
         self._began = asyncio.get_running_loop().time()
         if self._timeout_seconds is not None and is_first:
@@ -117,46 +124,46 @@ class Attempt:
             ran_seconds=round(self.ran_seconds, 1),
         )
         self._executor.give_up(
-            self._execution, f"The handler did not end {GIVE_UP_SECONDS:g} s after it was told to."
+            self._execution, f"The handler did not end within {GIVE_UP_SECONDS:g} s of its cancel."
         )
 
     def _call_later(self, seconds: float, function: Callable[[], None]) -> None:
         self._timers.append(asyncio.get_running_loop().call_later(seconds, function))
 
-    def _outcome(self, ended: RunResult) -> Outcome | None:
+    def _outcome(self, result: RunResult) -> Outcome | None:
         match self._interruption:
-            case None if ended.is_returned:
-                return self.return_command(is_suspect=ended.is_suspect)
-            case None if ended.error is not None:
+            case None if result.is_returned:
+                return self.return_command(is_suspect=result.is_suspect)
+            case None if result.error is not None:
                 return FailJob(
                     job_id=self.claimed.id,
                     attempt=self.claimed.attempt,
-                    error=ended.error,
-                    may_retry=ended.may_retry,
+                    error=result.error,
+                    may_retry=result.may_retry,
                 )
             case None:
                 return CompleteJob(
-                    job_id=self.claimed.id, attempt=self.claimed.attempt, result=ended.result
+                    job_id=self.claimed.id, attempt=self.claimed.attempt, result=result.result
                 )
             case Interruption.LOST:
                 return None
             case Interruption.STOPPED:
                 return self.return_command()
             case Interruption.TIMED_OUT:
-                return self._timed_out(ended)
+                return self._timed_out(result)
             case _:
                 assert_never(self._interruption)
 
-    def _timed_out(self, ended: RunResult) -> FailJob:
-        whose = "job" if self._timeout_seconds == self.claimed.timeout_seconds else "handler"
-        message = f"The attempt ran longer than the {whose}'s {self._timeout_seconds:g} s."
-        if ended.is_given_up:
+    def _timed_out(self, result: RunResult) -> FailJob:
+        owner = "job" if self._timeout_seconds == self.claimed.timeout_seconds else "handler"
+        message = f"The attempt ran longer than the {owner}'s {self._timeout_seconds:g} s."
+        if result.is_given_up:
             message += (
-                f" Its handler took no notice for {GIVE_UP_SECONDS:g} s after it was told to end, "
-                "and was given up."
+                f" Its handler did not end within {GIVE_UP_SECONDS:g} s of its cancel and was "
+                "given up."
             )
         return FailJob(
             job_id=self.claimed.id,
             attempt=self.claimed.attempt,
-            error=error_body("TimeoutError", message, ended.cancelled_at),
+            error=error_body("TimeoutError", message, result.cancelled_at),
         )

@@ -1,4 +1,4 @@
-"""The worker inside a server process: its source is the service itself."""
+"""The worker inside a server process, which calls the service directly."""
 
 import asyncio
 import secrets
@@ -19,8 +19,10 @@ _log = structlog.get_logger()
 
 
 class EmbeddedSource:
-    """Its jobs carry the server's id, so that they are queued again when that server is known to be
-    dead.
+    """A `JobSource` on the service of the same process.
+
+    Its claims carry the server's id, so that its jobs are queued again when that server is known
+    to be dead.
     """
 
     def __init__(self, fairlog: Fairlog, worker: WorkerId, server_id: ServerId) -> None:
@@ -39,7 +41,8 @@ class EmbeddedSource:
         return await self._fairlog.claim(command, wait_seconds)
 
     async def recall(self, claim_id: str) -> Sequence[ClaimedJob]:
-        return await self._fairlog.claim(self._command(1, (), claim_id))  # of no kind: none is new
+        # With no kinds, a claim returns what it returned before and nothing new.
+        return await self._fairlog.claim(self._command(1, (), claim_id))
 
     async def heartbeat(
         self, held: Sequence[AttemptKey], begun: Sequence[AttemptKey]
@@ -47,13 +50,15 @@ class EmbeddedSource:
         command = ExtendLeases(worker=self._worker, jobs=held, begun=tuple(begun))
         return (await self._fairlog.extend(command)).lost
 
-    async def listen(self, held: Sequence[AttemptKey], seconds: float) -> Sequence[AttemptKey]:
+    async def wait_for_cancellation(
+        self, held: Sequence[AttemptKey], seconds: float
+    ) -> Sequence[AttemptKey]:
         command = ExtendLeases(worker=self._worker, jobs=held)
         return (await self._fairlog.extend(command, seconds)).lost
 
-    async def settle(self, outcomes: Sequence[Outcome]) -> Sequence[Exception | None]:
-        settled = await self._fairlog.settle(outcomes)
-        return [one if isinstance(one, Exception) else None for one in settled]
+    async def report(self, outcomes: Sequence[Outcome]) -> Sequence[Exception | None]:
+        answers = await self._fairlog.settle(outcomes)
+        return [one if isinstance(one, Exception) else None for one in answers]
 
     def _command(
         self, max_jobs: int, kinds: Sequence[Kind], claim_id: str, begins: int = 0
@@ -69,7 +74,7 @@ class EmbeddedSource:
 
 
 class EmbeddedWorker(Worker):
-    """`concurrency` slots in the process of the server `server_id`, without prefetch."""
+    """A worker in the process of the server `server_id`, which runs `concurrency` jobs at once."""
 
     def __init__(
         self, fairlog: Fairlog, executor: Executor, concurrency: int, server_id: ServerId

@@ -1,4 +1,4 @@
-"""An exception as the error of a failed attempt: its type, its message and where it was raised."""
+"""Turns an exception into the error of a failed attempt: type, message and traceback."""
 
 import traceback
 from types import TracebackType
@@ -6,10 +6,10 @@ from typing import Final
 
 from domain.language.bodies import Body, body_of
 
-MESSAGE_CHARACTERS_MAX: Final = 10_000  # its beginning is kept
-TRACEBACK_CHARACTERS_MAX: Final = 20_000  # both ends are kept
+MESSAGE_CHARACTERS_MAX: Final = 10_000  # the rest is cut off
+TRACEBACK_CHARACTERS_MAX: Final = 20_000  # the middle is cut out
 _TYPE_CHARACTERS_MAX: Final = 200
-_OURS: Final = ("entrypoints.worker.", "adapters.handlers.loading")
+_OWN_MODULES: Final = ("entrypoints.worker.", "adapters.handlers.loading")
 
 
 def error_of(error: BaseException) -> Body:
@@ -17,7 +17,7 @@ def error_of(error: BaseException) -> Body:
 
 
 def error_body(type_name: str, message: str, trace: str = "") -> Body:
-    """Clipped, so that no exception is too large for the log."""
+    """Return the error's JSON, shortened so that no exception is too large for the log."""
     return body_of(
         {
             "type": _clean(type_name)[:_TYPE_CHARACTERS_MAX],
@@ -29,7 +29,7 @@ def error_body(type_name: str, message: str, trace: str = "") -> Body:
 
 
 def traceback_of(error: BaseException) -> str:
-    """As Python prints it, from the handler's own code on."""
+    """Return the traceback as Python prints it, beginning with the handler's own code."""
     try:
         return "".join(
             traceback.format_exception(type(error), error, _user_part(error.__traceback__))
@@ -46,7 +46,9 @@ def _message_of(error: BaseException) -> str:
 
 
 def _user_part(trace: TracebackType | None) -> TracebackType | None:
-    while trace is not None and trace.tb_frame.f_globals.get("__name__", "").startswith(_OURS):
+    while trace is not None:
+        if not trace.tb_frame.f_globals.get("__name__", "").startswith(_OWN_MODULES):
+            break
         trace = trace.tb_next
     return trace
 
@@ -60,5 +62,5 @@ def _without_middle(text: str, characters_max: int) -> str:
 
 
 def _clean(text: str) -> str:
-    """Lone surrogates, which no JSON can hold, as their escapes."""
+    """Escape lone surrogates, which JSON cannot hold."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -1,4 +1,4 @@
-"""One run of a handler as the worker sees it, wherever the handler runs."""
+"""One run of a handler as the worker sees it, in whichever process the handler runs."""
 
 import asyncio
 from collections.abc import Callable, Mapping
@@ -13,75 +13,79 @@ from entrypoints.worker.error_bodies import error_body
 
 
 class RunResult(Struct, frozen=True, kw_only=True):
-    """What came of a handler: its result or, where there is one, its error."""
+    """The end of a run: an error if there is one, else a result."""
 
     result: Body | None = None  # None: null
     error: Body | None = None
-    may_retry: bool = True
+    may_retry: bool = True  # False: no further attempt can succeed
     cancelled_at: str = ""  # the traceback of a handler that ended because it was cancelled
-    is_given_up: bool = False  # it had not ended, and nobody waits for it any more
+    is_given_up: bool = False  # the handler had not ended and is no longer waited for
     is_returned: bool = False  # it could not run here to its end; another attempt may
-    is_suspect: bool = False  # of one given back: it may have ended its process
-    is_disturbed: bool = False  # its task was cancelled, though it was not told to end
+    is_suspect: bool = False  # if returned: its handler may have ended its process
+    is_disturbed: bool = False  # its task was cancelled by another handler
 
 
 class Execution:
-    """Made on the event loop by an executor. `began` is called when the handler begins."""
+    """A run that an executor has accepted. Create it on the event loop.
+
+    `began` is called when the handler begins; `ended` resolves when the run has ended.
+    """
 
     def __init__(self, job: ClaimedJob, began: Callable[[], None]) -> None:
         self.job = job
         self.began = began
         self.ended: asyncio.Future[RunResult] = asyncio.get_running_loop().create_future()
         self.is_cancelled = False
-        self.begun_at: float | None = None  # the first time that it did; time.monotonic()
+        self.begun_at: float | None = None  # time.monotonic(); the first time, if run again
 
-    def end(self, ended: RunResult) -> None:
-        """The first end counts."""
+    def end(self, result: RunResult) -> None:
+        """Resolve `ended`; later calls have no effect."""
         if not self.ended.done():
-            self.ended.set_result(ended)
+            self.ended.set_result(result)
 
 
 class Executor(Protocol):
-    """Runs handlers. Use it on one event loop."""
+    """A runner of handlers. Use it on one event loop."""
 
     @property
     def kinds(self) -> Mapping[Kind, float | None]:
-        """The kinds that have a handler, and the longest run in seconds that each asks for."""
+        """The kinds that have a handler, each with its handler's time-out in seconds, if any."""
 
     @property
     def able(self) -> asyncio.Event:
-        """Set while handlers can be run; jobs that come otherwise are given back."""
+        """An event that is set while handlers can be run; otherwise jobs are returned."""
 
     @property
     def free(self) -> int:
-        """How many more handlers would begin at once; others wait, for a process to start."""
+        """The number of handlers that could begin now; further ones wait for a process."""
 
     def start(self) -> None:
-        """Call it on the loop that it is to run on."""
+        """Start on the running event loop."""
 
     def execute(self, job: ClaimedJob, began: Callable[[], None]) -> Execution:
-        """Run the job's handler. It may begin later, never before this returns."""
+        """Run the job's handler, which begins after this call has returned."""
 
     def cancel(self, execution: Execution) -> None:
-        """An async handler is cancelled, any other sees `job.cancelled`. It may take no notice."""
+        """Ask a handler to end: cancel an async one, set `job.cancelled` for any other."""
 
     def give_up(self, execution: Execution, reason: str) -> None:
-        """Wait no longer for a handler that takes no notice; its place is free at once."""
+        """Stop waiting for a handler that ignores its cancel, and free its slot."""
 
     async def stop(self) -> None:
-        """Run nothing more. What still runs is ended where it can be, and left alone elsewhere."""
+        """Accept no more runs, and end those that still run where that is possible."""
 
 
 def timeout_of(job: ClaimedJob, executor: Executor) -> float | None:
-    """The seconds for which a run may last: the job's bound or its handler's, if it has one."""
+    """Return the shorter of the job's and its handler's time-out in seconds; None without both."""
     bounds = (job.timeout_seconds, executor.kinds[job.kind])
     return min((seconds for seconds in bounds if seconds is not None), default=None)
 
 
 def not_begun() -> RunResult:
-    """What came of a handler that was told to end before it began."""
+    """Return the result of a run that was cancelled before its handler began."""
     return RunResult(error=error_body("HandlerNotBegun", "The handler had not begun."))
 
 
 def given_up(reason: str) -> RunResult:
+    """Return the result of a run whose handler was given up."""
     return RunResult(error=error_body("HandlerGivenUp", reason), is_given_up=True)

@@ -1,10 +1,10 @@
 """`python -P -m entrypoints.worker.handler_main SOCKET`: a process that runs handlers for a worker.
 
-It imports the handlers, says which kinds there are, and runs the jobs that it is handed over the
-socket that it inherits (see `HandlerProcess`). It ends when that is closed, and is killed by the
-operating system when the worker has died, also while a handler holds the interpreter. SIGTERM and
-SIGINT do not end it: a service manager sends them to each process of a service, and it is for the
-worker to say how long handlers have.
+It imports the handlers, reports their kinds, and runs the jobs that the worker sends over the
+inherited socket (see `HandlerProcess`). It ends when the socket is closed, and on Linux is killed
+when the worker dies, even while a handler holds the interpreter. SIGTERM and SIGINT do not end it:
+a service manager sends them to each process of a service, and only the worker knows how long the
+handlers may go on.
 """
 
 import asyncio
@@ -32,9 +32,9 @@ from entrypoints.worker.handler_protocol import (
     HandlerHello,
     HandlerMessage,
     HandlersReady,
+    HandlersRefused,
     Ping,
     Pong,
-    Refused,
     RunBegan,
     RunEnded,
     StartRun,
@@ -49,10 +49,9 @@ _log = structlog.get_logger()
 
 
 def main(connection: socket.socket) -> None:
+    """Run handlers until the worker closes the connection; then end the process."""
     connection.set_inheritable(False)
-    kept = _WorkerConnection(
-        connection
-    )  # for as long as this function runs, which is this process's life
+    kept = _WorkerConnection(connection)  # `keep_from_children` holds a weak reference alone
     keep_from_children(kept)
     hello = next(Frames(connection, worker_message_decoder()), None)
     if not isinstance(hello, HandlerHello):
@@ -65,7 +64,7 @@ def main(connection: socket.socket) -> None:
     try:
         handlers = load_handlers(hello.handlers, has_builtin=hello.has_builtin)
     except HandlersError as error:
-        connection.sendall(encode_frames([Refused(str(error))]))
+        connection.sendall(encode_frames([HandlersRefused(str(error))]))
         return
     kinds = {Kind(kind): handler.timeout_seconds for kind, handler in handlers.items()}
     try:
@@ -84,7 +83,7 @@ def main(connection: socket.socket) -> None:
 
 
 class _WorkerConnection:
-    """What a process that a handler forks must not have."""
+    """The connection to the worker, which a child that a handler forks must not keep."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
@@ -94,7 +93,7 @@ class _WorkerConnection:
 
 
 def _die_with(parent: int) -> None:
-    """Linux; elsewhere the closed socket alone says that the worker has died."""
+    """Have Linux kill this process when its parent dies; elsewhere it sees the closed socket."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:
@@ -102,10 +101,10 @@ def _die_with(parent: int) -> None:
 
 
 def _serve(connection: socket.socket, runner: HandlerRunner) -> None:
-    """Until the worker closes the connection.
+    """Run handlers until the worker closes the connection.
 
-    A handler that stops the event loop, or raises SystemExit through it, is not the end of those
-    beside it: `asyncio.run` would cancel them.
+    Not by `asyncio.run`: where one handler stops the event loop, or raises SystemExit through it,
+    it would cancel the others.
     """
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)
@@ -120,8 +119,8 @@ def _serve(connection: socket.socket, runner: HandlerRunner) -> None:
 
 
 def _end(code: int) -> NoReturn:
-    """Not after threads that nobody waits for any more. What the handlers registered with `atexit`
-    runs, until the worker kills this process a moment later.
+    """End the process without waiting for its threads. Functions that the handlers registered with
+    `atexit` are called, until the worker kills this process a moment later.
     """
     with suppress(BaseException):
         atexit._run_exitfuncs()  # noqa: SLF001 (`sys.exit` would wait for threads before it)
@@ -132,17 +131,17 @@ def _end(code: int) -> NoReturn:
 
 
 class _FrameListener(asyncio.Protocol):
-    """The event loop's end of the pair of sockets; what one turn says goes together."""
+    """Receives the worker's messages. Messages of one turn of the event loop are sent together."""
 
     def __init__(self, runner: HandlerRunner) -> None:
         self.is_closed = False
         self._runner = runner
         self._decoder = worker_message_decoder()
         self._outgoing: list[HandlerMessage] = []
-        self._frames_sent = 0  # behind `HandlersReady`
-        self._frames_received = 0  # behind `HandlerHello`
+        self._frames_sent = 0  # after `HandlersReady`
+        self._frames_received = 0  # after `HandlerHello`
         self._tasks: set[asyncio.Task[None]] = set()
-        self._to_end: set[int] = set()  # numbers of runs
+        self._unfinished: set[int] = set()  # numbers of runs
         self._transport: asyncio.Transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -166,7 +165,7 @@ class _FrameListener(asyncio.Protocol):
         match frame:
             case StartRun():
                 self._runner.prepare(frame.number, frame.job)
-                self._to_end.add(frame.number)
+                self._unfinished.add(frame.number)
                 self._start(frame)
             case CancelRun(number=number):
                 self._runner.cancel(number)
@@ -187,18 +186,18 @@ class _FrameListener(asyncio.Protocol):
         task.add_done_callback(partial(self._task_ended, frame))
 
     def _task_ended(self, frame: StartRun, task: asyncio.Task[None]) -> None:
-        """A handler may cancel every task that there is: one that had not begun does so now."""
+        """Start a run again that a handler cancelled, with all tasks, before it could begin."""
         self._tasks.discard(task)
-        if frame.number in self._to_end:
+        if frame.number in self._unfinished:
             self._start(frame)
 
     async def _run(self, frame: StartRun) -> None:
-        ended = await self._runner.run(frame.number, frame.job, partial(self._began, frame.number))
-        self._to_end.discard(frame.number)
-        self._enqueue(RunEnded(frame.number, ended))
+        result = await self._runner.run(frame.number, frame.job, partial(self._began, frame.number))
+        self._unfinished.discard(frame.number)
+        self._enqueue(RunEnded(frame.number, result))
 
     def _began(self, number: int) -> None:
-        """Said at once: the handler may hold the interpreter from here on."""
+        """Report at once that a handler begins: it may hold the interpreter from now on."""
         self._frames_sent += 1
         self._outgoing.append(RunBegan(number))
         self._flush()

@@ -1,7 +1,7 @@
-"""The processes in which a worker runs its handlers.
+"""The pool of processes in which a worker runs its handlers.
 
-A handler may hang, hold the interpreter, or end its process. None of that reaches the worker, which
-claims, keeps leases and reports in a process of its own, without any code of the user's.
+A handler may hang, hold the interpreter, or end its process. None of that affects the worker, which
+claims jobs, keeps leases and reports in a process that runs no code of the user's.
 """
 
 import asyncio
@@ -21,47 +21,47 @@ from entrypoints.worker.execution import Execution, RunResult, given_up, not_beg
 from entrypoints.worker.handler_process import IMPORT_LOG_SECONDS, HandlerProcess
 from entrypoints.worker.handler_protocol import HandlerHello
 
-CHECK_SECONDS: Final = 1.0
-START_PAUSE_SECONDS_MAX: Final = 30.0
-STOP_SECONDS_MAX: Final = 3.0
-NOTES_MAX: Final = 1000
-_NAMED_MAX: Final = 5
-ALONE_MAX: Final = 2  # processes that are started at once to run one suspect each
-ALONE_SECONDS: Final = 10.0  # until another may be started beside one
-# A handler may keep those beside it from going on for so long; then each is run alone.
+CHECK_SECONDS: Final = 1.0  # between two checks of the processes
+START_PAUSE_SECONDS_MAX: Final = 30.0  # between two tries to start a process
+STOP_SECONDS_MAX: Final = 3.0  # until the processes are killed
+NOTES_MAX: Final = 1000  # given-up jobs that `note` remembers
+_NAMED_MAX: Final = 5  # jobs in a message
+ALONE_MAX: Final = 2  # suspects that are run at once, each in a process of its own
+ALONE_SECONDS: Final = 10.0  # after that a suspect no longer counts for ALONE_MAX
+# A handler without a time-out may block the others of its process so long; then each is run alone.
 HELD_SECONDS_MAX: Final = 30.0
-# A process is replaced when so many of its handlers were given up: a quarter of what it runs at
-# once, at least one. Those that it still runs are let end; the hanging ones end with the process.
-_GIVEN_UP_PER_PROCESS: Final = 4
-_USED_MAX: Final = 0.05  # of its time that an attempt may have had when it is run again
+# A process is replaced when a quarter of its capacity, at least one handler, was given up. The
+# handlers that it still runs may end; the given-up ones end with the process.
+_CAPACITY_PER_GIVEN_UP: Final = 4
+_USED_MAX: Final = 0.05  # the part of its time-out that a run may have used if it is run again
 
 _log = structlog.get_logger()
 
 
 class HandlerPool:
-    """An `Executor`. `prepare` it before the event loop, `start` it there.
+    """An `Executor`. Call `prepare` before the event loop and `start` on it.
 
-    One process runs `concurrency` handlers at once; or, with `is_one_each`, up to `concurrency`
-    processes one each, so that a handler that takes no notice of its end is killed alone.
+    One process runs `concurrency` handlers at once. With `is_one_each`, up to `concurrency`
+    processes run one each, so that a handler that ignores its cancel is killed alone.
     """
 
     def __init__(self, hello: HandlerHello, concurrency: int, *, is_one_each: bool = False) -> None:
         self.kinds: Mapping[Kind, float | None] = {}
-        self.given_up: Counter[Kind] = Counter()  # handlers that did not end, by kind
-        self.replaced = 0  # processes, because of those
-        self.died = 0  # processes, of themselves
-        self.problem: str | None = None  # why no process can be started
+        self.given_up: Counter[Kind] = Counter()  # given-up handlers by kind
+        self.replaced = 0  # processes that were replaced because of their handlers
+        self.died = 0  # processes that ended although they were not closed
+        self.problem: str | None = None  # the reason why no process is ready
         self.able = asyncio.Event()
         self.able.set()
         self._troubled_since: float | None = None  # time.monotonic()
-        self._notes: dict[JobId, str] = {}  # of handlers that were given up, the latest last
+        self._notes: dict[JobId, str] = {}  # about given-up handlers, the latest last
         self._hello = hello
         self._capacity = 1 if is_one_each else concurrency
         self._processes_max = concurrency if is_one_each else 1
         self._processes: list[HandlerProcess] = []
-        self._waiting: deque[Execution] = deque()  # no process is free yet
-        self._suspects: deque[Execution] = deque()  # each is run alone
-        self._alone: dict[HandlerProcess, Execution | None] = {}  # with one that has not begun
+        self._waiting: deque[Execution] = deque()  # for a free process
+        self._suspects: deque[Execution] = deque()  # for a process of their own
+        self._alone: dict[HandlerProcess, Execution | None] = {}  # for suspects; None: handed over
         self._backoff = Backoff(START_PAUSE_SECONDS_MAX)
         self._is_paused = False  # between two tries to start a process
         self._is_stopping = False
@@ -70,8 +70,8 @@ class HandlerPool:
         self._checks: asyncio.Task[None] | None = None
 
     def prepare(self) -> None:
-        """Import the handlers, in another process. Blocks. Raises HandlersError."""
-        process = HandlerProcess(self._hello, self._capacity, self._changed)
+        """Start a process and block until it has imported the handlers. Raises HandlersError."""
+        process = HandlerProcess(self._hello, self._capacity, self._on_change)
         self._processes.append(process)
         self.kinds = process.wait_until_ready().kinds
 
@@ -84,26 +84,31 @@ class HandlerPool:
 
     @property
     def free(self) -> int:
-        room = sum(one.capacity - one.running for one in self._processes if self._is_usable(one))
-        return max(0, room - len(self._waiting))
+        slots = sum(one.capacity - one.running for one in self._processes if self._is_usable(one))
+        return max(0, slots - len(self._waiting))
+
+    @property
+    def _all(self) -> list[HandlerProcess]:
+        return [*self._processes, *self._alone]
 
     @property
     def stalled(self) -> int:
-        """Processes whose interpreter a handler holds."""
-        return sum(process.is_stalled for process in (*self._processes, *self._alone))
+        """The number of processes whose interpreter a handler holds."""
+        return sum(process.is_stalled for process in self._all)
 
     @property
     def running(self) -> int:
-        return sum(process.running for process in (*self._processes, *self._alone))
+        """The number of handlers that run and are waited for."""
+        return sum(process.running for process in self._all)
 
     @property
     def hanging(self) -> int:
-        """Handlers that were given up and still run."""
-        return sum(process.given_up for process in (*self._processes, *self._alone))
+        """The number of handlers that were given up and still run."""
+        return sum(process.given_up for process in self._all)
 
     def trouble(self) -> Trouble | None:
-        """What is wrong with the handlers now; any thread may ask."""
-        reason = self._what_is_wrong()
+        """Return what is wrong with the handlers now, if anything. Any thread may call."""
+        reason = self._trouble_reason()
         if reason is None:
             self._troubled_since = None
             return None
@@ -111,28 +116,30 @@ class HandlerPool:
         since = self._troubled_since = self._troubled_since or now
         return Trouble("handlers", reason, now - since)
 
-    def _what_is_wrong(self) -> str | None:
+    def _trouble_reason(self) -> str | None:
         if self.problem is not None:
-            return f"No process for handlers is ready: {self.problem}"
-        processes = (*self._processes, *self._alone)
-        if jobs := [job for one in processes if one.is_stalled for job in one.begun()]:
+            return f"No handler process is ready: {self.problem}"
+        if jobs := [job for one in self._all if one.is_stalled for job in one.begun_jobs()]:
             if len(jobs) == 1:
                 return f"The handler of {_named(jobs)} holds the interpreter of its process."
             return f"A handler holds the interpreter, one of {_named(jobs)}; the others wait."
-        if jobs := [job for one in processes for job in one.hanging()]:
+        if jobs := [job for one in self._all for job in one.hanging_jobs()]:
             return (
-                f"Handlers did not end when they were told to, and were given up: {_named(jobs)}. "
-                "Their process ends when what else it runs has ended."
+                f"Handlers ignored their cancel and were given up: {_named(jobs)}. Their process "
+                "ends when its other handlers have ended."
             )
         return None
 
     def note(self, job_id: JobId) -> str | None:
-        """What is known here of the job's handler that the log does not tell, in a sentence."""
-        for process in (*self._processes, *self._alone):
-            if process.is_stalled and any(job.id == job_id for job in process.begun()):
+        """Return a sentence about a job's handler that the log does not have. Any thread may call.
+
+        None if there is nothing to say.
+        """
+        for process in self._all:
+            if process.is_stalled and any(job.id == job_id for job in process.begun_jobs()):
                 return (
-                    "Its handler, or one beside it, holds the interpreter of their process, which "
-                    "has not answered for some seconds."
+                    "Its handler, or another one in the same process, holds the interpreter: the "
+                    "process has not answered for some seconds."
                 )
         return self._notes.get(job_id)
 
@@ -146,7 +153,7 @@ class HandlerPool:
 
     def cancel(self, execution: Execution) -> None:
         execution.is_cancelled = True
-        if any(process.cancel(execution) for process in (*self._processes, *self._alone)):
+        if any(process.cancel(execution) for process in self._all):
             return
         for queue in (self._waiting, self._suspects):
             if execution in queue:
@@ -159,7 +166,7 @@ class HandlerPool:
 
     def give_up(self, execution: Execution, reason: str) -> None:
         execution.end(given_up(reason))
-        for process in (*self._processes, *self._alone):
+        for process in self._all:
             if process.give_up(execution):
                 self.given_up[execution.job.kind] += 1
                 self._note_given_up(execution.job, reason)
@@ -171,26 +178,23 @@ class HandlerPool:
         self._is_stopping = True
         if self._checks is not None:
             self._checks.cancel()
-        for process in (*self._processes, *self._alone):
+        for process in self._all:
             process.close()
-        if not self._processes and not self._alone:
+        if not self._all:
             return
         try:
             async with asyncio.timeout(STOP_SECONDS_MAX):
                 await self._all_ended.wait()
         except TimeoutError:
-            for process in (*self._processes, *self._alone):
-                process.kill_and_wait()
+            self.discard()
 
     def discard(self) -> None:
-        """End what `stop` has not ended, or was never called for. Blocks; at once."""
-        for process in (*self._processes, *self._alone):
+        """Kill the processes that are left, and block until they have ended."""
+        for process in self._all:
             process.kill_and_wait()
 
     def _dispatch(self) -> None:
-        """Hand out what waits to the processes that are free; start one where none is, or none is
-        left for what comes next.
-        """
+        """Give waiting runs to free processes, and start further processes as needed."""
         if self._is_stopping:
             return
         while self._waiting and (process := self._least_busy()) is not None:
@@ -210,14 +214,14 @@ class HandlerPool:
 
     @property
     def _may_start_alone(self) -> bool:
-        """One that takes long, or holds its interpreter, keeps no other suspect waiting."""
+        """True while fewer than ALONE_MAX suspects run, not counting long or stalled ones."""
         starting = sum(
             not one.is_stalled and one.age_seconds < ALONE_SECONDS for one in self._alone
         )
         return starting < ALONE_MAX
 
     def _least_busy(self) -> HandlerProcess | None:
-        """The one with least to do."""
+        """Return the usable process that runs the fewest handlers below its capacity."""
         free = [
             one for one in self._processes if self._is_usable(one) and one.running < one.capacity
         ]
@@ -228,12 +232,12 @@ class HandlerPool:
 
     def _start_one(self) -> None:
         if sum(not one.is_retired for one in self._processes) < self._processes_max:
-            process = HandlerProcess(self._hello, self._capacity, self._changed)
+            process = HandlerProcess(self._hello, self._capacity, self._on_change)
             self._processes.append(process)
             self._attach(process)
 
     def _start_alone(self, suspect: Execution) -> None:
-        process = HandlerProcess(self._hello, 1, self._changed)
+        process = HandlerProcess(self._hello, 1, self._on_change)
         self._alone[process] = suspect
         self._attach(process)
 
@@ -250,14 +254,14 @@ class HandlerPool:
 
     def _replace_if_hanging(self, process: HandlerProcess) -> None:
         if (
-            process.given_up < max(1, process.capacity // _GIVEN_UP_PER_PROCESS)
+            process.given_up < max(1, process.capacity // _CAPACITY_PER_GIVEN_UP)
             or process.is_retired
         ):
             return
         self._replace(process)
 
     def _replace(self, process: HandlerProcess) -> None:
-        """Have it end when what it runs has ended, and another one run what comes."""
+        """Retire a process, so that another one runs what comes."""
         self._count_replaced(process)
         process.retire()
 
@@ -270,16 +274,16 @@ class HandlerPool:
             still_running=process.running,
         )
 
-    def _changed(self, process: HandlerProcess) -> None:
+    def _on_change(self, process: HandlerProcess) -> None:
         if self._is_usable(process):
             self._backoff.reset()
             self.problem = None
             self.able.set()
-        if left := process.take_unstarted():
+        if unstarted := process.take_unstarted():
             _log.warning(
-                "handlers_lack_threads", pid=process.pid, jobs=[one.job.id for one in left]
+                "handlers_lack_threads", pid=process.pid, jobs=[one.job.id for one in unstarted]
             )
-            self._run_again(left, self._waiting, process)
+            self._run_again(unstarted, self._waiting, process)
             if not process.is_retired:
                 self._replace(process)
         if disturbed := process.take_disturbed():
@@ -292,11 +296,11 @@ class HandlerPool:
         in_hand = process.take_running()
         if process in self._alone:
             suspect = self._alone.pop(process)
-            if suspect is not None:  # it never began: it is a suspect still
+            if suspect is not None:  # it was not started, so it is still a suspect
                 self._suspects.appendleft(suspect)
         else:
             self._processes.remove(process)
-        if not self._processes and not self._alone:
+        if not self._all:
             self._all_ended.set()
         if process.was_closed or self._is_stopping:
             for execution in in_hand:
@@ -325,8 +329,8 @@ class HandlerPool:
         if len(in_hand) == 1 and not process.given_up:
             in_hand[0].end(process.death_result())
         else:
-            # One of them ended the process of all: each is run alone, in the same attempt, to see
-            # which. The others lose their time and nothing else.
+            # One of them ended the process: each is run alone, in the same attempt, to find which.
+            # The others lose the time that they ran and nothing else.
             self._run_again(in_hand, self._suspects, process)
 
     def _run_again(
@@ -335,15 +339,15 @@ class HandlerPool:
         for execution in in_hand:
             if execution.is_cancelled:
                 execution.end(process.death_result())
-            elif execution.begun_at is None:  # so it is not the one
+            elif execution.begun_at is None:  # it had not begun, so it did no harm
                 self._waiting.append(execution)
             else:
                 queue.append(execution)
         self._return_late_jobs()
 
     def _return_late_jobs(self) -> None:
-        """They would time out here, having run for less than their time: another attempt has all
-        of it, which a suspect makes alone.
+        """Return jobs that have used up their time here, so that another attempt has all of it. A
+        suspect's next attempt is made alone.
         """
         for queue in (self._waiting, self._suspects):
             for execution in [one for one in queue if not self._has_time(one)]:
@@ -359,7 +363,7 @@ class HandlerPool:
         return time.monotonic() - begun_at < bound * _USED_MAX
 
     def _return_waiting(self) -> None:
-        """Keep from other workers nothing that waits here for a process which cannot be started."""
+        """Return all waiting jobs to the queue, and accept none until a process is ready."""
         self.able.clear()
         for queue in (self._waiting, self._suspects):
             while queue:
@@ -367,7 +371,7 @@ class HandlerPool:
                 queue.popleft().end(RunResult(is_returned=True, is_suspect=is_suspect))
 
     def _pause(self) -> None:
-        """A process that ends before it is ready is not started again at once."""
+        """Start no process for a while, after one that ended before it was ready."""
         self._is_paused = True
         asyncio.get_running_loop().call_later(self._backoff.next_pause(), self._resume)
 
@@ -379,7 +383,7 @@ class HandlerPool:
         while True:
             await asyncio.sleep(CHECK_SECONDS)
             self._return_late_jobs()
-            for process in (*self._processes, *self._alone):
+            for process in self._all:
                 process.check()
                 if process.is_stalled:
                     self._unblock_others(process)
@@ -388,7 +392,7 @@ class HandlerPool:
                 self._dispatch()
 
     def _return_jobs_while_importing(self) -> None:
-        """Imports that take long, perhaps for ever, keep no job from workers that are done."""
+        """Return waiting jobs while imports take long, since other workers may run them."""
         if not self.able.is_set() or any(map(self._is_usable, self._processes)):
             return
         starting = [one for one in self._processes if one.ready is None and not one.has_ended]
@@ -398,10 +402,11 @@ class HandlerPool:
             self._return_waiting()
 
     def _unblock_others(self, process: HandlerProcess) -> None:
-        """A handler holds the interpreter of this process: what is to begin does so in another. If
-        it is one that was given up, nobody knows when those beside it could go on: they are run
-        again elsewhere. Where none was, and it may be one without a time-out, all are run again
-        after a while, each alone: so that whichever it is takes its time without the others.
+        """Act on a handler that holds the interpreter of its process.
+
+        Other jobs begin in another process. If the handler was given up, the others of its process
+        are run again elsewhere at once. If it may be one without a time-out, all are run again
+        after HELD_SECONDS_MAX, each alone, so that it blocks no others.
         """
         if process.is_abandoned:
             return
@@ -412,17 +417,17 @@ class HandlerPool:
         if process.capacity > 1 and not process.is_retired:
             self._replace(process)
             self._dispatch()
-        is_bounded = all(timeout_of(job, self) is not None for job in process.begun())
+        is_bounded = all(timeout_of(job, self) is not None for job in process.begun_jobs())
         if (
             process.running > 1
             and process.silent_seconds >= HELD_SECONDS_MAX
-            and not is_bounded  # or the first of their time-outs has it ended
+            and not is_bounded  # else the first time-out gives the handler up
         ):
             _log.warning(
                 "handlers_run_alone",
                 pid=process.pid,
                 silent_seconds=round(process.silent_seconds, 1),
-                jobs=[job.id for job in process.begun()],
+                jobs=[job.id for job in process.begun_jobs()],
             )
             process.abandon(holds_suspects=True)
 
@@ -436,7 +441,10 @@ def _named(jobs: list[ClaimedJob]) -> str:
 def handler_pool(
     hello: HandlerHello, concurrency: int, *, is_one_each: bool = False
 ) -> Iterator[HandlerPool]:
-    """With the handlers imported; at the end no process is left. Raises HandlersError."""
+    """Yield a pool with the handlers imported, and end its processes at last.
+
+    Raises HandlersError.
+    """
     processes = HandlerPool(hello, concurrency, is_one_each=is_one_each)
     try:
         processes.prepare()

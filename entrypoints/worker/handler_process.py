@@ -1,4 +1,4 @@
-"""One process for handlers, as its worker sees it."""
+"""One handler process, as its worker sees it."""
 
 import asyncio
 import contextlib
@@ -27,9 +27,9 @@ from entrypoints.worker.handler_protocol import (
     HandlerHello,
     HandlerMessage,
     HandlersReady,
+    HandlersRefused,
     Ping,
     Pong,
-    Refused,
     RunBegan,
     RunEnded,
     StartRun,
@@ -40,17 +40,17 @@ from entrypoints.worker.handler_protocol import (
 from entrypoints.worker.runner import handler_job
 
 _COMMAND: Final = program("entrypoints.worker.handler_main")
-IMPORT_LOG_SECONDS: Final = 10.0  # between two lines about imports that take long
-IMPORT_SECONDS_MAX: Final = 600.0  # while the worker runs; at its start nobody else waits
-STALLED_SECONDS: Final = 3.0  # without an answer: its interpreter is held
+IMPORT_LOG_SECONDS: Final = 10.0  # between two log lines about slow imports
+IMPORT_SECONDS_MAX: Final = 600.0  # then the process is killed; not at the worker's start
+STALLED_SECONDS: Final = 3.0  # without an answer: a handler holds the interpreter
 _KILL_SECONDS: Final = 1.0  # from the end of the connection to SIGKILL
-_DRAIN_SECONDS: Final = 0.5  # for what a process said before it died
+_DRAIN_SECONDS: Final = 0.5  # for messages that a process sent before it died
 
 _log = structlog.get_logger()
 
 
 class HandlerProcess:
-    """Runs up to `capacity` handlers at once. Made ready on the event loop or before there is one.
+    """A child process that runs up to `capacity` handlers at once.
 
     `on_change` is called when it is ready, when a handler has ended, and when the process has.
     """
@@ -61,29 +61,29 @@ class HandlerProcess:
         self.capacity = capacity
         self.ready: HandlersReady | None = None
         self.refused: str | None = None  # why its handlers cannot be used
-        self.is_retired = False  # takes no more jobs, and ends with those it has
+        self.is_retired = False  # accepts no more jobs, and ends when those it runs have ended
         self.is_abandoned = False
-        self.holds_suspects = False  # of one abandoned: one of its handlers held up the others
+        self.holds_suspects = False  # if abandoned: one of its handlers blocked the others
         self.has_ended = False
-        self._given_up: dict[int, Execution] = {}  # have not ended, and nobody waits for them
+        self._given_up: dict[int, Execution] = {}  # have not ended and are no longer waited for
         self._on_change = on_change
         self._running: dict[int, Execution] = {}
         self._begun: dict[int, float] = {}  # number: time.monotonic()
-        self._disturbed: list[Execution] = []  # another handler has cancelled them
-        self._unstarted: list[Execution] = []  # could not be begun here
+        self._disturbed: list[Execution] = []  # were cancelled by another handler
+        self._unstarted: list[Execution] = []  # got no thread
         self._numbers = 0
         self._transport: asyncio.Transport | None = None
         self._outgoing: list[WorkerMessage] = []
         self._decoder = handler_message_decoder()
         self._made = self._received_at = time.monotonic()
-        self._gave_up_at = 0.0  # the latest handler that did not end; time.monotonic()
+        self._gave_up_at = 0.0  # the latest time that a handler was given up; time.monotonic()
         self._is_stalled = False
         self._is_closed = False  # its end of the socket
         self._kill_reason: str | None = (
             None  # why it was killed, in words that follow "the process"
         )
-        self._frames_sent = 0  # behind `HandlerHello`
-        self._frames_received = 0  # behind `HandlersReady`
+        self._frames_sent = 0  # after `HandlerHello`
+        self._frames_received = 0  # after `HandlersReady`
         self._is_ending = False
         self._socket, theirs = socket.socketpair()
         with theirs:
@@ -109,55 +109,55 @@ class HandlerProcess:
 
     @property
     def given_up(self) -> int:
-        """How many handlers have not ended although nobody waits for them any more."""
+        """The number of handlers that were given up and have not ended."""
         return len(self._given_up)
 
-    def hanging(self) -> list[ClaimedJob]:
-        """Their jobs."""
+    def hanging_jobs(self) -> list[ClaimedJob]:
+        """List the jobs of handlers that were given up and have not ended. Any thread may call."""
         return [one.job for one in list(self._given_up.values())]
 
-    def begun(self) -> list[ClaimedJob]:
-        """The jobs whose handlers have begun and are waited for."""
+    def begun_jobs(self) -> list[ClaimedJob]:
+        """List the jobs whose handlers have begun and are waited for. Any thread may call."""
         return [one.job for number, one in list(self._running.items()) if number in self._begun]
 
     @property
     def is_stalled(self) -> bool:
-        """It has not answered for a while: a handler holds its interpreter."""
+        """True after STALLED_SECONDS without an answer: a handler holds the interpreter."""
         return self._is_stalled
 
     @property
     def silent_seconds(self) -> float:
-        """How long it has not answered; 0 where it would not be asked."""
+        """The time since its last message; 0 while it runs no handler."""
         return time.monotonic() - self._received_at if self._is_watched else 0.0
 
     @property
     def blocks_others(self) -> bool:
-        """It has not answered since a handler was given up, so the others in it cannot go on."""
+        """True if it has not answered since a handler was given up: the others cannot go on."""
         return self._is_stalled and self._gave_up_at > self._received_at
 
     def wait_until_ready(self) -> HandlersReady:
-        """Block until the handlers are imported. Raises HandlersError; for before the loop."""
+        """Block until the handlers are imported; call it before `attach`. Raises HandlersError."""
         while not select.select([self._socket], [], [], IMPORT_LOG_SECONDS)[0]:
             _log.warning("handlers_importing", pid=self.pid, seconds=round(self.age_seconds))
         try:
             frame = next(Frames(self._socket, handler_message_decoder()), None)
         except BrokenStream as error:
             raise HandlersError(
-                f"The process for handlers wrote something else into its connection: {error}"
+                f"The handler process wrote something else to its connection: {error}"
             ) from None
-        if isinstance(frame, Refused):
+        if isinstance(frame, HandlersRefused):
             raise HandlersError(frame.reason)
         if not isinstance(frame, HandlersReady):
             self._process.wait()
             raise HandlersError(
-                f"The process for handlers {_exit_description(self._process.returncode)} while it "
-                "imported them; the lines above may say why."
+                f"The handler process {_exit_description(self._process.returncode)} while it "
+                "imported the handlers; the lines above may give the reason."
             )
         self.ready = frame
         return frame
 
     async def attach(self) -> None:
-        """Hear it on the event loop from now on."""
+        """Receive its messages on the running event loop from now on."""
         loop = asyncio.get_running_loop()
         self._socket.setblocking(False)  # noqa: FBT003 (its own signature)
         await loop.create_unix_connection(lambda: _AnswerListener(self), sock=self._socket)
@@ -166,6 +166,7 @@ class HandlerProcess:
         ).start()
 
     def run(self, execution: Execution) -> None:
+        """Start a handler."""
         if not self._is_watched:
             self._received_at = time.monotonic()
         self._numbers += 1
@@ -173,14 +174,14 @@ class HandlerProcess:
         self._enqueue(StartRun(self._numbers, handler_job(execution.job)))
 
     def cancel(self, execution: Execution) -> bool:
-        """Return False if it does not run here."""
+        """Ask a handler to end. Returns False if it does not run here."""
         number = self._number_of(execution)
         if number is not None:
             self._enqueue(CancelRun(number))
         return number is not None
 
     def give_up(self, execution: Execution) -> bool:
-        """Wait for this handler no longer. Returns False if it does not run here."""
+        """Stop waiting for a handler. Returns False if it does not run here."""
         number = self._number_of(execution)
         if number is None:
             return False
@@ -191,9 +192,9 @@ class HandlerProcess:
         return True
 
     def check(self) -> None:
-        """Ask whether its interpreter is free; call it about once a second."""
+        """Ask whether its interpreter is free; call this about once a second."""
         if self.ready is None and self.age_seconds > IMPORT_SECONDS_MAX:
-            self._signal(signal.SIGKILL)  # it died at its start, for whoever waits for it
+            self._signal(signal.SIGKILL)
         if not self._is_watched or self.has_ended:
             self._is_stalled = False
             return
@@ -213,76 +214,78 @@ class HandlerProcess:
         return bool(self._running or self._given_up)
 
     def retire(self) -> None:
-        """Hand it no more jobs; it is ended when those that it has have ended."""
+        """Accept no more jobs, and end the process when those that it runs have ended."""
         self.is_retired = True
         self._end_if_idle()
 
     def close(self) -> None:
-        """End it, whatever it does: it is told to, then killed, with all that it started."""
+        """Close its connection, so that it ends; then kill it and every process it started."""
         if self.has_ended or self._is_ending:
             return
         self._is_ending = True
         if self._transport is not None:
-            self._transport.abort()  # which tells it
+            self._transport.abort()
         self._call_later(_KILL_SECONDS, lambda: self._signal(signal.SIGKILL))
 
     def abandon(self, *, holds_suspects: bool = False) -> None:
-        """End it at once, with handlers in hand that are to be run elsewhere."""
+        """Kill it; its handlers are run again elsewhere."""
         self.is_retired = self.is_abandoned = True
         self.holds_suspects = holds_suspects
         self._signal(signal.SIGKILL)
 
     def kill_and_wait(self) -> None:
-        """Block until it has ended; at once."""
+        """Kill it, and block until it has ended."""
         self._signal(signal.SIGKILL)
         self._process.wait()
         if self._transport is None:
             self._socket.close()
 
     def received(self, piece: bytes) -> None:
+        """Handle bytes from the process."""
         if self._kill_reason is not None:
             return
         try:
             for frame in self._decoder.feed(piece):
-                self._received_at = time.monotonic()  # a piece of a frame may be of somebody else's
+                self._received_at = time.monotonic()  # only a whole frame is certainly its own
                 self._handle(frame)
         except BrokenStream as error:
             _log.error("handlers_process_disturbed", pid=self.pid, reason=str(error))
-            self._kill_disconnected("wrote into its connection to its worker, or read from it")
+            self._kill_disconnected("wrote to its connection to its worker, or read from it")
         if self._is_stalled and time.monotonic() - self._received_at < STALLED_SECONDS:
             self._is_stalled = False
             _log.info("handlers_answer_again", pid=self.pid)
 
     def attached(self, transport: asyncio.Transport) -> None:
+        """Send the queued messages, now that there is a transport."""
         self._transport = transport
         self._flush()
 
     def closed(self) -> None:
-        """Its end of the socket is closed, so nothing more will be heard.
+        """Handle the end of the connection.
 
-        Usually since it has ended; but a handler may have closed each descriptor that it found.
+        Usually the process has ended; but a handler may have closed all descriptors.
         """
         self._is_closed = True
         self._transport = None
-        self._call_later(_KILL_SECONDS, self._end_if_cut_off)
+        self._call_later(_KILL_SECONDS, self._kill_if_running)
 
-    def _end_if_cut_off(self) -> None:
+    def _kill_if_running(self) -> None:
         if not self.has_ended and not self._is_ending:
             self._kill_disconnected("closed its connection to its worker")
 
-    def _kill_disconnected(self, how: str) -> None:
-        """Kill it, since it can no longer be told or heard."""
-        self._kill_reason = self._kill_reason or how
+    def _kill_disconnected(self, reason: str) -> None:
+        """Kill it, since it can no longer be reached. `reason` follows the words "the process"."""
+        self._kill_reason = self._kill_reason or reason
         self._signal(signal.SIGKILL)
 
     def _call_later(self, seconds: float, function: Callable[[], None]) -> None:
-        with contextlib.suppress(RuntimeError):  # before there is a loop
+        with contextlib.suppress(RuntimeError):  # no event loop runs yet
             asyncio.get_running_loop().call_later(seconds, function)
 
     def _handle(self, frame: HandlerMessage) -> None:
         """Raises BrokenStream."""
         match frame:
-            case HandlersReady() | Refused():
+            case HandlersReady() | HandlersRefused():
                 pass
             case _:
                 self._frames_received += 1
@@ -290,7 +293,7 @@ class HandlerProcess:
             case HandlersReady():
                 self.ready = frame
                 self._on_change(self)
-            case Refused(reason=reason):
+            case HandlersRefused(reason=reason):
                 self.refused = reason
             case RunBegan(number=number):
                 if number in self._running:
@@ -298,25 +301,25 @@ class HandlerProcess:
                     if self._running[number].begun_at is None:
                         self._running[number].begun_at = self._begun[number]
                     self._running[number].began()
-            case RunEnded(number=number, ended=ended):
-                self._ended(number, ended)
+            case RunEnded(number=number, result=result):
+                self._run_ended(number, result)
             case Pong(sent=sent):
                 if sent != self._frames_received - 1:
                     raise BrokenStream(
                         f"{self._frames_received - 1} frames of {sent} that were sent"
                     )
 
-    def _ended(self, number: int, ended: RunResult) -> None:
+    def _run_ended(self, number: int, result: RunResult) -> None:
         execution = self._running.pop(number, None)
         self._begun.pop(number, None)
         if execution is None:
             self._given_up.pop(number, None)  # it has ended after all
-        elif ended.is_returned:
+        elif result.is_returned:
             self._unstarted.append(execution)
-        elif ended.is_disturbed and self.capacity > 1:
+        elif result.is_disturbed and self.capacity > 1:
             self._disturbed.append(execution)
         else:
-            execution.end(ended)
+            execution.end(result)
         self._end_if_idle()
         self._on_change(self)
 
@@ -336,7 +339,7 @@ class HandlerProcess:
             self._transport.write(encode_frames(outgoing))
 
     def _watch(self, loop: asyncio.AbstractEventLoop) -> None:
-        """In a thread of its own: a process that a handler forked may keep the socket open."""
+        """Wait for the process in a thread: a child of a handler may keep the socket open."""
         _wait_and_end_group(self._process)
         with contextlib.suppress(RuntimeError):  # the loop has been closed meanwhile
             loop.call_soon_threadsafe(self._process_ended, loop)
@@ -355,34 +358,34 @@ class HandlerProcess:
         self._on_change(self)
 
     def take_running(self) -> list[Execution]:
-        """Take what it had in hand when it died; in the order in which it was handed over."""
+        """Take what it ran when it died, in the order in which it was started."""
         running, self._running = list(self._running.values()), {}
         return running
 
     def take_disturbed(self) -> list[Execution]:
-        """Take those that ended since a handler cancelled every task: to be run again alone."""
+        """Take the runs that another handler cancelled, with all tasks; they are run alone."""
         disturbed, self._disturbed = self._disturbed, []
         return disturbed
 
     def take_unstarted(self) -> list[Execution]:
-        """Take those for which it had no thread: handlers have used up what there are."""
-        left, self._unstarted = self._unstarted, []
-        return left
+        """Take the runs for which the process could start no thread."""
+        unstarted, self._unstarted = self._unstarted, []
+        return unstarted
 
     @property
     def was_closed(self) -> bool:
-        """It was told to end."""
+        """True if `close` was called."""
         return self._is_ending
 
     @property
     def exit_description(self) -> str:
-        """In words that follow "the process"."""
+        """The end of the process, in words that follow "the process"."""
         if self._kill_reason is not None:
             return self._kill_reason
         return _exit_description(self._process.returncode)
 
     def death_result(self) -> RunResult:
-        """Say how it died, as what came of the handler that it ran."""
+        """Return the result of a run that was ended by the death of the process."""
         message = f"The process that ran the handler {self.exit_description}."
         return RunResult(error=error_body("HandlerProcessDied", message))
 
@@ -399,16 +402,16 @@ class HandlerProcess:
         return next((number for number, one in self._running.items() if one is execution), None)
 
     def _signal(self, number: int) -> None:
-        """To its whole group, which has its process id; nothing once it has ended."""
+        """Send a signal to its process group, which has its process id, unless it has ended."""
         if not self.has_ended and self._process.returncode is None:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._process.pid, number)
 
 
 def _wait_and_end_group(process: subprocess.Popen[bytes]) -> None:
-    """What is left of what its handlers started ends with it.
+    """Wait for a process, then kill what is left of its group: what its handlers started.
 
-    While it is not reaped its id is nobody else's, neither as a process nor as a group.
+    It is reaped last: until then no other process or group can have its id.
     """
     os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
     with contextlib.suppress(ProcessLookupError, PermissionError):

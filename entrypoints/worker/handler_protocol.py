@@ -1,8 +1,8 @@
-"""What a worker and its processes for handlers say to each other, over a pair of sockets.
+"""The messages between a worker and its handler processes, over a pair of sockets.
 
-Frames of MessagePack behind their length. Nothing is pickled: what a handler returned or raised is
-JSON by then. Each side says with `Ping` and `Pong` how many frames it has sent: a handler may have
-read or written at the socket, and what got lost so would be waited for without end.
+Each frame is a length of 4 bytes and MessagePack. Nothing is pickled: a handler's result or error
+is JSON already. `Ping` and `Pong` count the frames that were sent before them: a handler may have
+read from the socket or written to it, and a message that was lost so would be awaited for ever.
 """
 
 import struct
@@ -24,69 +24,83 @@ _encode: Final = msgspec.msgpack.Encoder().encode
 
 
 class HandlerHello(Struct, frozen=True, tag=True):
-    """The first frame to a process for handlers."""
+    """The first message to a handler process."""
 
     handlers: str | None  # see load_handlers
     has_builtin: bool
     logs_json: bool
-    parent: int = 0  # process id; filled in by whoever starts the process
+    parent: int = 0  # process id of the worker; set when the process is started
 
 
 class StartRun(Struct, frozen=True, tag=True):
-    number: int
+    """Run a job's handler."""
+
+    number: int  # of the run; unique in its process
     job: HandlerJob
 
 
 class CancelRun(Struct, frozen=True, tag=True):
+    """Ask a handler to end."""
+
     number: int
 
 
 class GiveUpRun(Struct, frozen=True, tag=True):
+    """Replace the thread of a handler that ignores its cancel."""
+
     number: int
 
 
 class Ping(Struct, frozen=True, tag=True):
-    """Is answered when the process's interpreter is free."""
+    """Ask for a `Pong`, which comes once the interpreter of the process is free."""
 
-    sent: int  # frames behind `HandlerHello` and before this one
+    sent: int  # frames after `HandlerHello` and before this one
 
 
 class HandlersReady(Struct, frozen=True, tag=True):
-    """The handlers are imported; the longest run in seconds that each kind's asks for."""
+    """The handlers are imported."""
 
-    kinds: Mapping[Kind, float | None]
+    kinds: Mapping[Kind, float | None]  # each with its handler's time-out in seconds, if any
 
 
-class Refused(Struct, frozen=True, tag=True):
+class HandlersRefused(Struct, frozen=True, tag=True):
     """The handlers cannot be used."""
 
     reason: str
 
 
 class RunBegan(Struct, frozen=True, tag=True):
+    """The handler of a run begins."""
+
     number: int
 
 
 class RunEnded(Struct, frozen=True, tag=True):
+    """The handler of a run has ended."""
+
     number: int
-    ended: RunResult
+    result: RunResult
 
 
 class Pong(Struct, frozen=True, tag=True):
-    sent: int  # frames behind `HandlersReady` and before this one
+    """The answer to a `Ping`."""
+
+    sent: int  # frames after `HandlersReady` and before this one
 
 
 WorkerMessage = HandlerHello | StartRun | CancelRun | GiveUpRun | Ping
-HandlerMessage = HandlersReady | Refused | RunBegan | RunEnded | Pong
+HandlerMessage = HandlersReady | HandlersRefused | RunBegan | RunEnded | Pong
 
 
 def handler_hello(settings: Settings, *, logs_json: bool) -> HandlerHello:
+    """Return the hello for the handlers that the settings name."""
     return HandlerHello(
         handlers=settings.handlers, has_builtin=settings.builtin_handlers, logs_json=logs_json
     )
 
 
 def encode_frames(frames: Sequence[WorkerMessage | HandlerMessage]) -> bytes:
+    """Return the bytes of some messages, each as a frame."""
     pieces: list[bytes] = []
     for frame in frames:
         data = _encode(frame)
@@ -95,8 +109,10 @@ def encode_frames(frames: Sequence[WorkerMessage | HandlerMessage]) -> bytes:
 
 
 def worker_message_decoder() -> Decoder[WorkerMessage]:
+    """Return a decoder of what a worker sends."""
     return Decoder(msgspec.msgpack.Decoder(WorkerMessage).decode, FRAME_BYTES_MAX)
 
 
 def handler_message_decoder() -> Decoder[HandlerMessage]:
+    """Return a decoder of what a handler process sends."""
     return Decoder(msgspec.msgpack.Decoder(HandlerMessage).decode, FRAME_BYTES_MAX)

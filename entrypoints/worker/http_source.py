@@ -1,4 +1,4 @@
-"""A worker's source on another machine: the calls that workers make to a Fairlog server."""
+"""A job source over HTTP: the calls that workers make to a Fairlog server."""
 
 import socket
 from collections.abc import Container, Iterable, Iterator, Sequence
@@ -17,26 +17,26 @@ from entrypoints.service.views import ClaimedJob
 from entrypoints.worker.job_source import JOBS_PER_CALL_MAX, AttemptKey, Outcome
 
 CONNECT_SECONDS: Final = 5.0
-ANSWER_SECONDS: Final = 15.0  # beyond the time that a claim waits for work
-HEARTBEAT_SECONDS_MIN: Final = 1.0  # for the answer to one, where leases are short
-BATCH_BYTES_MAX: Final = 8 * 1024 * 1024  # of bodies in one call; the server takes 16 MiB in all
+ANSWER_SECONDS: Final = 15.0  # in addition to the time that a claim waits for work
+HEARTBEAT_SECONDS_MIN: Final = 1.0  # for an answer, where leases are short
+BATCH_BYTES_MAX: Final = 8 * 1024 * 1024  # of bodies in a request; a server accepts 16 MiB in all
 _TEXT_CHARACTERS_MAX: Final = 300
-_PROBLEM: Final = "application/problem+json"
-# Of our own server alone: what was sent can never be accepted.
-_UNREADABLE: Final = frozenset(
+_PROBLEM: Final = "application/problem+json"  # RFC 9457
+# From a Fairlog server these mean that the request can never be accepted.
+_UNACCEPTABLE: Final = frozenset(
     {
         HTTPStatus.BAD_REQUEST,
         HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
         HTTPStatus.UNPROCESSABLE_ENTITY,
     }
 )
-_NO_LONGER_OURS: Final = frozenset({HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT})
+_LOST_ATTEMPT: Final = frozenset({HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT})
 
 T = TypeVar("T")
 
 
 def client_of(url: httpx.URL) -> httpx.AsyncClient:
-    """Close it when the worker has stopped."""
+    """Return an HTTP client for a server. The caller closes it."""
     return httpx.AsyncClient(
         base_url=url,
         headers={"Content-Type": "application/json", "User-Agent": "fairlog-worker"},
@@ -47,7 +47,7 @@ def client_of(url: httpx.URL) -> httpx.AsyncClient:
 
 class _Claim(Struct, frozen=True):
     jobs: Sequence[ClaimedJob]
-    lease_seconds: float = 30.0  # Fairlog's default, where a server does not tell
+    lease_seconds: float = 30.0  # Fairlog's default, for a server whose answer lacks it
 
 
 class _Lost(Struct, frozen=True):
@@ -59,13 +59,13 @@ class _Leases(Struct, frozen=True):
     lost_attempts: Sequence[_Lost] = ()
 
 
-class _SettledJob(Struct, frozen=True):
-    status: int  # of HTTP, as the answer to this outcome alone would have had
+class _ReportedJob(Struct, frozen=True):
+    status: int  # the HTTP status that this outcome alone would have had
     detail: str = ""
 
 
-class _SettledJobs(Struct, frozen=True):
-    jobs: Sequence[_SettledJob]
+class _ReportedJobs(Struct, frozen=True):
+    jobs: Sequence[_ReportedJob]
 
 
 class _Problem(Struct, frozen=True):
@@ -73,20 +73,20 @@ class _Problem(Struct, frozen=True):
     detail: str
 
 
-class _Refused(InvalidInput):
-    """Our server cannot read what was sent; sent again, it would answer the same."""
+class _RequestRejected(InvalidInput):
+    """A Fairlog server cannot accept the request, however often it is sent."""
 
 
 class _NoAnswer(LogUnavailable):
-    """Nothing of our protocol came: the server is in trouble, or something else answered."""
+    """The server has an error, or the answer is not a Fairlog server's."""
 
     def __init__(self, message: str, status: int | None = None) -> None:
         super().__init__(message)
-        self.status = status  # of HTTP; None: there was no answer
+        self.status = status  # of HTTP; None: there was no response
 
 
 class RemoteSource:
-    """The calls of the HTTP API that a worker makes, under the name `name`."""
+    """A `JobSource` over HTTP, for the worker `name`."""
 
     def __init__(self, client: httpx.AsyncClient, name: WorkerId) -> None:
         self._client = client
@@ -101,19 +101,19 @@ class RemoteSource:
     async def claim(
         self, max_jobs: int, kinds: Sequence[Kind], wait_seconds: float, claim_id: str, begins: int
     ) -> Sequence[ClaimedJob]:
-        asked = {
+        fields = {
             "max": max_jobs,
             "kinds": kinds,
             "wait_seconds": wait_seconds,
             "claim_id": claim_id,
             "begins": begins,
         }
-        claim = await self._post("/v1/claims", asked, _Claim, wait_seconds + ANSWER_SECONDS)
+        claim = await self._post("/v1/claims", fields, _Claim, wait_seconds + ANSWER_SECONDS)
         self._lease_seconds = claim.lease_seconds
         return claim.jobs
 
     async def recall(self, claim_id: str) -> Sequence[ClaimedJob]:
-        # There are no jobs of a kind with a random name, so nothing new is given.
+        # The kind has a random name and so no jobs, which is why nothing new is claimed.
         return await self.claim(1, (Kind(claim_id),), 0, claim_id, 0)
 
     async def heartbeat(
@@ -122,28 +122,32 @@ class RemoteSource:
         have_begun = set(begun)
         lost: list[AttemptKey] = []
         for start in range(0, len(held), JOBS_PER_CALL_MAX):
-            named = held[start : start + JOBS_PER_CALL_MAX]
-            lost += await self._heartbeat({"jobs": [_named(key, have_begun) for key in named]})
+            jobs = [
+                _lease_fields(key, have_begun) for key in held[start : start + JOBS_PER_CALL_MAX]
+            ]
+            lost += await self._heartbeat({"jobs": jobs})
         return lost
 
-    async def listen(self, held: Sequence[AttemptKey], seconds: float) -> Sequence[AttemptKey]:
-        named = [_named(key, ()) for key in held[:JOBS_PER_CALL_MAX]]  # heard of are all
-        fields = {"jobs": named, "wait_seconds": seconds}
+    async def wait_for_cancellation(
+        self, held: Sequence[AttemptKey], seconds: float
+    ) -> Sequence[AttemptKey]:
+        # A cancel of any job of this worker ends the wait, also of one that is not listed.
+        jobs = [_lease_fields(key, ()) for key in held[:JOBS_PER_CALL_MAX]]
+        fields = {"jobs": jobs, "wait_seconds": seconds}
         return await self._heartbeat(fields, seconds + ANSWER_SECONDS)
 
     async def _heartbeat(
         self, fields: dict[str, Any], seconds: float | None = None
     ) -> Sequence[AttemptKey]:
-        """Wait no longer for an answer than leaves time to ask again, over another connection: a
-        proxy that was replaced may have forgotten this one without a word. What extends a lease is
-        the heartbeat at two thirds of it.
+        """Send a heartbeat, with a time-out that leaves time for another one within the lease, over
+        a new connection: a replaced proxy may have dropped this one silently.
         """
         if seconds is None:
             seconds = min(ANSWER_SECONDS, max(HEARTBEAT_SECONDS_MIN, self._lease_seconds / 6))
         leases = await self._post("/v1/claims/heartbeat", fields, _Leases, seconds)
         return [(one.id, one.attempt) for one in leases.lost_attempts]
 
-    async def settle(self, outcomes: Sequence[Outcome]) -> Sequence[Exception | None]:
+    async def report(self, outcomes: Sequence[Outcome]) -> Sequence[Exception | None]:
         returned = [one for one in outcomes if isinstance(one, ReturnJob)]
         ended = [one for one in outcomes if not isinstance(one, ReturnJob)]
         answers: dict[AttemptKey, Exception | None] = {}
@@ -151,39 +155,39 @@ class RemoteSource:
             *(("/v1/claims/return", batch) for batch in _batches(returned)),
             *(("/v1/claims/complete", batch) for batch in _batches(ended)),
         ]:
-            told = await self._settle(path, batch)
-            answers |= zip(map(_key, batch), told, strict=True)
+            answers |= zip(map(_key, batch), await self._report(path, batch), strict=True)
         return [answers[_key(outcome)] for outcome in outcomes]
 
-    async def _settle(self, path: str, batch: Sequence[Outcome]) -> Sequence[Exception | None]:
-        """A failure of the call is the answer of each outcome in it, so that the other calls count.
+    async def _report(self, path: str, batch: Sequence[Outcome]) -> Sequence[Exception | None]:
+        """Report a batch. A failed request is the error of each of its outcomes, not of others.
 
-        One outcome that the server cannot read, or that is too large for what stands before it,
-        must not hold up the others: they are sent alone.
+        If the server rejects the request, or a proxy finds it too large, each outcome is sent
+        alone, so that the one at fault does not hold up the others.
         """
+        fields = {"jobs": [_outcome_fields(one) for one in batch]}
         try:
-            settled = await self._post(path, {"jobs": [_told(one) for one in batch]}, _SettledJobs)
-        except (_Refused, _NoAnswer) as error:
+            reported = await self._post(path, fields, _ReportedJobs)
+        except (_RequestRejected, _NoAnswer) as error:
             is_too_large = (
                 isinstance(error, _NoAnswer) and error.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE
             )
             if not is_too_large and isinstance(error, _NoAnswer):
                 return [error] * len(batch)
             if len(batch) > 1:
-                return [answer for one in batch for answer in await self._settle(path, [one])]
+                return [answer for one in batch for answer in await self._report(path, [one])]
             if is_too_large and isinstance(batch[0], CompleteJob):
                 return [InvalidInput(str(error))]
             return [error]
-        if len(settled.jobs) != len(batch):
-            wrong = _NoAnswer(f"{path} answers for {len(settled.jobs)} jobs, not {len(batch)}.")
+        if len(reported.jobs) != len(batch):
+            wrong = _NoAnswer(f"{path} answers for {len(reported.jobs)} jobs, not {len(batch)}.")
             return [wrong] * len(batch)
-        return [_answer(one) for one in settled.jobs]
+        return [_error_of(one) for one in reported.jobs]
 
     async def _post(
         self, path: str, fields: dict[str, Any], answer: type[T], seconds: float = ANSWER_SECONDS
     ) -> T:
-        """Raises `_Refused`, and `_NoAnswer` for all that is no answer of our own protocol: a proxy
-        may answer anything, while the server starts anew or its address is moved.
+        """Send a request. Raises `_RequestRejected`, and `_NoAnswer` for any other failure: a proxy
+        may answer anything while the server restarts or its address moves.
         """
         try:
             response = await self._client.post(
@@ -206,16 +210,16 @@ class RemoteSource:
                 ) from None
         problem = _problem_of(response)
         if problem is None:
-            said = f"{status} {response.reason_phrase}, not as a Fairlog server does"
-            raise _NoAnswer(f"{response.url} answers {said}: {_text(response)}", status)
-        said = f"{response.url} answers {status}: {_one_line(problem.detail)}"
-        if status in _UNREADABLE:
-            raise _Refused(said)
-        raise _NoAnswer(said, status)
+            answer_line = f"{status} {response.reason_phrase}, not as a Fairlog server does"
+            raise _NoAnswer(f"{response.url} answers {answer_line}: {_text(response)}", status)
+        message = f"{response.url} answers {status}: {_one_line(problem.detail)}"
+        if status in _UNACCEPTABLE:
+            raise _RequestRejected(message)
+        raise _NoAnswer(message, status)
 
 
 class _Connections:
-    """The sockets to the server. A forked child must not keep them: the server would go on waiting
+    """The sockets to the server, which a forked child must not keep: the server would go on waiting
     for a worker that has died, and give it jobs.
     """
 
@@ -227,14 +231,14 @@ class _Connections:
         return [one.fileno() for one in self._sockets]
 
     async def note(self, event: str, details: dict[str, Any]) -> None:
-        """Hear what becomes of a request (httpcore's `trace`)."""
+        """Remember the sockets that requests open (a callback for httpcore's `trace`)."""
         if event == "connection.connect_tcp.complete":
             self._sockets = [one for one in self._sockets if one.fileno() >= 0]
             self._sockets.append(details["return_value"].get_extra_info("socket"))
 
 
 def _batches(outcomes: Sequence[Outcome]) -> Iterator[Sequence[Outcome]]:
-    """Bounded in number and in bytes."""
+    """Split outcomes into batches that are bounded in number and in bytes."""
     batch: list[Outcome] = []
     size = 0
     for outcome in outcomes:
@@ -260,13 +264,13 @@ def _key(outcome: Outcome) -> AttemptKey:
     return outcome.job_id, outcome.attempt
 
 
-def _named(key: AttemptKey, begun: Container[AttemptKey]) -> dict[str, Any]:
+def _lease_fields(key: AttemptKey, begun: Container[AttemptKey]) -> dict[str, Any]:
     job_id, attempt = key
     fields: dict[str, Any] = {"id": job_id, "attempt": attempt}
     return fields | {"started": True} if key in begun else fields
 
 
-def _told(outcome: Outcome) -> dict[str, Any]:
+def _outcome_fields(outcome: Outcome) -> dict[str, Any]:
     fields: dict[str, Any] = {"id": outcome.job_id, "attempt": outcome.attempt}
     match outcome:
         case CompleteJob(result=body) if body is not None:
@@ -281,21 +285,21 @@ def _told(outcome: Outcome) -> dict[str, Any]:
     return fields
 
 
-def _answer(settled: _SettledJob) -> Exception | None:
-    """As `JobSource.settle` promises it."""
-    if settled.status == HTTPStatus.OK:
+def _error_of(reported: _ReportedJob) -> Exception | None:
+    """Return the error that `JobSource.report` promises; None for an outcome that is recorded."""
+    if reported.status == HTTPStatus.OK:
         return None
-    if settled.status in _NO_LONGER_OURS:
-        return Refusal(settled.detail)
-    if settled.status in _UNREADABLE:
-        return InvalidInput(settled.detail)
-    if settled.status == HTTPStatus.INTERNAL_SERVER_ERROR:
-        return FairlogError(settled.detail)
-    return LogUnavailable(settled.detail)
+    if reported.status in _LOST_ATTEMPT:
+        return Refusal(reported.detail)
+    if reported.status in _UNACCEPTABLE:
+        return InvalidInput(reported.detail)
+    if reported.status == HTTPStatus.INTERNAL_SERVER_ERROR:
+        return FairlogError(reported.detail)
+    return LogUnavailable(reported.detail)
 
 
 def _problem_of(response: httpx.Response) -> _Problem | None:
-    """The problem details of a Fairlog server; None: something else answered."""
+    """Return the problem details of a Fairlog server; None if something else answered."""
     if not response.headers.get("Content-Type", "").startswith(_PROBLEM):
         return None
     try:
@@ -306,7 +310,7 @@ def _problem_of(response: httpx.Response) -> _Problem | None:
 
 
 def _text(response: httpx.Response) -> str:
-    """The beginning of what was answered, in one line."""
+    """Return the beginning of the response's content as one line."""
     return _one_line(response.content[: 4 * _TEXT_CHARACTERS_MAX].decode(errors="replace")) or "-"
 
 

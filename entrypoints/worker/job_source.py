@@ -1,4 +1,4 @@
-"""Where a worker's jobs come from and their outcomes go: this process, or a server far away."""
+"""The port through which a worker claims jobs and reports outcomes, locally or over HTTP."""
 
 from collections.abc import Sequence
 from typing import Final, Protocol
@@ -9,51 +9,51 @@ from domain.language.identifiers import JobId, Kind
 from entrypoints.service.views import ClaimedJob
 
 Outcome = CompleteJob | FailJob | ReturnJob
-AttemptKey = tuple[JobId, int]  # a job and the number of its attempt, the fencing token
+AttemptKey = tuple[JobId, int]  # a job and the number of its attempt, which is the fencing token
 
 JOBS_PER_CALL_MAX: Final = 1000
-# Nothing of the question was wrong: ask again later. What became of it may be unknown.
+# Errors after which the same call may succeed later. The first one may have taken effect.
 AWAY: Final[tuple[type[FairlogError], ...]] = (LogUnavailable, QueueFull)
-# Asked again, it would be refused again.
+# Errors after which the same call would fail again.
 HOPELESS: Final[tuple[type[FairlogError], ...]] = (InvalidInput, LogTooNew)
 
 
 class JobSource(Protocol):
-    """Every call may raise one of AWAY, and may be cancelled; each is safe to make again."""
+    """Every call may raise one of AWAY and may be cancelled. Each may be repeated safely."""
 
     @property
     def lease_seconds(self) -> float:
-        """How long a claim holds without a heartbeat; certain once a claim has given jobs."""
+        """The length of a lease without a heartbeat; exact after the first claim."""
 
     async def claim(
         self, max_jobs: int, kinds: Sequence[Kind], wait_seconds: float, claim_id: str, begins: int
     ) -> Sequence[ClaimedJob]:
-        """Up to JOBS_PER_CALL_MAX jobs in fair order; waits that long for the first. So many of
-        them begin at once; of the others a heartbeat says when they do.
+        """Return up to `max_jobs` jobs in fair order, at most JOBS_PER_CALL_MAX.
 
-        The same `claim_id` again gives what the earlier answer gave, should it have been lost.
-        Raises one of HOPELESS when no claim of this worker can go well.
+        Waits up to `wait_seconds` for the first. The first `begins` of them begin at once; a
+        heartbeat reports when another one does. Repeated with the same `claim_id`, it returns what
+        the first call returned, in case that answer was lost. Raises one of HOPELESS when this
+        worker can make no claim.
         """
 
     async def recall(self, claim_id: str) -> Sequence[ClaimedJob]:
-        """What a claim whose answer never came has given, and nothing new."""
+        """Return the jobs of a claim whose answer was lost, and claim no new ones."""
 
     async def heartbeat(
         self, held: Sequence[AttemptKey], begun: Sequence[AttemptKey]
     ) -> Sequence[AttemptKey]:
-        """Keep the leases, and say which handlers have begun; which are no longer this worker's."""
+        """Extend the leases of `held` and report `begun` handlers. Returns the lost attempts."""
 
-    async def listen(self, held: Sequence[AttemptKey], seconds: float) -> Sequence[AttemptKey]:
-        """Wait that long for an attempt of this worker to be cancelled. Keeps the leases of `held`;
-        what of it is lost already is the answer at once.
+    async def wait_for_cancellation(
+        self, held: Sequence[AttemptKey], seconds: float
+    ) -> Sequence[AttemptKey]:
+        """Wait up to `seconds` for an attempt of this worker to be cancelled, and return the lost
+        ones of `held`; at once if there are any. Extends the leases of the others.
         """
 
-    async def settle(self, outcomes: Sequence[Outcome]) -> Sequence[Exception | None]:
-        """Report outcomes; for each, in order, None once it is recorded, or why it is not.
+    async def report(self, outcomes: Sequence[Outcome]) -> Sequence[Exception | None]:
+        """Report outcomes. Returns for each, in order, None if it is recorded, else an error.
 
-        A Refusal: the attempt is no longer this worker's to end. One of AWAY: try again. Anything
-        else: this very outcome cannot be recorded. The same outcome again changes nothing.
+        A Refusal: the attempt is no longer this worker's. One of AWAY: try again. Any other error:
+        this outcome cannot be recorded. Reporting an outcome twice changes nothing.
         """
-
-
-__all__ = ["AWAY", "HOPELESS", "JOBS_PER_CALL_MAX", "AttemptKey", "JobSource", "Outcome"]

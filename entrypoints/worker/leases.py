@@ -1,8 +1,8 @@
-"""What a worker says of the jobs in hand, beside their outcomes, and what it hears of them.
+"""Keeps the leases of a worker's jobs, reports which handlers begin, and notices lost attempts.
 
-Heartbeats keep the leases. The begin of a handler is told where the claim did not say it: at once
-where a time-out counts from it, else with others that began in the same moment, and not at all of a
-job that has ended by then. And a call that waits is answered when a job is cancelled.
+A handler that was claimed ahead of time is reported when it begins: at once if its job has a
+time-out, which counts from then, else together with others, and not at all if it has ended by then.
+A long poll is answered when a job is cancelled.
 """
 
 import asyncio
@@ -18,54 +18,55 @@ from entrypoints.worker.job_source import AttemptKey, JobSource
 
 PAUSE_SECONDS_MAX: Final = 5.0  # between tries while the source is away
 HEARTBEATS_PER_LEASE: Final = 3
-LISTEN_SECONDS: Final = 20.0  # that a call waits for a cancellation
-BEGIN_SECONDS: Final = 0.5  # from a handler's begin until it is told, where that has time
-_AFTER_NEWS_SECONDS: Final = 0.05
+CANCELLATION_WAIT_SECONDS: Final = 20.0  # the length of a long poll
+BEGIN_REPORT_SECONDS: Final = 0.5  # the longest delay of a report without a time-out
+_AFTER_LOSS_SECONDS: Final = 0.05
 
 _log = structlog.get_logger()
 
 
 class Leases:
-    """`keep`, `listen` and `report_begins` run on the worker's event loop until they are cancelled.
+    """The leases of a worker. Its three loops run on the worker's event loop until cancelled.
 
-    `named` gives the attempts in hand, `wanted` those of them not known to be lost; `lose` is
-    called for each that is learnt to be.
+    `held` returns the attempts whose leases are extended, `live` those of them that are not known
+    to be lost; `on_lost` is called for each attempt that the source reports as lost.
     """
 
     def __init__(
         self,
         source: JobSource,
-        named: Callable[[], list[AttemptKey]],
-        wanted: Callable[[], list[AttemptKey]],
-        lose: Callable[[AttemptKey], None],
+        held: Callable[[], list[AttemptKey]],
+        live: Callable[[], list[AttemptKey]],
+        on_lost: Callable[[AttemptKey], None],
     ) -> None:
         self._source = source
-        self._named = named
-        self._wanted = wanted
-        self._on_lost = lose
+        self._held = held
+        self._live = live
+        self._on_lost = on_lost
         self._failure_log = FailureLog()
         self._has_jobs = asyncio.Event()
-        self._begun: set[AttemptKey] = set()  # and not told yet
+        self._begun: set[AttemptKey] = set()  # and not reported yet
         self._has_begun = asyncio.Event()
         self._is_urgent = asyncio.Event()
 
     def jobs_claimed(self) -> None:
+        """Start heartbeats, which pause while no job is held."""
         self._has_jobs.set()
 
     def began(self, key: AttemptKey, *, is_timed: bool) -> None:
-        """The handler of an attempt that was claimed ahead of time began."""
+        """Report soon that the handler of an attempt claimed ahead of time has begun."""
         self._begun.add(key)
         self._has_begun.set()
         if is_timed:
             self._is_urgent.set()
 
-    async def say(self, named: Sequence[AttemptKey], begun: Sequence[AttemptKey]) -> bool:
-        """One heartbeat. False: it was not heard."""
+    async def heartbeat(self, held: Sequence[AttemptKey], begun: Sequence[AttemptKey]) -> bool:
+        """Send one heartbeat. Returns False if it failed; raises nothing."""
         try:
-            lost = await self._source.heartbeat(named, begun)
+            lost = await self._source.heartbeat(held, begun)
         except FairlogError as error:
             if self._failure_log.should_log(str(error)):
-                _log.warning("heartbeat_missed", jobs=len(named), reason=str(error))
+                _log.warning("heartbeat_missed", jobs=len(held), reason=str(error))
             return False
         except Exception:  # noqa: BLE001 (a fault of ours must not end the worker)
             _log.exception("heartbeat_failed")
@@ -75,7 +76,8 @@ class Leases:
             self._on_lost(key)
         return True
 
-    async def keep(self) -> None:
+    async def send_heartbeats(self) -> None:
+        """Send HEARTBEATS_PER_LEASE heartbeats in the length of a lease, while jobs are held."""
         backoff = Backoff(PAUSE_SECONDS_MAX)
         while True:
             await self._has_jobs.wait()
@@ -86,46 +88,50 @@ class Leases:
 
     async def _heartbeat_after(self, pause: float) -> bool:
         await asyncio.sleep(pause)
-        named = self._named()
-        if not named:
+        held = self._held()
+        if not held:
             self._has_jobs.clear()
             return True
-        return await self.say(named, ())
+        return await self.heartbeat(held, ())
 
-    async def listen(self) -> None:
+    async def watch_cancellations(self) -> None:
+        """Long-poll the source for lost attempts, while jobs are held."""
         backoff = Backoff(PAUSE_SECONDS_MAX)
         now = asyncio.get_running_loop().time
         while True:
             await self._has_jobs.wait()
-            asked = now()
+            started = now()
             lost: Sequence[AttemptKey] = ()
             try:
-                lost = await self._source.listen(self._wanted(), LISTEN_SECONDS)
+                lost = await self._source.wait_for_cancellation(
+                    self._live(), CANCELLATION_WAIT_SECONDS
+                )
             except FairlogError as error:
                 _log.debug("cancellations_unheard", reason=str(error))
-            except Exception:  # noqa: BLE001 (see say)
+            except Exception:  # noqa: BLE001 (see heartbeat)
                 _log.exception("listening_failed")
             for key in lost:
                 self._on_lost(key)
-            # An answer without news that came sooner than asked for must not be asked again at
-            # once; and what has ended meanwhile looks lost for a moment.
-            if lost or now() - asked >= LISTEN_SECONDS / 2:
+            # Do not repeat at once a poll that came back empty before its time. After a loss, wait
+            # a moment: an attempt whose outcome is on its way also looks lost.
+            if lost or now() - started >= CANCELLATION_WAIT_SECONDS / 2:
                 backoff.reset()
-                await asyncio.sleep(_AFTER_NEWS_SECONDS)
+                await asyncio.sleep(_AFTER_LOSS_SECONDS)
             else:
                 await asyncio.sleep(backoff.next_pause())
 
     async def report_begins(self) -> None:
+        """Report the handlers that `began` names."""
         backoff = Backoff(PAUSE_SECONDS_MAX)
         while True:
             await self._has_begun.wait()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._is_urgent.wait(), BEGIN_SECONDS)
+                await asyncio.wait_for(self._is_urgent.wait(), BEGIN_REPORT_SECONDS)
             self._has_begun.clear()
             self._is_urgent.clear()
-            begun = sorted(self._begun.intersection(self._wanted()))
+            begun = sorted(self._begun.intersection(self._live()))
             self._begun.clear()
-            if not begun or await self.say(begun, begun):
+            if not begun or await self.heartbeat(begun, begun):
                 backoff.reset()
                 continue
             self._begun.update(begun)

@@ -1,4 +1,4 @@
-"""The worker in a process of its own, on any machine, until a signal stops it."""
+"""A worker in a process of its own, on any machine, which runs until a signal stops it."""
 
 import asyncio
 import os
@@ -17,7 +17,7 @@ from entrypoints.worker.execution import Executor
 from entrypoints.worker.http_source import RemoteSource, client_of
 from entrypoints.worker.worker import Worker
 
-GRACE_SECONDS: Final = 30.0
+GRACE_SECONDS: Final = 30.0  # for running handlers, after a signal
 
 _log = structlog.get_logger()
 
@@ -31,10 +31,12 @@ def run_remote_worker(
     prefetch: int = 0,
     grace_seconds: float = GRACE_SECONDS,
 ) -> None:
-    """Work until SIGTERM or SIGINT; a second one ends the process at once. Blocks.
+    """Run jobs until SIGTERM or SIGINT; a second signal ends the process at once. Blocks.
 
-    Raises `InvalidInput` for a URL or a name that is none, and when the server refuses the claims.
-    A server that is away is waited for.
+    Runs `concurrency` jobs at once and claims `prefetch` more ahead of time. `worker_name` defaults
+    to host name and process id; a random suffix is added. After a signal, handlers have
+    `grace_seconds` to end, then their jobs are returned. While the server is away it is retried.
+    Raises `InvalidInput` for a wrong URL or name, and when the server refuses the claims.
     """
     url = _checked(server_url)
     worker = validation.worker_id(
@@ -61,10 +63,10 @@ async def _run(
             kinds=sorted(executor.kinds),
             concurrency=concurrency,
         )
-        told_to_stop = asyncio.create_task(_wait_for_signal(), name="worker-signals")
+        stop_signal = asyncio.create_task(_wait_for_signal(), name="worker-signals")
         claims_end = asyncio.create_task(worker.claims_end(), name="worker-end")
-        await asyncio.wait({told_to_stop, claims_end}, return_when=asyncio.FIRST_COMPLETED)
-        told_to_stop.cancel()
+        await asyncio.wait({stop_signal, claims_end}, return_when=asyncio.FIRST_COMPLETED)
+        stop_signal.cancel()
         await worker.stop(grace_seconds)
         refused = await claims_end
         _log.info("worker_stopped", worker=name)
@@ -73,14 +75,14 @@ async def _run(
 
 
 async def _wait_for_signal() -> None:
-    """Wait for a signal; from then on signals do again what they do by default."""
+    """Wait for a stop signal, then restore the signals' default handlers."""
     loop = asyncio.get_running_loop()
-    told = asyncio.Event()
+    received = asyncio.Event()
     signals = (signal.SIGTERM, signal.SIGINT)
     for number in signals:
-        loop.add_signal_handler(number, told.set)
+        loop.add_signal_handler(number, received.set)
     try:
-        await told.wait()
+        await received.wait()
     finally:
         for number in signals:
             loop.remove_signal_handler(number)

@@ -1,7 +1,7 @@
-"""Outcomes on their way to the log: at once when nothing is under way, else with the next batch.
+"""Reports the outcomes of attempts to the job source, one batch at a time.
 
-What could not be delivered is tried again until the log itself says whether it still counts: only
-the log knows whose attempt is the current one, and the same outcome twice changes nothing.
+A report is repeated until the log accepts or refuses it: only the log knows which attempt is the
+current one, and the same outcome twice changes nothing.
 """
 
 import asyncio
@@ -23,11 +23,13 @@ _log = structlog.get_logger()
 
 
 class ResultReporter:
-    """`deliver` runs as a task beside the work."""
+    """A queue of outcomes, which `deliver` empties in a task of its own.
 
-    def __init__(self, source: JobSource, delivered: Callable[[], None]) -> None:
-        """`delivered` is called when some have been."""
-        self._delivered = delivered
+    `on_delivered` is called after each batch.
+    """
+
+    def __init__(self, source: JobSource, on_delivered: Callable[[], None]) -> None:
+        self._on_delivered = on_delivered
         self.can_deliver = asyncio.Event()  # not set while deliveries fail
         self.can_deliver.set()
         self._source = source
@@ -37,55 +39,56 @@ class ResultReporter:
         self._empty.set()
         self._backoff = Backoff(PAUSE_SECONDS_MAX)
         self._failure_log = FailureLog()
-        self._tries: dict[AttemptKey, int] = {}  # with an answer that nobody foresaw
+        self._tries: dict[AttemptKey, int] = {}  # that ended with an unexpected error
 
     @property
-    def keys(self) -> Iterable[AttemptKey]:
-        """The attempts whose outcome is not yet on disk: their leases must be kept."""
+    def undelivered(self) -> Iterable[AttemptKey]:
+        """The attempts whose outcome is not on disk yet, so that their leases must be kept."""
         return self._waiting.keys()
 
     def put(self, outcome: Outcome) -> None:
+        """Report an outcome; a later one of the same attempt replaces it."""
         self._waiting[outcome.job_id, outcome.attempt] = outcome
         self._has_outcomes.set()
         self._empty.clear()
 
     async def deliver(self) -> None:
-        """Until cancelled."""
+        """Report what `put` has queued, until cancelled."""
         while True:
             await self._has_outcomes.wait()
             batch = list(self._waiting.values())[:JOBS_PER_CALL_MAX]
-            answers = await self._settle(batch)
+            answers = await self._report(batch)
             for outcome, answer in zip(batch, answers, strict=True):
-                self._take(outcome, answer)
+                self._handle(outcome, answer)
             if not self._waiting:
                 self._has_outcomes.clear()
                 self._empty.set()
-            self._delivered()
-            await self._recover(answers, len(self._waiting))
+            self._on_delivered()
+            await self._pause_after_failure(answers, len(self._waiting))
 
     async def flush(self, seconds_max: float) -> None:
-        """Wait until all is delivered; what is not by then is lost with the process."""
+        """Wait up to `seconds_max` until all outcomes are delivered; log those that are not."""
         try:
             async with asyncio.timeout(seconds_max):
                 await self._empty.wait()
         except TimeoutError:
             _log.warning("outcomes_undelivered", jobs=[job_id for job_id, _ in self._waiting])
 
-    async def _settle(self, batch: Sequence[Outcome]) -> Sequence[Exception | None]:
+    async def _report(self, batch: Sequence[Outcome]) -> Sequence[Exception | None]:
         try:
-            return await self._source.settle(batch)
+            return await self._source.report(batch)
         except AWAY as error:
             return [error] * len(batch)
         except Exception as error:  # noqa: BLE001 (outcomes must outlast a fault of ours)
             _log.exception("delivery_failed")
             return [LogUnavailable(str(error))] * len(batch)
 
-    def _take(self, outcome: Outcome, answer: Exception | None) -> None:
+    def _handle(self, outcome: Outcome, answer: Exception | None) -> None:
         key = outcome.job_id, outcome.attempt
         if isinstance(answer, AWAY):
             return
         if answer is not None and not isinstance(answer, Refusal | InvalidInput):
-            # Nobody foresaw it: it may go well the next time, but must not be tried for ever.
+            # An unexpected error: a retry may succeed, but must not go on for ever.
             self._tries[key] = self._tries.get(key, 0) + 1
             if self._tries[key] < UNEXPECTED_TRIES_MAX:
                 return
@@ -104,10 +107,10 @@ class ResultReporter:
             reason=str(answer),
         )
 
-    async def _recover(self, answers: Sequence[Exception | None], waiting: int) -> None:
-        """Wait a while if something of it could not be delivered; nothing flows if nothing could.
+    async def _pause_after_failure(self, answers: Sequence[Exception | None], waiting: int) -> None:
+        """Wait a while if an outcome could not be delivered; clear `can_deliver` if none could.
 
-        One outcome alone that is not taken must not keep the worker from its work.
+        A single outcome that is not accepted must not stop the worker.
         """
         failed = [one for one in answers if isinstance(one, AWAY)]
         if len(failed) < len(answers) or not failed:
@@ -125,8 +128,8 @@ class ResultReporter:
 
 
 def _failure(outcome: CompleteJob, answer: Exception) -> FailJob:
-    """A result that cannot be recorded fails its attempt, rather than being worked for again in
-    vain until the lease ends. One that can never be accepted fails the job.
+    """Return the failure that replaces a result which cannot be recorded, so that the job is not
+    run again in vain. A result that can never be accepted fails the job.
     """
     return FailJob(
         job_id=outcome.job_id,

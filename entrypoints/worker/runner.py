@@ -1,4 +1,4 @@
-"""Runs handlers on this process's event loop and threads: what a process for handlers does."""
+"""Runs handlers on this process's event loop and in its threads."""
 
 import asyncio
 import inspect
@@ -28,7 +28,7 @@ _UNREADABLE: Final = "What the handler returned or raised cannot be read."
 
 
 class HandlerJob(Struct, frozen=True):
-    """What a handler's run needs of a job."""
+    """The fields of a job that its handler needs."""
 
     id: JobId
     user: UserId
@@ -38,7 +38,7 @@ class HandlerJob(Struct, frozen=True):
 
 
 class HandlerRunner:
-    """Runs any number of handlers at once; each run has a number of its own."""
+    """A runner of any number of handlers at once; each run has a number of its own."""
 
     def __init__(self, handlers: Handlers) -> None:
         self._handlers = handlers
@@ -46,9 +46,9 @@ class HandlerRunner:
         self._runs: dict[int, _Run] = {}
 
     def prepare(self, number: int, job: HandlerJob) -> None:
-        """Have a job to `run`; from now on it can be told to end, also before it begins."""
+        """Announce a job to `run`, so that it can be cancelled before it begins."""
         handler = self._handlers.get(job.kind)
-        if handler is not None:  # none: the module has changed since the worker began
+        if handler is not None:  # None: the module has changed since the worker started
             self._runs[number] = _Run(handler, job, self._threads)
 
     async def run(self, number: int, job: HandlerJob, began: Callable[[], None]) -> RunResult:
@@ -59,22 +59,23 @@ class HandlerRunner:
             return RunResult(error=error_body("LookupError", message))
         try:
             return await run.run(began)
-        except BaseException as error:  # noqa: BLE001 (code of what it returned or raised ran, too)
+        except BaseException as error:  # noqa: BLE001 (methods of the handler's objects run here)
             return RunResult(error=error_body(type(error).__name__, _UNREADABLE))
         finally:
             del self._runs[number]
 
     def cancel(self, number: int) -> None:
+        """Cancel an async handler; set `job.cancelled` for any other."""
         if number in self._runs:
             self._runs[number].cancel()
 
     def give_up(self, number: int) -> None:
-        """Replace the thread of a handler that takes no notice, if it has one."""
+        """Replace the thread of a handler that ignores its cancel, if it has one."""
         if number in self._runs:
             self._runs[number].give_up()
 
     def close(self) -> None:
-        """Let the threads end as soon as they are free. Waits for none."""
+        """Have the threads end when they are idle. Does not wait for them."""
         self._threads.close()
 
 
@@ -101,7 +102,7 @@ class _Run:
         job = self._job
         if job.cancelled:
             return not_begun()
-        # What the handler logs says whose it is: the context goes with it into its thread.
+        # The handler's log lines carry these fields, in its thread too.
         structlog.contextvars.bind_contextvars(
             job=job.id, kind=job.kind, user=job.user, attempt=job.attempt
         )
@@ -133,11 +134,11 @@ class _Run:
             return await answer
         finally:
             self._cancellable = None
-            del answer  # a future of the handler's has the error that is raised here
+            del answer  # a future would hold the error, whose traceback holds this frame
 
 
 def _completed(answer: object) -> RunResult:
-    """A result that JSON cannot hold is one at every further attempt too: the job fails."""
+    """Return a result as JSON; one that JSON cannot hold fails the job, as every retry would."""
     try:
         check_json(answer, "result")
         return RunResult(result=None if answer is None else body_of(answer, "result"))
@@ -163,7 +164,7 @@ def _failed(error: BaseException, *, is_cancelled: bool) -> RunResult:
 
 
 def _may_retry(error: BaseException) -> bool:
-    """An exception whose attribute `retry` is False asks for no further attempt."""
+    """Return False if the exception's attribute `retry` is False."""
     try:
         return getattr(error, "retry", None) is not False
     except Exception:  # noqa: BLE001 (a property of the exception's own)
@@ -171,9 +172,9 @@ def _may_retry(error: BaseException) -> bool:
 
 
 class LocalExecutor:
-    """Runs handlers in this process, which a handler that holds the interpreter then holds too.
+    """An `Executor` in this process, which a handler that holds the interpreter blocks.
 
-    `fairlog` itself runs them in processes of their own, see `HandlerPool`.
+    `fairlog` itself uses a `HandlerPool`.
     """
 
     def __init__(self, handlers: Handlers) -> None:
@@ -191,14 +192,13 @@ class LocalExecutor:
         return sys.maxsize
 
     def start(self) -> None:
-        """Nothing is to be started."""
+        """Do nothing."""
 
     def execute(self, job: ClaimedJob, began: Callable[[], None]) -> Execution:
         execution = Execution(job, began)
         number = next(self._numbers)
-        handed = handler_job(job)
-        self._runner.prepare(number, handed)
-        task = asyncio.create_task(self._run(number, handed, execution), name=f"job-{job.id}")
+        self._runner.prepare(number, handler_job(job))
+        task = asyncio.create_task(self._run(number, execution), name=f"job-{job.id}")
         self._running[execution] = number, task
         return execution
 
@@ -214,12 +214,14 @@ class LocalExecutor:
     async def stop(self) -> None:
         self._runner.close()
 
-    async def _run(self, number: int, handed: HandlerJob, execution: Execution) -> None:
+    async def _run(self, number: int, execution: Execution) -> None:
         try:
-            execution.end(await self._runner.run(number, handed, execution.began))
+            job = handler_job(execution.job)
+            execution.end(await self._runner.run(number, job, execution.began))
         finally:
             del self._running[execution]
 
 
 def handler_job(job: ClaimedJob) -> HandlerJob:
+    """Return what the handler of a claimed job needs."""
     return HandlerJob(job.id, job.user_id, job.kind, job.attempt, bytes(job.payload))

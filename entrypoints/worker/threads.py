@@ -1,7 +1,8 @@
 """Threads for handlers that are not async.
 
-Not a ThreadPoolExecutor: the interpreter joins its threads at exit, so one handler that hangs would
-keep a stopped worker from ending. These are daemons; what they ran has been given back by then.
+No ThreadPoolExecutor is used: the interpreter joins its threads at exit, so that one hanging
+handler would keep a stopped worker from ending. These are daemon threads, whose jobs have been
+returned by then.
 """
 
 import asyncio
@@ -20,10 +21,12 @@ _Answer = tuple[Any, BaseException | None]
 
 
 class NoThreadLeft(Exception):
-    """This process can start no more threads, though it could before: they have been used up."""
+    """This process has reached its limit of threads."""
 
 
 class ThreadCall(Struct, eq=False):
+    """A function that is called in a thread."""
+
     function: Callable[[], Any]
     context: contextvars.Context
     reply: asyncio.Future[_Answer]
@@ -31,7 +34,7 @@ class ThreadCall(Struct, eq=False):
 
 
 class HandlerThreads:
-    """Made as they are needed, one for each call that runs at once; use it on one event loop."""
+    """Threads, started on demand, one for each concurrent call. Use it on one event loop."""
 
     def __init__(self) -> None:
         self._calls: SimpleQueue[ThreadCall | None] = SimpleQueue()
@@ -41,9 +44,9 @@ class HandlerThreads:
         self._is_closed = False
 
     def begin(self, function: Callable[[], Any]) -> ThreadCall:
-        """Have `function` called in a thread, with the caller's context variables.
+        """Call `function` in a thread, with the caller's context variables.
 
-        Raises NoThreadLeft, and RuntimeError where not even the first can be started.
+        Raises NoThreadLeft, or RuntimeError if not even the first thread can be started.
         """
         reply: asyncio.Future[_Answer] = asyncio.get_running_loop().create_future()
         call = ThreadCall(function, contextvars.copy_context(), reply)
@@ -59,9 +62,9 @@ class HandlerThreads:
         return call
 
     async def end(self, call: ThreadCall) -> Any:  # noqa: ANN401 (whatever it returns)
-        """Wait for its end; what it raises, SystemExit among it, is raised here.
+        """Wait for a call and return its value, or raise whatever it raises, also SystemExit.
 
-        Cancelled, as by a handler that cancels every task, it waits on: the thread runs on, too.
+        A cancel, as by a handler that cancels every task, is ignored: the thread runs on too.
         """
         try:
             while not (call.reply.done() or call.is_given_up or self._is_closed):
@@ -74,20 +77,20 @@ class HandlerThreads:
         finally:
             if not call.is_given_up:
                 self._busy -= 1
-            # The error holds this frame by its traceback, and the frame would hold the error: what
-            # the handler had in its variables would stay until the cycle collector comes.
+            # The error's traceback holds this frame. If the frame held the error too, the handler's
+            # variables would live until the next garbage collection.
             value, error = None, None
             del call
 
     def give_up(self, call: ThreadCall) -> None:
-        """Let another thread take the place of this one, which ends with its call, if ever."""
+        """Replace the thread of a call; it ends with its call, if ever."""
         if not call.reply.done() and not call.is_given_up:
             call.is_given_up = True
             self._threads -= 1
             self._busy -= 1
 
     def close(self) -> None:
-        """Let the threads end as soon as they are free. Waits for none."""
+        """Have the threads end when they are idle. Does not wait for them."""
         self._is_closed = True
         for _ in range(self._threads):
             self._calls.put(None)
@@ -108,15 +111,15 @@ class HandlerThreads:
                 except BaseException as error:  # noqa: BLE001 (a handler may raise anything)
                     answer = (None, error)
                 end_if_child(answer[1])
-                _tell(call, _resolve, call.reply, answer)
+                _call_on_loop(call, _resolve, call.reply, answer)
                 is_given_up = call.is_given_up
                 call = None  # or an idle thread would keep a payload and a result alive
                 del answer
                 if is_given_up:
                     return
-        except BaseException as error:  # what a handler left behind, such as a trace function
+        except BaseException as error:  # raised by what a handler set, such as a trace function
             if call is not None:
-                _tell(call, self._end_with_thread, call, error)
+                _call_on_loop(call, self._end_with_thread, call, error)
             raise
 
     def _end_with_thread(self, call: ThreadCall, error: BaseException) -> None:
@@ -128,11 +131,11 @@ class HandlerThreads:
                 self._start_one()
 
 
-def _tell(call: ThreadCall, function: Callable[..., None], *arguments: object) -> None:
-    with contextlib.suppress(RuntimeError):  # the loop has been closed meanwhile
+def _call_on_loop(call: ThreadCall, function: Callable[..., None], *arguments: object) -> None:
+    with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
         call.reply.get_loop().call_soon_threadsafe(function, *arguments)
 
 
 def _resolve(reply: asyncio.Future[_Answer], answer: _Answer) -> None:
-    if not reply.done():  # whoever waited was cancelled
+    if not reply.done():  # done: the waiting task was cancelled
         reply.set_result(answer)

@@ -1,8 +1,9 @@
-"""The worker: claims jobs while it has slots free, runs them, keeps their leases, reports outcomes.
+"""The worker: it claims jobs while it has free slots, runs them, keeps their leases and reports
+their outcomes.
 
-Tasks run beside the handlers: one claims, one delivers outcomes, and those of `leases` keep leases
-and hear of cancellations. Each outlasts the source's absence with backoff; none gives up but the
-claiming one, when it is told that no claim can go well.
+One task claims, one reports outcomes, and those of `leases` send heartbeats and watch for
+cancellations. Each retries with backoff while the source is away; only the claiming one ends, when
+the source refuses every claim of this worker.
 """
 
 import asyncio
@@ -27,20 +28,20 @@ from entrypoints.worker.result_reporter import ResultReporter
 
 WAIT_SECONDS: Final = 20.0  # that a claim waits for work
 PAUSE_SECONDS_MAX: Final = 5.0  # between tries while the source is away
-# At a stop, beyond the grace time: for a claim without an answer, for handlers that were told to
-# end, and for the last outcomes.
-RECALL_SECONDS: Final = 3.0
-END_SECONDS: Final = 1.0
-FLUSH_SECONDS: Final = 5.0
+# At a stop, in addition to the grace time:
+RECALL_SECONDS: Final = 3.0  # for a claim whose answer is missing
+END_SECONDS: Final = 1.0  # for handlers that were cancelled
+FLUSH_SECONDS: Final = 5.0  # for the last outcomes
 
 _log = structlog.get_logger()
 
 
 class Worker:
-    """Start and stop it once, on one event loop.
+    """A worker, which is started and stopped once, on one event loop.
 
-    `concurrency` jobs run at once, async and other handlers together. `prefetch` more are claimed
-    ahead of time; they wait for a slot of this worker even when another worker is idle.
+    `concurrency` jobs run at once, with async and other handlers counted alike. `prefetch` more
+    (default 0) are claimed ahead of time; they wait for this worker even if another one is idle. A
+    claim waits up to `wait_seconds` (default 20) for work.
     """
 
     def __init__(
@@ -62,39 +63,39 @@ class Worker:
         self._held_max = concurrency + prefetch
         self._wait_seconds = wait_seconds
         self._reporter = ResultReporter(source, self._outcomes_delivered)
-        self._ran_alone: set[AttemptKey] = set()  # whose outcomes are not on disk yet
+        self._ran_alone: set[AttemptKey] = set()  # and their outcomes are not on disk yet
         self._failure_log = FailureLog()  # of claims
         self._waiting: deque[Attempt] = deque()  # claimed, without a slot yet
         self._running: dict[AttemptKey, tuple[Attempt, asyncio.Task[None]]] = {}
-        self._leases = Leases(source, self._named, self._wanted, self._on_lost)
+        self._leases = Leases(source, self._held, self._live, self._on_lost)
         self._can_claim = asyncio.Event()
-        self._open_claim: str | None = None  # asked, and not answered
-        self._claims: list[asyncio.Task[None]] = []
+        self._open_claim: str | None = None  # the id of a claim without an answer
+        self._claiming: list[asyncio.Task[None]] = []
         self._background: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
-        """Call it on the loop that it is to run on."""
+        """Start on the running event loop."""
         self._executor.start()
         self._can_claim.set()
-        self._claims = [self._kept_running("worker_claims", self._claim_until_refused)]
+        self._claiming = [self._supervise("worker_claims", self._claim_until_refused)]
         self._background = [
-            self._kept_running("worker_heartbeats", self._leases.keep),
-            self._kept_running("worker_cancellations", self._leases.listen),
-            self._kept_running("worker_begins", self._leases.report_begins),
-            self._kept_running("worker_outcomes", self._reporter.deliver),
+            self._supervise("worker_heartbeats", self._leases.send_heartbeats),
+            self._supervise("worker_cancellations", self._leases.watch_cancellations),
+            self._supervise("worker_begins", self._leases.report_begins),
+            self._supervise("worker_outcomes", self._reporter.deliver),
         ]
 
-    def _kept_running(self, name: str, run: Callable[[], Awaitable[None]]) -> asyncio.Task[None]:
+    def _supervise(self, name: str, run: Callable[[], Awaitable[None]]) -> asyncio.Task[None]:
         part = self._supervisor.part(name)
         return asyncio.create_task(keep_running(part, run, heals=True), name=name.replace("_", "-"))
 
     async def claims_end(self) -> FairlogError | None:
-        """Wait until a started worker claims no more. None: stopped; else why it is refused."""
-        await asyncio.wait(self._claims)
+        """Wait until a started worker claims no more. Returns the refusal; None if it stopped."""
+        await asyncio.wait(self._claiming)
         return self._refused
 
     async def stop(self, grace_seconds: float) -> None:
-        """Claim no more, finish what can be finished in that time, and give back the rest."""
+        """Claim no more, wait up to `grace_seconds` for running jobs, and return the others."""
         await self._stop_claiming()
         for attempt in self._waiting:
             self._reporter.put(attempt.return_command())
@@ -105,7 +106,7 @@ class Worker:
         await self._let_end(END_SECONDS)
         for attempt, _ in self._running.values():
             self._reporter.put(attempt.return_command())
-            attempt.interrupt(Interruption.LOST)  # whatever comes of it now
+            attempt.interrupt(Interruption.LOST)  # a later outcome is discarded
         await self._reporter.flush(FLUSH_SECONDS)
         await _cancel(self._background)
         await self._executor.stop()
@@ -124,24 +125,24 @@ class Worker:
         while True:
             await self._can_claim.wait()
             await self._executor.able.wait()
-            await self._reporter.can_deliver.wait()  # or what cannot be told would pile up
-            asked = _now()
+            await self._reporter.can_deliver.wait()  # or undelivered outcomes would pile up
+            started = _now()
             jobs = await self._claim()
-            # An empty answer that came sooner than asked for must not be asked again at once.
-            if jobs or (jobs is not None and _now() - asked >= self._wait_seconds / 2):
+            # Do not repeat at once a claim that came back empty before its time.
+            if jobs or (jobs is not None and _now() - started >= self._wait_seconds / 2):
                 backoff.reset()
-                self._take(jobs)
+                self._accept(jobs)
                 await asyncio.sleep(0)  # the jobs begin before the next claim is made
             else:
                 await asyncio.sleep(backoff.next_pause())
 
     async def _claim(self) -> Sequence[ClaimedJob] | None:
-        """None: there was no answer. The next try asks for the same claim, in case it was given."""
+        """Return claimed jobs; None without an answer. The next call then repeats this claim."""
         self._open_claim = self._open_claim or secrets.token_hex(8)
-        room = min(self._claimable, JOBS_PER_CALL_MAX)
+        max_jobs = min(self._claimable, JOBS_PER_CALL_MAX)
         try:
             jobs = await self._source.claim(
-                room, self._kinds, self._wait_seconds, self._open_claim, self._slots_free
+                max_jobs, self._kinds, self._wait_seconds, self._open_claim, self._slots_free
             )
         except AWAY as error:
             if self._failure_log.should_log(str(error)):
@@ -158,38 +159,38 @@ class Worker:
         return jobs
 
     async def _stop_claiming(self) -> None:
-        """A claim that was under way may have given jobs: they go back."""
-        await _cancel(self._claims)
+        """Cancel the claiming task, and return the jobs of a claim that was not answered."""
+        await _cancel(self._claiming)
         if self._open_claim is None:
             return
         try:
             async with asyncio.timeout(RECALL_SECONDS):
-                given = await self._source.recall(self._open_claim)
+                jobs = await self._source.recall(self._open_claim)
         except (FairlogError, TimeoutError) as error:
-            # If it gave jobs, their leases end.
+            # The leases of its jobs, if there are any, expire.
             _log.warning("claim_unknown", reason=f"{type(error).__name__}: {error}")
             return
-        for job in given:
+        for job in jobs:
             self._reporter.put(ReturnJob(job_id=job.id, attempt=job.attempt, begun=False))
 
     # Running
 
     @property
     def _slots_free(self) -> int:
-        """How many jobs would begin at once."""
+        """The number of jobs that would begin at once."""
         slots = self._concurrency - len(self._running) - len(self._waiting)
         return max(0, min(slots, self._executor.free))
 
     @property
     def _claimable(self) -> int:
-        """How many more jobs may be claimed: none beside one that is to run alone, nor before its
-        outcome is on disk: the log would have the next one begin beside it.
+        """The number of jobs that may be claimed: none while a job runs alone, nor until its
+        outcome is on disk, since for the log it runs until then.
         """
         if self._ran_alone or any(attempt.claimed.alone for attempt in self._attempts()):
             return 0
         return self._held_max - len(self._running) - len(self._waiting)
 
-    def _take(self, jobs: Iterable[ClaimedJob]) -> None:
+    def _accept(self, jobs: Iterable[ClaimedJob]) -> None:
         for job in jobs:
             self._interrupt_earlier_attempts(job)
             if job.kind in self._executor.kinds:
@@ -200,7 +201,7 @@ class Worker:
         self._fill_slots()
 
     def _interrupt_earlier_attempts(self, job: ClaimedJob) -> None:
-        """A new attempt at a job in hand says that the earlier one was lost."""
+        """Interrupt the earlier attempts at a job: a new attempt means that they were lost."""
         for attempt, _ in self._running.values():
             if attempt.claimed.id == job.id:
                 attempt.interrupt(Interruption.LOST)
@@ -216,7 +217,7 @@ class Worker:
             self._can_claim.clear()
 
     def _may_begin(self, attempt: Attempt) -> bool:
-        """One that is to run alone waits for all others to end, and none is claimed meanwhile."""
+        """Return False while no slot is free; for a job that runs alone, while any other runs."""
         if attempt.claimed.alone:
             return not self._running
         return len(self._running) < self._concurrency
@@ -227,11 +228,13 @@ class Worker:
             self._leases.began(attempt.key, is_timed=claimed.timeout_seconds is not None)
 
     async def _report_begin(self, attempt: Attempt) -> None:
-        """Before it does: it may end this process, and whether that counts depends on it."""
+        """Report that a handler begins, before it does: if it ends this process, the log must know
+        that it had begun.
+        """
         backoff = Backoff(PAUSE_SECONDS_MAX)
         keys = [attempt.key]
         while not attempt.is_interrupted:
-            if await self._leases.say(keys, keys):
+            if await self._leases.heartbeat(keys, keys):
                 return
             await asyncio.sleep(backoff.next_pause())
 
@@ -240,7 +243,7 @@ class Worker:
             if attempt.claimed.alone:
                 await self._report_begin(attempt)
             outcome = await attempt.run()
-            # A lost attempt has no outcome, but it has ended: its place is free.
+            # A lost attempt has no outcome, but its end frees its place under a cap.
             self._reporter.put(outcome or attempt.return_command())
             if attempt.claimed.alone:
                 self._ran_alone.add(attempt.key)
@@ -250,28 +253,30 @@ class Worker:
 
     def _outcomes_delivered(self) -> None:
         if self._ran_alone:
-            self._ran_alone.intersection_update(self._reporter.keys)
+            self._ran_alone.intersection_update(self._reporter.undelivered)
             self._fill_slots()
 
     async def _let_end(self, seconds_max: float) -> None:
         if self._running:
             await asyncio.wait([task for _, task in self._running.values()], timeout=seconds_max)
 
-    # What is in hand
+    # Held attempts
 
     def _attempts(self) -> Iterable[Attempt]:
         return [*self._waiting, *(attempt for attempt, _ in self._running.values())]
 
-    def _named(self) -> list[AttemptKey]:
-        """For heartbeats. What is lost keeps its place under a cap while its handler runs."""
-        return sorted({*(one.key for one in self._attempts()), *self._reporter.keys})
+    def _held(self) -> list[AttemptKey]:
+        """List the attempts to extend, lost ones among them: they keep their place under a cap
+        while their handlers run.
+        """
+        return sorted({*(one.key for one in self._attempts()), *self._reporter.undelivered})
 
-    def _wanted(self) -> list[AttemptKey]:
-        """What is in hand and not known to be lost."""
+    def _live(self) -> list[AttemptKey]:
+        """List the attempts that are not known to be lost."""
         return sorted(one.key for one in self._attempts() if not one.is_lost)
 
     def _on_lost(self, key: AttemptKey) -> None:
-        """An outcome on its way is left alone: it may be the reason why the job is held no more."""
+        """Interrupt a lost attempt. An undelivered outcome stays: it may have ended the lease."""
         for waiting in [one for one in self._waiting if one.key == key]:
             self._waiting.remove(waiting)
             self._reporter.put(waiting.return_command())
@@ -286,7 +291,7 @@ class Worker:
                 ran_seconds=round(attempt.ran_seconds, 1),
             )
             attempt.interrupt(Interruption.LOST)
-        self._fill_slots()  # what waited leaves room
+        self._fill_slots()
 
 
 def _now() -> float:

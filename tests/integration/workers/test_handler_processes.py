@@ -421,7 +421,7 @@ def test_a_handlers_own_bound_ends_its_run(working: Start) -> None:
     error = ended(client, submit(client, kind="short", max_attempts=1)["id"])["error"]
     assert error["type"] == "TimeoutError"
     assert "longer than the handler's 0.5 s" in error["message"]
-    assert "took no notice for 5 s after it was told to end" in error["message"]
+    assert "did not end within 5 s of its cancel" in error["message"]
 
 
 @pytest.mark.parametrize("place", ["embedded"], indirect=True)

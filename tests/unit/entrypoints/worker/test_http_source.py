@@ -154,7 +154,7 @@ def test_outcomes_are_kept_while_something_else_than_the_server_answers(
     answer: httpx.Response,
 ) -> None:
     outcomes: list[Outcome] = [completed(1), ReturnJob(job_id=JobId(2), attempt=1)]
-    answers = ask(lambda *_: answer, lambda source: source.settle(outcomes))
+    answers = ask(lambda *_: answer, lambda source: source.report(outcomes))
     assert all(isinstance(one, LogUnavailable) for one in answers)
 
 
@@ -165,7 +165,7 @@ def test_a_result_too_large_for_a_proxy_fails_alone_and_its_neighbours_go_throug
         return settled(body)
 
     outcomes = [completed(1), completed(2, "x" * 100), completed(3)]
-    answers = ask(answer, lambda source: source.settle(outcomes))
+    answers = ask(answer, lambda source: source.report(outcomes))
     assert (answers[0], answers[2]) == (None, None)
     assert isinstance(answers[1], InvalidInput)
     assert "413" in str(answers[1])
@@ -191,7 +191,7 @@ def test_outcomes_of_each_sort_go_to_their_calls_and_are_answered_in_order() -> 
         completed(4),
         completed(5, "x"),
     ]
-    answers = ask(answer, lambda source: source.settle(outcomes))
+    answers = ask(answer, lambda source: source.report(outcomes))
     assert [type(one) for one in answers] == [
         type(None),
         Refusal,
@@ -219,7 +219,7 @@ def test_an_outcome_that_the_server_cannot_read_does_not_hold_up_the_others() ->
         return problem(400, "unreadable") if 2 in ids else settled(body)
 
     outcomes = [completed(1), completed(2), completed(3)]
-    answers = ask(answer, lambda source: source.settle(outcomes))
+    answers = ask(answer, lambda source: source.report(outcomes))
     assert (answers[0], answers[2]) == (None, None)
     assert isinstance(answers[1], InvalidInput)
 
@@ -232,7 +232,7 @@ def test_large_outcomes_are_sent_in_calls_that_the_server_accepts() -> None:
         return settled(body)
 
     outcomes = [completed(number, "x" * 1_000_000) for number in range(1, 21)]
-    assert ask(answer, lambda source: source.settle(outcomes)) == [None] * 20
+    assert ask(answer, lambda source: source.report(outcomes)) == [None] * 20
     assert sum(sizes) == 20_000_000
     assert max(sizes) <= BATCH_BYTES_MAX
 

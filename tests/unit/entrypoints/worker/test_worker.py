@@ -83,7 +83,9 @@ class FakeSource:
             raise self.heartbeat_errors.pop(0)
         return [key for key in held if key[0] in self.lost]
 
-    async def listen(self, held: Sequence[AttemptKey], seconds: float) -> Sequence[AttemptKey]:
+    async def wait_for_cancellation(
+        self, held: Sequence[AttemptKey], seconds: float
+    ) -> Sequence[AttemptKey]:
         assert seconds > 0
         assert not self.lost.intersection(job_id for job_id, _ in held), "it is known to be lost"
         with contextlib.suppress(TimeoutError):
@@ -91,7 +93,7 @@ class FakeSource:
         heard, self.cancelled = self.cancelled, []
         return heard
 
-    async def settle(self, outcomes: Sequence[Outcome]) -> Sequence[Exception | None]:
+    async def report(self, outcomes: Sequence[Outcome]) -> Sequence[Exception | None]:
         self.deliveries.append(list(outcomes))
         await self.settle_gate.wait()
         if self.settle_errors:
@@ -230,8 +232,8 @@ def test_a_result_that_cannot_be_recorded_fails_its_attempt(
     answer: Exception, *, may_retry: bool
 ) -> None:
     class Refusing(FakeSource):
-        async def settle(self, outcomes: Sequence[Outcome]) -> Sequence[Exception | None]:
-            answers = await super().settle(outcomes)
+        async def report(self, outcomes: Sequence[Outcome]) -> Sequence[Exception | None]:
+            answers = await super().report(outcomes)
             self.settled = [one for one in self.settled if isinstance(one, FailJob)]
             return [
                 answer if isinstance(one, CompleteJob) else found
@@ -253,8 +255,8 @@ def test_a_result_that_cannot_be_recorded_fails_its_attempt(
 
 def test_one_outcome_that_is_not_taken_does_not_keep_the_worker_from_its_work() -> None:
     class Deaf(FakeSource):
-        async def settle(self, outcomes: Sequence[Outcome]) -> Sequence[Exception | None]:
-            answers = await super().settle(outcomes)
+        async def report(self, outcomes: Sequence[Outcome]) -> Sequence[Exception | None]:
+            answers = await super().report(outcomes)
             return [
                 AWAY if one.job_id == 1 else found
                 for one, found in zip(outcomes, answers, strict=True)
