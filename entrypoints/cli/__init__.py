@@ -1,4 +1,4 @@
-"""The command line. Errors go to standard error in one line that says what to do."""
+"""The command line. An error is one line on standard error that says what to do."""
 
 import contextlib
 import logging
@@ -26,15 +26,16 @@ _INTERRUPTED: Final = 130  # as shells have it: 128 + SIGINT
 
 @click.group()
 @click.version_option(package_name="fairlog")
-@click.option("--debug", is_flag=True, help="Show the traceback of an error too.")
+@click.option("--debug", is_flag=True, help="Also show the traceback of an error.")
 def cli(*, debug: bool) -> None:
     """Fairlog: a fair, rate-limited job service whose only truth is an append-only event log.
 
-    To begin, `fairlog serve` starts everything on http://127.0.0.1:8000, with a database in the
-    file fairlog.db. For MySQL or MariaDB, set FAIRLOG_DATABASE_URL. `fairlog COMMAND --help`
-    explains a command.
+    `fairlog serve` starts everything on http://127.0.0.1:8000, with a database in the file
+    fairlog.db. For MySQL or MariaDB, set FAIRLOG_DATABASE_URL. `fairlog COMMAND --help` explains a
+    command.
 
-    Exit codes: 0 done, 1 the check failed or the work could not be done, 2 wrong use.
+    Exit codes: 0 done, 1 the check failed or the work could not be done, 2 wrong options or
+    settings.
     """
     configure_logging(as_json=False, level=logging.WARNING, tracebacks=debug)
 
@@ -69,7 +70,7 @@ def _run() -> int:
         return _fail(error, _sentence(error), WRONG_USE)
     except (click.Abort, KeyboardInterrupt):
         return _INTERRUPTED
-    except BrokenPipeError:  # whoever read our output has had enough of it
+    except BrokenPipeError:  # the reader of the output has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:  # noqa: BLE001 (a traceback is not for users)
@@ -79,8 +80,8 @@ def _run() -> int:
 
 
 def _fail(error: Exception, sentence: str, code: int) -> int:
-    log_output.flush()  # what was logged comes first
-    with contextlib.suppress(OSError):  # nobody can read it; the exit code says it too
+    log_output.flush()  # log lines come before the error
+    with contextlib.suppress(OSError):  # standard error is closed; the exit code remains
         if "--debug" in sys.argv[1:2]:
             traceback.print_exception(error)
         click.echo(f"fairlog: {sentence}", err=True)

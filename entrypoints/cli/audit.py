@@ -1,28 +1,25 @@
-"""`fairlog audit`: questions to the log, a page at a time."""
+"""`fairlog audit`: a group of commands that read the log, and itself a search for events."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
+from itertools import chain
 from typing import Any, Final
 
 import msgspec
 import rich_click as click
 from click.core import ParameterSource
 from click.globals import get_current_context
-from sqlalchemy.engine import Connection
 
-from adapters.log import audit_log
-from adapters.log.audit_log import EventFilter
-from entrypoints.cli.conditions import condition_options, conditions_of
-from entrypoints.cli.evidence import head, prove
+from entrypoints.cli.event_filters import condition_options, conditions_of
 from entrypoints.cli.export import export, follow
-from entrypoints.cli.opening import database_url_option, opened_log, settings_from
-from entrypoints.cli.output import examples, note, printable, say
-from entrypoints.cli.past import state
+from entrypoints.cli.output import echo, examples, note, printable
+from entrypoints.cli.proofs import head, prove
+from entrypoints.cli.session import database_url_option, open_log
+from entrypoints.cli.state import state
 from entrypoints.runtime.csv_cells import csv_lines
-from entrypoints.service.fairlog import Fairlog
-from entrypoints.service.views import EventView, event_view
+from entrypoints.service.views import EventView
+from entrypoints.use_cases.export import EVENTS_PER_PAGE, pages
 
-EVENTS_PER_PAGE: Final = 1000
 _DATA_CHARACTERS_MAX: Final = 120  # in a table
 _USER_CHARACTERS_MAX: Final = 24
 _ROW: Final = "{:>10}  {:<27}  {:<22}  {:<24}  {:>10}  {}"
@@ -55,16 +52,16 @@ _COLUMNS: Final = (
     default=100,
     show_default=True,
     metavar="N",
-    help="At most so many events.",
+    help="The maximum number of events.",
 )
-@click.option("--all", "everything", is_flag=True, help="All of them, whatever --limit says.")
+@click.option("--all", "everything", is_flag=True, help="Show all events and ignore --limit.")
 @click.option(
     "--format",
     "form",
     type=click.Choice(["table", "ndjson", "csv"]),
     default="table",
     show_default=True,
-    help="For people, or one JSON object a line, or comma-separated values.",
+    help="A table for people, one JSON object per line, or comma-separated values.",
 )
 def audit(
     database_url: str | None,
@@ -74,57 +71,40 @@ def audit(
     form: str,
     **conditions: Any,  # noqa: ANN401 (see `conditions_of`)
 ) -> None:
-    """Ask the log what happened. Conditions may be combined; all must hold.
+    """Show events of the log. If several conditions are given, all must hold.
 
-    A command behind `audit` has conditions of its own.
+    The commands below have options of their own.
     """
     context = get_current_context()
     if context.invoked_subcommand is not None:
         _refuse_conditions(context)
         return
-    asked = conditions_of(**conditions)
-    start, write = _FORMATS[form]
-    most = None if everything else limit
-    with opened_log(settings_from({"database_url": database_url})) as fairlog:
-        after, end = fairlog.read_now(lambda connection: asked.between(fairlog.log, connection))
-        if start is not None:
-            say(start)
-        page = EVENTS_PER_PAGE if most is None else min(EVENTS_PER_PAGE, most + 1)
+    selected = conditions_of(**conditions)
+    heading, format_event = _FORMATS[form]
+    events_max = None if everything else limit
+    with open_log(database_url) as fairlog:
+        after, end = fairlog.read_now(lambda connection: selected.between(fairlog.log, connection))
+        if heading is not None:
+            echo(heading)
+        per_page = EVENTS_PER_PAGE if events_max is None else min(EVENTS_PER_PAGE, events_max + 1)
         written = 0
-        for event in _events(fairlog, asked.wanted, (after, end), page):
-            if written == most:
-                note(f"There are more: --after {after} goes on, --all gives everything.")
+        found = pages(fairlog, selected.wanted, (after, end), bodies=False, per_page=per_page)
+        for event in chain.from_iterable(found):
+            if written == events_max:
+                note(f"There are more events: continue with --after {after}, or use --all.")
                 break
             after = event.position
-            say(write(event))
+            echo(format_event(event))
             written += 1
         if not written:
             note("No event matches.")
 
 
 def _refuse_conditions(context: click.Context) -> None:
-    """What stands before a command would otherwise be lost without a word."""
+    """Refuse options before the name of a command, which would otherwise be ignored."""
     for name in context.params:
         if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
-            raise click.UsageError(f"Options go behind `audit {context.invoked_subcommand}`.")
-
-
-def _events(
-    fairlog: Fairlog, wanted: EventFilter, between: tuple[int, int], events_a_page: int
-) -> Iterator[EventView]:
-    """Events in log order, between two positions and without them; a page of them in memory."""
-    after, end = between
-
-    def read(connection: Connection) -> list[EventView]:
-        found = audit_log.find(connection, wanted, after, events_a_page)
-        return [event_view(event) for event in found]
-
-    while page := fairlog.read_now(read):
-        for event in page:
-            if event.position >= end:
-                return
-            yield event
-        after = page[-1].position
+            raise click.UsageError(f"Put the options after `audit {context.invoked_subcommand}`.")
 
 
 def _as_row(event: EventView) -> str:
@@ -143,18 +123,7 @@ def _as_json(event: EventView) -> str:
 
 
 def _as_csv(event: EventView) -> str:
-    return _csv_line(
-        [
-            event.position,
-            event.recorded_at,
-            event.type,
-            event.version,
-            event.user_id,
-            event.job_id,
-            event.data,
-            event.hash,
-        ]
-    )
+    return _csv_line([getattr(event, name) for name in _COLUMNS])
 
 
 def _csv_line(values: Sequence[object]) -> str:
@@ -175,9 +144,9 @@ def _time(moment: datetime) -> str:
     return f"{moment:%Y-%m-%dT%H:%M:%S.%fZ}"
 
 
-def _clipped(text: str, most: int) -> str:
+def _clipped(text: str, characters_max: int) -> str:
     shown = printable(text)
-    return shown if len(shown) <= most else f"{shown[: most - 1]}…"
+    return shown if len(shown) <= characters_max else f"{shown[: characters_max - 1]}…"
 
 
 for _command in (export, follow, state, head, prove):

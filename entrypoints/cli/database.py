@@ -1,4 +1,4 @@
-"""Commands about the database: migrate, rebuild, verify, doctor, recover."""
+"""The commands on the database: migrate, rebuild, verify, doctor and recover."""
 
 import time
 from collections.abc import Iterator
@@ -15,8 +15,8 @@ from domain.language.errors import LogTooNew
 from domain.language.identifiers import POSITION_MAX
 from domain.log.chain import GENESIS
 from entrypoints.cli.failure import CHECK_FAILED
-from entrypoints.cli.opening import database_url_option, opened, opened_log, settings_from
-from entrypoints.cli.output import examples, note, printable, progress, say
+from entrypoints.cli.output import echo, examples, note, printable, progress
+from entrypoints.cli.session import database_url_option, open_database, open_log
 from entrypoints.composition import (
     mend_bookkeeping,
     prepare,
@@ -33,7 +33,7 @@ from projections.verify.bookkeeping import REGISTRY
 from projections.verify.findings import Difference, Finding
 from projections.verify.verify import TrustedHead, Verified
 
-USERS_SHOWN_MAX: Final = 100  # of whom something was erased
+USERS_SHOWN_MAX: Final = 100  # with erased bodies
 _MARKS: Final = {Level.OK: "ok     ", Level.WARNING: "warning", Level.ERROR: "error  "}
 
 
@@ -42,14 +42,13 @@ _MARKS: Final = {Level.OK: "ok     ", Level.WARNING: "warning", Level.ERROR: "er
 def migrate(database_url: str | None) -> None:
     """Create or upgrade the database's tables.
 
-    Harmless when nothing is to be done, and when several servers do it at once. `fairlog serve`
-    does it too.
+    It can be repeated, and run by several servers at once. `fairlog serve` does the same.
     """
-    with opened(settings_from({"database_url": database_url})) as fairlog:
+    with open_database(database_url) as fairlog:
         with progress("building projections") as report:
             built = prepare(fairlog, report)
         restore_indexes(fairlog)
-        say(f"The database is up to date; built anew: {', '.join(built) or 'nothing'}.")
+        echo(f"The database is up to date; rebuilt: {', '.join(built) or 'nothing'}.")
 
 
 @click.command(
@@ -61,16 +60,17 @@ def migrate(database_url: str | None) -> None:
     "names",
     multiple=True,
     metavar="NAME",
-    help="Only this one, like jobs or line; may be given several times. A wrong name lists all.",
+    help="Only this one, like jobs or line; may be given several times. A wrong name lists all of "
+    "them. Default: all.",
 )
 def rebuild(database_url: str | None, names: tuple[str, ...]) -> None:
-    """Build projections again from the log, while the service goes on."""
-    with opened_log(settings_from({"database_url": database_url})) as fairlog:
+    """Rebuild projections from the log, while the service goes on."""
+    with open_log(database_url) as fairlog:
         started = time.monotonic()
         with progress("rebuilding") as report:
             events = rebuild_projections(fairlog, names, report)
         seconds = max(time.monotonic() - started, 1e-3)
-        say(
+        echo(
             f"Rebuilt {', '.join(names) or 'all projections'} from {events:,} events in "
             f"{seconds:.1f} s ({events / seconds:,.0f} events/s)."
         )
@@ -84,24 +84,24 @@ def rebuild(database_url: str | None, names: tuple[str, ...]) -> None:
     )
 )
 @database_url_option
-@click.option("--repair", is_flag=True, help="Build again the projections that differ.")
+@click.option("--repair", is_flag=True, help="Rebuild the projections that differ.")
 @click.option(
     "--chain-only",
     is_flag=True,
-    help="Check positions, hashes and times alone: neither what the events mean nor projections.",
+    help="Check only positions, hashes and times, neither the events' contents nor projections.",
 )
 @click.option(
     "--from",
     "position",
     type=click.IntRange(0, POSITION_MAX),
     metavar="POSITION",
-    help="With --chain-only: check what is new since this position; needs --hash.",
+    help="With --chain-only: check only events after this position; needs --hash.",
 )
 @click.option(
     "--hash",
     "hash_hex",
     metavar="HASH",
-    help="The hash that you noted for that position (64 hexadecimal digits).",
+    help="The hash at that position, which you have kept (64 hexadecimal digits).",
 )
 def verify(
     database_url: str | None,
@@ -111,47 +111,46 @@ def verify(
     position: int | None,
     hash_hex: str | None,
 ) -> None:
-    """Check the log, and every projection against it.
+    """Check the log, and every projection against it, while the service goes on.
 
-    Prints what is wrong, and at last the position and the hash of the log's end: keep both outside
-    the database, and nobody can change anything before them unnoticed. Exit code 0: clean, 1: not.
-    The service goes on meanwhile.
+    Prints what is wrong, and last the position and the hash of the log's head. Keep both outside
+    the database: then no earlier event can be changed unnoticed. Exit code 0: clean, 1: not.
     """
-    kept = _kept(position, hash_hex)
-    if (kept is not None and not chain_only) or (chain_only and repair):
+    trusted = _trusted_head(position, hash_hex)
+    if (trusted is not None and not chain_only) or (chain_only and repair):
         raise click.UsageError(
-            "--from and --hash go with --chain-only, and --repair goes without it."
+            "--from and --hash need --chain-only; --repair cannot be combined with it."
         )
-    with opened_log(settings_from({"database_url": database_url})) as fairlog:
+    with open_log(database_url) as fairlog:
         if chain_only:
             with progress("verifying") as report:
                 verified = verify_log_chain(
-                    fairlog, kept or TrustedHead(0, GENESIS), _print_found, report
+                    fairlog, trusted or TrustedHead(0, GENESIS), _print_found, report
                 )
         else:
             verified = _verify(fairlog)
             if repair and verified.differing:
                 verified = _repaired(fairlog, verified)
-        if told := clock_note(fairlog.read_now(fairlog.log.reading)):
-            note(told)
+        if sentence := clock_note(fairlog.read_now(fairlog.log.reading)):
+            note(sentence)
     _print_erased(verified)
-    say(f"{_summary(verified)}\nposition {verified.position}, hash {verified.hash.hex()}")
+    echo(f"{_summary(verified)}\nposition {verified.position}, hash {verified.hash.hex()}")
     if not verified.is_clean:
         raise Exit(CHECK_FAILED)
 
 
-def _kept(position: int | None, hash_hex: str | None) -> TrustedHead | None:
+def _trusted_head(position: int | None, hash_hex: str | None) -> TrustedHead | None:
     if position is None and hash_hex is None:
         return None
     if position is None or hash_hex is None:
-        raise click.UsageError("--from and --hash belong together: both, or neither.")
+        raise click.UsageError("Give both --from and --hash, or neither.")
     try:
-        kept_hash = bytes.fromhex(hash_hex)
+        trusted_hash = bytes.fromhex(hash_hex)
     except ValueError:
-        kept_hash = b""
-    if len(kept_hash) != len(GENESIS):
-        raise click.BadParameter("it has 64 hexadecimal digits.", param_hint="--hash")
-    return TrustedHead(position, kept_hash)
+        trusted_hash = b""
+    if len(trusted_hash) != len(GENESIS):
+        raise click.BadParameter("a hash has 64 hexadecimal digits.", param_hint="--hash")
+    return TrustedHead(position, trusted_hash)
 
 
 def _verify(fairlog: Fairlog) -> Verified:
@@ -160,9 +159,9 @@ def _verify(fairlog: Fairlog) -> Verified:
 
 
 def _repaired(fairlog: Fairlog, verified: Verified) -> Verified:
-    """Build again what differs, and look once more."""
+    """Rebuild the projections that differ, and verify once more."""
     if verified.findings:
-        note("Nothing is repaired: the log itself is not as it was written.")
+        note("Nothing is repaired: the log itself has been changed.")
         return verified
     differing = [name for name in verified.differing if name != REGISTRY]
     restore_indexes(fairlog)
@@ -170,21 +169,21 @@ def _repaired(fairlog: Fairlog, verified: Verified) -> Verified:
         with progress("rebuilding") as report:
             rebuild_projections(fairlog, differing, report)
     mend_bookkeeping(fairlog)
-    say(f"Built again: {', '.join(verified.differing)}.")
+    echo(f"Rebuilt: {', '.join(verified.differing)}.")
     return _verify(fairlog)
 
 
 def _print_found(found: Finding | Difference) -> None:
-    say(printable(str(found)))
+    echo(printable(str(found)))
 
 
 def _print_erased(verified: Verified) -> None:
-    """Bodies that are gone, and by right: `fairlog audit --type BodiesErased` names each job."""
+    """Print how many bodies `BodiesErased` events account for, by user."""
     users = sorted(verified.erased.items())
     for user_id, bodies in users[:USERS_SHOWN_MAX]:
-        say(f"erased, as the log says: {bodies:,} bodies of {printable(user_id)}")
+        echo(f"erased, as the log says: {bodies:,} bodies of {printable(user_id)}")
     if len(users) > USERS_SHOWN_MAX:
-        say(f"erased, as the log says: bodies of {len(users) - USERS_SHOWN_MAX:,} users more")
+        echo(f"erased, as the log says: bodies of {len(users) - USERS_SHOWN_MAX:,} more users")
 
 
 def _summary(verified: Verified) -> str:
@@ -199,13 +198,13 @@ def _summary(verified: Verified) -> str:
 @click.command()
 @database_url_option
 def doctor(database_url: str | None) -> None:
-    """Check the database's settings that Fairlog relies on, and whether the service keeps up.
+    """Check the settings of the database, and whether the service keeps up.
 
-    Says of each whether it is right, and how to mend it if not. Exit code 1 when one is an error;
-    warnings alone give 0.
+    Shows the result of each check, and how to correct what is wrong. Exit code 1 if there is an
+    error; warnings alone give 0.
     """
     worst = Level.OK
-    with opened(settings_from({"database_url": database_url})) as fairlog:
+    with open_database(database_url) as fairlog:
         for diagnosis in _diagnoses(fairlog):
             _print_diagnosis(diagnosis)
             if diagnosis.level is Level.ERROR:
@@ -214,11 +213,11 @@ def doctor(database_url: str | None) -> None:
         raise Exit(CHECK_FAILED)
 
 
-def _of_log_time(fairlog: Fairlog) -> Diagnosis:
-    told = clock_note(fairlog.read_now(fairlog.log.reading))
-    if told is None:
-        return Diagnosis("log's time", Level.OK, "it goes by the database's clock")
-    found, _, mend = told.rstrip(".").partition("; ")
+def _log_time(fairlog: Fairlog) -> Diagnosis:
+    sentence = clock_note(fairlog.read_now(fairlog.log.reading))
+    if sentence is None:
+        return Diagnosis("log's time", Level.OK, "it follows the database's clock")
+    found, _, mend = sentence.rstrip(".").partition("; ")
     return Diagnosis("log's time", Level.WARNING, found, mend or None)
 
 
@@ -230,7 +229,7 @@ def _diagnoses(fairlog: Fairlog) -> Iterator[Diagnosis]:
             is_sound = is_sound and diagnosis.level is Level.OK
     if is_sound:
         yield _bookkeeping(fairlog)
-        yield _of_log_time(fairlog)
+        yield _log_time(fairlog)
         yield from diagnose(fairlog)
 
 
@@ -242,14 +241,14 @@ def _bookkeeping(fairlog: Fairlog) -> Diagnosis:
     if not faults:
         found = "the head, the registry and the checkpoints agree with each other"
         return Diagnosis("bookkeeping", Level.OK, found)
-    mend = "run `fairlog verify --repair`; what is wrong with log_head is to be put right by hand"
+    mend = "run `fairlog verify --repair`; correct log_head by hand if it is wrong"
     return Diagnosis("bookkeeping", Level.ERROR, "; ".join(faults), mend)
 
 
 def _print_diagnosis(diagnosis: Diagnosis) -> None:
-    say(f"{_MARKS[diagnosis.level]}  {diagnosis.check}: {printable(diagnosis.found)}")
+    echo(f"{_MARKS[diagnosis.level]}  {diagnosis.check}: {printable(diagnosis.found)}")
     if diagnosis.mend:
-        say(f"         → {printable(diagnosis.mend)}")
+        echo(f"         → {printable(diagnosis.mend)}")
 
 
 @click.command()
@@ -257,19 +256,20 @@ def _print_diagnosis(diagnosis: Diagnosis) -> None:
 @click.option(
     "--server-id",
     metavar="NAME",
-    help="MySQL, MariaDB: the --server-id of a server that is certainly dead; what ran inside it "
-    "is queued again at once. Without it, only what is overdue is.",
+    help="MySQL, MariaDB: the --server-id of a server that is certainly dead, whose jobs are "
+    "queued again at once. Without it, only overdue jobs change, such as by an expired lease.",
 )
 def recover(database_url: str | None, server_id: str | None) -> None:
     """Queue again the jobs that a dead server left running.
 
-    `fairlog serve` does it at every start. Refuses while a server runs on the same SQLite file.
+    `fairlog serve` does the same at every start. It refuses to run while a server uses the same
+    SQLite file.
     """
-    with opened(settings_from({"database_url": database_url})) as fairlog:
+    with open_database(database_url) as fairlog:
         jobs = recover_now(fairlog, server_id)
         for job in jobs:
-            say(_recovered(job))
-        say(f"{len(jobs):,} jobs recovered.")
+            echo(_recovered(job))
+        echo(f"{len(jobs):,} jobs recovered.")
 
 
 def _recovered(job: Job) -> str:

@@ -1,4 +1,4 @@
-"""`fairlog audit export` and `fairlog audit follow`: the log as a file, and live."""
+"""`fairlog audit export` and `fairlog audit follow`: write the log to a file, or follow it live."""
 
 import contextlib
 import sys
@@ -12,9 +12,9 @@ from click.exceptions import UsageError
 
 from adapters.log.audit_log import EventFilter
 from domain.language.errors import LogUnavailable
-from entrypoints.cli.conditions import condition_options, conditions_of
-from entrypoints.cli.opening import database_url_option, opened_log, settings_from
+from entrypoints.cli.event_filters import condition_options, conditions_of
 from entrypoints.cli.output import examples, note, progress
+from entrypoints.cli.session import database_url_option, open_log
 from entrypoints.service.fairlog import Fairlog
 from entrypoints.use_cases.export import FORMATS, ExportedEvent, export_format, pages
 
@@ -22,7 +22,7 @@ POLL_SECONDS: Final = 0.25
 _bodies = click.option(
     "--bodies",
     is_flag=True,
-    help="With payloads, results and errors; of those that were erased it says so.",
+    help="Include payloads, results and errors, or that they were erased.",
 )
 
 
@@ -40,13 +40,13 @@ _bodies = click.option(
     "--format",
     "form",
     type=click.Choice(FORMATS),
-    help="Default: as the output's name ends, else ndjson. Parquet needs pyarrow.",
+    help="Default: by the extension of --output, else ndjson. Parquet needs pyarrow.",
 )
 @click.option(
     "--output",
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="FILE",
-    help="Written whole or not at all. Default: standard output.",
+    help="The file, which is written whole or not at all. Default: standard output.",
 )
 def export(
     database_url: str | None,
@@ -56,12 +56,12 @@ def export(
     output: Path | None,
     **conditions: Any,  # noqa: ANN401 (see `conditions_of`)
 ) -> None:
-    """Write all events that the conditions let through, up to the end of the log as it is now."""
+    """Write all events that match, up to the current end of the log."""
     asked = conditions_of(**conditions)
     form = form or _format_of(output)
     if form == "parquet" and output is None and sys.stdout.isatty():
-        raise UsageError("Parquet is not for a terminal: give --output.")
-    with opened_log(settings_from({"database_url": database_url})) as fairlog:
+        raise UsageError("Parquet cannot be written to a terminal: give --output.")
+    with open_log(database_url) as fairlog:
         between = fairlog.read_now(lambda connection: asked.between(fairlog.log, connection))
         with _opened(output) as file, progress("exporting") as report:
             written = export_format(form, file, bodies=bodies)
@@ -72,8 +72,8 @@ def export(
 
 
 def _format_of(output: Path | None) -> str:
-    ending = "" if output is None else output.suffix.removeprefix(".")
-    return ending if ending in FORMATS else "ndjson"
+    extension = "" if output is None else output.suffix.removeprefix(".")
+    return extension if extension in FORMATS else "ndjson"
 
 
 @contextlib.contextmanager
@@ -112,7 +112,7 @@ def follow(
     asked = conditions_of(**conditions)
     if asked.until is not None:
         raise UsageError("What comes has no end: --until goes with `audit export`.")
-    with opened_log(settings_from({"database_url": database_url})) as fairlog:
+    with open_log(database_url) as fairlog:
         after, end = fairlog.read_now(lambda connection: asked.between(fairlog.log, connection))
         if asked.after is None and asked.since is None:
             after = end - 1

@@ -1,4 +1,4 @@
-"""What goes wrong at the command line: one sentence that says what to do, and an exit code."""
+"""Turns any error of a command into one sentence that says what to do, and an exit code."""
 
 import sqlite3
 from typing import Final
@@ -10,13 +10,13 @@ from adapters.handlers.loading import HandlersError
 from adapters.settings import SettingsError, redacted
 from domain.language.errors import FairlogError, InvalidInput, LogUnavailable
 
-CHECK_FAILED: Final = 1  # the check failed, or the work could not be done
-WRONG_USE: Final = 2
+CHECK_FAILED: Final = 1  # exit code: the check failed, or the work could not be done
+WRONG_USE: Final = 2  # exit code: wrong options or settings
 _CHARACTERS_MAX: Final = 600
 
 
 class CommandFailed(Exception):
-    """Ends the command. The message is for the user and holds no secret."""
+    """The error that ends a command. The message is shown to the user and holds no secret."""
 
     def __init__(self, message: str, exit_code: int = CHECK_FAILED) -> None:
         super().__init__(message)
@@ -24,7 +24,7 @@ class CommandFailed(Exception):
 
 
 def failure_of(error: Exception) -> CommandFailed:
-    """Make any error fit to be shown, in one line."""
+    """Return an error with a message of one line that can be shown to the user."""
     match error:
         case CommandFailed():
             message, code = str(error), error.exit_code
@@ -37,8 +37,8 @@ def failure_of(error: Exception) -> CommandFailed:
             message, code = f"{about}{reason}.", CHECK_FAILED
         case _:
             message = (
-                f"{type(error).__name__}: {error} (this should not happen: run it again with "
-                "--debug, and report what that shows)"
+                f"{type(error).__name__}: {error} (this should not happen: run the command again "
+                "as `fairlog --debug …`, and report what it shows)"
             )
             code = CHECK_FAILED
     line = " ".join(message.split())
@@ -50,7 +50,10 @@ def failure_of(error: Exception) -> CommandFailed:
 def database_failure(
     error: LogUnavailable | SQLAlchemyError, database_url: str
 ) -> CommandFailed | None:
-    """Say which database it was and what to do; None where the error says that better itself."""
+    """Return an error that names the database and says what to do.
+
+    None if the error did not come from the database driver; its own message is better then.
+    """
     cause: BaseException | None = error
     while isinstance(cause, LogUnavailable):
         cause = cause.__cause__
@@ -59,30 +62,30 @@ def database_failure(
     shown = redacted(database_url)
     original = cause.orig
     if isinstance(original, sqlite3.Error):
-        return CommandFailed(_of_sqlite(original, shown))
+        return CommandFailed(_sqlite_message(original, shown))
     code = error_code(cause)
-    what = _OF_SERVER.get(code or 0)
-    if what is None:
-        what = f"The database {{}} refused ({code}: {_server_text(cause)})."
-    return CommandFailed(what.replace("{}", shown))
+    message = _SERVER_MESSAGES.get(code or 0)
+    if message is None:
+        message = f"The database {{}} refused ({code}: {_server_text(cause)})."
+    return CommandFailed(message.replace("{}", shown))
 
 
-_AWAY: Final = "The database {} does not answer: check the host and the port, and that it runs."
+_AWAY: Final = "The database {} does not answer: check that it runs, and its host and port."
 _REFUSED_ACCOUNT: Final = (
     "The database {} refuses the account or its password: check FAIRLOG_DATABASE_URL (a character "
-    "like @ or % in a password is written %40 or %25)."
+    "like @ or % in a password must be written as %40 or %25)."
 )
 _MISSING: Final = "The tables in {} are missing or not of this release: run `fairlog migrate`."
-_OF_SERVER: Final = {
+_SERVER_MESSAGES: Final = {  # by the error numbers of MySQL and MariaDB
     1040: "The database {} has no connection left: raise its max_connections.",
     1044: "The account may not use the database {}: GRANT it the rights, or check the name.",
     1045: _REFUSED_ACCOUNT,
     1698: _REFUSED_ACCOUNT,
-    1049: "There is no database {}: create it (CREATE DATABASE …), or check the name.",
+    1049: "The database {} does not exist: create it (CREATE DATABASE …), or check the name.",
     1054: _MISSING,
-    1142: "The account lacks a right in {}: `fairlog doctor` says which.",
+    1142: "The account lacks a right in {}: run `fairlog doctor`, which names it.",
     1146: _MISSING,
-    1205: "Something else holds a lock in {}: try again.",
+    1205: "Another process holds a lock in {}: try again.",
     2002: _AWAY,
     2003: _AWAY,
     2005: _AWAY,
@@ -91,20 +94,20 @@ _OF_SERVER: Final = {
 }
 
 
-def _of_sqlite(error: sqlite3.Error, shown: str) -> str:
+def _sqlite_message(error: sqlite3.Error, shown: str) -> str:
     match getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF:
         case sqlite3.SQLITE_CANTOPEN:
-            return f"{shown} cannot be opened: check that its folder exists and can be written."
+            return f"{shown} cannot be opened: check that its folder exists and is writable."
         case sqlite3.SQLITE_READONLY:
-            return f"{shown} cannot be written: give this account the right to."
+            return f"{shown} cannot be written: give this account the right to write it."
         case sqlite3.SQLITE_NOTADB | sqlite3.SQLITE_CORRUPT:
-            return f"{shown} is no SQLite database, or a damaged one ({error})."
+            return f"{shown} is not an SQLite database, or is damaged ({error})."
         case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
-            return f"{shown} is in use by something that does not let go of it: try again."
+            return f"{shown} is locked by another process: try again."
         case sqlite3.SQLITE_FULL | sqlite3.SQLITE_IOERR:
             return f"{shown} cannot be written ({error}): is the disk full?"
         case _ if str(error).startswith(("no such table", "no such column")):
-            return f"{_MISSING.replace('{}', shown)}"
+            return _MISSING.replace("{}", shown)
         case _:
             return f"{shown}: {error}."
 

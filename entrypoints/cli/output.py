@@ -1,4 +1,4 @@
-"""How commands speak: results to standard output, everything else to standard error."""
+"""The output of commands: results go to standard output, everything else to standard error."""
 
 import sys
 import time
@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
+import rich.progress
 import rich_click as click
 from rich.console import Console
 from rich.progress import (
     BarColumn,
-    Progress,
     ProgressColumn,
     Task,
     TaskProgressColumn,
@@ -19,43 +19,44 @@ from rich.progress import (
 )
 from rich.text import Text
 
-LINE_SECONDS: Final = 2.0  # between two lines of progress where there is no terminal
+LINE_SECONDS: Final = 2.0  # between two lines of progress without a terminal
 
-Report = Callable[[int, int], None]  # events done, events there are
+Progress = Callable[[int, int], None]  # events done, events in all
 
 
-def say(text: str) -> None:
+def echo(text: str) -> None:
+    """Write a line of the result to standard output."""
     click.echo(text)
 
 
 def note(text: str) -> None:
-    """For the person, not for the program that reads the results."""
+    """Write a line for the user, not for a program that reads the result, to standard error."""
     click.echo(text, err=True)
 
 
 def has_terminal() -> bool:
-    """Whether somebody is there to answer."""
+    """Return True if the user can be asked."""
     return sys.stdin is not None and sys.stdin.isatty()  # None: it was closed
 
 
 def counted(count: int, one: str, many: str) -> str:
-    """`1 job`, `1,042 jobs`."""
+    """Return a number and its noun, like `1 job` or `1,042 jobs`."""
     return f"{count:,} {one if count == 1 else many}"
 
 
 @contextmanager
-def progress(what: str) -> Iterator[Report]:
-    """A bar with events a second and the time left; without a terminal, a line now and then."""
+def progress(what: str) -> Iterator[Progress]:
+    """Show a progress bar with speed and remaining time, or lines where there is no terminal."""
     if sys.stderr.isatty():
         with _bar() as bar:
             task = bar.add_task(what, total=None)
             yield lambda done, total: bar.update(task, completed=done, total=max(total, 1))
     else:
-        yield _OutputLines(what).report
+        yield _ProgressLines(what).report
 
 
-def _bar() -> Progress:
-    return Progress(
+def _bar() -> rich.progress.Progress:
+    return rich.progress.Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         TaskProgressColumn(),
@@ -72,28 +73,28 @@ class _Speed(ProgressColumn):
         return Text("" if speed is None else f"{speed:,.0f} events/s")
 
 
-class _OutputLines:
+class _ProgressLines:
     def __init__(self, what: str) -> None:
         self._what = what
-        self._started = self._told = time.monotonic()
+        self._started = self._written = time.monotonic()
 
     def report(self, done: int, total: int) -> None:
         now = time.monotonic()
-        if now - self._told < LINE_SECONDS:
+        if now - self._written < LINE_SECONDS:
             return
-        self._told = now
+        self._written = now
         speed = done / (now - self._started)
         left = "" if not speed else f", {max(0, total - done) / speed:,.0f} s left"
         note(f"{self._what}: {done:,} of {total:,} events, {speed:,.0f} events/s{left}")
 
 
 def examples(*commands: str) -> str:
-    """Text for below a command's help: rich-click gives each paragraph of it a line."""
+    """Return the epilogue of a command's help; rich-click puts each paragraph on a line."""
     return "\n\n".join(["Examples:", *commands])
 
 
 def printable(text: str) -> str:
-    """Text that cannot move the cursor, turn the reading direction, or start another line."""
+    """Escape what could move the cursor, turn the reading direction, or start another line."""
     return text if text.isprintable() else "".join(map(_printable, text))
 
 

@@ -1,4 +1,4 @@
-"""Commands that run until they are stopped: the server, and a worker of its own."""
+"""`fairlog serve` and `fairlog worker`, which run until they are stopped."""
 
 import logging
 import sys
@@ -8,8 +8,8 @@ from typing import Final
 
 import rich_click as click
 
-from entrypoints.cli.opening import database_url_option, opened, settings_from
 from entrypoints.cli.output import examples
+from entrypoints.cli.session import database_url_option, open_service, settings_from
 from entrypoints.composition import compose_server
 from entrypoints.runtime.host_names import is_loopback
 from entrypoints.runtime.logging import configure_logging
@@ -22,7 +22,8 @@ def _log_format_option(command: click.Command) -> click.Command:
         click.Option(
             ["--log-format"],
             type=click.Choice(["text", "json"]),
-            help="Of the lines on standard error. Default: text on a terminal, else json.",
+            help="The format of log lines on standard error. Default: text on a terminal, else "
+            "json.",
         )
     )
     return command
@@ -31,15 +32,15 @@ def _log_format_option(command: click.Command) -> click.Command:
 _handlers_option = click.option(
     "--handlers",
     metavar="MODULE",
-    help="A module, or a path ending in .py, whose public functions are kinds of job. Default: the "
-    "built-in handlers alone.",
+    help="A module, or a path ending in .py, whose public functions are kinds of job. Default: "
+    "only the built-in handlers.",
 )
 
 
 _builtin_option = click.option(
     "--builtin-handlers/--no-builtin-handlers",
     default=None,
-    help="Whether the built-in kinds echo, sleep and fail are served. Default: they are.",
+    help="Serve the built-in kinds echo, sleep and fail, or not. Default: serve them.",
 )
 
 
@@ -58,21 +59,21 @@ _builtin_option = click.option(
     type=click.IntRange(0, 65_535),
     default=8000,
     show_default=True,
-    help="The port to listen on; 0: any that is free.",
+    help="The port to listen on; 0 takes any free one.",
 )
 @click.option(
     "--allowed-host",
     "allowed_hosts",
     multiple=True,
     metavar="NAME",
-    help="A name by which it is asked beside those of loopback and --host, as a proxy in front may "
-    "send it; may be given several times.",
+    help="A host name to accept in requests besides loopback names and --host, such as the one a "
+    "proxy sends; may be given several times.",
 )
 @click.option(
     "--insecure",
     is_flag=True,
-    help="Listen on other addresses than loopback too, although anybody who reaches them can then "
-    "read and change everything: there are no API keys yet.",
+    help="Allow a --host other than loopback, although anybody who reaches it can then read and "
+    "change everything: there are no API keys yet.",
 )
 @click.option(
     "--workers",
@@ -80,22 +81,23 @@ _builtin_option = click.option(
     default=DEFAULT_WORKERS,
     show_default=True,
     metavar="N",
-    help="Jobs run at once by this server, all in one other process; 0: none.",
+    help="The number of jobs that this server runs at once, all in one child process; 0: none.",
 )
 @click.option(
     "--worker-processes",
     type=click.IntRange(1, 1000),
     metavar="N",
-    help="In place of --workers: jobs run at once, each in a process of its own that a time-out or "
-    "a cancel ends.",
+    help="The number of jobs that this server runs at once, each in a process of its own, which a "
+    "time-out or a cancel ends; replaces --workers.",
 )
 @_handlers_option
 @_builtin_option
 @click.option(
     "--server-id",
     metavar="NAME",
-    help="MySQL, MariaDB: a name that no other running server has. Started again under the same "
-    "name, it queues again at once what ran inside it; else that waits for leases to end.",
+    help="MySQL, MariaDB: a name that no other running server has. A server that restarts under "
+    "its name queues again at once the jobs that ran inside it; otherwise their leases must expire "
+    "first.",
 )
 def serve(
     *,
@@ -107,12 +109,12 @@ def serve(
     worker_processes: int | None,
     server_id: str | None,
     log_format: str | None,
-    **flags: object,  # as the settings are called
+    **flags: object,  # by the names of the settings
 ) -> None:
-    """Run the service: API, dashboard and workers, and its writer in a second process.
+    """Run the service: API, dashboard and a worker, with the writer in a second process.
 
-    Creates or upgrades the tables, recovers what an earlier process left behind, then listens.
-    Other settings are FAIRLOG_… variables, or lines in fairlog.toml.
+    It creates or upgrades the tables, recovers jobs that an earlier process left running, and then
+    listens. Other settings are FAIRLOG_… variables, or lines in fairlog.toml.
     """
     if not insecure and not is_loopback(host):
         raise click.UsageError(
@@ -132,7 +134,7 @@ def serve(
         server_id=server_id,
         logs_json=logs_json,
     )
-    with opened(settings, partial(compose_server, logs_json=logs_json)) as fairlog:
+    with open_service(settings, partial(compose_server, logs_json=logs_json)) as fairlog:
         run_server(fairlog, settings, options)
 
 
@@ -142,7 +144,12 @@ def serve(
         "fairlog worker --server http://127.0.0.1:8000 --handlers thumbnails.py --concurrency 8"
     )
 )
-@click.option("--server", required=True, metavar="URL", help="Like http://127.0.0.1:8000.")
+@click.option(
+    "--server",
+    required=True,
+    metavar="URL",
+    help="The server whose jobs are run, like http://127.0.0.1:8000.",
+)
 @_handlers_option
 @_builtin_option
 @click.option(
@@ -151,14 +158,14 @@ def serve(
     default=DEFAULT_WORKERS,
     show_default=True,
     metavar="N",
-    help="Jobs run at once, all in one other process.",
+    help="The number of jobs that are run at once, all in one child process.",
 )
 @click.option(
     "--processes",
     type=click.IntRange(1, 1000),
     metavar="N",
-    help="In place of --concurrency: jobs run at once, each in a process of its own that a "
-    "time-out or a cancel ends.",
+    help="The number of jobs that are run at once, each in a process of its own, which a time-out "
+    "or a cancel ends; replaces --concurrency.",
 )
 @click.option(
     "--prefetch",
@@ -166,7 +173,8 @@ def serve(
     default=0,
     show_default=True,
     metavar="N",
-    help="Jobs claimed ahead of time; they wait for this worker even when another is idle.",
+    help="The number of jobs that are claimed ahead of time. They wait for this worker even if "
+    "another one is idle.",
 )
 def worker(
     *,
@@ -177,7 +185,7 @@ def worker(
     log_format: str | None,
     **flags: object,
 ) -> None:
-    """Run jobs for a server, in processes or on a machine of its own."""
+    """Run jobs for a server, on the same machine or another one."""
     logs_json = _configure_logging(log_format)
     from entrypoints.worker.handler_pool import handler_pool  # noqa: PLC0415 (see above)
     from entrypoints.worker.handler_protocol import handler_hello  # noqa: PLC0415 (only needed here)
@@ -192,7 +200,7 @@ def worker(
 
 
 def _configure_logging(log_format: str | None) -> bool:
-    """Whether as JSON."""
+    """Configure logging, and return True if the lines are JSON."""
     as_json = log_format == "json" or (log_format is None and not sys.stderr.isatty())
     configure_logging(as_json=as_json, level=logging.INFO)
     return as_json

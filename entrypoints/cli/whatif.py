@@ -1,4 +1,4 @@
-"""`fairlog whatif`: who would have been refused under other limits."""
+"""`fairlog whatif`: shows which users would have been refused under other limits."""
 
 from datetime import datetime
 from typing import Any, Final
@@ -9,9 +9,9 @@ import rich_click as click
 from domain.audit.whatif import OtherLimits, Outcome
 from domain.language.identifiers import UserId
 from domain.language.validation import LIMIT_MAX
-from entrypoints.cli.conditions import Moment
-from entrypoints.cli.opening import database_url_option, opened_log, settings_from
-from entrypoints.cli.output import examples, note, printable, progress, say
+from entrypoints.cli.event_filters import since_option, until_option
+from entrypoints.cli.output import echo, examples, note, printable, progress
+from entrypoints.cli.session import database_url_option, open_log
 from entrypoints.use_cases.whatif import Answer, what_if
 
 _ROW: Final = "{:<32}  {:>12}  {:>12}  {:>12}  {:>14}  {:>14}  {}"
@@ -26,19 +26,24 @@ _LIMIT: Final = click.IntRange(0, LIMIT_MAX)
     )
 )
 @database_url_option
-@click.option("--user-limit", type=_LIMIT, metavar="N", help="Submissions a window, of each user.")
-@click.option("--global-limit", type=_LIMIT, metavar="N", help="Of all users together.")
+@click.option(
+    "--user-limit", type=_LIMIT, metavar="N", help="Submissions per window for each user."
+)
+@click.option(
+    "--global-limit",
+    type=_LIMIT,
+    metavar="N",
+    help="Submissions per window for all users together.",
+)
 @click.option(
     "--window",
     "window_seconds",
     type=click.IntRange(1, _WINDOW_SECONDS_MAX),
     metavar="SECONDS",
-    help="Windows of this length, aligned to the epoch.",
+    help="The length of a window, which begins at a multiple of it in Unix time.",
 )
-@click.option(
-    "--since", type=Moment(), metavar="TIME", help="From this time on: 2026-01-31T12:00:00Z."
-)
-@click.option("--until", type=Moment(), metavar="TIME", help="Before this time.")
+@since_option
+@until_option
 @click.option(
     "--limit",
     "users_max",
@@ -46,7 +51,7 @@ _LIMIT: Final = click.IntRange(0, LIMIT_MAX)
     default=50,
     show_default=True,
     metavar="N",
-    help="Print at most so many users, those first for whom most would change.",
+    help="The maximum number of users in the table, those with the largest change first.",
 )
 @click.option(
     "--format",
@@ -54,7 +59,7 @@ _LIMIT: Final = click.IntRange(0, LIMIT_MAX)
     type=click.Choice(["table", "json"]),
     default="table",
     show_default=True,
-    help="For people, or as JSON: every user.",
+    help="A table for people, or JSON with every user.",
 )
 def whatif(
     database_url: str | None,
@@ -67,30 +72,30 @@ def whatif(
 ) -> None:
     """Replay the recorded submissions under other limits.
 
-    Says for each user how many were admitted and refused, and how many would have been. What is not
-    given stays as it was, changes of limits included. Nothing is changed.
+    Shows for each user how many were admitted and refused, and how many would have been. A limit
+    that is not given stays as it was, with its changes. The log is not changed.
     """
     other = OtherLimits(**limits)
     with (
-        opened_log(settings_from({"database_url": database_url})) as fairlog,
+        open_log(database_url) as fairlog,
         fairlog.database.read() as connection,
         progress("replaying") as report,
     ):
         answer = what_if(fairlog, connection, other, since, until, report)
     if form == "json":
-        say(msgspec.json.encode(_document(answer)).decode())
+        echo(msgspec.json.encode(_document(answer)).decode())
     else:
         _print_table(answer, users_max)
 
 
 def _document(answer: Answer) -> dict[str, Any]:
     return {
-        "users": [{"user_id": user_id, **_figures(one)} for user_id, one in _ordered(answer)],
-        "total": _figures(answer.total),
+        "users": [{"user_id": user_id, **_counts(one)} for user_id, one in _ordered(answer)],
+        "total": _counts(answer.total),
     }
 
 
-def _figures(one: Outcome) -> dict[str, Any]:
+def _counts(one: Outcome) -> dict[str, Any]:
     return {
         "submissions": one.submissions,
         "admitted": one.admitted,
@@ -104,7 +109,7 @@ def _figures(one: Outcome) -> dict[str, Any]:
 
 
 def _ordered(answer: Answer) -> list[tuple[UserId, Outcome]]:
-    """Those first for whom most would change."""
+    """Order users by how much would change for them, the largest change first."""
     return sorted(
         answer.users.items(),
         key=lambda item: (-abs(item[1].would_be_admitted - item[1].admitted), item[0]),
@@ -112,17 +117,17 @@ def _ordered(answer: Answer) -> list[tuple[UserId, Outcome]]:
 
 
 def _print_table(answer: Answer, users_max: int) -> None:
-    say(
+    echo(
         _ROW.format(
             "user", "submissions", "admitted", "refused", "would be adm.", "would be ref.", ""
         ).rstrip()
     )
     ordered = _ordered(answer)
     for user_id, one in ordered[:users_max]:
-        say(_row(printable(user_id), one))
-    say(_row("all together", answer.total))
+        echo(_row(printable(user_id), one))
+    echo(_row("all together", answer.total))
     if len(ordered) > users_max:
-        note(f"{len(ordered) - users_max:,} users more: --limit shows them.")
+        note(f"{len(ordered) - users_max:,} more users: raise --limit to see them.")
 
 
 def _row(name: str, one: Outcome) -> str:
@@ -131,11 +136,11 @@ def _row(name: str, one: Outcome) -> str:
         if one.is_estimate
         else ""
     )
-    figures = (
+    counts = (
         one.submissions,
         one.admitted,
         one.refused,
         one.would_be_admitted,
         one.would_be_refused,
     )
-    return _ROW.format(name, *(f"{figure:,}" for figure in figures), bounds).rstrip()
+    return _ROW.format(name, *(f"{count:,}" for count in counts), bounds).rstrip()

@@ -167,7 +167,7 @@ class JobController(Controller):
         Ask on with `next` as the cursor until it is null; a page may be empty before the end. Each
         job counts as a submission of its user: with `retry_after_seconds` ask on after that time.
         """
-        return await retry_jobs(fairlog, data.to_wish(), page_cursor(data.cursor))
+        return await retry_jobs(fairlog, data.to_filter(), page_cursor(data.cursor))
 
     @post("/{job_id:int}/cancel", status_code=HTTP_200_OK)
     async def cancel(self, job_id: FromPath[int], fairlog: NamedDependency[Fairlog]) -> JobView:

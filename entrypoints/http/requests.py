@@ -23,7 +23,7 @@ from domain.language.events import Scope
 from domain.language.identifiers import JobId, Kind, UserId
 from entrypoints.http.paging import limit_of
 from entrypoints.http.strict_json import RequestBatch
-from entrypoints.use_cases.bulk_retry import RetryWish
+from entrypoints.use_cases.bulk_retry import RetryFilter
 
 DEFAULT_KIND = "echo"
 BATCH_MAX = 1000  # submissions, outcomes, or jobs of a claim
@@ -93,10 +93,10 @@ class BulkRetry(Struct, forbid_unknown_fields=True, kw_only=True):
     limit: int = 100
     cursor: str | None = None
 
-    def to_wish(self) -> RetryWish:
+    def to_filter(self) -> RetryFilter:
         if self.error_contains is not None and not 1 <= len(self.error_contains) <= TEXT_MAX:
             raise InvalidInput(f"error_contains has 1 to {TEXT_MAX} characters.")
-        return RetryWish(
+        return RetryFilter(
             user_id=None if self.user_id is None else validation.user_id(self.user_id),
             kind=None if self.kind is None else validation.kind(self.kind),
             error_contains=self.error_contains,

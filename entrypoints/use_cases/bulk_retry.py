@@ -22,7 +22,7 @@ ERRORS_READ_MAX: Final = 2_000  # in one call
 _PAGE: Final = 200
 
 
-class RetryWish(Struct, frozen=True, kw_only=True):
+class RetryFilter(Struct, frozen=True, kw_only=True):
     """Which jobs; every condition that is given must hold."""
 
     user_id: UserId | None
@@ -44,7 +44,7 @@ class _Matches(Struct, frozen=True):
     next: int | None  # go on below this id
 
 
-async def retry_jobs(fairlog: Fairlog, wish: RetryWish, below: int | None) -> RetriedJobs:
+async def retry_jobs(fairlog: Fairlog, wish: RetryFilter, below: int | None) -> RetriedJobs:
     """A job that somebody else started meanwhile is left out, and one whose user's window is used
     up comes again with the next cursor. Raises `LogUnavailable` and its like; what was started
     again by then no longer matches.
@@ -69,7 +69,7 @@ async def retry_jobs(fairlog: Fairlog, wish: RetryWish, below: int | None) -> Re
     )
 
 
-def _find(connection: Connection, wish: RetryWish, below: int | None) -> _Matches:
+def _find(connection: Connection, wish: RetryFilter, below: int | None) -> _Matches:
     search = JobSearch(registry.current("jobs"))
     wanted = JobFilter(user_id=wish.user_id, state=wish.state, kind=wish.kind)
     matching: list[JobId] = []

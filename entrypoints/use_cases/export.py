@@ -1,4 +1,4 @@
-"""Any part of the log as a file: NDJSON, CSV or Parquet, a page of it in memory at a time."""
+"""Writes any part of the log to a file, as NDJSON, CSV or Parquet, with one page in memory."""
 
 import importlib
 from collections.abc import Iterator, Sequence
@@ -21,28 +21,39 @@ FORMATS: Final = ("ndjson", "csv", "parquet")
 
 
 class ExportedEvent(EventView, frozen=True, kw_only=True):
-    """As in `GET /v1/audit`; with bodies also what the user had put in at this event."""
+    """An event as in `GET /v1/audit`; with bodies, also its payload, result or error."""
 
-    body: Raw | UnsetType = UNSET  # null also for one that has none
-    erased: bool | UnsetType = UNSET  # whether it had one that was erased
+    body: Raw | UnsetType = UNSET  # null if the event has none, or it was erased
+    erased: bool | UnsetType = UNSET  # true if the event had a body that was erased
 
 
 class ExportFormat(Protocol):
-    def write(self, events: Sequence[ExportedEvent]) -> None: ...
+    """A writer of events to an open file."""
+
+    def write(self, events: Sequence[ExportedEvent]) -> None:
+        """Add events, which may be buffered."""
 
     def close(self) -> None:
-        """Finish what was begun; the file itself stays open."""
+        """Write what is buffered. The file itself stays open."""
 
 
 def pages(
-    fairlog: Fairlog, wanted: EventFilter, between: tuple[int, int], *, bodies: bool
+    fairlog: Fairlog,
+    wanted: EventFilter,
+    between: tuple[int, int],
+    *,
+    bodies: bool,
+    per_page: int = EVENTS_PER_PAGE,
 ) -> Iterator[list[ExportedEvent]]:
-    """The events between two positions, without them, in log order."""
+    """Yield the events between two positions, both exclusive, in log order.
+
+    A page has up to `per_page` events; with `bodies`, at most EVENTS_PER_PAGE_WITH_BODIES.
+    """
     after, end = between
-    most = EVENTS_PER_PAGE_WITH_BODIES if bodies else EVENTS_PER_PAGE
+    events_max = min(per_page, EVENTS_PER_PAGE_WITH_BODIES) if bodies else per_page
 
     def read(connection: Connection) -> list[ExportedEvent]:
-        found = audit_log.find(connection, wanted, after, min(most, end - after - 1))
+        found = audit_log.find(connection, wanted, after, min(events_max, end - after - 1))
         inside = [event for event in found if event.position < end]
         return _exported(fairlog, connection, inside) if bodies else list(map(_bare, inside))
 
@@ -82,7 +93,10 @@ def _bare(event: StoredEvent) -> ExportedEvent:
 
 
 def export_format(name: str, file: BinaryIO, *, bodies: bool) -> ExportFormat:
-    """Raises `FairlogError` for Parquet where pyarrow is not installed."""
+    """Return a writer of the format `name`, one of FORMATS.
+
+    Raises `FairlogError` for Parquet if pyarrow is not installed.
+    """
     match name:
         case "ndjson":
             return _Ndjson(file)
@@ -126,7 +140,7 @@ class _Csv:
 
 
 class _Parquet:
-    """One row group a page or more; texts stay texts, so that any tool can read them."""
+    """A writer of Parquet. JSON stays text, so that any tool can read it."""
 
     _ROWS_PER_GROUP: Final = 20_000
     _BYTES_PER_GROUP: Final = 32 * 1024 * 1024
@@ -137,7 +151,7 @@ class _Parquet:
             parquet: Any = importlib.import_module("pyarrow.parquet")
         except ImportError:
             raise FairlogError(
-                "Parquet needs pyarrow: install it beside Fairlog (pip install fairlog[parquet])."
+                "Parquet needs pyarrow: install it with Fairlog (pip install fairlog[parquet])."
             ) from None
         arrow = self._arrow
         types = {

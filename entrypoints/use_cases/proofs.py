@@ -1,4 +1,4 @@
-"""Evidence for those who do not have the log: heads to keep elsewhere, and proofs against them.
+"""Prover for those who do not have the log: heads to keep elsewhere, and proofs against them.
 
 Every answer is checked before it is given: a row that is not what the tree was made of is an error
 here, not at the third party's.
@@ -63,7 +63,7 @@ class ConsistencyProof(Struct, frozen=True, kw_only=True):
     path: Sequence[str]  # hex
 
 
-class Evidence:
+class Prover:
     """Its answers are about the tree's position, which is brought to the log's end first."""
 
     def __init__(self, fairlog: Fairlog) -> None:

@@ -325,7 +325,7 @@ def test_erasing_asks_first_and_says_what_is_left(
     assert "no job 999" in str(asked("erase", "--job", 999, "--yes").exception)
     unasked = asked("erase", "--job", 999)
     assert "no job 999" in str(unasked.exception)
-    assert "for good?" not in unasked.stderr
+    assert "permanently?" not in unasked.stderr
 
 
 def test_without_a_terminal_erasing_needs_a_yes(asked: Asked) -> None:

@@ -142,10 +142,10 @@ def test_wrong_use_is_one_line_that_says_what_to_do(
         (["audit", "--type", "Nothing"], "JobSubmitted"),
         (["audit", "--user", ""], "1 to 255 bytes"),
         (["audit", "--job", "0"], "from 1 to"),
-        (["verify", "--from", "3"], "both, or neither"),
+        (["verify", "--from", "3"], "or neither"),
         (["verify", "--from", "3", "--hash", "00"], "64 hexadecimal digits"),
         (["verify", "--from", "3", "--hash", "00" * 32], "--chain-only"),
-        (["verify", "--chain-only", "--repair"], "--repair goes without it"),
+        (["verify", "--chain-only", "--repair"], "--repair cannot be combined"),
         (["serve", "--host", "example.com"], "--insecure"),
         (["serve", "--host", "::"], "--insecure"),
         (["serve", "--port", "70000"], "0<=x<=65535"),
@@ -226,7 +226,7 @@ def test_an_unknown_database_is_one_line(run: Run, mariadb: DatabaseServer) -> N
     url = mariadb.create_database()
     mariadb.drop_database(url)
     line = failed(run("migrate", FAIRLOG_DATABASE_URL=url), 1)
-    assert "There is no database" in line
+    assert "does not exist" in line
     assert "CREATE DATABASE" in line
 
 
@@ -241,7 +241,7 @@ def test_a_host_that_does_not_answer_is_one_line(run: Run, host: str) -> None:
 def test_a_file_that_is_no_database_is_one_line(run: Run, tmp_path: Path) -> None:
     (tmp_path / "text.db").write_text("This is a text and no database. " * 100)
     line = failed(run("migrate", FAIRLOG_DATABASE_URL="sqlite:///text.db"), 1)
-    assert "no SQLite database" in line
+    assert "not an SQLite database" in line
     line = failed(run("migrate", FAIRLOG_DATABASE_URL="sqlite:///no/such/folder/x.db"), 1)
     assert "cannot be opened" in line
 
@@ -256,7 +256,7 @@ def test_a_log_that_is_not_there_is_to_be_migrated(
 def test_migrate_and_doctor_take_a_database_into_service(run: Run, database_url: str) -> None:
     environment = {"FAIRLOG_DATABASE_URL": database_url}
     assert "jobs, windows, line" in succeeded(run("migrate", **environment))
-    assert "built anew: nothing" in succeeded(run("migrate", **environment))
+    assert "rebuilt: nothing" in succeeded(run("migrate", **environment))
     report = succeeded(run("doctor", **environment))
     assert "ok       tables: the log's own are those of this release" in report
     assert "ok       projections: all their tables are there" in report
@@ -355,7 +355,7 @@ def test_a_projection_that_differs_is_repaired(
     )
     assert "projections that differ: line" in done.stdout
     repaired = succeeded(run("verify", "--repair", **environment))
-    assert "Built again: line." in repaired
+    assert "Rebuilt: line." in repaired
     assert "Clean: " in repaired
 
 
@@ -443,7 +443,7 @@ def test_an_audit_that_goes_on_says_how(run: Run, history: Fairlog, database_url
     done = run("audit", "--limit", 5, FAIRLOG_DATABASE_URL=database_url)
     assert done.returncode == 0
     assert len(done.stdout.splitlines()) == 6
-    assert "--after 5 goes on" in done.stderr
+    assert "--after 5," in done.stderr
 
 
 @pytest.mark.parametrize("form", ["table", "ndjson", "csv"])

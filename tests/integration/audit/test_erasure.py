@@ -25,7 +25,7 @@ from domain.language.identifiers import JobId
 from entrypoints.composition import rebuild_projections
 from entrypoints.service.fairlog import Fairlog
 from entrypoints.use_cases.erasure import Erased, erase_job, erase_user
-from entrypoints.use_cases.proofs import Evidence
+from entrypoints.use_cases.proofs import Prover
 from entrypoints.use_cases.time_travel import TimeTravel
 from entrypoints.use_cases.verification import verify_log
 from projections.verify.findings import Difference, Finding
@@ -99,7 +99,7 @@ def test_a_user_s_bodies_are_gone_and_the_log_is_clean(
     jobs = tell(fairlog, clock)
     assert len(stored_bodies(fairlog)) == 9
     kept = fairlog.read_now(fairlog.log.position)
-    evidence = Evidence(fairlog)
+    evidence = Prover(fairlog)
     evidence.catch_up()
     head = fairlog.read_now(evidence.head)
 

@@ -14,7 +14,7 @@ from domain.language.identifiers import JobId
 from domain.log.merkle import root
 from entrypoints.composition import rebuild_projections
 from entrypoints.service.fairlog import Fairlog
-from entrypoints.use_cases.proofs import Evidence
+from entrypoints.use_cases.proofs import Prover
 from entrypoints.use_cases.verification import verify_log
 from projections.following import merkle
 from projections.following.merkle import TileTree, tiles
@@ -63,8 +63,8 @@ def check(tmp_path: Path) -> Check:
     return run
 
 
-def evidence(fairlog: Fairlog) -> Evidence:
-    found = Evidence(fairlog)
+def evidence(fairlog: Fairlog) -> Prover:
+    found = Prover(fairlog)
     found.catch_up()
     return found
 

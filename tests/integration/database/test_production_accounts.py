@@ -20,7 +20,7 @@ from domain.language.identifiers import JobId
 from entrypoints.composition import compose, prepare, rebuild_projections
 from entrypoints.service.fairlog import Fairlog
 from entrypoints.use_cases.erasure import Erased, erase_job
-from entrypoints.use_cases.proofs import Evidence
+from entrypoints.use_cases.proofs import Prover
 from entrypoints.use_cases.verification import verify_log
 from tests.support.core import do, service
 from tests.support.mariadb import MariaDB
@@ -86,7 +86,7 @@ def test_the_service_s_account_starts_works_rebuilds_and_verifies(accounts: Acco
     with service(accounts.url()) as fairlog:
         do_some_work(fairlog, 1)
         rebuild_projections(fairlog, [])
-        evidence = Evidence(fairlog)
+        evidence = Prover(fairlog)
         evidence.catch_up()
         assert verify_log(fairlog, print, lambda _done, _total: None).is_clean
         assert prepare(fairlog) == []

@@ -1,4 +1,4 @@
-"""`fairlog audit state`: jobs, the waiting line and the limits as they stood."""
+"""`fairlog audit state`: jobs, the waiting line and the limits at a moment of the past."""
 
 from functools import partial
 
@@ -7,8 +7,8 @@ import rich_click as click
 from click.exceptions import UsageError
 
 from domain.language import validation
-from entrypoints.cli.opening import database_url_option, opened_log, settings_from
-from entrypoints.cli.output import examples, printable, say
+from entrypoints.cli.output import echo, examples, printable
+from entrypoints.cli.session import database_url_option, open_log
 from entrypoints.service.views import JobView, LimitView, PastStateView
 from entrypoints.use_cases.time_travel import JOBS_SHOWN_MAX, TimeTravel
 
@@ -26,17 +26,17 @@ from entrypoints.use_cases.time_travel import JOBS_SHOWN_MAX, TimeTravel
     "moment",
     required=True,
     metavar="POSITION|TIME",
-    help="Behind the event at this position, or behind all that were recorded by this time.",
+    help="After the event at this position, or after all events recorded by this time.",
 )
-@click.option("--job", "job_id", type=int, metavar="ID", help="This job alone.")
-@click.option("--user", "user_id", metavar="ID", help="This user's jobs alone, the newest first.")
+@click.option("--job", "job_id", type=int, metavar="ID", help="Only this job.")
+@click.option("--user", "user_id", metavar="ID", help="Only this user's jobs, newest first.")
 @click.option(
     "--limit",
     type=click.IntRange(1, JOBS_SHOWN_MAX),
     default=100,
     show_default=True,
     metavar="N",
-    help="At most so many jobs.",
+    help="The maximum number of jobs with --user.",
 )
 @click.option(
     "--format",
@@ -44,7 +44,7 @@ from entrypoints.use_cases.time_travel import JOBS_SHOWN_MAX, TimeTravel
     type=click.Choice(["text", "json"]),
     default="text",
     show_default=True,
-    help="For people, or as JSON (one object a line).",
+    help="Text for people, or JSON (one object per line).",
 )
 def state(
     database_url: str | None,
@@ -55,16 +55,16 @@ def state(
     limit: int,
     form: str,
 ) -> None:
-    """Show how things stood at a position of the log, or at a time."""
+    """Show the state of the system at a position of the log, or at a time."""
     if job_id is not None and user_id is not None:
-        raise UsageError("Either --job or --user.")
+        raise UsageError("Give either --job or --user, or neither.")
     then = validation.as_of(moment)
-    with opened_log(settings_from({"database_url": database_url})) as fairlog:
+    with open_log(database_url) as fairlog:
         past = TimeTravel(fairlog)
         if job_id is not None:
             job = validation.job_id(job_id)
             view = fairlog.read_now(lambda connection: past.job(connection, job, then))
-            say(_as_json(view) if form == "json" else _job(view))
+            echo(_as_json(view) if form == "json" else _job(view))
         elif user_id is not None:
             user = validation.user_id(user_id)
             jobs = fairlog.read_now(
@@ -72,10 +72,10 @@ def state(
             )
             for one in jobs:  # one after the other: each may have three bodies of 1 MiB
                 view = fairlog.read_now(partial(past.view, job=one))
-                say(_as_json(view) if form == "json" else _job(view))
+                echo(_as_json(view) if form == "json" else _job(view))
         else:
             found = fairlog.read_now(lambda connection: past.state(connection, then))
-            say(_as_json(found) if form == "json" else _as_text(found))
+            echo(_as_json(found) if form == "json" else _as_text(found))
 
 
 def _as_json(view: PastStateView | JobView) -> str:

@@ -1,4 +1,4 @@
-"""`fairlog audit head` and `fairlog audit prove`: what can be kept, and shown, outside the log."""
+"""`fairlog audit head` and `fairlog audit prove`: evidence that can be checked without the log."""
 
 import msgspec
 import rich_click as click
@@ -6,33 +6,33 @@ from click.exceptions import UsageError
 
 from domain.language import validation
 from domain.language.identifiers import POSITION_MAX
-from entrypoints.cli.opening import database_url_option, opened_log, settings_from
-from entrypoints.cli.output import examples, say
-from entrypoints.use_cases.proofs import Evidence
+from entrypoints.cli.output import echo, examples
+from entrypoints.cli.session import database_url_option, open_log
+from entrypoints.use_cases.proofs import Prover
 
-_up_to = click.option(
+_at_option = click.option(
     "--at",
     "position",
     type=click.IntRange(1, POSITION_MAX),
     metavar="POSITION",
-    help="As of this position, that of a head that you kept. Default: the end of the log.",
+    help="As of this position, such as that of a head you have kept. Default: the latest one.",
 )
 
 
 @click.command(epilog=examples("fairlog audit head > head.json"))
 @database_url_option
-@_up_to
+@_at_option
 def head(database_url: str | None, *, position: int | None) -> None:
-    """Print the head of the log, to be kept elsewhere: position, hash and Merkle root.
+    """Print the head of the log: position, hash and Merkle root. Keep it elsewhere.
 
-    Who keeps one can check the log against it (`fairlog verify --chain-only --from --hash`) and
-    proofs too (docs/examples/verify_proof.py).
+    With a head you can check the log (`fairlog verify --chain-only --from --hash`), and proofs
+    (docs/examples/verify_proof.py).
     """
-    with opened_log(settings_from({"database_url": database_url})) as fairlog:
-        evidence = Evidence(fairlog)
+    with open_log(database_url) as fairlog:
+        evidence = Prover(fairlog)
         evidence.catch_up()
         found = fairlog.read_now(lambda connection: evidence.head(connection, position))
-        say(msgspec.json.encode(found).decode())
+        echo(msgspec.json.encode(found).decode())
 
 
 @click.command(
@@ -43,22 +43,24 @@ def head(database_url: str | None, *, position: int | None) -> None:
     )
 )
 @database_url_option
-@click.option("--job", "job_id", type=int, metavar="ID", help="That all events of this job are in.")
+@click.option(
+    "--job", "job_id", type=int, metavar="ID", help="Prove that the log has this job's events."
+)
 @click.option(
     "--position",
     "event",
     type=click.IntRange(1, POSITION_MAX),
     metavar="POSITION",
-    help="That the event at this position is in.",
+    help="Prove that the log has the event at this position.",
 )
 @click.option(
     "--consistency",
     "first",
     type=click.IntRange(1, POSITION_MAX),
     metavar="POSITION",
-    help="That the log begins with what it was at this position.",
+    help="Prove that the log only grew since this position.",
 )
-@_up_to
+@_at_option
 def prove(
     database_url: str | None,
     *,
@@ -67,20 +69,20 @@ def prove(
     first: int | None,
     position: int | None,
 ) -> None:
-    """Print a proof that needs no log to be checked (docs/examples/verify_proof.py does it)."""
+    """Print a proof, which docs/examples/verify_proof.py checks without the log."""
     if sum(one is not None for one in (job_id, event, first)) != 1:
-        raise UsageError("One of --job, --position and --consistency.")
-    with opened_log(settings_from({"database_url": database_url})) as fairlog:
-        evidence = Evidence(fairlog)
+        raise UsageError("Give exactly one of --job, --position and --consistency.")
+    with open_log(database_url) as fairlog:
+        evidence = Prover(fairlog)
         evidence.catch_up()
         with fairlog.database.read() as connection:
             if job_id is not None:
                 job = validation.job_id(job_id)
-                say(_as_json(evidence.prove_job(connection, job, position)))
+                echo(_as_json(evidence.prove_job(connection, job, position)))
             elif event is not None:
-                say(_as_json(evidence.prove_event(connection, event, position)))
+                echo(_as_json(evidence.prove_event(connection, event, position)))
             elif first is not None:
-                say(_as_json(evidence.prove_growth(connection, first, position)))
+                echo(_as_json(evidence.prove_growth(connection, first, position)))
 
 
 def _as_json(proof: msgspec.Struct) -> str:

@@ -1,8 +1,8 @@
-"""From flags to a service: settings, a warning about secrets, and errors in the user's terms."""
+"""Opens the service that a command works on: settings, a warning about secrets, plain errors."""
 
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -23,6 +23,7 @@ F = TypeVar("F", bound=Callable[..., object])
 
 
 def database_url_option(command: F) -> F:
+    """Add --database-url to a command."""
     return click.option(
         "--database-url",
         metavar="URL",
@@ -32,7 +33,9 @@ def database_url_option(command: F) -> F:
 
 
 def settings_from(flags: Mapping[str, object]) -> Settings:
-    """Flags, else environment, else fairlog.toml, else the default. Raises `SettingsError`."""
+    """Read the settings, each from its flag, else the environment, else fairlog.toml, else its
+    default. Raises `SettingsError`.
+    """
     settings = load_settings(flags, os.environ, SETTINGS_FILE)
     given = flags.get("database_url")
     if isinstance(given, str) and has_password(given):
@@ -44,8 +47,10 @@ def settings_from(flags: Mapping[str, object]) -> Settings:
 
 
 @contextmanager
-def opened(settings: Settings, wire: Callable[[Settings], Fairlog] = compose) -> Iterator[Fairlog]:
-    """A service on the database, closed afterwards. Raises `CommandFailed` for its errors."""
+def open_service(
+    settings: Settings, wire: Callable[[Settings], Fairlog] = compose
+) -> Iterator[Fairlog]:
+    """Yield a service, which is closed afterwards. Raises `CommandFailed` for database errors."""
     try:
         with closing(wire(settings)) as fairlog:
             yield fairlog
@@ -56,10 +61,15 @@ def opened(settings: Settings, wire: Callable[[Settings], Fairlog] = compose) ->
         raise failure from error
 
 
+def open_database(database_url: str | None) -> AbstractContextManager[Fairlog]:
+    """Open a service on a database, which may be empty. None: as the settings say."""
+    return open_service(settings_from({"database_url": database_url}))
+
+
 @contextmanager
-def opened_log(settings: Settings) -> Iterator[Fairlog]:
-    """`opened`, for a log that must be there already."""
-    with opened(settings) as fairlog:
+def open_log(database_url: str | None) -> Iterator[Fairlog]:
+    """Open a service on an existing log of this release; see `open_database`."""
+    with open_database(database_url) as fairlog:
         if fairlog.database.is_new:
             file = fairlog.database.url.database
             raise CommandFailed(

@@ -1,4 +1,4 @@
-"""Which events of the log a command is about: options that several commands share."""
+"""The options that select events, which several commands share."""
 
 from collections.abc import Callable, Sequence
 from datetime import datetime
@@ -19,7 +19,9 @@ from domain.language.identifiers import POSITION_MAX
 F = TypeVar("F", bound=Callable[..., object])
 
 
-class Moment(click.ParamType[datetime]):
+class TimeParameter(click.ParamType[datetime]):
+    """A time in RFC 3339, like 2026-01-31T12:00:00Z."""
+
     name = "time"
 
     def convert(
@@ -36,6 +38,15 @@ class Moment(click.ParamType[datetime]):
             self.fail(f"{error} This is {value[:40]!r}.", param, ctx)
 
 
+since_option = click.option(
+    "--since",
+    type=TimeParameter(),
+    metavar="TIME",
+    help="Only from this time on (RFC 3339), like 2026-01-31T12:00:00Z.",
+)
+until_option = click.option(
+    "--until", type=TimeParameter(), metavar="TIME", help="Only before this time (RFC 3339)."
+)
 _OPTIONS = (
     click.option("--user", "user_id", metavar="ID", help="Only events about this user."),
     click.option("--job", "job_id", type=int, metavar="ID", help="Only events about this job."),
@@ -48,34 +59,37 @@ _OPTIONS = (
         help="Only events of this type; may be given several times. One of "
         f"{', '.join(EVENT_TYPES)}.",
     ),
-    click.option(
-        "--since", type=Moment(), metavar="TIME", help="From this time on: 2026-01-31T12:00:00Z."
-    ),
-    click.option("--until", type=Moment(), metavar="TIME", help="Before this time."),
+    since_option,
+    until_option,
     click.option(
         "--after",
         type=click.IntRange(0, POSITION_MAX),
         metavar="POSITION",
-        help="Behind this position; the last one of an answer gives the next.",
+        help="Only events after this position, such as the last one of the previous output.",
     ),
 )
 
 
 def condition_options(command: F) -> F:
-    """The options; a command takes them as the keywords of `conditions_of`."""
+    """Add the options to a command, which receives them as the keywords of `conditions_of`."""
     for option in reversed(_OPTIONS):
         command = option(command)
     return command
 
 
-class Conditions(Struct, frozen=True):
-    wanted: EventFilter  # without times
-    since: datetime | None
-    until: datetime | None
-    after: int | None
+class EventConditions(Struct, frozen=True):
+    """The conditions of a command, all of which must hold; None: no condition."""
+
+    wanted: EventFilter
+    since: datetime | None  # inclusive, UTC
+    until: datetime | None  # exclusive, UTC
+    after: int | None  # a position; exclusive
 
     def between(self, log: SqlEventLog, connection: Connection) -> tuple[int, int]:
-        """The positions behind and before which they are; the log grows behind the second."""
+        """Return the positions after which and before which the events are, both exclusive.
+
+        Without `until`, the second follows the current head.
+        """
         first = 1 if self.since is None else audit_log.first_at(connection, self.since)
         end = (
             log.position(connection) + 1
@@ -93,11 +107,11 @@ def conditions_of(
     since: datetime | None,
     until: datetime | None,
     after: int | None,
-) -> Conditions:
-    """Raises `InvalidInput`."""
+) -> EventConditions:
+    """Check the values of the options. Raises `InvalidInput`."""
     wanted = EventFilter(
         user_id=None if user_id is None else validation.user_id(user_id),
         job_id=None if job_id is None else validation.job_id(job_id),
         types=types,
     )
-    return Conditions(wanted, since, until, after)
+    return EventConditions(wanted, since, until, after)
