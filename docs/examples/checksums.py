@@ -1,19 +1,19 @@
-# ruff: noqa: ANN401, INP001, T201 (a script of its own, in no package, that speaks to its user)
-"""Checksums of files, as jobs: a handlers module, and a script that makes work for it.
+# ruff: noqa: ANN401, INP001, T201 (a script outside any package, which prints to its user)
+"""Checksums of files as jobs: a handlers module, and a script that submits jobs for it.
 
 As a handlers module it adds one kind of job: `{"path": "json/decoder.py"}`, a path below the root,
-becomes `{"path", "sha256", "bytes", "lines"}`. The root is the environment variable CHECKSUMS_ROOT;
-without it, the directory of Python's standard library.
+becomes `{"path", "sha256", "bytes", "lines"}`. The root is the environment variable CHECKSUMS_ROOT,
+by default the directory of Python's standard library.
 
 As a script it submits every .py file below the root for alice, then 20 files each for bob and
-carol, waits for the results and checks them. Three commands show it, each in a terminal of its own,
-the last one when the script says so:
+carol, waits for the results and checks them. Run these commands in a terminal each, the last one
+when the script asks for it:
 
     FAIRLOG_USER_LIMIT=10000 FAIRLOG_GLOBAL_LIMIT=20000 fairlog serve --workers 0
     python docs/examples/checksums.py
     fairlog worker --server http://127.0.0.1:8000 --handlers docs/examples/checksums.py
 
-Run it again whenever you like: for a day, the same submission means the same job.
+The script can be repeated: for a day, the same submission means the same job.
 """
 
 import argparse
@@ -30,20 +30,20 @@ from typing import Any
 import httpx
 
 _PIECE_BYTES = 1024 * 1024
-_BATCH_JOBS = 1000  # what one request may submit
+_BATCH_JOBS = 1000  # the maximum of one request
 _OTHERS_FILES = 20
 _NOT_PYTHONS_OWN = {"site-packages", "dist-packages", "__pycache__"}
 
 
 def checksum(payload: dict[str, str], job: Any) -> dict[str, Any] | None:
-    """Read one file. This is the only public function, and so the only kind that is added."""
+    """Read one file. As the only public function, this is the only kind that is added."""
     path = _below(_root(), payload["path"])
     digest = hashlib.sha256()
     size = lines = 0
     with path.open("rb") as file:
         while piece := file.read(_PIECE_BYTES):
             if job.cancelled:
-                return None  # nobody wants the result any more
+                return None  # the result would be discarded
             digest.update(piece)
             size += len(piece)
             lines += piece.count(b"\n")
@@ -55,7 +55,7 @@ def _root() -> Path:
 
 
 def _below(root: Path, path: str) -> Path:
-    """Refuse a path that leaves the root, be it by `..`, from `/` or through a symbolic link."""
+    """Refuse a path that leaves the root, by `..`, as an absolute path or by a symbolic link."""
     root = root.resolve()
     target = (root / path).resolve()
     if not target.is_relative_to(root):
@@ -73,10 +73,10 @@ def _main() -> int:
     options = parser.parse_args()
     with httpx.Client(base_url=options.server, timeout=60) as server:
         try:
-            jobs = _submit(server, list(_wishes(options.root)))
+            jobs = _submit(server, list(_submissions(options.root)))
             if options.submit_only:
                 return 0
-            print("Start a worker now, if there is none yet:")
+            print("Start a worker now, unless one is running:")
             print(f"    {_worker_command(options)}")
             starts = _wait(server, jobs)
             print(f"Served first: {' '.join(starts[:12])} …")
@@ -90,8 +90,8 @@ def _main() -> int:
     return 1
 
 
-def _wishes(root: Path) -> Iterator[dict[str, Any]]:
-    """All of alice's come first, and still bob and carol are served in turn with her."""
+def _submissions(root: Path) -> Iterator[dict[str, Any]]:
+    """Yield all jobs of alice first; bob and carol are served in turn with her all the same."""
     files = list(_python_files(root))
     others = files[:_OTHERS_FILES], files[-_OTHERS_FILES:]
     for user, paths in zip(("alice", "bob", "carol"), (files, *others), strict=True):
@@ -110,23 +110,25 @@ def _python_files(root: Path) -> Iterator[str]:
             yield relative.as_posix()
 
 
-def _submit(server: httpx.Client, wishes: Sequence[dict[str, Any]]) -> dict[int, dict[str, Any]]:
-    """Return what was wished for, by the job's id."""
+def _submit(
+    server: httpx.Client, submissions: Sequence[dict[str, Any]]
+) -> dict[int, dict[str, Any]]:
+    """Submit jobs, and return the submissions by the ids of their jobs."""
     jobs = {}
-    for start in range(0, len(wishes), _BATCH_JOBS):
-        batch = wishes[start : start + _BATCH_JOBS]
+    for start in range(0, len(submissions), _BATCH_JOBS):
+        batch = submissions[start : start + _BATCH_JOBS]
         answer = server.post("/v1/jobs/batch", json={"jobs": batch})
         outcomes = answer.raise_for_status().json()["jobs"]
-        for wish, outcome in zip(batch, outcomes, strict=True):
+        for submission, outcome in zip(batch, outcomes, strict=True):
             if "job" not in outcome:
                 sys.exit(
                     f"{outcome['problem']['detail']}\n"
-                    f"This example submits {len(wishes)} jobs at once: start the server with\n"
+                    f"This example submits {len(submissions)} jobs at once: start the server with\n"
                     "    FAIRLOG_USER_LIMIT=10000 FAIRLOG_GLOBAL_LIMIT=20000"
                     " fairlog serve --workers 0"
                 )
-            jobs[outcome["job"]["id"]] = wish
-        print(f"\rSubmitted {len(jobs)} of {len(wishes)} jobs", end="", flush=True)
+            jobs[outcome["job"]["id"]] = submission
+        print(f"\rSubmitted {len(jobs)} of {len(submissions)} jobs", end="", flush=True)
     print()
     return jobs
 
@@ -137,9 +139,9 @@ def _worker_command(options: argparse.Namespace) -> str:
 
 
 def _wait(server: httpx.Client, jobs: dict[int, dict[str, Any]]) -> list[str]:
-    """Follow the log until all have ended; whose jobs were started, in order.
+    """Follow the log until all jobs have ended, and return the users of started jobs in order.
 
-    A job's id is its place in the log, so that everything that happens to it comes after it.
+    A job's id is a position in the log, and all its later events come after it.
     """
     after = min(jobs)
     left = set(jobs)
@@ -171,11 +173,11 @@ def _ends_a_job(event: dict[str, Any]) -> bool:
 
 
 def _check(server: httpx.Client, root: Path, jobs: dict[int, dict[str, Any]]) -> int:
-    """Compare each result with what hashlib says here; the exit code."""
+    """Compare each result with a local one, and return the exit code."""
     found = {job["id"]: job for user in ("alice", "bob", "carol") for job in _jobs(server, user)}
     wrong = 0
-    for job_id, wish in jobs.items():
-        path = wish["payload"]["path"]
+    for job_id, submission in jobs.items():
+        path = submission["payload"]["path"]
         data = (root / path).read_bytes()
         expected = {
             "path": path,

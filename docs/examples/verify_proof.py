@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
 """Check a proof that `fairlog audit prove` wrote, without Fairlog and without the log.
 
-    fairlog audit head > head.json                  # kept elsewhere, long before
+    fairlog audit head > head.json                  # earlier; keep it elsewhere
     fairlog audit prove --job 17 --at 5000 > proof.json
     python verify_proof.py proof.json --head head.json
 
-A proof stands for the log up to its own head. Where that is a later one than the head that you
-kept, a consistency proof leads from yours to it:
+A proof is about the log up to its own head. If that is later than the head that you kept, a
+consistency proof leads from yours to it:
 
     fairlog audit prove --consistency 5000 > growth.json
     python verify_proof.py proof.json --head head.json --consistency growth.json
@@ -15,11 +15,11 @@ A consistency proof alone shows that the log only grew between two heads:
 
     python verify_proof.py --head head.json --consistency growth.json --new-head new-head.json
 
-Exit code 0: proven, 1: not. The standard library alone is used. The trees are those of RFC 6962,
-section 2.1; checking follows RFC 9162, sections 2.1.3.2 and 2.1.4.2. An event's leaf is SHA-256
-over a zero byte and its fields (position, version, type, user_id, job_id, recorded_at in
-microseconds, data), integers as 8 bytes big-endian, each preceded by its length as 4 bytes
-big-endian, an absent one by FFFFFFFF.
+Exit code 0: proven, 1: not. The script needs only the standard library. The trees are those of
+RFC 6962, section 2.1; the checks follow RFC 9162, sections 2.1.3.2 and 2.1.4.2. The leaf of an
+event is the SHA-256 of a zero byte and its fields (position, version, type, user_id, job_id,
+recorded_at in microseconds, data). Each field is preceded by its length as 4 bytes big-endian;
+integers have 8 bytes big-endian; an absent field is FFFFFFFF alone.
 """
 
 import argparse
@@ -31,7 +31,7 @@ from typing import Any
 
 
 class NotProven(Exception):
-    """The text says what does not fit."""
+    """The proof is wrong, as the message says."""
 
 
 def leaf(event: dict[str, Any]) -> bytes:
@@ -59,7 +59,7 @@ def node(left: bytes, right: bytes) -> bytes:
 
 
 def root_from_leaf(found: bytes, index: int, size: int, path: list[bytes]) -> bytes | None:
-    """The root that a path leads to; None for a path that fits no tree of this size."""
+    """Return the root that a path leads to; None if no tree of this size has such a path."""
     if not 0 <= index < size:
         return None
     at, last = index, size - 1
@@ -79,7 +79,7 @@ def root_from_leaf(found: bytes, index: int, size: int, path: list[bytes]) -> by
 def roots_from_growth(
     first: int, second: int, first_root: bytes, path: list[bytes]
 ) -> tuple[bytes, bytes] | None:
-    """Both roots that a consistency proof leads to; None for one that fits no such trees."""
+    """Return both roots that a consistency proof leads to; None if it fits no such trees."""
     if first == second:
         return None if path else (first_root, first_root)
     hashes = [first_root, *path] if first & (first - 1) == 0 else path
@@ -103,7 +103,7 @@ def roots_from_growth(
 
 
 def check_inclusion(proof: dict[str, Any], head: dict[str, Any]) -> None:
-    """Each event of the proof is in the log that the head stands for."""
+    """Check that each event of the proof is in the log of the head. Raises NotProven."""
     for event in proof["events"]:
         path = [bytes.fromhex(one) for one in event["path"]]
         found = root_from_leaf(leaf(event), event["position"] - 1, head["position"], path)
@@ -112,7 +112,7 @@ def check_inclusion(proof: dict[str, Any], head: dict[str, Any]) -> None:
 
 
 def check_consistency(proof: dict[str, Any], first: dict[str, Any], second: dict[str, Any]) -> None:
-    """The log of the second head begins with that of the first."""
+    """Check that the log of the second head begins with that of the first. Raises NotProven."""
     path = [bytes.fromhex(one) for one in proof["path"]]
     found = roots_from_growth(
         first["position"], second["position"], bytes.fromhex(first["root"]), path
@@ -130,7 +130,7 @@ def check(
     growth: dict[str, Any] | None,
     new_head: dict[str, Any] | None,
 ) -> str:
-    """Raises NotProven. `head` is the one that was kept; nothing else is trusted."""
+    """Check all that is given, and return a sentence. Only `head` is trusted. Raises NotProven."""
     trusted = head
     if growth is not None:
         trusted = new_head or growth["second"]
@@ -145,7 +145,7 @@ def check(
     if proof["head"]["position"] != trusted["position"]:
         raise NotProven(
             f"the proof is as of position {proof['head']['position']}, the head as of "
-            f"{trusted['position']}: prove it with --at {trusted['position']}, or give a "
+            f"{trusted['position']}: make a proof with --at {trusted['position']}, or add a "
             "consistency proof"
         )
     check_inclusion(proof, trusted)
@@ -159,25 +159,25 @@ def _read(path: Path | None) -> dict[str, Any] | None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Check a proof of `fairlog audit prove`.")
-    parser.add_argument("proof", nargs="?", type=Path, help="of events (--job, --position)")
-    parser.add_argument("--head", type=Path, required=True, help="that you kept")
-    parser.add_argument("--consistency", type=Path, help="proof that leads to a later head")
-    parser.add_argument("--new-head", type=Path, help="that the consistency proof shall lead to")
+    parser.add_argument("proof", nargs="?", type=Path, help="a proof of events")
+    parser.add_argument("--head", type=Path, required=True, help="the head that you kept")
+    parser.add_argument("--consistency", type=Path, help="a proof that leads to a later head")
+    parser.add_argument("--new-head", type=Path, help="that later head, if you have it")
     arguments = parser.parse_args()
     if arguments.proof is None and arguments.consistency is None:
-        parser.error("a proof, or --consistency, or both")
+        parser.error("give a proof, --consistency, or both")
     head = _read(arguments.head) or {}
     try:
-        said = check(
+        sentence = check(
             head, _read(arguments.proof), _read(arguments.consistency), _read(arguments.new_head)
         )
     except NotProven as error:
         sys.stdout.write(f"NOT proven: {error}.\n")
         return 1
     except (KeyError, TypeError, ValueError, OverflowError) as error:
-        sys.stdout.write(f"NOT proven: this is no proof ({type(error).__name__}: {error}).\n")
+        sys.stdout.write(f"NOT proven: this is not a proof ({type(error).__name__}: {error}).\n")
         return 1
-    sys.stdout.write(f"{said}\n")
+    sys.stdout.write(f"{sentence}\n")
     return 0
 
 

@@ -1,20 +1,20 @@
-// A worker for Fairlog in Node.js (20 or newer), by the HTTP API alone. SIGTERM: it gives back what runs.
+// A worker for Fairlog in Node.js (20 or newer), over the HTTP API. On SIGTERM it returns its jobs.
 //     node docs/examples/worker.mjs http://127.0.0.1:8000 4
 import { randomUUID } from "node:crypto";
 import { setTimeout as sleep } from "node:timers/promises";
 
-// A handler for each kind: what it returns is the result, what it throws fails the attempt.
+// The handler of each kind: its return value is the result; an exception fails the attempt.
 const handlers = {
   upper: async (text) => text.toUpperCase(),
   pause: (seconds, signal) => sleep(seconds * 1000, "rested", { signal }),
 };
 const [server = "http://127.0.0.1:8000", concurrency = 4] = process.argv.slice(2);
 const worker = `node/${randomUUID()}`;
-const inHand = new Map(); // job id: {attempt, stop, isOver}, until the outcome is on the server
+const held = new Map(); // job id: {attempt, stop, hasEnded}, until the server has the outcome
 const stopping = new AbortController();
 let heartbeatSeconds = 0.3, claimId;
 
-// Anything but a 200 of ours is an error: a proxy may answer whatever it likes meanwhile.
+// Any answer but a server's 200 is an error: a proxy may answer anything while the server is away.
 async function post(path, fields, seconds = 15, stop = undefined) {
   const signal = AbortSignal.any([AbortSignal.timeout(seconds * 1000), ...(stop ? [stop] : [])]);
   const headers = { "Content-Type": "application/json" }, body = JSON.stringify({ worker, ...fields });
@@ -25,40 +25,40 @@ async function post(path, fields, seconds = 15, stop = undefined) {
   throw Object.assign(new Error(`${path} answers ${answer.status}: ${text}`), { status: answer.status });
 }
 
-// JSON.stringify would make null of NaN, {} of a Map, and leave out what is undefined.
+// Refuse what JSON.stringify would change: NaN to null, a Map to {}; undefined it would leave out.
 function checkJson(value, path) {
   const plain = [null, Array.prototype, Object.prototype];
   const holds = value === null || ["string", "boolean"].includes(typeof value) || Number.isFinite(value)
     || (typeof value === "object" && plain.includes(Object.getPrototypeOf(value)));
-  if (!holds) throw Object.assign(new TypeError(`${path} is no JSON`), { retry: false });
+  if (!holds) throw Object.assign(new TypeError(`${path} is not JSON`), { retry: false });
   if (typeof value === "object") for (const key in value ?? {}) checkJson(value[key], `${path}.${key}`);
 }
 
-// Whatever was thrown: reading it may throw again, and what is too long would never be taken.
-const told = (e, key, or) => { try { return String(e?.[key] ?? or).slice(0, 9999).toWellFormed(); } catch { return "?"; } };
+// Anything can be thrown: reading it may throw again, and a long text would never be accepted.
+const textOf = (e, key, or) => { try { return String(e?.[key] ?? or).slice(0, 9999).toWellFormed(); } catch { return "?"; } };
 const failure = (error) => ({
-  error: { type: told(error, "name", "Error"), message: told(error, "message", error), traceback: told(error, "stack", "") },
-  retry: told(error, "retry", "") !== "false",
+  error: { type: textOf(error, "name", "Error"), message: textOf(error, "message", error), traceback: textOf(error, "stack", "") },
+  retry: textOf(error, "retry", "") !== "false",
 });
-process.on("uncaughtException", (error) => console.error(told(error, "stack", error))); // beside a handler
+process.on("uncaughtException", (error) => console.error(textOf(error, "stack", error))); // such as in a handler's timer
 
 async function run({ id, attempt, kind, payload }) {
-  const stop = new AbortController(), mine = { attempt, stop, isOver: false };
-  inHand.get(id)?.stop.abort(); // an earlier attempt was lost
-  inHand.set(id, mine);
+  const stop = new AbortController(), current = { attempt, stop, hasEnded: false };
+  held.get(id)?.stop.abort(); // an earlier attempt was lost
+  held.set(id, current);
   let outcome;
   try {
     const result = (await handlers[kind](payload, stop.signal)) ?? null;
     checkJson(result, "result");
-    outcome = { result: JSON.parse(JSON.stringify(result)) }; // throws here, if ever
+    outcome = { result: JSON.parse(JSON.stringify(result)) }; // an error here still fails the attempt
   } catch (error) { outcome = failure(error); }
-  mine.isOver = true;
+  current.hasEnded = true;
   for (let pause = 100; ; pause = Math.min(2 * pause, 2000)) {
-    try { // until the log itself says whether it counts: the same outcome twice changes nothing
+    try { // repeat until the log accepts or refuses the outcome: sending it twice changes nothing
       const { jobs: [{ status, detail }] } = await post("/v1/claims/complete", { jobs: [{ id, attempt, ...outcome }] });
       if (status === 200) break;
       console.error(`job ${id}, attempt ${attempt}: ${status} ${detail}`);
-      if (status === 404 || status === 409) break; // no longer ours
+      if (status === 404 || status === 409) break; // the attempt is lost
       if ([400, 413, 422].includes(status)) { // it can never be accepted: fail the job instead
         if (!("result" in outcome)) break;
         outcome = failure({ name: "ResultRefused", message: detail, retry: false });
@@ -71,26 +71,26 @@ async function run({ id, attempt, kind, payload }) {
     }
     await sleep(pause);
   }
-  if (inHand.get(id) === mine) inHand.delete(id);
+  if (held.get(id) === current) held.delete(id);
 }
 
-const held = () => [...inHand].map(([id, { attempt }]) => ({ id, attempt }));
+const heldKeys = () => [...held].map(([id, { attempt }]) => ({ id, attempt }));
 async function keepLeases() {
   for (;; await sleep(heartbeatSeconds * 1000)) {
-    const { lost } = await post("/v1/claims/heartbeat", { jobs: held() }, Math.max(1, heartbeatSeconds / 2)).catch((e) => {
+    const { lost } = await post("/v1/claims/heartbeat", { jobs: heldKeys() }, Math.max(1, heartbeatSeconds / 2)).catch((e) => {
       console.error(e.message);
       return { lost: [] };
     });
-    for (const id of lost) inHand.get(id)?.stop.abort(); // cancelled, or another's
+    for (const id of lost) held.get(id)?.stop.abort(); // cancelled, or another worker's by now
   }
 }
 
 process.once("SIGTERM", () => stopping.abort());
 keepLeases();
 for (let pause = 100; !stopping.signal.aborted;) {
-  const max = concurrency - inHand.size, kinds = Object.keys(handlers);
+  const max = concurrency - held.size, kinds = Object.keys(handlers);
   if (max < 1) { await sleep(20); continue; }
-  claimId ??= randomUUID(); // a claim whose answer was lost is asked again, and gives the same jobs
+  claimId ??= randomUUID(); // a claim whose answer was lost is repeated and returns the same jobs
   const claim = { max, kinds, wait_seconds: 20, claim_id: claimId };
   try {
     const { jobs, lease_seconds } = await post("/v1/claims", claim, 35, stopping.signal);
@@ -102,8 +102,8 @@ for (let pause = 100; !stopping.signal.aborted;) {
     await sleep(pause = Math.min(2 * pause, 5000));
   }
 }
-const given = await post("/v1/claims", { kinds: ["none"], claim_id: claimId ?? "-" }).catch(() => ({ jobs: [] }));
-for (let left = 50; left > 0 && [...inHand.values()].some(({ isOver }) => isOver); left--) await sleep(100);
-const back = [...held(), ...given.jobs.map(({ id, attempt }) => ({ id, attempt }))];
-await post("/v1/claims/return", { jobs: back }).catch((error) => console.error(error.message));
+const recalled = await post("/v1/claims", { kinds: ["none"], claim_id: claimId ?? "-" }).catch(() => ({ jobs: [] }));
+for (let left = 50; left > 0 && [...held.values()].some(({ hasEnded }) => hasEnded); left--) await sleep(100);
+const returned = [...heldKeys(), ...recalled.jobs.map(({ id, attempt }) => ({ id, attempt }))];
+await post("/v1/claims/return", { jobs: returned }).catch((error) => console.error(error.message));
 process.exit(0);

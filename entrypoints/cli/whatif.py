@@ -12,7 +12,7 @@ from domain.language.validation import LIMIT_MAX
 from entrypoints.cli.event_filters import since_option, until_option
 from entrypoints.cli.output import echo, examples, note, printable, progress
 from entrypoints.cli.session import database_url_option, open_log
-from entrypoints.use_cases.whatif import Answer, what_if
+from entrypoints.use_cases.whatif import WhatIfResult, what_if
 
 _ROW: Final = "{:<32}  {:>12}  {:>12}  {:>12}  {:>14}  {:>14}  {}"
 _WINDOW_SECONDS_MAX: Final = 366 * 86_400
@@ -81,17 +81,17 @@ def whatif(
         fairlog.database.read() as connection,
         progress("replaying") as report,
     ):
-        answer = what_if(fairlog, connection, other, since, until, report)
+        result = what_if(fairlog, connection, other, since, until, report)
     if form == "json":
-        echo(msgspec.json.encode(_document(answer)).decode())
+        echo(msgspec.json.encode(_document(result)).decode())
     else:
-        _print_table(answer, users_max)
+        _print_table(result, users_max)
 
 
-def _document(answer: Answer) -> dict[str, Any]:
+def _document(result: WhatIfResult) -> dict[str, Any]:
     return {
-        "users": [{"user_id": user_id, **_counts(one)} for user_id, one in _ordered(answer)],
-        "total": _counts(answer.total),
+        "users": [{"user_id": user_id, **_counts(one)} for user_id, one in _ordered(result)],
+        "total": _counts(result.total),
     }
 
 
@@ -108,24 +108,24 @@ def _counts(one: Outcome) -> dict[str, Any]:
     }
 
 
-def _ordered(answer: Answer) -> list[tuple[UserId, Outcome]]:
+def _ordered(result: WhatIfResult) -> list[tuple[UserId, Outcome]]:
     """Order users by how much would change for them, the largest change first."""
     return sorted(
-        answer.users.items(),
+        result.users.items(),
         key=lambda item: (-abs(item[1].would_be_admitted - item[1].admitted), item[0]),
     )
 
 
-def _print_table(answer: Answer, users_max: int) -> None:
+def _print_table(result: WhatIfResult, users_max: int) -> None:
     echo(
         _ROW.format(
             "user", "submissions", "admitted", "refused", "would be adm.", "would be ref.", ""
         ).rstrip()
     )
-    ordered = _ordered(answer)
+    ordered = _ordered(result)
     for user_id, one in ordered[:users_max]:
         echo(_row(printable(user_id), one))
-    echo(_row("all together", answer.total))
+    echo(_row("all together", result.total))
     if len(ordered) > users_max:
         note(f"{len(ordered) - users_max:,} more users: raise --limit to see them.")
 

@@ -1,4 +1,4 @@
-"""Calls that are more than one command or one query: retries of many, exports, proofs, time travel.
+"""Use cases that take more than one command or query: bulk retries, exports, proofs, time travel.
 
-How they are asked for (HTTP, command line, pages) is not known here.
+They know nothing of HTTP, the command line or pages.
 """

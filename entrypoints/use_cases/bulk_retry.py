@@ -1,5 +1,5 @@
-"""Starts many failed or cancelled jobs again. Each is one command; what is looked at in one call is
-bounded, and the answer says where to go on.
+"""Retries many failed or cancelled jobs, each by one command. A call examines a bounded number of
+jobs, and its result has a cursor for the next call.
 """
 
 import math
@@ -18,38 +18,41 @@ from entrypoints.use_cases.retries import retry_all
 from projections.queries.job_search import JobFilter, JobSearch
 from projections.storage import registry
 
-ERRORS_READ_MAX: Final = 2_000  # in one call
-_PAGE: Final = 200
+ERRORS_READ_MAX: Final = 2_000  # per call
+_JOBS_PER_PAGE: Final = 200
 
 
 class RetryFilter(Struct, frozen=True, kw_only=True):
-    """Which jobs; every condition that is given must hold."""
+    """The jobs to retry. All conditions must hold; None: no condition."""
 
     user_id: UserId | None
     kind: Kind | None
-    error_contains: str | None  # in a text of the latest error
+    error_contains: str | None  # part of a text in the latest error
     state: State
     jobs_max: int
 
 
 class RetriedJobs(Struct, frozen=True, omit_defaults=True):
+    """The result of one call."""
+
     retried: int
     jobs: Sequence[JobId]  # newest first
-    next: str | None  # the cursor to go on with; None: there are no more
-    retry_after_seconds: int | None = None  # until a used up limit is not; None: go on at once
+    next: str | None  # the cursor of the next call; None: no jobs are left
+    retry_after_seconds: int | None = None  # until the next window; None: continue at once
 
 
 class _Matches(Struct, frozen=True):
     jobs: Sequence[JobId]
-    next: int | None  # go on below this id
+    next: int | None  # an id; the next call examines jobs below it
 
 
-async def retry_jobs(fairlog: Fairlog, wish: RetryFilter, below: int | None) -> RetriedJobs:
-    """A job that somebody else started meanwhile is left out, and one whose user's window is used
-    up comes again with the next cursor. Raises `LogUnavailable` and its like; what was started
-    again by then no longer matches.
+async def retry_jobs(fairlog: Fairlog, wanted: RetryFilter, below: int | None) -> RetriedJobs:
+    """Retry the jobs that match and have an id smaller than `below`, if given.
+
+    Jobs that were retried meanwhile are left out; those whose user's window is used up come again
+    with the next cursor. Raises `LogUnavailable`; jobs that were retried by then no longer match.
     """
-    found = await fairlog.read_long(lambda connection: _find(connection, wish, below))
+    found = await fairlog.read_long(lambda connection: _find(connection, wanted, below))
     outcomes = await retry_all(fairlog, found.jobs)
     retried: list[JobId] = []
     later: list[JobId] = []
@@ -63,24 +66,24 @@ async def retry_jobs(fairlog: Fairlog, wish: RetryFilter, below: int | None) -> 
             seconds = max(1, math.ceil(left.total_seconds()))
         elif not isinstance(outcome, Refusal):
             raise fresh_copy(outcome)
-    following = later[0] + 1 if later else found.next
+    next_below = later[0] + 1 if later else found.next
     return RetriedJobs(
-        len(retried), retried, None if following is None else str(following), seconds
+        len(retried), retried, None if next_below is None else str(next_below), seconds
     )
 
 
-def _find(connection: Connection, wish: RetryFilter, below: int | None) -> _Matches:
+def _find(connection: Connection, wanted: RetryFilter, below: int | None) -> _Matches:
     search = JobSearch(registry.current("jobs"))
-    wanted = JobFilter(user_id=wish.user_id, state=wish.state, kind=wish.kind)
+    conditions = JobFilter(user_id=wanted.user_id, state=wanted.state, kind=wanted.kind)
     matching: list[JobId] = []
     read = 0
     while True:
-        page = search.older(connection, wanted, below, _PAGE)
-        matching += _with_text(connection, page.jobs, wish.error_contains)
-        if len(matching) > wish.jobs_max or (
-            len(matching) == wish.jobs_max and (page.has_older or page.jobs[-1].id < matching[-1])
+        page = search.older(connection, conditions, below, _JOBS_PER_PAGE)
+        matching += _with_text(connection, page.jobs, wanted.error_contains)
+        if len(matching) > wanted.jobs_max or (
+            len(matching) == wanted.jobs_max and (page.has_older or page.jobs[-1].id < matching[-1])
         ):
-            matching = matching[: wish.jobs_max]
+            matching = matching[: wanted.jobs_max]
             return _Matches(matching, matching[-1])
         if not page.has_older:
             return _Matches(matching, None)

@@ -1,6 +1,6 @@
-"""What `doctor` can see of the service itself: can the log be written, and is it kept up with?
+"""The checks of `doctor` on the service: can the log be written, and is nothing behind?
 
-Each check is one small function; none writes anything.
+Each check is one function; none writes anything.
 """
 
 from collections.abc import Iterator
@@ -15,11 +15,11 @@ from domain.language.moments import to_micros
 from entrypoints.service.fairlog import Fairlog
 
 OVERDUE_SECONDS: Final = 30
-_LOOK_THERE: Final = "start a server; where one runs, its /readyz and its log say what fails"
+_ADVICE: Final = "start a server; if one runs, its /readyz and its log say what fails"
 
 
 def diagnose(fairlog: Fairlog) -> Iterator[DoctorFinding]:
-    """For a database whose tables are there. Raises `LogUnavailable`."""
+    """Run the checks. The tables must exist. Raises `LogUnavailable`."""
     yield writes(fairlog)
     with fairlog.database.read() as connection:
         yield due_jobs(fairlog, connection)
@@ -27,7 +27,7 @@ def diagnose(fairlog: Fairlog) -> Iterator[DoctorFinding]:
 
 
 def writes(fairlog: Fairlog) -> DoctorFinding:
-    """Whether the next event could be written."""
+    """Check that the next event can be written."""
     log = fairlog.log
     try:
         with fairlog.database.write() as connection:
@@ -36,12 +36,12 @@ def writes(fairlog: Fairlog) -> DoctorFinding:
             if strange is None:
                 log.rehearse(connection, head)
             connection.rollback()
-    except Exception as error:  # noqa: BLE001 (whatever it is, it is what a server would meet)
+    except Exception as error:  # noqa: BLE001 (a server would have the same error)
         return DoctorFinding(
             "writes",
             Level.ERROR,
             f"the log cannot be written: {reason_of(error)}",
-            "mend that; running servers go on by themselves",
+            "correct the cause; running servers then continue by themselves",
         )
     if strange is not None:
         return DoctorFinding("writes", Level.ERROR, "the log cannot be written", strange)
@@ -49,20 +49,20 @@ def writes(fairlog: Fairlog) -> DoctorFinding:
 
 
 def due_jobs(fairlog: Fairlog, connection: Connection) -> DoctorFinding:
-    """Whether somebody acts on schedules, retries and lost leases."""
+    """Check that a server acts on schedules, retries and expired leases."""
     now = fairlog.log.now(connection) - timedelta(seconds=OVERDUE_SECONDS)
     if not fairlog.jobs.due(connection, to_micros(now), None, 1):
-        return DoctorFinding("due jobs", Level.OK, "none has been left for long")
+        return DoctorFinding("due jobs", Level.OK, f"no job is overdue by {OVERDUE_SECONDS} s")
     return DoctorFinding(
         "due jobs",
         Level.WARNING,
         f"jobs have been due for more than {OVERDUE_SECONDS} s, and no server acts on them",
-        _LOOK_THERE,
+        _ADVICE,
     )
 
 
 def following(fairlog: Fairlog, connection: Connection) -> DoctorFinding:
-    """Whether the projections that follow the log come after it."""
+    """Check that the asynchronous projections are not far behind the log."""
     reading = fairlog.log.reading(connection)
     quiet = (to_micros(fairlog.log.now(connection)) - reading.recorded_at) / 1e6
     behind = [
@@ -70,8 +70,8 @@ def following(fairlog: Fairlog, connection: Connection) -> DoctorFinding:
         for one in fairlog.following.followers
         if (lag := one.lag(connection)) > 0
     ]
-    if not behind or quiet < OVERDUE_SECONDS:  # they come a moment later
-        return DoctorFinding("following", Level.OK, "the projections come after the log")
+    if not behind or quiet < OVERDUE_SECONDS:  # a server may be about to catch up
+        return DoctorFinding("following", Level.OK, "the projections follow the log")
     return DoctorFinding(
-        "following", Level.WARNING, f"behind the log: {', '.join(behind)}", _LOOK_THERE
+        "following", Level.WARNING, f"behind the log: {', '.join(behind)}", _ADVICE
     )

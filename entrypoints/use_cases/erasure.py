@@ -1,6 +1,5 @@
-"""Erasing what users put into jobs: found in the log, removed by commands like everything else.
-
-A page of jobs at a time, so that neither memory nor a transaction grows with a user's history.
+"""Erases the bodies of jobs by commands, one page of jobs at a time, so that neither memory nor
+transactions grow with a user's history.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -24,38 +23,38 @@ from domain.language.identifiers import POSITION_MAX, JobId, UserId
 from entrypoints.service.fairlog import Fairlog
 
 JOBS_PER_PAGE: Final = 100
-_LOOKS_MAX: Final = 3  # at a job that is started anew again and again
+_TRIES_MAX: Final = 3  # for a job that is retried meanwhile
 
-Progress = Callable[[int, int], None]  # jobs looked at, of so many at least
+Progress = Callable[[int, int], None]  # jobs examined, jobs known so far
 
 
 class Erased(Struct):
-    """What was done."""
+    """The counts of an erasure."""
 
-    jobs: int = 0
+    jobs: int = 0  # whose bodies were erased
     bodies: int = 0
-    open: int = 0  # jobs that have not ended and keep what they need
+    open: int = 0  # jobs that have not ended and keep their payloads
 
 
 def erase_user(
     fairlog: Fairlog, user_id: UserId, *, cancel: bool, progress: Progress = lambda _d, _t: None
 ) -> Erased:
-    """Every job of a user that has ended; with `cancel`, those that have not are ended first.
+    """Erase all ended jobs of a user; with `cancel`, cancel the others first.
 
-    Needs the writer to run. Raises `LogUnavailable`; started again, it goes on.
+    The writer must run. Raises `LogUnavailable`; repeated, it continues.
     """
     done = Erased()
-    looked_at = 0
+    examined = 0
     for page in _pages(fairlog, user_id):
         _erase(fairlog, [job.id for job in page], done, cancel=cancel)
-        looked_at += len(page)
-        progress(looked_at, looked_at)
+        examined += len(page)
+        progress(examined, examined)
     fairlog.database.overwrite_deleted()
     return done
 
 
 def erase_job(fairlog: Fairlog, job_id: JobId, *, cancel: bool) -> Erased:
-    """One job. Raises `UnknownJob`."""
+    """Erase one job, as `erase_user` does. Raises `UnknownJob`."""
     done = Erased()
     if not fairlog.read_now(lambda connection: fairlog.jobs.find(connection, [job_id])):
         raise UnknownJob(job_id)
@@ -77,19 +76,19 @@ def _pages(fairlog: Fairlog, user_id: UserId) -> Iterator[Sequence[Job]]:
 
 def _erase(fairlog: Fairlog, job_ids: Sequence[JobId], done: Erased, *, cancel: bool) -> None:
     left = list(job_ids)
-    for _ in range(_LOOKS_MAX):
-        jobs = _standing(fairlog, left)
-        going_on = [job.id for job in jobs if job.state not in ENDED]
-        if cancel and going_on:
-            _cancel(fairlog, going_on)
-            jobs = _standing(fairlog, left)
+    for _ in range(_TRIES_MAX):
+        jobs = _jobs(fairlog, left)
+        open_jobs = [job.id for job in jobs if job.state not in ENDED]
+        if cancel and open_jobs:
+            _cancel(fairlog, open_jobs)
+            jobs = _jobs(fairlog, left)
         left = _erase_ended(fairlog, [job for job in jobs if job.state in ENDED], done)
         if not left:
             break
-    done.open += sum(job.state not in ENDED for job in _standing(fairlog, job_ids))
+    done.open += sum(job.state not in ENDED for job in _jobs(fairlog, job_ids))
 
 
-def _standing(fairlog: Fairlog, job_ids: Sequence[JobId]) -> list[Job]:
+def _jobs(fairlog: Fairlog, job_ids: Sequence[JobId]) -> list[Job]:
     return list(
         fairlog.read_now(lambda connection: fairlog.jobs.find(connection, list(job_ids))).values()
     )
@@ -102,7 +101,7 @@ def _cancel(fairlog: Fairlog, job_ids: Sequence[JobId]) -> None:
 
 
 def _erase_ended(fairlog: Fairlog, jobs: Sequence[Job], done: Erased) -> list[JobId]:
-    """Those that were started anew since they were looked at."""
+    """Erase bodies, and return the jobs that were retried meanwhile."""
     waiting = {job.id: job for job in jobs if job.erased_at is None}
     bodies = fairlog.read_now(lambda connection: _bodies(connection, list(waiting)))
     outcomes = fairlog.writer.execute_all(
@@ -124,7 +123,7 @@ def _erase_ended(fairlog: Fairlog, jobs: Sequence[Job], done: Erased) -> list[Jo
 
 
 def _bodies(connection: Connection, job_ids: Sequence[JobId]) -> dict[JobId, list[int]]:
-    """Where the bodies of these jobs are."""
+    """Find the positions of the bodies of some jobs."""
     found: dict[JobId, list[int]] = {job_id: [] for job_id in job_ids}
     for recorded in changes_of(connection, job_ids, POSITION_MAX):
         if recorded.job_id is not None and _has_body(recorded):

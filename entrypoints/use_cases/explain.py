@@ -1,5 +1,5 @@
-"""Collects the facts from which a job's state is explained: from the projections, the recent log,
-and the workers that this process has seen.
+"""Explains a job's state by facts from the projections, the recent log, and the workers that this
+process has seen.
 """
 
 from typing import Any, Final
@@ -8,7 +8,7 @@ from sqlalchemy.engine import Connection
 
 from adapters.log import audit_log
 from adapters.log.audit_log import EventFilter, StoredEvent
-from domain.audit.explanation import Count, ExplanationInput, Value, Workers, explain
+from domain.audit.explanation import Count, ExplanationInput, Workers, explain
 from domain.jobs.job import Job, State
 from domain.language.errors import UnknownJob
 from domain.language.events import JobFailed, JobStarted
@@ -21,30 +21,35 @@ from entrypoints.service.fairlog import Fairlog
 from projections.queries.line_ahead import LineAhead
 from projections.storage import registry
 
-STARTS_LOOKED_AT_MAX: Final = 200
-_TOLD: Final = ("JobStarted", "JobFailed", "JobRequeued", "JobReleased", "JobCancelled")
+STARTS_READ_MAX: Final = 200
+_EXPLAINING_EVENTS: Final = (
+    "JobStarted",
+    "JobFailed",
+    "JobRequeued",
+    "JobReleased",
+    "JobCancelled",
+)
 _NONE: Final = Count(0)
 
 ExplanationView = dict[str, Any]
 
 
 async def explain_job(fairlog: Fairlog, job_id: JobId) -> ExplanationView:
-    """`{"job_id", "state", "summary", "reasons"}`. Raises `UnknownJob`."""
+    """Return `{"job_id", "state", "summary", "reasons"}`. Raises `UnknownJob`."""
     facts = await fairlog.read_long(lambda connection: input_of(fairlog, connection, job_id))
     explained = explain(facts)
     return {
         "job_id": job_id,
         "state": facts.job.state,
         "summary": explained.summary,
-        "reasons": [_told(one.code, one.text, one.numbers) for one in explained.reasons],
+        "reasons": [
+            {"code": one.code, "text": one.text, **one.numbers} for one in explained.reasons
+        ],
     }
 
 
-def _told(code: str, text: str, numbers: Any) -> dict[str, Value]:  # noqa: ANN401 (a mapping)
-    return {"code": code, "text": text, **numbers}
-
-
 def input_of(fairlog: Fairlog, connection: Connection, job_id: JobId) -> ExplanationInput:
+    """Collect the input from which a job's state is explained. Raises `UnknownJob`."""
     found = fairlog.jobs.find(connection, [job_id])
     if job_id not in found:
         raise UnknownJob(job_id)
@@ -52,7 +57,8 @@ def input_of(fairlog: Fairlog, connection: Connection, job_id: JobId) -> Explana
     user = fairlog.line.user(connection, job.user_id)
     is_queued = job.state is State.QUEUED
     ahead = LineAhead(registry.current("line"), registry.current("jobs"))
-    latest = audit_log.find_newest(connection, EventFilter(job_id=job_id, types=_TOLD), None, 1)
+    explaining = EventFilter(job_id=job_id, types=_EXPLAINING_EVENTS)
+    latest = audit_log.find_newest(connection, explaining, None, 1)
     return ExplanationInput(
         job=job,
         now=fairlog.log.now(connection),
@@ -68,7 +74,7 @@ def input_of(fairlog: Fairlog, connection: Connection, job_id: JobId) -> Explana
 
 
 def _error(connection: Connection, latest: StoredEvent | None) -> str | None:
-    """What the latest event says, where it is a failure with an error that was not erased."""
+    """Return the message of the latest event's error, unless it has none or was erased."""
     if latest is None:
         return None
     event = read(latest.version, latest.data)
@@ -80,16 +86,18 @@ def _error(connection: Connection, latest: StoredEvent | None) -> str | None:
 def _workers(fairlog: Fairlog, connection: Connection, job: Job, *, is_queued: bool) -> Workers:
     return Workers(
         asked_seconds_ago=fairlog.claiming.demand.seconds_since(job.kind),
-        started_seconds_ago=_started(fairlog, connection, job.kind) if is_queued else None,
+        started_seconds_ago=_seconds_since_start(fairlog, connection, job.kind)
+        if is_queued
+        else None,
         lately_seconds=LATELY_SECONDS,
     )
 
 
-def _started(fairlog: Fairlog, connection: Connection, kind: Kind) -> float | None:
-    """Seconds since a worker of any process was given a job of the kind, if that was lately."""
+def _seconds_since_start(fairlog: Fairlog, connection: Connection, kind: Kind) -> float | None:
+    """Return the seconds since a job of the kind was last started; None if not lately."""
     now = fairlog.log.now(connection)
     newest = audit_log.find_newest(
-        connection, EventFilter(types=("JobStarted",)), None, STARTS_LOOKED_AT_MAX
+        connection, EventFilter(types=("JobStarted",)), None, STARTS_READ_MAX
     )
     for stored in newest:
         if stored.recorded_at < later(now, -LATELY_SECONDS):

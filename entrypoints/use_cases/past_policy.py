@@ -1,4 +1,4 @@
-"""The limits of then that nobody had set: what they were stands in what was decided."""
+"""Finds the default limits that were in force at a moment of the past, in the decisions of then."""
 
 from collections.abc import Sequence
 from itertools import islice
@@ -21,31 +21,32 @@ _SUBMITTED: Final = "JobSubmitted"
 _EVERYONE: Final = (GLOBAL, Kind(""))
 
 
-def policy_then(fairlog: Fairlog, connection: Connection, standing: SystemState) -> Policy:
-    """Ours, but with the window and the limit of all users together that were in force.
+def policy_then(fairlog: Fairlog, connection: Connection, state: SystemState) -> Policy:
+    """Return today's policy with the window and the global limit that were in force then.
 
-    The latest decision that tells them counts, and ours where none does.
+    They come from the latest decision that has them; without one, today's stay.
     """
     policy = fairlog.policy
-    decisions = newest_first(connection, _DECIDED, 0, standing.position, is_frequent=True)
+    decisions = newest_first(connection, _DECIDED, 0, state.position, is_frequent=True)
     latest = list(islice(decisions, EVENTS_PER_PAGE))
     if not latest or not isinstance(latest[0].event, RateLimitDecided):
         return policy
     policy = replace(policy, window_seconds=latest[0].event.window_seconds)
-    since = _default_since(connection, standing)
-    limit = _told(latest, since)
+    since = _default_since(connection, state)
+    limit = _global_limit(latest, since)
     if limit is None and len(latest) == EVENTS_PER_PAGE and latest[-1].position > since:
-        limit = _told(_latest_admission(fairlog, connection, since, standing.position), since)
+        admission = _latest_admission(fairlog, connection, since, state.position)
+        limit = _global_limit(admission, since)
     return policy if limit is None else replace(policy, global_limit=limit)
 
 
-def _default_since(connection: Connection, standing: SystemState) -> int:
-    """Behind which position no limit was set for all users together; the end if one is."""
-    limits = standing.windows.limits.get(_EVERYONE)
+def _default_since(connection: Connection, state: SystemState) -> int:
+    """Return the position after which the default was the global limit; the end if it was not."""
+    limits = state.windows.limits.get(_EVERYONE)
     if limits is None:
         return 0
-    since = standing.position
-    for recorded in newest_first(connection, _LIMIT_CHANGED, 0, standing.position):
+    since = state.position
+    for recorded in newest_first(connection, _LIMIT_CHANGED, 0, state.position):
         match recorded.event:
             case LimitChanged(scope=Scope.GLOBAL, limit=None):
                 since = recorded.position
@@ -56,11 +57,11 @@ def _default_since(connection: Connection, standing: SystemState) -> int:
     return 0
 
 
-def _told(decisions: Sequence[Recorded], since: int) -> int | None:
-    """The limit of all users together by the first that tells it.
+def _global_limit(decisions: Sequence[Recorded], since: int) -> int | None:
+    """Return the global limit in the first decision that has it.
 
-    Refusals are recorded after they were made: where a limit was set and taken back, they may
-    still tell of that one.
+    Refusals are recorded later than they are made. If the limit was changed, they may contain the
+    former one and do not count.
     """
     for recorded in decisions:
         decided = recorded.event
@@ -77,9 +78,9 @@ def _told(decisions: Sequence[Recorded], since: int) -> int | None:
 def _latest_admission(
     fairlog: Fairlog, connection: Connection, since: int, up_to: int
 ) -> list[Recorded]:
-    """The decision about the newest job, which stands right before it.
+    """Return the decision on the newest job, which is the event before it.
 
-    For when very many users were refused by limits of their own, which tells nothing of all.
+    It is needed if all recent decisions refuse users by limits of their own.
     """
     jobs = newest_first(connection, _SUBMITTED, since + 1, up_to + 1, is_frequent=True)
     submitted = next(jobs, None)

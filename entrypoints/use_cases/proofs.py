@@ -26,11 +26,11 @@ _FORMAT: Final = "fairlog-proof-1"
 
 
 class ProvenHead(Struct, frozen=True, kw_only=True):
-    """What to keep of a log: nobody can then change anything up to it unnoticed."""
+    """The head of a log, to be kept elsewhere: no event up to it can then change unnoticed."""
 
     position: int
-    hash: str  # hex; the chain up to there
-    root: str  # hex; of the Merkle tree over the leaves up to there
+    hash: str  # hex; of the chain up to the position
+    root: str  # hex; of the Merkle tree over the leaves up to the position
 
 
 class ProvenEvent(Struct, frozen=True, kw_only=True):
@@ -47,7 +47,7 @@ class ProvenEvent(Struct, frozen=True, kw_only=True):
 
 
 class InclusionProof(Struct, frozen=True, kw_only=True):
-    """These events are in the log that the head stands for."""
+    """A proof that the log of a head has some events."""
 
     format: str = _FORMAT
     head: ProvenHead
@@ -55,7 +55,7 @@ class InclusionProof(Struct, frozen=True, kw_only=True):
 
 
 class ConsistencyProof(Struct, frozen=True, kw_only=True):
-    """The second log begins with the first."""
+    """A proof that the log of the second head begins with that of the first."""
 
     format: str = _FORMAT
     first: ProvenHead
@@ -64,7 +64,7 @@ class ConsistencyProof(Struct, frozen=True, kw_only=True):
 
 
 class Prover:
-    """Its answers are about the tree's position, which is brought to the log's end first."""
+    """A maker of heads and proofs, as of the position of the Merkle tree; see `catch_up`."""
 
     def __init__(self, fairlog: Fairlog) -> None:
         self._fairlog = fairlog
@@ -75,13 +75,16 @@ class Prover:
         )
 
     def catch_up(self) -> None:
-        """Take into the tree what was in the log when this was called. Raises `LogUnavailable`."""
+        """Bring the tree up to the current head of the log. Raises `LogUnavailable`."""
         end = self._fairlog.read_now(self._fairlog.log.position)
         while self._fairlog.read_now(self._size) < end:
             self._follower.step()
 
     def head(self, connection: Connection, position: int | None = None) -> ProvenHead:
-        """As of a position, or of the tree's end. Raises `InvalidInput` beyond it."""
+        """Return the head at a position, by default the tree's.
+
+        Raises `InvalidInput` for a position beyond the tree.
+        """
         end = self._size(connection)
         at = end if position is None else position
         if at > end:
@@ -94,7 +97,7 @@ class Prover:
     def prove_job(
         self, connection: Connection, job_id: JobId, position: int | None
     ) -> InclusionProof:
-        """Every event of a job up to a position. Raises `InvalidInput` where there is none."""
+        """Prove all events of a job up to a position. Raises `InvalidInput` if there are none."""
         return self._prove(
             connection, EventFilter(job_id=job_id), 0, EVENTS_PER_PROOF_MAX, position
         )
@@ -102,15 +105,19 @@ class Prover:
     def prove_event(
         self, connection: Connection, event: int, position: int | None
     ) -> InclusionProof:
+        """Prove the event at position `event`. Raises `InvalidInput` if there is none."""
         return self._prove(connection, EventFilter(), event - 1, 1, position)
 
     def prove_growth(
         self, connection: Connection, first: int, position: int | None
     ) -> ConsistencyProof:
-        """That the log as of a position begins with the one as of an earlier one."""
+        """Prove that the log at a position begins with the log at the earlier position `first`.
+
+        Raises `InvalidInput` if `first` is not earlier.
+        """
         second = self.head(connection, position)
         if not 0 < first <= second.position:
-            raise InvalidInput(f"The earlier head is at a position from 1 to {second.position}.")
+            raise InvalidInput(f"The earlier position must be from 1 to {second.position}.")
         path = consistency_proof(TileTree(connection), first, second.position)
         return ConsistencyProof(
             first=self.head(connection, first), second=second, path=[one.hex() for one in path]
@@ -154,8 +161,8 @@ def _proven(tree: TileTree, event: StoredEvent, head: ProvenHead) -> ProvenEvent
     path = inclusion_proof(tree, event.position - 1, head.position)
     if not is_included(hashed, event.position - 1, head.position, path, bytes.fromhex(head.root)):
         raise LogCorrupt(
-            f"Event {event.position} is not what it was when it came into the Merkle tree; "
-            "`fairlog verify` says what else is wrong."
+            f"Event {event.position} has changed since it was added to the Merkle tree; run "
+            "`fairlog verify` to find what else has."
         )
     return ProvenEvent(
         position=event.position,

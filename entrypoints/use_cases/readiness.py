@@ -1,4 +1,4 @@
-"""Whether this server can be sent requests: what has to work for that, and what does not."""
+"""Finds out whether this server can take requests, and which of its parts fail."""
 
 import asyncio
 from collections.abc import Sequence
@@ -17,8 +17,7 @@ from entrypoints.service.fairlog import Fairlog
 from entrypoints.service.queries import READ_SECONDS_MAX
 from entrypoints.use_cases.clock import clock_note
 
-# Writes, reads, the clock and the news of the log. Whatever else fails is shown, and the server
-# goes on serving.
+# The parts that a server needs in order to be ready. Failures of others are only shown.
 NEEDED: Final = frozenset(
     {"writes", "writer_process", "reads", "due_jobs", "log_news", "event_feed", "work_news"}
 )
@@ -33,15 +32,17 @@ class FailingPart(Struct, frozen=True):
 
 
 class Readiness(Struct, frozen=True):
+    """The answer of /readyz."""
+
     ready: bool
-    reason: str | None = None  # why not
-    note: str | None = None  # what to know of all the same
-    failing: Sequence[FailingPart] = ()  # also what does not keep it from being ready
+    reason: str | None = None  # why it is not ready
+    note: str | None = None  # about the log's time, if it differs from the clock
+    failing: Sequence[FailingPart] = ()  # also parts that are not needed
 
 
 async def readiness_of(fairlog: Fairlog) -> Readiness:
-    """Asks the database, unless it is known not to answer."""
-    reason, note = await _asked(fairlog)
+    """Check the server, and the database unless it is known not to answer."""
+    reason, note = await _check(fairlog)
     troubles = fairlog.supervisor.troubles()
     needed = [one for one in troubles if one.part in NEEDED]
     reasons = [f"{one.part}: {one.reason}" for one in needed if one.reason != reason]
@@ -50,32 +51,33 @@ async def readiness_of(fairlog: Fairlog) -> Readiness:
     return Readiness(not reasons, " ".join(reasons) or None, note, failing(troubles))
 
 
-async def _asked(fairlog: Fairlog) -> tuple[str | None, str | None]:
-    """Why it is not ready, and what to know of all the same."""
+async def _check(fairlog: Fairlog) -> tuple[str | None, str | None]:
+    """Return the reason why it is not ready, and the note, if any."""
     if fairlog.writer.fatal is not None:
         return str(fairlog.writer.fatal), None
     if not fairlog.is_recovered:
-        return "Recovery is not done yet.", None
+        return "Recovery has not finished yet.", None
     if any(one.part == "reads" for one in fairlog.supervisor.troubles()):
-        return None, None  # its own reason says it, and asking again could take some seconds
+        return None, None  # that part has the reason, and a further query could take seconds
     try:
         async with asyncio.timeout(READ_SECONDS_MAX):  # a statement that began may wait for longer
             if not await fairlog.read(lambda _: is_current(fairlog.database)):
                 return "The schema is not current; run `fairlog migrate`.", None
-            looked = await fairlog.read(lambda connection: _looked(fairlog, connection))
-            return None, clock_note(looked)
+            reading = await fairlog.read(lambda connection: _read(fairlog, connection))
+            return None, clock_note(reading)
     except TimeoutError:
-        return "The database does not answer a short question; is a table of it locked?", None
+        return "The database does not answer a short query; is a table locked?", None
     except FairlogError as error:
         return str(error), None
 
 
-def _looked(fairlog: Fairlog, connection: Connection) -> ClockReading:
+def _read(fairlog: Fairlog, connection: Connection) -> ClockReading:
     fairlog.jobs.counts(connection)
     return fairlog.log.reading(connection)
 
 
 def failing(troubles: Sequence[Trouble]) -> list[FailingPart]:
+    """Return the failing parts, each with the time when it began to fail."""
     now = SystemClock().now()
     return [
         FailingPart(one.part, one.reason, now - timedelta(seconds=one.seconds)) for one in troubles

@@ -1,5 +1,5 @@
-"""Starting failed or cancelled jobs again: each counts as a submission of its user, and is refused
-at the door as one.
+"""Retries failed or cancelled jobs. Each retry counts as a submission of its user, and is refused
+without a call of the writer if the window of that user is known to be used up.
 """
 
 import asyncio
@@ -22,7 +22,9 @@ _Refused = dict[UserId | None, RateLimited]  # by user; None: of all together
 
 
 async def retry(fairlog: Fairlog, job_id: JobId) -> JobView:
-    """The job as it then stands. Raises `RateLimited`, or why the job cannot be started again."""
+    """Retry a job, and return it as updated. Raises `RateLimited`, or another error if it cannot be
+    retried.
+    """
     [outcome] = await retry_all(fairlog, [job_id])
     if isinstance(outcome, Exception):
         raise fresh_copy(outcome)
@@ -30,10 +32,10 @@ async def retry(fairlog: Fairlog, job_id: JobId) -> JobView:
 
 
 async def retry_all(fairlog: Fairlog, job_ids: Sequence[JobId]) -> list[Job | FairlogError]:
-    """Retry many, with one outcome for each, in order.
+    """Retry many jobs, and return one outcome for each, in order.
 
-    A user whose window turns out to be used up is not asked for again: the rest of their jobs has
-    the same refusal, and nothing is recorded of it.
+    Once a user's window turns out to be used up, the rest of their jobs gets the same refusal, and
+    nothing is recorded of it.
     """
     found = await fairlog.read(lambda connection: fairlog.jobs.find(connection, list(job_ids)))
     refused: _Refused = {}
@@ -45,8 +47,8 @@ async def retry_all(fairlog: Fairlog, job_ids: Sequence[JobId]) -> list[Job | Fa
         )
         for answer in answers:
             if isinstance(answer, RateLimited):
-                whose = answer.user_id if answer.scope is Scope.USER else None
-                refused.setdefault(whose, answer)
+                user_id = answer.user_id if answer.scope is Scope.USER else None
+                refused.setdefault(user_id, answer)
         outcomes += answers
     return outcomes
 
@@ -57,12 +59,12 @@ async def _retry(
     command = RetryJob(job_id=job_id)
     try:
         if job is None or job.state not in _ENDED_BADLY:  # the log says why it cannot be
-            stands = await fairlog.writer.execute(command)
+            updated = await fairlog.writer.execute(command)
         elif known := refused.get(job.user_id) or refused.get(None):
             return known
         else:
-            stands = await fairlog.limiter.submit(job.user_id, command)
+            updated = await fairlog.limiter.submit(job.user_id, command)
     except FairlogError as error:
         return error
-    assert isinstance(stands, JobUpdated), stands
-    return stands.job
+    assert isinstance(updated, JobUpdated), updated
+    return updated.job

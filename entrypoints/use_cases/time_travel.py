@@ -1,7 +1,7 @@
-"""How things stood at a position of the log, or at a time, from the same folds as how they stand.
+"""The state of jobs and of the system at a position of the log or at a time, by the usual folds.
 
-A time means behind the last event recorded by then. What has not come yet is refused: an answer
-about it could turn out wrong.
+A time means the position of the last event recorded by then. The future is refused, since an answer
+could turn out wrong.
 """
 
 from datetime import datetime, timedelta
@@ -39,13 +39,13 @@ _MICROSECOND: Final = timedelta(microseconds=1)
 
 
 class TimeTravel:
-    """`fairlog` is asked on a connection of the caller's."""
+    """Queries of the past, on a connection of the caller's."""
 
     def __init__(self, fairlog: Fairlog) -> None:
         self._fairlog = fairlog
 
     def position(self, connection: Connection, as_of: int | datetime) -> int:
-        """The last position that counts. Raises `InvalidInput`."""
+        """Return the position that `as_of` means. Raises `InvalidInput` for the future."""
         log = self._fairlog.log
         end = log.position(connection)
         if isinstance(as_of, int):
@@ -53,16 +53,16 @@ class TimeTravel:
                 raise InvalidInput(f"as_of: the log ends at position {end}.")
             return as_of
         if as_of > log.now(connection):
-            raise InvalidInput("as_of: that time has not come yet.")
+            raise InvalidInput("as_of: that time is in the future.")
         return audit_log.first_at(connection, as_of + _MICROSECOND) - 1
 
     def job(self, connection: Connection, job_id: JobId, as_of: int | datetime) -> JobView:
-        """Raises `UnknownJob` where it did not exist then."""
+        """Return a job with its bodies. Raises `UnknownJob` if it did not exist then."""
         found = self.job_at(connection, job_id, self.position(connection, as_of))
         return self._views(connection, [found])[0]
 
     def job_at(self, connection: Connection, job_id: JobId, position: int) -> Job:
-        """Raises `UnknownJob` where it did not exist then."""
+        """Return a job. Raises `UnknownJob` if it did not exist then."""
         found = self.jobs(connection, [job_id], position)
         if not found:
             today = self._fairlog.jobs.find(connection, [job_id]).get(job_id)
@@ -72,7 +72,7 @@ class TimeTravel:
     def jobs_of_user(
         self, connection: Connection, user_id: UserId, as_of: int | datetime, limit: int
     ) -> list[Job]:
-        """The newest of a user's jobs, the newest first; `view` gives one with its bodies."""
+        """Return up to `limit` jobs of a user, newest first; `view` adds the bodies of one."""
         position = self.position(connection, as_of)
         wanted = EventFilter(user_id=user_id, types=["JobSubmitted"])
         submissions = audit_log.find_newest(connection, wanted, position + 1, limit)
@@ -80,10 +80,11 @@ class TimeTravel:
         return self.jobs(connection, ids, position)
 
     def view(self, connection: Connection, job: Job) -> JobView:
+        """Return a job of the past with its bodies, unless they were erased since."""
         return self._views(connection, [job])[0]
 
     def _views(self, connection: Connection, jobs: list[Job]) -> list[JobView]:
-        """What has been erased since is not there to be shown any more."""
+        """Return jobs with their bodies, unless they were erased since."""
         today = self._fairlog.jobs.find(connection, [job.id for job in jobs])
         erased = {job.id for job in today.values() if job.erased_at is not None}
         views = self._fairlog.views(connection, jobs, erased)
@@ -93,7 +94,7 @@ class TimeTravel:
         return views
 
     def jobs(self, connection: Connection, job_ids: list[JobId], position: int) -> list[Job]:
-        """Those of them that existed at a position."""
+        """Return those of the jobs that existed at a position."""
         jobs = jobs_of(changes_of(connection, job_ids, position))
         return [
             with_heartbeats(job, heartbeats(connection, job.id, position))
@@ -102,30 +103,32 @@ class TimeTravel:
         ]
 
     def state(self, connection: Connection, as_of: int | datetime) -> PastStateView:
+        """Return the counts of jobs, the line and the limits. Raises `InvalidInput`."""
         position = self.position(connection, as_of)
-        standing = state_at(connection, current(), self._fairlog.log.read, position)
-        now = as_of if isinstance(as_of, datetime) else standing.recorded_at
-        policy = policy_then(self._fairlog, connection, standing)
-        return state_view(standing, policy, now)
+        state = state_at(connection, current(), self._fairlog.log.read, position)
+        now = as_of if isinstance(as_of, datetime) else state.recorded_at
+        policy = policy_then(self._fairlog, connection, state)
+        return state_view(state, policy, now)
 
 
-def state_view(standing: SystemState, policy: Policy, now: datetime) -> PastStateView:
-    line, windows = standing.line, standing.windows
+def state_view(state: SystemState, policy: Policy, now: datetime) -> PastStateView:
+    """Return a state of the system as it is shown; `now` is the time of its window."""
+    line, windows = state.line, state.windows
     everyone = windows.limits.get((GLOBAL, _NO_KIND))
     return PastStateView(
-        position=standing.position,
-        recorded_at=standing.recorded_at,
-        jobs=standing.jobs,
-        total=sum(standing.jobs.values()),
+        position=state.position,
+        recorded_at=state.recorded_at,
+        jobs=state.jobs,
+        total=sum(state.jobs.values()),
         line=LineView(
-            standing.jobs[State.QUEUED],
+            state.jobs[State.QUEUED],
             [
                 KindView(kind, load.waiting, load.running, load.running_limit)
                 for kind, load in sorted(line.kinds.items())[:KINDS_SHOWN_MAX]
             ],
             [
                 TurnView(user_id, user.turn or 0, user.last_served, user.waiting, user.running)
-                for user_id, user in line_in_order(standing)[:FRONT_OF_LINE]
+                for user_id, user in line_in_order(state)[:FRONT_OF_LINE]
             ],
         ),
         limits=[

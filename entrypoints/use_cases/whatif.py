@@ -1,4 +1,4 @@
-"""`fairlog whatif` wired: the submissions of some time, decided again under other limits."""
+"""Decides the recorded submissions of some time again, under other limits."""
 
 from collections.abc import Callable, Mapping
 from datetime import datetime
@@ -15,15 +15,17 @@ from domain.language.identifiers import UserId
 from entrypoints.service.fairlog import Fairlog
 from projections.following.snapshots import current, state_at
 
-Progress = Callable[[int, int], None]
+Progress = Callable[[int, int], None]  # events examined, events in all
 _TYPES: Final = ("RateLimitDecided", "LimitChanged")
 _EVENTS_PER_REPORT: Final = 5_000
 
 
-class Answer(Struct, frozen=True):
-    users: Mapping[UserId, Outcome]  # those who submitted anything
+class WhatIfResult(Struct, frozen=True):
+    """The outcome under other limits."""
+
+    users: Mapping[UserId, Outcome]  # all who submitted anything
     total: Outcome
-    events: int  # of the log that were looked at
+    events: int  # events of the log in that time
 
 
 def what_if(
@@ -33,8 +35,11 @@ def what_if(
     since: datetime | None,
     until: datetime | None,
     progress: Progress = lambda _done, _total: None,
-) -> Answer:
-    """`since` is inclusive, `until` exclusive; by when the log recorded it."""
+) -> WhatIfResult:
+    """Replay the submissions that were recorded from `since` (inclusive) to `until` (exclusive).
+
+    None: from the beginning, or to the current end of the log.
+    """
     log, policy = fairlog.log, fairlog.policy
     end = log.position(connection) if until is None else audit_log.first_at(connection, until) - 1
     begin = 0 if since is None else _begin(fairlog, connection, other, since)
@@ -52,11 +57,13 @@ def what_if(
         if number % _EVENTS_PER_REPORT == 0:
             progress(recorded.position - begin, end - begin)
     total = replay.finish()
-    return Answer(replay.users, total, max(0, end - begin))
+    return WhatIfResult(replay.users, total, max(0, end - begin))
 
 
 def _begin(fairlog: Fairlog, connection: Connection, other: OtherLimits, since: datetime) -> int:
-    """The position before the earliest window that `since` is in, by any length in question."""
+    """Return the position before the earliest window that contains `since`, whichever of the window
+    lengths applies.
+    """
     log = fairlog.log
     first = audit_log.first_at(connection, since)
     lengths = {fairlog.policy.window_seconds, other.window_seconds or 1}

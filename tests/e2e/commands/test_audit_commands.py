@@ -346,7 +346,7 @@ def test_what_was_erased_is_counted_in_words_that_fit(database_url: str) -> None
 
         left = erase("--job", 2)
         assert left.stdout == "Erased 0 bodies of 0 jobs.\n"
-        assert left.stderr.startswith("1 job has not ended and keeps what")
+        assert left.stderr.startswith("1 job has not ended and keeps its payload")
         assert erase("--job", 2, "--cancel").stdout == "Erased 1 body of 1 job.\n"
         do_submit(fairlog, 2)
         assert erase("--user", ALICE, "--cancel").stdout == "Erased 2 bodies of 2 jobs.\n"

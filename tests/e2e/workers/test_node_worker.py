@@ -101,8 +101,8 @@ def test_it_outlives_other_answers_than_its_servers_and_keeps_its_outcomes(
 
 
 RESULTS = {
-    "not_a_number": ("({ loss: NaN })", "result.loss is no JSON"),
-    "a_map": ("[new Map()]", "result.0 is no JSON"),
+    "not_a_number": ("({ loss: NaN })", "result.loss is not JSON"),
+    "a_map": ("[new Map()]", "result.0 is not JSON"),
     "deep": ("JSON.parse('['.repeat(40) + ']'.repeat(40))", "nested more than 32 deep"),
     "large": ("'x'.repeat(2 ** 21)", "at most 1048576 are accepted"),
     "nothing_thrown": ("(() => { throw null; })()", "null"),
