@@ -1,4 +1,4 @@
-"""What an operator can set, read once: flags, else environment, else fairlog.toml, else default.
+"""The settings, read once: flags, else environment, else fairlog.toml, else default.
 
 A wrong value stops the start with one sentence that names the setting as its author wrote it, what
 was found and what is accepted. A database URL is the exception: it may hold a password, so no
@@ -33,7 +33,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     database_url: str = "sqlite:///fairlog.db"
 
     # Seconds, default 60, from 1 to 2,678,400 (31 days). The length of a rate-limit window;
-    # windows are aligned to the epoch.
+    # windows are aligned to Unix time 0.
     window_seconds: Annotated[int, Meta(ge=1, le=2_678_400)] = 60
 
     # Submissions a window by all users together, default 6,000, from 0 (nobody may submit) to
@@ -45,34 +45,34 @@ class Settings(Struct, frozen=True, kw_only=True):
     user_limit: Annotated[int, Meta(ge=0, le=1_000_000_000)] = 600
 
     # Seconds, default 30, from 1 to 86,400 (a day). How long a claim holds without a heartbeat,
-    # and so how long the jobs of a lost worker stand still.
+    # and so how long the jobs of a lost worker wait.
     lease_seconds: Annotated[int, Meta(ge=1, le=86_400)] = 30
 
-    # Seconds, default 86,400 (a day), from 1 to 31,622,400 (366 days). How long a key, explicit or
-    # digest, means the same job.
+    # Seconds, default 86,400 (a day), from 1 to 31,622,400 (366 days). How long an idempotency key,
+    # explicit or a digest, means the same job; until that has ended, if it takes longer.
     idempotency_seconds: Annotated[int, Meta(ge=1, le=31_622_400)] = 86_400
 
     # Attempts, default 3, from 1 (never retried) to 1,000. A lost lease counts as one.
     max_attempts: Annotated[int, Meta(ge=1, le=1_000)] = 3
 
-    # Connections, default 1,000, from 10 to 100,000. Beyond it the server closes those that it
-    # waits for longest, then those whose requests wait for news longest.
+    # Connections, default 1,000, from 10 to 100,000. Beyond it the server closes those on which it
+    # has waited longest for a client, then those whose requests have waited longest for events.
     max_connections: Annotated[int, Meta(ge=10, le=100_000)] = 1_000
 
     # Seconds, default 75, from 1 to 3,600. How long a connection stays open between two requests;
-    # longer than a proxy in front keeps its own (nginx: 60), or that one meets closed connections.
+    # longer than a proxy in front keeps its own (nginx: 60), or that finds them closed.
     keep_alive_seconds: Annotated[int, Meta(ge=1, le=3_600)] = 75
 
     # Seconds, default 60, from 1 to 3,600. How long a request may take to arrive, from its first
     # byte to its last, and how long a client may read nothing of an answer.
     request_seconds: Annotated[int, Meta(ge=1, le=3_600)] = 60
 
-    # MiB, default 128, from 16 (one batch) to 65,536. Bodies of all requests under way together,
-    # and as much of answers that have not been read.
+    # MiB, default 128, from 16 (one batch) to 65,536. The bodies of all requests in progress
+    # together, and as much again for responses that clients have not read.
     bodies_mib: Annotated[int, Meta(ge=16, le=65_536)] = 128
 
-    # Names beside those of loopback and --host by which the server may be asked (the header Host),
-    # separated by commas; default: none. They matter where it listens on loopback, or if given.
+    # Names for the header Host besides those of loopback and --host, separated by commas; default:
+    # none. Others are refused if the server listens on loopback, or if any are given.
     allowed_hosts: str = ""
 
     # Seconds, default 0 (none), at most 604,800 (7 days). The longest run of one attempt at a job
@@ -97,7 +97,7 @@ class Settings(Struct, frozen=True, kw_only=True):
 
 
 class _Given(Struct, frozen=True):
-    """A value that somebody wrote, unchecked, and where."""
+    """A value as it was given, unchecked, and its source."""
 
     written_as: str  # for messages: "--handlers", "FAIRLOG_HANDLERS", "handlers in fairlog.toml"
     value: object
@@ -107,7 +107,7 @@ _FIELDS = Settings.__struct_fields__
 
 _RANGES: Mapping[str, tuple[int, int]] = {
     field.name: (field.type.ge, field.type.le)
-    for field in inspect.type_info(Settings).fields  # type: ignore[attr-defined]  # it is a StructType
+    for field in inspect.type_info(Settings).fields  # type: ignore[attr-defined]  # a StructType
     if isinstance(field.type, inspect.IntType)
     and field.type.ge is not None
     and field.type.le is not None
@@ -141,13 +141,13 @@ def load_settings(
 
 
 def has_password(database_url: str) -> bool:
-    """Say whether the URL carries a password. A URL that cannot be read counts as having none."""
+    """Return True if the URL holds a password. One that cannot be parsed counts as having none."""
     url = _parsed(database_url)
     return url is not None and bool(url.password or _secret_options(url))
 
 
 def redacted(database_url: str) -> str:
-    """Return the URL fit to be shown: passwords hidden, and nothing of one that cannot be read."""
+    """Return the URL with its passwords hidden, and nothing of one that cannot be parsed."""
     url = _parsed(database_url)
     if url is None:
         return "(a database URL that cannot be read)"

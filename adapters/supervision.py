@@ -1,9 +1,9 @@
-"""What has to go on for as long as the process runs, by name: each loop of it, and how it goes.
+"""Supervision of the loops that must run as long as the process does, and their health by name.
 
-No error ends a supervised loop: it is begun again after a pause that doubles up to a few seconds.
-Meanwhile its part is failing, with the reason, for whoever asks: `/readyz`, `/metrics`, the
-dashboard. The log has a line when a part begins to fail, when the reason changes, now and then
-while it lasts, and when it works again.
+No error ends a supervised loop: it is started again after a pause that doubles up to 5 s.
+Meanwhile its part is failing, and `/readyz`, `/metrics` and the dashboard show the reason. A line
+is logged when a part begins to fail, when the reason changes, once a minute while it lasts, and
+when the part works again.
 """
 
 import asyncio
@@ -23,15 +23,15 @@ from domain.language.errors import FairlogError
 FIRST_PAUSE_SECONDS: Final = 0.2
 PAUSE_SECONDS_MAX: Final = 5.0
 HEALED_SECONDS: Final = 5.0
-STUCK_SECONDS: Final = 10.0  # a round that has lasted so long counts as failing
-_AGAIN_SECONDS: Final = 60.0  # between two lines about a part that goes on failing
+STUCK_SECONDS: Final = 10.0  # a round that takes longer counts as failing
+_AGAIN_SECONDS: Final = 60.0  # between two lines about a part that still fails
 _REASON_CHARACTERS_MAX: Final = 400
 
 _log = structlog.get_logger()
 
 
 class Trouble(Struct, frozen=True):
-    """A part that does not work now."""
+    """A part that does not work."""
 
     part: str
     reason: str  # a sentence
@@ -39,15 +39,15 @@ class Trouble(Struct, frozen=True):
 
 
 class Part:
-    """One of them. Any thread may use it."""
+    """A supervised loop, or another thing that can fail. Any thread may use it."""
 
     def __init__(self, name: str, stuck_seconds: float = STUCK_SECONDS) -> None:
         self.name = name
-        self.failures = 0  # in all
+        self.failures = 0  # since the start
         self._stuck_seconds = stuck_seconds
         self._reason: str | None = None  # why it fails; None: it works
         self._failing_since = 0.0  # time.monotonic()
-        self._said_at = 0.0
+        self._logged_at = 0.0
         self._round_began: float | None = None
 
     @property
@@ -55,11 +55,11 @@ class Part:
         return self._reason is not None
 
     def begins(self) -> None:
-        """A round has begun that should end soon; `works` or `fails` says that it has."""
+        """Note the start of a round that should end soon, by `works` or `fails`."""
         self._round_began = time.monotonic()
 
     def works(self) -> None:
-        """It has just done what it is for, or has nothing to do."""
+        """Note that a round has succeeded, or that there is nothing to do."""
         self._round_began = None
         if self._reason is not None:
             seconds = time.monotonic() - self._failing_since
@@ -67,6 +67,7 @@ class Part:
             _log.info("part_works_again", part=self.name, seconds=round(seconds, 1))
 
     def fails(self, error: BaseException | str) -> None:
+        """Note that a round has failed. A text is a sentence for operators."""
         self._round_began = None
         self.failures += 1
         reason = error if isinstance(error, str) else reason_of(error)
@@ -74,20 +75,21 @@ class Part:
         is_new = self._reason is None
         if is_new:
             self._failing_since = now
-        if is_new or reason != self._reason or now - self._said_at > _AGAIN_SECONDS:
-            self._said_at = now
-            foreseen = isinstance(error, str | FairlogError) or is_for_everybody(error)
+        if is_new or reason != self._reason or now - self._logged_at > _AGAIN_SECONDS:
+            self._logged_at = now
+            is_known = isinstance(error, str | FairlogError) or is_for_everybody(error)
             _log.log(
-                _WARNING if foreseen else _ERROR,
+                _WARNING if is_known else _ERROR,
                 "part_failing",
                 part=self.name,
                 reason=reason,
                 seconds=round(now - self._failing_since, 1),
-                **({} if foreseen else {"exc_info": error}),
+                **({} if is_known else {"exc_info": error}),
             )
         self._reason = reason
 
     def trouble(self) -> Trouble | None:
+        """Return why the part does not work; None if it does."""
         now = time.monotonic()
         reason, began = self._reason, self._round_began
         if reason is not None:
@@ -103,33 +105,33 @@ _ERROR: Final = 40
 
 
 class Supervisor:
-    """The parts of one process. One for each service."""
+    """The parts of one process, and the troubles that others report to it."""
 
     def __init__(self) -> None:
         self._parts: dict[str, Part] = {}
-        self._elsewhere: Sequence[Trouble] = ()
-        self._others: list[Callable[[], Trouble | None]] = []
+        self._reported: Sequence[Trouble] = ()
+        self._probes: list[Callable[[], Trouble | None]] = []
         self._guard = threading.Lock()
 
     def part(self, name: str, *, stuck_seconds: float = STUCK_SECONDS) -> Part:
-        """The part of that name, made when it is asked for first."""
+        """Return the part of that name, which the first call creates."""
         with self._guard:
             return self._parts.setdefault(name, Part(name, stuck_seconds))
 
-    def ask(self, other: Callable[[], Trouble | None]) -> None:
-        """Have somebody else asked too, each time."""
-        self._others.append(other)
+    def add_probe(self, probe: Callable[[], Trouble | None]) -> None:
+        """Include what `probe` returns in each call of `troubles`."""
+        self._probes.append(probe)
 
-    def hear(self, troubles: Sequence[Trouble]) -> None:
-        """What another process of this server says of its parts, instead of what it said last."""
-        self._elsewhere = troubles
+    def set_reported(self, troubles: Sequence[Trouble]) -> None:
+        """Replace the troubles that this server's other process reported last."""
+        self._reported = troubles
 
     def troubles(self) -> list[Trouble]:
-        """All parts that fail now, those of the other process among them."""
+        """Return all parts that fail now, those of the other process included."""
         with self._guard:
             parts = list(self._parts.values())
-        found = [part.trouble() for part in parts] + [other() for other in self._others]
-        return [one for one in found if one is not None] + list(self._elsewhere)
+        found = [part.trouble() for part in parts] + [probe() for probe in self._probes]
+        return [one for one in found if one is not None] + list(self._reported)
 
     def names(self) -> list[str]:
         with self._guard:
@@ -142,7 +144,7 @@ def supervise(
     stopping: threading.Event,
     clean_up: Callable[[], None] = lambda: None,
 ) -> None:
-    """Run a thread's loop until it returns; begin it anew, after a pause, whenever it raises."""
+    """Run a thread's loop until it returns; start it again, after a pause, whenever it raises."""
     pause = _Pause()
     while True:
         began = time.monotonic()
@@ -162,7 +164,7 @@ def supervise(
 
 
 def _note(part: Part, error: BaseException) -> None:
-    """What has ended the loop may end this too: there is no memory, nor a thread to be had."""
+    """Note the failure, if possible: what ended the loop, like a lack of memory, may end this."""
     with suppress(BaseException):
         part.fails(error)
 
@@ -170,9 +172,9 @@ def _note(part: Part, error: BaseException) -> None:
 async def keep_running(
     part: Part, run: Callable[[], Awaitable[object]], *, heals: bool = False
 ) -> None:
-    """`supervise` for a task: until it is cancelled, or `run` returns.
+    """Run an asyncio task's loop like `supervise`: until it is cancelled, or `run` returns.
 
-    `run` says itself when its part works; with `heals`, it works when `run` has gone on for
+    `run` calls `part.works` itself; with `heals`, the part works once `run` has lasted for
     HEALED_SECONDS.
     """
     pause = _Pause()
@@ -189,7 +191,7 @@ async def keep_running(
             task = asyncio.current_task()
             if task is None or task.cancelling():
                 raise
-            _note(part, error)  # somebody cancelled what it waited for
+            _note(part, error)  # what it awaited was cancelled, not this task
         except BaseException as error:  # noqa: BLE001 (see `supervise`)
             _note(part, error)
         else:
@@ -200,8 +202,10 @@ async def keep_running(
 
 
 async def repeat(part: Part, chore: Callable[[], Awaitable[object]], seconds: float) -> None:
-    """Do a chore again and again, until cancelled: a little irregularly, so that servers do not all
-    do it at once, and less often while it fails.
+    """Run a chore about every `seconds` until cancelled.
+
+    The intervals vary by a fifth, so that servers do not all run it at once, and are longer while
+    it fails.
     """
 
     async def run() -> None:
@@ -215,13 +219,13 @@ async def repeat(part: Part, chore: Callable[[], Awaitable[object]], seconds: fl
 
 
 class _Pause:
-    """Doubles with each failure that follows soon upon the one before."""
+    """A pause that doubles with each failure, and is short again after a run of 10 s."""
 
     def __init__(self) -> None:
         self._seconds = FIRST_PAUSE_SECONDS
 
     def after(self, seconds_run: float) -> float:
-        """Seconds to wait, after a run of so many."""
+        """Return the seconds to wait after a run of that length."""
         if seconds_run > 2 * PAUSE_SECONDS_MAX:
             self._seconds = FIRST_PAUSE_SECONDS
         pause = self._seconds * random.uniform(0.5, 1.0)  # noqa: S311 (spreads retries)
@@ -230,7 +234,7 @@ class _Pause:
 
 
 def reason_of(error: BaseException) -> str:
-    """A sentence for operators, clipped."""
+    """Return a text for operators, of at most _REASON_CHARACTERS_MAX characters."""
     if isinstance(error, FairlogError):
         text = str(error)
     elif is_for_everybody(error):

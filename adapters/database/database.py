@@ -22,26 +22,26 @@ from adapters.database.sqlite_file import JOURNAL_BYTES_MAX, SqliteFile, journal
 from adapters.processes.forks import keep_from_children
 from domain.language.errors import FairlogError, LogUnavailable
 
-# A caller hears within 5 s that the database is away: one statement that hangs, then one connect.
+# A caller has an error within 5 s when the database is away: one statement hangs, then one connect.
 CONNECT_SECONDS_MAX: Final = 1
 WRITE_STATEMENT_SECONDS_MAX: Final = 3
 LOCK_WAIT_SECONDS_MAX: Final = 2
-# SQLite lets those who wait look again now and then, and a busy writer leaves few gaps.
-LOCK_WAIT_BESIDE_SECONDS_MAX: Final = 20
+# SQLite makes those who wait poll for the lock, and a busy writer leaves few gaps.
+PATIENT_LOCK_WAIT_SECONDS_MAX: Final = 20
 READ_STATEMENT_SECONDS_MAX: Final = 60
-# A server ends a connection that writes and has asked nothing for so long, and with it the locks of
-# a process that was frozen (SIGSTOP, a paused machine): else others could not write meanwhile.
+# The server closes a writing connection that is idle for so long, and releases the locks of a
+# process that was frozen (SIGSTOP, a paused machine). Else other servers could not write meanwhile.
 WRITER_IDLE_SECONDS_MAX: Final = 10
-# A connection for reading is asked this often, before it is used, whether its server can be written
-# to: after a switch-over it would give what stood on the old primary for as long as it lives.
-READ_ONLY_LOOK_SECONDS: Final = 2.0
+# How often a connection for reading is checked, before it is used, for a read-only server: after a
+# switch-over it would go on returning the data of the old primary.
+READ_ONLY_CHECK_SECONDS: Final = 2.0
 DROP_READERS_SECONDS_MIN: Final = 1.0
 
 
 class Database:
-    """One database, with an engine for the writer and one for everybody who reads.
+    """One database, with one engine for the writer and one for reading.
 
-    Nothing is opened before the first connection is asked for.
+    Nothing is opened before the first connection is requested.
     """
 
     def __init__(self, url: str) -> None:
@@ -53,12 +53,12 @@ class Database:
         self._writing = self._engine(WRITE_STATEMENT_SECONDS_MAX, begin="BEGIN IMMEDIATE")
         self._reading = self._engine(READ_STATEMENT_SECONDS_MAX, begin="BEGIN")
         self._readers_dropped = -DROP_READERS_SECONDS_MIN  # time.monotonic()
-        self._beside = self._writing
+        self._patient_writing = self._writing
         if self.is_sqlite:
-            self._beside = self._engine(
+            self._patient_writing = self._engine(
                 WRITE_STATEMENT_SECONDS_MAX,
                 begin="BEGIN IMMEDIATE",
-                lock_wait_seconds=LOCK_WAIT_BESIDE_SECONDS_MAX,
+                lock_wait_seconds=PATIENT_LOCK_WAIT_SECONDS_MAX,
             )
 
     def descriptors(self) -> Iterable[int]:
@@ -70,7 +70,7 @@ class Database:
 
     @property
     def engine(self) -> Engine:
-        """For reading, and for observers of what is sent."""
+        """The engine for reading; tests also observe its statements."""
         return self._reading
 
     @property
@@ -78,70 +78,72 @@ class Database:
         return self._writing
 
     def connect_writer(self) -> Connection:
-        """A connection whose transactions take the write lock at once and time out early."""
+        """Return a connection whose transactions take the write lock at once and time out early."""
         return connect(self._writing)
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
-        """A connection for queries. Raises `LogUnavailable` for whatever the database refuses: a
-        query holds nothing that a user could have put better.
+        """Yield a connection for queries.
+
+        Raises `LogUnavailable` for any error of the database: no query of ours can be wrong because
+        of what a user sent.
         """
         with translated(is_read=True), _used(connect(self._reading)) as connection:
             yield connection
 
     @contextmanager
     def write(self, *, is_patient: bool = True) -> Iterator[Connection]:
-        """One transaction beside the writer's: for migrations, rebuilds and their like.
+        """Run one transaction that is not the writer's, as for a migration or a rebuild.
 
-        One that is not patient waits for a lock no longer than the writer does.
+        If it is not patient, it waits for a lock no longer than the writer does.
         """
-        engine = self._beside if is_patient else self._writing
+        engine = self._patient_writing if is_patient else self._writing
         with translated(), _used(connect(engine)) as connection, connection.begin():
             yield connection
 
     @property
     def is_new(self) -> bool:
-        """SQLite: there is no file yet."""
+        """True for SQLite while its file does not exist."""
         return self._file is not None and self._file.is_new
 
     def create_file(self) -> None:
-        """Make SQLite's file where there is none: connecting opens one that exists."""
+        """Create SQLite's file if it does not exist: connecting never creates it."""
         if self._file is not None:
             self._file.create()
 
     def check_in_place(self, connection: Connection) -> None:
-        """Check that SQLite's open files are those that others find at their paths.
+        """Check that SQLite's open files are the ones at their paths.
 
-        Raises `LogFileReplaced`; the connection should be kept, see `SqliteFile`.
+        Raises `LogFileReplaced`. Keep the connection then, see `SqliteFile`.
         """
         if self._file is not None:
             self._file.check_in_place(connection)
 
     def drop_readers(self) -> None:
-        """Close the connections for reading, those in use when they come back: the server at their
-        other end may be behind, or no longer be the one that is written to.
+        """Close the connections for reading, and those in use when they are returned: their server
+        may be behind, or no longer be the primary.
         """
         now = time.monotonic()
-        if now - self._readers_dropped >= DROP_READERS_SECONDS_MIN:  # they are new already
+        if now - self._readers_dropped >= DROP_READERS_SECONDS_MIN:  # else they are new
             self._readers_dropped = now
             self._reading.dispose()
 
     def overwrite_deleted(self) -> None:
-        """Have SQLite's write-ahead log forget too what was deleted, as far as readers let it.
+        """Remove deleted data from SQLite's write-ahead log too, as far as readers allow.
 
-        A server's own logs (binary log, redo, backups) are its operator's to purge.
+        A server's own logs (binary log, redo log, backups) are for its operator to purge.
         """
         if self.is_sqlite:
             with translated(), _used(connect(self._reading)) as connection:
-                connection.rollback()  # no checkpoint within a transaction
+                connection.rollback()  # a checkpoint is impossible in a transaction
                 driver = connection.connection.driver_connection
                 assert isinstance(driver, sqlite3.Connection)
                 driver.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
     def shrink_journal(self) -> None:
-        """Give back the disk that SQLite's write-ahead log took while a reader or a large
-        transaction kept it from beginning anew. Waits for nobody: where one still does, the next
-        call may be luckier.
+        """Free the disk space of SQLite's write-ahead log, which grows while a reader or a large
+        transaction keeps SQLite from reusing it. Never waits: if one still does, a later call may
+        succeed.
         """
         if self._file is None or journal_bytes(self._file.path) <= JOURNAL_BYTES_MAX:
             return
@@ -153,7 +155,7 @@ class Database:
             driver.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
     def close(self) -> None:
-        self._beside.dispose()
+        self._patient_writing.dispose()
         self._writing.dispose()
         self._reading.dispose()
 
@@ -178,7 +180,7 @@ class Database:
         engine = sa.create_engine(
             self.url,
             isolation_level="READ COMMITTED",
-            hide_parameters=True,  # what users put in belongs in no log line
+            hide_parameters=True,  # users' data must not appear in logs
             pool_size=8,
             max_overflow=24,
             pool_pre_ping=True,
@@ -192,7 +194,7 @@ class Database:
                     "SET time_zone = '+00:00', sql_mode = 'STRICT_ALL_TABLES',"
                     f" innodb_lock_wait_timeout = {lock_wait_seconds},"
                     " group_concat_max_len = 16777216,"  # see SqlEventLog.read; MySQL has 1024
-                    # A server's own would leave out rows without a word, or refuse statements.
+                    # A server's own values could drop rows silently, or refuse statements.
                     " sql_select_limit = 18446744073709551615, sql_safe_updates = 0"
                     + ("" if is_reading else f", wait_timeout = {WRITER_IDLE_SECONDS_MAX}")
                 ),
@@ -200,35 +202,35 @@ class Database:
         )
         event.listen(engine, "do_connect", self._connect_mysql)
         if is_reading:
-            event.listen(engine, "connect", _note_look)
+            event.listen(engine, "connect", _note_check)
             event.listen(engine, "checkout", _drop_if_read_only)
         return engine
 
     def _connect_mysql(
         self, _dialect: object, _record: object, _arguments: object, options: dict[str, Any]
     ) -> mysql_pipeline.PipelinedConnection:
-        for name in ("password", "passwd"):  # in the address or behind its question mark
+        for name in ("password", "passwd"):  # in the URL's authority or its query
             if isinstance(options.get(name), str):
-                # As the server has it; PyMySQL would encode it as latin-1, or fail.
+                # UTF-8, as the server stores it; PyMySQL would use latin-1, or fail.
                 options[name] = options[name].encode()
         connection = mysql_pipeline.connect(**options)
         self._connections.add(connection)
         return connection
 
 
-def _note_look(_connection: object, record: ConnectionPoolEntry) -> None:
-    record.info["looked"] = time.monotonic()
+def _note_check(_connection: object, record: ConnectionPoolEntry) -> None:
+    record.info["read_only_checked"] = time.monotonic()
 
 
 def _drop_if_read_only(connection: Any, record: ConnectionPoolEntry, _proxy: object) -> None:  # noqa: ANN401 (the driver's)
-    """Raises `DisconnectionError`, by which the pool makes another connection in its place.
+    """Raise `DisconnectionError` if the server is read-only, so that the pool connects again.
 
-    A new one is not asked: where the only server there is is read-only, it can still be read.
+    A new connection is not checked: if the only server is read-only, it can still be read.
     """
     now = time.monotonic()
-    if now - record.info["looked"] < READ_ONLY_LOOK_SECONDS:
+    if now - record.info["read_only_checked"] < READ_ONLY_CHECK_SECONDS:
         return
-    record.info["looked"] = now
+    record.info["read_only_checked"] = now
     with closing(connection.cursor()) as cursor:
         cursor.execute("SELECT @@GLOBAL.read_only")
         (read_only,) = cursor.fetchone()
@@ -237,7 +239,7 @@ def _drop_if_read_only(connection: Any, record: ConnectionPoolEntry, _proxy: obj
 
 
 def _set_up_sqlite(connection: sqlite3.Connection, lock_wait_seconds: int) -> None:
-    connection.isolation_level = None  # transactions begin where we say so
+    connection.isolation_level = None  # SQLAlchemy's "begin" event starts transactions
     connection.execute(f"PRAGMA busy_timeout = {lock_wait_seconds * 1000}")
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute(f"PRAGMA journal_size_limit = {JOURNAL_BYTES_MAX}")
@@ -245,7 +247,7 @@ def _set_up_sqlite(connection: sqlite3.Connection, lock_wait_seconds: int) -> No
 
 
 def connect(engine: Engine) -> Connection:
-    """Raises `LogUnavailable`, whatever the reason: it is no statement's fault."""
+    """Connect. Raises `LogUnavailable` for any error: none is caused by a statement."""
     try:
         return engine.connect()
     except FairlogError:
@@ -256,8 +258,9 @@ def connect(engine: Engine) -> Connection:
 
 @contextmanager
 def translated(*, is_read: bool = False) -> Iterator[None]:
-    """Turn an error of the database into `LogUnavailable` when trying again later may help, as it
-    may for any error of a query (`is_read`).
+    """Turn an error of the database into `LogUnavailable` if trying again later may help.
+
+    With `is_read`, the statements are queries, and for those it may help after any error.
     """
     try:
         yield
@@ -271,12 +274,12 @@ def translated(*, is_read: bool = False) -> Iterator[None]:
 
 @contextmanager
 def _used(connection: Connection) -> Iterator[Connection]:
-    """Close it in the end. One in which anything went wrong may be in any state: it is thrown away
-    and not given to anybody again.
+    """Close the connection in the end. After an error it may be in any state, so it is discarded
+    instead of going back to the pool.
     """
     try:
         yield connection
-    except FairlogError:  # raised by whoever used it, about what they found
+    except FairlogError:  # not of the connection's making
         raise
     except BaseException:
         throw_away(connection)
@@ -286,7 +289,7 @@ def _used(connection: Connection) -> Iterator[Connection]:
 
 
 def throw_away(connection: Connection) -> None:
-    """Close a connection for good, whatever state it is in. Raises nothing."""
+    """Discard a connection, whatever state it is in. Raises nothing."""
     with suppress(Exception):
         connection.invalidate()
     with suppress(Exception):

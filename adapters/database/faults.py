@@ -1,4 +1,4 @@
-"""What an error of the database means, by its number and never by its text, and what to do then."""
+"""Classification of database errors, by number and never by text, and advice for operators."""
 
 import sqlite3
 from enum import Enum
@@ -18,18 +18,18 @@ from domain.language.errors import LogCorrupt, LogUnavailable
 
 
 class Fault(Enum):
-    """What a failed statement means for its transaction. Its connection is not used again."""
+    """The meaning of a failed statement for its transaction. Its connection is not used again."""
 
     TRY_AGAIN = "the same transaction may succeed when it is tried again"
-    LOST = "the connection is gone; what it was doing has an unknown outcome"
-    BROKEN = "the database cannot do it for anybody, until somebody mends it"
-    REFUSED = "the database refuses what this very statement holds, and will again"
-    UNKNOWN = "nobody foresaw this error"
+    LOST = "the connection is lost; the outcome of its transaction is unknown"
+    BROKEN = "the database can do it for no caller, until somebody repairs it"
+    REFUSED = "the database refuses the values of this statement, and will again"
+    UNKNOWN = "this error is not known"
 
 
-# Deadlock, lock wait time-out, snapshot conflict (MariaDB 11.6.2 and later), interrupted or too
-# long a statement, certification failure, a Galera node that is not ready, a rollback during
-# commit (group replication), and what TiDB asks to try again.
+# Deadlock, lock wait time-out, snapshot conflict (MariaDB 11.6.2 and later), a statement that was
+# interrupted or took too long, certification failure, a Galera node that is not ready, a rollback
+# during commit (group replication), and TiDB's retryable errors.
 _TRY_AGAIN: Final = frozenset(
     {1020, 1047, 1180, 1205, 1213, 1317, 1412, 1637, 1969, 3024, 3058, 3101, 3572}
     | {8002, 8022, 8028, 9001, 9002, 9003, 9004, 9005, 9007}
@@ -44,7 +44,7 @@ _NO_CONNECTION_LEFT: Final = frozenset({1040, 1203})
 _ACCOUNT_USED_UP: Final = frozenset({1226})
 _NO_MEMORY: Final = frozenset({5, 1037, 1038, 1041, 1135})
 _READ_ONLY: Final = frozenset({1036, 1290, 1792, 1836, 1874, 3032})
-# ENOSPC and the numbers of a storage engine are among them: servers report them as their own.
+# Among them ENOSPC and numbers of storage engines, which servers report as their own.
 _FULL: Final = frozenset({3, 20, 28, 122, 135, 136, 1021, 1026, 1114, 1878, 3675})
 _DAMAGED: Final = frozenset(
     {
@@ -74,8 +74,8 @@ _NO_RIGHT: Final = frozenset(
 )
 _NO_DATABASE: Final = frozenset({1049})
 _NO_TABLE: Final = frozenset({1051, 1054, 1109, 1146, 1305})
-# Duplicate, null, too long, out of range, not in the character set, a packet too large, a check or
-# a trigger that said no: the values of one statement.
+# About the values of one statement: duplicate, null, too long, out of range, not in the character
+# set, a packet too large, refused by a check or a trigger.
 _REFUSED: Final = frozenset(
     {1048, 1062, 1153, 1162, 1169, 1264, 1265, 1292, 1300, 1301, 1364, 1366, 1367, 1390, 1406}
     | {1411, 1416, 1451, 1452, 1525, 1557, 1586, 1588, 1644, 1690, 3140, 3819, 3854, 4025}
@@ -128,13 +128,13 @@ _SQLITE_WHAT: Final = {
     sqlite3.SQLITE_CANTOPEN: "cannot be opened: look whether its folder exists and can be written",
     sqlite3.SQLITE_NOMEM: "cannot be used: this machine has run out of memory",
     sqlite3.SQLITE_NOLFS: "is larger than the file system allows",
-    # Of our own statements, all of which are fixed: something that they name is not there.
+    # Our own statements are fixed, so something that they name does not exist.
     sqlite3.SQLITE_ERROR: "lacks a table or column of this release: run `fairlog migrate`",
 }
 
 
 def fault_of(error: BaseException) -> Fault:
-    """Classify what was raised while the database was asked. Never raises."""
+    """Classify an error that a use of the database raised. Never raises."""
     if isinstance(error, LogUnavailable | DisconnectionError | PoolTimeoutError):
         return Fault.LOST
     if isinstance(error, LogCorrupt):
@@ -153,8 +153,8 @@ def fault_of(error: BaseException) -> Fault:
 
 
 def is_for_everybody(error: BaseException) -> bool:
-    """Returns True where the same would have happened to whatever else was asked: trying again,
-    now or when somebody has mended it, may help.
+    """Return True if any other statement would have failed too: trying again, now or after a
+    repair, may help.
     """
     fault = fault_of(error)
     return fault in {Fault.TRY_AGAIN, Fault.LOST, Fault.BROKEN} or (
@@ -163,7 +163,7 @@ def is_for_everybody(error: BaseException) -> bool:
 
 
 def error_code(error: BaseException | None) -> int | None:
-    """The server's or the client library's number, None for anything else."""
+    """Return the server's or the client library's number; None for any other error."""
     while isinstance(error, LogUnavailable):
         error = error.__cause__
     original: Any = error.orig if isinstance(error, DBAPIError) else error
@@ -172,7 +172,7 @@ def error_code(error: BaseException | None) -> int | None:
 
 
 def explained(error: BaseException) -> str:
-    """What has happened and what to do, in a sentence without anything that users put in."""
+    """Return a sentence that says what happened and what to do. It holds no data of users."""
     while isinstance(error, LogUnavailable) and error.__cause__ is not None:
         error = error.__cause__
     if isinstance(error, LogUnavailable | LogCorrupt):
@@ -199,7 +199,7 @@ def explained(error: BaseException) -> str:
 
 
 def refused_to_all(error: BaseException) -> str:
-    """`explained`, of what the database has refused although it was no user's."""
+    """Return the sentence for a refused statement that held no data of a user."""
     original: Any = error.orig if isinstance(error, DBAPIError) else error
     name = getattr(original, "sqlite_errorname", f"error {error_code(error)}")
     return (
@@ -209,7 +209,7 @@ def refused_to_all(error: BaseException) -> str:
 
 
 _LOCK_WAIT: Final = 1205
-_NODE_NOT_READY: Final = 1047  # of Galera; whoever speaks the protocol wrongly does not get as far
+_NODE_NOT_READY: Final = 1047  # of Galera; its other meaning, an unknown command, cannot occur
 
 
 def _fault_of_number(code: int) -> Fault:
@@ -226,7 +226,7 @@ def _fault_of_number(code: int) -> Fault:
 
 def _fault_of_sqlite(error: sqlite3.Error) -> Fault:
     code = getattr(error, "sqlite_errorcode", None)
-    if code is None:  # the module's own: a value of a type that it does not know, a closed cursor
+    if code is None:  # of the module: a type that it does not support, a closed cursor
         return Fault.UNKNOWN
     primary = code & 0xFF
     if primary in _SQLITE_TRY_AGAIN:

@@ -1,4 +1,4 @@
-"""Reading `SHOW GRANTS`, as far as no statement tells without doing it."""
+"""Rights from `SHOW GRANTS`, for those that no harmless statement can test."""
 
 import re
 from collections.abc import Sequence
@@ -8,12 +8,12 @@ _GRANT: Final = re.compile(r"^GRANT (?P<rights>.+?) ON (?P<schema>\S+?)\.(?P<tab
 
 
 def may_drop(grants: Sequence[str], schema: str, table: str) -> bool:
-    """Returns True if one of the lines gives DROP, and with it TRUNCATE, on a table."""
+    """Return True if one of the lines gives DROP, and with it TRUNCATE, on a table."""
     return has_right(grants, "DROP", schema, table)
 
 
 def has_right(grants: Sequence[str], right: str, schema: str, table: str) -> bool:
-    """Returns True if one of the lines gives a right on a table."""
+    """Return True if one of the lines gives a right on a table."""
     return any(
         found is not None
         and {"ALL PRIVILEGES", right} & set(found["rights"].upper().split(", "))
@@ -24,7 +24,7 @@ def has_right(grants: Sequence[str], right: str, schema: str, table: str) -> boo
 
 
 def _covers(pattern: str, schema: str) -> bool:
-    r"""A schema in a grant may hold the wildcards `%` and `_`; `\` takes their meaning away."""
+    r"""Match a schema's pattern, which may hold the wildcards `%` and `_`, escaped by `\`."""
     name = pattern.strip("`")
     if name == "*":
         return True

@@ -1,4 +1,4 @@
-"""A temporary database of our own, for a fold that nobody but this process reads."""
+"""A temporary database, for a fold that only this process reads."""
 
 import sqlite3
 import tempfile
@@ -14,9 +14,9 @@ from sqlalchemy.pool import NullPool
 
 @contextmanager
 def scratch_database() -> Iterator[Connection]:
-    """An empty SQLite file in the folder for temporary files (`TMPDIR`), gone afterwards.
+    """Yield an empty SQLite file in the directory for temporary files (`TMPDIR`); delete it after.
 
-    One transaction from beginning to end; memory is bounded by SQLite's page cache.
+    All is one transaction. Memory is bounded by SQLite's page cache (8 MiB).
     """
     with tempfile.TemporaryDirectory(prefix="fairlog-") as directory:
         engine = sa.create_engine(
@@ -30,6 +30,6 @@ def scratch_database() -> Iterator[Connection]:
 
 def _set_up(connection: sqlite3.Connection, _record: object) -> None:
     connection.execute("PRAGMA journal_mode = OFF")  # nothing is ever rolled back
-    connection.execute("PRAGMA synchronous = OFF")  # nor kept
+    connection.execute("PRAGMA synchronous = OFF")  # nor kept after a crash
     connection.execute("PRAGMA locking_mode = EXCLUSIVE")
     connection.execute("PRAGMA cache_size = -8192")  # KiB

@@ -1,11 +1,11 @@
-"""The file of an embedded database: made by `migrate` alone, and the same one as long as we run.
+"""The file of an embedded database: created by `migrate` alone, and never replaced while we run.
 
-SQLite goes on with the file that it has open when somebody removes, moves or replaces it, and
-whatever is written from then on goes away with the process. So each connection opens a file that
-exists and is the one that was opened first, and the writer compares its open files with those that
-stand at their paths at each commit: the database, its write-ahead log, and the index of that, by
-which connections see what others write. Where that one is removed, later connections make another,
-and two that go by two indexes overwrite each other.
+When somebody removes, moves or replaces the file, SQLite goes on using the one that it has open,
+and what it writes from then on is lost when the process ends. So each connection opens an existing
+file that is the one opened first, and at each commit the writer compares its open files with those
+at their paths: the database, its write-ahead log, and the index of that log, through which
+connections see each other's writes. If the index is removed, later connections create another, and
+connections with different indexes overwrite each other's data.
 """
 
 import contextlib
@@ -19,18 +19,20 @@ from sqlalchemy.engine import Connection
 
 from domain.language.errors import LogFileReplaced
 
-# What the write-ahead log keeps of the disk once it is in the database: twice what it comes to
-# between two of the checkpoints that SQLite makes every 1,000 pages.
+# Size to which the write-ahead log is cut after a checkpoint: twice its usual size, since SQLite
+# makes a checkpoint every 1,000 pages (of 4 KiB).
 JOURNAL_BYTES_MAX: Final = 8 * 1024 * 1024
 _OWNER_ONLY: Final = 0o600
-_BESIDE: Final = ("-wal", "-shm")
-_OPENED: Final = "fairlog_opened"  # in a connection's `info`: what stood beside the file then
+_SUFFIXES: Final = ("-wal", "-shm")
+_OPENED: Final = (
+    "fairlog_opened"  # in a connection's `info`: the companion files when it was opened
+)
 
 _Identity = tuple[int, int]  # device and inode
 
 
 class SqliteFile:
-    """One a `Database`. `path` is taken as it is seen from the folder of this moment."""
+    """The file of one `Database`. A relative path is resolved once, against the current folder."""
 
     def __init__(self, path: str) -> None:
         self.path: Path = Path(path).absolute()
@@ -38,28 +40,28 @@ class SqliteFile:
 
     @property
     def is_new(self) -> bool:
-        """Nobody has made it yet."""
+        """True while the file does not exist."""
         return self._opened is None and not self.path.exists()
 
     def create(self) -> None:
-        """Make an empty file that its owner alone can read, unless there is one.
+        """Create an empty file that only its owner can read, unless it exists.
 
-        SQLite gives the write-ahead log and its index the rights that the file has. Where it cannot
-        be made, the connection that follows says why.
+        SQLite gives the write-ahead log and its index the same permissions. If it cannot be
+        created, the next connection raises the reason.
         """
         if self._opened is None:
-            real = self.path.resolve()  # a link may point to where nothing is yet
-            with contextlib.suppress(OSError):  # it exists, most of the time
+            real = self.path.resolve()  # a link may point to a file that does not exist
+            with contextlib.suppress(OSError):  # it exists, mostly
                 os.close(os.open(real, os.O_CREAT | os.O_EXCL | os.O_RDWR, _OWNER_ONLY))
 
     def connect(self, **options: Any) -> sqlite3.Connection:  # noqa: ANN401 (those of sqlite3)
-        """Open the file, which has to exist. Raises `LogFileReplaced`, and what sqlite3 raises."""
+        """Open the file, which must exist. Raises `LogFileReplaced`, and errors of sqlite3."""
         self._check_same()
         connection: sqlite3.Connection = sqlite3.connect(
             f"file:{quote(str(self.path))}?mode=rw", uri=True, **options
         )
         try:
-            self._check_same()  # nobody has put another one there meanwhile
+            self._check_same()  # nobody has replaced it meanwhile
         except LogFileReplaced:
             connection.close()
             raise
@@ -68,16 +70,16 @@ class SqliteFile:
         return connection
 
     def check_in_place(self, connection: Connection) -> None:
-        """Check that what a transaction of this connection writes is what others will read.
+        """Check that other connections will read what this one's transaction writes.
 
-        Raises `LogFileReplaced`; the connection should be kept, so that the
-        service goes on when the file is put back.
+        Raises `LogFileReplaced`. Keep the connection then: the service continues when the file is
+        put back.
         """
         self._check_same()
-        beside = [_beside(self.path, suffix) for suffix in _BESIDE]
-        found = [_identity(one) for one in beside]
+        companions = [_companion(self.path, suffix) for suffix in _SUFFIXES]
+        found = [_identity(one) for one in companions]
         opened = connection.info.setdefault(_OPENED, found)
-        for path, now, before in zip(beside, found, opened, strict=True):
+        for path, now, before in zip(companions, found, opened, strict=True):
             if now is None or now != before:
                 raise self._replaced(path)
 
@@ -93,20 +95,20 @@ class SqliteFile:
 
 
 def journal_bytes(path: Path) -> int:
-    """The size of the write-ahead log; 0: there is none."""
+    """Return the size of the write-ahead log; 0 if it does not exist."""
     try:
-        return _beside(path, "-wal").stat().st_size
+        return _companion(path, "-wal").stat().st_size
     except OSError:
         return 0
 
 
-def _beside(path: Path, suffix: str) -> Path:
-    real = path.resolve() if path.is_symlink() else path  # SQLite puts them beside the file itself
+def _companion(path: Path, suffix: str) -> Path:
+    real = path.resolve() if path.is_symlink() else path  # they are next to the real file
     return real.with_name(f"{real.name}{suffix}")
 
 
 def _identity(path: Path) -> _Identity | None:
-    """None: there is no such file, or it cannot be seen."""
+    """Return the file's identity; None if it does not exist or is not accessible."""
     try:
         found = path.stat()
     except OSError:

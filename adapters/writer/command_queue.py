@@ -1,9 +1,10 @@
-"""The bounded queue in front of the writer, and the way answers go back to their callers.
+"""The bounded queue in front of the writer, and the delivery of answers to their callers.
 
-Submissions may fill most of it; the rest is kept for those who end what is running, since refusing
-them would let finished work be done again. Where more waits than a batch takes, users take turns
-with their submissions, and every other place is for what is no submission: nobody waits behind the
-thousands of somebody else. A user's submissions may fill no more of the queue than they leave free.
+Submissions may fill most of it. The rest is reserved for commands that end running jobs: refusing
+those would let finished work be repeated. If more commands wait than fit into a batch, users take
+turns with their submissions, and every second place is for a command that is no submission: nobody
+waits behind the thousands of another user. One user's submissions may fill at most half of the
+capacity that others leave free.
 """
 
 import asyncio
@@ -35,21 +36,21 @@ from domain.language.commands import (
 from domain.language.errors import QueueFull, fresh_copy
 from domain.language.identifiers import UserId
 
-COMMANDS_MAX: Final = 20_000  # waiting
-SUBMISSIONS_MAX: Final = 16_000  # waiting, of which
+COMMANDS_MAX: Final = 20_000  # waiting, submissions included
+SUBMISSIONS_MAX: Final = 16_000  # waiting
 BYTES_MAX: Final = 256 * 1024 * 1024  # of bodies waiting
-SUBMISSION_BYTES_MAX: Final = 192 * 1024 * 1024  # of payloads waiting, of which
+SUBMISSION_BYTES_MAX: Final = 192 * 1024 * 1024  # of payloads waiting, part of BYTES_MAX
 BATCH_COMMANDS_MAX: Final = 256
-BATCH_JOBS_MAX: Final = 2000  # or kinds, that a batch's commands name: the lock is held for all
-# A statement doubles in size at worst when it is escaped, and must stay far below the
-# max_allowed_packet of 16 MiB that MySQL and MariaDB come with.
+BATCH_JOBS_MAX: Final = 2000  # or kinds, named by a batch's commands: bounds the lock's time
+# Escaping at most doubles the size of a statement, which must stay far below the default
+# max_allowed_packet of MySQL and MariaDB, 16 MiB.
 BATCH_BYTES_MAX: Final = 4 * 1024 * 1024
 
 AnswerAll = Callable[[Sequence[tuple[int, Outcome]]], None]
 
 
 class Ticket(NamedTuple):
-    """The reply to a caller in another process: by number, all of a batch at once."""
+    """The reply to a caller in another process, by number: one call for all of a batch."""
 
     number: int
     answer_all: AnswerAll
@@ -59,7 +60,7 @@ Reply = Future[Answer] | asyncio.Future[Answer] | Ticket
 
 
 class Pending(Struct, gc=False):
-    """A command that waits for its answer."""
+    """A command that waits for its outcome."""
 
     command: Command
     bytes: int  # of its body
@@ -70,23 +71,27 @@ class Pending(Struct, gc=False):
 
 
 class _Submissions(Struct, gc=False):
-    """What one user has submitted; never empty."""
+    """The waiting submissions of one user; never empty."""
 
     waiting: deque[Pending]
     bytes: int = 0
 
 
 class CommandQueue:
-    """Any thread puts in, the writer takes out."""
+    """A queue of commands. Any thread puts, the writer takes."""
 
     def __init__(
         self, *, commands_max: int = COMMANDS_MAX, submissions_max: int = SUBMISSIONS_MAX
     ) -> None:
         self._commands_max = commands_max
         self._submissions_max = submissions_max
-        self._reports: deque[Pending] = deque()  # go first: few, and promised within a second
-        self._submissions: OrderedDict[UserId, _Submissions] = OrderedDict()  # in turn
-        self._submitted = 0  # how many those are together
+        self._reports: deque[Pending] = (
+            deque()
+        )  # go first: they are few, and must be recorded within a second
+        self._submissions: OrderedDict[UserId, _Submissions] = (
+            OrderedDict()
+        )  # in the order of turns
+        self._submitted = 0  # their number
         self._others: deque[Pending] = deque()
         self._numbers = itertools.count()
         self._bytes = 0
@@ -97,7 +102,7 @@ class CommandQueue:
         return self._submitted + len(self._others) + len(self._reports)
 
     def oldest_seconds(self) -> float:
-        """How long the oldest waiting command has waited; 0 when none waits."""
+        """Return how long the oldest command has waited; 0 if none waits."""
         with self._changed:
             queues = [self._reports, self._others]
             queues += [of_user.waiting for of_user in self._submissions.values()]
@@ -109,7 +114,7 @@ class CommandQueue:
         return self._is_closed
 
     async def put_async(self, command: Command) -> Answer:
-        """Raises `QueueFull`; else what the writer answers."""
+        """Return the writer's answer. Raises `QueueFull`, and the error that the writer gives."""
         reply: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._put(command, reply)
         try:
@@ -123,7 +128,7 @@ class CommandQueue:
         return reply
 
     def put_for(self, ticket: Ticket, command: Command) -> None:
-        """Raises `QueueFull`; else the ticket is answered."""
+        """Queue a command whose outcome goes to the ticket. Raises `QueueFull`."""
         self._put(command, ticket)
 
     def _put(self, command: Command, reply: Reply) -> None:
@@ -131,7 +136,7 @@ class CommandQueue:
         with self._changed:
             if self._is_closed:
                 raise QueueFull("The server is stopping; send the request to another one.")
-            if not self._has_room(command, size):
+            if not self._fits(command, size):
                 raise QueueFull("Too many requests are waiting to be written; try again shortly.")
             pending = Pending(command, size, reply, time.monotonic(), next(self._numbers))
             if isinstance(command, SubmitJob):
@@ -149,7 +154,7 @@ class CommandQueue:
             if len(self) == 1:
                 self._changed.notify()
 
-    def _has_room(self, command: Command, size: int) -> bool:
+    def _fits(self, command: Command, size: int) -> bool:
         if not isinstance(command, SubmitJob):
             fits = not size or self._bytes + size <= BYTES_MAX
             return fits and len(self) < self._commands_max
@@ -161,13 +166,13 @@ class CommandQueue:
         )
 
     def wait(self, seconds_max: float | None) -> bool:
-        """Wait until `take` would not block; returns False when nothing came for so long."""
+        """Wait until `take` would not block. Return False after `seconds_max`."""
         with self._changed:
             return self._changed.wait_for(lambda: bool(self) or self._is_closed, seconds_max)
 
     def take(self) -> list[Pending]:
-        """All that waits, up to the bounds of a batch, in the order of arrival behind the reports;
-        blocks for the first. Empty: closed.
+        """Remove and return what waits, up to the bounds of a batch: reports first, the rest in the
+        order of arrival. Blocks for the first command; returns nothing once the queue is closed.
         """
         with self._changed:
             while not self and not self._is_closed:
@@ -180,7 +185,7 @@ class CommandQueue:
             return batch
 
     def _take_in_turn(self, most: int) -> list[Pending]:
-        """At least one command, however large, if `most` is not 0."""
+        """Take at least one command, however large, if `most` is not 0."""
         taken: list[Pending] = []
         size = jobs = 0
         others_fit, is_others_turn = True, True
@@ -191,7 +196,7 @@ class CommandQueue:
                 if taken and (
                     jobs + named > BATCH_JOBS_MAX or size + others[0].bytes > BATCH_BYTES_MAX
                 ):
-                    others_fit = False  # later ones must not overtake it
+                    others_fit = False  # no later command may overtake it
                     continue
                 jobs += named
                 pending = others.popleft()
@@ -209,7 +214,7 @@ class CommandQueue:
         return taken
 
     def _take_submission(self) -> Pending:
-        """Of the user whose turn it is, the first."""
+        """Take the first submission of the user whose turn it is."""
         user_id, of_user = next(iter(self._submissions.items()))
         pending = of_user.waiting.popleft()
         of_user.bytes -= pending.bytes
@@ -221,12 +226,13 @@ class CommandQueue:
         return pending
 
     def close(self) -> None:
-        """Refuse what comes from now on; what waits can still be taken."""
+        """Refuse new commands; those that wait can still be taken."""
         with self._changed:
             self._is_closed = True
             self._changed.notify_all()
 
     def fail_waiting(self, error: Exception) -> None:
+        """Remove all commands that wait, and give their callers this error."""
         with self._changed:
             submitted = [one for of_user in self._submissions.values() for one in of_user.waiting]
             waiting = [*self._reports, *self._others, *submitted]
@@ -237,47 +243,46 @@ class CommandQueue:
         self.resolve(waiting, [error] * len(waiting))
 
     def resolve(self, batch: Sequence[Pending], outcomes: Sequence[Outcome]) -> None:
-        """Give each caller its outcome, waking each event loop once for all of its callers.
+        """Give each caller its outcome, once. Wake each event loop once for all of its callers.
 
-        One error may be the outcome of many: each caller has one of its own. Who has had an answer
-        gets no other.
+        One error may be the outcome of many commands: each caller gets a copy.
         """
         by_loop: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[Answer], Outcome]]] = {}
-        by_desk: dict[AnswerAll, list[tuple[int, Outcome]]] = {}
+        by_recipient: dict[AnswerAll, list[tuple[int, Outcome]]] = {}
         for pending, outcome in zip(batch, outcomes, strict=True):
             if pending.is_answered:
                 continue
             pending.is_answered = True
             if isinstance(pending.reply, Ticket):
                 number, answer_all = pending.reply
-                by_desk.setdefault(answer_all, []).append((number, outcome))
+                by_recipient.setdefault(answer_all, []).append((number, outcome))
             elif isinstance(pending.reply, asyncio.Future):
                 loop = pending.reply.get_loop()
-                by_loop.setdefault(loop, []).append((pending.reply, _own(outcome)))
+                by_loop.setdefault(loop, []).append((pending.reply, _copy(outcome)))
             elif not pending.reply.set_running_or_notify_cancel():
-                continue  # its caller went away
+                continue  # its caller has given up
             elif isinstance(outcome, Exception):
                 pending.reply.set_exception(fresh_copy(outcome))
             else:
                 pending.reply.set_result(outcome)
-        for answer_all, numbered in by_desk.items():
+        for answer_all, numbered in by_recipient.items():
             answer_all(numbered)
         for loop, replies in by_loop.items():
-            with contextlib.suppress(RuntimeError):  # the loop is closed, and nobody waits on it
+            with contextlib.suppress(RuntimeError):  # the loop is closed, so nobody waits
                 loop.call_soon_threadsafe(_resolve_all, replies)
 
 
 def _resolve_all(replies: Sequence[tuple[asyncio.Future[Answer], Outcome]]) -> None:
     for reply, outcome in replies:
-        settle(reply, outcome)
+        resolve_reply(reply, outcome)
 
 
-def _own(outcome: Outcome) -> Outcome:
+def _copy(outcome: Outcome) -> Outcome:
     return fresh_copy(outcome) if isinstance(outcome, Exception) else outcome
 
 
-def settle(reply: asyncio.Future[Answer], outcome: Outcome) -> None:
-    """Give a caller on this event loop its outcome, if it still waits."""
+def resolve_reply(reply: asyncio.Future[Answer], outcome: Outcome) -> None:
+    """Give a caller on this event loop its outcome, if the caller still waits."""
     if reply.done():
         return
     if isinstance(outcome, Exception):
@@ -290,7 +295,7 @@ _number: Final = attrgetter("number")
 
 
 def _jobs(command: Command) -> int:
-    """How many jobs, or lines of kinds, have to be looked at for it."""
+    """Return how many jobs, or lines of kinds, the command makes the writer read."""
     match command:
         case ClaimJobs(max_jobs=jobs_max, kinds=kinds):
             return max(jobs_max, len(kinds or ()))
@@ -301,7 +306,7 @@ def _jobs(command: Command) -> int:
 
 
 def body_bytes(command: Command) -> int:
-    """What a command takes of memory beside a few hundred bytes."""
+    """Return the size of the command's body, which is nearly all of the memory that it takes."""
     match command:
         case SubmitJob(payload=body) | FailJob(error=body):
             return body.size

@@ -1,8 +1,8 @@
-"""The one write path: every change in this process goes through one thread and one lock.
+"""The writer: every change goes through one thread, under the head lock.
 
-Commands wait in a bounded queue; the thread takes all that wait, decides them together under the
-head lock, appends their events in one transaction, and only then gives the callers their answers.
-An answer means that it is on disk.
+Commands wait in a bounded queue. The thread takes all that wait, decides them together under the
+lock, appends their events in one transaction, and only then answers the callers. An answer means
+that the events are on disk.
 """
 
 import random
@@ -54,13 +54,13 @@ from domain.language.policy import Policy
 from domain.log.log_time import TimeKeeper, by_log_time
 from domain.log.stored_log import Leaf
 
-# From a batch's first try to the error its callers get. With one statement that hangs for 3 s and
-# one attempt to connect (1 s) they have it within 5 s.
+# From a batch's first attempt to the error for its callers. With one statement that hangs for 3 s
+# and one attempt to connect (1 s) they have it within 5 s.
 BATCH_SECONDS_MAX: Final = 3.0
-# The same where trying again at once will hardly help: a full disk, a right that is lacking.
+# The same if an immediate retry will hardly help: a full disk, a missing privilege.
 BROKEN_SECONDS_MAX: Final = 0.5
-# Between two looks whether anything can be written, when nothing is to be: while it is known that
-# nothing can, and else, in a server.
+# Between two tests whether the log can be written, while no command waits: when it is known that it
+# cannot, and otherwise (in a server only).
 FAILING_PROBE_SECONDS: Final = 1.0
 PROBE_SECONDS: Final = 5.0
 _PAUSE_SECONDS: Final = 0.02
@@ -69,7 +69,7 @@ _SEND_AGAIN: Final = (
 )
 _OUTCOME_UNKNOWN: Final = f"The outcome is not known. {_SEND_AGAIN}"
 
-# What is written, and rolled back, to see whether anything could be.
+# Is written and rolled back to test whether the log can be written.
 _REHEARSAL: Final = SubmitJob(
     user_id=UserId("rehearsal"), kind=Kind("rehearsal"), payload=body_of("x" * 16_384, "payload")
 )
@@ -81,7 +81,7 @@ Observer = Callable[["BatchWritten"], None]
 
 
 class WriterStats(Struct):
-    """What the writer has done since it started."""
+    """Counts since the writer started."""
 
     batches: int = 0
     commands: int = 0
@@ -90,7 +90,7 @@ class WriterStats(Struct):
 
 
 class BatchWritten(Struct, frozen=True):
-    """One batch that is on disk, in figures."""
+    """The metrics of one batch that is on disk."""
 
     position: int  # of its latest event
     commands: int
@@ -100,56 +100,59 @@ class BatchWritten(Struct, frozen=True):
     new_work: Mapping[Kind, int] = {}  # by kind: jobs that can be claimed now, at most
 
     def has_any(self, types: Container[str]) -> bool:
-        """Whether an event of these types is among them."""
+        """Return True if an event of these types is in the batch."""
         return any(name in types for name, _ in self.events)
 
 
 class WritePath(Protocol):
-    """Where commands are decided and written: in this process, or in one of its own."""
+    """The path of commands to the log: a writer in this process, or in one of its own."""
 
     stats: WriterStats
     fatal: FairlogError | None  # why it stopped for good
 
     async def execute(self, command: Command) -> Answer:
-        """Raises a Refusal, `QueueFull`, `LogUnavailable` or `WriteFailed`."""
+        """Return the answer once it is on disk.
+
+        Raises a Refusal, `QueueFull`, `LogUnavailable` or `WriteFailed`.
+        """
 
     def execute_all(self, commands: Sequence[Command]) -> list[Outcome]:
-        """For a caller without an event loop; blocks. An error is an outcome."""
+        """Block until all have an outcome, for a caller without an event loop."""
 
     def observe(self, observer: "Observer") -> None:
-        """Have each batch told when it is on disk, before its callers have their answers."""
+        """Call the observer for each batch on disk, before its callers have their answers."""
 
     def waiting(self) -> int:
-        """Commands without an answer yet."""
+        """Return the number of commands without an answer."""
 
     def oldest_seconds(self) -> float:
-        """How long the oldest of them has waited; 0 when none does."""
+        """Return how long the oldest of them has waited, in seconds; 0 if there is none."""
 
     def start(self) -> None:
-        """Call it once."""
+        """Start the writer; call it once."""
 
     async def attach(self) -> None:
-        """Call it on the event loop before `execute` is used there."""
+        """Connect the running event loop, before `execute` is used there."""
 
     def stop(self) -> None:
-        """Write what is waiting, then end. Commands that come later are refused."""
+        """Write what waits, then end. Later commands are refused."""
 
 
 class _WrittenBatch(Struct, frozen=True):
-    """A batch that was decided. One that records something is in doubt until its COMMIT has an
-    answer; any other is simply decided again.
+    """A batch that was decided. One with events is in doubt until its COMMIT is answered; one
+    without is decided again after an error.
     """
 
-    head: Head  # as it is if the batch was written
+    head: Head  # after the batch
     recorded: Sequence[Recorded]
     leaves: Sequence[Leaf]
     outcomes: list[Outcome]
     model: WriteModel
-    has_empty_claims: bool  # and so something to commit, even where nothing is recorded
+    has_empty_claims: bool  # so there is something to commit, even without events
 
 
 class Writer:
-    """Start it once; `execute` may be called from any thread."""
+    """A `WritePath` with the writer in this process. `execute` may be called from any thread."""
 
     def __init__(
         self,
@@ -161,7 +164,7 @@ class Writer:
         part: Part | None = None,
     ) -> None:
         self.part = Part("writes") if part is None else part
-        self.probe_seconds: float | None = None  # None: no look while all is well and idle
+        self.probe_seconds: float | None = None  # None: no tests while idle and healthy
         self.stats = WriterStats()
         self.queue = CommandQueue() if queue is None else queue  # an empty one is falsy
         self.fatal: FairlogError | None = None  # why it stopped for good
@@ -175,8 +178,8 @@ class Writer:
         self._observers: list[Observer] = []
         self._taken_at = 0.0  # time.monotonic()
         self._connection: Connection | None = None
-        # The latest of each type that could not be written, until one of that type is: claims may
-        # fail while submissions go well.
+        # The latest command of each type that could not be written, until one of that type is:
+        # claims may fail while submissions succeed.
         self._failed: dict[type[Command], Command] = {}
         self._probed_at = 0.0  # time.monotonic()
         self._head_version: int | None = None
@@ -188,21 +191,21 @@ class Writer:
         self._thread.start()
 
     async def attach(self) -> None:
-        """Nothing is to be done."""
+        """Do nothing: the queue works with any event loop."""
 
     def stop(self) -> None:
-        """Write what is waiting, then end. Commands that come later are refused."""
+        """Write what waits, then end. Later commands are refused."""
         self._stopping.set()
         self.queue.close()
         if self._thread.is_alive():
             self._thread.join()
 
     def subscribe(self, subscriber: Subscriber) -> None:
-        """Have the events of each batch told, in the writer's thread, after they are on disk."""
+        """Call the subscriber with each batch's events on disk, in the writer's thread."""
         self._subscribers.append(subscriber)
 
     def observe(self, observer: Observer) -> None:
-        """As in `WritePath`; in the writer's thread."""
+        """Call the observer for each batch, in the writer's thread."""
         self._observers.append(observer)
 
     async def execute(self, command: Command) -> Answer:
@@ -219,13 +222,13 @@ class Writer:
         return self.queue.oldest_seconds()
 
     def _run(self) -> None:
-        supervise(self.part, self._take_and_write, self._stopping, self._forget)
+        supervise(self.part, self._take_and_write, self._stopping, self._reset)
         self._disconnect()
         self.queue.close()
         self.queue.fail_waiting(self.fatal or LogUnavailable("The server is stopping."))
 
     def _take_and_write(self) -> None:
-        """Until the queue is closed, or a newer release writes."""
+        """Write batches until the queue is closed, or a newer release writes to the log."""
         while self.fatal is None:
             if not self.queue and not self.queue.wait(self._idle_seconds()):
                 self._probe()
@@ -237,23 +240,23 @@ class Writer:
             self.part.begins()
             try:
                 self._process(batch, deadline=self._taken_at + BATCH_SECONDS_MAX)
-            except BaseException:  # nobody waits for ever, whatever has happened
+            except BaseException:  # no caller may wait for ever
                 self.queue.resolve(batch, [LogUnavailable(_OUTCOME_UNKNOWN)] * len(batch))
                 raise
-            del batch  # or it would be kept until the next one comes
+            del batch  # else it would stay in memory until the next batch
 
     def _idle_seconds(self) -> float | None:
-        """How long to wait for commands before a look whether they could be written."""
+        """Return how long to wait for commands before a test whether they could be written."""
         return FAILING_PROBE_SECONDS if self.part.is_failing else self.probe_seconds
 
-    def _forget(self) -> None:
-        """After an error that nobody foresaw: what was being done is not gone on with."""
+    def _reset(self) -> None:
+        """Abandon the current batch after an unknown error."""
         self._in_doubt = None
         self._head_version = None
         self._disconnect()
 
     def _probe(self) -> None:
-        """Look whether a batch could be written, and write nothing."""
+        """Test whether a batch could be written, and write nothing."""
         self._probed_at = time.monotonic()
         self.part.begins()
         try:
@@ -263,15 +266,15 @@ class Writer:
                 self._database.check_in_place(connection)
                 if self.part.is_failing:
                     self._rehearse(connection, head)
-                else:  # what is kept of the rows stays
+                else:  # leaves the cached rows alone
                     self._log.rehearse(connection, head)
                 transaction.rollback()
             if self.part.is_failing and self._database.is_sqlite:
                 self._log.rehearse_commit(connection)
-        except Exception as error:  # noqa: BLE001 (whatever it is, it would befall a batch too)
+        except Exception as error:  # noqa: BLE001 (it would fail a batch too)
             if not isinstance(error, LogFileReplaced) or self._connection_is_busy():
                 self._disconnect()
-            self.part.fails(self._about_all(error) or error)
+            self.part.fails(self._refusal_of_all(error) or error)
         else:
             self._failed.clear()
             self.part.works()
@@ -279,7 +282,7 @@ class Writer:
     def _note_failed(self, batch: Sequence[Pending], reason: str) -> None:
         for pending in batch:
             command = pending.command
-            # What a user put in could be what is wrong with it: ours stands for it.
+            # A user's data may be the cause, so a command of our own takes its place.
             self._failed[type(command)] = _REHEARSAL if body_bytes(command) else command
         self.part.fails(reason)
 
@@ -290,7 +293,7 @@ class Writer:
         if not self._failed:
             self.part.works()
         elif time.monotonic() - self._probed_at > FAILING_PROBE_SECONDS:
-            self._probe()  # others may keep coming, and none of the type that failed
+            self._probe()  # no command of the failed type may come for long
 
     def _process(self, batch: Sequence[Pending], deadline: float, *, is_part: bool = False) -> None:
         """Write a batch, or a part of one that failed, and answer each of its callers once."""
@@ -300,19 +303,19 @@ class Writer:
             error.nothing_was_recorded = self._in_doubt is None
             self._note_failed(batch, str(error).removesuffix(f" {_SEND_AGAIN}"))
             self._answer(batch, [error] * len(batch))
-            # Whoever waits behind would wait as long again: they hear it now.
+            # Commands that wait would have to wait as long again: they fail now.
             self.queue.fail_waiting(LogUnavailable(str(error), nothing_was_recorded=True))
         except LogTooNew as error:
             self.fatal = error
             self._answer(batch, [error] * len(batch))
-        except Exception as error:  # noqa: BLE001 (each caller must have an answer)
+        except Exception as error:  # noqa: BLE001 (each caller must get an outcome)
             self._isolate(batch, error, deadline)
         else:
             self._answer(batch, outcomes)
             self._note_written(batch)
 
     def _isolate(self, batch: Sequence[Pending], error: Exception, deadline: float) -> None:
-        """Split a refused batch until the command that the database refuses stands alone."""
+        """Halve a refused batch until the command that the database refuses is alone."""
         if len(batch) > 1 and time.monotonic() < deadline:
             middle = len(batch) // 2
             self._process(batch[:middle], deadline, is_part=True)
@@ -324,7 +327,7 @@ class Writer:
             reason = explained(error)
             self.part.fails(error)
         elif fault_of(error) is Fault.REFUSED and not body_bytes(batch[0].command):
-            reason = refused_to_all(error)  # there is nothing of a user's in it
+            reason = refused_to_all(error)  # it holds no data of a user
             self._note_failed(batch, reason)
         else:
             self._answer(batch, [WriteFailed("The database refused this command.")])
@@ -339,23 +342,22 @@ class Writer:
     def _write_until(
         self, batch: Sequence[Pending], deadline: float, *, is_part: bool
     ) -> list[Outcome]:
-        """Try the whole transaction again while that may help and there is time.
+        """Retry the whole transaction while that may help and there is time.
 
-        After any error but a refusal of values the connection is thrown away. Raises
-        `LogUnavailable` for what befalls whatever is written, and else the error, which may be one
-        command's.
+        After any error but refused values the connection is discarded. Raises `LogUnavailable` for
+        errors that any other batch would have too, else the error, which one command may cause.
         """
         pause = _PAUSE_SECONDS
-        # What nobody foresaw may be one command's doing, or have come once and not again. A batch
-        # is split, and so tried again; a command alone is tried again as it is.
-        unforeseen_left = 1 if len(batch) == 1 and not is_part else 0
+        # An unknown error may be caused by one command, or be transient. A batch is split, and so
+        # tried again; a single command is tried again once.
+        unknown_errors_left = 1 if len(batch) == 1 and not is_part else 0
         while True:
             try:
                 return self._write(batch)
             except Exception as error:
-                unforeseen_left -= fault_of(error) is Fault.UNKNOWN
+                unknown_errors_left -= fault_of(error) is Fault.UNKNOWN
                 until = self._retry_until(
-                    error, deadline, is_part=is_part, is_last=unforeseen_left < 0
+                    error, deadline, is_part=is_part, is_last=unknown_errors_left < 0
                 )
                 if time.monotonic() + pause > until:
                     _log.warning(
@@ -374,9 +376,9 @@ class Writer:
     def _retry_until(
         self, error: Exception, deadline: float, *, is_part: bool, is_last: bool
     ) -> float:
-        """How long trying again may help. Raises the error where it does not at all."""
+        """Return until when to retry, as time.monotonic(). Raises the error if that cannot help."""
         fault = fault_of(error)
-        # With the same connection it goes on when the file is put back, or the clock is right.
+        # The same connection continues when the file is put back, or the clock is right.
         keeps = fault is Fault.REFUSED or isinstance(error, LogFileReplaced | ClockInDoubt)
         if not keeps or self._connection_is_busy():
             self._disconnect()
@@ -384,7 +386,7 @@ class Writer:
             raise error
         if self._in_doubt is not None:
             return deadline
-        if not is_part and (found := self._about_all(error)):
+        if not is_part and (found := self._refusal_of_all(error)):
             raise LogUnavailable(f"{found} {_SEND_AGAIN}") from error
         if fault is Fault.REFUSED or is_last:
             raise error
@@ -392,8 +394,8 @@ class Writer:
             return min(deadline, self._taken_at + BROKEN_SECONDS_MAX)
         return deadline
 
-    def _about_all(self, error: Exception) -> str | None:
-        """Of refused values: why whatever else is written would be refused, too, if it would."""
+    def _refusal_of_all(self, error: Exception) -> str | None:
+        """Return why the database refuses whatever is written; None if it does not."""
         if fault_of(error) is not Fault.REFUSED:
             return None
         try:
@@ -404,7 +406,7 @@ class Writer:
                 if found is None:
                     self._rehearse(connection, head)
                 transaction.rollback()
-        except Exception as failed:  # noqa: BLE001 (it is not known then)
+        except Exception as failed:  # noqa: BLE001 (the answer is unknown then)
             self._disconnect()
             if fault_of(failed) is Fault.REFUSED:
                 return refused_to_all(failed)
@@ -413,19 +415,19 @@ class Writer:
         return found
 
     def _rehearse(self, connection: Connection, head: Head) -> None:
-        """Decide and write what failed, or a submission of our own, for a look whether it could be.
-        Needs the head lock; the caller rolls it back.
+        """Decide and write the commands that failed, or a submission of our own, as a test. Needs
+        the head lock; the caller rolls back.
         """
-        self._know_projections(connection, head)
+        self._refresh_projections(connection, head)
         self._fold(connection, head, list(self._failed.values()) or [_REHEARSAL], None)
 
-    def _know_projections(self, connection: Connection, head: Head) -> None:
+    def _refresh_projections(self, connection: Connection, head: Head) -> None:
         if head.version != self._head_version:
             self._projections.refresh(connection)
             self._head_version = head.version
 
     def _write(self, batch: Sequence[Pending]) -> list[Outcome]:
-        """One transaction, from the head lock to the commit."""
+        """Write a batch in one transaction, from the head lock to the commit."""
         connection = self._connect()
         with connection.begin() as transaction:
             head = self._log.lock_head(connection)
@@ -434,7 +436,7 @@ class Writer:
                 return self._finish(batch, self._in_doubt)
             self._in_doubt = None
             self._database.check_in_place(connection)
-            self._know_projections(connection, head)
+            self._refresh_projections(connection, head)
             commands = [pending.command for pending in batch]
             head, corrected = self._judge_time(head, commands)
             done = self._fold(connection, head, commands, corrected)
@@ -444,17 +446,17 @@ class Writer:
                 transaction.rollback()
                 self._projections.keep(done.model)
                 return done.outcomes
-            if self.queue:  # nobody else takes from it: another transaction follows
+            if self.queue:  # another transaction follows at once
                 self._log.prefetch_head_lock(connection)
             transaction.commit()
             self._projections.keep(done.model)
-        self._database.check_in_place(connection)  # or what is answered for would be nowhere
+        self._database.check_in_place(connection)  # else the answers would be for lost events
         return self._finish(batch, done) if done.recorded else done.outcomes
 
     def _judge_time(
         self, head: Head, commands: Sequence[Command]
     ) -> tuple[Head, ClockCorrected | None]:
-        """Have `now` looked at before anything is written with it. Raises `ClockInDoubt`."""
+        """Check `now` before anything is written with it. Raises `ClockInDoubt`."""
         assert head.reading is not None, "it was read with the lock"
         if any(isinstance(command, AcceptClock) for command in commands):
             judged = self._time.accept(head.reading)
@@ -503,7 +505,7 @@ class Writer:
         )
 
     def _was_written(self, connection: Connection, doubt: _WrittenBatch) -> bool:
-        """The hash stands for the whole log up to there, so equal means that this is our batch."""
+        """Compare hashes. A hash covers the whole log up to it, so equal means it is our batch."""
         return self._log.hash_at(connection, doubt.head.position) == doubt.head.hash
 
     def _finish(self, batch: Sequence[Pending], done: _WrittenBatch) -> list[Outcome]:
@@ -516,7 +518,7 @@ class Writer:
                 subscriber(done.recorded, done.leaves)
         if isinstance(done.recorded[0].event, ClockCorrected):
             _log_correction(done.recorded[0].event)
-        written = _in_figures(done, len(batch), seconds)
+        written = _metrics_of(done, len(batch), seconds)
         for observer in self._observers:
             with errors_logged():
                 observer(written)
@@ -554,7 +556,7 @@ def _outcome_of(reply: Future[Answer]) -> Outcome:
     return error
 
 
-def _in_figures(done: _WrittenBatch, commands: int, seconds: float) -> BatchWritten:
+def _metrics_of(done: _WrittenBatch, commands: int, seconds: float) -> BatchWritten:
     events: Counter[tuple[str, str]] = Counter()
     decisions: Counter[tuple[str, bool]] = Counter()
     for one in done.recorded:
@@ -575,10 +577,10 @@ def _in_figures(done: _WrittenBatch, commands: int, seconds: float) -> BatchWrit
 
 @contextmanager
 def errors_logged() -> Iterator[None]:
-    """Tell somebody of a batch: its callers wait, and it is on disk, whatever goes wrong here."""
+    """Log errors of a subscriber: they must not fail a batch that is on disk."""
     try:
         yield
-    except Exception as error:  # noqa: BLE001 (it is somebody else's)
+    except Exception as error:  # noqa: BLE001 (the subscriber's)
         _log.error("subscriber_failed", exc_info=error)
 
 

@@ -1,15 +1,13 @@
 """The write path in a process of its own, as the server sees it.
 
-An event loop and a writer in one process share its interpreter lock, and each waits for the other;
-apart they have a core each. The other process is given the same settings and runs the same writer
-(`entrypoints.processes.writer_main`). It ends with the server, however that ends: its end of the
-pair of sockets is closed then.
+An event loop and a writer in one process share its interpreter lock and wait for each other; in two
+processes each has a core. The child has the same settings and runs the same writer
+(`entrypoints.processes.writer_main`).
 
-It answers, or says at least once a second that it is there. When it has answered nothing for
-ANSWER_SECONDS_MAX, whoever waits hears that the log is not available; what was not sent by then is
-never sent, and what comes to be read later than that is not carried out. Who has waited for
-LOST_SECONDS_MAX while others are answered hears it, too: an answer can be lost, as for lack of
-memory.
+It sends a response at least once a second. If it answers no command for ANSWER_SECONDS_MAX, all
+waiting callers get `LogUnavailable`; what was not sent by then is never sent, and the child does
+not carry out what it reads later than that. A caller who has waited for LOST_SECONDS_MAX while
+others are answered gets it too: an answer can be lost, for example for lack of memory.
 """
 
 import asyncio
@@ -26,7 +24,7 @@ from adapters.processes.child_process import STOP_SECONDS_MAX, ChildProcess
 from adapters.processes.forks import keep_from_children
 from adapters.processes.frames import Frames, encode_frame
 from adapters.supervision import Supervisor, Trouble, reason_of
-from adapters.writer.command_queue import BYTES_MAX, COMMANDS_MAX, body_bytes, settle
+from adapters.writer.command_queue import BYTES_MAX, COMMANDS_MAX, body_bytes, resolve_reply
 from adapters.writer.writer import Observer, WriterStats, errors_logged
 from adapters.writer.writer_frames import (
     ANSWER_SECONDS_MAX,
@@ -41,12 +39,12 @@ from domain.decisions.decide import Answer, Claimed
 from domain.language.commands import ClaimJobs, Command, ReturnJob
 from domain.language.errors import FairlogError, LogUnavailable, QueueFull, fresh_copy
 
-START_SECONDS_MAX: Final = 60.0  # until its first word; usual: 1
-SILENT_SECONDS_MAX: Final = 3.0  # without any word, of a process that says one each second
-SILENT_STOP_SECONDS_MAX: Final = 1.0  # for such a one to end
-LOST_SECONDS_MAX: Final = 20.0  # a batch has its answer within 3, and who waits behind it, too
-_LOOK_SECONDS: Final = 0.25
-_HELD_BYTES_MAX: Final = 256 * 1024  # that the event loop holds for a process that does not read
+START_SECONDS_MAX: Final = 60.0  # until its first response; usual: 1
+SILENT_SECONDS_MAX: Final = 3.0  # without a response, of which it sends one each second
+SILENT_STOP_SECONDS_MAX: Final = 1.0  # for a silent process to end
+LOST_SECONDS_MAX: Final = 20.0  # a batch is answered within 3 s, and so are those behind it
+_CHECK_SECONDS: Final = 0.25
+_HELD_BYTES_MAX: Final = 256 * 1024  # buffered by the event loop for a process that does not read
 _NO_ANSWER: Final = (
     "The server's writer does not answer; the request may be sent again, with the same idempotency "
     "key it never runs twice."
@@ -62,21 +60,21 @@ class _Waiting(Struct, gc=False):
 
 
 class WriterProcess:
-    """A `WritePath`. `command` runs the process; the number of its socket is put behind it.
+    """A `WritePath` with the writer in a child process, which `command` runs.
 
-    `execute_all` is for the time before the event loop, `execute` for the time on it.
+    `execute_all` is for the time before the event loop, `execute` for the time after `attach`.
     """
 
     def __init__(
         self, command: Sequence[str], hello: WriterHello, supervisor: Supervisor | None = None
     ) -> None:
         self._supervisor = Supervisor() if supervisor is None else supervisor
-        self._supervisor.ask(self._trouble)
-        self._heard_at: float | None = None  # the latest word, time.monotonic()
+        self._supervisor.add_probe(self._trouble)
+        self._received_at: float | None = None  # the latest response, time.monotonic()
         self._answered_at = 0.0  # the latest answer
         self._gave_up_at: float | None = None  # with no answer since
-        self._unclaimed: set[int] = set()  # claims whose callers were told that there is no answer
-        self._held_bytes = 0  # of what is not sent
+        self._unclaimed: set[int] = set()  # claims whose callers got `LogUnavailable`
+        self._held_bytes = 0  # of bodies that are not sent
         self._is_full = False  # it does not read
         self.stats = WriterStats()
         self.fatal: FairlogError | None = None
@@ -98,7 +96,7 @@ class WriterProcess:
         self._child.socket.settimeout(START_SECONDS_MAX)
 
     def stop(self) -> None:
-        # One that was stopped by a signal, or hangs, would not hear that it is to end.
+        # A process that was stopped by a signal, or hangs, does not see that its socket closes.
         seconds_max = STOP_SECONDS_MAX if self._trouble() is None else SILENT_STOP_SECONDS_MAX
         self._is_stopping = True
         if self._child is not None:
@@ -124,12 +122,14 @@ class WriterProcess:
         outcomes: dict[int, Outcome] = {}
         if not asked:
             return []
-        with contextlib.suppress(OSError):  # the process is gone, which reading tells too
+        with contextlib.suppress(OSError):  # the process has ended, which reading shows as well
             self._child.socket.sendall(encode_frame(WriterRequest(asked, time.monotonic())))
         try:
-            for frame in Frames(self._child.socket, self._decoder):
-                self._hear(frame)
-                outcomes.update((number, received_outcome(sent)) for number, sent in frame.outcomes)
+            for response in Frames(self._child.socket, self._decoder):
+                self._receive(response)
+                outcomes.update(
+                    (number, received_outcome(sent)) for number, sent in response.outcomes
+                )
                 if len(outcomes) == len(asked):
                     return [outcomes[number] for number, _ in asked]
         except TimeoutError:
@@ -140,14 +140,14 @@ class WriterProcess:
         await self.attach()
         if self.fatal is not None or self._is_stopping:
             raise LogUnavailable("The server is stopping.")
-        reply = self._ask(command)
+        reply = self._request(command)
         try:
             return await reply
         finally:
             del reply  # it has the error that is raised here, see `again`
 
-    def _ask(self, command: Command) -> "asyncio.Future[Answer]":
-        """Raises `QueueFull`."""
+    def _request(self, command: Command) -> "asyncio.Future[Answer]":
+        """Send the command with the others of this turn of the loop. Raises `QueueFull`."""
         size = body_bytes(command)
         if len(self._waiting) >= COMMANDS_MAX or self._held_bytes + size > BYTES_MAX:
             raise QueueFull("Too many requests are waiting to be written; try again shortly.")
@@ -157,7 +157,7 @@ class WriterProcess:
         self._waiting[number] = _Waiting(command, reply, time.monotonic())
         self._outgoing.append((number, command))
         self._held_bytes += size
-        if len(self._outgoing) == 1:  # the others of this turn go with it
+        if len(self._outgoing) == 1:  # with the others of this turn
             loop.call_soon(self._send)
         return reply
 
@@ -172,27 +172,27 @@ class WriterProcess:
                     lambda: _Listener(self), sock=self._child.socket
                 )
                 self._transport.set_write_buffer_limits(_HELD_BYTES_MAX)
-                asyncio.get_running_loop().call_later(_LOOK_SECONDS, self._look)
+                asyncio.get_running_loop().call_later(_CHECK_SECONDS, self._check_answers)
 
     def _send(self) -> None:
         if self._is_full:
-            return  # `reads` sends them, unless their callers have given up by then
+            return  # `set_reading` sends them, unless their callers have given up by then
         asked, self._outgoing = self._outgoing, []
         self._held_bytes = 0
-        if asked:  # else the process was lost meanwhile, and their callers have heard it
+        if asked:  # else the process was lost meanwhile, and their callers have the error
             assert self._transport is not None
             self._transport.write(encode_frame(WriterRequest(asked, time.monotonic())))
 
-    def reads(self, *, does: bool) -> None:
-        """Whether the process takes what it is sent."""
-        self._is_full = not does
-        if does:
+    def set_reading(self, *, is_reading: bool) -> None:
+        """Note whether the process reads what it is sent."""
+        self._is_full = not is_reading
+        if is_reading:
             self._send()
 
-    def _look(self) -> None:
-        """A few times a second: does it answer?"""
+    def _check_answers(self) -> None:
+        """Give up on what was not answered in time; runs every _CHECK_SECONDS."""
         if not self._is_stopping and self.fatal is None:
-            asyncio.get_running_loop().call_later(_LOOK_SECONDS, self._look)
+            asyncio.get_running_loop().call_later(_CHECK_SECONDS, self._check_answers)
         if self._silent_seconds() > ANSWER_SECONDS_MAX:
             self._gave_up_at = time.monotonic()
             self._give_up(list(self._waiting))
@@ -202,14 +202,14 @@ class WriterProcess:
             self._give_up([number for number, _ in lost])
 
     def _silent_seconds(self) -> float:
-        """How long somebody has waited while nobody had an answer."""
+        """Return how long callers have waited while none was answered."""
         if not self._waiting:
             return 0.0
         oldest = next(iter(self._waiting.values())).since
         return time.monotonic() - max(oldest, self._answered_at)
 
     def _give_up(self, numbers: Sequence[int]) -> None:
-        """Tell those who ask for them that there is no answer."""
+        """Fail these commands for lack of an answer."""
         if not numbers:
             return
         given_up = set(numbers)
@@ -222,35 +222,35 @@ class WriterProcess:
             if number not in unsent and isinstance(one.command, ClaimJobs):
                 self._note_unclaimed(number, one.command)
             error = LogUnavailable(_NO_ANSWER, nothing_was_recorded=number in unsent)
-            settle(one.reply, error)
+            resolve_reply(one.reply, error)
 
     def _note_unclaimed(self, number: int, command: ClaimJobs) -> None:
-        if command.claim_id is None:  # else it may be asked again, and is answered then
+        if command.claim_id is None:  # else the caller may repeat the claim, and gets its answer
             self._unclaimed.add(number)
 
     def _answered_late(self, number: int, outcome: Outcome) -> None:
-        """Whoever asked has been told that there is no answer: jobs that nobody has go back."""
+        """Return the jobs of a late claim, whose caller has given up."""
         if number in self._unclaimed:
             self._unclaimed.discard(number)
             if isinstance(outcome, Claimed):
                 for job in outcome.jobs:
-                    self._ask_for_nobody(ReturnJob(job_id=job.id, attempt=job.attempt))
+                    self._request_unawaited(ReturnJob(job_id=job.id, attempt=job.attempt))
 
-    def _ask_for_nobody(self, command: Command) -> None:
+    def _request_unawaited(self, command: Command) -> None:
         try:
-            reply = self._ask(command)
+            reply = self._request(command)
         except QueueFull:
-            return  # the lease ends
+            return  # the jobs are served again when their leases end
         reply.add_done_callback(lambda done: done.cancelled() or done.exception())
 
     def _trouble(self) -> Trouble | None:
-        """The process as a part of this server."""
+        """Return why the process does not work, as a part of this server; None if it does."""
         now = time.monotonic()
         if self._child is None or self._is_stopping:
             return None
-        if self._heard_at is None:
+        if self._received_at is None:
             return Trouble("writer_process", "The writer process is starting.", 0.0)
-        silent = now - self._heard_at
+        silent = now - self._received_at
         if silent > SILENT_SECONDS_MAX and self._transport is not None:
             return Trouble(
                 "writer_process", f"The writer process has been silent for {silent:.0f} s.", silent
@@ -263,44 +263,44 @@ class WriterProcess:
         return None
 
     def received(self, piece: bytes) -> None:
-        for frame in self._decoder.feed(piece):
+        for response in self._decoder.feed(piece):
             try:
-                self._take(frame)
-            except Exception as error:  # noqa: BLE001 (the connection outlasts a frame)
+                self._handle(response)
+            except Exception as error:  # noqa: BLE001 (the next response may be fine)
                 _log.error("frame_failed", reason=reason_of(error), exc_info=error)
 
-    def _take(self, frame: WriterResponse) -> None:
-        self._hear(frame)
-        if frame.outcomes:
+    def _handle(self, response: WriterResponse) -> None:
+        self._receive(response)
+        if response.outcomes:
             self._answered_at = time.monotonic()
             self._gave_up_at = None
-        for number, sent in frame.outcomes:
+        for number, sent in response.outcomes:
             outcome = received_outcome(sent)
             waiting = self._waiting.pop(number, None)
             if waiting is None:
                 self._answered_late(number, outcome)
             else:
-                settle(waiting.reply, outcome)
+                resolve_reply(waiting.reply, outcome)
 
     def lost(self) -> None:
-        """The process is gone: nobody knows what became of what it had."""
+        """Fail all commands: the process has ended, and their outcomes are unknown."""
         error = self._ended()
         self._outgoing.clear()
         self._held_bytes = 0
         waiting, self._waiting = self._waiting, {}
         for one in waiting.values():
-            settle(one.reply, fresh_copy(error))
+            resolve_reply(one.reply, fresh_copy(error))
 
-    def _hear(self, frame: WriterResponse) -> None:
-        self._heard_at = time.monotonic()
-        self.stats = frame.stats
-        self._supervisor.hear(frame.troubles)
-        for written in frame.written:
+    def _receive(self, response: WriterResponse) -> None:
+        self._received_at = time.monotonic()
+        self.stats = response.stats
+        self._supervisor.set_reported(response.troubles)
+        for written in response.written:
             for observer in self._observers:
                 with errors_logged():
                     observer(written)
-        if frame.fatal is not None:
-            fatal = frame.fatal.restored()
+        if response.fatal is not None:
+            fatal = response.fatal.restored()
             assert isinstance(fatal, FairlogError), fatal
             self.fatal = fatal
 
@@ -316,7 +316,7 @@ class WriterProcess:
 
 
 class _Listener(asyncio.Protocol):
-    """The event loop's end of the pair of sockets."""
+    """The event loop's protocol for the socket to the process."""
 
     def __init__(self, process: WriterProcess) -> None:
         self._process = process
@@ -325,10 +325,10 @@ class _Listener(asyncio.Protocol):
         self._process.received(data)
 
     def pause_writing(self) -> None:
-        self._process.reads(does=False)
+        self._process.set_reading(is_reading=False)
 
     def resume_writing(self) -> None:
-        self._process.reads(does=True)
+        self._process.set_reading(is_reading=True)
 
     def connection_lost(self, _: Exception | None) -> None:
         self._process.lost()

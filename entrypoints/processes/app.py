@@ -76,7 +76,7 @@ def create_app(
 
     if executor is not None:
         fairlog.handler_note = executor.note
-        fairlog.supervisor.ask(executor.trouble)
+        fairlog.supervisor.add_probe(executor.trouble)
     figures, encoded = ServerMetrics(fairlog, executor), EncodedEvents()
     app = EdgeApp(
         route_handlers=[

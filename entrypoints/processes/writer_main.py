@@ -1,8 +1,8 @@
 """`python -m entrypoints.processes.writer_main SOCKET`: the writer process of a server.
 
-It has the writer and the projections that follow the log, and is asked over a socket that it
+It runs the writer and the asynchronous projectors, and receives commands over a socket that it
 inherits (see `adapters.writer.writer_process`). It ends when that is closed: by a server that
-stops, or with one that died.
+stops, or because the server has died.
 """
 
 import contextlib
@@ -49,55 +49,59 @@ def main(connection: socket.socket) -> None:
     fairlog = compose(hello.settings, queue=queue)
     writer = fairlog.writer
     assert isinstance(writer, Writer)
-    desk = _Desk(connection, writer, fairlog.supervisor)
+    responder = _Responder(connection, writer, fairlog.supervisor)
     stopping = threading.Event()
     with contextlib.closing(fairlog):
         tune_interpreter()
-        writer.observe(desk.hear)
+        writer.observe(responder.note_written)
         writer.probe_seconds = PROBE_SECONDS
         writer.start()
         fairlog.following.start()
-        desk.start(stopping)
-        asked, began = fairlog.supervisor.part("writer_socket"), time.monotonic()
+        responder.start(stopping)
+        part, started = fairlog.supervisor.part("writer_socket"), time.monotonic()
         try:
-            supervise(asked, lambda: _take_in(incoming, queue, desk, asked, began), stopping)
+            supervise(
+                part, lambda: _queue_commands(incoming, queue, responder, part, started), stopping
+            )
         finally:
             stopping.set()
 
 
-def _take_in(
+def _queue_commands(
     incoming: Iterator[WriterHello | WriterRequest],
     queue: CommandQueue,
-    desk: "_Desk",
+    responder: "_Responder",
     part: Part,
-    began: float,
+    started: float,
 ) -> None:
-    """Until the server closes its end. Whatever goes wrong with a frame, its callers hear of it."""
+    """Queue what the server sends until it closes its end. Every command gets an outcome, whatever
+    goes wrong with its frame.
+    """
     for frame in incoming:
         assert isinstance(frame, WriterRequest)
         waiting = deque(frame.commands)
         try:
-            # This process was stopped: the callers have been told, and are gone.
-            is_late = time.monotonic() - max(frame.at, began) > ANSWER_SECONDS_MAX
+            # This process was stopped for a while: the callers have had an error, and are gone.
+            is_late = time.monotonic() - max(frame.at, started) > ANSWER_SECONDS_MAX
             while waiting and not is_late:
                 number, command = waiting[0]
                 try:
-                    queue.put_for(Ticket(number, desk.answer_all), command)
+                    queue.put_for(Ticket(number, responder.answer_all), command)
                 except QueueFull as full:
-                    desk.answer_all([(number, full)])
+                    responder.answer_all([(number, full)])
                 waiting.popleft()
         finally:
             if waiting:
                 error = LogUnavailable(_TOO_LATE, nothing_was_recorded=True)
-                desk.answer_all([(number, error) for number, _ in waiting])
+                responder.answer_all([(number, error) for number, _ in waiting])
         part.works()
 
 
-class _Desk:
-    """Answers for the writer, a frame for each batch, and says each second how all goes.
+class _Responder:
+    """Sends the writer's outcomes, a frame for each batch, and each second the process's state.
 
-    It never waits for the server: a writer that waited could keep the log's head locked meanwhile,
-    for every other server. What the socket does not take at once, a thread sends on.
+    It never waits for the server: a writer that waited could keep the log's head locked for every
+    other server. What the socket does not accept at once, a thread sends later.
     """
 
     def __init__(self, connection: socket.socket, writer: Writer, supervisor: Supervisor) -> None:
@@ -110,7 +114,7 @@ class _Desk:
         self._has_unsent = threading.Event()
 
     def start(self, stopping: threading.Event) -> None:
-        for name, run in (("writer_news", self._tell), ("writer_answers", self._send_on)):
+        for name, run in (("writer_news", self._report), ("writer_answers", self._send_unsent)):
             part = self._supervisor.part(name)
             threading.Thread(
                 target=supervise,
@@ -119,22 +123,22 @@ class _Desk:
                 name=f"fairlog-{name}",
             ).start()
 
-    def hear(self, batch: BatchWritten) -> None:
-        """Observes the writer; its news go with the answers, and are heard before them."""
+    def note_written(self, batch: BatchWritten) -> None:
+        """Observe the writer: the batch goes with its outcomes, and is handled before them."""
         self._written.append(batch)
 
     def answer_all(self, outcomes: Sequence[tuple[int, Outcome]]) -> None:
         with self._guard:
             written, self._written = self._written, []
             fatal = self._writer.fatal
-            answered = WriterResponse(
+            response = WriterResponse(
                 [(number, sent_outcome(outcome)) for number, outcome in outcomes],
                 written,
                 self._writer.stats,
                 None if fatal is None else SentError.of(fatal),
                 self._supervisor.troubles(),
             )
-            self._send(memoryview(encode_frame(answered)))
+            self._send(memoryview(encode_frame(response)))
 
     def _send(self, data: memoryview) -> None:
         try:
@@ -143,12 +147,12 @@ class _Desk:
         except BlockingIOError:
             pass
         except OSError:
-            return  # the server is gone, and nobody waits
+            return  # the server has ended, so nobody waits
         if data:
             self._unsent.append(data)
             self._has_unsent.set()
 
-    def _send_on(self, stopping: threading.Event, part: Part) -> None:
+    def _send_unsent(self, stopping: threading.Event, part: Part) -> None:
         while not stopping.is_set():
             self._has_unsent.wait(NEWS_SECONDS)
             while self._unsent:
@@ -160,8 +164,8 @@ class _Desk:
                         self._has_unsent.clear()
             part.works()
 
-    def _tell(self, stopping: threading.Event, part: Part) -> None:
-        """The server takes silence for a process that was stopped or hangs."""
+    def _report(self, stopping: threading.Event, part: Part) -> None:
+        """Send the state each second: the server takes silence for a process that hangs."""
         while not stopping.is_set():
             if not self._unsent:
                 self.answer_all([])
@@ -170,7 +174,7 @@ class _Desk:
 
 
 if __name__ == "__main__":
-    # A terminal sends them to both processes; the server says when this one is to end.
+    # A terminal sends them to both processes; this one ends when the server closes the socket.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     main(socket.socket(fileno=int(sys.argv[1])))

@@ -1,4 +1,4 @@
-"""`fairlog verify` wired: the log as it is stored, one moment of it, and a scratch database."""
+"""`fairlog verify`: its parts joined, the stored log, a snapshot and a scratch database."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,29 +22,29 @@ from projections.verify.findings import Difference, Finding, Report
 from projections.verify.log_check import AsyncProjections, LogCheck
 from projections.verify.verify import Progress, TrustedHead, Verified, head_of, verify, verify_chain
 
-EVENTS_APART_MIN: Final = 20_000  # starting a process takes as long as checking some of them
+CHILD_EVENTS_MIN: Final = 20_000  # for fewer, starting a child process takes longer than it saves
 
 
 def verify_log(fairlog: Fairlog, report: Report, progress: Progress) -> Verified:
-    """Check the log, and every projection against it, while everybody goes on working."""
+    """Check the log, and every projection against it, while the service runs."""
     database = fairlog.database
     found = faults_of_tables(fairlog)
-    with tuned_for_one_pass(), _log_check(fairlog) as ours:
-        is_long = ours.head.position >= EVENTS_APART_MIN
-        with (history_check_in_child if is_long else history_check)(database) as beside:
-            return verify(ours, beside, report, progress, found)
+    with tuned_for_one_pass(), _log_check(fairlog) as log_pass:
+        is_long = log_pass.head.position >= CHILD_EVENTS_MIN
+        with (history_check_in_child if is_long else history_check)(database) as history_pass:
+            return verify(log_pass, history_pass, report, progress, found)
 
 
 def verify_log_chain(
-    fairlog: Fairlog, kept: TrustedHead, report: Report, progress: Progress
+    fairlog: Fairlog, trusted: TrustedHead, report: Report, progress: Progress
 ) -> Verified:
-    """Check only the chain, and only what is new since a kept head."""
+    """Check only the chain, and only the events after a trusted head."""
     with snapshot(fairlog.database) as connection:
-        return verify_chain(_stored_log(fairlog), connection, kept, report, progress)
+        return verify_chain(_stored_log(fairlog), connection, trusted, report, progress)
 
 
 def faults_of_tables(fairlog: Fairlog) -> list[Finding | Difference]:
-    """What is wrong with the tables themselves, and with the triggers that guard the events."""
+    """Return the faults of the tables themselves, and of the triggers that guard the events."""
     database = fairlog.database
     faults: list[Finding | Difference] = []
     if triggers_are_possible(database) and (missing := trigger_faults(database)):
@@ -67,7 +67,7 @@ def faults_of_tables(fairlog: Fairlog) -> list[Finding | Difference]:
 
 
 def bookkeeping_faults(fairlog: Fairlog) -> list[str]:
-    """What `fairlog verify` would tell of the head row, the registry and the checkpoints."""
+    """Return what `fairlog verify` would report about head row, registry and checkpoints."""
     log = _stored_log(fairlog)
     following = [follower.projection for follower in fairlog.following.followers]
     with snapshot(fairlog.database) as connection:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 from sqlalchemy import make_url
 
-from adapters.database.database import READ_ONLY_LOOK_SECONDS
+from adapters.database.database import READ_ONLY_CHECK_SECONDS
 from adapters.settings import Settings
 from tests.support.mariadb import MariaDB
 from tests.support.server import AppServer, claim, submit
@@ -62,7 +62,7 @@ def test_reads_leave_a_server_that_has_become_read_only(servers: tuple[MariaDB, 
         wait_until(
             lambda: server.client.get("/v1/stats").json()["total"] == 1,
             "reads come from the new primary",
-            READ_ONLY_LOOK_SECONDS + 10,
+            READ_ONLY_CHECK_SECONDS + 10,
         )
 
 

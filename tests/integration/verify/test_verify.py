@@ -79,7 +79,7 @@ def test_a_log_in_which_everything_happened_is_clean(fairlog: Fairlog) -> None:
 def check_apart(fairlog: Fairlog, monkeypatch: pytest.MonkeyPatch) -> Found:
     """As a long log is checked: in two processes."""
     with monkeypatch.context() as patch:
-        patch.setattr(verification, "EVENTS_APART_MIN", 0)
+        patch.setattr(verification, "CHILD_EVENTS_MIN", 0)
         return check(fairlog)
 
 

@@ -161,8 +161,8 @@ def test_a_round_that_does_not_end_counts_as_failing() -> None:
 def test_what_another_process_says_is_told_with_ones_own() -> None:
     supervisor = Supervisor()
     supervisor.part("reads").fails("The disk cannot be read.")
-    supervisor.hear([Trouble("writes", "The disk is full.", 2.0)])
-    supervisor.ask(lambda: Trouble("writer_process", "It is silent.", 3.0))
+    supervisor.set_reported([Trouble("writes", "The disk is full.", 2.0)])
+    supervisor.add_probe(lambda: Trouble("writer_process", "It is silent.", 3.0))
     assert [one.part for one in supervisor.troubles()] == ["reads", "writer_process", "writes"]
-    supervisor.hear([])
+    supervisor.set_reported([])
     assert "writes" not in [one.part for one in supervisor.troubles()]

@@ -15,7 +15,7 @@ from adapters.writer.command_queue import CommandQueue
 from adapters.writer.writer_frames import WriterHello, WriterRequest
 from adapters.writer.writer_process import WriterProcess
 from domain.language.errors import LogUnavailable, QueueFull
-from entrypoints.processes.writer_main import _take_in
+from entrypoints.processes.writer_main import _queue_commands
 from tests.support.stories import submit
 
 READS = "import socket, sys; s = socket.socket(fileno=int(sys.argv[1]))\nwhile s.recv(4096): pass"
@@ -114,7 +114,9 @@ def test_the_writer_s_socket_works_again_once_there_is_memory_for_a_frame(
 ) -> None:
     monkeypatch.setattr(supervision, "FIRST_PAUSE_SECONDS", 0.001)
     part, incoming, queue = Part("writer_socket"), _NoMemoryAtFirst(), CommandQueue()
-    desk = cast("Any", None)  # nobody is to be answered
-    supervise(part, lambda: _take_in(incoming, queue, desk, part, 0.0), threading.Event())
+    responder = cast("Any", None)  # nobody is to be answered
+    supervise(
+        part, lambda: _queue_commands(incoming, queue, responder, part, 0.0), threading.Event()
+    )
     assert part.failures == 1
     assert part.trouble() is None
