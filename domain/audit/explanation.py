@@ -115,8 +115,7 @@ def _why_scheduled(known: ExplanationInput) -> Iterator[Reason]:
     if left <= 0:
         yield Reason(
             "due",
-            f"It was due at {_time(job.run_at)}; a server lets it into the line in a "
-            "moment, if one is running.",
+            f"It was due at {_time(job.run_at)}; a running server queues it in a moment.",
             numbers,
         )
     elif job.attempt > 0:
@@ -187,8 +186,8 @@ def _caps(known: ExplanationInput) -> Iterator[Reason]:
     if kind.is_capped:
         yield Reason(
             "kind_cap",
-            f"Of the kind {job.kind!r} {_of(kind.running, 'job')} run, and at most "
-            f"{kind.running_limit} may run at once, whosever they are.",
+            f"{_of(kind.running, 'job')} of the kind {job.kind!r} {_run(kind.running)}, and at "
+            f"most {kind.running_limit} of all users together may run at once.",
             {"running": kind.running, "running_limit": kind.running_limit},
         )
 
@@ -205,15 +204,16 @@ def _no_worker(known: ExplanationInput) -> Reason:
         return Reason(
             "no_worker_free",
             f"No worker has asked this server for the kind {kind!r} in the last "
-            f"{lately}; {_of(running, 'job')} of it run, so there is a worker, and it may be busy.",
+            f"{lately}; {_of(running, 'job')} of it {_run(running)}, so there is a worker, but it "
+            "may be busy.",
             numbers,
         )
     return Reason(
         "no_worker",
         f"No worker has asked for the kind {kind!r}: not this server in the last "
-        f"{lately}, no job of it runs, and none was started in that time. Start a worker that "
-        "has a handler for it. (A worker that asks another server and has had nothing yet cannot "
-        "be seen from here.)",
+        f"{lately}; no job of it is running, and none was started in that time. Start a worker "
+        "that has a handler for it. (A worker that asks another server and has received no job yet "
+        "is not visible here.)",
         numbers,
     )
 
@@ -332,7 +332,7 @@ def _failed(known: ExplanationInput) -> Reason:
     text += (
         f"it was the last of {job.final_attempt}."
         if is_last
-        else f"it was not to be tried again, although {job.final_attempt} attempts were allowed."
+        else f"it was a permanent failure, although {job.final_attempt} attempts were allowed."
     )
     return Reason(
         "failed",
@@ -364,6 +364,10 @@ def _cancelled(known: ExplanationInput) -> Reason:
 
 def _of(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def _run(number: int) -> str:
+    return "is running" if number == 1 else "are running"
 
 
 def _are(count: Count) -> str:

@@ -140,7 +140,7 @@ def _check_correction(_: Job | None, recorded: Recorded, event: ClockCorrected) 
     if not 0 <= event.slew_ppm < SLEW_PPM_END:
         return f"the log's time would go back by its {event.slew_ppm} parts in a million"
     if to_micros(event.clock) + event.offset_micros > to_micros(recorded.recorded_at):
-        return "it was recorded before the time that it says"
+        return "it was recorded before the time that it sets"
     return None
 
 
@@ -150,7 +150,7 @@ def _check_extension(job: Job, event: LeasesExtended) -> str | None:
     for attempt in named:
         place = places.get(attempt)
         if place is not None and place.worker != event.worker:
-            return f"it keeps the place of job {job.id}, which another worker held"
+            return f"it extends an ending attempt of job {job.id}, which another worker held"
     others = [attempt for attempt in named if attempt not in places]
     return _check_lease(job, event, others) if others else None
 
@@ -183,7 +183,7 @@ def _check_start(job: Job, recorded: Recorded, event: JobStarted) -> str | None:
     if event.lease_expires_at <= recorded.recorded_at:
         return "its lease had ended when it began"
     if event.alone and not job.is_suspect:
-        return f"it is alone, and job {job.id} was no suspect"
+        return f"it runs alone, but job {job.id} was not suspect"
     return None
 
 
@@ -196,7 +196,7 @@ def _check_begin(job: Job, _: Recorded, event: AttemptBegun) -> str | None:
 def _check_end(job: Job, recorded: Recorded, event: AttemptEnded) -> str | None:
     place = job.ending_attempt(event.attempt)
     if place is None:
-        return f"attempt {event.attempt} held no place any more"
+        return f"attempt {event.attempt} was not ending"
     match event.reason:
         case EndReason.LEASE_LOST:
             return _unless_past(place.lease_expires_at, recorded.recorded_at, "its lease")
@@ -228,7 +228,7 @@ def _check_failure(job: Job, recorded: Recorded, event: JobFailed) -> str | None
     if event.retry_at is not None and event.attempt >= job.final_attempt:
         return f"another attempt follows the last, {job.final_attempt}"
     if event.holds_place and event.reason is not FailureReason.TIMED_OUT:
-        return "its worker reported its end, and it holds a place"
+        return "it counts as running, although it did not time out"
     match event.reason:
         case FailureReason.TIMED_OUT:
             return _unless_past(job.times_out_at, recorded.recorded_at, "its time-out")
@@ -245,7 +245,7 @@ def _check_failure(job: Job, recorded: Recorded, event: JobFailed) -> str | None
 def _check_repeat(job: Job, recorded: Recorded, event: SubmissionDeduplicated) -> str | None:
     key = (event.idempotency_key, event.key_is_explicit)
     if not job.holds_key or key != (job.idempotency_key, job.key_is_explicit):
-        return f"its key did not stand for job {job.id}"
+        return f"its key did not belong to job {job.id}"
     if not job.key_is_valid(recorded.recorded_at):
         return f"the key of job {job.id} had expired"
     return None
@@ -300,7 +300,7 @@ def _unless_retriable(job: Job, recorded: Recorded, event: JobRequeued) -> str |
     if job.state not in {State.FAILED, State.CANCELLED}:
         return f"job {job.id} was {job.state.value}, neither failed nor cancelled"
     if job.erased_at is not None:
-        return f"what job {job.id} was to work on had been erased"
+        return f"the payload of job {job.id} had been erased"
     if event.attempt != job.attempt:
         return f"it follows attempt {event.attempt}, but the latest was {job.attempt}"
     if event.was_cancelled != (job.state is State.CANCELLED):

@@ -47,7 +47,7 @@ def body_of_json(text: bytes, what: str) -> Body:
     except msgspec.DecodeError as error:
         raise InvalidInput(f"Not accepted: {what}: {error}.") from None
     except UnicodeDecodeError:
-        raise InvalidInput(f"Not accepted: the {what} is no valid UTF-8.") from None
+        raise InvalidInput(f"Not accepted: the {what} is not valid UTF-8.") from None
     except RecursionError:
         raise _too_deep(what) from None
     # The depth is at most the number of opening brackets, and few bodies have so many.

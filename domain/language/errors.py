@@ -132,7 +132,7 @@ class KeyReusedWithOtherPayload(Refusal):
 
     def __init__(self, key: str, job_id: JobId) -> None:
         super().__init__(
-            f"The idempotency key {key!r} already stands for job {job_id}, with another kind or "
+            f"The idempotency key {key!r} already belongs to job {job_id}, with another kind or "
             f"payload; use a new key for a new job."
         )
         self.job_id = job_id
@@ -239,9 +239,7 @@ class JobWasErased(Refusal):
     """The payload of the job to be retried has been erased."""
 
     def __init__(self, job_id: JobId) -> None:
-        super().__init__(
-            f"What job {job_id} was to work on has been erased; submit a new job instead."
-        )
+        super().__init__(f"The payload of job {job_id} has been erased; submit a new job instead.")
 
 
 class BodiesAreNeeded(Refusal):
@@ -293,8 +291,9 @@ class BodyMissing(LogUnavailable):
 
     def __init__(self, positions: Sequence[int]) -> None:
         super().__init__(
-            f"The body of event {positions[0]} is not in the database that answered, which may be "
-            "behind another; ask again, and if it stays missing, run `fairlog verify`."
+            f"The body of event {positions[0]} is not in the database that answered, which may lag "
+            "behind another; send the request again, and if the body stays missing, run "
+            "`fairlog verify`."
         )
         self.positions = positions
 
@@ -304,9 +303,9 @@ class ClockInDoubt(LogUnavailable):
 
     def __init__(self, clock: datetime, recorded_at: datetime) -> None:
         super().__init__(
-            f"The database's clock shows {clock:%Y-%m-%dT%H:%M:%SZ}, which does not follow from "
-            f"before (the latest event is of {recorded_at:%Y-%m-%dT%H:%M:%SZ}); it is looked at "
-            "once more before anything is written, and the request can be sent again.",
+            f"The database's clock shows {clock:%Y-%m-%dT%H:%M:%SZ}, which does not fit its "
+            f"earlier readings (the latest event is of {recorded_at:%Y-%m-%dT%H:%M:%SZ}); it is "
+            "read a second time before anything is written, and the request can be sent again.",
             nothing_was_recorded=True,
         )
 

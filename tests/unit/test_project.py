@@ -1,5 +1,6 @@
 """The project's own promises about its folders, files and commands."""
 
+import ast
 import os
 import re
 import shutil
@@ -9,6 +10,7 @@ import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -19,6 +21,14 @@ IGNORED = {
     ".git",
     *re.findall(r"^([^#\s]+)/$", (ROOT / ".gitignore").read_text(), re.MULTILINE),
 }
+
+ROOMS = ("domain", "adapters", "projections", "entrypoints")
+# Words that begin a fragment ("Of those that have ended.") instead of a sentence or a noun phrase.
+FRAGMENT = re.compile(
+    r"(?:Of|Those|Whether|What|Where|From|How|Which|Who|Whose|Whom|That|Until|As|If|When|While|With"
+    r"|Without|For|In|On|At|To|By|Not|And|Or|But|Because|Till|Beside|Behind|Before|After|Against"
+    r"|Between|Among|About|Than|Then|There|Since|So|Like|Under|Over|Up)\b"
+)
 
 
 def source_files(folder: Path = ROOT) -> Iterator[Path]:
@@ -104,7 +114,7 @@ def test_an_import_that_points_upwards_fails_the_build(tmp_path: Path) -> None:
         "entrypoints.http.jobs": "entrypoints.dashboard.router",
         "entrypoints.service.fairlog": "entrypoints.use_cases.export",
     }
-    for room in ("domain", "adapters", "projections", "entrypoints"):
+    for room in ROOMS:
         shutil.copytree(ROOT / room, tmp_path / room, ignore=shutil.ignore_patterns("static"))
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     for module, imported in upwards.items():
@@ -122,3 +132,28 @@ def test_an_import_that_points_upwards_fails_the_build(tmp_path: Path) -> None:
     assert linted.returncode != 0
     for module, imported in upwards.items():
         assert f"{module} -> {imported}" in linted.stdout
+
+
+def definitions(room: str) -> Iterator[tuple[Path, ast.AST]]:
+    """Yield every node of every module of a room, with the file."""
+    for path in sorted((ROOT / room).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            yield path.relative_to(ROOT), node
+
+
+@pytest.mark.parametrize("room", ["domain"])
+def test_no_docstring_begins_with_a_fragment(room: str) -> None:
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    docstrings = [
+        (str(path), ast.get_docstring(node) or "")
+        for path, node in definitions(room)
+        if isinstance(node, documented)
+    ]
+    assert any(text for _, text in docstrings)
+    assert [(path, text.splitlines()[0]) for path, text in docstrings if FRAGMENT.match(text)] == []
+
+
+def test_no_line_is_kept_from_the_formatter() -> None:
+    skipped = re.compile(r"# fmt: ?skip")
+    sources = [path for path in source_files() if path.suffix == ".py"]
+    assert [str(path) for path in sources if skipped.search(path.read_text())] == []

@@ -151,7 +151,7 @@ def test_every_failure_has_its_words(reason: FailureReason) -> None:
 
 
 def test_a_permanent_failure_had_attempts_left() -> None:
-    assert "not to be tried again" in explained(given(SUBMITTED, started(), failed())).summary
+    assert "it was a permanent failure" in explained(given(SUBMITTED, started(), failed())).summary
 
 
 def test_a_cancelled_job_says_by_what() -> None:

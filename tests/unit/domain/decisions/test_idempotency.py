@@ -81,7 +81,7 @@ def test_a_reused_key_with_another_payload_is_refused_and_only_the_decision_reco
     refusal = when.then_refused(KeyReusedWithOtherPayload, admitted())
     assert refusal.job_id == 1
     assert str(refusal) == (
-        "The idempotency key 'key' already stands for job 1, with another kind or payload; "
+        "The idempotency key 'key' already belongs to job 1, with another kind or payload; "
         "use a new key for a new job."
     )
 
