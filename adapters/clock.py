@@ -5,23 +5,23 @@ from datetime import UTC, datetime, timedelta
 
 # Added to, rather than asking datetime.now(): under freezegun that gives a FakeDatetime, which
 # msgspec refuses to encode.
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_UNIX_TIME_ZERO = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class SystemClock:
-    """The machine's wall clock. It may step back; what needs more order takes the log's time."""
+    """The machine's wall clock. It may step back; code that needs order uses the log's time."""
 
     def now(self) -> datetime:
         """Return the moment in UTC, to the microsecond."""
-        return _EPOCH + timedelta(microseconds=time.time_ns() // 1_000)
+        return _UNIX_TIME_ZERO + timedelta(microseconds=time.time_ns() // 1_000)
 
     def elapsed(self) -> float:
-        """Seconds since some moment, by a clock that nobody sets; time asleep counts too."""
+        """Return monotonic seconds, with an arbitrary zero; suspended time counts too."""
         return time.monotonic() + _asleep()
 
 
 def _asleep() -> float:
-    """Seconds that the machine was suspended; Linux leaves them out of the monotonic clock."""
+    """Return how long the machine was suspended, which Linux omits from CLOCK_MONOTONIC."""
     if not hasattr(time, "CLOCK_BOOTTIME"):
         return 0.0
     awake = time.clock_gettime(time.CLOCK_MONOTONIC)

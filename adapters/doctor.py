@@ -1,7 +1,7 @@
-"""The settings of a database that Fairlog relies on: what each is, and how to mend it.
+"""Checks of the database settings that Fairlog relies on, and how to correct each.
 
-Each check is one small function. Those of durability are asked at every start too: with them wrong,
-an answer no longer means that it is on disk.
+Each check is one small function. Those of durability also run at every start: if one fails, an
+answer no longer means that the event is on disk.
 """
 
 import os
@@ -29,7 +29,7 @@ from adapters.log.schema import (
 from adapters.log.schema_check import schema_faults
 from adapters.log.tables import metadata
 
-PACKET_BYTES_MIN: Final = 16 * 1024 * 1024  # a body of 1 MiB, and a batch of them, fit well
+PACKET_BYTES_MIN: Final = 16 * 1024 * 1024  # enough for a body of 1 MiB, and for a batch
 _SQLITE_MIN: Final = (3, 35)
 _MARIADB_MIN: Final = (10, 11)
 _MYSQL_MIN: Final = (8, 0)
@@ -54,30 +54,30 @@ Variables = Mapping[str, str]
 
 class Level(StrEnum):
     OK = "ok"
-    WARNING = "warning"  # it works, and something is worse than it could be
-    ERROR = "error"  # Fairlog cannot keep a promise, or not work at all
+    WARNING = "warning"  # Fairlog works, but something should be improved
+    ERROR = "error"  # Fairlog cannot keep a guarantee, or cannot work at all
 
 
 class DoctorFinding(Struct, frozen=True):
-    """What one check came to."""
+    """The result of one check."""
 
     check: str
     level: Level
     found: str
-    mend: str | None = None  # None: nothing to be done
+    mend: str | None = None  # what to do; None: nothing
 
 
 def examine(database: Database, projections: Sequence[sa.Table] = ()) -> Iterator[DoctorFinding]:
-    """Ask for everything, one finding a check. Raises `LogUnavailable` when it is away.
+    """Run all checks, with one finding each. Raises `LogUnavailable` if the database is away.
 
-    `projections` are the tables that have to be there beside the log's own; none: not asked.
+    `projections` are the tables that must exist besides the log's own; empty: not checked.
     """
     examined = _examine_sqlite if database.is_sqlite else _examine_server
     yield from examined(database, projections)
 
 
 def unsafe_settings(database: Database) -> list[DoctorFinding]:
-    """What may lose answered submissions when the machine fails, for a warning at every start."""
+    """Return what may lose answered submissions in a crash, for a warning at every start."""
     with database.read() as connection:
         if database.is_sqlite:
             findings = [sqlite_journal(connection), sqlite_synchronous(connection)]
@@ -130,7 +130,7 @@ def _examine_server(database: Database, projections: Sequence[sa.Table]) -> Iter
 
 
 def _variables(connection: Connection) -> Variables:
-    """As they are for our session; a server that does not know one leaves it out."""
+    """Return the values in our session; one that the server does not know is missing."""
     names = ", ".join(f"'{name}'" for name in _VARIABLES)
     rows = connection.exec_driver_sql(f"SHOW VARIABLES WHERE variable_name IN ({names})")
     return {str(name).lower(): str(value) for name, value in rows}
@@ -263,7 +263,7 @@ def packet(variables: Variables) -> DoctorFinding:
 
 
 def clock(connection: Connection) -> DoctorFinding:
-    """Whether SYSDATE() can be moved, as it can under `--sysdate-is-now`."""
+    """Check that no client can move SYSDATE(), as it can under `--sysdate-is-now`."""
     connection.exec_driver_sql("SET timestamp = 1")
     try:
         moved = bool(connection.exec_driver_sql("SELECT YEAR(SYSDATE()) = 1970").scalar_one())
@@ -294,7 +294,7 @@ def tables(database: Database) -> DoctorFinding:
 
 
 def projection_tables(database: Database, wanted: Sequence[sa.Table]) -> DoctorFinding:
-    """Whether there are all that are built from the log. A server shows only what one may use."""
+    """Check that the projections' tables exist. A server shows only those that one may use."""
     with database.read() as connection:
         names = {table.name for table in wanted}
         missing = sorted(names - set(sa.inspect(connection).get_table_names()))
@@ -311,7 +311,7 @@ def projection_tables(database: Database, wanted: Sequence[sa.Table]) -> DoctorF
 
 
 def schema_as_made(database: Database, projections: Sequence[sa.Table]) -> DoctorFinding:
-    """Look for columns, keys and indexes that are not as this release makes them."""
+    """Check columns, keys and indexes against those of this release."""
     with database.read() as connection:
         present = set(sa.inspect(connection).get_table_names())
         wanted = [*metadata.sorted_tables, *projections]
@@ -333,7 +333,7 @@ def schema_as_made(database: Database, projections: Sequence[sa.Table]) -> Docto
 
 
 def engine(connection: Connection) -> DoctorFinding:
-    """Whether all tables know transactions."""
+    """Check that all tables have an engine with transactions."""
     rows = connection.exec_driver_sql(
         "SELECT table_name, engine FROM information_schema.tables"
         " WHERE table_schema = DATABASE() AND table_type = 'BASE TABLE' AND engine <> 'InnoDB'"
@@ -353,7 +353,7 @@ def engine(connection: Connection) -> DoctorFinding:
 def triggers(
     faults: Mapping[str, TriggerFault], variables: Variables, *, is_seen: bool = True
 ) -> DoctorFinding:
-    """`is_seen`: the account would see a trigger that is there."""
+    """Check the triggers. `is_seen`: the account would see a trigger that exists."""
     if not faults:
         return DoctorFinding("append-only", Level.OK, "triggers refuse UPDATE and DELETE on events")
     if not is_seen and set(faults.values()) == {TriggerFault.MISSING}:
@@ -370,10 +370,10 @@ def triggers(
 
 
 def rights(connection: Connection) -> Iterator[DoctorFinding]:
-    """What the account may do with the log.
+    """Check what the account may do with the log.
 
-    EXPLAIN needs the rights of the statement that it explains, and does nothing: so roles and
-    wildcards count as the server counts them.
+    EXPLAIN needs the rights of the statement that it explains, and does nothing. So roles and
+    wildcards are evaluated by the server itself.
     """
     needed = {
         "SELECT and INSERT on events": "INSERT INTO events SELECT * FROM events WHERE 1 = 0",
@@ -412,7 +412,7 @@ def rights(connection: Connection) -> Iterator[DoctorFinding]:
 
 
 def may_erase(database: Database) -> bool:
-    """Whether the account may remove bodies, which only the eraser's has to."""
+    """Return True if the account may delete bodies, which only the one that erases needs."""
     if database.is_sqlite:
         return True
     with database.read() as connection:
@@ -448,7 +448,7 @@ def sqlite_file(file: Path) -> DoctorFinding:
             "file", Level.ERROR, f"there is no folder {folder}", f"mkdir -p {folder}"
         )
     wanted = [path for path in (file, folder) if path.exists() and not os.access(path, os.W_OK)]
-    if wanted:  # the folder too: the write-ahead log is a file beside it
+    if wanted:  # the folder too: SQLite creates the write-ahead log there
         found = f"{wanted[0]} cannot be written"
         return DoctorFinding("file", Level.ERROR, found, "give this account the right to write it")
     if not file.exists():

@@ -3,9 +3,9 @@
 A handler is `def kind(payload)` or `async def kind(payload)`; a parameter named `job` after the
 payload receives the `JobContext`. What it returns is the job's result, anything JSON can hold; an
 exception fails the attempt with its message. An attribute `timeout_seconds` of the function bounds
-each run. Which names are kinds says `adapters.handlers.names`. The module is checked when it is
-loaded, so that a wrong signature is told at the start and not at the first job. Threads and the
-event loop are the worker's.
+each run. `adapters.handlers.names` decides which names are kinds. The module is checked when it is
+loaded, so that a wrong signature is reported at the start and not by the first job. The worker
+provides threads and the event loop.
 """
 
 import asyncio
@@ -32,7 +32,7 @@ SLEEP_SECONDS_MAX = 86_400  # a day
 
 _log = structlog.get_logger()
 
-# Fairlog's own top-level packages: a user's module of the same name would be ours, silently.
+# Fairlog's own top-level packages, which would silently replace a user's module of that name.
 _OURS = frozenset({"domain", "adapters", "projections", "entrypoints", "tests"})
 _HOME = Path(__file__).resolve().parents[2]
 
@@ -42,23 +42,23 @@ class HandlersError(ValueError):
 
 
 class JobContext(Struct, frozen=True, eq=False, kw_only=True):
-    """What a handler may know of the job that it runs; made anew for each attempt."""
+    """The job of a handler, as it may know it; created for each attempt."""
 
     id: int
     user: str
     kind: str
     attempt: int  # from 1
 
-    # The worker sets it, from its own thread. A handler only looks, or waits on it in place of a
-    # sleep that should end early: `job.cancellation.wait(seconds)`.
+    # Set by the worker, from its own thread. A handler may wait for it instead of sleeping, to end
+    # early: `job.cancellation.wait(seconds)`.
     cancellation: threading.Event = field(default_factory=threading.Event)
 
     @property
     def cancelled(self) -> bool:
-        """Say whether the job was cancelled or its lease was lost: nobody wants the result now.
+        """True if the job was cancelled or its lease was lost, so that its result is not needed.
 
-        A thread cannot be stopped from outside, so a handler that is not async and takes long looks
-        here between its steps, and returns.
+        A thread cannot be stopped from outside, so a long handler that is not async should check
+        this between its steps, and return.
         """
         return self.cancellation.is_set()
 
@@ -68,15 +68,15 @@ class Handler(Struct, frozen=True):
 
     kind: str
     function: Callable[..., Any]
-    is_async: bool  # calling it returns at once, with something to await: it needs no thread
+    is_async: bool  # calling it returns an awaitable at once, so it needs no thread
     wants_job: bool  # as the argument `job`
     timeout_seconds: float | None = None  # longest run that the handler asks for
 
     def call(self, payload: object, job: JobContext) -> object:
-        """Call the function as its signature asks, and return its answer or what to await for it.
+        """Call the function according to its signature, and return its result or an awaitable.
 
-        A decorator may turn an async function into one that is not and still returns an awaitable,
-        so ask `inspect.isawaitable` of the answer, not `is_async`, which says where to call it.
+        A decorator may turn an async function into one that is not and still returns an awaitable.
+        So test the result by `inspect.isawaitable`, not by `is_async`, which says where to call.
         """
         return self.function(payload, job=job) if self.wants_job else self.function(payload)
 
@@ -85,19 +85,16 @@ Handlers: TypeAlias = Mapping[str, Handler]  # by kind; read-only
 
 
 def load_handlers(module_name: str | None, *, has_builtin: bool = True) -> Handlers:
-    """Return the handlers of every kind: the built-in ones, and the module's over them.
+    """Return the handlers of every kind: the module's, and the built-in ones of other kinds.
 
     `module_name` is a dotted name, or a path ending in .py; None: the built-in handlers alone.
-    Importing runs the user's code. Modules beside it are found too: the directory it is looked for
-    in (the current one, or the file's) goes to the end of sys.path and stays there, also after an
-    error.
-
-    Without `has_builtin` there are the module's alone.
-
-    A public function that cannot be called with a payload is left out, with a line in the log.
+    Importing runs the user's code. Modules beside it are found too: the directory where it is
+    searched (the current one, or the file's) is appended to sys.path and stays there, also after
+    an error. Without `has_builtin` only the module's handlers are returned. A public function that
+    cannot be called with a payload is left out, with a warning in the log.
 
     Raises HandlersError: no such module, an error while importing it, a name that is Fairlog's own
-    or another module's, no handler, or a function with a parameter `job` that is none.
+    or another module's, no handler, or a function with a parameter `job` that is no handler.
     """
     handlers = dict(_BUILT_IN) if has_builtin else {}
     if module_name is not None:
@@ -145,7 +142,7 @@ def _import_dotted(module_name: str) -> ModuleType:
     try:
         return importlib.import_module(module_name)
     except ModuleNotFoundError as error:
-        # Only if it is the module, or a package around it: an import inside it may fail as well.
+        # Only for the module or a package around it: an import inside it may fail as well.
         if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
             raise
         raise HandlersError(
@@ -165,7 +162,7 @@ def _import_file(path: Path) -> ModuleType:
     if spec is None or spec.loader is None:
         raise ImportError(f"Python has no loader for {path}")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # before it runs: dataclasses and pickle look a class up there
+    sys.modules[name] = module  # before it runs: dataclasses and pickle look up a class there
     try:
         spec.loader.exec_module(module)
     except BaseException:
@@ -191,7 +188,7 @@ def _whose(name: str) -> str:
 
 
 def _reason(error: BaseException) -> str:
-    """Say in one line why an import failed."""
+    """Return in one line why an import failed."""
     name = error.name if isinstance(error, ImportError) and error.name else ""
     root = name.partition(".")[0]
     hint = f" ({_clash(root)})" if root in _OURS else ""
@@ -234,7 +231,7 @@ def _handlers_of(module: ModuleType, module_name: str) -> dict[str, Handler]:
 
 
 def _refuse_imports_of_ours(module: ModuleType, module_name: str) -> None:
-    """Refuse a module that meant a `domain` of its own and was given ours without an error."""
+    """Refuse a module that imports, say, a `domain` of its own and silently got ours."""
     for name, value in vars(module).items():
         if isinstance(value, ModuleType):
             source = value.__name__
@@ -243,14 +240,14 @@ def _refuse_imports_of_ours(module: ModuleType, module_name: str) -> None:
         else:
             continue
         root = source.partition(".")[0]
-        if root in _OURS and _lies_beside_us(sys.modules.get(source)):
+        if root in _OURS and _is_ours(sys.modules.get(source)):
             raise HandlersError(
                 f"handlers module {module_name!r} imports {name!r} from {root!r}: {_clash(root)};"
                 " rename yours"
             )
 
 
-def _lies_beside_us(module: ModuleType | None) -> bool:
+def _is_ours(module: ModuleType | None) -> bool:
     file = getattr(module, "__file__", None)
     return file is not None and Path(file).resolve().is_relative_to(_HOME)
 
@@ -271,7 +268,7 @@ def _handler(kind: str, function: Function, module_name: str) -> Handler:
 
 
 def _timeout_seconds(function: Function) -> float | None:
-    """What the function's attribute of that name says. Raises InvalidInput."""
+    """Return the function's attribute of that name. Raises InvalidInput."""
     seconds = getattr(function, "timeout_seconds", None)
     if seconds is None:
         return None
@@ -281,14 +278,14 @@ def _timeout_seconds(function: Function) -> float | None:
 
 
 def _is_async(function: Function) -> bool:
-    """Ask an object with `__call__` about that."""
+    """Return True for an async function, and for an object with an async `__call__`."""
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
         getattr(type(function), "__call__", None)  # noqa: B004 (not whether there is one)
     )
 
 
 def _parameters(function: Function) -> Mapping[str, inspect.Parameter]:
-    """Empty where Python does not know them."""
+    """Return the function's parameters; nothing if Python does not know them."""
     try:
         return inspect.signature(function).parameters
     except (TypeError, ValueError):
@@ -296,7 +293,7 @@ def _parameters(function: Function) -> Mapping[str, inspect.Parameter]:
 
 
 def _problem_with(function: Function) -> str | None:
-    """Say why the function cannot be called as a handler; None: it can."""
+    """Return why the function cannot be called as a handler; None if it can."""
     if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
         return "yields, so that calling it would run nothing"
     parameters = _parameters(function)
@@ -338,7 +335,7 @@ async def _fail(payload: object) -> None:
             raise ValueError('fail needs a payload {"message": text}')
 
 
-# Async, all of them: they neither block nor compute, so none of them needs a thread.
+# All are async: they neither block nor compute, so none needs a thread.
 _BUILT_IN: Handlers = MappingProxyType(
     {
         kind: Handler(kind=kind, function=function, is_async=True, wants_job=False)

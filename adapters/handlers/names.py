@@ -1,8 +1,8 @@
-"""Which names of a user's module are kinds of job.
+"""The names of a user's module that are kinds of job.
 
-With `__all__`, those that it lists. Else every public name that the module itself binds to
-something that can be called: a function however it is decorated, a lambda, a partial, a bound
-method, an object with `__call__`. Names that an import brought, classes and modules are none.
+If the module has `__all__`, these are the names that it lists. Else they are the public names that
+the module itself binds to a callable: a function, decorated or not, a lambda, a partial, a bound
+method, an object with `__call__`. Imported names, classes and modules are no kinds.
 """
 
 import ast
@@ -20,17 +20,19 @@ Function = Callable[..., Any]
 
 
 class NamesError(ValueError):
-    """What a module says of its kinds cannot be. The message follows the module's name."""
+    """A module declares its kinds wrongly. The message follows the module's name."""
 
 
 class Names(Struct, frozen=True):
-    functions: dict[str, Function]  # by name; not checked yet
-    lost: dict[str, str]  # functions that cannot be called any more: why not
+    """The kinds of a module, and why others are none."""
+
+    functions: dict[str, Function]  # by name; their signatures are not checked yet
+    lost: dict[str, str]  # by name: why a decorated function cannot be called any more
     are_listed: bool  # by `__all__`
 
 
 def names_of(module: ModuleType) -> Names:
-    """Raises NamesError."""
+    """Return the kinds of a module. Raises NamesError."""
     listed = vars(module).get("__all__")
     if listed is not None:
         return Names({name: _listed(module, name) for name in listed}, {}, are_listed=True)
@@ -60,14 +62,14 @@ def _listed(module: ModuleType, name: object) -> Function:
 
 
 class _Bound(Struct, frozen=True):
-    """How the statements of a module bind its names."""
+    """The names that the statements of a module bind, by the kind of statement."""
 
     imported: frozenset[str] = frozenset()
     defined: frozenset[str] = frozenset()  # by `def`
 
 
 def _bound_by(module: ModuleType) -> _Bound:
-    """Nothing is known of a module without readable source."""
+    """Parse the module's source; without readable source nothing is returned."""
     imported: set[str] = set()
     defined: set[str] = set()
     for statement in _statements(module):
@@ -84,7 +86,7 @@ def _bound_by(module: ModuleType) -> _Bound:
 
 
 def _statements(module: ModuleType) -> Iterator[ast.stmt]:
-    """Those that run when the module does: not what is inside functions and classes."""
+    """Yield the statements that run on import: none inside functions and classes."""
     file = getattr(module, "__file__", None)
     if file is None or not file.endswith(".py"):
         return
@@ -99,7 +101,7 @@ def _statements(module: ModuleType) -> Iterator[ast.stmt]:
 
 
 def _is_function_like(value: object) -> bool:
-    """Not a type alias, a NewType or another tool of the standard library that can be called."""
+    """Return False for a type alias, a NewType and other callables of the standard library."""
     if isinstance(value, FunctionType | MethodType | functools.partial):
         return True
     if hasattr(value, "__wrapped__"):
@@ -108,7 +110,7 @@ def _is_function_like(value: object) -> bool:
 
 
 def _belongs_elsewhere(value: object, module: ModuleType) -> bool:
-    """It is found under its own name in another module, as what was imported is."""
+    """Return True if another module has it under its own name, as for an import."""
     source, path = getattr(value, "__module__", None), getattr(value, "__qualname__", None)
     if not isinstance(source, str) or not isinstance(path, str) or source == module.__name__:
         return False

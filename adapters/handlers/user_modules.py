@@ -1,9 +1,9 @@
-"""The modules that a user has beside the handlers: found behind all others, never in their place.
+"""Modules beside a user's handlers, which are found after all others.
 
-Python would look for them first, so that a `queue.py` of theirs replaced the standard library's, in
-our own code too, wherever that is imported later. Found last, it would be hidden from theirs
-instead, silently: so an import of theirs that another module of the same name would answer is an
-error that names both.
+Python would look for them first, so that a user's `queue.py` would replace the standard library's,
+even in our own code wherever it is imported later. Found last, it would silently be hidden by the
+other module. So an import in the user's code that would get another module of that name is an error
+that names both.
 """
 
 import ast
@@ -15,19 +15,19 @@ from pathlib import Path
 
 
 def look_in(directory: Path) -> None:
-    """Find modules there too, from now on."""
+    """Find modules in this directory too, from now on."""
     if str(directory) not in sys.path:
         sys.path.append(str(directory))
     importlib.invalidate_caches()  # or a file written within the same second may not be seen
 
 
 def hidden_import(file: Path, directory: Path) -> str | None:
-    """The name of a module in the directory that the file imports, or what it imports there does,
-    and would not get; None: there is none. `look_in` comes first.
+    """Return the name of a module in the directory that the file imports, directly or through
+    others there, and would not get; None if there is none. Call `look_in` before.
     """
     names = {name for name in _names_in(directory) if is_hidden(name, directory)}
     if not names:
-        return None  # nothing has to be read
+        return None  # no file has to be read
     seen: set[Path] = set()
     unread = [file]
     while unread:
@@ -44,12 +44,12 @@ def hidden_import(file: Path, directory: Path) -> str | None:
 
 
 def is_hidden(name: str, directory: Path) -> bool:
-    """Say whether a module in the directory is not what its name stands for."""
+    """Return True if importing the name would not give the module in the directory."""
     if not ((directory / f"{name}.py").is_file() or (directory / name).is_dir()):
         return False
     try:
         found = find_spec(name)
-    except (ImportError, ValueError):  # ValueError: such as `__main__`, which has no place
+    except (ImportError, ValueError):  # ValueError: for example `__main__`, which has no file
         return True
     if found is None:
         return False
@@ -59,7 +59,7 @@ def is_hidden(name: str, directory: Path) -> bool:
 
 
 def files_of(name: str, directory: Path) -> list[Path]:
-    """Of a module or a package in the directory; none: it is elsewhere."""
+    """Return the files of a module or package in the directory; nothing if it is elsewhere."""
     module = directory / f"{name}.py"
     return [module] if module.is_file() else list((directory / name).rglob("*.py"))
 
@@ -70,7 +70,7 @@ def _names_in(directory: Path) -> set[str]:
 
 
 def _imported_by(path: Path) -> Iterator[str]:
-    """The first part of each name. What cannot be read says so when it is imported."""
+    """Yield the first part of each imported name; nothing if the file cannot be parsed."""
     try:
         tree = ast.parse(path.read_bytes())
     except (OSError, SyntaxError, ValueError):

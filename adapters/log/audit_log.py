@@ -1,4 +1,4 @@
-"""What an audit asks the log: events by filter, a moment's position, bodies."""
+"""Audit queries of the log: events by filter, the position at a moment, bodies."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
@@ -15,11 +15,11 @@ from domain.language.errors import BodyMissing, LogCorrupt
 from domain.language.identifiers import JobId, UserId
 from domain.language.moments import from_micros, to_micros
 
-BODIES_SEARCHED_MAX: Final = 20  # in one statement; each may have 1 MiB
+BODIES_SEARCHED_MAX: Final = 20  # by one statement; each may have 1 MiB
 
 
 class StoredEvent(Struct, frozen=True, gc=False):
-    """A row of the log as it stands, for those who want the record and not its meaning."""
+    """A row of the log as it is stored, not decoded and not upcast."""
 
     position: int
     type: str
@@ -32,24 +32,24 @@ class StoredEvent(Struct, frozen=True, gc=False):
 
 
 class EventFilter(Struct, frozen=True, kw_only=True):
-    """Which events an audit asks for; every condition that is set must hold."""
+    """A filter of events; every condition that is set must hold."""
 
     user_id: UserId | None = None
     job_id: JobId | None = None
-    types: Sequence[str] = ()  # any of them; none: all
+    types: Sequence[str] = ()  # any of them; empty: all types
     since: datetime | None = None  # UTC, inclusive
     until: datetime | None = None  # UTC, exclusive
 
     @property
     def may_match_little(self) -> bool:
-        """True where no index gives what it lets through: much may be looked at for each event."""
+        """True if no index gives the matching events, so that many rows may be read for each."""
         one_type_each = len(self.types) <= 1
         conditions = (self.user_id is not None) + bool(self.types)
         return self.job_id is None and (conditions > 1 or not one_type_each)
 
 
 def find(connection: Connection, wanted: EventFilter, after: int, limit: int) -> list[StoredEvent]:
-    """Up to `limit` events behind `after` that the filter lets through, in log order."""
+    """Return up to `limit` matching events after that position, in log order."""
     query = _matching(connection, wanted).where(events.c.position > after)
     return _all(connection, query.order_by(events.c.position).limit(limit))
 
@@ -57,7 +57,7 @@ def find(connection: Connection, wanted: EventFilter, after: int, limit: int) ->
 def find_newest(
     connection: Connection, wanted: EventFilter, below: int | None, limit: int
 ) -> list[StoredEvent]:
-    """Up to `limit` events before `below`, or the latest, the newest first."""
+    """Return up to `limit` matching events below that position, or the latest; newest first."""
     query = _matching(connection, wanted)
     if below is not None:
         query = query.where(events.c.position < below)
@@ -65,7 +65,7 @@ def find_newest(
 
 
 def first_at(connection: Connection, moment: datetime) -> int:
-    """The position of the first event at or after a moment; one past the end if there is none.
+    """Return the position of the first event at or after a moment; head + 1 if there is none.
 
     A binary search: recorded times never go back.
     """
@@ -86,7 +86,7 @@ def first_at(connection: Connection, moment: datetime) -> int:
 
 
 def latest(connection: Connection, type_name: str) -> int:
-    """The position of the latest event of a type; 0 when there is none."""
+    """Return the position of the latest event of a type; 0 if there is none."""
     found = connection.execute(
         sa.select(sa.func.max(events.c.position)).where(events.c.type == type_name)
     ).scalar()
@@ -94,7 +94,7 @@ def latest(connection: Connection, type_name: str) -> int:
 
 
 def times_at(connection: Connection, positions: Sequence[int]) -> dict[int, datetime]:
-    """When the events at those positions were recorded, UTC."""
+    """Return when the events at those positions were recorded, UTC."""
     rows = connection.execute(
         sa.select(events.c.position, events.c.recorded_at).where(events.c.position.in_(positions))
     )
@@ -102,7 +102,7 @@ def times_at(connection: Connection, positions: Sequence[int]) -> dict[int, date
 
 
 def jobs_at(connection: Connection, positions: Sequence[int]) -> dict[int, JobId]:
-    """Which jobs the events at those positions are about."""
+    """Return the jobs of the events at those positions, if they have one."""
     rows = connection.execute(
         sa.select(events.c.position, events.c.job_id).where(
             events.c.position.in_(positions), events.c.job_id.is_not(None)
@@ -112,7 +112,7 @@ def jobs_at(connection: Connection, positions: Sequence[int]) -> dict[int, JobId
 
 
 def bodies_at(connection: Connection, positions: Sequence[int]) -> dict[int, bytes]:
-    """The bodies at those positions, as far as there are any."""
+    """Return the bodies at those positions, as far as they exist."""
     found: dict[int, bytes] = {}
     for start in range(0, len(positions), 500):
         rows = connection.execute(
@@ -125,14 +125,14 @@ def bodies_at(connection: Connection, positions: Sequence[int]) -> dict[int, byt
 
 
 def require_bodies(found: Mapping[int, bytes], positions: Iterable[int]) -> None:
-    """Raises `BodyMissing` where a body that must be there was not found."""
+    """Raise `BodyMissing` if a body at one of the positions was not found."""
     missing = [position for position in positions if position not in found]
     if missing:
         raise BodyMissing(missing)
 
 
 def body_sizes(connection: Connection, positions: Sequence[int]) -> dict[int, int]:
-    """The bytes of the bodies at those positions, as far as there are any."""
+    """Return the sizes in bytes of the bodies at those positions, as far as they exist."""
     found: dict[int, int] = {}
     for start in range(0, len(positions), 500):
         rows = connection.execute(
@@ -145,12 +145,12 @@ def body_sizes(connection: Connection, positions: Sequence[int]) -> dict[int, in
 
 
 def bodies_with(connection: Connection, positions: Sequence[int], text: str) -> set[int]:
-    """Those of these positions whose bodies have a text in one of their values.
+    """Return those of the positions whose bodies contain a text in one of their values.
 
-    The database looks for it, so that only what has it is sent; in the names of fields too,
-    which is then left out here. No more bodies are held at once than one statement gives.
+    The database searches, so that only bodies with the text are sent. It also finds the text in
+    names of fields; those bodies are dropped here. At most BODIES_SEARCHED_MAX are in memory.
     """
-    written = msgspec.json.encode(text)[1:-1]  # as it stands in canonical JSON
+    written = msgspec.json.encode(text)[1:-1]  # as it is written in canonical JSON
     found: set[int] = set()
     for start in range(0, len(positions), BODIES_SEARCHED_MAX):
         rows = connection.execute(
@@ -172,7 +172,7 @@ def _matching(connection: Connection, wanted: EventFilter) -> "sa.Select[*tuple[
     if wanted.job_id is not None:
         query = query.where(events.c.job_id == wanted.job_id)
     if wanted.types:
-        # The column is ASCII; MySQL will not even compare it with anything else.
+        # The column is ASCII, and MySQL raises an error when it is compared with other text.
         named = [name for name in wanted.types if name.isascii()]
         query = query.where(events.c.type.in_(named))
     if wanted.since is not None:
@@ -180,13 +180,13 @@ def _matching(connection: Connection, wanted: EventFilter) -> "sa.Select[*tuple[
     if wanted.until is not None:
         query = query.where(events.c.position < first_at(connection, wanted.until))
     if index := _ordered_index(wanted):
-        # MySQL would intersect it with the primary key, and sort all that match for each page.
+        # Without it MySQL intersects the index with the primary key and sorts all matches per page.
         query = query.with_hint(events, f"FORCE INDEX ({index})")  # SQLite has no such hint
     return query
 
 
 def _ordered_index(wanted: EventFilter) -> str | None:
-    """The index that gives the only condition's events in log order; None where there are more."""
+    """Return the index that gives the only condition's events in log order; None for several."""
     conditions = {
         "events_by_user": wanted.user_id is not None,
         "events_by_job": wanted.job_id is not None,

@@ -1,7 +1,7 @@
-"""The event log on SQL: one head row that orders all writers, and the rows behind it.
+"""The event log on SQL: one head row that orders all writers, and the events.
 
-Whoever holds the head row's lock is the only one who may append. So positions are contiguous,
-commit order is position order, and a reader that goes by position never skips an event.
+Only the holder of the head row's lock may append. So positions are contiguous, commit order is
+position order, and a reader that goes by position never skips an event.
 """
 
 from collections.abc import Sequence
@@ -26,38 +26,37 @@ from domain.log.stored_log import Leaf
 from domain.log.upcasting import read, version_of
 
 _NO_HEAD: Final = "The log has no head row; run `fairlog migrate`."
-# What stands for an event while it is tried out whether one can be written.
+# Event type of a row that is written as a test and rolled back.
 _REHEARSAL: Final = "Rehearsal"  # never committed
 _REHEARSAL_BYTES: Final = 16 * 1024
-# Microseconds since the epoch; each connection's time zone is set to UTC.
+# Unix time in microseconds; each connection's time zone is set to UTC.
 _DATABASE_NOW: Final = "TIMESTAMPDIFF(MICROSECOND, '1970-01-01', SYSDATE(6))"
 
 _UNKNOWN_VERSION: Final = -1
 
 
 class Appended(NamedTuple):
-    """A batch behind the head."""
+    """A batch that was appended."""
 
-    head: Head  # as it will be
+    head: Head  # after the batch; `move_head` stores it
     leaves: Sequence[Leaf]  # of its events, see `domain.log.chain`
 
 
 class SqlEventLog:
     """Appends under the head lock; reads without it.
 
-    `clock` replaces the log's own (the database server's, read under the lock; on SQLite the
-    machine's): for tests.
+    `clock`, for tests, replaces the database server's clock (on SQLite the machine's).
     """
 
     def __init__(self, database: Database, clock: Clock | None = None) -> None:
-        # None: the database server's, read under the lock
+        # None: the database server's clock, read with the head
         self.clock = clock or (SystemClock() if database.is_sqlite else None)
         self._corrected = _UNKNOWN_VERSION, Correction()
         mark = "?" if database.is_sqlite else "%s"
         self._lock_head = (
             "SELECT position, hash, recorded_at, format, epoch, "
-            # SYSDATE is the time after the lock was had, NOW the time before; and no account can
-            # move it by SET timestamp.
+            # SYSDATE is the time after the lock was acquired, NOW the time before; and no account
+            # can change it by SET timestamp.
             + ("0" if self.clock else _DATABASE_NOW)
             + (", 0" if database.is_sqlite else ", @@GLOBAL.read_only")
             + f" FROM log_head WHERE id = {HEAD_ID}"
@@ -75,8 +74,10 @@ class SqlEventLog:
         )
 
     def lock_head(self, connection: Connection) -> Head:
-        """Raises `LogTooNew` for a format that this release does not know, and `LogUnavailable`
-        where the server is read-only: after a switch-over it is no longer the one to ask.
+        """Lock the head row until the end of the transaction, and return it with the time.
+
+        Raises `LogTooNew` for a format that this release does not know, and `LogUnavailable` if the
+        server is read-only: after a switch-over it is no longer the primary.
         """
         row = connection.exec_driver_sql(self._lock_head).one_or_none()
         if row is None:
@@ -98,7 +99,7 @@ class SqlEventLog:
         return Head(position, bytes(head_hash), from_micros(reading.now), version, reading)
 
     def _correction(self, connection: Connection, version: int) -> Correction:
-        """The latest; the head's version changes with each."""
+        """Return the latest correction of the clock; each changes the head's version."""
         known_version, correction = self._corrected
         if version != known_version:
             correction = _latest_correction(connection)
@@ -121,38 +122,38 @@ class SqlEventLog:
         recorded: Sequence[Recorded],
         new_bodies: Sequence[tuple[int, bytes]],
     ) -> Appended:
-        """Write a batch behind the head. Needs the head lock, and `move_head` in the same
-        transaction; all in `recorded` carry the head's `now`.
+        """Write a batch after the head. Needs the head lock, and `move_head` in the same
+        transaction; all events have the head's `now`.
         """
         at = to_micros(head.now)
         rows = []
         leaves = []
-        tail = head.hash
+        last_hash = head.hash
         for event in recorded:
             row = _row(event, at)
             position, type_name, version, user_id, job_id, _, data = row
             leaf = chain.leaf(position, version, type_name.encode(), user_id, job_id, at, data)
-            tail = chain.link(tail, leaf)
+            last_hash = chain.link(last_hash, leaf)
             leaves.append(Leaf(position, leaf))
-            rows.append((*row, tail))
+            rows.append((*row, last_hash))
         connection.exec_driver_sql(self._insert_events, rows)
         if new_bodies:
             connection.exec_driver_sql(self._insert_bodies, list(new_bodies))
-        return Appended(Head(recorded[-1].position, tail, head.now, head.version), leaves)
+        return Appended(Head(recorded[-1].position, last_hash, head.now, head.version), leaves)
 
     def move_head(self, connection: Connection, head: Head, new: Head) -> None:
-        """Needs the head lock. Raises `LogUnavailable` when somebody else has moved it."""
+        """Store a new head. Needs the head lock. Raises `LogUnavailable` if another moved it."""
         moved = connection.exec_driver_sql(
             self._move_head, (new.position, new.hash, to_micros(new.now), head.position)
         )
-        # On a cluster, certification sees only written rows: the lock alone proves nothing there.
+        # A cluster certifies only written rows, so the lock alone proves nothing there.
         if moved.rowcount != 1:
             raise LogUnavailable("Another writer moved the log's head; the batch was not written.")
 
     def erase_bodies(self, connection: Connection, positions: Sequence[int]) -> None:
         """Remove bodies for good, in the transaction of the events that record it."""
         if connection.dialect.name == "sqlite":
-            # Else their bytes would stay in the file until something else needs the room.
+            # Else their bytes would stay in the file until SQLite reuses the pages.
             connection.exec_driver_sql("PRAGMA secure_delete = ON")
         for start in range(0, len(positions), 500):
             connection.execute(
@@ -160,8 +161,9 @@ class SqlEventLog:
             )
 
     def note_correction(self, connection: Connection) -> None:
-        """In the transaction that appends a `ClockCorrected`, after it: every process reads it, and
-        one that does not know such events stops. Needs the head lock.
+        """Change the head's version, by which every process reads the correction, and the format,
+        by which an older release stops. Call it after `append` of a `ClockCorrected`, in the same
+        transaction. Needs the head lock.
         """
         _, before = self._corrected
         by = _latest_correction(connection).position - before.position
@@ -169,13 +171,12 @@ class SqlEventLog:
         connection.execute(head.values(epoch=log_head.c.epoch + by, format=FORMAT))
 
     def set_registry_digest(self, connection: Connection, registry_digest: int) -> None:
+        """Store the registry's digest, as part of the head's version. Needs the head lock."""
         version = registry_digest + _latest_correction(connection).position
         connection.execute(log_head.update().where(log_head.c.id == HEAD_ID).values(epoch=version))
 
     def rehearse(self, connection: Connection, head: Head) -> None:
-        """Write what an append would, for a look whether it can be. Needs the head lock; the caller
-        rolls it back.
-        """
+        """Write what an append would, as a test. Needs the head lock; the caller rolls back."""
         position, at = head.position + 1, to_micros(head.now)
         row = (position, _REHEARSAL, 1, None, None, at, b"{}", head.hash)
         connection.exec_driver_sql(self._insert_events, [row])
@@ -183,18 +184,16 @@ class SqlEventLog:
         self.move_head(connection, head, Head(position, head.hash, head.now, head.version))
 
     def rehearse_commit(self, connection: Connection) -> None:
-        """On SQLite, have the disk take some pages, and leave everything as it is: only a commit
-        writes them.
-        """
+        """Test a commit, without a change: on SQLite only a commit writes pages to the disk."""
         with connection.begin():
             position = self.position(connection) + 1
             connection.exec_driver_sql(self._insert_bodies, (position, bytes(_REHEARSAL_BYTES)))
             connection.execute(bodies.delete().where(bodies.c.position == position))
             connection.execute(log_head.update().values(epoch=log_head.c.epoch))
 
-    def behind_the_end(self, connection: Connection, head: Head) -> str | None:
-        """What stands where only the next events may come to stand; None: nothing. Needs the head
-        lock.
+    def row_beyond_head(self, connection: Connection, head: Head) -> str | None:
+        """Return a sentence about a row beyond the head, where nothing may be stored; None if there
+        is none. Needs the head lock.
         """
         for table in (events, bodies):
             found = connection.execute(
@@ -211,14 +210,15 @@ class SqlEventLog:
         return None
 
     def position(self, connection: Connection) -> int:
+        """Return the head position; 0 for an empty log. Raises `LogCorrupt`."""
         return head_position(connection)
 
     def now(self, connection: Connection) -> datetime:
-        """UTC, by the log's clock, without the lock; a writer may already be a little ahead."""
+        """Return the log's time, UTC, without the lock; a writer may already be a little ahead."""
         return from_micros(self.reading(connection).now)
 
     def reading(self, connection: Connection) -> ClockReading:
-        """The database's clock and the log's time, without the lock."""
+        """Return the database's clock and the log's time, without the lock."""
         found = connection.exec_driver_sql(self._read_clock).one_or_none()
         if found is None:
             raise LogCorrupt(_NO_HEAD)
@@ -227,18 +227,19 @@ class SqlEventLog:
         return ClockReading(clock, recorded_at, self._correction(connection, version))
 
     def hash_at(self, connection: Connection, position: int) -> bytes | None:
-        """The chain up to a position, None beyond the end."""
+        """Return the hash of the chain at a position; None beyond the head."""
         found = connection.execute(
             sa.select(events.c.hash).where(events.c.position == position)
         ).scalar_one_or_none()
         return None if found is None else bytes(found)
 
     def read(self, connection: Connection, after: int, limit: int) -> list[Recorded]:
+        """Return up to `limit` events after a position, in log order."""
         return read_page(connection, after, limit)
 
 
 def head_position(connection: Connection) -> int:
-    """Of the latest event, by the head; 0: the log is empty. Raises `LogCorrupt`."""
+    """Return the position of the last event; 0 for an empty log. Raises `LogCorrupt`."""
     head = sa.select(log_head.c.position).where(log_head.c.id == HEAD_ID)
     position = connection.execute(head).scalar_one_or_none()
     if position is None:
@@ -276,7 +277,7 @@ def _row(recorded: Recorded, at: int) -> tuple[int, str, int, bytes | None, int 
 
 
 def _insert(table: sa.Table, mark: str) -> str:
-    """Nothing but placeholders behind VALUES: else PyMySQL would send the rows one by one."""
+    """Return an INSERT. Only placeholders follow VALUES, else PyMySQL sends rows one by one."""
     names = ", ".join(column.name for column in table.columns)
     marks = ", ".join([mark] * len(table.columns))
     return f"INSERT INTO {table.name} ({names}) VALUES ({marks})"

@@ -1,4 +1,4 @@
-"""Events by the page: as rows, or in one text a column where the server makes that."""
+"""Pages of events, read as rows or, from a server, as one JSON text per column."""
 
 from typing import Final
 
@@ -13,7 +13,7 @@ from domain.language.moments import from_micros
 from domain.log.stored_log import UNREADABLE
 from domain.log.upcasting import is_current, read
 
-# What `recorded` makes events of.
+# The columns that `recorded` decodes.
 RECORDED: Final = (
     events.c.position,
     events.c.recorded_at,
@@ -22,9 +22,9 @@ RECORDED: Final = (
     events.c.data,
 )
 
-# The server makes one JSON text of each column of a page: PyMySQL takes a quarter of the time of
-# rows for it, and nothing is made for a row but its event. Positions have no gaps, so a range of
-# them is a page. The order is what the primary key gives.
+# The server builds one JSON text of each column of a page. PyMySQL reads that in a quarter of the
+# time that rows take, and no object is made for a row but its event. Positions have no gaps, so a
+# range of them is a page. The order is that of the primary key, which the range scan reads.
 COLUMNS_TOGETHER: Final = (
     "GROUP_CONCAT(position), GROUP_CONCAT(recorded_at), GROUP_CONCAT(COALESCE(job_id, 'null')),"
     " GROUP_CONCAT(version), GROUP_CONCAT(data)"
@@ -36,7 +36,7 @@ _decode_events: Final = msgspec.json.Decoder(list[Event]).decode
 
 
 def read_page(connection: Connection, after: int, limit: int) -> list[Recorded]:
-    """Up to `limit` events behind `after`, in log order."""
+    """Return up to `limit` events after that position, in log order."""
     if connection.dialect.name != "sqlite" and (together := _together(connection, after, limit)):
         return together
     return recorded(
@@ -49,19 +49,19 @@ def read_page(connection: Connection, after: int, limit: int) -> list[Recorded]:
 
 
 def _together(connection: Connection, after: int, limit: int) -> list[Recorded] | None:
-    """A page of events; None where there is none, or it has to be read row by row."""
+    """Return a page of events; None if it is empty, or must be read row by row."""
     return page_of(after, *connection.exec_driver_sql(_TOGETHER, (after, after + limit)).one())
 
 
 def page_of(
     after: int, positions: str | None, times: str, job_ids: str, versions: str, data: bytes
 ) -> list[Recorded] | None:
-    """The events behind `after` of COLUMNS_TOGETHER; None where there is none, or they have to be
-    read row by row.
+    """Decode the events of COLUMNS_TOGETHER after a position; None if there are none, or if they
+    must be read row by row.
 
-    That is when positions are missing, or events have older versions, or one is no event (the rows
-    will tell which), or a text is longer than the server lets it be: that of the data is the
-    longest.
+    That is the case if positions are missing, events have older versions, one cannot be decoded
+    (reading the rows names it), or a text is longer than the server allows (that of the data is
+    the longest).
     """
     if positions is None:
         return None
@@ -83,7 +83,7 @@ def page_of(
 def recorded(
     connection: Connection, query: "sa.Select[int, int, int | None, int, bytes]"
 ) -> list[Recorded]:
-    """The events that a query of the columns RECORDED gives, in its order."""
+    """Return the events of a query for the columns RECORDED, in its order."""
     return [
         Recorded(
             position,

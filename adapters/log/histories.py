@@ -20,7 +20,7 @@ _HEARTBEAT: Final = next(name for name, cls in EVENT_TYPES.items() if cls is Lea
 
 
 def changes_of(connection: Connection, job_ids: Sequence[JobId], up_to: int) -> Iterator[Recorded]:
-    """What changed these jobs, in the order of the log within each."""
+    """Yield the events that changed these jobs; for each job they are in log order."""
     for start in range(0, len(job_ids), JOBS_PER_STATEMENT):
         yield from recorded(
             connection,
@@ -35,21 +35,21 @@ def changes_of(connection: Connection, job_ids: Sequence[JobId], up_to: int) -> 
 
 
 def heartbeats(connection: Connection, after: int, up_to: int) -> Iterator[Recorded]:
-    """Every worker's, newest first, a page of them in memory."""
+    """Yield all workers' heartbeats, newest first, with one page in memory."""
     return newest_first(connection, _HEARTBEAT, after, up_to)
 
 
 def newest_first(
     connection: Connection, type_name: str, after: int, up_to: int, *, is_frequent: bool = False
 ) -> Iterator[Recorded]:
-    """Events of one type behind a position, the newest first, a page of them in memory.
+    """Yield events of one type after a position, newest first, with one page in memory.
 
-    A page is one range of the index on the type, which ends with the position. SQLite's does not,
-    and all of the type would be sorted: one that is frequent is looked for in the log itself.
+    A page is one range of the index on the type, which ends with the position. SQLite does not use
+    it so, and would sort all events of the type: a frequent type is searched in the log itself.
     """
     type_of_event: sa.ColumnElement[str] = events.c.type
     if is_frequent and connection.dialect.name == "sqlite":
-        type_of_event = events.c.type.concat("")  # no index has this
+        type_of_event = events.c.type.concat("")  # an expression that no index has
     while up_to > after:
         page = recorded(
             connection,
@@ -69,9 +69,9 @@ def newest_first(
 def of_types(
     connection: Connection, types: Sequence[str], after: int, up_to: int
 ) -> Iterator[Recorded]:
-    """Events of these types behind a position, in the order of the log.
+    """Yield events of these types after a position, in log order.
 
-    By ranges of positions: an index on the type gives several types in no order.
+    It reads ranges of positions, since an index on the type gives several types in no order.
     """
     for start in range(after, up_to, POSITIONS_PER_STATEMENT):
         yield from recorded(

@@ -22,20 +22,20 @@ from domain.language.errors import FairlogError, LogUnavailable
 
 ATTEMPTS_MAX: Final = 20
 _PAUSE_SECONDS: Final = 0.25
-# Table, column, key or trigger is there already, a row is, or the table was just redefined:
-# another server was quicker.
+# A table, column, key, trigger or row exists already, or the table was just redefined: another
+# server was quicker.
 _ANOTHER_WAS_QUICKER: Final = frozenset({1050, 1060, 1061, 1062, 1359, 1412, 1684})
 _NEEDS_SUPER: Final = frozenset({1419, 1227, 1142})
 _NO_TRIGGERS: Final = frozenset({1064, 1235, 8108})  # TiDB
 
-_one_at_a_time: Final = threading.Lock()  # Alembic keeps what it works on in module globals
+_one_at_a_time: Final = threading.Lock()  # Alembic keeps its state in module globals
 
 _MESSAGE: Final = "events are append-only"
 _TRIGGERS: Final = {
     "events_no_update": "UPDATE ON events",
     "events_no_delete": "DELETE ON events",
 }
-# SQLite asks no DELETE trigger when REPLACE puts a row in the place of another.
+# SQLite runs no DELETE trigger when REPLACE replaces a row.
 _SQLITE_TRIGGERS: Final = _TRIGGERS | {
     "events_no_replace": "INSERT ON events WHEN EXISTS"
     " (SELECT 1 FROM events AS present WHERE present.position = NEW.position)"
@@ -43,16 +43,18 @@ _SQLITE_TRIGGERS: Final = _TRIGGERS | {
 
 
 class TriggerFault(Enum):
+    """A fault of a trigger, as a predicate for messages."""
+
     MISSING = "is missing"
     CHANGED = "is not as Fairlog makes it"
 
 
 class NoTriggers(FairlogError):
-    """The database would not create the triggers that keep events from being changed."""
+    """The database refused to create the triggers that keep events from being changed."""
 
 
 def migrate(database: Database) -> None:
-    """Create the log's tables or bring them up to date. Harmless when nothing is to be done."""
+    """Create or upgrade the log's tables. Does nothing if they are up to date."""
     database.create_file()
     with translated():
         for attempt in range(1, ATTEMPTS_MAX + 1):
@@ -70,9 +72,9 @@ def migrate(database: Database) -> None:
 
 
 def protect_events(database: Database) -> None:
-    """Have the database itself refuse UPDATE and DELETE on events.
+    """Create triggers by which the database refuses UPDATE and DELETE on events.
 
-    Raises `NoTriggers`, with what to do, where it will not; grants do the same in production.
+    Raises `NoTriggers`, with what to do, if it refuses; in production, grants do the same.
     """
     for name, fault in trigger_faults(database).items():
         try:
@@ -99,7 +101,7 @@ def protect_events(database: Database) -> None:
 
 
 def trigger_faults(database: Database) -> dict[str, TriggerFault]:
-    """Which triggers on events are not as this release makes them, as far as the account sees."""
+    """Return the triggers on events that differ from this release's, as far as they are visible."""
     if database.is_sqlite:
         query = "SELECT name, sql FROM sqlite_master WHERE type = 'trigger' AND tbl_name = 'events'"
     else:
@@ -117,13 +119,15 @@ def trigger_faults(database: Database) -> dict[str, TriggerFault]:
             faults[name] = TriggerFault.MISSING
             continue
         found, wanted = present[name], _trigger(name, is_sqlite=database.is_sqlite)
-        if found is not None and _plain(found) != _plain(wanted):  # None: no right to see it
+        if found is not None and _plain(found) != _plain(
+            wanted
+        ):  # None: the account may not see it
             faults[name] = TriggerFault.CHANGED
     return faults
 
 
 def sees_triggers(database: Database) -> bool:
-    """Returns True if a trigger that this account does not see is not there."""
+    """Return True if this account sees every trigger that exists."""
     if database.is_sqlite:
         return True
     with database.read() as connection:
@@ -132,8 +136,8 @@ def sees_triggers(database: Database) -> bool:
 
 
 def triggers_are_possible(database: Database) -> bool:
-    """Returns False where no `fairlog migrate` could create them: on TiDB, and under a binary log
-    for an account without SUPER while log_bin_trust_function_creators is off.
+    """Return False if `fairlog migrate` cannot create triggers: on TiDB, and with a binary log for
+    an account without SUPER while log_bin_trust_function_creators is off.
     """
     if database.is_sqlite:
         return True
@@ -163,7 +167,7 @@ def _plain(statement: str) -> str:
 
 
 def is_current(database: Database) -> bool:
-    """Whether the tables are those of this release. False also where there are none."""
+    """Return True if the tables are those of this release, and False if there are none."""
     if database.is_new:
         return False
     with database.read() as connection:
@@ -172,7 +176,7 @@ def is_current(database: Database) -> bool:
 
 @cache
 def _current_revision() -> str | None:
-    """Of this release. Read from its files once: there may be no descriptor left later."""
+    """Return this release's revision. Its files are read once: later no descriptor may be free."""
     return ScriptDirectory.from_config(_config()).get_current_head()
 
 

@@ -1,4 +1,4 @@
-"""The tables of a database held against those of this release: columns, types, keys, indexes."""
+"""Comparison of a database's tables with this release's: columns, types, keys, indexes."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -19,7 +19,7 @@ _WIDTH: Final = re.compile(r"^(BIGINT|INTEGER|INT|SMALLINT|TINYINT)(\(\d+\))?")
 
 
 class SchemaFault(Struct, frozen=True):
-    """A table that is not as this release makes it."""
+    """A difference between a table and this release's definition of it."""
 
     table: str
     what: str  # the column, key or index
@@ -28,7 +28,7 @@ class SchemaFault(Struct, frozen=True):
 
 
 def schema_faults(connection: Connection, tables: Sequence[sa.Table]) -> Iterator[SchemaFault]:
-    """Look at each table. Further indexes are the operator's own matter."""
+    """Compare each table. Additional indexes are allowed."""
     inspector = sa.inspect(connection)
     for table in tables:
         try:
@@ -60,7 +60,7 @@ def schema_faults(connection: Connection, tables: Sequence[sa.Table]) -> Iterato
 
 
 def create_missing_indexes(database: Database, tables: Sequence[sa.Table]) -> None:
-    """Create the indexes of tables that are there, where somebody dropped them."""
+    """Create the missing indexes of existing tables."""
     for table in tables:
         with database.read() as connection:
             inspector = sa.inspect(connection)
@@ -99,9 +99,9 @@ def _column_faults(
 
 
 def _type(connection: Connection, kind: "sa.types.TypeEngine[Any]") -> str:
-    """As SQL, without what servers and releases write in their own ways."""
+    """Return a type as SQL, without parts that servers and releases write differently."""
     text = kind.compile(dialect=connection.dialect).upper()
-    collation = re.search(r"\bCOLLATE \W?(ASCII\w+)", text)  # others are the database's own
+    collation = re.search(r"\bCOLLATE \W?(ASCII\w+)", text)  # others are the database's default
     text = re.sub(r" (CHARACTER SET|COLLATE) \S+", "", text)
     text = _WIDTH.sub(r"\1", text).replace("INTEGER", "INT")
     return f"{text} {collation[1].lower()}" if collation else text

@@ -1,4 +1,4 @@
-"""The log as it is stored, seen at one moment: for `fairlog verify`, which trusts nothing of it."""
+"""The stored log at one moment, for `fairlog verify`, which trusts no part of it."""
 
 import sqlite3
 from collections.abc import Iterator, Sequence
@@ -27,9 +27,9 @@ _BODIES: Final = (
     " WHERE position > {0} AND position <= {0} ORDER BY position LIMIT {0}"
 )
 
-# MySQL makes one JSON text of a page, as in `adapters.log.event_log`: a third of the time of
-# rows. What may hold any bytes is in base64,
-# what is read with another length is not what is stored.
+# MySQL builds one JSON text of a page, as in `adapters.log.event_pages`, which takes a third of the
+# time of rows. Columns that may hold any bytes are in base64. The data have their length with them:
+# if what is decoded has another length, it is not what is stored.
 _ROWS_TOGETHER: Final = (
     "SELECT GROUP_CONCAT('[', position, ',\"', TO_BASE64(type), '\",', version, ',',"
     " IF(user_id IS NULL, 'null', CONCAT('\"', REPLACE(TO_BASE64(user_id), '\\n', ''), '\"')), ',',"
@@ -54,17 +54,17 @@ _decode_digests: Final = msgspec.json.Decoder(list[tuple[int, str, int]]).decode
 
 @contextmanager
 def snapshot(database: Database) -> Iterator[Connection]:
-    """A connection on which every query sees the database as it is at the first moment.
+    """Yield a connection whose queries all see the database as it is now.
 
-    Nobody waits for it, but while it lasts the database keeps what is overwritten meanwhile. Raises
-    `LogUnavailable` when the database is away.
+    It blocks nobody, but until its end the database keeps all rows that are overwritten. Raises
+    `LogUnavailable` if the database is away.
     """
     with translated(), database.engine.connect() as connection:
         if database.is_sqlite:
             driver = connection.connection.driver_connection
             assert isinstance(driver, sqlite3.Connection)
             driver.text_factory = _any_text
-            connection.exec_driver_sql("SELECT 1 FROM sqlite_master").first()  # fixes the moment
+            connection.exec_driver_sql("SELECT 1 FROM sqlite_master").first()  # takes the snapshot
         else:
             connection.execution_options(isolation_level="REPEATABLE READ")
             connection.exec_driver_sql("START TRANSACTION WITH CONSISTENT SNAPSHOT")
@@ -72,7 +72,7 @@ def snapshot(database: Database) -> Iterator[Connection]:
 
 
 class SqlStoredLog:
-    """Rows as the driver gives them: whatever they hold, nothing can fail here."""
+    """A `StoredLog` of rows as the driver returns them: no content can cause an error."""
 
     def __init__(self, *, is_sqlite: bool) -> None:
         placeholder = "?" if is_sqlite else "%s"
@@ -80,7 +80,7 @@ class SqlStoredLog:
         self._head = _HEAD.format(placeholder)
         self._other_heads = _OTHER_HEADS.format(placeholder)
         self._rows = _ROWS.format(placeholder)
-        # The server hashes where it can: bodies are far larger than all the rest of the log.
+        # A server hashes bodies itself: they are far larger than the rest of the log.
         columns = "body" if is_sqlite else "SHA2(body, 256), LENGTH(body)"
         self._bodies = _BODIES.format(placeholder, columns=columns)
 
@@ -93,7 +93,7 @@ class SqlStoredLog:
             for (other,) in connection.exec_driver_sql(self._other_heads, (HEAD_ID,))
         ]
         found = connection.exec_driver_sql(_CORRECTION).scalar_one()
-        corrected_at = found if isinstance(found, int) else 0  # SQLite keeps whatever it is given
+        corrected_at = found if isinstance(found, int) else 0  # SQLite stores values of any type
         expected = FORMAT if corrected_at else FORMAT_UNCORRECTED
         if row.format != expected:
             wrong.append(f"the head's format is {row.format!r}, and this log has {expected}")
@@ -109,7 +109,7 @@ class SqlStoredLog:
         return None if self._is_sqlite else _events_together(connection, after, limit)
 
     def leaves(self, connection: Connection, after: int, limit: int) -> Sequence[Leaf]:
-        """What stands for each of these rows in the chain and in the Merkle tree."""
+        """Return the leaf of each row, for the chain and the Merkle tree."""
         return [leaf_of(row) for row in self.rows(connection, after, limit)]
 
     def body_digests(
@@ -126,11 +126,11 @@ class SqlStoredLog:
 
 
 def _rows_together(connection: Connection, after: int, limit: int) -> list[StoredRow] | None:
-    """A page of rows; None where there is none, or it has to be read row by row.
+    """Return a page of rows; None if it is empty, or must be read row by row.
 
-    That is when positions are missing or the data are no JSON, and when the text is longer than the
-    server lets it be. Data that reach out of their row, or end within it, do not have the length
-    before them; so the first row of a page is what is stored, and each one behind it.
+    That is the case if positions are missing, data are no JSON, or the text is longer than the
+    server allows. Data that would end the JSON of their row early, or reach beyond it, do not have
+    the length in front of them. So the first row is what is stored, and hence each one after it.
     """
     text = connection.exec_driver_sql(_ROWS_TOGETHER, (after, after + limit)).scalar_one()
     if text is None:
@@ -152,7 +152,7 @@ def _rows_together(connection: Connection, after: int, limit: int) -> list[Store
 
 
 def _events_together(connection: Connection, after: int, limit: int) -> list[Recorded] | None:
-    """The same for the events alone, which are decoded all at once when their lengths are right."""
+    """Return a page of events, decoded together if their lengths are right; else None."""
     *columns, lengths = connection.exec_driver_sql(_EVENTS_TOGETHER, (after, after + limit)).one()
     if lengths is None:
         return None
@@ -168,7 +168,7 @@ def _events_together(connection: Connection, after: int, limit: int) -> list[Rec
 def _digests_together(
     connection: Connection, after: int, up_to: int
 ) -> list[tuple[int, str, int]] | None:
-    """All in that range; None where the text is longer than the server lets it be."""
+    """Return all digests in the range; None if the text is longer than the server allows."""
     [(count, text)] = connection.exec_driver_sql(_BODIES_TOGETHER, (after, up_to))
     try:
         found = _decode_digests(f"[{text or ''}]")
@@ -177,10 +177,10 @@ def _digests_together(
     return found if len(found) == count else None
 
 
-def _digest(body: Any) -> str:  # noqa: ANN401 (SQLite keeps a text as a text)
+def _digest(body: Any) -> str:  # noqa: ANN401 (SQLite may return a str)
     return sha256(body.encode(errors=_AS_BYTES) if isinstance(body, str) else body).hexdigest()
 
 
 def _any_text(stored: bytes) -> str:
-    """SQLite keeps whatever it is given as a text, too: what is no UTF-8 must not end a check."""
+    """Decode a text of SQLite, which may hold any bytes: invalid UTF-8 must not end a check."""
     return stored.decode(errors=_AS_BYTES)

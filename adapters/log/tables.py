@@ -1,4 +1,4 @@
-"""The log's own tables: the truth. Everything else can be built again from them.
+"""The log's own tables. Everything else can be rebuilt from them.
 
 `position` is the only unique key and runs without gaps. There is no index on time: `recorded_at`
 rises with `position`, so a search by time is a binary search of the primary key.
@@ -11,13 +11,13 @@ from sqlalchemy.dialects import mysql
 
 metadata = sa.MetaData()
 
-# Of the log; a process that reads a higher one stops. 2: events `ClockCorrected` say what time it
-# is. A log has 1 until the first of them.
+# The log's format; a process that reads a higher one stops. In format 2, `ClockCorrected` events
+# determine the log's time. A log has format 1 until the first of them.
 FORMAT: Final = 2
 FORMAT_UNCORRECTED: Final = 1
 HEAD_ID: Final = 1
 
-# Bytes, not text: MySQL's utf8mb4_bin takes "a" and "a " for the same.
+# Bytes, not text: to MySQL's utf8mb4_bin "a" and "a " are equal.
 _identifier = sa.LargeBinary().with_variant(mysql.VARBINARY(255), "mysql", "mariadb")
 _hash = sa.LargeBinary().with_variant(mysql.BINARY(32), "mysql", "mariadb")
 _blob = sa.LargeBinary().with_variant(mysql.MEDIUMBLOB(), "mysql", "mariadb")
@@ -36,7 +36,7 @@ events = sa.Table(
     sa.Column("recorded_at", sa.BigInteger, nullable=False, comment="UTC, microseconds"),
     sa.Column("data", _blob, nullable=False, comment="the event as compact JSON"),
     sa.Column("hash", _hash, nullable=False),
-    # Each ends with the primary key, so that an audit query is one ordered range.
+    # InnoDB appends the primary key to each, so an audit query is one ordered range.
     sa.Index("events_by_user", "user_id"),
     sa.Index("events_by_job", "job_id"),
     sa.Index("events_by_type", "type"),

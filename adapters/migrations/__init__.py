@@ -1,1 +1,1 @@
-"""How the log's own tables come to be. Projections create theirs themselves."""
+"""Migrations of the log's own tables. Projections create their tables themselves."""

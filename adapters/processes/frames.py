@@ -1,6 +1,6 @@
 """Messages between our own processes: MessagePack with its length in front, in 4 bytes.
 
-Both ends are one program, so each message is a Struct, told from the others by its tag. Nothing is
+Both ends are one program, so each message is a Struct, identified by its tag. Nothing is
 pickled.
 """
 

@@ -1,4 +1,4 @@
-"""Which server processes live, and that none has another's name or file.
+"""Running server processes: their names, and locks that keep each name and file to one of them.
 
-What a server does lives in `entrypoints.processes`.
+What a server does belongs to `entrypoints.processes`.
 """

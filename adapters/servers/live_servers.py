@@ -1,9 +1,9 @@
-"""Which servers run on a database now, under which names and settings.
+"""The servers that run on a database, with their names and settings.
 
-A table of a few rows that is no part of the log: made when it is missing, and free to be dropped.
-Each server holds its name by a lease on the database's clock, which it renews; who looks does so
-under the head lock. A row is out of date when its lease is over, or when its process is certain to
-be dead: of this machine, and gone.
+The table has a few rows and is no part of the log: it is created when missing, and may be dropped.
+Each server holds its name by a lease on the database's clock, which it renews; reads for a change
+are made under the head lock. A row is out of date when its lease has ended, or when its process is
+certainly dead: it ran on this machine and exists no more.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ from domain.language.identifiers import ServerId
 LEASE_SECONDS: Final = 10.0
 RENEW_SECONDS: Final = 3.0
 
-_START_TIME: Final = 19  # of the fields behind the name in /proc/PID/stat
+_START_TIME: Final = 19  # index among the fields after the name in /proc/PID/stat, see proc(5)
 
 Setting = int | float | str | None  # None: not set
 
@@ -44,16 +44,16 @@ live_servers = sa.Table(
 
 
 class ProcessIdentity(Struct, frozen=True):
-    """A process, so that it can be told from any other there ever was."""
+    """An identity of a process that no other process has or ever had."""
 
     host: str
     pid: int
-    boot: str  # of its machine; empty where it cannot be told
-    namespace: str  # in which the pid is meant
-    started: str  # by its machine's clock ticks
+    boot: str  # id of its machine's boot; empty if unknown
+    namespace: str  # of the pid
+    started: str  # when, in clock ticks since the boot
 
     def is_certainly_dead(self) -> bool:
-        """False wherever that cannot be known from here."""
+        """Return False if it is alive, or if this process cannot know."""
         here = this_process()
         if not self.boot or (self.boot, self.namespace) != (here.boot, here.namespace):
             return False
@@ -68,7 +68,7 @@ class ProcessIdentity(Struct, frozen=True):
 
 
 class LiveServer(Struct, frozen=True):
-    """A row, as its server wrote it."""
+    """A row of the table, as its server wrote it."""
 
     name: ServerId
     token: str
@@ -86,23 +86,23 @@ class _About(Struct, frozen=True):
 
 
 class LiveServers:
-    """Reads and writes the table. Every change is made under the head lock, but for renewals."""
+    """The table. Every change but a renewal is made under the head lock."""
 
     def __init__(self, database: Database, log: SqlEventLog) -> None:
         self._database = database
         self._log = log
 
     def others(self, token: str) -> list[LiveServer]:
-        """All that live now but for the one with the token."""
+        """Return all live servers but the one with the token."""
         with self._database.read() as connection:
             now = self._log.reading(connection).clock
             return [one for one in _all(connection) if one.token != token and one.is_alive(now)]
 
     def join(self, server: LiveServer) -> list[LiveServer]:
-        """Take the name, unless a live server has it or has other settings; those that do.
+        """Take the name for LEASE_SECONDS, unless live servers have it or have other settings.
 
-        None: the name is taken, until LEASE_SECONDS from now. On SQLite the lock on the file has
-        proven that no other server has it (see `server_lock`).
+        Return those servers: if there are none, the name is taken. On SQLite the lock on the file
+        has proven that no other server has the name (see `server_lock`).
         """
         with self._database.write() as connection:
             self._log.lock_head(connection)
@@ -116,11 +116,11 @@ class LiveServers:
                 and one.token != server.token
                 and not (is_sole and one.name == server.name)
             ]
-            against = [
+            conflicting = [
                 one for one in alive if one.name == server.name or differing(one, server.settings)
             ]
-            if against:
-                return against
+            if conflicting:
+                return conflicting
             gone = {one.name for one in known} - {one.name for one in alive} | {server.name}
             for name in sorted(gone):
                 connection.execute(live_servers.delete().where(_is_named(name)))
@@ -137,7 +137,7 @@ class LiveServers:
         return []
 
     def renew(self, server: LiveServer) -> bool:
-        """Hold the name for LEASE_SECONDS from now. False: its row is gone, or another's."""
+        """Extend the lease to LEASE_SECONDS from now. Return False if the row is not its own."""
         with self._database.write(is_patient=False) as connection:
             now = self._log.reading(connection).clock
             renewed = connection.execute(
@@ -157,7 +157,7 @@ class LiveServers:
 
 
 def differing(server: LiveServer, settings: Mapping[str, Setting]) -> list[str]:
-    """The names of settings that a server has otherwise. Those that one does not know are equal."""
+    """Return the names of settings that differ. One that the server does not have is equal."""
     return [
         name
         for name, value in settings.items()

@@ -1,6 +1,6 @@
-"""The lock that proves an earlier server on the same SQLite file to be dead.
+"""The lock that proves that no other server runs on the same SQLite file.
 
-The operating system lets go of it when its process ends, however that happens.
+The operating system releases it when its process ends, however that happens.
 """
 
 import fcntl
@@ -13,15 +13,15 @@ from domain.language.errors import FairlogError
 
 
 class ServerLock:
-    """Held as long as this process lives or until `release`."""
+    """A lock that is held until `release` or the end of this process."""
 
     def __init__(self, database_file: Path) -> None:
         self._path = database_file.with_name(database_file.name + ".lock")
         self._file: IO[str] | None = None
 
     def acquire(self) -> None:
-        """Raises `FairlogError` while another server has it."""
-        self._path.touch(mode=0o600)  # for its owner alone, unless it is there
+        """Take the lock. Raises `FairlogError` while another server has it."""
+        self._path.touch(mode=0o600)  # only for its owner, unless it exists
         file = self._path.open("a")
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -402,7 +402,7 @@ class Writer:
             connection = self._connect()
             with connection.begin() as transaction:
                 head = self._log.lock_head(connection)
-                found = self._log.behind_the_end(connection, head)
+                found = self._log.row_beyond_head(connection, head)
                 if found is None:
                     self._rehearse(connection, head)
                 transaction.rollback()

@@ -32,7 +32,7 @@ def writes(fairlog: Fairlog) -> DoctorFinding:
     try:
         with fairlog.database.write() as connection:
             head = log.lock_head(connection)
-            strange = log.behind_the_end(connection, head)
+            strange = log.row_beyond_head(connection, head)
             if strange is None:
                 log.rehearse(connection, head)
             connection.rollback()

@@ -1,7 +1,7 @@
 """The log: events, bodies and the head row, and triggers that keep events as they are.
 
-Each step does nothing where it has been done: two servers may run it at once, and MySQL commits
-every DDL statement by itself. Nothing is imported from the code of today: this is how it was.
+A step that was done before does nothing: two servers may run it at once, and MySQL commits
+every DDL statement by itself. Nothing is imported from current code, which may change.
 """
 
 import sqlalchemy as sa

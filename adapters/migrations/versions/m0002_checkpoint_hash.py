@@ -1,7 +1,7 @@
 """Checkpoints have the hash of the log at their position.
 
-They are a table of the projections', which is made without a migration; this one is for databases
-where it was made before. Two servers may run it at once.
+Their table belongs to the projections and is created without a migration; this one is for databases
+where it existed before. Two servers may run it at once.
 """
 
 import sqlalchemy as sa
