@@ -19,6 +19,12 @@ settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True
 settings.load_profile("ci" if os.environ.get("CI") == "true" else "dev")
 
 
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    """The event loop of tests that are marked `anyio`: asyncio, as the service has it."""
+    return "asyncio"
+
+
 class NewDatabase:
     """Call it for the URL of a new, empty database; all go when the module's tests have run.
 

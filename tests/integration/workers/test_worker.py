@@ -120,7 +120,8 @@ async def error_of(fairlog: Fairlog, job_id: JobId) -> dict[str, str]:
 
 
 @in_both_places
-def test_async_and_other_handlers_run_and_their_results_are_recorded(
+@pytest.mark.anyio
+async def test_async_and_other_handlers_run_and_their_results_are_recorded(
     place: Any, database_url: str
 ) -> None:
     async def on_the_loop(payload: Any) -> Any:
@@ -137,31 +138,26 @@ def test_async_and_other_handlers_run_and_their_results_are_recorded(
     def nothing(_: Any) -> None:
         pass
 
-    async def story() -> None:
-        async with place(database_url, Settings()) as (fairlog, source):
-            payload = {"text": "a\u202eb \x00 🎉", "big": 10**30, "list": [None, 1.5, True]}
-            worker = Worker(
-                source("w"), handlers(on_the_loop, in_a_thread, awaited_later, nothing), 3
-            )
-            async with working(worker):
-                first = await submit(fairlog, "on_the_loop", payload)
-                second = await submit(fairlog, "in_a_thread", payload)
-                third = await submit(fairlog, "awaited_later", payload)
-                fourth = await submit(fairlog, "nothing", payload)
-                results = [
-                    msgspec.json.decode(msgspec.json.encode(await ended(fairlog, job_id)))["result"]
-                    for job_id in (first, second, third, fourth)
-                ]
-            assert results == [
-                payload,
-                {"payload": payload, "job": [second, "ada", "in_a_thread", 1]},
-                payload,
-                None,
+    async with place(database_url, Settings()) as (fairlog, source):
+        payload = {"text": "a\u202eb \x00 🎉", "big": 10**30, "list": [None, 1.5, True]}
+        worker = Worker(source("w"), handlers(on_the_loop, in_a_thread, awaited_later, nothing), 3)
+        async with working(worker):
+            first = await submit(fairlog, "on_the_loop", payload)
+            second = await submit(fairlog, "in_a_thread", payload)
+            third = await submit(fairlog, "awaited_later", payload)
+            fourth = await submit(fairlog, "nothing", payload)
+            results = [
+                msgspec.json.decode(msgspec.json.encode(await ended(fairlog, job_id)))["result"]
+                for job_id in (first, second, third, fourth)
             ]
-            for job_id in (first, second, third, fourth):
-                assert (await history(fairlog, job_id))[-2:] == ["JobStarted", "JobCompleted"]
-
-    asyncio.run(story())
+        assert results == [
+            payload,
+            {"payload": payload, "job": [second, "ada", "in_a_thread", 1]},
+            payload,
+            None,
+        ]
+        for job_id in (first, second, third, fourth):
+            assert (await history(fairlog, job_id))[-2:] == ["JobStarted", "JobCompleted"]
 
 
 class UnspeakableError(Exception):
@@ -186,7 +182,8 @@ RAISED: dict[str, tuple[Callable[[], BaseException], str, str]] = {
 
 
 @in_both_places
-def test_whatever_a_handler_raises_fails_the_attempt_and_the_worker_goes_on(
+@pytest.mark.anyio
+async def test_whatever_a_handler_raises_fails_the_attempt_and_the_worker_goes_on(
     place: Any, database_url: str
 ) -> None:
     async def on_the_loop(payload: str) -> None:
@@ -200,51 +197,47 @@ def test_whatever_a_handler_raises_fails_the_attempt_and_the_worker_goes_on(
     async def fine(_: Any) -> str:
         return "fine"
 
-    async def story() -> None:
-        async with (
-            place(database_url, Settings(max_attempts=1)) as (fairlog, source),
-            working(Worker(source("w"), handlers(on_the_loop, in_a_thread, fine), 2)),
-        ):
-            jobs = [
-                (await submit(fairlog, kind, name), kind, *RAISED[name][1:])
-                for name in RAISED
-                for kind in ("on_the_loop", "in_a_thread")
-            ]
-            for job_id, kind, type_name, message in jobs:
-                error = await error_of(fairlog, job_id)
-                assert error["type"] == type_name
-                assert error["message"].startswith(message)
-                assert len(error["message"]) <= 10_000
-                assert len(error["traceback"]) <= 20_000
-                assert f"in {kind}\n" in error["traceback"]
-                assert "entrypoints/worker" not in error["traceback"] or type_name == "RuntimeError"
-            fine_job = await ended(fairlog, await submit(fairlog, "fine"))
-            assert fine_job.state is State.DONE
-
-    asyncio.run(story())
+    async with (
+        place(database_url, Settings(max_attempts=1)) as (fairlog, source),
+        working(Worker(source("w"), handlers(on_the_loop, in_a_thread, fine), 2)),
+    ):
+        jobs = [
+            (await submit(fairlog, kind, name), kind, *RAISED[name][1:])
+            for name in RAISED
+            for kind in ("on_the_loop", "in_a_thread")
+        ]
+        for job_id, kind, type_name, message in jobs:
+            error = await error_of(fairlog, job_id)
+            assert error["type"] == type_name
+            assert error["message"].startswith(message)
+            assert len(error["message"]) <= 10_000
+            assert len(error["traceback"]) <= 20_000
+            assert f"in {kind}\n" in error["traceback"]
+            assert "entrypoints/worker" not in error["traceback"] or type_name == "RuntimeError"
+        fine_job = await ended(fairlog, await submit(fairlog, "fine"))
+        assert fine_job.state is State.DONE
 
 
-def test_an_exception_that_wants_no_retry_ends_the_job_for_good(database_url: str) -> None:
+@pytest.mark.anyio
+async def test_an_exception_that_wants_no_retry_ends_the_job_for_good(database_url: str) -> None:
     class GivingUp(Exception):
         retry = False
 
     def hopeless(_: Any) -> None:
         raise GivingUp
 
-    async def story() -> None:
-        async with (
-            embedded(database_url, Settings(max_attempts=5)) as (fairlog, source),
-            working(Worker(source("w"), handlers(hopeless), 1)),
-        ):
-            job_id = await submit(fairlog, "hopeless")
-            assert (await error_of(fairlog, job_id))["type"] == "GivingUp"
-            assert (await fairlog.job(job_id)).attempt == 1
-
-    asyncio.run(story())
+    async with (
+        embedded(database_url, Settings(max_attempts=5)) as (fairlog, source),
+        working(Worker(source("w"), handlers(hopeless), 1)),
+    ):
+        job_id = await submit(fairlog, "hopeless")
+        assert (await error_of(fairlog, job_id))["type"] == "GivingUp"
+        assert (await fairlog.job(job_id)).attempt == 1
 
 
 @in_both_places
-def test_a_result_that_json_cannot_hold_fails_the_job_at_once_and_says_where(
+@pytest.mark.anyio
+async def test_a_result_that_json_cannot_hold_fails_the_job_at_once_and_says_where(
     place: Any, database_url: str
 ) -> None:
     deep: list[Any] = []
@@ -267,39 +260,35 @@ def test_a_result_that_json_cannot_hold_fails_the_job_at_once_and_says_where(
     def give(payload: str) -> Any:
         return results[payload][0]
 
-    async def story() -> None:
-        async with (
-            place(database_url, Settings(max_attempts=3)) as (fairlog, source),
-            working(Worker(source("w"), handlers(give), 2)),
-        ):
-            for name, (_, words) in results.items():
-                job_id = await submit(fairlog, "give", name)
-                error = await error_of(fairlog, job_id)
-                assert error["type"] == "ValueError"
-                assert words in error["message"]
-                assert (await fairlog.job(job_id)).attempt == 1
-
-    asyncio.run(story())
+    async with (
+        place(database_url, Settings(max_attempts=3)) as (fairlog, source),
+        working(Worker(source("w"), handlers(give), 2)),
+    ):
+        for name, (_, words) in results.items():
+            job_id = await submit(fairlog, "give", name)
+            error = await error_of(fairlog, job_id)
+            assert error["type"] == "ValueError"
+            assert words in error["message"]
+            assert (await fairlog.job(job_id)).attempt == 1
 
 
-def test_a_worker_claims_only_kinds_that_it_has_handlers_for(database_url: str) -> None:
+@pytest.mark.anyio
+async def test_a_worker_claims_only_kinds_that_it_has_handlers_for(database_url: str) -> None:
     async def known(_: Any) -> None:
         pass
 
-    async def story() -> None:
-        async with (
-            embedded(database_url, Settings()) as (fairlog, source),
-            working(Worker(source("w"), handlers(known), 2)),
-        ):
-            other = await submit(fairlog, "other")
-            assert (await ended(fairlog, await submit(fairlog, "known"))).state is State.DONE
-            assert (await fairlog.job(other)).state is State.QUEUED
-
-    asyncio.run(story())
+    async with (
+        embedded(database_url, Settings()) as (fairlog, source),
+        working(Worker(source("w"), handlers(known), 2)),
+    ):
+        other = await submit(fairlog, "other")
+        assert (await ended(fairlog, await submit(fairlog, "known"))).state is State.DONE
+        assert (await fairlog.job(other)).state is State.QUEUED
 
 
 @in_both_places
-def test_a_cancelled_job_is_told_at_the_next_heartbeat_and_reports_nothing(
+@pytest.mark.anyio
+async def test_a_cancelled_job_is_told_at_the_next_heartbeat_and_reports_nothing(
     place: Any, database_url: str
 ) -> None:
     told: list[str] = []
@@ -325,52 +314,50 @@ def test_a_cancelled_job_is_told_at_the_next_heartbeat_and_reports_nothing(
     async def all_told() -> bool:
         return len(told) == 2
 
-    async def story() -> None:
-        async with (
-            place(database_url, Settings(lease_seconds=1)) as (fairlog, source),
-            working(Worker(source("w"), handlers(on_the_loop, in_a_thread), 2)),
-        ):
-            jobs = [await submit(fairlog, "on_the_loop"), await submit(fairlog, "in_a_thread")]
-            await eventually(all_started)
-            await fairlog.settle([CancelJob(job_id=job_id) for job_id in jobs])
-            await eventually(all_told)
-            for job_id in jobs:
+    async with (
+        place(database_url, Settings(lease_seconds=1)) as (fairlog, source),
+        working(Worker(source("w"), handlers(on_the_loop, in_a_thread), 2)),
+    ):
+        jobs = [await submit(fairlog, "on_the_loop"), await submit(fairlog, "in_a_thread")]
+        await eventually(all_started)
+        await fairlog.settle([CancelJob(job_id=job_id) for job_id in jobs])
+        await eventually(all_told)
+        for job_id in jobs:
 
-                async def has_ended(job_id: JobId = job_id) -> bool:
-                    return (await history(fairlog, job_id))[-1] == "AttemptEnded"
+            async def has_ended(job_id: JobId = job_id) -> bool:
+                return (await history(fairlog, job_id))[-1] == "AttemptEnded"
 
-                await eventually(has_ended)
-                told_of = (await history(fairlog, job_id))[-3:]
-                assert told_of == ["JobStarted", "JobCancelled", "AttemptEnded"]
-
-    asyncio.run(story())
+            await eventually(has_ended)
+            told_of = (await history(fairlog, job_id))[-3:]
+            assert told_of == ["JobStarted", "JobCancelled", "AttemptEnded"]
 
 
-def test_a_job_that_outlasts_its_lease_is_kept_by_heartbeats(database_url: str) -> None:
+@pytest.mark.anyio
+async def test_a_job_that_outlasts_its_lease_is_kept_by_heartbeats(database_url: str) -> None:
     async def long(_: Any) -> str:
         await asyncio.sleep(2.6)
         return "done"
 
-    async def story() -> None:
-        async with (
-            embedded(database_url, Settings(lease_seconds=2)) as (fairlog, source),
-            working(Worker(source("w"), handlers(long), 1)),
-        ):
-            job_id = await submit(fairlog, "long")
+    async with (
+        embedded(database_url, Settings(lease_seconds=2)) as (fairlog, source),
+        working(Worker(source("w"), handlers(long), 1)),
+    ):
+        job_id = await submit(fairlog, "long")
 
-            async def is_done_while_the_clock_acts() -> bool:
-                await fairlog.wake_due_jobs()
-                return (await fairlog.job(job_id)).state is State.DONE
+        async def is_done_while_the_clock_acts() -> bool:
+            await fairlog.wake_due_jobs()
+            return (await fairlog.job(job_id)).state is State.DONE
 
-            await eventually(is_done_while_the_clock_acts)
-            assert (await fairlog.job(job_id)).attempt == 1
-            extended = await fairlog.events(EventFilter(types=["LeasesExtended"]), 0, 100)
-            assert 1 <= len(extended.events) <= 3  # not every heartbeat is an event
-
-    asyncio.run(story())
+        await eventually(is_done_while_the_clock_acts)
+        assert (await fairlog.job(job_id)).attempt == 1
+        extended = await fairlog.events(EventFilter(types=["LeasesExtended"]), 0, 100)
+        assert 1 <= len(extended.events) <= 3  # not every heartbeat is an event
 
 
-def test_a_handler_is_stopped_at_its_time_out_and_the_attempt_fails(database_url: str) -> None:
+@pytest.mark.anyio
+async def test_a_handler_is_stopped_at_its_time_out_and_the_attempt_fails(
+    database_url: str,
+) -> None:
     async def on_the_loop(_: Any) -> None:
         await asyncio.sleep(60)
 
@@ -381,27 +368,27 @@ def test_a_handler_is_stopped_at_its_time_out_and_the_attempt_fails(database_url
     async def own(_: Any) -> None:
         raise TimeoutError("of a connection")
 
-    async def story() -> None:
-        async with (
-            embedded(database_url, Settings(max_attempts=1)) as (fairlog, source),
-            working(Worker(source("w"), handlers(on_the_loop, in_a_thread, own), 2)),
-        ):
-            jobs = [
-                await submit(fairlog, kind, timeout_seconds=0.2)
-                for kind in ("on_the_loop", "in_a_thread")
-            ]
-            for job_id in jobs:
-                error = await error_of(fairlog, job_id)
-                assert error["type"] == "TimeoutError"
-                assert "longer than the job's 0.2 s" in error["message"]
-            error = await error_of(fairlog, await submit(fairlog, "own", timeout_seconds=30.0))
-            assert error["message"] == "of a connection"
-
-    asyncio.run(story())
+    async with (
+        embedded(database_url, Settings(max_attempts=1)) as (fairlog, source),
+        working(Worker(source("w"), handlers(on_the_loop, in_a_thread, own), 2)),
+    ):
+        jobs = [
+            await submit(fairlog, kind, timeout_seconds=0.2)
+            for kind in ("on_the_loop", "in_a_thread")
+        ]
+        for job_id in jobs:
+            error = await error_of(fairlog, job_id)
+            assert error["type"] == "TimeoutError"
+            assert "longer than the job's 0.2 s" in error["message"]
+        error = await error_of(fairlog, await submit(fairlog, "own", timeout_seconds=30.0))
+        assert error["message"] == "of a connection"
 
 
 @in_both_places
-def test_a_stop_finishes_what_it_can_and_gives_back_the_rest(place: Any, database_url: str) -> None:
+@pytest.mark.anyio
+async def test_a_stop_finishes_what_it_can_and_gives_back_the_rest(
+    place: Any, database_url: str
+) -> None:
     release = threading.Event()
     started: list[str] = []
 
@@ -424,84 +411,77 @@ def test_a_stop_finishes_what_it_can_and_gives_back_the_rest(place: Any, databas
     async def all_started() -> bool:
         return len(started) == 3
 
-    async def story() -> None:
-        async with place(database_url, Settings()) as (fairlog, source):
-            worker = Worker(source("w"), handlers(soon, never, deaf), 3, prefetch=2)
-            worker.start()
-            soon_job, never_job, deaf_job = [
-                await submit(fairlog, kind) for kind in ("soon", "never", "deaf")
+    async with place(database_url, Settings()) as (fairlog, source):
+        worker = Worker(source("w"), handlers(soon, never, deaf), 3, prefetch=2)
+        worker.start()
+        soon_job, never_job, deaf_job = [
+            await submit(fairlog, kind) for kind in ("soon", "never", "deaf")
+        ]
+        await eventually(all_started)
+        ahead = [await submit(fairlog, "never", number) for number in range(2)]
+
+        async def are_claimed_ahead() -> bool:
+            return all([(await fairlog.job(one)).state is State.RUNNING for one in ahead])
+
+        await eventually(are_claimed_ahead)
+        await worker.stop(grace_seconds=0.5)
+        done = await fairlog.job(soon_job)
+        assert (done.state, msgspec.json.decode(done.result)) == (State.DONE, "in time")
+        for job_id in (never_job, deaf_job, *ahead):
+            assert (await fairlog.job(job_id)).state is State.QUEUED
+            found = await history(fairlog, job_id)
+            begun = {"AttemptBegun"}  # said of one that got the slot of the first
+            assert [one for one in found if one not in begun][-2:] == [
+                "JobStarted",
+                "JobRequeued",
             ]
-            await eventually(all_started)
-            ahead = [await submit(fairlog, "never", number) for number in range(2)]
-
-            async def are_claimed_ahead() -> bool:
-                return all([(await fairlog.job(one)).state is State.RUNNING for one in ahead])
-
-            await eventually(are_claimed_ahead)
-            await worker.stop(grace_seconds=0.5)
-            done = await fairlog.job(soon_job)
-            assert (done.state, msgspec.json.decode(done.result)) == (State.DONE, "in time")
+        release.set()
+        async with working(Worker(source("other"), handlers(never=quick, deaf=quick), 2)):
             for job_id in (never_job, deaf_job, *ahead):
-                assert (await fairlog.job(job_id)).state is State.QUEUED
-                found = await history(fairlog, job_id)
-                begun = {"AttemptBegun"}  # said of one that got the slot of the first
-                assert [one for one in found if one not in begun][-2:] == [
-                    "JobStarted",
-                    "JobRequeued",
-                ]
-            release.set()
-            async with working(Worker(source("other"), handlers(never=quick, deaf=quick), 2)):
-                for job_id in (never_job, deaf_job, *ahead):
-                    assert (await ended(fairlog, job_id)).attempt == 2
-            for job_id in (never_job, deaf_job, *ahead):
-                assert (await history(fairlog, job_id)).count("JobCompleted") == 1
-
-    asyncio.run(story())
+                assert (await ended(fairlog, job_id)).attempt == 2
+        for job_id in (never_job, deaf_job, *ahead):
+            assert (await history(fairlog, job_id)).count("JobCompleted") == 1
 
 
 @in_both_places
-def test_a_worker_that_stops_while_it_waits_for_work_leaves_no_job_running(
+@pytest.mark.anyio
+async def test_a_worker_that_stops_while_it_waits_for_work_leaves_no_job_running(
     place: Any, database_url: str
 ) -> None:
     async def quick(_: Any) -> str:
         return "done"
 
-    async def story() -> None:
-        async with place(database_url, Settings()) as (fairlog, source):
-            for number in range(6):
-                worker = Worker(source(f"w{number}"), handlers(quick), 1)
-                worker.start()
-                before = await submit(fairlog, "quick", [number, "before"])
-                await ended(fairlog, before)  # so that it waits for the next
-                meanwhile, _ = await asyncio.gather(
-                    submit(fairlog, "quick", [number, "meanwhile"]), worker.stop(grace_seconds=5.0)
-                )
-                after = await submit(fairlog, "quick", [number, "after"])
-                assert (await fairlog.job(meanwhile)).state in {State.DONE, State.QUEUED}
-                async with working(Worker(source(f"next{number}"), handlers(quick), 1)):
-                    for job_id in (meanwhile, after):
-                        assert (await ended(fairlog, job_id)).state is State.DONE
-                assert (await fairlog.job(after)).attempt == 1
-
-    asyncio.run(story())
+    async with place(database_url, Settings()) as (fairlog, source):
+        for number in range(6):
+            worker = Worker(source(f"w{number}"), handlers(quick), 1)
+            worker.start()
+            before = await submit(fairlog, "quick", [number, "before"])
+            await ended(fairlog, before)  # so that it waits for the next
+            meanwhile, _ = await asyncio.gather(
+                submit(fairlog, "quick", [number, "meanwhile"]), worker.stop(grace_seconds=5.0)
+            )
+            after = await submit(fairlog, "quick", [number, "after"])
+            assert (await fairlog.job(meanwhile)).state in {State.DONE, State.QUEUED}
+            async with working(Worker(source(f"next{number}"), handlers(quick), 1)):
+                for job_id in (meanwhile, after):
+                    assert (await ended(fairlog, job_id)).state is State.DONE
+            assert (await fairlog.job(after)).attempt == 1
 
 
-def test_a_job_that_gives_no_time_out_has_the_services(database_url: str) -> None:
+@pytest.mark.anyio
+async def test_a_job_that_gives_no_time_out_has_the_services(database_url: str) -> None:
     async def long(_: Any) -> None:
         await asyncio.sleep(60)
 
-    async def story() -> None:
-        async with (
-            embedded(database_url, Settings(max_attempts=1, timeout_seconds=1)) as (
-                fairlog,
-                source,
-            ),
-            working(Worker(source("w"), handlers(long), 2)),
-        ):
-            without = await submit(fairlog, "long")
-            own = await submit(fairlog, "long", "own", timeout_seconds=0.5)
-            assert (await fairlog.job(without)).timeout_seconds == 1
-            assert (await fairlog.job(own)).timeout_seconds == 0.5
-            assert "longer than the job's 1 s" in (await error_of(fairlog, without))["message"]
-
-    asyncio.run(story())
+    async with (
+        embedded(database_url, Settings(max_attempts=1, timeout_seconds=1)) as (
+            fairlog,
+            source,
+        ),
+        working(Worker(source("w"), handlers(long), 2)),
+    ):
+        without = await submit(fairlog, "long")
+        own = await submit(fairlog, "long", "own", timeout_seconds=0.5)
+        assert (await fairlog.job(without)).timeout_seconds == 1
+        assert (await fairlog.job(own)).timeout_seconds == 0.5
+        assert "longer than the job's 1 s" in (await error_of(fairlog, without))["message"]

@@ -5,6 +5,8 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import pytest
+
 from entrypoints.dashboard.refresh_ticker import RefreshTicker
 from entrypoints.feeds.log_watcher import LogWatcher
 from tests.support.waiting import until
@@ -58,53 +60,45 @@ async def listening(
     await log.watcher.close()
 
 
-def test_all_pages_get_the_same_tick() -> None:
-    async def scenario() -> None:
-        log = Log(7)
-        async with listening(log, *[7] * 50) as pages:
-            log.end = 8
-            await until(lambda: any(page.ticks for page in pages))
-            await asyncio.sleep(0)  # the other pages have their turn
-            assert [page.ends for page in pages] == [[8]] * 50
-
-    asyncio.run(scenario())
+@pytest.mark.anyio
+async def test_all_pages_get_the_same_tick() -> None:
+    log = Log(7)
+    async with listening(log, *[7] * 50) as pages:
+        log.end = 8
+        await until(lambda: any(page.ticks for page in pages))
+        await asyncio.sleep(0)  # the other pages have their turn
+        assert [page.ends for page in pages] == [[8]] * 50
 
 
-def test_many_events_make_one_tick_per_span() -> None:
-    async def scenario() -> None:
-        log = Log(7)
-        async with listening(log, 7) as [page]:
-            began = time.monotonic()
-            for _ in range(50):
-                log.end += 1
-                await asyncio.sleep(0.01)
-            # Once more after the last, for what follows the log.
-            await until(lambda: page.ends[-2:] == [57, 57])
-            assert len(page.ticks) <= (time.monotonic() - began) / TICK_SECONDS + 2
-
-    asyncio.run(scenario())
+@pytest.mark.anyio
+async def test_many_events_make_one_tick_per_span() -> None:
+    log = Log(7)
+    async with listening(log, 7) as [page]:
+        began = time.monotonic()
+        for _ in range(50):
+            log.end += 1
+            await asyncio.sleep(0.01)
+        # Once more after the last, for what follows the log.
+        await until(lambda: page.ends[-2:] == [57, 57])
+        assert len(page.ticks) <= (time.monotonic() - began) / TICK_SECONDS + 2
 
 
-def test_a_page_that_is_behind_gets_a_tick_at_once_and_one_that_is_level_does_not() -> None:
-    async def scenario() -> None:
-        log = Log(7)
-        async with listening(log, 6, 7) as [behind, level]:
-            await until(lambda: behind.ends == [7])
-            log.end = 8
-            await until(lambda: bool(level.ends) and len(behind.ends) > 1)
-            assert behind.ends[:2] == [7, 8]
-            assert level.ends[0] == 8
-
-    asyncio.run(scenario())
+@pytest.mark.anyio
+async def test_a_page_that_is_behind_gets_a_tick_at_once_and_one_that_is_level_does_not() -> None:
+    log = Log(7)
+    async with listening(log, 6, 7) as [behind, level]:
+        await until(lambda: behind.ends == [7])
+        log.end = 8
+        await until(lambda: bool(level.ends) and len(behind.ends) > 1)
+        assert behind.ends[:2] == [7, 8]
+        assert level.ends[0] == 8
 
 
-def test_without_events_it_ticks_seldom() -> None:
-    async def scenario() -> None:
-        async with listening(Log(7), 7, tick_seconds=0.02, quiet_per_tick=5) as [page]:
-            began = time.monotonic()
-            await until(lambda: len(page.ticks) >= 4)
-            spans_passed = (time.monotonic() - began) / 0.02
-            assert len(page.ticks) <= spans_passed / 5 + 2
-            assert set(page.ends) == {7}
-
-    asyncio.run(scenario())
+@pytest.mark.anyio
+async def test_without_events_it_ticks_seldom() -> None:
+    async with listening(Log(7), 7, tick_seconds=0.02, quiet_per_tick=5) as [page]:
+        began = time.monotonic()
+        await until(lambda: len(page.ticks) >= 4)
+        spans_passed = (time.monotonic() - began) / 0.02
+        assert len(page.ticks) <= spans_passed / 5 + 2
+        assert set(page.ends) == {7}

@@ -39,93 +39,75 @@ def soon_old(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shared, "APART_SECONDS", 0.05)
 
 
-def test_many_who_ask_at_once_are_answered_by_one() -> None:
-    async def scenario() -> None:
-        answers, make = SharedAnswers[str](Strikes()), Maker(1)
-        got = await asyncio.gather(*(answers.get("/", 0, make) for _ in range(50)))
-        assert got == ["at 1"] * 50
-        assert make.asked == 1
-
-    asyncio.run(scenario())
+@pytest.mark.anyio
+async def test_many_who_ask_at_once_are_answered_by_one() -> None:
+    answers, make = SharedAnswers[str](Strikes()), Maker(1)
+    got = await asyncio.gather(*(answers.get("/", 0, make) for _ in range(50)))
+    assert got == ["at 1"] * 50
+    assert make.asked == 1
 
 
-def test_who_opens_a_page_a_little_later_gets_the_same_answer_and_then_another() -> None:
-    async def scenario() -> None:
-        answers, make = SharedAnswers[str](Strikes()), Maker(1, 2)
-        assert await answers.get("/", 0, make) == "at 1"
-        await asyncio.sleep(0.06)
-        assert await answers.get("/", 0, make) == "at 1"
-        await asyncio.sleep(0.2)
-        assert await answers.get("/", 0, make) == "at 2"
-
-    asyncio.run(scenario())
+@pytest.mark.anyio
+async def test_who_opens_a_page_a_little_later_gets_the_same_answer_and_then_another() -> None:
+    answers, make = SharedAnswers[str](Strikes()), Maker(1, 2)
+    assert await answers.get("/", 0, make) == "at 1"
+    await asyncio.sleep(0.06)
+    assert await answers.get("/", 0, make) == "at 1"
+    await asyncio.sleep(0.2)
+    assert await answers.get("/", 0, make) == "at 2"
 
 
-def test_open_pages_share_an_answer_from_strike_to_strike_however_long_they_take() -> None:
-    async def scenario() -> None:
-        strikes, make = Strikes(), Maker(1, 2)
-        answers = SharedAnswers[str](strikes)
-        assert await answers.get("/", 1, make) == "at 1"
-        await asyncio.sleep(0.3)
-        assert await answers.get("/", 1, make) == "at 1"
-        strikes.count += 1
-        assert await answers.get("/", 1, make) == "at 2"
-
-    asyncio.run(scenario())
+@pytest.mark.anyio
+async def test_open_pages_share_an_answer_from_strike_to_strike_however_long_they_take() -> None:
+    strikes, make = Strikes(), Maker(1, 2)
+    answers = SharedAnswers[str](strikes)
+    assert await answers.get("/", 1, make) == "at 1"
+    await asyncio.sleep(0.3)
+    assert await answers.get("/", 1, make) == "at 1"
+    strikes.count += 1
+    assert await answers.get("/", 1, make) == "at 2"
 
 
-def test_nobody_gets_an_answer_from_before_what_they_have_seen() -> None:
-    async def scenario() -> None:
-        answers, make = SharedAnswers[str](Strikes()), Maker(1, 1, 5)
-        assert await answers.get("/", 0, make) == "at 1"
-        assert await answers.get("/", 5, make) == "at 5"
-        assert make.asked == 3
-
-    asyncio.run(scenario())
+@pytest.mark.anyio
+async def test_nobody_gets_an_answer_from_before_what_they_have_seen() -> None:
+    answers, make = SharedAnswers[str](Strikes()), Maker(1, 1, 5)
+    assert await answers.get("/", 0, make) == "at 1"
+    assert await answers.get("/", 5, make) == "at 5"
+    assert make.asked == 3
 
 
-def test_a_position_that_never_comes_is_not_waited_for_for_ever() -> None:
-    async def scenario() -> None:
-        assert await SharedAnswers[str](Strikes()).get("/", 10**15, Maker(1)) == "at 1"
-
-    asyncio.run(scenario())
+@pytest.mark.anyio
+async def test_a_position_that_never_comes_is_not_waited_for_for_ever() -> None:
+    assert await SharedAnswers[str](Strikes()).get("/", 10**15, Maker(1)) == "at 1"
 
 
-def test_a_failure_is_told_and_not_kept() -> None:
+@pytest.mark.anyio
+async def test_a_failure_is_told_and_not_kept() -> None:
     async def fail() -> Dated[str]:
         raise LogUnavailable("away")
 
-    async def scenario() -> None:
-        answers = SharedAnswers[str](Strikes())
-        with pytest.raises(LogUnavailable):
-            await answers.get("/", 0, fail)
-        assert await answers.get("/", 0, Maker(1)) == "at 1"
-
-    asyncio.run(scenario())
+    answers = SharedAnswers[str](Strikes())
+    with pytest.raises(LogUnavailable):
+        await answers.get("/", 0, fail)
+    assert await answers.get("/", 0, Maker(1)) == "at 1"
 
 
-def test_answers_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.anyio
+async def test_answers_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shared, "ANSWERS_MAX", 3)
-
-    async def scenario() -> None:
-        answers = SharedAnswers[str](Strikes())
-        for number in range(10):
-            await answers.get(f"/{number}", 0, Maker(1))
-        assert len(answers._entries) == 3
-
-    asyncio.run(scenario())
+    answers = SharedAnswers[str](Strikes())
+    for number in range(10):
+        await answers.get(f"/{number}", 0, Maker(1))
+    assert len(answers._entries) == 3
 
 
-def test_answers_are_bounded_in_characters(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.anyio
+async def test_answers_are_bounded_in_characters(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shared, "CHARACTERS_MAX", 20)
-
-    async def scenario() -> None:
-        answers = SharedAnswers[str](Strikes())
-        makers = {key: Maker(1) for key in "abcdef"}
-        for key, make in makers.items():  # each answer has four characters
-            assert await answers.get(key, 0, make) == "at 1"
-        assert sum(entry.size for entry in answers._entries.values()) == 20
-        assert await answers.get("f", 0, makers["f"]) == "at 1"
-        assert makers["f"].asked == 1
-
-    asyncio.run(scenario())
+    answers = SharedAnswers[str](Strikes())
+    makers = {key: Maker(1) for key in "abcdef"}
+    for key, make in makers.items():  # each answer has four characters
+        assert await answers.get(key, 0, make) == "at 1"
+    assert sum(entry.size for entry in answers._entries.values()) == 20
+    assert await answers.get("f", 0, makers["f"]) == "at 1"
+    assert makers["f"].asked == 1

@@ -251,7 +251,8 @@ def test_a_heartbeat_of_many_jobs_is_sent_in_calls_that_the_server_accepts() -> 
 
 
 @pytest.mark.parametrize(("lease", "waits"), [(3, 1.0), (9, 1.5), (30, 5.0), (600, 15.0)])
-def test_a_heartbeat_without_an_answer_leaves_time_for_another_within_the_lease(
+@pytest.mark.anyio
+async def test_a_heartbeat_without_an_answer_leaves_time_for_another_within_the_lease(
     lease: int, waits: float
 ) -> None:
     def respond(request: httpx.Request) -> httpx.Response:
@@ -260,14 +261,11 @@ def test_a_heartbeat_without_an_answer_leaves_time_for_another_within_the_lease(
             return httpx.Response(200, json={"lost_attempts": []})
         return httpx.Response(200, json={"jobs": [], "lease_seconds": lease})
 
-    async def story() -> None:
-        transport = httpx.MockTransport(respond)
-        async with httpx.AsyncClient(base_url="http://server", transport=transport) as client:
-            source = RemoteSource(client, WorkerId("w"))
-            await claim(source)
-            assert await source.heartbeat([(JobId(1), 1)], ()) == []
-
-    asyncio.run(story())
+    transport = httpx.MockTransport(respond)
+    async with httpx.AsyncClient(base_url="http://server", transport=transport) as client:
+        source = RemoteSource(client, WorkerId("w"))
+        await claim(source)
+        assert await source.heartbeat([(JobId(1), 1)], ()) == []
 
 
 def test_a_recall_can_give_nothing_new() -> None:

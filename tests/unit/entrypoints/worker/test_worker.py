@@ -152,83 +152,72 @@ async def working(
         await worker.stop(grace_seconds=0.0)
 
 
-def test_an_outcome_whose_delivery_failed_is_delivered_later_and_no_claim_begins_meanwhile() -> (
-    None
-):
-    async def story() -> None:
-        source = FakeSource()
-        source.jobs = [job(1)]
-        source.settle_errors = [AWAY, QueueFull("Too much."), RuntimeError("a fault of ours")]
-        async with working(source, concurrency=1):
-            await until(lambda: len(source.deliveries) == 2)
-            source.jobs = [job(2), job(3)]  # the first may go to a claim that is under way
-            await until(lambda: len(source.settled) == 3)
-        assert source.settled == [done(1), done(2), done(3)]
-        assert all(delivery[0] == done(1) for delivery in source.deliveries[:4])
-        assert max(source.claims_at_failures) <= 2
-
-    asyncio.run(story())
+@pytest.mark.anyio
+async def test_an_outcome_whose_delivery_failed_is_delivered_before_the_next_claim() -> None:
+    source = FakeSource()
+    source.jobs = [job(1)]
+    source.settle_errors = [AWAY, QueueFull("Too much."), RuntimeError("a fault of ours")]
+    async with working(source, concurrency=1):
+        await until(lambda: len(source.deliveries) == 2)
+        source.jobs = [job(2), job(3)]  # the first may go to a claim that is under way
+        await until(lambda: len(source.settled) == 3)
+    assert source.settled == [done(1), done(2), done(3)]
+    assert all(delivery[0] == done(1) for delivery in source.deliveries[:4])
+    assert max(source.claims_at_failures) <= 2
 
 
-def test_only_the_outcomes_that_the_source_could_not_take_are_delivered_again() -> None:
-    async def story() -> None:
-        source = FakeSource()
-        source.jobs = [job(1), job(2)]
-        source.answers = {JobId(1): AWAY}
-        async with working(source):
-            await until(lambda: len(source.settled) == 2)
-        assert source.deliveries == [[done(1), done(2)], [done(1)]]
-
-    asyncio.run(story())
+@pytest.mark.anyio
+async def test_only_the_outcomes_that_the_source_could_not_take_are_delivered_again() -> None:
+    source = FakeSource()
+    source.jobs = [job(1), job(2)]
+    source.answers = {JobId(1): AWAY}
+    async with working(source):
+        await until(lambda: len(source.settled) == 2)
+    assert source.deliveries == [[done(1), done(2)], [done(1)]]
 
 
-def test_outcomes_that_end_while_a_delivery_is_under_way_go_together() -> None:
-    async def story() -> None:
-        source = FakeSource()
-        source.jobs = [job(number) for number in range(1, 7)]
-        source.settle_gate.clear()
-        async with working(source, concurrency=2):
-            await until(lambda: not source.jobs and len(source.claims) == 4)
-            assert source.deliveries == [[done(1), done(2)]]
-            source.settle_gate.set()
-            await until(lambda: len(source.settled) == 6)
-        assert source.deliveries == [[done(1), done(2)], [done(number) for number in range(3, 7)]]
-
-    asyncio.run(story())
+@pytest.mark.anyio
+async def test_outcomes_that_end_while_a_delivery_is_under_way_go_together() -> None:
+    source = FakeSource()
+    source.jobs = [job(number) for number in range(1, 7)]
+    source.settle_gate.clear()
+    async with working(source, concurrency=2):
+        await until(lambda: not source.jobs and len(source.claims) == 4)
+        assert source.deliveries == [[done(1), done(2)]]
+        source.settle_gate.set()
+        await until(lambda: len(source.settled) == 6)
+    assert source.deliveries == [[done(1), done(2)], [done(number) for number in range(3, 7)]]
 
 
-def test_the_outcome_of_an_attempt_that_is_no_longer_current_is_dropped() -> None:
-    async def story() -> None:
-        source = FakeSource()
-        source.jobs = [job(1), job(2)]
-        source.answers = {JobId(1): NotTheCurrentAttempt(JobId(1), 1, 2, "running")}
-        async with working(source):
-            await until(lambda: len(source.settled) == 1)
-            source.jobs = [job(3)]
-            await until(lambda: len(source.settled) == 2)
-        assert source.settled == [done(2), done(3)]
-        assert source.deliveries == [[done(1), done(2)], [done(3)]]
-
-    asyncio.run(story())
+@pytest.mark.anyio
+async def test_the_outcome_of_an_attempt_that_is_no_longer_current_is_dropped() -> None:
+    source = FakeSource()
+    source.jobs = [job(1), job(2)]
+    source.answers = {JobId(1): NotTheCurrentAttempt(JobId(1), 1, 2, "running")}
+    async with working(source):
+        await until(lambda: len(source.settled) == 1)
+        source.jobs = [job(3)]
+        await until(lambda: len(source.settled) == 2)
+    assert source.settled == [done(2), done(3)]
+    assert source.deliveries == [[done(1), done(2)], [done(3)]]
 
 
-def test_an_outcome_that_meets_a_fault_nobody_foresaw_is_tried_again() -> None:
-    async def story() -> None:
-        source = FakeSource()
-        source.jobs = [job(1)]
-        source.answers = {JobId(1): WriteFailed("The database refused this command.")}
-        async with working(source):
-            await until(lambda: len(source.settled) == 1)
-        assert source.settled == [done(1)]
-
-    asyncio.run(story())
+@pytest.mark.anyio
+async def test_an_outcome_that_meets_a_fault_nobody_foresaw_is_tried_again() -> None:
+    source = FakeSource()
+    source.jobs = [job(1)]
+    source.answers = {JobId(1): WriteFailed("The database refused this command.")}
+    async with working(source):
+        await until(lambda: len(source.settled) == 1)
+    assert source.settled == [done(1)]
 
 
 @pytest.mark.parametrize(
     ("answer", "may_retry"),
     [(WriteFailed("The database refused it."), True), (InvalidInput("Of no use."), False)],
 )
-def test_a_result_that_cannot_be_recorded_fails_its_attempt(
+@pytest.mark.anyio
+async def test_a_result_that_cannot_be_recorded_fails_its_attempt(
     answer: Exception, *, may_retry: bool
 ) -> None:
     class Refusing(FakeSource):
@@ -240,20 +229,18 @@ def test_a_result_that_cannot_be_recorded_fails_its_attempt(
                 for one, found in zip(outcomes, answers, strict=True)
             ]
 
-    async def story() -> None:
-        source = Refusing()
-        source.jobs = [job(1)]
-        async with working(source):
-            await until(lambda: len(source.settled) == 1)
-        [outcome] = source.settled
-        assert isinstance(outcome, FailJob)
-        assert str(answer).encode() in outcome.error.data
-        assert outcome.may_retry is may_retry
-
-    asyncio.run(story())
+    source = Refusing()
+    source.jobs = [job(1)]
+    async with working(source):
+        await until(lambda: len(source.settled) == 1)
+    [outcome] = source.settled
+    assert isinstance(outcome, FailJob)
+    assert str(answer).encode() in outcome.error.data
+    assert outcome.may_retry is may_retry
 
 
-def test_one_outcome_that_is_not_taken_does_not_keep_the_worker_from_its_work() -> None:
+@pytest.mark.anyio
+async def test_one_outcome_that_is_not_taken_does_not_keep_the_worker_from_its_work() -> None:
     class Deaf(FakeSource):
         async def report(self, outcomes: Sequence[Outcome]) -> Sequence[Exception | None]:
             answers = await super().report(outcomes)
@@ -262,343 +249,316 @@ def test_one_outcome_that_is_not_taken_does_not_keep_the_worker_from_its_work() 
                 for one, found in zip(outcomes, answers, strict=True)
             ]
 
-    async def story() -> None:
-        source = Deaf()
-        source.jobs = [job(number) for number in range(1, 9)]
-        async with working(source, concurrency=2):
-            await until(lambda: {one.job_id for one in source.settled} >= set(range(2, 9)))
-
-    asyncio.run(story())
+    source = Deaf()
+    source.jobs = [job(number) for number in range(1, 9)]
+    async with working(source, concurrency=2):
+        await until(lambda: {one.job_id for one in source.settled} >= set(range(2, 9)))
 
 
-def test_a_claim_whose_answer_was_lost_is_asked_again_under_the_same_id() -> None:
-    async def story() -> None:
-        source = FakeSource()
-        source.claim_errors = [AWAY, QueueFull("Too much."), RuntimeError("a fault of ours")]
-        source.jobs = [job(1)]
-        async with working(source, concurrency=1):
-            await until(lambda: len(source.settled) == 1)
-            await until(lambda: len(source.claims) == 5)
-        ids = [claim_id for _, claim_id in source.claims]
-        assert len(set(ids[:4])) == 1
-        assert ids[4] != ids[3]
-
-    asyncio.run(story())
+@pytest.mark.anyio
+async def test_a_claim_whose_answer_was_lost_is_asked_again_under_the_same_id() -> None:
+    source = FakeSource()
+    source.claim_errors = [AWAY, QueueFull("Too much."), RuntimeError("a fault of ours")]
+    source.jobs = [job(1)]
+    async with working(source, concurrency=1):
+        await until(lambda: len(source.settled) == 1)
+        await until(lambda: len(source.claims) == 5)
+    ids = [claim_id for _, claim_id in source.claims]
+    assert len(set(ids[:4])) == 1
+    assert ids[4] != ids[3]
 
 
-def test_a_source_that_is_away_or_answers_nothing_at_once_is_not_asked_in_a_busy_loop() -> None:
+@pytest.mark.anyio
+async def test_a_source_that_is_away_or_answers_nothing_at_once_is_not_asked_in_a_busy_loop() -> (
+    None
+):
     async def claims_in_a_second(source: FakeSource) -> int:
         async with working(source):
             await asyncio.sleep(1.0)  # the time itself is what is tested
         return len(source.claims)
 
-    async def story() -> None:
-        away, empty = FakeSource(), FakeSource()
-        away.claim_errors = [AWAY] * 1000
-        empty.waits = False
-        counts = await asyncio.gather(claims_in_a_second(away), claims_in_a_second(empty))
-        assert all(2 <= count <= 6 for count in counts), counts
-
-    asyncio.run(story())
+    away, empty = FakeSource(), FakeSource()
+    away.claim_errors = [AWAY] * 1000
+    empty.waits = False
+    counts = await asyncio.gather(claims_in_a_second(away), claims_in_a_second(empty))
+    assert all(2 <= count <= 6 for count in counts), counts
 
 
-def test_a_worker_whose_claims_are_refused_says_why_and_ends_in_order() -> None:
-    async def story() -> None:
-        source = FakeSource()
-        source.jobs = [job(1)]
-        async with working(source, concurrency=1) as worker:
-            await until(lambda: len(source.settled) == 1)
-            source.claim_errors = [InvalidInput("No such thing.")]
-            source.jobs = [job(2)]
-            refused = await worker.claims_end()
-        assert str(refused) == "No such thing."
-        assert source.settled == [done(1), done(2)]
-
-    asyncio.run(story())
+@pytest.mark.anyio
+async def test_a_worker_whose_claims_are_refused_says_why_and_ends_in_order() -> None:
+    source = FakeSource()
+    source.jobs = [job(1)]
+    async with working(source, concurrency=1) as worker:
+        await until(lambda: len(source.settled) == 1)
+        source.claim_errors = [InvalidInput("No such thing.")]
+        source.jobs = [job(2)]
+        refused = await worker.claims_end()
+    assert str(refused) == "No such thing."
+    assert source.settled == [done(1), done(2)]
 
 
-def test_no_more_jobs_are_in_hand_than_slots_and_prefetch_allow() -> None:
+@pytest.mark.anyio
+async def test_no_more_jobs_are_in_hand_than_slots_and_prefetch_allow() -> None:
     running: set[int] = set()
     peaks: list[int] = []
+    release = asyncio.Event()
 
-    async def story() -> None:
-        release = asyncio.Event()
+    async def wait(payload: int) -> int:
+        running.add(payload)
+        peaks.append(len(running))
+        await release.wait()
+        running.discard(payload)
+        return payload
 
-        async def wait(payload: int) -> int:
-            running.add(payload)
-            peaks.append(len(running))
-            await release.wait()
-            running.discard(payload)
-            return payload
-
-        source = FakeSource()
-        source.jobs = [job(number) for number in range(1, 21)]
-        async with working(source, wait, concurrency=3, prefetch=2):
-            await until(lambda: len(source.jobs) == 15 and len(running) == 3)
-            assert [max_jobs for max_jobs, _ in source.claims] == [5]
-            release.set()
-            await until(lambda: len(source.settled) == 20)
-        assert max(peaks) == 3
-        assert all(max_jobs <= 5 for max_jobs, _ in source.claims)
-
-    asyncio.run(story())
+    source = FakeSource()
+    source.jobs = [job(number) for number in range(1, 21)]
+    async with working(source, wait, concurrency=3, prefetch=2):
+        await until(lambda: len(source.jobs) == 15 and len(running) == 3)
+        assert [max_jobs for max_jobs, _ in source.claims] == [5]
+        release.set()
+        await until(lambda: len(source.settled) == 20)
+    assert max(peaks) == 3
+    assert all(max_jobs <= 5 for max_jobs, _ in source.claims)
 
 
-def test_heartbeats_go_out_at_a_third_of_the_lease_and_sooner_again_when_one_was_missed() -> None:
-    async def story() -> None:
-        source = FakeSource(lease_seconds=3.0)
-        source.jobs = [job(1), job(2)]
-        source.heartbeat_errors = [AWAY]
-        release = asyncio.Event()
-
-        async def wait(payload: int) -> int:
-            await release.wait()
-            return payload
-
-        now = asyncio.get_running_loop().time
-        async with working(source, wait):
-            await until(lambda: source.jobs == [])
-            claimed = now()
-            await until(lambda: len(source.heartbeats) == 1)
-            missed = now()
-            await until(lambda: len(source.heartbeats) == 2)
-            heard = now()
-            release.set()
-            await until(lambda: len(source.settled) == 2)
-        assert source.heartbeats == [[(JobId(1), 1), (JobId(2), 1)]] * 2
-        assert missed - claimed > 0.9
-        assert heard - missed < 0.9
-
-    asyncio.run(story())
-
-
-def test_a_lost_job_is_cancelled_and_its_outcome_is_not_reported() -> None:
-    async def story() -> None:
-        cancelled: list[int] = []
-
-        async def wait(payload: int) -> int:
-            try:
-                await asyncio.sleep(60)
-            except asyncio.CancelledError:
-                cancelled.append(payload)
-            return payload
-
-        source = FakeSource(lease_seconds=0.3)
-        source.jobs = [job(1), job(2), job(3)]
-        source.lost = {JobId(1), JobId(3)}  # the third is still waiting for a slot
-        async with working(source, wait, concurrency=2, prefetch=1):
-            await until(lambda: cancelled == [1])
-            await until(lambda: source.heartbeats[-1] == [(JobId(2), 1)])
-        assert {type(one) for one in source.settled} == {ReturnJob}
-        # Of the lost ones it says that they have ended.
-        assert sorted(one.job_id for one in source.settled) == [1, 2, 3]
-
-    asyncio.run(story())
-
-
-def test_a_new_attempt_at_a_job_in_hand_ends_the_earlier_one() -> None:
-    async def story() -> None:
-        attempts: list[str] = []
-
-        async def wait(payload: int, job: Any) -> int:
-            if job.attempt == 2:
-                return payload
-            try:
-                await asyncio.sleep(60)
-            finally:
-                attempts.append(f"{job.attempt} cancelled")
-            raise AssertionError
-
-        source = FakeSource()
-        source.jobs = [job(7)]
-        async with working(source, wait):
-            await until(lambda: source.jobs == [] and len(source.claims) == 2)
-            source.jobs = [job(7, attempt=2)]
-            await until(lambda: len(source.settled) == 2)
-            assert attempts == ["1 cancelled"]
-        assert done(7, attempt=2) in source.settled
-        assert ReturnJob(job_id=JobId(7), attempt=1, begun=True) in source.settled
-
-    asyncio.run(story())
-
-
-def test_jobs_of_a_claim_that_was_cut_short_by_the_stop_are_given_back() -> None:
-    async def story() -> None:
-        source = FakeSource()
-        async with working(source):
-            await until(lambda: len(source.claims) == 1)
-            [(_, claim_id)] = source.claims
-            source.given[claim_id] = [job(5)]  # the answer that the worker does not wait for
-        assert source.settled == [ReturnJob(job_id=JobId(5), attempt=1, begun=False)]
-
-    asyncio.run(story())
-
-
-def test_of_a_claim_as_many_jobs_begin_as_there_are_slots_free() -> None:
-    async def story() -> None:
-        source = FakeSource()
-        source.jobs = [job(1), job(2, started=False), job(3, started=False)]
-        release = asyncio.Event()
-
-        async def wait(payload: int) -> int:
-            await release.wait()
-            return payload
-
-        async with working(source, wait, concurrency=1, prefetch=3):
-            await until(lambda: len(source.claims) == 2)
-            assert source.begins == [1, 0]
-            release.set()
-            await until(lambda: len(source.settled) == 3)
-
-    asyncio.run(story())
-
-
-def test_that_a_job_claimed_ahead_begins_is_told_at_once_where_its_time_counts_from_there() -> None:
-    async def story() -> None:
-        source = FakeSource()
-        source.jobs = [job(1), job(2, started=False, timeout_seconds=60)]
-        release = asyncio.Event()
-        second = asyncio.Event()
-
-        async def wait(payload: int) -> int:
-            await (release if payload == 1 else second).wait()
-            return payload
-
-        async with working(source, wait, concurrency=1, prefetch=1):
-            await until(lambda: not source.jobs)
-            assert source.begun == []
-            release.set()
-            await until(lambda: source.begun == [[(JobId(2), 1)]])
-            second.set()
-            await until(lambda: len(source.settled) == 2)
-
-    asyncio.run(story())
-
-
-def test_that_a_job_began_is_told_again_until_it_is_heard() -> None:
-    async def story() -> None:
-        source = FakeSource()
-        source.jobs = [job(1, started=False, timeout_seconds=60)]
-        source.heartbeat_errors = [AWAY, AWAY]
-        release = asyncio.Event()
-
-        async def wait(payload: int) -> int:
-            await release.wait()
-            return payload
-
-        async with working(source, wait):
-            await until(lambda: len(source.begun) == 3)
-            release.set()
-            await until(lambda: len(source.settled) == 1)
-        assert source.begun == [[(JobId(1), 1)]] * 3
-
-    asyncio.run(story())
-
-
-def test_a_job_that_is_to_run_alone_waits_for_the_others_and_nothing_is_claimed_beside_it() -> None:
-    running: set[int] = set()
-    beside: list[set[int]] = []
-
-    async def story() -> None:
-        release = asyncio.Event()
-
-        async def wait(payload: int) -> int:
-            running.add(payload)
-            if payload == 9:
-                beside.append(set(running))
-            await release.wait()
-            running.discard(payload)
-            return payload
-
-        source = FakeSource()
-        source.jobs = [job(1)]
-        async with working(source, wait, concurrency=3):
-            await until(lambda: running == {1})
-            source.jobs = [job(9, started=False, alone=True)]
-            await until(lambda: not source.jobs)
-            source.jobs = [job(2)]
-            assert source.begun == []
-            claims = len(source.claims)
-            release.set()
-            release.clear()
-            await until(lambda: 9 in running)
-            assert source.begun == [[(JobId(9), 1)]]  # before its handler began
-            assert len(source.claims) == claims
-            release.set()
-            await until(lambda: len(source.settled) == 3)
-        assert beside == [{9}]
-
-    asyncio.run(story())
-
-
-def test_nothing_is_claimed_before_the_outcome_of_a_job_that_ran_alone_is_on_disk() -> None:
-    async def story() -> None:
-        async def done(payload: int) -> int:
-            return payload
-
-        source = FakeSource()
-        source.settle_gate.clear()
-        source.jobs = [job(9, started=False, alone=True)]
-        async with working(source, done, concurrency=3):
-            await until(lambda: len(source.deliveries) == 1)
-            claims = len(source.claims)
-            source.jobs = [job(2)]
-            await asyncio.sleep(0.05)  # a claim would be made at once
-            assert len(source.claims) == claims
-            source.settle_gate.set()
-            await until(lambda: len(source.settled) == 2)
-
-    asyncio.run(story())
-
-
-def test_a_cancelled_job_is_told_at_once_and_its_end_is_reported_when_its_handler_has_ended() -> (
+@pytest.mark.anyio
+async def test_heartbeats_go_out_at_a_third_of_the_lease_and_sooner_again_when_one_was_missed() -> (
     None
 ):
-    async def story() -> None:
-        let_go = asyncio.Event()
-        told = asyncio.Event()
+    source = FakeSource(lease_seconds=3.0)
+    source.jobs = [job(1), job(2)]
+    source.heartbeat_errors = [AWAY]
+    release = asyncio.Event()
 
-        async def slow_to_end(payload: int) -> int:
-            try:
-                await asyncio.sleep(60)
-            except asyncio.CancelledError:
-                told.set()
-                await let_go.wait()
+    async def wait(payload: int) -> int:
+        await release.wait()
+        return payload
+
+    now = asyncio.get_running_loop().time
+    async with working(source, wait):
+        await until(lambda: source.jobs == [])
+        claimed = now()
+        await until(lambda: len(source.heartbeats) == 1)
+        missed = now()
+        await until(lambda: len(source.heartbeats) == 2)
+        heard = now()
+        release.set()
+        await until(lambda: len(source.settled) == 2)
+    assert source.heartbeats == [[(JobId(1), 1), (JobId(2), 1)]] * 2
+    assert missed - claimed > 0.9
+    assert heard - missed < 0.9
+
+
+@pytest.mark.anyio
+async def test_a_lost_job_is_cancelled_and_its_outcome_is_not_reported() -> None:
+    cancelled: list[int] = []
+
+    async def wait(payload: int) -> int:
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            cancelled.append(payload)
+        return payload
+
+    source = FakeSource(lease_seconds=0.3)
+    source.jobs = [job(1), job(2), job(3)]
+    source.lost = {JobId(1), JobId(3)}  # the third is still waiting for a slot
+    async with working(source, wait, concurrency=2, prefetch=1):
+        await until(lambda: cancelled == [1])
+        await until(lambda: source.heartbeats[-1] == [(JobId(2), 1)])
+    assert {type(one) for one in source.settled} == {ReturnJob}
+    # Of the lost ones it says that they have ended.
+    assert sorted(one.job_id for one in source.settled) == [1, 2, 3]
+
+
+@pytest.mark.anyio
+async def test_a_new_attempt_at_a_job_in_hand_ends_the_earlier_one() -> None:
+    attempts: list[str] = []
+
+    async def wait(payload: int, job: Any) -> int:
+        if job.attempt == 2:
             return payload
+        try:
+            await asyncio.sleep(60)
+        finally:
+            attempts.append(f"{job.attempt} cancelled")
+        raise AssertionError
 
-        source = FakeSource(lease_seconds=0.6)
-        source.jobs = [job(1)]
-        async with working(source, slow_to_end, concurrency=1):
-            await until(lambda: len(source.heartbeats) == 1)
-            source.cancelled = [(JobId(1), 1)]
-            await told.wait()
-            beats = len(source.heartbeats)
-            await until(lambda: len(source.heartbeats) > beats + 1)
-            assert source.heartbeats[-1] == [(JobId(1), 1)]  # it holds its place
-            assert source.settled == []
-            let_go.set()
-            await until(lambda: len(source.settled) == 1)
-        assert source.settled == [ReturnJob(job_id=JobId(1), attempt=1, begun=True)]
-
-    asyncio.run(story())
+    source = FakeSource()
+    source.jobs = [job(7)]
+    async with working(source, wait):
+        await until(lambda: source.jobs == [] and len(source.claims) == 2)
+        source.jobs = [job(7, attempt=2)]
+        await until(lambda: len(source.settled) == 2)
+        assert attempts == ["1 cancelled"]
+    assert done(7, attempt=2) in source.settled
+    assert ReturnJob(job_id=JobId(7), attempt=1, begun=True) in source.settled
 
 
-def test_a_handler_that_is_told_to_end_before_it_begins_never_begins() -> None:
-    async def run() -> None:
-        def handle(payload: object) -> object:
-            raise AssertionError(payload)
+@pytest.mark.anyio
+async def test_jobs_of_a_claim_that_was_cut_short_by_the_stop_are_given_back() -> None:
+    source = FakeSource()
+    async with working(source):
+        await until(lambda: len(source.claims) == 1)
+        [(_, claim_id)] = source.claims
+        source.given[claim_id] = [job(5)]  # the answer that the worker does not wait for
+    assert source.settled == [ReturnJob(job_id=JobId(5), attempt=1, begun=False)]
 
-        runner = HandlerRunner(
-            {"work": Handler(kind="work", function=handle, is_async=False, wants_job=False)}
-        )
-        job = HandlerJob(JobId(1), UserId("ada"), Kind("work"), 1, b"null")
-        runner.prepare(1, job)
-        runner.cancel(1)
-        begun: list[int] = []
-        ended = await runner.run(1, job, lambda: begun.append(1))
-        assert ended.error is not None
-        assert b"had not begun" in ended.error.data
-        assert not begun
-        runner.close()
 
-    asyncio.run(run())
+@pytest.mark.anyio
+async def test_of_a_claim_as_many_jobs_begin_as_there_are_slots_free() -> None:
+    source = FakeSource()
+    source.jobs = [job(1), job(2, started=False), job(3, started=False)]
+    release = asyncio.Event()
+
+    async def wait(payload: int) -> int:
+        await release.wait()
+        return payload
+
+    async with working(source, wait, concurrency=1, prefetch=3):
+        await until(lambda: len(source.claims) == 2)
+        assert source.begins == [1, 0]
+        release.set()
+        await until(lambda: len(source.settled) == 3)
+
+
+@pytest.mark.anyio
+async def test_the_begin_of_a_prefetched_job_is_reported_at_once_where_its_time_starts_then() -> (
+    None
+):
+    source = FakeSource()
+    source.jobs = [job(1), job(2, started=False, timeout_seconds=60)]
+    release = asyncio.Event()
+    second = asyncio.Event()
+
+    async def wait(payload: int) -> int:
+        await (release if payload == 1 else second).wait()
+        return payload
+
+    async with working(source, wait, concurrency=1, prefetch=1):
+        await until(lambda: not source.jobs)
+        assert source.begun == []
+        release.set()
+        await until(lambda: source.begun == [[(JobId(2), 1)]])
+        second.set()
+        await until(lambda: len(source.settled) == 2)
+
+
+@pytest.mark.anyio
+async def test_that_a_job_began_is_told_again_until_it_is_heard() -> None:
+    source = FakeSource()
+    source.jobs = [job(1, started=False, timeout_seconds=60)]
+    source.heartbeat_errors = [AWAY, AWAY]
+    release = asyncio.Event()
+
+    async def wait(payload: int) -> int:
+        await release.wait()
+        return payload
+
+    async with working(source, wait):
+        await until(lambda: len(source.begun) == 3)
+        release.set()
+        await until(lambda: len(source.settled) == 1)
+    assert source.begun == [[(JobId(1), 1)]] * 3
+
+
+@pytest.mark.anyio
+async def test_a_job_that_runs_alone_waits_for_the_others_and_nothing_is_claimed_meanwhile() -> (
+    None
+):
+    running: set[int] = set()
+    beside: list[set[int]] = []
+    release = asyncio.Event()
+
+    async def wait(payload: int) -> int:
+        running.add(payload)
+        if payload == 9:
+            beside.append(set(running))
+        await release.wait()
+        running.discard(payload)
+        return payload
+
+    source = FakeSource()
+    source.jobs = [job(1)]
+    async with working(source, wait, concurrency=3):
+        await until(lambda: running == {1})
+        source.jobs = [job(9, started=False, alone=True)]
+        await until(lambda: not source.jobs)
+        source.jobs = [job(2)]
+        assert source.begun == []
+        claims = len(source.claims)
+        release.set()
+        release.clear()
+        await until(lambda: 9 in running)
+        assert source.begun == [[(JobId(9), 1)]]  # before its handler began
+        assert len(source.claims) == claims
+        release.set()
+        await until(lambda: len(source.settled) == 3)
+    assert beside == [{9}]
+
+
+@pytest.mark.anyio
+async def test_nothing_is_claimed_before_the_outcome_of_a_job_that_ran_alone_is_on_disk() -> None:
+    async def done(payload: int) -> int:
+        return payload
+
+    source = FakeSource()
+    source.settle_gate.clear()
+    source.jobs = [job(9, started=False, alone=True)]
+    async with working(source, done, concurrency=3):
+        await until(lambda: len(source.deliveries) == 1)
+        claims = len(source.claims)
+        source.jobs = [job(2)]
+        await asyncio.sleep(0.05)  # a claim would be made at once
+        assert len(source.claims) == claims
+        source.settle_gate.set()
+        await until(lambda: len(source.settled) == 2)
+
+
+@pytest.mark.anyio
+async def test_a_cancelled_job_is_stopped_at_once_and_its_end_reported_when_its_handler_ends() -> (
+    None
+):
+    let_go = asyncio.Event()
+    told = asyncio.Event()
+
+    async def slow_to_end(payload: int) -> int:
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            told.set()
+            await let_go.wait()
+        return payload
+
+    source = FakeSource(lease_seconds=0.6)
+    source.jobs = [job(1)]
+    async with working(source, slow_to_end, concurrency=1):
+        await until(lambda: len(source.heartbeats) == 1)
+        source.cancelled = [(JobId(1), 1)]
+        await told.wait()
+        beats = len(source.heartbeats)
+        await until(lambda: len(source.heartbeats) > beats + 1)
+        assert source.heartbeats[-1] == [(JobId(1), 1)]  # it holds its place
+        assert source.settled == []
+        let_go.set()
+        await until(lambda: len(source.settled) == 1)
+    assert source.settled == [ReturnJob(job_id=JobId(1), attempt=1, begun=True)]
+
+
+@pytest.mark.anyio
+async def test_a_handler_that_is_told_to_end_before_it_begins_never_begins() -> None:
+    def handle(payload: object) -> object:
+        raise AssertionError(payload)
+
+    runner = HandlerRunner(
+        {"work": Handler(kind="work", function=handle, is_async=False, wants_job=False)}
+    )
+    job = HandlerJob(JobId(1), UserId("ada"), Kind("work"), 1, b"null")
+    runner.prepare(1, job)
+    runner.cancel(1)
+    begun: list[int] = []
+    ended = await runner.run(1, job, lambda: begun.append(1))
+    assert ended.error is not None
+    assert b"had not begun" in ended.error.data
+    assert not begun
+    runner.close()
