@@ -1,6 +1,6 @@
 """`python -m entrypoints.use_cases.verifying SOCKET`: one pass of a check, in a child process.
 
-It checks the events, as of its own moment of the database (see `projections.verify.passes`).
+It checks the events, as of its own moment of the database (see `projections.verify.findings`).
 """
 
 import signal
@@ -23,9 +23,8 @@ from entrypoints.runtime.interpreter import tuned_for_one_pass
 from projections.activity.projection import ActivityProjection
 from projections.following.async_projector import AsyncProjection
 from projections.inline.live import inline_projections
-from projections.verify.findings import Difference, Finding
+from projections.verify.findings import Checked, CheckPass, Difference, Finding
 from projections.verify.history_check import HistoryCheck
-from projections.verify.passes import Checked, CheckPass
 from projections.verify.verify import head_of
 
 _COMMAND: Final = program("entrypoints.use_cases.verifying")

@@ -1,4 +1,5 @@
-"""Holding the log and every projection against what the log says they must be.
+"""Verification of the log, and of every projection against the log.
 
-It trusts no row that it reads, and repairs nothing itself.
+No row that is read is trusted: any column may hold anything. Nothing is repaired, except that
+`bookkeeping.mend` removes rows about projections that no release writes.
 """

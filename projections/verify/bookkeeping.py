@@ -1,8 +1,8 @@
-"""What is written about projections, the registry and the checkpoints, held against the log.
+"""The check of the registry and the checkpoints against the log.
 
-The registry says which rows count, and a checkpoint how far they have come; neither can be told
-from the log. So each has something beside it that changes with it: the head's epoch is made of the
-registry, and a checkpoint has the hash of the log at its position.
+The registry names the current generations, and a checkpoint the position that one has reached;
+neither can be derived from the log. So each is tied to something that changes with it: the head row
+has a digest of the registry, and a checkpoint the hash of the log at its position.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,7 +20,7 @@ from projections.storage.registry import Registered
 from projections.verify.chain_check import in_hex
 from projections.verify.findings import Difference
 
-REGISTRY: Final = "registry"  # stands in findings where a projection's name would
+REGISTRY: Final = "registry"  # used in a `Difference` as the name of the projection
 
 
 def differences(
@@ -29,7 +29,7 @@ def differences(
     head: StoredHead,
     following: Sequence[Tabled],
 ) -> Iterator[Difference]:
-    """Tell of each row that is not as a release like this one leaves it. Any may hold anything."""
+    """Yield each row that this release would not have written. Any column may hold anything."""
     digest = registry.digest_of(snapshot)
     if head.registry_digest != digest:
         yield Difference(
@@ -53,7 +53,7 @@ def differences(
     for projection in following:
         known = registered.get(projection.name)
         if known is None or not known.is_built:
-            continue  # which is told where its rows would be compared
+            continue  # reported where its rows would be compared
         key = (projection.name, known.generation)
         row = rows.pop(key, None)
         if row is None:
@@ -76,14 +76,14 @@ def differences(
                 f"hash={in_hex(expected)}",
             )
     for key in rows:
-        if not _may_be_left(key, registered):
+        if not _may_be_leftover(key, registered):
             yield _difference(REGISTRY, key, "a row", "no row")
 
 
 def mend(connection: Connection) -> None:
-    """Remove what no release leaves. The rows of a projection that differ are for a rebuild.
+    """Correct the registry, and delete checkpoints that no release leaves.
 
-    Needs the head lock; the head's epoch has to be made anew.
+    The caller holds the head lock, and stores the registry's new digest in the head row.
     """
     connection.execute(
         registry.registry.update()
@@ -92,7 +92,7 @@ def mend(connection: Connection) -> None:
     )
     registered = registry.read(connection)
     for row in connection.execute(sa.select(checkpoints.c.name, checkpoints.c.generation)).all():
-        if not _may_be_left((row.name, row.generation), registered):
+        if not _may_be_leftover((row.name, row.generation), registered):
             connection.execute(
                 checkpoints.delete().where(
                     checkpoints.c.name == row.name, checkpoints.c.generation == row.generation
@@ -119,8 +119,8 @@ def _is_within(position: object, end: int) -> bool:
     return isinstance(position, int) and 0 <= position <= end
 
 
-def _may_be_left(key: tuple[str, int], registered: dict[str, Registered]) -> bool:
-    """Returns True for one that a rebuild is filling, or that one left when it was killed."""
+def _may_be_leftover(key: tuple[str, int], registered: dict[str, Registered]) -> bool:
+    """Return True if a rebuild may be filling the generation, or was killed while it did."""
     name, generation = key
     found = registered.get(name)
     return found is not None and isinstance(generation, int) and 0 < generation <= found.newest

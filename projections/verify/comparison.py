@@ -1,8 +1,8 @@
-"""Two generations of one table side by side: which rows differ, and in what.
+"""The comparison of two generations of a table, row by row.
 
-Both are gone through in the order of their primary key, a page at a time, and whole pages are
-compared before single rows are: equal tables cost little more than reading them. Of a page MySQL
-gives only what stands for its rows, see `projections.verify.row_digests`.
+Both are read in the order of their primary key, a page at a time, and whole pages are compared
+before single rows are: equal tables cost little more than reading them. MySQL returns only digests
+of the rows at first, see `projections.verify.row_digests`.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,7 +20,7 @@ from projections.verify.row_digests import SEPARATOR, digest_of, digests_express
 
 ROWS_PER_PAGE: Final = 1000
 BYTES_PER_PAGE: Final = 1024 * 1024
-_SHOWN_CHARACTERS_MAX: Final = 200  # of one value
+_SHOWN_CHARACTERS_MAX: Final = 200  # of a value in a finding
 
 _Key = tuple[Any, ...]
 
@@ -35,7 +35,7 @@ class Side(NamedTuple):
 def differences(
     projection: str, table: sa.Table, live: Side, from_log: Side, rows_per_page: int = ROWS_PER_PAGE
 ) -> Iterator[Difference]:
-    """Go through both in step; memory holds a page or two of each."""
+    """Yield the rows that differ; memory holds one or two pages of each side."""
     rows_per_page = max(1, min(rows_per_page, BYTES_PER_PAGE // table.info.get(ROW_BYTES, 1)))
     names = [column.name for column in table.columns][1:]
     keys = [column.name for column in table.primary_key.columns][1:]
@@ -56,7 +56,10 @@ def differences(
         if live_page != log_page:
             for key, live_row, log_row in _unequal(live_page, log_page, at, last):
                 yield Difference(
-                    projection, table.name, _named(keys, key), *_told(names, live_row, log_row)
+                    projection,
+                    table.name,
+                    _named(keys, key),
+                    *_shown_rows(names, live_row, log_row),
                 )
         if last is None:
             return
@@ -66,13 +69,13 @@ def differences(
 def _equal_digests(
     live: "_RowPages", from_log: "_RowPages", rows_per_page: int
 ) -> tuple[_Key | None, bool]:
-    """Up to which key pages are equal by their digests, and whether all of them are."""
+    """Return the key up to which pages have equal digests, and True if all of them have."""
     with ThreadPoolExecutor(1, thread_name_prefix="fairlog-verify") as thread:
         after: _Key | None = None
         page = live.page(after, rows_per_page)
         while True:
             up_to, digests = page
-            # The database makes the next ones while we make the counterpart to these.
+            # The database computes the next digests while this process computes those to compare.
             ahead = None if up_to is None else thread.submit(live.page, up_to, rows_per_page)
             rows = from_log.between(after, up_to)
             if digests != SEPARATOR.join(map(digest_of, rows)):
@@ -83,9 +86,9 @@ def _equal_digests(
 
 
 class _RowPages:
-    """Pages of one generation by key.
+    """Pages of one generation, by key.
 
-    `(a, b) > (x, y)` is spelled out as a disjunction: row values are no index range on MariaDB.
+    `(a, b) > (x, y)` is written as OR of ANDs: row values are no index range on MariaDB.
     """
 
     def __init__(
@@ -104,20 +107,20 @@ class _RowPages:
         self._last = f"{self._order} LIMIT 1 OFFSET {mark}"
 
     def read(self, after: _Key | None, limit: int) -> list[Row]:
-        """Rows behind a key, without the generation."""
+        """Return up to `limit` rows after a key, without the generation."""
         return list(map(tuple, self._ask(self._rows, after, None, self._page, limit).all()))
 
     def end(self, after: _Key | None, limit: int) -> _Key | None:
-        """The last key of a page behind one; None where the table ends before."""
+        """Return the last key of the page after a key; None if the table ends before it is full."""
         found = self._ask(self._keys, after, None, self._last, limit - 1).one_or_none()
         return None if found is None else tuple(found)
 
     def between(self, after: _Key | None, up_to: _Key | None) -> "sa.CursorResult[Any]":
-        """The rows behind a key, up to another one or to the end, without the generation."""
+        """Return the rows after a key, up to another one or to the end, without the generation."""
         return self._ask(self._rows, after, up_to, self._order)
 
     def page(self, after: _Key | None, limit: int) -> tuple[_Key | None, str]:
-        """The last key of a page, and the digests of its rows; of MySQL."""
+        """Return the last key of a page and the digests of its rows. MySQL only."""
         up_to = self.end(after, limit)
         digests = self._ask(self._digests, after, up_to).scalar_one()
         return up_to, digests or ""
@@ -135,19 +138,19 @@ class _RowPages:
 
 
 def _bound(keys: Sequence[str], each: str, last: str, mark: str) -> str:
-    """`each` is how a key column is held against its bound, and `last` how the last one is."""
-    ways = [
+    """Return a condition on a compound key; `each` and `last` compare a column with its bound."""
+    cases = [
         "".join(f"{key} = {mark} AND " for key in keys[:index])
         + f"{keys[index]} {last if index == len(keys) - 1 else each} {mark}"
         for index in range(len(keys))
     ]
-    return f" AND ({' OR '.join(ways)})"
+    return f" AND ({' OR '.join(cases)})"
 
 
 def _end(
     live_page: list[Row], log_page: list[Row], at: Sequence[int], rows_per_page: int
 ) -> _Key | None:
-    """The last key that both pages cover; None when both tables end with them."""
+    """Return the last key that both pages cover; None when both tables end with them."""
     lasts = [_key(page[-1], at) for page in (live_page, log_page) if len(page) == rows_per_page]
     return min(lasts, key=_in_order, default=None)
 
@@ -155,7 +158,7 @@ def _end(
 def _unequal(
     live_page: list[Row], log_page: list[Row], at: Sequence[int], last: _Key | None
 ) -> Iterator[tuple[_Key, Row | None, Row | None]]:
-    """Rows that only one page has, or that differ, in the order of their keys up to `last`."""
+    """Yield rows that differ or that one page lacks, in the order of their keys up to `last`."""
     live_rows = {_key(row, at): row for row in live_page}
     log_rows = {_key(row, at): row for row in log_page}
     for key in sorted(live_rows.keys() | log_rows.keys(), key=_in_order):
@@ -171,9 +174,9 @@ def _key(row: Row, at: Sequence[int]) -> _Key:
 
 
 def _in_order(key: _Key) -> tuple[tuple[int, Any], ...]:
-    """The order of both databases.
+    """Return a sort key that gives the order of both databases.
 
-    SQLite has NULL before numbers before texts before bytes, whatever a column is declared as.
+    SQLite sorts NULL before numbers before texts before bytes, whatever a column is declared as.
     """
     return tuple((_rank(value), value) for value in key)
 
@@ -190,19 +193,19 @@ def _named(keys: Sequence[str], key: _Key) -> str:
     return ", ".join(f"{name}={_shown(value)}" for name, value in zip(keys, key, strict=True))
 
 
-def _told(names: Sequence[str], live: Row | None, from_log: Row | None) -> tuple[str, str]:
-    """Both sides, by the columns that differ."""
+def _shown_rows(names: Sequence[str], live: Row | None, from_log: Row | None) -> tuple[str, str]:
+    """Return both sides as text, by the columns that differ."""
     if live is None or from_log is None:
         return (
             "no row" if live is None else _columns(names, live),
             "no row" if from_log is None else _columns(names, from_log),
         )
-    told: list[list[str]] = [[], []]
+    texts: list[list[str]] = [[], []]
     for name, *values in zip(names, live, from_log, strict=True):
         if values[0] != values[1]:
-            for side, text in zip(told, _both_shown(name, *values), strict=True):
+            for side, text in zip(texts, _both_shown(name, *values), strict=True):
                 side.append(text)
-    return ", ".join(told[0]), ", ".join(told[1])
+    return ", ".join(texts[0]), ", ".join(texts[1])
 
 
 def _columns(names: Sequence[str], row: Row) -> str:
@@ -210,7 +213,7 @@ def _columns(names: Sequence[str], row: Row) -> str:
 
 
 def _both_shown(name: str, live: object, from_log: object) -> tuple[str, str]:
-    """Of two documents only the fields that differ."""
+    """Return a column's values as text, and of two documents only the fields that differ."""
     documents = (_document(live), _document(from_log))
     first, second = documents
     if first is None or second is None or first == second:
@@ -233,7 +236,7 @@ def _document(value: object) -> dict[str, Any] | None:
 
 
 def _shown(value: object) -> str:
-    """A value for a reader: bytes as the text that they are, or else in hex."""
+    """Return a value as text: bytes as UTF-8 if they are, else in hex."""
     if isinstance(value, bytes):
         try:
             text = repr(value.decode())

@@ -1,8 +1,11 @@
-"""Rows of the log as events: they decode, and their columns and bodies agree with them."""
+"""The check of the log's rows as events: they decode, and columns and bodies agree with them."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
 
 from domain.language.errors import LogTooNew
 from domain.language.events import (
@@ -14,39 +17,48 @@ from domain.language.events import (
     JobSubmitted,
     Recorded,
 )
-from domain.language.identifiers import POSITION_MAX
+from domain.language.identifiers import POSITION_MAX, UserId
 from domain.language.moments import from_micros
 from domain.log.stored_log import UNREADABLE, StoredRow
 from domain.log.upcasting import read, version_of
-from projections.verify.erasure_check import ErasureCheck
+from projections.storage.rows import create_all, insert
 from projections.verify.findings import FindingsSink
 from projections.verify.log_pages import BODIES_PER_PAGE, Digests, LogPage, LogPages
 
-# What `recorded` raises for a row that is no event.
+# The errors that `recorded` raises for a row that is no event.
 NO_EVENT: Final = (*UNREADABLE, TypeError, LogTooNew)
 
 _Body = tuple[str, int]  # SHA-256 in hex, size
 
 
+_MISSING_PER_PAGE = 1000
+
+_missing = sa.Table(
+    "missing_bodies",
+    sa.MetaData(),
+    sa.Column("position", sa.BigInteger, primary_key=True, autoincrement=False),
+)
+
+
 class EventCheck:
-    """Takes the log page by page, and hands on what can be folded."""
+    """Checks the log page by page, and returns the events that can be folded."""
 
     def __init__(
-        self, pages: LogPages, end: int, erasures: ErasureCheck, told: FindingsSink
+        self, pages: LogPages, end: int, erasures: "ErasureCheck", sink: FindingsSink
     ) -> None:
-        """`end`: what lies behind it is not handed on."""
-        self.stopped_at: int | None = None  # the first event that cannot be read
+        """Events after the position `end` are checked but not returned."""
+        self.stopped_at: int | None = None  # position of the first event that cannot be read
         self._erasures = erasures
         self._pages = pages
         self._end = end
-        self._told = told
+        self._sink = sink
 
     def take(self, page: LogPage) -> Sequence[Recorded]:
-        """Up to the end, and up to the first that cannot be read."""
+        """Check a page; return its events up to the end or to the first that cannot be read."""
         events: list[Recorded] = []
         bodies: dict[int, _Body] = {}
         erasures: list[tuple[int, BodiesErased]] = []
-        told = self._told
+        sink = self._sink
         for row in page.rows:
             position, type_name, version, user_id = row[:4]
             if not isinstance(position, int) or position > page.up_to:
@@ -54,16 +66,16 @@ class EventCheck:
             try:
                 one = recorded(row)
             except NO_EVENT as error:
-                told.about(position, _unreadable(error))
+                sink.about(position, _unreadable(error))
                 self.stopped_at = self.stopped_at or position
                 continue
             event = one.event
             kind = type(event)
             if kind is not EVENT_TYPES.get(type_name) or not _is_version(version, type_name):
-                told.about(position, "its data are of another type or version than its row")
+                sink.about(position, "its data are of another type or version than its row")
             user: str | None = getattr(event, "user_id", None)
             if (None if user is None else user.encode()) != user_id:
-                told.about(position, "the user of its data is not the one of its row")
+                sink.about(position, "the user of its data is not the one of its row")
             if kind in _BODIES:
                 if (body := _BODIES[kind](event)) is not None:
                     bodies[position] = body
@@ -77,7 +89,7 @@ class EventCheck:
         return events
 
     def take_end(self, position: int) -> None:
-        """Look for bodies behind the last event, and tell of those that nothing explains."""
+        """Report bodies after the last event, and missing bodies that no event has erased."""
         self._take_bodies({}, self._pages.digests(position, POSITION_MAX), POSITION_MAX)
         self._erasures.take_end()
 
@@ -86,9 +98,9 @@ class EventCheck:
             for position, digest, size in found:
                 wanted = expected.pop(position, None)
                 if wanted is None:
-                    self._told.about(position, "there is a body that no event speaks of")
+                    self._sink.about(position, "a body is stored that no event names")
                 elif wanted != (digest, size):
-                    self._told.about(
+                    self._sink.about(
                         position,
                         f"its body has {size} bytes and the SHA-256 {digest}, but the event says "
                         f"{wanted[1]} and {wanted[0]}",
@@ -99,16 +111,61 @@ class EventCheck:
         self._erasures.take_missing(expected)
 
 
+class ErasureCheck:
+    """Holds missing bodies against the events that say which ones were erased.
+
+    Such an event comes long after the one whose body it erased, so positions of missing bodies are
+    kept in the scratch database.
+    """
+
+    def __init__(self, scratch: Connection, sink: FindingsSink) -> None:
+        self.erased: dict[UserId, int] = {}  # number of bodies
+        self._scratch = scratch
+        self._sink = sink
+        create_all(scratch, [_missing])
+
+    def take_missing(self, positions: Iterable[int]) -> None:
+        """Note the positions of bodies that are not stored."""
+        insert(self._scratch, _missing, [(position,) for position in positions])
+
+    def take(self, position: int, event: BodiesErased) -> None:
+        """Explain missing bodies by an event; report those that are stored or never were."""
+        for erased in event.positions:
+            found = self._scratch.execute(_missing.delete().where(_missing.c.position == erased))
+            if not found.rowcount:
+                self._sink.about(
+                    position, f"it erased the body at {erased}, which is stored or never was"
+                )
+        self.erased[event.user_id] = self.erased.get(event.user_id, 0) + len(event.positions)
+
+    def take_end(self) -> None:
+        """Report the missing bodies that no event explains."""
+        after = 0
+        while found := self._page(after):
+            for position in found:
+                self._sink.about(position, "its body is missing")
+            after = found[-1]
+
+    def _page(self, after: int) -> list[int]:
+        rows = self._scratch.execute(
+            sa.select(_missing.c.position)
+            .where(_missing.c.position > after)
+            .order_by(_missing.c.position)
+            .limit(_MISSING_PER_PAGE)
+        )
+        return list(rows.scalars())
+
+
 def recorded(row: StoredRow) -> Recorded:
-    """The event of a row, which may hold anything: see `NO_EVENT`."""
+    """Return the event of a row. Raises one of `NO_EVENT`."""
     position, _, version, _, job_id, recorded_at, data, _ = row
     return Recorded(position, _moment(recorded_at), job_id, read(version, data))
 
 
-_moment: Final = lru_cache(maxsize=16)(from_micros)  # the events of a batch have one time
+_moment: Final = lru_cache(maxsize=16)(from_micros)  # the events of a batch have the same time
 
 
-@lru_cache(maxsize=64, typed=True)  # each event asks for one of few
+@lru_cache(maxsize=64, typed=True)
 def _is_version(version: Any, type_name: str) -> bool:  # noqa: ANN401 (whatever is in the column)
     return isinstance(version, int) and VERSION <= version <= version_of(type_name)
 

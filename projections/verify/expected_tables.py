@@ -1,4 +1,4 @@
-"""The live tables of projections, and beside them what the log gives, in a scratch database."""
+"""The tables that the log gives, in a scratch database, to compare with the live tables."""
 
 from collections.abc import Collection, Iterator, Sequence
 from typing import Final
@@ -16,32 +16,32 @@ SCRATCH_GENERATION: Final = 1
 
 
 class ExpectedTables:
+    """The scratch tables of some projections, and the live ones to compare with them."""
+
     def __init__(
         self,
         snapshot: Connection,
         scratch: Connection,
         projections: Sequence[Tabled],
-        told: FindingsSink,
+        sink: FindingsSink,
     ) -> None:
         """Raises `LogTooNew` when a projection was built by a newer release."""
         self._snapshot = snapshot
         self._scratch = scratch
-        self._live = _live(snapshot, projections, told)
+        self._live = _live(snapshot, projections, sink)
         for projection in projections:
             create_for_folding(scratch, projection.tables)
 
     def live_generation(self, name: str) -> int | None:
-        """Of a projection; None: it is not built."""
+        """Return a projection's current generation, or None if it is not built."""
         return self._live[name][0] if name in self._live else None
 
     def differences(
-        self, unknown: Collection[str] = (), equal: Collection[sa.Table] = ()
+        self, incomplete: Collection[str] = (), equal: Collection[sa.Table] = ()
     ) -> Iterator[Difference]:
-        """Between both, but for projections of which the log has not told all, and for tables that
-        were compared before.
-        """
+        """Compare all tables, except those of incomplete projections and those that are equal."""
         for name, (generation, tables) in self._live.items():
-            if name not in unknown:
+            if name not in incomplete:
                 live = Side(self._snapshot, generation)
                 from_log = Side(self._scratch, SCRATCH_GENERATION)
                 for table in tables:
@@ -50,9 +50,9 @@ class ExpectedTables:
 
 
 def _live(
-    snapshot: Connection, projections: Sequence[Tabled], told: FindingsSink
+    snapshot: Connection, projections: Sequence[Tabled], sink: FindingsSink
 ) -> dict[str, tuple[int, Sequence[sa.Table]]]:
-    """The generation in use of each projection, and its tables; told of is one that has none."""
+    """Return each projection's current generation and tables; report those that are not built."""
     registered = registry.read(snapshot)
     registry.check_versions(registered, projections)
     live: dict[str, tuple[int, Sequence[sa.Table]]] = {}
@@ -60,9 +60,7 @@ def _live(
         found = registered.get(projection.name)
         if found is None or not found.is_built or found.version != projection.version:
             key = f"name={projection.name!r}"
-            told.found(
-                Difference(projection.name, registry.registry.name, key, "not built", "built")
-            )
+            sink.add(Difference(projection.name, registry.registry.name, key, "not built", "built"))
         else:
             live[projection.name] = (found.generation, projection.tables)
     return live

@@ -1,4 +1,4 @@
-"""Whether history could have been so: each event has to be legal, and projections what it gives."""
+"""The pass that checks legality: whether the rules allow each event, and what the events give."""
 
 from collections.abc import Iterator, Sequence
 
@@ -12,20 +12,26 @@ from projections.following.async_projector import AsyncProjection, checkpoint_po
 from projections.inline.jobs import jobs
 from projections.rebuild.fold import GenerationFold
 from projections.storage.generations import InlineProjection
+from projections.verify.async_fold import EventFold
+from projections.verify.confirmed_jobs import ConfirmedJobs
 from projections.verify.event_check import NO_EVENT, recorded
 from projections.verify.expected_tables import SCRATCH_GENERATION, ExpectedTables
-from projections.verify.findings import Difference, Finding, FindingsSink
-from projections.verify.following_fold import EventFold
+from projections.verify.findings import (
+    Checked,
+    Difference,
+    Finding,
+    FindingsSink,
+    earliest,
+    in_pages,
+)
 from projections.verify.log_pages import LogPage, LogPages
-from projections.verify.passes import Checked, earliest, in_pages
-from projections.verify.settled_jobs import SettledJobs
 
 
 class HistoryCheck:
-    """A part of a check, with the inline projections and some of those that follow the log.
+    """Checks that events are legal, and the inline and some asynchronous projections.
 
-    It passes over in silence what is no event, which another part tells. The fold is that of a
-    rebuild, into a scratch database.
+    The fold is that of a rebuild, into a scratch database. Rows that are no events are skipped:
+    `LogCheck` reports them.
     """
 
     def __init__(
@@ -43,14 +49,12 @@ class HistoryCheck:
         self._end = head.position
         self._scratch = scratch
         self._found: list[Finding | Difference] = []
-        self._told = FindingsSink(self._found.append)
-        self._counterparts = ExpectedTables(
-            snapshot, scratch, [*projections, *following], self._told
-        )
-        self._events = EventFold(scratch, checkpoint_positions(snapshot, following), self._told)
-        self._settled_jobs: SettledJobs | None = None
+        self._sink = FindingsSink(self._found.append)
+        self._expected = ExpectedTables(snapshot, scratch, [*projections, *following], self._sink)
+        self._events = EventFold(scratch, checkpoint_positions(snapshot, following), self._sink)
+        self._confirmed_jobs: ConfirmedJobs | None = None
         self._fold = GenerationFold(
-            [(self._beside_live(projection), SCRATCH_GENERATION) for projection in projections],
+            [(self._with_live_rows(projection), SCRATCH_GENERATION) for projection in projections],
             events_expected=self._end,
         )
         self._stopped_at: int | None = None
@@ -58,7 +62,7 @@ class HistoryCheck:
     def pages(self) -> Iterator[Checked]:
         yield self._checked(0)
         with self._pages as pages:
-            for page in pages.behind(0):
+            for page in pages.after(0):
                 self._take(page)
                 yield self._checked(page.up_to)
                 if self._stopped_at is not None or page.up_to >= self._end:
@@ -72,21 +76,21 @@ class HistoryCheck:
         return earliest(self._stopped_at, self._events.stopped_at)
 
     def differences(self) -> Iterator[Sequence[Difference]]:
-        settled, equal = self._settled_jobs, []
-        if settled is not None:
-            if settled.are_all(self._snapshot, self._scratch):
+        confirmed, equal = self._confirmed_jobs, []
+        if confirmed is not None:
+            if confirmed.are_complete(self._snapshot, self._scratch):
                 equal = [jobs]
             else:
-                settled.write_out(self._snapshot, self._scratch, SCRATCH_GENERATION)
-        unknown = self._events.not_begun(self._following)
-        return in_pages(self._counterparts.differences(unknown, equal))
+                confirmed.copy_to_scratch(self._snapshot, self._scratch, SCRATCH_GENERATION)
+        incomplete = self._events.without_checkpoint(self._following)
+        return in_pages(self._expected.differences(incomplete, equal))
 
-    def _beside_live(self, projection: InlineProjection) -> InlineProjection:
-        live_generation = self._counterparts.live_generation(projection.name)
-        if projection.name != SettledJobs.name or live_generation is None:
+    def _with_live_rows(self, projection: InlineProjection) -> InlineProjection:
+        live_generation = self._expected.live_generation(projection.name)
+        if projection.name != ConfirmedJobs.name or live_generation is None:
             return projection
-        self._settled_jobs = SettledJobs(self._pages, live_generation)
-        return self._settled_jobs
+        self._confirmed_jobs = ConfirmedJobs(self._pages, live_generation)
+        return self._confirmed_jobs
 
     def _checked(self, position: int) -> Checked:
         found = list(self._found)
@@ -96,7 +100,7 @@ class HistoryCheck:
     def _take(self, page: LogPage) -> None:
         events, unreadable = _readable(page, min(page.up_to, self._end))
         try:
-            self._fold.take(self._scratch, events, self._judge)
+            self._fold.take(self._scratch, events, self._check_legality)
             if self._fold.is_save_due:
                 for write in self._fold.take_due_changes():
                     write(self._scratch)
@@ -106,31 +110,31 @@ class HistoryCheck:
             self._events.take(events)
             self._stopped_at = unreadable
 
-    def _judge(self, model: WriteModel, recorded: Recorded) -> None:
+    def _check_legality(self, model: WriteModel, recorded: Recorded) -> None:
         if wrong := _illegality(model, recorded):
-            self._told.about(
+            self._sink.about(
                 recorded.position, f"{type(recorded.event).__name__} was illegal: {wrong}"
             )
 
     def _finish(self) -> None:
-        """Write what has not been written yet, so that the tables can be compared."""
+        """Write the changes that are left, so that the tables can be compared."""
         try:
             self._fold.save(self._scratch)
-            if self._settled_jobs is not None:
-                self._settled_jobs.settle_rest(self._scratch, SCRATCH_GENERATION)
+            if self._confirmed_jobs is not None:
+                self._confirmed_jobs.confirm_rest(self._scratch, SCRATCH_GENERATION)
         except Exception as error:  # noqa: BLE001 (see above)
             self._cannot_fold(self._fold.position, error)
 
     def _cannot_fold(self, position: int, error: Exception) -> None:
-        """Raises the error where it is the database's."""
+        """Report that an event cannot be folded; raise the error if a query has failed."""
         if self._pages.has_failed:
             raise error
-        self._told.about(position, f"it cannot be folded ({type(error).__name__}: {error})")
+        self._sink.about(position, f"it cannot be folded ({type(error).__name__}: {error})")
         self._stopped_at = position
 
 
 def _readable(page: LogPage, up_to: int) -> tuple[Sequence[Recorded], int | None]:
-    """The events up to a position, or to the first row that is none, and which one that is."""
+    """Return the events up to a position, and the position of the first row that is no event."""
     if page.events:
         return [one for one in page.events if one.position <= up_to], None
     events: list[Recorded] = []
@@ -147,7 +151,7 @@ def _readable(page: LogPage, up_to: int) -> tuple[Sequence[Recorded], int | None
 def _illegality(model: WriteModel, recorded: Recorded) -> str | None:
     jobs = model.jobs.rows
     if isinstance(recorded.event, LeasesExtended):
-        wrongs = (illegality(jobs.get(job_id), recorded) for job_id, _ in recorded.event.jobs)
-        return next(filter(None, wrongs), None)
+        violations = (illegality(jobs.get(job_id), recorded) for job_id, _ in recorded.event.jobs)
+        return next(filter(None, violations), None)
     before = None if recorded.job_id is None else jobs.get(recorded.job_id)
     return illegality(before, recorded) or miscount(model.windows, recorded)

@@ -1,4 +1,4 @@
-"""The log itself, row by row, and the projections that follow it."""
+"""The pass that checks the log itself, row by row, and most asynchronous projections."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
@@ -11,26 +11,31 @@ from domain.log.stored_log import Leaf, StoredHead, StoredLog
 from projections.following.async_projector import AsyncProjection, checkpoint_positions
 from projections.storage.generations import Tabled
 from projections.verify import bookkeeping
+from projections.verify.async_fold import EventFold, LeafFold
 from projections.verify.chain_check import ChainCheck
-from projections.verify.erasure_check import ErasureCheck
-from projections.verify.event_check import EventCheck
+from projections.verify.event_check import ErasureCheck, EventCheck
 from projections.verify.expected_tables import ExpectedTables
-from projections.verify.findings import Difference, Finding, FindingsSink
-from projections.verify.following_fold import EventFold, LeafFold
+from projections.verify.findings import (
+    Checked,
+    Difference,
+    Finding,
+    FindingsSink,
+    earliest,
+    in_pages,
+)
 from projections.verify.log_pages import LogPages
-from projections.verify.passes import Checked, earliest, in_pages
 
 
 class AsyncProjections(NamedTuple):
-    """Projections that follow the log."""
+    """The asynchronous projections, by what they are folded from."""
 
     events: Sequence[AsyncProjection[Recorded]]
-    leaves: Sequence[AsyncProjection[Leaf]]  # that follow the rows' hashes
-    all: Sequence[Tabled]  # also those that another part compares
+    leaves: Sequence[AsyncProjection[Leaf]]  # hashes of the log's rows
+    all: Sequence[Tabled]  # including those that `HistoryCheck` compares
 
 
 class LogCheck:
-    """A part of a check."""
+    """Checks rows, chain, bodies and bookkeeping, and the asynchronous projections given to it."""
 
     def __init__(
         self,
@@ -45,28 +50,28 @@ class LogCheck:
         self._following = following
         self.head = head
         self._found: list[Finding | Difference] = []
-        self._told = told = FindingsSink(self._found.append)
+        self._sink = sink = FindingsSink(self._found.append)
         projections: list[Tabled] = [*following.events, *following.leaves]
-        self._counterparts = ExpectedTables(snapshot, scratch, projections, told)
-        self.chain = ChainCheck(told)
-        self._erasures = ErasureCheck(scratch, told)
+        self._expected = ExpectedTables(snapshot, scratch, projections, sink)
+        self.chain = ChainCheck(sink)
+        self._erasures = ErasureCheck(scratch, sink)
         for one in bookkeeping.differences(log, snapshot, head, following.all):
-            told.found(one)
+            sink.add(one)
         self._leaves = LeafFold(scratch, checkpoint_positions(snapshot, following.leaves))
-        self._events = EventFold(scratch, checkpoint_positions(snapshot, following.events), told)
+        self._events = EventFold(scratch, checkpoint_positions(snapshot, following.events), sink)
         self._unreadable_at: int | None = None
 
     @property
     def erased(self) -> Mapping[UserId, int]:
-        """How many bodies events say were erased, of each user."""
+        """The number of bodies that events say were erased, by user."""
         return self._erasures.erased
 
     def pages(self) -> Iterator[Checked]:
         yield self._checked()
         chain = self.chain
         with LogPages(self._log, self._snapshot, with_bodies=True) as pages:
-            check = EventCheck(pages, self.head.position, self._erasures, self._told)
-            for page in pages.behind(0):
+            check = EventCheck(pages, self.head.position, self._erasures, self._sink)
+            for page in pages.after(0):
                 chain.take(page.rows)
                 self._leaves.take(chain.leaves)
                 self._events.take(check.take(page))
@@ -84,11 +89,10 @@ class LogCheck:
         return earliest(self._unreadable_at, self._events.stopped_at)
 
     def differences(self) -> Iterator[Sequence[Difference]]:
-        # Of those that were stopped events are missing, which is told already; so is it that there
-        # is no checkpoint.
-        unknown = self._leaves.stopped | self._leaves.not_begun(self._following.leaves)
-        unknown |= self._events.not_begun(self._following.events)
-        return in_pages(self._counterparts.differences(unknown))
+        # Missing rows and missing checkpoints are reported already.
+        incomplete = self._leaves.stopped | self._leaves.without_checkpoint(self._following.leaves)
+        incomplete |= self._events.without_checkpoint(self._following.events)
+        return in_pages(self._expected.differences(incomplete))
 
     def _checked(self) -> Checked:
         found = list(self._found)

@@ -1,4 +1,4 @@
-"""The stored log read a page ahead, so that the database works while a page is checked."""
+"""Reading of the stored log, one page ahead, so that the database works while a page is checked."""
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,15 +17,20 @@ Digests = Sequence[tuple[int, str, int]]  # of bodies: position, SHA-256 in hex,
 
 
 class LogPage(NamedTuple):
+    """A page of the log, as rows or as events."""
+
     rows: Sequence[StoredRow]
     after: int  # the position before them
-    up_to: int  # the last one that the next page can be told by
-    digests: Digests = ()  # of the first bodies in between
-    events: Sequence[Recorded] = ()  # instead of rows, where they could be read as events
+    up_to: int  # the latest position, which the next page follows
+    digests: Digests = ()  # of the first `BODIES_PER_PAGE` bodies in between
+    events: Sequence[Recorded] = ()  # instead of rows, if all of them could be read as events
 
 
 class LogPages:
-    """One thread asks all the questions: a connection cannot be asked two at once."""
+    """Reads over one snapshot. One thread runs all queries: a connection takes one at a time.
+
+    With `as_events` pages have events where possible; with `with_bodies` they have digests.
+    """
 
     def __init__(
         self,
@@ -40,7 +45,7 @@ class LogPages:
         self._with_bodies = with_bodies
         self._as_events = as_events
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="fairlog-verify")
-        self.has_failed = False  # a question, which the log has no part in
+        self.has_failed = False  # True after `query` has raised an error
 
     def __enter__(self) -> Self:
         return self
@@ -48,8 +53,8 @@ class LogPages:
     def __exit__(self, *_: object) -> None:
         self._thread.shutdown()
 
-    def behind(self, position: int) -> Iterator[LogPage]:
-        """The pages behind a position, as far as they can be read in order."""
+    def after(self, position: int) -> Iterator[LogPage]:
+        """Yield the pages after a position, as far as they can be read in order."""
         page = self._page(position)
         while page.rows or page.events:
             ahead = self._thread.submit(self._page, page.up_to)
@@ -59,13 +64,13 @@ class LogPages:
             page = ahead.result()
 
     def digests(self, after: int, up_to: int) -> Digests:
-        """Up to `BODIES_PER_PAGE` of them, in order."""
+        """Return up to `BODIES_PER_PAGE` digests of bodies after a position, in order."""
         return self._thread.submit(self._digests, after, up_to).result()
 
-    def ask(self, question: Callable[[Connection], T]) -> T:
-        """Put any question between those for pages."""
+    def query(self, run: Callable[[Connection], T]) -> T:
+        """Run another query over the snapshot, between the queries for pages."""
         try:
-            return self._thread.submit(question, self._snapshot).result()
+            return self._thread.submit(run, self._snapshot).result()
         except Exception:
             self.has_failed = True
             raise
@@ -84,7 +89,7 @@ class LogPages:
 
 
 def _end(rows: Sequence[StoredRow], after: int) -> int:
-    """SQLite keeps whatever it is given: behind a position that is no number there is no order."""
+    """Return the latest position of rows in order; in SQLite a position need not be a number."""
     for row in rows:
         if not isinstance(row[0], int):
             break

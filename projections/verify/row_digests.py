@@ -1,7 +1,7 @@
-"""What stands for a row where tables are compared: the SHA-256 of its columns.
+"""SHA-256 digests of rows, by which tables are compared.
 
-MySQL makes those of its rows by itself: the driver would spend longer on the columns than the
-server does on hashing them.
+MySQL hashes its own rows: the driver would take longer to receive the columns than the server takes
+to hash them.
 """
 
 from collections.abc import Iterable, Sequence
@@ -15,43 +15,46 @@ from projections.storage.rows import Row, placeholder
 
 SEPARATOR: Final = ","
 _NULL: Final = "-"
-_SPARSE: Final = 8  # ids, not all of rows, for each one that is asked about
+_SPARSE: Final = 8  # a range of ids is queried while it has fewer ids than this per wanted row
 
 
 def digest_of(values: Iterable[Any]) -> str:
-    """In hex; of whole numbers and bytes, each of which is told by its length, and of NULL."""
-    told: list[bytes] = []
+    """Return the digest of a row in hex, as `digests_expression` gives it.
+
+    A value is a whole number, bytes (hashed after their length) or None.
+    """
+    texts: list[bytes] = []
     for value in values:
         if value is None:
-            told.append(b"-")
+            texts.append(b"-")
         elif isinstance(value, int):
-            told.append(b"%d" % value)
+            texts.append(b"%d" % value)
         else:
-            told.append(b"%d:%b" % (len(value), value))
-    return sha256(b",".join(told)).hexdigest()
+            texts.append(b"%d:%b" % (len(value), value))
+    return sha256(b",".join(texts)).hexdigest()
 
 
 def digests_expression(columns: Iterable[sa.Column[Any]]) -> str:
-    """SQL of MySQL for the digests of rows, with SEPARATOR between them.
+    """Return MySQL's expression for the digests of rows, joined by SEPARATOR.
 
-    One that the server cannot make, since the row is longer than a packet, is no digest.
+    A row that is longer than a packet cannot be hashed there, and gets `-`, which equals no digest.
     """
-    told = ", ',', ".join(
+    texts = ", ',', ".join(
         f"COALESCE({column.name}, '{_NULL}')"
         if isinstance(column.type, sa.Integer)
         else f"COALESCE(CONCAT(LENGTH({column.name}), ':', {column.name}), '{_NULL}')"
         for column in columns
     )
-    digest = f"COALESCE(SHA2(CONCAT({told}), 256), '{_NULL}')"
+    digest = f"COALESCE(SHA2(CONCAT({texts}), 256), '{_NULL}')"
     return f"GROUP_CONCAT({digest} SEPARATOR '{SEPARATOR}')"
 
 
 def same_rows(
     connection: Connection, table: sa.Table, generation: int, rows: Sequence[Row]
 ) -> list[Row]:
-    """Those of the rows that a generation of the table has just so.
+    """Return those of the rows that a generation of the table has, equal in all columns.
 
-    A row is without its generation and begins with the id that is its key; they come in order.
+    A row has no generation and begins with its id, which is its key. Rows are in the order of ids.
     """
     columns = list(table.columns)[1:]
     condition, values = _with_ids(connection, columns[0].name, [row[0] for row in rows])
@@ -69,7 +72,7 @@ def same_rows(
 
 
 def _with_ids(connection: Connection, name: str, ids: Sequence[int]) -> tuple[str, Sequence[int]]:
-    """A condition and its values; one range, where that does not have many others in it."""
+    """Return a condition on ids and its values: one range, unless that has many other ids."""
     mark = placeholder(connection)
     if ids[-1] - ids[0] < _SPARSE * len(ids):
         return f"{name} BETWEEN {mark} AND {mark}", (ids[0], ids[-1])

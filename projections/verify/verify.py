@@ -1,9 +1,9 @@
-"""Checking the log, and every projection against the log.
+"""Verification of the log, and of every projection against the log.
 
-Each row is checked as it is stored, then as an event, and folded into a scratch database by the
-very code that keeps the live tables, which are then compared with it row by row. Two parts share
-this, each with a core of its own where there is one. Findings are told as they come; memory does
-not grow with the log.
+Each row is checked as it is stored, then as an event. The events are folded into a scratch database
+by the code that writes the live tables, and both are compared row by row. Two passes share the
+work, so that it can use two cores. Findings are reported at once; memory does not grow with the
+log.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -17,135 +17,139 @@ from domain.language.identifiers import UserId
 from domain.log.chain import GENESIS
 from domain.log.stored_log import StoredHead, StoredLog
 from projections.verify.chain_check import ChainCheck, in_hex
-from projections.verify.findings import Difference, Finding, FindingsSink, Report
+from projections.verify.findings import (
+    CheckPass,
+    Difference,
+    Finding,
+    FindingsSink,
+    Report,
+    earliest,
+)
 from projections.verify.log_check import LogCheck
 from projections.verify.log_pages import LogPages
-from projections.verify.passes import CheckPass, earliest
 
 Progress = Callable[[int, int], None]  # events checked, events in the log
 
 
 class TrustedHead(Struct, frozen=True):
-    """A head that somebody noted earlier, outside the database."""
+    """A head that was noted earlier, outside the database."""
 
     position: int  # 0: the empty log
     hash: bytes
 
 
 class Verified(Struct, frozen=True):
-    """What a check came to."""
+    """The result of a verification."""
 
     position: int  # of the latest event
-    hash: bytes  # keep both elsewhere: they stand for the whole log up to there
-    events: int  # that were checked
-    findings: int  # about the log
-    differing: Sequence[str]  # projections that are not what the log gives
-    erased: Mapping[UserId, int] = {}  # bodies that events say were erased, of each user
+    hash: bytes  # of the log up to there; noted elsewhere, both are a `TrustedHead`
+    events: int  # number of events checked
+    findings: int  # number of findings about the log
+    differing: Sequence[str]  # names of projections that differ from what the log gives
+    erased: Mapping[UserId, int] = {}  # number of bodies erased by an event, by user
 
     @property
     def is_clean(self) -> bool:
+        """True if nothing is wrong."""
         return not self.findings and not self.differing
 
 
 def verify(
-    ours: LogCheck,
-    beside: CheckPass,
+    log_check: LogCheck,
+    history_check: CheckPass,
     report: Report,
     progress: Progress,
     found_before: Sequence[Finding | Difference] = (),
 ) -> Verified:
-    """Check everything. What was found is told in the order of the log, page by page.
+    """Run both passes, and report their findings in the order of the log, page by page.
 
-    `found_before` was found about the tables themselves, and is told first.
-
-    Raises `FairlogError` when there is no log, or when a projection was built by a newer release.
+    `found_before` are findings about the tables themselves, which are reported first. Raises
+    `FairlogError` when there is no log, or when a projection was built by a newer release.
     """
-    told = FindingsSink(report)
-    _tell(told, found_before)
-    theirs = beside.pages()
-    come, come_beside = 0, 0  # up to these positions
-    for page in ours.pages():
-        _tell(told, page.found)
-        while come_beside < page.position and (other := next(theirs, None)) is not None:
-            _tell(told, other.found)
-            come_beside = other.position
-        if page.position > come:
-            come = page.position
-            progress(min(come, ours.head.position), ours.head.position)
-    for other in theirs:
-        _tell(told, other.found)
-    stopped_at = earliest(ours.stopped_at(), beside.stopped_at())
+    sink = FindingsSink(report)
+    sink.add_all(found_before)
+    history_pages = history_check.pages()
+    position, history_position = 0, 0
+    for page in log_check.pages():
+        sink.add_all(page.found)
+        while history_position < page.position and (other := next(history_pages, None)) is not None:
+            sink.add_all(other.found)
+            history_position = other.position
+        if page.position > position:
+            position = page.position
+            progress(min(position, log_check.head.position), log_check.head.position)
+    for other in history_pages:
+        sink.add_all(other.found)
+    stopped_at = earliest(log_check.stopped_at(), history_check.stopped_at())
     if stopped_at is not None:
-        told.about(stopped_at, "from here on the projections cannot be held against the log")
+        sink.about(stopped_at, "from here on the projections cannot be compared with the log")
     else:
-        for part in (beside, ours):
-            for differences in part.differences():
-                _tell(told, differences)
-    return replace(_verified(ours.chain, told), erased=ours.erased)
-
-
-def _tell(told: FindingsSink, found: Sequence[Finding | Difference]) -> None:
-    for one in found:
-        told.found(one)
+        for check in (history_check, log_check):
+            for differences in check.differences():
+                sink.add_all(differences)
+    return replace(_verified(log_check.chain, sink), erased=log_check.erased)
 
 
 def verify_chain(
     log: StoredLog[Connection],
     snapshot: Connection,
-    kept: TrustedHead,
+    trusted: TrustedHead,
     report: Report,
     progress: Progress,
 ) -> Verified:
-    """Check only positions, hashes and clock, and only of what follows a kept head.
+    """Check only positions, hashes and times, and only of the events after a trusted head.
 
-    That the kept head is on the chain says that the hashes up to it are those of then; whether
-    their rows still give them is for a full check to say.
+    If the trusted head is on the chain, the hashes up to it are unchanged. Only a full check shows
+    whether the rows up to it still have these hashes.
     """
     head = head_of(log, snapshot)
-    told = FindingsSink(report)
-    chain = _chain_behind(log, snapshot, kept, told)
+    sink = FindingsSink(report)
+    chain = _chain_after(log, snapshot, trusted, sink)
     if chain is None:
-        return Verified(head.position, head.hash, 0, told.findings, ())
+        return Verified(head.position, head.hash, 0, sink.findings, ())
     with LogPages(log, snapshot) as pages:
-        for page in pages.behind(chain.position):
+        for page in pages.after(chain.position):
             chain.take(page.rows)
-            progress(chain.position - kept.position, head.position - kept.position)
+            progress(chain.position - trusted.position, head.position - trusted.position)
             if chain.is_broken_off:
                 break
     chain.take_head(head)
-    return _verified(chain, told)
+    return _verified(chain, sink)
 
 
-def _chain_behind(
-    log: StoredLog[Connection], snapshot: Connection, kept: TrustedHead, told: FindingsSink
+def _chain_after(
+    log: StoredLog[Connection], snapshot: Connection, trusted: TrustedHead, sink: FindingsSink
 ) -> ChainCheck | None:
-    """The chain from the kept head on; None where the log does not reach it."""
-    if kept.position == 0:
-        if kept.hash != GENESIS:
-            told.about(0, f"the kept hash is not that of the empty log, {GENESIS.hex()}")
-        return ChainCheck(told)
-    found = log.rows(snapshot, kept.position - 1, 1)
-    if not found or found[0][0] != kept.position:
-        told.about(kept.position, "the kept head is not in the log: its end was cut off")
+    """Return the check of the chain from the trusted head on; None if the log ends before it."""
+    if trusted.position == 0:
+        if trusted.hash != GENESIS:
+            sink.about(0, f"the trusted hash is not that of the empty log, {GENESIS.hex()}")
+        return ChainCheck(sink)
+    found = log.rows(snapshot, trusted.position - 1, 1)
+    if not found or found[0][0] != trusted.position:
+        sink.about(trusted.position, "the trusted head is not in the log: its end was cut off")
         return None
     recorded_at, stored = found[0][5], found[0][7]
-    if stored != kept.hash:
-        told.about(
-            kept.position, f"its hash is {in_hex(stored)}, but the kept one is {kept.hash.hex()}"
+    if stored != trusted.hash:
+        sink.about(
+            trusted.position,
+            f"its hash is {in_hex(stored)}, but the trusted one is {trusted.hash.hex()}",
         )
-    return ChainCheck(told, kept.position, stored, recorded_at)
+    return ChainCheck(sink, trusted.position, stored, recorded_at)
 
 
 def head_of(log: StoredLog[Connection], snapshot: Connection) -> StoredHead:
-    """Raises `FairlogError` when there is no log, or no telling where it ends."""
+    """Return the head row. Raises `FairlogError` when it is missing or its numbers are none."""
     head = log.head(snapshot)
     if head is None:
         raise FairlogError("The log has no head row (log_head, id 1); run `fairlog migrate`.")
     for name, value in (("position", head.position), ("recorded_at", head.recorded_at)):
-        if not isinstance(value, int):  # SQLite keeps whatever it is given
+        if not isinstance(value, int):  # SQLite stores any type in any column
             raise FairlogError(f"The {name} of the head row (log_head) is {value!r}, no number.")
     return head
 
 
-def _verified(chain: ChainCheck, told: FindingsSink) -> Verified:
-    return Verified(chain.position, chain.tail, chain.events, told.findings, list(told.differing))
+def _verified(chain: ChainCheck, sink: FindingsSink) -> Verified:
+    return Verified(
+        chain.position, chain.last_hash, chain.events, sink.findings, list(sink.differing)
+    )

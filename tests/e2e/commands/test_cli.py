@@ -340,7 +340,7 @@ def test_a_log_that_was_tampered_with_is_told_by_position(
     head = ("--from", end["position"], "--hash", end["hash"].hex())
     done = run("verify", "--chain-only", *head, FAIRLOG_DATABASE_URL=database_url)
     assert done.returncode == 1
-    assert f"event {end['position']}: the kept head is not in the log" in done.stdout
+    assert f"event {end['position']}: the trusted head is not in the log" in done.stdout
 
 
 def test_a_projection_that_differs_is_repaired(

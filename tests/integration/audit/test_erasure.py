@@ -175,7 +175,7 @@ def test_a_body_removed_or_put_back_without_an_event_is_found(
         end = connection.execute(sa.select(sa.func.max(events.c.position))).scalar_one()
     found, verified = check(fairlog)
     assert f"event {failing.id}: its body is missing" in found
-    assert f"event {end}: it erased the body at {done.id}, which is there or never was" in found
+    assert f"event {end}: it erased the body at {done.id}, which is stored or never was" in found
     assert not verified.is_clean
 
 

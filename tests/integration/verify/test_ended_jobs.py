@@ -7,8 +7,8 @@ import pytest
 import sqlalchemy as sa
 
 import projections.rebuild.fold
+import projections.verify.confirmed_jobs
 import projections.verify.log_pages
-import projections.verify.settled_jobs
 from domain.jobs.job import State
 from domain.jobs.known_jobs import Jobs
 from domain.language.commands import CompleteJob, SubmitJob
@@ -26,7 +26,7 @@ def forgetful(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(projections.verify.log_pages, "EVENTS_PER_PAGE", 3)
     monkeypatch.setattr(projections.rebuild.fold, "EVENTS_PER_SAVE", 1)
     monkeypatch.setattr(projections.rebuild.fold, "ROWS_KEPT_MAX", 0)
-    monkeypatch.setattr(projections.verify.settled_jobs, "ROWS_PER_PAGE", 2)
+    monkeypatch.setattr(projections.verify.confirmed_jobs, "ROWS_PER_PAGE", 2)
 
 
 @pytest.fixture

@@ -179,7 +179,7 @@ def test_a_byte_that_leaves_no_event_is_found(fairlog: Fairlog, intruder: Intrud
     told = told_of(check(fairlog), position)
     assert "its hash is" in told
     assert "it cannot be read" in told
-    assert "the projections cannot be held against the log" in told
+    assert "the projections cannot be compared with the log" in told
 
 
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
@@ -285,14 +285,14 @@ def test_an_inserted_event_is_found(fairlog: Fairlog, intruder: Intruder) -> Non
     intruder.replace_all(rows)
     found = check(fairlog)
     assert "its hash is" in told_of(found, position + 1)
-    assert f"it lies behind {len(rows) - 1}" in told_of(found, len(rows))
+    assert f"it comes after {len(rows) - 1}" in told_of(found, len(rows))
 
 
 def test_an_event_behind_the_head_is_found(fairlog: Fairlog, intruder: Intruder) -> None:
     rows = intruder.rows()
     intruder.run(events.insert().values(**(rows[0] | {"position": len(rows) + 1})))
     told = told_of(check(fairlog), len(rows) + 1)
-    assert "it lies behind" in told
+    assert "it comes after" in told
     assert "its hash is" in told
 
 
@@ -366,7 +366,7 @@ def test_a_body_without_an_event_is_found(
 ) -> None:
     position = 10**6 if behind_the_end else intruder.position_of("JobStarted")
     intruder.run(bodies.insert().values(position=position, body=b"1"))
-    assert told_of(check(fairlog), position) == "there is a body that no event speaks of"
+    assert told_of(check(fairlog), position) == "a body is stored that no event names"
 
 
 def test_an_event_that_no_rule_made_is_found(fairlog: Fairlog, intruder: Intruder) -> None:
@@ -393,7 +393,7 @@ def test_a_history_that_cannot_be_folded_is_found(fairlog: Fairlog, intruder: In
     told = told_of(check(fairlog), position)
     assert "which did not exist" in told
     assert "it cannot be folded" in told
-    assert "the projections cannot be held against the log" in told
+    assert "the projections cannot be compared with the log" in told
 
 
 def test_a_log_whose_end_was_cut_off_is_found_with_a_kept_head(
@@ -416,7 +416,7 @@ def test_a_log_that_was_written_anew_is_found_with_a_kept_head(
     intruder.link_anew()
     assert check_chain(fairlog, TrustedHead(0, GENESIS))[0] == []
     found, _ = check_chain(fairlog, TrustedHead(before.position, before.hash))
-    assert "but the kept one is" in told_of(found, before.position)
+    assert "but the trusted one is" in told_of(found, before.position)
 
 
 def test_only_what_is_new_since_a_kept_head_is_checked(
@@ -432,7 +432,9 @@ def test_only_what_is_new_since_a_kept_head_is_checked(
 
 
 def test_a_chain_that_never_had_the_kept_hash_is_found(fairlog: Fairlog) -> None:
-    assert "but the kept one is" in told_of(check_chain(fairlog, TrustedHead(9, bytes(32)))[0], 9)
+    assert "but the trusted one is" in told_of(
+        check_chain(fairlog, TrustedHead(9, bytes(32)))[0], 9
+    )
     assert "not that of the empty log" in told_of(check_chain(fairlog, TrustedHead(0, b"x"))[0], 0)
 
 

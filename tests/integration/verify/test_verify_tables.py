@@ -324,4 +324,4 @@ def test_an_event_and_a_body_behind_the_head_are_told_of(
     )
     found = told(fairlog)
     assert f"event {end + 1}: it lies behind {end}" in found
-    assert f"event {end + 2}: there is a body that no event speaks of" in found
+    assert f"event {end + 2}: a body is stored that no event names" in found

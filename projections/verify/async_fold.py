@@ -1,4 +1,4 @@
-"""What follows the log, built once more beside it while `fairlog verify` reads it."""
+"""The fold of asynchronous projections into the scratch database."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -13,47 +13,48 @@ from projections.following.async_projector import AsyncProjection, E, WithPositi
 from projections.verify.expected_tables import SCRATCH_GENERATION
 from projections.verify.findings import FindingsSink
 
-EVENTS_PER_FOLD: Final = 8000  # rows that change often are written once
+EVENTS_PER_FOLD: Final = 8000  # many, so that a row that changes often is written once
 
 
-class _FollowingFold(ABC, Generic[E]):
-    """Each projection is folded as far as it has come itself: up to its position."""
+class _AsyncFold(ABC, Generic[E]):
+    """Folds each projection up to the position of its own checkpoint."""
 
     def __init__(self, scratch: Connection, following: WithPositions[E]) -> None:
         self._scratch = scratch
         self._following = following
-        self._waiting: list[E] = []
+        self._buffer: list[E] = []
 
-    def not_begun(self, projections: Sequence[AsyncProjection[E]]) -> set[str]:
-        """The names of those that have no checkpoint to be compared at."""
+    def without_checkpoint(self, projections: Sequence[AsyncProjection[E]]) -> set[str]:
+        """Return the names of projections without a checkpoint, which cannot be compared."""
         return {one.name for one in projections} - {one.name for one, _ in self._following}
 
     def take(self, events: Sequence[E]) -> None:
-        """Fold them, or have them wait for more; `finish` folds the last ones."""
-        self._waiting += events
-        if len(self._waiting) >= EVENTS_PER_FOLD:
+        """Buffer events, and fold when there are enough; `finish` folds the rest."""
+        self._buffer += events
+        if len(self._buffer) >= EVENTS_PER_FOLD:
             self.finish()
 
     def finish(self) -> None:
-        events, self._waiting = self._waiting, []
+        """Fold the events in the buffer."""
+        events, self._buffer = self._buffer, []
         for projection, up_to in self._following:
             if reached := [one for one in events if one.position <= up_to]:
                 self._fold(projection, reached)
 
     @abstractmethod
     def _fold(self, projection: AsyncProjection[E], events: Sequence[E]) -> None:
-        """Fold some, unless it was stopped before."""
+        """Fold events, unless an earlier fold has stopped."""
 
 
-class EventFold(_FollowingFold[Recorded]):
-    """Of what follows the events. Where one cannot be folded all stop, and it is told."""
+class EventFold(_AsyncFold[Recorded]):
+    """Folds events. If one cannot be folded, it is reported and all projections stop."""
 
     def __init__(
-        self, scratch: Connection, following: WithPositions[Recorded], told: FindingsSink
+        self, scratch: Connection, following: WithPositions[Recorded], sink: FindingsSink
     ) -> None:
         super().__init__(scratch, following)
-        self.stopped_at: int | None = None  # from here on they could not be folded
-        self._told = told
+        self.stopped_at: int | None = None  # first position of the batch that cannot be folded
+        self._sink = sink
 
     def _fold(self, projection: AsyncProjection[Recorded], events: Sequence[Recorded]) -> None:
         if self.stopped_at is not None:
@@ -62,20 +63,20 @@ class EventFold(_FollowingFold[Recorded]):
             projection.apply(self._scratch, SCRATCH_GENERATION, events)
         except Exception as error:  # noqa: BLE001 (a history that no rule made may do anything)
             position = events[0].position
-            self._told.about(position, f"it cannot be folded ({type(error).__name__}: {error})")
+            self._sink.about(position, f"it cannot be folded ({type(error).__name__}: {error})")
             self.stopped_at = position
 
 
-class LeafFold(_FollowingFold[Leaf]):
-    """Of what follows the rows' hashes. Where some are missing it stops, which is told already."""
+class LeafFold(_AsyncFold[Leaf]):
+    """Folds hashes of rows. It stops where some are missing, which `ChainCheck` has reported."""
 
     def __init__(self, scratch: Connection, following: WithPositions[Leaf]) -> None:
         super().__init__(scratch, following)
-        self.stopped: set[str] = set()  # those whose rest cannot be told
+        self.stopped: set[str] = set()  # names of projections that are incomplete
         self._position = 0
 
     def finish(self) -> None:
-        last = self._waiting[-1].position if self._waiting else self._position
+        last = self._buffer[-1].position if self._buffer else self._position
         super().finish()
         self._position = last
 
