@@ -338,7 +338,7 @@ def test_one_projection_can_be_built_alone(fairlog: Fairlog, name: str) -> None:
 
 
 def tell_more(fairlog: Fairlog) -> None:
-    """What goes on afterwards is kept and can be built again as well."""
+    """Record commands after a rebuild, and rebuild them as well."""
     claimed = do(fairlog, claim(10), Claimed).jobs
     assert len(claimed) == 10
     outcomes(put(fairlog, submit(payload="more"), *[complete(1, job.id) for job in claimed]))
@@ -425,7 +425,7 @@ def test_a_rebuild_that_died_half_way_leaves_nothing_behind_after_the_next(
 def test_what_was_dropped_is_there_again_after_a_start(
     database_url: str, lost: str, rebuilt: int
 ) -> None:
-    """Without the registry, the first generation is handed out again, and finds rows of its own."""
+    """If the registry is lost, the first generation is reserved again, although it has rows."""
     clock = ManualClock()
     with service(database_url, clock=clock) as fairlog:
         tell_a_story(fairlog)

@@ -1,4 +1,4 @@
-"""What a check leaves to the live rows of jobs is checked all the same, however little it keeps."""
+"""Jobs whose live rows replace scratch rows are checked as well, however few rows are kept."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -22,7 +22,7 @@ from tests.support.stories import RESULT, body
 
 @pytest.fixture(autouse=True)
 def forgetful(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every few events all is written or settled, and let go of."""
+    """Write or confirm all jobs every few events, and evict them."""
     monkeypatch.setattr(projections.verify.log_pages, "EVENTS_PER_PAGE", 3)
     monkeypatch.setattr(projections.rebuild.fold, "EVENTS_PER_SAVE", 1)
     monkeypatch.setattr(projections.rebuild.fold, "ROWS_KEPT_MAX", 0)
@@ -62,7 +62,9 @@ def test_a_log_in_which_everything_happened_is_clean(fairlog: Fairlog) -> None:
 
 
 @pytest.mark.parametrize("column", ["state", "key_hash", "job", "id", None])
-def test_whichever_row_differs_is_told_and_no_other(fairlog: Fairlog, column: str | None) -> None:
+def test_whichever_row_differs_is_reported_and_no_other(
+    fairlog: Fairlog, column: str | None
+) -> None:
     intruder = Intruder(fairlog)
     others = {"state": 7, "key_hash": bytes(32), "job": b"{}", "id": 10**6}
     for row in live_rows(fairlog):
@@ -79,7 +81,7 @@ def test_whichever_row_differs_is_told_and_no_other(fairlog: Fairlog, column: st
     assert check(fairlog) == []
 
 
-def test_a_job_that_still_holds_a_key_that_was_taken_over_is_told(fairlog: Fairlog) -> None:
+def test_a_job_that_still_holds_a_key_that_was_taken_over_is_reported(fairlog: Fairlog) -> None:
     """Its row is what the log gave before another job took the key."""
     first, *_ = live_rows(fairlog)
     document = first["job"].replace(b'"holds_key":false,', b"")
@@ -96,7 +98,7 @@ def test_a_job_that_still_holds_a_key_that_was_taken_over_is_told(fairlog: Fairl
 
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 @pytest.mark.parametrize("other", ["first", b"first", b"", 1.5])
-def test_a_job_whose_id_is_no_number_is_told(fairlog: Fairlog, other: Any) -> None:
+def test_a_job_whose_id_is_no_number_is_reported(fairlog: Fairlog, other: Any) -> None:
     first, *_ = live_rows(fairlog)
     change = sa.text(f"UPDATE {jobs.name} SET id = :other WHERE id = :id")
     Intruder(fairlog).run(change.bindparams(other=other, id=first["id"]))

@@ -59,11 +59,11 @@ def check_chain(fairlog: Fairlog, kept: TrustedHead) -> tuple[Found, Verified]:
     return found, verified
 
 
-def told_of(found: Found, position: int | None) -> str:
-    """What was found about one event, or about none."""
-    told = [one.what for one in found if isinstance(one, Finding) and one.position == position]
-    assert told, found
-    return "; ".join(told)
+def findings_about(found: Found, position: int | None) -> str:
+    """Return the findings about one event; None: about no single event."""
+    texts = [one.what for one in found if isinstance(one, Finding) and one.position == position]
+    assert texts, found
+    return "; ".join(texts)
 
 
 def newest_job(fairlog: Fairlog) -> Job:
@@ -77,7 +77,7 @@ def test_a_log_in_which_everything_happened_is_clean(fairlog: Fairlog) -> None:
 
 
 def check_apart(fairlog: Fairlog, monkeypatch: pytest.MonkeyPatch) -> Found:
-    """As a long log is checked: in two processes."""
+    """Check in two processes, as a long log is checked."""
     with monkeypatch.context() as patch:
         patch.setattr(verification, "CHILD_EVENTS_MIN", 0)
         return check(fairlog)
@@ -132,7 +132,7 @@ def test_an_empty_log_is_clean(database_url: str) -> None:
         assert check_chain(fairlog, TrustedHead(0, GENESIS)) == ([], Verified(0, GENESIS, 0, 0, []))
 
 
-def test_what_is_told_at_the_end_is_the_head_of_the_log(fairlog: Fairlog) -> None:
+def test_what_is_returned_at_the_end_is_the_head_of_the_log(fairlog: Fairlog) -> None:
     done: list[tuple[int, int]] = []
     verified = verify_log(fairlog, print, lambda *progress: done.append(progress))
     with fairlog.database.read() as connection:
@@ -170,16 +170,16 @@ def test_a_changed_byte_is_found(fairlog: Fairlog, intruder: Intruder) -> None:
     position = intruder.position_of("JobStarted")
     data = intruder.row(position)["data"]
     intruder.change(position, data=data.replace(b"worker-1", b"worker-2"))
-    assert "its hash is" in told_of(check(fairlog), position)
+    assert "its hash is" in findings_about(check(fairlog), position)
 
 
 def test_a_byte_that_leaves_no_event_is_found(fairlog: Fairlog, intruder: Intruder) -> None:
     position = intruder.position_of("JobStarted")
     intruder.change(position, data=intruder.row(position)["data"].replace(b"}", b"]"))
-    told = told_of(check(fairlog), position)
-    assert "its hash is" in told
-    assert "it cannot be read" in told
-    assert "the projections cannot be compared with the log" in told
+    found = findings_about(check(fairlog), position)
+    assert "its hash is" in found
+    assert "it cannot be read" in found
+    assert "the projections cannot be compared with the log" in found
 
 
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
@@ -204,7 +204,7 @@ def test_what_no_column_should_hold_is_found(
             value=value
         )
     )
-    assert told_of(check(fairlog), position)
+    assert findings_about(check(fairlog), position)
 
 
 @pytest.mark.parametrize(
@@ -221,7 +221,7 @@ def test_what_nobody_can_read_is_found(
 ) -> None:
     position = intruder.position_of("JobStarted")
     intruder.change(position, **columns)
-    assert "it cannot be read" in told_of(check(fairlog), position)
+    assert "it cannot be read" in findings_about(check(fairlog), position)
 
 
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
@@ -252,20 +252,20 @@ def test_a_text_that_is_no_utf_8_is_found(
 def test_a_position_that_is_no_number_is_found(fairlog: Fairlog, intruder: Intruder) -> None:
     end = len(intruder.rows())
     intruder.run(sa.text(f"UPDATE events SET position = 'last' WHERE position = {end}"))
-    assert "are missing" in told_of(check(fairlog), end)
+    assert "are missing" in findings_about(check(fairlog), end)
 
 
 def test_a_deleted_event_is_found(fairlog: Fairlog, intruder: Intruder) -> None:
     position = intruder.position_of("JobStarted")
     intruder.run(events.delete().where(events.c.position == position))
     found = check(fairlog)
-    assert "it is missing" in told_of(found, position)
-    assert "its hash is" in told_of(found, position + 1)
+    assert "it is missing" in findings_about(found, position)
+    assert "its hash is" in findings_about(found, position + 1)
 
 
 def test_deleted_events_in_a_row_are_found(fairlog: Fairlog, intruder: Intruder) -> None:
     intruder.run(events.delete().where(events.c.position.between(20, 29)))
-    assert "up to 29 are missing" in told_of(check(fairlog), 20)
+    assert "up to 29 are missing" in findings_about(check(fairlog), 20)
 
 
 def test_events_that_changed_places_are_found(fairlog: Fairlog, intruder: Intruder) -> None:
@@ -274,8 +274,8 @@ def test_events_that_changed_places_are_found(fairlog: Fairlog, intruder: Intrud
     rows[first - 1], rows[first] = rows[first], rows[first - 1]
     intruder.replace_all(rows)
     found = check(fairlog)
-    assert "its hash is" in told_of(found, first)
-    assert "its hash is" in told_of(found, first + 1)
+    assert "its hash is" in findings_about(found, first)
+    assert "its hash is" in findings_about(found, first + 1)
 
 
 def test_an_inserted_event_is_found(fairlog: Fairlog, intruder: Intruder) -> None:
@@ -284,51 +284,53 @@ def test_an_inserted_event_is_found(fairlog: Fairlog, intruder: Intruder) -> Non
     rows.insert(position, rows[position - 1])
     intruder.replace_all(rows)
     found = check(fairlog)
-    assert "its hash is" in told_of(found, position + 1)
-    assert f"it comes after {len(rows) - 1}" in told_of(found, len(rows))
+    assert "its hash is" in findings_about(found, position + 1)
+    assert f"it comes after {len(rows) - 1}" in findings_about(found, len(rows))
 
 
 def test_an_event_behind_the_head_is_found(fairlog: Fairlog, intruder: Intruder) -> None:
     rows = intruder.rows()
     intruder.run(events.insert().values(**(rows[0] | {"position": len(rows) + 1})))
-    told = told_of(check(fairlog), len(rows) + 1)
-    assert "it comes after" in told
-    assert "its hash is" in told
+    found = findings_about(check(fairlog), len(rows) + 1)
+    assert "it comes after" in found
+    assert "its hash is" in found
 
 
 def test_a_time_before_the_one_before_is_found(fairlog: Fairlog, intruder: Intruder) -> None:
     position = intruder.position_of("JobStarted")
     intruder.change(position, recorded_at=intruder.row(position)["recorded_at"] - 62_000_000)
     intruder.link_anew()
-    assert "recorded earlier" in told_of(check(fairlog), position)
+    assert "recorded earlier" in findings_about(check(fairlog), position)
 
 
 def test_an_event_under_another_users_name_is_found(fairlog: Fairlog, intruder: Intruder) -> None:
     position = intruder.position_of("JobStarted")
     intruder.change(position, user_id=b"mallory")
     intruder.link_anew()
-    assert "the user of its data" in told_of(check(fairlog), position)
+    assert "the user of its data" in findings_about(check(fairlog), position)
 
 
 def test_an_event_under_another_types_name_is_found(fairlog: Fairlog, intruder: Intruder) -> None:
     position = intruder.position_of("JobStarted")
     intruder.change(position, type="JobCompleted")
     intruder.link_anew()
-    assert "of another type" in told_of(check(fairlog), position)
+    assert "of another type" in findings_about(check(fairlog), position)
 
 
 def test_an_event_of_another_jobs_is_found(fairlog: Fairlog, intruder: Intruder) -> None:
     position = intruder.position_of("JobSubmitted")
     intruder.change(position, job_id=position + 1000)
     intruder.link_anew()
-    assert "a job's id is its position" in told_of(check(fairlog), position)
+    assert "a job's id is its position" in findings_about(check(fairlog), position)
 
 
-def test_an_event_of_a_newer_release_is_told_as_that(fairlog: Fairlog, intruder: Intruder) -> None:
+def test_an_event_of_a_newer_release_is_reported_as_such(
+    fairlog: Fairlog, intruder: Intruder
+) -> None:
     position = len(intruder.rows())
     intruder.change(position, version=99, type="JobFrozen", data=b'{"type":"JobFrozen"}')
     intruder.link_anew()
-    assert "version 99, and this release knows up to" in told_of(check(fairlog), position)
+    assert "version 99, and this release knows up to" in findings_about(check(fairlog), position)
 
 
 @pytest.mark.parametrize(
@@ -350,14 +352,14 @@ def test_a_log_without_a_head_is_an_error(fairlog: Fairlog, intruder: Intruder) 
 def test_an_altered_body_is_found(fairlog: Fairlog, intruder: Intruder) -> None:
     position = intruder.position_of("JobSubmitted")
     intruder.run(bodies.update().where(bodies.c.position == position).values(body=b"7"))
-    assert "its body has 1 bytes" in told_of(check(fairlog), position)
+    assert "its body has 1 bytes" in findings_about(check(fairlog), position)
 
 
 @pytest.mark.parametrize("event_type", ["JobSubmitted", "JobCompleted", "JobFailed"])
 def test_a_removed_body_is_found(fairlog: Fairlog, intruder: Intruder, event_type: str) -> None:
     position = intruder.position_of(event_type)
     intruder.run(bodies.delete().where(bodies.c.position == position))
-    assert told_of(check(fairlog), position) == "its body is missing"
+    assert findings_about(check(fairlog), position) == "its body is missing"
 
 
 @pytest.mark.parametrize("behind_the_end", [False, True])
@@ -366,14 +368,14 @@ def test_a_body_without_an_event_is_found(
 ) -> None:
     position = 10**6 if behind_the_end else intruder.position_of("JobStarted")
     intruder.run(bodies.insert().values(position=position, body=b"1"))
-    assert told_of(check(fairlog), position) == "a body is stored that no event names"
+    assert findings_about(check(fairlog), position) == "a body is stored that no event names"
 
 
 def test_an_event_that_no_rule_made_is_found(fairlog: Fairlog, intruder: Intruder) -> None:
     job = newest_job(fairlog)
     made_up = JobCompleted(user_id=job.user_id, kind=job.kind, attempt=99)
     position = intruder.append(made_up, job.user_id, job.id)
-    assert "JobCompleted was illegal" in told_of(check(fairlog), position)
+    assert "JobCompleted was illegal" in findings_about(check(fairlog), position)
 
 
 def test_an_admission_that_was_miscounted_is_found(fairlog: Fairlog, intruder: Intruder) -> None:
@@ -383,17 +385,17 @@ def test_an_admission_that_was_miscounted_is_found(fairlog: Fairlog, intruder: I
     data = intruder.row(position)["data"]
     intruder.change(position, data=data.replace(b'"used":2', b'"used":1'))
     intruder.link_anew()
-    assert "it counts 1 in its user's window" in told_of(check(fairlog), position)
+    assert "it counts 1 in its user's window" in findings_about(check(fairlog), position)
 
 
 def test_a_history_that_cannot_be_folded_is_found(fairlog: Fairlog, intruder: Intruder) -> None:
     job = newest_job(fairlog)
     nobodys = JobReleased(user_id=job.user_id, kind=job.kind)
     position = intruder.append(nobodys, job.user_id, None)
-    told = told_of(check(fairlog), position)
-    assert "which did not exist" in told
-    assert "it cannot be folded" in told
-    assert "the projections cannot be compared with the log" in told
+    found = findings_about(check(fairlog), position)
+    assert "which did not exist" in found
+    assert "it cannot be folded" in found
+    assert "the projections cannot be compared with the log" in found
 
 
 def test_a_log_whose_end_was_cut_off_is_found_with_a_kept_head(
@@ -403,7 +405,7 @@ def test_a_log_whose_end_was_cut_off_is_found_with_a_kept_head(
     intruder.cut_off(before.position - 2)
     assert check_chain(fairlog, TrustedHead(0, GENESIS))[0] == []  # nothing else would tell
     found, _ = check_chain(fairlog, TrustedHead(before.position, before.hash))
-    assert "its end was cut off" in told_of(found, before.position)
+    assert "its end was cut off" in findings_about(found, before.position)
 
 
 def test_a_log_that_was_written_anew_is_found_with_a_kept_head(
@@ -416,7 +418,7 @@ def test_a_log_that_was_written_anew_is_found_with_a_kept_head(
     intruder.link_anew()
     assert check_chain(fairlog, TrustedHead(0, GENESIS))[0] == []
     found, _ = check_chain(fairlog, TrustedHead(before.position, before.hash))
-    assert "but the trusted one is" in told_of(found, before.position)
+    assert "but the trusted one is" in findings_about(found, before.position)
 
 
 def test_only_what_is_new_since_a_kept_head_is_checked(
@@ -428,14 +430,16 @@ def test_only_what_is_new_since_a_kept_head_is_checked(
     intruder.change(30, data=b"{}")
     assert check_chain(fairlog, kept)[0] == []
     intruder.change(50, data=b"{}")
-    assert "its hash is" in told_of(check_chain(fairlog, kept)[0], 50)
+    assert "its hash is" in findings_about(check_chain(fairlog, kept)[0], 50)
 
 
 def test_a_chain_that_never_had_the_kept_hash_is_found(fairlog: Fairlog) -> None:
-    assert "but the trusted one is" in told_of(
+    assert "but the trusted one is" in findings_about(
         check_chain(fairlog, TrustedHead(9, bytes(32)))[0], 9
     )
-    assert "not that of the empty log" in told_of(check_chain(fairlog, TrustedHead(0, b"x"))[0], 0)
+    assert "not that of the empty log" in findings_about(
+        check_chain(fairlog, TrustedHead(0, b"x"))[0], 0
+    )
 
 
 @pytest.mark.parametrize(
@@ -527,7 +531,7 @@ def test_a_projection_that_follows_is_held_against_the_log_as_far_as_it_has_come
 def test_pages_of_two_generations_are_compared_in_the_order_of_any_key(
     new_database_url: NewDatabase,
 ) -> None:
-    """Against a comparison of both as a whole, for page sizes around every border."""
+    """Compare page sizes around every border with a comparison of both tables as a whole."""
     chance = random.Random(1)
     names = [b"", b"a", b"a ", b"b\xc3\xa0", b"B"]
     keys = [(name, length) for name in names for length in range(1, 9)]

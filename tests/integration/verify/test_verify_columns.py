@@ -60,8 +60,8 @@ def fairlog(new_database_url: NewDatabase) -> Iterator[Fairlog]:
             yield fairlog
 
 
-def told(fairlog: Fairlog) -> str:
-    """What `fairlog verify` says; empty where it has nothing to say."""
+def report_of(fairlog: Fairlog) -> str:
+    """Return the output of `fairlog verify`; empty if nothing is wrong."""
     found: list[Finding | Difference] = []
     try:
         verified = verify_log(fairlog, found.append, lambda _done, _total: None)
@@ -78,7 +78,7 @@ def test_every_table_is_checked_or_exempt(fairlog: Fairlog) -> None:
 
 
 def test_nothing_is_found_where_nothing_was_changed(fairlog: Fairlog) -> None:
-    assert told(fairlog) == ""
+    assert report_of(fairlog) == ""
 
 
 @pytest.mark.parametrize("column", COLUMNS)
@@ -89,7 +89,7 @@ def test_a_column_that_was_changed_is_found_and_named(
     assert isinstance(table, sa.Table)
     for by in _steps(column):
         before, after = _change(fairlog, table, column, by)
-        assert _names(table) in told(fairlog), f"{column.name} is {after[column.name]!r}"
+        assert _names(table) in report_of(fairlog), f"{column.name} is {after[column.name]!r}"
         _write(fairlog, table, after, before)
 
 
@@ -101,7 +101,7 @@ def _names(table: sa.Table) -> str:
 
 
 def _steps(column: "sa.Column[Any]") -> tuple[int, ...]:
-    """By how much a number is changed; a key far enough to meet no other row."""
+    """Return the amounts to change a number by; for a key, enough to equal no other key."""
     return (1000,) if column.primary_key else (1, -1)
 
 

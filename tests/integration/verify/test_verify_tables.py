@@ -1,4 +1,4 @@
-"""Tables, triggers, the registry and checkpoints that somebody changed: told of, and mended."""
+"""Changed tables, triggers, registry rows and checkpoints are reported, and repaired."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -49,7 +49,7 @@ def catch_up(fairlog: Fairlog) -> None:
             pass
 
 
-def told(fairlog: Fairlog) -> str:
+def report_of(fairlog: Fairlog) -> str:
     found: list[Finding | Difference] = []
     verified = verify_log(fairlog, found.append, lambda _done, _total: None)
     assert verified.is_clean == (not found)
@@ -61,20 +61,20 @@ def diagnosed(fairlog: Fairlog) -> dict[str, Diagnosis]:
 
 
 def repaired(fairlog: Fairlog) -> bool:
-    """What `fairlog verify --repair` comes to."""
+    """Run `fairlog verify --repair`; return True if nothing is wrong afterwards."""
     return _repaired(fairlog, _verify(fairlog)).is_clean
 
 
 # The head row
 
 
-def test_a_second_head_row_is_told_of_and_stops_nobody(
+def test_a_second_head_row_is_reported_and_stops_nobody(
     fairlog: Fairlog, intruder: Intruder
 ) -> None:
     with fairlog.database.read() as connection:
         row = dict(connection.execute(sa.select(log_head)).mappings().one())
     intruder.run(log_head.insert().values(**(row | {"id": 2})))
-    assert "log_head has a second row, with the id 2" in told(fairlog)
+    assert "log_head has a second row, with the id 2" in report_of(fairlog)
     assert diagnosed(fairlog)["bookkeeping"].level is Level.ERROR
     do(fairlog, SubmitJob(user_id=ALICE, kind=ECHO, payload=body("still")))
     catch_up(fairlog)
@@ -82,16 +82,16 @@ def test_a_second_head_row_is_told_of_and_stops_nobody(
 
 
 @pytest.mark.parametrize("value", [0, 7])
-def test_a_changed_format_is_told_of(fairlog: Fairlog, intruder: Intruder, value: int) -> None:
+def test_a_changed_format_is_reported(fairlog: Fairlog, intruder: Intruder, value: int) -> None:
     intruder.run(log_head.update().values(format=value))
-    assert f"the head's format is {value}, and this log has " in told(fairlog)
+    assert f"the head's format is {value}, and this log has " in report_of(fairlog)
     assert diagnosed(fairlog)["bookkeeping"].level is Level.ERROR
 
 
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
-def test_a_head_that_is_no_number_is_told_of(fairlog: Fairlog, intruder: Intruder) -> None:
+def test_a_head_that_is_no_number_is_reported(fairlog: Fairlog, intruder: Intruder) -> None:
     intruder.run(log_head.update().values(epoch=sa.text("'x'")))
-    assert "'x', by log_head.epoch" in told(fairlog)
+    assert "'x', by log_head.epoch" in report_of(fairlog)
 
 
 # The registry and the checkpoints
@@ -103,22 +103,22 @@ def test_a_head_that_is_no_number_is_told_of(fairlog: Fairlog, intruder: Intrude
     ids=str,
 )
 @pytest.mark.parametrize("name", ["line", "merkle"])
-def test_a_changed_registry_is_told_of_and_repaired(
+def test_a_changed_registry_is_reported_and_repaired(
     fairlog: Fairlog, intruder: Intruder, name: str, change: dict[str, Any]
 ) -> None:
     intruder.run(registry.update().where(registry.c.name == name).values(**change))
-    assert "projection_registry" in told(fairlog)
+    assert "projection_registry" in report_of(fairlog)
     assert "projection_registry" in diagnosed(fairlog)["bookkeeping"].found
     assert repaired(fairlog)
     assert diagnosed(fairlog)["bookkeeping"].level is Level.OK
     do(fairlog, SubmitJob(user_id=ALICE, kind=ECHO, payload=body("after")))
     catch_up(fairlog)
-    assert told(fairlog) == ""
+    assert report_of(fairlog) == ""
 
 
-def test_a_changed_epoch_is_told_of_and_repaired(fairlog: Fairlog, intruder: Intruder) -> None:
+def test_a_changed_epoch_is_reported_and_repaired(fairlog: Fairlog, intruder: Intruder) -> None:
     intruder.run(log_head.update().values(epoch=5))
-    assert "by log_head.epoch" in told(fairlog)
+    assert "by log_head.epoch" in report_of(fairlog)
     assert repaired(fairlog)
 
 
@@ -127,7 +127,7 @@ def test_an_epoch_of_an_earlier_release_is_settled_at_the_next_start(
 ) -> None:
     intruder.run(log_head.update().values(epoch=2))
     with service(database_url) as (other, _):
-        assert told(other) == ""
+        assert report_of(other) == ""
         with other.database.read() as connection:
             epoch = connection.execute(sa.select(log_head.c.epoch)).scalar_one()
             assert epoch == digest_of(connection) + audit_log.latest(connection, "ClockCorrected")
@@ -146,7 +146,7 @@ def test_checkpoints_of_an_earlier_release_are_gone_on_from(
         connection.execute(sa.text("UPDATE alembic_version SET version_num = '0001'"))
         connection.execute(log_head.update().values(epoch=4))
     with service(database_url) as (upgraded, _):
-        assert told(upgraded) == ""
+        assert report_of(upgraded) == ""
         assert generations() == before
 
 
@@ -164,21 +164,21 @@ def test_checkpoints_of_an_earlier_release_are_gone_on_from(
     ids=str,
 )
 @pytest.mark.parametrize("name", ["activity", "snapshots", "merkle"])
-def test_a_changed_checkpoint_is_told_of_and_repaired(
+def test_a_changed_checkpoint_is_reported_and_repaired(
     fairlog: Fairlog, intruder: Intruder, name: str, change: dict[str, Any]
 ) -> None:
     intruder.run(checkpoints.update().where(checkpoints.c.name == name).values(**change))
-    assert checkpoints.name in told(fairlog)
+    assert checkpoints.name in report_of(fairlog)
     assert checkpoints.name in diagnosed(fairlog)["bookkeeping"].found
     assert repaired(fairlog)
 
 
-def test_a_checkpoint_of_nobody_is_told_of_and_repaired(
+def test_a_checkpoint_of_nobody_is_reported_and_repaired(
     fairlog: Fairlog, intruder: Intruder
 ) -> None:
     stray = {"name": "nobody", "generation": 1, "version": 1, "position": 0, "hash": bytes(32)}
     intruder.run(checkpoints.insert().values(**stray))
-    assert "name='nobody', generation=1" in told(fairlog)
+    assert "name='nobody', generation=1" in report_of(fairlog)
     assert repaired(fairlog)
 
 
@@ -207,7 +207,7 @@ def test_what_follows_the_log_begins_anew_by_itself(
         wait_until(lambda: set(positions(fairlog).values()) == {end}, "all begun anew")
     finally:
         following.stop()
-    assert told(fairlog) == ""
+    assert report_of(fairlog) == ""
 
 
 def test_what_follows_a_log_that_was_restored_and_went_on_begins_anew(
@@ -222,7 +222,7 @@ def test_what_follows_a_log_that_was_restored_and_went_on_begins_anew(
             do(restored, SubmitJob(user_id=ALICE, kind=ECHO, payload=body(f"new {number}")))
         assert restored.read_now(restored.log.position) > end
         catch_up(restored)
-        found = told(restored)
+        found = report_of(restored)
         assert "activity" not in found
         assert "merkle" not in found
 
@@ -231,14 +231,16 @@ def test_what_follows_a_log_that_was_restored_and_went_on_begins_anew(
 
 
 @pytest.mark.parametrize("trigger", ["events_no_update", "events_no_delete"])
-def test_a_dropped_trigger_is_told_of(fairlog: Fairlog, trigger: str) -> None:
+def test_a_dropped_trigger_is_reported(fairlog: Fairlog, trigger: str) -> None:
     with fairlog.database.write() as connection:
         connection.execute(sa.text(f"DROP TRIGGER {trigger}"))
-    assert f"the trigger {trigger} on events is missing; run `fairlog migrate`" in told(fairlog)
+    assert f"the trigger {trigger} on events is missing; run `fairlog migrate`" in report_of(
+        fairlog
+    )
     assert f"the trigger {trigger} is missing" in diagnosed(fairlog)["append-only"].found
 
 
-def test_a_trigger_that_refuses_nothing_is_told_of_and_made_anew(
+def test_a_trigger_that_refuses_nothing_is_reported_and_created_again(
     fairlog: Fairlog, database_url: str
 ) -> None:
     harmless = "CREATE TRIGGER events_no_update BEFORE UPDATE ON events " + (
@@ -248,10 +250,10 @@ def test_a_trigger_that_refuses_nothing_is_told_of_and_made_anew(
         connection.execute(sa.text("DROP TRIGGER events_no_update"))
     with fairlog.database.write() as connection:
         connection.execute(sa.text(harmless))
-    assert "the trigger events_no_update on events is not as Fairlog makes it" in told(fairlog)
+    assert "the trigger events_no_update on events is not as Fairlog makes it" in report_of(fairlog)
     assert "is not as Fairlog makes it" in diagnosed(fairlog)["append-only"].found
     with service(database_url) as (other, _):
-        assert told(other) == ""
+        assert report_of(other) == ""
 
 
 def test_an_account_that_may_not_see_triggers_does_not_miss_them(
@@ -267,7 +269,7 @@ def test_an_account_that_may_not_see_triggers_does_not_miss_them(
     reader = make_url(url).set(username="reader", password="secret")
     fairlog = compose(Settings(database_url=reader.render_as_string(hide_password=False)))
     try:
-        assert told(fairlog) == ""
+        assert report_of(fairlog) == ""
         assert {one.check: one for one in examine(fairlog.database)}["append-only"].level is (
             Level.OK
         )
@@ -279,15 +281,15 @@ def test_an_account_that_may_not_see_triggers_does_not_miss_them(
 
 
 @pytest.mark.parametrize("table", [events, jobs], ids=["events", "jobs"])
-def test_a_dropped_index_is_told_of_and_made_anew(fairlog: Fairlog, table: sa.Table) -> None:
+def test_a_dropped_index_is_reported_and_created_again(fairlog: Fairlog, table: sa.Table) -> None:
     name = min(str(index.name) for index in table.indexes)
     with fairlog.database.write() as connection:
         on = "" if fairlog.database.is_sqlite else f" ON {table.name}"
         connection.execute(sa.text(f"DROP INDEX {name}{on}"))
-    assert f"index {name}" in told(fairlog)
+    assert f"index {name}" in report_of(fairlog)
     assert f"index {name}: missing" in diagnosed(fairlog)["columns and indexes"].found
     restore_indexes(fairlog)
-    assert told(fairlog) == ""
+    assert report_of(fairlog) == ""
     assert diagnosed(fairlog)["columns and indexes"].level is Level.OK
 
 
@@ -301,19 +303,19 @@ def test_a_dropped_index_is_told_of_and_made_anew(fairlog: Fairlog, table: sa.Ta
         ("bodies", "ADD COLUMN note INT", "bodies, column note: there, and not missing"),
     ],
 )
-def test_a_column_of_another_kind_is_told_of(
+def test_a_column_of_another_kind_is_reported(
     fairlog: Fairlog, table: str, change: str, expected: str
 ) -> None:
     with fairlog.database.write() as connection:
         connection.execute(sa.text(f"ALTER TABLE {table} {change}"))
-    assert expected in told(fairlog)
+    assert expected in report_of(fairlog)
     assert expected in diagnosed(fairlog)["columns and indexes"].found
 
 
 # Rows that nothing speaks of
 
 
-def test_an_event_and_a_body_behind_the_head_are_told_of(
+def test_an_event_and_a_body_behind_the_head_are_reported(
     fairlog: Fairlog, intruder: Intruder
 ) -> None:
     last = intruder.rows()[-1]
@@ -322,6 +324,6 @@ def test_an_event_and_a_body_behind_the_head_are_told_of(
         events.insert().values(**(last | {"position": end + 1})),
         bodies.insert().values(position=end + 2, body=b"1"),
     )
-    found = told(fairlog)
-    assert f"event {end + 1}: it lies behind {end}" in found
+    found = report_of(fairlog)
+    assert f"event {end + 1}: it comes after {end}" in found
     assert f"event {end + 2}: a body is stored that no event names" in found

@@ -1,4 +1,4 @@
-"""What a rebuild's fold knows of keys that came before."""
+"""The filter of keys that a rebuild's fold has seen."""
 
 from domain.language.events import JobSubmitted
 from domain.language.identifiers import UserId
