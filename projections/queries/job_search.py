@@ -31,7 +31,7 @@ class JobFilter(Struct, frozen=True, kw_only=True):
         return self.kind is not None or (self.user_id is not None and self.state is not None)
 
 
-class JobPage(Struct, frozen=True):
+class JobSearchPage(Struct, frozen=True):
     """A page of jobs, newest first."""
 
     jobs: Sequence[Job]
@@ -48,20 +48,22 @@ class JobSearch:
 
     def older(
         self, connection: Connection, wanted: JobFilter, below: int | None, limit: int
-    ) -> JobPage:
+    ) -> JobSearchPage:
         """Return up to `limit` jobs with ids below `below`; None: the newest ones."""
         found, end = self._search(connection, wanted, below, limit + 1, is_upwards=False)
-        return JobPage(
+        return JobSearchPage(
             self._jobs(connection, found[:limit]),
             has_newer=below is not None,
             has_older=len(found) > limit or end is not None,
             searched_down_to=end if len(found) <= limit else None,
         )
 
-    def newer(self, connection: Connection, wanted: JobFilter, above: int, limit: int) -> JobPage:
+    def newer(
+        self, connection: Connection, wanted: JobFilter, above: int, limit: int
+    ) -> JobSearchPage:
         """Return up to `limit` jobs with ids above `above`, those next to it."""
         found, end = self._search(connection, wanted, above, limit + 1, is_upwards=True)
-        return JobPage(
+        return JobSearchPage(
             self._jobs(connection, found[:limit]),
             has_newer=len(found) > limit or end is not None,
             has_older=True,

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -141,7 +142,18 @@ def definitions(room: str) -> Iterator[tuple[Path, ast.AST]]:
             yield path.relative_to(ROOT), node
 
 
-@pytest.mark.parametrize("room", ["domain"])
+@pytest.mark.parametrize(
+    "room",
+    [
+        "domain",
+        "projections/activity",
+        "projections/following",
+        "projections/inline",
+        "projections/queries",
+        "projections/rebuild",
+        "projections/storage",
+    ],
+)
 def test_no_docstring_begins_with_a_fragment(room: str) -> None:
     documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
     docstrings = [
@@ -151,6 +163,16 @@ def test_no_docstring_begins_with_a_fragment(room: str) -> None:
     ]
     assert any(text for _, text in docstrings)
     assert [(path, text.splitlines()[0]) for path, text in docstrings if FRAGMENT.match(text)] == []
+
+
+def test_no_class_name_is_defined_twice() -> None:
+    names = Counter(
+        node.name
+        for room in ("domain", "adapters", "projections")
+        for _, node in definitions(room)
+        if isinstance(node, ast.ClassDef)
+    )
+    assert [name for name, times in names.items() if times > 1] == []
 
 
 def test_no_line_is_kept_from_the_formatter() -> None:

@@ -13,7 +13,7 @@ from domain.language.identifiers import JobId, Kind, UserId
 from entrypoints.composition import compose, prepare
 from entrypoints.service.fairlog import Fairlog
 from projections.queries import job_search
-from projections.queries.job_search import JobFilter, JobPage, JobSearch
+from projections.queries.job_search import JobFilter, JobSearch, JobSearchPage
 from projections.storage import registry
 from tests.conftest import NewDatabase
 from tests.support.core import execute_now
@@ -67,7 +67,9 @@ def expected(fairlog: Fairlog, wanted: JobFilter) -> list[JobId]:
     ]
 
 
-def older(fairlog: Fairlog, search: JobSearch, wanted: JobFilter, below: int | None) -> JobPage:
+def older(
+    fairlog: Fairlog, search: JobSearch, wanted: JobFilter, below: int | None
+) -> JobSearchPage:
     return fairlog.read_now(lambda connection: search.older(connection, wanted, below, 7))
 
 
