@@ -1,4 +1,4 @@
-"""What every test may ask for: fresh databases on each kind of database, and servers to break."""
+"""Fixtures for every test: fresh databases on each kind of database, and servers to break."""
 
 import os
 from collections.abc import Iterator

@@ -112,7 +112,7 @@ def _timed(count: int, write: Callable[[int], None]) -> float:
 
 
 def _rows(recorded: Sequence[Recorded]) -> list[Row]:
-    """As the log stores them, each hash behind the one before it."""
+    """Return the rows as the log stores them, each with the hash that follows the one before it."""
     rows: list[Row] = []
     at, tail = to_micros(_THEN), chain.GENESIS
     for one in recorded:

@@ -1,4 +1,4 @@
-"""Which benchmarks there are, in the order in which they run and are shown."""
+"""The benchmarks, in the order in which they run and are shown."""
 
 import importlib
 import importlib.util

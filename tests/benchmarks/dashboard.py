@@ -172,7 +172,7 @@ def _cost_of_onlookers(site: Site, server: BenchmarkServer) -> Iterator[Figure]:
 
 
 async def _statements_a_second(site: Site, server: BenchmarkServer, people: int) -> float:
-    """Over the same number of submissions, whoever looks; they open their pages before."""
+    """Measure over a fixed number of submissions; the viewers open their pages before."""
     async with onlookers(server.url, people), httpx.AsyncClient(base_url=server.url) as client:
         await _trickle(client, 6)
         started, before = time.monotonic(), await asyncio.to_thread(_statements, site)
@@ -182,8 +182,8 @@ async def _statements_a_second(site: Site, server: BenchmarkServer, people: int)
 
 
 async def _trickle(client: httpx.AsyncClient, submissions: int) -> None:
-    """By the clock: on a busy machine, too, as many come in the same time, and what they cost when
-    nobody looks may be taken off.
+    """Submit at a steady rate by the clock: a busy machine has as many in the same time, and their
+    cost without viewers can be subtracted.
     """
     begun = time.monotonic()
     for number in range(1, submissions + 1):
@@ -192,7 +192,7 @@ async def _trickle(client: httpx.AsyncClient, submissions: int) -> None:
 
 
 def _statements(site: Site) -> int:
-    """That the database server had since it started."""
+    """Return the number of statements that the database server has had since it started."""
     with closing(site.mariadb.connect()) as connection, connection.cursor() as cursor:
         cursor.execute("SHOW GLOBAL STATUS LIKE 'Questions'")
         found = cursor.fetchone()

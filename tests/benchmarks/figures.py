@@ -10,7 +10,7 @@ R = TypeVar("R")
 
 
 class Limit(Struct, frozen=True):
-    """What holds a figure back, measured in the same run, in the figure's unit."""
+    """The limit of a figure, measured in the same run, in the figure's unit."""
 
     value: float
     what: str  # "the no-op"
@@ -70,7 +70,7 @@ class Figure(Struct, frozen=True):
 
 
 def number(value: float) -> str:
-    """As many digits as a measurement deserves."""
+    """Return a value with as many digits as a measurement deserves."""
     if value == 0 or abs(value) >= 100:
         return f"{value:,.0f}"
     return f"{value:.3g}"

@@ -94,7 +94,7 @@ def _tell_submission(teller: Teller, now: datetime) -> list[Told]:
 
 
 def _write_log(fairlog: Fairlog, jobs: int, teller: Teller, tell: Tell) -> int:
-    """How many events the log then has. Nobody else may write."""
+    """Return the number of events that the log then has. Nobody else may write."""
     left = iter(range(jobs))
     with fairlog.database.connect_writer() as connection:
         while _write_some(fairlog, connection, left, teller, tell):
@@ -139,7 +139,7 @@ def _indexes_later(fairlog: Fairlog) -> Iterator[None]:
 
 
 def _gather_statistics(fairlog: Fairlog) -> None:
-    """So that plans do not depend on when the database last looked at its tables."""
+    """Update the statistics, so that plans do not depend on when the database last did so."""
     with fairlog.database.engine.connect() as connection:
         for name in sa.inspect(connection).get_table_names():
             command = "ANALYZE" if fairlog.database.is_sqlite else "ANALYZE TABLE"

@@ -1,5 +1,5 @@
-"""From submission to start on an idle system: one job at a time, one server, one `fairlog worker`
-that waits on the same machine.
+"""The time from submission to start on an idle system: one job at a time, with one server and one
+`fairlog worker` that waits on the same machine.
 
 The clock runs from the moment the request is sent to the moment the handler begins, by the
 machine's monotonic clock, which all processes share: two commits, the answer to the waiting claim

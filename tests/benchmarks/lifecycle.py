@@ -32,7 +32,7 @@ _USERS: Final = 100
 
 
 class Span(Struct, frozen=True):
-    """By the machine's monotonic clock, which all its processes share, in seconds."""
+    """Times by the machine's monotonic clock, which all its processes share, in seconds."""
 
     started: float
     ended: float

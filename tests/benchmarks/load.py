@@ -18,7 +18,7 @@ class LoadFailed(Exception):
 
 
 class Load(Struct, frozen=True):
-    """What the clients saw. Requests in hand at the end are in no count."""
+    """Results that the clients saw. Requests without an answer at the end are not counted."""
 
     requests: int  # answered
     seconds: float

@@ -162,12 +162,12 @@ class StatementCounter:
             event.listen(engine, "begin", self._count)
 
     def start(self) -> None:
-        """While the writer is idle."""
+        """Call it while the writer is idle."""
         self._sent = 0
         self._questions = self._ask_server()
 
     def stop(self) -> Counted:
-        """While the writer is idle again."""
+        """Call it when the writer is idle again."""
         sent = self._sent
         if self._is_sqlite:
             return Counted(sent, None)
@@ -179,7 +179,7 @@ class StatementCounter:
         self._sent += 1
 
     def _ask_server(self) -> dict[int, int]:
-        """How many statements it had from each connection; several in a packet count as several."""
+        """Return the statements of each connection; several in a packet count as several."""
         if self._is_sqlite:
             return {}
         return {

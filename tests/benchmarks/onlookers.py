@@ -22,7 +22,7 @@ class Onlooker:
         self._position = 0  # of the latest event seen
 
     async def look(self) -> None:
-        """Until cancelled."""
+        """Run until it is cancelled."""
         await asyncio.sleep(random.uniform(0, _OPENING_SECONDS))
         await asyncio.gather(self._overview(), self._audit())
 
@@ -34,7 +34,7 @@ class Onlooker:
             await self._renew()
 
     async def _renew(self) -> None:
-        """What `refresh` in app.js does."""
+        """Do what `refresh` in app.js does."""
         seen = {"HX-Request": "true", "X-Fairlog-Position": str(self._position)}
         await asyncio.gather(self._get("/", seen), self._get(_CHARTS, seen))
 
@@ -62,7 +62,7 @@ class Onlooker:
 
 @asynccontextmanager
 async def onlookers(url: str, count: int) -> AsyncIterator[list[Onlooker]]:
-    """So many who look on; they open their pages one by one."""
+    """Start a number of viewers; they open their pages one by one."""
     limits = httpx.Limits(max_connections=None)
     async with httpx.AsyncClient(base_url=url, timeout=60, limits=limits) as client:
         people = [Onlooker(client) for _ in range(count)]

@@ -76,5 +76,5 @@ def _is_asked(figure: Figure) -> bool:
 
 
 def _x(share: float) -> float:
-    """Where a share of the limit lies."""
+    """Return the coordinate of a share of the limit."""
     return _NAMES_WIDTH + (_WIDTH - _NAMES_WIDTH - 60) * share / _SHARE_MAX

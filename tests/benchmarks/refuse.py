@@ -122,7 +122,7 @@ def _counts(site: Site, server: BenchmarkServer, flood: _Flood, url: str) -> Ite
 
 
 def _settled(server: BenchmarkServer) -> tuple[int, float]:
-    """Where the log ends, and since when, once the door cannot have any more to report."""
+    """Return the head position and its time, once the refusal cache has nothing left to report."""
     since, position = time.monotonic(), _position(server.stats())
 
     def is_settled() -> bool:

@@ -69,7 +69,7 @@ def _scan(columns: tuple[str, ...], kind: Kind, url: str) -> tuple[int, float]:
 
 
 def _rebuild(url: str) -> tuple[int, float]:
-    """Up to the switch to what was built; deleting what was there before is not timed."""
+    """Time a rebuild up to the switch; deleting the earlier generation is not timed."""
     ended: list[float] = []
 
     def progress(done: int, total: int) -> None:

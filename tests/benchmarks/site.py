@@ -1,4 +1,4 @@
-"""Where a run measures: databases on disk, the server under test, and logs prepared once.
+"""The site of a run: databases on disk, the server under test, and logs prepared once.
 
 MariaDB is private, on loopback, with commits as durable as in production and a buffer pool and log
 of a usual size. Everything is in one folder under /var/tmp, which goes at the end.
@@ -80,7 +80,7 @@ class Site:
         return BenchmarkServer(url, bare=bare, settings=limits | dict(settings or {}))
 
     def prepared(self, make: Callable[[], T], *key: str) -> T:
-        """What `make` gives, made once a run: filling a database takes longer than measuring."""
+        """Return what `make` returns, made once a run: filling takes longer than measuring."""
         if key not in self._prepared:
             self._prepared[key] = make()
         return cast("T", self._prepared[key])

@@ -1,4 +1,4 @@
-"""What goes wrong during a soak: one fault after the other, drawn by chance."""
+"""The faults of a soak: one after the other, drawn at random."""
 
 import os
 import random
@@ -20,7 +20,7 @@ _CONNECTION_NUMBERS = (1040, 1042, 1043, 1044, 1045, 1053, 1129, 1130, 1159, 116
 
 
 class LogPipe:
-    """Where a server's log lines go: a pipe whose reader may stop reading, and a file behind it."""
+    """The sink of a server's log lines: a pipe whose reader may stop, and a file behind it."""
 
     def __init__(self, folder: Path, name: str) -> None:
         self.path = folder / f"{name}.pipe"

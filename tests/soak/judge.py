@@ -9,7 +9,7 @@ SHOWN_MAX = 5
 
 
 def judge(answers: Answers, recorded: list[Recorded]) -> list[str]:
-    """What the log and the answers do not agree on, each as a sentence; empty when all is well."""
+    """Return each disagreement of the log and the answers as a sentence; empty when all is well."""
     jobs: dict[tuple[str, str], list[int]] = {}
     started: dict[Attempt, str] = {}
     ended: dict[Attempt, list[str]] = {}
@@ -52,5 +52,5 @@ def judge(answers: Answers, recorded: list[Recorded]) -> list[str]:
 
 
 def ends(recorded: list[Recorded]) -> Counter[str]:
-    """How many events there are of each type."""
+    """Return the number of events of each type."""
     return Counter(type(one.event).__name__ for one in recorded)

@@ -27,7 +27,7 @@ Attempt = tuple[int, int]  # job, attempt
 
 @dataclass
 class Answers:
-    """What clients were told. Each field is only added to."""
+    """The answers that clients had. Each field only grows."""
 
     submitted: dict[tuple[str, str], int] = field(default_factory=dict)  # (user, key): job
     payloads: dict[tuple[str, str], Any] = field(default_factory=dict)

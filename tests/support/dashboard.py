@@ -1,4 +1,4 @@
-"""What the tests of the dashboard share: a server with jobs, and words for what they do to it."""
+"""Helpers of the dashboard's tests: a server with jobs, and functions that change it."""
 
 from typing import Any
 

@@ -11,7 +11,7 @@ from sqlalchemy import URL, make_url
 
 
 class Databases(Protocol):
-    """Where a test gets databases of its own."""
+    """The source of a test's own databases."""
 
     def create_database(self) -> str:
         """Give the URL of a new, empty database."""

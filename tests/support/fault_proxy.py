@@ -73,12 +73,12 @@ class FaultProxy:
             self._rules.append(_Rule(re.compile(pattern, re.IGNORECASE), number, times))
 
     def change(self, pattern: str, replacement: str) -> None:
-        """From now on, replace what the pattern finds in statements, as `re.sub` does."""
+        """Replace matches of the pattern in all statements that follow, as `re.sub` does."""
         with self._guard:
             self._changes.append((re.compile(pattern, re.IGNORECASE), replacement))
 
     def fail_randomly(self, rate: float, numbers: Sequence[int] = ERROR_NUMBERS) -> None:
-        """From now on, have each statement fail with this probability; 0: none."""
+        """Have each statement that follows fail with this probability; 0: none."""
         with self._guard:
             self._rate, self._numbers = rate, numbers
 

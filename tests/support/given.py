@@ -100,7 +100,7 @@ class Given:
         return self.followed_by(After(seconds))
 
     def under(self, **policy: float) -> Self:
-        """Under another policy from here on."""
+        """Return the history under another policy from here on."""
         policy_then = replace(self.policy, **policy)
         return type(self)(policy_then, self.recorded, self.now, self.empty_claims)
 
@@ -127,7 +127,7 @@ class Given:
 
 
 class When:
-    """What came of it. The checks give the history that includes it, to go on with."""
+    """The result of a command. The checks return the history that includes it, to go on with."""
 
     def __init__(
         self,
@@ -173,7 +173,7 @@ class When:
         return outcome
 
     def answer(self, expected: type[A]) -> A:
-        """What the only command was answered."""
+        """Return the answer to the only command."""
         [outcome] = self.outcomes
         assert isinstance(outcome, expected), outcome
         return outcome

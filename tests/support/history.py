@@ -125,7 +125,7 @@ def _tell_of_time(fairlog: Fairlog, clock: ManualClock) -> None:
 
 
 def _tell_of_attempts(fairlog: Fairlog, clock: ManualClock) -> None:
-    """When handlers begin and end, and what becomes of a worker's other jobs when it dies."""
+    """Plans for when handlers begin and end, and what happens to other jobs when a worker dies."""
     for number in range(4):
         do(fairlog, SubmitJob(user_id=CAROL, kind=THUMB, payload=body([number, "ahead"])))
     [begun, ahead] = claim(fairlog, 2, begins=1)
@@ -213,7 +213,7 @@ class Intruder:
         return self.rows()[position - 1]
 
     def position_of(self, event_type: str) -> int:
-        """Of the first event of a type."""
+        """Return the position of the first event of a type."""
         return next(int(row["position"]) for row in self.rows() if row["type"] == event_type)
 
     def change(self, position: int, **columns: Any) -> None:

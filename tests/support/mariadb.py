@@ -101,7 +101,7 @@ class MariaDB(DatabaseServer):
 
     @property
     def error_log(self) -> str:
-        """What the server has logged, from the first start on."""
+        """Everything that the server has logged since its first start."""
         logs = [self._home / "output.log", self._home / "error.log"]
         return "".join(log.read_text(errors="replace") for log in logs if log.exists())
 

@@ -1,4 +1,4 @@
-"""How a database means to carry out a statement, as rows."""
+"""The plan of a statement, as rows."""
 
 from typing import Any
 

@@ -233,7 +233,7 @@ class Referee:
         assert self._is_meant(self._job(one)), "the key has expired"
 
     def _is_meant(self, job: JudgedJob) -> bool:
-        """Whether the key still stands for the job, if nobody took it over."""
+        """Return True if the key still means the job, unless another job took it over."""
         is_over = job.state in {"done", "failed", "cancelled"}
         return self.at < job.submitted.key_expires_at or not is_over
 
@@ -260,7 +260,7 @@ class Referee:
         return job
 
     def _in_time(self, one: Recorded, attempt: int) -> JudgedJob:
-        """For what its worker says: neither its lease nor its time is over."""
+        """Return True if its worker may still report: neither its lease nor its time is over."""
         job = self._running(one, attempt)
         assert job.lease_expires_at is not None
         assert self.at < job.lease_expires_at, "its lease had ended"
@@ -362,7 +362,7 @@ class Referee:
             self._begin(job)
 
     def _was_claimed_with_others(self, event: JobStarted) -> bool:
-        """Without a claim's name, two claims of one batch cannot be told apart."""
+        """Check claims by name: without one, two claims of one batch cannot be distinguished."""
         if event.claim_id is None or self._before is None:
             return False
         before = self._before.event

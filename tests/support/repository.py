@@ -1,4 +1,4 @@
-"""Where the repository and its tests are on disk."""
+"""The folders of the repository and its tests."""
 
 from pathlib import Path
 from typing import Final

@@ -88,17 +88,17 @@ class AppServer:
 
     @property
     def connections_waiting(self) -> int:
-        """Those whose requests wait for news."""
+        """The connections whose requests wait for news."""
         return sum(1 for one in self._cycles() if waits_since(one.scope) is not None)
 
     @property
     def connections_worked_on(self) -> int:
-        """Those whose requests have come whole, and have no answer yet."""
+        """The connections whose requests are complete and have no answer yet."""
         return sum(1 for one in self._cycles() if not one.more_body and not one.response_complete)
 
     @property
     def connections_unread(self) -> int:
-        """Those to which nothing more can be written, since their clients do not read."""
+        """The connections that cannot be written to, since their clients do not read."""
         protocols: list[Any] = list(self._server.server_state.connections)
         return sum(1 for one in protocols if one.flow.write_paused)
 
@@ -220,7 +220,7 @@ class FairlogServer:
         return self._process is None
 
     def wait_until_ended(self) -> int:
-        """Of itself, or by a signal that was sent to it; its exit code."""
+        """Wait until it ends by itself or by a signal; return its exit code."""
         code = self._running().wait(STOP_SECONDS_MAX)
         self._process = None
         return code
@@ -264,7 +264,7 @@ def free_port() -> int:
 
 
 def ending_with_us() -> list[str]:
-    """What to put before a command so that the system ends it with the thread that starts it."""
+    """Return a prefix that makes the system end a command with the thread that starts it."""
     setpriv = shutil.which("setpriv")  # of util-linux
     return [setpriv, "--pdeathsig", "KILL"] if setpriv else []
 
@@ -352,7 +352,7 @@ def claim(
 
 
 def log_position(client: httpx.Client) -> int:
-    """Of the latest event."""
+    """Return the position of the latest event."""
     return int(client.get("/v1/stats").json()["position"])
 
 

@@ -51,7 +51,7 @@ def submit(
 
 
 def claim(jobs_max: int = 1, *kinds: Kind, worker: WorkerId = WORKER, **details: Any) -> ClaimJobs:
-    """Without kinds: any."""
+    """Claim jobs; without kinds, of any kind."""
     return ClaimJobs(worker=worker, max_jobs=jobs_max, kinds=kinds or None, **details)
 
 
@@ -86,7 +86,7 @@ def admitted(user_id: UserId = ALICE, used: int = 1, **details: Any) -> RateLimi
 def submitted(
     user_id: UserId = ALICE, kind: Kind = ECHO, payload: Any = 1, **details: Any
 ) -> JobSubmitted:
-    """What `submit` of the same comes to at NOW."""
+    """Return the events of `submit` with the same arguments at NOW."""
     content = body(payload)
     fields: dict[str, Any] = {
         "payload_sha256": content.sha256,
@@ -199,7 +199,7 @@ def cancelled(
     reason: CancelReason = CancelReason.REQUESTED,
     **details: Any,
 ) -> JobCancelled:
-    """Of a running job as older logs have it, unless the details name the attempt."""
+    """Cancel a running job as older logs do, unless the details name the attempt."""
     return JobCancelled(user_id=ALICE, kind=ECHO, was=was, reason=reason, **details)
 
 

@@ -42,7 +42,7 @@ SERVER: Final = ServerId("server-1")
 
 
 class Known:
-    """What the clients know by now: the jobs that were answered, and their latest attempts."""
+    """The jobs that clients know from answers, and their latest attempts."""
 
     def __init__(self) -> None:
         self.attempts: dict[JobId, int] = {}
@@ -161,7 +161,7 @@ def erasures(draw: st.DrawFn) -> Wish:
 
 @st.composite
 def reports(draw: st.DrawFn) -> Wish:
-    """What a process refused at its door, in the window of now or the one before."""
+    """Report refusals of a process's refusal cache, in the current window or the one before."""
     user_id = draw(st.sampled_from(USERS))
     scope = draw(st.sampled_from([Scope.USER, Scope.GLOBAL]))
     count = draw(st.integers(1, 4))

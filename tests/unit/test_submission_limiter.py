@@ -1,4 +1,4 @@
-"""What becomes of reports that the log cannot take, and of those in hand when the server stops."""
+"""Reports that the log cannot take, and those that are unsent when the server stops."""
 
 import asyncio
 from collections.abc import Awaitable, Callable

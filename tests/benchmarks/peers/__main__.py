@@ -113,7 +113,7 @@ def _measure(peer: Peer, server: PeerServer, jobs: int) -> Callable[[], float]:
 
 
 def _span(process: "subprocess.Popen[str]") -> tuple[float, float]:
-    """When the program began and ended what it does; Unix time, seconds."""
+    """Return when the program began and ended its work; Unix time, seconds."""
     try:
         output, _ = process.communicate(timeout=RUN_SECONDS_MAX)
     finally:

@@ -72,7 +72,7 @@ def rows(fairlog: Fairlog) -> list[dict[str, Any]]:
 
 
 class _Looking(Intruder):
-    """Without taking the triggers away."""
+    """Write to the log's tables although its triggers are there."""
 
     def __init__(self, fairlog: Fairlog) -> None:
         self._database = fairlog.database

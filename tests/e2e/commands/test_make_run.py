@@ -1,4 +1,4 @@
-"""What a newcomer types: `make run`."""
+"""`make run`, as a newcomer types it."""
 
 import os
 import re
@@ -26,7 +26,7 @@ MAKE = ["make", "--no-print-directory", "--assume-old=.venv/.installed"]
 
 @pytest.fixture
 def environment(tmp_path: Path) -> dict[str, str]:
-    """With a database file of the test's own."""
+    """Run it with a database file of the test's own."""
     outer = {"MAKEFLAGS", "MAKELEVEL", "MFLAGS"}
     return {
         name: value for name, value in without_settings(os.environ).items() if name not in outer

@@ -20,7 +20,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def server(new_database_url: NewDatabase) -> Iterator[FairlogServer]:
-    """Without workers: jobs are run by the tests themselves."""
+    """Start a server without workers: the tests run the jobs themselves."""
     with FairlogServer(new_database_url(), settings=SETTINGS) as server:
         yield server
 

@@ -13,7 +13,7 @@ from tests.support.server import FairlogServer
 
 
 def positions(opened: Window) -> list[int]:
-    """As shown, newest first."""
+    """Return the rows as they are shown, newest first."""
     found: list[int] = opened.page.eval_on_selector_all(
         "#events [data-event]", "rows => rows.map(row => Number(row.dataset.event))"
     )

@@ -44,7 +44,7 @@ async def submit_until_it_dies(server: FairlogServer) -> dict[int, int]:
 
 
 def all_jobs(client: httpx.Client) -> dict[int, dict[str, object]]:
-    """By id, as the list shows them."""
+    """Return the jobs by id, as the list shows them."""
     jobs: dict[int, dict[str, object]] = {}
     query = {"limit": "1000", "include": "payload,result,error"}
     while True:

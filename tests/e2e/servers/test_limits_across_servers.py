@@ -30,7 +30,7 @@ def servers(database_url: str) -> Iterator[list[FairlogServer]]:
 
 
 def decided(client: httpx.Client, *, allowed: bool) -> int:
-    """How many submissions the log's decisions are about."""
+    """Return the number of submissions that the log's decisions are about."""
     decisions = [event["data"] for event in audit(client, type="RateLimitDecided", user_id="ada")]
     return sum(one.get("count", 1) for one in decisions if one["allowed"] is allowed)
 

@@ -170,7 +170,7 @@ def assert_clean(database_url: str) -> None:
 
 
 def generations(database_url: str) -> dict[str, set[int]]:
-    """Of which generations there are rows, by projection."""
+    """Return the generations that have rows, by projection."""
     database = Database(database_url)
     try:
         with database.read() as connection:

@@ -59,7 +59,7 @@ def truth(connection: Connection) -> Rows:
 
 
 def has_caught_up(engine: Engine) -> bool:
-    """Whether the projections that follow the log are at its end."""
+    """Return True if the asynchronous projections are at the end of the log."""
     with engine.connect() as connection:
         behind: int = connection.execute(
             text(

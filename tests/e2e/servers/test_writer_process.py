@@ -96,7 +96,7 @@ def test_a_server_ends_when_it_is_told_to_although_somebody_holds_the_lock(
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_to_both_ends_them_in_order(database_url: str, number: signal.Signals) -> None:
-    """As a terminal or a service manager sends it; the writer waits for the server."""
+    """Send a signal as a terminal or a service manager does; the writer waits for the server."""
     with FairlogServer(database_url) as server:
         submit(server.client)
         writer = writer_of(server)

@@ -71,7 +71,7 @@ def events(server: FairlogServer, event_type: str) -> Iterator[dict[str, Any]]:
 
 
 def assert_served_in_turn_and_once(server: FairlogServer, jobs: int) -> None:
-    """In the order of the log."""
+    """Return the events in the order of the log."""
     submitted = [event["user_id"] for event in events(server, "JobSubmitted")]
     assert [user for user, _ in groupby(submitted)] == ["alice", "bob", "carol"]
     started = [event["user_id"] for event in events(server, "JobStarted")]

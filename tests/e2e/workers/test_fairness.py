@@ -44,7 +44,7 @@ def handlers(tmp_path: Path) -> str:
 
 
 def submit_each(client: httpx.Client, users: int, jobs: int, kinds: str) -> None:
-    """So many jobs of each user, of these kinds in turn."""
+    """Submit a number of jobs of each user, of these kinds in turn."""
     wish = [
         {"user_id": f"user-{user}", "payload": number, "kind": kinds[number % len(kinds)]}
         for number in range(jobs)
@@ -110,7 +110,7 @@ def running_at_most(recorded: Sequence[Recorded], name: str) -> int:
 
 
 async def work_until(done: asyncio.Event, urls: Sequence[str], count: int, handlers: str) -> None:
-    """So many workers with one slot each, over HTTP, in turn at these servers."""
+    """Start workers with one slot each, over HTTP, in turn at these servers."""
     loaded = load_handlers(handlers)
     clients = [client_of(httpx.URL(url)) for url in urls]
     workers = [

@@ -77,7 +77,7 @@ def test_a_job_that_kills_its_worker_fails_alone_and_takes_no_attempt_of_its_nei
 
 
 def assert_nothing_ran_beside_a_suspect(recorded: Sequence[Recorded]) -> None:
-    """From when its handler began until it ended, its worker had no other job."""
+    """Check that its worker had no other job between the beginning and the end of its handler."""
     held: dict[str, set[int]] = {}
     of_job: dict[int, str] = {}
     alone: set[int] = set()

@@ -50,7 +50,7 @@ def handlers(tmp_path: Path) -> str:
 
 
 def submit_all(clients: Sequence[httpx.Client]) -> None:
-    """In batches, to whichever server answers; by its key, no repeat is a second job."""
+    """Submit in batches to any server that answers; by its key, no repeat is a second job."""
     chance = random.Random(1)
     for start in range(0, JOBS, 100):
         wish = [

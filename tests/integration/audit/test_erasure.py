@@ -67,7 +67,7 @@ def run(fairlog: Fairlog, *, fails: bool = False) -> Job:
 
 
 def tell(fairlog: Fairlog, clock: ManualClock) -> list[Job]:
-    """Of Alice: one done, one failed after three attempts, one cancelled; of Bob: one done."""
+    """Make Alice's jobs (done, failed after three attempts, cancelled) and one of Bob's (done)."""
     done = submit(fairlog, ALICE, 1)
     run(fairlog)
     failing = submit(fairlog, ALICE, 2)

@@ -1,4 +1,4 @@
-"""What users put into ids does nothing in a spreadsheet or a terminal, and is shown on a page."""
+"""Ids of users do nothing in a spreadsheet or a terminal, and are shown on a page."""
 
 import csv
 import io

@@ -297,7 +297,7 @@ def submit(fairlog: Fairlog, number: int, user_id: UserId = ALICE) -> int:
 
 
 def global_limits(database_url: str, clock: ManualClock, *positions: int) -> list[int]:
-    """As they are shown for each of these positions to one whose own settings are the defaults."""
+    """Return the limits at each position, as a server with the default settings shows them."""
     reader = compose(Settings(database_url=database_url), clock=clock)
     try:
         past = TimeTravel(reader)

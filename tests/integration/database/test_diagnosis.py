@@ -1,4 +1,4 @@
-"""What `doctor` sees of the service itself."""
+"""Findings of `doctor` about the service itself."""
 
 from collections.abc import Iterator
 from datetime import timedelta

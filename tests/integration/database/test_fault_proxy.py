@@ -1,4 +1,4 @@
-"""What the proxy that injects faults promises to the tests that stand on it."""
+"""The promises of the proxy that injects faults to the tests that use it."""
 
 import pymysql
 import pytest

@@ -39,7 +39,7 @@ class Accounts:
         self._url = make_url(owner_url)
 
     def url(self, *more_rights: str) -> str:
-        """Of the service's account, with more rights than it has."""
+        """Connect as an account with more rights than the service's account has."""
         name = f"svc_{secrets.token_hex(4)}"
         self._run([f"CREATE USER '{name}'@'%' IDENTIFIED BY 'secret'"])
         blocks = re.findall(r"```sql\n(.*?)```", DOCUMENT, re.DOTALL)
@@ -60,7 +60,7 @@ class Accounts:
         )
 
     def _run(self, statements: list[str]) -> list[str]:
-        """What the last of them gave, the first column."""
+        """Return the first column of what the last statement returned."""
         with self._server.connect() as connection, connection.cursor() as cursor:
             for statement in statements:
                 cursor.execute(statement)
@@ -105,7 +105,7 @@ def test_the_service_s_account_starts_works_rebuilds_and_verifies(accounts: Acco
 
 
 def erase(url: str, *arguments: str, debug: bool = False) -> "subprocess.CompletedProcess[str]":
-    """With the command of a user."""
+    """Run it with the command of a user."""
     done = subprocess.run(
         [
             str(Path(sys.executable).with_name("fairlog")),

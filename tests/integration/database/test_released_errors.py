@@ -161,7 +161,7 @@ def test_of_refusals_over_http(database_url: str) -> None:
         assert server.client.put(f"/v1/limits/{ALICE}", json={"limit": 1}).is_success
 
         def post(path: str, number: int, body_name: str = "payload", **fields: Any) -> int:
-            """As httpx would do it, which keeps what it sends."""
+            """Fail as httpx does, which keeps what it sends."""
             content = msgspec.json.encode(fields | {body_name: "x" * BYTES + str(number)})
             head = f"POST {path} HTTP/1.1\r\nHost: localhost:{server.port}\r\n"
             head += f"Content-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n"
@@ -183,7 +183,7 @@ def test_of_refusals_over_http(database_url: str) -> None:
 
 
 class Held:
-    """What a handler had at hand."""
+    """Data that a handler held."""
 
 
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)

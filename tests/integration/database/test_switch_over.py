@@ -1,4 +1,4 @@
-"""After a switch-over to another server, with the connections to the old one kept."""
+"""Behaviour after a switch-over to another server, with the connections to the old one kept."""
 
 from collections.abc import Iterator
 

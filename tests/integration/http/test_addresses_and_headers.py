@@ -1,4 +1,4 @@
-"""What holds for every address: one way to write it, one server behind a name, safe answers."""
+"""Rules for every address: one way to write it, one server behind a name, safe answers."""
 
 from collections.abc import Iterator
 
@@ -27,7 +27,7 @@ def client(server: AppServer) -> httpx.Client:
 
 
 def ask(server: AppServer, path: bytes, fields: bytes = b"Host: localhost\r\n") -> httpx.Response:
-    """As it is written: a client library would write some paths otherwise."""
+    """Send a path as it is written: a client library would write some paths otherwise."""
     return exchange(
         server.port, b"GET " + path + b" HTTP/1.1\r\n" + fields + b"Connection: close\r\n\r\n"
     )

@@ -85,7 +85,7 @@ def test_an_event_is_told_whole(client: httpx.Client) -> None:
 
 
 def test_anybody_can_check_the_chain_of_hashes(client: httpx.Client, clock: ManualClock) -> None:
-    """By the rule that `domain/log/chain.py` states, without a line of ours."""
+    """Compute the chain by the rule that `domain/log/chain.py` states, without our code."""
     tell_a_story(client, clock)
     answer = client.get("/v1/audit").content
     previous = bytes(32)

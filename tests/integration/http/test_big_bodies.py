@@ -1,4 +1,4 @@
-"""What is refused in the end costs little before, and what is large is read beside the loop."""
+"""A body that is refused costs little, and a large one is read outside the event loop."""
 
 import asyncio
 import json
@@ -29,7 +29,7 @@ def client(new_database_url: NewDatabase) -> Iterator[httpx.Client]:
 
 
 def bytes_at_most(work: Callable[[], object]) -> int:
-    """How much memory a refusal takes at its worst moment."""
+    """Return the memory that a refusal takes at its peak."""
     tracemalloc.start()
     try:
         with pytest.raises(InvalidInput):

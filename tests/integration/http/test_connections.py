@@ -1,4 +1,4 @@
-"""What clients may hold of a server is bounded, and those that hold it up do so to themselves."""
+"""Clients hold a bounded share of a server, and a slow client delays only itself."""
 
 import contextlib
 import socket

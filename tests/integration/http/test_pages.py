@@ -141,7 +141,7 @@ def test_the_page_of_a_job_with_many_large_errors_shows_the_latest(client: httpx
 
 
 def test_pages_of_events_are_bounded_in_bytes(client: httpx.Client) -> None:
-    """Of a batch of heartbeats one event names a thousand jobs."""
+    """Extend a thousand leases in one event."""
     events, after = [], 0
     while True:
         answer = client.get("/v1/audit", params={"limit": 1000, "after": after})

@@ -1,4 +1,4 @@
-"""What stands in an address's query, a form or a header is read in one way, or refused."""
+"""A query parameter, a form field or a header is read in one way, or refused."""
 
 from collections.abc import Iterator
 

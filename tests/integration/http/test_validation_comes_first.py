@@ -1,4 +1,4 @@
-"""What is not valid is told so, also while a limit is used up, and never stands in the log."""
+"""Invalid input is refused as invalid, also while a limit is used up, and is never recorded."""
 
 import json
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""When attempts begin and end at a real worker, inside its server and over HTTP."""
+"""The beginning and end of attempts at a real worker, inside its server and over HTTP."""
 
 import asyncio
 from typing import Any

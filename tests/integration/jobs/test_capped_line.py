@@ -25,7 +25,7 @@ AT_ONCE = 5_000  # of one user: far below what the writer's queue takes of one
 
 @contextmanager
 def rows_read(fairlog: Fairlog) -> Iterator[list[int]]:
-    """Of each transaction of the writer: how many rows the storage engine was asked for."""
+    """Return how many rows each transaction of the writer asked the storage engine for."""
     found: list[int] = []
     before = 0
 

@@ -1,4 +1,4 @@
-"""What a service decides about attempts, expiry and limits, and what its log says of that."""
+"""Decisions about attempts, expiry and limits, and the events that record them."""
 
 import asyncio
 from collections.abc import Iterator

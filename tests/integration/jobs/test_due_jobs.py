@@ -1,4 +1,4 @@
-"""What the clock acts on, when one user has very much of it."""
+"""Due jobs, when one user has very many of them."""
 
 import asyncio
 from collections.abc import Iterator, Sequence

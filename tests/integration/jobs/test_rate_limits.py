@@ -41,7 +41,7 @@ def two_services(
 
 
 def all_at_once(services: tuple[Fairlog, Fairlog], commands: list[SubmitJob]) -> list[Outcome]:
-    """From so many threads, every other command to the other server; in the order of commands."""
+    """Execute from several threads, every other command on the other server, in order."""
 
     def call(numbered: tuple[int, SubmitJob]) -> Outcome:
         number, command = numbered

@@ -1,4 +1,4 @@
-"""What waiting for work costs, and how soon it ends."""
+"""The cost of waiting for work, and its latency."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -81,7 +81,7 @@ def statements(engine: sa.Engine) -> Iterator[list[str]]:
 
 
 def looks_for_the_end(statements: Sequence[str]) -> int:
-    """How many of them ask where the log ends."""
+    """Return how many of them ask for the head position."""
     return sum("log_head.position" in one for one in statements)
 
 

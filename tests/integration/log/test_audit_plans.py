@@ -52,7 +52,7 @@ def filters(fairlog: Fairlog) -> list[EventFilter]:
 
 
 def plans(fairlog: Fairlog, wanted: EventFilter, after: int) -> list[dict[str, Any]]:
-    """What the database says to each statement that a page of the audit sends."""
+    """Return the plan of each statement that a page of the audit sends."""
     sent: list[tuple[str, Any]] = []
 
     def note(_c: object, _cursor: object, statement: str, parameters: Any, *_: object) -> None:

@@ -78,7 +78,7 @@ def test_what_is_not_committed_was_never_there(database: Database) -> None:
 
 
 def test_a_head_that_somebody_else_moved_is_not_moved_again(database: Database) -> None:
-    """What certification sees on a cluster, where the lock of one node proves nothing."""
+    """Move the head as a cluster's certification sees it, where one node's lock proves nothing."""
     log = SqlEventLog(database)
     with database.write() as connection:
         stale = log.lock_head(connection)
@@ -279,7 +279,7 @@ def test_no_account_moves_the_log_s_clock_by_its_session(database: Database) -> 
 
 @pytest.mark.parametrize("backend", ["mariadb"], indirect=True)
 def test_the_time_is_that_after_the_lock_was_had(database: Database) -> None:
-    """Or a batch that waited for its turn would be recorded before the one that it waited for."""
+    """A batch that waited for its turn is recorded after the one that it waited for."""
     log = SqlEventLog(database)
     with ThreadPoolExecutor(1) as threads:
         with database.write() as holder:
@@ -313,7 +313,7 @@ def _wait_for_a_lock_wait(database: Database) -> None:
 
 
 def test_the_chain_can_be_computed_from_the_rows_by_anybody(database_url: str) -> None:
-    """By the rule that `domain/log/chain.py` states, from what a driver gives, without our code."""
+    """Compute the chain by the rule in `domain/log/chain.py`, without our code."""
     with service(database_url) as fairlog:
         do(fairlog, submit(UserId("zoë 👩 "), payload={"x": [1.5, "é"]}), Submitted)
         outcomes(put(fairlog, *[submit(BOB, payload=n) for n in range(50)]))
@@ -397,7 +397,7 @@ def test_a_position_is_taken_once(database: Database) -> None:
 
 
 def _append_one(log: SqlEventLog, connection: sa.Connection, head: Head) -> None:
-    """Where the head is already; on MySQL the statement that follows hears of it."""
+    """Insert at a position that is taken; on MySQL the statement that follows raises the error."""
     log.append(connection, head, [Recorded(head.position, head.now, None, admitted())], [])
     log.move_head(connection, head, head)
 

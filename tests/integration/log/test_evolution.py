@@ -45,7 +45,7 @@ def fairlog(database_url: str) -> Iterator[Fairlog]:
 
 
 def from_runner(fields: dict[str, Any]) -> dict[str, Any]:
-    """As if version 1 had called the worker its runner."""
+    """Return the event as if version 1 had called the worker its runner."""
     return {("worker" if name == "runner" else name): value for name, value in fields.items()}
 
 

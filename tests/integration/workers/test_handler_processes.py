@@ -243,7 +243,7 @@ Start = Callable[..., Any]  # (*options, **settings): a client and what the work
 
 @pytest.fixture(scope="module", params=["embedded", "over_http"])
 def place(request: pytest.FixtureRequest) -> str:
-    """Where workers run: inside a server, or in a process of their own."""
+    """The places where workers run: inside a server, or in a process of their own."""
     return str(request.param)
 
 
@@ -342,7 +342,7 @@ def test_a_handler_that_holds_the_interpreter_costs_no_job_its_lease(working: St
 
 
 def handlers_trouble(client: httpx.Client) -> str:
-    """What the server says of its handlers, though it is ready."""
+    """Return the note about handlers in `/readyz`, although the server is ready."""
     told = client.get("/readyz").raise_for_status().json()["failing"]
     return "".join(one["reason"] for one in told if one["part"] == "handlers")
 

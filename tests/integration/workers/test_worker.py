@@ -36,7 +36,7 @@ Service = tuple[Fairlog, Sources]
 
 
 def handlers(*functions: Callable[..., Any], **by_kind: Callable[..., Any]) -> LocalExecutor:
-    """Of the kinds by which they are called or given."""
+    """Handlers by the kinds that they are called or given."""
     named = {function.__name__: function for function in functions} | by_kind
     return LocalExecutor(
         {

@@ -27,7 +27,7 @@ NOBODY_MAY: dict[str, Any] = {"user_limit": 0, "window_seconds": 2_678_400}
 
 
 def refused(fairlog: Fairlog) -> Counter[UserId]:
-    """By the log's decisions."""
+    """Return the counts by the log's decisions."""
     counts: Counter[UserId] = Counter()
     for one in log_of(fairlog):
         assert isinstance(one.event, RateLimitDecided)

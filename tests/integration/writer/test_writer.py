@@ -63,7 +63,7 @@ UNAVAILABLE_SECONDS_MAX = 7.0
 
 @pytest.fixture(autouse=True)
 def logged() -> Iterator[list[EventDict]]:
-    """What the writer says of itself meanwhile."""
+    """Return the writer's own report meanwhile."""
     with structlog.testing.capture_logs() as lines:
         yield lines
 
@@ -85,7 +85,7 @@ def knows_that_nothing_was_recorded(reply: Future[Answer]) -> bool:
 
 
 def submissions(fairlog: Fairlog) -> Counter[str]:
-    """How often each payload was submitted, by its digest."""
+    """Return the number of submissions of each payload, by its digest."""
     return Counter(
         one.event.payload_sha256 for one in log_of(fairlog) if isinstance(one.event, JobSubmitted)
     )
@@ -134,7 +134,7 @@ def test_a_batch_is_bounded_in_bytes(fairlog: Fairlog) -> None:
 
 
 def test_a_batch_is_bounded_in_the_jobs_that_it_is_about(fairlog: Fairlog) -> None:
-    """Or so many claims of a thousand would keep everybody else from the log for long."""
+    """Many claims of a thousand jobs each do not keep the log locked for long."""
     with writer_of(fairlog).queue._changed:
         replies = put(fairlog, submit(), *[claim(900) for _ in range(5)], complete(7, JobId(2)))
         sizes = [len(writer_of(fairlog).queue.take()) for _ in range(3)]
@@ -360,7 +360,7 @@ def test_a_body_that_is_larger_than_the_server_s_packets_spoils_no_neighbour() -
 
 
 def test_sixteen_payloads_of_a_mebibyte_at_once_go_through(fairlog: Fairlog) -> None:
-    """With quotation marks, which double when they are escaped, and a packet of 16 MiB."""
+    """A payload of quotation marks doubles when it is escaped, and a packet has 16 MiB."""
     payloads = [
         (f"{number:02}" + '"' * BODY_BYTES_MAX)[: BODY_BYTES_MAX // 2 - 1] for number in range(16)
     ]

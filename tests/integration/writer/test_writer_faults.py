@@ -88,7 +88,7 @@ def test_an_error_at_commit_leaves_no_connection_that_cannot_begin_again(
 def test_no_answer_goes_by_a_commit_that_shares_its_packet_with_what_follows(
     proxy: FaultProxy,
 ) -> None:
-    """Of such a one a Galera node says that it went well when it was rolled back instead."""
+    """A Galera node reports success for such a COMMIT even if it was rolled back."""
     with service(proxy.url) as fairlog:
         proxy.change("^COMMIT;", "ROLLBACK;")
         answered = {
@@ -323,7 +323,7 @@ def test_claims_that_are_refused_are_told_while_submissions_go_well(fairlog: Fai
 
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 def test_a_full_disk_is_told_until_there_is_room(fairlog: Fairlog) -> None:
-    """As SQLite has it: a file may have no page more than it has."""
+    """Fill the disk as SQLite allows it: the file may have no page more than it has."""
     do(fairlog, submit(payload=0), Submitted)
     is_full = True
 

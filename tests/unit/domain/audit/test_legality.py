@@ -87,7 +87,7 @@ REFUSED = RateLimitDecided(
 
 
 def wrongs(recorded: Sequence[Recorded]) -> list[str | None]:
-    """What each event of a history is judged to be, given those before it."""
+    """Return the judgement of each event of a history, given those before it."""
     model = WriteModel()
     found = []
     for one in recorded:

@@ -189,7 +189,7 @@ def test_refusals_stand_behind_everything_else_even_behind_claims() -> None:
 
 
 def test_a_refusal_stands_before_a_limit_that_was_raised_behind_it() -> None:
-    """Or a reader in the order of the log would see a refusal while there was room."""
+    """A reader in the order of the log never sees a refusal while capacity was left."""
     story = given(policy=Policy(user_limit=1)).when(submit(payload=1)).so
     raised = ChangeLimit(scope=Scope.USER, user_id=ALICE, limit=2)
     when = story.when(

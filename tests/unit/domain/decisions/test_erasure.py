@@ -1,4 +1,4 @@
-"""When what users put in may be removed, and what that leaves of the job."""
+"""Erasure: the bodies that may be erased, and what remains of the job."""
 
 import pytest
 from msgspec.structs import replace

@@ -55,7 +55,7 @@ def line_of(*users: UserId, kind: Kind = ECHO) -> Given:
 
 
 def served(story: Given, *commands: Command) -> list[str]:
-    """Who is served by these, in order."""
+    """Return the users that are served by these claims, in order."""
     return [
         event.user_id for event in story.when(*commands).events if isinstance(event, JobStarted)
     ]
@@ -500,7 +500,7 @@ def test_a_line_that_was_read_in_part_serves_the_same_or_fewer_in_the_same_order
 def test_rounds_says_how_much_of_each_lane_has_to_be_read(
     batches: list[list[Any]], jobs_max: int, kinds: set[Kind]
 ) -> None:
-    """But where caps let others take what they keep from some; then fewer are served."""
+    """Caps may leave capacity unused, and then fewer jobs are served."""
     story = play([[wish for wish in wishes if wish[0] != "cap kind"] for wishes in batches])
     for user_id in USERS:
         story = story.when(cap(None, user_id)).so
@@ -522,7 +522,7 @@ def test_rounds_says_how_much_of_each_lane_has_to_be_read(
 
 
 def read_in_part(line: Line, lanes_read: int, jobs_read: int) -> None:
-    """As if it were stored: read are the first lanes of each kind by turn and the front of each."""
+    """Load a line as if it were stored: the first lanes of each kind, and the front of each."""
     for kind in KINDS:
         turns = sorted(
             (user.turn, user_id)

@@ -214,7 +214,7 @@ def test_an_attempt_that_was_never_made_is_refused(command: JobCommand) -> None:
 def test_what_a_worker_says_of_an_attempt_counts_until_its_lease_ends_and_not_after(
     command: JobCommand,
 ) -> None:
-    """By the log's clock, to the microsecond, whether or not anybody has looked since."""
+    """A lease ends by the log's clock, whether or not anybody has looked since."""
     story = given(SUBMITTED, started(1))
     assert len(story.after(29.999999).when(command).events) == 1
     refusal = story.after(30).when(command).then_refused(LeaseHasEnded)

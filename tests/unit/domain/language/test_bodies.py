@@ -24,7 +24,7 @@ JSON = st.recursive(
 
 
 def nested(depth: int, leaf: Any = 1) -> Any:
-    """So many containers within each other, lists and objects in turn."""
+    """Return nested containers, lists and objects in turn."""
     value = leaf
     for level in range(depth):
         value = {"in": value} if level % 2 else [value]

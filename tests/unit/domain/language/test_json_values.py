@@ -30,7 +30,7 @@ class Colour(enum.StrEnum):
 
 
 class Number(float):
-    """As NumPy's float64 is one."""
+    """A subclass of float, as NumPy's float64 is."""
 
 
 def refusal(value: Any) -> str:

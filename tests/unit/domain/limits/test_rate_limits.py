@@ -224,7 +224,7 @@ def test_of_each_user_the_latest_window_alone_is_known() -> None:
 
 
 def test_windows_of_several_lengths_are_counted_beside_each_other() -> None:
-    """As two servers with other settings wrote them."""
+    """Windows as two servers with other settings wrote them."""
     story = given().when(submit()).so.under(window_seconds=3600).when(submit(payload=2)).so
     story = story.under(window_seconds=60).when(submit(payload=3)).so
     decided = [one.event for one in story.recorded if isinstance(one.event, RateLimitDecided)]

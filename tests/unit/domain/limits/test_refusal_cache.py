@@ -22,7 +22,7 @@ MANY = 1_000_000
 
 
 def refused(user_id: UserId, seconds: float = 0, scope: Scope = Scope.USER) -> RateLimited:
-    """By the log, so long behind NOW, in that minute."""
+    """Return a decision of the log, so many seconds after NOW, in that minute."""
     decision = RateLimitDecided(
         user_id=user_id,
         scope=scope,

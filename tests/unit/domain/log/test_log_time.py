@@ -1,4 +1,4 @@
-"""What time it is for the log, whatever its clock does."""
+"""The log's time, whatever its clock does."""
 
 from datetime import timedelta
 
@@ -50,7 +50,7 @@ class Log:
         return ClockReading(self.clock, self.recorded_at, self.correction)
 
     def append(self, keeper: TimeKeeper) -> float:
-        """What time it was recorded at, in seconds since the beginning. Raises `ClockInDoubt`."""
+        """Return the time of recording, in seconds since the beginning. Raises `ClockInDoubt`."""
         return self._record(keeper.judge(self.reading, self.real))
 
     def accept(self, keeper: TimeKeeper) -> float:

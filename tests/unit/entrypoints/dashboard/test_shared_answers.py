@@ -10,7 +10,7 @@ from entrypoints.dashboard.shared import Dated, SharedAnswers
 
 
 class Strikes:
-    """Of a beat in the hand of a test."""
+    """A refresh ticker that the test moves."""
 
     def __init__(self) -> None:
         self.count = 0

@@ -1,4 +1,4 @@
-"""Who is woken by the log's head, and when it is read."""
+"""The watcher of the log's head: when it reads it, and which waiters it wakes."""
 
 import asyncio
 from collections.abc import Awaitable, Callable

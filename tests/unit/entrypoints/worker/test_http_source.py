@@ -1,4 +1,4 @@
-"""What a remote worker makes of a server's answers."""
+"""A remote worker's treatment of a server's answers."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
