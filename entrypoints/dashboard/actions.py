@@ -25,32 +25,32 @@ Selection = Annotated[dict[str, Any], Body(media_type=RequestEncodingType.URL_EN
 
 @post("/jobs/cancel", status_code=HTTP_200_OK)
 async def cancel(
-    request: Request[Any, Any, Any], data: Selection, desk: NamedDependency[DashboardContext]
+    request: Request[Any, Any, Any], data: Selection, context: NamedDependency[DashboardContext]
 ) -> Response[str]:
     async def cancel_all(jobs: Sequence[JobId]) -> Sequence[Job | Exception]:
-        return await desk.fairlog.settle([CancelJob(job_id=job_id) for job_id in jobs])
+        return await context.fairlog.settle([CancelJob(job_id=job_id) for job_id in jobs])
 
-    return await _act(request, data, desk, "cancelled", cancel_all)
+    return await _act(request, data, context, "cancelled", cancel_all)
 
 
 @post("/jobs/retry", status_code=HTTP_200_OK)
 async def retry(
-    request: Request[Any, Any, Any], data: Selection, desk: NamedDependency[DashboardContext]
+    request: Request[Any, Any, Any], data: Selection, context: NamedDependency[DashboardContext]
 ) -> Response[str]:
     async def retry_selected(jobs: Sequence[JobId]) -> Sequence[Job | Exception]:
-        return await retry_all(desk.fairlog, jobs)
+        return await retry_all(context.fairlog, jobs)
 
-    return await _act(request, data, desk, "queued again", retry_selected)
+    return await _act(request, data, context, "queued again", retry_selected)
 
 
 async def _act(
     request: Request[Any, Any, Any],
     data: dict[str, Any],
-    desk: DashboardContext,
+    context: DashboardContext,
     done: str,
     act: Callable[[Sequence[JobId]], Awaitable[Sequence[Job | Exception]]],
 ) -> Response[str]:
-    """Say what became of each. The page asks anew for what it shows."""
+    """Report the outcome of each job. The page then asks for its live part anew."""
     if not is_from_page(request):
         raise PermissionDeniedException("This is for the dashboard's own pages; use /v1/jobs.")
     jobs = _selected(data.get("id"))
@@ -60,7 +60,7 @@ async def _act(
         for job_id, outcome in zip(jobs, outcomes, strict=True)
         if not isinstance(outcome, Job)
     ]
-    position = await desk.fairlog.log_watcher.read_position()
+    position = await context.fairlog.log_watcher.read_position()
     return html(
         render("outcome.html", done=done, count=len(jobs) - len(refused), refused=refused),
         headers={"X-Fairlog-Position": str(position)},
@@ -68,7 +68,7 @@ async def _act(
 
 
 def _selected(ids: str | Sequence[str] | None) -> list[JobId]:
-    """Raises `InvalidInput`."""
+    """Parse the ids of the selected jobs, without repeats. Raises `InvalidInput`."""
     given = [ids] if isinstance(ids, str) else list(ids or [])
     if not 1 <= len(given) <= SELECTED_MAX:
         raise InvalidInput(f"Select 1 to {SELECTED_MAX} jobs; these are {len(given)}.")

@@ -1,6 +1,6 @@
 """The files that pages load: ours, and the libraries that the installation brought.
 
-Their address has a digest of all of them, so browsers may keep them for ever.
+Their path contains a digest of all of them, so browsers may cache them without a limit.
 """
 
 from functools import cache

@@ -1,4 +1,4 @@
-"""Audit: the log itself, newest first, live at its end or as of a moment."""
+"""Audit: the log itself, newest first, live or as of a moment."""
 
 from datetime import datetime
 from typing import Annotated, Any, Final
@@ -25,7 +25,7 @@ EVENTS_PER_PAGE: Final = 100
 
 
 class AuditQuery(Struct, frozen=True, kw_only=True):
-    """As it stands in the address."""
+    """The filter in the page's address, as it was typed."""
 
     user: str = ""
     job: str = ""
@@ -39,13 +39,13 @@ class AuditQuery(Struct, frozen=True, kw_only=True):
 
     @property
     def may_take_long(self) -> bool:
-        """True where no index gives what it lets through."""
+        """Return True if no index finds the matching events."""
         wanted = EventFilter(user_id=UserId(self.user) if self.user else None, types=self.types)
         return not self.job and wanted.may_match_little
 
 
-class Then(Struct, frozen=True):
-    """The moment that is shown."""
+class PastMoment(Struct, frozen=True):
+    """The moment of the past that is shown."""
 
     position: int
     recorded_at: datetime | None  # UTC; None: before the first event
@@ -54,7 +54,7 @@ class Then(Struct, frozen=True):
 @get("/audit")
 async def audit(
     request: Request[Any, Any, Any],
-    desk: NamedDependency[DashboardContext],
+    context: NamedDependency[DashboardContext],
     user: FromQuery[str] = "",
     job: FromQuery[str] = "",
     event_type: Annotated[list[str] | None, QueryParameter(name="type")] = None,
@@ -66,12 +66,12 @@ async def audit(
 
     def read(connection: Connection, _: ShownMoment) -> dict[str, object]:
         try:
-            return {**_read(desk, connection, asked), "asked": asked, "problem": None}
+            return {**_read(context, connection, asked), "asked": asked, "problem": None}
         except InvalidInput as error:
             still = replace(asked, before="0")
             return {**_NOTHING, "asked": still, "problem": str(error)}
 
-    return await desk.show(
+    return await context.show(
         request,
         "audit",
         "Audit",
@@ -83,19 +83,21 @@ async def audit(
 
 
 @get("/audit/standing")
-async def standing(
-    request: Request[Any, Any, Any], desk: NamedDependency[DashboardContext], as_of: FromQuery[str]
+async def system_state(
+    request: Request[Any, Any, Any],
+    context: NamedDependency[DashboardContext],
+    as_of: FromQuery[str],
 ) -> Response[str]:
-    """How all stood at a moment; the page of its events asks for it when it is there already.
+    """Show the system's state at a moment; the page of events loads it after itself.
 
     It is folded from the last snapshot before. Raises `InvalidInput`.
     """
     moment = validation.as_of(as_of.strip())
-    return await desk.show(
+    return await context.show(
         request,
-        "standing",
-        "Standing",
-        lambda connection, _: {"then": TimeTravel(desk.fairlog).state(connection, moment)},
+        "system_state",
+        "System state",
+        lambda connection, _: {"then": TimeTravel(context.fairlog).state(connection, moment)},
         is_long=True,
     )
 
@@ -103,7 +105,9 @@ async def standing(
 _NOTHING: Final[dict[str, object]] = {"events": [], "older": None, "then": None}
 
 
-def _read(desk: DashboardContext, connection: Connection, asked: AuditQuery) -> dict[str, object]:
+def _read(
+    context: DashboardContext, connection: Connection, asked: AuditQuery
+) -> dict[str, object]:
     """Raises `InvalidInput`."""
     wanted = EventFilter(
         user_id=validation.user_id(asked.user) if asked.user else None,
@@ -115,7 +119,7 @@ def _read(desk: DashboardContext, connection: Connection, asked: AuditQuery) -> 
     below = _number(asked.before, "before") if asked.before else None
     then = None
     if asked.as_of:
-        then = _then(desk, connection, validation.as_of(asked.as_of))
+        then = _then(context, connection, validation.as_of(asked.as_of))
         below = min(then.position + 1, below or POSITION_MAX)
     found = audit_log.find_newest(connection, wanted, below, EVENTS_PER_PAGE + 1)
     shown = found[:EVENTS_PER_PAGE]
@@ -126,10 +130,10 @@ def _read(desk: DashboardContext, connection: Connection, asked: AuditQuery) -> 
     }
 
 
-def _then(desk: DashboardContext, connection: Connection, as_of: int | datetime) -> Then:
+def _then(context: DashboardContext, connection: Connection, as_of: int | datetime) -> PastMoment:
     """Raises `InvalidInput`."""
-    position = TimeTravel(desk.fairlog).position(connection, as_of)
-    return Then(position, audit_log.times_at(connection, [position]).get(position))
+    position = TimeTravel(context.fairlog).position(connection, as_of)
+    return PastMoment(position, audit_log.times_at(connection, [position]).get(position))
 
 
 def _number(text: str, what: str) -> int:

@@ -1,4 +1,4 @@
-"""The figures that the charts draw, as columns."""
+"""The metrics that the charts draw, as columns."""
 
 from typing import Any, Final, Literal
 
@@ -19,14 +19,14 @@ RANGES: Final[dict[Range, tuple[str, int, int]]] = {  # name, seconds a point, s
     "6h": ("6 hours", 60, 21_600),
     "3d": ("3 days", 600, 259_200),
 }
-_TELLING_SHARE: Final = 0.4  # of the newest point's time; before, its rate is mere chance
+_SHARE_MIN: Final = 0.4  # of the newest point's time; before it, the rate is noise
 _NOTHING: Final = ActivityMetrics()
 
 
 class Series(Struct):
     """Columns of equal length. Rates are per second; latencies are in seconds, None: none."""
 
-    at: list[int]  # UTC, seconds since the epoch
+    at: list[int]  # UTC, Unix seconds
     submitted: list[float] = []
     started: list[float] = []
     completed: list[float] = []
@@ -41,32 +41,34 @@ class Series(Struct):
 @get("/charts.json")
 async def charts(
     request: Request[Any, Any, Any],
-    desk: NamedDependency[DashboardContext],
+    context: NamedDependency[DashboardContext],
     span: FromQuery[Range] = "15m",
 ) -> Response[str]:
-    """Of the last `span`."""
-    series = await desk.answer(
+    """Return the metrics of the last `span`."""
+    series = await context.answer(
         request,
-        lambda connection, at: msgspec.json.encode(_read(desk, connection, at, span)).decode(),
+        lambda connection, at: msgspec.json.encode(_read(context, connection, at, span)).decode(),
     )
     return Response(series, media_type="application/json")
 
 
-def _read(desk: DashboardContext, connection: Connection, at: ShownMoment, span: Range) -> Series:
+def _read(
+    context: DashboardContext, connection: Connection, at: ShownMoment, span: Range
+) -> Series:
     _, seconds, length = RANGES[span]
     since = (at.seconds - length) // seconds * seconds
-    found = dict(desk.activity.series(connection, seconds, since))
+    found = dict(context.activity.series(connection, seconds, since))
     starts = list(range(since, at.seconds + 1, seconds))
-    if at.seconds - starts[-1] < _TELLING_SHARE * seconds:
+    if at.seconds - starts[-1] < _SHARE_MIN * seconds:
         starts.pop()
     series = Series(starts)
     for start in starts:
-        figures = found.get(start, _NOTHING)
+        metrics = found.get(start, _NOTHING)
         took = min(seconds, max(1, at.seconds - start))
         for name in ("submitted", "started", "completed", "failed", "refused"):
-            getattr(series, name).append(round(getattr(figures, name) / took, 3))
-        series.wait_p50.append(quantile(figures.waits, 0.5))
-        series.wait_p95.append(quantile(figures.waits, 0.95))
-        series.run_p50.append(quantile(figures.runs, 0.5))
-        series.run_p95.append(quantile(figures.runs, 0.95))
+            getattr(series, name).append(round(getattr(metrics, name) / took, 3))
+        series.wait_p50.append(quantile(metrics.waits, 0.5))
+        series.wait_p95.append(quantile(metrics.waits, 0.95))
+        series.run_p50.append(quantile(metrics.runs, 0.5))
+        series.run_p95.append(quantile(metrics.runs, 0.95))
     return series

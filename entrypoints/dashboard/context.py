@@ -1,5 +1,5 @@
-"""What every view reads with: the service, the queries that only the dashboard has, and answers
-that all open dashboards share.
+"""The context of all views: the service, the queries of the dashboard alone, and the answers that
+all open dashboards share.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from domain.language.identifiers import UserId
 from domain.language.moments import to_micros
 from entrypoints.dashboard.refresh_ticker import RefreshTicker
 from entrypoints.dashboard.rendering import AnyRequest, page, position_seen, render
-from entrypoints.dashboard.shared import Dated, SharedAnswers
+from entrypoints.dashboard.shared_answers import Dated, SharedAnswers
 from entrypoints.service.fairlog import Fairlog
 from projections.activity.queries import ActivityQueries
 from projections.queries.job_search import JobSearch
@@ -26,7 +26,7 @@ HOUR_SECONDS: Final = 3600
 
 
 class ShownMoment(Struct, frozen=True):
-    """What a view was read at."""
+    """The moment at which a view was read."""
 
     position: int  # of the latest event
     now: datetime  # UTC, by the log's clock
@@ -37,15 +37,15 @@ class ShownMoment(Struct, frozen=True):
 
 
 class DashboardContext:
-    """One a process."""
+    """One per process."""
 
     def __init__(self, fairlog: Fairlog) -> None:
         self.fairlog = fairlog
         self.activity = ActivityQueries(registry.current("activity"))
         self.front = LineFront(registry.current("line"), registry.current("jobs"))
         self.search = JobSearch(registry.current("jobs"))
-        self.beat = RefreshTicker(fairlog.log_watcher, fairlog.supervisor.part("dashboard"))
-        self._shared: SharedAnswers[str] = SharedAnswers(lambda: self.beat.ticks)
+        self.ticker = RefreshTicker(fairlog.log_watcher, fairlog.supervisor.part("dashboard"))
+        self._shared: SharedAnswers[str] = SharedAnswers(lambda: self.ticker.ticks)
 
     async def show(
         self,
@@ -57,8 +57,10 @@ class DashboardContext:
         is_long: bool = False,
         **around: object,
     ) -> Response[str]:
-        """A view whose live part is `<view>.html`, filled with what `read` gives. `is_long`: it may
-        take long, see `entrypoints.service.long_reads`.
+        """Render a view whose live part is `<view>.html`, filled with what `read` returns.
+
+        `is_long`: reading may take long, see `entrypoints.service.long_reads`. `around` fills the
+        page around the live part.
         """
         live = await self.answer(
             request,
@@ -74,7 +76,7 @@ class DashboardContext:
         *,
         is_long: bool = False,
     ) -> str:
-        """An answer under the request's address, shared by all who ask for the same."""
+        """Return the answer for the request's URL, shared by all who ask for the same."""
 
         def query(connection: Connection) -> Dated[str]:
             log = self.fairlog.log
@@ -88,7 +90,7 @@ class DashboardContext:
     def waits(
         self, connection: Connection, users: list[UserId], at: ShownMoment
     ) -> dict[UserId, float]:
-        """How long each user's oldest next job has waited, in seconds."""
+        """Return how long each user's next job has waited, in seconds."""
         oldest = self.front.oldest_of(connection, users)
         times = audit_log.times_at(connection, list(oldest.values()))
         return {

@@ -1,4 +1,4 @@
-"""Fairness: whose turn it is, who waits, and who was served lately."""
+"""Fairness: whose turn it is, who waits, and who was served recently."""
 
 from typing import Any, Final
 
@@ -20,31 +20,31 @@ _MINUTE: Final = 60
 
 @get("/fairness")
 async def fairness(
-    request: Request[Any, Any, Any], desk: NamedDependency[DashboardContext]
+    request: Request[Any, Any, Any], context: NamedDependency[DashboardContext]
 ) -> Response[str]:
-    return await desk.show(
-        request, "fairness", "Fairness", lambda connection, at: _read(desk, connection, at)
+    return await context.show(
+        request, "fairness", "Fairness", lambda connection, at: _read(context, connection, at)
     )
 
 
-def _read(desk: DashboardContext, connection: Connection, at: ShownMoment) -> dict[str, object]:
-    fairlog = desk.fairlog
+def _read(context: DashboardContext, connection: Connection, at: ShownMoment) -> dict[str, object]:
+    fairlog = context.fairlog
     turns = fairlog.line.next_users(connection, _NEXT_SHOWN)
-    waiting = desk.activity.most_waiting(connection, _WAITING_SHOWN)
-    users = desk.front.users(connection, [user_id for user_id, _ in waiting])
+    waiting = context.activity.most_waiting(connection, _WAITING_SHOWN)
+    users = context.front.users(connection, [user_id for user_id, _ in waiting])
     served = [user.last_served for _, user in turns] + [user.last_served for user in users.values()]
     served_at = audit_log.times_at(connection, [one for one in served if one is not None])
     shown: list[UserId] = [user_id for user_id, _ in turns] + [user_id for user_id, _ in waiting]
     since = at.seconds - HOUR_SECONDS
-    leading = desk.activity.top_counts(connection, since)
-    figures = total(one for _, one in desk.activity.series(connection, _MINUTE, since))
+    leading = context.activity.top_counts(connection, since)
+    metrics = total(one for _, one in context.activity.series(connection, _MINUTE, since))
     return {
         "counts": fairlog.jobs.counts(connection),
         "queued": State.QUEUED,
         "turns": turns,
         "waiting": [(user_id, load, users.get(user_id)) for user_id, load in waiting],
         "served_at": served_at,
-        "waits": desk.waits(connection, list(dict.fromkeys(shown)), at),
+        "waits": context.waits(connection, list(dict.fromkeys(shown)), at),
         "served": highest(leading.served, _SERVED_SHOWN),
-        "started": figures.started,
+        "started": metrics.started,
     }

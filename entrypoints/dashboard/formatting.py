@@ -1,4 +1,4 @@
-"""How numbers, durations and JSON are put into words on a page."""
+"""Numbers, durations and JSON as text on a page."""
 
 from datetime import datetime
 from typing import Any, Final
@@ -9,18 +9,18 @@ from entrypoints.runtime.text import visible
 
 JSON_CHARACTERS_MAX: Final = 20_000
 BRIEF_CHARACTERS_MAX: Final = 200
-_TOLD_ELSEWHERE: Final = frozenset({"type", "user_id"})
+_SHOWN_ELSEWHERE: Final = frozenset({"type", "user_id"})
 _UNITS: Final = ((86_400, "d"), (3_600, "h"), (60, "m"))
 
 
 def duration(seconds: float | None) -> str:
-    """In its largest two units: 850 ms, 4.2 s, 12 s, 3 m 20 s, 2 d 4 h."""
+    """Format a duration in its largest two units: 850 ms, 4.2 s, 12 s, 3 m 20 s, 2 d 4 h."""
     if seconds is None:
         return "–"
     seconds = max(0.0, seconds)
     if seconds < 1:
         return f"{seconds * 1000:.0f} ms"
-    if seconds < 10:  # noqa: PLR2004 (below that, tenths tell something)
+    if seconds < 10:  # noqa: PLR2004 (below that, tenths matter)
         return f"{seconds:.1f} s"
     whole = round(seconds)
     for index, (size, unit) in enumerate(_UNITS):
@@ -37,12 +37,12 @@ def elapsed(since: datetime, until: datetime) -> str:
 
 
 def count(number: float) -> str:
-    """12,345"""
+    """Format with separators, as in 12,345."""
     return f"{number:,.0f}"
 
 
 def rate(number: float) -> str:
-    """Per second, with as many digits as tell something."""
+    """Format a rate per second with two or three significant digits."""
     if number == 0:
         return "0"
     return f"{number:.2f}" if number < 1 else f"{number:.1f}" if number < 100 else count(number)  # noqa: PLR2004
@@ -53,17 +53,17 @@ def share(part: float, whole: float) -> str:
 
 
 def pretty_json(data: bytes) -> tuple[str, bool]:
-    """Indented, and clipped where it is long; whether it was."""
+    """Indent JSON and clip it if it is long; returns the text, and True if it was clipped."""
     text = msgspec.json.format(data, indent=2).decode()
     clipped = text[:JSON_CHARACTERS_MAX]
     return visible(clipped), len(text) > len(clipped)
 
 
 def brief_json(event: bytes) -> str:
-    """What an event says beside its type and its user, on one line."""
+    """Format the fields of an event, except its type and user, on one line."""
     fields = msgspec.json.decode(event, type=dict[str, Any])
-    told = {name: value for name, value in fields.items() if name not in _TOLD_ELSEWHERE}
-    text = " ".join(f"{name}={_plain(value)}" for name, value in told.items())
+    shown = {name: value for name, value in fields.items() if name not in _SHOWN_ELSEWHERE}
+    text = " ".join(f"{name}={_plain(value)}" for name, value in shown.items())
     return visible(text[:BRIEF_CHARACTERS_MAX])
 
 

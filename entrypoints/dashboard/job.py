@@ -1,4 +1,4 @@
-"""One job: what happened to it, what it was given and what came of it."""
+"""One job: its explanation, time-line, attempts, bodies and events."""
 
 from datetime import datetime
 from typing import Any, Final
@@ -41,18 +41,21 @@ class ShownBody(Struct, frozen=True):
 @get("/jobs/{job_id:int}")
 async def job(
     request: Request[Any, Any, Any],
-    desk: NamedDependency[DashboardContext],
+    context: NamedDependency[DashboardContext],
     job_id: FromPath[int],
     as_of: FromQuery[str] = "",
 ) -> Response[str]:
-    """Raises `UnknownJob`, also for one that did not exist by then, and `InvalidInput`."""
+    """Show a job, now or as of a position or time.
+
+    Raises `InvalidInput`, and `UnknownJob`, also if the job did not exist then.
+    """
     wanted = validation.job_id(job_id)
     then = validation.as_of(as_of.strip()) if as_of.strip() else None
-    return await desk.show(
+    return await context.show(
         request,
         "job",
         f"Job {wanted}",
-        lambda connection, at: _read(desk, connection, at, wanted, then),
+        lambda connection, at: _read(context, connection, at, wanted, then),
         is_long=True,
         job_id=wanted,
         as_of=as_of,
@@ -61,16 +64,16 @@ async def job(
 
 @get("/jobs/{job_id:int}/whole/{name:str}")
 async def body(
-    desk: NamedDependency[DashboardContext], job_id: FromPath[int], name: FromPath[str]
+    context: NamedDependency[DashboardContext], job_id: FromPath[int], name: FromPath[str]
 ) -> Response[str]:
-    """A payload, result or error, whole and as text."""
+    """Return a whole payload, result or error as text."""
     wanted = validation.job_id(job_id)
 
     def query(connection: Connection) -> bytes | None:
-        found = _job(desk, connection, wanted)
+        found = _job(context, connection, wanted)
         return _bodies(connection, found, is_erased=found.erased_at is not None).get(name)
 
-    data = await desk.fairlog.read_long(query)
+    data = await context.fairlog.read_long(query)
     return Response(
         (data or b"null").decode(),
         media_type="text/plain",
@@ -80,14 +83,14 @@ async def body(
 
 
 def _read(
-    desk: DashboardContext,
+    context: DashboardContext,
     connection: Connection,
     at: ShownMoment,
     job_id: JobId,
     then: int | datetime | None,
 ) -> dict[str, object]:
-    past = None if then is None else _past(desk, connection, job_id, then)
-    today = _job(desk, connection, job_id)
+    past = None if then is None else _past(context, connection, job_id, then)
+    today = _job(context, connection, job_id)
     found = today if past is None else past.job
     is_erased = today.erased_at is not None
     now = at.now if past is None else past.now
@@ -106,7 +109,7 @@ def _read(
         "job": found,
         "now": now,
         "past": past,
-        "explanation": explain(input_of(desk.fairlog, connection, job_id)) if not past else None,
+        "explanation": explain(input_of(context.fairlog, connection, job_id)) if not past else None,
         "events": [(event, formatting.pretty_json(event.data)[0]) for event in events],
         "line": line,
         "bars": bars(line.stretches, now),
@@ -122,7 +125,7 @@ def _read(
 
 
 class _Past(Struct, frozen=True):
-    """The job as it stood."""
+    """A job as it was at a moment of the past."""
 
     job: Job
     position: int
@@ -130,27 +133,27 @@ class _Past(Struct, frozen=True):
 
 
 def _past(
-    desk: DashboardContext, connection: Connection, job_id: JobId, then: int | datetime
+    context: DashboardContext, connection: Connection, job_id: JobId, then: int | datetime
 ) -> _Past:
-    """Raises `UnknownJob` where it did not exist then."""
-    travel = TimeTravel(desk.fairlog)
+    """Raises `UnknownJob` if it did not exist then."""
+    travel = TimeTravel(context.fairlog)
     position = travel.position(connection, then)
     found = travel.job_at(connection, job_id, position)
     times = audit_log.times_at(connection, [position])
     return _Past(found, position, then if isinstance(then, datetime) else times[position])
 
 
-def _job(desk: DashboardContext, connection: Connection, job_id: JobId) -> Job:
-    found = desk.fairlog.jobs.find(connection, [job_id])
+def _job(context: DashboardContext, connection: Connection, job_id: JobId) -> Job:
+    found = context.fairlog.jobs.find(connection, [job_id])
     if job_id not in found:
         raise UnknownJob(job_id)
     return found[job_id]
 
 
 def _bodies(connection: Connection, found: Job, *, is_erased: bool) -> dict[str, bytes]:
-    """By name, as far as there are any. Raises `BodyMissing`.
+    """Read the bodies that the job has, by name. Raises `BodyMissing`.
 
-    `is_erased`: they are gone today, whenever `found` is of.
+    `is_erased`: the job's bodies have been erased by now, even if `found` is from before.
     """
     places = {"payload": found.id, "result": found.result_position, "error": found.error_position}
     positions = [position for position in places.values() if position is not None]

@@ -1,4 +1,4 @@
-"""Jobs: found by id, user, state and kind, in pages that are read by key and never by offset."""
+"""Jobs: found by id, user, state and kind, in pages that are read by key and not by offset."""
 
 from typing import Annotated, Any, Final
 
@@ -23,14 +23,14 @@ _KINDS_OFFERED: Final = 200
 @get("/jobs")
 async def jobs(
     request: Request[Any, Any, Any],
-    desk: NamedDependency[DashboardContext],
+    context: NamedDependency[DashboardContext],
     user: FromQuery[str] = "",
     job_state: Annotated[str, QueryParameter(name="state")] = "",
     kind: FromQuery[str] = "",
     before: FromQuery[str] = "",
     after: FromQuery[str] = "",
 ) -> Response[str]:
-    """`before` and `after` are ids at which a page ends or begins."""
+    """List jobs. `before` and `after` are exclusive ids between which a page is read."""
     problem = None
     wanted, below, above = JobFilter(), None, None
     try:
@@ -45,9 +45,9 @@ async def jobs(
 
     def read(connection: Connection, _: ShownMoment) -> dict[str, object]:
         found = (
-            desk.search.older(connection, wanted, below, JOBS_PER_PAGE)
+            context.search.older(connection, wanted, below, JOBS_PER_PAGE)
             if above is None
-            else desk.search.newer(connection, wanted, above, JOBS_PER_PAGE)
+            else context.search.newer(connection, wanted, above, JOBS_PER_PAGE)
         )
         return {
             "found": found,
@@ -59,8 +59,8 @@ async def jobs(
             "is_first": not (before or after),
         }
 
-    kinds = [] if is_from_page(request) else await _kinds(desk)
-    return await desk.show(
+    kinds = [] if is_from_page(request) else await _kinds(context)
+    return await context.show(
         request,
         "jobs",
         "Jobs",
@@ -76,17 +76,17 @@ async def jobs(
 
 @get("/find")
 async def find(job_id: Annotated[str, QueryParameter(name="id")] = "") -> Redirect:
-    """To a job by its id; `#42` and `42` are the same."""
+    """Redirect to a job by its id; `#42` and `42` are the same."""
     number = job_id.strip().removeprefix("#")
     if not number:
         return Redirect("/jobs")
     return Redirect(f"/jobs/{validation.whole_number(number, 'A job id', 1, POSITION_MAX)}")
 
 
-async def _kinds(desk: DashboardContext) -> list[Kind]:
-    """For the form around the jobs, which a page that renews them has already."""
-    found = await desk.fairlog.read(
-        lambda connection: desk.fairlog.line.kinds(connection, _KINDS_OFFERED)
+async def _kinds(context: DashboardContext) -> list[Kind]:
+    """Read the kinds for the filter form. A page that refreshes its live part has it already."""
+    found = await context.fairlog.read(
+        lambda connection: context.fairlog.line.kinds(connection, _KINDS_OFFERED)
     )
     return [kind for kind, _ in found]
 

@@ -1,4 +1,4 @@
-"""Limits: the windows as they stand, who is refused, and how one user stands."""
+"""Limits: the current windows, who is refused, and the limits of one user."""
 
 from typing import Any, Final
 
@@ -29,7 +29,7 @@ class UserWindow(Struct, frozen=True):
 @get("/limits")
 async def limits(
     request: Request[Any, Any, Any],
-    desk: NamedDependency[DashboardContext],
+    context: NamedDependency[DashboardContext],
     user: FromQuery[str] = "",
 ) -> Response[str]:
     problem = None
@@ -39,31 +39,31 @@ async def limits(
             wanted = validation.user_id(user)
         except InvalidInput as error:
             problem = str(error)
-    return await desk.show(
+    return await context.show(
         request,
         "limits",
         "Limits",
         lambda connection, at: {
-            **_read(desk, connection, at),
-            "wanted": _users(desk, connection, at, [wanted])[0] if wanted is not None else None,
-            "line": desk.fairlog.line.user(connection, wanted) if wanted is not None else None,
+            **_read(context, connection, at),
+            "wanted": _users(context, connection, at, [wanted])[0] if wanted is not None else None,
+            "line": context.fairlog.line.user(connection, wanted) if wanted is not None else None,
             "problem": problem,
         },
         user=user,
     )
 
 
-def _read(desk: DashboardContext, connection: Connection, at: ShownMoment) -> dict[str, object]:
+def _read(context: DashboardContext, connection: Connection, at: ShownMoment) -> dict[str, object]:
     """The windows shown are those of the users that submitted most since they began."""
-    policy = desk.fairlog.policy
-    leading = desk.activity.top_counts(connection, at.seconds - HOUR_SECONDS)
+    policy = context.fairlog.policy
+    leading = context.activity.top_counts(connection, at.seconds - HOUR_SECONDS)
     begun = int(window_start(at.now, policy.window_seconds).timestamp())
-    lately = desk.activity.top_counts(connection, begun)
+    lately = context.activity.top_counts(connection, begun)
     busy = [user_id for user_id, _ in highest(lately.submitted, _USERS_SHOWN)]
     refused = [user_id for user_id, _ in highest(lately.refused, _USERS_SHOWN)]
     users = [UserId(user_id) for user_id in dict.fromkeys([*refused, *busy])]
-    windows = desk.fairlog.windows.load(connection, [], policy, at.now)
-    found = _users(desk, connection, at, users)
+    windows = context.fairlog.windows.load(connection, [], policy, at.now)
+    found = _users(context, connection, at, users)
     found.sort(key=lambda one: (one.window.remaining, -one.window.used))
     return {
         "everyone": windows.global_window(policy, at.now),
@@ -74,10 +74,10 @@ def _read(desk: DashboardContext, connection: Connection, at: ShownMoment) -> di
 
 
 def _users(
-    desk: DashboardContext, connection: Connection, at: ShownMoment, users: list[UserId]
+    context: DashboardContext, connection: Connection, at: ShownMoment, users: list[UserId]
 ) -> list[UserWindow]:
-    policy = desk.fairlog.policy
-    windows = desk.fairlog.windows.load(connection, users, policy, at.now)
+    policy = context.fairlog.policy
+    windows = context.fairlog.windows.load(connection, users, policy, at.now)
     found = []
     for user_id in users:
         setting = windows.limits.get((user_id, _NO_KIND))

@@ -1,4 +1,4 @@
-"""Overview: is work flowing, who works, and what fails; with the figures that its charts draw."""
+"""Overview: whether work flows, the workers, the kinds, and recent failures."""
 
 from typing import Any, Final
 
@@ -42,49 +42,49 @@ class RecentFailure(Struct, frozen=True):
 
 
 class KindRow(Struct, frozen=True):
-    """A kind of job, and its last hour."""
+    """A kind of job, with its metrics of the last hour."""
 
     kind: Kind
     load: KindInLine
-    figures: ActivityMetrics
+    metrics: ActivityMetrics
 
     @property
     def wait(self) -> float | None:
-        return quantile(self.figures.waits, 0.95)
+        return quantile(self.metrics.waits, 0.95)
 
     @property
     def run(self) -> float | None:
-        return quantile(self.figures.runs, 0.95)
+        return quantile(self.metrics.runs, 0.95)
 
     @property
     def is_consumed(self) -> bool:
-        return not self.load.waiting or self.load.running > 0 or self.figures.started > 0
+        return not self.load.waiting or self.load.running > 0 or self.metrics.started > 0
 
 
 @get("/")
 async def overview(
     request: Request[Any, Any, Any],
-    desk: NamedDependency[DashboardContext],
+    context: NamedDependency[DashboardContext],
     span: FromQuery[Range] = "15m",  # noqa: ARG001 (the page's own script reads it)
 ) -> Response[str]:
-    return await desk.show(
+    return await context.show(
         request,
         "overview",
         "Overview",
-        lambda connection, at: _read(desk, connection, at),
+        lambda connection, at: _read(context, connection, at),
     )
 
 
-def _read(desk: DashboardContext, connection: Connection, at: ShownMoment) -> dict[str, object]:
-    fairlog = desk.fairlog
+def _read(context: DashboardContext, connection: Connection, at: ShownMoment) -> dict[str, object]:
+    fairlog = context.fairlog
     counts = fairlog.jobs.counts(connection)
-    oldest_id = desk.front.oldest(connection)
+    oldest_id = context.front.oldest(connection)
     oldest_at = audit_log.times_at(connection, [oldest_id] if oldest_id else [])
     oldest = (at.now - oldest_at[oldest_id]).total_seconds() if oldest_id in oldest_at else None
-    slots = desk.activity.series(connection, _FINEST, at.seconds - 300)
-    minutes = total(figures for _, figures in slots)
-    kinds = _kinds(desk, connection, at)
-    minute = total(figures for start, figures in slots if start >= at.seconds - 60 - _FINEST)
+    buckets = context.activity.series(connection, _FINEST, at.seconds - 300)
+    minutes = total(metrics for _, metrics in buckets)
+    kinds = _kinds(context, connection, at)
+    minute = total(metrics for start, metrics in buckets if start >= at.seconds - 60 - _FINEST)
     following = fairlog.following.of("activity").checkpoint(connection)
     return {
         "spans": [(key, name) for key, (name, _, _) in RANGES.items()],
@@ -105,26 +105,26 @@ def _read(desk: DashboardContext, connection: Connection, at: ShownMoment) -> di
         "p50": quantile(minutes.waits, 0.5),
         "p95": quantile(minutes.waits, 0.95),
         "p99": quantile(minutes.waits, 0.99),
-        "workers": desk.activity.workers(connection, _WORKERS_SHOWN, _JOBS_PER_WORKER),
+        "workers": context.activity.workers(connection, _WORKERS_SHOWN, _JOBS_PER_WORKER),
         "kinds": kinds,
-        "failures": _failures(desk, connection, at),
+        "failures": _failures(context, connection, at),
         "behind": 0 if following is None else at.position - following.position,
     }
 
 
-def _kinds(desk: DashboardContext, connection: Connection, at: ShownMoment) -> list[KindRow]:
-    figures = desk.activity.by_kind(connection, at.seconds - HOUR_SECONDS)
-    kinds = desk.fairlog.line.kinds(connection, _KINDS_READ)
-    rows = [KindRow(kind, load, figures.get(kind, ActivityMetrics())) for kind, load in kinds]
-    rows.sort(key=lambda one: (-one.load.waiting, -one.figures.started, one.kind))
+def _kinds(context: DashboardContext, connection: Connection, at: ShownMoment) -> list[KindRow]:
+    metrics = context.activity.by_kind(connection, at.seconds - HOUR_SECONDS)
+    kinds = context.fairlog.line.kinds(connection, _KINDS_READ)
+    rows = [KindRow(kind, load, metrics.get(kind, ActivityMetrics())) for kind, load in kinds]
+    rows.sort(key=lambda one: (-one.load.waiting, -one.metrics.started, one.kind))
     return rows[:_KINDS_SHOWN]
 
 
 def _failures(
-    desk: DashboardContext, connection: Connection, at: ShownMoment
+    context: DashboardContext, connection: Connection, at: ShownMoment
 ) -> list[RecentFailure]:
-    """Of the last hour, grouped by kind and error, the most frequent first."""
-    leading = desk.activity.top_counts(connection, at.seconds - HOUR_SECONDS)
+    """Return the failures of the last hour by kind and error, the most frequent first."""
+    leading = context.activity.top_counts(connection, at.seconds - HOUR_SECONDS)
     most = highest(leading.failures, _FAILURES_SHOWN)
     positions = [leading.failed_at[key] for key, _ in most if key in leading.failed_at]
     bodies = audit_log.bodies_at(connection, positions)

@@ -36,7 +36,7 @@ class RefreshTicker:
 
     @property
     def ticks(self) -> int:
-        """How many there have been."""
+        """Number of ticks since the start."""
         return self._ticks.value
 
     async def listen(self, position: int) -> AsyncIterator[int]:

@@ -1,4 +1,4 @@
-"""Templates into answers: whole pages, or for those who are on the page its live part alone."""
+"""Render templates: a whole page, or its live part alone for a page that refreshes it."""
 
 from collections.abc import Mapping
 from functools import cache
@@ -13,7 +13,7 @@ from entrypoints.dashboard import formatting
 from entrypoints.dashboard.assets import static_path
 from entrypoints.runtime.text import visible
 
-# Nothing from other hosts, no script and no style but those of ours that are files.
+# Only our own files: nothing from other hosts, and no inline scripts or styles.
 SECURITY_HEADERS: Final = {
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
@@ -59,7 +59,7 @@ def _environment() -> Environment:
         "query": query,
         "from_micros": from_micros,
     }
-    for name in (ERROR, "page.html"):  # wanted also when no file can be opened any more
+    for name in (ERROR, "page.html"):  # needed even when no more files can be opened
         environment.get_template(name)
     return environment
 
@@ -69,7 +69,7 @@ def render(template: str, **context: object) -> str:
 
 
 def query(**parameters: object) -> str:
-    """`?a=1&b=2` of what is set, else nothing."""
+    """Return `?a=1&b=2` of the parameters that are set; empty if none is."""
     given = {name: value for name, value in parameters.items() if value not in (None, "", [])}
     return f"?{urlencode(given, doseq=True)}" if given else ""
 
@@ -83,7 +83,7 @@ def page(
     status: int = 200,
     around: Mapping[str, object] | None = None,
 ) -> Response[str]:
-    """The page around its live part; the live part alone for a page that renews it."""
+    """Render the page around its live part; only the live part for a page that refreshes it."""
     if is_from_page(request):
         return html(live, status)
     theme = request.cookies.get("theme", "auto")
@@ -105,11 +105,11 @@ def html(content: str, status: int = 200, headers: dict[str, str] | None = None)
 
 
 def is_from_page(request: AnyRequest) -> bool:
-    """Whether a script of ours asks. No other site can send this header here."""
+    """Return True for a request of our own script. No other site can send this header here."""
     return request.headers.get("HX-Request") == "true"
 
 
 def position_seen(request: AnyRequest) -> int:
-    """The latest event that the page has seen."""
+    """Return the position of the latest event that the page has seen; 0 if it names none."""
     header = request.headers.get("X-Fairlog-Position", "")
     return int(header) if header.isascii() and header.isdigit() and len(header) < 19 else 0  # noqa: PLR2004

@@ -1,4 +1,4 @@
-"""The dashboard's routes, with what holds for all of them."""
+"""The dashboard's routes, and their common headers and error pages."""
 
 from http import HTTPStatus
 from typing import Any
@@ -8,28 +8,28 @@ from litestar.di import Provide
 
 from entrypoints.dashboard.actions import cancel, retry
 from entrypoints.dashboard.assets import assets
-from entrypoints.dashboard.audit import audit, standing
+from entrypoints.dashboard.audit import audit, system_state
 from entrypoints.dashboard.charts import charts
 from entrypoints.dashboard.context import DashboardContext
 from entrypoints.dashboard.fairness import fairness
 from entrypoints.dashboard.job import body, job
 from entrypoints.dashboard.jobs import find, jobs
 from entrypoints.dashboard.limits import limits
+from entrypoints.dashboard.live_updates import live_updates
 from entrypoints.dashboard.overview import overview
-from entrypoints.dashboard.pulse import pulse
 from entrypoints.dashboard.rendering import ERROR, SECURITY_HEADERS, page, render
 from entrypoints.http.problems import answer_error
 from entrypoints.http.query import HAS_FORMS
 from entrypoints.service.fairlog import Fairlog
 
 _ADVICE = {
-    HTTPStatus.NOT_FOUND: "Look at the id, or search among all jobs.",
+    HTTPStatus.NOT_FOUND: "Check the id, or search among all jobs.",
     HTTPStatus.SERVICE_UNAVAILABLE: "The page tries again by itself as soon as events come.",
 }
 
 
 def dashboard(fairlog: Fairlog) -> list[Router]:
-    desk = DashboardContext(fairlog)
+    context = DashboardContext(fairlog)
     pages = Router(
         path="/",
         route_handlers=[
@@ -44,10 +44,10 @@ def dashboard(fairlog: Fairlog) -> list[Router]:
             cancel,
             retry,
             audit,
-            standing,
-            pulse,
+            system_state,
+            live_updates,
         ],
-        dependencies={"desk": Provide(lambda: desk, sync_to_thread=False)},
+        dependencies={"context": Provide(lambda: context, sync_to_thread=False)},
         exception_handlers={Exception: _answer_error},
         response_headers=SECURITY_HEADERS,
         include_in_schema=False,
@@ -57,7 +57,7 @@ def dashboard(fairlog: Fairlog) -> list[Router]:
 
 
 def _answer_error(request: Request[Any, Any, Any], error: Exception) -> Response[Any]:
-    """The same problem as everywhere, as a page for people."""
+    """Render the problem that the HTTP interface would answer as a page."""
     problem = answer_error(request, error).content
     status = HTTPStatus(problem["status"])
     live = render(

@@ -1,4 +1,4 @@
-"""A job's time-line, drawn from its events: the stretches that it spent, and its attempts."""
+"""A job's time-line, folded from its events: the time in each state, and the attempts."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -20,7 +20,7 @@ from domain.language.events import (
 
 
 class Stretch(Struct):
-    """`state` as the job's, from a moment to the next change; None: it lasts."""
+    """The time from one change of the job's state to the next; `until` is None while it lasts."""
 
     state: str
     since: datetime
@@ -42,7 +42,7 @@ class Timeline(Struct):
 
 
 def timeline(events: Sequence[Recorded]) -> Timeline:
-    """Of one job, in the order of the log; the first is its submission."""
+    """Fold the events of one job, in the order of the log; the first is its submission."""
     line = Timeline([], [])
     for recorded in events:
         _add(line, recorded)
@@ -83,14 +83,14 @@ def _enter(line: Timeline, state: str, at: datetime) -> None:
 
 
 def _end(line: Timeline, at: datetime, outcome: str, error_position: int | None = None) -> None:
-    """End the attempt that runs, if one does."""
+    """End the running attempt, if there is one."""
     if line.attempts and line.attempts[-1].ended_at is None:
         attempt = line.attempts[-1]
         attempt.ended_at, attempt.outcome, attempt.error_position = at, outcome, error_position
 
 
 class Bar(Struct, frozen=True):
-    """A stretch as it is drawn: from `x` on, `width` wide, of `WIDTH`."""
+    """A stretch as it is drawn: from `x`, `width` wide, of `WIDTH` in all."""
 
     state: str
     x: float
@@ -103,7 +103,7 @@ _NARROWEST = 6.0  # a stretch too short to be seen is drawn so wide
 
 
 def bars(stretches: Sequence[Stretch], now: datetime) -> list[Bar]:
-    """To scale, but for those that would be too narrow. How an ended job ended takes no time."""
+    """Draw to scale, except for stretches that would be too narrow. A final state takes no time."""
     drawn = [one for one in stretches if not (one.until is None and one.state in ENDED)]
     seconds = [max(0.0, ((one.until or now) - one.since).total_seconds()) for one in drawn]
     if not drawn:

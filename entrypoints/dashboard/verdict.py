@@ -1,4 +1,4 @@
-"""The one sentence at the top: is work flowing, and if not, what to do."""
+"""The sentence at the top of the overview: whether work flows, and if not, what to do."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,7 @@ from msgspec import Struct
 
 from projections.activity.metrics import ActivityMetrics
 
-_MANY_FAILURES = 0.2  # of the attempts that ended
+_MANY_FAILURES = 0.2  # of the attempts that have ended
 _ENOUGH_ATTEMPTS = 5
 _KINDS_NAMED = 3
 

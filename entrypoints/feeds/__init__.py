@@ -1,4 +1,5 @@
-"""News of the log inside a process: where it ends, who has work, which projections follow.
+"""Following the log within a process: its head, pages of its events, work for waiting claims, and
+the projections behind it.
 
-What is done with the news lives with whoever waits for it.
+Nothing here knows HTTP, or decides what is done with an event.
 """

@@ -1,6 +1,7 @@
-"""One thread a process that keeps the projections which follow the log.
+"""The thread that applies new events to the asynchronous projections.
 
-It is woken by what this process writes; what others write it finds by a slow look.
+It runs in the writer's process, which has no event loop: batches of this process wake it, and those
+of others are found by a slow poll.
 """
 
 import threading
@@ -17,21 +18,21 @@ from domain.language.events import Recorded
 from domain.log.stored_log import Leaf
 from projections.following.async_projector import AsyncProjector, NoCheckpoint
 
-POLL_SECONDS: Final = 2.0  # between two looks when this process writes nothing
-# Before each batch: the writer has the disk and the lock meanwhile, and whoever was woken by the
-# same news, like a waiting claim, has the processor.
+POLL_SECONDS: Final = 2.0  # while this process writes nothing
+# Before each batch: meanwhile the writer has the disk and the lock, and what the same batch woke,
+# like a waiting claim, has the processor.
 PAUSE_SECONDS: Final = 0.2
-_TROUBLE_SECONDS: Final = 2.0  # before a projection that could not be brought on is tried again
-_STOP_SECONDS_MAX: Final = 5.0  # for what is being applied; usual: 0.2
+_RETRY_SECONDS: Final = 2.0  # after an error of a projection
+_STOP_SECONDS_MAX: Final = 5.0  # for the batch that is being applied; usually 0.2
 
 _log = structlog.get_logger()
 
 
 class ProjectorRunner:
-    """Start it once, after the followers are prepared.
+    """Start it once, after the projectors are prepared.
 
-    Each projection is a part of its own: one that cannot go on, or that a newer release keeps, is
-    tried again and again, and the others are brought on meanwhile.
+    Each projection is a supervised part of its own: one that fails, or that a newer release keeps,
+    is retried, and the others go on meanwhile.
     """
 
     def __init__(
@@ -40,7 +41,7 @@ class ProjectorRunner:
         supervisor: Supervisor,
         tidy_up: Callable[[], None] = lambda: None,
     ) -> None:
-        """`tidy_up` is called between two rounds; what it raises of ours is left for the next."""
+        """`tidy_up` is called between two rounds; its `FairlogError`s are ignored."""
         self.followers = followers
         self._tidy_up = tidy_up
         self._supervisor = supervisor
@@ -62,8 +63,8 @@ class ProjectorRunner:
         self._thread.start()
 
     def stop(self) -> None:
-        """Return when what is being applied is done, unless that waits too long for a lock; the
-        rest waits for the next start.
+        """Return when the current batch is applied, at the latest after _STOP_SECONDS_MAX. The rest
+        is applied after the next start.
         """
         self._stopping.set()
         self._news.set()
@@ -87,13 +88,13 @@ class ProjectorRunner:
             self._stopping.wait(PAUSE_SECONDS)
             for follower, part in parts.items():
                 if time.monotonic() >= rests_until[follower] and not self._step(follower, part):
-                    rests_until[follower] = time.monotonic() + _TROUBLE_SECONDS
+                    rests_until[follower] = time.monotonic() + _RETRY_SECONDS
             with suppress(FairlogError):
                 self._tidy_up()
             loop.works()
 
     def _step(self, follower: AsyncProjector[Any], part: Part) -> bool:
-        """Returns False where it could not be brought on."""
+        """Apply a batch; return False if that failed."""
         part.begins()
         try:
             try:
@@ -103,7 +104,7 @@ class ProjectorRunner:
                 if has_more:
                     name = follower.projection.name
                     _log.warning("projection_begun_anew", projection=name, reason=str(error))
-        except Exception as error:  # noqa: BLE001 (whoever reads is shown how far behind it is)
+        except Exception as error:  # noqa: BLE001 (readers see how far behind it is)
             part.fails(error)
             return False
         part.works()

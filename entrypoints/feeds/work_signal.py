@@ -1,8 +1,8 @@
-"""Waking the claims that wait for work: at once for what this process writes, soon for any other.
+"""Wake claims that wait for work: at once for what this process writes, soon for other processes.
 
-Only claims of the kinds that have more to do are woken, those that have waited longest first, and
+Only claims of kinds that have new work are woken, those that have waited longest first, and only
 as many as there are jobs for them: a claim that is woken in vain costs the writer as much as one
-that is served. Whoever was woken and asks for nothing after all passes it on.
+that is served. A claim that was woken and takes no job wakes the next.
 
 After other processes have written, one small query for all who wait asks how many jobs there are
 for them, at most a few times a second. It is asked every LOOK_SECONDS in any case, so that no claim
@@ -23,8 +23,8 @@ from domain.language.identifiers import Kind
 from entrypoints.feeds.log_watcher import LogWatcher
 
 LOOK_SECONDS: Final = 2.0  # between two looks although nobody has written anything
-KINDS_PER_LOOK_MAX: Final = 1000  # of very many a poll looks at the next ones, in turn
-# Of those that may wait behind a cap; each claim that is served wakes one more.
+KINDS_PER_LOOK_MAX: Final = 1000  # per query; further kinds are read by the next one
+# More may wait behind a cap; each claim that is served wakes one more.
 JOBS_PER_LOOK_MAX: Final = 8
 
 Work = Mapping[Kind | None, int]  # jobs waiting by kind; None: of any kind
@@ -32,15 +32,15 @@ ReadWork = Callable[[Collection[Kind | None]], Awaitable[Work]]
 
 
 class Claimant:
-    """A claim that may have to wait, of so many jobs of these kinds; None: of any."""
+    """A claim of up to `jobs_max` jobs of these kinds that may have to wait; None: of any kind."""
 
     def __init__(self, kinds: Iterable[Kind] | None, jobs_max: int) -> None:
         self.kinds: tuple[Kind | None, ...] = (None,) if kinds is None else tuple(kinds)
         self.jobs_max = max(1, jobs_max)
         self.turn = 0  # the lower, the sooner
-        self.news = asyncio.Event()  # there may be work that it has not asked for yet
+        self.news = asyncio.Event()  # set when there may be work that it has not asked for
         self.woken_for: Kind | None = None
-        self.owes = False  # it was woken for work, and has had no answer since
+        self.owes = False  # it was woken, and has had no answer since
         self.is_among_many = False  # there may be more work than claims were woken for
 
 
@@ -58,12 +58,12 @@ class WorkSignal:
         self._seen = 0  # up to this position, all who wait know of the work of other processes
         self._turns = itertools.count(1)
         self._claimants: dict[Kind | None, OrderedDict[Claimant, None]] = {}
-        self._unlooked: deque[Kind | None] = deque()  # whose turn in a round of looks is to come
+        self._unlooked: deque[Kind | None] = deque()  # kinds still to be read in this round
         self._round_from = 0  # position at which the round began
 
     @property
     def waiting(self) -> int:
-        """How many claims wait."""
+        """Number of claims that wait."""
         return self._looking.users
 
     def batch_written(self, batch: BatchWritten) -> None:
@@ -73,7 +73,7 @@ class WorkSignal:
 
     @contextlib.contextmanager
     def claimant(self, kinds: Iterable[Kind] | None, jobs_max: int) -> Iterator[Claimant]:
-        """While a claim is under way."""
+        """Register a claim for the block."""
         claimant = Claimant(kinds, jobs_max)
         try:
             yield claimant
@@ -83,14 +83,14 @@ class WorkSignal:
                 self._wake(claimant.woken_for, 1, among_many=claimant.is_among_many)
 
     def looks(self, claimant: Claimant) -> None:
-        """It asks for work now: from here on it is told when there is more."""
+        """Note that it asks for work now; later work wakes it."""
         claimant.news.clear()
         claimant.turn = next(self._turns)
         for kind in claimant.kinds:
             self._claimants.setdefault(kind, OrderedDict())[claimant] = None
 
     def has_looked(self, claimant: Claimant, *, is_served: bool) -> None:
-        """It has its answer."""
+        """Note that it has its answer."""
         claimant.owes = claimant.news.is_set()  # meanwhile, and the answer may be from before
         if is_served and claimant.is_among_many:
             self._wake(claimant.woken_for, 1, among_many=True)
@@ -98,8 +98,8 @@ class WorkSignal:
     async def wait(
         self, claimant: Claimant, seconds: float, unwanted: asyncio.Event | None = None
     ) -> bool:
-        """Returns True when there may be work; False when the time went by without, when the server
-        stops, and when `unwanted` is set: nobody waits for the answer any more.
+        """Return True when there may be work; False after `seconds`, when the server stops, and
+        when `unwanted` is set because nobody waits for the answer any more.
         """
         if self._watcher.is_stopping:
             return False
@@ -124,7 +124,7 @@ class WorkSignal:
                 claimant.news.set()
 
     def _wake(self, kind: Kind | None, jobs: int, *, among_many: bool = False) -> None:
-        """Claims for so many jobs of the kind; None: claims of any kind."""
+        """Wake claims for `jobs` jobs of a kind; None: claims of any kind."""
         while jobs > 0 and (claimant := self._next(kind)) is not None:
             self._remove(claimant)
             claimant.news.set()
@@ -133,7 +133,7 @@ class WorkSignal:
             jobs -= claimant.jobs_max
 
     def _next(self, kind: Kind | None) -> Claimant | None:
-        """Who waits longest of those that would take the kind."""
+        """Return the claim that has waited longest of those that would take the kind."""
         queues = (self._claimants[one] for one in {kind, None} if one in self._claimants)
         return min((next(iter(one)) for one in queues), key=lambda one: one.turn, default=None)
 
@@ -158,7 +158,7 @@ class WorkSignal:
             self._looking.part.works()
 
     async def _look(self) -> None:
-        """Go on with the round; an error leaves it where it was."""
+        """Continue the round; an error leaves it where it was."""
         kinds = list(itertools.islice(self._unlooked, KINDS_PER_LOOK_MAX))
         work = await self._read_work([kind for kind in kinds if kind in self._claimants])
         for _ in kinds:
@@ -170,5 +170,5 @@ class WorkSignal:
 
 
 async def _unknown(kinds: Collection[Kind | None]) -> Work:
-    """For each kind there may be some."""
+    """Report that each kind may have work."""
     return dict.fromkeys(kinds, 1)

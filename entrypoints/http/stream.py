@@ -1,4 +1,4 @@
-"""The log as it grows, as Server-Sent Events: each event once, in order, resumable by position."""
+"""The log as Server-Sent Events: each event once, in order, resumable by position."""
 
 from collections import OrderedDict
 from collections.abc import AsyncIterator
@@ -24,10 +24,10 @@ from entrypoints.http.waiting import waits_for_news
 from entrypoints.service.fairlog import Fairlog
 from entrypoints.service.views import event_view
 
-HEARTBEAT_SECONDS: Final = 10.0  # proxies and browsers take a silent connection for a dead one
-ENCODED_BYTES_MAX: Final = 8 * 1024 * 1024  # kept for whoever else listens
-_RETRY_MILLISECONDS: Final = 1000
-_CATCHING_UP_SECONDS: Final = (0.25, 0.75, 0.0)  # between two looks
+HEARTBEAT_SECONDS: Final = 10.0  # proxies and browsers take a silent connection to be dead
+ENCODED_BYTES_MAX: Final = 8 * 1024 * 1024  # kept for other listeners
+RETRY_MILLISECONDS: Final = 1000
+_CATCHING_UP_SECONDS: Final = (0.25, 0.75, 0.0)  # between two reads
 HEADERS: Final = {
     "Cache-Control": "no-store",
     "X-Accel-Buffering": "no",  # nginx would hold events back
@@ -37,7 +37,11 @@ _log = structlog.get_logger()
 
 
 class EncodedEvents:
-    """Events as they are sent: all who listen get the same bytes, made once for the latest ones."""
+    """Events as they are sent: all who listen get the same bytes, made once for the latest ones.
+
+    Pages of joined frames send some thirty times as many events per second to one client as a
+    `ServerSentEventMessage` for each event does.
+    """
 
     def __init__(self, bytes_max: int = ENCODED_BYTES_MAX) -> None:
         self._bytes_max = bytes_max
@@ -67,7 +71,7 @@ async def stream(
     after: FromQuery[int | None] = None,
     last_event_id: LastEventId = None,
 ) -> Stream:
-    """Every event behind `Last-Event-ID`, else behind `after`, else from now on.
+    """Send every event beyond `Last-Event-ID`, else beyond `after`, else from now on.
 
     An event's `id` is its position, its data the same as in `/v1/audit`. A client that comes back
     with the last position it has seen misses nothing and gets nothing twice.
@@ -94,18 +98,18 @@ async def _frames(
     fairlog: Fairlog, encoded: EncodedEvents, wanted: EventFilter, position: int
 ) -> AsyncIterator[bytes]:
     # A client that is cut off before its first event comes back to where it began.
-    yield b"retry: %d\nid: %d\n\n" % (_RETRY_MILLISECONDS, position)
+    yield b"retry: %d\nid: %d\n\n" % (RETRY_MILLISECONDS, position)
     try:
         async for page in fairlog.event_feed.listen(wanted, position, HEARTBEAT_SECONDS):
             frame = _frame(page, encoded)
             del page  # a client that does not read holds its frame alone
             yield frame
-    except FairlogError as error:  # it ends here, and the client comes back
+    except FairlogError as error:  # the client connects again
         _log.warning("stream_ended", reason=str(error))
 
 
 def _frame(page: Page, encoded: EncodedEvents) -> bytes:
-    """The events of a page, and up to where everything has been looked at."""
+    """Encode the events of a page, and the position up to which all events were looked at."""
     frames = [encoded.frame(event) for event in page.events]
     if not page.events or page.events[-1].position != page.position:
         frames.append(b": still here\nid: %d\n\n" % page.position)
@@ -113,7 +117,7 @@ def _frame(page: Page, encoded: EncodedEvents) -> bytes:
 
 
 def last_seen(header: str | None) -> int | None:
-    """Raises `InvalidInput`."""
+    """Parse a `Last-Event-ID` header; None if there is none. Raises `InvalidInput`."""
     if not header:
         return None
     try:
@@ -125,11 +129,11 @@ def last_seen(header: str | None) -> int | None:
 
 
 async def reached(watcher: LogWatcher, position: int) -> int:
-    """Return a position that a client wants to go on behind.
+    """Return `position`, after which a client wants to go on, once the log reaches it.
 
-    Raises `InvalidInput` where the log does not reach it, also after a moment in which a server
-    that is behind the others may catch up: the client has seen another log, and would be told
-    nothing until this one is as long.
+    Raises `InvalidInput` if it does not within a second, in which a server that is behind the
+    others may catch up. Such a client has seen another log, and would receive nothing until this
+    one is as long.
     """
     for seconds in _CATCHING_UP_SECONDS:
         if position <= (end := await watcher.read_position()):

@@ -1,14 +1,14 @@
-// Keeps a page live: one event stream while the page is seen, resumed by position; figures asked
-// for anew when there is news; and what goes with it: charts, selections, confirmations, the theme.
+// Keeps a page live: one event stream while the page is visible, resumed by position, and its live
+// part requested anew after events. Also charts, selections, confirmations and the theme.
 
 const view = document.body.dataset.view;
 const live = document.getElementById("live");
 const notice = document.getElementById("notice");
 
-// The stream: where we are in the log, and who wants to hear of what is new.
+// The stream: our position in the log, and what to do with new events.
 
 const REFRESH_MS = 1000; // between two requests for a job
-const IDLE_REFRESH_MS = 10000; // what a job waits for changes without an event of its own
+const IDLE_REFRESH_MS = 10000; // the explanation of a job changes without an event of its own
 const RECONNECT_MS_MAX = 5000;
 
 let source = null;
@@ -18,7 +18,7 @@ let reconnecting = 0;
 
 function streamPath() {
   if (view === "audit") return document.getElementById("events")?.dataset.live ?? null;
-  if (new URLSearchParams(location.search).get("as_of")) return null; // the past does not move
+  if (new URLSearchParams(location.search).get("as_of")) return null; // the past is not live
   const job = location.pathname.match(/^\/jobs\/(\d+)$/);
   return job ? `/v1/stream?job_id=${job[1]}` : "/pulse";
 }
@@ -26,25 +26,25 @@ function streamPath() {
 function connect() {
   disconnect();
   const path = streamPath();
-  if (path === null || document.hidden) return say("still", "not moving");
+  if (path === null || document.hidden) return showConnection("still", "not moving");
   const mine = new EventSource(`${path}${path.includes("?") ? "&" : "?"}after=${position}`);
   source = mine;
   mine.onopen = () => {
     failures = 0;
-    say("live", "live");
+    showConnection("live", "live");
   };
   mine.onmessage = (message) => {
     const arrived = Number(message.lastEventId);
     if (source !== mine) return;
     const isNews = arrived > position;
     position = Math.max(position, arrived);
-    if (path === "/pulse") refresh(); // when all open pages do, so that they share an answer
+    if (path === "/pulse") refresh(); // at the same time as all open pages, so that they share an answer
     else if (isNews && view === "audit") take(JSON.parse(message.data));
     else if (isNews) refreshSoon();
   };
   mine.onerror = () => {
-    say("away", "reconnecting");
-    if (mine.readyState !== EventSource.CLOSED) return; // the browser comes back by itself
+    showConnection("away", "reconnecting");
+    if (mine.readyState !== EventSource.CLOSED) return; // the browser reconnects by itself
     clearTimeout(reconnecting);
     reconnecting = setTimeout(connect, Math.min(RECONNECT_MS_MAX, 500 * 2 ** failures++));
   };
@@ -56,17 +56,17 @@ function disconnect() {
   source = null;
 }
 
-function say(state, words) {
+function showConnection(state, text) {
   const connection = document.getElementById("connection");
   connection.dataset.state = state;
-  if (connection.textContent !== words) connection.textContent = words;
+  if (connection.textContent !== text) connection.textContent = text;
 }
 
 function readPosition() {
   position = Math.max(position, Number(live.querySelector("[data-position]")?.dataset.position ?? 0));
 }
 
-// A job: asked for at once when there is news, then at most every second while there is more.
+// A job: requested at once after an event, then at most every second while there are more.
 
 let refreshing = 0;
 let isStale = false;
@@ -83,7 +83,7 @@ function refreshSoon() {
       isStale = false;
       refresh();
     } else {
-      refresh(); // what follows the log may have come a little later
+      refresh(); // projections that follow the log may be a little later
     }
   }, REFRESH_MS);
 }
@@ -102,7 +102,7 @@ function isBeingRead() {
 document.addEventListener("htmx:configRequest", (event) => {
   event.detail.headers["X-Fairlog-Position"] = String(position);
   for (const [name, value] of Object.entries(event.detail.parameters)) {
-    if (value === "") delete event.detail.parameters[name]; // the address names what is set
+    if (value === "") delete event.detail.parameters[name]; // the address has only parameters that are set
   }
 });
 document.addEventListener("htmx:afterRequest", (event) => {
@@ -116,35 +116,35 @@ document.addEventListener("htmx:afterRequest", (event) => {
 });
 document.addEventListener("htmx:beforeSwap", (event) => {
   if (event.detail.target === live && event.detail.xhr.status >= 500) {
-    event.detail.shouldSwap = false; // what is there is better than nothing
-    say("away", "not answering");
+    event.detail.shouldSwap = false; // the old content is better than none
+    showConnection("away", "not answering");
   }
 });
 document.addEventListener("htmx:responseError", (event) => {
-  if (event.detail.target !== live) tell("The server did not do that. Try again in a moment.", true);
+  if (event.detail.target !== live) notify("The server did not carry out the request. Try again in a moment.", true);
 });
-document.addEventListener("htmx:sendError", () => say("away", "reconnecting"));
+document.addEventListener("htmx:sendError", () => showConnection("away", "reconnecting"));
 document.addEventListener("htmx:afterSwap", (event) => {
-  if (event.detail.target === notice) return tellFor(6000);
+  if (event.detail.target === notice) return clearNoticeAfter(6000);
   if (event.detail.target !== live) return;
   if (view === "audit") beginAudit();
   else readPosition();
   showSelection();
   tick();
 });
-// The charts draw themselves, and are left alone.
+// The charts draw themselves and are not merged.
 Idiomorph.defaults.callbacks.beforeNodeMorphed = (element) => element.id !== "charts";
 
-// What somebody opened or chose stays so when the part around it is renewed.
+// What a person opened or selected stays so when the live part is refreshed.
 Idiomorph.defaults.callbacks.beforeAttributeUpdated = (name, element) =>
   !(name === "open" && element.tagName === "DETAILS") &&
   !(name === "checked" && element.type === "checkbox") &&
   !(name === "disabled" && element.closest?.("#selection"));
 
-// The audit: each event once, newest first, in the one row that the page has for it.
+// The audit: each event once, the newest first, in a copy of the page's row template.
 
 const ROWS_MAX = 500;
-let held = []; // arrived while paused, or while somebody reads
+let held = []; // arrived while paused, or while an event is open
 let drawing = 0;
 
 function beginAudit() {
@@ -178,10 +178,10 @@ function isPaused() {
 function draw() {
   drawing = 0;
   const rows = document.getElementById("events");
-  const words = document.getElementById("held");
-  if (rows === null || words === null) return;
+  const status = document.getElementById("held");
+  if (rows === null || status === null) return;
   const why = isPaused();
-  words.textContent = why && held.length ? `${held.length} new, ${why}` : why;
+  status.textContent = why && held.length ? `${held.length} new, ${why}` : why;
   if (why || !held.length) return;
   const made = held.filter((event) => !document.getElementById(`event-${event.position}`)).map(rowOf);
   held = [];
@@ -211,9 +211,9 @@ function rowOf(event) {
   return row;
 }
 
-function brief({ type, user_id, ...told }) {
-  const words = Object.entries(told).map(([name, value]) => `${name}=${typeof value === "string" ? value : JSON.stringify(value)}`);
-  return visible(words.join(" ").slice(0, 200));
+function brief({ type, user_id, ...shown }) {
+  const fields = Object.entries(shown).map(([name, value]) => `${name}=${typeof value === "string" ? value : JSON.stringify(value)}`);
+  return visible(fields.join(" ").slice(0, 200));
 }
 
 function link(href, text, name) {
@@ -227,14 +227,14 @@ function link(href, text, name) {
   return made;
 }
 
-// Control characters, and those that turn the direction of text, are shown as what they are.
+// Control characters, and those that change the direction of text, are shown as escapes.
 function visible(text) {
   return text.replace(/[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]/g, (found) => `\\u${found.charCodeAt(0).toString(16).padStart(4, "0")}`);
 }
 
-// Times: relative, and right as time goes by.
+// Times: relative, and kept current.
 
-let clockAhead = 0; // of the log's, in milliseconds
+let clockAhead = 0; // of the log's clock, in milliseconds
 
 function tick() {
   const now = Date.now() - clockAhead;
@@ -261,7 +261,7 @@ function duration(seconds) {
   }
 }
 
-// Jobs: a selection, and what is done with it after a question.
+// Jobs: a selection, and actions on it after a confirmation.
 
 function selected() {
   return [...live.querySelectorAll("[name=id]:checked")];
@@ -304,15 +304,15 @@ document.addEventListener("htmx:confirm", (event) => {
 
 let noticeEnds = 0;
 
-function tellFor(milliseconds) {
+function clearNoticeAfter(milliseconds) {
   clearTimeout(noticeEnds);
   noticeEnds = setTimeout(() => notice.replaceChildren(), milliseconds);
 }
 
-function tell(text, isBad) {
+function notify(text, isBad) {
   notice.textContent = text;
   notice.classList.toggle("bad", isBad);
-  tellFor(8000);
+  clearNoticeAfter(8000);
 }
 
 // Charts.
@@ -336,7 +336,7 @@ async function drawCharts() {
     chart("chart-rates", series, RATES, (value) => (value >= 100 || Number.isInteger(value) ? value.toFixed(0) : value.toFixed(1)));
     chart("chart-waits", series, WAITS, seconds);
   } catch {
-    say("away", "reconnecting");
+    showConnection("away", "reconnecting");
   }
 }
 
@@ -351,7 +351,7 @@ function clockTime(at) {
   return isMidnight ? moment.toLocaleDateString([], { month: "short", day: "numeric" }) : moment.toTimeString().slice(0, 5);
 }
 
-function chart(id, series, columns, words) {
+function chart(id, series, columns, format) {
   const place = document.getElementById(id);
   const data = [series.at, ...columns.map(([name]) => series[name])];
   if (charts[id]) return charts[id].setData(data);
@@ -366,7 +366,7 @@ function chart(id, series, columns, words) {
       scales: { y: { range: (_, low, high) => [0, Math.max(high * 1.1, high === 0 ? 1 : 0.001)] } },
       axes: [
         { stroke: text, grid, ticks: grid, font: "11px system-ui", space: 80, values: (_, ticks) => ticks.map(clockTime) },
-        { stroke: text, grid, ticks: grid, font: "11px system-ui", size: 58, values: (_, ticks) => ticks.map(words) },
+        { stroke: text, grid, ticks: grid, font: "11px system-ui", size: 58, values: (_, ticks) => ticks.map(format) },
       ],
       series: [
         { value: (_, at) => (at === null || at === undefined ? "–" : new Date(at * 1000).toLocaleTimeString([], { hour12: false })) },
@@ -376,7 +376,7 @@ function chart(id, series, columns, words) {
           width: 1.5,
           spanGaps: true,
           points: { show: false },
-          value: (_, value) => (value === null || value === undefined ? "–" : words(value)),
+          value: (_, value) => (value === null || value === undefined ? "–" : format(value)),
         })),
       ],
     },

@@ -73,7 +73,7 @@ def test_the_log_as_of_a_moment_stands_still(opened: Window, server: FairlogServ
     submit(server, "alice", secrets.token_hex())
     page = opened.go("/audit")
     page.get_by_label("As of").fill(str(then))
-    expect(page.locator(".audit-head")).to_contain_text("This does not move")
+    expect(page.locator(".audit-head")).to_contain_text("This page is not live")
     assert positions(opened)[0] == then
     stats = server.client.get("/v1/stats", params={"as_of": then}).json()
     queued = page.locator(".tile[data-state=queued] .tile-number")

@@ -125,10 +125,10 @@ def test_a_job_is_shown_as_it_stood(opened: Window, server: FairlogServer) -> No
     page.locator(".events summary", has_text="JobStarted").click()
     page.get_by_role("link", name="The job as of this event").locator("visible=true").click()
     expect(page.locator(".job-title .state")).to_have_text("running")
-    expect(page.locator(".past")).to_contain_text("As it stood at event")
+    expect(page.locator(".past")).to_contain_text("This is the job as of event")
     expect(page.locator("#h-result")).to_have_count(0)
     expect(page.get_by_role("button", name="Cancel")).to_be_disabled()
-    page.get_by_role("link", name="As it stands now").click()
+    page.get_by_role("link", name="Show it as it is now").click()
     expect(page.locator(".job-title .state")).to_have_text("done")
 
 

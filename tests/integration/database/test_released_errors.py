@@ -25,7 +25,7 @@ from domain.language.commands import CompleteJob, SubmitJob
 from domain.language.errors import FairlogError, JobHasNotEnded, LogUnavailable, Refusal
 from domain.language.identifiers import JobId, ServerId
 from entrypoints.composition import compose, compose_server, prepare
-from entrypoints.dashboard.shared import SharedAnswers
+from entrypoints.dashboard.shared_answers import SharedAnswers
 from entrypoints.service.fairlog import Fairlog
 from entrypoints.worker.embedded import EmbeddedSource
 from entrypoints.worker.runner import LocalExecutor

@@ -5,12 +5,12 @@ import asyncio
 import pytest
 
 from domain.language.errors import LogUnavailable
-from entrypoints.dashboard import shared
-from entrypoints.dashboard.shared import Dated, SharedAnswers
+from entrypoints.dashboard import shared_answers
+from entrypoints.dashboard.shared_answers import Dated, SharedAnswers
 
 
-class Strikes:
-    """A refresh ticker that the test moves."""
+class Ticks:
+    """A ticker that the test moves."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -35,13 +35,13 @@ class Maker:
 
 @pytest.fixture(autouse=True)
 def soon_old(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shared, "SHARED_SECONDS", 0.2)
-    monkeypatch.setattr(shared, "APART_SECONDS", 0.05)
+    monkeypatch.setattr(shared_answers, "SHARED_SECONDS", 0.2)
+    monkeypatch.setattr(shared_answers, "APART_SECONDS", 0.05)
 
 
 @pytest.mark.anyio
 async def test_many_who_ask_at_once_are_answered_by_one() -> None:
-    answers, make = SharedAnswers[str](Strikes()), Maker(1)
+    answers, make = SharedAnswers[str](Ticks()), Maker(1)
     got = await asyncio.gather(*(answers.get("/", 0, make) for _ in range(50)))
     assert got == ["at 1"] * 50
     assert make.asked == 1
@@ -49,7 +49,7 @@ async def test_many_who_ask_at_once_are_answered_by_one() -> None:
 
 @pytest.mark.anyio
 async def test_who_opens_a_page_a_little_later_gets_the_same_answer_and_then_another() -> None:
-    answers, make = SharedAnswers[str](Strikes()), Maker(1, 2)
+    answers, make = SharedAnswers[str](Ticks()), Maker(1, 2)
     assert await answers.get("/", 0, make) == "at 1"
     await asyncio.sleep(0.06)
     assert await answers.get("/", 0, make) == "at 1"
@@ -58,19 +58,19 @@ async def test_who_opens_a_page_a_little_later_gets_the_same_answer_and_then_ano
 
 
 @pytest.mark.anyio
-async def test_open_pages_share_an_answer_from_strike_to_strike_however_long_they_take() -> None:
-    strikes, make = Strikes(), Maker(1, 2)
-    answers = SharedAnswers[str](strikes)
+async def test_open_pages_share_an_answer_from_tick_to_tick_however_long_they_take() -> None:
+    ticks, make = Ticks(), Maker(1, 2)
+    answers = SharedAnswers[str](ticks)
     assert await answers.get("/", 1, make) == "at 1"
     await asyncio.sleep(0.3)
     assert await answers.get("/", 1, make) == "at 1"
-    strikes.count += 1
+    ticks.count += 1
     assert await answers.get("/", 1, make) == "at 2"
 
 
 @pytest.mark.anyio
 async def test_nobody_gets_an_answer_from_before_what_they_have_seen() -> None:
-    answers, make = SharedAnswers[str](Strikes()), Maker(1, 1, 5)
+    answers, make = SharedAnswers[str](Ticks()), Maker(1, 1, 5)
     assert await answers.get("/", 0, make) == "at 1"
     assert await answers.get("/", 5, make) == "at 5"
     assert make.asked == 3
@@ -78,7 +78,7 @@ async def test_nobody_gets_an_answer_from_before_what_they_have_seen() -> None:
 
 @pytest.mark.anyio
 async def test_a_position_that_never_comes_is_not_waited_for_for_ever() -> None:
-    assert await SharedAnswers[str](Strikes()).get("/", 10**15, Maker(1)) == "at 1"
+    assert await SharedAnswers[str](Ticks()).get("/", 10**15, Maker(1)) == "at 1"
 
 
 @pytest.mark.anyio
@@ -86,7 +86,7 @@ async def test_a_failure_is_told_and_not_kept() -> None:
     async def fail() -> Dated[str]:
         raise LogUnavailable("away")
 
-    answers = SharedAnswers[str](Strikes())
+    answers = SharedAnswers[str](Ticks())
     with pytest.raises(LogUnavailable):
         await answers.get("/", 0, fail)
     assert await answers.get("/", 0, Maker(1)) == "at 1"
@@ -94,8 +94,8 @@ async def test_a_failure_is_told_and_not_kept() -> None:
 
 @pytest.mark.anyio
 async def test_answers_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shared, "ANSWERS_MAX", 3)
-    answers = SharedAnswers[str](Strikes())
+    monkeypatch.setattr(shared_answers, "ANSWERS_MAX", 3)
+    answers = SharedAnswers[str](Ticks())
     for number in range(10):
         await answers.get(f"/{number}", 0, Maker(1))
     assert len(answers._entries) == 3
@@ -103,8 +103,8 @@ async def test_answers_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.anyio
 async def test_answers_are_bounded_in_characters(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shared, "CHARACTERS_MAX", 20)
-    answers = SharedAnswers[str](Strikes())
+    monkeypatch.setattr(shared_answers, "CHARACTERS_MAX", 20)
+    answers = SharedAnswers[str](Ticks())
     makers = {key: Maker(1) for key in "abcdef"}
     for key, make in makers.items():  # each answer has four characters
         assert await answers.get(key, 0, make) == "at 1"

@@ -45,7 +45,7 @@ def failed(attempt: int, retry_in: float | None) -> JobFailed:
     )
 
 
-def told(*events: tuple[float, Event]) -> Timeline:
+def timeline_of(*events: tuple[float, Event]) -> Timeline:
     """Each with the seconds behind NOW at which it was recorded."""
     return timeline(
         [
@@ -56,7 +56,7 @@ def told(*events: tuple[float, Event]) -> Timeline:
 
 
 def test_every_stretch_begins_where_the_one_before_ended() -> None:
-    line = told(
+    line = timeline_of(
         (0, SUBMITTED),
         (2, started(1)),
         (5, failed(1, 7)),
@@ -82,7 +82,7 @@ def test_every_stretch_begins_where_the_one_before_ended() -> None:
 
 
 def test_bars_are_to_scale_and_fill_the_width() -> None:
-    line = told((0, SUBMITTED), (30, started(1)), (90, failed(1, None)))
+    line = timeline_of((0, SUBMITTED), (30, started(1)), (90, failed(1, None)))
     drawn = bars(line.stretches, at(500))
     assert [one.state for one in drawn] == ["queued", "running"]
     assert abs(drawn[1].width / drawn[0].width - 2) < 0.05
@@ -90,6 +90,6 @@ def test_bars_are_to_scale_and_fill_the_width() -> None:
 
 
 def test_a_stretch_of_no_time_can_still_be_seen() -> None:
-    line = told((0, SUBMITTED), (0, started(1)))
+    line = timeline_of((0, SUBMITTED), (0, started(1)))
     drawn = bars(line.stretches, at(3600))
     assert drawn[0].width >= 6

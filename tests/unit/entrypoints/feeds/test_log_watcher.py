@@ -1,4 +1,4 @@
-"""The watcher of the log's head: when it reads it, and which waiters it wakes."""
+"""The watcher of the log's head: whom it wakes, and when it reads."""
 
 import asyncio
 from collections.abc import Awaitable, Callable

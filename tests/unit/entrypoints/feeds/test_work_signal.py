@@ -76,14 +76,14 @@ class Workshop:
 
 
 def run(story: Callable[[Workshop], Awaitable[None]]) -> None:
-    async def told() -> None:
+    async def play() -> None:
         async with asyncio.timeout(20), AsyncExitStack() as stack:
             workshop = Workshop()
             workshop.watcher.start()
             stack.push_async_callback(workshop.watcher.close)
             await story(workshop)
 
-    asyncio.run(told())
+    asyncio.run(play())
 
 
 async def settled() -> None:

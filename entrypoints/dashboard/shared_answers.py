@@ -1,7 +1,7 @@
-"""Answers that all open dashboards share: worked out about once a second, once for all.
+"""Answers that all open dashboards share, computed at most about once a second.
 
-Whoever has seen an event by the stream asks for an answer that is not older than it, and waits for
-the next one rather than getting one from before.
+A page that has seen an event asks for an answer that is not older, and waits for the next one if
+the shared one is.
 """
 
 import asyncio
@@ -13,46 +13,46 @@ from typing import Final, Generic, TypeVar
 
 from msgspec import Struct
 
-# How long an answer is shared by whoever opens a page: less than a beat.
+# How long an answer is shared with those who open a page: less than a tick.
 SHARED_SECONDS: Final = 0.75
-# Between two answers, although the earlier one is older than what has been seen.
+# Between two answers, even if the earlier one is older than what a page has seen.
 APART_SECONDS: Final = 0.25
-ROUNDS_MAX: Final = 8  # of waiting for a position; one that never comes is of another log
+ROUNDS_MAX: Final = 8  # of waiting for a position; one that is never reached belongs to another log
 ANSWERS_MAX: Final = 500
-CHARACTERS_MAX: Final = 8 * 1024 * 1024  # of them together; a page of large events has millions
+CHARACTERS_MAX: Final = 8 * 1024 * 1024  # of all answers; a page of large events has millions
 
 T = TypeVar("T", bound=Sized)
 
 
 class Dated(Struct, Generic[T]):
-    """An answer that holds everything up to a position of the log."""
+    """An answer that contains all events up to a position of the log."""
 
     position: int
     answer: T
 
 
 class _Entry(Generic[T]):
-    def __init__(self, task: "asyncio.Task[Dated[T]]", strike: int) -> None:
+    def __init__(self, task: "asyncio.Task[Dated[T]]", tick: int) -> None:
         self.task = task
-        self._strike = strike
+        self._tick = tick
         self._begun = time.monotonic()
 
     @property
     def size(self) -> int:
-        """Of what it holds."""
-        is_there = self.task.done() and not self.task.cancelled() and not self.task.exception()
-        return len(self.task.result().answer) if is_there else 0
+        """Characters of the answer; 0 until there is one."""
+        is_ready = self.task.done() and not self.task.cancelled() and not self.task.exception()
+        return len(self.task.result().answer) if is_ready else 0
 
     @property
     def age(self) -> float:
-        """Seconds since it was begun."""
+        """Seconds since it was requested."""
         return time.monotonic() - self._begun
 
-    def serves(self, at_least: int, strike: int) -> bool:
-        """Whether to wait for it, or to be content with it for now.
+    def serves(self, at_least: int, tick: int) -> bool:
+        """Return True if a caller is to wait for this answer, or use it.
 
-        Open pages ask because the beat has struck: one answer is for all who do, however long they
-        take. They say what they have seen; who opens a page has seen nothing.
+        Open pages ask at a tick: one answer serves all who do, however late they ask. They send
+        the position that they have seen; a page that is just opened has seen none.
         """
         if not self.task.done():
             return True
@@ -61,21 +61,21 @@ class _Entry(Generic[T]):
         is_older = self.task.result().position < at_least
         if is_older:
             return self.age < APART_SECONDS
-        return self.age < SHARED_SECONDS or (at_least > 0 and strike == self._strike)
+        return self.age < SHARED_SECONDS or (at_least > 0 and tick == self._tick)
 
 
 class SharedAnswers(Generic[T]):
-    """Use it on one event loop. `strikes` counts those of the beat."""
+    """One per process, used on one event loop. `ticks` returns how many ticks there have been."""
 
-    def __init__(self, strikes: Callable[[], int]) -> None:
-        self._strikes = strikes
+    def __init__(self, ticks: Callable[[], int]) -> None:
+        self._ticks = ticks
         self._entries: OrderedDict[str, _Entry[T]] = OrderedDict()
 
     async def get(self, key: str, at_least: int, make: Callable[[], Awaitable[Dated[T]]]) -> T:
-        """The answer under a key, not from before position `at_least`. `make` works it out."""
+        """Return the answer of a key, not older than position `at_least`. `make` computes it."""
         for _ in range(ROUNDS_MAX):
             entry = self._entries.get(key)
-            if entry is None or not entry.serves(at_least, self._strikes()):
+            if entry is None or not entry.serves(at_least, self._ticks()):
                 entry = self._begin(key, make)
             try:
                 dated = await asyncio.shield(entry.task)
@@ -88,7 +88,7 @@ class SharedAnswers(Generic[T]):
         return dated.answer
 
     def _begin(self, key: str, make: Callable[[], Awaitable[Dated[T]]]) -> _Entry[T]:
-        entry = self._entries[key] = _Entry(asyncio.ensure_future(_awaited(make)), self._strikes())
+        entry = self._entries[key] = _Entry(asyncio.ensure_future(_awaited(make)), self._ticks())
         self._entries.move_to_end(key)
         entry.task.add_done_callback(partial(self._has_ended, key, entry))
         while len(self._entries) > ANSWERS_MAX:
@@ -96,8 +96,8 @@ class SharedAnswers(Generic[T]):
         return entry
 
     def _has_ended(self, key: str, entry: _Entry[T], task: "asyncio.Task[Dated[T]]") -> None:
-        """An error holds all that was at hand where it was raised, and is forgotten. Of answers
-        the latest are kept, as far as they fit.
+        """Drop an error, which would keep alive all frames that it left; of the answers, keep the
+        latest that fit.
         """
         if (task.cancelled() or task.exception() is not None) and self._entries.get(key) is entry:
             del self._entries[key]

@@ -1,0 +1,44 @@
+"""A stream of ticks for views that ask for their live part anew. The URL path stays `/pulse`.
+
+The events themselves are on `/v1/stream`.
+"""
+
+from collections.abc import AsyncIterator
+
+from litestar import get
+from litestar.di import NamedDependency
+from litestar.params import FromQuery
+from litestar.response import ServerSentEvent, ServerSentEventMessage
+
+from entrypoints.dashboard.context import DashboardContext
+from entrypoints.http.paging import position_of
+from entrypoints.http.stream import HEADERS, RETRY_MILLISECONDS, LastEventId, last_seen, reached
+from entrypoints.http.strict_json import StrictRequest
+from entrypoints.http.waiting import waits_for_news
+
+
+@get("/pulse")
+async def live_updates(
+    request: StrictRequest,
+    context: NamedDependency[DashboardContext],
+    after: FromQuery[int] = 0,
+    last_event_id: LastEventId = None,
+) -> ServerSentEvent:
+    """Send a message at each tick; its `data` and `id` are the position of the latest event.
+
+    Raises `InvalidInput` for a position that the log does not reach.
+    """
+    seen = last_seen(last_event_id)
+    position = await reached(
+        context.fairlog.log_watcher, position_of(after) if seen is None else seen
+    )
+    waits_for_news(request)
+    return ServerSentEvent(_messages(context, position), headers=HEADERS)
+
+
+async def _messages(
+    context: DashboardContext, position: int
+) -> AsyncIterator[ServerSentEventMessage]:
+    yield ServerSentEventMessage(data=None, id=position, retry=RETRY_MILLISECONDS)
+    async for end in context.ticker.listen(position):
+        yield ServerSentEventMessage(data=end, id=end)
