@@ -413,7 +413,10 @@ def _wait_and_end_group(process: subprocess.Popen[bytes]) -> None:
 
     It is reaped last: until then no other process or group can have its id.
     """
-    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    try:
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    except ChildProcessError:
+        return  # `kill_and_wait` reaped it, and had killed its group
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
