@@ -57,18 +57,6 @@ def attempt(number: int) -> int:
     return max(-1, min(number, POSITION_MAX))
 
 
-def attempts(number: int) -> int:
-    return _whole(number, 1, ATTEMPTS_MAX, "max_attempts")
-
-
-def priority(number: int) -> int:
-    return _whole(number, -PRIORITY_MAX, PRIORITY_MAX, "priority")
-
-
-def limit(number: int, what: str) -> int:
-    return _whole(number, 0, LIMIT_MAX, what)
-
-
 def timeout_seconds(seconds: float) -> float:
     if not (math.isfinite(seconds) and 0 < seconds <= TIMEOUT_SECONDS_MAX):
         raise InvalidInput(

@@ -28,7 +28,7 @@ async def cancel(
     request: Request[Any, Any, Any], data: Selection, context: NamedDependency[DashboardContext]
 ) -> Response[str]:
     async def cancel_all(jobs: Sequence[JobId]) -> Sequence[Job | Exception]:
-        return await context.fairlog.settle([CancelJob(job_id=job_id) for job_id in jobs])
+        return await context.fairlog.advance_all([CancelJob(job_id=job_id) for job_id in jobs])
 
     return await _act(request, data, context, "cancelled", cancel_all)
 

@@ -1,16 +1,13 @@
-"""The log itself, for those who ask what happened."""
-
-from datetime import datetime
-from typing import Annotated
+"""The events of the log, in pages."""
 
 from litestar import get
 from litestar.di import NamedDependency
-from litestar.params import FromQuery, QueryParameter
 
 from adapters.log.audit_log import EventFilter
 from domain.language import validation
 from domain.language.errors import InvalidInput
 from domain.language.events import EVENT_TYPES
+from entrypoints.http import parameters
 from entrypoints.http.paging import limit_of, position_of
 from entrypoints.service.fairlog import Fairlog
 from entrypoints.service.views import EventPage
@@ -19,15 +16,15 @@ from entrypoints.service.views import EventPage
 @get("/v1/audit", tags=["audit"])
 async def audit(
     fairlog: NamedDependency[Fairlog],
-    user_id: FromQuery[str | None] = None,
-    job_id: FromQuery[int | None] = None,
-    event_type: Annotated[list[str] | None, QueryParameter(name="type")] = None,
-    since: FromQuery[datetime | None] = None,
-    until: FromQuery[datetime | None] = None,
-    after: FromQuery[int] = 0,
-    limit: FromQuery[int] = 100,
+    user_id: parameters.UserId = None,
+    job_id: parameters.JobId = None,
+    event_type: parameters.EventTypes = None,
+    since: parameters.Since = None,
+    until: parameters.Until = None,
+    after: parameters.After = 0,
+    limit: parameters.Limit = 100,
 ) -> EventPage:
-    """Events in log order. `since` is inclusive, `until` exclusive, `type` may come repeatedly."""
+    """Return events in log order. `since` is inclusive, `until` exclusive."""
     wanted = EventFilter(
         user_id=None if user_id is None else validation.user_id(user_id),
         job_id=None if job_id is None else validation.job_id(job_id),
@@ -39,7 +36,7 @@ async def audit(
 
 
 def known_types(names: list[str]) -> list[str]:
-    """Raises `InvalidInput` for a name that is no type of event."""
+    """Return the names. Raises `InvalidInput` for one that is no type of event."""
     for name in names:
         if name not in EVENT_TYPES:
             raise InvalidInput(

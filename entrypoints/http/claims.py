@@ -1,20 +1,22 @@
-"""What workers call: claim, keep, end and give back jobs."""
+"""The API for workers: claim jobs, extend their leases, report outcomes, give jobs back."""
 
 from collections.abc import Sequence
-from datetime import datetime
+from typing import Annotated
 
 from litestar import Controller, post
 from litestar.di import NamedDependency
-from litestar.params import FromPath, JSONBody
+from litestar.params import JSONBody
 from litestar.status_codes import HTTP_200_OK
-from msgspec import UNSET, Raw, Struct, UnsetType
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 from domain.jobs.job import Job, State
 from domain.language import validation
 from domain.language.commands import JobCommand
 from domain.language.errors import InvalidInput, without_traceback
 from domain.language.identifiers import JobId
+from domain.language.ranges import ATTEMPT, JOB_ID, Time
 from entrypoints.http.jobs import BATCH_BYTES_MAX, SUBMISSION_BYTES_MAX
+from entrypoints.http.parameters import JobIdInPath
 from entrypoints.http.problems import problem_of
 from entrypoints.http.requests import (
     ClaimRequest,
@@ -30,35 +32,64 @@ from entrypoints.http.waiting import waits_for_news
 from entrypoints.service.fairlog import Fairlog
 from entrypoints.service.views import ClaimedJob, JobView
 
+_JobId = Annotated[JobId, JOB_ID]
+
 
 class Claim(Struct, frozen=True):
-    jobs: Sequence[ClaimedJob]
-    lease_seconds: int  # send heartbeats well before it is over
+    """The jobs that a worker holds from now on."""
+
+    jobs: Annotated[Sequence[ClaimedJob], Meta(description="The jobs, in fair order.")]
+    lease_seconds: Annotated[
+        int, Meta(description="How long a lease lasts: send heartbeats more often.", ge=1)
+    ]
 
 
 class LeasesView(Struct, frozen=True, omit_defaults=True):
-    lease_expires_at: datetime  # UTC; of the jobs that are still held
-    lost: Sequence[JobId]  # no longer this worker's: stop working on them
-    # The same, where there are any; a job may be held in another attempt.
-    lost_attempts: Sequence["LostAttempt"] | UnsetType = UNSET
+    """The leases of a worker after a heartbeat."""
+
+    lease_expires_at: Annotated[
+        Time, Meta(description="When the leases end of all jobs that are still held.")
+    ]
+    lost: Annotated[
+        Sequence[_JobId],
+        Meta(description="Jobs that the worker does not hold any more: stop working on them."),
+    ]
+    lost_attempts: Annotated[
+        Sequence["LostAttempt"] | UnsetType,
+        Meta(description="The same with the attempts, if there are any: a job may be held anew."),
+    ] = UNSET
 
 
 class LostAttempt(Struct, frozen=True):
-    id: JobId
-    attempt: int
+    """An attempt that a worker does not hold any more."""
+
+    id: Annotated[_JobId, Meta(description="The job.")]
+    attempt: Annotated[int, ATTEMPT, Meta(description="The attempt.")]
 
 
-class SettledJob(Struct, frozen=True, omit_defaults=True):
-    """What became of one outcome of a batch."""
+class OutcomeAnswer(Struct, frozen=True, omit_defaults=True):
+    """The answer to one entry of a batch."""
 
-    id: int | None  # as it was sent; null where it could not be read
-    status: int  # 200, or as the answer to it alone would have had
-    state: State | UnsetType = UNSET
-    detail: str | UnsetType = UNSET  # why not
+    id: Annotated[
+        int | None, JOB_ID, Meta(description="The job's id as sent. null: it could not be read.")
+    ]
+    status: Annotated[
+        int, Meta(description="The HTTP status of this entry sent alone.", ge=200, le=599)
+    ]
+    state: Annotated[
+        State | UnsetType, Meta(description="The job's state, where the status is 200.")
+    ] = UNSET
+    detail: Annotated[
+        str | UnsetType, Meta(description="Why the entry was refused, where it was.")
+    ] = UNSET
 
 
-class SettledJobs(Struct, frozen=True):
-    jobs: Sequence[SettledJob]
+class OutcomeAnswers(Struct, frozen=True):
+    """The answers to a batch."""
+
+    jobs: Annotated[
+        Sequence[OutcomeAnswer], Meta(description="One answer for each entry, in the same order.")
+    ]
 
 
 class ClaimController(Controller):
@@ -72,9 +103,9 @@ class ClaimController(Controller):
         data: JSONBody[ClaimRequest],
         fairlog: NamedDependency[Fairlog],
     ) -> Claim:
-        """Take jobs in fair order, with a lease.
+        """Claim jobs in fair order, each with a lease.
 
-        Sent again with its claim_id within ten minutes: the same jobs or fewer, never others.
+        Sent again with its claim_id within ten minutes, it gives the same jobs or fewer.
         """
         command = data.to_command()
         if data.wait_seconds > 0:
@@ -90,9 +121,10 @@ class ClaimController(Controller):
         data: JSONBody[Heartbeat],
         fairlog: NamedDependency[Fairlog],
     ) -> LeasesView:
-        """Keep the leases of all jobs in hand; with `wait_seconds`, wait for one to be cancelled.
+        """Extend the leases of all jobs that the worker holds.
 
-        What is lost keeps its place under a cap while it is named, and until it is returned.
+        With `wait_seconds`, wait until one of them is cancelled. A lost job keeps its place under
+        a cap until the worker returns it or stops naming it.
         """
         command = data.to_command()
         if data.wait_seconds > 0:
@@ -106,23 +138,23 @@ class ClaimController(Controller):
         )
 
     @post("/complete", status_code=HTTP_200_OK, request_max_body_size=BATCH_BYTES_MAX)
-    async def settle(
+    async def report(
         self, data: JSONBody[OutcomeBatch], fairlog: NamedDependency[Fairlog]
-    ) -> SettledJobs:
-        """Report outcomes, results and errors mixed; one answer for each, in order."""
+    ) -> OutcomeAnswers:
+        """Report results and errors of many jobs. Each entry has its own answer, in order."""
         data.check()
         entries = await off_the_loop(size_of(*data.jobs), lambda: [_read(one) for one in data.jobs])
-        return await _settle(fairlog, entries)
+        return await _report(fairlog, entries)
 
     @post("/return", status_code=HTTP_200_OK)
     async def give_back(
         self, data: JSONBody[ReturnedJobs], fairlog: NamedDependency[Fairlog]
-    ) -> SettledJobs:
-        """Give jobs back unharmed: they are queued at once, and the attempt is no failure.
+    ) -> OutcomeAnswers:
+        """Give jobs back: they are queued at once, and their attempts do not count as failures.
 
-        Of a lost attempt it says that it has ended: the answer is 409, and its place is free.
+        For a lost attempt the answer is 409, and its place under a cap is free.
         """
-        return await _settle(fairlog, [(one.job_id, one) for one in data.to_returns()])
+        return await _report(fairlog, [(one.job_id, one) for one in data.to_returns()])
 
 
 class OutcomeController(Controller):
@@ -131,9 +163,9 @@ class OutcomeController(Controller):
 
     @post("/complete", status_code=HTTP_200_OK, request_max_body_size=SUBMISSION_BYTES_MAX)
     async def complete(
-        self, job_id: FromPath[int], data: JSONBody[Completion], fairlog: NamedDependency[Fairlog]
+        self, job_id: JobIdInPath, data: JSONBody[Completion], fairlog: NamedDependency[Fairlog]
     ) -> JobView:
-        """End an attempt well. The same outcome again changes nothing."""
+        """Report that an attempt succeeded. The same report sent again changes nothing."""
         wanted = validation.job_id(job_id)
         return await fairlog.advance(
             await off_the_loop(size_of(data.result), lambda: data.to_command(wanted))
@@ -141,9 +173,9 @@ class OutcomeController(Controller):
 
     @post("/fail", status_code=HTTP_200_OK, request_max_body_size=SUBMISSION_BYTES_MAX)
     async def fail(
-        self, job_id: FromPath[int], data: JSONBody[Failure], fairlog: NamedDependency[Fairlog]
+        self, job_id: JobIdInPath, data: JSONBody[Failure], fairlog: NamedDependency[Fairlog]
     ) -> JobView:
-        """End an attempt badly; another follows while there are attempts left."""
+        """Report that an attempt failed. Another follows while attempts are left."""
         wanted = validation.job_id(job_id)
         return await fairlog.advance(
             await off_the_loop(size_of(data.error), lambda: data.to_command(wanted))
@@ -164,15 +196,18 @@ def _read(entry: Raw) -> _Entry:
         return outcome.id, without_traceback(error)
 
 
-async def _settle(fairlog: Fairlog, entries: Sequence[_Entry]) -> SettledJobs:
-    outcomes = await fairlog.settle([command for _, command in entries])
-    return SettledJobs(
-        [_settled(job_id, outcome) for (job_id, _), outcome in zip(entries, outcomes, strict=True)]
+async def _report(fairlog: Fairlog, entries: Sequence[_Entry]) -> OutcomeAnswers:
+    outcomes = await fairlog.advance_all([command for _, command in entries])
+    return OutcomeAnswers(
+        [
+            _answer_of(job_id, outcome)
+            for (job_id, _), outcome in zip(entries, outcomes, strict=True)
+        ]
     )
 
 
-def _settled(job_id: int | None, outcome: Job | Exception) -> SettledJob:
+def _answer_of(job_id: int | None, outcome: Job | Exception) -> OutcomeAnswer:
     if isinstance(outcome, Job):
-        return SettledJob(job_id, HTTP_200_OK, state=outcome.state)
+        return OutcomeAnswer(job_id, HTTP_200_OK, state=outcome.state)
     problem = problem_of(outcome)
-    return SettledJob(job_id, problem["status"], detail=problem["detail"])
+    return OutcomeAnswer(job_id, problem["status"], detail=problem["detail"])

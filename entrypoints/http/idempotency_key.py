@@ -12,6 +12,7 @@ from litestar import Request
 from litestar.openapi.spec import OpenAPIType, Operation, Parameter, Schema
 
 from domain.language.errors import InvalidInput
+from domain.language.validation import NAME_BYTES_MAX
 
 _FIELD: Final = b"idempotency-key"
 _QUOTED: Final = re.compile(r'"((?:[^"\\]|\\["\\])*)"')  # a string of RFC 9651, section 3.3.3
@@ -25,8 +26,9 @@ class TakesIdempotencyKey(Operation):
         header = Parameter(
             name="Idempotency-Key",
             param_in="header",
-            schema=Schema(type=OpenAPIType.STRING),
-            description="1 to 255 bytes of UTF-8; sent again with it, a submission changes nothing",
+            schema=Schema(type=OpenAPIType.STRING, min_length=1, max_length=NAME_BYTES_MAX),
+            description="1 to 255 bytes of UTF-8, quoted or not. A submission sent again with the "
+            "same key gives the same job.",
         )
         self.parameters = [*(self.parameters or ()), header]
 

@@ -1,4 +1,4 @@
-"""Jobs: submit, look at, cancel and try again."""
+"""Jobs: submit them, look at them, cancel and retry them."""
 
 from collections.abc import Sequence
 from typing import Annotated, Any
@@ -6,18 +6,20 @@ from typing import Annotated, Any
 from litestar import Controller, Request, get, post
 from litestar.di import NamedDependency
 from litestar.openapi.datastructures import ResponseSpec
-from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
+from litestar.params import JSONBody, QueryParameter
 from litestar.status_codes import HTTP_200_OK, HTTP_202_ACCEPTED
-from msgspec import UNSET, Raw, Struct, UnsetType
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 from domain.decisions.decide import Submitted
 from domain.jobs.job import State
 from domain.language import validation
 from domain.language.commands import CancelJob, SubmitJob
 from domain.language.errors import InvalidInput, RateLimited, without_traceback
+from entrypoints.http import parameters
 from entrypoints.http.answers import JsonAnswer, encoded
 from entrypoints.http.idempotency_key import TakesIdempotencyKey, idempotency_key_of
 from entrypoints.http.paging import limit_of, page_cursor, position_of
+from entrypoints.http.parameters import JobIdInPath
 from entrypoints.http.problems import Problem, problem_of, refusal_answer
 from entrypoints.http.rate_limit_fields import rate_limit_fields
 from entrypoints.http.requests import BulkRetry, Submission, SubmissionBatch
@@ -35,15 +37,25 @@ BATCH_BYTES_MAX = 16 * 1024 * 1024
 
 
 class SubmissionOutcome(Struct, omit_defaults=True):
-    """What became of one submission of a batch."""
+    """The answer to one submission of a batch."""
 
-    status: int  # as the answer to it alone would have had
-    job: JobView | UnsetType = UNSET
-    problem: Problem | UnsetType = UNSET
+    status: Annotated[
+        int, Meta(description="The HTTP status of this submission sent alone.", ge=200, le=599)
+    ]
+    job: Annotated[JobView | UnsetType, Meta(description="The job, where it was accepted.")] = UNSET
+    problem: Annotated[
+        Problem | UnsetType,
+        Meta(description="Why it was refused, where it was: problem details of RFC 9457."),
+    ] = UNSET
 
 
 class SubmissionOutcomes(Struct):
-    jobs: Sequence[SubmissionOutcome]
+    """The answers to a batch."""
+
+    jobs: Annotated[
+        Sequence[SubmissionOutcome],
+        Meta(description="One answer for each submission, in the same order."),
+    ]
 
 
 class JobController(Controller):
@@ -69,7 +81,7 @@ class JobController(Controller):
         fairlog: NamedDependency[Fairlog],
         request: Request[Any, Any, Any],
     ) -> JsonAnswer:
-        """Accept a job. Sent again with the same key, it changes nothing."""
+        """Submit a job. The same submission sent again gives the same job."""
         key = idempotency_key_of(request)
         size = memoryview(data.payload).nbytes
         if size <= BYTES_ON_THE_LOOP_MAX:
@@ -94,7 +106,7 @@ class JobController(Controller):
     async def submit_batch(
         self, data: JSONBody[SubmissionBatch], fairlog: NamedDependency[Fairlog]
     ) -> SubmissionOutcomes:
-        """Accept up to 1,000 jobs, with one outcome for each, in order."""
+        """Submit up to 1,000 jobs. Each has an answer of its own, in order."""
         data.check()
         commands = await off_the_loop(
             size_of(*data.jobs),
@@ -107,17 +119,21 @@ class JobController(Controller):
     async def newest(
         self,
         fairlog: NamedDependency[Fairlog],
-        user_id: FromQuery[str | None] = None,
-        job_state: Annotated[State | None, QueryParameter(name="state")] = None,
-        cursor: FromQuery[str | None] = None,
-        limit: FromQuery[int] = 100,
-        include: FromQuery[str | None] = None,
+        user_id: parameters.UserId = None,
+        job_state: Annotated[
+            State | None, QueryParameter(name="state", description="Only jobs in this state.")
+        ] = None,
+        cursor: parameters.Cursor = None,
+        limit: parameters.Limit = 100,
+        include: Annotated[
+            str | None,
+            QueryParameter(
+                description="What each job shows in full: payload, result, error, separated by "
+                "commas. Left out: none of them, and errors shortened."
+            ),
+        ] = None,
     ) -> JobPage:
-        """Jobs, newest first.
-
-        `include` names what else is told of each, separated by commas: `payload`, `result`, and
-        `error`, which is told in short otherwise. A page with much of it ends early.
-        """
+        """List jobs, newest first. A page ends early if its entries are large."""
         return await fairlog.newest_jobs(
             None if user_id is None else validation.user_id(user_id),
             job_state,
@@ -129,11 +145,11 @@ class JobController(Controller):
     @get("/{job_id:int}")
     async def find(
         self,
-        job_id: FromPath[int],
+        job_id: JobIdInPath,
         fairlog: NamedDependency[Fairlog],
-        as_of: FromQuery[str | None] = None,
+        as_of: parameters.AsOf = None,
     ) -> JobView:
-        """One job as it stands; with `as_of`, a position or a time, as it stood then."""
+        """Return a job as it is now or, with `as_of`, as it was then."""
         wanted = validation.job_id(job_id)
         if as_of is None:
             return await fairlog.job(wanted)
@@ -143,42 +159,41 @@ class JobController(Controller):
     @get("/{job_id:int}/events")
     async def history(
         self,
-        job_id: FromPath[int],
+        job_id: JobIdInPath,
         fairlog: NamedDependency[Fairlog],
-        after: FromQuery[int] = 0,
-        limit: FromQuery[int] = 100,
+        after: parameters.After = 0,
+        limit: parameters.Limit = 100,
     ) -> EventPage:
-        """Everything that happened to a job, in log order."""
+        """Return all events of a job, in log order."""
         return await fairlog.history(validation.job_id(job_id), position_of(after), limit_of(limit))
 
     @get("/{job_id:int}/explain")
     async def explain(
-        self, job_id: FromPath[int], fairlog: NamedDependency[Fairlog]
+        self, job_id: JobIdInPath, fairlog: NamedDependency[Fairlog]
     ) -> ExplanationView:
-        """Why a job has not run yet, or what became of it, in words and numbers."""
+        """Explain why a job has not run yet, or how it ended, in sentences and numbers."""
         return await explain_job(fairlog, validation.job_id(job_id))
 
     @post("/retry", status_code=HTTP_200_OK)
     async def retry_many(
         self, data: JSONBody[BulkRetry], fairlog: NamedDependency[Fairlog]
     ) -> RetriedJobs:
-        """Start again the failed or cancelled jobs that match, the newest first.
+        """Retry the failed or cancelled jobs that match, newest first.
 
-        Ask on with `next` as the cursor until it is null; a page may be empty before the end. Each
-        job counts as a submission of its user: with `retry_after_seconds` ask on after that time.
+        Call it again with `next` as the cursor until `next` is null; a page may be empty before the
+        end. Each job counts as a submission of its user: if the answer has `retry_after_seconds`,
+        wait so long before the next call.
         """
         return await retry_jobs(fairlog, data.to_filter(), page_cursor(data.cursor))
 
     @post("/{job_id:int}/cancel", status_code=HTTP_200_OK)
-    async def cancel(self, job_id: FromPath[int], fairlog: NamedDependency[Fairlog]) -> JobView:
-        """Stop a job that has not ended; its worker learns at its next heartbeat."""
+    async def cancel(self, job_id: JobIdInPath, fairlog: NamedDependency[Fairlog]) -> JobView:
+        """Cancel a job that has not ended. Its worker learns of it with its next heartbeat."""
         return await fairlog.advance(CancelJob(job_id=validation.job_id(job_id)))
 
     @post("/{job_id:int}/retry", status_code=HTTP_200_OK)
-    async def retry(self, job_id: FromPath[int], fairlog: NamedDependency[Fairlog]) -> JobView:
-        """Start a failed or cancelled job again; the attempt number goes on. Counts as a
-        submission of its user.
-        """
+    async def retry(self, job_id: JobIdInPath, fairlog: NamedDependency[Fairlog]) -> JobView:
+        """Retry a failed or cancelled job. It counts as a submission of its user."""
         return await retry_job(fairlog, validation.job_id(job_id))
 
 

@@ -1,22 +1,24 @@
-"""The three calls of the system that Fairlog replaces, for clients that stay as they are.
+"""The legacy API: three calls of the system that Fairlog replaces, for clients of that system.
 
-Their shapes are its; what it kept as states here and there is told in its words.
+Requests and answers have that system's fields, and its names of states.
 """
 
 from collections.abc import Sequence
-from datetime import datetime
+from typing import Annotated
 
 import msgspec
 from litestar import Controller, Response, get, post
 from litestar.di import NamedDependency
-from litestar.params import FromPath, JSONBody
+from litestar.params import JSONBody
 from litestar.status_codes import HTTP_200_OK
-from msgspec import UNSET, Raw, Struct, UnsetType
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 from domain.jobs.job import State
 from domain.language.errors import RateLimited, UnknownJob
 from domain.language.identifiers import POSITION_MAX, JobId, UserId
+from domain.language.ranges import JOB_ID, NAME, Count, Name, Time
 from entrypoints.http.jobs import SUBMISSION_BYTES_MAX
+from entrypoints.http.parameters import JobIdInPath
 from entrypoints.http.problems import headers_of, problem_of
 from entrypoints.http.rate_limit_fields import rate_limit_fields
 from entrypoints.http.requests import Submission
@@ -30,60 +32,85 @@ _RUNNING_MAX = 1000
 _FAILED_MAX = 10
 _RECENT_MAX = 20
 _INCLUDED = Included(payload=True, result=True, error=False)
-_STATES = {State.SCHEDULED: "queued", State.CANCELLED: "failed"}  # the original had neither
+_STATES = {State.SCHEDULED: "queued", State.CANCELLED: "failed"}  # the legacy API has neither
 
 
-class OriginalSubmission(Struct, forbid_unknown_fields=True):
-    user_id: str
-    payload: str
+_State = Annotated[str, Meta(description="queued, running, done, failed or not_found.")]
+_Result = Annotated[
+    str | None, Meta(description="The result: a text as it is, or JSON. null: none.")
+]
+_ErrorMessage = Annotated[str | None, Meta(description="Why the job failed, or null.")]
 
 
-class OriginalAnswer(Struct):
-    job_id: int
-    state: str
-    result: str | None = None
-    error_message: str | None = None
-    idempotency_key: str | None = None
-    is_duplicate: bool = False
+class LegacySubmission(Struct, forbid_unknown_fields=True):
+    """A text to submit for the kind `echo`."""
+
+    user_id: Annotated[Name, Meta(description="Whose job it is, 1 to 255 bytes.")]
+    payload: Annotated[str, Meta(description="The text, at most 1 MiB as JSON.")]
 
 
-class OriginalJob(Struct):
-    id: JobId
-    user_id: UserId
-    payload: str
-    idempotency_key: str
-    state: str
-    result: str | None
-    error_message: str | None
-    last_served: datetime | None
-    created_at: datetime
-    updated_at: datetime
+class LegacyAnswer(Struct):
+    """A job's state, or why a submission was refused."""
+
+    job_id: Annotated[int, Meta(description="The job's id. 0: the submission was refused.", ge=0)]
+    state: _State
+    result: _Result = None
+    error_message: _ErrorMessage = None
+    idempotency_key: Annotated[str | None, Meta(description="The job's key, or null.")] = None
+    is_duplicate: Annotated[bool, Meta(description="Whether the job was known already.")] = False
 
 
-class OriginalStats(Struct):
-    total_jobs: int
-    queued_count: int
-    running_count: int
-    done_count: int
-    failed_count: int
+class LegacyJob(Struct):
+    """A job on the legacy dashboard. Times are UTC."""
+
+    id: Annotated[JobId, JOB_ID, Meta(description="The job's id.")]
+    user_id: Annotated[UserId, NAME, Meta(description="Whose job it is.")]
+    payload: Annotated[str, Meta(description="The payload: a text as it is, or JSON.")]
+    idempotency_key: Annotated[str, Meta(description="The job's key.")]
+    state: _State
+    result: _Result
+    error_message: _ErrorMessage
+    last_served: Annotated[
+        Time | None, Meta(description="When its latest attempt was claimed. null: never.")
+    ]
+    created_at: Annotated[Time, Meta(description="When it was submitted.")]
+    updated_at: Annotated[Time, Meta(description="When it changed last.")]
 
 
-class OriginalDashboard(Struct):
-    stats: OriginalStats
-    running_jobs: Sequence[OriginalJob]
-    failed_jobs: Sequence[OriginalJob]
-    recent_jobs: Sequence[OriginalJob]
+class LegacyStats(Struct):
+    """Numbers of jobs."""
+
+    total_jobs: Annotated[Count, Meta(description="All jobs.")]
+    queued_count: Annotated[Count, Meta(description="Jobs that wait, scheduled ones included.")]
+    running_count: Annotated[Count, Meta(description="Jobs that run.")]
+    done_count: Annotated[Count, Meta(description="Jobs that succeeded.")]
+    failed_count: Annotated[Count, Meta(description="Jobs that failed or were cancelled.")]
 
 
-class OriginalController(Controller):
+class LegacyDashboard(Struct):
+    """The counts and the newest jobs."""
+
+    stats: Annotated[LegacyStats, Meta(description="Numbers of jobs.")]
+    running_jobs: Annotated[
+        Sequence[LegacyJob], Meta(description="Running jobs, newest first, at most 1000.")
+    ]
+    failed_jobs: Annotated[
+        Sequence[LegacyJob], Meta(description="Failed jobs, newest first, at most 10.")
+    ]
+    recent_jobs: Annotated[
+        Sequence[LegacyJob], Meta(description="Jobs of any state, newest first, at most 20.")
+    ]
+
+
+class LegacyController(Controller):
     path = "/jobs"
-    tags = ("original",)
+    tags = ("legacy",)
 
     @post("/submit_job", status_code=HTTP_200_OK, request_max_body_size=SUBMISSION_BYTES_MAX)
     async def submit(
-        self, data: JSONBody[OriginalSubmission], fairlog: NamedDependency[Fairlog]
-    ) -> Response[OriginalAnswer]:
-        """Submit a text for the kind `echo`. Over a limit: 429, in the same shape."""
+        self, data: JSONBody[LegacySubmission], fairlog: NamedDependency[Fairlog]
+    ) -> Response[LegacyAnswer]:
+        """Submit a text for the kind `echo`. Over a limit, the status is 429."""
         submission = Submission(
             user_id=data.user_id, payload=Raw(msgspec.json.encode(data.payload))
         )
@@ -91,7 +118,7 @@ class OriginalController(Controller):
         try:
             submitted, view = await fairlog.submit(command)
         except RateLimited as error:
-            refused = OriginalAnswer(NO_JOB, State.FAILED, error_message=str(error))
+            refused = LegacyAnswer(NO_JOB, State.FAILED, error_message=str(error))
             return Response(
                 refused, status_code=problem_of(error)["status"], headers=headers_of(error)
             )
@@ -101,10 +128,8 @@ class OriginalController(Controller):
         )
 
     @get("/job_status/{job_id:int}")
-    async def status(
-        self, job_id: FromPath[int], fairlog: NamedDependency[Fairlog]
-    ) -> OriginalAnswer:
-        """One job; an unknown one is the state `not_found`."""
+    async def status(self, job_id: JobIdInPath, fairlog: NamedDependency[Fairlog]) -> LegacyAnswer:
+        """Return one job. An unknown one has the state `not_found`."""
         if job_id > POSITION_MAX:
             return _not_found(job_id)
         try:
@@ -113,17 +138,17 @@ class OriginalController(Controller):
             return _not_found(job_id)
 
     @get("/dashboard")
-    async def dashboard(self, fairlog: NamedDependency[Fairlog]) -> OriginalDashboard:
-        """Counts, and the newest jobs: running, failed (at most 10) and of any state (20).
+    async def dashboard(self, fairlog: NamedDependency[Fairlog]) -> LegacyDashboard:
+        """Return the counts and the newest jobs: running, failed (10) and of any state (20).
 
-        There are fewer of each where their payloads and results are large.
+        A list is shorter if payloads and results are large.
         """
         counts = await fairlog.read(fairlog.jobs.counts)
         running = await fairlog.newest_jobs(None, State.RUNNING, None, _RUNNING_MAX, _INCLUDED)
         failed = await fairlog.newest_jobs(None, State.FAILED, None, _FAILED_MAX, _INCLUDED)
         recent = await fairlog.newest_jobs(None, None, None, _RECENT_MAX, _INCLUDED)
-        return OriginalDashboard(
-            OriginalStats(
+        return LegacyDashboard(
+            LegacyStats(
                 total_jobs=sum(counts.values()),
                 queued_count=counts[State.QUEUED] + counts[State.SCHEDULED],
                 running_count=counts[State.RUNNING],
@@ -136,12 +161,12 @@ class OriginalController(Controller):
         )
 
 
-def _not_found(job_id: int) -> OriginalAnswer:
-    return OriginalAnswer(job_id, "not_found", error_message="Job not found")
+def _not_found(job_id: int) -> LegacyAnswer:
+    return LegacyAnswer(job_id, "not_found", error_message="Job not found")
 
 
-def _answer(view: JobView, *, is_duplicate: bool) -> OriginalAnswer:
-    return OriginalAnswer(
+def _answer(view: JobView, *, is_duplicate: bool) -> LegacyAnswer:
+    return LegacyAnswer(
         view.id,
         _state(view),
         _text(view.result),
@@ -151,8 +176,8 @@ def _answer(view: JobView, *, is_duplicate: bool) -> OriginalAnswer:
     )
 
 
-def _job(view: JobView) -> OriginalJob:
-    return OriginalJob(
+def _job(view: JobView) -> LegacyJob:
+    return LegacyJob(
         id=view.id,
         user_id=view.user_id,
         payload=_text(view.payload) or "",
@@ -171,7 +196,7 @@ def _state(view: JobView) -> str:
 
 
 def _text(body: Raw | UnsetType) -> str | None:
-    """A JSON string as its text, null as None, anything else as JSON."""
+    """Return a JSON string as its text, null as None, and any other value as JSON."""
     if body is UNSET:
         return None
     value = msgspec.json.decode(body)

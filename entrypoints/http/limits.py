@@ -1,12 +1,13 @@
-"""Limits: how they stand, and other ones from now on."""
+"""Limits of users, of kinds and of all users together: look at them and change them."""
 
 from litestar import Controller, get, put
 from litestar.di import NamedDependency
 from litestar.exceptions import NotFoundException
-from litestar.params import FromPath, JSONBody
+from litestar.params import JSONBody
 
 from domain.language import validation
 from domain.language.events import Scope
+from entrypoints.http.parameters import KindInPath, UserIdInPath
 from entrypoints.http.problems import AnyRequest
 from entrypoints.http.requests import KindChange, LimitChange
 from entrypoints.http.strict_json import exact
@@ -23,7 +24,7 @@ class LimitController(Controller):
 
     @get("/limits")
     async def of_all(self, request: AnyRequest, fairlog: NamedDependency[Fairlog]) -> WindowView:
-        """The window of all users together."""
+        """Return the window of all users together."""
         _refuse_an_empty_id(request)
         return await fairlog.global_limits()
 
@@ -31,27 +32,27 @@ class LimitController(Controller):
     async def change_for_all(
         self, request: AnyRequest, data: JSONBody[LimitChange], fairlog: NamedDependency[Fairlog]
     ) -> WindowView:
-        """Another limit for all users together; null: the default again."""
+        """Change the limit of all users together. null restores the default."""
         _refuse_an_empty_id(request)
         await fairlog.change_limit(data.to_command(Scope.GLOBAL))
         return await fairlog.global_limits()
 
     @get("/limits/{user_id:path}")
     async def of_user(
-        self, user_id: FromPath[str], request: AnyRequest, fairlog: NamedDependency[Fairlog]
+        self, user_id: UserIdInPath, request: AnyRequest, fairlog: NamedDependency[Fairlog]
     ) -> UserLimitsView:
-        """The user's window, and the one of all users together."""
+        """Return the user's window and the window of all users together."""
         return await fairlog.user_limits(validation.user_id(exact(user_id, request, _LIMITS)))
 
     @put("/limits/{user_id:path}")
     async def change_for_user(
         self,
-        user_id: FromPath[str],
+        user_id: UserIdInPath,
         request: AnyRequest,
         data: JSONBody[LimitChange],
         fairlog: NamedDependency[Fairlog],
     ) -> UserLimitsView:
-        """Other limits for a user: submissions a window, and jobs running at once."""
+        """Change a user's limits: submissions per window, and jobs that run at once."""
         user = validation.user_id(exact(user_id, request, _LIMITS))
         await fairlog.change_limit(data.to_command(Scope.USER, user_id=user))
         return await fairlog.user_limits(user)
@@ -59,19 +60,19 @@ class LimitController(Controller):
     @put("/kinds/{kind:path}")
     async def change_for_kind(
         self,
-        kind: FromPath[str],
+        kind: KindInPath,
         request: AnyRequest,
         data: JSONBody[KindChange],
         fairlog: NamedDependency[Fairlog],
     ) -> KindView:
-        """At most so many jobs of the kind running at once; null: no cap."""
+        """Change how many jobs of the kind may run at once. null removes the limit."""
         named = validation.kind(exact(kind, request, _KINDS))
         await fairlog.change_limit(data.to_command(named))
         return await fairlog.kind(named)
 
 
 def _refuse_an_empty_id(request: AnyRequest) -> None:
-    """Litestar routes `/v1/limits/` to the global limit, which nobody means who forgot an id."""
+    """Refuse `/v1/limits/`: Litestar would route a forgotten user id to the global limit."""
     if request.scope["raw_path"].startswith(_LIMITS.encode()):
         validation.user_id(exact("", request, _LIMITS))
         raise NotFoundException

@@ -239,7 +239,7 @@ def _of_handlers(handlers: HandlerPool) -> Iterator[Metric]:
     )
 
 
-@get("/metrics", tags=["operations"])
+@get("/metrics", tags=["health"])
 async def metrics(
     figures: NamedDependency[ServerMetrics], fairlog: NamedDependency[Fairlog]
 ) -> Response[bytes]:

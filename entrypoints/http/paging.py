@@ -1,12 +1,16 @@
 """Cursors and page sizes."""
 
-from typing import Final
+from typing import Annotated, Final
+
+from msgspec import Meta
 
 from domain.language import validation
 from domain.language.errors import InvalidInput
 from domain.language.identifiers import POSITION_MAX
 
 PAGE_MAX: Final = 1000
+
+PageLimit = Annotated[int, Meta(ge=1, le=PAGE_MAX)]
 
 
 def limit_of(limit: int) -> int:

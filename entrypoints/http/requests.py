@@ -1,10 +1,13 @@
-"""What clients send, and the commands that it becomes. Unknown fields are refused."""
+"""Bodies of requests, and the commands that they become. Unknown fields are refused.
+
+A method `to_command` raises `InvalidInput` for a value that its type cannot check.
+"""
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Final, Literal
+from typing import Annotated, ClassVar, Final, Literal
 
-from msgspec import UNSET, Raw, Struct, UnsetType, field
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType, field
 
 from domain.jobs.job import State
 from domain.language import validation
@@ -21,30 +24,106 @@ from domain.language.commands import (
 from domain.language.errors import InvalidInput
 from domain.language.events import Scope
 from domain.language.identifiers import JobId, Kind, UserId
-from entrypoints.http.paging import limit_of
+from domain.language.ranges import (
+    ATTEMPT,
+    JOB_ID,
+    Limit,
+    MaxAttempts,
+    Name,
+    Priority,
+    Time,
+    TimeoutSeconds,
+)
+from entrypoints.http.paging import PageLimit
 from entrypoints.http.strict_json import RequestBatch
 from entrypoints.use_cases.bulk_retry import RetryFilter
 
 DEFAULT_KIND = "echo"
 BATCH_MAX = 1000  # submissions, outcomes, or jobs of a claim
-WAIT_SECONDS_MAX = 30.0
-TEXT_MAX = 1000  # characters of a text that is looked for
+WAIT_SECONDS_MAX = 30
+TEXT_MAX = 1000  # characters of a text that is searched for
 _NULL: Final = Raw(b"null")
+
+_WaitSeconds = Annotated[float, Meta(ge=0, le=WAIT_SECONDS_MAX)]
+_Worker = Annotated[Name, Meta(description="The worker, 1 to 255 bytes. It names itself.")]
+_Attempt = Annotated[int, ATTEMPT, Meta(description="The attempt, from the claim.")]
+_JobId = Annotated[int, JOB_ID, Meta(description="The job, from the claim.")]
+_Result = Annotated[
+    Raw,
+    Meta(
+        description="The result: any JSON value, at most 1 MiB as compact JSON and 32 levels deep.",
+        extra_json_schema={"default": None},
+    ),
+]
+_ERROR: Final = Meta(
+    description="What went wrong: a text, or an object with type, message and traceback; any other "
+    "JSON value is kept as it is. At most 1 MiB as compact JSON."
+)
+_MayRetry = Annotated[
+    bool,
+    Meta(description="Whether another attempt may follow; false fails the job for good."),
+]
 
 
 class Submission(Struct, forbid_unknown_fields=True, kw_only=True):
-    user_id: str
-    payload: Raw  # any JSON value
-    kind: str = DEFAULT_KIND
-    idempotency_key: str | None = None
-    run_at: datetime | None = None
-    expires_at: datetime | None = None
-    timeout_seconds: float | None = None
-    max_attempts: int | None = None
-    priority: int = 0
+    """A job to run."""
+
+    user_id: Annotated[
+        Name,
+        Meta(description="Whose job it is, 1 to 255 bytes: limits and turns are counted by user."),
+    ]
+    payload: Annotated[
+        Raw,
+        Meta(
+            description="The handler's input: any JSON value, at most 1 MiB as compact JSON and "
+            "32 levels deep."
+        ),
+    ]
+    kind: Annotated[
+        Name, Meta(description="The name of the handler that runs the job, 1 to 255 bytes.")
+    ] = DEFAULT_KIND
+    idempotency_key: Annotated[
+        Name | None,
+        Meta(
+            description="1 to 255 bytes, unique for the user: the same key means the same job. The "
+            "header Idempotency-Key is the same. null: a digest of kind and payload."
+        ),
+    ] = None
+    run_at: Annotated[
+        Time | None,
+        Meta(description="The job does not start before this time. null or past: at once."),
+    ] = None
+    expires_at: Annotated[
+        Time | None,
+        Meta(
+            description="The job is cancelled if it has not started by then. Later than run_at. "
+            "null: never."
+        ),
+    ] = None
+    timeout_seconds: Annotated[
+        TimeoutSeconds | None,
+        Meta(
+            description="The longest run of one attempt in seconds, above 0 and at most 604800. "
+            "null: the server's FAIRLOG_TIMEOUT_SECONDS."
+        ),
+    ] = None
+    max_attempts: Annotated[
+        MaxAttempts | None,
+        Meta(
+            description="How many attempts may fail before the job fails, 1 to 1000. null: the "
+            "server's FAIRLOG_MAX_ATTEMPTS."
+        ),
+    ] = None
+    priority: Annotated[
+        Priority,
+        Meta(
+            description="The order among the user's own jobs, -1000 to 1000: a higher one starts "
+            "sooner. It does not affect other users."
+        ),
+    ] = 0
 
     def to_command(self, header_key: str | None = None) -> SubmitJob:
-        """Raises `InvalidInput`. `header_key` is the Idempotency-Key header, already unquoted."""
+        """`header_key` is the value of the Idempotency-Key header, already unquoted."""
         key = self.idempotency_key
         if header_key is not None and key is not None and header_key != key:
             raise InvalidInput(
@@ -67,31 +146,42 @@ class Submission(Struct, forbid_unknown_fields=True, kw_only=True):
             timeout_seconds=None
             if self.timeout_seconds is None
             else validation.timeout_seconds(self.timeout_seconds),
-            max_attempts=None
-            if self.max_attempts is None
-            else validation.attempts(self.max_attempts),
-            priority=validation.priority(self.priority),
+            max_attempts=self.max_attempts,
+            priority=self.priority,
         )
 
 
 class SubmissionBatch(RequestBatch, forbid_unknown_fields=True):
-    """Each entry is a `Submission`."""
+    """1 to 1,000 jobs to run."""
+
+    entry: ClassVar[type[Struct]] = Submission
 
     def check(self) -> None:
-        """What concerns all of them. Raises `InvalidInput`."""
+        """Check what concerns the batch as a whole. Raises `InvalidInput`."""
         if not 1 <= len(self.jobs) <= BATCH_MAX:
             raise InvalidInput(f"jobs has 1 to {BATCH_MAX} entries; this has {len(self.jobs)}.")
 
 
 class BulkRetry(Struct, forbid_unknown_fields=True, kw_only=True):
-    """Every condition that is given must hold."""
+    """Conditions for jobs to retry. A job must meet all that are given."""
 
-    user_id: str | None = None
-    kind: str | None = None
-    error_contains: str | None = None  # in a text of the latest error, its case as given
-    state: Literal["failed", "cancelled"] = "failed"
-    limit: int = 100
-    cursor: str | None = None
+    user_id: Annotated[Name | None, Meta(description="Jobs of this user. null: of any.")] = None
+    kind: Annotated[Name | None, Meta(description="Jobs of this kind. null: of any.")] = None
+    error_contains: Annotated[
+        Annotated[str, Meta(extra_json_schema={"minLength": 1, "maxLength": TEXT_MAX})] | None,
+        Meta(
+            description="A text of 1 to 1000 characters that occurs in a text of the job's latest "
+            "error, case-sensitive. null: any error."
+        ),
+    ] = None
+    state: Annotated[Literal["failed", "cancelled"], Meta(description="The state of the jobs.")] = (
+        "failed"
+    )
+    limit: Annotated[PageLimit, Meta(description="How many jobs one call retries at most.")] = 100
+    cursor: Annotated[
+        str | None,
+        Meta(description="The `next` of the call before. null: begin with the newest job."),
+    ] = None
 
     def to_filter(self) -> RetryFilter:
         if self.error_contains is not None and not 1 <= len(self.error_contains) <= TEXT_MAX:
@@ -101,28 +191,42 @@ class BulkRetry(Struct, forbid_unknown_fields=True, kw_only=True):
             kind=None if self.kind is None else validation.kind(self.kind),
             error_contains=self.error_contains,
             state=State(self.state),
-            jobs_max=limit_of(self.limit),
+            jobs_max=self.limit,
         )
 
 
 class ClaimRequest(Struct, forbid_unknown_fields=True, kw_only=True):
-    worker: str
-    max: int = 1
-    kinds: list[str] | None = None
-    wait_seconds: float = 0.0
-    claim_id: str | None = None
-    # How many of the jobs begin at once; of the others a heartbeat says `started`. Left out: all.
-    begins: int | None = None
+    """A worker's request for jobs."""
+
+    worker: _Worker
+    max: Annotated[
+        Annotated[int, Meta(ge=1, le=BATCH_MAX)],
+        Meta(description="How many jobs to claim at most. Fewer may come although more wait."),
+    ] = 1
+    kinds: Annotated[
+        list[Name] | None, Meta(description="Jobs of these 1 to 1000 kinds. null: of any kind.")
+    ] = None
+    wait_seconds: Annotated[
+        _WaitSeconds, Meta(description="How many seconds to wait for the first job.")
+    ] = 0.0
+    claim_id: Annotated[
+        Name | None,
+        Meta(
+            description="1 to 255 bytes that name this claim: sent again within ten minutes, it "
+            "gives the same jobs or fewer, never others. null: a claim that cannot be repeated."
+        ),
+    ] = None
+    begins: Annotated[
+        Annotated[int, Meta(ge=0, le=BATCH_MAX)] | None,
+        Meta(
+            description="How many of the jobs start to run at once; a heartbeat reports `started` "
+            "for each of the others. null: all."
+        ),
+    ] = None
 
     def to_command(self) -> ClaimJobs:
-        if not 1 <= self.max <= BATCH_MAX:
-            raise InvalidInput(f"max is a whole number from 1 to {BATCH_MAX}.")
-        if not 0 <= self.wait_seconds <= WAIT_SECONDS_MAX:
-            raise InvalidInput(f"wait_seconds is a number from 0 to {WAIT_SECONDS_MAX:.0f}.")
         if self.kinds is not None and not 1 <= len(self.kinds) <= BATCH_MAX:
             raise InvalidInput(f"kinds has 1 to {BATCH_MAX} entries; leave it out for any kind.")
-        if self.begins is not None and not 0 <= self.begins <= BATCH_MAX:
-            raise InvalidInput(f"begins is a whole number from 0 to {BATCH_MAX}.")
         return ClaimJobs(
             worker=validation.worker_id(self.worker),
             max_jobs=self.max,
@@ -133,9 +237,14 @@ class ClaimRequest(Struct, forbid_unknown_fields=True, kw_only=True):
 
 
 class HeldJob(Struct, forbid_unknown_fields=True):
-    id: int
-    attempt: int
-    started: bool | None = None  # its handler has begun; left out: as far as the log knows
+    """A job that a worker holds."""
+
+    id: _JobId
+    attempt: _Attempt
+    started: Annotated[
+        bool | None,
+        Meta(description="Whether its handler has started. null: as far as the log knows."),
+    ] = None
 
     @property
     def key(self) -> tuple[JobId, int]:
@@ -144,17 +253,27 @@ class HeldJob(Struct, forbid_unknown_fields=True):
 
 
 class HeldJobs(Struct, forbid_unknown_fields=True):
-    worker: str
-    jobs: list[HeldJob]
+    worker: _Worker
+    jobs: Annotated[list[HeldJob], Meta(description="All jobs that it holds, at most 1000.")]
 
 
 class ReturnedJob(HeldJob, forbid_unknown_fields=True):
-    suspect: bool = False  # it may have ended the process that ran it; its next attempt is alone
+    """A job that a worker gives back."""
+
+    suspect: Annotated[
+        bool,
+        Meta(
+            description="Whether the job may have ended the process that ran it. Its next attempt "
+            "then runs alone."
+        ),
+    ] = False
 
 
 class ReturnedJobs(Struct, forbid_unknown_fields=True):
-    worker: str
-    jobs: list[ReturnedJob]
+    """Jobs that a worker gives back, at most 1,000."""
+
+    worker: _Worker
+    jobs: Annotated[list[ReturnedJob], Meta(description="The jobs to give back, at most 1000.")]
 
     def to_returns(self) -> list[ReturnJob]:
         _bounded(self.jobs)
@@ -173,12 +292,15 @@ class ReturnedJobs(Struct, forbid_unknown_fields=True):
 
 
 class Heartbeat(HeldJobs, forbid_unknown_fields=True):
-    wait_seconds: float = 0.0
+    """A worker's report that it still runs its jobs, at most 1,000."""
+
+    wait_seconds: Annotated[
+        _WaitSeconds,
+        Meta(description="How many seconds to wait for one of the jobs to be cancelled."),
+    ] = 0.0
 
     def to_command(self) -> ExtendLeases:
         _bounded(self.jobs)
-        if not 0 <= self.wait_seconds <= WAIT_SECONDS_MAX:
-            raise InvalidInput(f"wait_seconds is a number from 0 to {WAIT_SECONDS_MAX:.0f}.")
         return ExtendLeases(
             worker=validation.worker_id(self.worker),
             jobs=[job.key for job in self.jobs],
@@ -187,8 +309,10 @@ class Heartbeat(HeldJobs, forbid_unknown_fields=True):
 
 
 class Completion(Struct, forbid_unknown_fields=True):
-    attempt: int
-    result: Raw = field(default_factory=lambda: _NULL)  # any JSON value
+    """The end of an attempt that succeeded."""
+
+    attempt: _Attempt
+    result: _Result = field(default_factory=lambda: _NULL)
 
     def to_command(self, job_id: JobId) -> CompleteJob:
         return CompleteJob(
@@ -199,9 +323,11 @@ class Completion(Struct, forbid_unknown_fields=True):
 
 
 class Failure(Struct, forbid_unknown_fields=True):
-    attempt: int
-    error: Raw  # a text, or {"type", "message", "traceback"}
-    retry: bool = True
+    """The end of an attempt that failed."""
+
+    attempt: _Attempt
+    error: Annotated[Raw, _ERROR]
+    retry: _MayRetry = True
 
     def to_command(self, job_id: JobId) -> FailJob:
         return FailJob(
@@ -213,13 +339,13 @@ class Failure(Struct, forbid_unknown_fields=True):
 
 
 class OutcomeOfJob(Struct, forbid_unknown_fields=True, kw_only=True):
-    """Either a result (null when left out) or an error."""
+    """The end of an attempt: with `error` it failed, without it succeeded with `result`."""
 
-    id: int
-    attempt: int
-    result: Raw = field(default_factory=lambda: _NULL)
-    error: Raw | UnsetType = UNSET
-    retry: bool = True
+    id: _JobId
+    attempt: _Attempt
+    result: _Result = field(default_factory=lambda: _NULL)
+    error: Annotated[Raw | UnsetType, _ERROR] = UNSET
+    retry: _MayRetry = True
 
     def to_command(self) -> CompleteJob | FailJob:
         job_id = validation.job_id(self.id)
@@ -229,21 +355,28 @@ class OutcomeOfJob(Struct, forbid_unknown_fields=True, kw_only=True):
 
 
 class OutcomeBatch(RequestBatch, forbid_unknown_fields=True):
-    """Each entry is an `OutcomeOfJob`."""
+    """Outcomes of at most 1,000 jobs."""
 
-    worker: str
+    entry: ClassVar[type[Struct]] = OutcomeOfJob
+    worker: _Worker
 
     def check(self) -> None:
-        """What concerns all of them. Raises `InvalidInput`."""
+        """Check what concerns the batch as a whole. Raises `InvalidInput`."""
         validation.worker_id(self.worker)
         _bounded(self.jobs)
 
 
 class LimitChange(Struct, forbid_unknown_fields=True):
-    """A field that is left out stays as it is; null gives the default again."""
+    """New limits. A field that is left out stays as it is."""
 
-    limit: int | UnsetType | None = UNSET
-    running: int | UnsetType | None = UNSET
+    limit: Annotated[
+        Limit | UnsetType | None,
+        Meta(description="Submissions per window. null: the server's default."),
+    ] = UNSET
+    running: Annotated[
+        Limit | UnsetType | None,
+        Meta(description="Jobs that run at once, of a user or a kind. null: no limit."),
+    ] = UNSET
 
     def to_command(
         self, scope: Scope, user_id: UserId | None = None, kind: Kind | None = None
@@ -252,16 +385,17 @@ class LimitChange(Struct, forbid_unknown_fields=True):
             raise InvalidInput("Give limit or running, as a whole number or null.")
         if scope is Scope.GLOBAL and isinstance(self.running, int):
             raise InvalidInput("running caps a user or a kind; there is no global one.")
-        for number, what in ((self.limit, "limit"), (self.running, "running")):
-            if isinstance(number, int):
-                validation.limit(number, what)
         return ChangeLimit(
             scope=scope, user_id=user_id, kind=kind, limit=self.limit, running=self.running
         )
 
 
 class KindChange(Struct, forbid_unknown_fields=True):
-    running: int | None
+    """A new limit for a kind."""
+
+    running: Annotated[
+        Limit | None, Meta(description="Jobs of the kind that run at once. null: no limit.")
+    ]
 
     def to_command(self, kind: Kind) -> ChangeLimit:
         return LimitChange(running=self.running).to_command(Scope.KIND, kind=kind)

@@ -8,7 +8,7 @@ import msgspec
 import structlog
 from litestar import get
 from litestar.di import NamedDependency
-from litestar.params import FromQuery, HeaderParameter, QueryParameter
+from litestar.params import HeaderParameter
 from litestar.response import Stream
 
 from adapters.log.audit_log import EventFilter, StoredEvent
@@ -17,6 +17,7 @@ from domain.language.errors import FairlogError, InvalidInput
 from domain.language.identifiers import POSITION_MAX
 from entrypoints.feeds.event_feed import Page
 from entrypoints.feeds.log_watcher import LogWatcher
+from entrypoints.http import parameters
 from entrypoints.http.audit import known_types
 from entrypoints.http.paging import position_of
 from entrypoints.http.strict_json import StrictRequest
@@ -32,7 +33,13 @@ HEADERS: Final = {
     "Cache-Control": "no-store",
     "X-Accel-Buffering": "no",  # nginx would hold events back
 }
-LastEventId = Annotated[str | None, HeaderParameter(name="Last-Event-ID")]
+LastEventId = Annotated[
+    str | None,
+    HeaderParameter(
+        name="Last-Event-ID",
+        description="The position of the last event that the client has seen; browsers send it.",
+    ),
+]
 _log = structlog.get_logger()
 
 
@@ -65,10 +72,10 @@ async def stream(
     request: StrictRequest,
     fairlog: NamedDependency[Fairlog],
     encoded: NamedDependency[EncodedEvents],
-    user_id: FromQuery[str | None] = None,
-    job_id: FromQuery[int | None] = None,
-    event_type: Annotated[list[str] | None, QueryParameter(name="type")] = None,
-    after: FromQuery[int | None] = None,
+    user_id: parameters.UserId = None,
+    job_id: parameters.JobId = None,
+    event_type: parameters.EventTypes = None,
+    after: parameters.AfterOrNow = None,
     last_event_id: LastEventId = None,
 ) -> Stream:
     """Send every event beyond `Last-Event-ID`, else beyond `after`, else from now on.

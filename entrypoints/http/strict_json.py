@@ -4,21 +4,24 @@ import asyncio
 import contextlib
 import json
 import math
+import re
 from collections.abc import Callable, Iterator
 from functools import lru_cache
-from typing import Any, Final, TypeVar
+from typing import Annotated, Any, ClassVar, Final, TypeVar
 from urllib.parse import unquote_to_bytes
 
 import msgspec
 from litestar import Request
 from litestar.exceptions.http_exceptions import InternalServerException, RequestEntityTooLarge
 from litestar.types import Empty
-from msgspec import Raw, Struct
+from msgspec import Meta, Raw, Struct
+from msgspec.inspect import FloatType, IntType, Metadata, Type, UnionType, type_info
 
 from domain.language.errors import InvalidInput, fresh_copy
 
 BYTES_ON_THE_LOOP_MAX: Final = 64 * 1024  # about a millisecond's work
 LENIENT_BYTES_MAX: Final = 1024 * 1024
+_OUT_OF_RANGE: Final = re.compile("Expected `(?:int|float)` [<>]= ")
 
 T = TypeVar("T")
 
@@ -72,7 +75,8 @@ def _read(body: bytes, expected: Any) -> Any:  # noqa: ANN401 (a type, and a val
 class RequestBatch(Struct, forbid_unknown_fields=True):
     """A body whose entries are read one by one: a bad one must not spoil its neighbours."""
 
-    jobs: list[Raw]
+    entry: ClassVar[type[Struct]]
+    jobs: Annotated[list[Raw], Meta(description="The entries, answered in the same order.")]
 
 
 @contextlib.contextmanager
@@ -109,7 +113,7 @@ def read_json(data: bytes, expected: Any) -> Any:  # noqa: ANN401 (a type, and a
     try:
         return _decoder(expected).decode(data)
     except msgspec.ValidationError as error:
-        raise InvalidInput(_sentence(str(error))) from None
+        raise InvalidInput(_sentence(str(error), expected)) from None
     except msgspec.DecodeError as error:
         raise InvalidInput(f"Not accepted: this is no JSON: {_reason(str(error))}.") from None
     except UnicodeDecodeError:
@@ -173,11 +177,35 @@ def _decoder(expected: Any) -> msgspec.json.Decoder[Any]:  # noqa: ANN401 (a typ
     return msgspec.json.Decoder(expected)
 
 
-def _sentence(message: str) -> str:
-    """Of msgspec's "Expected `str`, got `int` - at `$.user_id`"."""
+def _sentence(message: str, expected: Any) -> str:  # noqa: ANN401 (a type)
+    """Say in our words what msgspec says like "Expected `str`, got `int` - at `$.user_id`"."""
     reason, _, place = message.partition(" - at `$")
     name = place.rstrip("`").removeprefix(".")
+    if _OUT_OF_RANGE.match(reason) and (accepted := _ranges(expected).get(name)):
+        return f"{name} is {accepted}."
     return f"Not accepted: {'the body' if not name or name[0] == '[' else name}: {reason}."
+
+
+@lru_cache
+def _ranges(expected: Any) -> dict[str, str]:  # noqa: ANN401 (a type)
+    """Return the ranges of a struct's fields that have a least and a greatest number."""
+    fields = getattr(type_info(expected), "fields", ())
+    ranges = {field.encode_name: _range(field.type) for field in fields}
+    return {name: found for name, found in ranges.items() if found is not None}
+
+
+def _range(accepted: Type) -> str | None:
+    match accepted:
+        case Metadata(type=inner):
+            return _range(inner)
+        case UnionType(types=types):
+            return next(filter(None, map(_range, types)), None)
+        case IntType(ge=int(least), le=int(greatest)):
+            return f"a whole number from {least} to {greatest}"
+        case FloatType(ge=least, le=greatest) if None not in {least, greatest}:
+            return f"a number from {least} to {greatest}"
+        case _:
+            return None
 
 
 def _reason(message: str) -> str:

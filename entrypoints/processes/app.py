@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from litestar import Litestar
 from litestar.di import Provide
 from litestar.openapi import OpenAPIConfig
-from litestar.openapi.plugins import JsonRenderPlugin
 
 from adapters.supervision import repeat
 from domain.language.errors import FairlogError
@@ -18,11 +17,12 @@ from entrypoints.http.claims import ClaimController, OutcomeController
 from entrypoints.http.edge import EdgeApp
 from entrypoints.http.health import livez, readyz, stats
 from entrypoints.http.jobs import JobController
-from entrypoints.http.legacy import OriginalController
+from entrypoints.http.legacy import LegacyController
 from entrypoints.http.limits import LimitController
 from entrypoints.http.metrics import ServerMetrics, metrics
 from entrypoints.http.problems import answer_error
 from entrypoints.http.query import check_query
+from entrypoints.http.schema import SchemaPage, StructSchemas
 from entrypoints.http.stream import EncodedEvents, stream
 from entrypoints.http.strict_json import StrictRequest
 from entrypoints.service.fairlog import Fairlog
@@ -77,14 +77,14 @@ def create_app(
     if executor is not None:
         fairlog.handler_note = executor.note
         fairlog.supervisor.add_probe(executor.trouble)
-    figures, encoded = ServerMetrics(fairlog, executor), EncodedEvents()
+    figures, encoded, structs = ServerMetrics(fairlog, executor), EncodedEvents(), StructSchemas()
     app = EdgeApp(
         route_handlers=[
             JobController,
             OutcomeController,
             ClaimController,
             LimitController,
-            OriginalController,
+            LegacyController,
             audit,
             livez,
             readyz,
@@ -105,8 +105,10 @@ def create_app(
         openapi_config=OpenAPIConfig(
             title="Fairlog",
             version="1",
-            render_plugins=[JsonRenderPlugin(path="/")],  # the pages would load scripts from a CDN
+            use_handler_docstrings=True,
+            render_plugins=[SchemaPage(structs)],  # Litestar's own pages load scripts from a CDN
         ),
+        plugins=[structs],
         request_max_body_size=BODY_BYTES_MAX,
         logging_config=None,
     )

@@ -212,7 +212,7 @@ class Fairlog(Queries):
         """
         claimed = await self.claiming.claim(command, wait_seconds, unwanted)
         if unwanted is not None and unwanted.is_set() and command.claim_id is None:
-            await self.settle(
+            await self.advance_all(
                 [ReturnJob(job_id=job.id, attempt=job.attempt) for job in claimed.jobs]
             )
             return []
@@ -220,7 +220,7 @@ class Fairlog(Queries):
             return await self._claimed(claimed.jobs)
         except (LogUnavailable, QueueFull):
             if command.claim_id is None:  # else the caller asks for them again
-                await self.settle(
+                await self.advance_all(
                     [ReturnJob(job_id=job.id, attempt=job.attempt) for job in claimed.jobs]
                 )
             raise
@@ -238,7 +238,9 @@ class Fairlog(Queries):
         if missing is not None:
             without = [job for job in jobs if job.id not in payloads]
             _log.error("payloads_missing", jobs=[job.id for job in without], reason=str(missing))
-            await self.settle([ReturnJob(job_id=job.id, attempt=job.attempt) for job in without])
+            await self.advance_all(
+                [ReturnJob(job_id=job.id, attempt=job.attempt) for job in without]
+            )
             if not payloads:
                 raise fresh_copy(missing)
         return [
@@ -316,7 +318,9 @@ class Fairlog(Queries):
         [view] = await self.read(lambda connection: self.views(connection, [job]))
         return view
 
-    async def settle(self, commands: Sequence[JobCommand | Exception]) -> list[Job | Exception]:
+    async def advance_all(
+        self, commands: Sequence[JobCommand | Exception]
+    ) -> list[Job | Exception]:
         """`advance` for many at once, with one outcome for each, in order.
 
         What was found wrong at the door already takes a place as the exception it is.

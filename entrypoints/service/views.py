@@ -1,48 +1,127 @@
-"""How jobs, limits and events look to those who ask: the shapes of every answer."""
+"""Jobs, limits and events as answers show them. Times are UTC, by the log's clock."""
 
 from collections.abc import Sequence
-from datetime import datetime
+from typing import Annotated
 
 import msgspec
-from msgspec import UNSET, Raw, Struct, UnsetType
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 from adapters.log.audit_log import StoredEvent
 from domain.jobs.job import Job, State
 from domain.language.identifiers import JobId, Kind, UserId, WorkerId
+from domain.language.ranges import (
+    ATTEMPT,
+    JOB_ID,
+    NAME,
+    POSITION,
+    Count,
+    Limit,
+    MaxAttempts,
+    Name,
+    Priority,
+    Time,
+    TimeoutSeconds,
+)
 from domain.limits.rate_limits import WindowState
 
 _NULL = Raw(b"null")
 
+_JobId = Annotated[JobId, JOB_ID, Meta(description="The job's id: the position of its submission.")]
+_UserId = Annotated[UserId, NAME, Meta(description="The user, 1 to 255 bytes.")]
+_Kind = Annotated[Kind, NAME, Meta(description="The kind of job, 1 to 255 bytes.")]
+_Attempt = Annotated[int, ATTEMPT, Meta(description="The attempt, which only ever grows.")]
+_Position = Annotated[int, POSITION]
+_JobsByState = Annotated[dict[State, Count], Meta(description="Jobs by state.")]
+_Total = Annotated[Count, Meta(description="All jobs.")]
+_WaitingJobs = Annotated[Count, Meta(description="Jobs that wait for their turn.")]
+_RunningJobs = Annotated[Count, Meta(description="Jobs that run.")]
+_RunningLimit = Annotated[
+    Limit | None, Meta(description="How many jobs may run at once. null: no limit.")
+]
+_WindowLimit = Annotated[Limit, Meta(description="Submissions that a window allows.")]
+_Used = Annotated[Count, Meta(description="Submissions admitted in the current window.")]
+_Remaining = Annotated[Count, Meta(description="Submissions that the window still allows.")]
+_WindowSeconds = Annotated[int, Meta(description="Length of a window in seconds.", ge=1)]
+_ResetsAt = Annotated[Time, Meta(description="When the window ends, exclusive.")]
+
 
 class JobView(Struct, kw_only=True):
-    """A job as it stands. Times are UTC."""
+    """A job as it stands."""
 
-    id: JobId
-    user_id: UserId
-    kind: Kind
-    payload: Raw | UnsetType  # any JSON value; a list leaves it out unless it is asked for
-    state: State
-    attempt: int  # the latest, the fencing token; 0: never claimed
-    starts: int  # attempts whose handler began, as far as the log knows
-    failures: int  # since it was submitted or retried
-    max_attempts: int  # so many may fail
-    priority: int
-    result: Raw | UnsetType = msgspec.field(default_factory=lambda: _NULL)  # likewise
-    # Of the latest failed attempt, as its worker reported it.
-    error: Raw | UnsetType = msgspec.field(default_factory=lambda: _NULL)
-    idempotency_key: str
-    is_duplicate: bool | UnsetType = UNSET  # in the answer to a submission
-    erased: bool | UnsetType = UNSET  # true: payload, result and error are gone, and null here
-    run_at: datetime | None  # not served earlier; of a failed attempt, when the next is due
-    expires_at: datetime | None
-    timeout_seconds: float | None
-    worker: WorkerId | None  # of the latest attempt
-    lease_expires_at: datetime | None  # while running
-    submitted_at: datetime
-    started_at: datetime | None  # when the latest attempt was claimed
-    begun_at: datetime | None  # when its handler began, as far as the log knows
-    finished_at: datetime | None
-    updated_at: datetime
+    id: _JobId
+    user_id: _UserId
+    kind: _Kind
+    payload: Annotated[
+        Raw | UnsetType,
+        Meta(description="The input of its handler. A list has it only with include=payload."),
+    ]
+    state: Annotated[State, Meta(description="What the job waits for, or how it ended.")]
+    attempt: Annotated[
+        Count, Meta(description="The latest attempt, the fencing token. 0: never claimed.")
+    ]
+    starts: Annotated[
+        Count, Meta(description="Attempts whose handler started, as far as the log knows.")
+    ]
+    failures: Annotated[
+        Count, Meta(description="Attempts that failed since it was submitted or retried.")
+    ]
+    max_attempts: Annotated[
+        MaxAttempts, Meta(description="How many attempts may fail before the job fails.")
+    ]
+    priority: Annotated[
+        Priority, Meta(description="The order among the user's own jobs: a higher one is sooner.")
+    ]
+    result: Annotated[
+        Raw | UnsetType,
+        Meta(description="What its handler returned, or null. A list has it with include=result."),
+    ] = msgspec.field(default_factory=lambda: _NULL)
+    error: Annotated[
+        Raw | UnsetType,
+        Meta(
+            description="The error of the latest failed attempt, as its worker reported it, or "
+            "null. A list shortens it unless include=error is given."
+        ),
+    ] = msgspec.field(default_factory=lambda: _NULL)
+    idempotency_key: Annotated[
+        Name, Meta(description="Its key, or the hexadecimal digest of kind and payload.")
+    ]
+    is_duplicate: Annotated[
+        bool | UnsetType,
+        Meta(description="Whether the key was known already. Only in answers to submissions."),
+    ] = UNSET
+    erased: Annotated[
+        bool | UnsetType,
+        Meta(description="true: payload, result and error were erased, and are null here."),
+    ] = UNSET
+    run_at: Annotated[
+        Time | None,
+        Meta(
+            description="It does not start before; after a failure, when the next attempt is due."
+        ),
+    ]
+    expires_at: Annotated[
+        Time | None, Meta(description="It is cancelled if it has not started by then. null: never.")
+    ]
+    timeout_seconds: Annotated[
+        TimeoutSeconds | None,
+        Meta(description="The longest run of one attempt, in seconds. null: no time-out."),
+    ]
+    worker: Annotated[
+        WorkerId | None, NAME, Meta(description="The worker of the latest attempt, or null.")
+    ]
+    lease_expires_at: Annotated[
+        Time | None, Meta(description="When the worker's lease ends, or null: it does not run.")
+    ]
+    submitted_at: Annotated[Time, Meta(description="When it was submitted.")]
+    started_at: Annotated[
+        Time | None, Meta(description="When the latest attempt was claimed. null: never.")
+    ]
+    begun_at: Annotated[
+        Time | None,
+        Meta(description="When the handler of that attempt started, as far as the log knows."),
+    ]
+    finished_at: Annotated[Time | None, Meta(description="When it ended. null: it has not.")]
+    updated_at: Annotated[Time, Meta(description="When it changed last.")]
 
 
 def job_view(
@@ -83,31 +162,51 @@ def job_view(
 
 
 class JobPage(Struct):
-    jobs: Sequence[JobView]
-    next: str | None  # the cursor of the next page; None on the last
+    """A page of jobs, newest first."""
+
+    jobs: Annotated[Sequence[JobView], Meta(description="The jobs, at most 1000.")]
+    next: Annotated[
+        str | None, Meta(description="The cursor of the next page. null: this is the last page.")
+    ]
 
 
 class ClaimedJob(Struct, frozen=True, omit_defaults=True):
-    id: JobId
-    user_id: UserId
-    kind: Kind
-    payload: Raw
-    attempt: int
-    lease_expires_at: datetime | None
-    timeout_seconds: float | None
-    started: bool = True  # False: its worker says with a heartbeat when its handler begins
-    alone: bool = False  # its worker runs nothing beside it
+    """A job that a worker holds from now on."""
+
+    id: _JobId
+    user_id: _UserId
+    kind: _Kind
+    payload: Annotated[Raw, Meta(description="The input of its handler: any JSON value.")]
+    attempt: _Attempt
+    lease_expires_at: Annotated[
+        Time | None, Meta(description="When the lease ends unless a heartbeat extends it.")
+    ]
+    timeout_seconds: Annotated[
+        TimeoutSeconds | None,
+        Meta(description="The longest run of the handler, in seconds. null: no time-out."),
+    ]
+    started: Annotated[
+        bool,
+        Meta(description="false: the worker reports with a heartbeat when the handler starts."),
+    ] = True
+    alone: Annotated[
+        bool, Meta(description="true: the worker must run no other job at the same time.")
+    ] = False
 
 
 class EventView(Struct, frozen=True):
-    position: int
-    type: str
-    version: int
-    user_id: UserId | None
-    job_id: JobId | None
-    recorded_at: datetime
-    data: Raw  # the event
-    hash: str  # hex; the chain up to here
+    """An event of the log."""
+
+    position: Annotated[_Position, Meta(description="Its place in the log, from 1, without gaps.")]
+    type: Annotated[str, Meta(description="The name of its type.")]
+    version: Annotated[int, Meta(description="The version of its type, from 1.", ge=1)]
+    user_id: Annotated[UserId | None, NAME, Meta(description="The user it is about, or null.")]
+    job_id: Annotated[JobId | None, JOB_ID, Meta(description="The job it is about, or null.")]
+    recorded_at: Annotated[Time, Meta(description="When it was recorded.")]
+    data: Annotated[Raw, Meta(description="The event's own fields, an object.")]
+    hash: Annotated[
+        str, Meta(description="SHA-256 of the chain up to this event, 64 hexadecimal digits.")
+    ]
 
 
 def event_view(event: StoredEvent) -> EventView:
@@ -124,17 +223,25 @@ def event_view(event: StoredEvent) -> EventView:
 
 
 class EventPage(Struct, frozen=True):
-    events: Sequence[EventView]
-    next: int | None  # the position to ask behind; None when this was the end
+    """A page of events in log order."""
+
+    events: Annotated[Sequence[EventView], Meta(description="The events, at most 1000.")]
+    next: Annotated[
+        int | None,
+        POSITION,
+        Meta(description="The position to continue after. null: no more events match now."),
+    ]
 
 
 class WindowView(Struct, frozen=True, kw_only=True):
-    limit: int  # submissions a window
-    used: int
-    remaining: int
-    window_seconds: int
-    resets_at: datetime
-    running: int | None = None  # the cap on jobs running at once; None: no cap
+    """A rate-limit window."""
+
+    limit: _WindowLimit
+    used: _Used
+    remaining: _Remaining
+    window_seconds: _WindowSeconds
+    resets_at: _ResetsAt
+    running: _RunningLimit = None
 
 
 def window_view(window: WindowState, running: int | None) -> WindowView:
@@ -149,81 +256,103 @@ def window_view(window: WindowState, running: int | None) -> WindowView:
 
 
 class UserLimitsView(Struct, frozen=True, kw_only=True):
-    """The user's own window at the top level, and the one of all users together."""
+    """The user's own window at the top level, and the window of all users together."""
 
-    user_id: UserId
-    limit: int
-    used: int
-    remaining: int
-    window_seconds: int
-    resets_at: datetime
-    running: int | None
-    global_: WindowView = msgspec.field(name="global")
+    user_id: _UserId
+    limit: _WindowLimit
+    used: _Used
+    remaining: _Remaining
+    window_seconds: _WindowSeconds
+    resets_at: _ResetsAt
+    running: _RunningLimit
+    global_: Annotated[WindowView, Meta(description="The window of all users together.")] = (
+        msgspec.field(name="global")
+    )
 
 
 class KindView(Struct, frozen=True):
-    kind: Kind
-    waiting: int
-    running: int
-    running_limit: int | None
+    """A kind of job, in numbers."""
+
+    kind: _Kind
+    waiting: _WaitingJobs
+    running: _RunningJobs
+    running_limit: _RunningLimit
 
 
 class LineView(Struct, frozen=True):
-    """The waiting line in numbers, and its front."""
+    """The waiting line: its numbers and the users at its front."""
 
-    waiting: int  # jobs
-    kinds: Sequence[KindView]
-    next: Sequence["TurnView"]  # the first few, the next to be served first
+    waiting: _WaitingJobs
+    kinds: Annotated[
+        Sequence[KindView], Meta(description="The kinds with jobs or a limit, at most 200.")
+    ]
+    next: Annotated[
+        Sequence["TurnView"], Meta(description="The first 20 users, in the order of their turns.")
+    ]
 
 
 class TurnView(Struct, frozen=True):
-    user_id: UserId
-    turn: int  # a position: the lower the sooner
-    last_served: int | None
-    waiting: int  # jobs
-    running: int
+    """A user's place in the line."""
+
+    user_id: _UserId
+    turn: Annotated[_Position, Meta(description="What the line is ordered by: lower is sooner.")]
+    last_served: Annotated[
+        int | None, POSITION, Meta(description="The position of the latest start. null: none.")
+    ]
+    waiting: _WaitingJobs
+    running: _RunningJobs
 
 
 class RatesView(Struct, frozen=True):
-    """What this process did since it started."""
+    """Totals of the server's writer since it started."""
 
-    batches: int
-    commands: int
-    events: int
-    retries: int
-    queue: int  # commands waiting to be written
-    uptime_seconds: float
+    batches: Annotated[Count, Meta(description="Batches committed.")]
+    commands: Annotated[Count, Meta(description="Commands decided.")]
+    events: Annotated[Count, Meta(description="Events appended.")]
+    retries: Annotated[Count, Meta(description="Transactions tried again.")]
+    queue: Annotated[Count, Meta(description="Commands that wait for an answer now.")]
+    uptime_seconds: Annotated[float, Meta(description="Seconds since this server started.", ge=0)]
 
 
 class StatsView(Struct, frozen=True, kw_only=True):
-    position: int  # of the latest event
-    jobs: dict[State, int]  # by state
-    total: int
-    line: LineView
-    global_: WindowView = msgspec.field(name="global")
-    rates: RatesView
+    """The service in numbers."""
+
+    position: Annotated[_Position, Meta(description="The position of the latest event.")]
+    jobs: _JobsByState
+    total: _Total
+    line: Annotated[LineView, Meta(description="The waiting line.")]
+    global_: Annotated[WindowView, Meta(description="The window of all users together.")] = (
+        msgspec.field(name="global")
+    )
+    rates: Annotated[RatesView, Meta(description="What this server has done.")]
 
 
 class LimitView(Struct, frozen=True):
-    """What was set for one user, one kind or, with neither, for all together. None: the default."""
+    """Limits set for a user, for a kind or, if both are null, for all users together."""
 
-    user_id: UserId | None
-    kind: Kind | None
-    limit: int | None  # submissions a window
-    running: int | None  # at once
+    user_id: Annotated[UserId | None, NAME, Meta(description="The user, or null.")]
+    kind: Annotated[Kind | None, NAME, Meta(description="The kind of job, or null.")]
+    limit: Annotated[
+        Limit | None, Meta(description="Submissions per window. null: the server's default.")
+    ]
+    running: _RunningLimit
 
 
 class PastStateView(Struct, frozen=True, kw_only=True):
-    """`StatsView` as it was, with the limits that were set.
+    """The service in numbers at an earlier moment, with the limits that were set.
 
-    A default is the one that the latest decision by then was made with; today's where none tells.
+    A default limit is the one of the latest decision before that moment, or today's if none tells.
     """
 
-    position: int  # of the latest event that counts
-    recorded_at: datetime  # when it was recorded, UTC
-    jobs: dict[State, int]  # by state
-    total: int
-    line: LineView
-    limits: Sequence[LimitView]  # the first ones by user and kind
-    limits_total: int
-    global_: WindowView = msgspec.field(name="global")
+    position: Annotated[_Position, Meta(description="The position of the latest event included.")]
+    recorded_at: Annotated[Time, Meta(description="When that event was recorded.")]
+    jobs: _JobsByState
+    total: _Total
+    line: Annotated[LineView, Meta(description="The waiting line.")]
+    limits: Annotated[
+        Sequence[LimitView], Meta(description="The first 1000 limits, by user and kind.")
+    ]
+    limits_total: Annotated[Count, Meta(description="All limits that were set.")]
+    global_: Annotated[WindowView, Meta(description="The window of all users together.")] = (
+        msgspec.field(name="global")
+    )

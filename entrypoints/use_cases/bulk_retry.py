@@ -4,15 +4,16 @@ jobs, and its result has a cursor for the next call.
 
 import math
 from collections.abc import Sequence
-from typing import Final
+from typing import Annotated, Final
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 from sqlalchemy.engine import Connection
 
 from adapters.log import audit_log
 from domain.jobs.job import Job, State
 from domain.language.errors import RateLimited, Refusal, fresh_copy
 from domain.language.identifiers import JobId, Kind, UserId
+from domain.language.ranges import JOB_ID, Count
 from entrypoints.service.fairlog import Fairlog
 from entrypoints.use_cases.retries import retry_all
 from projections.queries.job_search import JobFilter, JobSearch
@@ -33,12 +34,19 @@ class RetryFilter(Struct, frozen=True, kw_only=True):
 
 
 class RetriedJobs(Struct, frozen=True, omit_defaults=True):
-    """The result of one call."""
+    """The jobs that a call has retried."""
 
-    retried: int
-    jobs: Sequence[JobId]  # newest first
-    next: str | None  # the cursor of the next call; None: no jobs are left
-    retry_after_seconds: int | None = None  # until the next window; None: continue at once
+    retried: Annotated[Count, Meta(description="How many jobs were retried.")]
+    jobs: Annotated[
+        Sequence[Annotated[JobId, JOB_ID]], Meta(description="Their ids, newest first.")
+    ]
+    next: Annotated[
+        str | None, Meta(description="The cursor to continue with. null: no more jobs match.")
+    ]
+    retry_after_seconds: Annotated[
+        Count | None,
+        Meta(description="How long to wait because a limit is used up. null: continue at once."),
+    ] = None
 
 
 class _Matches(Struct, frozen=True):

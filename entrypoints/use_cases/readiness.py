@@ -2,16 +2,17 @@
 
 import asyncio
 from collections.abc import Sequence
-from datetime import datetime, timedelta
-from typing import Final
+from datetime import timedelta
+from typing import Annotated, Final
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 from sqlalchemy.engine import Connection
 
 from adapters.clock import SystemClock
 from adapters.log.schema import is_current
 from adapters.supervision import Trouble
 from domain.language.errors import FairlogError
+from domain.language.ranges import Time
 from domain.log.log_time import ClockReading
 from entrypoints.service.fairlog import Fairlog
 from entrypoints.service.queries import READ_SECONDS_MAX
@@ -26,18 +27,24 @@ NEEDED: Final = frozenset(
 class FailingPart(Struct, frozen=True):
     """A part of the server that does not work now."""
 
-    part: str
-    reason: str  # a sentence
-    since: datetime  # UTC, by this machine's clock
+    part: Annotated[str, Meta(description="The name of the part.")]
+    reason: Annotated[str, Meta(description="Why it fails, a sentence.")]
+    since: Annotated[Time, Meta(description="Since when, UTC, by the server's own clock.")]
 
 
 class Readiness(Struct, frozen=True):
     """The answer of /readyz."""
 
-    ready: bool
-    reason: str | None = None  # why it is not ready
-    note: str | None = None  # about the log's time, if it differs from the clock
-    failing: Sequence[FailingPart] = ()  # also parts that are not needed
+    ready: Annotated[bool, Meta(description="Whether the server can be sent requests.")]
+    reason: Annotated[str | None, Meta(description="Why it is not ready, or null.")] = None
+    note: Annotated[
+        str | None,
+        Meta(description="How the log's time differs from the database's clock, or null."),
+    ] = None
+    failing: Annotated[
+        Sequence[FailingPart],
+        Meta(description="All parts that fail, also those that do not keep it from being ready."),
+    ] = ()
 
 
 async def readiness_of(fairlog: Fairlog) -> Readiness:

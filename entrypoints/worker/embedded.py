@@ -57,7 +57,7 @@ class EmbeddedSource:
         return (await self._fairlog.extend(command, seconds)).lost
 
     async def report(self, outcomes: Sequence[Outcome]) -> Sequence[Exception | None]:
-        answers = await self._fairlog.settle(outcomes)
+        answers = await self._fairlog.advance_all(outcomes)
         return [one if isinstance(one, Exception) else None for one in answers]
 
     def _command(

@@ -34,7 +34,7 @@ async def _claim(one: Sized) -> Sequence[ClaimedJob]:
 
 async def _give_back(one: Sized, claimed: object) -> None:
     assert isinstance(claimed, list)
-    outcomes = await one.fairlog.settle(
+    outcomes = await one.fairlog.advance_all(
         [ReturnJob(job_id=job.id, attempt=job.attempt) for job in claimed]
     )
     for outcome in outcomes:

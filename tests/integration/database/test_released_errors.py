@@ -130,7 +130,7 @@ def test_of_a_refusal_at_the_door(database_url: str, wire: Wire) -> None:
 @in_both_processes
 def test_of_refusals_in_a_batch(database_url: str, wire: Wire) -> None:
     async def ask(fairlog: Fairlog, number: int) -> None:
-        [late, taken] = await fairlog.settle(
+        [late, taken] = await fairlog.advance_all(
             [
                 CompleteJob(job_id=JobId(2), attempt=7, result=large(number).payload),
                 JobHasNotEnded(JobId(2), "queued"),

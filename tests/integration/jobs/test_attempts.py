@@ -61,7 +61,7 @@ async def test_a_cancelled_job_is_told_at_once_and_holds_its_place_until_its_han
             other.writer.start()
             try:
                 through = other if elsewhere else fairlog
-                [job] = await through.settle([CancelJob(job_id=first)])
+                [job] = await through.advance_all([CancelJob(job_id=first)])
             finally:
                 other.close()
             assert isinstance(job, Job)
@@ -95,7 +95,7 @@ async def test_a_thread_that_is_cancelled_sees_it_at_once(place: Any, database_u
             return seen[-1]
 
         await eventually(has_begun)
-        await fairlog.settle([CancelJob(job_id=job)])
+        await fairlog.advance_all([CancelJob(job_id=job)])
         await eventually(has_seen)
 
 

@@ -320,7 +320,7 @@ async def test_a_cancelled_job_is_told_at_the_next_heartbeat_and_reports_nothing
     ):
         jobs = [await submit(fairlog, "on_the_loop"), await submit(fairlog, "in_a_thread")]
         await eventually(all_started)
-        await fairlog.settle([CancelJob(job_id=job_id) for job_id in jobs])
+        await fairlog.advance_all([CancelJob(job_id=job_id) for job_id in jobs])
         await eventually(all_told)
         for job_id in jobs:
 

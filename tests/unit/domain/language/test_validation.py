@@ -73,8 +73,6 @@ def test_what_is_no_name_is_refused_with_a_sentence(name: Check, text: str, sent
     ("check", "accepted", "refused"),
     [
         (validation.job_id, [1, POSITION_MAX], [0, -1, POSITION_MAX + 1, 2**63, 10**30]),
-        (validation.attempts, [1, 1000], [0, -1, 1001, 10**30]),
-        (validation.priority, [-1000, 0, 1000], [-1001, 1001, 10**30]),
         (
             validation.timeout_seconds,
             [0.001, 1, 604_800],
@@ -89,15 +87,6 @@ def test_numbers_have_their_ranges_with_both_ends(
     for number in refused:
         with pytest.raises(InvalidInput):
             check(number)
-
-
-def test_a_limit_is_named_in_its_error() -> None:
-    assert [validation.limit(number, "limit") for number in (0, 1_000_000_000)] == [0, 10**9]
-    for number in (-1, 1_000_000_001):
-        with pytest.raises(
-            InvalidInput, match=r"^running is a whole number from 0 to 1000000000\.$"
-        ):
-            validation.limit(number, "running")
 
 
 def test_a_moment_is_in_utc_from_then_on() -> None:

@@ -1,0 +1,76 @@
+"""Parameters of paths and queries, as /schema shows them.
+
+Their bounds are shown only: `domain.language.validation` and `entrypoints.http.paging` check them.
+"""
+
+from datetime import datetime
+from typing import Annotated, Any, Final
+
+from litestar.params import PathParameter, QueryParameter
+
+from domain.language.events import EVENT_TYPES
+from domain.language.identifiers import POSITION_MAX
+from domain.language.validation import NAME_BYTES_MAX
+from entrypoints.http.paging import PAGE_MAX
+
+_ID: Final[dict[str, Any]] = {"minimum": 1, "maximum": POSITION_MAX}
+_POSITION: Final[dict[str, Any]] = {"minimum": 0, "maximum": POSITION_MAX}
+_NAME: Final[dict[str, Any]] = {"min_length": 1, "max_length": NAME_BYTES_MAX}
+
+JobIdInPath = Annotated[int, PathParameter(description="The job's id.", schema_extra=_ID)]
+UserIdInPath = Annotated[
+    str,
+    PathParameter(description="The user id, 1 to 255 bytes, percent-encoded.", schema_extra=_NAME),
+]
+KindInPath = Annotated[
+    str, PathParameter(description="The kind, 1 to 255 bytes, percent-encoded.", schema_extra=_NAME)
+]
+UserId = Annotated[
+    str | None, QueryParameter(description="Only what is about this user.", schema_extra=_NAME)
+]
+JobId = Annotated[
+    int | None, QueryParameter(description="Only what is about this job.", schema_extra=_ID)
+]
+EventTypes = Annotated[
+    list[str] | None,
+    QueryParameter(
+        name="type",
+        description=f"Only events of this type; may be repeated. One of {', '.join(EVENT_TYPES)}.",
+    ),
+]
+Since = Annotated[
+    datetime | None,
+    QueryParameter(description="Only events recorded at this time or later, as RFC 3339."),
+]
+Until = Annotated[
+    datetime | None,
+    QueryParameter(description="Only events recorded before this time, as RFC 3339."),
+]
+After = Annotated[
+    int, QueryParameter(description="Only events after this position.", schema_extra=_POSITION)
+]
+AfterOrNow = Annotated[
+    int | None,
+    QueryParameter(
+        description="Only events after this position. Left out: only those from now on.",
+        schema_extra=_POSITION,
+    ),
+]
+Limit = Annotated[
+    int,
+    QueryParameter(
+        description="How many entries a page has at most. It has fewer if they are large.",
+        schema_extra={"minimum": 1, "maximum": PAGE_MAX},
+    ),
+]
+Cursor = Annotated[
+    str | None,
+    QueryParameter(description="The `next` of the page before; left out for the first page."),
+]
+AsOf = Annotated[
+    str | None,
+    QueryParameter(
+        description="A position of the log (digits alone) or a time (RFC 3339): the answer is "
+        "as it was then. Left out: as it is now."
+    ),
+]

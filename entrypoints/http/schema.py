@@ -1,0 +1,53 @@
+"""The page /schema: OpenAPI in which msgspec describes the types of requests and answers.
+
+Litestar's own description of a msgspec type leaves out bounds of 0 and most of what an `Annotated`
+type says below its top level.
+"""
+
+from typing import Any, Final
+
+import msgspec
+from litestar import Request
+from litestar.openapi.plugins import JsonRenderPlugin
+from litestar.plugins import OpenAPISchemaPlugin
+from litestar.typing import FieldDefinition
+from msgspec import Struct
+
+from entrypoints.http.strict_json import RequestBatch
+
+_REFERENCE: Final = "#/components/schemas/{name}"
+
+
+class StructSchemas(OpenAPISchemaPlugin):
+    """Has each type of a request or an answer described by a reference, and collects the types."""
+
+    def __init__(self) -> None:
+        self.types: dict[type[Struct], None] = {}  # a set that keeps its order
+
+    def is_plugin_supported_field(self, field_definition: FieldDefinition) -> bool:
+        return not field_definition.is_union and field_definition.is_subclass_of(Struct)
+
+    def to_openapi_schema(self, field_definition: FieldDefinition, schema_creator: Any) -> Any:  # noqa: ANN401 (private types of Litestar's)
+        self.types[field_definition.annotation] = None
+        return schema_creator.create_component_schema(
+            field_definition, required=[], property_fields={}
+        )
+
+
+class SchemaPage(JsonRenderPlugin):
+    """Renders the description, with what msgspec knows of the collected types."""
+
+    def __init__(self, structs: StructSchemas) -> None:
+        super().__init__(path="/")
+        self._structs = structs
+
+    def render(self, request: Request[Any, Any, Any], openapi_schema: dict[str, Any]) -> bytes:
+        batches = [one for one in self._structs.types if issubclass(one, RequestBatch)]
+        _, described = msgspec.json.schema_components(
+            [*self._structs.types, *(batch.entry for batch in batches)], ref_template=_REFERENCE
+        )
+        for batch in batches:
+            entries = described[batch.__name__]["properties"]["jobs"]
+            entries["items"] = {"$ref": _REFERENCE.format(name=batch.entry.__name__)}
+        openapi_schema["components"]["schemas"] |= described
+        return super().render(request, openapi_schema)
