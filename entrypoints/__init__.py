@@ -1,4 +1,4 @@
-"""The doors: HTTP, worker and command line, and the composition root that wires the rest."""
+"""Entrypoints: HTTP, worker and command line, and `composition.py`, which wires the parts."""
 
 from entrypoints.runtime.search_path import refuse_replacements
 

@@ -54,7 +54,7 @@ class PipelinedConnection(ShortTimeoutConnection):
 
     @property
     def characters_max(self) -> int:
-        """The longest statement to build where rows can be divided among several."""
+        """Maximum length of a statement; longer lists of rows are split into several."""
         return min(PACKET_CHARACTERS_MAX, self._packet_bytes_max // 2)
 
     def query(self, sql: Any, unbuffered: bool = False) -> int:  # noqa: ANN401, FBT001, FBT002 (as in PyMySQL)

@@ -419,7 +419,7 @@ class Writer:
         the head lock; the caller rolls back.
         """
         self._refresh_projections(connection, head)
-        self._fold(connection, head, list(self._failed.values()) or [_REHEARSAL], None)
+        self._decide_and_append(connection, head, list(self._failed.values()) or [_REHEARSAL], None)
 
     def _refresh_projections(self, connection: Connection, head: Head) -> None:
         if head.version != self._head_version:
@@ -439,7 +439,7 @@ class Writer:
             self._refresh_projections(connection, head)
             commands = [pending.command for pending in batch]
             head, corrected = self._judge_time(head, commands)
-            done = self._fold(connection, head, commands, corrected)
+            done = self._decide_and_append(connection, head, commands, corrected)
             if done.recorded:
                 self._in_doubt = done
             elif not done.has_empty_claims:
@@ -464,7 +464,7 @@ class Writer:
             judged = self._time.judge(head.reading, self._clock.elapsed())
         return replace(head, now=from_micros(judged.now)), judged.corrected
 
-    def _fold(
+    def _decide_and_append(
         self,
         connection: Connection,
         head: Head,
@@ -487,7 +487,7 @@ class Writer:
         )
         if corrected is not None:
             batch.correct_clock(corrected)
-        outcomes = batch.fold(commands, _log_crash)
+        outcomes = batch.decide_all(commands, _log_crash)
         leaves: Sequence[Leaf] = ()
         if batch.empty_claims:
             self._projections.note_empty_claims(connection, batch.empty_claims, batch.now)

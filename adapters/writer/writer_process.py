@@ -72,10 +72,11 @@ class WriterProcess:
         self._supervisor.add_probe(self._trouble)
         self._received_at: float | None = None  # the latest response, time.monotonic()
         self._answered_at = 0.0  # the latest answer
-        self._gave_up_at: float | None = None  # with no answer since
+        # time.monotonic() at which waiting callers were failed; None once an answer arrives
+        self._gave_up_at: float | None = None
         self._unclaimed: set[int] = set()  # claims whose callers got `LogUnavailable`
         self._held_bytes = 0  # of bodies that are not sent
-        self._is_full = False  # it does not read
+        self._is_full = False  # the child does not read its socket
         self.stats = WriterStats()
         self.fatal: FairlogError | None = None
         self._command = command

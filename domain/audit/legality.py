@@ -50,13 +50,13 @@ def illegality(job_before: Job | None, recorded: Recorded) -> str | None:
     """
     event = recorded.event
     kind = type(event)
-    if (without_step := _WITHOUT_STEP.get(kind)) is not None:
-        return without_step(job_before, recorded, event)
+    if (check := _OTHER_EVENT_CHECKS.get(kind)) is not None:
+        return check(job_before, recorded, event)
     if job_before is None:
         return f"it is about job {recorded.job_id}, which did not exist"
     if isinstance(event, LeasesExtended):
         return _check_extension(job_before, event)
-    return _other_job(job_before, event) or _STEPS[kind](job_before, recorded, event)
+    return _other_job(job_before, event) or _JOB_EVENT_CHECKS[kind](job_before, recorded, event)
 
 
 def miscount(windows: Windows, recorded: Recorded) -> str | None:
@@ -350,13 +350,13 @@ def _other_priority(job: Job, priority: int) -> str:
 
 
 # By type, since this runs for every event: a `match` would test class after class.
-_WITHOUT_STEP: Final[Mapping[type, Callable[[Job | None, Recorded, Any], str | None]]] = {
+_OTHER_EVENT_CHECKS: Final[Mapping[type, Callable[[Job | None, Recorded, Any], str | None]]] = {
     ClockCorrected: _check_correction,
     RateLimitDecided: _check_decision,
     JobSubmitted: _check_submission,
     LimitChanged: _check_limits,
 }
-_STEPS: Final[Mapping[type, Callable[[Job, Recorded, Any], str | None]]] = {
+_JOB_EVENT_CHECKS: Final[Mapping[type, Callable[[Job, Recorded, Any], str | None]]] = {
     JobStarted: _check_start,
     JobCompleted: _check_completion,
     JobFailed: _check_failure,

@@ -61,7 +61,7 @@ class Batch:
         """Record a clock correction. Comes before all commands: `now` follows from it."""
         self._record(NewEvent(event))
 
-    def fold(
+    def decide_all(
         self, commands: Sequence[Command], on_crash: Callable[[Command, Exception], None]
     ) -> list[Outcome]:
         """Decide all commands; the outcomes are in the order of the commands.

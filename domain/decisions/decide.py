@@ -1,8 +1,9 @@
 """Decides a command: the events that follow from it, and the answer to the caller.
 
-`decide` only dispatches. The rules are in modules of their own: admission in `rate_limits`, the
-identity of submissions in `idempotency`, the order of jobs in `fairness.serve`, and the rest in
-`life_cycle`.
+`decide` dispatches. Most rules are in modules of their own: admission in `rate_limits`, the
+identity of submissions in `idempotency`, the order of jobs in `fairness.serve`, and the life of a
+job in `life_cycle`. Rules about several jobs at once are here: heartbeats, the size of a claim, and
+the number of kinds of a user.
 """
 
 from collections import defaultdict

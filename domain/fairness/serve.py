@@ -26,7 +26,7 @@ def serve(line: Line, kinds: Iterable[Kind], jobs_max: int, next_position: int) 
     Stops where the order depends on unread rows, since skipping a user is never fair. Stops before
     a suspect job, too, which is claimed alone.
     """
-    service = _Service(line, kinds)
+    service = _ClaimView(line, kinds)
     served: list[WaitingJob] = []
     turns = service.turns()
     heapq.heapify(turns)
@@ -57,7 +57,7 @@ class _Unread:
 _UNREAD = _Unread()
 
 
-class _Service:
+class _ClaimView:
     """The line as one claim sees it: without the jobs that it has served already."""
 
     def __init__(self, line: Line, kinds: Iterable[Kind]) -> None:

@@ -85,7 +85,8 @@ class Refusal(FairlogError):
 class RateLimited(Refusal):
     """The window of the user, or of all users together, is used up.
 
-    `user_id` is the submission's user; a decision about all users may name another one.
+    `user_id` is the submission's user. `decision.user_id` may be another one if the global limit
+    refused, since that decision is cached for all users.
     """
 
     decision: RateLimitDecided

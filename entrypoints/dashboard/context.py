@@ -19,7 +19,7 @@ from entrypoints.dashboard.shared_answers import Dated, SharedAnswers
 from entrypoints.service.fairlog import Fairlog
 from projections.activity.queries import ActivityQueries
 from projections.queries.job_search import JobSearch
-from projections.queries.line_front import LineFront
+from projections.queries.oldest_waiting import OldestWaiting
 from projections.storage import registry
 
 HOUR_SECONDS: Final = 3600
@@ -42,7 +42,7 @@ class DashboardContext:
     def __init__(self, fairlog: Fairlog) -> None:
         self.fairlog = fairlog
         self.activity = ActivityQueries(registry.current("activity"))
-        self.front = LineFront(registry.current("line"), registry.current("jobs"))
+        self.front = OldestWaiting(registry.current("line"), registry.current("jobs"))
         self.search = JobSearch(registry.current("jobs"))
         self.ticker = RefreshTicker(fairlog.log_watcher, fairlog.supervisor.part("dashboard"))
         self._shared: SharedAnswers[str] = SharedAnswers(lambda: self.ticker.ticks)
@@ -59,8 +59,8 @@ class DashboardContext:
     ) -> Response[str]:
         """Render a view whose live part is `<view>.html`, filled with what `read` returns.
 
-        `is_long`: reading may take long, see `entrypoints.service.long_reads`. `around` fills the
-        page around the live part.
+        `is_long`: reading may take long, see `entrypoints.service.long_reads`. `around` has the
+        template variables of the page's static part.
         """
         live = await self.answer(
             request,

@@ -123,7 +123,7 @@ def _size(event: StoredEvent) -> int:
 
 
 def matches(wanted: EventFilter, event: StoredEvent) -> bool:
-    """Filter as the log's own query does, but for times: all that comes is newer."""
+    """Return True if the event matches, times aside: events of the feed are newer than any."""
     return (
         (wanted.user_id is None or event.user_id == wanted.user_id)
         and (wanted.job_id is None or event.job_id == wanted.job_id)

@@ -18,7 +18,7 @@ from domain.log.upcasting import read
 from entrypoints.runtime.text import message_of
 from entrypoints.service.claiming import LATELY_SECONDS
 from entrypoints.service.fairlog import Fairlog
-from projections.queries.line_ahead import LineAhead
+from projections.queries.counts_ahead import CountsAhead
 from projections.storage import registry
 
 STARTS_READ_MAX: Final = 200
@@ -56,7 +56,7 @@ def input_of(fairlog: Fairlog, connection: Connection, job_id: JobId) -> Explana
     job = found[job_id]
     user = fairlog.line.user(connection, job.user_id)
     is_queued = job.state is State.QUEUED
-    ahead = LineAhead(registry.current("line"), registry.current("jobs"))
+    ahead = CountsAhead(registry.current("line"), registry.current("jobs"))
     explaining = EventFilter(job_id=job_id, types=_EXPLAINING_EVENTS)
     latest = audit_log.find_newest(connection, explaining, None, 1)
     return ExplanationInput(

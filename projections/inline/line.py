@@ -267,8 +267,8 @@ def _lanes(generation: int, model: WriteModel) -> tuple[list[Row], list[Row]]:
 def _add_kinds(
     connection: Connection, generation: int, named: set[Kind], ahead: Lookahead
 ) -> list[Kind]:
-    """Read the next kinds by name that have waiting jobs and are below their cap, or may be after
-    this batch, which names them.
+    """Read the next kinds by name that have waiting jobs, and that are below their cap or are
+    `named` by this batch, which may bring them below it.
     """
     is_below_cap = sa.or_(kinds.c.running_limit.is_(None), kinds.c.running < kinds.c.running_limit)
     rows = connection.execute(

@@ -52,7 +52,7 @@ def digests_expression(columns: Iterable[sa.Column[Any]]) -> str:
 def same_rows(
     connection: Connection, table: sa.Table, generation: int, rows: Sequence[Row]
 ) -> list[Row]:
-    """Return those of the rows that a generation of the table has, equal in all columns.
+    """Return the given rows that the generation has stored, equal in all columns.
 
     A row has no generation and begins with its id, which is its key. Rows are in the order of ids.
     """

@@ -37,7 +37,7 @@ class Client:
         return int(head[9:12]), await self._reader.readexactly(length)
 
     async def ask(self, path: str, content: object) -> Any:
-        """The answer's JSON; one that is no success fails."""
+        """POST and return the decoded JSON. Raises `RuntimeError` unless the status is 2xx."""
         status, body = await self.post(path, content)
         if not 200 <= status < 300:
             raise RuntimeError(f"POST {path}: {status} {body.decode()}")

@@ -122,7 +122,7 @@ class Given:
         kinds = {command.kind for command in commands if isinstance(command, SubmitJob)}
         model.line.ahead.kinds = tuple(sorted(kinds | model.line.kinds.keys()))
         batch = Batch(model, self.policy, self.now)
-        outcomes = batch.fold(commands, _raise)
+        outcomes = batch.decide_all(commands, _raise)
         return When(self, batch.recorded, outcomes, batch.empty_claims)
 
 

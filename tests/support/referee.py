@@ -193,7 +193,7 @@ class Referee:
         assert event.global_limit == self._limit_of("")
 
     def _refuse(self, event: RateLimitDecided) -> None:
-        """Refusals put together may be of an earlier window, in which they were made at a door."""
+        """Merged refusals may be of an earlier window: a process refused them from its cache."""
         is_report = event.first_at is not None
         assert (
             event.window_start <= self._window()

@@ -7,7 +7,7 @@ import pytest
 
 from adapters.settings import Settings
 from entrypoints.service.claiming import LATELY_SECONDS
-from projections.queries.line_ahead import COUNTED_MAX
+from projections.queries.counts_ahead import COUNTED_MAX
 from tests.support.clock import NOON, ManualClock
 from tests.support.server import AppServer, claim, problem, submit
 from tests.support.waiting import wait_until

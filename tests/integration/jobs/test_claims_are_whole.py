@@ -126,7 +126,7 @@ def test_each_claim_gives_what_the_whole_line_would_give(database_url: str, seed
             commands = story.batch(model, clock)
             found = outcomes(put_as_one_batch(services[story.chance.randrange(2)], *commands))
             whole = Batch(model, fairlog.policy, clock.now())
-            expected = whole.fold(commands, _unexpected)
+            expected = whole.decide_all(commands, _unexpected)
             assert claimed(found) == claimed(expected), f"batch {number}: {commands}"
             served += sum(len(jobs) for jobs in claimed(found))
         assert served > BATCHES

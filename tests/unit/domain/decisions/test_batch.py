@@ -123,7 +123,7 @@ def test_bodies_are_at_the_positions_of_their_events() -> None:
         fail(1, job_id=JobId(3)),
         submit(payload="p"),
     ]
-    batch.fold(commands, _unexpected)
+    batch.decide_all(commands, _unexpected)
     places = {one.position: one.event for one in batch.recorded}
     assert batch.bodies == [(6, b'"p"'), (7, RESULT.data), (8, ERROR.data)]
     assert places[6] == submitted(payload="p")
@@ -152,7 +152,7 @@ def test_a_decision_that_fails_by_our_fault_spoils_no_neighbour(
     crashes: list[Command] = []
     batch = Batch(model, POLICY, NOW)
     commands: list[Command] = [submit(payload=1), submit(BOB), submit(payload=2), claim(1)]
-    outcomes = batch.fold(commands, lambda command, _: crashes.append(command))
+    outcomes = batch.decide_all(commands, lambda command, _: crashes.append(command))
     assert [type(outcome) for outcome in outcomes] == [
         Submitted,
         ZeroDivisionError,
@@ -274,7 +274,7 @@ def test_a_user_may_have_jobs_of_so_many_kinds_waiting_and_no_more() -> None:
 def test_a_command_without_a_body_has_none_stored() -> None:
     model = given(SUBMITTED, started()).model
     batch = Batch(model, POLICY, NOW)
-    batch.fold([complete(1, result=None)], _unexpected)
+    batch.decide_all([complete(1, result=None)], _unexpected)
     assert batch.bodies == []
     assert [one.event for one in batch.recorded] == [completed(result=None)]
 

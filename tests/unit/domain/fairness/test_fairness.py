@@ -154,7 +154,7 @@ def test_a_stream_of_fresh_users_starves_nobody(arrivals_a_claim: int) -> None:
     def happens(*commands: Command) -> None:
         model.line.ahead.kinds = (ECHO,)
         batch = Batch(model, OPEN, NOW)
-        batch.fold(commands, _unexpected)
+        batch.decide_all(commands, _unexpected)
         recorded.extend(batch.recorded)
 
     happens(*[submit(payload=number) for number in range(100)])
@@ -544,7 +544,7 @@ def read_in_part(line: Line, lanes_read: int, jobs_read: int) -> None:
 
 def _starts(model: WriteModel, commands: list[Command]) -> list[int | None]:
     batch = Batch(model, OPEN, NOW)
-    batch.fold(commands, _unexpected)
+    batch.decide_all(commands, _unexpected)
     return [one.job_id for one in batch.recorded if isinstance(one.event, JobStarted)]
 
 

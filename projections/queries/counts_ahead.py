@@ -15,7 +15,7 @@ COUNTED_MAX: Final = 500
 LANES_MAX: Final = 100
 
 
-class LineAhead:
+class CountsAhead:
     """Counts jobs and users that are served before a job. Counts stop at `COUNTED_MAX`."""
 
     def __init__(self, line: sa.ColumnElement[int], jobs: sa.ColumnElement[int]) -> None:

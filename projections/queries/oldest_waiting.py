@@ -16,7 +16,7 @@ from projections.storage.rows import limited, placeholder, union
 LANES_MAX: Final = 250
 
 
-class LineFront:
+class OldestWaiting:
     """Queries on users in line and on their oldest waiting jobs."""
 
     def __init__(self, line: sa.ColumnElement[int], jobs: sa.ColumnElement[int]) -> None:
