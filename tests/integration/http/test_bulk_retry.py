@@ -89,7 +89,7 @@ def test_pages_go_on_until_all_are_started_again(client: httpx.Client) -> None:
 def test_a_call_looks_at_so_many_errors_and_says_where_to_go_on(
     client: httpx.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(entrypoints.use_cases.bulk_retry, "_PAGE", 2)
+    monkeypatch.setattr(entrypoints.use_cases.bulk_retry, "_JOBS_PER_PAGE", 2)
     monkeypatch.setattr(entrypoints.use_cases.bulk_retry, "ERRORS_READ_MAX", 4)
     jobs = [fail(client, "ada", "wanted" if number == 0 else "no") for number in range(6)]
     first = retry(client, error_contains="wanted")
