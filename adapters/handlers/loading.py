@@ -42,23 +42,24 @@ class HandlersError(ValueError):
 
 
 class JobContext(Struct, frozen=True, eq=False, kw_only=True):
-    """The job of a handler, as it may know it; created for each attempt."""
+    """The job of a handler, passed as its argument `job`. Each attempt has its own."""
 
-    id: int
+    id: int  # a position in the log
     user: str
     kind: str
     attempt: int  # from 1
 
-    # Set by the worker, from its own thread. A handler may wait for it instead of sleeping, to end
-    # early: `job.cancellation.wait(seconds)`.
+    # Set by the worker, from its own thread. A handler may wait on it instead of a sleep that
+    # should end early: `job.cancellation.wait(seconds)`.
     cancellation: threading.Event = field(default_factory=threading.Event)
 
     @property
     def cancelled(self) -> bool:
-        """True if the job was cancelled or its lease was lost, so that its result is not needed.
+        """Return True once the handler should end, since its result will not be used.
 
-        A thread cannot be stopped from outside, so a long handler that is not async should check
-        this between its steps, and return.
+        The job was cancelled, its lease was lost, its time-out has passed, or the worker stops. A
+        thread cannot be stopped from outside: a long handler that is not async should check this
+        between its steps and return.
         """
         return self.cancellation.is_set()
 
@@ -68,15 +69,15 @@ class Handler(Struct, frozen=True):
 
     kind: str
     function: Callable[..., Any]
-    is_async: bool  # calling it returns an awaitable at once, so it needs no thread
-    wants_job: bool  # as the argument `job`
-    timeout_seconds: float | None = None  # longest run that the handler asks for
+    is_async: bool  # it is called on the event loop, not in a thread
+    wants_job: bool  # it has a parameter `job`
+    timeout_seconds: float | None = None  # the longest run; None: no bound of the handler's own
 
     def call(self, payload: object, job: JobContext) -> object:
-        """Call the function according to its signature, and return its result or an awaitable.
+        """Call the function as its signature asks, and return its result or an awaitable of it.
 
-        A decorator may turn an async function into one that is not and still returns an awaitable.
-        So test the result by `inspect.isawaitable`, not by `is_async`, which says where to call.
+        Check the result by `inspect.isawaitable`: a decorator may make an async function look like
+        another one that returns an awaitable, so `is_async` can be False for it.
         """
         return self.function(payload, job=job) if self.wants_job else self.function(payload)
 
