@@ -225,7 +225,7 @@ def test_a_time_means_behind_what_was_recorded_by_then(
             assert past.position(connection, moment) == by_then[-1]
     first = told[0].recorded_at - timedelta(seconds=1)
     assert fairlog.read_now(lambda c: past.position(c, first)) == 0
-    with pytest.raises(InvalidInput, match="has not come"):
+    with pytest.raises(InvalidInput, match="in the future"):
         fairlog.read_now(lambda c: past.position(c, clock.now() + timedelta(seconds=1)))
     with pytest.raises(InvalidInput, match=f"ends at position {len(told)}"):
         fairlog.read_now(lambda c: past.position(c, len(told) + 1))

@@ -11,6 +11,7 @@ import sqlalchemy as sa
 
 from domain.decisions.decide import Claimed, JobUpdated, LimitsSet
 from domain.language.commands import ChangeLimit, ClaimJobs, CompleteJob, SubmitJob
+from domain.language.errors import LogUnavailable
 from domain.language.events import Scope
 from domain.language.identifiers import Kind, UserId, WorkerId
 from entrypoints.service.fairlog import Fairlog
@@ -20,7 +21,8 @@ from tests.support.stories import body
 KIND, WORKER, CAPPED = Kind("echo"), WorkerId("w"), UserId("capped")
 OTHERS, CLAIMS, JOBS_PER_CLAIM = 40, 12, 10
 LONG = 10_000
-AT_ONCE = 5_000  # of one user: far below what the writer's queue takes of one
+TRIES = 5
+AT_ONCE = 1_000  # of one user: far below what the writer's queue takes of one
 
 
 @contextmanager
@@ -53,7 +55,17 @@ def fill(fairlog: Fairlog, user_id: UserId, jobs: int) -> None:
     ]
     for begin in range(0, jobs, AT_ONCE):
         some = commands[begin : begin + AT_ONCE]
-        assert not any(isinstance(one, Exception) for one in outcomes(put(fairlog, *some)))
+        for _ in range(TRIES):  # a busy machine may stall the database for longer than we wait
+            found = outcomes(put(fairlog, *some))
+            some = [
+                command
+                for command, outcome in zip(some, found, strict=True)
+                if isinstance(outcome, LogUnavailable)
+            ]
+            assert sum(isinstance(one, Exception) for one in found) == len(some)
+            if not some:
+                break
+        assert not some
 
 
 def claims(fairlog: Fairlog) -> tuple[float, float]:
