@@ -12,9 +12,15 @@ from litestar.response import ServerSentEvent, ServerSentEventMessage
 
 from entrypoints.dashboard.context import DashboardContext
 from entrypoints.http.paging import position_of
-from entrypoints.http.stream import HEADERS, RETRY_MILLISECONDS, LastEventId, last_seen, reached
+from entrypoints.http.stream import (
+    HEADERS,
+    RETRY_MILLISECONDS,
+    LastEventId,
+    last_event_position,
+    wait_for_position,
+)
 from entrypoints.http.strict_json import StrictRequest
-from entrypoints.http.waiting import waits_for_news
+from entrypoints.http.waiting import mark_waiting
 
 
 @get("/pulse")
@@ -28,11 +34,11 @@ async def live_updates(
 
     Raises `InvalidInput` for a position that the log does not reach.
     """
-    seen = last_seen(last_event_id)
-    position = await reached(
+    seen = last_event_position(last_event_id)
+    position = await wait_for_position(
         context.fairlog.log_watcher, position_of(after) if seen is None else seen
     )
-    waits_for_news(request)
+    mark_waiting(request)
     return ServerSentEvent(_messages(context, position), headers=HEADERS)
 
 

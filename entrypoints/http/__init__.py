@@ -1,1 +1,1 @@
-"""The HTTP API: translate in, call one thing, translate out."""
+"""The HTTP API. A route checks a request, calls one service or use case, and returns the result."""

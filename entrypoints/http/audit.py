@@ -1,4 +1,4 @@
-"""The events of the log, in pages."""
+"""The route that returns the events of the log in pages."""
 
 from litestar import get
 from litestar.di import NamedDependency
@@ -36,10 +36,10 @@ async def audit(
 
 
 def known_types(names: list[str]) -> list[str]:
-    """Return the names. Raises `InvalidInput` for one that is no type of event."""
+    """Return the names. Raises `InvalidInput` if one is not a type of event."""
     for name in names:
         if name not in EVENT_TYPES:
             raise InvalidInput(
-                f"There is no event type {name!r}; there are {', '.join(EVENT_TYPES)}."
+                f"There is no event type {name!r}; the types are {', '.join(EVENT_TYPES)}."
             )
     return names

@@ -1,4 +1,4 @@
-"""The API for workers: claim jobs, extend their leases, report outcomes, give jobs back."""
+"""Routes for workers: claim jobs, extend leases, report outcomes and return jobs."""
 
 from collections.abc import Sequence
 from typing import Annotated
@@ -27,8 +27,14 @@ from entrypoints.http.requests import (
     OutcomeOfJob,
     ReturnedJobs,
 )
-from entrypoints.http.strict_json import StrictRequest, hanging_up, off_the_loop, read_json, size_of
-from entrypoints.http.waiting import waits_for_news
+from entrypoints.http.strict_json import (
+    StrictRequest,
+    disconnection,
+    off_the_loop,
+    read_json,
+    size_of,
+)
+from entrypoints.http.waiting import mark_waiting
 from entrypoints.service.fairlog import Fairlog
 from entrypoints.service.views import ClaimedJob, JobView
 
@@ -36,11 +42,11 @@ _JobId = Annotated[JobId, JOB_ID]
 
 
 class Claim(Struct, frozen=True):
-    """The jobs that a worker holds from now on."""
+    """The jobs that a claim has assigned to its worker."""
 
     jobs: Annotated[Sequence[ClaimedJob], Meta(description="The jobs, in fair order.")]
     lease_seconds: Annotated[
-        int, Meta(description="How long a lease lasts: send heartbeats more often.", ge=1)
+        int, Meta(description="The length of a lease in seconds; send heartbeats more often.", ge=1)
     ]
 
 
@@ -48,40 +54,40 @@ class LeasesView(Struct, frozen=True, omit_defaults=True):
     """The leases of a worker after a heartbeat."""
 
     lease_expires_at: Annotated[
-        Time, Meta(description="When the leases end of all jobs that are still held.")
+        Time, Meta(description="The time when the leases of all jobs that are still held end.")
     ]
     lost: Annotated[
         Sequence[_JobId],
-        Meta(description="Jobs that the worker does not hold any more: stop working on them."),
+        Meta(description="Jobs that the worker no longer holds and should stop working on."),
     ]
     lost_attempts: Annotated[
         Sequence["LostAttempt"] | UnsetType,
-        Meta(description="The same with the attempts, if there are any: a job may be held anew."),
+        Meta(description="The same jobs with their attempts, if any: a job may be claimed again."),
     ] = UNSET
 
 
 class LostAttempt(Struct, frozen=True):
-    """An attempt that a worker does not hold any more."""
+    """An attempt that a worker no longer holds."""
 
-    id: Annotated[_JobId, Meta(description="The job.")]
-    attempt: Annotated[int, ATTEMPT, Meta(description="The attempt.")]
+    id: Annotated[_JobId, Meta(description="The job's id.")]
+    attempt: Annotated[int, ATTEMPT, Meta(description="The number of the attempt.")]
 
 
 class OutcomeAnswer(Struct, frozen=True, omit_defaults=True):
     """The answer to one entry of a batch."""
 
     id: Annotated[
-        int | None, JOB_ID, Meta(description="The job's id as sent. null: it could not be read.")
+        int | None, JOB_ID, Meta(description="The job's id as sent. null: the entry is unreadable.")
     ]
     status: Annotated[
         int, Meta(description="The HTTP status of this entry sent alone.", ge=200, le=599)
     ]
     state: Annotated[
-        State | UnsetType, Meta(description="The job's state, where the status is 200.")
+        State | UnsetType, Meta(description="The job's state, if the status is 200.")
     ] = UNSET
-    detail: Annotated[
-        str | UnsetType, Meta(description="Why the entry was refused, where it was.")
-    ] = UNSET
+    detail: Annotated[str | UnsetType, Meta(description="The reason if the entry was refused.")] = (
+        UNSET
+    )
 
 
 class OutcomeAnswers(Struct, frozen=True):
@@ -93,6 +99,8 @@ class OutcomeAnswers(Struct, frozen=True):
 
 
 class ClaimController(Controller):
+    """Routes for claims."""
+
     path = "/v1/claims"
     tags = ("workers",)
 
@@ -105,13 +113,13 @@ class ClaimController(Controller):
     ) -> Claim:
         """Claim jobs in fair order, each with a lease.
 
-        Sent again with its claim_id within ten minutes, it gives the same jobs or fewer.
+        Sent again with its claim_id within ten minutes, it returns the same jobs or fewer.
         """
         command = data.to_command()
         if data.wait_seconds > 0:
-            waits_for_news(request)
-        with hanging_up(request) as gone:
-            jobs = await fairlog.claim(command, data.wait_seconds, gone)
+            mark_waiting(request)
+        with disconnection(request) as disconnected:
+            jobs = await fairlog.claim(command, data.wait_seconds, disconnected)
         return Claim(jobs, fairlog.policy.lease_seconds)
 
     @post("/heartbeat", status_code=HTTP_200_OK)
@@ -123,14 +131,14 @@ class ClaimController(Controller):
     ) -> LeasesView:
         """Extend the leases of all jobs that the worker holds.
 
-        With `wait_seconds`, wait until one of them is cancelled. A lost job keeps its place under
-        a cap until the worker returns it or stops naming it.
+        With `wait_seconds`, wait until one of them is cancelled. A lost job counts towards limits
+        of running jobs until the worker returns it or no longer sends it.
         """
         command = data.to_command()
         if data.wait_seconds > 0:
-            waits_for_news(request)
-        with hanging_up(request) as gone:
-            held = await fairlog.extend(command, data.wait_seconds, gone)
+            mark_waiting(request)
+        with disconnection(request) as disconnected:
+            held = await fairlog.extend(command, data.wait_seconds, disconnected)
         return LeasesView(
             held.lease_expires_at,
             [job_id for job_id, _ in held.lost],
@@ -150,14 +158,16 @@ class ClaimController(Controller):
     async def give_back(
         self, data: JSONBody[ReturnedJobs], fairlog: NamedDependency[Fairlog]
     ) -> OutcomeAnswers:
-        """Give jobs back: they are queued at once, and their attempts do not count as failures.
+        """Return jobs: they are queued at once, and their attempts do not count as failures.
 
-        For a lost attempt the answer is 409, and its place under a cap is free.
+        The answer for a lost attempt is 409; it no longer counts towards limits of running jobs.
         """
         return await _report(fairlog, [(one.job_id, one) for one in data.to_returns()])
 
 
 class OutcomeController(Controller):
+    """Routes for the outcome of one job."""
+
     path = "/v1/jobs/{job_id:int}"
     tags = ("workers",)
 
@@ -175,14 +185,14 @@ class OutcomeController(Controller):
     async def fail(
         self, job_id: JobIdInPath, data: JSONBody[Failure], fairlog: NamedDependency[Fairlog]
     ) -> JobView:
-        """Report that an attempt failed. Another follows while attempts are left."""
+        """Report that an attempt failed. Another follows if attempts remain."""
         wanted = validation.job_id(job_id)
         return await fairlog.advance(
             await off_the_loop(size_of(data.error), lambda: data.to_command(wanted))
         )
 
 
-_Entry = tuple[int | None, JobCommand | InvalidInput]  # with the id as it was sent
+_Entry = tuple[int | None, JobCommand | InvalidInput]  # the id as sent, None if unreadable
 
 
 def _read(entry: Raw) -> _Entry:

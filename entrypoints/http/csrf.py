@@ -1,26 +1,27 @@
-"""Requests that a page of another site has its visitor's browser send."""
+"""Detection of cross-site request forgery: a page of another site lets a browser send a request."""
 
 from collections.abc import Mapping
 from typing import Final
 
-_READING: Final = frozenset({"GET", "HEAD", "OPTIONS"})
-_OWN: Final = frozenset({b"same-origin", b"none"})
+_SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+_OWN_SITES: Final = frozenset({b"same-origin", b"none"})
 
 
 def acts_for_another_site(method: str, fields: Mapping[bytes, bytes]) -> bool:
-    """Return True where a page of another site would act, and not merely be shown something.
+    """Return True if a browser sends the request for a page of another site, unless it only reads.
 
-    Browsers say where a request comes from (Fetch Metadata; older ones and plain HTTP: Origin);
-    other clients say nothing, and are nobody's browser. `fields` are the request's header fields.
+    Browsers send the header Sec-Fetch-Site (W3C Fetch Metadata); older browsers, and all over plain
+    HTTP, send Origin. A client that sends neither is not a browser. `fields` are the request's
+    header fields by lower-case name.
     """
-    if method in _READING:
+    if method in _SAFE_METHODS:
         return False
     site, origin = fields.get(b"sec-fetch-site"), fields.get(b"origin")
     if site is not None:
-        return site not in _OWN
+        return site not in _OWN_SITES
     return origin is not None and _host(origin) != fields.get(b"host")
 
 
 def _host(origin: bytes) -> bytes:
-    """Return what stands behind the scheme."""
+    """Return the host and port of an Origin, without its scheme."""
     return origin.rpartition(b"://")[2]

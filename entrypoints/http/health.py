@@ -1,4 +1,4 @@
-"""Health checks and statistics: whether a server is alive, whether it is ready, what it does."""
+"""Routes for health checks and statistics."""
 
 from litestar import MediaType, Response, get
 from litestar.di import NamedDependency
@@ -14,16 +14,16 @@ from entrypoints.use_cases.time_travel import TimeTravel
 
 @get(["/livez", "/healthz"], media_type=MediaType.TEXT, tags=["health"], sync_to_thread=False)
 def livez() -> str:
-    """Answer `ok` while the process runs. The database is not asked."""
+    """Return `ok` while the process runs, without using the database."""
     return "ok"
 
 
 @get("/readyz", tags=["health"])
 async def readyz(fairlog: NamedDependency[Fairlog]) -> Response[Readiness]:
-    """Say whether the server can be sent requests; the status is 503 if it cannot.
+    """Report if the server is ready to process requests; the status is 503 if it is not.
 
-    It can if the schema is current, recovery is done, and writes, reads, the clock and the news of
-    the log work. All parts that fail are named, with the reason.
+    It is ready if the schema is current, recovery is complete, and writes, reads, the clock and the
+    log watcher work. Each failing part is named with its reason.
     """
     readiness = await readiness_of(fairlog)
     return Response(
@@ -34,9 +34,9 @@ async def readyz(fairlog: NamedDependency[Fairlog]) -> Response[Readiness]:
 
 @get("/v1/stats", tags=["health"])
 async def stats(fairlog: NamedDependency[Fairlog], as_of: AsOf = None) -> StatsView | PastStateView:
-    """Return the jobs by state, the line, the global window and what this server has done.
+    """Return the jobs by state, the line, the global window and this server's counts.
 
-    With `as_of`: the same at that position or time, with the first 1,000 limits that were set.
+    With `as_of`, return the state at that position or time, with the first 1,000 limits set then.
     """
     if as_of is None:
         return await fairlog.stats()

@@ -1,7 +1,7 @@
-"""The Idempotency-Key header of a submission, read from the bytes that came.
+"""The Idempotency-Key header of a submission, read from the raw header fields.
 
-Declared as a parameter, Litestar would make a dictionary of all header fields to take one out of
-it: a seventh of what a refused submission costs.
+If it were declared as a parameter, Litestar would convert all header fields to a dictionary, which
+costs a seventh of a refused submission.
 """
 
 import re
@@ -15,12 +15,12 @@ from domain.language.errors import InvalidInput
 from domain.language.validation import NAME_BYTES_MAX
 
 _FIELD: Final = b"idempotency-key"
-_QUOTED: Final = re.compile(r'"((?:[^"\\]|\\["\\])*)"')  # a string of RFC 9651, section 3.3.3
+_QUOTED: Final = re.compile(r'"((?:[^"\\]|\\["\\])*)"')  # a String of RFC 9651, section 3.3.3
 
 
 @dataclass
 class TakesIdempotencyKey(Operation):
-    """A call in /schema that takes the header."""
+    """An operation in /schema with the header as a parameter."""
 
     def __post_init__(self) -> None:
         header = Parameter(
@@ -28,16 +28,16 @@ class TakesIdempotencyKey(Operation):
             param_in="header",
             schema=Schema(type=OpenAPIType.STRING, min_length=1, max_length=NAME_BYTES_MAX),
             description="1 to 255 bytes of UTF-8, quoted or not. A submission sent again with the "
-            "same key gives the same job.",
+            "same key returns the same job.",
         )
         self.parameters = [*(self.parameters or ()), header]
 
 
 def idempotency_key_of(request: Request[Any, Any, Any]) -> str | None:
-    """Return the header's value; None where it was not sent. Raises `InvalidInput`.
+    """Return the header's value; None if it was not sent. Raises `InvalidInput` if not UTF-8.
 
-    The draft wants a quoted string; what is not quoted is taken as it is. A key is UTF-8 here as in
-    the body. That there is one such field at most was checked before (see `entrypoints.http.edge`).
+    draft-ietf-httpapi-idempotency-key-header requires a quoted string; an unquoted value is used
+    unchanged. `entrypoints.http.edge` has refused requests with more than one such field.
     """
     for name, value in request.scope["headers"]:
         if name == _FIELD:

@@ -1,4 +1,4 @@
-"""Jobs: submit them, look at them, cancel and retry them."""
+"""Routes that submit, return, list, explain, cancel and retry jobs."""
 
 from collections.abc import Sequence
 from typing import Annotated, Any
@@ -32,7 +32,7 @@ from entrypoints.use_cases.explain import ExplanationView, explain_job
 from entrypoints.use_cases.retries import retry as retry_job
 from entrypoints.use_cases.time_travel import TimeTravel
 
-SUBMISSION_BYTES_MAX = 8 * 1024 * 1024  # a payload of 1 MiB may be six times as long in escapes
+SUBMISSION_BYTES_MAX = 8 * 1024 * 1024  # 1 MiB of payload may be six times as long if escaped
 BATCH_BYTES_MAX = 16 * 1024 * 1024
 
 
@@ -42,10 +42,12 @@ class SubmissionOutcome(Struct, omit_defaults=True):
     status: Annotated[
         int, Meta(description="The HTTP status of this submission sent alone.", ge=200, le=599)
     ]
-    job: Annotated[JobView | UnsetType, Meta(description="The job, where it was accepted.")] = UNSET
+    job: Annotated[
+        JobView | UnsetType, Meta(description="The job, if the submission was accepted.")
+    ] = UNSET
     problem: Annotated[
         Problem | UnsetType,
-        Meta(description="Why it was refused, where it was: problem details of RFC 9457."),
+        Meta(description="The reason if it was refused: problem details of RFC 9457."),
     ] = UNSET
 
 
@@ -59,6 +61,8 @@ class SubmissionOutcomes(Struct):
 
 
 class JobController(Controller):
+    """Routes for jobs."""
+
     path = "/v1/jobs"
     tags = ("jobs",)
 
@@ -71,7 +75,9 @@ class JobController(Controller):
                 JobView, description="Accepted", generate_examples=False
             ),
             HTTP_200_OK: ResponseSpec(
-                JobView, description="Known by its key", generate_examples=False
+                JobView,
+                description="A job with this key was submitted before",
+                generate_examples=False,
             ),
         },
     )
@@ -81,15 +87,15 @@ class JobController(Controller):
         fairlog: NamedDependency[Fairlog],
         request: Request[Any, Any, Any],
     ) -> JsonAnswer:
-        """Submit a job. The same submission sent again gives the same job."""
+        """Submit a job. The same submission sent again returns the same job."""
         key = idempotency_key_of(request)
         size = memoryview(data.payload).nbytes
         if size <= BYTES_ON_THE_LOOP_MAX:
             command = data.to_command(key)
         else:
             command = await off_the_loop(size, lambda: data.to_command(key))
-        # Only a valid submission is refused and counted. A refusal from the cache raises nothing,
-        # since a client may cause ten thousand of them a second.
+        # Only valid submissions are refused and counted. A cached refusal raises no exception: a
+        # client may cause ten thousand per second.
         if known := fairlog.limiter.refuse(command.user_id):
             return refusal_answer(known)
         try:
@@ -106,7 +112,7 @@ class JobController(Controller):
     async def submit_batch(
         self, data: JSONBody[SubmissionBatch], fairlog: NamedDependency[Fairlog]
     ) -> SubmissionOutcomes:
-        """Submit up to 1,000 jobs. Each has an answer of its own, in order."""
+        """Submit up to 1,000 jobs. Each has its own answer, in order."""
         data.check()
         commands = await off_the_loop(
             size_of(*data.jobs),
@@ -128,12 +134,12 @@ class JobController(Controller):
         include: Annotated[
             str | None,
             QueryParameter(
-                description="What each job shows in full: payload, result, error, separated by "
-                "commas. Left out: none of them, and errors shortened."
+                description="The bodies to return in full: payload, result, error, separated by "
+                "commas. Left out: none, and errors are shortened."
             ),
         ] = None,
     ) -> JobPage:
-        """List jobs, newest first. A page ends early if its entries are large."""
+        """List jobs, newest first. A page has fewer entries if they are large."""
         return await fairlog.newest_jobs(
             None if user_id is None else validation.user_id(user_id),
             job_state,
@@ -149,7 +155,7 @@ class JobController(Controller):
         fairlog: NamedDependency[Fairlog],
         as_of: parameters.AsOf = None,
     ) -> JobView:
-        """Return a job as it is now or, with `as_of`, as it was then."""
+        """Return a job, or its state at the position or time `as_of`."""
         wanted = validation.job_id(job_id)
         if as_of is None:
             return await fairlog.job(wanted)
@@ -171,7 +177,7 @@ class JobController(Controller):
     async def explain(
         self, job_id: JobIdInPath, fairlog: NamedDependency[Fairlog]
     ) -> ExplanationView:
-        """Explain why a job has not run yet, or how it ended, in sentences and numbers."""
+        """Explain in sentences and numbers why a job has not started, or how it ended."""
         return await explain_job(fairlog, validation.job_id(job_id))
 
     @post("/retry", status_code=HTTP_200_OK)
@@ -180,15 +186,15 @@ class JobController(Controller):
     ) -> RetriedJobs:
         """Retry the failed or cancelled jobs that match, newest first.
 
-        Call it again with `next` as the cursor until `next` is null; a page may be empty before the
-        end. Each job counts as a submission of its user: if the answer has `retry_after_seconds`,
-        wait so long before the next call.
+        Repeat the call with `next` as the cursor until `next` is null; a page may be empty before
+        the end. Each job counts as a submission of its user. If the answer has
+        `retry_after_seconds`, wait for that time before the next call.
         """
         return await retry_jobs(fairlog, data.to_filter(), page_cursor(data.cursor))
 
     @post("/{job_id:int}/cancel", status_code=HTTP_200_OK)
     async def cancel(self, job_id: JobIdInPath, fairlog: NamedDependency[Fairlog]) -> JobView:
-        """Cancel a job that has not ended. Its worker learns of it with its next heartbeat."""
+        """Cancel a job that has not ended. Its worker learns of it from its next heartbeat."""
         return await fairlog.advance(CancelJob(job_id=validation.job_id(job_id)))
 
     @post("/{job_id:int}/retry", status_code=HTTP_200_OK)

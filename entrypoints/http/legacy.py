@@ -1,6 +1,6 @@
-"""The legacy API: three calls of the system that Fairlog replaces, for clients of that system.
+"""The legacy API: three routes of the system that Fairlog replaces, for the clients of that system.
 
-Requests and answers have that system's fields, and its names of states.
+Requests and answers use that system's fields and names of states.
 """
 
 from collections.abc import Sequence
@@ -32,53 +32,53 @@ _RUNNING_MAX = 1000
 _FAILED_MAX = 10
 _RECENT_MAX = 20
 _INCLUDED = Included(payload=True, result=True, error=False)
-_STATES = {State.SCHEDULED: "queued", State.CANCELLED: "failed"}  # the legacy API has neither
+_STATES = {State.SCHEDULED: "queued", State.CANCELLED: "failed"}  # not in the legacy API
 
 
 _State = Annotated[str, Meta(description="queued, running, done, failed or not_found.")]
 _Result = Annotated[
     str | None, Meta(description="The result: a text as it is, or JSON. null: none.")
 ]
-_ErrorMessage = Annotated[str | None, Meta(description="Why the job failed, or null.")]
+_ErrorMessage = Annotated[str | None, Meta(description="The error message. null: none.")]
 
 
 class LegacySubmission(Struct, forbid_unknown_fields=True):
     """A text to submit for the kind `echo`."""
 
-    user_id: Annotated[Name, Meta(description="Whose job it is, 1 to 255 bytes.")]
+    user_id: Annotated[Name, Meta(description="The user who owns the job, 1 to 255 bytes.")]
     payload: Annotated[str, Meta(description="The text, at most 1 MiB as JSON.")]
 
 
 class LegacyAnswer(Struct):
-    """A job's state, or why a submission was refused."""
+    """A job's state, or the reason why a submission was refused."""
 
     job_id: Annotated[int, Meta(description="The job's id. 0: the submission was refused.", ge=0)]
     state: _State
     result: _Result = None
     error_message: _ErrorMessage = None
     idempotency_key: Annotated[str | None, Meta(description="The job's key, or null.")] = None
-    is_duplicate: Annotated[bool, Meta(description="Whether the job was known already.")] = False
+    is_duplicate: Annotated[bool, Meta(description="true: the job was submitted before.")] = False
 
 
 class LegacyJob(Struct):
     """A job on the legacy dashboard. Times are UTC."""
 
     id: Annotated[JobId, JOB_ID, Meta(description="The job's id.")]
-    user_id: Annotated[UserId, NAME, Meta(description="Whose job it is.")]
+    user_id: Annotated[UserId, NAME, Meta(description="The user who owns the job.")]
     payload: Annotated[str, Meta(description="The payload: a text as it is, or JSON.")]
     idempotency_key: Annotated[str, Meta(description="The job's key.")]
     state: _State
     result: _Result
     error_message: _ErrorMessage
     last_served: Annotated[
-        Time | None, Meta(description="When its latest attempt was claimed. null: never.")
+        Time | None, Meta(description="The time when its latest attempt was claimed. null: never.")
     ]
-    created_at: Annotated[Time, Meta(description="When it was submitted.")]
-    updated_at: Annotated[Time, Meta(description="When it changed last.")]
+    created_at: Annotated[Time, Meta(description="The time of its submission.")]
+    updated_at: Annotated[Time, Meta(description="The time of its latest change.")]
 
 
 class LegacyStats(Struct):
-    """Numbers of jobs."""
+    """The numbers of jobs by state."""
 
     total_jobs: Annotated[Count, Meta(description="All jobs.")]
     queued_count: Annotated[Count, Meta(description="Jobs that wait, scheduled ones included.")]
@@ -88,9 +88,9 @@ class LegacyStats(Struct):
 
 
 class LegacyDashboard(Struct):
-    """The counts and the newest jobs."""
+    """The numbers of jobs and the newest jobs."""
 
-    stats: Annotated[LegacyStats, Meta(description="Numbers of jobs.")]
+    stats: Annotated[LegacyStats, Meta(description="The numbers of jobs by state.")]
     running_jobs: Annotated[
         Sequence[LegacyJob], Meta(description="Running jobs, newest first, at most 1000.")
     ]
@@ -103,6 +103,8 @@ class LegacyDashboard(Struct):
 
 
 class LegacyController(Controller):
+    """Routes of the legacy API."""
+
     path = "/jobs"
     tags = ("legacy",)
 
@@ -110,7 +112,7 @@ class LegacyController(Controller):
     async def submit(
         self, data: JSONBody[LegacySubmission], fairlog: NamedDependency[Fairlog]
     ) -> Response[LegacyAnswer]:
-        """Submit a text for the kind `echo`. Over a limit, the status is 429."""
+        """Submit a text for the kind `echo`. The status is 429 if a rate limit refuses it."""
         submission = Submission(
             user_id=data.user_id, payload=Raw(msgspec.json.encode(data.payload))
         )
@@ -129,7 +131,7 @@ class LegacyController(Controller):
 
     @get("/job_status/{job_id:int}")
     async def status(self, job_id: JobIdInPath, fairlog: NamedDependency[Fairlog]) -> LegacyAnswer:
-        """Return one job. An unknown one has the state `not_found`."""
+        """Return a job's state. An unknown job has the state `not_found`."""
         if job_id > POSITION_MAX:
             return _not_found(job_id)
         try:
@@ -139,9 +141,9 @@ class LegacyController(Controller):
 
     @get("/dashboard")
     async def dashboard(self, fairlog: NamedDependency[Fairlog]) -> LegacyDashboard:
-        """Return the counts and the newest jobs: running, failed (10) and of any state (20).
+        """Return the numbers of jobs and the newest: running, failed (10) and of any state (20).
 
-        A list is shorter if payloads and results are large.
+        A list is shorter if its payloads and results are large.
         """
         counts = await fairlog.read(fairlog.jobs.counts)
         running = await fairlog.newest_jobs(None, State.RUNNING, None, _RUNNING_MAX, _INCLUDED)

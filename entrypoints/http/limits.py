@@ -1,4 +1,4 @@
-"""Limits of users, of kinds and of all users together: look at them and change them."""
+"""Routes that return and change the limits of users, of kinds and of all users together."""
 
 from litestar import Controller, get, put
 from litestar.di import NamedDependency
@@ -10,7 +10,7 @@ from domain.language.events import Scope
 from entrypoints.http.parameters import KindInPath, UserIdInPath
 from entrypoints.http.problems import AnyRequest
 from entrypoints.http.requests import KindChange, LimitChange
-from entrypoints.http.strict_json import exact
+from entrypoints.http.strict_json import exact_path_value
 from entrypoints.service.fairlog import Fairlog
 from entrypoints.service.views import KindView, UserLimitsView, WindowView
 
@@ -19,21 +19,23 @@ _KINDS = "/v1/kinds/"
 
 
 class LimitController(Controller):
+    """Routes for limits."""
+
     path = "/v1"
     tags = ("limits",)
 
     @get("/limits")
     async def of_all(self, request: AnyRequest, fairlog: NamedDependency[Fairlog]) -> WindowView:
-        """Return the window of all users together."""
-        _refuse_an_empty_id(request)
+        """Return the current window of all users together: its limit and its use."""
+        _refuse_empty_id(request)
         return await fairlog.global_limits()
 
     @put("/limits")
     async def change_for_all(
         self, request: AnyRequest, data: JSONBody[LimitChange], fairlog: NamedDependency[Fairlog]
     ) -> WindowView:
-        """Change the limit of all users together. null restores the default."""
-        _refuse_an_empty_id(request)
+        """Change the limit of all users together. null restores the server's default."""
+        _refuse_empty_id(request)
         await fairlog.change_limit(data.to_command(Scope.GLOBAL))
         return await fairlog.global_limits()
 
@@ -41,8 +43,10 @@ class LimitController(Controller):
     async def of_user(
         self, user_id: UserIdInPath, request: AnyRequest, fairlog: NamedDependency[Fairlog]
     ) -> UserLimitsView:
-        """Return the user's window and the window of all users together."""
-        return await fairlog.user_limits(validation.user_id(exact(user_id, request, _LIMITS)))
+        """Return the current windows of the user and of all users together."""
+        return await fairlog.user_limits(
+            validation.user_id(exact_path_value(user_id, request, _LIMITS))
+        )
 
     @put("/limits/{user_id:path}")
     async def change_for_user(
@@ -53,7 +57,7 @@ class LimitController(Controller):
         fairlog: NamedDependency[Fairlog],
     ) -> UserLimitsView:
         """Change a user's limits: submissions per window, and jobs that run at once."""
-        user = validation.user_id(exact(user_id, request, _LIMITS))
+        user = validation.user_id(exact_path_value(user_id, request, _LIMITS))
         await fairlog.change_limit(data.to_command(Scope.USER, user_id=user))
         return await fairlog.user_limits(user)
 
@@ -66,13 +70,16 @@ class LimitController(Controller):
         fairlog: NamedDependency[Fairlog],
     ) -> KindView:
         """Change how many jobs of the kind may run at once. null removes the limit."""
-        named = validation.kind(exact(kind, request, _KINDS))
+        named = validation.kind(exact_path_value(kind, request, _KINDS))
         await fairlog.change_limit(data.to_command(named))
         return await fairlog.kind(named)
 
 
-def _refuse_an_empty_id(request: AnyRequest) -> None:
-    """Refuse `/v1/limits/`: Litestar would route a forgotten user id to the global limit."""
+def _refuse_empty_id(request: AnyRequest) -> None:
+    """Refuse `/v1/limits/`, since Litestar routes an empty user id to the global limit.
+
+    Raises `InvalidInput`.
+    """
     if request.scope["raw_path"].startswith(_LIMITS.encode()):
-        validation.user_id(exact("", request, _LIMITS))
+        validation.user_id(exact_path_value("", request, _LIMITS))
         raise NotFoundException

@@ -1,7 +1,7 @@
-"""Figures for Prometheus: what the writer, the line, the log and this door do.
+"""Metrics for Prometheus, of the server's parts, writer, log, jobs, HTTP requests and handlers.
 
-HTTP is measured by `EdgeApp`: Litestar's plugin looks its metrics up by name several times
-a request, which costs a third of what a submission does.
+`EdgeApp` measures HTTP requests. Litestar's plugin looks up its metrics by name several times per
+request, which costs a third of a submission.
 """
 
 import asyncio
@@ -28,12 +28,16 @@ from entrypoints.service.fairlog import Fairlog
 from entrypoints.use_cases.readiness import NEEDED
 from entrypoints.worker.handler_pool import HandlerPool
 
+# Upper bounds of the buckets of histograms.
 _SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 _COMMANDS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
 class Histogram:
-    """Observations in cumulative buckets; one thread observes, another may read."""
+    """Observations in buckets. One thread may observe while another reads.
+
+    `bounds` are the inclusive upper bounds of the buckets, ascending; one more bucket has no bound.
+    """
 
     def __init__(self, bounds: Sequence[float]) -> None:
         self._bounds = bounds
@@ -41,6 +45,7 @@ class Histogram:
         self._sum = 0.0
 
     def observe(self, value: float) -> None:
+        """Add an observation."""
         self._sum += value
         for index, bound in enumerate(self._bounds):
             if value <= bound:
@@ -49,7 +54,7 @@ class Histogram:
         self._counts[-1] += 1
 
     def buckets(self) -> tuple[list[tuple[str, float]], float]:
-        """For the exposition format: (upper bound, observations up to it), and the sum."""
+        """Return (upper bound, observations up to it) for each bucket, and the sum of all."""
         total = 0
         buckets: list[tuple[str, float]] = []
         for bound, count in zip([*map(str, self._bounds), "+Inf"], self._counts, strict=True):
@@ -58,20 +63,20 @@ class Histogram:
         return buckets, self._sum
 
 
-class Stored(Struct, frozen=True):
-    """What is asked of the database for a scrape."""
+class StoredMetrics(Struct, frozen=True):
+    """The metrics that are read from the database."""
 
-    jobs: Mapping[State, int]
-    clock_ahead_seconds: float
-    behind: Mapping[str, int]  # events not applied yet, by projection
+    jobs: Mapping[State, int]  # the number of jobs in each state
+    clock_ahead_seconds: float  # the log's time minus the database's clock
+    lags: Mapping[str, int]  # events not applied yet, by asynchronous projection
 
 
 class ServerMetrics:
-    """Counts as it goes. One for each app."""
+    """The metrics of one application, counted in memory since its start."""
 
     def __init__(self, fairlog: Fairlog, handlers: HandlerPool | None = None) -> None:
         self._fairlog = fairlog
-        self._handlers = handlers  # of the worker inside this server
+        self._handlers = handlers  # of the embedded worker, if any
         self._events: Counter[tuple[str, str]] = Counter()  # (type, detail): events
         self._decisions: Counter[tuple[str, bool]] = Counter()  # (scope, allowed): submissions
         self._batch_commands = Histogram(_COMMANDS)
@@ -80,78 +85,85 @@ class ServerMetrics:
         fairlog.writer.observe(self.batch_written)
 
     def batch_written(self, batch: BatchWritten) -> None:
-        """Observes the writer; called in its thread."""
+        """Count a committed batch; called in the writer's thread."""
         self._events.update(batch.events)
         self._decisions.update(batch.decisions)
         self._batch_commands.observe(batch.commands)
         self._batch_seconds.observe(batch.seconds)
 
     def request_answered(self, method: str, path: str, status: int, seconds: float) -> None:
-        """`path` is the route's, with the names of its parameters."""
+        """Count an answer; `seconds` are from the request's head to the end of the answer.
+
+        `path` is the path of the route, with the names of its parameters.
+        """
         key = (method, path, str(status))
         histogram = self._requests.get(key)
         if histogram is None:
             histogram = self._requests.setdefault(key, Histogram(_SECONDS))
         histogram.observe(seconds)
 
-    def stored(self, connection: Connection) -> Stored:
-        return Stored(
+    def read_stored(self, connection: Connection) -> StoredMetrics:
+        """Read the metrics of the database."""
+        return StoredMetrics(
             self._fairlog.jobs.counts(connection),
             self._fairlog.log.reading(connection).seconds_ahead,
             {
-                follower.projection.name: follower.lag(connection)
-                for follower in self._fairlog.following.followers
+                projector.projection.name: projector.lag(connection)
+                for projector in self._fairlog.following.followers
             },
         )
 
-    def exposition(self, stored: Stored | None) -> bytes:
-        """In the Prometheus text format; without what is stored where the database is away."""
+    def exposition(self, stored: StoredMetrics | None) -> bytes:
+        """Return the metrics in the Prometheus text format, stored ones only if given."""
         registry = CollectorRegistry()
         registry.register(_Scrape(self, stored))
         return generate_latest(registry)
 
-    def collect(self, stored: Stored | None) -> Iterator[Metric]:
+    def collect(self, stored: StoredMetrics | None) -> Iterator[Metric]:
+        """Generate the metrics, stored ones only if given."""
         yield from self._parts()
         yield from self._writer()
         yield from self._log()
         if stored is not None:
-            yield from _of_stored(stored)
+            yield from _stored(stored)
         yield from self._http()
         if self._handlers is not None:
-            yield from _of_handlers(self._handlers)
+            yield from _handlers(self._handlers)
 
     def _parts(self) -> Iterator[Metric]:
         supervisor = self._fairlog.supervisor
         failing = {one.part: one.seconds for one in supervisor.troubles()}
-        works = GaugeMetricFamily(
-            "fairlog_part_works", "1: this part of the server works; 0: it fails", labels=["part"]
+        working = GaugeMetricFamily(
+            "fairlog_part_works",
+            "1 if this part of the server works, 0 if it fails",
+            labels=["part"],
         )
         for part in sorted({*NEEDED, *supervisor.names(), *failing}):
-            works.add_metric([part], float(part not in failing))
-        yield works
-        since = GaugeMetricFamily(
-            "fairlog_part_failing_seconds", "How long a part has been failing", labels=["part"]
+            working.add_metric([part], float(part not in failing))
+        yield working
+        durations = GaugeMetricFamily(
+            "fairlog_part_failing_seconds", "Seconds since a part began to fail", labels=["part"]
         )
         for part, seconds in sorted(failing.items()):
-            since.add_metric([part], seconds)
-        yield since
+            durations.add_metric([part], seconds)
+        yield durations
         yield _counter(
             "fairlog_log_lines_dropped", "Log lines that could not be written", output.dropped
         )
 
     def _writer(self) -> Iterator[Metric]:
         writer = self._fairlog.writer
-        yield _gauge("fairlog_queue_commands", "Commands without an answer yet", writer.waiting())
+        yield _gauge("fairlog_queue_commands", "Commands that wait for an answer", writer.waiting())
         yield _gauge(
-            "fairlog_queue_age_seconds", "How long the oldest has waited", writer.oldest_seconds()
+            "fairlog_queue_age_seconds",
+            "Seconds that the oldest command has waited",
+            writer.oldest_seconds(),
         )
-        yield _counter("fairlog_writer_retries", "Transactions tried again", writer.stats.retries)
-        yield _histogram(
-            "fairlog_batch_commands", "Commands written together", {(): self._batch_commands}
-        )
+        yield _counter("fairlog_writer_retries", "Retries of transactions", writer.stats.retries)
+        yield _histogram("fairlog_batch_commands", "Commands per batch", {(): self._batch_commands})
         yield _histogram(
             "fairlog_batch_seconds",
-            "From taking a batch to having it on disk",
+            "Seconds from taking a batch to its commit",
             {(): self._batch_seconds},
         )
 
@@ -174,81 +186,83 @@ class ServerMetrics:
     def _http(self) -> Iterator[Metric]:
         yield _histogram(
             "fairlog_http_request_seconds",
-            "From a request's head to its answer's end",
+            "Seconds from the head of a request to the end of its answer",
             dict(self._requests),
             ["method", "path", "status"],
         )
 
 
 class _Scrape(Collector):
-    """The figures of one moment."""
+    """A collector of the metrics of one scrape."""
 
-    def __init__(self, figures: ServerMetrics, stored: Stored | None) -> None:
-        self._figures = figures
+    def __init__(self, server: ServerMetrics, stored: StoredMetrics | None) -> None:
+        self._server = server
         self._stored = stored
 
     def describe(self) -> Iterator[Metric]:
-        """Nothing is asked when it is registered."""
+        """Return nothing: the registry then collects no metrics on registration."""
         return iter(())
 
     def collect(self) -> Iterator[Metric]:
-        return self._figures.collect(self._stored)
+        return self._server.collect(self._stored)
 
 
-def _of_stored(stored: Stored) -> Iterator[Metric]:
-    jobs = GaugeMetricFamily("fairlog_jobs", "Jobs of all processes", labels=["state"])
+def _stored(stored: StoredMetrics) -> Iterator[Metric]:
+    jobs = GaugeMetricFamily("fairlog_jobs", "Jobs in the log by state", labels=["state"])
     for state, count in stored.jobs.items():
         jobs.add_metric([state], count)
     yield jobs
     yield _gauge(
         "fairlog_clock_ahead_seconds",
-        "The log's time less the database's clock",
+        "The log's time minus the database's clock",
         stored.clock_ahead_seconds,
     )
-    behind = GaugeMetricFamily(
-        "fairlog_projection_lag_events", "Events not applied yet", labels=["projection"]
+    lags = GaugeMetricFamily(
+        "fairlog_projection_lag_events",
+        "Events that a projection has not applied yet",
+        labels=["projection"],
     )
-    for projection, events in stored.behind.items():
-        behind.add_metric([projection], events)
-    yield behind
+    for projection, events in stored.lags.items():
+        lags.add_metric([projection], events)
+    yield lags
 
 
-def _of_handlers(handlers: HandlerPool) -> Iterator[Metric]:
-    yield _gauge("fairlog_handlers_running", "Handlers that run here", handlers.running)
-    yield _gauge(
-        "fairlog_handlers_hanging", "Handlers that did not end, and still run", handlers.hanging
-    )
+def _handlers(handlers: HandlerPool) -> Iterator[Metric]:
+    yield _gauge("fairlog_handlers_running", "Handlers that run in this server", handlers.running)
+    yield _gauge("fairlog_handlers_hanging", "Abandoned handlers that still run", handlers.hanging)
     given_up = CounterMetricFamily(
-        "fairlog_handlers_given_up", "Handlers that did not end when told to", labels=["kind"]
+        "fairlog_handlers_given_up",
+        "Handlers abandoned because they ignored their cancellation",
+        labels=["kind"],
     )
     for kind, count in handlers.given_up.copy().items():
         given_up.add_metric([kind], count)
     yield given_up
     yield _gauge(
         "fairlog_handler_processes_stalled",
-        "Processes whose interpreter a handler holds",
+        "Handler processes whose interpreter is blocked by a handler",
         handlers.stalled,
     )
     yield _counter(
         "fairlog_handler_processes_replaced",
-        "Processes replaced because handlers hung in them",
+        "Handler processes replaced because of abandoned handlers",
         handlers.replaced,
     )
     yield _counter(
-        "fairlog_handler_processes_died", "Processes that died of themselves", handlers.died
+        "fairlog_handler_processes_died", "Handler processes that ended unexpectedly", handlers.died
     )
 
 
 @get("/metrics", tags=["health"])
 async def metrics(
-    figures: NamedDependency[ServerMetrics], fairlog: NamedDependency[Fairlog]
+    server_metrics: NamedDependency[ServerMetrics], fairlog: NamedDependency[Fairlog]
 ) -> Response[bytes]:
-    """Figures in the Prometheus text format; without those of the database while that is away."""
+    """Return metrics in the Prometheus text format; those of the database only if it answers."""
     stored = None
     if not any(one.part == "reads" for one in fairlog.supervisor.troubles()):
         with contextlib.suppress(FairlogError):
-            stored = await fairlog.read(figures.stored)
-    text = await asyncio.to_thread(figures.exposition, stored)
+            stored = await fairlog.read(server_metrics.read_stored)
+    text = await asyncio.to_thread(server_metrics.exposition, stored)
     return Response(text, media_type=CONTENT_TYPE_PLAIN_0_0_4)
 
 
@@ -261,10 +275,10 @@ def _counter(name: str, text: str, value: float) -> Metric:
 
 
 def _histogram(
-    name: str, text: str, found: dict[Any, Histogram], labels: Sequence[str] = ()
+    name: str, text: str, histograms: dict[Any, Histogram], labels: Sequence[str] = ()
 ) -> Metric:
     family = HistogramMetricFamily(name, text, labels=labels)
-    for values, histogram in found.items():
+    for values, histogram in histograms.items():
         buckets, total = histogram.buckets()
         family.add_metric(list(values), buckets=buckets, sum_value=total)
     return family

@@ -1,6 +1,7 @@
-"""Parameters of paths and queries, as /schema shows them.
+"""Parameters of paths and queries, with their descriptions in /schema.
 
-Their bounds are shown only: `domain.language.validation` and `entrypoints.http.paging` check them.
+Their ranges are only documented here; `domain.language.validation` and `entrypoints.http.paging`
+check them.
 """
 
 from datetime import datetime
@@ -26,10 +27,10 @@ KindInPath = Annotated[
     str, PathParameter(description="The kind, 1 to 255 bytes, percent-encoded.", schema_extra=_NAME)
 ]
 UserId = Annotated[
-    str | None, QueryParameter(description="Only what is about this user.", schema_extra=_NAME)
+    str | None, QueryParameter(description="Only jobs and events of this user.", schema_extra=_NAME)
 ]
 JobId = Annotated[
-    int | None, QueryParameter(description="Only what is about this job.", schema_extra=_ID)
+    int | None, QueryParameter(description="Only events of this job.", schema_extra=_ID)
 ]
 EventTypes = Annotated[
     list[str] | None,
@@ -52,25 +53,25 @@ After = Annotated[
 AfterOrNow = Annotated[
     int | None,
     QueryParameter(
-        description="Only events after this position. Left out: only those from now on.",
+        description="Only events after this position. Left out: only new events.",
         schema_extra=_POSITION,
     ),
 ]
 Limit = Annotated[
     int,
     QueryParameter(
-        description="How many entries a page has at most. It has fewer if they are large.",
+        description="The maximum number of entries of a page. It has fewer if they are large.",
         schema_extra={"minimum": 1, "maximum": PAGE_MAX},
     ),
 ]
 Cursor = Annotated[
     str | None,
-    QueryParameter(description="The `next` of the page before; left out for the first page."),
+    QueryParameter(description="The `next` of the previous page. Left out: the first page."),
 ]
 AsOf = Annotated[
     str | None,
     QueryParameter(
-        description="A position of the log (digits alone) or a time (RFC 3339): the answer is "
-        "as it was then. Left out: as it is now."
+        description="A position of the log (digits alone) or a time (RFC 3339); the answer shows "
+        "the state then. Left out: the current state."
     ),
 ]

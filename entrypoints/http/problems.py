@@ -1,4 +1,4 @@
-"""Our errors as problem details (RFC 9457): the one place where they meet HTTP."""
+"""The conversion of errors to problem details (RFC 9457); errors themselves know no HTTP."""
 
 from functools import lru_cache
 from http import HTTPStatus
@@ -42,10 +42,11 @@ from domain.language.moments import later
 from entrypoints.http.answers import PROBLEM, JsonAnswer, encoded
 from entrypoints.http.rate_limit_fields import rate_limit_fields, seconds_until
 
+INTERNAL_ERROR = "The server failed to process the request."
 QUOTA_EXCEEDED = "https://iana.org/assignments/http-problem-types#quota-exceeded"
-_RETRY_SECONDS = "1"
-_MESSAGE_CHARACTERS_MAX = 500
-_DETAIL_CHARACTERS_MAX = 2_000  # a sentence may name what was sent, like a field of megabytes
+_RETRY_SECONDS = "1"  # after an error that passes by itself
+_MESSAGE_CHARACTERS_MAX = 500  # of Litestar's messages
+_DETAIL_CHARACTERS_MAX = 2_000  # a message may quote a value of megabytes
 _STATUS: dict[type[FairlogError], HTTPStatus] = {
     RateLimited: HTTPStatus.TOO_MANY_REQUESTS,
     KeyReusedWithOtherPayload: HTTPStatus.UNPROCESSABLE_ENTITY,
@@ -67,9 +68,9 @@ _STATUS: dict[type[FairlogError], HTTPStatus] = {
     LogTooNew: HTTPStatus.SERVICE_UNAVAILABLE,
     QueueFull: HTTPStatus.SERVICE_UNAVAILABLE,
 }
-# Where a parameter of ours has another name than on the wire.
-_WIRE_NAMES = {"data": "the body", "job_state": "state", "event_type": "type"}
-_MESSAGES = {"'data'": "a JSON object is expected, and there is none"}
+# Names in requests of parameters that have another name in code.
+_NAMES_IN_REQUESTS = {"data": "the body", "job_state": "state", "event_type": "type"}
+_MESSAGES = {"'data'": "a JSON object is required"}
 _log = structlog.get_logger()
 
 Problem = dict[str, Any]
@@ -77,9 +78,9 @@ AnyRequest = Request[Any, Any, Any]
 
 
 def problem_of(error: Exception) -> Problem:
-    """The body of the answer; its `status` is the answer's."""
+    """Return the problem details of an error; `status` is the status of the answer."""
     if not isinstance(error, FairlogError):
-        return http_problem(HTTPStatus.INTERNAL_SERVER_ERROR, "Something went wrong on our side.")
+        return http_problem(HTTPStatus.INTERNAL_SERVER_ERROR, INTERNAL_ERROR)
     if isinstance(error, InvalidInput) and error.is_too_large:
         return http_problem(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, str(error))
     known = (_STATUS[cls] for cls in type(error).__mro__ if cls in _STATUS)
@@ -100,6 +101,7 @@ def problem_of(error: Exception) -> Problem:
 
 
 def headers_of(error: Exception) -> dict[str, str]:
+    """Return the header fields of the answer to an error: rate limits, and when to retry."""
     headers: dict[str, str] = {}
     if isinstance(error, RateLimited):
         headers["Retry-After"] = str(seconds_until(error.resets_at, error.decided_at))
@@ -111,9 +113,10 @@ def headers_of(error: Exception) -> dict[str, str]:
 
 
 def refusal_answer(error: RateLimited) -> JsonAnswer:
-    """As `answer_error`, without raising through the framework.
+    """Return the answer of `answer_error` without an exception that passes through Litestar.
 
-    It may be asked for ten thousand times a second, and is the same for a user within a second.
+    It is requested up to ten thousand times per second, and cached: it changes for a user only once
+    per second.
     """
     seconds = seconds_until(error.resets_at, error.decided_at)
     return _refusal_answer(error.user_id, error.decision, seconds)
@@ -127,7 +130,7 @@ def _refusal_answer(user_id: UserId, decision: RateLimitDecided, seconds: int) -
 
 
 def answer_error(_: AnyRequest, error: Exception) -> Response[Problem]:
-    """The exception handler of every route."""
+    """Convert an exception of any route to an answer; log it if it is unexpected."""
     if isinstance(error, HTTPException):
         return _answer(_problem_of_litestar(error), _headers_of_litestar(error))
     problem = problem_of(error)
@@ -141,12 +144,12 @@ def _problem_of_litestar(error: HTTPException) -> Problem:
         case ValidationException():
             detail = _validation_sentence(error) or error.detail
         case NotFoundException():
-            detail = "There is nothing at this address; /schema lists the calls."
+            detail = "There is no resource at this address; /schema lists the routes."
         case MethodNotAllowedException():
             allowed = _headers_of_litestar(error).get("allow", "other methods")
-            detail = f"This address takes {allowed}; /schema lists the calls."
+            detail = f"This address accepts {allowed}; /schema lists the routes."
         case _ if error.status_code == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
-            detail = "The body is larger than this call takes; send less at once."
+            detail = "The body is larger than this route accepts; send less in one request."
         case _:
             detail = error.detail
     return http_problem(HTTPStatus(error.status_code), detail[:_MESSAGE_CHARACTERS_MAX])
@@ -160,7 +163,7 @@ def _headers_of_litestar(error: HTTPException) -> dict[str, str]:
 
 
 def _validation_sentence(error: ValidationException) -> str:
-    """What Litestar found, for each place one clause."""
+    """Return one clause per error that Litestar found, as a sentence; empty if it lists none."""
     found = error.extra if isinstance(error.extra, list) else []
     clauses = [_clause(item) for item in found if isinstance(item, dict)]
     return f"Not accepted: {'; '.join(clauses)}." if clauses else ""
@@ -169,10 +172,11 @@ def _validation_sentence(error: ValidationException) -> str:
 def _clause(found: dict[str, Any]) -> str:
     place = str(found.get("key", "the request"))
     message = str(found.get("message", "not valid"))
-    return f"{_WIRE_NAMES.get(place, place)}: {_MESSAGES.get(message, message)}"
+    return f"{_NAMES_IN_REQUESTS.get(place, place)}: {_MESSAGES.get(message, message)}"
 
 
 def http_problem(status: HTTPStatus, detail: str) -> Problem:
+    """Return problem details of no special type, with a detail of at most 2,000 characters."""
     if len(detail) > _DETAIL_CHARACTERS_MAX:
         detail = f"{detail[: _DETAIL_CHARACTERS_MAX - 1]}…"
     return {"type": "about:blank", "title": status.phrase, "status": int(status), "detail": detail}

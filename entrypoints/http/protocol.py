@@ -1,9 +1,10 @@
-"""The HTTP/1.1 protocol of a server, with bounds on what a client may hold of it.
+"""The HTTP/1.1 protocol of a server, with limits on the resources of its clients.
 
-uvicorn's own bounds only connections together and idle ones. Here are bounded the size of a
-request's head, the time that a request may take to arrive and an answer to be read, connections,
-and the bodies of all requests together. Where too many connections or bodies are open, those that
-the server waits for longest make room: a server that is full of silent clients answers others.
+uvicorn's own protocol limits only the number of connections and their idle time. This one limits
+the size of a request's head, the time until a request is complete, the time without progress of
+an answer, the number of connections, and the total size of request bodies and of unread answers.
+At a limit, the server closes the connection that it has waited for longest, so silent clients
+cannot keep others out.
 """
 
 import asyncio
@@ -16,28 +17,32 @@ from msgspec import Struct
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from entrypoints.http.unread_answers import UnreadAnswers
-from entrypoints.http.waiting import waits_since
+from entrypoints.http.waiting import waiting_since
 
-HEAD_BYTES_MAX: Final = 64 * 1024  # the address and all header fields
+HEAD_BYTES_MAX: Final = 64 * 1024  # of the address and all header fields
 FIELDS_MAX: Final = 100
 URL_BYTES_MAX: Final = 8 * 1024
-PIPELINED_MAX: Final = 16  # requests of a connection that wait for the answers before theirs
-_TOO_MANY_BODIES: Final = "Too many large bodies are under way; send it again in a moment."
-_SWEEP_SECONDS: Final = 0.5  # between two looks for clients whose time is over
-_LINGER_SECONDS: Final = 2.0  # for a refused client to read why
+PIPELINED_MAX: Final = 16  # requests of one connection that wait for earlier answers
+_TOO_MANY_BODIES: Final = (
+    "The server is receiving too many large bodies; send the request again in a moment."
+)
+_SWEEP_SECONDS: Final = 0.5  # between two checks of all deadlines
+_LINGER_SECONDS: Final = 2.0  # for a refused client to read the answer
 
 
 class Bounds(Struct, frozen=True, kw_only=True):
-    """What the clients of one server may hold together, and how long one may take."""
+    """Limits on the resources that the clients of one server use."""
 
-    connections_max: int
-    request_seconds: float  # from a request's first byte to its last, and for an answer to move on
-    # Of all requests that are not answered yet, and as much of answers that are not read yet.
+    connections_max: int  # open connections, at least 1
+    # From a request's first byte to its last, above 0. A client that reads nothing of its answer
+    # for as long is disconnected.
+    request_seconds: float
+    # Total bytes of the bodies of unanswered requests. Unread answers may use as many again.
     bodies_bytes_max: int
 
 
 def bounded_protocol(bounds: Bounds) -> type["BoundedProtocol"]:
-    """Return the protocol class of one server."""
+    """Return a protocol class for one server, whose connections share the limits."""
 
     class Bounded(BoundedProtocol):
         clients = Clients(bounds)
@@ -46,7 +51,7 @@ def bounded_protocol(bounds: Bounds) -> type["BoundedProtocol"]:
 
 
 class Clients:
-    """The connections of one server, used on its event loop."""
+    """The open connections of one server. Used on its event loop alone."""
 
     def __init__(self, bounds: Bounds) -> None:
         self.bounds = bounds
@@ -55,80 +60,88 @@ class Clients:
         self._open: set[BoundedProtocol] = set()
         self._is_swept = False
 
-    def add(self, one: "BoundedProtocol") -> bool:
-        """False where there are too many, and each of them has a request that is worked on.
+    def add(self, connection: "BoundedProtocol") -> bool:
+        """Register a connection. Return False if no other can be closed to make space for it.
 
-        One that waits for news (see `entrypoints.http.waiting`) is not: its client comes back.
+        Closes the one that has kept the server waiting longest, else the one that has waited
+        longest for news (see `entrypoints.http.waiting`), whose client connects again. A connection
+        whose request is being processed is never closed.
         """
-        self._open.add(one)
+        self._open.add(connection)
         if not self._is_swept:
             self._is_swept = True
-            one.loop.call_later(_SWEEP_SECONDS, self._sweep, one.loop)
+            connection.loop.call_later(_SWEEP_SECONDS, self._sweep, connection.loop)
         if len(self._open) > self.bounds.connections_max:
-            others = [other for other in self._awaited() if other is not one]
+            others = [other for other in self._awaited() if other is not connection]
             if others:
-                others[0].give_up("Too many connections are open; send it again on a new one.")
-            elif waiting := self._waits_longest():
+                others[0].evict(
+                    "Too many connections are open; send the request again on a new one."
+                )
+            elif waiting := self._longest_waiting_for_news():
                 self._open.discard(waiting)
                 waiting.transport.close()
             else:
                 return False
         return True
 
-    def remove(self, one: "BoundedProtocol") -> None:
-        self._open.discard(one)
+    def remove(self, connection: "BoundedProtocol") -> None:
+        self._open.discard(connection)
 
-    def make_room(self, newcomer: "BoundedProtocol") -> None:
-        """Drop bodies that are still coming, the longest first, until the others fit."""
+    def limit_bodies(self, latest: "BoundedProtocol") -> None:
+        """Refuse incomplete requests with bodies, the oldest first, until the others fit.
+
+        If complete requests alone exceed the limit, refuse `latest`, which has just received bytes.
+        """
         for one in self._awaited():
             if self.bodies_bytes <= self.bounds.bodies_bytes_max:
                 return
             if one.body_bytes:
-                one.give_up(_TOO_MANY_BODIES)
+                one.evict(_TOO_MANY_BODIES)
         if self.bodies_bytes > self.bounds.bodies_bytes_max:
-            newcomer.give_up(_TOO_MANY_BODIES)
+            latest.evict(_TOO_MANY_BODIES)
 
     def _awaited(self) -> "list[BoundedProtocol]":
-        """Return those from which a request is awaited or still coming, the longest first."""
+        """Return the connections whose next request is not complete, the longest awaited first."""
         awaited = [one for one in self._open if one.awaited_since < math.inf]
         return sorted(awaited, key=lambda one: one.awaited_since)
 
-    def _waits_longest(self) -> "BoundedProtocol | None":
+    def _longest_waiting_for_news(self) -> "BoundedProtocol | None":
         waiting = [
             (since, id(one), one)
             for one in self._open
-            if one.cycle is not None and (since := waits_since(one.cycle.scope)) is not None
+            if one.cycle is not None and (since := waiting_since(one.cycle.scope)) is not None
         ]
         return min(waiting)[-1] if waiting else None
 
     def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
         now = loop.time()
         for one in list(self._open):
-            one.look_at_the_time(now)
+            one.check_deadlines(now)
         self._is_swept = bool(self._open)
         if self._is_swept:
             loop.call_later(_SWEEP_SECONDS, self._sweep, loop)
 
 
 class BoundedProtocol(HttpToolsProtocol):
-    """uvicorn's protocol for httptools, each of whose callbacks is counted and timed."""
+    """uvicorn's protocol for httptools, which counts bytes and keeps deadlines in each callback."""
 
     clients: ClassVar[Clients]
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
         super().connection_made(transport)
-        self.body_bytes = 0  # of requests that are not answered yet
-        # When a request began to be awaited (loop.time()); infinite while one is worked on.
+        self.body_bytes = 0  # of unanswered requests
+        # The loop.time() since which the server waits for a request; infinite while it processes
+        # one.
         self.awaited_since = self.loop.time()
-        self._head_bytes = 0  # that have come since a head was complete
+        self._head_bytes = 0  # received since the latest complete head
         self._is_in_head = False
         self._is_refused = False
-        self._refusal = (HTTPStatus.BAD_REQUEST, "This is no HTTP request.")
-        self._due = self.awaited_since + self.clients.bounds.request_seconds
-        self._unread_due = math.inf
+        self._refusal = (HTTPStatus.BAD_REQUEST, "This is not an HTTP request.")
+        self._deadline = self.awaited_since + self.clients.bounds.request_seconds
+        self._unread_deadline = math.inf
         self._unread_bytes = 0
-        self._pieces: list[bytes] = []  # of the body, in the bytes that are being read
-        self._holds_back = False  # the next request, until the answers before are read
+        self._body_parts: list[bytes] = []  # parsed, but not yet passed to uvicorn
+        self._defers_next = False  # starts the next request only when the client reads
         if not self.clients.add(self):
             self._refuse(
                 HTTPStatus.SERVICE_UNAVAILABLE,
@@ -139,7 +152,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self.clients.remove(self)
         self.clients.unread.remove(self.transport)
-        self._let_go_of_bodies()
+        self._release_bodies()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -147,20 +160,21 @@ class BoundedProtocol(HttpToolsProtocol):
             return
         self._head_bytes += len(data)
         super().data_received(data)
-        if self._pieces:
-            self._take_pieces()
-        # A field is told only when it is whole: what has come of one so far is in these bytes.
+        if self._body_parts:
+            self._pass_on_body()
+        # The parser reports only complete fields, so these bytes include an incomplete one.
         if self._is_in_head and self._head_bytes > HEAD_BYTES_MAX:
             self._refuse(*_TOO_LARGE)
 
     def on_message_begin(self) -> None:
         if len(self.pipeline) >= PIPELINED_MAX:
             self._stop_parsing(
-                HTTPStatus.TOO_MANY_REQUESTS, "Too many requests wait for answers on a connection."
+                HTTPStatus.TOO_MANY_REQUESTS,
+                "Too many requests wait for answers on this connection.",
             )
         super().on_message_begin()
         self._is_in_head = True
-        self._due = self.loop.time() + self.clients.bounds.request_seconds
+        self._deadline = self.loop.time() + self.clients.bounds.request_seconds
 
     def on_headers_complete(self) -> None:
         self._is_in_head = False
@@ -177,17 +191,17 @@ class BoundedProtocol(HttpToolsProtocol):
         super().on_headers_complete()
 
     def _is_head_too_large(self) -> bool:
-        """Add it up only where so much has come: other bytes of the chunk are no part of it."""
+        """Return True if the head alone, without a body or another request, is too large."""
         fields = sum(len(name) + len(value) for name, value in self.headers)
         return len(self.url) + fields > HEAD_BYTES_MAX
 
     def on_body(self, body: bytes) -> None:
-        self._pieces.append(body)
+        self._body_parts.append(body)
 
-    def _take_pieces(self) -> None:
-        """Together: uvicorn copies the whole body for each, and there may be one for each byte."""
-        body = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
-        self._pieces.clear()
+    def _pass_on_body(self) -> None:
+        """Pass the parts of the body to uvicorn as one: it copies the whole body for each part."""
+        body = self._body_parts[0] if len(self._body_parts) == 1 else b"".join(self._body_parts)
+        self._body_parts.clear()
         if self._is_refused:
             return
         super().on_body(body)
@@ -195,133 +209,137 @@ class BoundedProtocol(HttpToolsProtocol):
             self.body_bytes += len(body)
             self.clients.bodies_bytes += len(body)
             if self.clients.bodies_bytes > self.clients.bounds.bodies_bytes_max:
-                self.clients.make_room(self)
+                self.clients.limit_bodies(self)
 
     def on_message_complete(self) -> None:
-        if self._pieces:
-            self._take_pieces()
+        if self._body_parts:
+            self._pass_on_body()
         super().on_message_complete()
-        self._head_bytes = 0  # a body's are none
+        self._head_bytes = 0  # the bytes so far belonged to the body
         if self._is_refused:
             return
-        if self.cycle.response_complete:  # it was answered before it had come whole
-            self._due = self.loop.time() + self.timeout_keep_alive
+        if self.cycle.response_complete:  # it was answered before it was complete
+            self._deadline = self.loop.time() + self.timeout_keep_alive
         else:
-            self._due = self.awaited_since = math.inf
+            self._deadline = self.awaited_since = math.inf
 
     def on_response_complete(self) -> None:
-        """As uvicorn's, which would start a timer after each answer; here the sweep looks."""
+        """Replace uvicorn's method, which starts a timer after each answer: the sweep is enough."""
         self.server_state.total_requests += 1
         if self.body_bytes:
-            self._let_go_of_bodies()
+            self._release_bodies()
         if self.transport.is_closing():
             return
         if not (self.pipeline or self._is_refused):
             self.awaited_since = self.loop.time()
         if self.flow.write_paused:
-            self._holds_back = True
+            self._defers_next = True
         else:
-            self._begin_next()
+            self._start_next()
 
     def pause_writing(self) -> None:
-        """Its client does not read: no further request is read from it, nor begun, whose answer
-        would be held beside those that are unread.
-        """
+        """Read and start no further request: its answer would add to those that are unread."""
         super().pause_writing()
         self.flow.pause_reading()
         self._unread_bytes = self.transport.get_write_buffer_size()
-        self._unread_due = self.loop.time() + self.clients.bounds.request_seconds
+        self._unread_deadline = self.loop.time() + self.clients.bounds.request_seconds
         self.clients.unread.add(self.transport)
 
     def resume_writing(self) -> None:
         super().resume_writing()
         self.clients.unread.remove(self.transport)
-        self._unread_due = math.inf
+        self._unread_deadline = math.inf
         if self.transport.is_closing():
             return
         self.flow.resume_reading()
-        if self._holds_back:
-            self._holds_back = False
-            self._begin_next()
+        if self._defers_next:
+            self._defers_next = False
+            self._start_next()
 
-    def _begin_next(self) -> None:
-        """Go on with what has come, or read on."""
+    def _start_next(self) -> None:
+        """Start the next request that was received, or read on."""
         self.flow.resume_reading()
         if self.pipeline:
             self._start_asgi_task(*self.pipeline.pop())
-            if self.pipeline:  # reads on only when those that have come are begun
+            if self.pipeline:  # read on only when all received requests have started
                 self.flow.pause_reading()
-        elif not self._is_refused and self._due == math.inf:  # nothing of the next request has come
-            self._due = self.loop.time() + self.timeout_keep_alive
+        elif not self._is_refused and self._deadline == math.inf:  # no byte of the next request
+            self._deadline = self.loop.time() + self.timeout_keep_alive
 
-    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 (uvicorn's one word for all)
+    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 (the same text for every error)
         self._refuse(*self._refusal)
 
     def _unsupported_upgrade_warning(self) -> None:
-        """Write no lines for what any client may send; it is answered as if it had not asked."""
+        """Log nothing: any client may ask for an upgrade, and is answered without one."""
 
-    def look_at_the_time(self, now: float) -> None:
-        """Give up what is overdue."""
-        if now >= self._due:
+    def check_deadlines(self, now: float) -> None:
+        """Refuse an overdue request, close an idle connection, abort an answer that is not read.
+
+        `now` is a time of loop.time().
+        """
+        if now >= self._deadline:
             if self._is_refused:
                 self.transport.abort()
-            elif self.flow.read_paused:  # it waits for the answer to the request before
-                self._due = now + self.clients.bounds.request_seconds
+            elif self.flow.read_paused:  # it waits for an earlier answer
+                self._deadline = now + self.clients.bounds.request_seconds
             elif not self._is_in_head and (self.cycle is None or self.cycle.response_complete):
-                self.transport.close()  # nothing has come that waits for an answer
+                self.transport.close()  # idle: no request is incomplete or unanswered
             else:
-                self._refuse(HTTPStatus.REQUEST_TIMEOUT, "The request did not come in time.")
-        elif now >= self._unread_due:
+                self._refuse(HTTPStatus.REQUEST_TIMEOUT, "The request was not complete in time.")
+        elif now >= self._unread_deadline:
             unread = self.transport.get_write_buffer_size()
             if unread >= self._unread_bytes:
                 self.transport.abort()
             self._unread_bytes = unread
-            self._unread_due = now + self.clients.bounds.request_seconds
+            self._unread_deadline = now + self.clients.bounds.request_seconds
 
-    def give_up(self, why: str) -> None:
-        """Make room for others. For one whose request has not come whole."""
+    def evict(self, reason: str) -> None:
+        """Close the connection, whose next request is not complete, in favour of others.
+
+        A client that has sent a part of a request receives the reason, a sentence.
+        """
         if self._is_in_head or self.body_bytes:
-            self._refuse(HTTPStatus.SERVICE_UNAVAILABLE, why, lingers=False)
+            self._refuse(HTTPStatus.SERVICE_UNAVAILABLE, reason, lingers=False)
         else:
-            self._forget()
+            self._stop_awaiting()
             self.transport.close()
 
     def _stop_parsing(self, status: HTTPStatus, detail: str) -> None:
-        """Raise what the parser takes for an error, and uvicorn answers."""
+        """Stop the parser by an error; uvicorn then calls `send_400_response`."""
         self._refusal = (status, detail)
         raise ValueError(detail)
 
     def _refuse(self, status: HTTPStatus, detail: str, *, lingers: bool = True) -> None:
-        """Answer and close; what comes meanwhile is dropped.
+        """Answer, close, and drop whatever is received meanwhile.
 
-        A client that is still sending reads no answer from a connection that is closed at once, so
-        it gets a moment, unless room is needed.
+        A client that is still sending cannot read an answer from a connection that is closed at
+        once, so a connection with `lingers` stays open for _LINGER_SECONDS.
         """
         if self._is_refused or self.transport.is_closing():
             return
         self._is_refused = True
-        self._forget()
+        self._stop_awaiting()
         cycle = self.cycle
         if cycle is not None and not cycle.response_complete:
             cycle.keep_alive = False
             if cycle.response_started or not cycle.more_body:
-                return  # that answer is not to be cut; it closes the connection
+                return  # let that answer finish; then the connection is closed
             cycle.disconnected = True
             cycle.message_event.set()
         self.transport.write(_answer(status, detail))
         if lingers and self.transport.can_write_eof():
-            self._due = self.loop.time() + _LINGER_SECONDS
+            self._deadline = self.loop.time() + _LINGER_SECONDS
             self.flow.resume_reading()
             self.transport.write_eof()
         else:
             self.transport.close()
 
-    def _forget(self) -> None:
-        """It counts no more among those that are awaited."""
-        self._due = self.awaited_since = math.inf
-        self._let_go_of_bodies()
+    def _stop_awaiting(self) -> None:
+        """Await no request any more, and release the bodies."""
+        self._deadline = self.awaited_since = math.inf
+        self._release_bodies()
 
-    def _let_go_of_bodies(self) -> None:
+    def _release_bodies(self) -> None:
         self.clients.bodies_bytes -= self.body_bytes
         self.body_bytes = 0
 
@@ -340,12 +358,12 @@ def _answer(status: HTTPStatus, detail: str) -> bytes:
         "detail": detail,
     }
     body = msgspec.json.encode(problem)
-    again = b"retry-after: 1\r\n" if status is HTTPStatus.SERVICE_UNAVAILABLE else b""
+    retry = b"retry-after: 1\r\n" if status is HTTPStatus.SERVICE_UNAVAILABLE else b""
     return (
         b"HTTP/1.1 %d %s\r\n" % (status, status.phrase.encode())
         + b"content-type: application/problem+json\r\ncontent-length: %d\r\n" % len(body)
         + b"x-content-type-options: nosniff\r\ncache-control: no-store\r\n"
-        + again
+        + retry
         + b"connection: close\r\n\r\n"
         + body
     )

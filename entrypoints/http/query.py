@@ -1,7 +1,7 @@
-"""The query of an address: checked before a route's parameters are made of it.
+"""Validation of the query, before Litestar converts it to a route's parameters.
 
-Litestar would take `null` for nothing, `2026` for a time in 1970 and the last of two values, and
-leave out what it does not know. Here each of them is refused with a sentence.
+Litestar converts `null` to None and `2026` to a time in 1970, takes the last of two values and
+ignores unknown names. Each of these is refused here with a message.
 """
 
 import difflib
@@ -22,25 +22,25 @@ from domain.language.errors import InvalidInput
 from domain.language.identifiers import POSITION_MAX
 from entrypoints.http.strict_json import is_utf8
 
-# In a router's `opt`: pages with forms, whose fields come empty where nothing was entered.
+# A key in a router's `opt`. Its pages have forms, whose empty fields are sent as empty values.
 HAS_FORMS: Final = "has_forms"
 
 
 class Parameter(Struct, frozen=True):
-    """What a route takes under a name."""
+    """The type of a query parameter of a route."""
 
-    is_number: bool
-    is_time: bool
-    is_repeatable: bool
+    is_number: bool  # a whole number from 0 to POSITION_MAX
+    is_time: bool  # an RFC 3339 time
+    is_repeatable: bool  # may occur more than once
 
 
 async def check_query(request: Request[Any, Any, Any]) -> None:
-    """Called before each route. Raises `InvalidInput`."""
+    """Check the query of a request; called before each route. Raises `InvalidInput`."""
     text: bytes = request.scope["query_string"]
     if not text:
         return
     if not is_utf8(text):
-        raise InvalidInput("The query is not valid UTF-8, percent-encoded.")
+        raise InvalidInput("The query is not percent-encoded UTF-8.")
     known = parameters_of(request.route_handler)
     may_be_empty = bool(request.route_handler.opt.get(HAS_FORMS))
     seen: set[str] = set()
@@ -49,10 +49,10 @@ async def check_query(request: Request[Any, Any, Any]) -> None:
         if parameter is None:
             raise InvalidInput(_unknown(name, known))
         if name in seen and not parameter.is_repeatable:
-            raise InvalidInput(f"{name} is there more than once; give it once.")
+            raise InvalidInput(f"{name} occurs more than once; send it once.")
         seen.add(name)
         if value == "" and not may_be_empty:
-            raise InvalidInput(f"{name} is empty; give it a value, or leave it out.")
+            raise InvalidInput(f"{name} is empty; give it a value or leave it out.")
         if parameter.is_number:
             validation.whole_number(value, name, 0, POSITION_MAX)
         elif parameter.is_time:
@@ -61,7 +61,7 @@ async def check_query(request: Request[Any, Any, Any]) -> None:
 
 @cache
 def parameters_of(handler: BaseRouteHandler) -> Mapping[str, Parameter]:
-    """What a route takes from the query, by its name there."""
+    """Return the query parameters of a route by their names in the query."""
     fields = handler.parsed_fn_signature.parameters
     return {
         _kwarg(field).name or name: _parameter(field)
@@ -87,8 +87,8 @@ def _parameter(field: FieldDefinition) -> Parameter:
 
 def _unknown(name: str, known: Mapping[str, Parameter]) -> str:
     if not known:
-        return "This address takes no query; leave it out."
+        return "This address has no query parameters; leave the query out."
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     if near:
-        return f"There is no parameter {name[:40]!r} here; the nearest is {near[0]}."
-    return f"There is no parameter {name[:40]!r} here; there are {', '.join(known)}."
+        return f"There is no parameter {name[:40]!r}; the nearest is {near[0]}."
+    return f"There is no parameter {name[:40]!r}; the parameters are {', '.join(known)}."

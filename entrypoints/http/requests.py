@@ -1,6 +1,6 @@
-"""Bodies of requests, and the commands that they become. Unknown fields are refused.
+"""Bodies of requests, and their conversion to commands. Unknown fields are refused.
 
-A method `to_command` raises `InvalidInput` for a value that its type cannot check.
+Every method `to_command` raises `InvalidInput` for a value that the types do not check.
 """
 
 from collections.abc import Sequence
@@ -39,15 +39,17 @@ from entrypoints.http.strict_json import RequestBatch
 from entrypoints.use_cases.bulk_retry import RetryFilter
 
 DEFAULT_KIND = "echo"
-BATCH_MAX = 1000  # submissions, outcomes, or jobs of a claim
-WAIT_SECONDS_MAX = 30
-TEXT_MAX = 1000  # characters of a text that is searched for
+BATCH_MAX = 1000  # submissions, outcomes or jobs in one request
+WAIT_SECONDS_MAX = 30  # for work, or for a cancellation
+TEXT_MAX = 1000  # characters of a text to search for
 _NULL: Final = Raw(b"null")
 
 _WaitSeconds = Annotated[float, Meta(ge=0, le=WAIT_SECONDS_MAX)]
-_Worker = Annotated[Name, Meta(description="The worker, 1 to 255 bytes. It names itself.")]
-_Attempt = Annotated[int, ATTEMPT, Meta(description="The attempt, from the claim.")]
-_JobId = Annotated[int, JOB_ID, Meta(description="The job, from the claim.")]
+_Worker = Annotated[
+    Name, Meta(description="The worker's id, 1 to 255 bytes, which it chooses itself.")
+]
+_Attempt = Annotated[int, ATTEMPT, Meta(description="The number of the attempt, from the claim.")]
+_JobId = Annotated[int, JOB_ID, Meta(description="The job's id, from the claim.")]
 _Result = Annotated[
     Raw,
     Meta(
@@ -56,12 +58,12 @@ _Result = Annotated[
     ),
 ]
 _ERROR: Final = Meta(
-    description="What went wrong: a text, or an object with type, message and traceback; any other "
-    "JSON value is kept as it is. At most 1 MiB as compact JSON."
+    description="The error: a text, or an object with type, message and traceback; any other JSON "
+    "value is stored unchanged. At most 1 MiB as compact JSON."
 )
 _MayRetry = Annotated[
     bool,
-    Meta(description="Whether another attempt may follow; false fails the job for good."),
+    Meta(description="true: another attempt may follow. false: the job fails."),
 ]
 
 
@@ -70,7 +72,9 @@ class Submission(Struct, forbid_unknown_fields=True, kw_only=True):
 
     user_id: Annotated[
         Name,
-        Meta(description="Whose job it is, 1 to 255 bytes: limits and turns are counted by user."),
+        Meta(
+            description="The user who owns the job, 1 to 255 bytes. Limits and turns are by user."
+        ),
     ]
     payload: Annotated[
         Raw,
@@ -85,19 +89,20 @@ class Submission(Struct, forbid_unknown_fields=True, kw_only=True):
     idempotency_key: Annotated[
         Name | None,
         Meta(
-            description="1 to 255 bytes, unique for the user: the same key means the same job. The "
-            "header Idempotency-Key is the same. null: a digest of kind and payload."
+            description="1 to 255 bytes. A submission that the user sends again with the same key "
+            "returns the same job. The header Idempotency-Key has the same effect. null: a digest "
+            "of kind and payload."
         ),
     ] = None
     run_at: Annotated[
         Time | None,
-        Meta(description="The job does not start before this time. null or past: at once."),
+        Meta(description="The job does not start before this time. null or past: no delay."),
     ] = None
     expires_at: Annotated[
         Time | None,
         Meta(
-            description="The job is cancelled if it has not started by then. Later than run_at. "
-            "null: never."
+            description="The job is cancelled if it has not started by this time, which "
+            "must be later than run_at. null: never."
         ),
     ] = None
     timeout_seconds: Annotated[
@@ -123,11 +128,11 @@ class Submission(Struct, forbid_unknown_fields=True, kw_only=True):
     ] = 0
 
     def to_command(self, header_key: str | None = None) -> SubmitJob:
-        """`header_key` is the value of the Idempotency-Key header, already unquoted."""
+        """Validate the fields. `header_key` is the unquoted Idempotency-Key header, if sent."""
         key = self.idempotency_key
         if header_key is not None and key is not None and header_key != key:
             raise InvalidInput(
-                "The Idempotency-Key header and the field idempotency_key differ; send one of them."
+                "The Idempotency-Key header and the field idempotency_key differ; send only one."
             )
         key = header_key if key is None else key
         run_at, expires_at = (
@@ -157,16 +162,18 @@ class SubmissionBatch(RequestBatch, forbid_unknown_fields=True):
     entry: ClassVar[type[Struct]] = Submission
 
     def check(self) -> None:
-        """Check what concerns the batch as a whole. Raises `InvalidInput`."""
+        """Check the number of entries. Raises `InvalidInput`."""
         if not 1 <= len(self.jobs) <= BATCH_MAX:
             raise InvalidInput(f"jobs has 1 to {BATCH_MAX} entries; this has {len(self.jobs)}.")
 
 
 class BulkRetry(Struct, forbid_unknown_fields=True, kw_only=True):
-    """Conditions for jobs to retry. A job must meet all that are given."""
+    """Conditions that select jobs to retry. A job must meet all of them."""
 
-    user_id: Annotated[Name | None, Meta(description="Jobs of this user. null: of any.")] = None
-    kind: Annotated[Name | None, Meta(description="Jobs of this kind. null: of any.")] = None
+    user_id: Annotated[Name | None, Meta(description="Only jobs of this user. null: of any.")] = (
+        None
+    )
+    kind: Annotated[Name | None, Meta(description="Only jobs of this kind. null: of any.")] = None
     error_contains: Annotated[
         Annotated[str, Meta(extra_json_schema={"minLength": 1, "maxLength": TEXT_MAX})] | None,
         Meta(
@@ -177,15 +184,18 @@ class BulkRetry(Struct, forbid_unknown_fields=True, kw_only=True):
     state: Annotated[Literal["failed", "cancelled"], Meta(description="The state of the jobs.")] = (
         "failed"
     )
-    limit: Annotated[PageLimit, Meta(description="How many jobs one call retries at most.")] = 100
+    limit: Annotated[
+        PageLimit, Meta(description="The maximum number of jobs that one call retries.")
+    ] = 100
     cursor: Annotated[
         str | None,
-        Meta(description="The `next` of the call before. null: begin with the newest job."),
+        Meta(description="The `next` of the previous call. null: begin with the newest job."),
     ] = None
 
     def to_filter(self) -> RetryFilter:
+        """Validate the fields. Raises `InvalidInput`."""
         if self.error_contains is not None and not 1 <= len(self.error_contains) <= TEXT_MAX:
-            raise InvalidInput(f"error_contains has 1 to {TEXT_MAX} characters.")
+            raise InvalidInput(f"error_contains must have 1 to {TEXT_MAX} characters.")
         return RetryFilter(
             user_id=None if self.user_id is None else validation.user_id(self.user_id),
             kind=None if self.kind is None else validation.kind(self.kind),
@@ -201,32 +211,35 @@ class ClaimRequest(Struct, forbid_unknown_fields=True, kw_only=True):
     worker: _Worker
     max: Annotated[
         Annotated[int, Meta(ge=1, le=BATCH_MAX)],
-        Meta(description="How many jobs to claim at most. Fewer may come although more wait."),
+        Meta(description="The maximum number of jobs. Fewer may be claimed although more wait."),
     ] = 1
     kinds: Annotated[
-        list[Name] | None, Meta(description="Jobs of these 1 to 1000 kinds. null: of any kind.")
+        list[Name] | None,
+        Meta(description="Only jobs of these 1 to 1000 kinds. null: of any kind."),
     ] = None
     wait_seconds: Annotated[
-        _WaitSeconds, Meta(description="How many seconds to wait for the first job.")
+        _WaitSeconds, Meta(description="The longest time in seconds to wait for the first job.")
     ] = 0.0
     claim_id: Annotated[
         Name | None,
         Meta(
-            description="1 to 255 bytes that name this claim: sent again within ten minutes, it "
-            "gives the same jobs or fewer, never others. null: a claim that cannot be repeated."
+            description="The id of this claim, 1 to 255 bytes. Sent again within ten minutes, "
+            "it returns the same jobs or fewer, never others. null: the claim cannot be repeated."
         ),
     ] = None
     begins: Annotated[
         Annotated[int, Meta(ge=0, le=BATCH_MAX)] | None,
         Meta(
-            description="How many of the jobs start to run at once; a heartbeat reports `started` "
-            "for each of the others. null: all."
+            description="How many of the jobs start at once; a heartbeat reports `started` for "
+            "each of the others. null: all."
         ),
     ] = None
 
     def to_command(self) -> ClaimJobs:
         if self.kinds is not None and not 1 <= len(self.kinds) <= BATCH_MAX:
-            raise InvalidInput(f"kinds has 1 to {BATCH_MAX} entries; leave it out for any kind.")
+            raise InvalidInput(
+                f"kinds must have 1 to {BATCH_MAX} entries; leave it out for any kind."
+            )
         return ClaimJobs(
             worker=validation.worker_id(self.worker),
             max_jobs=self.max,
@@ -243,40 +256,45 @@ class HeldJob(Struct, forbid_unknown_fields=True):
     attempt: _Attempt
     started: Annotated[
         bool | None,
-        Meta(description="Whether its handler has started. null: as far as the log knows."),
+        Meta(description="true: its handler has started. null: as recorded in the log."),
     ] = None
 
     @property
     def key(self) -> tuple[JobId, int]:
-        """Raises `InvalidInput`."""
+        """The job and the attempt. Raises `InvalidInput`."""
         return validation.job_id(self.id), validation.attempt(self.attempt)
 
 
 class HeldJobs(Struct, forbid_unknown_fields=True):
+    """All jobs that a worker holds."""
+
     worker: _Worker
-    jobs: Annotated[list[HeldJob], Meta(description="All jobs that it holds, at most 1000.")]
+    jobs: Annotated[
+        list[HeldJob], Meta(description="All jobs that the worker holds, at most 1000.")
+    ]
 
 
 class ReturnedJob(HeldJob, forbid_unknown_fields=True):
-    """A job that a worker gives back."""
+    """A job that a worker returns before its outcome is known."""
 
     suspect: Annotated[
         bool,
         Meta(
-            description="Whether the job may have ended the process that ran it. Its next attempt "
-            "then runs alone."
+            description="true: the job may have ended the process that ran it; its next attempt "
+            "runs alone."
         ),
     ] = False
 
 
 class ReturnedJobs(Struct, forbid_unknown_fields=True):
-    """Jobs that a worker gives back, at most 1,000."""
+    """Jobs that a worker returns, at most 1,000."""
 
     worker: _Worker
-    jobs: Annotated[list[ReturnedJob], Meta(description="The jobs to give back, at most 1000.")]
+    jobs: Annotated[list[ReturnedJob], Meta(description="The jobs to return, at most 1000.")]
 
     def to_returns(self) -> list[ReturnJob]:
-        _bounded(self.jobs)
+        """Validate the fields. Raises `InvalidInput`."""
+        _check_count(self.jobs)
         worker = validation.worker_id(self.worker)
         returned = [(*job.key, job) for job in self.jobs]
         return [
@@ -296,11 +314,13 @@ class Heartbeat(HeldJobs, forbid_unknown_fields=True):
 
     wait_seconds: Annotated[
         _WaitSeconds,
-        Meta(description="How many seconds to wait for one of the jobs to be cancelled."),
+        Meta(
+            description="The longest time in seconds to wait for one of the jobs to be cancelled."
+        ),
     ] = 0.0
 
     def to_command(self) -> ExtendLeases:
-        _bounded(self.jobs)
+        _check_count(self.jobs)
         return ExtendLeases(
             worker=validation.worker_id(self.worker),
             jobs=[job.key for job in self.jobs],
@@ -309,7 +329,7 @@ class Heartbeat(HeldJobs, forbid_unknown_fields=True):
 
 
 class Completion(Struct, forbid_unknown_fields=True):
-    """The end of an attempt that succeeded."""
+    """The outcome of an attempt that succeeded."""
 
     attempt: _Attempt
     result: _Result = field(default_factory=lambda: _NULL)
@@ -323,7 +343,7 @@ class Completion(Struct, forbid_unknown_fields=True):
 
 
 class Failure(Struct, forbid_unknown_fields=True):
-    """The end of an attempt that failed."""
+    """The outcome of an attempt that failed."""
 
     attempt: _Attempt
     error: Annotated[Raw, _ERROR]
@@ -339,7 +359,7 @@ class Failure(Struct, forbid_unknown_fields=True):
 
 
 class OutcomeOfJob(Struct, forbid_unknown_fields=True, kw_only=True):
-    """The end of an attempt: with `error` it failed, without it succeeded with `result`."""
+    """The outcome of an attempt: a failure if it has `error`, else a success with `result`."""
 
     id: _JobId
     attempt: _Attempt
@@ -361,13 +381,13 @@ class OutcomeBatch(RequestBatch, forbid_unknown_fields=True):
     worker: _Worker
 
     def check(self) -> None:
-        """Check what concerns the batch as a whole. Raises `InvalidInput`."""
+        """Check the worker and the number of entries. Raises `InvalidInput`."""
         validation.worker_id(self.worker)
-        _bounded(self.jobs)
+        _check_count(self.jobs)
 
 
 class LimitChange(Struct, forbid_unknown_fields=True):
-    """New limits. A field that is left out stays as it is."""
+    """New limits. A field that is left out is not changed."""
 
     limit: Annotated[
         Limit | UnsetType | None,
@@ -375,16 +395,18 @@ class LimitChange(Struct, forbid_unknown_fields=True):
     ] = UNSET
     running: Annotated[
         Limit | UnsetType | None,
-        Meta(description="Jobs that run at once, of a user or a kind. null: no limit."),
+        Meta(description="Running jobs of a user or a kind. null: no limit."),
     ] = UNSET
 
     def to_command(
         self, scope: Scope, user_id: UserId | None = None, kind: Kind | None = None
     ) -> ChangeLimit:
         if self.limit is UNSET and self.running is UNSET:
-            raise InvalidInput("Give limit or running, as a whole number or null.")
+            raise InvalidInput("Send limit or running, as a whole number or null.")
         if scope is Scope.GLOBAL and isinstance(self.running, int):
-            raise InvalidInput("running caps a user or a kind; there is no global one.")
+            raise InvalidInput(
+                "running limits a user or a kind; no global limit of running jobs exists."
+            )
         return ChangeLimit(
             scope=scope, user_id=user_id, kind=kind, limit=self.limit, running=self.running
         )
@@ -393,9 +415,7 @@ class LimitChange(Struct, forbid_unknown_fields=True):
 class KindChange(Struct, forbid_unknown_fields=True):
     """A new limit for a kind."""
 
-    running: Annotated[
-        Limit | None, Meta(description="Jobs of the kind that run at once. null: no limit.")
-    ]
+    running: Annotated[Limit | None, Meta(description="Running jobs of the kind. null: no limit.")]
 
     def to_command(self, kind: Kind) -> ChangeLimit:
         return LimitChange(running=self.running).to_command(Scope.KIND, kind=kind)
@@ -414,6 +434,6 @@ def _result(value: Raw) -> Body | None:
     return None if text == b"null" else body_of_json(text, "result")
 
 
-def _bounded(jobs: Sequence[object]) -> None:
+def _check_count(jobs: Sequence[object]) -> None:
     if len(jobs) > BATCH_MAX:
-        raise InvalidInput(f"At most {BATCH_MAX} jobs at once; this has {len(jobs)}.")
+        raise InvalidInput(f"jobs has at most {BATCH_MAX} entries; this has {len(jobs)}.")

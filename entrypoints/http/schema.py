@@ -1,7 +1,7 @@
-"""The page /schema: OpenAPI in which msgspec describes the types of requests and answers.
+"""The page /schema: an OpenAPI document whose types are described by msgspec.
 
-Litestar's own description of a msgspec type leaves out bounds of 0 and most of what an `Annotated`
-type says below its top level.
+Litestar's own description of a msgspec type omits limits of 0 and most metadata of nested
+`Annotated` types.
 """
 
 from typing import Any, Final
@@ -19,10 +19,10 @@ _REFERENCE: Final = "#/components/schemas/{name}"
 
 
 class StructSchemas(OpenAPISchemaPlugin):
-    """Has each type of a request or an answer described by a reference, and collects the types."""
+    """A plugin that replaces types of requests and answers by references, and collects them."""
 
     def __init__(self) -> None:
-        self.types: dict[type[Struct], None] = {}  # a set that keeps its order
+        self.types: dict[type[Struct], None] = {}  # an ordered set
 
     def is_plugin_supported_field(self, field_definition: FieldDefinition) -> bool:
         return not field_definition.is_union and field_definition.is_subclass_of(Struct)
@@ -35,7 +35,7 @@ class StructSchemas(OpenAPISchemaPlugin):
 
 
 class SchemaPage(JsonRenderPlugin):
-    """Renders the description, with what msgspec knows of the collected types."""
+    """A plugin that renders the document, with msgspec's schemas of the collected types."""
 
     def __init__(self, structs: StructSchemas) -> None:
         super().__init__(path="/")

@@ -21,33 +21,33 @@ from entrypoints.http import parameters
 from entrypoints.http.audit import known_types
 from entrypoints.http.paging import position_of
 from entrypoints.http.strict_json import StrictRequest
-from entrypoints.http.waiting import waits_for_news
+from entrypoints.http.waiting import mark_waiting
 from entrypoints.service.fairlog import Fairlog
 from entrypoints.service.views import event_view
 
-HEARTBEAT_SECONDS: Final = 10.0  # proxies and browsers take a silent connection to be dead
-ENCODED_BYTES_MAX: Final = 8 * 1024 * 1024  # kept for other listeners
-RETRY_MILLISECONDS: Final = 1000
-_CATCHING_UP_SECONDS: Final = (0.25, 0.75, 0.0)  # between two reads
+HEARTBEAT_SECONDS: Final = 10.0  # proxies and browsers close silent connections
+ENCODED_BYTES_MAX: Final = 8 * 1024 * 1024  # of encoded events kept for other clients
+RETRY_MILLISECONDS: Final = 1000  # before a client connects again
+_CATCHING_UP_SECONDS: Final = (0.25, 0.75, 0.0)  # the pauses after each read of the position
 HEADERS: Final = {
     "Cache-Control": "no-store",
-    "X-Accel-Buffering": "no",  # nginx would hold events back
+    "X-Accel-Buffering": "no",  # otherwise nginx buffers events
 }
 LastEventId = Annotated[
     str | None,
     HeaderParameter(
         name="Last-Event-ID",
-        description="The position of the last event that the client has seen; browsers send it.",
+        description="The position of the last event that the client received; browsers send it.",
     ),
 ]
 _log = structlog.get_logger()
 
 
 class EncodedEvents:
-    """Events as they are sent: all who listen get the same bytes, made once for the latest ones.
+    """A cache of the latest events as encoded frames, which all clients share.
 
-    Pages of joined frames send some thirty times as many events per second to one client as a
-    `ServerSentEventMessage` for each event does.
+    Joining such frames sends about thirty times as many events per second to a client as one
+    `ServerSentEventMessage` per event. `bytes_max` limits the size of the cached frames.
     """
 
     def __init__(self, bytes_max: int = ENCODED_BYTES_MAX) -> None:
@@ -56,6 +56,7 @@ class EncodedEvents:
         self._encoded: OrderedDict[int, bytes] = OrderedDict()  # by position, the latest last
 
     def frame(self, event: StoredEvent) -> bytes:
+        """Return an event as a frame of the stream."""
         encoded = self._encoded.get(event.position)
         if encoded is None:
             data = msgspec.json.encode(event_view(event))
@@ -78,24 +79,24 @@ async def stream(
     after: parameters.AfterOrNow = None,
     last_event_id: LastEventId = None,
 ) -> Stream:
-    """Send every event beyond `Last-Event-ID`, else beyond `after`, else from now on.
+    """Send every event after `Last-Event-ID`, else after `after`, else every new event.
 
-    An event's `id` is its position, its data the same as in `/v1/audit`. A client that comes back
-    with the last position it has seen misses nothing and gets nothing twice.
+    An event's `id` is its position, and its data is the same as in `/v1/audit`. A client that
+    reconnects with the last position it received misses no event and receives none twice.
     """
     wanted = EventFilter(
         user_id=None if user_id is None else validation.user_id(user_id),
         job_id=None if job_id is None else validation.job_id(job_id),
         types=known_types(event_type or []),
     )
-    position = last_seen(last_event_id)
+    position = last_event_position(last_event_id)
     if position is None and after is not None:
         position = position_of(after)
     if position is None:
         position = await fairlog.log_watcher.read_position()
     else:
-        await reached(fairlog.log_watcher, position)
-    waits_for_news(request)
+        await wait_for_position(fairlog.log_watcher, position)
+    mark_waiting(request)
     return Stream(
         _frames(fairlog, encoded, wanted, position), media_type="text/event-stream", headers=HEADERS
     )
@@ -104,43 +105,43 @@ async def stream(
 async def _frames(
     fairlog: Fairlog, encoded: EncodedEvents, wanted: EventFilter, position: int
 ) -> AsyncIterator[bytes]:
-    # A client that is cut off before its first event comes back to where it began.
+    # A client that is disconnected before its first event resumes at this position.
     yield b"retry: %d\nid: %d\n\n" % (RETRY_MILLISECONDS, position)
     try:
         async for page in fairlog.event_feed.listen(wanted, position, HEARTBEAT_SECONDS):
             frame = _frame(page, encoded)
-            del page  # a client that does not read holds its frame alone
+            del page  # while a client does not read, only its frame stays in memory
             yield frame
-    except FairlogError as error:  # the client connects again
+    except FairlogError as error:  # the client reconnects
         _log.warning("stream_ended", reason=str(error))
 
 
 def _frame(page: Page, encoded: EncodedEvents) -> bytes:
-    """Encode the events of a page, and the position up to which all events were looked at."""
+    """Encode the events of a page, and the position up to which all events were checked."""
     frames = [encoded.frame(event) for event in page.events]
     if not page.events or page.events[-1].position != page.position:
         frames.append(b": still here\nid: %d\n\n" % page.position)
     return b"".join(frames)
 
 
-def last_seen(header: str | None) -> int | None:
-    """Parse a `Last-Event-ID` header; None if there is none. Raises `InvalidInput`."""
+def last_event_position(header: str | None) -> int | None:
+    """Parse a `Last-Event-ID` header; return None if it is absent. Raises `InvalidInput`."""
     if not header:
         return None
     try:
         return validation.whole_number(header, "Last-Event-ID", 0, POSITION_MAX)
     except InvalidInput:
         raise InvalidInput(
-            "Last-Event-ID is the position of the last event that was seen."
+            "Last-Event-ID must be the position of the last event received."
         ) from None
 
 
-async def reached(watcher: LogWatcher, position: int) -> int:
-    """Return `position`, after which a client wants to go on, once the log reaches it.
+async def wait_for_position(watcher: LogWatcher, position: int) -> int:
+    """Return `position`, at which a client resumes, as soon as the log reaches it.
 
-    Raises `InvalidInput` if it does not within a second, in which a server that is behind the
-    others may catch up. Such a client has seen another log, and would receive nothing until this
-    one is as long.
+    Raises `InvalidInput` if it does not within a second, in which a server that is behind others
+    can catch up. Such a client read another log, and would receive nothing until this one is as
+    long.
     """
     for seconds in _CATCHING_UP_SECONDS:
         if position <= (end := await watcher.read_position()):
@@ -148,5 +149,5 @@ async def reached(watcher: LogWatcher, position: int) -> int:
         await watcher.pause(seconds)
     raise InvalidInput(
         f"The log ends at position {end}, before {position}: it is not the log that was seen. "
-        "Begin anew, without Last-Event-ID or after."
+        "Start again without Last-Event-ID and after."
     )

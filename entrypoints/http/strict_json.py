@@ -1,4 +1,4 @@
-"""How requests are read: strictly. Nothing is guessed, and no type is turned into another."""
+"""Strict decoding of requests: no value is guessed or converted to another type."""
 
 import asyncio
 import contextlib
@@ -19,18 +19,18 @@ from msgspec.inspect import FloatType, IntType, Metadata, Type, UnionType, type_
 
 from domain.language.errors import InvalidInput, fresh_copy
 
-BYTES_ON_THE_LOOP_MAX: Final = 64 * 1024  # about a millisecond's work
-LENIENT_BYTES_MAX: Final = 1024 * 1024
+BYTES_ON_THE_LOOP_MAX: Final = 64 * 1024  # larger bodies block the event loop for over 1 ms
+LENIENT_BYTES_MAX: Final = 1024 * 1024  # of a batch that is decoded again, see `read_batch`
 _OUT_OF_RANGE: Final = re.compile("Expected `(?:int|float)` [<>]= ")
 
 T = TypeVar("T")
 
 
 class StrictRequest(Request[Any, Any, Any]):
-    """Its JSON is what the handler expects: Litestar would take "3" for a number."""
+    """A request whose JSON must have the handler's types: Litestar converts "3" to a number."""
 
     async def json(self) -> Any:  # noqa: ANN401 (as the handler's `data` is annotated)
-        """Raises `InvalidInput`."""
+        """Decode the body to the type of the handler's `data`. Raises `InvalidInput`."""
         field = self.route_handler.parsed_data_field
         expected = Any if field is None else field.annotation
         body = await self.body()
@@ -39,17 +39,17 @@ class StrictRequest(Request[Any, Any, Any]):
         return await off_the_loop(len(body), lambda: _read(body, expected))
 
     async def body(self) -> bytes:
-        """Return the whole body. Raises `RequestEntityTooLarge`, where announced before it comes.
+        """Return the whole body. Raises `RequestEntityTooLarge`, by Content-Length if it is sent.
 
-        Litestar's own makes an asynchronous generator of it and looks at all header fields, which
-        is an eighth of what a refused submission costs.
+        Litestar's method uses an asynchronous generator and converts all header fields, which costs
+        an eighth of a refused submission.
         """
         known = self._connection_state.body
         if known is not Empty:
             return known
         bytes_max = self.route_handler.resolve_request_max_body_size() or math.inf
         for name, value in self.scope["headers"]:
-            if name == b"content-length" and int(value) > bytes_max:  # digits, as the parser saw
+            if name == b"content-length" and int(value) > bytes_max:  # the parser checked it
                 raise RequestEntityTooLarge
         parts, size, more_body = [], 0, True
         while more_body:
@@ -73,61 +73,61 @@ def _read(body: bytes, expected: Any) -> Any:  # noqa: ANN401 (a type, and a val
 
 
 class RequestBatch(Struct, forbid_unknown_fields=True):
-    """A body whose entries are read one by one: a bad one must not spoil its neighbours."""
+    """A body whose entries are decoded one by one, so that an invalid one affects no other."""
 
-    entry: ClassVar[type[Struct]]
+    entry: ClassVar[type[Struct]]  # the type of an entry
     jobs: Annotated[list[Raw], Meta(description="The entries, answered in the same order.")]
 
 
 @contextlib.contextmanager
-def hanging_up(request: Request[Any, Any, Any]) -> Iterator[asyncio.Event]:
-    """An event that is set when the caller hangs up. For use when the body has been read."""
-    gone = asyncio.Event()
+def disconnection(request: Request[Any, Any, Any]) -> Iterator[asyncio.Event]:
+    """Yield an event that is set when the client disconnects. Use it after reading the body."""
+    disconnected = asyncio.Event()
 
     async def watch() -> None:
         while (await request.receive())["type"] != "http.disconnect":
             pass
-        gone.set()
+        disconnected.set()
 
-    watching = asyncio.create_task(watch(), name="hanging-up")
+    watcher = asyncio.create_task(watch(), name="disconnection")
     try:
-        yield gone
+        yield disconnected
     finally:
-        watching.cancel()
+        watcher.cancel()
 
 
 async def off_the_loop(size: int, work: Callable[[], T]) -> T:
-    """Do work on so many bytes: in a thread where that takes longer than the others may wait."""
+    """Run `work` on `size` bytes, in a thread if it would block the event loop for too long."""
     if size <= BYTES_ON_THE_LOOP_MAX:
         return work()
     return await asyncio.to_thread(work)
 
 
 def size_of(*texts: Raw) -> int:
-    """Return their bytes, without a copy of them."""
+    """Return the total bytes of the texts, without copying them."""
     return sum(memoryview(text).nbytes for text in texts)
 
 
 def read_json(data: bytes, expected: Any) -> Any:  # noqa: ANN401 (a type, and a value of that type)
-    """Raises `InvalidInput` with a sentence that says what is wrong, and where."""
+    """Decode JSON to the expected type. Raises `InvalidInput`, which names the field and reason."""
     try:
         return _decoder(expected).decode(data)
     except msgspec.ValidationError as error:
-        raise InvalidInput(_sentence(str(error), expected)) from None
+        raise InvalidInput(_message(str(error), expected)) from None
     except msgspec.DecodeError as error:
-        raise InvalidInput(f"Not accepted: this is no JSON: {_reason(str(error))}.") from None
+        raise InvalidInput(f"Not accepted: this is not JSON: {_reason(str(error))}.") from None
     except UnicodeDecodeError:
-        raise InvalidInput("Not accepted: the body is no valid UTF-8.") from None
+        raise InvalidInput("Not accepted: the body is not valid UTF-8.") from None
     except RecursionError:
-        raise InvalidInput("The JSON is nested too deep; flatten it.") from None
+        raise InvalidInput("The JSON is nested too deeply; flatten it.") from None
 
 
 def read_batch(data: bytes, expected: type[RequestBatch]) -> RequestBatch:
-    """Raises `InvalidInput` where no entry can be told from another.
+    """Split a batch into its entries. Raises `InvalidInput` if that is impossible.
 
-    msgspec looks into all texts at once and refuses the whole for half a surrogate pair in one of
-    them. The standard library lets that pass, and so the one entry is refused by itself; in a body
-    so long that the objects made of it would cost too much, all are.
+    msgspec checks all strings at once and refuses a whole batch for half of a surrogate pair in one
+    of them. The standard library accepts it, so that later only this entry is refused. A batch of
+    more than LENIENT_BYTES_MAX is refused as a whole, since its objects would use too much memory.
     """
     try:
         batch: RequestBatch = read_json(data, expected)
@@ -147,10 +147,9 @@ def read_batch(data: bytes, expected: type[RequestBatch]) -> RequestBatch:
 
 
 def is_utf8(part: bytes) -> bool:
-    """Say whether a part of an address is UTF-8, percent-encoded or not.
+    """Return True if a part of an address is UTF-8, percent-encoded or not.
 
-    Where it is not, the server would put U+FFFD for what it cannot read, and two different user
-    ids would become one.
+    In any other text the server would replace bytes by U+FFFD, and two user ids could become one.
     """
     if b"%" not in part and part.isascii():
         return True
@@ -161,10 +160,10 @@ def is_utf8(part: bytes) -> bool:
     return True
 
 
-def exact(value: str, request: Request[Any, Any, Any], prefix: str) -> str:
-    """A path parameter of the type `path` byte for byte; `prefix` is what stands before it.
+def exact_path_value(value: str, request: Request[Any, Any, Any], prefix: str) -> str:
+    """Return a path parameter of the type `path` unchanged; `prefix` is the path before it.
 
-    Litestar merges the slashes in it, and takes them off its end.
+    Litestar merges slashes in it and removes them from its end.
     """
     raw: bytes = request.scope["raw_path"]
     if b"%2F" not in raw.upper() or not raw.startswith(prefix.encode()):
@@ -177,8 +176,8 @@ def _decoder(expected: Any) -> msgspec.json.Decoder[Any]:  # noqa: ANN401 (a typ
     return msgspec.json.Decoder(expected)
 
 
-def _sentence(message: str, expected: Any) -> str:  # noqa: ANN401 (a type)
-    """Say in our words what msgspec says like "Expected `str`, got `int` - at `$.user_id`"."""
+def _message(message: str, expected: Any) -> str:  # noqa: ANN401 (a type)
+    """Rewrite a message of msgspec, like "Expected `str`, got `int` - at `$.user_id`"."""
     reason, _, place = message.partition(" - at `$")
     name = place.rstrip("`").removeprefix(".")
     if _OUT_OF_RANGE.match(reason) and (accepted := _ranges(expected).get(name)):
@@ -188,7 +187,7 @@ def _sentence(message: str, expected: Any) -> str:  # noqa: ANN401 (a type)
 
 @lru_cache
 def _ranges(expected: Any) -> dict[str, str]:  # noqa: ANN401 (a type)
-    """Return the ranges of a struct's fields that have a least and a greatest number."""
+    """Return the ranges of a struct's fields that have a minimum and a maximum, by field."""
     fields = getattr(type_info(expected), "fields", ())
     ranges = {field.encode_name: _range(field.type) for field in fields}
     return {name: found for name, found in ranges.items() if found is not None}
@@ -209,6 +208,6 @@ def _range(accepted: Type) -> str | None:
 
 
 def _reason(message: str) -> str:
-    if message == "Input data was truncated":  # also of half a surrogate pair at the end of a text
-        return "it ends too soon, or a text in it ends with half of a surrogate pair"
+    if message == "Input data was truncated":  # also for half of a surrogate pair
+        return "it is truncated, or a string in it ends with half of a surrogate pair"
     return message.removeprefix("JSON is malformed: ")

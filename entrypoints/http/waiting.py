@@ -1,8 +1,8 @@
-"""Requests that wait for news: streams, claims that wait for work, heartbeats that wait for word.
+"""Requests that wait for news of the log: streams, claims without work, and heartbeats.
 
-They hold a connection for as long as they like while nothing is done for them. So where too many
-connections are open it is one of these that makes room, the longest first; their clients come back
-and miss nothing.
+Such a request may keep its connection open for long without work for the server. If too many
+connections are open, the one that has waited longest is therefore closed; its client connects
+again and misses nothing.
 """
 
 import time
@@ -11,15 +11,15 @@ from typing import Any, Final
 
 from litestar import Request
 
-_SINCE: Final = "waits_for_news_since"
+_SINCE: Final = "waiting_for_news_since"
 
 
-def waits_for_news(request: Request[Any, Any, Any]) -> None:
-    """Mark a request that does from now on."""
+def mark_waiting(request: Request[Any, Any, Any]) -> None:
+    """Mark a request as one that waits for news from now on."""
     request.scope["state"][_SINCE] = time.monotonic()
 
 
-def waits_since(scope: Mapping[str, Any]) -> float | None:
-    """Since when (time.monotonic()) the request waits for news; None: it does not."""
+def waiting_since(scope: Mapping[str, Any]) -> float | None:
+    """Return the time.monotonic() since which a request waits for news; None if it does not."""
     since: float | None = scope["state"].get(_SINCE)
     return since

@@ -77,7 +77,8 @@ def create_app(
     if executor is not None:
         fairlog.handler_note = executor.note
         fairlog.supervisor.add_probe(executor.trouble)
-    figures, encoded, structs = ServerMetrics(fairlog, executor), EncodedEvents(), StructSchemas()
+    server_metrics = ServerMetrics(fairlog, executor)
+    encoded, structs = EncodedEvents(), StructSchemas()
     app = EdgeApp(
         route_handlers=[
             JobController,
@@ -95,7 +96,7 @@ def create_app(
         ],
         dependencies={
             "fairlog": Provide(lambda: fairlog, sync_to_thread=False),
-            "figures": Provide(lambda: figures, sync_to_thread=False),
+            "server_metrics": Provide(lambda: server_metrics, sync_to_thread=False),
             "encoded": Provide(lambda: encoded, sync_to_thread=False),
         },
         exception_handlers={Exception: answer_error},
@@ -112,7 +113,7 @@ def create_app(
         request_max_body_size=BODY_BYTES_MAX,
         logging_config=None,
     )
-    app.served_names, app.figures = served_names, figures
+    app.served_names, app.metrics = served_names, server_metrics
     return app
 
 

@@ -25,7 +25,7 @@ from adapters.settings import Settings
 from domain.decisions.ports import Clock
 from domain.language.identifiers import ServerId
 from entrypoints.composition import compose, prepare
-from entrypoints.http.waiting import waits_since
+from entrypoints.http.waiting import waiting_since
 from entrypoints.processes.app import create_app
 from entrypoints.processes.server import uvicorn_config
 from entrypoints.runtime.host_names import hosts_of
@@ -89,7 +89,7 @@ class AppServer:
     @property
     def connections_waiting(self) -> int:
         """The connections whose requests wait for news."""
-        return sum(1 for one in self._cycles() if waits_since(one.scope) is not None)
+        return sum(1 for one in self._cycles() if waiting_since(one.scope) is not None)
 
     @property
     def connections_worked_on(self) -> int:

@@ -129,7 +129,7 @@ OF_OTHERS = [
     httpx.Response(204),
     httpx.Response(200, text="<html>maintenance</html>"),
     httpx.Response(200, json=[]),
-    problem(404, "There is nothing at this address; /schema lists the calls."),
+    problem(404, "There is no resource at this address; /schema lists the routes."),
     problem(403, "This key may not claim."),
     problem(401, "A key is needed."),
 ]
