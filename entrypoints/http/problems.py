@@ -179,6 +179,8 @@ def http_problem(status: HTTPStatus, detail: str) -> Problem:
     """Return problem details of no special type, with a detail of at most 2,000 characters."""
     if len(detail) > _DETAIL_CHARACTERS_MAX:
         detail = f"{detail[: _DETAIL_CHARACTERS_MAX - 1]}…"
+    # All problem details are built here, so this is the order of their members in every answer.
+    # Members that `problem_of` adds follow in the order in which it adds them.
     return {"type": "about:blank", "title": status.phrase, "status": int(status), "detail": detail}
 
 

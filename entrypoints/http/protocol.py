@@ -10,12 +10,13 @@ cannot keep others out.
 import asyncio
 import math
 from http import HTTPStatus
-from typing import Any, ClassVar, Final
+from typing import ClassVar, Final
 
 import msgspec
 from msgspec import Struct
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from entrypoints.http.problems import http_problem
 from entrypoints.http.unread_answers import UnreadAnswers
 from entrypoints.http.waiting import waiting_since
 
@@ -351,13 +352,7 @@ _TOO_LARGE: Final = (
 
 
 def _answer(status: HTTPStatus, detail: str) -> bytes:
-    problem: dict[str, Any] = {
-        "type": "about:blank",
-        "title": status.phrase,
-        "status": int(status),
-        "detail": detail,
-    }
-    body = msgspec.json.encode(problem)
+    body = msgspec.json.encode(http_problem(status, detail))
     retry = b"retry-after: 1\r\n" if status is HTTPStatus.SERVICE_UNAVAILABLE else b""
     return (
         b"HTTP/1.1 %d %s\r\n" % (status, status.phrase.encode())
