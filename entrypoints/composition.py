@@ -1,6 +1,7 @@
-"""The composition root: the one place where the parts are wired together.
+"""The composition root: the one place that wires the parts together.
 
-`compose` opens nothing; `prepare` brings the database up to date; a door then starts the writer.
+`compose` opens nothing and `prepare` brings the database up to date; an entrypoint then starts the
+writer.
 """
 
 from collections.abc import Sequence
@@ -47,7 +48,7 @@ from projections.storage.rows import create_all
 from projections.verify import bookkeeping
 from projections.verify.bookkeeping import REGISTRY
 
-LEAVES_PER_BATCH: Final = 4096  # whole tiles, and little work for each
+LEAVES_PER_BATCH: Final = 4096  # whole tiles; a leaf is little work
 
 _log = structlog.get_logger()
 
@@ -55,7 +56,11 @@ _log = structlog.get_logger()
 def compose(
     settings: Settings, *, clock: Clock | None = None, queue: CommandQueue | None = None
 ) -> Fairlog:
-    """Wire a service that writes in this process. `clock` replaces the log's own, for tests."""
+    """Wire a service whose writer is a thread of this process.
+
+    `clock` replaces the database's clock, for tests; `queue` is the writer's queue of commands,
+    by default a new one.
+    """
     database = Database(settings.database_url)
     log = SqlEventLog(database, clock)
     projections = LiveProjections(inline_projections())
@@ -76,7 +81,10 @@ def compose(
 
 
 def compose_server(settings: Settings, *, logs_json: bool) -> Fairlog:
-    """Wire a service that writes, and follows the log, in a process of its own."""
+    """Wire a service whose writer and asynchronous projectors run in a child process.
+
+    With `logs_json`, that process logs JSON lines.
+    """
     database = Database(settings.database_url)
     log = SqlEventLog(database)
     supervisor = Supervisor()
@@ -98,16 +106,17 @@ def _wired(
     read = recent_events.or_read(log.read)
     leaves = recent_leaves.or_read(SqlStoredLog(is_sqlite=database.is_sqlite).leaves)
     access = (log, database.read, database.write)
-    following: list[AsyncProjector[Any]] = [
+    projectors: list[AsyncProjector[Any]] = [
         AsyncProjector(ActivityProjection(), read, *access),
         AsyncProjector(SnapshotsProjection(log.read), read, *access),
         AsyncProjector(MerkleProjection(), leaves, *access, events_per_batch=LEAVES_PER_BATCH),
     ]
-    follows = ProjectorRunner(following, supervisor, database.shrink_journal)
-    return Fairlog(database, log, writer, policy_of(settings), follows, supervisor)
+    runner = ProjectorRunner(projectors, supervisor, database.shrink_journal)
+    return Fairlog(database, log, writer, policy_of(settings), runner, supervisor)
 
 
 def policy_of(settings: Settings) -> Policy:
+    """Return the settings that decisions depend on."""
     return Policy(
         window_seconds=settings.window_seconds,
         user_limit=settings.user_limit,
@@ -122,8 +131,9 @@ def policy_of(settings: Settings) -> Policy:
 def prepare(fairlog: Fairlog, progress: Progress = lambda _done, _total: None) -> list[str]:
     """Create or upgrade the schema, and build the projections that are missing or outdated.
 
-    Any number of servers may do it at once. Returns the names of the projections that were built;
-    those that follow the log are only begun, and catch up while the service goes on.
+    Any number of servers may do it at once. `progress` is called with the number of events folded
+    and of all events. Returns the names of the inline projections that were built; asynchronous
+    ones catch up while the service runs.
     """
     migrate(fairlog.database)
     try:
@@ -137,16 +147,16 @@ def prepare(fairlog: Fairlog, progress: Progress = lambda _done, _total: None) -
     if stale:
         with tuned_for_one_pass():
             rebuild(fairlog.log, fairlog.database, stale, progress)
-    for follower in fairlog.following.followers:
-        follower.prepare()
+    for projector in fairlog.following.followers:
+        projector.prepare()
     store_registry_digest(fairlog)
     return [projection.name for projection in stale]
 
 
 def store_registry_digest(fairlog: Fairlog) -> None:
-    """Have the head's epoch stand for the registry as it is now.
+    """Store the digest of the registry in the head row.
 
-    Releases before 0.2 counted it up instead, and somebody may have changed either by hand.
+    It differs if a release before 0.2 wrote the row, or if either was changed by hand.
     """
     with fairlog.database.write() as connection:
         fairlog.log.lock_head(connection)
@@ -154,7 +164,7 @@ def store_registry_digest(fairlog: Fairlog) -> None:
 
 
 def mend_bookkeeping(fairlog: Fairlog) -> None:
-    """Remove rows about projections that nothing of Fairlog's wrote, and settle the epoch."""
+    """Correct the registry, delete checkpoints that no release leaves, and store the digest."""
     with fairlog.database.write() as connection:
         fairlog.log.lock_head(connection)
         bookkeeping.mend(connection)
@@ -162,15 +172,18 @@ def mend_bookkeeping(fairlog: Fairlog) -> None:
 
 
 def projection_tables(fairlog: Fairlog) -> dict[str, Sequence[sa.Table]]:
-    """All tables that `prepare` makes beside the log's own, by the projection that they are of."""
-    following = [one.projection for one in fairlog.following.followers]
+    """Return the tables that `prepare` creates in addition to the log's own, by projection.
+
+    Tables that belong to no single projection have the key `REGISTRY`.
+    """
+    asynchronous = [one.projection for one in fairlog.following.followers]
     return {REGISTRY: (registry.registry, checkpoints, live_servers, empty_claims)} | {
-        projection.name: projection.tables for projection in (*inline_projections(), *following)
+        projection.name: projection.tables for projection in (*inline_projections(), *asynchronous)
     }
 
 
 def restore_indexes(fairlog: Fairlog) -> None:
-    """Create the indexes that somebody dropped; needs the right to."""
+    """Create the indexes that were dropped. The account needs the privilege to create indexes."""
     tables = [*metadata.sorted_tables, *chain(*projection_tables(fairlog).values())]
     create_missing_indexes(fairlog.database, tables)
 
@@ -178,32 +191,38 @@ def restore_indexes(fairlog: Fairlog) -> None:
 def rebuild_projections(
     fairlog: Fairlog, names: Sequence[str], progress: Progress = lambda _done, _total: None
 ) -> int:
-    """Build projections again from the log; none named: all. Returns how many events there were."""
+    """Build projections again from the log; all of them if `names` is empty.
+
+    Returns the number of events folded. Raises `FairlogError` for an unknown name.
+    """
     inline = {projection.name: projection for projection in inline_projections()}
-    following = {one.projection.name: one for one in fairlog.following.followers}
-    wanted = _known_names(names, [*inline, *following])
+    projectors = {one.projection.name: one for one in fairlog.following.followers}
+    wanted = _known_names(names, [*inline, *projectors])
     folded = 0
     with tuned_for_one_pass():
         if chosen := [inline[name] for name in wanted if name in inline]:
             folded = rebuild(fairlog.log, fairlog.database, chosen, progress)
         for name in wanted:
-            if name in following:
-                folded = following[name].rebuild(progress)
+            if name in projectors:
+                folded = projectors[name].rebuild(progress)
     return folded
 
 
 def _known_names(names: Sequence[str], known: Sequence[str]) -> list[str]:
-    """Those that are named, or all. Raises `FairlogError` for a name that is none."""
+    """Return `names` in the order of `known`; all of `known` if `names` is empty.
+
+    Raises `FairlogError` for a name that is not known.
+    """
     unknown = sorted(set(names) - set(known))
     if unknown:
         raise FairlogError(
-            f"There is no projection {unknown[0]!r}; there are {', '.join(sorted(known))}."
+            f"There is no projection {unknown[0]!r}; the names are {', '.join(sorted(known))}."
         )
     return [name for name in known if not names or name in names]
 
 
 def server_lock(fairlog: Fairlog) -> ServerLock | None:
-    """On SQLite, what proves that an earlier server on this file is dead."""
+    """Return the lock that proves that no other server uses a SQLite file; None without a file."""
     file = fairlog.database.url.database
-    # The file itself, whatever links lead to it.
+    # The lock is next to the file itself, even if the address names a link to it.
     return ServerLock(Path(file).resolve()) if fairlog.database.is_sqlite and file else None

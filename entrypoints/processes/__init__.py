@@ -1,4 +1,4 @@
-"""The processes of Fairlog, from settings to running: the server, its app, the writer, recovery.
+"""The processes of Fairlog: the server, its app, the writer process, recovery and registration.
 
-Only the command line stands above.
+Only the command line may import from here.
 """

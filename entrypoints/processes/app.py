@@ -1,4 +1,4 @@
-"""The Litestar application, and what lives as long as it does."""
+"""The Litestar application, with the periodic tasks and the worker that run while it does."""
 
 import asyncio
 import contextlib
@@ -30,9 +30,9 @@ from entrypoints.service.submission_limiter import REPORT_SECONDS, WATCH_SECONDS
 from entrypoints.worker.embedded import EmbeddedWorker
 from entrypoints.worker.handler_pool import HandlerPool
 
-CLOCK_SECONDS = 0.5  # between two looks at what the clock alone changes
-BODY_BYTES_MAX = 1024 * 1024  # of calls that take no payload: a claim of a thousand kinds
-GRACE_SECONDS = 8.0  # for jobs in hand when the server stops
+CLOCK_SECONDS = 0.5  # between two checks for due jobs
+BODY_BYTES_MAX = 1024 * 1024  # of requests without a payload; a claim of a thousand kinds fits
+GRACE_SECONDS = 8.0  # for running jobs when the server stops
 
 
 def create_app(
@@ -43,20 +43,21 @@ def create_app(
     executor: HandlerPool | None = None,
     served_names: frozenset[str] | None = None,
 ) -> Litestar:
-    """The app of one server process. Its start opens nothing that `fairlog` has not opened.
+    """Create the app of one server process. It uses the database and the writer of `fairlog`.
 
-    With an `executor`, a worker inside it runs up to `workers` jobs at once. `served_names` are
-    those by which it may be asked (see `hosts_of`); None: any.
+    With an `executor`, a worker inside it runs up to `workers` jobs at once. `server_id` is the
+    name under which recovery finds these jobs. `served_names` are the host names that the server
+    accepts (see `hosts_of`); None: all names.
     """
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Litestar) -> AsyncIterator[None]:
         await fairlog.writer.attach()
         fairlog.log_watcher.start()
-        chores = [
-            _chore(fairlog, "due_jobs", fairlog.wake_due_jobs, CLOCK_SECONDS),
-            _chore(fairlog, "refusal_reports", fairlog.limiter.begin_report, REPORT_SECONDS),
-            _chore(fairlog, "limit_changes", fairlog.limiter.watch_limits, WATCH_SECONDS),
+        tasks = [
+            _periodic(fairlog, "due_jobs", fairlog.wake_due_jobs, CLOCK_SECONDS),
+            _periodic(fairlog, "refusal_reports", fairlog.limiter.begin_report, REPORT_SECONDS),
+            _periodic(fairlog, "limit_changes", fairlog.limiter.watch_limits, WATCH_SECONDS),
         ]
         worker = EmbeddedWorker(fairlog, executor, workers, server_id) if executor else None
         if worker is not None:
@@ -64,14 +65,14 @@ def create_app(
         try:
             yield
         finally:
-            for chore in chores:
-                chore.cancel()
+            for task in tasks:
+                task.cancel()
             fairlog.release_listeners()
             if worker is not None:
                 await worker.stop(GRACE_SECONDS)
             await fairlog.log_watcher.close()
-            await asyncio.gather(*chores, return_exceptions=True)
-            with contextlib.suppress(FairlogError):  # the database is away
+            await asyncio.gather(*tasks, return_exceptions=True)
+            with contextlib.suppress(FairlogError):  # the database does not answer
                 await fairlog.limiter.report_all()
 
     if executor is not None:
@@ -117,7 +118,8 @@ def create_app(
     return app
 
 
-def _chore(
-    fairlog: Fairlog, name: str, chore: Callable[[], Awaitable[object]], seconds: float
+def _periodic(
+    fairlog: Fairlog, name: str, call: Callable[[], Awaitable[object]], seconds: float
 ) -> asyncio.Task[None]:
-    return asyncio.create_task(repeat(fairlog.supervisor.part(name), chore, seconds), name=name)
+    """Start a supervised task that calls `call` with a pause of about `seconds` between calls."""
+    return asyncio.create_task(repeat(fairlog.supervisor.part(name), call, seconds), name=name)

@@ -1,4 +1,4 @@
-"""Recovery as a door needs it: under which name, and who must be kept off meanwhile."""
+"""Recovery of jobs that a dead server left running, with the name and the lock that it needs."""
 
 import contextlib
 import secrets
@@ -16,10 +16,11 @@ _EMBEDDED: Final = ServerId("embedded")
 
 
 def server_id_of(fairlog: Fairlog, given: str | None) -> ServerId:
-    """Who a server is to recovery.
+    """Return the name under which recovery finds the jobs of this server's earlier processes.
 
-    On SQLite the lock on the file proves that an earlier server is dead, so all have one name. On
-    MySQL that takes a name that the operator gives; without one, nothing ran under it before.
+    On SQLite all servers have the same name, since the lock on the file proves that an earlier one
+    is dead. On MySQL it is the name `given` by the operator. If it is None, the name is new, and no
+    job ran under it before. Raises `InvalidInput`.
     """
     if fairlog.database.is_sqlite:
         return _EMBEDDED
@@ -30,7 +31,10 @@ def server_id_of(fairlog: Fairlog, given: str | None) -> ServerId:
 
 @contextlib.contextmanager
 def sole_server(fairlog: Fairlog) -> Iterator[None]:
-    """On SQLite, keep every other server off the file. Raises `FairlogError` while one is on it."""
+    """Hold the lock on a SQLite file for the block.
+
+    Raises `FairlogError` while another server has it.
+    """
     lock = server_lock(fairlog)
     if lock is not None:
         lock.acquire()
@@ -42,9 +46,10 @@ def sole_server(fairlog: Fairlog) -> Iterator[None]:
 
 
 def recover_now(fairlog: Fairlog, given: str | None) -> list[Job]:
-    """What `serve` does before it listens; returns the jobs that changed, and closes `fairlog`.
+    """Recover jobs as `serve` does before it listens, and return the changed ones. Close `fairlog`.
 
-    Raises `NameTaken` while the server lives, and `SettingsDiffer`.
+    `given` is the name of the dead server (see `server_id_of`). Raises `NameTaken` while that
+    server is alive, and `SettingsDiffer`.
     """
     name = server_id_of(fairlog, given)
     with sole_server(fairlog), contextlib.closing(fairlog):

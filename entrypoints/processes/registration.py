@@ -1,7 +1,7 @@
-"""A server's name, held as long as the server runs, and the settings that all servers share.
+"""The registration of a server's name, and the check of the settings that all servers share.
 
-Who is to run under a name, or to write with these settings, asks here first. A server that finds
-its name in other hands, as after it was frozen for longer than its lease, ends.
+A server registers its name before it starts, and a command that writes checks its settings. A
+server ends if another one has its name, as after it was frozen for longer than its lease.
 """
 
 import contextlib
@@ -31,13 +31,13 @@ from domain.language.identifiers import ServerId
 from domain.language.policy import Policy
 from entrypoints.service.fairlog import Fairlog
 
-_LOOK_SECONDS: Final = 0.2  # between two looks for the end of a lease
+_POLL_SECONDS: Final = 0.2  # between two checks whether a lease has ended
 
 _log = structlog.get_logger()
 
 
 class NameTaken(FairlogError):
-    """Another server runs under the name."""
+    """Another live server has the name."""
 
     def __init__(self, server: LiveServer) -> None:
         super().__init__(
@@ -47,7 +47,7 @@ class NameTaken(FairlogError):
 
 
 class SettingsDiffer(FairlogError):
-    """Limits and leases would be counted by two measures."""
+    """A live server has other shared settings, so limits and leases would be inconsistent."""
 
     def __init__(self, server: LiveServer, settings: Mapping[str, Setting]) -> None:
         name = differing(server, settings)[0]
@@ -64,7 +64,7 @@ def _shown(setting: Setting) -> str:
 
 
 def shared_settings(policy: Policy) -> dict[str, Setting]:
-    """What decisions are made with, as far as it can be set."""
+    """Return the settings that decisions depend on, by name; servers must agree on them."""
     named = set(Settings.__struct_fields__)
     return {name: value for name, value in asdict(policy).items() if name in named}
 
@@ -73,18 +73,18 @@ def shared_settings(policy: Policy) -> dict[str, Setting]:
 def registered(
     fairlog: Fairlog, name: ServerId, on_lost: Callable[[FairlogError], None]
 ) -> Iterator[None]:
-    """Hold a name. Where an earlier server may still live, waits for the end of its lease.
+    """Hold a name for the block. Waits while an earlier server that may be dead has a lease on it.
 
-    Raises `NameTaken` when it does live, and `SettingsDiffer`. `on_lost` hears, in a thread of its
-    own, that another server has the name now.
+    Raises `NameTaken` if that server is alive, and `SettingsDiffer`. If another server takes the
+    name later, `on_lost` is called with the error, in a thread of its own.
     """
-    servers, server = _of(fairlog, name)
+    servers, server = _new_server(fairlog, name)
     _join(servers, server)
     stopping = threading.Event()
     part = fairlog.supervisor.part("server_name")
     renewal = threading.Thread(
         target=supervise,
-        args=(part, lambda: _keep(servers, server, part, stopping, on_lost), stopping),
+        args=(part, lambda: _renew(servers, server, part, stopping, on_lost), stopping),
         name="fairlog-name",
         daemon=True,
     )
@@ -94,35 +94,41 @@ def registered(
     finally:
         stopping.set()
         renewal.join()
-        with contextlib.suppress(FairlogError, SQLAlchemyError):  # then its lease ends by itself
+        with contextlib.suppress(FairlogError, SQLAlchemyError):  # its lease then ends by itself
             servers.leave(server)
 
 
 def check_settings(fairlog: Fairlog) -> None:
-    """For commands that write beside servers. Raises `SettingsDiffer`."""
-    servers, server = _of(fairlog, ServerId(""))
+    """Compare the settings with those of live servers, before a command writes.
+
+    Raises `SettingsDiffer`.
+    """
+    servers, server = _new_server(fairlog, ServerId(""))
     for other in servers.others(server.token):
         if differing(other, server.settings):
             raise SettingsDiffer(other, server.settings)
 
 
-def _of(fairlog: Fairlog, name: ServerId) -> tuple[LiveServers, LiveServer]:
+def _new_server(fairlog: Fairlog, name: ServerId) -> tuple[LiveServers, LiveServer]:
     settings = shared_settings(fairlog.policy)
     server = LiveServer(name, secrets.token_hex(16), 0, this_process(), settings)
     return LiveServers(fairlog.database, fairlog.log), server
 
 
 def _join(servers: LiveServers, server: LiveServer) -> None:
-    """A live server renews its lease well before it ends: once it does, there is no hope."""
+    """Take the name, and wait for the leases of servers that may be dead.
+
+    Raises an error as soon as one of them renews its lease, since it is then alive.
+    """
     deadline = time.monotonic() + LEASE_SECONDS + RENEW_SECONDS
-    seen: dict[str, int] = {}  # by token: until when the lease was at first
-    while against := servers.join(server):
-        for other in against:
+    seen: dict[str, int] = {}  # by token: the end of its lease when first seen
+    while conflicting := servers.join(server):
+        for other in conflicting:
             if other.name != server.name and differing(other, server.settings):
                 _wait_or_raise(other, seen, deadline, SettingsDiffer(other, server.settings))
             elif other.name == server.name:
                 _wait_or_raise(other, seen, deadline, NameTaken(other))
-        time.sleep(_LOOK_SECONDS)
+        time.sleep(_POLL_SECONDS)
 
 
 def _wait_or_raise(
@@ -141,7 +147,7 @@ def _wait_or_raise(
         raise error
 
 
-def _keep(
+def _renew(
     servers: LiveServers,
     server: LiveServer,
     part: Part,
@@ -155,7 +161,7 @@ def _keep(
                 part.works()
                 continue
             taken = [one for one in servers.join(server) if one.name == server.name]
-        except Exception as error:  # noqa: BLE001 (whatever it is, the next look may succeed)
+        except Exception as error:  # noqa: BLE001 (whatever it is, the next renewal may succeed)
             part.fails(error)
             continue
         part.works()

@@ -1,7 +1,7 @@
-"""`fairlog serve`: from settings to a server that listens, step by step.
+"""`fairlog serve`: the steps from settings to a server that listens.
 
-The port is taken first and listened on last. So a second server that was started by mistake ends
-before it has declared the jobs of the first one lost, and nobody is answered before recovery.
+The port is bound first and listened on last. So a second server that was started by mistake ends
+before it recovers the jobs of the first one, and no request is answered before recovery.
 """
 
 import contextlib
@@ -33,33 +33,33 @@ from entrypoints.service.fairlog import Fairlog
 from entrypoints.worker.handler_pool import HandlerPool, handler_pool
 from entrypoints.worker.handler_protocol import handler_hello
 
-GRACEFUL_SECONDS_MAX: Final = 10  # for requests in hand when the server is told to stop
-_OTHER_FILES: Final = 256  # of the database, the writer and the program itself
+GRACEFUL_SECONDS_MAX: Final = 10  # for open requests after the signal to stop
+_OTHER_FILES: Final = 256  # descriptors for the database, the writer and the program itself
 _log = structlog.get_logger()
 
 
 class ServerOptions(Struct, frozen=True, kw_only=True):
-    """What one server process is told beside the settings."""
+    """The command-line options of one server process."""
 
-    host: str
-    port: int  # 0: any that is free
-    workers: int  # jobs run at once by this server; 0: none
-    is_one_process_each: bool = False  # each of them in a process of its own
-    server_id: str | None = None
-    logs_json: bool = False
+    host: str  # name or address to listen on
+    port: int  # 0: any free port
+    workers: int  # jobs that this server runs at once; 0: it runs none
+    is_one_process_each: bool = False  # run each job in its own handler process
+    server_id: str | None = None  # see `server_id_of`
+    logs_json: bool = False  # the handler processes log JSON lines
 
 
 def run_server(fairlog: Fairlog, settings: Settings, options: ServerOptions) -> None:
-    """Serve until SIGTERM or SIGINT; a second SIGINT does not wait for requests in hand. Blocks.
+    """Serve until SIGTERM or SIGINT; a second SIGINT does not wait for open requests. Blocks.
 
-    Raises `HandlersError`, and `FairlogError` for whatever keeps it from starting.
+    Raises `HandlersError`, and any `FairlogError` that prevents the start or stops the writer.
     """
     server_id = server_id_of(fairlog, options.server_id)
     with (
         _handlers(settings, options) as executor,
-        _taken_port(options.host, options.port) as listener,
+        _bound_port(options.host, options.port) as listener,
         sole_server(fairlog),
-        contextlib.closing(fairlog),  # nothing is written once the lock is let go
+        contextlib.closing(fairlog),  # the writer ends before the lock is released
     ):
         fairlog.database.create_file()
         for finding in unsafe_settings(fairlog.database):
@@ -76,7 +76,7 @@ def run_server(fairlog: Fairlog, settings: Settings, options: ServerOptions) -> 
             try:
                 _serve(fairlog, settings, options, server_id, executor, listener)
             finally:
-                fairlog.writer.stop()  # before somebody else may have the name
+                fairlog.writer.stop()  # before another server can take the name
 
 
 def _serve(
@@ -105,18 +105,18 @@ def _serve(
     if fairlog.writer.fatal is not None:
         raise fairlog.writer.fatal
     if not server.started:
-        raise FairlogError("The server could not start; the lines above say why.")
+        raise FairlogError("The server could not start; the log lines above say why.")
     _log.info("stopped")
 
 
 def uvicorn_config(app: Litestar, settings: Settings) -> uvicorn.Config:
-    """How the app is served."""
+    """Return the configuration of uvicorn, with the limits of the settings."""
     bounds = Bounds(
         connections_max=settings.max_connections,
         request_seconds=settings.request_seconds,
         bodies_bytes_max=settings.bodies_mib * 1024 * 1024,
     )
-    logging.getLogger("uvicorn.error").addFilter(_is_about_us)
+    logging.getLogger("uvicorn.error").addFilter(_is_worth_logging)
     return uvicorn.Config(
         app,
         loop="uvloop",
@@ -132,23 +132,23 @@ def uvicorn_config(app: Litestar, settings: Settings) -> uvicorn.Config:
     )
 
 
-def _is_about_us(record: logging.LogRecord) -> bool:
-    """Write no line for a request that is none: its client is told, and may send any number."""
+def _is_worth_logging(record: logging.LogRecord) -> bool:
+    """Filter out uvicorn's line for a malformed request, of which a client may send any number."""
     return record.msg != "Invalid HTTP request received."
 
 
 def allow_files(connections: int) -> None:
-    """Raise this process's limit of open files to what so many connections need, if it may be."""
+    """Raise the soft limit of open files to what the connections need, up to the hard limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = connections + _OTHER_FILES
-    most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-    if soft != resource.RLIM_INFINITY and soft < most:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < allowed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
 
 
 @contextlib.contextmanager
 def _handlers(settings: Settings, options: ServerOptions) -> Iterator[HandlerPool | None]:
-    """None: this server runs no jobs."""
+    """Yield the pool of handler processes; None if this server runs no jobs."""
     if not options.workers:
         yield None
         return
@@ -158,7 +158,7 @@ def _handlers(settings: Settings, options: ServerOptions) -> Iterator[HandlerPoo
 
 
 class _Server(uvicorn.Server):
-    """Says where it listens, and stops when the writer has stopped for good."""
+    """A server that logs its address, and stops after a fatal error of the writer."""
 
     def __init__(
         self,
@@ -174,7 +174,10 @@ class _Server(uvicorn.Server):
         self._options = options
 
     def descriptors(self) -> Iterable[int]:
-        """The port, and whoever is connected: a client of a dead server has to see that."""
+        """Yield the sockets of the port and of the clients.
+
+        A child process must not keep them open: clients could not see that the server has died.
+        """
         yield self._listener.fileno()
         for connection in list(self.server_state.connections):
             transport = connection.transport
@@ -197,30 +200,36 @@ class _Server(uvicorn.Server):
 
 
 @contextlib.contextmanager
-def _taken_port(host: str, port: int) -> Iterator[socket.socket]:
-    """Bound, so that nobody else gets it, and not listening yet, so that nobody waits on it."""
+def _bound_port(host: str, port: int) -> Iterator[socket.socket]:
+    """Yield a socket that is bound, so that no other program gets the port, but not listening yet.
+
+    Raises `FairlogError`.
+    """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
         listener = socket.socket(family, kind, protocol)
     except OSError as error:
-        raise FairlogError(f"The host {host!r} is none to listen on ({error}).") from error
+        raise FairlogError(f"The server cannot listen on the host {host!r} ({error}).") from error
     with listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind(address)
         except OSError as error:
             raise FairlogError(
-                f"Port {port} on {host} cannot be taken ({error.strerror}); stop the program that "
-                "has it, or choose another with --port."
+                f"Port {port} on {host} is not available ({error.strerror}); stop the program that "
+                "uses it, or choose another with --port."
             ) from error
         yield listener
 
 
 @contextlib.contextmanager
 def _signals_left_to(server: uvicorn.Server) -> Iterator[None]:
-    """It ends in order at a signal, and then raises it once more: by then it means nothing."""
+    """Have the server handle SIGTERM and SIGINT for the block.
+
+    After its shutdown uvicorn raises the signal again, which then has no effect.
+    """
     numbers = (signal.SIGTERM, signal.SIGINT)
     before = [signal.signal(number, server.handle_exit) for number in numbers]
     try:

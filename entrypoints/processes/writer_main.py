@@ -1,8 +1,8 @@
 """`python -m entrypoints.processes.writer_main SOCKET`: the writer process of a server.
 
 It runs the writer and the asynchronous projectors, and receives commands over a socket that it
-inherits (see `adapters.writer.writer_process`). It ends when that is closed: by a server that
-stops, or because the server has died.
+inherits (see `adapters.writer.writer_process`). It ends when the server stops or dies, which closes
+the socket.
 """
 
 import contextlib
@@ -35,15 +35,16 @@ from entrypoints.composition import compose
 from entrypoints.runtime.interpreter import tune_interpreter
 from entrypoints.runtime.logging import configure_logging
 
-NEWS_SECONDS: Final = 1.0
+REPORT_SECONDS: Final = 1.0  # between two reports of the state
 _TOO_LATE: Final = "The server's writer did not answer in time; the request can be sent again."
 
 
 def main(connection: socket.socket) -> None:
+    """Serve the commands of one server until it closes the connection. Blocks."""
     incoming = Frames(connection, request_decoder())
     hello = next(incoming, None)
     if not isinstance(hello, WriterHello):
-        return  # the server ended first
+        return  # the server ended before it sent anything
     configure_logging(as_json=hello.logs_json)
     queue = CommandQueue()
     fairlog = compose(hello.settings, queue=queue)
@@ -74,14 +75,15 @@ def _queue_commands(
     part: Part,
     started: float,
 ) -> None:
-    """Queue what the server sends until it closes its end. Every command gets an outcome, whatever
-    goes wrong with its frame.
+    """Queue the server's commands until it closes the socket.
+
+    Every command gets an outcome, whatever goes wrong with its frame.
     """
     for frame in incoming:
         assert isinstance(frame, WriterRequest)
         waiting = deque(frame.commands)
         try:
-            # This process was stopped for a while: the callers have had an error, and are gone.
+            # If this process was stopped for a while, the callers have received an error already.
             is_late = time.monotonic() - max(frame.at, started) > ANSWER_SECONDS_MAX
             while waiting and not is_late:
                 number, command = waiting[0]
@@ -98,10 +100,10 @@ def _queue_commands(
 
 
 class _Responder:
-    """Sends the writer's outcomes, a frame for each batch, and each second the process's state.
+    """The sender of outcomes, one frame for each batch, and of the process's state each second.
 
-    It never waits for the server: a writer that waited could keep the log's head locked for every
-    other server. What the socket does not accept at once, a thread sends later.
+    The writer never waits for the server, since it could then hold the head lock against every
+    other server. A thread sends later what the socket does not accept at once.
     """
 
     def __init__(self, connection: socket.socket, writer: Writer, supervisor: Supervisor) -> None:
@@ -109,7 +111,7 @@ class _Responder:
         self._writer = writer
         self._supervisor = supervisor
         self._written: list[BatchWritten] = []
-        self._guard = threading.Lock()
+        self._lock = threading.Lock()
         self._unsent: deque[memoryview] = deque()
         self._has_unsent = threading.Event()
 
@@ -124,11 +126,12 @@ class _Responder:
             ).start()
 
     def note_written(self, batch: BatchWritten) -> None:
-        """Observe the writer: the batch goes with its outcomes, and is handled before them."""
+        """Add a batch to the next frame, with its outcomes. The writer calls it."""
         self._written.append(batch)
 
     def answer_all(self, outcomes: Sequence[tuple[int, Outcome]]) -> None:
-        with self._guard:
+        """Send the outcomes of commands, by number, with the batches written and the state."""
+        with self._lock:
             written, self._written = self._written, []
             fatal = self._writer.fatal
             response = WriterResponse(
@@ -147,34 +150,34 @@ class _Responder:
         except BlockingIOError:
             pass
         except OSError:
-            return  # the server has ended, so nobody waits
+            return  # the server has ended
         if data:
             self._unsent.append(data)
             self._has_unsent.set()
 
     def _send_unsent(self, stopping: threading.Event, part: Part) -> None:
         while not stopping.is_set():
-            self._has_unsent.wait(NEWS_SECONDS)
+            self._has_unsent.wait(REPORT_SECONDS)
             while self._unsent:
                 with contextlib.suppress(OSError):
                     self._connection.sendall(self._unsent[0])
-                with self._guard:
+                with self._lock:
                     self._unsent.popleft()
                     if not self._unsent:
                         self._has_unsent.clear()
             part.works()
 
     def _report(self, stopping: threading.Event, part: Part) -> None:
-        """Send the state each second: the server takes silence for a process that hangs."""
+        """Send the state each second; without it, the server assumes that this process hangs."""
         while not stopping.is_set():
             if not self._unsent:
                 self.answer_all([])
             part.works()
-            stopping.wait(NEWS_SECONDS)
+            stopping.wait(REPORT_SECONDS)
 
 
 if __name__ == "__main__":
-    # A terminal sends them to both processes; this one ends when the server closes the socket.
+    # A terminal sends signals to both processes; this one ends when the server closes the socket.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     main(socket.socket(fileno=int(sys.argv[1])))

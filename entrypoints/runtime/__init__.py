@@ -1,4 +1,4 @@
-"""What any process of ours needs before it knows what it is for: logging, its interpreter, its end.
+"""Support for any process of Fairlog: logging, interpreter settings, process exit, text and CSV.
 
-Nothing here knows the log.
+Nothing here depends on the event log or on a database.
 """

@@ -1,8 +1,8 @@
-r"""CSV that a spreadsheet shows and does not run.
+r"""CSV whose cells a spreadsheet shows as text and does not run as formulas.
 
-A text that begins like a formula gets an apostrophe in front, which spreadsheets take for "this is
-text". Numbers stay as they are. So that a program can take it off again without a doubt, a text
-that has apostrophes before such a beginning gets one more: `^'+[=+\-@…]` loses one.
+A text that begins like a formula gets an apostrophe prefix, which spreadsheets read as "this is
+text". Numbers are not changed. A text that already has apostrophes before such a beginning gets one
+more, so that a program can reverse it: it removes one apostrophe from `^'+[=+\-@…]`.
 """
 
 import csv
@@ -14,12 +14,12 @@ from typing import Final
 
 from msgspec import Raw
 
-_FORMULA: Final = re.compile("'*[=+\\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")  # and their wide forms
+_FORMULA: Final = re.compile("'*[=+\\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")  # and full-width forms
 _NUMBER: Final = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 
 
 def csv_lines(rows: Iterable[Sequence[object]]) -> str:
-    """Rows as lines, each with its end."""
+    """Return the rows as CSV, each line ending with a line feed. Times must be UTC."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerows([_cell(value) for value in row] for row in rows)

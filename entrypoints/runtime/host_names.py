@@ -1,7 +1,7 @@
-"""By which names a server may be asked: the header Host.
+"""The host names that a server accepts in the header Host.
 
-A page of another site can have its own name point to 127.0.0.1 ("DNS rebinding"). Its browser then
-takes this server for that site, and lets the page read and change everything.
+A web site can make its own name resolve to 127.0.0.1 ("DNS rebinding"). The browser then takes this
+server for that site, and lets the site's pages read and change everything.
 """
 
 import ipaddress
@@ -13,10 +13,11 @@ _HOST: Final = re.compile(rb"(\[[0-9a-f:.]+\]|[a-z0-9._-]+?)\.?(?::[0-9]{1,5})?"
 
 
 def hosts_of(host: str, allowed: str) -> frozenset[str] | None:
-    """Return the names beside those of loopback for a server on `host`; None: any name will do.
+    """Return the names that a server accepts in addition to those of loopback, in lower case.
 
-    `allowed` is the setting `allowed_hosts`. On other addresses than loopback, which is insecure as
-    it is, names matter only where some are given.
+    None means that every name is accepted: `host`, the address that the server listens on, is not a
+    loopback address, and `allowed` is empty. `allowed` is the setting `allowed_hosts`: names
+    separated by commas.
     """
     if not allowed and not is_loopback(host):
         return None
@@ -25,6 +26,7 @@ def hosts_of(host: str, allowed: str) -> frozenset[str] | None:
 
 
 def is_loopback(host: str) -> bool:
+    """Return True for a loopback address or "localhost"."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -33,7 +35,7 @@ def is_loopback(host: str) -> bool:
 
 @lru_cache
 def is_asked_by_name(host: bytes, names: frozenset[str]) -> bool:
-    """Say whether a Host header names this server."""
+    """Return True if the value of a Host header is a loopback name or one of `names`."""
     found = _HOST.fullmatch(host.lower())
     if found is None:
         return False

@@ -1,4 +1,4 @@
-"""How the interpreter runs: in a long-lived process, and on its way through the log."""
+"""Interpreter settings for long-lived processes and for passes over the whole log."""
 
 import gc
 import sys
@@ -6,29 +6,28 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
-# Shorter than CPython's 5 ms: threads share one interpreter lock, and whoever waits for it waits
-# this long.
+# Shorter than CPython's 5 ms: a thread that needs the interpreter lock waits this long for it.
 _SWITCH_SECONDS: Final = 0.0002
-# A request makes some hundred objects that are gone with it. CPython's 700 would look for cycles
-# after every few of them, and through all that is kept every 70,000. A rebuild, which keeps much,
-# would spend a tenth of its time on that.
+# A request makes some hundred objects that end with it. With CPython's threshold of 700, the
+# collector would run after every few requests, and over all objects after every 70,000 new ones. A
+# rebuild, which keeps many objects, would spend a tenth of its time on that.
 _GC_THRESHOLDS: Final = (20_000, 20, 50)
 
 
 def tune_interpreter() -> None:
-    """Call it when everything is imported and wired."""
+    """Set the switch interval and the garbage collector of a process that is imported and wired."""
     sys.setswitchinterval(_SWITCH_SECONDS)
     gc.collect()
-    gc.freeze()  # what is there now stays
+    gc.freeze()  # these objects live as long as the process
     gc.set_threshold(*_GC_THRESHOLDS)
 
 
 @contextmanager
 def tuned_for_one_pass() -> Iterator[None]:
-    """While it lasts, what is there already is not looked through for cycles again and again."""
+    """Exclude existing objects from garbage collection for the block; it restores all settings."""
     switch_seconds, thresholds = sys.getswitchinterval(), gc.get_threshold()
     sys.setswitchinterval(_SWITCH_SECONDS)
-    gc.freeze()  # without a look at it first: there may be much, and little to be done
+    gc.freeze()  # without a collection first: with many objects it takes long and frees little
     gc.set_threshold(*_GC_THRESHOLDS)
     try:
         yield

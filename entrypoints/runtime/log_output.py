@@ -1,7 +1,7 @@
-"""Where log lines go: a thread of its own writes them, and nobody waits for it.
+"""A queue of log lines that a thread writes, so that no caller waits for the output.
 
-Standard error can be closed, full, or a pipe that nobody reads. Such a line is dropped and counted;
-whoever wrote it goes on as if it had been printed.
+Standard error can be closed, full, or a pipe that nobody reads. A line that cannot be written is
+dropped and counted; the caller that logged it is not affected.
 """
 
 import contextlib
@@ -15,8 +15,8 @@ from collections import deque
 from pathlib import Path
 from typing import Final
 
-LINES_MAX: Final = 10_000  # waiting
-CHARACTERS_MAX: Final = 8 * 1024 * 1024  # of lines waiting
+LINES_MAX: Final = 10_000  # in the queue
+CHARACTERS_MAX: Final = 8 * 1024 * 1024  # of all lines in the queue
 FLUSH_SECONDS_MAX: Final = 1.0
 _STANDARD_ERROR: Final = 2
 _PIECE_BYTES: Final = 64 * 1024
@@ -25,8 +25,8 @@ _PIECE_BYTES: Final = 64 * 1024
 class LogOutput:
     """A bounded queue of lines and the thread that writes them to a file descriptor.
 
-    `write` never blocks and never raises. `dropped` counts the lines that nobody will see: more
-    were waiting than the bounds allow, or the descriptor refused them.
+    `write` never blocks and never raises. `dropped` counts the lines that were lost because the
+    queue was full or the descriptor refused them.
     """
 
     def __init__(self, descriptor: int = _STANDARD_ERROR) -> None:
@@ -37,10 +37,10 @@ class LogOutput:
         self._changed = threading.Condition()
         self._is_writing = False
         self._thread: threading.Thread | None = None
-        os.register_at_fork(after_in_child=self._forget)
+        os.register_at_fork(after_in_child=self._reset)
 
     def write(self, line: str) -> None:
-        """Queue a line, which ends with its own line break."""
+        """Queue a line, which must end with a line break. Drop it if the queue is full."""
         with self._changed:
             size = len(line)
             if len(self._lines) >= LINES_MAX or self._characters + size > CHARACTERS_MAX:
@@ -53,7 +53,7 @@ class LogOutput:
             self._changed.notify_all()
 
     def flush(self, seconds_max: float = FLUSH_SECONDS_MAX) -> bool:
-        """Wait until all lines are written, but no longer than that. Returns True if they are."""
+        """Wait until all lines are written, at most `seconds_max`. Return True if they are."""
         deadline = time.monotonic() + seconds_max
         with self._changed:
             while self._lines or self._is_writing:
@@ -67,7 +67,7 @@ class LogOutput:
         thread = threading.Thread(target=self._run, name="fairlog-log", daemon=True)
         try:
             thread.start()
-        except RuntimeError:  # no thread to be had now, or the interpreter is ending
+        except RuntimeError:  # no thread can be started now, or the interpreter is ending
             return
         self._thread = thread
 
@@ -91,20 +91,20 @@ class LogOutput:
                     self._changed.notify_all()
 
     def _write_out(self, line: str) -> bool:
-        """Returns False where the descriptor refuses the line, which is then lost."""
+        """Return False if the descriptor refuses the line, which is then lost."""
         data = memoryview(line.encode("utf-8", "backslashreplace"))
         while data:
             try:
                 data = data[os.write(self._descriptor, data[:_PIECE_BYTES]) :]
-            except BlockingIOError:  # whoever shares the pipe has made it non-blocking
+            except BlockingIOError:  # another process that shares the pipe made it non-blocking
                 with contextlib.suppress(OSError, ValueError):
                     select.select([], [self._descriptor], [], 1.0)
             except OSError:
                 return False
         return True
 
-    def _forget(self) -> None:
-        """In a child process after a fork: its lines are its own, and so is its thread."""
+    def _reset(self) -> None:
+        """Start with an empty queue and no thread, in a child process after a fork."""
         self._changed = threading.Condition()
         self._lines.clear()
         self._characters = 0
@@ -113,7 +113,7 @@ class LogOutput:
 
 
 class LogHandler(logging.Handler):
-    """What the standard library's logging is given to print. Raises nothing."""
+    """A handler that writes records of the standard library's logging. It raises nothing."""
 
     def __init__(self, output: LogOutput) -> None:
         super().__init__()
@@ -122,14 +122,16 @@ class LogHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         try:
             line = self.format(record)
-        except Exception:  # noqa: BLE001 (a record of anybody's, with arguments of anybody's)
+        except Exception:  # noqa: BLE001 (records and their arguments come from any library)
             line = f"library message that cannot be formatted: {record.name} {record.lineno}"
         self._output.write(f"{line}\n")
 
 
 def reserve_standard_streams() -> None:
-    """Open what the process was started without: no socket and no database file may get one of
-    these three numbers, since whatever is printed would be written into it.
+    """Open the standard descriptors 0 to 2 that the process was started without.
+
+    Otherwise a socket or a database file could get one of these numbers, and printed text would be
+    written into it.
     """
     for number in range(3):
         try:
@@ -137,7 +139,7 @@ def reserve_standard_streams() -> None:
         except OSError:
             with contextlib.suppress(OSError):
                 os.dup2(os.open(os.devnull, os.O_RDWR), number)
-    # What prints (click, warnings, an interpreter that ends) expects streams to be there.
+    # Code that prints (click, warnings, the interpreter at exit) expects these streams to exist.
     if sys.stdout is None:
         sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 (kept open)
     if sys.stderr is None:

@@ -1,8 +1,8 @@
-"""What the process says of itself: one line an event, to standard error.
+"""The process's log: one line per event, to standard error.
 
-A line is a fixed event name with fields, as JSON or as `key=value`. What libraries log goes the
-same way, as the event `library` with their message as a field. A line that cannot be made or
-written costs nothing but itself (see `entrypoints.runtime.log_output`).
+A line is a fixed event name with fields, as JSON or as `key=value`. Records of libraries become the
+event `library` with their message as a field. A line that cannot be formatted or written affects
+nothing else (see `entrypoints.runtime.log_output`).
 """
 
 import atexit
@@ -17,10 +17,10 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 
 from entrypoints.runtime.log_output import LogHandler, LogOutput, reserve_standard_streams
 
-CHARACTERS_MAX: Final = 500  # of a field: what users put in can be long
+CHARACTERS_MAX: Final = 500  # of a field: values from users can be long
 _TRACEBACK_CHARACTERS_MAX: Final = 20_000
 
-output: Final = LogOutput()  # this process's
+output: Final = LogOutput()  # the queue of this process
 atexit.register(output.flush)
 _log = structlog.get_logger()
 
@@ -32,10 +32,12 @@ def configure_logging(
     tracebacks: bool = True,
     runs_handlers: bool = False,
 ) -> None:
-    """Set up both our own logging and the standard library's, for the whole process.
+    """Configure structlog and the standard library's logging for the whole process.
 
-    Without `tracebacks`, an error is named in one line. In a process that `runs_handlers` what is
-    logged is the user's, and says which job it is about (see `entrypoints.worker.runner`).
+    `as_json` selects JSON lines instead of `key=value`; records below `level` are dropped. Without
+    `tracebacks`, an error is shown in one line. In a process that `runs_handlers`, records of the
+    standard library come from handlers: they become the event `handler_log`, with the job that they
+    belong to (see `entrypoints.worker.runner`).
     """
     reserve_standard_streams()
     shared: list[Processor] = [
@@ -64,13 +66,13 @@ def configure_logging(
     )
     root = logging.getLogger()
     root.handlers[:] = [handler]
-    # Libraries speak only when something is wrong.
+    # Libraries log warnings and errors only.
     root.setLevel(level if runs_handlers else max(level, logging.WARNING))
-    threading.excepthook = _log_thread_end  # its own writes to standard error, and may block
+    threading.excepthook = _log_thread_end  # the default one writes to standard error and may block
 
 
 class _Lines:
-    """The logger behind structlog's: it has one method for each level."""
+    """The logger that structlog calls with finished lines; it has one method for each level."""
 
     def msg(self, line: str) -> None:
         output.write(f"{line}\n")
@@ -79,12 +81,12 @@ class _Lines:
 
 
 class _Guarded:
-    """Processors as one that raises nothing, whatever a value does when it is to be shown."""
+    """A chain of processors that raises nothing, even if formatting a value raises an error."""
 
     def __init__(self, processors: Sequence[Processor]) -> None:
         self._processors = processors
 
-    def __call__(self, logger: WrappedLogger, method: str, event: EventDict) -> Any:  # noqa: ANN401 (as structlog has it)
+    def __call__(self, logger: WrappedLogger, method: str, event: EventDict) -> Any:  # noqa: ANN401 (the return type of structlog)
         name = event.get("event")
         line: Any = event
         try:
@@ -107,7 +109,7 @@ def _shown(name: object) -> str:
 
 
 def _log_thread_end(ended: threading.ExceptHookArgs) -> None:
-    """A thread of whoever's ended with an error that it did not catch."""
+    """Log that a thread ended with an error that it did not catch."""
     if ended.exc_type is SystemExit:
         return
     name = ended.thread.name if ended.thread is not None else None
@@ -137,7 +139,7 @@ def _name_error(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
 
 def _clip(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
     for name, value in event.items():
-        most = _TRACEBACK_CHARACTERS_MAX if name == "exception" else CHARACTERS_MAX
-        if isinstance(value, str) and len(value) > most:
-            event[name] = f"{value[: most - 1]}…"
+        characters_max = _TRACEBACK_CHARACTERS_MAX if name == "exception" else CHARACTERS_MAX
+        if isinstance(value, str) and len(value) > characters_max:
+            event[name] = f"{value[: characters_max - 1]}…"
     return event

@@ -1,4 +1,4 @@
-"""Our packages and Python's own must not be replaced by what PYTHONPATH puts before them."""
+"""A check that no module on PYTHONPATH replaces a module of Fairlog or of Python itself."""
 
 import os
 import sys
@@ -17,7 +17,7 @@ _NEEDED: Final = (sys.stdlib_module_names - {"test"}) | {
 
 
 def refuse_replacements() -> None:
-    """End the process with a sentence that names the module that is in the way, if one is."""
+    """Exit with a message that names the file if one on PYTHONPATH replaces a needed module."""
     for folder in _folders():
         for path in _modules(folder):
             if path.stem in _NEEDED and _is_found_in(folder, path.stem):
@@ -29,7 +29,7 @@ def refuse_replacements() -> None:
 
 
 def _folders() -> Iterator[Path]:
-    """Those of PYTHONPATH but for our own; an empty entry is the current folder."""
+    """Yield the folders of PYTHONPATH except our own; an empty entry is the current folder."""
     given = os.environ.get("PYTHONPATH")
     if given and not sys.flags.ignore_environment:
         folders = (Path(entry or os.curdir).resolve() for entry in given.split(os.pathsep))
@@ -44,7 +44,7 @@ def _modules(folder: Path) -> Iterator[Path]:
             if path.suffix == ".py" or (path / "__init__.py").is_file()
         )
     except OSError:
-        return  # there is no such folder, or it cannot be looked into: Python passes over it too
+        return  # the folder does not exist or cannot be read: Python skips it, too
 
 
 def _is_found_in(folder: Path, name: str) -> bool:
