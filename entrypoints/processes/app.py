@@ -55,7 +55,7 @@ def create_app(
         await fairlog.writer.attach()
         fairlog.log_watcher.start()
         tasks = [
-            _periodic(fairlog, "due_jobs", fairlog.wake_due_jobs, CLOCK_SECONDS),
+            _periodic(fairlog, "due_jobs", fairlog.enforce_deadlines, CLOCK_SECONDS),
             _periodic(fairlog, "refusal_reports", fairlog.limiter.begin_report, REPORT_SECONDS),
             _periodic(fairlog, "limit_changes", fairlog.limiter.watch_limits, WATCH_SECONDS),
         ]

@@ -116,6 +116,7 @@ class _Responder:
         self._has_unsent = threading.Event()
 
     def start(self, stopping: threading.Event) -> None:
+        """Start the threads that report the state and send what is left; `stopping` ends them."""
         for name, run in (("writer_news", self._report), ("writer_answers", self._send_unsent)):
             part = self._supervisor.part(name)
             threading.Thread(

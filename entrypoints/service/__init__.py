@@ -1,4 +1,4 @@
-"""One running Fairlog: commands in, answers and views out, for HTTP, dashboard and worker alike.
+"""The service that HTTP, the dashboard and workers call: it executes commands and queries.
 
-A call that only one of them makes is in `entrypoints.use_cases`.
+An operation that only one of them calls belongs to `entrypoints.use_cases`.
 """

@@ -1,7 +1,7 @@
-"""Telling workers at once which of their attempts were cancelled.
+"""Immediate notification of workers about the cancellation of their attempts.
 
-One per process, for all workers that listen here. What is cancelled through this process is looked
-up at once, what is cancelled through another at the next poll of the log.
+Cancellations that this process writes are reported at once, those of other processes after the next
+poll of the log.
 """
 
 import asyncio
@@ -16,30 +16,32 @@ from domain.language.events import JobCancelled
 from domain.language.identifiers import JobId, WorkerId
 from entrypoints.feeds.log_watcher import LogWatcher
 
-_IDLE_SECONDS: Final = 1.0  # between two checks of whether anybody still listens
+_IDLE_SECONDS: Final = 1.0  # between two checks whether a worker still listens
 
-AttemptKey = tuple[JobId, int]
+AttemptKey = tuple[JobId, int]  # the job and the number of its attempt
 
 
 class Cancelled(Struct, frozen=True):
-    """Running attempts that were cancelled behind a position, up to another one."""
+    """The running attempts that were cancelled after one position and up to another."""
 
-    up_to: int
+    up_to: int  # position, inclusive
     attempts: Sequence[tuple[WorkerId, AttemptKey]]
 
 
 class Listener:
-    """One call of a worker that waits."""
+    """A call of a worker that waits for cancellations."""
 
     def __init__(self) -> None:
-        self.heard: list[AttemptKey] = []
-        self.news = asyncio.Event()
+        self.cancelled: list[AttemptKey] = []
+        self.news = asyncio.Event()  # set when the call must be answered
 
     async def wait(
         self, seconds: float, unwanted: asyncio.Event | None = None
     ) -> Sequence[AttemptKey]:
-        """What was cancelled; nothing when the time is over, the server stops, or `unwanted` is
-        set: nobody waits for the answer any more.
+        """Wait for a cancellation, and return the attempts that were cancelled.
+
+        Returns none after `seconds`, when the server stops, or when `unwanted` is set because the
+        caller has gone.
         """
         awaited = [
             asyncio.ensure_future(one.wait()) for one in (self.news, unwanted) if one is not None
@@ -49,11 +51,11 @@ class Listener:
         finally:
             for one in awaited:
                 one.cancel()
-        return self.heard
+        return self.cancelled
 
 
 class Cancellations:
-    """One per process. `find` reads the cancellations beyond a position."""
+    """The listeners of all workers of a process. `find` reads cancellations after a position."""
 
     def __init__(
         self,
@@ -66,12 +68,12 @@ class Cancellations:
         self._cancelled = watcher.subscribe({JobCancelled.__name__})
         self._following = watcher.loop(Part("cancellations") if part is None else part, self._run)
         self._listeners: dict[WorkerId, set[Listener]] = {}
-        self._seen = 0  # up to this position, all who listen know
+        self._seen = 0  # position up to which cancellations have been reported
         self._starting = asyncio.Lock()
 
     @contextlib.asynccontextmanager
     async def listening(self, worker: WorkerId) -> AsyncIterator[Listener]:
-        """From here on nothing is missed. Raises `LogUnavailable`."""
+        """Listen for the block, in which no cancellation is missed. Raises `LogUnavailable`."""
         listener = Listener()
         of_worker = self._listeners.setdefault(worker, set())
         of_worker.add(listener)
@@ -89,7 +91,7 @@ class Cancellations:
                 del self._listeners[worker]
 
     def release(self) -> None:
-        """Answer all who listen: the server, and with it the watcher, has stopped."""
+        """Answer all listeners, after the watcher has stopped."""
         for listener in [one for listeners in self._listeners.values() for one in listeners]:
             listener.news.set()
 
@@ -104,5 +106,5 @@ class Cancellations:
         self._seen = cancelled.up_to
         for worker, key in cancelled.attempts:
             for listener in self._listeners.get(worker, ()):
-                listener.heard.append(key)
+                listener.cancelled.append(key)
                 listener.news.set()

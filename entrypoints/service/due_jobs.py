@@ -1,9 +1,8 @@
-"""Which due jobs the clock acts on next: a page at a time, by user in turns.
+"""The due jobs whose deadlines are enforced next: a page at a time, by user in turns.
 
-Usually all that is due is one page, and is read when it is acted on. Where more is due, it is read
-on from where the last look ended, ahead of what is acted on, and kept by user: so a timer that
-falls due behind 20,000 of another user is in the next page. The jobs that fell due last are looked
-at, too, since reading on through very many would take its time.
+Usually all due jobs fit in one page. If more are due, they are read ahead from where the last read
+ended, and queued by user: a job that becomes due after 20,000 jobs of another user is in the next
+page. The jobs that became due last are read, too, since reading through very many takes long.
 """
 
 from typing import Final
@@ -15,38 +14,41 @@ from domain.language.identifiers import JobId
 from projections.inline.jobs import JobQueries
 
 JOBS_PER_PAGE: Final = 500
-ROWS_PER_READ: Final = 2_000
+ROWS_PER_READ: Final = 2_000  # in one query
 READS_PER_PAGE_MAX: Final = 4
-# A row may be committed a moment after its time: so much is read again.
+# A row may be committed a moment after its due time, so this long is read again.
 _READ_AGAIN_MICROS: Final = 1_000_000
 
 
 class DueJobs:
-    """Used by one caller at a time."""
+    """The due jobs that have been read and not been returned. Use it from one caller at a time."""
 
     def __init__(self, jobs: JobQueries) -> None:
         self._jobs = jobs
         self._queue = DueQueue()
-        self.has_more = False  # behind the page that was given last
-        self._read_to: tuple[int, JobId] | None = None  # (due_at, id); None: nothing is held
+        self.has_more = False  # more jobs are due than the last page had
+        self._read_to: tuple[int, JobId] | None = None  # (due_at, id); None: nothing is queued
 
     def next_page(self, connection: Connection, now_micros: int) -> list[JobId]:
-        """Up to JOBS_PER_PAGE jobs that are due by the log's clock; none: nothing is due."""
+        """Return up to JOBS_PER_PAGE jobs that are due at `now_micros`; none if nothing is due.
+
+        `now_micros` is Unix time in microseconds, by the log's clock.
+        """
         is_fresh = self._read_to is None
         self._read_on(connection, now_micros)
         page = self._queue.take(JOBS_PER_PAGE)
-        if not is_fresh:  # another server may have acted on them since they were read
+        if not is_fresh:  # another server may have updated them since they were read
             page = self._jobs.still_due(connection, now_micros, page)
             while not page and self._queue:
                 page = self._queue.take(JOBS_PER_PAGE)
                 page = self._jobs.still_due(connection, now_micros, page)
         self.has_more = bool(self._queue) or self._queue.has_left_out
         if not self._queue:
-            self.forget()
+            self.clear()
         return page
 
-    def forget(self) -> None:
-        """Read everything anew, since what was taken may not have been acted on."""
+    def clear(self) -> None:
+        """Drop all jobs, so that they are read again: those returned may not have been updated."""
         self._queue.clear()
         self._read_to = None
 

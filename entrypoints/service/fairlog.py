@@ -1,7 +1,6 @@
-"""Fairlog as its doors see it: wishes go to the writer, questions (see there) to what is stored.
+"""The service: it sends commands to the writer and answers queries from the projections.
 
-No decision is made here. Every wish is a command that the writer decides; every answer is either
-what the writer said or what a projection holds.
+No decision is made here: the writer decides every command.
 """
 
 import asyncio
@@ -61,7 +60,7 @@ from entrypoints.service.slices import Slices
 from entrypoints.service.submission_limiter import SubmissionLimiter
 from entrypoints.service.views import ClaimedJob, JobView, RatesView, StatsView, job_view
 
-JOBS_BESIDE_MAX = 2000  # of the workers whose leases were lost
+JOBS_OF_SAME_WORKERS_MAX = 2000  # other jobs of workers whose leases have ended
 
 A = TypeVar("A", bound=Answer)
 
@@ -69,7 +68,7 @@ _log = structlog.get_logger()
 
 
 class Fairlog(Queries):
-    """One a process; made by `entrypoints.composition`."""
+    """The service of one process. `entrypoints.composition` creates it."""
 
     def __init__(
         self,
@@ -93,21 +92,21 @@ class Fairlog(Queries):
             watcher, self._cancelled, supervisor.part("cancellations")
         )
         self.event_feed = EventFeed(watcher, self._read_events, supervisor.part("event_feed"))
-        self.claiming = Claiming(self._ask, self.work)
+        self.claiming = Claiming(self._decide_claim, self.work)
         self._slices = Slices()
         self._due_jobs = DueJobs(self.jobs)
         self.following = following
         self._started = time.monotonic()
-        # What the worker inside this server knows of a job's handler; see `HandlerPool.note`.
+        # Returns a note about the handler of a job in this server, see `HandlerPool.note`.
         self.handler_note: Callable[[JobId], str | None] = lambda _: None
-        self.is_recovered = False  # whether what an earlier process left has been queued again
+        self.is_recovered = False  # jobs of an earlier process have been queued again
 
     def end_with(self, error: FairlogError) -> None:
-        """Write nothing any more, and have the server end with the error."""
+        """Stop all writes, and let the server end with the error."""
         self.writer.fatal = error
 
     def close(self) -> None:
-        """Write what is waiting, then let go of the database."""
+        """Write the waiting commands, end all threads and close the database. Blocks."""
         self.writer.stop()
         self.following.stop()
         self._readers.shutdown()
@@ -116,7 +115,7 @@ class Fairlog(Queries):
         self.database.close()
 
     def release_listeners(self) -> None:
-        """The server stops: end what would otherwise stay open. On the event loop."""
+        """Answer all waiting calls and end streams at a stop. Call it on the event loop."""
         self.log_watcher.stop()
         self.work.release()
         self.cancellations.release()
@@ -144,14 +143,17 @@ class Fairlog(Queries):
         return await read(lambda connection: audit_log.find(connection, wanted, after, limit))
 
     async def submit(self, command: SubmitJob) -> tuple[Submitted, JobView]:
-        """Submit a job. Raises `RateLimited`, `KeyReusedWithOtherPayload` and other refusals."""
+        """Submit a job, and return the answer and the job.
+
+        Raises `RateLimited`, `KeyReusedWithOtherPayload` and other refusals.
+        """
         refused = self.limiter.refuse(command.user_id)
         if refused is not None:
             raise fresh_copy(refused)
         return await self.submit_to_log(command)
 
     async def submit_to_log(self, command: SubmitJob) -> tuple[Submitted, JobView]:
-        """`submit` for a caller that has asked `limiter.refuse` itself."""
+        """Submit a job after `limiter.refuse` has returned None. Raises the same as `submit`."""
         submitted = await self.limiter.decide(command)
         assert isinstance(submitted, Submitted), submitted
         if submitted.is_duplicate:
@@ -164,11 +166,10 @@ class Fairlog(Queries):
     async def submit_all(
         self, commands: Sequence[SubmitJob | Exception]
     ) -> list[tuple[Submitted, JobView] | Exception]:
-        """`submit` for many at once, with one outcome for each, in order.
+        """Submit many jobs, and return one outcome for each, in order.
 
-        What was found wrong at the door already takes a place as the exception it is. Where the
-        bodies of jobs that were known already are more than an answer can carry, the later ones
-        come without them.
+        An error among the commands is its own outcome. The bodies of duplicates have at most
+        PAGE_BYTES_MAX bytes together: later duplicates are returned without their bodies.
         """
         answers = await self._slices.run(commands, self._submitted)
         known = [
@@ -194,11 +195,11 @@ class Fairlog(Queries):
         return submitted
 
     def _known(self, connection: Connection, jobs: Sequence[Job]) -> dict[JobId, JobView]:
-        """Jobs that a batch has submitted again."""
+        """Return views of the duplicates among the submitted jobs."""
         distinct = list({job.id: job for job in jobs}.values())
-        told, _ = fitting_jobs(connection, distinct, EVERYTHING, PAGE_BYTES_MAX)
-        views = self.views(connection, told)
-        views += [job_view(job, UNSET, UNSET, UNSET) for job in distinct[len(told) :]]
+        whole, _ = fitting_jobs(connection, distinct, EVERYTHING, PAGE_BYTES_MAX)
+        views = self.views(connection, whole)
+        views += [job_view(job, UNSET, UNSET, UNSET) for job in distinct[len(whole) :]]
         for view in views:
             view.is_duplicate = True
         return {view.id: view for view in views}
@@ -206,9 +207,10 @@ class Fairlog(Queries):
     async def claim(
         self, command: ClaimJobs, wait_seconds: float = 0.0, unwanted: asyncio.Event | None = None
     ) -> list[ClaimedJob]:
-        """Jobs in fair order; with `wait_seconds`, waits that long for the first.
+        """Return jobs in fair order, and wait up to `wait_seconds` for the first one.
 
-        `unwanted` is set when the caller has gone: jobs that nobody can ask for again go back.
+        `unwanted` is set when the caller has gone. Jobs of a claim without a `claim_id` are then
+        returned to the line, since the caller cannot request them again. Raises `BodyMissing`.
         """
         claimed = await self.claiming.claim(command, wait_seconds, unwanted)
         if unwanted is not None and unwanted.is_set() and command.claim_id is None:
@@ -219,18 +221,19 @@ class Fairlog(Queries):
         try:
             return await self._claimed(claimed.jobs)
         except (LogUnavailable, QueueFull):
-            if command.claim_id is None:  # else the caller asks for them again
+            if command.claim_id is None:  # otherwise the caller requests them again
                 await self.advance_all(
                     [ReturnJob(job_id=job.id, attempt=job.attempt) for job in claimed.jobs]
                 )
             raise
 
-    async def _ask(self, command: ClaimJobs) -> Claimed:
+    async def _decide_claim(self, command: ClaimJobs) -> Claimed:
         return await self._execute(command, Claimed)
 
     async def _claimed(self, jobs: Sequence[Job]) -> list[ClaimedJob]:
-        """The jobs whose payload is there; the others are given back, so that nobody works on
-        nothing. Raises `BodyMissing` where none is left.
+        """Return the jobs whose payloads exist, and return the others to the line.
+
+        Raises `BodyMissing` if no job is left.
         """
         if not jobs:
             return []
@@ -262,7 +265,7 @@ class Fairlog(Queries):
     async def _payloads(
         self, jobs: Sequence[Job]
     ) -> tuple[Mapping[int, bytes], BodyMissing | None]:
-        """What was found of them, and the error where that is not all."""
+        """Return the payloads that were found, by job, and an error if any is missing."""
         ids = [job.id for job in jobs]
         found: dict[int, bytes] = {}
 
@@ -282,8 +285,10 @@ class Fairlog(Queries):
         wait_seconds: float = 0.0,
         unwanted: asyncio.Event | None = None,
     ) -> LeasesHeld:
-        """Keep the leases; with `wait_seconds`, wait that long for a job of the worker to be
-        cancelled, unless `unwanted` is set before: the caller has gone.
+        """Extend the leases, and return those that the worker has lost.
+
+        If it has lost none, wait up to `wait_seconds` for the cancellation of one of its jobs, or
+        until `unwanted` is set because the caller has gone.
         """
         if wait_seconds <= 0:
             return await self._execute(command, LeasesHeld)
@@ -294,9 +299,9 @@ class Fairlog(Queries):
             return replace(held, lost=await listener.wait(wait_seconds, unwanted))
 
     async def _cancelled(self, after: int) -> Cancelled:
-        return await self.read(lambda connection: self._cancelled_behind(connection, after))
+        return await self.read(lambda connection: self._cancelled_after(connection, after))
 
-    def _cancelled_behind(self, connection: Connection, after: int) -> Cancelled:
+    def _cancelled_after(self, connection: Connection, after: int) -> Cancelled:
         up_to = self.log.position(connection)
         return Cancelled(
             up_to,
@@ -311,19 +316,23 @@ class Fairlog(Queries):
         )
 
     async def advance(self, command: JobCommand) -> JobView:
-        """Complete, fail, give back or cancel one job; the job as it then stands."""
+        """Complete, fail, return or cancel one job, and return the job afterwards.
+
+        Raises the refusals of the command.
+        """
         return await self.view_of((await self._execute(command, JobUpdated)).job)
 
     async def view_of(self, job: Job) -> JobView:
+        """Return the job with its bodies. Raises `BodyMissing`."""
         [view] = await self.read(lambda connection: self.views(connection, [job]))
         return view
 
     async def advance_all(
         self, commands: Sequence[JobCommand | Exception]
     ) -> list[Job | Exception]:
-        """`advance` for many at once, with one outcome for each, in order.
+        """Complete, fail, return or cancel many jobs, and return one outcome for each, in order.
 
-        What was found wrong at the door already takes a place as the exception it is.
+        An error among the commands is its own outcome.
         """
 
         async def one(command: JobCommand) -> Job:
@@ -332,36 +341,37 @@ class Fairlog(Queries):
         return await self._slices.run(commands, one)
 
     async def change_limit(self, command: ChangeLimit) -> None:
+        """Set limits of a user, of a kind or of all users together."""
         await self.writer.execute(command)
 
     def accept_clock(self) -> None:
-        """Have the log's time go by the database's clock, as an event. Blocks."""
+        """Record that the log's time follows the database's clock again. Blocks."""
         [outcome] = self.writer.execute_all([AcceptClock()])
         if isinstance(outcome, Exception):
             raise outcome
 
-    async def wake_due_jobs(self) -> int:
-        """Let the clock act: lost leases, time-outs, schedules and expiries; how many changed.
+    async def enforce_deadlines(self) -> int:
+        """Update the jobs whose leases, time-outs, schedules or expiry times have passed.
 
-        By user in turns, and at once again where a page was full.
+        Users take turns. Returns the number of jobs that changed.
         """
         changed = 0
         while due := await self.read(self._due):
             try:
-                woken = await self._execute(EnforceDeadlines(jobs=due), JobsUpdated)
+                updated = await self._execute(EnforceDeadlines(jobs=due), JobsUpdated)
             except BaseException:
-                self._due_jobs.forget()
+                self._due_jobs.clear()
                 raise
-            changed += len(woken.jobs)
-            if not self._due_jobs.has_more or not woken.jobs:
+            changed += len(updated.jobs)
+            if not self._due_jobs.has_more or not updated.jobs:
                 break
         return changed
 
     def recover(self, server: ServerId | None) -> list[Job]:
-        """Queue again every job whose run nobody can still finish.
+        """Queue the jobs again that no worker can still finish, and return the jobs that changed.
 
-        What ran inside `server`, whose earlier process is certainly dead, at once; what is overdue
-        by the log's clock as well. Blocks; for use before the doors open.
+        These are jobs that ran inside `server`, whose earlier process is certainly dead, and jobs
+        whose deadlines have passed by the log's clock. Blocks. Call it before the server listens.
         """
         recovered: list[Job] = []
         while server is not None:
@@ -372,22 +382,23 @@ class Fairlog(Queries):
                 break
             recovered += self._execute_now(RecoverJobs(server=server, jobs=running)).jobs
         while due := self.read_now(self._due):
-            woken = self._execute_now(EnforceDeadlines(jobs=due)).jobs
-            recovered += woken
-            if not woken:  # a clock that another server read a moment later
+            updated = self._execute_now(EnforceDeadlines(jobs=due)).jobs
+            recovered += updated
+            if not updated:  # the writer found none of them due
                 break
         self.is_recovered = True
         return recovered
 
     def _due(self, connection: Connection) -> list[JobId]:
-        """Those whose time has come, and behind them what else their workers hold: whether a lost
-        lease counts depends on it.
+        """Return due jobs, followed by the other running jobs of their workers.
+
+        An ended lease counts as a failure or not depending on those (ADR 27).
         """
         due = self._due_jobs.next_page(connection, to_micros(self.log.now(connection)))
         if not due:
             return due
-        beside = self.jobs.running_on_same_workers(connection, due, JOBS_BESIDE_MAX)
-        return list(dict.fromkeys([*due, *beside]))
+        others = self.jobs.running_on_same_workers(connection, due, JOBS_OF_SAME_WORKERS_MAX)
+        return list(dict.fromkeys([*due, *others]))
 
     async def _execute(
         self,
@@ -406,9 +417,11 @@ class Fairlog(Queries):
         return outcome
 
     async def stats(self) -> StatsView:
-        return await self.read(lambda connection: self.standing(connection, self.rates()))
+        """Return counts, the line, the global window and the totals of this server."""
+        return await self.read(lambda connection: self.stats_view(connection, self.rates()))
 
     def rates(self) -> RatesView:
+        """Return the totals of this server's writer since its start."""
         done = self.writer.stats
         return RatesView(
             done.batches,
@@ -421,7 +434,7 @@ class Fairlog(Queries):
 
 
 def _may_be_large(jobs: Sequence[Job]) -> bool:
-    """Their bodies together: how large results are is not known before they are read."""
+    """Return True if the bodies may be large; the sizes of results are not known before."""
     ended = sum(job.result_position is not None for job in jobs)
     return ended > 1 or sum(job.payload_bytes for job in jobs) > LARGE_BYTES
 

@@ -1,9 +1,9 @@
-"""Reads that may take long (the past, a search, an explanation) or give much (pages of bodies or of
-very many entries) have threads of their own.
+"""Separate threads for reads that take long or return much.
 
-A claim, the clock and a look at whether the server is ready read little and must not wait behind
-them. They fold, decode and copy in Python, so a few at once are as fast as many; and of what they
-give, no more is in memory than of a few, before it is handed to its clients.
+Examples are the state at a past position, a search, an explanation, and pages of bodies or of very
+many entries. Claims, the check of deadlines and `/readyz` read little and must not wait for them.
+Long reads fold, decode and copy in Python, so a few at once are as fast as many, and only the
+results of a few are in memory.
 """
 
 import asyncio
@@ -16,29 +16,30 @@ from sqlalchemy.engine import Connection
 from domain.language.errors import QueueFull
 
 LONG_READS_AT_ONCE: Final = 2
-WAITING_MAX: Final = 64  # reads that have no thread yet
+WAITING_MAX: Final = 64  # reads without a thread
 WAIT_SECONDS_MAX: Final = 5.0  # for a thread
 _BUSY: Final = "Too many long reads are under way; try again shortly."
-LARGE_BYTES: Final = 256 * 1024  # of bodies: more of them take some milliseconds
-LARGE_ENTRIES: Final = 200  # of a page: likewise
+LARGE_BYTES: Final = 256 * 1024  # of bodies; reading more takes some milliseconds
+LARGE_ENTRIES: Final = 200  # of a page; reading more takes some milliseconds
 
 T = TypeVar("T")
 
 
 class LongReads:
-    """`read` is asked in one of its threads, which have the name. Use it on one event loop at a
-    time.
-    """
+    """A pool of LONG_READS_AT_ONCE threads called `name`. Use it on one event loop at a time."""
 
     def __init__(self, name: str) -> None:
         self._pool = ThreadPoolExecutor(LONG_READS_AT_ONCE, thread_name_prefix=f"fairlog-{name}")
         self._free = asyncio.Semaphore(LONG_READS_AT_ONCE)
         self._waiting = 0
 
-    async def ask(
+    async def run(
         self, read: Callable[[Callable[[Connection], T]], T], query: Callable[[Connection], T]
     ) -> T:
-        """Raises `QueueFull` when there is no thread for it in time, and what `read` raises."""
+        """Run a query by `read` in one of the threads.
+
+        Raises `QueueFull` if no thread is free within WAIT_SECONDS_MAX, and what `read` raises.
+        """
         if self._waiting >= WAITING_MAX:
             raise QueueFull(_BUSY)
         self._waiting += 1
@@ -50,18 +51,18 @@ class LongReads:
         finally:
             self._waiting -= 1
         reply = asyncio.get_running_loop().run_in_executor(self._pool, read, query)
-        reply.add_done_callback(self._is_done)
+        reply.add_done_callback(self._note_done)
         try:
-            # A caller that goes away frees nothing: the thread goes on until it has the answer.
+            # If the caller is cancelled, the thread still runs the query to its end.
             return await asyncio.shield(reply)
         finally:
-            del reply  # it has the error that is raised here
+            del reply  # it holds the error that is raised here
 
     def stop(self) -> None:
-        """Wait for those under way."""
+        """Wait for the reads that are running, and end the threads."""
         self._pool.shutdown()
 
-    def _is_done(self, reply: "asyncio.Future[T]") -> None:
+    def _note_done(self, reply: "asyncio.Future[T]") -> None:
         self._free.release()
         if not reply.cancelled():
-            reply.exception()  # looked at, whether anybody waits for it or not
+            reply.exception()  # marks the error as retrieved, even if the caller was cancelled

@@ -1,4 +1,4 @@
-"""Pages that are bounded in bytes as well as in number: what a client does not read, we hold."""
+"""Pages of jobs that are limited in bytes, since the server keeps them until the client reads."""
 
 import difflib
 from collections.abc import Sequence
@@ -13,19 +13,19 @@ from domain.jobs.job import Job
 from domain.language.errors import InvalidInput
 from entrypoints.runtime.page_bytes import fitting
 
-_ERROR_BYTES_MAX: Final = 2_000  # of one that is told in short
+_ERROR_BYTES_MAX: Final = 2_000  # of a shortened error
 _MESSAGE_CHARACTERS_MAX: Final = 500
 
 
 class Included(Struct, frozen=True):
-    """Which bodies are told with a job, whole."""
+    """The bodies that an answer includes for each job."""
 
     payload: bool = True
     result: bool = True
-    error: bool = True  # False: in short, see `in_short`
+    error: bool = True  # False: shortened, see `shortened_error`
 
     def places(self, job: Job) -> list[int]:
-        """Where the bodies are that have to be read for it; an error to be told in short too."""
+        """Return the positions of the bodies to read for a job; its error is always read."""
         wanted = [
             job.id if self.payload else None,
             job.result_position if self.result else None,
@@ -35,13 +35,16 @@ class Included(Struct, frozen=True):
 
 
 EVERYTHING: Final = Included()
-ERRORS_IN_SHORT: Final = Included(payload=False, result=False, error=False)
+SHORTENED_ERRORS: Final = Included(payload=False, result=False, error=False)
 
 
 def included_of(names: str | None) -> Included:
-    """Read `payload,result`. Raises `InvalidInput`."""
+    """Parse the parameter `include`, such as `payload,result`. None: errors only, shortened.
+
+    Raises `InvalidInput`.
+    """
     if names is None:
-        return ERRORS_IN_SHORT
+        return SHORTENED_ERRORS
     known = Included.__struct_fields__
     wanted = names.split(",")
     for name in wanted:
@@ -55,9 +58,7 @@ def included_of(names: str | None) -> Included:
 def fitting_jobs(
     connection: Connection, jobs: Sequence[Job], included: Included, bytes_max: int
 ) -> tuple[Sequence[Job], int]:
-    """Return the first of the jobs whose bodies fit into a page, at least one, and the bytes of
-    these.
-    """
+    """Return the first jobs whose bodies fit into `bytes_max`, at least one, and their bytes."""
     places = [included.places(job) for job in jobs]
     found = audit_log.body_sizes(connection, [place for some in places for place in some])
     sizes = [sum(found.get(one, 0) for one in some) for some in places]
@@ -65,8 +66,11 @@ def fitting_jobs(
     return shown, sum(sizes[: len(shown)])
 
 
-def in_short(error: Raw) -> Raw:
-    """An error without its traceback, and with no more of its message than a list needs."""
+def shortened_error(error: Raw) -> Raw:
+    """Return an error without its traceback; a long one keeps only its type and clipped message.
+
+    `error` is JSON. An error that is short and has no traceback is returned unchanged.
+    """
     text = bytes(error)
     if len(text) <= _ERROR_BYTES_MAX and b'"traceback"' not in text:
         return error
@@ -76,13 +80,13 @@ def in_short(error: Raw) -> Raw:
         without = msgspec.json.encode(value)
         if len(without) <= _ERROR_BYTES_MAX:
             return Raw(without)
-        told = {name: _clipped(value[name]) for name in ("type", "message") if name in value}
-        return Raw(msgspec.json.encode(told))
+        shown = {name: _clipped(value[name]) for name in ("type", "message") if name in value}
+        return Raw(msgspec.json.encode(shown))
     return error if len(text) <= _ERROR_BYTES_MAX else Raw(msgspec.json.encode(_clipped(error)))
 
 
 def _clipped(text: Raw) -> str:
-    """The beginning of a text; of any other value, of its JSON."""
+    """Return the beginning of a text, or of the JSON of any other value."""
     value = msgspec.json.decode(text, type=str) if bytes(text)[:1] == b'"' else bytes(text).decode()
     if len(value) <= _MESSAGE_CHARACTERS_MAX:
         return value

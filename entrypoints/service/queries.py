@@ -1,4 +1,4 @@
-"""Queries: what the projections and the log hold, for whoever asks."""
+"""Queries of the projections and the log."""
 
 import asyncio
 from collections.abc import Callable, Collection, Sequence
@@ -19,7 +19,13 @@ from domain.language.identifiers import GLOBAL, JobId, Kind, UserId
 from domain.language.policy import Policy
 from entrypoints.runtime.page_bytes import PAGE_BYTES_MAX, fitting
 from entrypoints.service.long_reads import LARGE_BYTES, LARGE_ENTRIES, LongReads
-from entrypoints.service.pages import ERRORS_IN_SHORT, EVERYTHING, Included, fitting_jobs, in_short
+from entrypoints.service.pages import (
+    EVERYTHING,
+    SHORTENED_ERRORS,
+    Included,
+    fitting_jobs,
+    shortened_error,
+)
 from entrypoints.service.views import (
     EventPage,
     JobPage,
@@ -41,9 +47,9 @@ from projections.queries.line_queries import LineQueries
 from projections.storage import registry
 
 READ_THREADS: Final = 8
-READ_SECONDS_MAX: Final = 4.5  # until it has a thread and a connection that answers
+READ_SECONDS_MAX: Final = 4.5  # to get a thread and a connection
 _NO_ANSWER: Final = "The database does not answer."
-FRONT_OF_LINE: Final = 20
+FRONT_OF_LINE: Final = 20  # users shown
 KINDS_SHOWN_MAX: Final = 200
 _NO_KIND: Final = Kind("")
 
@@ -51,7 +57,7 @@ T = TypeVar("T")
 
 
 class Queries:
-    """Each answer is one read of the database, beside the event loop."""
+    """The queries of one process. Each reads the database in a thread, not on the event loop."""
 
     def __init__(
         self, database: Database, log: SqlEventLog, policy: Policy, supervisor: Supervisor
@@ -66,21 +72,22 @@ class Queries:
         self.windows = WindowQueries(registry.current("windows"))
         self._long_reads = LongReads("long-read")
         self._large_reads = LongReads("large-read")
-        self._large_claims = LongReads("large-claim")  # workers wait for no page
+        self._large_claims = LongReads("large-claim")  # so that workers do not wait for pages
         self._readers = ThreadPoolExecutor(READ_THREADS, thread_name_prefix="fairlog-read")
 
     async def read(self, query: Callable[[Connection], T]) -> T:
-        """Run a query beside the event loop. Raises `LogUnavailable`, within READ_SECONDS_MAX where
-        no connection was to be had by then.
+        """Run a query in a thread.
+
+        Raises `LogUnavailable`, after READ_SECONDS_MAX at the latest if the query has not begun.
         """
         loop = asyncio.get_running_loop()
-        asking = _Asking()
-        reply = loop.run_in_executor(self._readers, self._read, query, asking)
-        timer = loop.call_later(READ_SECONDS_MAX, asking.give_up, reply)
+        progress = _ReadProgress()
+        reply = loop.run_in_executor(self._readers, self._read, query, progress)
+        timer = loop.call_later(READ_SECONDS_MAX, progress.give_up, reply)
         try:
             return await reply
         except asyncio.CancelledError:
-            if not asking.is_given_up:
+            if not progress.is_given_up:
                 raise
             self._reads.fails(_NO_ANSWER)
             raise LogUnavailable(f"{_NO_ANSWER} The request can be sent again.") from None
@@ -88,49 +95,54 @@ class Queries:
             timer.cancel()
 
     async def read_long(self, query: Callable[[Connection], T]) -> T:
-        """`read` for what may take long; others do not wait behind it. Raises `QueueFull`, too."""
-        return await self._long_reads.ask(self.read_now, query)
+        """Run a query that may take long, without delaying others (see `read`).
+
+        Raises `QueueFull`, too.
+        """
+        return await self._long_reads.run(self.read_now, query)
 
     async def read_large(self, query: Callable[[Connection], T]) -> T:
-        """`read` for what may give very much. Raises `QueueFull`, too."""
-        return await self._large_reads.ask(self.read_now, query)
+        """Run a query whose result may be large (see `read`). Raises `QueueFull`, too."""
+        return await self._large_reads.run(self.read_now, query)
 
     async def read_bodies(self, bytes_: int, query: Callable[[Connection], T]) -> T:
-        """`read` for the payloads of a claim, of so many bytes. Raises `QueueFull`, too."""
+        """Run a query for the payloads of a claim, `bytes_` together (see `read`).
+
+        Raises `QueueFull`, too.
+        """
         if bytes_ <= LARGE_BYTES:
             return await self.read(query)
-        return await self._large_claims.ask(self.read_now, query)
+        return await self._large_claims.run(self.read_now, query)
 
     def read_now(self, query: Callable[[Connection], T]) -> T:
-        """`read` for a caller without an event loop; blocks."""
-        return self._read(query, _Asking())
+        """Run a query in the calling thread (see `read`). Blocks."""
+        return self._read(query, _ReadProgress())
 
-    def _read(self, query: Callable[[Connection], T], asking: "_Asking") -> T:
+    def _read(self, query: Callable[[Connection], T], progress: "_ReadProgress") -> T:
         try:
             try:
-                found = self._read_once(query, asking)
+                found = self._read_once(query, progress)
             except BodyMissing:
-                # The server at the other end may be behind, or was replaced: ask whoever answers
-                # now.
+                # The database server may lag or have been replaced, so use new connections.
                 self.database.drop_readers()
-                found = self._read_once(query, asking)
+                found = self._read_once(query, progress)
         except BodyMissing:
             raise
         except LogUnavailable as error:
             self._reads.fails(error)
             raise
-        except LogCorrupt as error:  # until somebody has mended it; it may be about one row alone
+        except LogCorrupt as error:  # it may concern one row, and be repaired
             raise LogUnavailable(f"{error} The request can be sent again.") from error
         self._reads.works()
         return found
 
-    def _read_once(self, query: Callable[[Connection], T], asking: "_Asking") -> T:
+    def _read_once(self, query: Callable[[Connection], T], progress: "_ReadProgress") -> T:
         with self.database.read() as connection:
-            asking.has_begun = True
+            progress.has_begun = True
             return query(connection)
 
     async def job(self, job_id: JobId) -> JobView:
-        """Raises `UnknownJob`."""
+        """Return a job with its bodies. Raises `UnknownJob`."""
 
         def query(connection: Connection) -> list[JobView] | Job:
             found = list(self.jobs.find(connection, [job_id]).values())
@@ -152,9 +164,12 @@ class Queries:
         state: State | None,
         below: int | None,
         limit: int,
-        included: Included = ERRORS_IN_SHORT,
+        included: Included = SHORTENED_ERRORS,
     ) -> JobPage:
-        """A page may end early, since its bodies have at most PAGE_BYTES_MAX bytes together."""
+        """Return up to `limit` jobs with ids below `below`, newest first; None: no condition.
+
+        A page ends early if its bodies would have more than PAGE_BYTES_MAX bytes together.
+        """
 
         def query(connection: Connection) -> JobPage | _Fitting:
             found = self.jobs.newest(connection, user_id, state, below, limit + 1)
@@ -183,9 +198,9 @@ class Queries:
         erased: Collection[JobId] = (),
         included: Included = EVERYTHING,
     ) -> list[JobView]:
-        """Jobs with their bodies, in the order given. Raises `BodyMissing`.
+        """Return views of the jobs with the included bodies, in the same order.
 
-        `erased` names those whose bodies were erased after the time that is asked about.
+        `erased` are the jobs of a past state whose bodies were erased later. Raises `BodyMissing`.
         """
         positions = {
             position: job.erased_at is None and job.id not in erased
@@ -208,11 +223,15 @@ class Queries:
         if not included.error:
             for view in views:
                 if view.error is not UNSET:
-                    view.error = in_short(view.error)
+                    view.error = shortened_error(view.error)
         return views
 
     async def events(self, wanted: EventFilter, after: int, limit: int) -> EventPage:
-        """Raises `QueueFull`, too, for what may take long."""
+        """Return up to `limit` matching events after a position, in log order.
+
+        A page ends early if its events would have more than PAGE_BYTES_MAX bytes together. Raises
+        `InvalidInput` if `after` is beyond the head position, and `QueueFull`.
+        """
 
         def query(connection: Connection) -> list[StoredEvent]:
             found = audit_log.find(connection, wanted, after, limit + 1)
@@ -232,13 +251,15 @@ class Queries:
         return EventPage([event_view(event) for event in shown], following)
 
     async def history(self, job_id: JobId, after: int, limit: int) -> EventPage:
-        """A job's events. Raises `UnknownJob`."""
+        """Return a page of the job's events. Raises `UnknownJob`."""
         page = await self.events(EventFilter(job_id=job_id), after, limit)
         if not page.events and after == 0:
             raise UnknownJob(job_id)
         return page
 
     async def user_limits(self, user_id: UserId) -> UserLimitsView:
+        """Return the user's window and running limit, and the window of all users together."""
+
         def query(connection: Connection) -> UserLimitsView:
             now = self.log.now(connection)
             windows = self.windows.load(connection, [user_id], self.policy, now)
@@ -259,6 +280,7 @@ class Queries:
         return await self.read(query)
 
     async def global_limits(self) -> WindowView:
+        """Return the window and the running limit of all users together."""
         return await self.read(self._global_window)
 
     def _global_window(self, connection: Connection) -> WindowView:
@@ -270,11 +292,12 @@ class Queries:
         )
 
     async def kind(self, kind: Kind) -> KindView:
+        """Return the load of a kind, with zeros if it has no jobs."""
         load = await self.read(lambda connection: self.line.kind(connection, kind))
         return KindView(kind, load.waiting, load.running, load.running_limit)
 
-    def standing(self, connection: Connection, rates: RatesView) -> StatsView:
-        """Counts by state, the line and the global window; nothing is counted for it."""
+    def stats_view(self, connection: Connection, rates: RatesView) -> StatsView:
+        """Return counts by state, the line and the global window, from stored counts."""
         counts = self.jobs.counts(connection)
         kinds = self.line.kinds(connection, KINDS_SHOWN_MAX)
         return StatsView(
@@ -298,20 +321,21 @@ class Queries:
 
 
 class _Fitting(Struct, frozen=True):
-    """Jobs of a page whose bodies are not read yet, since they are large."""
+    """The jobs of a page whose bodies are large and have not been read."""
 
     jobs: Sequence[Job]
-    next: str | None
+    next: str | None  # the cursor of the next page
 
 
-class _Asking:
-    """How far a read has come."""
+class _ReadProgress:
+    """The progress of one read: it waits, has begun, or was given up."""
 
     def __init__(self) -> None:
-        self.has_begun = False  # it has a connection; each of its statements has a time-out
+        self.has_begun = False  # it has a connection, whose statements have time-outs
         self.is_given_up = False
 
     def give_up(self, reply: "asyncio.Future[Any]") -> None:
+        """Cancel the reply unless the read has begun."""
         if not self.has_begun and not reply.done():
             self.is_given_up = True
             reply.cancel()

@@ -1,8 +1,8 @@
-"""Calls that bring very many commands at once go to the writer in slices, a few at a time.
+"""Calls with very many commands, which are sent to the writer in slices, a few at a time.
 
-Each command costs the event loop a task and an answer: twenty calls of a thousand would hold up all
-others for seconds. Slices of all calls take turns, so that none waits for another's last one. They
-are as large as the writer's batches: with one being written, the next is there.
+Each command costs the event loop a task and an answer: twenty calls of a thousand commands would
+delay all others for seconds. The slices of all calls take turns, so that no call waits for all of
+another. A slice is as large as a batch: while one is written, the next is in the queue.
 """
 
 import asyncio
@@ -14,8 +14,8 @@ from domain.language.errors import LogUnavailable, QueueFull, fresh_copy, withou
 
 SLICE: Final = 256  # commands
 SLICES_AT_ONCE: Final = 4  # of all calls
-SLICES_PER_CALL: Final = 2  # of which; the next waits for the writer, and not the writer for it
-SMALL_MAX: Final = 16  # a call of so few waits for no turn
+SLICES_PER_CALL: Final = 2  # one is written while the next waits in the queue
+SMALL_MAX: Final = 16  # a call of so few commands does not wait for a turn
 WAIT_SECONDS_MAX: Final = 5.0  # for a turn
 _BUSY: Final = "Too many large batches are under way; try again shortly."
 
@@ -23,19 +23,19 @@ R = TypeVar("R")
 
 
 class Slices:
-    """One a process, used on one event loop at a time."""
+    """The slices of all calls of a process. Use it on one event loop at a time."""
 
     def __init__(self) -> None:
         self._places = asyncio.Semaphore(SLICES_AT_ONCE)
 
     async def run(
-        self, commands: Sequence[Command | Exception], ask: Callable[[Any], Awaitable[R]]
+        self, commands: Sequence[Command | Exception], execute: Callable[[Any], Awaitable[R]]
     ) -> list[R | Exception]:
-        """Ask for each command; one outcome for each, in order. What is an error already takes a
-        place as it is.
+        """Call `execute` for each command, and return one outcome for each, in order.
 
-        Where the log does not answer, the rest is not asked for: its outcome is a `LogUnavailable`
-        with `nothing_was_recorded`. It is `QueueFull` where no turn comes in time.
+        An error among the commands is its own outcome. After a `LogUnavailable`, the remaining
+        slices are not sent: their outcome is a `LogUnavailable` with `nothing_was_recorded`. It is
+        `QueueFull` if a slice gets no turn within WAIT_SECONDS_MAX.
         """
         own = asyncio.Semaphore(SLICES_PER_CALL)
         failed: Exception | None = None
@@ -43,7 +43,7 @@ class Slices:
         async def outcomes_of(some: Sequence[Command | Exception]) -> list[R | Exception]:
             nonlocal failed
             async with own:
-                if failed is None and not await self._has_turn(len(commands)):
+                if failed is None and not await self._take_turn(len(commands)):
                     failed = QueueFull(_BUSY)
                 if failed is not None:
                     error = failed
@@ -51,7 +51,7 @@ class Slices:
                         one if isinstance(one, Exception) else fresh_copy(error) for one in some
                     ]
                 try:
-                    found = await _ask_all(some, ask)
+                    found = await _execute_all(some, execute)
                 finally:
                     self._end_turn(len(commands))
                 failed = failed or next(map(_rest_of, filter(_is_away, found)), None)
@@ -61,7 +61,7 @@ class Slices:
         parts = await asyncio.gather(*(outcomes_of(commands[at : at + SLICE]) for at in starts))
         return [outcome for part in parts for outcome in part]
 
-    async def _has_turn(self, commands: int) -> bool:
+    async def _take_turn(self, commands: int) -> bool:
         if commands <= SMALL_MAX:
             return True
         try:
@@ -76,13 +76,13 @@ class Slices:
             self._places.release()
 
 
-async def _ask_all(
-    commands: Sequence[Command | Exception], ask: Callable[[Any], Awaitable[R]]
+async def _execute_all(
+    commands: Sequence[Command | Exception], execute: Callable[[Any], Awaitable[R]]
 ) -> list[R | Exception]:
     async def one(command: Command | Exception) -> R:
         if isinstance(command, Exception):
             raise fresh_copy(command)
-        return await ask(command)
+        return await execute(command)
 
     outcomes = await asyncio.gather(*map(one, commands), return_exceptions=True)
     found: list[R | Exception] = []

@@ -30,14 +30,14 @@ REPORT_SECONDS: Final = 0.45
 REPORTS_PER_ROUND_MAX: Final = 60
 REPORTS_PER_SECOND_MAX: Final = 190  # recorded in the log, however many rounds end at once
 WATCH_SECONDS: Final = 0.2  # between two calls of `watch_limits`, give or take a fifth
-LOOK_SECONDS: Final = 2.0  # between two reads of limit changes while no other process writes
+RECHECK_SECONDS: Final = 2.0  # between two reads of limit changes while no other process writes
 _LAST_REPORTS_AT_ONCE: Final = 2_000  # at shutdown; the command queue takes ten times as many
 
 _log = structlog.get_logger()
 
 
 class SubmissionLimiter:
-    """Used on the event loop; the writer's thread calls `batch_written` alone."""
+    """The limiter of one process. Use it on the event loop; the writer calls `batch_written`."""
 
     def __init__(
         self,
@@ -49,7 +49,7 @@ class SubmissionLimiter:
         """`clock` is the log's clock if this machine keeps it; None if the database does."""
         self._execute = execute
         self._others = watcher.subscribe()
-        self._looked_at = 0  # up to this position, limit changes of others are known
+        self._read_up_to = 0  # position up to which limit changes of others are known
         self._latest_limit_change = latest_limit_change
         self._clock = clock
         self._cache = RefusalCache()
@@ -62,7 +62,7 @@ class SubmissionLimiter:
     def refuse(self, user_id: UserId) -> RateLimited | None:
         """Return the refusal of a submission by this user and count it; None: the log decides.
 
-        Whoever gets None sends the submission with `decide`.
+        After None, the caller sends the submission with `decide`.
         """
         return self._cache.refuse(user_id, self._tick()) if self._cache.has_any else None
 
@@ -87,7 +87,7 @@ class SubmissionLimiter:
         return await self.decide(command)
 
     def batch_written(self, batch: BatchWritten) -> None:
-        """Clear the cache after a limit change, before anybody learns of the new limit.
+        """Clear the cache after a limit change, before its caller has the answer.
 
         Called in the writer's thread.
         """
@@ -123,10 +123,10 @@ class SubmissionLimiter:
     async def watch_limits(self) -> None:
         """Clear the cache if another process changed a limit. Reads nothing while it is empty."""
         if self._cache.has_any:
-            await self._others.wait_beyond(self._looked_at, LOOK_SECONDS)
-            looked_at = self._others.value
+            await self._others.wait_beyond(self._read_up_to, RECHECK_SECONDS)
+            others = self._others.value
             latest = await self._latest_limit_change()
-            self._looked_at = looked_at
+            self._read_up_to = others
             if latest > self._latest_change_seen:
                 self._latest_change_seen = latest
                 self._changes += 1

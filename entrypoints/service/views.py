@@ -46,7 +46,7 @@ _ResetsAt = Annotated[Time, Meta(description="When the window ends, exclusive.")
 
 
 class JobView(Struct, kw_only=True):
-    """A job as it stands."""
+    """The current state of a job."""
 
     id: _JobId
     user_id: _UserId
@@ -132,6 +132,7 @@ def job_view(
     *,
     is_duplicate: bool | UnsetType = UNSET,
 ) -> JobView:
+    """Return the view of a job with its bodies, which are JSON; None: null, UNSET: left out."""
     return JobView(
         id=job.id,
         user_id=job.user_id,
@@ -210,6 +211,7 @@ class EventView(Struct, frozen=True):
 
 
 def event_view(event: StoredEvent) -> EventView:
+    """Return the view of a stored event."""
     return EventView(
         event.position,
         event.type,
@@ -245,6 +247,7 @@ class WindowView(Struct, frozen=True, kw_only=True):
 
 
 def window_view(window: WindowState, running: int | None) -> WindowView:
+    """Return the view of a window. `running` is the limit of running jobs; None: no limit."""
     return WindowView(
         limit=window.limit,
         used=window.used,
@@ -341,7 +344,7 @@ class LimitView(Struct, frozen=True):
 class PastStateView(Struct, frozen=True, kw_only=True):
     """The service in numbers at an earlier moment, with the limits that were set.
 
-    A default limit is the one of the latest decision before that moment, or today's if none tells.
+    A default limit is the one of the latest decision before that moment, or today's without one.
     """
 
     position: Annotated[_Position, Meta(description="The position of the latest event included.")]

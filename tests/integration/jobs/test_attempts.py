@@ -113,7 +113,7 @@ async def test_no_job_times_out_while_it_waits_for_a_slot_of_the_worker_that_cla
         async with working(worker):
 
             async def have_ended_while_the_clock_acts() -> bool:
-                await fairlog.wake_due_jobs()
+                await fairlog.enforce_deadlines()
                 views = [await fairlog.job(job_id) for job_id in jobs]
                 return all(view.finished_at is not None for view in views)
 

@@ -52,7 +52,7 @@ def schedule(fairlog: Fairlog, clock: ManualClock, user: str, count: int, second
 def act_on_all(fairlog: Fairlog) -> Sequence[tuple[str, str]]:
     """Have the clock act; what it did, in order: the event and its user."""
     after = len(log_of(fairlog))
-    asyncio.run(fairlog.wake_due_jobs())
+    asyncio.run(fairlog.enforce_deadlines())
     return [
         (type(one.event).__name__, one.event.user_id)
         for one in log_of(fairlog)[after:]
@@ -91,7 +91,7 @@ def test_what_another_server_has_acted_on_is_not_asked_for_again(
     with fairlog.database.read() as connection:
         assert len(fairlog._due(connection)) == JOBS_PER_PAGE  # held: the rest of them
     with service(database_url, clock=clock) as other:
-        asyncio.run(other.wake_due_jobs())
+        asyncio.run(other.enforce_deadlines())
     with fairlog.database.read() as connection:
         assert fairlog._due(connection) == []
 

@@ -103,10 +103,10 @@ def test_windows_retries_and_schedules_go_on_while_the_clock_is_wrong(
         execute_now(fairlog, submission(4))
     assert asyncio.run(fairlog.user_limits(USER)).remaining == 0
     clock.advance(5)
-    asyncio.run(fairlog.wake_due_jobs())
+    asyncio.run(fairlog.enforce_deadlines())
     assert (state(fairlog, first.id), state(fairlog, later.id)) == (State.QUEUED, State.SCHEDULED)
     clock.advance(60)
-    asyncio.run(fairlog.wake_due_jobs())
+    asyncio.run(fairlog.enforce_deadlines())
     assert state(fairlog, later.id) is State.QUEUED
     assert asyncio.run(fairlog.user_limits(USER)).remaining == 3
     do(fairlog, submission(4), Submitted)
@@ -139,7 +139,7 @@ def test_a_log_that_is_ahead_of_the_clock_goes_on(ahead: Fairlog, clock: ManualC
         execute_now(ahead, submission(4))
     assert asyncio.run(ahead.user_limits(USER)).remaining == 0
     clock.advance(60)
-    assert asyncio.run(ahead.wake_due_jobs()) == 1  # the lost lease
+    assert asyncio.run(ahead.enforce_deadlines()) == 1  # the lost lease
     assert asyncio.run(ahead.user_limits(USER)).remaining == 3
     do(ahead, submission(4), Submitted)
     assert corrections(ahead) == [CorrectionReason.LOG_AHEAD]
@@ -153,10 +153,10 @@ def test_a_clock_that_is_accepted_is_approached_and_schedules_go_by_it(
     clock.advance(70)
     scheduled = do(ahead, submission(5, 10, clock), Submitted).job
     clock.advance(9)
-    asyncio.run(ahead.wake_due_jobs())
+    asyncio.run(ahead.enforce_deadlines())
     assert state(ahead, scheduled.id) is State.SCHEDULED
     clock.advance(1)
-    asyncio.run(ahead.wake_due_jobs())
+    asyncio.run(ahead.enforce_deadlines())
     assert state(ahead, scheduled.id) is State.QUEUED
     clock.advance(11 * DAY)
     assert ahead.read_now(ahead.log.now) == clock.now()

@@ -345,7 +345,7 @@ async def test_a_job_that_outlasts_its_lease_is_kept_by_heartbeats(database_url:
         job_id = await submit(fairlog, "long")
 
         async def is_done_while_the_clock_acts() -> bool:
-            await fairlog.wake_due_jobs()
+            await fairlog.enforce_deadlines()
             return (await fairlog.job(job_id)).state is State.DONE
 
         await eventually(is_done_while_the_clock_acts)
