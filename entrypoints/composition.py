@@ -76,7 +76,7 @@ def compose(
 
     writer.subscribe(remember)
     fairlog = _wired(settings, database, log, writer, supervisor, events, leaves)
-    writer.subscribe(fairlog.following.published)
+    writer.subscribe(fairlog.projector_runner.published)
     return fairlog
 
 
@@ -147,7 +147,7 @@ def prepare(fairlog: Fairlog, progress: Progress = lambda _done, _total: None) -
     if stale:
         with tuned_for_one_pass():
             rebuild(fairlog.log, fairlog.database, stale, progress)
-    for projector in fairlog.following.followers:
+    for projector in fairlog.projector_runner.projectors:
         projector.prepare()
     store_registry_digest(fairlog)
     return [projection.name for projection in stale]
@@ -176,7 +176,7 @@ def projection_tables(fairlog: Fairlog) -> dict[str, Sequence[sa.Table]]:
 
     Tables that belong to no single projection have the key `REGISTRY`.
     """
-    asynchronous = [one.projection for one in fairlog.following.followers]
+    asynchronous = [one.projection for one in fairlog.projector_runner.projectors]
     return {REGISTRY: (registry.registry, checkpoints, live_servers, empty_claims)} | {
         projection.name: projection.tables for projection in (*inline_projections(), *asynchronous)
     }
@@ -196,7 +196,7 @@ def rebuild_projections(
     Returns the number of events folded. Raises `FairlogError` for an unknown name.
     """
     inline = {projection.name: projection for projection in inline_projections()}
-    projectors = {one.projection.name: one for one in fairlog.following.followers}
+    projectors = {one.projection.name: one for one in fairlog.projector_runner.projectors}
     wanted = _known_names(names, [*inline, *projectors])
     folded = 0
     with tuned_for_one_pass():

@@ -85,7 +85,7 @@ def _read(context: DashboardContext, connection: Connection, at: ShownMoment) ->
     minutes = total(metrics for _, metrics in buckets)
     kinds = _kinds(context, connection, at)
     minute = total(metrics for start, metrics in buckets if start >= at.seconds - 60 - _FINEST)
-    following = fairlog.following.of("activity").checkpoint(connection)
+    following = fairlog.projector_runner.of("activity").checkpoint(connection)
     return {
         "spans": [(key, name) for key, (name, _, _) in RANGES.items()],
         "states": [(state, counts[state]) for state in State],

@@ -37,12 +37,12 @@ class ProjectorRunner:
 
     def __init__(
         self,
-        followers: Sequence[AsyncProjector[Any]],
+        projectors: Sequence[AsyncProjector[Any]],
         supervisor: Supervisor,
         tidy_up: Callable[[], None] = lambda: None,
     ) -> None:
         """`tidy_up` is called between two rounds; its `FairlogError`s are ignored."""
-        self.followers = followers
+        self.projectors = projectors
         self._tidy_up = tidy_up
         self._supervisor = supervisor
         self._news = threading.Event()
@@ -50,14 +50,14 @@ class ProjectorRunner:
         self._thread: threading.Thread | None = None
 
     def of(self, name: str) -> AsyncProjector[Any]:
-        return next(one for one in self.followers if one.projection.name == name)
+        return next(one for one in self.projectors if one.projection.name == name)
 
     def start(self) -> None:
         loop = self._supervisor.part("following")
         self._thread = threading.Thread(
             target=supervise,
             args=(loop, self._run, self._stopping),
-            name="fairlog-follower",
+            name="fairlog-projectors",
             daemon=True,
         )
         self._thread.start()
@@ -79,30 +79,30 @@ class ProjectorRunner:
         loop = self._supervisor.part("following")
         parts = {
             one: self._supervisor.part(f"projection_{one.projection.name}", stuck_seconds=60.0)
-            for one in self.followers
+            for one in self.projectors
         }
-        rests_until = dict.fromkeys(self.followers, 0.0)  # time.monotonic()
+        rests_until = dict.fromkeys(self.projectors, 0.0)  # time.monotonic()
         while not self._stopping.is_set():
             self._news.wait(POLL_SECONDS)
             self._news.clear()
             self._stopping.wait(PAUSE_SECONDS)
-            for follower, part in parts.items():
-                if time.monotonic() >= rests_until[follower] and not self._step(follower, part):
-                    rests_until[follower] = time.monotonic() + _RETRY_SECONDS
+            for projector, part in parts.items():
+                if time.monotonic() >= rests_until[projector] and not self._step(projector, part):
+                    rests_until[projector] = time.monotonic() + _RETRY_SECONDS
             with suppress(FairlogError):
                 self._tidy_up()
             loop.works()
 
-    def _step(self, follower: AsyncProjector[Any], part: Part) -> bool:
+    def _step(self, projector: AsyncProjector[Any], part: Part) -> bool:
         """Apply a batch; return False if that failed."""
         part.begins()
         try:
             try:
-                has_more = follower.step()
+                has_more = projector.step()
             except NoCheckpoint as error:
-                has_more = follower.prepare()  # unless another process was quicker
+                has_more = projector.prepare()  # unless another process was quicker
                 if has_more:
-                    name = follower.projection.name
+                    name = projector.projection.name
                     _log.warning("projection_begun_anew", projection=name, reason=str(error))
         except Exception as error:  # noqa: BLE001 (readers see how far behind it is)
             part.fails(error)

@@ -109,7 +109,7 @@ class ServerMetrics:
             self._fairlog.log.reading(connection).seconds_ahead,
             {
                 projector.projection.name: projector.lag(connection)
-                for projector in self._fairlog.following.followers
+                for projector in self._fairlog.projector_runner.projectors
             },
         )
 

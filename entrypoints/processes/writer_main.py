@@ -57,7 +57,7 @@ def main(connection: socket.socket) -> None:
         writer.observe(responder.note_written)
         writer.probe_seconds = PROBE_SECONDS
         writer.start()
-        fairlog.following.start()
+        fairlog.projector_runner.start()
         responder.start(stopping)
         part, started = fairlog.supervisor.part("writer_socket"), time.monotonic()
         try:

@@ -66,7 +66,7 @@ class Cancellations:
         self._watcher = watcher
         self._find = find
         self._cancelled = watcher.subscribe({JobCancelled.__name__})
-        self._following = watcher.loop(Part("cancellations") if part is None else part, self._run)
+        self._loop = watcher.loop(Part("cancellations") if part is None else part, self._run)
         self._listeners: dict[WorkerId, set[Listener]] = {}
         self._seen = 0  # position up to which cancellations have been reported
         self._starting = asyncio.Lock()
@@ -79,9 +79,9 @@ class Cancellations:
         of_worker.add(listener)
         try:
             async with self._starting:
-                if not self._following.is_running:
+                if not self._loop.is_running:
                     self._seen = await self._watcher.read_position()
-            with self._following.needed():
+            with self._loop.needed():
                 if self._watcher.is_stopping:
                     listener.news.set()
                 yield listener
@@ -96,11 +96,11 @@ class Cancellations:
             listener.news.set()
 
     async def _run(self) -> None:
-        while self._following.is_needed:
+        while self._loop.is_needed:
             if await self._cancelled.wait_beyond(self._seen, _IDLE_SECONDS):
-                self._following.part.begins()
+                self._loop.part.begins()
                 self._report(await self._find(self._seen))
-                self._following.part.works()
+                self._loop.part.works()
 
     def _report(self, cancelled: Cancelled) -> None:
         self._seen = cancelled.up_to

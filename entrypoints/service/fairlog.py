@@ -76,7 +76,7 @@ class Fairlog(Queries):
         log: SqlEventLog,
         writer: WritePath,
         policy: Policy,
-        following: ProjectorRunner,
+        projector_runner: ProjectorRunner,
         supervisor: Supervisor,
     ) -> None:
         super().__init__(database, log, policy, supervisor)
@@ -95,7 +95,7 @@ class Fairlog(Queries):
         self.claiming = Claiming(self._decide_claim, self.work)
         self._slices = Slices()
         self._due_jobs = DueJobs(self.jobs)
-        self.following = following
+        self.projector_runner = projector_runner
         self._started = time.monotonic()
         # Returns a note about the handler of a job in this server, see `HandlerPool.note`.
         self.handler_note: Callable[[JobId], str | None] = lambda _: None
@@ -108,7 +108,7 @@ class Fairlog(Queries):
     def close(self) -> None:
         """Write the waiting commands, end all threads and close the database. Blocks."""
         self.writer.stop()
-        self.following.stop()
+        self.projector_runner.stop()
         self._readers.shutdown()
         for reads in (self._long_reads, self._large_reads, self._large_claims):
             reads.stop()

@@ -67,7 +67,7 @@ def following(fairlog: Fairlog, connection: Connection) -> DoctorFinding:
     quiet = (to_micros(fairlog.log.now(connection)) - reading.recorded_at) / 1e6
     behind = [
         f"{one.projection.name} by {lag:,} events"
-        for one in fairlog.following.followers
+        for one in fairlog.projector_runner.projectors
         if (lag := one.lag(connection)) > 0
     ]
     if not behind or quiet < OVERDUE_SECONDS:  # a server may be about to catch up

@@ -68,9 +68,9 @@ class Prover:
 
     def __init__(self, fairlog: Fairlog) -> None:
         self._fairlog = fairlog
-        self._follower: AsyncProjector[Any] = next(
+        self._projector: AsyncProjector[Any] = next(
             one
-            for one in fairlog.following.followers
+            for one in fairlog.projector_runner.projectors
             if isinstance(one.projection, MerkleProjection)
         )
 
@@ -78,7 +78,7 @@ class Prover:
         """Bring the tree up to the current head of the log. Raises `LogUnavailable`."""
         end = self._fairlog.read_now(self._fairlog.log.position)
         while self._fairlog.read_now(self._size) < end:
-            self._follower.step()
+            self._projector.step()
 
     def head(self, connection: Connection, position: int | None = None) -> ProvenHead:
         """Return the head at a position, by default the tree's.
@@ -124,7 +124,7 @@ class Prover:
         )
 
     def _size(self, connection: Connection) -> int:
-        at = self._follower.checkpoint(connection)
+        at = self._projector.checkpoint(connection)
         if at is None:
             raise FairlogError("The Merkle tree is not built; run `fairlog migrate`.")
         return at.position

@@ -69,7 +69,7 @@ def faults_of_tables(fairlog: Fairlog) -> list[Finding | Difference]:
 def bookkeeping_faults(fairlog: Fairlog) -> list[str]:
     """Return what `fairlog verify` would report about head row, registry and checkpoints."""
     log = _stored_log(fairlog)
-    following = [follower.projection for follower in fairlog.following.followers]
+    following = [projector.projection for projector in fairlog.projector_runner.projectors]
     with snapshot(fairlog.database) as connection:
         head = head_of(log, connection)
         found = bookkeeping.differences(log, connection, head, following)
@@ -81,7 +81,7 @@ def _log_check(fairlog: Fairlog) -> Iterator[LogCheck]:
     log = _stored_log(fairlog)
     events: list[AsyncProjection[Recorded]] = []
     leaves: list[AsyncProjection[Leaf]] = []
-    every = [follower.projection for follower in fairlog.following.followers]
+    every = [projector.projection for projector in fairlog.projector_runner.projectors]
     elsewhere = {one.name for one in following()}
     for projection in every:
         if projection.name not in elsewhere:

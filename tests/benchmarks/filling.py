@@ -80,8 +80,8 @@ def followed(site: Site, filled: Filled) -> Filled:
     def make() -> Filled:
         site.note(f"following: {filled.events:,} events, on {filled.kind}")
         with closing(open_service(filled.url)) as fairlog:
-            for follower in fairlog.following.followers:
-                while follower.step():
+            for projector in fairlog.projector_runner.projectors:
+                while projector.step():
                     pass
             _gather_statistics(fairlog)
         return filled

@@ -86,7 +86,7 @@ def _rebuild(url: str) -> tuple[int, float]:
 def _follow(url: str) -> tuple[int, float]:
     """Rebuild the projections that follow the log."""
     with closing(open_service(url)) as fairlog:
-        names = [one.projection.name for one in fairlog.following.followers]
+        names = [one.projection.name for one in fairlog.projector_runner.projectors]
         started = time.perf_counter()
         events = rebuild_projections(fairlog, names)
         return events, time.perf_counter() - started

@@ -60,7 +60,7 @@ class AppServer:
         self.fairlog = compose(self._settings, clock=self._clock)
         prepare(self.fairlog)
         self.fairlog.writer.start()
-        self.fairlog.following.start()
+        self.fairlog.projector_runner.start()
         self.fairlog.recover(None)
         app = create_app(
             self.fairlog,

@@ -132,7 +132,7 @@ def test_with_all_but_the_log_dropped_a_start_gives_back_every_row(database_url:
             "failed",
             "cancelled",
         }
-        wait_until(lambda: has_caught_up(engine), "the followers are at the log's end")
+        wait_until(lambda: has_caught_up(engine), "the projectors are at the log's end")
         server.terminate()
 
         with engine.begin() as connection:
@@ -143,7 +143,7 @@ def test_with_all_but_the_log_dropped_a_start_gives_back_every_row(database_url:
             assert built_tables(connection) == set()
 
         server.start()
-        wait_until(lambda: has_caught_up(engine), "the followers are at the log's end again")
+        wait_until(lambda: has_caught_up(engine), "the projectors are at the log's end again")
         assert as_users_see_it(server.client) == seen
         with engine.connect() as connection:
             after = built_rows(connection)

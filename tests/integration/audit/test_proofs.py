@@ -89,8 +89,8 @@ def a_job(fairlog: Fairlog) -> JobId:
 def test_the_tree_is_that_of_the_rows_at_any_size(fairlog: Fairlog) -> None:
     evidence(fairlog)
     with fairlog.database.read() as connection:
-        follower = fairlog.following.followers[2]
-        leaves = [leaf.hash for leaf in follower._events(connection, 0, 10_000)]
+        projector = fairlog.projector_runner.projectors[2]
+        leaves = [leaf.hash for leaf in projector._events(connection, 0, 10_000)]
         tree = TileTree(connection)
         for size in (0, 1, 2, 255, 256, 257, 511, 512, 700, 1024, len(leaves) - 1, len(leaves)):
             assert root(tree, size) == tree_hash(leaves[:size])
@@ -102,7 +102,9 @@ def test_tiles_do_not_depend_on_where_the_batches_end(
     evidence(fairlog)
     before = stored(fairlog)
     for events_per_batch in (1_000, 7, 256):
-        monkeypatch.setattr(fairlog.following.followers[2], "_events_per_batch", events_per_batch)
+        monkeypatch.setattr(
+            fairlog.projector_runner.projectors[2], "_events_per_batch", events_per_batch
+        )
         rebuild_projections(fairlog, ["merkle"])
         assert stored(fairlog) == before
     assert verify_log(fairlog, print, lambda _done, _total: None).is_clean

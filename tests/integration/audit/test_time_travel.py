@@ -52,8 +52,8 @@ def fairlog(database_url: str, clock: ManualClock) -> Iterator[Fairlog]:
 
 
 def catch_up(fairlog: Fairlog) -> None:
-    for follower in fairlog.following.followers:
-        while follower.step():
+    for projector in fairlog.projector_runner.projectors:
+        while projector.step():
             pass
 
 

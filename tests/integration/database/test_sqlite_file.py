@@ -203,6 +203,6 @@ def test_a_write_ahead_log_that_a_reader_kept_from_beginning_anew_is_given_back(
                 submitted(fairlog, journal.stat().st_size)
             fairlog.database.shrink_journal()
             assert journal.stat().st_size > JOURNAL_BYTES_MAX
-        fairlog.following.start()
+        fairlog.projector_runner.start()
         wait_until(lambda: journal.stat().st_size <= JOURNAL_BYTES_MAX, "the disk is given back")
         submitted(fairlog, -1)

@@ -1,4 +1,4 @@
-"""The follower and the activity projection: in pieces, by several at once, and from nothing."""
+"""The projector and the activity projection: in pieces, by several at once, and from nothing."""
 
 import contextlib
 import threading
@@ -101,13 +101,13 @@ def rows(fairlog: Fairlog) -> dict[str, list[tuple[object, ...]]]:
 
 
 def activity(fairlog: Fairlog) -> AsyncProjector[Any]:
-    return fairlog.following.of("activity")
+    return fairlog.projector_runner.of("activity")
 
 
-def catch_up(fairlog: Fairlog, follower: AsyncProjector[Any] | None = None) -> None:
-    follower = follower or activity(fairlog)
+def catch_up(fairlog: Fairlog, projector: AsyncProjector[Any] | None = None) -> None:
+    projector = projector or activity(fairlog)
     while position(fairlog) < fairlog.read_now(fairlog.log.position):
-        follower.step()
+        projector.step()
 
 
 def position(fairlog: Fairlog) -> int:
@@ -218,30 +218,30 @@ def test_a_start_leaves_what_is_there(fairlog: Fairlog) -> None:
 
 
 def test_the_thread_follows_what_is_written(fairlog: Fairlog) -> None:
-    fairlog.following.start()
+    fairlog.projector_runner.start()
     submit(fairlog, "alice", 1)
     wait_until(
-        lambda: position(fairlog) == fairlog.read_now(fairlog.log.position), "the follower comes"
+        lambda: position(fairlog) == fairlog.read_now(fairlog.log.position), "the projector comes"
     )
 
 
-def test_what_was_written_after_the_followers_reading_began_is_applied_by_the_next_step(
+def test_what_was_written_after_the_projectors_reading_began_is_applied_by_the_next_step(
     fairlog: Fairlog,
 ) -> None:
     """Its own events come from the process's memory, which is newer than a snapshot of SQLite's."""
-    follower = activity(fairlog)
+    projector = activity(fairlog)
     submit(fairlog, "ada", 1)
     catch_up(fairlog)
     submit(fairlog, "ada", 2)
-    read, late = follower._events, [3]
+    read, late = projector._events, [3]
 
     def read_late(connection: Connection, after: int, limit: int) -> Sequence[Any]:
         if late:
             submit(fairlog, "ada", late.pop())
         return read(connection, after, limit)
 
-    follower._events = read_late
-    follower.step()
+    projector._events = read_late
+    projector.step()
     assert not late
     catch_up(fairlog)
     assert position(fairlog) == fairlog.read_now(fairlog.log.position)

@@ -90,8 +90,8 @@ def test_two_processes_find_a_log_clean(fairlog: Fairlog, monkeypatch: pytest.Mo
 def test_two_processes_find_the_same_in_the_same_order(
     fairlog: Fairlog, intruder: Intruder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for follower in fairlog.following.followers:
-        while follower.step():
+    for projector in fairlog.projector_runner.projectors:
+        while projector.step():
             pass
     job = newest_job(fairlog)
     intruder.append(JobCompleted(user_id=job.user_id, kind=job.kind, attempt=99), ALICE, job.id)
@@ -514,14 +514,14 @@ def test_each_projection_is_looked_at_by_one_part(fairlog: Fairlog, intruder: In
     intruder.run(registry.delete())
     found = [one.projection for one in check(fairlog) if isinstance(one, Difference)]
     assert sorted(name for name in found if name != REGISTRY) == sorted(names)
-    assert {one.projection.name for one in fairlog.following.followers} < set(names)
+    assert {one.projection.name for one in fairlog.projector_runner.projectors} < set(names)
 
 
 def test_a_projection_that_follows_is_held_against_the_log_as_far_as_it_has_come(
     fairlog: Fairlog, intruder: Intruder
 ) -> None:
-    follower, *_ = fairlog.following.followers
-    while follower.step():
+    projector, *_ = fairlog.projector_runner.projectors
+    while projector.step():
         pass
     assert check(fairlog) == []
     intruder.run(activity_tables.buckets.update().values(figures=b"{}"))

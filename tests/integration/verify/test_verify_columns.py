@@ -54,8 +54,8 @@ def fairlog(new_database_url: NewDatabase) -> Iterator[Fairlog]:
         with service(new_database_url()) as (fairlog, clock):
             tell_everything(fairlog, clock)
             do(fairlog, SubmitJob(user_id=ALICE, kind=ECHO, payload=body("waiting")))
-            for follower in fairlog.following.followers:
-                while follower.step():
+            for projector in fairlog.projector_runner.projectors:
+                while projector.step():
                     pass
             yield fairlog
 

@@ -44,8 +44,8 @@ def intruder(fairlog: Fairlog) -> Intruder:
 
 
 def catch_up(fairlog: Fairlog) -> None:
-    for follower in fairlog.following.followers:
-        while follower.step():
+    for projector in fairlog.projector_runner.projectors:
+        while projector.step():
             pass
 
 
@@ -185,7 +185,8 @@ def test_a_checkpoint_of_nobody_is_reported_and_repaired(
 def positions(fairlog: Fairlog) -> dict[str, int | None]:
     with fairlog.database.read() as connection:
         found = {
-            one.projection.name: one.checkpoint(connection) for one in fairlog.following.followers
+            one.projection.name: one.checkpoint(connection)
+            for one in fairlog.projector_runner.projectors
         }
     return {name: None if at is None else at.position for name, at in found.items()}
 
@@ -200,7 +201,7 @@ def test_what_follows_the_log_begins_anew_by_itself(
         "of another log": checkpoints.update().values(hash=b"\7" * 32),
     }
     intruder.run(changes[harm])
-    following = ProjectorRunner(fairlog.following.followers, Supervisor())
+    following = ProjectorRunner(fairlog.projector_runner.projectors, Supervisor())
     following.start()
     try:
         end = fairlog.read_now(fairlog.log.position)
