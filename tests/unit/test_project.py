@@ -142,18 +142,7 @@ def definitions(room: str) -> Iterator[tuple[Path, ast.AST]]:
             yield path.relative_to(ROOT), node
 
 
-@pytest.mark.parametrize(
-    "room",
-    [
-        "domain",
-        "projections/activity",
-        "projections/following",
-        "projections/inline",
-        "projections/queries",
-        "projections/rebuild",
-        "projections/storage",
-    ],
-)
+@pytest.mark.parametrize("room", ROOMS)
 def test_no_docstring_begins_with_a_fragment(room: str) -> None:
     documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
     docstrings = [
@@ -168,7 +157,7 @@ def test_no_docstring_begins_with_a_fragment(room: str) -> None:
 def test_no_class_name_is_defined_twice() -> None:
     names = Counter(
         node.name
-        for room in ("domain", "adapters", "projections")
+        for room in ROOMS
         for _, node in definitions(room)
         if isinstance(node, ast.ClassDef)
     )
