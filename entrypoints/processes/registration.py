@@ -118,7 +118,7 @@ def _new_server(fairlog: Fairlog, name: ServerId) -> tuple[LiveServers, LiveServ
 def _join(servers: LiveServers, server: LiveServer) -> None:
     """Take the name, and wait for the leases of servers that may be dead.
 
-    Raises an error as soon as one of them renews its lease, since it is then alive.
+    Raises `NameTaken` or `SettingsDiffer` if one of them renews its lease, since it is then alive.
     """
     deadline = time.monotonic() + LEASE_SECONDS + RENEW_SECONDS
     seen: dict[str, int] = {}  # by token: the end of its lease when first seen

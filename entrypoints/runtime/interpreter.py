@@ -15,7 +15,7 @@ _GC_THRESHOLDS: Final = (20_000, 20, 50)
 
 
 def tune_interpreter() -> None:
-    """Set the switch interval and the garbage collector of a process that is imported and wired."""
+    """Set the switch interval and the garbage collector. Call it after all imports and wiring."""
     sys.setswitchinterval(_SWITCH_SECONDS)
     gc.collect()
     gc.freeze()  # these objects live as long as the process
@@ -24,7 +24,7 @@ def tune_interpreter() -> None:
 
 @contextmanager
 def tuned_for_one_pass() -> Iterator[None]:
-    """Exclude existing objects from garbage collection for the block; it restores all settings."""
+    """Exclude existing objects from garbage collection for the block, and restore all settings."""
     switch_seconds, thresholds = sys.getswitchinterval(), gc.get_threshold()
     sys.setswitchinterval(_SWITCH_SECONDS)
     gc.freeze()  # without a collection first: with many objects it takes long and frees little

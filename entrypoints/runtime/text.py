@@ -21,7 +21,7 @@ def message_of(error: bytes | None) -> str:
     """Return a summary of a stored error of at most 300 characters, before escaping.
 
     `error` is a JSON value; None gives an empty text. An object with a `message` is shown as
-    `type: message`, any other value as its JSON.
+    `type: message`, a text as it is, and any other value as its JSON.
     """
     if error is None:
         return ""

@@ -21,7 +21,7 @@ from entrypoints.feeds.work_signal import WorkSignal
 LATELY_SECONDS: Final = 60.0  # a request that ended longer ago no longer counts
 KINDS_KEPT_MAX: Final = 1000  # beyond this, older requests are dropped
 
-_Id = tuple[WorkerId, str]  # a worker and its claim_id
+_ClaimKey = tuple[WorkerId, str]  # a worker and its claim_id
 _NOTHING: Final = Claimed(())
 
 
@@ -78,7 +78,7 @@ class Claiming:
         self.demand = Demand()
         self._decide = decide
         self._work = work
-        self._named: dict[_Id, asyncio.Event] = {}  # claims under way; set when requested again
+        self._named: dict[_ClaimKey, asyncio.Event] = {}  # under way; set when requested again
 
     async def claim(
         self, command: ClaimJobs, wait_seconds: float, unwanted: asyncio.Event | None = None

@@ -181,7 +181,7 @@ class Fairlog(Queries):
         if known:
             try:
                 read = self.read_large if _may_be_large(known) else self.read
-                views = await read(lambda connection: self._known(connection, known))
+                views = await read(lambda connection: self._duplicates(connection, known))
             except FairlogError as error:
                 views = without_traceback(error)
         return [
@@ -194,7 +194,7 @@ class Fairlog(Queries):
         assert isinstance(submitted, Submitted), submitted
         return submitted
 
-    def _known(self, connection: Connection, jobs: Sequence[Job]) -> dict[JobId, JobView]:
+    def _duplicates(self, connection: Connection, jobs: Sequence[Job]) -> dict[JobId, JobView]:
         """Return views of the duplicates among the submitted jobs."""
         distinct = list({job.id: job for job in jobs}.values())
         whole, _ = fitting_jobs(connection, distinct, EVERYTHING, PAGE_BYTES_MAX)

@@ -54,7 +54,7 @@ class Slices:
                     found = await _execute_all(some, execute)
                 finally:
                     self._end_turn(len(commands))
-                failed = failed or next(map(_rest_of, filter(_is_away, found)), None)
+                failed = failed or next(map(_error_of_rest, filter(_is_unavailable, found)), None)
                 return found
 
         starts = range(0, len(commands), SLICE)
@@ -96,9 +96,9 @@ async def _execute_all(
     return found
 
 
-def _is_away(outcome: object) -> bool:
+def _is_unavailable(outcome: object) -> bool:
     return isinstance(outcome, LogUnavailable)
 
 
-def _rest_of(error: object) -> Exception:
+def _error_of_rest(error: object) -> Exception:
     return LogUnavailable(str(error), nothing_was_recorded=True)
