@@ -109,7 +109,7 @@ def test_a_kind_that_nobody_asks_for_has_no_worker(
     assert "workers_busy" in reasons(client, behind)
     assert explain(client, lonely)["reasons"][0]["code"] == "no_worker"
     # Later, and seen from a process that was never asked: only the running job tells.
-    server.fairlog.claiming.demand._asked.clear()
+    server.fairlog.claiming.demand._requested.clear()
     assert reasons(client, behind)["workers_busy"]["asked_seconds_ago"] is None
     clock.advance(LATELY_SECONDS + 1)
     assert explain(client, behind)["reasons"][0]["code"] in {"no_worker_free", "no_worker"}

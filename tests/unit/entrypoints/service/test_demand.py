@@ -31,7 +31,7 @@ def test_a_claim_of_any_kind_asks_for_every_kind() -> None:
     with demand.requesting(None), demand.requesting((B,)):
         assert demand.seconds_since(A) == 0
     assert demand.seconds_since(A) == 0
-    assert demand._asking == {}
+    assert demand._under_way == {}
 
 
 def test_a_stream_of_new_kinds_is_forgotten_the_oldest_first() -> None:
