@@ -17,7 +17,7 @@ from entrypoints.http.csrf import acts_for_another_site
 from entrypoints.http.metrics import ServerMetrics
 from entrypoints.http.problems import INTERNAL_ERROR, http_problem
 from entrypoints.http.strict_json import is_utf8
-from entrypoints.runtime.host_names import is_asked_by_name
+from entrypoints.runtime.host_names import is_accepted_host
 
 PATH_BYTES_MAX: Final = 1024  # a user id of 255 bytes, each percent-encoded
 # Fields that may occur once. If one occurs twice, a proxy may have checked the other value.
@@ -108,7 +108,7 @@ def refusal(scope: HTTPScope, names: frozenset[str] | None) -> dict[str, Any] | 
         detail = f"The header {repeated.decode()} occurs more than once; send it once."
         return http_problem(HTTPStatus.BAD_REQUEST, detail)
     host = fields.get(b"host")
-    if host is not None and names is not None and not is_asked_by_name(host, names):
+    if host is not None and names is not None and not is_accepted_host(host, names):
         detail = (
             "The server does not accept this host name; use the address that it listens on, or "
             "start it with --allowed-host NAME."

@@ -34,7 +34,7 @@ def is_loopback(host: str) -> bool:
 
 
 @lru_cache
-def is_asked_by_name(host: bytes, names: frozenset[str]) -> bool:
+def is_accepted_host(host: bytes, names: frozenset[str]) -> bool:
     """Return True if the value of a Host header is a loopback name or one of `names`."""
     found = _HOST.fullmatch(host.lower())
     if found is None:

@@ -367,7 +367,7 @@ def test_projections_are_rebuilt_by_name_or_all(
     assert f"all projections from {end} events" in succeeded(run("rebuild", **environment))
     some = ("--projection", "jobs", "--projection", "line")
     assert f"jobs, line from {end} events" in succeeded(run("rebuild", *some, **environment))
-    assert "there are" in failed(run("rebuild", "--projection", "x", **environment), 1)
+    assert "the names are" in failed(run("rebuild", "--projection", "x", **environment), 1)
 
 
 def test_on_a_terminal_a_rebuild_shows_a_bar(history: Fairlog, database_url: str) -> None:
