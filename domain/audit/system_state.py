@@ -29,7 +29,7 @@ from domain.language.events import (
     RequeueReason,
 )
 from domain.language.identifiers import Kind, UserId
-from domain.language.moments import EPOCH, from_micros, to_micros
+from domain.language.moments import UNIX_EPOCH, from_micros, to_micros
 from domain.limits.rate_limits import Counter, Limits, Windows
 
 _NEW: Final = None  # the state of a job before its submission
@@ -41,7 +41,7 @@ class SystemState:
 
     def __init__(self) -> None:
         self.position = 0  # of the latest event folded in
-        self.recorded_at = EPOCH  # of that event, UTC
+        self.recorded_at = UNIX_EPOCH  # of that event, UTC
         self.jobs: dict[State, int] = dict.fromkeys(State, 0)  # number of jobs
         self.line = Line(is_served=False)
         self.windows = Windows()

@@ -1,23 +1,23 @@
 """Moments: UTC datetimes, and Unix time in whole microseconds, as the log stores it.
 
-Datetimes are made by adding to EPOCH, never by `datetime.fromtimestamp`: a library that patches
-`datetime` (freezegun) would otherwise return a subclass that msgspec refuses to encode.
+Datetimes are made by adding to UNIX_EPOCH, never by `datetime.fromtimestamp`: a library that
+patches `datetime` (freezegun) would otherwise return a subclass that msgspec refuses to encode.
 """
 
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)  # Unix time 0
+UNIX_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)  # Unix time 0
 _MICROSECOND: Final = timedelta(microseconds=1)
 
 
 def to_micros(moment: datetime) -> int:
     """Convert to Unix time in microseconds, rounded down; negative before 1970."""
-    return (moment - EPOCH) // _MICROSECOND
+    return (moment - UNIX_EPOCH) // _MICROSECOND
 
 
 def from_micros(micros: int) -> datetime:
-    return EPOCH + timedelta(microseconds=micros)
+    return UNIX_EPOCH + timedelta(microseconds=micros)
 
 
 def later(moment: datetime, seconds: float) -> datetime:

@@ -11,7 +11,7 @@ import msgspec
 
 from domain.language.errors import InvalidInput
 from domain.language.identifiers import POSITION_MAX, JobId, Kind, UserId, WorkerId
-from domain.language.moments import EPOCH
+from domain.language.moments import UNIX_EPOCH
 
 NAME_BYTES_MAX: Final = 255
 ATTEMPTS_MAX: Final = 1000
@@ -69,9 +69,9 @@ def moment(value: datetime, what: str) -> datetime:
     """Convert a time with an offset to UTC, from 1970 to 9000."""
     if value.tzinfo is None:
         raise InvalidInput(f"{what} needs an offset: 2026-01-31T12:00:00Z.")
-    if not EPOCH <= value <= _FARTHEST:
+    if not UNIX_EPOCH <= value <= _FARTHEST:
         raise InvalidInput(f"{what} is a time between the years 1970 and 9000.")
-    return EPOCH + (value - EPOCH)
+    return UNIX_EPOCH + (value - UNIX_EPOCH)
 
 
 def whole_number(text: str, what: str, least: int, most: int) -> int:

@@ -26,7 +26,7 @@ from domain.decisions.ports import Head
 from domain.language.errors import LogCorrupt, LogTooNew, LogUnavailable
 from domain.language.events import Recorded, decode
 from domain.language.identifiers import JobId, UserId
-from domain.language.moments import EPOCH
+from domain.language.moments import UNIX_EPOCH
 from domain.log.chain import GENESIS
 from entrypoints.service.fairlog import Fairlog
 from projections.inline.live import inline_projections
@@ -261,7 +261,7 @@ def test_without_a_clock_of_ours_time_is_the_database_server_s(database: Databas
         now = log.now(connection)
     assert abs(now - recorded.recorded_at) < timedelta(seconds=60)
     assert recorded.recorded_at.tzinfo is now.tzinfo
-    assert recorded.recorded_at > EPOCH
+    assert recorded.recorded_at > UNIX_EPOCH
 
 
 @pytest.mark.parametrize("backend", ["mariadb"], indirect=True)
