@@ -24,9 +24,8 @@ from domain.language.errors import LogFileReplaced
 JOURNAL_BYTES_MAX: Final = 8 * 1024 * 1024
 _OWNER_ONLY: Final = 0o600
 _SUFFIXES: Final = ("-wal", "-shm")
-_OPENED: Final = (
-    "fairlog_opened"  # in a connection's `info`: the companion files when it was opened
-)
+# In a connection's `info`: the companion files when it was opened.
+_OPENED: Final = "fairlog_opened"
 
 _Identity = tuple[int, int]  # device and inode
 

@@ -35,16 +35,20 @@ def program(module: str) -> Sequence[str]:
 
 
 class ChildProcess:
-    """A process that runs `command`, with the number of its socket as the last argument."""
+    """A process that runs `command`, with the number of its socket as the last argument.
 
-    def __init__(self, command: Sequence[str], hello: Struct) -> None:
+    `new_session` makes it the leader of a process group, so that what it starts can be ended too.
+    """
+
+    def __init__(self, command: Sequence[str], hello: Struct, *, new_session: bool = False) -> None:
         self.socket, theirs = socket.socketpair()
         try:
             with theirs:
-                self._process = subprocess.Popen(  # noqa: S603 (our own interpreter)
+                self.process = subprocess.Popen(  # noqa: S603 (our own interpreter)
                     [*command, str(theirs.fileno())],
                     stdin=subprocess.DEVNULL,
                     pass_fds=[theirs.fileno()],
+                    start_new_session=new_session,
                 )
             with suppress(ConnectionError):  # it has ended already, which reading shows as well
                 self.socket.sendall(encode_frame(hello))
@@ -58,10 +62,10 @@ class ChildProcess:
             self.socket.shutdown(socket.SHUT_RDWR)
         self.socket.close()
         try:
-            self._process.wait(seconds_max)
+            self.process.wait(seconds_max)
         except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+            self.process.kill()
+            self.process.wait()
 
 
 @contextmanager

@@ -5,7 +5,6 @@ import contextlib
 import os
 import select
 import signal
-import socket
 import subprocess
 import threading
 import time
@@ -16,7 +15,7 @@ import structlog
 from msgspec.structs import replace
 
 from adapters.handlers.loading import HandlersError
-from adapters.processes.child_process import program
+from adapters.processes.child_process import ChildProcess, program
 from adapters.processes.frames import BrokenStream, Frames
 from entrypoints.service.views import ClaimedJob
 from entrypoints.worker.error_bodies import error_body
@@ -79,21 +78,12 @@ class HandlerProcess:
         self._gave_up_at = 0.0  # the latest time that a handler was given up; time.monotonic()
         self._is_stalled = False
         self._is_closed = False  # its end of the socket
-        self._kill_reason: str | None = (
-            None  # why it was killed, in words that follow "the process"
-        )
+        self._kill_reason: str | None = None  # continues a sentence after "the process"
         self._frames_sent = 0  # after `HandlerHello`
         self._frames_received = 0  # after `HandlersReady`
         self._is_ending = False
-        self._socket, theirs = socket.socketpair()
-        with theirs:
-            self._process = subprocess.Popen(  # noqa: S603 (our own interpreter)
-                [*_COMMAND, str(theirs.fileno())],
-                stdin=subprocess.DEVNULL,
-                pass_fds=[theirs.fileno()],
-                start_new_session=True,  # what a handler started can be ended with it
-            )
-        self._socket.sendall(encode_frames([replace(hello, parent=os.getpid())]))
+        child = ChildProcess(_COMMAND, replace(hello, parent=os.getpid()), new_session=True)
+        self._socket, self._process = child.socket, child.process
 
     @property
     def pid(self) -> int:

@@ -1,26 +1,23 @@
 """The messages between a worker and its handler processes, over a pair of sockets.
 
-Each frame is a length of 4 bytes and MessagePack. Nothing is pickled: a handler's result or error
-is JSON already. `Ping` and `Pong` count the frames that were sent before them: a handler may have
-read from the socket or written to it, and a message that was lost so would be awaited for ever.
+The frames are those of `adapters.processes.frames`; a handler's result or error is JSON already.
+`Ping` and `Pong` count the frames that were sent before them: a handler may have read from the
+socket or written to it, and a message that was lost so would be awaited for ever.
 """
 
-import struct
 from collections.abc import Mapping, Sequence
 from typing import Final
 
 import msgspec
 from msgspec import Struct
 
-from adapters.processes.frames import Decoder
+from adapters.processes.frames import Decoder, encode_frame
 from adapters.settings import Settings
 from domain.language.identifiers import Kind
 from entrypoints.worker.execution import RunResult
 from entrypoints.worker.runner import HandlerJob
 
 FRAME_BYTES_MAX: Final = 32 * 1024 * 1024  # bodies have 1 MiB at most
-_LENGTH: Final = struct.Struct("!I")
-_encode: Final = msgspec.msgpack.Encoder().encode
 
 
 class HandlerHello(Struct, frozen=True, tag=True):
@@ -101,11 +98,7 @@ def handler_hello(settings: Settings, *, logs_json: bool) -> HandlerHello:
 
 def encode_frames(frames: Sequence[WorkerMessage | HandlerMessage]) -> bytes:
     """Return the bytes of some messages, each as a frame."""
-    pieces: list[bytes] = []
-    for frame in frames:
-        data = _encode(frame)
-        pieces += (_LENGTH.pack(len(data)), data)
-    return b"".join(pieces)
+    return b"".join(map(encode_frame, frames))
 
 
 def worker_message_decoder() -> Decoder[WorkerMessage]:
