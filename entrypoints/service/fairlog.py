@@ -147,15 +147,17 @@ class Fairlog(Queries):
 
         Raises `RateLimited`, `KeyReusedWithOtherPayload` and other refusals.
         """
-        refused = self.limiter.refuse(command.user_id)
-        if refused is not None:
-            raise fresh_copy(refused)
-        return await self.submit_to_log(command)
+        return await self._with_view(command, await self._submitted(command))
 
     async def submit_to_log(self, command: SubmitJob) -> tuple[Submitted, JobView]:
         """Submit a job after `limiter.refuse` has returned None. Raises the same as `submit`."""
         submitted = await self.limiter.decide(command)
         assert isinstance(submitted, Submitted), submitted
+        return await self._with_view(command, submitted)
+
+    async def _with_view(
+        self, command: SubmitJob, submitted: Submitted
+    ) -> tuple[Submitted, JobView]:
         if submitted.is_duplicate:
             [view] = await self.read(lambda connection: self.views(connection, [submitted.job]))
             view.is_duplicate = True
