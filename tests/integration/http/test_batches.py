@@ -1,31 +1,20 @@
 """Many at once: submissions, and outcomes of jobs."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import httpx
 import pytest
 
 from adapters.settings import Settings
-from tests.conftest import NewDatabase
-from tests.support.clock import NOON, ManualClock
-from tests.support.server import AppServer, audit, claim, log_position, problem, submit
+from tests.support.server import audit, claim, log_position, problem, submit
 
 MIB = 1024 * 1024
 SETTINGS = Settings(user_limit=2000, global_limit=100_000)
 
 
-@pytest.fixture
-def client(database_url: str) -> Iterator[httpx.Client]:
-    with AppServer(database_url, SETTINGS, ManualClock(NOON)) as server:
-        yield server.client
-
-
 @pytest.fixture(scope="module")
-def shared(new_database_url: NewDatabase) -> Iterator[httpx.Client]:
-    """One server for all the tests that leave nothing behind, or use names of their own."""
-    with AppServer(new_database_url(), SETTINGS, ManualClock(NOON)) as server:
-        yield server.client
+def settings() -> Settings:
+    return SETTINGS
 
 
 def submit_all(client: httpx.Client, jobs: list[Any]) -> list[dict[str, Any]]:

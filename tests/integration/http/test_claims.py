@@ -1,7 +1,6 @@
 import json
 import socket
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -10,35 +9,16 @@ import pytest
 
 from adapters.settings import Settings
 from domain.jobs.life_cycle import RETURNS_MAX
-from tests.conftest import NewDatabase
-from tests.support.clock import NOON, ManualClock
+from tests.support.clock import ManualClock
 from tests.support.server import AppServer, audit, claim, problem, submit
 from tests.support.waiting import wait_until
 
 SETTINGS = Settings(user_limit=1000, global_limit=10_000, lease_seconds=30, max_attempts=2)
 
 
-@pytest.fixture
-def clock() -> ManualClock:
-    return ManualClock(NOON)
-
-
-@pytest.fixture
-def server(database_url: str, clock: ManualClock) -> Iterator[AppServer]:
-    with AppServer(database_url, SETTINGS, clock) as server:
-        yield server
-
-
-@pytest.fixture
-def client(server: AppServer) -> httpx.Client:
-    return server.client
-
-
 @pytest.fixture(scope="module")
-def shared(new_database_url: NewDatabase) -> Iterator[httpx.Client]:
-    """One server for all the tests that leave nothing behind, or use names of their own."""
-    with AppServer(new_database_url(), SETTINGS, ManualClock(NOON)) as server:
-        yield server.client
+def settings() -> Settings:
+    return SETTINGS
 
 
 def state(client: httpx.Client, job: int) -> str:

@@ -1,19 +1,9 @@
 """A page of another site cannot act through somebody's browser."""
 
-from collections.abc import Iterator
-
 import httpx
 import pytest
 
-from adapters.settings import Settings
-from tests.support.clock import NOON, ManualClock
-from tests.support.server import AppServer, submit
-
-
-@pytest.fixture
-def client(database_url: str) -> Iterator[httpx.Client]:
-    with AppServer(database_url, Settings(), ManualClock(NOON)) as server:
-        yield server.client
+from tests.support.server import submit
 
 
 @pytest.mark.parametrize(

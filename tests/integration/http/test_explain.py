@@ -1,4 +1,3 @@
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -8,27 +7,16 @@ import pytest
 from adapters.settings import Settings
 from entrypoints.service.claiming import LATELY_SECONDS
 from projections.queries.counts_ahead import COUNTED_MAX
-from tests.support.clock import NOON, ManualClock
+from tests.support.clock import ManualClock
 from tests.support.server import AppServer, claim, problem, submit
 from tests.support.waiting import wait_until
 
 SETTINGS = Settings(user_limit=10_000, global_limit=100_000)
 
 
-@pytest.fixture
-def clock() -> ManualClock:
-    return ManualClock(NOON)
-
-
-@pytest.fixture
-def server(database_url: str, clock: ManualClock) -> Iterator[AppServer]:
-    with AppServer(database_url, SETTINGS, clock) as server:
-        yield server
-
-
-@pytest.fixture
-def client(server: AppServer) -> httpx.Client:
-    return server.client
+@pytest.fixture(scope="module")
+def settings() -> Settings:
+    return SETTINGS
 
 
 def submit_many(client: httpx.Client, user_id: str, count: int, **fields: Any) -> list[int]:

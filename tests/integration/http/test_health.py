@@ -1,15 +1,11 @@
 """Health, statistics and the description of the API."""
 
 import re
-from collections.abc import Iterator
 
 import httpx
 import pytest
 from sqlalchemy import text
 
-from adapters.settings import Settings
-from tests.conftest import NewDatabase
-from tests.support.clock import NOON, ManualClock
 from tests.support.server import AppServer, claim, problem, submit
 
 CALLS = {
@@ -40,24 +36,6 @@ CALLS = {
 ELSEWHERE = re.compile(
     rb"""(?:src|href|srcset|action|url\(|import)\s*[=(]?\s*["']?\s*(?:https?:)?//"""
 )
-
-
-@pytest.fixture
-def server(database_url: str) -> Iterator[AppServer]:
-    with AppServer(database_url, Settings(), ManualClock(NOON)) as server:
-        yield server
-
-
-@pytest.fixture
-def client(server: AppServer) -> httpx.Client:
-    return server.client
-
-
-@pytest.fixture(scope="module")
-def shared(new_database_url: NewDatabase) -> Iterator[httpx.Client]:
-    """One server for all the tests that leave nothing behind, or use names of their own."""
-    with AppServer(new_database_url(), Settings(), ManualClock(NOON)) as server:
-        yield server.client
 
 
 @pytest.mark.parametrize("address", ["/livez", "/healthz"])

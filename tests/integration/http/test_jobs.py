@@ -6,8 +6,7 @@ import pytest
 from msgspec.structs import replace
 
 from adapters.settings import Settings
-from tests.conftest import NewDatabase
-from tests.support.clock import NOON, ManualClock
+from tests.support.clock import ManualClock
 from tests.support.server import AppServer, audit, claim, log_position, problem, submit
 from tests.support.waiting import wait_until
 
@@ -15,29 +14,15 @@ SETTINGS = Settings(user_limit=4, global_limit=6, idempotency_seconds=90)
 FREE = replace(SETTINGS, user_limit=1000, global_limit=1000)
 
 
-@pytest.fixture
-def clock() -> ManualClock:
-    return ManualClock(NOON)
+@pytest.fixture(scope="module")
+def settings() -> Settings:
+    return FREE
 
 
 @pytest.fixture
 def tight(database_url: str, clock: ManualClock) -> Iterator[httpx.Client]:
     """A server on which a user may submit 4 jobs in 60 s, and all together 6."""
     with AppServer(database_url, SETTINGS, clock) as server:
-        yield server.client
-
-
-@pytest.fixture
-def client(database_url: str, clock: ManualClock) -> Iterator[httpx.Client]:
-    """A server whose limits are far away."""
-    with AppServer(database_url, FREE, clock) as server:
-        yield server.client
-
-
-@pytest.fixture(scope="module")
-def shared(new_database_url: NewDatabase) -> Iterator[httpx.Client]:
-    """One server for all the tests that leave nothing behind, or use names of their own."""
-    with AppServer(new_database_url(), FREE, ManualClock(NOON)) as server:
         yield server.client
 
 

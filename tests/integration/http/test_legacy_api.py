@@ -7,8 +7,7 @@ import httpx
 import pytest
 
 from adapters.settings import Settings
-from tests.conftest import NewDatabase
-from tests.support.clock import NOON, ManualClock
+from tests.support.clock import ManualClock
 from tests.support.server import AppServer, claim, log_position, problem, submit
 
 ANSWER = {"job_id", "state", "result", "error_message", "idempotency_key", "is_duplicate"}
@@ -27,21 +26,9 @@ JOB = {
 
 
 @pytest.fixture
-def clock() -> ManualClock:
-    return ManualClock(NOON)
-
-
-@pytest.fixture
-def client(database_url: str, clock: ManualClock) -> Iterator[httpx.Client]:
+def server(database_url: str, clock: ManualClock) -> Iterator[AppServer]:
     with AppServer(database_url, Settings(user_limit=40), clock) as server:
-        yield server.client
-
-
-@pytest.fixture(scope="module")
-def shared(new_database_url: NewDatabase) -> Iterator[httpx.Client]:
-    """One server for all the tests that leave nothing behind, or use names of their own."""
-    with AppServer(new_database_url(), Settings(), ManualClock(NOON)) as server:
-        yield server.client
+        yield server
 
 
 def send(client: httpx.Client, user_id: str = "ada", payload: str = "p") -> dict[str, Any]:

@@ -1,33 +1,12 @@
-from collections.abc import Iterator
 from typing import Any
 from urllib.parse import quote
 
 import httpx
 import pytest
 
-from adapters.settings import Settings
 from entrypoints.use_cases import time_travel
-from tests.conftest import NewDatabase
-from tests.support.clock import NOON, ManualClock
-from tests.support.server import AppServer, audit, claim, log_position, problem, submit
-
-
-@pytest.fixture
-def clock() -> ManualClock:
-    return ManualClock(NOON)
-
-
-@pytest.fixture
-def client(database_url: str, clock: ManualClock) -> Iterator[httpx.Client]:
-    with AppServer(database_url, Settings(), clock) as server:
-        yield server.client
-
-
-@pytest.fixture(scope="module")
-def shared(new_database_url: NewDatabase) -> Iterator[httpx.Client]:
-    """One server for all the tests that leave nothing behind, or use names of their own."""
-    with AppServer(new_database_url(), Settings(), ManualClock(NOON)) as server:
-        yield server.client
+from tests.support.clock import ManualClock
+from tests.support.server import audit, claim, log_position, problem, submit
 
 
 def change(client: httpx.Client, whose: str, **limits: int | None) -> dict[str, Any]:

@@ -1,20 +1,16 @@
 """Prometheus sees what the writer, the log and the HTTP door do."""
 
-from collections.abc import Iterator
-
 import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from adapters.settings import Settings
-from tests.support.clock import NOON, ManualClock
-from tests.support.server import AppServer, submit
+from tests.support.server import submit
 
 
-@pytest.fixture
-def client(database_url: str) -> Iterator[httpx.Client]:
-    with AppServer(database_url, Settings(user_limit=1), ManualClock(NOON)) as server:
-        yield server.client
+@pytest.fixture(scope="module")
+def settings() -> Settings:
+    return Settings(user_limit=1)
 
 
 def test_the_figures_add_up_to_what_was_done(client: httpx.Client) -> None:
