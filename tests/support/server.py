@@ -47,14 +47,21 @@ class AppServer:
     """The real app on a loopback port, in a thread of this process. A context manager.
 
     `settings` are all but the database's URL. Without workers, jobs run only where a test claims
-    them. `clock` replaces the log's own.
+    them. `clock` replaces the log's own. `send_buffer_bytes` bounds what the system takes of an
+    answer that nobody reads; None: it may take megabytes, and not always as many.
     """
 
     def __init__(
-        self, database_url: str, settings: Settings | None = None, clock: Clock | None = None
+        self,
+        database_url: str,
+        settings: Settings | None = None,
+        clock: Clock | None = None,
+        *,
+        send_buffer_bytes: int | None = None,
     ) -> None:
         self._settings = replace(settings or Settings(), database_url=database_url)
         self._clock = clock
+        self._send_buffer_bytes = send_buffer_bytes
 
     def __enter__(self) -> Self:
         self.fairlog = compose(self._settings, clock=self._clock)
@@ -72,6 +79,8 @@ class AppServer:
         config.timeout_graceful_shutdown = 1
         self._server = uvicorn.Server(config)
         listener = socket.create_server(("127.0.0.1", 0))
+        if self._send_buffer_bytes is not None:  # connections inherit it
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, self._send_buffer_bytes)
         self.port: int = listener.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
         self._thread = threading.Thread(
