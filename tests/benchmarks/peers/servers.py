@@ -6,18 +6,19 @@ import shutil
 import signal
 import subprocess
 import tempfile
-import time
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, Self
 
 from tests.support.server import ending_with_us, free_port
+from tests.support.waiting import wait_until
 
 START_SECONDS_MAX: Final = 30.0  # usual: 0.3
 _FOLDER: Final = Path("/var/tmp")  # noqa: S108 (on disk, where /tmp may be memory; mkdtemp names it)
 
 
-class PeerServer:
+class PeerServer(ABC):
     """A server in a folder of its own, on a free port of loopback; a context manager."""
 
     settings = ""  # what makes it as durable as it is, for the report
@@ -36,12 +37,11 @@ class PeerServer:
                 stdout=output,
                 stderr=output,
             )
-        deadline = time.monotonic() + START_SECONDS_MAX
-        while not self._answers():
-            if self._process.poll() is not None or time.monotonic() > deadline:
-                self.__exit__()
-                raise RuntimeError(f"{self._command()[0]} does not start")
-            time.sleep(0.05)
+        try:
+            wait_until(self._answers, "the server answers", START_SECONDS_MAX)
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -51,21 +51,21 @@ class PeerServer:
         shutil.rmtree(self._home, ignore_errors=True)
 
     @property
-    def url(self) -> str:
-        raise NotImplementedError
+    @abstractmethod
+    def url(self) -> str: ...
 
     @property
-    def version(self) -> str:
-        raise NotImplementedError
+    @abstractmethod
+    def version(self) -> str: ...
 
-    def _prepare(self) -> None:
-        raise NotImplementedError
+    def _prepare(self) -> None:  # noqa: B027 (most need nothing)
+        """Make the data that the server starts on."""
 
-    def _command(self) -> Sequence[str]:
-        raise NotImplementedError
+    @abstractmethod
+    def _command(self) -> Sequence[str]: ...
 
-    def _answers(self) -> bool:
-        raise NotImplementedError
+    @abstractmethod
+    def _answers(self) -> bool: ...
 
 
 class Postgres(PeerServer):
@@ -117,9 +117,6 @@ class Redis(PeerServer):
     @property
     def version(self) -> str:
         return _output("redis-server", "--version").split("v=")[1].split()[0]
-
-    def _prepare(self) -> None:
-        pass
 
     def _command(self) -> Sequence[str]:
         options = {

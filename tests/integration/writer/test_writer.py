@@ -580,9 +580,6 @@ class Load:
         wait_until(lambda: len(self.refused_after) >= 6, "callers hear of it")
 
 
-Harm = tuple[Callable[[MariaDB], None], Callable[[MariaDB], None]]
-
-
 @pytest.mark.parametrize(
     ("harm", "mend"),
     [

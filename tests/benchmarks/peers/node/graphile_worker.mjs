@@ -29,7 +29,10 @@ async function submit() {
 
 async function work() {
   let done = 0;
-  const { promise, resolve } = Promise.withResolvers?.() ?? withResolvers();
+  let resolve;
+  const allDone = new Promise((resolved) => {
+    resolve = resolved;
+  });
   const runner = await run({
     connectionString,
     logger,
@@ -49,16 +52,8 @@ async function work() {
       },
     },
   });
-  await promise;
+  await allDone;
   await runner.stop(); // returns when the last completions are written
-}
-
-function withResolvers() {
-  let resolve;
-  const promise = new Promise((done) => {
-    resolve = done;
-  });
-  return { promise, resolve };
 }
 
 const started = performance.timeOrigin + performance.now();

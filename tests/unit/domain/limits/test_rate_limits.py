@@ -21,7 +21,6 @@ from tests.support.referee import Referee
 from tests.support.stories import ALICE, BOB, ECHO, admitted, submit, submitted
 
 OF_TWO = Policy(user_limit=2)
-NOBODY_ELSE = {"global_limit": 6000}
 
 
 def refused(user_id: UserId = ALICE, used: int = 2, **details: object) -> RateLimitDecided:
