@@ -72,8 +72,17 @@ class Settings(Struct, frozen=True, kw_only=True):
     bodies_mib: Annotated[int, Meta(ge=16, le=65_536)] = 128
 
     # Names for the header Host besides those of loopback and --host, separated by commas; default:
-    # none. Others are refused if the server listens on loopback, or if any are given.
+    # none. Other names are refused.
     allowed_hosts: str = ""
+
+    # PEM files with the server's certificate chain and its private key; both, or None (the
+    # default: HTTP without TLS). They are read once, at the start of `serve`.
+    tls_cert: str | None = None
+    tls_key: str | None = None
+
+    # A PEM file with the certificates that `worker` trusts as authorities, and no others. None, the
+    # default: those in the file that SSL_CERT_FILE names, else the public ones.
+    ca_file: str | None = None
 
     # Seconds, default 0 (none), at most 604,800 (7 days). The longest run of one attempt at a job
     # that was submitted without a timeout_seconds of its own.
@@ -208,6 +217,8 @@ def _checked(field: str, given: _Given) -> str | int | bool:
             return _database_url(given)
         case "handlers":
             return _module(given)
+        case "tls_cert" | "tls_key" | "ca_file":
+            return _file(given)
         case "allowed_hosts":
             return _hosts(given)
         case "builtin_handlers":
@@ -252,6 +263,12 @@ def _module(given: _Given) -> str:
         f"{given.written_as} is {_shown(given.value)}, but must be"
         " a module's dotted name or a path ending in .py."
     )
+
+
+def _file(given: _Given) -> str:
+    if isinstance(given.value, str) and given.value.strip():
+        return given.value
+    raise SettingsError(f"{given.written_as} is {_shown(given.value)}, but must be a file's path.")
 
 
 def _hosts(given: _Given) -> str:

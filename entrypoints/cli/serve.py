@@ -70,6 +70,13 @@ _builtin_option = click.option(
     "proxy sends; may be given several times.",
 )
 @click.option(
+    "--tls-cert",
+    metavar="FILE",
+    help="A PEM file with the server's certificate, followed by those of intermediate authorities. "
+    "With it and --tls-key the server speaks HTTPS. A new certificate needs a restart.",
+)
+@click.option("--tls-key", metavar="FILE", help="A PEM file with the private key of --tls-cert.")
+@click.option(
     "--insecure",
     is_flag=True,
     help="Allow a --host other than loopback, although anybody who reaches it can then read and "
@@ -150,6 +157,12 @@ def serve(
     metavar="URL",
     help="The server whose jobs are run, like http://127.0.0.1:8000.",
 )
+@click.option(
+    "--ca-file",
+    metavar="FILE",
+    help="A PEM file with the certificate authorities that a server at an https:// URL may have "
+    "its certificate from. Default: the file that SSL_CERT_FILE names, else public authorities.",
+)
 @_handlers_option
 @_builtin_option
 @click.option(
@@ -196,7 +209,7 @@ def worker(
     with handler_pool(
         handler_hello(settings, logs_json=logs_json), jobs, is_one_each=processes is not None
     ) as executor:
-        run_remote_worker(server, executor, jobs, prefetch=prefetch)
+        run_remote_worker(server, executor, jobs, prefetch=prefetch, ca_file=settings.ca_file)
 
 
 def _configure_logging(log_format: str | None) -> bool:

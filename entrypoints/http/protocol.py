@@ -9,6 +9,7 @@ cannot keep others out.
 
 import asyncio
 import math
+import ssl
 from http import HTTPStatus
 from typing import ClassVar, Final
 
@@ -17,6 +18,7 @@ from msgspec import Struct
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from entrypoints.http.problems import http_problem
+from entrypoints.http.tls_handshake import TlsHandshake
 from entrypoints.http.unread_answers import UnreadAnswers
 from entrypoints.http.waiting import waiting_since
 
@@ -42,13 +44,26 @@ class Bounds(Struct, frozen=True, kw_only=True):
     bodies_bytes_max: int
 
 
-def bounded_protocol(bounds: Bounds) -> type["BoundedProtocol"]:
-    """Return a protocol class for one server, whose connections share the limits."""
+def bounded_protocol(
+    bounds: Bounds, tls: ssl.SSLContext | None = None
+) -> type["BoundedProtocol | TlsHandshake"]:
+    """Return a protocol class for one server, whose connections share the limits.
+
+    With `tls`, each connection begins with a TLS handshake.
+    """
 
     class Bounded(BoundedProtocol):
         clients = Clients(bounds)
 
-    return Bounded
+    if tls is None:
+        return Bounded
+
+    class Handshake(TlsHandshake):
+        clients = Bounded.clients
+        protocol = Bounded
+
+    Handshake.context = tls
+    return Handshake
 
 
 class Clients:
@@ -58,10 +73,10 @@ class Clients:
         self.bounds = bounds
         self.bodies_bytes = 0
         self.unread = UnreadAnswers(bounds.bodies_bytes_max)
-        self._open: set[BoundedProtocol] = set()
+        self._open: set[BoundedProtocol | TlsHandshake] = set()
         self._is_swept = False
 
-    def add(self, connection: "BoundedProtocol") -> bool:
+    def add(self, connection: "BoundedProtocol | TlsHandshake") -> bool:
         """Register a connection. Return False if no other can be closed to make space for it.
 
         Closes the one that has kept the server waiting longest, else the one that has waited
@@ -85,7 +100,7 @@ class Clients:
                 return False
         return True
 
-    def remove(self, connection: "BoundedProtocol") -> None:
+    def remove(self, connection: "BoundedProtocol | TlsHandshake") -> None:
         self._open.discard(connection)
 
     def limit_bodies(self, latest: "BoundedProtocol") -> None:
@@ -101,7 +116,7 @@ class Clients:
         if self.bodies_bytes > self.bounds.bodies_bytes_max:
             latest.evict(_TOO_MANY_BODIES)
 
-    def _awaited(self) -> "list[BoundedProtocol]":
+    def _awaited(self) -> "list[BoundedProtocol | TlsHandshake]":
         """Return the connections whose next request is not complete, the longest awaited first."""
         awaited = [one for one in self._open if one.awaited_since < math.inf]
         return sorted(awaited, key=lambda one: one.awaited_since)
@@ -110,7 +125,9 @@ class Clients:
         waiting = [
             (since, id(one), one)
             for one in self._open
-            if one.cycle is not None and (since := waiting_since(one.cycle.scope)) is not None
+            if isinstance(one, BoundedProtocol)
+            and one.cycle is not None
+            and (since := waiting_since(one.cycle.scope)) is not None
         ]
         return min(waiting)[-1] if waiting else None
 

@@ -9,6 +9,7 @@ import logging
 import resource
 import signal
 import socket
+import ssl
 from collections.abc import Iterable, Iterator
 from typing import Final
 
@@ -29,6 +30,7 @@ from entrypoints.processes.recovery import server_id_of, sole_server
 from entrypoints.processes.registration import registered
 from entrypoints.runtime.host_names import hosts_of
 from entrypoints.runtime.interpreter import tune_interpreter
+from entrypoints.runtime.tls import server_tls
 from entrypoints.service.fairlog import Fairlog
 from entrypoints.worker.handler_pool import HandlerPool, handler_pool
 from entrypoints.worker.handler_protocol import handler_hello
@@ -55,6 +57,7 @@ def run_server(fairlog: Fairlog, settings: Settings, options: ServerOptions) -> 
     Raises `HandlersError`, and any `FairlogError` that prevents the start or stops the writer.
     """
     server_id = server_id_of(fairlog, options.server_id)
+    tls = server_tls(settings)
     with (
         _handlers(settings, options) as executor,
         _bound_port(options.host, options.port) as listener,
@@ -74,7 +77,7 @@ def run_server(fairlog: Fairlog, settings: Settings, options: ServerOptions) -> 
             _log.info("projections_built", projections=built)
         with registered(fairlog, server_id, fairlog.end_with):
             try:
-                _serve(fairlog, settings, options, server_id, executor, listener)
+                _serve(fairlog, settings, options, server_id, executor, listener, tls)
             finally:
                 fairlog.writer.stop()  # before another server can take the name
 
@@ -86,6 +89,7 @@ def _serve(
     server_id: ServerId,
     executor: HandlerPool | None,
     listener: socket.socket,
+    tls: ssl.SSLContext | None,
 ) -> None:
     fairlog.writer.start()
     recovered = fairlog.recover(server_id)
@@ -99,7 +103,8 @@ def _serve(
     )
     tune_interpreter()
     allow_files(settings.max_connections)
-    server = _Server(uvicorn_config(app, settings), fairlog, options, listener)
+    scheme = "http" if tls is None else "https"
+    server = _Server(uvicorn_config(app, settings, tls), fairlog, options, listener, scheme)
     with _signals_left_to(server):
         server.run(sockets=[listener])
     if fairlog.writer.fatal is not None:
@@ -109,8 +114,10 @@ def _serve(
     _log.info("stopped")
 
 
-def uvicorn_config(app: Litestar, settings: Settings) -> uvicorn.Config:
-    """Return the configuration of uvicorn, with the limits of the settings."""
+def uvicorn_config(
+    app: Litestar, settings: Settings, tls: ssl.SSLContext | None = None
+) -> uvicorn.Config:
+    """Return the configuration of uvicorn, with the limits of the settings. None: without TLS."""
     bounds = Bounds(
         connections_max=settings.max_connections,
         request_seconds=settings.request_seconds,
@@ -120,7 +127,7 @@ def uvicorn_config(app: Litestar, settings: Settings) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         loop="uvloop",
-        http=bounded_protocol(bounds),
+        http=bounded_protocol(bounds, tls),
         ws="none",
         lifespan="on",
         log_config=None,
@@ -166,9 +173,11 @@ class _Server(uvicorn.Server):
         fairlog: Fairlog,
         options: ServerOptions,
         listener: socket.socket,
+        scheme: str,
     ) -> None:
         super().__init__(config)
         self._listener = listener
+        self._scheme = scheme
         keep_from_children(self)
         self._fairlog = fairlog
         self._options = options
@@ -189,7 +198,8 @@ class _Server(uvicorn.Server):
         if self.started and sockets:
             host, port = sockets[0].getsockname()[:2]
             shown = f"[{host}]" if ":" in host else host
-            _log.info("listening", url=f"http://{shown}:{port}", workers=self._options.workers)
+            url = f"{self._scheme}://{shown}:{port}"
+            _log.info("listening", url=url, workers=self._options.workers)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._fairlog.release_listeners()

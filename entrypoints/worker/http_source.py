@@ -1,6 +1,7 @@
 """A job source over HTTP: the calls that workers make to a Fairlog server."""
 
 import socket
+import ssl
 from collections.abc import Container, Iterable, Iterator, Sequence
 from http import HTTPStatus
 from typing import Any, Final, TypeVar
@@ -35,10 +36,13 @@ _LOST_ATTEMPT: Final = frozenset({HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT})
 T = TypeVar("T")
 
 
-def client_of(url: httpx.URL) -> httpx.AsyncClient:
-    """Return an HTTP client for a server. The caller closes it."""
+def client_of(url: httpx.URL, trust: ssl.SSLContext | None = None) -> httpx.AsyncClient:
+    """Return an HTTP client for a server; `trust` is as `trusted_by` returns it. The caller closes
+    the client.
+    """
     return httpx.AsyncClient(
         base_url=url,
+        verify=trust or True,
         headers={"Content-Type": "application/json", "User-Agent": "fairlog-worker"},
         timeout=httpx.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS),
         limits=httpx.Limits(keepalive_expiry=4.0),  # uvicorn closes an idle connection after 5 s
@@ -198,6 +202,8 @@ class RemoteSource:
             )
         except httpx.RequestError as error:
             reason = f"{type(error).__name__} {error}".strip()
+            if "CERTIFICATE_VERIFY_FAILED" in reason:
+                reason += "; name the authority of its certificate with --ca-file"
             raise _NoAnswer(f"{self._client.base_url} does not answer: {reason}") from error
         status = response.status_code
         if status == HTTPStatus.OK:

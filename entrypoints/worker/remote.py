@@ -13,6 +13,7 @@ import structlog
 from domain.language import validation
 from domain.language.errors import InvalidInput
 from domain.language.identifiers import WorkerId
+from entrypoints.runtime.tls import trusted_by
 from entrypoints.worker.execution import Executor
 from entrypoints.worker.http_source import RemoteSource, client_of
 from entrypoints.worker.worker import Worker
@@ -29,6 +30,7 @@ def run_remote_worker(
     *,
     worker_name: str | None = None,
     prefetch: int = 0,
+    ca_file: str | None = None,
     grace_seconds: float = GRACE_SECONDS,
 ) -> None:
     """Run jobs until SIGTERM or SIGINT; a second signal ends the process at once. Blocks.
@@ -36,30 +38,32 @@ def run_remote_worker(
     Runs `concurrency` jobs at once and claims `prefetch` more ahead of time. `worker_name` defaults
     to host name and process id; a random suffix is added. After a signal, handlers have
     `grace_seconds` to end, then their jobs are returned. While the server is away it is retried.
-    Raises `InvalidInput` for a wrong URL or name, and when the server refuses the claims.
+    `ca_file` names a PEM file with the only trusted authorities; None: those of the environment.
+    Raises `InvalidInput` for a wrong URL or name, and when the server refuses the claims, and
+    `SettingsError` for a wrong `ca_file`.
     """
-    url = _checked(server_url)
+    client = client_of(_checked(server_url), trusted_by(ca_file))
     worker = validation.worker_id(
         f"{worker_name or f'{socket.gethostname()}/{os.getpid()}'}/{secrets.token_hex(6)}"
     )
-    asyncio.run(_run(url, worker, executor, concurrency, prefetch, grace_seconds))
+    asyncio.run(_run(client, worker, executor, concurrency, prefetch, grace_seconds))
 
 
 async def _run(
-    url: httpx.URL,
+    client: httpx.AsyncClient,
     name: WorkerId,
     executor: Executor,
     concurrency: int,
     prefetch: int,
     grace_seconds: float,
 ) -> None:
-    async with client_of(url) as client:
+    async with client:
         worker = Worker(RemoteSource(client, name), executor, concurrency, prefetch=prefetch)
         worker.start()
         _log.info(
             "worker_started",
             worker=name,
-            server=str(url),
+            server=str(client.base_url),
             kinds=sorted(executor.kinds),
             concurrency=concurrency,
         )

@@ -29,6 +29,7 @@ from entrypoints.http.waiting import waiting_since
 from entrypoints.processes.app import create_app
 from entrypoints.processes.server import uvicorn_config
 from entrypoints.runtime.host_names import hosts_of
+from entrypoints.runtime.tls import server_tls, trusted_by
 from tests.support.waiting import wait_until
 
 START_SECONDS_MAX = 60.0  # usual: 1
@@ -48,7 +49,8 @@ class AppServer:
 
     `settings` are all but the database's URL. Without workers, jobs run only where a test claims
     them. `clock` replaces the log's own. `send_buffer_bytes` bounds what the system takes of an
-    answer that nobody reads; None: it may take megabytes, and not always as many.
+    answer that nobody reads; None: it may take megabytes, and not always as many. `ca_file` is the
+    authority that `client` trusts, for a server with TLS.
     """
 
     def __init__(
@@ -58,7 +60,9 @@ class AppServer:
         clock: Clock | None = None,
         *,
         send_buffer_bytes: int | None = None,
+        ca_file: str | None = None,
     ) -> None:
+        self._ca_file = ca_file
         self._settings = replace(settings or Settings(), database_url=database_url)
         self._clock = clock
         self._send_buffer_bytes = send_buffer_bytes
@@ -75,20 +79,23 @@ class AppServer:
             workers=0,
             served_names=hosts_of("127.0.0.1", self._settings.allowed_hosts),
         )
-        config = uvicorn_config(app, self._settings)
+        tls = server_tls(self._settings)
+        config = uvicorn_config(app, self._settings, tls)
         config.timeout_graceful_shutdown = 1
         self._server = uvicorn.Server(config)
         listener = socket.create_server(("127.0.0.1", 0))
         if self._send_buffer_bytes is not None:  # connections inherit it
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, self._send_buffer_bytes)
         self.port: int = listener.getsockname()[1]
-        self.url = f"http://127.0.0.1:{self.port}"
+        self.url = f"{'https' if tls else 'http'}://127.0.0.1:{self.port}"
         self._thread = threading.Thread(
             target=self._server.run, kwargs={"sockets": [listener]}, name="app-server"
         )
         self._thread.start()
         wait_until(lambda: self._server.started or not self._thread.is_alive(), "the app starts")
-        self.client = httpx.Client(base_url=self.url, timeout=REQUEST_SECONDS_MAX)
+        self.client = httpx.Client(
+            base_url=self.url, timeout=REQUEST_SECONDS_MAX, verify=trusted_by(self._ca_file) or True
+        )
         return self
 
     @property
@@ -127,7 +134,8 @@ class FairlogServer:
 
     `settings` are FAIRLOG_* variables without the prefix, in lower case. What the server writes
     goes to a file that `output` reads; `redirection`, as a shell has it, sends it elsewhere. It
-    ends with the thread that started it, so that none outlives a killed test run.
+    ends with the thread that started it, so that none outlives a killed test run. `ca_file` is the
+    authority of its certificate, if it has one.
     """
 
     def __init__(
@@ -139,9 +147,10 @@ class FairlogServer:
         options: Sequence[str] = (),
         settings: Mapping[str, object] | None = None,
         redirection: str | None = None,
+        ca_file: str | None = None,
     ) -> None:
         self.port = free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
+        self.url = f"{'https' if ca_file else 'http'}://127.0.0.1:{self.port}"
         self._home = Path(tempfile.mkdtemp(prefix="fairlog-server-"))
         self._command = [
             *ending_with_us(),
@@ -161,7 +170,9 @@ class FairlogServer:
             for name, value in {"database_url": database_url, **(settings or {})}.items()
         }
         self._process: subprocess.Popen[bytes] | None = None
-        self.client = httpx.Client(base_url=self.url, timeout=REQUEST_SECONDS_MAX)
+        self.client = httpx.Client(
+            base_url=self.url, timeout=REQUEST_SECONDS_MAX, verify=trusted_by(ca_file) or True
+        )
 
     def __enter__(self) -> Self:
         try:

@@ -41,6 +41,9 @@ def test_with_nothing_given_every_setting_has_its_documented_default() -> None:
         request_seconds=60,
         bodies_mib=128,
         allowed_hosts="",
+        tls_cert=None,
+        tls_key=None,
+        ca_file=None,
         handlers=None,
     )
 
@@ -59,6 +62,9 @@ def test_every_variable_of_the_environment_is_read() -> None:
         "FAIRLOG_REQUEST_SECONDS": "8",
         "FAIRLOG_BODIES_MIB": "16",
         "FAIRLOG_ALLOWED_HOSTS": "Jobs.example, 10.0.0.7,[fd00::7]",
+        "FAIRLOG_TLS_CERT": "/etc/fairlog/cert.pem",
+        "FAIRLOG_TLS_KEY": "key.pem",
+        "FAIRLOG_CA_FILE": "ca.pem",
         "FAIRLOG_HANDLERS": "jobs.images",
     }
     assert load_settings({}, environ, None) == Settings(
@@ -74,6 +80,9 @@ def test_every_variable_of_the_environment_is_read() -> None:
         request_seconds=8,
         bodies_mib=16,
         allowed_hosts="jobs.example,10.0.0.7,[fd00::7]",
+        tls_cert="/etc/fairlog/cert.pem",
+        tls_key="key.pem",
+        ca_file="ca.pem",
         handlers="jobs.images",
     )
 
