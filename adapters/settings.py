@@ -8,9 +8,9 @@ message and no repr() ever shows it. A value that another source overrides is no
 import difflib
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 from msgspec import Meta, Struct, inspect
 from msgspec.structs import asdict, replace
@@ -25,75 +25,164 @@ class SettingsError(ValueError):
 class Settings(Struct, frozen=True, kw_only=True):
     """Every setting, checked. Ranges include both ends.
 
-    Build it with `load_settings`; building it directly, as a test may, checks nothing.
+    Each is a flag of `fairlog serve` or `worker`, with its description. Build it with
+    `load_settings`; building it directly, as a test may, checks nothing. `database_url` may hold a
+    password: show it through `redacted` alone.
     """
 
-    # sqlite:///path (relative to the current directory) or mysql+pymysql://…/name. May hold a
-    # password: show it through `redacted` alone.
-    database_url: str = "sqlite:///fairlog.db"
-
-    # Seconds, default 60, from 1 to 2,678,400 (31 days). The length of a rate-limit window;
-    # windows are aligned to Unix time 0.
-    window_seconds: Annotated[int, Meta(ge=1, le=2_678_400)] = 60
-
-    # Submissions a window by all users together, default 6,000, from 0 (nobody may submit) to
-    # 1,000,000,000.
-    global_limit: Annotated[int, Meta(ge=0, le=1_000_000_000)] = 6_000
-
-    # Submissions a window by each user, default 600, from 0 (only users with a limit of their own
-    # may submit) to 1,000,000,000. May exceed global_limit, which then decides.
-    user_limit: Annotated[int, Meta(ge=0, le=1_000_000_000)] = 600
-
-    # Seconds, default 30, from 1 to 86,400 (a day). How long a claim holds without a heartbeat,
-    # and so how long the jobs of a lost worker wait.
-    lease_seconds: Annotated[int, Meta(ge=1, le=86_400)] = 30
-
-    # Seconds, default 86,400 (a day), from 1 to 31,622,400 (366 days). How long an idempotency key,
-    # explicit or a digest, means the same job; until that has ended, if it takes longer.
-    idempotency_seconds: Annotated[int, Meta(ge=1, le=31_622_400)] = 86_400
-
-    # Attempts, default 3, from 1 (never retried) to 1,000. A lost lease counts as one.
-    max_attempts: Annotated[int, Meta(ge=1, le=1_000)] = 3
-
-    # Connections, default 1,000, from 10 to 100,000. Beyond it the server closes those on which it
-    # has waited longest for a client, then those whose requests have waited longest for events.
-    max_connections: Annotated[int, Meta(ge=10, le=100_000)] = 1_000
-
-    # Seconds, default 75, from 1 to 3,600. How long a connection stays open between two requests;
-    # longer than a proxy in front keeps its own (nginx: 60), or that finds them closed.
-    keep_alive_seconds: Annotated[int, Meta(ge=1, le=3_600)] = 75
-
-    # Seconds, default 60, from 1 to 3,600. How long a request may take to arrive, from its first
-    # byte to its last, and how long a client may read nothing of an answer.
-    request_seconds: Annotated[int, Meta(ge=1, le=3_600)] = 60
-
-    # MiB, default 128, from 16 (one batch) to 65,536. The bodies of all requests in progress
-    # together, and as much again for responses that clients have not read.
-    bodies_mib: Annotated[int, Meta(ge=16, le=65_536)] = 128
-
-    # Names for the header Host besides those of loopback and --host, separated by commas; default:
-    # none. Other names are refused.
-    allowed_hosts: str = ""
-
-    # PEM files with the server's certificate chain and its private key; both, or None (the
-    # default: HTTP without TLS). They are read once, at the start of `serve`.
-    tls_cert: str | None = None
-    tls_key: str | None = None
-
-    # A PEM file with the certificates that `worker` trusts as authorities, and no others. None, the
-    # default: those in the file that SSL_CERT_FILE names, else the public ones.
-    ca_file: str | None = None
-
-    # Seconds, default 0 (none), at most 604,800 (7 days). The longest run of one attempt at a job
-    # that was submitted without a timeout_seconds of its own.
-    timeout_seconds: Annotated[int, Meta(ge=0, le=604_800)] = 0
-
-    # A dotted module name or a path ending in .py, see adapters/handlers/loading.py. None, the
-    # default: the built-in handlers alone.
-    handlers: str | None = None
-
-    # Whether the built-in kinds (echo, sleep, fail) are served, default on.
-    builtin_handlers: bool = True
+    database_url: Annotated[
+        str,
+        Meta(
+            description="sqlite:///PATH (relative to the current directory) or "
+            "mysql+pymysql://USER:PASSWORD@HOST:PORT/NAME. Better set as FAIRLOG_DATABASE_URL, "
+            "where nobody sees the password."
+        ),
+    ] = "sqlite:///fairlog.db"
+    window_seconds: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=2_678_400,
+            description="The length of a rate-limit window in seconds; windows are aligned to "
+            "Unix time 0.",
+        ),
+    ] = 60
+    global_limit: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=1_000_000_000,
+            description="Submissions per window by all users together; 0: nobody may submit.",
+        ),
+    ] = 6_000
+    user_limit: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=1_000_000_000,
+            description="Submissions per window by each user; 0: only users with a limit of their "
+            "own may submit.",
+        ),
+    ] = 600
+    lease_seconds: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=86_400,
+            description="How long a claim holds without a heartbeat, in seconds, and so how long "
+            "the jobs of a lost worker wait.",
+        ),
+    ] = 30
+    idempotency_seconds: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=31_622_400,
+            description="How long an idempotency key, explicit or a digest, identifies a job, in "
+            "seconds; at least until the job has ended.",
+        ),
+    ] = 86_400
+    max_attempts: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=1_000,
+            description="How many attempts may fail before a job fails; a lost lease counts as "
+            "one.",
+        ),
+    ] = 3
+    max_connections: Annotated[
+        int,
+        Meta(
+            ge=10,
+            le=100_000,
+            description="Open connections. Beyond it, the longest idle ones are closed, then "
+            "streams and waiting claims.",
+        ),
+    ] = 1_000
+    keep_alive_seconds: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=3_600,
+            description="How long a connection stays open between two requests, in seconds; longer "
+            "than a proxy keeps its own.",
+        ),
+    ] = 75
+    request_seconds: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=3_600,
+            description="How long a request may take to arrive, and how long a client may read "
+            "nothing of an answer, in seconds.",
+        ),
+    ] = 60
+    bodies_mib: Annotated[
+        int,
+        Meta(
+            ge=16,
+            le=65_536,
+            description="The bodies of all requests in progress together in MiB, and as much again "
+            "for unread answers.",
+        ),
+    ] = 128
+    allowed_hosts: Annotated[
+        str,
+        Meta(
+            description="Host names to accept in requests besides loopback names and --host, such "
+            "as the one a proxy sends, separated by commas."
+        ),
+    ] = ""
+    tls_cert: Annotated[
+        str | None,
+        Meta(
+            description="A PEM file with the server's certificate, followed by those of "
+            "intermediate authorities. With it and tls_key the server speaks HTTPS. A new "
+            "certificate needs a restart."
+        ),
+    ] = None
+    tls_key: Annotated[
+        str | None, Meta(description="A PEM file with the private key of tls_cert.")
+    ] = None
+    ca_file: Annotated[
+        str | None,
+        Meta(
+            description="A PEM file with the certificate authorities that a server at an https:// "
+            "URL may have its certificate from, for `fairlog worker`. Default: the file that "
+            "SSL_CERT_FILE names, else public authorities."
+        ),
+    ] = None
+    timeout_seconds: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=604_800,
+            description="The longest run of an attempt, in seconds, whose job was submitted "
+            "without a timeout_seconds; 0: none.",
+        ),
+    ] = 0
+    handlers: Annotated[
+        str | None,
+        Meta(
+            description="A module, or a path ending in .py, whose public functions are kinds of "
+            "job. Without it, only the built-in kinds are served."
+        ),
+    ] = None
+    builtin_handlers: Annotated[
+        bool, Meta(description="Whether the built-in kinds echo, sleep and fail are served.")
+    ] = True
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"],
+        Meta(description="Log lines of a lower level are left out."),
+    ] = "info"
+    log_format: Annotated[
+        Literal["auto", "text", "json"],
+        Meta(
+            description="The format of log lines on standard error; auto: text on a terminal, else "
+            "JSON."
+        ),
+    ] = "auto"
 
     def __repr__(self) -> str:
         fields = ", ".join(f"{name}={value!r}" for name, value in self.__rich_repr__())
@@ -112,16 +201,43 @@ class _Given(Struct, frozen=True):
     value: object
 
 
-_FIELDS = Settings.__struct_fields__
+class Field(Struct, frozen=True):
+    """A setting as it is declared."""
 
-_RANGES: Mapping[str, tuple[int, int]] = {
-    field.name: (field.type.ge, field.type.le)
-    for field in inspect.type_info(Settings).fields  # type: ignore[attr-defined]  # a StructType
-    if isinstance(field.type, inspect.IntType)
-    and field.type.ge is not None
-    and field.type.le is not None
+    name: str
+    description: str
+    default: object
+    range: tuple[int, int] | None = None  # of a whole number, both inclusive
+    choices: tuple[str, ...] = ()  # of a word
+    is_switch: bool = False
+
+
+def _field(declared: inspect.Field) -> Field:
+    meta = declared.type
+    assert isinstance(meta, inspect.Metadata)
+    assert meta.extra_json_schema is not None, declared.name
+    description = str(meta.extra_json_schema["description"])
+    match meta.type:
+        case inspect.IntType(ge=int(lowest), le=int(highest)):
+            return Field(declared.name, description, declared.default, (lowest, highest))
+        case inspect.LiteralType():  # whose values are sorted here
+            choices = get_args(get_type_hints(Settings)[declared.name])
+            return Field(declared.name, description, declared.default, choices=choices)
+        case inspect.BoolType():
+            return Field(declared.name, description, declared.default, is_switch=True)
+        case _:
+            return Field(declared.name, description, declared.default)
+
+
+FIELDS: Mapping[str, Field] = {
+    declared.name: _field(declared)
+    for declared in inspect.type_info(Settings).fields  # type: ignore[attr-defined]  # a StructType
 }
 
+# Variables that are no settings: of clients, of the tests, and those that Kubernetes and Docker
+# set for a service of this name.
+_OTHER_VARIABLES = re.compile(r"FAIRLOG_(KEY|TEST_\w+|(\w+_)?SERVICE_(HOST|PORT(_\w+)?))")
+_SERVICE_ADDRESS = re.compile(r"(tcp|udp|sctp)://")
 _PORT_MAX = 65_535
 _HOST = re.compile(r"[a-z0-9]([a-z0-9._-]{0,252}[a-z0-9])?|\[?[0-9a-f:.]*:[0-9a-f:.]*\]?")
 _SHOWN_CHARACTERS_MAX = 60
@@ -139,9 +255,9 @@ def load_settings(
     """Read every setting from the first source that gives it.
 
     `overrides` are the flags by field name; None means not given. `environ` gives FAIRLOG_* names:
-    an empty value means not given, and names that are no setting are ignored (other tools and the
-    tests have FAIRLOG_* variables too). `file` is a TOML file of lower-case field names; None, or a
-    file that does not exist, gives nothing, and an unknown key in it is an error.
+    an empty value means not given, and one that is no setting is an error. `file` is a TOML file of
+    lower-case field names; None, or a file that does not exist, gives nothing, and an unknown key
+    in it is an error.
 
     Raises SettingsError; TypeError if an override is no setting, which is the caller's mistake.
     """
@@ -165,7 +281,7 @@ def redacted(database_url: str) -> str:
 
 
 def _from_flags(overrides: Mapping[str, object]) -> dict[str, _Given]:
-    if unknown := overrides.keys() - set(_FIELDS):
+    if unknown := overrides.keys() - FIELDS.keys():
         raise TypeError(f"not a setting: {', '.join(sorted(unknown))}")
     return {
         field: _Given("--" + field.replace("_", "-"), value)
@@ -175,7 +291,15 @@ def _from_flags(overrides: Mapping[str, object]) -> dict[str, _Given]:
 
 
 def _from_environment(environ: Mapping[str, str]) -> dict[str, _Given]:
-    names = {field: f"FAIRLOG_{field.upper()}" for field in _FIELDS}
+    names = {field: f"FAIRLOG_{field.upper()}" for field in FIELDS}
+    known = set(names.values())
+    for name, value in sorted(environ.items()):
+        if not name.startswith("FAIRLOG_") or name in known or not value:
+            continue
+        if not _OTHER_VARIABLES.fullmatch(name) and not _SERVICE_ADDRESS.match(value):
+            raise SettingsError(
+                f"{_shown(name)[1:-1]} is not a setting{_suggestion(name, is_variable=True)}"
+            )
     # Empty is how shells and Compose files (`${X:-}`) say "not set".
     return {
         field: _Given(name, environ[name]) for field, name in names.items() if environ.get(name)
@@ -187,7 +311,7 @@ def _from_file(file: Path | None) -> dict[str, _Given]:
         return {}
     table = _toml(file)
     for key in table:
-        if key not in _FIELDS:
+        if key not in FIELDS:
             raise SettingsError(f"{_shown(key)} in {file} is not a setting{_suggestion(key)}")
     return {key: _Given(f"{key} in {file}", value) for key, value in table.items()}
 
@@ -205,10 +329,13 @@ def _toml(file: Path) -> dict[str, Any]:
     raise SettingsError(f"{file} must be a TOML file of settings ({problem}).")
 
 
-def _suggestion(key: str) -> str:
+def _suggestion(key: str, *, is_variable: bool = False) -> str:
     """Return the end of the sentence about an unknown key: what was meant, or all there are."""
-    near = difflib.get_close_matches(key.lower().removeprefix("fairlog_"), _FIELDS, n=1)
-    return f"; did you mean {near[0]}?" if near else f", the settings are {', '.join(_FIELDS)}."
+    written = key.lower().removeprefix("fairlog_")
+    near = difflib.get_close_matches(written, FIELDS, n=1)
+    if not near:
+        return f", the settings are {', '.join(FIELDS)}."
+    return f"; did you mean {f'FAIRLOG_{near[0].upper()}' if is_variable else near[0]}?"
 
 
 def _checked(field: str, given: _Given) -> str | int | bool:
@@ -221,10 +348,25 @@ def _checked(field: str, given: _Given) -> str | int | bool:
             return _file(given)
         case "allowed_hosts":
             return _hosts(given)
-        case "builtin_handlers":
-            return _switch(given)
         case _:
-            return _whole_number(given, *_RANGES[field])
+            return _checked_by_type(FIELDS[field], given)
+
+
+def _checked_by_type(field: Field, given: _Given) -> str | int | bool:
+    if field.is_switch:
+        return _switch(given)
+    if field.choices:
+        return _choice(given, field.choices)
+    assert field.range is not None, field
+    return _whole_number(given, *field.range)
+
+
+def _choice(given: _Given, choices: Sequence[str]) -> str:
+    if isinstance(given.value, str) and (word := given.value.strip().lower()) in choices:
+        return word
+    raise SettingsError(
+        f"{given.written_as} is {_shown(given.value)}, but must be one of {', '.join(choices)}."
+    )
 
 
 def _whole_number(given: _Given, lowest: int, highest: int) -> int:

@@ -24,14 +24,14 @@ from entrypoints.runtime.logging import output as log_output
 _INTERRUPTED: Final = 130  # as shells have it: 128 + SIGINT
 
 
-@click.group()
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="fairlog")
 @click.option("--debug", is_flag=True, help="Also show the traceback of an error.")
 def cli(*, debug: bool) -> None:
     """Fairlog: a fair, rate-limited job service whose only truth is an append-only event log.
 
     `fairlog serve` starts everything on http://127.0.0.1:8000, with a database in the file
-    fairlog.db. For MySQL or MariaDB, set FAIRLOG_DATABASE_URL. `fairlog COMMAND --help` explains a
+    fairlog.db. For MySQL or MariaDB, set FAIRLOG_DATABASE_URL. `fairlog COMMAND -h` explains a
     command.
 
     Exit codes: 0 done, 1 the check failed or the work could not be done, 2 wrong options or
@@ -92,4 +92,4 @@ def _sentence(error: click.ClickException) -> str:
     context = getattr(error, "ctx", None)
     path = "fairlog" if context is None else context.command_path
     message = " ".join(error.format_message().split())
-    return f"{message.rstrip('.')}. Try `{path} --help`."
+    return f"{message.rstrip('.')}. Try `{path} -h`."

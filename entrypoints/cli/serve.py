@@ -1,6 +1,5 @@
 """`fairlog serve` and `fairlog worker`, which run until they are stopped."""
 
-import logging
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -8,43 +7,22 @@ from typing import Final
 
 import rich_click as click
 
+from adapters.settings import FIELDS, Settings
 from entrypoints.cli.output import examples
-from entrypoints.cli.session import database_url_option, open_service, settings_from
+from entrypoints.cli.session import (
+    database_url_option,
+    open_service,
+    setting_options,
+    settings_from,
+)
 from entrypoints.composition import compose_server
 from entrypoints.runtime.host_names import is_loopback
-from entrypoints.runtime.logging import configure_logging
+from entrypoints.runtime.logging import configure_logging, level_of
 
 DEFAULT_WORKERS: Final = 4
+_NOT_OF_SERVE: Final = {"database_url", "allowed_hosts", "ca_file"}  # or with another option
 
 
-def _log_format_option(command: click.Command) -> click.Command:
-    command.params.append(
-        click.Option(
-            ["--log-format"],
-            type=click.Choice(["text", "json"]),
-            help="The format of log lines on standard error. Default: text on a terminal, else "
-            "json.",
-        )
-    )
-    return command
-
-
-_handlers_option = click.option(
-    "--handlers",
-    metavar="MODULE",
-    help="A module, or a path ending in .py, whose public functions are kinds of job. Default: "
-    "only the built-in handlers.",
-)
-
-
-_builtin_option = click.option(
-    "--builtin-handlers/--no-builtin-handlers",
-    default=None,
-    help="Serve the built-in kinds echo, sleep and fail, or not. Default: serve them.",
-)
-
-
-@_log_format_option
 @click.command(
     epilog=examples(
         "fairlog serve",
@@ -70,13 +48,6 @@ _builtin_option = click.option(
     "proxy sends; may be given several times.",
 )
 @click.option(
-    "--tls-cert",
-    metavar="FILE",
-    help="A PEM file with the server's certificate, followed by those of intermediate authorities. "
-    "With it and --tls-key the server speaks HTTPS. A new certificate needs a restart.",
-)
-@click.option("--tls-key", metavar="FILE", help="A PEM file with the private key of --tls-cert.")
-@click.option(
     "--insecure",
     is_flag=True,
     help="Allow a --host other than loopback, although anybody who reaches it can then read and "
@@ -97,8 +68,9 @@ _builtin_option = click.option(
     help="The number of jobs that this server runs at once, each in a process of its own, which a "
     "time-out or a cancel ends; replaces --workers.",
 )
-@_handlers_option
-@_builtin_option
+@setting_options(
+    *(name for name in FIELDS if name not in {"database_url", "allowed_hosts", "ca_file"})
+)
 @click.option(
     "--server-id",
     metavar="NAME",
@@ -115,24 +87,23 @@ def serve(
     workers: int,
     worker_processes: int | None,
     server_id: str | None,
-    log_format: str | None,
     **flags: object,  # by the names of the settings
 ) -> None:
     """Run the service: API, dashboard and a worker, with the writer in a second process.
 
     It creates or upgrades the tables, recovers jobs that an earlier process left running, and then
-    listens. Other settings are FAIRLOG_… variables, or lines in fairlog.toml.
+    listens. Each setting is also a FAIRLOG_… variable, and a line in fairlog.toml.
     """
     if not insecure and not is_loopback(host):
         raise click.UsageError(
             f"--host {host} can be reached from other machines, and without API keys anybody there "
             "could read and change everything; use 127.0.0.1 behind a proxy, or add --insecure."
         )
-    logs_json = _configure_logging(log_format)
+    settings = settings_from({**flags, "allowed_hosts": ",".join(allowed_hosts) or None})
+    logs_json = _configure_logging(settings)
     # Litestar takes a third of a second to import, and no other command needs it.
     from entrypoints.processes.server import ServerOptions, run_server  # noqa: PLC0415 (see above)
 
-    settings = settings_from({**flags, "allowed_hosts": ",".join(allowed_hosts) or None})
     options = ServerOptions(
         host=host,
         port=port,
@@ -140,12 +111,12 @@ def serve(
         is_one_process_each=worker_processes is not None,
         server_id=server_id,
         logs_json=logs_json,
+        welcomes=not logs_json and sys.stderr.isatty(),
     )
     with open_service(settings, partial(compose_server, logs_json=logs_json)) as fairlog:
         run_server(fairlog, settings, options)
 
 
-@_log_format_option
 @click.command(
     epilog=examples(
         "fairlog worker --server http://127.0.0.1:8000 --handlers thumbnails.py --concurrency 8"
@@ -157,14 +128,7 @@ def serve(
     metavar="URL",
     help="The server whose jobs are run, like http://127.0.0.1:8000.",
 )
-@click.option(
-    "--ca-file",
-    metavar="FILE",
-    help="A PEM file with the certificate authorities that a server at an https:// URL may have "
-    "its certificate from. Default: the file that SSL_CERT_FILE names, else public authorities.",
-)
-@_handlers_option
-@_builtin_option
+@setting_options("ca_file", "handlers", "builtin_handlers", "log_level", "log_format")
 @click.option(
     "--concurrency",
     type=click.IntRange(1, 1000),
@@ -195,16 +159,15 @@ def worker(
     concurrency: int,
     processes: int | None,
     prefetch: int,
-    log_format: str | None,
     **flags: object,
 ) -> None:
     """Run jobs for a server, on the same machine or another one."""
-    logs_json = _configure_logging(log_format)
+    settings = settings_from(flags)
+    logs_json = _configure_logging(settings)
     from entrypoints.worker.handler_pool import handler_pool  # noqa: PLC0415 (see above)
     from entrypoints.worker.handler_protocol import handler_hello  # noqa: PLC0415 (only needed here)
     from entrypoints.worker.remote import run_remote_worker  # noqa: PLC0415 (see above)
 
-    settings = settings_from(flags)
     jobs = processes or concurrency
     with handler_pool(
         handler_hello(settings, logs_json=logs_json), jobs, is_one_each=processes is not None
@@ -212,8 +175,10 @@ def worker(
         run_remote_worker(server, executor, jobs, prefetch=prefetch, ca_file=settings.ca_file)
 
 
-def _configure_logging(log_format: str | None) -> bool:
+def _configure_logging(settings: Settings) -> bool:
     """Configure logging, and return True if the lines are JSON."""
-    as_json = log_format == "json" or (log_format is None and not sys.stderr.isatty())
-    configure_logging(as_json=as_json, level=logging.INFO)
+    as_json = settings.log_format == "json" or (
+        settings.log_format == "auto" and not sys.stderr.isatty()
+    )
+    configure_logging(as_json=as_json, level=level_of(settings.log_level))
     return as_json

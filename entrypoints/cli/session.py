@@ -10,7 +10,7 @@ import rich_click as click
 from sqlalchemy.exc import SQLAlchemyError
 
 from adapters.log.schema import is_current
-from adapters.settings import Settings, has_password, load_settings
+from adapters.settings import FIELDS, Field, Settings, has_password, load_settings
 from domain.language.errors import LogUnavailable
 from entrypoints.cli.failure import CommandFailed, database_failure
 from entrypoints.cli.output import note
@@ -22,14 +22,34 @@ SETTINGS_FILE: Final = Path("fairlog.toml")
 F = TypeVar("F", bound=Callable[..., object])
 
 
-def database_url_option(command: F) -> F:
-    """Add --database-url to a command."""
-    return click.option(
-        "--database-url",
-        metavar="URL",
-        help="sqlite:///PATH or mysql+pymysql://USER:PASSWORD@HOST:PORT/NAME. Better set as "
-        "FAIRLOG_DATABASE_URL, where nobody sees the password. Default: sqlite:///fairlog.db",
-    )(command)
+def setting_options(*names: str) -> Callable[[F], F]:
+    """Return a decorator that adds the flags of these settings to a command."""
+
+    def add_all(command: F) -> F:
+        for name in reversed(names):
+            command = _option(FIELDS[name])(command)
+        return command
+
+    return add_all
+
+
+def _option(field: Field) -> Callable[[F], F]:
+    flag = f"--{field.name.replace('_', '-')}"
+    if field.is_switch:
+        text = f"{field.description} Default: {'on' if field.default else 'off'}."
+        return click.option(f"{flag}/--no{flag[1:]}", default=None, help=text)
+    text = field.description
+    if field.default not in {None, ""}:
+        text += f" Default: {field.default}"
+    if field.choices:
+        return click.option(flag, type=click.Choice(field.choices), help=text)
+    if field.range is not None:
+        return click.option(flag, type=click.IntRange(*field.range), metavar="N", help=text)
+    return click.option(flag, metavar=_METAVARS.get(field.name, "FILE"), help=text)
+
+
+_METAVARS: Final = {"database_url": "URL", "handlers": "MODULE", "allowed_hosts": "NAMES"}
+database_url_option: Final = setting_options("database_url")
 
 
 def settings_from(flags: Mapping[str, object]) -> Settings:

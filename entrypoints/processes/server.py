@@ -10,7 +10,7 @@ import resource
 import signal
 import socket
 import ssl
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 import structlog
@@ -21,15 +21,19 @@ from msgspec import Struct
 from adapters.doctor import unsafe_settings
 from adapters.processes.forks import keep_from_children
 from adapters.settings import Settings
-from domain.language.errors import FairlogError
+from domain.decisions.batch import Outcome
+from domain.language.commands import EnforceDeadlines
+from domain.language.errors import FairlogError, LogUnavailable
 from domain.language.identifiers import ServerId
 from entrypoints.composition import prepare
 from entrypoints.http.protocol import Bounds, bounded_protocol
 from entrypoints.processes.app import create_app
 from entrypoints.processes.recovery import server_id_of, sole_server
 from entrypoints.processes.registration import registered
+from entrypoints.processes.welcome import welcome
 from entrypoints.runtime.host_names import hosts_of
 from entrypoints.runtime.interpreter import tune_interpreter
+from entrypoints.runtime.logging import output
 from entrypoints.runtime.tls import server_tls
 from entrypoints.service.fairlog import Fairlog
 from entrypoints.worker.handler_pool import HandlerPool, handler_pool
@@ -49,6 +53,7 @@ class ServerOptions(Struct, frozen=True, kw_only=True):
     is_one_process_each: bool = False  # run each job in its own handler process
     server_id: str | None = None  # see `server_id_of`
     logs_json: bool = False  # the handler processes log JSON lines
+    welcomes: bool = False  # a person is there: show what to do first
 
 
 def run_server(fairlog: Fairlog, settings: Settings, options: ServerOptions) -> None:
@@ -94,6 +99,7 @@ def _serve(
     fairlog.writer.start()
     recovered = fairlog.recover(server_id)
     _log.info("recovered", jobs=len(recovered), server=server_id)
+    _await_writer(fairlog)
     app = create_app(
         fairlog,
         server_id=server_id,
@@ -105,6 +111,9 @@ def _serve(
     allow_files(settings.max_connections)
     scheme = "http" if tls is None else "https"
     server = _Server(uvicorn_config(app, settings, tls), fairlog, options, listener, scheme)
+    if options.welcomes:
+        kinds = None if executor is None else executor.kinds
+        server.on_listening = lambda url: output.write(welcome(url, settings, kinds))
     with _signals_left_to(server):
         server.run(sockets=[listener])
     if fairlog.writer.fatal is not None:
@@ -112,6 +121,20 @@ def _serve(
     if not server.started:
         raise FairlogError("The server could not start; the log lines above say why.")
     _log.info("stopped")
+
+
+def _await_writer(fairlog: Fairlog) -> None:
+    """Wait until the writer answers, so that a server that says it listens can write.
+
+    A server whose writer cannot work now starts all the same, and is not ready until it can.
+    """
+    answer: Outcome
+    try:
+        [answer] = fairlog.writer.execute_all([EnforceDeadlines(jobs=[])])
+    except LogUnavailable as error:
+        answer = error
+    if isinstance(answer, Exception):
+        _log.warning("writer_not_ready", reason=str(answer))
 
 
 def uvicorn_config(
@@ -178,6 +201,7 @@ class _Server(uvicorn.Server):
         super().__init__(config)
         self._listener = listener
         self._scheme = scheme
+        self.on_listening: Callable[[str], None] = lambda _: None  # with the address
         keep_from_children(self)
         self._fairlog = fairlog
         self._options = options
@@ -200,6 +224,7 @@ class _Server(uvicorn.Server):
             shown = f"[{host}]" if ":" in host else host
             url = f"{self._scheme}://{shown}:{port}"
             _log.info("listening", url=url, workers=self._options.workers)
+            self.on_listening(url)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._fairlog.release_listeners()

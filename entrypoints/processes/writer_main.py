@@ -33,7 +33,7 @@ from domain.decisions.batch import Outcome
 from domain.language.errors import LogUnavailable, QueueFull
 from entrypoints.composition import compose
 from entrypoints.runtime.interpreter import tune_interpreter
-from entrypoints.runtime.logging import configure_logging
+from entrypoints.runtime.logging import configure_logging, level_of
 
 REPORT_SECONDS: Final = 1.0  # between two reports of the state
 _TOO_LATE: Final = "The server's writer did not answer in time; the request can be sent again."
@@ -45,7 +45,7 @@ def main(connection: socket.socket) -> None:
     hello = next(incoming, None)
     if not isinstance(hello, WriterHello):
         return  # the server ended before it sent anything
-    configure_logging(as_json=hello.logs_json)
+    configure_logging(as_json=hello.logs_json, level=level_of(hello.settings.log_level))
     queue = CommandQueue()
     fairlog = compose(hello.settings, queue=queue)
     writer = fairlog.writer

@@ -1,13 +1,15 @@
 """The process's log: one line per event, to standard error.
 
-A line is a fixed event name with fields, as JSON or as `key=value`. Records of libraries become the
-event `library` with their message as a field. A line that cannot be formatted or written affects
-nothing else (see `entrypoints.runtime.log_output`).
+A line is a fixed event name with fields, as JSON or as text for people. Records of libraries become
+the event `library` with their message as a field. A line that cannot be formatted or written
+affects nothing else (see `entrypoints.runtime.log_output`).
 """
 
 import atexit
 import json
 import logging
+import os
+import sys
 import threading
 from collections.abc import Sequence
 from typing import Any, Final
@@ -16,6 +18,7 @@ import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 from entrypoints.runtime.log_output import LogHandler, LogOutput, reserve_standard_streams
+from entrypoints.runtime.log_text import TextRenderer
 
 CHARACTERS_MAX: Final = 500  # of a field: values from users can be long
 _TRACEBACK_CHARACTERS_MAX: Final = 20_000
@@ -34,10 +37,10 @@ def configure_logging(
 ) -> None:
     """Configure structlog and the standard library's logging for the whole process.
 
-    `as_json` selects JSON lines instead of `key=value`; records below `level` are dropped. Without
-    `tracebacks`, an error is shown in one line. In a process that `runs_handlers`, records of the
-    standard library come from handlers: they become the event `handler_log`, with the job that they
-    belong to (see `entrypoints.worker.runner`).
+    `as_json` selects JSON lines instead of text for people; records below `level` are dropped.
+    Without `tracebacks`, an error is shown in one line. In a process that `runs_handlers`, records
+    of the standard library come from handlers: they become the event `handler_log`, with the job
+    that they belong to (see `entrypoints.worker.runner`).
     """
     reserve_standard_streams()
     shared: list[Processor] = [
@@ -50,7 +53,7 @@ def configure_logging(
         _clip,
         structlog.processors.JSONRenderer()
         if as_json
-        else structlog.processors.LogfmtRenderer(key_order=["timestamp", "level", "event"]),
+        else TextRenderer(in_colour=sys.stderr.isatty() and not os.environ.get("NO_COLOR")),
     ]
     structlog.configure(
         processors=[_Guarded([*shared, *finish])],
@@ -69,6 +72,11 @@ def configure_logging(
     # Libraries log warnings and errors only.
     root.setLevel(level if runs_handlers else max(level, logging.WARNING))
     threading.excepthook = _log_thread_end  # the default one writes to standard error and may block
+
+
+def level_of(name: str) -> int:
+    """Return the level with this name, such as "info"."""
+    return logging.getLevelNamesMapping()[name.upper()]
 
 
 class _Lines:

@@ -25,7 +25,7 @@ from adapters.handlers.loading import HandlersError, load_handlers
 from adapters.processes.forks import keep_from_children
 from adapters.processes.frames import BrokenStream, Frames
 from domain.language.identifiers import Kind
-from entrypoints.runtime.logging import configure_logging, output
+from entrypoints.runtime.logging import configure_logging, level_of, output
 from entrypoints.worker.handler_protocol import (
     CancelRun,
     GiveUpRun,
@@ -60,7 +60,7 @@ def main(connection: socket.socket) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         # Not SIG_IGN, which the programs that handlers start would inherit.
         signal.signal(number, lambda *_: None)
-    configure_logging(as_json=hello.logs_json, runs_handlers=True)
+    configure_logging(as_json=hello.logs_json, level=level_of(hello.log_level), runs_handlers=True)
     try:
         handlers = load_handlers(hello.handlers, has_builtin=hello.has_builtin)
     except HandlersError as error:

@@ -26,6 +26,7 @@ class HandlerHello(Struct, frozen=True, tag=True):
     handlers: str | None  # see load_handlers
     has_builtin: bool
     logs_json: bool
+    log_level: str = "info"  # a name of `Settings.log_level`
     parent: int = 0  # process id of the worker; set when the process is started
 
 
@@ -92,7 +93,10 @@ HandlerMessage = HandlersReady | HandlersRefused | RunBegan | RunEnded | Pong
 def handler_hello(settings: Settings, *, logs_json: bool) -> HandlerHello:
     """Return the hello for the handlers that the settings name."""
     return HandlerHello(
-        handlers=settings.handlers, has_builtin=settings.builtin_handlers, logs_json=logs_json
+        handlers=settings.handlers,
+        has_builtin=settings.builtin_handlers,
+        logs_json=logs_json,
+        log_level=settings.log_level,
     )
 
 

@@ -5,6 +5,7 @@ import pytest
 from rich.pretty import pretty_repr
 
 from adapters.settings import Settings, SettingsError, has_password, load_settings, redacted
+from entrypoints.cli.serve import serve, worker
 
 SECRET = "hunter2"
 
@@ -140,9 +141,46 @@ def test_an_empty_variable_is_not_given(file: Path) -> None:
     assert (settings.handlers, settings.user_limit) == ("jobs", 600)
 
 
-def test_variables_that_are_no_settings_are_ignored() -> None:
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("FAIRLOG_USER_LIMITS", "FAIRLOG_USER_LIMIT"),
+        ("FAIRLOG_DATABASE", "FAIRLOG_DATABASE_URL"),
+        ("FAIRLOG_LOGLEVEL", "FAIRLOG_LOG_LEVEL"),
+    ],
+)
+def test_an_unknown_variable_is_refused_with_the_likely_one(name: str, meant: str) -> None:
+    assert refusal(environ={name: "1"}) == f"{name} is not a setting; did you mean {meant}?"
+
+
+def test_a_variable_like_no_other_is_told_all_there_are() -> None:
+    assert refusal(environ={"FAIRLOG_PORT": "8000"}).startswith(
+        "FAIRLOG_PORT is not a setting, the settings are database_url, window_seconds,"
+    )
+
+
+def test_a_word_is_one_of_those_that_are_accepted() -> None:
+    assert load_settings({}, {"FAIRLOG_LOG_LEVEL": "Debug"}, None).log_level == "debug"
+    assert refusal(environ={"FAIRLOG_LOG_LEVEL": "loud"}) == (
+        "FAIRLOG_LOG_LEVEL is 'loud', but must be one of debug, info, warning, error."
+    )
+
+
+def test_each_setting_is_a_flag() -> None:
+    flags = {parameter.name for parameter in [*serve.params, *worker.params]}
+    assert flags >= set(Settings.__struct_fields__)
+
+
+def test_variables_of_other_programs_are_ignored() -> None:
     environ = {
         "FAIRLOG_TEST_DATABASE_URL": "nonsense",
+        "FAIRLOG_KEY": "nonsense",
+        "FAIRLOG_USER_LIMITS": "",
+        "FAIRLOG_SERVICE_HOST": "10.0.0.1",
+        "FAIRLOG_SERVICE_PORT_HTTP": "8000",
+        "FAIRLOG_DB_SERVICE_HOST": "10.0.0.2",
+        "FAIRLOG_PORT": "tcp://10.0.0.1:8000",
+        "FAIRLOG_PORT_8000_TCP": "tcp://10.0.0.1:8000",
         "USER_LIMIT": "1",
         "fairlog_user_limit": "1",
     }

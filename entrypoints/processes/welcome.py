@@ -1,0 +1,45 @@
+"""The screen of a server on a terminal: where it is, and what to do first."""
+
+import json
+from collections.abc import Collection
+from pathlib import Path
+
+from adapters.settings import Settings, redacted
+from domain.language.identifiers import Kind
+
+_FIRST_KIND = Kind("echo")
+_UNSPECIFIED = {"//0.0.0.0:": "//127.0.0.1:", "//[::]:": "//[::1]:"}
+
+
+def welcome(url: str, settings: Settings, kinds: Collection[Kind] | None) -> str:
+    """Return the screen of a server at `url`.
+
+    `kinds` are those that it serves; None: it has no worker inside.
+    """
+    for unspecified, here in _UNSPECIFIED.items():
+        url = url.replace(unspecified, here)
+    kind = _FIRST_KIND if not kinds or _FIRST_KIND in kinds else min(kinds)
+    submission = json.dumps({"user_id": "alice", "kind": kind, "payload": {"hello": "world"}})
+    if kinds is None:
+        served = f"none in this process; run: fairlog worker --server {url}"
+    else:
+        served = ", ".join(sorted(kinds))
+    lines = {
+        "Dashboard": f"{url}/",
+        "Database": _database(settings),
+        "Kinds": served,
+        "First job": f"curl -s {url}/v1/jobs --json {_quoted(submission)}",
+        "Stop": "Ctrl-C",
+    }
+    return "\n".join(["", *(f"  {name:<10} {text}" for name, text in lines.items()), "", ""])
+
+
+def _database(settings: Settings) -> str:
+    shown = redacted(settings.database_url)
+    file = shown.removeprefix("sqlite:///")
+    return shown if file == shown else f"{shown} ({Path(file).absolute()})"
+
+
+def _quoted(text: str) -> str:
+    """Return the text as one word for a shell."""
+    return "'" + text.replace("'", "'\\''") + "'"
