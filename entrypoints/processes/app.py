@@ -26,6 +26,7 @@ from entrypoints.http.schema import SchemaPage, StructSchemas
 from entrypoints.http.stream import EncodedEvents, stream
 from entrypoints.http.strict_json import StrictRequest
 from entrypoints.service.fairlog import Fairlog
+from entrypoints.service.job_log import WRITE_SECONDS, JobLog
 from entrypoints.service.submission_limiter import REPORT_SECONDS, WATCH_SECONDS
 from entrypoints.worker.embedded import EmbeddedWorker
 from entrypoints.worker.handler_pool import HandlerPool
@@ -57,6 +58,7 @@ def create_app(
         tasks = [
             _periodic(fairlog, "due_jobs", fairlog.enforce_deadlines, CLOCK_SECONDS),
             _periodic(fairlog, "refusal_reports", fairlog.limiter.begin_report, REPORT_SECONDS),
+            _periodic(fairlog, "job_log", job_log.write, WRITE_SECONDS),
             _periodic(fairlog, "limit_changes", fairlog.limiter.watch_limits, WATCH_SECONDS),
         ]
         worker = EmbeddedWorker(fairlog, executor, workers, server_id) if executor else None
@@ -75,6 +77,7 @@ def create_app(
             with contextlib.suppress(FairlogError):  # the database does not answer
                 await fairlog.limiter.report_all()
 
+    job_log = JobLog(fairlog)
     if executor is not None:
         fairlog.handler_note = executor.note
         fairlog.supervisor.add_probe(executor.trouble)

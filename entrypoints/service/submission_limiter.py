@@ -58,6 +58,8 @@ class SubmissionLimiter:
         self._rounds: set[asyncio.Future[None]] = set()  # not ended yet
         self._reports_under_way = 0  # in these rounds
         self._recent: list[tuple[float, int]] = []  # tick and reports of rounds that have ended
+        # Called for submissions that were refused, by user: one by one or in sum.
+        self.on_refused: Callable[[UserId, int], None] = lambda _user, _count: None
 
     def refuse(self, user_id: UserId) -> RateLimited | None:
         """Return the refusal of a submission by this user and count it; None: the log decides.
@@ -72,6 +74,7 @@ class SubmissionLimiter:
         try:
             return await self._execute(command)
         except RateLimited as refused:
+            self.on_refused(refused.user_id, 1)
             if changes == self._changes:
                 self._cache.add(refused, tick, self._tick())
             raise
@@ -149,6 +152,9 @@ class SubmissionLimiter:
             for report, answer in zip(reports, answers, strict=True)
             if isinstance(answer, FairlogError) and answer.nothing_was_recorded
         )
+        for report, answer in zip(reports, answers, strict=True):
+            if not isinstance(answer, BaseException):
+                self.on_refused(report.user_id, report.count)
         for error in errors:
             raise fresh_copy(error) if isinstance(error, Exception) else error
 

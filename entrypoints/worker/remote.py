@@ -58,7 +58,9 @@ async def _run(
     grace_seconds: float,
 ) -> None:
     async with client:
-        worker = Worker(RemoteSource(client, name), executor, concurrency, prefetch=prefetch)
+        worker = Worker(
+            RemoteSource(client, name), executor, concurrency, prefetch=prefetch, logs_failures=True
+        )
         worker.start()
         _log.info(
             "worker_started",

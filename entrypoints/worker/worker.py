@@ -17,6 +17,7 @@ import structlog
 from adapters.supervision import Supervisor, keep_running
 from domain.language.commands import FailJob, ReturnJob
 from domain.language.errors import FairlogError
+from entrypoints.runtime.text import message_of
 from entrypoints.service.views import ClaimedJob
 from entrypoints.worker.attempt import Attempt, Interruption
 from entrypoints.worker.backoff import Backoff, FailureLog
@@ -53,7 +54,10 @@ class Worker:
         prefetch: int = 0,
         wait_seconds: float = WAIT_SECONDS,
         supervisor: Supervisor | None = None,
+        logs_failures: bool = False,
     ) -> None:
+        """`logs_failures`: log failed attempts, which a server in this process would log too."""
+        self._logs_failures = logs_failures
         self._supervisor = Supervisor() if supervisor is None else supervisor
         self._refused: FairlogError | None = None  # one of HOPELESS
         self._source = source
@@ -243,6 +247,8 @@ class Worker:
             if attempt.claimed.alone:
                 await self._report_begin(attempt)
             outcome = await attempt.run()
+            if self._logs_failures and isinstance(outcome, FailJob):
+                _log_failure(attempt.claimed, outcome)
             # A lost attempt has no outcome, but its end frees its place under a cap.
             self._reporter.put(outcome or attempt.return_command())
             if attempt.claimed.alone:
@@ -296,6 +302,17 @@ class Worker:
 
 def _now() -> float:
     return asyncio.get_running_loop().time()
+
+
+def _log_failure(job: ClaimedJob, failure: FailJob) -> None:
+    _log.warning(
+        "attempt_failed",
+        job=job.id,
+        kind=job.kind,
+        user=job.user_id,
+        attempt=job.attempt,
+        error=message_of(failure.error.data),
+    )
 
 
 def _missing_handler(job: ClaimedJob) -> FailJob:
