@@ -147,18 +147,17 @@ def serve(
 @click.option(
     "--prefetch",
     type=click.IntRange(0, 1000),
-    default=0,
-    show_default=True,
     metavar="N",
     help="The number of jobs that are claimed ahead of time. They wait for this worker even if "
-    "another one is idle.",
+    "another one is idle. Default: as many as handlers lately ended in a quarter of a second, and "
+    "none if handlers take longer than that.",
 )
 def worker(
     *,
     server: str,
     concurrency: int,
     processes: int | None,
-    prefetch: int,
+    prefetch: int | None,
     **flags: object,
 ) -> None:
     """Run jobs for a server, on the same machine or another one."""

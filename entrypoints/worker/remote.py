@@ -29,15 +29,16 @@ def run_remote_worker(
     concurrency: int,
     *,
     worker_name: str | None = None,
-    prefetch: int = 0,
+    prefetch: int | None = None,
     ca_file: str | None = None,
     grace_seconds: float = GRACE_SECONDS,
 ) -> None:
     """Run jobs until SIGTERM or SIGINT; a second signal ends the process at once. Blocks.
 
-    Runs `concurrency` jobs at once and claims `prefetch` more ahead of time. `worker_name` defaults
-    to host name and process id; a random suffix is added. After a signal, handlers have
-    `grace_seconds` to end, then their jobs are returned. While the server is away it is retried.
+    Runs `concurrency` jobs at once and claims `prefetch` more ahead of time; None: as many as its
+    handlers lately ended in a moment. `worker_name` defaults to host name and process id; a random
+    suffix is added. After a signal, handlers have `grace_seconds` to end, then their jobs are
+    returned. While the server is away it is retried.
     `ca_file` names a PEM file with the only trusted authorities; None: those of the environment.
     Raises `InvalidInput` for a wrong URL or name, and when the server refuses the claims, and
     `SettingsError` for a wrong `ca_file`.
@@ -54,7 +55,7 @@ async def _run(
     name: WorkerId,
     executor: Executor,
     concurrency: int,
-    prefetch: int,
+    prefetch: int | None,
     grace_seconds: float,
 ) -> None:
     async with client:

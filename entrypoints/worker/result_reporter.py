@@ -17,6 +17,9 @@ from entrypoints.worker.error_bodies import error_body
 from entrypoints.worker.job_source import AWAY, JOBS_PER_CALL_MAX, AttemptKey, JobSource, Outcome
 
 PAUSE_SECONDS_MAX: Final = 2.0
+# While so many outcomes come in a batch, the next one is gathered for a moment.
+MANY_OUTCOMES: Final = 8
+GATHER_SECONDS: Final = 0.01
 UNEXPECTED_TRIES_MAX: Final = 5
 
 _log = structlog.get_logger()
@@ -54,9 +57,13 @@ class ResultReporter:
 
     async def deliver(self) -> None:
         """Report what `put` has queued, until cancelled."""
+        delivered = 0  # outcomes in the latest batch
         while True:
             await self._has_outcomes.wait()
+            if delivered >= MANY_OUTCOMES > len(self._waiting):
+                await asyncio.sleep(GATHER_SECONDS)
             batch = list(self._waiting.values())[:JOBS_PER_CALL_MAX]
+            delivered = len(batch)
             answers = await self._report(batch)
             for outcome, answer in zip(batch, answers, strict=True):
                 self._handle(outcome, answer)

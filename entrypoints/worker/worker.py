@@ -25,6 +25,7 @@ from entrypoints.worker.error_bodies import error_body
 from entrypoints.worker.execution import Executor
 from entrypoints.worker.job_source import AWAY, HOPELESS, JOBS_PER_CALL_MAX, AttemptKey, JobSource
 from entrypoints.worker.leases import Leases
+from entrypoints.worker.prefetch import AdaptivePrefetch, FixedPrefetch, Prefetch
 from entrypoints.worker.result_reporter import ResultReporter
 
 WAIT_SECONDS: Final = 20.0  # that a claim waits for work
@@ -41,8 +42,9 @@ class Worker:
     """A worker, which is started and stopped once, on one event loop.
 
     `concurrency` jobs run at once, with async and other handlers counted alike. `prefetch` more
-    (default 0) are claimed ahead of time; they wait for this worker even if another one is idle. A
-    claim waits up to `wait_seconds` (default 20) for work.
+    (default 0) are claimed ahead of time; they wait for this worker even if another one is idle.
+    None: as many as handlers lately ended in a moment (`AdaptivePrefetch`). A claim waits up to
+    `wait_seconds` (default 20) for work.
     """
 
     def __init__(
@@ -51,7 +53,7 @@ class Worker:
         executor: Executor,
         concurrency: int,
         *,
-        prefetch: int = 0,
+        prefetch: int | None = 0,
         wait_seconds: float = WAIT_SECONDS,
         supervisor: Supervisor | None = None,
         logs_failures: bool = False,
@@ -64,7 +66,9 @@ class Worker:
         self._executor = executor
         self._kinds = tuple(sorted(executor.kinds))
         self._concurrency = concurrency
-        self._held_max = concurrency + prefetch
+        self._prefetch: Prefetch = (
+            AdaptivePrefetch(concurrency) if prefetch is None else FixedPrefetch(prefetch)
+        )
         self._wait_seconds = wait_seconds
         self._reporter = ResultReporter(source, self._outcomes_delivered)
         self._ran_alone: set[AttemptKey] = set()  # and their outcomes are not on disk yet
@@ -192,7 +196,8 @@ class Worker:
         """
         if self._ran_alone or any(attempt.claimed.alone for attempt in self._attempts()):
             return 0
-        return self._held_max - len(self._running) - len(self._waiting)
+        ahead = self._prefetch.claimable(len(self._waiting), self._source.lease_seconds)
+        return self._concurrency - len(self._running) + ahead
 
     def _accept(self, jobs: Iterable[ClaimedJob]) -> None:
         for job in jobs:
@@ -203,6 +208,22 @@ class Worker:
                 self._reporter.put(_missing_handler(job))
         self._leases.jobs_claimed()
         self._fill_slots()
+        seconds_max = self._prefetch.unbegun_seconds_max
+        if self._waiting and seconds_max is not None:
+            asyncio.get_running_loop().call_later(
+                seconds_max, self._return_unbegun, list(self._waiting)
+            )
+
+    def _return_unbegun(self, attempts: Sequence[Attempt]) -> None:
+        """Return those of the attempts that still wait for a slot: another worker may be idle."""
+        late = {one.key for one in attempts if not one.claimed.alone}
+        unbegun = [one for one in self._waiting if one.key in late]
+        if unbegun:
+            self._prefetch.reset()
+            self._waiting = deque(one for one in self._waiting if one.key not in late)
+            for attempt in unbegun:
+                self._reporter.put(attempt.return_command())
+            self._fill_slots()
 
     def _interrupt_earlier_attempts(self, job: ClaimedJob) -> None:
         """Interrupt the earlier attempts at a job: a new attempt means that they were lost."""
@@ -255,6 +276,7 @@ class Worker:
                 self._ran_alone.add(attempt.key)
         finally:
             del self._running[attempt.key]
+            self._prefetch.ended()
             self._fill_slots()
 
     def _outcomes_delivered(self) -> None:

@@ -445,6 +445,44 @@ async def test_a_stop_finishes_what_it_can_and_gives_back_the_rest(
 
 @in_both_places
 @pytest.mark.anyio
+async def test_jobs_claimed_ahead_by_a_worker_whose_handlers_turn_slow_are_run_by_another(
+    place: Any, database_url: str
+) -> None:
+    release = asyncio.Event()
+
+    async def quick(_: Any) -> None:
+        """Return at once."""
+
+    async def wait(_: Any) -> None:
+        await release.wait()
+
+    async with place(database_url, Settings()) as (fairlog, source):
+        for number in range(100):
+            await submit(fairlog, "quick", number)
+        held_up = [await submit(fairlog, "slow", number) for number in range(8)]
+        slow_worker = Worker(source("w"), handlers(quick=quick, slow=wait), 2, prefetch=None)
+        async with working(slow_worker):
+
+            async def two_have_begun() -> bool:
+                stats = await fairlog.stats()
+                return bool(stats.jobs[State.DONE] == 100 and stats.jobs[State.RUNNING] >= 2)
+
+            await eventually(two_have_begun)
+            async with working(Worker(source("other"), handlers(slow=quick), 8)):
+
+                async def all_but_two_are_done() -> bool:
+                    return bool((await fairlog.stats()).jobs[State.DONE] == 106)
+
+                await eventually(all_but_two_are_done)
+                release.set()
+                for job_id in held_up:
+                    assert (await ended(fairlog, job_id)).state is State.DONE
+        for job_id in held_up:
+            assert (await history(fairlog, job_id)).count("JobCompleted") == 1
+
+
+@in_both_places
+@pytest.mark.anyio
 async def test_a_worker_that_stops_while_it_waits_for_work_leaves_no_job_running(
     place: Any, database_url: str
 ) -> None:

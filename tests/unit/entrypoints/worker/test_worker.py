@@ -136,7 +136,10 @@ async def work(payload: int) -> int:
 
 @asynccontextmanager
 async def working(
-    source: FakeSource, function: Callable[..., Any] = work, concurrency: int = 2, prefetch: int = 0
+    source: FakeSource,
+    function: Callable[..., Any] = work,
+    concurrency: int = 2,
+    prefetch: int | None = 0,
 ) -> AsyncIterator[Worker]:
     handler = Handler(
         kind="work",
@@ -319,6 +322,43 @@ async def test_no_more_jobs_are_in_hand_than_slots_and_prefetch_allow() -> None:
         await until(lambda: len(source.settled) == 20)
     assert max(peaks) == 3
     assert all(max_jobs <= 5 for max_jobs, _ in source.claims)
+
+
+@pytest.mark.anyio
+async def test_what_was_claimed_ahead_is_returned_when_handlers_turn_slow() -> None:
+    slow_from = 1001
+    release = asyncio.Event()
+
+    async def work_or_wait(payload: int) -> int:
+        if payload >= slow_from:
+            await release.wait()
+        return payload
+
+    source = FakeSource()
+    source.jobs = [job(number) for number in range(1, slow_from)]
+    async with working(source, work_or_wait, concurrency=2, prefetch=None):
+        await until(lambda: any(jobs_max > 2 for jobs_max, _ in source.claims))
+        source.jobs += [job(number) for number in range(slow_from, slow_from + 100)]
+        await until(lambda: any(isinstance(one, ReturnJob) for one in source.settled))
+        returned = [one for one in source.settled if isinstance(one, ReturnJob)]
+        assert all(one.job_id >= slow_from and one.begun is False for one in returned)
+        claims = len(source.claims)
+        release.set()
+        await until(lambda: len(source.settled) == 1100)
+        assert source.claims[claims][0] <= 2
+    assert source.settled[:1000] == [done(number) for number in range(1, slow_from)]
+
+
+@pytest.mark.anyio
+async def test_outcomes_that_come_thick_are_gathered_for_a_moment() -> None:
+    source = FakeSource()
+    source.jobs = [job(number) for number in range(1, 301)]
+    async with working(source, concurrency=20):
+        await until(lambda: len(source.settled) == 300)
+        source.jobs = [job(301)]
+        await until(lambda: len(source.settled) == 301)
+    assert source.settled == [done(number) for number in range(1, 302)]
+    assert sum(len(delivery) < 8 for delivery in source.deliveries) <= 3
 
 
 @pytest.mark.anyio
