@@ -1,18 +1,22 @@
 """Audit queries of the log: events by filter, the position at a moment, bodies."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 
 import msgspec
 import sqlalchemy as sa
 from msgspec import Struct
+from msgspec.structs import replace
 from sqlalchemy.engine import Connection
 
 from adapters.log.event_log import head_position
 from adapters.log.tables import bodies, events
+from domain.access.keys import ApiKey
+from domain.access.rights import Right
 from domain.language.errors import BodyMissing, LogCorrupt
-from domain.language.identifiers import JobId, UserId
+from domain.language.events import caused_by
+from domain.language.identifiers import JobId, KeyName, Kind, UserId
 from domain.language.moments import from_micros, to_micros
 
 BODIES_SEARCHED_MAX: Final = 20  # by one statement; each may have 1 MiB
@@ -39,13 +43,39 @@ class EventFilter(Struct, frozen=True, kw_only=True):
     types: Sequence[str] = ()  # any of them; empty: all types
     since: datetime | None = None  # UTC, inclusive
     until: datetime | None = None  # UTC, exclusive
+    by: KeyName | None = None  # caused by this API key
+    seen_by: ApiKey | None = None  # that this API key may see
 
     @property
     def may_match_little(self) -> bool:
         """True if no index gives the matching events, so that many rows may be read for each."""
         one_type_each = len(self.types) <= 1
-        conditions = (self.user_id is not None) + bool(self.types)
-        return self.job_id is None and (conditions > 1 or not one_type_each)
+        unindexed = self.by is not None or (self.seen_by is not None and self.user_id is None)
+        conditions = (self.user_id is not None) + bool(self.types) + unindexed
+        return self.job_id is None and (conditions > 1 or unindexed or not one_type_each)
+
+    def matches(self, event: StoredEvent) -> bool:
+        """Return True if an event matches, times aside."""
+        return (
+            (self.user_id is None or event.user_id == self.user_id)
+            and (self.job_id is None or event.job_id == self.job_id)
+            and (not self.types or event.type in self.types)
+            and (self.by is None or caused_by(event.data) == self.by)
+            and (self.seen_by is None or _is_seen(self.seen_by, event))
+        )
+
+
+def limited_to(wanted: EventFilter, key: ApiKey | None) -> EventFilter:
+    """Return the filter for the events that an API key may see; None: all of them.
+
+    A key sees the events about its users, and with kinds only those about jobs of these kinds.
+    """
+    if key is None or Right.READ_ALL in key.rights:
+        return wanted
+    only_user = key.only_user
+    if only_user is not None and wanted.user_id is None:
+        wanted = replace(wanted, user_id=only_user)
+    return replace(wanted, seen_by=key)
 
 
 def find(connection: Connection, wanted: EventFilter, after: int, limit: int) -> list[StoredEvent]:
@@ -175,6 +205,10 @@ def _matching(connection: Connection, wanted: EventFilter) -> "sa.Select[*tuple[
         # The column is ASCII, and MySQL raises an error when it is compared with other text.
         named = [name for name in wanted.types if name.isascii()]
         query = query.where(events.c.type.in_(named))
+    if wanted.by is not None:
+        query = query.where(_holds("by", [wanted.by]))
+    if wanted.seen_by is not None:
+        query = query.where(*_seen_conditions(wanted.seen_by))
     if wanted.since is not None:
         query = query.where(events.c.position >= first_at(connection, wanted.since))
     if wanted.until is not None:
@@ -185,6 +219,57 @@ def _matching(connection: Connection, wanted: EventFilter) -> "sa.Select[*tuple[
     return query
 
 
+def _seen_conditions(key: ApiKey) -> Iterator[sa.ColumnElement[bool]]:
+    """Yield what holds of the events that a key may see, as `_is_seen` has it."""
+    users = events.c.user_id
+    if key.created.any_user:
+        yield users.is_not(None)
+    else:
+        named: list[sa.ColumnElement[bool]] = [
+            users.in_([user_id.encode() for user_id in key.created.users])
+        ]
+        if key.created.user_prefix is not None:
+            first, end = byte_range(key.created.user_prefix)
+            named.append(sa.and_(users >= first, users < end))
+        yield sa.or_(*named)
+    if key.created.kinds:
+        yield sa.or_(events.c.job_id.is_(None), _holds("kind", key.created.kinds))
+
+
+def _holds(field: str, texts: Iterable[str]) -> sa.ColumnElement[bool]:
+    """Say that a field of an event is one of the texts. In the texts of an event, quotes are
+    escaped, so that none of them looks like a field.
+    """
+    found = [b'"%s":%s' % (field.encode(), msgspec.json.encode(text)) for text in texts]
+    return sa.or_(*(sa.func.instr(events.c.data, _bytes(one)) > 0 for one in found))
+
+
+def _bytes(value: bytes) -> sa.ColumnElement[bytes]:
+    return sa.literal(value, sa.LargeBinary)
+
+
+def _is_seen(key: ApiKey, event: StoredEvent) -> bool:
+    if event.user_id is None or not key.is_for_user(event.user_id):
+        return False
+    if not key.created.kinds or event.job_id is None:
+        return True
+    kind = _decode_kind(event.data).kind
+    return kind is not None and key.is_for_kind(kind)
+
+
+class _OfKind(Struct):
+    kind: Kind | None = None
+
+
+_decode_kind: Final = msgspec.json.Decoder(_OfKind).decode
+
+
+def byte_range(prefix: str) -> tuple[bytes, bytes]:
+    """Return the first of all texts that begin with a prefix, and the first one behind them."""
+    first = prefix.encode()
+    return first, first[:-1] + bytes([first[-1] + 1])  # no byte of UTF-8 is 0xFF
+
+
 def _ordered_index(wanted: EventFilter) -> str | None:
     """Return the index that gives the only condition's events in log order; None for several."""
     conditions = {
@@ -193,6 +278,8 @@ def _ordered_index(wanted: EventFilter) -> str | None:
         "events_by_type": len(wanted.types) == 1,
     }
     indexes = [index for index, is_asked_for in conditions.items() if is_asked_for]
+    if wanted.by is not None:
+        return None
     return indexes[0] if len(indexes) == 1 and len(wanted.types) <= 1 else None
 
 

@@ -15,7 +15,16 @@ from adapters.clock import SystemClock
 from adapters.database.database import Database
 from adapters.database.mysql_pipeline import PipelinedConnection
 from adapters.log.event_pages import read_page
-from adapters.log.tables import FORMAT, HEAD_ID, bodies, events, log_head
+from adapters.log.key_events import keys_after, latest_key_event
+from adapters.log.tables import (
+    FORMAT,
+    FORMAT_CORRECTED,
+    HEAD_ID,
+    bodies,
+    events,
+    log_head,
+)
+from domain.access.keys import ApiKeys
 from domain.decisions.ports import Clock, Head
 from domain.language.errors import LogCorrupt, LogTooNew, LogUnavailable
 from domain.language.events import ClockCorrected, Recorded, encode, type_of
@@ -52,6 +61,7 @@ class SqlEventLog:
         # None: the database server's clock, read with the head
         self.clock = clock or (SystemClock() if database.is_sqlite else None)
         self._corrected = _UNKNOWN_VERSION, Correction()
+        self._keys = _UNKNOWN_VERSION, ApiKeys()
         mark = "?" if database.is_sqlite else "%s"
         self._lock_head = (
             "SELECT position, hash, recorded_at, format, epoch, "
@@ -105,6 +115,16 @@ class SqlEventLog:
             correction = _latest_correction(connection)
             self._corrected = version, correction
         return correction
+
+    def keys(self, connection: Connection, head: Head) -> ApiKeys:
+        """Return the API keys at the head. Needs the head lock; each change of a key changes the
+        head's version, so that mostly nothing is read.
+        """
+        known_version, keys = self._keys
+        if head.version != known_version:
+            keys = keys_after(connection, keys)
+            self._keys = head.version, keys
+        return keys
 
     def prefetch_head_lock(self, connection: Connection) -> None:
         """Take the head lock for the next transaction together with this one's commit.
@@ -167,12 +187,22 @@ class SqlEventLog:
         """
         _, before = self._corrected
         by = _latest_correction(connection).position - before.position
-        head = log_head.update().where(log_head.c.id == HEAD_ID)
-        connection.execute(head.values(epoch=log_head.c.epoch + by, format=FORMAT))
+        _raise_version(connection, by, FORMAT_CORRECTED)
+
+    def note_keys(self, connection: Connection, keys: ApiKeys) -> None:
+        """Do the same after `append` of events that gave these keys, if they changed any."""
+        _, before = self._keys
+        if keys.position > before.position:
+            _raise_version(connection, keys.position - before.position, FORMAT)
 
     def set_registry_digest(self, connection: Connection, registry_digest: int) -> None:
-        """Store the registry's digest, as part of the head's version. Needs the head lock."""
-        version = registry_digest + _latest_correction(connection).position
+        """Store the registry's digest, as part of the head's version. Needs the head lock.
+
+        The version is the digest plus the positions of the latest clock correction and of the
+        latest change of an API key, so that each of them gives another version.
+        """
+        changes = _latest_correction(connection).position + latest_key_event(connection)
+        version = registry_digest + changes
         connection.execute(log_head.update().where(log_head.c.id == HEAD_ID).values(epoch=version))
 
     def rehearse(self, connection: Connection, head: Head) -> None:
@@ -245,6 +275,12 @@ def head_position(connection: Connection) -> int:
     if position is None:
         raise LogCorrupt(_NO_HEAD)
     return int(position)
+
+
+def _raise_version(connection: Connection, by: int, log_format: int) -> None:
+    head = log_head.update().where(log_head.c.id == HEAD_ID)
+    raised = sa.case((log_head.c.format < log_format, log_format), else_=log_head.c.format)
+    connection.execute(head.values(epoch=log_head.c.epoch + by, format=raised))
 
 
 def _latest_correction(connection: Connection) -> Correction:

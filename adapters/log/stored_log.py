@@ -11,12 +11,13 @@ from sqlalchemy.engine import Connection
 
 from adapters.database.database import Database, translated
 from adapters.log.event_pages import COLUMNS_TOGETHER, decode_numbers, page_of
-from adapters.log.tables import FORMAT, FORMAT_UNCORRECTED, HEAD_ID
+from adapters.log.key_events import KEY_EVENT_NAMES
+from adapters.log.tables import HEAD_ID, format_of
 from domain.language.events import ClockCorrected, Recorded
 from domain.log.stored_log import UNREADABLE, Leaf, StoredHead, StoredRow, leaf_of
 
 _HEAD: Final = "SELECT position, hash, recorded_at, epoch, format FROM log_head WHERE id = {0}"
-_CORRECTION: Final = f"SELECT MAX(position) FROM events WHERE type = '{ClockCorrected.__name__}'"
+_LATEST: Final = "SELECT MAX(position) FROM events WHERE type = '{0}'"
 _OTHER_HEADS: Final = "SELECT id FROM log_head WHERE id <> {0} OR id IS NULL ORDER BY id LIMIT 10"
 _ROWS: Final = (
     "SELECT position, type, version, user_id, job_id, recorded_at, data, hash FROM events"
@@ -92,12 +93,14 @@ class SqlStoredLog:
             f"log_head has a second row, with the id {other}, that nothing of Fairlog's wrote"
             for (other,) in connection.exec_driver_sql(self._other_heads, (HEAD_ID,))
         ]
-        found = connection.exec_driver_sql(_CORRECTION).scalar_one()
-        corrected_at = found if isinstance(found, int) else 0  # SQLite stores values of any type
-        expected = FORMAT if corrected_at else FORMAT_UNCORRECTED
+        corrected_at = _latest(connection, ClockCorrected.__name__)
+        key_changed_at = max(_latest(connection, name) for name in KEY_EVENT_NAMES)
+        expected = format_of(is_corrected=corrected_at > 0, has_keys=key_changed_at > 0)
         if row.format != expected:
             wrong.append(f"the head's format is {row.format!r}, and this log has {expected}")
-        registry_digest = row.epoch - corrected_at if isinstance(row.epoch, int) else row.epoch
+        registry_digest = row.epoch
+        if isinstance(registry_digest, int):
+            registry_digest -= corrected_at + key_changed_at
         return StoredHead(row.position, row.hash, row.recorded_at, registry_digest, wrong)
 
     def rows(self, connection: Connection, after: int, limit: int) -> Sequence[StoredRow]:
@@ -123,6 +126,12 @@ class SqlStoredLog:
         if self._is_sqlite:  # row by row: one body in memory at a time
             return [(position, _digest(body), len(body)) for position, body in found]
         return list(map(tuple, found.all()))
+
+
+def _latest(connection: Connection, type_name: str) -> int:
+    """Return the position of the latest event of a type; 0 if there is none."""
+    found = connection.exec_driver_sql(_LATEST.format(type_name)).scalar_one()
+    return found if isinstance(found, int) else 0  # SQLite stores values of any type
 
 
 def _rows_together(connection: Connection, after: int, limit: int) -> list[StoredRow] | None:

@@ -12,9 +12,18 @@ from sqlalchemy.dialects import mysql
 metadata = sa.MetaData()
 
 # The log's format; a process that reads a higher one stops. In format 2, `ClockCorrected` events
-# determine the log's time. A log has format 1 until the first of them.
-FORMAT: Final = 2
-FORMAT_UNCORRECTED: Final = 1
+# determine the log's time; in format 3, events of API keys say who may write. A log has format 1
+# until the first of either.
+FORMAT: Final = 3
+FORMAT_CORRECTED: Final = 2
+FORMAT_FIRST: Final = 1
+
+
+def format_of(*, is_corrected: bool, has_keys: bool) -> int:
+    """Return the format of a log with or without such events."""
+    return FORMAT if has_keys else FORMAT_CORRECTED if is_corrected else FORMAT_FIRST
+
+
 HEAD_ID: Final = 1
 
 # Bytes, not text: to MySQL's utf8mb4_bin "a" and "a " are equal.

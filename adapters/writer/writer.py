@@ -479,6 +479,7 @@ class Writer:
         required = RequiredRows()
         required.add_commands(commands, self._policy)
         model = self._projections.load(connection, head.position, required)
+        model.keys.become(self._log.keys(connection, head))
         batch = Batch(
             model,
             self._policy,
@@ -499,6 +500,7 @@ class Writer:
             self._log.move_head(connection, head, new)
             if corrected is not None:
                 self._log.note_correction(connection)
+            self._log.note_keys(connection, model.keys)
             head = new
         return _WrittenBatch(
             head, batch.recorded, leaves, outcomes, model, bool(batch.empty_claims)

@@ -26,6 +26,9 @@ from domain.language.events import (
     JobRequeued,
     JobStarted,
     JobSubmitted,
+    KeyCreated,
+    KeyRevoked,
+    KeyRotated,
     LeasesExtended,
     LimitChanged,
     RateLimitDecided,
@@ -142,6 +145,11 @@ def _check_correction(_: Job | None, recorded: Recorded, event: ClockCorrected) 
     if to_micros(event.clock) + event.offset_micros > to_micros(recorded.recorded_at):
         return "it was recorded before the time that it sets"
     return None
+
+
+def _check_key(_: Job | None, recorded: Recorded, _event: object) -> str | None:
+    """Check what needs no other key; `domain.audit.key_legality` checks the rest."""
+    return None if recorded.job_id is None else f"it names job {recorded.job_id}"
 
 
 def _check_extension(job: Job, event: LeasesExtended) -> str | None:
@@ -355,6 +363,9 @@ _OTHER_EVENT_CHECKS: Final[Mapping[type, Callable[[Job | None, Recorded, Any], s
     RateLimitDecided: _check_decision,
     JobSubmitted: _check_submission,
     LimitChanged: _check_limits,
+    KeyCreated: _check_key,
+    KeyRotated: _check_key,
+    KeyRevoked: _check_key,
 }
 _JOB_EVENT_CHECKS: Final[Mapping[type, Callable[[Job, Recorded, Any], str | None]]] = {
     JobStarted: _check_start,

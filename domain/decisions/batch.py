@@ -12,13 +12,14 @@ from typing import Final
 
 from msgspec.structs import replace
 
+from domain.access.keys import KEY_EVENTS
 from domain.decisions.decide import Answer, Claimed, Decision, NewEvent, decide, expire
 from domain.decisions.write_model import WriteModel
 from domain.fairness.line import Unread
 from domain.language.commands import ClaimJobs, Command, ReportRefusals
 from domain.language.errors import Refusal, without_traceback
 from domain.language.events import ClockCorrected, LimitChanged, RateLimitDecided, Recorded, Scope
-from domain.language.identifiers import ClaimHash, UserId
+from domain.language.identifiers import ClaimHash, KeyName, UserId
 from domain.language.moments import to_micros
 from domain.language.policy import Policy
 from domain.limits.rate_limits import merge_refusals
@@ -29,9 +30,13 @@ EXPIRED_PER_BATCH_MAX: Final = 2_000  # jobs that a batch cancels before its cla
 # stored line that does not fit its jobs, where no number suffices.
 READS_PER_CLAIM_MAX: Final = 50
 
+# Refusals that came before are recorded before these.
+_AFTER_REFUSALS: Final = (LimitChanged, *KEY_EVENTS)
+
 Outcome = Answer | Exception  # a Refusal, or the error of a decision that crashed
 _Reply = Callable[[WriteModel], Answer] | Exception
-_RefusalKey = tuple[UserId, Scope, datetime, int, int, int]  # the user, the window and the limit
+# The caller's key, the user, the window and the limit.
+_RefusalKey = tuple[KeyName | None, UserId, Scope, datetime, int, int, int]
 
 
 class Batch:
@@ -84,7 +89,7 @@ class Batch:
 
     def _decide(self, command: Command, on_crash: Callable[[Command, Exception], None]) -> _Reply:
         decision = self._decision(command, on_crash)
-        return self._take(decision) if isinstance(decision, Decision) else decision
+        return self._take(decision, command) if isinstance(decision, Decision) else decision
 
     def _serve(self, command: Command, on_crash: Callable[[Command, Exception], None]) -> _Reply:
         """Decide a claim, reading more of the line while it depends on unread rows."""
@@ -95,11 +100,11 @@ class Batch:
             if decision.unread is None or self._look_further is None:
                 break
             if self._expired >= EXPIRED_PER_BATCH_MAX:
-                return _cut_short(self._take(decision))
+                return _cut_short(self._take(decision, command))
             self._look_further(decision.unread)
             self._expire()
             decision = self._decision(command, on_crash)
-        return decision if isinstance(decision, Exception) else self._take(decision)
+        return decision if isinstance(decision, Exception) else self._take(decision, command)
 
     def _decision(
         self, command: Command, on_crash: Callable[[Command, Exception], None]
@@ -115,12 +120,14 @@ class Batch:
             self._record(expired)
             self._expired += 1
 
-    def _take(self, decision: Decision) -> _Reply:
-        for new in decision.new_events:
+    def _take(self, decision: Decision, command: Command) -> _Reply:
+        name = command.key_name
+        for decided in decision.new_events:
+            new = decided if name is None else decided.caused_by(name)
             if isinstance(new.event, RateLimitDecided) and not new.event.allowed:
                 self._merge_refusal(new.event)
             else:
-                if isinstance(new.event, LimitChanged):
+                if isinstance(new.event, _AFTER_REFUSALS):
                     self._record_refusals()
                 self._record(new)
         if decision.empty_claim is not None:
@@ -130,6 +137,7 @@ class Batch:
 
     def _merge_refusal(self, refused: RateLimitDecided) -> None:
         key = (
+            refused.by,
             refused.user_id,
             refused.scope,
             refused.window_start,

@@ -13,7 +13,10 @@ from itertools import accumulate, takewhile
 from typing import NamedTuple, assert_never
 
 from msgspec import Struct
+from msgspec.structs import replace
 
+from domain.access import decisions as access
+from domain.access.keys import ApiKey
 from domain.decisions.write_model import WriteModel
 from domain.fairness.line import Unread, WaitingJob
 from domain.fairness.serve import serve
@@ -28,6 +31,7 @@ from domain.language.commands import (
     ClaimJobs,
     Command,
     CompleteJob,
+    CreateKey,
     EnforceDeadlines,
     EraseBodies,
     ExtendLeases,
@@ -37,9 +41,12 @@ from domain.language.commands import (
     ReportRefusals,
     RetryJob,
     ReturnJob,
+    RevokeKey,
+    RotateKey,
     SubmitJob,
 )
 from domain.language.errors import (
+    KeyNotValid,
     KeyReusedWithOtherPayload,
     RateLimited,
     Refusal,
@@ -61,7 +68,7 @@ from domain.language.events import (
     SubmissionDeduplicated,
 )
 from domain.language.idempotency import key_of
-from domain.language.identifiers import ClaimHash, JobId, WorkerId
+from domain.language.identifiers import ClaimHash, JobId, KeyName, WorkerId
 from domain.language.moments import later
 from domain.language.policy import Policy
 from domain.limits.rate_limits import Limits, decide_admission, decide_limit, subject_of
@@ -119,6 +126,12 @@ class ClockAccepted(Struct, frozen=True, tag=True):
     """The answer to AcceptClock: the log's time follows the clock."""
 
 
+class KeyChanged(Struct, frozen=True, tag=True):
+    """The answer to CreateKey, RotateKey and RevokeKey."""
+
+    name: KeyName
+
+
 Answer = (
     Submitted
     | Claimed
@@ -128,7 +141,11 @@ Answer = (
     | LimitsSet
     | RefusalsRecorded
     | ClockAccepted
+    | KeyChanged
 )
+
+
+_Worker = tuple[WorkerId | None, KeyName | None]  # a worker and the API key of its claims
 
 
 class NewEvent(NamedTuple):
@@ -137,6 +154,10 @@ class NewEvent(NamedTuple):
     event: Event
     job_id: JobId | None = None
     body: Body | None = None
+
+    def caused_by(self, name: KeyName) -> "NewEvent":
+        """Return it with the key of the caller that caused it."""
+        return self._replace(event=replace(self.event, by=name))
 
     @property
     def erases(self) -> Sequence[int]:
@@ -155,9 +176,24 @@ class Decision(NamedTuple):
 
 def decide(model: WriteModel, command: Command, policy: Policy, now: datetime) -> Decision:
     """Decide a command. Pure: equal state, command and time give an equal decision."""
+    key = None
+    if command.by is not None and not isinstance(command, ReportRefusals):
+        key = model.keys.valid(command.by, now)
+        if key is None:
+            return Decision([], KeyNotValid())
+        try:
+            access.check_command(key, command)
+        except Refusal as refusal:
+            return Decision([], without_traceback(refusal))
+    return _decide(model, command, key, policy, now)
+
+
+def _decide(
+    model: WriteModel, command: Command, key: ApiKey | None, policy: Policy, now: datetime
+) -> Decision:
     match command:
         case SubmitJob():
-            return _submit(model, command, policy, now)
+            return _submit(model, command, key, policy, now)
         case ReportRefusals():
             return _record_refusals(command)
         case ClaimJobs():
@@ -165,9 +201,9 @@ def decide(model: WriteModel, command: Command, policy: Policy, now: datetime) -
         case ExtendLeases():
             return _extend(model, command, policy, now)
         case RetryJob():
-            return _retry(model, command, policy, now)
+            return _retry(model, command, key, policy, now)
         case CompleteJob() | FailJob() | ReturnJob() | CancelJob() | EraseBodies():
-            return _advance(model, command, policy, now)
+            return _advance(model, command, key, policy, now)
         case EnforceDeadlines():
             return _enforce_deadlines(model, command, policy, now)
         case RecoverJobs():
@@ -177,19 +213,23 @@ def decide(model: WriteModel, command: Command, policy: Policy, now: datetime) -
         case AcceptClock():
             # The correction was recorded before the batch: the batch's time follows from it.
             return Decision([], lambda _: ClockAccepted())
+        case CreateKey() | RotateKey() | RevokeKey():
+            return _change_key(model, command, now)
         case _:
             assert_never(command)
 
 
-def _submit(model: WriteModel, command: SubmitJob, policy: Policy, now: datetime) -> Decision:
+def _submit(
+    model: WriteModel, command: SubmitJob, key: ApiKey | None, policy: Policy, now: datetime
+) -> Decision:
     """Check the rate limit, then idempotency, then kinds: the order of the legacy system."""
     admission = decide_admission(model.windows, command.user_id, policy, now)
     if not admission.allowed:
         return _refuse(admission, RateLimited(admission, now), now)
-    key, is_explicit = key_of(command)
-    holder = model.jobs.key_holder(command.user_id, key, is_explicit=is_explicit)
+    named, is_explicit = key_of(command)
+    holder = model.jobs.key_holder(command.user_id, named, is_explicit=is_explicit)
     if holder is not None and holder.key_is_valid(now):
-        return _repeat(command, holder, admission, now)
+        return _repeat(command, holder, key, admission, now)
     kinds_waiting = model.line.kinds_waiting(command.user_id)
     if command.kind not in kinds_waiting and len(kinds_waiting) >= policy.kinds_waiting_max:
         return _refuse(admission, TooManyKinds(command.user_id, policy.kinds_waiting_max), now)
@@ -200,7 +240,7 @@ def _submit(model: WriteModel, command: SubmitJob, policy: Policy, now: datetime
         payload_sha256=command.payload.sha256,
         payload_bytes=command.payload.size,
         max_attempts=command.max_attempts or policy.max_attempts,
-        idempotency_key=key,
+        idempotency_key=named,
         key_is_explicit=is_explicit,
         key_expires_at=later(now, policy.idempotency_seconds),
         priority=command.priority,
@@ -208,6 +248,8 @@ def _submit(model: WriteModel, command: SubmitJob, policy: Policy, now: datetime
         expires_at=command.expires_at,
         timeout_seconds=command.timeout_seconds or policy.timeout_seconds,
     )
+    if key is not None:
+        submitted = access.bounded(key, submitted)
     return Decision(
         [NewEvent(admission, job_id), NewEvent(submitted, job_id, command.payload)],
         lambda after: Submitted(after.jobs.rows[job_id], admission, now, is_duplicate=False),
@@ -215,8 +257,15 @@ def _submit(model: WriteModel, command: SubmitJob, policy: Policy, now: datetime
 
 
 def _repeat(
-    command: SubmitJob, holder: Job, admission: RateLimitDecided, now: datetime
+    command: SubmitJob,
+    holder: Job,
+    key: ApiKey | None,
+    admission: RateLimitDecided,
+    now: datetime,
 ) -> Decision:
+    if key is not None and not key.is_for_kind(holder.kind):
+        # A job that the key may not see is not named.
+        return _refuse(admission, KeyReusedWithOtherPayload(holder.idempotency_key, None), now)
     if (holder.kind, holder.payload_sha256) != (command.kind, command.payload.sha256):
         refusal = KeyReusedWithOtherPayload(holder.idempotency_key, holder.id)
         return _refuse(admission, refusal, now)
@@ -258,10 +307,10 @@ def _record_refusals(report: ReportRefusals) -> Decision:
 def _claim(model: WriteModel, command: ClaimJobs, policy: Policy, now: datetime) -> Decision:
     claim = None
     if command.claim_id is not None:
-        claim = claim_hash(command.worker, command.claim_id)
+        claim = claim_hash(command.worker, command.claim_id, command.key_name)
         given = model.jobs.claims.given(claim, model.jobs.rows, now)
         if given is not None:
-            held = [job for job in given if job.is_held(command.worker, now)]
+            held = [job for job in given if job.is_held(command.worker, command.key_name, now)]
             return Decision([], lambda _: Claimed(held, is_repeated=True))
     kinds = model.line.kinds_in_line() if command.kinds is None else command.kinds
     served, unread = serve(model.line, kinds, command.max_jobs, model.position + 1)
@@ -329,7 +378,7 @@ def _extend(model: WriteModel, command: ExtendLeases, policy: Policy, now: datet
         if job is None:
             lost.append(key)
             continue
-        if job.attempt == attempt and job.is_held(command.worker, now):
+        if job.attempt == attempt and job.is_held(command.worker, command.key_name, now):
             lease_ends = job.lease_expires_at or now
             earliest = min(earliest, lease_ends)
             if key in reported_begun and job.begun_at is None:
@@ -338,7 +387,11 @@ def _extend(model: WriteModel, command: ExtendLeases, policy: Policy, now: datet
         else:
             lost.append(key)
             place = job.ending_attempt(attempt)
-            if place is None or place.worker != command.worker or place.lease_expires_at <= now:
+            if (
+                place is None
+                or (place.worker, place.holder) != (command.worker, command.key_name)
+                or place.lease_expires_at <= now
+            ):
                 continue
             lease_ends = place.lease_expires_at
         named.append(key)
@@ -351,9 +404,11 @@ def _extend(model: WriteModel, command: ExtendLeases, policy: Policy, now: datet
     return Decision(new_events, lambda _: LeasesHeld(earliest, lost))
 
 
-def _advance(model: WriteModel, command: JobCommand, policy: Policy, now: datetime) -> Decision:
+def _advance(
+    model: WriteModel, command: JobCommand, key: ApiKey | None, policy: Policy, now: datetime
+) -> Decision:
     job = model.jobs.rows.get(command.job_id)
-    if job is None:
+    if job is None or not access.concerns(key, job, command):
         return Decision([], UnknownJob(command.job_id))
     try:
         events = life_cycle.decide(job, command, policy, now)
@@ -373,9 +428,11 @@ def _new_events(job: Job, command: JobCommand, events: Sequence[Event]) -> Seque
     ]
 
 
-def _retry(model: WriteModel, command: RetryJob, policy: Policy, now: datetime) -> Decision:
+def _retry(
+    model: WriteModel, command: RetryJob, key: ApiKey | None, policy: Policy, now: datetime
+) -> Decision:
     """Retry a job that can be retried, if the rate limit admits it like a submission."""
-    decision = _advance(model, command, policy, now)
+    decision = _advance(model, command, key, policy, now)
     if isinstance(decision.reply, Refusal):
         return decision
     job = model.jobs.rows[command.job_id]
@@ -413,15 +470,24 @@ def _change_limit(model: WriteModel, command: ChangeLimit) -> Decision:
     return Decision([NewEvent(limited)] if is_new else [], lambda _: LimitsSet(limited))
 
 
+def _change_key(model: WriteModel, command: access.KeyCommand, now: datetime) -> Decision:
+    try:
+        events = access.decide(model.keys, command, now)
+    except Refusal as refusal:
+        return Decision([], without_traceback(refusal))
+    name = command.key.name if isinstance(command, CreateKey) else command.name
+    return Decision([NewEvent(event) for event in events], lambda _: KeyChanged(name))
+
+
 def _enforce_deadlines(
     model: WriteModel, command: EnforceDeadlines, policy: Policy, now: datetime
 ) -> Decision:
     """Enforce due deadlines. If a lease has ended, note the other jobs of its worker as missed."""
     jobs = _known(model, command.jobs)
-    of_workers: defaultdict[WorkerId, list[Job]] = defaultdict(list)
+    of_workers: defaultdict[_Worker, list[Job]] = defaultdict(list)
     for job in jobs:
         if job.state is State.RUNNING and job.worker is not None:
-            of_workers[job.worker].append(job)
+            of_workers[job.worker, job.holder].append(job)
     missed = [
         job
         for held in of_workers.values()
@@ -438,7 +504,7 @@ def _enforce_deadlines(
                     job,
                     policy,
                     now,
-                    died_with_others=_has_others(job, of_workers[job.worker or WorkerId("")]),
+                    died_with_others=_has_others(job, of_workers.get((job.worker, job.holder), ())),
                 )
             ),
             *(NewEvent(life_cycle.missed(job), job.id) for job in missed),

@@ -32,7 +32,7 @@ class Head(Struct, frozen=True):
     position: int  # of the latest event; 0 for an empty log
     hash: bytes  # of the chain up to that event
     now: datetime  # UTC, the log's time; not before the latest event
-    version: int  # another number after a change of the projection registry or of the clock
+    version: int  # another number after a change of the registry, the clock or an API key
     reading: ClockReading | None = None  # of the clock, after the lock was taken
 
 

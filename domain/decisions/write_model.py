@@ -4,6 +4,7 @@ from collections.abc import Collection, Iterable
 
 from msgspec import Struct
 
+from domain.access.keys import ApiKeys
 from domain.fairness.line import Lane, Line, Unread
 from domain.jobs.claims import claim_hash
 from domain.jobs.known_jobs import Jobs
@@ -14,6 +15,7 @@ from domain.language.commands import (
     ClaimJobs,
     Command,
     CompleteJob,
+    CreateKey,
     EnforceDeadlines,
     EraseBodies,
     ExtendLeases,
@@ -22,12 +24,17 @@ from domain.language.commands import (
     ReportRefusals,
     RetryJob,
     ReturnJob,
+    RevokeKey,
+    RotateKey,
     SubmitJob,
 )
 from domain.language.events import (
     EVENT_TYPES,
     AttemptBegun,
     ClockCorrected,
+    KeyCreated,
+    KeyRevoked,
+    KeyRotated,
     LeasesExtended,
     LimitChanged,
     RateLimitDecided,
@@ -42,7 +49,7 @@ from domain.log.folds import Fold
 
 
 class WriteModel:
-    """Three states, each the in-memory half of an inline projection.
+    """Three states, each the in-memory half of an inline projection, and the API keys.
 
     The same folds serve the writer's decisions, a rebuild and time travel.
     """
@@ -53,7 +60,8 @@ class WriteModel:
         self.jobs = Jobs()
         self.line = Line(is_served=is_served)
         self.windows = Windows()
-        states = [state.folds() for state in (self.jobs, self.line, self.windows)]
+        self.keys = ApiKeys()
+        states = [state.folds() for state in (self.jobs, self.line, self.windows, self.keys)]
         self._folds: dict[type, tuple[Fold, ...]] = {
             event_type: tuple(folds[event_type] for folds in states if event_type in folds)
             for event_type in EVENT_TYPES.values()
@@ -116,7 +124,7 @@ class RequiredRows(RowKeys, frozen=True, kw_only=True):
                     self.jobs.update(job_id for job_id, _ in jobs)
                 case EnforceDeadlines(jobs=ids) | RecoverJobs(jobs=ids):
                     self.jobs.update(ids)
-                case AcceptClock():
+                case AcceptClock() | CreateKey() | RotateKey() | RevokeKey():
                     pass
                 case ChangeLimit(user_id=changed_user, kind=changed_kind):
                     self._add_subject(changed_user, changed_kind)
@@ -145,7 +153,14 @@ class RequiredRows(RowKeys, frozen=True, kw_only=True):
                     self.jobs.update(job_id for job_id, _ in event.jobs)
                 case LimitChanged():
                     self._add_subject(event.user_id, event.kind)
-                case ClockCorrected() | AttemptBegun() | WorkerMissed():
+                case (
+                    ClockCorrected()
+                    | AttemptBegun()
+                    | WorkerMissed()
+                    | KeyCreated()
+                    | KeyRotated()
+                    | KeyRevoked()
+                ):
                     pass
                 case _:
                     self.users.add(event.user_id)
@@ -195,7 +210,7 @@ class RequiredRows(RowKeys, frozen=True, kw_only=True):
 
     def _add_claim(self, claim: ClaimJobs) -> None:
         if claim.claim_id is not None:
-            named = claim_hash(claim.worker, claim.claim_id)
+            named = claim_hash(claim.worker, claim.claim_id, claim.key_name)
             self.claims.add(named)
             if claim.server is None:
                 self.http_claims.add(named)

@@ -14,7 +14,7 @@ from hashlib import sha256
 from typing import Final
 
 from domain.jobs.job import Job, State
-from domain.language.identifiers import ClaimHash, JobId, WorkerId
+from domain.language.identifiers import ClaimHash, JobId, KeyName, WorkerId
 from domain.language.moments import to_micros
 
 CLAIM_SECONDS: Final = 600  # how long a claim can be repeated
@@ -23,16 +23,19 @@ _MINUTE_MICROS: Final = 60_000_000
 
 
 @lru_cache(maxsize=256)  # called for each job of a claim
-def claim_hash(worker: WorkerId, claim_id: str) -> ClaimHash:
-    """Return 16 bytes that identify one claim of one worker."""
-    return ClaimHash(sha256(worker.encode() + b"\x00" + claim_id.encode()).digest()[:16])
+def claim_hash(worker: WorkerId, claim_id: str, holder: KeyName | None = None) -> ClaimHash:
+    """Return 16 bytes that identify one claim of one worker, of one API key if it has one."""
+    named = worker.encode() + b"\x00" + claim_id.encode()
+    if holder is not None:
+        named += b"\x00" + holder.encode()
+    return ClaimHash(sha256(named).digest()[:16])
 
 
 def claim_of(job: Job) -> ClaimHash | None:
     """Return the claim that started the job last; None if it had no `claim_id`."""
     if job.claim_id is None or job.worker is None:
         return None
-    return claim_hash(job.worker, job.claim_id)
+    return claim_hash(job.worker, job.claim_id, job.holder)
 
 
 class Claims:

@@ -12,7 +12,7 @@ from typing import Final
 from msgspec import Struct
 
 from domain.language.idempotency import key_hash
-from domain.language.identifiers import JobId, KeyHash, Kind, ServerId, UserId, WorkerId
+from domain.language.identifiers import JobId, KeyHash, KeyName, Kind, ServerId, UserId, WorkerId
 from domain.language.moments import later
 
 
@@ -27,12 +27,13 @@ class State(StrEnum):
     CANCELLED = "cancelled"
 
 
-class Ending(Struct, frozen=True, gc=False):
+class Ending(Struct, frozen=True, gc=False, omit_defaults=True):
     """A cancelled or timed out attempt whose handler may still run: it counts as running."""
 
     attempt: int
     worker: WorkerId
     lease_expires_at: datetime  # UTC; it counts as ended then
+    holder: KeyName | None = None  # see `Job.holder`
 
 
 class Job(Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
@@ -61,6 +62,7 @@ class Job(Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
     timeout_seconds: float | None = None  # of one attempt, from its begin; None: no time-out
     worker: WorkerId | None = None  # of the latest attempt
     server: ServerId | None = None  # that this worker is embedded in
+    holder: KeyName | None = None  # the API key that claimed the latest attempt; None: no key
     claim_id: str | None = None  # of the claim of the latest attempt
     lease_expires_at: datetime | None = None  # while running
     missed_at: int | None = None  # position of a WorkerMissed, until a heartbeat after it
@@ -127,11 +129,13 @@ class Job(Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
     def ending_attempt(self, attempt: int) -> Ending | None:
         return next((one for one in self.ending if one.attempt == attempt), None)
 
-    def is_held(self, worker: WorkerId, now: datetime) -> bool:
-        """Return True if this worker runs the job, and neither lease nor time-out is over."""
+    def is_held(self, worker: WorkerId, holder: KeyName | None, now: datetime) -> bool:
+        """Return True if this worker of this API key runs the job, and neither lease nor time-out
+        is over.
+        """
         return (
             self.state is State.RUNNING
-            and self.worker == worker
+            and (self.worker, self.holder) == (worker, holder)
             and is_future(self.lease_expires_at, now)
             and is_future(self.times_out_at, now)
         )

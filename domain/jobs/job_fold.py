@@ -63,6 +63,7 @@ def evolve(job: Job, recorded: Recorded) -> Job:  # noqa: PLR0912 (a case for ea
                 attempt=event.attempt,
                 worker=event.worker,
                 server=event.server,
+                holder=event.by,
                 claim_id=event.claim_id,
                 lease_expires_at=event.lease_expires_at,
                 missed_at=None,
@@ -142,7 +143,7 @@ def extended(job: Job, attempt: int, event: LeasesExtended, recorded: Recorded) 
     if job.ending_attempt(attempt) is None:
         return job
     ending = tuple(
-        Ending(one.attempt, one.worker, event.lease_expires_at) if one.attempt == attempt else one
+        replace(one, lease_expires_at=event.lease_expires_at) if one.attempt == attempt else one
         for one in job.ending
     )
     return replace(job, ending=ending)
@@ -209,5 +210,5 @@ def _with_ending_attempt(job: Job) -> Job:
     """Return the job with the running attempt among those that are ending."""
     if job.worker is None or job.lease_expires_at is None:  # no legal history
         return job
-    ending = Ending(job.attempt, job.worker, job.lease_expires_at)
+    ending = Ending(job.attempt, job.worker, job.lease_expires_at, job.holder)
     return replace(job, ending=(*job.ending, ending))

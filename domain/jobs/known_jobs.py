@@ -74,7 +74,7 @@ class Jobs(Folded):
             self.claims.leave(before, recorded.recorded_at)
         self._advance(job_id, recorded)
         if event.claim_id is not None:
-            self.claims.started(claim_hash(event.worker, event.claim_id), job_id)
+            self.claims.started(claim_hash(event.worker, event.claim_id, event.by), job_id)
 
     def _extended(self, recorded: Recorded, event: LeasesExtended) -> None:
         for job_id, attempt in event.jobs:

@@ -11,11 +11,37 @@ from typing import Final
 from msgspec import UNSET, Struct, UnsetType
 
 from domain.language.bodies import Body
-from domain.language.events import Scope
-from domain.language.identifiers import JobId, Kind, ServerId, UserId, WorkerId
+from domain.language.events import KeyCreated, Scope
+from domain.language.identifiers import (
+    JobId,
+    KeyName,
+    Kind,
+    SecretId,
+    ServerId,
+    UserId,
+    WorkerId,
+)
 
 
-class SubmitJob(Struct, frozen=True, kw_only=True, gc=False, tag=True):
+class Caller(Struct, frozen=True, gc=False):
+    """The API key of a caller, and the secret by which it was recognized."""
+
+    key: KeyName
+    secret: SecretId
+
+
+class _Command(Struct, frozen=True, gc=False):
+    """Base of all commands. A command of a key that is not valid is refused."""
+
+    by: Caller | None = None  # None: the service itself, or a caller without a key
+
+    @property
+    def key_name(self) -> KeyName | None:
+        """The name of the caller's key."""
+        return None if self.by is None else self.by.key
+
+
+class SubmitJob(_Command, frozen=True, kw_only=True, gc=False, tag=True):
     """Submit a job. Repeated with the same key, it changes nothing but the user's window."""
 
     user_id: UserId
@@ -29,7 +55,7 @@ class SubmitJob(Struct, frozen=True, kw_only=True, gc=False, tag=True):
     priority: int = 0  # among the user's own jobs, -1000 to 1000; higher is sooner
 
 
-class ReportRefusals(Struct, frozen=True, kw_only=True, gc=False, tag=True):
+class ReportRefusals(_Command, frozen=True, kw_only=True, gc=False, tag=True):
     """Record submissions that a process refused by its refusal cache: one user, one window."""
 
     user_id: UserId
@@ -46,7 +72,7 @@ class ReportRefusals(Struct, frozen=True, kw_only=True, gc=False, tag=True):
 CLAIM_PAYLOAD_BYTES_MAX: Final = 16 * 1024 * 1024  # of the payloads in one answer
 
 
-class ClaimJobs(Struct, frozen=True, kw_only=True, gc=False, tag=True):
+class ClaimJobs(_Command, frozen=True, kw_only=True, gc=False, tag=True):
     """Start up to `max_jobs` waiting jobs in fair order and lease them to a worker.
 
     The answer may have fewer jobs although more are waiting. At least one job is started; further
@@ -65,7 +91,7 @@ class ClaimJobs(Struct, frozen=True, kw_only=True, gc=False, tag=True):
     begins: int | None = None
 
 
-class ExtendLeases(Struct, frozen=True, kw_only=True, gc=False, tag=True):
+class ExtendLeases(_Command, frozen=True, kw_only=True, gc=False, tag=True):
     """A worker's heartbeat: extend the leases of the attempts that it still runs."""
 
     worker: WorkerId
@@ -73,7 +99,7 @@ class ExtendLeases(Struct, frozen=True, kw_only=True, gc=False, tag=True):
     begun: tuple[tuple[JobId, int], ...] = ()  # those of `jobs` whose handlers have begun
 
 
-class CompleteJob(Struct, frozen=True, kw_only=True, gc=False, tag=True):
+class CompleteJob(_Command, frozen=True, kw_only=True, gc=False, tag=True):
     """Complete a job. The same outcome reported again changes nothing."""
 
     job_id: JobId
@@ -81,7 +107,7 @@ class CompleteJob(Struct, frozen=True, kw_only=True, gc=False, tag=True):
     result: Body | None = None  # None: null
 
 
-class FailJob(Struct, frozen=True, kw_only=True, gc=False, tag=True):
+class FailJob(_Command, frozen=True, kw_only=True, gc=False, tag=True):
     """Report that an attempt failed. The same outcome reported again changes nothing."""
 
     job_id: JobId
@@ -90,7 +116,7 @@ class FailJob(Struct, frozen=True, kw_only=True, gc=False, tag=True):
     may_retry: bool = True  # False: a permanent failure, although attempts are left
 
 
-class ReturnJob(Struct, frozen=True, kw_only=True, gc=False, tag=True):
+class ReturnJob(_Command, frozen=True, kw_only=True, gc=False, tag=True):
     """Queue a running job again because its worker stops. It does not count as a failure."""
 
     job_id: JobId
@@ -100,13 +126,13 @@ class ReturnJob(Struct, frozen=True, kw_only=True, gc=False, tag=True):
     suspect: bool = False  # it may have ended its process: run its next attempt alone
 
 
-class CancelJob(Struct, frozen=True, kw_only=True, gc=False, tag=True):
+class CancelJob(_Command, frozen=True, kw_only=True, gc=False, tag=True):
     """Cancel a job that has not ended. Cancelling a cancelled job changes nothing."""
 
     job_id: JobId
 
 
-class RetryJob(Struct, frozen=True, kw_only=True, gc=False, tag=True):
+class RetryJob(_Command, frozen=True, kw_only=True, gc=False, tag=True):
     """Queue a failed or cancelled job again, with as many attempts as it was submitted with.
 
     It counts against its user's rate limit as a submission does.
@@ -115,7 +141,7 @@ class RetryJob(Struct, frozen=True, kw_only=True, gc=False, tag=True):
     job_id: JobId
 
 
-class EraseBodies(Struct, frozen=True, kw_only=True, gc=False, tag=True):
+class EraseBodies(_Command, frozen=True, kw_only=True, gc=False, tag=True):
     """Erase the bodies of a job that has ended, as a data protection law may require."""
 
     job_id: JobId
@@ -123,7 +149,7 @@ class EraseBodies(Struct, frozen=True, kw_only=True, gc=False, tag=True):
     positions: tuple[int, ...]  # of the bodies
 
 
-class EnforceDeadlines(Struct, frozen=True, kw_only=True, gc=False, tag=True):
+class EnforceDeadlines(_Command, frozen=True, kw_only=True, gc=False, tag=True):
     """Enforce what is due of these jobs: the end of a lease, a time-out, a schedule or an expiry.
 
     With a job whose lease has ended come the other jobs of its worker: they decide whether the loss
@@ -133,14 +159,14 @@ class EnforceDeadlines(Struct, frozen=True, kw_only=True, gc=False, tag=True):
     jobs: Sequence[JobId]
 
 
-class RecoverJobs(Struct, frozen=True, kw_only=True, gc=False, tag=True):
+class RecoverJobs(_Command, frozen=True, kw_only=True, gc=False, tag=True):
     """Queue the jobs again that an embedded worker ran when its server process died."""
 
     server: ServerId
     jobs: Sequence[JobId]
 
 
-class ChangeLimit(Struct, frozen=True, kw_only=True, gc=False, tag=True):
+class ChangeLimit(_Command, frozen=True, kw_only=True, gc=False, tag=True):
     """Change the limits of one subject. UNSET keeps a limit, None restores its default."""
 
     scope: Scope
@@ -150,8 +176,29 @@ class ChangeLimit(Struct, frozen=True, kw_only=True, gc=False, tag=True):
     running: int | UnsetType | None = UNSET  # jobs running at once, from 0; default: no cap
 
 
-class AcceptClock(Struct, frozen=True, kw_only=True, gc=False, tag=True):
+class AcceptClock(_Command, frozen=True, kw_only=True, gc=False, tag=True):
     """Confirm that the database's clock is right: the log's time follows it again."""
+
+
+class CreateKey(_Command, frozen=True, kw_only=True, gc=False, tag=True):
+    """Create an API key. Its name is one that no key has had."""
+
+    key: KeyCreated
+
+
+class RotateKey(_Command, frozen=True, kw_only=True, gc=False, tag=True):
+    """Give an API key a new secret, and end the earlier ones after an overlap."""
+
+    name: KeyName
+    secret_id: SecretId
+    secret_sha256: str  # hex
+    overlap_seconds: float  # from 0
+
+
+class RevokeKey(_Command, frozen=True, kw_only=True, gc=False, tag=True):
+    """Revoke an API key. Revoking a revoked one changes nothing."""
+
+    name: KeyName
 
 
 JobCommand = CompleteJob | FailJob | ReturnJob | CancelJob | RetryJob | EraseBodies
@@ -165,4 +212,7 @@ Command = (
     | RecoverJobs
     | ChangeLimit
     | AcceptClock
+    | CreateKey
+    | RotateKey
+    | RevokeKey
 )

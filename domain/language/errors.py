@@ -15,7 +15,18 @@ FairlogError
 │   ├── JobHasNotEnded
 │   ├── JobWasErased
 │   ├── BodiesAreNeeded
-│   └── JobHasMovedOn
+│   ├── JobHasMovedOn
+│   ├── KeyNotValid                the caller's API key is unknown, revoked or expired
+│   ├── NotAllowed                 the caller's API key may not do this
+│   │   ├── MissingRight
+│   │   ├── NotForUser
+│   │   ├── NotForKind
+│   │   └── BeyondBounds
+│   ├── KeyExists
+│   ├── UnknownKey
+│   ├── KeyHasEnded
+│   ├── TooManyKeys
+│   └── TooManySecrets
 ├── InvalidInput                   a command that no state could accept
 ├── LogUnavailable                 the database did not answer; the outcome may be unknown
 │   ├── LogFileReplaced            the open file is not the one at its path any more
@@ -32,7 +43,7 @@ from datetime import datetime
 from typing import Any, TypeVar
 
 from domain.language.events import RateLimitDecided, Scope
-from domain.language.identifiers import JobId, UserId
+from domain.language.identifiers import JobId, KeyName, Kind, UserId
 
 
 class FairlogError(Exception):
@@ -131,10 +142,12 @@ class RateLimited(Refusal):
 class KeyReusedWithOtherPayload(Refusal):
     """The idempotency key belongs to a job of another kind or payload."""
 
-    def __init__(self, key: str, job_id: JobId) -> None:
+    def __init__(self, key: str, job_id: JobId | None) -> None:
+        """`job_id` is None if the caller may not see the job."""
+        job = "a job" if job_id is None else f"job {job_id}"
         super().__init__(
-            f"The idempotency key {key!r} already belongs to job {job_id}, with another kind or "
-            f"payload; use a new key for a new job."
+            f"The idempotency key {key!r} already belongs to {job}, with another kind or payload; "
+            "use a new key for a new job."
         )
         self.job_id = job_id
 
@@ -261,6 +274,88 @@ class JobHasMovedOn(Refusal):
         )
 
 
+class KeyNotValid(Refusal):
+    """The API key is unknown, revoked or expired, or there is none where one is required."""
+
+    def __init__(self, message: str = "The API key is not valid.") -> None:
+        super().__init__(message)
+
+
+class NotAllowed(Refusal):
+    """The API key may not do this; the message says what is missing."""
+
+
+class MissingRight(NotAllowed):
+    """The role of the API key lacks a right. `rights`: one of them is needed."""
+
+    def __init__(self, name: KeyName, role: str, rights: Sequence[str]) -> None:
+        super().__init__(
+            f"The key {name!r} has the role {role}, which lacks the right: {' or '.join(rights)}."
+        )
+
+
+class NotForUser(NotAllowed):
+    """The API key is not for this user."""
+
+    def __init__(self, name: KeyName, user_id: UserId) -> None:
+        super().__init__(f"The key {name!r} is not for user {user_id!r}.")
+
+
+class NotForKind(NotAllowed):
+    """The API key is not for this kind of job."""
+
+    def __init__(self, name: KeyName, kind: Kind) -> None:
+        super().__init__(f"The key {name!r} is not for jobs of the kind {kind!r}.")
+
+
+class BeyondBounds(NotAllowed):
+    """The API key may not ask for as much."""
+
+    def __init__(self, name: KeyName, what: str, most: float) -> None:
+        super().__init__(f"The key {name!r} may ask for {what} up to {most:g}.")
+
+
+class KeyExists(Refusal):
+    """An API key with this name was created before; a name is never used again."""
+
+    def __init__(self, name: KeyName) -> None:
+        super().__init__(
+            f"There is or was a key {name!r}, and a name is never used again; choose another name, "
+            "or rotate the key."
+        )
+
+
+class UnknownKey(Refusal):
+    """No API key has this name."""
+
+    def __init__(self, name: KeyName) -> None:
+        super().__init__(f"There is no key {name!r}.")
+
+
+class KeyHasEnded(Refusal):
+    """The API key to be rotated is revoked or expired."""
+
+    def __init__(self, name: KeyName) -> None:
+        super().__init__(f"The key {name!r} is revoked or expired; create one with a new name.")
+
+
+class TooManyKeys(Refusal):
+    """The number of API keys is at its maximum."""
+
+    def __init__(self, keys_max: int) -> None:
+        super().__init__(f"There are {keys_max:,} keys, revoked ones included, and no more fit.")
+
+
+class TooManySecrets(Refusal):
+    """The API key to be rotated has as many valid secrets as possible."""
+
+    def __init__(self, name: KeyName, secrets_max: int) -> None:
+        super().__init__(
+            f"The key {name!r} has {secrets_max} valid secrets; wait until the overlap of an "
+            "earlier rotation has ended."
+        )
+
+
 class InvalidInput(FairlogError):
     """A value is invalid whatever the state; the message names it and what is accepted.
 
@@ -330,6 +425,7 @@ class WriteFailed(FairlogError):
 
 
 __all__ = [
+    "BeyondBounds",
     "BodiesAreNeeded",
     "BodyMissing",
     "ClockInDoubt",
@@ -340,20 +436,30 @@ __all__ = [
     "JobHasMovedOn",
     "JobHasNotEnded",
     "JobWasErased",
+    "KeyExists",
+    "KeyHasEnded",
+    "KeyNotValid",
     "KeyReusedWithOtherPayload",
     "LeaseHasEnded",
     "LogCorrupt",
     "LogFileReplaced",
     "LogTooNew",
     "LogUnavailable",
+    "MissingRight",
+    "NotAllowed",
+    "NotForKind",
+    "NotForUser",
     "NotTheCurrentAttempt",
     "QueueFull",
     "RateLimited",
     "Refusal",
     "ReturnedTooOften",
     "TimeWasUp",
+    "TooManyKeys",
     "TooManyKinds",
+    "TooManySecrets",
     "UnknownJob",
+    "UnknownKey",
     "WriteFailed",
     "fresh_copy",
     "without_traceback",

@@ -16,7 +16,15 @@ from typing import Final, Literal
 import msgspec
 from msgspec import Struct
 
-from domain.language.identifiers import JobId, Kind, ServerId, UserId, WorkerId
+from domain.language.identifiers import (
+    JobId,
+    KeyName,
+    Kind,
+    SecretId,
+    ServerId,
+    UserId,
+    WorkerId,
+)
 from domain.language.moments import later
 
 
@@ -30,6 +38,8 @@ class Scope(StrEnum):
 
 class _StoredEvent(Struct, frozen=True, omit_defaults=True, gc=False, tag_field="type"):
     """Base of all events. Stored with the type name, without fields that have their default."""
+
+    by: KeyName | None = None  # the API key of the caller; None: no caller, or one without a key
 
 
 class RateLimitDecided(_StoredEvent, frozen=True, kw_only=True, tag="RateLimitDecided"):
@@ -259,6 +269,50 @@ class ClockCorrected(_StoredEvent, frozen=True, kw_only=True, tag="ClockCorrecte
     slew_ppm: int = 0
 
 
+class Role(StrEnum):
+    """The role of an API key; `domain.access.rights` lists the rights of each."""
+
+    SUBMITTER = "submitter"
+    WORKER = "worker"
+    READER = "reader"
+    OPERATOR = "operator"
+    ADMIN = "admin"
+
+
+class KeyCreated(_StoredEvent, frozen=True, kw_only=True, tag="KeyCreated"):
+    """An API key was created. Role, users, kinds and bounds never change."""
+
+    name: KeyName
+    role: Role
+    secret_id: SecretId  # the public part of the secret
+    secret_sha256: str  # hex, of the whole secret
+    users: tuple[UserId, ...] = ()  # whose jobs it may submit and see
+    user_prefix: str | None = None  # likewise, all users whose ids start with it; None: no others
+    any_user: bool = False  # all users
+    kinds: tuple[Kind, ...] = ()  # of jobs that it may submit, see and claim; empty: any
+    expires_at: datetime | None = None  # UTC, exclusive; None: never
+    # Bounds of the jobs that a submitter may ask for; None: those of every request.
+    priority_max: int | None = None
+    attempts_max: int | None = None
+    timeout_seconds_max: float | None = None  # a job without a time-out of its own gets this one
+    changes_max: int | None = None  # cancellations and retries per window
+
+
+class KeyRotated(_StoredEvent, frozen=True, kw_only=True, tag="KeyRotated"):
+    """An API key got a new secret. The earlier ones end at `earlier_until`, or before."""
+
+    name: KeyName
+    secret_id: SecretId
+    secret_sha256: str  # hex
+    earlier_until: datetime  # UTC, exclusive
+
+
+class KeyRevoked(_StoredEvent, frozen=True, kw_only=True, tag="KeyRevoked"):
+    """An API key was revoked for ever."""
+
+    name: KeyName
+
+
 Event = (
     RateLimitDecided
     | JobSubmitted
@@ -276,6 +330,9 @@ Event = (
     | AttemptBegun
     | AttemptEnded
     | WorkerMissed
+    | KeyCreated
+    | KeyRotated
+    | KeyRevoked
 )
 
 VERSION: Final = 1  # of every event type, except those with an upcaster
@@ -295,6 +352,23 @@ def encode(event: Event) -> bytes:
 # Decode a stored event. Unknown fields are skipped, so that an older release reads a newer one's
 # events. Raises `msgspec.ValidationError` for an unknown type or a missing field.
 decode: Final[Callable[[bytes], Event]] = msgspec.json.Decoder(Event).decode
+
+
+class _Caused(Struct):
+    by: KeyName | None = None
+
+
+_decode_caused: Final = msgspec.json.Decoder(_Caused).decode
+
+
+def caused_by(data: bytes) -> KeyName | None:
+    """Return the API key that caused a stored event; None: none did. Data of any shape is fine."""
+    if b'"by":' not in data:
+        return None
+    try:
+        return _decode_caused(data).by
+    except msgspec.MsgspecError:
+        return None
 
 
 def type_of(event: Event) -> str:

@@ -9,6 +9,8 @@ WorkerId = NewType("WorkerId", str)  # the worker that holds a lease, 1 to 255 b
 ServerId = NewType("ServerId", str)  # a server process with an embedded worker
 KeyHash = NewType("KeyHash", bytes)  # 32 bytes: a user's idempotency key, see `key_hash`
 ClaimHash = NewType("ClaimHash", bytes)  # 16 bytes: a worker's claim, see `claim_hash`
+KeyName = NewType("KeyName", str)  # the name of an API key, never used for another one
+SecretId = NewType("SecretId", str)  # the public part of an API key's secret
 
 GLOBAL: Final = UserId("")  # the subject of global limits and counters; never a user's id
 POSITION_MAX: Final = 2**63 - 1  # of the log; the largest BIGINT of every database

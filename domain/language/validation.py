@@ -10,7 +10,7 @@ from typing import Final
 import msgspec
 
 from domain.language.errors import InvalidInput
-from domain.language.identifiers import POSITION_MAX, JobId, Kind, UserId, WorkerId
+from domain.language.identifiers import POSITION_MAX, JobId, KeyName, Kind, UserId, WorkerId
 from domain.language.moments import UNIX_EPOCH
 
 NAME_BYTES_MAX: Final = 255
@@ -18,11 +18,13 @@ ATTEMPTS_MAX: Final = 1000
 PRIORITY_MAX: Final = 1000  # the minimum is its negative
 TIMEOUT_SECONDS_MAX: Final = 7 * 86_400
 LIMIT_MAX: Final = 1_000_000_000
+KEY_NAME_CHARACTERS_MAX: Final = 64
 _DIGITS_MAX: Final = len(str(POSITION_MAX))
 _TIME: Final = re.compile(  # RFC 3339, section 5.6
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,9})?"
     r"([Zz]|[+-][0-9]{2}:[0-9]{2})"
 )
+_KEY_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _FARTHEST: Final = datetime(9000, 1, 1, tzinfo=UTC)
 
 
@@ -36,6 +38,15 @@ def kind(text: str) -> Kind:
 
 def worker_id(text: str) -> WorkerId:
     return WorkerId(_name(text, "worker"))
+
+
+def key_name(text: str) -> KeyName:
+    if len(text) > KEY_NAME_CHARACTERS_MAX or _KEY_NAME.fullmatch(text) is None:
+        raise InvalidInput(
+            f"The name of a key has 1 to {KEY_NAME_CHARACTERS_MAX} letters, digits, dots, "
+            "underscores and hyphens, and begins with a letter or digit."
+        )
+    return KeyName(text)
 
 
 def idempotency_key(text: str) -> str:

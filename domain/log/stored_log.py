@@ -40,7 +40,7 @@ class StoredHead(Struct, frozen=True):
     position: int  # of the latest event
     hash: bytes  # of the latest event
     recorded_at: int  # of the latest event, Unix time in microseconds
-    registry_digest: int  # `log_head.epoch` less the position of the latest clock correction
+    registry_digest: int  # see `SqlEventLog.set_registry_digest`
     wrong: Sequence[str] = ()  # further problems of the row, as sentences
 
 

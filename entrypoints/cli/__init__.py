@@ -14,6 +14,7 @@ from entrypoints.cli.clock import clock
 from entrypoints.cli.database import doctor, migrate, rebuild, recover, verify
 from entrypoints.cli.erase import erase
 from entrypoints.cli.failure import WRONG_USE, failure_of
+from entrypoints.cli.keys import keys
 from entrypoints.cli.serve import serve, worker
 from entrypoints.cli.whatif import whatif
 from entrypoints.runtime.ending import end
@@ -49,6 +50,7 @@ for _command in (
     audit,
     whatif,
     erase,
+    keys,
     recover,
     doctor,
     clock,

@@ -22,7 +22,7 @@ from entrypoints.use_cases.export import EVENTS_PER_PAGE, pages
 
 _DATA_CHARACTERS_MAX: Final = 120  # in a table
 _USER_CHARACTERS_MAX: Final = 24
-_ROW: Final = "{:>10}  {:<27}  {:<22}  {:<24}  {:>10}  {}"
+_ROW: Final = "{:>10}  {:<27}  {:<22}  {:<24}  {:>10}  {:<12}  {}"
 _COLUMNS: Final = (
     "position",
     "recorded_at",
@@ -30,6 +30,7 @@ _COLUMNS: Final = (
     "version",
     "user_id",
     "job_id",
+    "by",
     "data",
     "hash",
 )
@@ -114,6 +115,7 @@ def _as_row(event: EventView) -> str:
         event.type,
         _clipped("" if event.user_id is None else event.user_id, _USER_CHARACTERS_MAX),
         "" if event.job_id is None else event.job_id,
+        "" if event.by is None else event.by,
         _clipped(bytes(event.data).decode(errors="replace"), _DATA_CHARACTERS_MAX),
     ).rstrip()
 
@@ -132,7 +134,7 @@ def _csv_line(values: Sequence[object]) -> str:
 
 _FORMATS: Final[dict[str, tuple[str | None, Callable[[EventView], str]]]] = {
     "table": (
-        _ROW.format("position", "recorded_at", "type", "user", "job", "data"),
+        _ROW.format("position", "recorded_at", "type", "user", "job", "by", "data"),
         _as_row,
     ),
     "ndjson": (None, _as_json),

@@ -59,6 +59,7 @@ _OPTIONS = (
         help="Only events of this type; may be given several times. One of "
         f"{', '.join(EVENT_TYPES)}.",
     ),
+    click.option("--by", metavar="NAME", help="Only events that this API key caused."),
     since_option,
     until_option,
     click.option(
@@ -104,6 +105,7 @@ def conditions_of(
     user_id: str | None,
     job_id: int | None,
     types: Sequence[str],
+    by: str | None,
     since: datetime | None,
     until: datetime | None,
     after: int | None,
@@ -113,5 +115,6 @@ def conditions_of(
         user_id=None if user_id is None else validation.user_id(user_id),
         job_id=None if job_id is None else validation.job_id(job_id),
         types=types,
+        by=None if by is None else validation.key_name(by),
     )
     return EventConditions(wanted, since, until, after)

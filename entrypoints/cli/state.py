@@ -7,6 +7,7 @@ import rich_click as click
 from click.exceptions import UsageError
 
 from domain.language import validation
+from entrypoints.cli.keys import key_line
 from entrypoints.cli.output import echo, examples, printable
 from entrypoints.cli.session import database_url_option, open_log
 from entrypoints.service.views import JobView, LimitView, PastStateView
@@ -110,6 +111,7 @@ def _as_text(state: PastStateView) -> str:
     lines += [_limit(limit) for limit in state.limits]
     if more := state.limits_total - len(state.limits):
         lines.append(f"and {more:,} more limits")
+    lines += [f"key {key_line(key)}" for key in state.keys]
     return "\n".join(lines)
 
 

@@ -88,7 +88,7 @@ class EventFeed:
 
     async def _find(self, wanted: EventFilter, after: int) -> Page:
         if recent := self._recent.beyond(after, self._events_per_page):
-            return Page([one for one in recent if matches(wanted, one)], recent[-1].position)
+            return Page([one for one in recent if wanted.matches(one)], recent[-1].position)
         end = self._end.value  # read before: what is found up to there is complete
         if end <= after:
             return Page([], after)
@@ -120,12 +120,3 @@ class EventFeed:
 
 def _size(event: StoredEvent) -> int:
     return len(event.data)
-
-
-def matches(wanted: EventFilter, event: StoredEvent) -> bool:
-    """Return True if the event matches, times aside: events of the feed are newer than any."""
-    return (
-        (wanted.user_id is None or event.user_id == wanted.user_id)
-        and (wanted.job_id is None or event.job_id == wanted.job_id)
-        and (not wanted.types or event.type in wanted.types)
-    )

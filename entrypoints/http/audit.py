@@ -14,11 +14,12 @@ from entrypoints.service.views import EventPage
 
 
 @get("/v1/audit", tags=["audit"])
-async def audit(
+async def audit(  # noqa: PLR0913, PLR0917 (a parameter each)
     fairlog: NamedDependency[Fairlog],
     user_id: parameters.UserId = None,
     job_id: parameters.JobId = None,
     event_type: parameters.EventTypes = None,
+    by: parameters.By = None,
     since: parameters.Since = None,
     until: parameters.Until = None,
     after: parameters.After = 0,
@@ -29,6 +30,7 @@ async def audit(
         user_id=None if user_id is None else validation.user_id(user_id),
         job_id=None if job_id is None else validation.job_id(job_id),
         types=known_types(event_type or []),
+        by=None if by is None else validation.key_name(by),
         since=None if since is None else validation.moment(since, "since"),
         until=None if until is None else validation.moment(until, "until"),
     )

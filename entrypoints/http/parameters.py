@@ -39,6 +39,9 @@ EventTypes = Annotated[
         description=f"Only events of this type; may be repeated. One of {', '.join(EVENT_TYPES)}.",
     ),
 ]
+By = Annotated[
+    str | None, QueryParameter(description="Only events that the API key of this name caused.")
+]
 Since = Annotated[
     datetime | None,
     QueryParameter(description="Only events recorded at this time or later, as RFC 3339."),

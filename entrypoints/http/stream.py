@@ -69,13 +69,14 @@ class EncodedEvents:
 
 
 @get("/v1/stream", tags=["audit"])
-async def stream(
+async def stream(  # noqa: PLR0913, PLR0917 (a parameter each)
     request: StrictRequest,
     fairlog: NamedDependency[Fairlog],
     encoded: NamedDependency[EncodedEvents],
     user_id: parameters.UserId = None,
     job_id: parameters.JobId = None,
     event_type: parameters.EventTypes = None,
+    by: parameters.By = None,
     after: parameters.AfterOrNow = None,
     last_event_id: LastEventId = None,
 ) -> Stream:
@@ -88,6 +89,7 @@ async def stream(
         user_id=None if user_id is None else validation.user_id(user_id),
         job_id=None if job_id is None else validation.job_id(job_id),
         types=known_types(event_type or []),
+        by=None if by is None else validation.key_name(by),
     )
     position = last_event_position(last_event_id)
     if position is None and after is not None:

@@ -8,7 +8,8 @@ from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 from adapters.log.audit_log import StoredEvent
 from domain.jobs.job import Job, State
-from domain.language.identifiers import JobId, Kind, UserId, WorkerId
+from domain.language.events import caused_by
+from domain.language.identifiers import JobId, KeyName, Kind, UserId, WorkerId
 from domain.language.ranges import (
     ATTEMPT,
     JOB_ID,
@@ -23,6 +24,7 @@ from domain.language.ranges import (
     TimeoutSeconds,
 )
 from domain.limits.rate_limits import WindowState
+from entrypoints.service.key_views import KeyView
 
 _NULL = Raw(b"null")
 
@@ -204,6 +206,9 @@ class EventView(Struct, frozen=True):
     user_id: Annotated[UserId | None, NAME, Meta(description="The user it is about, or null.")]
     job_id: Annotated[JobId | None, JOB_ID, Meta(description="The job it is about, or null.")]
     recorded_at: Annotated[Time, Meta(description="When it was recorded.")]
+    by: Annotated[
+        KeyName | None, Meta(description="The API key of the caller that caused it, or null.")
+    ]
     data: Annotated[Raw, Meta(description="The event's own fields, an object.")]
     hash: Annotated[
         str, Meta(description="SHA-256 of the chain up to this event, 64 hexadecimal digits.")
@@ -219,6 +224,7 @@ def event_view(event: StoredEvent) -> EventView:
         event.user_id,
         event.job_id,
         event.recorded_at,
+        caused_by(event.data),
         Raw(event.data),
         event.hash.hex(),
     )
@@ -356,6 +362,9 @@ class PastStateView(Struct, frozen=True, kw_only=True):
         Sequence[LimitView], Meta(description="The first 1000 limits, by user and kind.")
     ]
     limits_total: Annotated[Count, Meta(description="All limits that were set.")]
+    keys: Annotated[
+        Sequence[KeyView], Meta(description="The API keys that were valid, by creation.")
+    ]
     global_: Annotated[WindowView, Meta(description="The window of all users together.")] = (
         msgspec.field(name="global")
     )

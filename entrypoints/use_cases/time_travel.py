@@ -4,6 +4,7 @@ A time means the position of the last event recorded by then. The future is refu
 could turn out wrong.
 """
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -12,6 +13,7 @@ from sqlalchemy.engine import Connection
 from adapters.log import audit_log
 from adapters.log.audit_log import EventFilter
 from adapters.log.histories import changes_of, heartbeats
+from adapters.log.key_events import keys_at
 from domain.audit.system_state import SystemState, line_in_order
 from domain.jobs.history import jobs_of, with_heartbeats
 from domain.jobs.job import Job, State
@@ -19,6 +21,7 @@ from domain.language.errors import InvalidInput, UnknownJob
 from domain.language.identifiers import GLOBAL, JobId, Kind, UserId
 from domain.language.policy import Policy
 from entrypoints.service.fairlog import Fairlog
+from entrypoints.service.key_views import KeyView, key_views
 from entrypoints.service.queries import FRONT_OF_LINE, KINDS_SHOWN_MAX
 from entrypoints.service.views import (
     JobView,
@@ -108,11 +111,16 @@ class TimeTravel:
         state = state_at(connection, current(), self._fairlog.log.read, position)
         now = as_of if isinstance(as_of, datetime) else state.recorded_at
         policy = policy_then(self._fairlog, connection, state)
-        return state_view(state, policy, now)
+        keys = key_views(keys_at(connection, position), now)
+        return state_view(state, policy, now, [key for key in keys if key.valid])
 
 
-def state_view(state: SystemState, policy: Policy, now: datetime) -> PastStateView:
-    """Return a state of the system as it is shown; `now` is the time of its window."""
+def state_view(
+    state: SystemState, policy: Policy, now: datetime, keys: Sequence[KeyView] = ()
+) -> PastStateView:
+    """Return a state of the system as it is shown; `now` is the time of its window, and `keys` are
+    the API keys that were valid.
+    """
     line, windows = state.line, state.windows
     everyone = windows.limits.get((GLOBAL, _NO_KIND))
     return PastStateView(
@@ -138,6 +146,7 @@ def state_view(state: SystemState, policy: Policy, now: datetime) -> PastStateVi
             ]
         ],
         limits_total=len(windows.limits),
+        keys=keys,
         global_=window_view(
             windows.global_window(policy, now),
             None if everyone is None else everyone.running,

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from sqlalchemy.engine import Connection
 
+from domain.audit.key_legality import misuse
 from domain.audit.legality import illegality, miscount
 from domain.decisions.write_model import WriteModel
 from domain.language.events import LeasesExtended, Recorded
@@ -151,7 +152,14 @@ def _readable(page: LogPage, up_to: int) -> tuple[Sequence[Recorded], int | None
 def _illegality(model: WriteModel, recorded: Recorded) -> str | None:
     jobs = model.jobs.rows
     if isinstance(recorded.event, LeasesExtended):
-        violations = (illegality(jobs.get(job_id), recorded) for job_id, _ in recorded.event.jobs)
-        return next(filter(None, violations), None)
+        for job_id, _ in recorded.event.jobs:
+            job = jobs.get(job_id)
+            if wrong := illegality(job, recorded) or misuse(model.keys, job, recorded):
+                return wrong
+        return None
     before = None if recorded.job_id is None else jobs.get(recorded.job_id)
-    return illegality(before, recorded) or miscount(model.windows, recorded)
+    return (
+        illegality(before, recorded)
+        or miscount(model.windows, recorded)
+        or misuse(model.keys, before, recorded)
+    )

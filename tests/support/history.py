@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from adapters.log.key_events import KEY_EVENT_NAMES
 from adapters.log.schema import protect_events
-from adapters.log.tables import FORMAT, FORMAT_UNCORRECTED, bodies, events, log_head
+from adapters.log.tables import bodies, events, format_of, log_head
 from adapters.settings import Settings
 from domain.decisions.decide import Answer, Claimed, JobsUpdated
 from domain.jobs.job import Job, State
@@ -29,7 +30,7 @@ from domain.language.commands import (
     SubmitJob,
 )
 from domain.language.errors import Refusal
-from domain.language.events import EVENT_TYPES, Event, Scope, encode, type_of
+from domain.language.events import EVENT_TYPES, Event, Role, Scope, encode, type_of
 from domain.language.identifiers import Kind, ServerId, UserId, WorkerId
 from domain.language.moments import later
 from domain.log.chain import GENESIS, leaf, link
@@ -37,6 +38,7 @@ from entrypoints.composition import compose, prepare
 from entrypoints.service.fairlog import Fairlog
 from tests.support.clock import NOON, ManualClock
 from tests.support.core import execute_now, writer_of
+from tests.support.keys import by, create_key, revoke_key, rotate_key
 from tests.support.stories import ERROR, RESULT, body
 
 ALICE, BOB, CAROL = UserId("alice"), UserId("bob"), UserId("càrol ")
@@ -63,6 +65,7 @@ def tell_everything(fairlog: Fairlog, clock: ManualClock) -> None:
     _tell_of_runs(fairlog, clock)
     _tell_of_time(fairlog, clock)
     _tell_of_attempts(fairlog, clock)
+    _tell_of_keys(fairlog)
     with fairlog.database.read() as connection:
         told = {name for (name,) in connection.execute(sa.select(events.c.type).distinct())}
     assert told == set(EVENT_TYPES)
@@ -143,6 +146,20 @@ def _tell_of_attempts(fairlog: Fairlog, clock: ManualClock) -> None:
     clock.advance(10)
     do(fairlog, EnforceDeadlines(jobs=ids))
     claim_on(fairlog)
+
+
+def _tell_of_keys(fairlog: Fairlog) -> None:
+    do(fairlog, create_key("root", Role.ADMIN))
+    do(fairlog, by("root", create_key("ci", users=(ALICE,), kinds=(ECHO,))))
+    do(fairlog, by("root", create_key("w", Role.WORKER, kinds=(ECHO,))))
+    do(fairlog, by("ci", SubmitJob(user_id=ALICE, kind=ECHO, payload=body("by a key"))))
+    started = do(fairlog, by("w", ClaimJobs(worker=WORKER, max_jobs=1, kinds=(ECHO,))))
+    assert isinstance(started, Claimed)
+    [job] = started.jobs
+    refused(fairlog, CompleteJob(job_id=job.id, attempt=job.attempt))
+    do(fairlog, by("w", CompleteJob(job_id=job.id, attempt=job.attempt)))
+    do(fairlog, rotate_key("ci", "second"))
+    do(fairlog, by("root", revoke_key("ci")))
 
 
 def do(fairlog: Fairlog, command: Command) -> Answer:
@@ -232,7 +249,7 @@ class Intruder:
     def cut_off(self, position: int) -> None:
         """Take away all from this position on, and let the head say so."""
         *_, last = before = self.rows()[: position - 1]
-        is_corrected = any(row["type"] == "ClockCorrected" for row in before)
+        types = {row["type"] for row in before}
         self.run(
             events.delete().where(events.c.position >= position),
             bodies.delete().where(bodies.c.position >= position),
@@ -240,7 +257,10 @@ class Intruder:
                 position=last["position"],
                 hash=last["hash"],
                 recorded_at=last["recorded_at"],
-                format=FORMAT if is_corrected else FORMAT_UNCORRECTED,
+                format=format_of(
+                    is_corrected="ClockCorrected" in types,
+                    has_keys=not types.isdisjoint(KEY_EVENT_NAMES),
+                ),
             ),
         )
 

@@ -28,10 +28,11 @@ from domain.language.commands import (
     ReturnJob,
     SubmitJob,
 )
-from domain.language.events import Scope
+from domain.language.events import Role, Scope
 from domain.language.identifiers import JobId, Kind, ServerId, UserId, WorkerId
 from domain.language.moments import later
 from domain.limits.rate_limits import window_start
+from tests.support.keys import by, create_key, revoke_key, rotate_key
 
 USERS: Final = [UserId(name) for name in ("alice", "Alice", "alice ", "zoë👩")]
 KINDS: Final = [Kind(name) for name in ("echo", "sleep", "échö")]
@@ -39,6 +40,7 @@ WORKERS: Final = [WorkerId("worker-1"), WorkerId("worker-2")]
 ANY_KIND: Final = [WorkerId("any-1"), WorkerId("any-2")]  # workers who claim whatever there is
 WINDOW_SECONDS: Final = 60  # the default
 SERVER: Final = ServerId("server-1")
+KEY: Final = "sometimes"  # the name of an API key
 
 
 class Known:
@@ -206,6 +208,27 @@ def limit_changes(draw: st.DrawFn) -> Wish:
     return lambda _: command
 
 
+@st.composite
+def key_changes(draw: st.DrawFn) -> Wish:
+    """Create, rotate or revoke the key that some other commands are sent by."""
+    commands: list[Command] = [
+        create_key(KEY, Role.ADMIN),
+        rotate_key(KEY, "second", 16.0),
+        revoke_key(KEY),
+        create_key("once", Role.WORKER),
+    ]
+    command = draw(st.sampled_from(commands))
+    return lambda _: command
+
+
+@st.composite
+def with_key(draw: st.DrawFn, wishes: st.SearchStrategy[Wish]) -> Wish:
+    """Let a key send the command, whether it is valid or not."""
+    wish = draw(wishes)
+    seed = draw(st.sampled_from([None, None, "second"]))
+    return lambda known: by(KEY, wish(known), seed)
+
+
 def any_wish() -> st.SearchStrategy[Wish]:
     often = [submissions(), submissions(), submissions(), claims(), claims(), ends(), ends()]
     return st.one_of(
@@ -218,6 +241,8 @@ def any_wish() -> st.SearchStrategy[Wish]:
         limit_changes(),
         erasures(),
         reports(),
+        key_changes(),
+        with_key(st.one_of(submissions(), claims(), ends(), turns(), heartbeats())),
     )
 
 

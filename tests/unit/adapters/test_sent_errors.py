@@ -7,12 +7,14 @@ import pytest
 from adapters.processes.sent_errors import SentError
 from domain.language import errors
 from domain.language.errors import FairlogError, Refusal
-from domain.language.identifiers import JobId, UserId
+from domain.language.identifiers import JobId, KeyName, Kind, UserId
 from tests.support.given import NOW
 from tests.support.stories import ALICE, admitted
 
 _JOB: Final = JobId(7)
+_KEY: Final = KeyName("ci")
 _ERRORS: Final[Sequence[FairlogError]] = (
+    errors.BeyondBounds(_KEY, "priority", 5),
     errors.BodiesAreNeeded(_JOB, "running"),
     errors.BodyMissing([3, 5]),
     errors.ClockInDoubt(NOW, NOW),
@@ -23,20 +25,30 @@ _ERRORS: Final[Sequence[FairlogError]] = (
     errors.JobHasMovedOn(_JOB, 1, 2),
     errors.JobHasNotEnded(_JOB, "running"),
     errors.JobWasErased(_JOB),
+    errors.KeyExists(_KEY),
+    errors.KeyHasEnded(_KEY),
+    errors.KeyNotValid(),
     errors.KeyReusedWithOtherPayload("key", _JOB),
     errors.LeaseHasEnded(_JOB, 1, NOW),
     errors.LogCorrupt("corrupt"),
     errors.LogFileReplaced("replaced"),
     errors.LogTooNew("too new"),
     errors.LogUnavailable("away", nothing_was_recorded=True),
+    errors.MissingRight(_KEY, "worker", ["submit"]),
+    errors.NotAllowed("not this"),
+    errors.NotForKind(_KEY, Kind("echo")),
+    errors.NotForUser(_KEY, ALICE),
     errors.NotTheCurrentAttempt(_JOB, 1, 2, "running"),
     errors.QueueFull("full"),
     errors.RateLimited(admitted(), NOW, UserId("bob")),
     errors.Refusal("no"),
     errors.ReturnedTooOften(_JOB, 9),
     errors.TimeWasUp(_JOB, 1, NOW),
+    errors.TooManyKeys(3),
     errors.TooManyKinds(ALICE, 3),
+    errors.TooManySecrets(_KEY, 3),
     errors.UnknownJob(_JOB, NOW),
+    errors.UnknownKey(_KEY),
     errors.WriteFailed("refused"),
 )
 

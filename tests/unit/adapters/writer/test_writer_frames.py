@@ -25,6 +25,7 @@ from domain.decisions.decide import (
     Claimed,
     JobsUpdated,
     JobUpdated,
+    KeyChanged,
     LeasesHeld,
     LimitsSet,
     RefusalsRecorded,
@@ -47,8 +48,9 @@ from domain.language.commands import (
 )
 from domain.language.errors import QueueFull, RateLimited
 from domain.language.events import LimitChanged, Scope
-from domain.language.identifiers import POSITION_MAX, JobId, Kind, ServerId, WorkerId
+from domain.language.identifiers import POSITION_MAX, JobId, KeyName, Kind, ServerId, WorkerId
 from tests.support.given import NOW, at, given
+from tests.support.keys import by, create_key, revoke_key, rotate_key
 from tests.support.stories import ALICE, admitted, body, submit
 
 WORKER = WorkerId("w-1")
@@ -81,6 +83,10 @@ COMMANDS: Sequence[Command] = (
     ChangeLimit(scope=Scope.USER, user_id=ALICE, limit=None, running=3),
     ChangeLimit(scope=Scope.GLOBAL, limit=5),
     AcceptClock(),
+    by("ci", submit()),
+    create_key("ci", users=(ALICE,), expires_at=NOW),
+    rotate_key("ci", "second"),
+    revoke_key("ci"),
 )
 
 
@@ -103,6 +109,7 @@ OUTCOMES: Sequence[Outcome] = (
     JobsUpdated([]),
     LimitsSet(LimitChanged(scope=Scope.KIND, kind=Kind("a"), running=2)),
     RefusalsRecorded(3),
+    KeyChanged(KeyName("ci")),
 )
 
 

@@ -22,6 +22,7 @@ from domain.language.events import (
     LeasesExtended,
     RateLimitDecided,
     RequeueReason,
+    Role,
     Scope,
     decode,
     encode,
@@ -95,6 +96,9 @@ def test_the_types_are_those_that_are_documented() -> None:
         "AttemptBegun",
         "AttemptEnded",
         "WorkerMissed",
+        "KeyCreated",
+        "KeyRotated",
+        "KeyRevoked",
     ]
 
 
@@ -110,7 +114,15 @@ def test_the_tag_is_written_out_first(name: str) -> None:
 def test_the_values_of_every_enumeration_are_those_that_are_stored() -> None:
     stored = {
         cls.__name__: [one.value for one in cls]
-        for cls in (Scope, FailureReason, RequeueReason, CancelReason, CorrectionReason, EndReason)
+        for cls in (
+            Scope,
+            FailureReason,
+            RequeueReason,
+            CancelReason,
+            CorrectionReason,
+            EndReason,
+            Role,
+        )
     }
     assert stored == {
         "Scope": ["user", "global", "kind"],
@@ -119,6 +131,7 @@ def test_the_values_of_every_enumeration_are_those_that_are_stored() -> None:
         "CancelReason": ["requested", "expired"],
         "CorrectionReason": ["stepped", "log_ahead", "caught_up", "accepted"],
         "EndReason": ["reported", "lease_lost"],
+        "Role": ["submitter", "worker", "reader", "operator", "admin"],
     }
 
 

@@ -1,0 +1,58 @@
+"""The API keys, read from the log: a key has the rights that its events give, and no others.
+
+The events of a type are one range of an index, so reading what is new costs three look-ups.
+"""
+
+from typing import Final
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from adapters.log.event_pages import RECORDED, recorded
+from adapters.log.tables import events
+from domain.access.keys import KEY_EVENTS, ApiKeys
+from domain.language.events import EVENT_TYPES
+
+KEY_EVENT_NAMES: Final = tuple(name for name, cls in EVENT_TYPES.items() if cls in KEY_EVENTS)
+
+
+def keys_after(connection: Connection, known: ApiKeys, up_to: int | None = None) -> ApiKeys:
+    """Return the keys at a position, from those at an earlier one; None: at the head."""
+    found = [
+        event
+        for name in KEY_EVENT_NAMES
+        for event in recorded(connection, _events_of(name, known.position, up_to))
+    ]
+    keys = known.copy()
+    for event in sorted(found, key=lambda one: one.position):
+        keys.evolve(event)
+    return keys
+
+
+def keys_at(connection: Connection, position: int) -> ApiKeys:
+    """Return the keys at a position of the log."""
+    return keys_after(connection, ApiKeys(), position)
+
+
+def latest_key_event(connection: Connection) -> int:
+    """Return the position of the latest event that changed a key; 0 if there is none."""
+    found = [
+        connection.execute(
+            sa.select(sa.func.max(events.c.position)).where(events.c.type == name)
+        ).scalar()
+        for name in KEY_EVENT_NAMES
+    ]
+    return max(int(position or 0) for position in found)
+
+
+def _events_of(
+    name: str, after: int, up_to: int | None
+) -> "sa.Select[int, int, int | None, int, bytes]":
+    # Without the index MySQL scans the log from that position on.
+    query = (
+        sa.select(*RECORDED)
+        .with_hint(events, "FORCE INDEX (events_by_type)")  # SQLite has no such hint
+        .where(events.c.type == name, events.c.position > after)
+        .order_by(events.c.position)
+    )
+    return query if up_to is None else query.where(events.c.position <= up_to)
