@@ -9,7 +9,7 @@ from msgspec import Meta, Struct
 from domain.access.keys import ApiKey, ApiKeys
 from domain.language.events import Role
 from domain.language.identifiers import KeyName, Kind, SecretId, UserId
-from domain.language.ranges import Count, Name, Time
+from domain.language.ranges import Count, MaxAttempts, Name, Priority, Time, TimeoutSeconds
 
 
 class SecretView(Struct, frozen=True):
@@ -32,10 +32,10 @@ class KeyView(Struct, frozen=True, kw_only=True):
     kinds: Annotated[
         Sequence[Kind], Meta(description="The kinds of job that it is for. Empty: all.")
     ]
-    priority_max: Annotated[int | None, Meta(description="The highest priority, or null.")]
-    attempts_max: Annotated[Count | None, Meta(description="The most attempts, or null.")]
+    priority_max: Annotated[Priority | None, Meta(description="The highest priority, or null.")]
+    attempts_max: Annotated[MaxAttempts | None, Meta(description="The most attempts, or null.")]
     timeout_seconds_max: Annotated[
-        float | None, Meta(description="The longest time-out in seconds, or null.")
+        TimeoutSeconds | None, Meta(description="The longest time-out in seconds, or null.")
     ]
     changes_max: Annotated[
         Count | None, Meta(description="Cancellations and retries per window, or null.")

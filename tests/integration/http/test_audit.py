@@ -45,6 +45,7 @@ def test_an_event_is_told_whole(client: httpx.Client) -> None:
         "user_id": "ada",
         "job_id": 2,
         "recorded_at": "2026-01-31T12:00:00Z",
+        "by": None,
         "data": {
             "type": "RateLimitDecided",
             "user_id": "ada",
