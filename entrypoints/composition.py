@@ -7,7 +7,7 @@ writer.
 from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import sqlalchemy as sa
 import structlog
@@ -37,7 +37,8 @@ from entrypoints.feeds.recent_events import RecentEvents
 from entrypoints.runtime.interpreter import tuned_for_one_pass
 from entrypoints.service.fairlog import Fairlog
 from projections.activity.projection import ActivityProjection
-from projections.following.async_projector import AsyncProjector, checkpoints
+from projections.following.async_projector import AsyncProjector
+from projections.following.checkpoints import checkpoints
 from projections.following.merkle import MerkleProjection
 from projections.following.snapshots import SnapshotsProjection
 from projections.inline.empty_claims import empty_claims
@@ -47,8 +48,6 @@ from projections.storage import registry
 from projections.storage.rows import create_all
 from projections.verify import bookkeeping
 from projections.verify.bookkeeping import REGISTRY
-
-LEAVES_PER_BATCH: Final = 4096  # whole tiles; a leaf is little work
 
 _log = structlog.get_logger()
 
@@ -109,7 +108,7 @@ def _wired(
     projectors: list[AsyncProjector[Any]] = [
         AsyncProjector(ActivityProjection(), read, *access),
         AsyncProjector(SnapshotsProjection(log.read), read, *access),
-        AsyncProjector(MerkleProjection(), leaves, *access, events_per_batch=LEAVES_PER_BATCH),
+        AsyncProjector(MerkleProjection(), leaves, *access),
     ]
     runner = ProjectorRunner(projectors, supervisor, database.shrink_journal)
     return Fairlog(database, log, writer, policy_of(settings), runner, supervisor)

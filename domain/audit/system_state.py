@@ -5,7 +5,7 @@ the number of users, not with the log. A single job is folded from its own event
 (`domain.jobs.history`).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Literal
 
 import msgspec
@@ -15,7 +15,6 @@ from domain.fairness.line import KindInLine, Line, UserInLine
 from domain.jobs.job import State
 from domain.jobs.job_fold import is_due
 from domain.language.events import (
-    AttemptEnded,
     JobCancelled,
     JobCompleted,
     JobFailed,
@@ -23,8 +22,6 @@ from domain.language.events import (
     JobRequeued,
     JobStarted,
     JobSubmitted,
-    LimitChanged,
-    RateLimitDecided,
     Recorded,
     RequeueReason,
 )
@@ -47,24 +44,24 @@ class SystemState:
         self.windows = Windows()
         self._windows_left = 0  # after those that were over were last forgotten
 
-    def evolve(self, recorded: Recorded) -> None:
-        """Fold one event in. Never raises: history is never refused."""
-        event = recorded.event
-        if isinstance(event, RateLimitDecided):
-            self.windows.evolve(recorded)
-        elif isinstance(event, LimitChanged):
-            self.windows.evolve(recorded)
-            self.line.evolve(recorded)
-        elif isinstance(event, AttemptEnded):
-            self.line.evolve(recorded)
-        elif (change := change_of(recorded)) is not None:
-            before, after = change
-            if before is not None:
-                self.jobs[before] -= 1
-            self.jobs[after] += 1
-            self.line.evolve(recorded)
-        self.position = recorded.position
-        self.recorded_at = recorded.recorded_at
+    def evolve(self, events: Sequence[Recorded]) -> None:
+        """Fold events in. Never raises: history is never refused."""
+        jobs, line, windows = self.jobs, self.line.folds(), self.windows.folds()
+        for recorded in events:
+            event = recorded.event
+            kind = type(event)
+            if (change := _CHANGES.get(kind)) is not None:
+                before, after = change(recorded, event)
+                if before is not None:
+                    jobs[before] -= 1
+                jobs[after] += 1
+            if (fold := line.get(kind)) is not None:
+                fold(recorded, event)
+            if (fold := windows.get(kind)) is not None:
+                fold(recorded, event)
+        if events:
+            self.position = events[-1].position
+            self.recorded_at = events[-1].recorded_at
 
     def tidy(self) -> None:
         """Forget what only a writer needs, and windows that are over. Queries are not affected.
@@ -100,16 +97,7 @@ class SystemState:
         self._windows_left = len(self.windows.counters)
 
 
-def change_of(recorded: Recorded) -> tuple[State | None, State] | None:
-    """Return the states of the event's job before (None: it did not exist) and after it.
-
-    Returns None for an event that changes the state of no job.
-    """
-    change = _CHANGES.get(type(recorded.event))
-    return None if change is None else change(recorded, recorded.event)
-
-
-_Change = tuple[State | None, State]
+_Change = tuple[State | None, State]  # of a job; before the event (None: it did not exist), after
 
 
 def _of_submission(recorded: Recorded, event: JobSubmitted) -> _Change:
@@ -126,7 +114,7 @@ def _of_requeue(_: Recorded, event: JobRequeued) -> _Change:
     return State.CANCELLED if event.was_cancelled else State.FAILED, State.QUEUED
 
 
-# By type, since this runs for every event: a `match` would test class after class.
+# Of the events that change a job's state. By type, since a `match` would test class after class.
 _CHANGES: Final[Mapping[type, Callable[[Recorded, Any], _Change]]] = {
     JobSubmitted: _of_submission,
     JobReleased: lambda *_: (State.SCHEDULED, State.QUEUED),

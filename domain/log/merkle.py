@@ -14,6 +14,7 @@ from hashlib import sha256
 from typing import Final
 
 HASH_BYTES: Final = 32
+_PAIR_BYTES: Final = 2 * HASH_BYTES
 EMPTY_ROOT: Final = sha256().digest()
 
 # The hash of a complete subtree: of 2**level leaves, the index-th of its level, both from 0.
@@ -21,18 +22,16 @@ Subtree = Callable[[int, int], bytes]
 
 
 def node(left: bytes, right: bytes) -> bytes:
-    return _above(left + right)
-
-
-def _above(pair: bytes) -> bytes:
-    return sha256(b"\x01" + pair).digest()
+    return sha256(b"\x01" + left + right).digest()
 
 
 def complete_root(hashes: bytes) -> bytes:
     """Return the hash of a complete subtree, given the concatenated hashes of one level of it."""
     while len(hashes) > HASH_BYTES:
-        pairs = range(0, len(hashes), 2 * HASH_BYTES)
-        hashes = b"".join([_above(hashes[at : at + 2 * HASH_BYTES]) for at in pairs])
+        pairs = range(0, len(hashes), _PAIR_BYTES)
+        hashes = b"".join(
+            [sha256(b"\x01" + hashes[at : at + _PAIR_BYTES]).digest() for at in pairs]
+        )
     return hashes
 
 

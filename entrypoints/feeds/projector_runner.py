@@ -1,12 +1,13 @@
 """The thread that applies new events to the asynchronous projections.
 
 It runs in the writer's process, which has no event loop: batches of this process wake it, and those
-of others are found by a slow poll.
+of others are found by a slow poll. All projections are written in one transaction, about once a
+second, so that a row that changes often is written rarely, and a short job never.
 """
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
@@ -16,12 +17,12 @@ from adapters.supervision import Part, Supervisor, supervise
 from domain.language.errors import FairlogError
 from domain.language.events import Recorded
 from domain.log.stored_log import Leaf
-from projections.following.async_projector import AsyncProjector, NoCheckpoint
+from projections.following.async_projector import EVENTS_PER_BATCH, AsyncProjector, step_all
+from projections.following.checkpoints import NoCheckpoint
 
 POLL_SECONDS: Final = 2.0  # while this process writes nothing
-# Before each batch: meanwhile the writer has the disk and the lock, and what the same batch woke,
-# like a waiting claim, has the processor.
-PAUSE_SECONDS: Final = 0.2
+# Between the first new event and the transaction that applies it, unless EVENTS_PER_BATCH wait.
+PAUSE_SECONDS: Final = 1.0
 _RETRY_SECONDS: Final = 2.0  # after an error of a projection
 _STOP_SECONDS_MAX: Final = 5.0  # for the batch that is being applied; usually 0.2
 
@@ -46,6 +47,8 @@ class ProjectorRunner:
         self._tidy_up = tidy_up
         self._supervisor = supervisor
         self._news = threading.Event()
+        self._enough = threading.Event()  # news that should not wait longer
+        self._pending = 0  # events of this process since the latest step
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -68,12 +71,16 @@ class ProjectorRunner:
         """
         self._stopping.set()
         self._news.set()
+        self._enough.set()
         if self._thread is not None:
             self._thread.join(_STOP_SECONDS_MAX)
 
-    def published(self, _: Sequence[Recorded], __: Sequence[Leaf]) -> None:
+    def published(self, events: Sequence[Recorded], _: Sequence[Leaf]) -> None:
         """Subscribed to the writer; called in its thread."""
+        self._pending += len(events)
         self._news.set()
+        if self._pending >= EVENTS_PER_BATCH:
+            self._enough.set()
 
     def _run(self) -> None:
         loop = self._supervisor.part("following")
@@ -84,30 +91,57 @@ class ProjectorRunner:
         rests_until = dict.fromkeys(self.projectors, 0.0)  # time.monotonic()
         while not self._stopping.is_set():
             self._news.wait(POLL_SECONDS)
+            if self._news.is_set():
+                self._enough.wait(PAUSE_SECONDS)
+            self._pending = 0  # before the read: an event that is counted twice does no harm
             self._news.clear()
-            self._stopping.wait(PAUSE_SECONDS)
-            for projector, part in parts.items():
-                if time.monotonic() >= rests_until[projector] and not self._step(projector, part):
-                    rests_until[projector] = time.monotonic() + _RETRY_SECONDS
+            self._enough.clear()
+            now = time.monotonic()
+            ready = {one: part for one, part in parts.items() if now >= rests_until[one]}
+            for failed in self._step(ready):
+                rests_until[failed] = time.monotonic() + _RETRY_SECONDS
             with suppress(FairlogError):
                 self._tidy_up()
             loop.works()
 
-    def _step(self, projector: AsyncProjector[Any], part: Part) -> bool:
-        """Apply a batch; return False if that failed."""
+    def _step(self, parts: Mapping[AsyncProjector[Any], Part]) -> Sequence[AsyncProjector[Any]]:
+        """Apply a batch to each projection; return those that failed.
+
+        If they cannot be written together, each is written alone, so that one that fails does not
+        keep the others from going on.
+        """
+        if not parts:
+            return ()
+        for part in parts.values():
+            part.begins()
+        try:
+            self._note_left(step_all(list(parts)))
+        except Exception:  # noqa: BLE001 (the part that fails reports it)
+            return [one for one, part in parts.items() if not self._step_alone(one, part)]
+        for part in parts.values():
+            part.works()
+        return ()
+
+    def _step_alone(self, projector: AsyncProjector[Any], part: Part) -> bool:
+        """Apply a batch to one projection; return False if that failed."""
         part.begins()
         try:
             try:
-                has_more = projector.step()
+                self._note_left(projector.step())
             except NoCheckpoint as error:
-                has_more = projector.prepare()  # unless another process was quicker
-                if has_more:
+                if projector.prepare():  # unless another process was quicker
                     name = projector.projection.name
                     _log.warning("projection_begun_anew", projection=name, reason=str(error))
+                    self._note_left(EVENTS_PER_BATCH)
         except Exception as error:  # noqa: BLE001 (readers see how far behind it is)
             part.fails(error)
             return False
         part.works()
-        if has_more:
-            self._news.set()
         return True
+
+    def _note_left(self, events: int) -> None:
+        """Continue soon if events are left, and at once if there are many."""
+        if events:
+            self._news.set()
+        if events >= EVENTS_PER_BATCH:
+            self._enough.set()

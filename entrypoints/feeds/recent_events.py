@@ -1,19 +1,31 @@
 """The latest events of the log in memory, so that those who follow it need not read them."""
 
+from bisect import bisect_right
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final, Generic
 
+from msgspec import Struct
 from sqlalchemy.engine import Connection
 
-from projections.following.async_projector import E, Read
+from projections.following.async_projection import E, Read
 
 EVENTS_KEPT: Final = 20_000  # some 20 MB
+
+
+class _Addition(Struct, Generic[E], frozen=True):
+    """Events that were added together; their positions have no gap."""
+
+    first: int  # position
+    events: Sequence[E]
+    size: int  # of all events
 
 
 class RecentEvents(Generic[E]):
     """One thread adds, others may read meanwhile.
 
-    With `bytes_max`, the oldest are removed until the sum of all `size_of` is not above it.
+    The additions that came first are removed while there are more than `events_max` events, or
+    their `size_of` sums up to more than `bytes_max`. At least the latest event stays.
     """
 
     def __init__(
@@ -22,26 +34,58 @@ class RecentEvents(Generic[E]):
         bytes_max: int | None = None,
         size_of: Callable[[E], int] = lambda _: 0,
     ) -> None:
-        self._slots: list[E | None] = [None] * events_max  # by position
+        self._additions: deque[_Addition[E]] = deque()  # each continues the one before
+        self._events_max = events_max
         self._bytes_max = bytes_max
         self._size_of = size_of
+        self._events = 0
         self._bytes = 0
-        self._oldest = 0  # no event before this position counts any more
 
     def add(self, events: Sequence[E]) -> None:
-        for one in events:
-            if self._bytes_max is not None:
-                self._make_room(one, self._bytes_max)
-            self._slots[one.position % len(self._slots)] = one
+        """Add events that follow each other. If they do not follow the latest, all others go."""
+        if self._additions and self._additions[-1].events[-1].position + 1 != events[0].position:
+            self._remove_while(lambda: True)
+        addition = self._fitting(events)
+        self._remove_while(
+            lambda: (
+                self._events + len(addition.events) > self._events_max
+                or (self._bytes_max is not None and self._bytes + addition.size > self._bytes_max)
+            )
+        )
+        self._additions.append(addition)
+        self._events += len(addition.events)
+        self._bytes += addition.size
+
+    def _fitting(self, events: Sequence[E]) -> _Addition[E]:
+        """Return the last of the events whose sizes sum up to at most `bytes_max`."""
+        if self._bytes_max is None:
+            return _Addition(events[0].position, events, 0)
+        sizes = list(map(self._size_of, events))
+        size, skipped = sum(sizes), 0
+        while size > self._bytes_max and skipped < len(events) - 1:
+            size -= sizes[skipped]
+            skipped += 1
+        return _Addition(events[skipped].position, events[skipped:], size)
+
+    def _remove_while(self, is_too_much: Callable[[], bool]) -> None:
+        while self._additions and is_too_much():
+            removed = self._additions.popleft()
+            self._events -= len(removed.events)
+            self._bytes -= removed.size
 
     def beyond(self, position: int, limit: int) -> list[E]:
         """Return the events that follow a position without a gap, up to `limit` of them."""
-        found: list[E] = []
-        for following in range(position + 1, position + 1 + limit):
-            one = self._slots[following % len(self._slots)]
-            if one is None or one.position != following:
+        additions = list(self._additions)  # one step of the interpreter: no addition comes between
+        index = bisect_right(additions, position + 1, key=lambda addition: addition.first) - 1
+        if index < 0:
+            return []
+        first = additions[index].events
+        start = bisect_right(first, position, key=lambda event: event.position)
+        found = list(first[start : start + limit])
+        for addition in additions[index + 1 :]:
+            if len(found) >= limit:
                 break
-            found.append(one)
+            found += addition.events[: limit - len(found)]
         return found
 
     def or_read(self, read: Read[E]) -> Read[E]:
@@ -51,14 +95,3 @@ class RecentEvents(Generic[E]):
             return self.beyond(after, limit) or read(connection, after, limit)
 
         return read_recent
-
-    def _make_room(self, new: E, bytes_max: int) -> None:
-        self._bytes += self._size_of(new)
-        first = new.position - len(self._slots) + 1  # whatever is before it loses its slot
-        self._oldest = max(self._oldest, first - 1)
-        while self._oldest < first or (self._bytes > bytes_max and self._oldest < new.position):
-            slot = self._oldest % len(self._slots)
-            if (removed := self._slots[slot]) is not None:
-                self._bytes -= self._size_of(removed)
-                self._slots[slot] = None
-            self._oldest += 1

@@ -15,7 +15,7 @@ from entrypoints.composition import projection_tables
 from entrypoints.runtime.interpreter import tuned_for_one_pass
 from entrypoints.service.fairlog import Fairlog
 from entrypoints.use_cases.verifying import following, history_check, history_check_in_child
-from projections.following.async_projector import AsyncProjection
+from projections.following.async_projection import AsyncProjection
 from projections.following.merkle import MerkleProjection
 from projections.verify import bookkeeping
 from projections.verify.findings import Difference, Finding, Report

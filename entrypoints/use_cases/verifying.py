@@ -21,7 +21,7 @@ from adapters.processes.sent_errors import SentError
 from domain.language.events import Recorded
 from entrypoints.runtime.interpreter import tuned_for_one_pass
 from projections.activity.projection import ActivityProjection
-from projections.following.async_projector import AsyncProjection
+from projections.following.async_projection import AsyncProjection
 from projections.inline.live import inline_projections
 from projections.verify.findings import Checked, CheckPass, Difference, Finding
 from projections.verify.history_check import HistoryCheck

@@ -4,6 +4,7 @@ All are bounded in size, and additive: the metrics of an hour are the sum of tho
 """
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from heapq import heapify, heapreplace
 from typing import Any, Final
@@ -123,6 +124,7 @@ class TopUsers:
     """Sketches that count into a `TopCounts`."""
 
     def __init__(self, top: TopCounts) -> None:
+        self.counts = top
         self.refused = SpaceSaving(top.refused)
         self.submitted = SpaceSaving(top.submitted)
         self.served = SpaceSaving(top.served)
@@ -156,10 +158,11 @@ def latency_bucket(seconds: float) -> int:
     return int(math.log2(max(0.0, seconds) * 1000 + 1) * _BUCKETS_PER_DOUBLING)
 
 
-def observe(histogram: Histogram, seconds: float) -> None:
-    """Add a latency to a histogram."""
-    bucket = latency_bucket(seconds)
-    histogram[bucket] = histogram.get(bucket, 0) + 1
+def observe(histogram: Histogram, latencies: Iterable[int]) -> None:
+    """Add latencies, in microseconds, to a histogram."""
+    for micros, count in Counter(latencies).items():
+        bucket = latency_bucket(micros / 1_000_000)
+        histogram[bucket] = histogram.get(bucket, 0) + count
 
 
 def quantile(histogram: Mapping[int, int], share: float) -> float | None:

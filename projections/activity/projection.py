@@ -1,14 +1,18 @@
 """The activity projection: metrics by time bucket, open jobs, users with open jobs, and workers.
 
-It is asynchronous, so the writer does no work for it. The dashboard never has to count rows.
+It is asynchronous, so the writer does no work for it. The dashboard never has to count rows. What
+changes often is kept in memory between batches: a job that begins and ends within one batch is
+never stored, and while this process alone applies events, it reads only jobs that have waited long.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from functools import partial
 from typing import Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from domain.decisions.ports import Write
 from domain.language.events import Recorded
 from domain.language.identifiers import JobId, Kind, UserId, WorkerId
 from domain.language.moments import to_micros
@@ -25,14 +29,15 @@ from projections.activity.fold import (
     WorkerLoad,
     seconds_of,
 )
-from projections.activity.metrics import ActivityMetrics, TopCounts
+from projections.activity.metrics import ActivityMetrics, TopUsers
+from projections.following.async_projection import Changes
 from projections.following.state_cache import StateCache
 from projections.storage.rows import Query, Row, delete, fetch, upsert
 
 # How long buckets are kept, by their length; both in seconds.
 KEPT_SECONDS: Final = {FINEST_SECONDS: 3_600, MINUTE_SECONDS: 6 * 3_600, 600: 3 * 86_400}
 KINDS_PER_BUCKET_MAX: Final = 100  # with metrics of their own: the first ones of the bucket
-ROWS_CACHED_MAX: Final = 40_000  # between batches, some 10 MB
+ROWS_CACHED_MAX: Final = 20_000  # between batches, of jobs, users and workers each; some 15 MB
 _WITHOUT_KINDS: Final = frozenset({FINEST_SECONDS})  # lengths without metrics by kind
 
 _Bucket = tuple[int, int]  # length, start (Unix time); both in seconds
@@ -48,29 +53,34 @@ class ActivityProjection:
     def __init__(self) -> None:
         self._cache: StateCache[ActivityRows] = StateCache()
 
-    def apply(self, connection: Connection, generation: int, events: Sequence[Recorded]) -> None:
-        rows = self._cache.take(connection, generation, events[0].position - 1)
+    def fold(self, connection: Connection, generation: int, events: Sequence[Recorded]) -> Changes:
+        first, last = events[0], events[-1]
+        rows = self._cache.take(connection, generation, first.position - 1)
         if rows is None:
             rows = ActivityRows()
-        _load(connection, generation, ActivityKeys(events), rows)
+            _load_buckets(connection, generation, seconds_of(first.recorded_at), rows)
+        keys = ActivityKeys(events)
+        _load(connection, generation, keys, rows, first.position)
         fold = ActivityFold(rows)
-        stored = _load_buckets(connection, generation, events, fold)
         fold.apply(events)
-        _save_buckets(connection, generation, fold, stored)
-        _save_jobs(connection, generation, fold.changed_jobs, rows, events[0].position)
-        _save_users(connection, generation, fold.changed_users, rows)
-        _save_workers(connection, generation, fold.changed_workers, rows)
-        _delete_expired(connection, generation, events[-1])
-        if rows.count() <= ROWS_CACHED_MAX:
-            self._cache.put(connection, generation, events[-1].position, rows)
+        writes: list[Write[Connection]] = [
+            *_bucket_changes(generation, fold, rows),
+            *_job_changes(generation, keys.jobs, rows, first.position),
+            *_user_changes(generation, keys.users, rows),
+            _worker_changes(generation, keys.workers | fold.workers_left, rows),
+            partial(_delete_expired, generation=generation, latest=last),
+        ]
+        rows.evict(ROWS_CACHED_MAX)
+        return Changes(
+            writes, partial(self._cache.put, connection, generation, last.position, rows)
+        )
 
 
-_Stored = dict[_Bucket, dict[bytes, ActivityMetrics]]
-
-
-def _load(connection: Connection, generation: int, keys: ActivityKeys, rows: ActivityRows) -> None:
-    """Load the rows with these keys that are not cached."""
-    jobs = keys.jobs - rows.jobs.keys()
+def _load(
+    connection: Connection, generation: int, keys: ActivityKeys, rows: ActivityRows, new: int
+) -> None:
+    """Load the rows with these keys that are not in memory. Jobs from id `new` on have none."""
+    jobs = [one for one in keys.jobs - rows.jobs.keys() if one < new]
     rows.jobs.update(dict.fromkeys(jobs))
     for job_id, ready_at, started_at, worker in _fetch(
         connection, generation, tables.jobs_by_id, jobs
@@ -106,67 +116,73 @@ def _fetch(connection: Connection, generation: int, query: Query, keys: Iterable
 
 
 def _load_buckets(
-    connection: Connection, generation: int, events: Sequence[Recorded], fold: ActivityFold
-) -> _Stored:
+    connection: Connection, generation: int, seconds_now: int, rows: ActivityRows
+) -> None:
     """Load the buckets of the first event; buckets that begin later have no rows yet."""
-    at = seconds_of(events[0].recorded_at)
     buckets = tables.buckets
-    stored: _Stored = {}
-    rows = connection.execute(
+    found = connection.execute(
         sa.select(
             buckets.c.seconds, buckets.c.start, buckets.c.kind, buckets.c.figures, buckets.c.leaders
         ).where(
             buckets.c.generation == generation,
             sa.or_(
                 *(
-                    sa.and_(
-                        buckets.c.seconds == seconds, buckets.c.start == at // seconds * seconds
-                    )
-                    for seconds in KEPT_SECONDS
+                    sa.and_(buckets.c.seconds == seconds, buckets.c.start == start)
+                    for seconds, start in _buckets_at(seconds_now)
                 )
             ),
         )
     )
-    for seconds, start, kind, metrics, top in rows:
-        stored.setdefault((seconds, start), {})[bytes(kind)] = tables.decode_metrics(metrics)
+    for seconds, start, kind, metrics, top in found:
+        of_bucket = rows.buckets.setdefault((seconds, start), {})
+        of_bucket[bytes(kind)] = tables.decode_metrics(metrics)
         if top is not None:
-            fold.top_counts[start] = tables.decode_top_counts(top)
-    return stored
+            rows.tops[start] = TopUsers(tables.decode_top_counts(top))
 
 
-def _save_buckets(
-    connection: Connection, generation: int, fold: ActivityFold, stored: _Stored
-) -> None:
+def _buckets_at(seconds_now: int) -> list[_Bucket]:
+    """Return the buckets that a Unix time in seconds belongs to."""
+    return [(seconds, seconds_now // seconds * seconds) for seconds in KEPT_SECONDS]
+
+
+def _bucket_changes(
+    generation: int, fold: ActivityFold, rows: ActivityRows
+) -> Sequence[Write[Connection]]:
+    """Add what the batch counted to its buckets; forget the buckets that are over."""
     changed: dict[tuple[_Bucket, bytes], ActivityMetrics] = {}
-    for finest, of_kinds in fold.metrics.items():
-        for kind, new in of_kinds.items():
-            for seconds in KEPT_SECONDS:
-                bucket = (seconds, finest // seconds * seconds)
-                for key in _keys(kind, seconds, stored.setdefault(bucket, {})):
-                    metrics = stored[bucket].setdefault(key, ActivityMetrics())
-                    metrics.add(new)
+    for finest, increments in fold.metrics.items():
+        for kind, increment in increments.items():
+            for bucket in _buckets_at(finest):
+                stored = rows.buckets.setdefault(bucket, {})
+                for key in _keys(kind, bucket[0], stored):
+                    metrics = stored.get(key)
+                    if metrics is None:
+                        metrics = stored[key] = ActivityMetrics()
+                    metrics.add(increment)
                     changed[bucket, key] = metrics
-    minutes = {start: tables.encode(top) for start, top in fold.top_counts.items()}
-    upsert(
-        connection,
-        tables.buckets,
-        [
-            (
-                generation,
-                seconds,
-                start,
-                key,
-                tables.encode(metrics),
-                minutes.get(start, tables.encode(TopCounts()))
-                if key == tables.ALL_KINDS and seconds == MINUTE_SECONDS
-                else None,
-            )
-            for ((seconds, start), key), metrics in changed.items()
-        ],
-    )
+    written = [
+        (
+            generation,
+            seconds,
+            start,
+            key,
+            tables.encode(metrics),
+            tables.encode(rows.tops[start].counts)
+            if key == tables.ALL_KINDS and seconds == MINUTE_SECONDS
+            else None,
+        )
+        for ((seconds, start), key), metrics in changed.items()
+    ]
+    if fold.metrics:
+        current = _buckets_at(max(fold.metrics))
+        rows.buckets = {one: rows.buckets[one] for one in current if one in rows.buckets}
+        rows.tops = {
+            start: top for start, top in rows.tops.items() if (MINUTE_SECONDS, start) in current
+        }
+    return [lambda connection: upsert(connection, tables.buckets, written)]
 
 
-def _keys(kind: Kind, seconds: int, known: dict[bytes, ActivityMetrics]) -> list[bytes]:
+def _keys(kind: Kind, seconds: int, known: Collection[bytes]) -> list[bytes]:
     """Return the keys of a bucket's rows that count a kind: of all kinds, and maybe its own."""
     key = kind.encode()
     has_own = bool(key) and seconds not in _WITHOUT_KINDS
@@ -175,40 +191,38 @@ def _keys(kind: Kind, seconds: int, known: dict[bytes, ActivityMetrics]) -> list
     return [tables.ALL_KINDS]
 
 
-def _save_jobs(
-    connection: Connection, generation: int, changed: Iterable[JobId], rows: ActivityRows, new: int
-) -> None:
-    """Write changed jobs. Ended ones are deleted and evicted: hardly any event names them again.
+def _job_changes(
+    generation: int, changed: Collection[JobId], rows: ActivityRows, new: int
+) -> Sequence[Write[Connection]]:
+    """Write open jobs, and delete ended ones, from memory too: hardly any event names them again.
 
-    Jobs with ids from `new` on have no rows yet.
+    Jobs from id `new` on have no rows yet.
     """
-    ended = [job_id for job_id in changed if rows.jobs[job_id] is None]
-    delete(
-        connection, tables.open_jobs, generation, [(job_id,) for job_id in ended if job_id < new]
-    )
+    ended = [job_id for job_id in changed if rows.jobs.get(job_id) is None]
     for job_id in ended:
-        del rows.jobs[job_id]
-    upsert(
-        connection,
-        tables.open_jobs,
-        [
-            (
-                generation,
-                job_id,
-                job.ready_at,
-                job.started_at,
-                None if job.worker is None else job.worker.encode(),
-            )
-            for job_id in changed
-            if (job := rows.jobs.get(job_id)) is not None
-        ],
-    )
+        rows.jobs.pop(job_id, None)
+    stored = [(job_id,) for job_id in ended if job_id < new]
+    written = [
+        (
+            generation,
+            job_id,
+            job.ready_at,
+            job.started_at,
+            None if job.worker is None else job.worker.encode(),
+        )
+        for job_id in changed
+        if (job := rows.jobs.get(job_id)) is not None
+    ]
+    return [
+        lambda connection: delete(connection, tables.open_jobs, generation, stored),
+        lambda connection: upsert(connection, tables.open_jobs, written),
+    ]
 
 
-def _save_users(
-    connection: Connection, generation: int, changed: Iterable[UserId], rows: ActivityRows
-) -> None:
-    """Write changed users; a user without open jobs has no row."""
+def _user_changes(
+    generation: int, changed: Iterable[UserId], rows: ActivityRows
+) -> Sequence[Write[Connection]]:
+    """Write users with open jobs; a user without has no row."""
     idle: list[Row] = []
     busy: list[Row] = []
     for user_id in changed:
@@ -219,31 +233,30 @@ def _save_users(
         elif load.is_stored:
             idle.append((user_id.encode(),))
         load.is_stored = is_busy
-    delete(connection, tables.users, generation, idle)
-    upsert(connection, tables.users, busy)
+    return [
+        lambda connection: delete(connection, tables.users, generation, idle),
+        lambda connection: upsert(connection, tables.users, busy),
+    ]
 
 
-def _save_workers(
-    connection: Connection, generation: int, changed: Iterable[WorkerId], rows: ActivityRows
-) -> None:
-    upsert(
-        connection,
-        tables.workers,
-        [
-            (
-                generation,
-                worker.encode(),
-                None if load.server is None else load.server.encode(),
-                load.running,
-                load.completed,
-                load.failed,
-                load.first_seen,
-                load.last_seen,
-            )
-            for worker in changed
-            for load in [rows.workers[worker]]
-        ],
-    )
+def _worker_changes(
+    generation: int, changed: Iterable[WorkerId], rows: ActivityRows
+) -> Write[Connection]:
+    written = [
+        (
+            generation,
+            worker.encode(),
+            None if load.server is None else load.server.encode(),
+            load.running,
+            load.completed,
+            load.failed,
+            load.first_seen,
+            load.last_seen,
+        )
+        for worker in changed
+        for load in [rows.workers[worker]]
+    ]
+    return lambda connection: upsert(connection, tables.workers, written)
 
 
 def _delete_expired(connection: Connection, generation: int, latest: Recorded) -> None:

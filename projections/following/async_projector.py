@@ -1,122 +1,39 @@
-"""Asynchronous projections: each applies the log's events in transactions and at a pace of its own.
+"""Projectors: they apply the log's events to asynchronous projections, behind the writer.
 
-The transaction that applies events locks and moves the projection's checkpoint: any number of
-processes may run the same projector, and each event is applied exactly once, in order. Events are
-read before that transaction, so that on SQLite the writer waits only while rows are written.
-
-A checkpoint holds the hash of the log up to its position. If it does not belong to this log (it was
-changed, or the log was restored from a backup), the projection is built again from the start.
+The transaction that writes rows locks and moves the checkpoints of their projections: any number of
+processes may run the same projectors, and each event is applied exactly once, in order. Events are
+read and folded before that transaction, so that on SQLite the writer waits only while rows are
+written.
 """
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from typing import Final, Generic, Protocol, TypeVar
+from typing import Any, Final, Generic
 
-import sqlalchemy as sa
 from msgspec import Struct
 from sqlalchemy.engine import Connection
 
 from domain.decisions.ports import EventLog
-from domain.language.errors import FairlogError, LogUnavailable
+from domain.language.errors import LogUnavailable
 from domain.log.chain import GENESIS
-from projections.storage import registry
-from projections.storage.generations import Tabled, older_generations, remove_rows
-from projections.storage.rows import create_all, digest, have_all
-
-EVENTS_PER_BATCH: Final = 4000
-HASH_BYTES: Final = len(GENESIS)
-
-metadata = sa.MetaData()
-checkpoints = sa.Table(
-    "projection_checkpoints",
-    metadata,
-    sa.Column("name", sa.String(64), primary_key=True),
-    sa.Column("generation", sa.BigInteger, primary_key=True, autoincrement=False),
-    sa.Column("version", sa.Integer, nullable=False),
-    sa.Column("position", sa.BigInteger, nullable=False, comment="of the latest event applied"),
-    # NULL: written by a release without this column; see `adapters/migrations`.
-    sa.Column("hash", digest(HASH_BYTES), comment="of the log up to there"),
+from projections.following import checkpoints
+from projections.following.async_projection import AsyncProjection, Changes, E, Read
+from projections.following.checkpoints import (
+    Checkpoint,
+    NoCheckpoint,
+    belongs_to,
+    checkpoint_of,
+    current_checkpoints,
+    hash_at,
 )
+from projections.storage import registry
+from projections.storage.generations import older_generations, remove_rows
+from projections.storage.rows import create_all, have_all
 
+EVENTS_PER_BATCH: Final = 8192  # whole tiles of the Merkle tree
 
-class Positioned(Protocol):
-    """An event, or its hash, at a position of the log."""
-
-    @property
-    def position(self) -> int: ...
-
-
-E = TypeVar("E", bound=Positioned)
-# Read events after a position (second argument) in order, up to a number of them (third).
-Read = Callable[[Connection, int, int], Sequence[E]]
-E_contra = TypeVar("E_contra", bound=Positioned, contravariant=True)
 Transaction = Callable[[], AbstractContextManager[Connection]]
 Progress = Callable[[int, int], None]  # events applied, events in the log
-
-
-class AsyncProjection(Tabled, Protocol[E_contra]):
-    """A read model of `Recorded` events or of `Leaf` hashes.
-
-    Its rows depend on the events alone, never on the size of the batches.
-    """
-
-    def apply(self, connection: Connection, generation: int, events: Sequence[E_contra]) -> None:
-        """Apply a batch in a handful of statements. The caller moves the checkpoint."""
-
-
-WithPositions = Sequence[tuple[AsyncProjection[E], int]]  # each with its checkpoint's position
-
-
-class Checkpoint(Struct, frozen=True):
-    """The position up to which a generation of a projection has been built."""
-
-    generation: int
-    position: int  # of the latest event applied; 0: none
-    hash: bytes | None  # of the log up to there; None: written by an earlier release
-
-
-class NoCheckpoint(FairlogError):
-    """The projection has no checkpoint that belongs to this log; `AsyncProjector.prepare` helps."""
-
-
-def checkpoint_of(connection: Connection, projection: Tabled) -> Checkpoint | None:
-    """Return the checkpoint of the current generation, or None if this release has not built one.
-
-    Raises `LogTooNew` when another process runs a newer release of the projection.
-    """
-    registered = registry.read(connection)
-    registry.check_versions(registered, [projection])
-    found = registered.get(projection.name)
-    if found is None or not found.is_built or found.version != projection.version:
-        return None
-    stored = connection.execute(_checkpoint(projection.name, found.generation)).one_or_none()
-    return None if stored is None else Checkpoint(found.generation, stored.position, stored.hash)
-
-
-def belongs_to(log: EventLog[Connection], connection: Connection, at: Checkpoint) -> bool:
-    """Return True if the log has the checkpoint's hash at its position."""
-    return at.hash is not None and at.hash == _hash_at(log, connection, at.position)
-
-
-def _hash_at(log: EventLog[Connection], connection: Connection, position: int) -> bytes | None:
-    return GENESIS if position == 0 else log.hash_at(connection, position)
-
-
-def checkpoint_positions(
-    connection: Connection, projections: Sequence[AsyncProjection[E]]
-) -> WithPositions[E]:
-    """Return the projections that have a checkpoint, each with its position."""
-    return [
-        (one, at.position)
-        for one in projections
-        if (at := checkpoint_of(connection, one)) is not None and isinstance(at.position, int)
-    ]
-
-
-def _checkpoint(name: str, generation: int) -> sa.Select[tuple[int, bytes]]:
-    return sa.select(checkpoints.c.position, checkpoints.c.hash).where(
-        checkpoints.c.name == name, checkpoints.c.generation == generation
-    )
 
 
 class AsyncProjector(Generic[E]):
@@ -132,10 +49,10 @@ class AsyncProjector(Generic[E]):
         events_per_batch: int = EVENTS_PER_BATCH,
     ) -> None:
         self.projection = projection
-        self._events = events
         self.log = log
-        self._reading = reading
-        self._writing = writing
+        self.reading = reading
+        self.writing = writing
+        self._events = events
         self._events_per_batch = events_per_batch
 
     def prepare(self) -> bool:
@@ -144,10 +61,12 @@ class AsyncProjector(Generic[E]):
         Returns True if it started again. Any number of processes may call it at once. Raises
         `LogTooNew`.
         """
-        with self._writing() as connection:
+        with self.writing() as connection:
             is_complete = have_all(connection, self.projection.tables)
-            create_all(connection, [registry.registry, checkpoints, *self.projection.tables])
-        with self._writing() as connection:
+            create_all(
+                connection, [registry.registry, checkpoints.checkpoints, *self.projection.tables]
+            )
+        with self.writing() as connection:
             self.log.lock_head(connection)
             at = self.checkpoint(connection)
             if at is not None and at.hash is None:
@@ -156,9 +75,9 @@ class AsyncProjector(Generic[E]):
                 return False
             generation = self._reserve(connection)
         self._remove(generation)
-        with self._writing() as connection:
+        with self.writing() as connection:
             self.log.lock_head(connection)
-            self._insert_checkpoint(connection, generation)
+            checkpoints.insert_first(connection, self.projection, generation)
             current = self._switch(connection, generation)
         self._remove_older(current)
         return True
@@ -172,51 +91,56 @@ class AsyncProjector(Generic[E]):
         at = self.checkpoint(connection)
         return self.log.position(connection) - (0 if at is None else at.position)
 
-    def step(self) -> bool:
-        """Apply the next batch of events, if any; return True if more are likely to wait.
+    def step(self) -> int:
+        """Apply the next batch of events, if any; see `step_all`."""
+        return step_all([self])
 
-        Raises `NoCheckpoint` where `prepare` has to start again, `LogUnavailable` and `LogTooNew`.
-        """
-        with self._reading() as connection:
-            at = self.checkpoint(connection)
-            if at is None or not belongs_to(self.log, connection, at):
-                raise NoCheckpoint(
-                    "There is no checkpoint."
-                    if at is None
-                    else f"The checkpoint at {at.position} does not belong to this log."
-                )
-            found = self._events_after(connection, at)
-            # Events that this process has just written are cached, and may be newer than the
+    def fold_next(
+        self, connection: Connection, at: Checkpoint | None, tail: "Tail"
+    ) -> "FoldedBatch":
+        """Fold the next batch of events after the stored checkpoint. Raises `NoCheckpoint`."""
+        if at is None or at.hash is None or at.hash != tail.hash_at(at.position):
+            raise NoCheckpoint(
+                "There is no checkpoint."
+                if at is None
+                else f"The checkpoint at {at.position} does not belong to this log."
+            )
+        events: Sequence[E] = ()
+        if tail.position > at.position:
+            events = self._events(connection, at.position, self._events_per_batch)
+            # Events that this process has just written are in memory, and may be newer than the
             # snapshot of this transaction.
-            end = self.log.position(connection)
-            events = [event for event in found if event.position <= end]
-            to = self._advanced(connection, at, events)
+            if events and not tail.includes(events[-1].position):
+                events = [event for event in events if event.position <= tail.position]
+        to, changes = at, Changes(())
         if events:
-            self._apply(at, events, to)
-        return len(found) == self._events_per_batch or len(events) < len(found)
+            to = Checkpoint(at.generation, events[-1].position, tail.hash_at(events[-1].position))
+            if to.hash is None:
+                raise LogUnavailable(f"The event {to.position} cannot be read here yet.")
+            changes = self.projection.fold(connection, at.generation, events)
+        return FoldedBatch(self.projection.name, at, to, changes, tail.position - to.position)
 
     def rebuild(self, progress: Progress = lambda _done, _total: None) -> int:
         """Build a new generation and make it current; return the number of events applied."""
-        with self._writing() as connection:
+        with self.writing() as connection:
             end = self.log.lock_head(connection).position
             generation = self._reserve(connection)
         self._remove(generation)
-        with self._writing() as connection:
-            self._insert_checkpoint(connection, generation)
+        with self.writing() as connection:
+            checkpoints.insert_first(connection, self.projection, generation)
         at = Checkpoint(generation, 0, GENESIS)
         # While others write at full speed the end of the log is never reached: it is enough to
         # reach its position at the start and that of the current generation.
         while at.position < end or not self._has_caught_up(at):
-            with self._reading() as connection:
-                progress(at.position, self.log.position(connection))
-                events = self._events_after(connection, at)
-                to = self._advanced(connection, at, events)
-            if not events:
+            with self.reading() as connection:
+                batch = self.fold_next(connection, at, Tail(self.log, connection))
+                progress(at.position, at.position + batch.left)
+            if batch.to == at:
                 break
-            self._apply(at, events, to)
-            at = to
+            write_all(self.writing, [batch])
+            at = batch.to
         progress(at.position, at.position)
-        with self._writing() as connection:
+        with self.writing() as connection:
             self.log.lock_head(connection)
             current = self._switch(connection, generation)
         self._remove_older(current)
@@ -224,58 +148,18 @@ class AsyncProjector(Generic[E]):
 
     def _has_caught_up(self, at: Checkpoint) -> bool:
         """Return True if a checkpoint is not behind that of the current generation."""
-        with self._reading() as connection:
+        with self.reading() as connection:
             current = self.checkpoint(connection)
             if current is None or not belongs_to(self.log, connection, current):
                 return True
         return at.position >= current.position
 
-    def _events_after(self, connection: Connection, at: Checkpoint) -> Sequence[E]:
-        """Return up to a batch of the events after a checkpoint."""
-        return self._events(connection, at.position, self._events_per_batch)
-
-    def _advanced(self, connection: Connection, at: Checkpoint, events: Sequence[E]) -> Checkpoint:
-        """Return the checkpoint after these events."""
-        if not events:
-            return at
-        position = events[-1].position
-        found = self.log.hash_at(connection, position)
-        if found is None:
-            raise LogUnavailable(f"The event {position} cannot be read here yet.")
-        return Checkpoint(at.generation, position, found)
-
-    def _apply(self, at: Checkpoint, events: Sequence[E], to: Checkpoint) -> None:
-        """Apply events and move the checkpoint, unless another process already has."""
-        with self._writing() as connection:
-            locked = connection.execute(
-                _checkpoint(self.projection.name, at.generation).with_for_update()
-            ).one_or_none()
-            if locked is not None and locked.position == at.position:
-                self.projection.apply(connection, at.generation, events)
-                self._move(connection, at, to)
-
-    def _move(self, connection: Connection, at: Checkpoint, to: Checkpoint) -> None:
-        moved = connection.execute(
-            checkpoints.update()
-            .where(
-                checkpoints.c.name == self.projection.name,
-                checkpoints.c.generation == at.generation,
-                checkpoints.c.position == at.position,
-            )
-            .values(position=to.position, hash=to.hash)
-        )
-        # On a Galera cluster the lock does not suffice: certification sees only written rows.
-        if moved.rowcount != 1:
-            raise LogUnavailable(
-                f"Another process moved the checkpoint of {self.projection.name!r} meanwhile."
-            )
-
     def _with_hash(self, connection: Connection, at: Checkpoint) -> Checkpoint:
         """Add the log's hash to the checkpoint of an earlier release."""
-        found = _hash_at(self.log, connection, at.position)
+        found = hash_at(self.log, connection, at.position)
         completed = Checkpoint(at.generation, at.position, found)
         if found is not None:
-            self._move(connection, at, completed)
+            checkpoints.move(connection, self.projection.name, at, completed)
         return completed
 
     def _reserve(self, connection: Connection) -> int:
@@ -288,38 +172,84 @@ class AsyncProjector(Generic[E]):
         self.log.set_registry_digest(connection, registry.digest_of(connection))
         return current
 
-    def _insert_checkpoint(self, connection: Connection, generation: int) -> None:
-        connection.execute(
-            checkpoints.insert().values(
-                name=self.projection.name,
-                generation=generation,
-                version=self.projection.version,
-                position=0,
-                hash=GENESIS,
-            )
-        )
-
     def _remove_older(self, generation: int) -> None:
-        with self._reading() as connection:
+        with self.reading() as connection:
             older = set(older_generations(connection, self.projection, generation))
             older.update(
-                connection.execute(
-                    sa.select(checkpoints.c.generation).where(
-                        checkpoints.c.name == self.projection.name,
-                        checkpoints.c.generation < generation,
-                    )
-                ).scalars()
+                checkpoints.generations_below(connection, self.projection.name, generation)
             )
         for one in sorted(older, reverse=True):
             self._remove(one)
 
     def _remove(self, generation: int) -> None:
         """Delete a generation: its checkpoint at once, its rows in small transactions."""
-        with self._writing() as connection:
-            connection.execute(
-                checkpoints.delete().where(
-                    checkpoints.c.name == self.projection.name,
-                    checkpoints.c.generation == generation,
-                )
-            )
-        remove_rows(self._writing, self.projection, generation)
+        with self.writing() as connection:
+            checkpoints.remove(connection, self.projection.name, generation)
+        remove_rows(self.writing, self.projection, generation)
+
+
+class Tail:
+    """The end of the log, as one transaction reads it; each value is read once."""
+
+    def __init__(self, log: EventLog[Connection], connection: Connection) -> None:
+        self._log = log
+        self._connection = connection
+        self._hashes: dict[int, bytes | None] = {}
+        self.position = log.position(connection)  # of the latest event
+
+    def includes(self, position: int) -> bool:
+        """Return True if the log has an event at the position. Reads the end again if needed."""
+        if position > self.position:
+            self.position = self._log.position(self._connection)
+        return position <= self.position
+
+    def hash_at(self, position: int) -> bytes | None:
+        """Return the hash of the log up to a position; None beyond its end."""
+        if position not in self._hashes:
+            self._hashes[position] = hash_at(self._log, self._connection, position)
+        return self._hashes[position]
+
+
+class FoldedBatch(Struct, frozen=True):
+    """The next events of one projection, folded and not written yet."""
+
+    name: str  # of the projection
+    at: Checkpoint  # before the events
+    to: Checkpoint  # after them; equal to `at` if there are none
+    changes: Changes
+    left: int  # events in the log after them
+
+
+def step_all(projectors: Sequence[AsyncProjector[Any]]) -> int:
+    """Apply the next events to projections of one log, in one transaction.
+
+    Returns the number of events that are left for the projection that is furthest behind. Raises
+    `NoCheckpoint` where `prepare` has to start again, `LogUnavailable` and `LogTooNew`; then no
+    projection has changed.
+    """
+    first = projectors[0]
+    with first.reading() as connection:
+        found = current_checkpoints(connection, [one.projection for one in projectors])
+        tail = Tail(first.log, connection)
+        batches = [
+            one.fold_next(connection, found.get(one.projection.name), tail) for one in projectors
+        ]
+    write_all(first.writing, [one for one in batches if one.to != one.at])
+    return max(one.left for one in batches)
+
+
+def write_all(writing: Transaction, batches: Sequence[FoldedBatch]) -> None:
+    """Write batches and move their checkpoints, but for those that another process has moved."""
+    if not batches:
+        return
+    with writing() as connection:
+        positions = checkpoints.locked_positions(
+            connection, [(one.name, one.at.generation) for one in batches]
+        )
+        own = [one for one in batches if positions.get(one.name) == one.at.position]
+        for batch in own:
+            for write in batch.changes.writes:
+                write(connection)
+            checkpoints.move(connection, batch.name, batch.at, batch.to)
+    for batch in own:
+        batch.changes.keep_state()

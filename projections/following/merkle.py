@@ -6,6 +6,7 @@ by growing. Compare https://c2sp.org/tlog-tiles.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Final
 
 import sqlalchemy as sa
@@ -14,8 +15,10 @@ from sqlalchemy.engine import Connection
 from domain.language.errors import LogCorrupt
 from domain.log.merkle import HASH_BYTES, complete_root
 from domain.log.stored_log import Leaf
+from projections.following.async_projection import Changes
+from projections.following.state_cache import StateCache
 from projections.storage import registry
-from projections.storage.rows import ROW_BYTES, Document, generation, upsert
+from projections.storage.rows import ROW_BYTES, Document, Row, generation, upsert
 
 VERSION: Final = 1
 TILE: Final = 256  # hashes in a full tile
@@ -40,39 +43,41 @@ class MerkleProjection:
     version = VERSION
     tables = (tiles,)
 
-    def apply(self, connection: Connection, generation: int, events: Sequence[Leaf]) -> None:
+    def __init__(self) -> None:
+        self._cache: StateCache[list[bytes]] = StateCache()  # the last tile of each level
+
+    def fold(self, connection: Connection, generation: int, events: Sequence[Leaf]) -> Changes:
         """Append leaves. Raises `LogCorrupt` if they do not continue the stored ones."""
-        level, index = 0, events[0].position - 1
-        if events[-1].position - events[0].position != len(events) - 1:
+        before, end = events[0].position - 1, events[-1].position
+        if end - before != len(events):
             raise LogCorrupt(f"Events are missing after position {events[0].position}.")
-        hashes = [leaf.hash for leaf in events]
+        stored = self._cache.take(connection, generation, before) or []
+        last: list[bytes] = []
+        rows: list[Row] = []
+        index, hashes = before, [leaf.hash for leaf in events]
         while hashes:
-            index, hashes = _append(connection, generation, level, index, hashes)
-            level += 1
-
-
-def _append(
-    connection: Connection, generation: int, level: int, index: int, hashes: list[bytes]
-) -> tuple[int, list[bytes]]:
-    """Append hashes to a level of tiles at an index.
-
-    Returns the index and the hashes to append to the next level: the roots of tiles that are full.
-    """
-    first, stored = divmod(index, TILE)
-    content = b""
-    if stored:
-        content = _read(connection, sa.literal(generation), level, first)
-        if len(content) != stored * HASH_BYTES:
-            raise LogCorrupt(f"The Merkle tile {first} of level {level} was changed.")
-    content += b"".join(hashes)
-    size = TILE * HASH_BYTES
-    changed = [content[start : start + size] for start in range(0, len(content), size)]
-    upsert(
-        connection,
-        tiles,
-        [(generation, level, first + number, tile) for number, tile in enumerate(changed)],
-    )
-    return first, [complete_root(tile) for tile in changed if len(tile) == size]
+            level = len(last)
+            first, count = divmod(index, TILE)
+            content = b""
+            if count:
+                content = (
+                    stored[level]
+                    if level < len(stored)
+                    else _read(connection, sa.literal(generation), level, first)
+                )
+                if len(content) != count * HASH_BYTES:
+                    raise LogCorrupt(f"The Merkle tile {first} of level {level} was changed.")
+            content += b"".join(hashes)
+            size = TILE * HASH_BYTES
+            changed = [content[start : start + size] for start in range(0, len(content), size)]
+            rows += [(generation, level, first + n, tile) for n, tile in enumerate(changed)]
+            last.append(changed[-1])
+            index, hashes = first, [complete_root(tile) for tile in changed if len(tile) == size]
+        last += stored[len(last) :]
+        return Changes(
+            [lambda connection: upsert(connection, tiles, rows)],
+            partial(self._cache.put, connection, generation, end, last),
+        )
 
 
 def _read(

@@ -6,14 +6,16 @@ costs the same per event.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Final
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from domain.audit.system_state import SystemState, from_snapshot, to_snapshot
+from domain.decisions.ports import Write
 from domain.language.events import Recorded
-from projections.following.async_projector import Read
+from projections.following.async_projection import Changes, Read
 from projections.following.state_cache import StateCache
 from projections.storage import registry
 from projections.storage.rows import ROW_BYTES, Document, delete, generation, insert
@@ -47,18 +49,25 @@ class SnapshotsProjection:
         self._read = read
         self._cache: StateCache[SystemState] = StateCache()
 
-    def apply(self, connection: Connection, generation: int, events: Sequence[Recorded]) -> None:
+    def fold(self, connection: Connection, generation: int, events: Sequence[Recorded]) -> Changes:
         before = events[0].position - 1
         state = self._cache.take(connection, generation, before)
         if state is None:
             nearest = _nearest(connection, sa.literal(generation), before)
             state = fold(nearest, connection, self._read, before)
-        for recorded in events:
-            state.evolve(recorded)
-            if state.position % SPACING == 0:
-                _store(connection, generation, state)
+        writes: list[Write[Connection]] = []
+        start = 0
+        for end in [n for n, one in enumerate(events, 1) if one.position % SPACING == 0]:
+            state.evolve(events[start:end])
+            start, position = end, state.position
+            if position % spacing(len(state.line.users)) == 0:
+                data = to_snapshot(state)
+                writes.append(partial(_store, generation=generation, position=position, data=data))
+        state.evolve(events[start:])
         state.tidy()
-        self._cache.put(connection, generation, state.position, state)
+        return Changes(
+            writes, partial(self._cache.put, connection, generation, state.position, state)
+        )
 
 
 def state_at(
@@ -78,8 +87,7 @@ def fold(
         events = read(connection, state.position, min(EVENTS_PER_PAGE, position - state.position))
         if not events:
             break
-        for recorded in events:
-            state.evolve(recorded)
+        state.evolve(events)
         state.tidy()
     return state
 
@@ -98,11 +106,8 @@ def is_kept(position: int, end: int) -> bool:
     return age <= DENSITY * (number & -number)
 
 
-def _store(connection: Connection, generation: int, state: SystemState) -> None:
-    position = state.position
-    if position % spacing(len(state.line.users)):
-        return
-    data = to_snapshot(state)
+def _store(connection: Connection, generation: int, position: int, data: bytes) -> None:
+    """Store a snapshot, and delete those that are no longer kept."""
     insert(
         connection,
         snapshots,

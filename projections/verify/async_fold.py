@@ -9,11 +9,26 @@ from sqlalchemy.engine import Connection
 from domain.language.errors import LogCorrupt
 from domain.language.events import Recorded
 from domain.log.stored_log import Leaf
-from projections.following.async_projector import AsyncProjection, E, WithPositions
+from projections.following.async_projection import AsyncProjection, E, apply_events
+from projections.following.checkpoints import checkpoint_of
 from projections.verify.expected_tables import SCRATCH_GENERATION
 from projections.verify.findings import FindingsSink
 
 EVENTS_PER_FOLD: Final = 8000  # many, so that a row that changes often is written once
+
+
+WithPositions = Sequence[tuple[AsyncProjection[E], int]]  # each with its checkpoint's position
+
+
+def checkpoint_positions(
+    connection: Connection, projections: Sequence[AsyncProjection[E]]
+) -> WithPositions[E]:
+    """Return the projections that have a checkpoint, each with its position."""
+    return [
+        (one, at.position)
+        for one in projections
+        if (at := checkpoint_of(connection, one)) is not None and isinstance(at.position, int)
+    ]
 
 
 class _AsyncFold(ABC, Generic[E]):
@@ -60,7 +75,7 @@ class EventFold(_AsyncFold[Recorded]):
         if self.stopped_at is not None:
             return
         try:
-            projection.apply(self._scratch, SCRATCH_GENERATION, events)
+            apply_events(projection, self._scratch, SCRATCH_GENERATION, events)
         except Exception as error:  # noqa: BLE001 (a history that no rule made may do anything)
             position = events[0].position
             self._sink.about(position, f"it cannot be folded ({type(error).__name__}: {error})")
@@ -88,7 +103,7 @@ class LeafFold(_AsyncFold[Leaf]):
 
     def _applied(self, projection: AsyncProjection[Leaf], events: Sequence[Leaf]) -> bool:
         try:
-            projection.apply(self._scratch, SCRATCH_GENERATION, events)
+            apply_events(projection, self._scratch, SCRATCH_GENERATION, events)
         except LogCorrupt:
             return False
         return True

@@ -13,7 +13,7 @@ from sqlalchemy.engine import Connection
 
 from domain.log.chain import GENESIS
 from domain.log.stored_log import StoredHead, StoredLog
-from projections.following.async_projector import checkpoints
+from projections.following.checkpoints import checkpoints
 from projections.storage import registry
 from projections.storage.generations import Tabled
 from projections.storage.registry import Registered

@@ -9,11 +9,11 @@ from domain.audit.legality import illegality, miscount
 from domain.decisions.write_model import WriteModel
 from domain.language.events import LeasesExtended, Recorded
 from domain.log.stored_log import StoredHead, StoredLog
-from projections.following.async_projector import AsyncProjection, checkpoint_positions
+from projections.following.async_projection import AsyncProjection
 from projections.inline.jobs import jobs
 from projections.rebuild.fold import GenerationFold
 from projections.storage.generations import InlineProjection
-from projections.verify.async_fold import EventFold
+from projections.verify.async_fold import EventFold, checkpoint_positions
 from projections.verify.confirmed_jobs import ConfirmedJobs
 from projections.verify.event_check import NO_EVENT, recorded
 from projections.verify.expected_tables import SCRATCH_GENERATION, ExpectedTables

@@ -8,10 +8,10 @@ from sqlalchemy.engine import Connection
 from domain.language.events import Recorded
 from domain.language.identifiers import UserId
 from domain.log.stored_log import Leaf, StoredHead, StoredLog
-from projections.following.async_projector import AsyncProjection, checkpoint_positions
+from projections.following.async_projection import AsyncProjection
 from projections.storage.generations import Tabled
 from projections.verify import bookkeeping
-from projections.verify.async_fold import EventFold, LeafFold
+from projections.verify.async_fold import EventFold, LeafFold, checkpoint_positions
 from projections.verify.chain_check import ChainCheck
 from projections.verify.event_check import ErasureCheck, EventCheck
 from projections.verify.expected_tables import ExpectedTables

@@ -25,7 +25,7 @@ from domain.language.identifiers import ServerId
 from entrypoints.cli import cli
 from entrypoints.cli.failure import CHECK_FAILED, WRONG_USE, failure_of
 from entrypoints.service.fairlog import Fairlog
-from projections.following.async_projector import checkpoints
+from projections.following.checkpoints import checkpoints
 from projections.following.snapshots import snapshots
 from projections.inline.jobs import jobs
 from projections.inline.line import users

@@ -198,8 +198,8 @@ def test_a_snapshot_is_equal_bytes_however_it_came_about(
     crowd(fairlog, clock, 1_000)
     through, again = SystemState(), SystemState()
     for recorded in log_of(fairlog):
-        through.evolve(recorded)
-        again.evolve(recorded)
+        through.evolve([recorded])
+        again.evolve([recorded])
         if recorded.position % 97 == 0:
             again = from_snapshot(to_snapshot(again))
     assert to_snapshot(again) == to_snapshot(through)

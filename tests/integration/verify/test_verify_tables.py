@@ -20,7 +20,7 @@ from entrypoints.composition import compose, restore_indexes
 from entrypoints.feeds.projector_runner import ProjectorRunner
 from entrypoints.service.fairlog import Fairlog
 from entrypoints.use_cases.verification import verify_log
-from projections.following.async_projector import checkpoints
+from projections.following.checkpoints import checkpoints
 from projections.inline.jobs import jobs
 from projections.storage.registry import digest_of, registry
 from projections.storage.registry import read as registered

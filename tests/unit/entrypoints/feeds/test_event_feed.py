@@ -70,7 +70,8 @@ def test_pages_and_events_in_memory_are_bounded_in_bytes() -> None:
         assert max(map(len, pages)) == 3
         log.events += [event(number, 300) for number in range(21, 41)]
         assert [at for page in await pages_of(feed, 40) for at in page] == list(range(1, 41))
-        kept = [event for event in feed._recent._slots if event is not None]
+        kept = feed._recent.beyond(34, 100)
+        assert feed._recent.beyond(33, 100) == []
         assert [event.position for event in kept] == list(range(35, 41))
         assert len(kept) == 2000 // 300
         await watcher.close()
