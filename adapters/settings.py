@@ -9,6 +9,7 @@ import difflib
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_type_hints
 
@@ -134,6 +135,13 @@ class Settings(Struct, frozen=True, kw_only=True):
             "as the one a proxy sends, separated by commas."
         ),
     ] = ""
+    trusted_proxies: Annotated[
+        str,
+        Meta(
+            description="Addresses and networks (10.0.0.0/8) of proxies, separated by commas. What "
+            "they alone say in X-Forwarded-For, -Proto and -Prefix is believed."
+        ),
+    ] = ""
     tls_cert: Annotated[
         str | None,
         Meta(
@@ -234,6 +242,8 @@ FIELDS: Mapping[str, Field] = {
     for declared in inspect.type_info(Settings).fields  # type: ignore[attr-defined]  # a StructType
 }
 
+_FLAGS = {"allowed_hosts": "allowed_host", "trusted_proxies": "trusted_proxy"}  # may be repeated
+
 # Variables that are no settings: of clients, of the tests, and those that Kubernetes and Docker
 # set for a service of this name.
 _OTHER_VARIABLES = re.compile(r"FAIRLOG_(KEY|TEST_\w+|(\w+_)?SERVICE_(HOST|PORT(_\w+)?))")
@@ -284,7 +294,7 @@ def _from_flags(overrides: Mapping[str, object]) -> dict[str, _Given]:
     if unknown := overrides.keys() - FIELDS.keys():
         raise TypeError(f"not a setting: {', '.join(sorted(unknown))}")
     return {
-        field: _Given("--" + field.replace("_", "-"), value)
+        field: _Given("--" + _FLAGS.get(field, field).replace("_", "-"), value)
         for field, value in overrides.items()
         if value is not None
     }
@@ -348,6 +358,8 @@ def _checked(field: str, given: _Given) -> str | int | bool:
             return _file(given)
         case "allowed_hosts":
             return _hosts(given)
+        case "trusted_proxies":
+            return _networks(given)
         case _:
             return _checked_by_type(FIELDS[field], given)
 
@@ -421,6 +433,20 @@ def _hosts(given: _Given) -> str:
     raise SettingsError(
         f"{given.written_as} is {_shown(given.value)}, but must be host names or addresses without"
         " a port, separated by commas."
+    )
+
+
+def _networks(given: _Given) -> str:
+    if isinstance(given.value, str):
+        try:
+            found = [ip_network(one.strip()) for one in given.value.split(",") if one.strip()]
+        except ValueError:
+            found = []
+        if found and all(network.prefixlen for network in found):
+            return ",".join(map(str, found))
+    raise SettingsError(
+        f"{given.written_as} is {_shown(given.value)}, but must be addresses or networks of"
+        " proxies, like 10.0.0.7 or 10.0.0.0/8, separated by commas, and not everybody's."
     )
 
 

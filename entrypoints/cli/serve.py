@@ -20,7 +20,13 @@ from entrypoints.runtime.host_names import is_loopback
 from entrypoints.runtime.logging import configure_logging, level_of
 
 DEFAULT_WORKERS: Final = 4
-_NOT_OF_SERVE: Final = {"database_url", "allowed_hosts", "ca_file"}  # or with another option
+# Settings of the worker, or with an option of another form.
+_NOT_OF_SERVE: Final = {"database_url", "allowed_hosts", "trusted_proxies", "ca_file"}
+
+
+def _joined(_: click.Context, __: click.Parameter, values: Sequence[str]) -> str | None:
+    """Join the values of an option as its setting has them; None if it was not given."""
+    return ",".join(values) or None
 
 
 @click.command(
@@ -43,9 +49,19 @@ _NOT_OF_SERVE: Final = {"database_url", "allowed_hosts", "ca_file"}  # or with a
     "--allowed-host",
     "allowed_hosts",
     multiple=True,
+    callback=_joined,
     metavar="NAME",
     help="A host name to accept in requests besides loopback names and --host, such as the one a "
     "proxy sends; may be given several times.",
+)
+@click.option(
+    "--trusted-proxy",
+    "trusted_proxies",
+    multiple=True,
+    callback=_joined,
+    metavar="ADDRESS",
+    help="The address or network (10.0.0.0/8) of a proxy that says in X-Forwarded-For, -Proto and "
+    "-Prefix whom it forwards a request for; may be given several times.",
 )
 @click.option(
     "--insecure",
@@ -68,9 +84,7 @@ _NOT_OF_SERVE: Final = {"database_url", "allowed_hosts", "ca_file"}  # or with a
     help="The number of jobs that this server runs at once, each in a process of its own, which a "
     "time-out or a cancel ends; replaces --workers.",
 )
-@setting_options(
-    *(name for name in FIELDS if name not in {"database_url", "allowed_hosts", "ca_file"})
-)
+@setting_options(*(name for name in FIELDS if name not in _NOT_OF_SERVE))
 @click.option(
     "--server-id",
     metavar="NAME",
@@ -82,7 +96,6 @@ def serve(
     *,
     host: str,
     port: int,
-    allowed_hosts: Sequence[str],
     insecure: bool,
     workers: int,
     worker_processes: int | None,
@@ -99,7 +112,7 @@ def serve(
             f"--host {host} can be reached from other machines, and without API keys anybody there "
             "could read and change everything; use 127.0.0.1 behind a proxy, or add --insecure."
         )
-    settings = settings_from({**flags, "allowed_hosts": ",".join(allowed_hosts) or None})
+    settings = settings_from(flags)
     logs_json = _configure_logging(settings)
     # Litestar takes a third of a second to import, and no other command needs it.
     from entrypoints.processes.server import ServerOptions, run_server  # noqa: PLC0415 (see above)

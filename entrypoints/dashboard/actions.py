@@ -62,7 +62,7 @@ async def _act(
     ]
     position = await context.fairlog.log_watcher.read_position()
     return html(
-        render("outcome.html", done=done, count=len(jobs) - len(refused), refused=refused),
+        render(request, "outcome.html", done=done, count=len(jobs) - len(refused), refused=refused),
         headers={"X-Fairlog-Position": str(position)},
     )
 

@@ -6,9 +6,8 @@ Their path contains a digest of all of them, so browsers may cache them without 
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from litestar import Response
 from litestar.datastructures import CacheControlHeader
 from litestar.router import Router
 from litestar.static_files import create_static_files_router
@@ -26,16 +25,10 @@ def static_path() -> str:
     return f"/static/{digest.hexdigest()[:12]}"
 
 
-def _without_guessing(response: Response[Any]) -> Response[Any]:
-    response.headers["X-Content-Type-Options"] = "nosniff"
-    return response
-
-
 def assets() -> Router:
     return create_static_files_router(
         path=static_path(),
         directories=[FOLDER],
         include_in_schema=False,
         cache_control=CacheControlHeader(max_age=_YEAR_SECONDS, immutable=True),
-        after_request=_without_guessing,
     )

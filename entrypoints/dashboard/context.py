@@ -16,6 +16,7 @@ from domain.language.moments import to_micros
 from entrypoints.dashboard.refresh_ticker import RefreshTicker
 from entrypoints.dashboard.rendering import AnyRequest, page, position_seen, render
 from entrypoints.dashboard.shared_answers import Dated, SharedAnswers
+from entrypoints.http.forwarding import prefix_of
 from entrypoints.service.fairlog import Fairlog
 from projections.activity.queries import ActivityQueries
 from projections.queries.job_search import JobSearch
@@ -64,7 +65,7 @@ class DashboardContext:
         """
         live = await self.answer(
             request,
-            lambda connection, at: render(f"{view}.html", at=at, **read(connection, at)),
+            lambda connection, at: render(request, f"{view}.html", at=at, **read(connection, at)),
             is_long=is_long,
         )
         return page(request, view, live, title=title, around=around)
@@ -83,7 +84,7 @@ class DashboardContext:
             at = ShownMoment(log.position(connection), log.now(connection))
             return Dated(at.position, make(connection, at))
 
-        key = f"{request.url.path}?{request.url.query}"
+        key = f"{prefix_of(request.scope)}{request.url.path}?{request.url.query}"
         ask = self.fairlog.read_long if is_long else self.fairlog.read
         return await self._shared.get(key, position_seen(request), lambda: ask(query))
 

@@ -14,6 +14,7 @@ from domain.language.errors import InvalidInput
 from domain.language.identifiers import POSITION_MAX, Kind
 from entrypoints.dashboard.context import DashboardContext, ShownMoment
 from entrypoints.dashboard.rendering import is_from_page
+from entrypoints.http.forwarding import prefix_of
 from projections.queries.job_search import JobFilter
 
 JOBS_PER_PAGE: Final = 50
@@ -75,12 +76,15 @@ async def jobs(
 
 
 @get("/find")
-async def find(job_id: Annotated[str, QueryParameter(name="id")] = "") -> Redirect:
+async def find(
+    request: Request[Any, Any, Any], job_id: Annotated[str, QueryParameter(name="id")] = ""
+) -> Redirect:
     """Redirect to a job by its id; `#42` and `42` are the same."""
+    jobs_path = f"{prefix_of(request.scope)}/jobs"
     number = job_id.strip().removeprefix("#")
     if not number:
-        return Redirect("/jobs")
-    return Redirect(f"/jobs/{validation.whole_number(number, 'A job id', 1, POSITION_MAX)}")
+        return Redirect(jobs_path)
+    return Redirect(f"{jobs_path}/{validation.whole_number(number, 'A job id', 1, POSITION_MAX)}")
 
 
 async def _kinds(context: DashboardContext) -> list[Kind]:

@@ -1,7 +1,7 @@
 """Render templates: a whole page, or its live part alone for a page that refreshes it."""
 
 from collections.abc import Mapping
-from functools import cache
+from functools import lru_cache
 from typing import Any, Final
 from urllib.parse import urlencode
 
@@ -11,6 +11,7 @@ from litestar import Request, Response
 from domain.language.moments import from_micros
 from entrypoints.dashboard import formatting
 from entrypoints.dashboard.assets import static_path
+from entrypoints.http.forwarding import prefix_of
 from entrypoints.runtime.text import visible
 
 # Only our own files: nothing from other hosts, and no inline scripts or styles.
@@ -19,8 +20,6 @@ SECURITY_HEADERS: Final = {
         "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
         "img-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
     ),
-    "Referrer-Policy": "no-referrer",
-    "Cross-Origin-Opener-Policy": "same-origin",
 }
 VIEWS: Final = (
     ("overview", "/", "Overview"),
@@ -35,8 +34,9 @@ THEMES: Final = ("auto", "light", "dark")
 AnyRequest = Request[Any, Any, Any]
 
 
-@cache
-def _environment() -> Environment:
+@lru_cache(maxsize=8)
+def _environment(root: str) -> Environment:
+    """Return the templates for pages whose paths have a prefix, `root`; see `prefix_of`."""
     environment = Environment(
         loader=PackageLoader("entrypoints.dashboard"),
         autoescape=True,
@@ -57,6 +57,7 @@ def _environment() -> Environment:
         "views": VIEWS,
         "themes": THEMES,
         "query": query,
+        "root": root,
         "from_micros": from_micros,
     }
     for name in (ERROR, "page.html"):  # needed even when no more files can be opened
@@ -64,8 +65,8 @@ def _environment() -> Environment:
     return environment
 
 
-def render(template: str, **context: object) -> str:
-    return _environment().get_template(template).render(context)
+def render(request: AnyRequest, template: str, **context: object) -> str:
+    return _environment(prefix_of(request.scope)).get_template(template).render(context)
 
 
 def query(**parameters: object) -> str:
@@ -89,6 +90,7 @@ def page(
     theme = request.cookies.get("theme", "auto")
     return html(
         render(
+            request,
             "page.html",
             view=view,
             live=live,

@@ -61,7 +61,11 @@ def _answer_error(request: Request[Any, Any, Any], error: Exception) -> Response
     problem = answer_error(request, error).content
     status = HTTPStatus(problem["status"])
     live = render(
-        ERROR, title=status.phrase, detail=problem["detail"], advice=_ADVICE.get(status, "")
+        request,
+        ERROR,
+        title=status.phrase,
+        detail=problem["detail"],
+        advice=_ADVICE.get(status, ""),
     )
     answer = page(request, "error", live, title=status.phrase, status=status)
     for name, value in SECURITY_HEADERS.items():

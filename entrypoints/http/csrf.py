@@ -7,7 +7,7 @@ _SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 _OWN_SITES: Final = frozenset({b"same-origin", b"none"})
 
 
-def acts_for_another_site(method: str, fields: Mapping[bytes, bytes]) -> bool:
+def acts_for_another_site(method: str, scheme: str, fields: Mapping[bytes, bytes]) -> bool:
     """Return True if a browser sends the request for a page of another site, unless it only reads.
 
     Browsers send the header Sec-Fetch-Site (W3C Fetch Metadata); older browsers, and all over plain
@@ -19,9 +19,8 @@ def acts_for_another_site(method: str, fields: Mapping[bytes, bytes]) -> bool:
     site, origin = fields.get(b"sec-fetch-site"), fields.get(b"origin")
     if site is not None:
         return site not in _OWN_SITES
-    return origin is not None and _host(origin) != fields.get(b"host")
-
-
-def _host(origin: bytes) -> bytes:
-    """Return the host and port of an Origin, without its scheme."""
-    return origin.rpartition(b"://")[2]
+    if origin is None:
+        return False
+    own_scheme, _, host = origin.rpartition(b"://")
+    # A page over plain HTTP may be forged on its way. The reverse is a proxy that is not trusted.
+    return host != fields.get(b"host") or (scheme == "https" and own_scheme != b"https")

@@ -12,12 +12,13 @@ import structlog
 from litestar import Litestar
 from litestar.types import HTTPScope, Message
 
-from entrypoints.http.answers import PROBLEM, SAFE_FIELDS, JsonAnswer, SafeHeaders
+from entrypoints.http.answers import PROBLEM, SAFE_FIELDS, STRICT_TRANSPORT, JsonAnswer, SafeHeaders
 from entrypoints.http.csrf import acts_for_another_site
+from entrypoints.http.forwarding import TrustedProxies, client_of
 from entrypoints.http.metrics import ServerMetrics
 from entrypoints.http.problems import INTERNAL_ERROR, http_problem
 from entrypoints.http.strict_json import is_utf8
-from entrypoints.runtime.host_names import is_accepted_host
+from entrypoints.runtime.host_names import AcceptedHosts, is_accepted_host
 
 PATH_BYTES_MAX: Final = 1024  # a user id of 255 bytes, each percent-encoded
 # Fields that may occur once. If one occurs twice, a proxy may have checked the other value.
@@ -54,13 +55,15 @@ class EdgeApp(Litestar):
     """
 
     metrics: ServerMetrics
-    served_names: frozenset[str] | None = None  # accepted host names, see `hosts_of`; None: any
+    hosts: AcceptedHosts
+    proxies: TrustedProxies
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:  # noqa: ANN401 (ASGI's shapes)
         if scope["type"] != "http":
             await super().__call__(scope, receive, send)
             return
         began = time.perf_counter()
+        self.proxies.apply(scope)
         is_head = scope["method"] == "HEAD"
         status = 0  # of the answer; 0 until it starts
         ended = False
@@ -71,14 +74,14 @@ class EdgeApp(Litestar):
                 return
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = _with_safe_fields(message.get("headers", ()))
+                message["headers"] = _with_safe_fields(message.get("headers", ()), scope["scheme"])
             elif message["type"] == "http.response.body":
                 if is_head:  # no body, even if it would never end
                     message = {"type": "http.response.body", "body": b"", "more_body": False}
                 ended = not message.get("more_body", False)
             await send(message)
 
-        if problem := refusal(scope, self.served_names):
+        if problem := refusal(scope, self.hosts):
             await JsonAnswer(problem["status"], problem, (), PROBLEM)(scope, receive, send_answer)
             return
         # Every route for GET also answers HEAD.
@@ -86,7 +89,7 @@ class EdgeApp(Litestar):
         try:
             await super().__call__(routed, receive, send_answer)
         except Exception:
-            _log.exception("request_failed")
+            _log.exception("request_failed", client=client_of(scope))
             if status:
                 raise
             problem = http_problem(HTTPStatus.INTERNAL_SERVER_ERROR, INTERNAL_ERROR)
@@ -97,24 +100,21 @@ class EdgeApp(Litestar):
                 self.metrics.request_answered(routed["method"], path, status, seconds)
 
 
-def refusal(scope: HTTPScope, names: frozenset[str] | None) -> dict[str, Any] | None:
-    """Return the problem details if no route may receive the request; None if it is acceptable.
-
-    `names` are the accepted host names; None: any.
-    """
+def refusal(scope: HTTPScope, hosts: AcceptedHosts) -> dict[str, Any] | None:
+    """Return the problem details if no route may receive the request; None if it is acceptable."""
     headers = scope["headers"]
     fields = dict(headers)
     if len(fields) != len(headers) and (repeated := _repeated_field(headers)):  # type: ignore[arg-type]  # it is a list
         detail = f"The header {repeated.decode()} occurs more than once; send it once."
         return http_problem(HTTPStatus.BAD_REQUEST, detail)
     host = fields.get(b"host")
-    if host is not None and names is not None and not is_accepted_host(host, names):
+    if host is not None and not is_accepted_host(host, hosts):
         detail = (
             "The server does not accept this host name; use the address that it listens on, or "
             "start it with --allowed-host NAME."
         )
         return http_problem(HTTPStatus.MISDIRECTED_REQUEST, detail)
-    if acts_for_another_site(scope["method"], fields):
+    if acts_for_another_site(scope["method"], scope["scheme"], fields):
         detail = "A page of another site may not send this request; send it from your own program."
         return http_problem(HTTPStatus.FORBIDDEN, detail)
     if not is_utf8(scope["raw_path"]):
@@ -153,9 +153,11 @@ def is_canonical(path: bytes) -> bool:
     return _PATH.fullmatch(path) is not None and _ODD_NUMBER.search(path) is None
 
 
-def _with_safe_fields(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-    """Add SAFE_FIELDS: without them browsers guess the media type, and caches store the answer."""
-    if isinstance(headers, SafeHeaders):
-        return headers
-    present = {name for name, _ in headers}
-    return [*headers, *(field for field in SAFE_FIELDS if field[0] not in present)]
+def _with_safe_fields(
+    headers: Iterable[tuple[bytes, bytes]], scheme: str
+) -> list[tuple[bytes, bytes]]:
+    """Add SAFE_FIELDS that an answer lacks, and over HTTPS the one that forbids plain HTTP."""
+    if not isinstance(headers, SafeHeaders):
+        present = {name for name, _ in headers}
+        headers = [*headers, *(field for field in SAFE_FIELDS if field[0] not in present)]
+    return [*headers, STRICT_TRANSPORT] if scheme == "https" else headers

@@ -17,6 +17,7 @@ from domain.language.commands import CancelJob, SubmitJob
 from domain.language.errors import InvalidInput, RateLimited, without_traceback
 from entrypoints.http import parameters
 from entrypoints.http.answers import JsonAnswer, encoded
+from entrypoints.http.forwarding import prefix_of
 from entrypoints.http.idempotency_key import TakesIdempotencyKey, idempotency_key_of
 from entrypoints.http.paging import limit_of, page_cursor, position_of
 from entrypoints.http.parameters import JobIdInPath
@@ -103,7 +104,7 @@ class JobController(Controller):
         except RateLimited as refused:
             return refusal_answer(refused)
         headers = {
-            "Location": f"/v1/jobs/{view.id}",
+            "Location": f"{prefix_of(request.scope)}/v1/jobs/{view.id}",
             **rate_limit_fields(submitted.decision, submitted.decided_at),
         }
         return JsonAnswer(_status(submitted), view, encoded(headers))

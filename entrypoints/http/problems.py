@@ -40,6 +40,7 @@ from domain.language.events import RateLimitDecided
 from domain.language.identifiers import UserId
 from domain.language.moments import later
 from entrypoints.http.answers import PROBLEM, JsonAnswer, encoded
+from entrypoints.http.forwarding import client_of
 from entrypoints.http.rate_limit_fields import rate_limit_fields, seconds_until
 
 INTERNAL_ERROR = "The server failed to process the request."
@@ -129,13 +130,13 @@ def _refusal_answer(user_id: UserId, decision: RateLimitDecided, seconds: int) -
     return JsonAnswer(problem["status"], problem, encoded(headers_of(error)), PROBLEM)
 
 
-def answer_error(_: AnyRequest, error: Exception) -> Response[Problem]:
+def answer_error(request: AnyRequest, error: Exception) -> Response[Problem]:
     """Convert an exception of any route to an answer; log it if it is unexpected."""
     if isinstance(error, HTTPException):
         return _answer(_problem_of_litestar(error), _headers_of_litestar(error))
     problem = problem_of(error)
     if problem["status"] == HTTPStatus.INTERNAL_SERVER_ERROR:
-        _log.error("request_failed", exc_info=error)
+        _log.error("request_failed", client=client_of(request.scope), exc_info=error)
     return _answer(problem, headers_of(error))
 
 

@@ -17,6 +17,8 @@ import msgspec
 from msgspec import Struct
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from entrypoints.http.answer_cycle import AnswerCycle
+from entrypoints.http.answers import SAFE_FIELDS, STRICT_TRANSPORT
 from entrypoints.http.problems import http_problem
 from entrypoints.http.tls_handshake import TlsHandshake
 from entrypoints.http.unread_answers import UnreadAnswers
@@ -207,6 +209,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self._stop_parsing(*_TOO_LARGE)
         self._head_bytes = 0
         super().on_headers_complete()
+        self.cycle.__class__ = AnswerCycle  # uvicorn has no other way to name one's own
 
     def _is_head_too_large(self) -> bool:
         """Return True if the head alone, without a body or another request, is too large."""
@@ -344,7 +347,7 @@ class BoundedProtocol(HttpToolsProtocol):
                 return  # let that answer finish; then the connection is closed
             cycle.disconnected = True
             cycle.message_event.set()
-        self.transport.write(_answer(status, detail))
+        self.transport.write(_answer(status, detail, self.scheme))
         if lingers and self.transport.can_write_eof():
             self._deadline = self.loop.time() + _LINGER_SECONDS
             self.flow.resume_reading()
@@ -368,13 +371,14 @@ _TOO_LARGE: Final = (
 )
 
 
-def _answer(status: HTTPStatus, detail: str) -> bytes:
+def _answer(status: HTTPStatus, detail: str, scheme: str | None) -> bytes:
     body = msgspec.json.encode(http_problem(status, detail))
+    fields = SAFE_FIELDS if scheme != "https" else (*SAFE_FIELDS, STRICT_TRANSPORT)
     retry = b"retry-after: 1\r\n" if status is HTTPStatus.SERVICE_UNAVAILABLE else b""
     return (
         b"HTTP/1.1 %d %s\r\n" % (status, status.phrase.encode())
         + b"content-type: application/problem+json\r\ncontent-length: %d\r\n" % len(body)
-        + b"x-content-type-options: nosniff\r\ncache-control: no-store\r\n"
+        + b"".join(b"%s: %s\r\n" % field for field in fields)
         + retry
         + b"connection: close\r\n\r\n"
         + body

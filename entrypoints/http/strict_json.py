@@ -12,7 +12,9 @@ from urllib.parse import unquote_to_bytes
 
 import msgspec
 from litestar import Request
+from litestar.exceptions import ClientException
 from litestar.exceptions.http_exceptions import InternalServerException, RequestEntityTooLarge
+from litestar.status_codes import HTTP_415_UNSUPPORTED_MEDIA_TYPE
 from litestar.types import Empty
 from msgspec import Meta, Raw, Struct
 from msgspec.inspect import FloatType, IntType, Metadata, Type, UnionType, type_info
@@ -23,14 +25,33 @@ BYTES_ON_THE_LOOP_MAX: Final = 64 * 1024  # larger bodies block the event loop f
 LENIENT_BYTES_MAX: Final = 1024 * 1024  # of a batch that is decoded again, see `read_batch`
 _OUT_OF_RANGE: Final = re.compile("Expected `(?:int|float)` [<>]= ")
 
+# The types that a browser sends to another site without asking it first (Fetch, "CORS-safelisted
+# request-header"). Without a type, programs send JSON.
+_SIMPLE_TYPE: Final = re.compile(
+    rb"(?:text/plain|application/x-www-form-urlencoded|multipart/form-data)\b", re.IGNORECASE
+)
+
 T = TypeVar("T")
+
+
+class WrongMediaType(ClientException):
+    """The request's Content-Type is none of JSON."""
+
+    status_code = HTTP_415_UNSUPPORTED_MEDIA_TYPE
+    detail = "This route accepts JSON; send it with `Content-Type: application/json`."
 
 
 class StrictRequest(Request[Any, Any, Any]):
     """A request whose JSON must have the handler's types: Litestar converts "3" to a number."""
 
     async def json(self) -> Any:  # noqa: ANN401 (as the handler's `data` is annotated)
-        """Decode the body to the type of the handler's `data`. Raises `InvalidInput`."""
+        """Decode the body to the type of the handler's `data`.
+
+        Raises `InvalidInput`, and `WrongMediaType` for a type that a page of any site may send.
+        """
+        for name, value in self.scope["headers"]:
+            if name == b"content-type" and _SIMPLE_TYPE.match(value):
+                raise WrongMediaType
         field = self.route_handler.parsed_data_field
         expected = Any if field is None else field.annotation
         body = await self.body()

@@ -15,6 +15,7 @@ from entrypoints.dashboard.router import dashboard
 from entrypoints.http.audit import audit
 from entrypoints.http.claims import ClaimController, OutcomeController
 from entrypoints.http.edge import EdgeApp
+from entrypoints.http.forwarding import TrustedProxies
 from entrypoints.http.health import livez, readyz, stats
 from entrypoints.http.jobs import JobController
 from entrypoints.http.legacy import LegacyController
@@ -25,6 +26,7 @@ from entrypoints.http.query import check_query
 from entrypoints.http.schema import SchemaPage, StructSchemas
 from entrypoints.http.stream import EncodedEvents, stream
 from entrypoints.http.strict_json import StrictRequest
+from entrypoints.runtime.host_names import AcceptedHosts
 from entrypoints.service.fairlog import Fairlog
 from entrypoints.service.job_log import WRITE_SECONDS, JobLog
 from entrypoints.service.submission_limiter import REPORT_SECONDS, WATCH_SECONDS
@@ -42,13 +44,13 @@ def create_app(
     server_id: ServerId,
     workers: int,
     executor: HandlerPool | None = None,
-    served_names: frozenset[str] | None = None,
+    hosts: AcceptedHosts,
+    proxies: TrustedProxies,
 ) -> Litestar:
     """Create the app of one server process. It uses the database and the writer of `fairlog`.
 
     With an `executor`, a worker inside it runs up to `workers` jobs at once. `server_id` is the
-    name under which recovery finds these jobs. `served_names` are the host names that the server
-    accepts (see `hosts_of`); None: all names.
+    name under which recovery finds these jobs.
     """
 
     @contextlib.asynccontextmanager
@@ -117,7 +119,7 @@ def create_app(
         request_max_body_size=BODY_BYTES_MAX,
         logging_config=None,
     )
-    app.served_names, app.metrics = served_names, server_metrics
+    app.hosts, app.proxies, app.metrics = hosts, proxies, server_metrics
     return app
 
 

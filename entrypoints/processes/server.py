@@ -26,6 +26,7 @@ from domain.language.commands import EnforceDeadlines
 from domain.language.errors import FairlogError, LogUnavailable
 from domain.language.identifiers import ServerId
 from entrypoints.composition import prepare
+from entrypoints.http.forwarding import TrustedProxies
 from entrypoints.http.protocol import Bounds, bounded_protocol
 from entrypoints.processes.app import create_app
 from entrypoints.processes.recovery import server_id_of, sole_server
@@ -105,7 +106,8 @@ def _serve(
         server_id=server_id,
         workers=options.workers,
         executor=executor,
-        served_names=hosts_of(options.host, settings.allowed_hosts),
+        hosts=hosts_of(options.host, settings.allowed_hosts),
+        proxies=TrustedProxies(settings.trusted_proxies),
     )
     tune_interpreter()
     allow_files(settings.max_connections)

@@ -1,7 +1,7 @@
 """The host names that a server accepts in the header Host.
 
-A web site can make its own name resolve to 127.0.0.1 ("DNS rebinding"). The browser then takes this
-server for that site, and lets the site's pages read and change everything.
+A web site can make its own name resolve to this server's address ("DNS rebinding"). The browser
+then takes the server for that site, and lets the site's pages read and change everything.
 """
 
 import ipaddress
@@ -9,35 +9,53 @@ import re
 from functools import lru_cache
 from typing import Final
 
+from msgspec import Struct
+
 _HOST: Final = re.compile(rb"(\[[0-9a-f:.]+\]|[a-z0-9._-]+?)\.?(?::[0-9]{1,5})?")
 
 
-def hosts_of(host: str, allowed: str) -> frozenset[str] | None:
-    """Return the names that a server accepts in addition to those of loopback, in lower case.
+class AcceptedHosts(Struct, frozen=True):
+    """The hosts that a server accepts, besides loopback names and addresses."""
 
-    None means that every name is accepted: `host`, the address that the server listens on, is not a
-    loopback address, and `allowed` is empty. `allowed` is the setting `allowed_hosts`: names
-    separated by commas.
+    names: frozenset[str]  # in lower case
+    any_address: bool  # every IP address too: a site that rebinds needs a name
+
+
+def hosts_of(host: str, allowed: str) -> AcceptedHosts:
+    """Return the hosts that a server accepts which listens on `host`.
+
+    `allowed` is the setting `allowed_hosts`: names separated by commas. A server that listens
+    beyond loopback may have addresses that it does not know, so it accepts all of them.
     """
-    if not allowed and not is_loopback(host):
-        return None
     names = (host, *allowed.split(","))
-    return frozenset(name.strip("[]").lower() for name in names if name)
+    return AcceptedHosts(
+        frozenset(name.strip("[]").lower() for name in names if name), not is_loopback(host)
+    )
 
 
 def is_loopback(host: str) -> bool:
     """Return True for a loopback address or "localhost"."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+    return host == "localhost" or (_is_address(host) and ipaddress.ip_address(host).is_loopback)
 
 
 @lru_cache
-def is_accepted_host(host: bytes, names: frozenset[str]) -> bool:
-    """Return True if the value of a Host header is a loopback name or one of `names`."""
+def is_accepted_host(host: bytes, accepted: AcceptedHosts) -> bool:
+    """Return True if a server accepts this value of a Host header."""
     found = _HOST.fullmatch(host.lower())
     if found is None:
         return False
     name = found[1].decode().strip("[]")
-    return name in names or name.endswith(".localhost") or is_loopback(name)
+    return (
+        name in accepted.names
+        or name.endswith(".localhost")
+        or is_loopback(name)
+        or (accepted.any_address and _is_address(name))
+    )
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True

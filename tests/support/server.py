@@ -25,6 +25,7 @@ from adapters.settings import Settings
 from domain.decisions.ports import Clock
 from domain.language.identifiers import ServerId
 from entrypoints.composition import compose, prepare
+from entrypoints.http.forwarding import TrustedProxies
 from entrypoints.http.waiting import waiting_since
 from entrypoints.processes.app import create_app
 from entrypoints.processes.server import uvicorn_config
@@ -77,7 +78,8 @@ class AppServer:
             self.fairlog,
             server_id=ServerId("test"),
             workers=0,
-            served_names=hosts_of("127.0.0.1", self._settings.allowed_hosts),
+            hosts=hosts_of("127.0.0.1", self._settings.allowed_hosts),
+            proxies=TrustedProxies(self._settings.trusted_proxies),
         )
         tls = server_tls(self._settings)
         config = uvicorn_config(app, self._settings, tls)

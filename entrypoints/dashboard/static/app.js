@@ -1,7 +1,7 @@
 // Keeps a page live: one event stream while the page is visible, resumed by position, and its live
 // part requested anew after events. Also charts, selections, confirmations and the theme.
 
-const view = document.body.dataset.view;
+const { view, root } = document.body.dataset; // root: the prefix of all paths behind a proxy
 const live = document.getElementById("live");
 const notice = document.getElementById("notice");
 
@@ -19,8 +19,8 @@ let reconnecting = 0;
 function streamPath() {
   if (view === "audit") return document.getElementById("events")?.dataset.live ?? null;
   if (new URLSearchParams(location.search).get("as_of")) return null; // the past is not live
-  const job = location.pathname.match(/^\/jobs\/(\d+)$/);
-  return job ? `/v1/stream?job_id=${job[1]}` : "/pulse";
+  const job = location.pathname.slice(root.length).match(/^\/jobs\/(\d+)$/);
+  return root + (job ? `/v1/stream?job_id=${job[1]}` : "/pulse");
 }
 
 function connect() {
@@ -38,7 +38,7 @@ function connect() {
     if (source !== mine) return;
     const isNews = arrived > position;
     position = Math.max(position, arrived);
-    if (path === "/pulse") refresh(); // at the same time as all open pages, so that they share an answer
+    if (path === `${root}/pulse`) refresh(); // at the same time as all open pages, so that they share an answer
     else if (isNews && view === "audit") take(JSON.parse(message.data));
     else if (isNews) refreshSoon();
   };
@@ -206,8 +206,8 @@ function rowOf(event) {
   field("brief").textContent = brief(event.data);
   field("data").textContent = visible(JSON.stringify(event.data, null, 2));
   field("hash").textContent = event.hash;
-  if (event.user_id !== null) field("user").append(link(`/jobs?user=${encodeURIComponent(event.user_id)}`, event.user_id, "name"));
-  if (event.job_id !== null) field("job").append(link(`/jobs/${event.job_id}`, `#${event.job_id}`, "id"));
+  if (event.user_id !== null) field("user").append(link(`${root}/jobs?user=${encodeURIComponent(event.user_id)}`, event.user_id, "name"));
+  if (event.job_id !== null) field("job").append(link(`${root}/jobs/${event.job_id}`, `#${event.job_id}`, "id"));
   return row;
 }
 
@@ -330,7 +330,7 @@ async function drawCharts() {
   if (view !== "overview") return;
   const number = ++drawn;
   try {
-    const answer = await fetch(`/charts.json?span=${encodeURIComponent(span())}`, { headers: { "X-Fairlog-Position": String(position) } });
+    const answer = await fetch(`${root}/charts.json?span=${encodeURIComponent(span())}`, { headers: { "X-Fairlog-Position": String(position) } });
     if (!answer.ok || number !== drawn) return;
     const series = await answer.json();
     chart("chart-rates", series, RATES, (value) => (value >= 100 || Number.isInteger(value) ? value.toFixed(0) : value.toFixed(1)));
@@ -405,7 +405,7 @@ function redrawCharts() {
 document.getElementById("charts")?.addEventListener("click", (event) => {
   const chosen = event.target.dataset.span;
   if (!chosen) return;
-  history.replaceState(null, "", chosen === "15m" ? "/" : `/?span=${chosen}`);
+  history.replaceState(null, "", root + (chosen === "15m" ? "/" : `/?span=${chosen}`));
   showSpan();
   redrawCharts();
 });

@@ -6,9 +6,11 @@ import httpx
 import pytest
 
 from adapters.settings import Settings
-from entrypoints.runtime.host_names import hosts_of
+from entrypoints.runtime.host_names import hosts_of, is_accepted_host
 from tests.conftest import NewDatabase
 from tests.support.server import AppServer, claim, exchange, problem, submit
+
+ANY = "0.0.0.0"  # noqa: S104 (nothing is bound)
 
 
 @pytest.fixture(scope="module")
@@ -203,11 +205,28 @@ def test_without_a_name_it_is_served_to_old_health_checks(server: AppServer) -> 
     assert answer.status_code == 200
 
 
-def test_where_it_listens_for_other_machines_names_matter_only_if_they_are_given() -> None:
-    assert hosts_of("0.0.0.0", "") is None  # noqa: S104 (nothing is bound)
-    assert hosts_of("0.0.0.0", "jobs.example") == frozenset({"0.0.0.0", "jobs.example"})  # noqa: S104
-    assert hosts_of("127.0.0.1", "") == frozenset({"127.0.0.1"})
-    assert hosts_of("::1", "[fd00::7]") == frozenset({"::1", "fd00::7"})
+@pytest.mark.parametrize(
+    ("listens", "allowed", "host", "is_accepted"),
+    [
+        ("127.0.0.1", "", "localhost:8000", True),
+        ("127.0.0.1", "", "10.0.0.7", False),
+        ("::1", "[fd00::7]", "[fd00::7]:8000", True),
+        (ANY, "", "10.0.0.7:8000", True),
+        (ANY, "", "[fd00::7]", True),
+        ("::", "", "127.0.0.1", True),
+        (ANY, "", "jobs.example", False),
+        (ANY, "", "10.0.0.7.evil.example", False),
+        (ANY, "jobs.example", "jobs.example", True),
+        (ANY, "jobs.example", "10.0.0.7", True),
+        (ANY, "jobs.example", "evil.example", False),
+        ("jobs.internal", "", "jobs.internal", True),
+        ("10.0.0.7", "", "evil.example", False),
+    ],
+)
+def test_a_server_for_other_machines_accepts_addresses_and_the_names_that_it_was_given(
+    listens: str, allowed: str, host: str, *, is_accepted: bool
+) -> None:
+    assert is_accepted_host(host.encode(), hosts_of(listens, allowed)) == is_accepted
 
 
 @pytest.mark.parametrize(
@@ -249,6 +268,77 @@ def test_no_answer_is_guessed_at_or_kept(
     assert answer.status_code == status or path == "/jobs/cancel"
     assert answer.headers.get_list("X-Content-Type-Options") == ["nosniff"]
     assert answer.headers.get_list("Cache-Control") == ["no-store"]
+
+
+SAFE = {
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cross-Origin-Embedder-Policy": "require-corp",
+    "X-Content-Type-Options": "nosniff",
+}
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "fields"),
+    [
+        *(("GET", path, {}) for path in ADDRESSES),
+        ("GET", "/nowhere", {}),
+        ("GET", "/jobs/999999", {}),
+        ("GET", "/static/nothing", {}),
+        ("DELETE", "/v1/jobs", {}),
+        ("GET", "/livez", {"Host": "evil.example"}),
+        ("POST", "/v1/jobs", {"Origin": "https://evil.example"}),
+        ("POST", "/v1/jobs", {"Content-Type": "text/plain"}),
+        ("OPTIONS", "/v1/jobs", {}),
+        ("HEAD", "/v1/stream", {}),
+    ],
+)
+def test_every_answer_has_the_security_fields_once(
+    client: httpx.Client, method: str, path: str, fields: dict[str, str]
+) -> None:
+    answer = client.request(method, path, headers=fields)
+    for name, value in SAFE.items():
+        assert answer.headers.get_list(name) == [value]
+    [policy] = answer.headers.get_list("Content-Security-Policy")
+    assert policy.startswith("default-src 'none'; ")
+    assert policy.endswith("frame-ancestors 'none'")
+    assert "Strict-Transport-Security" not in answer.headers
+    assert not [name for name in answer.headers if name.startswith("access-control-")]
+
+
+def test_files_and_requests_that_are_not_http_have_the_security_fields_too(
+    server: AppServer,
+) -> None:
+    page = server.client.get("/").text
+    paths = {part for part in page.split('"') if part.startswith("/static/")}
+    assert len(paths) > 4
+    answers = [server.client.get(path) for path in paths]
+    answers.append(exchange(server.port, b"no request at all\r\n\r\n"))
+    for answer in answers:
+        for name, value in SAFE.items():
+            assert answer.headers.get_list(name) == [value]
+
+
+@pytest.mark.parametrize(
+    "media_type",
+    [
+        "text/plain",
+        "text/plain;charset=UTF-8",
+        "Application/X-WWW-Form-Urlencoded",
+        "multipart/form-data; boundary=x",
+    ],
+)
+def test_types_that_a_page_of_any_site_may_send_are_refused(
+    client: httpx.Client, media_type: str
+) -> None:
+    for path in ("/v1/jobs", "/v1/jobs/batch", "/v1/claims", "/jobs/submit_job"):
+        answer = client.post(
+            path,
+            content=b'{"user_id": "ada", "payload": 1, "jobs": []}',
+            headers={"Content-Type": media_type},
+        )
+        assert "application/json" in problem(answer, 415)["detail"]
 
 
 def test_accepted_refused_and_too_large_submissions_are_not_kept_either(

@@ -147,6 +147,21 @@ def test_an_answer_to_a_malformed_request_arrives(server: AppServer, files: Cert
         while part := secured.recv(65_536):
             answer += part
     assert answer.startswith(b"HTTP/1.1 400 ")
+    assert b"\r\nstrict-transport-security: max-age=31536000\r\n" in answer
+
+
+def test_every_answer_demands_https_from_then_on(server: AppServer) -> None:
+    for path in ("/", "/livez", "/nowhere", "/v1/jobs/1"):
+        fields = server.client.get(path).headers.get_list("Strict-Transport-Security")
+        assert fields == ["max-age=31536000"]
+
+
+def test_a_page_over_plain_http_may_not_act_on_a_server_with_https(server: AppServer) -> None:
+    own = f"127.0.0.1:{server.port}"
+    body = {"user_id": "ada", "payload": "from a page"}
+    for origin, status in ((f"http://{own}", 403), (f"https://{own}", 202)):
+        answer = server.client.post("/v1/jobs", json=body, headers={"Origin": origin})
+        assert answer.status_code == status
 
 
 def test_a_worker_trusts_the_authority_that_it_is_given(

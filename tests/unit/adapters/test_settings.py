@@ -42,6 +42,7 @@ def test_with_nothing_given_every_setting_has_its_documented_default() -> None:
         request_seconds=60,
         bodies_mib=128,
         allowed_hosts="",
+        trusted_proxies="",
         tls_cert=None,
         tls_key=None,
         ca_file=None,
@@ -63,6 +64,7 @@ def test_every_variable_of_the_environment_is_read() -> None:
         "FAIRLOG_REQUEST_SECONDS": "8",
         "FAIRLOG_BODIES_MIB": "16",
         "FAIRLOG_ALLOWED_HOSTS": "Jobs.example, 10.0.0.7,[fd00::7]",
+        "FAIRLOG_TRUSTED_PROXIES": "10.0.0.7, 10.1.0.0/16,fd00::/8",
         "FAIRLOG_TLS_CERT": "/etc/fairlog/cert.pem",
         "FAIRLOG_TLS_KEY": "key.pem",
         "FAIRLOG_CA_FILE": "ca.pem",
@@ -81,6 +83,7 @@ def test_every_variable_of_the_environment_is_read() -> None:
         request_seconds=8,
         bodies_mib=16,
         allowed_hosts="jobs.example,10.0.0.7,[fd00::7]",
+        trusted_proxies="10.0.0.7/32,10.1.0.0/16,fd00::/8",
         tls_cert="/etc/fairlog/cert.pem",
         tls_key="key.pem",
         ca_file="ca.pem",
@@ -93,6 +96,13 @@ def test_what_is_no_name_of_a_host_is_refused(hosts: str) -> None:
     message = refusal(environ={"FAIRLOG_ALLOWED_HOSTS": hosts})
     assert message.startswith("FAIRLOG_ALLOWED_HOSTS is ")
     assert "separated by commas" in message
+
+
+@pytest.mark.parametrize(
+    "proxies", ["proxy.example", "10.0.0.1/8", "10.0.0.7:80", ",", "*", "0.0.0.0/0", "::/0"]
+)
+def test_what_is_no_address_of_a_proxy_is_refused(proxies: str) -> None:
+    assert refusal({"trusted_proxies": proxies}).startswith(f"--trusted-proxy is {proxies!r}, ")
 
 
 def test_a_flag_wins_over_the_environment_which_wins_over_the_file(file: Path) -> None:
