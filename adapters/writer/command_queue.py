@@ -16,7 +16,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from operator import attrgetter
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeVar
 
 from msgspec import Struct
 
@@ -33,7 +33,7 @@ from domain.language.commands import (
     ReportRefusals,
     SubmitJob,
 )
-from domain.language.errors import QueueFull, fresh_copy
+from domain.language.errors import QueueFull, fresh_copy, without_traceback
 from domain.language.identifiers import UserId
 
 COMMANDS_MAX: Final = 20_000  # waiting, submissions included
@@ -46,17 +46,36 @@ BATCH_JOBS_MAX: Final = 2000  # or kinds, named by a batch's commands: bounds th
 # max_allowed_packet of MySQL and MariaDB, 16 MiB.
 BATCH_BYTES_MAX: Final = 4 * 1024 * 1024
 
-AnswerAll = Callable[[Sequence[tuple[int, Outcome]]], None]
+_NO_OUTCOME: Final = QueueFull("no outcome yet")
+
+R = TypeVar("R")
+
+AnswerAll = Callable[[Sequence[tuple[int, Sequence[Outcome]]]], None]
 
 
 class Ticket(NamedTuple):
-    """The reply to a caller in another process, by number: one call for all of a batch."""
+    """The reply to a call of another process, by number: `answer_all` is called once a batch."""
 
     number: int
     answer_all: AnswerAll
 
 
-Reply = Future[Answer] | asyncio.Future[Answer] | Ticket
+class Call(Struct, eq=False):
+    """Commands that were sent together and are answered together, each with its own outcome."""
+
+    reply: "asyncio.Future[list[Outcome]] | Ticket"
+    outcomes: list[Outcome]  # in the order of the commands; placeholders until they are known
+    unanswered: int  # commands
+
+
+class CallPart(NamedTuple):
+    """The reply to one command of a call."""
+
+    call: Call
+    place: int
+
+
+Reply = Future[Answer] | asyncio.Future[Answer] | CallPart
 
 
 class Pending(Struct, gc=False):
@@ -96,7 +115,7 @@ class CommandQueue:
         self._numbers = itertools.count()
         self._bytes = 0
         self._is_closed = False
-        self._changed = threading.Condition()
+        self._changed = threading.Condition()  # its lock is re-entrant
 
     def __len__(self) -> int:
         return self._submitted + len(self._others) + len(self._reports)
@@ -127,9 +146,23 @@ class CommandQueue:
         self._put(command, reply)
         return reply
 
-    def put_for(self, ticket: Ticket, command: Command) -> None:
-        """Queue a command whose outcome goes to the ticket. Raises `QueueFull`."""
-        self._put(command, ticket)
+    def put_call(
+        self, commands: Sequence[Command], reply: "asyncio.Future[list[Outcome]] | Ticket"
+    ) -> None:
+        """Queue commands that are answered together. The outcome of one that does not fit is
+        `QueueFull`.
+        """
+        call = Call(reply, [_NO_OUTCOME] * len(commands), len(commands))
+        with self._changed:  # the writer takes none of them before all are queued
+            for place, command in enumerate(commands):
+                try:
+                    self._put(command, CallPart(call, place))
+                except QueueFull as full:
+                    call.outcomes[place] = without_traceback(full)
+                    call.unanswered -= 1
+            is_refused = not call.unanswered
+        if is_refused:
+            self._deliver([call])
 
     def _put(self, command: Command, reply: Reply) -> None:
         size = body_bytes(command)
@@ -248,14 +281,17 @@ class CommandQueue:
         One error may be the outcome of many commands: each caller gets a copy.
         """
         by_loop: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[Answer], Outcome]]] = {}
-        by_recipient: dict[AnswerAll, list[tuple[int, Outcome]]] = {}
+        answered: list[Call] = []
         for pending, outcome in zip(batch, outcomes, strict=True):
             if pending.is_answered:
                 continue
             pending.is_answered = True
-            if isinstance(pending.reply, Ticket):
-                number, answer_all = pending.reply
-                by_recipient.setdefault(answer_all, []).append((number, outcome))
+            if isinstance(pending.reply, CallPart):
+                call, place = pending.reply
+                call.outcomes[place] = _copy(outcome)
+                call.unanswered -= 1
+                if not call.unanswered:
+                    answered.append(call)
             elif isinstance(pending.reply, asyncio.Future):
                 loop = pending.reply.get_loop()
                 by_loop.setdefault(loop, []).append((pending.reply, _copy(outcome)))
@@ -265,11 +301,25 @@ class CommandQueue:
                 pending.reply.set_exception(fresh_copy(outcome))
             else:
                 pending.reply.set_result(outcome)
-        for answer_all, numbered in by_recipient.items():
-            answer_all(numbered)
+        self._deliver(answered)
         for loop, replies in by_loop.items():
             with contextlib.suppress(RuntimeError):  # the loop is closed, so nobody waits
                 loop.call_soon_threadsafe(_resolve_all, replies)
+
+    def _deliver(self, calls: Sequence[Call]) -> None:
+        """Give the callers of answered calls their outcomes."""
+        by_recipient: dict[AnswerAll, list[tuple[int, Sequence[Outcome]]]] = {}
+        for call in calls:
+            if isinstance(call.reply, Ticket):
+                number, answer_all = call.reply
+                by_recipient.setdefault(answer_all, []).append((number, call.outcomes))
+            else:
+                with contextlib.suppress(RuntimeError):  # see `resolve`
+                    call.reply.get_loop().call_soon_threadsafe(
+                        resolve_reply, call.reply, call.outcomes
+                    )
+        for answer_all, numbered in by_recipient.items():
+            answer_all(numbered)
 
 
 def _resolve_all(replies: Sequence[tuple[asyncio.Future[Answer], Outcome]]) -> None:
@@ -281,7 +331,7 @@ def _copy(outcome: Outcome) -> Outcome:
     return fresh_copy(outcome) if isinstance(outcome, Exception) else outcome
 
 
-def resolve_reply(reply: asyncio.Future[Answer], outcome: Outcome) -> None:
+def resolve_reply(reply: "asyncio.Future[R]", outcome: R | Exception) -> None:
     """Give a caller on this event loop its outcome, if the caller still waits."""
     if reply.done():
         return

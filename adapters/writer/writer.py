@@ -5,6 +5,7 @@ lock, appends their events in one transaction, and only then answers the callers
 that the events are on disk.
 """
 
+import asyncio
 import random
 import threading
 import time
@@ -116,6 +117,12 @@ class WritePath(Protocol):
         Raises a Refusal, `QueueFull`, `LogUnavailable` or `WriteFailed`.
         """
 
+    async def execute_each(self, commands: Sequence[Command]) -> list[Outcome]:
+        """Return an outcome for each command, in order, once all have one.
+
+        Each is decided alone, and its outcome is what `execute` would return or raise.
+        """
+
     def execute_all(self, commands: Sequence[Command]) -> list[Outcome]:
         """Block until all have an outcome, for a caller without an event loop."""
 
@@ -210,6 +217,11 @@ class Writer:
 
     async def execute(self, command: Command) -> Answer:
         return await self.queue.put_async(command)
+
+    async def execute_each(self, commands: Sequence[Command]) -> list[Outcome]:
+        reply: asyncio.Future[list[Outcome]] = asyncio.get_running_loop().create_future()
+        self.queue.put_call(commands, reply)
+        return await reply
 
     def execute_all(self, commands: Sequence[Command]) -> list[Outcome]:
         replies = [self.queue.put(command) for command in commands]

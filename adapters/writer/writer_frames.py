@@ -28,31 +28,31 @@ class WriterHello(Struct, frozen=True, tag=True):
 
 
 class WriterRequest(Struct, frozen=True, tag=True):
-    """Commands, each with a number by which it is answered."""
+    """Calls, each with a number by which its commands are answered together."""
 
-    commands: Sequence[tuple[int, Command]]
+    calls: Sequence[tuple[int, Sequence[Command]]]
     at: float  # time.monotonic(), which all processes of a machine have in common
 
 
 class WriterResponse(Struct, frozen=True):
-    """Outcomes of commands by their numbers, and the state of the writer process.
+    """Outcomes of calls by their numbers, and the state of the writer process.
 
     One without outcomes is sent each second as a sign of life.
     """
 
-    outcomes: Sequence[tuple[int, Answer | SentError]]
+    outcomes: Sequence[tuple[int, Sequence[Answer | SentError]]]  # in the order of the commands
     written: Sequence[BatchWritten]  # since the response before
     stats: WriterStats
     fatal: SentError | None  # why the writer stopped for good
     troubles: Sequence[Trouble]  # the parts of the process that fail now
 
 
-def sent_outcome(outcome: Outcome) -> Answer | SentError:
-    return SentError.of(outcome) if isinstance(outcome, Exception) else outcome
+def sent_outcomes(outcomes: Sequence[Outcome]) -> list[Answer | SentError]:
+    return [SentError.of(one) if isinstance(one, Exception) else one for one in outcomes]
 
 
-def received_outcome(sent: Answer | SentError) -> Outcome:
-    return sent.restored() if isinstance(sent, SentError) else sent
+def received_outcomes(sent: Sequence[Answer | SentError]) -> list[Outcome]:
+    return [one.restored() if isinstance(one, SentError) else one for one in sent]
 
 
 def request_decoder() -> Decoder[WriterHello | WriterRequest]:

@@ -31,7 +31,7 @@ from adapters.writer.writer_frames import (
     WriterHello,
     WriterRequest,
     WriterResponse,
-    received_outcome,
+    received_outcomes,
     response_decoder,
 )
 from domain.decisions.batch import Outcome
@@ -45,6 +45,7 @@ SILENT_STOP_SECONDS_MAX: Final = 1.0  # for a silent process to end
 LOST_SECONDS_MAX: Final = 20.0  # a batch is answered within 3 s, and so are those behind it
 _CHECK_SECONDS: Final = 0.25
 _HELD_BYTES_MAX: Final = 256 * 1024  # buffered by the event loop for a process that does not read
+_FULL: Final = "Too many requests are waiting to be written; try again shortly."
 _NO_ANSWER: Final = (
     "The server's writer does not answer; the request may be sent again, with the same idempotency "
     "key it never runs twice."
@@ -53,9 +54,9 @@ _NO_ANSWER: Final = (
 _log = structlog.get_logger()
 
 
-class _Waiting(Struct, gc=False):
-    command: Command
-    reply: "asyncio.Future[Answer]"
+class _SentCall(Struct, gc=False):
+    commands: Sequence[Command]
+    reply: "asyncio.Future[list[Outcome]]"
     since: float  # time.monotonic()
 
 
@@ -83,8 +84,9 @@ class WriterProcess:
         self._hello = hello
         self._observers: list[Observer] = []
         self._numbers = itertools.count()
-        self._waiting: dict[int, _Waiting] = {}
-        self._outgoing: list[tuple[int, Command]] = []  # since the loop's last turn
+        self._calls: dict[int, _SentCall] = {}  # without an answer, oldest first
+        self._commands_waiting = 0  # in these calls
+        self._outgoing: list[tuple[int, Sequence[Command]]] = []  # since the loop's last turn
         self._decoder = response_decoder()
         self._child: ChildProcess | None = None
         self._attaching = asyncio.Lock()
@@ -110,57 +112,78 @@ class WriterProcess:
         self._observers.append(observer)
 
     def waiting(self) -> int:
-        return len(self._waiting)
+        return self._commands_waiting
 
     def oldest_seconds(self) -> float:
-        waiting = list(self._waiting.values())
-        return time.monotonic() - waiting[0].since if waiting else 0.0
+        calls = list(self._calls.values())
+        return time.monotonic() - calls[0].since if calls else 0.0
 
     def execute_all(self, commands: Sequence[Command]) -> list[Outcome]:
         assert self._child is not None, "start it first"
         assert self._transport is None, "the event loop has the socket"
-        asked = [(next(self._numbers), command) for command in commands]
-        outcomes: dict[int, Outcome] = {}
-        if not asked:
+        if not commands:
             return []
+        number = next(self._numbers)
+        request = WriterRequest([(number, commands)], time.monotonic())
         with contextlib.suppress(OSError):  # the process has ended, which reading shows as well
-            self._child.socket.sendall(encode_frame(WriterRequest(asked, time.monotonic())))
+            self._child.socket.sendall(encode_frame(request))
         try:
             for response in Frames(self._child.socket, self._decoder):
                 self._receive(response)
-                outcomes.update(
-                    (number, received_outcome(sent)) for number, sent in response.outcomes
-                )
-                if len(outcomes) == len(asked):
-                    return [outcomes[number] for number, _ in asked]
+                for answered, sent in response.outcomes:
+                    if answered == number:
+                        return received_outcomes(sent)
         except TimeoutError:
             raise LogUnavailable(_NO_ANSWER) from None
         raise self._ended()
 
     async def execute(self, command: Command) -> Answer:
+        [outcome] = await self.execute_each([command])
+        try:
+            if isinstance(outcome, Exception):
+                raise outcome
+            return outcome
+        finally:
+            del outcome  # its traceback holds this frame, see `without_traceback`
+
+    async def execute_each(self, commands: Sequence[Command]) -> list[Outcome]:
         await self.attach()
         if self.fatal is not None or self._is_stopping:
-            raise LogUnavailable("The server is stopping.")
-        reply = self._request(command)
-        try:
-            return await reply
-        finally:
-            del reply  # it has the error that is raised here, see `again`
+            return [LogUnavailable("The server is stopping.") for _ in commands]
+        outcomes: list[Outcome] = [QueueFull(_FULL) for _ in commands]
+        admitted = [place for place, command in enumerate(commands) if self._admit(command)]
+        if admitted:
+            answered = await self._call([commands[place] for place in admitted])
+            for place, outcome in zip(admitted, answered, strict=True):
+                outcomes[place] = outcome
+        return outcomes
 
-    def _request(self, command: Command) -> "asyncio.Future[Answer]":
-        """Send the command with the others of this turn of the loop. Raises `QueueFull`."""
+    def _admit(self, command: Command) -> bool:
+        """Count a command as waiting. Returns False if too many wait already."""
         size = body_bytes(command)
-        if len(self._waiting) >= COMMANDS_MAX or self._held_bytes + size > BYTES_MAX:
-            raise QueueFull("Too many requests are waiting to be written; try again shortly.")
-        loop = asyncio.get_running_loop()
-        reply: asyncio.Future[Answer] = loop.create_future()
-        number = next(self._numbers)
-        self._waiting[number] = _Waiting(command, reply, time.monotonic())
-        self._outgoing.append((number, command))
+        if self._commands_waiting >= COMMANDS_MAX or self._held_bytes + size > BYTES_MAX:
+            return False
+        self._commands_waiting += 1
         self._held_bytes += size
+        return True
+
+    def _call(self, commands: Sequence[Command]) -> "asyncio.Future[list[Outcome]]":
+        """Send admitted commands with the others of this turn of the loop."""
+        loop = asyncio.get_running_loop()
+        reply: asyncio.Future[list[Outcome]] = loop.create_future()
+        number = next(self._numbers)
+        self._calls[number] = _SentCall(commands, reply, time.monotonic())
+        self._outgoing.append((number, commands))
         if len(self._outgoing) == 1:  # with the others of this turn
             loop.call_soon(self._send)
         return reply
+
+    def _take_call(self, number: int) -> _SentCall | None:
+        """Remove and return a call that waits; None if its caller has given up."""
+        call = self._calls.pop(number, None)
+        if call is not None:
+            self._commands_waiting -= len(call.commands)
+        return call
 
     async def attach(self) -> None:
         if self._transport is not None:
@@ -196,53 +219,50 @@ class WriterProcess:
             asyncio.get_running_loop().call_later(_CHECK_SECONDS, self._check_answers)
         if self._silent_seconds() > ANSWER_SECONDS_MAX:
             self._gave_up_at = time.monotonic()
-            self._give_up(list(self._waiting))
+            self._give_up(list(self._calls))
         else:
             longest = time.monotonic() - LOST_SECONDS_MAX
-            lost = itertools.takewhile(lambda one: one[1].since < longest, self._waiting.items())
+            lost = itertools.takewhile(lambda one: one[1].since < longest, self._calls.items())
             self._give_up([number for number, _ in lost])
 
     def _silent_seconds(self) -> float:
         """Return how long callers have waited while none was answered."""
-        if not self._waiting:
+        if not self._calls:
             return 0.0
-        oldest = next(iter(self._waiting.values())).since
+        oldest = next(iter(self._calls.values())).since
         return time.monotonic() - max(oldest, self._answered_at)
 
     def _give_up(self, numbers: Sequence[int]) -> None:
-        """Fail these commands for lack of an answer."""
+        """Fail these calls for lack of an answer."""
         if not numbers:
             return
         given_up = set(numbers)
         unsent = {number for number, _ in self._outgoing if number in given_up}
         self._outgoing = [one for one in self._outgoing if one[0] not in unsent]
-        self._held_bytes = sum(body_bytes(command) for _, command in self._outgoing)
-        _log.error("writer_does_not_answer", commands=len(numbers), unsent=len(unsent))
-        for number in numbers:
-            one = self._waiting.pop(number)
-            if number not in unsent and isinstance(one.command, ClaimJobs):
-                self._note_unclaimed(number, one.command)
+        self._held_bytes = sum(
+            body_bytes(command) for _, commands in self._outgoing for command in commands
+        )
+        given_up_calls = [(number, call) for number in numbers if (call := self._take_call(number))]
+        _log.error(
+            "writer_does_not_answer",
+            commands=sum(len(call.commands) for _, call in given_up_calls),
+            unsent=sum(len(call.commands) for number, call in given_up_calls if number in unsent),
+        )
+        for number, call in given_up_calls:
+            if number not in unsent and any(map(_cannot_be_repeated, call.commands)):
+                self._unclaimed.add(number)
             error = LogUnavailable(_NO_ANSWER, nothing_was_recorded=number in unsent)
-            resolve_reply(one.reply, error)
+            _fail(call, error)
 
-    def _note_unclaimed(self, number: int, command: ClaimJobs) -> None:
-        if command.claim_id is None:  # else the caller may repeat the claim, and gets its answer
-            self._unclaimed.add(number)
-
-    def _answered_late(self, number: int, outcome: Outcome) -> None:
-        """Return the jobs of a late claim, whose caller has given up."""
+    def _answered_late(self, number: int, outcomes: Sequence[Outcome]) -> None:
+        """Return the jobs of late claims, whose callers have given up."""
         if number in self._unclaimed:
             self._unclaimed.discard(number)
-            if isinstance(outcome, Claimed):
-                for job in outcome.jobs:
-                    self._request_unawaited(ReturnJob(job_id=job.id, attempt=job.attempt))
-
-    def _request_unawaited(self, command: Command) -> None:
-        try:
-            reply = self._request(command)
-        except QueueFull:
-            return  # the jobs are served again when their leases end
-        reply.add_done_callback(lambda done: done.cancelled() or done.exception())
+            claimed = [job for one in outcomes if isinstance(one, Claimed) for job in one.jobs]
+            returns = [ReturnJob(job_id=job.id, attempt=job.attempt) for job in claimed]
+            # Those that are not admitted are served again when their leases end.
+            if admitted := [command for command in returns if self._admit(command)]:
+                self._call(admitted)
 
     def _trouble(self) -> Trouble | None:
         """Return why the process does not work, as a part of this server; None if it does."""
@@ -276,21 +296,21 @@ class WriterProcess:
             self._answered_at = time.monotonic()
             self._gave_up_at = None
         for number, sent in response.outcomes:
-            outcome = received_outcome(sent)
-            waiting = self._waiting.pop(number, None)
-            if waiting is None:
-                self._answered_late(number, outcome)
+            outcomes = received_outcomes(sent)
+            call = self._take_call(number)
+            if call is None:
+                self._answered_late(number, outcomes)
             else:
-                resolve_reply(waiting.reply, outcome)
+                resolve_reply(call.reply, outcomes)
 
     def lost(self) -> None:
         """Fail all commands: the process has ended, and their outcomes are unknown."""
         error = self._ended()
         self._outgoing.clear()
         self._held_bytes = 0
-        waiting, self._waiting = self._waiting, {}
-        for one in waiting.values():
-            resolve_reply(one.reply, fresh_copy(error))
+        calls, self._calls, self._commands_waiting = self._calls, {}, 0
+        for call in calls.values():
+            _fail(call, error)
 
     def _receive(self, response: WriterResponse) -> None:
         self._received_at = time.monotonic()
@@ -314,6 +334,16 @@ class WriterProcess:
             "The server's writer has ended; the request may be sent again, with the same "
             "idempotency key it never runs twice."
         )
+
+
+def _cannot_be_repeated(command: Command) -> bool:
+    """Return True for a claim whose caller cannot request its jobs again."""
+    return isinstance(command, ClaimJobs) and command.claim_id is None
+
+
+def _fail(call: _SentCall, error: FairlogError) -> None:
+    outcomes: list[Outcome] = [fresh_copy(error) for _ in call.commands]
+    resolve_reply(call.reply, outcomes)
 
 
 class _Listener(asyncio.Protocol):

@@ -27,10 +27,10 @@ from adapters.writer.writer_frames import (
     WriterRequest,
     WriterResponse,
     request_decoder,
-    sent_outcome,
+    sent_outcomes,
 )
 from domain.decisions.batch import Outcome
-from domain.language.errors import LogUnavailable, QueueFull
+from domain.language.errors import LogUnavailable
 from entrypoints.composition import compose
 from entrypoints.runtime.interpreter import tune_interpreter
 from entrypoints.runtime.logging import configure_logging, level_of
@@ -81,21 +81,20 @@ def _queue_commands(
     """
     for frame in incoming:
         assert isinstance(frame, WriterRequest)
-        waiting = deque(frame.commands)
+        waiting = deque(frame.calls)
         try:
             # If this process was stopped for a while, the callers have received an error already.
             is_late = time.monotonic() - max(frame.at, started) > ANSWER_SECONDS_MAX
             while waiting and not is_late:
-                number, command = waiting[0]
-                try:
-                    queue.put_for(Ticket(number, responder.answer_all), command)
-                except QueueFull as full:
-                    responder.answer_all([(number, full)])
+                number, commands = waiting[0]
+                queue.put_call(commands, Ticket(number, responder.answer_all))
                 waiting.popleft()
         finally:
             if waiting:
                 error = LogUnavailable(_TOO_LATE, nothing_was_recorded=True)
-                responder.answer_all([(number, error) for number, _ in waiting])
+                responder.answer_all(
+                    [(number, [error] * len(commands)) for number, commands in waiting]
+                )
         part.works()
 
 
@@ -130,13 +129,13 @@ class _Responder:
         """Add a batch to the next frame, with its outcomes. The writer calls it."""
         self._written.append(batch)
 
-    def answer_all(self, outcomes: Sequence[tuple[int, Outcome]]) -> None:
-        """Send the outcomes of commands, by number, with the batches written and the state."""
+    def answer_all(self, outcomes: Sequence[tuple[int, Sequence[Outcome]]]) -> None:
+        """Send the outcomes of calls, by number, with the batches written and the state."""
         with self._lock:
             written, self._written = self._written, []
             fatal = self._writer.fatal
             response = WriterResponse(
-                [(number, sent_outcome(outcome)) for number, outcome in outcomes],
+                [(number, sent_outcomes(of_call)) for number, of_call in outcomes],
                 written,
                 self._writer.stats,
                 None if fatal is None else SentError.of(fatal),

@@ -20,6 +20,7 @@ from adapters.log.event_log import SqlEventLog
 from adapters.log.histories import of_types
 from adapters.supervision import Supervisor
 from adapters.writer.writer import WritePath
+from domain.decisions.batch import Outcome
 from domain.decisions.decide import Answer, Claimed, JobsUpdated, JobUpdated, LeasesHeld, Submitted
 from domain.jobs.job import Job
 from domain.language.commands import (
@@ -83,7 +84,7 @@ class Fairlog(Queries):
         self.writer = writer
         self.log_watcher = watcher = LogWatcher(self._position, supervisor.part("log_news"))
         self.limiter = SubmissionLimiter(
-            writer.execute, watcher, self._latest_limit_change, log.clock
+            writer.execute, watcher, self._latest_limit_change, log.clock, writer.execute_each
         )
         writer.observe(self.limiter.batch_written)
         writer.observe(watcher.batch_written)
@@ -173,7 +174,7 @@ class Fairlog(Queries):
         An error among the commands is its own outcome. The bodies of duplicates have at most
         PAGE_BYTES_MAX bytes together: later duplicates are returned without their bodies.
         """
-        answers = await self._slices.run(commands, self._submitted)
+        answers = await self._slices.run(commands, self.limiter.submit_each)
         known = [
             answer.job
             for answer in answers
@@ -336,11 +337,8 @@ class Fairlog(Queries):
 
         An error among the commands is its own outcome.
         """
-
-        async def one(command: JobCommand) -> Job:
-            return (await self._execute(command, JobUpdated)).job
-
-        return await self._slices.run(commands, one)
+        outcomes = await self._slices.run(commands, self.writer.execute_each)
+        return [one.job if isinstance(one, JobUpdated) else _error(one) for one in outcomes]
 
     async def change_limit(self, command: ChangeLimit) -> None:
         """Set limits of a user, of a kind or of all users together."""
@@ -441,14 +439,20 @@ def _may_be_large(jobs: Sequence[Job]) -> bool:
     return ended > 1 or sum(job.payload_bytes for job in jobs) > LARGE_BYTES
 
 
+def _error(outcome: Outcome) -> Exception:
+    assert isinstance(outcome, Exception), outcome
+    return outcome
+
+
 def _outcome(
-    answer: Submitted | Exception,
+    answer: Outcome,
     command: SubmitJob | Exception,
     known: Mapping[JobId, JobView] | FairlogError,
 ) -> tuple[Submitted, JobView] | Exception:
     if isinstance(answer, Exception):
         return answer
     assert isinstance(command, SubmitJob), command
+    assert isinstance(answer, Submitted), answer
     if not answer.is_duplicate:
         return answer, job_view(answer.job, command.payload.data, is_duplicate=False)
     return known if isinstance(known, FairlogError) else (answer, known[answer.job.id])

@@ -1,16 +1,17 @@
 """Calls with very many commands, which are sent to the writer in slices, a few at a time.
 
-Each command costs the event loop a task and an answer: twenty calls of a thousand commands would
-delay all others for seconds. The slices of all calls take turns, so that no call waits for all of
-another. A slice is as large as a batch: while one is written, the next is in the queue.
+Twenty calls of a thousand commands at once would delay all others for seconds. The slices of all
+calls take turns, so that no call waits for all of another. A slice is as large as a batch: while
+one is written, the next is in the queue.
 """
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
+from domain.decisions.batch import Outcome
 from domain.language.commands import Command
-from domain.language.errors import LogUnavailable, QueueFull, fresh_copy, without_traceback
+from domain.language.errors import LogUnavailable, QueueFull, fresh_copy
 
 SLICE: Final = 256  # commands
 SLICES_AT_ONCE: Final = 4  # of all calls
@@ -19,7 +20,7 @@ SMALL_MAX: Final = 16  # a call of so few commands does not wait for a turn
 WAIT_SECONDS_MAX: Final = 5.0  # for a turn
 _BUSY: Final = "Too many large batches are under way; try again shortly."
 
-R = TypeVar("R")
+C = TypeVar("C", bound=Command)
 
 
 class Slices:
@@ -29,9 +30,11 @@ class Slices:
         self._places = asyncio.Semaphore(SLICES_AT_ONCE)
 
     async def run(
-        self, commands: Sequence[Command | Exception], execute: Callable[[Any], Awaitable[R]]
-    ) -> list[R | Exception]:
-        """Call `execute` for each command, and return one outcome for each, in order.
+        self,
+        commands: Sequence[C | Exception],
+        execute_each: Callable[[Sequence[C]], Awaitable[Sequence[Outcome]]],
+    ) -> list[Outcome]:
+        """Call `execute_each` for each slice, and return one outcome for each command, in order.
 
         An error among the commands is its own outcome. After a `LogUnavailable`, the remaining
         slices are not sent: their outcome is a `LogUnavailable` with `nothing_was_recorded`. It is
@@ -40,7 +43,7 @@ class Slices:
         own = asyncio.Semaphore(SLICES_PER_CALL)
         failed: Exception | None = None
 
-        async def outcomes_of(some: Sequence[Command | Exception]) -> list[R | Exception]:
+        async def outcomes_of(some: Sequence[C | Exception]) -> list[Outcome]:
             nonlocal failed
             async with own:
                 if failed is None and not await self._take_turn(len(commands)):
@@ -51,7 +54,7 @@ class Slices:
                         one if isinstance(one, Exception) else fresh_copy(error) for one in some
                     ]
                 try:
-                    found = await _execute_all(some, execute)
+                    found = await _executed(some, execute_each)
                 finally:
                     self._end_turn(len(commands))
                 failed = failed or next(map(_error_of_rest, filter(_is_unavailable, found)), None)
@@ -76,24 +79,13 @@ class Slices:
             self._places.release()
 
 
-async def _execute_all(
-    commands: Sequence[Command | Exception], execute: Callable[[Any], Awaitable[R]]
-) -> list[R | Exception]:
-    async def one(command: Command | Exception) -> R:
-        if isinstance(command, Exception):
-            raise fresh_copy(command)
-        return await execute(command)
-
-    outcomes = await asyncio.gather(*map(one, commands), return_exceptions=True)
-    found: list[R | Exception] = []
-    for outcome in outcomes:
-        if isinstance(outcome, BaseException):
-            if not isinstance(outcome, Exception):
-                raise outcome
-            found.append(without_traceback(outcome))
-        else:
-            found.append(outcome)
-    return found
+async def _executed(
+    some: Sequence[C | Exception],
+    execute_each: Callable[[Sequence[C]], Awaitable[Sequence[Outcome]]],
+) -> list[Outcome]:
+    commands = [one for one in some if not isinstance(one, Exception)]
+    outcomes = iter(await execute_each(commands) if commands else ())
+    return [one if isinstance(one, Exception) else next(outcomes) for one in some]
 
 
 def _is_unavailable(outcome: object) -> bool:

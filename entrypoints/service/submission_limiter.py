@@ -13,6 +13,7 @@ from typing import Final
 import structlog
 
 from adapters.writer.writer import BatchWritten
+from domain.decisions.batch import Outcome
 from domain.decisions.decide import Answer
 from domain.decisions.ports import Clock
 from domain.language.commands import ReportRefusals, RetryJob, SubmitJob
@@ -45,9 +46,11 @@ class SubmissionLimiter:
         watcher: LogWatcher,
         latest_limit_change: Callable[[], Awaitable[int]],
         clock: Clock | None,
+        execute_each: Callable[[Sequence[SubmitJob]], Awaitable[list[Outcome]]],
     ) -> None:
         """`clock` is the log's clock if this machine keeps it; None if the database does."""
         self._execute = execute
+        self._execute_each = execute_each
         self._others = watcher.subscribe()
         self._read_up_to = 0  # position up to which limit changes of others are known
         self._latest_limit_change = latest_limit_change
@@ -74,10 +77,26 @@ class SubmissionLimiter:
         try:
             return await self._execute(command)
         except RateLimited as refused:
-            self.on_refused(refused.user_id, 1)
-            if changes == self._changes:
-                self._cache.add(refused, tick, self._tick())
+            self._note_refused(refused, tick, changes)
             raise
+
+    async def submit_each(self, commands: Sequence[SubmitJob]) -> list[Outcome]:
+        """Submit many jobs, and return one outcome for each, in order."""
+        outcomes: list[Outcome | None] = [self.refuse(command.user_id) for command in commands]
+        undecided = [place for place, known in enumerate(outcomes) if known is None]
+        tick, changes = self._tick(), self._changes
+        decided = await self._execute_each([commands[place] for place in undecided])
+        for place, outcome in zip(undecided, decided, strict=True):
+            outcomes[place] = outcome
+            if isinstance(outcome, RateLimited):
+                self._note_refused(outcome, tick, changes)
+        return [outcome for outcome in outcomes if outcome is not None]
+
+    def _note_refused(self, refused: RateLimited, tick: float, changes: int) -> None:
+        """Cache a refusal by the log of a command that was sent at `tick`."""
+        self.on_refused(refused.user_id, 1)
+        if changes == self._changes:
+            self._cache.add(refused, tick, self._tick())
 
     async def submit(self, user_id: UserId, command: SubmitJob | RetryJob) -> Answer:
         """Refuse a command that uses up this user's window, or have the log decide it.

@@ -4,7 +4,7 @@ import asyncio
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import Any, Self
@@ -21,10 +21,11 @@ from adapters.log import audit_log
 from adapters.log.tables import FORMAT, bodies, log_head
 from adapters.settings import Settings
 from adapters.writer.command_queue import CommandQueue
+from domain.decisions.batch import Outcome
 from domain.decisions.decide import Answer, Claimed, JobUpdated, Submitted
 from domain.decisions.write_model import WriteModel
 from domain.language.bodies import BODY_BYTES_MAX, body_of
-from domain.language.commands import SubmitJob
+from domain.language.commands import Command, SubmitJob
 from domain.language.errors import (
     FairlogError,
     LogTooNew,
@@ -154,6 +155,42 @@ def test_commands_of_an_event_loop_are_answered_there(fairlog: Fairlog) -> None:
     assert fairlog.writer.stats.batches < 30
 
 
+def execute_each(fairlog: Fairlog, commands: Sequence[Command]) -> list[Outcome]:
+    return asyncio.run(fairlog.writer.execute_each(commands))
+
+
+def test_the_commands_of_a_call_are_decided_alone_and_answered_together(database_url: str) -> None:
+    with service(database_url, user_limit=300) as fairlog:
+        commands = [submit(payload=number) for number in range(300)]
+        outcomes_of_call = execute_each(
+            fairlog, [complete(7, JobId(99)), *commands, submit(payload="too many"), submit(BOB)]
+        )
+        assert [type(one).__name__ for one in outcomes_of_call] == [
+            "UnknownJob",
+            *["Submitted"] * 300,
+            "RateLimited",
+            "Submitted",
+        ]
+        jobs = [one.job for one in outcomes_of_call if isinstance(one, Submitted)]
+        assert [job.payload_sha256 for job in jobs[:-1]] == [
+            command.payload.sha256 for command in commands
+        ]
+        assert fairlog.writer.stats.batches == 2
+        assert execute_each(fairlog, []) == []
+
+
+def test_a_call_sent_again_changes_nothing(fairlog: Fairlog) -> None:
+    execute_each(fairlog, [submit(payload=number) for number in range(3)])
+    claimed = do(fairlog, claim(3), Claimed).jobs
+    outcomes_of_jobs = [complete(1, job.id) for job in claimed]
+    first = execute_each(fairlog, [*outcomes_of_jobs, complete(2, claimed[0].id)])
+    assert [type(one).__name__ for one in first] == ["JobUpdated"] * 3 + ["NotTheCurrentAttempt"]
+    events = events_in(fairlog)
+    again = execute_each(fairlog, outcomes_of_jobs)
+    assert again == first[:3]
+    assert events_in(fairlog) == events
+
+
 def test_a_refusal_is_an_answer_to_its_caller_alone(database_url: str) -> None:
     with service(database_url, user_limit=2) as fairlog:
         replies = put_as_one_batch(
@@ -218,8 +255,30 @@ def test_a_full_queue_refuses_submissions_and_still_takes_what_ends_a_job(
     accepted += put(fairlog, complete(), complete(), complete())
     with pytest.raises(QueueFull):
         queue.put(complete())
+    refused = execute_each(fairlog, [complete(), submit(users[5])])
+    assert [type(one).__name__ for one in refused] == ["QueueFull"] * 2
     fairlog.writer.start()
     assert types_of(accepted) == ["Submitted"] * 5 + ["UnknownJob"] * 3
+    fairlog.close()
+
+
+def test_a_call_that_does_not_fit_into_the_queue_is_taken_in_part(database_url: str) -> None:
+    queue = CommandQueue(commands_max=8, submissions_max=5)
+    fairlog = compose(Settings(database_url=database_url), queue=queue)
+    prepare(fairlog)
+    commands = [submit(UserId(f"user-{number}")) for number in range(7)]
+
+    async def ask() -> list[Outcome]:
+        asking = asyncio.ensure_future(fairlog.writer.execute_each([*commands, complete()]))
+        await asyncio.sleep(0)
+        fairlog.writer.start()
+        return await asking
+
+    assert [type(one).__name__ for one in asyncio.run(ask())] == [
+        *["Submitted"] * 5,
+        *["QueueFull"] * 2,
+        "UnknownJob",
+    ]
     fairlog.close()
 
 
@@ -319,6 +378,21 @@ def test_a_batch_is_split_until_what_the_database_refuses_stands_alone(
     assert submissions(fairlog).total() == 50 - len(poisoned)
     assert_whole(fairlog)
     do(fairlog, submit(payload="afterwards"), Submitted)
+    fairlog.close()
+
+
+def test_a_call_is_split_until_what_the_database_refuses_stands_alone(database_url: str) -> None:
+    fairlog = compose(Settings(database_url=database_url))
+    prepare(fairlog)
+    writer_of(fairlog)._projections = Choosy(inline_projections())
+    fairlog.writer.start()
+    users = [UserId("poison") if number in {0, 17, 18} else ALICE for number in range(50)]
+    found = execute_each(fairlog, [submit(user, payload=n) for n, user in enumerate(users)])
+    assert [type(one).__name__ for one in found] == [
+        "WriteFailed" if user == "poison" else "Submitted" for user in users
+    ]
+    assert submissions(fairlog).total() == 47
+    assert_whole(fairlog)
     fairlog.close()
 
 

@@ -15,10 +15,10 @@ from adapters.writer.writer_frames import (
     WriterHello,
     WriterRequest,
     WriterResponse,
-    received_outcome,
+    received_outcomes,
     request_decoder,
     response_decoder,
-    sent_outcome,
+    sent_outcomes,
 )
 from domain.decisions.batch import Outcome
 from domain.decisions.decide import (
@@ -115,8 +115,8 @@ OUTCOMES: Sequence[Outcome] = (
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: type(command).__name__)
 def test_a_command_arrives_as_it_was_sent(command: Command) -> None:
-    [frame] = request_decoder().feed(encode_frame(WriterRequest([(7, command)], 1.5)))
-    assert frame == WriterRequest([(7, command)], 1.5)
+    [frame] = request_decoder().feed(encode_frame(WriterRequest([(7, [command, command])], 1.5)))
+    assert frame == WriterRequest([(7, [command, command])], 1.5)
 
 
 def test_every_kind_of_command_is_tried() -> None:
@@ -137,7 +137,7 @@ def test_a_refusal_arrives_with_the_decision_that_refused_it() -> None:
 def test_frames_arrive_whole_however_they_are_cut() -> None:
     sent: list[WriterHello | WriterRequest] = [
         WriterHello(Settings(user_limit=3), logs_json=True),
-        WriterRequest([(1, COMMANDS[0])], 1.5),
+        WriterRequest([(1, [COMMANDS[0]])], 1.5),
         WriterRequest([], 2.5),
     ]
     wire = b"".join(encode_frame(frame) for frame in sent)
@@ -187,8 +187,9 @@ def test_the_figures_of_a_batch_go_with_its_answers() -> None:
 
 
 def _through(outcome: Outcome) -> Outcome:
-    sent = WriterResponse([(7, sent_outcome(outcome))], [], WriterStats(), None, [])
+    sent = WriterResponse([(7, sent_outcomes([outcome]))], [], WriterStats(), None, [])
     [frame] = response_decoder().feed(encode_frame(sent))
-    [(number, found)] = frame.outcomes
+    [(number, sent_back)] = frame.outcomes
     assert number == 7
-    return received_outcome(found)
+    [found] = received_outcomes(sent_back)
+    return found

@@ -45,25 +45,29 @@ def test_what_was_to_be_sent_when_the_writer_was_lost_is_refused_like_the_rest()
     assert troubles == []
 
 
-ANSWERS_ALL_BUT_THE_SECOND = """
+ANSWERS_ALL = """
+SECOND = 0
 import socket, sys
 from adapters.writer.writer import WriterStats
 from adapters.writer.writer_frames import WriterRequest, WriterResponse
 from adapters.processes.frames import Frames, encode_frame
-from adapters.writer.writer_frames import request_decoder, sent_outcome
+from adapters.writer.writer_frames import request_decoder, sent_outcomes
 from domain.language.errors import QueueFull
 
 connection = socket.socket(fileno=int(sys.argv[1]))
 asked = 0
 for frame in Frames(connection, request_decoder()):
     if isinstance(frame, WriterRequest):
-        for number, _ in frame.commands:
+        for number, commands in frame.calls:
             asked += 1
-            if asked != 2:
-                outcomes = [(number, sent_outcome(QueueFull("answered")))]
+            if asked != SECOND:
+                outcomes = [(number, sent_outcomes([QueueFull("answered")] * len(commands)))]
                 response = WriterResponse(outcomes, [], WriterStats(), None, [])
                 connection.sendall(encode_frame(response))
 """
+
+
+ANSWERS_ALL_BUT_THE_SECOND = ANSWERS_ALL.replace("SECOND = 0", "SECOND = 2")
 
 
 def test_a_caller_whose_answer_was_lost_hears_it_although_others_are_answered(
@@ -88,6 +92,33 @@ def test_a_caller_whose_answer_was_lost_hears_it_although_others_are_answered(
 
     begin = WriterHello(Settings(database_url=""), logs_json=False)
     writer = WriterProcess([sys.executable, "-c", ANSWERS_ALL_BUT_THE_SECOND], begin)
+    writer.start()
+    try:
+        uvloop.run(ask())
+    finally:
+        writer.stop()
+
+
+def test_a_call_of_more_commands_than_may_wait_is_sent_in_part(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(writer_process, "COMMANDS_MAX", 3)
+
+    async def ask() -> None:
+        calls = [
+            asyncio.create_task(writer.execute_each([submit()] * commands)) for commands in (2, 3)
+        ]
+        answered, refused = await asyncio.gather(*calls)
+        assert [str(one) for one in answered] == ["answered"] * 2
+        assert [isinstance(one, QueueFull) for one in refused] == [True] * 3
+        assert [str(one) == "answered" for one in refused] == [True, False, False]
+        assert writer.waiting() == 0
+        assert await writer.execute_each([]) == []
+        assert writer._transport is not None
+        writer._transport.abort()
+
+    begin = WriterHello(Settings(database_url=""), logs_json=False)
+    writer = WriterProcess([sys.executable, "-c", ANSWERS_ALL], begin)
     writer.start()
     try:
         uvloop.run(ask())

@@ -1,15 +1,23 @@
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 import pytest
 
-from domain.language.commands import Command
+from domain.decisions.batch import Outcome
+from domain.decisions.decide import RefusalsRecorded
+from domain.language.commands import Command, CompleteJob
 from domain.language.errors import InvalidInput, LogUnavailable, QueueFull
 from entrypoints.service import slices
 from entrypoints.service.slices import SLICE, SLICES_AT_ONCE, SLICES_PER_CALL, SMALL_MAX, Slices
 from tests.support.stories import complete
 
 MANY: list[Command | Exception] = [complete(number) for number in range(4 * SLICE)]
+
+
+def answer(command: Command | Exception) -> Outcome:
+    """Return an outcome by which its command is known."""
+    assert isinstance(command, CompleteJob)
+    return RefusalsRecorded(command.job_id)
 
 
 class Log:
@@ -19,13 +27,13 @@ class Log:
         self.asking = self.most = self.asked = 0
         self.answers = asyncio.Event()
 
-    async def ask(self, command: Command) -> Command:
-        self.asked += 1
-        self.asking += 1
+    async def ask(self, commands: Sequence[Command]) -> Sequence[Outcome]:
+        self.asked += len(commands)
+        self.asking += len(commands)
         self.most = max(self.most, self.asking)
         await self.answers.wait()
-        self.asking -= 1
-        return command
+        self.asking -= len(commands)
+        return [answer(command) for command in commands]
 
 
 def run(story: Callable[[Log], Awaitable[None]]) -> None:
@@ -48,7 +56,7 @@ def test_calls_of_very_many_commands_ask_for_some_of_them_at_once() -> None:
         await settled()
         assert log.asking == SLICES_AT_ONCE * SLICE
         log.answers.set()
-        assert await asyncio.gather(*calls) == [MANY] * 20
+        assert await asyncio.gather(*calls) == [list(map(answer, MANY))] * 20
         assert log.most == SLICES_AT_ONCE * SLICE
 
     run(story)
@@ -70,8 +78,9 @@ def test_a_small_call_waits_for_no_large_one() -> None:
 
 
 def test_where_the_log_does_not_answer_the_rest_is_not_asked_for() -> None:
-    async def away(_: Command) -> None:
-        raise LogUnavailable("Away.")
+    async def away(commands: Sequence[Command]) -> Sequence[Outcome]:
+        await asyncio.sleep(0)
+        return [LogUnavailable("Away.") for _ in commands]
 
     async def story(_: Log) -> None:
         wrong = InvalidInput("Wrong.")

@@ -1,10 +1,11 @@
 """Reports that the log cannot take, and those that are unsent when the server stops."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 import pytest
 
+from domain.decisions.batch import Outcome
 from domain.decisions.decide import Answer, RefusalsRecorded
 from domain.language.commands import ReportRefusals, RetryJob, SubmitJob
 from domain.language.errors import FairlogError, LogUnavailable, QueueFull, RateLimited
@@ -24,6 +25,7 @@ class Log:
 
     def __init__(self) -> None:
         self.counts: list[int] = []
+        self.asked = 0  # submissions
         self.error: FairlogError | None = None
         self.is_open = asyncio.Event()
         self.is_open.set()
@@ -31,6 +33,7 @@ class Log:
     async def execute(self, command: SubmitJob | RetryJob | ReportRefusals) -> Answer:
         assert not isinstance(command, RetryJob)
         if isinstance(command, SubmitJob):
+            self.asked += 1
             decision = RateLimitDecided(
                 user_id=command.user_id,
                 scope=Scope.USER,
@@ -47,6 +50,15 @@ class Log:
         self.counts.append(command.count)
         return RefusalsRecorded(command.count)
 
+    async def execute_each(self, commands: Sequence[SubmitJob]) -> list[Outcome]:
+        outcomes: list[Outcome] = []
+        for command in commands:
+            try:
+                outcomes.append(await self.execute(command))
+            except FairlogError as error:
+                outcomes.append(error)
+        return outcomes
+
 
 async def nobody_changed_a_limit() -> int:
     return 0
@@ -58,13 +70,31 @@ def play(story: Callable[[SubmissionLimiter, Log], Awaitable[None]]) -> None:
     async def told() -> None:
         log = Log()
         watcher = LogWatcher(nobody_changed_a_limit)
-        limiter = SubmissionLimiter(log.execute, watcher, nobody_changed_a_limit, ManualClock())
+        limiter = SubmissionLimiter(
+            log.execute, watcher, nobody_changed_a_limit, ManualClock(), log.execute_each
+        )
         for user in USERS * 2:
             with pytest.raises(RateLimited):
                 await limiter.submit(user, submit(user))
         await story(limiter, log)
 
     asyncio.run(told())
+
+
+def test_submissions_of_one_call_are_refused_by_the_log_once_and_from_then_on_from_the_cache() -> (
+    None
+):
+    async def story(limiter: SubmissionLimiter, log: Log) -> None:
+        ada, before = UserId("ada"), log.asked
+        for _ in range(2):
+            outcomes = await limiter.submit_each([submit(ada), submit(USERS[0]), submit(ada)])
+            assert all(isinstance(one, RateLimited) for one in outcomes)
+            assert [getattr(one, "user_id", None) for one in outcomes] == [ada, USERS[0], ada]
+        assert log.asked == before + 2  # of the first call, which knew nothing of ada
+        await limiter.report_all()
+        assert sum(log.counts) == len(USERS) + 1 + 3
+
+    play(story)
 
 
 def test_a_round_is_bounded_and_the_last_one_takes_all() -> None:
@@ -139,7 +169,11 @@ def test_a_limit_changed_by_another_process_clears_the_cache_while_a_report_is_u
         nonlocal head, latest
         log = Log()
         limiter = SubmissionLimiter(
-            log.execute, LogWatcher(position), latest_limit_change, ManualClock()
+            log.execute,
+            LogWatcher(position),
+            latest_limit_change,
+            ManualClock(),
+            log.execute_each,
         )
         for _ in range(2):
             with pytest.raises(RateLimited):
