@@ -83,6 +83,13 @@ class Settings(Struct, frozen=True, kw_only=True):
             "seconds; at least until the job has ended.",
         ),
     ] = 86_400
+    deduplicate: Annotated[
+        bool,
+        Meta(
+            description="Whether a submission without an idempotency key that is equal to an open "
+            "or done job returns that job, unless it says otherwise itself."
+        ),
+    ] = True
     max_attempts: Annotated[
         int,
         Meta(

@@ -122,6 +122,7 @@ def policy_of(settings: Settings) -> Policy:
         global_limit=settings.global_limit,
         lease_seconds=settings.lease_seconds,
         idempotency_seconds=settings.idempotency_seconds,
+        deduplicate=settings.deduplicate,
         max_attempts=settings.max_attempts,
         timeout_seconds=settings.timeout_seconds or None,
     )

@@ -71,11 +71,11 @@ def miscount(windows: Windows, recorded: Recorded) -> str | None:
     if not isinstance(event, RateLimitDecided) or not event.allowed:
         return None
     start = to_micros(event.window_start)
-    used = windows.used(event.user_id, event.window_seconds, start) + 1
+    used = windows.used(event.user_id, event.window_seconds, start) + event.count
     if event.used != used:
         return f"it counts {event.used} in its user's window, which had {used} with it"
     if event.global_used is not None:
-        used = windows.used(GLOBAL, event.window_seconds, start) + 1
+        used = windows.used(GLOBAL, event.window_seconds, start) + event.count
         if event.global_used != used:
             return f"it counts {event.global_used} in the global window, which had {used} with it"
     return None
@@ -104,8 +104,10 @@ def _check_admission(job: Job | None, recorded: Recorded, event: RateLimitDecide
         and event.global_used > event.global_limit
     ):
         return f"it admits the {event.global_used}th submission of {event.global_limit} of all"
-    if event.count != 1:
+    if event.count not in {0, 1}:
         return f"it admits {event.count} submissions at once"
+    if event.count == 0 and job is None:
+        return f"it counts no submission, but job {recorded.job_id} did not exist"
     ends = later(event.window_start, event.window_seconds)
     if not event.window_start <= recorded.recorded_at < ends:
         return "it was recorded outside its window"
@@ -254,7 +256,7 @@ def _check_repeat(job: Job, recorded: Recorded, event: SubmissionDeduplicated) -
     key = (event.idempotency_key, event.key_is_explicit)
     if not job.holds_key or key != (job.idempotency_key, job.key_is_explicit):
         return f"its key did not belong to job {job.id}"
-    if not job.key_is_valid(recorded.recorded_at):
+    if not job.key_may_be_valid(recorded.recorded_at):
         return f"the key of job {job.id} had expired"
     return None
 

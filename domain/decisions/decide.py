@@ -67,11 +67,17 @@ from domain.language.events import (
     RequeueReason,
     SubmissionDeduplicated,
 )
-from domain.language.idempotency import key_of
+from domain.language.idempotency import is_deduplicated, key_of, own_digest
 from domain.language.identifiers import ClaimHash, JobId, KeyName, WorkerId
 from domain.language.moments import later
 from domain.language.policy import Policy
-from domain.limits.rate_limits import Limits, decide_admission, decide_limit, subject_of
+from domain.limits.rate_limits import (
+    Limits,
+    decide_admission,
+    decide_limit,
+    subject_of,
+    without_use,
+)
 
 
 class Submitted(Struct, frozen=True, tag=True):
@@ -227,13 +233,16 @@ def _submit(
     if not admission.allowed:
         return _refuse(admission, RateLimited(admission, now), now)
     named, is_explicit = key_of(command)
-    holder = model.jobs.key_holder(command.user_id, named, is_explicit=is_explicit)
-    if holder is not None and holder.key_is_valid(now):
-        return _repeat(command, holder, key, admission, now)
+    job_id = JobId(model.position + 2)  # after the RateLimitDecided
+    if is_deduplicated(command, policy):
+        holder = model.jobs.key_holder(command.user_id, named, is_explicit=is_explicit)
+        if holder is not None and holder.key_is_valid(now):
+            return _repeat(command, holder, key, admission, now)
+    else:
+        named = own_digest(named, job_id)
     kinds_waiting = model.line.kinds_waiting(command.user_id)
     if command.kind not in kinds_waiting and len(kinds_waiting) >= policy.kinds_waiting_max:
         return _refuse(admission, TooManyKinds(command.user_id, policy.kinds_waiting_max), now)
-    job_id = JobId(model.position + 2)  # after the RateLimitDecided
     submitted = JobSubmitted(
         user_id=command.user_id,
         kind=command.kind,
@@ -269,6 +278,7 @@ def _repeat(
     if (holder.kind, holder.payload_sha256) != (command.kind, command.payload.sha256):
         refusal = KeyReusedWithOtherPayload(holder.idempotency_key, holder.id)
         return _refuse(admission, refusal, now)
+    admission = without_use(admission)
     repeated = SubmissionDeduplicated(
         user_id=command.user_id,
         kind=command.kind,

@@ -41,7 +41,7 @@ from domain.language.events import (
     Recorded,
     WorkerMissed,
 )
-from domain.language.idempotency import key_hash, key_of
+from domain.language.idempotency import is_deduplicated, key_hash, key_of
 from domain.language.identifiers import GLOBAL, ClaimHash, JobId, KeyHash, Kind, UserId
 from domain.language.policy import Policy
 from domain.limits.rate_limits import WindowKey, Windows
@@ -106,13 +106,8 @@ class RequiredRows(RowKeys, frozen=True, kw_only=True):
     def add_commands(self, commands: Iterable[Command], policy: Policy) -> None:
         for command in commands:
             match command:
-                case SubmitJob(user_id=user_id, kind=kind):
-                    self.users.add(user_id)
-                    self.kinds.add(kind)
-                    key, is_explicit = key_of(command)
-                    self.keys.add(key_hash(user_id, key, is_explicit=is_explicit))
-                    self.windows.add((user_id, policy.window_seconds))
-                    self.windows.add((GLOBAL, policy.window_seconds))
+                case SubmitJob():
+                    self._add_submission(command, policy)
                 case ReportRefusals() as report:
                     self.windows.add((report.user_id, report.window_seconds))
                     self.windows.add((GLOBAL, report.window_seconds))
@@ -207,6 +202,16 @@ class RequiredRows(RowKeys, frozen=True, kw_only=True):
             + len(self.windows)
             + len(self.limited_kinds)
         )
+
+    def _add_submission(self, command: SubmitJob, policy: Policy) -> None:
+        user_id = command.user_id
+        self.users.add(user_id)
+        self.kinds.add(command.kind)
+        self.windows.add((user_id, policy.window_seconds))
+        self.windows.add((GLOBAL, policy.window_seconds))
+        if is_deduplicated(command, policy):
+            key, is_explicit = key_of(command)
+            self.keys.add(key_hash(user_id, key, is_explicit=is_explicit))
 
     def _add_claim(self, claim: ClaimJobs) -> None:
         if claim.claim_id is not None:

@@ -11,6 +11,7 @@ from typing import Final
 
 from msgspec import Struct
 
+from domain.language.events import FailureReason
 from domain.language.idempotency import key_hash
 from domain.language.identifiers import JobId, KeyHash, KeyName, Kind, ServerId, UserId, WorkerId
 from domain.language.moments import later
@@ -53,7 +54,7 @@ class Job(Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
     priority: int = 0  # among the user's own jobs; higher is sooner
     payload_sha256: str  # hex
     payload_bytes: int
-    idempotency_key: str  # explicit, or the digest of kind and payload
+    idempotency_key: str  # explicit, or a digest of the content
     key_is_explicit: bool
     key_expires_at: datetime  # see `key_is_valid`
     holds_key: bool = True  # until a newer job takes the key over
@@ -74,7 +75,9 @@ class Job(Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
     finished_at: datetime | None = None  # when it became done, failed or cancelled
     updated_at: datetime  # of the latest event that changed it
     result_position: int | None = None  # of the body; None: no result, or null
-    error_position: int | None = None  # of the latest failure
+    failure: FailureReason | None = None  # of the latest attempt that failed or was lost
+    failed_attempt: int = 0  # that attempt; 0: none
+    error_position: int | None = None  # of its error; None: the reason is all that is known
     outcome_attempt: int = 0  # that reported `outcome`
     erased_at: datetime | None = None  # when its bodies were erased; it cannot be retried
     outcome: str | None = None  # "done:<sha256>" or "failed:<sha256>", to detect a repeat
@@ -88,8 +91,15 @@ class Job(Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
     def key_is_valid(self, now: datetime) -> bool:
         """Return True if the key, while the job holds it, still means the job.
 
-        It does until `key_expires_at`, and at least until the job has ended.
+        It does until `key_expires_at`, and at least until the job has ended. A digest does not once
+        the job has failed or was cancelled: who submits the same again wants it to run.
         """
+        if not self.key_is_explicit and self.state in {State.FAILED, State.CANCELLED}:
+            return False
+        return self.key_may_be_valid(now)
+
+    def key_may_be_valid(self, now: datetime) -> bool:
+        """Return True unless the key has expired; earlier releases decided by this alone."""
         return now < self.key_expires_at or self.state not in ENDED
 
     @property

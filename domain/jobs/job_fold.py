@@ -164,6 +164,8 @@ def _after_failure(job: Job, recorded: Recorded, event: JobFailed) -> Job:
         lease_expires_at=None,
         finished_at=at if event.retry_at is None else None,
         updated_at=at,
+        failure=event.reason,
+        failed_attempt=event.attempt,
         error_position=None if event.error_sha256 is None else recorded.position,
         outcome_attempt=event.attempt,
         # The report of an attempt that timed out is no outcome that can be repeated.
@@ -172,9 +174,11 @@ def _after_failure(job: Job, recorded: Recorded, event: JobFailed) -> Job:
 
 
 def _after_requeue(job: Job, event: JobRequeued, at: datetime) -> Job:
+    if (loss := _LOSSES.get(event.reason)) is not None:
+        job = replace(job, failure=loss, failed_attempt=event.attempt, error_position=None)
     failures = job.attempts_granted - (event.attempts_max - event.attempt)
     starts, losses, begun_at = job.starts, 0, job.begun_at
-    if event.reason in _LOST:
+    if loss is not None:
         losses = job.losses + 1 if failures == job.failures else 0
     elif event.reason is RequeueReason.GIVEN_BACK and event.begun:
         starts = _starts_after_outcome(job)
@@ -198,7 +202,10 @@ def _after_requeue(job: Job, event: JobRequeued, at: datetime) -> Job:
     )
 
 
-_LOST: Final = frozenset({RequeueReason.LEASE_LOST, RequeueReason.SERVER_RESTARTED})
+_LOSSES: Final = {
+    RequeueReason.LEASE_LOST: FailureReason.LEASE_LOST,
+    RequeueReason.SERVER_RESTARTED: FailureReason.SERVER_RESTARTED,
+}
 
 
 def _starts_after_outcome(job: Job) -> int:

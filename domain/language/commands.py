@@ -42,12 +42,14 @@ class _Command(Struct, frozen=True, gc=False):
 
 
 class SubmitJob(_Command, frozen=True, kw_only=True, gc=False, tag=True):
-    """Submit a job. Repeated with the same key, it changes nothing but the user's window."""
+    """Submit a job. Repeated with the same key, it changes nothing."""
 
     user_id: UserId
     kind: Kind
     payload: Body
-    idempotency_key: str | None = None  # None: the digest of kind and payload
+    idempotency_key: str | None = None  # None: the digest of the content, see `key_of`
+    deduplicate: bool | None = None  # without a key; None: `Policy.deduplicate`
+    digest: str | None = None  # of the content as it was sent, if its times were changed since
     run_at: datetime | None = None  # UTC, earliest start; None or past: at once
     expires_at: datetime | None = None  # UTC, later than run_at: cancel if not begun; None: never
     timeout_seconds: float | None = None  # of one attempt; None: `Policy.timeout_seconds`

@@ -48,11 +48,13 @@ class RateLimitDecided(_StoredEvent, frozen=True, kw_only=True, tag="RateLimitDe
     user_id: UserId
     scope: Scope  # whose limit refused; USER if allowed
     allowed: bool
-    used: int  # submissions admitted in the window, an allowed one included
+    used: int  # submissions admitted in the window, with `count` if allowed
     limit: int  # submissions per window
     window_start: datetime  # UTC, inclusive; Unix time is a multiple of window_seconds
     window_seconds: int
-    count: int = 1  # submissions decided, from 1; more than 1 for merged refusals
+    # Submissions decided: 1, more for merged refusals, or 0 for an allowed one that repeats a job
+    # and uses nothing up (1 in logs of earlier releases).
+    count: int = 1
     first_at: datetime | None = None  # UTC, of merged refusals; None: recorded_at
     last_at: datetime | None = None  # likewise
     global_used: int | None = None  # as `used`, of all users; if allowed, unless an old release
@@ -72,7 +74,7 @@ class JobSubmitted(_StoredEvent, frozen=True, kw_only=True, tag="JobSubmitted"):
     payload_sha256: str  # hex, of the body at this position
     payload_bytes: int  # size of the body, canonical JSON
     max_attempts: int  # attempts that may fail, from 1
-    idempotency_key: str  # explicit, or the hex digest of kind and payload
+    idempotency_key: str  # explicit, or a hex digest of the content
     key_is_explicit: bool = False  # the client chose the key
     key_expires_at: datetime  # UTC, exclusive; an ended job loses its key then
     priority: int = 0  # among the user's own jobs; higher is sooner

@@ -1,31 +1,77 @@
-"""Identity of submissions: the client's idempotency key, or else a digest of kind and payload.
+"""Identity of submissions: the client's idempotency key, or else a digest of the content.
 
 Keys belong to a user. Digests have a namespace of their own, so that no explicit key can equal one.
 """
 
+from collections.abc import Mapping
+from datetime import datetime
 from functools import lru_cache
 from hashlib import sha256
+from typing import Final
+
+import msgspec
 
 from domain.language.bodies import Body
 from domain.language.commands import SubmitJob
-from domain.language.identifiers import KeyHash, Kind, UserId
+from domain.language.identifiers import JobId, KeyHash, Kind, UserId
+from domain.language.moments import to_micros
+from domain.language.policy import Policy
+
+# The fields besides kind and payload that make a submission another one, with their defaults.
+_OPTIONS: Final[Mapping[str, object]] = {
+    "run_at": None,
+    "expires_at": None,
+    "timeout_seconds": None,
+    "max_attempts": None,
+    "priority": 0,
+}
+
+
+def is_deduplicated(command: SubmitJob, policy: Policy) -> bool:
+    """Return True if an earlier submission with the same key may be meant."""
+    if command.idempotency_key is not None:
+        return True
+    return policy.deduplicate if command.deduplicate is None else command.deduplicate
 
 
 def key_of(command: SubmitJob) -> tuple[str, bool]:
     """Return the idempotency key, and True if the client chose it."""
     if command.idempotency_key is not None:
         return command.idempotency_key, True
-    return content_digest(command.kind, command.payload), False
+    return digest_of(command), False
 
 
-def content_digest(kind: Kind, payload: Body) -> str:
-    """Return the SHA-256 of kind and payload in hex, separated by NUL, which no kind contains."""
-    return _content_digest(kind, payload.sha256)
+def digest_of(command: SubmitJob) -> str:
+    """Return the digest of the content as it was sent."""
+    if command.digest is not None:
+        return command.digest
+    options = {
+        name: to_micros(value) if isinstance(value, datetime) else value
+        for name, default in _OPTIONS.items()
+        if (value := getattr(command, name)) != default
+    }
+    return content_digest(command.kind, command.payload, options)
+
+
+def content_digest(kind: Kind, payload: Body, options: Mapping[str, object] | None = None) -> str:
+    """Return the SHA-256 of kind, payload and options in hex, separated by NUL.
+
+    `options` are the fields that differ from their defaults. Without any, the digest is the one of
+    releases that did not know them.
+    """
+    written = msgspec.json.encode(options, order="sorted") if options else b""
+    return _content_digest(kind, payload.sha256, written)
 
 
 @lru_cache(maxsize=4096)  # called twice: to load the key's holder, and to decide
-def _content_digest(kind: Kind, payload_sha256: str) -> str:
-    return sha256(kind.encode() + b"\x00" + payload_sha256.encode()).hexdigest()
+def _content_digest(kind: Kind, payload_sha256: str, options: bytes) -> str:
+    content = kind.encode() + b"\x00" + payload_sha256.encode()
+    return sha256(content + b"\x00" + options if options else content).hexdigest()
+
+
+def own_digest(digest: str, job_id: JobId) -> str:
+    """Return the key of a job that must not be taken for another one with the same content."""
+    return sha256(f"{digest}\x00{job_id}".encode()).hexdigest()
 
 
 def key_hash(user_id: UserId, key: str, *, is_explicit: bool) -> KeyHash:

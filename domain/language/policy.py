@@ -14,6 +14,7 @@ class Policy(Struct, frozen=True, kw_only=True):
     global_limit: int = 6000  # submissions per window for all users together
     lease_seconds: int = 30  # from a claim or heartbeat to the end of the lease, from 1
     idempotency_seconds: int = 86_400  # from a submission, how long its key means the same job
+    deduplicate: bool = True  # submissions without a key that do not say themselves
     max_attempts: int = 3  # that may fail, from 1, of a job submitted without its own
     timeout_seconds: float | None = None  # of one attempt, likewise; None: no time-out
     retry_seconds: float = 1.0  # before the second attempt, less up to half; doubles each time

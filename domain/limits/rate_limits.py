@@ -1,6 +1,7 @@
 """Rate limits: fixed windows aligned to Unix time 0, one counter per user and one for all users.
 
-A decision counts in the window of the log's time. Refusals are counted apart and use up no quota.
+A decision counts in the window of the log's time. Refusals are counted apart and use up no quota;
+neither does a submission that repeats a job, although the limits are looked at before.
 Only the latest window of each user is kept: earlier ones decide nothing, and the log has them.
 """
 
@@ -74,7 +75,7 @@ class Windows(Folded):
         self.changed_counters: set[WindowKey] = set()
 
     def _decided(self, _: Recorded, event: RateLimitDecided) -> None:
-        used, refused = (1, 0) if event.allowed else (0, event.count)
+        used, refused = (event.count, 0) if event.allowed else (0, event.count)
         seconds, start = event.window_seconds, to_micros(event.window_start)
         self._count((event.user_id, seconds), start, used, refused)
         self._count((GLOBAL, seconds), start, used, refused)
@@ -145,6 +146,17 @@ def decide_admission(
         window_seconds=policy.window_seconds,
         global_used=everyone.used + 1,
         global_limit=everyone.limit,
+    )
+
+
+def without_use(admission: RateLimitDecided) -> RateLimitDecided:
+    """Return the admission of a submission that uses up nothing."""
+    everyone = admission.global_used
+    return replace(
+        admission,
+        count=0,
+        used=admission.used - 1,
+        global_used=None if everyone is None else everyone - 1,
     )
 
 

@@ -18,6 +18,7 @@ from msgspec.structs import replace
 from domain.language.commands import SubmitJob
 from domain.language.errors import ClockInDoubt
 from domain.language.events import ClockCorrected, CorrectionReason
+from domain.language.idempotency import digest_of
 from domain.language.moments import from_micros, to_micros
 
 # The smallest difference that counts as a step, between two clocks or the clock and the log.
@@ -53,9 +54,13 @@ class Correction(Struct, frozen=True, gc=False):
 
 
 def by_log_time(command: SubmitJob, correction: Correction) -> SubmitJob:
-    """Return the submission with its times shifted from the clock's to the log's."""
+    """Return the submission with its times shifted from the clock's to the log's.
+
+    Its digest is still that of the times as they were sent, which a repetition sends again.
+    """
     return replace(
         command,
+        digest=digest_of(command),
         run_at=_shifted(command.run_at, correction),
         expires_at=_shifted(command.expires_at, correction),
     )

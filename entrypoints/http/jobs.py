@@ -1,6 +1,7 @@
 """Routes that submit, return, list, explain, cancel and retry jobs."""
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Annotated, Any
 
 from litestar import Controller, Request, get, post
@@ -23,13 +24,14 @@ from entrypoints.http.paging import limit_of, page_cursor, position_of
 from entrypoints.http.parameters import JobIdInPath
 from entrypoints.http.problems import Problem, problem_of, refusal_answer
 from entrypoints.http.rate_limit_fields import rate_limit_fields
-from entrypoints.http.requests import BulkRetry, Submission, SubmissionBatch
+from entrypoints.http.requests import TEXT_MAX, BulkRetry, Submission, SubmissionBatch
 from entrypoints.http.strict_json import BYTES_ON_THE_LOOP_MAX, off_the_loop, read_json, size_of
 from entrypoints.service.fairlog import Fairlog
 from entrypoints.service.pages import included_of
 from entrypoints.service.views import EventPage, JobPage, JobView
 from entrypoints.use_cases.bulk_retry import RetriedJobs, retry_jobs
 from entrypoints.use_cases.explain import ExplanationView, explain_job
+from entrypoints.use_cases.find_jobs import JobConditions, job_page
 from entrypoints.use_cases.retries import retry as retry_job
 from entrypoints.use_cases.time_travel import TimeTravel
 
@@ -123,12 +125,30 @@ class JobController(Controller):
         return SubmissionOutcomes([_outcome(outcome) for outcome in outcomes])
 
     @get()
-    async def newest(
+    async def newest(  # noqa: PLR0913 (a parameter for each condition)
         self,
         fairlog: NamedDependency[Fairlog],
+        *,
         user_id: parameters.UserId = None,
         job_state: Annotated[
             State | None, QueryParameter(name="state", description="Only jobs in this state.")
+        ] = None,
+        kind: parameters.Kind = None,
+        error_contains: Annotated[
+            str | None,
+            QueryParameter(
+                description="Only jobs whose latest error has this text of 1 to 1000 characters, "
+                "case-sensitive.",
+                schema_extra={"min_length": 1, "max_length": TEXT_MAX},
+            ),
+        ] = None,
+        since: Annotated[
+            datetime | None,
+            QueryParameter(description="Only jobs submitted at this time or later, as RFC 3339."),
+        ] = None,
+        until: Annotated[
+            datetime | None,
+            QueryParameter(description="Only jobs submitted before this time, as RFC 3339."),
         ] = None,
         cursor: parameters.Cursor = None,
         limit: parameters.Limit = 100,
@@ -140,10 +160,23 @@ class JobController(Controller):
             ),
         ] = None,
     ) -> JobPage:
-        """List jobs, newest first. A page has fewer entries if they are large."""
-        return await fairlog.newest_jobs(
-            None if user_id is None else validation.user_id(user_id),
-            job_state,
+        """List jobs, newest first. A page has fewer entries if they are large.
+
+        With several conditions a page may be empty before the end: continue while `next` is set.
+        """
+        if error_contains is not None and not 1 <= len(error_contains) <= TEXT_MAX:
+            raise InvalidInput(f"error_contains must have 1 to {TEXT_MAX} characters.")
+        wanted = JobConditions(
+            user_id=None if user_id is None else validation.user_id(user_id),
+            state=job_state,
+            kind=None if kind is None else validation.kind(kind),
+            error_contains=error_contains,
+            since=None if since is None else validation.moment(since, "since"),
+            until=None if until is None else validation.moment(until, "until"),
+        )
+        return await job_page(
+            fairlog,
+            wanted,
             page_cursor(cursor),
             limit_of(limit),
             included_of(include),

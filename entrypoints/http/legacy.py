@@ -27,6 +27,7 @@ from entrypoints.service.fairlog import Fairlog
 from entrypoints.service.pages import Included
 from entrypoints.service.views import JobView
 
+_KIND = "echo"
 NO_JOB = 0  # the id in the answer to a refused submission
 _RUNNING_MAX = 1000
 _FAILED_MAX = 10
@@ -114,7 +115,10 @@ class LegacyController(Controller):
     ) -> Response[LegacyAnswer]:
         """Submit a text for the kind `echo`. The status is 429 if a rate limit refuses it."""
         submission = Submission(
-            user_id=data.user_id, payload=Raw(msgspec.json.encode(data.payload))
+            user_id=data.user_id,
+            kind=_KIND,
+            payload=Raw(msgspec.json.encode(data.payload)),
+            deduplicate=True,
         )
         command = await off_the_loop(len(data.payload), submission.to_command)
         try:

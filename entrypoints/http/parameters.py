@@ -29,6 +29,9 @@ KindInPath = Annotated[
 UserId = Annotated[
     str | None, QueryParameter(description="Only jobs and events of this user.", schema_extra=_NAME)
 ]
+Kind = Annotated[
+    str | None, QueryParameter(description="Only jobs of this kind.", schema_extra=_NAME)
+]
 JobId = Annotated[
     int | None, QueryParameter(description="Only events of this job.", schema_extra=_ID)
 ]

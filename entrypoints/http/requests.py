@@ -3,7 +3,7 @@
 Every method `to_command` raises `InvalidInput` for a value that the types do not check.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Annotated, ClassVar, Final, Literal
 
@@ -38,7 +38,6 @@ from entrypoints.http.paging import PageLimit
 from entrypoints.http.strict_json import RequestBatch
 from entrypoints.use_cases.bulk_retry import RetryFilter
 
-DEFAULT_KIND = "echo"
 BATCH_MAX = 1000  # submissions, outcomes or jobs in one request
 WAIT_SECONDS_MAX = 30  # for work, or for a cancellation
 TEXT_MAX = 1000  # characters of a text to search for
@@ -70,6 +69,11 @@ _MayRetry = Annotated[
 class Submission(Struct, forbid_unknown_fields=True, kw_only=True):
     """A job to run."""
 
+    advice: ClassVar[Mapping[str, str]] = {
+        "kind": "kind is missing: name the handler that runs the job; built in for trying out are "
+        "echo, sleep and fail."
+    }
+
     user_id: Annotated[
         Name,
         Meta(
@@ -85,13 +89,21 @@ class Submission(Struct, forbid_unknown_fields=True, kw_only=True):
     ]
     kind: Annotated[
         Name, Meta(description="The name of the handler that runs the job, 1 to 255 bytes.")
-    ] = DEFAULT_KIND
+    ]
     idempotency_key: Annotated[
         Name | None,
         Meta(
             description="1 to 255 bytes. A submission that the user sends again with the same key "
             "returns the same job. The header Idempotency-Key has the same effect. null: a digest "
-            "of kind and payload."
+            "of kind, payload, run_at, expires_at, timeout_seconds, max_attempts and priority, "
+            "which identifies the job until it has failed or was cancelled."
+        ),
+    ] = None
+    deduplicate: Annotated[
+        bool | None,
+        Meta(
+            description="Without a key. false: this is a new job, whatever was submitted before. "
+            "null: the server's FAIRLOG_DEDUPLICATE, by default true."
         ),
     ] = None
     run_at: Annotated[
@@ -135,6 +147,10 @@ class Submission(Struct, forbid_unknown_fields=True, kw_only=True):
                 "The Idempotency-Key header and the field idempotency_key differ; send only one."
             )
         key = header_key if key is None else key
+        if key is not None and self.deduplicate is False:
+            raise InvalidInput(
+                'An idempotency key and "deduplicate": false contradict each other; send only one.'
+            )
         run_at, expires_at = (
             _optional(self.run_at, "run_at"),
             _optional(self.expires_at, "expires_at"),
@@ -146,6 +162,7 @@ class Submission(Struct, forbid_unknown_fields=True, kw_only=True):
             kind=validation.kind(self.kind),
             payload=body_of_json(bytes(self.payload), "payload"),
             idempotency_key=None if key is None else validation.idempotency_key(key),
+            deduplicate=self.deduplicate,
             run_at=run_at,
             expires_at=expires_at,
             timeout_seconds=None

@@ -167,6 +167,9 @@ def read_batch(data: bytes, expected: type[RequestBatch]) -> RequestBatch:
     return batch
 
 
+_MISSING: Final = re.compile(r"Object missing required field `(\w+)`")
+
+
 def is_utf8(part: bytes) -> bool:
     """Return True if a part of an address is UTF-8, percent-encoded or not.
 
@@ -200,6 +203,9 @@ def _decoder(expected: Any) -> msgspec.json.Decoder[Any]:  # noqa: ANN401 (a typ
 def _message(message: str, expected: Any) -> str:  # noqa: ANN401 (a type)
     """Rewrite a message of msgspec, like "Expected `str`, got `int` - at `$.user_id`"."""
     reason, _, place = message.partition(" - at `$")
+    missing = _MISSING.match(reason)
+    if missing is not None and missing[1] in (advice := getattr(expected, "advice", {})):
+        return str(advice[missing[1]])
     name = place.rstrip("`").removeprefix(".")
     if _OUT_OF_RANGE.match(reason) and (accepted := _ranges(expected).get(name)):
         return f"{name} is {accepted}."

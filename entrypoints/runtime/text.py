@@ -12,6 +12,9 @@ _UNSEEN: Final = re.compile(
 )
 
 
+CHARACTERS_MAX: Final = 300  # of a summary
+
+
 def visible(text: str) -> str:
     """Return the text with invisible and direction-changing characters as JSON escapes."""
     return _UNSEEN.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
@@ -25,9 +28,21 @@ def message_of(error: bytes | None) -> str:
     """
     if error is None:
         return ""
+    name, message = _parts_of(error)
+    return visible((message if name is None else f"{name}: {message}")[:CHARACTERS_MAX])
+
+
+def type_and_message(error: bytes) -> tuple[str, str]:
+    """Return the type of a stored error, by default "Error", and at most 300 characters of its
+    message.
+    """
+    name, message = _parts_of(error)
+    return (name or "Error")[:CHARACTERS_MAX], message[:CHARACTERS_MAX]
+
+
+def _parts_of(error: bytes) -> tuple[str | None, str]:
     value = msgspec.json.decode(error)
     if isinstance(value, dict) and isinstance(value.get("message"), str):
         name = value.get("type")
-        value = f"{name}: {value['message']}" if isinstance(name, str) else value["message"]
-    text = value if isinstance(value, str) else msgspec.json.encode(value).decode()
-    return visible(text[:300])
+        return name if isinstance(name, str) else None, value["message"]
+    return None, value if isinstance(value, str) else msgspec.json.encode(value).decode()

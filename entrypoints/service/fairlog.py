@@ -59,7 +59,14 @@ from entrypoints.service.pages import EVERYTHING, fitting_jobs
 from entrypoints.service.queries import Queries
 from entrypoints.service.slices import Slices
 from entrypoints.service.submission_limiter import SubmissionLimiter
-from entrypoints.service.views import ClaimedJob, JobView, RatesView, StatsView, job_view
+from entrypoints.service.views import (
+    ClaimedJob,
+    JobView,
+    RatesView,
+    StatsView,
+    as_duplicate,
+    job_view,
+)
 
 JOBS_OF_SAME_WORKERS_MAX = 2000  # other jobs of workers whose leases have ended
 
@@ -161,8 +168,7 @@ class Fairlog(Queries):
     ) -> tuple[Submitted, JobView]:
         if submitted.is_duplicate:
             [view] = await self.read(lambda connection: self.views(connection, [submitted.job]))
-            view.is_duplicate = True
-            return submitted, view
+            return submitted, as_duplicate(view, submitted.job)
         view = job_view(submitted.job, command.payload.data, is_duplicate=False)
         return submitted, view
 
@@ -203,9 +209,8 @@ class Fairlog(Queries):
         whole, _ = fitting_jobs(connection, distinct, EVERYTHING, PAGE_BYTES_MAX)
         views = self.views(connection, whole)
         views += [job_view(job, UNSET, UNSET, UNSET) for job in distinct[len(whole) :]]
-        for view in views:
-            view.is_duplicate = True
-        return {view.id: view for view in views}
+        by_id = {job.id: job for job in jobs}
+        return {view.id: as_duplicate(view, by_id[view.id]) for view in views}
 
     async def claim(
         self, command: ClaimJobs, wait_seconds: float = 0.0, unwanted: asyncio.Event | None = None

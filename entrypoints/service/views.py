@@ -1,14 +1,15 @@
 """Jobs, limits and events as answers show them. Times are UTC, by the log's clock."""
 
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 from adapters.log.audit_log import StoredEvent
+from domain.jobs.failure import KnownError, unreported_error
 from domain.jobs.job import Job, State
-from domain.language.events import caused_by
+from domain.language.events import FailureReason, caused_by
 from domain.language.identifiers import JobId, KeyName, Kind, UserId, WorkerId
 from domain.language.ranges import (
     ATTEMPT,
@@ -24,6 +25,7 @@ from domain.language.ranges import (
     TimeoutSeconds,
 )
 from domain.limits.rate_limits import WindowState
+from entrypoints.runtime.text import type_and_message
 from entrypoints.service.key_views import KeyView
 
 _NULL = Raw(b"null")
@@ -45,6 +47,43 @@ _Used = Annotated[Count, Meta(description="Submissions admitted in the current w
 _Remaining = Annotated[Count, Meta(description="Submissions that the window still allows.")]
 _WindowSeconds = Annotated[int, Meta(description="Length of a window in seconds.", ge=1)]
 _ResetsAt = Annotated[Time, Meta(description="When the window ends, exclusive.")]
+
+
+class FailureView(Struct, kw_only=True):
+    """The latest attempt that failed or was lost."""
+
+    attempt: _Attempt
+    reason: Annotated[
+        FailureReason,
+        Meta(
+            description="error: its worker reported an error. timed_out: it ran too long. "
+            "lease_lost: its worker sent no heartbeat. server_restarted: its server ended."
+        ),
+    ]
+    type: Annotated[str, Meta(description="The type of the error.")]
+    message: Annotated[str, Meta(description="Its message, at most 300 characters.")]
+
+
+class DuplicateView(Struct, kw_only=True):
+    """Why a submission was taken for an earlier one."""
+
+    job_id: _JobId
+    submitted_at: Annotated[Time, Meta(description="When that job was submitted.")]
+    expires_at: Annotated[
+        Time,
+        Meta(
+            description="Until when the key identifies the job; an open job is identified even "
+            "later."
+        ),
+    ]
+    by: Annotated[
+        Literal["idempotency_key", "digest"],
+        Meta(
+            description="idempotency_key: the key that was sent. digest: no key was sent, and all "
+            "that makes a job different is equal."
+        ),
+    ]
+    reason: Annotated[str, Meta(description="Why, and how to submit another job, in sentences.")]
 
 
 class JobView(Struct, kw_only=True):
@@ -80,16 +119,24 @@ class JobView(Struct, kw_only=True):
     error: Annotated[
         Raw | UnsetType,
         Meta(
-            description="The error of the latest failed attempt, as its worker reported it, or "
-            "null. A list shortens it unless include=error is given."
+            description="The error of the latest failed attempt, as its worker reported it; an "
+            "object with type, message and attempt if no worker could; null: none failed. A list "
+            "shortens it unless include=error is given."
         ),
     ] = msgspec.field(default_factory=lambda: _NULL)
+    failure: Annotated[
+        FailureView | None, Meta(description="The latest attempt that failed, or null.")
+    ] = None
     idempotency_key: Annotated[
-        Name, Meta(description="Its key, or the hexadecimal digest of kind and payload.")
+        Name, Meta(description="Its key, or the hexadecimal digest of its content.")
     ]
     is_duplicate: Annotated[
         bool | UnsetType,
         Meta(description="Whether the key was known already. Only in answers to submissions."),
+    ] = UNSET
+    duplicate: Annotated[
+        DuplicateView | UnsetType,
+        Meta(description="Why the submission is a duplicate. Only if is_duplicate is true."),
     ] = UNSET
     erased: Annotated[
         bool | UnsetType,
@@ -135,6 +182,9 @@ def job_view(
     is_duplicate: bool | UnsetType = UNSET,
 ) -> JobView:
     """Return the view of a job with its bodies, which are JSON; None: null, UNSET: left out."""
+    unreported = unreported_error(job)
+    if unreported is not None and error is not UNSET:
+        error = msgspec.json.encode(unreported)
     return JobView(
         id=job.id,
         user_id=job.user_id,
@@ -148,6 +198,7 @@ def job_view(
         priority=job.priority,
         result=_NULL if result is None else UNSET if result is UNSET else Raw(result),
         error=_NULL if error is None else UNSET if error is UNSET else Raw(error),
+        failure=_failure_view(job, unreported, error),
         idempotency_key=job.idempotency_key,
         is_duplicate=is_duplicate,
         erased=UNSET if job.erased_at is None else True,
@@ -162,6 +213,44 @@ def job_view(
         finished_at=job.finished_at,
         updated_at=job.updated_at,
     )
+
+
+def _failure_view(
+    job: Job, unreported: KnownError | None, error: bytes | UnsetType | None
+) -> FailureView | None:
+    if job.failure is None:
+        return None
+    name, message = "Error", ""
+    if unreported is not None:
+        name, message = unreported.type, unreported.message
+    elif isinstance(error, bytes):
+        name, message = type_and_message(error)
+    return FailureView(attempt=job.failed_attempt, reason=job.failure, type=name, message=message)
+
+
+def as_duplicate(view: JobView, job: Job) -> JobView:
+    """Return the view as the answer to a submission that repeats the job."""
+    view.is_duplicate = True
+    submitted = f"{job.submitted_at:%Y-%m-%dT%H:%M:%SZ}"
+    if job.key_is_explicit:
+        reason = (
+            f"The idempotency key {job.idempotency_key!r} identifies job {job.id}, submitted at "
+            f"{submitted}. Send another key to submit another job."
+        )
+    else:
+        reason = (
+            f"No idempotency key was sent, and job {job.id}, submitted at {submitted}, is equal in "
+            'user, kind, payload and options. Send a key of your own, or "deduplicate": false, to '
+            "submit another job."
+        )
+    view.duplicate = DuplicateView(
+        job_id=job.id,
+        submitted_at=job.submitted_at,
+        expires_at=job.key_expires_at,
+        by="idempotency_key" if job.key_is_explicit else "digest",
+        reason=reason,
+    )
+    return view
 
 
 class JobPage(Struct):

@@ -4,23 +4,17 @@ jobs, and its result has a cursor for the next call.
 
 import math
 from collections.abc import Sequence
-from typing import Annotated, Final
+from typing import Annotated
 
 from msgspec import Meta, Struct
-from sqlalchemy.engine import Connection
 
-from adapters.log import audit_log
 from domain.jobs.job import Job, State
 from domain.language.errors import RateLimited, Refusal, fresh_copy
 from domain.language.identifiers import JobId, Kind, UserId
 from domain.language.ranges import JOB_ID, Count
 from entrypoints.service.fairlog import Fairlog
+from entrypoints.use_cases.find_jobs import JobConditions, find_jobs
 from entrypoints.use_cases.retries import retry_all
-from projections.queries.job_search import JobFilter, JobSearch
-from projections.storage import registry
-
-ERRORS_READ_MAX: Final = 2_000  # per call
-_JOBS_PER_PAGE: Final = 200
 
 
 class RetryFilter(Struct, frozen=True, kw_only=True):
@@ -49,23 +43,27 @@ class RetriedJobs(Struct, frozen=True, omit_defaults=True):
     ] = None
 
 
-class _Matches(Struct, frozen=True):
-    jobs: Sequence[JobId]
-    next: int | None  # an id; the next call examines jobs below it
-
-
 async def retry_jobs(fairlog: Fairlog, wanted: RetryFilter, below: int | None) -> RetriedJobs:
     """Retry the jobs that match and have an id smaller than `below`, if given.
 
     Jobs that were retried meanwhile are left out; those whose user's window is used up come again
     with the next cursor. Raises `LogUnavailable`; jobs that were retried by then no longer match.
     """
-    found = await fairlog.read_long(lambda connection: _find(connection, wanted, below))
-    outcomes = await retry_all(fairlog, found.jobs)
+    conditions = JobConditions(
+        user_id=wanted.user_id,
+        state=wanted.state,
+        kind=wanted.kind,
+        error_contains=wanted.error_contains,
+    )
+    found = await fairlog.read_long(
+        lambda connection: find_jobs(connection, conditions, below, wanted.jobs_max)
+    )
+    ids = [job.id for job in found.jobs]
+    outcomes = await retry_all(fairlog, ids)
     retried: list[JobId] = []
     later: list[JobId] = []
     seconds: int | None = None
-    for job_id, outcome in zip(found.jobs, outcomes, strict=True):
+    for job_id, outcome in zip(ids, outcomes, strict=True):
         if isinstance(outcome, Job):
             retried.append(job_id)
         elif isinstance(outcome, RateLimited):
@@ -78,32 +76,3 @@ async def retry_jobs(fairlog: Fairlog, wanted: RetryFilter, below: int | None) -
     return RetriedJobs(
         len(retried), retried, None if next_below is None else str(next_below), seconds
     )
-
-
-def _find(connection: Connection, wanted: RetryFilter, below: int | None) -> _Matches:
-    search = JobSearch(registry.current("jobs"))
-    conditions = JobFilter(user_id=wanted.user_id, state=wanted.state, kind=wanted.kind)
-    matching: list[JobId] = []
-    read = 0
-    while True:
-        page = search.older(connection, conditions, below, _JOBS_PER_PAGE)
-        matching += _with_text(connection, page.jobs, wanted.error_contains)
-        if len(matching) > wanted.jobs_max or (
-            len(matching) == wanted.jobs_max and (page.has_older or page.jobs[-1].id < matching[-1])
-        ):
-            matching = matching[: wanted.jobs_max]
-            return _Matches(matching, matching[-1])
-        if not page.has_older:
-            return _Matches(matching, None)
-        read += len(page.jobs)
-        below = page.searched_down_to or page.jobs[-1].id
-        if page.searched_down_to is not None or read >= ERRORS_READ_MAX:
-            return _Matches(matching, below)
-
-
-def _with_text(connection: Connection, jobs: Sequence[Job], text: str | None) -> list[JobId]:
-    if text is None:
-        return [job.id for job in jobs]
-    positions = [job.error_position for job in jobs if job.error_position is not None]
-    found = audit_log.bodies_with(connection, positions, text)
-    return [job.id for job in jobs if job.error_position in found]

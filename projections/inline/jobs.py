@@ -39,7 +39,7 @@ from projections.storage.rows import (
     upserting,
 )
 
-VERSION: Final = 3
+VERSION: Final = 4
 metadata = sa.MetaData()
 
 jobs = sa.Table(

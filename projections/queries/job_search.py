@@ -24,6 +24,7 @@ class JobFilter(Struct, frozen=True, kw_only=True):
     user_id: UserId | None = None
     state: State | None = None
     kind: Kind | None = None
+    first_id: int | None = None  # the lowest id, inclusive
 
     @property
     def filters_rows(self) -> bool:
@@ -86,6 +87,8 @@ class JobSearch:
             query = query.where(jobs.c.user_id == wanted.user_id.encode())
         elif wanted.state is not None:
             query = query.where(jobs.c.state == STATE_NUMBERS[wanted.state])
+        if wanted.first_id is not None:
+            query = query.where(jobs.c.id >= wanted.first_id)
         if bound is not None:
             query = query.where(jobs.c.id > bound if is_upwards else jobs.c.id < bound)
         query = query.order_by(jobs.c.id if is_upwards else jobs.c.id.desc())

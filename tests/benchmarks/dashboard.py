@@ -139,7 +139,11 @@ def _pages(filled: Filled) -> Mapping[str, Callable[[], str]]:
 
 
 def _submission() -> dict[str, Any]:
-    return {"user_id": "user-1", "payload": {"image": secrets.token_hex(8), "width": 640}}
+    return {
+        "user_id": "user-1",
+        "kind": "echo",
+        "payload": {"image": secrets.token_hex(8), "width": 640},
+    }
 
 
 def _in_browser(server: BenchmarkServer, openings: int, submissions: int) -> Iterator[Figure]:

@@ -148,7 +148,11 @@ async def _ask(port: int, requests: int, users: int) -> _Counts:
     async def ask() -> None:
         async with Client(port) as client:
             for number in numbers:
-                content = {"user_id": f"user-{number % users}", "payload": {"exact": number}}
+                content = {
+                    "user_id": f"user-{number % users}",
+                    "kind": "echo",
+                    "payload": {"exact": number},
+                }
                 statuses.append((await client.post(SUBMIT_PATH, content))[0])
 
     await asyncio.gather(*(ask() for _ in range(CLIENTS)))

@@ -178,15 +178,15 @@ class Referee:
         return default if limit is None else limit
 
     def _admit(self, event: RateLimitDecided) -> None:
-        assert event.count == 1
+        assert event.count in {0, 1}, "only what repeats a job uses nothing up"
         assert event.scope is Scope.USER
         assert (event.window_start, event.window_seconds) == (
             self._window(),
             self.policy.window_seconds,
         )
         for who in (event.user_id, ""):
-            self.used[who, event.window_start] += 1
-            assert self.used[who, event.window_start] <= self._limit_of(who), "over the limit"
+            assert self.used[who, event.window_start] < self._limit_of(who), "over the limit"
+            self.used[who, event.window_start] += event.count
         assert event.used == self.used[event.user_id, event.window_start]
         assert event.limit == self._limit_of(event.user_id)
         assert event.global_used == self.used["", event.window_start]
@@ -211,7 +211,7 @@ class Referee:
             self.refused[who, event.window_start] += event.count
 
     def _submit(self, one: Recorded, event: JobSubmitted) -> None:
-        self._assert_admitted(one, event.user_id)
+        self._assert_admitted(one, event.user_id, count=1)
         assert one.job_id == one.position
         key = (event.user_id, event.key_is_explicit, event.idempotency_key)
         holder = self.keys.get(key)
@@ -226,7 +226,7 @@ class Referee:
             job.due_at = event.run_at
 
     def _deduplicate(self, one: Recorded, event: SubmissionDeduplicated) -> None:
-        self._assert_admitted(one, event.user_id)
+        self._assert_admitted(one, event.user_id, count=0)
         assert one.job_id == self.keys[event.user_id, event.key_is_explicit, event.idempotency_key]
         first = self._job(one).submitted
         assert first.kind == event.kind
@@ -234,14 +234,17 @@ class Referee:
 
     def _is_meant(self, job: JudgedJob) -> bool:
         """Return True if the key still means the job, unless another job took it over."""
+        if job.state in {"failed", "cancelled"} and not job.submitted.key_is_explicit:
+            return False
         is_over = job.state in {"done", "failed", "cancelled"}
         return self.at < job.submitted.key_expires_at or not is_over
 
-    def _assert_admitted(self, one: Recorded, user_id: str) -> None:
+    def _assert_admitted(self, one: Recorded, user_id: str, *, count: int) -> None:
         before = self._before
         assert before is not None
         assert isinstance(before.event, RateLimitDecided), "no decision before it"
         assert before.event.allowed
+        assert before.event.count == count
         assert (before.event.user_id, before.job_id) == (user_id, one.job_id)
 
     # The life of a job
@@ -489,7 +492,7 @@ class Referee:
         assert event.priority == job.submitted.priority
         match event.reason:
             case RequeueReason.RETRIED:
-                self._assert_admitted(one, job.submitted.user_id)
+                self._assert_admitted(one, job.submitted.user_id, count=1)
                 assert job.state == ("cancelled" if event.was_cancelled else "failed")
                 assert event.suspect == job.is_suspect
                 is_future = job.expires_at is not None and self.at < job.expires_at

@@ -356,8 +356,10 @@ def post_at_once(
 
 
 def submit(client: httpx.Client, user_id: str = "ada", **fields: Any) -> dict[str, Any]:
-    """Submit a job that must be accepted, by default with a payload of null; the job."""
-    response = client.post("/v1/jobs", json={"user_id": user_id, "payload": None, **fields})
+    """Submit a job that must be accepted, by default an echo of null; the job."""
+    response = client.post(
+        "/v1/jobs", json={"user_id": user_id, "kind": "echo", "payload": None, **fields}
+    )
     assert response.status_code == 202, response.text
     job: dict[str, Any] = response.json()
     return job

@@ -502,7 +502,9 @@ def test_a_second_server_and_a_recovery_are_refused_while_a_server_runs(
 
 def test_a_server_runs_jobs_and_ends_well_at_a_signal(database_url: str) -> None:
     with FairlogServer(database_url, workers=2) as server:
-        job = server.client.post("/v1/jobs", json={"user_id": "alice", "payload": {"n": 1}})
+        job = server.client.post(
+            "/v1/jobs", json={"user_id": "alice", "kind": "echo", "payload": {"n": 1}}
+        )
         assert job.status_code == 202
         path = f"/v1/jobs/{job.json()['id']}"
         wait_until(lambda: server.client.get(path).json()["state"] == "done", "the job is done")

@@ -88,7 +88,7 @@ def test_the_log_as_of_a_moment_stands_still(opened: Window, server: FairlogServ
 
 def test_older_events_are_paged_without_a_gap(opened: Window, server: FairlogServer) -> None:
     user = f"many-{secrets.token_hex(4)}"
-    jobs = [{"user_id": user, "payload": number} for number in range(80)]
+    jobs = [{"user_id": user, "kind": "echo", "payload": number} for number in range(80)]
     server.client.post("/v1/jobs/batch", json={"jobs": jobs})
     page = opened.go(f"/audit?user={user}")
     first = positions(opened)

@@ -47,7 +47,7 @@ def test_a_new_job_appears_in_the_list(opened: Window, server: FairlogServer) ->
 
 def test_pages_go_down_and_up_again_without_a_gap(opened: Window, server: FairlogServer) -> None:
     user = f"paged-{secrets.token_hex(4)}"
-    jobs = [{"user_id": user, "payload": number} for number in range(120)]
+    jobs = [{"user_id": user, "kind": "echo", "payload": number} for number in range(120)]
     answer = server.client.post("/v1/jobs/batch", json={"jobs": jobs}).json()
     submitted = sorted((one["job"]["id"] for one in answer["jobs"]), reverse=True)
     page = opened.go(f"/jobs?user={user}")

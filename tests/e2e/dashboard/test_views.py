@@ -76,7 +76,9 @@ def test_limits_show_a_window_and_who_is_refused(opened: Window, server: Fairlog
     assert server.client.put("/v1/limits/greedy", json={"limit": 1}).is_success
     page = opened.go("/limits?user=greedy")
     submit(server, "greedy", secrets.token_hex())
-    refused = server.client.post("/v1/jobs", json={"user_id": "greedy", "payload": 2})
+    refused = server.client.post(
+        "/v1/jobs", json={"user_id": "greedy", "kind": "echo", "payload": 2}
+    )
     assert refused.status_code == 429
     expect(page.locator("section:has(#h-wanted)")).to_contain_text("1 of 1 used, 0 left")
     expect(page.locator("section:has(#h-windows)")).to_contain_text("used up")

@@ -27,7 +27,12 @@ class Answer(Struct):
 
 
 def submission(number: int) -> dict[str, object]:
-    return {"user_id": f"user {number % 5}", "payload": number, "idempotency_key": f"key {number}"}
+    return {
+        "user_id": f"user {number % 5}",
+        "kind": "echo",
+        "payload": number,
+        "idempotency_key": f"key {number}",
+    }
 
 
 class Load:

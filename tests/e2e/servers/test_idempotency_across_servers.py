@@ -25,7 +25,7 @@ def servers(backend: str, new_database_url: NewDatabase) -> Iterator[list[Fairlo
 
 
 def test_two_hundred_at_once_with_one_key_are_one_job(servers: list[FairlogServer]) -> None:
-    body = {"user_id": "eve", "payload": {"n": 1}, "idempotency_key": "one key"}
+    body = {"user_id": "eve", "kind": "echo", "payload": {"n": 1}, "idempotency_key": "one key"}
     answers = post_at_once([server.url for server in servers], [body] * 200, connections=50)
     assert Counter(answer.status_code for answer in answers) == {202: 1, 200: 199}
     assert len({answer.json()["id"] for answer in answers}) == 1
@@ -40,7 +40,7 @@ def test_two_hundred_at_once_with_one_key_are_one_job(servers: list[FairlogServe
 def test_two_hundred_at_once_with_the_same_content_are_one_job(
     servers: list[FairlogServer],
 ) -> None:
-    body = {"user_id": "kim", "payload": ["the same"]}
+    body = {"user_id": "kim", "kind": "echo", "payload": ["the same"]}
     answers = post_at_once([server.url for server in servers], [body] * 200, connections=50)
     assert Counter(answer.status_code for answer in answers) == {202: 1, 200: 199}
     assert len({answer.json()["id"] for answer in answers}) == 1
@@ -49,7 +49,9 @@ def test_two_hundred_at_once_with_the_same_content_are_one_job(
 def test_two_hundred_at_once_with_one_key_and_other_payloads_are_one_job(
     servers: list[FairlogServer],
 ) -> None:
-    bodies = [{"user_id": "lea", "payload": n, "idempotency_key": "k"} for n in range(200)]
+    bodies = [
+        {"user_id": "lea", "kind": "echo", "payload": n, "idempotency_key": "k"} for n in range(200)
+    ]
     answers = post_at_once([server.url for server in servers], bodies, connections=50)
     assert Counter(answer.status_code for answer in answers) == {202: 1, 422: 199}
     [job] = [answer.json()["id"] for answer in answers if answer.status_code == 202]
@@ -74,7 +76,8 @@ def test_a_key_with_another_payload_is_refused_by_the_other_server_too(
     one, other = servers[0].client, servers[-1].client
     first = submit(one, "joe", payload="first", idempotency_key="k")
     refused = other.post(
-        "/v1/jobs", json={"user_id": "joe", "payload": "second", "idempotency_key": "k"}
+        "/v1/jobs",
+        json={"user_id": "joe", "kind": "echo", "payload": "second", "idempotency_key": "k"},
     )
     assert problem(refused, 422)["job_id"] == first["id"]
     types = [event["type"] for event in audit(one, user_id="joe")]
@@ -89,7 +92,9 @@ def test_after_its_life_a_key_means_a_new_job(database_url: str, key: dict[str, 
         answers: list[httpx.Response] = []
 
         def is_a_new_job() -> bool:
-            answer = server.client.post("/v1/jobs", json={"user_id": "ada", "payload": "p"} | key)
+            answer = server.client.post(
+                "/v1/jobs", json={"user_id": "ada", "kind": "echo", "payload": "p"} | key
+            )
             answers.append(answer)
             return answer.status_code == 202
 

@@ -36,7 +36,9 @@ def decided(client: httpx.Client, *, allowed: bool) -> int:
 
 
 def refused(server: FairlogServer, payload: Any) -> None:
-    answer = server.client.post("/v1/jobs", json={"user_id": "ada", "payload": payload})
+    answer = server.client.post(
+        "/v1/jobs", json={"user_id": "ada", "kind": "echo", "payload": payload}
+    )
     assert problem(answer, 429)["used"] == LIMIT
 
 
@@ -44,7 +46,9 @@ def test_fifty_of_five_hundred_are_accepted_by_two_servers_and_restarts_give_not
     servers: list[FairlogServer],
 ) -> None:
     client = servers[0].client
-    bodies = [{"user_id": "ada", "payload": number} for number in range(SUBMISSIONS)]
+    bodies = [
+        {"user_id": "ada", "kind": "echo", "payload": number} for number in range(SUBMISSIONS)
+    ]
     before = datetime.now(UTC)
     answers = post_at_once([server.url for server in servers], bodies, CONNECTIONS)
     after = datetime.now(UTC)
@@ -91,9 +95,15 @@ def test_a_limit_changed_on_one_server_holds_on_the_other(servers: list[FairlogS
     one.put("/v1/limits/ada", json={"limit": LIMIT + 1})
     # A process that refuses at its door learns of the change a moment later.
     wait_until(
-        lambda: two.post("/v1/jobs", json={"user_id": "ada", "payload": "one more"}).is_success,
+        lambda: (
+            two.post(
+                "/v1/jobs", json={"user_id": "ada", "kind": "echo", "payload": "one more"}
+            ).is_success
+        ),
         "the other server knows",
     )
     assert two.get("/v1/limits/ada").json()["remaining"] == 0
-    refused_again = one.post("/v1/jobs", json={"user_id": "ada", "payload": "too much"})
+    refused_again = one.post(
+        "/v1/jobs", json={"user_id": "ada", "kind": "echo", "payload": "too much"}
+    )
     assert problem(refused_again, 429)["limit"] == LIMIT + 1

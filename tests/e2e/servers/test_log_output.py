@@ -50,7 +50,7 @@ def assert_outlasts_a_lock(server: FairlogServer, database_url: str) -> None:
         server.client, kind="sleep", payload=PAYLOAD, idempotency_key=secrets.token_hex()
     )
     with head_locked(database_url), ThreadPoolExecutor(3) as pool:
-        bodies = [{"user_id": "ada", "payload": number} for number in range(3)]
+        bodies = [{"user_id": "ada", "kind": "echo", "payload": number} for number in range(3)]
         for answer in pool.map(lambda body: server.client.post("/v1/jobs", json=body), bodies):
             problem(answer, 503)
     submit(server.client, "bob", idempotency_key=secrets.token_hex())

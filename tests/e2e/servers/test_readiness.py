@@ -129,7 +129,7 @@ def test_a_table_that_is_away_for_a_while_is_told_and_every_loop_goes_on_afterwa
             file.commit()
 
             def is_told() -> bool:
-                submission = {"user_id": "bob", "payload": time.time_ns()}
+                submission = {"user_id": "bob", "kind": "echo", "payload": time.time_ns()}
                 answer = server.client.post("/v1/jobs", json=submission)
                 if answer.status_code != 202:
                     assert "fairlog migrate" in problem(answer, 503)["detail"]
@@ -152,7 +152,9 @@ def test_callers_of_a_writer_that_was_stopped_hear_it_soon(database_url: str) ->
             submit(server.client, payload=number)
 
         def post(number: int) -> httpx.Response:
-            return server.client.post("/v1/jobs", json={"user_id": "bob", "payload": number})
+            return server.client.post(
+                "/v1/jobs", json={"user_id": "bob", "kind": "echo", "payload": number}
+            )
 
         writer = writer_of(server)
         os.kill(writer, signal.SIGSTOP)
@@ -246,7 +248,9 @@ def test_a_finished_job_is_recorded_once_the_disk_has_room_again(
         proxy.fail("INSERT INTO events", 1114, times=1_000_000)
         wait_until(lambda: "writes" in failing(server), "the disk is full")
         assert "disk" in failing(server)["writes"]
-        answer = server.client.post("/v1/jobs", json={"user_id": "bob", "payload": 1})
+        answer = server.client.post(
+            "/v1/jobs", json={"user_id": "bob", "kind": "echo", "payload": 1}
+        )
         assert "disk" in problem(answer, 503)["detail"]
         assert answer.headers["Retry-After"]
         assert gauge(server, "writes") == 0
@@ -286,7 +290,9 @@ def test_a_server_goes_on_after_its_connections_were_in_any_trouble(
         break_it(proxy)
 
         def post(number: int) -> httpx.Response:
-            return server.client.post("/v1/jobs", json={"user_id": "bob", "payload": number})
+            return server.client.post(
+                "/v1/jobs", json={"user_id": "bob", "kind": "echo", "payload": number}
+            )
 
         for start in range(3):  # each is several at once, and may wait for its time to be over
             with ThreadPoolExecutor(5) as pool:

@@ -121,7 +121,9 @@ def test_a_command_that_writes_needs_the_settings_of_the_servers(
     run: Run, database_url: str
 ) -> None:
     with FairlogServer(database_url, settings=SLOW) as server:
-        job = server.client.post("/v1/jobs", json={"user_id": "ada", "payload": 1}).json()["id"]
+        job = server.client.post(
+            "/v1/jobs", json={"user_id": "ada", "kind": "echo", "payload": 1}
+        ).json()["id"]
         erase = ("erase", "--job", job, "--cancel", "--yes")
         line = failed(run(*erase, FAIRLOG_DATABASE_URL=database_url), 1)
         assert "FAIRLOG_USER_LIMIT is 600 here and 1000 at the server" in line

@@ -82,8 +82,14 @@ def live_eventfully(client: httpx.Client) -> None:
             assert client.post("/v1/jobs", json=body).status_code in {202, 429}
     submit(client, "eve", run_at="2099-01-01T00:00:00Z", expires_at="2100-01-01T00:00:00Z")
     submit(client, "eve", payload="again", idempotency_key="k")
-    client.post("/v1/jobs", json={"user_id": "eve", "payload": "again", "idempotency_key": "k"})
-    client.post("/v1/jobs", json={"user_id": "eve", "payload": "other", "idempotency_key": "k"})
+    client.post(
+        "/v1/jobs",
+        json={"user_id": "eve", "kind": "echo", "payload": "again", "idempotency_key": "k"},
+    )
+    client.post(
+        "/v1/jobs",
+        json={"user_id": "eve", "kind": "echo", "payload": "other", "idempotency_key": "k"},
+    )
     jobs = claim(client, 8, claim_id="c1") + claim(client, 8, worker="w2", kinds=["echo", "thumb"])
     assert len(jobs) > 8
     done, failed, retried, cancelled, returned, *_ = jobs

@@ -115,7 +115,9 @@ def test_a_server_whose_writer_died_says_so_and_ends_and_nothing_accepted_is_los
         while True:
             number += 1
             try:
-                answer = client.post("/v1/jobs", json={"user_id": user_id, "payload": number})
+                answer = client.post(
+                    "/v1/jobs", json={"user_id": user_id, "kind": "echo", "payload": number}
+                )
             except httpx.TransportError:
                 return  # the server has ended
             if answer.status_code == 202:

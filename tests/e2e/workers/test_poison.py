@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -33,7 +34,7 @@ def work(payload):
     return "worked"
 """
 LEASE_SECONDS = 2
-SETTINGS = {"user_limit": 100_000, "global_limit": 1_000_000, "lease_seconds": LEASE_SECONDS}
+SETTINGS: Any = {"user_limit": 100_000, "global_limit": 1_000_000, "lease_seconds": LEASE_SECONDS}
 
 
 @pytest.mark.timeout(240)

@@ -193,7 +193,9 @@ def test_answers_say_that_it_was_erased(database_url: str) -> None:
         assert (view["erased"], view["payload"], view["result"]) == (True, None, None)
         then = client.get(address, params={"as_of": 4}).json()
         assert (then["erased"], then["payload"], then["state"]) == (True, None, "done")
-        again = client.post("/v1/jobs", json={"user_id": "ada", "payload": {"secret": SECRET}})
+        again = client.post(
+            "/v1/jobs", json={"user_id": "ada", "kind": "echo", "payload": {"secret": SECRET}}
+        )
         assert (again.status_code, again.json()["erased"]) == (200, True)
         told = server.audit(client, job_id=job["id"])
         assert [event["type"] for event in told][-3] == "BodiesErased"

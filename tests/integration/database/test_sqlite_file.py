@@ -66,7 +66,9 @@ def test_nothing_is_accepted_once_the_file_is_removed(database_url: str) -> None
         submit(server.client)
         remove(database_url)
         for number in range(3):
-            answer = server.client.post("/v1/jobs", json={"user_id": "ada", "payload": number})
+            answer = server.client.post(
+                "/v1/jobs", json={"user_id": "ada", "kind": "echo", "payload": number}
+            )
             assert "is no longer the file" in problem(answer, 503)["detail"]
             assert answer.headers["Retry-After"]
         readiness = server.client.get("/readyz")

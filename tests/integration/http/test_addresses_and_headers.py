@@ -234,7 +234,7 @@ def test_a_server_for_other_machines_accepts_addresses_and_the_names_that_it_was
     ["Idempotency-Key", "Host", "Content-Type", "Last-Event-ID", "Authorization", "Origin"],
 )
 def test_a_header_that_comes_once_may_not_come_twice(server: AppServer, field: str) -> None:
-    body = b'{"user_id": "ada", "payload": 1}'
+    body = b'{"user_id": "ada", "kind": "echo", "payload": 1}'
     fields = f"{field}: localhost\r\n{field}: localhost\r\n"
     if field != "Host":
         fields += "Host: localhost\r\n"
@@ -335,7 +335,7 @@ def test_types_that_a_page_of_any_site_may_send_are_refused(
     for path in ("/v1/jobs", "/v1/jobs/batch", "/v1/claims", "/jobs/submit_job"):
         answer = client.post(
             path,
-            content=b'{"user_id": "ada", "payload": 1, "jobs": []}',
+            content=b'{"user_id": "ada", "kind": "echo", "payload": 1, "jobs": []}',
             headers={"Content-Type": media_type},
         )
         assert "application/json" in problem(answer, 415)["detail"]
@@ -345,7 +345,7 @@ def test_accepted_refused_and_too_large_submissions_are_not_kept_either(
     client: httpx.Client,
 ) -> None:
     for content, status in (
-        (b'{"user_id": "ada", "payload": "kept?"}', 202),
+        (b'{"user_id": "ada", "kind": "echo", "payload": "kept?"}', 202),
         (b"{", 400),
         (b'"' + b"x" * (9 * 1024 * 1024) + b'"', 413),
     ):

@@ -47,7 +47,7 @@ def position(client: httpx.Client) -> int:
 
 
 def body(payload: bytes = b"1", user_id: bytes = b'"ada"', more: bytes = b"") -> bytes:
-    return b'{"user_id": %s, "payload": %s%s}' % (user_id, payload, more)
+    return b'{"user_id": %s, "kind": "echo", "payload": %s%s}' % (user_id, payload, more)
 
 
 def field(name: str, value: str) -> bytes:
@@ -67,7 +67,7 @@ BAD_SUBMISSIONS = {
     "null": b"null",
     "an empty object": b"{}",
     "without a user": b'{"payload": 1}',
-    "without a payload": b'{"user_id": "ada"}',
+    "without a payload": b'{"user_id": "ada", "kind": "echo"}',
     "an unknown field": field("colour", '"red"'),
     "a field in another case": field("Kind", '"echo"'),
     # The user
@@ -140,7 +140,7 @@ BAD_BODIES = {
     "half a submission": body()[:20],
     "two submissions": body() + body(),
     "text behind it": body() + b" x",
-    "a comma too many": b'{"user_id": "ada", "payload": 1,}',
+    "a comma too many": b'{"user_id": "ada", "kind": "echo", "payload": 1,}',
     "single quotes": b"{'user_id': 'ada', 'payload': 1}",
     "a comment": b'{"user_id": "ada", /* me */ "payload": 1}',
     "a leading zero": body(b"01"),
@@ -249,7 +249,9 @@ def test_a_payload_of_a_mebibyte_is_stored_and_one_byte_more_is_refused(
     largest = filling * (room // each) + "x" * (room % each)
     job = submit(client, payload=largest)
     assert client.get(f"/v1/jobs/{job['id']}").json()["payload"] == largest
-    refused = client.post("/v1/jobs", json={"user_id": "ada", "payload": largest + "x"})
+    refused = client.post(
+        "/v1/jobs", json={"user_id": "ada", "kind": "echo", "payload": largest + "x"}
+    )
     assert "1048577 bytes" in problem(refused, 413)["detail"]
 
 
@@ -389,7 +391,8 @@ def test_keys_and_kinds_that_differ_in_a_byte_are_two(
 def test_of_a_field_that_comes_twice_the_last_holds(client: httpx.Client) -> None:
     answer = client.post(
         "/v1/jobs",
-        content=b'{"user_id": "eve", "payload": 1, "user_id": "2nd", "payload": {"a": 1, "a": 2}}',
+        content=b'{"user_id": "eve", "kind": "echo", "payload": 1, "user_id": "2nd",'
+        b' "payload": {"a": 1, "a": 2}}',
         headers=JSON,
     )
     assert answer.status_code == 202

@@ -39,12 +39,12 @@ def test_each_submission_of_a_batch_has_its_outcome_in_its_place(client: httpx.C
     outcomes = submit_all(
         client,
         [
-            {"user_id": "ada", "payload": 1, "idempotency_key": "k"},
-            {"user_id": "", "payload": 1},
-            {"user_id": "eve", "payload": 1},
-            {"user_id": "ada", "payload": 1, "idempotency_key": "k"},
-            {"user_id": "ada", "payload": 2, "idempotency_key": "k"},
-            {"user_id": "bob", "payload": {"b": 1}},
+            {"user_id": "ada", "kind": "echo", "payload": 1, "idempotency_key": "k"},
+            {"user_id": "", "kind": "echo", "payload": 1},
+            {"user_id": "eve", "kind": "echo", "payload": 1},
+            {"user_id": "ada", "kind": "echo", "payload": 1, "idempotency_key": "k"},
+            {"user_id": "ada", "kind": "echo", "payload": 2, "idempotency_key": "k"},
+            {"user_id": "bob", "kind": "echo", "payload": {"b": 1}},
         ],
     )
     assert [one["status"] for one in outcomes] == [202, 400, 429, 200, 422, 202]
@@ -64,12 +64,12 @@ def test_each_submission_of_a_batch_has_its_outcome_in_its_place(client: httpx.C
 @pytest.mark.parametrize(
     "bad",
     [
-        {"user_id": "ada", "payload": 1, "colour": "red"},
+        {"user_id": "ada", "kind": "echo", "payload": 1, "colour": "red"},
         {"user_id": "ada"},
-        {"user_id": 5, "payload": 1},
-        {"user_id": "ada", "payload": 1, "priority": "high"},
-        {"user_id": "ada", "payload": 1, "run_at": "tomorrow"},
-        {"user_id": "u" * 256, "payload": 1},
+        {"user_id": 5, "kind": "echo", "payload": 1},
+        {"user_id": "ada", "kind": "echo", "payload": 1, "priority": "high"},
+        {"user_id": "ada", "kind": "echo", "payload": 1, "run_at": "tomorrow"},
+        {"user_id": "u" * 256, "kind": "echo", "payload": 1},
         "no object",
         None,
         [],
@@ -77,7 +77,7 @@ def test_each_submission_of_a_batch_has_its_outcome_in_its_place(client: httpx.C
 )
 def test_a_bad_submission_costs_its_neighbours_nothing(shared: httpx.Client, bad: Any) -> None:
     user = f"beside {str(bad)[:100]}"
-    good = {"user_id": user, "payload": "good"}
+    good = {"user_id": user, "kind": "echo", "payload": "good"}
     outcomes = submit_all(shared, [good | {"kind": "a"}, bad, good | {"kind": "b"}])
     assert [one["status"] for one in outcomes] == [202, 400, 202]
     assert outcomes[1]["problem"]["detail"].endswith(".")
@@ -85,12 +85,14 @@ def test_a_bad_submission_costs_its_neighbours_nothing(shared: httpx.Client, bad
 
 
 def test_a_payload_that_is_too_large_costs_its_neighbours_nothing(client: httpx.Client) -> None:
-    jobs = [{"user_id": "ada", "payload": text} for text in ("a", "x" * MIB, "b")]
+    jobs = [{"user_id": "ada", "kind": "echo", "payload": text} for text in ("a", "x" * MIB, "b")]
     assert [one["status"] for one in submit_all(client, jobs)] == [202, 413, 202]
 
 
 def test_a_thousand_jobs_are_submitted_at_once_in_their_order(client: httpx.Client) -> None:
-    outcomes = submit_all(client, [{"user_id": "ada", "payload": n} for n in range(1000)])
+    outcomes = submit_all(
+        client, [{"user_id": "ada", "kind": "echo", "payload": n} for n in range(1000)]
+    )
     assert [one["status"] for one in outcomes] == [202] * 1000
     ids = [one["job"]["id"] for one in outcomes]
     assert ids == sorted(set(ids))
@@ -103,16 +105,18 @@ def test_a_thousand_jobs_are_submitted_at_once_in_their_order(client: httpx.Clie
 @pytest.mark.parametrize("count", [0, 1001])
 def test_a_batch_has_one_to_a_thousand_submissions(shared: httpx.Client, count: int) -> None:
     before = log_position(shared)
-    jobs = [{"user_id": "ada", "payload": n} for n in range(count)]
+    jobs = [{"user_id": "ada", "kind": "echo", "payload": n} for n in range(count)]
     refused = problem(shared.post("/v1/jobs/batch", json={"jobs": jobs}), 400)
     assert "1 to 1000" in refused["detail"]
     assert log_position(shared) == before
 
 
 def test_a_batch_body_is_at_most_16_mib(client: httpx.Client) -> None:
-    jobs = [{"user_id": "ada", "payload": f"{n}" + "x" * (MIB - 100)} for n in range(16)]
+    jobs = [
+        {"user_id": "ada", "kind": "echo", "payload": f"{n}" + "x" * (MIB - 100)} for n in range(16)
+    ]
     assert [one["status"] for one in submit_all(client, jobs)] == [202] * 16
-    jobs.append({"user_id": "ada", "payload": "y" * 2000})
+    jobs.append({"user_id": "ada", "kind": "echo", "payload": "y" * 2000})
     answer = client.post("/v1/jobs/batch", json={"jobs": jobs})
     problem(answer, 413)
     assert len(client.get("/v1/jobs").json()["jobs"]) == 16

@@ -63,7 +63,7 @@ def test_large_payloads_results_and_errors_of_many_containers_are_refused(
     client: httpx.Client,
 ) -> None:
     for path, body in (
-        ("/v1/jobs", b'{"user_id":"a","payload":%s}'),
+        ("/v1/jobs", b'{"user_id":"a","kind":"echo","payload":%s}'),
         ("/v1/jobs/1/complete", b'{"attempt":1,"result":%s}'),
         ("/v1/jobs/1/fail", b'{"attempt":1,"error":%s}'),
     ):
@@ -76,7 +76,7 @@ def test_white_space_and_escapes_do_not_count(client: httpx.Client) -> None:
     escaped = b'"' + b"\\u0041" * (MIB - 2) + b'"'
     for payload in (spaced, escaped):
         assert len(payload) > MIB
-        body = b'{"user_id":"a","payload":%s}' % payload
+        body = b'{"user_id":"a","kind":"echo","payload":%s}' % payload
         answer = client.post("/v1/jobs", content=body, headers=JSON)
         assert answer.status_code == 202
         assert answer.json()["payload"] == json.loads(payload)

@@ -5,7 +5,7 @@ from typing import Any
 import httpx
 import pytest
 
-import entrypoints.use_cases.bulk_retry
+import entrypoints.use_cases.find_jobs
 from adapters.settings import Settings
 from tests.support.clock import NOON, ManualClock
 from tests.support.server import AppServer, audit, claim, problem, submit
@@ -89,8 +89,8 @@ def test_pages_go_on_until_all_are_started_again(client: httpx.Client) -> None:
 def test_a_call_looks_at_so_many_errors_and_says_where_to_go_on(
     client: httpx.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(entrypoints.use_cases.bulk_retry, "_JOBS_PER_PAGE", 2)
-    monkeypatch.setattr(entrypoints.use_cases.bulk_retry, "ERRORS_READ_MAX", 4)
+    monkeypatch.setattr(entrypoints.use_cases.find_jobs, "_JOBS_PER_PAGE", 2)
+    monkeypatch.setattr(entrypoints.use_cases.find_jobs, "ERRORS_READ_MAX", 4)
     jobs = [fail(client, "ada", "wanted" if number == 0 else "no") for number in range(6)]
     first = retry(client, error_contains="wanted")
     assert (first["jobs"], first["next"]) == ([], str(jobs[2]))

@@ -180,7 +180,7 @@ def test_clients_that_wait_for_news_make_room_for_others(server: AppServer, sent
         wait_until(lambda: server.connections_waiting == CONNECTIONS_MAX, "all of them wait")
         assert is_alive(server)
         submitted = server.client.post(
-            "/v1/jobs", json={"user_id": "ada", "payload": sent.decode()}
+            "/v1/jobs", json={"user_id": "ada", "kind": "echo", "payload": sent.decode()}
         )
         assert submitted.status_code == 202
     wait_until(lambda: server.connections_waiting == 0, "they have gone")
@@ -190,7 +190,7 @@ def test_a_connection_is_refused_where_all_others_are_worked_on(
     new_database_url: NewDatabase,
 ) -> None:
     url = new_database_url()
-    job = b'{"user_id": "ada", "payload": null}'
+    job = b'{"user_id": "ada", "kind": "echo", "payload": null}'
     request = HEAD % (b"POST /v1/jobs", len(job))
     with AppServer(url, SETTINGS) as server:
         other = sqlite3.connect(url.removeprefix("sqlite:///"), isolation_level=None)
@@ -219,7 +219,7 @@ def test_bodies_of_all_requests_together_are_bounded(new_database_url: NewDataba
         for one in opened[:2]:
             assert "bodies" in problem(answer_on(one), 503)["detail"]
         submitted = server.client.post(
-            "/v1/jobs", json={"user_id": "ada", "payload": "x" * 100_000}
+            "/v1/jobs", json={"user_id": "ada", "kind": "echo", "payload": "x" * 100_000}
         )
         assert submitted.status_code == 202
         opened[2].close()
@@ -228,7 +228,7 @@ def test_bodies_of_all_requests_together_are_bounded(new_database_url: NewDataba
 
 
 def test_an_answer_that_nobody_reads_is_given_up(server: AppServer) -> None:
-    job = {"user_id": "ada", "payload": "x" * (MIB - 2)}
+    job = {"user_id": "ada", "kind": "echo", "payload": "x" * (MIB - 2)}
     assert server.client.post("/v1/jobs", json=job).status_code == 202
     jobs = server.client.get("/v1/jobs").json()["jobs"]
     request = b"GET /v1/jobs/%d HTTP/1.1\r\nHost: localhost\r\n\r\n" % jobs[0]["id"]
@@ -243,7 +243,7 @@ def test_answers_that_nobody_reads_are_bounded_together(new_database_url: NewDat
     patient = Settings(request_seconds=3600, bodies_mib=16)
     with AppServer(new_database_url(), patient, send_buffer_bytes=64 * 1024) as server:
         for number in range(4):
-            job = {"user_id": "ada", "payload": str(number) * (MIB - 2)}
+            job = {"user_id": "ada", "kind": "echo", "payload": str(number) * (MIB - 2)}
             assert server.client.post("/v1/jobs", json=job).status_code == 202
         request = b"GET /v1/jobs?include=payload HTTP/1.1\r\nHost: localhost\r\n\r\n"
         with contextlib.ExitStack() as stack:
@@ -310,7 +310,7 @@ def test_nothing_more_is_begun_for_a_client_that_does_not_read(
 ) -> None:
     patient = Settings(request_seconds=3600)
     with AppServer(new_database_url(), patient) as server:
-        job = {"user_id": "ada", "payload": "x" * (MIB - 2)}
+        job = {"user_id": "ada", "kind": "echo", "payload": "x" * (MIB - 2)}
         job_id = server.client.post("/v1/jobs", json=job).json()["id"]
         begun = []
         ask = server.fairlog.job
@@ -346,7 +346,7 @@ def test_a_body_in_very_many_pieces_is_put_together_once(
 
     monkeypatch.setattr(HttpToolsProtocol, "on_body", counted)
     text = "".join(map(str, range(10_000)))
-    body = b'{"user_id": "ada", "payload": "%s"}' % text.encode()
+    body = b'{"user_id": "ada", "kind": "echo", "payload": "%s"}' % text.encode()
     head = b"POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     chunks = b"".join(b"1\r\n%c\r\n" % byte for byte in body)
     answer = exchange(

@@ -20,7 +20,9 @@ def settings() -> Settings:
 
 
 def submit_many(client: httpx.Client, user_id: str, count: int, **fields: Any) -> list[int]:
-    wish = [{"user_id": user_id, "payload": number, **fields} for number in range(count)]
+    wish = [
+        {"user_id": user_id, "kind": "echo", "payload": number, **fields} for number in range(count)
+    ]
     answer = client.post("/v1/jobs/batch", json={"jobs": wish}).json()
     return [one["job"]["id"] for one in answer["jobs"]]
 

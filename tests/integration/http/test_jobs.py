@@ -29,7 +29,9 @@ def tight(database_url: str, clock: ManualClock) -> Iterator[httpx.Client]:
 def post(
     client: httpx.Client, headers: dict[str, str] | None = None, **body: Any
 ) -> httpx.Response:
-    return client.post("/v1/jobs", json={"user_id": "ada", "payload": 1} | body, headers=headers)
+    return client.post(
+        "/v1/jobs", json={"user_id": "ada", "kind": "echo", "payload": 1} | body, headers=headers
+    )
 
 
 def fields(response: httpx.Response) -> tuple[str, str]:
@@ -55,6 +57,7 @@ def test_a_submission_is_answered_with_the_job_and_its_address(client: httpx.Cli
         "attempt": 0,
         "starts": 0,
         "failures": 0,
+        "failure": None,
         "max_attempts": 3,
         "priority": 0,
         "begun_at": None,
@@ -112,8 +115,8 @@ def test_every_decision_is_told_in_the_rate_limit_fields(
     clock.advance(12.5)
     repeated = post(tight)
     assert repeated.status_code == 200
-    assert fields(repeated) == (policy, '"user";r=2;t=48, "global";r=4;t=48')
-    assert fields(post(tight, user_id="bob")) == (policy, '"user";r=3;t=48, "global";r=3;t=48')
+    assert fields(repeated) == (policy, '"user";r=3;t=48, "global";r=5;t=48')
+    assert fields(post(tight, user_id="bob")) == (policy, '"user";r=3;t=48, "global";r=4;t=48')
 
 
 def test_over_a_users_limit_a_submission_is_refused_until_the_window_ends(
@@ -175,10 +178,14 @@ def test_a_refusal_leaves_its_decision_and_no_job(tight: httpx.Client) -> None:
 
 def test_the_same_content_again_is_the_first_job(client: httpx.Client) -> None:
     first = submit(client, payload={"a": 1, "b": 2})
-    again = client.post("/v1/jobs", content=b'{"payload": {"b": 2, "a": 1}, "user_id": "ada"}')
+    again = client.post(
+        "/v1/jobs", content=b'{"payload": {"b": 2, "a": 1}, "kind": "echo", "user_id": "ada"}'
+    )
     assert again.status_code == 200
     assert again.headers["Location"] == f"/v1/jobs/{first['id']}"
-    assert again.json() == first | {"is_duplicate": True}
+    job = again.json()
+    assert job.pop("duplicate")["job_id"] == first["id"]
+    assert job == first | {"is_duplicate": True}
 
 
 @pytest.mark.parametrize("other", [{"user_id": "bob"}, {"kind": "sleep"}, {"payload": 2}])
@@ -217,7 +224,7 @@ def test_a_key_may_come_as_a_header_quoted_or_not(
     user = f"header {header}"
     answer = shared.post(
         "/v1/jobs",
-        json={"user_id": user, "payload": 1},
+        json={"user_id": user, "kind": "echo", "payload": 1},
         headers=[(b"Idempotency-Key", header.encode())],
     )
     assert (answer.status_code, answer.json()["idempotency_key"]) == (202, key)
@@ -243,7 +250,7 @@ def test_a_header_that_cannot_be_a_key_is_refused(shared: httpx.Client, header: 
     before = log_position(shared)
     answer = shared.post(
         "/v1/jobs",
-        json={"user_id": "ada", "payload": 1},
+        json={"user_id": "ada", "kind": "echo", "payload": 1},
         headers=[(b"Idempotency-Key", header)],
     )
     problem(answer, 400)

@@ -94,7 +94,10 @@ def test_its_jobs_and_ours_are_the_same_jobs(client: httpx.Client) -> None:
     sent = send(client)
     job = client.get(f"/v1/jobs/{sent['job_id']}").json()
     assert (job["kind"], job["payload"]) == ("echo", "p")
-    assert client.post("/v1/jobs", json={"user_id": "ada", "payload": "p"}).status_code == 200
+    assert (
+        client.post("/v1/jobs", json={"user_id": "ada", "kind": "echo", "payload": "p"}).status_code
+        == 200
+    )
 
 
 @pytest.mark.parametrize(

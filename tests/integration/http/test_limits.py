@@ -60,9 +60,9 @@ def test_a_users_limit_holds_from_now_on_and_null_is_the_default_again(
     view = change(client, "limits/ada", limit=2)
     assert (view["limit"], view["used"], view["remaining"]) == (2, 1, 1)
     assert view == client.get("/v1/limits/ada").json()
-    accepted = client.post("/v1/jobs", json={"user_id": "ada", "payload": 1})
+    accepted = client.post("/v1/jobs", json={"user_id": "ada", "kind": "echo", "payload": 1})
     assert accepted.headers["RateLimit-Policy"].startswith('"user";q=2;w=60')
-    problem(client.post("/v1/jobs", json={"user_id": "ada", "payload": 2}), 429)
+    problem(client.post("/v1/jobs", json={"user_id": "ada", "kind": "echo", "payload": 2}), 429)
     submit(client, "bob")
     assert change(client, "limits/ada", limit=None)["limit"] == 600
     submit(client, "ada", payload=2)
@@ -77,14 +77,18 @@ def test_a_limit_below_what_is_used_leaves_nothing(client: httpx.Client) -> None
 
 def test_a_limit_of_zero_shuts_a_user_out(client: httpx.Client) -> None:
     change(client, "limits/ada", limit=0)
-    body = problem(client.post("/v1/jobs", json={"user_id": "ada", "payload": 1}), 429)
+    body = problem(
+        client.post("/v1/jobs", json={"user_id": "ada", "kind": "echo", "payload": 1}), 429
+    )
     assert (body["limit"], body["used"]) == (0, 0)
 
 
 def test_the_global_limit_can_be_changed_and_given_back(client: httpx.Client) -> None:
     assert change(client, "limits", limit=1)["limit"] == 1
     submit(client, "ada")
-    body = problem(client.post("/v1/jobs", json={"user_id": "bob", "payload": 1}), 429)
+    body = problem(
+        client.post("/v1/jobs", json={"user_id": "bob", "kind": "echo", "payload": 1}), 429
+    )
     assert body["scope"] == "global"
     assert change(client, "limits", limit=None)["limit"] == 6000
     submit(client, "bob")

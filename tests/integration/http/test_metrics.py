@@ -15,7 +15,7 @@ def settings() -> Settings:
 
 def test_the_figures_add_up_to_what_was_done(client: httpx.Client) -> None:
     submit(client, user_id="alice", payload=1)
-    refused = client.post("/v1/jobs", json={"user_id": "alice", "payload": 2})
+    refused = client.post("/v1/jobs", json={"user_id": "alice", "kind": "echo", "payload": 2})
     assert refused.status_code == 429
 
     figures = scrape(client)

@@ -165,7 +165,7 @@ def test_so_is_one_where_there_is_none(client: httpx.Client, address: str) -> No
 
 def test_calls_that_change_something_take_no_unknown_parameter_either(client: httpx.Client) -> None:
     end = log_position(client)
-    job = {"user_id": "ada", "payload": "dry"}
+    job = {"user_id": "ada", "kind": "echo", "payload": "dry"}
     problem(client.post("/v1/jobs?dry_run=true", json=job), 400)
     problem(client.post("/v1/jobs/2/cancel?attempt=1"), 400)
     assert log_position(client) == end

@@ -113,9 +113,10 @@ def test_every_number_in_a_parameter_has_a_bound(schema: dict[str, Any]) -> None
 
 
 def test_a_submission_is_described_with_its_ranges_and_defaults(schema: dict[str, Any]) -> None:
-    submission = schema["components"]["schemas"]["Submission"]["properties"]
+    described = schema["components"]["schemas"]["Submission"]
+    assert set(described["required"]) == {"user_id", "kind", "payload"}
+    submission = described["properties"]
     assert submission["user_id"]["maxLength"] == 255
-    assert submission["kind"]["default"] == "echo"
     priority = submission["priority"]
     assert (priority["minimum"], priority["maximum"], priority["default"]) == (-1000, 1000, 0)
     attempts, null = submission["max_attempts"]["anyOf"]

@@ -69,7 +69,7 @@ def listening(url: str, headers: dict[str, str] | None = None, **query: Any) -> 
 
 def submit(server: AppServer | FairlogServer, user: str = "alice", count: int = 1) -> None:
     for number in range(count):
-        body = {"user_id": user, "payload": f"{time.monotonic()}-{number}"}
+        body = {"user_id": user, "kind": "echo", "payload": f"{time.monotonic()}-{number}"}
         assert server.client.post("/v1/jobs", json=body).status_code == 202
 
 

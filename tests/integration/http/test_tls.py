@@ -158,7 +158,7 @@ def test_every_answer_demands_https_from_then_on(server: AppServer) -> None:
 
 def test_a_page_over_plain_http_may_not_act_on_a_server_with_https(server: AppServer) -> None:
     own = f"127.0.0.1:{server.port}"
-    body = {"user_id": "ada", "payload": "from a page"}
+    body = {"user_id": "ada", "kind": "echo", "payload": "from a page"}
     for origin, status in ((f"http://{own}", 403), (f"https://{own}", 202)):
         answer = server.client.post("/v1/jobs", json=body, headers={"Origin": origin})
         assert answer.status_code == status

@@ -118,7 +118,9 @@ def client(new_database_url: NewDatabase) -> Iterator[httpx.Client]:
 def test_links_begin_with_the_prefix(client: httpx.Client) -> None:
     behind = {"X-Forwarded-Prefix": "/fairlog"}
     job = submit(client, payload="linked")
-    answer = client.post("/v1/jobs", json={"user_id": "ada", "payload": "linked"}, headers=behind)
+    answer = client.post(
+        "/v1/jobs", json={"user_id": "ada", "kind": "echo", "payload": "linked"}, headers=behind
+    )
     assert answer.headers["Location"] == f"/fairlog/v1/jobs/{job['id']}"
     for path in ("/", "/jobs", f"/jobs/{job['id']}", "/audit", "/limits", "/fairness", "/jobs/99"):
         page = client.get(path, headers=behind).text

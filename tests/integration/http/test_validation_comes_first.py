@@ -31,7 +31,9 @@ def client(server: AppServer) -> httpx.Client:
 
 
 def submit(client: httpx.Client, user_id: str, **fields: Any) -> httpx.Response:
-    return client.post("/v1/jobs", json={"user_id": user_id, "payload": 1, **fields})
+    return client.post(
+        "/v1/jobs", json={"user_id": user_id, "kind": "echo", "payload": 1, **fields}
+    )
 
 
 def users_in_the_log(client: httpx.Client) -> set[str]:
@@ -45,7 +47,9 @@ def test_an_invalid_user_id_is_refused_by_every_call_before_the_limit(
     problem(submit(client, user), 400)
     original = client.post("/jobs/submit_job", json={"user_id": user, "payload": "x"})
     problem(original, 400)
-    batch = client.post("/v1/jobs/batch", json={"jobs": [{"user_id": user, "payload": 1}]})
+    batch = client.post(
+        "/v1/jobs/batch", json={"jobs": [{"user_id": user, "kind": "echo", "payload": 1}]}
+    )
     assert [one["status"] for one in batch.json()["jobs"]] == [400]
 
 
@@ -69,7 +73,9 @@ def test_everything_is_validated_before_the_limit(
 
 def test_a_header_is_validated_before_the_limit(client: httpx.Client) -> None:
     answer = client.post(
-        "/v1/jobs", json={"user_id": "ada", "payload": 1}, headers={"Idempotency-Key": "x" * 300}
+        "/v1/jobs",
+        json={"user_id": "ada", "kind": "echo", "payload": 1},
+        headers={"Idempotency-Key": "x" * 300},
     )
     problem(answer, 400)
 

@@ -184,7 +184,9 @@ def test_the_difference_is_shown(database_url: str) -> None:
         submit(server.client)
         assert server.client.get("/readyz").json()["note"] is None
         clock.step(DAY)
-        refused = server.client.post("/v1/jobs", json={"user_id": "ada", "payload": 1})
+        refused = server.client.post(
+            "/v1/jobs", json={"user_id": "ada", "kind": "echo", "payload": 1}
+        )
         assert refused.status_code == 503, refused.text
         assert "clock" in refused.json()["detail"]
         assert "Retry-After" in refused.headers

@@ -87,7 +87,7 @@ def test_a_database_that_is_away_for_a_while_loses_no_count(database_url: str) -
 
 
 def test_a_server_reports_few_a_second_and_what_is_left_when_it_stops(database_url: str) -> None:
-    jobs = [{"user_id": user, "payload": None} for user in USERS]
+    jobs = [{"user_id": user, "kind": "echo", "payload": None} for user in USERS]
     knocks = 0
     with AppServer(database_url, Settings(**NOBODY_MAY)) as server:
 

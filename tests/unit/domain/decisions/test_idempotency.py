@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 from hypothesis import given as for_all
 from hypothesis import strategies as st
@@ -6,9 +8,10 @@ from domain.decisions.decide import Submitted
 from domain.language.commands import CancelJob, RetryJob
 from domain.language.errors import KeyReusedWithOtherPayload, RateLimited
 from domain.language.events import Event, RequeueReason, SubmissionDeduplicated
-from domain.language.idempotency import content_digest, key_hash
+from domain.language.idempotency import content_digest, key_hash, key_of
 from domain.language.identifiers import JobId, Kind, UserId
 from domain.language.policy import Policy
+from domain.log.log_time import Correction, by_log_time
 from tests.support.given import after, at, given, of
 from tests.support.stories import (
     ALICE,
@@ -40,7 +43,7 @@ def repeated(key: str = DIGEST, *, key_is_explicit: bool = False) -> SubmissionD
 
 def test_the_same_payload_again_is_the_first_job() -> None:
     again = given(SUBMITTED).when(submit())
-    again.then(of(1, admitted()), of(1, repeated()))
+    again.then(of(1, admitted(used=0, count=0)), of(1, repeated()))
     answer = again.answer(Submitted)
     assert (answer.is_duplicate, answer.job.id) == (True, 1)
 
@@ -48,7 +51,7 @@ def test_the_same_payload_again_is_the_first_job() -> None:
 def test_the_same_key_again_is_the_first_job() -> None:
     story = given().when(submit(idempotency_key="key")).then(of(2, admitted()), of(2, KEYED))
     story.when(submit(idempotency_key="key")).then(
-        of(2, admitted(used=2)), of(2, repeated("key", key_is_explicit=True))
+        of(2, admitted(count=0)), of(2, repeated("key", key_is_explicit=True))
     )
 
 
@@ -91,17 +94,92 @@ def test_a_reused_key_with_another_kind_is_refused() -> None:
     when.then_refused(KeyReusedWithOtherPayload, admitted())
 
 
-def test_what_is_not_the_payload_may_differ() -> None:
+def test_with_a_key_of_the_clients_own_what_is_not_the_payload_may_differ() -> None:
     given(KEYED).when(submit(idempotency_key="key", priority=5, run_at=at(9), max_attempts=9)).then(
-        admitted(), repeated("key", key_is_explicit=True)
+        admitted(used=0, count=0), repeated("key", key_is_explicit=True)
     )
 
 
-def test_a_repeat_uses_the_limit_up_like_any_submission() -> None:
-    story = given(policy=Policy(user_limit=2)).when(submit(), submit()).so
-    story.when(submit()).then_refused(
+OPTIONS: list[dict[str, Any]] = [
+    {"run_at": at(60)},
+    {"run_at": at(61)},
+    {"expires_at": at(60)},
+    {"timeout_seconds": 5.0},
+    {"max_attempts": 3},
+    {"priority": 1},
+    {"priority": -1},
+]
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_a_digest_covers_all_that_makes_a_job_different(options: dict[str, Any]) -> None:
+    story = given().when(submit(), *(submit(**one) for one in OPTIONS)).so
+    jobs = {job.idempotency_key: job.id for job in story.model.jobs.rows.values()}
+    assert len(jobs) == 1 + len(OPTIONS)
+    again = story.when(submit(**options)).answer(Submitted)
+    assert again.is_duplicate
+    assert again.job.id == 4 + 2 * OPTIONS.index(options)
+
+
+def test_a_repeat_uses_nothing_up_but_the_limit_is_looked_at_first() -> None:
+    story = given(policy=Policy(user_limit=2)).when(*[submit()] * 5).so
+    new = story.when(submit(payload=2))
+    assert not new.answer(Submitted).is_duplicate
+    new.so.when(submit()).then_refused(
         RateLimited, admitted(used=2, limit=2, allowed=False, global_used=None, global_limit=None)
     )
+
+
+def test_a_repeat_of_earlier_releases_used_up_a_submission_and_still_did() -> None:
+    story = given(policy=Policy(user_limit=2)).when(submit()).so
+    story = story.followed_by(of(2, admitted(used=2, limit=2)), of(2, repeated()))
+    assert isinstance(story.when(submit(payload=2)).outcomes[0], RateLimited)
+
+
+@pytest.mark.parametrize(
+    "ending",
+    [(cancelled(),), (started(), failed())],
+    ids=["cancelled", "failed"],
+)
+def test_a_digest_does_not_mean_a_job_that_failed_or_was_cancelled(
+    ending: tuple[Event, ...],
+) -> None:
+    story = given().when(submit()).so.followed_by(*(of(2, event) for event in ending))
+    again = story.when(submit())
+    assert not again.answer(Submitted).is_duplicate
+    newer = again.answer(Submitted).job.id
+    repeat = again.so.when(submit()).answer(Submitted)
+    assert (repeat.is_duplicate, repeat.job.id) == (True, newer)
+
+
+def test_a_digest_means_a_done_job() -> None:
+    story = given(SUBMITTED, started(), completed())
+    assert story.when(submit()).answer(Submitted).job.id == 1
+
+
+def test_without_deduplication_each_submission_is_a_job_that_no_other_is_taken_for() -> None:
+    story = given().when(submit()).so
+    one = story.when(submit(deduplicate=False))
+    two = one.so.when(submit(deduplicate=False))
+    jobs = [answer.answer(Submitted) for answer in (one, two)]
+    assert [job.is_duplicate for job in jobs] == [False, False]
+    assert len({DIGEST, *(job.job.idempotency_key for job in jobs)}) == 3
+    assert two.so.when(submit()).answer(Submitted).job.id == 2
+
+
+def test_a_server_may_deduplicate_only_what_asks_for_it() -> None:
+    story = given(policy=Policy(deduplicate=False)).when(submit(deduplicate=True)).so
+    assert not story.when(submit()).answer(Submitted).is_duplicate
+    assert story.when(submit(deduplicate=True)).answer(Submitted).is_duplicate
+    keyed = story.when(submit(idempotency_key="key")).so
+    assert keyed.when(submit(idempotency_key="key")).answer(Submitted).is_duplicate
+
+
+def test_a_repeat_is_known_although_the_logs_time_differs_from_the_clock() -> None:
+    shifted = by_log_time(submit(run_at=at(60)), Correction(1, offset=3_600_000_000))
+    later = by_log_time(submit(run_at=at(60)), Correction())
+    assert shifted.run_at != later.run_at
+    assert key_of(shifted) == key_of(later) == key_of(submit(run_at=at(60)))
 
 
 def test_keys_belong_to_their_user() -> None:
@@ -133,15 +211,16 @@ def test_nobody_hits_a_digest_by_sending_it_as_a_key() -> None:
 
 @pytest.mark.parametrize("key", [None, "key"])
 def test_a_key_lives_to_the_microsecond_and_then_means_a_new_job(key: str | None) -> None:
-    story = given().when(submit(idempotency_key=key)).so.followed_by(of(2, cancelled()))
+    story = given().when(submit(idempotency_key=key)).so
+    story = story.followed_by(of(2, started()), of(2, completed()))
     last = story.after(DAY - 0.000001).when(submit(idempotency_key=key))
     assert last.answer(Submitted).is_duplicate
     new = story.after(DAY).when(submit(idempotency_key=key))
     assert not new.answer(Submitted).is_duplicate
-    assert new.answer(Submitted).job.id == 5
+    assert new.answer(Submitted).job.id == 6
     repeat = new.so.after(1).when(submit(idempotency_key=key))
-    assert repeat.answer(Submitted).job.id == 5
-    assert [job.id for job in repeat.so.model.jobs.rows.values() if job.holds_key] == [5]
+    assert repeat.answer(Submitted).job.id == 6
+    assert [job.id for job in repeat.so.model.jobs.rows.values() if job.holds_key] == [6]
 
 
 @pytest.mark.parametrize("key", [None, "key"])
@@ -189,13 +268,13 @@ def test_an_expired_key_may_come_with_another_payload() -> None:
 
 
 def test_a_repeat_does_not_lengthen_the_life_of_a_key() -> None:
-    story = given(SUBMITTED, cancelled(), after(DAY - 1)).when(submit()).so
+    story = given(SUBMITTED, started(), completed(), after(DAY - 1)).when(submit()).so
     assert not story.after(1).when(submit()).answer(Submitted).is_duplicate
 
 
 def test_the_life_of_a_key_is_in_the_event_and_no_later_policy_changes_it() -> None:
     story = given(policy=Policy(idempotency_seconds=10)).when(submit()).so
-    story = story.followed_by(of(2, cancelled()))
+    story = story.followed_by(of(2, started()), of(2, completed()))
     assert (
         not story.after(10)
         .under(idempotency_seconds=1000)
@@ -230,8 +309,8 @@ def test_two_hundred_at_once_with_one_key_are_one_job() -> None:
     assert when.events[:2] == [admitted(), KEYED]
     assert when.events[2:] == [
         event
-        for used in range(2, 201)
-        for event in (admitted(used=used), repeated("key", key_is_explicit=True))
+        for _ in range(199)
+        for event in (admitted(count=0), repeated("key", key_is_explicit=True))
     ]
 
 

@@ -15,7 +15,7 @@ from entrypoints.http.requests import (
 )
 from entrypoints.http.strict_json import read_json
 
-SUBMISSION = b'{"user_id": "ada", "payload": 1, "%s": %s}'
+SUBMISSION = b'{"user_id": "ada", "kind": "echo", "payload": 1, "%s": %s}'
 
 
 @pytest.mark.parametrize(
