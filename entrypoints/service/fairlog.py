@@ -22,11 +22,12 @@ from adapters.supervision import Supervisor
 from adapters.writer.writer import WritePath
 from domain.decisions.batch import Outcome
 from domain.decisions.decide import Answer, Claimed, JobsUpdated, JobUpdated, LeasesHeld, Submitted
-from domain.jobs.job import Job
+from domain.jobs.job import ENDED, Job
 from domain.language.commands import (
     AcceptClock,
     ChangeLimit,
     ClaimJobs,
+    CompleteJob,
     EnforceDeadlines,
     ExtendLeases,
     JobCommand,
@@ -35,7 +36,6 @@ from domain.language.commands import (
     SubmitJob,
 )
 from domain.language.errors import (
-    BodyMissing,
     FairlogError,
     LogUnavailable,
     QueueFull,
@@ -56,6 +56,7 @@ from entrypoints.service.claiming import Claiming
 from entrypoints.service.due_jobs import JOBS_PER_PAGE, DueJobs
 from entrypoints.service.long_reads import LARGE_BYTES
 from entrypoints.service.pages import EVERYTHING, fitting_jobs
+from entrypoints.service.payloads import Payloads
 from entrypoints.service.queries import Queries
 from entrypoints.service.slices import Slices
 from entrypoints.service.submission_limiter import SubmissionLimiter
@@ -101,6 +102,7 @@ class Fairlog(Queries):
         )
         self.event_feed = EventFeed(watcher, self._read_events, supervisor.part("event_feed"))
         self.claiming = Claiming(self._decide_claim, self.work)
+        self.payloads = Payloads(self.read_bodies)
         self._slices = Slices()
         self._due_jobs = DueJobs(self.jobs)
         self.projector_runner = projector_runner
@@ -169,6 +171,7 @@ class Fairlog(Queries):
         if submitted.is_duplicate:
             [view] = await self.read(lambda connection: self.views(connection, [submitted.job]))
             return submitted, as_duplicate(view, submitted.job)
+        self.payloads.keep(submitted.job.id, command.payload)
         view = job_view(submitted.job, command.payload.data, is_duplicate=False)
         return submitted, view
 
@@ -193,6 +196,13 @@ class Fairlog(Queries):
                 views = await read(lambda connection: self._duplicates(connection, known))
             except FairlogError as error:
                 views = without_traceback(error)
+        for answer, command in zip(answers, commands, strict=True):
+            if (
+                isinstance(answer, Submitted)
+                and isinstance(command, SubmitJob)
+                and not answer.is_duplicate
+            ):
+                self.payloads.keep(answer.job.id, command.payload)
         return [
             _outcome(answer, command, views)
             for answer, command in zip(answers, commands, strict=True)
@@ -245,7 +255,7 @@ class Fairlog(Queries):
         """
         if not jobs:
             return []
-        payloads, missing = await self._payloads(jobs)
+        payloads, missing = await self.payloads.find(jobs)
         if missing is not None:
             without = [job for job in jobs if job.id not in payloads]
             _log.error("payloads_missing", jobs=[job.id for job in without], reason=str(missing))
@@ -269,23 +279,6 @@ class Fairlog(Queries):
             for job in jobs
             if job.id in payloads
         ]
-
-    async def _payloads(
-        self, jobs: Sequence[Job]
-    ) -> tuple[Mapping[int, bytes], BodyMissing | None]:
-        """Return the payloads that were found, by job, and an error if any is missing."""
-        ids = [job.id for job in jobs]
-        found: dict[int, bytes] = {}
-
-        def query(connection: Connection) -> None:
-            found.update(audit_log.bodies_at(connection, ids))
-            audit_log.require_bodies(found, ids)
-
-        try:
-            await self.read_bodies(sum(job.payload_bytes for job in jobs), query)
-        except BodyMissing as error:
-            return found, without_traceback(error)
-        return found, None
 
     async def extend(
         self,
@@ -328,7 +321,14 @@ class Fairlog(Queries):
 
         Raises the refusals of the command.
         """
-        return await self.view_of((await self._execute(command, JobUpdated)).job)
+        job = (await self._execute(command, JobUpdated)).job
+        payload = self.payloads.kept(job)
+        if job.state in ENDED:
+            self.payloads.drop(job.id)
+        if payload is not None and isinstance(command, CompleteJob) and job.error_position is None:
+            result = command.result
+            return job_view(job, payload, None if result is None else result.data)
+        return await self.view_of(job)
 
     async def view_of(self, job: Job) -> JobView:
         """Return the job with its bodies. Raises `BodyMissing`."""
@@ -343,6 +343,9 @@ class Fairlog(Queries):
         An error among the commands is its own outcome.
         """
         outcomes = await self._slices.run(commands, self.writer.execute_each)
+        for one in outcomes:
+            if isinstance(one, JobUpdated) and one.job.state in ENDED:
+                self.payloads.drop(one.job.id)
         return [one.job if isinstance(one, JobUpdated) else _error(one) for one in outcomes]
 
     async def change_limit(self, command: ChangeLimit) -> None:

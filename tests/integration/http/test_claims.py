@@ -383,6 +383,33 @@ def test_a_job_is_completed_with_its_result(client: httpx.Client, clock: ManualC
     assert done.json()["lease_expires_at"] is None
 
 
+@pytest.mark.parametrize("is_kept", [True, False], ids=["kept", "read"])
+def test_the_answer_to_a_completion_is_the_job_wherever_its_payload_comes_from(
+    server: AppServer, clock: ManualClock, *, is_kept: bool
+) -> None:
+    client = server.client
+    payloads = [None, {"p": [1, "ä"]}, "x" * 20_000, "fails at first"]
+    jobs = [submit(client, payload=payload)["id"] for payload in payloads]
+    if not is_kept:
+        server.fairlog.payloads.clear()
+    claimed = claim(client, most=10)
+    assert [(one["id"], one["payload"]) for one in claimed] == list(
+        zip(jobs, payloads, strict=True)
+    )
+    client.post(f"/v1/jobs/{jobs[-1]}/fail", json={"attempt": 1, "error": "at first"})
+    clock.advance(1)
+    wait_until(lambda: state(client, jobs[-1]) == "queued", "the second attempt is due")
+    assert [one["payload"] for one in claim(client, most=10)] == payloads[-1:]
+    for job, attempt, result in zip(jobs, (1, 1, 1, 2), (None, {"r": 1}, 2, 3), strict=True):
+        completion = {"attempt": attempt, "result": result}
+        for _ in range(2):  # the second changes nothing
+            answer = client.post(f"/v1/jobs/{job}/complete", json=completion)
+            assert answer.status_code == 200, answer.text
+            assert answer.json() == client.get(f"/v1/jobs/{job}").json()
+        assert answer.json()["result"] == result
+        assert answer.json()["error"] == ("at first" if attempt == 2 else None)
+
+
 @pytest.mark.parametrize("result", [{}, {"result": None}, {"result": 0}, {"result": {"a": "ü"}}])
 def test_the_same_completion_again_changes_nothing(
     client: httpx.Client, result: dict[str, Any]

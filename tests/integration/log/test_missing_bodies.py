@@ -21,7 +21,8 @@ def server(database_url: str) -> Iterator[AppServer]:
 
 
 def take_body(server: AppServer, position: int) -> bytes:
-    """Have it away, as on a server that has not got it yet."""
+    """Have it away, as on a server that has not got it yet and did not accept the job itself."""
+    server.fairlog.payloads.clear()
     with server.fairlog.database.write() as connection:
         wanted = bodies.c.position == position
         found = connection.execute(sa.select(bodies.c.body).where(wanted)).scalar_one()
