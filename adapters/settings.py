@@ -99,6 +99,14 @@ class Settings(Struct, frozen=True, kw_only=True):
             "one.",
         ),
     ] = 3
+    require_keys: Annotated[
+        bool,
+        Meta(
+            description="Require an API key of every request, even before the first one is "
+            "created; afterwards one is always required."
+        ),
+    ] = False
+    public_metrics: Annotated[bool, Meta(description="Show /metrics without an API key.")] = False
     max_connections: Annotated[
         int,
         Meta(

@@ -111,7 +111,15 @@ def _wired(
         AsyncProjector(MerkleProjection(), leaves, *access),
     ]
     runner = ProjectorRunner(projectors, supervisor, database.shrink_journal)
-    return Fairlog(database, log, writer, policy_of(settings), runner, supervisor)
+    return Fairlog(
+        database,
+        log,
+        writer,
+        policy_of(settings),
+        runner,
+        supervisor,
+        requires_keys=settings.require_keys,
+    )
 
 
 def policy_of(settings: Settings) -> Policy:

@@ -12,7 +12,7 @@ from sqlalchemy.engine import Connection
 
 from adapters.log.event_log import head_position
 from adapters.log.tables import bodies, events
-from domain.access.keys import ApiKey
+from domain.access.keys import ApiKey, byte_range
 from domain.access.rights import Right
 from domain.language.errors import BodyMissing, LogCorrupt
 from domain.language.events import caused_by
@@ -262,12 +262,6 @@ class _OfKind(Struct):
 
 
 _decode_kind: Final = msgspec.json.Decoder(_OfKind).decode
-
-
-def byte_range(prefix: str) -> tuple[bytes, bytes]:
-    """Return the first of all texts that begin with a prefix, and the first one behind them."""
-    first = prefix.encode()
-    return first, first[:-1] + bytes([first[-1] + 1])  # no byte of UTF-8 is 0xFF
 
 
 def _ordered_index(wanted: EventFilter) -> str | None:

@@ -252,9 +252,22 @@ class SqlEventLog:
         found = connection.exec_driver_sql(self._read_clock).one_or_none()
         if found is None:
             raise LogCorrupt(_NO_HEAD)
-        recorded_at, version, database_now = found
+        return self._reading(connection, *found)
+
+    def _reading(
+        self, connection: Connection, recorded_at: int, version: int, database_now: int
+    ) -> ClockReading:
         clock = to_micros(self.clock.now()) if self.clock else database_now
         return ClockReading(clock, recorded_at, self._correction(connection, version))
+
+    def version_and_now(self, connection: Connection) -> tuple[int, datetime]:
+        """Return the head's version, which each change of an API key changes, and the log's time;
+        without the lock.
+        """
+        found = connection.exec_driver_sql(self._read_clock).one_or_none()
+        if found is None:
+            raise LogCorrupt(_NO_HEAD)
+        return found[1], from_micros(self._reading(connection, *found).now)
 
     def hash_at(self, connection: Connection, position: int) -> bytes | None:
         """Return the hash of the chain at a position; None beyond the head."""

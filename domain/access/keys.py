@@ -162,3 +162,9 @@ class ApiKeys(Folded):
 
 
 KEY_EVENTS: Final[tuple[type, ...]] = tuple(ApiKeys.FOLDS)
+
+
+def byte_range(prefix: str) -> tuple[bytes, bytes]:
+    """Return the first of all texts that begin with a prefix, and the first one behind them."""
+    first = prefix.encode()
+    return first, first[:-1] + bytes([first[-1] + 1])  # no byte of UTF-8 is 0xFF

@@ -18,6 +18,7 @@ from entrypoints.cli.session import (
 from entrypoints.composition import compose_server
 from entrypoints.runtime.host_names import is_loopback
 from entrypoints.runtime.logging import configure_logging, level_of
+from entrypoints.use_cases.keys import has_keys
 
 DEFAULT_WORKERS: Final = 4
 # Settings of the worker, or with an option of another form.
@@ -67,7 +68,7 @@ def _joined(_: click.Context, __: click.Parameter, values: Sequence[str]) -> str
     "--insecure",
     is_flag=True,
     help="Allow a --host other than loopback, although anybody who reaches it can then read and "
-    "change everything: there are no API keys yet.",
+    "change everything as long as there is no API key.",
 )
 @click.option(
     "--workers",
@@ -107,11 +108,6 @@ def serve(
     It creates or upgrades the tables, recovers jobs that an earlier process left running, and then
     listens. Each setting is also a FAIRLOG_… variable, and a line in fairlog.toml.
     """
-    if not insecure and not is_loopback(host):
-        raise click.UsageError(
-            f"--host {host} can be reached from other machines, and without API keys anybody there "
-            "could read and change everything; use 127.0.0.1 behind a proxy, or add --insecure."
-        )
     settings = settings_from(flags)
     logs_json = _configure_logging(settings)
     # Litestar takes a third of a second to import, and no other command needs it.
@@ -127,6 +123,12 @@ def serve(
         welcomes=not logs_json and sys.stderr.isatty(),
     )
     with open_service(settings, partial(compose_server, logs_json=logs_json)) as fairlog:
+        if not (insecure or is_loopback(host) or settings.require_keys or has_keys(fairlog)):
+            raise click.UsageError(
+                f"--host {host} can be reached from other machines, and without API keys anybody "
+                "there could read and change everything: create one with `fairlog keys create`, "
+                "add --require-keys, or use 127.0.0.1 behind a proxy. --insecure allows it."
+            )
         run_server(fairlog, settings, options)
 
 

@@ -58,7 +58,8 @@ def dashboard(fairlog: Fairlog) -> list[Router]:
 
 def _answer_error(request: Request[Any, Any, Any], error: Exception) -> Response[Any]:
     """Render the problem that the HTTP interface would answer as a page."""
-    problem = answer_error(request, error).content
+    answered = answer_error(request, error)
+    problem = answered.content
     status = HTTPStatus(problem["status"])
     live = render(
         request,
@@ -68,6 +69,6 @@ def _answer_error(request: Request[Any, Any, Any], error: Exception) -> Response
         advice=_ADVICE.get(status, ""),
     )
     answer = page(request, "error", live, title=status.phrase, status=status)
-    for name, value in SECURITY_HEADERS.items():
+    for name, value in {**answered.headers, **SECURITY_HEADERS}.items():
         answer.headers[name] = value
     return answer

@@ -5,7 +5,7 @@ grow. One that is behind the events in memory reads the log in pages until it ha
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from typing import Final
 
 from msgspec import Struct
@@ -63,7 +63,7 @@ class EventFeed:
 
     async def listen(
         self, wanted: EventFilter, after: int, idle_seconds: float
-    ) -> AsyncIterator[Page]:
+    ) -> AsyncGenerator[Page]:
         """Yield pages of events beyond `after` as they come, and an empty page whenever nothing
         came for `idle_seconds`. Ends when the server stops.
 

@@ -3,18 +3,21 @@
 from litestar import get
 from litestar.di import NamedDependency
 
-from adapters.log.audit_log import EventFilter
+from adapters.log.audit_log import EventFilter, limited_to
 from domain.language import validation
 from domain.language.errors import InvalidInput
 from domain.language.events import EVENT_TYPES
 from entrypoints.http import parameters
+from entrypoints.http.access import key_of
 from entrypoints.http.paging import limit_of, position_of
+from entrypoints.http.strict_json import StrictRequest
 from entrypoints.service.fairlog import Fairlog
 from entrypoints.service.views import EventPage
 
 
 @get("/v1/audit", tags=["audit"])
 async def audit(  # noqa: PLR0913, PLR0917 (a parameter each)
+    request: StrictRequest,
     fairlog: NamedDependency[Fairlog],
     user_id: parameters.UserId = None,
     job_id: parameters.JobId = None,
@@ -34,7 +37,8 @@ async def audit(  # noqa: PLR0913, PLR0917 (a parameter each)
         since=None if since is None else validation.moment(since, "since"),
         until=None if until is None else validation.moment(until, "until"),
     )
-    return await fairlog.events(wanted, position_of(after), limit_of(limit))
+    own = limited_to(wanted, key_of(request))
+    return await fairlog.events(own, position_of(after), limit_of(limit))
 
 
 def known_types(names: list[str]) -> list[str]:

@@ -15,6 +15,7 @@ from domain.language.commands import JobCommand
 from domain.language.errors import InvalidInput, without_traceback
 from domain.language.identifiers import JobId
 from domain.language.ranges import ATTEMPT, JOB_ID, Time
+from entrypoints.http.access import held_open, limited_claim, require_still, sent_by
 from entrypoints.http.jobs import BATCH_BYTES_MAX, SUBMISSION_BYTES_MAX
 from entrypoints.http.parameters import JobIdInPath
 from entrypoints.http.problems import problem_of
@@ -29,7 +30,6 @@ from entrypoints.http.requests import (
 )
 from entrypoints.http.strict_json import (
     StrictRequest,
-    disconnection,
     off_the_loop,
     read_json,
     size_of,
@@ -115,11 +115,12 @@ class ClaimController(Controller):
 
         Sent again with its claim_id within ten minutes, it returns the same jobs or fewer.
         """
-        command = data.to_command()
+        command = sent_by(request, limited_claim(request, data.to_command()))
         if data.wait_seconds > 0:
             mark_waiting(request)
-        with disconnection(request) as disconnected:
-            jobs = await fairlog.claim(command, data.wait_seconds, disconnected)
+        with held_open(request, fairlog) as ended:
+            jobs = await fairlog.claim(command, data.wait_seconds, ended)
+        require_still(request, fairlog)
         return Claim(jobs, fairlog.policy.lease_seconds)
 
     @post("/heartbeat", status_code=HTTP_200_OK)
@@ -134,11 +135,12 @@ class ClaimController(Controller):
         With `wait_seconds`, wait until one of them is cancelled. A lost job counts towards limits
         of running jobs until the worker returns it or no longer sends it.
         """
-        command = data.to_command()
+        command = sent_by(request, data.to_command())
         if data.wait_seconds > 0:
             mark_waiting(request)
-        with disconnection(request) as disconnected:
-            held = await fairlog.extend(command, data.wait_seconds, disconnected)
+        with held_open(request, fairlog) as ended:
+            held = await fairlog.extend(command, data.wait_seconds, ended)
+        require_still(request, fairlog)
         return LeasesView(
             held.lease_expires_at,
             [job_id for job_id, _ in held.lost],
@@ -147,22 +149,28 @@ class ClaimController(Controller):
 
     @post("/complete", status_code=HTTP_200_OK, request_max_body_size=BATCH_BYTES_MAX)
     async def report(
-        self, data: JSONBody[OutcomeBatch], fairlog: NamedDependency[Fairlog]
+        self,
+        request: StrictRequest,
+        data: JSONBody[OutcomeBatch],
+        fairlog: NamedDependency[Fairlog],
     ) -> OutcomeAnswers:
         """Report results and errors of many jobs. Each entry has its own answer, in order."""
         data.check()
         entries = await off_the_loop(size_of(*data.jobs), lambda: [_read(one) for one in data.jobs])
-        return await _report(fairlog, entries)
+        return await _report(request, fairlog, entries)
 
     @post("/return", status_code=HTTP_200_OK)
     async def give_back(
-        self, data: JSONBody[ReturnedJobs], fairlog: NamedDependency[Fairlog]
+        self,
+        request: StrictRequest,
+        data: JSONBody[ReturnedJobs],
+        fairlog: NamedDependency[Fairlog],
     ) -> OutcomeAnswers:
         """Return jobs: they are queued at once, and their attempts do not count as failures.
 
         The answer for a lost attempt is 409; it no longer counts towards limits of running jobs.
         """
-        return await _report(fairlog, [(one.job_id, one) for one in data.to_returns()])
+        return await _report(request, fairlog, [(one.job_id, one) for one in data.to_returns()])
 
 
 class OutcomeController(Controller):
@@ -173,23 +181,29 @@ class OutcomeController(Controller):
 
     @post("/complete", status_code=HTTP_200_OK, request_max_body_size=SUBMISSION_BYTES_MAX)
     async def complete(
-        self, job_id: JobIdInPath, data: JSONBody[Completion], fairlog: NamedDependency[Fairlog]
+        self,
+        job_id: JobIdInPath,
+        request: StrictRequest,
+        data: JSONBody[Completion],
+        fairlog: NamedDependency[Fairlog],
     ) -> JobView:
         """Report that an attempt succeeded. The same report sent again changes nothing."""
         wanted = validation.job_id(job_id)
-        return await fairlog.advance(
-            await off_the_loop(size_of(data.result), lambda: data.to_command(wanted))
-        )
+        command = await off_the_loop(size_of(data.result), lambda: data.to_command(wanted))
+        return await fairlog.advance(sent_by(request, command))
 
     @post("/fail", status_code=HTTP_200_OK, request_max_body_size=SUBMISSION_BYTES_MAX)
     async def fail(
-        self, job_id: JobIdInPath, data: JSONBody[Failure], fairlog: NamedDependency[Fairlog]
+        self,
+        job_id: JobIdInPath,
+        request: StrictRequest,
+        data: JSONBody[Failure],
+        fairlog: NamedDependency[Fairlog],
     ) -> JobView:
         """Report that an attempt failed. Another follows if attempts remain."""
         wanted = validation.job_id(job_id)
-        return await fairlog.advance(
-            await off_the_loop(size_of(data.error), lambda: data.to_command(wanted))
-        )
+        command = await off_the_loop(size_of(data.error), lambda: data.to_command(wanted))
+        return await fairlog.advance(sent_by(request, command))
 
 
 _Entry = tuple[int | None, JobCommand | InvalidInput]  # the id as sent, None if unreadable
@@ -206,8 +220,15 @@ def _read(entry: Raw) -> _Entry:
         return outcome.id, without_traceback(error)
 
 
-async def _report(fairlog: Fairlog, entries: Sequence[_Entry]) -> OutcomeAnswers:
-    outcomes = await fairlog.advance_all([command for _, command in entries])
+async def _report(
+    request: StrictRequest, fairlog: Fairlog, entries: Sequence[_Entry]
+) -> OutcomeAnswers:
+    outcomes = await fairlog.advance_all(
+        [
+            command if isinstance(command, InvalidInput) else sent_by(request, command)
+            for _, command in entries
+        ]
+    )
     return OutcomeAnswers(
         [
             _answer_of(job_id, outcome)

@@ -4,8 +4,12 @@ from litestar import MediaType, Response, get
 from litestar.di import NamedDependency
 from litestar.status_codes import HTTP_200_OK, HTTP_503_SERVICE_UNAVAILABLE
 
+from domain.access.rights import Right
 from domain.language import validation
+from domain.language.errors import MissingRight
+from entrypoints.http.access import key_of
 from entrypoints.http.parameters import AsOf
+from entrypoints.http.strict_json import StrictRequest
 from entrypoints.service.fairlog import Fairlog
 from entrypoints.service.views import PastStateView, StatsView
 from entrypoints.use_cases.readiness import Readiness, readiness_of
@@ -33,12 +37,17 @@ async def readyz(fairlog: NamedDependency[Fairlog]) -> Response[Readiness]:
 
 
 @get("/v1/stats", tags=["health"])
-async def stats(fairlog: NamedDependency[Fairlog], as_of: AsOf = None) -> StatsView | PastStateView:
+async def stats(
+    request: StrictRequest, fairlog: NamedDependency[Fairlog], as_of: AsOf = None
+) -> StatsView | PastStateView:
     """Return the jobs by state, the line, the global window and this server's counts.
 
     With `as_of`, return the state at that position or time, with the first 1,000 limits set then.
     """
+    key = key_of(request)
     if as_of is None:
-        return await fairlog.stats()
+        return await fairlog.stats(key)
+    if key is not None:
+        raise MissingRight(key.name, key.role.value, [Right.READ_ALL])
     then, past = validation.as_of(as_of), TimeTravel(fairlog)
     return await fairlog.read_long(lambda connection: past.state(connection, then))

@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated
 
-from litestar import Controller, Request, get, post
+from litestar import Controller, get, post
 from litestar.di import NamedDependency
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import JSONBody, QueryParameter
@@ -15,8 +15,15 @@ from domain.decisions.decide import Submitted
 from domain.jobs.job import State
 from domain.language import validation
 from domain.language.commands import CancelJob, SubmitJob
-from domain.language.errors import InvalidInput, RateLimited, without_traceback
+from domain.language.errors import (
+    FairlogError,
+    InvalidInput,
+    NotAllowed,
+    RateLimited,
+    without_traceback,
+)
 from entrypoints.http import parameters
+from entrypoints.http.access import access_of, count_change, key_of, sent_by
 from entrypoints.http.answers import JsonAnswer, encoded
 from entrypoints.http.forwarding import prefix_of
 from entrypoints.http.idempotency_key import TakesIdempotencyKey, idempotency_key_of
@@ -25,7 +32,13 @@ from entrypoints.http.parameters import JobIdInPath
 from entrypoints.http.problems import Problem, problem_of, refusal_answer
 from entrypoints.http.rate_limit_fields import rate_limit_fields
 from entrypoints.http.requests import TEXT_MAX, BulkRetry, Submission, SubmissionBatch
-from entrypoints.http.strict_json import BYTES_ON_THE_LOOP_MAX, off_the_loop, read_json, size_of
+from entrypoints.http.strict_json import (
+    BYTES_ON_THE_LOOP_MAX,
+    StrictRequest,
+    off_the_loop,
+    read_json,
+    size_of,
+)
 from entrypoints.service.fairlog import Fairlog
 from entrypoints.service.pages import included_of
 from entrypoints.service.views import EventPage, JobPage, JobView
@@ -88,7 +101,7 @@ class JobController(Controller):
         self,
         data: JSONBody[Submission],
         fairlog: NamedDependency[Fairlog],
-        request: Request[Any, Any, Any],
+        request: StrictRequest,
     ) -> JsonAnswer:
         """Submit a job. The same submission sent again returns the same job."""
         key = idempotency_key_of(request)
@@ -97,6 +110,7 @@ class JobController(Controller):
             command = data.to_command(key)
         else:
             command = await off_the_loop(size, lambda: data.to_command(key))
+        command = sent_by(request, command)
         # Only valid submissions are refused and counted. A cached refusal raises no exception: a
         # client may cause ten thousand per second.
         if known := fairlog.limiter.refuse(command.user_id):
@@ -113,13 +127,16 @@ class JobController(Controller):
 
     @post("/batch", status_code=HTTP_200_OK, request_max_body_size=BATCH_BYTES_MAX)
     async def submit_batch(
-        self, data: JSONBody[SubmissionBatch], fairlog: NamedDependency[Fairlog]
+        self,
+        data: JSONBody[SubmissionBatch],
+        fairlog: NamedDependency[Fairlog],
+        request: StrictRequest,
     ) -> SubmissionOutcomes:
         """Submit up to 1,000 jobs. Each has its own answer, in order."""
         data.check()
         commands = await off_the_loop(
             size_of(*data.jobs),
-            lambda: [_command_or_error(one) for one in data.jobs],
+            lambda: [_command_or_error(request, one) for one in data.jobs],
         )
         outcomes = await fairlog.submit_all(commands)
         return SubmissionOutcomes([_outcome(outcome) for outcome in outcomes])
@@ -127,6 +144,7 @@ class JobController(Controller):
     @get()
     async def newest(  # noqa: PLR0913 (a parameter for each condition)
         self,
+        request: StrictRequest,
         fairlog: NamedDependency[Fairlog],
         *,
         user_id: parameters.UserId = None,
@@ -180,43 +198,53 @@ class JobController(Controller):
             page_cursor(cursor),
             limit_of(limit),
             included_of(include),
+            seen_by=key_of(request),
         )
 
     @get("/{job_id:int}")
     async def find(
         self,
         job_id: JobIdInPath,
+        request: StrictRequest,
         fairlog: NamedDependency[Fairlog],
         as_of: parameters.AsOf = None,
     ) -> JobView:
         """Return a job, or its state at the position or time `as_of`."""
         wanted = validation.job_id(job_id)
         if as_of is None:
-            return await fairlog.job(wanted)
+            return await fairlog.job(wanted, key_of(request))
         then, past = validation.as_of(as_of), TimeTravel(fairlog)
-        return await fairlog.read_long(lambda connection: past.job(connection, wanted, then))
+        return await fairlog.read_long(
+            lambda connection: past.job(connection, wanted, then, key_of(request))
+        )
 
     @get("/{job_id:int}/events")
     async def history(
         self,
         job_id: JobIdInPath,
+        request: StrictRequest,
         fairlog: NamedDependency[Fairlog],
         after: parameters.After = 0,
         limit: parameters.Limit = 100,
     ) -> EventPage:
         """Return all events of a job, in log order."""
-        return await fairlog.history(validation.job_id(job_id), position_of(after), limit_of(limit))
+        return await fairlog.history(
+            validation.job_id(job_id), position_of(after), limit_of(limit), key_of(request)
+        )
 
     @get("/{job_id:int}/explain")
     async def explain(
-        self, job_id: JobIdInPath, fairlog: NamedDependency[Fairlog]
+        self, job_id: JobIdInPath, request: StrictRequest, fairlog: NamedDependency[Fairlog]
     ) -> ExplanationView:
         """Explain in sentences and numbers why a job has not started, or how it ended."""
-        return await explain_job(fairlog, validation.job_id(job_id))
+        return await explain_job(fairlog, validation.job_id(job_id), key_of(request))
 
     @post("/retry", status_code=HTTP_200_OK)
     async def retry_many(
-        self, data: JSONBody[BulkRetry], fairlog: NamedDependency[Fairlog]
+        self,
+        data: JSONBody[BulkRetry],
+        request: StrictRequest,
+        fairlog: NamedDependency[Fairlog],
     ) -> RetriedJobs:
         """Retry the failed or cancelled jobs that match, newest first.
 
@@ -224,28 +252,35 @@ class JobController(Controller):
         the end. Each job counts as a submission of its user. If the answer has
         `retry_after_seconds`, wait for that time before the next call.
         """
-        return await retry_jobs(fairlog, data.to_filter(), page_cursor(data.cursor))
+        return await retry_jobs(
+            fairlog, data.to_filter(), page_cursor(data.cursor), access_of(request)
+        )
 
     @post("/{job_id:int}/cancel", status_code=HTTP_200_OK)
-    async def cancel(self, job_id: JobIdInPath, fairlog: NamedDependency[Fairlog]) -> JobView:
+    async def cancel(
+        self, job_id: JobIdInPath, request: StrictRequest, fairlog: NamedDependency[Fairlog]
+    ) -> JobView:
         """Cancel a job that has not ended. Its worker learns of it from its next heartbeat."""
-        return await fairlog.advance(CancelJob(job_id=validation.job_id(job_id)))
+        command = CancelJob(job_id=count_change(request, fairlog, job_id))
+        return await fairlog.advance(sent_by(request, command))
 
     @post("/{job_id:int}/retry", status_code=HTTP_200_OK)
-    async def retry(self, job_id: JobIdInPath, fairlog: NamedDependency[Fairlog]) -> JobView:
+    async def retry(
+        self, job_id: JobIdInPath, request: StrictRequest, fairlog: NamedDependency[Fairlog]
+    ) -> JobView:
         """Retry a failed or cancelled job. It counts as a submission of its user."""
-        return await retry_job(fairlog, validation.job_id(job_id))
+        return await retry_job(fairlog, count_change(request, fairlog, job_id), access_of(request))
 
 
 def _status(submitted: Submitted) -> int:
     return HTTP_200_OK if submitted.is_duplicate else HTTP_202_ACCEPTED
 
 
-def _command_or_error(one: Raw) -> SubmitJob | InvalidInput:
+def _command_or_error(request: StrictRequest, one: Raw) -> SubmitJob | FairlogError:
     try:
         submission: Submission = read_json(one, Submission)
-        return submission.to_command()
-    except InvalidInput as error:
+        return sent_by(request, submission.to_command())
+    except (InvalidInput, NotAllowed) as error:
         return without_traceback(error)
 
 

@@ -17,12 +17,13 @@ from domain.jobs.job import State
 from domain.language.errors import RateLimited, UnknownJob
 from domain.language.identifiers import POSITION_MAX, JobId, UserId
 from domain.language.ranges import JOB_ID, NAME, Count, Name, Time
+from entrypoints.http.access import key_of, sent_by
 from entrypoints.http.jobs import SUBMISSION_BYTES_MAX
 from entrypoints.http.parameters import JobIdInPath
 from entrypoints.http.problems import headers_of, problem_of
 from entrypoints.http.rate_limit_fields import rate_limit_fields
 from entrypoints.http.requests import Submission
-from entrypoints.http.strict_json import off_the_loop
+from entrypoints.http.strict_json import StrictRequest, off_the_loop
 from entrypoints.service.fairlog import Fairlog
 from entrypoints.service.pages import Included
 from entrypoints.service.views import JobView
@@ -111,7 +112,10 @@ class LegacyController(Controller):
 
     @post("/submit_job", status_code=HTTP_200_OK, request_max_body_size=SUBMISSION_BYTES_MAX)
     async def submit(
-        self, data: JSONBody[LegacySubmission], fairlog: NamedDependency[Fairlog]
+        self,
+        data: JSONBody[LegacySubmission],
+        request: StrictRequest,
+        fairlog: NamedDependency[Fairlog],
     ) -> Response[LegacyAnswer]:
         """Submit a text for the kind `echo`. The status is 429 if a rate limit refuses it."""
         submission = Submission(
@@ -120,7 +124,7 @@ class LegacyController(Controller):
             payload=Raw(msgspec.json.encode(data.payload)),
             deduplicate=True,
         )
-        command = await off_the_loop(len(data.payload), submission.to_command)
+        command = sent_by(request, await off_the_loop(len(data.payload), submission.to_command))
         try:
             submitted, view = await fairlog.submit(command)
         except RateLimited as error:
@@ -134,25 +138,36 @@ class LegacyController(Controller):
         )
 
     @get("/job_status/{job_id:int}")
-    async def status(self, job_id: JobIdInPath, fairlog: NamedDependency[Fairlog]) -> LegacyAnswer:
+    async def status(
+        self, job_id: JobIdInPath, request: StrictRequest, fairlog: NamedDependency[Fairlog]
+    ) -> LegacyAnswer:
         """Return a job's state. An unknown job has the state `not_found`."""
         if job_id > POSITION_MAX:
             return _not_found(job_id)
         try:
-            return _answer(await fairlog.job(JobId(job_id)), is_duplicate=False)
+            view = await fairlog.job(JobId(job_id), key_of(request))
+            return _answer(view, is_duplicate=False)
         except UnknownJob:
             return _not_found(job_id)
 
     @get("/dashboard")
-    async def dashboard(self, fairlog: NamedDependency[Fairlog]) -> LegacyDashboard:
+    async def dashboard(
+        self, request: StrictRequest, fairlog: NamedDependency[Fairlog]
+    ) -> LegacyDashboard:
         """Return the numbers of jobs and the newest: running, failed (10) and of any state (20).
 
         A list is shorter if its payloads and results are large.
         """
-        counts = await fairlog.read(fairlog.jobs.counts)
-        running = await fairlog.newest_jobs(None, State.RUNNING, None, _RUNNING_MAX, _INCLUDED)
-        failed = await fairlog.newest_jobs(None, State.FAILED, None, _FAILED_MAX, _INCLUDED)
-        recent = await fairlog.newest_jobs(None, None, None, _RECENT_MAX, _INCLUDED)
+        key = key_of(request)
+        counts = await fairlog.counts(key)
+        running, failed, recent = [
+            await fairlog.newest_jobs(None, state, None, most, _INCLUDED, seen_by=key)
+            for state, most in (
+                (State.RUNNING, _RUNNING_MAX),
+                (State.FAILED, _FAILED_MAX),
+                (None, _RECENT_MAX),
+            )
+        ]
         return LegacyDashboard(
             LegacyStats(
                 total_jobs=sum(counts.values()),

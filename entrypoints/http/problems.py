@@ -1,5 +1,6 @@
 """The conversion of errors to problem details (RFC 9457); errors themselves know no HTTP."""
 
+import math
 from functools import lru_cache
 from http import HTTPStatus
 from typing import Any
@@ -22,19 +23,26 @@ from domain.language.errors import (
     JobHasMovedOn,
     JobHasNotEnded,
     JobWasErased,
+    KeyExists,
+    KeyHasEnded,
+    KeyNotValid,
     KeyReusedWithOtherPayload,
     LeaseHasEnded,
     LogFileReplaced,
     LogTooNew,
     LogUnavailable,
+    NotAllowed,
     NotTheCurrentAttempt,
     QueueFull,
     RateLimited,
     Refusal,
     ReturnedTooOften,
     TimeWasUp,
+    TooManyKeys,
     TooManyKinds,
+    TooManySecrets,
     UnknownJob,
+    UnknownKey,
 )
 from domain.language.events import RateLimitDecided
 from domain.language.identifiers import UserId
@@ -42,6 +50,8 @@ from domain.language.moments import later
 from entrypoints.http.answers import PROBLEM, JsonAnswer, encoded
 from entrypoints.http.forwarding import client_of
 from entrypoints.http.rate_limit_fields import rate_limit_fields, seconds_until
+from entrypoints.http.wrong_keys import TooManyWrongKeys
+from entrypoints.service.change_limits import TooManyChanges
 
 INTERNAL_ERROR = "The server failed to process the request."
 QUOTA_EXCEEDED = "https://iana.org/assignments/http-problem-types#quota-exceeded"
@@ -63,6 +73,15 @@ _STATUS: dict[type[FairlogError], HTTPStatus] = {
     JobWasErased: HTTPStatus.CONFLICT,
     BodiesAreNeeded: HTTPStatus.CONFLICT,
     JobHasMovedOn: HTTPStatus.CONFLICT,
+    KeyNotValid: HTTPStatus.UNAUTHORIZED,
+    NotAllowed: HTTPStatus.FORBIDDEN,
+    TooManyWrongKeys: HTTPStatus.TOO_MANY_REQUESTS,
+    TooManyChanges: HTTPStatus.TOO_MANY_REQUESTS,
+    KeyExists: HTTPStatus.CONFLICT,
+    KeyHasEnded: HTTPStatus.CONFLICT,
+    TooManyKeys: HTTPStatus.CONFLICT,
+    TooManySecrets: HTTPStatus.CONFLICT,
+    UnknownKey: HTTPStatus.NOT_FOUND,
     InvalidInput: HTTPStatus.BAD_REQUEST,
     LogUnavailable: HTTPStatus.SERVICE_UNAVAILABLE,
     LogFileReplaced: HTTPStatus.SERVICE_UNAVAILABLE,
@@ -96,7 +115,8 @@ def problem_of(error: Exception) -> Problem:
             "window_seconds": error.window_seconds,
             "resets_at": error.resets_at,
         }
-    if isinstance(error, KeyReusedWithOtherPayload | UnknownJob | NotTheCurrentAttempt):
+    about_job = KeyReusedWithOtherPayload | UnknownJob | NotTheCurrentAttempt
+    if isinstance(error, about_job) and error.job_id is not None:
         problem["job_id"] = error.job_id
     return problem
 
@@ -106,6 +126,12 @@ def headers_of(error: Exception) -> dict[str, str]:
     headers: dict[str, str] = {}
     if isinstance(error, RateLimited):
         headers["Retry-After"] = str(seconds_until(error.resets_at, error.decided_at))
+    elif isinstance(error, KeyNotValid):
+        headers["WWW-Authenticate"] = 'Bearer realm="fairlog"'
+    elif isinstance(error, NotAllowed):
+        headers["WWW-Authenticate"] = 'Bearer realm="fairlog", error="insufficient_scope"'
+    elif isinstance(error, TooManyWrongKeys | TooManyChanges):
+        headers["Retry-After"] = str(math.ceil(error.seconds))
     elif isinstance(error, LogUnavailable | QueueFull | LogTooNew):
         headers["Retry-After"] = _RETRY_SECONDS
     if isinstance(error, Refusal) and error.decision is not None and error.decided_at is not None:

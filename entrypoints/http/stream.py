@@ -1,5 +1,6 @@
 """The log as Server-Sent Events: each event once, in order, resumable by position."""
 
+import contextlib
 from collections import OrderedDict
 from collections.abc import AsyncIterator
 from typing import Annotated, Final
@@ -11,18 +12,20 @@ from litestar.di import NamedDependency
 from litestar.params import HeaderParameter
 from litestar.response import Stream
 
-from adapters.log.audit_log import EventFilter, StoredEvent
+from adapters.log.audit_log import EventFilter, StoredEvent, limited_to
 from domain.language import validation
 from domain.language.errors import FairlogError, InvalidInput
 from domain.language.identifiers import POSITION_MAX
 from entrypoints.feeds.event_feed import Page
 from entrypoints.feeds.log_watcher import LogWatcher
 from entrypoints.http import parameters
+from entrypoints.http.access import access_of, key_of, until_ended
 from entrypoints.http.audit import known_types
 from entrypoints.http.paging import position_of
 from entrypoints.http.strict_json import StrictRequest
 from entrypoints.http.waiting import mark_waiting
 from entrypoints.service.fairlog import Fairlog
+from entrypoints.service.key_ring import Access
 from entrypoints.service.views import event_view
 
 HEARTBEAT_SECONDS: Final = 10.0  # proxies and browsers close silent connections
@@ -91,6 +94,7 @@ async def stream(  # noqa: PLR0913, PLR0917 (a parameter each)
         types=known_types(event_type or []),
         by=None if by is None else validation.key_name(by),
     )
+    wanted = limited_to(wanted, key_of(request))
     position = last_event_position(last_event_id)
     if position is None and after is not None:
         position = position_of(after)
@@ -100,20 +104,32 @@ async def stream(  # noqa: PLR0913, PLR0917 (a parameter each)
         await wait_for_position(fairlog.log_watcher, position)
     mark_waiting(request)
     return Stream(
-        _frames(fairlog, encoded, wanted, position), media_type="text/event-stream", headers=HEADERS
+        _frames(fairlog, encoded, wanted, position, access_of(request)),
+        media_type="text/event-stream",
+        headers=HEADERS,
     )
 
 
 async def _frames(
-    fairlog: Fairlog, encoded: EncodedEvents, wanted: EventFilter, position: int
+    fairlog: Fairlog,
+    encoded: EncodedEvents,
+    wanted: EventFilter,
+    position: int,
+    access: Access | None,
 ) -> AsyncIterator[bytes]:
+    """Yield frames until the server stops or the caller's key ends."""
     # A client that is disconnected before its first event resumes at this position.
     yield b"retry: %d\nid: %d\n\n" % (RETRY_MILLISECONDS, position)
     try:
-        async for page in fairlog.event_feed.listen(wanted, position, HEARTBEAT_SECONDS):
-            frame = _frame(page, encoded)
-            del page  # while a client does not read, only its frame stays in memory
-            yield frame
+        async with contextlib.aclosing(
+            until_ended(
+                fairlog, access, fairlog.event_feed.listen(wanted, position, HEARTBEAT_SECONDS)
+            )
+        ) as pages:
+            async for page in pages:
+                frame = _frame(page, encoded)
+                del page  # while a client does not read, only its frame stays in memory
+                yield frame
     except FairlogError as error:  # the client reconnects
         _log.warning("stream_ended", reason=str(error))
 

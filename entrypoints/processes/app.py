@@ -12,12 +12,14 @@ from adapters.supervision import repeat
 from domain.language.errors import FairlogError
 from domain.language.identifiers import ServerId
 from entrypoints.dashboard.router import dashboard
+from entrypoints.http.access import Guard
 from entrypoints.http.audit import audit
 from entrypoints.http.claims import ClaimController, OutcomeController
 from entrypoints.http.edge import EdgeApp
 from entrypoints.http.forwarding import TrustedProxies
 from entrypoints.http.health import livez, readyz, stats
 from entrypoints.http.jobs import JobController
+from entrypoints.http.keys import KeyController
 from entrypoints.http.legacy import LegacyController
 from entrypoints.http.limits import LimitController
 from entrypoints.http.metrics import ServerMetrics, metrics
@@ -26,9 +28,11 @@ from entrypoints.http.query import check_query
 from entrypoints.http.schema import SchemaPage, StructSchemas
 from entrypoints.http.stream import EncodedEvents, stream
 from entrypoints.http.strict_json import StrictRequest
+from entrypoints.http.wrong_keys import WrongKeys
 from entrypoints.runtime.host_names import AcceptedHosts
 from entrypoints.service.fairlog import Fairlog
 from entrypoints.service.job_log import WRITE_SECONDS, JobLog
+from entrypoints.service.key_ring import REFRESH_SECONDS
 from entrypoints.service.submission_limiter import REPORT_SECONDS, WATCH_SECONDS
 from entrypoints.worker.embedded import EmbeddedWorker
 from entrypoints.worker.handler_pool import HandlerPool
@@ -46,11 +50,12 @@ def create_app(
     executor: HandlerPool | None = None,
     hosts: AcceptedHosts,
     proxies: TrustedProxies,
+    has_public_metrics: bool = False,
 ) -> Litestar:
     """Create the app of one server process. It uses the database and the writer of `fairlog`.
 
     With an `executor`, a worker inside it runs up to `workers` jobs at once. `server_id` is the
-    name under which recovery finds these jobs.
+    name under which recovery finds these jobs. `has_public_metrics`: /metrics needs no key.
     """
 
     @contextlib.asynccontextmanager
@@ -61,6 +66,7 @@ def create_app(
             _periodic(fairlog, "due_jobs", fairlog.enforce_deadlines, CLOCK_SECONDS),
             _periodic(fairlog, "refusal_reports", fairlog.limiter.begin_report, REPORT_SECONDS),
             _periodic(fairlog, "job_log", job_log.write, WRITE_SECONDS),
+            _periodic(fairlog, "keys", fairlog.key_ring.refresh, REFRESH_SECONDS),
             _periodic(fairlog, "limit_changes", fairlog.limiter.watch_limits, WATCH_SECONDS),
         ]
         worker = EmbeddedWorker(fairlog, executor, workers, server_id) if executor else None
@@ -84,6 +90,7 @@ def create_app(
         fairlog.handler_note = executor.note
         fairlog.supervisor.add_probe(executor.trouble)
     server_metrics = ServerMetrics(fairlog, executor)
+    guard = Guard(fairlog.key_ring, WrongKeys(), has_public_metrics=has_public_metrics)
     encoded, structs = EncodedEvents(), StructSchemas()
     app = EdgeApp(
         route_handlers=[
@@ -91,6 +98,7 @@ def create_app(
             OutcomeController,
             ClaimController,
             LimitController,
+            KeyController,
             LegacyController,
             audit,
             livez,
@@ -105,6 +113,7 @@ def create_app(
             "server_metrics": Provide(lambda: server_metrics, sync_to_thread=False),
             "encoded": Provide(lambda: encoded, sync_to_thread=False),
         },
+        guards=[guard],
         exception_handlers={Exception: answer_error},
         request_class=StrictRequest,
         before_request=check_query,

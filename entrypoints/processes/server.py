@@ -108,6 +108,7 @@ def _serve(
         executor=executor,
         hosts=hosts_of(options.host, settings.allowed_hosts),
         proxies=TrustedProxies(settings.trusted_proxies),
+        has_public_metrics=settings.public_metrics,
     )
     tune_interpreter()
     allow_files(settings.max_connections)

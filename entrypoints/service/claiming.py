@@ -15,13 +15,13 @@ from msgspec.structs import replace
 
 from domain.decisions.decide import Claimed
 from domain.language.commands import ClaimJobs
-from domain.language.identifiers import Kind, WorkerId
+from domain.language.identifiers import KeyName, Kind, WorkerId
 from entrypoints.feeds.work_signal import WorkSignal
 
 LATELY_SECONDS: Final = 60.0  # a request that ended longer ago no longer counts
 KINDS_KEPT_MAX: Final = 1000  # beyond this, older requests are dropped
 
-_ClaimKey = tuple[WorkerId, str]  # a worker and its claim_id
+_ClaimKey = tuple[KeyName | None, WorkerId, str]  # an API key, its worker and the claim_id
 _NOTHING: Final = Claimed(())
 
 
@@ -116,7 +116,7 @@ class Claiming:
         if command.claim_id is None:
             yield
             return
-        claim = command.worker, command.claim_id
+        claim = command.key_name, command.worker, command.claim_id
         if earlier := self._named.get(claim):
             earlier.set()
         self._named[claim] = unwanted

@@ -18,13 +18,16 @@ from adapters.log import audit_log
 from adapters.log.audit_log import EventFilter, StoredEvent
 from adapters.log.event_log import SqlEventLog
 from adapters.log.histories import of_types
+from adapters.log.key_events import keys_after
 from adapters.supervision import Supervisor
 from adapters.writer.writer import WritePath
+from domain.access.keys import ApiKey
 from domain.decisions.batch import Outcome
 from domain.decisions.decide import Answer, Claimed, JobsUpdated, JobUpdated, LeasesHeld, Submitted
 from domain.jobs.job import ENDED, Job
 from domain.language.commands import (
     AcceptClock,
+    Caller,
     ChangeLimit,
     ClaimJobs,
     CompleteJob,
@@ -52,8 +55,10 @@ from entrypoints.feeds.projector_runner import ProjectorRunner
 from entrypoints.feeds.work_signal import JOBS_PER_LOOK_MAX, Work, WorkSignal
 from entrypoints.runtime.page_bytes import PAGE_BYTES_MAX
 from entrypoints.service.cancellations import Cancellations, Cancelled
+from entrypoints.service.change_limits import ChangeLimits
 from entrypoints.service.claiming import Claiming
 from entrypoints.service.due_jobs import JOBS_PER_PAGE, DueJobs
+from entrypoints.service.key_ring import KeyRing, KeysRead
 from entrypoints.service.long_reads import LARGE_BYTES
 from entrypoints.service.pages import EVERYTHING, fitting_jobs
 from entrypoints.service.payloads import Payloads
@@ -87,7 +92,10 @@ class Fairlog(Queries):
         policy: Policy,
         projector_runner: ProjectorRunner,
         supervisor: Supervisor,
+        *,
+        requires_keys: bool = False,
     ) -> None:
+        """`requires_keys`: every request needs an API key, even if there is none yet."""
         super().__init__(database, log, policy, supervisor)
         self.writer = writer
         self.log_watcher = watcher = LogWatcher(self._position, supervisor.part("log_news"))
@@ -96,6 +104,8 @@ class Fairlog(Queries):
         )
         writer.observe(self.limiter.batch_written)
         writer.observe(watcher.batch_written)
+        self.key_ring = KeyRing(self._read_keys, requires_keys=requires_keys)
+        writer.observe(self.key_ring.batch_written)
         self.work = WorkSignal(watcher, self._work_in_line, supervisor.part("work_news"))
         self.cancellations = Cancellations(
             watcher, self._cancelled, supervisor.part("cancellations")
@@ -103,6 +113,7 @@ class Fairlog(Queries):
         self.event_feed = EventFeed(watcher, self._read_events, supervisor.part("event_feed"))
         self.claiming = Claiming(self._decide_claim, self.work)
         self.payloads = Payloads(self.read_bodies)
+        self.change_limits = ChangeLimits(policy.window_seconds)
         self._slices = Slices()
         self._due_jobs = DueJobs(self.jobs)
         self.projector_runner = projector_runner
@@ -132,6 +143,15 @@ class Fairlog(Queries):
 
     async def _position(self) -> int:
         return await self.read(self.log.position)
+
+    async def _read_keys(self, known: KeysRead) -> KeysRead:
+        def query(connection: Connection) -> KeysRead:
+            version, now = self.log.version_and_now(connection)
+            changed = version != known.version
+            keys = keys_after(connection, known.keys) if changed else known.keys
+            return KeysRead(keys, version, now)
+
+        return await self.read(query)
 
     async def _work_in_line(self, kinds: Collection[Kind | None]) -> Work:
         named = [kind for kind in kinds if kind is not None]
@@ -233,22 +253,28 @@ class Fairlog(Queries):
         claimed = await self.claiming.claim(command, wait_seconds, unwanted)
         if unwanted is not None and unwanted.is_set() and command.claim_id is None:
             await self.advance_all(
-                [ReturnJob(job_id=job.id, attempt=job.attempt) for job in claimed.jobs]
+                [
+                    ReturnJob(job_id=job.id, attempt=job.attempt, by=command.by)
+                    for job in claimed.jobs
+                ]
             )
             return []
         try:
-            return await self._claimed(claimed.jobs)
+            return await self._claimed(claimed.jobs, command.by)
         except (LogUnavailable, QueueFull):
             if command.claim_id is None:  # otherwise the caller requests them again
                 await self.advance_all(
-                    [ReturnJob(job_id=job.id, attempt=job.attempt) for job in claimed.jobs]
+                    [
+                        ReturnJob(job_id=job.id, attempt=job.attempt, by=command.by)
+                        for job in claimed.jobs
+                    ]
                 )
             raise
 
     async def _decide_claim(self, command: ClaimJobs) -> Claimed:
         return await self._execute(command, Claimed)
 
-    async def _claimed(self, jobs: Sequence[Job]) -> list[ClaimedJob]:
+    async def _claimed(self, jobs: Sequence[Job], by: Caller | None) -> list[ClaimedJob]:
         """Return the jobs whose payloads exist, and return the others to the line.
 
         Raises `BodyMissing` if no job is left.
@@ -260,7 +286,7 @@ class Fairlog(Queries):
             without = [job for job in jobs if job.id not in payloads]
             _log.error("payloads_missing", jobs=[job.id for job in without], reason=str(missing))
             await self.advance_all(
-                [ReturnJob(job_id=job.id, attempt=job.attempt) for job in without]
+                [ReturnJob(job_id=job.id, attempt=job.attempt, by=by) for job in without]
             )
             if not payloads:
                 raise fresh_copy(missing)
@@ -297,7 +323,9 @@ class Fairlog(Queries):
             held = await self._execute(command, LeasesHeld)
             if held.lost:
                 return held
-            return replace(held, lost=await listener.wait(wait_seconds, unwanted))
+            own = set(command.jobs)  # another key's worker may have the same name
+            lost = await listener.wait(wait_seconds, unwanted)
+            return replace(held, lost=[one for one in lost if one in own])
 
     async def _cancelled(self, after: int) -> Cancelled:
         return await self.read(lambda connection: self._cancelled_after(connection, after))
@@ -424,8 +452,13 @@ class Fairlog(Queries):
         assert isinstance(outcome, JobsUpdated), outcome
         return outcome
 
-    async def stats(self) -> StatsView:
+    async def stats(self, seen_by: ApiKey | None = None) -> StatsView:
         """Return counts, the line, the global window and the totals of this server."""
+        if seen_by is not None:
+            key = seen_by
+            return await self.read_long(
+                lambda connection: self.own_stats_view(connection, self.rates(), key)
+            )
         return await self.read(lambda connection: self.stats_view(connection, self.rates()))
 
     def rates(self) -> RatesView:

@@ -10,9 +10,10 @@ from sqlalchemy.engine import Connection
 
 from adapters.database.database import Database
 from adapters.log import audit_log
-from adapters.log.audit_log import EventFilter, StoredEvent
+from adapters.log.audit_log import EventFilter, StoredEvent, limited_to
 from adapters.log.event_log import SqlEventLog
 from adapters.supervision import Supervisor
+from domain.access.keys import ApiKey
 from domain.jobs.job import Job, State
 from domain.language.errors import BodyMissing, InvalidInput, LogCorrupt, LogUnavailable, UnknownJob
 from domain.language.identifiers import GLOBAL, JobId, Kind, UserId
@@ -44,6 +45,7 @@ from entrypoints.service.views import (
 from projections.inline.jobs import JobQueries
 from projections.inline.windows import WindowQueries
 from projections.queries.line_queries import LineQueries
+from projections.queries.visible_jobs import VisibleJobs
 from projections.storage import registry
 
 READ_THREADS: Final = 8
@@ -68,6 +70,7 @@ class Queries:
         self.log = log
         self.policy = policy
         self.jobs = JobQueries(registry.current("jobs"))
+        self.visible_jobs = VisibleJobs(registry.current("jobs"))
         self.line = LineQueries(registry.current("line"))
         self.windows = WindowQueries(registry.current("windows"))
         self._long_reads = LongReads("long-read")
@@ -141,11 +144,15 @@ class Queries:
             progress.has_begun = True
             return query(connection)
 
-    async def job(self, job_id: JobId) -> JobView:
-        """Return a job with its bodies. Raises `UnknownJob`."""
+    async def job(self, job_id: JobId, seen_by: ApiKey | None = None) -> JobView:
+        """Return a job with its bodies. Raises `UnknownJob`, also if the key may not see it."""
 
         def query(connection: Connection) -> list[JobView] | Job:
-            found = list(self.jobs.find(connection, [job_id]).values())
+            found = [
+                job
+                for job in self.jobs.find(connection, [job_id]).values()
+                if seen_by is None or seen_by.is_for(job.user_id, job.kind)
+            ]
             if found and found[0].payload_bytes > LARGE_BYTES:
                 return found[0]
             return self.views(connection, found)
@@ -158,6 +165,13 @@ class Queries:
             raise UnknownJob(job_id)
         return found[0]
 
+    async def counts(self, seen_by: ApiKey | None = None) -> dict[State, int]:
+        """Return the number of jobs by state, of those that the key may see."""
+        if seen_by is None:
+            return await self.read(self.jobs.counts)
+        key = seen_by
+        return await self.read_long(lambda connection: self.visible_jobs.counts(connection, key))
+
     async def newest_jobs(
         self,
         user_id: UserId | None,
@@ -165,21 +179,30 @@ class Queries:
         below: int | None,
         limit: int,
         included: Included = SHORTENED_ERRORS,
+        seen_by: ApiKey | None = None,
     ) -> JobPage:
         """Return up to `limit` jobs with ids below `below`, newest first; None: no condition.
+
+        `seen_by` is the key that may see only its own.
 
         A page ends early if its bodies would have more than PAGE_BYTES_MAX bytes together.
         """
 
         def query(connection: Connection) -> JobPage | _Fitting:
-            found = self.jobs.newest(connection, user_id, state, below, limit + 1)
+            found = (
+                self.jobs.newest(connection, user_id, state, below, limit + 1)
+                if seen_by is None
+                else self.visible_jobs.newest(connection, seen_by, user_id, state, below, limit + 1)
+            )
             shown, size = fitting_jobs(connection, found[:limit], included, PAGE_BYTES_MAX)
             following = str(shown[-1].id) if len(found) > len(shown) else None
             if size > LARGE_BYTES:
                 return _Fitting(shown, following)
             return JobPage(self.views(connection, shown, included=included), following)
 
-        if limit > LARGE_ENTRIES:
+        if seen_by is not None:
+            found = await self.read_long(query)
+        elif limit > LARGE_ENTRIES:
             found = await self.read_large(query)
         else:
             found = await self.read(query)
@@ -250,9 +273,11 @@ class Queries:
         following = shown[-1].position if len(found) > len(shown) else None
         return EventPage([event_view(event) for event in shown], following)
 
-    async def history(self, job_id: JobId, after: int, limit: int) -> EventPage:
-        """Return a page of the job's events. Raises `UnknownJob`."""
-        page = await self.events(EventFilter(job_id=job_id), after, limit)
+    async def history(
+        self, job_id: JobId, after: int, limit: int, seen_by: ApiKey | None = None
+    ) -> EventPage:
+        """Return a page of the job's events that the key may see. Raises `UnknownJob`."""
+        page = await self.events(limited_to(EventFilter(job_id=job_id), seen_by), after, limit)
         if not page.events and after == 0:
             raise UnknownJob(job_id)
         return page
@@ -295,6 +320,32 @@ class Queries:
         """Return the load of a kind, with zeros if it has no jobs."""
         load = await self.read(lambda connection: self.line.kind(connection, kind))
         return KindView(kind, load.waiting, load.running, load.running_limit)
+
+    def own_stats_view(
+        self, connection: Connection, rates: RatesView, seen_by: ApiKey
+    ) -> StatsView:
+        """Return what a key may see of the statistics: its jobs, and the turns of its users."""
+        counts = self.visible_jobs.counts(connection, seen_by)
+        users = [
+            (user_id, self.line.user(connection, user_id))
+            for user_id in seen_by.created.users[:FRONT_OF_LINE]
+        ]
+        return StatsView(
+            position=self.log.position(connection),
+            jobs=counts,
+            total=sum(counts.values()),
+            line=LineView(
+                counts[State.QUEUED],
+                [],
+                [
+                    TurnView(user_id, user.turn or 0, user.last_served, user.waiting, user.running)
+                    for user_id, user in users
+                    if user is not None and user.waiting
+                ],
+            ),
+            global_=self._global_window(connection),
+            rates=rates,
+        )
 
     def stats_view(self, connection: Connection, rates: RatesView) -> StatsView:
         """Return counts by state, the line and the global window, from stored counts."""

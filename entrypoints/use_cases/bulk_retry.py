@@ -13,6 +13,7 @@ from domain.language.errors import RateLimited, Refusal, fresh_copy
 from domain.language.identifiers import JobId, Kind, UserId
 from domain.language.ranges import JOB_ID, Count
 from entrypoints.service.fairlog import Fairlog
+from entrypoints.service.key_ring import Access
 from entrypoints.use_cases.find_jobs import JobConditions, find_jobs
 from entrypoints.use_cases.retries import retry_all
 
@@ -43,7 +44,9 @@ class RetriedJobs(Struct, frozen=True, omit_defaults=True):
     ] = None
 
 
-async def retry_jobs(fairlog: Fairlog, wanted: RetryFilter, below: int | None) -> RetriedJobs:
+async def retry_jobs(
+    fairlog: Fairlog, wanted: RetryFilter, below: int | None, access: Access | None = None
+) -> RetriedJobs:
     """Retry the jobs that match and have an id smaller than `below`, if given.
 
     Jobs that were retried meanwhile are left out; those whose user's window is used up come again
@@ -59,7 +62,7 @@ async def retry_jobs(fairlog: Fairlog, wanted: RetryFilter, below: int | None) -
         lambda connection: find_jobs(connection, conditions, below, wanted.jobs_max)
     )
     ids = [job.id for job in found.jobs]
-    outcomes = await retry_all(fairlog, ids)
+    outcomes = await retry_all(fairlog, ids, access)
     retried: list[JobId] = []
     later: list[JobId] = []
     seconds: int | None = None

@@ -8,6 +8,7 @@ from sqlalchemy.engine import Connection
 
 from adapters.log import audit_log
 from adapters.log.audit_log import EventFilter, StoredEvent
+from domain.access.keys import ApiKey
 from domain.audit.explanation import Count, ExplanationInput, Workers, explain
 from domain.jobs.job import Job, State
 from domain.language.errors import UnknownJob
@@ -34,9 +35,15 @@ _NONE: Final = Count(0)
 ExplanationView = dict[str, Any]
 
 
-async def explain_job(fairlog: Fairlog, job_id: JobId) -> ExplanationView:
-    """Return `{"job_id", "state", "summary", "reasons"}`. Raises `UnknownJob`."""
+async def explain_job(
+    fairlog: Fairlog, job_id: JobId, seen_by: ApiKey | None = None
+) -> ExplanationView:
+    """Return `{"job_id", "state", "summary", "reasons"}`. Raises `UnknownJob`,
+    also if the key may not see the job.
+    """
     facts = await fairlog.read_long(lambda connection: input_of(fairlog, connection, job_id))
+    if seen_by is not None and not seen_by.is_for(facts.job.user_id, facts.job.kind):
+        raise UnknownJob(job_id)
     explained = explain(facts)
     return {
         "job_id": job_id,

@@ -9,9 +9,11 @@ from datetime import datetime
 from typing import Final
 
 from msgspec import Struct
+from msgspec.structs import replace
 from sqlalchemy.engine import Connection
 
 from adapters.log import audit_log
+from domain.access.keys import ApiKey
 from domain.jobs.failure import unreported_error
 from domain.jobs.job import Job, State
 from domain.language.identifiers import Kind, UserId
@@ -51,18 +53,28 @@ class FoundJobs(Struct, frozen=True):
 
 
 async def job_page(
-    fairlog: Fairlog, wanted: JobConditions, below: int | None, limit: int, included: Included
+    fairlog: Fairlog,
+    wanted: JobConditions,
+    below: int | None,
+    limit: int,
+    included: Included,
+    *,
+    seen_by: ApiKey | None = None,
 ) -> JobPage:
     """Return a page of at most `limit` jobs with ids below `below`; None: the newest.
+
+    `seen_by` is the API key that may see only its own; None: all jobs.
 
     It ends early if its bodies would have more than PAGE_BYTES_MAX bytes together. Raises
     `BodyMissing`.
     """
     if wanted.are_indexed:
-        return await fairlog.newest_jobs(wanted.user_id, wanted.state, below, limit, included)
+        return await fairlog.newest_jobs(
+            wanted.user_id, wanted.state, below, limit, included, seen_by=seen_by
+        )
 
     def read(connection: Connection) -> JobPage:
-        found = find_jobs(connection, wanted, below, limit)
+        found = find_jobs(connection, wanted, below, limit, seen_by)
         shown, _ = fitting_jobs(connection, found.jobs, included, PAGE_BYTES_MAX)
         following = found.next if len(shown) == len(found.jobs) else shown[-1].id
         views = fairlog.views(connection, shown, included=included)
@@ -72,9 +84,17 @@ async def job_page(
 
 
 def find_jobs(
-    connection: Connection, wanted: JobConditions, below: int | None, jobs_max: int
+    connection: Connection,
+    wanted: JobConditions,
+    below: int | None,
+    jobs_max: int,
+    seen_by: ApiKey | None = None,
 ) -> FoundJobs:
-    """Find at most `jobs_max` jobs with ids below `below`; None: the newest."""
+    """Find at most `jobs_max` jobs with ids below `below` that the key may see; None: the newest, of
+    all.
+    """
+    if seen_by is not None and wanted.user_id is None:
+        wanted = replace(wanted, user_id=seen_by.only_user)
     search = JobSearch(registry.current("jobs"))
     first = None if wanted.since is None else audit_log.first_at(connection, wanted.since)
     if wanted.until is not None:
@@ -87,7 +107,10 @@ def find_jobs(
     read = 0
     while True:
         page = search.older(connection, conditions, below, _JOBS_PER_PAGE)
-        matching += _with_text(connection, page.jobs, wanted.error_contains)
+        seen = [
+            job for job in page.jobs if seen_by is None or seen_by.is_for(job.user_id, job.kind)
+        ]
+        matching += _with_text(connection, seen, wanted.error_contains)
         if len(matching) > jobs_max or (
             len(matching) == jobs_max and (page.has_older or page.jobs[-1].id < matching[-1].id)
         ):

@@ -6,6 +6,8 @@ import secrets
 
 from msgspec.structs import replace
 
+from adapters.log.key_events import latest_key_event
+from adapters.log.schema import is_current
 from domain.access.new_keys import check_new_key
 from domain.access.secrets import ID_BYTES, RANDOM_BYTES, digest_of, id_of, secret_of
 from domain.language import validation
@@ -13,6 +15,7 @@ from domain.language.commands import CreateKey, RotateKey
 from domain.language.errors import InvalidInput
 from domain.language.events import KeyCreated, Role
 from domain.language.identifiers import KeyName, SecretId
+from entrypoints.service.fairlog import Fairlog
 
 OVERLAP_SECONDS = 3600.0  # of a rotation, if none is given
 OVERLAP_SECONDS_MAX = 30 * 86_400.0
@@ -44,6 +47,12 @@ def rotation(name: KeyName, overlap_seconds: float) -> tuple[str, RotateKey]:
         secret_sha256=digest_of(secret),
         overlap_seconds=overlap_seconds,
     )
+
+
+def has_keys(fairlog: Fairlog) -> bool:
+    """Return True if a key was ever created, so that requests need one."""
+    database = fairlog.database
+    return is_current(database) and fairlog.read_now(latest_key_event) > 0
 
 
 def _new_secret() -> tuple[str, SecretId]:

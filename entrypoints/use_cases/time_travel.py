@@ -14,6 +14,7 @@ from adapters.log import audit_log
 from adapters.log.audit_log import EventFilter
 from adapters.log.histories import changes_of, heartbeats
 from adapters.log.key_events import keys_at
+from domain.access.keys import ApiKey
 from domain.audit.system_state import SystemState, line_in_order
 from domain.jobs.history import jobs_of, with_heartbeats
 from domain.jobs.job import Job, State
@@ -59,8 +60,20 @@ class TimeTravel:
             raise InvalidInput("as_of: that time is in the future.")
         return audit_log.first_at(connection, as_of + _MICROSECOND) - 1
 
-    def job(self, connection: Connection, job_id: JobId, as_of: int | datetime) -> JobView:
-        """Return a job with its bodies. Raises `UnknownJob` if it did not exist then."""
+    def job(
+        self,
+        connection: Connection,
+        job_id: JobId,
+        as_of: int | datetime,
+        seen_by: ApiKey | None = None,
+    ) -> JobView:
+        """Return a job with its bodies. Raises `UnknownJob` if it did not exist then, or if the key
+        may not see it.
+        """
+        if seen_by is not None:
+            today = self._fairlog.jobs.find(connection, [job_id]).get(job_id)
+            if today is None or not seen_by.is_for(today.user_id, today.kind):
+                raise UnknownJob(job_id)
         found = self.job_at(connection, job_id, self.position(connection, as_of))
         return self._views(connection, [found])[0]
 

@@ -74,12 +74,13 @@ class AppServer:
         self.fairlog.writer.start()
         self.fairlog.projector_runner.start()
         self.fairlog.recover(None)
-        app = create_app(
+        self.app = app = create_app(
             self.fairlog,
             server_id=ServerId("test"),
             workers=0,
             hosts=hosts_of("127.0.0.1", self._settings.allowed_hosts),
             proxies=TrustedProxies(self._settings.trusted_proxies),
+            has_public_metrics=self._settings.public_metrics,
         )
         tls = server_tls(self._settings)
         config = uvicorn_config(app, self._settings, tls)

@@ -12,6 +12,7 @@ import pytest
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from adapters.settings import Settings
+from domain.access.keys import ApiKey
 from domain.language.identifiers import JobId
 from entrypoints.http.protocol import PIPELINED_MAX
 from entrypoints.service.views import JobView
@@ -315,9 +316,9 @@ def test_nothing_more_is_begun_for_a_client_that_does_not_read(
         begun = []
         ask = server.fairlog.job
 
-        async def counted(job_id: JobId) -> JobView:
+        async def counted(job_id: JobId, seen_by: ApiKey | None) -> JobView:
             begun.append(job_id)
-            return await ask(job_id)
+            return await ask(job_id, seen_by)
 
         monkeypatch.setattr(server.fairlog, "job", counted)
         request = b"GET /v1/jobs/%d HTTP/1.1\r\nHost: localhost\r\n\r\n" % job_id

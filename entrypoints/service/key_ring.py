@@ -1,0 +1,147 @@
+"""The API keys that a server process knows: who a request's secret belongs to, and for how long.
+
+They are read from the log at most REFRESH_SECONDS apart, so that checking a request costs no
+statement. If they cannot be read, no key is accepted after STALE_SECONDS: it could have been
+revoked meanwhile. Writes are checked once more, under the head lock.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from datetime import datetime
+from typing import Final
+
+from msgspec import Struct
+
+from adapters.log.key_events import KEY_EVENT_NAMES
+from adapters.writer.writer import BatchWritten
+from domain.access.keys import ApiKey, ApiKeys
+from domain.access.secrets import id_of
+from domain.language.commands import Caller
+from domain.language.moments import UNIX_EPOCH, later
+
+REFRESH_SECONDS: Final = 0.3  # between two reads of the log's version
+STALE_SECONDS: Final = 0.9  # after the latest read: a request reads again before it goes on
+_UNKNOWN_PAUSE_SECONDS: Final = 0.05  # between two reads because of a secret that is not known
+
+
+class Access(Struct, frozen=True):
+    """The API key of a request."""
+
+    key: ApiKey
+    caller: Caller
+
+
+class KeysRead(Struct, frozen=True):
+    """The keys at a moment."""
+
+    keys: ApiKeys
+    version: int  # of the log's head row, which each change of a key changes
+    now: datetime  # UTC, the log's time
+
+
+ReadKeys = Callable[[KeysRead], Awaitable[KeysRead]]  # from those known before
+
+
+class KeyRing:
+    """One per process, used on its event loop; only `batch_written` may be called elsewhere.
+
+    `requires_keys`: every request needs a key, even if there is none yet.
+    """
+
+    def __init__(self, read: ReadKeys, *, requires_keys: bool) -> None:
+        self._read = read
+        self._requires_keys = requires_keys
+        self._known = KeysRead(ApiKeys(), -1, UNIX_EPOCH)
+        self._read_at = float("-inf")  # time.monotonic() before the latest read
+        self._reading: asyncio.Task[None] | None = None
+        self._listening: dict[asyncio.Event, Access] = {}
+        self._is_changed = False  # by this process's writer
+
+    @property
+    def are_required(self) -> bool:
+        """True if every request needs a key: by the settings, or because one was created."""
+        return self._requires_keys or bool(self._known.keys.by_name)
+
+    @property
+    def keys(self) -> ApiKeys:
+        """The keys as they were read last."""
+        return self._known.keys
+
+    @property
+    def now(self) -> datetime:
+        """The log's time, estimated from the latest read."""
+        return later(self._known.now, max(0.0, time.monotonic() - self._read_at))
+
+    async def require_current(self) -> None:
+        """Read the keys unless that was done lately. Raises `LogUnavailable`.
+
+        While no key is required, only the first call reads; `refresh` finds the first key.
+        """
+        if self._is_changed or self._is_older_than(
+            STALE_SECONDS if self.are_required else float("inf")
+        ):
+            await self.refresh()
+
+    async def refresh(self) -> None:
+        """Read the keys, and end what ended keys hold open. Raises `LogUnavailable`."""
+        if self._reading is None or self._reading.done():
+            self._reading = asyncio.create_task(self._refresh(), name="keys")
+        await asyncio.shield(self._reading)
+
+    async def recognize(self, secret: str) -> Access | None:
+        """Return the key of a secret; None if it has none, or one that is not valid now.
+
+        A well-formed secret that is not known may be new, and has the keys read again.
+        """
+        found = self._known.keys.recognize(secret, self.now)
+        if found is None and self._may_be_new(secret):
+            await self.refresh()
+            found = self._known.keys.recognize(secret, self.now)
+        return None if found is None else Access(*found)
+
+    def holds(self, access: Access | None) -> bool:
+        """Return True if the key of a request, or its absence, is still accepted."""
+        if access is None:
+            return not self.are_required
+        return self._known.keys.valid(access.caller, self.now) is not None
+
+    @contextlib.contextmanager
+    def ending(self, access: Access | None, ended: asyncio.Event) -> Iterator[None]:
+        """Set the event during the block when the key is no longer valid."""
+        if access is None:
+            yield
+            return
+        self._listening[ended] = access
+        try:
+            yield
+        finally:
+            self._listening.pop(ended, None)
+
+    def batch_written(self, batch: BatchWritten) -> None:
+        """Have the keys read again after a change by this process. Called in the writer's thread,
+        before the caller has the answer.
+        """
+        if batch.has_any(KEY_EVENT_NAMES):
+            self._is_changed = True
+
+    def _is_older_than(self, seconds: float) -> bool:
+        return self._known.version == -1 or time.monotonic() - self._read_at > seconds
+
+    def _may_be_new(self, secret: str) -> bool:
+        secret_id = id_of(secret)
+        return (
+            secret_id is not None
+            and secret_id not in self._known.keys.names
+            and self._is_older_than(_UNKNOWN_PAUSE_SECONDS)
+        )
+
+    async def _refresh(self) -> None:
+        self._is_changed = False
+        began = time.monotonic()
+        self._known = await self._read(self._known)
+        self._read_at = began
+        for ended, access in list(self._listening.items()):
+            if not self.holds(access):
+                ended.set()
