@@ -1,5 +1,6 @@
 // A worker for Fairlog in Node.js (20 or newer), over the HTTP API. On SIGTERM it returns its jobs.
 //     node docs/examples/worker.mjs http://127.0.0.1:8000 4
+// A server with API keys needs one of the role worker in the variable FAIRLOG_KEY.
 import { randomUUID } from "node:crypto";
 import { setTimeout as sleep } from "node:timers/promises";
 
@@ -10,6 +11,7 @@ const handlers = {
 };
 const [server = "http://127.0.0.1:8000", concurrency = 4] = process.argv.slice(2);
 const worker = `node/${randomUUID()}`;
+const authorization = process.env.FAIRLOG_KEY ? { Authorization: `Bearer ${process.env.FAIRLOG_KEY}` } : {};
 const held = new Map(); // job id: {attempt, stop, hasEnded}, until the server has the outcome
 const stopping = new AbortController();
 let heartbeatSeconds = 0.3, claimId;
@@ -17,7 +19,7 @@ let heartbeatSeconds = 0.3, claimId;
 // Any answer but a server's 200 is an error: a proxy may answer anything while the server is away.
 async function post(path, fields, seconds = 15, stop = undefined) {
   const signal = AbortSignal.any([AbortSignal.timeout(seconds * 1000), ...(stop ? [stop] : [])]);
-  const headers = { "Content-Type": "application/json" }, body = JSON.stringify({ worker, ...fields });
+  const headers = { "Content-Type": "application/json", ...authorization }, body = JSON.stringify({ worker, ...fields });
   const answer = await fetch(server + path, { method: "POST", headers, body, signal, redirect: "manual" });
   const text = (await answer.text()).slice(0, answer.status === 200 ? undefined : 300);
   const read = answer.status === 200 ? JSON.parse(text) : {};

@@ -95,7 +95,7 @@ def _require_new(keys: ApiKeys, secret_id: SecretId, name: KeyName) -> None:
 
 def check_command(key: ApiKey, command: Command) -> None:
     """Raise `NotAllowed` unless the key may send this command, whatever job it is about."""
-    needed = _NEEDED[type(command)]
+    needed = _NEEDED.get(type(command), frozenset())
     if key.rights.isdisjoint(needed):
         raise MissingRight(key.name, key.role, sorted(needed))
     if isinstance(command, SubmitJob):

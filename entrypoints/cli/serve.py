@@ -1,5 +1,6 @@
 """`fairlog serve` and `fairlog worker`, which run until they are stopped."""
 
+import os
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -8,7 +9,7 @@ from typing import Final
 import rich_click as click
 
 from adapters.settings import FIELDS, Settings
-from entrypoints.cli.output import examples
+from entrypoints.cli.output import examples, note
 from entrypoints.cli.session import (
     database_url_option,
     open_service,
@@ -21,6 +22,7 @@ from entrypoints.runtime.logging import configure_logging, level_of
 from entrypoints.use_cases.keys import has_keys
 
 DEFAULT_WORKERS: Final = 4
+KEY_VARIABLE: Final = "FAIRLOG_KEY"
 # Settings of the worker, or with an option of another form.
 _NOT_OF_SERVE: Final = {"database_url", "allowed_hosts", "trusted_proxies", "ca_file"}
 
@@ -160,6 +162,12 @@ def serve(
     "or a cancel ends; replaces --concurrency.",
 )
 @click.option(
+    "--key",
+    metavar="SECRET",
+    help="The secret of an API key with the role worker. Better set as FAIRLOG_KEY, where no other "
+    "user of the machine sees it.",
+)
+@click.option(
     "--prefetch",
     type=click.IntRange(0, 1000),
     metavar="N",
@@ -173,9 +181,20 @@ def worker(
     concurrency: int,
     processes: int | None,
     prefetch: int | None,
+    key: str | None,
     **flags: object,
 ) -> None:
-    """Run jobs for a server, on the same machine or another one."""
+    """Run jobs for a server, on the same machine or another one.
+
+    A server with API keys needs one: set FAIRLOG_KEY to its secret.
+    """
+    if key is not None:
+        note(
+            "Warning: every user of this machine can read the key in --key; set FAIRLOG_KEY "
+            "instead."
+        )
+    # Handlers run in child processes, which inherit the environment and need no key.
+    from_environment = os.environ.pop(KEY_VARIABLE, None)
     settings = settings_from(flags)
     logs_json = _configure_logging(settings)
     from entrypoints.worker.handler_pool import handler_pool  # noqa: PLC0415 (see above)
@@ -186,7 +205,14 @@ def worker(
     with handler_pool(
         handler_hello(settings, logs_json=logs_json), jobs, is_one_each=processes is not None
     ) as executor:
-        run_remote_worker(server, executor, jobs, prefetch=prefetch, ca_file=settings.ca_file)
+        run_remote_worker(
+            server,
+            executor,
+            jobs,
+            prefetch=prefetch,
+            ca_file=settings.ca_file,
+            key=key or from_environment or None,
+        )
 
 
 def _configure_logging(settings: Settings) -> bool:

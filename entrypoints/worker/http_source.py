@@ -36,14 +36,19 @@ _LOST_ATTEMPT: Final = frozenset({HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT})
 T = TypeVar("T")
 
 
-def client_of(url: httpx.URL, trust: ssl.SSLContext | None = None) -> httpx.AsyncClient:
-    """Return an HTTP client for a server; `trust` is as `trusted_by` returns it. The caller closes
-    the client.
+def client_of(
+    url: httpx.URL, trust: ssl.SSLContext | None = None, key: str | None = None
+) -> httpx.AsyncClient:
+    """Return an HTTP client for a server; `trust` is as `trusted_by` returns it, and `key` is the
+    secret of an API key. The caller closes the client.
     """
+    headers = {"Content-Type": "application/json", "User-Agent": "fairlog-worker"}
+    if key is not None:
+        headers["Authorization"] = f"Bearer {key}"
     return httpx.AsyncClient(
         base_url=url,
         verify=trust or True,
-        headers={"Content-Type": "application/json", "User-Agent": "fairlog-worker"},
+        headers=headers,
         timeout=httpx.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS),
         limits=httpx.Limits(keepalive_expiry=4.0),  # uvicorn closes an idle connection after 5 s
     )

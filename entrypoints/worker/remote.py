@@ -10,6 +10,7 @@ from typing import Final
 import httpx
 import structlog
 
+from domain.access.secrets import id_of
 from domain.language import validation
 from domain.language.errors import InvalidInput
 from domain.language.identifiers import WorkerId
@@ -31,6 +32,7 @@ def run_remote_worker(
     worker_name: str | None = None,
     prefetch: int | None = None,
     ca_file: str | None = None,
+    key: str | None = None,
     grace_seconds: float = GRACE_SECONDS,
 ) -> None:
     """Run jobs until SIGTERM or SIGINT; a second signal ends the process at once. Blocks.
@@ -40,10 +42,11 @@ def run_remote_worker(
     suffix is added. After a signal, handlers have `grace_seconds` to end, then their jobs are
     returned. While the server is away it is retried.
     `ca_file` names a PEM file with the only trusted authorities; None: those of the environment.
-    Raises `InvalidInput` for a wrong URL or name, and when the server refuses the claims, and
+    `key` is the secret of an API key; None: the server requires none.
+    Raises `InvalidInput` for a wrong URL, name or key, and when the server refuses the claims, and
     `SettingsError` for a wrong `ca_file`.
     """
-    client = client_of(_checked(server_url), trusted_by(ca_file))
+    client = client_of(_checked(server_url), trusted_by(ca_file), _checked_key(key))
     worker = validation.worker_id(
         f"{worker_name or f'{socket.gethostname()}/{os.getpid()}'}/{secrets.token_hex(6)}"
     )
@@ -93,6 +96,14 @@ async def _wait_for_signal() -> None:
     finally:
         for number in signals:
             loop.remove_signal_handler(number)
+
+
+def _checked_key(key: str | None) -> str | None:
+    if key is not None and id_of(key) is None:
+        raise InvalidInput(
+            "FAIRLOG_KEY is no API key, or a mistyped one: it has the form fl_<id>_<random>."
+        )
+    return key
 
 
 def _checked(server_url: str) -> httpx.URL:

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from domain.access.decisions import decide
+from domain.access.decisions import _NEEDED, decide
 from domain.access.keys import KEYS_MAX, SECRETS_MAX, ApiKeys
 from domain.access.rights import RIGHTS, Right
 from domain.decisions.decide import Claimed, LeasesHeld
@@ -12,8 +12,11 @@ from domain.language.commands import (
     CancelJob,
     ChangeLimit,
     Command,
+    EnforceDeadlines,
     EraseBodies,
     ExtendLeases,
+    RecoverJobs,
+    ReportRefusals,
     RetryJob,
     ReturnJob,
 )
@@ -200,6 +203,11 @@ def test_a_role_without_the_right_is_refused(role: Role, command: Command) -> No
     scope = {"any_user": True}
     history = given(key_created("k", role, **scope))
     history.when(by("k", command)).then_refused(MissingRight)
+
+
+def test_a_right_is_known_for_every_command_that_a_caller_may_send() -> None:
+    sent_by_nobody = {ReportRefusals, EnforceDeadlines, RecoverJobs}
+    assert set(_NEEDED) == set(Command.__args__) - sent_by_nobody
 
 
 def test_an_admin_has_every_right() -> None:
