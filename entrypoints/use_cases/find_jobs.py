@@ -90,8 +90,9 @@ def find_jobs(
     jobs_max: int,
     seen_by: ApiKey | None = None,
 ) -> FoundJobs:
-    """Find at most `jobs_max` jobs with ids below `below` that the key may see; None: the newest, of
-    all.
+    """Find at most `jobs_max` jobs with ids below `below`; None: the newest.
+
+    `seen_by` is the API key that may see only its own; None: all jobs.
     """
     if seen_by is not None and wanted.user_id is None:
         wanted = replace(wanted, user_id=seen_by.only_user)
