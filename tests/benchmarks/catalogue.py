@@ -11,6 +11,7 @@ from tests.benchmarks.site import Site
 # One that has not been written yet is left out with a note.
 NAMES: Final = (
     "submit",
+    "keys",
     "append",
     "refuse",
     "lifecycle",

@@ -34,9 +34,17 @@ class Load(Struct, frozen=True):
 
 
 def submissions(
-    url: str, path: str, *, clients: int, seconds: int, users: int = 1000, may_refuse: bool = False
+    url: str,
+    path: str,
+    *,
+    clients: int,
+    seconds: int,
+    users: int = 1000,
+    may_refuse: bool = False,
+    key: str | None = None,
 ) -> Load:
     """Submissions of `users` users in turn, none like another. wrk has one thread.
+    `key` is the secret of an API key; None: without.
 
     Raises LoadFailed when a request is not answered, or refused unless it may be.
     """
@@ -57,6 +65,7 @@ def submissions(
             path,
             str(users),
             secrets.token_hex(4),
+            key or "",
         ],
         capture_output=True,
         text=True,

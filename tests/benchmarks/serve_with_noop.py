@@ -16,10 +16,12 @@ from litestar.params import JSONBody
 from litestar.status_codes import HTTP_202_ACCEPTED
 from msgspec import Raw
 
+from domain.access.rights import Right
 from domain.jobs.job import State
 from domain.language.identifiers import JobId, Kind, UserId
 from domain.language.moments import from_micros
 from entrypoints.cli import main
+from entrypoints.http import access
 from entrypoints.http.health import readyz
 from entrypoints.http.requests import Submission
 from entrypoints.processes import server
@@ -76,7 +78,11 @@ def _serve(mode: str) -> None:
         app.register(noop)
         return app
 
-    with patch.object(server, "create_app", _bare_app if mode == "bare" else with_noop):
+    rules = {**access.RULES, ("POST", NOOP_PATH): frozenset[Right]()}
+    with (
+        patch.object(access, "RULES", rules),
+        patch.object(server, "create_app", _bare_app if mode == "bare" else with_noop),
+    ):
         main()
 
 

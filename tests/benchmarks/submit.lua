@@ -1,5 +1,5 @@
--- Submissions for wrk. Arguments: the path, how many users take turns, and a word that makes the
--- payloads of this run unlike those of any other.
+-- Submissions for wrk. Arguments: the path, how many users take turns, a word that makes the
+-- payloads of this run unlike those of any other, and the secret of an API key or an empty text.
 local threads = 0
 
 function setup(thread)
@@ -10,6 +10,10 @@ end
 function init(arguments)
   head = "POST " .. arguments[1] .. " HTTP/1.1\r\nHost: 127.0.0.1\r\n"
     .. "Content-Type: application/json\r\nContent-Length: "
+  if arguments[4] and arguments[4] ~= "" then
+    head = "POST " .. arguments[1] .. " HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer "
+      .. arguments[4] .. "\r\nContent-Type: application/json\r\nContent-Length: "
+  end
   users = tonumber(arguments[2])
   run = arguments[3] .. "-" .. number .. "-"
   count = 0
@@ -18,7 +22,7 @@ end
 function request()
   count = count + 1
   local body = '{"user_id": "user-' .. count % users
-    .. '", "payload": {"image": "' .. run .. count .. '", "width": 640}}'
+    .. '", "kind": "echo", "payload": {"image": "' .. run .. count .. '", "width": 640}}'
   return head .. #body .. "\r\n\r\n" .. body
 end
 
