@@ -148,6 +148,7 @@ async def _claim(client: Client, most: int) -> list[dict[str, Any]]:
 def _submission(run: int, number: int) -> dict[str, object]:
     return {
         "user_id": f"user-{number % _USERS}",
+        "kind": "echo",
         "payload": {"image": f"{run}-{number}", "width": 640},
     }
 
