@@ -134,6 +134,9 @@ class Worker:
             await self._can_claim.wait()
             await self._executor.able.wait()
             await self._reporter.can_deliver.wait()  # or undelivered outcomes would pile up
+            if self._claimable <= 0 and self._open_claim is None:
+                self._can_claim.clear()  # until a job ends: fewer are claimed ahead by now
+                continue
             started = _now()
             jobs = await self._claim()
             # Do not repeat at once a claim that came back empty before its time.
@@ -147,7 +150,7 @@ class Worker:
     async def _claim(self) -> Sequence[ClaimedJob] | None:
         """Return claimed jobs; None without an answer. The next call then repeats this claim."""
         self._open_claim = self._open_claim or secrets.token_hex(8)
-        max_jobs = min(self._claimable, JOBS_PER_CALL_MAX)
+        max_jobs = min(max(1, self._claimable), JOBS_PER_CALL_MAX)
         try:
             jobs = await self._source.claim(
                 max_jobs, self._kinds, self._wait_seconds, self._open_claim, self._slots_free

@@ -342,11 +342,40 @@ async def test_what_was_claimed_ahead_is_returned_when_handlers_turn_slow() -> N
         await until(lambda: any(isinstance(one, ReturnJob) for one in source.settled))
         returned = [one for one in source.settled if isinstance(one, ReturnJob)]
         assert all(one.job_id >= slow_from and one.begun is False for one in returned)
-        claims = len(source.claims)
         release.set()
         await until(lambda: len(source.settled) == 1100)
-        assert source.claims[claims][0] <= 2
     assert source.settled[:1000] == [done(number) for number in range(1, slow_from)]
+
+
+@pytest.mark.anyio
+async def test_no_claim_is_made_once_the_wait_for_it_has_outlasted_the_reason() -> None:
+    """A worker that cannot run handlers claims nothing; by then it may want nothing."""
+    release = asyncio.Event()
+    running: set[int] = set()
+
+    async def work_or_wait(payload: int) -> int:
+        if payload > 100:
+            running.add(payload)
+            worker._executor.able.clear()
+            await release.wait()
+        return payload
+
+    source = FakeSource()
+    source.waits = False
+    source.jobs = [job(number) for number in range(1, 103)]
+    async with working(source, work_or_wait, concurrency=2, prefetch=None) as worker:
+        await until(lambda: len(running) == 2 and len(source.settled) == 100)
+        await asyncio.sleep(0.3)  # longer than the pause after an empty claim
+        claims = len(source.claims)
+        worker._prefetch.reset()
+        worker._executor.able.set()
+        await asyncio.sleep(0.3)
+        assert len(source.claims) == claims
+        source.jobs = [job(103)]
+        release.set()
+        await until(lambda: len(source.settled) >= 102)
+        worker._executor.able.set()
+        await until(lambda: len(source.settled) == 103)
 
 
 @pytest.mark.anyio
