@@ -106,6 +106,11 @@ class Database:
         """True for SQLite while its file does not exist."""
         return self._file is not None and self._file.is_new
 
+    def check_place(self) -> None:
+        """Check that SQLite's file can be where it is to be. Raises `FairlogError`."""
+        if self._file is not None:
+            self._file.check_place()
+
     def create_file(self) -> None:
         """Create SQLite's file if it does not exist: connecting never creates it."""
         if self._file is not None:

@@ -17,12 +17,13 @@ from urllib.parse import quote
 
 from sqlalchemy.engine import Connection
 
-from domain.language.errors import LogFileReplaced
+from domain.language.errors import FairlogError, LogFileReplaced
 
 # Size to which the write-ahead log is cut after a checkpoint: twice its usual size, since SQLite
 # makes a checkpoint every 1,000 pages (of 4 KiB).
 JOURNAL_BYTES_MAX: Final = 8 * 1024 * 1024
 _OWNER_ONLY: Final = 0o600
+_HEADER: Final = b"SQLite format 3\x00"  # sqlite.org/fileformat.html; an empty file has none
 _SUFFIXES: Final = ("-wal", "-shm")
 # In a connection's `info`: the companion files when it was opened.
 _OPENED: Final = "fairlog_opened"
@@ -41,6 +42,25 @@ class SqliteFile:
     def is_new(self) -> bool:
         """True while the file does not exist."""
         return self._opened is None and not self.path.exists()
+
+    def check_place(self) -> None:
+        """Check that a database can be at the path. Raises `FairlogError`, before anything is
+        created.
+        """
+        path = self.path
+        if path.is_dir():
+            raise FairlogError(f"{path} is a folder: name a file in it, like {path}/fairlog.db.")
+        if not path.parent.is_dir():
+            raise FairlogError(f"There is no folder {path.parent}: create it, or name another.")
+        try:
+            with path.open("rb") as file:
+                begin = file.read(len(_HEADER))
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise FairlogError(f"{path} cannot be read ({error.strerror}).") from error
+        if begin and begin != _HEADER:
+            raise FairlogError(f"{path} is not an SQLite database: name another file.")
 
     def create(self) -> None:
         """Create an empty file that only its owner can read, unless it exists.

@@ -94,6 +94,17 @@ def find_newest(
     return _all(connection, query.order_by(events.c.position.desc()).limit(limit))
 
 
+def position_before_newest(
+    connection: Connection, wanted: EventFilter, below: int, count: int
+) -> int:
+    """Return the position of the newest match below `below` but for `count` newer ones; 0 if there
+    are no more than `count`.
+    """
+    query = _matching(connection, wanted).where(events.c.position < below)
+    skipped = query.with_only_columns(events.c.position).order_by(events.c.position.desc())
+    return connection.execute(skipped.offset(count).limit(1)).scalar_one_or_none() or 0
+
+
 def first_at(connection: Connection, moment: datetime) -> int:
     """Return the position of the first event at or after a moment; head + 1 if there is none.
 

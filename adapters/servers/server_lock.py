@@ -21,8 +21,14 @@ class ServerLock:
 
     def acquire(self) -> None:
         """Take the lock. Raises `FairlogError` while another server has it."""
-        self._path.touch(mode=0o600)  # only for its owner, unless it exists
-        file = self._path.open("a")
+        try:
+            self._path.touch(mode=0o600)  # only for its owner, unless it exists
+            file = self._path.open("a")
+        except OSError as error:
+            raise FairlogError(
+                f"{self._path} cannot be written ({error.strerror}): give this account the right "
+                "to write in the database's folder."
+            ) from error
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

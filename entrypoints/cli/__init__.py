@@ -9,6 +9,7 @@ from typing import Final
 
 import rich_click as click
 
+from entrypoints.cli import jobs
 from entrypoints.cli.audit import audit
 from entrypoints.cli.clock import clock
 from entrypoints.cli.database import doctor, migrate, rebuild, recover, verify
@@ -48,6 +49,11 @@ for _command in (
     rebuild,
     verify,
     audit,
+    jobs.jobs,
+    jobs.job,
+    jobs.submit,
+    jobs.cancel,
+    jobs.retry,
     whatif,
     erase,
     keys,
@@ -94,4 +100,4 @@ def _sentence(error: click.ClickException) -> str:
     context = getattr(error, "ctx", None)
     path = "fairlog" if context is None else context.command_path
     message = " ".join(error.format_message().split())
-    return f"{message.rstrip('.')}. Try `{path} -h`."
+    return f"{message.rstrip('.')}. Try `{path} --help`."

@@ -10,6 +10,7 @@ import rich_click as click
 from click.core import ParameterSource
 from click.globals import get_current_context
 
+from adapters.log import audit_log
 from entrypoints.cli.event_filters import condition_options, conditions_of
 from entrypoints.cli.export import export, follow
 from entrypoints.cli.output import echo, examples, note, printable
@@ -53,7 +54,8 @@ _COLUMNS: Final = (
     default=100,
     show_default=True,
     metavar="N",
-    help="The maximum number of events.",
+    help="The maximum number of events: the newest, or with --after or --since the first ones from "
+    "there.",
 )
 @click.option("--all", "everything", is_flag=True, help="Show all events and ignore --limit.")
 @click.option(
@@ -72,7 +74,8 @@ def audit(
     form: str,
     **conditions: Any,  # noqa: ANN401 (see `conditions_of`)
 ) -> None:
-    """Show events of the log. If several conditions are given, all must hold.
+    """Show events of the log, by default the newest, in log order. If several conditions are given,
+    all must hold.
 
     The commands below have options of their own.
     """
@@ -85,6 +88,15 @@ def audit(
     events_max = None if everything else limit
     with open_log(database_url) as fairlog:
         after, end = fairlog.read_now(lambda connection: selected.between(fairlog.log, connection))
+        if events_max is not None and not selected.begin_somewhere:
+            newest = events_max
+            after = fairlog.read_now(
+                lambda connection: audit_log.position_before_newest(
+                    connection, selected.wanted, end, newest
+                )
+            )
+            if after:
+                note("There are older events: begin with --after 0, or use --all.")
         if heading is not None:
             echo(heading)
         per_page = EVENTS_PER_PAGE if events_max is None else min(EVENTS_PER_PAGE, events_max + 1)

@@ -86,6 +86,11 @@ class EventConditions(Struct, frozen=True):
     until: datetime | None  # exclusive, UTC
     after: int | None  # a position; exclusive
 
+    @property
+    def begin_somewhere(self) -> bool:
+        """True if a position or a time says where to begin."""
+        return self.after is not None or self.since is not None
+
     def between(self, log: SqlEventLog, connection: Connection) -> tuple[int, int]:
         """Return the positions after which and before which the events are, both exclusive.
 

@@ -1,5 +1,6 @@
 """Turns any error of a command into one sentence that says what to do, and an exit code."""
 
+import re
 import sqlite3
 from typing import Final
 
@@ -67,10 +68,15 @@ def database_failure(
     message = _SERVER_MESSAGES.get(code or 0)
     if message is None:
         message = f"The database {{}} refused ({code}: {_server_text(cause)})."
+    account = _ACCOUNT.search(_server_text(cause))
+    if account is not None:
+        message += f" The server sees {account[0]}."
     return CommandFailed(message.replace("{}", shown))
 
 
 _AWAY: Final = "The database {} does not answer: check that it runs, and its host and port."
+# An account as MySQL and MariaDB name it in their messages, with the host that they see.
+_ACCOUNT: Final = re.compile(r"'[^']*'@'[^']*'( \(using password: (YES|NO)\))?")
 _REFUSED_ACCOUNT: Final = (
     "The database {} refuses the account or its password: check FAIRLOG_DATABASE_URL (a character "
     "like @ or % in a password must be written as %40 or %25)."

@@ -73,6 +73,7 @@ def open_service(
     """Yield a service, which is closed afterwards. Raises `CommandFailed` for database errors."""
     try:
         with closing(wire(settings)) as fairlog:
+            fairlog.database.check_place()
             yield fairlog
     except (LogUnavailable, SQLAlchemyError) as error:
         failure = database_failure(error, settings.database_url)

@@ -64,9 +64,16 @@ def _shown(setting: Setting) -> str:
 
 
 def shared_settings(policy: Policy) -> dict[str, Setting]:
-    """Return the settings that decisions depend on, by name; servers must agree on them."""
+    """Return the settings that decisions depend on, by name; servers must agree on them.
+
+    A switch is 1 or 0: earlier releases know no other.
+    """
     named = set(Settings.__struct_fields__)
-    return {name: value for name, value in asdict(policy).items() if name in named}
+    return {
+        name: int(value) if isinstance(value, bool) else value
+        for name, value in asdict(policy).items()
+        if name in named
+    }
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ before it recovers the jobs of the first one, and no request is answered before 
 """
 
 import contextlib
+import errno
 import logging
 import resource
 import signal
@@ -237,6 +238,23 @@ class _Server(uvicorn.Server):
         return await super().on_tick(counter) or self._fairlog.writer.fatal is not None
 
 
+def unavailable(host: str, port: int, error: OSError) -> str:
+    """Return why the server cannot listen on a port, and what to do."""
+    match error.errno:
+        case errno.EACCES | errno.EPERM:
+            return (
+                f"This account may not use port {port}: choose one from 1024 on with --port, and "
+                "put a proxy before it, or give the account CAP_NET_BIND_SERVICE."
+            )
+        case errno.EADDRNOTAVAIL:
+            return f"{host} is not an address of this machine: name another with --host."
+        case _:
+            return (
+                f"Port {port} on {host} is not available ({error.strerror}); stop the program that "
+                "uses it, or choose another with --port."
+            )
+
+
 @contextlib.contextmanager
 def _bound_port(host: str, port: int) -> Iterator[socket.socket]:
     """Yield a socket that is bound, so that no other program gets the port, but not listening yet.
@@ -255,10 +273,7 @@ def _bound_port(host: str, port: int) -> Iterator[socket.socket]:
         try:
             listener.bind(address)
         except OSError as error:
-            raise FairlogError(
-                f"Port {port} on {host} is not available ({error.strerror}); stop the program that "
-                "uses it, or choose another with --port."
-            ) from error
+            raise FairlogError(unavailable(host, port, error)) from error
         yield listener
 
 

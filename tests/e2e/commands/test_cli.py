@@ -1,6 +1,7 @@
 """The real command in a process of its own."""
 
 import csv
+import errno
 import io
 import json
 import os
@@ -13,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
+import click
 import pytest
 from click import ClickException
 from click.testing import CliRunner, Result
@@ -24,6 +26,7 @@ from domain.language.events import EVENT_TYPES
 from domain.language.identifiers import ServerId
 from entrypoints.cli import cli
 from entrypoints.cli.failure import CHECK_FAILED, WRONG_USE, failure_of
+from entrypoints.processes.server import unavailable
 from entrypoints.service.fairlog import Fairlog
 from projections.following.checkpoints import checkpoints
 from projections.following.snapshots import snapshots
@@ -85,9 +88,9 @@ def succeeded(done: "subprocess.CompletedProcess[str]") -> str:
     return done.stdout
 
 
-def asked(name: str, *arguments: object, url: str = "") -> Result:
+def asked(name: str, *arguments: object, url: str = "", **environment: str) -> Result:
     """Run a command inside this process, which is quicker; an error is kept as an exception."""
-    return CliRunner(env={"FAIRLOG_DATABASE_URL": url}).invoke(
+    return CliRunner(env={"FAIRLOG_DATABASE_URL": url, **environment}).invoke(
         cli.commands[name],
         list(map(str, arguments)),
         prog_name=f"fairlog {name}",
@@ -102,7 +105,8 @@ def test_every_command_explains_itself(run: Run) -> None:
         help_text = asked(name, "--help").stdout
         assert f"Usage: fairlog {name}" in help_text
         for parameter in command.params:
-            assert parameter.opts[0] in help_text
+            is_option = isinstance(parameter, click.Option)
+            assert (parameter.opts[0] if is_option else str(parameter.metavar)) in help_text
     assert succeeded(run("--version")).startswith("fairlog, version ")
 
 
@@ -120,6 +124,7 @@ def test_without_a_command_the_overview_is_shown(run: Run) -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
+        (["audit", "--format", "xml"], "'xml' is not one of"),
         (["nonsense"], "fairlog --help"),
         (["audit", "--limit", "0"], "fairlog audit --help"),
         (["serve", "--host", "0.0.0.0"], "--insecure"),  # noqa: S104  (it is refused)
@@ -218,6 +223,7 @@ def test_a_wrong_password_is_one_line_without_it(
     wrong = url.set(password="sekret").render_as_string(hide_password=False)
     line = failed(run(*command, FAIRLOG_DATABASE_URL=wrong), 1)
     assert "refuses the account or its password" in line
+    assert line.endswith(f"The server sees '{url.username}'@'127.0.0.1' (using password: YES).")
     assert "sekret" not in line
     mariadb.drop_database(url.render_as_string(hide_password=False))
 
@@ -243,7 +249,39 @@ def test_a_file_that_is_no_database_is_one_line(run: Run, tmp_path: Path) -> Non
     line = failed(run("migrate", FAIRLOG_DATABASE_URL="sqlite:///text.db"), 1)
     assert "not an SQLite database" in line
     line = failed(run("migrate", FAIRLOG_DATABASE_URL="sqlite:///no/such/folder/x.db"), 1)
-    assert "cannot be opened" in line
+    assert "There is no folder" in line
+    assert line.endswith("create it, or name another.")
+
+
+@pytest.mark.parametrize(
+    ("path", "says"),
+    [
+        ("", "is a folder: name a file in it"),
+        ("missing/fairlog.db", "There is no folder"),
+        ("text", "is not an SQLite database"),
+    ],
+)
+@pytest.mark.parametrize("command", [["serve", "--port", "0"], ["migrate"], ["audit"]], ids=str)
+def test_a_wrong_path_is_explained_and_nothing_is_left_there(
+    run: Run, tmp_path: Path, command: list[str], path: str, says: str
+) -> None:
+    (tmp_path / "place").mkdir()
+    (tmp_path / "place" / "text").write_text("no database")
+    url = f"sqlite:///{tmp_path / 'place' / path}"
+    assert says in failed(run(*command, FAIRLOG_DATABASE_URL=url), 1)
+    assert [one.name for one in tmp_path.rglob("*")] == ["place", "text"]
+
+
+@pytest.mark.parametrize(
+    ("code", "says"),
+    [
+        (errno.EACCES, "may not use port 80: choose one from 1024 on"),
+        (errno.EADDRNOTAVAIL, "192.0.2.1 is not an address of this machine"),
+        (errno.EADDRINUSE, "stop the program that uses it"),
+    ],
+)
+def test_a_port_that_cannot_be_used_is_explained(code: int, says: str) -> None:
+    assert says in unavailable("192.0.2.1", 80, OSError(code, os.strerror(code)))
 
 
 @pytest.mark.parametrize("command", ["verify", "rebuild", "audit"])
@@ -440,10 +478,29 @@ def test_conditions_of_an_audit_are_combined(history: Fairlog, database_url: str
 
 def test_an_audit_that_goes_on_says_how(run: Run, history: Fairlog, database_url: str) -> None:
     assert history
-    done = run("audit", "--limit", 5, FAIRLOG_DATABASE_URL=database_url)
+    done = run("audit", "--after", 0, "--limit", 5, FAIRLOG_DATABASE_URL=database_url)
     assert done.returncode == 0
     assert len(done.stdout.splitlines()) == 6
     assert "--after 5," in done.stderr
+
+
+def test_an_audit_shows_the_newest_events_by_default_in_log_order(
+    history: Fairlog, database_url: str
+) -> None:
+    end = history.read_now(history.log.position)
+
+    def positions(*conditions: object) -> list[int]:
+        result = asked("audit", *conditions, "--format", "ndjson", url=database_url)
+        return [json.loads(line)["position"] for line in result.stdout.splitlines()]
+
+    assert positions("--limit", 3) == [end - 2, end - 1, end]
+    assert positions("--limit", end) == positions("--all") == list(range(1, end + 1))
+    assert positions("--after", 0, "--limit", 3) == [1, 2, 3]
+    started = positions("--type", "JobStarted", "--all")
+    assert positions("--type", "JobStarted", "--limit", 2) == started[-2:]
+    shown = asked("audit", "--limit", 3, url=database_url)
+    assert "There are older events" in shown.stderr
+    assert "older" not in asked("audit", "--limit", end, url=database_url).stderr
 
 
 @pytest.mark.parametrize("form", ["table", "ndjson", "csv"])
