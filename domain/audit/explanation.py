@@ -13,8 +13,10 @@ from domain.language.events import (
     Event,
     FailureReason,
     JobCancelled,
+    JobCompleted,
     JobFailed,
     JobRequeued,
+    JobStarted,
 )
 
 Value = int | float | str | bool | datetime | None
@@ -82,7 +84,7 @@ class Explanation(Struct, frozen=True):
 
 
 def explain(known: ExplanationInput) -> Explanation:
-    reasons = list(_reasons(known))
+    reasons = [*_reasons(known), *_caller(known)]
     summary = f"Job {known.job.id} is {known.job.state}. {reasons[0].text}"
     return Explanation(summary, reasons)
 
@@ -106,6 +108,22 @@ def _reasons(known: ExplanationInput) -> Iterator[Reason]:
             yield _cancelled(known)
         case _:
             assert_never(known.job.state)
+
+
+_DEEDS: Final[Mapping[type[Event], str]] = {
+    JobStarted: "claimed it",
+    JobCompleted: "completed it",
+    JobFailed: "reported the failure",
+    JobRequeued: "queued it again",
+    JobCancelled: "cancelled it",
+}
+
+
+def _caller(known: ExplanationInput) -> Iterator[Reason]:
+    """Say which API key caused the latest change of the job."""
+    latest = known.latest
+    if latest is not None and latest.by is not None and (deed := _DEEDS.get(type(latest))):
+        yield Reason("caller", f"The API key {latest.by!r} {deed}.", {"by": latest.by})
 
 
 def _why_scheduled(known: ExplanationInput) -> Iterator[Reason]:

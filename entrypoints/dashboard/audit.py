@@ -15,7 +15,7 @@ from adapters.log.audit_log import EventFilter
 from domain.language import validation
 from domain.language.errors import InvalidInput
 from domain.language.events import EVENT_TYPES
-from domain.language.identifiers import POSITION_MAX, UserId
+from domain.language.identifiers import POSITION_MAX, KeyName, UserId
 from entrypoints.dashboard.context import DashboardContext, ShownMoment
 from entrypoints.dashboard.formatting import brief_json, pretty_json
 from entrypoints.http.audit import known_types
@@ -30,6 +30,7 @@ class AuditQuery(Struct, frozen=True, kw_only=True):
     user: str = ""
     job: str = ""
     types: list[str] = []
+    by: str = ""  # the name of an API key
     as_of: str = ""  # a position or a time, inclusive
     before: str = ""  # a position
 
@@ -40,7 +41,11 @@ class AuditQuery(Struct, frozen=True, kw_only=True):
     @property
     def may_take_long(self) -> bool:
         """Return True if no index finds the matching events."""
-        wanted = EventFilter(user_id=UserId(self.user) if self.user else None, types=self.types)
+        wanted = EventFilter(
+            user_id=UserId(self.user) if self.user else None,
+            types=self.types,
+            by=KeyName(self.by) if self.by else None,
+        )
         return not self.job and wanted.may_match_little
 
 
@@ -58,11 +63,12 @@ async def audit(
     user: FromQuery[str] = "",
     job: FromQuery[str] = "",
     event_type: Annotated[list[str] | None, QueryParameter(name="type")] = None,
+    by: FromQuery[str] = "",
     as_of: FromQuery[str] = "",
     before: FromQuery[str] = "",
 ) -> Response[str]:
     types = [one for one in event_type or [] if one]
-    asked = AuditQuery(user=user, job=job, types=types, as_of=as_of.strip(), before=before)
+    asked = AuditQuery(user=user, job=job, types=types, by=by, as_of=as_of.strip(), before=before)
 
     def read(connection: Connection, _: ShownMoment) -> dict[str, object]:
         try:
@@ -115,6 +121,7 @@ def _read(
         if asked.job
         else None,
         types=known_types(asked.types),
+        by=validation.key_name(asked.by) if asked.by else None,
     )
     below = _number(asked.before, "before") if asked.before else None
     then = None

@@ -15,7 +15,7 @@ from domain.audit.explanation import explain
 from domain.jobs.job import ENDED, Job, State
 from domain.language import validation
 from domain.language.errors import UnknownJob
-from domain.language.events import Recorded
+from domain.language.events import Recorded, caused_by
 from domain.language.identifiers import JobId
 from domain.log.upcasting import read
 from entrypoints.dashboard import formatting
@@ -110,7 +110,10 @@ def _read(
         "now": now,
         "past": past,
         "explanation": explain(input_of(context.fairlog, connection, job_id)) if not past else None,
-        "events": [(event, formatting.pretty_json(event.data)[0]) for event in events],
+        "events": [
+            (event, formatting.pretty_json(event.data)[0], caused_by(event.data))
+            for event in events
+        ],
         "line": line,
         "bars": bars(line.stretches, now),
         "width": WIDTH,

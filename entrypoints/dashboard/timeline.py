@@ -30,6 +30,7 @@ class Stretch(Struct):
 class AttemptBar(Struct):
     number: int
     worker: str
+    key: str | None  # the API key that claimed it
     started_at: datetime
     ended_at: datetime | None = None
     outcome: str = "running"
@@ -58,7 +59,7 @@ def _add(line: Timeline, recorded: Recorded) -> None:
             _enter(line, "queued", at)
         case JobStarted() as event:
             _enter(line, "running", at)
-            line.attempts.append(AttemptBar(event.attempt, event.worker, at))
+            line.attempts.append(AttemptBar(event.attempt, event.worker, event.by, at))
         case JobCompleted():
             _end(line, at, "done")
             _enter(line, "done", at)

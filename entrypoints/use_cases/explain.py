@@ -25,6 +25,7 @@ from projections.storage import registry
 STARTS_READ_MAX: Final = 200
 _EXPLAINING_EVENTS: Final = (
     "JobStarted",
+    "JobCompleted",
     "JobFailed",
     "JobRequeued",
     "JobReleased",
