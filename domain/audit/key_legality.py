@@ -65,7 +65,9 @@ def misuse(keys: ApiKeys, job_before: Job | None, recorded: Recorded) -> str | N
     if event.by is None:
         return None
     key = keys.by_name.get(event.by)
-    if key is None or not key.is_valid(recorded.recorded_at):
+    # A server reports the refusals of its cache a moment later, when the key may have ended.
+    is_late = isinstance(event, RateLimitDecided) and not event.allowed
+    if key is None or not (is_late or key.is_valid(recorded.recorded_at)):
         return f"the key {event.by!r} that caused it was not valid then"
     return _beyond_rights(key, event)
 

@@ -37,6 +37,7 @@ from domain.language.events import (
     Scope,
     SubmissionDeduplicated,
     WorkerMissed,
+    WrongKeysRefused,
 )
 from domain.language.identifiers import GLOBAL
 from domain.language.moments import later, to_micros
@@ -152,6 +153,14 @@ def _check_correction(_: Job | None, recorded: Recorded, event: ClockCorrected) 
 def _check_key(_: Job | None, recorded: Recorded, _event: object) -> str | None:
     """Check what needs no other key; `domain.audit.key_legality` checks the rest."""
     return None if recorded.job_id is None else f"it names job {recorded.job_id}"
+
+
+def _check_wrong_keys(_: Job | None, recorded: Recorded, event: WrongKeysRefused) -> str | None:
+    if recorded.job_id is not None:
+        return f"it names job {recorded.job_id}"
+    if not 1 <= event.addresses <= event.count:
+        return f"it counts {event.count} requests from {event.addresses} addresses"
+    return None if event.first_at <= event.last_at else "its first refusal is later than its last"
 
 
 def _check_extension(job: Job, event: LeasesExtended) -> str | None:
@@ -368,6 +377,7 @@ _OTHER_EVENT_CHECKS: Final[Mapping[type, Callable[[Job | None, Recorded, Any], s
     KeyCreated: _check_key,
     KeyRotated: _check_key,
     KeyRevoked: _check_key,
+    WrongKeysRefused: _check_wrong_keys,
 }
 _JOB_EVENT_CHECKS: Final[Mapping[type, Callable[[Job, Recorded, Any], str | None]]] = {
     JobStarted: _check_start,

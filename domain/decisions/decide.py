@@ -39,6 +39,7 @@ from domain.language.commands import (
     JobCommand,
     RecoverJobs,
     ReportRefusals,
+    ReportWrongKeys,
     RetryJob,
     ReturnJob,
     RevokeKey,
@@ -66,6 +67,7 @@ from domain.language.events import (
     RateLimitDecided,
     RequeueReason,
     SubmissionDeduplicated,
+    WrongKeysRefused,
 )
 from domain.language.idempotency import is_deduplicated, key_of, own_digest
 from domain.language.identifiers import ClaimHash, JobId, KeyName, WorkerId
@@ -123,9 +125,9 @@ class LimitsSet(Struct, frozen=True, tag=True):
 
 
 class RefusalsRecorded(Struct, frozen=True, tag=True):
-    """The answer to ReportRefusals."""
+    """The answer to ReportRefusals and ReportWrongKeys."""
 
-    count: int  # submissions
+    count: int  # submissions or requests
 
 
 class ClockAccepted(Struct, frozen=True, tag=True):
@@ -194,7 +196,7 @@ def decide(model: WriteModel, command: Command, policy: Policy, now: datetime) -
     return _decide(model, command, key, policy, now)
 
 
-def _decide(
+def _decide(  # noqa: PLR0912 (a case for each command)
     model: WriteModel, command: Command, key: ApiKey | None, policy: Policy, now: datetime
 ) -> Decision:
     match command:
@@ -202,6 +204,8 @@ def _decide(
             return _submit(model, command, key, policy, now)
         case ReportRefusals():
             return _record_refusals(command)
+        case ReportWrongKeys():
+            return _record_wrong_keys(command)
         case ClaimJobs():
             return _claim(model, command, policy, now)
         case ExtendLeases():
@@ -308,6 +312,16 @@ def _record_refusals(report: ReportRefusals) -> Decision:
         window_start=report.window_start,
         window_seconds=report.window_seconds,
         count=report.count,
+        first_at=report.first_at,
+        last_at=report.last_at,
+    )
+    return Decision([NewEvent(refused)], lambda _: RefusalsRecorded(report.count))
+
+
+def _record_wrong_keys(report: ReportWrongKeys) -> Decision:
+    refused = WrongKeysRefused(
+        count=report.count,
+        addresses=report.addresses,
         first_at=report.first_at,
         last_at=report.last_at,
     )

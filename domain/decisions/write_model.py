@@ -22,6 +22,7 @@ from domain.language.commands import (
     FailJob,
     RecoverJobs,
     ReportRefusals,
+    ReportWrongKeys,
     RetryJob,
     ReturnJob,
     RevokeKey,
@@ -40,6 +41,7 @@ from domain.language.events import (
     RateLimitDecided,
     Recorded,
     WorkerMissed,
+    WrongKeysRefused,
 )
 from domain.language.idempotency import is_deduplicated, key_hash, key_of
 from domain.language.identifiers import GLOBAL, ClaimHash, JobId, KeyHash, Kind, UserId
@@ -119,7 +121,7 @@ class RequiredRows(RowKeys, frozen=True, kw_only=True):
                     self.jobs.update(job_id for job_id, _ in jobs)
                 case EnforceDeadlines(jobs=ids) | RecoverJobs(jobs=ids):
                     self.jobs.update(ids)
-                case AcceptClock() | CreateKey() | RotateKey() | RevokeKey():
+                case AcceptClock() | CreateKey() | RotateKey() | RevokeKey() | ReportWrongKeys():
                     pass
                 case ChangeLimit(user_id=changed_user, kind=changed_kind):
                     self._add_subject(changed_user, changed_kind)
@@ -155,6 +157,7 @@ class RequiredRows(RowKeys, frozen=True, kw_only=True):
                     | KeyCreated()
                     | KeyRotated()
                     | KeyRevoked()
+                    | WrongKeysRefused()
                 ):
                     pass
                 case _:

@@ -203,6 +203,15 @@ class RevokeKey(_Command, frozen=True, kw_only=True, gc=False, tag=True):
     name: KeyName
 
 
+class ReportWrongKeys(_Command, frozen=True, kw_only=True, gc=False, tag=True):
+    """Record requests that a server refused because of their API keys."""
+
+    count: int  # requests, from 1
+    addresses: int  # that they came from, from 1
+    first_at: datetime  # UTC, by the server's estimate of the log's clock
+    last_at: datetime  # likewise
+
+
 JobCommand = CompleteJob | FailJob | ReturnJob | CancelJob | RetryJob | EraseBodies
 Command = (
     SubmitJob
@@ -217,4 +226,5 @@ Command = (
     | CreateKey
     | RotateKey
     | RevokeKey
+    | ReportWrongKeys
 )

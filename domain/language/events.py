@@ -315,6 +315,15 @@ class KeyRevoked(_StoredEvent, frozen=True, kw_only=True, tag="KeyRevoked"):
     name: KeyName
 
 
+class WrongKeysRefused(_StoredEvent, frozen=True, kw_only=True, tag="WrongKeysRefused"):
+    """One server refused requests because of their API keys, in about a minute."""
+
+    count: int  # requests, from 1
+    addresses: int  # that they came from, from 1; a lower bound if there were very many
+    first_at: datetime  # UTC, by the server's estimate of the log's clock
+    last_at: datetime  # likewise
+
+
 Event = (
     RateLimitDecided
     | JobSubmitted
@@ -335,6 +344,7 @@ Event = (
     | KeyCreated
     | KeyRotated
     | KeyRevoked
+    | WrongKeysRefused
 )
 
 VERSION: Final = 1  # of every event type, except those with an upcaster

@@ -16,7 +16,7 @@ from itertools import islice
 from msgspec import Struct
 
 from domain.language import validation
-from domain.language.commands import ReportRefusals
+from domain.language.commands import Caller, ReportRefusals
 from domain.language.errors import RateLimited
 from domain.language.events import RateLimitDecided, Scope
 from domain.language.identifiers import GLOBAL, UserId
@@ -25,7 +25,8 @@ from domain.language.moments import later
 REFUSALS_MAX = 100_000  # users; at this size the cache is cleared, and the log decides again
 COUNTS_MAX = 100_000  # unreported; beyond it, the log decides about users without a count
 
-_Key = tuple[UserId, Scope, int, int, datetime, int]  # user, scope, used, limit, window
+# User, scope, used, limit, window, and the caller.
+_Key = tuple[UserId, Scope, int, int, datetime, int, Caller | None]
 
 
 class _Refusal(Struct, frozen=True, gc=False):
@@ -76,16 +77,18 @@ class RefusalCache:
         """Remove all refusals, since a limit has changed. The counts stay."""
         self._refusals.clear()
 
-    def refuse(self, user_id: UserId, tick: float) -> RateLimited | None:
-        """Return the counted refusal of a submission, or None when the log has to decide.
+    def refuse(self, user_id: UserId, tick: float, by: Caller | None = None) -> RateLimited | None:
+        """Return the counted refusal of a caller's submission, or None when the log has to decide.
 
         Raises `InvalidInput` for an invalid user id, so that none is ever reported.
         """
         if not self._refusals:
             return None
-        return self._refuse(user_id, user_id, tick) or self._refuse(GLOBAL, user_id, tick)
+        return self._refuse(user_id, user_id, tick, by) or self._refuse(GLOBAL, user_id, tick, by)
 
-    def _refuse(self, subject: UserId, user_id: UserId, tick: float) -> RateLimited | None:
+    def _refuse(
+        self, subject: UserId, user_id: UserId, tick: float, by: Caller | None
+    ) -> RateLimited | None:
         known = self._refusals.get(subject)
         if known is None:
             return None
@@ -93,7 +96,7 @@ class RefusalCache:
             del self._refusals[subject]
             return None
         at = later(known.decided_at, max(0.0, tick - known.received))
-        if not self._count(_key(user_id, known.decision), at):
+        if not self._count(_key(user_id, known.decision, by), at):
             return None
         return RateLimited(known.decision, at, user_id)
 
@@ -120,7 +123,7 @@ class RefusalCache:
         newer, self._counts = self._counts, {}
         for report in reports:
             counted = _Count(report.count, report.first_at, report.last_at)
-            self._counts[_key(report.user_id, report)] = counted
+            self._counts[_key(report.user_id, report, report.by)] = counted
         for key, counted in newer.items():
             earlier = self._counts.setdefault(key, counted)
             if earlier is not counted:
@@ -129,7 +132,7 @@ class RefusalCache:
                 earlier.last_at = max(earlier.last_at, counted.last_at)
 
 
-def _key(user_id: UserId, refused: RateLimitDecided | ReportRefusals) -> _Key:
+def _key(user_id: UserId, refused: RateLimitDecided | ReportRefusals, by: Caller | None) -> _Key:
     return (
         user_id,
         refused.scope,
@@ -137,11 +140,12 @@ def _key(user_id: UserId, refused: RateLimitDecided | ReportRefusals) -> _Key:
         refused.limit,
         refused.window_start,
         refused.window_seconds,
+        by,
     )
 
 
 def _report(key: _Key, counted: _Count) -> ReportRefusals:
-    user_id, scope, used, limit, window_start, window_seconds = key
+    user_id, scope, used, limit, window_start, window_seconds, by = key
     return ReportRefusals(
         user_id=user_id,
         scope=scope,
@@ -152,4 +156,5 @@ def _report(key: _Key, counted: _Count) -> ReportRefusals:
         count=counted.count,
         first_at=counted.first_at,
         last_at=counted.last_at,
+        by=by,
     )

@@ -155,7 +155,7 @@ class Guard:
             raise KeyNotValid("This server requires an API key: `Authorization: Bearer fl_…`.")
         access = await self._key_ring.recognize(given)
         if access is None:
-            self._wrong_keys.refused(client_of(connection.scope) or "")
+            self._wrong_keys.refused(client_of(connection.scope) or "", self._key_ring.now)
             raise KeyNotValid("The API key is unknown, malformed, expired or revoked.")
         return access
 

@@ -113,7 +113,7 @@ class JobController(Controller):
         command = sent_by(request, command)
         # Only valid submissions are refused and counted. A cached refusal raises no exception: a
         # client may cause ten thousand per second.
-        if known := fairlog.limiter.refuse(command.user_id):
+        if known := fairlog.limiter.refuse(command.user_id, command.by):
             return refusal_answer(known)
         try:
             submitted, view = await fairlog.submit_to_log(command)

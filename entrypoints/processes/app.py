@@ -28,6 +28,7 @@ from entrypoints.http.query import check_query
 from entrypoints.http.schema import SchemaPage, StructSchemas
 from entrypoints.http.stream import EncodedEvents, stream
 from entrypoints.http.strict_json import StrictRequest
+from entrypoints.http.wrong_keys import REPORT_SECONDS as WRONG_KEYS_SECONDS
 from entrypoints.http.wrong_keys import WrongKeys
 from entrypoints.runtime.host_names import AcceptedHosts
 from entrypoints.service.fairlog import Fairlog
@@ -58,6 +59,10 @@ def create_app(
     name under which recovery finds these jobs. `has_public_metrics`: /metrics needs no key.
     """
 
+    async def report_wrong_keys() -> None:
+        if report := wrong_keys.take_report():
+            await fairlog.writer.execute(report)
+
     @contextlib.asynccontextmanager
     async def lifespan(_: Litestar) -> AsyncIterator[None]:
         await fairlog.writer.attach()
@@ -67,6 +72,7 @@ def create_app(
             _periodic(fairlog, "refusal_reports", fairlog.limiter.begin_report, REPORT_SECONDS),
             _periodic(fairlog, "job_log", job_log.write, WRITE_SECONDS),
             _periodic(fairlog, "keys", fairlog.key_ring.refresh, REFRESH_SECONDS),
+            _periodic(fairlog, "wrong_keys", report_wrong_keys, WRONG_KEYS_SECONDS),
             _periodic(fairlog, "limit_changes", fairlog.limiter.watch_limits, WATCH_SECONDS),
         ]
         worker = EmbeddedWorker(fairlog, executor, workers, server_id) if executor else None
@@ -84,13 +90,15 @@ def create_app(
             await asyncio.gather(*tasks, return_exceptions=True)
             with contextlib.suppress(FairlogError):  # the database does not answer
                 await fairlog.limiter.report_all()
+                await report_wrong_keys()
 
     job_log = JobLog(fairlog)
     if executor is not None:
         fairlog.handler_note = executor.note
         fairlog.supervisor.add_probe(executor.trouble)
     server_metrics = ServerMetrics(fairlog, executor)
-    guard = Guard(fairlog.key_ring, WrongKeys(), has_public_metrics=has_public_metrics)
+    wrong_keys = WrongKeys()
+    guard = Guard(fairlog.key_ring, wrong_keys, has_public_metrics=has_public_metrics)
     encoded, structs = EncodedEvents(), StructSchemas()
     app = EdgeApp(
         route_handlers=[

@@ -16,7 +16,7 @@ from adapters.writer.writer import BatchWritten
 from domain.decisions.batch import Outcome
 from domain.decisions.decide import Answer
 from domain.decisions.ports import Clock
-from domain.language.commands import ReportRefusals, RetryJob, SubmitJob
+from domain.language.commands import Caller, ReportRefusals, RetryJob, SubmitJob
 from domain.language.errors import FairlogError, RateLimited, fresh_copy
 from domain.language.events import LimitChanged
 from domain.language.identifiers import UserId
@@ -64,12 +64,12 @@ class SubmissionLimiter:
         # Called for submissions that were refused, by user: one by one or in sum.
         self.on_refused: Callable[[UserId, int], None] = lambda _user, _count: None
 
-    def refuse(self, user_id: UserId) -> RateLimited | None:
+    def refuse(self, user_id: UserId, by: Caller | None = None) -> RateLimited | None:
         """Return the refusal of a submission by this user and count it; None: the log decides.
 
         After None, the caller sends the submission with `decide`.
         """
-        return self._cache.refuse(user_id, self._tick()) if self._cache.has_any else None
+        return self._cache.refuse(user_id, self._tick(), by) if self._cache.has_any else None
 
     async def decide(self, command: SubmitJob | RetryJob) -> Answer:
         """Have the log decide a command that `refuse` let through. Raises `RateLimited`."""
@@ -82,7 +82,9 @@ class SubmissionLimiter:
 
     async def submit_each(self, commands: Sequence[SubmitJob]) -> list[Outcome]:
         """Submit many jobs, and return one outcome for each, in order."""
-        outcomes: list[Outcome | None] = [self.refuse(command.user_id) for command in commands]
+        outcomes: list[Outcome | None] = [
+            self.refuse(command.user_id, command.by) for command in commands
+        ]
         undecided = [place for place, known in enumerate(outcomes) if known is None]
         tick, changes = self._tick(), self._changes
         decided = await self._execute_each([commands[place] for place in undecided])
@@ -103,7 +105,7 @@ class SubmissionLimiter:
 
         Raises `RateLimited`.
         """
-        refused = self.refuse(user_id)
+        refused = self.refuse(user_id, command.by)
         if refused is not None:
             raise fresh_copy(refused)
         return await self.decide(command)

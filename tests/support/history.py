@@ -25,6 +25,7 @@ from domain.language.commands import (
     ExtendLeases,
     FailJob,
     RecoverJobs,
+    ReportWrongKeys,
     RetryJob,
     ReturnJob,
     SubmitJob,
@@ -160,6 +161,8 @@ def _tell_of_keys(fairlog: Fairlog) -> None:
     do(fairlog, by("w", CompleteJob(job_id=job.id, attempt=job.attempt)))
     do(fairlog, rotate_key("ci", "second"))
     do(fairlog, by("root", revoke_key("ci")))
+    now = fairlog.read_now(fairlog.log.now)
+    do(fairlog, ReportWrongKeys(count=3, addresses=2, first_at=now, last_at=now))
 
 
 def do(fairlog: Fairlog, command: Command) -> Answer:

@@ -10,8 +10,8 @@ import pytest
 
 from adapters.settings import Settings
 from domain.language.errors import KeyNotValid, LogUnavailable
-from domain.language.events import Role
-from tests.support.core import execute_now
+from domain.language.events import Role, WrongKeysRefused
+from tests.support.core import execute_now, log_of, service
 from tests.support.keys import by, create_key, revoke_key, rotate_key, secret
 from tests.support.server import AppServer
 from tests.support.stories import submit
@@ -207,3 +207,16 @@ def test_a_caller_is_refused_by_the_writer_too(servers: tuple[AppServer, AppServ
     with pytest.raises(KeyNotValid):
         execute_now(other.fairlog, by("ci", submit()))
     execute_now(other.fairlog, by("ci", submit(), "second"))
+
+
+def test_wrong_keys_are_recorded_as_one_count(database_url: str) -> None:
+    with AppServer(database_url, MANY) as server:
+        execute_now(server.fairlog, create_key("root", Role.ADMIN))
+        for number in range(40):
+            headers = {"Authorization": f"Bearer {secret(str(number))}"}
+            assert httpx.get(f"{server.url}/v1/stats", headers=headers).status_code in {401, 429}
+    with service(database_url) as fairlog:  # the server reports the rest when it stops
+        reports = [one.event for one in log_of(fairlog) if isinstance(one.event, WrongKeysRefused)]
+    assert sum(report.count for report in reports) == 40
+    assert len(reports) <= 2
+    assert {report.addresses for report in reports} == {1}

@@ -43,6 +43,7 @@ from domain.language.commands import (
     FailJob,
     RecoverJobs,
     ReportRefusals,
+    ReportWrongKeys,
     RetryJob,
     ReturnJob,
 )
@@ -87,6 +88,7 @@ COMMANDS: Sequence[Command] = (
     create_key("ci", users=(ALICE,), expires_at=NOW),
     rotate_key("ci", "second"),
     revoke_key("ci"),
+    ReportWrongKeys(count=2, addresses=1, first_at=NOW, last_at=at(1)),
 )
 
 

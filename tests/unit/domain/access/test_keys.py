@@ -17,6 +17,7 @@ from domain.language.commands import (
     ExtendLeases,
     RecoverJobs,
     ReportRefusals,
+    ReportWrongKeys,
     RetryJob,
     ReturnJob,
 )
@@ -178,6 +179,22 @@ def test_refusals_of_two_keys_are_not_put_together() -> None:
     assert [event.by for event in found.events] == ["ci", "cd"]
 
 
+def test_a_reported_refusal_says_whose_it_was_even_if_the_key_has_ended() -> None:
+    report = ReportRefusals(
+        user_id=ALICE,
+        scope=Scope.USER,
+        used=1,
+        limit=1,
+        window_start=NOW,
+        window_seconds=60,
+        count=3,
+        first_at=NOW,
+        last_at=NOW,
+    )
+    [event] = given(CI, key_revoked("ci")).when(by("ci", report)).events
+    assert event.by == "ci"
+
+
 @pytest.mark.parametrize(
     ("role", "command"),
     [
@@ -206,7 +223,7 @@ def test_a_role_without_the_right_is_refused(role: Role, command: Command) -> No
 
 
 def test_a_right_is_known_for_every_command_that_a_caller_may_send() -> None:
-    sent_by_nobody = {ReportRefusals, EnforceDeadlines, RecoverJobs}
+    sent_by_nobody = {ReportRefusals, ReportWrongKeys, EnforceDeadlines, RecoverJobs}
     assert set(_NEEDED) == set(Command.__args__) - sent_by_nobody
 
 

@@ -99,6 +99,7 @@ def test_the_types_are_those_that_are_documented() -> None:
         "KeyCreated",
         "KeyRotated",
         "KeyRevoked",
+        "WrongKeysRefused",
     ]
 
 

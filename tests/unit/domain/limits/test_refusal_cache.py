@@ -15,6 +15,7 @@ from domain.language.identifiers import UserId
 from domain.limits import refusal_cache as cache_module
 from domain.limits.refusal_cache import RefusalCache
 from tests.support.given import at
+from tests.support.keys import caller
 from tests.support.stories import ALICE, BOB, CAROL
 
 USERS = [UserId(name) for name in "abcde"]
@@ -211,3 +212,13 @@ def test_no_refusal_of_what_is_no_user_id_is_counted(user: str) -> None:
     with pytest.raises(InvalidInput):
         cache.refuse(UserId(user), tick=1)
     assert cache.take_reports(MANY) == []
+
+
+def test_refusals_of_two_callers_are_counted_apart() -> None:
+    cache = refusing([ALICE])
+    for name in ("ci", "ci", "cd"):
+        assert cache.refuse(ALICE, 1.0, caller(name)) is not None
+    reports = cache.take_reports(10)
+    assert [(report.key_name, report.count) for report in reports] == [("ci", 2), ("cd", 1)]
+    cache.put_back(reports)
+    assert cache.take_reports(10) == reports
