@@ -28,7 +28,7 @@ RENEW_SECONDS: Final = 3.0
 
 _START_TIME: Final = 19  # index among the fields after the name in /proc/PID/stat, see proc(5)
 
-Setting = int | float | str | None  # None: not set
+Setting = bool | int | float | str | None  # None: not set
 
 metadata = sa.MetaData()
 _name = sa.LargeBinary().with_variant(mysql.VARBINARY(255), "mysql", "mariadb")
