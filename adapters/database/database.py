@@ -184,11 +184,16 @@ class Database:
         is_reading = begin == "BEGIN"
         engine = sa.create_engine(
             self.url,
-            isolation_level="READ COMMITTED",
+            # Each query of a READ COMMITTED transaction has a snapshot of its own, so one without a
+            # transaction sees the same, and saves the statement that ends it.
+            isolation_level="AUTOCOMMIT" if is_reading else "READ COMMITTED",
             hide_parameters=True,  # users' data must not appear in logs
             pool_size=8,
             max_overflow=24,
             pool_pre_ping=True,
+            pool_use_lifo=True,  # an idle server uses few connections, which it has to check
+            skip_autocommit_rollback=True,
+            pool_reset_on_return=None,  # closing a connection of SQLAlchemy's ends its transaction
             pool_timeout=CONNECT_SECONDS_MAX + 2,
             connect_args={
                 "charset": "utf8mb4",
@@ -207,7 +212,7 @@ class Database:
         )
         event.listen(engine, "do_connect", self._connect_mysql)
         if is_reading:
-            event.listen(engine, "connect", _note_check)
+            event.listen(engine, "connect", _set_up_reader)
             event.listen(engine, "checkout", _drop_if_read_only)
         return engine
 
@@ -223,7 +228,9 @@ class Database:
         return connection
 
 
-def _note_check(_connection: object, record: ConnectionPoolEntry) -> None:
+def _set_up_reader(connection: Any, record: ConnectionPoolEntry) -> None:  # noqa: ANN401 (the driver's)
+    with closing(connection.cursor()) as cursor:
+        cursor.execute("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED")
     record.info["read_only_checked"] = time.monotonic()
 
 
