@@ -40,6 +40,8 @@ _REHEARSAL: Final = "Rehearsal"  # never committed
 _REHEARSAL_BYTES: Final = 16 * 1024
 # Unix time in microseconds; each connection's time zone is set to UTC.
 _DATABASE_NOW: Final = "TIMESTAMPDIFF(MICROSECOND, '1970-01-01', SYSDATE(6))"
+# The same at the start of a statement; unlike SYSDATE, statements with it can be replicated.
+_STATEMENT_NOW: Final = "TIMESTAMPDIFF(MICROSECOND, '1970-01-01', NOW(6))"
 
 _UNKNOWN_VERSION: Final = -1
 
@@ -49,6 +51,14 @@ class Appended(NamedTuple):
 
     head: Head  # after the batch; `move_head` stores it
     leaves: Sequence[Leaf]  # of its events, see `domain.log.chain`
+
+
+class HeadReading(NamedTuple):
+    """The head row without its lock, and the clock."""
+
+    position: int  # of the latest event; 0 for an empty log
+    version: int  # see `Head.version`
+    clock: ClockReading
 
 
 class SqlEventLog:
@@ -72,8 +82,8 @@ class SqlEventLog:
             + f" FROM log_head WHERE id = {HEAD_ID}"
             + ("" if database.is_sqlite else " FOR UPDATE")
         )
-        self._read_clock = (
-            f"SELECT recorded_at, epoch, {'0' if self.clock else _DATABASE_NOW}"
+        self._read_head = (
+            f"SELECT position, recorded_at, epoch, {'0' if self.clock else _DATABASE_NOW}"
             f" FROM log_head WHERE id = {HEAD_ID}"
         )
         self._insert_events = _insert(events, mark)
@@ -249,25 +259,30 @@ class SqlEventLog:
 
     def reading(self, connection: Connection) -> ClockReading:
         """Return the database's clock and the log's time, without the lock."""
-        found = connection.exec_driver_sql(self._read_clock).one_or_none()
+        return self.head_reading(connection).clock
+
+    def head_reading(self, connection: Connection) -> HeadReading:
+        """Return the head and what `reading` returns, without the lock, in one statement."""
+        found = connection.exec_driver_sql(self._read_head).one_or_none()
         if found is None:
             raise LogCorrupt(_NO_HEAD)
-        return self._reading(connection, *found)
-
-    def _reading(
-        self, connection: Connection, recorded_at: int, version: int, database_now: int
-    ) -> ClockReading:
+        position, recorded_at, version, database_now = found
         clock = to_micros(self.clock.now()) if self.clock else database_now
-        return ClockReading(clock, recorded_at, self._correction(connection, version))
+        correction = self._correction(connection, version)
+        return HeadReading(position, version, ClockReading(clock, recorded_at, correction))
+
+    def clock_expression(self) -> sa.ColumnElement[int]:
+        """Return the database's clock as a part of a statement, Unix time in microseconds."""
+        if self.clock is not None:
+            return sa.literal(to_micros(self.clock.now()))
+        return sa.literal_column(_STATEMENT_NOW, sa.BigInteger)
 
     def version_and_now(self, connection: Connection) -> tuple[int, datetime]:
         """Return the head's version, which each change of an API key changes, and the log's time;
         without the lock.
         """
-        found = connection.exec_driver_sql(self._read_clock).one_or_none()
-        if found is None:
-            raise LogCorrupt(_NO_HEAD)
-        return found[1], from_micros(self._reading(connection, *found).now)
+        head = self.head_reading(connection)
+        return head.version, from_micros(head.clock.now)
 
     def hash_at(self, connection: Connection, position: int) -> bytes | None:
         """Return the hash of the chain at a position; None beyond the head."""

@@ -25,6 +25,7 @@ from domain.language.identifiers import ServerId
 
 LEASE_SECONDS: Final = 10.0
 RENEW_SECONDS: Final = 3.0
+_LEASE_MICROS: Final = int(LEASE_SECONDS * 1_000_000)
 
 _START_TIME: Final = 19  # index among the fields after the name in /proc/PID/stat, see proc(5)
 
@@ -128,7 +129,7 @@ class LiveServers:
                 live_servers.insert().values(
                     name=server.name.encode(),
                     token=server.token,
-                    lease_until=_lease_from(now),
+                    lease_until=now + _LEASE_MICROS,
                     about=msgspec.json.encode(
                         _About(server.process, dict(server.settings))
                     ).decode(),
@@ -136,16 +137,25 @@ class LiveServers:
             )
         return []
 
-    def renew(self, server: LiveServer) -> bool:
-        """Extend the lease to LEASE_SECONDS from now. Return False if the row is not its own."""
+    def renew(self, server: LiveServer) -> int | None:
+        """Extend the lease to LEASE_SECONDS from now, and return the number of other live servers.
+
+        Returns None if the row is not its own.
+        """
+        now = self._log.clock_expression()
         with self._database.write(is_patient=False) as connection:
-            now = self._log.reading(connection).clock
             renewed = connection.execute(
                 live_servers.update()
                 .where(_is_named(server.name), live_servers.c.token == server.token)
-                .values(lease_until=_lease_from(now))
+                .values(lease_until=now + _LEASE_MICROS)
             )
-        return renewed.rowcount == 1
+            if renewed.rowcount != 1:
+                return None
+            return connection.execute(
+                sa.select(sa.func.count()).where(
+                    live_servers.c.token != server.token, live_servers.c.lease_until > now
+                )
+            ).scalar_one()
 
     def leave(self, server: LiveServer) -> None:
         with self._database.write(is_patient=False) as connection:
@@ -187,10 +197,6 @@ def _all(connection: Connection) -> list[LiveServer]:
 
 def _is_named(name: ServerId) -> sa.ColumnElement[bool]:
     return live_servers.c.name == name.encode()
-
-
-def _lease_from(now_micros: int) -> int:
-    return now_micros + int(LEASE_SECONDS * 1_000_000)
 
 
 def _started(pid: int) -> str:

@@ -1,7 +1,7 @@
 """The head of the log, watched once per process for all who wait for it to move.
 
-Events that this process writes are seen at once, those of others within POLL_SECONDS. Nothing is
-read while nobody waits.
+Events that this process writes are seen at once, those of other servers within POLL_SECONDS, and
+those of commands within two seconds. Nothing is read while nobody waits.
 """
 
 import asyncio
@@ -90,6 +90,9 @@ class LogWatcher:
         self._numbers: list[RisingNumber] = []
         self._loops: list[OnDemandLoop] = []
         self._others_up_to = 0  # events of others before a batch of this process, not yet reported
+        # False while no other server runs, so that only commands write, and the periodic check for
+        # due jobs notes the position often enough.
+        self.has_peers = True
         self._polling = self.loop(Part("log_news") if part is None else part, self._poll)
         self.head = self.subscribe(own_types=None)
 
@@ -140,13 +143,17 @@ class LogWatcher:
     async def read_position(self) -> int:
         """Read the position of the latest event. Raises `LogUnavailable`."""
         position = await self._read_position()
+        self.note_position(position)
+        return position
+
+    def note_position(self, position: int) -> None:
+        """Note the position of the latest event, which was read from the database."""
         # What is beyond the batches of this process is of others, or of a batch that is about to
         # be reported.
         others = max(self._others_up_to, position if position > self.head.value else 0)
         self._others_up_to = 0
         for one in self._subscriptions:
             one.rise_to(others)
-        return position
 
     async def pause(self, seconds: float) -> None:
         """Sleep, unless the server stops."""
@@ -174,6 +181,7 @@ class LogWatcher:
     async def _poll(self) -> None:
         while self._polling.is_needed:
             self._polling.part.begins()
-            await self.read_position()
+            if self.has_peers:
+                await self.read_position()
             self._polling.part.works()
             await self.pause(self.poll_seconds)

@@ -20,7 +20,8 @@ from domain.log.stored_log import Leaf
 from projections.following.async_projector import EVENTS_PER_BATCH, AsyncProjector, step_all
 from projections.following.checkpoints import NoCheckpoint
 
-POLL_SECONDS: Final = 2.0  # while this process writes nothing
+POLL_SECONDS: Final = 4.0  # between two reads of the head while this process writes nothing
+CHECK_SECONDS: Final = 30.0  # between two checks of the checkpoints while nobody writes
 # Between the first new event and the transaction that applies it, unless EVENTS_PER_BATCH wait.
 PAUSE_SECONDS: Final = 1.0
 _RETRY_SECONDS: Final = 2.0  # after an error of a projection
@@ -49,6 +50,8 @@ class ProjectorRunner:
         self._news = threading.Event()
         self._enough = threading.Event()  # news that should not wait longer
         self._pending = 0  # events of this process since the latest step
+        self._position = 0  # of the head when it was last read
+        self._stepped_at = 0.0  # time.monotonic()
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -89,20 +92,32 @@ class ProjectorRunner:
             for one in self.projectors
         }
         rests_until = dict.fromkeys(self.projectors, 0.0)  # time.monotonic()
+        self._news.set()  # what was written before the start
         while not self._stopping.is_set():
-            self._news.wait(POLL_SECONDS)
-            if self._news.is_set():
+            if self._news.wait(POLL_SECONDS):
                 self._enough.wait(PAUSE_SECONDS)
-            self._pending = 0  # before the read: an event that is counted twice does no harm
-            self._news.clear()
-            self._enough.clear()
-            now = time.monotonic()
-            ready = {one: part for one, part in parts.items() if now >= rests_until[one]}
-            for failed in self._step(ready):
-                rests_until[failed] = time.monotonic() + _RETRY_SECONDS
+            if self._is_step_due() or any(part.is_failing for part in parts.values()):
+                self._stepped_at = now = time.monotonic()
+                # Cleared before the read: events that are counted twice do no harm.
+                self._pending = 0
+                self._news.clear()
+                self._enough.clear()
+                ready = {one: part for one, part in parts.items() if now >= rests_until[one]}
+                for failed in self._step(ready):
+                    rests_until[failed] = time.monotonic() + _RETRY_SECONDS
             with suppress(FairlogError):
                 self._tidy_up()
             loop.works()
+
+    def _is_step_due(self) -> bool:
+        """Return True if events are new, or if the checkpoints were not checked for long."""
+        if self._news.is_set() or time.monotonic() - self._stepped_at > CHECK_SECONDS:
+            return True
+        one, before = self.projectors[0], self._position
+        with suppress(FairlogError), one.reading() as connection:
+            self._position = one.log.position(connection)
+            return self._position != before
+        return True  # the step reports why the log cannot be read
 
     def _step(self, parts: Mapping[AsyncProjector[Any], Part]) -> Sequence[AsyncProjector[Any]]:
         """Apply a batch to each projection; return those that failed.

@@ -68,7 +68,7 @@ def create_app(
         await fairlog.writer.attach()
         fairlog.log_watcher.start()
         tasks = [
-            _periodic(fairlog, "due_jobs", fairlog.enforce_deadlines, CLOCK_SECONDS),
+            _periodic(fairlog, "due_jobs", fairlog.watch_deadlines, CLOCK_SECONDS),
             _periodic(fairlog, "refusal_reports", fairlog.limiter.begin_report, REPORT_SECONDS),
             _periodic(fairlog, "job_log", job_log.write, WRITE_SECONDS),
             _periodic(fairlog, "keys", fairlog.key_ring.refresh, REFRESH_SECONDS),

@@ -91,7 +91,11 @@ def registered(
     part = fairlog.supervisor.part("server_name")
     renewal = threading.Thread(
         target=supervise,
-        args=(part, lambda: _renew(servers, server, part, stopping, on_lost), stopping),
+        args=(
+            part,
+            lambda: _renew(servers, server, part, stopping, fairlog.note_peers, on_lost),
+            stopping,
+        ),
         name="fairlog-name",
         daemon=True,
     )
@@ -159,12 +163,15 @@ def _renew(
     server: LiveServer,
     part: Part,
     stopping: threading.Event,
+    on_renewed: Callable[[int], None],
     on_lost: Callable[[FairlogError], None],
 ) -> None:
     while not stopping.wait(RENEW_SECONDS):
         try:
             part.begins()
-            if servers.renew(server):
+            others = servers.renew(server)
+            if others is not None:
+                on_renewed(others)
                 part.works()
                 continue
             taken = [one for one in servers.join(server) if one.name == server.name]

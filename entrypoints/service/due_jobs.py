@@ -9,6 +9,7 @@ from typing import Final
 
 from sqlalchemy.engine import Connection
 
+from adapters.log.event_log import HeadReading
 from domain.fairness.due import DueQueue
 from domain.language.identifiers import JobId
 from projections.inline.jobs import JobQueries
@@ -18,6 +19,9 @@ ROWS_PER_READ: Final = 2_000  # in one query
 READS_PER_PAGE_MAX: Final = 4
 # A row may be committed a moment after its due time, so this long is read again.
 _READ_AGAIN_MICROS: Final = 1_000_000
+_SOON_MICROS: Final = 3_000_000
+_TRUST_MICROS: Final = 5_000_000  # then the rows are read again, whatever the head says
+_ANY_TIME: Final = 2**62  # later than any due time
 
 
 class DueJobs:
@@ -28,12 +32,30 @@ class DueJobs:
         self._queue = DueQueue()
         self.has_more = False  # more jobs are due than the last page had
         self._read_to: tuple[int, JobId] | None = None  # (due_at, id); None: nothing is queued
+        self.position = 0  # of the head when it was last read
+        self.is_quiet = False  # nothing was written lately, and nothing is due soon
+        self._version = -1  # of that head
+        self._earliest = 0  # due time of a job, by the log's clock in microseconds; 0: unknown
+        self._read_at = 0  # when it was read, likewise
 
-    def next_page(self, connection: Connection, now_micros: int) -> list[JobId]:
-        """Return up to JOBS_PER_PAGE jobs that are due at `now_micros`; none if nothing is due.
+    def next_page(self, connection: Connection, head: HeadReading) -> list[JobId]:
+        """Return up to JOBS_PER_PAGE jobs that are due now; none if nothing is due.
 
-        `now_micros` is Unix time in microseconds, by the log's clock.
+        While the head does not move, the earliest due time is known, and no job is read before it.
         """
+        now_micros = head.clock.now
+        has_moved = (head.position, head.version) != (self.position, self._version)
+        self.position, self._version = head.position, head.version
+        if has_moved:
+            self._earliest = 0  # unknown: rows may be written a moment after the head
+        elif now_micros >= min(self._earliest, self._read_at + _TRUST_MICROS):
+            earliest = self._jobs.due(connection, _ANY_TIME, None, 1)
+            self._earliest = earliest[0].due_at if earliest else _ANY_TIME
+            self._read_at = now_micros
+        self.is_quiet = now_micros + _SOON_MICROS < self._earliest
+        return self._read_page(connection, now_micros) if self._earliest <= now_micros else []
+
+    def _read_page(self, connection: Connection, now_micros: int) -> list[JobId]:
         is_fresh = self._read_to is None
         self._read_on(connection, now_micros)
         page = self._queue.take(JOBS_PER_PAGE)

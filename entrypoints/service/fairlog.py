@@ -47,7 +47,6 @@ from domain.language.errors import (
 )
 from domain.language.events import JobCancelled
 from domain.language.identifiers import JobId, Kind, ServerId
-from domain.language.moments import to_micros
 from domain.language.policy import Policy
 from entrypoints.feeds.event_feed import EventFeed
 from entrypoints.feeds.log_watcher import LogWatcher
@@ -75,6 +74,7 @@ from entrypoints.service.views import (
 )
 
 JOBS_OF_SAME_WORKERS_MAX = 2000  # other jobs of workers whose leases have ended
+QUIET_SECONDS = 1.5  # that a check for due jobs is delayed while nothing happens
 
 A = TypeVar("A", bound=Answer)
 
@@ -116,6 +116,9 @@ class Fairlog(Queries):
         self.change_limits = ChangeLimits(policy.window_seconds)
         self._slices = Slices()
         self._due_jobs = DueJobs(self.jobs)
+        self._own_batches = watcher.rising_number()  # position of the latest batch of this process
+        watcher.observe(lambda batch: self._own_batches.rise_to(batch.position))
+        self._enforced_up_to = 0  # the position of `_own_batches` at the latest `watch_deadlines`
         self.projector_runner = projector_runner
         self._started = time.monotonic()
         # Returns a note about the handler of a job in this server, see `HandlerPool.note`.
@@ -125,6 +128,10 @@ class Fairlog(Queries):
     def end_with(self, error: FairlogError) -> None:
         """Stop all writes, and let the server end with the error."""
         self.writer.fatal = error
+
+    def note_peers(self, servers: int) -> None:
+        """Note the number of other servers that run on the database."""
+        self.log_watcher.has_peers = servers > 0
 
     def close(self) -> None:
         """Write the waiting commands, end all threads and close the database. Blocks."""
@@ -386,13 +393,20 @@ class Fairlog(Queries):
         if isinstance(outcome, Exception):
             raise outcome
 
+    async def watch_deadlines(self) -> None:
+        """Call `enforce_deadlines`, but first wait while nothing is due soon and nobody writes."""
+        if self._due_jobs.is_quiet:
+            await self._own_batches.wait_beyond(self._enforced_up_to, QUIET_SECONDS)
+        self._enforced_up_to = self._own_batches.value
+        await self.enforce_deadlines()
+
     async def enforce_deadlines(self) -> int:
         """Update the jobs whose leases, time-outs, schedules or expiry times have passed.
 
         Users take turns. Returns the number of jobs that changed.
         """
         changed = 0
-        while due := await self.read(self._due):
+        while due := await self._read_due():
             try:
                 updated = await self._execute(EnforceDeadlines(jobs=due), JobsUpdated)
             except BaseException:
@@ -425,12 +439,17 @@ class Fairlog(Queries):
         self.is_recovered = True
         return recovered
 
+    async def _read_due(self) -> list[JobId]:
+        due = await self.read(self._due)
+        self.log_watcher.note_position(self._due_jobs.position)
+        return due
+
     def _due(self, connection: Connection) -> list[JobId]:
         """Return due jobs, followed by the other running jobs of their workers.
 
         An ended lease counts as a failure or not depending on those (ADR 27).
         """
-        due = self._due_jobs.next_page(connection, to_micros(self.log.now(connection)))
+        due = self._due_jobs.next_page(connection, self.log.head_reading(connection))
         if not due:
             return due
         others = self.jobs.running_on_same_workers(connection, due, JOBS_OF_SAME_WORKERS_MAX)

@@ -2,10 +2,13 @@
 
 import asyncio
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 
 import pytest
+import sqlalchemy as sa
 
+import entrypoints.service.fairlog as module
 from domain.decisions.decide import Claimed, JobUpdated, Submitted
 from domain.language.bodies import body_of
 from domain.language.commands import ClaimJobs, FailJob, SubmitJob
@@ -108,3 +111,76 @@ def test_a_timer_that_falls_due_meanwhile_is_in_the_next_page(
         assert bobs not in first
         clock.advance(2)
         assert bobs in fairlog._due(connection)
+
+
+@contextmanager
+def counted_reads(fairlog: Fairlog) -> Iterator[list[str]]:
+    """Collect the statements of the connections for reading."""
+    statements: list[str] = []
+
+    def note(_1: object, _2: object, statement: str, *_: object) -> None:
+        statements.append(statement)
+
+    engine = fairlog.database.engine
+    sa.event.listen(engine, "before_cursor_execute", note)
+    try:
+        yield statements
+    finally:
+        sa.event.remove(engine, "before_cursor_execute", note)
+
+
+def test_while_nothing_is_written_only_the_head_is_read_until_a_job_is_due(
+    fairlog: Fairlog, clock: ManualClock
+) -> None:
+    schedule(fairlog, clock, "alice", 1, 4)
+    for _ in range(2):
+        assert act_on_all(fairlog) == []
+    with counted_reads(fairlog) as statements:
+        clock.advance(3)
+        asyncio.run(fairlog.enforce_deadlines())
+        assert len([one for one in statements if not one.startswith("BEGIN")]) == 1
+    clock.advance(1)
+    assert act_on_all(fairlog) == [("JobReleased", "alice")]
+
+
+def test_a_job_that_another_server_schedules_is_released_when_it_is_due(
+    database_url: str, fairlog: Fairlog, clock: ManualClock
+) -> None:
+    for _ in range(2):
+        assert act_on_all(fairlog) == []
+    with service(database_url, clock=clock) as other:
+        schedule(other, clock, "bob", 1, 0.5)
+    assert act_on_all(fairlog) == []
+    clock.advance(0.5)
+    assert act_on_all(fairlog) == [("JobReleased", "bob")]
+
+
+def test_rows_are_read_again_after_some_seconds_whatever_the_head_says(
+    fairlog: Fairlog, clock: ManualClock
+) -> None:
+    schedule(fairlog, clock, "alice", 1, LATER_SECONDS)
+    for _ in range(2):
+        assert act_on_all(fairlog) == []
+    with counted_reads(fairlog) as statements:
+        clock.advance(6)
+        asyncio.run(fairlog.enforce_deadlines())
+        assert any("due_at" in one for one in statements)
+
+
+def test_a_quiet_check_waits_until_this_process_writes(
+    fairlog: Fairlog, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "QUIET_SECONDS", 60.0)
+
+    async def story() -> None:
+        fairlog.log_watcher.start()
+        for _ in range(2):
+            await asyncio.wait_for(fairlog.watch_deadlines(), 20)
+        checking = asyncio.create_task(fairlog.watch_deadlines())
+        await asyncio.sleep(0.05)
+        assert not checking.done()
+        await fairlog.submit(submission("alice", 1, clock, None))
+        await asyncio.wait_for(checking, 20)
+        await fairlog.log_watcher.close()
+
+    asyncio.run(story())

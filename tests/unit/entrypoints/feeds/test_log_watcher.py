@@ -65,6 +65,19 @@ def test_events_of_other_processes_are_seen_by_the_next_poll() -> None:
     play(story)
 
 
+def test_without_other_servers_nothing_is_read_and_a_noted_position_is_news() -> None:
+    async def story(log: Log) -> None:
+        log.watcher.has_peers = False
+        reads = log.reads
+        waiting = asyncio.create_task(log.watcher.subscribe().wait_beyond(10, 5))
+        await asyncio.sleep(0.05)
+        assert (waiting.done(), log.reads) == (False, reads)
+        log.watcher.note_position(11)
+        assert await waiting
+
+    play(story)
+
+
 def test_events_of_others_between_two_batches_of_this_process_are_not_overlooked() -> None:
     async def story(log: Log) -> None:
         others = log.watcher.subscribe()
