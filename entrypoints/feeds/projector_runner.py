@@ -18,12 +18,13 @@ from domain.language.errors import FairlogError
 from domain.language.events import Recorded
 from domain.log.stored_log import Leaf
 from projections.following.async_projector import EVENTS_PER_BATCH, AsyncProjector, step_all
-from projections.following.checkpoints import NoCheckpoint
+from projections.following.checkpoints import NoCheckpoint, current_checkpoints
 
 POLL_SECONDS: Final = 4.0  # between two reads of the head while this process writes nothing
 CHECK_SECONDS: Final = 30.0  # between two checks of the checkpoints while nobody writes
 # Between the first new event and the transaction that applies it, unless EVENTS_PER_BATCH wait.
 PAUSE_SECONDS: Final = 1.0
+LEAD_SECONDS: Final = 3.0  # that events are left to the process that has applied the latest ones
 _RETRY_SECONDS: Final = 2.0  # after an error of a projection
 _STOP_SECONDS_MAX: Final = 5.0  # for the batch that is being applied; usually 0.2
 
@@ -52,6 +53,9 @@ class ProjectorRunner:
         self._pending = 0  # events of this process since the latest step
         self._position = 0  # of the head when it was last read
         self._stepped_at = 0.0  # time.monotonic()
+        # The checkpoints' positions when this process last read or moved them; None: not known.
+        self._positions: Mapping[str, int] | None = None
+        self._others_moved_at = -LEAD_SECONDS  # time.monotonic(): when that was noticed
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -96,15 +100,19 @@ class ProjectorRunner:
         while not self._stopping.is_set():
             if self._news.wait(POLL_SECONDS):
                 self._enough.wait(PAUSE_SECONDS)
-            if self._is_step_due() or any(part.is_failing for part in parts.values()):
+            is_failing = any(part.is_failing for part in parts.values())
+            if is_failing or self._is_step_due():
                 self._stepped_at = now = time.monotonic()
                 # Cleared before the read: events that are counted twice do no harm.
                 self._pending = 0
                 self._news.clear()
                 self._enough.clear()
-                ready = {one: part for one, part in parts.items() if now >= rests_until[one]}
-                for failed in self._step(ready):
-                    rests_until[failed] = time.monotonic() + _RETRY_SECONDS
+                if self._is_left_to_another() and not is_failing:
+                    self._news.set()
+                else:
+                    ready = {one: part for one, part in parts.items() if now >= rests_until[one]}
+                    for failed in self._step(ready):
+                        rests_until[failed] = time.monotonic() + _RETRY_SECONDS
             with suppress(FairlogError):
                 self._tidy_up()
             loop.works()
@@ -119,6 +127,20 @@ class ProjectorRunner:
             return self._position != before
         return True  # the step reports why the log cannot be read
 
+    def _is_left_to_another(self) -> bool:
+        """Return True if another process has moved a checkpoint lately.
+
+        One process applies the events of all: its state in memory stays current. The others take
+        over where it does not go on.
+        """
+        one, before = self.projectors[0], self._positions
+        with suppress(FairlogError), one.reading() as connection:
+            found = current_checkpoints(connection, [one.projection for one in self.projectors])
+            self._positions = {name: at.position for name, at in found.items()}
+            if before is not None and self._positions != before:
+                self._others_moved_at = time.monotonic()
+        return time.monotonic() - self._others_moved_at < LEAD_SECONDS
+
     def _step(self, parts: Mapping[AsyncProjector[Any], Part]) -> Sequence[AsyncProjector[Any]]:
         """Apply a batch to each projection; return those that failed.
 
@@ -130,8 +152,11 @@ class ProjectorRunner:
         for part in parts.values():
             part.begins()
         try:
-            self._note_left(step_all(list(parts)))
+            step = step_all(list(parts))
+            self._positions = step.positions if len(parts) == len(self.projectors) else None
+            self._note_left(step.left)
         except Exception:  # noqa: BLE001 (the part that fails reports it)
+            self._positions = None
             return [one for one, part in parts.items() if not self._step_alone(one, part)]
         for part in parts.values():
             part.works()

@@ -92,6 +92,8 @@ class RecentEvents(Generic[E]):
         """Wrap `read` so that it is called only for what is not in memory."""
 
         def read_recent(connection: Connection, after: int, limit: int) -> Sequence[E]:
-            return self.beyond(after, limit) or read(connection, after, limit)
+            found = self.beyond(after, limit)
+            left = limit - len(found)
+            return found + list(read(connection, after + len(found), left)) if left else found
 
         return read_recent

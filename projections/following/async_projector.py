@@ -6,7 +6,7 @@ read and folded before that transaction, so that on SQLite the writer waits only
 written.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Final, Generic
 
@@ -92,8 +92,11 @@ class AsyncProjector(Generic[E]):
         return self.log.position(connection) - (0 if at is None else at.position)
 
     def step(self) -> int:
-        """Apply the next batch of events, if any; see `step_all`."""
-        return step_all([self])
+        """Apply the next batch of events, if any; return the number of events left.
+
+        Raises what `step_all` raises.
+        """
+        return step_all([self]).left
 
     def fold_next(
         self, connection: Connection, at: Checkpoint | None, tail: "Tail"
@@ -105,13 +108,8 @@ class AsyncProjector(Generic[E]):
                 if at is None
                 else f"The checkpoint at {at.position} does not belong to this log."
             )
-        events: Sequence[E] = ()
-        if tail.position > at.position:
-            events = self._events(connection, at.position, self._events_per_batch)
-            # Events that this process has just written are in memory, and may be newer than the
-            # snapshot of this transaction.
-            if events and not tail.includes(events[-1].position):
-                events = [event for event in events if event.position <= tail.position]
+        limit = min(tail.position - at.position, self._events_per_batch)
+        events = self._events(connection, at.position, limit) if limit > 0 else ()
         to, changes = at, Changes(())
         if events:
             to = Checkpoint(at.generation, events[-1].position, tail.hash_at(events[-1].position))
@@ -197,12 +195,6 @@ class Tail:
         self._hashes: dict[int, bytes | None] = {}
         self.position = log.position(connection)  # of the latest event
 
-    def includes(self, position: int) -> bool:
-        """Return True if the log has an event at the position. Reads the end again if needed."""
-        if position > self.position:
-            self.position = self._log.position(self._connection)
-        return position <= self.position
-
     def hash_at(self, position: int) -> bytes | None:
         """Return the hash of the log up to a position; None beyond its end."""
         if position not in self._hashes:
@@ -220,12 +212,20 @@ class FoldedBatch(Struct, frozen=True):
     left: int  # events in the log after them
 
 
-def step_all(projectors: Sequence[AsyncProjector[Any]]) -> int:
+class Step(Struct, frozen=True):
+    """The result of `step_all`."""
+
+    left: int  # events that the projection furthest behind has not applied yet
+    positions: Mapping[
+        str, int
+    ]  # by projection: up to where it is applied, by this process or another
+
+
+def step_all(projectors: Sequence[AsyncProjector[Any]]) -> Step:
     """Apply the next events to projections of one log, in one transaction.
 
-    Returns the number of events that are left for the projection that is furthest behind. Raises
-    `NoCheckpoint` where `prepare` has to start again, `LogUnavailable` and `LogTooNew`; then no
-    projection has changed.
+    Raises `NoCheckpoint` where `prepare` has to start again, `LogUnavailable` and `LogTooNew`; then
+    no projection has changed.
     """
     first = projectors[0]
     with first.reading() as connection:
@@ -235,7 +235,7 @@ def step_all(projectors: Sequence[AsyncProjector[Any]]) -> int:
             one.fold_next(connection, found.get(one.projection.name), tail) for one in projectors
         ]
     write_all(first.writing, [one for one in batches if one.to != one.at])
-    return max(one.left for one in batches)
+    return Step(max(one.left for one in batches), {one.name: one.to.position for one in batches})
 
 
 def write_all(writing: Transaction, batches: Sequence[FoldedBatch]) -> None:

@@ -1,6 +1,7 @@
 """The projector and the activity projection: in pieces, by several at once, and from nothing."""
 
 import contextlib
+import itertools
 import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -9,21 +10,25 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+import projections.activity.projection
 from adapters.settings import Settings
 from domain.decisions.decide import Claimed, Submitted
 from domain.jobs.job import Job
 from domain.language.bodies import body_of
 from domain.language.commands import CancelJob, ClaimJobs, CompleteJob, FailJob, RetryJob, SubmitJob
-from domain.language.errors import RateLimited
+from domain.language.errors import LogCorrupt, LogUnavailable, RateLimited
 from domain.language.identifiers import Kind, UserId, WorkerId
 from entrypoints.composition import compose, prepare, rebuild_projections
+from entrypoints.feeds import projector_runner
 from entrypoints.service.fairlog import Fairlog
 from projections.activity import tables
 from projections.activity.metrics import ActivityMetrics, total
 from projections.activity.projection import KEPT_SECONDS, ActivityProjection
-from projections.following.async_projector import AsyncProjector
+from projections.following import checkpoints
+from projections.following.async_projection import Changes
+from projections.following.async_projector import AsyncProjector, step_all
 from tests.support.clock import NOON, ManualClock
-from tests.support.core import execute_now
+from tests.support.core import execute_now, service
 from tests.support.waiting import wait_until
 
 
@@ -189,6 +194,98 @@ def test_several_processes_apply_each_event_once(fairlog: Fairlog, clock: Manual
     together = rows(fairlog)
     rebuild_projections(fairlog, ["activity"])
     assert rows(fairlog) == together
+
+
+def test_rows_do_not_depend_on_what_is_kept_in_memory(
+    fairlog: Fairlog, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    live_through_a_day(fairlog, clock)
+    catch_up(fairlog)
+    before = rows(fairlog)
+    activity(fairlog)._events_per_batch = 4
+    for rows_max in (0, 1, 3):
+        monkeypatch.setattr(projections.activity.projection, "ROWS_CACHED_MAX", rows_max)
+        rebuild_projections(fairlog, ["activity"])
+        assert rows(fairlog) == before
+
+
+def test_a_write_that_fails_is_repeated_from_the_stored_rows(
+    fairlog: Fairlog, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    live_through_a_day(fairlog, clock)
+    activity(fairlog)._events_per_batch = 7
+    move, moves = checkpoints.move, itertools.count()
+
+    def move_every_other_time(*arguments: Any) -> None:
+        if next(moves) % 2:
+            raise LogUnavailable("The connection was lost.")
+        move(*arguments)
+
+    monkeypatch.setattr(checkpoints, "move", move_every_other_time)
+    while position(fairlog) < fairlog.read_now(fairlog.log.position):
+        with contextlib.suppress(LogUnavailable):
+            activity(fairlog).step()
+    in_spite_of_failures = rows(fairlog)
+    monkeypatch.undo()
+    rebuild_projections(fairlog, ["activity"])
+    assert rows(fairlog) == in_spite_of_failures
+
+
+def test_all_projections_are_written_in_one_transaction_or_none_is(
+    fairlog: Fairlog, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    live_through_a_day(fairlog, clock)
+    projectors = fairlog.projector_runner.projectors
+    move = checkpoints.move
+
+    def fail_at_the_last(connection: Connection, name: str, *arguments: Any) -> None:
+        if name == projectors[-1].projection.name:
+            raise LogUnavailable("The connection was lost.")
+        move(connection, name, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints, "move", fail_at_the_last)
+        with pytest.raises(LogUnavailable):
+            step_all(projectors)
+    assert position(fairlog) == 0
+    end = fairlog.read_now(fairlog.log.position)
+    assert step_all(projectors).positions == {one.projection.name: end for one in projectors}
+
+
+def test_a_projection_that_fails_does_not_keep_the_others_from_going_on(
+    fairlog: Fairlog, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    live_through_a_day(fairlog, clock)
+    merkle = fairlog.projector_runner.of("merkle").projection
+
+    def fail(*_: object) -> Changes:
+        raise LogCorrupt("It cannot be folded.")
+
+    monkeypatch.setattr(merkle, "fold", fail)
+    fairlog.projector_runner.start()
+    end = fairlog.read_now(fairlog.log.position)
+    wait_until(lambda: position(fairlog) == end, "activity goes on")
+    part = fairlog.supervisor.part("projection_merkle")
+    wait_until(lambda: part.is_failing, "the failure is reported")
+    assert not fairlog.supervisor.part("projection_activity").is_failing
+    monkeypatch.undo()
+    wait_until(lambda: not part.is_failing, "it works again")
+
+
+def test_events_are_left_to_the_process_that_applies_them_until_it_stops(
+    database_url: str, fairlog: Fairlog, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(projector_runner, "LEAD_SECONDS", 600.0)
+    submit(fairlog, "ada", 1)
+    with service(database_url, clock=clock) as other:
+        assert not other.projector_runner._is_left_to_another()
+        catch_up(fairlog)
+        assert other.projector_runner._is_left_to_another()
+        monkeypatch.setattr(projector_runner, "LEAD_SECONDS", 0.1)
+        submit(fairlog, "ada", 2)
+        other.projector_runner.start()
+        end = fairlog.read_now(fairlog.log.position)
+        wait_until(lambda: position(fairlog) == end, "the other takes over")
 
 
 def test_dropped_tables_are_built_again_at_the_next_start(
