@@ -71,7 +71,7 @@ def create_app(
             _periodic(fairlog, "due_jobs", fairlog.watch_deadlines, CLOCK_SECONDS),
             _periodic(fairlog, "refusal_reports", fairlog.limiter.begin_report, REPORT_SECONDS),
             _periodic(fairlog, "job_log", job_log.write, WRITE_SECONDS),
-            _periodic(fairlog, "keys", fairlog.key_ring.refresh, REFRESH_SECONDS),
+            _periodic(fairlog, "keys", fairlog.key_ring.keep_current, REFRESH_SECONDS),
             _periodic(fairlog, "wrong_keys", report_wrong_keys, WRONG_KEYS_SECONDS),
             _periodic(fairlog, "limit_changes", fairlog.limiter.watch_limits, WATCH_SECONDS),
         ]

@@ -1,8 +1,8 @@
 """The API keys that a server process knows: who a request's secret belongs to, and for how long.
 
-They are read from the log at most REFRESH_SECONDS apart, so that checking a request costs no
-statement. If they cannot be read, no key is accepted after STALE_SECONDS: it could have been
-revoked meanwhile. Writes are checked once more, under the head lock.
+While requests come, the keys are read from the log at most REFRESH_SECONDS apart, so that checking
+one costs no statement. If they cannot be read, no key is accepted after STALE_SECONDS: it could
+have been revoked meanwhile. Writes are checked once more, under the head lock.
 """
 
 import asyncio
@@ -55,6 +55,7 @@ class KeyRing:
         self._requires_keys = requires_keys
         self._known = KeysRead(ApiKeys(), -1, UNIX_EPOCH)
         self._read_at = float("-inf")  # time.monotonic() before the latest read
+        self._asked_at = float("-inf")  # time.monotonic() of the latest request
         self._reading: asyncio.Task[None] | None = None
         self._listening: dict[asyncio.Event, Access] = {}
         self._is_changed = False  # by this process's writer
@@ -75,13 +76,17 @@ class KeyRing:
         return later(self._known.now, max(0.0, time.monotonic() - self._read_at))
 
     async def require_current(self) -> None:
-        """Read the keys unless that was done lately. Raises `LogUnavailable`.
+        """Read the keys unless that was done lately. Raises `LogUnavailable`."""
+        self._asked_at = time.monotonic()
+        if self._is_changed or self._is_older_than(STALE_SECONDS):
+            await self.refresh()
 
-        While no key is required, only the first call reads; `refresh` finds the first key.
+    async def keep_current(self) -> None:
+        """Read the keys while requests come, and for those that are held open. Raises
+        `LogUnavailable`.
         """
-        if self._is_changed or self._is_older_than(
-            STALE_SECONDS if self.are_required else float("inf")
-        ):
+        is_asked = time.monotonic() - self._asked_at < STALE_SECONDS
+        if is_asked or (self._listening and self._is_older_than(STALE_SECONDS)):
             await self.refresh()
 
     async def refresh(self) -> None:
