@@ -3,9 +3,9 @@
 A handler is `def kind(payload)` or `async def kind(payload)`; a parameter named `job` after the
 payload receives the `JobContext`. What it returns is the job's result, anything JSON can hold; an
 exception fails the attempt with its message. An attribute `timeout_seconds` of the function bounds
-each run. `adapters.handlers.names` decides which names are kinds. The module is checked when it is
-loaded, so that a wrong signature is reported at the start and not by the first job. The worker
-provides threads and the event loop.
+each run; after one of its `final_exceptions` no further attempt follows. `adapters.handlers.names`
+decides which names are kinds. The module is checked when it is loaded, so that a wrong signature is
+reported at the start and not by the first job. The worker provides threads and the event loop.
 """
 
 import asyncio
@@ -72,6 +72,7 @@ class Handler(Struct, frozen=True):
     is_async: bool  # it is called on the event loop, not in a thread
     wants_job: bool  # it has a parameter `job`
     timeout_seconds: float | None = None  # the longest run; None: no bound of the handler's own
+    final_exceptions: tuple[type[BaseException], ...] = ()  # after which no attempt follows
 
     def call(self, payload: object, job: JobContext) -> object:
         """Call the function as its signature asks, and return its result or an awaitable of it.
@@ -257,6 +258,7 @@ def _handler(kind: str, function: Function, module_name: str) -> Handler:
     try:
         validation.kind(kind)
         timeout_seconds = _timeout_seconds(function)
+        final_exceptions = _final_exceptions(function)
     except InvalidInput as error:
         raise HandlersError(f"handlers module {module_name!r}: {kind}(): {error}") from None
     return Handler(
@@ -265,7 +267,19 @@ def _handler(kind: str, function: Function, module_name: str) -> Handler:
         is_async=_is_async(function),
         wants_job="job" in _parameters(function),
         timeout_seconds=timeout_seconds,
+        final_exceptions=final_exceptions,
     )
+
+
+def _final_exceptions(function: Function) -> tuple[type[BaseException], ...]:
+    """Return the function's attribute of that name. Raises InvalidInput."""
+    listed = getattr(function, "final_exceptions", ())
+    classes = (listed,) if isinstance(listed, type) else listed
+    if not isinstance(classes, tuple | list) or not all(
+        isinstance(one, type) and issubclass(one, BaseException) for one in classes
+    ):
+        raise InvalidInput("final_exceptions is a tuple of exception classes.")
+    return tuple(classes)
 
 
 def _timeout_seconds(function: Function) -> float | None:

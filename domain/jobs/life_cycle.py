@@ -103,6 +103,8 @@ def _fail(job: Job, command: FailJob, policy: Policy, now: datetime) -> Sequence
         return []
     _require_current(job, command.attempt, now)
     may_retry = command.may_retry and _may_fail_again(job)
+    seconds = command.retry_in_seconds
+    delay = retry_delay(job, policy) if seconds is None else seconds
     return [
         JobFailed(
             user_id=job.user_id,
@@ -111,7 +113,7 @@ def _fail(job: Job, command: FailJob, policy: Policy, now: datetime) -> Sequence
             reason=FailureReason.ERROR,
             error_sha256=command.error.sha256,
             error_bytes=command.error.size,
-            retry_at=later(now, retry_delay(job, policy)) if may_retry else None,
+            retry_at=later(now, delay) if may_retry else None,
         )
     ]
 

@@ -116,6 +116,7 @@ class FailJob(_Command, frozen=True, kw_only=True, gc=False, tag=True):
     attempt: int  # from the claim
     error: Body
     may_retry: bool = True  # False: a permanent failure, although attempts are left
+    retry_in_seconds: float | None = None  # until the next attempt; None: `retry_delay`
 
 
 class ReturnJob(_Command, frozen=True, kw_only=True, gc=False, tag=True):

@@ -17,6 +17,7 @@ NAME_BYTES_MAX: Final = 255
 ATTEMPTS_MAX: Final = 1000
 PRIORITY_MAX: Final = 1000  # the minimum is its negative
 TIMEOUT_SECONDS_MAX: Final = 7 * 86_400
+RETRY_IN_SECONDS_MAX: Final = 31_622_400  # 366 days
 LIMIT_MAX: Final = 1_000_000_000
 KEY_NAME_CHARACTERS_MAX: Final = 64
 _DIGITS_MAX: Final = len(str(POSITION_MAX))
@@ -72,6 +73,14 @@ def timeout_seconds(seconds: float) -> float:
     if not (math.isfinite(seconds) and 0 < seconds <= TIMEOUT_SECONDS_MAX):
         raise InvalidInput(
             f"timeout_seconds is a number above 0, at most {TIMEOUT_SECONDS_MAX} (7 days)."
+        )
+    return seconds
+
+
+def retry_in_seconds(seconds: float) -> float:
+    if not (math.isfinite(seconds) and 0 <= seconds <= RETRY_IN_SECONDS_MAX):
+        raise InvalidInput(
+            f"retry_in_seconds is a number from 0 to {RETRY_IN_SECONDS_MAX} (366 days)."
         )
     return seconds
 

@@ -66,6 +66,18 @@ _MayRetry = Annotated[
 ]
 
 
+_RetryInSeconds = Annotated[
+    Annotated[
+        float, Meta(extra_json_schema={"minimum": 0, "maximum": validation.RETRY_IN_SECONDS_MAX})
+    ]
+    | None,
+    Meta(
+        description="How long to wait before the next attempt, 0 to 31622400 seconds. null: a "
+        "pause that grows with each failure."
+    ),
+]
+
+
 class Submission(Struct, forbid_unknown_fields=True, kw_only=True):
     """A job to run."""
 
@@ -365,13 +377,16 @@ class Failure(Struct, forbid_unknown_fields=True):
     attempt: _Attempt
     error: Annotated[Raw, _ERROR]
     retry: _MayRetry = True
+    retry_in_seconds: _RetryInSeconds = None
 
     def to_command(self, job_id: JobId) -> FailJob:
+        seconds = self.retry_in_seconds
         return FailJob(
             job_id=job_id,
             attempt=validation.attempt(self.attempt),
             error=body_of_json(bytes(self.error), "error"),
             may_retry=self.retry,
+            retry_in_seconds=None if seconds is None else validation.retry_in_seconds(seconds),
         )
 
 
@@ -383,12 +398,14 @@ class OutcomeOfJob(Struct, forbid_unknown_fields=True, kw_only=True):
     result: _Result = field(default_factory=lambda: _NULL)
     error: Annotated[Raw | UnsetType, _ERROR] = UNSET
     retry: _MayRetry = True
+    retry_in_seconds: _RetryInSeconds = None
 
     def to_command(self) -> CompleteJob | FailJob:
         job_id = validation.job_id(self.id)
         if self.error is UNSET:
             return Completion(self.attempt, self.result).to_command(job_id)
-        return Failure(self.attempt, self.error, self.retry).to_command(job_id)
+        failure = Failure(self.attempt, self.error, self.retry, self.retry_in_seconds)
+        return failure.to_command(job_id)
 
 
 class OutcomeBatch(RequestBatch, forbid_unknown_fields=True):

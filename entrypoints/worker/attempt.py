@@ -140,6 +140,7 @@ class Attempt:
                     attempt=self.claimed.attempt,
                     error=result.error,
                     may_retry=result.may_retry,
+                    retry_in_seconds=result.retry_in_seconds,
                 )
             case None:
                 return CompleteJob(

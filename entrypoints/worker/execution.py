@@ -18,6 +18,7 @@ class RunResult(Struct, frozen=True, kw_only=True):
     result: Body | None = None  # None: null
     error: Body | None = None
     may_retry: bool = True  # False: no further attempt can succeed
+    retry_in_seconds: float | None = None  # that the error asks for; None: it does not say
     cancelled_at: str = ""  # the traceback of a handler that ended because it was cancelled
     is_given_up: bool = False  # the handler had not ended and is no longer waited for
     is_returned: bool = False  # it could not run here to its end; another attempt may

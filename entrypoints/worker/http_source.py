@@ -289,8 +289,10 @@ def _outcome_fields(outcome: Outcome) -> dict[str, Any]:
         case ReturnJob(begun=begun, suspect=suspect):
             fields |= {"started": True} if begun else {}
             fields |= {"suspect": True} if suspect else {}
-        case FailJob(error=body, may_retry=may_retry):
+        case FailJob(error=body, may_retry=may_retry, retry_in_seconds=seconds):
             fields |= {"error": Raw(body.data), "retry": may_retry}
+            if seconds is not None:  # a server of an earlier release does not know the field
+                fields["retry_in_seconds"] = seconds
         case _:
             pass
     return fields

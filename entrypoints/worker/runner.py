@@ -3,8 +3,9 @@
 import asyncio
 import inspect
 import itertools
+import math
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -14,6 +15,7 @@ from msgspec import Struct
 
 from adapters.handlers.loading import Handler, Handlers, JobContext
 from adapters.processes.forks import end_if_child
+from domain.language import validation
 from domain.language.bodies import InvalidUnicode, body_of
 from domain.language.errors import InvalidInput
 from domain.language.identifiers import JobId, Kind, UserId
@@ -23,6 +25,7 @@ from entrypoints.worker.error_bodies import error_body, error_of, traceback_of
 from entrypoints.worker.execution import Execution, RunResult, given_up, not_begun
 from entrypoints.worker.threads import HandlerThreads, NoThreadLeft, ThreadCall
 
+_log = structlog.get_logger()
 _decode: Final = msgspec.json.Decoder().decode  # a handler may put another function in its place
 _UNREADABLE: Final = "What the handler returned or raised cannot be read."
 
@@ -112,7 +115,8 @@ class _Run:
             return RunResult(error=error_of(error), is_returned=True)
         except BaseException as error:  # noqa: BLE001 (not even SystemExit ends the worker)
             end_if_child(error)
-            return _failed(error, is_cancelled=job.cancelled)
+            finals = self._handler.final_exceptions
+            return _failed(error, finals, is_cancelled=job.cancelled)
         end_if_child()
         return _completed(answer)
 
@@ -152,13 +156,16 @@ def _completed(answer: object) -> RunResult:
         return RunResult(error=error_body("TypeError", message), may_retry=False)
 
 
-def _failed(error: BaseException, *, is_cancelled: bool) -> RunResult:
+def _failed(
+    error: BaseException, finals: Sequence[type[BaseException]], *, is_cancelled: bool
+) -> RunResult:
     was_cancelled = isinstance(error, asyncio.CancelledError)
     task = asyncio.current_task()
     return RunResult(
         is_disturbed=was_cancelled and not is_cancelled and bool(task and task.cancelling()),
         error=error_of(error),
-        may_retry=_may_retry(error),
+        may_retry=not isinstance(error, tuple(finals)) and _may_retry(error),
+        retry_in_seconds=_retry_in_seconds(error),
         cancelled_at=traceback_of(error) if was_cancelled else "",
     )
 
@@ -169,6 +176,22 @@ def _may_retry(error: BaseException) -> bool:
         return getattr(error, "retry", None) is not False
     except Exception:  # noqa: BLE001 (a property of the exception's own)
         return True
+
+
+def _retry_in_seconds(error: BaseException) -> float | None:
+    """Return the exception's attribute of that name; None if it has none that can be used."""
+    try:
+        seconds = getattr(error, "retry_in_seconds", None)
+        if seconds is None:
+            return None
+        if isinstance(seconds, bool) or not isinstance(seconds, int | float):
+            seconds = math.nan
+        return float(validation.retry_in_seconds(seconds))
+    except InvalidInput as wrong:
+        _log.warning("retry_in_seconds_ignored", reason=str(wrong), error=type(error).__name__)
+        return None
+    except Exception:  # noqa: BLE001 (a property of the exception's own)
+        return None
 
 
 class LocalExecutor:

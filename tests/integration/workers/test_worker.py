@@ -5,6 +5,7 @@ import contextlib
 import inspect
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
@@ -45,6 +46,7 @@ def handlers(*functions: Callable[..., Any], **by_kind: Callable[..., Any]) -> L
                 function=function,
                 is_async=inspect.iscoroutinefunction(function),
                 wants_job="job" in inspect.signature(function).parameters,
+                final_exceptions=getattr(function, "final_exceptions", ()),
             )
             for kind, function in named.items()
         }
@@ -233,6 +235,59 @@ async def test_an_exception_that_wants_no_retry_ends_the_job_for_good(database_u
         job_id = await submit(fairlog, "hopeless")
         assert (await error_of(fairlog, job_id))["type"] == "GivingUp"
         assert (await fairlog.job(job_id)).attempt == 1
+
+
+@pytest.mark.anyio
+async def test_an_exception_that_is_listed_as_final_ends_the_job_for_good(
+    database_url: str,
+) -> None:
+    def picky(payload: str) -> None:
+        raise {"final": FileNotFoundError, "other": PermissionError}[payload]
+
+    picky.final_exceptions = (KeyError, FileNotFoundError)  # type: ignore[attr-defined]  # as documented
+    async with (
+        embedded(database_url, Settings(max_attempts=2)) as (fairlog, source),
+        working(Worker(source("w"), handlers(picky), 1)),
+    ):
+        final = await submit(fairlog, "picky", "final")
+        assert (await error_of(fairlog, final))["type"] == "FileNotFoundError"
+        assert (await fairlog.job(final)).attempt == 1
+        other = await submit(fairlog, "picky", "other")
+        await eventually(lambda: has_failed_once(fairlog, other))
+        assert (await fairlog.job(other)).state is not State.FAILED
+
+
+async def has_failed_once(fairlog: Fairlog, job_id: JobId) -> bool:
+    return (await fairlog.job(job_id)).failures == 1
+
+
+@in_both_places
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("asked", "seconds"),
+    [(3000, 3000), (0.5, 0.5), (-1, None), (True, None), ("60", None), (float("nan"), None)],
+    ids=str,
+)
+async def test_an_exception_may_say_when_to_try_again(
+    place: Any, database_url: str, asked: object, seconds: float | None
+) -> None:
+    class Later(Exception):
+        retry_in_seconds = asked
+
+    def busy(_: Any) -> None:
+        raise Later
+
+    async with (
+        place(database_url, Settings()) as (fairlog, source),
+        working(Worker(source("w"), handlers(busy), 1)),
+    ):
+        job_id = await submit(fairlog, "busy")
+        await eventually(lambda: has_failed_once(fairlog, job_id))
+        page = await fairlog.history(job_id, 0, 100)
+        failed = next(event for event in page.events if event.type == "JobFailed")
+        retry_at = msgspec.json.decode(failed.data, type=dict[str, Any])["retry_at"]
+        delay = (datetime.fromisoformat(retry_at) - failed.recorded_at).total_seconds()
+        assert delay == seconds if seconds is not None else 0.4 < delay < 1.1
 
 
 @in_both_places

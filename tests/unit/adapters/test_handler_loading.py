@@ -352,6 +352,26 @@ def test_a_handler_may_bound_its_runs(write: Write) -> None:
     assert (handlers["f"].timeout_seconds, handlers["g"].timeout_seconds) == (2.0, None)
 
 
+def test_a_handler_may_list_exceptions_after_which_no_attempt_follows(write: Write) -> None:
+    write(
+        "jobs_final.py",
+        "def f(payload): ...\nf.final_exceptions = (KeyError, ValueError)\n"
+        "def g(payload): ...\ng.final_exceptions = OSError\ndef h(payload): ...\n",
+    )
+    handlers = load_handlers("jobs_final")
+    assert [handlers[kind].final_exceptions for kind in "fgh"] == [
+        (KeyError, ValueError),
+        (OSError,),
+        (),
+    ]
+
+
+@pytest.mark.parametrize("classes", ["'ValueError'", "(ValueError, 'KeyError')", "(int,)", "5"])
+def test_a_list_of_exceptions_that_is_none_is_refused(write: Write, classes: str) -> None:
+    write("jobs_not_final.py", f"def f(payload): ...\nf.final_exceptions = {classes}\n")
+    assert "final_exceptions is a tuple of exception classes" in refusal("jobs_not_final")
+
+
 @pytest.mark.parametrize("seconds", ["0", "-1", "True", "'2'", "float('nan')", "10**9"])
 def test_a_bound_that_is_none_is_refused(write: Write, seconds: str) -> None:
     write("jobs_unbounded.py", f"def f(payload): ...\nf.timeout_seconds = {seconds}\n")

@@ -325,6 +325,16 @@ def test_a_permanent_failure_leaves_the_other_attempts_unused() -> None:
     assert ended.job(1).state is State.FAILED
 
 
+def test_a_failure_may_say_when_the_next_attempt_follows() -> None:
+    report = replace(fail(1), retry_in_seconds=90.0)
+    waiting = given(SUBMITTED, started(1)).when(report).then(failed(1, retry_at=at(90)))
+    assert waiting.job(1).state is State.SCHEDULED
+    at_once = replace(fail(1), retry_in_seconds=0.0)
+    given(SUBMITTED, started(1)).when(at_once).then(failed(1, retry_at=at(0)))
+    last = given(submitted(max_attempts=1), started(1)).when(report).then(failed(1))
+    assert last.job(1).state is State.FAILED
+
+
 @for_all(job_id=st.integers(1, 2**62), attempt=st.integers(1, 1000), base=st.floats(0.001, 100.0))
 def test_the_delay_doubles_up_to_a_limit_and_jitter_takes_away_less_than_half(
     job_id: int, attempt: int, base: float
