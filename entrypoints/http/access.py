@@ -61,6 +61,7 @@ RULES: Final[Mapping[tuple[str, str], _Rule]] = {
     ("POST", "/v1/claims/heartbeat"): _WORK,
     ("POST", "/v1/claims/complete"): _WORK,
     ("POST", "/v1/claims/return"): _WORK | _OPERATE,
+    ("POST", "/v1/claims/take-back"): _OPERATE,
     ("POST", "/v1/jobs/{job_id}/complete"): _WORK,
     ("POST", "/v1/jobs/{job_id}/fail"): _WORK,
     ("GET", "/v1/audit"): _READ,

@@ -15,7 +15,7 @@ from domain.language.commands import JobCommand
 from domain.language.errors import InvalidInput, without_traceback
 from domain.language.identifiers import JobId
 from domain.language.ranges import ATTEMPT, JOB_ID, Time
-from entrypoints.http.access import held_open, limited_claim, require_still, sent_by
+from entrypoints.http.access import access_of, held_open, limited_claim, require_still, sent_by
 from entrypoints.http.jobs import BATCH_BYTES_MAX, SUBMISSION_BYTES_MAX
 from entrypoints.http.parameters import JobIdInPath
 from entrypoints.http.problems import problem_of
@@ -27,6 +27,7 @@ from entrypoints.http.requests import (
     OutcomeBatch,
     OutcomeOfJob,
     ReturnedJobs,
+    TakeBack,
 )
 from entrypoints.http.strict_json import (
     StrictRequest,
@@ -37,6 +38,7 @@ from entrypoints.http.strict_json import (
 from entrypoints.http.waiting import mark_waiting
 from entrypoints.service.fairlog import Fairlog
 from entrypoints.service.views import ClaimedJob, JobView
+from entrypoints.use_cases.take_back import take_back
 
 _JobId = Annotated[JobId, JOB_ID]
 
@@ -96,6 +98,12 @@ class OutcomeAnswers(Struct, frozen=True):
     jobs: Annotated[
         Sequence[OutcomeAnswer], Meta(description="One answer for each entry, in the same order.")
     ]
+
+
+class TakenBack(Struct, frozen=True):
+    """The jobs that were queued again."""
+
+    jobs: Annotated[Sequence[_JobId], Meta(description="Their ids, newest first.")]
 
 
 class ClaimController(Controller):
@@ -171,6 +179,19 @@ class ClaimController(Controller):
         The answer for a lost attempt is 409; it no longer counts towards limits of running jobs.
         """
         return await _report(request, fairlog, [(one.job_id, one) for one in data.to_returns()])
+
+    @post("/take-back", status_code=HTTP_200_OK)
+    async def take_back(
+        self, request: StrictRequest, data: JSONBody[TakeBack], fairlog: NamedDependency[Fairlog]
+    ) -> TakenBack:
+        """Take back all jobs that a worker or a key holds: they are queued again at once.
+
+        Their attempts do not count as failures, and what the worker reports of them is refused.
+        """
+        worker, key = data.to_names()
+        access = access_of(request)
+        caller = None if access is None else access.caller
+        return TakenBack(await take_back(fairlog, worker, key, caller))
 
 
 class OutcomeController(Controller):

@@ -23,7 +23,7 @@ from domain.language.commands import (
 )
 from domain.language.errors import InvalidInput
 from domain.language.events import Scope
-from domain.language.identifiers import JobId, Kind, UserId
+from domain.language.identifiers import JobId, KeyName, Kind, UserId, WorkerId
 from domain.language.ranges import (
     ATTEMPT,
     JOB_ID,
@@ -336,6 +336,27 @@ class ReturnedJobs(Struct, forbid_unknown_fields=True):
             )
             for job_id, attempt, job in returned
         ]
+
+
+class TakeBack(Struct, forbid_unknown_fields=True):
+    """Whose jobs an operator takes back. With both fields, both must hold."""
+
+    worker: Annotated[
+        Name | None, Meta(description="The worker that holds them. Left out or null: any.")
+    ] = None
+    key: Annotated[
+        Name | None,
+        Meta(description="The API key of the worker that holds them. Left out or null: any."),
+    ] = None
+
+    def to_names(self) -> tuple[WorkerId | None, KeyName | None]:
+        """Validate the fields. Raises `InvalidInput`."""
+        if self.worker is None and self.key is None:
+            raise InvalidInput("Say whose jobs to take back: of a worker, of a key, or of both.")
+        return (
+            None if self.worker is None else validation.worker_id(self.worker),
+            None if self.key is None else validation.key_name(self.key),
+        )
 
 
 class Heartbeat(HeldJobs, forbid_unknown_fields=True):

@@ -197,6 +197,23 @@ def test_an_operator_takes_back_what_a_worker_holds(keyed: KeyedServer) -> None:
     assert late.status_code == 409
 
 
+def test_an_operator_takes_back_all_that_a_key_or_a_worker_holds(keyed: KeyedServer) -> None:
+    operator = keyed.clients["operator"]
+    ids = {held(keyed, f"held {number}") for number in range(3)}
+    nothing = operator.post(
+        "/v1/claims/take-back", json={"worker": "shared", "key": "other-worker"}
+    )
+    assert nothing.json() == {"jobs": []}
+    assert operator.post("/v1/claims/take-back", json={}).status_code == 400
+    taken = operator.post("/v1/claims/take-back", json={"worker": "shared", "key": "worker"})
+    assert ids <= set(taken.json()["jobs"])
+    for job_id in ids:
+        job = operator.get(f"/v1/jobs/{job_id}").json()
+        assert (job["state"], job["failures"]) == ("queued", 0)
+        events = operator.get(f"/v1/jobs/{job_id}/events").json()["events"]
+        assert (events[-1]["type"], events[-1]["by"]) == ("JobRequeued", "operator")
+
+
 def test_a_worker_for_some_kinds_gets_no_others(keyed: KeyedServer) -> None:
     keyed.do(create_key("some-kinds", Role.WORKER, kinds=(ECHO,)))
     with keyed.client("some-kinds") as client:

@@ -27,6 +27,7 @@ BODIES: dict[str, Any] = {
     "/v1/claims/heartbeat": {"worker": "worker-1", "jobs": []},
     "/v1/claims/complete": {"worker": "worker-1", "jobs": []},
     "/v1/claims/return": {"worker": "worker-1", "jobs": []},
+    "/v1/claims/take-back": {"worker": "nobody"},
     "/v1/jobs/{job_id}/complete": {"attempt": 9},
     "/v1/jobs/{job_id}/fail": {"attempt": 9, "error": "no"},
     "/v1/keys": {"name": "alice", "role": "reader"},
