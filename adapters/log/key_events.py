@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from adapters.log.event_pages import RECORDED, recorded
-from adapters.log.tables import events
+from adapters.log.tables import HEAD_ID, events, log_head
 from domain.access.keys import KEY_EVENTS, ApiKeys
 from domain.language.events import EVENT_TYPES
 
@@ -17,7 +17,15 @@ KEY_EVENT_NAMES: Final = tuple(name for name, cls in EVENT_TYPES.items() if cls 
 
 
 def keys_after(connection: Connection, known: ApiKeys, up_to: int | None = None) -> ApiKeys:
-    """Return the keys at a position, from those at an earlier one; None: at the head."""
+    """Return the keys at a position, from those at an earlier one; None: at the head.
+
+    The head is read first: between two statements others may write, and an event of one type that
+    is found must not hide an earlier one of another type.
+    """
+    if up_to is None:
+        up_to = connection.execute(
+            sa.select(log_head.c.position).where(log_head.c.id == HEAD_ID)
+        ).scalar_one()
     found = [
         event
         for name in KEY_EVENT_NAMES
@@ -45,14 +53,11 @@ def latest_key_event(connection: Connection) -> int:
     return max(int(position or 0) for position in found)
 
 
-def _events_of(
-    name: str, after: int, up_to: int | None
-) -> "sa.Select[int, int, int | None, int, bytes]":
+def _events_of(name: str, after: int, up_to: int) -> "sa.Select[int, int, int | None, int, bytes]":
     # Without the index MySQL scans the log from that position on.
-    query = (
+    return (
         sa.select(*RECORDED)
         .with_hint(events, "FORCE INDEX (events_by_type)")  # SQLite has no such hint
-        .where(events.c.type == name, events.c.position > after)
+        .where(events.c.type == name, events.c.position > after, events.c.position <= up_to)
         .order_by(events.c.position)
     )
-    return query if up_to is None else query.where(events.c.position <= up_to)

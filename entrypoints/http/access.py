@@ -154,9 +154,11 @@ class Guard:
         given = _authorization(connection)
         if given is None:
             raise KeyNotValid("This server requires an API key: `Authorization: Bearer fl_…`.")
-        access = await self._key_ring.recognize(given)
+        client = client_of(connection.scope) or ""
+        may_read = not self._wrong_keys.is_limited(client)
+        access = await self._key_ring.recognize(given, may_read=may_read)
         if access is None:
-            self._wrong_keys.refused(client_of(connection.scope) or "", self._key_ring.now)
+            self._wrong_keys.refused(client, self._key_ring.now)
             raise KeyNotValid("The API key is unknown, malformed, expired or revoked.")
         return access
 

@@ -339,7 +339,7 @@ class ReturnedJobs(Struct, forbid_unknown_fields=True):
 
 
 class TakeBack(Struct, forbid_unknown_fields=True):
-    """Whose jobs an operator takes back. With both fields, both must hold."""
+    """The jobs that an operator takes back. With both fields, both must hold."""
 
     worker: Annotated[
         Name | None, Meta(description="The worker that holds them. Left out or null: any.")

@@ -47,6 +47,13 @@ class WrongKeys:
         self._logged_at = float("-inf")
         self._logged_total = 0
 
+    def is_limited(self, client: str) -> bool:
+        """Return True if a client's address has sent too many lately."""
+        if not self._windows:
+            return False
+        start, count = self._windows.get(_network(client), (0.0, 0))
+        return count > WRONG_KEYS_MAX and self._now() - start < WINDOW_SECONDS
+
     def refused(self, client: str, at: datetime) -> None:
         """Count one of a client's address, at a time of the log.
 

@@ -23,7 +23,6 @@ from domain.language.moments import UNIX_EPOCH, later
 
 REFRESH_SECONDS: Final = 0.3  # between two reads of the log's version
 STALE_SECONDS: Final = 0.9  # after the latest read: a request reads again before it goes on
-_UNKNOWN_PAUSE_SECONDS: Final = 0.05  # between two reads because of a secret that is not known
 
 
 class Access(Struct, frozen=True):
@@ -90,18 +89,27 @@ class KeyRing:
             await self.refresh()
 
     async def refresh(self) -> None:
-        """Read the keys, and end what ended keys hold open. Raises `LogUnavailable`."""
-        if self._reading is None or self._reading.done():
-            self._reading = asyncio.create_task(self._refresh(), name="keys")
-        await asyncio.shield(self._reading)
+        """Read the keys, and end what ended keys hold open. Raises `LogUnavailable`.
 
-    async def recognize(self, secret: str) -> Access | None:
+        The read begins after the call, so that it finds what was committed before. Callers who come
+        while another read is under way share the next one.
+        """
+        under_way = self._reading
+        if under_way is not None and not under_way.done():
+            await asyncio.wait([under_way])
+        if self._reading is under_way:
+            self._reading = asyncio.create_task(self._refresh(), name="keys")
+        reading = self._reading
+        assert reading is not None, "it was just begun"
+        await asyncio.shield(reading)
+
+    async def recognize(self, secret: str, *, may_read: bool = True) -> Access | None:
         """Return the key of a secret; None if it has none, or one that is not valid now.
 
-        A well-formed secret that is not known may be new, and has the keys read again.
+        A well-formed secret that is not known may be new: with `may_read` the keys are read again.
         """
         found = self._known.keys.recognize(secret, self.now)
-        if found is None and self._may_be_new(secret):
+        if found is None and may_read and self._may_be_new(secret):
             await self.refresh()
             found = self._known.keys.recognize(secret, self.now)
         return None if found is None else Access(*found)
@@ -136,11 +144,7 @@ class KeyRing:
 
     def _may_be_new(self, secret: str) -> bool:
         secret_id = id_of(secret)
-        return (
-            secret_id is not None
-            and secret_id not in self._known.keys.names
-            and self._is_older_than(_UNKNOWN_PAUSE_SECONDS)
-        )
+        return secret_id is not None and secret_id not in self._known.keys.names
 
     async def _refresh(self) -> None:
         self._is_changed = False

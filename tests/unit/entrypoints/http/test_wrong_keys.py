@@ -42,8 +42,11 @@ def test_an_address_is_limited_until_its_window_ends(wrong_keys: WrongKeys, time
     with pytest.raises(TooManyWrongKeys) as limited:
         wrong_keys.refused("192.0.2.1", NOW)
     assert limited.value.seconds == WINDOW_SECONDS - 10
+    assert wrong_keys.is_limited("192.0.2.1")
+    assert not wrong_keys.is_limited("192.0.2.2")
     wrong_keys.refused("192.0.2.2", NOW)
     time.seconds = WINDOW_SECONDS
+    assert not wrong_keys.is_limited("192.0.2.1")
     wrong_keys.refused("192.0.2.1", NOW)
 
 
