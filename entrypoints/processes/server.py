@@ -38,6 +38,7 @@ from entrypoints.runtime.interpreter import tune_interpreter
 from entrypoints.runtime.logging import output
 from entrypoints.runtime.tls import server_tls
 from entrypoints.service.fairlog import Fairlog
+from entrypoints.use_cases.keys import has_keys
 from entrypoints.worker.handler_pool import HandlerPool, handler_pool
 from entrypoints.worker.handler_protocol import handler_hello
 
@@ -117,7 +118,10 @@ def _serve(
     server = _Server(uvicorn_config(app, settings, tls), fairlog, options, listener, scheme)
     if options.welcomes:
         kinds = None if executor is None else executor.kinds
-        server.on_listening = lambda url: output.write(welcome(url, settings, kinds))
+        needs_key = settings.require_keys or has_keys(fairlog)
+        server.on_listening = lambda url: output.write(
+            welcome(url, settings, kinds, needs_key=needs_key)
+        )
     with _signals_left_to(server):
         server.run(sockets=[listener])
     if fairlog.writer.fatal is not None:

@@ -8,13 +8,18 @@ from adapters.settings import Settings, redacted
 from domain.language.identifiers import Kind
 
 _FIRST_KIND = Kind("echo")
+_KEY = "export FAIRLOG_KEY=$(fairlog keys create --name me --role submitter --any-user)"
+_SENDING_KEY = ' --oauth2-bearer "$FAIRLOG_KEY"'
 _UNSPECIFIED = {"//0.0.0.0:": "//127.0.0.1:", "//[::]:": "//[::1]:"}
 
 
-def welcome(url: str, settings: Settings, kinds: Collection[Kind] | None) -> str:
+def welcome(
+    url: str, settings: Settings, kinds: Collection[Kind] | None, *, needs_key: bool
+) -> str:
     """Return the screen of a server at `url`.
 
-    `kinds` are those that it serves; None: it has no worker inside.
+    `kinds` are those that it serves; None: it has no worker inside. `needs_key`: requests need an
+    API key.
     """
     for unspecified, here in _UNSPECIFIED.items():
         url = url.replace(unspecified, here)
@@ -28,10 +33,14 @@ def welcome(url: str, settings: Settings, kinds: Collection[Kind] | None) -> str
         "Dashboard": f"{url}/",
         "Database": _database(settings),
         "Kinds": served,
-        "First job": f"curl -s {url}/v1/jobs --json {_quoted(submission)}",
+        "API key": _KEY if needs_key else "",
+        "First job": f"curl -s{_SENDING_KEY if needs_key else ''} {url}/v1/jobs"
+        f" --json {_quoted(submission)}",
         "Stop": "Ctrl-C",
     }
-    return "\n".join(["", *(f"  {name:<10} {text}" for name, text in lines.items()), "", ""])
+    return "\n".join(
+        ["", *(f"  {name:<10} {text}" for name, text in lines.items() if text), "", ""]
+    )
 
 
 def _database(settings: Settings) -> str:

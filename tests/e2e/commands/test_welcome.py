@@ -92,6 +92,23 @@ def test_with_handlers_and_without_the_built_in_kinds_the_first_job_is_one_of_th
         assert '"kind": "thumbnail"' in terminal.row("First job")
 
 
+def test_where_keys_are_required_the_screen_says_how_to_get_and_send_one(tmp_path: Path) -> None:
+    port = free_port()
+    with serving(tmp_path, "--port", str(port), "--require-keys") as (terminal, _):
+        wait_until(lambda: terminal.shows("Ctrl-C"), "the screen is there", 60)
+        follow = f"{terminal.row('API key')}\n{terminal.row('First job')}"
+        folder = str(Path(FAIRLOG).parent)
+        command = subprocess.run(
+            ["sh", "-c", follow],
+            cwd=tmp_path,
+            env=without_settings(os.environ) | {"PATH": f"{folder}:{os.environ['PATH']}"},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert '"kind":"echo"' in command.stdout, command
+
+
 def test_without_workers_the_screen_names_the_command_that_runs_jobs(tmp_path: Path) -> None:
     port = free_port()
     with serving(tmp_path, "--port", str(port), "--workers", "0") as (terminal, _):
