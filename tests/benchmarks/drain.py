@@ -5,6 +5,7 @@ its events: claims, hand-over to the handler, and reports of outcomes are in it.
 `lifecycle` without submissions: what a client that only claims and completes in batches gets.
 """
 
+import time
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
@@ -22,6 +23,7 @@ from tests.support.workers import WorkerProcess
 
 CONCURRENCY: Final = 64
 SECONDS_MAX: Final = 120.0  # usual: 10
+POLL_SECONDS: Final = 0.25  # each poll costs the server and the database as much as some batches
 _HANDLERS: Final = """
 async def echo(payload):
     return None
@@ -51,9 +53,14 @@ def run(site: Site) -> Iterator[Figure]:
 def _drained(server: BenchmarkServer, handlers: Path, jobs: int) -> float:
     submit_batches(server.port, jobs)
     all_done = _done(server) + jobs
+
+    def are_done() -> bool:
+        time.sleep(POLL_SECONDS)
+        return _done(server) == all_done
+
     options = ["--handlers", str(handlers), "--concurrency", str(CONCURRENCY)]
     with WorkerProcess(server.url, *options):
-        wait_until(lambda: _done(server) == all_done, "all jobs are done", SECONDS_MAX)
+        wait_until(are_done, "all jobs are done", SECONDS_MAX)
     started, completed = (
         [datetime.fromisoformat(one["recorded_at"]) for one in audit(server.client, type=name)]
         for name in ("JobStarted", "JobCompleted")
