@@ -11,6 +11,7 @@ from typing import Any
 
 import sqlalchemy as sa
 import structlog
+from sqlalchemy.engine import Connection
 
 from adapters.database.database import Database
 from adapters.log.event_log import SqlEventLog
@@ -27,7 +28,8 @@ from adapters.writer.command_queue import CommandQueue
 from adapters.writer.writer import WritePath, Writer
 from adapters.writer.writer_frames import WriterHello
 from adapters.writer.writer_process import WriterProcess
-from domain.decisions.ports import Clock
+from domain.decisions.ports import Clock, Head
+from domain.decisions.write_model import RequiredRows
 from domain.language.errors import FairlogError
 from domain.language.events import Recorded
 from domain.language.policy import Policy
@@ -43,8 +45,9 @@ from projections.following.merkle import MerkleProjection
 from projections.following.snapshots import SnapshotsProjection
 from projections.inline.empty_claims import empty_claims
 from projections.inline.live import LiveProjections, inline_projections
-from projections.rebuild.rebuild import Progress, outdated, rebuild
+from projections.rebuild.rebuild import Progress, SaveOthers, outdated, rebuild
 from projections.storage import registry
+from projections.storage.generations import InlineProjection
 from projections.storage.rows import create_all
 from projections.verify import bookkeeping
 from projections.verify.bookkeeping import REGISTRY
@@ -62,7 +65,7 @@ def compose(
     """
     database = Database(settings.database_url)
     log = SqlEventLog(database, clock)
-    projections = LiveProjections(inline_projections())
+    projections = LiveProjections(inline_projections(), log)
     supervisor = Supervisor()
     writer = Writer(
         database, log, projections, policy_of(settings), queue, supervisor.part("writes")
@@ -154,11 +157,25 @@ def prepare(fairlog: Fairlog, progress: Progress = lambda _done, _total: None) -
         stale = outdated(connection, inline_projections())
     if stale:
         with tuned_for_one_pass():
-            rebuild(fairlog.log, fairlog.database, stale, progress)
+            rebuild(
+                fairlog.log, fairlog.database, stale, progress, _saving_others(fairlog.log, stale)
+            )
     for projector in fairlog.projector_runner.projectors:
         projector.prepare()
     store_registry_digest(fairlog)
     return [projection.name for projection in stale]
+
+
+def _saving_others(log: SqlEventLog, chosen: Sequence[InlineProjection]) -> SaveOthers:
+    """Return a function that saves the rows of the inline projections that are not chosen."""
+    names = {projection.name for projection in chosen}
+    live = LiveProjections([one for one in inline_projections() if one.name not in names], log)
+
+    def save(connection: Connection, head: Head) -> None:
+        live.refresh(connection)
+        live.save(connection, live.load(connection, head, RequiredRows()))
+
+    return save
 
 
 def store_registry_digest(fairlog: Fairlog) -> None:
@@ -209,7 +226,9 @@ def rebuild_projections(
     folded = 0
     with tuned_for_one_pass():
         if chosen := [inline[name] for name in wanted if name in inline]:
-            folded = rebuild(fairlog.log, fairlog.database, chosen, progress)
+            folded = rebuild(
+                fairlog.log, fairlog.database, chosen, progress, _saving_others(fairlog.log, chosen)
+            )
         for name in wanted:
             if name in projectors:
                 folded = projectors[name].rebuild(progress)

@@ -18,7 +18,6 @@ from adapters.log.event_pages import read_page
 from adapters.log.key_events import keys_after, latest_key_event
 from adapters.log.tables import (
     FORMAT,
-    FORMAT_CORRECTED,
     HEAD_ID,
     bodies,
     events,
@@ -43,6 +42,7 @@ _DATABASE_NOW: Final = "TIMESTAMPDIFF(MICROSECOND, '1970-01-01', SYSDATE(6))"
 # The same at the start of a statement; unlike SYSDATE, statements with it can be replicated.
 _STATEMENT_NOW: Final = "TIMESTAMPDIFF(MICROSECOND, '1970-01-01', NOW(6))"
 
+_IS_SAVED: Final = f"SELECT saved >= position FROM log_head WHERE id = {HEAD_ID}"
 _UNKNOWN_VERSION: Final = -1
 
 
@@ -74,7 +74,7 @@ class SqlEventLog:
         self._keys = _UNKNOWN_VERSION, ApiKeys()
         mark = "?" if database.is_sqlite else "%s"
         self._lock_head = (
-            "SELECT position, hash, recorded_at, format, epoch, "
+            "SELECT position, hash, recorded_at, format, epoch, saved, "
             # SYSDATE is the time after the lock was acquired, NOW the time before; and no account
             # can change it by SET timestamp.
             + ("0" if self.clock else _DATABASE_NOW)
@@ -88,6 +88,7 @@ class SqlEventLog:
         )
         self._insert_events = _insert(events, mark)
         self._insert_bodies = _insert(bodies, mark)
+        self._set_saved = f"UPDATE log_head SET saved = {mark} WHERE id = {HEAD_ID}"
         self._move_head = (
             f"UPDATE log_head SET position = {mark}, hash = {mark}, recorded_at = {mark}"
             f" WHERE id = {HEAD_ID} AND position = {mark}"
@@ -102,7 +103,7 @@ class SqlEventLog:
         row = connection.exec_driver_sql(self._lock_head).one_or_none()
         if row is None:
             raise LogCorrupt(_NO_HEAD)
-        position, head_hash, recorded_at, log_format, version, database_now, read_only = row
+        position, head_hash, recorded_at, log_format, version, saved, database_now, read_only = row
         if read_only:
             raise LogUnavailable(
                 "The database server is read-only, as after a switch-over to another; the request "
@@ -116,7 +117,8 @@ class SqlEventLog:
             )
         clock = to_micros(self.clock.now()) if self.clock else database_now
         reading = ClockReading(clock, recorded_at, self._correction(connection, version))
-        return Head(position, bytes(head_hash), from_micros(reading.now), version, reading)
+        now = from_micros(reading.now)
+        return Head(position, bytes(head_hash), now, version, saved, reading)
 
     def _correction(self, connection: Connection, version: int) -> Correction:
         """Return the latest correction of the clock; each changes the head's version."""
@@ -169,7 +171,8 @@ class SqlEventLog:
         connection.exec_driver_sql(self._insert_events, rows)
         if new_bodies:
             connection.exec_driver_sql(self._insert_bodies, list(new_bodies))
-        return Appended(Head(recorded[-1].position, last_hash, head.now, head.version), leaves)
+        new = Head(recorded[-1].position, last_hash, head.now, head.version, head.saved)
+        return Appended(new, leaves)
 
     def move_head(self, connection: Connection, head: Head, new: Head) -> None:
         """Store a new head. Needs the head lock. Raises `LogUnavailable` if another moved it."""
@@ -179,6 +182,14 @@ class SqlEventLog:
         # A cluster certifies only written rows, so the lock alone proves nothing there.
         if moved.rowcount != 1:
             raise LogUnavailable("Another writer moved the log's head; the batch was not written.")
+
+    def set_saved(self, connection: Connection, position: int) -> None:
+        """Note the position that the rows of the inline projections stand at. Needs the lock."""
+        connection.exec_driver_sql(self._set_saved, (position,))
+
+    def is_saved(self, connection: Connection) -> bool:
+        """Return True if the rows of the inline projections stand at the end of the log."""
+        return bool(connection.exec_driver_sql(_IS_SAVED).scalar_one_or_none())
 
     def erase_bodies(self, connection: Connection, positions: Sequence[int]) -> None:
         """Remove bodies for good, in the transaction of the events that record it."""
@@ -191,19 +202,19 @@ class SqlEventLog:
             )
 
     def note_correction(self, connection: Connection) -> None:
-        """Change the head's version, by which every process reads the correction, and the format,
-        by which an older release stops. Call it after `append` of a `ClockCorrected`, in the same
-        transaction. Needs the head lock.
+        """Change the head's version, by which every process reads the correction.
+
+        Call it after `append` of a `ClockCorrected`, in the same transaction. Needs the head lock.
         """
         _, before = self._corrected
         by = _latest_correction(connection).position - before.position
-        _raise_version(connection, by, FORMAT_CORRECTED)
+        _raise_version(connection, by)
 
     def note_keys(self, connection: Connection, keys: ApiKeys) -> None:
         """Do the same after `append` of events that gave these keys, if they changed any."""
         _, before = self._keys
         if keys.position > before.position:
-            _raise_version(connection, keys.position - before.position, FORMAT)
+            _raise_version(connection, keys.position - before.position)
 
     def set_registry_digest(self, connection: Connection, registry_digest: int) -> None:
         """Store the registry's digest, as part of the head's version. Needs the head lock.
@@ -305,10 +316,9 @@ def head_position(connection: Connection) -> int:
     return int(position)
 
 
-def _raise_version(connection: Connection, by: int, log_format: int) -> None:
+def _raise_version(connection: Connection, by: int) -> None:
     head = log_head.update().where(log_head.c.id == HEAD_ID)
-    raised = sa.case((log_head.c.format < log_format, log_format), else_=log_head.c.format)
-    connection.execute(head.values(epoch=log_head.c.epoch + by, format=raised))
+    connection.execute(head.values(epoch=log_head.c.epoch + by))
 
 
 def _latest_correction(connection: Connection) -> Correction:

@@ -12,11 +12,13 @@ from sqlalchemy.engine import Connection
 from adapters.database.database import Database, translated
 from adapters.log.event_pages import COLUMNS_TOGETHER, decode_numbers, page_of
 from adapters.log.key_events import KEY_EVENT_NAMES
-from adapters.log.tables import HEAD_ID, format_of
+from adapters.log.tables import FORMAT, HEAD_ID
 from domain.language.events import ClockCorrected, Recorded
 from domain.log.stored_log import UNREADABLE, Leaf, StoredHead, StoredRow, leaf_of
 
-_HEAD: Final = "SELECT position, hash, recorded_at, epoch, format FROM log_head WHERE id = {0}"
+_HEAD: Final = (
+    "SELECT position, hash, recorded_at, epoch, format, saved FROM log_head WHERE id = {0}"
+)
 _LATEST: Final = "SELECT MAX(position) FROM events WHERE type = '{0}'"
 _OTHER_HEADS: Final = "SELECT id FROM log_head WHERE id <> {0} OR id IS NULL ORDER BY id LIMIT 10"
 _ROWS: Final = (
@@ -95,13 +97,20 @@ class SqlStoredLog:
         ]
         corrected_at = _latest(connection, ClockCorrected.__name__)
         key_changed_at = max(_latest(connection, name) for name in KEY_EVENT_NAMES)
-        expected = format_of(is_corrected=corrected_at > 0, has_keys=key_changed_at > 0)
-        if row.format != expected:
-            wrong.append(f"the head's format is {row.format!r}, and this log has {expected}")
+        if row.format != FORMAT:
+            wrong.append(f"the head's format is {row.format!r}, and this log has {FORMAT}")
         registry_digest = row.epoch
         if isinstance(registry_digest, int):
             registry_digest -= corrected_at + key_changed_at
-        return StoredHead(row.position, row.hash, row.recorded_at, registry_digest, wrong)
+        if not (isinstance(row.saved, int) and isinstance(row.position, int)):
+            wrong.append(f"the position of the projections' rows is {row.saved!r}, no number")
+        elif not 0 <= row.saved <= row.position:
+            wrong.append(
+                f"the projections' rows stand at {row.saved}, and the log ends at {row.position}"
+            )
+        return StoredHead(
+            row.position, row.hash, row.recorded_at, registry_digest, row.saved, wrong
+        )
 
     def rows(self, connection: Connection, after: int, limit: int) -> Sequence[StoredRow]:
         if not self._is_sqlite and (together := _rows_together(connection, after, limit)):

@@ -12,18 +12,9 @@ from sqlalchemy.dialects import mysql
 metadata = sa.MetaData()
 
 # The log's format; a process that reads a higher one stops. In format 2, `ClockCorrected` events
-# determine the log's time; in format 3, events of API keys say who may write. A log has format 1
-# until the first of either.
-FORMAT: Final = 3
-FORMAT_CORRECTED: Final = 2
-FORMAT_FIRST: Final = 1
-
-
-def format_of(*, is_corrected: bool, has_keys: bool) -> int:
-    """Return the format of a log with or without such events."""
-    return FORMAT if has_keys else FORMAT_CORRECTED if is_corrected else FORMAT_FIRST
-
-
+# determine the log's time; in format 3, events of API keys say who may write; in format 4, the rows
+# of the inline projections stand at `log_head.saved`, which may be behind the log.
+FORMAT: Final = 4
 HEAD_ID: Final = 1
 
 # Bytes, not text: to MySQL's utf8mb4_bin "a" and "a " are equal.
@@ -67,4 +58,12 @@ log_head = sa.Table(
     sa.Column("recorded_at", sa.BigInteger, nullable=False),
     sa.Column("format", sa.Integer, nullable=False),
     sa.Column("epoch", sa.BigInteger, nullable=False, comment="raised at each generation switch"),
+    # Is no part of the log, but stands here because the head lock is needed to change it.
+    sa.Column(
+        "saved",
+        sa.BigInteger,
+        nullable=False,
+        server_default="0",
+        comment="position of the projections' rows",
+    ),
 )

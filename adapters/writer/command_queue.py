@@ -264,15 +264,20 @@ class CommandQueue:
             self._is_closed = True
             self._changed.notify_all()
 
-    def fail_waiting(self, error: Exception) -> None:
-        """Remove all commands that wait, and give their callers this error."""
+    def fail_waiting(self, error: Exception, spared: type[Command] | None = None) -> None:
+        """Remove all commands that wait, and give their callers this error; those of the type
+        spared stay.
+        """
         with self._changed:
             submitted = [one for of_user in self._submissions.values() for one in of_user.waiting]
-            waiting = [*self._reports, *self._others, *submitted]
+            others = [one for one in self._others if type(one.command) is not spared]
+            left = [one for one in self._others if type(one.command) is spared]
+            waiting = [*self._reports, *others, *submitted]
             self._reports.clear()
-            self._others.clear()
+            self._others = deque(left)
             self._submissions.clear()
-            self._submitted = self._bytes = 0
+            self._submitted = 0
+            self._bytes = sum(body_bytes(one.command) for one in left)
         self.resolve(waiting, [error] * len(waiting))
 
     def resolve(self, batch: Sequence[Pending], outcomes: Sequence[Outcome]) -> None:

@@ -39,7 +39,7 @@ from domain.decisions.ports import Head, Projections
 from domain.decisions.write_model import RequiredRows, WriteModel
 from domain.fairness.new_work import new_work
 from domain.language.bodies import body_of
-from domain.language.commands import AcceptClock, Command, SubmitJob
+from domain.language.commands import AcceptClock, Command, SaveProjections, SubmitJob
 from domain.language.errors import (
     ClockInDoubt,
     FairlogError,
@@ -55,6 +55,11 @@ from domain.language.policy import Policy
 from domain.log.log_time import TimeKeeper, by_log_time
 from domain.log.stored_log import Leaf
 
+# The rows of the inline projections are written when no command has come for a while; under load
+# after so much time or so many events, so that a job that is done by then is written once.
+IDLE_SAVE_SECONDS: Final = 0.05
+SAVE_SECONDS_MAX: Final = 0.5
+UNSAVED_EVENTS_MAX: Final = 4_000
 # From a batch's first attempt to the error for its callers. With one statement that hangs for 3 s
 # and one attempt to connect (1 s) they have it within 5 s.
 BATCH_SECONDS_MAX: Final = 3.0
@@ -155,7 +160,7 @@ class _WrittenBatch(Struct, frozen=True):
     leaves: Sequence[Leaf]
     outcomes: list[Outcome]
     model: WriteModel
-    has_empty_claims: bool  # so there is something to commit, even without events
+    has_changed_rows: bool  # so there is something to commit, even without events
 
 
 class Writer:
@@ -190,6 +195,7 @@ class Writer:
         self._failed: dict[type[Command], Command] = {}
         self._probed_at = 0.0  # time.monotonic()
         self._head_version: int | None = None
+        self._unsaved_since: float | None = None  # time.monotonic(); None: all rows are saved
         self._in_doubt: _WrittenBatch | None = None
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="fairlog-writer", daemon=True)
@@ -243,10 +249,15 @@ class Writer:
         """Write batches until the queue is closed, or a newer release writes to the log."""
         while self.fatal is None:
             if not self.queue and not self.queue.wait(self._idle_seconds()):
-                self._probe()
+                if self._unsaved_since is None or self.part.is_failing:
+                    self._probe()
+                else:
+                    self._save()
                 continue
             batch = self.queue.take()
             if not batch:
+                if self._unsaved_since is not None:
+                    self._save()
                 return
             self._taken_at = time.monotonic()
             self.part.begins()
@@ -258,14 +269,32 @@ class Writer:
             del batch  # else it would stay in memory until the next batch
 
     def _idle_seconds(self) -> float | None:
-        """Return how long to wait for commands before a test whether they could be written."""
-        return FAILING_PROBE_SECONDS if self.part.is_failing else self.probe_seconds
+        """Return how long to wait for commands before the rows are saved, or before a test whether
+        commands could be written.
+        """
+        if self.part.is_failing:
+            return FAILING_PROBE_SECONDS
+        return self.probe_seconds if self._unsaved_since is None else IDLE_SAVE_SECONDS
 
     def _reset(self) -> None:
         """Abandon the current batch after an unknown error."""
         self._in_doubt = None
         self._head_version = None
         self._disconnect()
+
+    def _save(self) -> None:
+        """Save the rows while no command waits."""
+        self.part.begins()
+        try:
+            self._write([])
+        except Exception as error:  # noqa: BLE001 (it would fail a batch too)
+            if not isinstance(error, LogFileReplaced) or self._connection_is_busy():
+                self._disconnect()
+            if isinstance(error, LogTooNew):
+                self.fatal = error
+            self.part.fails(self._refusal_of_all(error) or error)
+        else:
+            self.part.works()
 
     def _probe(self) -> None:
         """Test whether a batch could be written, and write nothing."""
@@ -311,12 +340,15 @@ class Writer:
         """Write a batch, or a part of one that failed, and answer each of its callers once."""
         try:
             outcomes = self._write_until(batch, deadline, is_part=is_part)
+        except ClockInDoubt as error:
+            saves = [one for one in batch if isinstance(one.command, SaveProjections)]
+            self._fail(
+                [one for one in batch if not isinstance(one.command, SaveProjections)], error
+            )
+            if saves:  # no event has the time of a save
+                self._process(saves, deadline, is_part=True)
         except LogUnavailable as error:
-            error.nothing_was_recorded = self._in_doubt is None
-            self._note_failed(batch, str(error).removesuffix(f" {_SEND_AGAIN}"))
-            self._answer(batch, [error] * len(batch))
-            # Commands that wait would have to wait as long again: they fail now.
-            self.queue.fail_waiting(LogUnavailable(str(error), nothing_was_recorded=True))
+            self._fail(batch, error)
         except LogTooNew as error:
             self.fatal = error
             self._answer(batch, [error] * len(batch))
@@ -325,6 +357,17 @@ class Writer:
         else:
             self._answer(batch, outcomes)
             self._note_written(batch)
+
+    def _fail(self, batch: Sequence[Pending], error: LogUnavailable) -> None:
+        """Give a batch an error that any other would have, too."""
+        error.nothing_was_recorded = self._in_doubt is None
+        self._note_failed(batch, str(error).removesuffix(f" {_SEND_AGAIN}"))
+        self._answer(batch, [error] * len(batch))
+        # Commands that wait would have to wait as long again: they fail now.
+        self.queue.fail_waiting(
+            LogUnavailable(str(error), nothing_was_recorded=True),
+            spared=SaveProjections if isinstance(error, ClockInDoubt) else None,
+        )
 
     def _isolate(self, batch: Sequence[Pending], error: Exception, deadline: float) -> None:
         """Halve a refused batch until the command that the database refuses is alone."""
@@ -427,11 +470,12 @@ class Writer:
         return found
 
     def _rehearse(self, connection: Connection, head: Head) -> None:
-        """Decide and write the commands that failed, or a submission of our own, as a test. Needs
-        the head lock; the caller rolls back.
+        """Decide and write the commands that failed, or a submission of our own, and the rows that
+        are not saved, as a test. Needs the head lock; the caller rolls back.
         """
         self._refresh_projections(connection, head)
-        self._decide_and_append(connection, head, list(self._failed.values()) or [_REHEARSAL], None)
+        commands = [*(self._failed.values() or [_REHEARSAL]), SaveProjections()]
+        self._decide_and_append(connection, head, commands, None)
 
     def _refresh_projections(self, connection: Connection, head: Head) -> None:
         if head.version != self._head_version:
@@ -439,7 +483,9 @@ class Writer:
             self._head_version = head.version
 
     def _write(self, batch: Sequence[Pending]) -> list[Outcome]:
-        """Write a batch in one transaction, from the head lock to the commit."""
+        """Write a batch in one transaction, from the head lock to the commit. An empty one saves
+        the rows of the projections.
+        """
         connection = self._connect()
         with connection.begin() as transaction:
             head = self._log.lock_head(connection)
@@ -450,20 +496,40 @@ class Writer:
             self._database.check_in_place(connection)
             self._refresh_projections(connection, head)
             commands = [pending.command for pending in batch]
-            head, corrected = self._judge_time(head, commands)
+            corrected = None
+            if not all(isinstance(one, SaveProjections) for one in commands):
+                head, corrected = self._judge_time(head, commands)
             done = self._decide_and_append(connection, head, commands, corrected)
             if done.recorded:
                 self._in_doubt = done
-            elif not done.has_empty_claims:
+            elif not done.has_changed_rows:
                 transaction.rollback()
-                self._projections.keep(done.model)
+                self._keep(done.model)
                 return done.outcomes
             if self.queue:  # another transaction follows at once
                 self._log.prefetch_head_lock(connection)
             transaction.commit()
-            self._projections.keep(done.model)
+            self._keep(done.model)
         self._database.check_in_place(connection)  # else the answers would be for lost events
         return self._finish(batch, done) if done.recorded else done.outcomes
+
+    def _keep(self, model: WriteModel) -> None:
+        """Keep the state for the next batch, once its changes are committed."""
+        self._projections.keep(model)
+        if model.position == self._projections.saved:
+            self._unsaved_since = None
+        elif self._unsaved_since is None:
+            self._unsaved_since = time.monotonic()
+
+    def _is_save_due(self, commands: Sequence[Command], model: WriteModel) -> bool:
+        if self.part.is_failing or not commands:
+            return True
+        if any(isinstance(one, SaveProjections) for one in commands):
+            return True
+        since = self._unsaved_since
+        return (
+            since is not None and time.monotonic() - since > SAVE_SECONDS_MAX
+        ) or model.position - self._projections.saved > UNSAVED_EVENTS_MAX
 
     def _judge_time(
         self, head: Head, commands: Sequence[Command]
@@ -490,7 +556,8 @@ class Writer:
             ]
         required = RequiredRows()
         required.add_commands(commands, self._policy)
-        model = self._projections.load(connection, head.position, required)
+        saved = head.saved
+        model = self._projections.load(connection, head, required)
         model.keys.become(self._log.keys(connection, head))
         batch = Batch(
             model,
@@ -502,21 +569,23 @@ class Writer:
             batch.correct_clock(corrected)
         outcomes = batch.decide_all(commands, _log_crash)
         leaves: Sequence[Leaf] = ()
+        new = head
         if batch.empty_claims:
             self._projections.note_empty_claims(connection, batch.empty_claims, batch.now)
         if batch.recorded:
             new, leaves = self._log.append(connection, head, batch.recorded, batch.bodies)
             if batch.erased:
                 self._log.erase_bodies(connection, batch.erased)
+        if self._is_save_due(commands, model) and model.position > self._projections.saved:
             self._projections.save(connection, model)
+        if batch.recorded:
             self._log.move_head(connection, head, new)
             if corrected is not None:
                 self._log.note_correction(connection)
             self._log.note_keys(connection, model.keys)
             head = new
-        return _WrittenBatch(
-            head, batch.recorded, leaves, outcomes, model, bool(batch.empty_claims)
-        )
+        has_changed_rows = bool(batch.empty_claims) or self._projections.saved != saved
+        return _WrittenBatch(head, batch.recorded, leaves, outcomes, model, has_changed_rows)
 
     def _was_written(self, connection: Connection, doubt: _WrittenBatch) -> bool:
         """Compare hashes. A hash covers the whole log up to it, so equal means it is our batch."""

@@ -40,7 +40,7 @@ class SystemState:
         self.position = 0  # of the latest event folded in
         self.recorded_at = UNIX_EPOCH  # of that event, UTC
         self.jobs: dict[State, int] = dict.fromkeys(State, 0)  # number of jobs
-        self.line = Line(is_served=False)
+        self.line = Line()
         self.windows = Windows()
         self._windows_left = 0  # after those that were over were last forgotten
 

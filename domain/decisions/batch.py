@@ -8,14 +8,13 @@ any change of limits: it is recorded under the limits that it was decided by.
 
 from collections.abc import Callable, Sequence
 from datetime import datetime
+from itertools import islice
 from typing import Final
-
-from msgspec.structs import replace
 
 from domain.access.keys import KEY_EVENTS
 from domain.decisions.decide import Answer, Claimed, Decision, NewEvent, decide, expire
 from domain.decisions.write_model import WriteModel
-from domain.fairness.line import Unread
+from domain.fairness.known_line import Unread
 from domain.language.commands import ClaimJobs, Command, ReportRefusals
 from domain.language.errors import Refusal, without_traceback
 from domain.language.events import ClockCorrected, LimitChanged, RateLimitDecided, Recorded, Scope
@@ -97,10 +96,10 @@ class Batch:
         for _ in range(READS_PER_CLAIM_MAX):
             if isinstance(decision, Exception):
                 return decision
+            if self._expired >= EXPIRED_PER_BATCH_MAX:  # more may be left, which must not start
+                return lambda _: Claimed([], is_cut_short=True)
             if decision.unread is None or self._look_further is None:
                 break
-            if self._expired >= EXPIRED_PER_BATCH_MAX:
-                return _cut_short(self._take(decision, command))
             self._look_further(decision.unread)
             self._expire()
             decision = self._decision(command, on_crash)
@@ -116,7 +115,8 @@ class Batch:
             return without_traceback(error)
 
     def _expire(self) -> None:
-        for expired in expire(self._model, self._policy, self.now):
+        left = EXPIRED_PER_BATCH_MAX - self._expired
+        for expired in islice(expire(self._model, self._policy, self.now), left):
             self._record(expired)
             self._expired += 1
 
@@ -162,15 +162,3 @@ class Batch:
             self.bodies.append((recorded.position, new.body.data))
         self.erased.extend(new.erases)
         self._model.evolve(recorded)
-
-
-def _cut_short(reply: _Reply) -> _Reply:
-    if isinstance(reply, Exception):
-        return reply
-
-    def answer(model: WriteModel) -> Answer:
-        claimed = reply(model)
-        assert isinstance(claimed, Claimed)
-        return replace(claimed, is_cut_short=True)
-
-    return answer

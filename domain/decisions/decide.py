@@ -7,7 +7,7 @@ the number of kinds of a user.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from itertools import accumulate, takewhile
 from typing import NamedTuple, assert_never
@@ -18,7 +18,7 @@ from msgspec.structs import replace
 from domain.access import decisions as access
 from domain.access.keys import ApiKey
 from domain.decisions.write_model import WriteModel
-from domain.fairness.line import Unread, WaitingJob
+from domain.fairness.known_line import Unread, WaitingJob
 from domain.fairness.serve import serve
 from domain.jobs import life_cycle
 from domain.jobs.claims import claim_hash
@@ -44,6 +44,7 @@ from domain.language.commands import (
     ReturnJob,
     RevokeKey,
     RotateKey,
+    SaveProjections,
     SubmitJob,
 )
 from domain.language.errors import (
@@ -140,6 +141,10 @@ class KeyChanged(Struct, frozen=True, tag=True):
     name: KeyName
 
 
+class ProjectionsSaved(Struct, frozen=True, tag=True):
+    """The answer to SaveProjections."""
+
+
 Answer = (
     Submitted
     | Claimed
@@ -150,6 +155,7 @@ Answer = (
     | RefusalsRecorded
     | ClockAccepted
     | KeyChanged
+    | ProjectionsSaved
 )
 
 
@@ -220,9 +226,10 @@ def _decide(  # noqa: PLR0912 (a case for each command)
             return _recover(model, command)
         case ChangeLimit():
             return _change_limit(model, command)
-        case AcceptClock():
-            # The correction was recorded before the batch: the batch's time follows from it.
-            return Decision([], lambda _: ClockAccepted())
+        case AcceptClock() | SaveProjections():
+            # The writer does either: a correction is recorded before the batch.
+            done = ClockAccepted() if isinstance(command, AcceptClock) else ProjectionsSaved()
+            return Decision([], lambda _: done)
         case CreateKey() | RotateKey() | RevokeKey():
             return _change_key(model, command, now)
         case _:
@@ -336,13 +343,14 @@ def _claim(model: WriteModel, command: ClaimJobs, policy: Policy, now: datetime)
         if given is not None:
             held = [job for job in given if job.is_held(command.worker, command.key_name, now)]
             return Decision([], lambda _: Claimed(held, is_repeated=True))
-    kinds = model.line.kinds_in_line() if command.kinds is None else command.kinds
-    served, unread = serve(model.line, kinds, command.max_jobs, model.position + 1)
+    line = model.line
+    kinds = line.kinds_in_line() if command.kinds is None else dict.fromkeys(command.kinds)
+    served, unread = serve(line, kinds, command.max_jobs, model.position + 1)
     picks = _carried(model, served, command.payload_bytes_max)
     missing = command.max_jobs - len(served)
     if len(picks) < len(served):
         unread = None
-    elif unread is None and missing and command.kinds is None and model.line.ahead.has_more_kinds:
+    elif unread is None and missing and command.kinds is None and line.has_more_kinds:
         unread = Unread(jobs=missing, more_kinds=True)
     lease_expires_at = later(now, policy.lease_seconds)
     begins = command.begins
@@ -474,16 +482,11 @@ def _body_of(command: JobCommand) -> Body | None:
             return None
 
 
-def expire(model: WriteModel, policy: Policy, now: datetime) -> Sequence[NewEvent]:
-    """Return the expiry of waiting jobs that were read, to be recorded before claims are served."""
-    line = model.line
-    queues = [*line.ahead.queues.values(), *(queue.values() for queue in line.entered.values())]
-    return [
-        NewEvent(event, job.id)
-        for job in _known(model, [waiting.job_id for queue in queues for waiting in queue])
-        if job.expires_at is not None
-        for event in life_cycle.enforce_deadlines(job, policy, now)
-    ]
+def expire(model: WriteModel, policy: Policy, now: datetime) -> Iterator[NewEvent]:
+    """Yield the expiry of waiting jobs in memory, to be recorded before claims are served."""
+    for job in model.jobs.expired(now):
+        for event in life_cycle.enforce_deadlines(job, policy, now):
+            yield NewEvent(event, job.id)
 
 
 def _change_limit(model: WriteModel, command: ChangeLimit) -> Decision:

@@ -7,7 +7,7 @@ from typing import Protocol, TypeVar
 from msgspec import Struct
 
 from domain.decisions.write_model import RequiredRows, WriteModel
-from domain.fairness.line import Unread
+from domain.fairness.known_line import Unread
 from domain.language.events import Recorded
 from domain.language.identifiers import ClaimHash
 from domain.log.log_time import ClockReading
@@ -33,6 +33,7 @@ class Head(Struct, frozen=True):
     hash: bytes  # of the chain up to that event
     now: datetime  # UTC, the log's time; not before the latest event
     version: int  # another number after a change of the registry, the clock or an API key
+    saved: int = 0  # position that the rows of the inline projections stand at
     reading: ClockReading | None = None  # of the clock, after the lock was taken
 
 
@@ -50,6 +51,9 @@ class EventLog(Protocol[C]):
 
         `registry_digest` is a digest of all its rows.
         """
+
+    def set_saved(self, connection: C, position: int) -> None:
+        """Note the position that the rows of the inline projections stand at. Needs the lock."""
 
     def hash_at(self, connection: C, position: int) -> bytes | None:
         """Return the chain's hash at a position; None beyond the head, and for 0."""
@@ -69,7 +73,7 @@ class Versioned(Protocol):
 
 
 class Projection(Protocol[C]):
-    """A read model that is updated in the writer's transaction (an inline projection).
+    """A read model whose rows the writer writes (an inline projection).
 
     Its rows have a generation, so that another one can be filled while one is in use. Its fold is
     the part of the write model that it loads and saves.
@@ -78,11 +82,6 @@ class Projection(Protocol[C]):
     name: str
     version: int  # raised when the fold or the tables change; part of the tables' names
     is_lasting: bool  # its rows keep changing, so a rebuild writes them as late as possible
-
-    def look_ahead(
-        self, connection: C, generation: int, required: RequiredRows, model: WriteModel
-    ) -> None:
-        """Read what determines further required rows, and add these to `required`."""
 
     def load(
         self, connection: C, generation: int, required: RequiredRows, model: WriteModel
@@ -99,14 +98,21 @@ class Projections(Protocol[C]):
     def refresh(self, connection: C) -> None:
         """Read the current generation of each. Raises `LogTooNew` for a newer version."""
 
-    def load(self, connection: C, position: int, required: RequiredRows) -> WriteModel:
-        """Return the state at the head position, with the required rows."""
+    @property
+    def saved(self) -> int:
+        """The position that the rows stand at; the model has what changed since."""
+
+    def load(self, connection: C, head: Head, required: RequiredRows) -> WriteModel:
+        """Return the state at the head, with the required rows in memory."""
 
     def look_further(self, connection: C, unread: Unread, model: WriteModel) -> None:
-        """Load more of the line into a loaded model, into which events may have been folded."""
+        """Load more of the line into a loaded model, into which events may have been folded.
+
+        Saves the model before, in the same transaction.
+        """
 
     def save(self, connection: C, model: WriteModel) -> None:
-        """Write each changed row of all projections once."""
+        """Write each changed row of all projections once, and the position that they stand at."""
 
     def note_empty_claims(self, connection: C, claims: Sequence[ClaimHash], now: datetime) -> None:
         """Store that claims were answered empty; they can be repeated for `CLAIM_SECONDS`."""

@@ -5,7 +5,8 @@ from collections.abc import Collection, Iterable
 from msgspec import Struct
 
 from domain.access.keys import ApiKeys
-from domain.fairness.line import Lane, Line, Unread
+from domain.fairness.known_line import KnownLine
+from domain.fairness.line import Line
 from domain.jobs.claims import claim_hash
 from domain.jobs.known_jobs import Jobs
 from domain.language.commands import (
@@ -27,12 +28,14 @@ from domain.language.commands import (
     ReturnJob,
     RevokeKey,
     RotateKey,
+    SaveProjections,
     SubmitJob,
 )
 from domain.language.events import (
     EVENT_TYPES,
     AttemptBegun,
     ClockCorrected,
+    JobSubmitted,
     KeyCreated,
     KeyRevoked,
     KeyRotated,
@@ -56,11 +59,11 @@ class WriteModel:
     The same folds serve the writer's decisions, a rebuild and time travel.
     """
 
-    def __init__(self, *, is_served: bool = True) -> None:
-        """`is_served`: claims are decided by this model, see `Line`."""
+    def __init__(self, known_line: KnownLine | None = None) -> None:
+        """`known_line` is for claims to be decided by this model; None: none will be."""
         self.position = 0  # of the latest event folded in
-        self.jobs = Jobs()
-        self.line = Line(is_served=is_served)
+        self.jobs = Jobs(watches_expiry=known_line is not None)
+        self.line = Line(known_line)
         self.windows = Windows()
         self.keys = ApiKeys()
         states = [state.folds() for state in (self.jobs, self.line, self.windows, self.keys)]
@@ -101,9 +104,6 @@ class RequiredRows(RowKeys, frozen=True, kw_only=True):
     limited_kinds: set[Kind] = set()
     http_claims: set[ClaimHash] = set()  # of `claims`: those that may have been answered empty
     retries: dict[JobId, int] = {}  # jobs to retry: the length of their users' windows, in seconds
-    serving: dict[tuple[Kind, ...] | None, int] = {}  # kinds (None: any): jobs claimed
-    lanes: dict[Lane, int] = {}  # how many jobs to read from the front of each
-    unread: Unread | None = None  # further rows of the line that claims turned out to depend on
 
     def add_commands(self, commands: Iterable[Command], policy: Policy) -> None:
         for command in commands:
@@ -113,14 +113,15 @@ class RequiredRows(RowKeys, frozen=True, kw_only=True):
                 case ReportRefusals() as report:
                     self.windows.add((report.user_id, report.window_seconds))
                     self.windows.add((GLOBAL, report.window_seconds))
-                case ClaimJobs(kinds=kinds, max_jobs=jobs_max) as claim:
-                    if jobs_max:
-                        self.serving[kinds] = self.serving.get(kinds, 0) + jobs_max
+                case ClaimJobs(kinds=kinds) as claim:
+                    self.kinds.update(kinds or ())
                     self._add_claim(claim)
                 case ExtendLeases(jobs=jobs):
                     self.jobs.update(job_id for job_id, _ in jobs)
                 case EnforceDeadlines(jobs=ids) | RecoverJobs(jobs=ids):
                     self.jobs.update(ids)
+                case AcceptClock() | SaveProjections():
+                    pass
                 case AcceptClock() | CreateKey() | RotateKey() | RevokeKey() | ReportWrongKeys():
                     pass
                 case ChangeLimit(user_id=changed_user, kind=changed_kind):
@@ -135,8 +136,8 @@ class RequiredRows(RowKeys, frozen=True, kw_only=True):
                     self.jobs.add(command.job_id)
 
     def add_events(self, events: Iterable[Recorded]) -> None:
-        """Add the rows that folding these events changes, without idempotency keys: the caller
-        knows which of them may exist.
+        """Add the rows that folding these events changes, without idempotency keys: see
+        `add_keys`.
         """
         for recorded in events:
             event = recorded.event
@@ -164,8 +165,16 @@ class RequiredRows(RowKeys, frozen=True, kw_only=True):
                     self.users.add(event.user_id)
                     self.kinds.add(event.kind)
 
+    def add_keys(self, events: Iterable[Recorded]) -> None:
+        """Add the idempotency keys of submissions, whose former holders lose them."""
+        self.keys.update(
+            key_hash(event.user_id, event.idempotency_key, is_explicit=event.key_is_explicit)
+            for recorded in events
+            if type(event := recorded.event) is JobSubmitted
+        )
+
     def add(self, other: "RequiredRows") -> None:
-        """Add all row keys of another one, without what its claims read from the line."""
+        """Add all row keys of another one."""
         self.users.update(other.users)
         self.kinds.update(other.kinds)
         self.jobs.update(other.jobs)
@@ -177,8 +186,8 @@ class RequiredRows(RowKeys, frozen=True, kw_only=True):
     def without(self, known: RowKeys) -> "RequiredRows":
         """Return the rows that are not known yet.
 
-        Claims read the line and the notes of empty claims every time, since another server may
-        have changed the notes and the log does not record that.
+        Claims read the notes of empty claims every time, since another server may have changed
+        them and the log does not record that.
         """
         return RequiredRows(
             users=self.users.difference(known.users),
@@ -190,8 +199,6 @@ class RequiredRows(RowKeys, frozen=True, kw_only=True):
             limited_kinds=self.limited_kinds.difference(known.limited_kinds),
             http_claims=self.http_claims,
             retries=self.retries,
-            serving=self.serving,
-            lanes=self.lanes,
         )
 
     def size(self) -> int:

@@ -13,6 +13,7 @@ from typing import ClassVar, Final
 from msgspec import Struct
 from msgspec.structs import replace
 
+from domain.fairness.known_line import KnownLine, Lane, WaitingJob
 from domain.jobs.job_fold import is_due
 from domain.language.events import (
     AttemptEnded,
@@ -28,10 +29,8 @@ from domain.language.events import (
     RequeueReason,
     Scope,
 )
-from domain.language.identifiers import JobId, Kind, UserId
+from domain.language.identifiers import Kind, UserId
 from domain.log.folds import Folded, FoldMethods
-
-Lane = tuple[UserId, Kind]
 
 
 class UserInLine(Struct, frozen=True, gc=False):
@@ -67,40 +66,6 @@ class KindInLine(Struct, frozen=True, gc=False):
         return self.running_limit is not None and self.running >= self.running_limit
 
 
-class WaitingJob(Struct, frozen=True, gc=False):
-    """A queued job, as far as its order needs."""
-
-    job_id: JobId
-    user_id: UserId
-    kind: Kind
-    priority: int
-    is_suspect: bool = False  # claimed alone, see `JobStarted.alone`
-
-    @property
-    def order(self) -> tuple[int, int]:
-        """Order among the user's own jobs: higher priority first, then the older job."""
-        return (-self.priority, self.job_id)
-
-
-class Unread(Struct, frozen=True, kw_only=True):
-    """Rows of the stored line that a claim depends on and that have not been read."""
-
-    jobs: int  # that the claim can still take
-    kinds: frozenset[Kind] = frozenset()  # with unread lanes beyond the horizon
-    lanes: frozenset[Lane] = frozenset()  # with unread jobs
-    more_kinds: bool = False  # the claim takes any kind, and there are unread kinds
-
-
-class Lookahead(Struct, gc=False):
-    """The front of the stored line, as far as it was read for the claims of a batch."""
-
-    kinds: tuple[Kind, ...] = ()  # with waiting jobs, for claims of any kind
-    has_more_kinds: bool = False  # there are unread kinds after the last, by name
-    users: set[UserId] = set()  # whose lanes were read
-    horizon: dict[Kind, int] = {}  # the turn after which lanes of the kind may be unread
-    queues: dict[Lane, list[WaitingJob]] = {}  # the front of each lane, in order
-
-
 _NOBODY: Final = UserInLine()
 _IDLE: Final = KindInLine()
 
@@ -108,16 +73,13 @@ _IDLE: Final = KindInLine()
 class Line(Folded):
     """The users, lanes and kinds of the line that are in memory."""
 
-    def __init__(self, *, is_served: bool = True) -> None:
-        """`is_served`: claims are decided by it, so jobs that enter and leave are tracked."""
-        self._is_served = is_served
+    def __init__(self, known: KnownLine | None = None) -> None:
+        """`known` keeps the order in which claims are served; None: none is decided by it."""
+        self.known = known
         self.users: dict[UserId, UserInLine] = {}
         self.lanes: dict[UserId, dict[Kind, int]] = {}  # jobs waiting
         self.stored_lanes: set[Lane] = set()  # that have a row
         self.kinds: dict[Kind, KindInLine] = {}
-        self.entered: dict[Lane, dict[JobId, WaitingJob]] = {}  # since the rows were read
-        self.left: set[JobId] = set()  # stored jobs that left since the rows were read
-        self.ahead = Lookahead()
         self.changed_users: dict[UserId, UserInLine] = {}  # with their stored state
         self.changed_lanes: set[Lane] = set()  # with another number of waiting jobs
         self.changed_kinds: set[Kind] = set()
@@ -163,7 +125,10 @@ class Line(Folded):
             case LimitChanged(scope=Scope.USER, user_id=str(user_id)):
                 user = self.users.get(user_id, _NOBODY)
                 self.changed_users.setdefault(user_id, user)
-                self.users[user_id] = replace(user, running_limit=event.running)
+                limited = replace(user, running_limit=event.running)
+                self.users[user_id] = limited
+                if user.turn != limited.turn:
+                    self._place_everywhere(user_id, limited.turn)
             case LimitChanged(scope=Scope.KIND, kind=str(kind)):
                 load = self.kinds.get(kind, _IDLE)
                 self.kinds[kind] = replace(load, running_limit=event.running)
@@ -183,18 +148,15 @@ class Line(Folded):
     ) -> None:
         job_id = recorded.job_id
         assert job_id is not None
-        if self._is_served:
-            entered = self.entered.setdefault((user_id, kind), {})
-            entered[job_id] = WaitingJob(job_id, user_id, kind, priority, is_suspect)
+        if self.known is not None:
+            self.known.enter(WaitingJob(job_id, user_id, kind, priority, is_suspect))
         self._move(user_id, kind, 1, running, joined=recorded.position)
 
     def _leave(self, recorded: Recorded, user_id: UserId, kind: Kind) -> None:
         job_id = recorded.job_id
         assert job_id is not None
-        if self._is_served:
-            entered = self.entered.get((user_id, kind))
-            if entered is None or entered.pop(job_id, None) is None:
-                self.left.add(job_id)
+        if self.known is not None:
+            self.known.leave((user_id, kind), job_id)
 
     def _move(
         self,
@@ -207,11 +169,12 @@ class Line(Folded):
         served: int | None = None,
     ) -> None:
         """Add to the numbers of waiting and running jobs of the user, the lane and the kind."""
+        in_lane = 0
         if waiting:
             lanes = self.lanes.get(user_id)
             if lanes is None:
                 lanes = self.lanes[user_id] = {}
-            lanes[kind] = lanes.get(kind, 0) + waiting
+            in_lane = lanes[kind] = lanes.get(kind, 0) + waiting
             self.changed_lanes.add((user_id, kind))
         before = self.users.get(user_id, _NOBODY)
         self.changed_users.setdefault(user_id, before)
@@ -221,9 +184,18 @@ class Line(Folded):
             joined = None
         elif before.waiting > 0:
             joined = before.joined
-        self.users[user_id] = UserInLine(
+        after = UserInLine(
             last_served, joined, now_waiting, before.running + running, before.running_limit
         )
+        self.users[user_id] = after
+        if self.known is not None:
+            turn = after.turn
+            if turn != before.turn:
+                self._place_everywhere(user_id, turn)
+            elif in_lane == 1:  # it may be the first
+                self.known.place(user_id, kind, turn)
+            if waiting and not in_lane:
+                self.known.forget_lane((user_id, kind))
         load = self.kinds.get(kind, _IDLE)
         self.kinds[kind] = KindInLine(
             load.waiting + waiting, load.running + running, load.running_limit
@@ -242,10 +214,16 @@ class Line(Folded):
         LimitChanged: _limited,
     }
 
-    def forget_queues(self) -> None:
-        """Forget the jobs that entered and left since the rows were read: only claims use them."""
-        self.entered.clear()
-        self.left.clear()
+    def has_read(self, user_id: UserId) -> None:
+        """Take a user with all their lanes, whose rows were read, into the order of the line."""
+        user = self.users.get(user_id)
+        if user is not None:
+            self._place_everywhere(user_id, user.turn)
+
+    def _place_everywhere(self, user_id: UserId, turn: int | None) -> None:
+        if self.known is not None:
+            for kind, waiting in self.lanes.get(user_id, {}).items():
+                self.known.place(user_id, kind, turn if waiting else None)
 
     def lanes_to_write(self) -> set[Lane]:
         """Return the changed lanes, and all lanes of users whose turn changed: their rows have it,
@@ -258,16 +236,14 @@ class Line(Folded):
             for kind in self.lanes.get(user_id, ())
         )
 
-    def kinds_in_line(self) -> set[Kind]:
-        """Return the kinds that a claim of any kind considers.
+    def kinds_in_line(self) -> list[Kind]:
+        """Return the kinds in memory that have waiting jobs."""
+        return [kind for kind, load in self.kinds.items() if load.waiting]
 
-        These are the kinds that were read, and those whose waiting jobs all entered since.
-        """
-        entered: dict[Kind, int] = {}
-        for (_, kind), jobs in self.entered.items():
-            entered[kind] = entered.get(kind, 0) + len(jobs)
-        new = {kind for kind, jobs in entered.items() if self.kinds[kind].waiting == jobs}
-        return new.union(self.ahead.kinds)
+    @property
+    def has_more_kinds(self) -> bool:
+        """True if kinds with waiting jobs may not be in memory."""
+        return self.known is not None and self.known.has_more_kinds
 
     def kinds_waiting(self, user_id: UserId) -> set[Kind]:
         return {kind for kind, waiting in self.lanes.get(user_id, {}).items() if waiting}

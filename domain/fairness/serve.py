@@ -6,11 +6,16 @@ than there are users serves them in rounds. Order is by log position, never by t
 
 import heapq
 import math
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
+from itertools import chain, islice
+from typing import Final, NamedTuple
 
-from domain.fairness.line import Lane, Line, Unread, WaitingJob
+from domain.fairness.known_line import Lane, Unread, WaitingJob
+from domain.fairness.line import Line
 from domain.language.identifiers import Kind, UserId
+
+USERS_PER_READ_MAX: Final = 250
 
 
 class Served(NamedTuple):
@@ -26,28 +31,29 @@ def serve(line: Line, kinds: Iterable[Kind], jobs_max: int, next_position: int) 
     Stops where the order depends on unread rows, since skipping a user is never fair. Stops before
     a suspect job, too, which is claimed alone.
     """
-    service = _ClaimView(line, kinds)
+    view = _ClaimView(line, kinds)
     served: list[WaitingJob] = []
-    turns = service.turns()
-    heapq.heapify(turns)
-    while turns and len(served) < jobs_max:
-        turn, user_id = heapq.heappop(turns)
-        if beyond := service.kinds_beyond(turn):
+    in_turn = view.users_in_turn()
+    again: deque[tuple[int, UserId]] = deque()  # users served once by this claim, in turn
+    while len(served) < jobs_max:
+        found = next(in_turn, None) or (again.popleft() if again else None)
+        turn, user_id = found or (math.inf, None)
+        if beyond := view.kinds_beyond(turn):
             return Served(served, Unread(jobs=jobs_max - len(served), kinds=beyond))
-        job = service.next_job(user_id)
+        if user_id is None:
+            break
+        job = view.next_job(user_id)
         if isinstance(job, WaitingJob):
             if job.is_suspect:
                 return Served(served or [job], None)
             served.append(job)
-            if service.has_more(user_id):
-                heapq.heappush(turns, (next_position + len(served) - 1, user_id))
+            if view.has_more(user_id):
+                again.append((next_position + len(served) - 1, user_id))
         elif job is _UNREAD:
-            # All lanes seen with unread jobs, since the others may be needed next.
-            return Served(served, Unread(jobs=jobs_max - len(served), lanes=service.cut_lanes()))
-    beyond = service.kinds_beyond(math.inf)
-    if len(served) == jobs_max or not beyond:
-        return Served(served, None)
-    return Served(served, Unread(jobs=jobs_max - len(served), kinds=beyond))
+            jobs_left = jobs_max - len(served)
+            users = chain([user_id], (other for _, other in chain(in_turn, again)))
+            return Served(served, Unread(jobs=jobs_left, lanes=view.cut_lanes(users, jobs_left)))
+    return Served(served, None)
 
 
 class _Unread:
@@ -61,59 +67,69 @@ class _ClaimView:
     """The line as one claim sees it: without the jobs that it has served already."""
 
     def __init__(self, line: Line, kinds: Iterable[Kind]) -> None:
+        assert line.known is not None, "claims are decided by this line"
         self._line = line
-        self._capacity = {kind: _capacity(line, kind) for kind in kinds}
-        self._kinds = [kind for kind, free in self._capacity.items() if free > 0]
+        self._known = line.known
+        self._capacity = {kind: free for kind in kinds if (free := _capacity(line, kind)) > 0}
         self._runs: dict[UserId, int] = {}
+        self._taken: dict[Lane, int] = {}
         self._lanes: dict[Lane, Iterator[WaitingJob]] = {}
         self._heads: dict[Lane, WaitingJob | None] = {}
-        self._cut: set[Lane] = set()  # with unread jobs
-        self._horizon = {
-            kind: line.ahead.horizon[kind] for kind in self._kinds if kind in line.ahead.horizon
+        self._unread_after = {
+            kind: horizon
+            for kind in self._capacity
+            if (horizon := line.known.horizon(kind)) < math.inf
         }
 
-    def turns(self) -> list[tuple[int, UserId]]:
-        """Return the turns of the users that were read and of those that this batch changed."""
-        turns = []
-        for user_id in self._line.ahead.users.union(self._line.changed_users):
-            lanes = self._line.lanes.get(user_id, {})
-            if any(lanes.get(kind, 0) > 0 for kind in self._kinds):
-                turn = self._line.users[user_id].turn
-                if turn is not None:
-                    turns.append((turn, user_id))
-        return turns
+    def users_in_turn(self) -> Iterator[tuple[int, UserId]]:
+        """Yield the users with known jobs of these kinds, each once, by turn."""
+        latest = None
+        for turn, user_id in heapq.merge(*map(self._users_of, self._capacity)):
+            if turn != latest:  # else another kind of the same user
+                latest = turn
+                yield turn, user_id
+
+    def _users_of(self, kind: Kind) -> Iterator[tuple[int, UserId]]:
+        for user in self._known.users_in_turn(kind):
+            if self._capacity[kind] <= 0:
+                return
+            yield user
 
     def kinds_beyond(self, turn: float) -> frozenset[Kind]:
         """Return the kinds below their caps that may have an unread lane with an older turn."""
+        if not self._unread_after:
+            return frozenset()
         return frozenset(
             kind
-            for kind, horizon in self._horizon.items()
+            for kind, horizon in self._unread_after.items()
             if horizon < turn and self._capacity[kind] > 0
         )
 
-    def cut_lanes(self) -> frozenset[Lane]:
-        """Return the lanes seen so far that have unread jobs."""
-        return frozenset(self._cut)
+    def cut_lanes(self, users: Iterable[UserId], jobs_max: int) -> frozenset[Lane]:
+        """Return the lanes of the first of these users whose next job is unread."""
+        return frozenset(
+            (user_id, kind)
+            for user_id in islice(users, min(jobs_max, USERS_PER_READ_MAX))
+            for kind in self._kinds_of(user_id)
+            if self._head((user_id, kind)) is None
+        )
 
     def next_job(self, user_id: UserId) -> WaitingJob | _Unread | None:
         """Take the user's first job; None if all kinds of their jobs are at their caps."""
-        heads = []
-        for kind in self._kinds:
-            if self._capacity[kind] <= 0 or not self._line.lanes[user_id].get(kind):
-                continue
-            lane = (user_id, kind)
-            head = self._head(lane)
-            if head is not None:
-                heads.append(head)
-            elif lane in self._cut:
+        first: WaitingJob | None = None
+        for kind in self._kinds_of(user_id):
+            head = self._head((user_id, kind))
+            if head is None:
                 return _UNREAD
-        if not heads:
+            if first is None or head.order < first.order:
+                first = head
+        if first is None:
             return None
-        job = min(heads, key=lambda head: head.order)
-        self._heads.pop((user_id, job.kind))
-        self._capacity[job.kind] -= 1
+        del self._heads[user_id, first.kind]
+        self._capacity[first.kind] -= 1
         self._runs[user_id] = self._runs.get(user_id, 0) + 1
-        return job
+        self._taken[user_id, first.kind] = self._taken.get((user_id, first.kind), 0) + 1
+        return first
 
     def has_more(self, user_id: UserId) -> bool:
         user = self._line.users[user_id]
@@ -122,13 +138,19 @@ class _ClaimView:
             return False
         return user.waiting > runs
 
+    def _kinds_of(self, user_id: UserId) -> Iterator[Kind]:
+        """Yield the claim's kinds below their caps of which the user has more jobs."""
+        for kind, waiting in self._line.lanes[user_id].items():
+            if waiting > self._taken.get((user_id, kind), 0) and self._capacity.get(kind, 0) > 0:
+                yield kind
+
     def _head(self, lane: Lane) -> WaitingJob | None:
+        """Return the first job of a lane that has one; None if it is unread."""
         if lane not in self._heads:
             if lane not in self._lanes:
-                queue, has_unread = _queue(self._line, lane)
-                self._lanes[lane] = iter(queue)
-                if has_unread:
-                    self._cut.add(lane)
+                known = self._known.lanes.get(lane)
+                waiting = self._line.lanes[lane[0]][lane[1]]
+                self._lanes[lane] = iter(()) if known is None else known.in_order(waiting)
             self._heads[lane] = next(self._lanes[lane], None)
         return self._heads[lane]
 
@@ -139,23 +161,6 @@ def _capacity(line: Line, kind: Kind) -> float:
     if load is None or load.running_limit is None:
         return math.inf
     return load.running_limit - load.running
-
-
-def _queue(line: Line, lane: Lane) -> tuple[Sequence[WaitingJob], bool]:
-    """Return the front of a lane, in order, and True if the lane has unread jobs after it.
-
-    The front is the jobs that were read, without those that left, with those that entered.
-    """
-    user_id, kind = lane
-    read = line.ahead.queues.get(lane, [])
-    queue = [job for job in read if job.job_id not in line.left]
-    newcomers = list(line.entered.get(lane, {}).values())
-    has_unread = line.lanes[user_id][kind] > len(queue) + len(newcomers)
-    if has_unread:  # unread jobs may come between the last read one and these
-        newcomers = [job for job in newcomers if read and job.order < read[-1].order]
-    if newcomers:
-        queue = sorted([*queue, *newcomers], key=lambda job: job.order)
-    return queue, has_unread
 
 
 def rounds(waiting: Sequence[int], jobs_max: int) -> list[int]:

@@ -1,6 +1,9 @@
 """The jobs in memory, found by id, by idempotency key and by claim."""
 
+import heapq
 from collections import defaultdict
+from collections.abc import Iterator
+from datetime import datetime
 from typing import ClassVar
 
 from msgspec.structs import replace
@@ -32,13 +35,21 @@ from domain.log.folds import Folded, FoldMethods
 class Jobs(Folded):
     """The jobs that a batch requires, or that a rebuild has not written yet."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, watches_expiry: bool = False) -> None:
+        """`watches_expiry`: `expired` is used."""
         self.rows: dict[JobId, Job] = {}
         self.key_holders: dict[KeyHash, JobId] = {}
         self.keys: dict[JobId, KeyHash] = {}  # of the jobs that hold theirs
         self.claims = Claims()
         self.changed: set[JobId] = set()
         self.count_changes: defaultdict[State, int] = defaultdict(int)
+        # Waiting jobs by their expiry. A job that has left the line, too, until it would expire.
+        self._expiries: list[tuple[datetime, JobId]] | None = [] if watches_expiry else None
+
+    def put_unless_known(self, job: Job) -> None:
+        """Add a stored job. One in memory is newer than its row."""
+        if job.id not in self.rows:
+            self.put(job)
 
     def put(self, job: Job) -> None:
         """Add a job that is stored already."""
@@ -50,6 +61,7 @@ class Jobs(Folded):
         claim = claim_of(job)
         if claim is not None:
             self.claims.started(claim, job.id)
+        self._watch_expiry(job)
 
     def _submitted(self, recorded: Recorded, event: JobSubmitted) -> None:
         job = submitted(recorded, event)
@@ -65,6 +77,7 @@ class Jobs(Folded):
         self.rows[job_id] = job
         self.changed.add(job_id)
         self.count_changes[job.state] += 1
+        self._watch_expiry(job)
 
     def _started(self, recorded: Recorded, event: JobStarted) -> None:
         job_id = recorded.job_id
@@ -98,6 +111,7 @@ class Jobs(Folded):
         if state is not state_before:
             self.count_changes[state_before] -= 1
             self.count_changes[state] += 1
+            self._watch_expiry(after)
 
     FOLDS: ClassVar[FoldMethods] = {
         JobSubmitted: _submitted,
@@ -113,6 +127,21 @@ class Jobs(Folded):
         AttemptEnded: _changed,
         WorkerMissed: _changed,
     }
+
+    def _watch_expiry(self, job: Job) -> None:
+        if self._expiries is None or job.expires_at is None or job.state is not State.QUEUED:
+            return
+        if (expires := job.expires) is not None:
+            heapq.heappush(self._expiries, (expires, job.id))
+
+    def expired(self, now: datetime) -> Iterator[Job]:
+        """Yield waiting jobs that have expired, and forget their expiry."""
+        expiries = self._expiries
+        while expiries and expiries[0][0] <= now:
+            _, job_id = heapq.heappop(expiries)
+            job = self.rows.get(job_id)
+            if job is not None and job.state is State.QUEUED:
+                yield job
 
     def key_holder(self, user_id: UserId, key: str, *, is_explicit: bool) -> Job | None:
         job_id = self.key_holders.get(key_hash(user_id, key, is_explicit=is_explicit))

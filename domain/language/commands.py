@@ -213,6 +213,10 @@ class ReportWrongKeys(_Command, frozen=True, kw_only=True, gc=False, tag=True):
     last_at: datetime  # likewise
 
 
+class SaveProjections(_Command, frozen=True, kw_only=True, gc=False, tag=True):
+    """Write the rows of the inline projections, so that a query sees all that was answered."""
+
+
 JobCommand = CompleteJob | FailJob | ReturnJob | CancelJob | RetryJob | EraseBodies
 Command = (
     SubmitJob
@@ -228,4 +232,5 @@ Command = (
     | RotateKey
     | RevokeKey
     | ReportWrongKeys
+    | SaveProjections
 )

@@ -41,6 +41,7 @@ class StoredHead(Struct, frozen=True):
     hash: bytes  # of the latest event
     recorded_at: int  # of the latest event, Unix time in microseconds
     registry_digest: int  # see `SqlEventLog.set_registry_digest`
+    saved: int = 0  # position that the rows of the inline projections stand at
     wrong: Sequence[str] = ()  # further problems of the row, as sentences
 
 

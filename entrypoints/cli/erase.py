@@ -6,6 +6,7 @@ from click.exceptions import Exit, UsageError
 from adapters.doctor import may_erase
 from domain.language import validation
 from domain.language.errors import UnknownJob
+from domain.language.events import JobSubmitted
 from domain.language.identifiers import JobId
 from entrypoints.cli.failure import CHECK_FAILED, CommandFailed
 from entrypoints.cli.output import counted, echo, examples, has_terminal, note, printable, progress
@@ -66,10 +67,10 @@ def _check(fairlog: Fairlog, job_id: JobId | None) -> None:
             "The account lacks DELETE on bodies: GRANT it, or run `fairlog erase` with an account "
             "that has it (see docs/production.md)."
         )
-    if job_id is not None and not fairlog.read_now(
-        lambda connection: fairlog.jobs.find(connection, [job_id])
-    ):
-        raise UnknownJob(job_id)
+    if job_id is not None:
+        found = fairlog.read_now(lambda connection: fairlog.log.read(connection, job_id - 1, 1))
+        if not (found and isinstance(found[0].event, JobSubmitted)):
+            raise UnknownJob(job_id)
 
 
 def _report(done: Erased) -> None:

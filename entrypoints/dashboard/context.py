@@ -85,8 +85,9 @@ class DashboardContext:
             return Dated(at.position, make(connection, at))
 
         key = f"{prefix_of(request.scope)}{request.url.path}?{request.url.query}"
+        saved = self.fairlog.with_saved_rows(query)
         ask = self.fairlog.read_long if is_long else self.fairlog.read
-        return await self._shared.get(key, position_seen(request), lambda: ask(query))
+        return await self._shared.get(key, position_seen(request), lambda: ask(saved))
 
     def waits(
         self, connection: Connection, users: list[UserId], at: ShownMoment

@@ -73,7 +73,7 @@ async def body(
         found = _job(context, connection, wanted)
         return _bodies(connection, found, is_erased=found.erased_at is not None).get(name)
 
-    data = await context.fairlog.read_long(query)
+    data = await context.fairlog.read_long(context.fairlog.with_saved_rows(query))
     return Response(
         (data or b"null").decode(),
         media_type="text/plain",

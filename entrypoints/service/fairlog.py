@@ -6,6 +6,7 @@ No decision is made here: the writer decides every command.
 import asyncio
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from typing import TypeVar
 
 import structlog
@@ -96,8 +97,7 @@ class Fairlog(Queries):
         requires_keys: bool = False,
     ) -> None:
         """`requires_keys`: every request needs an API key, even if there is none yet."""
-        super().__init__(database, log, policy, supervisor)
-        self.writer = writer
+        super().__init__(database, log, writer, policy, supervisor)
         self.log_watcher = watcher = LogWatcher(self._position, supervisor.part("log_news"))
         self.limiter = SubmissionLimiter(
             writer.execute, watcher, self._latest_limit_change, log.clock, writer.execute_each
@@ -170,7 +170,7 @@ class Fairlog(Queries):
                 found[None] = len(self.line.next_users(connection, JOBS_PER_LOOK_MAX))
             return found
 
-        return await self.read(query)
+        return await self.read(self.with_saved_rows(query))
 
     async def _latest_limit_change(self) -> int:
         return await self.read(lambda connection: audit_log.latest(connection, "LimitChanged"))
@@ -425,13 +425,12 @@ class Fairlog(Queries):
         """
         recovered: list[Job] = []
         while server is not None:
-            running = self.read_now(
-                lambda connection: self.jobs.running_in(connection, server, JOBS_PER_PAGE)
-            )
+            query = self.with_saved_rows(partial(self._running_in, server))
+            running = self.read_now(query)
             if not running:
                 break
             recovered += self._execute_now(RecoverJobs(server=server, jobs=running)).jobs
-        while due := self.read_now(self._due):
+        while due := self.read_now(self.with_saved_rows(self._due)):
             updated = self._execute_now(EnforceDeadlines(jobs=due)).jobs
             recovered += updated
             if not updated:  # the writer found none of them due
@@ -440,9 +439,12 @@ class Fairlog(Queries):
         return recovered
 
     async def _read_due(self) -> list[JobId]:
-        due = await self.read(self._due)
+        due = await self.read(self.with_saved_rows(self._due))
         self.log_watcher.note_position(self._due_jobs.position)
         return due
+
+    def _running_in(self, server: ServerId, connection: Connection) -> list[JobId]:
+        return self.jobs.running_in(connection, server, JOBS_PER_PAGE)
 
     def _due(self, connection: Connection) -> list[JobId]:
         """Return due jobs, followed by the other running jobs of their workers.
@@ -476,9 +478,12 @@ class Fairlog(Queries):
         if seen_by is not None:
             key = seen_by
             return await self.read_long(
-                lambda connection: self.own_stats_view(connection, self.rates(), key)
+                self.with_saved_rows(
+                    lambda connection: self.own_stats_view(connection, self.rates(), key)
+                )
             )
-        return await self.read(lambda connection: self.stats_view(connection, self.rates()))
+        query = self.with_saved_rows(lambda connection: self.stats_view(connection, self.rates()))
+        return await self.read(query)
 
     def rates(self) -> RatesView:
         """Return the totals of this server's writer since its start."""

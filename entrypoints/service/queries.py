@@ -13,9 +13,18 @@ from adapters.log import audit_log
 from adapters.log.audit_log import EventFilter, StoredEvent, limited_to
 from adapters.log.event_log import SqlEventLog
 from adapters.supervision import Supervisor
+from adapters.writer.writer import WritePath
 from domain.access.keys import ApiKey
 from domain.jobs.job import Job, State
-from domain.language.errors import BodyMissing, InvalidInput, LogCorrupt, LogUnavailable, UnknownJob
+from domain.language.commands import SaveProjections
+from domain.language.errors import (
+    BodyMissing,
+    InvalidInput,
+    LogCorrupt,
+    LogUnavailable,
+    UnknownJob,
+    fresh_copy,
+)
 from domain.language.identifiers import GLOBAL, JobId, Kind, UserId
 from domain.language.policy import Policy
 from entrypoints.runtime.page_bytes import PAGE_BYTES_MAX, fitting
@@ -62,8 +71,14 @@ class Queries:
     """The queries of one process. Each reads the database in a thread, not on the event loop."""
 
     def __init__(
-        self, database: Database, log: SqlEventLog, policy: Policy, supervisor: Supervisor
+        self,
+        database: Database,
+        log: SqlEventLog,
+        writer: WritePath,
+        policy: Policy,
+        supervisor: Supervisor,
     ) -> None:
+        self.writer = writer
         self.supervisor = supervisor
         self._reads = supervisor.part("reads")
         self.database = database
@@ -117,6 +132,23 @@ class Queries:
             return await self.read(query)
         return await self._large_claims.run(self.read_now, query)
 
+    def with_saved_rows(self, query: Callable[[Connection], T]) -> Callable[[Connection], T]:
+        """Return a query on inline projections that sees all that was written before it runs.
+
+        Their rows are written behind the log. So it asks the writer to save them, which takes some
+        milliseconds, whichever process has appended the events. Raises `LogUnavailable`.
+        """
+
+        def run(connection: Connection) -> T:
+            if not self.log.is_saved(connection):
+                connection.rollback()  # the query has to see what is stored by then
+                [outcome] = self.writer.execute_all([SaveProjections()])
+                if isinstance(outcome, Exception):
+                    raise fresh_copy(outcome)
+            return query(connection)
+
+        return run
+
     def read_now(self, query: Callable[[Connection], T]) -> T:
         """Run a query in the calling thread (see `read`). Blocks."""
         return self._read(query, _ReadProgress())
@@ -157,7 +189,7 @@ class Queries:
                 return found[0]
             return self.views(connection, found)
 
-        found = await self.read(query)
+        found = await self.read(self.with_saved_rows(query))
         if isinstance(found, Job):
             job = found
             found = await self.read_large(lambda connection: self.views(connection, [job]))
@@ -168,9 +200,11 @@ class Queries:
     async def counts(self, seen_by: ApiKey | None = None) -> dict[State, int]:
         """Return the number of jobs by state, of those that the key may see."""
         if seen_by is None:
-            return await self.read(self.jobs.counts)
+            return await self.read(self.with_saved_rows(self.jobs.counts))
         key = seen_by
-        return await self.read_long(lambda connection: self.visible_jobs.counts(connection, key))
+        return await self.read_long(
+            self.with_saved_rows(lambda connection: self.visible_jobs.counts(connection, key))
+        )
 
     async def newest_jobs(
         self,
@@ -201,11 +235,10 @@ class Queries:
             return JobPage(self.views(connection, shown, included=included), following)
 
         if seen_by is not None:
-            found = await self.read_long(query)
-        elif limit > LARGE_ENTRIES:
-            found = await self.read_large(query)
+            read = self.read_long
         else:
-            found = await self.read(query)
+            read = self.read_large if limit > LARGE_ENTRIES else self.read
+        found = await read(self.with_saved_rows(query))
         if isinstance(found, JobPage):
             return found
         large = found
@@ -302,11 +335,11 @@ class Queries:
                 global_=everyone,
             )
 
-        return await self.read(query)
+        return await self.read(self.with_saved_rows(query))
 
     async def global_limits(self) -> WindowView:
         """Return the window and the running limit of all users together."""
-        return await self.read(self._global_window)
+        return await self.read(self.with_saved_rows(self._global_window))
 
     def _global_window(self, connection: Connection) -> WindowView:
         now = self.log.now(connection)
@@ -318,7 +351,8 @@ class Queries:
 
     async def kind(self, kind: Kind) -> KindView:
         """Return the load of a kind, with zeros if it has no jobs."""
-        load = await self.read(lambda connection: self.line.kind(connection, kind))
+        query = self.with_saved_rows(lambda connection: self.line.kind(connection, kind))
+        load = await self.read(query)
         return KindView(kind, load.waiting, load.running, load.running_limit)
 
     def own_stats_view(

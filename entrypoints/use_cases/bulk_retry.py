@@ -59,7 +59,9 @@ async def retry_jobs(
         error_contains=wanted.error_contains,
     )
     found = await fairlog.read_long(
-        lambda connection: find_jobs(connection, conditions, below, wanted.jobs_max)
+        fairlog.with_saved_rows(
+            lambda connection: find_jobs(connection, conditions, below, wanted.jobs_max)
+        )
     )
     ids = [job.id for job in found.jobs]
     outcomes = await retry_all(fairlog, ids, access)

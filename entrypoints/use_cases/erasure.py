@@ -56,7 +56,7 @@ def erase_user(
 def erase_job(fairlog: Fairlog, job_id: JobId, *, cancel: bool) -> Erased:
     """Erase one job, as `erase_user` does. Raises `UnknownJob`."""
     done = Erased()
-    if not fairlog.read_now(lambda connection: fairlog.jobs.find(connection, [job_id])):
+    if not _jobs(fairlog, [job_id]):
         raise UnknownJob(job_id)
     _erase(fairlog, [job_id], done, cancel=cancel)
     fairlog.database.overwrite_deleted()
@@ -69,7 +69,7 @@ def _pages(fairlog: Fairlog, user_id: UserId) -> Iterator[Sequence[Job]]:
     def read(connection: Connection) -> list[Job]:
         return fairlog.jobs.newest(connection, user_id, None, below, JOBS_PER_PAGE)
 
-    while page := fairlog.read_now(read):
+    while page := fairlog.read_now(fairlog.with_saved_rows(read)):
         yield page
         below = page[-1].id
 
@@ -89,9 +89,8 @@ def _erase(fairlog: Fairlog, job_ids: Sequence[JobId], done: Erased, *, cancel: 
 
 
 def _jobs(fairlog: Fairlog, job_ids: Sequence[JobId]) -> list[Job]:
-    return list(
-        fairlog.read_now(lambda connection: fairlog.jobs.find(connection, list(job_ids))).values()
-    )
+    query = fairlog.with_saved_rows(lambda connection: fairlog.jobs.find(connection, list(job_ids)))
+    return list(fairlog.read_now(query).values())
 
 
 def _cancel(fairlog: Fairlog, job_ids: Sequence[JobId]) -> None:

@@ -42,7 +42,8 @@ async def explain_job(
     """Return `{"job_id", "state", "summary", "reasons"}`. Raises `UnknownJob`,
     also if the key may not see the job.
     """
-    facts = await fairlog.read_long(lambda connection: input_of(fairlog, connection, job_id))
+    query = fairlog.with_saved_rows(lambda connection: input_of(fairlog, connection, job_id))
+    facts = await fairlog.read_long(query)
     if seen_by is not None and not seen_by.is_for(facts.job.user_id, facts.job.kind):
         raise UnknownJob(job_id)
     explained = explain(facts)

@@ -80,7 +80,7 @@ async def job_page(
         views = fairlog.views(connection, shown, included=included)
         return JobPage(views, None if following is None else str(following))
 
-    return await fairlog.read_long(read)
+    return await fairlog.read_long(fairlog.with_saved_rows(read))
 
 
 def find_jobs(

@@ -40,7 +40,8 @@ async def retry_all(
     Once a user's window turns out to be used up, the rest of their jobs gets the same refusal, and
     nothing is recorded of it.
     """
-    found = await fairlog.read(lambda connection: fairlog.jobs.find(connection, list(job_ids)))
+    query = fairlog.with_saved_rows(lambda connection: fairlog.jobs.find(connection, list(job_ids)))
+    found = await fairlog.read(query)
     refused: _Refused = {}
     outcomes: list[Job | FairlogError] = []
     for start in range(0, len(job_ids), RETRIES_AT_ONCE):

@@ -23,7 +23,9 @@ async def take_back(
     """
     held: list[Job] = []
     below: JobId | None = None
-    while page := await fairlog.read_long(partial(_running, fairlog, below)):
+    while page := await fairlog.read_long(
+        fairlog.with_saved_rows(partial(_running, fairlog, below))
+    ):
         held += [
             job
             for job in page

@@ -16,7 +16,6 @@ from sqlalchemy.engine import Connection
 from domain.decisions.ports import Write
 from domain.decisions.write_model import RequiredRows, WriteModel
 from domain.fairness.due import DueJob
-from domain.fairness.line import Lane, WaitingJob
 from domain.jobs.claims import Claims, claim_of
 from domain.jobs.job import Job, State
 from domain.language.identifiers import ClaimHash, JobId, ServerId, UserId
@@ -32,10 +31,8 @@ from projections.storage.rows import (
     digest,
     fetch,
     generation,
-    limited,
     placeholder,
     send_rows,
-    union,
     upserting,
 )
 
@@ -118,21 +115,6 @@ class JobsProjection:
     is_lasting = False
     tables = (jobs, job_counts, noted_claims)
 
-    def look_ahead(
-        self, connection: Connection, generation: int, required: RequiredRows, model: WriteModel
-    ) -> None:
-        """Load the jobs that a batch with claims names.
-
-        The end of such a job may bring its user back into the line.
-        """
-        if not required.serving:
-            return
-        for job_id in required.jobs & model.jobs.rows.keys():
-            job = model.jobs.rows[job_id]
-            required.users.add(job.user_id)
-            required.kinds.add(job.kind)
-        _put(fetch(connection, generation, (_by_id, _unknown(required, model))), required, model)
-
     def load(
         self, connection: Connection, generation: int, required: RequiredRows, model: WriteModel
     ) -> None:
@@ -149,7 +131,6 @@ class JobsProjection:
         for job_id, window_seconds in required.retries.items():
             if job_id in model.jobs.rows:
                 required.windows.add((model.jobs.rows[job_id].user_id, window_seconds))
-        _load_lanes(connection, generation, required, model)
 
     def take_changes(self, generation: int, model: WriteModel) -> list[Write[Connection]]:
         # A count of zero is written too: which states have a row must not depend on the batches.
@@ -177,42 +158,13 @@ def _unknown(required: RequiredRows, model: WriteModel) -> list[JobId]:
 def _put(found: Iterable[Row], required: RequiredRows, model: WriteModel) -> None:
     for stored, made_at in found:
         if made_at is None:
-            _know(decode_job(stored), required, model)
+            job = decode_job(stored)
+            model.jobs.put_unless_known(job)
+            required.jobs.add(job.id)
+            required.users.add(job.user_id)
+            required.kinds.add(job.kind)
         else:
             model.jobs.claims.know(ClaimHash(bytes(stored)), made_at)
-
-
-def _know(job: Job, required: RequiredRows, model: WriteModel) -> None:
-    model.jobs.put(job)
-    required.jobs.add(job.id)
-    required.users.add(job.user_id)
-    required.kinds.add(job.kind)
-
-
-def _load_lanes(
-    connection: Connection, generation: int, required: RequiredRows, model: WriteModel
-) -> None:
-    """Load the first jobs of the lanes that claims are served from, as many as they can need."""
-    mark = placeholder(connection)
-    first = limited(
-        connection,
-        f"SELECT id, job FROM {jobs.name} WHERE generation = {mark} AND user_id = {mark}"
-        f" AND kind = {mark} AND place IS NOT NULL ORDER BY place, id LIMIT {{count}}",
-    )
-    queues: dict[Lane, list[WaitingJob]] = {}
-    selects = [
-        (first.replace("{count}", str(count)), (generation, user_id.encode(), kind.encode()))
-        for (user_id, kind), count in required.lanes.items()
-    ]
-    for job_id, document in union(connection, selects):
-        if job_id not in model.jobs.rows:
-            _know(decode_job(document), required, model)
-        job = model.jobs.rows[job_id]
-        lane: Lane = (job.user_id, job.kind)
-        queues.setdefault(lane, []).append(WaitingJob(job.id, *lane, job.priority, job.is_suspect))
-    for queue in queues.values():
-        queue.sort(key=lambda job: job.order)
-    model.line.ahead.queues.update(queues)
 
 
 def row_of(generation: int, changed: tuple[Job, bytes | None]) -> Row:

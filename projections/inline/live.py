@@ -1,4 +1,11 @@
-"""The projections that are kept in the writer's transaction, and how they come to be current."""
+"""The inline projections for the writer: its state in memory, and the rows behind it.
+
+The state in memory stands at the end of the log. The rows are written behind it, many batches at
+once: they stand at the position that the head row names as saved. Rows that changed since are in
+memory; a row that is not in memory is current in its table. A process that finds events which it
+has not seen folds them, so any process can save what another one has appended, even if that one has
+died.
+"""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -6,20 +13,22 @@ from typing import Final
 
 from sqlalchemy.engine import Connection
 
-from domain.decisions.ports import Projection
+from domain.decisions.ports import EventLog, Head, Projection
 from domain.decisions.write_model import RequiredRows, WriteModel
-from domain.fairness.line import Lookahead, Unread
+from domain.fairness.known_line import KnownLine, Unread
 from domain.language.errors import LogUnavailable
 from domain.language.identifiers import ClaimHash
 from domain.language.moments import to_micros
 from projections.inline.empty_claims import EmptyClaims
+from projections.inline.front import FrontOfLine
 from projections.inline.jobs import JobsProjection
 from projections.inline.line import LineProjection
 from projections.inline.windows import WindowsProjection
 from projections.storage import registry
 from projections.storage.generations import InlineProjection
 
-ROWS_KEPT_MAX: Final = 40_000  # between batches, some 40 MB
+ROWS_KEPT_MAX: Final = 80_000  # between batches, some 80 MB
+EVENTS_PER_PAGE: Final = 2_000  # of those that other processes have appended
 
 
 def inline_projections() -> tuple[InlineProjection, ...]:
@@ -30,12 +39,16 @@ def inline_projections() -> tuple[InlineProjection, ...]:
 class LiveProjections:
     """The inline projections at their current generations, for the writer."""
 
-    def __init__(self, projections: Sequence[Projection[Connection]]) -> None:
+    def __init__(
+        self, projections: Sequence[Projection[Connection]], log: EventLog[Connection]
+    ) -> None:
         self._projections: Final = projections
+        self._log = log
         self._generations: dict[str, int] = {}
         self._empty_claims = EmptyClaims()
-        self._kept: WriteModel | None = None  # equal to the stored rows at its position
+        self._kept: WriteModel | None = None  # the state at its position
         self._known = RequiredRows()  # rows that it has, or knows to be absent
+        self._saved = 0  # position of the rows in the tables
 
     def refresh(self, connection: Connection) -> None:
         """Read the current generations. Raises `LogUnavailable` and `LogTooNew`."""
@@ -51,29 +64,65 @@ class LiveProjections:
                 )
             self._generations[projection.name] = found.generation
 
-    def load(self, connection: Connection, position: int, required: RequiredRows) -> WriteModel:
-        """Return a write model with the required rows, as of a position: the end of the log.
+    @property
+    def saved(self) -> int:
+        """The position that the rows stand at, as far as the current transaction knows."""
+        return self._saved
 
-        Rows of earlier batches are not read again, unless another process has written meanwhile.
-        """
-        model = self._kept
-        if model is None or model.position != position or self._known.size() > ROWS_KEPT_MAX:
-            self.forget()
-            model = WriteModel()
-            model.position = position
-        self._kept = None
-        model.line.ahead = Lookahead()
+    def load(self, connection: Connection, head: Head, required: RequiredRows) -> WriteModel:
+        """Return the state at the head, with the required rows in memory."""
+        model, self._kept = self._kept, None
+        saved = head.saved
+        if saved > head.position:
+            raise LogUnavailable(
+                f"The head row says that the projections stand at {saved}, and the log ends at "
+                f"{head.position}; run `fairlog rebuild`."
+            )
+        if model is not None:
+            if model.position > head.position or saved not in {self._saved, model.position}:
+                # The end of the log was lost, or another process has saved what it appended.
+                model = None
+            elif saved != self._saved:  # another process has saved what this one knows
+                for projection in self._projections:
+                    projection.take_changes(self._generations[projection.name], model)
+            elif self._known.size() + len(model.jobs.rows) > ROWS_KEPT_MAX:
+                self.save(connection, model)
+                saved, model = model.position, None
+        self._saved = saved
+        if model is None:
+            model = WriteModel(KnownLine(is_whole=False))
+            model.position = saved
+            self._known = RequiredRows()
+        while model.position < head.position:
+            self._catch_up(connection, model, head.position)
         self._load(connection, required, model)
         return model
 
+    def _catch_up(self, connection: Connection, model: WriteModel, end: int) -> None:
+        """Fold the next events that this process has not seen yet."""
+        limit = min(EVENTS_PER_PAGE, end - model.position)
+        events = self._log.read(connection, model.position, limit)
+        if not events:
+            raise LogUnavailable(f"The event {model.position + 1} cannot be read here yet.")
+        required = RequiredRows()
+        required.add_events(events)
+        required.add_keys(events)
+        required.jobs.difference_update([job for job in required.jobs if job > self._saved])
+        self._load(connection, required, model)
+        for recorded in events:
+            model.evolve(recorded)
+
     def look_further(self, connection: Connection, unread: Unread, model: WriteModel) -> None:
-        """Load more of the line. Stored rows are as before the batch; the model has the changes."""
-        self._load(connection, RequiredRows(unread=unread), model)
+        """Load more of the line."""
+        if model.position > self._saved:
+            self.save(connection, model)
+        required = RequiredRows()
+        generations = self._generations
+        front = FrontOfLine(connection, generations["line"], generations["jobs"])
+        front.read(unread, model, required)
+        self._load(connection, required, model)
 
     def _load(self, connection: Connection, required: RequiredRows, model: WriteModel) -> None:
-        for projection in self._projections:
-            at = self._generations[projection.name]
-            projection.look_ahead(connection, at, required, model)
         for projection in self._projections:
             missing = required.without(self._known)
             projection.load(connection, self._generations[projection.name], missing, model)
@@ -81,10 +130,14 @@ class LiveProjections:
         self._known.add(required)
 
     def save(self, connection: Connection, model: WriteModel) -> None:
-        """Write the changed rows."""
+        """Write the changed rows, and note in the head row that they stand at the model's
+        position.
+        """
         for projection in self._projections:
             for write in projection.take_changes(self._generations[projection.name], model):
                 write(connection)
+        self._log.set_saved(connection, model.position)
+        self._saved = model.position
 
     def note_empty_claims(
         self, connection: Connection, claims: Sequence[ClaimHash], now: datetime
@@ -98,4 +151,3 @@ class LiveProjections:
     def forget(self) -> None:
         """Drop the model that is kept."""
         self._kept = None
-        self._known = RequiredRows()

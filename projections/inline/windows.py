@@ -60,11 +60,6 @@ class WindowsProjection:
     is_lasting = True
     tables = (window_counters, limits)
 
-    def look_ahead(
-        self, connection: Connection, generation: int, required: RequiredRows, model: WriteModel
-    ) -> None:
-        """Do nothing: the batch itself names the counters that it needs."""
-
     def load(
         self, connection: Connection, generation: int, required: RequiredRows, model: WriteModel
     ) -> None:
@@ -130,10 +125,10 @@ def _put(found: Iterable[Any], model: WriteModel) -> None:
     for user, kind, seconds, start, first, second in found:
         user_id = UserId(user.decode())
         if seconds is None:
-            # A rebuild may already have a later change in memory.
+            # What is in memory is newer.
             model.windows.limits.setdefault((user_id, Kind(kind.decode())), Limits(first, second))
         else:
-            model.windows.counters[user_id, seconds] = Counter(start, first, second)
+            model.windows.counters.setdefault((user_id, seconds), Counter(start, first, second))
 
 
 class WindowQueries:

@@ -43,7 +43,7 @@ class GenerationFold:
     ) -> None:
         self._targets = targets
         self._flush = flush
-        self._model = WriteModel(is_served=False)
+        self._model = WriteModel()
         self._absent = RequiredRows()  # looked up since the last eviction, and not stored
         self._has_evicted = False
         self._has_evicted_all = False

@@ -16,7 +16,7 @@ from typing import Final, Protocol, Self
 
 from sqlalchemy.engine import Connection
 
-from domain.decisions.ports import EventLog, Write
+from domain.decisions.ports import EventLog, Head, Write
 from domain.language.errors import LogUnavailable
 from domain.language.events import Recorded
 from projections.rebuild.fold import GenerationFold
@@ -42,6 +42,7 @@ class DatabaseAccess(Protocol):
 
 
 Progress = Callable[[int, int], None]  # events folded, events in the log
+SaveOthers = Callable[[Connection, Head], None]  # called with the head lock
 
 
 def rebuild(
@@ -49,10 +50,12 @@ def rebuild(
     database: DatabaseAccess,
     projections: Sequence[InlineProjection],
     progress: Progress = lambda _done, _total: None,
+    save_others: SaveOthers = lambda _connection, _head: None,
 ) -> int:
     """Build new generations of projections, make them current and return the number of events.
 
-    Raises `LogUnavailable` where the database stays busy or away, and `LogTooNew`.
+    `save_others` saves the rows of the other inline projections, since the rows of all stand at one
+    position. Raises `LogUnavailable` where the database stays busy or away, and `LogTooNew`.
     """
     with database.write() as connection:
         for projection in projections:
@@ -68,7 +71,7 @@ def rebuild(
     with database.read() as connection:
         total = log.position(connection)
     try:
-        current, total = _fill(log, database, building, total, progress)
+        current, total = _fill(log, database, building, total, progress, save_others)
     except Exception:
         superseded = _superseded(database, building)
         if not superseded:
@@ -77,7 +80,7 @@ def rebuild(
         for projection, generation in building:
             remove_older(database, projection, generation + 1)
         rest = [projection for projection in projections if projection.name not in superseded]
-        return rebuild(log, database, rest, progress) if rest else total
+        return rebuild(log, database, rest, progress, save_others) if rest else total
     progress(total, total)
     for projection, generation in current:
         remove_older(database, projection, generation)
@@ -90,6 +93,7 @@ def _fill(
     building: Sequence[tuple[InlineProjection, int]],
     total: int,
     progress: Progress,
+    save_others: SaveOthers,
 ) -> tuple[list[tuple[InlineProjection, int]], int]:
     """Fold the whole log, catch up and switch.
 
@@ -113,10 +117,13 @@ def _fill(
             total = log.position(connection)  # other processes have written meanwhile
             connection.rollback()
     with _transaction(database) as connection:
-        total = log.lock_head(connection).position
+        head = log.lock_head(connection)
+        total = head.position
         while fold.position < total:
             fold.take(connection, log.read(connection, fold.position, EVENTS_PER_PAGE))
         fold.save(connection)
+        save_others(connection, head)
+        log.set_saved(connection, total)
         current = [
             (projection, registry.switch(connection, projection, generation))
             for projection, generation in building

@@ -31,8 +31,9 @@ from projections.verify.log_pages import LogPage, LogPages
 class HistoryCheck:
     """Checks that events are legal, and the inline and some asynchronous projections.
 
-    The fold is that of a rebuild, into a scratch database. Rows that are no events are skipped:
-    `LogCheck` reports them.
+    The fold is that of a rebuild, into a scratch database, up to the position that the live rows
+    stand at; events after it are only checked. Rows that are no events are skipped: `LogCheck`
+    reports them.
     """
 
     def __init__(
@@ -48,6 +49,8 @@ class HistoryCheck:
         self._following = following
         self._pages = LogPages(log, snapshot, as_events=True)
         self._end = head.position
+        self._saved = min(head.saved, head.position)  # that the live rows stand at
+        self._is_saved = False  # the scratch rows stand there, too
         self._scratch = scratch
         self._found: list[Finding | Difference] = []
         self._sink = FindingsSink(self._found.append)
@@ -70,7 +73,7 @@ class HistoryCheck:
                     break
             self._events.finish()
             if self._stopped_at is None:
-                self._finish()
+                self._take_rows()
         yield self._checked(self._end)
 
     def stopped_at(self) -> int | None:
@@ -100,16 +103,23 @@ class HistoryCheck:
 
     def _take(self, page: LogPage) -> None:
         events, unreadable = _readable(page, min(page.up_to, self._end))
+        before = [event for event in events if event.position <= self._saved]
         try:
-            self._fold.take(self._scratch, events, self._check_legality)
-            if self._fold.is_save_due:
-                for write in self._fold.take_due_changes():
-                    write(self._scratch)
+            self._fold_events(before)
+            if self._fold.position >= self._saved:
+                self._take_rows()
+                self._fold_events(events[len(before) :])
         except Exception as error:  # noqa: BLE001 (a history that no rule made may do anything)
             self._cannot_fold(self._fold.position + 1, error)
         else:
             self._events.take(events)
             self._stopped_at = unreadable
+
+    def _fold_events(self, events: Sequence[Recorded]) -> None:
+        self._fold.take(self._scratch, events, self._check_legality)
+        if self._fold.is_save_due and not self._is_saved:
+            for write in self._fold.take_due_changes():
+                write(self._scratch)
 
     def _check_legality(self, model: WriteModel, recorded: Recorded) -> None:
         if wrong := _illegality(model, recorded):
@@ -117,8 +127,11 @@ class HistoryCheck:
                 recorded.position, f"{type(recorded.event).__name__} was illegal: {wrong}"
             )
 
-    def _finish(self) -> None:
+    def _take_rows(self) -> None:
         """Write the changes that are left, so that the tables can be compared."""
+        if self._is_saved or self._stopped_at is not None:
+            return
+        self._is_saved = True
         try:
             self._fold.save(self._scratch)
             if self._confirmed_jobs is not None:

@@ -15,7 +15,7 @@ from adapters.writer.writer import Writer
 from domain.decisions.batch import Outcome
 from domain.decisions.decide import Answer
 from domain.decisions.ports import Clock
-from domain.language.commands import Command
+from domain.language.commands import Command, SaveProjections
 from domain.language.events import Recorded
 from entrypoints.composition import compose, prepare
 from entrypoints.service.fairlog import Fairlog
@@ -97,6 +97,14 @@ def do(fairlog: Fairlog, command: Command, expected: type[A]) -> A:
     answer = writer_of(fairlog).queue.put(command).result(ANSWER_SECONDS_MAX)
     assert isinstance(answer, expected), answer
     return answer
+
+
+@contextmanager
+def saved_rows(fairlog: Fairlog) -> Iterator[Connection]:
+    """A connection to the rows of the inline projections, with all that was written before."""
+    execute_now(fairlog, SaveProjections())
+    with fairlog.database.read() as connection:
+        yield connection
 
 
 def log_of(fairlog: Fairlog) -> list[Recorded]:

@@ -81,7 +81,9 @@ def _round(
             ),
         )
     )
-    outcomes(put(fairlog, EnforceDeadlines(jobs=fairlog.read_now(fairlog._due))))
+    outcomes(
+        put(fairlog, EnforceDeadlines(jobs=fairlog.read_now(fairlog.with_saved_rows(fairlog._due))))
+    )
 
 
 def _submission(

@@ -19,8 +19,9 @@ from msgspec.structs import replace
 from domain.decisions.batch import Batch, Outcome
 from domain.decisions.decide import Answer, NewEvent
 from domain.decisions.write_model import WriteModel
+from domain.fairness.known_line import KnownLine
 from domain.jobs.job import Job
-from domain.language.commands import Command, SubmitJob
+from domain.language.commands import Command
 from domain.language.errors import Refusal
 from domain.language.events import (
     Event,
@@ -106,7 +107,7 @@ class Given:
 
     @property
     def model(self) -> WriteModel:
-        model = WriteModel()
+        model = WriteModel(KnownLine())
         for one in self.recorded:
             model.evolve(one)
         for claim, made_at in self.empty_claims:
@@ -119,8 +120,6 @@ class Given:
     def when(self, *commands: Command) -> "When":
         """Decide these as one batch."""
         model = self.model
-        kinds = {command.kind for command in commands if isinstance(command, SubmitJob)}
-        model.line.ahead.kinds = tuple(sorted(kinds | model.line.kinds.keys()))
         batch = Batch(model, self.policy, self.now)
         outcomes = batch.decide_all(commands, _raise)
         return When(self, batch.recorded, outcomes, batch.empty_claims)

@@ -25,7 +25,7 @@ from entrypoints.service.fairlog import Fairlog
 from entrypoints.use_cases import export
 from tests.support import history as told
 from tests.support.clock import ManualClock
-from tests.support.core import execute_now, service
+from tests.support.core import execute_now, saved_rows, service
 from tests.support.crowd import crowd
 from tests.support.history import ALICE, BOB, ECHO, Intruder
 from tests.support.repository import ROOT
@@ -84,7 +84,7 @@ class _Looking(Intruder):
 def test_the_state_of_then_is_printed(fairlog: Fairlog, asked: Asked) -> None:
     end = len(rows(fairlog))
     found = json.loads(said(asked("audit", "state", "--as-of", end, "--format", "json")))
-    with fairlog.database.read() as connection:
+    with saved_rows(fairlog) as connection:
         counts = fairlog.jobs.counts(connection)
     assert found["jobs"] == {state.value: counts[state] for state in State}
     shown = said(asked("audit", "state", "--as-of", end))

@@ -8,7 +8,7 @@ import sqlalchemy as sa
 
 from adapters.log.audit_log import EventFilter, find, limited_to
 from adapters.log.key_events import keys_after, keys_at, latest_key_event
-from adapters.log.tables import FORMAT, FORMAT_FIRST, events, log_head
+from adapters.log.tables import events
 from domain.access.keys import ApiKeys
 from domain.decisions.decide import Submitted
 from domain.language.commands import Command, CompleteJob
@@ -83,13 +83,6 @@ def test_a_rotated_secret_holds_until_the_overlap_has_ended(
     with pytest.raises(KeyNotValid):
         do(fairlog, by("ci", submit(payload=3)))
     do(fairlog, by("ci", submit(payload=4), "second"))
-
-
-def test_an_older_release_stops_at_the_first_key(fairlog: Fairlog) -> None:
-    do(fairlog, submit())
-    assert _format(fairlog) == FORMAT_FIRST
-    do(fairlog, create_key("ci", any_user=True))
-    assert _format(fairlog) == FORMAT
 
 
 def test_a_key_survives_a_rebuild_and_a_clean_log_is_verified(fairlog: Fairlog) -> None:
@@ -191,8 +184,3 @@ def test_a_worker_without_a_key_cannot_end_an_attempt_of_a_key(fairlog: Fairlog)
     do(fairlog, by("w", claim()))
     with pytest.raises(UnknownJob):
         do(fairlog, CompleteJob(job_id=JobId(submitted.job.id), attempt=1))
-
-
-def _format(fairlog: Fairlog) -> int:
-    with fairlog.database.read() as connection:
-        return int(connection.execute(sa.select(log_head.c.format)).scalar_one())

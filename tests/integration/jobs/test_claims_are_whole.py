@@ -13,6 +13,7 @@ import domain.decisions.batch
 from domain.decisions.batch import Batch, Outcome
 from domain.decisions.decide import Claimed, LimitsSet, Submitted
 from domain.decisions.write_model import WriteModel
+from domain.fairness.known_line import KnownLine
 from domain.jobs.job import Job, State
 from domain.language.commands import (
     CancelJob,
@@ -32,7 +33,7 @@ from entrypoints.feeds.log_watcher import LogWatcher
 from entrypoints.feeds.work_signal import WorkSignal
 from entrypoints.service.claiming import Claiming
 from entrypoints.service.fairlog import Fairlog
-from projections.inline import line
+from projections.inline import front
 from tests.support.clock import ManualClock
 from tests.support.core import do, log_of, outcomes, put, put_as_one_batch, service
 from tests.support.plans import plan_of
@@ -129,17 +130,15 @@ def test_each_claim_gives_what_the_whole_line_would_give(database_url: str, seed
             expected = whole.decide_all(commands, _unexpected)
             assert claimed(found) == claimed(expected), f"batch {number}: {commands}"
             served += sum(len(jobs) for jobs in claimed(found))
-        assert served > BATCHES
+        assert served > BATCHES / 2
         Referee(fairlog.policy, [OF_ANY_KIND]).see_all(log_of(fairlog))
 
 
 def whole_line(fairlog: Fairlog) -> WriteModel:
     """All that the log gives, in memory."""
-    model = WriteModel()
+    model = WriteModel(KnownLine())
     for recorded in log_of(fairlog):
         model.evolve(recorded)
-    model.line.changed_kinds.clear()
-    model.line.ahead.kinds = tuple(KINDS)
     return model
 
 
@@ -219,6 +218,7 @@ def test_a_claim_of_any_kind_reads_no_kinds_of_which_nothing_waits(database_url:
             outcomes(put(fairlog, *(submit(ALICE, kind) for kind in idle[start : start + 100])))
             do(fairlog, claim(100), Claimed)
         waiting = do(fairlog, submit(BOB, ECHO), Submitted).job
+    with service(database_url, user_limit=10_000, global_limit=10_000) as fairlog:
         event.listen(fairlog.database.writing_engine, "before_cursor_execute", note)
         assert [job.id for job in do(fairlog, claim(1), Claimed).jobs] == [waiting.id]
         with fairlog.database.read() as connection:
@@ -233,7 +233,7 @@ def test_a_claim_of_any_kind_reads_no_kinds_of_which_nothing_waits(database_url:
 def test_a_claim_of_any_kind_finds_work_behind_many_kinds_that_cannot_run(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(line, "KINDS_PER_CLAIM_MAX", 4)
+    monkeypatch.setattr(front, "KINDS_PER_READ_MAX", 4)
     with service(database_url) as fairlog:
         held_back, at_cap = UserId("held-back"), [Kind(f"a-{n}") for n in range(6)]
         do(fairlog, ChangeLimit(scope=Scope.USER, user_id=held_back, running=0), LimitsSet)

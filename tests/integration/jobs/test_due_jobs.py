@@ -17,7 +17,12 @@ from domain.language.identifiers import JobId, Kind, UserId, WorkerId
 from entrypoints.service.due_jobs import JOBS_PER_PAGE, READS_PER_PAGE_MAX, ROWS_PER_READ
 from entrypoints.service.fairlog import Fairlog
 from tests.support.clock import ManualClock
-from tests.support.core import do, log_of, service
+from tests.support.core import (
+    do,
+    log_of,
+    saved_rows,
+    service,
+)
 
 LATER_SECONDS = 100.0
 WORKER = WorkerId("w")
@@ -91,11 +96,11 @@ def test_what_another_server_has_acted_on_is_not_asked_for_again(
 ) -> None:
     schedule(fairlog, clock, "alice", JOBS_PER_PAGE + 10, 1)
     clock.advance(2)
-    with fairlog.database.read() as connection:
+    with saved_rows(fairlog) as connection:
         assert len(fairlog._due(connection)) == JOBS_PER_PAGE  # held: the rest of them
     with service(database_url, clock=clock) as other:
         asyncio.run(other.enforce_deadlines())
-    with fairlog.database.read() as connection:
+    with saved_rows(fairlog) as connection:
         assert fairlog._due(connection) == []
 
 

@@ -15,7 +15,7 @@ from freezegun.api import FrozenDateTimeFactory
 from adapters.clock import SystemClock
 from domain.decisions.batch import Outcome
 from domain.decisions.decide import JobUpdated, LimitsSet, Submitted
-from domain.language.commands import CancelJob, ChangeLimit, SubmitJob
+from domain.language.commands import CancelJob, ChangeLimit, SaveProjections, SubmitJob
 from domain.language.errors import KeyReusedWithOtherPayload, RateLimited
 from domain.language.events import RateLimitDecided, Scope
 from domain.language.identifiers import Kind, UserId
@@ -23,7 +23,16 @@ from domain.log.log_time import SECOND_LOOK_SECONDS
 from entrypoints.service.fairlog import Fairlog
 from projections.inline.live import LiveProjections
 from tests.support.clock import ManualClock
-from tests.support.core import do, events_in, log_of, outcomes, put, service, writer_of
+from tests.support.core import (
+    do,
+    events_in,
+    execute_now,
+    log_of,
+    outcomes,
+    put,
+    service,
+    writer_of,
+)
 from tests.support.given import NOW, at
 from tests.support.referee import Referee
 from tests.support.stories import ALICE, BOB, submit
@@ -181,6 +190,7 @@ def test_only_the_caps_of_kinds_that_are_changed_are_read(database_url: str) -> 
     with two_services(database_url, ManualClock()) as (one, other):
         outcomes(put(one, *(cap(number, 1) for number in range(30))))
         do(one, ChangeLimit(scope=Scope.USER, user_id=ALICE, limit=3), LimitsSet)
+        execute_now(one, SaveProjections())
         assert do(other, submit(), Submitted).decision.limit == 3
         projections = writer_of(other)._projections
         assert isinstance(projections, LiveProjections)

@@ -14,7 +14,14 @@ from entrypoints.service.fairlog import Fairlog
 from projections.inline.empty_claims import empty_claims
 from projections.inline.jobs import noted_claims
 from tests.support.clock import ManualClock
-from tests.support.core import do, log_of, outcomes, put, service
+from tests.support.core import (
+    do,
+    log_of,
+    outcomes,
+    put,
+    saved_rows,
+    service,
+)
 from tests.support.referee import Referee
 from tests.support.stories import ALICE, BOB, OTHER_WORKER, claim, complete, give_back, submit
 
@@ -24,7 +31,7 @@ def ask(fairlog: Fairlog, jobs_max: int = 5) -> list[JobId]:
 
 
 def count(fairlog: Fairlog, table: sa.Table) -> int:
-    with fairlog.database.read() as connection:
+    with saved_rows(fairlog) as connection:
         return connection.execute(sa.select(sa.func.count()).select_from(table)).scalar_one()
 
 

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from adapters.log.tables import bodies
 from adapters.settings import Settings
 from tests.support.clock import NOON, ManualClock
+from tests.support.core import saved_rows
 from tests.support.server import AppServer, claim, submit
 
 SETTINGS = Settings(user_limit=1000, global_limit=10_000, lease_seconds=30, max_attempts=2)
@@ -62,7 +63,7 @@ def test_a_claim_gives_the_jobs_whose_payload_is_found(server: AppServer) -> Non
     claimed = claim(server.client, most=5)
 
     assert [(one["id"], one["payload"]) for one in claimed] == [(second, 2)]
-    with server.fairlog.database.read() as connection:
+    with saved_rows(server.fairlog) as connection:
         [job] = server.fairlog.jobs.find(connection, [first]).values()
     assert job.state == "queued"
 

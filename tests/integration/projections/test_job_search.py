@@ -56,7 +56,9 @@ FILTERS = [
 
 def expected(fairlog: Fairlog, wanted: JobFilter) -> list[JobId]:
     everything = fairlog.read_now(
-        lambda connection: fairlog.jobs.newest(connection, None, None, None, 1000)
+        fairlog.with_saved_rows(
+            lambda connection: fairlog.jobs.newest(connection, None, None, None, 1000)
+        )
     )
     return [
         job.id
@@ -70,7 +72,9 @@ def expected(fairlog: Fairlog, wanted: JobFilter) -> list[JobId]:
 def older(
     fairlog: Fairlog, search: JobSearch, wanted: JobFilter, below: int | None
 ) -> JobSearchPage:
-    return fairlog.read_now(lambda connection: search.older(connection, wanted, below, 7))
+    return fairlog.read_now(
+        fairlog.with_saved_rows(lambda connection: search.older(connection, wanted, below, 7))
+    )
 
 
 @pytest.mark.parametrize("wanted", FILTERS)

@@ -33,7 +33,7 @@ from projections.rebuild.fold import GenerationFold
 from projections.storage import registry
 from projections.storage.generations import InlineProjection
 from tests.support.clock import ManualClock, SteppingClock
-from tests.support.core import do, log_of, outcomes, put, put_as_one_batch, service
+from tests.support.core import do, log_of, outcomes, put, put_as_one_batch, saved_rows, service
 from tests.support.databases import Databases, SqliteFiles
 from tests.support.given import NOW, at
 from tests.support.mariadb import _roomy_directory as roomy_directory
@@ -59,7 +59,7 @@ NewQuickDatabase = Callable[[], AbstractContextManager[str]]
 def rows_of(fairlog: Fairlog) -> Rows:
     """Every row of the current generation, by table; without the generation."""
     found: Rows = {}
-    with fairlog.database.read() as connection:
+    with saved_rows(fairlog) as connection:
         for projection in PROJECTIONS:
             for table in projection.tables:
                 current = registry.current(projection.name)
@@ -555,7 +555,7 @@ def test_an_expired_job_is_cancelled_and_not_claimed(database_url: str) -> None:
         outcomes(put(fairlog, submit(payload=1, expires_at=at(10)), submit(payload=2)))
         clock.advance(10)
         assert [job.id for job in do(fairlog, claim(9), Claimed).jobs] == [4]
-        with fairlog.database.read() as connection:
+        with saved_rows(fairlog) as connection:
             assert fairlog.jobs.counts(connection)[State.CANCELLED] == 1
         inline = rows_of(fairlog)
         rebuild_projections(fairlog, [])

@@ -68,7 +68,9 @@ def findings_about(found: Found, position: int | None) -> str:
 
 def newest_job(fairlog: Fairlog) -> Job:
     return fairlog.read_now(
-        lambda connection: fairlog.jobs.newest(connection, None, None, None, 1)[0]
+        fairlog.with_saved_rows(
+            lambda connection: fairlog.jobs.newest(connection, None, None, None, 1)[0]
+        )
     )
 
 

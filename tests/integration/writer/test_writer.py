@@ -18,14 +18,15 @@ from structlog.typing import EventDict
 import adapters.database.database
 import adapters.writer.command_queue
 from adapters.log import audit_log
+from adapters.log.event_log import Appended, SqlEventLog
 from adapters.log.tables import FORMAT, bodies, log_head
 from adapters.settings import Settings
 from adapters.writer.command_queue import CommandQueue
 from domain.decisions.batch import Outcome
 from domain.decisions.decide import Answer, Claimed, JobUpdated, Submitted
-from domain.decisions.write_model import WriteModel
+from domain.decisions.ports import Head
 from domain.language.bodies import BODY_BYTES_MAX, body_of
-from domain.language.commands import Command, SubmitJob
+from domain.language.commands import Command, SaveProjections, SubmitJob
 from domain.language.errors import (
     FairlogError,
     LogTooNew,
@@ -34,11 +35,10 @@ from domain.language.errors import (
     QueueFull,
     RateLimited,
 )
-from domain.language.events import JobSubmitted
+from domain.language.events import JobSubmitted, Recorded
 from domain.language.identifiers import JobId, UserId
 from entrypoints.composition import compose, prepare
 from entrypoints.service.fairlog import Fairlog
-from projections.inline.live import LiveProjections, inline_projections
 from projections.storage import registry
 from tests.support.core import (
     do,
@@ -49,6 +49,7 @@ from tests.support.core import (
     outcomes,
     put,
     put_as_one_batch,
+    saved_rows,
     service,
     writer_of,
 )
@@ -96,7 +97,7 @@ def assert_whole(fairlog: Fairlog) -> None:
     """The log has no gaps, and the projections agree with its end."""
     recorded = log_of(fairlog)
     assert [one.position for one in recorded] == list(range(1, len(recorded) + 1))
-    with fairlog.database.read() as connection:
+    with saved_rows(fairlog) as connection:
         assert fairlog.log.position(connection) == len(recorded)
         counts = fairlog.jobs.counts(connection)
     assert sum(counts.values()) == submissions(fairlog).total()
@@ -223,7 +224,7 @@ def test_a_batch_that_comes_to_nothing_writes_nothing(fairlog: Fairlog) -> None:
 def test_what_was_answered_can_be_read_at_once(fairlog: Fairlog) -> None:
     for number in range(20):
         job = do(fairlog, submit(payload=number), Submitted).job
-        with fairlog.database.read() as connection:
+        with saved_rows(fairlog) as connection:
             assert fairlog.jobs.find(connection, [job.id]) == {job.id: job}
             assert audit_log.bodies_at(connection, [job.id]) == {job.id: b"%d" % number}
 
@@ -349,17 +350,20 @@ def test_a_subscriber_hears_of_every_batch_after_it_is_on_disk_and_cannot_spoil_
 # A command that the database refuses
 
 
-class Choosy(LiveProjections):
+class Choosy(SqlEventLog):
     """Has the database refuse whatever a user called poison submits, by a row that cannot be."""
 
-    def save(self, connection: Connection, model: WriteModel) -> None:
-        poisoned = UserId("poison") in model.line.changed_users
-        super().save(connection, model)
-        if poisoned:
-            connection.execute(
-                log_head.insert(),
-                [{"id": 1, "position": 0, "hash": b"", "recorded_at": 0, "format": 1, "epoch": 1}],
-            )
+    def append(
+        self,
+        connection: Connection,
+        head: Head,
+        recorded: Sequence[Recorded],
+        new_bodies: Sequence[tuple[int, bytes]],
+    ) -> Appended:
+        if any(getattr(one.event, "user_id", None) == "poison" for one in recorded):
+            row = {"id": 1, "position": 0, "hash": b"", "recorded_at": 0, "format": 1, "epoch": 1}
+            connection.execute(log_head.insert(), [row])
+        return super().append(connection, head, recorded, new_bodies)
 
 
 @pytest.mark.parametrize("poisoned", [[0], [49], [17, 18, 33], list(range(50))])
@@ -368,7 +372,7 @@ def test_a_batch_is_split_until_what_the_database_refuses_stands_alone(
 ) -> None:
     fairlog = compose(Settings(database_url=database_url))
     prepare(fairlog)
-    writer_of(fairlog)._projections = Choosy(inline_projections())
+    writer_of(fairlog)._log = Choosy(fairlog.database)
     fairlog.writer.start()
     users = [UserId("poison") if number in poisoned else ALICE for number in range(50)]
     replies = put_as_one_batch(fairlog, *[submit(user, payload=n) for n, user in enumerate(users)])
@@ -384,7 +388,7 @@ def test_a_batch_is_split_until_what_the_database_refuses_stands_alone(
 def test_a_call_is_split_until_what_the_database_refuses_stands_alone(database_url: str) -> None:
     fairlog = compose(Settings(database_url=database_url))
     prepare(fairlog)
-    writer_of(fairlog)._projections = Choosy(inline_projections())
+    writer_of(fairlog)._log = Choosy(fairlog.database)
     fairlog.writer.start()
     users = [UserId("poison") if number in {0, 17, 18} else ALICE for number in range(50)]
     found = execute_each(fairlog, [submit(user, payload=n) for n, user in enumerate(users)])
@@ -470,18 +474,18 @@ def test_a_lock_wait_that_times_out_is_tried_again(
 @pytest.mark.parametrize("backend", ["mariadb"], indirect=True)
 def test_a_deadlock_is_tried_again(fairlog: Fairlog) -> None:
     """Somebody holds a row that the writer wants, and then wants the head that it has."""
-    do(fairlog, submit(payload=1), Submitted)
+    put_as_one_batch(fairlog, submit(payload=1), SaveProjections())[1].result()
     with fairlog.database.connect_writer() as other, other.begin() as transaction:
         # Many locks, so that InnoDB chooses the writer for its victim.
         other.exec_driver_sql("UPDATE job_counts_v3 SET jobs = jobs")
         other.exec_driver_sql("CREATE TEMPORARY TABLE weight (n INT PRIMARY KEY) ENGINE = InnoDB")
         rows = ", ".join(f"({number})" for number in range(2000))
         other.exec_driver_sql(f"INSERT INTO weight VALUES {rows}")
-        [reply] = put(fairlog, submit(payload=2))
+        replies = put_as_one_batch(fairlog, submit(payload=2), SaveProjections())
         wait_until(lambda: _waits_for_a_row(fairlog), "the writer waits for the row")
         fairlog.log.lock_head(other)
         transaction.rollback()
-    assert types_of([reply]) == ["Submitted"]
+    assert types_of(replies) == ["Submitted", "ProjectionsSaved"]
     assert fairlog.writer.stats.retries == 1
     assert_whole(fairlog)
 

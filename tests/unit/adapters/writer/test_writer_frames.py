@@ -46,6 +46,7 @@ from domain.language.commands import (
     ReportWrongKeys,
     RetryJob,
     ReturnJob,
+    SaveProjections,
 )
 from domain.language.errors import QueueFull, RateLimited
 from domain.language.events import LimitChanged, Scope
@@ -89,6 +90,7 @@ COMMANDS: Sequence[Command] = (
     rotate_key("ci", "second"),
     revoke_key("ci"),
     ReportWrongKeys(count=2, addresses=1, first_at=NOW, last_at=at(1)),
+    SaveProjections(),
 )
 
 

@@ -20,6 +20,7 @@ from domain.language.commands import (
     ReportWrongKeys,
     RetryJob,
     ReturnJob,
+    SaveProjections,
 )
 from domain.language.errors import (
     BeyondBounds,
@@ -223,7 +224,13 @@ def test_a_role_without_the_right_is_refused(role: Role, command: Command) -> No
 
 
 def test_a_right_is_known_for_every_command_that_a_caller_may_send() -> None:
-    sent_by_nobody = {ReportRefusals, ReportWrongKeys, EnforceDeadlines, RecoverJobs}
+    sent_by_nobody = {
+        ReportRefusals,
+        ReportWrongKeys,
+        EnforceDeadlines,
+        RecoverJobs,
+        SaveProjections,
+    }
     assert set(_NEEDED) == set(Command.__args__) - sent_by_nobody
 
 

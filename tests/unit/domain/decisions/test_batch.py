@@ -6,6 +6,7 @@ import domain.decisions.batch
 from domain.decisions.batch import Batch
 from domain.decisions.decide import Claimed, Decision, JobUpdated, Submitted, decide
 from domain.decisions.write_model import WriteModel
+from domain.fairness.known_line import KnownLine
 from domain.jobs.job import State
 from domain.language.bodies import body_of
 from domain.language.commands import (
@@ -148,7 +149,7 @@ def test_a_decision_that_fails_by_our_fault_spoils_no_neighbour(
         return decide(model, command, policy, now)
 
     monkeypatch.setattr(domain.decisions.batch, "decide", decide_or_crash)
-    model = WriteModel()
+    model = WriteModel(KnownLine())
     crashes: list[Command] = []
     batch = Batch(model, POLICY, NOW)
     commands: list[Command] = [submit(payload=1), submit(BOB), submit(payload=2), claim(1)]

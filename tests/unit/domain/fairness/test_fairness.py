@@ -1,5 +1,5 @@
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from domain.decisions.batch import Batch
 from domain.decisions.decide import Claimed
 from domain.decisions.write_model import WriteModel
-from domain.fairness.line import KindInLine, Line, UserInLine, WaitingJob
+from domain.fairness.known_line import KnownLine, Lane, Unread, WaitingJob
+from domain.fairness.line import KindInLine, Line, UserInLine
 from domain.fairness.serve import rounds, serve
 from domain.jobs.job import Job
 from domain.language.commands import CancelJob, ChangeLimit, Command, EnforceDeadlines, ExtendLeases
@@ -148,11 +149,10 @@ def test_a_stream_of_fresh_users_starves_nobody(arrivals_a_claim: int) -> None:
 
     Nobody who joined after one of her turns is served before her next.
     """
-    model = WriteModel()
+    model = WriteModel(KnownLine())
     recorded: list[Recorded] = []
 
     def happens(*commands: Command) -> None:
-        model.line.ahead.kinds = (ECHO,)
         batch = Batch(model, OPEN, NOW)
         batch.decide_all(commands, _unexpected)
         recorded.extend(batch.recorded)
@@ -325,15 +325,17 @@ def test_a_kind_s_cap_of_nothing_and_its_end() -> None:
 
 def reading(
     users: dict[UserId, UserInLine], lanes: dict[UserId, dict[Kind, int]], *jobs: WaitingJob
-) -> Line:
+) -> tuple[Line, KnownLine]:
     """A line as it was read: all of these users' rows, and the front of their lanes."""
-    line = Line()
+    known = KnownLine()
+    line = Line(known)
     line.users.update(users)
     line.lanes.update(lanes)
-    line.ahead.users.update(users)
+    for user_id in users:
+        line.has_read(user_id)
     for job in jobs:
-        line.ahead.queues.setdefault((job.user_id, job.kind), []).append(job)
-    return line
+        known.read_jobs((job.user_id, job.kind), [job])
+    return line, known
 
 
 def waits(job_id: int, user_id: UserId = ALICE, kind: Kind = ECHO, priority: int = 0) -> WaitingJob:
@@ -351,61 +353,84 @@ THREE_AND_ONE = {ALICE: {ECHO: 3}, BOB: {ECHO: 1}}
 def test_a_lane_that_was_not_read_to_its_end_ends_the_claim_rather_than_skip_its_user() -> None:
     users = {ALICE: UserInLine(joined=1, waiting=3), BOB: UserInLine(joined=2, waiting=2)}
     lanes = {ALICE: {ECHO: 3}, BOB: {ECHO: 2}}
-    line = reading(users, lanes, waits(1), waits(2, BOB), waits(5, BOB))
+    line, _ = reading(users, lanes, waits(1), waits(2, BOB), waits(5, BOB))
     assert picks(line, 2) == [1, 2]
     assert picks(line, 9) == [1, 2]
-    whole = reading(users, lanes, waits(1), waits(3), waits(4), waits(2, BOB), waits(5, BOB))
+    assert serve(line, [ECHO], 9, 1000).unread == Unread(jobs=7, lanes=frozenset({(ALICE, ECHO)}))
+    whole, _ = reading(users, lanes, waits(1), waits(3), waits(4), waits(2, BOB), waits(5, BOB))
     assert picks(whole, 9) == [1, 2, 3, 5, 4]
 
 
 def test_a_lane_of_which_nothing_was_read_ends_the_claim_at_once() -> None:
-    assert picks(reading(TWO_USERS, THREE_AND_ONE, waits(2, BOB)), 9) == []
+    line, _ = reading(TWO_USERS, THREE_AND_ONE, waits(2, BOB))
+    assert picks(line, 9) == []
+
+
+def test_all_lanes_that_a_claim_will_need_are_read_together() -> None:
+    line, _ = reading(TWO_USERS, THREE_AND_ONE)
+    both = frozenset({(ALICE, ECHO), (BOB, ECHO)})
+    assert serve(line, [ECHO], 9, 1000).unread == Unread(jobs=9, lanes=both)
+    assert serve(line, [ECHO], 1, 1000).unread == Unread(jobs=1, lanes=frozenset({(ALICE, ECHO)}))
 
 
 def test_who_joined_a_lane_waits_behind_what_was_not_read_of_it() -> None:
-    line = reading(TWO_USERS, {ALICE: {ECHO: 3}, BOB: {ECHO: 1}}, waits(2, BOB))
-    line.entered[ALICE, ECHO] = {JobId(50): waits(50)}
+    line, known = reading(TWO_USERS, THREE_AND_ONE, waits(2, BOB))
+    known.enter(waits(50))
     assert picks(line, 9) == []
-    line.ahead.queues[ALICE, ECHO] = [waits(1)]
+    known.read_jobs((ALICE, ECHO), [waits(1)])
     assert picks(line, 9) == [1, 2]
 
 
 def test_who_joined_a_lane_before_the_last_that_was_read_is_served_in_their_place() -> None:
-    line = reading(TWO_USERS, {ALICE: {ECHO: 4}, BOB: {ECHO: 1}}, waits(1), waits(9), waits(2, BOB))
-    line.entered[ALICE, ECHO] = {JobId(4): waits(4)}
+    users = {ALICE: UserInLine(joined=1, waiting=5), BOB: UserInLine(joined=2, waiting=1)}
+    lanes = {ALICE: {ECHO: 5}, BOB: {ECHO: 1}}
+    line, known = reading(users, lanes, waits(1), waits(9), waits(2, BOB))
+    known.enter(waits(4))
     assert picks(line, 9) == [1, 2, 4, 9]
-    line.entered[ALICE, ECHO] = {JobId(50): waits(50, priority=1)}
-    assert picks(line, 9) == [50, 2, 1, 9]
+    known.enter(waits(50, priority=1))
+    assert picks(line, 9) == [50, 2, 1, 4, 9]
 
 
 def test_who_left_is_not_served_and_does_not_hide_what_follows() -> None:
-    line = reading(TWO_USERS, {ALICE: {ECHO: 2}, BOB: {ECHO: 1}}, waits(1), waits(3), waits(2, BOB))
-    line.left.add(JobId(1))
+    users = {ALICE: UserInLine(joined=1, waiting=1), BOB: UserInLine(joined=2, waiting=1)}
+    line, known = reading(
+        users, {ALICE: {ECHO: 1}, BOB: {ECHO: 1}}, waits(1), waits(3), waits(2, BOB)
+    )
+    known.leave((ALICE, ECHO), JobId(1))
     assert picks(line, 9) == [3, 2]
-    line.left.add(JobId(3))
+    known.leave((ALICE, ECHO), JobId(3))
     assert picks(line, 9) == []
 
 
 def test_nobody_is_served_beyond_the_horizon_of_a_kind() -> None:
-    line = reading(TWO_USERS, {ALICE: {ECHO: 1}, BOB: {SLEEP: 1}}, waits(1), waits(2, BOB, SLEEP))
-    line.ahead.horizon = {ECHO: 1}
+    lanes = {ALICE: {ECHO: 1}, BOB: {SLEEP: 1}}
+    line, known = reading(TWO_USERS, lanes, waits(1), waits(2, BOB, SLEEP))
+    known.read_users(ECHO, 1)
     assert picks(line, 9, ECHO, SLEEP) == [1]
     assert picks(line, 9, SLEEP) == [2]
-    line.ahead.horizon = {ECHO: 2}
+    known.read_users(ECHO, 2)
     assert picks(line, 9, ECHO, SLEEP) == [1, 2]
 
 
 def test_a_kind_without_room_has_no_horizon() -> None:
-    line = reading(TWO_USERS, {ALICE: {ECHO: 1}, BOB: {SLEEP: 1}}, waits(1), waits(2, BOB, SLEEP))
-    line.ahead.horizon = {ECHO: 1}
+    lanes = {ALICE: {ECHO: 1}, BOB: {SLEEP: 1}}
+    line, known = reading(TWO_USERS, lanes, waits(1), waits(2, BOB, SLEEP))
+    known.read_users(ECHO, 1)
     line.kinds[ECHO] = KindInLine(waiting=1, running=1, running_limit=1)
     assert picks(line, 9, ECHO, SLEEP) == [2]
 
 
 def test_going_round_again_is_beyond_a_horizon() -> None:
-    line = reading(TWO_USERS, {ALICE: {ECHO: 2}, BOB: {ECHO: 1}}, waits(1), waits(3), waits(2, BOB))
-    line.ahead.horizon = {ECHO: 2}
+    lanes = {ALICE: {ECHO: 2}, BOB: {ECHO: 1}}
+    line, known = reading(TWO_USERS, lanes, waits(1), waits(3), waits(2, BOB))
+    known.read_users(ECHO, 2)
     assert picks(line, 9) == [1, 2]
+
+
+def test_a_line_of_which_nothing_was_read_asks_for_its_kinds() -> None:
+    line = Line(KnownLine(is_whole=False))
+    unread = serve(line, [ECHO, SLEEP], 3, 1000).unread
+    assert unread == Unread(jobs=3, kinds=frozenset({ECHO, SLEEP}))
 
 
 # Any line, read in part
@@ -486,12 +511,10 @@ def test_a_line_that_was_read_in_part_serves_the_same_or_fewer_in_the_same_order
 ) -> None:
     story = play(batches)
     whole, part = story.model, story.model
-    read_in_part(part.line, lanes_read, jobs_read)
+    read_in_part(part.line, lanes_read, lambda _: jobs_read)
     jobs = list(whole.jobs.rows.values())
     wishes = [to_command(wish, jobs, 1000 + n) for n, wish in enumerate(last) if wish[0] != "claim"]
     commands = [*(one for one in wishes if one is not None), claim(jobs_max, *sorted(kinds))]
-    for model in (whole, part):
-        model.line.ahead.kinds = KINDS
     of_whole, of_part = (_starts(model, commands) for model in (whole, part))
     assert of_part == of_whole[: len(of_part)]
 
@@ -514,32 +537,26 @@ def test_rounds_says_how_much_of_each_lane_has_to_be_read(
     waiting = [sum(line.lanes[name].get(kind, 0) for kind in chosen) for _, name in in_turn]
     shares = dict(zip([name for _, name in in_turn], rounds(waiting, jobs_max), strict=True))
     part = story.model.line
-    read_in_part(part, len(USERS) + 1, jobs_max)
-    for (user_id, kind), queue in part.ahead.queues.items():
-        part.ahead.queues[user_id, kind] = queue[: shares.get(user_id, 0)]
+    read_in_part(part, len(USERS) + 1, lambda lane: shares.get(lane[0], 0))
     of_part, of_whole = (serve(one, chosen, jobs_max, 10_000) for one in (part, line))
     assert of_part.jobs == of_whole.jobs
 
 
-def read_in_part(line: Line, lanes_read: int, jobs_read: int) -> None:
-    """Load a line as if it were stored: the first lanes of each kind, and the front of each."""
+def read_in_part(line: Line, lanes_read: int, jobs_read: Callable[[Lane], int]) -> None:
+    """Forget all of a line but what was read: first lanes of each kind, and first jobs of each."""
+    whole, line.known = line.known, KnownLine(is_whole=False)
+    assert whole is not None
+    line.known.has_more_kinds = False
     for kind in KINDS:
-        turns = sorted(
-            (user.turn, user_id)
-            for user_id, user in line.users.items()
-            if user.turn is not None and line.lanes.get(user_id, {}).get(kind)
-        )
+        turns = list(whole.users_in_turn(kind))
         front = turns[:lanes_read]
-        if front and len(front) == lanes_read:
-            line.ahead.horizon[kind] = front[-1][0] or 0
-        elif turns and not lanes_read:
-            line.ahead.horizon[kind] = 0
+        last_turn = front[-1][0] if front else 0
+        line.known.read_users(kind, None if len(front) < lanes_read else last_turn)
         for _, user_id in front:
-            queue = sorted(line.entered[user_id, kind].values(), key=lambda job: job.order)
-            line.ahead.queues[user_id, kind] = queue[:jobs_read]
-            line.ahead.users.add(user_id)
-    line.entered.clear()
-    line.changed_users.clear()
+            lane = (user_id, kind)
+            line.has_read(user_id)
+            queue = list(whole.lanes[lane].in_order(line.lanes[user_id][kind]))
+            line.known.read_jobs(lane, queue[: jobs_read(lane)])
 
 
 def _starts(model: WriteModel, commands: list[Command]) -> list[int | None]:
@@ -581,17 +598,14 @@ def test_the_first_start_is_at_the_next_position_and_the_turn_follows_it() -> No
     assert story.model.line.users[ALICE] == UserInLine(last_served=4, running=2)
 
 
-def test_a_line_that_is_not_served_stands_as_another_and_keeps_no_queues() -> None:
+def test_a_line_that_is_not_served_stands_as_another() -> None:
     story = (
         given(SUBMITTED, submitted(BOB, payload=1), started(attempt=1), policy=OPEN)
         .when(submit(CAROL), cap(0))
         .so
     )
-    unserved = WriteModel(is_served=False)
+    unserved = WriteModel()
     for recorded in story.recorded:
         unserved.evolve(recorded)
     line = story.model.line
     assert (unserved.line.users, unserved.line.lanes) == (line.users, line.lanes)
-    assert line.entered
-    assert not unserved.line.entered
-    assert not unserved.line.left

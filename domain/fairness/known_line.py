@@ -1,0 +1,138 @@
+"""The part of the line that is in memory, in the order in which claims are served.
+
+It is kept from batch to batch: events keep it current, and rows are read only where a claim needs
+what lies beyond it. All users of a kind are known up to its *horizon*, a turn; all jobs of a lane
+are known up to the job that was read last.
+"""
+
+import math
+from collections.abc import Collection, Iterator
+
+from msgspec import Struct
+
+from domain.fairness.priority_queue import PriorityQueue
+from domain.language.identifiers import JobId, Kind, UserId
+
+Lane = tuple[UserId, Kind]
+Order = tuple[int, int]  # among a user's own jobs: higher priority first, then the older job
+
+
+class WaitingJob(Struct, frozen=True, gc=False):
+    """A queued job, as far as its order needs."""
+
+    job_id: JobId
+    user_id: UserId
+    kind: Kind
+    priority: int
+    is_suspect: bool = False  # claimed alone, see `JobStarted.alone`
+
+    @property
+    def order(self) -> Order:
+        return (-self.priority, self.job_id)
+
+
+class Unread(Struct, frozen=True, kw_only=True):
+    """Rows of the stored line that a claim depends on and that have not been read."""
+
+    jobs: int  # that the claim can still take
+    kinds: frozenset[Kind] = frozenset()  # with unread lanes beyond the horizon
+    lanes: frozenset[Lane] = frozenset()  # with unread jobs
+    more_kinds: bool = False  # the claim takes any kind, and there are unread kinds
+
+
+class KnownLane:
+    """The jobs of one lane that are known: all up to `read_to`, and those that entered since."""
+
+    __slots__ = ("jobs", "queue", "read_to")
+
+    def __init__(self) -> None:
+        self.jobs: dict[JobId, WaitingJob] = {}
+        self.queue: PriorityQueue[JobId, Order] = PriorityQueue()
+        self.read_to: Order | None = None
+
+    def add(self, job: WaitingJob) -> None:
+        self.jobs[job.job_id] = job
+        self.queue.put(job.job_id, job.order)
+
+    def discard(self, job_id: JobId) -> None:
+        if self.jobs.pop(job_id, None) is not None:
+            self.queue.discard(job_id)
+
+    def in_order(self, waiting: int) -> Iterator[WaitingJob]:
+        """Yield the jobs in order, up to the first that may have unread jobs before it.
+
+        `waiting` is the number of jobs in the lane.
+        """
+        is_whole = waiting == len(self.jobs)
+        for order, job_id in self.queue.in_order():
+            if not is_whole and (self.read_to is None or order > self.read_to):
+                return
+            yield self.jobs[job_id]
+
+
+class KnownLine:
+    """The users and jobs in line that are in memory."""
+
+    def __init__(self, *, is_whole: bool = True) -> None:
+        """`is_whole`: nothing is stored beyond it, since it was folded from the whole log."""
+        self.lanes: dict[Lane, KnownLane] = {}
+        self.has_more_kinds = not is_whole  # stored kinds after the last that was read, by name
+        self.last_kind = Kind("")  # the last stored kind that was read, by name
+        self._turns: dict[Kind, PriorityQueue[UserId, int]] = {}
+        self._horizons: dict[Kind, float] = {}
+        self._horizon_of_others = math.inf if is_whole else 0.0
+
+    def enter(self, job: WaitingJob) -> None:
+        lane = (job.user_id, job.kind)
+        known = self.lanes.get(lane)
+        if known is None:
+            known = self.lanes[lane] = KnownLane()
+        known.add(job)
+
+    def leave(self, lane: Lane, job_id: JobId) -> None:
+        known = self.lanes.get(lane)
+        if known is not None:
+            known.discard(job_id)
+
+    def place(self, user_id: UserId, kind: Kind, turn: int | None) -> None:
+        """Note the turn of a user who has jobs of the kind; None: the user is not in line."""
+        turns = self._turns.get(kind)
+        if turn is None:
+            if turns is not None:
+                turns.discard(user_id)
+            return
+        if turns is None:
+            turns = self._turns[kind] = PriorityQueue()
+        turns.put(user_id, turn)
+
+    def forget_lane(self, lane: Lane) -> None:
+        """Forget a lane without jobs."""
+        self.lanes.pop(lane, None)
+        turns = self._turns.get(lane[1])
+        if turns is not None:
+            turns.discard(lane[0])
+            if not turns:
+                del self._turns[lane[1]]
+
+    def users_in_turn(self, kind: Kind) -> Iterator[tuple[int, UserId]]:
+        """Yield (turn, user) of the known users with jobs of a kind, the oldest turn first."""
+        turns = self._turns.get(kind)
+        return iter(()) if turns is None else turns.in_order()
+
+    def horizon(self, kind: Kind) -> float:
+        """Return the turn after which lanes of the kind may be unread; infinite: none is."""
+        return self._horizons.get(kind, self._horizon_of_others)
+
+    def read_users(self, kind: Kind, up_to: int | None) -> None:
+        """Note that all lanes of a kind up to a turn are known; None: all."""
+        self._horizons[kind] = math.inf if up_to is None else up_to
+
+    def read_jobs(self, lane: Lane, jobs: Collection[WaitingJob]) -> None:
+        """Add the first jobs of a lane."""
+        known = self.lanes.get(lane)
+        if known is None:
+            known = self.lanes[lane] = KnownLane()
+        for job in jobs:
+            known.add(job)
+            if known.read_to is None or job.order > known.read_to:
+                known.read_to = job.order
