@@ -1,6 +1,7 @@
 """Certificates for tests: an authority, and a server's certificate for the loopback names."""
 
 import ipaddress
+import ssl
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -58,6 +59,10 @@ class Certificates:
                 Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"passphrase")
             )
         )
+
+    def trust(self) -> ssl.SSLContext:
+        """Return a client's context that trusts the authority."""
+        return ssl.create_default_context(cafile=self.ca)
 
 
 def _builder(subject: str, issuer: str, key: ec.EllipticCurvePrivateKey) -> x509.CertificateBuilder:

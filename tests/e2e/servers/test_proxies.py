@@ -1,0 +1,182 @@
+"""The configurations of proxies in docs/security.md, with the proxies themselves."""
+
+import re
+import shutil
+import socket
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+from urllib.parse import quote
+
+import httpx
+import pytest
+
+from tests.conftest import NewDatabase
+from tests.support.certificates import Certificates
+from tests.support.server import FairlogServer, ending_with_us, free_port, submit
+from tests.support.waiting import wait_until
+
+PAGE: Final = (Path(__file__).parents[3] / "docs/security.md").read_text()
+NGINX: Final = re.findall(r"```nginx\n(.*?)```", PAGE, re.DOTALL)
+[CADDY] = re.findall(r"```caddy\n(.*?)```", PAGE, re.DOTALL)
+[CADDY_BELOW] = re.findall(r"`(handle_path [^`]*)`", PAGE)
+HOST: Final = "jobs.example"
+
+
+@pytest.fixture(scope="module")
+def backend() -> str:
+    """No database has a part in it."""
+    return "sqlite"
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    return Certificates(tmp_path_factory.mktemp("certificates"))
+
+
+@pytest.fixture(scope="module")
+def server(new_database_url: NewDatabase) -> Iterator[FairlogServer]:
+    options = ["--trusted-proxy", "127.0.0.1", "--allowed-host", HOST]
+    with FairlogServer(new_database_url(), options=options) as server:
+        yield server
+
+
+def fitted(configuration: str, files: Certificates, server: FairlogServer) -> str:
+    """Replace names, files and the server's port in a configuration by those of the test."""
+    return (
+        configuration.replace("/etc/ssl/jobs.example.com.pem", files.cert)
+        .replace("/etc/ssl/jobs.example.com.key", files.key)
+        .replace("jobs.example.com", HOST)
+        .replace("127.0.0.1:8000", f"127.0.0.1:{server.port}")
+    )
+
+
+@contextmanager
+def nginx(folder: Path, servers: str) -> Iterator[None]:
+    temporary = "".join(
+        f"{what}_temp_path {folder}/{what};"
+        for what in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    )
+    (folder / "nginx.conf").write_text(
+        f"user root; daemon off; pid {folder}/pid; error_log stderr; events {{}}\n"
+        f"http {{ access_log off; {temporary}\n{servers}\n}}"
+    )
+    program = shutil.which("nginx", path="/usr/sbin:/usr/bin:/usr/local/bin")
+    if program is None:
+        pytest.skip("nginx is not installed")
+    with running(program, "-p", str(folder), "-c", str(folder / "nginx.conf")):
+        yield
+
+
+@contextmanager
+def caddy(folder: Path, sites: str) -> Iterator[None]:
+    (folder / "Caddyfile").write_text(
+        f"{{\nadmin off\nauto_https disable_redirects\nstorage file_system {folder}\n}}\n{sites}"
+    )
+    program = shutil.which("caddy")
+    if program is None:
+        pytest.skip("Caddy is not installed")
+    with running(program, "run", "--config", str(folder / "Caddyfile")):
+        yield
+
+
+@contextmanager
+def running(*command: str) -> Iterator[None]:
+    process = subprocess.Popen([*ending_with_us(), *command], stderr=subprocess.DEVNULL)
+    try:
+        yield
+    finally:
+        process.terminate()
+        process.wait()
+
+
+@contextmanager
+def proxied(
+    name: str, folder: Path, files: Certificates, server: FairlogServer
+) -> Iterator[httpx.Client]:
+    """Start a proxy, and yield a client that asks it for the server's host name over TLS."""
+    port = free_port()
+    whole, below = (fitted(one, files, server) for one in NGINX)
+    tls = f"ssl_certificate {files.cert}; ssl_certificate_key {files.key};"
+    proxies = {
+        "nginx": lambda: nginx(folder, whole.replace("443 ssl", f"127.0.0.1:{port} ssl")),
+        "nginx below a path": lambda: nginx(
+            folder, f"server {{ listen 127.0.0.1:{port} ssl; {tls}\n{below}\n}}"
+        ),
+        "caddy": lambda: caddy(
+            folder, fitted(CADDY, files, server).replace(f"{HOST} {{", f"{HOST}:{port} {{", 1)
+        ),
+        "caddy below a path": lambda: caddy(
+            folder,
+            f"{HOST}:{port} {{\ntls {files.cert} {files.key}\n"
+            + fitted(CADDY_BELOW, files, server).replace("{ ", "{\n").replace(" }", "\n}")
+            + "\n}",
+        ),
+    }
+    with (
+        proxies[name](),
+        httpx.Client(
+            base_url=f"https://127.0.0.1:{port}{'/fairlog' if 'below' in name else ''}",
+            headers={"Host": f"{HOST}:{port}"},
+            verify=files.trust(),
+            timeout=30,
+        ) as client,
+    ):
+        wait_until(lambda: is_listening(port), "the proxy listens")
+        yield client
+
+
+def is_listening(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+@pytest.mark.parametrize("name", ["nginx", "nginx below a path", "caddy", "caddy below a path"])
+def test_the_documented_configuration_works(
+    name: str, tmp_path: Path, files: Certificates, server: FairlogServer
+) -> None:
+    prefix = "/fairlog" if "below" in name else ""
+    with proxied(name, tmp_path, files, server) as client:
+        extensions = {"sni_hostname": HOST}
+        # Links and the demand for TLS are those of the client's side.
+        forged = {"X-Forwarded-Prefix": "/evil", "X-Forwarded-Proto": "http"}
+        answer = client.post(
+            "/v1/jobs",
+            json={"user_id": f"{name}//b", "kind": "echo", "payload": name},
+            headers=forged,
+            extensions=extensions,
+        )
+        assert answer.status_code == 202, answer.text
+        job_id = answer.json()["id"]
+        assert answer.headers["Location"] == f"{prefix}/v1/jobs/{job_id}"
+        assert answer.headers.get_list("Strict-Transport-Security") == ["max-age=31536000"]
+        # A path arrives as it was sent.
+        path = f"/v1/limits/{quote(name)}%2F%2Fb"
+        limits = client.get(path, extensions=extensions).json()
+        assert (limits["user_id"], limits["used"]) == (f"{name}//b", 1)
+        # The pages and their files.
+        page = client.get("/jobs", extensions=extensions).text
+        files_of_page = re.findall(r'(?:href|src)="([^"]*/static/[^"]*)"', page)
+        assert len(files_of_page) > 3
+        for path in files_of_page:
+            own = path.removeprefix(prefix)
+            assert client.get(own, extensions=extensions).status_code == 200
+        # A body larger than a proxy takes by default.
+        batch = {"jobs": [{"user_id": "big", "payload": "x" * 1_000_000, "kind": "echo"}] * 4}
+        sent = client.post("/v1/jobs/batch", json=batch, extensions=extensions)
+        assert sent.status_code == 200, sent.text
+        # Each event of a stream arrives when it is recorded.
+        with client.stream("GET", "/v1/stream?user_id=streamed", extensions=extensions) as stream:
+            lines = stream.iter_lines()
+            submitted = submit(server.client, user_id="streamed", payload=name, kind="echo")
+            found = next(line for line in lines if f'"job_id":{submitted["id"]}' in line)
+            assert found.startswith("data:")
+
+
+def test_another_host_name_is_refused_behind_a_proxy_too(
+    tmp_path: Path, files: Certificates, server: FairlogServer
+) -> None:
+    with proxied("nginx", tmp_path, files, server) as client:
+        assert client.get("/livez", headers={"Host": "evil.example"}).status_code == 421
