@@ -20,6 +20,7 @@ from adapters.log.schema_check import create_missing_indexes
 from adapters.log.stored_log import SqlStoredLog
 from adapters.log.tables import metadata
 from adapters.processes.child_process import program
+from adapters.servers.dashboard_sessions import dashboard_sessions
 from adapters.servers.live_servers import live_servers
 from adapters.servers.server_lock import ServerLock
 from adapters.settings import Settings
@@ -152,7 +153,7 @@ def prepare(fairlog: Fairlog, progress: Progress = lambda _done, _total: None) -
     except NoTriggers as error:
         _log.warning("events_unprotected", reason=str(error))
     with fairlog.database.write() as connection:
-        create_all(connection, [registry.registry, live_servers, empty_claims])
+        create_all(connection, [registry.registry, live_servers, dashboard_sessions, empty_claims])
     with fairlog.database.read() as connection:
         stale = outdated(connection, inline_projections())
     if stale:
@@ -202,7 +203,8 @@ def projection_tables(fairlog: Fairlog) -> dict[str, Sequence[sa.Table]]:
     Tables that belong to no single projection have the key `REGISTRY`.
     """
     asynchronous = [one.projection for one in fairlog.projector_runner.projectors]
-    return {REGISTRY: (registry.registry, checkpoints, live_servers, empty_claims)} | {
+    others = (registry.registry, checkpoints, live_servers, dashboard_sessions, empty_claims)
+    return {REGISTRY: others} | {
         projection.name: projection.tables for projection in (*inline_projections(), *asynchronous)
     }
 

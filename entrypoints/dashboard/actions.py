@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Annotated, Any, Final
 
-from litestar import Request, Response, post
+from litestar import Response, post
 from litestar.di import NamedDependency
 from litestar.enums import RequestEncodingType
 from litestar.exceptions import PermissionDeniedException
@@ -17,6 +17,8 @@ from domain.language.errors import InvalidInput
 from domain.language.identifiers import POSITION_MAX, JobId
 from entrypoints.dashboard.context import DashboardContext
 from entrypoints.dashboard.rendering import html, is_from_page, render
+from entrypoints.http.access import access_of, count_change, sent_by
+from entrypoints.http.strict_json import StrictRequest
 from entrypoints.use_cases.retries import retry_all
 
 SELECTED_MAX: Final = 200
@@ -25,26 +27,28 @@ Selection = Annotated[dict[str, Any], Body(media_type=RequestEncodingType.URL_EN
 
 @post("/jobs/cancel", status_code=HTTP_200_OK)
 async def cancel(
-    request: Request[Any, Any, Any], data: Selection, context: NamedDependency[DashboardContext]
+    request: StrictRequest, data: Selection, context: NamedDependency[DashboardContext]
 ) -> Response[str]:
     async def cancel_all(jobs: Sequence[JobId]) -> Sequence[Job | Exception]:
-        return await context.fairlog.advance_all([CancelJob(job_id=job_id) for job_id in jobs])
+        return await context.fairlog.advance_all(
+            [sent_by(request, CancelJob(job_id=job_id)) for job_id in jobs]
+        )
 
     return await _act(request, data, context, "cancelled", cancel_all)
 
 
 @post("/jobs/retry", status_code=HTTP_200_OK)
 async def retry(
-    request: Request[Any, Any, Any], data: Selection, context: NamedDependency[DashboardContext]
+    request: StrictRequest, data: Selection, context: NamedDependency[DashboardContext]
 ) -> Response[str]:
     async def retry_selected(jobs: Sequence[JobId]) -> Sequence[Job | Exception]:
-        return await retry_all(context.fairlog, jobs)
+        return await retry_all(context.fairlog, jobs, access_of(request))
 
     return await _act(request, data, context, "queued again", retry_selected)
 
 
 async def _act(
-    request: Request[Any, Any, Any],
+    request: StrictRequest,
     data: dict[str, Any],
     context: DashboardContext,
     done: str,
@@ -54,6 +58,8 @@ async def _act(
     if not is_from_page(request):
         raise PermissionDeniedException("This is for the dashboard's own pages; use /v1/jobs.")
     jobs = _selected(data.get("id"))
+    for job_id in jobs:
+        count_change(request, context.fairlog, job_id)
     outcomes = await act(jobs)
     refused = [
         (job_id, str(outcome))

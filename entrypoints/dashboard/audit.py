@@ -11,14 +11,17 @@ from msgspec.structs import replace
 from sqlalchemy.engine import Connection
 
 from adapters.log import audit_log
-from adapters.log.audit_log import EventFilter
+from adapters.log.audit_log import EventFilter, limited_to
+from domain.access.keys import ApiKey
 from domain.language import validation
 from domain.language.errors import InvalidInput
 from domain.language.events import EVENT_TYPES
 from domain.language.identifiers import POSITION_MAX, KeyName, UserId
 from entrypoints.dashboard.context import DashboardContext, ShownMoment
 from entrypoints.dashboard.formatting import brief_json, pretty_json
+from entrypoints.http.access import key_of
 from entrypoints.http.audit import known_types
+from entrypoints.http.strict_json import StrictRequest
 from entrypoints.use_cases.time_travel import TimeTravel
 
 EVENTS_PER_PAGE: Final = 100
@@ -58,7 +61,7 @@ class PastMoment(Struct, frozen=True):
 
 @get("/audit")
 async def audit(
-    request: Request[Any, Any, Any],
+    request: StrictRequest,
     context: NamedDependency[DashboardContext],
     user: FromQuery[str] = "",
     job: FromQuery[str] = "",
@@ -67,12 +70,14 @@ async def audit(
     as_of: FromQuery[str] = "",
     before: FromQuery[str] = "",
 ) -> Response[str]:
+    seen_by = key_of(request)
     types = [one for one in event_type or [] if one]
     asked = AuditQuery(user=user, job=job, types=types, by=by, as_of=as_of.strip(), before=before)
 
     def read(connection: Connection, _: ShownMoment) -> dict[str, object]:
         try:
-            return {**_read(context, connection, asked), "asked": asked, "problem": None}
+            found = _read(context, connection, asked, seen_by)
+            return {**found, "asked": asked, "problem": None}
         except InvalidInput as error:
             still = replace(asked, before="0")
             return {**_NOTHING, "asked": still, "problem": str(error)}
@@ -82,7 +87,7 @@ async def audit(
         "audit",
         "Audit",
         read,
-        is_long=asked.may_take_long,
+        is_long=asked.may_take_long or seen_by is not None,
         asked=asked,
         types=list(EVENT_TYPES),
     )
@@ -108,11 +113,16 @@ async def system_state(
     )
 
 
-_NOTHING: Final[dict[str, object]] = {"events": [], "older": None, "then": None}
+_NOTHING: Final[dict[str, object]] = {
+    "events": [],
+    "older": None,
+    "then": None,
+    "has_system_state": False,
+}
 
 
 def _read(
-    context: DashboardContext, connection: Connection, asked: AuditQuery
+    context: DashboardContext, connection: Connection, asked: AuditQuery, seen_by: ApiKey | None
 ) -> dict[str, object]:
     """Raises `InvalidInput`."""
     wanted = EventFilter(
@@ -128,12 +138,14 @@ def _read(
     if asked.as_of:
         then = _then(context, connection, validation.as_of(asked.as_of))
         below = min(then.position + 1, below or POSITION_MAX)
-    found = audit_log.find_newest(connection, wanted, below, EVENTS_PER_PAGE + 1)
+    own = limited_to(wanted, seen_by)
+    found = audit_log.find_newest(connection, own, below, EVENTS_PER_PAGE + 1)
     shown = found[:EVENTS_PER_PAGE]
     return {
         "events": [(event, brief_json(event.data), pretty_json(event.data)[0]) for event in shown],
         "older": shown[-1].position if len(found) > EVENTS_PER_PAGE else None,
         "then": then,
+        "has_system_state": then is not None and seen_by is None,
     }
 
 

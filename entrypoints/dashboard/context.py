@@ -14,9 +14,10 @@ from adapters.log import audit_log
 from domain.language.identifiers import UserId
 from domain.language.moments import to_micros
 from entrypoints.dashboard.refresh_ticker import RefreshTicker
-from entrypoints.dashboard.rendering import AnyRequest, page, position_seen, render
+from entrypoints.dashboard.rendering import AnyRequest, audience_of, page, position_seen, render
 from entrypoints.dashboard.shared_answers import Dated, SharedAnswers
 from entrypoints.http.forwarding import prefix_of
+from entrypoints.http.wrong_keys import WrongKeys
 from entrypoints.service.fairlog import Fairlog
 from projections.activity.queries import ActivityQueries
 from projections.queries.job_search import JobSearch
@@ -40,8 +41,9 @@ class ShownMoment(Struct, frozen=True):
 class DashboardContext:
     """One per process."""
 
-    def __init__(self, fairlog: Fairlog) -> None:
+    def __init__(self, fairlog: Fairlog, wrong_keys: WrongKeys) -> None:
         self.fairlog = fairlog
+        self.wrong_keys = wrong_keys
         self.activity = ActivityQueries(registry.current("activity"))
         self.front = OldestWaiting(registry.current("line"), registry.current("jobs"))
         self.search = JobSearch(registry.current("jobs"))
@@ -77,14 +79,15 @@ class DashboardContext:
         *,
         is_long: bool = False,
     ) -> str:
-        """Return the answer for the request's URL, shared by all who ask for the same."""
+        """Return the answer for the request's URL, shared by all who may see the same."""
 
         def query(connection: Connection) -> Dated[str]:
             log = self.fairlog.log
             at = ShownMoment(log.position(connection), log.now(connection))
             return Dated(at.position, make(connection, at))
 
-        key = f"{prefix_of(request.scope)}{request.url.path}?{request.url.query}"
+        path = f"{prefix_of(request.scope)}{request.url.path}"
+        key = f"{audience_of(request)}\n{path}?{request.url.query}"
         saved = self.fairlog.with_saved_rows(query)
         ask = self.fairlog.read_long if is_long else self.fairlog.read
         return await self._shared.get(key, position_seen(request), lambda: ask(saved))

@@ -1,16 +1,17 @@
 """One job: its explanation, time-line, attempts, bodies and events."""
 
 from datetime import datetime
-from typing import Any, Final
+from typing import Final
 
-from litestar import Request, Response, get
+from litestar import Response, get
 from litestar.di import NamedDependency
 from litestar.params import FromPath, FromQuery
 from msgspec import Struct
 from sqlalchemy.engine import Connection
 
 from adapters.log import audit_log
-from adapters.log.audit_log import EventFilter, StoredEvent
+from adapters.log.audit_log import EventFilter, StoredEvent, limited_to
+from domain.access.keys import ApiKey
 from domain.audit.explanation import explain
 from domain.jobs.job import ENDED, Job, State
 from domain.language import validation
@@ -21,6 +22,8 @@ from domain.log.upcasting import read
 from entrypoints.dashboard import formatting
 from entrypoints.dashboard.context import DashboardContext, ShownMoment
 from entrypoints.dashboard.timeline import WIDTH, bars, timeline
+from entrypoints.http.access import key_of
+from entrypoints.http.strict_json import StrictRequest
 from entrypoints.runtime.page_bytes import PAGE_BYTES_MAX, fitting
 from entrypoints.runtime.text import message_of
 from entrypoints.use_cases.explain import input_of
@@ -40,7 +43,7 @@ class ShownBody(Struct, frozen=True):
 
 @get("/jobs/{job_id:int}")
 async def job(
-    request: Request[Any, Any, Any],
+    request: StrictRequest,
     context: NamedDependency[DashboardContext],
     job_id: FromPath[int],
     as_of: FromQuery[str] = "",
@@ -49,13 +52,13 @@ async def job(
 
     Raises `InvalidInput`, and `UnknownJob`, also if the job did not exist then.
     """
-    wanted = validation.job_id(job_id)
+    wanted, seen_by = validation.job_id(job_id), key_of(request)
     then = validation.as_of(as_of.strip()) if as_of.strip() else None
     return await context.show(
         request,
         "job",
         f"Job {wanted}",
-        lambda connection, at: _read(context, connection, at, wanted, then),
+        lambda connection, at: _read(context, connection, at, wanted, then, seen_by),
         is_long=True,
         job_id=wanted,
         as_of=as_of,
@@ -64,13 +67,16 @@ async def job(
 
 @get("/jobs/{job_id:int}/whole/{name:str}")
 async def body(
-    context: NamedDependency[DashboardContext], job_id: FromPath[int], name: FromPath[str]
+    request: StrictRequest,
+    context: NamedDependency[DashboardContext],
+    job_id: FromPath[int],
+    name: FromPath[str],
 ) -> Response[str]:
     """Return a whole payload, result or error as text."""
     wanted = validation.job_id(job_id)
 
     def query(connection: Connection) -> bytes | None:
-        found = _job(context, connection, wanted)
+        found = _job(context, connection, wanted, key_of(request))
         return _bodies(connection, found, is_erased=found.erased_at is not None).get(name)
 
     data = await context.fairlog.read_long(context.fairlog.with_saved_rows(query))
@@ -88,14 +94,17 @@ def _read(
     at: ShownMoment,
     job_id: JobId,
     then: int | datetime | None,
+    seen_by: ApiKey | None,
 ) -> dict[str, object]:
+    today = _job(context, connection, job_id, seen_by)
     past = None if then is None else _past(context, connection, job_id, then)
-    today = _job(context, connection, job_id)
     found = today if past is None else past.job
     is_erased = today.erased_at is not None
     now = at.now if past is None else past.now
     until = at.position if past is None else past.position
-    history = audit_log.find(connection, EventFilter(job_id=job_id), 0, EVENTS_SHOWN_MAX)
+    history = audit_log.find(
+        connection, limited_to(EventFilter(job_id=job_id), seen_by), 0, EVENTS_SHOWN_MAX
+    )
     events = [event for event in history if event.position <= until]
     line = timeline([_recorded(event) for event in events])
     failed_at = [one.error_position for one in line.attempts if one.error_position]
@@ -146,11 +155,14 @@ def _past(
     return _Past(found, position, then if isinstance(then, datetime) else times[position])
 
 
-def _job(context: DashboardContext, connection: Connection, job_id: JobId) -> Job:
-    found = context.fairlog.jobs.find(connection, [job_id])
-    if job_id not in found:
+def _job(
+    context: DashboardContext, connection: Connection, job_id: JobId, seen_by: ApiKey | None
+) -> Job:
+    """Raises `UnknownJob`, also if the key may not see the job."""
+    found = context.fairlog.jobs.find(connection, [job_id]).get(job_id)
+    if found is None or not (seen_by is None or seen_by.is_for(found.user_id, found.kind)):
         raise UnknownJob(job_id)
-    return found[job_id]
+    return found
 
 
 def _bodies(connection: Connection, found: Job, *, is_erased: bool) -> dict[str, bytes]:

@@ -1,5 +1,6 @@
 """Jobs: found by id, user, state and kind, in pages that are read by key and not by offset."""
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Final
 
 from litestar import Request, Response, get
@@ -8,13 +9,16 @@ from litestar.params import FromQuery, QueryParameter
 from litestar.response import Redirect
 from sqlalchemy.engine import Connection
 
+from domain.access.keys import ApiKey
 from domain.jobs.job import State
 from domain.language import validation
 from domain.language.errors import InvalidInput
 from domain.language.identifiers import POSITION_MAX, Kind
 from entrypoints.dashboard.context import DashboardContext, ShownMoment
 from entrypoints.dashboard.rendering import is_from_page
+from entrypoints.http.access import key_of
 from entrypoints.http.forwarding import prefix_of
+from entrypoints.http.strict_json import StrictRequest
 from projections.queries.job_search import JobFilter
 
 JOBS_PER_PAGE: Final = 50
@@ -23,7 +27,7 @@ _KINDS_OFFERED: Final = 200
 
 @get("/jobs")
 async def jobs(
-    request: Request[Any, Any, Any],
+    request: StrictRequest,
     context: NamedDependency[DashboardContext],
     user: FromQuery[str] = "",
     job_state: Annotated[str, QueryParameter(name="state")] = "",
@@ -33,12 +37,14 @@ async def jobs(
 ) -> Response[str]:
     """List jobs. `before` and `after` are exclusive ids between which a page is read."""
     problem = None
-    wanted, below, above = JobFilter(), None, None
+    seen_by = key_of(request)
+    wanted, below, above = JobFilter(seen_by=seen_by), None, None
     try:
         wanted = JobFilter(
             user_id=validation.user_id(user) if user else None,
             state=_state(job_state) if job_state else None,
             kind=validation.kind(kind) if kind else None,
+            seen_by=seen_by,
         )
         below, above = _bound(before, "before"), _bound(after, "after")
     except InvalidInput as error:
@@ -60,7 +66,7 @@ async def jobs(
             "is_first": not (before or after),
         }
 
-    kinds = [] if is_from_page(request) else await _kinds(context)
+    kinds = [] if is_from_page(request) else await _kinds(context, seen_by)
     return await context.show(
         request,
         "jobs",
@@ -87,8 +93,10 @@ async def find(
     return Redirect(f"{jobs_path}/{validation.whole_number(number, 'A job id', 1, POSITION_MAX)}")
 
 
-async def _kinds(context: DashboardContext) -> list[Kind]:
-    """Read the kinds for the filter form. A page that refreshes its live part has it already."""
+async def _kinds(context: DashboardContext, seen_by: ApiKey | None) -> Sequence[Kind]:
+    """Return the kinds for the filter form. A page that refreshes its live part has it already."""
+    if seen_by is not None:
+        return seen_by.created.kinds
     found = await context.fairlog.read(
         lambda connection: context.fairlog.line.kinds(connection, _KINDS_OFFERED)
     )

@@ -3,6 +3,7 @@
 The events themselves are on `/v1/stream`.
 """
 
+import contextlib
 from collections.abc import AsyncIterator
 
 from litestar import get
@@ -11,6 +12,7 @@ from litestar.params import FromQuery
 from litestar.response import ServerSentEvent, ServerSentEventMessage
 
 from entrypoints.dashboard.context import DashboardContext
+from entrypoints.http.access import access_of, until_ended
 from entrypoints.http.paging import position_of
 from entrypoints.http.stream import (
     HEADERS,
@@ -21,6 +23,7 @@ from entrypoints.http.stream import (
 )
 from entrypoints.http.strict_json import StrictRequest
 from entrypoints.http.waiting import mark_waiting
+from entrypoints.service.key_ring import Access
 
 
 @get("/pulse")
@@ -30,7 +33,8 @@ async def live_updates(
     after: FromQuery[int] = 0,
     last_event_id: LastEventId = None,
 ) -> ServerSentEvent:
-    """Send a message at each tick; its `data` and `id` are the position of the latest event.
+    """Send a message at each tick; its `data` and `id` are the position of the latest event. End
+    with the caller's session.
 
     Raises `InvalidInput` for a position that the log does not reach.
     """
@@ -39,12 +43,14 @@ async def live_updates(
         context.fairlog.log_watcher, position_of(after) if seen is None else seen
     )
     mark_waiting(request)
-    return ServerSentEvent(_messages(context, position), headers=HEADERS)
+    return ServerSentEvent(_messages(context, position, access_of(request)), headers=HEADERS)
 
 
 async def _messages(
-    context: DashboardContext, position: int
+    context: DashboardContext, position: int, access: Access | None
 ) -> AsyncIterator[ServerSentEventMessage]:
     yield ServerSentEventMessage(data=None, id=position, retry=RETRY_MILLISECONDS)
-    async for end in context.ticker.listen(position):
-        yield ServerSentEventMessage(data=end, id=end)
+    ticks = until_ended(context.fairlog, access, context.ticker.listen(position))
+    async with contextlib.aclosing(ticks):
+        async for end in ticks:
+            yield ServerSentEventMessage(data=end, id=end)

@@ -2,9 +2,10 @@
 
 from typing import Any, Final
 
-from litestar import Request, Response, get
+from litestar import Response, get
 from litestar.di import NamedDependency
 from litestar.params import FromQuery
+from litestar.response import Redirect
 from msgspec import Struct
 from sqlalchemy.engine import Connection
 
@@ -16,6 +17,9 @@ from entrypoints.dashboard import formatting
 from entrypoints.dashboard.charts import RANGES, Range
 from entrypoints.dashboard.context import HOUR_SECONDS, DashboardContext, ShownMoment
 from entrypoints.dashboard.verdict import Situation, verdict
+from entrypoints.http.access import key_of
+from entrypoints.http.forwarding import prefix_of
+from entrypoints.http.strict_json import StrictRequest
 from entrypoints.runtime.text import message_of
 from projections.activity.metrics import (
     ActivityMetrics,
@@ -63,10 +67,13 @@ class KindRow(Struct, frozen=True):
 
 @get("/")
 async def overview(
-    request: Request[Any, Any, Any],
+    request: StrictRequest,
     context: NamedDependency[DashboardContext],
     span: FromQuery[Range] = "15m",  # noqa: ARG001 (the page's own script reads it)
-) -> Response[str]:
+) -> Response[Any]:
+    """Show the overview; to a key that sees only its own jobs, show these."""
+    if key_of(request) is not None:
+        return Redirect(f"{prefix_of(request.scope)}/jobs")
     return await context.show(
         request,
         "overview",

@@ -5,7 +5,7 @@ event, since projections that follow the log come a little later; and then every
 windows and waiting times change without an event.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Final
 
 from adapters.supervision import Part
@@ -39,7 +39,7 @@ class RefreshTicker:
         """Number of ticks since the start."""
         return self._ticks.value
 
-    async def listen(self, position: int) -> AsyncIterator[int]:
+    async def listen(self, position: int) -> AsyncGenerator[int]:
         """Yield the position of the latest event at each tick, and at once if that is known to be
         beyond `position`. Ends when the server stops.
         """

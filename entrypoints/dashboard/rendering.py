@@ -1,6 +1,6 @@
 """Render templates: a whole page, or its live part alone for a page that refreshes it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Final
 from urllib.parse import urlencode
@@ -8,11 +8,14 @@ from urllib.parse import urlencode
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from litestar import Request, Response
 
+from domain.access.rights import Right
 from domain.language.moments import from_micros
 from entrypoints.dashboard import formatting
 from entrypoints.dashboard.assets import static_path
+from entrypoints.http.access import access_of
 from entrypoints.http.forwarding import prefix_of
 from entrypoints.runtime.text import visible
+from entrypoints.service.key_ring import Access
 
 # Only our own files: nothing from other hosts, and no inline scripts or styles.
 SECURITY_HEADERS: Final = {
@@ -28,6 +31,7 @@ VIEWS: Final = (
     ("jobs", "/jobs", "Jobs"),
     ("audit", "/audit", "Audit"),
 )
+_VIEWS_OF_OWN_JOBS: Final = frozenset({"jobs", "audit"})
 ERROR: Final = "error.html"
 THEMES: Final = ("auto", "light", "dark")
 
@@ -54,7 +58,7 @@ def _environment(root: str) -> Environment:
         "elapsed": formatting.elapsed,
         "share": formatting.share,
         "static": static_path(),
-        "views": VIEWS,
+        "views_of": views_of,
         "themes": THEMES,
         "query": query,
         "root": root,
@@ -66,7 +70,35 @@ def _environment(root: str) -> Environment:
 
 
 def render(request: AnyRequest, template: str, **context: object) -> str:
-    return _environment(prefix_of(request.scope)).get_template(template).render(context)
+    environment = _environment(prefix_of(request.scope))
+    access = access_of(request)
+    return environment.get_template(template).render(
+        {"access": access, "may_change": may_change(access), **context}
+    )
+
+
+def views_of(access: Access | None) -> Sequence[tuple[str, str, str]]:
+    """Return the views that the caller's key may see: all, or those of its own jobs alone."""
+    if access is None or Right.READ_ALL in access.key.rights:
+        return VIEWS
+    return [view for view in VIEWS if view[0] in _VIEWS_OF_OWN_JOBS]
+
+
+def may_change(access: Access | None) -> bool:
+    """Return True if the caller may cancel and retry the jobs that it sees."""
+    return access is None or Right.CHANGE_JOBS in access.key.rights
+
+
+def audience_of(request: AnyRequest) -> str:
+    """Return what tells apart the callers who get different answers to the same request.
+
+    Those who see everything share answers, except that some may change jobs. The others have
+    answers of their own: the name of a key means the same for ever.
+    """
+    access = access_of(request)
+    if access is None or Right.READ_ALL in access.key.rights:
+        return f"all {may_change(access)}"
+    return f"key {access.key.name}"
 
 
 def query(**parameters: object) -> str:

@@ -22,11 +22,14 @@ from domain.language.commands import ClaimJobs, Command, SubmitJob
 from domain.language.errors import KeyNotValid, MissingRight, NotAllowed
 from domain.language.identifiers import JobId
 from domain.language.moments import to_micros
+from entrypoints.http.csrf import is_from_own_page
 from entrypoints.http.forwarding import client_of
+from entrypoints.http.session_cookie import is_use, token_of
 from entrypoints.http.strict_json import StrictRequest, disconnection
 from entrypoints.http.wrong_keys import WrongKeys
 from entrypoints.service.fairlog import Fairlog
 from entrypoints.service.key_ring import Access, KeyRing
+from entrypoints.service.sessions import Sessions
 
 _Rule = frozenset[Right]  # one of them is enough; none: no key is needed
 
@@ -40,7 +43,7 @@ _OPERATE: Final = frozenset({Right.OPERATE})
 _KEYS: Final = frozenset({Right.KEYS})
 
 # By method and path of the route, with the names of its parameters. HEAD has the rule of GET.
-RULES: Final[Mapping[tuple[str, str], _Rule]] = {
+_API: Final[Mapping[tuple[str, str], _Rule]] = {
     ("GET", "/livez"): _PUBLIC,
     ("GET", "/healthz"): _PUBLIC,
     ("GET", "/readyz"): _PUBLIC,
@@ -79,21 +82,28 @@ RULES: Final[Mapping[tuple[str, str], _Rule]] = {
     ("POST", "/jobs/submit_job"): _SUBMIT,
     ("GET", "/jobs/job_status/{job_id}"): _READ,
     ("GET", "/jobs/dashboard"): _READ,
-    # The dashboard.
-    ("GET", "/"): _READ_ALL,
+}
+_DASHBOARD: Final[Mapping[tuple[str, str], _Rule]] = {
+    ("GET", "/login"): _PUBLIC,
+    ("POST", "/login"): _PUBLIC,
+    ("POST", "/logout"): _PUBLIC,
+    ("GET", "/"): _READ,
     ("GET", "/charts.json"): _READ_ALL,
     ("GET", "/fairness"): _READ_ALL,
     ("GET", "/limits"): _READ_ALL,
-    ("GET", "/jobs"): _READ_ALL,
-    ("GET", "/find"): _READ_ALL,
-    ("GET", "/jobs/{job_id}"): _READ_ALL,
-    ("GET", "/jobs/{job_id}/whole/{name}"): _READ_ALL,
-    ("POST", "/jobs/cancel"): _OPERATE,
-    ("POST", "/jobs/retry"): _OPERATE,
-    ("GET", "/audit"): _READ_ALL,
+    ("GET", "/jobs"): _READ,
+    ("GET", "/find"): _READ,
+    ("GET", "/jobs/{job_id}"): _READ,
+    ("GET", "/jobs/{job_id}/whole/{name}"): _READ,
+    ("POST", "/jobs/cancel"): _CHANGE_JOBS,
+    ("POST", "/jobs/retry"): _CHANGE_JOBS,
+    ("GET", "/audit"): _READ,
     ("GET", "/audit/standing"): _READ_ALL,
-    ("GET", "/pulse"): _READ_ALL,
+    ("GET", "/pulse"): _READ,
 }
+RULES: Final = {**_API, **_DASHBOARD}
+# The routes that accept a session of the dashboard in place of an API key.
+WITH_SESSION: Final = frozenset({*_DASHBOARD, ("GET", "/v1/stream")})
 _METRICS: Final = "/metrics"
 _KEY_PATHS: Final = "/v1/keys"
 # The dashboard's files, whose path has a digest. The path is the route's, not the request's.
@@ -116,9 +126,15 @@ class Guard:
     """The check of each request, as a guard of Litestar."""
 
     def __init__(
-        self, key_ring: KeyRing, wrong_keys: WrongKeys, *, has_public_metrics: bool
+        self,
+        key_ring: KeyRing,
+        sessions: Sessions,
+        wrong_keys: WrongKeys,
+        *,
+        has_public_metrics: bool,
     ) -> None:
         self._key_ring = key_ring
+        self._sessions = sessions
         self._wrong_keys = wrong_keys
         self._has_public_metrics = has_public_metrics
 
@@ -152,6 +168,8 @@ class Guard:
 
     async def _authenticate(self, connection: ASGIConnection[Any, Any, Any, Any]) -> Access:
         given = _authorization(connection)
+        if given is None and (access := await self._of_session(connection.scope)):
+            return access
         if given is None:
             raise KeyNotValid("This server requires an API key: `Authorization: Bearer fl_…`.")
         client = client_of(connection.scope) or ""
@@ -161,6 +179,22 @@ class Guard:
             self._wrong_keys.refused(client, self._key_ring.now)
             raise KeyNotValid("The API key is unknown, malformed, expired or revoked.")
         return access
+
+    async def _of_session(self, scope: Any) -> Access | None:  # noqa: ANN401 (ASGI's shape)
+        """Return the API key of the session that a request of the dashboard belongs to.
+
+        Raises `NotAllowed` for a change that no page of this server sends: a browser says which
+        page sends a request, and only browsers have sessions.
+        """
+        method = "GET" if scope["method"] == "HEAD" else scope["method"]
+        if (method, scope["path_template"]) not in WITH_SESSION:
+            return None
+        token = token_of(scope)
+        if token is None:
+            return None
+        if method != "GET" and not is_from_own_page(scope):
+            raise NotAllowed("A browser has to say that a page of this server sends the request.")
+        return await self._sessions.access_of(token, is_use=is_use(scope))
 
 
 def _authorization(connection: ASGIConnection[Any, Any, Any, Any]) -> str | None:

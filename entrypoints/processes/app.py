@@ -34,6 +34,7 @@ from entrypoints.runtime.host_names import AcceptedHosts
 from entrypoints.service.fairlog import Fairlog
 from entrypoints.service.job_log import WRITE_SECONDS, JobLog
 from entrypoints.service.key_ring import REFRESH_SECONDS
+from entrypoints.service.sessions import FRESH_SECONDS
 from entrypoints.service.submission_limiter import REPORT_SECONDS, WATCH_SECONDS
 from entrypoints.worker.embedded import EmbeddedWorker
 from entrypoints.worker.handler_pool import HandlerPool
@@ -73,6 +74,7 @@ def create_app(
             _periodic(fairlog, "job_log", job_log.write, WRITE_SECONDS),
             _periodic(fairlog, "keys", fairlog.key_ring.keep_current, REFRESH_SECONDS),
             _periodic(fairlog, "wrong_keys", report_wrong_keys, WRONG_KEYS_SECONDS),
+            _periodic(fairlog, "sessions", fairlog.sessions.refresh, FRESH_SECONDS),
             _periodic(fairlog, "limit_changes", fairlog.limiter.watch_limits, WATCH_SECONDS),
         ]
         worker = EmbeddedWorker(fairlog, executor, workers, server_id) if executor else None
@@ -98,7 +100,9 @@ def create_app(
         fairlog.supervisor.add_probe(executor.trouble)
     server_metrics = ServerMetrics(fairlog, executor)
     wrong_keys = WrongKeys()
-    guard = Guard(fairlog.key_ring, wrong_keys, has_public_metrics=has_public_metrics)
+    guard = Guard(
+        fairlog.key_ring, fairlog.sessions, wrong_keys, has_public_metrics=has_public_metrics
+    )
     encoded, structs = EncodedEvents(), StructSchemas()
     app = EdgeApp(
         route_handlers=[
@@ -114,7 +118,7 @@ def create_app(
             stats,
             metrics,
             stream,
-            *dashboard(fairlog),
+            *dashboard(fairlog, wrong_keys),
         ],
         dependencies={
             "fairlog": Provide(lambda: fairlog, sync_to_thread=False),

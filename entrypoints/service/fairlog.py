@@ -20,6 +20,7 @@ from adapters.log.audit_log import EventFilter, StoredEvent
 from adapters.log.event_log import SqlEventLog
 from adapters.log.histories import of_types
 from adapters.log.key_events import keys_after
+from adapters.servers.dashboard_sessions import DashboardSessions
 from adapters.supervision import Supervisor
 from adapters.writer.writer import WritePath
 from domain.access.keys import ApiKey
@@ -63,6 +64,7 @@ from entrypoints.service.long_reads import LARGE_BYTES
 from entrypoints.service.pages import EVERYTHING, fitting_jobs
 from entrypoints.service.payloads import Payloads
 from entrypoints.service.queries import Queries
+from entrypoints.service.sessions import Sessions
 from entrypoints.service.slices import Slices
 from entrypoints.service.submission_limiter import SubmissionLimiter
 from entrypoints.service.views import (
@@ -106,6 +108,7 @@ class Fairlog(Queries):
         writer.observe(watcher.batch_written)
         self.key_ring = KeyRing(self._read_keys, requires_keys=requires_keys)
         writer.observe(self.key_ring.batch_written)
+        self.sessions = Sessions(DashboardSessions(database, log), self.key_ring, self.read)
         self.work = WorkSignal(watcher, self._work_in_line, supervisor.part("work_news"))
         self.cancellations = Cancellations(
             watcher, self._cancelled, supervisor.part("cancellations")

@@ -30,6 +30,7 @@ class Access(Struct, frozen=True):
 
     key: ApiKey
     caller: Caller
+    session: bytes | None = None  # the digest of a session's token, if it came with one
 
 
 class KeysRead(Struct, frozen=True):
@@ -131,6 +132,16 @@ class KeyRing:
             yield
         finally:
             self._listening.pop(ended, None)
+
+    def sessions_listening(self) -> set[bytes]:
+        """Return the sessions that hold something open."""
+        return {one.session for one in self._listening.values() if one.session is not None}
+
+    def end_session(self, session: bytes) -> None:
+        """End what a session holds open."""
+        for ended, access in self._listening.items():
+            if access.session == session:
+                ended.set()
 
     def batch_written(self, batch: BatchWritten) -> None:
         """Have the keys read again after a change by this process. Called in the writer's thread,

@@ -11,9 +11,11 @@ import sqlalchemy as sa
 from msgspec import Struct
 from sqlalchemy.engine import Connection
 
+from domain.access.keys import ApiKey
 from domain.jobs.job import Job, State
 from domain.language.identifiers import JobId, Kind, UserId
 from projections.inline.jobs import STATE_NUMBERS, decode_job, jobs
+from projections.queries.visible_jobs import conditions_of
 
 ROWS_SEARCHED_MAX: Final = 5_000
 
@@ -25,11 +27,16 @@ class JobFilter(Struct, frozen=True, kw_only=True):
     state: State | None = None
     kind: Kind | None = None
     first_id: int | None = None  # the lowest id, inclusive
+    seen_by: ApiKey | None = None  # the key that sees only its own
 
     @property
     def filters_rows(self) -> bool:
         """True if a condition has to be checked row by row, since the index serves another one."""
-        return self.kind is not None or (self.user_id is not None and self.state is not None)
+        return (
+            self.kind is not None
+            or self.seen_by is not None
+            or (self.user_id is not None and self.state is not None)
+        )
 
 
 class JobSearchPage(Struct, frozen=True):
@@ -89,6 +96,8 @@ class JobSearch:
             query = query.where(jobs.c.state == STATE_NUMBERS[wanted.state])
         if wanted.first_id is not None:
             query = query.where(jobs.c.id >= wanted.first_id)
+        if wanted.seen_by is not None:
+            query = query.where(*conditions_of(wanted.seen_by))
         if bound is not None:
             query = query.where(jobs.c.id > bound if is_upwards else jobs.c.id < bound)
         query = query.order_by(jobs.c.id if is_upwards else jobs.c.id.desc())

@@ -30,7 +30,9 @@ class VisibleJobs:
         limit: int,
     ) -> list[Job]:
         """Return up to `limit` jobs, newest first; `below` is the last id of the page before."""
-        query = sa.select(jobs.c.job).where(*self._conditions(key))
+        query = sa.select(jobs.c.job).where(
+            jobs.c.generation == self._generation, *conditions_of(key)
+        )
         if user_id is not None:
             query = query.where(jobs.c.user_id == user_id.encode())
         if state is not None:
@@ -44,21 +46,22 @@ class VisibleJobs:
         """Return the number of the key's jobs by state."""
         rows = connection.execute(
             sa.select(jobs.c.state, sa.func.count())
-            .where(*self._conditions(key))
+            .where(jobs.c.generation == self._generation, *conditions_of(key))
             .group_by(jobs.c.state)
         )
         return dict.fromkeys(State, 0) | {STATES[state]: count for state, count in rows}
 
-    def _conditions(self, key: ApiKey) -> Iterator[sa.ColumnElement[bool]]:
-        yield jobs.c.generation == self._generation
-        created = key.created
-        if not created.any_user:
-            users: list[sa.ColumnElement[bool]] = [
-                jobs.c.user_id.in_([user_id.encode() for user_id in created.users])
-            ]
-            if created.user_prefix is not None:
-                first, end = byte_range(created.user_prefix)
-                users.append(sa.and_(jobs.c.user_id >= first, jobs.c.user_id < end))
-            yield sa.or_(*users)
-        if created.kinds:
-            yield jobs.c.kind.in_([kind.encode() for kind in created.kinds])
+
+def conditions_of(key: ApiKey) -> Iterator[sa.ColumnElement[bool]]:
+    """Yield the conditions that a row's job is one of the key's."""
+    created = key.created
+    if not created.any_user:
+        users: list[sa.ColumnElement[bool]] = [
+            jobs.c.user_id.in_([user_id.encode() for user_id in created.users])
+        ]
+        if created.user_prefix is not None:
+            first, end = byte_range(created.user_prefix)
+            users.append(sa.and_(jobs.c.user_id >= first, jobs.c.user_id < end))
+        yield sa.or_(*users)
+    if created.kinds:
+        yield jobs.c.kind.in_([kind.encode() for kind in created.kinds])

@@ -24,6 +24,8 @@ _ARGUMENTS = [
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
+    # The name of a site whose owner makes it point to this machine.
+    "--host-resolver-rules=MAP evil.example 127.0.0.1",
 ]
 # What the browser says of a server that is away, which is what some tests are about.
 _OF_THE_NETWORK = ("Failed to load resource", "net::ERR_")
@@ -75,12 +77,14 @@ def window(
     height: int = 860,
     theme: str = "light",
     has_scripts: bool = True,
+    checks_certificates: bool = True,
 ) -> Iterator[Window]:
     """A page with a profile of its own. Raises at the end if it complained."""
     context = browser.new_context(
         viewport={"width": width, "height": height},
         color_scheme="dark" if theme == "dark" else "light",
         java_script_enabled=has_scripts,
+        ignore_https_errors=not checks_certificates,
     )
     opened = Window(context, url)
     try:

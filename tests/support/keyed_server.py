@@ -109,11 +109,13 @@ class KeyedServer:
 
 
 @contextmanager
-def keyed_server(database_url: str, settings: Settings | None = None) -> Iterator[KeyedServer]:
-    """Yield a server that has keys and jobs."""
+def keyed_server(
+    database_url: str, settings: Settings | None = None, *, ca_file: str | None = None
+) -> Iterator[KeyedServer]:
+    """Yield a server that has keys and jobs. `ca_file` is the authority of its certificate."""
     clock = ManualClock(NOON)
     chosen = replace(settings or Settings(), user_limit=1_000_000, global_limit=1_000_000)
-    with AppServer(database_url, chosen, clock) as server:
+    with AppServer(database_url, chosen, clock, ca_file=ca_file) as server:
         keyed = KeyedServer(server, clock)
         keyed.fill()
         yield keyed

@@ -45,9 +45,16 @@ function connect() {
   mine.onerror = () => {
     showConnection("away", "reconnecting");
     if (mine.readyState !== EventSource.CLOSED) return; // the browser reconnects by itself
+    toLoginIfEnded(path);
     clearTimeout(reconnecting);
     reconnecting = setTimeout(connect, Math.min(RECONNECT_MS_MAX, 500 * 2 ** failures++));
   };
+}
+
+// An event source does not say why it was refused.
+async function toLoginIfEnded(path) {
+  const answer = await fetch(path, { method: "HEAD" }).catch(() => null);
+  if (answer?.status === 401) location.assign(`${root}/login`);
 }
 
 function disconnect() {
@@ -91,7 +98,7 @@ function refreshSoon() {
 function refresh() {
   if (document.hidden || isBeingRead()) return;
   if (view === "audit" || view === "error" || streamPath() === null) return;
-  htmx.ajax("GET", location.pathname + location.search, { target: "#live", swap: "morph:innerHTML" });
+  htmx.ajax("GET", location.pathname + location.search, { target: "#live", swap: "morph:innerHTML", headers: { "X-Fairlog-Refresh": "true" } });
   drawCharts();
 }
 

@@ -144,14 +144,19 @@ def test_a_window_of_another_user_that_is_used_up_is_not_shown(keyed: KeyedServe
     assert keyed.clients["alice"].post("/v1/jobs", json=body).status_code == 403
 
 
-def test_bulk_calls_and_forms_are_refused(keyed: KeyedServer) -> None:
-    client = keyed.clients["alice"]
+def test_bulk_calls_are_refused_and_forms_change_no_job_of_others(keyed: KeyedServer) -> None:
+    client, reader = keyed.clients["alice"], keyed.clients["reader"]
+    before = [reader.get(f"/v1/jobs/{job_id}").json() for job_id in keyed.bobs]
     assert client.post("/v1/jobs/retry", json={"state": "failed"}).status_code == 403
     for path in ("/jobs/cancel", "/jobs/retry"):
-        data = {"job": str(keyed.bobs[3])}
-        assert client.post(path, data=data, headers={"HX-Request": "true"}).status_code == 403
-    for path in ("/", "/jobs", f"/jobs/{keyed.bobs[0]}", "/audit", "/charts.json", "/pulse"):
+        for job_id in keyed.bobs:
+            answer = client.post(path, data={"id": str(job_id)}, headers={"HX-Request": "true"})
+            missing = client.post(path, data={"id": "99999"}, headers={"HX-Request": "true"})
+            assert answer.text.replace(str(job_id), "") == missing.text.replace("99999", "")
+    for path in ("/fairness", "/limits", "/charts.json", "/audit/standing?as_of=1"):
         assert client.get(path).status_code == 403
+    assert client.get(f"/jobs/{keyed.bobs[0]}").status_code == 404
+    assert [reader.get(f"/v1/jobs/{job_id}").json() for job_id in keyed.bobs] == before
 
 
 # Workers
@@ -247,7 +252,16 @@ def calls(draw: st.DrawFn) -> tuple[str, str, object]:
     path = draw(
         st.one_of(
             st.sampled_from(
-                ["/v1/jobs", "/v1/audit", "/v1/stats", "/v1/limits", "/jobs/dashboard", "/metrics"]
+                [
+                    "/v1/jobs",
+                    "/v1/audit",
+                    "/v1/stats",
+                    "/v1/limits",
+                    "/jobs/dashboard",
+                    "/metrics",
+                    "/jobs",
+                    "/audit",
+                ]
             ),
             st.builds("/v1/jobs/{}".format, _IDS),
             st.builds("/v1/jobs/{}/events".format, _IDS),
