@@ -1,6 +1,5 @@
 """The API keys that the log has, each with its secrets, its rights and whose jobs it may see."""
 
-from collections.abc import Mapping
 from datetime import datetime
 from hmac import compare_digest
 from typing import ClassVar, Final
@@ -96,8 +95,9 @@ class ApiKeys(Folded):
 
     def __init__(self) -> None:
         self.position = 0  # of the latest event that changed a key
-        self.by_name: Mapping[KeyName, ApiKey] = {}
-        self.names: Mapping[SecretId, KeyName] = {}  # by the id of a secret, past ones included
+        self.by_name: dict[KeyName, ApiKey] = {}
+        self.names: dict[SecretId, KeyName] = {}  # by the id of a secret, past ones included
+        self._is_shared = False  # the mappings belong to others too
 
     def copy(self) -> "ApiKeys":
         copied = ApiKeys()
@@ -105,8 +105,9 @@ class ApiKeys(Folded):
         return copied
 
     def become(self, other: "ApiKeys") -> None:
-        """Take over the keys of another one."""
+        """Take over the keys of another one, without copying them."""
         self.position, self.by_name, self.names = other.position, other.by_name, other.names
+        self._is_shared = other._is_shared = True  # noqa: SLF001 (of the same class)
 
     def valid(self, caller: Caller, now: datetime) -> ApiKey | None:
         """Return the key of a caller; None if the key or its secret is not valid now."""
@@ -151,9 +152,12 @@ class ApiKeys(Folded):
             self._put(recorded, replace(key, revoked_at=key.revoked_at or recorded.recorded_at))
 
     def _put(self, recorded: Recorded, key: ApiKey) -> None:
-        """Replace the mappings, which copies share."""
-        self.by_name = {**self.by_name, key.name: key}
-        self.names = {**self.names, key.secrets[-1].id: key.name}
+        """Add a key or replace it, in mappings of its own."""
+        if self._is_shared:
+            self.by_name, self.names = dict(self.by_name), dict(self.names)
+            self._is_shared = False
+        self.by_name[key.name] = key
+        self.names[key.secrets[-1].id] = key.name
         self.position = recorded.position
 
     FOLDS: ClassVar[FoldMethods] = {

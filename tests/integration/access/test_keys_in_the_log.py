@@ -12,7 +12,7 @@ from adapters.log.tables import events
 from domain.access.keys import ApiKeys
 from domain.decisions.decide import Submitted
 from domain.language.commands import Command, CompleteJob
-from domain.language.errors import KeyNotValid, UnknownJob
+from domain.language.errors import KeyNotValid, MissingRight, UnknownJob
 from domain.language.events import Role
 from domain.language.identifiers import JobId, KeyName, Kind, UserId
 from entrypoints.service.fairlog import Fairlog
@@ -120,6 +120,25 @@ def test_a_role_raised_by_hand_is_found_by_verify(fairlog: Fairlog) -> None:
     [first, *_] = found_by_verify(fairlog)
     assert "1" in first
     assert "hash" in first
+
+
+def test_nothing_but_the_log_gives_a_role(
+    fairlog: Fairlog, database_url: str, clock: ManualClock
+) -> None:
+    """There is no table of keys in which a role could be raised: without all others it is kept."""
+    do(fairlog, create_key("ci", any_user=True), create_key("w", Role.WORKER), revoke_key("w"))
+    before = keys_of(fairlog).by_name
+    truth = {"events", "bodies", "log_head", "alembic_version"}
+    with fairlog.database.write() as connection:
+        for table in set(sa.inspect(connection).get_table_names()) - truth:
+            connection.exec_driver_sql(f"DROP TABLE {table}")
+    with another(database_url, clock) as started:
+        assert keys_of(started).by_name == before
+        do(started, by("ci", submit()))
+        with pytest.raises(MissingRight):
+            do(started, by("ci", claim()))
+        with pytest.raises(KeyNotValid):
+            do(started, by("w", claim()))
 
 
 def test_what_a_key_may_not_cause_is_found_by_verify(fairlog: Fairlog) -> None:
