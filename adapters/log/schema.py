@@ -12,6 +12,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from alembic.util import CommandError
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError
 
@@ -67,6 +68,9 @@ def migrate(database: Database) -> None:
                 if attempt == ATTEMPTS_MAX or not (
                     another_was_quicker or fault_of(error) is Fault.TRY_AGAIN
                 ):
+                    raise
+            except CommandError:  # the row of Alembic has moved on: another server was quicker
+                if attempt == ATTEMPTS_MAX:
                     raise
             time.sleep(_PAUSE_SECONDS)
 

@@ -133,6 +133,10 @@ def create_app(
         openapi_config=OpenAPIConfig(
             title="Fairlog",
             version="1",
+            description=(
+                "An answer to a request that changes something means that it is on disk. Every "
+                "read sees all that was answered before it, whichever server answered."
+            ),
             use_handler_docstrings=True,
             render_plugins=[SchemaPage(structs)],  # Litestar's own pages load scripts from a CDN
         ),
