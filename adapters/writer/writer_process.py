@@ -63,7 +63,8 @@ class _SentCall(Struct, gc=False):
 class WriterProcess:
     """A `WritePath` with the writer in a child process, which `command` runs.
 
-    `execute_all` is for the time before the event loop, `execute` for the time after `attach`.
+    `execute` is for the event loop, and `execute_all` for other threads, or for the time before
+    there is a loop.
     """
 
     def __init__(
@@ -91,6 +92,7 @@ class WriterProcess:
         self._child: ChildProcess | None = None
         self._attaching = asyncio.Lock()
         self._transport: asyncio.WriteTransport | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None  # once it has the socket
         self._is_stopping = False
 
     def start(self) -> None:
@@ -120,9 +122,15 @@ class WriterProcess:
 
     def execute_all(self, commands: Sequence[Command]) -> list[Outcome]:
         assert self._child is not None, "start it first"
-        assert self._transport is None, "the event loop has the socket"
         if not commands:
             return []
+        if self._loop is not None:  # which has the socket
+            executed = asyncio.run_coroutine_threadsafe(self.execute_each(commands), self._loop)
+            try:
+                return executed.result(LOST_SECONDS_MAX)
+            except TimeoutError:
+                executed.cancel()
+                raise LogUnavailable(_NO_ANSWER) from None
         number = next(self._numbers)
         request = WriterRequest([(number, commands)], time.monotonic())
         with contextlib.suppress(OSError):  # the process has ended, which reading shows as well
@@ -196,6 +204,7 @@ class WriterProcess:
                     lambda: _Listener(self), sock=self._child.socket
                 )
                 self._transport.set_write_buffer_limits(_HELD_BYTES_MAX)
+                self._loop = asyncio.get_running_loop()
                 asyncio.get_running_loop().call_later(_CHECK_SECONDS, self._check_answers)
 
     def _send(self) -> None:

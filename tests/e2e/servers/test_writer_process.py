@@ -142,3 +142,13 @@ def test_a_server_whose_writer_died_says_so_and_ends_and_nothing_accepted_is_los
         server.start()
         submitted: list[dict[str, Any]] = audit(server.client, type="JobSubmitted")
         assert set(accepted) <= {event["job_id"] for event in submitted}
+
+
+def test_a_page_shows_what_was_just_submitted(database_url: str) -> None:
+    """The rows that it shows are written behind the log, by the writer's process."""
+    with FairlogServer(database_url) as server:
+        for number in range(5):
+            job = submit(server.client, payload=number)
+            limits = server.client.get("/v1/limits/ada")
+            assert (limits.status_code, limits.json()["used"]) == (200, number + 1)
+            assert f'id="job-{job["id"]}"' in server.client.get(f"/jobs?after={job['id'] - 1}").text
