@@ -11,7 +11,7 @@ from typing import Final
 
 AHEAD_SECONDS: Final = 0.25  # what is claimed ahead of time is enough for so long
 AHEAD_OF_LEASE_MAX: Final = 0.05  # the same as a part of a lease
-JOBS_PER_SLOT_MAX: Final = 8
+JOBS_PER_SLOT_MAX: Final = 16
 UNBEGUN_SECONDS_MAX: Final = 1.0  # a job claimed ahead that waits longer is returned
 _DECAY_SECONDS: Final = 0.5  # an attempt that ended so long ago counts 1/e
 
