@@ -2,7 +2,8 @@
 
 It runs in the writer's process, which has no event loop: batches of this process wake it, and those
 of others are found by a slow poll. All projections are written in one transaction, about once a
-second, so that a row that changes often is written rarely, and a short job never.
+second, so that a row that changes often is written rarely, and a short job never. Of several
+servers, one applies the events of all.
 """
 
 import threading
@@ -97,8 +98,9 @@ class ProjectorRunner:
         }
         rests_until = dict.fromkeys(self.projectors, 0.0)  # time.monotonic()
         self._news.set()  # what was written before the start
+        is_failing = False
         while not self._stopping.is_set():
-            if self._news.wait(POLL_SECONDS):
+            if self._news.wait(_RETRY_SECONDS if is_failing else POLL_SECONDS):
                 self._enough.wait(PAUSE_SECONDS)
             is_failing = any(part.is_failing for part in parts.values())
             if is_failing or self._is_step_due():
