@@ -1,8 +1,8 @@
 """The thread that applies new events to the asynchronous projections.
 
 It runs in the writer's process, which has no event loop: batches of this process wake it, and those
-of others are found by a slow poll. All projections are written in one transaction, about once a
-second, so that a row that changes often is written rarely, and a short job never. Of several
+of others are found by a slow poll. All projections are written in one transaction, about every two
+seconds, so that a row that changes often is written rarely, and a short job never. Of several
 servers, one applies the events of all.
 """
 
@@ -24,8 +24,8 @@ from projections.following.checkpoints import NoCheckpoint, current_checkpoints
 POLL_SECONDS: Final = 4.0  # between two reads of the head while this process writes nothing
 CHECK_SECONDS: Final = 30.0  # between two checks of the checkpoints while nobody writes
 # Between the first new event and the transaction that applies it, unless EVENTS_PER_BATCH wait.
-PAUSE_SECONDS: Final = 1.0
-LEAD_SECONDS: Final = 3.0  # that events are left to the process that has applied the latest ones
+PAUSE_SECONDS: Final = 2.0
+LEAD_SECONDS: Final = 5.0  # that events are left to the process that has applied the latest ones
 _RETRY_SECONDS: Final = 2.0  # after an error of a projection
 _STOP_SECONDS_MAX: Final = 5.0  # for the batch that is being applied; usually 0.2
 
