@@ -22,7 +22,7 @@ from adapters.writer.writer import BatchWritten
 from domain.language.identifiers import Kind
 from entrypoints.feeds.log_watcher import LogWatcher
 
-LOOK_SECONDS: Final = 2.0  # between two looks although nobody has written anything
+LOOK_SECONDS: Final = 4.0  # between two looks although nobody has written anything
 KINDS_PER_LOOK_MAX: Final = 1000  # per query; further kinds are read by the next one
 # More may wait behind a cap; each claim that is served wakes one more.
 JOBS_PER_LOOK_MAX: Final = 8

@@ -442,7 +442,9 @@ class Fairlog(Queries):
         return recovered
 
     async def _read_due(self) -> list[JobId]:
-        due = await self.read(self.with_saved_rows(self._due))
+        # While the head stands still, all rows were saved when it was read before.
+        is_quiet = self._due_jobs.is_quiet
+        due = await self.read(self._due if is_quiet else self.with_saved_rows(self._due))
         self.log_watcher.note_position(self._due_jobs.position)
         return due
 
