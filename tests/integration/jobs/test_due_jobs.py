@@ -111,7 +111,7 @@ def test_a_timer_that_falls_due_meanwhile_is_in_the_next_page(
     schedule(fairlog, clock, "bob", 1, 3)
     bobs = JobId(len(log_of(fairlog)))
     clock.advance(2)
-    with fairlog.database.read() as connection:
+    with saved_rows(fairlog) as connection:
         first = fairlog._due(connection)
         assert bobs not in first
         clock.advance(2)
