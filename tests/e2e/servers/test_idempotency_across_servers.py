@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from tests.conftest import NewDatabase
-from tests.support.server import FairlogServer, audit, post_at_once, problem, submit
+from tests.support.server import FairlogServer, audit, claim, post_at_once, problem, submit
 from tests.support.waiting import wait_until
 
 
@@ -88,7 +88,8 @@ def test_a_key_with_another_payload_is_refused_by_the_other_server_too(
 def test_after_its_life_a_key_means_a_new_job(database_url: str, key: dict[str, str]) -> None:
     with FairlogServer(database_url, settings={"idempotency_seconds": 1}) as server:
         first = submit(server.client, payload="p", **key)
-        server.client.post(f"/v1/jobs/{first['id']}/cancel")  # until it ends, its key holds
+        [job] = claim(server.client)  # until it ends, its key holds
+        server.client.post(f"/v1/jobs/{job['id']}/complete", json={"attempt": job["attempt"]})
         answers: list[httpx.Response] = []
 
         def is_a_new_job() -> bool:

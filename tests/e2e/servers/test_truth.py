@@ -17,9 +17,9 @@ BOOKKEEPING: Final = {"generation", "newest"}
 # nothing lately. All are made again empty, and what they say is lost with them.
 BESIDE: Final = {"live_servers", "dashboard_sessions", "empty_claims"}
 OURS: Final = {
-    "jobs_v3",
-    "job_counts_v3",
-    "noted_claims_v3",
+    "jobs_v4",
+    "job_counts_v4",
+    "noted_claims_v4",
     "line_users_v2",
     "line_lanes_v2",
     "line_kinds_v2",
