@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import datetime
+from functools import partial
 from typing import Annotated
 
 from litestar import Controller, get, post
@@ -214,9 +215,8 @@ class JobController(Controller):
         if as_of is None:
             return await fairlog.job(wanted, key_of(request))
         then, past = validation.as_of(as_of), TimeTravel(fairlog)
-        return await fairlog.read_long(
-            lambda connection: past.job(connection, wanted, then, key_of(request))
-        )
+        query = partial(past.job, job_id=wanted, as_of=then, seen_by=key_of(request))
+        return await fairlog.read_long(fairlog.with_saved_rows(query))
 
     @get("/{job_id:int}/events")
     async def history(
