@@ -58,6 +58,7 @@ class HeadReading(NamedTuple):
 
     position: int  # of the latest event; 0 for an empty log
     version: int  # see `Head.version`
+    saved: int  # see `Head.saved`
     clock: ClockReading
 
 
@@ -83,7 +84,7 @@ class SqlEventLog:
             + ("" if database.is_sqlite else " FOR UPDATE")
         )
         self._read_head = (
-            f"SELECT position, recorded_at, epoch, {'0' if self.clock else _DATABASE_NOW}"
+            f"SELECT position, recorded_at, epoch, saved, {'0' if self.clock else _DATABASE_NOW}"
             f" FROM log_head WHERE id = {HEAD_ID}"
         )
         self._insert_events = _insert(events, mark)
@@ -277,10 +278,10 @@ class SqlEventLog:
         found = connection.exec_driver_sql(self._read_head).one_or_none()
         if found is None:
             raise LogCorrupt(_NO_HEAD)
-        position, recorded_at, version, database_now = found
+        position, recorded_at, version, saved, database_now = found
         clock = to_micros(self.clock.now()) if self.clock else database_now
         correction = self._correction(connection, version)
-        return HeadReading(position, version, ClockReading(clock, recorded_at, correction))
+        return HeadReading(position, version, saved, ClockReading(clock, recorded_at, correction))
 
     def clock_expression(self) -> sa.ColumnElement[int]:
         """Return the database's clock as a part of a statement, Unix time in microseconds."""

@@ -103,10 +103,13 @@ class SqlStoredLog:
         if isinstance(registry_digest, int):
             registry_digest -= corrected_at + key_changed_at
         if not (isinstance(row.saved, int) and isinstance(row.position, int)):
-            wrong.append(f"the position of the projections' rows is {row.saved!r}, no number")
+            wrong.append(
+                f"the head's position of the projections' rows is {row.saved!r}, no number"
+            )
         elif not 0 <= row.saved <= row.position:
             wrong.append(
-                f"the projections' rows stand at {row.saved}, and the log ends at {row.position}"
+                f"the head row says that the projections' rows stand at {row.saved}, and the log "
+                f"ends at {row.position}"
             )
         return StoredHead(
             row.position, row.hash, row.recorded_at, registry_digest, row.saved, wrong

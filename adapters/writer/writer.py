@@ -593,7 +593,7 @@ class Writer:
 
     def _finish(self, batch: Sequence[Pending], done: _WrittenBatch) -> list[Outcome]:
         self.stats.batches += 1
-        self.stats.commands += len(batch)
+        self.stats.commands += sum(type(one.command) is not SaveProjections for one in batch)
         self.stats.events += len(done.recorded)
         seconds = time.monotonic() - self._taken_at
         for subscriber in self._subscribers:

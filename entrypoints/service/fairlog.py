@@ -433,7 +433,7 @@ class Fairlog(Queries):
             if not running:
                 break
             recovered += self._execute_now(RecoverJobs(server=server, jobs=running)).jobs
-        while due := self.read_now(self.with_saved_rows(self._due)):
+        while due := self.read_now(self._due):
             updated = self._execute_now(EnforceDeadlines(jobs=due)).jobs
             recovered += updated
             if not updated:  # the writer found none of them due
@@ -442,9 +442,7 @@ class Fairlog(Queries):
         return recovered
 
     async def _read_due(self) -> list[JobId]:
-        # While the head stands still, all rows were saved when it was read before.
-        is_quiet = self._due_jobs.is_quiet
-        due = await self.read(self._due if is_quiet else self.with_saved_rows(self._due))
+        due = await self.read(self._due)
         self.log_watcher.note_position(self._due_jobs.position)
         return due
 
@@ -456,7 +454,10 @@ class Fairlog(Queries):
 
         An ended lease counts as a failure or not depending on those (ADR 27).
         """
-        due = self._due_jobs.next_page(connection, self.log.head_reading(connection))
+        head = self.log.head_reading(connection)
+        if head.saved < head.position:
+            self.save_rows(connection)
+        due = self._due_jobs.next_page(connection, head)
         if not due:
             return due
         others = self.jobs.running_on_same_workers(connection, due, JOBS_OF_SAME_WORKERS_MAX)

@@ -141,13 +141,17 @@ class Queries:
 
         def run(connection: Connection) -> T:
             if not self.log.is_saved(connection):
-                connection.rollback()  # the query has to see what is stored by then
-                [outcome] = self.writer.execute_all([SaveProjections()])
-                if isinstance(outcome, Exception):
-                    raise fresh_copy(outcome)
+                self.save_rows(connection)
             return query(connection)
 
         return run
+
+    def save_rows(self, connection: Connection) -> None:
+        """Have the rows of the inline projections saved; the next query sees them. Blocks."""
+        connection.rollback()
+        [outcome] = self.writer.execute_all([SaveProjections()])
+        if isinstance(outcome, Exception):
+            raise fresh_copy(outcome)
 
     def read_now(self, query: Callable[[Connection], T]) -> T:
         """Run a query in the calling thread (see `read`). Blocks."""

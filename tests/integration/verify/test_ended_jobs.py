@@ -11,7 +11,7 @@ import projections.verify.confirmed_jobs
 import projections.verify.log_pages
 from domain.jobs.job import State
 from domain.jobs.known_jobs import Jobs
-from domain.language.commands import CompleteJob, SubmitJob
+from domain.language.commands import CompleteJob, SaveProjections, SubmitJob
 from entrypoints.service.fairlog import Fairlog
 from entrypoints.use_cases.verification import verify_log
 from projections.inline.jobs import decode_job, jobs
@@ -40,6 +40,7 @@ def fairlog(database_url: str) -> Iterator[Fairlog]:
         clock.advance(100_000)
         tell_everything(fairlog, clock)
         do(fairlog, again)
+        do(fairlog, SaveProjections())
         yield fairlog
 
 

@@ -10,9 +10,9 @@ from typing import Any, Final
 import pytest
 import sqlalchemy as sa
 
-from adapters.log.tables import metadata
+from adapters.log.tables import log_head, metadata
 from adapters.settings import Settings
-from domain.language.commands import SubmitJob
+from domain.language.commands import SaveProjections, SubmitJob
 from domain.language.errors import FairlogError
 from entrypoints.composition import compose, projection_tables
 from entrypoints.service.fairlog import Fairlog
@@ -55,6 +55,7 @@ def fairlog(new_database_url: NewDatabase) -> Iterator[Fairlog]:
         with service(new_database_url()) as (fairlog, clock):
             tell_everything(fairlog, clock)
             do(fairlog, SubmitJob(user_id=ALICE, kind=ECHO, payload=body("waiting")))
+            do(fairlog, SaveProjections())
             for projector in fairlog.projector_runner.projectors:
                 while projector.step():
                     pass
@@ -90,7 +91,10 @@ def test_a_column_that_was_changed_is_found_and_named(
     assert isinstance(table, sa.Table)
     for by in _steps(column):
         before, after = _change(fairlog, table, column, by)
-        assert _names(table) in report_of(fairlog), f"{column.name} is {after[column.name]!r}"
+        found = report_of(fairlog)
+        assert found
+        if column is not log_head.c.saved or by > 0:  # else rows are found that are ahead of it
+            assert _names(table) in found, f"{column.name} is {after[column.name]!r}"
         _write(fairlog, table, after, before)
 
 
