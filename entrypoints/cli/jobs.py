@@ -88,7 +88,7 @@ _format_option = click.option(
 def jobs(database_url: str | None, *, limit: int, form: str, **conditions: Any) -> None:  # noqa: ANN401 (see `_conditions`)
     """List jobs, newest first. If several conditions are given, all must hold."""
     wanted = _conditions(**conditions)
-    with open_log(database_url) as fairlog:
+    with _reading(database_url) as fairlog:
         shown = 0
         for page in _pages(fairlog, wanted, limit):
             views = fairlog.read_now(partial(fairlog.views, jobs=page, included=SHORTENED_ERRORS))
@@ -108,8 +108,9 @@ def jobs(database_url: str | None, *, limit: int, form: str, **conditions: Any) 
 def job(database_url: str | None, *, job_id: int, form: str) -> None:
     """Show one job, with payload, result and error. `fairlog audit --job ID` shows its events."""
     wanted = validation.job_id(job_id)
-    with open_log(database_url) as fairlog:
-        found = fairlog.read_now(lambda connection: fairlog.jobs.find(connection, [wanted]))
+    with _reading(database_url) as fairlog:
+        query = fairlog.with_saved_rows(partial(fairlog.jobs.find, job_ids=[wanted]))
+        found = fairlog.read_now(query)
         if not found:
             raise UnknownJob(wanted)
         [view] = fairlog.read_now(lambda connection: fairlog.views(connection, [found[wanted]]))
@@ -270,6 +271,14 @@ def _conditions(
 
 
 @contextmanager
+def _reading(database_url: str | None) -> Iterator[Fairlog]:
+    """Open a log whose rows can be saved before they are read, see `Fairlog.with_saved_rows`."""
+    with open_log(database_url) as fairlog:
+        fairlog.writer.start()
+        yield fairlog
+
+
+@contextmanager
 def _writing(database_url: str | None) -> Iterator[Fairlog]:
     with open_log(database_url) as fairlog:
         check_settings(fairlog)
@@ -282,7 +291,8 @@ def _pages(fairlog: Fairlog, wanted: JobConditions, jobs_max: int) -> Iterator[S
     below: int | None = None
     while jobs_max > 0:
         most = min(jobs_max, _JOBS_PER_PAGE)
-        found = fairlog.read_now(partial(find_jobs, wanted=wanted, below=below, jobs_max=most))
+        query = partial(find_jobs, wanted=wanted, below=below, jobs_max=most)
+        found = fairlog.read_now(fairlog.with_saved_rows(query))
         yield found.jobs
         jobs_max -= len(found.jobs)
         if found.next is None:
