@@ -17,6 +17,7 @@ SETTINGS = {"user_limit": 1_000_000, "global_limit": 1_000_000}
 def submission(number: int) -> dict[str, object]:
     return {
         "user_id": f"user {number % 7}",
+        "kind": "echo",
         "payload": {"number": number},
         "idempotency_key": f"key {number}",
     }
