@@ -260,8 +260,12 @@ async def metrics(
     """Return metrics in the Prometheus text format; those of the database only if it answers."""
     stored = None
     if not any(one.part == "reads" for one in fairlog.supervisor.troubles()):
-        with contextlib.suppress(FairlogError):
-            stored = await fairlog.read(server_metrics.read_stored)
+        read = server_metrics.read_stored
+        try:
+            stored = await fairlog.read(fairlog.with_saved_rows(read))
+        except FairlogError:  # while nothing can be written, rows that are behind say enough
+            with contextlib.suppress(FairlogError):
+                stored = await fairlog.read(read)
     text = await asyncio.to_thread(server_metrics.exposition, stored)
     return Response(text, media_type=CONTENT_TYPE_PLAIN_0_0_4)
 

@@ -27,6 +27,7 @@ from domain.language.commands import (
     ReportWrongKeys,
     RetryJob,
     ReturnJob,
+    SaveProjections,
     SubmitJob,
 )
 from domain.language.errors import Refusal
@@ -66,6 +67,7 @@ def tell_everything(fairlog: Fairlog, clock: ManualClock) -> None:
     _tell_of_time(fairlog, clock)
     _tell_of_attempts(fairlog, clock)
     _tell_of_keys(fairlog)
+    do(fairlog, SaveProjections())
     with fairlog.database.read() as connection:
         told = {name for (name,) in connection.execute(sa.select(events.c.type).distinct())}
     assert told == set(EVENT_TYPES)
