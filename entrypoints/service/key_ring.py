@@ -2,7 +2,7 @@
 
 While requests come, the keys are read from the log at most REFRESH_SECONDS apart, so that checking
 one costs no statement. If they cannot be read, no key is accepted after STALE_SECONDS: it could
-have been revoked meanwhile. Writes are checked once more, under the head lock.
+have been revoked meanwhile; only metrics go on. Writes are checked once more, under the head lock.
 """
 
 import asyncio
@@ -19,6 +19,7 @@ from adapters.writer.writer import BatchWritten
 from domain.access.keys import ApiKey, ApiKeys
 from domain.access.secrets import id_of
 from domain.language.commands import Caller
+from domain.language.errors import LogUnavailable, fresh_copy
 from domain.language.moments import UNIX_EPOCH, later
 
 REFRESH_SECONDS: Final = 0.3  # between two reads of the log's version
@@ -81,6 +82,18 @@ class KeyRing:
         if self._is_changed or self._is_older_than(STALE_SECONDS):
             await self.refresh()
 
+    async def try_to_be_current(self) -> None:
+        """Read the keys as `require_current` does, or go on with those known if that fails.
+
+        For metrics, which matter most while the database is away. Raises `LogUnavailable` if the
+        keys have never been read.
+        """
+        try:
+            await asyncio.wait_for(self.require_current(), STALE_SECONDS)
+        except (LogUnavailable, TimeoutError) as error:
+            if self._known.version == -1:
+                raise LogUnavailable("The API keys cannot be read.") from error
+
     async def keep_current(self) -> None:
         """Read the keys while requests come, and for those that are held open. Raises
         `LogUnavailable`.
@@ -98,6 +111,9 @@ class KeyRing:
         under_way = self._reading
         if under_way is not None and not under_way.done():
             await asyncio.wait([under_way])
+            failed = None if under_way.cancelled() else under_way.exception()
+            if isinstance(failed, LogUnavailable):  # the next one would fail as late again
+                raise fresh_copy(failed)
         if self._reading is under_way:
             self._reading = asyncio.create_task(self._refresh(), name="keys")
         reading = self._reading

@@ -7,7 +7,8 @@ import pytest
 
 from adapters.doctor import DoctorFinding, Level
 from adapters.log.tables import events
-from domain.decisions.decide import Submitted
+from domain.decisions.decide import ProjectionsSaved, Submitted
+from domain.language.commands import SaveProjections
 from entrypoints.service.fairlog import Fairlog
 from entrypoints.use_cases.diagnosis import OVERDUE_SECONDS, diagnose
 from tests.support.clock import ManualClock
@@ -62,6 +63,7 @@ def test_jobs_that_nobody_wakes_and_projections_that_stand_still_are_told(
     fairlog: Fairlog, clock: ManualClock
 ) -> None:
     do(fairlog, submit(run_at=clock.now() + timedelta(seconds=1)), Submitted)
+    do(fairlog, SaveProjections(), ProjectionsSaved)
     clock.advance(OVERDUE_SECONDS + 5)
     wrong = found(fairlog)
     assert {name: one.level for name, one in wrong.items()} == {
