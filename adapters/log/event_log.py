@@ -42,7 +42,7 @@ _DATABASE_NOW: Final = "TIMESTAMPDIFF(MICROSECOND, '1970-01-01', SYSDATE(6))"
 # The same at the start of a statement; unlike SYSDATE, statements with it can be replicated.
 _STATEMENT_NOW: Final = "TIMESTAMPDIFF(MICROSECOND, '1970-01-01', NOW(6))"
 
-_IS_SAVED: Final = f"SELECT saved >= position FROM log_head WHERE id = {HEAD_ID}"
+_SAVED: Final = f"SELECT position, saved FROM log_head WHERE id = {HEAD_ID}"
 _UNKNOWN_VERSION: Final = -1
 
 
@@ -188,9 +188,15 @@ class SqlEventLog:
         """Note the position that the rows of the inline projections stand at. Needs the lock."""
         connection.exec_driver_sql(self._set_saved, (position,))
 
-    def is_saved(self, connection: Connection) -> bool:
-        """Return True if the rows of the inline projections stand at the end of the log."""
-        return bool(connection.exec_driver_sql(_IS_SAVED).scalar_one_or_none())
+    def saved(self, connection: Connection) -> tuple[int, int]:
+        """Return the head position, and the one that the rows of the inline projections stand at.
+
+        Raises `LogCorrupt`.
+        """
+        found = connection.exec_driver_sql(_SAVED).one_or_none()
+        if found is None:
+            raise LogCorrupt(_NO_HEAD)
+        return found.position, found.saved
 
     def erase_bodies(self, connection: Connection, positions: Sequence[int]) -> None:
         """Remove bodies for good, in the transaction of the events that record it."""

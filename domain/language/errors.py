@@ -31,6 +31,7 @@ FairlogError
 ├── LogUnavailable                 the database did not answer; the outcome may be unknown
 │   ├── LogFileReplaced            the open file is not the one at its path any more
 │   ├── BodyMissing                an event's body is missing, or not replicated yet
+│   ├── LogIsBehind                the server that was read ends before what was answered
 │   └── ClockInDoubt               the database's clock stepped; it is read a second time
 ├── QueueFull                      too many requests are waiting
 ├── LogTooNew                      the log or a projection was written by a newer release
@@ -379,6 +380,19 @@ class LogFileReplaced(LogUnavailable):
     """The open SQLite file was removed, moved or replaced. Lasts until it is put back."""
 
 
+class LogIsBehind(LogUnavailable):
+    """The database server that was read does not have what this process has written.
+
+    A replica that lags and a primary that was replaced answer so.
+    """
+
+    def __init__(self, position: int, written: int) -> None:
+        super().__init__(
+            f"The database that answered ends at event {position}, and event {written} has been "
+            "written: it may lag behind another, or have been replaced; send the request again."
+        )
+
+
 class BodyMissing(LogUnavailable):
     """The database has a job, but not its bodies at `positions`.
 
@@ -443,6 +457,7 @@ __all__ = [
     "LeaseHasEnded",
     "LogCorrupt",
     "LogFileReplaced",
+    "LogIsBehind",
     "LogTooNew",
     "LogUnavailable",
     "MissingRight",

@@ -13,7 +13,7 @@ from adapters.log import audit_log
 from adapters.log.audit_log import EventFilter, StoredEvent, limited_to
 from adapters.log.event_log import SqlEventLog
 from adapters.supervision import Supervisor
-from adapters.writer.writer import WritePath
+from adapters.writer.writer import BatchWritten, WritePath
 from domain.access.keys import ApiKey
 from domain.jobs.job import Job, State
 from domain.language.commands import SaveProjections
@@ -21,6 +21,7 @@ from domain.language.errors import (
     BodyMissing,
     InvalidInput,
     LogCorrupt,
+    LogIsBehind,
     LogUnavailable,
     UnknownJob,
     fresh_copy,
@@ -79,6 +80,8 @@ class Queries:
         supervisor: Supervisor,
     ) -> None:
         self.writer = writer
+        self._written = 0  # position of the latest event that this process has written
+        writer.observe(self._note_written)
         self.supervisor = supervisor
         self._reads = supervisor.part("reads")
         self.database = database
@@ -136,22 +139,31 @@ class Queries:
         """Return a query on inline projections that sees all that was written before it runs.
 
         Their rows are written behind the log. So it asks the writer to save them, which takes some
-        milliseconds, whichever process has appended the events. Raises `LogUnavailable`.
+        milliseconds, whichever process has appended the events. While nothing can be written, the
+        rows are read as they stand. Raises `LogIsBehind` for another server than was written to.
         """
 
         def run(connection: Connection) -> T:
-            if not self.log.is_saved(connection):
+            position, saved = self.log.saved(connection)
+            if position < self._written:
+                raise LogIsBehind(position, self._written)
+            if saved < position:
                 self.save_rows(connection)
             return query(connection)
 
         return run
 
     def save_rows(self, connection: Connection) -> None:
-        """Have the rows of the inline projections saved; the next query sees them. Blocks."""
+        """Have the rows of the inline projections saved if possible; the next query sees them.
+        Blocks.
+        """
         connection.rollback()
         [outcome] = self.writer.execute_all([SaveProjections()])
-        if isinstance(outcome, Exception):
+        if isinstance(outcome, Exception) and not isinstance(outcome, LogUnavailable):
             raise fresh_copy(outcome)
+
+    def _note_written(self, batch: BatchWritten) -> None:
+        self._written = batch.position
 
     def read_now(self, query: Callable[[Connection], T]) -> T:
         """Run a query in the calling thread (see `read`). Blocks."""
@@ -161,7 +173,7 @@ class Queries:
         try:
             try:
                 found = self._read_once(query, progress)
-            except BodyMissing:
+            except (BodyMissing, LogIsBehind):
                 # The database server may lag or have been replaced, so use new connections.
                 self.database.drop_readers()
                 found = self._read_once(query, progress)
@@ -191,6 +203,10 @@ class Queries:
             ]
             if found and found[0].payload_bytes > LARGE_BYTES:
                 return found[0]
+            if not found:
+                position, saved = self.log.saved(connection)
+                if saved < job_id <= position:
+                    raise LogUnavailable("The job has no row yet, since none can be written.")
             return self.views(connection, found)
 
         found = await self.read(self.with_saved_rows(query))

@@ -70,6 +70,7 @@ def test_a_server_that_is_read_only_can_still_be_read(servers: tuple[MariaDB, Ma
     alone, _ = servers
     with AppServer(empty_log(alone), SETTINGS) as server:
         job = submit(server.client, payload={"n": 1})["id"]
+        assert server.client.get(f"/v1/jobs/{job}").is_success  # it has its row
         set_read_only(alone)
         answer = server.client.post("/v1/jobs", json={"user_id": "u", "kind": "k", "payload": 2})
         assert answer.status_code == 503, answer.text
