@@ -17,6 +17,7 @@ _ERRORS: Final[Sequence[FairlogError]] = (
     errors.BeyondBounds(_KEY, "priority", 5),
     errors.BodiesAreNeeded(_JOB, "running"),
     errors.BodyMissing([3, 5]),
+    errors.LogIsBehind(3, 5),
     errors.ClockInDoubt(NOW, NOW),
     errors.FairlogError("plain"),
     errors.HeldByAnother(_JOB),
