@@ -144,23 +144,33 @@ class Queries:
         """
 
         def run(connection: Connection) -> T:
-            position, saved = self.log.saved(connection)
-            if position < self._written:
-                raise LogIsBehind(position, self._written)
-            if saved < position:
-                self.save_rows(connection)
+            self._without_rows(connection)
             return query(connection)
 
         return run
 
-    def save_rows(self, connection: Connection) -> None:
-        """Have the rows of the inline projections saved if possible; the next query sees them.
-        Blocks.
+    def _without_rows(self, connection: Connection) -> range:
+        """Have the rows of the inline projections saved, and return the positions of the events
+        that rows lack all the same, since nothing can be written. Raises `LogIsBehind`.
+        """
+        position, saved = self.log.saved(connection)
+        if position < self._written:
+            raise LogIsBehind(position, self._written)
+        if saved == position or self.save_rows(connection):
+            return range(0)
+        return range(saved + 1, position + 1)
+
+    def save_rows(self, connection: Connection) -> bool:
+        """Have the rows of the inline projections saved, for the next query; return False if
+        nothing can be written. Blocks.
         """
         connection.rollback()
         [outcome] = self.writer.execute_all([SaveProjections()])
-        if isinstance(outcome, Exception) and not isinstance(outcome, LogUnavailable):
+        if isinstance(outcome, LogUnavailable):
+            return False
+        if isinstance(outcome, Exception):
             raise fresh_copy(outcome)
+        return True
 
     def _note_written(self, batch: BatchWritten) -> None:
         self._written = batch.position
@@ -196,6 +206,7 @@ class Queries:
         """Return a job with its bodies. Raises `UnknownJob`, also if the key may not see it."""
 
         def query(connection: Connection) -> list[JobView] | Job:
+            without_rows = self._without_rows(connection)
             found = [
                 job
                 for job in self.jobs.find(connection, [job_id]).values()
@@ -203,13 +214,11 @@ class Queries:
             ]
             if found and found[0].payload_bytes > LARGE_BYTES:
                 return found[0]
-            if not found:
-                position, saved = self.log.saved(connection)
-                if saved < job_id <= position:
-                    raise LogUnavailable("The job has no row yet, since none can be written.")
+            if not found and job_id in without_rows:
+                raise LogUnavailable("The job has no row yet, since none can be written.")
             return self.views(connection, found)
 
-        found = await self.read(self.with_saved_rows(query))
+        found = await self.read(query)
         if isinstance(found, Job):
             job = found
             found = await self.read_large(lambda connection: self.views(connection, [job]))

@@ -11,11 +11,12 @@ from contextlib import ExitStack, suppress
 from typing import Final
 
 import pytest
+from sqlalchemy.engine import Connection
 
 import adapters.writer.writer as writer_module
 from adapters.log.tables import log_head
 from domain.decisions.decide import Claimed, JobUpdated, LimitsSet, ProjectionsSaved, Submitted
-from domain.jobs.job import State
+from domain.jobs.job import Job, State
 from domain.language.commands import CancelJob, ChangeLimit, SaveProjections
 from domain.language.errors import UnknownJob
 from domain.language.events import Scope
@@ -272,6 +273,23 @@ def test_a_query_sees_what_was_written_before_it(
     with pytest.raises(UnknownJob):
         asyncio.run(two[0].job(JobId(10**9)))
     assert_verified(two[0])
+
+
+def test_a_job_that_comes_to_be_while_it_is_asked_for_is_unknown_and_no_trouble(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with service(database_url) as fairlog:
+        find = fairlog.jobs.find
+
+        def find_late(connection: Connection, job_ids: list[JobId]) -> dict[JobId, Job]:
+            found = find(connection, job_ids)
+            do(fairlog, submit(payload=random.random()), Submitted)
+            return found
+
+        monkeypatch.setattr(fairlog.jobs, "find", find_late)
+        with pytest.raises(UnknownJob):
+            asyncio.run(fairlog.job(JobId(2)))
+        assert not fairlog.supervisor.troubles()
 
 
 # A process that is killed
