@@ -288,11 +288,9 @@ class Writer:
         try:
             self._write([])
         except Exception as error:  # noqa: BLE001 (it would fail a batch too)
-            if not isinstance(error, LogFileReplaced) or self._connection_is_busy():
-                self._disconnect()
             if isinstance(error, LogTooNew):
                 self.fatal = error
-            self.part.fails(self._refusal_of_all(error) or error)
+            self._note_broken(error)
         else:
             self.part.works()
 
@@ -313,12 +311,16 @@ class Writer:
             if self.part.is_failing and self._database.is_sqlite:
                 self._log.rehearse_commit(connection)
         except Exception as error:  # noqa: BLE001 (it would fail a batch too)
-            if not isinstance(error, LogFileReplaced) or self._connection_is_busy():
-                self._disconnect()
-            self.part.fails(self._refusal_of_all(error) or error)
+            self._note_broken(error)
         else:
             self._failed.clear()
             self.part.works()
+
+    def _note_broken(self, error: Exception) -> None:
+        """Note an error that no command is to blame for."""
+        if not isinstance(error, LogFileReplaced) or self._connection_is_busy():
+            self._disconnect()
+        self.part.fails(self._refusal_of_all(error) or error)
 
     def _note_failed(self, batch: Sequence[Pending], reason: str) -> None:
         for pending in batch:
@@ -522,14 +524,15 @@ class Writer:
             self._unsaved_since = time.monotonic()
 
     def _is_save_due(self, commands: Sequence[Command], model: WriteModel) -> bool:
-        if self.part.is_failing or not commands:
-            return True
-        if any(isinstance(one, SaveProjections) for one in commands):
-            return True
+        """Return True if asked to, if enough is unsaved, or to test whether rows are refused."""
         since = self._unsaved_since
         return (
-            since is not None and time.monotonic() - since > SAVE_SECONDS_MAX
-        ) or model.position - self._projections.saved > UNSAVED_EVENTS_MAX
+            self.part.is_failing
+            or not commands
+            or any(isinstance(one, SaveProjections) for one in commands)
+            or (since is not None and time.monotonic() - since > SAVE_SECONDS_MAX)
+            or model.position - self._projections.saved > UNSAVED_EVENTS_MAX
+        )
 
     def _judge_time(
         self, head: Head, commands: Sequence[Command]
@@ -576,7 +579,7 @@ class Writer:
             new, leaves = self._log.append(connection, head, batch.recorded, batch.bodies)
             if batch.erased:
                 self._log.erase_bodies(connection, batch.erased)
-        if self._is_save_due(commands, model) and model.position > self._projections.saved:
+        if model.position > self._projections.saved and self._is_save_due(commands, model):
             self._projections.save(connection, model)
         if batch.recorded:
             self._log.move_head(connection, head, new)

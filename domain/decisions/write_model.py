@@ -1,6 +1,6 @@
 """The state that a batch is decided against, and which rows of it the batch requires."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 
 from msgspec import Struct
 
@@ -78,6 +78,13 @@ class WriteModel:
         for fold in self._folds[type(event)]:
             fold(recorded, event)
         self.position = recorded.position
+
+
+def submissions_in(events: Iterable[Recorded]) -> Iterator[JobSubmitted]:
+    for recorded in events:
+        event = recorded.event
+        if type(event) is JobSubmitted:
+            yield event
 
 
 class RowKeys(Struct, frozen=True, kw_only=True):
@@ -165,12 +172,11 @@ class RequiredRows(RowKeys, frozen=True, kw_only=True):
                     self.users.add(event.user_id)
                     self.kinds.add(event.kind)
 
-    def add_keys(self, events: Iterable[Recorded]) -> None:
+    def add_keys(self, submissions: Iterable[JobSubmitted]) -> None:
         """Add the idempotency keys of submissions, whose former holders lose them."""
         self.keys.update(
             key_hash(event.user_id, event.idempotency_key, is_explicit=event.key_is_explicit)
-            for recorded in events
-            if type(event := recorded.event) is JobSubmitted
+            for event in submissions
         )
 
     def add(self, other: "RequiredRows") -> None:

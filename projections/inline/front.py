@@ -15,7 +15,7 @@ from domain.fairness.known_line import KnownLine, Lane, Order, Unread, WaitingJo
 from domain.fairness.serve import rounds
 from domain.jobs.job import Job
 from domain.language.identifiers import Kind, UserId
-from projections.inline.jobs import decode_job, jobs
+from projections.inline.jobs import jobs, take_job
 from projections.inline.line import kinds, lanes
 from projections.storage.rows import limited, placeholder, union
 
@@ -116,11 +116,7 @@ class FrontOfLine:
             selects.append((following.replace("{count}", str(count)), bound))
         found: dict[Lane, list[WaitingJob]] = {}
         for (document,) in union(self._connection, selects):
-            job = decode_job(document)
-            model.jobs.put_unless_known(job)
-            required.jobs.add(job.id)
-            required.users.add(job.user_id)
-            required.kinds.add(job.kind)
+            job = take_job(document, required, model)
             found.setdefault((job.user_id, job.kind), []).append(_waiting(job))
         for lane_read, waiting in found.items():
             known.read_jobs(lane_read, waiting)

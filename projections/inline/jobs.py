@@ -158,11 +158,7 @@ def _unknown(required: RequiredRows, model: WriteModel) -> list[JobId]:
 def _put(found: Iterable[Row], required: RequiredRows, model: WriteModel) -> None:
     for stored, made_at in found:
         if made_at is None:
-            job = decode_job(stored)
-            model.jobs.put_unless_known(job)
-            required.jobs.add(job.id)
-            required.users.add(job.user_id)
-            required.kinds.add(job.kind)
+            take_job(stored, required, model)
         else:
             model.jobs.claims.know(ClaimHash(bytes(stored)), made_at)
 
@@ -205,6 +201,16 @@ def _removing_expired(generation: int, claims: Claims) -> list[Write[Connection]
         delete(connection, noted_claims, generation, [tuple(row) for row in found])
 
     return [remove]
+
+
+def take_job(document: bytes, required: RequiredRows, model: WriteModel) -> Job:
+    """Take a job from its row unless it is in memory, and require what a change of it changes."""
+    job = decode_job(document)
+    model.jobs.put_unless_known(job)
+    required.jobs.add(job.id)
+    required.users.add(job.user_id)
+    required.kinds.add(job.kind)
+    return job
 
 
 def decode_job(document: bytes) -> Job:

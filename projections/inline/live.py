@@ -14,7 +14,7 @@ from typing import Final
 from sqlalchemy.engine import Connection
 
 from domain.decisions.ports import EventLog, Head, Projection
-from domain.decisions.write_model import RequiredRows, WriteModel
+from domain.decisions.write_model import RequiredRows, WriteModel, submissions_in
 from domain.fairness.known_line import KnownLine, Unread
 from domain.language.errors import LogUnavailable
 from domain.language.identifiers import ClaimHash
@@ -106,7 +106,7 @@ class LiveProjections:
             raise LogUnavailable(f"The event {model.position + 1} cannot be read here yet.")
         required = RequiredRows()
         required.add_events(events)
-        required.add_keys(events)
+        required.add_keys(submissions_in(events))
         required.jobs.difference_update([job for job in required.jobs if job > self._saved])
         self._load(connection, required, model)
         for recorded in events:

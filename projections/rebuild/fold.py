@@ -13,11 +13,9 @@ from typing import Any, Final
 from sqlalchemy.engine import Connection
 
 from domain.decisions.ports import Projection, Write
-from domain.decisions.write_model import RequiredRows, RowKeys, WriteModel
+from domain.decisions.write_model import RequiredRows, RowKeys, WriteModel, submissions_in
 from domain.jobs.job import ENDED
 from domain.language.events import JobSubmitted, RateLimitDecided, Recorded
-from domain.language.idempotency import key_hash
-from domain.language.identifiers import KeyHash
 
 EVENTS_PER_SAVE: Final = 20_000
 ROWS_KEPT_MAX: Final = 60_000  # after a save, some 60 MB
@@ -65,7 +63,7 @@ class GenerationFold:
 
         `inspect` is called with each event and the state before it.
         """
-        repeated = self._repeated_keys(events)
+        repeated = list(self._seen.repeated(submissions_in(events)))
         if self._has_evicted:
             self._read_back(connection, events, repeated)
         evolve = self._model.evolve
@@ -142,20 +140,12 @@ class GenerationFold:
         self._has_evicted = True
         self._absent = RequiredRows()
 
-    def _repeated_keys(self, events: Sequence[Recorded]) -> set[KeyHash]:
-        """Return the key hashes of submissions that may have come before, and so may be stored."""
-        submissions = [
-            event for recorded in events if type(event := recorded.event) is JobSubmitted
-        ]
-        return {
-            key_hash(event.user_id, event.idempotency_key, is_explicit=event.key_is_explicit)
-            for event in self._seen.repeated(submissions)
-        }
-
     def _read_back(
-        self, connection: Connection, events: Sequence[Recorded], repeated: set[KeyHash]
+        self, connection: Connection, events: Sequence[Recorded], repeated: Sequence[JobSubmitted]
     ) -> None:
-        required = RequiredRows(keys=repeated)
+        """`repeated` are submissions whose key may have come before, and so may be stored."""
+        required = RequiredRows()
+        required.add_keys(repeated)
         required.add_events(events if self._has_evicted_all else self._of_evicted_jobs(events))
         # Jobs that these events submit are not stored yet.
         required.jobs.difference_update([job for job in required.jobs if job > self.position])
