@@ -4,7 +4,14 @@ from datetime import datetime
 from typing import Any, Literal
 
 from domain.language.bodies import Body, body_of
-from domain.language.commands import ClaimJobs, CompleteJob, FailJob, ReturnJob, SubmitJob
+from domain.language.commands import (
+    ClaimJobs,
+    CompleteJob,
+    FailJob,
+    ReportRefusals,
+    ReturnJob,
+    SubmitJob,
+)
 from domain.language.events import (
     AttemptBegun,
     AttemptEnded,
@@ -67,6 +74,14 @@ def give_back(
     attempt: int = 1, job_id: JobId = JOB, *, begun: bool | None = None, suspect: bool = False
 ) -> ReturnJob:
     return ReturnJob(job_id=job_id, attempt=attempt, begun=begun, suspect=suspect)
+
+
+def refusals(count: int = 1, user_id: UserId = ALICE, **details: Any) -> ReportRefusals:
+    """A report of submissions that were refused without the writer."""
+    used = details.pop("used", 1)
+    times = {"window_start": NOW, "first_at": NOW, "last_at": NOW}
+    fields = {"scope": Scope.USER, "limit": used, "window_seconds": 60} | times
+    return ReportRefusals(user_id=user_id, used=used, count=count, **(fields | details))
 
 
 def admitted(user_id: UserId = ALICE, used: int = 1, **details: Any) -> RateLimitDecided:

@@ -21,7 +21,7 @@ from domain.decisions.decide import Claimed, LimitsSet, RefusalsRecorded, Submit
 from domain.decisions.ports import Write
 from domain.decisions.write_model import WriteModel
 from domain.jobs.job import State
-from domain.language.commands import ChangeLimit, ReportRefusals
+from domain.language.commands import ChangeLimit
 from domain.language.errors import RateLimited, Refusal
 from domain.language.events import JobSubmitted, RateLimitDecided, Scope
 from domain.language.identifiers import UserId
@@ -35,10 +35,19 @@ from projections.storage.generations import InlineProjection
 from tests.support.clock import ManualClock, SteppingClock
 from tests.support.core import do, log_of, outcomes, put, put_as_one_batch, saved_rows, service
 from tests.support.databases import Databases, SqliteFiles
-from tests.support.given import NOW, at
+from tests.support.given import at
 from tests.support.mariadb import _roomy_directory as roomy_directory
 from tests.support.referee import Referee
-from tests.support.stories import ALICE, BOB, ECHO, SLEEP, claim, complete, submit
+from tests.support.stories import (
+    ALICE,
+    BOB,
+    ECHO,
+    SLEEP,
+    claim,
+    complete,
+    refusals,
+    submit,
+)
 from tests.support.waiting import wait_until
 from tests.support.wishes import ANY_KIND, Batches, Known, batches
 
@@ -457,20 +466,7 @@ def test_a_start_with_everything_in_place_builds_nothing(fairlog: Fairlog) -> No
 
 def test_a_log_of_very_many_windows_can_be_rebuilt(fairlog: Fairlog) -> None:
     """SQLite joins no more than 500 selects."""
-    reports = [
-        ReportRefusals(
-            user_id=ALICE,
-            scope=Scope.USER,
-            used=6,
-            limit=6,
-            window_start=NOW,
-            window_seconds=number,
-            count=2,
-            first_at=NOW,
-            last_at=NOW,
-        )
-        for number in range(1, 1201)
-    ]
+    reports = [refusals(2, used=6, window_seconds=number) for number in range(1, 1201)]
     assert not [one for one in outcomes(put(fairlog, *reports)) if isinstance(one, Exception)]
     inline = rows_of(fairlog)
     assert len(inline[windows.window_counters.name]) == 2400

@@ -1,5 +1,4 @@
 from collections import Counter
-from datetime import timedelta
 
 import pytest
 
@@ -12,24 +11,21 @@ from adapters.writer.command_queue import (
 )
 from domain.language.commands import ClaimJobs, Command, ReportRefusals, SubmitJob
 from domain.language.errors import QueueFull
-from domain.language.events import Scope
 from domain.language.identifiers import Kind, UserId, WorkerId
-from tests.support.given import NOW
-from tests.support.stories import ALICE, BOB, CAROL, claim, complete, submit
+from tests.support.given import at
+from tests.support.stories import (
+    ALICE,
+    BOB,
+    CAROL,
+    claim,
+    complete,
+    refusals,
+    submit,
+)
 
 
 def report(count: int) -> ReportRefusals:
-    return ReportRefusals(
-        user_id=UserId("ada"),
-        scope=Scope.USER,
-        used=1,
-        limit=1,
-        window_start=NOW,
-        window_seconds=60,
-        count=count,
-        first_at=NOW,
-        last_at=NOW + timedelta(seconds=1),
-    )
+    return refusals(count, UserId("ada"), last_at=at(1))
 
 
 def test_reports_of_refusals_are_taken_before_everything_else_that_waits() -> None:

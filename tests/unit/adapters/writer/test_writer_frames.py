@@ -42,7 +42,6 @@ from domain.language.commands import (
     ExtendLeases,
     FailJob,
     RecoverJobs,
-    ReportRefusals,
     ReportWrongKeys,
     RetryJob,
     ReturnJob,
@@ -53,24 +52,20 @@ from domain.language.events import LimitChanged, Scope
 from domain.language.identifiers import POSITION_MAX, JobId, KeyName, Kind, ServerId, WorkerId
 from tests.support.given import NOW, at, given
 from tests.support.keys import by, create_key, revoke_key, rotate_key
-from tests.support.stories import ALICE, admitted, body, submit
+from tests.support.stories import (
+    ALICE,
+    admitted,
+    body,
+    refusals,
+    submit,
+)
 
 WORKER = WorkerId("w-1")
 JOB = JobId(POSITION_MAX)
 
 COMMANDS: Sequence[Command] = (
     submit(run_at=at(1), expires_at=at(2), timeout_seconds=0.5, priority=-3),
-    ReportRefusals(
-        user_id=ALICE,
-        scope=Scope.GLOBAL,
-        used=1,
-        limit=1,
-        window_start=NOW,
-        window_seconds=60,
-        count=7,
-        first_at=NOW,
-        last_at=at(0.000001),
-    ),
+    refusals(7, scope=Scope.GLOBAL, last_at=at(0.000001)),
     ClaimJobs(worker=WORKER, max_jobs=3, kinds=(Kind("a"), Kind("ü"))),
     ExtendLeases(worker=WORKER, jobs=[(JOB, 1)]),
     CompleteJob(job_id=JOB, attempt=1, result=body("done")),

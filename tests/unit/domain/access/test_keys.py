@@ -62,6 +62,7 @@ from tests.support.stories import (
     complete,
     fail,
     give_back,
+    refusals,
     started,
     submit,
     submitted,
@@ -182,17 +183,7 @@ def test_refusals_of_two_keys_are_not_put_together() -> None:
 
 
 def test_a_reported_refusal_says_whose_it_was_even_if_the_key_has_ended() -> None:
-    report = ReportRefusals(
-        user_id=ALICE,
-        scope=Scope.USER,
-        used=1,
-        limit=1,
-        window_start=NOW,
-        window_seconds=60,
-        count=3,
-        first_at=NOW,
-        last_at=NOW,
-    )
+    report = refusals(3)
     [event] = given(CI, key_revoked("ci")).when(by("ci", report)).events
     assert event.by == "ci"
 

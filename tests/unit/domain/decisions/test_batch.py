@@ -14,7 +14,6 @@ from domain.language.commands import (
     ChangeLimit,
     Command,
     EnforceDeadlines,
-    ReportRefusals,
     SubmitJob,
 )
 from domain.language.errors import (
@@ -43,6 +42,7 @@ from tests.support.stories import (
     completed,
     fail,
     failed,
+    refusals,
     started,
     submit,
     submitted,
@@ -207,17 +207,7 @@ def test_a_refusal_stands_before_a_limit_that_was_raised_behind_it() -> None:
 
 def test_what_was_refused_at_the_door_stands_before_other_limits() -> None:
     raised = ChangeLimit(scope=Scope.USER, user_id=ALICE, limit=2)
-    report = ReportRefusals(
-        user_id=ALICE,
-        scope=Scope.USER,
-        used=1,
-        limit=1,
-        window_start=NOW,
-        window_seconds=60,
-        count=7,
-        first_at=NOW,
-        last_at=NOW,
-    )
+    report = refusals(7)
     when = given().when(raised, submit(), report)
     assert [_in_short(event) for event in when.events] == [
         "7 refused at 1 of 1",

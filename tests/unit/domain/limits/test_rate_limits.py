@@ -9,7 +9,7 @@ from msgspec import UNSET, UnsetType
 from msgspec.structs import replace
 
 from domain.decisions.decide import LimitsSet, RefusalsRecorded, Submitted
-from domain.language.commands import ChangeLimit, ReportRefusals
+from domain.language.commands import ChangeLimit
 from domain.language.errors import RateLimited
 from domain.language.events import LimitChanged, RateLimitDecided, Scope
 from domain.language.identifiers import GLOBAL, Kind, UserId
@@ -18,7 +18,15 @@ from domain.limits.rate_limits import Counter as WindowCounter
 from domain.limits.rate_limits import window_start
 from tests.support.given import NOW, after, at, given, of
 from tests.support.referee import Referee
-from tests.support.stories import ALICE, BOB, ECHO, admitted, submit, submitted
+from tests.support.stories import (
+    ALICE,
+    BOB,
+    ECHO,
+    admitted,
+    refusals,
+    submit,
+    submitted,
+)
 
 OF_TWO = Policy(user_limit=2)
 
@@ -34,17 +42,7 @@ def refused(user_id: UserId = ALICE, used: int = 2, **details: object) -> RateLi
     return RateLimitDecided(user_id=user_id, used=used, **(fields | details))  # type: ignore[arg-type]  # by name
 
 
-REPORT = ReportRefusals(
-    user_id=ALICE,
-    scope=Scope.USER,
-    used=2,
-    limit=2,
-    window_start=NOW,
-    window_seconds=60,
-    count=4,
-    first_at=at(59),
-    last_at=at(59),
-)
+REPORT = refusals(4, used=2, first_at=at(59), last_at=at(59))
 
 
 def change(
@@ -186,17 +184,7 @@ def test_refusals_are_put_together_for_each_user_and_each_limit_by_itself() -> N
 
 
 def test_what_was_refused_at_the_door_is_recorded_with_its_count_and_its_times() -> None:
-    report = ReportRefusals(
-        user_id=ALICE,
-        scope=Scope.USER,
-        used=2,
-        limit=2,
-        window_start=NOW,
-        window_seconds=60,
-        count=9,
-        first_at=at(1),
-        last_at=at(1.5),
-    )
+    report = refusals(9, used=2, first_at=at(1), last_at=at(1.5))
     story = given(policy=OF_TWO).after(2)
     when = story.when(report)
     when.then(refused(count=9, first_at=at(1), last_at=at(1.5)))

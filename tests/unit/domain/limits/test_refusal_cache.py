@@ -16,7 +16,12 @@ from domain.limits import refusal_cache as cache_module
 from domain.limits.refusal_cache import RefusalCache
 from tests.support.given import at
 from tests.support.keys import caller
-from tests.support.stories import ALICE, BOB, CAROL
+from tests.support.stories import (
+    ALICE,
+    BOB,
+    CAROL,
+    refusals,
+)
 
 USERS = [UserId(name) for name in "abcde"]
 MANY = 1_000_000
@@ -69,17 +74,7 @@ def test_a_report_says_which_window_how_many_and_from_when_to_when() -> None:
     for tick in (61, 62.5, 64):
         cache.refuse(ALICE, tick)
     assert cache.take_reports(MANY) == [
-        ReportRefusals(
-            user_id=ALICE,
-            scope=Scope.USER,
-            used=2,
-            limit=2,
-            window_start=at(60),
-            window_seconds=60,
-            count=3,
-            first_at=at(61),
-            last_at=at(64),
-        )
+        refusals(3, used=2, window_start=at(60), first_at=at(61), last_at=at(64))
     ]
     assert cache.take_reports(MANY) == []
 
