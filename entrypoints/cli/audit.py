@@ -13,6 +13,7 @@ from click.globals import get_current_context
 from adapters.log import audit_log
 from entrypoints.cli.event_filters import condition_options, conditions_of
 from entrypoints.cli.export import export, follow
+from entrypoints.cli.options import format_option, limit_option
 from entrypoints.cli.output import echo, examples, note, printable
 from entrypoints.cli.proofs import head, prove
 from entrypoints.cli.session import database_url_option, open_log
@@ -48,23 +49,17 @@ _COLUMNS: Final = (
 )
 @database_url_option
 @condition_options
-@click.option(
-    "--limit",
-    type=click.IntRange(min=1),
-    default=100,
-    show_default=True,
-    metavar="N",
-    help="The maximum number of events: the newest, or with --after or --since the first ones from "
+@limit_option(
+    100,
+    "The maximum number of events: the newest, or with --after or --since the first ones from "
     "there.",
 )
 @click.option("--all", "everything", is_flag=True, help="Show all events and ignore --limit.")
-@click.option(
-    "--format",
-    "form",
-    type=click.Choice(["table", "ndjson", "csv"]),
-    default="table",
-    show_default=True,
-    help="A table for people, one JSON object per line, or comma-separated values.",
+@format_option(
+    "table",
+    "ndjson",
+    "csv",
+    text="A table for people, one JSON object per line, or comma-separated values.",
 )
 def audit(
     database_url: str | None,

@@ -25,6 +25,7 @@ from domain.language.errors import InvalidInput, UnknownJob, fresh_copy
 from domain.language.identifiers import JobId
 from entrypoints.cli.event_filters import TimeParameter, since_option, until_option
 from entrypoints.cli.failure import CHECK_FAILED
+from entrypoints.cli.options import format_option, limit_option
 from entrypoints.cli.output import counted, echo, examples, note, printable
 from entrypoints.cli.session import database_url_option, open_log
 from entrypoints.http.requests import Submission
@@ -51,13 +52,8 @@ _error_option = click.option(
     metavar="TEXT",
     help="Only jobs whose latest error has this text, case-sensitive.",
 )
-_format_option = click.option(
-    "--format",
-    "form",
-    type=click.Choice(["text", "json"]),
-    default="text",
-    show_default=True,
-    help="Text for people, or one JSON object per line as in the API.",
+_format_option = format_option(
+    "text", "json", text="Text for people, or one JSON object per line as in the API."
 )
 
 
@@ -76,14 +72,7 @@ _format_option = click.option(
 @_error_option
 @since_option
 @until_option
-@click.option(
-    "--limit",
-    type=click.IntRange(min=1),
-    default=20,
-    show_default=True,
-    metavar="N",
-    help="The maximum number of jobs.",
-)
+@limit_option(20, "The maximum number of jobs.")
 @_format_option
 def jobs(database_url: str | None, *, limit: int, form: str, **conditions: Any) -> None:  # noqa: ANN401 (see `_conditions`)
     """List jobs, newest first. If several conditions are given, all must hold."""
@@ -211,14 +200,7 @@ def cancel(database_url: str | None, *, job_ids: Sequence[int]) -> None:
     show_default=True,
     help="The state of the jobs that the conditions select.",
 )
-@click.option(
-    "--limit",
-    type=click.IntRange(min=1),
-    default=100,
-    show_default=True,
-    metavar="N",
-    help="The maximum number of jobs that the conditions select.",
-)
+@limit_option(100, "The maximum number of jobs that the conditions select.")
 def retry(
     database_url: str | None,
     *,

@@ -19,6 +19,7 @@ from domain.language.errors import InvalidInput, UnknownKey, fresh_copy
 from domain.language.events import KeyCreated, Role
 from domain.language.identifiers import KeyName, Kind, UserId
 from domain.language.moments import later
+from entrypoints.cli.options import format_option
 from entrypoints.cli.output import echo, examples, note, printable
 from entrypoints.cli.session import database_url_option, open_log
 from entrypoints.service.fairlog import Fairlog
@@ -129,14 +130,7 @@ def create(  # noqa: PLR0913 (an option each)
 
 @keys.command("list", epilog=examples("fairlog keys list", "fairlog keys list --format json"))
 @database_url_option
-@click.option(
-    "--format",
-    "form",
-    type=click.Choice(["text", "json"]),
-    default="text",
-    show_default=True,
-    help="Text for people, or JSON (one object per line).",
-)
+@format_option("text", "json", text="Text for people, or JSON (one object per line).")
 def list_keys(database_url: str | None, *, form: str) -> None:
     """List all keys, also those that are revoked or expired."""
     with open_log(database_url) as fairlog:

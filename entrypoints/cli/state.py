@@ -8,6 +8,7 @@ from click.exceptions import UsageError
 
 from domain.language import validation
 from entrypoints.cli.keys import key_line
+from entrypoints.cli.options import format_option, limit_option
 from entrypoints.cli.output import echo, examples, printable
 from entrypoints.cli.session import database_url_option, open_log
 from entrypoints.service.views import JobView, LimitView, PastStateView
@@ -31,22 +32,8 @@ from entrypoints.use_cases.time_travel import JOBS_SHOWN_MAX, TimeTravel
 )
 @click.option("--job", "job_id", type=int, metavar="ID", help="Only this job.")
 @click.option("--user", "user_id", metavar="ID", help="Only this user's jobs, newest first.")
-@click.option(
-    "--limit",
-    type=click.IntRange(1, JOBS_SHOWN_MAX),
-    default=100,
-    show_default=True,
-    metavar="N",
-    help="The maximum number of jobs with --user.",
-)
-@click.option(
-    "--format",
-    "form",
-    type=click.Choice(["text", "json"]),
-    default="text",
-    show_default=True,
-    help="Text for people, or JSON (one object per line).",
-)
+@limit_option(100, "The maximum number of jobs with --user.", most=JOBS_SHOWN_MAX)
+@format_option("text", "json", text="Text for people, or JSON (one object per line).")
 def state(
     database_url: str | None,
     *,

@@ -10,6 +10,7 @@ from domain.audit.whatif import OtherLimits, Outcome
 from domain.language.identifiers import UserId
 from domain.language.validation import LIMIT_MAX
 from entrypoints.cli.event_filters import since_option, until_option
+from entrypoints.cli.options import format_option, limit_option
 from entrypoints.cli.output import echo, examples, note, printable, progress
 from entrypoints.cli.session import database_url_option, open_log
 from entrypoints.use_cases.whatif import WhatIfResult, what_if
@@ -44,23 +45,12 @@ _LIMIT: Final = click.IntRange(0, LIMIT_MAX)
 )
 @since_option
 @until_option
-@click.option(
-    "--limit",
-    "users_max",
-    type=click.IntRange(min=1),
-    default=50,
-    show_default=True,
-    metavar="N",
-    help="The maximum number of users in the table, those with the largest change first.",
+@limit_option(
+    50,
+    "The maximum number of users in the table, those with the largest change first.",
+    name="users_max",
 )
-@click.option(
-    "--format",
-    "form",
-    type=click.Choice(["table", "json"]),
-    default="table",
-    show_default=True,
-    help="A table for people, or JSON with every user.",
-)
+@format_option("table", "json", text="A table for people, or JSON with every user.")
 def whatif(
     database_url: str | None,
     *,

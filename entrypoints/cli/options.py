@@ -1,0 +1,35 @@
+"""Options that several commands have, each spelled once."""
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import rich_click as click
+
+F = TypeVar("F", bound=Callable[..., object])
+
+
+def limit_option(
+    default: int, text: str, *, name: str = "limit", most: int | None = None
+) -> Callable[[F], F]:
+    """Return `--limit N`, from 1 to `most` (None: any number), passed as the parameter `name`."""
+    return click.option(
+        "--limit",
+        name,
+        type=click.IntRange(1, most),
+        default=default,
+        show_default=True,
+        metavar="N",
+        help=text,
+    )
+
+
+def format_option(*choices: str, text: str) -> Callable[[F], F]:
+    """Return `--format`, by default the first of the choices, passed as the parameter `form`."""
+    return click.option(
+        "--format",
+        "form",
+        type=click.Choice(choices),
+        default=choices[0],
+        show_default=True,
+        help=text,
+    )
