@@ -15,10 +15,11 @@ import pytest
 
 from tests.conftest import NewDatabase
 from tests.support.certificates import Certificates
+from tests.support.repository import ROOT
 from tests.support.server import FairlogServer, ending_with_us, free_port, submit
 from tests.support.waiting import wait_until
 
-PAGE: Final = (Path(__file__).parents[3] / "docs/security.md").read_text()
+PAGE: Final = (ROOT / "docs/security.md").read_text()
 NGINX: Final = re.findall(r"```nginx\n(.*?)```", PAGE, re.DOTALL)
 [CADDY] = re.findall(r"```caddy\n(.*?)```", PAGE, re.DOTALL)
 [CADDY_BELOW] = re.findall(r"`(handle_path [^`]*)`", PAGE)
@@ -53,6 +54,14 @@ def fitted(configuration: str, files: Certificates, server: FairlogServer) -> st
     )
 
 
+def program(name: str) -> str:
+    """Return the proxy that `make .proxies` has fetched, or one that is installed."""
+    places = [str(ROOT / ".proxies"), "/usr/sbin", "/usr/bin", "/usr/local/bin"]
+    found = shutil.which(name, path=":".join(places))
+    assert found is not None, f"there is no {name}: run `make .proxies`"
+    return found
+
+
 @contextmanager
 def nginx(folder: Path, servers: str) -> Iterator[None]:
     temporary = "".join(
@@ -63,10 +72,7 @@ def nginx(folder: Path, servers: str) -> Iterator[None]:
         f"user root; daemon off; pid {folder}/pid; error_log stderr; events {{}}\n"
         f"http {{ access_log off; {temporary}\n{servers}\n}}"
     )
-    program = shutil.which("nginx", path="/usr/sbin:/usr/bin:/usr/local/bin")
-    if program is None:
-        pytest.skip("nginx is not installed")
-    with running(program, "-p", str(folder), "-c", str(folder / "nginx.conf")):
+    with running(program("nginx"), "-p", str(folder), "-c", str(folder / "nginx.conf")):
         yield
 
 
@@ -75,10 +81,7 @@ def caddy(folder: Path, sites: str) -> Iterator[None]:
     (folder / "Caddyfile").write_text(
         f"{{\nadmin off\nauto_https disable_redirects\nstorage file_system {folder}\n}}\n{sites}"
     )
-    program = shutil.which("caddy")
-    if program is None:
-        pytest.skip("Caddy is not installed")
-    with running(program, "run", "--config", str(folder / "Caddyfile")):
+    with running(program("caddy"), "run", "--config", str(folder / "Caddyfile")):
         yield
 
 
