@@ -20,8 +20,8 @@ from typing import Final, NamedTuple, TypeVar
 
 from msgspec import Struct
 
+from domain.decisions.answers import Answer
 from domain.decisions.batch import Outcome
-from domain.decisions.decide import Answer
 from domain.language.commands import (
     ClaimJobs,
     Command,

@@ -33,8 +33,8 @@ from adapters.database.faults import (
 from adapters.log.event_log import SqlEventLog
 from adapters.supervision import Part, reason_of, supervise
 from adapters.writer.command_queue import CommandQueue, Pending, body_bytes
+from domain.decisions.answers import Answer
 from domain.decisions.batch import Batch, Outcome
-from domain.decisions.decide import Answer
 from domain.decisions.ports import Head, Projections
 from domain.decisions.write_model import RequiredRows, WriteModel
 from domain.fairness.new_work import new_work

@@ -11,8 +11,8 @@ from adapters.processes.sent_errors import SentError
 from adapters.settings import Settings
 from adapters.supervision import Trouble
 from adapters.writer.writer import BatchWritten, WriterStats
+from domain.decisions.answers import Answer
 from domain.decisions.batch import Outcome
-from domain.decisions.decide import Answer
 from domain.language.commands import Command
 
 # A caller without an answer for so long is answered that there is none; its command is not carried

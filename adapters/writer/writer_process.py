@@ -34,8 +34,8 @@ from adapters.writer.writer_frames import (
     received_outcomes,
     response_decoder,
 )
+from domain.decisions.answers import Answer, Claimed
 from domain.decisions.batch import Outcome
-from domain.decisions.decide import Answer, Claimed
 from domain.language.commands import ClaimJobs, Command, ReturnJob
 from domain.language.errors import FairlogError, LogUnavailable, QueueFull, fresh_copy
 

@@ -12,7 +12,8 @@ from itertools import islice
 from typing import Final
 
 from domain.access.keys import KEY_EVENTS
-from domain.decisions.decide import Answer, Claimed, Decision, NewEvent, decide, expire
+from domain.decisions.answers import Answer, Claimed
+from domain.decisions.decide import Decision, NewEvent, decide, expire
 from domain.decisions.write_model import WriteModel
 from domain.fairness.known_line import Unread
 from domain.language.commands import ClaimJobs, Command, ReportRefusals

@@ -12,11 +12,23 @@ from datetime import datetime
 from itertools import accumulate, takewhile
 from typing import NamedTuple, assert_never
 
-from msgspec import Struct
 from msgspec.structs import replace
 
 from domain.access import decisions as access
 from domain.access.keys import ApiKey
+from domain.decisions.answers import (
+    Answer,
+    Claimed,
+    ClockAccepted,
+    JobsUpdated,
+    JobUpdated,
+    KeyChanged,
+    LeasesHeld,
+    LimitsSet,
+    ProjectionsSaved,
+    RefusalsRecorded,
+    Submitted,
+)
 from domain.decisions.write_model import WriteModel
 from domain.fairness.known_line import Unread, WaitingJob
 from domain.fairness.serve import serve
@@ -64,7 +76,6 @@ from domain.language.events import (
     JobStarted,
     JobSubmitted,
     LeasesExtended,
-    LimitChanged,
     RateLimitDecided,
     RequeueReason,
     SubmissionDeduplicated,
@@ -81,83 +92,6 @@ from domain.limits.rate_limits import (
     subject_of,
     without_use,
 )
-
-
-class Submitted(Struct, frozen=True, tag=True):
-    """The answer to SubmitJob."""
-
-    job: Job  # the new one, or the first one with the same key
-    decision: RateLimitDecided
-    decided_at: datetime  # UTC, by the log's clock
-    is_duplicate: bool  # the job existed already
-
-
-class Claimed(Struct, frozen=True, tag=True):
-    """The answer to ClaimJobs."""
-
-    jobs: Sequence[Job]  # started, in fair order
-    is_repeated: bool = False  # the claim_id was known: the jobs that it gave, or fewer
-    is_cut_short: bool = False  # more jobs may wait than could be read in one batch
-
-
-class LeasesHeld(Struct, frozen=True, tag=True):
-    """The answer to ExtendLeases."""
-
-    lease_expires_at: datetime  # UTC, the earliest end of a lease that is still held
-    lost: Sequence[tuple[JobId, int]]  # (job, attempt) that the worker no longer holds
-
-
-class JobUpdated(Struct, frozen=True, tag=True):
-    """The answer to a command about one job: the job after it, changed or not."""
-
-    job: Job
-
-
-class JobsUpdated(Struct, frozen=True, tag=True):
-    """The answer to EnforceDeadlines and RecoverJobs."""
-
-    jobs: Sequence[Job]  # that changed
-
-
-class LimitsSet(Struct, frozen=True, tag=True):
-    """The answer to ChangeLimit."""
-
-    event: LimitChanged  # not recorded if nothing changed
-
-
-class RefusalsRecorded(Struct, frozen=True, tag=True):
-    """The answer to ReportRefusals and ReportWrongKeys."""
-
-    count: int  # submissions or requests
-
-
-class ClockAccepted(Struct, frozen=True, tag=True):
-    """The answer to AcceptClock: the log's time follows the clock."""
-
-
-class KeyChanged(Struct, frozen=True, tag=True):
-    """The answer to CreateKey, RotateKey and RevokeKey."""
-
-    name: KeyName
-
-
-class ProjectionsSaved(Struct, frozen=True, tag=True):
-    """The answer to SaveProjections."""
-
-
-Answer = (
-    Submitted
-    | Claimed
-    | LeasesHeld
-    | JobUpdated
-    | JobsUpdated
-    | LimitsSet
-    | RefusalsRecorded
-    | ClockAccepted
-    | KeyChanged
-    | ProjectionsSaved
-)
-
 
 _Worker = tuple[WorkerId | None, KeyName | None]  # a worker and the API key of its claims
 

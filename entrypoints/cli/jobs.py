@@ -17,7 +17,7 @@ import rich_click as click
 from click.exceptions import Exit
 from msgspec import UNSET, Raw
 
-from domain.decisions.decide import JobUpdated, Submitted
+from domain.decisions.answers import JobUpdated, Submitted
 from domain.jobs.job import Job, State
 from domain.language import validation
 from domain.language.commands import CancelJob, RetryJob

@@ -12,7 +12,7 @@ from litestar.params import JSONBody, QueryParameter
 from litestar.status_codes import HTTP_200_OK, HTTP_202_ACCEPTED
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
-from domain.decisions.decide import Submitted
+from domain.decisions.answers import Submitted
 from domain.jobs.job import State
 from domain.language import validation
 from domain.language.commands import CancelJob, SubmitJob

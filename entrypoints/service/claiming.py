@@ -13,7 +13,7 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from domain.decisions.decide import Claimed
+from domain.decisions.answers import Claimed
 from domain.language.commands import ClaimJobs
 from domain.language.identifiers import KeyName, Kind, WorkerId
 from entrypoints.feeds.work_signal import WorkSignal

@@ -24,8 +24,8 @@ from adapters.servers.dashboard_sessions import DashboardSessions
 from adapters.supervision import Supervisor
 from adapters.writer.writer import WritePath
 from domain.access.keys import ApiKey
+from domain.decisions.answers import Answer, Claimed, JobsUpdated, JobUpdated, LeasesHeld, Submitted
 from domain.decisions.batch import Outcome
-from domain.decisions.decide import Answer, Claimed, JobsUpdated, JobUpdated, LeasesHeld, Submitted
 from domain.jobs.job import ENDED, Job
 from domain.language.commands import (
     AcceptClock,

@@ -13,8 +13,8 @@ from typing import Final
 import structlog
 
 from adapters.writer.writer import BatchWritten
+from domain.decisions.answers import Answer
 from domain.decisions.batch import Outcome
-from domain.decisions.decide import Answer
 from domain.decisions.ports import Clock
 from domain.language.commands import Caller, ReportRefusals, RetryJob, SubmitJob
 from domain.language.errors import FairlogError, RateLimited, fresh_copy

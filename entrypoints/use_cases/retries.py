@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from domain.decisions.decide import JobUpdated
+from domain.decisions.answers import JobUpdated
 from domain.jobs.job import Job, State
 from domain.language.commands import RetryJob
 from domain.language.errors import FairlogError, RateLimited, fresh_copy

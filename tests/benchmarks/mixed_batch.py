@@ -10,7 +10,7 @@ from sqlalchemy import event
 
 from adapters.database.database import Database
 from adapters.settings import Settings
-from domain.decisions.decide import Answer, Claimed, Submitted
+from domain.decisions.answers import Answer, Claimed, Submitted
 from domain.jobs.job import Job
 from domain.language.bodies import body_of
 from domain.language.commands import (

@@ -12,8 +12,8 @@ from adapters.log.tables import events
 from adapters.settings import Settings
 from adapters.writer.command_queue import CommandQueue
 from adapters.writer.writer import Writer
+from domain.decisions.answers import Answer
 from domain.decisions.batch import Outcome
-from domain.decisions.decide import Answer
 from domain.decisions.ports import Clock
 from domain.language.commands import Command, SaveProjections
 from domain.language.events import Recorded

@@ -3,7 +3,7 @@
 import random
 from collections.abc import Sequence
 
-from domain.decisions.decide import Claimed
+from domain.decisions.answers import Claimed
 from domain.jobs.job import Job
 from domain.language.commands import (
     CancelJob,

@@ -16,8 +16,9 @@ from typing import Self, TypeVar
 from msgspec import Struct
 from msgspec.structs import replace
 
+from domain.decisions.answers import Answer
 from domain.decisions.batch import Batch, Outcome
-from domain.decisions.decide import Answer, NewEvent
+from domain.decisions.decide import NewEvent
 from domain.decisions.write_model import WriteModel
 from domain.fairness.known_line import KnownLine
 from domain.jobs.job import Job

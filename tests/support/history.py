@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from adapters.log.schema import protect_events
 from adapters.log.tables import bodies, events, log_head
 from adapters.settings import Settings
-from domain.decisions.decide import Answer, Claimed, JobsUpdated
+from domain.decisions.answers import Answer, Claimed, JobsUpdated
 from domain.jobs.job import Job, State
 from domain.language.commands import (
     AcceptClock,

@@ -8,7 +8,7 @@ import httpx
 from msgspec.structs import replace
 
 from adapters.settings import Settings
-from domain.decisions.decide import Claimed, Submitted
+from domain.decisions.answers import Claimed, Submitted
 from domain.language.bodies import body_of
 from domain.language.commands import (
     CancelJob,

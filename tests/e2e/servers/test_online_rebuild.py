@@ -17,7 +17,7 @@ import pytest
 import sqlalchemy as sa
 
 from adapters.database.database import Database
-from domain.decisions.decide import LimitsSet
+from domain.decisions.answers import LimitsSet
 from domain.language.commands import ChangeLimit
 from domain.language.events import Scope
 from projections.following.merkle import MerkleProjection

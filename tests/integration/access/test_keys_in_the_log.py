@@ -10,7 +10,7 @@ from adapters.log.audit_log import EventFilter, find, limited_to
 from adapters.log.key_events import keys_after, keys_at, latest_key_event
 from adapters.log.tables import events
 from domain.access.keys import ApiKeys
-from domain.decisions.decide import Submitted
+from domain.decisions.answers import Submitted
 from domain.language.commands import Command, CompleteJob
 from domain.language.errors import KeyNotValid, MissingRight, UnknownJob
 from domain.language.events import Role

@@ -10,7 +10,7 @@ from hypothesis import given as for_all
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from domain.decisions.decide import Claimed
+from domain.decisions.answers import Claimed
 from domain.language.commands import ClaimJobs
 from domain.language.events import Role
 from domain.language.identifiers import JobId, WorkerId

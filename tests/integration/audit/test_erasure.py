@@ -6,7 +6,7 @@ import pytest
 import sqlalchemy as sa
 
 from adapters.log.tables import bodies, events
-from domain.decisions.decide import Claimed, JobsUpdated, JobUpdated, Submitted
+from domain.decisions.answers import Claimed, JobsUpdated, JobUpdated, Submitted
 from domain.jobs.job import Job, State
 from domain.language.bodies import body_of
 from domain.language.commands import (

@@ -7,7 +7,7 @@ import pytest
 
 from adapters.doctor import DoctorFinding, Level
 from adapters.log.tables import events
-from domain.decisions.decide import ProjectionsSaved, Submitted
+from domain.decisions.answers import ProjectionsSaved, Submitted
 from domain.language.commands import SaveProjections
 from entrypoints.service.fairlog import Fairlog
 from entrypoints.use_cases.diagnosis import OVERDUE_SECONDS, diagnose

@@ -13,7 +13,7 @@ from sqlalchemy import make_url
 
 from adapters.log.tables import bodies, events
 from adapters.settings import Settings
-from domain.decisions.decide import Claimed, JobUpdated, Submitted
+from domain.decisions.answers import Claimed, JobUpdated, Submitted
 from domain.language.commands import ClaimJobs, CompleteJob, SubmitJob
 from domain.language.errors import LogUnavailable
 from domain.language.identifiers import JobId

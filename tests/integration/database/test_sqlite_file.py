@@ -13,7 +13,7 @@ from sqlalchemy import make_url
 from adapters.database.database import Database
 from adapters.database.sqlite_file import JOURNAL_BYTES_MAX
 from adapters.servers.server_lock import ServerLock
-from domain.decisions.decide import Submitted
+from domain.decisions.answers import Submitted
 from domain.language.commands import SubmitJob
 from domain.language.errors import LogFileReplaced, LogUnavailable
 from domain.language.identifiers import JobId

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from domain.decisions.decide import Claimed, JobUpdated, LimitsSet
+from domain.decisions.answers import Claimed, JobUpdated, LimitsSet
 from domain.language.commands import ChangeLimit, ClaimJobs, CompleteJob, SubmitJob
 from domain.language.errors import LogUnavailable
 from domain.language.events import Scope

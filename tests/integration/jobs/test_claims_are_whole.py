@@ -10,8 +10,8 @@ import pytest
 from sqlalchemy import event
 
 import domain.decisions.batch
+from domain.decisions.answers import Claimed, LimitsSet, Submitted
 from domain.decisions.batch import Batch, Outcome
-from domain.decisions.decide import Claimed, LimitsSet, Submitted
 from domain.decisions.write_model import WriteModel
 from domain.fairness.known_line import KnownLine
 from domain.jobs.job import Job, State

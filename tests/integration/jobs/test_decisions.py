@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from domain.decisions.decide import Claimed, JobUpdated, Submitted
+from domain.decisions.answers import Claimed, JobUpdated, Submitted
 from domain.jobs.job import Job, State
 from domain.language.commands import CancelJob, ChangeLimit, EnforceDeadlines, RetryJob
 from domain.language.errors import LeaseHasEnded, RateLimited, TimeWasUp

@@ -9,7 +9,7 @@ import pytest
 import sqlalchemy as sa
 
 import entrypoints.service.fairlog as module
-from domain.decisions.decide import Claimed, JobUpdated, Submitted
+from domain.decisions.answers import Claimed, JobUpdated, Submitted
 from domain.language.bodies import body_of
 from domain.language.commands import ClaimJobs, FailJob, SubmitJob
 from domain.language.events import JobReleased, JobRequeued

@@ -13,8 +13,8 @@ from freezegun import freeze_time
 from freezegun.api import FrozenDateTimeFactory
 
 from adapters.clock import SystemClock
+from domain.decisions.answers import JobUpdated, LimitsSet, Submitted
 from domain.decisions.batch import Outcome
-from domain.decisions.decide import JobUpdated, LimitsSet, Submitted
 from domain.language.commands import CancelJob, ChangeLimit, SaveProjections, SubmitJob
 from domain.language.errors import KeyReusedWithOtherPayload, RateLimited
 from domain.language.events import RateLimitDecided, Scope

@@ -5,7 +5,7 @@ import itertools
 import pytest
 import sqlalchemy as sa
 
-from domain.decisions.decide import Claimed, JobsUpdated, JobUpdated, Submitted
+from domain.decisions.answers import Claimed, JobsUpdated, JobUpdated, Submitted
 from domain.jobs.claims import CLAIM_SECONDS
 from domain.language.commands import EnforceDeadlines
 from domain.language.identifiers import JobId

@@ -9,7 +9,7 @@ import pytest
 
 from adapters.settings import Settings
 from adapters.writer.writer import BATCH_SECONDS_MAX
-from domain.decisions.decide import Answer, Claimed, JobUpdated, Submitted
+from domain.decisions.answers import Answer, Claimed, JobUpdated, Submitted
 from domain.jobs.job import State
 from domain.language.commands import AcceptClock, ClaimJobs, FailJob, SubmitJob
 from domain.language.errors import ClockInDoubt, RateLimited

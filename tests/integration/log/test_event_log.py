@@ -21,7 +21,7 @@ from adapters.log.event_log import SqlEventLog
 from adapters.log.schema import is_current, migrate, protect_events, trigger_faults
 from adapters.log.tables import FORMAT, events, log_head
 from adapters.log.tables import metadata as log_metadata
-from domain.decisions.decide import Submitted
+from domain.decisions.answers import Submitted
 from domain.decisions.ports import Head
 from domain.language.errors import LogCorrupt, LogTooNew, LogUnavailable
 from domain.language.events import Recorded, decode

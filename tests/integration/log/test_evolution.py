@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from adapters.log.tables import events
 from adapters.settings import Settings
-from domain.decisions.decide import Claimed
+from domain.decisions.answers import Claimed
 from domain.language.commands import ClaimJobs, SubmitJob
 from domain.language.errors import LogTooNew, QueueFull
 from domain.language.events import JobReleased, JobStarted, encode

@@ -12,7 +12,7 @@ from sqlalchemy.engine import Connection
 
 import projections.activity.projection
 from adapters.settings import Settings
-from domain.decisions.decide import Claimed, Submitted
+from domain.decisions.answers import Claimed, Submitted
 from domain.jobs.job import Job
 from domain.language.bodies import body_of
 from domain.language.commands import CancelJob, ClaimJobs, CompleteJob, FailJob, RetryJob, SubmitJob

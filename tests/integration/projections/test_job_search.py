@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from adapters.settings import Settings
-from domain.decisions.decide import Submitted
+from domain.decisions.answers import Submitted
 from domain.jobs.job import State
 from domain.language.bodies import body_of
 from domain.language.commands import CancelJob, SubmitJob

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 import projections.rebuild.fold
 import projections.rebuild.rebuild
 from adapters.log.tables import bodies, events, log_head
-from domain.decisions.decide import Claimed, LimitsSet, RefusalsRecorded, Submitted
+from domain.decisions.answers import Claimed, LimitsSet, RefusalsRecorded, Submitted
 from domain.decisions.ports import Write
 from domain.decisions.write_model import WriteModel
 from domain.jobs.job import State

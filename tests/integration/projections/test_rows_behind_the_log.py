@@ -15,7 +15,7 @@ from sqlalchemy.engine import Connection
 
 import adapters.writer.writer as writer_module
 from adapters.log.tables import log_head
-from domain.decisions.decide import Claimed, JobUpdated, LimitsSet, ProjectionsSaved, Submitted
+from domain.decisions.answers import Claimed, JobUpdated, LimitsSet, ProjectionsSaved, Submitted
 from domain.jobs.job import Job, State
 from domain.language.commands import CancelJob, ChangeLimit, SaveProjections
 from domain.language.errors import UnknownJob
@@ -41,7 +41,7 @@ BUSY: Final = """
 import random, sys
 from tests.support.core import outcomes, put, service
 from tests.support.stories import ALICE, BOB, CAROL, claim, complete, submit
-from domain.decisions.decide import Claimed
+from domain.decisions.answers import Claimed
 chance = random.Random(int(sys.argv[2]))
 with service(sys.argv[1]) as fairlog:
     print("writes", flush=True)

@@ -10,7 +10,7 @@ import pytest
 
 from adapters.database.database import Database
 from adapters.settings import Settings
-from domain.decisions.decide import Submitted
+from domain.decisions.answers import Submitted
 from domain.language.commands import SubmitJob
 from entrypoints.composition import compose_server, prepare
 from entrypoints.use_cases.verifying import history_check_in_child

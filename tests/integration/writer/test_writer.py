@@ -22,8 +22,8 @@ from adapters.log.event_log import Appended, SqlEventLog
 from adapters.log.tables import FORMAT, bodies, log_head
 from adapters.settings import Settings
 from adapters.writer.command_queue import CommandQueue
+from domain.decisions.answers import Answer, Claimed, JobUpdated, Submitted
 from domain.decisions.batch import Outcome
-from domain.decisions.decide import Answer, Claimed, JobUpdated, Submitted
 from domain.decisions.ports import Head
 from domain.language.bodies import BODY_BYTES_MAX, body_of
 from domain.language.commands import Command, SaveProjections, SubmitJob

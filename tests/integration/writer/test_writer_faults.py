@@ -12,7 +12,7 @@ from sqlalchemy import make_url
 from sqlalchemy.engine import Connection
 
 from adapters.log.tables import bodies, events, log_head
-from domain.decisions.decide import Claimed, JobUpdated, Submitted
+from domain.decisions.answers import Claimed, JobUpdated, Submitted
 from domain.decisions.write_model import WriteModel
 from domain.language.errors import FairlogError, LogUnavailable
 from domain.language.identifiers import UserId

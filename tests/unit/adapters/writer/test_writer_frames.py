@@ -20,8 +20,7 @@ from adapters.writer.writer_frames import (
     response_decoder,
     sent_outcomes,
 )
-from domain.decisions.batch import Outcome
-from domain.decisions.decide import (
+from domain.decisions.answers import (
     Claimed,
     JobsUpdated,
     JobUpdated,
@@ -30,6 +29,7 @@ from domain.decisions.decide import (
     LimitsSet,
     RefusalsRecorded,
 )
+from domain.decisions.batch import Outcome
 from domain.language.commands import (
     AcceptClock,
     CancelJob,

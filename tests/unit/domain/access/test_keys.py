@@ -7,7 +7,7 @@ import pytest
 from domain.access.decisions import _NEEDED, decide
 from domain.access.keys import KEYS_MAX, SECRETS_MAX, ApiKeys
 from domain.access.rights import RIGHTS, Right
-from domain.decisions.decide import Claimed, LeasesHeld
+from domain.decisions.answers import Claimed, LeasesHeld
 from domain.language.commands import (
     CancelJob,
     ChangeLimit,

@@ -3,8 +3,9 @@ from datetime import datetime
 import pytest
 
 import domain.decisions.batch
+from domain.decisions.answers import Claimed, JobUpdated, Submitted
 from domain.decisions.batch import Batch
-from domain.decisions.decide import Claimed, Decision, JobUpdated, Submitted, decide
+from domain.decisions.decide import Decision, decide
 from domain.decisions.write_model import WriteModel
 from domain.fairness.known_line import KnownLine
 from domain.jobs.job import State

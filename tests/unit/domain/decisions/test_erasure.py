@@ -4,7 +4,7 @@ import pytest
 from msgspec.structs import replace
 
 from domain.audit.legality import illegality
-from domain.decisions.decide import JobUpdated
+from domain.decisions.answers import JobUpdated
 from domain.language.commands import CancelJob, EraseBodies, RetryJob
 from domain.language.errors import BodiesAreNeeded, JobHasMovedOn, JobWasErased, Refusal, UnknownJob
 from domain.language.events import BodiesErased

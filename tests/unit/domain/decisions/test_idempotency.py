@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given as for_all
 from hypothesis import strategies as st
 
-from domain.decisions.decide import Submitted
+from domain.decisions.answers import Submitted
 from domain.language.commands import CancelJob, RetryJob
 from domain.language.errors import KeyReusedWithOtherPayload, RateLimited
 from domain.language.events import Event, RequeueReason, SubmissionDeduplicated

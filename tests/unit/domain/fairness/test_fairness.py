@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given as for_all
 from hypothesis import strategies as st
 
+from domain.decisions.answers import Claimed
 from domain.decisions.batch import Batch
-from domain.decisions.decide import Claimed
 from domain.decisions.write_model import WriteModel
 from domain.fairness.known_line import KnownLine, Lane, Unread, WaitingJob
 from domain.fairness.line import KindInLine, Line, UserInLine

@@ -2,7 +2,7 @@
 
 from msgspec.structs import replace
 
-from domain.decisions.decide import Claimed, LeasesHeld
+from domain.decisions.answers import Claimed, LeasesHeld
 from domain.jobs.job import Job, State
 from domain.jobs.life_cycle import LOSSES_FREE_MAX, retry_delay
 from domain.language.commands import (

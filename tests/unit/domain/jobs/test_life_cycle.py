@@ -5,7 +5,7 @@ from hypothesis import given as for_all
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from domain.decisions.decide import Claimed, JobsUpdated, JobUpdated, LeasesHeld
+from domain.decisions.answers import Claimed, JobsUpdated, JobUpdated, LeasesHeld
 from domain.jobs.claims import CLAIM_SECONDS, claim_hash
 from domain.jobs.job import State
 from domain.jobs.life_cycle import RETURNS_MAX, retry_delay

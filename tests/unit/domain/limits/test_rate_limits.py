@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from msgspec import UNSET, UnsetType
 from msgspec.structs import replace
 
-from domain.decisions.decide import LimitsSet, RefusalsRecorded, Submitted
+from domain.decisions.answers import LimitsSet, RefusalsRecorded, Submitted
 from domain.language.commands import ChangeLimit
 from domain.language.errors import RateLimited
 from domain.language.events import LimitChanged, RateLimitDecided, Scope

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from adapters.writer.writer import BatchWritten
-from domain.decisions.decide import Claimed
+from domain.decisions.answers import Claimed
 from domain.language.commands import ClaimJobs
 from domain.language.errors import LogUnavailable
 from domain.language.identifiers import Kind, WorkerId

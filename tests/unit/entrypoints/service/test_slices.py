@@ -3,8 +3,8 @@ from collections.abc import Awaitable, Callable, Sequence
 
 import pytest
 
+from domain.decisions.answers import RefusalsRecorded
 from domain.decisions.batch import Outcome
-from domain.decisions.decide import RefusalsRecorded
 from domain.language.commands import Command, CompleteJob
 from domain.language.errors import InvalidInput, LogUnavailable, QueueFull
 from entrypoints.service import slices

@@ -5,8 +5,8 @@ from collections.abc import Awaitable, Callable, Sequence
 
 import pytest
 
+from domain.decisions.answers import Answer, RefusalsRecorded
 from domain.decisions.batch import Outcome
-from domain.decisions.decide import Answer, RefusalsRecorded
 from domain.language.commands import ReportRefusals, RetryJob, SubmitJob
 from domain.language.errors import FairlogError, LogUnavailable, QueueFull, RateLimited
 from domain.language.events import RateLimitDecided, Scope

@@ -1,0 +1,86 @@
+"""The answers to commands, which the writer gives once their events are on disk."""
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from msgspec import Struct
+
+from domain.jobs.job import Job
+from domain.language.events import LimitChanged, RateLimitDecided
+from domain.language.identifiers import JobId, KeyName
+
+
+class Submitted(Struct, frozen=True, tag=True):
+    """The answer to SubmitJob."""
+
+    job: Job  # the new one, or the first one with the same key
+    decision: RateLimitDecided
+    decided_at: datetime  # UTC, by the log's clock
+    is_duplicate: bool  # the job existed already
+
+
+class Claimed(Struct, frozen=True, tag=True):
+    """The answer to ClaimJobs."""
+
+    jobs: Sequence[Job]  # started, in fair order
+    is_repeated: bool = False  # the claim_id was known: the jobs that it gave, or fewer
+    is_cut_short: bool = False  # more jobs may wait than could be read in one batch
+
+
+class LeasesHeld(Struct, frozen=True, tag=True):
+    """The answer to ExtendLeases."""
+
+    lease_expires_at: datetime  # UTC, the earliest end of a lease that is still held
+    lost: Sequence[tuple[JobId, int]]  # (job, attempt) that the worker no longer holds
+
+
+class JobUpdated(Struct, frozen=True, tag=True):
+    """The answer to a command about one job: the job after it, changed or not."""
+
+    job: Job
+
+
+class JobsUpdated(Struct, frozen=True, tag=True):
+    """The answer to EnforceDeadlines and RecoverJobs."""
+
+    jobs: Sequence[Job]  # that changed
+
+
+class LimitsSet(Struct, frozen=True, tag=True):
+    """The answer to ChangeLimit."""
+
+    event: LimitChanged  # not recorded if nothing changed
+
+
+class RefusalsRecorded(Struct, frozen=True, tag=True):
+    """The answer to ReportRefusals and ReportWrongKeys."""
+
+    count: int  # submissions or requests
+
+
+class ClockAccepted(Struct, frozen=True, tag=True):
+    """The answer to AcceptClock: the log's time follows the clock."""
+
+
+class KeyChanged(Struct, frozen=True, tag=True):
+    """The answer to CreateKey, RotateKey and RevokeKey."""
+
+    name: KeyName
+
+
+class ProjectionsSaved(Struct, frozen=True, tag=True):
+    """The answer to SaveProjections."""
+
+
+Answer = (
+    Submitted
+    | Claimed
+    | LeasesHeld
+    | JobUpdated
+    | JobsUpdated
+    | LimitsSet
+    | RefusalsRecorded
+    | ClockAccepted
+    | KeyChanged
+    | ProjectionsSaved
+)
