@@ -15,6 +15,7 @@ from adapters.log.event_log import SqlEventLog
 from adapters.supervision import Supervisor
 from adapters.writer.writer import BatchWritten, WritePath
 from domain.access.keys import ApiKey
+from domain.fairness.line import KindInLine, UserInLine
 from domain.jobs.job import Job, State
 from domain.language.commands import SaveProjections
 from domain.language.errors import (
@@ -55,7 +56,7 @@ from entrypoints.service.views import (
 from projections.inline.jobs import JobQueries
 from projections.inline.windows import WindowQueries
 from projections.queries.line_queries import LineQueries
-from projections.queries.visible_jobs import VisibleJobs
+from projections.queries.visible_jobs import VisibleJobs, conditions_of
 from projections.storage import registry
 
 READ_THREADS: Final = 8
@@ -252,11 +253,8 @@ class Queries:
         """
 
         def query(connection: Connection) -> JobPage | _Fitting:
-            found = (
-                self.jobs.newest(connection, user_id, state, below, limit + 1)
-                if seen_by is None
-                else self.visible_jobs.newest(connection, seen_by, user_id, state, below, limit + 1)
-            )
+            of_key = () if seen_by is None else conditions_of(seen_by)
+            found = self.jobs.newest(connection, user_id, state, below, limit + 1, of_key)
             shown, size = fitting_jobs(connection, found[:limit], included, PAGE_BYTES_MAX)
             following = str(shown[-1].id) if len(found) > len(shown) else None
             if size > LARGE_BYTES:
@@ -388,32 +386,29 @@ class Queries:
         self, connection: Connection, rates: RatesView, seen_by: ApiKey
     ) -> StatsView:
         """Return what a key may see of the statistics: its jobs, and the turns of its users."""
-        counts = self.visible_jobs.counts(connection, seen_by)
         users = [
-            (user_id, self.line.user(connection, user_id))
+            (user_id, user)
             for user_id in seen_by.created.users[:FRONT_OF_LINE]
+            if (user := self.line.user(connection, user_id)) is not None and user.waiting
         ]
-        return StatsView(
-            position=self.log.position(connection),
-            jobs=counts,
-            total=sum(counts.values()),
-            line=LineView(
-                counts[State.QUEUED],
-                [],
-                [
-                    TurnView(user_id, user.turn or 0, user.last_served, user.waiting, user.running)
-                    for user_id, user in users
-                    if user is not None and user.waiting
-                ],
-            ),
-            global_=self._global_window(connection),
-            rates=rates,
-        )
+        counts = self.visible_jobs.counts(connection, seen_by)
+        return self._stats_view(connection, rates, counts, [], users)
 
     def stats_view(self, connection: Connection, rates: RatesView) -> StatsView:
         """Return counts by state, the line and the global window, from stored counts."""
         counts = self.jobs.counts(connection)
         kinds = self.line.kinds(connection, KINDS_SHOWN_MAX)
+        users = self.line.next_users(connection, FRONT_OF_LINE)
+        return self._stats_view(connection, rates, counts, kinds, users)
+
+    def _stats_view(
+        self,
+        connection: Connection,
+        rates: RatesView,
+        counts: dict[State, int],
+        kinds: Sequence[tuple[Kind, KindInLine]],
+        users: Sequence[tuple[UserId, UserInLine]],
+    ) -> StatsView:
         return StatsView(
             position=self.log.position(connection),
             jobs=counts,
@@ -426,7 +421,7 @@ class Queries:
                 ],
                 [
                     TurnView(user_id, user.turn or 0, user.last_served, user.waiting, user.running)
-                    for user_id, user in self.line.next_users(connection, FRONT_OF_LINE)
+                    for user_id, user in users
                 ],
             ),
             global_=self._global_window(connection),

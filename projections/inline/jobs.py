@@ -253,9 +253,13 @@ class JobQueries:
         state: State | None,
         below: int | None,
         limit: int,
+        further: Iterable[sa.ColumnElement[bool]] = (),
     ) -> list[Job]:
-        """Return up to `limit` jobs, newest first; `below` is the last id of the page before."""
-        query = sa.select(jobs.c.job).where(jobs.c.generation == self._generation)
+        """Return up to `limit` jobs, newest first; `below` is the last id of the page before.
+
+        `further` are conditions that no index may serve.
+        """
+        query = sa.select(jobs.c.job).where(jobs.c.generation == self._generation, *further)
         if user_id is not None:
             query = query.where(jobs.c.user_id == user_id.encode())
         if state is not None:

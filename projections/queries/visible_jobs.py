@@ -6,41 +6,18 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from domain.access.keys import ApiKey, byte_range
-from domain.jobs.job import Job, State
-from domain.language.identifiers import UserId
-from projections.inline.jobs import STATE_NUMBERS, STATES, decode_job, jobs
+from domain.jobs.job import State
+from projections.inline.jobs import STATES, jobs
 
 
 class VisibleJobs:
-    """Searches one generation of the jobs: the current one, or an expression for it.
+    """Counts in one generation of the jobs: the current one, or an expression for it.
 
-    Without an index for several users, a search may read all jobs of a key: run it as a long read.
+    It reads all jobs of a key: run it as a long read.
     """
 
     def __init__(self, generation: sa.ColumnElement[int]) -> None:
         self._generation = generation
-
-    def newest(
-        self,
-        connection: Connection,
-        key: ApiKey,
-        user_id: UserId | None,
-        state: State | None,
-        below: int | None,
-        limit: int,
-    ) -> list[Job]:
-        """Return up to `limit` jobs, newest first; `below` is the last id of the page before."""
-        query = sa.select(jobs.c.job).where(
-            jobs.c.generation == self._generation, *conditions_of(key)
-        )
-        if user_id is not None:
-            query = query.where(jobs.c.user_id == user_id.encode())
-        if state is not None:
-            query = query.where(jobs.c.state == STATE_NUMBERS[state])
-        if below is not None:
-            query = query.where(jobs.c.id < below)
-        rows = connection.execute(query.order_by(jobs.c.id.desc()).limit(limit))
-        return [decode_job(document) for (document,) in rows]
 
     def counts(self, connection: Connection, key: ApiKey) -> dict[State, int]:
         """Return the number of the key's jobs by state."""
@@ -53,7 +30,10 @@ class VisibleJobs:
 
 
 def conditions_of(key: ApiKey) -> Iterator[sa.ColumnElement[bool]]:
-    """Yield the conditions that a row's job is one of the key's."""
+    """Yield the conditions that a row's job is one of the key's.
+
+    Without an index for several users, a search may read all of its jobs: run it as a long read.
+    """
     created = key.created
     if not created.any_user:
         users: list[sa.ColumnElement[bool]] = [
