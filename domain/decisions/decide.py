@@ -278,6 +278,10 @@ def _claim(model: WriteModel, command: ClaimJobs, policy: Policy, now: datetime)
             held = [job for job in given if job.is_held(command.worker, command.key_name, now)]
             return Decision([], lambda _: Claimed(held, is_repeated=True))
     line = model.line
+    if command.kinds is None and not line.has_read_kinds:
+        # Those in memory are the ones that happened to be used; to serve them alone is unfair.
+        more_kinds = Unread(jobs=command.max_jobs, more_kinds=True)
+        return Decision([], lambda _: Claimed([]), more_kinds)
     kinds = line.kinds_in_line() if command.kinds is None else dict.fromkeys(command.kinds)
     served, unread = serve(line, kinds, command.max_jobs, model.position + 1)
     picks = _carried(model, served, command.payload_bytes_max)

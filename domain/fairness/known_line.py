@@ -76,6 +76,7 @@ class KnownLine:
     def __init__(self, *, is_whole: bool = True) -> None:
         """`is_whole`: nothing is stored beyond it, since it was folded from the whole log."""
         self.lanes: dict[Lane, KnownLane] = {}
+        self.has_read_kinds = is_whole  # the first stored kinds, for claims of any kind
         self.has_more_kinds = not is_whole  # stored kinds after the last that was read, by name
         self.last_kind = Kind("")  # the last stored kind that was read, by name
         self._turns: dict[Kind, PriorityQueue[UserId, int]] = {}

@@ -241,6 +241,13 @@ class Line(Folded):
         return [kind for kind, load in self.kinds.items() if load.waiting]
 
     @property
+    def has_read_kinds(self) -> bool:
+        """True if claims of any kind can be decided by the kinds in memory, see
+        `has_more_kinds`.
+        """
+        return self.known is None or self.known.has_read_kinds
+
+    @property
     def has_more_kinds(self) -> bool:
         """True if kinds with waiting jobs may not be in memory."""
         return self.known is not None and self.known.has_more_kinds

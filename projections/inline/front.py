@@ -72,6 +72,7 @@ class FrontOfLine:
             .limit(KINDS_PER_READ_MAX)
         )
         found = [Kind(bytes(kind).decode()) for (kind,) in rows]
+        known.has_read_kinds = True
         known.has_more_kinds = len(found) == KINDS_PER_READ_MAX
         if found:
             known.last_kind = found[-1]

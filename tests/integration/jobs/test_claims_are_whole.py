@@ -230,6 +230,18 @@ def test_a_claim_of_any_kind_reads_no_kinds_of_which_nothing_waits(database_url:
         assert "filesort" not in plan["Extra"]
 
 
+def test_a_claim_of_any_kind_serves_kinds_that_are_stored_beside_those_in_memory(
+    database_url: str,
+) -> None:
+    """A server that has just started knows only the kinds of the commands that it was given."""
+    with service(database_url) as fairlog:
+        do(fairlog, submit(ALICE, SLEEP, "later"), Submitted)
+        first = do(fairlog, submit(ALICE, ECHO, "first", priority=1), Submitted).job
+    with service(database_url) as fairlog:
+        found = outcomes(put_as_one_batch(fairlog, submit(BOB, SLEEP), claim(1)))
+        assert claimed(found) == [[first.id]]
+
+
 def test_a_claim_of_any_kind_finds_work_behind_many_kinds_that_cannot_run(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
