@@ -38,6 +38,7 @@ from domain.decisions.batch import Batch, Outcome
 from domain.decisions.ports import Head, Projections
 from domain.decisions.write_model import RequiredRows, WriteModel
 from domain.fairness.new_work import new_work
+from domain.jobs.ended_attempts import EndedAttempt, ended_attempts
 from domain.language.bodies import body_of
 from domain.language.commands import AcceptClock, Command, SaveProjections, SubmitJob
 from domain.language.errors import (
@@ -104,6 +105,7 @@ class BatchWritten(Struct, frozen=True):
     events: Mapping[tuple[str, str], int]  # by type, and the reason of a failed attempt or ""
     decisions: Mapping[tuple[str, bool], int]  # by scope, and whether allowed: submissions
     new_work: Mapping[Kind, int] = {}  # by kind: jobs that can be claimed now, at most
+    ended: Sequence[EndedAttempt] = ()
 
     def has_any(self, types: Container[str]) -> bool:
         """Return True if an event of these types is in the batch."""
@@ -658,6 +660,7 @@ def _metrics_of(done: _WrittenBatch, commands: int, seconds: float) -> BatchWrit
         dict(events),
         dict(decisions),
         dict(new_work(done.recorded, done.model.line)),
+        list(ended_attempts(done.recorded, done.model.jobs.rows)),
     )
 
 

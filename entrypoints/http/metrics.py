@@ -23,44 +23,24 @@ from sqlalchemy.engine import Connection
 from adapters.writer.writer import BatchWritten
 from domain.jobs.job import State
 from domain.language.errors import FairlogError
+from domain.language.identifiers import Kind
+from entrypoints.http.histogram import Histogram
+from entrypoints.http.kind_metrics import (
+    KindMetrics,
+    OpenJobs,
+    open_jobs_metrics,
+    read_open_jobs,
+)
 from entrypoints.runtime.logging import output
 from entrypoints.service.fairlog import Fairlog
 from entrypoints.use_cases.readiness import NEEDED
 from entrypoints.worker.handler_pool import HandlerPool
+from projections.queries.oldest_waiting import OldestWaiting
+from projections.storage import registry
 
 # Upper bounds of the buckets of histograms.
 _SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 _COMMANDS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256)
-
-
-class Histogram:
-    """Observations in buckets. One thread may observe while another reads.
-
-    `bounds` are the inclusive upper bounds of the buckets, ascending; one more bucket has no bound.
-    """
-
-    def __init__(self, bounds: Sequence[float]) -> None:
-        self._bounds = bounds
-        self._counts = [0] * (len(bounds) + 1)
-        self._sum = 0.0
-
-    def observe(self, value: float) -> None:
-        """Add an observation."""
-        self._sum += value
-        for index, bound in enumerate(self._bounds):
-            if value <= bound:
-                self._counts[index] += 1
-                return
-        self._counts[-1] += 1
-
-    def buckets(self) -> tuple[list[tuple[str, float]], float]:
-        """Return (upper bound, observations up to it) for each bucket, and the sum of all."""
-        total = 0
-        buckets: list[tuple[str, float]] = []
-        for bound, count in zip([*map(str, self._bounds), "+Inf"], self._counts, strict=True):
-            total += count
-            buckets.append((bound, float(total)))
-        return buckets, self._sum
 
 
 class StoredMetrics(Struct, frozen=True):
@@ -69,6 +49,7 @@ class StoredMetrics(Struct, frozen=True):
     jobs: Mapping[State, int]  # the number of jobs in each state
     clock_ahead_seconds: float  # the log's time minus the database's clock
     lags: Mapping[str, int]  # events not applied yet, by asynchronous projection
+    kinds: Mapping[Kind, OpenJobs]
 
 
 class ServerMetrics:
@@ -82,6 +63,8 @@ class ServerMetrics:
         self._batch_commands = Histogram(_COMMANDS)
         self._batch_seconds = Histogram(_SECONDS)
         self._requests: dict[tuple[str, str, str], Histogram] = {}  # (method, path, status)
+        self._kinds = KindMetrics()
+        self._front = OldestWaiting(registry.current("line"), registry.current("jobs"))
         fairlog.writer.observe(self.batch_written)
 
     def batch_written(self, batch: BatchWritten) -> None:
@@ -90,6 +73,7 @@ class ServerMetrics:
         self._decisions.update(batch.decisions)
         self._batch_commands.observe(batch.commands)
         self._batch_seconds.observe(batch.seconds)
+        self._kinds.count(batch.ended)
 
     def request_answered(self, method: str, path: str, status: int, seconds: float) -> None:
         """Count an answer; `seconds` are from the request's head to the end of the answer.
@@ -104,13 +88,15 @@ class ServerMetrics:
 
     def read_stored(self, connection: Connection) -> StoredMetrics:
         """Read the metrics of the database."""
+        log, line = self._fairlog.log, self._fairlog.line
         return StoredMetrics(
             self._fairlog.jobs.counts(connection),
-            self._fairlog.log.reading(connection).seconds_ahead,
+            log.reading(connection).seconds_ahead,
             {
                 projector.projection.name: projector.lag(connection)
                 for projector in self._fairlog.projector_runner.projectors
             },
+            read_open_jobs(connection, line, self._front, log.now(connection)),
         )
 
     def exposition(self, stored: StoredMetrics | None) -> bytes:
@@ -124,6 +110,7 @@ class ServerMetrics:
         yield from self._parts()
         yield from self._writer()
         yield from self._log()
+        yield from self._kinds.collect()
         if stored is not None:
             yield from _stored(stored)
         yield from self._http()
@@ -225,6 +212,7 @@ def _stored(stored: StoredMetrics) -> Iterator[Metric]:
     for projection, events in stored.lags.items():
         lags.add_metric([projection], events)
     yield lags
+    yield from open_jobs_metrics(stored.kinds)
 
 
 def _handlers(handlers: HandlerPool) -> Iterator[Metric]:

@@ -66,6 +66,28 @@ class LineQueries:
         )
         return [(Kind(bytes(row.kind).decode()), _kind(row)) for row in rows]
 
+    def busiest_kinds(
+        self, connection: Connection, limit: int
+    ) -> tuple[list[tuple[Kind, KindInLine]], KindInLine]:
+        """Return up to `limit` kinds, most open jobs first, and the sum of all the others."""
+        open_jobs = kinds.c.waiting + kinds.c.running
+        rows = connection.execute(
+            sa.select(kinds)
+            .where(kinds.c.generation == self._generation)
+            .order_by(open_jobs.desc(), kinds.c.kind)
+            .limit(limit)
+        )
+        found = [(Kind(bytes(row.kind).decode()), _kind(row)) for row in rows]
+        waiting, running = connection.execute(
+            sa.select(sa.func.sum(kinds.c.waiting), sa.func.sum(kinds.c.running)).where(
+                kinds.c.generation == self._generation
+            )
+        ).one()
+        return found, KindInLine(
+            int(waiting or 0) - sum(kind.waiting for _, kind in found),
+            int(running or 0) - sum(kind.running for _, kind in found),
+        )
+
 
 def _user(row: sa.Row[tuple[object, ...]]) -> UserInLine:
     return UserInLine(row.last_served, row.joined, row.waiting, row.running, row.running_limit)

@@ -1,6 +1,7 @@
-"""The front of the line for the dashboard: how long the next jobs of some users have waited."""
+"""The front of the line: how long the next jobs of some users, or of some kinds, have waited."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from datetime import datetime
 from typing import Final
 
 import sqlalchemy as sa
@@ -8,12 +9,13 @@ from sqlalchemy.engine import Connection
 
 from domain.fairness.line import UserInLine
 from domain.jobs.job import State
-from domain.language.identifiers import JobId, UserId
-from projections.inline.jobs import STATE_NUMBERS, jobs
+from domain.language.identifiers import JobId, Kind, UserId
+from projections.inline.jobs import STATE_NUMBERS, decode_job, jobs
 from projections.inline.line import lanes, users
-from projections.storage.rows import limited, placeholder, union
+from projections.storage.rows import Row, limited, placeholder, union
 
 LANES_MAX: Final = 250
+LANES_OF_KINDS_MAX: Final = 500  # all kinds together
 
 
 class OldestWaiting:
@@ -65,16 +67,42 @@ class OldestWaiting:
             )
             .limit(LANES_MAX)
         ).all()
+        oldest: dict[UserId, JobId] = {}
+        for user, job_id in self._next(connection, found, "user_id, id"):
+            user_id = UserId(bytes(user).decode())
+            oldest[user_id] = JobId(min(job_id, oldest.get(user_id, job_id)))
+        return oldest
+
+    def waiting_since(self, connection: Connection, kinds: Sequence[Kind]) -> dict[Kind, datetime]:
+        """Return since when the longest waiting job of each kind has waited.
+
+        Only jobs that are next in their lanes count. At most `LANES_OF_KINDS_MAX` lanes are read,
+        the same number of each kind: those of the users whose turn is next.
+        """
+        lanes_max = LANES_OF_KINDS_MAX // max(1, len(kinds))
+        generation = connection.execute(sa.select(self._generation)).scalar_one_or_none()
+        mark = placeholder(connection)
+        next_lanes = limited(
+            connection,
+            f"SELECT user_id, kind FROM {lanes.name} WHERE generation = {mark} AND kind = {mark}"
+            f" ORDER BY turn LIMIT {lanes_max}",
+        )
+        found = union(connection, [(next_lanes, (generation, kind.encode())) for kind in kinds])
+        since: dict[Kind, datetime] = {}
+        for (document,) in self._next(connection, list(found), "job"):
+            job = decode_job(document)
+            since[job.kind] = min(job.updated_at, since.get(job.kind, job.updated_at))
+        return since
+
+    def _next(
+        self, connection: Connection, lanes: Sequence[Sequence[bytes]], columns: str
+    ) -> Iterator[Row]:
+        """Yield these columns of the next job of each lane, which is a user and a kind."""
         generation = connection.execute(sa.select(self._jobs_generation)).scalar_one_or_none()
         mark = placeholder(connection)
         first = limited(
             connection,
-            f"SELECT user_id, id FROM {jobs.name} WHERE generation = {mark} AND user_id = {mark}"
+            f"SELECT {columns} FROM {jobs.name} WHERE generation = {mark} AND user_id = {mark}"
             f" AND kind = {mark} AND place IS NOT NULL ORDER BY place, id LIMIT 1",
         )
-        rows = union(connection, [(first, (generation, user, kind)) for user, kind in found])
-        oldest: dict[UserId, JobId] = {}
-        for user, job_id in rows:
-            user_id = UserId(bytes(user).decode())
-            oldest[user_id] = JobId(min(job_id, oldest.get(user_id, job_id)))
-        return oldest
+        return union(connection, [(first, (generation, user, kind)) for user, kind in lanes])

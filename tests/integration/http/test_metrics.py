@@ -1,11 +1,17 @@
 """Prometheus sees what the writer, the log and the HTTP door do."""
 
+from datetime import timedelta
+
 import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from adapters.settings import Settings
-from tests.support.server import submit
+from entrypoints.http.kind_metrics import KINDS_MAX
+from tests.conftest import NewDatabase
+from tests.support.clock import ManualClock
+from tests.support.server import AppServer, claim, submit
+from tests.support.waiting import wait_until
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +41,86 @@ def test_the_figures_add_up_to_what_was_done(client: httpx.Client) -> None:
 
 def test_each_following_projection_says_how_far_behind_it_is(client: httpx.Client) -> None:
     assert ("fairlog_projection_lag_events", "projection=activity") in scrape(client)
+
+
+def test_open_jobs_are_counted_by_kind_with_the_time_of_the_longest_waiting(
+    new_database_url: NewDatabase,
+) -> None:
+    clock = ManualClock()
+    with AppServer(new_database_url(), clock=clock) as server:
+        for user in ("alice", "bob"):
+            submit(server.client, user_id=user, kind="export")
+        later = (clock.now() + timedelta(hours=1)).isoformat()
+        submit(server.client, user_id="alice", kind="mail", run_at=later)
+        clock.advance(40)
+        submit(server.client, user_id="carol", kind="export")
+        claim(server.client)
+        clock.advance(2)
+
+        figures = scrape(server.client)
+
+    assert figures["fairlog_kind_jobs_waiting", "kind=export"] == 2
+    assert figures["fairlog_kind_jobs_running", "kind=export"] == 1
+    assert 42 <= figures["fairlog_kind_oldest_waiting_seconds", "kind=export"] < 50
+    assert ("fairlog_kind_jobs_waiting", "kind=mail") not in figures  # it is scheduled
+
+
+def test_attempts_are_counted_by_kind_and_outcome_with_their_run_time(
+    new_database_url: NewDatabase,
+) -> None:
+    clock = ManualClock()
+    with AppServer(new_database_url(), clock=clock) as server:
+        done = submit(server.client, kind="export")["id"]
+        failed = submit(server.client, kind="export", payload=2, max_attempts=1)["id"]
+        lost = submit(server.client, kind="mail")["id"]
+        claim(server.client, 3)
+        clock.advance(20)
+        for path, outcome in (
+            (f"/v1/jobs/{done}/complete", {"result": None}),
+            (f"/v1/jobs/{failed}/fail", {"error": "disk full"}),
+        ):
+            answer = server.client.post(path, json={"attempt": 1, **outcome})
+            assert answer.status_code == 200, answer.text
+        clock.advance(20)  # beyond the lease
+
+        def figure(name: str, labels: str) -> float | None:
+            return scrape(server.client).get((name, labels))
+
+        wait_until(
+            lambda: figure("fairlog_kind_attempts_total", "kind=mail,outcome=lease_lost") == 1,
+            f"the attempt of job {lost} is lost",
+        )
+        figures = scrape(server.client)
+
+    assert figures["fairlog_kind_attempts_total", "kind=export,outcome=done"] == 1
+    assert figures["fairlog_kind_attempts_total", "kind=export,outcome=error"] == 1
+    assert figures["fairlog_kind_jobs_failed_total", "kind=export"] == 1
+    assert figures["fairlog_kind_run_seconds_count", "kind=export"] == 2
+    assert 40 <= figures["fairlog_kind_run_seconds_sum", "kind=export"] < 50
+    assert figures["fairlog_kind_run_seconds_bucket", "kind=export,le=10.0"] == 0
+    assert figures["fairlog_kind_run_seconds_bucket", "kind=export,le=30.0"] == 2
+    assert figures["fairlog_kind_run_seconds_count", "kind=mail"] == 0
+
+
+def test_kinds_beyond_the_limit_share_one_label(new_database_url: NewDatabase) -> None:
+    surplus = 5
+    with AppServer(new_database_url(), Settings(user_limit=10_000)) as server:
+        names = [f"kind-{number:03}" for number in range(KINDS_MAX + surplus)]
+        jobs = [{"user_id": name, "kind": name, "payload": 1} for name in names] * 2
+        jobs = [{**job, "idempotency_key": str(key)} for key, job in enumerate(jobs)]
+        sent = server.client.post("/v1/jobs/batch", json={"jobs": jobs})
+        assert sent.status_code == 200, sent.text
+        claimed = claim(server.client, len(names))
+        outcomes = [{"id": one["id"], "attempt": 1, "result": None} for one in claimed]
+        body = {"worker": "w1", "jobs": outcomes}
+        assert server.client.post("/v1/claims/complete", json=body).status_code == 200
+
+        figures = scrape(server.client)
+
+    for name in ("fairlog_kind_jobs_waiting", "fairlog_kind_run_seconds_count"):
+        labels = [found for metric, found in figures if metric == name]
+        assert len(labels) == KINDS_MAX + 1
+        assert figures[name, "kind=(others)"] == surplus
 
 
 def scrape(client: httpx.Client) -> dict[tuple[str, str], float]:

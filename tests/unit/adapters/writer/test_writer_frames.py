@@ -30,6 +30,7 @@ from domain.decisions.answers import (
     RefusalsRecorded,
 )
 from domain.decisions.batch import Outcome
+from domain.jobs.ended_attempts import EndedAttempt
 from domain.language.commands import (
     AcceptClock,
     CancelJob,
@@ -176,7 +177,10 @@ def test_who_reads_frames_goes_on_where_there_was_no_memory_for_one() -> None:
 
 
 def test_the_figures_of_a_batch_go_with_its_answers() -> None:
-    written = BatchWritten(9, 2, 0.25, {("JobFailed", "error"): 2}, {("user", True): 1})
+    ended = [EndedAttempt(Kind("mail"), "error", 1.5, is_last=True)]
+    written = BatchWritten(
+        9, 2, 0.25, {("JobFailed", "error"): 2}, {("user", True): 1}, ended=ended
+    )
     troubles = [Trouble("writes", "The disk is full.", 1.5)]
     sent = WriterResponse(
         [], [written], WriterStats(1, 2, 3, 4), SentError.of(QueueFull("full")), troubles
