@@ -12,7 +12,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help run test test-mysql lint format bench bench-peers soak screenshots lock-peers lock clean
+.PHONY: help run test test-mysql lint format bench bench-peers soak screenshots docs lock-peers lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-12s %s\n", $$1, $$2}' Makefile
@@ -71,6 +71,9 @@ soak: .venv/.installed ## Break things at random under load, then hold every ans
 screenshots: .venv/.installed ## Take the pictures in docs/screenshots anew, of a server that lives for four minutes
 	@$(ensure) chromium
 	$(BIN)/python -m tests.screenshots $(ARGS)
+
+docs: .venv/.installed ## Build the documentation in build/docs
+	$(BIN)/sphinx-build --quiet --nitpicky --fail-on-warning --keep-going docs build/docs $(ARGS)
 
 lock-peers: .venv/.installed ## Compile the lock of the peers again
 	CUSTOM_COMPILE_COMMAND="make lock-peers" $(BIN)/pip-compile --quiet --generate-hashes \

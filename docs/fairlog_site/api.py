@@ -1,0 +1,123 @@
+"""The HTTP API, from the OpenAPI document that the application serves at /schema."""
+
+import asyncio
+import json
+from collections.abc import Iterator
+from typing import Any, Final
+
+import httpx
+
+from entrypoints.http.edge import EdgeApp
+from fairlog_site.application import HOST, application
+from fairlog_site.json_types import Schema, type_text
+from fairlog_site.markdown import code, plain, table
+
+_TAGS: Final = {
+    "jobs": "Jobs",
+    "claims": "Claims, for workers",
+    "limits": "Limits",
+    "keys": "API keys",
+    "audit": "The log",
+    "health": "Health",
+    "legacy": "Calls of the system that Fairlog replaces",
+}
+
+
+def page() -> str:
+    document = openapi_document()
+    parts = [plain(document["info"]["description"])]
+    by_tag = _by_tag(document)
+    for tag in sorted(by_tag, key=[*_TAGS, *by_tag].index):
+        parts += [f"## {_TAGS.get(tag, tag.capitalize())}", *by_tag[tag]]
+    parts.append("## Types")
+    schemas = document["components"]["schemas"]
+    parts += [_component(name, schemas[name]) for name in sorted(schemas)]
+    return "\n\n".join(parts) + "\n"
+
+
+def openapi_document() -> dict[str, Any]:
+    with application() as app:
+        document: dict[str, Any] = json.loads(asyncio.run(_served_schema(app)))
+    return document
+
+
+async def _served_schema(app: EdgeApp) -> bytes:
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(transport=transport, base_url=f"http://{HOST}") as client:
+        return (await client.get("/schema")).raise_for_status().content
+
+
+def _by_tag(document: Schema) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for path, calls in document["paths"].items():
+        for method, operation in calls.items():
+            [tag] = operation["tags"]
+            found.setdefault(tag, []).append(_operation(method, path, operation))
+    return found
+
+
+def _operation(method: str, path: str, operation: Schema) -> str:
+    parts = [
+        f"(call-{operation['operationId']})=\n### {code(f'{method.upper()} {path}')}",
+        plain(operation.get("description", "")),
+        table(
+            ["parameter", "in", "type", "meaning"], map(_parameter, operation.get("parameters", ()))
+        ),
+    ]
+    if body := operation.get("requestBody"):
+        parts.append(f"Body: {_content(body)}")
+    answers = [(code(status), _content(answer)) for status, answer in _answers(operation)]
+    parts.append(table(["answer", "body"], answers))
+    return "\n\n".join(part for part in parts if part)
+
+
+def _answers(operation: Schema) -> Iterator[tuple[str, Schema]]:
+    """Yield the answers by status, without those of refused requests, which are all alike."""
+    for status, answer in sorted(operation["responses"].items()):
+        if int(status) < 400:  # noqa: PLR2004 (HTTP's)
+            yield status, answer
+
+
+def _parameter(parameter: Schema) -> tuple[str, str, str, str]:
+    name = code(parameter["name"]) + (" (required)" if parameter.get("required") else "")
+    return name, parameter["in"], type_text(parameter["schema"]), _meaning(parameter)
+
+
+def _content(answer: Schema) -> str:
+    content = answer.get("content")
+    if not content:
+        return "none"
+    return ", ".join(
+        f"{type_text(of['schema']) if media == 'application/json' else code(media)}"
+        for media, of in content.items()
+    )
+
+
+def _component(name: str, schema: Schema) -> str:
+    fields = schema.get("properties", {})
+    required = schema.get("required", ())
+    parts = [
+        f"(schemas-{name})=\n### {code(name)}",
+        plain(schema.get("description", "")),
+        "" if fields else type_text(schema),
+        table(
+            ["field", "type", "meaning"],
+            (
+                (
+                    code(field) + (" (required)" if field in required else ""),
+                    type_text(described),
+                    _meaning(described),
+                )
+                for field, described in fields.items()
+            ),
+        ),
+    ]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _meaning(described: Schema) -> str:
+    schema = described.get("schema", described)
+    parts = [plain(described.get("description", ""))]
+    if "default" in schema:
+        parts.append(f"Default: {code(json.dumps(schema['default']))}.")
+    return " ".join(part for part in parts if part)
