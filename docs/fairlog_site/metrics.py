@@ -17,7 +17,8 @@ def page() -> str:
 
 def all_metrics() -> Iterator[Metric]:
     with application() as app:
-        yield from app.metrics.collect(StoredMetrics(jobs={}, clock_ahead_seconds=0.0, lags={}))
+        nothing = StoredMetrics(jobs={}, clock_ahead_seconds=0.0, lags={}, kinds={})
+        yield from app.metrics.collect(nothing)
 
 
 def _row(metric: Metric) -> tuple[str, str, str, str]:
