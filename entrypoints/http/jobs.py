@@ -11,20 +11,30 @@ from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import JSONBody, QueryParameter
 from litestar.status_codes import HTTP_200_OK, HTTP_202_ACCEPTED
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
+from msgspec.structs import replace
 
 from domain.decisions.answers import Submitted
-from domain.jobs.job import State
+from domain.jobs.job import ENDED, State
 from domain.language import validation
 from domain.language.commands import CancelJob, SubmitJob
 from domain.language.errors import (
     FairlogError,
     InvalidInput,
+    LogUnavailable,
     NotAllowed,
     RateLimited,
     without_traceback,
 )
+from domain.language.identifiers import JobId
 from entrypoints.http import parameters
-from entrypoints.http.access import access_of, count_change, key_of, sent_by
+from entrypoints.http.access import (
+    access_of,
+    count_change,
+    held_open,
+    key_of,
+    require_still,
+    sent_by,
+)
 from entrypoints.http.answers import JsonAnswer, encoded
 from entrypoints.http.forwarding import prefix_of
 from entrypoints.http.idempotency_key import TakesIdempotencyKey, idempotency_key_of
@@ -40,6 +50,7 @@ from entrypoints.http.strict_json import (
     read_json,
     size_of,
 )
+from entrypoints.http.waiting import end_wait_seconds, mark_waiting
 from entrypoints.service.fairlog import Fairlog
 from entrypoints.service.pages import included_of
 from entrypoints.service.views import EventPage, JobPage, JobView
@@ -103,8 +114,13 @@ class JobController(Controller):
         data: JSONBody[Submission],
         fairlog: NamedDependency[Fairlog],
         request: StrictRequest,
+        wait_for_end: parameters.WaitForEnd = 0.0,
     ) -> JsonAnswer:
-        """Submit a job. The same submission sent again returns the same job."""
+        """Submit a job. The same submission sent again returns the same job.
+
+        With `wait_seconds`, the answer comes when the job has ended, and contains its result.
+        """
+        wait_seconds = end_wait_seconds(wait_for_end)
         key = idempotency_key_of(request)
         size = memoryview(data.payload).nbytes
         if size <= BYTES_ON_THE_LOOP_MAX:
@@ -120,6 +136,8 @@ class JobController(Controller):
             submitted, view = await fairlog.submit_to_log(command)
         except RateLimited as refused:
             return refusal_answer(refused)
+        if wait_seconds and view.state not in ENDED:
+            view = await _view_at_end(request, fairlog, view, wait_seconds)
         headers = {
             "Location": f"{prefix_of(request.scope)}/v1/jobs/{view.id}",
             **rate_limit_fields(submitted.decision, submitted.decided_at),
@@ -209,11 +227,20 @@ class JobController(Controller):
         request: StrictRequest,
         fairlog: NamedDependency[Fairlog],
         as_of: parameters.AsOf = None,
+        wait_for_end: parameters.WaitForEnd = 0.0,
     ) -> JobView:
-        """Return a job, or its state at the position or time `as_of`."""
+        """Return a job, or its state at the position or time `as_of`.
+
+        With `wait_seconds`, the answer comes when the job has ended, or after that time.
+        """
         wanted = validation.job_id(job_id)
+        wait_seconds = end_wait_seconds(wait_for_end)
         if as_of is None:
+            if wait_seconds:
+                return await _wait_for_end(request, fairlog, wanted, wait_seconds)
             return await fairlog.job(wanted, key_of(request))
+        if wait_seconds:
+            raise InvalidInput("as_of shows the past, where nothing can be waited for; send one.")
         then, past = validation.as_of(as_of), TimeTravel(fairlog)
         query = partial(past.job, job_id=wanted, as_of=then, seen_by=key_of(request))
         return await fairlog.read_long(fairlog.with_saved_rows(query))
@@ -270,6 +297,30 @@ class JobController(Controller):
     ) -> JobView:
         """Retry a failed or cancelled job. It counts as a submission of its user."""
         return await retry_job(fairlog, count_change(request, fairlog, job_id), access_of(request))
+
+
+async def _wait_for_end(
+    request: StrictRequest, fairlog: Fairlog, job_id: JobId, seconds: float
+) -> JobView:
+    """Return the job when it has ended, or as it stands after `seconds`. Raises `UnknownJob`, and
+    `KeyNotValid` if the caller's key has ended meanwhile.
+    """
+    mark_waiting(request)
+    with held_open(request, fairlog) as ended:
+        view = await fairlog.job_ends.wait(job_id, seconds, ended, key_of(request))
+    require_still(request, fairlog)
+    return view
+
+
+async def _view_at_end(
+    request: StrictRequest, fairlog: Fairlog, submitted: JobView, seconds: float
+) -> JobView:
+    """Return a submitted job like `_wait_for_end`, or as it was accepted if it cannot be read."""
+    try:
+        view = await _wait_for_end(request, fairlog, submitted.id, seconds)
+    except LogUnavailable:
+        return submitted
+    return replace(view, is_duplicate=submitted.is_duplicate, duplicate=submitted.duplicate)
 
 
 def _status(submitted: Submitted) -> int:

@@ -171,6 +171,11 @@ class ServerMetrics:
         yield decisions
 
     def _http(self) -> Iterator[Metric]:
+        yield _gauge(
+            "fairlog_waiting_for_ends",
+            "Requests that wait for the end of a job",
+            self._fairlog.job_ends.waiting,
+        )
         yield _histogram(
             "fairlog_http_request_seconds",
             "Seconds from the head of a request to the end of its answer",

@@ -13,6 +13,7 @@ from domain.language.events import EVENT_TYPES
 from domain.language.identifiers import POSITION_MAX
 from domain.language.validation import NAME_BYTES_MAX
 from entrypoints.http.paging import PAGE_MAX
+from entrypoints.http.waiting import END_WAIT_SECONDS_MAX
 
 _ID: Final[dict[str, Any]] = {"minimum": 1, "maximum": POSITION_MAX}
 _POSITION: Final[dict[str, Any]] = {"minimum": 0, "maximum": POSITION_MAX}
@@ -79,5 +80,14 @@ AsOf = Annotated[
     QueryParameter(
         description="A position of the log (digits alone) or a time (RFC 3339); the answer shows "
         "the state then. Left out: the current state."
+    ),
+]
+WaitForEnd = Annotated[
+    float,
+    QueryParameter(
+        name="wait_seconds",
+        description="The longest time in seconds to wait until the job has ended. After it, the "
+        "answer shows the job as it stands then. 0: do not wait.",
+        schema_extra={"minimum": 0, "maximum": END_WAIT_SECONDS_MAX},
     ),
 ]

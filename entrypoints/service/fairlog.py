@@ -59,6 +59,7 @@ from entrypoints.service.cancellations import Cancellations, Cancelled
 from entrypoints.service.change_limits import ChangeLimits
 from entrypoints.service.claiming import Claiming
 from entrypoints.service.due_jobs import JOBS_PER_PAGE, DueJobs
+from entrypoints.service.job_ends import JobEnds
 from entrypoints.service.key_ring import KeyRing, KeysRead
 from entrypoints.service.long_reads import LARGE_BYTES
 from entrypoints.service.pages import EVERYTHING, fitting_jobs
@@ -113,6 +114,7 @@ class Fairlog(Queries):
         self.cancellations = Cancellations(
             watcher, self._cancelled, supervisor.part("cancellations")
         )
+        self.job_ends = JobEnds(self, watcher, supervisor.part("job_ends"))
         self.event_feed = EventFeed(watcher, self._read_events, supervisor.part("event_feed"))
         self.claiming = Claiming(self._decide_claim, self.work)
         self.payloads = Payloads(self.read_bodies)
@@ -150,6 +152,7 @@ class Fairlog(Queries):
         self.log_watcher.stop()
         self.work.release()
         self.cancellations.release()
+        self.job_ends.release()
 
     async def _position(self) -> int:
         return await self.read(self.log.position)

@@ -145,12 +145,12 @@ class Queries:
         """
 
         def run(connection: Connection) -> T:
-            self._without_rows(connection)
+            self.require_rows(connection)
             return query(connection)
 
         return run
 
-    def _without_rows(self, connection: Connection) -> range:
+    def require_rows(self, connection: Connection) -> range:
         """Have the rows of the inline projections saved, and return the positions of the events
         that rows lack all the same, since nothing can be written. Raises `LogIsBehind`.
         """
@@ -207,7 +207,7 @@ class Queries:
         """Return a job with its bodies. Raises `UnknownJob`, also if the key may not see it."""
 
         def query(connection: Connection) -> list[JobView] | Job:
-            without_rows = self._without_rows(connection)
+            without_rows = self.require_rows(connection)
             found = [
                 job
                 for job in self.jobs.find(connection, [job_id]).values()
