@@ -23,6 +23,7 @@ from adapters.processes.child_process import program
 from adapters.servers.dashboard_sessions import dashboard_sessions
 from adapters.servers.live_servers import live_servers
 from adapters.servers.server_lock import ServerLock
+from adapters.servers.worker_polls import worker_polls
 from adapters.settings import Settings
 from adapters.supervision import Supervisor
 from adapters.writer.command_queue import CommandQueue
@@ -52,6 +53,9 @@ from projections.storage.generations import InlineProjection
 from projections.storage.rows import create_all
 from projections.verify import bookkeeping
 from projections.verify.bookkeeping import REGISTRY
+
+# Tables that may be dropped while no server runs, and that nothing is built into from the log.
+_BESIDE_THE_LOG = (live_servers, dashboard_sessions, worker_polls, empty_claims)
 
 _log = structlog.get_logger()
 
@@ -153,7 +157,7 @@ def prepare(fairlog: Fairlog, progress: Progress = lambda _done, _total: None) -
     except NoTriggers as error:
         _log.warning("events_unprotected", reason=str(error))
     with fairlog.database.write() as connection:
-        create_all(connection, [registry.registry, live_servers, dashboard_sessions, empty_claims])
+        create_all(connection, [registry.registry, *_BESIDE_THE_LOG])
     with fairlog.database.read() as connection:
         stale = outdated(connection, inline_projections())
     if stale:
@@ -203,7 +207,7 @@ def projection_tables(fairlog: Fairlog) -> dict[str, Sequence[sa.Table]]:
     Tables that belong to no single projection have the key `REGISTRY`.
     """
     asynchronous = [one.projection for one in fairlog.projector_runner.projectors]
-    others = (registry.registry, checkpoints, live_servers, dashboard_sessions, empty_claims)
+    others = (registry.registry, checkpoints, *_BESIDE_THE_LOG)
     return {REGISTRY: others} | {
         projection.name: projection.tables for projection in (*inline_projections(), *asynchronous)
     }

@@ -1,6 +1,6 @@
 """Explains why a job is in its state: sentences and numbers, made from what is known of it."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Final, assert_never
 
@@ -18,6 +18,7 @@ from domain.language.events import (
     JobRequeued,
     JobStarted,
 )
+from domain.language.identifiers import Kind, WorkerId
 
 Value = int | float | str | bool | datetime | None
 
@@ -41,12 +42,23 @@ class Count(Struct, frozen=True):
         return f"{'' if self.is_exact else 'more than '}{self.number:,} {noun}"
 
 
-class Workers(Struct, frozen=True, kw_only=True):
-    """Activity of workers for the job's kind. Claims at other servers are not visible."""
+class SilentWorker(Struct, frozen=True):
+    """A worker that asked for the job's kind, and has not polled for too long to count as alive."""
 
-    asked_seconds_ago: float | None = None  # latest claim at this server; 0: one waits; None: none
+    worker: WorkerId
+    seconds: float  # since its latest poll
+
+
+class Workers(Struct, frozen=True, kw_only=True):
+    """Activity of workers for the job's kind, at all servers."""
+
+    asked_seconds_ago: float | None = None  # latest poll of a living worker; 0: waits; None: none
     started_seconds_ago: float | None = None  # latest start of a job of the kind; None: none
     lately_seconds: float  # how far back both were looked for
+    dead: Sequence[SilentWorker] = ()  # the latest first
+    own_seconds_ago: float | None = None  # latest poll of the job's worker; None: none is known
+    own_is_alive: bool = True  # the job's worker
+    nearest_kind: Kind | None = None  # that workers ask for, if the job's kind may be mistyped
 
     @property
     def are_seen(self) -> bool:
@@ -197,43 +209,58 @@ def _caps(known: ExplanationInput) -> Iterator[Reason]:
     if user.is_capped:
         yield Reason(
             "user_cap",
-            f"User {job.user_id!r} has {_of(user.running, 'job')} running, and at most "
+            f"User {job.user_id!r} is paused: at most 0 of its jobs may run at once, until "
+            "that limit is raised or cleared."
+            if user.running_limit == 0
+            else f"User {job.user_id!r} has {_of(user.running, 'job')} running, and at most "
             f"{user.running_limit} may run at once: the next starts when one of them ends.",
             {"running": user.running, "running_limit": user.running_limit},
         )
     if kind.is_capped:
         yield Reason(
             "kind_cap",
-            f"{_of(kind.running, 'job')} of the kind {job.kind!r} {_run(kind.running)}, and at "
-            f"most {kind.running_limit} of all users together may run at once.",
+            f"The kind {job.kind!r} is paused: at most 0 of its jobs may run at once, until "
+            "that limit is raised or cleared."
+            if kind.running_limit == 0
+            else f"{_of(kind.running, 'job')} of the kind {job.kind!r} {_run(kind.running)}, and "
+            f"at most {kind.running_limit} of all users together may run at once.",
             {"running": kind.running, "running_limit": kind.running_limit},
         )
 
 
 def _no_worker(known: ExplanationInput) -> Reason:
-    lately = _seconds(known.workers.lately_seconds)
+    workers, kind = known.workers, known.job.kind
     running = known.kind.running
-    numbers: dict[str, Value] = {
-        "running": running,
-        "lately_seconds": known.workers.lately_seconds,
-    }
-    kind = known.job.kind
+    numbers: dict[str, Value] = {"running": running, "lately_seconds": workers.lately_seconds}
+    nobody = (
+        f"No living worker asks for the kind {kind!r}: none has in the last "
+        f"{_seconds(workers.lately_seconds)}"
+    )
+    dead = _dead(workers)
     if running:
         return Reason(
             "no_worker_free",
-            f"No worker has asked this server for the kind {kind!r} in the last "
-            f"{lately}; {_of(running, 'job')} of it {_run(running)}, so there is a worker, but it "
-            "may be busy.",
+            f"{nobody}; {_of(running, 'job')} of it {_run(running)}, so there is a worker, but it "
+            f"may be busy.{dead}",
             numbers,
         )
+    mistyped = ""
+    if workers.nearest_kind is not None:
+        mistyped = f" Workers ask for {workers.nearest_kind!r}: is the kind mistyped?"
     return Reason(
         "no_worker",
-        f"No worker has asked for the kind {kind!r}: not this server in the last "
-        f"{lately}; no job of it is running, and none was started in that time. Start a worker "
-        "that has a handler for it. (A worker that asks another server and has received no job yet "
-        "is not visible here.)",
+        f"{nobody}, no job of it is running, and none was started in that time. Start a worker "
+        f"that has a handler for it.{mistyped}{dead}",
         numbers,
     )
+
+
+def _dead(workers: Workers) -> str:
+    """Name the worker that fell silent last; empty if there is none."""
+    if not workers.dead:
+        return ""
+    last = workers.dead[0]
+    return f" Worker {last.worker!r} took it, and has been silent for {_seconds(last.seconds)}."
 
 
 def _place(known: ExplanationInput) -> Iterator[Reason]:
@@ -267,15 +294,15 @@ def _workers(known: ExplanationInput) -> Reason:
     if workers.asked_seconds_ago == 0:
         return Reason(
             "worker_waiting",
-            f"A worker waits at this server for jobs of the kind {kind!r}.",
+            f"A worker waits for jobs of the kind {kind!r}.",
             numbers,
         )
     clauses = []
     if workers.asked_seconds_ago is not None:
-        clauses.append(f"a worker asked this server {_seconds(workers.asked_seconds_ago)} ago")
+        clauses.append(f"one polled {_seconds(workers.asked_seconds_ago)} ago")
     if workers.started_seconds_ago is not None:
         clauses.append(f"a job of it was started {_seconds(workers.started_seconds_ago)} ago")
-    text = f"There are workers for the kind {kind!r}: {', and '.join(clauses)}."
+    text = f"There are living workers for the kind {kind!r}: {', and '.join(clauses)}."
     return Reason("workers_busy", text, numbers)
 
 
@@ -313,7 +340,7 @@ def _running(known: ExplanationInput) -> Reason:
     return Reason(
         "running",
         f"Worker {job.worker!r} has had attempt {job.attempt} of at most "
-        f"{job.final_attempt} since {_time(job.started_at)}; {lease}.",
+        f"{job.final_attempt} since {_time(job.started_at)}; {lease}.{_heard(known.workers)}",
         {
             "attempt": job.attempt,
             "failures": job.failures,
@@ -323,7 +350,20 @@ def _running(known: ExplanationInput) -> Reason:
             "begun_at": job.begun_at,
             "lease_expires_at": job.lease_expires_at,
             "seconds_left": left,
+            "worker_is_alive": known.workers.own_is_alive,
         },
+    )
+
+
+def _heard(workers: Workers) -> str:
+    """Say when the job's worker was heard of; empty if that is not known."""
+    if workers.own_seconds_ago is None:
+        return ""
+    if workers.own_is_alive:
+        return f" The worker is alive: it polled {_seconds(workers.own_seconds_ago)} ago."
+    return (
+        f" The worker seems to be dead: it has been silent for "
+        f"{_seconds(workers.own_seconds_ago)}. The job is queued again when its lease ends."
     )
 
 

@@ -41,6 +41,11 @@ def count(number: float) -> str:
     return f"{number:,.0f}"
 
 
+def counted(number: int, one: str, many: str) -> str:
+    """Format a number with its noun, and verb: "1 job waits", "2,000 jobs wait"."""
+    return f"{number:,} {one if number == 1 else many}"
+
+
 def rate(number: float) -> str:
     """Format a rate per second with two or three significant digits."""
     if number == 0:

@@ -1,5 +1,6 @@
 """Overview: whether work flows, the workers, the kinds, and recent failures."""
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 from litestar import Response, get
@@ -13,14 +14,15 @@ from adapters.log import audit_log
 from domain.fairness.line import KindInLine
 from domain.jobs.job import State
 from domain.language.identifiers import JobId, Kind
-from entrypoints.dashboard import formatting
 from entrypoints.dashboard.charts import RANGES, Range
 from entrypoints.dashboard.context import HOUR_SECONDS, DashboardContext, ShownMoment
-from entrypoints.dashboard.verdict import Situation, verdict
+from entrypoints.dashboard.verdict import Situation, UnservedKind, verdict
+from entrypoints.dashboard.workers import seen_workers
 from entrypoints.http.access import key_of
 from entrypoints.http.forwarding import prefix_of
 from entrypoints.http.strict_json import StrictRequest
-from entrypoints.runtime.text import message_of
+from entrypoints.runtime.text import message_of, visible
+from entrypoints.service.worker_polls import WorkerPoll, nearest_kind
 from projections.activity.metrics import (
     ActivityMetrics,
     highest,
@@ -29,8 +31,7 @@ from projections.activity.metrics import (
     total,
 )
 
-_WORKERS_SHOWN: Final = 20
-_JOBS_PER_WORKER: Final = 5
+_USERS_CHECKED: Final = 20
 _KINDS_SHOWN: Final = 30
 _KINDS_READ: Final = 1000
 _FAILURES_SHOWN: Final = 10
@@ -51,6 +52,7 @@ class KindRow(Struct, frozen=True):
     kind: Kind
     load: KindInLine
     metrics: ActivityMetrics
+    is_unserved: bool  # jobs wait, and no living worker asks for the kind
 
     @property
     def wait(self) -> float | None:
@@ -61,8 +63,8 @@ class KindRow(Struct, frozen=True):
         return quantile(self.metrics.runs, 0.95)
 
     @property
-    def is_consumed(self) -> bool:
-        return not self.load.waiting or self.load.running > 0 or self.metrics.started > 0
+    def is_paused(self) -> bool:
+        return self.load.running_limit == 0
 
 
 @get("/")
@@ -90,7 +92,8 @@ def _read(context: DashboardContext, connection: Connection, at: ShownMoment) ->
     oldest = (at.now - oldest_at[oldest_id]).total_seconds() if oldest_id in oldest_at else None
     buckets = context.activity.series(connection, _FINEST, at.seconds - 300)
     minutes = total(metrics for _, metrics in buckets)
-    kinds = _kinds(context, connection, at)
+    workers = seen_workers(context, connection, at)
+    kinds = _kinds(context, connection, at, workers.polls)
     minute = total(metrics for start, metrics in buckets if start >= at.seconds - 60 - _FINEST)
     following = fairlog.projector_runner.of("activity").checkpoint(connection)
     return {
@@ -102,29 +105,71 @@ def _read(context: DashboardContext, connection: Connection, at: ShownMoment) ->
             Situation(
                 waiting=counts[State.QUEUED],
                 running=counts[State.RUNNING],
-                oldest=formatting.duration(oldest),
+                oldest_seconds=oldest,
                 minute=minute,
                 minutes=minutes,
+                workers=workers.alive,
                 failing=[f"{one.part}: {one.reason}" for one in fairlog.supervisor.troubles()],
-                unconsumed=[row.kind for row in kinds if not row.is_consumed],
+                unserved=[
+                    UnservedKind(row.kind, row.load.waiting, nearest_kind(row.kind, workers.polls))
+                    for row in kinds
+                    if row.is_unserved
+                ],
+                paused=_paused(context, connection, kinds),
             )
         ),
         "p50": quantile(minutes.waits, 0.5),
         "p95": quantile(minutes.waits, 0.95),
         "p99": quantile(minutes.waits, 0.99),
-        "workers": context.activity.workers(connection, _WORKERS_SHOWN, _JOBS_PER_WORKER),
-        "kinds": kinds,
+        "workers": workers,
+        "kinds": kinds[:_KINDS_SHOWN],
         "failures": _failures(context, connection, at),
         "behind": 0 if following is None else at.position - following.position,
     }
 
 
-def _kinds(context: DashboardContext, connection: Connection, at: ShownMoment) -> list[KindRow]:
+def _kinds(
+    context: DashboardContext,
+    connection: Connection,
+    at: ShownMoment,
+    polls: Sequence[WorkerPoll],
+) -> list[KindRow]:
+    """Return the kinds, those with the most waiting jobs first. `polls`: of living workers."""
     metrics = context.activity.by_kind(connection, at.seconds - HOUR_SECONDS)
-    kinds = context.fairlog.line.kinds(connection, _KINDS_READ)
-    rows = [KindRow(kind, load, metrics.get(kind, ActivityMetrics())) for kind, load in kinds]
+    asked = {kind for poll in polls for kind in poll.kinds or ()}
+    is_any_asked = any(poll.kinds is None for poll in polls)
+    rows = [
+        KindRow(
+            kind,
+            load,
+            metrics.get(kind, ActivityMetrics()),
+            is_unserved=load.waiting > 0
+            and not (load.running or load.running_limit == 0 or is_any_asked or kind in asked),
+        )
+        for kind, load in context.fairlog.line.kinds(connection, _KINDS_READ)
+    ]
     rows.sort(key=lambda one: (-one.load.waiting, -one.metrics.started, one.kind))
-    return rows[:_KINDS_SHOWN]
+    return rows
+
+
+def _paused(
+    context: DashboardContext, connection: Connection, kinds: Sequence[KindRow]
+) -> list[tuple[str, int]]:
+    """Return the paused kinds, and the paused users among those with the most waiting jobs."""
+    waiting = context.activity.most_waiting(connection, _USERS_CHECKED)
+    users = context.front.users(connection, [user_id for user_id, _ in waiting])
+    return [
+        *(
+            (f"The kind “{visible(row.kind)}”", row.load.waiting)
+            for row in kinds
+            if row.is_paused and row.load.waiting
+        ),
+        *(
+            (f"The user “{visible(user_id)}”", user.waiting)
+            for user_id, user in users.items()
+            if user.running_limit == 0 and user.waiting
+        ),
+    ]
 
 
 def _failures(

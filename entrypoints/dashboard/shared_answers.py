@@ -15,6 +15,8 @@ from msgspec import Struct
 
 # How long an answer is shared with those who open a page: less than a tick.
 SHARED_SECONDS: Final = 0.75
+# How long one is shared with open pages while no tick comes: workers die without an event.
+STALE_SECONDS: Final = 5.0
 # Between two answers, even if the earlier one is older than what a page has seen.
 APART_SECONDS: Final = 0.25
 ROUNDS_MAX: Final = 8  # of waiting for a position; one that is never reached belongs to another log
@@ -61,7 +63,8 @@ class _Entry(Generic[T]):
         is_older = self.task.result().position < at_least
         if is_older:
             return self.age < APART_SECONDS
-        return self.age < SHARED_SECONDS or (at_least > 0 and tick == self._tick)
+        is_of_tick = at_least > 0 and tick == self._tick and self.age < STALE_SECONDS
+        return self.age < SHARED_SECONDS or is_of_tick
 
 
 class SharedAnswers(Generic[T]):

@@ -36,6 +36,7 @@ from entrypoints.service.job_log import WRITE_SECONDS, JobLog
 from entrypoints.service.key_ring import REFRESH_SECONDS
 from entrypoints.service.sessions import FRESH_SECONDS
 from entrypoints.service.submission_limiter import REPORT_SECONDS, WATCH_SECONDS
+from entrypoints.service.worker_polls import SHARE_SECONDS
 from entrypoints.worker.embedded import EmbeddedWorker
 from entrypoints.worker.handler_pool import HandlerPool
 
@@ -64,6 +65,10 @@ def create_app(
         if report := wrong_keys.take_report():
             await fairlog.writer.execute(report)
 
+    async def share_polls() -> None:
+        share = fairlog.worker_polls.share
+        await asyncio.to_thread(share, fairlog.database, fairlog.log, server_id)
+
     @contextlib.asynccontextmanager
     async def lifespan(_: Litestar) -> AsyncIterator[None]:
         await fairlog.writer.attach()
@@ -75,6 +80,7 @@ def create_app(
             _periodic(fairlog, "keys", fairlog.key_ring.keep_current, REFRESH_SECONDS),
             _periodic(fairlog, "wrong_keys", report_wrong_keys, WRONG_KEYS_SECONDS),
             _periodic(fairlog, "sessions", fairlog.sessions.refresh, FRESH_SECONDS),
+            _periodic(fairlog, "worker_polls", share_polls, SHARE_SECONDS),
             _periodic(fairlog, "limit_changes", fairlog.limiter.watch_limits, WATCH_SECONDS),
         ]
         worker = EmbeddedWorker(fairlog, executor, workers, server_id) if executor else None

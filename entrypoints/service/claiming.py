@@ -1,4 +1,4 @@
-"""Claims that wait for work, and the kinds that workers have requested lately.
+"""Claims that wait for work.
 
 A claim whose caller has gone must take no jobs, since they would not run until their leases end. So
 a waiting claim ends when its caller disconnects, when the same claim is requested again, and when
@@ -15,67 +15,24 @@ from msgspec.structs import replace
 
 from domain.decisions.answers import Claimed
 from domain.language.commands import ClaimJobs
-from domain.language.identifiers import KeyName, Kind, WorkerId
+from domain.language.identifiers import KeyName, WorkerId
 from entrypoints.feeds.work_signal import WorkSignal
-
-LATELY_SECONDS: Final = 60.0  # a request that ended longer ago no longer counts
-KINDS_KEPT_MAX: Final = 1000  # beyond this, older requests are dropped
+from entrypoints.service.worker_polls import WorkerPolls
 
 _ClaimKey = tuple[KeyName | None, WorkerId, str]  # an API key, its worker and the claim_id
 _NOTHING: Final = Claimed(())
 
 
-class Demand:
-    """The kinds of job that workers have requested from this process.
-
-    `now` returns monotonic seconds.
-    """
-
-    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
-        self._now = now
-        self._requested: dict[Kind | None, float] = {}  # end of the latest claim; None: of any kind
-        self._under_way: dict[Kind | None, int] = {}  # number of claims under way
-
-    @contextlib.contextmanager
-    def requesting(self, kinds: tuple[Kind, ...] | None) -> Iterator[None]:
-        """Count a claim of these kinds as under way for the block. None: of any kind."""
-        named: tuple[Kind | None, ...] = (None,) if kinds is None else kinds
-        for kind in named:
-            self._under_way[kind] = self._under_way.get(kind, 0) + 1
-        try:
-            yield
-        finally:
-            for kind in named:
-                self._under_way[kind] -= 1
-                if not self._under_way[kind]:
-                    del self._under_way[kind]
-                self._requested[kind] = self._now()
-            if len(self._requested) > KINDS_KEPT_MAX:
-                self._drop_old()
-
-    def seconds_since(self, kind: Kind) -> float | None:
-        """Return the seconds since the latest claim of the kind ended; 0 while one is under way.
-
-        None: there was none in the last LATELY_SECONDS.
-        """
-        if self._under_way.get(kind) or self._under_way.get(None):
-            return 0.0
-        ended = [self._requested[one] for one in (kind, None) if one in self._requested]
-        seconds = self._now() - max(ended) if ended else LATELY_SECONDS
-        return seconds if seconds < LATELY_SECONDS else None
-
-    def _drop_old(self) -> None:
-        """Keep the latest requests, at most half of the maximum, that still count."""
-        oldest = self._now() - LATELY_SECONDS
-        latest = sorted(self._requested.items(), key=lambda entry: -entry[1])[: KINDS_KEPT_MAX // 2]
-        self._requested = {kind: ended for kind, ended in latest if ended > oldest}
-
-
 class Claiming:
     """The claims of one process. `decide` sends a claim to the writer."""
 
-    def __init__(self, decide: Callable[[ClaimJobs], Awaitable[Claimed]], work: WorkSignal) -> None:
-        self.demand = Demand()
+    def __init__(
+        self,
+        decide: Callable[[ClaimJobs], Awaitable[Claimed]],
+        work: WorkSignal,
+        polls: WorkerPolls,
+    ) -> None:
+        self._polls = polls
         self._decide = decide
         self._work = work
         self._named: dict[_ClaimKey, asyncio.Event] = {}  # under way; set when requested again
@@ -89,7 +46,7 @@ class Claiming:
         """
         unwanted = unwanted or asyncio.Event()
         with (
-            self.demand.requesting(command.kinds),
+            self._polls.claiming(command.worker, command.kinds),
             self._replacing_earlier(command, unwanted),
             self._work.claimant(command.kinds, command.max_jobs) as claimant,
         ):

@@ -76,6 +76,7 @@ from entrypoints.service.views import (
     as_duplicate,
     job_view,
 )
+from entrypoints.service.worker_polls import WorkerPolls
 
 JOBS_OF_SAME_WORKERS_MAX = 2000  # other jobs of workers whose leases have ended
 QUIET_SECONDS = 1.5  # that a check for due jobs is delayed while nothing happens
@@ -116,7 +117,8 @@ class Fairlog(Queries):
         )
         self.job_ends = JobEnds(self, watcher, supervisor.part("job_ends"))
         self.event_feed = EventFeed(watcher, self._read_events, supervisor.part("event_feed"))
-        self.claiming = Claiming(self._decide_claim, self.work)
+        self.worker_polls = WorkerPolls()
+        self.claiming = Claiming(self._decide_claim, self.work, self.worker_polls)
         self.payloads = Payloads(self.read_bodies)
         self.change_limits = ChangeLimits(policy.window_seconds)
         self._slices = Slices()
@@ -330,6 +332,7 @@ class Fairlog(Queries):
         If it has lost none, wait up to `wait_seconds` for the cancellation of one of its jobs, or
         until `unwanted` is set because the caller has gone.
         """
+        self.worker_polls.note(command.worker)
         if wait_seconds <= 0:
             return await self._execute(command, LeasesHeld)
         async with self.cancellations.listening(command.worker) as listener:

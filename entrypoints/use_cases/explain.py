@@ -1,6 +1,4 @@
-"""Explains a job's state by facts from the projections, the recent log, and the workers that this
-process has seen.
-"""
+"""Explains a job's state by the projections, the recent log and the polls of workers."""
 
 from typing import Any, Final
 
@@ -9,7 +7,8 @@ from sqlalchemy.engine import Connection
 from adapters.log import audit_log
 from adapters.log.audit_log import EventFilter, StoredEvent
 from domain.access.keys import ApiKey
-from domain.audit.explanation import Count, ExplanationInput, Workers, explain
+from domain.audit.explanation import Count, ExplanationInput, SilentWorker, Workers, explain
+from domain.fairness.line import KindInLine
 from domain.jobs.job import Job, State
 from domain.language.errors import UnknownJob
 from domain.language.events import JobFailed, JobStarted
@@ -17,8 +16,8 @@ from domain.language.identifiers import JobId, Kind
 from domain.language.moments import later
 from domain.log.upcasting import read
 from entrypoints.runtime.text import message_of
-from entrypoints.service.claiming import LATELY_SECONDS
 from entrypoints.service.fairlog import Fairlog
+from entrypoints.service.worker_polls import LATELY_SECONDS, is_alive, nearest_kind
 from projections.queries.counts_ahead import CountsAhead
 from projections.storage import registry
 
@@ -64,6 +63,7 @@ def input_of(fairlog: Fairlog, connection: Connection, job_id: JobId) -> Explana
         raise UnknownJob(job_id)
     job = found[job_id]
     user = fairlog.line.user(connection, job.user_id)
+    kind = fairlog.line.kind(connection, job.kind)
     is_queued = job.state is State.QUEUED
     ahead = CountsAhead(registry.current("line"), registry.current("jobs"))
     explaining = EventFilter(job_id=job_id, types=_EXPLAINING_EVENTS)
@@ -73,10 +73,10 @@ def input_of(fairlog: Fairlog, connection: Connection, job_id: JobId) -> Explana
         now=fairlog.log.now(connection),
         latest=read(latest[0].version, latest[0].data) if latest else None,
         user=user,
-        kind=fairlog.line.kind(connection, job.kind),
+        kind=kind,
         jobs_ahead=ahead.jobs(connection, job) if is_queued else _NONE,
         users_ahead=ahead.users(connection, user.turn) if is_queued else _NONE,
-        workers=_workers(fairlog, connection, job, is_queued=is_queued),
+        workers=_workers(fairlog, connection, job, kind, is_queued=is_queued),
         error=_error(connection, latest[0] if latest else None) or None,
         handler=fairlog.handler_note(job.id),
     )
@@ -92,13 +92,31 @@ def _error(connection: Connection, latest: StoredEvent | None) -> str | None:
     return message_of(audit_log.bodies_at(connection, [latest.position]).get(latest.position))
 
 
-def _workers(fairlog: Fairlog, connection: Connection, job: Job, *, is_queued: bool) -> Workers:
+def _workers(
+    fairlog: Fairlog, connection: Connection, job: Job, kind: KindInLine, *, is_queued: bool
+) -> Workers:
+    lease_seconds = fairlog.policy.lease_seconds
+    polls = fairlog.worker_polls.read(connection, fairlog.log.now(connection))
+    asking = sorted(
+        (poll for poll in polls.values() if poll.asks_for(job.kind)),
+        key=lambda poll: poll.seconds_ago,
+    )
+    alive = [
+        poll
+        for poll in asking
+        if is_alive(poll.seconds_ago, lease_seconds, holds_jobs=kind.running > 0)
+    ]
+    own = polls.get(job.worker) if job.worker is not None else None
     return Workers(
-        asked_seconds_ago=fairlog.claiming.demand.seconds_since(job.kind),
+        asked_seconds_ago=alive[0].seconds_ago if alive else None,
         started_seconds_ago=_seconds_since_start(fairlog, connection, job.kind)
         if is_queued
         else None,
         lately_seconds=LATELY_SECONDS,
+        dead=[SilentWorker(one.worker, one.seconds_ago) for one in asking[len(alive) :]],
+        own_seconds_ago=None if own is None else own.seconds_ago,
+        own_is_alive=own is None or is_alive(own.seconds_ago, lease_seconds, holds_jobs=True),
+        nearest_kind=None if asking or not is_queued else nearest_kind(job.kind, polls.values()),
     )
 
 

@@ -4,23 +4,15 @@ from collections.abc import Sequence
 from typing import Final
 
 import sqlalchemy as sa
-from msgspec import Struct
 from sqlalchemy.engine import Connection
 
 from domain.language.identifiers import JobId, Kind, UserId, WorkerId
 from projections.activity import tables
 from projections.activity.fold import MINUTE_SECONDS, UserLoad, WorkerLoad
 from projections.activity.metrics import ActivityMetrics, TopCounts, total, total_top_counts
+from projections.storage.rows import limited, placeholder, union
 
 _TEN_MINUTES: Final = 600
-
-
-class WorkerWithJobs(Struct, frozen=True):
-    """A worker and some of the jobs that it runs, the oldest first."""
-
-    worker: WorkerId
-    load: WorkerLoad
-    jobs: Sequence[JobId]
 
 
 class ActivityQueries:
@@ -97,8 +89,8 @@ class ActivityQueries:
             for user, waiting, running in rows
         ]
 
-    def workers(self, connection: Connection, limit: int, jobs_max: int) -> list[WorkerWithJobs]:
-        """Return up to `limit` workers, latest seen first, each with up to `jobs_max` jobs."""
+    def workers(self, connection: Connection, limit: int) -> dict[WorkerId, WorkerLoad]:
+        """Return up to `limit` workers, the one that an event named last first."""
         workers = tables.workers
         rows = connection.execute(
             sa.select(workers)
@@ -106,28 +98,31 @@ class ActivityQueries:
             .order_by(workers.c.last_seen.desc())
             .limit(limit)
         )
-        return [
-            WorkerWithJobs(
-                WorkerId(bytes(row.worker).decode()),
-                WorkerLoad(
-                    row.first_seen,
-                    row.last_seen,
-                    None if row.server is None else bytes(row.server).decode(),
-                    row.running,
-                    row.completed,
-                    row.failed,
-                ),
-                self._running_jobs(connection, row.worker, jobs_max) if row.running > 0 else (),
+        return {
+            WorkerId(bytes(row.worker).decode()): WorkerLoad(
+                row.first_seen,
+                row.last_seen,
+                None if row.server is None else bytes(row.server).decode(),
+                row.running,
+                row.completed,
+                row.failed,
             )
-            for row in rows.all()
-        ]
+            for row in rows
+        }
 
-    def _running_jobs(self, connection: Connection, worker: bytes, limit: int) -> list[JobId]:
-        jobs = tables.open_jobs
-        rows = connection.execute(
-            sa.select(jobs.c.job_id)
-            .where(jobs.c.generation == self._generation, jobs.c.worker == worker)
-            .order_by(jobs.c.job_id)
-            .limit(limit)
+    def running_jobs(
+        self, connection: Connection, workers: Sequence[WorkerId], limit: int
+    ) -> dict[WorkerId, list[JobId]]:
+        """Return up to `limit` jobs that each of the workers runs, the oldest first."""
+        generation = connection.execute(sa.select(self._generation)).scalar_one_or_none()
+        mark = placeholder(connection)
+        first = limited(
+            connection,
+            f"SELECT worker, job_id FROM {tables.open_jobs.name} WHERE generation = {mark}"
+            f" AND worker = {mark} ORDER BY job_id LIMIT {int(limit)}",
         )
-        return [JobId(job_id) for (job_id,) in rows]
+        selects = [(first, (generation, worker.encode())) for worker in workers]
+        found: dict[WorkerId, list[JobId]] = {}
+        for worker, job_id in union(connection, selects):
+            found.setdefault(WorkerId(bytes(worker).decode()), []).append(JobId(job_id))
+        return {worker: sorted(jobs) for worker, jobs in found.items()}

@@ -8,7 +8,7 @@ const notice = document.getElementById("notice");
 // The stream: our position in the log, and what to do with new events.
 
 const REFRESH_MS = 1000; // between two requests for a job
-const IDLE_REFRESH_MS = 10000; // the explanation of a job changes without an event of its own
+const IDLE_REFRESH_MS = 10000; // the explanation of a job, and which workers are alive, change without an event
 const RECONNECT_MS_MAX = 5000;
 
 let source = null;
@@ -461,4 +461,4 @@ drawCharts();
 if (view === "audit") beginAudit();
 else if (view !== "error") connect();
 setInterval(tick, 1000);
-setInterval(() => view === "job" && source?.readyState === EventSource.OPEN && refresh(), IDLE_REFRESH_MS);
+setInterval(() => (view === "job" || view === "overview") && source?.readyState === EventSource.OPEN && refresh(), IDLE_REFRESH_MS);

@@ -5,7 +5,8 @@ import httpx
 import pytest
 
 from adapters.settings import Settings
-from entrypoints.service.claiming import LATELY_SECONDS
+from domain.language.identifiers import Kind, ServerId, WorkerId
+from entrypoints.service.worker_polls import LATELY_SECONDS
 from projections.queries.counts_ahead import COUNTED_MAX
 from tests.support.clock import ManualClock
 from tests.support.server import AppServer, claim, problem, submit
@@ -39,6 +40,11 @@ def explain(client: httpx.Client, job: int) -> dict[str, Any]:
 
 def reasons(client: httpx.Client, job: int) -> dict[str, dict[str, Any]]:
     return {reason["code"]: reason for reason in explain(client, job)["reasons"]}
+
+
+def share_polls(server: AppServer, name: str) -> None:
+    fairlog = server.fairlog
+    fairlog.worker_polls.share(fairlog.database, fairlog.log, ServerId(name))
 
 
 def test_the_place_in_the_users_own_line_counts_all_kinds_and_priorities(
@@ -98,8 +104,9 @@ def test_a_kind_that_nobody_asks_for_has_no_worker(
     behind = submit(client, "bob", kind="echo")["id"]
     assert "workers_busy" in reasons(client, behind)
     assert explain(client, lonely)["reasons"][0]["code"] == "no_worker"
-    # Later, and seen from a process that was never asked: only the running job tells.
-    server.fairlog.claiming.demand._requested.clear()
+    # While no poll is known: only the running job tells.
+    server.fairlog.worker_polls._workers.clear()
+    share_polls(server, "test")
     assert reasons(client, behind)["workers_busy"]["asked_seconds_ago"] is None
     clock.advance(LATELY_SECONDS + 1)
     assert explain(client, behind)["reasons"][0]["code"] in {"no_worker_free", "no_worker"}
@@ -141,3 +148,43 @@ def test_schedules_and_endings_are_explained(client: httpx.Client, clock: Manual
 
 def test_an_unknown_job_cannot_be_explained(client: httpx.Client) -> None:
     assert problem(client.get("/v1/jobs/1042/explain"), 404)["job_id"] == 1042
+
+
+def test_a_dead_worker_is_told_from_a_living_one(
+    server: AppServer, client: httpx.Client, clock: ManualClock
+) -> None:
+    held, waits = submit_many(client, "ada", 2)
+    assert [job["id"] for job in claim(client, kinds=["echo"])] == [held]
+    assert reasons(client, held)["running"]["worker_is_alive"] is True
+    assert "alive" in explain(client, held)["summary"]
+    share_polls(server, "another")
+    server.fairlog.worker_polls._workers.clear()  # only the table knows of the worker from here on
+    server.fairlog.worker_polls._shared = frozenset()
+    client.put("/v1/kinds/echo", json={"running": 1}).raise_for_status()
+    clock.advance(SETTINGS.lease_seconds - 1)
+    assert reasons(client, held)["running"]["worker_is_alive"] is True
+    clock.advance(LATELY_SECONDS)
+    wait_until(lambda: "running" not in reasons(client, held), "the lease ends")
+    why = explain(client, waits)
+    assert why["reasons"][0]["code"] == "no_worker"
+    assert "Worker 'w1' took it, and has been silent for 89 s." in why["summary"]
+
+
+def test_a_worker_that_polls_another_server_is_alive_here_too(
+    database_url: str, server: AppServer, clock: ManualClock
+) -> None:
+    waiting = submit(server.client, kind="elsewhere")["id"]
+    with AppServer(database_url, SETTINGS, clock) as other:
+        with other.fairlog.worker_polls.claiming(WorkerId("w9"), [Kind("elsewhere")]):
+            share_polls(other, "other")
+        assert "worker_waiting" in reasons(server.client, waiting)
+
+
+def test_a_paused_kind_and_a_mistyped_one_say_so(client: httpx.Client) -> None:
+    client.put("/v1/kinds/report", json={"running": 0}).raise_for_status()
+    paused = submit(client, kind="report")["id"]
+    mistyped = submit(client, kind="thumbnial")["id"]
+    claim(client, kinds=["thumbnail", "report"])
+    assert explain(client, paused)["reasons"][0]["code"] == "kind_cap"
+    assert "The kind 'report' is paused" in explain(client, paused)["summary"]
+    assert "Workers ask for 'thumbnail'" in explain(client, mistyped)["summary"]

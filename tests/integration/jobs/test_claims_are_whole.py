@@ -33,6 +33,7 @@ from entrypoints.feeds.log_watcher import LogWatcher
 from entrypoints.feeds.work_signal import WorkSignal
 from entrypoints.service.claiming import Claiming
 from entrypoints.service.fairlog import Fairlog
+from entrypoints.service.worker_polls import WorkerPolls
 from projections.inline import front
 from tests.support.clock import ManualClock
 from tests.support.core import do, log_of, outcomes, put, put_as_one_batch, service
@@ -180,7 +181,8 @@ def test_past_very_many_expired_jobs_a_claim_goes_in_steps(
             return 0
 
         async def ask_on() -> Claimed:
-            return await Claiming(ask, WorkSignal(LogWatcher(position))).claim(claim(1), 0)
+            claiming = Claiming(ask, WorkSignal(LogWatcher(position)), WorkerPolls())
+            return await claiming.claim(claim(1), 0)
 
         assert [job.id for job in asyncio.run(ask_on()).jobs] == [last.id]
 

@@ -28,6 +28,7 @@ EXEMPT: Final[Mapping[str, str]] = {
     "alembic_version": "the migration tool's own; test_cli.py shows what a wrong one comes to",
     "live_servers": "leases of the processes that run now: no part of the log, free to be dropped",
     "dashboard_sessions": "who is logged in: no part of the log, free to be dropped",
+    "worker_polls": "when workers polled last: no part of the log, free to be dropped",
     "empty_claims": "claims without jobs, for ten minutes: no part of the log, free to be dropped",
 }
 

@@ -2,10 +2,18 @@ from typing import Any
 
 import pytest
 
-from domain.audit.explanation import Count, Explanation, ExplanationInput, Workers, explain
+from domain.audit.explanation import (
+    Count,
+    Explanation,
+    ExplanationInput,
+    SilentWorker,
+    Workers,
+    explain,
+)
 from domain.fairness.line import KindInLine, UserInLine
 from domain.jobs.job import Job
 from domain.language.events import FailureReason, RequeueReason
+from domain.language.identifiers import Kind, WorkerId
 from tests.support.given import NOW, Given, at, given
 from tests.support.stories import (
     JOB,
@@ -82,18 +90,54 @@ def test_a_cap_comes_before_every_other_reason() -> None:
     )
 
 
-def test_a_kind_that_no_worker_asks_for_is_said_so_with_what_cannot_be_known() -> None:
+def test_a_kind_that_no_worker_asks_for_is_said_so() -> None:
     explanation = explained(given(SUBMITTED), workers=UNSEEN)
     assert codes(explanation) == ["no_worker", "next"]
-    assert "No worker has asked for the kind 'echo'" in explanation.summary
-    assert "another server" in explanation.summary
+    assert "No living worker asks for the kind 'echo'" in explanation.summary
+    assert "mistyped" not in explanation.summary
+
+
+def test_a_dead_worker_is_named_apart_from_the_living() -> None:
+    dead = [SilentWorker(WorkerId("w1"), 305), SilentWorker(WorkerId("w2"), 900)]
+    explanation = explained(given(SUBMITTED), workers=Workers(lately_seconds=60, dead=dead))
+    assert codes(explanation) == ["no_worker", "next"]
+    assert "Worker 'w1' took it, and has been silent for 305 s." in explanation.summary
+
+
+def test_a_mistyped_kind_is_told_with_the_one_that_workers_ask_for() -> None:
+    workers = Workers(lately_seconds=60, nearest_kind=Kind("echos"))
+    explanation = explained(given(SUBMITTED), workers=workers)
+    assert "Workers ask for 'echos': is the kind mistyped?" in explanation.summary
+
+
+def test_the_worker_of_a_running_job_is_told_alive_or_dead() -> None:
+    running = given(SUBMITTED, started())
+    alive = Workers(lately_seconds=60, own_seconds_ago=4)
+    [reason] = explained(running, workers=alive).reasons
+    assert reason.text.endswith("The worker is alive: it polled 4.0 s ago.")
+    assert reason.numbers["worker_is_alive"] is True
+    dead = Workers(lately_seconds=60, own_seconds_ago=90, own_is_alive=False)
+    [reason] = explained(running, workers=dead).reasons
+    assert "The worker seems to be dead: it has been silent for 90 s." in reason.text
+    assert reason.numbers["worker_is_alive"] is False
+
+
+def test_a_cap_of_zero_is_a_pause() -> None:
+    paused = explained(
+        given(SUBMITTED),
+        user=UserInLine(waiting=1, running_limit=0),
+        kind=KindInLine(waiting=1, running_limit=0),
+    )
+    assert codes(paused)[:2] == ["user_cap", "kind_cap"]
+    assert paused.reasons[0].text.startswith("User 'alice' is paused")
+    assert paused.reasons[1].text.startswith("The kind 'echo' is paused")
 
 
 def test_workers_that_were_seen_lately_are_busy() -> None:
     workers = Workers(asked_seconds_ago=4.25, started_seconds_ago=31, lately_seconds=60)
     explanation = explained(given(SUBMITTED), jobs_ahead=Count(1), workers=workers)
     assert explanation.reasons[-1].text == (
-        "There are workers for the kind 'echo': a worker asked this server 4.2 s ago, "
+        "There are living workers for the kind 'echo': one polled 4.2 s ago, "
         "and a job of it was started 31 s ago."
     )
 

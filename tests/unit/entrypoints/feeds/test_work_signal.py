@@ -14,6 +14,7 @@ from entrypoints.feeds import work_signal
 from entrypoints.feeds.log_watcher import LogWatcher
 from entrypoints.feeds.work_signal import Work, WorkSignal
 from entrypoints.service.claiming import Claiming
+from entrypoints.service.worker_polls import WorkerPolls
 from tests.support.stories import ECHO, SLEEP
 
 WAIT_SECONDS = 30.0
@@ -33,7 +34,7 @@ class Workshop:
         self.error: Exception | None = None
         self.watcher = LogWatcher(self._position)
         self.signal = WorkSignal(self.watcher, self._work)
-        self.claiming = Claiming(self._ask, self.signal)
+        self.claiming = Claiming(self._ask, self.signal, WorkerPolls())
 
     async def _position(self) -> int:
         return self.position
