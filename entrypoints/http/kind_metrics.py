@@ -4,7 +4,7 @@ Users name kinds, so the number of labels is limited.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Final
 
@@ -14,7 +14,8 @@ from prometheus_client.metrics_core import Metric
 from sqlalchemy.engine import Connection
 
 from domain.fairness.line import KindInLine
-from domain.jobs.ended_attempts import EndedAttempt
+from domain.jobs.ended_attempts import DONE, EndedAttempt
+from domain.language.events import FailureReason
 from domain.language.identifiers import Kind
 from entrypoints.http.histogram import Histogram
 from projections.queries.line_queries import LineQueries
@@ -74,14 +75,22 @@ class KindMetrics:
             if attempt.seconds is not None:
                 self._run_seconds[kind].observe(attempt.seconds)
 
-    def collect(self) -> Iterator[Metric]:
-        """Generate the metrics."""
+    def collect(self, known: Iterable[Kind]) -> Iterator[Metric]:
+        """Generate the metrics.
+
+        Kinds that are `known` to exist have a zero before their first attempt has ended: Prometheus
+        sees no increase in a counter that begins with one.
+        """
+        counted = self._run_seconds.copy()
+        labels = list(dict.fromkeys([*counted, *known]))[:KINDS_MAX]
+        outcomes = (DONE, *FailureReason)
         attempts = CounterMetricFamily(
             "fairlog_kind_attempts",
-            "Attempts that ended, recorded by this process: done, or the reason of the failure",
+            "Attempts that ended, recorded by this process, by outcome: done, or why they failed",
             labels=["kind", "outcome"],
         )
-        for (kind, outcome), count in self._attempts.copy().items():
+        zeros = {(kind, str(outcome)): 0 for kind in labels for outcome in outcomes}
+        for (kind, outcome), count in (zeros | self._attempts.copy()).items():
             attempts.add_metric([kind, outcome], count)
         yield attempts
         failed = CounterMetricFamily(
@@ -89,15 +98,16 @@ class KindMetrics:
             "Jobs whose last attempt failed, recorded by this process",
             labels=["kind"],
         )
-        for kind, count in self._failed_jobs.copy().items():
+        for kind, count in (dict.fromkeys(labels, 0) | self._failed_jobs.copy()).items():
             failed.add_metric([kind], count)
         yield failed
         runs = HistogramMetricFamily(
             "fairlog_kind_run_seconds",
-            "Seconds that handlers of completed, failed and timed out attempts ran",
+            "Seconds from the begin of a handler, or from the claim if no begin was reported, "
+            "to the outcome of its attempt; lost attempts do not count",
             labels=["kind"],
         )
-        for kind, histogram in self._run_seconds.copy().items():
+        for kind, histogram in counted.items():
             buckets, total = histogram.buckets()
             runs.add_metric([kind], buckets=buckets, sum_value=total)
         yield runs
@@ -106,14 +116,17 @@ class KindMetrics:
 def open_jobs_metrics(kinds: Mapping[Kind, OpenJobs]) -> Iterator[Metric]:
     """Generate the metrics of open jobs."""
     waiting = GaugeMetricFamily(
-        "fairlog_kind_jobs_waiting", "Queued jobs that a worker could claim", labels=["kind"]
+        "fairlog_kind_jobs_waiting", "Queued jobs; scheduled ones do not count", labels=["kind"]
     )
     running = GaugeMetricFamily(
-        "fairlog_kind_jobs_running", "Jobs that workers hold", labels=["kind"]
+        "fairlog_kind_jobs_running",
+        "Jobs that workers hold, and ended ones whose handler may still run",
+        labels=["kind"],
     )
     oldest = GaugeMetricFamily(
         "fairlog_kind_oldest_waiting_seconds",
-        "Seconds that the longest waiting of the jobs to be claimed next has waited in line",
+        "Seconds since the longest waiting job joined the line, of those that are next for their "
+        "users",
         labels=["kind"],
     )
     for kind, open_jobs in kinds.items():

@@ -110,7 +110,7 @@ class ServerMetrics:
         yield from self._parts()
         yield from self._writer()
         yield from self._log()
-        yield from self._kinds.collect()
+        yield from self._kinds.collect(() if stored is None else stored.kinds)
         if stored is not None:
             yield from _stored(stored)
         yield from self._http()

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Installs what this machine lacks of the things named (python, mariadb, chromium, node, wrk,
+# Installs what this machine lacks of the things named (python, mariadb, chromium, node, systemd, wrk,
 # postgresql, redis), where it is Debian and we may; else says in one line what to install, and
 # exits 2.
 set -eu
@@ -36,6 +36,9 @@ look_for() {
     node)
         has node || packages="$packages nodejs"
         ;;
+    systemd)
+        has systemd-analyze || packages="$packages systemd"
+        ;;
     postgresql)
         has postgres || ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 ||
             packages="$packages postgresql"
@@ -44,7 +47,7 @@ look_for() {
         has redis-server || packages="$packages redis-server"
         ;;
     *)
-        refuse "ensure-packages.sh knows python, mariadb, chromium, node, wrk, postgresql and redis, not $1"
+        refuse "ensure-packages.sh knows python, mariadb, chromium, node, systemd, wrk, postgresql and redis, not $1"
         ;;
     esac
 }

@@ -14,7 +14,7 @@ DOCUMENTS: Final = sorted(
     path for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")) if path.name != "CHANGELOG.md"
 )
 DECISIONS: Final = sorted(ROOT.glob("docs/adr/*.md"))
-_TREES: Final = ("domain", "adapters", "projections", "entrypoints", "tests", "docs")
+_TREES: Final = ("domain", "adapters", "projections", "entrypoints", "tests", "docs", "deploy")
 _NAMED_FILE: Final = re.compile(rf"`((?:{'|'.join(_TREES)})/[\w/.-]*\w)`")
 _LINK: Final = re.compile(r"\]\((?!https?:|#)([^)#]+)")
 

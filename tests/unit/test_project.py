@@ -40,10 +40,10 @@ def source_files(folder: Path = ROOT) -> Iterator[Path]:
             yield from source_files(path)
 
 
-def test_the_top_level_folders_are_the_four_rooms_the_tests_and_the_documents() -> None:
+def test_the_top_level_folders_are_the_four_rooms_tests_documents_and_deployment() -> None:
     folders = {path.relative_to(ROOT).parts[0] for path in source_files() if path.parent != ROOT}
     shown = {folder for folder in folders if not folder.startswith(".")}
-    assert shown == {"domain", "adapters", "projections", "entrypoints", "tests", "docs"}
+    assert shown == {*ROOMS, "tests", "docs", "deploy"}
 
 
 def test_no_file_names_the_host_of_a_package_registry() -> None:
@@ -113,7 +113,9 @@ def test_ci_runs_what_a_developer_runs() -> None:
 
 
 def test_the_files_that_documents_name_are_there() -> None:
-    named = re.compile(r"`((?:domain|adapters|projections|entrypoints|tests|docs)/[\w./-]+)`")
+    named = re.compile(
+        r"`((?:domain|adapters|projections|entrypoints|tests|docs|deploy)/[\w./-]+)`"
+    )
     missing = {
         (document.name, name)
         for document in source_files()

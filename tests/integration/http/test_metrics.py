@@ -74,6 +74,9 @@ def test_attempts_are_counted_by_kind_and_outcome_with_their_run_time(
         failed = submit(server.client, kind="export", payload=2, max_attempts=1)["id"]
         lost = submit(server.client, kind="mail")["id"]
         claim(server.client, 3)
+        before = scrape(server.client)
+        assert before["fairlog_kind_attempts_total", "kind=export,outcome=error"] == 0
+        assert before["fairlog_kind_jobs_failed_total", "kind=export"] == 0
         clock.advance(20)
         for path, outcome in (
             (f"/v1/jobs/{done}/complete", {"result": None}),

@@ -1,7 +1,7 @@
-"""The configurations of proxies in docs/security.md, with the proxies themselves."""
+"""The configurations of proxies in deploy/, with the proxies themselves."""
 
+import os
 import re
-import shutil
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -15,14 +15,10 @@ import pytest
 
 from tests.conftest import NewDatabase
 from tests.support.certificates import Certificates
-from tests.support.repository import ROOT
+from tests.support.deployment import DEPLOY, tool
 from tests.support.server import FairlogServer, ending_with_us, free_port, submit
 from tests.support.waiting import wait_until
 
-PAGE: Final = (ROOT / "docs/security.md").read_text()
-NGINX: Final = re.findall(r"```nginx\n(.*?)```", PAGE, re.DOTALL)
-[CADDY] = re.findall(r"```caddy\n(.*?)```", PAGE, re.DOTALL)
-[CADDY_BELOW] = re.findall(r"`(handle_path [^`]*)`", PAGE)
 HOST: Final = "jobs.example"
 
 
@@ -44,22 +40,17 @@ def server(new_database_url: NewDatabase) -> Iterator[FairlogServer]:
         yield server
 
 
-def fitted(configuration: str, files: Certificates, server: FairlogServer) -> str:
-    """Replace names, files and the server's port in a configuration by those of the test."""
+def fitted(file: str, files: Certificates, server: FairlogServer) -> str:
+    """Return a configuration with the names, files and port of the test."""
     return (
-        configuration.replace("/etc/ssl/jobs.example.com.pem", files.cert)
+        (DEPLOY / file)
+        .read_text()
+        .replace("/etc/ssl/jobs.example.com.pem", files.cert)
         .replace("/etc/ssl/jobs.example.com.key", files.key)
         .replace("jobs.example.com", HOST)
         .replace("127.0.0.1:8000", f"127.0.0.1:{server.port}")
+        .replace("server:8000", f"127.0.0.1:{server.port}")
     )
-
-
-def program(name: str) -> str:
-    """Return the proxy that `make .proxies` has fetched, or one that is installed."""
-    places = [str(ROOT / ".proxies"), "/usr/sbin", "/usr/bin", "/usr/local/bin"]
-    found = shutil.which(name, path=":".join(places))
-    assert found is not None, f"there is no {name}: run `make .proxies`"
-    return found
 
 
 @contextmanager
@@ -72,7 +63,7 @@ def nginx(folder: Path, servers: str) -> Iterator[None]:
         f"user root; daemon off; pid {folder}/pid; error_log stderr; events {{}}\n"
         f"http {{ access_log off; {temporary}\n{servers}\n}}"
     )
-    with running(program("nginx"), "-p", str(folder), "-c", str(folder / "nginx.conf")):
+    with running(tool("nginx"), "-p", str(folder), "-c", str(folder / "nginx.conf")):
         yield
 
 
@@ -81,13 +72,17 @@ def caddy(folder: Path, sites: str) -> Iterator[None]:
     (folder / "Caddyfile").write_text(
         f"{{\nadmin off\nauto_https disable_redirects\nstorage file_system {folder}\n}}\n{sites}"
     )
-    with running(program("caddy"), "run", "--config", str(folder / "Caddyfile")):
+    with running(tool("caddy"), "run", "--config", str(folder / "Caddyfile")):
         yield
 
 
 @contextmanager
 def running(*command: str) -> Iterator[None]:
-    process = subprocess.Popen([*ending_with_us(), *command], stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [*ending_with_us(), *command],
+        env=os.environ | {"FAIRLOG_HOST": HOST},  # as compose.yaml sets it
+        stderr=subprocess.DEVNULL,
+    )
     try:
         yield
     finally:
@@ -101,21 +96,30 @@ def proxied(
 ) -> Iterator[httpx.Client]:
     """Start a proxy, and yield a client that asks it for the server's host name over TLS."""
     port = free_port()
-    whole, below = (fitted(one, files, server) for one in NGINX)
-    tls = f"ssl_certificate {files.cert}; ssl_certificate_key {files.key};"
+    nginx_tls = f"ssl_certificate {files.cert}; ssl_certificate_key {files.key};"
+    caddy_tls = f"tls {files.cert} {files.key}"
+
+    def file(of: str) -> str:
+        return fitted(of, files, server)
+
     proxies = {
-        "nginx": lambda: nginx(folder, whole.replace("443 ssl", f"127.0.0.1:{port} ssl")),
+        "nginx": lambda: nginx(
+            folder, file("nginx/fairlog.conf").replace("443 ssl", f"127.0.0.1:{port} ssl")
+        ),
         "nginx below a path": lambda: nginx(
-            folder, f"server {{ listen 127.0.0.1:{port} ssl; {tls}\n{below}\n}}"
+            folder,
+            f"server {{ listen 127.0.0.1:{port} ssl; {nginx_tls}\n"
+            f"{file('nginx/fairlog-below-a-path.conf')}\n}}",
         ),
         "caddy": lambda: caddy(
-            folder, fitted(CADDY, files, server).replace(f"{HOST} {{", f"{HOST}:{port} {{", 1)
+            folder, file("caddy/Caddyfile").replace(f"{HOST} {{", f"{HOST}:{port} {{", 1)
         ),
         "caddy below a path": lambda: caddy(
+            folder, f"{HOST}:{port} {{\n{caddy_tls}\n{file('caddy/below-a-path.caddy')}\n}}"
+        ),
+        "caddy of compose": lambda: caddy(
             folder,
-            f"{HOST}:{port} {{\ntls {files.cert} {files.key}\n"
-            + fitted(CADDY_BELOW, files, server).replace("{ ", "{\n").replace(" }", "\n}")
-            + "\n}",
+            file("caddy/compose.Caddyfile").replace("} {", f"}}:{port} {{\n{caddy_tls}", 1),
         ),
     }
     with (
@@ -136,8 +140,10 @@ def is_listening(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-@pytest.mark.parametrize("name", ["nginx", "nginx below a path", "caddy", "caddy below a path"])
-def test_the_documented_configuration_works(
+@pytest.mark.parametrize(
+    "name", ["nginx", "nginx below a path", "caddy", "caddy below a path", "caddy of compose"]
+)
+def test_a_configuration_works(
     name: str, tmp_path: Path, files: Certificates, server: FairlogServer
 ) -> None:
     prefix = "/fairlog" if "below" in name else ""
