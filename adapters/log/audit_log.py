@@ -185,6 +185,18 @@ def body_sizes(connection: Connection, positions: Sequence[int]) -> dict[int, in
     return found
 
 
+def body_beginnings(
+    connection: Connection, positions: Sequence[int], bytes_max: int
+) -> dict[int, bytes]:
+    """Return the first bytes of the bodies at those positions, as far as they exist."""
+    rows = connection.execute(
+        sa.select(bodies.c.position, sa.func.substr(bodies.c.body, 1, bytes_max)).where(
+            bodies.c.position.in_(positions)
+        )
+    )
+    return {position: bytes(beginning) for position, beginning in rows}
+
+
 def bodies_with(connection: Connection, positions: Sequence[int], text: str) -> set[int]:
     """Return those of the positions whose bodies contain a text in one of their values.
 

@@ -64,6 +64,12 @@ def pretty_json(data: bytes) -> tuple[str, bool]:
     return visible(clipped), len(text) > len(clipped)
 
 
+def excerpt(beginning: bytes, bytes_max: int) -> str:
+    """Return the beginning of a JSON value on one line. It was cut off if it has `bytes_max`."""
+    text = visible(beginning.decode(errors="ignore"))
+    return f"{text}…" if len(beginning) >= bytes_max else text
+
+
 def brief_json(event: bytes) -> str:
     """Format the fields of an event, except its type and user, on one line."""
     fields = msgspec.json.decode(event, type=dict[str, Any])

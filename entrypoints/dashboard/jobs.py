@@ -1,69 +1,86 @@
-"""Jobs: found by id, user, state and kind, in pages that are read by key and not by offset."""
+"""Jobs: found by id, user, state, kind, error and time, in pages read by key and not by offset."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Final
 
+import msgspec
 from litestar import Request, Response, get
 from litestar.di import NamedDependency
 from litestar.params import FromQuery, QueryParameter
 from litestar.response import Redirect
+from msgspec import Struct
 from sqlalchemy.engine import Connection
 
+from adapters.log import audit_log
 from domain.access.keys import ApiKey
-from domain.jobs.job import State
+from domain.jobs.failure import unreported_error
+from domain.jobs.job import Job, State
 from domain.language import validation
 from domain.language.errors import InvalidInput
 from domain.language.identifiers import POSITION_MAX, Kind
+from entrypoints.dashboard import formatting
+from entrypoints.dashboard.actions import MATCHING_MAX
 from entrypoints.dashboard.context import DashboardContext, ShownMoment
+from entrypoints.dashboard.job_conditions import AskedJobs
 from entrypoints.dashboard.rendering import is_from_page
 from entrypoints.http.access import key_of
 from entrypoints.http.forwarding import prefix_of
 from entrypoints.http.strict_json import StrictRequest
-from projections.queries.job_search import JobFilter
+from entrypoints.runtime.text import message_of, visible
+from entrypoints.use_cases.find_jobs import JobConditions, find_jobs
+from projections.queries.job_search import JobFilter, JobSearchPage
 
 JOBS_PER_PAGE: Final = 50
+PAYLOAD_BYTES_SHOWN: Final = 160
+ERRORS_BYTES_MAX: Final = 256 * 1024  # read for a page; a traceback has some thousands
+_RETRIED_STATES: Final = frozenset({"failed", "cancelled"})
 _KINDS_OFFERED: Final = 200
 
 
+class ListedJob(Struct, frozen=True):
+    """A job with the beginnings of its payload and its error."""
+
+    job: Job
+    payload: str
+    error: str  # of its latest attempt, if that failed
+
+
 @get("/jobs")
-async def jobs(
+async def jobs(  # noqa: PLR0913 (a parameter for each condition)
     request: StrictRequest,
     context: NamedDependency[DashboardContext],
+    *,
     user: FromQuery[str] = "",
     job_state: Annotated[str, QueryParameter(name="state")] = "",
     kind: FromQuery[str] = "",
+    error: FromQuery[str] = "",
+    since: FromQuery[str] = "",
+    until: FromQuery[str] = "",
     before: FromQuery[str] = "",
     after: FromQuery[str] = "",
 ) -> Response[str]:
     """List jobs. `before` and `after` are exclusive ids between which a page is read."""
-    problem = None
     seen_by = key_of(request)
-    wanted, below, above = JobFilter(seen_by=seen_by), None, None
-    try:
-        wanted = JobFilter(
-            user_id=validation.user_id(user) if user else None,
-            state=_state(job_state) if job_state else None,
-            kind=validation.kind(kind) if kind else None,
-            seen_by=seen_by,
-        )
-        below, above = _bound(before, "before"), _bound(after, "after")
-    except InvalidInput as error:
-        problem = str(error)
+    asked = AskedJobs(user=user, state=job_state, kind=kind, error=error, since=since, until=until)
 
-    def read(connection: Connection, _: ShownMoment) -> dict[str, object]:
-        found = (
-            context.search.older(connection, wanted, below, JOBS_PER_PAGE)
-            if above is None
-            else context.search.newer(connection, wanted, above, JOBS_PER_PAGE)
-        )
+    def read(connection: Connection, at: ShownMoment) -> dict[str, object]:
+        problem = None
+        try:
+            wanted = asked.parse(at.now)
+            below, above = _bound(before, "before"), _bound(after, "after")
+        except InvalidInput as invalid:
+            problem = str(invalid)
+            wanted, below, above = JobConditions(), None, None
+        found = _page(context, connection, wanted, seen_by, below, above)
         return {
             "found": found,
+            "listed": _listed(connection, found.jobs),
             "problem": problem,
-            "user": user,
-            "state": job_state,
-            "kind": kind,
-            "is_filtered": bool(user or job_state or kind),
+            "asked": asked,
             "is_first": not (before or after),
+            "asked_json": msgspec.json.encode(asked).decode(),
+            "matching_max": MATCHING_MAX,
+            "retries_all": problem is None and job_state in _RETRIED_STATES,
         }
 
     kinds = [] if is_from_page(request) else await _kinds(context, seen_by)
@@ -72,13 +89,73 @@ async def jobs(
         "jobs",
         "Jobs",
         read,
-        is_long=wanted.filters_rows,
-        user=user,
-        state=job_state,
-        kind=kind,
+        is_long=bool(kind or error or since or until or (user and job_state))
+        or seen_by is not None,
+        asked=asked,
         states=list(State),
         kinds=kinds,
     )
+
+
+def _page(
+    context: DashboardContext,
+    connection: Connection,
+    wanted: JobConditions,
+    seen_by: ApiKey | None,
+    below: int | None,
+    above: int | None,
+) -> JobSearchPage:
+    """Read a page. One by time or error has no link to newer jobs, but to the newest."""
+    if wanted.error_contains is not None or wanted.since is not None or wanted.until is not None:
+        some = find_jobs(connection, wanted, below, JOBS_PER_PAGE, seen_by)
+        is_full = len(some.jobs) == JOBS_PER_PAGE
+        return JobSearchPage(
+            some.jobs,
+            has_newer=False,
+            has_older=some.next is not None,
+            searched_down_to=None if is_full else some.next,
+        )
+    conditions = JobFilter(
+        user_id=wanted.user_id, state=wanted.state, kind=wanted.kind, seen_by=seen_by
+    )
+    if above is None:
+        return context.search.older(connection, conditions, below, JOBS_PER_PAGE)
+    return context.search.newer(connection, conditions, above, JOBS_PER_PAGE)
+
+
+def _listed(connection: Connection, jobs: Sequence[Job]) -> list[ListedJob]:
+    """Read the beginnings of payloads, and errors as far as ERRORS_BYTES_MAX allows."""
+    payloads = audit_log.body_beginnings(connection, [job.id for job in jobs], PAYLOAD_BYTES_SHOWN)
+    failed = [
+        job.error_position
+        for job in jobs
+        if job.error_position is not None and job.state is not State.DONE
+    ]
+    sizes = audit_log.body_sizes(connection, failed)
+    read: list[int] = []
+    for position in failed:
+        if sum(sizes.get(one, 0) for one in (*read, position)) <= ERRORS_BYTES_MAX:
+            read.append(position)
+    errors = audit_log.bodies_at(connection, read)
+    return [
+        ListedJob(
+            job,
+            formatting.excerpt(payloads.get(job.id, b""), PAYLOAD_BYTES_SHOWN),
+            _error_of(job, errors),
+        )
+        for job in jobs
+    ]
+
+
+def _error_of(job: Job, errors: Mapping[int, bytes]) -> str:
+    if job.state is State.DONE or job.failure is None:
+        return ""
+    if (error := unreported_error(job)) is not None:
+        return visible(f"{error.type}: {error.message}")
+    body = errors.get(job.error_position or 0)
+    if body is None and job.erased_at is None:
+        return "A large error: the page of the job shows it."
+    return message_of(body)
 
 
 @get("/find")
@@ -101,13 +178,6 @@ async def _kinds(context: DashboardContext, seen_by: ApiKey | None) -> Sequence[
         lambda connection: context.fairlog.line.kinds(connection, _KINDS_OFFERED)
     )
     return [kind for kind, _ in found]
-
-
-def _state(name: str) -> State:
-    try:
-        return State(name)
-    except ValueError:
-        raise InvalidInput(f"There is no state {name!r}; there are {', '.join(State)}.") from None
 
 
 def _bound(text: str, what: str) -> int | None:

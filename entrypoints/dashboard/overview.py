@@ -1,6 +1,7 @@
 """Overview: whether work flows, the workers, the kinds, and recent failures."""
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any, Final
 
 from litestar import Response, get
@@ -13,6 +14,7 @@ from sqlalchemy.engine import Connection
 from adapters.log import audit_log
 from domain.fairness.line import KindInLine
 from domain.jobs.job import State
+from domain.language.events import FailureReason
 from domain.language.identifiers import JobId, Kind
 from entrypoints.dashboard.charts import RANGES, Range
 from entrypoints.dashboard.context import HOUR_SECONDS, DashboardContext, ShownMoment
@@ -21,7 +23,7 @@ from entrypoints.dashboard.workers import seen_workers
 from entrypoints.http.access import key_of
 from entrypoints.http.forwarding import prefix_of
 from entrypoints.http.strict_json import StrictRequest
-from entrypoints.runtime.text import message_of, visible
+from entrypoints.runtime.text import message_of, text_of, visible
 from entrypoints.service.worker_polls import WorkerPoll, nearest_kind
 from projections.activity.metrics import (
     ActivityMetrics,
@@ -34,16 +36,25 @@ from projections.activity.metrics import (
 _USERS_CHECKED: Final = 20
 _KINDS_SHOWN: Final = 30
 _KINDS_READ: Final = 1000
-_FAILURES_SHOWN: Final = 10
+_FAILURES_SHOWN: Final = 6
+# Types of the errors that no worker reported, see `domain.jobs.failure`, by reason.
+_UNREPORTED: Final = {
+    FailureReason.TIMED_OUT: "TimeoutError",
+    FailureReason.LEASE_LOST: "LeaseLost",
+    FailureReason.SERVER_RESTARTED: "ServerRestarted",
+}
 _FINEST: Final = 10
 
 
 class RecentFailure(Struct, frozen=True):
+    """Failed attempts of one kind with the same error."""
+
     kind: str
-    reason: str
     message: str
+    text: str  # by which the jobs page finds failed jobs with this error; empty: by kind alone
     count: int
     job_id: JobId | None  # of the latest
+    at: datetime | None  # when the latest failed, UTC
 
 
 class KindRow(Struct, frozen=True):
@@ -181,10 +192,21 @@ def _failures(
     positions = [leading.failed_at[key] for key, _ in most if key in leading.failed_at]
     bodies = audit_log.bodies_at(connection, positions)
     jobs = audit_log.jobs_at(connection, positions)
+    times = audit_log.times_at(connection, positions)
     found = []
     for key, count in most:
         kind, reason, _ = parse_failure_key(key)
         position = leading.failed_at.get(key, 0)
-        message = message_of(bodies.get(position)) or reason.replace("_", " ")
-        found.append(RecentFailure(kind, reason, message, count, jobs.get(position)))
+        body = bodies.get(position)
+        text = _UNREPORTED.get(FailureReason(reason), "") if body is None else text_of(body)
+        found.append(
+            RecentFailure(
+                kind,
+                message_of(body) or reason.replace("_", " "),
+                text,
+                count,
+                jobs.get(position),
+                times.get(position),
+            )
+        )
     return found

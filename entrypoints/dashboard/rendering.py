@@ -73,7 +73,12 @@ def render(request: AnyRequest, template: str, **context: object) -> str:
     environment = _environment(prefix_of(request.scope))
     access = access_of(request)
     return environment.get_template(template).render(
-        {"access": access, "may_change": may_change(access), **context}
+        {
+            "access": access,
+            "may_change": may_change(access),
+            "may_operate": may_operate(access),
+            **context,
+        }
     )
 
 
@@ -89,15 +94,20 @@ def may_change(access: Access | None) -> bool:
     return access is None or Right.CHANGE_JOBS in access.key.rights
 
 
+def may_operate(access: Access | None) -> bool:
+    """Return True if the caller may change limits, and retry all jobs that match."""
+    return access is None or Right.OPERATE in access.key.rights
+
+
 def audience_of(request: AnyRequest) -> str:
     """Return what tells apart the callers who get different answers to the same request.
 
-    Those who see everything share answers, except that some may change jobs. The others have
+    Those who see everything share answers with those who may change the same. The others have
     answers of their own: the name of a key means the same for ever.
     """
     access = access_of(request)
     if access is None or Right.READ_ALL in access.key.rights:
-        return f"all {may_change(access)}"
+        return f"all {may_change(access)} {may_operate(access)}"
     return f"key {access.key.name}"
 
 

@@ -10,7 +10,7 @@ from litestar.response import Redirect
 from litestar.status_codes import HTTP_303_SEE_OTHER
 
 from domain.language.errors import KeyNotValid
-from entrypoints.dashboard.actions import cancel, retry
+from entrypoints.dashboard.actions import cancel, retry, retry_matching
 from entrypoints.dashboard.assets import assets
 from entrypoints.dashboard.audit import audit, system_state
 from entrypoints.dashboard.charts import charts
@@ -60,6 +60,7 @@ def dashboard(fairlog: Fairlog, wrong_keys: WrongKeys) -> list[Router]:
             body,
             cancel,
             retry,
+            retry_matching,
             audit,
             system_state,
             live_updates,

@@ -97,6 +97,7 @@ _DASHBOARD: Final[Mapping[tuple[str, str], _Rule]] = {
     ("GET", "/jobs/{job_id}/whole/{name}"): _READ,
     ("POST", "/jobs/cancel"): _CHANGE_JOBS,
     ("POST", "/jobs/retry"): _CHANGE_JOBS,
+    ("POST", "/jobs/retry-matching"): _OPERATE,
     ("GET", "/audit"): _READ,
     ("GET", "/audit/standing"): _READ_ALL,
     ("GET", "/pulse"): _READ,

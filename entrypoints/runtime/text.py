@@ -10,9 +10,8 @@ import msgspec
 _UNSEEN: Final = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]"
 )
-
-
 CHARACTERS_MAX: Final = 300  # of a summary
+SEARCHED_MAX: Final = 200
 
 
 def visible(text: str) -> str:
@@ -38,6 +37,15 @@ def type_and_message(error: bytes) -> tuple[str, str]:
     """
     name, message = _parts_of(error)
     return (name or "Error")[:CHARACTERS_MAX], message[:CHARACTERS_MAX]
+
+
+def text_of(error: bytes) -> str:
+    """Return at most SEARCHED_MAX characters of a text of the error by which its like are found;
+    empty if it has no message.
+    """
+    value = msgspec.json.decode(error)
+    message = value.get("message") if isinstance(value, dict) else value
+    return message[:SEARCHED_MAX] if isinstance(message, str) else ""
 
 
 def _parts_of(error: bytes) -> tuple[str | None, str]:

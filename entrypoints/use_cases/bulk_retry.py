@@ -4,6 +4,7 @@ jobs, and its result has a cursor for the next call.
 
 import math
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Annotated
 
 from msgspec import Meta, Struct
@@ -25,6 +26,8 @@ class RetryFilter(Struct, frozen=True, kw_only=True):
     kind: Kind | None
     error_contains: str | None  # part of a text in the latest error
     state: State
+    since: datetime | None = None  # UTC, of the submission, inclusive
+    until: datetime | None = None  # likewise, exclusive
     jobs_max: int
 
 
@@ -57,6 +60,8 @@ async def retry_jobs(
         state=wanted.state,
         kind=wanted.kind,
         error_contains=wanted.error_contains,
+        since=wanted.since,
+        until=wanted.until,
     )
     found = await fairlog.read_long(
         fairlog.with_saved_rows(

@@ -146,7 +146,7 @@ Idiomorph.defaults.callbacks.beforeNodeMorphed = (element) => element.id !== "ch
 Idiomorph.defaults.callbacks.beforeAttributeUpdated = (name, element) =>
   !(name === "open" && element.tagName === "DETAILS") &&
   !(name === "checked" && element.type === "checkbox") &&
-  !(name === "disabled" && element.closest?.("#selection"));
+  !(name === "disabled" && element.closest?.("#selection") && !element.classList.contains("all"));
 
 // The audit: each event once, the newest first, in a copy of the page's row template.
 
@@ -279,7 +279,7 @@ function showSelection() {
   if (count === null) return;
   const number = selected().length;
   count.textContent = number ? `${number} selected` : "None selected";
-  for (const button of document.querySelectorAll("#selection button")) button.disabled = !number;
+  for (const button of document.querySelectorAll("#selection button:not(.all)")) button.disabled = !number;
   const all = document.getElementById("select-all");
   if (all) {
     all.checked = number > 0 && number === live.querySelectorAll("[name=id]").length;
@@ -361,6 +361,10 @@ function clockTime(at) {
 function chart(id, series, columns, format) {
   const place = document.getElementById(id);
   const data = [series.at, ...columns.map(([name]) => series[name])];
+  const isEmpty = data.slice(1).every((column) => column.every((value) => !value));
+  place.hidden = isEmpty;
+  place.parentElement.querySelector(".no-data").hidden = !isEmpty;
+  if (isEmpty) return;
   if (charts[id]) return charts[id].setData(data);
   const text = colour("--muted");
   const grid = { stroke: colour("--line"), width: 1 };

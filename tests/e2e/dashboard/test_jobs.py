@@ -4,9 +4,9 @@ import re
 import secrets
 
 import pytest
-from playwright.sync_api import expect
+from playwright.sync_api import Browser, expect
 
-from tests.support.browser import Window
+from tests.support.browser import Window, window
 from tests.support.dashboard import claim, confirm, end, state_of, submit
 from tests.support.server import FairlogServer
 
@@ -37,6 +37,73 @@ def test_filters_show_what_matches_and_stand_in_the_address(
     server.client.post(f"/v1/jobs/{echo}/cancel")
     opened.go(f"/jobs?user={user}&state=cancelled")
     assert ids(opened) == [echo]
+
+
+def test_jobs_are_found_by_error_and_by_time_and_show_excerpts(
+    opened: Window, server: FairlogServer
+) -> None:
+    kind = f"torn-{secrets.token_hex(4)}"
+    failed, done = submit(server, "alice", {"image": "a.png"}, kind), submit(server, "bob", 2, kind)
+    for job in claim(server, 2, kinds=[kind]):
+        end(server, job, error=None if job["id"] == done else {"type": "E", "message": "torn <b>"})
+    page = opened.go(f"/jobs?kind={kind}")
+    expect(page.locator("tbody tr")).to_have_count(2)
+    row = page.locator(f"#job-{failed}")
+    expect(row).to_contain_text('{"image":"a.png"}')
+    expect(row).to_contain_text("E: torn <b>")
+    page.get_by_label("Error").fill("torn <b>")
+    expect(page.locator("tbody tr")).to_have_count(1)
+    expect(page).to_have_url(re.compile(r"error=torn"))
+    page.get_by_label("Error").fill("")
+    page.get_by_label("Since").fill("1h")
+    expect(page.locator("tbody tr")).to_have_count(2)
+    page.get_by_label("Since").fill("")
+    page.get_by_label("Until").fill("1h")
+    expect(page.locator(".empty")).to_contain_text("No job matches.")
+    page.get_by_label("Until").fill("soon")
+    expect(page.get_by_role("alert")).to_contain_text("Until is a length of time before now")
+
+
+def test_jobs_with_an_error_are_paged_without_a_gap(opened: Window, server: FairlogServer) -> None:
+    kind = f"paged-{secrets.token_hex(4)}"
+    jobs = [{"user_id": "alice", "kind": kind, "payload": number} for number in range(60)]
+    server.client.post("/v1/jobs/batch", json={"jobs": jobs}).raise_for_status()
+    for job in claim(server, 60, kinds=[kind]):
+        end(server, job, error=f"error {kind}")
+    page = opened.go(f"/jobs?state=failed&error={kind}&since=1d")
+    first = ids(opened)
+    page.get_by_role("link", name="Older").click()
+    page.wait_for_load_state()
+    second = ids(opened)
+    assert (len(first), len(second)) == (50, 10)
+    assert len({*first, *second}) == 60
+    page.get_by_role("link", name="Newest").click()
+    page.wait_for_load_state()
+    assert ids(opened) == first
+
+
+def test_a_narrow_screen_shows_jobs_as_cards_that_are_not_cut_off(
+    browser: Browser, server: FairlogServer
+) -> None:
+    user = f"narrow-{secrets.token_hex(4)}"
+    job_id = submit(server, user, {"text": "x" * 500})
+    with window(browser, server.url, width=420) as opened:
+        page = opened.go(f"/jobs?user={user}")
+        card = page.locator(f"#job-{job_id}")
+        for text in (f"#{job_id}", "queued", user, "echo", "0 of 3", '{"text":"xxx'):
+            shown = card.get_by_text(text, exact=False).first
+            expect(shown).to_be_visible()
+            box = shown.bounding_box()
+            assert box is not None
+            assert box["x"] >= 0
+            assert box["x"] + min(box["width"], 40) <= 420
+        assert page.evaluate("document.documentElement.scrollWidth") <= 420
+        widths = card.locator("td").evaluate_all(
+            "cells => cells.map(c => c.getBoundingClientRect().right)"
+        )
+        assert max(widths) <= 420
+        card.get_by_label(f"Select job {job_id}").check()
+        expect(page.locator("#selected-count")).to_have_text("1 selected")
 
 
 def test_a_new_job_appears_in_the_list(opened: Window, server: FairlogServer) -> None:
