@@ -1,7 +1,7 @@
 #!/bin/sh
-# Installs what this machine lacks of the things named (python, mariadb, chromium, node, systemd, wrk,
-# postgresql, redis), where it is Debian and we may; else says in one line what to install, and
-# exits 2.
+# Installs what this machine lacks of the things named (python, mariadb, chromium, node, readers,
+# systemd, wrk, postgresql, redis), where it is Debian and we may; else says in one line what to
+# install, and exits 2.
 set -eu
 
 PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin" # Debian keeps mariadbd where users do not look
@@ -30,6 +30,12 @@ look_for() {
     chromium)
         has chromium || packages="$packages chromium"
         ;;
+    readers) # what the commands of the documents use
+        has curl || packages="$packages curl"
+        has jq || packages="$packages jq"
+        has sqlite3 || packages="$packages sqlite3"
+        has mariadb-dump || packages="$packages mariadb-client"
+        ;;
     wrk)
         has wrk || packages="$packages wrk"
         ;;
@@ -47,7 +53,7 @@ look_for() {
         has redis-server || packages="$packages redis-server"
         ;;
     *)
-        refuse "ensure-packages.sh knows python, mariadb, chromium, node, systemd, wrk, postgresql and redis, not $1"
+        refuse "ensure-packages.sh knows python, mariadb, chromium, node, readers, systemd, wrk, postgresql and redis, not $1"
         ;;
     esac
 }

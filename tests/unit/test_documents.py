@@ -1,4 +1,4 @@
-"""The documents name settings, files and pages that exist."""
+"""The documents name files and pages that exist."""
 
 import re
 from collections.abc import Iterator
@@ -6,8 +6,6 @@ from pathlib import Path
 from typing import Final
 
 import pytest
-
-from adapters.settings import Settings
 
 ROOT: Final = Path(__file__).parents[2]
 DOCUMENTS: Final = sorted(
@@ -21,12 +19,6 @@ _LINK: Final = re.compile(r"\]\((?!https?:|#)([^)#]+)")
 
 def _relative(path: Path) -> str:
     return str(path.relative_to(ROOT))
-
-
-@pytest.mark.parametrize("setting", Settings.__struct_fields__)
-def test_every_setting_is_in_the_documents(setting: str) -> None:
-    texts = [(ROOT / name).read_text() for name in ("README.md", "docs/production.md")]
-    assert any(f"FAIRLOG_{setting.upper()}" in text for text in texts)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=_relative)
