@@ -53,6 +53,7 @@ lint: .venv/.installed ## Check style, format, types and the direction of import
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(BIN)/mypy --python-version 3.10 entrypoints/client/fairlog_client
 	$(BIN)/lint-imports
 
 format: .venv/.installed ## Format the code, and mend what ruff can mend

@@ -1,0 +1,125 @@
+"""Answers of the server, as types. Unknown members are ignored: a newer server may send more.
+
+Times are UTC, by the log's clock.
+"""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any, Literal
+
+import msgspec
+from msgspec import UNSET, Raw, Struct, UnsetType, field
+
+State = Literal["queued", "scheduled", "running", "done", "failed", "cancelled"]
+
+ENDED: frozenset[str] = frozenset({"done", "failed", "cancelled"})
+NULL = Raw(b"null")
+
+
+class Failure(Struct, frozen=True, kw_only=True):
+    """The latest attempt that failed or was lost."""
+
+    attempt: int
+    reason: str  # error, timed_out, lease_lost or server_restarted
+    type: str
+    message: str  # at most 300 characters
+
+
+class JobState(Struct, frozen=True, kw_only=True):
+    """A job as the server described it last; see `Job` for the meaning of the fields."""
+
+    id: int
+    user_id: str
+    kind: str
+    state: State
+    attempt: int
+    max_attempts: int
+    priority: int = 0
+    payload: Raw | UnsetType = UNSET
+    result: Raw | UnsetType = UNSET
+    error: Raw | UnsetType = UNSET
+    failure: Failure | None = None
+    idempotency_key: str
+    is_duplicate: bool = False
+    run_at: datetime | None = None
+    expires_at: datetime | None = None
+    timeout_seconds: float | None = None
+    worker: str | None = None
+    submitted_at: datetime
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    updated_at: datetime
+
+
+class JobsPage(Struct, frozen=True):
+    """A page of jobs, newest first."""
+
+    jobs: Sequence[JobState]
+    next: str | None = None  # the cursor of the next page; None: this is the last one
+
+
+class Event(Struct, frozen=True, kw_only=True):
+    """An event of the log."""
+
+    position: int  # its place in the log, from 1, without gaps
+    type: str
+    version: int
+    user_id: str | None
+    job_id: int | None
+    recorded_at: datetime
+    by: str | None = None  # the name of the API key that caused it
+    data: Mapping[str, Any]
+    hash: str  # of the chain up to this event, in hexadecimal digits
+
+
+class EventsPage(Struct, frozen=True):
+    """A page of events, in log order."""
+
+    events: Sequence[Event]
+    next: int | None = None  # the position to continue after; None: no more events match now
+
+
+class Explanation(Struct, frozen=True, kw_only=True):
+    """Reasons why a job has not started, or how it ended."""
+
+    job_id: int
+    state: State
+    summary: str  # a sentence
+    reasons: Sequence[Mapping[str, Any]]  # each with `code`, `text` and numbers
+
+
+class Limits(Struct, frozen=True, kw_only=True):
+    """A rate-limit window and its use."""
+
+    limit: int  # submissions that a window allows
+    used: int
+    remaining: int
+    window_seconds: int
+    resets_at: datetime  # exclusive
+    running: int | None = None  # how many jobs may run at once; None: any number
+
+
+class UserLimits(Limits, frozen=True, kw_only=True):
+    """The window of a user, and that of all users together."""
+
+    user_id: str
+    global_: Limits = field(name="global")
+
+
+class BatchOutcome(Struct, frozen=True):
+    """The answer to one submission of a batch."""
+
+    status: int
+    job: JobState | None = None
+    problem: dict[str, Any] | None = None
+
+
+class BatchOutcomes(Struct, frozen=True):
+    """The answers to a batch, in order."""
+
+    jobs: Sequence[BatchOutcome]
+
+
+def decoded(value: Raw | UnsetType) -> Any:  # noqa: ANN401 (any JSON value)
+    """Return the value of a body; None if the answer left it out."""
+    return None if value is UNSET else msgspec.json.decode(value)

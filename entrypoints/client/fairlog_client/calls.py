@@ -1,0 +1,475 @@
+"""The calls of the API as flows: what each sends, and what it makes of the answer."""
+
+import time
+import uuid
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime, timezone
+from typing import Any
+from urllib.parse import quote
+
+import msgspec
+from msgspec import UNSET, Struct, UnsetType
+
+from fairlog_client.answers import (
+    ENDED,
+    BatchOutcome,
+    BatchOutcomes,
+    Event,
+    EventsPage,
+    Explanation,
+    JobsPage,
+    JobState,
+    Limits,
+    State,
+    UserLimits,
+    decoded,
+)
+from fairlog_client.errors import (
+    FairlogError,
+    InvalidArguments,
+    JobCancelled,
+    JobFailed,
+    RateLimited,
+    ResultTimeout,
+    ServerUnavailable,
+    UnexpectedAnswer,
+)
+from fairlog_client.flows import (
+    Budget,
+    Flow,
+    Item,
+    Items,
+    OpenStream,
+    ReadStream,
+    Request,
+    Retries,
+    answered,
+    error_of,
+    may_repeat,
+    read,
+    refusal_of,
+)
+from fairlog_client.sse import EventParser
+
+WAIT_SECONDS = 20.0  # of one request for a result; proxies mostly end a silent one after 60 s
+BATCH_JOBS_MAX = 1000  # the server's bound
+BATCH_BYTES_MAX = 8 * 1024 * 1024  # half of the server's bound
+PAGE_ENTRIES = 200
+_BATCH_TRIES_MAX = 1000  # a bound for windows that let only a few in at a time
+
+Batch = list["tuple[Submission, bytes]"]
+
+
+class Submission(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A job to submit. Without `idempotency_key`, it gets a random one when it is sent first."""
+
+    user_id: str  # who owns the job; limits and turns are by user
+    kind: str  # the name of the handler
+    payload: Any = UNSET  # any JSON value; left out: null
+    idempotency_key: str | None = None
+    # True: no key is sent, and an equal earlier submission is the same job; see the server's docs.
+    deduplicate: bool = False
+    run_at: datetime | None = None  # with a time zone; it does not start before
+    expires_at: datetime | None = None  # with a time zone; cancelled if not started by then
+    timeout_seconds: float | None = None  # the longest run of an attempt; None: the server's
+    max_attempts: int | None = None  # None: the server's default
+    priority: int = 0  # among the user's own jobs, -1000 to 1000; a higher one is sooner
+
+    def content(self) -> bytes:
+        """Return its JSON, with a key unless it is deduplicated. Raises `InvalidArguments`."""
+        fields: dict[str, Any] = {
+            "user_id": self.user_id,
+            "kind": self.kind,
+            "payload": None if self.payload is UNSET else self.payload,
+        }
+        if self.deduplicate:
+            if self.idempotency_key is not None:
+                raise InvalidArguments("deduplicate is for a submission without idempotency_key.")
+            fields["deduplicate"] = True
+        else:
+            fields["idempotency_key"] = self.idempotency_key or uuid.uuid4().hex
+        for name in ("run_at", "expires_at"):
+            moment = getattr(self, name)
+            if moment is not None:
+                fields[name] = _rfc3339(moment, name)
+        for name in ("timeout_seconds", "max_attempts"):
+            if getattr(self, name) is not None:
+                fields[name] = getattr(self, name)
+        if self.priority:
+            fields["priority"] = self.priority
+        try:
+            return msgspec.json.encode(fields)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise InvalidArguments(f"The submission cannot be sent as JSON: {error}.") from None
+
+
+class Calls:
+    """The calls that a client makes, with its retries."""
+
+    def __init__(self, retries: Retries) -> None:
+        self.retries = retries
+
+    # Jobs
+
+    def submit(  # noqa: PLR0913 (each is a field of a job)
+        self,
+        *,
+        user_id: str,
+        kind: str,
+        payload: Any = None,  # noqa: ANN401 (any JSON value)
+        idempotency_key: str | None = None,
+        deduplicate: bool = False,
+        run_at: datetime | None = None,
+        expires_at: datetime | None = None,
+        timeout_seconds: float | None = None,
+        max_attempts: int | None = None,
+        priority: int = 0,
+        wait_seconds: float = 0.0,
+    ) -> Flow[JobState]:
+        """Submit a job; see `Submission` for the fields.
+
+        With `wait_seconds` (at most 60), return when it has ended, or after that time as it stands.
+        Raises `RateLimited`, `KeyReused`, `InvalidRequest`, `ServerUnavailable` and others.
+        """
+        submission = Submission(
+            user_id=user_id,
+            kind=kind,
+            payload=payload,
+            idempotency_key=idempotency_key,
+            deduplicate=deduplicate,
+            run_at=run_at,
+            expires_at=expires_at,
+            timeout_seconds=timeout_seconds,
+            max_attempts=max_attempts,
+            priority=priority,
+        )
+        request = Request(
+            method="POST",
+            path="/v1/jobs",
+            params=_wait(wait_seconds),
+            content=submission.content(),
+            wait_seconds=wait_seconds,
+        )
+        response = yield from answered(request, self.retries)
+        return read(response, JobState)
+
+    def submit_many(self, submissions: Iterable[Submission]) -> Items[JobState | FairlogError]:
+        """Submit any number of jobs in batches, and yield one outcome for each, in order: the job,
+        or the error that refused it.
+
+        `submissions` is read as the batches are sent: at most 1,000 jobs or 8 MiB are in memory.
+        Jobs over a limit are sent again as `Retries` allow, in a batch of their own. Raises
+        `ServerUnavailable` if a batch has no answer; the jobs of it may have been accepted.
+        """
+        for batch in _batches(submissions):
+            for outcome in (yield from self._submitted(batch)):
+                yield Item(outcome)
+
+    def _submitted(self, batch: Batch) -> Flow[list["JobState | FairlogError"]]:
+        outcomes: dict[int, JobState | FairlogError] = {}
+        budget = Budget(self.retries)
+        left = list(range(len(batch)))
+        while left:
+            content = b'{"jobs":[' + b",".join(batch[one][1] for one in left) + b"]}"
+            request = Request(method="POST", path="/v1/jobs/batch", content=content)
+            response = yield from answered(request, self.retries)
+            answers = read(response, BatchOutcomes).jobs
+            if len(answers) != len(left):
+                raise UnexpectedAnswer(f"{len(answers)} answers for {len(left)} submissions.")
+            for one, answer in zip(left, answers, strict=True):
+                outcomes[one] = _outcome(answer)
+            again = [one for one in left if _is_worth_a_retry(outcomes[one])]
+            if len(again) < len(left):
+                budget.renew()
+            left = again
+            if left:
+                error = outcomes[left[0]]
+                assert isinstance(error, FairlogError), error
+                try:
+                    yield from budget.pause(error)
+                except FairlogError:
+                    break
+        return [outcomes[one] for one in range(len(batch))]
+
+    def job(self, job_id: int, *, wait_seconds: float = 0.0) -> Flow[JobState]:
+        """Return a job. With `wait_seconds` (at most 60), return when it has ended, or after that
+        time as it stands. Raises `NotFound`.
+        """
+        request = Request(
+            method="GET",
+            path=f"/v1/jobs/{job_id:d}",
+            params=_wait(wait_seconds),
+            wait_seconds=wait_seconds,
+        )
+        response = yield from answered(request, self.retries)
+        return read(response, JobState)
+
+    def wait(self, job_id: int, timeout: float | None = None) -> Flow[JobState]:
+        """Return a job when it has ended. Raises `ResultTimeout` after `timeout` seconds; None:
+        wait for as long as it takes.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            left = WAIT_SECONDS if deadline is None else deadline - time.monotonic()
+            job = yield from self.job(job_id, wait_seconds=min(WAIT_SECONDS, max(0.0, left)))
+            if job.state in ENDED:
+                return job
+            if timeout is not None and deadline is not None and time.monotonic() >= deadline:
+                raise ResultTimeout(job_id, job.state, timeout)
+
+    def result(self, job_id: int, timeout: float | None = None) -> Flow[Any]:
+        """Wait for a job, and return what its handler returned.
+
+        Raises `JobFailed`, `JobCancelled`, and `ResultTimeout` after `timeout` seconds.
+        """
+        job = yield from self.wait(job_id, timeout)
+        return result_of(job)
+
+    def jobs(
+        self,
+        *,
+        user_id: str | None = None,
+        state: State | None = None,
+        kind: str | None = None,
+        error_contains: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        include: Sequence[str] = (),
+    ) -> Items[JobState]:
+        """Yield the jobs that match, newest first, reading them page by page.
+
+        `include` names the bodies that they have: payload, result, error.
+        """
+        params = _given(
+            user_id=user_id,
+            state=state,
+            kind=kind,
+            error_contains=error_contains,
+            since=since,
+            until=until,
+            include=",".join(include) or None,
+            limit=PAGE_ENTRIES,
+        )
+        while True:
+            request = Request(method="GET", path="/v1/jobs", params=params)
+            page = read((yield from answered(request, self.retries)), JobsPage)
+            for job in page.jobs:
+                yield Item(job)
+            if page.next is None:
+                return
+            params = {**params, "cursor": page.next}
+
+    def cancel(self, job_id: int) -> Flow[JobState]:
+        """Cancel a job that has not ended. Raises `NotFound` and `Conflict`."""
+        request = Request(method="POST", path=f"/v1/jobs/{job_id:d}/cancel")
+        response = yield from answered(request, self.retries)
+        return read(response, JobState)
+
+    def retry(self, job_id: int) -> Flow[JobState]:
+        """Retry a failed or cancelled job. It counts as a submission of its user.
+
+        Raises `NotFound`, `Conflict` and `RateLimited`. It is not sent again where the server may
+        have received it.
+        """
+        path = f"/v1/jobs/{job_id:d}/retry"
+        request = Request(method="POST", path=path, is_repeatable=False)
+        response = yield from answered(request, self.retries)
+        return read(response, JobState)
+
+    def explain(self, job_id: int) -> Flow[Explanation]:
+        """Return why a job has not started, or how it ended. Raises `NotFound`."""
+        request = Request(method="GET", path=f"/v1/jobs/{job_id:d}/explain")
+        response = yield from answered(request, self.retries)
+        return read(response, Explanation)
+
+    # Limits
+
+    def limits(self, user_id: str) -> Flow[UserLimits]:
+        """Return the window of a user, and that of all users together."""
+        request = Request(method="GET", path=_limits_path(user_id))
+        response = yield from answered(request, self.retries)
+        return read(response, UserLimits)
+
+    def global_limits(self) -> Flow[Limits]:
+        """Return the window of all users together."""
+        request = Request(method="GET", path="/v1/limits")
+        response = yield from answered(request, self.retries)
+        return read(response, Limits)
+
+    def set_limits(
+        self,
+        user_id: str | None,
+        *,
+        limit: int | UnsetType | None = UNSET,
+        running: int | UnsetType | None = UNSET,
+    ) -> Flow[Limits]:
+        """Set the submissions a window and the jobs running at once of a user; user_id None: the
+        submissions of all users together. A limit of None is the server's default again.
+        """
+        changed = {"limit": limit, "running": running}
+        fields = {name: value for name, value in changed.items() if value is not UNSET}
+        path = "/v1/limits" if user_id is None else _limits_path(user_id)
+        request = Request(method="PUT", path=path, content=msgspec.json.encode(fields))
+        response = yield from answered(request, self.retries)
+        return read(response, Limits)
+
+    # The log
+
+    def audit(
+        self,
+        *,
+        user_id: str | None = None,
+        job_id: int | None = None,
+        types: Sequence[str] = (),
+        by: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        after: int = 0,
+    ) -> Items[Event]:
+        """Yield the events that match, in log order, reading them page by page.
+
+        `types` are event types, `by` is the name of an API key, and `after` a position.
+        """
+        params = _given(
+            user_id=user_id,
+            job_id=job_id,
+            type=list(types) or None,
+            by=by,
+            since=since,
+            until=until,
+            limit=PAGE_ENTRIES,
+        )
+        following: int | None = after
+        while following is not None:
+            request = Request(method="GET", path="/v1/audit", params={**params, "after": following})
+            page = read((yield from answered(request, self.retries)), EventsPage)
+            for event in page.events:
+                yield Item(event)
+            following = page.next
+
+    def events(self, job_id: int) -> Items[Event]:
+        """Yield the events of a job, in log order. Raises `NotFound`."""
+        path = f"/v1/jobs/{job_id:d}/events"
+        following: int | None = 0
+        while following is not None:
+            params = {"after": following, "limit": PAGE_ENTRIES}
+            request = Request(method="GET", path=path, params=params)
+            page = read((yield from answered(request, self.retries)), EventsPage)
+            for event in page.events:
+                yield Item(event)
+            following = page.next
+
+    def stream(
+        self,
+        *,
+        user_id: str | None = None,
+        job_id: int | None = None,
+        types: Sequence[str] = (),
+        by: str | None = None,
+        after: int | None = None,
+    ) -> Items[Event]:
+        """Yield events as they happen, each once and in order, without end.
+
+        `after` is a position; None: new events only. A lost connection is opened again at the
+        position that was reached, and raises `ServerUnavailable` once `Retries` are used up.
+        """
+        params = _given(
+            user_id=user_id, job_id=job_id, type=list(types) or None, by=by, after=after
+        )
+        budget = Budget(self.retries)
+        parser = EventParser()
+        while True:
+            request = Request(method="GET", path="/v1/stream", params=params)
+            answer = yield OpenStream(request)
+            error = error_of(answer)
+            if error is not None:
+                if not may_repeat(request, answer, error):
+                    raise error
+                yield from budget.pause(error)
+                continue
+            while (piece := (yield ReadStream())) is not None:
+                for event in parser.feed(piece):
+                    budget.renew()
+                    yield Item(event)
+            if parser.position is not None:
+                params = {**params, "after": parser.position}
+            parser = EventParser(parser.position)
+            yield from budget.pause(_STREAM_ENDED)
+
+
+_STREAM_ENDED = ServerUnavailable("The stream has ended, and could not be opened again.")
+
+
+def result_of(job: JobState) -> Any:  # noqa: ANN401 (any JSON value)
+    """Return the result of a job that has ended. Raises `JobFailed` and `JobCancelled`."""
+    if job.state == "failed":
+        raise JobFailed(job.id, decoded(job.error), job.attempt)
+    if job.state == "cancelled":
+        raise JobCancelled(job.id)
+    return decoded(job.result)
+
+
+def _outcome(answer: BatchOutcome) -> "JobState | FairlogError":
+    if answer.job is not None:
+        return answer.job
+    problem: Mapping[str, Any] = answer.problem or {"status": answer.status, "detail": ""}
+    error = refusal_of(problem, _seconds_until(problem.get("resets_at")))
+    assert isinstance(error, FairlogError), error
+    return error
+
+
+def _seconds_until(moment: object) -> float | None:
+    """Return the seconds until a window's end by this machine's clock, at least one."""
+    if not isinstance(moment, str):
+        return None
+    try:
+        end = datetime.fromisoformat(moment.replace("Z", "+00:00"))
+    except ValueError:
+        return None
+    now = datetime.now(timezone.utc)  # noqa: TID251 (no log is here; an error costs a refusal)
+    return max(1.0, (end - now).total_seconds())
+
+
+def _is_worth_a_retry(outcome: "JobState | FairlogError") -> bool:
+    return isinstance(outcome, RateLimited | ServerUnavailable)
+
+
+def _batches(submissions: Iterable[Submission]) -> Iterator[Batch]:
+    """Split submissions into batches that are bounded in number and in bytes."""
+    batch: Batch = []
+    size = 0
+    for submission in submissions:
+        content = submission.content()
+        if batch and (len(batch) == BATCH_JOBS_MAX or size + len(content) > BATCH_BYTES_MAX):
+            yield batch
+            batch, size = [], 0
+        batch.append((submission, content))
+        size += len(content)
+    if batch:
+        yield batch
+
+
+def _wait(seconds: float) -> Mapping[str, Any]:
+    return {"wait_seconds": f"{seconds:.3f}"} if seconds > 0 else {}
+
+
+def _given(**params: Any) -> dict[str, Any]:  # noqa: ANN401 (values of several types)
+    """Return the parameters that are not None; times as RFC 3339."""
+    return {
+        name: _rfc3339(value, name) if isinstance(value, datetime) else value
+        for name, value in params.items()
+        if value is not None
+    }
+
+
+def _rfc3339(moment: datetime, name: str) -> str:
+    """Raises `InvalidArguments` for a time without a time zone."""
+    if moment.tzinfo is None:
+        raise InvalidArguments(f"{name} needs a time zone, such as datetime.now(timezone.utc).")
+    return moment.astimezone(timezone.utc).isoformat()
+
+
+def _limits_path(user_id: str) -> str:
+    if not user_id:
+        raise InvalidArguments("user_id is empty; the limits of all users are global_limits().")
+    return f"/v1/limits/{quote(user_id, safe='')}"
