@@ -76,7 +76,7 @@ class ExplanationInput(Struct, frozen=True, kw_only=True):
     jobs_ahead: Count  # in the line of the same user, of any kind
     users_ahead: Count  # with an older turn
     workers: Workers
-    error: str | None = None  # type and message of the latest failure's error
+    error: str | None = None  # type and message of the error of the latest failed attempt
     handler: str | None = None  # what this server's worker knows of the handler, a sentence
 
 
@@ -109,12 +109,13 @@ def _reasons(known: ExplanationInput) -> Iterator[Reason]:
             yield from _why_queued(known)
         case State.RUNNING:
             yield _running(known)
+            yield from _error(known)
             yield from _handler(known)
         case State.DONE:
             yield _done(known.job)
+            yield from _error(known)
         case State.FAILED:
             yield _failed(known)
-            yield from _error(known)
             yield from _handler(known)
         case State.CANCELLED:
             yield _cancelled(known)
@@ -176,7 +177,7 @@ def _why_scheduled(known: ExplanationInput) -> Iterator[Reason]:
 
 def _error(known: ExplanationInput) -> Iterator[Reason]:
     if known.error is not None:
-        yield Reason("error", f"The latest attempt failed with {known.error}")
+        yield Reason("error", f"Attempt {known.job.failed_attempt} failed with {known.error}")
 
 
 def _handler(known: ExplanationInput) -> Iterator[Reason]:
@@ -385,8 +386,11 @@ def _failed(known: ExplanationInput) -> Reason:
     job = known.job
     reason = known.latest.reason if isinstance(known.latest, JobFailed) else FailureReason.ERROR
     is_last = job.attempt >= job.final_attempt
-    text = f"Attempt {job.attempt} failed at {_time(job.finished_at)} because "
-    text += f"{_ENDED_BECAUSE[reason]}; "
+    text = f"Attempt {job.attempt} failed at {_time(job.finished_at)} on worker {job.worker!r} "
+    if reason is FailureReason.ERROR and known.error is not None:
+        text += f"with {known.error} – "
+    else:
+        text += f"because {_ENDED_BECAUSE[reason]}; "
     text += (
         f"it was the last of {job.final_attempt}."
         if is_last

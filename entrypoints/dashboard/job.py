@@ -13,6 +13,7 @@ from adapters.log import audit_log
 from adapters.log.audit_log import EventFilter, StoredEvent, limited_to
 from domain.access.keys import ApiKey
 from domain.audit.explanation import explain
+from domain.jobs.failure import unreported_error
 from domain.jobs.job import ENDED, Job, State
 from domain.language import validation
 from domain.language.errors import UnknownJob
@@ -21,11 +22,11 @@ from domain.language.identifiers import JobId
 from domain.log.upcasting import read
 from entrypoints.dashboard import formatting
 from entrypoints.dashboard.context import DashboardContext, ShownMoment
-from entrypoints.dashboard.timeline import WIDTH, bars, timeline
+from entrypoints.dashboard.timeline import WIDTH, bars, timeline, totals
 from entrypoints.http.access import key_of
 from entrypoints.http.strict_json import StrictRequest
 from entrypoints.runtime.page_bytes import PAGE_BYTES_MAX, fitting
-from entrypoints.runtime.text import message_of
+from entrypoints.runtime.text import is_plain_error, message_of, text_of, traceback_of, visible
 from entrypoints.use_cases.explain import input_of
 from entrypoints.use_cases.time_travel import TimeTravel
 
@@ -39,6 +40,14 @@ class ShownBody(Struct, frozen=True):
     text: str
     size: int  # bytes
     is_clipped: bool
+
+
+class ShownError(Struct, frozen=True):
+    """The error of an attempt."""
+
+    message: str  # on one line: "type: message"
+    traceback: str  # without the message; empty if there is none
+    is_plain: bool  # False: it has more than these
 
 
 @get("/jobs/{job_id:int}")
@@ -114,6 +123,7 @@ def _read(
     errors = audit_log.bodies_at(connection, shown)
     if not is_erased:
         audit_log.require_bodies(errors, shown)
+    bodies = _bodies(connection, found, is_erased=is_erased)
     return {
         "job": found,
         "now": now,
@@ -125,11 +135,15 @@ def _read(
         ],
         "line": line,
         "bars": bars(line.stretches, now),
+        "totals": totals(line.stretches, now),
         "width": WIDTH,
-        "errors": {position: message_of(error) for position, error in errors.items()},
+        "errors": {position: _error(body) for position, body in errors.items()},
+        "error": _latest_error(found, bodies.get("error")),
+        "error_text": _search_text(found, bodies.get("error")),
         "bodies": [
             _shown(name, data)
-            for name, data in _bodies(connection, found, is_erased=is_erased).items()
+            for name, data in bodies.items()
+            if name != "error" or not is_plain_error(data)
         ],
         "may_cancel": past is None and found.state not in ENDED,
         "may_retry": past is None and found.state in {State.FAILED, State.CANCELLED},
@@ -180,6 +194,26 @@ def _bodies(connection: Connection, found: Job, *, is_erased: bool) -> dict[str,
         for name, position in places.items()
         if position is not None and position in stored
     }
+
+
+def _latest_error(found: Job, body: bytes | None) -> ShownError | None:
+    """Return the error of the latest failed attempt, unless the job succeeded after it."""
+    if found.state is State.DONE:
+        return None
+    if (unreported := unreported_error(found)) is not None:
+        return ShownError(visible(f"{unreported.type}: {unreported.message}"), "", is_plain=True)
+    return None if body is None else _error(body)
+
+
+def _search_text(found: Job, body: bytes | None) -> str:
+    """Return a text by which the jobs page finds jobs with the same error."""
+    if (unreported := unreported_error(found)) is not None:
+        return unreported.type
+    return "" if body is None else text_of(body)
+
+
+def _error(body: bytes) -> ShownError:
+    return ShownError(message_of(body), traceback_of(body), is_plain_error(body))
 
 
 def _shown(name: str, data: bytes) -> ShownBody:

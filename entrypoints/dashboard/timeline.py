@@ -90,6 +90,26 @@ def _end(line: Timeline, at: datetime, outcome: str, error_position: int | None 
         attempt.ended_at, attempt.outcome, attempt.error_position = at, outcome, error_position
 
 
+class StateTotal(Struct, frozen=True):
+    """All the time that a job was in one state."""
+
+    state: str
+    times: int
+    seconds: float
+
+
+def totals(stretches: Sequence[Stretch], now: datetime) -> list[StateTotal]:
+    """Return each state once, in the order of its first stretch. A final state takes no time."""
+    found: dict[str, StateTotal] = {}
+    for one in stretches:
+        if one.until is None and one.state in ENDED:
+            continue
+        seconds = max(0.0, ((one.until or now) - one.since).total_seconds())
+        before = found.get(one.state, StateTotal(one.state, 0, 0.0))
+        found[one.state] = StateTotal(one.state, before.times + 1, before.seconds + seconds)
+    return list(found.values())
+
+
 class Bar(Struct, frozen=True):
     """A stretch as it is drawn: from `x`, `width` wide, of `WIDTH` in all."""
 

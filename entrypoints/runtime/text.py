@@ -39,6 +39,33 @@ def type_and_message(error: bytes) -> tuple[str, str]:
     return (name or "Error")[:CHARACTERS_MAX], message[:CHARACTERS_MAX]
 
 
+def traceback_of(error: bytes) -> str:
+    """Return the traceback of a stored error without its last line, which names the exception;
+    empty if it has none.
+    """
+    value = msgspec.json.decode(error)
+    trace = value.get("traceback") if isinstance(value, dict) else None
+    if not isinstance(trace, str):
+        return ""
+    lines = trace.rstrip().split("\n")
+    # The exception has the last lines that are not indented: its message may have several.
+    end = len(lines)
+    while end and lines[end - 1][:1] not in {" ", "\t"}:
+        end -= 1
+    return visible("\n".join(lines[:end] if end else lines))
+
+
+def is_plain_error(error: bytes) -> bool:
+    """Return True if message and traceback are all that a stored error has."""
+    value = msgspec.json.decode(error)
+    return isinstance(value, str) or (
+        isinstance(value, dict)
+        and isinstance(value.get("message"), str)
+        and value.keys() <= {"type", "message", "traceback"}
+        and len(value["message"]) <= CHARACTERS_MAX
+    )
+
+
 def text_of(error: bytes) -> str:
     """Return at most SEARCHED_MAX characters of a text of the error by which its like are found;
     empty if it has no message.

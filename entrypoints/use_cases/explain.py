@@ -9,9 +9,10 @@ from adapters.log.audit_log import EventFilter, StoredEvent
 from domain.access.keys import ApiKey
 from domain.audit.explanation import Count, ExplanationInput, SilentWorker, Workers, explain
 from domain.fairness.line import KindInLine
+from domain.jobs.failure import unreported_error
 from domain.jobs.job import Job, State
 from domain.language.errors import UnknownJob
-from domain.language.events import JobFailed, JobStarted
+from domain.language.events import JobStarted
 from domain.language.identifiers import JobId, Kind
 from domain.language.moments import later
 from domain.log.upcasting import read
@@ -77,19 +78,19 @@ def input_of(fairlog: Fairlog, connection: Connection, job_id: JobId) -> Explana
         jobs_ahead=ahead.jobs(connection, job) if is_queued else _NONE,
         users_ahead=ahead.users(connection, user.turn) if is_queued else _NONE,
         workers=_workers(fairlog, connection, job, kind, is_queued=is_queued),
-        error=_error(connection, latest[0] if latest else None) or None,
+        error=_error(connection, job),
         handler=fairlog.handler_note(job.id),
     )
 
 
-def _error(connection: Connection, latest: StoredEvent | None) -> str | None:
-    """Return the message of the latest event's error, unless it has none or was erased."""
-    if latest is None:
+def _error(connection: Connection, job: Job) -> str | None:
+    """Return the error of the latest failed attempt; None: none failed, or it was erased."""
+    if (unreported := unreported_error(job)) is not None:
+        return f"{unreported.type}: {unreported.message}"
+    if job.error_position is None:
         return None
-    event = read(latest.version, latest.data)
-    if not isinstance(event, JobFailed) or event.error_sha256 is None:
-        return None
-    return message_of(audit_log.bodies_at(connection, [latest.position]).get(latest.position))
+    body = audit_log.bodies_at(connection, [job.error_position]).get(job.error_position)
+    return message_of(body) or None
 
 
 def _workers(

@@ -11,6 +11,7 @@ from playwright.sync_api import Browser, expect
 from tests.support.browser import Window, window
 from tests.support.dashboard import claim, end, submit
 from tests.support.server import FairlogServer
+from tests.support.waiting import wait_until
 
 VIEWS = [
     "/",
@@ -117,6 +118,38 @@ def test_a_job_page_explains_why_a_job_waits(opened: Window, server: FairlogServ
     told = server.client.get(f"/v1/jobs/{job_id}/explain").json()
     for reason in told["reasons"][:1]:
         expect(page.locator(".explain")).to_contain_text(reason["text"][:40])
+
+
+def test_a_failed_job_shows_its_error_as_text_with_the_last_line_first(
+    opened: Window, server: FairlogServer
+) -> None:
+    job_id = submit(server, "dora", secrets.token_hex(), "torn")
+    trace = 'Traceback (most recent call last):\n  File "torn.py", line 3, in torn\n    tear()\n'
+    error = {"type": "ValueError", "message": "torn", "traceback": f"{trace}ValueError: torn\n"}
+    [job] = claim(server, 1, kinds=["torn"])
+    end(server, job, error=error, retry=True)
+    wait_until(lambda: claim(server, 1, kinds=["torn"]) != [], "the retry is due")
+    answer = server.client.post(
+        f"/v1/jobs/{job_id}/fail", json={"attempt": 2, "error": error, "retry": False}
+    )
+    answer.raise_for_status()
+    page = opened.go(f"/jobs/{job_id}")
+    panel = page.locator("section:has(#h-error)")
+    lines = [line for line in panel.inner_text().splitlines() if line]
+    assert lines[1] == "ValueError: torn"
+    assert lines[2:] == trace.splitlines()
+    expect(page.locator("#h-why")).to_have_text("What became of it")
+    expect(page.locator(".explain")).to_contain_text("on worker 'tester' with ValueError: torn")
+    shown = page.locator(".legend [data-state]").evaluate_all(
+        "spans => spans.map(span => span.dataset.state)"
+    )
+    assert sorted(shown) == ["failed", "queued", "running", "scheduled"]
+    expect(page.locator(".legend [data-state=running]")).to_contain_text("in 2 times")
+    row = page.locator("section:has(#h-attempts) tbody tr").last
+    row.locator("summary").click()
+    expect(row.locator("pre")).to_contain_text('File "torn.py"')
+    panel.get_by_role("link", name="failed jobs with this error").click()
+    expect(page.locator(f"#job-{job_id}")).to_be_visible()
 
 
 def test_a_job_is_shown_as_it_stood(opened: Window, server: FairlogServer) -> None:

@@ -187,6 +187,22 @@ def test_a_job_that_is_done_waited_and_ran() -> None:
     assert done.numbers == {"attempt": 1, "waited_seconds": 5.0, "ran_seconds": 2.0}
 
 
+def test_a_failed_job_names_what_failed_where() -> None:
+    history = given(submitted(max_attempts=1), started(), gave_up(FailureReason.ERROR))
+    [failed_with] = explained(history, error="ValueError: torn").reasons
+    assert failed_with.text == (
+        "Attempt 1 failed at 2023-11-14T22:14:00Z on worker 'worker-1' with ValueError: torn – "
+        "it was the last of 1."
+    )
+
+
+def test_an_earlier_failure_of_a_job_that_is_done_is_told() -> None:
+    history = given(SUBMITTED, started(), failed(retry_at=at(2)), started(2), completed(2))
+    done, earlier = explained(history, error="ValueError: torn").reasons
+    assert (done.code, earlier.code) == ("done", "error")
+    assert earlier.text == "Attempt 1 failed with ValueError: torn"
+
+
 @pytest.mark.parametrize("reason", FailureReason)
 def test_every_failure_has_its_words(reason: FailureReason) -> None:
     explanation = explained(given(submitted(max_attempts=1), started(), gave_up(reason)))

@@ -13,7 +13,7 @@ from domain.language.events import (
     Recorded,
 )
 from domain.language.identifiers import JobId, Kind, UserId, WorkerId
-from entrypoints.dashboard.timeline import WIDTH, Timeline, bars, timeline
+from entrypoints.dashboard.timeline import WIDTH, StateTotal, Timeline, bars, timeline, totals
 from tests.support.given import NOW, at
 
 ALICE, ECHO = UserId("alice"), Kind("echo")
@@ -93,3 +93,19 @@ def test_a_stretch_of_no_time_can_still_be_seen() -> None:
     line = timeline_of((0, SUBMITTED), (0, started(1)))
     drawn = bars(line.stretches, at(3600))
     assert drawn[0].width >= 6
+
+
+def test_the_legend_has_each_state_once() -> None:
+    line = timeline_of(
+        (0, SUBMITTED),
+        (2, started(1)),
+        (5, failed(1, 7)),
+        (7, JobReleased(user_id=ALICE, kind=ECHO)),
+        (8, started(2)),
+        (10, failed(2, None)),
+    )
+    assert totals(line.stretches, at(500)) == [
+        StateTotal("queued", 2, 3.0),
+        StateTotal("running", 2, 5.0),
+        StateTotal("scheduled", 1, 2.0),
+    ]
