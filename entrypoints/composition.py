@@ -7,7 +7,7 @@ writer.
 from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import sqlalchemy as sa
 import structlog
@@ -15,6 +15,7 @@ from sqlalchemy.engine import Connection
 
 from adapters.database.database import Database
 from adapters.log.event_log import SqlEventLog
+from adapters.log.outbox import outbox, outbox_rejected
 from adapters.log.schema import NoTriggers, migrate, protect_events
 from adapters.log.schema_check import create_missing_indexes
 from adapters.log.stored_log import SqlStoredLog
@@ -55,7 +56,14 @@ from projections.verify import bookkeeping
 from projections.verify.bookkeeping import REGISTRY
 
 # Tables that may be dropped while no server runs, and that nothing is built into from the log.
-_BESIDE_THE_LOG = (live_servers, dashboard_sessions, worker_polls, empty_claims)
+_BESIDE_THE_LOG: Final = (
+    live_servers,
+    dashboard_sessions,
+    worker_polls,
+    empty_claims,
+    outbox,
+    outbox_rejected,
+)
 
 _log = structlog.get_logger()
 

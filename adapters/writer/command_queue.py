@@ -32,6 +32,7 @@ from domain.language.commands import (
     RecoverJobs,
     ReportRefusals,
     SubmitJob,
+    TakeOutbox,
 )
 from domain.language.errors import QueueFull, fresh_copy, without_traceback
 from domain.language.identifiers import UserId
@@ -356,6 +357,8 @@ def _jobs(command: Command) -> int:
             return max(jobs_max, len(kinds or ()))
         case ExtendLeases(jobs=jobs) | EnforceDeadlines(jobs=jobs) | RecoverJobs(jobs=jobs):
             return len(jobs)
+        case TakeOutbox(rows_max=rows_max):
+            return rows_max
         case _:
             return 1
 

@@ -31,16 +31,24 @@ from adapters.database.faults import (
     refused_to_all,
 )
 from adapters.log.event_log import SqlEventLog
+from adapters.log.outbox import OutboxLocked, SqlOutbox
 from adapters.supervision import Part, reason_of, supervise
 from adapters.writer.command_queue import CommandQueue, Pending, body_bytes
-from domain.decisions.answers import Answer
+from domain.decisions.answers import Answer, OutboxTaken
 from domain.decisions.batch import Batch, Outcome
 from domain.decisions.ports import Head, Projections
 from domain.decisions.write_model import RequiredRows, WriteModel
 from domain.fairness.new_work import new_work
 from domain.jobs.ended_attempts import EndedAttempt, ended_attempts
 from domain.language.bodies import body_of
-from domain.language.commands import AcceptClock, Command, SaveProjections, SubmitJob
+from domain.language.commands import (
+    AcceptClock,
+    Command,
+    SaveProjections,
+    SubmitJob,
+    SubmitRows,
+    TakeOutbox,
+)
 from domain.language.errors import (
     ClockInDoubt,
     FairlogError,
@@ -53,7 +61,7 @@ from domain.language.events import ClockCorrected, JobFailed, RateLimitDecided, 
 from domain.language.identifiers import Kind, UserId
 from domain.language.moments import from_micros
 from domain.language.policy import Policy
-from domain.log.log_time import TimeKeeper, by_log_time
+from domain.log.log_time import Correction, TimeKeeper, by_log_time
 from domain.log.stored_log import Leaf
 
 # The rows of the inline projections are written when no command has come for a while; under load
@@ -186,6 +194,7 @@ class Writer:
         self._log = log
         self._clock = log.clock or SystemClock()
         self._time = TimeKeeper()
+        self._outbox = SqlOutbox(is_sqlite=database.is_sqlite)
         self._projections = projections
         self._policy = policy
         self._subscribers: list[Subscriber] = []
@@ -328,7 +337,7 @@ class Writer:
         for pending in batch:
             command = pending.command
             # A user's data may be the cause, so a command of our own takes its place.
-            self._failed[type(command)] = _REHEARSAL if body_bytes(command) else command
+            self._failed[type(command)] = _REHEARSAL if _has_user_data(command) else command
         self.part.fails(reason)
 
     def _note_written(self, batch: Sequence[Pending]) -> None:
@@ -385,7 +394,7 @@ class Writer:
         if len(batch) > 1 or is_for_everybody(error):
             reason = explained(error)
             self.part.fails(error)
-        elif fault_of(error) is Fault.REFUSED and not body_bytes(batch[0].command):
+        elif fault_of(error) is Fault.REFUSED and not _has_user_data(batch[0].command):
             reason = refused_to_all(error)  # it holds no data of a user
             self._note_failed(batch, reason)
         else:
@@ -487,9 +496,14 @@ class Writer:
             self._head_version = head.version
 
     def _write(self, batch: Sequence[Pending]) -> list[Outcome]:
-        """Write a batch in one transaction, from the head lock to the commit. An empty one saves
-        the rows of the projections.
-        """
+        """Write a batch in one transaction. An empty one saves the rows of the projections."""
+        try:
+            return self._write_once(batch)
+        except OutboxLocked:  # no caller waits for the program that holds the row
+            return self._write_once(batch, reads_outbox=False)
+
+    def _write_once(self, batch: Sequence[Pending], *, reads_outbox: bool = True) -> list[Outcome]:
+        """Write a batch, from the head lock to the commit. Raises `OutboxLocked`."""
         connection = self._connect()
         with connection.begin() as transaction:
             head = self._log.lock_head(connection)
@@ -503,7 +517,9 @@ class Writer:
             corrected = None
             if not all(isinstance(one, SaveProjections) for one in commands):
                 head, corrected = self._judge_time(head, commands)
-            done = self._decide_and_append(connection, head, commands, corrected)
+            done = self._decide_and_append(
+                connection, head, commands, corrected, reads_outbox=reads_outbox
+            )
             if done.recorded:
                 self._in_doubt = done
             elif not done.has_changed_rows:
@@ -553,14 +569,19 @@ class Writer:
         head: Head,
         commands: Sequence[Command],
         corrected: ClockCorrected | None,
+        *,
+        reads_outbox: bool = True,
     ) -> _WrittenBatch:
+        decided = [
+            self._rows_of(connection, one, reads_outbox=reads_outbox)
+            if isinstance(one, TakeOutbox)
+            else one
+            for one in commands
+        ]
         if head.reading is not None and head.reading.correction.trusts_clock:
-            commands = [
-                by_log_time(one, head.reading.correction) if isinstance(one, SubmitJob) else one
-                for one in commands
-            ]
+            decided = [_by_log_time(one, head.reading.correction) for one in decided]
         required = RequiredRows()
-        required.add_commands(commands, self._policy)
+        required.add_commands(decided, self._policy)
         saved = head.saved
         model = self._projections.load(connection, head, required)
         model.keys.become(self._log.keys(connection, head))
@@ -572,7 +593,7 @@ class Writer:
         )
         if corrected is not None:
             batch.correct_clock(corrected)
-        outcomes = batch.decide_all(commands, _log_crash)
+        outcomes = batch.decide_all(decided, _log_crash)
         leaves: Sequence[Leaf] = ()
         new = head
         if batch.empty_claims:
@@ -590,7 +611,17 @@ class Writer:
             self._log.note_keys(connection, model.keys)
             head = new
         has_changed_rows = bool(batch.empty_claims) or self._projections.saved != saved
+        for taken in outcomes:
+            if isinstance(taken, OutboxTaken):
+                has_changed_rows |= self._outbox.remove(connection, taken, batch.now)
         return _WrittenBatch(head, batch.recorded, leaves, outcomes, model, has_changed_rows)
+
+    def _rows_of(
+        self, connection: Connection, command: TakeOutbox, *, reads_outbox: bool
+    ) -> SubmitRows | TakeOutbox:
+        if reads_outbox:
+            return self._outbox.read(connection, command)
+        return SubmitRows(is_locked=True)
 
     def _was_written(self, connection: Connection, doubt: _WrittenBatch) -> bool:
         """Compare hashes. A hash covers the whole log up to it, so equal means it is our batch."""
@@ -625,6 +656,21 @@ class Writer:
         connection, self._connection = self._connection, None
         if connection is not None:
             throw_away(connection)
+
+
+def _has_user_data(command: Command) -> bool:
+    return isinstance(command, TakeOutbox) or body_bytes(command) > 0
+
+
+def _by_log_time(command: Command | SubmitRows, correction: Correction) -> Command | SubmitRows:
+    match command:
+        case SubmitJob():
+            return by_log_time(command, correction)
+        case SubmitRows(rows=rows):
+            shifted = [(row_id, by_log_time(one, correction)) for row_id, one in rows]
+            return replace(command, rows=shifted)
+        case _:
+            return command
 
 
 def _log_correction(event: ClockCorrected) -> None:

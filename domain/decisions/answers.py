@@ -7,7 +7,7 @@ from msgspec import Struct
 
 from domain.jobs.job import Job
 from domain.language.events import LimitChanged, RateLimitDecided
-from domain.language.identifiers import JobId, KeyName
+from domain.language.identifiers import JobId, KeyName, UserId
 
 
 class Submitted(Struct, frozen=True, tag=True):
@@ -72,6 +72,16 @@ class ProjectionsSaved(Struct, frozen=True, tag=True):
     """The answer to SaveProjections."""
 
 
+class OutboxTaken(Struct, frozen=True, tag=True):
+    """The answer to TakeOutbox. Rows that it does not name stay in the outbox."""
+
+    submitted: Sequence[int] = ()  # ids of rows that are jobs now
+    rejected: Sequence[tuple[int, str]] = ()  # (id, reason) of rows that cannot be jobs
+    # (user, seconds until their window ends) of users over their limits; None: all users together.
+    over_limit: Sequence[tuple[UserId | None, float]] = ()
+    is_locked: bool = False  # nothing was read, since another transaction holds one of the rows
+
+
 Answer = (
     Submitted
     | Claimed
@@ -83,4 +93,5 @@ Answer = (
     | ClockAccepted
     | KeyChanged
     | ProjectionsSaved
+    | OutboxTaken
 )

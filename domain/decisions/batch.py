@@ -12,12 +12,12 @@ from itertools import islice
 from typing import Final
 
 from domain.access.keys import KEY_EVENTS
-from domain.decisions.answers import Answer, Claimed
+from domain.decisions.answers import Answer, Claimed, OutboxTaken
 from domain.decisions.decide import Decision, NewEvent, decide, expire
 from domain.decisions.write_model import WriteModel
 from domain.fairness.known_line import Unread
-from domain.language.commands import ClaimJobs, Command, ReportRefusals
-from domain.language.errors import Refusal, without_traceback
+from domain.language.commands import ClaimJobs, Command, ReportRefusals, SubmitRows
+from domain.language.errors import RateLimited, Refusal, without_traceback
 from domain.language.events import ClockCorrected, LimitChanged, RateLimitDecided, Recorded, Scope
 from domain.language.identifiers import ClaimHash, KeyName, UserId
 from domain.language.moments import to_micros
@@ -29,6 +29,9 @@ EXPIRED_PER_BATCH_MAX: Final = 2_000  # jobs that a batch cancels before its cla
 # Each read about doubles what is known of the line, so that a few suffice. The bound is for a
 # stored line that does not fit its jobs, where no number suffices.
 READS_PER_CLAIM_MAX: Final = 50
+
+# Why a row of the outbox is rejected whose decision raised an error.
+CRASHED: Final = "This job could not be decided because of a defect; the server's log has it."
 
 # Refusals that came before are recorded before these.
 _AFTER_REFUSALS: Final = (LimitChanged, *KEY_EVENTS)
@@ -67,7 +70,9 @@ class Batch:
         self._record(NewEvent(event))
 
     def decide_all(
-        self, commands: Sequence[Command], on_crash: Callable[[Command, Exception], None]
+        self,
+        commands: Sequence[Command | SubmitRows],
+        on_crash: Callable[[Command, Exception], None],
     ) -> list[Outcome]:
         """Decide all commands; the outcomes are in the order of the commands.
 
@@ -79,11 +84,17 @@ class Batch:
         # Reports first: those submissions were refused before this batch.
         others.sort(key=lambda index: not isinstance(commands[index], ReportRefusals))
         for index in others:
-            replies[index] = self._decide(commands[index], on_crash)
+            command = commands[index]
+            if isinstance(command, SubmitRows):
+                replies[index] = self._submit_rows(command, on_crash)
+            else:
+                replies[index] = self._decide(command, on_crash)
         if claims:
             self._expire()
         for index in claims:
-            replies[index] = self._serve(commands[index], on_crash)
+            claim = commands[index]
+            assert isinstance(claim, ClaimJobs)
+            replies[index] = self._serve(claim, on_crash)
         self._record_refusals()
         return [reply if isinstance(reply, Exception) else reply(self._model) for reply in replies]
 
@@ -91,7 +102,32 @@ class Batch:
         decision = self._decision(command, on_crash)
         return self._take(decision, command) if isinstance(decision, Decision) else decision
 
-    def _serve(self, command: Command, on_crash: Callable[[Command, Exception], None]) -> _Reply:
+    def _submit_rows(
+        self, command: SubmitRows, on_crash: Callable[[Command, Exception], None]
+    ) -> _Reply:
+        """Decide rows of the outbox. A user's rows after one that is over the limit are left."""
+        submitted: list[int] = []
+        rejected = list(command.invalid)
+        over_limit: dict[UserId | None, float] = {}
+        for row_id, submission in command.rows:
+            if submission.user_id in over_limit or None in over_limit:
+                continue
+            match self._decide(submission, on_crash):
+                case RateLimited() as refusal:
+                    whose = submission.user_id if refusal.scope is Scope.USER else None
+                    over_limit[whose] = (refusal.resets_at - self.now).total_seconds()
+                case Refusal() as refusal:
+                    rejected.append((row_id, str(refusal)))
+                case Exception():
+                    rejected.append((row_id, CRASHED))
+                case _:
+                    submitted.append(row_id)
+        taken = OutboxTaken(
+            submitted, rejected, list(over_limit.items()), is_locked=command.is_locked
+        )
+        return lambda _: taken
+
+    def _serve(self, command: ClaimJobs, on_crash: Callable[[Command, Exception], None]) -> _Reply:
         """Decide a claim, reading more of the line while it depends on unread rows."""
         decision = self._decision(command, on_crash)
         for _ in range(READS_PER_CLAIM_MAX):

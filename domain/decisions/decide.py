@@ -25,6 +25,7 @@ from domain.decisions.answers import (
     KeyChanged,
     LeasesHeld,
     LimitsSet,
+    OutboxTaken,
     ProjectionsSaved,
     RefusalsRecorded,
     Submitted,
@@ -58,6 +59,7 @@ from domain.language.commands import (
     RotateKey,
     SaveProjections,
     SubmitJob,
+    TakeOutbox,
 )
 from domain.language.errors import (
     KeyNotValid,
@@ -164,6 +166,8 @@ def _decide(  # noqa: PLR0912 (a case for each command)
             # The writer does either: a correction is recorded before the batch.
             done = ClockAccepted() if isinstance(command, AcceptClock) else ProjectionsSaved()
             return Decision([], lambda _: done)
+        case TakeOutbox():  # the writer has found no rows, else it would have made SubmitRows of it
+            return Decision([], lambda _: OutboxTaken())
         case CreateKey() | RotateKey() | RevokeKey():
             return _change_key(model, command, now)
         case _:

@@ -30,6 +30,8 @@ from domain.language.commands import (
     RotateKey,
     SaveProjections,
     SubmitJob,
+    SubmitRows,
+    TakeOutbox,
 )
 from domain.language.events import (
     EVENT_TYPES,
@@ -112,7 +114,7 @@ class RequiredRows(RowKeys, frozen=True, kw_only=True):
     http_claims: set[ClaimHash] = set()  # of `claims`: those that may have been answered empty
     retries: dict[JobId, int] = {}  # jobs to retry: the length of their users' windows, in seconds
 
-    def add_commands(self, commands: Iterable[Command], policy: Policy) -> None:
+    def add_commands(self, commands: Iterable[Command | SubmitRows], policy: Policy) -> None:
         for command in commands:
             match command:
                 case SubmitJob():
@@ -127,9 +129,17 @@ class RequiredRows(RowKeys, frozen=True, kw_only=True):
                     self.jobs.update(job_id for job_id, _ in jobs)
                 case EnforceDeadlines(jobs=ids) | RecoverJobs(jobs=ids):
                     self.jobs.update(ids)
-                case AcceptClock() | SaveProjections():
-                    pass
-                case AcceptClock() | CreateKey() | RotateKey() | RevokeKey() | ReportWrongKeys():
+                case SubmitRows(rows=rows):
+                    self.add_commands((submission for _, submission in rows), policy)
+                case (
+                    AcceptClock()
+                    | SaveProjections()
+                    | TakeOutbox()
+                    | CreateKey()
+                    | RotateKey()
+                    | RevokeKey()
+                    | ReportWrongKeys()
+                ):
                     pass
                 case ChangeLimit(user_id=changed_user, kind=changed_kind):
                     self._add_subject(changed_user, changed_kind)

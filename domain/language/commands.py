@@ -217,6 +217,23 @@ class SaveProjections(_Command, frozen=True, kw_only=True, gc=False, tag=True):
     """Write the rows of the inline projections, so that a query sees all that was answered."""
 
 
+class TakeOutbox(_Command, frozen=True, kw_only=True, gc=False, tag=True):
+    """Submit rows of the outbox, and delete them in the transaction of their events."""
+
+    users: tuple[UserId, ...]  # whose rows are taken, each user's oldest first
+    rows_max: int  # from 1
+    # Move the rows to outbox_rejected with this sentence, for a row that the database refuses.
+    rejection: str | None = None
+
+
+class SubmitRows(Struct, frozen=True, gc=False):
+    """The rows that the writer has read for a TakeOutbox."""
+
+    rows: Sequence[tuple[int, SubmitJob]] = ()  # (id, submission), in the order of the decisions
+    invalid: Sequence[tuple[int, str]] = ()  # (id, reason) of rows that cannot be jobs
+    is_locked: bool = False  # nothing was read, since another transaction holds one of the rows
+
+
 JobCommand = CompleteJob | FailJob | ReturnJob | CancelJob | RetryJob | EraseBodies
 Command = (
     SubmitJob
@@ -233,4 +250,5 @@ Command = (
     | RevokeKey
     | ReportWrongKeys
     | SaveProjections
+    | TakeOutbox
 )

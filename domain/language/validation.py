@@ -9,6 +9,7 @@ from typing import Final
 
 import msgspec
 
+from domain.language.commands import SubmitJob
 from domain.language.errors import InvalidInput
 from domain.language.identifiers import POSITION_MAX, JobId, KeyName, Kind, UserId, WorkerId
 from domain.language.moments import UNIX_EPOCH
@@ -77,12 +78,32 @@ def timeout_seconds(seconds: float) -> float:
     return seconds
 
 
+def max_attempts(number: int) -> int:
+    return _whole(number, 1, ATTEMPTS_MAX, "max_attempts")
+
+
+def priority(number: int) -> int:
+    return _whole(number, -PRIORITY_MAX, PRIORITY_MAX, "priority")
+
+
 def retry_in_seconds(seconds: float) -> float:
     if not (math.isfinite(seconds) and 0 <= seconds <= RETRY_IN_SECONDS_MAX):
         raise InvalidInput(
             f"retry_in_seconds is a number from 0 to {RETRY_IN_SECONDS_MAX} (366 days)."
         )
     return seconds
+
+
+def submission(command: SubmitJob) -> SubmitJob:
+    """Check what no single field of a submission shows."""
+    if command.idempotency_key is not None and command.deduplicate is False:
+        raise InvalidInput(
+            'An idempotency key and "deduplicate": false contradict each other; send only one.'
+        )
+    run_at, expires_at = command.run_at, command.expires_at
+    if run_at is not None and expires_at is not None and expires_at <= run_at:
+        raise InvalidInput("expires_at must be later than run_at.")
+    return command
 
 
 def moment(value: datetime, what: str) -> datetime:

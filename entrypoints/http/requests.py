@@ -159,29 +159,21 @@ class Submission(Struct, forbid_unknown_fields=True, kw_only=True):
                 "The Idempotency-Key header and the field idempotency_key differ; send only one."
             )
         key = header_key if key is None else key
-        if key is not None and self.deduplicate is False:
-            raise InvalidInput(
-                'An idempotency key and "deduplicate": false contradict each other; send only one.'
+        return validation.submission(
+            SubmitJob(
+                user_id=validation.user_id(self.user_id),
+                kind=validation.kind(self.kind),
+                payload=body_of_json(bytes(self.payload), "payload"),
+                idempotency_key=None if key is None else validation.idempotency_key(key),
+                deduplicate=self.deduplicate,
+                run_at=_optional(self.run_at, "run_at"),
+                expires_at=_optional(self.expires_at, "expires_at"),
+                timeout_seconds=None
+                if self.timeout_seconds is None
+                else validation.timeout_seconds(self.timeout_seconds),
+                max_attempts=self.max_attempts,
+                priority=self.priority,
             )
-        run_at, expires_at = (
-            _optional(self.run_at, "run_at"),
-            _optional(self.expires_at, "expires_at"),
-        )
-        if run_at is not None and expires_at is not None and expires_at <= run_at:
-            raise InvalidInput("expires_at must be later than run_at.")
-        return SubmitJob(
-            user_id=validation.user_id(self.user_id),
-            kind=validation.kind(self.kind),
-            payload=body_of_json(bytes(self.payload), "payload"),
-            idempotency_key=None if key is None else validation.idempotency_key(key),
-            deduplicate=self.deduplicate,
-            run_at=run_at,
-            expires_at=expires_at,
-            timeout_seconds=None
-            if self.timeout_seconds is None
-            else validation.timeout_seconds(self.timeout_seconds),
-            max_attempts=self.max_attempts,
-            priority=self.priority,
         )
 
 

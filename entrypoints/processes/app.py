@@ -34,6 +34,7 @@ from entrypoints.runtime.host_names import AcceptedHosts
 from entrypoints.service.fairlog import Fairlog
 from entrypoints.service.job_log import WRITE_SECONDS, JobLog
 from entrypoints.service.key_ring import REFRESH_SECONDS
+from entrypoints.service.outbox_taking import OUTBOX_SECONDS
 from entrypoints.service.sessions import FRESH_SECONDS
 from entrypoints.service.submission_limiter import REPORT_SECONDS, WATCH_SECONDS
 from entrypoints.service.worker_polls import SHARE_SECONDS
@@ -82,6 +83,7 @@ def create_app(
             _periodic(fairlog, "sessions", fairlog.sessions.refresh, FRESH_SECONDS),
             _periodic(fairlog, "worker_polls", share_polls, SHARE_SECONDS),
             _periodic(fairlog, "limit_changes", fairlog.limiter.watch_limits, WATCH_SECONDS),
+            _periodic(fairlog, "outbox", fairlog.outbox.take, OUTBOX_SECONDS),
         ]
         worker = EmbeddedWorker(fairlog, executor, workers, server_id) if executor else None
         if worker is not None:

@@ -20,6 +20,7 @@ from adapters.log.audit_log import EventFilter, StoredEvent
 from adapters.log.event_log import SqlEventLog
 from adapters.log.histories import of_types
 from adapters.log.key_events import keys_after
+from adapters.log.outbox import SqlOutbox
 from adapters.servers.dashboard_sessions import DashboardSessions
 from adapters.supervision import Supervisor
 from adapters.writer.writer import WritePath
@@ -48,7 +49,7 @@ from domain.language.errors import (
     without_traceback,
 )
 from domain.language.events import JobCancelled
-from domain.language.identifiers import JobId, Kind, ServerId
+from domain.language.identifiers import JobId, Kind, ServerId, UserId
 from domain.language.policy import Policy
 from entrypoints.feeds.event_feed import EventFeed
 from entrypoints.feeds.log_watcher import LogWatcher
@@ -62,6 +63,7 @@ from entrypoints.service.due_jobs import JOBS_PER_PAGE, DueJobs
 from entrypoints.service.job_ends import JobEnds
 from entrypoints.service.key_ring import KeyRing, KeysRead
 from entrypoints.service.long_reads import LARGE_BYTES
+from entrypoints.service.outbox_taking import OutboxTaking
 from entrypoints.service.pages import EVERYTHING, fitting_jobs
 from entrypoints.service.payloads import Payloads
 from entrypoints.service.queries import Queries
@@ -111,6 +113,8 @@ class Fairlog(Queries):
         self.key_ring = KeyRing(self._read_keys, requires_keys=requires_keys)
         writer.observe(self.key_ring.batch_written)
         self.sessions = Sessions(DashboardSessions(database, log), self.key_ring, self.read)
+        self.outbox = OutboxTaking(self._outbox_users, writer.execute)
+        writer.observe(self.outbox.batch_written)
         self.work = WorkSignal(watcher, self._work_in_line, supervisor.part("work_news"))
         self.cancellations = Cancellations(
             watcher, self._cancelled, supervisor.part("cancellations")
@@ -121,6 +125,7 @@ class Fairlog(Queries):
         self.claiming = Claiming(self._decide_claim, self.work, self.worker_polls)
         self.payloads = Payloads(self.read_bodies)
         self.change_limits = ChangeLimits(policy.window_seconds)
+        self._outbox = SqlOutbox(is_sqlite=database.is_sqlite)
         self._slices = Slices()
         self._due_jobs = DueJobs(self.jobs)
         self._own_batches = watcher.rising_number()  # position of the latest batch of this process
@@ -167,6 +172,9 @@ class Fairlog(Queries):
             return KeysRead(keys, version, now)
 
         return await self.read(query)
+
+    async def _outbox_users(self, after: str | None, users_max: int) -> list[UserId]:
+        return await self.read(lambda connection: self._outbox.users(connection, after, users_max))
 
     async def _work_in_line(self, kinds: Collection[Kind | None]) -> Work:
         named = [kind for kind in kinds if kind is not None]

@@ -33,6 +33,7 @@ PAGES_WITH_A_SERVER: Final = ["docs/how-to/backup.md"]
 RUN_ELSEWHERE: Final = {
     ("docs/handlers.md", "python"): "tests/unit/test_handler_document.py",
     ("docs/production.md", "sql"): "tests/integration/database/test_production_accounts.py",
+    ("docs/transactional.md", "sql"): "tests/e2e/servers/test_outbox.py",
 }
 # The blocks that say why they are not run.
 NOT_RUN: Final = {"docs/concepts/fairness.md": 1, "docs/deployment.md": 4}

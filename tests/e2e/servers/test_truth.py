@@ -13,10 +13,17 @@ TRUTH: Final = {"events": "*", "bodies": "*", "log_head": "position, hash, recor
 MIGRATIONS: Final = "alembic_version"
 # Which building of a projection a row belongs to, and how many there were, is no part of the state.
 BOOKKEEPING: Final = {"generation", "newest"}
-# Beside the log and no part of it: who runs now, who is logged in, when workers polled last, and
-# which claims were given nothing lately. All are made again empty, and what they say is lost with
-# them.
-BESIDE: Final = {"live_servers", "dashboard_sessions", "worker_polls", "empty_claims"}
+# Beside the log and no part of it: who runs now, who is logged in, when workers polled last, which
+# claims were given nothing lately, and submissions that are not in the log yet. All are made again
+# empty, and what they say is lost with them.
+BESIDE: Final = {
+    "live_servers",
+    "dashboard_sessions",
+    "worker_polls",
+    "empty_claims",
+    "outbox",
+    "outbox_rejected",
+}
 OURS: Final = {
     "jobs_v4",
     "job_counts_v4",

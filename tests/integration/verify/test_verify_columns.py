@@ -29,6 +29,8 @@ EXEMPT: Final[Mapping[str, str]] = {
     "live_servers": "leases of the processes that run now: no part of the log, free to be dropped",
     "dashboard_sessions": "who is logged in: no part of the log, free to be dropped",
     "worker_polls": "when workers polled last: no part of the log, free to be dropped",
+    "outbox": "submissions that are not in the log yet: the user's own data",
+    "outbox_rejected": "rows that could not be jobs: the user's own data",
     "empty_claims": "claims without jobs, for ten minutes: no part of the log, free to be dropped",
 }
 

@@ -27,6 +27,7 @@ from domain.decisions.answers import (
     KeyChanged,
     LeasesHeld,
     LimitsSet,
+    OutboxTaken,
     RefusalsRecorded,
 )
 from domain.decisions.batch import Outcome
@@ -47,6 +48,7 @@ from domain.language.commands import (
     RetryJob,
     ReturnJob,
     SaveProjections,
+    TakeOutbox,
 )
 from domain.language.errors import QueueFull, RateLimited
 from domain.language.events import LimitChanged, Scope
@@ -87,6 +89,7 @@ COMMANDS: Sequence[Command] = (
     revoke_key("ci"),
     ReportWrongKeys(count=2, addresses=1, first_at=NOW, last_at=at(1)),
     SaveProjections(),
+    TakeOutbox(users=(ALICE,), rows_max=1, rejection="no"),
 )
 
 
@@ -110,6 +113,7 @@ OUTCOMES: Sequence[Outcome] = (
     LimitsSet(LimitChanged(scope=Scope.KIND, kind=Kind("a"), running=2)),
     RefusalsRecorded(3),
     KeyChanged(KeyName("ci")),
+    OutboxTaken([1], [(2, "no")], [(ALICE, 1.5), (None, 2.5)], is_locked=True),
 )
 
 

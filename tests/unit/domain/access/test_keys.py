@@ -21,6 +21,7 @@ from domain.language.commands import (
     RetryJob,
     ReturnJob,
     SaveProjections,
+    TakeOutbox,
 )
 from domain.language.errors import (
     BeyondBounds,
@@ -222,6 +223,7 @@ def test_a_right_is_known_for_every_command_that_a_caller_may_send() -> None:
         EnforceDeadlines,
         RecoverJobs,
         SaveProjections,
+        TakeOutbox,
     }
     assert set(_NEEDED) == set(Command.__args__) - sent_by_nobody
 
