@@ -58,7 +58,7 @@ async def retry_matching(
 
     The answer says whether more match, and when a limit allows them.
     """
-    _require_own_page(request)
+    require_own_page(request)
     now = await context.fairlog.read(context.fairlog.log.now)
     wanted = asked_of(data).parse(now)
     if wanted.state not in {State.FAILED, State.CANCELLED}:
@@ -96,7 +96,7 @@ async def _act(
     act: Callable[[Sequence[JobId]], Awaitable[Sequence[Job | Exception]]],
 ) -> Response[str]:
     """Report the outcome of each job. The page then asks for its live part anew."""
-    _require_own_page(request)
+    require_own_page(request)
     jobs = _selected(data.get("id"))
     for job_id in jobs:
         count_change(request, context.fairlog, job_id)
@@ -111,7 +111,7 @@ async def _act(
     )
 
 
-def _require_own_page(request: StrictRequest) -> None:
+def require_own_page(request: StrictRequest) -> None:
     """Raise `PermissionDeniedException` unless our script sends the request."""
     if not is_from_page(request):
         raise PermissionDeniedException("This is for the dashboard's own pages; use /v1/jobs.")

@@ -1,7 +1,8 @@
-"""Limits: the current windows, who is refused, and the limits of one user."""
+"""Limits: all that are set, the current windows, who is refused, and the limits of one user."""
 
 from typing import Any, Final
 
+import msgspec
 from litestar import Request, Response, get
 from litestar.di import NamedDependency
 from litestar.params import FromQuery
@@ -10,13 +11,16 @@ from sqlalchemy.engine import Connection
 
 from domain.language import validation
 from domain.language.errors import InvalidInput
-from domain.language.identifiers import Kind, UserId
-from domain.limits.rate_limits import WindowState, window_start
+from domain.language.identifiers import GLOBAL, Kind, UserId
+from domain.limits.rate_limits import Limits, Subject, WindowState, window_start
 from entrypoints.dashboard.context import HOUR_SECONDS, DashboardContext, ShownMoment
+from entrypoints.dashboard.rendering import is_from_page
 from projections.activity.metrics import highest
 
 _USERS_SHOWN: Final = 20
 _REFUSED_SHOWN: Final = 20
+_SETTINGS_READ: Final = 200
+_KINDS_OFFERED: Final = 200
 _NO_KIND: Final = Kind("")
 
 
@@ -26,31 +30,90 @@ class UserWindow(Struct, frozen=True):
     running: int | None  # the cap on jobs running at once
 
 
+class Setting(Struct, frozen=True):
+    """The limits that are set for one subject; None: the default."""
+
+    scope: str  # user, kind or all
+    name: str  # of the user or kind; empty for all users together
+    submissions: int | None  # per window
+    running: int | None  # at once; 0: paused
+
+    def values(self, action: str) -> str:
+        """Return the fields of the form that does `action` to it, as JSON."""
+        fields = {"scope": self.scope, "name": self.name, "action": action}
+        return msgspec.json.encode(fields).decode()
+
+
 @get("/limits")
 async def limits(
     request: Request[Any, Any, Any],
     context: NamedDependency[DashboardContext],
     user: FromQuery[str] = "",
+    after_user: FromQuery[str] = "",
+    after_kind: FromQuery[str] = "",
 ) -> Response[str]:
+    """Show limits. `after_user` and `after_kind` are the last subject of the page before."""
     problem = None
     wanted: UserId | None = None
-    if user:
-        try:
-            wanted = validation.user_id(user)
-        except InvalidInput as error:
-            problem = str(error)
+    after: Subject | None = None
+    try:
+        wanted = validation.user_id(user) if user else None
+        if after_user or after_kind:
+            after = (
+                validation.user_id(after_user) if after_user else GLOBAL,
+                validation.kind(after_kind) if after_kind else _NO_KIND,
+            )
+    except InvalidInput as error:
+        problem = str(error)
     return await context.show(
         request,
         "limits",
         "Limits",
         lambda connection, at: {
             **_read(context, connection, at),
+            **_settings(context, connection, after),
             "wanted": _users(context, connection, at, [wanted])[0] if wanted is not None else None,
             "line": context.fairlog.line.user(connection, wanted) if wanted is not None else None,
             "problem": problem,
         },
         user=user,
+        kinds=await _kinds(context, request),
     )
+
+
+async def _kinds(context: DashboardContext, request: Request[Any, Any, Any]) -> list[Kind]:
+    """Return the kinds that the form offers. A page that refreshes its live part has it already."""
+    if is_from_page(request):
+        return []
+    found = await context.fairlog.read(
+        lambda connection: context.fairlog.line.kinds(connection, _KINDS_OFFERED)
+    )
+    return [kind for kind, _ in found]
+
+
+def _settings(
+    context: DashboardContext, connection: Connection, after: Subject | None
+) -> dict[str, object]:
+    """Read a page of the limits that are set. Cleared ones have rows, and are left out."""
+    found = context.fairlog.windows.set_limits(connection, after, _SETTINGS_READ)
+    shown = [
+        Setting(
+            "user" if user_id else "kind" if kind else "all",
+            user_id or kind,
+            limits.submissions,
+            limits.running,
+        )
+        for (user_id, kind), limits in found
+        if limits != Limits()
+    ]
+    is_cut = len(found) == _SETTINGS_READ
+    return {
+        "settings": shown,
+        "is_first_page": after is None,
+        "following": {"after_user": found[-1][0][0], "after_kind": found[-1][0][1]}
+        if is_cut
+        else None,
+    }
 
 
 def _read(context: DashboardContext, connection: Connection, at: ShownMoment) -> dict[str, object]:

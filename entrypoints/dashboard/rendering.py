@@ -55,6 +55,7 @@ def _environment(root: str) -> Environment:
         "visible": visible,
     }
     environment.globals |= {
+        "counted": formatting.counted,
         "elapsed": formatting.elapsed,
         "share": formatting.share,
         "static": static_path(),

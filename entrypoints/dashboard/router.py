@@ -18,6 +18,7 @@ from entrypoints.dashboard.context import DashboardContext
 from entrypoints.dashboard.fairness import fairness
 from entrypoints.dashboard.job import body, job
 from entrypoints.dashboard.jobs import find, jobs
+from entrypoints.dashboard.limit_form import change_limits
 from entrypoints.dashboard.limits import limits
 from entrypoints.dashboard.live_updates import live_updates
 from entrypoints.dashboard.login import login, login_page, logout
@@ -54,6 +55,7 @@ def dashboard(fairlog: Fairlog, wrong_keys: WrongKeys) -> list[Router]:
             charts,
             fairness,
             limits,
+            change_limits,
             jobs,
             find,
             job,

@@ -91,6 +91,7 @@ _DASHBOARD: Final[Mapping[tuple[str, str], _Rule]] = {
     ("GET", "/charts.json"): _READ_ALL,
     ("GET", "/fairness"): _READ_ALL,
     ("GET", "/limits"): _READ_ALL,
+    ("POST", "/limits/change"): _OPERATE,
     ("GET", "/jobs"): _READ,
     ("GET", "/find"): _READ,
     ("GET", "/jobs/{job_id}"): _READ,

@@ -171,3 +171,27 @@ class WindowQueries:
             subject = (UserId(bytes(user).decode()), _NO_KIND)
             windows.limits[subject] = Limits(submissions, running)
         return windows
+
+    def set_limits(
+        self, connection: Connection, after: Subject | None, limit: int
+    ) -> list[tuple[Subject, Limits]]:
+        """Return the next `limit` subjects whose limits were ever changed, with their limits.
+
+        All users together come first, then kinds, then users, by their bytes. None: from the start.
+        """
+        query = sa.select(limits.c.user_id, limits.c.kind, limits.c.submissions, limits.c.running)
+        query = query.where(limits.c.generation == self._generation)
+        if after is not None:
+            user, kind = (name.encode() for name in after)
+            query = query.where(
+                limits.c.user_id >= user,
+                sa.or_(limits.c.user_id > user, limits.c.kind > kind),
+            )
+        rows = connection.execute(query.order_by(limits.c.user_id, limits.c.kind).limit(limit))
+        return [
+            (
+                (UserId(bytes(user).decode()), Kind(bytes(kind).decode())),
+                Limits(submissions, running),
+            )
+            for user, kind, submissions, running in rows
+        ]

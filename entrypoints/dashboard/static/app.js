@@ -116,6 +116,7 @@ document.addEventListener("htmx:afterRequest", (event) => {
   const after = Number(event.detail.xhr?.getResponseHeader("X-Fairlog-Position") ?? 0);
   if (after) {
     position = Math.max(position, after);
+    document.getElementById("limit-form")?.reset();
     for (const box of selected()) box.checked = false;
     showSelection();
     refresh();
@@ -128,11 +129,18 @@ document.addEventListener("htmx:beforeSwap", (event) => {
   }
 });
 document.addEventListener("htmx:responseError", (event) => {
-  if (event.detail.target !== live) notify("The server did not carry out the request. Try again in a moment.", true);
+  if (event.detail.target === live) return;
+  // What was asked for and is wrong has a sentence; anything else may be over in a moment.
+  const { status, responseText } = event.detail.xhr;
+  const sentence = new DOMParser().parseFromString(responseText, "text/html").querySelector(".empty p + p")?.textContent;
+  notify(status < 500 && sentence ? sentence : "The server did not carry out the request. Try again in a moment.", true);
 });
 document.addEventListener("htmx:sendError", () => showConnection("away", "reconnecting"));
 document.addEventListener("htmx:afterSwap", (event) => {
-  if (event.detail.target === notice) return clearNoticeAfter(6000);
+  if (event.detail.target === notice) {
+    notice.classList.remove("bad");
+    return clearNoticeAfter(6000);
+  }
   if (event.detail.target !== live) return;
   if (view === "audit") beginAudit();
   else readPosition();

@@ -128,6 +128,33 @@ def test_a_submitter_cancels_its_own_job(opened: Window, keyed: KeyedServer) -> 
     assert events[-1]["by"] == "alice"
 
 
+def test_only_an_operator_sees_the_forms_that_change_limits_and_retry_all(
+    opened: Window,
+) -> None:
+    page = log_in(opened, "reader", "/limits")
+    expect(page.locator("#h-set")).to_be_visible()
+    assert page.locator("#limit-form").count() == 0
+    opened.go("/jobs?state=failed")
+    assert page.locator("#retry-all").count() == 0
+    page.get_by_role("button", name="Log out").click()
+    page = log_in(opened, "operator", "/limits")
+    expect(page.locator("#change")).to_be_visible()
+    opened.go("/jobs?state=failed")
+    expect(page.locator("#retry-all")).to_be_visible()
+
+
+@pytest.mark.parametrize("path", ["/limits/change", "/jobs/retry-matching"])
+@pytest.mark.parametrize("role", ["reader", "alice"])
+def test_other_roles_cannot_change_limits_or_retry_all(
+    keyed: KeyedServer, role: str, path: str
+) -> None:
+    form = {"scope": "user", "name": "acme", "action": "pause", "state": "failed"}
+    own = {"HX-Request": "true"}
+    answer = keyed.clients[role].post(path, data=form, headers=own)
+    assert answer.status_code == 403
+    assert keyed.clients["reader"].get("/v1/limits/acme").json()["running"] is None
+
+
 def test_an_open_page_leads_to_the_login_when_its_key_is_revoked(
     opened: Window, keyed: KeyedServer
 ) -> None:

@@ -38,6 +38,7 @@ def some_life(server: FairlogServer) -> None:
     end(server, first)
     end(server, second, error={"type": "ValueError", "message": "no such picture"})
     submit(server, "carol", 1, run_at="2100-01-01T00:00:00Z")
+    server.client.put("/v1/limits/dave", json={"running": 0}).raise_for_status()
 
 
 def test_the_overview_moves_with_a_submission(opened: Window, server: FairlogServer) -> None:

@@ -1,0 +1,125 @@
+"""Setting and clearing limits, caps and pauses, and the list of all that are set."""
+
+from collections.abc import Iterator
+
+import pytest
+from playwright.sync_api import Browser, Locator, Page, expect
+
+from tests.conftest import NewDatabase
+from tests.support.browser import Window, window
+from tests.support.dashboard import claim, confirm, submit
+from tests.support.server import FairlogServer
+
+
+@pytest.fixture
+def server(new_database_url: NewDatabase) -> Iterator[FairlogServer]:
+    """Each test has a server of its own: the list shows all that is set."""
+    with FairlogServer(new_database_url()) as server:
+        yield server
+
+
+@pytest.fixture
+def opened(browser: Browser, server: FairlogServer) -> Iterator[Window]:
+    with window(browser, server.url) as opened:
+        yield opened
+
+
+def set_rows(page: Page) -> Locator:
+    return page.locator("section:has(#h-set) tbody tr")
+
+
+def fill(page: Page, scope: str, name: str = "", **numbers: str) -> None:
+    if page.locator("#change").get_attribute("open") is None:
+        page.locator("#change summary").click()
+    form = page.locator("#limit-form")
+    form.get_by_label("Of").select_option(scope)
+    form.get_by_label("Name").fill(name)
+    for label, number in numbers.items():
+        form.locator(f"[name={label}]").fill(number)
+
+
+def test_a_users_limit_and_cap_are_set_listed_and_cleared(
+    opened: Window, server: FairlogServer
+) -> None:
+    page = opened.go("/limits")
+    expect(page.locator("section:has(#h-set)")).to_contain_text("No limit is set here.")
+    fill(page, "user", "acme", limit="50", running="2")
+    page.get_by_role("button", name="Set", exact=True).click()
+    expect(page.locator("#notice")).to_contain_text(
+        "The user “acme”: 50 submissions per window, at most 2 jobs running."
+    )
+    row = set_rows(page).filter(has_text="acme")
+    expect(row).to_contain_text("50")
+    limits = server.client.get("/v1/limits/acme").json()
+    assert (limits["limit"], limits["running"]) == (50, 2)
+    expect(page.locator("#limit-form [name=limit]")).to_have_value("")
+    row.get_by_role("button", name="Clear").click()
+    expect(page.locator("#confirm-question")).to_contain_text("Clear all that is set for “acme”?")
+    confirm(page)
+    expect(set_rows(page)).to_have_count(0)
+    limits = server.client.get("/v1/limits/acme").json()
+    assert (limits["limit"], limits["running"]) == (600, None)
+
+
+def test_a_kind_is_paused_and_resumed(opened: Window, server: FairlogServer) -> None:
+    submit(server, "alice", 1, "export")
+    page = opened.go("/limits")
+    fill(page, "kind", "export")
+    page.get_by_role("button", name="Pause").click()
+    confirm(page)
+    row = set_rows(page).filter(has_text="export")
+    expect(row).to_contain_text("paused")
+    expect(page.locator("#notice")).to_contain_text("The kind “export”: paused, no job starts.")
+    assert claim(server, 1) == []
+    row.get_by_role("button", name="Resume").click()
+    expect(set_rows(page)).to_have_count(0)
+    assert len(claim(server, 1)) == 1
+
+
+def test_the_limit_of_all_users_together_is_set(opened: Window, server: FairlogServer) -> None:
+    page = opened.go("/limits")
+    fill(page, "all", limit="7")
+    page.get_by_role("button", name="Set", exact=True).click()
+    expect(set_rows(page).first).to_contain_text("all users together")
+    assert server.client.get("/v1/limits").json()["limit"] == 7
+
+
+def test_a_wrong_number_gets_a_sentence_and_changes_nothing(
+    opened: Window, server: FairlogServer
+) -> None:
+    page = opened.go("/limits")
+    fill(page, "user", "acme", limit="many")
+    page.get_by_role("button", name="Set", exact=True).click()
+    expect(page.locator("#notice")).to_contain_text("A limit of submissions is a whole number")
+    expect(page.locator("#limit-form [name=limit]")).to_have_value("many")
+    opened.complaints.clear()  # htmx says that it was refused
+    assert server.client.get("/v1/limits/acme").json()["limit"] == 600
+
+
+def test_names_that_look_like_code_are_set_and_cleared(opened: Window) -> None:
+    name = "<b>\"x'</b> & {{ 1 }}"
+    page = opened.go("/limits")
+    fill(page, "user", name, running="1")
+    page.get_by_role("button", name="Set", exact=True).click()
+    row = set_rows(page).filter(has_text=name)
+    row.get_by_role("button", name="Clear").click()
+    confirm(page)
+    expect(set_rows(page)).to_have_count(0)
+
+
+def test_many_limits_are_listed_in_pages(opened: Window, server: FairlogServer) -> None:
+    for number in range(205):
+        server.client.put(f"/v1/limits/user-{number:03}", json={"running": 1}).raise_for_status()
+    page = opened.go("/limits")
+    expect(set_rows(page)).to_have_count(200)
+    page.get_by_role("link", name="More").click()
+    expect(set_rows(page)).to_have_count(5)
+    expect(set_rows(page).last).to_contain_text("user-204")
+    page.get_by_role("link", name="First").click()
+    expect(set_rows(page).first).to_contain_text("user-000")
+
+
+def test_another_site_cannot_change_a_limit(server: FairlogServer) -> None:
+    form = {"scope": "user", "name": "acme", "action": "pause"}
+    assert server.client.post("/limits/change", data=form).status_code == 403
+    assert server.client.get("/v1/limits/acme").json()["running"] is None

@@ -1,0 +1,55 @@
+import pytest
+
+from domain.language.commands import ChangeLimit
+from domain.language.errors import InvalidInput
+from domain.language.events import Scope
+from domain.language.identifiers import Kind, UserId
+from entrypoints.dashboard.limit_form import to_command
+
+ADA, EXPORT = UserId("ada"), Kind("export")
+USER = {"scope": "user", "name": "ada"}
+KIND = {"scope": "kind", "name": "export"}
+ALL = {"scope": "all", "name": ""}
+
+
+@pytest.mark.parametrize(
+    ("form", "command"),
+    [
+        (USER | {"limit": "50"}, ChangeLimit(scope=Scope.USER, user_id=ADA, limit=50)),
+        (
+            USER | {"limit": "50", "running": "2"},
+            ChangeLimit(scope=Scope.USER, user_id=ADA, limit=50, running=2),
+        ),
+        (USER | {"action": "pause"}, ChangeLimit(scope=Scope.USER, user_id=ADA, running=0)),
+        (USER | {"action": "resume"}, ChangeLimit(scope=Scope.USER, user_id=ADA, running=None)),
+        (
+            USER | {"action": "clear", "limit": "7"},
+            ChangeLimit(scope=Scope.USER, user_id=ADA, limit=None, running=None),
+        ),
+        (KIND | {"running": "3"}, ChangeLimit(scope=Scope.KIND, kind=EXPORT, running=3)),
+        (KIND | {"action": "pause"}, ChangeLimit(scope=Scope.KIND, kind=EXPORT, running=0)),
+        (KIND | {"action": "clear"}, ChangeLimit(scope=Scope.KIND, kind=EXPORT, running=None)),
+        (ALL | {"limit": "0"}, ChangeLimit(scope=Scope.GLOBAL, limit=0)),
+        (ALL | {"action": "clear"}, ChangeLimit(scope=Scope.GLOBAL, limit=None)),
+    ],
+)
+def test_a_form_becomes_a_change(form: dict[str, str], command: ChangeLimit) -> None:
+    assert to_command(form) == command
+
+
+@pytest.mark.parametrize(
+    ("form", "sentence"),
+    [
+        (USER, "Enter a number of submissions or of running jobs"),
+        (USER | {"limit": "many"}, "A limit of submissions is a whole number from 0 to"),
+        (USER | {"running": "-1"}, "A number of running jobs is a whole number"),
+        (USER | {"action": "drop"}, "There is no action 'drop'"),
+        (KIND | {"limit": "5"}, "A kind has no limit of submissions"),
+        (ALL | {"action": "pause"}, "no global limit of running jobs exists"),
+        ({"scope": "team", "name": "x", "limit": "1"}, "Choose a user, a kind or all users"),
+        ({"scope": "user", "name": "", "limit": "1"}, "A user id must have"),
+    ],
+)
+def test_what_is_no_change_is_refused_with_a_sentence(form: dict[str, str], sentence: str) -> None:
+    with pytest.raises(InvalidInput, match=sentence):
+        to_command(form)
