@@ -32,6 +32,7 @@ from fairlog_client.errors import (
     UnexpectedAnswer,
 )
 from fairlog_client.flows import Retries
+from fairlog_client.outbox import enqueue
 from fairlog_client.tasks import Jobs, Task
 
 __all__ = [
@@ -67,4 +68,5 @@ __all__ = [
     "Task",
     "UnexpectedAnswer",
     "UserLimits",
+    "enqueue",
 ]

@@ -22,6 +22,7 @@ from msgspec.structs import replace
 
 from fairlog_client.clients import AsyncFairlog, AsyncJob, Fairlog, Job
 from fairlog_client.errors import InvalidArguments
+from fairlog_client.outbox import DriverConnection, SqlConnection, SqlSession, enqueue
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -142,6 +143,20 @@ class Task(Generic[P, R]):
     ) -> AsyncJob:
         """Submit a job like `submit`, with an asynchronous client."""
         return await client.submit(**self._submission(user, args, kwargs))
+
+    def enqueue(
+        self,
+        session_or_connection: SqlSession | SqlConnection | DriverConnection,
+        user: str,
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> None:
+        """Insert a job with these arguments into the outbox, in the current transaction of a
+        session or connection. Raises `InvalidArguments`; see `enqueue`.
+        """
+        submission = self._submission(user, args, kwargs)
+        del submission["wait_seconds"]
+        enqueue(session_or_connection, **submission)
 
     def payload(self, *args: P.args, **kwargs: P.kwargs) -> dict[str, Any]:
         """Return the payload of a job with these arguments. Raises `InvalidArguments`."""
