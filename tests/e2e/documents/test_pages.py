@@ -25,10 +25,18 @@ PAGES: Final = [
     "docs/concepts/log.md",
     "docs/how-to/investigate.md",
     "docs/how-to/keys.md",
+    "docs/how-to/metrics.md",
+    "docs/how-to/model-calls.md",
+    "docs/how-to/nightly-exports.md",
+    "docs/how-to/webhooks.md",
     "docs/security.md",
 ]
 # Pages that make databases themselves, and so need a server of their own.
-PAGES_WITH_A_SERVER: Final = ["docs/how-to/backup.md"]
+PAGES_WITH_A_SERVER: Final = [
+    "docs/how-to/backup.md",
+    "docs/how-to/deploys.md",
+    "docs/how-to/mysql.md",
+]
 # Blocks that other tests run: the document and the language, and the test.
 RUN_ELSEWHERE: Final = {
     ("docs/handlers.md", "python"): "tests/unit/test_handler_document.py",
