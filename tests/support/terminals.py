@@ -10,7 +10,7 @@ The conventions that a page follows:
 - A block `console` has commands behind `$ ` and what they print, where `…` stands for anything. A
   command that only reads is repeated until it prints that, for a while.
 - A block whose first line is a comment with a file name is written into that file. Any other block
-  `python` is run.
+  `python` is run by itself; `await` may stand outside functions in it.
 
 Ports that the documents name are replaced by free ones, so that pages can run at the same time.
 """
@@ -81,6 +81,7 @@ class Reader:
             "HOME": str(folder),
             "COLUMNS": "200",
             "ARGS": f"--port {self._ports['8000']}",  # of `make run`
+            "FAIRLOG_SERVER": f"http://127.0.0.1:{self._ports['8000']}",  # of `fairlog_client`
             "PYTHONUNBUFFERED": "1",
         }
 
@@ -99,7 +100,9 @@ class Reader:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(f"{text}\n")
         elif block.language == "python":
-            self._run("1", f"python - <<'END_OF_BLOCK'\n{text}\nEND_OF_BLOCK", block)
+            self._run(
+                "python", f"python - <<'END_OF_BLOCK'\n{_as_script(text)}\nEND_OF_BLOCK", block
+            )
         elif block.language == "sh":
             name, text = _terminal_of(text)
             self._run(name, text, block)
@@ -211,12 +214,22 @@ class _Terminal:
 
     def _interrupt(self) -> None:
         """End the program that keeps the terminal busy, as Ctrl-C does."""
-        if self._busy is None:
-            return
         process, self._busy = self._busy, None
+        if process is None or process.poll() is not None:
+            return
         os.killpg(process.pid, signal.SIGINT)
         code = process.wait(COMMAND_SECONDS_MAX)
         assert code in _INTERRUPTED, f"after Ctrl-C the exit code is {code}\n{self.shown}"
+
+
+def _as_script(text: str) -> str:
+    """Return a script that runs a block of Python, in which `await` may stand outside functions."""
+    return (
+        "import ast, asyncio\n"
+        f"code = compile({text!r}, 'block', 'exec', ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)\n"
+        "result = eval(code, globals())\n"
+        "if result is not None: asyncio.run(result)"
+    )
 
 
 def _terminal_of(text: str) -> tuple[str, str]:

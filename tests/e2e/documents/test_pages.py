@@ -19,6 +19,7 @@ TUTORIAL: Final = [f"docs/tutorial/{page}.md" for page in ("first-job", "own-han
 # Pages that are read on a new database each.
 PAGES: Final = [
     "README.md",
+    "docs/client.md",
     "docs/concepts/at-least-once.md",
     "docs/concepts/fairness.md",
     "docs/concepts/limits.md",
@@ -44,7 +45,7 @@ RUN_ELSEWHERE: Final = {
     ("docs/transactional.md", "sql"): "tests/e2e/servers/test_outbox.py",
 }
 # The blocks that say why they are not run.
-NOT_RUN: Final = {"docs/concepts/fairness.md": 1, "docs/deployment.md": 4}
+NOT_RUN: Final = {"docs/client.md": 1, "docs/concepts/fairness.md": 1, "docs/deployment.md": 4}
 OUTPUTS: Final = {"", "text"}  # languages of blocks that are no commands
 
 

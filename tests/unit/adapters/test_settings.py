@@ -185,6 +185,7 @@ def test_variables_of_other_programs_are_ignored() -> None:
     environ = {
         "FAIRLOG_TEST_DATABASE_URL": "nonsense",
         "FAIRLOG_KEY": "nonsense",
+        "FAIRLOG_SERVER": "http://127.0.0.1:8000",
         "FAIRLOG_USER_LIMITS": "",
         "FAIRLOG_SERVICE_HOST": "10.0.0.1",
         "FAIRLOG_SERVICE_PORT_HTTP": "8000",
