@@ -24,6 +24,7 @@ from domain.language.outbox import OutboxRow, submission_of
 
 USERS_PER_READ_MAX: Final = 50
 BYTES_PER_READ_MAX: Final = 2 * 1024 * 1024  # of payloads; at least one row is read
+COUNTED_ROWS_MAX: Final = 10_000  # in each table, for metrics
 # NOWAIT: MySQL's own number, and a lock wait time-out in MariaDB.
 _LOCKED: Final = frozenset({1205, 3572})
 
@@ -91,6 +92,19 @@ class SqlOutbox:
         if after is not None:
             query = query.where(outbox.c.user_id > after)
         return [UserId(str(user_id)) for user_id in connection.execute(query).scalars()]
+
+    def counts(self, connection: Connection) -> tuple[int, int]:
+        """Return the numbers of rows that wait and that were rejected, each at most
+        COUNTED_ROWS_MAX.
+        """
+        waiting, rejected = (
+            sa.select(sa.func.count())
+            .select_from(sa.select(table.c.id).limit(COUNTED_ROWS_MAX).subquery())
+            .scalar_subquery()
+            for table in (outbox, outbox_rejected)
+        )
+        found = connection.execute(sa.select(waiting, rejected)).one()
+        return int(found[0]), int(found[1])
 
     def read(self, connection: Connection, command: TakeOutbox) -> SubmitRows | TakeOutbox:
         """Read and lock rows of the users, in rounds. Returns the command if there is none.

@@ -20,6 +20,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 from sqlalchemy.engine import Connection
 
+from adapters.log.outbox import COUNTED_ROWS_MAX
 from adapters.writer.writer import BatchWritten
 from domain.jobs.job import State
 from domain.language.errors import FairlogError
@@ -50,6 +51,8 @@ class StoredMetrics(Struct, frozen=True):
     clock_ahead_seconds: float  # the log's time minus the database's clock
     lags: Mapping[str, int]  # events not applied yet, by asynchronous projection
     kinds: Mapping[Kind, OpenJobs]
+    outbox_rows: int = 0  # that wait, at most COUNTED_ROWS_MAX
+    outbox_rejected_rows: int = 0  # at most COUNTED_ROWS_MAX
 
 
 class ServerMetrics:
@@ -97,6 +100,7 @@ class ServerMetrics:
                 for projector in self._fairlog.projector_runner.projectors
             },
             read_open_jobs(connection, line, self._front, log.now(connection)),
+            *self._fairlog.outbox_table.counts(connection),
         )
 
     def exposition(self, stored: StoredMetrics | None) -> bytes:
@@ -218,6 +222,16 @@ def _stored(stored: StoredMetrics) -> Iterator[Metric]:
         lags.add_metric([projection], events)
     yield lags
     yield from open_jobs_metrics(stored.kinds)
+    yield _gauge(
+        "fairlog_outbox_rows",
+        f"Rows of the outbox that are not jobs yet, at most {COUNTED_ROWS_MAX}",
+        stored.outbox_rows,
+    )
+    yield _gauge(
+        "fairlog_outbox_rejected_rows",
+        f"Rows in outbox_rejected, at most {COUNTED_ROWS_MAX}",
+        stored.outbox_rejected_rows,
+    )
 
 
 def _handlers(handlers: HandlerPool) -> Iterator[Metric]:

@@ -125,7 +125,7 @@ class Fairlog(Queries):
         self.claiming = Claiming(self._decide_claim, self.work, self.worker_polls)
         self.payloads = Payloads(self.read_bodies)
         self.change_limits = ChangeLimits(policy.window_seconds)
-        self._outbox = SqlOutbox(is_sqlite=database.is_sqlite)
+        self.outbox_table = SqlOutbox(is_sqlite=database.is_sqlite)
         self._slices = Slices()
         self._due_jobs = DueJobs(self.jobs)
         self._own_batches = watcher.rising_number()  # position of the latest batch of this process
@@ -174,7 +174,9 @@ class Fairlog(Queries):
         return await self.read(query)
 
     async def _outbox_users(self, after: str | None, users_max: int) -> list[UserId]:
-        return await self.read(lambda connection: self._outbox.users(connection, after, users_max))
+        return await self.read(
+            lambda connection: self.outbox_table.users(connection, after, users_max)
+        )
 
     async def _work_in_line(self, kinds: Collection[Kind | None]) -> Work:
         named = [kind for kind in kinds if kind is not None]

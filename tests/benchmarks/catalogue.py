@@ -16,6 +16,7 @@ NAMES: Final = (
     "refuse",
     "lifecycle",
     "drain",
+    "outbox",
     "claim_growth",
     "read_growth",
     "rebuild",

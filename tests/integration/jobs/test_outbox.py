@@ -153,6 +153,9 @@ def test_a_row_that_cannot_be_a_job_is_moved_with_its_reason_and_holds_up_nobody
         assert rows_of(fairlog, outbox) == []
         rejected = rows_of(fairlog, outbox_rejected)
         assert len(rejected) == len(BAD_ROWS)
+        insert(fairlog, {"user_id": BOB})
+        counts = fairlog.read_now(fairlog.outbox_table.counts)
+        assert counts == (1, len(BAD_ROWS))
         for (_, reason), stood, moved in zip(BAD_ROWS, before, rejected, strict=False):
             assert reason in moved["reason"]
             assert {name: moved[name] for name in stood} == stood
