@@ -20,7 +20,7 @@ help: ## List the targets
 run: .venv/.runnable ## Start the service on http://127.0.0.1:8000: embedded SQLite, a worker inside
 	@exec $(BIN)/fairlog serve $(ARGS)
 
-test: .venv/.installed .proxies .deploy-tools $(filter-out none,$(MYSQLD)) ## Lint, then every test on SQLite and MariaDB, and those of the database on MySQL
+test: .venv/.installed .proxies .deploy-tools .examples $(filter-out none,$(MYSQLD)) ## Lint, then every test on SQLite and MariaDB, and those of the database on MySQL
 	@$(ensure) mariadb chromium node readers systemd
 	@$(MAKE) --no-print-directory lint
 	$(BIN)/pytest $(in_parallel) $(ARGS)
@@ -30,7 +30,7 @@ else
 	$(on_mysql) -m database tests/integration tests/e2e $(ARGS) $(even_if_none)
 endif
 
-test-mysql: .venv/.installed .proxies .deploy-tools $(MYSQLD) ## Run every test that uses a database server, on MySQL
+test-mysql: .venv/.installed .proxies .deploy-tools .examples $(MYSQLD) ## Run every test that uses a database server, on MySQL
 	@$(ensure) chromium node readers systemd
 	$(on_mysql) tests/integration tests/e2e $(ARGS)
 
@@ -48,6 +48,11 @@ even_if_none = $(if $(ARGS),|| [ $$? = 5 ])
 
 .deploy-tools:
 	@sh tests/setup/fetch-deploy-tools.sh .deploy-tools
+
+.examples: docs/examples/package-lock.json
+	@$(ensure) node
+	@rm -rf $@ && mkdir $@ && cp docs/examples/package.json docs/examples/package-lock.json $@
+	@npm --prefix $@ ci --ignore-scripts --no-audit --no-fund --silent
 
 lint: .venv/.installed ## Check style, format, types and the direction of imports
 	$(BIN)/ruff check
@@ -104,7 +109,7 @@ peers := tests/benchmarks/peers
 	@touch $@
 
 clean: ## Remove the environment and everything cached or built; databases stay
-	rm -rf .venv .peers $(peers)/node/node_modules .mysql .mysql.new .proxies .proxies.new .deploy-tools .deploy-tools.new .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build dist
+	rm -rf .venv .peers $(peers)/node/node_modules .mysql .mysql.new .proxies .proxies.new .deploy-tools .deploy-tools.new .examples .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build dist
 	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +
 
 # Stamps: an environment is made once, filled when a lock changes, and the project is installed into

@@ -1,4 +1,4 @@
-# ruff: noqa: ANN401, INP001, T201 (a script outside any package, which prints to its user)
+# ruff: noqa: ANN401 (a script outside any package, which prints to its user)
 """Checksums of files as jobs: a handlers module, and a script that submits jobs for it.
 
 As a handlers module it adds one kind of job: `{"path": "json/decoder.py"}`, a path below the root,
