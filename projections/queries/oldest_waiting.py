@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from domain.fairness.line import UserInLine
-from domain.jobs.job import State
+from domain.jobs.job import Job, State
 from domain.language.identifiers import JobId, Kind, UserId
 from projections.inline.jobs import STATE_NUMBERS, decode_job, jobs
 from projections.inline.line import lanes, users
@@ -59,6 +59,21 @@ class OldestWaiting:
 
         At most `LANES_MAX` lanes are read, one row of each.
         """
+        found = self._lanes(connection, user_ids)
+        oldest: dict[UserId, JobId] = {}
+        for user, job_id in self._next(connection, found, "user_id, id"):
+            user_id = UserId(bytes(user).decode())
+            oldest[user_id] = JobId(min(job_id, oldest.get(user_id, job_id)))
+        return oldest
+
+    def next_jobs(self, connection: Connection, user_ids: Sequence[UserId]) -> list[Job]:
+        """Return the next job of each lane of the users, of at most `LANES_MAX` lanes."""
+        found = self._lanes(connection, user_ids)
+        return [decode_job(document) for (document,) in self._next(connection, found, "job")]
+
+    def _lanes(
+        self, connection: Connection, user_ids: Sequence[UserId]
+    ) -> Sequence[Sequence[bytes]]:
         found = connection.execute(
             sa.select(lanes.c.user_id, lanes.c.kind)
             .where(
@@ -66,12 +81,8 @@ class OldestWaiting:
                 lanes.c.user_id.in_([user_id.encode() for user_id in user_ids]),
             )
             .limit(LANES_MAX)
-        ).all()
-        oldest: dict[UserId, JobId] = {}
-        for user, job_id in self._next(connection, found, "user_id, id"):
-            user_id = UserId(bytes(user).decode())
-            oldest[user_id] = JobId(min(job_id, oldest.get(user_id, job_id)))
-        return oldest
+        )
+        return [tuple(row) for row in found]
 
     def waiting_since(self, connection: Connection, kinds: Sequence[Kind]) -> dict[Kind, datetime]:
         """Return since when the longest waiting job of each kind has waited.

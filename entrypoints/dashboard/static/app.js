@@ -99,7 +99,7 @@ function refresh() {
   if (document.hidden || isBeingRead()) return;
   if (view === "audit" || view === "error" || streamPath() === null) return;
   htmx.ajax("GET", location.pathname + location.search, { target: "#live", swap: "morph:innerHTML", headers: { "X-Fairlog-Refresh": "true" } });
-  drawCharts();
+  if (view === "overview") drawCharts();
 }
 
 function isBeingRead() {
@@ -144,6 +144,7 @@ document.addEventListener("htmx:afterSwap", (event) => {
   if (event.detail.target !== live) return;
   if (view === "audit") beginAudit();
   else readPosition();
+  if (view === "fairness") drawFairness();
   showSelection();
   tick();
 });
@@ -341,7 +342,21 @@ function span() {
   return new URLSearchParams(location.search).get("span") ?? "15m";
 }
 
+const USERS = ["--running", "--queued", "--done", "--scheduled", "--refused"];
+
+function drawFairness() {
+  const element = document.getElementById("fair-series");
+  if (element === null) return;
+  const { at, users, got, wait } = JSON.parse(element.dataset.series);
+  const series = { at };
+  users.forEach((_, index) => Object.assign(series, { [`got${index}`]: got[index], [`wait${index}`]: wait[index] }));
+  const columns = (name) => users.map((user, index) => [`${name}${index}`, USERS[index], visible(user)]);
+  chart("chart-got", series, columns("got"), (value) => value.toFixed(0));
+  chart("chart-wait", series, columns("wait"), seconds);
+}
+
 async function drawCharts() {
+  if (view === "fairness") return drawFairness();
   if (view !== "overview") return;
   const number = ++drawn;
   try {
@@ -360,10 +375,14 @@ function seconds(value) {
   return value < 60 ? `${value.toFixed(value < 10 ? 1 : 0)} s` : duration(value);
 }
 
-function clockTime(at) {
-  const moment = new Date(at * 1000);
-  const isMidnight = moment.getHours() === 0 && moment.getMinutes() === 0;
-  return isMidnight ? moment.toLocaleDateString([], { month: "short", day: "numeric" }) : moment.toTimeString().slice(0, 5);
+// The times on an axis, all in one form: with seconds if the marks are less than a minute apart.
+function clockTimes(marks) {
+  const isFine = marks.length > 1 && marks[1] - marks[0] < 60;
+  return marks.map((at) => {
+    const moment = new Date(at * 1000);
+    const isMidnight = moment.getHours() === 0 && moment.getMinutes() === 0 && moment.getSeconds() === 0;
+    return isMidnight ? moment.toLocaleDateString([], { month: "short", day: "numeric" }) : moment.toTimeString().slice(0, isFine ? 8 : 5);
+  });
 }
 
 function chart(id, series, columns, format) {
@@ -372,6 +391,11 @@ function chart(id, series, columns, format) {
   const isEmpty = data.slice(1).every((column) => column.every((value) => !value));
   place.hidden = isEmpty;
   place.parentElement.querySelector(".no-data").hidden = !isEmpty;
+  const names = columns.map(([name, , label]) => label ?? name).join();
+  if (charts[id] && (isEmpty || charts[id].names !== names)) {
+    charts[id].destroy();
+    delete charts[id];
+  }
   if (isEmpty) return;
   if (charts[id]) return charts[id].setData(data);
   const text = colour("--muted");
@@ -384,7 +408,7 @@ function chart(id, series, columns, format) {
       legend: { live: true },
       scales: { y: { range: (_, low, high) => [0, Math.max(high * 1.1, high === 0 ? 1 : 0.001)] } },
       axes: [
-        { stroke: text, grid, ticks: grid, font: "11px system-ui", space: 80, values: (_, ticks) => ticks.map(clockTime) },
+        { stroke: text, grid, ticks: grid, font: "11px system-ui", space: 80, values: (_, ticks) => clockTimes(ticks) },
         { stroke: text, grid, ticks: grid, font: "11px system-ui", size: 58, values: (_, ticks) => ticks.map(format) },
       ],
       series: [
@@ -402,6 +426,7 @@ function chart(id, series, columns, format) {
     data,
     place,
   );
+  charts[id].names = names;
 }
 
 function colour(name) {

@@ -8,6 +8,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe  # type: ignore[import-untyped]  # no types
 from playwright.sync_api import Browser, expect
 
+from tests.conftest import NewDatabase
 from tests.support.browser import Window, window
 from tests.support.dashboard import claim, end, submit
 from tests.support.server import FairlogServer
@@ -72,6 +73,31 @@ def test_fairness_shows_whose_turn_it_is(opened: Window, server: FairlogServer) 
     expect(rows).to_have_count(len(turns))
     for index, turn in enumerate(turns):
         expect(rows.nth(index)).to_contain_text(turn["user_id"])
+
+
+def test_a_fair_hour_looks_fair(browser: Browser, new_database_url: NewDatabase) -> None:
+    """Alice was alone for most of it: nearly all starts are hers, and none was unfair."""
+    with FairlogServer(new_database_url()) as server, window(browser, server.url) as opened:
+        page = opened.go("/fairness")
+        expect(page.get_by_text("No job was started while others waited.")).to_be_visible()
+        for number in range(30):
+            submit(server, "alice", number)
+        claim(server, 20)
+        for number in range(3):
+            submit(server, "bob", number)
+        claim(server, 10)
+        page.reload()
+        expect(page.get_by_label("The promise")).to_contain_text("The promise held")
+        expect(page.get_by_label("The promise")).to_contain_text("the last 30 starts")
+        rows = page.locator("section:has(#h-served) tbody tr")
+        for user, contended, in_all in (("alice", "3", "27"), ("bob", "3", "3")):
+            cells = rows.filter(has_text=user).locator("td")
+            expect(cells.nth(2)).to_have_text(contended)
+            expect(cells.nth(3)).to_have_text("50%")
+            expect(cells.nth(5)).to_have_text(in_all)
+        expect(page.locator("#chart-got canvas")).to_be_visible()
+        expect(page.locator("#chart-wait canvas")).to_be_visible()
+        expect(page.locator("#chart-got .u-legend")).to_contain_text("alice")
 
 
 def test_limits_show_a_window_and_who_is_refused(opened: Window, server: FairlogServer) -> None:
