@@ -82,7 +82,7 @@ screenshots: .venv/.installed ## Take the pictures in docs/screenshots anew, of 
 	$(BIN)/python -m tests.screenshots $(ARGS)
 
 docs: .venv/.installed ## Build the documentation in build/docs
-	$(BIN)/sphinx-build --quiet --nitpicky --fail-on-warning --keep-going docs build/docs $(ARGS)
+	$(BIN)/sphinx-build --quiet --nitpicky --fail-on-warning --keep-going --fresh-env --write-all docs build/docs $(ARGS)
 
 lock-peers: .venv/.installed ## Compile the lock of the peers again
 	CUSTOM_COMPILE_COMMAND="make lock-peers" $(BIN)/pip-compile --quiet --generate-hashes \

@@ -21,6 +21,7 @@ myst_heading_anchors = 4
 
 html_theme = "furo"
 html_title = "Fairlog"
+html_favicon = "../entrypoints/dashboard/static/icon.svg"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_copy_source = False

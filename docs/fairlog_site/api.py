@@ -3,10 +3,13 @@
 import asyncio
 import json
 from collections.abc import Iterator
+from http import HTTPStatus
 from typing import Any, Final
 
 import httpx
 
+from domain.access.rights import RIGHTS
+from entrypoints.http.access import RULES
 from entrypoints.http.edge import EdgeApp
 from fairlog_site.application import HOST, application
 from fairlog_site.json_types import Schema, type_text
@@ -14,13 +17,14 @@ from fairlog_site.markdown import code, plain, table
 
 _TAGS: Final = {
     "jobs": "Jobs",
-    "claims": "Claims, for workers",
+    "workers": "Workers",
     "limits": "Limits",
     "keys": "API keys",
     "audit": "The log",
     "health": "Health",
     "legacy": "Calls of the system that Fairlog replaces",
 }
+_METHODS: Final = ("post", "get", "put", "delete")
 
 
 def page() -> str:
@@ -49,10 +53,10 @@ async def _served_schema(app: EdgeApp) -> bytes:
 
 def _by_tag(document: Schema) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
-    for path, calls in document["paths"].items():
-        for method, operation in calls.items():
-            [tag] = operation["tags"]
-            found.setdefault(tag, []).append(_operation(method, path, operation))
+    for path, calls in sorted(document["paths"].items()):
+        for method in sorted(calls, key=_METHODS.index):
+            [tag] = calls[method]["tags"]
+            found.setdefault(tag, []).append(_operation(method, path, calls[method]))
     return found
 
 
@@ -60,15 +64,33 @@ def _operation(method: str, path: str, operation: Schema) -> str:
     parts = [
         f"(call-{operation['operationId']})=\n### {code(f'{method.upper()} {path}')}",
         plain(operation.get("description", "")),
+        f"Roles: {_roles(method, path)}.",
         table(
-            ["parameter", "in", "type", "meaning"], map(_parameter, operation.get("parameters", ()))
+            ["parameter", "in", "type", "meaning"],
+            map(_parameter, operation.get("parameters", ())),
         ),
     ]
     if body := operation.get("requestBody"):
-        parts.append(f"Body: {_content(body)}")
-    answers = [(code(status), _content(answer)) for status, answer in _answers(operation)]
-    parts.append(table(["answer", "body"], answers))
+        parts.append(f"Body: {_content(body)}.")
+    parts += [
+        f"Answer {code(status)}: {_content(answer)}." for status, answer in _answers(operation)
+    ]
     return "\n\n".join(part for part in parts if part)
+
+
+def _answer(status: str, answer: Schema) -> str:
+    text = f"Answer {code(status)}: {_content(answer)}."
+    known = HTTPStatus(int(status))
+    description = answer.get("description", "")
+    return text if description in {known.phrase, known.description} else f"{text} {description}."
+
+
+def _roles(method: str, path: str) -> str:
+    """Name the roles of the keys that a call accepts."""
+    rule = RULES[method.upper(), path]
+    if not rule:
+        return "none; no key is needed"
+    return ", ".join(role.value for role, rights in RIGHTS.items() if rights & rule)
 
 
 def _answers(operation: Schema) -> Iterator[tuple[str, Schema]]:

@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, Final
 
+from domain.language.identifiers import POSITION_MAX
 from fairlog_site.markdown import code
 
 Schema = Mapping[str, Any]
@@ -12,10 +13,10 @@ _BOUNDS: Final = {
     "minimum": "from {}",
     "exclusiveMinimum": "above {}",
     "maximum": "to {}",
-    "minLength": "at least {} characters",
-    "maxLength": "at most {} characters",
-    "minItems": "at least {} entries",
-    "maxItems": "at most {} entries",
+}
+_SIZES: Final = {
+    ("minLength", "maxLength"): "characters",
+    ("minItems", "maxItems"): "entries",
 }
 
 
@@ -45,7 +46,7 @@ def _of_kind(kind: str, schema: Schema) -> str:
             return f"array of {', then '.join(map(type_text, of_each))}"
         items = schema.get("items") or {}
         return f"array of {type_text(items)}" if items else "array"
-    if kind == "object" and isinstance(values := schema.get("additionalProperties"), dict):
+    if kind == "object" and isinstance(values := schema.get("additionalProperties") or None, dict):
         return f"object of {type_text(values)}"
     if schema.get("format") == "date-time":
         return "time (RFC 3339)"
@@ -53,10 +54,17 @@ def _of_kind(kind: str, schema: Schema) -> str:
 
 
 def _bounds(schema: Schema) -> str:
-    bounds = [
-        text.format(_number(schema[name])) for name, text in _BOUNDS.items() if name in schema
+    parts = [
+        text.format(_number(schema[name]))
+        for name, text in _BOUNDS.items()
+        if name in schema and schema[name] != POSITION_MAX  # which bounds nothing in practice
     ]
-    return " ".join(bounds)
+    for (least, most), what in _SIZES.items():
+        if most in schema:
+            parts.append(f"{schema.get(least, 0):,} to {schema[most]:,} {what}")
+        elif least in schema:
+            parts.append(f"at least {schema[least]:,} {what}")
+    return " ".join(parts)
 
 
 def _number(value: float) -> str:

@@ -4,7 +4,7 @@ from typing import Final
 
 from adapters.settings import FIELDS, Field
 from fairlog_site.commands import all_commands
-from fairlog_site.markdown import code, plain, table
+from fairlog_site.markdown import code, plain
 
 _COMMANDS: Final = ("fairlog serve", "fairlog worker")  # those whose flags are settings
 
@@ -14,22 +14,18 @@ def page() -> str:
 
 
 def _setting(field: Field) -> str:
-    rows = [
-        ("Values", _values(field)),
-        ("Default", _default(field)),
-        ("Flag", _flags(field) or "none"),
-        ("In `fairlog.toml`", code(field.name)),
+    lines = [
+        f":::{{envvar}} FAIRLOG_{field.name.upper()}",
+        plain(field.description),
+        "",
+        f"- Values: {_values(field)}",
+        f"- Default: {_default(field)}",
+        f"- Flag: {_flags(field) or 'none'}",
+        f"- In `fairlog.toml`: {code(field.name)}",
+        ":::",
+        "",
     ]
-    return "\n".join(
-        [
-            f":::{{envvar}} FAIRLOG_{field.name.upper()}",
-            plain(field.description),
-            "",
-            table(["", ""], rows),
-            ":::",
-            "",
-        ]
-    )
+    return "\n".join(lines)
 
 
 def _values(field: Field) -> str:
