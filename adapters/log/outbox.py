@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import Any, Final
 
 import sqlalchemy as sa
+from msgspec import Struct
 from sqlalchemy.dialects import mysql
 from sqlalchemy.engine import Connection, RowMapping
 from sqlalchemy.exc import DBAPIError
@@ -76,6 +77,16 @@ _COPIED: Final = [column.name for column in outbox.columns]
 _REASON_MAX: Final = 2000  # characters
 
 
+class RejectedRow(Struct, frozen=True):
+    """A row of the outbox that could not be a job."""
+
+    id: int
+    user_id: str
+    kind: str
+    reason: str
+    rejected_at: datetime  # UTC, the log's time
+
+
 class OutboxLocked(FairlogError):
     """Another transaction holds one of the rows."""
 
@@ -105,6 +116,26 @@ class SqlOutbox:
         )
         found = connection.execute(sa.select(waiting, rejected)).one()
         return int(found[0]), int(found[1])
+
+    def newest_rejected(self, connection: Connection, rows_max: int) -> list[RejectedRow]:
+        columns = outbox_rejected.c
+        query = (
+            sa.select(
+                columns.id, columns.user_id, columns.kind, columns.reason, columns.rejected_at
+            )
+            .order_by(columns.id.desc())
+            .limit(rows_max)
+        )
+        return [
+            RejectedRow(
+                row.id,
+                str(row.user_id),
+                str(row.kind),
+                row.reason,
+                datetime.fromisoformat(row.rejected_at),
+            )
+            for row in connection.execute(query)
+        ]
 
     def read(self, connection: Connection, command: TakeOutbox) -> SubmitRows | TakeOutbox:
         """Read and lock rows of the users, in rounds. Returns the command if there is none.

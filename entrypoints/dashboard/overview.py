@@ -37,6 +37,7 @@ _USERS_CHECKED: Final = 20
 _KINDS_SHOWN: Final = 30
 _KINDS_READ: Final = 1000
 _FAILURES_SHOWN: Final = 6
+_REJECTED_SHOWN: Final = 6
 # Types of the errors that no worker reported, see `domain.jobs.failure`, by reason.
 _UNREPORTED: Final = {
     FailureReason.TIMED_OUT: "TimeoutError",
@@ -135,6 +136,7 @@ def _read(context: DashboardContext, connection: Connection, at: ShownMoment) ->
         "workers": workers,
         "kinds": kinds[:_KINDS_SHOWN],
         "failures": _failures(context, connection, at),
+        "rejected": fairlog.outbox_table.newest_rejected(connection, _REJECTED_SHOWN),
         "behind": 0 if following is None else at.position - following.position,
     }
 

@@ -187,3 +187,21 @@ def test_the_statements_of_the_documentation_do_what_it_says(database_url: str) 
         jobs = server.client.get("/v1/jobs?include=payload").json()["jobs"]
         assert [job["payload"] for job in jobs] == [{"order": 18}, {"order": 17}]
         assert [job["run_at"] for job in jobs] == ["2026-12-24T17:00:00Z", None]
+
+
+def test_a_rejected_row_is_shown_to_the_person_on_call(database_url: str) -> None:
+    connect, _ = connector(database_url)
+    with FairlogServer(database_url, settings=SETTINGS) as server:
+        connection = connect()
+        with closing(connection.cursor()) as cursor:
+            cursor.execute(
+                "INSERT INTO outbox (user_id, kind, payload) VALUES ('<b>ada</b>', 'echo', '{')"
+            )
+            connection.commit()
+        connection.close()
+        wait_until(lambda: left_in(database_url, outbox_rejected) == 1, "it is rejected", 10.0)
+        page = server.client.get("/", headers={"Accept": "text/html"}).text
+        assert "Rejected rows of the outbox" in page
+        assert "&lt;b&gt;ada&lt;/b&gt;" in page
+        assert "payload: JSON is malformed" in page
+        assert "fairlog_outbox_rejected_rows 1.0" in server.client.get("/metrics").text
