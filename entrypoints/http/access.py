@@ -31,9 +31,9 @@ from entrypoints.service.fairlog import Fairlog
 from entrypoints.service.key_ring import Access, KeyRing
 from entrypoints.service.sessions import Sessions
 
-_Rule = frozenset[Right]  # one of them is enough; none: no key is needed
+_Rule = frozenset[Right]  # one of them is enough
 
-_PUBLIC: Final[_Rule] = frozenset()
+PUBLIC: Final[_Rule] = frozenset()  # no key is needed
 _READ: Final = frozenset({Right.READ})
 _READ_ALL: Final = frozenset({Right.READ_ALL})
 _SUBMIT: Final = frozenset({Right.SUBMIT})
@@ -44,12 +44,12 @@ _KEYS: Final = frozenset({Right.KEYS})
 
 # By method and path of the route, with the names of its parameters. HEAD has the rule of GET.
 _API: Final[Mapping[tuple[str, str], _Rule]] = {
-    ("GET", "/livez"): _PUBLIC,
-    ("GET", "/healthz"): _PUBLIC,
-    ("GET", "/readyz"): _PUBLIC,
-    ("GET", "/schema"): _PUBLIC,
-    ("GET", "/schema/{path}"): _PUBLIC,
-    ("GET", "/schema/openapi.json"): _PUBLIC,
+    ("GET", "/livez"): PUBLIC,
+    ("GET", "/healthz"): PUBLIC,
+    ("GET", "/readyz"): PUBLIC,
+    ("GET", "/schema"): PUBLIC,
+    ("GET", "/schema/{path}"): PUBLIC,
+    ("GET", "/schema/openapi.json"): PUBLIC,
     ("GET", "/metrics"): _READ_ALL,
     ("POST", "/v1/jobs"): _SUBMIT,
     ("POST", "/v1/jobs/batch"): _SUBMIT,
@@ -84,9 +84,9 @@ _API: Final[Mapping[tuple[str, str], _Rule]] = {
     ("GET", "/jobs/dashboard"): _READ,
 }
 _DASHBOARD: Final[Mapping[tuple[str, str], _Rule]] = {
-    ("GET", "/login"): _PUBLIC,
-    ("POST", "/login"): _PUBLIC,
-    ("POST", "/logout"): _PUBLIC,
+    ("GET", "/login"): PUBLIC,
+    ("POST", "/login"): PUBLIC,
+    ("POST", "/logout"): PUBLIC,
     ("GET", "/"): _READ,
     ("GET", "/charts.json"): _READ_ALL,
     ("GET", "/fairness"): _READ_ALL,
@@ -120,7 +120,7 @@ T = TypeVar("T")
 def rule_of(method: str, path: str) -> _Rule | None:
     """Return the rule of a route; None: it has none, and is refused."""
     if method == "OPTIONS" or (path.startswith(_FILES) and method in {"GET", "HEAD"}):
-        return _PUBLIC
+        return PUBLIC
     return RULES.get(("GET" if method == "HEAD" else method, path))
 
 

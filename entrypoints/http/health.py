@@ -2,6 +2,7 @@
 
 from litestar import MediaType, Response, get
 from litestar.di import NamedDependency
+from litestar.openapi.datastructures import ResponseSpec
 from litestar.status_codes import HTTP_200_OK, HTTP_503_SERVICE_UNAVAILABLE
 
 from domain.access.rights import Right
@@ -22,7 +23,15 @@ def livez() -> str:
     return "ok"
 
 
-@get("/readyz", tags=["health"])
+@get(
+    "/readyz",
+    tags=["health"],
+    responses={
+        HTTP_503_SERVICE_UNAVAILABLE: ResponseSpec(
+            Readiness, description="The server is not ready.", generate_examples=False
+        )
+    },
+)
 async def readyz(fairlog: NamedDependency[Fairlog]) -> Response[Readiness]:
     """Report if the server is ready to process requests; the status is 503 if it is not.
 

@@ -9,8 +9,9 @@ from typing import Annotated
 import msgspec
 from litestar import Controller, Response, get, post
 from litestar.di import NamedDependency
+from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import JSONBody
-from litestar.status_codes import HTTP_200_OK
+from litestar.status_codes import HTTP_200_OK, HTTP_429_TOO_MANY_REQUESTS
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 from domain.jobs.job import State
@@ -54,7 +55,10 @@ class LegacySubmission(Struct, forbid_unknown_fields=True):
 class LegacyAnswer(Struct):
     """A job's state, or the reason why a submission was refused."""
 
-    job_id: Annotated[int, Meta(description="The job's id. 0: the submission was refused.", ge=0)]
+    job_id: Annotated[
+        int,
+        Meta(description="The job's id, or the one asked for. 0: the submission was refused."),
+    ]
     state: _State
     result: _Result = None
     error_message: _ErrorMessage = None
@@ -110,7 +114,18 @@ class LegacyController(Controller):
     path = "/jobs"
     tags = ("legacy",)
 
-    @post("/submit_job", status_code=HTTP_200_OK, request_max_body_size=SUBMISSION_BYTES_MAX)
+    @post(
+        "/submit_job",
+        status_code=HTTP_200_OK,
+        request_max_body_size=SUBMISSION_BYTES_MAX,
+        responses={
+            HTTP_429_TOO_MANY_REQUESTS: ResponseSpec(
+                LegacyAnswer,
+                description="A limit is used up, or too many requests with wrong API keys came.",
+                generate_examples=False,
+            )
+        },
+    )
     async def submit(
         self,
         data: JSONBody[LegacySubmission],

@@ -15,7 +15,6 @@ from litestar.di import NamedDependency
 from msgspec import Struct
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
-from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 from sqlalchemy.engine import Connection
@@ -41,6 +40,7 @@ from projections.storage import registry
 
 # Upper bounds of the buckets of histograms.
 _SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+_MEDIA_TYPE: Final = "text/plain; version=0.0.4"  # Litestar adds the character set
 _COMMANDS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
@@ -260,7 +260,7 @@ def _handlers(handlers: HandlerPool) -> Iterator[Metric]:
     )
 
 
-@get("/metrics", tags=["health"])
+@get("/metrics", media_type=_MEDIA_TYPE, tags=["health"])
 async def metrics(
     server_metrics: NamedDependency[ServerMetrics], fairlog: NamedDependency[Fairlog]
 ) -> Response[bytes]:
@@ -274,7 +274,7 @@ async def metrics(
             with contextlib.suppress(FairlogError):
                 stored = await fairlog.read(read)
     text = await asyncio.to_thread(server_metrics.exposition, stored)
-    return Response(text, media_type=CONTENT_TYPE_PLAIN_0_0_4)
+    return Response(text, media_type=_MEDIA_TYPE)
 
 
 def _gauge(name: str, text: str, value: float) -> Metric:

@@ -103,8 +103,7 @@ def problem_of(error: Exception) -> Problem:
         return http_problem(HTTPStatus.INTERNAL_SERVER_ERROR, INTERNAL_ERROR)
     if isinstance(error, InvalidInput) and error.is_too_large:
         return http_problem(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, str(error))
-    known = (_STATUS[cls] for cls in type(error).__mro__ if cls in _STATUS)
-    problem = http_problem(next(known, HTTPStatus.INTERNAL_SERVER_ERROR), str(error))
+    problem = http_problem(status_of(type(error)), str(error))
     if isinstance(error, RateLimited):
         problem |= {
             "type": QUOTA_EXCEEDED,
@@ -119,6 +118,12 @@ def problem_of(error: Exception) -> Problem:
     if isinstance(error, about_job) and error.job_id is not None:
         problem["job_id"] = error.job_id
     return problem
+
+
+def status_of(error: type[FairlogError]) -> HTTPStatus:
+    """Return the status of the answer to an error of this class."""
+    known = (_STATUS[cls] for cls in error.__mro__ if cls in _STATUS)
+    return next(known, HTTPStatus.INTERNAL_SERVER_ERROR)
 
 
 def headers_of(error: Exception) -> dict[str, str]:

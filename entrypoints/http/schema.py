@@ -13,8 +13,15 @@ from litestar.plugins import OpenAPISchemaPlugin
 from litestar.typing import FieldDefinition
 from msgspec import Struct
 
+from entrypoints.http.access import PUBLIC, rule_of
+from entrypoints.http.problem_responses import ProblemDetails, describe_problems
 from entrypoints.http.strict_json import RequestBatch
 
+_KEY: Final = {
+    "type": "http",
+    "scheme": "bearer",
+    "description": "The secret of an API key, on a server that requires keys.",
+}
 _REFERENCE: Final = "#/components/schemas/{name}"
 
 
@@ -44,10 +51,17 @@ class SchemaPage(JsonRenderPlugin):
     def render(self, request: Request[Any, Any, Any], openapi_schema: dict[str, Any]) -> bytes:
         batches = [one for one in self._structs.types if issubclass(one, RequestBatch)]
         _, described = msgspec.json.schema_components(
-            [*self._structs.types, *(batch.entry for batch in batches)], ref_template=_REFERENCE
+            [*self._structs.types, *(batch.entry for batch in batches), ProblemDetails],
+            ref_template=_REFERENCE,
         )
         for batch in batches:
             entries = described[batch.__name__]["properties"]["jobs"]
             entries["items"] = {"$ref": _REFERENCE.format(name=batch.entry.__name__)}
         openapi_schema["components"]["schemas"] |= described
+        problem = {"$ref": _REFERENCE.format(name=ProblemDetails.__name__)}
+        describe_problems(openapi_schema["paths"], problem)
+        openapi_schema["components"]["securitySchemes"] = {"key": _KEY}
+        for path, calls in openapi_schema["paths"].items():
+            for method, call in calls.items():
+                call["security"] = [] if rule_of(method.upper(), path) == PUBLIC else [{"key": []}]
         return super().render(request, openapi_schema)

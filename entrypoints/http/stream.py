@@ -32,6 +32,7 @@ HEARTBEAT_SECONDS: Final = 10.0  # proxies and browsers close silent connections
 ENCODED_BYTES_MAX: Final = 8 * 1024 * 1024  # of encoded events kept for other clients
 RETRY_MILLISECONDS: Final = 1000  # before a client connects again
 _CATCHING_UP_SECONDS: Final = (0.25, 0.75, 0.0)  # the pauses after each read of the position
+_MEDIA_TYPE: Final = "text/event-stream"
 HEADERS: Final = {
     "Cache-Control": "no-store",
     "X-Accel-Buffering": "no",  # otherwise nginx buffers events
@@ -71,7 +72,7 @@ class EncodedEvents:
         return encoded
 
 
-@get("/v1/stream", tags=["audit"])
+@get("/v1/stream", media_type=_MEDIA_TYPE, tags=["audit"])
 async def stream(  # noqa: PLR0913, PLR0917 (a parameter each)
     request: StrictRequest,
     fairlog: NamedDependency[Fairlog],
@@ -105,7 +106,7 @@ async def stream(  # noqa: PLR0913, PLR0917 (a parameter each)
     mark_waiting(request)
     return Stream(
         _frames(fairlog, encoded, wanted, position, access_of(request)),
-        media_type="text/event-stream",
+        media_type=_MEDIA_TYPE,
         headers=HEADERS,
     )
 

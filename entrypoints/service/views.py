@@ -95,7 +95,7 @@ class JobView(Struct, kw_only=True):
     payload: Annotated[
         Raw | UnsetType,
         Meta(description="The input of its handler. A list has it only with include=payload."),
-    ]
+    ] = UNSET
     state: Annotated[State, Meta(description="What the job waits for, or how it ended.")]
     attempt: Annotated[
         Count, Meta(description="The latest attempt, the fencing token. 0: never claimed.")

@@ -13,6 +13,7 @@ import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from http import HTTPStatus
 from http.client import HTTPResponse
 from pathlib import Path
 from typing import Any, Self
@@ -25,7 +26,9 @@ from adapters.settings import Settings
 from domain.decisions.ports import Clock
 from domain.language.identifiers import ServerId
 from entrypoints.composition import compose, prepare
+from entrypoints.http.edge import EdgeApp
 from entrypoints.http.forwarding import TrustedProxies
+from entrypoints.http.problem_responses import problems_of
 from entrypoints.http.waiting import waiting_since
 from entrypoints.processes.app import create_app
 from entrypoints.processes.server import uvicorn_config
@@ -125,11 +128,28 @@ class AppServer:
         protocols: list[Any] = list(self._server.server_state.connections)
         return [one.cycle for one in protocols if one.cycle is not None]
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, failed: object, *_: object) -> None:
         self.client.close()
         self._server.should_exit = True
         self._thread.join()
         self.fairlog.close()
+        assert failed or not (found := self._undescribed_errors()), found
+
+    def _undescribed_errors(self) -> set[tuple[str, str, str]]:
+        """Return method, path and status of the errors of the API that /schema does not have.
+
+        A 404 of a path without parameters is about another address, which was routed there.
+        """
+        assert isinstance(self.app, EdgeApp)
+        return {
+            (method, path, status)
+            for method, path, status in self.app.metrics._requests
+            if path.startswith("/v1/")
+            and ("{" in path or int(status) != HTTPStatus.NOT_FOUND)
+            and int(status) >= HTTPStatus.BAD_REQUEST
+            and HTTPStatus(int(status))
+            not in problems_of(method, path, has_body=method in {"POST", "PUT"})
+        }
 
 
 class FairlogServer:

@@ -105,6 +105,24 @@ def test_the_api_describes_itself(shared: httpx.Client) -> None:
     assert {path: described.get(path) for path in CALLS} == CALLS
 
 
+def test_the_errors_of_each_call_are_described_as_problems(shared: httpx.Client) -> None:
+    for path, calls in shared.get("/schema").json()["paths"].items():
+        for method, call in calls.items():
+            errors = {
+                int(status): answer
+                for status, answer in call["responses"].items()
+                if int(status) >= 400
+            }
+            assert {400, 421, 500, 503} <= errors.keys()
+            assert (401 in errors) == bool(call["security"])
+            assert (415 in errors) == (method in {"post", "put"} and "requestBody" in call)
+            assert (404 in errors) == ("{" in path)
+            for answer in errors.values():
+                [reference] = answer["content"]["application/problem+json"]["schema"].values()
+                assert reference == "#/components/schemas/ProblemDetails"
+                assert answer["description"]
+
+
 def test_every_reference_in_the_description_leads_somewhere(shared: httpx.Client) -> None:
     answer = shared.get("/schema")
     named = set(re.findall(r'"\$ref":"#/components/schemas/([^"]+)"', answer.text))

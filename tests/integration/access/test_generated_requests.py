@@ -1,0 +1,155 @@
+"""Requests that Schemathesis makes from the page /schema, with a key of each role and with none.
+
+Each answer must be one that the page describes: its status, media type, header fields and body.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from itertools import cycle
+from typing import Any, Final
+
+import pytest
+import requests
+import schemathesis
+from hypothesis import HealthCheck, Phase, given, settings
+from schemathesis import Case, GenerationMode
+from schemathesis.checks import (
+    content_type_conformance,
+    not_a_server_error,
+    response_headers_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+from schemathesis.core.result import Ok
+
+from tests.conftest import NewDatabase
+from tests.support.keyed_server import ALICE, BOB, ECHO, ROLES, WORKER, KeyedServer, keyed_server
+from tests.support.keys import secret
+
+CHECKS: Final = [
+    not_a_server_error,
+    status_code_conformance,
+    content_type_conformance,
+    response_headers_conformance,
+    response_schema_conformance,
+]
+ENDLESS: Final = "/v1/stream"
+# Requests of each call: what the page allows, and what it does not.
+# Calls about an attempt that a worker holds, which is never the one that is made up.
+OUTCOMES: Final = ["POST /v1/jobs/{job_id}/complete", "POST /v1/jobs/{job_id}/fail"]
+EXAMPLES: Final = {GenerationMode.POSITIVE: 6, GenerationMode.NEGATIVE: 5}
+
+
+@pytest.fixture(scope="module")
+def keyed(new_database_url: NewDatabase) -> Iterator[KeyedServer]:
+    with keyed_server(new_database_url()) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def calls(keyed: KeyedServer) -> list[Any]:
+    """The calls that the page describes, but for the one that does not end."""
+    with keyed.client(None) as client:
+        document = client.get("/schema").json()
+    found = []
+    for one in schemathesis.openapi.from_dict(document).get_all_operations():
+        assert isinstance(one, Ok), one
+        found.append(one.ok())
+    assert ENDLESS in {call.path for call in found}
+    return [call for call in found if call.path != ENDLESS]
+
+
+@pytest.fixture
+def session(role: str | None) -> Iterator[requests.Session]:
+    """Send requests with the key of a role; None: without a key."""
+    with requests.Session() as session:
+        if role is not None:
+            session.headers["Authorization"] = f"Bearer {secret(role)}"
+        yield session
+
+
+class Existing:
+    """Values that mean something on the server, in place of generated ones."""
+
+    def __init__(self, keyed: KeyedServer) -> None:
+        self._values: dict[str, Iterator[Any]] = {
+            "job_id": cycle([*keyed.alices, *keyed.bobs]),
+            "user_id": cycle([ALICE, BOB]),
+            "kind": cycle([ECHO]),
+            "worker": cycle([WORKER]),
+            "as_of": cycle(["30"]),
+            "wait_seconds": cycle([0.01]),
+        }
+
+    def put_into(self, case: Case[Any]) -> None:
+        """Replace the values of a request, and leave its API key to the session."""
+        case.headers.pop("Authorization", None)
+        if "name" in case.path_parameters:
+            case.path_parameters["name"] = "victim" if case.method == "DELETE" else "rotated"
+        if case.method == "PUT" and isinstance(case.body, dict):
+            case.body["running"] = None
+        for values in (case.path_parameters, case.query, case.body):
+            if isinstance(values, dict):
+                for name in values.keys() & self._values.keys():
+                    values[name] = next(self._values[name])
+
+
+def send_cases(call: Any, mode: GenerationMode, send: Callable[[Case[Any]], None]) -> None:
+    """Send requests of a call, the same ones each time."""
+
+    @settings(
+        max_examples=EXAMPLES[mode],
+        phases=[Phase.generate],
+        derandomize=True,
+        database=None,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(case=call.as_strategy(generation_mode=mode))
+    def send_one(case: Case[Any]) -> None:
+        send(case)
+
+    send_one()
+
+
+# Schemathesis uses the module `random`, which Hypothesis seeds.
+@pytest.mark.filterwarnings(
+    "ignore:Do not use the .random. module:hypothesis.errors.HypothesisDeprecationWarning"
+)
+@pytest.mark.parametrize("role", [*ROLES, None])
+def test_every_answer_is_one_that_the_page_describes(
+    keyed: KeyedServer, calls: list[Any], session: requests.Session, role: str | None
+) -> None:
+    existing = Existing(keyed)
+    successes: Counter[str] = Counter()
+
+    def send(case: Case[Any]) -> None:
+        answer = case.call(base_url=keyed.server.url, session=session, timeout=60)
+        successes[case.operation.label] += answer.status_code < 400
+        case.validate_response(answer, checks=CHECKS)
+
+    def send_existing(case: Case[Any]) -> None:
+        existing.put_into(case)
+        send(case)
+
+    for call in calls:
+        send_cases(call, GenerationMode.POSITIVE, send_existing)
+        if call.body or call.query or call.path_parameters:
+            send_cases(call, GenerationMode.NEGATIVE, send)
+    if role == "admin":  # so that successful answers were checked too
+        assert sorted(label for label in successes if not successes[label]) == OUTCOMES
+
+
+@pytest.mark.parametrize("role", [*ROLES, None])
+def test_the_call_that_does_not_end_answers_as_the_page_describes(
+    keyed: KeyedServer, role: str | None
+) -> None:
+    with keyed.client(role) as client:
+        described = client.get("/schema").json()["paths"][ENDLESS]["get"]["responses"]
+        for query, event_id in (("", "30"), ("?after=30", ""), ("?aftr=1", ""), ("", "no number")):
+            headers = {"Last-Event-ID": event_id} if event_id else {}
+            with client.stream("GET", ENDLESS + query, headers=headers) as answer:
+                media_type = answer.headers["Content-Type"].partition(";")[0]
+                assert media_type in described[str(answer.status_code)]["content"], query
+                expected = {None: {401}, "worker": {403}}.get(role, {200, 400})
+                assert answer.status_code in expected
