@@ -203,5 +203,5 @@ def test_a_rejected_row_is_shown_to_the_person_on_call(database_url: str) -> Non
         page = server.client.get("/", headers={"Accept": "text/html"}).text
         assert "Rejected rows of the outbox" in page
         assert "&lt;b&gt;ada&lt;/b&gt;" in page
-        assert "payload: JSON is malformed" in page
+        assert "Not accepted: payload: " in page
         assert "fairlog_outbox_rejected_rows 1.0" in server.client.get("/metrics").text
