@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from sphinx.application import Sphinx
-from sphinx.environment import BuildEnvironment
 
 from fairlog_site import api, commands, documents, events, glossary, metrics, settings
 from fairlog_site.not_run import NotRun
@@ -30,7 +29,6 @@ GENERATED: Final[Mapping[str, Callable[[], str]]] = {
 def setup(app: Sphinx) -> dict[str, Any]:
     """Connect the extension; Sphinx calls this."""
     app.connect("source-read", _complete)
-    app.connect("env-get-outdated", _outdated)
     app.add_directive("not-run", NotRun)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
 
@@ -40,10 +38,3 @@ def _complete(_: Sphinx, page: str, source: list[str]) -> None:
     if generate := GENERATED.get(page):
         source[0] = f"{source[0].rstrip()}\n\n{generate()}"
     source[0] = documents.with_links_to_pages(source[0], page)
-
-
-def _outdated(
-    _: Sphinx, __: BuildEnvironment, added: set[str], changed: set[str], removed: set[str]
-) -> list[str]:
-    """Read generated pages again in every build: the code may have changed."""
-    return sorted(GENERATED.keys() - added - changed - removed)

@@ -72,9 +72,7 @@ def _operation(method: str, path: str, operation: Schema) -> str:
     ]
     if body := operation.get("requestBody"):
         parts.append(f"Body: {_content(body)}.")
-    parts += [
-        f"Answer {code(status)}: {_content(answer)}." for status, answer in _answers(operation)
-    ]
+    parts += [_answer(status, answer) for status, answer in _answers(operation)]
     return "\n\n".join(part for part in parts if part)
 
 

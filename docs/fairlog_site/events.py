@@ -38,7 +38,7 @@ def _struct(cls: type[Struct], schemas: Mapping[str, Any]) -> str:
         (
             code(field.name),
             _type(field, properties),
-            "required" if field.required else code(msgspec.json.encode(field.default).decode()),
+            "required" if field.required else code(_default(field)),
             plain(comments.get(field.name, "")),
         )
         for field in msgspec.structs.fields(cls)
@@ -51,6 +51,12 @@ def _type(field: FieldInfo, properties: Mapping[str, Any]) -> str:
     text = type_text(properties[field.encode_name])
     is_time = datetime in (field.type, *get_args(field.type))
     return text.replace("string", "time (RFC 3339)") if is_time else text
+
+
+def _default(field: FieldInfo) -> str:
+    made = field.default_factory
+    value = field.default if made is msgspec.NODEFAULT else made()
+    return msgspec.json.encode(value).decode()
 
 
 def _words(cls: type[StrEnum]) -> str:

@@ -14,6 +14,8 @@ from tests.support.mariadb import MariaDB
 from tests.support.repository import ROOT
 from tests.support.terminals import Reader
 
+pytestmark = pytest.mark.timeout(600)  # usual: 10 a page, 30 for the longest
+
 # Pages that are read one after the other, in the same terminals.
 TUTORIAL: Final = [f"docs/tutorial/{page}.md" for page in ("first-job", "own-handler", "mariadb")]
 # Pages that are read on a new database each.
@@ -62,7 +64,6 @@ def commands(pages: Sequence[str]) -> Iterator[Block]:
                 yield block
 
 
-@pytest.mark.timeout(300)
 def test_the_tutorial_leads_from_nothing_to_a_handler_on_mariadb_with_accounts(
     tmp_path: Path, private_mariadb: MariaDB
 ) -> None:
