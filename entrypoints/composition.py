@@ -20,7 +20,6 @@ from adapters.log.schema import NoTriggers, migrate, protect_events
 from adapters.log.schema_check import create_missing_indexes
 from adapters.log.stored_log import SqlStoredLog
 from adapters.log.tables import metadata
-from adapters.processes.child_process import program
 from adapters.servers.dashboard_sessions import dashboard_sessions
 from adapters.servers.live_servers import live_servers
 from adapters.servers.server_lock import ServerLock
@@ -41,6 +40,7 @@ from entrypoints.feeds.projector_runner import ProjectorRunner
 from entrypoints.feeds.recent_events import RecentEvents
 from entrypoints.runtime.interpreter import tuned_for_one_pass
 from entrypoints.service.fairlog import Fairlog
+from fairlog_client.processes.child import program
 from projections.activity.projection import ActivityProjection
 from projections.following.async_projector import AsyncProjector
 from projections.following.checkpoints import checkpoints

@@ -19,8 +19,8 @@ from sqlalchemy.pool import ConnectionPoolEntry, NullPool
 from adapters.database import mysql_pipeline
 from adapters.database.faults import explained, is_for_everybody
 from adapters.database.sqlite_file import JOURNAL_BYTES_MAX, SqliteFile, journal_bytes
-from adapters.processes.forks import keep_from_children
 from domain.language.errors import FairlogError, LogUnavailable
+from fairlog_client.processes.forks import keep_from_children
 
 # A caller has an error within 5 s when the database is away: one statement hangs, then one connect.
 CONNECT_SECONDS_MAX: Final = 1

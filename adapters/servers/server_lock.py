@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import IO
 
-from adapters.processes.forks import keep_from_children
 from domain.language.errors import FairlogError
+from fairlog_client.processes.forks import keep_from_children
 
 
 class ServerLock:

@@ -1,4 +1,4 @@
-"""The messages between a server and its writer process (see `adapters.processes.frames`)."""
+"""The messages between a server and its writer process (see `fairlog_client.processes.frames`)."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -6,7 +6,6 @@ from typing import Final
 import msgspec
 from msgspec import Struct
 
-from adapters.processes.frames import Decoder
 from adapters.processes.sent_errors import SentError
 from adapters.settings import Settings
 from adapters.supervision import Trouble
@@ -14,6 +13,7 @@ from adapters.writer.writer import BatchWritten, WriterStats
 from domain.decisions.answers import Answer
 from domain.decisions.batch import Outcome
 from domain.language.commands import Command
+from fairlog_client.processes.frames import Decoder
 
 # A caller without an answer for so long is answered that there is none; its command is not carried
 # out if the writer reads it later than that.

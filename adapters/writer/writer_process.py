@@ -20,9 +20,6 @@ from typing import Final
 import structlog
 from msgspec import Struct
 
-from adapters.processes.child_process import STOP_SECONDS_MAX, ChildProcess
-from adapters.processes.forks import keep_from_children
-from adapters.processes.frames import Frames, encode_frame
 from adapters.supervision import Supervisor, Trouble, reason_of
 from adapters.writer.command_queue import BYTES_MAX, COMMANDS_MAX, body_bytes, resolve_reply
 from adapters.writer.writer import Observer, WriterStats, errors_logged
@@ -38,6 +35,9 @@ from domain.decisions.answers import Answer, Claimed
 from domain.decisions.batch import Outcome
 from domain.language.commands import ClaimJobs, Command, ReturnJob
 from domain.language.errors import FairlogError, LogUnavailable, QueueFull, fresh_copy
+from fairlog_client.processes.child import STOP_SECONDS_MAX, ChildProcess
+from fairlog_client.processes.forks import keep_from_children
+from fairlog_client.processes.frames import Frames, encode_frame
 
 START_SECONDS_MAX: Final = 60.0  # until its first response; usual: 1
 SILENT_SECONDS_MAX: Final = 3.0  # without a response, of which it sends one each second

@@ -12,8 +12,8 @@ from entrypoints.http.edge import EdgeApp
 from entrypoints.http.forwarding import TrustedProxies
 from entrypoints.processes.app import create_app
 from entrypoints.runtime.host_names import hosts_of
-from entrypoints.worker.handler_pool import HandlerPool
-from entrypoints.worker.handler_protocol import handler_hello
+from entrypoints.worker.handlers import handler_hello
+from fairlog_client.worker.handler_pool import HandlerPool
 
 HOST = "127.0.0.1"
 

@@ -56,6 +56,11 @@ def body_of_json(text: bytes, what: str) -> Body:
     return body_of(value, what)
 
 
+def stored_body(data: bytes) -> Body:
+    """Return a body of canonical JSON that has been checked already."""
+    return Body(data, sha256(data).hexdigest())
+
+
 def body_of(value: Any, what: str) -> Body:  # noqa: ANN401 (any JSON value)
     """Make a body of a JSON value. `what` names it in error messages.
 
@@ -76,7 +81,7 @@ def _encoded(value: Any, what: str) -> Body:  # noqa: ANN401 (any JSON value)
         ) from None
     if len(data) > BODY_BYTES_MAX:
         raise _too_large(what, str(len(data)))
-    return Body(data, sha256(data).hexdigest())
+    return stored_body(data)
 
 
 def _least_size(text: bytes) -> int:

@@ -19,9 +19,9 @@ from entrypoints.cli.keys import keys
 from entrypoints.cli.serve import serve, worker
 from entrypoints.cli.whatif import whatif
 from entrypoints.runtime.ending import end
-from entrypoints.runtime.log_output import reserve_standard_streams
 from entrypoints.runtime.logging import configure_logging
-from entrypoints.runtime.logging import output as log_output
+from fairlog_client.logs.output import output as log_output
+from fairlog_client.logs.output import reserve_standard_streams
 
 _INTERRUPTED: Final = 130  # as shells have it: 128 + SIGINT
 

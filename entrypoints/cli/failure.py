@@ -7,9 +7,10 @@ from typing import Final
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from adapters.database.faults import error_code
-from adapters.handlers.loading import HandlersError
 from adapters.settings import SettingsError, redacted
 from domain.language.errors import FairlogError, InvalidInput, LogUnavailable
+from fairlog_client.handlers.loading import HandlersError
+from fairlog_client.worker.job_source import SourceRefused
 
 CHECK_FAILED: Final = 1  # exit code: the check failed, or the work could not be done
 WRONG_USE: Final = 2  # exit code: wrong options or settings
@@ -29,7 +30,7 @@ def failure_of(error: Exception) -> CommandFailed:
     match error:
         case CommandFailed():
             message, code = str(error), error.exit_code
-        case SettingsError() | HandlersError() | InvalidInput():
+        case SettingsError() | HandlersError() | InvalidInput() | SourceRefused():
             message, code = str(error), WRONG_USE
         case FairlogError():
             message, code = str(error), CHECK_FAILED

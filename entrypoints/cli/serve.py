@@ -9,6 +9,8 @@ from typing import Final
 import rich_click as click
 
 from adapters.settings import FIELDS, Settings
+from domain.access.secrets import id_of
+from domain.language.errors import InvalidInput
 from entrypoints.cli.output import examples, note
 from entrypoints.cli.session import (
     database_url_option,
@@ -19,6 +21,7 @@ from entrypoints.cli.session import (
 from entrypoints.composition import compose_server
 from entrypoints.runtime.host_names import is_loopback
 from entrypoints.runtime.logging import configure_logging, level_of
+from entrypoints.runtime.tls import trusted_by
 from entrypoints.use_cases.keys import has_keys
 
 DEFAULT_WORKERS: Final = 4
@@ -197,9 +200,9 @@ def worker(
     from_environment = os.environ.pop(KEY_VARIABLE, None)
     settings = settings_from(flags)
     logs_json = _configure_logging(settings)
-    from entrypoints.worker.handler_pool import handler_pool  # noqa: PLC0415 (see above)
-    from entrypoints.worker.handler_protocol import handler_hello  # noqa: PLC0415 (only needed here)
-    from entrypoints.worker.remote import run_remote_worker  # noqa: PLC0415 (see above)
+    from entrypoints.worker.handlers import handler_hello  # noqa: PLC0415 (only needed here)
+    from fairlog_client.worker.handler_pool import handler_pool  # noqa: PLC0415 (see above)
+    from fairlog_client.worker.remote import run_remote_worker  # noqa: PLC0415 (see above)
 
     jobs = processes or concurrency
     with handler_pool(
@@ -210,9 +213,17 @@ def worker(
             executor,
             jobs,
             prefetch=prefetch,
-            ca_file=settings.ca_file,
-            key=key or from_environment or None,
+            trust=trusted_by(settings.ca_file),
+            key=_checked(key or from_environment or None),
         )
+
+
+def _checked(key: str | None) -> str | None:
+    if key is not None and id_of(key) is None:
+        raise InvalidInput(
+            "FAIRLOG_KEY is no API key, or a mistyped one: it has the form fl_<id>_<random>."
+        )
+    return key
 
 
 def _configure_logging(settings: Settings) -> bool:

@@ -31,10 +31,10 @@ from entrypoints.http.kind_metrics import (
     open_jobs_metrics,
     read_open_jobs,
 )
-from entrypoints.runtime.logging import output
 from entrypoints.service.fairlog import Fairlog
 from entrypoints.use_cases.readiness import NEEDED
-from entrypoints.worker.handler_pool import HandlerPool
+from fairlog_client.logs.output import output
+from fairlog_client.worker.handler_pool import HandlerPool
 from projections.queries.oldest_waiting import OldestWaiting
 from projections.storage import registry
 

@@ -3,12 +3,13 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 
 from litestar import Litestar
 from litestar.di import Provide
 from litestar.openapi import OpenAPIConfig
 
-from adapters.supervision import repeat
+from adapters.supervision import Trouble, repeat
 from domain.language.errors import FairlogError
 from domain.language.identifiers import ServerId
 from entrypoints.dashboard.router import dashboard
@@ -39,7 +40,7 @@ from entrypoints.service.sessions import FRESH_SECONDS
 from entrypoints.service.submission_limiter import REPORT_SECONDS, WATCH_SECONDS
 from entrypoints.service.worker_polls import SHARE_SECONDS
 from entrypoints.worker.embedded import EmbeddedWorker
-from entrypoints.worker.handler_pool import HandlerPool
+from fairlog_client.worker.handler_pool import HandlerPool
 
 CLOCK_SECONDS = 0.5  # between two checks for due jobs
 BODY_BYTES_MAX = 1024 * 1024  # of requests without a payload; a claim of a thousand kinds fits
@@ -105,7 +106,7 @@ def create_app(
     job_log = JobLog(fairlog)
     if executor is not None:
         fairlog.handler_note = executor.note
-        fairlog.supervisor.add_probe(executor.trouble)
+        fairlog.supervisor.add_probe(partial(_handlers_trouble, executor))
     server_metrics = ServerMetrics(fairlog, executor)
     wrong_keys = WrongKeys()
     guard = Guard(
@@ -154,6 +155,11 @@ def create_app(
     )
     app.hosts, app.proxies, app.metrics = hosts, proxies, server_metrics
     return app
+
+
+def _handlers_trouble(handlers: HandlerPool) -> Trouble | None:
+    trouble = handlers.trouble()
+    return None if trouble is None else Trouble("handlers", trouble.reason, trouble.seconds)
 
 
 def _periodic(

@@ -20,12 +20,11 @@ from litestar import Litestar
 from msgspec import Struct
 
 from adapters.doctor import unsafe_settings
-from adapters.processes.forks import keep_from_children
 from adapters.settings import Settings
 from domain.decisions.batch import Outcome
 from domain.language.commands import EnforceDeadlines
 from domain.language.errors import FairlogError, LogUnavailable
-from domain.language.identifiers import ServerId
+from domain.language.identifiers import Kind, ServerId
 from entrypoints.composition import prepare
 from entrypoints.http.forwarding import TrustedProxies
 from entrypoints.http.protocol import Bounds, bounded_protocol
@@ -35,12 +34,13 @@ from entrypoints.processes.registration import registered
 from entrypoints.processes.welcome import welcome
 from entrypoints.runtime.host_names import hosts_of
 from entrypoints.runtime.interpreter import tune_interpreter
-from entrypoints.runtime.logging import output
 from entrypoints.runtime.tls import server_tls
 from entrypoints.service.fairlog import Fairlog
 from entrypoints.use_cases.keys import has_keys
-from entrypoints.worker.handler_pool import HandlerPool, handler_pool
-from entrypoints.worker.handler_protocol import handler_hello
+from entrypoints.worker.handlers import handler_hello
+from fairlog_client.logs.output import output
+from fairlog_client.processes.forks import keep_from_children
+from fairlog_client.worker.handler_pool import HandlerPool, handler_pool
 
 GRACEFUL_SECONDS_MAX: Final = 10  # for open requests after the signal to stop
 _OTHER_FILES: Final = 256  # descriptors for the database, the writer and the program itself
@@ -117,7 +117,7 @@ def _serve(
     scheme = "http" if tls is None else "https"
     server = _Server(uvicorn_config(app, settings, tls), fairlog, options, listener, scheme)
     if options.welcomes:
-        kinds = None if executor is None else executor.kinds
+        kinds = None if executor is None else [Kind(kind) for kind in executor.kinds]
         needs_key = settings.require_keys or has_keys(fairlog)
         server.on_listening = lambda url: output.write(
             welcome(url, settings, kinds, needs_key=needs_key)

@@ -16,7 +16,6 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Final
 
-from adapters.processes.frames import Frames, encode_frame
 from adapters.processes.sent_errors import SentError
 from adapters.supervision import Part, Supervisor, supervise
 from adapters.writer.command_queue import CommandQueue, Ticket
@@ -34,6 +33,7 @@ from domain.language.errors import LogUnavailable
 from entrypoints.composition import compose
 from entrypoints.runtime.interpreter import tune_interpreter
 from entrypoints.runtime.logging import configure_logging, level_of
+from fairlog_client.processes.frames import Frames, encode_frame
 
 REPORT_SECONDS: Final = 1.0  # between two reports of the state
 _TOO_LATE: Final = "The server's writer did not answer in time; the request can be sent again."

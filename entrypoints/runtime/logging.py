@@ -2,10 +2,9 @@
 
 A line is a fixed event name with fields, as JSON or as text for people. Records of libraries become
 the event `library` with their message as a field. A line that cannot be formatted or written
-affects nothing else (see `entrypoints.runtime.log_output`).
+affects nothing else (see `fairlog_client.logs.output`).
 """
 
-import atexit
 import json
 import logging
 import os
@@ -17,14 +16,13 @@ from typing import Any, Final
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
-from entrypoints.runtime.log_output import LogHandler, LogOutput, reserve_standard_streams
-from entrypoints.runtime.log_text import TextRenderer
+from fairlog_client.logs.log import ROOT, fields_of
+from fairlog_client.logs.output import LogHandler, output, reserve_standard_streams
+from fairlog_client.logs.text import TextRenderer
 
 CHARACTERS_MAX: Final = 500  # of a field: values from users can be long
 _TRACEBACK_CHARACTERS_MAX: Final = 20_000
 
-output: Final = LogOutput()  # the queue of this process
-atexit.register(output.flush)
 _log = structlog.get_logger()
 
 
@@ -33,14 +31,11 @@ def configure_logging(
     as_json: bool,
     level: int = logging.INFO,
     tracebacks: bool = True,
-    runs_handlers: bool = False,
 ) -> None:
     """Configure structlog and the standard library's logging for the whole process.
 
     `as_json` selects JSON lines instead of text for people; records below `level` are dropped.
-    Without `tracebacks`, an error is shown in one line. In a process that `runs_handlers`, records
-    of the standard library come from handlers: they become the event `handler_log`, with the job
-    that they belong to (see `entrypoints.worker.runner`).
+    Without `tracebacks`, an error is shown in one line.
     """
     reserve_standard_streams()
     shared: list[Processor] = [
@@ -63,14 +58,15 @@ def configure_logging(
     handler = LogHandler(output)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=[*shared, _name_handler if runs_handlers else _name_library],
+            foreign_pre_chain=[*shared, _name_library],
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *finish],
         )
     )
     root = logging.getLogger()
     root.handlers[:] = [handler]
     # Libraries log warnings and errors only.
-    root.setLevel(level if runs_handlers else max(level, logging.WARNING))
+    root.setLevel(max(level, logging.WARNING))
+    logging.getLogger(ROOT).setLevel(level)  # the worker's own lines
     threading.excepthook = _log_thread_end  # the default one writes to standard error and may block
 
 
@@ -126,13 +122,11 @@ def _log_thread_end(ended: threading.ExceptHookArgs) -> None:
 
 def _name_library(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
     record: logging.LogRecord = event["_record"]
-    event.update(event="library", library=record.name, message=event["event"])
-    return event
-
-
-def _name_handler(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
-    record: logging.LogRecord = event["_record"]
-    event.update(event="handler_log", logger=record.name, message=event["event"])
+    fields = fields_of(record)
+    if fields is None:
+        event.update(event="library", library=record.name, message=event["event"])
+    else:
+        event.update(fields)
     return event
 
 

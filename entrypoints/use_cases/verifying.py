@@ -16,10 +16,11 @@ from msgspec import Struct
 from adapters.database.database import Database
 from adapters.database.scratch import scratch_database
 from adapters.log.stored_log import SqlStoredLog, snapshot
-from adapters.processes.child_process import program, run_child, serve_parent
+from adapters.processes.child_process import run_child, serve_parent
 from adapters.processes.sent_errors import SentError
 from domain.language.events import Recorded
 from entrypoints.runtime.interpreter import tuned_for_one_pass
+from fairlog_client.processes.child import program
 from projections.activity.projection import ActivityProjection
 from projections.following.async_projection import AsyncProjection
 from projections.inline.live import inline_projections

@@ -1,3 +1,4 @@
-"""The worker: it claims jobs, runs their handlers and reports the outcomes, either inside a server
-or in a process of its own over HTTP.
+"""The worker inside a server, and the handlers of the service's workers.
+
+The worker itself is in `fairlog_client.worker`, so that it runs without the service, too.
 """

@@ -7,11 +7,11 @@ from typing import Final
 
 import pytest
 
-from adapters.handlers.loading import load_handlers
 from entrypoints.processes.app import GRACE_SECONDS as SERVER_GRACE_SECONDS
 from entrypoints.processes.server import GRACEFUL_SECONDS_MAX
-from entrypoints.worker.attempt import GIVE_UP_SECONDS
-from entrypoints.worker.remote import GRACE_SECONDS
+from fairlog_client.handlers.loading import load_handlers
+from fairlog_client.worker.attempt import GIVE_UP_SECONDS
+from fairlog_client.worker.remote import GRACE_SECONDS
 
 PAGE: Final = (Path(__file__).parents[2] / "docs" / "handlers.md").read_text()
 

@@ -91,6 +91,8 @@ class Jobs:
 class Task(Generic[P, R]):
     """A function that is a kind of job. Called, it runs here and now, as the function would."""
 
+    is_fairlog_task = True  # by which a worker knows it
+
     def __init__(
         self,
         jobs: Jobs,

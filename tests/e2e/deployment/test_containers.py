@@ -19,7 +19,7 @@ import pytest
 from entrypoints.processes.app import GRACE_SECONDS as EMBEDDED_GRACE_SECONDS
 from entrypoints.processes.server import GRACEFUL_SECONDS_MAX
 from entrypoints.runtime.ending import LEFT_SECONDS_MAX
-from entrypoints.worker.remote import GRACE_SECONDS as WORKER_GRACE_SECONDS
+from fairlog_client.worker.remote import GRACE_SECONDS as WORKER_GRACE_SECONDS
 from tests.support.deployment import (
     DEPLOY,
     FAIRLOG,

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from adapters.handlers.loading import JobContext, load_handlers
+from fairlog_client.handlers.loading import JobContext, load_handlers
 from tests.support.repository import ROOT
 from tests.support.server import FairlogServer, ending_with_us
 

@@ -9,13 +9,13 @@ from pathlib import Path
 import httpx
 import pytest
 
-from adapters.handlers.loading import load_handlers
 from domain.language.events import JobCompleted, JobFailed, JobRequeued, JobStarted, Recorded
 from domain.language.identifiers import WorkerId
 from domain.language.policy import Policy
-from entrypoints.worker.http_source import RemoteSource, client_of
-from entrypoints.worker.runner import LocalExecutor
-from entrypoints.worker.worker import Worker
+from fairlog_client.handlers.loading import load_handlers
+from fairlog_client.worker.http_source import RemoteSource, client_of
+from fairlog_client.worker.runner import LocalExecutor
+from fairlog_client.worker.worker import Worker
 from tests.support.referee import Referee
 from tests.support.server import FairlogServer
 from tests.support.waiting import wait_until

@@ -9,8 +9,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from fairlog_client import JobCancelled, JobFailed, ResultTimeout, Submission
 
+from fairlog_client import JobCancelled, JobFailed, ResultTimeout, Submission
 from tests.support.server import AppServer, claim
 
 _numbers = itertools.count()

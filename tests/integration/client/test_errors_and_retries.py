@@ -9,6 +9,10 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
 import pytest
+
+from adapters.settings import Settings
+from domain.language.errors import LogUnavailable
+from domain.language.events import Role
 from fairlog_client import (
     Conflict,
     Fairlog,
@@ -27,10 +31,6 @@ from fairlog_client import (
     Submission,
     UnexpectedAnswer,
 )
-
-from adapters.settings import Settings
-from domain.language.errors import LogUnavailable
-from domain.language.events import Role
 from tests.support.core import execute_now
 from tests.support.http_cutter import Cut, HttpCutter
 from tests.support.keys import create_key, secret

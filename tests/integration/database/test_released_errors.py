@@ -16,7 +16,6 @@ from typing import Any
 import msgspec
 import pytest
 
-from adapters.handlers.loading import Handler
 from adapters.settings import Settings
 from adapters.writer.command_queue import CommandQueue
 from adapters.writer.writer_process import WriterProcess
@@ -28,8 +27,9 @@ from entrypoints.composition import compose, compose_server, prepare
 from entrypoints.dashboard.shared_answers import SharedAnswers
 from entrypoints.service.fairlog import Fairlog
 from entrypoints.worker.embedded import EmbeddedSource
-from entrypoints.worker.runner import LocalExecutor
-from entrypoints.worker.worker import Worker
+from fairlog_client.handlers.loading import Handler
+from fairlog_client.worker.runner import LocalExecutor
+from fairlog_client.worker.worker import Worker
 from tests.support.clock import NOON, ManualClock
 from tests.support.server import AppServer, exchange
 from tests.support.stories import ALICE, BOB, ECHO, WORKER, body

@@ -6,14 +6,14 @@ from typing import Any
 import msgspec
 import pytest
 
-from adapters.handlers.loading import JobContext
 from adapters.settings import Settings
 from domain.jobs.job import Job, State
 from domain.language.commands import CancelJob, ChangeLimit
 from domain.language.events import Scope
 from domain.language.identifiers import UserId
 from entrypoints.composition import compose
-from entrypoints.worker.worker import Worker
+from fairlog_client.handlers.loading import JobContext
+from fairlog_client.worker.worker import Worker
 from tests.integration.workers.test_worker import (
     ended,
     eventually,

@@ -17,11 +17,10 @@ from msgspec import Raw
 from msgspec.structs import replace
 
 from adapters.settings import Settings
-from domain.language.identifiers import JobId, Kind, UserId
-from entrypoints.service.views import ClaimedJob
-from entrypoints.worker.execution import Execution
-from entrypoints.worker.handler_pool import HandlerPool, handler_pool
-from entrypoints.worker.handler_protocol import HandlerHello
+from fairlog_client.worker.execution import Execution
+from fairlog_client.worker.handler_pool import HandlerPool, handler_pool
+from fairlog_client.worker.handler_protocol import HandlerHello
+from fairlog_client.worker.outcomes import ClaimedJob
 from tests.support.mariadb import MYSQLD
 from tests.support.server import AppServer, FairlogServer, audit, submit
 from tests.support.waiting import until, wait_until
@@ -448,7 +447,7 @@ def _handler_processes(parent: int) -> list[int]:
                 command = (entry / "cmdline").read_bytes()
             except OSError:
                 continue
-            if int(status[1]) == parent and b"entrypoints.worker.handler_main" in command:
+            if int(status[1]) == parent and b"fairlog_client.worker.handler_main" in command:
                 found.append(int(entry.name))
     return found
 
@@ -571,7 +570,7 @@ def test_handlers_that_one_without_a_bound_holds_up_are_run_again_alone(
     handlers: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Three that hold their interpreter for ever, more than may be started at once."""
-    monkeypatch.setattr("entrypoints.worker.handler_pool.HELD_SECONDS_MAX", 4.0)
+    monkeypatch.setattr("fairlog_client.worker.handler_pool.HELD_SECONDS_MAX", 4.0)
     hello = HandlerHello(handlers=handlers, has_builtin=False, logs_json=True)
 
     async def run(processes: HandlerPool) -> None:
@@ -603,7 +602,7 @@ def test_handlers_that_one_without_a_bound_holds_up_are_run_again_alone(
 def test_handlers_that_take_long_to_be_imported_again_keep_no_job_from_others(
     handlers: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("entrypoints.worker.handler_pool.IMPORT_LOG_SECONDS", 2.0)
+    monkeypatch.setattr("fairlog_client.worker.handler_pool.IMPORT_LOG_SECONDS", 2.0)
     hello = HandlerHello(handlers=handlers, has_builtin=False, logs_json=True)
     good = Path(handlers).read_text()
 
@@ -642,12 +641,11 @@ _ids = itertools.count(1)
 
 def claimed(kind: str, payload: object) -> ClaimedJob:
     return ClaimedJob(
-        id=JobId(next(_ids)),
-        user_id=UserId("ada"),
-        kind=Kind(kind),
+        id=next(_ids),
+        user_id="ada",
+        kind=kind,
         attempt=1,
         payload=Raw(msgspec.json.encode(payload)),
-        lease_expires_at=None,
         timeout_seconds=None,
     )
 

@@ -17,17 +17,19 @@ from tests.support.waiting import wait_until
 
 PROGRAM = """
 import sys
-from domain.language.errors import FairlogError
-from entrypoints.worker.handler_protocol import HandlerHello
-from entrypoints.worker.handler_pool import handler_pool
-from entrypoints.worker.remote import run_remote_worker
+from fairlog_client.logs.configuration import configure_logging
+from fairlog_client.worker.handler_pool import handler_pool
+from fairlog_client.worker.handler_protocol import HandlerHello
+from fairlog_client.worker.job_source import SourceError
+from fairlog_client.worker.remote import run_remote_worker
 
+configure_logging(as_json=False, runs_handlers=False)
 url, module, grace_seconds = sys.argv[1:]
 hello = HandlerHello(handlers=module, has_builtin=True, logs_json=False)
 try:
     with handler_pool(hello, 2) as executor:
         run_remote_worker(url, executor, 2, grace_seconds=float(grace_seconds))
-except FairlogError as error:
+except SourceError as error:
     sys.exit(str(error))
 """
 HANDLERS = """

@@ -118,7 +118,7 @@ def test_pythonpath_goes_on_giving_modules_to_handlers(
     (start / "jobs.py").write_text("from helping import help\n\ndef f(x): return 1 / 0\n")
     monkeypatch.chdir(start)
     program = (
-        "from adapters.handlers.loading import load_handlers;"
+        "from fairlog_client.handlers.loading import load_handlers;"
         " print(sorted(load_handlers('jobs')), end='')"
     )
     done = subprocess.run(

@@ -13,7 +13,6 @@ import httpx
 import msgspec
 import pytest
 
-from adapters.handlers.loading import Handler, JobContext
 from adapters.log.audit_log import EventFilter
 from adapters.settings import Settings
 from domain.jobs.job import State
@@ -24,10 +23,11 @@ from entrypoints.composition import compose, prepare
 from entrypoints.service.fairlog import Fairlog
 from entrypoints.service.views import JobView
 from entrypoints.worker.embedded import EmbeddedSource
-from entrypoints.worker.http_source import RemoteSource, client_of
-from entrypoints.worker.job_source import JobSource
-from entrypoints.worker.runner import LocalExecutor
-from entrypoints.worker.worker import Worker
+from fairlog_client.handlers.loading import Handler, JobContext
+from fairlog_client.worker.http_source import RemoteSource, client_of
+from fairlog_client.worker.job_source import JobSource
+from fairlog_client.worker.runner import LocalExecutor
+from fairlog_client.worker.worker import Worker
 from tests.support.server import AppServer
 
 DEADLINE_SECONDS = 20.0
@@ -215,7 +215,7 @@ async def test_whatever_a_handler_raises_fails_the_attempt_and_the_worker_goes_o
             assert len(error["message"]) <= 10_000
             assert len(error["traceback"]) <= 20_000
             assert f"in {kind}\n" in error["traceback"]
-            assert "entrypoints/worker" not in error["traceback"] or type_name == "RuntimeError"
+            assert "fairlog_client/worker" not in error["traceback"] or type_name == "RuntimeError"
         fine_job = await ended(fairlog, await submit(fairlog, "fine"))
         assert fine_job.state is State.DONE
 

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 import msgspec
 import pytest
 
-from adapters.processes.frames import Decoder, Frames, encode_frame
 from adapters.processes.sent_errors import SentError
 from adapters.settings import Settings
 from adapters.supervision import Trouble
@@ -53,6 +52,7 @@ from domain.language.commands import (
 from domain.language.errors import QueueFull, RateLimited
 from domain.language.events import LimitChanged, Scope
 from domain.language.identifiers import POSITION_MAX, JobId, KeyName, Kind, ServerId, WorkerId
+from fairlog_client.processes.frames import Decoder, Frames, encode_frame
 from tests.support.given import NOW, at, given
 from tests.support.keys import by, create_key, revoke_key, rotate_key
 from tests.support.stories import (

@@ -50,7 +50,7 @@ SECOND = 0
 import socket, sys
 from adapters.writer.writer import WriterStats
 from adapters.writer.writer_frames import WriterRequest, WriterResponse
-from adapters.processes.frames import Frames, encode_frame
+from fairlog_client.processes.frames import Frames, encode_frame
 from adapters.writer.writer_frames import request_decoder, sent_outcomes
 from domain.language.errors import QueueFull
 

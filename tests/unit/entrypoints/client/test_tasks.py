@@ -4,6 +4,7 @@ import asyncio
 from typing import Any
 
 import pytest
+
 from fairlog_client import Fairlog, InvalidArguments, Jobs
 from fairlog_client.tasks import Task
 

@@ -17,7 +17,7 @@ def raised(message: str) -> bytes:
     try:
         fail(message)
     except ValueError as error:
-        return error_of(error).data
+        return error_of(error)
     raise AssertionError
 
 

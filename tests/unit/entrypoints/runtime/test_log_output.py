@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import structlog
 
-from entrypoints.runtime import log_output
-from entrypoints.runtime.log_output import LogOutput
-from entrypoints.runtime.logging import configure_logging, output
+from entrypoints.runtime.logging import configure_logging
+from fairlog_client.logs import output as log_output
+from fairlog_client.logs.output import LogOutput, output
 from tests.support.waiting import wait_until
 
 
