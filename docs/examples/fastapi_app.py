@@ -9,10 +9,11 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Annotated, Any
 
-from fairlog_client import AsyncFairlog, FairlogError, JobFailed, NotFound, RateLimited, Retries
 from fastapi import Depends, FastAPI, HTTPException, Request
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
+
+from fairlog_client import AsyncFairlog, FairlogError, JobFailed, NotFound, RateLimited, Retries
 
 # A caller waits for the answer, so a limit is passed on at once instead of being waited out.
 RETRIES = Retries(total_seconds=1)

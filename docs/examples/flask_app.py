@@ -5,9 +5,10 @@
 FAIRLOG_SERVER and FAIRLOG_KEY say where the service is, and with which key.
 """
 
-from fairlog_client import Fairlog, FairlogError, JobFailed, NotFound, RateLimited, Retries
 from flask import Flask, Response, jsonify, request
 from flask.typing import ResponseReturnValue
+
+from fairlog_client import Fairlog, FairlogError, JobFailed, NotFound, RateLimited, Retries
 
 # A caller waits for the answer, so a limit is passed on at once instead of being waited out.
 RETRIES = Retries(total_seconds=1)

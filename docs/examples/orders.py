@@ -7,9 +7,10 @@ URL is the database that Fairlog runs on; each item is one order.
 
 import sys
 
-from fairlog_client import enqueue
 from sqlalchemy import String, create_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+
+from fairlog_client import enqueue
 
 
 class Base(DeclarativeBase):

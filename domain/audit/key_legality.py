@@ -26,6 +26,7 @@ from domain.language.events import (
     KeyRotated,
     LeasesExtended,
     LimitChanged,
+    ProgressReported,
     RateLimitDecided,
     Recorded,
     RequeueReason,
@@ -40,6 +41,7 @@ _CAUSES: Final[Mapping[type[Event], frozenset[Right]]] = {
     JobStarted: frozenset({Right.WORK}),
     AttemptBegun: frozenset({Right.WORK}),
     LeasesExtended: frozenset({Right.WORK}),
+    ProgressReported: frozenset({Right.WORK}),
     JobCompleted: frozenset({Right.WORK}),
     JobFailed: frozenset({Right.WORK, Right.OPERATE}),
     AttemptEnded: frozenset({Right.WORK, Right.OPERATE}),
@@ -94,7 +96,7 @@ def _wrong_holder(keys: ApiKeys, job: Job | None, event: Event) -> str | None:
     if job is None or event.by == job.holder:
         return None
     match event:
-        case JobCompleted() | AttemptBegun():
+        case JobCompleted() | AttemptBegun() | ProgressReported():
             pass
         case JobFailed(reason=FailureReason.ERROR):
             pass

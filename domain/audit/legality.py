@@ -31,6 +31,7 @@ from domain.language.events import (
     KeyRotated,
     LeasesExtended,
     LimitChanged,
+    ProgressReported,
     RateLimitDecided,
     Recorded,
     RequeueReason,
@@ -212,6 +213,12 @@ def _check_begin(job: Job, _: Recorded, event: AttemptBegun) -> str | None:
     return None if job.begun_at is None else f"attempt {event.attempt} had begun already"
 
 
+def _check_progress(job: Job, _: Recorded, event: ProgressReported) -> str | None:
+    if wrong := _unless_current(job, event.attempt):
+        return wrong
+    return None if 0 <= event.fraction <= 1 else f"the fraction {event.fraction} is not 0 to 1"
+
+
 def _check_end(job: Job, recorded: Recorded, event: AttemptEnded) -> str | None:
     place = job.ending_attempt(event.attempt)
     if place is None:
@@ -348,7 +355,7 @@ def _check_erasure(job: Job, _: Recorded, event: BodiesErased) -> str | None:
         return f"job {job.id} was {job.state.value} and needed its payload"
     if job.erased_at is not None:
         return f"job {job.id} had been erased already"
-    known = {job.id, job.result_position, job.error_position} - {None}
+    known = {job.id, job.result_position, job.error_position, job.progress_position} - {None}
     return None if known <= set(event.positions) else f"it does not erase all of job {job.id}"
 
 
@@ -391,4 +398,5 @@ _JOB_EVENT_CHECKS: Final[Mapping[type, Callable[[Job, Recorded, Any], str | None
     AttemptBegun: _check_begin,
     AttemptEnded: _check_end,
     WorkerMissed: _check_miss,
+    ProgressReported: _check_progress,
 }

@@ -336,12 +336,14 @@ def _carried(
 def _extend(model: WriteModel, command: ExtendLeases, policy: Policy, now: datetime) -> Decision:
     """Extend a worker's leases by one event, past half of a lease or after a WorkerMissed.
 
-    One more event is recorded for each job whose handler has begun. A cancelled or timed out
-    attempt is answered as lost, and its lease is extended, while the worker names it.
+    One more event is recorded for each job whose handler has begun or reports progress. A cancelled
+    or timed out attempt is answered as lost, and its lease is extended, while the worker names it.
     """
     named: list[tuple[JobId, int]] = []
     lost: list[tuple[JobId, int]] = []
     began: list[Job] = []
+    progressed: list[NewEvent] = []
+    progress = {(one.job_id, one.attempt): one for one in command.progress}
     ends = later(now, policy.lease_seconds)
     earliest = ends  # of the jobs still held
     is_due = False
@@ -357,6 +359,8 @@ def _extend(model: WriteModel, command: ExtendLeases, policy: Policy, now: datet
             earliest = min(earliest, lease_ends)
             if key in reported_begun and job.begun_at is None:
                 began.append(job)
+            if (report := progress.get(key)) and (new := life_cycle.progressed(job, report, now)):
+                progressed.append(NewEvent(new, job.id, report.message))
             is_due = is_due or job.missed_at is not None
         else:
             lost.append(key)
@@ -370,7 +374,7 @@ def _extend(model: WriteModel, command: ExtendLeases, policy: Policy, now: datet
             lease_ends = place.lease_expires_at
         named.append(key)
         is_due = is_due or (lease_ends - now).total_seconds() < policy.lease_seconds / 2
-    new_events = [NewEvent(life_cycle.begun(job), job.id) for job in began]
+    new_events = [NewEvent(life_cycle.begun(job), job.id) for job in began] + progressed
     if is_due:
         earliest = ends
         extended = LeasesExtended(worker=command.worker, lease_expires_at=ends, jobs=tuple(named))

@@ -43,6 +43,7 @@ from domain.language.events import (
     KeyRotated,
     LeasesExtended,
     LimitChanged,
+    ProgressReported,
     RateLimitDecided,
     Recorded,
     WorkerMissed,
@@ -171,6 +172,7 @@ class RequiredRows(RowKeys, frozen=True, kw_only=True):
                 case (
                     ClockCorrected()
                     | AttemptBegun()
+                    | ProgressReported()
                     | WorkerMissed()
                     | KeyCreated()
                     | KeyRotated()

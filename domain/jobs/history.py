@@ -18,6 +18,7 @@ from domain.language.events import (
     JobStarted,
     JobSubmitted,
     LeasesExtended,
+    ProgressReported,
     Recorded,
     WorkerMissed,
 )
@@ -36,6 +37,7 @@ CHANGES: Final[tuple[type[Event], ...]] = (
     AttemptBegun,
     AttemptEnded,
     WorkerMissed,
+    ProgressReported,
 )
 
 

@@ -72,6 +72,9 @@ class Job(Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
     started_position: int = 0  # of its JobStarted
     returns: int = 0  # times it was given back since it was submitted or retried
     begun_at: datetime | None = None  # when the latest attempt's handler began; None: not yet
+    progress: float | None = None  # of the latest attempt, 0 to 1, as its handler reported it
+    progress_position: int | None = None  # of the body with the message; None: no message
+    progress_at: datetime | None = None  # when that was recorded
     finished_at: datetime | None = None  # when it became done, failed or cancelled
     updated_at: datetime  # of the latest event that changed it
     result_position: int | None = None  # of the body; None: no result, or null

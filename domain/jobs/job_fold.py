@@ -19,6 +19,7 @@ from domain.language.events import (
     JobStarted,
     JobSubmitted,
     LeasesExtended,
+    ProgressReported,
     Recorded,
     RequeueReason,
     WorkerMissed,
@@ -69,6 +70,9 @@ def evolve(job: Job, recorded: Recorded) -> Job:  # noqa: PLR0912 (a case for ea
                 missed_at=None,
                 starts=job.starts + event.begun,
                 begun_at=at if event.begun else None,
+                progress=None,
+                progress_position=None,
+                progress_at=None,
                 started_at=at,
                 started_position=recorded.position,
                 finished_at=None,
@@ -79,6 +83,14 @@ def evolve(job: Job, recorded: Recorded) -> Job:  # noqa: PLR0912 (a case for ea
                 job,
                 starts=job.starts + (job.begun_at is None),
                 begun_at=job.begun_at or at,
+                updated_at=at,
+            )
+        case ProgressReported() as event:
+            return replace(
+                job,
+                progress=event.fraction,
+                progress_position=None if event.message_sha256 is None else recorded.position,
+                progress_at=at,
                 updated_at=at,
             )
         case JobCompleted() as event:

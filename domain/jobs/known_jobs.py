@@ -24,6 +24,7 @@ from domain.language.events import (
     JobStarted,
     JobSubmitted,
     LeasesExtended,
+    ProgressReported,
     Recorded,
     WorkerMissed,
 )
@@ -126,6 +127,7 @@ class Jobs(Folded):
         AttemptBegun: _changed,
         AttemptEnded: _changed,
         WorkerMissed: _changed,
+        ProgressReported: _changed,
     }
 
     def _watch_expiry(self, job: Job) -> None:

@@ -24,6 +24,7 @@ from domain.language.commands import (
     EraseBodies,
     FailJob,
     JobCommand,
+    Progress,
     RetryJob,
     ReturnJob,
 )
@@ -53,12 +54,14 @@ from domain.language.events import (
     JobFailed,
     JobReleased,
     JobRequeued,
+    ProgressReported,
     RequeueReason,
     WorkerMissed,
 )
 from domain.language.moments import later
 from domain.language.policy import Policy
 
+PROGRESS_SECONDS: Final = 2.0  # between two recorded reports of an attempt
 LOSSES_FREE_MAX: Final = 3  # consecutive, of attempts that are not known to have begun
 RETURNS_MAX: Final = 100  # of one job, until it is retried; each raises the attempt number
 
@@ -263,6 +266,25 @@ def missed(job: Job) -> WorkerMissed:
 
 def begun(job: Job) -> AttemptBegun:
     return AttemptBegun(user_id=job.user_id, kind=job.kind, attempt=job.attempt)
+
+
+def progressed(job: Job, progress: Progress, now: datetime) -> ProgressReported | None:
+    """Return the event for a report of progress; None within PROGRESS_SECONDS after another one of
+    the attempt, and for a report that says nothing new.
+    """
+    if job.progress_at is not None:
+        if (now - job.progress_at).total_seconds() < PROGRESS_SECONDS:
+            return None
+        if progress.fraction == job.progress and progress.message is None:
+            return None
+    return ProgressReported(
+        user_id=job.user_id,
+        kind=job.kind,
+        attempt=job.attempt,
+        fraction=progress.fraction,
+        message_sha256=None if progress.message is None else progress.message.sha256,
+        message_bytes=0 if progress.message is None else progress.message.size,
+    )
 
 
 def events_despite_refusal(

@@ -93,12 +93,22 @@ class ClaimJobs(_Command, frozen=True, kw_only=True, gc=False, tag=True):
     begins: int | None = None
 
 
+class Progress(Struct, frozen=True, gc=False):
+    """A handler's report of how far it is."""
+
+    job_id: JobId
+    attempt: int
+    fraction: float  # 0 to 1
+    message: Body | None = None  # JSON of a text; None: no message
+
+
 class ExtendLeases(_Command, frozen=True, kw_only=True, gc=False, tag=True):
     """A worker's heartbeat: extend the leases of the attempts that it still runs."""
 
     worker: WorkerId
     jobs: Sequence[tuple[JobId, int]]  # (job, attempt)
     begun: tuple[tuple[JobId, int], ...] = ()  # those of `jobs` whose handlers have begun
+    progress: tuple[Progress, ...] = ()  # of some of `jobs`, at most one of each
 
 
 class CompleteJob(_Command, frozen=True, kw_only=True, gc=False, tag=True):

@@ -324,6 +324,17 @@ class WrongKeysRefused(_StoredEvent, frozen=True, kw_only=True, tag="WrongKeysRe
     last_at: datetime  # likewise
 
 
+class ProgressReported(_StoredEvent, frozen=True, kw_only=True, tag="ProgressReported"):
+    """The handler of the running attempt reported how far it is; one event in some seconds."""
+
+    user_id: UserId
+    kind: Kind
+    attempt: int
+    fraction: float  # 0 to 1
+    message_sha256: str | None = None  # hex, of the body at this position; None: no message
+    message_bytes: int = 0  # size of the body
+
+
 Event = (
     RateLimitDecided
     | JobSubmitted
@@ -345,6 +356,7 @@ Event = (
     | KeyRotated
     | KeyRevoked
     | WrongKeysRefused
+    | ProgressReported
 )
 
 VERSION: Final = 1  # of every event type, except those with an upcaster

@@ -18,6 +18,7 @@ NAME_BYTES_MAX: Final = 255
 ATTEMPTS_MAX: Final = 1000
 PRIORITY_MAX: Final = 1000  # the minimum is its negative
 TIMEOUT_SECONDS_MAX: Final = 7 * 86_400
+PROGRESS_CHARACTERS_MAX: Final = 500  # of a message
 RETRY_IN_SECONDS_MAX: Final = 31_622_400  # 366 days
 LIMIT_MAX: Final = 1_000_000_000
 KEY_NAME_CHARACTERS_MAX: Final = 64

@@ -3,6 +3,7 @@
 from datetime import datetime
 from typing import Final
 
+import msgspec
 from litestar import Response, get
 from litestar.di import NamedDependency
 from litestar.params import FromPath, FromQuery
@@ -133,6 +134,7 @@ def _read(
             (event, formatting.pretty_json(event.data)[0], caused_by(event.data))
             for event in events
         ],
+        "progress_message": _progress_message(connection, found, is_erased=is_erased),
         "line": line,
         "bars": bars(line.stretches, now),
         "totals": totals(line.stretches, now),
@@ -214,6 +216,17 @@ def _search_text(found: Job, body: bytes | None) -> str:
 
 def _error(body: bytes) -> ShownError:
     return ShownError(message_of(body), traceback_of(body), is_plain_error(body))
+
+
+def _progress_message(connection: Connection, found: Job, *, is_erased: bool) -> str:
+    """Read what the handler said with its latest progress. Raises `BodyMissing`."""
+    position = found.progress_position
+    if position is None:
+        return ""
+    stored = audit_log.bodies_at(connection, [position])
+    if not is_erased:
+        audit_log.require_bodies(stored, [position])
+    return msgspec.json.decode(stored[position], type=str) if position in stored else ""
 
 
 def _shown(name: str, data: bytes) -> ShownBody:

@@ -11,13 +11,14 @@ from msgspec import UNSET, Meta, Raw, Struct, UnsetType, field
 
 from domain.jobs.job import State
 from domain.language import validation
-from domain.language.bodies import Body, body_of_json
+from domain.language.bodies import Body, body_of, body_of_json
 from domain.language.commands import (
     ChangeLimit,
     ClaimJobs,
     CompleteJob,
     ExtendLeases,
     FailJob,
+    Progress,
     ReturnJob,
     SubmitJob,
 )
@@ -286,13 +287,36 @@ class HeldJob(Struct, forbid_unknown_fields=True):
         return validation.job_id(self.id), validation.attempt(self.attempt)
 
 
-class HeldJobs(Struct, forbid_unknown_fields=True):
-    """All jobs that a worker holds."""
+class ReportedProgress(Struct, forbid_unknown_fields=True):
+    """A handler's report of how far it is."""
 
-    worker: _Worker
-    jobs: Annotated[
-        list[HeldJob], Meta(description="All jobs that the worker holds, at most 1000.")
+    fraction: Annotated[
+        float, Meta(description="The part of the work that is done, 0 to 1.", ge=0, le=1)
     ]
+    message: Annotated[
+        str,
+        Meta(
+            description="What it is doing, at most 500 characters.",
+            max_length=validation.PROGRESS_CHARACTERS_MAX,
+        ),
+    ] = ""
+
+
+class RunningJob(HeldJob, forbid_unknown_fields=True):
+    """A job that a worker holds, and its progress."""
+
+    progress: Annotated[
+        ReportedProgress | None,
+        Meta(description="What its handler reports. One report in two seconds is recorded."),
+    ] = None
+
+    def to_progress(self) -> Progress | None:
+        """Return the report; None if there is none. Raises `InvalidInput`."""
+        if self.progress is None:
+            return None
+        message = self.progress.message
+        body = body_of(message, "message") if message else None
+        return Progress(*self.key, self.progress.fraction, body)
 
 
 class ReturnedJob(HeldJob, forbid_unknown_fields=True):
@@ -351,9 +375,13 @@ class TakeBack(Struct, forbid_unknown_fields=True):
         )
 
 
-class Heartbeat(HeldJobs, forbid_unknown_fields=True):
+class Heartbeat(Struct, forbid_unknown_fields=True):
     """A worker's report that it still runs its jobs, at most 1,000."""
 
+    worker: _Worker
+    jobs: Annotated[
+        list[RunningJob], Meta(description="All jobs that the worker holds, at most 1000.")
+    ]
     wait_seconds: Annotated[
         _WaitSeconds,
         Meta(
@@ -367,6 +395,9 @@ class Heartbeat(HeldJobs, forbid_unknown_fields=True):
             worker=validation.worker_id(self.worker),
             jobs=[job.key for job in self.jobs],
             begun=tuple(job.key for job in self.jobs if job.started),
+            progress=tuple(
+                report for job in self.jobs if (report := job.to_progress()) is not None
+            ),
         )
 
 

@@ -379,7 +379,7 @@ class Fairlog(Queries):
         payload = self.payloads.kept(job)
         if job.state in ENDED:
             self.payloads.drop(job.id)
-        if payload is not None and isinstance(command, CompleteJob) and job.error_position is None:
+        if payload is not None and isinstance(command, CompleteJob) and not _has_stored_texts(job):
             result = command.result
             return job_view(job, payload, None if result is None else result.data)
         return await self.view_of(job)
@@ -518,6 +518,11 @@ class Fairlog(Queries):
             self.writer.waiting(),
             time.monotonic() - self._started,
         )
+
+
+def _has_stored_texts(job: Job) -> bool:
+    """Return True if its view needs bodies besides payload and result."""
+    return job.error_position is not None or job.progress_position is not None
 
 
 def _may_be_large(jobs: Sequence[Job]) -> bool:

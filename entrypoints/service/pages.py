@@ -25,11 +25,14 @@ class Included(Struct, frozen=True):
     error: bool = True  # False: shortened, see `shortened_error`
 
     def places(self, job: Job) -> list[int]:
-        """Return the positions of the bodies to read for a job; its error is always read."""
+        """Return the positions of the bodies to read for a job; its error and the
+        message of its progress are always read.
+        """
         wanted = [
             job.id if self.payload else None,
             job.result_position if self.result else None,
             job.error_position,
+            job.progress_position,
         ]
         return [position for position in wanted if position is not None]
 

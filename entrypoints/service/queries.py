@@ -300,6 +300,7 @@ class Queries:
                 found.get(job.id, b"null") if included.payload else UNSET,
                 found.get(job.result_position or 0) if included.result else UNSET,
                 found.get(job.error_position or 0),
+                progress_message=found.get(job.progress_position or 0),
             )
             for job in jobs
         ]

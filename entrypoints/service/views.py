@@ -64,6 +64,14 @@ class FailureView(Struct, kw_only=True):
     message: Annotated[str, Meta(description="Its message, at most 300 characters.")]
 
 
+class ProgressView(Struct, kw_only=True):
+    """The latest report of how far a handler is."""
+
+    fraction: Annotated[float, Meta(description="The part that is done, 0 to 1.", ge=0, le=1)]
+    message: Annotated[str, Meta(description="What it is doing, at most 500 characters.")]
+    reported_at: Annotated[Time, Meta(description="When that was recorded.")]
+
+
 class DuplicateView(Struct, kw_only=True):
     """Why a submission was taken for an earlier one."""
 
@@ -169,6 +177,10 @@ class JobView(Struct, kw_only=True):
         Time | None,
         Meta(description="When the handler of that attempt started, as far as the log knows."),
     ]
+    progress: Annotated[
+        ProgressView | None,
+        Meta(description="The latest report of that attempt's handler. null: it has made none."),
+    ] = None
     finished_at: Annotated[Time | None, Meta(description="When it ended. null: it has not.")]
     updated_at: Annotated[Time, Meta(description="When it changed last.")]
 
@@ -179,6 +191,7 @@ def job_view(
     result: bytes | UnsetType | None = None,
     error: bytes | UnsetType | None = None,
     *,
+    progress_message: bytes | None = None,
     is_duplicate: bool | UnsetType = UNSET,
 ) -> JobView:
     """Return the view of a job with its bodies, which are JSON; None: null, UNSET: left out."""
@@ -210,9 +223,17 @@ def job_view(
         submitted_at=job.submitted_at,
         started_at=job.started_at,
         begun_at=job.begun_at,
+        progress=_progress_view(job, progress_message),
         finished_at=job.finished_at,
         updated_at=job.updated_at,
     )
+
+
+def _progress_view(job: Job, message: bytes | None) -> ProgressView | None:
+    if job.progress is None or job.progress_at is None:
+        return None
+    text = "" if message is None else msgspec.json.decode(message, type=str)
+    return ProgressView(fraction=job.progress, message=text, reported_at=job.progress_at)
 
 
 def _failure_view(

@@ -18,7 +18,13 @@ from domain.language.errors import (
     UnknownJob,
     fresh_copy,
 )
-from domain.language.events import JobCompleted, JobFailed, JobSubmitted, Recorded
+from domain.language.events import (
+    JobCompleted,
+    JobFailed,
+    JobSubmitted,
+    ProgressReported,
+    Recorded,
+)
 from domain.language.identifiers import POSITION_MAX, JobId, UserId
 from entrypoints.service.fairlog import Fairlog
 
@@ -134,7 +140,11 @@ def _has_body(recorded: Recorded) -> bool:
     match recorded.event:
         case JobSubmitted():
             return True
-        case JobCompleted(result_sha256=digest) | JobFailed(error_sha256=digest):
+        case (
+            JobCompleted(result_sha256=digest)
+            | JobFailed(error_sha256=digest)
+            | ProgressReported(message_sha256=digest)
+        ):
             return digest is not None
         case _:
             return False

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import secrets
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import assert_never
 
@@ -11,13 +11,14 @@ import structlog
 
 from adapters.supervision import Supervisor, keep_running
 from domain.language import validation
-from domain.language.bodies import stored_body
+from domain.language.bodies import body_of, stored_body
 from domain.language.commands import (
     ClaimJobs,
     CompleteJob,
     ExtendLeases,
     FailJob,
     JobCommand,
+    Progress,
     ReturnJob,
 )
 from domain.language.errors import (
@@ -44,6 +45,7 @@ from fairlog_client.worker.outcomes import (
     Completed,
     Failed,
     Outcome,
+    ProgressReport,
     Returned,
 )
 from fairlog_client.worker.worker import Worker
@@ -81,9 +83,17 @@ class EmbeddedSource:
             return [_claimed(job) for job in claimed]
 
     async def heartbeat(
-        self, held: Sequence[AttemptKey], begun: Sequence[AttemptKey]
+        self,
+        held: Sequence[AttemptKey],
+        begun: Sequence[AttemptKey],
+        progress: Mapping[AttemptKey, ProgressReport],
     ) -> Sequence[AttemptKey]:
-        command = ExtendLeases(worker=self._worker, jobs=_keys(held), begun=_keys(begun))
+        command = ExtendLeases(
+            worker=self._worker,
+            jobs=_keys(held),
+            begun=_keys(begun),
+            progress=tuple(_progress(key, one) for key, one in progress.items()),
+        )
         with _translated():
             return (await self._fairlog.extend(command)).lost
 
@@ -148,6 +158,11 @@ async def _keep_running(
 
 def _keys(keys: Sequence[AttemptKey]) -> tuple[tuple[JobId, int], ...]:
     return tuple((JobId(job_id), attempt) for job_id, attempt in keys)
+
+
+def _progress(key: AttemptKey, report: ProgressReport) -> Progress:
+    message = body_of(report.message, "message") if report.message else None
+    return Progress(JobId(key[0]), key[1], report.fraction, message)
 
 
 def _claimed(job: ClaimedView) -> ClaimedJob:

@@ -15,6 +15,7 @@ from domain.language.events import (
     JobCompleted,
     JobFailed,
     JobSubmitted,
+    ProgressReported,
     Recorded,
 )
 from domain.language.identifiers import POSITION_MAX, UserId
@@ -184,9 +185,14 @@ def _body_of_failure(event: JobFailed) -> _Body | None:
     return None if event.error_sha256 is None else (event.error_sha256, event.error_bytes)
 
 
+def _body_of_progress(event: ProgressReported) -> _Body | None:
+    return None if event.message_sha256 is None else (event.message_sha256, event.message_bytes)
+
+
 # The SHA-256 and the size of the body that belongs to an event, by its type.
 _BODIES: Final[Mapping[type, Callable[[Any], _Body | None]]] = {
     JobSubmitted: lambda event: (event.payload_sha256, event.payload_bytes),
     JobCompleted: _body_of_completion,
     JobFailed: _body_of_failure,
+    ProgressReported: _body_of_progress,
 }

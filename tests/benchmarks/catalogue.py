@@ -12,6 +12,7 @@ from tests.benchmarks.site import Site
 NAMES: Final = (
     "submit",
     "keys",
+    "python_client",
     "append",
     "refuse",
     "lifecycle",

@@ -23,6 +23,7 @@ from domain.language.commands import (
     EraseBodies,
     ExtendLeases,
     FailJob,
+    Progress,
     RecoverJobs,
     ReportWrongKeys,
     RetryJob,
@@ -136,6 +137,10 @@ def _tell_of_attempts(fairlog: Fairlog, clock: ManualClock) -> None:
     [begun, ahead] = claim(fairlog, 2, begins=1)
     key = (ahead.id, ahead.attempt)
     do(fairlog, ExtendLeases(worker=WORKER, jobs=[key], begun=(key,)))
+    for fraction in (0.25, 0.5):
+        progress = (Progress(*key, fraction, body(f"page {fraction}")),)
+        do(fairlog, ExtendLeases(worker=WORKER, jobs=[key], progress=progress))
+        clock.advance(1)
     do(fairlog, CancelJob(job_id=begun.id))
     refused(fairlog, CompleteJob(job_id=begun.id, attempt=begun.attempt))
     clock.advance(10)

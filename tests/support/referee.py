@@ -25,6 +25,7 @@ from domain.language.events import (
     JobSubmitted,
     LeasesExtended,
     LimitChanged,
+    ProgressReported,
     RateLimitDecided,
     Recorded,
     RequeueReason,
@@ -127,7 +128,7 @@ class Referee:
     def states(self) -> Counter[str]:
         return Counter(job.state for job in self.jobs.values())
 
-    def _see(self, one: Recorded) -> None:  # noqa: PLR0912 (a case for each event)
+    def _see(self, one: Recorded) -> None:  # noqa: C901, PLR0912 (a case for each event)
         assert one.position == self.position + 1, "positions run without gaps"
         assert one.recorded_at >= self.at, "time never goes back"
         self.position, self.at = one.position, one.recorded_at
@@ -146,6 +147,9 @@ class Referee:
                 self._extend(event)
             case AttemptBegun() as event:
                 self._begin(self._running(one, event.attempt))
+            case ProgressReported() as event:
+                self._running(one, event.attempt)
+                assert 0 <= event.fraction <= 1
             case AttemptEnded() as event:
                 self._end_place(self._job(one), event)
             case WorkerMissed() as event:

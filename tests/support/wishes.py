@@ -22,6 +22,7 @@ from domain.language.commands import (
     EraseBodies,
     ExtendLeases,
     FailJob,
+    Progress,
     RecoverJobs,
     ReportRefusals,
     RetryJob,
@@ -139,13 +140,16 @@ def turns(draw: st.DrawFn) -> Wish:
 def heartbeats(draw: st.DrawFn) -> Wish:
     worker = draw(st.sampled_from([*WORKERS, *ANY_KIND]))
     is_begun, is_late = draw(st.booleans()), draw(st.booleans())
+    is_progress = draw(st.booleans())
 
     def wish(known: Known) -> Command:
         jobs = list(known.attempts.items())
         if is_late:  # the attempt before the latest may hold its place
             jobs += [(job_id, attempt - 1) for job_id, attempt in jobs if attempt > 1]
         begun = tuple(jobs) if is_begun else ()
-        return ExtendLeases(worker=worker, jobs=jobs, begun=begun)
+        message = body_of("half", "message")
+        progress = [Progress(*key, 0.5, message) for key in jobs if is_progress]
+        return ExtendLeases(worker=worker, jobs=jobs, begun=begun, progress=tuple(progress))
 
     return wish
 

@@ -9,9 +9,20 @@
 `AsyncFairlog` has the same methods for asyncio, and `Jobs` makes functions to kinds of job.
 """
 
-from fairlog_client.answers import Event, Explanation, Failure, JobState, Limits, State, UserLimits
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from fairlog_client.answers import (
+    Event,
+    Explanation,
+    Failure,
+    JobState,
+    Limits,
+    Progress,
+    State,
+    UserLimits,
+)
 from fairlog_client.calls import Submission
-from fairlog_client.clients import AsyncFairlog, AsyncJob, Fairlog, Job
 from fairlog_client.errors import (
     Conflict,
     FairlogError,
@@ -33,7 +44,21 @@ from fairlog_client.errors import (
 )
 from fairlog_client.flows import Retries
 from fairlog_client.outbox import enqueue
-from fairlog_client.tasks import Jobs, Task
+
+if TYPE_CHECKING:
+    from fairlog_client.clients import AsyncFairlog, AsyncJob, Fairlog, Job
+    from fairlog_client.tasks import Jobs, Task
+
+# These are imported when they are used, so that a process that only runs handlers does not import
+# an HTTP client.
+_LATER = {
+    "AsyncFairlog": "fairlog_client.clients",
+    "AsyncJob": "fairlog_client.clients",
+    "Fairlog": "fairlog_client.clients",
+    "Job": "fairlog_client.clients",
+    "Jobs": "fairlog_client.tasks",
+    "Task": "fairlog_client.tasks",
+}
 
 __all__ = [
     "AsyncFairlog",
@@ -57,6 +82,7 @@ __all__ = [
     "Limits",
     "NotAllowed",
     "NotFound",
+    "Progress",
     "RateLimited",
     "Refused",
     "ResultTimeout",
@@ -70,3 +96,13 @@ __all__ = [
     "UserLimits",
     "enqueue",
 ]
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 (a class)
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_LATER[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

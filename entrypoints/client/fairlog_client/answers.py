@@ -25,6 +25,14 @@ class Failure(Struct, frozen=True, kw_only=True):
     message: str  # at most 300 characters
 
 
+class Progress(Struct, frozen=True, kw_only=True):
+    """The latest report of how far a handler is."""
+
+    fraction: float  # the part that is done, 0 to 1
+    message: str  # what it is doing
+    reported_at: datetime
+
+
 class JobState(Struct, frozen=True, kw_only=True):
     """A job as the server described it last; see `Job` for the meaning of the fields."""
 
@@ -39,6 +47,7 @@ class JobState(Struct, frozen=True, kw_only=True):
     result: Raw | UnsetType = UNSET
     error: Raw | UnsetType = UNSET
     failure: Failure | None = None
+    progress: Progress | None = None
     idempotency_key: str
     is_duplicate: bool = False
     run_at: datetime | None = None

@@ -13,7 +13,16 @@ from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, overload
 from msgspec import UNSET
 from typing_extensions import Self
 
-from fairlog_client.answers import ENDED, Event, Explanation, Failure, JobState, State, decoded
+from fairlog_client.answers import (
+    ENDED,
+    Event,
+    Explanation,
+    Failure,
+    JobState,
+    Progress,
+    State,
+    decoded,
+)
 from fairlog_client.calls import Calls, result_of
 from fairlog_client.errors import FairlogError
 from fairlog_client.flows import Flow, Items, Retries
@@ -120,6 +129,11 @@ class _JobFields:
     def failure(self) -> Failure | None:
         """The latest attempt that failed or was lost."""
         return self._flows.state.failure
+
+    @property
+    def progress(self) -> Progress | None:
+        """The latest report of how far the handler is; None: it has made none."""
+        return self._flows.state.progress
 
     @property
     def idempotency_key(self) -> str:

@@ -217,3 +217,14 @@ def test_events_are_streamed_as_they_happen(client: Any, kind: str) -> None:
     second = client.submit(user_id=user, kind=kind)
     assert next(events).job_id == second.id
     events.close()
+
+
+def test_a_job_shows_its_progress(client: Any, server: AppServer, kind: str) -> None:
+    job = client.submit(user_id=new_user(), kind=kind)
+    assert job.progress is None
+    [claimed] = claim(server.client, 1, kinds=[kind])
+    progress = {"fraction": 0.5, "message": "page 5 of 10"}
+    jobs = [{"id": job.id, "attempt": claimed["attempt"], "progress": progress}]
+    server.client.post("/v1/claims/heartbeat", json={"worker": "w1", "jobs": jobs})
+    shown = client.job(job.id).progress
+    assert (shown.fraction, shown.message) == (0.5, "page 5 of 10")

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from fairlog_client import InvalidArguments, Jobs, enqueue
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from adapters.log.outbox import outbox
 from entrypoints.service.fairlog import Fairlog
+from fairlog_client import InvalidArguments, Jobs, enqueue
 from tests.integration.jobs.test_outbox import bodies_of, jobs, rows_of, take
 from tests.support.core import service
 from tests.support.outbox_program import connector

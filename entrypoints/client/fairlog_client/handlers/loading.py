@@ -12,6 +12,7 @@ import asyncio
 import importlib
 import importlib.util
 import inspect
+import math
 import sys
 import threading
 from collections.abc import Callable, Mapping
@@ -30,6 +31,7 @@ SLEEP_SECONDS_MAX = 86_400  # a day
 _log = Log("handlers")
 
 TIMEOUT_SECONDS_MAX = 7 * 86_400
+PROGRESS_CHARACTERS_MAX = 500  # of a message; the rest is cut off
 _KIND_BYTES_MAX = 255
 
 
@@ -62,6 +64,7 @@ class JobContext(Struct, frozen=True, eq=False, kw_only=True):
     # Set by the worker, from its own thread. A handler may wait on it instead of a sleep that
     # should end early: `job.cancellation.wait(seconds)`.
     cancellation: threading.Event = field(default_factory=threading.Event)
+    reporter: Callable[[float, str], None] | None = None  # of progress; None: nobody listens
 
     @property
     def cancelled(self) -> bool:
@@ -72,6 +75,20 @@ class JobContext(Struct, frozen=True, eq=False, kw_only=True):
         between its steps and return.
         """
         return self.cancellation.is_set()
+
+    def progress(self, fraction: float, message: str = "") -> None:
+        """Report how far the handler is: the part that is done, 0 to 1, and what it is doing.
+
+        The job, the dashboard and the stream show the latest report, after some seconds; what
+        comes faster is left out. Any thread may call it, and it does not wait. Raises ValueError
+        for a fraction that is no number.
+        """
+        is_number = isinstance(fraction, int | float) and not isinstance(fraction, bool)
+        if not is_number or math.isnan(fraction):
+            raise ValueError(f"fraction is a number from 0 to 1, not {fraction!r}")
+        if self.reporter is not None:
+            part = min(1.0, max(0.0, float(fraction)))
+            self.reporter(part, str(message)[:PROGRESS_CHARACTERS_MAX])
 
 
 class Handler(Struct, frozen=True):

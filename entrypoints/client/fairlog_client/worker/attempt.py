@@ -14,6 +14,7 @@ from fairlog_client.worker.outcomes import (
     Completed,
     Failed,
     Outcome,
+    ProgressReport,
     Returned,
 )
 
@@ -33,14 +34,19 @@ class Interruption(Enum):
 class Attempt:
     """An attempt at a claimed job. Create it on the event loop.
 
-    `on_begin` is called once, when the handler begins.
+    `on_begin` is called once, when the handler begins, and `on_progress` with each of its reports.
     """
 
     def __init__(
-        self, claimed: ClaimedJob, executor: Executor, on_begin: Callable[["Attempt"], None]
+        self,
+        claimed: ClaimedJob,
+        executor: Executor,
+        on_begin: Callable[["Attempt"], None],
+        on_progress: Callable[["Attempt", ProgressReport], None],
     ) -> None:
         self.claimed = claimed
         self._on_begin = on_begin
+        self._on_progress = on_progress
         self._executor = executor
         self._execution: Execution | None = None
         self._timeout_seconds = timeout_of(claimed, executor)
@@ -86,7 +92,7 @@ class Attempt:
         """
         if self._interruption is not None:
             return self._outcome(RunResult())
-        self._execution = self._executor.execute(self.claimed, self._begin)
+        self._execution = self._executor.execute(self.claimed, self._begin, self._progressed)
         try:
             return self._outcome(await self._execution.ended)
         finally:
@@ -113,6 +119,10 @@ class Attempt:
             self._call_later(self._timeout_seconds, lambda: self.interrupt(Interruption.TIMED_OUT))
         if is_first:
             self._on_begin(self)
+
+    def _progressed(self, progress: ProgressReport) -> None:
+        if self._interruption is None:
+            self._on_progress(self, progress)
 
     def _give_up(self) -> None:
         if self._execution is None or self._execution.ended.done():

@@ -7,7 +7,7 @@ from typing import Protocol
 from msgspec import Struct
 
 from fairlog_client.worker.error_bodies import error_body
-from fairlog_client.worker.outcomes import ClaimedJob
+from fairlog_client.worker.outcomes import ClaimedJob, ProgressReport
 
 
 class RunResult(Struct, frozen=True, kw_only=True):
@@ -24,15 +24,26 @@ class RunResult(Struct, frozen=True, kw_only=True):
     is_disturbed: bool = False  # its task was cancelled by another handler
 
 
+ProgressSink = Callable[[ProgressReport], None]
+
+
+def ignore_progress(_: ProgressReport) -> None:
+    """Do nothing."""
+
+
 class Execution:
     """A run that an executor has accepted. Create it on the event loop.
 
-    `began` is called when the handler begins; `ended` resolves when the run has ended.
+    `began` is called when the handler begins, and `progressed` with what it reports; `ended`
+    resolves when the run has ended.
     """
 
-    def __init__(self, job: ClaimedJob, began: Callable[[], None]) -> None:
+    def __init__(
+        self, job: ClaimedJob, began: Callable[[], None], progressed: ProgressSink = ignore_progress
+    ) -> None:
         self.job = job
         self.began = began
+        self.progressed = progressed
         self.ended: asyncio.Future[RunResult] = asyncio.get_running_loop().create_future()
         self.is_cancelled = False
         self.begun_at: float | None = None  # time.monotonic(); the first time, if run again
@@ -61,7 +72,9 @@ class Executor(Protocol):
     def start(self) -> None:
         """Start on the running event loop."""
 
-    def execute(self, job: ClaimedJob, began: Callable[[], None]) -> Execution:
+    def execute(
+        self, job: ClaimedJob, began: Callable[[], None], progressed: ProgressSink
+    ) -> Execution:
         """Run the job's handler, which begins after this call has returned."""
 
     def cancel(self, execution: Execution) -> None:

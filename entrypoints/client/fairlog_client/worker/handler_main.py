@@ -36,11 +36,13 @@ from fairlog_client.worker.handler_protocol import (
     Pong,
     RunBegan,
     RunEnded,
+    RunProgressed,
     StartRun,
     WorkerMessage,
     encode_frames,
     worker_message_decoder,
 )
+from fairlog_client.worker.outcomes import ProgressReport
 from fairlog_client.worker.runner import HandlerRunner
 
 _PR_SET_PDEATHSIG: Final = 1  # prctl(2)
@@ -165,7 +167,9 @@ class _FrameListener(asyncio.Protocol):
         self._frames_received += 1
         match frame:
             case StartRun():
-                self._runner.prepare(frame.number, frame.job)
+                self._runner.prepare(
+                    frame.number, frame.job, partial(self._progressed, frame.number)
+                )
                 self._unfinished.add(frame.number)
                 self._start(frame)
             case CancelRun(number=number):
@@ -202,6 +206,10 @@ class _FrameListener(asyncio.Protocol):
         self._frames_sent += 1
         self._outgoing.append(RunBegan(number))
         self._flush()
+
+    def _progressed(self, number: int, progress: ProgressReport) -> None:
+        if number in self._unfinished:
+            self._enqueue(RunProgressed(number, progress))
 
     def _enqueue(self, frame: HandlerMessage) -> None:
         self._frames_sent += 1

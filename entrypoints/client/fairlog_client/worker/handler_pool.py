@@ -15,7 +15,15 @@ from msgspec import Struct
 
 from fairlog_client.logs.log import Log
 from fairlog_client.worker.backoff import Backoff
-from fairlog_client.worker.execution import Execution, RunResult, given_up, not_begun, timeout_of
+from fairlog_client.worker.execution import (
+    Execution,
+    ProgressSink,
+    RunResult,
+    given_up,
+    ignore_progress,
+    not_begun,
+    timeout_of,
+)
 from fairlog_client.worker.handler_process import IMPORT_LOG_SECONDS, HandlerProcess
 from fairlog_client.worker.handler_protocol import HandlerHello
 from fairlog_client.worker.loops import keep_running
@@ -150,8 +158,10 @@ class HandlerPool:
                 )
         return self._notes.get(job_id)
 
-    def execute(self, job: ClaimedJob, began: Callable[[], None]) -> Execution:
-        execution = Execution(job, began)
+    def execute(
+        self, job: ClaimedJob, began: Callable[[], None], progressed: ProgressSink = ignore_progress
+    ) -> Execution:
+        execution = Execution(job, began, progressed)
         self._waiting.append(execution)
         if not self.able.is_set():
             self._return_waiting()

@@ -30,6 +30,7 @@ from fairlog_client.worker.handler_protocol import (
     Pong,
     RunBegan,
     RunEnded,
+    RunProgressed,
     StartRun,
     WorkerMessage,
     encode_frames,
@@ -291,6 +292,9 @@ class HandlerProcess:
                     if self._running[number].begun_at is None:
                         self._running[number].begun_at = self._begun[number]
                     self._running[number].began()
+            case RunProgressed(number=number, progress=progress):
+                if number in self._running:
+                    self._running[number].progressed(progress)
             case RunEnded(number=number, result=result):
                 self._run_ended(number, result)
             case Pong(sent=sent):

@@ -14,6 +14,7 @@ from msgspec import Struct
 from fairlog_client.handlers.loading import Reserved
 from fairlog_client.processes.frames import Decoder, encode_frame
 from fairlog_client.worker.execution import RunResult
+from fairlog_client.worker.outcomes import ProgressReport
 from fairlog_client.worker.runner import HandlerJob
 
 FRAME_BYTES_MAX: Final = 32 * 1024 * 1024  # bodies have 1 MiB at most
@@ -73,6 +74,13 @@ class RunBegan(Struct, frozen=True, tag=True):
     number: int
 
 
+class RunProgressed(Struct, frozen=True, tag=True):
+    """The handler of a run reports how far it is."""
+
+    number: int
+    progress: ProgressReport
+
+
 class RunEnded(Struct, frozen=True, tag=True):
     """The handler of a run has ended."""
 
@@ -87,7 +95,7 @@ class Pong(Struct, frozen=True, tag=True):
 
 
 WorkerMessage = HandlerHello | StartRun | CancelRun | GiveUpRun | Ping
-HandlerMessage = HandlersReady | HandlersRefused | RunBegan | RunEnded | Pong
+HandlerMessage = HandlersReady | HandlersRefused | RunBegan | RunProgressed | RunEnded | Pong
 
 
 def encode_frames(frames: Sequence[WorkerMessage | HandlerMessage]) -> bytes:

@@ -2,7 +2,7 @@
 
 import socket
 import ssl
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, Final, TypeVar
 
@@ -24,6 +24,7 @@ from fairlog_client.worker.outcomes import (
     Completed,
     Failed,
     Outcome,
+    ProgressReport,
     Returned,
 )
 
@@ -42,6 +43,8 @@ _UNACCEPTABLE: Final = frozenset(
     }
 )
 _LOST_ATTEMPT: Final = frozenset({HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT})
+
+NO_PROGRESS: Final[Mapping[AttemptKey, ProgressReport]] = {}
 
 T = TypeVar("T")
 
@@ -112,6 +115,7 @@ class RemoteSource:
         self._name = name
         self._lease_seconds = _Claim(()).lease_seconds
         self._connections = _Connections()
+        self._takes_progress = True
 
     @property
     def lease_seconds(self) -> float:
@@ -136,15 +140,26 @@ class RemoteSource:
         return await self.claim(1, (claim_id,), 0, claim_id, 0)
 
     async def heartbeat(
-        self, held: Sequence[AttemptKey], begun: Sequence[AttemptKey]
+        self,
+        held: Sequence[AttemptKey],
+        begun: Sequence[AttemptKey],
+        progress: Mapping[AttemptKey, ProgressReport] = NO_PROGRESS,
     ) -> Sequence[AttemptKey]:
+        if not self._takes_progress:
+            progress = NO_PROGRESS
         have_begun = set(begun)
         lost: list[AttemptKey] = []
         for start in range(0, len(held), JOBS_PER_CALL_MAX):
-            jobs = [
-                _lease_fields(key, have_begun) for key in held[start : start + JOBS_PER_CALL_MAX]
-            ]
-            lost += await self._heartbeat({"jobs": jobs})
+            keys = held[start : start + JOBS_PER_CALL_MAX]
+            jobs = [_lease_fields(key, have_begun, progress.get(key)) for key in keys]
+            try:
+                lost += await self._heartbeat({"jobs": jobs})
+            except _RequestRejected:
+                if not progress:
+                    raise
+                # A server of an earlier release does not know the field. Leases matter more.
+                self._takes_progress = False
+                return await self.heartbeat(held, begun)
         return lost
 
     async def wait_for_cancellation(
@@ -285,10 +300,16 @@ def _key(outcome: Outcome) -> AttemptKey:
     return outcome.job_id, outcome.attempt
 
 
-def _lease_fields(key: AttemptKey, begun: Container[AttemptKey]) -> dict[str, Any]:
+def _lease_fields(
+    key: AttemptKey, begun: Container[AttemptKey], progress: ProgressReport | None = None
+) -> dict[str, Any]:
     job_id, attempt = key
     fields: dict[str, Any] = {"id": job_id, "attempt": attempt}
-    return fields | {"started": True} if key in begun else fields
+    if key in begun:
+        fields["started"] = True
+    if progress is not None:
+        fields["progress"] = progress
+    return fields
 
 
 def _outcome_fields(outcome: Outcome) -> dict[str, Any]:

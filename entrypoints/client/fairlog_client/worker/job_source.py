@@ -1,9 +1,9 @@
 """The port through which a worker claims jobs and reports outcomes, locally or over HTTP."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final, Protocol
 
-from fairlog_client.worker.outcomes import AttemptKey, ClaimedJob, Outcome
+from fairlog_client.worker.outcomes import AttemptKey, ClaimedJob, Outcome, ProgressReport
 
 JOBS_PER_CALL_MAX: Final = 1000
 
@@ -46,9 +46,14 @@ class JobSource(Protocol):
         """Return the jobs of a claim whose answer was lost, and claim no new ones."""
 
     async def heartbeat(
-        self, held: Sequence[AttemptKey], begun: Sequence[AttemptKey]
+        self,
+        held: Sequence[AttemptKey],
+        begun: Sequence[AttemptKey],
+        progress: Mapping[AttemptKey, ProgressReport],
     ) -> Sequence[AttemptKey]:
-        """Extend the leases of `held` and report `begun` handlers. Returns the lost attempts."""
+        """Extend the leases of `held`, and report which handlers have begun, and the progress of
+        others of them. Returns the lost attempts.
+        """
 
     async def wait_for_cancellation(
         self, held: Sequence[AttemptKey], seconds: float

@@ -7,18 +7,19 @@ A long poll is answered when a job is cancelled.
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from fairlog_client.logs.log import Log
 from fairlog_client.worker.backoff import Backoff, FailureLog
 from fairlog_client.worker.job_source import JobSource, SourceError
-from fairlog_client.worker.outcomes import AttemptKey
+from fairlog_client.worker.outcomes import AttemptKey, ProgressReport
 
 PAUSE_SECONDS_MAX: Final = 5.0  # between tries while the source is away
 HEARTBEATS_PER_LEASE: Final = 3
 CANCELLATION_WAIT_SECONDS: Final = 20.0  # the length of a long poll
 BEGIN_REPORT_SECONDS: Final = 0.5  # the longest delay of a report without a time-out
+PROGRESS_REPORT_SECONDS: Final = 2.0  # between two reports of progress
 _AFTER_LOSS_SECONDS: Final = 0.05
 
 _log = Log("worker")
@@ -47,6 +48,10 @@ class Leases:
         self._begun: set[AttemptKey] = set()  # and not reported yet
         self._has_begun = asyncio.Event()
         self._is_urgent = asyncio.Event()
+        self._progress: dict[
+            AttemptKey, ProgressReport
+        ] = {}  # the latest of each, not reported yet
+        self._has_progress = asyncio.Event()
 
     def jobs_claimed(self) -> None:
         """Start heartbeats, which pause while no job is held."""
@@ -59,10 +64,30 @@ class Leases:
         if is_timed:
             self._is_urgent.set()
 
+    def progressed(self, key: AttemptKey, progress: ProgressReport) -> None:
+        """Report soon how far a handler is."""
+        self._progress[key] = progress
+        self._has_progress.set()
+
     async def heartbeat(self, held: Sequence[AttemptKey], begun: Sequence[AttemptKey]) -> bool:
-        """Send one heartbeat. Returns False if it failed; raises nothing."""
+        """Send one heartbeat, with the progress of the jobs that it names.
+
+        Returns False if it failed; raises nothing.
+        """
+        progress = {key: self._progress.pop(key) for key in held if key in self._progress}
+        if await self._send(held, begun, progress):
+            return True
+        self._progress = progress | self._progress  # a later report stays
+        return False
+
+    async def _send(
+        self,
+        held: Sequence[AttemptKey],
+        begun: Sequence[AttemptKey],
+        progress: Mapping[AttemptKey, ProgressReport],
+    ) -> bool:
         try:
-            lost = await self._source.heartbeat(held, begun)
+            lost = await self._source.heartbeat(held, begun, progress)
         except SourceError as error:
             if self._failure_log.should_log(str(error)):
                 _log.warning("heartbeat_missed", jobs=len(held), reason=str(error))
@@ -118,6 +143,19 @@ class Leases:
                 await asyncio.sleep(_AFTER_LOSS_SECONDS)
             else:
                 await asyncio.sleep(backoff.next_pause())
+
+    async def report_progress(self) -> None:
+        """Report progress that no other heartbeat has taken along."""
+        while True:
+            await self._has_progress.wait()
+            await asyncio.sleep(PROGRESS_REPORT_SECONDS)
+            self._has_progress.clear()
+            reported = sorted(self._progress.keys() & set(self._live()))
+            if reported:
+                await self.heartbeat(reported, ())
+            self._progress = {key: self._progress[key] for key in reported if key in self._progress}
+            if self._progress:  # the source was away
+                self._has_progress.set()
 
     async def report_begins(self) -> None:
         """Report the handlers that `began` names."""

@@ -20,6 +20,13 @@ class ClaimedJob(Struct, frozen=True, kw_only=True):
     alone: bool = False  # True: the worker must run no other job at the same time
 
 
+class ProgressReport(Struct, frozen=True):
+    """A handler's report of how far it is."""
+
+    fraction: float  # 0 to 1
+    message: str = ""  # what it is doing
+
+
 class Completed(Struct, frozen=True, kw_only=True):
     """The attempt succeeded."""
 

@@ -1,6 +1,7 @@
 """Runs handlers on this process's event loop and in its threads."""
 
 import asyncio
+import contextlib
 import inspect
 import itertools
 import math
@@ -17,14 +18,22 @@ from fairlog_client.logs.log import Log, job_fields
 from fairlog_client.processes.forks import end_if_child
 from fairlog_client.worker.bodies import InvalidText, InvalidValue, encoded
 from fairlog_client.worker.error_bodies import error_body, error_of, traceback_of
-from fairlog_client.worker.execution import Execution, RunResult, given_up, not_begun
+from fairlog_client.worker.execution import (
+    Execution,
+    ProgressSink,
+    RunResult,
+    given_up,
+    ignore_progress,
+    not_begun,
+)
 from fairlog_client.worker.json_values import check_json, find_invalid_unicode
 from fairlog_client.worker.loops import is_cancelling
-from fairlog_client.worker.outcomes import ClaimedJob
+from fairlog_client.worker.outcomes import ClaimedJob, ProgressReport
 from fairlog_client.worker.threads import HandlerThreads, NoThreadLeft, ThreadCall
 
 _log = Log("worker")
 _decode: Final = msgspec.json.Decoder().decode  # a handler may put another function in its place
+PROGRESS_SECONDS: Final = 1.0  # between two reports that are passed on
 RETRY_IN_SECONDS_MAX: Final = 366 * 86_400
 _UNREADABLE: Final = "What the handler returned or raised cannot be read."
 
@@ -39,6 +48,41 @@ class HandlerJob(Struct, frozen=True):
     payload: bytes  # JSON
 
 
+class ProgressReports:
+    """The reports of one handler, from any thread. `progressed` is called on the event loop, at
+    most every PROGRESS_SECONDS, with the latest one. Create it on the event loop.
+    """
+
+    def __init__(self, progressed: Callable[[ProgressReport], None]) -> None:
+        self._progressed = progressed
+        self._loop = asyncio.get_running_loop()
+        self._latest: ProgressReport | None = None  # not passed on yet
+        self._passed_on_at = float("-inf")  # by the loop's clock
+        self._is_scheduled = False
+
+    def report(self, fraction: float, message: str) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop has ended
+            self._loop.call_soon_threadsafe(self._take, ProgressReport(fraction, _clean(message)))
+
+    def _take(self, progress: ProgressReport) -> None:
+        self._latest = progress
+        if not self._is_scheduled:
+            self._is_scheduled = True
+            self._loop.call_at(self._passed_on_at + PROGRESS_SECONDS, self._pass_on)
+
+    def _pass_on(self) -> None:
+        self._is_scheduled = False
+        self._passed_on_at = self._loop.time()
+        if self._latest is not None:
+            latest, self._latest = self._latest, None
+            self._progressed(latest)
+
+
+def _clean(text: str) -> str:
+    """Escape lone surrogates, which JSON cannot hold."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 class HandlerRunner:
     """A runner of any number of handlers at once; each run has a number of its own."""
 
@@ -47,11 +91,16 @@ class HandlerRunner:
         self._threads = HandlerThreads()
         self._runs: dict[int, _Run] = {}
 
-    def prepare(self, number: int, job: HandlerJob) -> None:
-        """Announce a job to `run`, so that it can be cancelled before it begins."""
+    def prepare(
+        self, number: int, job: HandlerJob, progressed: Callable[[ProgressReport], None]
+    ) -> None:
+        """Announce a job to `run`, so that it can be cancelled before it begins.
+
+        `progressed` is called on the event loop with what its handler reports.
+        """
         handler = self._handlers.get(job.kind)
         if handler is not None:  # None: the module has changed since the worker started
-            self._runs[number] = _Run(handler, job, self._threads)
+            self._runs[number] = _Run(handler, job, self._threads, progressed)
 
     async def run(self, number: int, job: HandlerJob, began: Callable[[], None]) -> RunResult:
         """Run a handler to its end. Raises nothing, whatever the handler does."""
@@ -82,10 +131,22 @@ class HandlerRunner:
 
 
 class _Run:
-    def __init__(self, handler: Handler, job: HandlerJob, threads: HandlerThreads) -> None:
+    def __init__(
+        self,
+        handler: Handler,
+        job: HandlerJob,
+        threads: HandlerThreads,
+        progressed: Callable[[ProgressReport], None],
+    ) -> None:
         self._handler = handler
         self._payload = job.payload
-        self._job = JobContext(id=job.id, user=job.user, kind=job.kind, attempt=job.attempt)
+        self._job = JobContext(
+            id=job.id,
+            user=job.user,
+            kind=job.kind,
+            attempt=job.attempt,
+            reporter=ProgressReports(progressed).report,
+        )
         self._threads = threads
         self._in_thread: ThreadCall | None = None
         self._cancellable: asyncio.Task[Any] | None = None  # while the handler runs on the loop
@@ -215,10 +276,12 @@ class LocalExecutor:
     def start(self) -> None:
         """Do nothing."""
 
-    def execute(self, job: ClaimedJob, began: Callable[[], None]) -> Execution:
-        execution = Execution(job, began)
+    def execute(
+        self, job: ClaimedJob, began: Callable[[], None], progressed: ProgressSink = ignore_progress
+    ) -> Execution:
+        execution = Execution(job, began, progressed)
         number = next(self._numbers)
-        self._runner.prepare(number, handler_job(job))
+        self._runner.prepare(number, handler_job(job), execution.progressed)
         task = asyncio.create_task(self._run(number, execution), name=f"job-{job.id}")
         self._running[execution] = number, task
         return execution

@@ -26,7 +26,7 @@ from fairlog_client.worker.job_source import (
 )
 from fairlog_client.worker.leases import Leases
 from fairlog_client.worker.loops import KeepRunning, keep_running
-from fairlog_client.worker.outcomes import AttemptKey, ClaimedJob, Failed, Returned
+from fairlog_client.worker.outcomes import AttemptKey, ClaimedJob, Failed, ProgressReport, Returned
 from fairlog_client.worker.prefetch import AdaptivePrefetch, FixedPrefetch, Prefetch
 from fairlog_client.worker.result_reporter import ResultReporter
 
@@ -92,6 +92,7 @@ class Worker:
             self._supervise("worker_heartbeats", self._leases.send_heartbeats),
             self._supervise("worker_cancellations", self._leases.watch_cancellations),
             self._supervise("worker_begins", self._leases.report_begins),
+            self._supervise("worker_progress", self._leases.report_progress),
             self._supervise("worker_outcomes", self._reporter.deliver),
         ]
 
@@ -209,7 +210,7 @@ class Worker:
         for job in jobs:
             self._interrupt_earlier_attempts(job)
             if job.kind in self._executor.kinds:
-                self._waiting.append(Attempt(job, self._executor, self._began))
+                self._waiting.append(Attempt(job, self._executor, self._began, self._progressed))
             else:
                 self._reporter.put(_missing_handler(job))
         self._leases.jobs_claimed()
@@ -257,6 +258,9 @@ class Worker:
         claimed = attempt.claimed
         if not claimed.started and not claimed.alone:
             self._leases.began(attempt.key, is_timed=claimed.timeout_seconds is not None)
+
+    def _progressed(self, attempt: Attempt, progress: ProgressReport) -> None:
+        self._leases.progressed(attempt.key, progress)
 
     async def _report_begin(self, attempt: Attempt) -> None:
         """Report that a handler begins, before it does: if it ends this process, the log must know

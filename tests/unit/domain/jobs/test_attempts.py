@@ -4,16 +4,24 @@ from msgspec.structs import replace
 
 from domain.decisions.answers import Claimed, LeasesHeld
 from domain.jobs.job import Job, State
-from domain.jobs.life_cycle import LOSSES_FREE_MAX, retry_delay
+from domain.jobs.life_cycle import LOSSES_FREE_MAX, PROGRESS_SECONDS, retry_delay
+from domain.language.bodies import body_of
 from domain.language.commands import (
     CancelJob,
     EnforceDeadlines,
     ExtendLeases,
+    Progress,
     RecoverJobs,
     RetryJob,
 )
 from domain.language.errors import NotTheCurrentAttempt, TimeWasUp
-from domain.language.events import CancelReason, EndReason, FailureReason, RequeueReason
+from domain.language.events import (
+    CancelReason,
+    EndReason,
+    FailureReason,
+    ProgressReported,
+    RequeueReason,
+)
 from domain.language.identifiers import JobId
 from tests.support.given import POLICY, Given, after, at, given, of
 from tests.support.stories import (
@@ -347,3 +355,37 @@ def test_a_log_in_which_a_cancelled_job_gave_up_its_place_at_once_comes_to_the_s
     assert story.model.line.users[ALICE].running == 0
     story.after(1000).when(WAKE).then_nothing()
     story.when(complete()).then_refused(NotTheCurrentAttempt)
+
+
+# Progress
+
+
+def reporting(fraction: float, message: str | None = None) -> ExtendLeases:
+    text = None if message is None else body_of(message, "message")
+    progress = Progress(JobId(1), 1, fraction, text)
+    return ExtendLeases(worker=WORKER, jobs=[(JobId(1), 1)], progress=(progress,))
+
+
+def test_progress_is_recorded_at_most_once_in_two_seconds() -> None:
+    first = given(SUBMITTED).when(claim()).so.when(reporting(0.25, "page 1"))
+    [event] = first.events
+    assert isinstance(event, ProgressReported)
+    assert (event.fraction, event.message_bytes) == (0.25, len(b'"page 1"'))
+    story = first.so
+    assert story.job(1).progress == 0.25
+    story.after(PROGRESS_SECONDS - 0.1).when(reporting(0.5)).then_nothing()
+    second = story.after(PROGRESS_SECONDS).when(reporting(0.5)).so
+    job = second.job(1)
+    assert (job.progress, job.progress_position) == (0.5, None)
+    second.after(PROGRESS_SECONDS).when(reporting(0.5)).then_nothing()
+
+
+def test_progress_of_an_attempt_that_is_not_the_current_one_is_not_recorded() -> None:
+    story = given(SUBMITTED).when(claim()).so.when(give_back()).so
+    story.when(reporting(0.5)).then_nothing()
+
+
+def test_a_new_attempt_begins_without_progress() -> None:
+    story = given(SUBMITTED).when(claim()).so.when(reporting(0.5, "half")).so
+    again = story.when(give_back()).so.when(claim()).so
+    assert (again.job(1).progress, again.job(1).progress_position) == (None, None)

@@ -100,6 +100,7 @@ def test_the_types_are_those_that_are_documented() -> None:
         "KeyRotated",
         "KeyRevoked",
         "WrongKeysRefused",
+        "ProgressReported",
     ]
 
 

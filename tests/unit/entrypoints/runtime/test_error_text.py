@@ -2,7 +2,7 @@ import msgspec
 import pytest
 
 from entrypoints.runtime.text import is_plain_error, text_of, traceback_of
-from entrypoints.worker.error_bodies import error_of
+from fairlog_client.worker.error_bodies import error_of
 
 
 def body(value: object) -> bytes:

@@ -3,15 +3,16 @@
 import asyncio
 import contextlib
 import inspect
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 from msgspec import Raw
 
-from fairlog_client.handlers.loading import Handler
+from fairlog_client.handlers.loading import Handler, JobContext
 from fairlog_client.worker.bodies import encoded
+from fairlog_client.worker.execution import ignore_progress
 from fairlog_client.worker.job_source import AttemptLost, SourceAway, SourceError, SourceRefused
 from fairlog_client.worker.outcomes import (
     AttemptKey,
@@ -19,6 +20,7 @@ from fairlog_client.worker.outcomes import (
     Completed,
     Failed,
     Outcome,
+    ProgressReport,
     Returned,
 )
 from fairlog_client.worker.runner import HandlerJob, HandlerRunner, LocalExecutor
@@ -43,6 +45,7 @@ class FakeSource:
         self.heartbeats: list[list[AttemptKey]] = []
         self.heartbeat_errors: list[Exception] = []
         self.lost: set[int] = set()
+        self.progress: list[tuple[AttemptKey, ProgressReport]] = []
         self.cancelled: list[AttemptKey] = []  # and not heard of yet
         self.deliveries: list[list[Outcome]] = []
         self.settle_errors: list[Exception] = []  # of the next deliveries as a whole
@@ -71,9 +74,15 @@ class FakeSource:
         return self.given.get(claim_id, [])
 
     async def heartbeat(
-        self, held: Sequence[AttemptKey], begun: Sequence[AttemptKey]
+        self,
+        held: Sequence[AttemptKey],
+        begun: Sequence[AttemptKey],
+        progress: Mapping[AttemptKey, ProgressReport],
     ) -> Sequence[AttemptKey]:
-        if begun:
+        self.progress += progress.items()
+        if progress:
+            pass
+        elif begun:
             self.begun.append(list(begun))
         else:
             self.heartbeats.append(list(held))
@@ -620,7 +629,7 @@ async def test_a_handler_that_is_told_to_end_before_it_begins_never_begins() -> 
         {"work": Handler(kind="work", function=handle, is_async=False, wants_job=False)}
     )
     job = HandlerJob(1, "ada", "work", 1, b"null")
-    runner.prepare(1, job)
+    runner.prepare(1, job, ignore_progress)
     runner.cancel(1)
     begun: list[int] = []
     ended = await runner.run(1, job, lambda: begun.append(1))
@@ -628,3 +637,27 @@ async def test_a_handler_that_is_told_to_end_before_it_begins_never_begins() -> 
     assert b"had not begun" in ended.error
     assert not begun
     runner.close()
+
+
+@pytest.mark.anyio
+async def test_progress_is_reported_while_a_handler_runs_and_the_latest_report_counts() -> None:
+    source = FakeSource()
+    let_go = asyncio.Event()
+
+    async def handle(_: object, job: JobContext) -> None:
+        for page in range(1, 6):
+            job.progress(page / 10, f"page {page} of 10")
+        await let_go.wait()
+
+    source.jobs = [job(1)]
+    async with working(source, handle):
+        await until(lambda: bool(source.progress))
+        let_go.set()
+        await until(lambda: len(source.settled) == 1)
+    assert source.progress == [((1, 1), ProgressReport(0.5, "page 5 of 10"))]
+
+
+@pytest.mark.parametrize("fraction", ["half", None, True, float("nan")])
+def test_a_fraction_that_is_no_number_is_refused(fraction: Any) -> None:
+    with pytest.raises(ValueError, match="fraction is a number from 0 to 1"):
+        JobContext(id=1, user="ada", kind="work", attempt=1).progress(fraction)
