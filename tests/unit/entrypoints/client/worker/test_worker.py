@@ -345,9 +345,14 @@ async def test_what_was_claimed_ahead_is_returned_when_handlers_turn_slow() -> N
     async with working(source, work_or_wait, concurrency=2, prefetch=None):
         await until(lambda: any(jobs_max > 2 for jobs_max, _ in source.claims))
         source.jobs += [job(number) for number in range(slow_from, slow_from + 100)]
-        await until(lambda: any(isinstance(one, Returned) for one in source.settled))
+        # On a busy machine, some that are not slow may have waited as long.
+        await until(
+            lambda: any(
+                isinstance(one, Returned) and one.job_id >= slow_from for one in source.settled
+            )
+        )
         returned = [one for one in source.settled if isinstance(one, Returned)]
-        assert all(one.job_id >= slow_from and one.begun is False for one in returned)
+        assert not any(one.begun for one in returned)
         release.set()
         await until(lambda: len(source.settled) == 1100)
     assert source.settled[:1000] == [done(number) for number in range(1, slow_from)]
