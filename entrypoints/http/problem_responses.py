@@ -29,6 +29,7 @@ from domain.language.errors import (
     UnknownJob,
     UnknownKey,
 )
+from domain.language.ranges import JOB_ID, Count
 from entrypoints.http.access import PUBLIC, rule_of
 from entrypoints.http.problems import QUOTA_EXCEEDED, status_of
 from entrypoints.service.change_limits import TooManyChanges
@@ -94,6 +95,10 @@ _HEADERS: Final[Mapping[HTTPStatus, Mapping[str, Any]]] = {
 }
 
 
+_JobId = Annotated[int, JOB_ID]
+_Seconds = Annotated[int, Meta(ge=1)]
+
+
 class ProblemDetails(Struct, kw_only=True, omit_defaults=True):
     """An error as problem details of RFC 9457. The last members are those of some errors only."""
 
@@ -111,17 +116,19 @@ class ProblemDetails(Struct, kw_only=True, omit_defaults=True):
     scope: Annotated[
         str | UnsetType, Meta(description="Whose limit is used up: user or global.")
     ] = UNSET
-    limit: Annotated[int | UnsetType, Meta(description="The limit: submissions per window.")] = (
+    limit: Annotated[Count | UnsetType, Meta(description="The limit: submissions per window.")] = (
         UNSET
     )
-    used: Annotated[int | UnsetType, Meta(description="The submissions in the window.")] = UNSET
+    used: Annotated[Count | UnsetType, Meta(description="The submissions in the window.")] = UNSET
     window_seconds: Annotated[
-        int | UnsetType, Meta(description="The length of the window in seconds.")
+        _Seconds | UnsetType, Meta(description="The length of the window in seconds.")
     ] = UNSET
     resets_at: Annotated[
         datetime | UnsetType, Meta(description="The end of the window, RFC 3339.")
     ] = UNSET
-    job_id: Annotated[int | UnsetType, Meta(description="The job that the error is about.")] = UNSET
+    job_id: Annotated[_JobId | UnsetType, Meta(description="The job that the error is about.")] = (
+        UNSET
+    )
 
 
 def problems_of(method: str, path: str, *, has_body: bool) -> dict[HTTPStatus, str]:

@@ -14,6 +14,7 @@ from litestar.typing import FieldDefinition
 from msgspec import Struct
 
 from entrypoints.http.access import PUBLIC, rule_of
+from entrypoints.http.operations import name_operations
 from entrypoints.http.problem_responses import ProblemDetails, describe_problems
 from entrypoints.http.strict_json import RequestBatch
 
@@ -45,7 +46,7 @@ class SchemaPage(JsonRenderPlugin):
     """A plugin that renders the document, with msgspec's schemas of the collected types."""
 
     def __init__(self, structs: StructSchemas) -> None:
-        super().__init__(path="/")
+        super().__init__(path=["/", "/openapi.json"])
         self._structs = structs
 
     def render(self, request: Request[Any, Any, Any], openapi_schema: dict[str, Any]) -> bytes:
@@ -60,6 +61,7 @@ class SchemaPage(JsonRenderPlugin):
         openapi_schema["components"]["schemas"] |= described
         problem = {"$ref": _REFERENCE.format(name=ProblemDetails.__name__)}
         describe_problems(openapi_schema["paths"], problem)
+        name_operations(openapi_schema["paths"])
         openapi_schema["components"]["securitySchemes"] = {"key": _KEY}
         for path, calls in openapi_schema["paths"].items():
             for method, call in calls.items():
