@@ -2,7 +2,8 @@
 
 import asyncio
 import json
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Container, Iterator
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -24,6 +25,7 @@ _TAGS: Final = {
     "health": "Health",
     "legacy": "Calls of the system that Fairlog replaces",
 }
+_CALLS_WITH_A_SPECIAL_REFUSAL: Final = 8  # more have it: it is no longer special
 _METHODS: Final = ("post", "get", "put", "delete")
 
 
@@ -31,9 +33,10 @@ def page() -> str:
     document = openapi_document()
     parts = [plain(document["info"]["description"])]
     by_tag = _by_tag(document)
+    common = sorted(_common_refusals(document))
     for tag in sorted(by_tag, key=[*_TAGS, *by_tag].index):
         parts += [f"## {_TAGS.get(tag, tag.capitalize())}", *by_tag[tag]]
-    parts.append("## Types")
+    parts += ["## Refusals that most calls have", table(["status", "meaning"], common), "## Types"]
     schemas = document["components"]["schemas"]
     parts += [_component(name, schemas[name]) for name in sorted(schemas)]
     return "\n\n".join(parts) + "\n"
@@ -52,15 +55,29 @@ async def _served_schema(app: EdgeApp) -> bytes:
 
 
 def _by_tag(document: Schema) -> dict[str, list[str]]:
+    common = _common_refusals(document)
     found: dict[str, list[str]] = {}
-    for path, calls in sorted(document["paths"].items()):
-        for method in sorted(calls, key=_METHODS.index):
-            [tag] = calls[method]["tags"]
-            found.setdefault(tag, []).append(_operation(method, path, calls[method]))
+    for method, path, operation in _operations(document):
+        [tag] = operation["tags"]
+        found.setdefault(tag, []).append(_operation(method, path, operation, common))
     return found
 
 
-def _operation(method: str, path: str, operation: Schema) -> str:
+def _operations(document: Schema) -> Iterator[tuple[str, str, Schema]]:
+    for path, calls in sorted(document["paths"].items()):
+        for method in sorted(calls, key=_METHODS.index):
+            yield method, path, calls[method]
+
+
+def _common_refusals(document: Schema) -> frozenset[tuple[str, str]]:
+    """Return the refusals that many calls have, which are described once."""
+    counts = Counter(one for _, _, call in _operations(document) for one in _refusals(call))
+    return frozenset(one for one, count in counts.items() if count > _CALLS_WITH_A_SPECIAL_REFUSAL)
+
+
+def _operation(
+    method: str, path: str, operation: Schema, common: Container[tuple[str, str]]
+) -> str:
     parts = [
         f"(call-{operation['operationId']})=\n### {code(f'{method.upper()} {path}')}",
         plain(operation.get("description", "")),
@@ -73,6 +90,8 @@ def _operation(method: str, path: str, operation: Schema) -> str:
     if body := operation.get("requestBody"):
         parts.append(f"Body: {_content(body)}.")
     parts += [_answer(status, answer) for status, answer in _answers(operation)]
+    special = [one for one in _refusals(operation) if one not in common]
+    parts.append(table(["refusal", "meaning"], special))
     return "\n\n".join(part for part in parts if part)
 
 
@@ -92,10 +111,16 @@ def _roles(method: str, path: str) -> str:
 
 
 def _answers(operation: Schema) -> Iterator[tuple[str, Schema]]:
-    """Yield the answers by status, without those of refused requests, which are all alike."""
     for status, answer in sorted(operation["responses"].items()):
-        if int(status) < 400:  # noqa: PLR2004 (HTTP's)
+        if int(status) < HTTPStatus.BAD_REQUEST:
             yield status, answer
+
+
+def _refusals(operation: Schema) -> Iterator[tuple[str, str]]:
+    """Yield the status and the meaning of each refusal."""
+    for status, answer in sorted(operation["responses"].items()):
+        if int(status) >= HTTPStatus.BAD_REQUEST:
+            yield code(status), plain(answer["description"])
 
 
 def _parameter(parameter: Schema) -> tuple[str, str, str, str]:
