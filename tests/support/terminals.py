@@ -52,7 +52,7 @@ _FILE: Final = re.compile(r"(?:#|--|//) ([\w./-]+\.\w+)\n")
 _BUSY: Final = re.compile(r"# until Ctrl-C\s*$")
 _READY: Final = re.compile(r"listening|worker_started|running on")
 _READS_ONLY: Final = re.compile(
-    r"curl -s(?!.*(--json|-X |--data))|fairlog (jobs?|audit)\b|cat |tail |python read"
+    r"curl -s(?!.*(--json|-X |--data))|fairlog (jobs?|audit)\b|cat |tail "
 )
 _INTERRUPTED: Final = (0, 130, -signal.SIGINT)
 
