@@ -2,7 +2,7 @@
 
 Run as `python -m tests.support.outbox_program URL FIRST ROWS SEED`. It inserts rows with the
 numbers from FIRST on, in transactions of random size, and rolls a third of them back. After each
-transaction it prints a line: what became of it, and its numbers.
+transaction it prints a line: what became of it, and its numbers. Some rows are no JSON.
 """
 
 import random
@@ -41,6 +41,15 @@ def transactions(first: int, rows: int, chance: random.Random) -> Iterator[list[
         left = left[size:]
 
 
+def payload_of(number: int) -> str:
+    """Return a payload that is JSON, or none for some numbers."""
+    return f"[{number}" if is_bad(number) else str(number)
+
+
+def is_bad(number: int) -> bool:
+    return number % 29 == 0
+
+
 def write(connection: Any, mark: str, numbers: list[int], *, commits: bool) -> str:
     """Return what became of a transaction."""
     statement = f"INSERT INTO outbox (user_id, kind, payload) VALUES ({mark}, {mark}, {mark})"
@@ -48,7 +57,7 @@ def write(connection: Any, mark: str, numbers: list[int], *, commits: bool) -> s
         cursor = connection.cursor()
         cursor.execute("BEGIN")
         for number in numbers:
-            cursor.execute(statement, (f"user {number % USERS}", "echo", str(number)))
+            cursor.execute(statement, (f"user {number % USERS}", "echo", payload_of(number)))
         if not commits:
             cursor.execute("ROLLBACK")
             return "absent"
