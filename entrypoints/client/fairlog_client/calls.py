@@ -50,14 +50,12 @@ from fairlog_client.flows import (
     refusal_of,
 )
 from fairlog_client.sse import EventParser
+from fairlog_client.worker.json_values import check_json
 
 WAIT_SECONDS = 20.0  # of one request for a result; proxies mostly end a silent one after 60 s
 BATCH_JOBS_MAX = 1000  # the server's bound
 BATCH_BYTES_MAX = 8 * 1024 * 1024  # half of the server's bound
 PAGE_ENTRIES = 200
-_BATCH_TRIES_MAX = 1000  # a bound for windows that let only a few in at a time
-
-Batch = list["tuple[Submission, bytes]"]
 
 
 class Submission(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -65,7 +63,7 @@ class Submission(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     user_id: str  # who owns the job; limits and turns are by user
     kind: str  # the name of the handler
-    payload: Any = UNSET  # any JSON value; left out: null
+    payload: Any = None  # any JSON value
     idempotency_key: str | None = None
     # True: no key is sent, and an equal earlier submission is the same job; see the server's docs.
     deduplicate: bool = False
@@ -80,7 +78,7 @@ class Submission(Struct, frozen=True, kw_only=True, omit_defaults=True):
         fields: dict[str, Any] = {
             "user_id": self.user_id,
             "kind": self.kind,
-            "payload": None if self.payload is UNSET else self.payload,
+            "payload": self.payload,
         }
         if self.deduplicate:
             if self.idempotency_key is not None:
@@ -98,9 +96,11 @@ class Submission(Struct, frozen=True, kw_only=True, omit_defaults=True):
         if self.priority:
             fields["priority"] = self.priority
         try:
+            # An encoder alone would turn NaN into null, and a set into a list.
+            check_json(self.payload, "payload")
             return msgspec.json.encode(fields)
-        except (TypeError, ValueError, RecursionError) as error:
-            raise InvalidArguments(f"The submission cannot be sent as JSON: {error}.") from None
+        except (TypeError, ValueError) as error:
+            raise InvalidArguments(f"The submission cannot be sent as JSON: {error}") from None
 
 
 class Calls:
@@ -165,12 +165,12 @@ class Calls:
             for outcome in (yield from self._submitted(batch)):
                 yield Item(outcome)
 
-    def _submitted(self, batch: Batch) -> Flow[list["JobState | FairlogError"]]:
+    def _submitted(self, batch: Sequence[bytes]) -> Flow[list["JobState | FairlogError"]]:
         outcomes: dict[int, JobState | FairlogError] = {}
         budget = Budget(self.retries)
         left = list(range(len(batch)))
         while left:
-            content = b'{"jobs":[' + b",".join(batch[one][1] for one in left) + b"]}"
+            content = b'{"jobs":[' + b",".join(batch[one] for one in left) + b"]}"
             request = Request(method="POST", path="/v1/jobs/batch", content=content)
             response = yield from answered(request, self.retries)
             answers = read(response, BatchOutcomes).jobs
@@ -434,16 +434,16 @@ def _is_worth_a_retry(outcome: "JobState | FairlogError") -> bool:
     return isinstance(outcome, RateLimited | ServerUnavailable)
 
 
-def _batches(submissions: Iterable[Submission]) -> Iterator[Batch]:
+def _batches(submissions: Iterable[Submission]) -> Iterator[Sequence[bytes]]:
     """Split submissions into batches that are bounded in number and in bytes."""
-    batch: Batch = []
+    batch: list[bytes] = []
     size = 0
     for submission in submissions:
         content = submission.content()
         if batch and (len(batch) == BATCH_JOBS_MAX or size + len(content) > BATCH_BYTES_MAX):
             yield batch
             batch, size = [], 0
-        batch.append((submission, content))
+        batch.append(content)
         size += len(content)
     if batch:
         yield batch

@@ -365,3 +365,19 @@ def test_pauses_double_have_jitter_and_keep_to_what_the_server_asks() -> None:
     assert retries.pause(0, 0, 200) is None
     assert NEVER.pause(0, 0, None) is None
     assert math.isfinite(retries.pause(10_000, 0, None) or 0)
+
+
+@pytest.mark.parametrize(
+    ("payload", "said"),
+    [
+        ({"loss": float("nan")}, "payload.loss is NaN"),
+        ({"tags": {"a"}}, "payload.tags is of type set"),
+        ({"at": datetime(2026, 1, 1, tzinfo=UTC)}, "payload.at is of type datetime"),
+        ({1: "x"}, "payload has a key of type int"),
+    ],
+)
+def test_a_payload_is_never_changed_on_its_way(
+    client: Any, user: str, payload: object, said: str
+) -> None:
+    with pytest.raises(InvalidArguments, match=said):
+        client.submit(user_id=user, kind="echo", payload=payload)

@@ -1,7 +1,7 @@
-"""Check that JSON can represent the result of a handler exactly, and say where it cannot.
+"""Check that JSON can represent a payload or a result exactly, and say where it cannot.
 
 An encoder that turns NaN into null, or a set into a list, would silently record something else than
-the handler returned. Only tuples are converted, to lists.
+the program gave. Only tuples are converted, to lists.
 """
 
 import math
@@ -16,15 +16,15 @@ _PLAIN: Final = frozenset({bool, int, str})
 _PATH_CHARACTERS_MAX: Final = 200
 _TYPE_CHARACTERS_MAX: Final = 60
 _INSTEAD: Final = {
-    "Decimal": "return str() or float() of it",
-    "datetime": "return its isoformat()",
-    "date": "return its isoformat()",
-    "time": "return its isoformat()",
-    "UUID": "return str() of it",
-    "set": "return sorted() or list() of it",
-    "frozenset": "return sorted() or list() of it",
-    "bytes": "return a text, such as base64 of it",
-    "bytearray": "return a text, such as base64 of it",
+    "Decimal": "use str() or float() of it",
+    "datetime": "use its isoformat()",
+    "date": "use its isoformat()",
+    "time": "use its isoformat()",
+    "UUID": "use str() of it",
+    "set": "use sorted() or list() of it",
+    "frozenset": "use sorted() or list() of it",
+    "bytes": "use a text, such as base64 of it",
+    "bytearray": "use a text, such as base64 of it",
 }
 
 _Link = tuple["_Link | None", object]  # a linked list of keys and indexes, innermost first
@@ -121,7 +121,7 @@ def _problem(value: Any) -> str | None:  # noqa: ANN401 (any value)
             return None
         case tuple() if not hasattr(value, "_fields"):
             return None
-    instead = _INSTEAD.get(type(value).__name__, "return what JSON holds in its place")
+    instead = _INSTEAD.get(type(value).__name__, "use what JSON holds in its place")
     return f"is of type {_type_of(value)}, which JSON cannot hold as it is; {instead}"
 
 

@@ -83,7 +83,7 @@ def test_what_json_holds_is_accepted_and_comes_back_equal_but_for_tuples(value: 
             {"n": Decimal("NaN")},
             "result.n is of type Decimal, which JSON cannot hold as it is",
         ),
-        ([{1, 2}], "result[0] is of type set, which JSON cannot hold as it is; return sorted()"),
+        ([{1, 2}], "result[0] is of type set, which JSON cannot hold as it is; use sorted()"),
         (frozenset(), "result is of type frozenset"),
         (
             {"b": b"\x00"},

@@ -1,4 +1,4 @@
-"""How many jobs a worker claims before it has slots for them."""
+"""The number of jobs that a worker claims before it has slots for them."""
 
 from fairlog_client.worker.prefetch import (
     AHEAD_OF_LEASE_MAX,
