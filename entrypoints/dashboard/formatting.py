@@ -14,15 +14,37 @@ _UNITS: Final = ((86_400, "d"), (3_600, "h"), (60, "m"))
 
 
 def duration(seconds: float | None) -> str:
-    """Format a duration in its largest two units: 850 ms, 4.2 s, 12 s, 3 m 20 s, 2 d 4 h."""
+    """Format a duration in seconds, minutes, hours or days: 0.85 s, 4.2 s, 12 s, 3 m 20 s, 2 d 4 h.
+
+    There is no smaller unit, so that the durations of a page can be compared at a glance.
+    """
     if seconds is None:
         return "–"
     seconds = max(0.0, seconds)
+    if seconds < 0.01:  # noqa: PLR2004 (two digits would be 0.00)
+        return "0 s" if seconds == 0 else f"{seconds:.3f} s"
     if seconds < 1:
-        return f"{seconds * 1000:.0f} ms"
+        return f"{seconds:.2f} s"
     if seconds < 10:  # noqa: PLR2004 (below that, tenths matter)
         return f"{seconds:.1f} s"
-    whole = round(seconds)
+    return _in_two_units(round(seconds))
+
+
+def exact(seconds: float | None) -> str:
+    """Format a duration in seconds with milliseconds, as in 12,345.678 s; None: not known."""
+    return "not known" if seconds is None else f"{max(0.0, seconds):,.3f} s"
+
+
+def age(since: datetime, until: datetime) -> str:
+    """Format the time since a moment in whole seconds, rounded down, as the script goes on to."""
+    return _in_two_units(max(0, int((until - since).total_seconds())))
+
+
+def seconds_between(since: datetime, until: datetime) -> float:
+    return (until - since).total_seconds()
+
+
+def _in_two_units(whole: int) -> str:
     for index, (size, unit) in enumerate(_UNITS):
         if whole >= size:
             count, rest = divmod(whole, size)
@@ -30,10 +52,6 @@ def duration(seconds: float | None) -> str:
             behind = rest // lower
             return f"{count} {unit} {behind} {lower_unit}" if behind else f"{count} {unit}"
     return f"{whole} s"
-
-
-def elapsed(since: datetime, until: datetime) -> str:
-    return duration((until - since).total_seconds())
 
 
 def count(number: float) -> str:

@@ -51,12 +51,14 @@ def _environment(root: str) -> Environment:
     environment.filters |= {
         "count": formatting.count,
         "duration": formatting.duration,
+        "exact": formatting.exact,
         "rate": formatting.rate,
         "visible": visible,
     }
     environment.globals |= {
         "counted": formatting.counted,
-        "elapsed": formatting.elapsed,
+        "age": formatting.age,
+        "seconds_between": formatting.seconds_between,
         "share": formatting.share,
         "static": static_path(),
         "views_of": views_of,

@@ -250,9 +250,18 @@ function visible(text) {
 
 // Times: relative, and kept current.
 
-let clockAhead = 0; // of the log's clock, in milliseconds
+// Milliseconds that this machine's clock is ahead of the log's, by the page that took least time to
+// come: times are shown by the log's clock alone.
+let clockAhead = Infinity;
+
+function readClock() {
+  const now = Date.parse(live.querySelector("[data-now]")?.dataset.now);
+  if (now) clockAhead = Math.min(clockAhead, Date.now() - now);
+}
 
 function tick() {
+  readClock();
+  if (clockAhead === Infinity) return; // a page without times
   const now = Date.now() - clockAhead;
   for (const time of document.querySelectorAll("time[data-ago]")) {
     if (time.dateTime) write(time, `${duration((now - Date.parse(time.dateTime)) / 1000)} ago`);
@@ -371,17 +380,19 @@ async function drawCharts() {
 }
 
 function seconds(value) {
-  if (value < 1) return `${(value * 1000).toFixed(0)} ms`;
-  return value < 60 ? `${value.toFixed(value < 10 ? 1 : 0)} s` : duration(value);
+  if (value === 0) return "0 s";
+  if (value >= 60) return duration(value);
+  return `${value.toFixed(value < 0.01 ? 3 : value < 1 ? 2 : value < 10 ? 1 : 0)} s`;
 }
 
-// The times on an axis, all in one form: with seconds if the marks are less than a minute apart.
+// The times on an axis, in UTC as all times of a page, and in one form: with seconds if the marks are
+// less than a minute apart.
 function clockTimes(marks) {
   const isFine = marks.length > 1 && marks[1] - marks[0] < 60;
   return marks.map((at) => {
     const moment = new Date(at * 1000);
-    const isMidnight = moment.getHours() === 0 && moment.getMinutes() === 0 && moment.getSeconds() === 0;
-    return isMidnight ? moment.toLocaleDateString([], { month: "short", day: "numeric" }) : moment.toTimeString().slice(0, isFine ? 8 : 5);
+    const [date, time] = moment.toISOString().split("T");
+    return at % 86400 === 0 ? date.slice(5) : time.slice(0, isFine ? 8 : 5);
   });
 }
 
@@ -406,13 +417,14 @@ function chart(id, series, columns, format) {
       height: 190,
       cursor: { points: { size: 6 }, drag: { x: false, y: false } },
       legend: { live: true },
+      tzDate: (at) => uPlot.tzDate(new Date(at * 1000), "Etc/UTC"),
       scales: { y: { range: (_, low, high) => [0, Math.max(high * 1.1, high === 0 ? 1 : 0.001)] } },
       axes: [
         { stroke: text, grid, ticks: grid, font: "11px system-ui", space: 80, values: (_, ticks) => clockTimes(ticks) },
         { stroke: text, grid, ticks: grid, font: "11px system-ui", size: 58, values: (_, ticks) => ticks.map(format) },
       ],
       series: [
-        { value: (_, at) => (at === null || at === undefined ? "–" : new Date(at * 1000).toLocaleTimeString([], { hour12: false })) },
+        { label: "Time (UTC)", value: (_, at) => (at === null || at === undefined ? "–" : new Date(at * 1000).toISOString().slice(11, 19)) },
         ...columns.map(([name, hue, label]) => ({
           label: label ?? name,
           stroke: colour(hue),

@@ -10,8 +10,9 @@ from playwright.sync_api import Browser, expect
 
 from tests.conftest import NewDatabase
 from tests.support.browser import Window, window
+from tests.support.clock import NOON, ManualClock
 from tests.support.dashboard import claim, end, submit
-from tests.support.server import FairlogServer
+from tests.support.server import AppServer, FairlogServer
 from tests.support.waiting import wait_until
 
 VIEWS = [
@@ -198,6 +199,29 @@ def test_times_are_relative_with_the_exact_one_on_hover(opened: Window) -> None:
     time_shown = opened.go("/jobs/2").locator("dd time").first
     expect(time_shown).to_have_text(re.compile(r"ago$"))
     assert re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d+", time_shown.get_attribute("title") or "")
+
+
+@pytest.mark.parametrize("path", ["/", "/fairness", "/jobs/2"])
+def test_all_durations_of_a_page_are_in_seconds_and_exact_on_hover(
+    opened: Window, path: str
+) -> None:
+    page = opened.go(path)
+    assert not re.search(r"\b[0-9.]+ (ms|µs)\b", page.locator("#live").inner_text())
+    shown = page.locator("#live span[title$=' s']").first
+    expect(shown).to_have_text(re.compile(r"^[0-9.]+ [smhd]( [0-9]+ [smh])?$"))
+    assert re.fullmatch(r"[0-9,]+\.[0-9]{3} s", shown.get_attribute("title") or "")
+
+
+def test_times_are_told_by_the_logs_clock(browser: Browser, new_database_url: NewDatabase) -> None:
+    """The log is in the past, as on a machine whose clock is late."""
+    with (
+        AppServer(new_database_url(), clock=ManualClock(NOON)) as app,
+        window(browser, app.url) as opened,
+    ):
+        answer = app.client.post("/v1/jobs", json={"user_id": "a", "kind": "b", "payload": 1})
+        page = opened.go(f"/jobs/{answer.json()['id']}")
+        page.wait_for_timeout(1500)  # the script shows times anew each second
+        expect(page.locator("dd time").first).to_have_text(re.compile(r"^[0-9]+ s ago$"))
 
 
 def test_what_is_not_there_says_what_to_do(opened: Window) -> None:

@@ -1,17 +1,21 @@
+from datetime import timedelta
+
 import msgspec
 import pytest
 
 from entrypoints.dashboard import formatting
 from entrypoints.runtime.text import message_of, visible
+from tests.support.clock import NOON
 
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [
         (None, "–"),
-        (-1, "0 ms"),
-        (0.0042, "4 ms"),
-        (0.85, "850 ms"),
+        (-1, "0 s"),
+        (0.0042, "0.004 s"),
+        (0.012, "0.01 s"),
+        (0.85, "0.85 s"),
         (4.21, "4.2 s"),
         (12.4, "12 s"),
         (59.6, "1 m"),
@@ -23,6 +27,22 @@ from entrypoints.runtime.text import message_of, visible
 )
 def test_durations_have_their_largest_two_units(seconds: float | None, text: str) -> None:
     assert formatting.duration(seconds) == text
+
+
+def test_the_exact_duration_has_milliseconds() -> None:
+    assert formatting.exact(12345.6789) == "12,345.679 s"
+    assert formatting.exact(None) == "not known"
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0.9, "0 s"), (59.9, "59 s"), (3725, "1 h 2 m")])
+def test_an_age_has_whole_seconds(seconds: float, text: str) -> None:
+    assert formatting.age(NOON, NOON + timedelta(seconds=seconds)) == text
+
+
+def test_one_thing_is_counted_in_the_singular() -> None:
+    assert formatting.counted(1, "job waits", "jobs wait") == "1 job waits"
+    assert formatting.counted(0, "job waits", "jobs wait") == "0 jobs wait"
+    assert formatting.counted(1200, "job waits", "jobs wait") == "1,200 jobs wait"
 
 
 def test_long_json_is_clipped_and_says_so() -> None:
