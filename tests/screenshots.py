@@ -1,7 +1,8 @@
 """`python -m tests.screenshots [--seconds N]`: pictures of each view, of a living system.
 
-They are written to docs/screenshots. A server serves customers for so many seconds (default 240),
-so that the charts have something to show.
+They are written to docs/screenshots. A server serves three customers of different size for so many
+seconds (default 240), so that the charts have something to show. Meanwhile webhooks fail, the kind
+`report` is paused, and one of two workers has died.
 """
 
 import argparse
@@ -10,17 +11,24 @@ import threading
 import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Final
+from typing import Any, Final
 
 import httpx
 
+from entrypoints.service.worker_polls import LATELY_SECONDS
 from tests.support.browser import chromium, window
 from tests.support.repository import ROOT
 from tests.support.server import FairlogServer
+from tests.support.workers import WorkerProcess
 
 FOLDER: Final = ROOT / "docs" / "screenshots"
 SECONDS_OF_LIFE: Final = 240.0
 SECONDS_OF_A_VIEW: Final = 1.5  # for its charts to be drawn
+WIDE: Final = 1360
+NARROW: Final = 420
+CUSTOMERS: Final = {"acme": 0.7, "globex": 0.22, "initech": 0.08}  # by their share of submissions
+KINDS: Final = ("thumbnail", "thumbnail", "webhook", "webhook", "export")
+_LISTS: Final = frozenset({"jobs", "failed", "audit"})  # of which the beginning is enough
 HANDLERS = """
 import random
 import time
@@ -35,53 +43,61 @@ def export(payload):
 
 def webhook(payload):
     time.sleep(random.uniform(0.05, 0.3))
-    if random.random() < 0.12:
+    if random.random() < (0.9 if payload["host"].startswith("down.") else 0.05):
         raise ConnectionError(f"no answer from {payload['host']}")
     return {"status": 200}
 
-def summarize(payload):
-    time.sleep(random.uniform(0.2, 0.6))
-    if random.random() < 0.05:
-        raise ValueError("the model gave no text")
-    return {"words": random.randrange(50, 200)}
+def report(payload):
+    return {"pages": 3}
 """
 
 
 def live(url: str, stop: threading.Event) -> None:
-    """Customers submit, one of them far more than all others."""
+    """Customers submit, each with a share of its own."""
     chance = random.Random(3)
-    customers = ["globex", "initech", "umbrella", "hooli", "stark", "wayne", "wonka", "tyrell"]
     number = 0
     with httpx.Client(base_url=url) as client:
         while not stop.is_set():
             number += 1
-            user = "acme" if chance.random() < 0.45 else chance.choice(customers)
-            kind = chance.choice(["thumbnail", "thumbnail", "webhook", "summarize", "export"])
-            payload = {"image": f"{number:05}", "host": f"hooks.{user}.example", "order": number}
-            more = {"run_at": "2100-01-01T00:00:00Z"} if number % 400 == 0 else {}
-            client.post(
-                "/v1/jobs", json={"user_id": user, "kind": kind, "payload": payload, **more}
-            )
+            [user] = chance.choices(list(CUSTOMERS), list(CUSTOMERS.values()))
+            kind = "report" if number % 50 == 0 else chance.choice(KINDS)
+            host = f"{'down' if number % 6 == 0 else 'hooks'}.{user}.example"
+            job: dict[str, Any] = {
+                "payload": {"image": f"{number:05}", "host": host, "order": number}
+            }
+            if number % 400 == 0:
+                job["run_at"] = "2100-01-01T00:00:00Z"
+            if kind == "webhook":
+                job["max_attempts"] = 2
+            client.post("/v1/jobs", json={"user_id": user, "kind": kind, **job})
             if number % 150 == 0:
                 newest = client.get("/v1/jobs", params={"state": "queued", "limit": 1}).json()
-                for job in newest["jobs"]:
-                    client.post(f"/v1/jobs/{job['id']}/cancel")
-            stop.wait(chance.expovariate(14 + 8 * (time.monotonic() // 40 % 2)))
+                for queued in newest["jobs"]:
+                    client.post(f"/v1/jobs/{queued['id']}/cancel")
+            stop.wait(chance.expovariate(10 + 10 * (time.monotonic() // 40 % 2)))
 
 
 def pictures(folder: Path, seconds_of_life: float) -> None:
-    """Let a server live for a while, and write a picture of each view in each theme."""
+    """Let a server live for a while, and write a picture of each view in each form."""
     with TemporaryDirectory() as directory:
         handlers = Path(directory) / "customers.py"
         handlers.write_text(HANDLERS)
-        settings = {"handlers": handlers, "user_limit": 300}
+        settings = {"handlers": handlers, "user_limit": 400, "lease_seconds": 10}
         url = f"sqlite:///{directory}/fairlog.db"
-        with FairlogServer(url, workers=4, settings=settings) as server:
+        with (
+            FairlogServer(url, workers=3, settings=settings) as server,
+            WorkerProcess(server.url, "--handlers", str(handlers)) as dying,
+        ):
+            server.client.put("/v1/kinds/report", json={"running": 0}).raise_for_status()
+            server.client.put("/v1/limits/globex", json={"limit": 200}).raise_for_status()
+            server.client.put("/v1/limits/initech", json={"running": 2}).raise_for_status()
             stop = threading.Event()
             customers = threading.Thread(target=live, args=(server.url, stop))
             customers.start()
             try:
-                time.sleep(seconds_of_life)
+                time.sleep(max(0.0, seconds_of_life - 1.5 * LATELY_SECONDS))
+                dying.kill()
+                time.sleep(1.5 * LATELY_SECONDS)
                 take(server, folder)
             finally:
                 stop.set()
@@ -89,24 +105,26 @@ def pictures(folder: Path, seconds_of_life: float) -> None:
 
 
 def take(server: FairlogServer, folder: Path) -> None:
-    failed = server.client.get("/v1/audit", params={"type": "JobFailed", "limit": 1000})
-    events = failed.json()["events"]
-    job_id = events[len(events) // 2]["job_id"]
+    failed = server.client.get("/v1/jobs", params={"state": "failed", "limit": 1}).json()
     views = {
         "overview": "/",
         "fairness": "/fairness",
-        "limits": "/limits?user=acme",
+        "limits": "/limits?user=globex",
         "jobs": "/jobs",
-        "job": f"/jobs/{job_id}",
+        "failed": "/jobs?state=failed&error=no+answer",
+        "job": f"/jobs/{failed['jobs'][0]['id']}",
         "audit": "/audit",
     }
+    forms = {"light": ("light", WIDE), "dark": ("dark", WIDE), "narrow": ("light", NARROW)}
     with chromium() as browser:
-        for theme in ("light", "dark"):
-            with window(browser, server.url, theme=theme, height=900) as opened:
+        for form, (theme, width) in forms.items():
+            with window(browser, server.url, theme=theme, width=width, height=900) as opened:
+                # The narrow window shows the beginning alone: a telephone has no more at once.
                 for name, path in views.items():
                     page = opened.go(path)
                     page.wait_for_timeout(SECONDS_OF_A_VIEW * 1000)
-                    page.screenshot(path=folder / f"{name}-{theme}.png")
+                    is_whole = form != "narrow" and name not in _LISTS
+                    page.screenshot(path=folder / f"{name}-{form}.png", full_page=is_whole)
 
 
 def main() -> None:

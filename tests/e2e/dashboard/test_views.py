@@ -20,8 +20,11 @@ VIEWS = [
     "/fairness",
     "/limits?user=alice",
     "/jobs",
+    "/jobs?state=failed&error=no+such&since=1d",
+    "/jobs?since=soon",
     "/audit",
     "/jobs/2",
+    "/jobs/4",
     "/jobs/2?as_of=2",
     "/audit?as_of=3",
     "/audit/standing?as_of=3",
@@ -172,7 +175,7 @@ def test_a_failed_job_shows_its_error_as_text_with_the_last_line_first(
         "spans => spans.map(span => span.dataset.state)"
     )
     assert sorted(shown) == ["failed", "queued", "running", "scheduled"]
-    expect(page.locator(".legend [data-state=running]")).to_contain_text("in 2 times")
+    expect(page.locator(".legend [data-state=running]")).to_contain_text("running 2 times, ")
     row = page.locator("section:has(#h-attempts) tbody tr").last
     row.locator("summary").click()
     expect(row.locator("pre")).to_contain_text('File "torn.py"')
@@ -242,9 +245,11 @@ def test_the_theme_stays_chosen(opened: Window) -> None:
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(16, 18, 22)"
 
 
-@pytest.mark.parametrize("theme", ["light", "dark"])
-def test_axe_finds_nothing_serious(browser: Browser, server: FairlogServer, theme: str) -> None:
-    with window(browser, server.url, theme=theme) as opened:
+@pytest.mark.parametrize(("theme", "width"), [("light", 1360), ("dark", 1360), ("light", 420)])
+def test_axe_finds_nothing_serious(
+    browser: Browser, server: FairlogServer, theme: str, width: int
+) -> None:
+    with window(browser, server.url, theme=theme, width=width) as opened:
         for path in VIEWS:
             opened.go(path)
             found = Axe().run(opened.page).response["violations"]
