@@ -47,7 +47,7 @@ RUN_ELSEWHERE: Final = {
     ("docs/transactional.md", "sql"): "tests/e2e/servers/test_outbox.py",
 }
 # The blocks that say why they are not run.
-NOT_RUN: Final = {"docs/client.md": 3, "docs/concepts/fairness.md": 1, "docs/deployment.md": 4}
+NOT_RUN: Final = {"docs/client.md": 2, "docs/concepts/fairness.md": 1, "docs/deployment.md": 4}
 OUTPUTS: Final = {"", "text"}  # languages of blocks that are no commands
 
 
