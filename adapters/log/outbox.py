@@ -6,7 +6,8 @@ part of the log, and are created when missing.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from typing import Any, Final
 
@@ -16,15 +17,16 @@ from sqlalchemy.dialects import mysql
 from sqlalchemy.engine import Connection, RowMapping
 from sqlalchemy.exc import DBAPIError
 
-from adapters.database.faults import error_code
+from adapters.database.faults import Fault, error_code, explained, fault_of
 from domain.decisions.answers import OutboxTaken
-from domain.language.commands import SubmitRows, TakeOutbox
-from domain.language.errors import FairlogError, InvalidInput
+from domain.language.commands import SubmitJob, SubmitRows, TakeOutbox
+from domain.language.errors import FairlogError, InvalidInput, OutboxUnavailable
 from domain.language.identifiers import UserId
 from domain.language.outbox import OutboxRow, submission_of
 
-USERS_PER_READ_MAX: Final = 50
-BYTES_PER_READ_MAX: Final = 2 * 1024 * 1024  # of payloads; at least one row is read
+USERS_PER_READ_MAX: Final = 500
+BYTES_PER_READ_MAX: Final = 2 * 1024 * 1024  # of text; at least one row is read
+ROW_BYTES_MAX: Final = 4 * 1024 * 1024  # a longer row is rejected unread
 COUNTED_ROWS_MAX: Final = 10_000  # in each table, for metrics
 # NOWAIT: MySQL's own number, and a lock wait time-out in MariaDB.
 _LOCKED: Final = frozenset({1205, 3572})
@@ -36,6 +38,9 @@ _name = sa.String(255).with_variant(
 )
 _json = sa.Text().with_variant(
     mysql.MEDIUMTEXT(charset="utf8mb4", collation="utf8mb4_bin"), "mysql", "mariadb"
+)
+_reason = sa.String(2000).with_variant(
+    mysql.VARCHAR(2000, charset="utf8mb4", collation="utf8mb4_bin"), "mysql", "mariadb"
 )
 _time = sa.String(40)
 _id = sa.BigInteger().with_variant(sa.Integer, "sqlite")  # SQLite generates no other type
@@ -60,6 +65,8 @@ outbox = sa.Table(
     metadata,
     sa.Column("id", _id, primary_key=True, autoincrement=True),
     *_columns(),
+    # SQLite stores any value in any column, and such a user could not be looked up.
+    sa.CheckConstraint("typeof(user_id) = 'text'").ddl_if(dialect="sqlite"),
     sa.Index("outbox_by_user", "user_id", "id"),
     sqlite_autoincrement=True,  # no id is used again
 )
@@ -69,11 +76,13 @@ outbox_rejected = sa.Table(
     metadata,
     sa.Column("id", _id, primary_key=True, autoincrement=False, comment="that it had in outbox"),
     *_columns(),
-    sa.Column("reason", sa.String(2000), nullable=False),
+    sa.Column("reason", _reason, nullable=False),
     # Part of the key, since a dropped outbox begins with 1 again.
     sa.Column("rejected_at", _time, primary_key=True, comment="RFC 3339, the log's time"),
 )
 _COPIED: Final = [column.name for column in outbox.columns]
+_TEXTS: Final = ("user_id", "kind", "payload", "idempotency_key", "run_at", "expires_at", "options")
+_TOO_LONG: Final = f"The row has more than {ROW_BYTES_MAX} bytes."
 _REASON_MAX: Final = 2000  # characters
 
 
@@ -97,16 +106,39 @@ class SqlOutbox:
     def __init__(self, *, is_sqlite: bool) -> None:
         self._is_sqlite = is_sqlite
 
-    def users(self, connection: Connection, after: str | None, users_max: int) -> list[UserId]:
-        """Return the next users with rows, in the database's order; the first for None."""
-        query = sa.select(outbox.c.user_id).distinct().order_by(outbox.c.user_id).limit(users_max)
+    def users(self, connection: Connection, after: UserId | None, users_max: int) -> list[UserId]:
+        """Return the next users with rows, in the database's order; the first for None. Raises
+        `OutboxUnavailable`.
+
+        Each is looked up in the index: DISTINCT would read all rows of a user with very many.
+        """
+        first = sa.select(sa.func.min(outbox.c.user_id))
         if after is not None:
-            query = query.where(outbox.c.user_id > after)
-        return [UserId(str(user_id)) for user_id in connection.execute(query).scalars()]
+            first = first.where(outbox.c.user_id > after)
+        found = sa.select(first.scalar_subquery().label("user_id"), sa.literal(1).label("number"))
+        each = found.cte("each", recursive=True)
+        following = sa.select(sa.func.min(outbox.c.user_id)).where(
+            outbox.c.user_id > each.c.user_id
+        )
+        each = each.union_all(
+            sa.select(following.correlate(each).scalar_subquery(), each.c.number + 1).where(
+                each.c.user_id.is_not(None), each.c.number < users_max
+            )
+        )
+        query = sa.select(each.c.user_id).where(each.c.user_id.is_not(None))
+        with _guarded():
+            return [UserId(str(user_id)) for user_id in connection.execute(query).scalars()]
+
+    def first_row(self, connection: Connection, user_id: UserId) -> int | None:
+        """Return the id of a user's oldest row. Raises `OutboxUnavailable`."""
+        query = sa.select(sa.func.min(outbox.c.id)).where(outbox.c.user_id == user_id)
+        with _guarded():
+            found = connection.execute(query).scalar_one()
+        return None if found is None else int(found)
 
     def counts(self, connection: Connection) -> tuple[int, int]:
         """Return the numbers of rows that wait and that were rejected, each at most
-        COUNTED_ROWS_MAX.
+        COUNTED_ROWS_MAX. Raises `OutboxUnavailable`.
         """
         waiting, rejected = (
             sa.select(sa.func.count())
@@ -114,10 +146,12 @@ class SqlOutbox:
             .scalar_subquery()
             for table in (outbox, outbox_rejected)
         )
-        found = connection.execute(sa.select(waiting, rejected)).one()
+        with _guarded():
+            found = connection.execute(sa.select(waiting, rejected)).one()
         return int(found[0]), int(found[1])
 
     def newest_rejected(self, connection: Connection, rows_max: int) -> list[RejectedRow]:
+        """Return rejected rows, the newest first. Raises `OutboxUnavailable`."""
         columns = outbox_rejected.c
         query = (
             sa.select(
@@ -134,59 +168,78 @@ class SqlOutbox:
                 row.reason,
                 datetime.fromisoformat(row.rejected_at),
             )
-            for row in connection.execute(query)
+            for row in _all(connection, query)
         ]
 
     def read(self, connection: Connection, command: TakeOutbox) -> SubmitRows | TakeOutbox:
         """Read and lock rows of the users, in rounds. Returns the command if there is none.
 
-        Needs the head lock. Raises `OutboxLocked`.
+        Needs the head lock. Raises `OutboxLocked` and `OutboxUnavailable`.
         """
-        chosen = self._choose(connection, command)
-        if not chosen:
-            return command
-        stored = {row["id"]: row for row in self._lock(connection, sorted(chosen))}
-        rows, invalid = [], []
-        for row_id in chosen:
+        with _guarded():
+            chosen = self._choose(connection, command)
+            if not chosen:
+                return command
+            whole = [row_id for row_id, is_read in chosen.items() if is_read]
+            stored = {row["id"]: row for row in self._lock(connection, whole, outbox.columns)}
+            unread = [row_id for row_id, is_read in chosen.items() if not is_read]
+            locked = {row["id"] for row in self._lock(connection, unread, [outbox.c.id])}
+        rows: list[tuple[int, SubmitJob]] = []
+        invalid = [
+            (row_id, command.rejection or _TOO_LONG) for row_id in unread if row_id in locked
+        ]
+        for row_id in whole:
             if row_id not in stored:  # deleted meanwhile by its program
-                continue
-            if command.rejection is not None:
-                invalid.append((row_id, command.rejection))
                 continue
             try:
                 rows.append((row_id, submission_of(OutboxRow(**stored[row_id]))))
             except InvalidInput as error:
-                invalid.append((row_id, str(error)))
+                invalid.append((row_id, str(error)[:_REASON_MAX]))
         return SubmitRows(rows, invalid)
 
-    def _choose(self, connection: Connection, command: TakeOutbox) -> list[int]:
-        """Return the ids of the rows to take, in the order in which they become jobs."""
+    def _choose(self, connection: Connection, command: TakeOutbox) -> dict[int, bool]:
+        """Return the ids of the rows to take, in the order in which they become jobs. False: it is
+        rejected without being read.
+        """
+        if command.row_id is not None:
+            return {command.row_id: command.rejection is None}
         share = max(1, command.rows_max // len(command.users))
+        size = sum(
+            (sa.func.coalesce(sa.func.length(outbox.c[name]), 0) for name in _TEXTS),
+            start=sa.literal(0),
+        )
         of_users = [
-            sa.select(outbox.c.id, outbox.c.user_id, sa.func.length(outbox.c.payload).label("size"))
+            sa.select(outbox.c.id, sa.literal(place).label("place"), size.label("size"))
             .where(outbox.c.user_id == user_id)
             .order_by(outbox.c.id)
             .limit(share)
             .subquery()
-            for user_id in command.users[: command.rows_max]
+            for place, user_id in enumerate(command.users[: command.rows_max])
         ]
         found = connection.execute(sa.union_all(*(sa.select(one) for one in of_users))).all()
-        rounds: Counter[str] = Counter()
-        in_rounds: list[tuple[int, int, int]] = []  # (round, id, size)
-        for row_id, user_id, size in sorted(found, key=lambda row: int(row[0])):
-            rounds[user_id] += 1
-            in_rounds.append((rounds[user_id], row_id, size))
-        chosen: list[int] = []
+        rounds: Counter[int] = Counter()
+        in_rounds: list[tuple[int, int, int, int]] = []  # (round, place of the user, id, size)
+        for row_id, place, bytes_ in sorted(
+            (int(row[0]), int(row[1]), int(row[2])) for row in found
+        ):
+            rounds[place] += 1
+            in_rounds.append((rounds[place], place, row_id, bytes_))
+        chosen: dict[int, bool] = {}
         total = 0
-        for _, row_id, size in sorted(in_rounds):
-            total += size
+        for _, _, row_id, bytes_ in sorted(in_rounds):
+            is_read = bytes_ <= ROW_BYTES_MAX
+            total += bytes_ if is_read else 0
             if chosen and total > BYTES_PER_READ_MAX:
                 break
-            chosen.append(row_id)
+            chosen[row_id] = is_read
         return chosen
 
-    def _lock(self, connection: Connection, ids: Sequence[int]) -> Sequence[RowMapping]:
-        query = sa.select(outbox).where(outbox.c.id.in_(ids))
+    def _lock(
+        self, connection: Connection, ids: Sequence[int], columns: Iterable[sa.Column[Any]]
+    ) -> Sequence[RowMapping]:
+        if not ids:
+            return []
+        query = sa.select(*columns).where(outbox.c.id.in_(sorted(ids)))
         if self._is_sqlite:  # the transaction has locked the whole file
             return connection.execute(query).mappings().all()
         # By the primary key alone: a scan would meet rows that are not committed yet, and wait.
@@ -201,8 +254,12 @@ class SqlOutbox:
     def remove(self, connection: Connection, taken: OutboxTaken, now: datetime) -> bool:
         """Delete the rows that became jobs, and move the rejected ones. Needs what `read` locked.
 
-        Returns True if there were any.
+        Returns True if there were any. Raises `OutboxUnavailable`.
         """
+        with _guarded():
+            return self._remove(connection, taken, now)
+
+    def _remove(self, connection: Connection, taken: OutboxTaken, now: datetime) -> bool:
         rejected_at = now.isoformat().replace("+00:00", "Z")
         for row_id, reason in taken.rejected:
             copied = sa.select(
@@ -224,3 +281,23 @@ class SqlOutbox:
         connection.exec_driver_sql(
             f"DELETE FROM outbox WHERE id = {mark}", [(row_id,) for row_id in ids]
         )
+        connection.exec_driver_sql("SELECT 1")  # so that an error of theirs is raised here
+
+
+def _all(connection: Connection, query: sa.Select[Any]) -> Sequence[Any]:
+    with _guarded():
+        return connection.execute(query).all()
+
+
+@contextmanager
+def _guarded() -> Iterator[None]:
+    """Turn errors of these tables into `OutboxUnavailable`, so that nobody else suffers from them.
+
+    A lost connection says nothing about the tables.
+    """
+    try:
+        yield
+    except DBAPIError as error:
+        if fault_of(error) is Fault.LOST:
+            raise
+        raise OutboxUnavailable(f"The outbox cannot be used: {explained(error)}") from error

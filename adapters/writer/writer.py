@@ -55,7 +55,9 @@ from domain.language.errors import (
     LogFileReplaced,
     LogTooNew,
     LogUnavailable,
+    OutboxUnavailable,
     WriteFailed,
+    without_traceback,
 )
 from domain.language.events import ClockCorrected, JobFailed, RateLimitDecided, Recorded, type_of
 from domain.language.identifiers import Kind, UserId
@@ -499,11 +501,16 @@ class Writer:
         """Write a batch in one transaction. An empty one saves the rows of the projections."""
         try:
             return self._write_once(batch)
-        except OutboxLocked:  # no caller waits for the program that holds the row
-            return self._write_once(batch, reads_outbox=False)
+        except (OutboxLocked, OutboxUnavailable) as error:  # the other commands go on without it
+            return self._write_once(batch, without_traceback(error))
 
-    def _write_once(self, batch: Sequence[Pending], *, reads_outbox: bool = True) -> list[Outcome]:
-        """Write a batch, from the head lock to the commit. Raises `OutboxLocked`."""
+    def _write_once(
+        self, batch: Sequence[Pending], outbox_error: Exception | None = None
+    ) -> list[Outcome]:
+        """Write a batch, from the head lock to the commit; with an error of the outbox, without it.
+
+        Raises `OutboxLocked` and `OutboxUnavailable`.
+        """
         connection = self._connect()
         with connection.begin() as transaction:
             head = self._log.lock_head(connection)
@@ -517,9 +524,7 @@ class Writer:
             corrected = None
             if not all(isinstance(one, SaveProjections) for one in commands):
                 head, corrected = self._judge_time(head, commands)
-            done = self._decide_and_append(
-                connection, head, commands, corrected, reads_outbox=reads_outbox
-            )
+            done = self._decide_and_append(connection, head, commands, corrected, outbox_error)
             if done.recorded:
                 self._in_doubt = done
             elif not done.has_changed_rows:
@@ -569,15 +574,9 @@ class Writer:
         head: Head,
         commands: Sequence[Command],
         corrected: ClockCorrected | None,
-        *,
-        reads_outbox: bool = True,
+        outbox_error: Exception | None = None,
     ) -> _WrittenBatch:
-        decided = [
-            self._rows_of(connection, one, reads_outbox=reads_outbox)
-            if isinstance(one, TakeOutbox)
-            else one
-            for one in commands
-        ]
+        decided = self._with_rows(connection, commands, outbox_error)
         if head.reading is not None and head.reading.correction.trusts_clock:
             decided = [_by_log_time(one, head.reading.correction) for one in decided]
         required = RequiredRows()
@@ -594,6 +593,11 @@ class Writer:
         if corrected is not None:
             batch.correct_clock(corrected)
         outcomes = batch.decide_all(decided, _log_crash)
+        if isinstance(outbox_error, OutboxUnavailable):
+            outcomes = [
+                outbox_error if isinstance(one, TakeOutbox) else outcome
+                for one, outcome in zip(commands, outcomes, strict=True)
+            ]
         leaves: Sequence[Leaf] = ()
         new = head
         if batch.empty_claims:
@@ -616,12 +620,21 @@ class Writer:
                 has_changed_rows |= self._outbox.remove(connection, taken, batch.now)
         return _WrittenBatch(head, batch.recorded, leaves, outcomes, model, has_changed_rows)
 
-    def _rows_of(
-        self, connection: Connection, command: TakeOutbox, *, reads_outbox: bool
-    ) -> SubmitRows | TakeOutbox:
-        if reads_outbox:
-            return self._outbox.read(connection, command)
-        return SubmitRows(is_locked=True)
+    def _with_rows(
+        self, connection: Connection, commands: Sequence[Command], error: Exception | None
+    ) -> list[Command | SubmitRows]:
+        """Replace the first TakeOutbox by the rows that it takes. Another one in the same batch
+        would read the same rows, which are deleted at its end.
+        """
+        decided: list[Command | SubmitRows] = list(commands)
+        for place, command in enumerate(commands):
+            if isinstance(command, TakeOutbox):
+                if isinstance(error, OutboxLocked):
+                    decided[place] = SubmitRows(is_locked=True)
+                elif error is None:
+                    decided[place] = self._outbox.read(connection, command)
+                break
+        return decided
 
     def _was_written(self, connection: Connection, doubt: _WrittenBatch) -> bool:
         """Compare hashes. A hash covers the whole log up to it, so equal means it is our batch."""

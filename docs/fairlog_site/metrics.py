@@ -17,7 +17,14 @@ def page() -> str:
 
 def all_metrics() -> Iterator[Metric]:
     with application() as app:
-        nothing = StoredMetrics(jobs={}, clock_ahead_seconds=0.0, lags={}, kinds={})
+        nothing = StoredMetrics(
+            jobs={},
+            clock_ahead_seconds=0.0,
+            lags={},
+            kinds={},
+            outbox_rows=0,
+            outbox_rejected_rows=0,
+        )
         yield from app.metrics.collect(nothing)
 
 

@@ -232,7 +232,8 @@ class TakeOutbox(_Command, frozen=True, kw_only=True, gc=False, tag=True):
 
     users: tuple[UserId, ...]  # whose rows are taken, each user's oldest first
     rows_max: int  # from 1
-    # Move the rows to outbox_rejected with this sentence, for a row that the database refuses.
+    row_id: int | None = None  # take this row alone, if it is still there
+    # Move that row to outbox_rejected with this sentence, since the database refuses its job.
     rejection: str | None = None
 
 

@@ -434,6 +434,10 @@ class LogCorrupt(FairlogError):
     """The stored log cannot be what Fairlog wrote."""
 
 
+class OutboxUnavailable(FairlogError):
+    """The tables of the outbox cannot be read or changed now. Nothing else is affected."""
+
+
 class WriteFailed(FairlogError):
     """The database refused this command; the other commands of its batch were written."""
 
@@ -465,6 +469,7 @@ __all__ = [
     "NotForKind",
     "NotForUser",
     "NotTheCurrentAttempt",
+    "OutboxUnavailable",
     "QueueFull",
     "RateLimited",
     "Refusal",

@@ -1,5 +1,6 @@
 """Overview: whether work flows, the workers, the kinds, and recent failures."""
 
+import contextlib
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Final
@@ -12,8 +13,10 @@ from msgspec import Struct
 from sqlalchemy.engine import Connection
 
 from adapters.log import audit_log
+from adapters.log.outbox import RejectedRow
 from domain.fairness.line import KindInLine
 from domain.jobs.job import State
+from domain.language.errors import OutboxUnavailable
 from domain.language.events import FailureReason
 from domain.language.identifiers import JobId, Kind
 from entrypoints.dashboard.charts import RANGES, Range
@@ -136,9 +139,16 @@ def _read(context: DashboardContext, connection: Connection, at: ShownMoment) ->
         "workers": workers,
         "kinds": kinds[:_KINDS_SHOWN],
         "failures": _failures(context, connection, at),
-        "rejected": fairlog.outbox_table.newest_rejected(connection, _REJECTED_SHOWN),
+        "rejected": _rejected(context, connection),
         "behind": 0 if following is None else at.position - following.position,
     }
+
+
+def _rejected(context: DashboardContext, connection: Connection) -> list[RejectedRow]:
+    """Return rejected rows of the outbox; none if its tables cannot be read."""
+    with contextlib.suppress(OutboxUnavailable):
+        return context.fairlog.outbox_table.newest_rejected(connection, _REJECTED_SHOWN)
+    return []
 
 
 def _kinds(

@@ -22,7 +22,7 @@ from sqlalchemy.engine import Connection
 from adapters.log.outbox import COUNTED_ROWS_MAX
 from adapters.writer.writer import BatchWritten
 from domain.jobs.job import State
-from domain.language.errors import FairlogError
+from domain.language.errors import FairlogError, OutboxUnavailable
 from domain.language.identifiers import Kind
 from entrypoints.http.histogram import Histogram
 from entrypoints.http.kind_metrics import (
@@ -51,8 +51,8 @@ class StoredMetrics(Struct, frozen=True):
     clock_ahead_seconds: float  # the log's time minus the database's clock
     lags: Mapping[str, int]  # events not applied yet, by asynchronous projection
     kinds: Mapping[Kind, OpenJobs]
-    outbox_rows: int = 0  # that wait, at most COUNTED_ROWS_MAX
-    outbox_rejected_rows: int = 0  # at most COUNTED_ROWS_MAX
+    outbox_rows: int | None = None  # that wait, at most COUNTED_ROWS_MAX; None: unknown
+    outbox_rejected_rows: int | None = None  # at most COUNTED_ROWS_MAX
 
 
 class ServerMetrics:
@@ -100,8 +100,13 @@ class ServerMetrics:
                 for projector in self._fairlog.projector_runner.projectors
             },
             read_open_jobs(connection, line, self._front, log.now(connection)),
-            *self._fairlog.outbox_table.counts(connection),
+            *self._outbox_counts(connection),
         )
+
+    def _outbox_counts(self, connection: Connection) -> tuple[int, int] | tuple[()]:
+        with contextlib.suppress(OutboxUnavailable):
+            return self._fairlog.outbox_table.counts(connection)
+        return ()
 
     def exposition(self, stored: StoredMetrics | None) -> bytes:
         """Return the metrics in the Prometheus text format, stored ones only if given."""
@@ -222,6 +227,8 @@ def _stored(stored: StoredMetrics) -> Iterator[Metric]:
         lags.add_metric([projection], events)
     yield lags
     yield from open_jobs_metrics(stored.kinds)
+    if stored.outbox_rows is None or stored.outbox_rejected_rows is None:
+        return
     yield _gauge(
         "fairlog_outbox_rows",
         f"Rows of the outbox that are not jobs yet, at most {COUNTED_ROWS_MAX}",

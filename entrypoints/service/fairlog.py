@@ -113,7 +113,7 @@ class Fairlog(Queries):
         self.key_ring = KeyRing(self._read_keys, requires_keys=requires_keys)
         writer.observe(self.key_ring.batch_written)
         self.sessions = Sessions(DashboardSessions(database, log), self.key_ring, self.read)
-        self.outbox = OutboxTaking(self._outbox_users, writer.execute)
+        self.outbox = OutboxTaking(self._outbox_users, self._outbox_row, writer.execute)
         writer.observe(self.outbox.batch_written)
         self.work = WorkSignal(watcher, self._work_in_line, supervisor.part("work_news"))
         self.cancellations = Cancellations(
@@ -173,10 +173,13 @@ class Fairlog(Queries):
 
         return await self.read(query)
 
-    async def _outbox_users(self, after: str | None, users_max: int) -> list[UserId]:
+    async def _outbox_users(self, after: UserId | None, users_max: int) -> list[UserId]:
         return await self.read(
             lambda connection: self.outbox_table.users(connection, after, users_max)
         )
+
+    async def _outbox_row(self, user_id: UserId) -> int | None:
+        return await self.read(lambda connection: self.outbox_table.first_row(connection, user_id))
 
     async def _work_in_line(self, kinds: Collection[Kind | None]) -> Work:
         named = [kind for kind in kinds if kind is not None]

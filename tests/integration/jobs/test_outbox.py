@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -13,11 +14,13 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from adapters.log.outbox import outbox, outbox_rejected
-from domain.decisions.answers import LimitsSet, Submitted
-from domain.language.commands import ChangeLimit
+from domain.decisions.answers import LimitsSet, OutboxTaken, Submitted
+from domain.language.commands import ChangeLimit, TakeOutbox
+from domain.language.errors import OutboxUnavailable
 from domain.language.events import JobSubmitted, RateLimitDecided, Scope
+from entrypoints.http.metrics import ServerMetrics
 from entrypoints.service.fairlog import Fairlog
-from tests.support.core import do, events_in, log_of, service
+from tests.support.core import do, events_in, log_of, outcomes, put_as_one_batch, service
 from tests.support.stories import ALICE, BOB, ECHO, submit
 
 # SQLite has one lock for the whole file, so nobody writes while a transaction is open.
@@ -47,6 +50,7 @@ def insert_on(connection: Connection, *rows: Mapping[str, Any]) -> None:
 
 
 def take(fairlog: Fairlog) -> None:
+    fairlog.outbox.take_seconds_max = 60.0
     asyncio.run(fairlog.outbox.take())
 
 
@@ -280,3 +284,113 @@ def test_a_row_that_its_program_holds_keeps_back_that_user_alone(
             connection.commit()
         take(fairlog)
         assert bodies_of(fairlog) == [1, 2]
+
+
+def test_a_row_is_taken_once_by_two_commands_of_one_batch(database_url: str) -> None:
+    """A server asks again when its writer has not answered in time; both may wait together."""
+    with service(database_url) as fairlog:
+        insert(fairlog, *[{"user_id": ALICE, "payload": str(n)} for n in range(3)])
+        again = TakeOutbox(users=(ALICE,), rows_max=10)
+        outcomes(put_as_one_batch(fairlog, again, again))
+        assert sorted(bodies_of(fairlog)) == [0, 1, 2]
+
+
+def test_a_row_that_another_server_has_moved_meanwhile_takes_no_good_one_with_it(
+    database_url: str,
+) -> None:
+    with service(database_url) as fairlog:
+        insert(fairlog, {"user_id": ALICE})
+        [row] = rows_of(fairlog, outbox)
+        gone = TakeOutbox(users=(ALICE,), rows_max=1, row_id=row["id"] + 7, rejection="no")
+        assert not do(fairlog, gone, OutboxTaken).rejected
+        take(fairlog)
+        assert rows_of(fairlog, outbox_rejected) == []
+        assert len(jobs(fairlog)) == 1
+
+
+BROKEN: Mapping[str, str] = {
+    "rejected rows have no table": "DROP TABLE outbox_rejected",
+    "the outbox has no table": "DROP TABLE outbox",
+    "a column is missing": "ALTER TABLE outbox DROP COLUMN options",
+}
+
+
+@pytest.mark.parametrize("statement", BROKEN.values(), ids=BROKEN.keys())
+def test_a_broken_outbox_hurts_nobody_else(database_url: str, statement: str) -> None:
+    with service(database_url) as fairlog:
+        insert(fairlog, {"user_id": ALICE, "payload": "{"})
+        with other_program(fairlog) as connection:
+            connection.exec_driver_sql(statement)
+            connection.commit()
+        with pytest.raises(OutboxUnavailable):
+            take(fairlog)
+        found = outcomes(
+            put_as_one_batch(fairlog, TakeOutbox(users=(ALICE,), rows_max=10), submit(BOB))
+        )
+        assert isinstance(found[1], Submitted)
+        assert not fairlog.supervisor.troubles()
+        take(fairlog)  # it is left alone for a while
+        metrics = ServerMetrics(fairlog)
+        assert fairlog.read_now(metrics.read_stored) is not None
+
+
+def test_rows_that_are_too_long_are_rejected_unread_and_delay_nobody(database_url: str) -> None:
+    long = json.dumps("x" * 2_500_000)
+    with service(database_url) as fairlog:
+        insert(fairlog, *[{"user_id": ALICE, "payload": long, "options": long} for _ in range(12)])
+        insert(fairlog, {"user_id": BOB})
+        asyncio.run(fairlog.outbox._take_once(time.monotonic() + 60))
+        assert [job.user_id for job in jobs(fairlog)] == [BOB]
+        reasons = {row["reason"] for row in rows_of(fairlog, outbox_rejected)}
+        assert reasons == {"The row has more than 4194304 bytes."}
+        assert rows_of(fairlog, outbox) == []
+
+
+def test_large_rows_of_some_users_leave_no_other_one_out(database_url: str) -> None:
+    large = json.dumps("x" * 1_000_000)
+    with service(database_url) as fairlog:
+        for user_id in ("big-1", "big-2", "big-3"):
+            insert(fairlog, *[{"user_id": user_id, "payload": large} for _ in range(4)])
+        for _ in range(3):
+            asyncio.run(fairlog.outbox._take_once(time.monotonic() + 60))
+        assert {job.user_id for job in jobs(fairlog)} == {"big-1", "big-2", "big-3"}
+
+
+def test_a_reason_may_have_any_text(database_url: str) -> None:
+    with service(database_url) as fairlog:
+        insert(fairlog, {"user_id": ALICE, "options": '{"日本": 1}'})
+        take(fairlog)
+        [rejected] = rows_of(fairlog, outbox_rejected)
+        assert "There is no option '日本'" in rejected["reason"]
+
+
+def test_ids_that_differ_in_trailing_spaces_alone_are_different_users(database_url: str) -> None:
+    with service(database_url, user_limit=2) as fairlog:
+        for user_id in ("alice", "alice "):
+            insert(fairlog, *[{"user_id": user_id} for _ in range(2)])
+        take(fairlog)
+        assert sorted(job.user_id for job in jobs(fairlog)) == ["alice"] * 2 + ["alice "] * 2
+        assert refusals(fairlog) == []
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_sqlite_refuses_a_user_that_is_no_text(database_url: str) -> None:
+    with service(database_url) as fairlog, pytest.raises(sa.exc.IntegrityError):
+        insert(fairlog, {"user_id": b"alice"})
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_text_that_is_no_utf8_is_rejected(database_url: str) -> None:
+    with service(database_url) as fairlog:
+        with other_program(fairlog) as connection:
+            connection.exec_driver_sql(
+                "INSERT INTO outbox (user_id, kind, payload)"
+                " VALUES ('alice', 'echo', CAST(x'22ff22' AS TEXT))"
+            )
+            connection.commit()
+        insert(fairlog, {"user_id": ALICE}, {"user_id": BOB})
+        take(fairlog)
+        take(fairlog)
+        assert sorted(job.user_id for job in jobs(fairlog)) == [ALICE, BOB]
+        with fairlog.database.read() as connection:
+            assert connection.exec_driver_sql("SELECT COUNT(*) FROM outbox_rejected").scalar() == 1

@@ -50,6 +50,7 @@ _ERRORS: Final[Sequence[FairlogError]] = (
     errors.TooManySecrets(_KEY, 3),
     errors.UnknownJob(_JOB, NOW),
     errors.UnknownKey(_KEY),
+    errors.OutboxUnavailable("gone"),
     errors.WriteFailed("refused"),
 )
 
