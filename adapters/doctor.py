@@ -54,6 +54,7 @@ Variables = Mapping[str, str]
 
 class Level(StrEnum):
     OK = "ok"
+    UNKNOWN = "unknown"  # the account may not look
     WARNING = "warning"  # Fairlog works, but something should be improved
     ERROR = "error"  # Fairlog cannot keep a guarantee, or cannot work at all
 
@@ -357,8 +358,8 @@ def triggers(
     if not faults:
         return DoctorFinding("append-only", Level.OK, "triggers refuse UPDATE and DELETE on events")
     if not is_seen and set(faults.values()) == {TriggerFault.MISSING}:
-        found = "this account has no TRIGGER right to see them; the tables' owner can run `doctor`"
-        return DoctorFinding("append-only", Level.OK, found)
+        found = "this account may not see triggers; run `doctor` as the owner of the tables too"
+        return DoctorFinding("append-only", Level.UNKNOWN, found)
     found = "; ".join(f"the trigger {name} {fault.value}" for name, fault in faults.items())
     mend = "run `fairlog migrate`"
     if _is_on(variables, "log_bin") and not _is_on(variables, "log_bin_trust_function_creators"):

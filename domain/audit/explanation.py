@@ -74,7 +74,7 @@ class ExplanationInput(Struct, frozen=True, kw_only=True):
     user: UserInLine
     kind: KindInLine
     jobs_ahead: Count  # in the line of the same user, of any kind
-    users_ahead: Count  # with an older turn
+    users_ahead: Count  # with an older turn, and jobs of kinds that the same workers serve
     workers: Workers
     error: str | None = None  # type and message of the error of the latest failed attempt
     handler: str | None = None  # what this server's worker knows of the handler, a sentence

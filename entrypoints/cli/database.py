@@ -34,7 +34,7 @@ from projections.verify.findings import Difference, Finding
 from projections.verify.verify import TrustedHead, Verified
 
 USERS_SHOWN_MAX: Final = 100  # with erased bodies
-_MARKS: Final = {Level.OK: "ok     ", Level.WARNING: "warning", Level.ERROR: "error  "}
+_MARKS: Final = {level: f"{level.value:<7}" for level in Level}
 
 
 @click.command()

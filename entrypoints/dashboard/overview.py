@@ -13,7 +13,6 @@ from msgspec import Struct
 from sqlalchemy.engine import Connection
 
 from adapters.log import audit_log
-from adapters.log.outbox import RejectedRow
 from domain.fairness.line import KindInLine
 from domain.jobs.job import State
 from domain.language.errors import OutboxUnavailable
@@ -139,16 +138,23 @@ def _read(context: DashboardContext, connection: Connection, at: ShownMoment) ->
         "workers": workers,
         "kinds": kinds[:_KINDS_SHOWN],
         "failures": _failures(context, connection, at),
-        "rejected": _rejected(context, connection),
+        **_outbox(context, connection),
         "behind": 0 if following is None else at.position - following.position,
     }
 
 
-def _rejected(context: DashboardContext, connection: Connection) -> list[RejectedRow]:
-    """Return rejected rows of the outbox; none if its tables cannot be read."""
+def _outbox(context: DashboardContext, connection: Connection) -> dict[str, object]:
+    """Read how many rows of the outbox wait, and the newest rejected ones; nothing if its tables
+    cannot be read.
+    """
+    outbox = context.fairlog.outbox_table
     with contextlib.suppress(OutboxUnavailable):
-        return context.fairlog.outbox_table.newest_rejected(connection, _REJECTED_SHOWN)
-    return []
+        waiting, _ = outbox.counts(connection)
+        return {
+            "outbox_rows": waiting,
+            "rejected": outbox.newest_rejected(connection, _REJECTED_SHOWN),
+        }
+    return {"outbox_rows": 0, "rejected": []}
 
 
 def _kinds(

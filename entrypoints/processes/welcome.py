@@ -23,7 +23,8 @@ def welcome(
     """
     for unspecified, here in _UNSPECIFIED.items():
         url = url.replace(unspecified, here)
-    kind = _FIRST_KIND if not kinds or _FIRST_KIND in kinds else min(kinds)
+    command = f"curl -s{_SENDING_KEY if needs_key else ''} {url}/v1/jobs"
+    kind = _first_kind(kinds, settings)
     submission = json.dumps({"user_id": "alice", "kind": kind, "payload": {"hello": "world"}})
     if kinds is None:
         served = f"none in this process; run: fairlog worker --server {url}"
@@ -34,13 +35,19 @@ def welcome(
         "Database": _database(settings),
         "Kinds": served,
         "API key": _KEY if needs_key else "",
-        "First job": f"curl -s{_SENDING_KEY if needs_key else ''} {url}/v1/jobs"
-        f" --json {_quoted(submission)}",
+        "First job": "" if kind is None else f"{command} --json {_quoted(submission)}",
         "Stop": "Ctrl-C",
     }
     return "\n".join(
         ["", *(f"  {name:<10} {text}" for name, text in lines.items() if text), "", ""]
     )
+
+
+def _first_kind(kinds: Collection[Kind] | None, settings: Settings) -> Kind | None:
+    """Return a kind that runs; None if this process does not know which ones its workers serve."""
+    if kinds is None:
+        return _FIRST_KIND if settings.builtin_handlers else None
+    return _FIRST_KIND if not kinds or _FIRST_KIND in kinds else min(kinds)
 
 
 def _database(settings: Settings) -> str:

@@ -1,5 +1,6 @@
 """Explains a job's state by the projections, the recent log and the polls of workers."""
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 from sqlalchemy.engine import Connection
@@ -13,12 +14,12 @@ from domain.jobs.failure import unreported_error
 from domain.jobs.job import Job, State
 from domain.language.errors import UnknownJob
 from domain.language.events import JobStarted
-from domain.language.identifiers import JobId, Kind
+from domain.language.identifiers import JobId, Kind, WorkerId
 from domain.language.moments import later
 from domain.log.upcasting import read
 from entrypoints.runtime.text import message_of
 from entrypoints.service.fairlog import Fairlog
-from entrypoints.service.worker_polls import LATELY_SECONDS, is_alive, nearest_kind
+from entrypoints.service.worker_polls import LATELY_SECONDS, WorkerPoll, is_alive, nearest_kind
 from projections.queries.counts_ahead import CountsAhead
 from projections.storage import registry
 
@@ -69,6 +70,7 @@ def input_of(fairlog: Fairlog, connection: Connection, job_id: JobId) -> Explana
     ahead = CountsAhead(registry.current("line"), registry.current("jobs"))
     explaining = EventFilter(job_id=job_id, types=_EXPLAINING_EVENTS)
     latest = audit_log.find_newest(connection, explaining, None, 1)
+    polls = fairlog.worker_polls.read(connection, fairlog.log.now(connection))
     return ExplanationInput(
         job=job,
         now=fairlog.log.now(connection),
@@ -76,8 +78,10 @@ def input_of(fairlog: Fairlog, connection: Connection, job_id: JobId) -> Explana
         user=user,
         kind=kind,
         jobs_ahead=ahead.jobs(connection, job) if is_queued else _NONE,
-        users_ahead=ahead.users(connection, user.turn) if is_queued else _NONE,
-        workers=_workers(fairlog, connection, job, kind, is_queued=is_queued),
+        users_ahead=ahead.users(connection, user.turn, _served_with(job.kind, polls, fairlog))
+        if is_queued
+        else _NONE,
+        workers=_workers(fairlog, connection, job, kind, polls, is_queued=is_queued),
         error=_error(connection, job),
         handler=fairlog.handler_note(job.id),
     )
@@ -93,11 +97,32 @@ def _error(connection: Connection, job: Job) -> str | None:
     return message_of(body) or None
 
 
+def _served_with(
+    kind: Kind, polls: Mapping[WorkerId, WorkerPoll], fairlog: Fairlog
+) -> frozenset[Kind] | None:
+    """Return the kinds whose users take turns with those of a kind: what the living workers ask for
+    that ask for it. None: any.
+    """
+    kinds = {kind}
+    for poll in polls.values():
+        alive = is_alive(poll.seconds_ago, fairlog.policy.lease_seconds, holds_jobs=True)
+        if alive and poll.asks_for(kind):
+            if poll.kinds is None:
+                return None
+            kinds |= poll.kinds
+    return frozenset(kinds)
+
+
 def _workers(
-    fairlog: Fairlog, connection: Connection, job: Job, kind: KindInLine, *, is_queued: bool
+    fairlog: Fairlog,
+    connection: Connection,
+    job: Job,
+    kind: KindInLine,
+    polls: Mapping[WorkerId, WorkerPoll],
+    *,
+    is_queued: bool,
 ) -> Workers:
     lease_seconds = fairlog.policy.lease_seconds
-    polls = fairlog.worker_polls.read(connection, fairlog.log.now(connection))
     asking = sorted(
         (poll for poll in polls.values() if poll.asks_for(job.kind)),
         key=lambda poll: poll.seconds_ago,

@@ -1,5 +1,6 @@
 """Counts of what is ahead of a waiting job, up to a bound: a queue of a million is not counted."""
 
+from collections.abc import Collection
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -7,12 +8,13 @@ from sqlalchemy.engine import Connection
 
 from domain.audit.explanation import Count
 from domain.jobs.job import Job
-from domain.language.identifiers import UserId
+from domain.language.identifiers import Kind, UserId
 from projections.inline.jobs import jobs
 from projections.inline.line import lanes, users
 
 COUNTED_MAX: Final = 500
 LANES_MAX: Final = 100
+KINDS_MAX: Final = 100
 
 
 class CountsAhead:
@@ -43,16 +45,31 @@ class CountsAhead:
                     return Count(COUNTED_MAX, is_exact=False)
         return Count(found)
 
-    def users(self, connection: Connection, turn: int | None) -> Count:
-        """Count the users in line whose turn is older; None: the user is not in line."""
+    def users(
+        self, connection: Connection, turn: int | None, kinds: Collection[Kind] | None
+    ) -> Count:
+        """Count the users whose turn is older and who have waiting jobs of these kinds.
+
+        `turn` None: the user is not in line. `kinds` None: of any kind.
+        """
         if turn is None:
             return Count(0)
-        found = _count(
-            connection,
-            sa.select(users.c.turn).where(
+        if kinds is None:
+            query = sa.select(users.c.turn).where(
                 users.c.generation == self._generation, users.c.turn < turn
-            ),
-        )
+            )
+        else:
+            names = [kind.encode() for kind in sorted(kinds)[:KINDS_MAX]]
+            query = (
+                sa.select(lanes.c.turn)  # each user has one of their own
+                .where(
+                    lanes.c.generation == self._generation,
+                    lanes.c.kind.in_(names),
+                    lanes.c.turn < turn,
+                )
+                .distinct()
+            )
+        found = _count(connection, query)
         return Count(min(found, COUNTED_MAX), is_exact=found <= COUNTED_MAX)
 
     def _kinds(self, connection: Connection, user_id: UserId) -> list[bytes]:

@@ -72,6 +72,16 @@ def test_the_users_ahead_in_the_turn_are_counted(client: httpx.Client) -> None:
     assert "users_ahead" not in reasons(client, job)
 
 
+def test_only_users_are_ahead_whose_jobs_the_same_workers_serve(client: httpx.Client) -> None:
+    submit(client, "near", kind="b")
+    alone = submit(client, "zoe", kind="z")["id"]
+    assert "users_ahead" not in reasons(client, alone)
+    assert claim(client, kinds=["a", "c"]) == []  # the worker waits for these from now on
+    submit(client, "late", kind="c")
+    job = submit(client, "last", kind="a")["id"]
+    assert reasons(client, job)["users_ahead"]["users_ahead"] == 1
+
+
 def test_a_long_line_is_not_counted_to_its_end(client: httpx.Client) -> None:
     jobs = submit_many(client, "ada", COUNTED_MAX + 2)
     exact = reasons(client, jobs[COUNTED_MAX])["jobs_ahead"]
