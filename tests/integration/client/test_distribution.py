@@ -4,13 +4,16 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.support.client_wheel import CLIENT, Environment, new_environment
+from tests.support.repository import ROOT
 from tests.support.server import FairlogServer, without_settings
 
+PYRIGHT = ROOT / ".examples" / "node_modules" / "pyright" / "index.js"
 NEEDED = {"anyio", "certifi", "exceptiongroup", "h11", "httpcore", "httpx", "idna", "msgspec"}
 NEEDED_MAX = NEEDED | {"fairlog-client", "typing-extensions"}
 
@@ -46,39 +49,49 @@ def test_the_first_lines_of_its_readme_run_a_job_and_print_its_result(
     assert done.stdout == "{'hello': 'world'}\n", done
 
 
-def test_a_user_s_file_is_checked_strictly(environment: Environment, tmp_path: Path) -> None:
+def mypy(environment: Environment, folder: Path, file: str) -> str:
+    return output_of(
+        folder,
+        *(sys.executable, "-m", "mypy", "--strict", "--no-incremental", "--config-file="),
+        *("--python-executable", str(environment.python), "--cache-dir", str(folder / "cache")),
+        file,
+    )
+
+
+def pyright(environment: Environment, folder: Path, file: str) -> str:
+    assert PYRIGHT.exists(), "Run `make .examples` first."
+    (folder / "pyrightconfig.json").write_text('{"typeCheckingMode": "strict"}')
+    return output_of(folder, "node", str(PYRIGHT), "--pythonpath", str(environment.python), file)
+
+
+def output_of(folder: Path, *command: str) -> str:
+    ran = subprocess.run(
+        command,
+        cwd=folder,
+        env=without_settings(os.environ),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return ran.stdout
+
+
+@pytest.mark.parametrize("check", [mypy, pyright])
+def test_a_user_s_file_is_checked_strictly(
+    environment: Environment, tmp_path: Path, check: Callable[[Environment, Path, str], str]
+) -> None:
     (tmp_path / "right.py").write_text(_RIGHT)
     (tmp_path / "wrong.py").write_text(_WRONG)
-    command = [
-        sys.executable,
-        *("-m", "mypy", "--strict", "--no-incremental", "--config-file="),
-        *("--python-executable", str(environment.python)),
-        *("--cache-dir", str(tmp_path / "cache")),
-    ]
-    checked = subprocess.run(
-        [*command, "right.py"],
-        cwd=tmp_path,
-        env=without_settings(os.environ),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert checked.returncode == 0, checked.stdout
-    checked = subprocess.run(
-        [*command, "wrong.py"],
-        cwd=tmp_path,
-        env=without_settings(os.environ),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    found = {int(line.split(":")[1]) for line in checked.stdout.splitlines() if " error: " in line}
+    checked = check(environment, tmp_path, "right.py")
+    assert re.search("0 errors|no issues found", checked), checked
+    checked = check(environment, tmp_path, "wrong.py")
+    found = {int(number) for number in re.findall(r"wrong\.py:(\d+).* error: ", checked)}
     wanted = {
         number
         for number, line in enumerate(_WRONG.splitlines(), start=1)
         if line.endswith("# wrong")
     }
-    assert found == wanted, checked.stdout
+    assert found == wanted, checked
 
 
 _RIGHT = """
