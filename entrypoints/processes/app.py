@@ -4,14 +4,16 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
+from typing import Any
 
-from litestar import Litestar
+from litestar import Litestar, Request, Response
 from litestar.di import Provide
 from litestar.openapi import OpenAPIConfig
 
 from adapters.supervision import Trouble, repeat
 from domain.language.errors import FairlogError
 from domain.language.identifiers import ServerId
+from entrypoints.dashboard.reference import reference_page
 from entrypoints.dashboard.router import dashboard
 from entrypoints.http.access import Guard
 from entrypoints.http.audit import audit
@@ -137,7 +139,7 @@ def create_app(
         guards=[guard],
         exception_handlers={Exception: answer_error},
         request_class=StrictRequest,
-        before_request=check_query,
+        before_request=_before_request,
         lifespan=[lifespan],
         openapi_config=OpenAPIConfig(
             title="Fairlog",
@@ -160,6 +162,14 @@ def create_app(
 def _handlers_trouble(handlers: HandlerPool) -> Trouble | None:
     trouble = handlers.trouble()
     return None if trouble is None else Trouble("handlers", trouble.reason, trouble.seconds)
+
+
+async def _before_request(request: Request[Any, Any, Any]) -> Response[str] | None:
+    """Answer a browser that asks for the API's reference, and check the query of all others."""
+    page = reference_page(request)
+    if page is None:
+        await check_query(request)
+    return page
 
 
 def _periodic(

@@ -58,6 +58,7 @@ def test_a_submission_is_answered_with_the_job_and_its_address(client: httpx.Cli
         "starts": 0,
         "failures": 0,
         "failure": None,
+        "progress": None,
         "max_attempts": 3,
         "priority": 0,
         "begun_at": None,

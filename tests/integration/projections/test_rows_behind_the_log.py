@@ -97,7 +97,7 @@ def test_rows_are_saved_at_the_end_of_the_process(database_url: str) -> None:
 @pytest.mark.usefixtures("never_saved")
 def test_a_job_that_is_done_by_then_is_written_once(database_url: str) -> None:
     with service(database_url) as fairlog:
-        do(fairlog, claim(1, ECHO), Claimed)  # from now on the line is in memory
+        outcomes(put(fairlog, claim(1), claim(1, ECHO)))  # from now on the line is in memory
         job = do(fairlog, submit(), Submitted).job
         do(fairlog, claim(1), Claimed)
         do(fairlog, complete(1, job.id), JobUpdated)
