@@ -65,6 +65,10 @@ def test_a_submission_in_another_process_wakes_a_waiting_claim_soon(database_url
     assert median(found) < 0.3  # 0.25 with nothing else on the machine
 
 
+# Who polls is written for the other servers every few seconds, for all workers together.
+WRITING_MAX = 2.0  # statements a second
+
+
 @contextmanager
 def statements(engine: sa.Engine) -> Iterator[list[str]]:
     sent: list[str] = []
@@ -119,7 +123,7 @@ def test_waiting_claims_cost_a_few_small_queries_a_second_together(database_url:
     print(f"idle {idle:.1f} queries a second, with {WAITING} waiting {reading:.1f}")
     assert reading <= IDLE_MAX + 15  # in bursts; asking for each of them would be 80 and more
     assert looks_for_the_end(during) / took - idle_looks <= 5
-    assert writing == 0
+    assert writing < WRITING_MAX
 
 
 def test_claims_that_wait_for_other_kinds_are_not_asked_again(database_url: str) -> None:
