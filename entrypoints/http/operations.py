@@ -55,5 +55,5 @@ def name_operations(paths: Mapping[str, Mapping[str, Any]]) -> None:
     """Give each call of an OpenAPI document its id and its title."""
     for path, calls in paths.items():
         for method, call in calls.items():
-            named = OPERATIONS[method.upper(), path]
-            call["operationId"], call["summary"] = named
+            if (named := OPERATIONS.get((method.upper(), path))) is not None:
+                call["operationId"], call["summary"] = named

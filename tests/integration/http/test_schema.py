@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from adapters.settings import Settings
+from entrypoints.http.operations import OPERATIONS
 from tests.conftest import NewDatabase
 from tests.support.clock import NOON, ManualClock
 from tests.support.server import AppServer
@@ -79,6 +80,12 @@ def test_every_component_says_what_it_is(schema: dict[str, Any]) -> None:
 
 def test_every_field_says_what_it_means(schema: dict[str, Any]) -> None:
     assert [name for name, one in properties(schema) if not one.get("description")] == []
+
+
+def test_every_call_has_a_name_and_a_title_of_its_own(schema: dict[str, Any]) -> None:
+    found = [(one["operationId"], one["summary"]) for _, one in operations(schema)]
+    assert sorted(found) == sorted(tuple(one) for one in OPERATIONS.values())
+    assert len({name for name, _ in found}) == len(found)
 
 
 def test_every_number_in_a_field_has_a_bound(schema: dict[str, Any]) -> None:
