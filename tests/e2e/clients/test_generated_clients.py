@@ -18,6 +18,9 @@ DOCUMENT: Final = "openapi.json"
 # One submission in the longest window there is: the second is refused.
 SETTINGS: Final = {"user_limit": 1, "window_seconds": 2_678_400}
 
+# What a client sees is the same on each database.
+pytestmark = pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+
 PYTHON: Final = """
 import sys
 from fairlog_api import AuthenticatedClient

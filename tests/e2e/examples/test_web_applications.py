@@ -20,6 +20,9 @@ SUBMISSIONS_MAX = 3
 # The longest window there is: none ends while a test looks at it.
 SETTINGS = {"user_limit": SUBMISSIONS_MAX, "window_seconds": 2_678_400}
 
+# What an application sees is the same on each database.
+pytestmark = pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+
 Answer = tuple[int, Any, Any]  # status, JSON, header fields
 Ask = Callable[..., Answer]  # method, path, JSON
 

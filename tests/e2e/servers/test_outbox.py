@@ -32,7 +32,7 @@ class Scale(Struct, frozen=True):
     kills: int
 
 
-SCALE: Final = Scale(programs=4, rows=400, kills=6)
+SCALE: Final = Scale(programs=4, rows=300, kills=4)
 
 
 class Fates(Struct):
