@@ -100,12 +100,27 @@ class OutboxLocked(FairlogError):
     """Another transaction holds one of the rows."""
 
 
+@contextmanager
+def _guarded() -> Iterator[None]:
+    """Turn errors of these tables into `OutboxUnavailable`, so that nobody else suffers from them.
+
+    A lost connection says nothing about the tables.
+    """
+    try:
+        yield
+    except DBAPIError as error:
+        if fault_of(error) is Fault.LOST:
+            raise
+        raise OutboxUnavailable(f"The outbox cannot be used: {explained(error)}") from error
+
+
 class SqlOutbox:
     """The outbox on a connection of the caller."""
 
     def __init__(self, *, is_sqlite: bool) -> None:
         self._is_sqlite = is_sqlite
 
+    @_guarded()
     def users(self, connection: Connection, after: UserId | None, users_max: int) -> list[UserId]:
         """Return the next users with rows, in the database's order; the first for None. Raises
         `OutboxUnavailable`.
@@ -126,16 +141,16 @@ class SqlOutbox:
             )
         )
         query = sa.select(each.c.user_id).where(each.c.user_id.is_not(None))
-        with _guarded():
-            return [UserId(str(user_id)) for user_id in connection.execute(query).scalars()]
+        return [UserId(str(user_id)) for user_id in connection.execute(query).scalars()]
 
+    @_guarded()
     def first_row(self, connection: Connection, user_id: UserId) -> int | None:
         """Return the id of a user's oldest row. Raises `OutboxUnavailable`."""
         query = sa.select(sa.func.min(outbox.c.id)).where(outbox.c.user_id == user_id)
-        with _guarded():
-            found = connection.execute(query).scalar_one()
+        found = connection.execute(query).scalar_one()
         return None if found is None else int(found)
 
+    @_guarded()
     def counts(self, connection: Connection) -> tuple[int, int]:
         """Return the numbers of rows that wait and that were rejected, each at most
         COUNTED_ROWS_MAX. Raises `OutboxUnavailable`.
@@ -146,10 +161,10 @@ class SqlOutbox:
             .scalar_subquery()
             for table in (outbox, outbox_rejected)
         )
-        with _guarded():
-            found = connection.execute(sa.select(waiting, rejected)).one()
+        found = connection.execute(sa.select(waiting, rejected)).one()
         return int(found[0]), int(found[1])
 
+    @_guarded()
     def newest_rejected(self, connection: Connection, rows_max: int) -> list[RejectedRow]:
         """Return rejected rows, the newest first. Raises `OutboxUnavailable`."""
         columns = outbox_rejected.c
@@ -168,22 +183,22 @@ class SqlOutbox:
                 row.reason,
                 datetime.fromisoformat(row.rejected_at),
             )
-            for row in _all(connection, query)
+            for row in connection.execute(query)
         ]
 
+    @_guarded()
     def read(self, connection: Connection, command: TakeOutbox) -> SubmitRows | TakeOutbox:
         """Read and lock rows of the users, in rounds. Returns the command if there is none.
 
         Needs the head lock. Raises `OutboxLocked` and `OutboxUnavailable`.
         """
-        with _guarded():
-            chosen = self._choose(connection, command)
-            if not chosen:
-                return command
-            whole = [row_id for row_id, is_read in chosen.items() if is_read]
-            stored = {row["id"]: row for row in self._lock(connection, whole, outbox.columns)}
-            unread = [row_id for row_id, is_read in chosen.items() if not is_read]
-            locked = {row["id"] for row in self._lock(connection, unread, [outbox.c.id])}
+        chosen = self._choose(connection, command)
+        if not chosen:
+            return command
+        whole = [row_id for row_id, is_read in chosen.items() if is_read]
+        stored = {row["id"]: row for row in self._lock(connection, whole, outbox.columns)}
+        unread = [row_id for row_id, is_read in chosen.items() if not is_read]
+        locked = {row["id"] for row in self._lock(connection, unread, [outbox.c.id])}
         rows: list[tuple[int, SubmitJob]] = []
         invalid = [
             (row_id, command.rejection or _TOO_LONG) for row_id in unread if row_id in locked
@@ -251,15 +266,12 @@ class SqlOutbox:
                 raise OutboxLocked from error
             raise
 
+    @_guarded()
     def remove(self, connection: Connection, taken: OutboxTaken, now: datetime) -> bool:
         """Delete the rows that became jobs, and move the rejected ones. Needs what `read` locked.
 
         Returns True if there were any. Raises `OutboxUnavailable`.
         """
-        with _guarded():
-            return self._remove(connection, taken, now)
-
-    def _remove(self, connection: Connection, taken: OutboxTaken, now: datetime) -> bool:
         rejected_at = now.isoformat().replace("+00:00", "Z")
         for row_id, reason in taken.rejected:
             copied = sa.select(
@@ -282,22 +294,3 @@ class SqlOutbox:
             f"DELETE FROM outbox WHERE id = {mark}", [(row_id,) for row_id in ids]
         )
         connection.exec_driver_sql("SELECT 1")  # so that an error of theirs is raised here
-
-
-def _all(connection: Connection, query: sa.Select[Any]) -> Sequence[Any]:
-    with _guarded():
-        return connection.execute(query).all()
-
-
-@contextmanager
-def _guarded() -> Iterator[None]:
-    """Turn errors of these tables into `OutboxUnavailable`, so that nobody else suffers from them.
-
-    A lost connection says nothing about the tables.
-    """
-    try:
-        yield
-    except DBAPIError as error:
-        if fault_of(error) is Fault.LOST:
-            raise
-        raise OutboxUnavailable(f"The outbox cannot be used: {explained(error)}") from error

@@ -89,7 +89,7 @@ class Submission(Struct, frozen=True, kw_only=True, omit_defaults=True):
         for name in ("run_at", "expires_at"):
             moment = getattr(self, name)
             if moment is not None:
-                fields[name] = _rfc3339(moment, name)
+                fields[name] = rfc3339(moment, name)
         for name in ("timeout_seconds", "max_attempts"):
             if getattr(self, name) is not None:
                 fields[name] = getattr(self, name)
@@ -456,13 +456,13 @@ def _wait(seconds: float) -> Mapping[str, Any]:
 def _given(**params: Any) -> dict[str, Any]:  # noqa: ANN401 (values of several types)
     """Return the parameters that are not None; times as RFC 3339."""
     return {
-        name: _rfc3339(value, name) if isinstance(value, datetime) else value
+        name: rfc3339(value, name) if isinstance(value, datetime) else value
         for name, value in params.items()
         if value is not None
     }
 
 
-def _rfc3339(moment: datetime, name: str) -> str:
+def rfc3339(moment: datetime, name: str) -> str:
     """Raises `InvalidArguments` for a time without a time zone."""
     if moment.tzinfo is None:
         raise InvalidArguments(f"{name} needs a time zone, such as datetime.now(timezone.utc).")

@@ -5,12 +5,12 @@ The service takes the row into its log when the transaction has committed. Nothi
 
 import sys
 from contextlib import closing
-from datetime import datetime, timezone
+from datetime import datetime
 from typing import Any, Protocol, runtime_checkable
 
 import msgspec
 
-from fairlog_client.calls import Submission
+from fairlog_client.calls import Submission, rfc3339
 from fairlog_client.errors import InvalidArguments
 
 _COLUMNS = (
@@ -107,8 +107,8 @@ def _values(submission: Submission) -> tuple[Any, ...]:
         submission.kind,
         bytes(fields["payload"]).decode(),
         submission.idempotency_key,
-        _utc(submission.run_at),
-        _utc(submission.expires_at),
+        _time(submission.run_at, "run_at"),
+        _time(submission.expires_at, "expires_at"),
         submission.priority,
         submission.max_attempts,
         submission.timeout_seconds,
@@ -116,8 +116,8 @@ def _values(submission: Submission) -> tuple[Any, ...]:
     )
 
 
-def _utc(moment: datetime | None) -> str | None:
-    return None if moment is None else moment.astimezone(timezone.utc).isoformat()
+def _time(moment: datetime | None, name: str) -> str | None:
+    return None if moment is None else rfc3339(moment, name)
 
 
 def _insert(table: str, style: str | None) -> str:
