@@ -6,6 +6,8 @@ import threading
 from enum import Enum
 from typing import Self
 
+from tests.support.tcp_proxy import end
+
 _CHUNK = 64 * 1024
 
 
@@ -42,7 +44,7 @@ class HttpCutter:
     def drop_connections(self) -> None:
         """End the connections that are open."""
         for one in list(self._sockets):
-            _end(one)
+            end(one)
 
     def __enter__(self) -> Self:
         threading.Thread(target=self._accept, daemon=True).start()
@@ -50,7 +52,7 @@ class HttpCutter:
 
     def __exit__(self, *_: object) -> None:
         for one in [self._listener, *self._sockets]:
-            _end(one)
+            end(one)
 
     def _accept(self) -> None:
         with contextlib.suppress(OSError):  # closed: the test is over
@@ -81,8 +83,8 @@ class HttpCutter:
                     answers.clear()
                 server.sendall(data)
         if answers.is_set():
-            _end(client)
-            _end(server)
+            end(client)
+            end(server)
 
     def _to_client(
         self, client: socket.socket, server: socket.socket, answers: threading.Event
@@ -92,11 +94,5 @@ class HttpCutter:
                 if not answers.is_set():
                     break
                 client.sendall(data)
-        _end(client)
-        _end(server)
-
-
-def _end(one: socket.socket) -> None:
-    with contextlib.suppress(OSError):
-        one.shutdown(socket.SHUT_RDWR)
-    one.close()
+        end(client)
+        end(server)

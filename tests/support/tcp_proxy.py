@@ -51,7 +51,7 @@ class CommitCutter:
 
     def __exit__(self, *_: object) -> None:
         for one in [self._listener, *self._sockets]:
-            _end(one)
+            end(one)
         for thread in self._threads:
             thread.join()
 
@@ -86,8 +86,8 @@ class CommitCutter:
                     is_muted.set()
                 server.sendall(data)
         if not is_muted.is_set():
-            _end(client)
-            _end(server)
+            end(client)
+            end(server)
 
     def _pump_to_client(
         self, client: socket.socket, server: socket.socket, is_muted: threading.Event
@@ -97,8 +97,8 @@ class CommitCutter:
                 if is_muted.is_set():  # this is the answer to the COMMIT: it has been carried out
                     break
                 client.sendall(data)
-        _end(client)
-        _end(server)
+        end(client)
+        end(server)
 
     def _cut_of(self, data: bytes) -> Cut | None:
         if not data.endswith(_COMMIT):
@@ -134,7 +134,7 @@ class SwitchingProxy:
 
     def __exit__(self, *_: object) -> None:
         for one in [self._listener, *self._sockets]:
-            _end(one)
+            end(one)
 
     def _accept(self) -> None:
         with contextlib.suppress(OSError):  # closed: the test is over
@@ -152,11 +152,11 @@ def _pump(source: socket.socket, target: socket.socket) -> None:
     with contextlib.suppress(OSError):
         while data := source.recv(_CHUNK):
             target.sendall(data)
-    _end(source)
-    _end(target)
+    end(source)
+    end(target)
 
 
-def _end(one: socket.socket) -> None:
+def end(one: socket.socket) -> None:
     with contextlib.suppress(OSError):
         one.shutdown(socket.SHUT_RDWR)
     one.close()

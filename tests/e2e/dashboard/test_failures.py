@@ -5,10 +5,10 @@ from collections.abc import Iterator
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, expect
+from playwright.sync_api import expect
 
 from tests.conftest import NewDatabase
-from tests.support.browser import Window, window
+from tests.support.browser import Window
 from tests.support.dashboard import claim, confirm, end, state_of, submit
 from tests.support.server import FairlogServer
 
@@ -21,12 +21,6 @@ def server(new_database_url: NewDatabase) -> Iterator[FairlogServer]:
     """Each test has a server of its own: the overview shows all that failed."""
     with FairlogServer(new_database_url()) as server:
         yield server
-
-
-@pytest.fixture
-def opened(browser: Browser, server: FairlogServer) -> Iterator[Window]:
-    with window(browser, server.url) as opened:
-        yield opened
 
 
 def fail(server: FairlogServer, error: object, number: int = 1) -> list[int]:

@@ -3,10 +3,10 @@
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Browser, Locator, Page, expect
+from playwright.sync_api import Locator, Page, expect
 
 from tests.conftest import NewDatabase
-from tests.support.browser import Window, window
+from tests.support.browser import Window
 from tests.support.dashboard import claim, confirm, submit
 from tests.support.server import FairlogServer
 
@@ -16,12 +16,6 @@ def server(new_database_url: NewDatabase) -> Iterator[FairlogServer]:
     """Each test has a server of its own: the list shows all that is set."""
     with FairlogServer(new_database_url()) as server:
         yield server
-
-
-@pytest.fixture
-def opened(browser: Browser, server: FairlogServer) -> Iterator[Window]:
-    with window(browser, server.url) as opened:
-        yield opened
 
 
 def set_rows(page: Page) -> Locator:
