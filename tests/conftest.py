@@ -8,6 +8,7 @@ from hypothesis import settings
 
 from adapters.database.database import Database
 from adapters.log.schema import migrate, protect_events
+from tests.support.client_wheel import client_interpreter
 from tests.support.databases import Databases, DatabaseServer, SqliteFiles, existing_server
 from tests.support.mariadb import MYSQLD, MariaDB
 from tests.support.repository import TESTS
@@ -112,9 +113,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("database")
 
 
-def pytest_report_header() -> str:
+def pytest_report_header() -> list[str]:
     server = f"MySQL ({MYSQLD}), wherever a test says mariadb" if MYSQLD else "MariaDB"
-    return f"database server: {server}"
+    return [f"database server: {server}", f"client's wheel: installed for {client_interpreter()}"]
 
 
 @pytest.fixture(scope="module", params=["mariadb"] if MYSQLD else ["sqlite", "mariadb"])

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.client_wheel import Environment, new_environment
+from tests.support.client_wheel import Environment, client_interpreter, new_environment
 from tests.support.keyed_server import keyed_server
 from tests.support.keys import secret
 from tests.support.server import (
@@ -55,9 +55,11 @@ async def fetch(url: str) -> str:
 }
 
 
-@pytest.fixture(scope="module")
-def environment(tmp_path_factory: pytest.TempPathFactory) -> Environment:
-    return new_environment(tmp_path_factory.mktemp("environment"))
+@pytest.fixture(scope="module", params=[client_interpreter()], ids=str)
+def environment(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Environment:
+    return new_environment(tmp_path_factory.mktemp("environment"), request.param)
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.client_wheel import CLIENT, Environment, new_environment
+from tests.support.client_wheel import CLIENT, Environment, client_interpreter, new_environment
 from tests.support.repository import ROOT
 from tests.support.server import FairlogServer, without_settings
 
@@ -18,9 +18,11 @@ NEEDED = {"anyio", "certifi", "exceptiongroup", "h11", "httpcore", "httpx", "idn
 NEEDED_MAX = NEEDED | {"fairlog-client", "typing-extensions"}
 
 
-@pytest.fixture(scope="module")
-def environment(tmp_path_factory: pytest.TempPathFactory) -> Environment:
-    return new_environment(tmp_path_factory.mktemp("environment"))
+@pytest.fixture(scope="module", params=[client_interpreter()], ids=str)
+def environment(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Environment:
+    return new_environment(tmp_path_factory.mktemp("environment"), request.param)
 
 
 def first_example() -> str:
