@@ -6,7 +6,7 @@ from typing import Final
 
 import click
 
-from entrypoints.cli import cli
+from entrypoints.cli.commands import cli
 from fairlog_site.markdown import code, plain
 
 _EXAMPLES: Final = "Examples:"

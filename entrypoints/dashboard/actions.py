@@ -19,7 +19,7 @@ from entrypoints.dashboard.context import DashboardContext
 from entrypoints.dashboard.job_conditions import asked_of
 from entrypoints.dashboard.rendering import html, is_from_page, render
 from entrypoints.http.access import access_of, count_change, sent_by
-from entrypoints.http.strict_json import StrictRequest
+from entrypoints.http.strict_request import StrictRequest
 from entrypoints.use_cases.bulk_retry import RetryFilter, retry_jobs
 from entrypoints.use_cases.retries import retry_all
 

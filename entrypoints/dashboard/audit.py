@@ -21,7 +21,7 @@ from entrypoints.dashboard.context import DashboardContext, ShownMoment
 from entrypoints.dashboard.formatting import brief_json, pretty_json
 from entrypoints.http.access import key_of
 from entrypoints.http.audit import known_types
-from entrypoints.http.strict_json import StrictRequest
+from entrypoints.http.strict_request import StrictRequest
 from entrypoints.use_cases.time_travel import TimeTravel
 
 EVENTS_PER_PAGE: Final = 100

@@ -25,7 +25,7 @@ from entrypoints.dashboard import formatting
 from entrypoints.dashboard.context import DashboardContext, ShownMoment
 from entrypoints.dashboard.timeline import WIDTH, bars, timeline, totals
 from entrypoints.http.access import key_of
-from entrypoints.http.strict_json import StrictRequest
+from entrypoints.http.strict_request import StrictRequest
 from entrypoints.runtime.page_bytes import PAGE_BYTES_MAX, fitting
 from entrypoints.runtime.text import is_plain_error, message_of, text_of, traceback_of, visible
 from entrypoints.use_cases.explain import input_of

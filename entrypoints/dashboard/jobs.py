@@ -25,7 +25,7 @@ from entrypoints.dashboard.job_conditions import AskedJobs
 from entrypoints.dashboard.rendering import is_from_page
 from entrypoints.http.access import key_of
 from entrypoints.http.forwarding import prefix_of
-from entrypoints.http.strict_json import StrictRequest
+from entrypoints.http.strict_request import StrictRequest
 from entrypoints.runtime.text import message_of, visible
 from entrypoints.use_cases.find_jobs import JobConditions, find_jobs
 from projections.queries.job_search import JobFilter, JobSearchPage

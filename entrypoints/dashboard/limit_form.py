@@ -19,7 +19,7 @@ from entrypoints.dashboard.context import DashboardContext
 from entrypoints.dashboard.rendering import html, render
 from entrypoints.http.access import sent_by
 from entrypoints.http.requests import LimitChange
-from entrypoints.http.strict_json import StrictRequest
+from entrypoints.http.strict_request import StrictRequest
 
 Form = Annotated[dict[str, Any], Body(media_type=RequestEncodingType.URL_ENCODED)]
 

@@ -21,7 +21,7 @@ from entrypoints.http.stream import (
     last_event_position,
     wait_for_position,
 )
-from entrypoints.http.strict_json import StrictRequest
+from entrypoints.http.strict_request import StrictRequest
 from entrypoints.http.waiting import mark_waiting
 from entrypoints.service.key_ring import Access
 

@@ -24,7 +24,7 @@ from entrypoints.dashboard.verdict import Situation, UnservedKind, verdict
 from entrypoints.dashboard.workers import seen_workers
 from entrypoints.http.access import key_of
 from entrypoints.http.forwarding import prefix_of
-from entrypoints.http.strict_json import StrictRequest
+from entrypoints.http.strict_request import StrictRequest
 from entrypoints.runtime.text import message_of, text_of, visible
 from entrypoints.service.worker_polls import WorkerPoll, nearest_kind
 from projections.activity.metrics import (

@@ -25,7 +25,7 @@ from domain.language.moments import to_micros
 from entrypoints.http.csrf import is_from_own_page
 from entrypoints.http.forwarding import client_of
 from entrypoints.http.session_cookie import is_use, token_of
-from entrypoints.http.strict_json import StrictRequest, disconnection
+from entrypoints.http.strict_request import StrictRequest, disconnection
 from entrypoints.http.wrong_keys import WrongKeys
 from entrypoints.service.fairlog import Fairlog
 from entrypoints.service.key_ring import Access, KeyRing

@@ -10,7 +10,7 @@ from domain.language.events import EVENT_TYPES
 from entrypoints.http import parameters
 from entrypoints.http.access import key_of
 from entrypoints.http.paging import limit_of, position_of
-from entrypoints.http.strict_json import StrictRequest
+from entrypoints.http.strict_request import StrictRequest
 from entrypoints.service.fairlog import Fairlog
 from entrypoints.service.views import EventPage
 

@@ -29,12 +29,8 @@ from entrypoints.http.requests import (
     ReturnedJobs,
     TakeBack,
 )
-from entrypoints.http.strict_json import (
-    StrictRequest,
-    off_the_loop,
-    read_json,
-    size_of,
-)
+from entrypoints.http.strict_json import off_the_loop, read_json, size_of
+from entrypoints.http.strict_request import StrictRequest
 from entrypoints.http.waiting import mark_waiting
 from entrypoints.service.fairlog import Fairlog
 from entrypoints.service.views import ClaimedJob, JobView

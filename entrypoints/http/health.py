@@ -10,7 +10,7 @@ from domain.language import validation
 from domain.language.errors import MissingRight
 from entrypoints.http.access import key_of
 from entrypoints.http.parameters import AsOf
-from entrypoints.http.strict_json import StrictRequest
+from entrypoints.http.strict_request import StrictRequest
 from entrypoints.service.fairlog import Fairlog
 from entrypoints.service.views import PastStateView, StatsView
 from entrypoints.use_cases.readiness import Readiness, readiness_of

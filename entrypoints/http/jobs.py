@@ -43,13 +43,8 @@ from entrypoints.http.parameters import JobIdInPath
 from entrypoints.http.problems import Problem, problem_of, refusal_answer
 from entrypoints.http.rate_limit_fields import rate_limit_fields
 from entrypoints.http.requests import TEXT_MAX, BulkRetry, Submission, SubmissionBatch
-from entrypoints.http.strict_json import (
-    BYTES_ON_THE_LOOP_MAX,
-    StrictRequest,
-    off_the_loop,
-    read_json,
-    size_of,
-)
+from entrypoints.http.strict_json import BYTES_ON_THE_LOOP_MAX, off_the_loop, read_json, size_of
+from entrypoints.http.strict_request import StrictRequest
 from entrypoints.http.waiting import end_wait_seconds, mark_waiting
 from entrypoints.service.fairlog import Fairlog
 from entrypoints.service.pages import included_of

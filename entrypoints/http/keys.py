@@ -18,7 +18,7 @@ from domain.language.identifiers import KeyName, Kind, UserId
 from domain.language.ranges import MaxAttempts, Name, Priority, Time, TimeoutSeconds
 from domain.language.validation import KEY_NAME_CHARACTERS_MAX
 from entrypoints.http.access import sent_by
-from entrypoints.http.strict_json import StrictRequest
+from entrypoints.http.strict_request import StrictRequest
 from entrypoints.service.fairlog import Fairlog
 from entrypoints.service.key_views import KeyView, key_view, key_views
 from entrypoints.use_cases.keys import (

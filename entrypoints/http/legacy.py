@@ -24,7 +24,8 @@ from entrypoints.http.parameters import JobIdInPath
 from entrypoints.http.problems import headers_of, problem_of
 from entrypoints.http.rate_limit_fields import rate_limit_fields
 from entrypoints.http.requests import Submission
-from entrypoints.http.strict_json import StrictRequest, off_the_loop
+from entrypoints.http.strict_json import off_the_loop
+from entrypoints.http.strict_request import StrictRequest
 from entrypoints.service.fairlog import Fairlog
 from entrypoints.service.pages import Included
 from entrypoints.service.views import JobView

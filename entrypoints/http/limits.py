@@ -11,7 +11,7 @@ from domain.language.events import Scope
 from entrypoints.http.access import key_of, sent_by
 from entrypoints.http.parameters import KindInPath, UserIdInPath
 from entrypoints.http.requests import KindChange, LimitChange
-from entrypoints.http.strict_json import StrictRequest, exact_path_value
+from entrypoints.http.strict_request import StrictRequest, exact_path_value
 from entrypoints.service.fairlog import Fairlog
 from entrypoints.service.views import KindView, UserLimitsView, WindowView
 

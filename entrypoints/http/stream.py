@@ -22,7 +22,7 @@ from entrypoints.http import parameters
 from entrypoints.http.access import access_of, key_of, until_ended
 from entrypoints.http.audit import known_types
 from entrypoints.http.paging import position_of
-from entrypoints.http.strict_json import StrictRequest
+from entrypoints.http.strict_request import StrictRequest
 from entrypoints.http.waiting import mark_waiting
 from entrypoints.service.fairlog import Fairlog
 from entrypoints.service.key_ring import Access

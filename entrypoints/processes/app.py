@@ -30,7 +30,7 @@ from entrypoints.http.problems import answer_error
 from entrypoints.http.query import check_query
 from entrypoints.http.schema import SchemaPage, StructSchemas
 from entrypoints.http.stream import EncodedEvents, stream
-from entrypoints.http.strict_json import StrictRequest
+from entrypoints.http.strict_request import StrictRequest
 from entrypoints.http.wrong_keys import REPORT_SECONDS as WRONG_KEYS_SECONDS
 from entrypoints.http.wrong_keys import WrongKeys
 from entrypoints.runtime.host_names import AcceptedHosts

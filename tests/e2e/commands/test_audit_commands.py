@@ -20,7 +20,7 @@ from adapters.log.tables import events
 from domain.jobs.job import State
 from domain.language.commands import SubmitJob
 from domain.language.moments import from_micros
-from entrypoints.cli import cli
+from entrypoints.cli.commands import cli
 from entrypoints.service.fairlog import Fairlog
 from entrypoints.use_cases import export
 from tests.support import history as told

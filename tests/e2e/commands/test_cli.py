@@ -24,7 +24,7 @@ from adapters.log.tables import log_head
 from domain.language.commands import SubmitJob
 from domain.language.events import EVENT_TYPES
 from domain.language.identifiers import ServerId
-from entrypoints.cli import cli
+from entrypoints.cli.commands import cli
 from entrypoints.cli.failure import CHECK_FAILED, WRONG_USE, failure_of
 from entrypoints.processes.server import unavailable
 from entrypoints.service.fairlog import Fairlog

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import click
 import pytest
 
-from entrypoints.cli import cli
+from entrypoints.cli.commands import cli
 
 
 def commands(command: click.Command) -> Iterator[click.Command]:

@@ -8,7 +8,7 @@ from click.testing import CliRunner, Result
 
 from domain.access.secrets import id_of
 from domain.language.errors import FairlogError
-from entrypoints.cli import cli
+from entrypoints.cli.commands import cli
 from entrypoints.service.fairlog import Fairlog
 from tests.support.core import service
 

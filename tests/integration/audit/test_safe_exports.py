@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from adapters.settings import Settings
 from domain.language.errors import FairlogError
-from entrypoints.cli import cli
+from entrypoints.cli.commands import cli
 from tests.support.server import AppServer, submit, without_settings
 
 _FAIRLOG = Path(sys.executable).with_name("fairlog")

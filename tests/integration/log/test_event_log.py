@@ -18,9 +18,10 @@ from adapters.database.database import Database
 from adapters.log import audit_log
 from adapters.log.audit_log import EventFilter
 from adapters.log.event_log import SqlEventLog
-from adapters.log.schema import is_current, migrate, protect_events, trigger_faults
+from adapters.log.schema import REVISION, is_current, migrate, protect_events, trigger_faults
 from adapters.log.tables import FORMAT, events, log_head
 from adapters.log.tables import metadata as log_metadata
+from adapters.log.upgrade import newest_revision
 from domain.decisions.answers import Submitted
 from domain.decisions.ports import Head
 from domain.language.errors import LogCorrupt, LogTooNew, LogUnavailable
@@ -473,3 +474,4 @@ def test_the_migrations_make_the_tables_that_the_code_knows(database: Database) 
     with database.read() as connection:
         context = MigrationContext.configure(connection)
         assert compare_metadata(context, log_metadata) == []
+    assert newest_revision() == REVISION

@@ -15,7 +15,7 @@ from adapters.writer.command_queue import CommandQueue
 from adapters.writer.writer_frames import WriterHello, WriterRequest
 from adapters.writer.writer_process import WriterProcess
 from domain.language.errors import LogUnavailable, QueueFull
-from entrypoints.processes.writer_main import _queue_commands
+from entrypoints.processes.writer_server import _queue_commands
 from tests.support.stories import submit
 
 READS = "import socket, sys; s = socket.socket(fileno=int(sys.argv[1]))\nwhile s.recv(4096): pass"
