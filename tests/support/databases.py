@@ -9,6 +9,8 @@ import pymysql
 from pymysql.cursors import Cursor
 from sqlalchemy import URL, make_url
 
+from adapters.database.mysql_driver import DriverConnection
+
 
 class Databases(Protocol):
     """The source of a test's own databases."""
@@ -68,7 +70,7 @@ class DatabaseServer:
 
         Raises pymysql.OperationalError when the server does not answer within 5 seconds.
         """
-        return pymysql.connect(
+        return DriverConnection(  # it shares one TLS context
             host=self.admin.host,
             port=self.admin.port or 3306,
             user=self.admin.username,

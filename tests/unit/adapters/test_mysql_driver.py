@@ -12,6 +12,7 @@ _SEAM: Final = Path("adapters/database/mysql_driver.py")
 _PRIVATE_ATTRIBUTES: Final = ("_next_seq_id", "_read_timeout", "_sock")
 _PRIVATE_METHODS: Final[dict[str, tuple[type, list[str]]]] = {
     "_execute_command": (Connection, ["self", "command", "sql"]),
+    "_create_ssl_ctx": (Connection, ["self", "sslp"]),
     "_read_packet": (Connection, ["self", "packet_type"]),
     "_read_ok_packet": (Connection, ["self"]),
     "_get_db": (Cursor, ["self"]),
@@ -39,6 +40,12 @@ def test_pymysql_still_renders_statements_by_the_method_that_fairlog_overrides()
         assert "_mogrify" in _names_used_by(method), (
             f"PyMySQL's Cursor.{method.__name__} no longer calls _mogrify: see {_SEAM}"
         )
+
+
+def test_pymysql_still_makes_its_tls_context_by_the_method_that_fairlog_overrides() -> None:
+    assert "_create_ssl_ctx" in _names_used_by(Connection.__init__), (
+        f"PyMySQL no longer calls _create_ssl_ctx: see {_SEAM}"
+    )
 
 
 def test_pymysql_still_splits_an_insert_around_its_placeholders() -> None:
