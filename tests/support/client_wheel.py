@@ -99,7 +99,7 @@ def new_environment(directory: Path, interpreter: Interpreter) -> Environment:
     _run(interpreter.executable, "-m", "venv", "--without-pip", str(home))
     environment = Environment(home)
     versions = directory / "versions.txt"
-    versions.write_text("\n".join(re.findall(r"^[\w.-]+==[^ ;]+", _lock(), re.MULTILINE)))
+    versions.write_text(locked_versions("requirements-run.lock"))
     _pip(
         *("--python", str(environment.python), "install"),
         *("--constraint", str(versions), "--only-binary", ":all:", str(wheel)),
@@ -107,8 +107,9 @@ def new_environment(directory: Path, interpreter: Interpreter) -> Environment:
     return environment
 
 
-def _lock() -> str:
-    return (ROOT / "requirements-run.lock").read_text()
+def locked_versions(lock: str) -> str:
+    """Return what a lock pins, without digests, as constraints for pip."""
+    return "\n".join(re.findall(r"^[\w.-]+==[^ ;]+", (ROOT / lock).read_text(), re.MULTILINE))
 
 
 def _pip(*arguments: str) -> None:

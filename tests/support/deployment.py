@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -49,6 +50,29 @@ def checked(
     )
     assert done.returncode == 0, f"{name}: {done.stdout}\n{done.stderr}"
     return done.stdout + done.stderr
+
+
+def unit_options(*files: Path) -> dict[str, list[str]]:
+    """Return the values of each option of a systemd unit and its drop-ins, in order. An empty value
+    discards those before it.
+    """
+    found: defaultdict[str, list[str]] = defaultdict(list)
+    for file in files:
+        for line in file.read_text().splitlines():
+            option, separator, value = line.partition("=")
+            if not separator or line.startswith("#"):
+                continue
+            if value:
+                found[option].append(value)
+            else:
+                found[option].clear()
+    return found
+
+
+def variables(file: Path) -> dict[str, str]:
+    """Return the variables of an environment file."""
+    lines = file.read_text().splitlines()
+    return dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
 
 
 class Started:

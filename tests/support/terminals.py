@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Final, Self
 
 from tests.support.blocks import Block
+from tests.support.client_wheel import locked_versions
 from tests.support.mariadb import MariaDB
 from tests.support.repository import ROOT
 from tests.support.server import ending_with_us, free_port, without_settings
@@ -40,7 +41,9 @@ _SERVE: Final = re.compile(r"\bfairlog serve\b(?!.*--port)")
 _CHECKOUT: Final = (
     ".venv",
     "Makefile",
+    "deploy",
     "docs",
+    "entrypoints",
     "hatch_build.py",
     "package-lock.json",
     "pyproject.toml",
@@ -75,6 +78,8 @@ class Reader:
         self._terminals: dict[str, _Terminal] = {}
         for name in _CHECKOUT:
             (folder / name).symlink_to(ROOT / name)
+        versions = folder / ".versions"
+        versions.write_text(locked_versions("requirements.lock"))
         self._environment = without_settings(os.environ) | dict(settings)
         self._environment |= {
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
@@ -82,6 +87,8 @@ class Reader:
             "COLUMNS": "200",
             "ARGS": f"--port {self._ports['8000']}",  # of `make run`
             "FAIRLOG_SERVER": f"http://127.0.0.1:{self._ports['8000']}",  # of `fairlog_client`
+            "PIP_CONSTRAINT": str(versions),  # so that a new release of a package breaks no page
+            "PIP_DISABLE_PIP_VERSION_CHECK": "1",
             "PYTHONUNBUFFERED": "1",
         }
 
@@ -112,6 +119,15 @@ class Reader:
                 self._ask(name, command, expected, block)
         elif block.language != "text":  # which shows something
             raise AssertionError(f"{block.place}: a block of {block.language} needs a file name")
+
+    def interrupt(self) -> None:
+        """End the programs that keep terminals busy, as Ctrl-C does."""
+        for terminal in self._terminals.values():
+            terminal.interrupt()
+
+    def port(self, documented: int) -> int:
+        """Return the port that stands for one that the documents name."""
+        return int(self._ports[str(documented)])
 
     def _run(self, name: str, text: str, block: Block) -> str:
         code, output = self._terminal(name).run(text)
@@ -172,7 +188,7 @@ class _Terminal:
 
     def run(self, text: str) -> tuple[int, str]:
         """Type a text; return the exit code and what it printed. A busy program gets Ctrl-C."""
-        self._interrupt()
+        self.interrupt()
         before = len(self.shown)
         process = self._start(text)
         if _BUSY.search(text):
@@ -212,7 +228,7 @@ class _Terminal:
                 start_new_session=True,
             )
 
-    def _interrupt(self) -> None:
+    def interrupt(self) -> None:
         """End the program that keeps the terminal busy, as Ctrl-C does."""
         process, self._busy = self._busy, None
         if process is None or process.poll() is not None:

@@ -43,11 +43,13 @@ class Options(Struct, frozen=True, kw_only=True):
 
 class Jobs:
     """The tasks of an application. `client` submits them; None: a `Fairlog()` that is made when the
-    first job is submitted, from FAIRLOG_SERVER and FAIRLOG_KEY.
+    first job is submitted, from FAIRLOG_SERVER and FAIRLOG_KEY. `outbox` is the table that their
+    `enqueue` inserts into, with its schema if that is another one: `fairlog.outbox`.
     """
 
-    def __init__(self, client: Fairlog | None = None) -> None:
+    def __init__(self, client: Fairlog | None = None, *, outbox: str = "outbox") -> None:
         self.tasks: dict[str, Task[Any, Any]] = {}  # by kind
+        self.outbox = outbox
         self._client = client
 
     @property
@@ -158,7 +160,7 @@ class Task(Generic[P, R]):
         """
         submission = self._submission(user, args, kwargs)
         del submission["wait_seconds"]
-        enqueue(session_or_connection, **submission)
+        enqueue(session_or_connection, **submission, table=self._jobs.outbox)
 
     def payload(self, *args: P.args, **kwargs: P.kwargs) -> dict[str, Any]:
         """Return the payload of a job with these arguments. Raises `InvalidArguments`."""

@@ -3,7 +3,6 @@
 import shlex
 import socket
 import subprocess
-from collections import defaultdict
 from pathlib import Path
 from typing import Final
 
@@ -22,6 +21,8 @@ from tests.support.deployment import (
     key_created,
     result_of,
     started,
+    unit_options,
+    variables,
 )
 from tests.support.server import free_port
 
@@ -33,19 +34,7 @@ EXPOSURE_MAX: Final = 20  # tenths of the scale of `systemd-analyze security`, w
 
 
 def options(name: str) -> dict[str, list[str]]:
-    """Return the values of each option of a unit, in order."""
-    found: defaultdict[str, list[str]] = defaultdict(list)
-    for line in (UNITS / f"{name}.service").read_text().splitlines():
-        option, separator, value = line.partition("=")
-        if separator and not line.startswith("#"):
-            found[option].append(value)
-    return found
-
-
-def variables(name: str) -> dict[str, str]:
-    """Return the variables of an environment file."""
-    lines = (UNITS / name).read_text().splitlines()
-    return dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
+    return unit_options(UNITS / f"{name}.service")
 
 
 @pytest.fixture(scope="module")
@@ -105,8 +94,8 @@ def test_what_the_units_start_runs_jobs_and_ends_at_sigterm(
         return [str(FAIRLOG), *shlex.split(fitted.removeprefix(INSTALLED))]
 
     subprocess.run([FAIRLOG, "migrate", "--database-url", database_url], check=True)
-    of_server = variables("server.env.example") | {"FAIRLOG_DATABASE_URL": database_url}
-    of_worker = variables("worker.env.example") | {
+    of_server = variables(UNITS / "server.env.example") | {"FAIRLOG_DATABASE_URL": database_url}
+    of_worker = variables(UNITS / "worker.env.example") | {
         "FAIRLOG_KEY": key_created(database_url, "worker-1", "worker"),
         "FAIRLOG_HANDLERS": str(tmp_path / "handlers.py"),
     }

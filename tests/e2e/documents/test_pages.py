@@ -40,6 +40,10 @@ PAGES_WITH_A_SERVER: Final = [
     "docs/how-to/deploys.md",
     "docs/how-to/mysql.md",
 ]
+# The page that another test reads, and goes on from.
+READ_ELSEWHERE: Final = {
+    "docs/tutorial/own-application.md": "tests/e2e/documents/test_deployed_application.py"
+}
 # Blocks that other tests run: the document and the language, and the test.
 RUN_ELSEWHERE: Final = {
     ("docs/handlers.md", "python"): "tests/unit/test_handler_document.py",
@@ -47,7 +51,12 @@ RUN_ELSEWHERE: Final = {
     ("docs/transactional.md", "sql"): "tests/e2e/servers/test_outbox.py",
 }
 # The blocks that say why they are not run.
-NOT_RUN: Final = {"docs/client.md": 2, "docs/concepts/fairness.md": 1, "docs/deployment.md": 4}
+NOT_RUN: Final = {
+    "docs/client.md": 2,
+    "docs/concepts/fairness.md": 1,
+    "docs/deployment.md": 4,
+    "docs/tutorial/own-application.md": 1,
+}
 OUTPUTS: Final = {"", "text"}  # languages of blocks that are no commands
 
 
@@ -94,7 +103,7 @@ def test_the_page_does_what_it_says_on_a_server_of_its_own(
 
 
 def test_every_block_is_run_or_says_why_not() -> None:
-    read = {*TUTORIAL, *PAGES, *PAGES_WITH_A_SERVER}
+    read = {*TUTORIAL, *PAGES, *PAGES_WITH_A_SERVER, *READ_ELSEWHERE}
     neglected = [
         block.place
         for document in documents()
@@ -105,7 +114,8 @@ def test_every_block_is_run_or_says_why_not() -> None:
         and (name, block.language) not in RUN_ELSEWHERE
     ]
     assert neglected == []
-    assert [test for test in RUN_ELSEWHERE.values() if not (ROOT / test).exists()] == []
+    elsewhere = [*RUN_ELSEWHERE.values(), *READ_ELSEWHERE.values()]
+    assert [test for test in elsewhere if not (ROOT / test).exists()] == []
 
 
 def test_only_these_blocks_are_not_run_and_the_tests_that_they_name_exist() -> None:
