@@ -31,6 +31,7 @@ from domain.language.events import (
     KeyRotated,
     LeasesExtended,
     LimitChanged,
+    PlanDeleted,
     ProgressReported,
     RateLimitDecided,
     Recorded,
@@ -42,6 +43,7 @@ from domain.language.events import (
 )
 from domain.language.identifiers import GLOBAL
 from domain.language.moments import later, to_micros
+from domain.limits.limits import LimitSettings, subject_of
 from domain.limits.rate_limits import Windows
 
 SLEW_PPM_END: Final = 1_000_000  # exclusive: at this rate the log's time would stop
@@ -81,6 +83,23 @@ def miscount(windows: Windows, recorded: Recorded) -> str | None:
         if event.global_used != used:
             return f"it counts {event.global_used} in the global window, which had {used} with it"
     return None
+
+
+def misplanned(limits: LimitSettings, recorded: Recorded) -> str | None:
+    """Say what is wrong with the plan of a change of limits, given the limits before it; None if
+    nothing is.
+    """
+    match recorded.event:
+        case LimitChanged(scope=Scope.USER, plan=str(plan)) as event:
+            is_new = limits.of(subject_of(event)).plan != plan
+            return f"there was no plan {plan!r}" if is_new and plan not in limits.plans else None
+        case PlanDeleted(plan=plan):
+            if plan not in limits.plans:
+                return f"there was no plan {plan!r}"
+            users = limits.users_on.get(plan, 0)
+            return f"{users} users were on the plan {plan!r}" if users else None
+        case _:
+            return None
 
 
 def _check_decision(job: Job | None, recorded: Recorded, event: RateLimitDecided) -> str | None:
@@ -131,14 +150,30 @@ def _check_submission(job: Job | None, recorded: Recorded, event: JobSubmitted) 
 def _check_limits(_: Job | None, recorded: Recorded, event: LimitChanged) -> str | None:
     if recorded.job_id is not None:
         return f"it names job {recorded.job_id}"
-    named = (event.user_id is not None, event.kind is not None)
-    if named != (event.scope is Scope.USER, event.scope is Scope.KIND):
-        return f"its subject does not fit its scope {event.scope.value!r}"
-    if (event.limit is not None and event.limit < 0) or (
-        event.running is not None and event.running < 0
-    ):
+    scope = event.scope
+    named = (event.user_id, event.kind, event.resource)
+    fitting = (
+        scope in {Scope.USER, Scope.USER_KIND},
+        scope in {Scope.KIND, Scope.USER_KIND},
+        scope is Scope.RESOURCE,
+    )
+    is_planned = event.plan is not None or scope is not Scope.PLAN
+    if tuple(bool(name) for name in named) != fitting or not is_planned:
+        return f"its subject does not fit its scope {scope.value!r}"
+    if event.plan is not None and scope not in {Scope.PLAN, Scope.USER}:
+        return f"its scope {scope.value!r} has no plan"
+    rates = [*(event.windows or ()), *([event.throttle] if event.throttle else [])]
+    counts = (event.limit, event.running, *(rate.limit for rate in rates))
+    if any(count is not None and count < 0 for count in counts):
         return "it sets a limit below zero"
-    return None
+    if any(rate.seconds < 1 for rate in rates):
+        return "it sets a window of no length"
+    return "it sets a weight below one" if event.weight is not None and event.weight < 1 else None
+
+
+def _check_plan_deletion(_: Job | None, recorded: Recorded, _event: PlanDeleted) -> str | None:
+    """Check what needs no other limit; `misplanned` checks the rest."""
+    return None if recorded.job_id is None else f"it names job {recorded.job_id}"
 
 
 def _check_correction(_: Job | None, recorded: Recorded, event: ClockCorrected) -> str | None:
@@ -381,6 +416,7 @@ _OTHER_EVENT_CHECKS: Final[Mapping[type, Callable[[Job | None, Recorded, Any], s
     RateLimitDecided: _check_decision,
     JobSubmitted: _check_submission,
     LimitChanged: _check_limits,
+    PlanDeleted: _check_plan_deletion,
     KeyCreated: _check_key,
     KeyRotated: _check_key,
     KeyRevoked: _check_key,

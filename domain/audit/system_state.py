@@ -6,6 +6,7 @@ the number of users, not with the log. A single job is folded from its own event
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from operator import itemgetter
 from typing import Any, Final, Literal
 
 import msgspec
@@ -25,9 +26,10 @@ from domain.language.events import (
     Recorded,
     RequeueReason,
 )
-from domain.language.identifiers import Kind, UserId
+from domain.language.identifiers import Kind, PlanName, ResourceName, UserId
 from domain.language.moments import UNIX_EPOCH, from_micros, to_micros
-from domain.limits.rate_limits import Counter, Limits, Windows
+from domain.limits.limits import Limits, LimitSettings, Subject
+from domain.limits.rate_limits import Counter, Windows
 
 _NEW: Final = None  # the state of a job before its submission
 _WINDOWS_MIN: Final = 1000  # below this number, windows that are over are kept
@@ -40,13 +42,15 @@ class SystemState:
         self.position = 0  # of the latest event folded in
         self.recorded_at = UNIX_EPOCH  # of that event, UTC
         self.jobs: dict[State, int] = dict.fromkeys(State, 0)  # number of jobs
-        self.line = Line()
+        self.limits = LimitSettings()
+        self.line = Line(limits=self.limits)
         self.windows = Windows()
         self._windows_left = 0  # after those that were over were last forgotten
 
     def evolve(self, events: Sequence[Recorded]) -> None:
         """Fold events in. Never raises: history is never refused."""
-        jobs, line, windows = self.jobs, self.line.folds(), self.windows.folds()
+        jobs, limits, windows = self.jobs, self.limits.folds(), self.windows.folds()
+        line = self.line.folds()
         for recorded in events:
             event = recorded.event
             kind = type(event)
@@ -55,6 +59,8 @@ class SystemState:
                 if before is not None:
                     jobs[before] -= 1
                 jobs[after] += 1
+            if (fold := limits.get(kind)) is not None:  # before the line, which needs them
+                fold(recorded, event)
             if (fold := line.get(kind)) is not None:
                 fold(recorded, event)
             if (fold := windows.get(kind)) is not None:
@@ -80,9 +86,9 @@ class SystemState:
             line.changed_lanes,
             line.changed_kinds,
             windows.changed_counters,
-            windows.changed_limits,
         ):
             noted.clear()
+        self.limits.forget_removed()
         if len(windows.counters) > 2 * self._windows_left + _WINDOWS_MIN:
             self.forget_windows()
 
@@ -129,14 +135,14 @@ _CHANGES: Final[Mapping[type, Callable[[Recorded, Any], _Change]]] = {
 class _Snapshot(Struct, array_like=True, frozen=True):
     """A state as it is stored: what `SystemState.tidy` leaves of it, sorted."""
 
-    version: Literal[1]
+    version: Literal[2]
     position: int
     recorded_at: int  # Unix time in microseconds
     jobs: dict[State, int]
     users: dict[UserId, tuple[int | None, int | None, int, int, int | None]]
     lanes: dict[UserId, dict[Kind, int]]
     kinds: dict[Kind, tuple[int, int, int | None]]
-    limits: list[tuple[UserId, Kind, int | None, int | None]]
+    limits: list[tuple[UserId, Kind, ResourceName, PlanName, Limits]]
     counters: list[tuple[UserId, int, int, int, int]]
 
 
@@ -151,7 +157,7 @@ def to_snapshot(state: SystemState) -> bytes:
     line, windows = state.line, state.windows
     return _encode(
         _Snapshot(
-            1,
+            2,
             state.position,
             to_micros(state.recorded_at),
             state.jobs,
@@ -170,9 +176,7 @@ def to_snapshot(state: SystemState) -> bytes:
                 kind: (load.waiting, load.running, load.running_limit)
                 for kind, load in line.kinds.items()
             },
-            sorted(
-                (*subject, one.submissions, one.running) for subject, one in windows.limits.items()
-            ),
+            [(*subject, one) for subject, one in sorted(state.limits.all_set(), key=itemgetter(0))],
             sorted(
                 (*key, one.start, one.used, one.refused) for key, one in windows.counters.items()
             ),
@@ -189,10 +193,9 @@ def from_snapshot(snapshot: bytes) -> SystemState:
     state.line.users = {user_id: UserInLine(*row) for user_id, row in found.users.items()}
     state.line.lanes = found.lanes
     state.line.kinds = {kind: KindInLine(*row) for kind, row in found.kinds.items()}
-    state.windows.limits = {
-        (user_id, kind): Limits(submissions, running)
-        for user_id, kind, submissions, running in found.limits
-    }
+    for user_id, kind, resource, plan, limits in found.limits:
+        state.limits.put(Subject(user_id, kind, resource, plan), limits)
+    state.limits.count_members()
     state.windows.counters = {
         (user_id, seconds): Counter(start, used, refused)
         for user_id, seconds, start, used, refused in found.counters

@@ -7,7 +7,7 @@ from msgspec import Struct
 
 from domain.jobs.job import Job
 from domain.language.events import LimitChanged, RateLimitDecided
-from domain.language.identifiers import JobId, KeyName, UserId
+from domain.language.identifiers import JobId, KeyName, PlanName, UserId
 
 
 class Submitted(Struct, frozen=True, tag=True):
@@ -52,6 +52,12 @@ class LimitsSet(Struct, frozen=True, tag=True):
     event: LimitChanged  # not recorded if nothing changed
 
 
+class PlanRemoved(Struct, frozen=True, tag=True):
+    """The answer to DeletePlan."""
+
+    plan: PlanName
+
+
 class RefusalsRecorded(Struct, frozen=True, tag=True):
     """The answer to ReportRefusals and ReportWrongKeys."""
 
@@ -89,6 +95,7 @@ Answer = (
     | JobUpdated
     | JobsUpdated
     | LimitsSet
+    | PlanRemoved
     | RefusalsRecorded
     | ClockAccepted
     | KeyChanged

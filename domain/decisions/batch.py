@@ -18,7 +18,14 @@ from domain.decisions.write_model import WriteModel
 from domain.fairness.known_line import Unread
 from domain.language.commands import ClaimJobs, Command, ReportRefusals, SubmitRows
 from domain.language.errors import RateLimited, Refusal, without_traceback
-from domain.language.events import ClockCorrected, LimitChanged, RateLimitDecided, Recorded, Scope
+from domain.language.events import (
+    ClockCorrected,
+    LimitChanged,
+    PlanDeleted,
+    RateLimitDecided,
+    Recorded,
+    Scope,
+)
 from domain.language.identifiers import ClaimHash, KeyName, UserId
 from domain.language.moments import to_micros
 from domain.language.policy import Policy
@@ -34,7 +41,7 @@ READS_PER_CLAIM_MAX: Final = 50
 CRASHED: Final = "This job could not be decided because of a defect; the server's log has it."
 
 # Refusals that came before are recorded before these.
-_AFTER_REFUSALS: Final = (LimitChanged, *KEY_EVENTS)
+_AFTER_REFUSALS: Final = (LimitChanged, PlanDeleted, *KEY_EVENTS)
 
 Outcome = Answer | Exception  # a Refusal, or the error of a decision that crashed
 _Reply = Callable[[WriteModel], Answer] | Exception

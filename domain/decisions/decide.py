@@ -26,6 +26,7 @@ from domain.decisions.answers import (
     LeasesHeld,
     LimitsSet,
     OutboxTaken,
+    PlanRemoved,
     ProjectionsSaved,
     RefusalsRecorded,
     Submitted,
@@ -45,6 +46,7 @@ from domain.language.commands import (
     Command,
     CompleteJob,
     CreateKey,
+    DeletePlan,
     EnforceDeadlines,
     EraseBodies,
     ExtendLeases,
@@ -87,13 +89,8 @@ from domain.language.idempotency import is_deduplicated, key_of, own_digest
 from domain.language.identifiers import ClaimHash, JobId, KeyName, WorkerId
 from domain.language.moments import later
 from domain.language.policy import Policy
-from domain.limits.rate_limits import (
-    Limits,
-    decide_admission,
-    decide_limit,
-    subject_of,
-    without_use,
-)
+from domain.limits.limits import decide_limit, decide_plan_deletion, limits_of, subject_of
+from domain.limits.rate_limits import decide_admission, without_use
 
 _Worker = tuple[WorkerId | None, KeyName | None]  # a worker and the API key of its claims
 
@@ -162,6 +159,8 @@ def _decide(  # noqa: PLR0912 (a case for each command)
             return _recover(model, command)
         case ChangeLimit():
             return _change_limit(model, command)
+        case DeletePlan():
+            return _delete_plan(model, command)
         case AcceptClock() | SaveProjections():
             # The writer does either: a correction is recorded before the batch.
             done = ClockAccepted() if isinstance(command, AcceptClock) else ProjectionsSaved()
@@ -178,7 +177,7 @@ def _submit(
     model: WriteModel, command: SubmitJob, key: ApiKey | None, policy: Policy, now: datetime
 ) -> Decision:
     """Check the rate limit, then idempotency, then kinds: the order of the legacy system."""
-    admission = decide_admission(model.windows, command.user_id, policy, now)
+    admission = decide_admission(model.windows, model.limits, command.user_id, policy, now)
     if not admission.allowed:
         return _refuse(admission, RateLimited(admission, now), now)
     named, is_explicit = key_of(command)
@@ -414,7 +413,7 @@ def _retry(
     if isinstance(decision.reply, Refusal):
         return decision
     job = model.jobs.rows[command.job_id]
-    admission = decide_admission(model.windows, job.user_id, policy, now)
+    admission = decide_admission(model.windows, model.limits, job.user_id, policy, now)
     if not admission.allowed:
         return _refuse(admission, RateLimited(admission, now), now)
     return decision._replace(new_events=[NewEvent(admission, job.id), *decision.new_events])
@@ -437,10 +436,20 @@ def expire(model: WriteModel, policy: Policy, now: datetime) -> Iterator[NewEven
 
 def _change_limit(model: WriteModel, command: ChangeLimit) -> Decision:
     """Change limits. Nothing is recorded if they do not change, so repeats do not grow the log."""
-    limited = decide_limit(model.windows, command)
-    before = model.windows.limits.get(subject_of(limited), Limits())
-    is_new = before != Limits(limited.limit, limited.running)
+    try:
+        limited = decide_limit(model.limits, command)
+    except Refusal as refusal:
+        return Decision([], without_traceback(refusal))
+    is_new = model.limits.of(subject_of(limited)) != limits_of(limited)
     return Decision([NewEvent(limited)] if is_new else [], lambda _: LimitsSet(limited))
+
+
+def _delete_plan(model: WriteModel, command: DeletePlan) -> Decision:
+    try:
+        deleted = decide_plan_deletion(model.limits, command)
+    except Refusal as refusal:
+        return Decision([], without_traceback(refusal))
+    return Decision([NewEvent(deleted)], lambda _: PlanRemoved(command.plan))
 
 
 def _change_key(model: WriteModel, command: access.KeyCommand, now: datetime) -> Decision:

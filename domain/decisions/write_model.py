@@ -17,6 +17,7 @@ from domain.language.commands import (
     Command,
     CompleteJob,
     CreateKey,
+    DeletePlan,
     EnforceDeadlines,
     EraseBodies,
     ExtendLeases,
@@ -43,6 +44,7 @@ from domain.language.events import (
     KeyRotated,
     LeasesExtended,
     LimitChanged,
+    PlanDeleted,
     ProgressReported,
     RateLimitDecided,
     Recorded,
@@ -52,12 +54,13 @@ from domain.language.events import (
 from domain.language.idempotency import is_deduplicated, key_hash, key_of
 from domain.language.identifiers import GLOBAL, ClaimHash, JobId, KeyHash, Kind, UserId
 from domain.language.policy import Policy
+from domain.limits.limits import LimitSettings
 from domain.limits.rate_limits import WindowKey, Windows
 from domain.log.folds import Fold
 
 
 class WriteModel:
-    """Three states, each the in-memory half of an inline projection, and the API keys.
+    """The in-memory halves of the inline projections, and the API keys.
 
     The same folds serve the writer's decisions, a rebuild and time travel.
     """
@@ -66,10 +69,13 @@ class WriteModel:
         """`known_line` is for claims to be decided by this model; None: none will be."""
         self.position = 0  # of the latest event folded in
         self.jobs = Jobs(watches_expiry=known_line is not None)
-        self.line = Line(known_line)
+        self.limits = LimitSettings()
+        self.line = Line(known_line, self.limits)
         self.windows = Windows()
         self.keys = ApiKeys()
-        states = [state.folds() for state in (self.jobs, self.line, self.windows, self.keys)]
+        # In this order: the line needs the limits as they are with the event.
+        folded = (self.jobs, self.limits, self.line, self.windows, self.keys)
+        states = [state.folds() for state in folded]
         self._folds: dict[type, tuple[Fold, ...]] = {
             event_type: tuple(folds[event_type] for folds in states if event_type in folds)
             for event_type in EVENT_TYPES.values()
@@ -99,7 +105,6 @@ class RowKeys(Struct, frozen=True, kw_only=True):
     keys: Collection[KeyHash] = ()  # idempotency keys
     claims: Collection[ClaimHash] = ()
     windows: Collection[WindowKey] = ()
-    limited_kinds: Collection[Kind] = ()  # whose own limits are required
 
 
 class RequiredRows(RowKeys, frozen=True, kw_only=True):
@@ -111,7 +116,6 @@ class RequiredRows(RowKeys, frozen=True, kw_only=True):
     keys: set[KeyHash] = set()
     claims: set[ClaimHash] = set()
     windows: set[WindowKey] = set()
-    limited_kinds: set[Kind] = set()
     http_claims: set[ClaimHash] = set()  # of `claims`: those that may have been answered empty
     retries: dict[JobId, int] = {}  # jobs to retry: the length of their users' windows, in seconds
 
@@ -136,6 +140,7 @@ class RequiredRows(RowKeys, frozen=True, kw_only=True):
                     AcceptClock()
                     | SaveProjections()
                     | TakeOutbox()
+                    | DeletePlan()
                     | CreateKey()
                     | RotateKey()
                     | RevokeKey()
@@ -144,8 +149,6 @@ class RequiredRows(RowKeys, frozen=True, kw_only=True):
                     pass
                 case ChangeLimit(user_id=changed_user, kind=changed_kind):
                     self._add_subject(changed_user, changed_kind)
-                    if changed_kind is not None:
-                        self.limited_kinds.add(changed_kind)
                 case RetryJob(job_id=job_id):
                     self.jobs.add(job_id)
                     self.retries[job_id] = policy.window_seconds
@@ -171,6 +174,7 @@ class RequiredRows(RowKeys, frozen=True, kw_only=True):
                     self._add_subject(event.user_id, event.kind)
                 case (
                     ClockCorrected()
+                    | PlanDeleted()
                     | AttemptBegun()
                     | ProgressReported()
                     | WorkerMissed()
@@ -199,7 +203,6 @@ class RequiredRows(RowKeys, frozen=True, kw_only=True):
         self.keys.update(other.keys)
         self.claims.update(other.claims)
         self.windows.update(other.windows)
-        self.limited_kinds.update(other.limited_kinds)
 
     def without(self, known: RowKeys) -> "RequiredRows":
         """Return the rows that are not known yet.
@@ -214,7 +217,6 @@ class RequiredRows(RowKeys, frozen=True, kw_only=True):
             keys=self.keys.difference(known.keys),
             claims=self.claims.difference(known.claims),
             windows=self.windows.difference(known.windows),
-            limited_kinds=self.limited_kinds.difference(known.limited_kinds),
             http_claims=self.http_claims,
             retries=self.retries,
         )
@@ -228,7 +230,6 @@ class RequiredRows(RowKeys, frozen=True, kw_only=True):
             + len(self.keys)
             + len(self.claims)
             + len(self.windows)
-            + len(self.limited_kinds)
         )
 
     def _add_submission(self, command: SubmitJob, policy: Policy) -> None:

@@ -5,7 +5,7 @@ is the position at which they joined the line. If new users came first, a stream
 starve everybody else. A *lane* is one user's waiting jobs of one kind.
 
 A user at their cap of running jobs is not in the line until one of them ends, so that they block
-nobody.
+nobody. A plan's cap reaches each of its users with the next event of theirs.
 """
 
 from typing import ClassVar, Final
@@ -30,6 +30,7 @@ from domain.language.events import (
     Scope,
 )
 from domain.language.identifiers import Kind, UserId
+from domain.limits.limits import LimitSettings
 from domain.log.folds import Folded, FoldMethods
 
 
@@ -40,7 +41,7 @@ class UserInLine(Struct, frozen=True, gc=False):
     joined: int | None = None  # position at which a never served user joined; None when not waiting
     waiting: int = 0  # jobs
     running: int = 0  # attempts, with those that are ending, see `Job.ending`
-    running_limit: int | None = None  # cap on `running`; None: no cap
+    running_limit: int | None = None  # cap on `running`, their own or their plan's; None: no cap
 
     @property
     def turn(self) -> int | None:
@@ -73,9 +74,13 @@ _IDLE: Final = KindInLine()
 class Line(Folded):
     """The users, lanes and kinds of the line that are in memory."""
 
-    def __init__(self, known: KnownLine | None = None) -> None:
-        """`known` keeps the order in which claims are served; None: none is decided by it."""
+    def __init__(self, known: KnownLine | None = None, limits: LimitSettings | None = None) -> None:
+        """`known` keeps the order in which claims are served; None: none is decided by it.
+
+        An event is folded into `limits` before the line.
+        """
         self.known = known
+        self.limits = LimitSettings() if limits is None else limits
         self.users: dict[UserId, UserInLine] = {}
         self.lanes: dict[UserId, dict[Kind, int]] = {}  # jobs waiting
         self.stored_lanes: set[Lane] = set()  # that have a row
@@ -125,7 +130,7 @@ class Line(Folded):
             case LimitChanged(scope=Scope.USER, user_id=str(user_id)):
                 user = self.users.get(user_id, _NOBODY)
                 self.changed_users.setdefault(user_id, user)
-                limited = replace(user, running_limit=event.running)
+                limited = replace(user, running_limit=self.limits.of_user(user_id).running)
                 self.users[user_id] = limited
                 if user.turn != limited.turn:
                     self._place_everywhere(user_id, limited.turn)
@@ -185,7 +190,11 @@ class Line(Folded):
         elif before.waiting > 0:
             joined = before.joined
         after = UserInLine(
-            last_served, joined, now_waiting, before.running + running, before.running_limit
+            last_served,
+            joined,
+            now_waiting,
+            before.running + running,
+            self.limits.of_user(user_id).running,
         )
         self.users[user_id] = after
         if self.known is not None:

@@ -16,11 +16,14 @@ from domain.language.identifiers import (
     JobId,
     KeyName,
     Kind,
+    PlanName,
+    ResourceName,
     SecretId,
     ServerId,
     UserId,
     WorkerId,
 )
+from domain.language.limits import Rate, RetryPolicy
 
 
 class Caller(Struct, frozen=True, gc=False):
@@ -183,10 +186,28 @@ class ChangeLimit(_Command, frozen=True, kw_only=True, gc=False, tag=True):
     """Change the limits of one subject. UNSET keeps a limit, None restores its default."""
 
     scope: Scope
-    user_id: UserId | None = None  # for Scope.USER
-    kind: Kind | None = None  # for Scope.KIND
-    limit: int | UnsetType | None = UNSET  # submissions per window, from 0
-    running: int | UnsetType | None = UNSET  # jobs running at once, from 0; default: no cap
+    user_id: UserId | None = None  # for Scope.USER and Scope.USER_KIND
+    kind: Kind | None = None  # for Scope.KIND and Scope.USER_KIND
+    resource: ResourceName | None = None  # for Scope.RESOURCE
+    # For Scope.PLAN the plan to change or make; for Scope.USER the one that the user shall be on.
+    plan: PlanName | UnsetType | None = UNSET
+    # The fields of `LimitChanged` with the same names.
+    limit: int | UnsetType | None = UNSET
+    running: int | UnsetType | None = UNSET
+    windows: tuple[Rate, ...] | UnsetType | None = UNSET
+    throttle: Rate | UnsetType | None = UNSET
+    weight: int | UnsetType | None = UNSET
+    paused: bool | UnsetType | None = UNSET
+    max_attempts: int | UnsetType | None = UNSET
+    priority_max: int | UnsetType | None = UNSET
+    retry: RetryPolicy | UnsetType | None = UNSET
+    timeout_seconds: float | UnsetType | None = UNSET
+
+
+class DeletePlan(_Command, frozen=True, kw_only=True, gc=False, tag=True):
+    """Delete a plan. Refused while a user is on it."""
+
+    plan: PlanName
 
 
 class AcceptClock(_Command, frozen=True, kw_only=True, gc=False, tag=True):
@@ -255,6 +276,7 @@ Command = (
     | EnforceDeadlines
     | RecoverJobs
     | ChangeLimit
+    | DeletePlan
     | AcceptClock
     | CreateKey
     | RotateKey

@@ -26,7 +26,10 @@ FairlogError
 │   ├── UnknownKey
 │   ├── KeyHasEnded
 │   ├── TooManyKeys
-│   └── TooManySecrets
+│   ├── TooManySecrets
+│   ├── UnknownPlan
+│   ├── PlanInUse
+│   └── TooManyLimits
 ├── InvalidInput                   a command that no state could accept
 ├── LogUnavailable                 the database did not answer; the outcome may be unknown
 │   ├── LogFileReplaced            the open file is not the one at its path any more
@@ -44,7 +47,7 @@ from datetime import datetime
 from typing import Any, TypeVar
 
 from domain.language.events import RateLimitDecided, Scope
-from domain.language.identifiers import JobId, KeyName, Kind, UserId
+from domain.language.identifiers import JobId, KeyName, Kind, PlanName, UserId
 
 
 class FairlogError(Exception):
@@ -354,6 +357,34 @@ class TooManySecrets(Refusal):
         super().__init__(
             f"The key {name!r} has {secrets_max} valid secrets; wait until the overlap of an "
             "earlier rotation has ended."
+        )
+
+
+class UnknownPlan(Refusal):
+    """No plan has this name."""
+
+    def __init__(self, plan: PlanName) -> None:
+        super().__init__(
+            f"There is no plan {plan!r}; set its limits first (PUT /v1/plans/{{name}}, "
+            "`fairlog plans set`)."
+        )
+
+
+class PlanInUse(Refusal):
+    """A plan cannot be deleted, since users are on it."""
+
+    def __init__(self, plan: PlanName, users: int) -> None:
+        whose = "1 user is" if users == 1 else f"{users:,} users are"
+        super().__init__(f"{whose} on the plan {plan!r}; put them on another plan first.")
+
+
+class TooManyLimits(Refusal):
+    """No further kind, resource, plan or user's kind may have limits of its own."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__(
+            f"At most {most:,} kinds, resources, plans and users' kinds may have limits of their "
+            "own; remove some, or set one for all resources with the same prefix (`shopify:*`)."
         )
 
 

@@ -20,20 +20,26 @@ from domain.language.identifiers import (
     JobId,
     KeyName,
     Kind,
+    PlanName,
+    ResourceName,
     SecretId,
     ServerId,
     UserId,
     WorkerId,
 )
+from domain.language.limits import Rate, RetryPolicy
 from domain.language.moments import later
 
 
 class Scope(StrEnum):
-    """The subject of a limit: one user, all users together, or a kind of job."""
+    """The subject of a limit."""
 
-    USER = "user"
-    GLOBAL = "global"
-    KIND = "kind"
+    USER = "user"  # one user
+    GLOBAL = "global"  # all users together
+    KIND = "kind"  # a kind of job
+    USER_KIND = "user_kind"  # one user's jobs of a kind
+    PLAN = "plan"  # each user on the plan
+    RESOURCE = "resource"  # the jobs that use a resource
 
 
 class _StoredEvent(Struct, frozen=True, omit_defaults=True, gc=False, tag_field="type"):
@@ -237,10 +243,28 @@ class LimitChanged(_StoredEvent, frozen=True, kw_only=True, tag="LimitChanged"):
     """The limits of one subject were changed; the event has all of them."""
 
     scope: Scope
-    user_id: UserId | None = None  # for Scope.USER
-    kind: Kind | None = None  # for Scope.KIND
-    limit: int | None = None  # submissions per window; None: the default
-    running: int | None = None  # jobs running at once; None: no cap
+    user_id: UserId | None = None  # for Scope.USER and Scope.USER_KIND
+    kind: Kind | None = None  # for Scope.KIND and Scope.USER_KIND
+    resource: ResourceName | None = None  # for Scope.RESOURCE: a name, or a prefix and `*`
+    # For Scope.PLAN the plan that was changed or made; for Scope.USER the one that the user is on.
+    plan: PlanName | None = None
+    # None is the default. For a user, that is what the plan says.
+    limit: int | None = None  # submissions per window of `Policy.window_seconds`
+    running: int | None = None  # jobs running at once; by default no cap
+    windows: tuple[Rate, ...] | None = None  # further limits of submissions; all have to allow
+    throttle: Rate | None = None  # starts; by default not limited
+    weight: int | None = None  # share of the service in hundredths, 1 to 100,000; by default 100
+    paused: bool | None = None  # no job starts; by default False
+    max_attempts: int | None = None  # that a submission may ask for; by default any number
+    priority_max: int | None = None  # highest that a submission may ask for; by default any
+    retry: RetryPolicy | None = None  # of a kind's jobs that come without their own
+    timeout_seconds: float | None = None  # likewise: of one attempt
+
+
+class PlanDeleted(_StoredEvent, frozen=True, kw_only=True, tag="PlanDeleted"):
+    """A plan that no user was on was deleted."""
+
+    plan: PlanName
 
 
 class BodiesErased(_StoredEvent, frozen=True, kw_only=True, tag="BodiesErased"):
@@ -357,6 +381,7 @@ Event = (
     | KeyRevoked
     | WrongKeysRefused
     | ProgressReported
+    | PlanDeleted
 )
 
 VERSION: Final = 1  # of every event type, except those with an upcaster

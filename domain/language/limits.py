@@ -1,11 +1,20 @@
-"""The values that limits are made of."""
+"""The values that limits are made of: rates, weights and retry policies."""
 
 from typing import Final, Literal
 
 from msgspec import Struct
 from msgspec.structs import replace
 
+WEIGHT_DEFAULT: Final = 100  # hundredths: a weight of 1
+
 Backoff = Literal["constant", "linear", "exponential"]
+
+
+class Rate(Struct, frozen=True, gc=False):
+    """A limit in each fixed window of some length; windows are aligned to Unix time 0."""
+
+    limit: int  # at most so many in a window; from 0
+    seconds: int  # length of the window, 1 to 31 days
 
 
 class RetryPolicy(Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):

@@ -4,6 +4,7 @@ import contextlib
 import math
 import re
 import unicodedata
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Final
 
@@ -11,7 +12,17 @@ import msgspec
 
 from domain.language.commands import SubmitJob
 from domain.language.errors import InvalidInput
-from domain.language.identifiers import POSITION_MAX, JobId, KeyName, Kind, UserId, WorkerId
+from domain.language.identifiers import (
+    POSITION_MAX,
+    JobId,
+    KeyName,
+    Kind,
+    PlanName,
+    ResourceName,
+    UserId,
+    WorkerId,
+)
+from domain.language.limits import Rate
 from domain.language.moments import UNIX_EPOCH
 
 NAME_BYTES_MAX: Final = 255
@@ -21,6 +32,9 @@ TIMEOUT_SECONDS_MAX: Final = 7 * 86_400
 PROGRESS_CHARACTERS_MAX: Final = 500  # of a message
 RETRY_IN_SECONDS_MAX: Final = 31_622_400  # 366 days
 LIMIT_MAX: Final = 1_000_000_000
+WINDOW_SECONDS_MAX: Final = 31 * 86_400
+WINDOWS_MAX: Final = 5  # further limits of submissions of one subject
+WEIGHT_MAX: Final = 1_000
 KEY_NAME_CHARACTERS_MAX: Final = 64
 _DIGITS_MAX: Final = len(str(POSITION_MAX))
 _TIME: Final = re.compile(  # RFC 3339, section 5.6
@@ -41,6 +55,57 @@ def kind(text: str) -> Kind:
 
 def worker_id(text: str) -> WorkerId:
     return WorkerId(_name(text, "worker"))
+
+
+def plan_name(text: str) -> PlanName:
+    return PlanName(_name(text, "plan"))
+
+
+def resource(text: str) -> ResourceName:
+    """Check the name of a resource that a submission gives."""
+    if "*" in text:
+        raise InvalidInput(
+            f"A job names whole resources, without *; a limit may be for a prefix: {text!r}."
+        )
+    return ResourceName(_name(text, "resource"))
+
+
+def resource_setting(text: str) -> ResourceName:
+    """Check the name of a resource that gets limits, or a prefix and `*`."""
+    if "*" in text[:-1]:
+        raise InvalidInput(
+            f"In the name of a resource, * stands at the end (shopify:*) or not at all: {text!r}."
+        )
+    return ResourceName(_name(text, "resource"))
+
+
+def rate(limit: int, seconds: int, what: str) -> Rate:
+    """Check a limit per window; `what` is its name in the message."""
+    return Rate(
+        _whole(limit, 0, LIMIT_MAX, f"The limit of {what}"),
+        _whole(seconds, 1, WINDOW_SECONDS_MAX, f"The window of {what}, in seconds,"),
+    )
+
+
+def windows(rates: Sequence[Rate]) -> tuple[Rate, ...]:
+    """Return checked limits of submissions, the shortest window first."""
+    if len(rates) > WINDOWS_MAX:
+        raise InvalidInput(f"windows has at most {WINDOWS_MAX} entries; this has {len(rates)}.")
+    found = [rate(one.limit, one.seconds, "windows") for one in rates]
+    if len({one.seconds for one in found}) < len(found):
+        raise InvalidInput("windows has one limit for each length; two have the same seconds.")
+    return tuple(sorted(found, key=lambda one: one.seconds))
+
+
+def weight(number: float) -> int:
+    """Return a weight of 0.01 to 1,000 in hundredths."""
+    hundredths = round(number * 100) if math.isfinite(number) else 0
+    if not 1 <= hundredths <= WEIGHT_MAX * 100 or not math.isclose(hundredths, number * 100):
+        raise InvalidInput(
+            f"weight is a number from 0.01 to {WEIGHT_MAX:,} with at most two decimals; to start "
+            "no job of a user, pause the user."
+        )
+    return hundredths
 
 
 def key_name(text: str) -> KeyName:

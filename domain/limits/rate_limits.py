@@ -12,24 +12,14 @@ from typing import ClassVar
 from msgspec import Struct
 from msgspec.structs import replace
 
-from domain.language.commands import ChangeLimit
-from domain.language.events import LimitChanged, RateLimitDecided, Recorded, Scope
-from domain.language.identifiers import GLOBAL, Kind, UserId
+from domain.language.events import RateLimitDecided, Recorded, Scope
+from domain.language.identifiers import GLOBAL, UserId
 from domain.language.moments import from_micros, later, to_micros
 from domain.language.policy import Policy
+from domain.limits.limits import LimitSettings
 from domain.log.folds import Folded, FoldMethods
 
-Subject = tuple[UserId, Kind]  # of limits: (user, ""), (GLOBAL, "") or (GLOBAL, kind)
 WindowKey = tuple[UserId, int]  # (user or GLOBAL, window_seconds): the latest window
-
-_NO_KIND = Kind("")
-
-
-class Limits(Struct, frozen=True, gc=False):
-    """The limits of one subject. None: the default."""
-
-    submissions: int | None = None  # per window
-    running: int | None = None  # jobs at once; the default is no cap
 
 
 class Counter(Struct, frozen=True, gc=False):
@@ -66,12 +56,10 @@ def window_start(now: datetime, window_seconds: int) -> datetime:
 
 
 class Windows(Folded):
-    """The limits and latest windows in memory; a missing counter is zero."""
+    """The latest windows in memory; a missing counter is zero."""
 
     def __init__(self) -> None:
-        self.limits: dict[Subject, Limits] = {}
         self.counters: dict[WindowKey, Counter] = {}
-        self.changed_limits: set[Subject] = set()
         self.changed_counters: set[WindowKey] = set()
 
     def _decided(self, _: Recorded, event: RateLimitDecided) -> None:
@@ -79,11 +67,6 @@ class Windows(Folded):
         seconds, start = event.window_seconds, to_micros(event.window_start)
         self._count((event.user_id, seconds), start, used, refused)
         self._count((GLOBAL, seconds), start, used, refused)
-
-    def _limited(self, _: Recorded, event: LimitChanged) -> None:
-        subject = subject_of(event)
-        self.limits[subject] = Limits(event.limit, event.running)
-        self.changed_limits.add(subject)
 
     def _count(self, key: WindowKey, start: int, used: int, refused: int) -> None:
         """Count submissions. Refusals of a window before the latest, reported late, are dropped."""
@@ -95,24 +78,27 @@ class Windows(Folded):
         self.counters[key] = Counter(start, old.used + used, old.refused + refused)
         self.changed_counters.add(key)
 
-    FOLDS: ClassVar[FoldMethods] = {RateLimitDecided: _decided, LimitChanged: _limited}
+    FOLDS: ClassVar[FoldMethods] = {RateLimitDecided: _decided}
 
     def used(self, who: UserId, window_seconds: int, start: int) -> int:
         """Return the submissions that a window admitted, of a user or GLOBAL; 0 if unknown."""
         counter = self.counters.get((who, window_seconds))
         return counter.used if counter is not None and counter.start == start else 0
 
-    def user_window(self, user_id: UserId, policy: Policy, now: datetime) -> WindowState:
-        return self._window(user_id, policy.user_limit, policy, now)
+    def user_window(
+        self, limits: LimitSettings, user_id: UserId, policy: Policy, now: datetime
+    ) -> WindowState:
+        own = limits.of_user(user_id).submissions
+        return self._window(user_id, policy.user_limit if own is None else own, policy, now)
 
-    def global_window(self, policy: Policy, now: datetime) -> WindowState:
-        return self._window(GLOBAL, policy.global_limit, policy, now)
+    def global_window(self, limits: LimitSettings, policy: Policy, now: datetime) -> WindowState:
+        own = limits.everyone.submissions
+        return self._window(GLOBAL, policy.global_limit if own is None else own, policy, now)
 
-    def _window(self, who: UserId, default: int, policy: Policy, now: datetime) -> WindowState:
+    def _window(self, who: UserId, limit: int, policy: Policy, now: datetime) -> WindowState:
         start = window_start(now, policy.window_seconds)
-        limits = self.limits.get((who, _NO_KIND))
         return WindowState(
-            limit=default if limits is None or limits.submissions is None else limits.submissions,
+            limit=limit,
             used=self.used(who, policy.window_seconds, to_micros(start)),
             window_start=start,
             window_seconds=policy.window_seconds,
@@ -120,11 +106,11 @@ class Windows(Folded):
 
 
 def decide_admission(
-    windows: Windows, user_id: UserId, policy: Policy, now: datetime
+    windows: Windows, limits: LimitSettings, user_id: UserId, policy: Policy, now: datetime
 ) -> RateLimitDecided:
     """Admit or refuse one submission. The user's limit is checked first, then the global one."""
-    user = windows.user_window(user_id, policy, now)
-    everyone = windows.global_window(policy, now)
+    user = windows.user_window(limits, user_id, policy, now)
+    everyone = windows.global_window(limits, policy, now)
     for scope, window in ((Scope.USER, user), (Scope.GLOBAL, everyone)):
         if window.used >= window.limit:
             return RateLimitDecided(
@@ -165,23 +151,6 @@ def limit_of_everyone(decided: RateLimitDecided) -> int | None:
     if decided.allowed:
         return decided.global_limit
     return decided.limit if decided.scope is Scope.GLOBAL else None
-
-
-def decide_limit(windows: Windows, command: ChangeLimit) -> LimitChanged:
-    """Return the event of a change, which holds all limits of its subject, changed or not."""
-    changed = LimitChanged(scope=command.scope, user_id=command.user_id, kind=command.kind)
-    before = windows.limits.get(subject_of(changed), Limits())
-    return LimitChanged(
-        scope=command.scope,
-        user_id=command.user_id,
-        kind=command.kind,
-        limit=command.limit if isinstance(command.limit, int | None) else before.submissions,
-        running=command.running if isinstance(command.running, int | None) else before.running,
-    )
-
-
-def subject_of(changed: LimitChanged) -> Subject:
-    return (changed.user_id or GLOBAL, changed.kind or _NO_KIND)
 
 
 def merge_refusals(

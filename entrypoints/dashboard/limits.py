@@ -11,8 +11,10 @@ from sqlalchemy.engine import Connection
 
 from domain.language import validation
 from domain.language.errors import InvalidInput
-from domain.language.identifiers import GLOBAL, Kind, UserId
-from domain.limits.rate_limits import Limits, Subject, WindowState, window_start
+from domain.language.events import Scope
+from domain.language.identifiers import GLOBAL, Kind, PlanName, ResourceName, UserId
+from domain.limits.limits import NONE, Subject
+from domain.limits.rate_limits import WindowState, window_start
 from entrypoints.dashboard.context import HOUR_SECONDS, DashboardContext, ShownMoment
 from entrypoints.dashboard.rendering import is_from_page
 from projections.activity.metrics import highest
@@ -21,7 +23,8 @@ _USERS_SHOWN: Final = 20
 _REFUSED_SHOWN: Final = 20
 _SETTINGS_READ: Final = 200
 _KINDS_OFFERED: Final = 200
-_NO_KIND: Final = Kind("")
+_SCOPES: Final = {Scope.USER: "user", Scope.KIND: "kind", Scope.GLOBAL: "all"}
+_AFTER: Final = ("after_user", "after_kind", "after_resource", "after_plan")
 
 
 class UserWindow(Struct, frozen=True):
@@ -51,17 +54,21 @@ async def limits(
     user: FromQuery[str] = "",
     after_user: FromQuery[str] = "",
     after_kind: FromQuery[str] = "",
+    after_resource: FromQuery[str] = "",
+    after_plan: FromQuery[str] = "",
 ) -> Response[str]:
-    """Show limits. `after_user` and `after_kind` are the last subject of the page before."""
+    """Show limits. The `after_…` parameters are the last subject of the page before."""
     problem = None
     wanted: UserId | None = None
     after: Subject | None = None
     try:
         wanted = validation.user_id(user) if user else None
-        if after_user or after_kind:
-            after = (
+        if after_user or after_kind or after_resource or after_plan:
+            after = Subject(
                 validation.user_id(after_user) if after_user else GLOBAL,
-                validation.kind(after_kind) if after_kind else _NO_KIND,
+                validation.kind(after_kind) if after_kind else Kind(""),
+                validation.resource_setting(after_resource) if after_resource else ResourceName(""),
+                validation.plan_name(after_plan) if after_plan else PlanName(""),
             )
     except InvalidInput as error:
         problem = str(error)
@@ -94,25 +101,23 @@ async def _kinds(context: DashboardContext, request: Request[Any, Any, Any]) -> 
 def _settings(
     context: DashboardContext, connection: Connection, after: Subject | None
 ) -> dict[str, object]:
-    """Read a page of the limits that are set. Cleared ones have rows, and are left out."""
+    """Read a page of the limits that are set."""
     found = context.fairlog.windows.set_limits(connection, after, _SETTINGS_READ)
     shown = [
         Setting(
-            "user" if user_id else "kind" if kind else "all",
-            user_id or kind,
+            _SCOPES[subject.scope],
+            subject.user_id or subject.kind,
             limits.submissions,
             limits.running,
         )
-        for (user_id, kind), limits in found
-        if limits != Limits()
+        for subject, limits in found
+        if subject.scope in _SCOPES and limits != NONE
     ]
     is_cut = len(found) == _SETTINGS_READ
     return {
         "settings": shown,
         "is_first_page": after is None,
-        "following": {"after_user": found[-1][0][0], "after_kind": found[-1][0][1]}
-        if is_cut
-        else None,
+        "following": dict(zip(_AFTER, found[-1][0], strict=True)) if is_cut else None,
     }
 
 
@@ -125,11 +130,11 @@ def _read(context: DashboardContext, connection: Connection, at: ShownMoment) ->
     busy = [user_id for user_id, _ in highest(lately.submitted, _USERS_SHOWN)]
     refused = [user_id for user_id, _ in highest(lately.refused, _USERS_SHOWN)]
     users = [UserId(user_id) for user_id in dict.fromkeys([*refused, *busy])]
-    windows = context.fairlog.windows.load(connection, [], policy, at.now)
+    windows, limits = context.fairlog.windows.load(connection, [], policy, at.now)
     found = _users(context, connection, at, users)
     found.sort(key=lambda one: (one.window.remaining, -one.window.used))
     return {
-        "everyone": windows.global_window(policy, at.now),
+        "everyone": windows.global_window(limits, policy, at.now),
         "users": found[:_USERS_SHOWN],
         "refused": highest(leading.refused, _REFUSED_SHOWN),
         "default": policy.user_limit,
@@ -140,15 +145,12 @@ def _users(
     context: DashboardContext, connection: Connection, at: ShownMoment, users: list[UserId]
 ) -> list[UserWindow]:
     policy = context.fairlog.policy
-    windows = context.fairlog.windows.load(connection, users, policy, at.now)
-    found = []
-    for user_id in users:
-        setting = windows.limits.get((user_id, _NO_KIND))
-        found.append(
-            UserWindow(
-                user_id,
-                windows.user_window(user_id, policy, at.now),
-                None if setting is None else setting.running,
-            )
+    windows, limits = context.fairlog.windows.load(connection, users, policy, at.now)
+    return [
+        UserWindow(
+            user_id,
+            windows.user_window(limits, user_id, policy, at.now),
+            limits.of_user(user_id).running,
         )
-    return found
+        for user_id in users
+    ]

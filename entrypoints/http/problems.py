@@ -33,6 +33,7 @@ from domain.language.errors import (
     LogUnavailable,
     NotAllowed,
     NotTheCurrentAttempt,
+    PlanInUse,
     QueueFull,
     RateLimited,
     Refusal,
@@ -40,9 +41,11 @@ from domain.language.errors import (
     TimeWasUp,
     TooManyKeys,
     TooManyKinds,
+    TooManyLimits,
     TooManySecrets,
     UnknownJob,
     UnknownKey,
+    UnknownPlan,
 )
 from domain.language.events import RateLimitDecided
 from domain.language.identifiers import UserId
@@ -82,6 +85,9 @@ _STATUS: dict[type[FairlogError], HTTPStatus] = {
     TooManyKeys: HTTPStatus.CONFLICT,
     TooManySecrets: HTTPStatus.CONFLICT,
     UnknownKey: HTTPStatus.NOT_FOUND,
+    UnknownPlan: HTTPStatus.NOT_FOUND,
+    PlanInUse: HTTPStatus.CONFLICT,
+    TooManyLimits: HTTPStatus.CONFLICT,
     InvalidInput: HTTPStatus.BAD_REQUEST,
     LogUnavailable: HTTPStatus.SERVICE_UNAVAILABLE,
     LogFileReplaced: HTTPStatus.SERVICE_UNAVAILABLE,

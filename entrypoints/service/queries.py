@@ -27,7 +27,7 @@ from domain.language.errors import (
     UnknownJob,
     fresh_copy,
 )
-from domain.language.identifiers import GLOBAL, JobId, Kind, UserId
+from domain.language.identifiers import JobId, Kind, UserId
 from domain.language.policy import Policy
 from entrypoints.runtime.page_bytes import PAGE_BYTES_MAX, fitting
 from entrypoints.service.long_reads import LARGE_BYTES, LARGE_ENTRIES, LongReads
@@ -348,10 +348,9 @@ class Queries:
 
         def query(connection: Connection) -> UserLimitsView:
             now = self.log.now(connection)
-            windows = self.windows.load(connection, [user_id], self.policy, now)
-            everyone = window_view(windows.global_window(self.policy, now), None)
-            own = windows.user_window(user_id, self.policy, now)
-            setting = windows.limits.get((user_id, _NO_KIND))
+            windows, limits = self.windows.load(connection, [user_id], self.policy, now)
+            everyone = window_view(windows.global_window(limits, self.policy, now), None)
+            own = windows.user_window(limits, user_id, self.policy, now)
             return UserLimitsView(
                 user_id=user_id,
                 limit=own.limit,
@@ -359,7 +358,7 @@ class Queries:
                 remaining=own.remaining,
                 window_seconds=own.window_seconds,
                 resets_at=own.resets_at,
-                running=None if setting is None else setting.running,
+                running=limits.of_user(user_id).running,
                 global_=everyone,
             )
 
@@ -371,11 +370,9 @@ class Queries:
 
     def _global_window(self, connection: Connection) -> WindowView:
         now = self.log.now(connection)
-        windows = self.windows.load(connection, [], self.policy, now)
-        setting = windows.limits.get((GLOBAL, _NO_KIND))
-        return window_view(
-            windows.global_window(self.policy, now), None if setting is None else setting.running
-        )
+        windows, limits = self.windows.load(connection, [], self.policy, now)
+        window = windows.global_window(limits, self.policy, now)
+        return window_view(window, limits.everyone.running)
 
     async def kind(self, kind: Kind) -> KindView:
         """Return the load of a kind, with zeros if it has no jobs."""

@@ -10,7 +10,6 @@ from sqlalchemy.engine import Connection
 from adapters.log.histories import EVENTS_PER_PAGE, newest_first
 from domain.audit.system_state import SystemState
 from domain.language.events import LimitChanged, RateLimitDecided, Recorded, Scope
-from domain.language.identifiers import GLOBAL, Kind
 from domain.language.policy import Policy
 from domain.limits.rate_limits import limit_of_everyone
 from entrypoints.service.fairlog import Fairlog
@@ -18,7 +17,6 @@ from entrypoints.service.fairlog import Fairlog
 _DECIDED: Final = "RateLimitDecided"
 _LIMIT_CHANGED: Final = "LimitChanged"
 _SUBMITTED: Final = "JobSubmitted"
-_EVERYONE: Final = (GLOBAL, Kind(""))
 
 
 def policy_then(fairlog: Fairlog, connection: Connection, state: SystemState) -> Policy:
@@ -42,8 +40,7 @@ def policy_then(fairlog: Fairlog, connection: Connection, state: SystemState) ->
 
 def _default_since(connection: Connection, state: SystemState) -> int:
     """Return the position after which the default was the global limit; the end if it was not."""
-    limits = state.windows.limits.get(_EVERYONE)
-    if limits is None:
+    if not state.limits.has_changed_everyone:
         return 0
     since = state.position
     for recorded in newest_first(connection, _LIMIT_CHANGED, 0, state.position):

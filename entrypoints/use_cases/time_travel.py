@@ -6,6 +6,7 @@ could turn out wrong.
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
+from operator import itemgetter
 from typing import Final
 
 from sqlalchemy.engine import Connection
@@ -19,7 +20,7 @@ from domain.audit.system_state import SystemState, line_in_order
 from domain.jobs.history import jobs_of, with_heartbeats
 from domain.jobs.job import Job, State
 from domain.language.errors import InvalidInput, UnknownJob
-from domain.language.identifiers import GLOBAL, JobId, Kind, UserId
+from domain.language.identifiers import JobId, UserId
 from domain.language.policy import Policy
 from entrypoints.service.fairlog import Fairlog
 from entrypoints.service.key_views import KeyView, key_views
@@ -38,7 +39,6 @@ from projections.following.snapshots import current, state_at
 
 JOBS_SHOWN_MAX: Final = 1000
 LIMITS_SHOWN_MAX: Final = 1000
-_NO_KIND: Final = Kind("")
 _MICROSECOND: Final = timedelta(microseconds=1)
 
 
@@ -134,8 +134,8 @@ def state_view(
     """Return a state of the system as it is shown; `now` is the time of its window, and `keys` are
     the API keys that were valid.
     """
-    line, windows = state.line, state.windows
-    everyone = windows.limits.get((GLOBAL, _NO_KIND))
+    line, limits = state.line, state.limits
+    found = sorted(limits.all_set(), key=itemgetter(0))
     return PastStateView(
         position=state.position,
         recorded_at=state.recorded_at,
@@ -153,15 +153,12 @@ def state_view(
             ],
         ),
         limits=[
-            LimitView(user_id or None, kind or None, one.submissions, one.running)
-            for (user_id, kind), one in sorted(windows.limits.items(), key=lambda item: item[0])[
-                :LIMITS_SHOWN_MAX
-            ]
+            LimitView(subject.user_id or None, subject.kind or None, one.submissions, one.running)
+            for subject, one in found[:LIMITS_SHOWN_MAX]
         ],
-        limits_total=len(windows.limits),
+        limits_total=len(found),
         keys=keys,
         global_=window_view(
-            windows.global_window(policy, now),
-            None if everyone is None else everyone.running,
+            state.windows.global_window(limits, policy, now), limits.everyone.running
         ),
     )

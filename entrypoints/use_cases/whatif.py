@@ -44,13 +44,12 @@ def what_if(
     end = log.position(connection) if until is None else audit_log.first_at(connection, until) - 1
     begin = 0 if since is None else _begin(fairlog, connection, other, since)
     replay = WhatIf(other, Defaults(policy.user_limit, policy.global_limit), since)
-    for (user_id, kind), limits in state_at(
-        connection, current(), log.read, begin
-    ).windows.limits.items():
-        if not kind:
-            scope = Scope.USER if user_id else Scope.GLOBAL
+    for subject, limits in state_at(connection, current(), log.read, begin).limits.all_set():
+        if subject.scope in {Scope.USER, Scope.GLOBAL}:
             replay.set_limit(
-                LimitChanged(scope=scope, user_id=user_id or None, limit=limits.submissions)
+                LimitChanged(
+                    scope=subject.scope, user_id=subject.user_id or None, limit=limits.submissions
+                )
             )
     for number, recorded in enumerate(of_types(connection, _TYPES, begin, end)):
         replay.take(recorded)

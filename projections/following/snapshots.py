@@ -20,7 +20,7 @@ from projections.following.state_cache import StateCache
 from projections.storage import registry
 from projections.storage.rows import ROW_BYTES, Document, delete, generation, insert
 
-VERSION: Final = 1
+VERSION: Final = 2
 SPACING: Final = 5_000  # events between two snapshots, at least
 DENSITY: Final = 16  # snapshots kept at each distance, before every other one is deleted
 PART_BYTES: Final = 1024 * 1024  # a snapshot is stored in parts of this size

@@ -91,6 +91,7 @@ class LiveProjections:
         self._saved = saved
         if model is None:
             model = WriteModel(KnownLine(is_whole=False))
+            model.limits.is_read = False
             model.position = saved
             self._known = RequiredRows()
         while model.position < head.position:

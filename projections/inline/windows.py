@@ -1,33 +1,37 @@
-"""The windows projection: the latest window of each user, and the limits that were set.
+"""The windows projection: the latest windows of each user, and the limits that were set.
 
-A new window overwrites the row of the one before, so there are as many rows as users.
+A new window overwrites the row of the one before of the same length, so the rows do not grow with
+time.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
+import msgspec
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from domain.decisions.ports import Write
 from domain.decisions.write_model import RequiredRows, WriteModel
-from domain.language.identifiers import GLOBAL, Kind, UserId
+from domain.language.identifiers import GLOBAL, Kind, PlanName, ResourceName, UserId
 from domain.language.moments import to_micros
 from domain.language.policy import Policy
-from domain.limits.rate_limits import Counter, Limits, Subject, WindowKey, Windows, window_start
+from domain.limits.limits import EVERYONE, NONE, Limits, LimitSettings, Subject
+from domain.limits.rate_limits import Counter, WindowKey, Windows, window_start
 from projections.storage.rows import (
+    Document,
     Identifier,
     Row,
+    deleting,
     generation,
     placeholder,
     union,
     upserting,
 )
 
-VERSION: Final = 2
-_NO_KIND: Final = Kind("")
+VERSION: Final = 3
 metadata = sa.MetaData()
 
 window_counters = sa.Table(
@@ -41,19 +45,31 @@ window_counters = sa.Table(
     sa.Column("refused", sa.BigInteger, nullable=False),
 )
 
+# A subject without limits has no row, except a plan that exists, and all users together.
 limits = sa.Table(
     f"limits_v{VERSION}",
     metadata,
     generation(),
-    sa.Column("user_id", Identifier, primary_key=True, comment="empty: all users together"),
-    sa.Column("kind", Identifier, primary_key=True, comment="empty: the user's own"),
-    sa.Column("submissions", sa.BigInteger, comment="a window; NULL: the default"),
-    sa.Column("running", sa.BigInteger, comment="at once; NULL: no cap"),
+    sa.Column("user_id", Identifier, primary_key=True, comment="empty: of no single user"),
+    sa.Column("kind", Identifier, primary_key=True, comment="empty: of all kinds"),
+    sa.Column("resource", Identifier, primary_key=True, comment="empty: of no resource"),
+    sa.Column("plan", Identifier, primary_key=True, comment="empty: of no plan"),
+    sa.Column(
+        "members",
+        sa.BigInteger,
+        nullable=False,
+        comment="users on the plan; of all users together: their kinds that have limits",
+    ),
+    sa.Column("document", Document, nullable=False, comment="JSON of the limits"),
 )
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(Limits).decode
+_KEY: Final = "user_id, kind, resource, plan"
 
 
 class WindowsProjection:
-    """Loads and writes counters of windows, and limits of users and kinds."""
+    """Loads and writes counters of windows, and limits."""
 
     name = "windows"
     version = VERSION
@@ -63,52 +79,56 @@ class WindowsProjection:
     def load(
         self, connection: Connection, generation: int, required: RequiredRows, model: WriteModel
     ) -> None:
-        """Load counters and limits in one statement; a row of a limit has no length and no start.
+        """Load counters and limits in one statement; a row of limits has no window.
 
-        Any number of kinds may have limits, so only those that the batch names are read.
+        All windows of a user are loaded together, whatever their lengths: the user's limits say
+        which of them count. The first load reads the limits of all that is no user.
         """
-        subjects = required.users | {user_id for user_id, _ in required.windows}
-        if not (subjects or required.limited_kinds):
-            return
+        counted = {user_id.encode() for user_id, _ in required.windows}
+        users = {user_id.encode() for user_id in required.users if user_id} | counted
+        users.discard(GLOBAL.encode())
+        if not model.limits.is_read:
+            users.add(GLOBAL.encode())
         mark = placeholder(connection)
-        windows: dict[int, list[bytes]] = {}
-        for user_id, seconds in required.windows:
-            windows.setdefault(seconds, []).append(user_id.encode())
-        selects: list[tuple[str, list[object]]] = [
-            (
-                (
-                    "SELECT user_id, NULL AS kind, window_seconds, window_start, used, refused"
-                    f" FROM {window_counters.name} WHERE generation = {mark} AND user_id IN"
-                    f" ({', '.join([mark] * len(named))}) AND window_seconds = {mark}"
-                ),
-                [generation, *named, seconds],
+        selects: list[tuple[str, list[object]]] = []
+        if counted:
+            columns = "user_id, NULL AS kind, NULL AS resource, NULL AS plan, NULL AS document"
+            of_windows = (
+                f"SELECT {columns}, window_seconds, window_start, used, refused"
+                f" FROM {window_counters.name} WHERE generation = {mark}"
+                f" AND user_id IN ({', '.join([mark] * len(counted))})"
             )
-            for seconds, named in windows.items()
-        ]
-        of_limits = (
-            "SELECT user_id, kind, NULL, NULL, submissions, running"
-            f" FROM {limits.name} WHERE generation = {mark}"
-        )
-        if subjects:
-            named = [subject.encode() for subject in subjects]
-            in_users = f" AND user_id IN ({', '.join([mark] * len(named))}) AND kind = {mark}"
-            selects.append((of_limits + in_users, [generation, *named, _NO_KIND.encode()]))
-        if required.limited_kinds:
-            named = [kind.encode() for kind in required.limited_kinds]
-            in_kinds = f" AND user_id = {mark} AND kind IN ({', '.join([mark] * len(named))})"
-            selects.append((of_limits + in_kinds, [generation, GLOBAL.encode(), *named]))
+            selects.append((of_windows, [generation, *counted]))
+        if users:
+            of_limits = (
+                f"SELECT {_KEY}, document, NULL, NULL, members, NULL"
+                f" FROM {limits.name} WHERE generation = {mark}"
+                f" AND user_id IN ({', '.join([mark] * len(users))})"
+            )
+            selects.append((of_limits, [generation, *users]))
         _put(union(connection, selects), model)
+        model.limits.is_read = True
 
     def take_changes(self, generation: int, model: WriteModel) -> list[Write[Connection]]:
-        windows = model.windows
+        windows, settings = model.windows, model.limits
         counters = [(key, windows.counters[key]) for key in windows.changed_counters]
-        changed = [(subject, windows.limits[subject]) for subject in windows.changed_limits]
+        changed = [
+            (subject, settings.of(subject), settings.members(subject))
+            for subject in settings.changed
+        ]
+        stored = [one for one in changed if _is_stored(one[0], one[1])]
+        removed = [_key(subject) for subject, one, _ in changed if not _is_stored(subject, one)]
         windows.changed_counters.clear()
-        windows.changed_limits.clear()
+        settings.changed.clear()
         return [
             *upserting(window_counters, counters, partial(_counter_row, generation)),
-            *upserting(limits, changed, partial(_limits_row, generation)),
+            *([deleting(limits, generation, removed)] if removed else []),
+            *upserting(limits, stored, partial(_limits_row, generation)),
         ]
+
+
+def _is_stored(subject: Subject, setting: Limits) -> bool:
+    return setting != NONE or subject == EVERYONE
 
 
 def _counter_row(generation: int, counted: tuple[WindowKey, Counter]) -> Row:
@@ -116,19 +136,46 @@ def _counter_row(generation: int, counted: tuple[WindowKey, Counter]) -> Row:
     return (generation, user_id.encode(), seconds, counter.start, counter.used, counter.refused)
 
 
-def _limits_row(generation: int, changed: tuple[Subject, Limits]) -> Row:
-    (user_id, kind), setting = changed
-    return (generation, user_id.encode(), kind.encode(), setting.submissions, setting.running)
+def _key(subject: Subject) -> Row:
+    return tuple(name.encode() for name in subject)
+
+
+def _limits_row(generation: int, changed: tuple[Subject, Limits, int]) -> Row:
+    subject, setting, members = changed
+    return (generation, *_key(subject), members, _encode(setting))
+
+
+def _subject(user: bytes, kind: bytes, resource: bytes, plan: bytes) -> Subject:
+    return Subject(
+        UserId(bytes(user).decode()),
+        Kind(bytes(kind).decode()),
+        ResourceName(bytes(resource).decode()),
+        PlanName(bytes(plan).decode()),
+    )
 
 
 def _put(found: Iterable[Any], model: WriteModel) -> None:
-    for user, kind, seconds, start, first, second in found:
-        user_id = UserId(user.decode())
-        if seconds is None:
-            # What is in memory is newer.
-            model.windows.limits.setdefault((user_id, Kind(kind.decode())), Limits(first, second))
-        else:
-            model.windows.counters.setdefault((user_id, seconds), Counter(start, first, second))
+    """Put rows into the model; what is in memory is newer."""
+    settings = model.limits
+    for user, kind, resource, plan, document, seconds, start, first, second in found:
+        if document is None:
+            counter = Counter(start, first, second)
+            model.windows.counters.setdefault((UserId(user.decode()), seconds), counter)
+            continue
+        subject = _subject(user, kind, resource, plan)
+        if subject.user_id:
+            if not settings.has(subject):
+                settings.put(subject, _decode(document))
+        elif not settings.is_read:
+            settings.put(subject, _decode(document))
+            settings.put_members(subject, first)
+
+
+class Usage(NamedTuple):
+    """Windows, and the limits that they are under."""
+
+    windows: Windows
+    limits: LimitSettings
 
 
 class WindowQueries:
@@ -139,10 +186,10 @@ class WindowQueries:
 
     def load(
         self, connection: Connection, user_ids: list[UserId], policy: Policy, now: datetime
-    ) -> Windows:
+    ) -> Usage:
         """Return the windows of `now` and the limits, of these users and of all users together.
 
-        Limits of kinds are left out.
+        Plans are all there; limits of kinds and resources are left out.
         """
         start = to_micros(window_start(now, policy.window_seconds))
         subjects = [GLOBAL.encode(), *(user_id.encode() for user_id in user_ids)]
@@ -160,38 +207,43 @@ class WindowQueries:
         for user, used, refused in counted:
             key = (UserId(bytes(user).decode()), policy.window_seconds)
             windows.counters[key] = Counter(start, used, refused)
-        changed = connection.execute(
-            sa.select(limits.c.user_id, limits.c.submissions, limits.c.running).where(
-                limits.c.generation == self._generation,
-                limits.c.user_id.in_(subjects),
-                limits.c.kind == _NO_KIND.encode(),
-            )
+        settings = LimitSettings()
+        query = self._select().where(
+            limits.c.user_id.in_(subjects), limits.c.kind == b"", limits.c.resource == b""
         )
-        for user, submissions, running in changed:
-            subject = (UserId(bytes(user).decode()), _NO_KIND)
-            windows.limits[subject] = Limits(submissions, running)
-        return windows
+        for *names, members, document in connection.execute(query):
+            subject = _subject(*names)
+            settings.put(subject, _decode(document))
+            settings.put_members(subject, members)
+        return Usage(windows, settings)
 
     def set_limits(
         self, connection: Connection, after: Subject | None, limit: int
     ) -> list[tuple[Subject, Limits]]:
-        """Return the next `limit` subjects whose limits were ever changed, with their limits.
+        """Return the next `limit` subjects that have limits of their own, with these.
 
-        All users together come first, then kinds, then users, by their bytes. None: from the start.
+        All that is no user comes first, then users, by their bytes. None: from the start.
         """
-        query = sa.select(limits.c.user_id, limits.c.kind, limits.c.submissions, limits.c.running)
-        query = query.where(limits.c.generation == self._generation)
+        query = self._select()
         if after is not None:
-            user, kind = (name.encode() for name in after)
-            query = query.where(
-                limits.c.user_id >= user,
-                sa.or_(limits.c.user_id > user, limits.c.kind > kind),
-            )
-        rows = connection.execute(query.order_by(limits.c.user_id, limits.c.kind).limit(limit))
-        return [
-            (
-                (UserId(bytes(user).decode()), Kind(bytes(kind).decode())),
-                Limits(submissions, running),
-            )
-            for user, kind, submissions, running in rows
-        ]
+            key = [limits.c.user_id, limits.c.kind, limits.c.resource, limits.c.plan]
+            query = query.where(_is_after(key, _key(after)))
+        order = (limits.c.user_id, limits.c.kind, limits.c.resource, limits.c.plan)
+        rows = connection.execute(query.order_by(*order).limit(limit))
+        return [(_subject(*names), _decode(document)) for *names, _, document in rows]
+
+    def _select(self) -> sa.Select[Any]:
+        columns = (limits.c.user_id, limits.c.kind, limits.c.resource, limits.c.plan)
+        return sa.select(*columns, limits.c.members, limits.c.document).where(
+            limits.c.generation == self._generation
+        )
+
+
+def _is_after(
+    columns: Sequence[sa.ColumnElement[Any]], values: Sequence[bytes]
+) -> sa.ColumnElement[bool]:
+    """Return the condition that a row's key comes after these values."""
+    column, value = columns[0], values[0]
+    if len(columns) == 1:
+        return column > value
+    return sa.and_(column >= value, sa.or_(column > value, _is_after(columns[1:], values[1:])))

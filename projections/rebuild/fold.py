@@ -19,6 +19,7 @@ from domain.language.events import JobSubmitted, RateLimitDecided, Recorded
 
 EVENTS_PER_SAVE: Final = 20_000
 ROWS_KEPT_MAX: Final = 60_000  # after a save, some 60 MB
+_OF_LIMITS: Final = "windows"  # name of the projection that stores limits
 # With two words per submission (at one submission in four events) about 1 key in 100,000 is a false
 # positive, which costs a query that waits for all writes. This limit (64 MiB) raises the rate.
 _SEEN_WORDS_MAX: Final = 1 << 23
@@ -42,6 +43,8 @@ class GenerationFold:
         self._targets = targets
         self._flush = flush
         self._model = WriteModel()
+        # The line needs the users' limits; where they are not built too, they are not read back.
+        self._evicts_limits = any(one.name == _OF_LIMITS for one, _ in targets)
         self._absent = RequiredRows()  # looked up since the last eviction, and not stored
         self._has_evicted = False
         self._has_evicted_all = False
@@ -107,9 +110,9 @@ class GenerationFold:
 
     def _size(self) -> int:
         model = self._model
-        line, windows = model.line, model.windows
-        names = len(line.users) + len(line.kinds) + len(windows.counters) + len(windows.limits)
-        return len(model.jobs.rows) + names
+        line, counters = model.line, model.windows.counters
+        limits = len(model.limits.users) if self._evicts_limits else 0
+        return len(model.jobs.rows) + len(line.users) + len(line.kinds) + len(counters) + limits
 
     def _evict_ended_jobs(self) -> None:
         jobs = self._model.jobs
@@ -121,6 +124,8 @@ class GenerationFold:
     def _evict_all(self) -> None:
         self._has_evicted_all = True
         jobs, line, windows = self._model.jobs, self._model.line, self._model.windows
+        if self._evicts_limits:
+            self._clear(self._model.limits.users, self._model.limits.user_kinds)
         self._clear(
             jobs.rows,
             jobs.key_holders,
@@ -131,7 +136,6 @@ class GenerationFold:
             line.stored_lanes,
             line.kinds,
             windows.counters,
-            windows.limits,
         )
 
     def _clear(self, *known: dict[Any, Any] | set[Any]) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from sqlalchemy.engine import Connection
 
 from domain.audit.key_legality import misuse
-from domain.audit.legality import illegality, miscount
+from domain.audit.legality import illegality, miscount, misplanned
 from domain.decisions.write_model import WriteModel
 from domain.language.events import LeasesExtended, Recorded
 from domain.log.stored_log import StoredHead, StoredLog
@@ -174,5 +174,6 @@ def _illegality(model: WriteModel, recorded: Recorded) -> str | None:
     return (
         illegality(before, recorded)
         or miscount(model.windows, recorded)
+        or misplanned(model.limits, recorded)
         or misuse(model.keys, before, recorded)
     )

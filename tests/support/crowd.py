@@ -3,6 +3,8 @@
 import random
 from collections.abc import Sequence
 
+from msgspec import UNSET
+
 from domain.decisions.answers import Claimed
 from domain.jobs.job import Job
 from domain.language.commands import (
@@ -19,7 +21,8 @@ from domain.language.commands import (
     SubmitJob,
 )
 from domain.language.events import Scope
-from domain.language.identifiers import JobId, Kind, UserId, WorkerId
+from domain.language.identifiers import JobId, Kind, PlanName, UserId, WorkerId
+from domain.language.limits import Rate
 from domain.language.moments import later
 from entrypoints.service.fairlog import Fairlog
 from tests.support.clock import ManualClock
@@ -27,6 +30,7 @@ from tests.support.core import outcomes, put
 from tests.support.stories import ERROR, RESULT, body
 
 KINDS = (Kind("echo"), Kind("thumb"), Kind("mail"))
+GOLD = PlanName("gold")
 SUBMISSIONS_PER_ROUND = 250
 
 
@@ -106,6 +110,14 @@ def _changes(chance: random.Random, names: Sequence[UserId]) -> list[Command]:
             user_id=chance.choice(names),
             limit=chance.choice([None, 3, 50]),
             running=chance.choice([None, 2]),
+            plan=chance.choice([UNSET, None, GOLD]),
+        ),
+        ChangeLimit(scope=Scope.PLAN, plan=GOLD, limit=chance.choice([None, 60])),
+        ChangeLimit(
+            scope=Scope.USER_KIND,
+            user_id=chance.choice(names),
+            kind=KINDS[0],
+            throttle=chance.choice([None, Rate(1_000_000, 1)]),
         ),
         ChangeLimit(scope=Scope.KIND, kind=KINDS[1], running=chance.choice([None, 500])),
         ChangeLimit(scope=Scope.GLOBAL, limit=chance.choice([None, 1200])),

@@ -29,6 +29,7 @@ from domain.language.events import (
     JobSubmitted,
     LeasesExtended,
     LimitChanged,
+    PlanDeleted,
     RateLimitDecided,
     Recorded,
 )
@@ -189,7 +190,7 @@ class When:
 
 
 def _job_of(event: Event, latest: int) -> JobId | None:
-    if isinstance(event, RateLimitDecided | LimitChanged | LeasesExtended):
+    if isinstance(event, RateLimitDecided | LimitChanged | PlanDeleted | LeasesExtended):
         return None
     return JobId(latest)
 

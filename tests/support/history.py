@@ -19,6 +19,7 @@ from domain.language.commands import (
     ClaimJobs,
     Command,
     CompleteJob,
+    DeletePlan,
     EnforceDeadlines,
     EraseBodies,
     ExtendLeases,
@@ -33,7 +34,15 @@ from domain.language.commands import (
 )
 from domain.language.errors import Refusal
 from domain.language.events import EVENT_TYPES, Event, Role, Scope, encode, type_of
-from domain.language.identifiers import Kind, ServerId, UserId, WorkerId
+from domain.language.identifiers import (
+    Kind,
+    PlanName,
+    ResourceName,
+    ServerId,
+    UserId,
+    WorkerId,
+)
+from domain.language.limits import Rate, RetryPolicy
 from domain.language.moments import later
 from domain.log.chain import GENESIS, leaf, link
 from entrypoints.composition import compose, prepare
@@ -44,6 +53,8 @@ from tests.support.keys import by, create_key, revoke_key, rotate_key
 from tests.support.stories import ERROR, RESULT, body
 
 ALICE, BOB, CAROL = UserId("alice"), UserId("bob"), UserId("càrol ")
+GOLD = PlanName("gold")
+RATES: Any = {"throttle": Rate(1000, 1), "weight": 200, "paused": False}
 ECHO, THUMB = Kind("echo"), Kind("thumb")
 WORKER = WorkerId("worker-1")
 
@@ -78,6 +89,19 @@ def _tell_of_limits(fairlog: Fairlog, clock: ManualClock) -> None:
     do(fairlog, ChangeLimit(scope=Scope.USER, user_id=BOB, limit=3, running=2))
     do(fairlog, ChangeLimit(scope=Scope.KIND, kind=THUMB, running=5))
     do(fairlog, ChangeLimit(scope=Scope.GLOBAL, limit=1000))
+    for plan in (GOLD, PlanName("brief")):
+        do(fairlog, ChangeLimit(scope=Scope.PLAN, plan=plan, limit=900, max_attempts=5, **RATES))
+    do(fairlog, ChangeLimit(scope=Scope.USER, user_id=CAROL, plan=GOLD, priority_max=9))
+    refused(fairlog, DeletePlan(plan=GOLD))
+    do(fairlog, DeletePlan(plan=PlanName("brief")))
+    do(fairlog, ChangeLimit(scope=Scope.USER_KIND, user_id=BOB, kind=THUMB, **RATES))
+    for shop in ("shop:*", "shop:a", "shop:b"):
+        do(fairlog, ChangeLimit(scope=Scope.RESOURCE, resource=ResourceName(shop), running=3))
+    do(
+        fairlog,
+        ChangeLimit(scope=Scope.RESOURCE, resource=ResourceName("shop:b"), running=None),
+    )
+    do(fairlog, ChangeLimit(scope=Scope.KIND, kind=THUMB, retry=RetryPolicy(), timeout_seconds=9.0))
     waiting = [
         writer_of(fairlog).queue.put(SubmitJob(user_id=user, kind=kind, payload=body(number)))
         for number in range(6)

@@ -25,6 +25,7 @@ from domain.language.events import (
     JobSubmitted,
     LeasesExtended,
     LimitChanged,
+    PlanDeleted,
     ProgressReported,
     RateLimitDecided,
     Recorded,
@@ -110,6 +111,8 @@ class Referee:
         self.used: Counter[tuple[str, datetime]] = Counter()  # user, or "" for all; window
         self.refused: Counter[tuple[str, datetime]] = Counter()
         self.submission_limits: dict[str, int | None] = {}
+        self.plan_limits: dict[str, int | None] = {}
+        self.plan_of: dict[str, str | None] = {}
         self.user_caps: dict[str, int | None] = {}
         self.kind_caps: dict[str, int | None] = {}
         self.keys: dict[tuple[str, bool, str], int] = {}  # (user, is explicit, key): job
@@ -166,6 +169,9 @@ class Referee:
                 self._cancel(self._job(one), event)
             case LimitChanged() as event:
                 self._change_limit(event)
+            case PlanDeleted(plan=plan):
+                assert plan not in self.plan_of.values()
+                del self.plan_limits[plan]
         self._before = one
 
     # Submissions
@@ -179,6 +185,8 @@ class Referee:
     def _limit_of(self, who: str) -> int:
         default = self.policy.user_limit if who else self.policy.global_limit
         limit = self.submission_limits.get(who)
+        if who and limit is None:
+            limit = self.plan_limits.get(self.plan_of.get(who) or "default")
         return default if limit is None else limit
 
     def _admit(self, event: RateLimitDecided) -> None:
@@ -556,6 +564,8 @@ class Referee:
                 assert event.user_id
                 assert event.kind is None
                 self.users.setdefault(event.user_id, JudgedUser())
+                assert event.plan is None or event.plan in self.plan_limits
+                self.plan_of[event.user_id] = event.plan
                 self.submission_limits[event.user_id] = event.limit
                 self.user_caps[event.user_id] = event.running
             case Scope.GLOBAL:
@@ -565,6 +575,14 @@ class Referee:
                 assert event.kind
                 assert event.user_id is None
                 self.kind_caps[event.kind] = event.running
+            case Scope.PLAN:
+                assert event.plan
+                self.plan_limits[event.plan] = event.limit
+            case Scope.USER_KIND:
+                assert event.user_id
+                assert event.kind
+            case Scope.RESOURCE:
+                assert event.resource
 
     def _in(self, seconds: float) -> datetime:
         return self.at + timedelta(seconds=seconds)

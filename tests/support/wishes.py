@@ -18,6 +18,7 @@ from domain.language.commands import (
     ClaimJobs,
     Command,
     CompleteJob,
+    DeletePlan,
     EnforceDeadlines,
     EraseBodies,
     ExtendLeases,
@@ -30,7 +31,16 @@ from domain.language.commands import (
     SubmitJob,
 )
 from domain.language.events import Role, Scope
-from domain.language.identifiers import JobId, Kind, ServerId, UserId, WorkerId
+from domain.language.identifiers import (
+    JobId,
+    Kind,
+    PlanName,
+    ResourceName,
+    ServerId,
+    UserId,
+    WorkerId,
+)
+from domain.language.limits import Rate
 from domain.language.moments import later
 from domain.limits.rate_limits import window_start
 from tests.support.keys import by, create_key, revoke_key, rotate_key
@@ -39,6 +49,9 @@ USERS: Final = [UserId(name) for name in ("alice", "Alice", "alice ", "zoë👩"
 KINDS: Final = [Kind(name) for name in ("echo", "sleep", "échö")]
 WORKERS: Final = [WorkerId("worker-1"), WorkerId("worker-2")]
 ANY_KIND: Final = [WorkerId("any-1"), WorkerId("any-2")]  # workers who claim whatever there is
+PLANS: Final = [PlanName("default"), PlanName("gold")]
+RESOURCES: Final = [ResourceName("shop:a"), ResourceName("shop:*")]
+AMPLE: Final = Rate(1_000_000, 1)
 WINDOW_SECONDS: Final = 60  # the default
 SERVER: Final = ServerId("server-1")
 KEY: Final = "sometimes"  # the name of an API key
@@ -198,18 +211,36 @@ def recoveries() -> st.SearchStrategy[Wish]:
     return st.just(lambda known: RecoverJobs(server=SERVER, jobs=list(known.attempts)))
 
 
+NUMBERS = st.sampled_from([UNSET, None, 0, 1, 2, 5])
+
+
 @st.composite
 def limit_changes(draw: st.DrawFn) -> Wish:
-    numbers = st.sampled_from([UNSET, None, 0, 1, 2, 5])
     scope = draw(st.sampled_from(Scope))
-    command = ChangeLimit(
-        scope=scope,
-        user_id=draw(st.sampled_from(USERS)) if scope is Scope.USER else None,
-        kind=draw(st.sampled_from(KINDS)) if scope is Scope.KIND else None,
-        limit=draw(numbers) if scope is not Scope.KIND else UNSET,
-        running=draw(numbers) if scope is not Scope.GLOBAL else UNSET,
-    )
+    of_user = {"user_id": draw(st.sampled_from(USERS))}
+    of_kind = {"kind": draw(st.sampled_from(KINDS))}
+    fields: dict[str, Any]
+    match scope:
+        case Scope.USER:
+            plan = draw(st.sampled_from([UNSET, None, *PLANS]))
+            fields = of_user | {"limit": draw(NUMBERS), "running": draw(NUMBERS), "plan": plan}
+        case Scope.GLOBAL:
+            fields = {"limit": draw(NUMBERS)}
+        case Scope.KIND:
+            fields = of_kind | {"running": draw(NUMBERS)}
+        case Scope.USER_KIND:  # what no job of these tests comes up against
+            fields = of_user | of_kind | {"throttle": draw(st.sampled_from([None, AMPLE]))}
+        case Scope.PLAN:
+            fields = {"plan": draw(st.sampled_from(PLANS)), "limit": draw(NUMBERS)}
+        case Scope.RESOURCE:
+            fields = {"resource": draw(st.sampled_from(RESOURCES)), "running": draw(NUMBERS)}
+    command = ChangeLimit(scope=scope, **fields)
     return lambda _: command
+
+
+def plan_deletions() -> st.SearchStrategy[Wish]:
+    commands = st.sampled_from([DeletePlan(plan=plan) for plan in PLANS])
+    return commands.map(lambda command: lambda _: command)
 
 
 @st.composite
@@ -243,6 +274,8 @@ def any_wish() -> st.SearchStrategy[Wish]:
         heartbeats(),
         recoveries(),
         limit_changes(),
+        limit_changes(),
+        plan_deletions(),
         erasures(),
         reports(),
         key_changes(),

@@ -85,7 +85,9 @@ def assert_equal(found: SystemState, model: WriteModel) -> None:
         for kind, count in lanes.items()
         if count
     }
-    assert found.windows.limits == model.windows.limits
+    assert dict(found.limits.all_set()) == dict(model.limits.all_set())
+    assert found.limits.users_on == model.limits.users_on
+    assert found.limits.user_kinds_set == model.limits.user_kinds_set
     assert found.windows.counters == {
         window: counter
         for window, counter in model.windows.counters.items()

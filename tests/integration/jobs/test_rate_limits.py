@@ -181,8 +181,8 @@ def test_a_limit_that_one_server_changes_holds_for_the_other_from_then_on(
         assert refusal.scope is Scope.GLOBAL
 
 
-def test_only_the_caps_of_kinds_that_are_changed_are_read(database_url: str) -> None:
-    """Any number of kinds may have one: no submission reads them all."""
+def test_only_the_limits_of_users_who_submit_are_read(database_url: str) -> None:
+    """Any number of users may have one; those of kinds are read once, all together."""
 
     def cap(number: int, running: int) -> ChangeLimit:
         return ChangeLimit(scope=Scope.KIND, kind=Kind(f"kind-{number}"), running=running)
@@ -190,13 +190,15 @@ def test_only_the_caps_of_kinds_that_are_changed_are_read(database_url: str) -> 
     with two_services(database_url, ManualClock()) as (one, other):
         outcomes(put(one, *(cap(number, 1) for number in range(30))))
         do(one, ChangeLimit(scope=Scope.USER, user_id=ALICE, limit=3), LimitsSet)
+        do(one, ChangeLimit(scope=Scope.USER, user_id=BOB, limit=3), LimitsSet)
         execute_now(one, SaveProjections())
         assert do(other, submit(), Submitted).decision.limit == 3
         projections = writer_of(other)._projections
         assert isinstance(projections, LiveProjections)
         read = projections._kept
         assert read is not None
-        assert read.windows.limits.keys() == {(ALICE, Kind(""))}
+        assert read.limits.users.keys() == {ALICE}
+        assert len(read.limits.kinds) == 30
         events = events_in(one)
         do(other, cap(7, 1), LimitsSet)
         assert events_in(one) == events

@@ -7,7 +7,7 @@ import pytest
 from adapters.processes.sent_errors import SentError
 from domain.language import errors
 from domain.language.errors import FairlogError, Refusal
-from domain.language.identifiers import JobId, KeyName, Kind, UserId
+from domain.language.identifiers import JobId, KeyName, Kind, PlanName, UserId
 from tests.support.given import NOW
 from tests.support.stories import ALICE, admitted
 
@@ -48,6 +48,9 @@ _ERRORS: Final[Sequence[FairlogError]] = (
     errors.TooManyKeys(3),
     errors.TooManyKinds(ALICE, 3),
     errors.TooManySecrets(_KEY, 3),
+    errors.UnknownPlan(PlanName("gold")),
+    errors.PlanInUse(PlanName("gold"), 2),
+    errors.TooManyLimits(10_000),
     errors.UnknownJob(_JOB, NOW),
     errors.UnknownKey(_KEY),
     errors.OutboxUnavailable("gone"),

@@ -27,6 +27,7 @@ from domain.decisions.answers import (
     LeasesHeld,
     LimitsSet,
     OutboxTaken,
+    PlanRemoved,
     RefusalsRecorded,
 )
 from domain.decisions.batch import Outcome
@@ -38,6 +39,7 @@ from domain.language.commands import (
     ClaimJobs,
     Command,
     CompleteJob,
+    DeletePlan,
     EnforceDeadlines,
     EraseBodies,
     ExtendLeases,
@@ -51,7 +53,16 @@ from domain.language.commands import (
 )
 from domain.language.errors import QueueFull, RateLimited
 from domain.language.events import LimitChanged, Scope
-from domain.language.identifiers import POSITION_MAX, JobId, KeyName, Kind, ServerId, WorkerId
+from domain.language.identifiers import (
+    POSITION_MAX,
+    JobId,
+    KeyName,
+    Kind,
+    PlanName,
+    ServerId,
+    WorkerId,
+)
+from domain.language.limits import Rate, RetryPolicy
 from fairlog_client.processes.frames import Decoder, Frames, encode_frame
 from tests.support.given import NOW, at, given
 from tests.support.keys import by, create_key, revoke_key, rotate_key
@@ -82,6 +93,19 @@ COMMANDS: Sequence[Command] = (
     RecoverJobs(server=ServerId("s"), jobs=[JOB]),
     ChangeLimit(scope=Scope.USER, user_id=ALICE, limit=None, running=3),
     ChangeLimit(scope=Scope.GLOBAL, limit=5),
+    ChangeLimit(
+        scope=Scope.PLAN,
+        plan=PlanName("gold"),
+        windows=(Rate(10, 1), Rate(100, 60)),
+        throttle=Rate(5, 1),
+        weight=50,
+        paused=True,
+        max_attempts=3,
+        priority_max=-1,
+        retry=RetryPolicy(attempts=9, backoff="linear", never=("ValueError",)),
+        timeout_seconds=1.5,
+    ),
+    DeletePlan(plan=PlanName("gold")),
     AcceptClock(),
     by("ci", submit()),
     create_key("ci", users=(ALICE,), expires_at=NOW),
@@ -111,6 +135,7 @@ OUTCOMES: Sequence[Outcome] = (
     LeasesHeld(NOW, [(JOB, 2)]),
     JobsUpdated([]),
     LimitsSet(LimitChanged(scope=Scope.KIND, kind=Kind("a"), running=2)),
+    PlanRemoved(PlanName("gold")),
     RefusalsRecorded(3),
     KeyChanged(KeyName("ci")),
     OutboxTaken([1], [(2, "no")], [(ALICE, 1.5), (None, 2.5)], is_locked=True),

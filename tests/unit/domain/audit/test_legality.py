@@ -5,7 +5,7 @@ from hypothesis import given as for_all
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from domain.audit.legality import illegality, miscount
+from domain.audit.legality import illegality, miscount, misplanned
 from domain.decisions.decide import NewEvent
 from domain.decisions.write_model import WriteModel
 from domain.jobs.job_fold import submitted as submitted_job
@@ -24,13 +24,15 @@ from domain.language.events import (
     FailureReason,
     LeasesExtended,
     LimitChanged,
+    PlanDeleted,
     RateLimitDecided,
     Recorded,
     RequeueReason,
     Scope,
     SubmissionDeduplicated,
 )
-from domain.language.identifiers import JobId, Kind, UserId
+from domain.language.identifiers import JobId, Kind, PlanName, UserId
+from domain.language.limits import Rate
 from tests.support.given import NOW, After, after, at, given, of
 from tests.support.stories import (
     ALICE,
@@ -63,6 +65,7 @@ from tests.support.stories import (
 )
 from tests.unit.domain.language.test_events import any_of
 
+GOLD = PlanName("gold")
 STARTED = started()
 CANCELLED = cancelled("running", attempt=1, worker=WORKER)
 AGAIN = requeued(RequeueReason.RETRIED, 0, was_cancelled=True)
@@ -96,7 +99,11 @@ def wrongs(recorded: Sequence[Recorded]) -> list[str | None]:
         else:
             about = [model.jobs.rows.get(one.job_id or JobId(0))]
         judged = [illegality(job, one) for job in about]
-        found.append(next(filter(None, judged), None) or miscount(model.windows, one))
+        found.append(
+            next(filter(None, judged), None)
+            or miscount(model.windows, one)
+            or misplanned(model.limits, one)
+        )
         model.evolve(one)
     return found
 
@@ -287,6 +294,22 @@ ILLEGAL: list[tuple[list[Happened], Event | NewEvent, str]] = [
     ([], LimitChanged(scope=Scope.GLOBAL, kind=Kind("echo"), limit=1), "does not fit its scope"),
     ([], LimitChanged(scope=Scope.KIND, kind=Kind("echo"), running=-1), "below zero"),
     ([], of(7, LimitChanged(scope=Scope.USER, user_id=UserId("a"), limit=1)), "names job 7"),
+    ([], LimitChanged(scope=Scope.PLAN, limit=1), "does not fit its scope"),
+    ([], LimitChanged(scope=Scope.GLOBAL, plan=GOLD), "has no plan"),
+    ([], LimitChanged(scope=Scope.PLAN, plan=GOLD, throttle=Rate(1, 0)), "no length"),
+    ([], LimitChanged(scope=Scope.PLAN, plan=GOLD, windows=(Rate(-1, 1),)), "below zero"),
+    ([], LimitChanged(scope=Scope.PLAN, plan=GOLD, weight=0), "a weight below one"),
+    ([], LimitChanged(scope=Scope.USER, user_id=ALICE, plan=GOLD), "there was no plan 'gold'"),
+    ([], PlanDeleted(plan=GOLD), "there was no plan 'gold'"),
+    (
+        [
+            LimitChanged(scope=Scope.PLAN, plan=GOLD),
+            LimitChanged(scope=Scope.USER, user_id=ALICE, plan=GOLD),
+        ],
+        PlanDeleted(plan=GOLD),
+        "1 users were on the plan",
+    ),
+    ([], of(7, PlanDeleted(plan=GOLD)), "names job 7"),
 ]
 
 

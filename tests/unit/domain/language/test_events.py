@@ -4,12 +4,13 @@ import types
 import typing
 from datetime import UTC, datetime
 from enum import Enum
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import pytest
 from hypothesis import given as for_all
 from hypothesis import strategies as st
+from msgspec import Struct
 
 from domain.language.events import (
     EVENT_TYPES,
@@ -37,6 +38,9 @@ CORPUS = TESTS / "corpus" / "events_v1.ndjson"
 LINES = CORPUS.read_bytes().splitlines()
 
 
+S = TypeVar("S", bound=Struct)
+
+
 def values(hint: Any) -> st.SearchStrategy[Any]:
     """Anything that a field of this type may hold."""
     if isinstance(hint, typing.NewType):
@@ -53,6 +57,8 @@ def values(hint: Any) -> st.SearchStrategy[Any]:
             return st.tuples(*[values(argument) for argument in arguments])
     if isinstance(hint, type) and issubclass(hint, Enum):
         return st.sampled_from(hint)
+    if isinstance(hint, type) and issubclass(hint, Struct):
+        return any_of(hint)
     return {
         str: st.text(st.characters(exclude_categories=["Cs"])),
         int: st.integers(-(2**63), 2**63 - 1),
@@ -63,7 +69,7 @@ def values(hint: Any) -> st.SearchStrategy[Any]:
     }[hint]
 
 
-def any_of(cls: type[Event]) -> st.SearchStrategy[Event]:
+def any_of(cls: type[S]) -> st.SearchStrategy[S]:
     hints = typing.get_type_hints(cls)
     fields = {name: values(hints[name]) for name in cls.__struct_fields__}
     return st.builds(cls, **fields)
@@ -101,6 +107,7 @@ def test_the_types_are_those_that_are_documented() -> None:
         "KeyRevoked",
         "WrongKeysRefused",
         "ProgressReported",
+        "PlanDeleted",
     ]
 
 
@@ -127,7 +134,7 @@ def test_the_values_of_every_enumeration_are_those_that_are_stored() -> None:
         )
     }
     assert stored == {
-        "Scope": ["user", "global", "kind"],
+        "Scope": ["user", "global", "kind", "user_kind", "plan", "resource"],
         "FailureReason": ["error", "timed_out", "lease_lost", "server_restarted"],
         "RequeueReason": ["lease_lost", "server_restarted", "given_back", "retried"],
         "CancelReason": ["requested", "expired"],

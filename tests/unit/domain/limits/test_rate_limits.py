@@ -12,11 +12,11 @@ from domain.decisions.answers import LimitsSet, RefusalsRecorded, Submitted
 from domain.language.commands import ChangeLimit
 from domain.language.errors import RateLimited
 from domain.language.events import LimitChanged, RateLimitDecided, Scope
-from domain.language.identifiers import GLOBAL, Kind, UserId
+from domain.language.identifiers import GLOBAL, UserId
 from domain.language.policy import Policy
 from domain.limits.rate_limits import Counter as WindowCounter
-from domain.limits.rate_limits import window_start
-from tests.support.given import NOW, after, at, given, of
+from domain.limits.rate_limits import WindowState, window_start
+from tests.support.given import NOW, Given, after, at, given, of
 from tests.support.referee import Referee
 from tests.support.stories import (
     ALICE,
@@ -225,6 +225,11 @@ def limits(limit: int | None = None, running: int | None = None) -> LimitChanged
     return LimitChanged(scope=Scope.USER, user_id=ALICE, limit=limit, running=running)
 
 
+def user_window(story: Given) -> WindowState:
+    model = story.model
+    return model.windows.user_window(model.limits, ALICE, story.policy, NOW)
+
+
 def test_a_higher_limit_holds_from_now_on_for_the_window_that_goes_on() -> None:
     story = given(policy=OF_TWO).when(*[submit(payload=n) for n in range(3)]).so
     story = story.when(change(limit=3)).then(limits(3))
@@ -237,7 +242,7 @@ def test_a_lower_limit_takes_nothing_back_and_lets_nothing_in() -> None:
     story = given(policy=Policy(user_limit=5)).when(*[submit(payload=n) for n in range(4)]).so
     story = story.when(change(limit=2)).then(limits(2))
     story.when(submit(payload=9)).then_refused(RateLimited, refused(used=4, limit=2))
-    assert story.model.windows.user_window(ALICE, story.policy, NOW).remaining == 0
+    assert user_window(story).remaining == 0
 
 
 def test_a_change_and_submissions_of_one_batch_go_in_their_order() -> None:
@@ -266,7 +271,7 @@ def test_null_gives_the_default_again_and_what_is_not_named_stays() -> None:
     story = story.when(change(limit=5, running=2)).then(limits(5, 2))
     story = story.when(change(running=3)).then(limits(5, 3))
     story = story.when(change(limit=None)).then(limits(None, 3))
-    assert story.model.windows.user_window(ALICE, story.policy, NOW).limit == 600
+    assert user_window(story).limit == 600
     story = story.when(change(limit=0)).then(limits(0, 3))
     story = story.when(change(limit=None, running=None)).then(limits())
     assert story.when(change()).answer(LimitsSet).event == limits()
@@ -303,10 +308,7 @@ def test_a_limit_for_one_is_none_for_another_nor_for_one_who_looks_alike() -> No
     for name in ("Alice", "alice ", "alicé", "bob"):
         decision = story.when(submit(UserId(name))).answer(Submitted).decision
         assert (decision.used, decision.limit) == (1, 2)
-    assert story.when(change(limit=0, user_id=BOB)).so.model.windows.limits.keys() == {
-        (ALICE, Kind("")),
-        (BOB, Kind("")),
-    }
+    assert story.when(change(limit=0, user_id=BOB)).so.model.limits.users.keys() == {ALICE, BOB}
 
 
 @for_all(
