@@ -27,7 +27,8 @@ from adapters.servers.worker_polls import worker_polls
 from adapters.settings import Settings
 from adapters.supervision import Supervisor
 from adapters.writer.command_queue import CommandQueue
-from adapters.writer.writer import WritePath, Writer
+from adapters.writer.write_path import WritePath
+from adapters.writer.writer import Writer
 from adapters.writer.writer_frames import WriterHello
 from adapters.writer.writer_process import WriterProcess
 from domain.decisions.ports import Clock, Head

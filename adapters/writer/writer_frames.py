@@ -9,7 +9,7 @@ from msgspec import Struct
 from adapters.processes.sent_errors import SentError
 from adapters.settings import Settings
 from adapters.supervision import Trouble
-from adapters.writer.writer import BatchWritten, WriterStats
+from adapters.writer.write_path import BatchWritten, WriterStats
 from domain.decisions.answers import Answer
 from domain.decisions.batch import Outcome
 from domain.language.commands import Command

@@ -22,7 +22,7 @@ from msgspec import Struct
 
 from adapters.supervision import Supervisor, Trouble, reason_of
 from adapters.writer.command_queue import BYTES_MAX, COMMANDS_MAX, body_bytes, resolve_reply
-from adapters.writer.writer import Observer, WriterStats, errors_logged
+from adapters.writer.write_path import Observer, WriterStats, errors_logged
 from adapters.writer.writer_frames import (
     ANSWER_SECONDS_MAX,
     WriterHello,

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Collection
 from typing import Final
 
 from adapters.supervision import Part
-from adapters.writer.writer import BatchWritten
+from adapters.writer.write_path import BatchWritten
 from entrypoints.feeds.on_demand import OnDemandLoop
 
 POLL_SECONDS: Final = 0.25  # between two queries for events of other processes

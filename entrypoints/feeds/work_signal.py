@@ -18,7 +18,7 @@ from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator,
 from typing import Final
 
 from adapters.supervision import Part
-from adapters.writer.writer import BatchWritten
+from adapters.writer.write_path import BatchWritten
 from domain.language.identifiers import Kind
 from entrypoints.feeds.log_watcher import LogWatcher
 

@@ -20,7 +20,7 @@ from prometheus_client.registry import Collector
 from sqlalchemy.engine import Connection
 
 from adapters.log.outbox import COUNTED_ROWS_MAX
-from adapters.writer.writer import BatchWritten
+from adapters.writer.write_path import BatchWritten
 from domain.jobs.job import State
 from domain.language.errors import FairlogError, OutboxUnavailable
 from domain.language.identifiers import Kind

@@ -17,7 +17,8 @@ from typing import Final
 from adapters.processes.sent_errors import SentError
 from adapters.supervision import Part, Supervisor, supervise
 from adapters.writer.command_queue import CommandQueue, Ticket
-from adapters.writer.writer import PROBE_SECONDS, BatchWritten, Writer
+from adapters.writer.write_path import BatchWritten
+from adapters.writer.writer import PROBE_SECONDS, Writer
 from adapters.writer.writer_frames import (
     ANSWER_SECONDS_MAX,
     WriterHello,

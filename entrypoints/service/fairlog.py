@@ -23,7 +23,7 @@ from adapters.log.key_events import keys_after
 from adapters.log.outbox import SqlOutbox
 from adapters.servers.dashboard_sessions import DashboardSessions
 from adapters.supervision import Supervisor
-from adapters.writer.writer import WritePath
+from adapters.writer.write_path import WritePath
 from domain.access.keys import ApiKey
 from domain.decisions.answers import Answer, Claimed, JobsUpdated, JobUpdated, LeasesHeld, Submitted
 from domain.decisions.batch import Outcome

@@ -15,7 +15,7 @@ from sqlalchemy.engine import Connection
 
 from adapters.log import audit_log
 from adapters.log.histories import of_types
-from adapters.writer.writer import BatchWritten
+from adapters.writer.write_path import BatchWritten
 from domain.language.events import (
     FailureReason,
     JobFailed,

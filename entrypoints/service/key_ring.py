@@ -15,7 +15,7 @@ from typing import Final
 from msgspec import Struct
 
 from adapters.log.key_events import KEY_EVENT_NAMES
-from adapters.writer.writer import BatchWritten
+from adapters.writer.write_path import BatchWritten
 from domain.access.keys import ApiKey, ApiKeys
 from domain.access.secrets import id_of
 from domain.language.commands import Caller

@@ -11,7 +11,7 @@ import structlog
 from msgspec.structs import replace
 
 from adapters.log.outbox import USERS_PER_READ_MAX
-from adapters.writer.writer import BatchWritten
+from adapters.writer.write_path import BatchWritten
 from domain.decisions.answers import Answer, OutboxTaken
 from domain.language.commands import Command, TakeOutbox
 from domain.language.errors import OutboxUnavailable, WriteFailed

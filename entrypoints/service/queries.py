@@ -13,7 +13,7 @@ from adapters.log import audit_log
 from adapters.log.audit_log import EventFilter, StoredEvent, limited_to
 from adapters.log.event_log import SqlEventLog
 from adapters.supervision import Supervisor
-from adapters.writer.writer import BatchWritten, WritePath
+from adapters.writer.write_path import BatchWritten, WritePath
 from domain.access.keys import ApiKey
 from domain.fairness.line import KindInLine, UserInLine
 from domain.jobs.job import Job, State

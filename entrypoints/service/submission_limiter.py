@@ -12,7 +12,7 @@ from typing import Final
 
 import structlog
 
-from adapters.writer.writer import BatchWritten
+from adapters.writer.write_path import BatchWritten
 from domain.decisions.answers import Answer
 from domain.decisions.batch import Outcome
 from domain.decisions.ports import Clock

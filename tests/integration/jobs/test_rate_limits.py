@@ -193,7 +193,7 @@ def test_only_the_limits_of_users_who_submit_are_read(database_url: str) -> None
         do(one, ChangeLimit(scope=Scope.USER, user_id=BOB, limit=3), LimitsSet)
         execute_now(one, SaveProjections())
         assert do(other, submit(), Submitted).decision.limit == 3
-        projections = writer_of(other)._projections
+        projections = writer_of(other)._transactions._projections
         assert isinstance(projections, LiveProjections)
         read = projections._kept
         assert read is not None

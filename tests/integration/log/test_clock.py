@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from adapters.settings import Settings
-from adapters.writer.writer import BATCH_SECONDS_MAX
+from adapters.writer.retries import BATCH_SECONDS_MAX
 from domain.decisions.answers import Answer, Claimed, JobUpdated, Submitted
 from domain.jobs.job import State
 from domain.language.commands import AcceptClock, ClaimJobs, FailJob, SubmitJob

@@ -13,8 +13,8 @@ from typing import Final
 import pytest
 from sqlalchemy.engine import Connection
 
-import adapters.writer.writer as writer_module
 from adapters.log.tables import log_head
+from adapters.writer import transactions, writer
 from domain.decisions.answers import Claimed, JobUpdated, LimitsSet, ProjectionsSaved, Submitted
 from domain.jobs.job import Job, State
 from domain.language.commands import CancelJob, ChangeLimit, SaveProjections
@@ -58,8 +58,8 @@ with service(sys.argv[1]) as fairlog:
 @pytest.fixture
 def never_saved(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows are saved where somebody asks for it alone."""
-    for name in ("IDLE_SAVE_SECONDS", "SAVE_SECONDS_MAX"):
-        monkeypatch.setattr(writer_module, name, 3600.0)
+    monkeypatch.setattr(writer, "IDLE_SAVE_SECONDS", 3600.0)
+    monkeypatch.setattr(transactions, "SAVE_SECONDS_MAX", 3600.0)
 
 
 def stands_at(fairlog: Fairlog) -> tuple[int, int]:
@@ -110,7 +110,7 @@ def test_a_job_that_is_done_by_then_is_written_once(database_url: str) -> None:
 def test_at_most_so_many_events_are_unsaved(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(writer_module, "UNSAVED_EVENTS_MAX", 10)
+    monkeypatch.setattr(transactions, "UNSAVED_EVENTS_MAX", 10)
     with service(database_url) as fairlog:
         for number in range(30):
             do(fairlog, submit(payload=number), Submitted)
@@ -179,7 +179,7 @@ def test_a_process_goes_on_with_what_it_knows_when_another_has_saved_just_that(
 
 
 def projections_of(fairlog: Fairlog) -> LiveProjections:
-    found = writer_of(fairlog)._projections
+    found = writer_of(fairlog)._transactions._projections
     assert isinstance(found, LiveProjections)
     return found
 

@@ -372,7 +372,7 @@ def test_a_batch_is_split_until_what_the_database_refuses_stands_alone(
 ) -> None:
     fairlog = compose(Settings(database_url=database_url))
     prepare(fairlog)
-    writer_of(fairlog)._log = Choosy(fairlog.database)
+    writer_of(fairlog)._transactions._log = Choosy(fairlog.database)
     fairlog.writer.start()
     users = [UserId("poison") if number in poisoned else ALICE for number in range(50)]
     replies = put_as_one_batch(fairlog, *[submit(user, payload=n) for n, user in enumerate(users)])
@@ -388,7 +388,7 @@ def test_a_batch_is_split_until_what_the_database_refuses_stands_alone(
 def test_a_call_is_split_until_what_the_database_refuses_stands_alone(database_url: str) -> None:
     fairlog = compose(Settings(database_url=database_url))
     prepare(fairlog)
-    writer_of(fairlog)._log = Choosy(fairlog.database)
+    writer_of(fairlog)._transactions._log = Choosy(fairlog.database)
     fairlog.writer.start()
     users = [UserId("poison") if number in {0, 17, 18} else ALICE for number in range(50)]
     found = execute_each(fairlog, [submit(user, payload=n) for n, user in enumerate(users)])
@@ -504,7 +504,7 @@ def _waits_for_a_row(fairlog: Fairlog) -> bool:
 
 
 def kill_writer(server: DatabaseServer, fairlog: Fairlog) -> None:
-    connection = writer_of(fairlog)._connection
+    connection = writer_of(fairlog)._transactions._connection
     assert connection is not None
     thread_id = connection.connection.driver_connection.thread_id()  # type: ignore[union-attr]  # PyMySQL's
     with server.connect() as admin, admin.cursor() as cursor:
@@ -595,7 +595,7 @@ def test_another_writer_between_the_lost_commit_and_the_look_up_is_no_obstacle(
     """The tail is compared where the batch would be, not at the end of the log."""
     with service(cutter.url) as fairlog, service(cutter.url) as other:
         do(fairlog, submit(payload="before"), Submitted)
-        original = writer_of(fairlog)._connect
+        original = writer_of(fairlog)._transactions._connect
         interrupted = threading.Event()
 
         def connect_later() -> Connection:
@@ -604,7 +604,7 @@ def test_another_writer_between_the_lost_commit_and_the_look_up_is_no_obstacle(
                 do(other, submit(BOB, payload="between"), Submitted)
             return original()
 
-        writer_of(fairlog)._connect = connect_later  # type: ignore[method-assign]  # to have another come first
+        writer_of(fairlog)._transactions._connect = connect_later  # type: ignore[method-assign]  # to have another come first
         cutter.cut_next(Cut.AFTER)
         assert do(fairlog, submit(payload="in doubt"), Submitted).job.id == 4
         assert interrupted.is_set()

@@ -336,7 +336,7 @@ def test_a_full_disk_is_told_until_there_is_room(fairlog: Fairlog) -> None:
             connection.execute("PRAGMA max_page_count = 1")  # it takes the pages that there are
 
     sa.event.listen(fairlog.database.writing_engine, "connect", limit)
-    writer_of(fairlog)._disconnect()
+    writer_of(fairlog)._transactions.disconnect()
     large = [submit(payload=f"{one} {'x' * 20_000}") for one in range(1, 4)]
     assert "full" in str(unavailable(fairlog, *large))
     wait_until(lambda: "full" in (reason(fairlog) or ""), "it is known")
@@ -363,7 +363,7 @@ def test_a_damaged_page_is_told_until_it_is_mended(fairlog: Fairlog, database_ur
         whole = content.read(size)
         content.seek((page - 1) * size)
         content.write(bytes(size))
-    writer_of(fairlog)._disconnect()
+    writer_of(fairlog)._transactions.disconnect()
     assert "damaged" in str(unavailable(fairlog, submit(payload=1), submit(payload=2)))
     assert "damaged" in (reason(fairlog) or "")
     with file.open("r+b") as content:
@@ -391,7 +391,7 @@ def test_nothing_that_is_raised_ends_the_writer(
         raise error
 
     with monkeypatch.context() as broken:
-        broken.setattr(writer_of(fairlog)._projections, "load", load)
+        broken.setattr(writer_of(fairlog)._transactions._projections, "load", load)
         for number in range(2):  # each is tried until its time is over
             [outcome] = outcomes(put(fairlog, submit(payload=number)))
             assert isinstance(outcome, FairlogError), outcome

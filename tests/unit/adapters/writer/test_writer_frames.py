@@ -9,7 +9,7 @@ import pytest
 from adapters.processes.sent_errors import SentError
 from adapters.settings import Settings
 from adapters.supervision import Trouble
-from adapters.writer.writer import BatchWritten, WriterStats
+from adapters.writer.write_path import BatchWritten, WriterStats
 from adapters.writer.writer_frames import (
     WriterHello,
     WriterRequest,

@@ -48,7 +48,7 @@ def test_what_was_to_be_sent_when_the_writer_was_lost_is_refused_like_the_rest()
 ANSWERS_ALL = """
 SECOND = 0
 import socket, sys
-from adapters.writer.writer import WriterStats
+from adapters.writer.write_path import WriterStats
 from adapters.writer.writer_frames import WriterRequest, WriterResponse
 from fairlog_client.processes.frames import Frames, encode_frame
 from adapters.writer.writer_frames import request_decoder, sent_outcomes

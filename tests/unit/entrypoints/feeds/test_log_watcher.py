@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 
-from adapters.writer.writer import BatchWritten
+from adapters.writer.write_path import BatchWritten
 from domain.language.errors import LogUnavailable
 from entrypoints.feeds.log_watcher import LogWatcher
 

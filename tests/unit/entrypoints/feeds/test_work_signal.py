@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from adapters.writer.writer import BatchWritten
+from adapters.writer.write_path import BatchWritten
 from domain.decisions.answers import Claimed
 from domain.language.commands import ClaimJobs
 from domain.language.errors import LogUnavailable

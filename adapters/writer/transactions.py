@@ -1,0 +1,317 @@
+"""The transactions of the writer: each from the head lock to the commit.
+
+In one, a batch of commands is decided at the end of the log, and its events are appended. Nothing
+of a transaction is kept in memory before it is committed. A commit without an answer is in doubt:
+the next transaction looks whether it was carried out.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import structlog
+from msgspec import Struct
+from msgspec.structs import replace
+from sqlalchemy.engine import Connection
+
+from adapters.clock import SystemClock
+from adapters.database.database import Database, throw_away
+from adapters.log.event_log import SqlEventLog
+from adapters.log.outbox import OutboxLocked, SqlOutbox
+from domain.decisions.answers import OutboxTaken
+from domain.decisions.batch import Batch, Outcome
+from domain.decisions.ports import Head, Projections
+from domain.decisions.write_model import RequiredRows, WriteModel
+from domain.language.commands import (
+    AcceptClock,
+    Command,
+    SaveProjections,
+    SubmitJob,
+    SubmitRows,
+    TakeOutbox,
+)
+from domain.language.errors import OutboxUnavailable, without_traceback
+from domain.language.events import ClockCorrected, Recorded
+from domain.language.moments import from_micros
+from domain.language.policy import Policy
+from domain.log.log_time import Correction, TimeKeeper, by_log_time
+from domain.log.stored_log import Leaf
+
+# Under load the rows of the inline projections are written after so much time or so many events,
+# so that a job that is done by then is written once.
+SAVE_SECONDS_MAX: Final = 0.5
+UNSAVED_EVENTS_MAX: Final = 4_000
+
+_log = structlog.get_logger()
+
+
+class WrittenBatch(Struct, frozen=True):
+    """A batch that was decided. One with events is in doubt until its COMMIT is answered; one
+    without is decided again after an error.
+    """
+
+    head: Head  # after the batch
+    recorded: Sequence[Recorded]
+    leaves: Sequence[Leaf]
+    outcomes: list[Outcome]
+    model: WriteModel
+    has_changed_rows: bool  # so there is something to commit, even without events
+
+
+class Transactions:
+    """The transactions on the writer's connection, which is opened when it is needed."""
+
+    def __init__(
+        self,
+        database: Database,
+        log: SqlEventLog,
+        projections: Projections[Connection],
+        policy: Policy,
+        is_followed: Callable[[], bool],
+    ) -> None:
+        """`is_followed` returns True if the next transaction will begin at once."""
+        self.in_doubt: WrittenBatch | None = None
+        self.unsaved_since: float | None = None  # time.monotonic(); None: all rows are saved
+        self._database = database
+        self._log = log
+        self._clock = log.clock or SystemClock()
+        self._time = TimeKeeper()
+        self._outbox = SqlOutbox(is_sqlite=database.is_sqlite)
+        self._projections = projections
+        self._policy = policy
+        self._is_followed = is_followed
+        self._connection: Connection | None = None
+        self._head_version: int | None = None
+
+    def write(self, commands: Sequence[Command], *, saves: bool) -> WrittenBatch:
+        """Write a batch, and return it; without commands, save the rows of the projections.
+
+        With `saves`, the rows are saved too. If the commit of an earlier batch is in doubt, the
+        commands must be the same; that batch is returned if it was carried out.
+        """
+        try:
+            return self._write(commands, saves=saves)
+        except (OutboxLocked, OutboxUnavailable) as error:  # the other commands go on without it
+            return self._write(commands, without_traceback(error), saves=saves)
+
+    def probe(self, commands: Sequence[Command]) -> None:
+        """Test whether these commands could be written, and write nothing.
+
+        Without commands, the state in memory and the rows of the projections are left alone.
+        """
+        connection = self._connect()
+        with connection.begin() as transaction:
+            head = self._log.lock_head(connection)
+            self._database.check_in_place(connection)
+            if commands:
+                self._rehearse(connection, head, commands)
+            else:
+                self._log.rehearse(connection, head)
+            transaction.rollback()
+        if commands and self._database.is_sqlite:
+            self._log.rehearse_commit(connection)
+
+    def row_beyond_head(self, commands: Sequence[Command]) -> str | None:
+        """Return a sentence about a row that is in the way of all that is written; None if there is
+        none. Then these commands are written as a test. Raises the error of the test.
+        """
+        connection = self._connect()
+        with connection.begin() as transaction:
+            head = self._log.lock_head(connection)
+            found = self._log.row_beyond_head(connection, head)
+            if found is None:
+                self._rehearse(connection, head, commands)
+            transaction.rollback()
+        return found
+
+    def reset(self) -> None:
+        """Abandon the current batch after an unknown error."""
+        self.in_doubt = None
+        self._head_version = None
+        self.disconnect()
+
+    def is_busy(self) -> bool:
+        """Return True if the connection can begin no transaction."""
+        connection = self._connection
+        return connection is not None and (connection.invalidated or connection.in_transaction())
+
+    def disconnect(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            throw_away(connection)
+
+    def _write(
+        self,
+        commands: Sequence[Command],
+        outbox_error: Exception | None = None,
+        *,
+        saves: bool,
+    ) -> WrittenBatch:
+        """Write a batch, from the head lock to the commit; with an error of the outbox, without it.
+
+        Raises `OutboxLocked` and `OutboxUnavailable`.
+        """
+        connection = self._connect()
+        with connection.begin() as transaction:
+            head = self._log.lock_head(connection)
+            if self.in_doubt is not None and self._was_written(connection, self.in_doubt):
+                transaction.rollback()
+                return self.in_doubt
+            self.in_doubt = None
+            self._database.check_in_place(connection)
+            self._refresh_projections(connection, head)
+            corrected = None
+            if not all(isinstance(one, SaveProjections) for one in commands):
+                head, corrected = self._judge_time(head, commands)
+            done = self._decide_and_append(
+                connection, head, commands, corrected, outbox_error, saves=saves
+            )
+            if done.recorded:
+                self.in_doubt = done
+            elif not done.has_changed_rows:
+                transaction.rollback()
+                self._keep(done.model)
+                return done
+            if self._is_followed():  # another transaction follows at once
+                self._log.prefetch_head_lock(connection)
+            transaction.commit()
+            self._keep(done.model)
+        self._database.check_in_place(connection)  # else the answers would be for lost events
+        return done
+
+    def _rehearse(self, connection: Connection, head: Head, commands: Sequence[Command]) -> None:
+        """Decide and write commands and the rows that are not saved, as a test. Needs the head
+        lock; the caller rolls back.
+        """
+        self._refresh_projections(connection, head)
+        self._decide_and_append(connection, head, commands, None, saves=True)
+
+    def _refresh_projections(self, connection: Connection, head: Head) -> None:
+        if head.version != self._head_version:
+            self._projections.refresh(connection)
+            self._head_version = head.version
+
+    def _keep(self, model: WriteModel) -> None:
+        """Keep the state for the next batch, once its changes are committed."""
+        self._projections.keep(model)
+        if model.position == self._projections.saved:
+            self.unsaved_since = None
+        elif self.unsaved_since is None:
+            self.unsaved_since = time.monotonic()
+
+    def _is_save_due(self, commands: Sequence[Command], model: WriteModel) -> bool:
+        """Return True if asked to, or if enough is unsaved."""
+        since = self.unsaved_since
+        return (
+            not commands
+            or any(isinstance(one, SaveProjections) for one in commands)
+            or (since is not None and time.monotonic() - since > SAVE_SECONDS_MAX)
+            or model.position - self._projections.saved > UNSAVED_EVENTS_MAX
+        )
+
+    def _judge_time(
+        self, head: Head, commands: Sequence[Command]
+    ) -> tuple[Head, ClockCorrected | None]:
+        """Check `now` before anything is written with it. Raises `ClockInDoubt`."""
+        assert head.reading is not None, "it was read with the lock"
+        if any(isinstance(command, AcceptClock) for command in commands):
+            judged = self._time.accept(head.reading)
+        else:
+            judged = self._time.judge(head.reading, self._clock.elapsed())
+        return replace(head, now=from_micros(judged.now)), judged.corrected
+
+    def _decide_and_append(
+        self,
+        connection: Connection,
+        head: Head,
+        commands: Sequence[Command],
+        corrected: ClockCorrected | None,
+        outbox_error: Exception | None = None,
+        *,
+        saves: bool,
+    ) -> WrittenBatch:
+        decided = self._with_rows(connection, commands, outbox_error)
+        if head.reading is not None and head.reading.correction.trusts_clock:
+            decided = [_by_log_time(one, head.reading.correction) for one in decided]
+        required = RequiredRows()
+        required.add_commands(decided, self._policy)
+        saved = head.saved
+        model = self._projections.load(connection, head, required)
+        model.keys.become(self._log.keys(connection, head))
+        batch = Batch(
+            model,
+            self._policy,
+            head.now,
+            lambda unread: self._projections.look_further(connection, unread, model),
+        )
+        if corrected is not None:
+            batch.correct_clock(corrected)
+        outcomes = batch.decide_all(decided, _log_crash)
+        if isinstance(outbox_error, OutboxUnavailable):
+            outcomes = [
+                outbox_error if isinstance(one, TakeOutbox) else outcome
+                for one, outcome in zip(commands, outcomes, strict=True)
+            ]
+        leaves: Sequence[Leaf] = ()
+        new = head
+        if batch.empty_claims:
+            self._projections.note_empty_claims(connection, batch.empty_claims, batch.now)
+        if batch.recorded:
+            new, leaves = self._log.append(connection, head, batch.recorded, batch.bodies)
+            if batch.erased:
+                self._log.erase_bodies(connection, batch.erased)
+        if model.position > self._projections.saved and (
+            saves or self._is_save_due(commands, model)
+        ):
+            self._projections.save(connection, model)
+        if batch.recorded:
+            self._log.move_head(connection, head, new)
+            if corrected is not None:
+                self._log.note_correction(connection)
+            self._log.note_keys(connection, model.keys)
+            head = new
+        has_changed_rows = bool(batch.empty_claims) or self._projections.saved != saved
+        for taken in outcomes:
+            if isinstance(taken, OutboxTaken):
+                has_changed_rows |= self._outbox.remove(connection, taken, batch.now)
+        return WrittenBatch(head, batch.recorded, leaves, outcomes, model, has_changed_rows)
+
+    def _with_rows(
+        self, connection: Connection, commands: Sequence[Command], error: Exception | None
+    ) -> list[Command | SubmitRows]:
+        """Replace the first TakeOutbox by the rows that it takes. Another one in the same batch
+        would read the same rows, which are deleted at its end.
+        """
+        decided: list[Command | SubmitRows] = list(commands)
+        for place, command in enumerate(commands):
+            if isinstance(command, TakeOutbox):
+                if isinstance(error, OutboxLocked):
+                    decided[place] = SubmitRows(is_locked=True)
+                elif error is None:
+                    decided[place] = self._outbox.read(connection, command)
+                break
+        return decided
+
+    def _was_written(self, connection: Connection, doubt: WrittenBatch) -> bool:
+        """Compare hashes. A hash covers the whole log up to it, so equal means it is our batch."""
+        return self._log.hash_at(connection, doubt.head.position) == doubt.head.hash
+
+    def _connect(self) -> Connection:
+        if self._connection is None:
+            self._connection = self._database.connect_writer()
+        return self._connection
+
+
+def _by_log_time(command: Command | SubmitRows, correction: Correction) -> Command | SubmitRows:
+    match command:
+        case SubmitJob():
+            return by_log_time(command, correction)
+        case SubmitRows(rows=rows):
+            shifted = [(row_id, by_log_time(one, correction)) for row_id, one in rows]
+            return replace(command, rows=shifted)
+        case _:
+            return command
+
+
+def _log_crash(command: Command, error: Exception) -> None:
+    _log.error("decision_failed", command=type(command).__name__, exc_info=error)
