@@ -17,8 +17,9 @@ from domain.decisions.batch import Outcome
 from domain.decisions.ports import Clock
 from domain.language.commands import Command, SaveProjections
 from domain.language.events import Recorded
-from entrypoints.composition import compose, prepare
+from entrypoints.composition import compose
 from entrypoints.service.fairlog import Fairlog
+from tests.support.prepared import prepare
 
 ANSWER_SECONDS_MAX = 30.0
 MANY = 1_000_000_000

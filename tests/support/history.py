@@ -45,11 +45,12 @@ from domain.language.identifiers import (
 from domain.language.limits import Rate, RetryPolicy
 from domain.language.moments import later
 from domain.log.chain import GENESIS, leaf, link
-from entrypoints.composition import compose, prepare
+from entrypoints.composition import compose
 from entrypoints.service.fairlog import Fairlog
 from tests.support.clock import NOON, ManualClock
 from tests.support.core import execute_now, writer_of
 from tests.support.keys import by, create_key, revoke_key, rotate_key
+from tests.support.prepared import prepare
 from tests.support.stories import ERROR, RESULT, body
 
 ALICE, BOB, CAROL = UserId("alice"), UserId("bob"), UserId("càrol ")

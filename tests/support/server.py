@@ -25,7 +25,7 @@ from msgspec.structs import replace
 from adapters.settings import Settings
 from domain.decisions.ports import Clock
 from domain.language.identifiers import ServerId
-from entrypoints.composition import compose, prepare
+from entrypoints.composition import compose
 from entrypoints.http.edge import EdgeApp
 from entrypoints.http.forwarding import TrustedProxies
 from entrypoints.http.problem_responses import problems_of
@@ -34,6 +34,7 @@ from entrypoints.processes.app import create_app
 from entrypoints.processes.server import uvicorn_config
 from entrypoints.runtime.host_names import hosts_of
 from entrypoints.runtime.tls import server_tls, trusted_by
+from tests.support.prepared import prepare
 from tests.support.waiting import wait_until
 
 START_SECONDS_MAX = 60.0  # usual: 1

@@ -18,7 +18,7 @@ from domain.language.bodies import body_of
 from domain.language.commands import CancelJob, ClaimJobs, CompleteJob, FailJob, RetryJob, SubmitJob
 from domain.language.errors import LogCorrupt, LogUnavailable, RateLimited
 from domain.language.identifiers import Kind, UserId, WorkerId
-from entrypoints.composition import compose, prepare, rebuild_projections
+from entrypoints.composition import compose, rebuild_projections
 from entrypoints.feeds import projector_runner
 from entrypoints.service.fairlog import Fairlog
 from projections.activity import tables
@@ -29,6 +29,7 @@ from projections.following.async_projection import Changes
 from projections.following.async_projector import AsyncProjector, step_all
 from tests.support.clock import NOON, ManualClock
 from tests.support.core import execute_now, service
+from tests.support.prepared import prepare
 from tests.support.waiting import wait_until
 
 

@@ -10,13 +10,14 @@ from domain.jobs.job import State
 from domain.language.bodies import body_of
 from domain.language.commands import CancelJob, SubmitJob
 from domain.language.identifiers import JobId, Kind, UserId
-from entrypoints.composition import compose, prepare
+from entrypoints.composition import compose
 from entrypoints.service.fairlog import Fairlog
 from projections.queries import job_search
 from projections.queries.job_search import JobFilter, JobSearch, JobSearchPage
 from projections.storage import registry
 from tests.conftest import NewDatabase
 from tests.support.core import execute_now
+from tests.support.prepared import prepare
 
 USERS, KINDS = ("alice", "bob", "carol"), ("echo", "report")
 

@@ -15,13 +15,14 @@ from domain.language.commands import ChangeLimit, ClaimJobs, CompleteJob, FailJo
 from domain.language.events import Scope
 from domain.language.identifiers import Kind, UserId, WorkerId
 from domain.language.moments import later
-from entrypoints.composition import compose, prepare
+from entrypoints.composition import compose
 from entrypoints.dashboard.recent_starts import RecentStarts, recent_starts
 from entrypoints.service.fairlog import Fairlog
 from projections.queries.oldest_waiting import OldestWaiting
 from projections.storage import registry
 from tests.support.clock import NOON, ManualClock
 from tests.support.core import execute_now
+from tests.support.prepared import prepare
 
 A, B = Kind("a"), Kind("b")
 

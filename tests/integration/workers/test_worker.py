@@ -19,7 +19,7 @@ from domain.jobs.job import State
 from domain.language.bodies import BODY_BYTES_MAX, body_of
 from domain.language.commands import CancelJob, SubmitJob
 from domain.language.identifiers import JobId, Kind, ServerId, UserId, WorkerId
-from entrypoints.composition import compose, prepare
+from entrypoints.composition import compose
 from entrypoints.service.fairlog import Fairlog
 from entrypoints.service.views import JobView
 from entrypoints.worker.embedded import EmbeddedSource
@@ -28,6 +28,7 @@ from fairlog_client.worker.http_source import RemoteSource, client_of
 from fairlog_client.worker.job_source import JobSource
 from fairlog_client.worker.runner import LocalExecutor
 from fairlog_client.worker.worker import Worker
+from tests.support.prepared import prepare
 from tests.support.server import AppServer
 
 DEADLINE_SECONDS = 20.0
