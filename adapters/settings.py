@@ -18,6 +18,8 @@ from msgspec.structs import asdict, replace
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
+from domain.language.limits import BACKOFF, BASE_SECONDS, FACTOR, JITTER, MAXIMUM_SECONDS
+
 
 class SettingsError(ValueError):
     """A setting is wrong. The message is one sentence for the operator and holds no secret."""
@@ -99,6 +101,47 @@ class Settings(Struct, frozen=True, kw_only=True):
             "one.",
         ),
     ] = 3
+    retry_backoff: Annotated[
+        Literal["constant", "linear", "exponential"],
+        Meta(
+            description="How the delay before the next attempt grows with each failure of a job: "
+            "not at all, by retry_base_seconds each time, or by the factor retry_factor."
+        ),
+    ] = BACKOFF
+    retry_base_seconds: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=31_622_400,
+            description="The delay after the first failure of a job, in seconds.",
+        ),
+    ] = BASE_SECONDS
+    retry_factor: Annotated[
+        float,
+        Meta(
+            ge=1,
+            le=100,
+            description="What an exponential delay is multiplied by with each further failure.",
+        ),
+    ] = FACTOR
+    retry_maximum_seconds: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=31_622_400,
+            description="The longest delay before the next attempt, in seconds; "
+            "retry_base_seconds, if that is longer.",
+        ),
+    ] = MAXIMUM_SECONDS
+    retry_jitter: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=1,
+            description="The part of each delay that chance may take off, so that jobs that failed "
+            "together are not tried again together; 0: none, 1: all.",
+        ),
+    ] = JITTER
     require_keys: Annotated[
         bool,
         Meta(
@@ -230,7 +273,8 @@ class Field(Struct, frozen=True):
     name: str
     description: str
     default: object
-    range: tuple[int, int] | None = None  # of a whole number, both inclusive
+    range: tuple[float, float] | None = None  # of a number, both inclusive
+    is_whole: bool = True  # of a number: it has no decimals
     choices: tuple[str, ...] = ()  # of a word
     is_switch: bool = False
 
@@ -243,6 +287,9 @@ def _field(declared: inspect.Field) -> Field:
     match meta.type:
         case inspect.IntType(ge=int(lowest), le=int(highest)):
             return Field(declared.name, description, declared.default, (lowest, highest))
+        case inspect.FloatType(ge=int() | float() as lowest, le=int() | float() as highest):
+            bounds = (lowest, highest)
+            return Field(declared.name, description, declared.default, bounds, is_whole=False)
         case inspect.LiteralType():  # whose values are sorted here
             choices = get_args(get_type_hints(Settings)[declared.name])
             return Field(declared.name, description, declared.default, choices=choices)
@@ -363,7 +410,7 @@ def _suggestion(key: str, *, is_variable: bool = False) -> str:
     return f"; did you mean {f'FAIRLOG_{near[0].upper()}' if is_variable else near[0]}?"
 
 
-def _checked(field: str, given: _Given) -> str | int | bool:
+def _checked(field: str, given: _Given) -> str | float | bool:
     match field:
         case "database_url":
             return _database_url(given)
@@ -379,13 +426,13 @@ def _checked(field: str, given: _Given) -> str | int | bool:
             return _checked_by_type(FIELDS[field], given)
 
 
-def _checked_by_type(field: Field, given: _Given) -> str | int | bool:
+def _checked_by_type(field: Field, given: _Given) -> str | float | bool:
     if field.is_switch:
         return _switch(given)
     if field.choices:
         return _choice(given, field.choices)
     assert field.range is not None, field
-    return _whole_number(given, *field.range)
+    return (_whole_number if field.is_whole else _number)(given, *field.range)
 
 
 def _choice(given: _Given, choices: Sequence[str]) -> str:
@@ -396,7 +443,7 @@ def _choice(given: _Given, choices: Sequence[str]) -> str:
     )
 
 
-def _whole_number(given: _Given, lowest: int, highest: int) -> int:
+def _whole_number(given: _Given, lowest: float, highest: float) -> int:
     value = given.value
     # Not int() alone: it takes "6_000", "٣" and, from a file, true and 1.5.
     if isinstance(value, str) and re.fullmatch(r"\s*[+-]?[0-9]{1,18}\s*", value):
@@ -406,6 +453,22 @@ def _whole_number(given: _Given, lowest: int, highest: int) -> int:
     raise SettingsError(
         f"{given.written_as} is {_shown(given.value)}, but must be"
         f" a whole number from {lowest} to {highest}."
+    )
+
+
+def _number(given: _Given, lowest: float, highest: float) -> float:
+    value = given.value
+    if isinstance(value, str) and re.fullmatch(r"\s*[+-]?[0-9]{1,18}(\.[0-9]{1,18})?\s*", value):
+        value = float(value)
+    if (
+        isinstance(value, int | float)
+        and not isinstance(value, bool)
+        and lowest <= value <= highest
+    ):
+        return float(value)
+    raise SettingsError(
+        f"{given.written_as} is {_shown(given.value)}, but must be a number from {lowest} to"
+        f" {highest}."
     )
 
 

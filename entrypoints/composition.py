@@ -35,6 +35,7 @@ from domain.decisions.ports import Clock, Head
 from domain.decisions.write_model import RequiredRows
 from domain.language.errors import FairlogError
 from domain.language.events import Recorded
+from domain.language.limits import RetryPolicy, resolved_retry
 from domain.language.policy import Policy
 from domain.log.stored_log import Leaf
 from entrypoints.feeds.projector_runner import ProjectorRunner
@@ -150,6 +151,15 @@ def policy_of(settings: Settings) -> Policy:
         deduplicate=settings.deduplicate,
         max_attempts=settings.max_attempts,
         timeout_seconds=settings.timeout_seconds or None,
+        retry=resolved_retry(
+            RetryPolicy(
+                backoff=settings.retry_backoff,
+                base_seconds=settings.retry_base_seconds,
+                factor=settings.retry_factor,
+                maximum_seconds=settings.retry_maximum_seconds,
+                jitter=settings.retry_jitter,
+            )
+        ),
     )
 
 

@@ -35,7 +35,8 @@ def _values(field: Field) -> str:
         return ", ".join(map(code, field.choices))
     if field.range is not None:
         lowest, highest = field.range
-        return f"a whole number from {lowest:,} to {highest:,}"
+        number = "a whole number" if field.is_whole else "a number"
+        return f"{number} from {lowest:,} to {highest:,}"
     return "text"
 
 

@@ -19,6 +19,7 @@ from domain.language.events import (
     JobStarted,
 )
 from domain.language.identifiers import Kind, WorkerId
+from domain.language.limits import BACKOFF, delay_range
 
 Value = int | float | str | bool | datetime | None
 
@@ -164,6 +165,8 @@ def _why_scheduled(known: ExplanationInput) -> Iterator[Reason]:
                 "max_attempts": job.attempts_granted,
             },
         )
+        if isinstance(known.latest, JobFailed):
+            yield _delay(job, known.latest)
         yield from _error(known)
         yield from _handler(known)
     else:
@@ -173,6 +176,25 @@ def _why_scheduled(known: ExplanationInput) -> Iterator[Reason]:
             numbers,
         )
     yield from _expiry(known)
+
+
+def _delay(job: Job, failed: JobFailed) -> Reason:
+    """Say why the next attempt is due when it is."""
+    if failed.retry_in_seconds is not None:
+        asked = failed.retry_in_seconds
+        return Reason(
+            "retry_asked",
+            f"Its worker asked for a delay of {asked:g} s.",
+            {"retry_in_seconds": asked},
+        )
+    least, most = delay_range(job.retry, job.errors - 1)
+    bounds = f"{most:g} s" if least == most else f"{least:g} to {most:g} s, drawn by chance"
+    backoff = BACKOFF if job.retry is None else job.retry.backoff or BACKOFF
+    return Reason(
+        "backoff",
+        f"By its {backoff} backoff, the delay after failure {job.errors} is {bounds}.",
+        {"errors": job.errors, "delay_least": least, "delay_most": most},
+    )
 
 
 def _error(known: ExplanationInput) -> Iterator[Reason]:
@@ -386,6 +408,7 @@ def _failed(known: ExplanationInput) -> Reason:
     job = known.job
     reason = known.latest.reason if isinstance(known.latest, JobFailed) else FailureReason.ERROR
     is_last = job.attempt >= job.final_attempt
+    never = () if job.retry is None else job.retry.never or ()
     text = f"Attempt {job.attempt} failed at {_time(job.finished_at)} on worker {job.worker!r} "
     if reason is FailureReason.ERROR and known.error is not None:
         text += f"with {known.error} – "
@@ -396,6 +419,8 @@ def _failed(known: ExplanationInput) -> Reason:
         if is_last
         else f"it was a permanent failure, although {job.final_attempt} attempts were allowed."
     )
+    if not is_last and never:
+        text += f" No attempt follows an error of these types: {', '.join(map(repr, never))}."
     return Reason(
         "failed",
         text,

@@ -11,6 +11,8 @@ from typing import Any, Final, assert_never
 
 from domain.jobs.job import ENDED, Job, State
 from domain.jobs.life_cycle import loss_counts
+from domain.language import validation
+from domain.language.errors import InvalidInput
 from domain.language.events import (
     AttemptBegun,
     AttemptEnded,
@@ -144,6 +146,11 @@ def _check_submission(job: Job | None, recorded: Recorded, event: JobSubmitted) 
         return f"it names job {recorded.job_id}, but a job's id is its position"
     if job is not None:
         return f"job {job.id} existed already"
+    if event.retry is not None:
+        try:
+            validation.retry_policy(event.retry)
+        except InvalidInput as error:
+            return f"its retry policy cannot be: {error}"
     return None if event.max_attempts >= 1 else f"it allows {event.max_attempts} attempts"
 
 

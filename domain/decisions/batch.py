@@ -160,7 +160,7 @@ class Batch:
 
     def _expire(self) -> None:
         left = EXPIRED_PER_BATCH_MAX - self._expired
-        for expired in islice(expire(self._model, self._policy, self.now), left):
+        for expired in islice(expire(self._model, self.now), left):
             self._record(expired)
             self._expired += 1
 

@@ -87,9 +87,10 @@ from domain.language.events import (
 )
 from domain.language.idempotency import is_deduplicated, key_of, own_digest
 from domain.language.identifiers import ClaimHash, JobId, KeyName, WorkerId
+from domain.language.limits import resolved_retry
 from domain.language.moments import later
 from domain.language.policy import Policy
-from domain.limits.limits import decide_limit, decide_plan_deletion, limits_of, subject_of
+from domain.limits.limits import NONE, decide_limit, decide_plan_deletion, limits_of, subject_of
 from domain.limits.rate_limits import decide_admission, without_use
 
 _Worker = tuple[WorkerId | None, KeyName | None]  # a worker and the API key of its claims
@@ -152,9 +153,9 @@ def _decide(  # noqa: PLR0912 (a case for each command)
         case RetryJob():
             return _retry(model, command, key, policy, now)
         case CompleteJob() | FailJob() | ReturnJob() | CancelJob() | EraseBodies():
-            return _advance(model, command, key, policy, now)
+            return _advance(model, command, key, now)
         case EnforceDeadlines():
-            return _enforce_deadlines(model, command, policy, now)
+            return _enforce_deadlines(model, command, now)
         case RecoverJobs():
             return _recover(model, command)
         case ChangeLimit():
@@ -191,19 +192,23 @@ def _submit(
     kinds_waiting = model.line.kinds_waiting(command.user_id)
     if command.kind not in kinds_waiting and len(kinds_waiting) >= policy.kinds_waiting_max:
         return _refuse(admission, TooManyKinds(command.user_id, policy.kinds_waiting_max), now)
+    of_kind = model.limits.kinds.get(command.kind, NONE)
+    attempts = None if of_kind.retry is None else of_kind.retry.attempts
+    timeout_seconds = command.timeout_seconds or of_kind.timeout_seconds
     submitted = JobSubmitted(
         user_id=command.user_id,
         kind=command.kind,
         payload_sha256=command.payload.sha256,
         payload_bytes=command.payload.size,
-        max_attempts=command.max_attempts or policy.max_attempts,
+        max_attempts=command.max_attempts or attempts or policy.max_attempts,
         idempotency_key=named,
         key_is_explicit=is_explicit,
         key_expires_at=later(now, policy.idempotency_seconds),
         priority=command.priority,
         run_at=command.run_at,
         expires_at=command.expires_at,
-        timeout_seconds=command.timeout_seconds or policy.timeout_seconds,
+        timeout_seconds=timeout_seconds or policy.timeout_seconds,
+        retry=resolved_retry(command.retry, of_kind.retry, policy.retry),
     )
     if key is not None:
         submitted = access.bounded(key, submitted)
@@ -381,16 +386,14 @@ def _extend(model: WriteModel, command: ExtendLeases, policy: Policy, now: datet
     return Decision(new_events, lambda _: LeasesHeld(earliest, lost))
 
 
-def _advance(
-    model: WriteModel, command: JobCommand, key: ApiKey | None, policy: Policy, now: datetime
-) -> Decision:
+def _advance(model: WriteModel, command: JobCommand, key: ApiKey | None, now: datetime) -> Decision:
     job = model.jobs.rows.get(command.job_id)
     if job is None or not access.concerns(key, job, command):
         return Decision([], UnknownJob(command.job_id))
     try:
-        events = life_cycle.decide(job, command, policy, now)
+        events = life_cycle.decide(job, command, now)
     except Refusal as refusal:
-        events = life_cycle.events_despite_refusal(refusal, job, command, policy, now)
+        events = life_cycle.events_despite_refusal(refusal, job, command, now)
         return Decision(_new_events(job, command, events), without_traceback(refusal))
     return Decision(
         _new_events(job, command, events), lambda after: JobUpdated(after.jobs.rows[job.id])
@@ -409,7 +412,7 @@ def _retry(
     model: WriteModel, command: RetryJob, key: ApiKey | None, policy: Policy, now: datetime
 ) -> Decision:
     """Retry a job that can be retried, if the rate limit admits it like a submission."""
-    decision = _advance(model, command, key, policy, now)
+    decision = _advance(model, command, key, now)
     if isinstance(decision.reply, Refusal):
         return decision
     job = model.jobs.rows[command.job_id]
@@ -427,10 +430,10 @@ def _body_of(command: JobCommand) -> Body | None:
             return None
 
 
-def expire(model: WriteModel, policy: Policy, now: datetime) -> Iterator[NewEvent]:
+def expire(model: WriteModel, now: datetime) -> Iterator[NewEvent]:
     """Yield the expiry of waiting jobs in memory, to be recorded before claims are served."""
     for job in model.jobs.expired(now):
-        for event in life_cycle.enforce_deadlines(job, policy, now):
+        for event in life_cycle.enforce_deadlines(job, now):
             yield NewEvent(event, job.id)
 
 
@@ -461,9 +464,7 @@ def _change_key(model: WriteModel, command: access.KeyCommand, now: datetime) ->
     return Decision([NewEvent(event) for event in events], lambda _: KeyChanged(name))
 
 
-def _enforce_deadlines(
-    model: WriteModel, command: EnforceDeadlines, policy: Policy, now: datetime
-) -> Decision:
+def _enforce_deadlines(model: WriteModel, command: EnforceDeadlines, now: datetime) -> Decision:
     """Enforce due deadlines. If a lease has ended, note the other jobs of its worker as missed."""
     jobs = _known(model, command.jobs)
     of_workers: defaultdict[_Worker, list[Job]] = defaultdict(list)
@@ -484,7 +485,6 @@ def _enforce_deadlines(
                 for job in jobs
                 for event in life_cycle.enforce_deadlines(
                     job,
-                    policy,
                     now,
                     died_with_others=_has_others(job, of_workers.get((job.worker, job.holder), ())),
                 )

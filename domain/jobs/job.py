@@ -14,6 +14,7 @@ from msgspec import Struct
 from domain.language.events import FailureReason
 from domain.language.idempotency import key_hash
 from domain.language.identifiers import JobId, KeyHash, KeyName, Kind, ServerId, UserId, WorkerId
+from domain.language.limits import RetryPolicy
 from domain.language.moments import later
 
 
@@ -47,6 +48,7 @@ class Job(Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
     attempt: int = 0  # number of the latest, the fencing token; 0: never claimed
     starts: int = 0  # attempts whose handler began, as far as the log knows
     failures: int = 0  # since it was submitted or retried
+    errors: int = 0  # failures that were no loss of a worker: the backoff counts these
     attempts_granted: int  # that may fail (max_attempts); a retry grants as many again
     losses: int = 0  # consecutive lost workers that did not count as failures
     is_suspect: bool = False  # it may have killed its worker: its next attempt runs alone
@@ -61,6 +63,7 @@ class Job(Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
     run_at: datetime | None = None  # as submitted, or when the next attempt is due
     expires_at: datetime | None = None  # cancelled then unless it has begun
     timeout_seconds: float | None = None  # of one attempt, from its begin; None: no time-out
+    retry: RetryPolicy | None = None  # None: the default
     worker: WorkerId | None = None  # of the latest attempt
     server: ServerId | None = None  # that this worker is embedded in
     holder: KeyName | None = None  # the API key that claimed the latest attempt; None: no key

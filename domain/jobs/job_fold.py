@@ -48,6 +48,7 @@ def submitted(recorded: Recorded, event: JobSubmitted) -> Job:
         run_at=event.run_at,
         expires_at=event.expires_at,
         timeout_seconds=event.timeout_seconds,
+        retry=event.retry,
         submitted_at=recorded.recorded_at,
         updated_at=recorded.recorded_at,
     )
@@ -168,6 +169,7 @@ def _after_failure(job: Job, recorded: Recorded, event: JobFailed) -> Job:
         _with_ending_attempt(job) if event.holds_place else job,
         state=State.FAILED if event.retry_at is None else State.SCHEDULED,
         failures=job.failures + 1,
+        errors=job.errors + (not was_lost),
         losses=0,
         is_suspect=was_lost,
         missed_at=None,
@@ -196,17 +198,19 @@ def _after_requeue(job: Job, event: JobRequeued, at: datetime) -> Job:
         starts = _starts_after_outcome(job)
     elif event.reason is RequeueReason.GIVEN_BACK:
         starts, losses, begun_at = starts - (begun_at is not None), job.losses, None
-    returns = 0 if event.reason is RequeueReason.RETRIED else job.returns
+    is_retried = event.reason is RequeueReason.RETRIED
+    returns = 0 if is_retried else job.returns
     return replace(
         job,
         state=State.QUEUED,
         failures=failures,
+        errors=0 if is_retried else job.errors,
         starts=starts,
         losses=losses,
         returns=returns + (event.reason is RequeueReason.GIVEN_BACK),
         is_suspect=event.suspect,
         begun_at=begun_at,
-        expires_at=event.expires_at if event.reason is RequeueReason.RETRIED else job.expires_at,
+        expires_at=event.expires_at if is_retried else job.expires_at,
         lease_expires_at=None,
         missed_at=None,
         finished_at=None,

@@ -16,6 +16,7 @@ from typing import Final, Literal, assert_never
 
 from msgspec.structs import replace
 
+from domain.jobs.failure import UNREPORTED_TYPES, type_of
 from domain.jobs.job import ENDED, Job, State, is_future
 from domain.language.bodies import Body
 from domain.language.commands import (
@@ -58,21 +59,21 @@ from domain.language.events import (
     RequeueReason,
     WorkerMissed,
 )
+from domain.language.limits import delay_range
 from domain.language.moments import later
-from domain.language.policy import Policy
 
 PROGRESS_SECONDS: Final = 2.0  # between two recorded reports of an attempt
 LOSSES_FREE_MAX: Final = 3  # consecutive, of attempts that are not known to have begun
 RETURNS_MAX: Final = 100  # of one job, until it is retried; each raises the attempt number
 
 
-def decide(job: Job, command: JobCommand, policy: Policy, now: datetime) -> Sequence[Event]:
+def decide(job: Job, command: JobCommand, now: datetime) -> Sequence[Event]:
     """Return the events that follow; none if the command is a repeat. Raises a `Refusal`."""
     match command:
         case CompleteJob():
             return _complete(job, command, now)
         case FailJob():
-            return _fail(job, command, policy, now)
+            return _fail(job, command, now)
         case ReturnJob():
             return _give_back(job, command, now)
         case CancelJob():
@@ -101,13 +102,13 @@ def _complete(job: Job, command: CompleteJob, now: datetime) -> Sequence[Event]:
     ]
 
 
-def _fail(job: Job, command: FailJob, policy: Policy, now: datetime) -> Sequence[Event]:
+def _fail(job: Job, command: FailJob, now: datetime) -> Sequence[Event]:
     if _is_repeated(job, command.attempt, f"failed:{command.error.sha256}"):
         return []
     _require_current(job, command.attempt, now)
-    may_retry = command.may_retry and _may_fail_again(job)
-    seconds = command.retry_in_seconds
-    delay = retry_delay(job, policy) if seconds is None else seconds
+    may_retry = command.may_retry and _may_fail_again(job, command.error)
+    asked = command.retry_in_seconds
+    delay = retry_delay(job) if asked is None else asked
     return [
         JobFailed(
             user_id=job.user_id,
@@ -117,6 +118,7 @@ def _fail(job: Job, command: FailJob, policy: Policy, now: datetime) -> Sequence
             error_sha256=command.error.sha256,
             error_bytes=command.error.size,
             retry_at=later(now, delay) if may_retry else None,
+            retry_in_seconds=asked if may_retry else None,
         )
     ]
 
@@ -179,7 +181,7 @@ def _erase(job: Job, command: EraseBodies) -> Sequence[Event]:
 
 
 def enforce_deadlines(
-    job: Job, policy: Policy, now: datetime, *, died_with_others: bool = False
+    job: Job, now: datetime, *, died_with_others: bool = False
 ) -> Sequence[Event]:
     """Return the events of all deadlines of the job that are due.
 
@@ -193,16 +195,14 @@ def enforce_deadlines(
             for one in job.ending
             if one.lease_expires_at <= now
         ),
-        *_next_deadline(job, policy, now, died_with_others=died_with_others),
+        *_next_deadline(job, now, died_with_others=died_with_others),
     ]
 
 
-def _next_deadline(
-    job: Job, policy: Policy, now: datetime, *, died_with_others: bool
-) -> Sequence[Event]:
+def _next_deadline(job: Job, now: datetime, *, died_with_others: bool) -> Sequence[Event]:
     match job.state:
         case State.RUNNING if job.times_out_at is not None and now >= job.times_out_at:
-            return [_timed_out(job, policy, now)]
+            return [_timed_out(job, now)]
         case State.RUNNING if not is_future(job.lease_expires_at, now):
             return [
                 expire_lease(
@@ -233,10 +233,11 @@ def expire_lease(
     """Return the end of a running attempt whose worker is lost.
 
     It counts as a failure if it may have killed the worker; else a job that kills its workers would
-    run for ever.
+    run for ever. A job whose retry policy names the loss never runs again.
     """
     counts = loss_counts(job, died_with_others=died_with_others)
-    if counts and not _may_fail_again(job):
+    error = UNREPORTED_TYPES[failure]
+    if _is_never_retried(job, error) or (counts and not _may_fail_again(job, error)):
         return JobFailed(user_id=job.user_id, kind=job.kind, attempt=job.attempt, reason=failure)
     requeued = _requeued(job, requeue, failures=job.failures + counts)
     return replace(requeued, suspect=_is_suspect_after(job))
@@ -288,7 +289,7 @@ def progressed(job: Job, progress: Progress, now: datetime) -> ProgressReported 
 
 
 def events_despite_refusal(
-    refusal: Refusal, job: Job, command: JobCommand, policy: Policy, now: datetime
+    refusal: Refusal, job: Job, command: JobCommand, now: datetime
 ) -> Sequence[Event]:
     """Return the events of a refused outcome: it still shows that its attempt has ended.
 
@@ -297,7 +298,7 @@ def events_despite_refusal(
     match command:
         case CompleteJob() | FailJob() | ReturnJob() if isinstance(refusal, TimeWasUp):
             error = command.error if isinstance(command, FailJob) else None
-            return [_timed_out(job, policy, now, error, has_ended=True)]
+            return [_timed_out(job, now, error, has_ended=True)]
         case CompleteJob(attempt=attempt) | FailJob(attempt=attempt) | ReturnJob(attempt=attempt):
             place = job.ending_attempt(attempt)
             sender = command.worker if isinstance(command, ReturnJob) else None
@@ -308,36 +309,43 @@ def events_despite_refusal(
     return []
 
 
-def retry_delay(job: Job, policy: Policy) -> float:
-    """Return the seconds from a failure to the next attempt: exponential backoff with jitter.
+def retry_delay(job: Job) -> float:
+    """Return the seconds from a failure of the running attempt to the next attempt.
 
-    `retry_seconds * 2 ** failures` (earlier ones), at most `retry_seconds_max`; of that, half to
-    all. With the defaults about 1, 2, 4, 8 s. The jitter is a hash of job and attempt, so that the
+    With the default policy about 1, 2, 4, 8 s. The jitter is a hash of job and attempt, so that the
     same decision made again is equal.
     """
-    full = min(policy.retry_seconds_max, policy.retry_seconds * 2.0 ** min(job.failures, 60))
+    least, most = delay_range(job.retry, job.errors)
     digest = sha256(f"{job.id}:{job.attempt}".encode()).digest()
-    return full * (0.5 + int.from_bytes(digest[:4], "big") / 2**33)
+    return least + (most - least) * (int.from_bytes(digest[:4], "big") / 2**32)
 
 
 def _timed_out(
-    job: Job, policy: Policy, now: datetime, error: Body | None = None, *, has_ended: bool = False
+    job: Job, now: datetime, error: Body | None = None, *, has_ended: bool = False
 ) -> Event:
+    reason = FailureReason.TIMED_OUT
+    may_retry = _may_fail_again(job, UNREPORTED_TYPES[reason])
     return JobFailed(
         user_id=job.user_id,
         kind=job.kind,
         attempt=job.attempt,
-        reason=FailureReason.TIMED_OUT,
+        reason=reason,
         error_sha256=None if error is None else error.sha256,
         error_bytes=0 if error is None else error.size,
-        retry_at=later(now, retry_delay(job, policy)) if _may_fail_again(job) else None,
+        retry_at=later(now, retry_delay(job)) if may_retry else None,
         holds_place=not has_ended and is_future(job.lease_expires_at, now),
     )
 
 
-def _may_fail_again(job: Job) -> bool:
-    """Return True if an attempt is left after one more failure."""
-    return job.failures + 1 < job.attempts_granted
+def _may_fail_again(job: Job, error: Body | str) -> bool:
+    """Return True if an attempt is left after a failure with this error, or this type of error."""
+    return job.failures + 1 < job.attempts_granted and not _is_never_retried(job, error)
+
+
+def _is_never_retried(job: Job, error: Body | str) -> bool:
+    if job.retry is None or not job.retry.never:
+        return False
+    return (error if isinstance(error, str) else type_of(error)) in job.retry.never
 
 
 def _requeued(job: Job, reason: RequeueReason, *, failures: int) -> JobRequeued:

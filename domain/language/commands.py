@@ -57,6 +57,7 @@ class SubmitJob(_Command, frozen=True, kw_only=True, gc=False, tag=True):
     expires_at: datetime | None = None  # UTC, later than run_at: cancel if not begun; None: never
     timeout_seconds: float | None = None  # of one attempt; None: `Policy.timeout_seconds`
     max_attempts: int | None = None  # that may fail, from 1; None: `Policy.max_attempts`
+    retry: RetryPolicy | None = None  # without `attempts`; None: the kind's, else `Policy.retry`
     priority: int = 0  # among the user's own jobs, -1000 to 1000; higher is sooner
 
 

@@ -87,6 +87,8 @@ class JobSubmitted(_StoredEvent, frozen=True, kw_only=True, tag="JobSubmitted"):
     run_at: datetime | None = None  # UTC, earliest start; None: at once
     expires_at: datetime | None = None  # UTC; cancelled then unless it has begun; None: never
     timeout_seconds: float | None = None  # of one attempt, from its begin; None: no time-out
+    # By `resolved_retry`, at the submission; None: the default.
+    retry: RetryPolicy | None = None
 
 
 class SubmissionDeduplicated(_StoredEvent, frozen=True, kw_only=True, tag="SubmissionDeduplicated"):
@@ -165,6 +167,8 @@ class JobFailed(_StoredEvent, frozen=True, kw_only=True, tag="JobFailed"):
     error_sha256: str | None = None  # hex, of the body at this position
     error_bytes: int = 0  # size of the body
     retry_at: datetime | None = None  # UTC
+    # The delay that the worker asked for; None: `retry_at` follows from the job's retry policy.
+    retry_in_seconds: float | None = None
     holds_place: bool = False  # the handler may still run: it counts as running until AttemptEnded
 
 

@@ -23,6 +23,7 @@ _OPTIONS: Final[Mapping[str, object]] = {
     "expires_at": None,
     "timeout_seconds": None,
     "max_attempts": None,
+    "retry": None,
     "priority": 0,
 }
 

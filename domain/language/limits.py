@@ -1,6 +1,8 @@
 """The values that limits are made of: rates, weights and retry policies."""
 
-from typing import Final, Literal
+import math
+from collections.abc import Mapping
+from typing import Any, Final, Literal, NamedTuple, TypeVar
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -22,7 +24,7 @@ class RetryPolicy(Struct, frozen=True, kw_only=True, gc=False, omit_defaults=Tru
 
     The delay after the n-th failure is `base_seconds` (constant), `base_seconds` * n (linear), or
     `base_seconds` * `factor` ** (n - 1) (exponential), at most `maximum_seconds`. A field that is
-    None is not said here: see `said_over`.
+    None is not said here: see `resolved_retry`.
     """
 
     attempts: int | None = None  # that may fail, 1 to 1000
@@ -33,40 +35,71 @@ class RetryPolicy(Struct, frozen=True, kw_only=True, gc=False, omit_defaults=Tru
     jitter: float | None = None  # fraction of a delay that chance may take off, 0 to 1
     never: tuple[str, ...] | None = None  # types of errors after which no attempt follows
 
-    def said_over(self, other: "RetryPolicy | None") -> "RetryPolicy":
-        """Return this policy with what it does not say taken from another one."""
-        if other is None:
-            return self
-        own = {
-            name: value
-            for name in self.__struct_fields__
-            if (value := getattr(self, name)) is not None
-        }
-        return replace(other, **own)
 
+# The rule where nobody says anything else, and that of logs of earlier releases.
+BACKOFF: Final[Backoff] = "exponential"
+BASE_SECONDS: Final = 1.0
+FACTOR: Final = 2.0
+MAXIMUM_SECONDS: Final = 3600.0
+JITTER: Final = 0.5
+RETRY_DEFAULTS: Final[Mapping[str, Any]] = {
+    "backoff": BACKOFF,
+    "base_seconds": BASE_SECONDS,
+    "factor": FACTOR,
+    "maximum_seconds": MAXIMUM_SECONDS,
+    "jitter": JITTER,
+    "never": (),
+}
 
-# The rule where nobody says anything else, and the one of all logs of earlier releases.
-DEFAULT_RETRY: Final = RetryPolicy(
-    backoff="exponential",
-    base_seconds=1.0,
-    factor=2.0,
-    maximum_seconds=3600.0,
-    jitter=0.5,
-    never=(),
-)
+T = TypeVar("T")
 
 
 def resolved_retry(*policies: RetryPolicy | None) -> RetryPolicy | None:
-    """Return the policy of a job, of policies in the order of their precedence, without `attempts`,
-    which the job has itself. Only what differs from DEFAULT_RETRY is in it; None: nothing.
+    """Return the policy of a job: each field from the first of the policies that says it.
+
+    Fields with the default are left out, and so is `attempts`, which a job has as `max_attempts`.
+    None: nothing is left.
     """
-    resolved = RetryPolicy()
+    said: dict[str, object] = {}
     for policy in policies:
-        resolved = resolved.said_over(policy)
-    differing = {
-        name: value
-        for name in resolved.__struct_fields__
-        if name != "attempts"
-        and (value := getattr(resolved, name)) not in {None, getattr(DEFAULT_RETRY, name)}
-    }
-    return RetryPolicy(**differing) if differing else None
+        if policy is not None:
+            for name in RETRY_DEFAULTS:
+                value = getattr(policy, name)
+                if value is not None:
+                    said.setdefault(name, value)
+    differing = {name: value for name, value in said.items() if value != RETRY_DEFAULTS[name]}
+    return replace(RetryPolicy(), **differing) if differing else None
+
+
+class DelayRange(NamedTuple):
+    """The seconds from a failure to the next attempt, from `least` to `most`."""
+
+    least: float
+    most: float
+
+
+def delay_range(policy: RetryPolicy | None, failures: int) -> DelayRange:
+    """Return the delay before the next attempt. `failures` are those before the latest, from 0."""
+    policy = policy or RetryPolicy()
+    base = _or(policy.base_seconds, BASE_SECONDS)
+    most = max(base, _or(policy.maximum_seconds, MAXIMUM_SECONDS))
+    match policy.backoff or BACKOFF:
+        case "constant":
+            full = base
+        case "linear":
+            full = base * (failures + 1)
+        case "exponential":
+            full = base * _power(_or(policy.factor, FACTOR), failures) if base else 0.0
+    full = min(full, most)
+    return DelayRange(full * (1 - _or(policy.jitter, JITTER)), full)
+
+
+def _or(value: T | None, default: T) -> T:
+    return default if value is None else value
+
+
+def _power(factor: float, exponent: int) -> float:
+    try:
+        return factor**exponent
+    except OverflowError:
+        return math.inf

@@ -14,6 +14,7 @@ from domain.language import validation
 from domain.language.bodies import body_of_json
 from domain.language.commands import SubmitJob
 from domain.language.errors import InvalidInput
+from domain.language.retry_fields import RetryFields
 
 _SQL_TIME: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2} [0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]+)?")
 
@@ -58,6 +59,7 @@ def submission_of(row: OutboxRow) -> SubmitJob:
             max_attempts=None
             if row.max_attempts is None
             else validation.max_attempts(_whole(row.max_attempts, "max_attempts")),
+            retry=None if options.retry is None else options.retry.to_policy(),
             priority=0
             if row.priority is None
             else validation.priority(_whole(row.priority, "priority")),
@@ -67,6 +69,7 @@ def submission_of(row: OutboxRow) -> SubmitJob:
 
 class _Options(Struct):
     deduplicate: bool | None = None
+    retry: RetryFields | None = None
 
 
 _OPTIONS: Final = _Options.__struct_fields__

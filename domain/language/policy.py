@@ -2,6 +2,8 @@
 
 from msgspec import Struct
 
+from domain.language.limits import RetryPolicy
+
 
 class Policy(Struct, frozen=True, kw_only=True):
     """Parameters of the rules. The settings of the same names (adapters/settings.py) have ranges.
@@ -17,6 +19,5 @@ class Policy(Struct, frozen=True, kw_only=True):
     deduplicate: bool = True  # submissions without a key that do not say themselves
     max_attempts: int = 3  # that may fail, from 1, of a job submitted without its own
     timeout_seconds: float | None = None  # of one attempt, likewise; None: no time-out
-    retry_seconds: float = 1.0  # before the second attempt, less up to half; doubles each time
-    retry_seconds_max: float = 3600.0  # upper bound of that delay
+    retry: RetryPolicy | None = None  # of jobs, for what neither they nor their kinds say
     kinds_waiting_max: int = 100  # kinds of a user's waiting jobs; bounds the cost of one turn

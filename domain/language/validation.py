@@ -6,9 +6,10 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Final
+from typing import Final, cast, get_args
 
 import msgspec
+from msgspec.structs import replace
 
 from domain.language.commands import SubmitJob
 from domain.language.errors import InvalidInput
@@ -22,7 +23,7 @@ from domain.language.identifiers import (
     UserId,
     WorkerId,
 )
-from domain.language.limits import Rate
+from domain.language.limits import Backoff, Rate, RetryPolicy
 from domain.language.moments import UNIX_EPOCH
 
 NAME_BYTES_MAX: Final = 255
@@ -31,6 +32,9 @@ PRIORITY_MAX: Final = 1000  # the minimum is its negative
 TIMEOUT_SECONDS_MAX: Final = 7 * 86_400
 PROGRESS_CHARACTERS_MAX: Final = 500  # of a message
 RETRY_IN_SECONDS_MAX: Final = 31_622_400  # 366 days
+FACTOR_MAX: Final = 100  # of an exponential backoff
+NEVER_MAX: Final = 20  # types of errors in a retry policy
+BACKOFFS: Final[tuple[str, ...]] = get_args(Backoff)
 LIMIT_MAX: Final = 1_000_000_000
 WINDOW_SECONDS_MAX: Final = 31 * 86_400
 WINDOWS_MAX: Final = 5  # further limits of submissions of one subject
@@ -160,8 +164,33 @@ def retry_in_seconds(seconds: float) -> float:
     return seconds
 
 
+def backoff(name: str | None) -> Backoff | None:
+    if name is not None and name not in BACKOFFS:
+        raise InvalidInput(f"retry.backoff is {', '.join(BACKOFFS[:-1])} or {BACKOFFS[-1]}.")
+    return cast("Backoff | None", name)
+
+
+def retry_policy(policy: RetryPolicy) -> RetryPolicy:
+    if policy.attempts is not None:
+        _whole(policy.attempts, 1, ATTEMPTS_MAX, "retry.attempts")
+    base, most = policy.base_seconds, policy.maximum_seconds
+    _number(base, 0, RETRY_IN_SECONDS_MAX, "retry.base_seconds")
+    _number(most, 0, RETRY_IN_SECONDS_MAX, "retry.maximum_seconds")
+    _number(policy.factor, 1, FACTOR_MAX, "retry.factor")
+    _number(policy.jitter, 0, 1, "retry.jitter")
+    if base is not None and most is not None and base > most:
+        raise InvalidInput("retry.maximum_seconds must not be below retry.base_seconds.")
+    if len(policy.never or ()) > NEVER_MAX:
+        raise InvalidInput(f"retry.never has at most {NEVER_MAX} types of errors.")
+    for name in policy.never or ():
+        _name(name, "type of error in retry.never")
+    return policy
+
+
 def submission(command: SubmitJob) -> SubmitJob:
-    """Check what no single field of a submission shows."""
+    """Check what no single field of a submission shows, and give it one form: the attempts of its
+    retry policy are its `max_attempts`.
+    """
     if command.idempotency_key is not None and command.deduplicate is False:
         raise InvalidInput(
             'An idempotency key and "deduplicate": false contradict each other; send only one.'
@@ -169,7 +198,15 @@ def submission(command: SubmitJob) -> SubmitJob:
     run_at, expires_at = command.run_at, command.expires_at
     if run_at is not None and expires_at is not None and expires_at <= run_at:
         raise InvalidInput("expires_at must be later than run_at.")
-    return command
+    return command if command.retry is None else _with_attempts(command, command.retry)
+
+
+def _with_attempts(command: SubmitJob, retry: RetryPolicy) -> SubmitJob:
+    attempts = retry.attempts or command.max_attempts
+    if command.max_attempts not in {None, attempts}:
+        raise InvalidInput("max_attempts and retry.attempts differ; send only one.")
+    retry = replace(retry, attempts=None)
+    return replace(command, max_attempts=attempts, retry=None if retry == RetryPolicy() else retry)
 
 
 def moment(value: datetime, what: str) -> datetime:
@@ -215,6 +252,11 @@ def _whole(number: int, least: int, most: int, what: str) -> int:
     if not least <= number <= most:
         raise InvalidInput(f"{what} is a whole number from {least} to {most}.")
     return number
+
+
+def _number(number: float | None, least: float, most: float, what: str) -> None:
+    if number is not None and not least <= number <= most:
+        raise InvalidInput(f"{what} is a number from {least} to {most}.")
 
 
 def _name(text: str, what: str) -> str:

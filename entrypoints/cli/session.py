@@ -44,7 +44,13 @@ def _option(field: Field) -> Callable[[F], F]:
     if field.choices:
         return click.option(flag, type=click.Choice(field.choices), help=text)
     if field.range is not None:
-        return click.option(flag, type=click.IntRange(*field.range), metavar="N", help=text)
+        least, most = field.range
+        numbers = (
+            click.IntRange(int(least), int(most))
+            if field.is_whole
+            else click.FloatRange(least, most)
+        )
+        return click.option(flag, type=numbers, metavar="N", help=text)
     return click.option(flag, metavar=_METAVARS.get(field.name, "FILE"), help=text)
 
 

@@ -35,6 +35,7 @@ from domain.language.ranges import (
     Time,
     TimeoutSeconds,
 )
+from domain.language.retry_fields import RetryFields
 from entrypoints.http.paging import PageLimit
 from entrypoints.http.strict_json import RequestBatch
 from entrypoints.use_cases.bulk_retry import RetryFilter
@@ -108,8 +109,8 @@ class Submission(Struct, forbid_unknown_fields=True, kw_only=True):
         Meta(
             description="1 to 255 bytes. A submission that the user sends again with the same key "
             "returns the same job. The header Idempotency-Key has the same effect. null: a digest "
-            "of kind, payload, run_at, expires_at, timeout_seconds, max_attempts and priority, "
-            "which identifies the job until it has failed or was cancelled."
+            "of kind, payload, run_at, expires_at, timeout_seconds, max_attempts, retry and "
+            "priority, which identifies the job until it has failed or was cancelled."
         ),
     ] = None
     deduplicate: Annotated[
@@ -144,6 +145,13 @@ class Submission(Struct, forbid_unknown_fields=True, kw_only=True):
             "server's FAIRLOG_MAX_ATTEMPTS."
         ),
     ] = None
+    retry: Annotated[
+        RetryFields | None,
+        Meta(
+            description="When another attempt follows a failed one. null: as the kind says, else "
+            "the server's FAIRLOG_RETRY_… settings."
+        ),
+    ] = None
     priority: Annotated[
         Priority,
         Meta(
@@ -173,6 +181,7 @@ class Submission(Struct, forbid_unknown_fields=True, kw_only=True):
                 if self.timeout_seconds is None
                 else validation.timeout_seconds(self.timeout_seconds),
                 max_attempts=self.max_attempts,
+                retry=None if self.retry is None else self.retry.to_policy(),
                 priority=self.priority,
             )
         )

@@ -28,6 +28,7 @@ from adapters.settings import Settings
 from adapters.supervision import Part, supervise
 from domain.language.errors import FairlogError
 from domain.language.identifiers import ServerId
+from domain.language.limits import RETRY_DEFAULTS
 from domain.language.policy import Policy
 from entrypoints.service.fairlog import Fairlog
 
@@ -69,9 +70,13 @@ def shared_settings(policy: Policy) -> dict[str, Setting]:
     A switch is 1 or 0: earlier releases know no other.
     """
     named = set(Settings.__struct_fields__)
+    fields = asdict(policy)
+    for name, default in RETRY_DEFAULTS.items():
+        said = getattr(policy.retry, name, None)
+        fields[f"retry_{name}"] = default if said is None else said
     return {
         name: int(value) if isinstance(value, bool) else value
-        for name, value in asdict(policy).items()
+        for name, value in fields.items()
         if name in named
     }
 

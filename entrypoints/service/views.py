@@ -24,6 +24,7 @@ from domain.language.ranges import (
     Time,
     TimeoutSeconds,
 )
+from domain.language.retry_fields import RetryFields, retry_fields
 from domain.limits.rate_limits import WindowState
 from entrypoints.runtime.text import type_and_message
 from entrypoints.service.key_views import KeyView
@@ -163,6 +164,13 @@ class JobView(Struct, kw_only=True):
         TimeoutSeconds | None,
         Meta(description="The longest run of one attempt, in seconds. null: no time-out."),
     ]
+    retry: Annotated[
+        RetryFields | None,
+        Meta(
+            description="When another attempt follows a failed one. null: after about 1, 2, 4, … "
+            "seconds, at most an hour."
+        ),
+    ] = None
     worker: Annotated[
         WorkerId | None, NAME, Meta(description="The worker of the latest attempt, or null.")
     ]
@@ -218,6 +226,7 @@ def job_view(
         run_at=job.run_at,
         expires_at=job.expires_at,
         timeout_seconds=job.timeout_seconds,
+        retry=retry_fields(job.retry),
         worker=job.worker,
         lease_expires_at=job.lease_expires_at,
         submitted_at=job.submitted_at,

@@ -36,7 +36,7 @@ from projections.storage.rows import (
     upserting,
 )
 
-VERSION: Final = 4
+VERSION: Final = 5
 metadata = sa.MetaData()
 
 jobs = sa.Table(

@@ -11,7 +11,7 @@ it unless `of` says otherwise; a job's id is the position of its submission, cou
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -102,7 +102,7 @@ class Given:
     def after(self, seconds: float) -> Self:
         return self.followed_by(After(seconds))
 
-    def under(self, **policy: float) -> Self:
+    def under(self, **policy: Any) -> Self:
         """Return the history under another policy from here on."""
         policy_then = replace(self.policy, **policy)
         return type(self)(policy_then, self.recorded, self.now, self.empty_claims)

@@ -35,6 +35,7 @@ from domain.language.events import (
     WorkerMissed,
 )
 from domain.language.identifiers import Kind
+from domain.language.limits import RetryPolicy
 from domain.language.policy import Policy
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -45,6 +46,21 @@ _RUN_OUT = {
     FailureReason.LEASE_LOST: RequeueReason.LEASE_LOST,
     FailureReason.SERVER_RESTARTED: RequeueReason.SERVER_RESTARTED,
 }
+_LOSSES = {
+    RequeueReason.LEASE_LOST: "LeaseLost",
+    RequeueReason.SERVER_RESTARTED: "ServerRestarted",
+}
+
+
+def _delays(retry: RetryPolicy | None, errors: int) -> tuple[float, float]:
+    """The documented backoffs, written anew: the bounds of a delay."""
+    said = {"base_seconds": 1.0, "factor": 2.0, "maximum_seconds": 3600.0, "jitter": 0.5}
+    said |= {name: value for name in said if (value := getattr(retry, name, None)) is not None}
+    grown = {"constant": 1.0, "linear": errors + 1.0}.get(
+        getattr(retry, "backoff", None) or "exponential", said["factor"] ** errors
+    )
+    most = min(said["base_seconds"] * grown, max(said["base_seconds"], said["maximum_seconds"]))
+    return most * (1 - said["jitter"]), most
 
 
 @dataclass
@@ -61,6 +77,7 @@ class JudgedJob:
     gone_at: datetime | None = None  # when its worker was missed the last time
     starts: int = 0
     failures: int = 0
+    errors: int = 0  # failures that were no loss
     losses: int = 0  # of workers, in a row, that were no failures
     is_suspect: bool = False
     is_missed: bool = False
@@ -70,6 +87,11 @@ class JudgedJob:
     def final_attempt(self) -> int:
         left = self.submitted.max_attempts - self.failures
         return self.attempt + left - (1 if self.state == "running" else 0)
+
+    @property
+    def never(self) -> frozenset[str]:
+        retry = self.submitted.retry
+        return frozenset(() if retry is None else retry.never or ())
 
     @property
     def worker(self) -> str:
@@ -435,20 +457,23 @@ class Referee:
         match event.reason:
             case FailureReason.TIMED_OUT:
                 self._assert_timed_out(job)
-                assert (event.retry_at is None) == (not job.may_fail_again)
+                is_last = not job.may_fail_again or "TimeoutError" in job.never
+                assert (event.retry_at is None) == is_last
                 assert job.lease_expires_at is not None
                 assert not event.holds_place or self.at < job.lease_expires_at
             case FailureReason.LEASE_LOST | FailureReason.SERVER_RESTARTED as reason:
                 self._assert_run_out(job, _RUN_OUT[reason])
-                self._assert_it_counts(job)
-                assert not job.may_fail_again
+                if _LOSSES[_RUN_OUT[reason]] not in job.never:
+                    self._assert_it_counts(job)
+                    assert not job.may_fail_again
                 assert event.retry_at is None
             case FailureReason.ERROR:
                 assert event.error_sha256 is not None
         if event.retry_at is not None:
             assert job.may_fail_again, "retried after the last attempt"
-            full = min(self.policy.retry_seconds * 2**job.failures, self.policy.retry_seconds_max)
-            assert self._in(full / 2) - _ROUNDING <= event.retry_at <= self._in(full) + _ROUNDING
+            assert event.retry_in_seconds is None, "nobody asks for a delay here"
+            least, most = _delays(job.submitted.retry, job.errors)
+            assert self._in(least) - _ROUNDING <= event.retry_at <= self._in(most) + _ROUNDING
             job.due_at = event.retry_at
         state = "failed" if event.retry_at is None else "scheduled"
         self._stop(job, state, holds_place=event.holds_place)
@@ -459,6 +484,7 @@ class Referee:
         else:
             self._ran(job)
         job.failures += 1
+        job.errors += event.reason not in _RUN_OUT
 
     def _assert_it_counts(self, job: JudgedJob) -> None:
         if job.begun_at is None:
@@ -510,7 +536,7 @@ class Referee:
                 is_future = job.expires_at is not None and self.at < job.expires_at
                 assert event.expires_at == (job.expires_at if is_future else None)
                 job.expires_at = event.expires_at
-                job.failures = job.losses = 0
+                job.failures = job.errors = job.losses = 0
             case RequeueReason.GIVEN_BACK:
                 self._give_back(self._in_time(one, event.attempt), event)
             case RequeueReason.LEASE_LOST | RequeueReason.SERVER_RESTARTED:
@@ -531,6 +557,7 @@ class Referee:
 
     def _lose(self, job: JudgedJob, event: JobRequeued) -> None:
         self._assert_run_out(job, event.reason)
+        assert _LOSSES[event.reason] not in job.never
         left = job.submitted.max_attempts - (event.attempts_max - event.attempt)
         if left == job.failures:
             self._assert_it_is_forgiven(job, event.reason)

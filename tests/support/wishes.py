@@ -40,7 +40,7 @@ from domain.language.identifiers import (
     UserId,
     WorkerId,
 )
-from domain.language.limits import Rate
+from domain.language.limits import Rate, RetryPolicy
 from domain.language.moments import later
 from domain.limits.rate_limits import window_start
 from tests.support.keys import by, create_key, revoke_key, rotate_key
@@ -73,6 +73,9 @@ class Known:
         return self.attempts.get(job_id, 0)
 
 
+SLOWER = RetryPolicy(backoff="linear", base_seconds=4.0, jitter=0.25)
+ONCE = RetryPolicy(never=("Error", "LeaseLost"))
+
 Wish = Callable[[Known], Command]
 
 
@@ -88,6 +91,7 @@ def submissions(draw: st.DrawFn) -> Wish:
         "idempotency_key": draw(st.sampled_from([None, None, None, "key-1", "key-2"])),
         "timeout_seconds": draw(st.sampled_from([None, None, 3.0, 45.0])),
         "max_attempts": draw(st.sampled_from([None, 1, 3])),
+        "retry": draw(st.sampled_from([None, None, None, SLOWER, ONCE])),
         "priority": draw(st.sampled_from([0, 0, 0, 2, -1])),
     }
 
@@ -227,7 +231,8 @@ def limit_changes(draw: st.DrawFn) -> Wish:
         case Scope.GLOBAL:
             fields = {"limit": draw(NUMBERS)}
         case Scope.KIND:
-            fields = of_kind | {"running": draw(NUMBERS)}
+            retry = draw(st.sampled_from([UNSET, None, SLOWER, ONCE]))
+            fields = of_kind | {"running": draw(NUMBERS), "retry": retry}
         case Scope.USER_KIND:  # what no job of these tests comes up against
             fields = of_user | of_kind | {"throttle": draw(st.sampled_from([None, AMPLE]))}
         case Scope.PLAN:

@@ -25,9 +25,9 @@ BESIDE: Final = {
     "outbox_rejected",
 }
 OURS: Final = {
-    "jobs_v4",
-    "job_counts_v4",
-    "noted_claims_v4",
+    "jobs_v5",
+    "job_counts_v5",
+    "noted_claims_v5",
     "line_users_v2",
     "line_lanes_v2",
     "line_kinds_v2",

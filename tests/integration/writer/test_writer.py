@@ -477,7 +477,7 @@ def test_a_deadlock_is_tried_again(fairlog: Fairlog) -> None:
     put_as_one_batch(fairlog, submit(payload=1), SaveProjections())[1].result()
     with fairlog.database.connect_writer() as other, other.begin() as transaction:
         # Many locks, so that InnoDB chooses the writer for its victim.
-        other.exec_driver_sql("UPDATE job_counts_v4 SET jobs = jobs")
+        other.exec_driver_sql("UPDATE job_counts_v5 SET jobs = jobs")
         other.exec_driver_sql("CREATE TEMPORARY TABLE weight (n INT PRIMARY KEY) ENGINE = InnoDB")
         rows = ", ".join(f"({number})" for number in range(2000))
         other.exec_driver_sql(f"INSERT INTO weight VALUES {rows}")

@@ -1,6 +1,7 @@
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from domain.audit.explanation import (
     Count,
@@ -14,6 +15,7 @@ from domain.fairness.line import KindInLine, UserInLine
 from domain.jobs.job import Job
 from domain.language.events import FailureReason, RequeueReason
 from domain.language.identifiers import Kind, WorkerId
+from domain.language.limits import RetryPolicy
 from tests.support.given import NOW, Given, at, given
 from tests.support.stories import (
     JOB,
@@ -22,6 +24,7 @@ from tests.support.stories import (
     completed,
     failed,
     gave_up,
+    released,
     requeued,
     started,
     submitted,
@@ -156,10 +159,34 @@ def test_a_schedule_that_has_come_is_due() -> None:
 
 def test_the_delay_of_a_retry_holds_a_job_back() -> None:
     explanation = explained(given(SUBMITTED, started(), failed(retry_at=at(2.5))))
-    assert codes(explanation) == ["retry_delay"]
+    assert codes(explanation) == ["retry_delay", "backoff"]
     assert explanation.summary == (
         "Job 1 is scheduled. Attempt 1 of at most 3 failed because its worker reported an error; "
         "the next is due at 2023-11-14T22:14:02Z, in 2.5 s."
+    )
+    assert explanation.reasons[1].text == (
+        "By its exponential backoff, the delay after failure 1 is 0.5 to 1 s, drawn by chance."
+    )
+
+
+def test_the_reason_for_the_delay_of_a_retry_is_the_job_s_policy_or_the_worker() -> None:
+    retry = RetryPolicy(backoff="linear", base_seconds=30.0, jitter=0.0)
+    second = failed(2, retry_at=at(61))
+    history = given(submitted(retry=retry), started(), failed(retry_at=at(1)), released())
+    waiting = history.followed_by(started(2), second)
+    assert explained(waiting).reasons[1].text == (
+        "By its linear backoff, the delay after failure 2 is 60 s."
+    )
+    asked = history.followed_by(started(2), replace(second, retry_in_seconds=60.0))
+    assert explained(asked).reasons[1].text == "Its worker asked for a delay of 60 s."
+
+
+def test_a_permanent_failure_names_the_types_of_errors_that_are_not_retried() -> None:
+    job = submitted(retry=RetryPolicy(never=("Rejected", "Gone")))
+    [ended] = explained(given(job, started(), failed())).reasons
+    assert ended.text.endswith(
+        "although 3 attempts were allowed. No attempt follows an error of these types: "
+        "'Rejected', 'Gone'."
     )
 
 

@@ -32,7 +32,7 @@ from domain.language.events import (
     SubmissionDeduplicated,
 )
 from domain.language.identifiers import JobId, Kind, PlanName, UserId
-from domain.language.limits import Rate
+from domain.language.limits import Rate, RetryPolicy
 from tests.support.given import NOW, After, after, at, given, of
 from tests.support.stories import (
     ALICE,
@@ -210,6 +210,7 @@ ILLEGAL: list[tuple[list[Happened], Event | NewEvent, str]] = [
     ([], STARTED, "did not exist"),
     ([SUBMITTED], of(1, SUBMITTED), "a job's id is its position"),
     ([], submitted(max_attempts=0), "allows 0 attempts"),
+    ([], submitted(retry=RetryPolicy(jitter=2.0)), "cannot be: retry.jitter is a number from 0"),
     ([SUBMITTED, STARTED], started(2), "was running, not queued"),
     ([SUBMITTED], started(2), "attempt 2 follows attempt 0"),
     ([SUBMITTED], started(lease_expires_at=NOW), "its lease had ended"),

@@ -23,7 +23,7 @@ from domain.language.events import (
     RequeueReason,
 )
 from domain.language.identifiers import JobId
-from tests.support.given import POLICY, Given, after, at, given, of
+from tests.support.given import Given, after, at, given, of
 from tests.support.stories import (
     ALICE,
     JOB,
@@ -70,8 +70,8 @@ def test_after_eleven_returns_the_first_failure_waits_as_long_as_any_first_one()
     story = story.when(claim()).so
     assert counts(story.job(1)) == (12, 1, 0)
     [event] = story.when(fail(12)).events
-    assert event == failed(12, retry_at=at(retry_delay(story.job(1), POLICY)))
-    assert retry_delay(story.job(1), POLICY) <= 1.0
+    assert event == failed(12, retry_at=at(retry_delay(story.job(1))))
+    assert retry_delay(story.job(1)) <= 1.0
     again = story.when(fail(12)).so.job(1)
     assert (counts(again), again.attempts_granted) == ((12, 1, 1), 3)
 
@@ -144,7 +144,7 @@ def test_a_time_out_counts_from_when_the_handler_began() -> None:
     assert event == gave_up(
         FailureReason.TIMED_OUT,
         1,
-        retry_at=at(25 + retry_delay(over.job(1), POLICY)),
+        retry_at=at(25 + retry_delay(over.job(1))),
         holds_place=True,
     )
 

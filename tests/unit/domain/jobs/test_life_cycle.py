@@ -39,6 +39,7 @@ from domain.language.events import (
     RequeueReason,
 )
 from domain.language.identifiers import JobId, ServerId
+from domain.language.limits import RetryPolicy
 from domain.language.policy import Policy
 from tests.support.given import NOW, POLICY, Given, after, at, given, of
 from tests.support.stories import (
@@ -327,10 +328,12 @@ def test_a_permanent_failure_leaves_the_other_attempts_unused() -> None:
 
 def test_a_failure_may_say_when_the_next_attempt_follows() -> None:
     report = replace(fail(1), retry_in_seconds=90.0)
-    waiting = given(SUBMITTED, started(1)).when(report).then(failed(1, retry_at=at(90)))
+    asked = replace(failed(1, retry_at=at(90)), retry_in_seconds=90.0)
+    waiting = given(SUBMITTED, started(1)).when(report).then(asked)
     assert waiting.job(1).state is State.SCHEDULED
     at_once = replace(fail(1), retry_in_seconds=0.0)
-    given(SUBMITTED, started(1)).when(at_once).then(failed(1, retry_at=at(0)))
+    asked = replace(failed(1, retry_at=at(0)), retry_in_seconds=0.0)
+    given(SUBMITTED, started(1)).when(at_once).then(asked)
     last = given(submitted(max_attempts=1), started(1)).when(report).then(failed(1))
     assert last.job(1).state is State.FAILED
 
@@ -339,17 +342,24 @@ def test_a_failure_may_say_when_the_next_attempt_follows() -> None:
 def test_the_delay_doubles_up_to_a_limit_and_jitter_takes_away_less_than_half(
     job_id: int, attempt: int, base: float
 ) -> None:
-    policy = Policy(retry_seconds=base, retry_seconds_max=3600)
-    job = replace(given(SUBMITTED).job(1), id=JobId(job_id), attempt=9, failures=attempt - 1)
+    job = replace(
+        given(SUBMITTED).job(1),
+        id=JobId(job_id),
+        attempt=9,
+        errors=attempt - 1,
+        retry=RetryPolicy(base_seconds=base),
+    )
     full = min(3600.0, base * 2.0 ** (attempt - 1))
-    assert full / 2 <= retry_delay(job, policy) <= full
-    assert retry_delay(job, policy) == retry_delay(job, policy)
+    assert full / 2 <= retry_delay(job) <= full
+    assert retry_delay(job) == retry_delay(job)
 
 
 def test_the_delays_of_many_jobs_that_failed_together_are_spread_out() -> None:
-    running = [event for n in range(1000) for event in (submitted(payload=n), started(1))]
-    jobs = given(*running).model.jobs.rows.values()
-    delays = [retry_delay(job, Policy(retry_seconds=10)) for job in jobs]
+    retry = RetryPolicy(base_seconds=10.0)
+    running = [
+        event for n in range(1000) for event in (submitted(payload=n, retry=retry), started(1))
+    ]
+    delays = [retry_delay(job) for job in given(*running).model.jobs.rows.values()]
     tenths = [sum(5 + n / 2 <= one < 5.5 + n / 2 for one in delays) for n in range(10)]
     assert sum(tenths) == 1000
     assert min(tenths) > 60, tenths
