@@ -20,6 +20,7 @@ from entrypoints.cli.session import (
 )
 from entrypoints.composition import compose_server
 from entrypoints.runtime.host_names import is_loopback
+from entrypoints.runtime.interpreter import importing
 from entrypoints.runtime.logging import configure_logging, level_of
 from entrypoints.runtime.tls import trusted_by
 from entrypoints.use_cases.keys import has_keys
@@ -116,7 +117,8 @@ def serve(
     settings = settings_from(flags)
     logs_json = _configure_logging(settings)
     # Litestar takes a third of a second to import, and no other command needs it.
-    from entrypoints.processes.server import ServerOptions, run_server  # noqa: PLC0415 (see above)
+    with importing():
+        from entrypoints.processes.server import ServerOptions, run_server  # noqa: PLC0415 (see above)
 
     options = ServerOptions(
         host=host,
@@ -200,9 +202,10 @@ def worker(
     from_environment = os.environ.pop(KEY_VARIABLE, None)
     settings = settings_from(flags)
     logs_json = _configure_logging(settings)
-    from entrypoints.worker.handlers import handler_hello  # noqa: PLC0415 (only needed here)
-    from fairlog_client.worker.handler_pool import handler_pool  # noqa: PLC0415 (see above)
-    from fairlog_client.worker.remote import run_remote_worker  # noqa: PLC0415 (see above)
+    with importing():
+        from entrypoints.worker.handlers import handler_hello  # noqa: PLC0415 (only needed here)
+        from fairlog_client.worker.handler_pool import handler_pool  # noqa: PLC0415 (see above)
+        from fairlog_client.worker.remote import run_remote_worker  # noqa: PLC0415 (see above)
 
     jobs = processes or concurrency
     with handler_pool(
