@@ -44,6 +44,7 @@ from fairlog_client.errors import (
 )
 from fairlog_client.flows import Retries
 from fairlog_client.outbox import enqueue
+from fairlog_client.retry_policies import RetryLater, RetryPolicy
 
 if TYPE_CHECKING:
     from fairlog_client.clients import AsyncFairlog, AsyncJob, Fairlog, Job
@@ -87,6 +88,8 @@ __all__ = [
     "Refused",
     "ResultTimeout",
     "Retries",
+    "RetryLater",
+    "RetryPolicy",
     "ServerFailed",
     "ServerUnavailable",
     "State",

@@ -10,6 +10,8 @@ from typing import Any, Literal
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType, field
 
+from fairlog_client.retry_policies import RetryPolicy
+
 State = Literal["queued", "scheduled", "running", "done", "failed", "cancelled"]
 
 ENDED: frozenset[str] = frozenset({"done", "failed", "cancelled"})
@@ -53,6 +55,7 @@ class JobState(Struct, frozen=True, kw_only=True):
     run_at: datetime | None = None
     expires_at: datetime | None = None
     timeout_seconds: float | None = None
+    retry: RetryPolicy | None = None  # None: the default of Fairlog itself
     worker: str | None = None
     submitted_at: datetime
     started_at: datetime | None = None

@@ -49,6 +49,7 @@ from fairlog_client.flows import (
     read,
     refusal_of,
 )
+from fairlog_client.retry_policies import RetryPolicy
 from fairlog_client.sse import EventParser
 from fairlog_client.worker.json_values import check_json
 
@@ -71,6 +72,8 @@ class Submission(Struct, frozen=True, kw_only=True, omit_defaults=True):
     expires_at: datetime | None = None  # with a time zone; cancelled if not started by then
     timeout_seconds: float | None = None  # the longest run of an attempt; None: the server's
     max_attempts: int | None = None  # None: the server's default
+    # An object with its fields will do; None: as the kind says, else the server.
+    retry: RetryPolicy | Mapping[str, Any] | None = None
     priority: int = 0  # among the user's own jobs, -1000 to 1000; a higher one is sooner
 
     def content(self) -> bytes:
@@ -98,6 +101,9 @@ class Submission(Struct, frozen=True, kw_only=True, omit_defaults=True):
         try:
             # An encoder alone would turn NaN into null, and a set into a list.
             check_json(self.payload, "payload")
+            if self.retry is not None:
+                fields["retry"] = msgspec.to_builtins(self.retry)
+                check_json(fields["retry"], "retry")
             return msgspec.json.encode(fields)
         except (TypeError, ValueError) as error:
             raise InvalidArguments(f"The submission cannot be sent as JSON: {error}") from None
@@ -123,6 +129,7 @@ class Calls:
         expires_at: datetime | None = None,
         timeout_seconds: float | None = None,
         max_attempts: int | None = None,
+        retry: RetryPolicy | Mapping[str, Any] | None = None,
         priority: int = 0,
         wait_seconds: float = 0.0,
     ) -> Flow[JobState]:
@@ -141,6 +148,7 @@ class Calls:
             expires_at=expires_at,
             timeout_seconds=timeout_seconds,
             max_attempts=max_attempts,
+            retry=retry,
             priority=priority,
         )
         request = Request(

@@ -4,6 +4,7 @@ The service takes the row into its log when the transaction has committed. Nothi
 """
 
 import sys
+from collections.abc import Mapping
 from contextlib import closing
 from datetime import datetime
 from typing import Any, Protocol, runtime_checkable
@@ -12,6 +13,7 @@ import msgspec
 
 from fairlog_client.calls import Submission, rfc3339
 from fairlog_client.errors import InvalidArguments
+from fairlog_client.retry_policies import RetryPolicy
 
 _COLUMNS = (
     "user_id",
@@ -66,6 +68,7 @@ def enqueue(  # noqa: PLR0913 (each is a field of a job)
     expires_at: datetime | None = None,
     timeout_seconds: float | None = None,
     max_attempts: int | None = None,
+    retry: RetryPolicy | Mapping[str, Any] | None = None,
     priority: int = 0,
     table: str = "outbox",
 ) -> None:
@@ -86,6 +89,7 @@ def enqueue(  # noqa: PLR0913 (each is a field of a job)
         expires_at=expires_at,
         timeout_seconds=timeout_seconds,
         max_attempts=max_attempts,
+        retry=retry,
         priority=priority,
     )
     values = _values(submission)
@@ -112,8 +116,16 @@ def _values(submission: Submission) -> tuple[Any, ...]:
         submission.priority,
         submission.max_attempts,
         submission.timeout_seconds,
-        '{"deduplicate":true}' if submission.deduplicate else None,
+        _options(submission),
     )
+
+
+def _options(submission: Submission) -> str | None:
+    """Return the fields that have no column as JSON; None: there are none."""
+    given: dict[str, Any] = {"deduplicate": True} if submission.deduplicate else {}
+    if submission.retry is not None:
+        given["retry"] = submission.retry
+    return msgspec.json.encode(given).decode() if given else None
 
 
 def _time(moment: datetime | None, name: str) -> str | None:

@@ -23,6 +23,7 @@ from msgspec.structs import replace
 from fairlog_client.clients import AsyncFairlog, AsyncJob, Fairlog, Job
 from fairlog_client.errors import InvalidArguments
 from fairlog_client.outbox import DriverConnection, SqlConnection, SqlSession, enqueue
+from fairlog_client.retry_policies import RetryPolicy
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -33,6 +34,7 @@ class Options(Struct, frozen=True, kw_only=True):
     """Options of a submission; see `Submission` for the fields."""
 
     max_attempts: int | None = None
+    retry: RetryPolicy | Mapping[str, Any] | None = None
     timeout_seconds: float | None = None
     priority: int = 0
     idempotency_key: str | None = None
@@ -67,17 +69,21 @@ class Jobs:
         *,
         kind: str | None = None,
         max_attempts: int | None = None,
+        retry: RetryPolicy | Mapping[str, Any] | None = None,
         timeout: float | None = None,
         priority: int = 0,
         final_exceptions: tuple[type[BaseException], ...] = (),
     ) -> "Callable[[Callable[P, R]], Task[P, R]]":
         """Make a function a kind of job, by default of its own name.
 
-        `timeout` is the longest run of an attempt in seconds, and `max_attempts` how many may fail;
-        None: the server's defaults. After one of `final_exceptions` no further attempt follows.
+        `timeout` is the longest run of an attempt in seconds, `max_attempts` how many may fail, and
+        `retry` when another follows; None: as the kind says, else the server. After one of
+        `final_exceptions` no further attempt follows.
         Raises `InvalidArguments` for a function that cannot be one, and for a kind that exists.
         """
-        options = Options(max_attempts=max_attempts, timeout_seconds=timeout, priority=priority)
+        options = Options(
+            max_attempts=max_attempts, retry=retry, timeout_seconds=timeout, priority=priority
+        )
 
         def decorate(function: Callable[P, R]) -> Task[P, R]:
             name = kind or str(getattr(function, "__name__", ""))

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from fairlog_client import JobCancelled, JobFailed, ResultTimeout, Submission
+from fairlog_client import JobCancelled, JobFailed, ResultTimeout, RetryPolicy, Submission
 from tests.support.server import AppServer, claim
 
 _numbers = itertools.count()
@@ -48,13 +48,14 @@ def test_a_job_is_submitted_with_all_its_fields(client: Any, server: AppServer, 
         run_at=run_at,
         expires_at=run_at + timedelta(hours=1),
         timeout_seconds=2.5,
-        max_attempts=7,
+        retry=RetryPolicy(attempts=7, base_seconds=30, never=["Rejected"]),
         priority=3,
     )
     stored = server.client.get(f"/v1/jobs/{job.id}").json()
     assert stored["payload"] == job.payload == {"a": [1, None, "ü"]}
     assert (stored["user_id"], stored["kind"], stored["state"]) == (user, kind, "scheduled")
     assert (stored["timeout_seconds"], stored["max_attempts"], stored["priority"]) == (2.5, 7, 3)
+    assert (stored["retry"]["base_seconds"], job.details.retry.never) == (30.0, ["Rejected"])
     assert stored["idempotency_key"] == job.idempotency_key == "k"
     assert (job.state, job.is_duplicate, job.has_ended) == ("scheduled", False, False)
     assert abs(job.details.run_at - run_at) < timedelta(milliseconds=1)

@@ -93,6 +93,7 @@ def test_every_field_arrives(
             expires_at=expires_at,
             timeout_seconds=2.5,
             max_attempts=7,
+            retry={"base_seconds": 30},
             priority=-4,
         ),
     )
@@ -101,6 +102,7 @@ def test_every_field_arrives(
     assert (job.user_id, job.kind, job.idempotency_key) == ("alicé", "invoice", "order-17")
     assert (job.run_at, job.expires_at) == (run_at, expires_at)
     assert (job.timeout_seconds, job.max_attempts, job.priority) == (2.5, 7, -4)
+    assert (job.retry and job.retry.base_seconds) == 30.0
     assert bodies_of(fairlog) == [["%s", ":name", "?", None, 1.5]]
 
 

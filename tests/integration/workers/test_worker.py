@@ -23,6 +23,7 @@ from entrypoints.composition import compose
 from entrypoints.service.fairlog import Fairlog
 from entrypoints.service.views import JobView
 from entrypoints.worker.embedded import EmbeddedSource
+from fairlog_client import RetryLater
 from fairlog_client.handlers.loading import Handler, JobContext
 from fairlog_client.worker.http_source import RemoteSource, client_of
 from fairlog_client.worker.job_source import JobSource
@@ -289,6 +290,25 @@ async def test_an_exception_may_say_when_to_try_again(
         retry_at = msgspec.json.decode(failed.data, type=dict[str, Any])["retry_at"]
         delay = (datetime.fromisoformat(retry_at) - failed.recorded_at).total_seconds()
         assert delay == seconds if seconds is not None else 0.4 < delay < 1.1
+
+
+@pytest.mark.anyio
+async def test_a_handler_may_raise_when_to_try_again(database_url: str) -> None:
+    def busy(_: Any) -> None:
+        raise RetryLater(after=60, message="429 Too Many Requests")
+
+    async with (
+        embedded(database_url, Settings()) as (fairlog, source),
+        working(Worker(source("w"), handlers(busy), 1)),
+    ):
+        job_id = await submit(fairlog, "busy")
+        await eventually(lambda: has_failed_once(fairlog, job_id))
+        failure = (await fairlog.job(job_id)).failure
+        assert failure is not None
+        assert (failure.type, failure.message) == ("RetryLater", "429 Too Many Requests")
+        page = await fairlog.history(job_id, 0, 100)
+        failed = next(event for event in page.events if event.type == "JobFailed")
+        assert msgspec.json.decode(failed.data)["retry_in_seconds"] == 60
 
 
 @in_both_places

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from fairlog_client import Fairlog, InvalidArguments, Jobs
+from fairlog_client import Fairlog, InvalidArguments, Jobs, RetryPolicy
 from fairlog_client.tasks import Task
 
 jobs = Jobs()
@@ -41,7 +41,8 @@ def test_a_task_is_the_function_that_it_was() -> None:
 def test_its_submission_has_its_kind_its_defaults_and_its_parameters_by_name() -> None:
     recorder: Any = Recorder()
     own = Jobs(recorder)
-    task = own.task(kind="thumbnail", max_attempts=5, timeout=60)(thumbnail.function)
+    retry = RetryPolicy(base_seconds=30)
+    task = own.task(kind="thumbnail", max_attempts=5, retry=retry, timeout=60)(thumbnail.function)
     task.submit("alice", "/a", 3, crop=True)
     task.options(priority=2, idempotency_key="k").submit(user="bob", path="/b")
     first, second = recorder.submitted
@@ -50,6 +51,7 @@ def test_its_submission_has_its_kind_its_defaults_and_its_parameters_by_name() -
         "kind": "thumbnail",
         "payload": {"path": "/a", "size": 3, "crop": True},
         "max_attempts": 5,
+        "retry": retry,
         "timeout_seconds": 60,
     }
     assert (second["payload"], second["priority"]) == ({"path": "/b"}, 2)
