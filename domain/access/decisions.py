@@ -106,7 +106,7 @@ def check_command(key: ApiKey, command: Command) -> None:
             raise MissingRight(key.name, key.role, ["work on all kinds"])
         for kind in command.kinds:
             if not key.is_for_kind(kind):
-                raise NotForKind(key.name, kind)
+                raise NotForKind(key.name, kind, key.created.kinds)
 
 
 def check_submission(key: ApiKey, command: SubmitJob) -> None:
@@ -115,7 +115,7 @@ def check_submission(key: ApiKey, command: SubmitJob) -> None:
     if not key.is_for_user(command.user_id):
         raise NotForUser(key.name, command.user_id)
     if not key.is_for_kind(command.kind):
-        raise NotForKind(key.name, command.kind)
+        raise NotForKind(key.name, command.kind, created.kinds)
     _check_bound(key, "priority", command.priority, created.priority_max)
     _check_bound(key, "max_attempts", command.max_attempts, created.attempts_max)
     _check_bound(key, "timeout_seconds", command.timeout_seconds, created.timeout_seconds_max)

@@ -15,8 +15,10 @@ from domain.language.events import (
     JobCancelled,
     JobCompleted,
     JobFailed,
+    JobReleased,
     JobRequeued,
     JobStarted,
+    RequeueReason,
 )
 from domain.language.identifiers import Kind, WorkerId
 from domain.language.limits import BACKOFF, delay_range
@@ -50,6 +52,16 @@ class SilentWorker(Struct, frozen=True):
     seconds: float  # since its latest poll
 
 
+class Wait(Struct, frozen=True, kw_only=True):
+    """The time in line of a job's latest attempt, and the jobs that were started meanwhile."""
+
+    since: datetime  # UTC
+    cause: Event  # that began it: JobSubmitted, JobReleased or JobRequeued
+    started: Count
+    own: int = 0  # of them, those of the same user, if all were counted
+    other_users: int = 0  # whose jobs the others were, likewise
+
+
 class Workers(Struct, frozen=True, kw_only=True):
     """Activity of workers for the job's kind, at all servers."""
 
@@ -79,6 +91,7 @@ class ExplanationInput(Struct, frozen=True, kw_only=True):
     workers: Workers
     error: str | None = None  # type and message of the error of the latest failed attempt
     handler: str | None = None  # what this server's worker knows of the handler, a sentence
+    wait: Wait | None = None  # of a job that has ended; None: it was never started
 
 
 class Reason(Struct, frozen=True):
@@ -113,13 +126,16 @@ def _reasons(known: ExplanationInput) -> Iterator[Reason]:
             yield from _error(known)
             yield from _handler(known)
         case State.DONE:
-            yield _done(known.job)
+            yield _done(known)
+            yield from _turns(known)
             yield from _error(known)
         case State.FAILED:
             yield _failed(known)
+            yield from _turns(known)
             yield from _handler(known)
         case State.CANCELLED:
             yield _cancelled(known)
+            yield from _turns(known)
         case _:
             assert_never(known.job.state)
 
@@ -390,17 +406,60 @@ def _heard(workers: Workers) -> str:
     )
 
 
-def _done(job: Job) -> Reason:
-    waited, ran = (
-        _between(job.submitted_at, job.started_at),
-        _between(job.started_at, job.finished_at),
-    )
+def _done(known: ExplanationInput) -> Reason:
+    job, since, cause = known.job, known.job.submitted_at, "its submission"
+    if known.wait is not None:
+        since, cause = known.wait.since, _cause_of(known.wait)
+    waited, ran = _between(since, job.started_at), _between(job.started_at, job.finished_at)
     return Reason(
         "done",
         f"Worker {job.worker!r} completed attempt {job.attempt} at "
         f"{_time(job.finished_at)}, {_seconds(ran)} after its start; it was started "
-        f"{_seconds(waited)} after its submission.",
+        f"{_seconds(waited)} after {cause}.",
         {"attempt": job.attempt, "waited_seconds": waited, "ran_seconds": ran},
+    )
+
+
+def _cause_of(wait: Wait) -> str:
+    match wait.cause:
+        case JobRequeued(reason=RequeueReason.RETRIED):
+            return "it was retried by hand"
+        case JobRequeued():
+            return "it was queued again"
+        case JobReleased():
+            return "it was due"
+        case _:
+            return "its submission"
+
+
+def _turns(known: ExplanationInput) -> Iterator[Reason]:
+    """Say which jobs were started while an ended job waited in line."""
+    wait, user_id = known.wait, known.job.user_id
+    if wait is None:
+        return
+    started, others = wait.started, wait.started.number - wait.own
+    clauses = []
+    if others:
+        users = f"{_of(wait.other_users, 'other user')}"
+        clauses.append(f"{_of(others, 'job')} of {users}")
+    if wait.own:
+        clauses.append(f"{_of(wait.own, 'job')} of user {user_id!r}")
+    if not started.is_exact:
+        which = f"{started.of('job', 'jobs')} were started; they were not counted further"
+    elif started.number:
+        which = f"{' and '.join(clauses)} {'was' if started.number == 1 else 'were'} started"
+    else:
+        which = "no other job was started"
+    yield Reason(
+        "waited",
+        f"While it waited for attempt {known.job.attempt}, {which}.",
+        {
+            "waited_seconds": _between(wait.since, known.job.started_at),
+            "jobs_started": started.number,
+            "own_jobs_started": wait.own if started.is_exact else None,
+            "other_users": wait.other_users if started.is_exact else None,
+            "is_exact": started.is_exact,
+        },
     )
 
 

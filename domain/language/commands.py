@@ -86,7 +86,7 @@ class ClaimJobs(_Command, frozen=True, kw_only=True, gc=False, tag=True):
     """
 
     worker: WorkerId
-    max_jobs: int  # 1 to 1000; 0: only record that the claim was answered empty
+    max_jobs: int  # 1 to 1000; 0: no new jobs, and record that the claim was answered empty
     kinds: tuple[Kind, ...] | None = None  # None: any
     server: ServerId | None = None  # that the worker is embedded in; None: it claims over HTTP
     claim_id: str | None = None  # repeated: the same jobs or fewer, see `domain.jobs.claims`

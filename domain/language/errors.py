@@ -306,10 +306,11 @@ class NotForUser(NotAllowed):
 
 
 class NotForKind(NotAllowed):
-    """The API key is not for this kind of job."""
+    """The API key is not for this kind of job. `kinds` are those that it is for."""
 
-    def __init__(self, name: KeyName, kind: Kind) -> None:
+    def __init__(self, name: KeyName, kind: Kind, kinds: Sequence[Kind] = ()) -> None:
         super().__init__(f"The key {name!r} is not for jobs of the kind {kind!r}.")
+        self.kinds = list(kinds)
 
 
 class BeyondBounds(NotAllowed):

@@ -51,6 +51,7 @@ for _command in (
     audit,
     jobs.jobs,
     jobs.job,
+    jobs.explain_job,
     jobs.submit,
     jobs.cancel,
     jobs.retry,

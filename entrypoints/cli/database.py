@@ -15,7 +15,7 @@ from domain.language.errors import LogTooNew
 from domain.language.identifiers import POSITION_MAX
 from domain.log.chain import GENESIS
 from entrypoints.cli.failure import CHECK_FAILED
-from entrypoints.cli.output import echo, examples, note, printable, progress
+from entrypoints.cli.output import counted, echo, examples, note, printable, progress
 from entrypoints.cli.session import database_url_option, open_database, open_log
 from entrypoints.composition import (
     mend_bookkeeping,
@@ -187,10 +187,10 @@ def _print_erased(verified: Verified) -> None:
 
 
 def _summary(verified: Verified) -> str:
-    checked = f"{verified.events:,} events"
+    checked = counted(verified.events, "event", "events")
     if verified.is_clean:
         return f"Clean: {checked}."
-    log = f"{verified.findings:,} findings in the log"
+    log = f"{counted(verified.findings, 'finding', 'findings')} in the log"
     projections = f"projections that differ: {', '.join(verified.differing) or 'none'}"
     return f"NOT clean: {checked}; {log}; {projections}."
 

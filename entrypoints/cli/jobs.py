@@ -1,4 +1,4 @@
-"""`fairlog jobs`, `job`, `submit`, `cancel` and `retry`, which work on the database itself.
+"""`fairlog jobs`, `job`, `explain`, `submit`, `cancel` and `retry`: they work on the database.
 
 Like the other commands they need no server, but its database: whoever types at the server's
 terminal has the same settings. What they write is decided as a server would decide it; they are
@@ -35,6 +35,7 @@ from entrypoints.runtime.text import message_of
 from entrypoints.service.fairlog import Fairlog
 from entrypoints.service.pages import SHORTENED_ERRORS
 from entrypoints.service.views import JobView, as_duplicate
+from entrypoints.use_cases.explain import explanation_of, input_of
 from entrypoints.use_cases.find_jobs import JobConditions, find_jobs
 
 _ROW: Final = "{:>10}  {:<20}  {:<16}  {:<9}  {:>7}  {:<20}  {}"
@@ -72,6 +73,12 @@ _format_option = format_option(
 @_error_option
 @since_option
 @until_option
+@click.option(
+    "--key",
+    "idempotency_key",
+    metavar="KEY",
+    help="Only the job that this idempotency key of --user identifies.",
+)
 @limit_option(20, "The maximum number of jobs.")
 @_format_option
 def jobs(database_url: str | None, *, limit: int, form: str, **conditions: Any) -> None:  # noqa: ANN401 (see `_conditions`)
@@ -104,6 +111,23 @@ def job(database_url: str | None, *, job_id: int, form: str) -> None:
             raise UnknownJob(wanted)
         [view] = fairlog.read_now(lambda connection: fairlog.views(connection, [found[wanted]]))
         echo(_as_json(view) if form == "json" else _as_text(view))
+
+
+@click.command("explain", epilog=examples("fairlog explain 1042", "fairlog explain 1042 --json"))
+@database_url_option
+@click.argument("job_id", type=int, metavar="ID")
+@click.option("--json", "as_json", is_flag=True, help="The JSON object of the API.")
+def explain_job(database_url: str | None, *, job_id: int, as_json: bool) -> None:
+    """Say why a job has not run yet, or how it ended: the sentences of the API, one a line."""
+    wanted = validation.job_id(job_id)
+    with _reading(database_url) as fairlog:
+        query = fairlog.with_saved_rows(partial(input_of, fairlog, job_id=wanted))
+        view = explanation_of(fairlog.read_now(query))
+    if as_json:
+        echo(msgspec.json.encode(view).decode())
+        return
+    for sentence in [view["summary"], *(one["text"] for one in view["reasons"][1:])]:
+        echo(printable(sentence))
 
 
 @click.command(
@@ -238,8 +262,13 @@ def _conditions(
     since: datetime | None,
     until: datetime | None,
     state: str | None,
+    idempotency_key: str | None = None,
 ) -> JobConditions:
     """Check the values of the options. Raises `InvalidInput`."""
+    if idempotency_key is not None:
+        if user_id is None:
+            raise InvalidInput("--key needs --user, since each user has keys of its own.")
+        idempotency_key = validation.idempotency_key(idempotency_key)
     if error_contains == "":
         raise InvalidInput("--error must have at least one character.")
     return JobConditions(
@@ -249,6 +278,7 @@ def _conditions(
         error_contains=error_contains,
         since=since,
         until=until,
+        idempotency_key=idempotency_key,
     )
 
 

@@ -182,6 +182,7 @@ class JobController(Controller):
             datetime | None,
             QueryParameter(description="Only jobs submitted before this time, as RFC 3339."),
         ] = None,
+        idempotency_key: parameters.IdempotencyKey = None,
         cursor: parameters.Cursor = None,
         limit: parameters.Limit = 100,
         include: Annotated[
@@ -205,6 +206,9 @@ class JobController(Controller):
             error_contains=error_contains,
             since=None if since is None else validation.moment(since, "since"),
             until=None if until is None else validation.moment(until, "until"),
+            idempotency_key=None
+            if idempotency_key is None
+            else validation.idempotency_key(idempotency_key),
         )
         return await job_page(
             fairlog,
@@ -282,7 +286,7 @@ class JobController(Controller):
     async def cancel(
         self, job_id: JobIdInPath, request: StrictRequest, fairlog: NamedDependency[Fairlog]
     ) -> JobView:
-        """Cancel a job that has not ended. Its worker learns of it from its next heartbeat."""
+        """Cancel a job that has not ended. The worker of a running job is notified at once."""
         command = CancelJob(job_id=count_change(request, fairlog, job_id))
         return await fairlog.advance(sent_by(request, command))
 

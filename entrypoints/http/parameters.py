@@ -33,6 +33,14 @@ UserId = Annotated[
 Kind = Annotated[
     str | None, QueryParameter(description="Only jobs of this kind.", schema_extra=_NAME)
 ]
+IdempotencyKey = Annotated[
+    str | None,
+    QueryParameter(
+        description="Only the job that this idempotency key identifies, a digest included. It "
+        "needs user_id.",
+        schema_extra=_NAME,
+    ),
+]
 JobId = Annotated[
     int | None, QueryParameter(description="Only events of this job.", schema_extra=_ID)
 ]

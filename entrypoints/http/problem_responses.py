@@ -129,6 +129,10 @@ class ProblemDetails(Struct, kw_only=True, omit_defaults=True):
     job_id: Annotated[_JobId | UnsetType, Meta(description="The job that the error is about.")] = (
         UNSET
     )
+    kinds: Annotated[
+        list[str] | UnsetType,
+        Meta(description="The kinds of job that the API key is for, if it is not for this one."),
+    ] = UNSET
 
 
 def problems_of(method: str, path: str, *, has_body: bool) -> dict[HTTPStatus, str]:

@@ -32,6 +32,7 @@ from domain.language.errors import (
     LogTooNew,
     LogUnavailable,
     NotAllowed,
+    NotForKind,
     NotTheCurrentAttempt,
     PlanInUse,
     QueueFull,
@@ -123,6 +124,8 @@ def problem_of(error: Exception) -> Problem:
     about_job = KeyReusedWithOtherPayload | UnknownJob | NotTheCurrentAttempt
     if isinstance(error, about_job) and error.job_id is not None:
         problem["job_id"] = error.job_id
+    if isinstance(error, NotForKind):
+        problem["kinds"] = error.kinds
     return problem
 
 

@@ -241,8 +241,11 @@ class ClaimRequest(Struct, forbid_unknown_fields=True, kw_only=True):
 
     worker: _Worker
     max: Annotated[
-        Annotated[int, Meta(ge=1, le=BATCH_MAX)],
-        Meta(description="The maximum number of jobs. Fewer may be claimed although more wait."),
+        Annotated[int, Meta(ge=0, le=BATCH_MAX)],
+        Meta(
+            description="The maximum number of jobs. Fewer may be claimed although more wait. "
+            "0: none but those of an earlier claim with the same claim_id, without a wait."
+        ),
     ] = 1
     kinds: Annotated[
         list[Name] | None,
@@ -271,6 +274,8 @@ class ClaimRequest(Struct, forbid_unknown_fields=True, kw_only=True):
             raise InvalidInput(
                 f"kinds must have 1 to {BATCH_MAX} entries; leave it out for any kind."
             )
+        if self.max == 0 and self.claim_id is None:
+            raise InvalidInput("max is 0, which needs the claim_id of an earlier claim.")
         return ClaimJobs(
             worker=validation.worker_id(self.worker),
             max_jobs=self.max,

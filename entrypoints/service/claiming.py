@@ -42,8 +42,10 @@ class Claiming:
     ) -> Claimed:
         """Return jobs in fair order, and wait up to `wait_seconds` for the first one.
 
-        Returns none when `unwanted` is set or the server stops.
+        Returns none when `unwanted` is set or the server stops. A claim of at most 0 jobs, which
+        asks only for those of an earlier one, does not wait.
         """
+        wait_seconds = wait_seconds if command.max_jobs else 0.0
         unwanted = unwanted or asyncio.Event()
         with (
             self._polls.claiming(command.worker, command.kinds),

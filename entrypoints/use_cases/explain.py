@@ -8,10 +8,17 @@ from sqlalchemy.engine import Connection
 from adapters.log import audit_log
 from adapters.log.audit_log import EventFilter, StoredEvent
 from domain.access.keys import ApiKey
-from domain.audit.explanation import Count, ExplanationInput, SilentWorker, Workers, explain
+from domain.audit.explanation import (
+    Count,
+    ExplanationInput,
+    SilentWorker,
+    Wait,
+    Workers,
+    explain,
+)
 from domain.fairness.line import KindInLine
 from domain.jobs.failure import unreported_error
-from domain.jobs.job import Job, State
+from domain.jobs.job import ENDED, Job, State
 from domain.language.errors import UnknownJob
 from domain.language.events import JobStarted
 from domain.language.identifiers import JobId, Kind, WorkerId
@@ -24,6 +31,7 @@ from projections.queries.counts_ahead import CountsAhead
 from projections.storage import registry
 
 STARTS_READ_MAX: Final = 200
+TURNS_COUNTED_MAX: Final = 500  # jobs that were started while an ended one waited
 _EXPLAINING_EVENTS: Final = (
     "JobStarted",
     "JobCompleted",
@@ -33,6 +41,8 @@ _EXPLAINING_EVENTS: Final = (
     "JobCancelled",
 )
 _NONE: Final = Count(0)
+
+_QUEUEING_EVENTS: Final = ("JobSubmitted", "JobReleased", "JobRequeued")
 
 ExplanationView = dict[str, Any]
 
@@ -47,9 +57,14 @@ async def explain_job(
     facts = await fairlog.read_long(query)
     if seen_by is not None and not seen_by.is_for(facts.job.user_id, facts.job.kind):
         raise UnknownJob(job_id)
+    return explanation_of(facts)
+
+
+def explanation_of(facts: ExplanationInput) -> ExplanationView:
+    """Return the explanation of a job as the API gives it."""
     explained = explain(facts)
     return {
-        "job_id": job_id,
+        "job_id": facts.job.id,
         "state": facts.job.state,
         "summary": explained.summary,
         "reasons": [
@@ -84,6 +99,30 @@ def input_of(fairlog: Fairlog, connection: Connection, job_id: JobId) -> Explana
         workers=_workers(fairlog, connection, job, kind, polls, is_queued=is_queued),
         error=_error(connection, job),
         handler=fairlog.handler_note(job.id),
+        wait=_wait(connection, job) if job.state in ENDED else None,
+    )
+
+
+def _wait(connection: Connection, job: Job) -> Wait | None:
+    """Return the wait for the latest attempt of a job, with the jobs that were started meanwhile,
+    counted up to TURNS_COUNTED_MAX; None: it has made no attempt.
+    """
+    queueing = EventFilter(job_id=job.id, types=_QUEUEING_EVENTS)
+    found = audit_log.find_newest(connection, queueing, job.started_position, 1)
+    if not found:
+        return None
+    [queued] = found
+    starts = audit_log.find_newest(
+        connection, EventFilter(types=("JobStarted",)), job.started_position, TURNS_COUNTED_MAX + 1
+    )
+    users = [start.user_id for start in starts if start.position > queued.position]
+    counted = users[:TURNS_COUNTED_MAX]
+    return Wait(
+        since=queued.recorded_at,
+        cause=read(queued.version, queued.data),
+        started=Count(len(counted), is_exact=len(counted) == len(users)),
+        own=counted.count(job.user_id),
+        other_users=len({*counted} - {job.user_id}),
     )
 
 

@@ -16,6 +16,7 @@ from adapters.log import audit_log
 from domain.access.keys import ApiKey
 from domain.jobs.failure import unreported_error
 from domain.jobs.job import Job, State
+from domain.language.errors import InvalidInput
 from domain.language.identifiers import Kind, UserId
 from entrypoints.runtime.page_bytes import PAGE_BYTES_MAX
 from entrypoints.service.fairlog import Fairlog
@@ -37,12 +38,23 @@ class JobConditions(Struct, frozen=True, kw_only=True):
     error_contains: str | None = None  # part of a text in the latest error, case-sensitive
     since: datetime | None = None  # UTC, of the submission, inclusive
     until: datetime | None = None  # likewise, exclusive
+    idempotency_key: str | None = None  # the job that it identifies; it needs `user_id`
 
     @property
     def are_indexed(self) -> bool:
         """True if the jobs are read by one index: of a user, or of a state, or all."""
-        others = (self.kind, self.error_contains, self.since, self.until)
+        others = (self.kind, self.error_contains, self.since, self.until, self.idempotency_key)
         return all(one is None for one in others)
+
+    def allow(self, job: Job) -> bool:
+        """Return True if a job meets the conditions, its error and its key aside."""
+        return (
+            (self.user_id is None or job.user_id == self.user_id)
+            and (self.state is None or job.state is self.state)
+            and (self.kind is None or job.kind == self.kind)
+            and (self.since is None or job.submitted_at >= self.since)
+            and (self.until is None or job.submitted_at < self.until)
+        )
 
 
 class FoundJobs(Struct, frozen=True):
@@ -92,11 +104,14 @@ def find_jobs(
 ) -> FoundJobs:
     """Find at most `jobs_max` jobs with ids below `below`; None: the newest.
 
-    `seen_by` is the API key that may see only its own; None: all jobs.
+    `seen_by` is the API key that may see only its own; None: all jobs. Raises `InvalidInput` for
+    an idempotency key without a user.
     """
     if seen_by is not None and wanted.user_id is None:
         wanted = replace(wanted, user_id=seen_by.only_user)
     search = JobSearch(registry.current("jobs"))
+    if wanted.idempotency_key is not None:
+        return _with_key(connection, search, wanted, wanted.idempotency_key, below, seen_by)
     first = None if wanted.since is None else audit_log.first_at(connection, wanted.since)
     if wanted.until is not None:
         end = audit_log.first_at(connection, wanted.until)
@@ -123,6 +138,27 @@ def find_jobs(
         below = page.searched_down_to or page.jobs[-1].id
         if page.searched_down_to is not None or read >= ERRORS_READ_MAX:
             return FoundJobs(matching, below)
+
+
+def _with_key(
+    connection: Connection,
+    search: JobSearch,
+    wanted: JobConditions,
+    key: str,
+    below: int | None,
+    seen_by: ApiKey | None,
+) -> FoundJobs:
+    if wanted.user_id is None:
+        raise InvalidInput("idempotency_key needs user_id, since each user has keys of its own.")
+    found = [
+        job
+        for job in search.holders(connection, wanted.user_id, key)
+        if wanted.allow(job)
+        and (below is None or job.id < below)
+        and (seen_by is None or seen_by.is_for(job.user_id, job.kind))
+    ]
+    found.sort(key=lambda job: job.id, reverse=True)
+    return FoundJobs(_with_text(connection, found, wanted.error_contains), None)
 
 
 def _with_text(connection: Connection, jobs: Sequence[Job], text: str | None) -> Sequence[Job]:

@@ -13,6 +13,7 @@ from sqlalchemy.engine import Connection
 
 from domain.access.keys import ApiKey
 from domain.jobs.job import Job, State
+from domain.language.idempotency import key_hash
 from domain.language.identifiers import JobId, Kind, UserId
 from projections.inline.jobs import STATE_NUMBERS, decode_job, jobs
 from projections.queries.visible_jobs import conditions_of
@@ -65,6 +66,18 @@ class JobSearch:
             has_older=len(found) > limit or end is not None,
             searched_down_to=end if len(found) <= limit else None,
         )
+
+    def holders(self, connection: Connection, user_id: UserId, key: str) -> Sequence[Job]:
+        """Return the job that an idempotency key of a user identifies, if any: at most one whose
+        key was sent, and one whose key is a digest. Found by an index.
+        """
+        hashes = [key_hash(user_id, key, is_explicit=explicit) for explicit in (True, False)]
+        rows = connection.execute(
+            sa.select(jobs.c.job).where(
+                jobs.c.generation == self._generation, jobs.c.key_hash.in_(hashes)
+            )
+        )
+        return [decode_job(document) for (document,) in rows]
 
     def newer(
         self, connection: Connection, wanted: JobFilter, above: int, limit: int

@@ -242,11 +242,13 @@ class Calls:
         error_contains: str | None = None,
         since: datetime | None = None,
         until: datetime | None = None,
-        include: Sequence[str] = (),
+        idempotency_key: str | None = None,
+        include: Sequence[str] = ("payload",),
     ) -> Items[JobState]:
         """Yield the jobs that match, newest first, reading them page by page.
 
-        `include` names the bodies that they have: payload, result, error.
+        `idempotency_key` gives the job that the key of `user_id` identifies. `include` names the
+        bodies that they have: payload, result, error. Without error, errors are shortened.
         """
         params = _given(
             user_id=user_id,
@@ -255,6 +257,7 @@ class Calls:
             error_contains=error_contains,
             since=since,
             until=until,
+            idempotency_key=idempotency_key,
             include=",".join(include) or None,
             limit=PAGE_ENTRIES,
         )

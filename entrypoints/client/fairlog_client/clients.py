@@ -117,7 +117,7 @@ class _JobFields:
 
     @property
     def payload(self) -> Any:
-        """The input of its handler; None if a list left it out."""
+        """The input of its handler. None, too, if a list that was to leave it out gave the job."""
         return decoded(self._flows.state.payload)
 
     @property

@@ -1,4 +1,4 @@
-"""`fairlog jobs`, `job`, `submit`, `cancel` and `retry`, on a log with and without a server."""
+"""The commands about jobs, on a log with and without a server."""
 
 import json
 from collections.abc import Iterator
@@ -173,3 +173,32 @@ def test_failed_jobs_are_retried_by_their_error(database_url: str) -> None:
         assert said(retried) == f"Retried 2 jobs: {full_too}, {full}.\n"
         assert listed(database_url, "--state", "failed") == [other]
         assert listed(database_url, "--state", "queued") == [full_too, full]
+
+
+def test_a_job_is_found_by_its_key(database_url: str) -> None:
+    job = submit(database_url, "--key", "order-7")
+    submit(database_url, "--key", "order-8")
+    submit(database_url, "--key", "order-7", user="bob")
+    assert listed(database_url, "--user", "ada", "--key", "order-7") == [job["id"]]
+    assert listed(database_url, "--user", "ada", "--key", job["idempotency_key"]) == [job["id"]]
+    assert listed(database_url, "--user", "ada", "--key", "order-9") == []
+    refused = asked("jobs", "--key", "order-7", url=database_url)
+    assert isinstance(refused.exception, InvalidInput)
+
+
+def test_a_job_is_explained_in_the_words_of_the_api(database_url: str) -> None:
+    with FairlogServer(database_url) as server:
+        job = submit_over_http(server.client, "ada")["id"]
+        submit_over_http(server.client, "bob")
+        claim(server.client, 2, worker="w")
+        server.client.post(f"/v1/jobs/{job}/complete", json={"attempt": 1}).raise_for_status()
+        answer = server.client.get(f"/v1/jobs/{job}/explain").json()
+        text = said(asked("explain", job, url=database_url))
+        told = json.loads(said(asked("explain", job, "--json", url=database_url)))
+    assert told == answer
+    assert text.splitlines() == [
+        answer["summary"],
+        *(reason["text"] for reason in answer["reasons"][1:]),
+    ]
+    unknown = asked("explain", 1042, url=database_url)
+    assert isinstance(unknown.exception, UnknownJob)

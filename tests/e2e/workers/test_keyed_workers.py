@@ -11,6 +11,7 @@ import pytest
 
 from domain.access.secrets import id_of
 from domain.language.events import Role
+from domain.language.identifiers import Kind
 from tests.e2e.commands.test_cli import Run, failed, run, succeeded
 from tests.support.core import execute_now, service
 from tests.support.keys import create_key, secret
@@ -78,6 +79,49 @@ def test_a_worker_sends_its_key_and_keeps_it_from_handlers(keyed: str, tmp_path:
             said = stop(process)
         assert done["result"] is None
         assert secret("worker") not in said + server.output
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_a_worker_leaves_out_the_kinds_that_its_key_is_not_for(
+    database_url: str, tmp_path: Path
+) -> None:
+    with service(database_url) as fairlog:
+        execute_now(fairlog, create_key("alice", users=("alice",)))
+        execute_now(fairlog, create_key("reveals", Role.WORKER, kinds=(Kind("reveal"),)))
+    (tmp_path / "handlers.py").write_text(HANDLERS)
+    with FairlogServer(database_url) as server:
+        process = start(
+            *(str(FAIRLOG), "worker", "--server", server.url, "--handlers", "handlers.py"),
+            key=secret("reveals"),
+            folder=tmp_path,
+        )
+        try:
+            result_of(server, "reveal")
+        finally:
+            said = stop(process)
+    assert process.returncode == 0
+    lines = [line for line in said.splitlines() if '"kinds_left_out"' in line]
+    assert len(lines) == 1, said
+    assert '"kinds": ["echo", "fail", "sleep"]' in lines[0]
+    assert '"level": "warning"' not in said  # the claim that was open at the stop is known, too
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_a_worker_without_a_handler_that_its_key_is_for_ends(
+    database_url: str, tmp_path: Path
+) -> None:
+    with service(database_url) as fairlog:
+        execute_now(fairlog, create_key("reveals", Role.WORKER, kinds=(Kind("reveal"),)))
+    with FairlogServer(database_url) as server:
+        process = start(
+            *(str(FAIRLOG), "worker", "--server", server.url),
+            key=secret("reveals"),
+            folder=tmp_path,
+        )
+        said = process.communicate(timeout=30)[0]
+    assert process.returncode == 2
+    assert "is not for jobs of the kind" in said
+    assert "Traceback" not in said
 
 
 def test_a_worker_in_another_language_sends_its_key(keyed: str, tmp_path: Path) -> None:

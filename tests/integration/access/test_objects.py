@@ -222,11 +222,19 @@ def test_an_operator_takes_back_all_that_a_key_or_a_worker_holds(keyed: KeyedSer
 def test_a_worker_for_some_kinds_gets_no_others(keyed: KeyedServer) -> None:
     keyed.do(create_key("some-kinds", Role.WORKER, kinds=(ECHO,)))
     with keyed.client("some-kinds") as client:
+        refused = client.post("/v1/claims", json={"worker": "w", "kinds": ["other"]})
+        assert (refused.status_code, refused.json()["kinds"]) == (403, ["echo"])
+        keyed.submit("alice", ALICE, "some")
+        claim = {"worker": "w", "max": 100, "claim_id": "c"}
+        claimed = client.post("/v1/claims", json=claim).json()["jobs"]
+        assert {job["kind"] for job in claimed} == {"echo"}
+        keyed.submit("alice", ALICE, "some more")
+        nothing_new = client.post("/v1/claims", json={**claim, "max": 0}).json()["jobs"]
+        assert nothing_new == claimed
         assert (
-            client.post("/v1/claims", json={"worker": "w", "kinds": ["other"]}).status_code == 403
+            client.post("/v1/claims", json={**claim, "max": 0, "claim_id": "d"}).json()["jobs"]
+            == []
         )
-        claimed = client.post("/v1/claims", json={"worker": "w", "max": 100}).json()["jobs"]
-        assert {job["kind"] for job in claimed} <= {"echo"}
 
 
 def test_changes_are_bounded_by_the_key(keyed: KeyedServer) -> None:

@@ -150,10 +150,13 @@ def test_jobs_are_listed_page_by_page(client: Any, kind: str) -> None:
     submissions = [Submission(user_id=user, kind=kind, payload=one) for one in range(450)]
     outcomes = list(client.submit_many(submissions))
     assert [job.payload for job in outcomes] == list(range(450))
-    listed = list(client.jobs(user_id=user, kind=kind, state="queued", include=["payload"]))
+    listed = list(client.jobs(user_id=user, kind=kind, state="queued"))
     assert [job.payload for job in listed] == list(reversed(range(450)))
     assert client.jobs(user_id=user).__class__ is not list
     assert next(iter(client.jobs(user_id=user))).id == listed[0].id
+    assert next(iter(client.jobs(user_id=user, include=[]))).payload is None
+    found = client.jobs(user_id=user, idempotency_key=listed[7].idempotency_key)
+    assert [job.id for job in found] == [listed[7].id]
 
 
 def test_many_jobs_are_submitted_in_batches_of_bounded_memory(client: Any, kind: str) -> None:

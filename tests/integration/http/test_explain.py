@@ -156,6 +156,41 @@ def test_schedules_and_endings_are_explained(client: httpx.Client, clock: Manual
     assert reasons(client, job)["cancelled"]["was"] == "queued"
 
 
+def test_an_ended_job_names_the_turns_that_it_waited_for(
+    client: httpx.Client, clock: ManualClock
+) -> None:
+    submit_many(client, "ada", 2)
+    submit_many(client, "bob", 1)
+    last = submit(client, "zoe")["id"]
+    clock.advance(4)
+    claimed = claim(client, 9)
+    assert claimed[2]["id"] == last
+    client.post(f"/v1/jobs/{last}/complete", json={"attempt": 1}).raise_for_status()
+    waited = reasons(client, last)["waited"]
+    assert waited["text"] == (
+        "While it waited for attempt 1, 2 jobs of 2 other users were started."
+    )
+    assert (waited["jobs_started"], waited["own_jobs_started"]) == (2, 0)
+    assert reasons(client, last)["done"]["waited_seconds"] == 4
+
+
+def test_after_a_retry_by_hand_the_wait_counts_from_the_retry(
+    client: httpx.Client, clock: ManualClock
+) -> None:
+    job = submit(client, max_attempts=1)["id"]
+    claim(client)
+    client.post(f"/v1/jobs/{job}/fail", json={"attempt": 1, "error": "no"}).raise_for_status()
+    clock.advance(100)
+    client.post(f"/v1/jobs/{job}/retry").raise_for_status()
+    submit(client, "bob")
+    clock.advance(3)
+    claim(client, 2)
+    client.post(f"/v1/jobs/{job}/complete", json={"attempt": 2}).raise_for_status()
+    explained = reasons(client, job)
+    assert explained["done"]["waited_seconds"] == explained["waited"]["waited_seconds"] == 3
+    assert "3.0 s after it was retried by hand." in explained["done"]["text"]
+
+
 def test_an_unknown_job_cannot_be_explained(client: httpx.Client) -> None:
     assert problem(client.get("/v1/jobs/1042/explain"), 404)["job_id"] == 1042
 

@@ -315,6 +315,26 @@ def test_jobs_are_listed_newest_first_by_user_and_state(client: httpx.Client) ->
     assert listed(user_id="nobody") == []
 
 
+def test_a_job_is_found_by_the_key_that_identifies_it(client: httpx.Client) -> None:
+    sent = submit(client, "ada", idempotency_key="k")["id"]
+    digest = submit(client, "ada", kind="other")
+    others = submit(client, "bob", idempotency_key="k")["id"]
+
+    def listed(**filters: str) -> list[int]:
+        return [job["id"] for job in client.get("/v1/jobs", params=filters).json()["jobs"]]
+
+    assert listed(user_id="ada", idempotency_key="k") == [sent]
+    assert listed(user_id="bob", idempotency_key="k") == [others]
+    assert listed(user_id="ada", idempotency_key=digest["idempotency_key"]) == [digest["id"]]
+    assert listed(user_id="ada", idempotency_key="k", state="running") == []
+    assert listed(user_id="ada", idempotency_key="k", kind="other") == []
+    assert listed(user_id="ada", idempotency_key="none") == []
+    refused = problem(client.get("/v1/jobs?idempotency_key=k"), 400)
+    assert (
+        refused["detail"] == "idempotency_key needs user_id, since each user has keys of its own."
+    )
+
+
 def test_a_listed_job_is_the_job(client: httpx.Client) -> None:
     job = submit(client, payload=["p"])
     [listed] = client.get("/v1/jobs?include=payload,result").json()["jobs"]

@@ -37,7 +37,7 @@ _ERRORS: Final[Sequence[FairlogError]] = (
     errors.LogUnavailable("away", nothing_was_recorded=True),
     errors.MissingRight(_KEY, "worker", ["submit"]),
     errors.NotAllowed("not this"),
-    errors.NotForKind(_KEY, Kind("echo")),
+    errors.NotForKind(_KEY, Kind("echo"), [Kind("sleep")]),
     errors.NotForUser(_KEY, ALICE),
     errors.NotTheCurrentAttempt(_JOB, 1, 2, "running"),
     errors.QueueFull("full"),

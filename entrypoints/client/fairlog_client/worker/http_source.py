@@ -14,6 +14,7 @@ from fairlog_client.processes.forks import keep_from_children
 from fairlog_client.worker.job_source import (
     JOBS_PER_CALL_MAX,
     AttemptLost,
+    KindsRefused,
     SourceAway,
     SourceError,
     SourceRefused,
@@ -93,6 +94,7 @@ class _ReportedJobs(Struct, frozen=True):
 class _Problem(Struct, frozen=True):
     status: int
     detail: str
+    kinds: Sequence[str] = ()  # that the API key is for, if the request was for another one
 
 
 class _RequestRejected(SourceRefused):
@@ -136,8 +138,12 @@ class RemoteSource:
         return claim.jobs
 
     async def recall(self, claim_id: str) -> Sequence[ClaimedJob]:
-        # The kind has a random name and so no jobs, which is why nothing new is claimed.
-        return await self.claim(1, (claim_id,), 0, claim_id, 0)
+        try:
+            # The kind has a random name and so no jobs, which is why nothing new is claimed.
+            return await self.claim(1, (claim_id,), 0, claim_id, 0)
+        except KindsRefused as refused:
+            # Servers of earlier releases, which do not raise this, refuse a claim of 0 jobs.
+            return await self.claim(0, refused.allowed, 0, claim_id, 0)
 
     async def heartbeat(
         self,
@@ -251,6 +257,8 @@ class RemoteSource:
         message = f"{response.url} answers {status}: {_one_line(problem.detail)}"
         if status in _UNACCEPTABLE:
             raise _RequestRejected(message)
+        if problem.kinds:
+            raise KindsRefused(message, problem.kinds)
         raise _NoAnswer(message, status)
 
 

@@ -20,6 +20,14 @@ class SourceRefused(SourceError):
     """The same call would fail again."""
 
 
+class KindsRefused(SourceRefused):
+    """The worker may not claim all of the kinds. `allowed` are those that it may claim."""
+
+    def __init__(self, message: str, allowed: Sequence[str]) -> None:
+        super().__init__(message)
+        self.allowed = allowed
+
+
 class AttemptLost(SourceError):
     """The attempt is no longer this worker's."""
 
@@ -39,7 +47,7 @@ class JobSource(Protocol):
         Waits up to `wait_seconds` for the first. The first `begins` of them begin at once; a
         heartbeat reports when another one does. Repeated with the same `claim_id`, it returns what
         the first call returned, in case that answer was lost. Raises `SourceRefused`
-        when this worker can make no claim.
+        when this worker can make no claim, and `KindsRefused` when it can make one of other kinds.
         """
 
     async def recall(self, claim_id: str) -> Sequence[ClaimedJob]:

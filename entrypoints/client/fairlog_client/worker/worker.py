@@ -20,6 +20,7 @@ from fairlog_client.worker.execution import Executor
 from fairlog_client.worker.job_source import (
     JOBS_PER_CALL_MAX,
     JobSource,
+    KindsRefused,
     SourceAway,
     SourceError,
     SourceRefused,
@@ -164,6 +165,9 @@ class Worker:
             if self._failure_log.should_log(str(error)):
                 _log.warning("source_away", reason=str(error))
             return None
+        except KindsRefused as refused:
+            self._leave_out(refused)
+            return None
         except SourceRefused:
             raise
         except Exception:  # noqa: BLE001 (a fault of ours must not end the worker)
@@ -173,6 +177,15 @@ class Worker:
             _log.info("source_answers")
         self._open_claim = None
         return jobs
+
+    def _leave_out(self, refused: KindsRefused) -> None:
+        """Claim only the kinds that the worker may claim. Raises `SourceRefused` if it has none."""
+        allowed = tuple(kind for kind in self._kinds if kind in refused.allowed)
+        left_out = [kind for kind in self._kinds if kind not in refused.allowed]
+        if not allowed or not left_out:
+            raise SourceRefused(str(refused))
+        _log.info("kinds_left_out", kinds=left_out, reason="The API key is not for them.")
+        self._kinds = allowed
 
     async def _stop_claiming(self) -> None:
         """Cancel the claiming task, and return the jobs of a claim that was not answered."""

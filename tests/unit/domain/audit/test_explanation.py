@@ -8,16 +8,19 @@ from domain.audit.explanation import (
     Explanation,
     ExplanationInput,
     SilentWorker,
+    Wait,
     Workers,
     explain,
 )
 from domain.fairness.line import KindInLine, UserInLine
 from domain.jobs.job import Job
-from domain.language.events import FailureReason, RequeueReason
+from domain.language.events import Event, FailureReason, JobReleased, RequeueReason
 from domain.language.identifiers import Kind, WorkerId
 from domain.language.limits import RetryPolicy
 from tests.support.given import NOW, Given, at, given
 from tests.support.stories import (
+    ALICE,
+    ECHO,
     JOB,
     SUBMITTED,
     cancelled,
@@ -212,6 +215,46 @@ def test_a_job_that_is_done_waited_and_ran() -> None:
     history = given(SUBMITTED).after(5).followed_by(started()).after(2).followed_by(completed())
     [done] = explained(history).reasons
     assert done.numbers == {"attempt": 1, "waited_seconds": 5.0, "ran_seconds": 2.0}
+
+
+@pytest.mark.parametrize(
+    ("cause", "clause"),
+    [
+        (SUBMITTED, "its submission"),
+        (JobReleased(user_id=ALICE, kind=ECHO), "it was due"),
+        (requeued(RequeueReason.LEASE_LOST), "it was queued again"),
+        (requeued(RequeueReason.RETRIED), "it was retried by hand"),
+    ],
+)
+def test_the_wait_of_an_ended_job_counts_from_where_it_came_into_the_line(
+    cause: Event, clause: str
+) -> None:
+    history = given(SUBMITTED).after(5).followed_by(started()).after(2).followed_by(completed())
+    wait = Wait(since=at(2), cause=cause, started=Count(3), own=1, other_users=1)
+    done, waited = explained(history, wait=wait).reasons
+    assert done.text.endswith(f"it was started 3.0 s after {clause}.")
+    assert done.numbers["waited_seconds"] == waited.numbers["waited_seconds"] == 3.0
+    assert waited.text == (
+        "While it waited for attempt 1, 2 jobs of 1 other user and 1 job of user 'alice' were "
+        "started."
+    )
+
+
+@pytest.mark.parametrize(
+    ("wait", "clause"),
+    [
+        (Count(0), "no other job was started"),
+        (Count(500, is_exact=False), "more than 500 jobs were started; they were not counted"),
+    ],
+)
+def test_the_turns_that_a_failed_job_waited_for_are_counted_to_a_bound(
+    wait: Count, clause: str
+) -> None:
+    history = given(submitted(max_attempts=1), started(), gave_up(FailureReason.ERROR))
+    known = Wait(since=at(0), cause=SUBMITTED, started=wait)
+    _, waited = explained(history, wait=known).reasons
+    assert clause in waited.text
+    assert waited.numbers["is_exact"] is wait.is_exact
 
 
 def test_a_failed_job_names_what_failed_where() -> None:
