@@ -37,7 +37,7 @@ SUBMISSION = b'{"user_id": "ada", "kind": "echo", "payload": 1, "%s": %s}'
             "priority is a whole number from",
         ),
         (BulkRetry, b'{"limit": 1001}', "limit is a whole number from 1 to 1000."),
-        (ClaimRequest, b'{"worker": "w", "max": 0}', "max is a whole number from 1 to 1000."),
+        (ClaimRequest, b'{"worker": "w", "max": -1}', "max is a whole number from 0 to 1000."),
         (
             ClaimRequest,
             b'{"worker": "w", "begins": -1}',
