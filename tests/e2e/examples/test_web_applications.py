@@ -38,9 +38,17 @@ def example(name: str) -> ModuleType:
 
 
 def fastapi_application() -> Iterator[Ask]:
-    """Under the server that it is deployed with, in a thread."""
+    return served("fastapi_app")
+
+
+def litestar_application() -> Iterator[Ask]:
+    return served("litestar_app")
+
+
+def served(name: str) -> Iterator[Ask]:
+    """Serve an application by the server that it is deployed with, in a thread."""
     port = free_port()
-    config = uvicorn.Config(example("fastapi_app").app, port=port, log_level="warning")
+    config = uvicorn.Config(example(name).app, port=port, log_level="warning")
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
     thread.start()
@@ -74,7 +82,7 @@ def server(database_url: str) -> Iterator[FairlogServer]:
         yield server
 
 
-@pytest.fixture(params=[fastapi_application, flask_application])
+@pytest.fixture(params=[fastapi_application, flask_application, litestar_application])
 def ask(
     request: pytest.FixtureRequest, server: FairlogServer, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Ask]:
