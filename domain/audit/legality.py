@@ -46,7 +46,7 @@ from domain.language.events import (
 from domain.language.identifiers import GLOBAL
 from domain.language.moments import later, to_micros
 from domain.limits.limits import LimitSettings, subject_of
-from domain.limits.rate_limits import Windows
+from domain.limits.rate_limits import Windows, window_start
 
 SLEW_PPM_END: Final = 1_000_000  # exclusive: at this rate the log's time would stop
 
@@ -84,6 +84,12 @@ def miscount(windows: Windows, recorded: Recorded) -> str | None:
         used = windows.used(GLOBAL, event.window_seconds, start) + event.count
         if event.global_used != used:
             return f"it counts {event.global_used} in the global window, which had {used} with it"
+    for other in event.windows:
+        who = event.user_id if other.scope is Scope.USER else GLOBAL
+        start = to_micros(window_start(recorded.recorded_at, other.seconds))
+        used = windows.used(who, other.seconds, start) + event.count
+        if other.used != used:
+            return f"it counts {other.used} in the window {other.name!r}, which had {used} with it"
     return None
 
 
@@ -127,6 +133,9 @@ def _check_admission(job: Job | None, recorded: Recorded, event: RateLimitDecide
         and event.global_used > event.global_limit
     ):
         return f"it admits the {event.global_used}th submission of {event.global_limit} of all"
+    for other in event.windows:
+        if other.used > other.limit:
+            return f"it admits the {other.used}th submission of {other.limit} in {other.name!r}"
     if event.count not in {0, 1}:
         return f"it admits {event.count} submissions at once"
     if event.count == 0 and job is None:

@@ -2,7 +2,8 @@
 
 Every submission is in the log, admitted or refused; merged refusals have a count and the times of
 the first and the last. They are decided in log order, the user's limit first, each under the limits
-of its time unless others are given. Under the recorded limits the result is what was recorded.
+of its time, their own or their plan's, unless others are given. Under the recorded limits the
+result is what was recorded.
 
 Three things can make the result an estimate. The times of merged refusals are not known exactly:
 if a window of another length begins between the first and the last, their split is not known. A
@@ -12,16 +13,23 @@ recorded when its window is closed, or not known yet. Each number then has bound
 any order.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Final
 
 import msgspec
 from msgspec import Struct
 
-from domain.language.events import LimitChanged, RateLimitDecided, Recorded, Scope
-from domain.language.identifiers import UserId
+from domain.language.events import (
+    LimitChanged,
+    PlanDeleted,
+    RateLimitDecided,
+    Recorded,
+    Scope,
+)
+from domain.language.identifiers import PlanName, UserId
 from domain.language.moments import from_micros, to_micros
+from domain.limits.limits import LimitSettings
 
 _Window = tuple[int, int]  # length in seconds, start as Unix time in microseconds
 # From the end of a window until it is closed. Reports of refusals come about a second late, those
@@ -34,6 +42,7 @@ class OtherLimits(Struct, frozen=True, kw_only=True):
     """The limits to try. None: as recorded."""
 
     user_limit: int | None = None  # submissions per window, for each user
+    plan_limits: Mapping[PlanName, int] = {}  # likewise, for each user who was on the plan then
     global_limit: int | None = None  # submissions per window, for all users together
     window_seconds: int | None = None
 
@@ -99,33 +108,32 @@ class _OpenWindow(Struct):
 class WhatIf:
     """Takes events in log order. Those recorded before `since` only count in their windows."""
 
-    def __init__(self, other: OtherLimits, defaults: Defaults, since: datetime | None) -> None:
+    def __init__(
+        self,
+        other: OtherLimits,
+        defaults: Defaults,
+        since: datetime | None,
+        settings: LimitSettings | None = None,
+    ) -> None:
+        """`settings` are the limits before the first event, which are changed; None: none are
+        set.
+        """
         self.users: dict[UserId, Outcome] = {}
         self._other = other
         self._defaults = defaults
         self._since = since
         # Windows that ended before are not known.
         self._known_from = 0 if since is None else to_micros(since)
-        self._own: dict[UserId, int] = {}  # users' own limits
-        self._global: int | None = None
+        self._settings = LimitSettings() if settings is None else settings
         self._open: dict[_Window, _OpenWindow] = {}
         self._closed_at = 0  # when windows were last closed, Unix time in microseconds
 
     def take(self, recorded: Recorded) -> None:
         event = recorded.event
-        if isinstance(event, LimitChanged):
-            self.set_limit(event)
+        if isinstance(event, LimitChanged | PlanDeleted):
+            self._settings.evolve(recorded)
         elif isinstance(event, RateLimitDecided):
             self._decide(recorded.recorded_at, event)
-
-    def set_limit(self, event: LimitChanged) -> None:
-        if event.scope is Scope.GLOBAL:
-            self._global = event.limit
-        elif event.scope is Scope.USER and event.user_id is not None:
-            if event.limit is None:
-                self._own.pop(event.user_id, None)
-            else:
-                self._own[event.user_id] = event.limit
 
     def finish(self) -> Outcome:
         """Close all windows, and return the totals of all users."""
@@ -142,12 +150,18 @@ class WhatIf:
         self._close_old(to_micros(recorded_at))
         self._learn(event)
         is_in_scope = self._since is None or recorded_at >= self._since
+        if not event.allowed and event.is_by_further:
+            # Further windows stay as they were: a submission that one of them refused may have
+            # been admitted only if others before it are refused now.
+            if is_in_scope:
+                self._refuse_as_before(event, event.count)
+            return
         parts = list(self._parts(event, recorded_at))
         for window, count in parts:
             possible = count if len(parts) == 1 else event.count
             if self._is_closed(window):
                 if is_in_scope:
-                    self._refuse_late(event, count, possible)
+                    self._refuse_as_before(event, count, possible)
                 continue
             opened = self._open.setdefault(window, _OpenWindow({}))
             share = opened.shares.setdefault(event.user_id, _Share())
@@ -170,9 +184,13 @@ class WhatIf:
                 share.outcome.refused += 0 if event.allowed else count
                 share.outcome.would_be_admitted += admitted
 
-    def _refuse_late(self, event: RateLimitDecided, count: int, possible: int) -> None:
-        """Count refusals whose window is closed, so that its other submissions are not known."""
-        may_be = 0 if self._other == OtherLimits() else possible
+    def _refuse_as_before(
+        self, event: RateLimitDecided, count: int, possible: int | None = None
+    ) -> None:
+        """Count refusals that are not decided again, since the other submissions in their window
+        are not known, or the window is a further one.
+        """
+        may_be = 0 if self._other == OtherLimits() else count if possible is None else possible
         outcome = self.users.setdefault(event.user_id, Outcome())
         outcome.add(Outcome(refused=count, at_most=may_be))
 
@@ -199,25 +217,29 @@ class WhatIf:
     def _limits(self, event: RateLimitDecided) -> tuple[int, int]:
         """Return the user's and the global limit; the event's own ones if it has them."""
         other = self._other
-        own = self._own.get(event.user_id, self._defaults.user_limit)
-        everyone = self._defaults.global_limit if self._global is None else self._global
+        user = self._settings.of_user(event.user_id)
+        own = self._defaults.user_limit if user.submissions is None else user.submissions
+        set_for_all = self._settings.everyone.submissions
+        everyone = self._defaults.global_limit if set_for_all is None else set_for_all
         if event.scope is Scope.USER:
             own = event.limit
         else:
             everyone = event.limit
         if event.allowed and event.global_limit is not None:
             everyone = event.global_limit
+        of_plan = None if user.plan is None else other.plan_limits.get(user.plan)
+        given = of_plan if of_plan is not None else other.user_limit
         return (
-            own if other.user_limit is None else other.user_limit,
+            own if given is None else given,
             everyone if other.global_limit is None else other.global_limit,
         )
 
     def _learn(self, event: RateLimitDecided) -> None:
         if not event.allowed:  # its limit may be outdated
             return
-        if event.user_id not in self._own:
+        if self._settings.of_user(event.user_id).submissions is None:
             self._defaults.user_limit = event.limit
-        if self._global is None and event.global_limit is not None:
+        if self._settings.everyone.submissions is None and event.global_limit is not None:
             self._defaults.global_limit = event.global_limit
 
     def _close_old(self, now: int) -> None:

@@ -90,7 +90,15 @@ from domain.language.identifiers import ClaimHash, JobId, KeyName, WorkerId
 from domain.language.limits import resolved_retry
 from domain.language.moments import later
 from domain.language.policy import Policy
-from domain.limits.limits import NONE, decide_limit, decide_plan_deletion, limits_of, subject_of
+from domain.limits.limits import (
+    NONE,
+    bounded,
+    check_bounds,
+    decide_limit,
+    decide_plan_deletion,
+    limits_of,
+    subject_of,
+)
 from domain.limits.rate_limits import decide_admission, without_use
 
 _Worker = tuple[WorkerId | None, KeyName | None]  # a worker and the API key of its claims
@@ -195,6 +203,11 @@ def _submit(
     of_kind = model.limits.kinds.get(command.kind, NONE)
     attempts = None if of_kind.retry is None else of_kind.retry.attempts
     timeout_seconds = command.timeout_seconds or of_kind.timeout_seconds
+    limits = model.limits.of_user(command.user_id)
+    try:
+        check_bounds(limits, command)
+    except Refusal as refusal:
+        return _refuse(admission, without_traceback(refusal), now)
     submitted = JobSubmitted(
         user_id=command.user_id,
         kind=command.kind,
@@ -210,6 +223,7 @@ def _submit(
         timeout_seconds=timeout_seconds or policy.timeout_seconds,
         retry=resolved_retry(command.retry, of_kind.retry, policy.retry),
     )
+    submitted = bounded(limits, submitted)
     if key is not None:
         submitted = access.bounded(key, submitted)
     return Decision(
@@ -263,6 +277,7 @@ def _record_refusals(report: ReportRefusals) -> Decision:
         count=report.count,
         first_at=report.first_at,
         last_at=report.last_at,
+        windows=report.windows,
     )
     return Decision([NewEvent(refused)], lambda _: RefusalsRecorded(report.count))
 

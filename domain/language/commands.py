@@ -11,7 +11,7 @@ from typing import Final
 from msgspec import UNSET, Struct, UnsetType
 
 from domain.language.bodies import Body
-from domain.language.events import KeyCreated, Scope
+from domain.language.events import KeyCreated, Scope, WindowUse
 from domain.language.identifiers import (
     JobId,
     KeyName,
@@ -73,6 +73,7 @@ class ReportRefusals(_Command, frozen=True, kw_only=True, gc=False, tag=True):
     count: int  # submissions refused, from 1
     first_at: datetime  # UTC, by the process's estimate of the log's clock
     last_at: datetime  # likewise
+    windows: tuple[WindowUse, ...] = ()  # `RateLimitDecided.windows`
 
 
 CLAIM_PAYLOAD_BYTES_MAX: Final = 16 * 1024 * 1024  # of the payloads in one answer

@@ -29,6 +29,7 @@ FairlogError
 │   ├── TooManySecrets
 │   ├── UnknownPlan
 │   ├── PlanInUse
+│   ├── BeyondLimits
 │   └── TooManyLimits
 ├── InvalidInput                   a command that no state could accept
 ├── LogUnavailable                 the database did not answer; the outcome may be unknown
@@ -377,6 +378,17 @@ class PlanInUse(Refusal):
     def __init__(self, plan: PlanName, users: int) -> None:
         whose = "1 user is" if users == 1 else f"{users:,} users are"
         super().__init__(f"{whose} on the plan {plan!r}; put them on another plan first.")
+
+
+class BeyondLimits(Refusal):
+    """A job asks for more than its user's limits, or those of the plan, allow."""
+
+    def __init__(self, user_id: UserId, what: str, most: int, plan: PlanName | None) -> None:
+        whose = "the limits" if plan is None else f"the limits and the plan {plan!r}"
+        super().__init__(
+            f"{what} is at most {most:,} by {whose} of user {user_id!r}; ask for less, or leave it "
+            "out."
+        )
 
 
 class TooManyLimits(Refusal):

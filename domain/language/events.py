@@ -48,6 +48,26 @@ class _StoredEvent(Struct, frozen=True, omit_defaults=True, gc=False, tag_field=
     by: KeyName | None = None  # the API key of the caller; None: no caller, or one without a key
 
 
+class WindowUse(Struct, frozen=True, gc=False, omit_defaults=True):
+    """The use of one window when a submission was decided."""
+
+    scope: Scope  # USER or GLOBAL
+    limit: int  # submissions per window
+    seconds: int  # length of the window
+    used: int  # as `RateLimitDecided.used`
+    is_default: bool = False  # the window of `Policy.window_seconds`, which everybody has
+
+    @property
+    def name(self) -> str:
+        """The name in the header fields of answers."""
+        return window_name(self.scope, None if self.is_default else self.seconds)
+
+
+def window_name(scope: Scope, seconds: int | None) -> str:
+    """Return the name of a window; `seconds` None: that of `Policy.window_seconds`."""
+    return scope.value if seconds is None else f"{scope.value}-{seconds}s"
+
+
 class RateLimitDecided(_StoredEvent, frozen=True, kw_only=True, tag="RateLimitDecided"):
     """One submission was admitted, or submissions of one user in one window were refused."""
 
@@ -65,6 +85,20 @@ class RateLimitDecided(_StoredEvent, frozen=True, kw_only=True, tag="RateLimitDe
     last_at: datetime | None = None  # likewise
     global_used: int | None = None  # as `used`, of all users; if allowed, unless an old release
     global_limit: int | None = None  # as `limit`, of all users; likewise
+    # The other windows: the further ones of the user and of all users, see `LimitChanged.windows`;
+    # with a further one that refused, those of `Policy.window_seconds` too. If a window of all
+    # users refused, only those of all users.
+    windows: tuple[WindowUse, ...] = ()
+
+    @property
+    def is_by_further(self) -> bool:
+        """True if a further window refused."""
+        return any(one.is_default and one.scope is self.scope for one in self.windows)
+
+    @property
+    def window_name(self) -> str:
+        """The name of the window that `limit` and `used` are about."""
+        return window_name(self.scope, self.window_seconds if self.is_by_further else None)
 
     @property
     def resets_at(self) -> datetime:

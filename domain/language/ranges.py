@@ -17,6 +17,8 @@ from domain.language.validation import (
     NAME_BYTES_MAX,
     PRIORITY_MAX,
     TIMEOUT_SECONDS_MAX,
+    WEIGHT_MAX,
+    WINDOW_SECONDS_MAX,
 )
 
 # A user id, kind, worker, idempotency key or claim id: its length is in bytes of UTF-8.
@@ -33,4 +35,8 @@ Priority = Annotated[int, Meta(ge=-PRIORITY_MAX, le=PRIORITY_MAX)]
 Time = Annotated[datetime, Meta(extra_json_schema={"format": "date-time"})]
 TimeoutSeconds = Annotated[
     float, Meta(extra_json_schema={"exclusiveMinimum": 0, "maximum": TIMEOUT_SECONDS_MAX})
+]
+Weight = Annotated[float, Meta(extra_json_schema={"minimum": 0.01, "maximum": WEIGHT_MAX})]
+WindowSeconds = Annotated[
+    int, Meta(extra_json_schema={"minimum": 1, "maximum": WINDOW_SECONDS_MAX})
 ]

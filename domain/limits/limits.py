@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from typing import ClassVar, Final, NamedTuple, TypeVar
 
 from msgspec import UNSET, Struct, UnsetType
-from msgspec.structs import astuple
+from msgspec.structs import astuple, replace
 
-from domain.language.commands import ChangeLimit, DeletePlan
-from domain.language.errors import PlanInUse, TooManyLimits, UnknownPlan
-from domain.language.events import LimitChanged, PlanDeleted, Recorded, Scope
+from domain.language.commands import ChangeLimit, DeletePlan, SubmitJob
+from domain.language.errors import BeyondLimits, PlanInUse, TooManyLimits, UnknownPlan
+from domain.language.events import JobSubmitted, LimitChanged, PlanDeleted, Recorded, Scope
 from domain.language.identifiers import (
     DEFAULT_PLAN,
     GLOBAL,
@@ -128,17 +128,21 @@ class LimitSettings(Folded):
 
     def of_resource(self, name: ResourceName) -> Limits:
         """Return the limits of a resource: its own, else those of the longest prefix that fits."""
-        own = self.resources.get(name)
-        if own is not None:
-            return own
+        setting = self.resource_setting(name)
+        return NONE if setting is None else self.resources[setting]
+
+    def resource_setting(self, name: ResourceName) -> ResourceName | None:
+        """Return the name or prefix whose limits a resource has; None: nothing is set."""
+        if name in self.resources:
+            return name
         if self._prefix_lengths is None:
             prefixes = {len(one) - 1 for one in self.resources if one.endswith("*")}
             self._prefix_lengths = sorted(prefixes, reverse=True)
         for length in self._prefix_lengths:
-            found = self.resources.get(ResourceName(f"{name[:length]}*"))
-            if found is not None:
-                return found
-        return NONE
+            prefix = ResourceName(f"{name[:length]}*")
+            if prefix in self.resources:
+                return prefix
+        return None
 
     def of(self, subject: Subject) -> Limits:
         """Return what is set for a subject itself; NONE: nothing, and a plan does not exist."""
@@ -335,6 +339,32 @@ def decide_plan_deletion(settings: LimitSettings, command: DeletePlan) -> PlanDe
     if users:
         raise PlanInUse(command.plan, users)
     return PlanDeleted(plan=command.plan)
+
+
+def check_bounds(limits: Limits, command: SubmitJob) -> None:
+    """Raise `BeyondLimits` if a job asks for more than the limits of its user allow.
+
+    A priority of 0 is not asked for: it is what a job has that says nothing.
+    """
+    most = limits.max_attempts
+    if most is not None and command.max_attempts is not None and command.max_attempts > most:
+        raise BeyondLimits(command.user_id, "max_attempts", most, limits.plan)
+    highest = limits.priority_max
+    if highest is not None and command.priority and command.priority > highest:
+        raise BeyondLimits(command.user_id, "priority", highest, limits.plan)
+
+
+def bounded(limits: Limits, submitted: JobSubmitted) -> JobSubmitted:
+    """Return a job whose defaults are within the limits of its user too."""
+    most, highest = limits.max_attempts, limits.priority_max
+    if most is None and highest is None:
+        return submitted
+    attempts, priority = submitted.max_attempts, submitted.priority
+    return replace(
+        submitted,
+        max_attempts=attempts if most is None else min(attempts, most),
+        priority=priority if highest is None else min(priority, highest),
+    )
 
 
 def _require_plan(settings: LimitSettings, plan: PlanName | None) -> None:

@@ -18,15 +18,15 @@ from msgspec import Struct
 from domain.language import validation
 from domain.language.commands import Caller, ReportRefusals
 from domain.language.errors import RateLimited
-from domain.language.events import RateLimitDecided, Scope
+from domain.language.events import RateLimitDecided, Scope, WindowUse
 from domain.language.identifiers import GLOBAL, UserId
 from domain.language.moments import later
 
 REFUSALS_MAX = 100_000  # users; at this size the cache is cleared, and the log decides again
 COUNTS_MAX = 100_000  # unreported; beyond it, the log decides about users without a count
 
-# User, scope, used, limit, window, and the caller.
-_Key = tuple[UserId, Scope, int, int, datetime, int, Caller | None]
+# User, scope, used, limit, window, the other windows, and the caller.
+_Key = tuple[UserId, Scope, int, int, datetime, int, tuple[WindowUse, ...], Caller | None]
 
 
 class _Refusal(Struct, frozen=True, gc=False):
@@ -140,12 +140,13 @@ def _key(user_id: UserId, refused: RateLimitDecided | ReportRefusals, by: Caller
         refused.limit,
         refused.window_start,
         refused.window_seconds,
+        refused.windows,
         by,
     )
 
 
 def _report(key: _Key, counted: _Count) -> ReportRefusals:
-    user_id, scope, used, limit, window_start, window_seconds, by = key
+    user_id, scope, used, limit, window_start, window_seconds, windows, by = key
     return ReportRefusals(
         user_id=user_id,
         scope=scope,
@@ -156,5 +157,6 @@ def _report(key: _Key, counted: _Count) -> ReportRefusals:
         count=counted.count,
         first_at=counted.first_at,
         last_at=counted.last_at,
+        windows=windows,
         by=by,
     )

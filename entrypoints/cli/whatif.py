@@ -7,7 +7,9 @@ import msgspec
 import rich_click as click
 
 from domain.audit.whatif import OtherLimits, Outcome
-from domain.language.identifiers import UserId
+from domain.language import validation
+from domain.language.errors import InvalidInput
+from domain.language.identifiers import PlanName, UserId
 from domain.language.validation import LIMIT_MAX
 from entrypoints.cli.event_filters import since_option, until_option
 from entrypoints.cli.options import format_option, limit_option
@@ -24,6 +26,7 @@ _LIMIT: Final = click.IntRange(0, LIMIT_MAX)
     epilog=examples(
         "fairlog whatif --user-limit 50 --since 2026-01-31T00:00:00Z --until 2026-02-01T00:00:00Z",
         "fairlog whatif --window 3600 --user-limit 1000 --format json",
+        "fairlog whatif --plan free=50 --plan gold=500",
     )
 )
 @database_url_option
@@ -35,6 +38,13 @@ _LIMIT: Final = click.IntRange(0, LIMIT_MAX)
     type=_LIMIT,
     metavar="N",
     help="Submissions per window for all users together.",
+)
+@click.option(
+    "--plan",
+    "plans",
+    multiple=True,
+    metavar="NAME=N",
+    help="Submissions per window for each user who was on the plan. May be repeated.",
 )
 @click.option(
     "--window",
@@ -58,6 +68,7 @@ def whatif(
     until: datetime | None,
     users_max: int,
     form: str,
+    plans: tuple[str, ...],
     **limits: Any,  # noqa: ANN401 (those of OtherLimits)
 ) -> None:
     """Replay the recorded submissions under other limits.
@@ -65,7 +76,7 @@ def whatif(
     Shows for each user how many were admitted and refused, and how many would have been. A limit
     that is not given stays as it was, with its changes. The log is not changed.
     """
-    other = OtherLimits(**limits)
+    other = OtherLimits(plan_limits=dict(map(_plan_limit, plans)), **limits)
     with (
         open_log(database_url) as fairlog,
         fairlog.database.read() as connection,
@@ -76,6 +87,18 @@ def whatif(
         echo(msgspec.json.encode(_document(result)).decode())
     else:
         _print_table(result, users_max)
+
+
+def _plan_limit(text: str) -> tuple[PlanName, int]:
+    """Parse `NAME=N`. Raises `BadParameter`."""
+    name, equals, number = text.rpartition("=")
+    try:
+        if equals:
+            limit = validation.whole_number(number, "The limit of a plan", 0, LIMIT_MAX)
+            return validation.plan_name(name), limit
+    except InvalidInput as error:
+        raise click.BadParameter(str(error), param_hint="--plan") from None
+    raise click.BadParameter("a plan and its limit, like gold=500.", param_hint="--plan")
 
 
 def _document(result: WhatIfResult) -> dict[str, Any]:

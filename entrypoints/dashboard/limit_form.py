@@ -12,13 +12,12 @@ from msgspec import UNSET, UnsetType
 from domain.language import validation
 from domain.language.commands import ChangeLimit
 from domain.language.errors import InvalidInput
-from domain.language.events import Scope
 from domain.language.validation import LIMIT_MAX
 from entrypoints.dashboard.actions import require_own_page
 from entrypoints.dashboard.context import DashboardContext
 from entrypoints.dashboard.rendering import html, render
 from entrypoints.http.access import sent_by
-from entrypoints.http.requests import LimitChange
+from entrypoints.http.limit_requests import LimitChange, StartLimitChange
 from entrypoints.http.strict_request import StrictRequest
 
 Form = Annotated[dict[str, Any], Body(media_type=RequestEncodingType.URL_ENCODED)]
@@ -52,7 +51,7 @@ def to_command(form: dict[str, str]) -> ChangeLimit:
     scope, name = form.get("scope", ""), form.get("name", "")
     match form.get("action", "set"):
         case "set":
-            change = LimitChange(_number(form, "limit"), _number(form, "running"))
+            change = LimitChange(limit=_number(form, "limit"), running=_number(form, "running"))
             if change == LimitChange():
                 raise InvalidInput("Enter a number of submissions or of running jobs to set.")
         case "pause":
@@ -65,17 +64,15 @@ def to_command(form: dict[str, str]) -> ChangeLimit:
             raise InvalidInput(f"There is no action {other!r}; set, pause, resume and clear exist.")
     match scope:
         case "user":
-            return change.to_command(Scope.USER, user_id=validation.user_id(name))
+            return change.of_user(validation.user_id(name))
         case "kind":
             if isinstance(change.limit, int):
                 raise InvalidInput("A kind has no limit of submissions; set how many may run.")
-            return LimitChange(running=change.running).to_command(
-                Scope.KIND, kind=validation.kind(name)
-            )
+            return StartLimitChange(running=change.running).of_kind(validation.kind(name))
         case "all":
             if change is CLEAR:
                 change = LimitChange(limit=None)
-            return change.to_command(Scope.GLOBAL)
+            return change.of_all()
         case _:
             raise InvalidInput("Choose a user, a kind or all users together.")
 

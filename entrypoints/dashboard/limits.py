@@ -130,7 +130,7 @@ def _read(context: DashboardContext, connection: Connection, at: ShownMoment) ->
     busy = [user_id for user_id, _ in highest(lately.submitted, _USERS_SHOWN)]
     refused = [user_id for user_id, _ in highest(lately.refused, _USERS_SHOWN)]
     users = [UserId(user_id) for user_id in dict.fromkeys([*refused, *busy])]
-    windows, limits = context.fairlog.windows.load(connection, [], policy, at.now)
+    windows, limits = context.fairlog.windows.load(connection, [], at.now)
     found = _users(context, connection, at, users)
     found.sort(key=lambda one: (one.window.remaining, -one.window.used))
     return {
@@ -145,7 +145,7 @@ def _users(
     context: DashboardContext, connection: Connection, at: ShownMoment, users: list[UserId]
 ) -> list[UserWindow]:
     policy = context.fairlog.policy
-    windows, limits = context.fairlog.windows.load(connection, users, policy, at.now)
+    windows, limits = context.fairlog.windows.load(connection, users, at.now)
     return [
         UserWindow(
             user_id,

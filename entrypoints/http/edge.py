@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from functools import lru_cache
 from http import HTTPStatus
 from typing import Any, Final
+from urllib.parse import quote, unquote_to_bytes
 
 import structlog
 from litestar import Litestar
@@ -39,7 +40,8 @@ SINGLE_FIELDS: Final = frozenset(
     }
 )
 # Paths that end in a name chosen by a client. All other paths need no percent-encoding.
-_NAMED: Final = (b"/v1/limits/", b"/v1/kinds/")
+_NAMED: Final = (b"/v1/limits/", b"/v1/kinds/", b"/v1/plans/", b"/v1/resources/")
+_USER_KINDS: Final = (b"/v1/limits/", b"/kinds/")  # before the user and before the kind
 _PATH: Final = re.compile(rb"/(?:[A-Za-z0-9._~-]+(?:/[A-Za-z0-9._~-]+)*)?")
 _NAME: Final = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+,;=:@/-]|%[0-9A-Fa-f]{2})*")
 _ENCODED_LETTER: Final = re.compile(rb"%(?:3[0-9]|[46][1-9A-Fa-f]|[57][0-9Aa])")
@@ -95,6 +97,8 @@ class EdgeApp(Litestar):
             return
         # Every route for GET also answers HEAD.
         routed: Any = {**scope, "method": "GET"} if is_head else scope
+        if scope["raw_path"].startswith(_NAMED):
+            routed["path"] = named_path(scope["raw_path"])
         try:
             await super().__call__(routed, receive, send_answer)
         except Exception:
@@ -153,13 +157,30 @@ def is_canonical(path: bytes) -> bool:
         if path.startswith(prefix):
             name = path.removeprefix(prefix)
             return (
-                _NAME.fullmatch(name) is not None
+                bool(name or prefix == _USER_KINDS[0])
+                and _NAME.fullmatch(name) is not None
                 and _ENCODED_LETTER.search(name) is None
                 and not name.startswith(b"/")
                 and not name.endswith(b"/")
                 and b"//" not in name
             )
     return _PATH.fullmatch(path) is not None and _ODD_NUMBER.search(path) is None
+
+
+def named_path(path: bytes) -> str:
+    """Return a path that ends in a name as it is routed: with the name as one encoded part.
+
+    A name may contain slashes, encoded or not. Only `/kinds/` after a user id is of the path.
+    """
+    prefix = next(prefix for prefix in _NAMED if path.startswith(prefix))
+    before_user, before_kind = _USER_KINDS
+    name = path.removeprefix(prefix)
+    user, divider, kind = name.partition(before_kind)
+    names = [user, kind] if prefix == before_user and divider and user and kind else [name]
+    if not all(unquote_to_bytes(one).strip(b"/") for one in names):
+        return unquote_to_bytes(path).decode()  # no route has an empty name
+    encoded = before_kind.join(quote(unquote_to_bytes(one), safe="").encode() for one in names)
+    return (prefix + encoded).decode()
 
 
 def _with_safe_fields(

@@ -27,6 +27,17 @@ UserIdInPath = Annotated[
 KindInPath = Annotated[
     str, PathParameter(description="The kind, 1 to 255 bytes, percent-encoded.", schema_extra=_NAME)
 ]
+PlanInPath = Annotated[
+    str,
+    PathParameter(description="The plan, 1 to 255 bytes, percent-encoded.", schema_extra=_NAME),
+]
+ResourceInPath = Annotated[
+    str,
+    PathParameter(
+        description="The resource, 1 to 255 bytes, percent-encoded; or a prefix and `*`.",
+        schema_extra=_NAME,
+    ),
+]
 UserId = Annotated[
     str | None, QueryParameter(description="Only jobs and events of this user.", schema_extra=_NAME)
 ]

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Final
 from msgspec import UNSET, Meta, Struct, UnsetType, field
 
 from domain.language.errors import (
+    BeyondLimits,
     FairlogError,
     JobHasEnded,
     JobHasNotEnded,
@@ -22,12 +23,15 @@ from domain.language.errors import (
     KeyHasEnded,
     KeyReusedWithOtherPayload,
     NotTheCurrentAttempt,
+    PlanInUse,
     RateLimited,
     TooManyKeys,
     TooManyKinds,
+    TooManyLimits,
     TooManySecrets,
     UnknownJob,
     UnknownKey,
+    UnknownPlan,
 )
 from domain.language.ranges import JOB_ID, Count
 from entrypoints.http.access import PUBLIC, rule_of
@@ -35,7 +39,7 @@ from entrypoints.http.problems import QUOTA_EXCEEDED, status_of
 from entrypoints.service.change_limits import TooManyChanges
 
 MEDIA_TYPE: Final = "application/problem+json"
-_SUBMISSION: Final = (RateLimited, KeyReusedWithOtherPayload, TooManyKinds)
+_SUBMISSION: Final = (RateLimited, KeyReusedWithOtherPayload, TooManyKinds, BeyondLimits)
 _OUTCOME: Final = (UnknownJob, NotTheCurrentAttempt)
 # By method and path of the route. The calls that are not here have only errors of their request.
 REFUSALS: Final[Mapping[tuple[str, str], tuple[type[FairlogError], ...]]] = {
@@ -53,6 +57,13 @@ REFUSALS: Final[Mapping[tuple[str, str], tuple[type[FairlogError], ...]]] = {
     ),
     ("POST", "/v1/jobs/{job_id}/complete"): _OUTCOME,
     ("POST", "/v1/jobs/{job_id}/fail"): _OUTCOME,
+    ("PUT", "/v1/limits/{user_id}"): (UnknownPlan,),
+    ("PUT", "/v1/limits/{user_id}/kinds/{kind}"): (TooManyLimits,),
+    ("GET", "/v1/plans/{name}"): (UnknownPlan,),
+    ("PUT", "/v1/plans/{name}"): (TooManyLimits,),
+    ("DELETE", "/v1/plans/{name}"): (UnknownPlan, PlanInUse),
+    ("PUT", "/v1/kinds/{kind}"): (TooManyLimits,),
+    ("PUT", "/v1/resources/{name}"): (TooManyLimits,),
     ("POST", "/v1/keys"): (KeyExists, TooManyKeys),
     ("POST", "/v1/keys/{name}/rotate"): (UnknownKey, KeyHasEnded, TooManySecrets),
     ("DELETE", "/v1/keys/{name}"): (UnknownKey,),

@@ -15,6 +15,7 @@ from litestar.exceptions import (
 )
 
 from domain.language.errors import (
+    BeyondLimits,
     BodiesAreNeeded,
     FairlogError,
     HeldByAnother,
@@ -88,6 +89,7 @@ _STATUS: dict[type[FairlogError], HTTPStatus] = {
     UnknownKey: HTTPStatus.NOT_FOUND,
     UnknownPlan: HTTPStatus.NOT_FOUND,
     PlanInUse: HTTPStatus.CONFLICT,
+    BeyondLimits: HTTPStatus.UNPROCESSABLE_ENTITY,
     TooManyLimits: HTTPStatus.CONFLICT,
     InvalidInput: HTTPStatus.BAD_REQUEST,
     LogUnavailable: HTTPStatus.SERVICE_UNAVAILABLE,
@@ -114,7 +116,7 @@ def problem_of(error: Exception) -> Problem:
     if isinstance(error, RateLimited):
         problem |= {
             "type": QUOTA_EXCEEDED,
-            "violated-policies": [str(error.scope)],
+            "violated-policies": [error.decision.window_name],
             "scope": str(error.scope),
             "limit": error.limit,
             "used": error.used,

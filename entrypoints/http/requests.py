@@ -13,7 +13,6 @@ from domain.jobs.job import State
 from domain.language import validation
 from domain.language.bodies import Body, body_of, body_of_json
 from domain.language.commands import (
-    ChangeLimit,
     ClaimJobs,
     CompleteJob,
     ExtendLeases,
@@ -23,12 +22,10 @@ from domain.language.commands import (
     SubmitJob,
 )
 from domain.language.errors import InvalidInput
-from domain.language.events import Scope
-from domain.language.identifiers import JobId, KeyName, Kind, UserId, WorkerId
+from domain.language.identifiers import JobId, KeyName, Kind, WorkerId
 from domain.language.ranges import (
     ATTEMPT,
     JOB_ID,
-    Limit,
     MaxAttempts,
     Name,
     Priority,
@@ -476,41 +473,6 @@ class OutcomeBatch(RequestBatch, forbid_unknown_fields=True):
         """Check the worker and the number of entries. Raises `InvalidInput`."""
         validation.worker_id(self.worker)
         _check_count(self.jobs)
-
-
-class LimitChange(Struct, forbid_unknown_fields=True):
-    """New limits. A field that is left out is not changed."""
-
-    limit: Annotated[
-        Limit | UnsetType | None,
-        Meta(description="Submissions per window. null: the server's default."),
-    ] = UNSET
-    running: Annotated[
-        Limit | UnsetType | None,
-        Meta(description="Running jobs of a user or a kind. null: no limit."),
-    ] = UNSET
-
-    def to_command(
-        self, scope: Scope, user_id: UserId | None = None, kind: Kind | None = None
-    ) -> ChangeLimit:
-        if self.limit is UNSET and self.running is UNSET:
-            raise InvalidInput("Send limit or running, as a whole number or null.")
-        if scope is Scope.GLOBAL and isinstance(self.running, int):
-            raise InvalidInput(
-                "running limits a user or a kind; no global limit of running jobs exists."
-            )
-        return ChangeLimit(
-            scope=scope, user_id=user_id, kind=kind, limit=self.limit, running=self.running
-        )
-
-
-class KindChange(Struct, forbid_unknown_fields=True):
-    """A new limit for a kind."""
-
-    running: Annotated[Limit | None, Meta(description="Running jobs of the kind. null: no limit.")]
-
-    def to_command(self, kind: Kind) -> ChangeLimit:
-        return LimitChange(running=self.running).to_command(Scope.KIND, kind=kind)
 
 
 def _optional(value: datetime | None, what: str) -> datetime | None:

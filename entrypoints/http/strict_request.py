@@ -6,7 +6,6 @@ import math
 import re
 from collections.abc import Iterator
 from typing import Any, Final
-from urllib.parse import unquote_to_bytes
 
 from litestar import Request
 from litestar.exceptions import ClientException
@@ -103,14 +102,3 @@ def disconnection(request: Request[Any, Any, Any]) -> Iterator[asyncio.Event]:
         yield disconnected
     finally:
         watcher.cancel()
-
-
-def exact_path_value(value: str, request: Request[Any, Any, Any], prefix: str) -> str:
-    """Return a path parameter of the type `path` unchanged; `prefix` is the path before it.
-
-    Litestar merges slashes in it and removes them from its end.
-    """
-    raw: bytes = request.scope["raw_path"]
-    if b"%2F" not in raw.upper() or not raw.startswith(prefix.encode()):
-        return value.removeprefix("/")
-    return unquote_to_bytes(raw.removeprefix(prefix.encode())).decode()

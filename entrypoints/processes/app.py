@@ -24,7 +24,7 @@ from entrypoints.http.health import livez, readyz, stats
 from entrypoints.http.jobs import JobController
 from entrypoints.http.keys import KeyController
 from entrypoints.http.legacy import LegacyController
-from entrypoints.http.limits import LimitController
+from entrypoints.http.limits import LIMIT_CONTROLLERS
 from entrypoints.http.metrics import ServerMetrics, metrics
 from entrypoints.http.problems import answer_error
 from entrypoints.http.query import check_query
@@ -120,7 +120,7 @@ def create_app(
             JobController,
             OutcomeController,
             ClaimController,
-            LimitController,
+            *LIMIT_CONTROLLERS,
             KeyController,
             LegacyController,
             audit,

@@ -47,7 +47,6 @@ from entrypoints.service.views import (
     RatesView,
     StatsView,
     TurnView,
-    UserLimitsView,
     WindowView,
     event_view,
     job_view,
@@ -343,42 +342,11 @@ class Queries:
             raise UnknownJob(job_id)
         return page
 
-    async def user_limits(self, user_id: UserId) -> UserLimitsView:
-        """Return the user's window and running limit, and the window of all users together."""
-
-        def query(connection: Connection) -> UserLimitsView:
-            now = self.log.now(connection)
-            windows, limits = self.windows.load(connection, [user_id], self.policy, now)
-            everyone = window_view(windows.global_window(limits, self.policy, now), None)
-            own = windows.user_window(limits, user_id, self.policy, now)
-            return UserLimitsView(
-                user_id=user_id,
-                limit=own.limit,
-                used=own.used,
-                remaining=own.remaining,
-                window_seconds=own.window_seconds,
-                resets_at=own.resets_at,
-                running=limits.of_user(user_id).running,
-                global_=everyone,
-            )
-
-        return await self.read(self.with_saved_rows(query))
-
-    async def global_limits(self) -> WindowView:
-        """Return the window and the running limit of all users together."""
-        return await self.read(self.with_saved_rows(self._global_window))
-
     def _global_window(self, connection: Connection) -> WindowView:
         now = self.log.now(connection)
-        windows, limits = self.windows.load(connection, [], self.policy, now)
+        windows, limits = self.windows.load(connection, [], now)
         window = windows.global_window(limits, self.policy, now)
         return window_view(window, limits.everyone.running)
-
-    async def kind(self, kind: Kind) -> KindView:
-        """Return the load of a kind, with zeros if it has no jobs."""
-        query = self.with_saved_rows(lambda connection: self.line.kind(connection, kind))
-        load = await self.read(query)
-        return KindView(kind, load.waiting, load.running, load.running_limit)
 
     def own_stats_view(
         self, connection: Connection, rates: RatesView, seen_by: ApiKey

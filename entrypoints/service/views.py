@@ -383,21 +383,6 @@ def window_view(window: WindowState, running: int | None) -> WindowView:
     )
 
 
-class UserLimitsView(Struct, frozen=True, kw_only=True):
-    """The user's own window at the top level, and the window of all users together."""
-
-    user_id: _UserId
-    limit: _WindowLimit
-    used: _Used
-    remaining: _Remaining
-    window_seconds: _WindowSeconds
-    resets_at: _ResetsAt
-    running: _RunningLimit
-    global_: Annotated[WindowView, Meta(description="The window of all users together.")] = (
-        msgspec.field(name="global")
-    )
-
-
 class KindView(Struct, frozen=True):
     """A kind of job, in numbers."""
 

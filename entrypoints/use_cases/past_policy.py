@@ -27,15 +27,24 @@ def policy_then(fairlog: Fairlog, connection: Connection, state: SystemState) ->
     policy = fairlog.policy
     decisions = newest_first(connection, _DECIDED, 0, state.position, is_frequent=True)
     latest = list(islice(decisions, EVENTS_PER_PAGE))
-    if not latest or not isinstance(latest[0].event, RateLimitDecided):
+    seconds = next(filter(None, map(_default_window, latest)), None)
+    if seconds is None:
         return policy
-    policy = replace(policy, window_seconds=latest[0].event.window_seconds)
+    policy = replace(policy, window_seconds=seconds)
     since = _default_since(connection, state)
     limit = _global_limit(latest, since)
     if limit is None and len(latest) == EVENTS_PER_PAGE and latest[-1].position > since:
         admission = _latest_admission(fairlog, connection, since, state.position)
         limit = _global_limit(admission, since)
     return policy if limit is None else replace(policy, global_limit=limit)
+
+
+def _default_window(recorded: Recorded) -> int | None:
+    """Return the length of the window that everybody has; None if another one refused."""
+    event = recorded.event
+    if not isinstance(event, RateLimitDecided) or event.is_by_further:
+        return None
+    return event.window_seconds
 
 
 def _default_since(connection: Connection, state: SystemState) -> int:

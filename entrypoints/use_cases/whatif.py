@@ -10,13 +10,13 @@ from sqlalchemy.engine import Connection
 from adapters.log import audit_log
 from adapters.log.histories import of_types
 from domain.audit.whatif import Defaults, OtherLimits, Outcome, WhatIf, warm_up_from
-from domain.language.events import LimitChanged, RateLimitDecided, Scope
+from domain.language.events import RateLimitDecided
 from domain.language.identifiers import UserId
 from entrypoints.service.fairlog import Fairlog
 from projections.following.snapshots import current, state_at
 
 Progress = Callable[[int, int], None]  # events examined, events in all
-_TYPES: Final = ("RateLimitDecided", "LimitChanged")
+_TYPES: Final = ("RateLimitDecided", "LimitChanged", "PlanDeleted")
 _EVENTS_PER_REPORT: Final = 5_000
 
 
@@ -43,14 +43,8 @@ def what_if(
     log, policy = fairlog.log, fairlog.policy
     end = log.position(connection) if until is None else audit_log.first_at(connection, until) - 1
     begin = 0 if since is None else _begin(fairlog, connection, other, since)
-    replay = WhatIf(other, Defaults(policy.user_limit, policy.global_limit), since)
-    for subject, limits in state_at(connection, current(), log.read, begin).limits.all_set():
-        if subject.scope in {Scope.USER, Scope.GLOBAL}:
-            replay.set_limit(
-                LimitChanged(
-                    scope=subject.scope, user_id=subject.user_id or None, limit=limits.submissions
-                )
-            )
+    settings = state_at(connection, current(), log.read, begin).limits
+    replay = WhatIf(other, Defaults(policy.user_limit, policy.global_limit), since, settings)
     for number, recorded in enumerate(of_types(connection, _TYPES, begin, end)):
         replay.take(recorded)
         if number % _EVENTS_PER_REPORT == 0:

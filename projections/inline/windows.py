@@ -7,7 +7,7 @@ time.
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from functools import partial
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 import msgspec
 import sqlalchemy as sa
@@ -17,9 +17,8 @@ from domain.decisions.ports import Write
 from domain.decisions.write_model import RequiredRows, WriteModel
 from domain.language.identifiers import GLOBAL, Kind, PlanName, ResourceName, UserId
 from domain.language.moments import to_micros
-from domain.language.policy import Policy
 from domain.limits.limits import EVERYONE, NONE, Limits, LimitSettings, Subject
-from domain.limits.rate_limits import Counter, WindowKey, Windows, window_start
+from domain.limits.rate_limits import Counter, WindowKey, Windows
 from projections.storage.rows import (
     Document,
     Identifier,
@@ -65,7 +64,8 @@ limits = sa.Table(
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(Limits).decode
-_KEY: Final = "user_id, kind, resource, plan"
+_KEYS: Final = (limits.c.user_id, limits.c.kind, limits.c.resource, limits.c.plan)
+_KEY: Final = ", ".join(column.name for column in _KEYS)
 
 
 class WindowsProjection:
@@ -184,38 +184,54 @@ class WindowQueries:
     def __init__(self, generation: sa.ColumnElement[int]) -> None:
         self._generation = generation
 
-    def load(
-        self, connection: Connection, user_ids: list[UserId], policy: Policy, now: datetime
-    ) -> Usage:
+    def load(self, connection: Connection, user_ids: Sequence[UserId], now: datetime) -> Usage:
         """Return the windows of `now` and the limits, of these users and of all users together.
 
         Plans are all there; limits of kinds and resources are left out.
         """
-        start = to_micros(window_start(now, policy.window_seconds))
         subjects = [GLOBAL.encode(), *(user_id.encode() for user_id in user_ids)]
         windows = Windows()
         counted = connection.execute(
-            sa.select(
-                window_counters.c.user_id, window_counters.c.used, window_counters.c.refused
-            ).where(
+            sa.select(*window_counters.c[1:]).where(
                 window_counters.c.generation == self._generation,
                 window_counters.c.user_id.in_(subjects),
-                window_counters.c.window_seconds == policy.window_seconds,
-                window_counters.c.window_start == start,
             )
         )
-        for user, used, refused in counted:
-            key = (UserId(bytes(user).decode()), policy.window_seconds)
-            windows.counters[key] = Counter(start, used, refused)
-        settings = LimitSettings()
+        for user, seconds, start, used, refused in counted:
+            if start + seconds * 1_000_000 > to_micros(now):
+                key = (UserId(bytes(user).decode()), seconds)
+                windows.counters[key] = Counter(start, used, refused)
         query = self._select().where(
             limits.c.user_id.in_(subjects), limits.c.kind == b"", limits.c.resource == b""
         )
-        for *names, members, document in connection.execute(query):
-            subject = _subject(*names)
-            settings.put(subject, _decode(document))
-            settings.put_members(subject, members)
-        return Usage(windows, settings)
+        return Usage(windows, _settings(connection.execute(query)))
+
+    def of_subjects(self, connection: Connection, subjects: Sequence[Subject]) -> LimitSettings:
+        """Return the limits that are set for these subjects themselves."""
+        keys = [
+            sa.and_(*(column == name for column, name in zip(_KEYS, _key(one), strict=True)))
+            for one in subjects
+        ]
+        return _settings(connection.execute(self._select().where(sa.or_(*keys))))
+
+    def set_names(
+        self,
+        connection: Connection,
+        what: Literal["plan", "kind", "resource"],
+        after: str,
+        limit: int,
+    ) -> list[tuple[str, Limits, int]]:
+        """Return the next `limit` plans, kinds or resources that have limits, by their bytes, each
+        with its limits and members.
+        """
+        column = limits.c[what]
+        others = [one == b"" for one in _KEYS if one is not column]
+        query = self._select().where(*others, column > after.encode())
+        rows = connection.execute(query.order_by(column).limit(limit))
+        return [
+            (max(bytes(name) for name in names).decode(), _decode(document), members)
+            for *names, members, document in rows
+        ]
 
     def set_limits(
         self, connection: Connection, after: Subject | None, limit: int
@@ -226,17 +242,23 @@ class WindowQueries:
         """
         query = self._select()
         if after is not None:
-            key = [limits.c.user_id, limits.c.kind, limits.c.resource, limits.c.plan]
-            query = query.where(_is_after(key, _key(after)))
-        order = (limits.c.user_id, limits.c.kind, limits.c.resource, limits.c.plan)
-        rows = connection.execute(query.order_by(*order).limit(limit))
+            query = query.where(_is_after(_KEYS, _key(after)))
+        rows = connection.execute(query.order_by(*_KEYS).limit(limit))
         return [(_subject(*names), _decode(document)) for *names, _, document in rows]
 
     def _select(self) -> sa.Select[Any]:
-        columns = (limits.c.user_id, limits.c.kind, limits.c.resource, limits.c.plan)
-        return sa.select(*columns, limits.c.members, limits.c.document).where(
+        return sa.select(*_KEYS, limits.c.members, limits.c.document).where(
             limits.c.generation == self._generation
         )
+
+
+def _settings(rows: Iterable[Any]) -> LimitSettings:
+    settings = LimitSettings()
+    for *names, members, document in rows:
+        subject = _subject(*names)
+        settings.put(subject, _decode(document))
+        settings.put_members(subject, members)
+    return settings
 
 
 def _is_after(

@@ -56,11 +56,13 @@ class LineQueries:
         states = ((Kind(bytes(row.kind).decode()), _kind(row)) for row in rows)
         return [(kind, state.waiting) for kind, state in states if not state.is_capped]
 
-    def kinds(self, connection: Connection, limit: int) -> list[tuple[Kind, KindInLine]]:
+    def kinds(
+        self, connection: Connection, limit: int, after: str = ""
+    ) -> list[tuple[Kind, KindInLine]]:
         """Return up to `limit` kinds that were ever submitted, by name, with their state."""
         rows = connection.execute(
             sa.select(kinds)
-            .where(kinds.c.generation == self._generation)
+            .where(kinds.c.generation == self._generation, kinds.c.kind > after.encode())
             .order_by(kinds.c.kind)
             .limit(limit)
         )

@@ -31,8 +31,9 @@ def test_a_users_window_is_told_beside_the_global_one(
         "resets_at": "2026-01-31T12:01:00Z",
         "running": None,
     }
-    assert client.get("/v1/limits").json() == everyone
-    assert client.get("/v1/limits/bob").json() == {
+    further = {"windows": [], "paused": False, "set": {}}
+    assert client.get("/v1/limits").json() == everyone | further
+    assert client.get("/v1/limits/bob").json() == further | {
         "user_id": "bob",
         "limit": 600,
         "used": 2,
@@ -40,6 +41,11 @@ def test_a_users_window_is_told_beside_the_global_one(
         "window_seconds": 60,
         "resets_at": "2026-01-31T12:01:00Z",
         "running": None,
+        "plan": None,
+        "throttle": None,
+        "weight": 1.0,
+        "max_attempts": None,
+        "priority_max": None,
         "global": everyone,
     }
     assert client.get("/v1/limits/nobody").json()["used"] == 0
@@ -133,7 +139,16 @@ def test_a_user_runs_no_more_at_once_than_allowed_and_nobody_waits_behind(
 
 def test_a_kind_runs_no_more_at_once_than_allowed(client: httpx.Client) -> None:
     view = change(client, "kinds/slow", running=1)
-    assert view == {"kind": "slow", "waiting": 0, "running": 0, "running_limit": 1}
+    assert view == {
+        "kind": "slow",
+        "waiting": 0,
+        "running": 0,
+        "running_limit": 1,
+        "throttle": None,
+        "paused": False,
+        "retry": None,
+        "timeout_seconds": None,
+    }
     ids = [
         submit(client, user, kind=kind)["id"]
         for user in ("ada", "bob")

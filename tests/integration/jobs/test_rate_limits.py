@@ -21,6 +21,7 @@ from domain.language.events import RateLimitDecided, Scope
 from domain.language.identifiers import Kind, UserId
 from domain.log.log_time import SECOND_LOOK_SECONDS
 from entrypoints.service.fairlog import Fairlog
+from entrypoints.service.limit_reads import user_limits
 from projections.inline.live import LiveProjections
 from tests.support.clock import ManualClock
 from tests.support.core import (
@@ -135,7 +136,7 @@ def test_to_its_last_microsecond_a_window_is_used_up_and_then_it_is_not(
         assert types_of(outcomes(put(fairlog, submit(payload=3)))) == {"RateLimited": 1}
         clock.advance(60 - seconds)
         do(fairlog, submit(payload=3), Submitted)
-        view = asyncio.run(fairlog.user_limits(ALICE))
+        view = asyncio.run(user_limits(fairlog, ALICE))
         assert (view.used, view.remaining, view.resets_at) == (1, 1, at(120))
 
 

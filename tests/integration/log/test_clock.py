@@ -17,6 +17,7 @@ from domain.language.events import ClockCorrected, CorrectionReason
 from domain.language.identifiers import JobId, Kind, UserId, WorkerId
 from domain.log.log_time import SECOND_LOOK_SECONDS
 from entrypoints.service.fairlog import Fairlog
+from entrypoints.service.limit_reads import user_limits
 from entrypoints.use_cases.verification import verify_log
 from tests.support.clock import NOON, ManualClock
 from tests.support.core import do, execute_now, log_of, saved_rows, service
@@ -97,14 +98,14 @@ def test_windows_retries_and_schedules_go_on_while_the_clock_is_wrong(
     after_doubt(fairlog, clock, submission(3))
     with pytest.raises(RateLimited):
         execute_now(fairlog, submission(4))
-    assert asyncio.run(fairlog.user_limits(USER)).remaining == 0
+    assert asyncio.run(user_limits(fairlog, USER)).remaining == 0
     clock.advance(5)
     asyncio.run(fairlog.enforce_deadlines())
     assert (state(fairlog, first.id), state(fairlog, later.id)) == (State.QUEUED, State.SCHEDULED)
     clock.advance(60)
     asyncio.run(fairlog.enforce_deadlines())
     assert state(fairlog, later.id) is State.QUEUED
-    assert asyncio.run(fairlog.user_limits(USER)).remaining == 3
+    assert asyncio.run(user_limits(fairlog, USER)).remaining == 3
     do(fairlog, submission(4), Submitted)
 
     clock.step(-step)  # it is right again
@@ -133,10 +134,10 @@ def test_a_log_that_is_ahead_of_the_clock_goes_on(ahead: Fairlog, clock: ManualC
     clock.advance(SECOND_LOOK_SECONDS)
     with pytest.raises(RateLimited):
         execute_now(ahead, submission(4))
-    assert asyncio.run(ahead.user_limits(USER)).remaining == 0
+    assert asyncio.run(user_limits(ahead, USER)).remaining == 0
     clock.advance(60)
     assert asyncio.run(ahead.enforce_deadlines()) == 1  # the lost lease
-    assert asyncio.run(ahead.user_limits(USER)).remaining == 3
+    assert asyncio.run(user_limits(ahead, USER)).remaining == 3
     do(ahead, submission(4), Submitted)
     assert corrections(ahead) == [CorrectionReason.LOG_AHEAD]
     assert_verified(ahead)

@@ -50,6 +50,7 @@ _ERRORS: Final[Sequence[FairlogError]] = (
     errors.TooManySecrets(_KEY, 3),
     errors.UnknownPlan(PlanName("gold")),
     errors.PlanInUse(PlanName("gold"), 2),
+    errors.BeyondLimits(ALICE, "priority", 3, PlanName("gold")),
     errors.TooManyLimits(10_000),
     errors.UnknownJob(_JOB, NOW),
     errors.UnknownKey(_KEY),

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime
+from typing import Any
 
 import pytest
 from hypothesis import given as for_all
@@ -18,7 +19,8 @@ from domain.audit.whatif import (
 )
 from domain.language.commands import ChangeLimit, SubmitJob
 from domain.language.events import LimitChanged, RateLimitDecided, Recorded, Scope
-from domain.language.identifiers import UserId
+from domain.language.identifiers import PlanName, UserId
+from domain.language.limits import Rate
 from domain.language.moments import later
 from domain.language.policy import Policy
 from domain.limits.rate_limits import window_start
@@ -30,7 +32,7 @@ DEFAULTS = Defaults(3, 7)
 
 
 def replay(
-    recorded: Sequence[Recorded], since: datetime | None = None, **other: int
+    recorded: Sequence[Recorded], since: datetime | None = None, **other: Any
 ) -> tuple[dict[UserId, Outcome], Outcome]:
     what_if = WhatIf(OtherLimits(**other), Defaults(3, 7), since)
     for one in recorded:
@@ -260,3 +262,30 @@ def test_limits_of_kinds_are_none_of_its_business(limit: int | None) -> None:
     what_if = WhatIf(OtherLimits(), DEFAULTS, None)
     what_if.take(Recorded(1, NOW, None, LimitChanged(scope=Scope.KIND, limit=limit)))
     assert what_if.finish() == Outcome()
+
+
+GOLD = PlanName("gold")
+
+
+def test_users_are_decided_by_the_plan_that_they_were_on_then() -> None:
+    plan = ChangeLimit(scope=Scope.PLAN, plan=GOLD, limit=2)
+    on_plan = ChangeLimit(scope=Scope.USER, user_id=ALICE, plan=GOLD)
+    off_plan = ChangeLimit(scope=Scope.USER, user_id=ALICE, plan=None)
+    story = given(policy=SMALL).when(plan, on_plan).so
+    story = story.when(*[submit(payload=n) for n in range(3)], submit(BOB)).so
+    story = story.after(60).when(off_plan, *[submit(payload=9 + n) for n in range(3)]).so
+    same, _ = replay(story.recorded)
+    assert {user: one.would_be_admitted for user, one in same.items()} == {ALICE: 5, BOB: 1}
+    other, total = replay(story.recorded, plan_limits={GOLD: 1})
+    assert {user: one.would_be_admitted for user, one in other.items()} == {ALICE: 4, BOB: 1}
+    assert not total.is_estimate
+
+
+def test_what_a_further_window_refused_stays_refused() -> None:
+    limits = ChangeLimit(scope=Scope.USER, user_id=ALICE, windows=(Rate(1, 1),))
+    story = given().when(limits, submit(payload=1), submit(payload=2)).so
+    _, same = replay(story.recorded)
+    assert (same.admitted, same.refused, same.would_be_admitted) == (1, 1, 1)
+    assert not same.is_estimate
+    _, other = replay(story.recorded, user_limit=0)
+    assert (other.would_be_admitted, other.at_least, other.at_most) == (0, 0, 1)

@@ -4,15 +4,22 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from domain.decisions.answers import Submitted
 from domain.language.commands import ChangeLimit, DeletePlan
-from domain.language.errors import PlanInUse, TooManyLimits, UnknownPlan
-from domain.language.events import LimitChanged, PlanDeleted, RateLimitDecided, Scope
+from domain.language.errors import BeyondLimits, PlanInUse, TooManyLimits, UnknownPlan
+from domain.language.events import (
+    LimitChanged,
+    PlanDeleted,
+    RateLimitDecided,
+    Scope,
+    WindowUse,
+)
 from domain.language.identifiers import DEFAULT_PLAN, Kind, PlanName, ResourceName
 from domain.language.limits import Rate
 from domain.limits import limits as module
 from domain.limits.limits import NONE, Limits, Subject
 from tests.support.given import Given, given
-from tests.support.stories import ALICE, BOB, ECHO, submit
+from tests.support.stories import ALICE, BOB, ECHO, admitted, submit, submitted
 
 GOLD, FREE = PlanName("gold"), PlanName("free")
 
@@ -112,3 +119,31 @@ def test_only_so_many_subjects_have_limits_and_removed_ones_do_not_count(
     assert story.model.limits.of(Subject(ALICE, ECHO)) == NONE
     story = story.when(of_plan()).so
     story.when(ChangeLimit(scope=Scope.KIND, kind=Kind("b"), running=1)).then_refused(TooManyLimits)
+
+
+def test_a_job_that_asks_for_more_than_the_plan_allows_is_refused() -> None:
+    story = given().when(of_plan(max_attempts=2, priority_max=-1), of_user(plan=GOLD)).so
+    story.when(submit(max_attempts=3)).then_refused(BeyondLimits, admitted())
+    story.when(submit(priority=1)).then_refused(BeyondLimits, admitted())
+    story.when(submit(BOB, max_attempts=3, priority=1)).answer(Submitted)
+    job = story.when(submit()).answer(Submitted).job
+    assert (job.attempts_granted, job.priority) == (2, -1)
+
+
+def test_two_windows_admit_what_both_allow_and_the_later_end_is_named() -> None:
+    windows = (Rate(2, 1), Rate(3, 60))
+    story = given().when(of_user(windows=windows)).so
+    for used in (1, 2):
+        uses = tuple(WindowUse(Scope.USER, rate.limit, rate.seconds, used) for rate in windows)
+        story = story.when(submit(payload=used)).then(
+            admitted(used=used, windows=uses), submitted(payload=used)
+        )
+    refused = story.when(submit(payload=3)).events[0]
+    assert isinstance(refused, RateLimitDecided)
+    assert (refused.limit, refused.used, refused.window_name) == (2, 2, "user-1s")
+    assert WindowUse(Scope.USER, 600, 60, 2, is_default=True) in refused.windows
+    story = story.after(1).when(submit(payload=4)).so.after(1)
+    refused = story.when(submit(payload=5)).events[0]
+    assert isinstance(refused, RateLimitDecided)
+    assert (refused.limit, refused.used, refused.window_name) == (3, 3, "user-60s")
+    story.after(58).when(submit(payload=6)).answer(Submitted)

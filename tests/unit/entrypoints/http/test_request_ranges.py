@@ -5,12 +5,11 @@ from typing import Any
 import pytest
 
 from domain.language.errors import InvalidInput
+from entrypoints.http.limit_requests import KindChange, LimitChange
 from entrypoints.http.requests import (
     BulkRetry,
     ClaimRequest,
     Heartbeat,
-    KindChange,
-    LimitChange,
     Submission,
 )
 from entrypoints.http.strict_json import read_json
