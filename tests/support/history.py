@@ -102,7 +102,8 @@ def _tell_of_limits(fairlog: Fairlog, clock: ManualClock) -> None:
         fairlog,
         ChangeLimit(scope=Scope.RESOURCE, resource=ResourceName("shop:b"), running=None),
     )
-    do(fairlog, ChangeLimit(scope=Scope.KIND, kind=THUMB, retry=RetryPolicy(), timeout_seconds=9.0))
+    mail = Kind("mail")
+    do(fairlog, ChangeLimit(scope=Scope.KIND, kind=mail, retry=RetryPolicy(), timeout_seconds=9.0))
     waiting = [
         writer_of(fairlog).queue.put(SubmitJob(user_id=user, kind=kind, payload=body(number)))
         for number in range(6)
