@@ -9,7 +9,7 @@ from typing import Final
 
 import rich_click as click
 
-from entrypoints.cli import jobs
+from entrypoints.cli import jobs, limits
 from entrypoints.cli.audit import audit
 from entrypoints.cli.clock import clock
 from entrypoints.cli.database import doctor, migrate, rebuild, recover, verify
@@ -58,6 +58,13 @@ for _command in (
     whatif,
     erase,
     keys,
+    limits.limits,
+    limits.users,
+    limits.plans,
+    limits.kinds,
+    limits.resources,
+    limits.pause,
+    limits.resume,
     recover,
     doctor,
     clock,

@@ -1,0 +1,91 @@
+"""`fairlog limits`, `users`, `plans`, `kinds`, `resources`, `pause` and `resume`."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import rich_click as click
+from click.testing import CliRunner
+
+from domain.language.errors import InvalidInput, PlanInUse, UnknownPlan
+from entrypoints.cli.commands import cli
+from tests.support.core import service
+
+Run = Callable[..., str]
+
+
+@pytest.fixture
+def run(database_url: str) -> Run:
+    with service(database_url):
+        pass
+
+    def run(*arguments: object) -> str:
+        result = CliRunner(env={"FAIRLOG_DATABASE_URL": database_url}).invoke(
+            cli, list(map(str, arguments)), prog_name="fairlog", standalone_mode=False
+        )
+        if result.exception is not None:
+            raise result.exception
+        return result.stdout
+
+    return run
+
+
+def shown(run: Run, *arguments: object) -> Any:
+    return json.loads(run(*arguments, "--format", "json"))
+
+
+def test_plans_and_users_are_set_and_shown(run: Run) -> None:
+    given = ["--limit", 100, "--window", "10/1s", "--window", "500/1h", "--weight", 2.5]
+    run("plans", "set", "gold", *given, "--max-attempts", 5, "--max-priority", 3)
+    run("users", "set", "alice", "--plan", "gold", "--throttle", "5/1s", "--running", 2)
+    alice = shown(run, "users", "show", "alice")
+    assert (alice["limit"], alice["plan"], alice["weight"]) == (100, "gold", 2.5)
+    assert alice["set"] == {"plan": "gold", "running": 2, "throttle": {"limit": 5, "seconds": 1}}
+    assert [one["name"] for one in alice["windows"]] == ["user-1s", "user-3600s"]
+    assert "throttle: 5 in 1 s" in run("limits", "show", "alice")
+    assert run("plans", "list").startswith("gold; limit 100; windows 10 in 1 s, 500 in 3,600 s")
+    assert shown(run, "plans", "show", "gold")["users"] == 1
+    with pytest.raises(PlanInUse):
+        run("plans", "delete", "gold")
+    run("limits", "set", "alice", "--plan", "default", "--throttle", "default")
+    assert shown(run, "users", "show", "alice")["set"] == {"running": 2}
+    run("plans", "delete", "gold")
+    with pytest.raises(UnknownPlan):
+        run("plans", "show", "gold")
+
+
+def test_kinds_resources_and_pauses(run: Run) -> None:
+    run("kinds", "set", "thumb", "--running", 8)
+    run("resources", "set", "shop:*", "--running", 1, "--throttle", "2/30")
+    assert shown(run, "resources", "show", "shop:a")["set_by"] == "shop:*"
+    run("pause", "--kind", "thumb")
+    run("pause", "--user", "alice", "--kind", "thumb")
+    run("pause", "--all")
+    assert shown(run, "kinds", "show", "thumb")["paused"] is True
+    assert shown(run, "limits", "show")["paused"] is True
+    assert "paused yes" in run("kinds", "list")
+    run("resume", "--all")
+    run("resume", "--kind", "thumb")
+    assert shown(run, "kinds", "show", "thumb")["running_limit"] == 8
+    assert shown(run, "limits", "show")["paused"] is False
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "says"),
+    [
+        (["users", "set", "alice", "--weight", "0"], InvalidInput, "0.01 to 1,000"),
+        (["users", "set", "alice", "--weight", "nan"], InvalidInput, "0.01 to 1,000"),
+        (["users", "set", "alice", "--throttle", "5"], click.BadParameter, "like 10/1s"),
+        (["users", "set", "alice", "--window", "1/366d"], InvalidInput, "from 1 to 2678400"),
+        (["users", "set", "alice"], InvalidInput, "Send at least one of"),
+        (["users", "set", "a", "--kind", "b", "--weight", "1"], click.UsageError, "not weight"),
+        (["users", "set", "alice", "--plan", "none"], UnknownPlan, "fairlog plans set"),
+        (["pause"], click.UsageError, "Name one of"),
+    ],
+)
+def test_wrong_use_gets_a_sentence(
+    run: Run, arguments: list[str], error: type[Exception], says: str
+) -> None:
+    with pytest.raises(error, match=says):
+        run(*arguments)
