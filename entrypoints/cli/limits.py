@@ -434,7 +434,7 @@ def _show(reading: Awaitable[T], form: str) -> None:
         return
     for name, value in msgspec.to_builtins(view).items():
         if name not in {"global", "set"}:
-            echo(f"{name}: {_text(value)}")
+            echo(f"{name}: {value_text(value)}")
 
 
 def _list(page_after: Callable[[str], Awaitable[Any]], what: str, form: str) -> None:
@@ -447,7 +447,7 @@ def _list(page_after: Callable[[str], Awaitable[Any]], what: str, form: str) -> 
                 continue
             fields = {name: value for name, value in msgspec.to_builtins(one).items() if value}
             named = fields.pop(_NAMES[what])
-            parts = [f"{name} {_text(value)}" for name, value in fields.items()]
+            parts = [f"{name} {value_text(value)}" for name, value in fields.items()]
             echo("; ".join([printable(named), *parts]))
         after = page.next
 
@@ -456,7 +456,8 @@ async def _read(reading: Awaitable[T]) -> T:
     return await reading
 
 
-def _text(value: Any) -> str:  # noqa: ANN401 (any JSON value)
+def value_text(value: Any) -> str:  # noqa: ANN401 (any JSON value)
+    """Return a value of an answer as text for people."""
     match value:
         case None:
             return "-"
@@ -465,13 +466,13 @@ def _text(value: Any) -> str:  # noqa: ANN401 (any JSON value)
         case []:
             return "-"
         case list():
-            return ", ".join(map(_text, value))
+            return ", ".join(map(value_text, value))
         case {"limit": limit, "seconds": seconds, "used": used}:
             return f"{used:,} of {limit:,} in {seconds:,} s"
         case {"limit": limit, "seconds": seconds}:
             return f"{limit:,} in {seconds:,} s"
         case dict():
-            return ", ".join(f"{name} {_text(one)}" for name, one in value.items())
+            return ", ".join(f"{name} {value_text(one)}" for name, one in value.items())
         case int():
             return f"{value:,}"
         case _:

@@ -7,11 +7,14 @@ import rich_click as click
 from click.exceptions import UsageError
 
 from domain.language import validation
+from domain.language.events import Scope
 from entrypoints.cli.keys import key_line
+from entrypoints.cli.limits import value_text
 from entrypoints.cli.options import format_option, limit_option
 from entrypoints.cli.output import echo, examples, printable
 from entrypoints.cli.session import database_url_option, open_log
-from entrypoints.service.views import JobView, LimitView, PastStateView
+from entrypoints.service.past_views import LimitView, PastStateView
+from entrypoints.service.views import JobView
 from entrypoints.use_cases.time_travel import JOBS_SHOWN_MAX, TimeTravel
 
 
@@ -103,13 +106,23 @@ def _as_text(state: PastStateView) -> str:
 
 
 def _limit(limit: LimitView) -> str:
-    subject = (
-        f"user {printable(limit.user_id)}"
-        if limit.user_id is not None
-        else f"kind {printable(limit.kind)}"
-        if limit.kind is not None
-        else "all users together"
-    )
+    names = {
+        Scope.GLOBAL: "all users together",
+        Scope.USER: f"user {limit.user_id}",
+        Scope.KIND: f"kind {limit.kind}",
+        Scope.USER_KIND: f"kind {limit.kind} of user {limit.user_id}",
+        Scope.PLAN: f"plan {limit.plan}",
+        Scope.RESOURCE: f"resource {limit.resource}",
+    }
     submissions = "the default" if limit.limit is None else f"{limit.limit:,}"
     running = "no cap" if limit.running is None else f"{limit.running:,}"
-    return f"limit of {subject}: {submissions} submissions a window, {running} running at once"
+    others = {
+        name: value
+        for name, value in msgspec.to_builtins(limit.set).items()
+        if name not in {"limit", "running"} and not (limit.scope is Scope.PLAN and name == "plan")
+    }
+    return (
+        f"limit of {printable(names[limit.scope])}: {submissions} submissions a window, "
+        f"{running} running at once"
+        + "".join(f", {name} {value_text(value)}" for name, value in others.items())
+    )

@@ -12,7 +12,8 @@ from entrypoints.http.access import key_of
 from entrypoints.http.parameters import AsOf
 from entrypoints.http.strict_request import StrictRequest
 from entrypoints.service.fairlog import Fairlog
-from entrypoints.service.views import PastStateView, StatsView
+from entrypoints.service.past_views import PastStateView
+from entrypoints.service.views import StatsView
 from entrypoints.use_cases.readiness import Readiness, readiness_of
 from entrypoints.use_cases.time_travel import TimeTravel
 

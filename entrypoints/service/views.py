@@ -27,7 +27,6 @@ from domain.language.ranges import (
 from domain.language.retry_fields import RetryFields, retry_fields
 from domain.limits.rate_limits import WindowState
 from entrypoints.runtime.text import type_and_message
-from entrypoints.service.key_views import KeyView
 
 _NULL = Raw(b"null")
 
@@ -438,37 +437,3 @@ class StatsView(Struct, frozen=True, kw_only=True):
         msgspec.field(name="global")
     )
     rates: Annotated[RatesView, Meta(description="What this server has done.")]
-
-
-class LimitView(Struct, frozen=True):
-    """Limits set for a user, for a kind or, if both are null, for all users together."""
-
-    user_id: Annotated[UserId | None, NAME, Meta(description="The user, or null.")]
-    kind: Annotated[Kind | None, NAME, Meta(description="The kind of job, or null.")]
-    limit: Annotated[
-        Limit | None, Meta(description="Submissions per window. null: the server's default.")
-    ]
-    running: _RunningLimit
-
-
-class PastStateView(Struct, frozen=True, kw_only=True):
-    """The service in numbers at an earlier moment, with the limits that were set.
-
-    A default limit is the one of the latest decision before that moment, or today's without one.
-    """
-
-    position: Annotated[_Position, Meta(description="The position of the latest event included.")]
-    recorded_at: Annotated[Time, Meta(description="When that event was recorded.")]
-    jobs: _JobsByState
-    total: _Total
-    line: Annotated[LineView, Meta(description="The waiting line.")]
-    limits: Annotated[
-        Sequence[LimitView], Meta(description="The first 1000 limits, by user and kind.")
-    ]
-    limits_total: Annotated[Count, Meta(description="All limits that were set.")]
-    keys: Annotated[
-        Sequence[KeyView], Meta(description="The API keys that were valid, by creation.")
-    ]
-    global_: Annotated[WindowView, Meta(description="The window of all users together.")] = (
-        msgspec.field(name="global")
-    )

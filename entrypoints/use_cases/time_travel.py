@@ -24,13 +24,12 @@ from domain.language.identifiers import JobId, UserId
 from domain.language.policy import Policy
 from entrypoints.service.fairlog import Fairlog
 from entrypoints.service.key_views import KeyView, key_views
+from entrypoints.service.past_views import PastStateView, limit_view
 from entrypoints.service.queries import FRONT_OF_LINE, KINDS_SHOWN_MAX
 from entrypoints.service.views import (
     JobView,
     KindView,
-    LimitView,
     LineView,
-    PastStateView,
     TurnView,
     window_view,
 )
@@ -152,10 +151,7 @@ def state_view(
                 for user_id, user in line_in_order(state)[:FRONT_OF_LINE]
             ],
         ),
-        limits=[
-            LimitView(subject.user_id or None, subject.kind or None, one.submissions, one.running)
-            for subject, one in found[:LIMITS_SHOWN_MAX]
-        ],
+        limits=[limit_view(subject, one) for subject, one in found[:LIMITS_SHOWN_MAX]],
         limits_total=len(found),
         keys=keys,
         global_=window_view(

@@ -50,6 +50,10 @@ def test_plans_and_users_are_set_and_shown(run: Run) -> None:
         run("plans", "delete", "gold")
     run("limits", "set", "alice", "--plan", "default", "--throttle", "default")
     assert shown(run, "users", "show", "alice")["set"] == {"running": 2}
+    then = run("audit", "state", "--as-of", "2")
+    assert "limit of user alice: the default submissions a window, 2 running at once" in then
+    assert "throttle 5 in 1 s, plan gold" in then
+    assert "limit of plan gold: 100 submissions a window, no cap running at once" in then
     run("plans", "delete", "gold")
     with pytest.raises(UnknownPlan):
         run("plans", "show", "gold")
