@@ -100,8 +100,26 @@ class Explanation(Struct, frozen=True, kw_only=True):
     reasons: Sequence[Mapping[str, Any]]  # each with `code`, `text` and numbers
 
 
+class Rate(Struct, frozen=True):
+    """A limit in each window of some length."""
+
+    limit: int
+    seconds: int
+
+
+class WindowUse(Struct, frozen=True):
+    """A further window of submissions, and its use."""
+
+    name: str  # in the RateLimit header fields
+    limit: int
+    seconds: int
+    used: int
+    remaining: int
+    resets_at: datetime  # exclusive
+
+
 class Limits(Struct, frozen=True, kw_only=True):
-    """A rate-limit window and its use."""
+    """Limits, and the use of the windows of submissions."""
 
     limit: int  # submissions that a window allows
     used: int
@@ -109,13 +127,42 @@ class Limits(Struct, frozen=True, kw_only=True):
     window_seconds: int
     resets_at: datetime  # exclusive
     running: int | None = None  # how many jobs may run at once; None: any number
+    windows: Sequence[WindowUse] = ()  # further ones; all have to allow
+    paused: bool = False  # no job starts
 
 
 class UserLimits(Limits, frozen=True, kw_only=True):
-    """The window of a user, and that of all users together."""
+    """A user's limits, each the user's own or that of the plan."""
 
     user_id: str
+    plan: str | None = None  # whose limits apply; None: none
+    throttle: Rate | None = None  # starts of jobs; None: not limited
+    weight: float = 1.0  # share of the service
+    max_attempts: int | None = None  # that a job may ask for; None: any number
+    priority_max: int | None = None  # likewise
     global_: Limits = field(name="global")
+
+
+class Plan(Struct, frozen=True, kw_only=True):
+    """A plan: the limits of all users on it. None: as without a plan."""
+
+    name: str
+    users: int  # who have been put on it
+    limit: int | None = None  # submissions per window of the server
+    running: int | None = None
+    windows: Sequence[Rate] | None = None
+    throttle: Rate | None = None
+    weight: float | None = None
+    paused: bool | None = None
+    max_attempts: int | None = None
+    priority_max: int | None = None
+
+
+class PlansPage(Struct, frozen=True):
+    """A page of plans, by name."""
+
+    plans: Sequence[Plan]
+    next: str | None = None  # the cursor of the next page; None: no more
 
 
 class BatchOutcome(Struct, frozen=True):

@@ -5,10 +5,9 @@ import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any
-from urllib.parse import quote
 
 import msgspec
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import Struct
 
 from fairlog_client.answers import (
     ENDED,
@@ -19,9 +18,7 @@ from fairlog_client.answers import (
     Explanation,
     JobsPage,
     JobState,
-    Limits,
     State,
-    UserLimits,
     decoded,
 )
 from fairlog_client.errors import (
@@ -49,6 +46,7 @@ from fairlog_client.flows import (
     read,
     refusal_of,
 )
+from fairlog_client.limit_calls import LimitCalls
 from fairlog_client.retry_policies import RetryPolicy
 from fairlog_client.sse import EventParser
 from fairlog_client.worker.json_values import check_json
@@ -109,7 +107,7 @@ class Submission(Struct, frozen=True, kw_only=True, omit_defaults=True):
             raise InvalidArguments(f"The submission cannot be sent as JSON: {error}") from None
 
 
-class Calls:
+class Calls(LimitCalls):
     """The calls that a client makes, with its retries."""
 
     def __init__(self, retries: Retries) -> None:
@@ -293,37 +291,6 @@ class Calls:
         response = yield from answered(request, self.retries)
         return read(response, Explanation)
 
-    # Limits
-
-    def limits(self, user_id: str) -> Flow[UserLimits]:
-        """Return the window of a user, and that of all users together."""
-        request = Request(method="GET", path=_limits_path(user_id))
-        response = yield from answered(request, self.retries)
-        return read(response, UserLimits)
-
-    def global_limits(self) -> Flow[Limits]:
-        """Return the window of all users together."""
-        request = Request(method="GET", path="/v1/limits")
-        response = yield from answered(request, self.retries)
-        return read(response, Limits)
-
-    def set_limits(
-        self,
-        user_id: str | None,
-        *,
-        limit: int | UnsetType | None = UNSET,
-        running: int | UnsetType | None = UNSET,
-    ) -> Flow[Limits]:
-        """Set the submissions a window and the jobs running at once of a user; user_id None: the
-        submissions of all users together. A limit of None is the server's default again.
-        """
-        changed = {"limit": limit, "running": running}
-        fields = {name: value for name, value in changed.items() if value is not UNSET}
-        path = "/v1/limits" if user_id is None else _limits_path(user_id)
-        request = Request(method="PUT", path=path, content=msgspec.json.encode(fields))
-        response = yield from answered(request, self.retries)
-        return read(response, Limits)
-
     # The log
 
     def audit(
@@ -478,9 +445,3 @@ def rfc3339(moment: datetime, name: str) -> str:
     if moment.tzinfo is None:
         raise InvalidArguments(f"{name} needs a time zone, such as datetime.now(timezone.utc).")
     return moment.astimezone(timezone.utc).isoformat()
-
-
-def _limits_path(user_id: str) -> str:
-    if not user_id:
-        raise InvalidArguments("user_id is empty; the limits of all users are global_limits().")
-    return f"/v1/limits/{quote(user_id, safe='')}"

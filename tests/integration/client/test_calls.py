@@ -10,7 +10,16 @@ from typing import Any
 
 import pytest
 
-from fairlog_client import JobCancelled, JobFailed, ResultTimeout, RetryPolicy, Submission
+from fairlog_client import (
+    Conflict,
+    JobCancelled,
+    JobFailed,
+    NotFound,
+    Rate,
+    ResultTimeout,
+    RetryPolicy,
+    Submission,
+)
 from tests.support.server import AppServer, claim
 
 _numbers = itertools.count()
@@ -211,6 +220,22 @@ def test_limits_are_read_and_set(client: Any) -> None:
     assert limits.global_.limit == client.global_limits().limit == 1_000_000
     client.set_limits(user, running=None)
     assert (client.limits(user).limit, client.limits(user).running) == (50, None)
+
+
+def test_plans_are_set_listed_and_deleted(client: Any) -> None:
+    user, name = new_user(), new_user()
+    plan = client.set_plan(name, limit=9, windows=[Rate(2, 1)], throttle=Rate(5, 1), weight=2.5)
+    assert (plan.windows, plan.throttle, plan.users) == ([Rate(2, 1)], Rate(5, 1), 0)
+    limits = client.set_limits(user, plan=name)
+    assert (limits.plan, limits.limit, limits.weight) == (name, 9, 2.5)
+    assert [window.name for window in limits.windows] == ["user-1s"]
+    assert (client.plan(name).users, name in [one.name for one in client.plans()]) == (1, True)
+    with pytest.raises(Conflict):
+        client.delete_plan(name)
+    client.set_limits(user, plan=None)
+    client.delete_plan(name)
+    with pytest.raises(NotFound):
+        client.plan(name)
 
 
 def test_events_are_streamed_as_they_happen(client: Any, kind: str) -> None:

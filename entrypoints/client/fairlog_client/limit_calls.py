@@ -1,0 +1,134 @@
+"""The calls about limits and plans."""
+
+from collections.abc import Sequence
+from typing import Any
+from urllib.parse import quote
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from fairlog_client.answers import Limits, Plan, PlansPage, Rate, UserLimits
+from fairlog_client.errors import InvalidArguments
+from fairlog_client.flows import Flow, Item, Items, Request, Retries, answered, read
+
+
+class LimitCalls:
+    """The calls about limits and plans. A limit of None is the default again."""
+
+    retries: Retries
+
+    def limits(self, user_id: str) -> Flow[UserLimits]:
+        """Return the limits of a user, with the window of all users together."""
+        request = Request(method="GET", path=_limits_path(user_id))
+        response = yield from answered(request, self.retries)
+        return read(response, UserLimits)
+
+    def global_limits(self) -> Flow[Limits]:
+        """Return the limits of all users together."""
+        request = Request(method="GET", path="/v1/limits")
+        response = yield from answered(request, self.retries)
+        return read(response, Limits)
+
+    def set_limits(  # noqa: PLR0913 (each is a limit)
+        self,
+        user_id: str | None,
+        *,
+        limit: int | UnsetType | None = UNSET,
+        running: int | UnsetType | None = UNSET,
+        windows: Sequence[Rate] | UnsetType | None = UNSET,
+        throttle: Rate | UnsetType | None = UNSET,
+        weight: float | UnsetType | None = UNSET,
+        plan: str | UnsetType | None = UNSET,
+        paused: bool | UnsetType | None = UNSET,
+        max_attempts: int | UnsetType | None = UNSET,
+        priority_max: int | UnsetType | None = UNSET,
+    ) -> Flow[Limits]:
+        """Set limits of a user, or of all users together with a user_id of None.
+
+        Those that are not given stay. Raises `NotFound` for a plan that does not exist.
+        """
+        content = _given(
+            limit=limit,
+            running=running,
+            windows=windows,
+            throttle=throttle,
+            weight=weight,
+            plan=plan,
+            paused=paused,
+            max_attempts=max_attempts,
+            priority_max=priority_max,
+        )
+        path = "/v1/limits" if user_id is None else _limits_path(user_id)
+        response = yield from answered(
+            Request(method="PUT", path=path, content=content), self.retries
+        )
+        return read(response, Limits if user_id is None else UserLimits)
+
+    def plans(self) -> Items[Plan]:
+        """Yield all plans by name, reading them page by page."""
+        params: dict[str, Any] = {}
+        while True:
+            request = Request(method="GET", path="/v1/plans", params=params)
+            page = read((yield from answered(request, self.retries)), PlansPage)
+            for plan in page.plans:
+                yield Item(plan)
+            if page.next is None:
+                return
+            params = {"cursor": page.next}
+
+    def plan(self, name: str) -> Flow[Plan]:
+        """Return a plan. Raises `NotFound`."""
+        request = Request(method="GET", path=_plan_path(name))
+        response = yield from answered(request, self.retries)
+        return read(response, Plan)
+
+    def set_plan(  # noqa: PLR0913 (each is a limit)
+        self,
+        name: str,
+        *,
+        limit: int | UnsetType | None = UNSET,
+        running: int | UnsetType | None = UNSET,
+        windows: Sequence[Rate] | UnsetType | None = UNSET,
+        throttle: Rate | UnsetType | None = UNSET,
+        weight: float | UnsetType | None = UNSET,
+        paused: bool | UnsetType | None = UNSET,
+        max_attempts: int | UnsetType | None = UNSET,
+        priority_max: int | UnsetType | None = UNSET,
+    ) -> Flow[Plan]:
+        """Set limits of a plan for all its users at once, or make it."""
+        content = _given(
+            limit=limit,
+            running=running,
+            windows=windows,
+            throttle=throttle,
+            weight=weight,
+            paused=paused,
+            max_attempts=max_attempts,
+            priority_max=priority_max,
+        )
+        request = Request(method="PUT", path=_plan_path(name), content=content)
+        response = yield from answered(request, self.retries)
+        return read(response, Plan)
+
+    def delete_plan(self, name: str) -> Flow[None]:
+        """Delete a plan. Raises `NotFound`, and `Conflict` while users are on it."""
+        request = Request(method="DELETE", path=_plan_path(name), is_repeatable=False)
+        yield from answered(request, self.retries)
+
+
+def _given(**fields: object) -> bytes:
+    return msgspec.json.encode(
+        {name: value for name, value in fields.items() if value is not UNSET}
+    )
+
+
+def _limits_path(user_id: str) -> str:
+    if not user_id:
+        raise InvalidArguments("user_id is empty; the limits of all users are global_limits().")
+    return f"/v1/limits/{quote(user_id, safe='')}"
+
+
+def _plan_path(name: str) -> str:
+    if not name:
+        raise InvalidArguments("The name of a plan is empty.")
+    return f"/v1/plans/{quote(name, safe='')}"
