@@ -24,7 +24,17 @@ Form = Annotated[dict[str, Any], Body(media_type=RequestEncodingType.URL_ENCODED
 
 PAUSE: Final = LimitChange(running=0)
 RESUME: Final = LimitChange(running=None)
-CLEAR: Final = LimitChange(limit=None, running=None)
+CLEAR: Final = LimitChange(
+    limit=None,
+    running=None,
+    windows=None,
+    throttle=None,
+    weight=None,
+    plan=None,
+    paused=None,
+    max_attempts=None,
+    priority_max=None,
+)
 
 
 @post("/limits/change", status_code=HTTP_200_OK)
@@ -68,10 +78,13 @@ def to_command(form: dict[str, str]) -> ChangeLimit:
         case "kind":
             if isinstance(change.limit, int):
                 raise InvalidInput("A kind has no limit of submissions; set how many may run.")
-            return StartLimitChange(running=change.running).of_kind(validation.kind(name))
+            of_kind = StartLimitChange(
+                running=change.running, throttle=change.throttle, paused=change.paused
+            )
+            return of_kind.of_kind(validation.kind(name))
         case "all":
             if change is CLEAR:
-                change = LimitChange(limit=None)
+                change = LimitChange(limit=None, windows=None, paused=None)
             return change.of_all()
         case _:
             raise InvalidInput("Choose a user, a kind or all users together.")

@@ -1,5 +1,6 @@
 """Limits: all that are set, the current windows, who is refused, and the limits of one user."""
 
+from collections.abc import Iterator
 from typing import Any, Final
 
 import msgspec
@@ -13,7 +14,8 @@ from domain.language import validation
 from domain.language.errors import InvalidInput
 from domain.language.events import Scope
 from domain.language.identifiers import GLOBAL, Kind, PlanName, ResourceName, UserId
-from domain.limits.limits import NONE, Subject
+from domain.language.limits import Rate
+from domain.limits.limits import NONE, Limits, Subject
 from domain.limits.rate_limits import WindowState, window_start
 from entrypoints.dashboard.context import HOUR_SECONDS, DashboardContext, ShownMoment
 from entrypoints.dashboard.rendering import is_from_page
@@ -23,7 +25,24 @@ _USERS_SHOWN: Final = 20
 _REFUSED_SHOWN: Final = 20
 _SETTINGS_READ: Final = 200
 _KINDS_OFFERED: Final = 200
-_SCOPES: Final = {Scope.USER: "user", Scope.KIND: "kind", Scope.GLOBAL: "all"}
+_SCOPES: Final = {
+    Scope.USER: "user",
+    Scope.KIND: "kind",
+    Scope.GLOBAL: "all",
+    Scope.PLAN: "plan",
+    Scope.USER_KIND: "user's kind",
+    Scope.RESOURCE: "resource",
+}
+_LABELS: Final = {
+    "submissions": "Submissions per window",
+    "windows": "Further windows",
+    "running": "Running at once",
+    "throttle": "Starts",
+    "weight": "Weight",
+    "paused": "Paused",
+    "max_attempts": "Most attempts",
+    "priority_max": "Highest priority",
+}
 _AFTER: Final = ("after_user", "after_kind", "after_resource", "after_plan")
 
 
@@ -33,13 +52,23 @@ class UserWindow(Struct, frozen=True):
     running: int | None  # the cap on jobs running at once
 
 
+class Effective(Struct, frozen=True):
+    """A limit that holds for a user, and where it comes from."""
+
+    label: str
+    value: str
+    source: str  # the user, a plan or the server
+
+
 class Setting(Struct, frozen=True):
     """The limits that are set for one subject; None: the default."""
 
-    scope: str  # user, kind or all
-    name: str  # of the user or kind; empty for all users together
+    scope: str  # a value of _SCOPES
+    name: str  # empty for all users together
     submissions: int | None  # per window
     running: int | None  # at once; 0: paused
+    others: str  # the other limits, as a sentence
+    has_form: bool  # the form of the page can change it
 
     def values(self, action: str) -> str:
         """Return the fields of the form that does `action` to it, as JSON."""
@@ -80,6 +109,7 @@ async def limits(
             **_read(context, connection, at),
             **_settings(context, connection, after),
             "wanted": _users(context, connection, at, [wanted])[0] if wanted is not None else None,
+            "effective": _effective(context, connection, at, wanted) if wanted is not None else (),
             "line": context.fairlog.line.user(connection, wanted) if wanted is not None else None,
             "problem": problem,
         },
@@ -106,12 +136,14 @@ def _settings(
     shown = [
         Setting(
             _SCOPES[subject.scope],
-            subject.user_id or subject.kind,
+            " · ".join(name for name in subject if name),
             limits.submissions,
             limits.running,
+            "; ".join(_others(subject, limits)),
+            subject.scope in {Scope.USER, Scope.KIND, Scope.GLOBAL},
         )
         for subject, limits in found
-        if subject.scope in _SCOPES and limits != NONE
+        if limits != NONE
     ]
     is_cut = len(found) == _SETTINGS_READ
     return {
@@ -119,6 +151,57 @@ def _settings(
         "is_first_page": after is None,
         "following": dict(zip(_AFTER, found[-1][0], strict=True)) if is_cut else None,
     }
+
+
+def _others(subject: Subject, limits: Limits) -> Iterator[str]:
+    """Yield what is set beside submissions and jobs running at once."""
+    if limits.plan is not None and subject.scope is Scope.USER:
+        yield f"plan {limits.plan}"
+    for name in ("windows", "throttle", "weight", "paused", "max_attempts", "priority_max"):
+        value = getattr(limits, name)
+        if value is not None:
+            yield f"{_LABELS[name].lower()} {_text(name, value)}"
+    if limits.retry is not None:
+        yield "a retry policy"
+    if limits.timeout_seconds is not None:
+        yield f"time-out {limits.timeout_seconds:g} s"
+
+
+def _text(name: str, value: object) -> str:
+    match value:
+        case Rate(limit=limit, seconds=seconds):
+            return f"{limit:,} in {seconds:,} s"
+        case tuple():
+            return ", ".join(_text(name, one) for one in value) or "none"
+        case bool():
+            return "yes" if value else "no"
+        case int() if name == "weight":
+            return f"{value / 100:g}"
+        case int():
+            return f"{value:,}"
+        case _:
+            return str(value)
+
+
+def _effective(
+    context: DashboardContext, connection: Connection, at: ShownMoment, user_id: UserId
+) -> list[Effective]:
+    """Return the limits that hold for a user, each with what sets it."""
+    windows, settings = context.fairlog.windows.load(connection, [user_id], at.now)
+    own, limits = settings.users.get(user_id, NONE), settings.of_user(user_id)
+    limit = windows.user_window(settings, user_id, context.fairlog.policy, at.now).limit
+    found = []
+    for name, label in _LABELS.items():
+        value = getattr(limits, name)
+        if value is None and name != "submissions":
+            continue
+        source = f"plan {limits.plan}"
+        if getattr(own, name) is not None:
+            source = "the user"
+        elif value is None:
+            source = "the server"
+        found.append(Effective(label, _text(name, limit if value is None else value), source))
+    return found
 
 
 def _read(context: DashboardContext, connection: Connection, at: ShownMoment) -> dict[str, object]:

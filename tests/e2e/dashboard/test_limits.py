@@ -113,6 +113,22 @@ def test_many_limits_are_listed_in_pages(opened: Window, server: FairlogServer) 
     expect(set_rows(page).first).to_contain_text("user-000")
 
 
+def test_plans_are_listed_and_a_user_s_limits_say_where_they_come_from(
+    opened: Window, server: FairlogServer
+) -> None:
+    gold = {"limit": 70, "weight": 2.5, "windows": [{"limit": 10, "seconds": 1}]}
+    server.client.put("/v1/plans/gold", json=gold).raise_for_status()
+    own = {"plan": "gold", "running": 4}
+    server.client.put("/v1/limits/acme", json=own).raise_for_status()
+    page = opened.go("/limits?user=acme")
+    expect(set_rows(page)).to_have_count(2)
+    expect(set_rows(page).filter(has_text="gold").first).to_contain_text("10 in 1 s; weight 2.5")
+    facts = page.locator("section:has(#h-wanted)")
+    expect(facts).to_contain_text("70 set for plan gold")
+    expect(facts).to_contain_text("2.5 set for plan gold")
+    expect(facts).to_contain_text("4 set for the user")
+
+
 def test_another_site_cannot_change_a_limit(server: FairlogServer) -> None:
     form = {"scope": "user", "name": "acme", "action": "pause"}
     assert server.client.post("/limits/change", data=form).status_code == 403

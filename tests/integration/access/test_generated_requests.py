@@ -43,6 +43,8 @@ EXAMPLES: Final = {GenerationMode.POSITIVE: 6, GenerationMode.NEGATIVE: 5}
 @pytest.fixture(scope="module")
 def keyed(new_database_url: NewDatabase) -> Iterator[KeyedServer]:
     with keyed_server(new_database_url()) as server:
+        with server.client("admin") as client:  # a plan to be deleted, beside the key of that name
+            client.put("/v1/plans/victim", json={}).raise_for_status()
         yield server
 
 

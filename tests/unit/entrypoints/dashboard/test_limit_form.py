@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 
 from domain.language.commands import ChangeLimit
@@ -9,6 +11,7 @@ from entrypoints.dashboard.limit_form import to_command
 ADA, EXPORT = UserId("ada"), Kind("export")
 USER = {"scope": "user", "name": "ada"}
 KIND = {"scope": "kind", "name": "export"}
+STARTS: Any = {"running": None, "throttle": None, "paused": None}
 ALL = {"scope": "all", "name": ""}
 
 
@@ -24,13 +27,26 @@ ALL = {"scope": "all", "name": ""}
         (USER | {"action": "resume"}, ChangeLimit(scope=Scope.USER, user_id=ADA, running=None)),
         (
             USER | {"action": "clear", "limit": "7"},
-            ChangeLimit(scope=Scope.USER, user_id=ADA, limit=None, running=None),
+            ChangeLimit(
+                scope=Scope.USER,
+                user_id=ADA,
+                plan=None,
+                limit=None,
+                windows=None,
+                weight=None,
+                max_attempts=None,
+                priority_max=None,
+                **STARTS,
+            ),
         ),
         (KIND | {"running": "3"}, ChangeLimit(scope=Scope.KIND, kind=EXPORT, running=3)),
         (KIND | {"action": "pause"}, ChangeLimit(scope=Scope.KIND, kind=EXPORT, running=0)),
-        (KIND | {"action": "clear"}, ChangeLimit(scope=Scope.KIND, kind=EXPORT, running=None)),
+        (KIND | {"action": "clear"}, ChangeLimit(scope=Scope.KIND, kind=EXPORT, **STARTS)),
         (ALL | {"limit": "0"}, ChangeLimit(scope=Scope.GLOBAL, limit=0)),
-        (ALL | {"action": "clear"}, ChangeLimit(scope=Scope.GLOBAL, limit=None)),
+        (
+            ALL | {"action": "clear"},
+            ChangeLimit(scope=Scope.GLOBAL, limit=None, windows=None, paused=None),
+        ),
     ],
 )
 def test_a_form_becomes_a_change(form: dict[str, str], command: ChangeLimit) -> None:
