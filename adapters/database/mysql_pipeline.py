@@ -91,7 +91,7 @@ class PipelinedConnection(ShortTimeoutConnection):
         return affected
 
     def hold(self, statement: str) -> None:
-        """Send an insert or a delete with a later statement. Raises error 1153, see `query`."""
+        """Send a statement without a result with a later one. Raises error 1153 as `query` does."""
         self._check_size(statement)
         if self._held_characters + len(statement) >= self._packet_bytes_max:
             self._send_held()
@@ -188,7 +188,9 @@ class PipelinedConnection(ShortTimeoutConnection):
 
 
 class PipelinedCursor(DriverCursor):
-    """`executemany` of an insert or a delete only holds it; its `rowcount` is not known (-1)."""
+    """`executemany` of an insert, a delete or an update only holds it; its `rowcount` is not known
+    (-1).
+    """
 
     def execute(self, query: Any, args: Any = None) -> int:  # noqa: ANN401 (as in PyMySQL)
         if isinstance(args, tuple) and _around_values(query) is not None:
@@ -197,7 +199,7 @@ class PipelinedCursor(DriverCursor):
 
     def executemany(self, query: str, args: Any) -> int | None:  # noqa: ANN401 (as in PyMySQL)
         around = _around_values(query)
-        is_held = around is not None or query.startswith("DELETE ")
+        is_held = around is not None or query.startswith(("DELETE ", "UPDATE "))
         if not args or not is_held or isinstance(args[0], dict):
             return super().executemany(query, args)
         connection = self._pipeline()

@@ -47,9 +47,9 @@ _UNKNOWN_VERSION: Final = -1
 
 
 class Appended(NamedTuple):
-    """A batch that was appended."""
+    """Events that were appended."""
 
-    head: Head  # after the batch; `move_head` stores it
+    head: Head  # after the events; `move_head` stores it
     leaves: Sequence[Leaf]  # of its events, see `domain.log.chain`
 
 
@@ -155,8 +155,8 @@ class SqlEventLog:
         recorded: Sequence[Recorded],
         new_bodies: Sequence[tuple[int, bytes]],
     ) -> Appended:
-        """Write a batch after the head. Needs the head lock, and `move_head` in the same
-        transaction; all events have the head's `now`.
+        """Write events after the head, which may be the one that `append` returned before. Needs
+        the head lock, and `move_head` in the same transaction; all events have the head's `now`.
         """
         at = to_micros(head.now)
         rows = []
@@ -186,7 +186,7 @@ class SqlEventLog:
 
     def set_saved(self, connection: Connection, position: int) -> None:
         """Note the position that the rows of the inline projections stand at. Needs the lock."""
-        connection.exec_driver_sql(self._set_saved, (position,))
+        connection.exec_driver_sql(self._set_saved, [(position,)])  # is not waited for
 
     def saved(self, connection: Connection) -> tuple[int, int]:
         """Return the head position, and the one that the rows of the inline projections stand at.

@@ -41,7 +41,7 @@ COMMANDS_MAX: Final = 20_000  # waiting, submissions included
 SUBMISSIONS_MAX: Final = 16_000  # waiting
 BYTES_MAX: Final = 256 * 1024 * 1024  # of bodies waiting
 SUBMISSION_BYTES_MAX: Final = 192 * 1024 * 1024  # of payloads waiting, part of BYTES_MAX
-BATCH_COMMANDS_MAX: Final = 256
+BATCH_COMMANDS_MAX: Final = 512
 BATCH_JOBS_MAX: Final = 2000  # or kinds, named by a batch's commands: bounds the lock's time
 # Escaping at most doubles the size of a statement, which must stay far below the default
 # max_allowed_packet of MySQL and MariaDB, 16 MiB.

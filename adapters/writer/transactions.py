@@ -58,6 +58,20 @@ class WrittenBatch(Struct, frozen=True):
     has_changed_rows: bool  # so there is something to commit, even without events
 
 
+class _Append:
+    """The events of a transaction, which are sent to the database while more are decided."""
+
+    def __init__(self, log: SqlEventLog, connection: Connection, head: Head) -> None:
+        self.head = head  # after the events that were appended
+        self.leaves: list[Leaf] = []
+        self._log = log
+        self._connection = connection
+
+    def __call__(self, recorded: Sequence[Recorded], bodies: Sequence[tuple[int, bytes]]) -> None:
+        self.head, leaves = self._log.append(self._connection, self.head, recorded, bodies)
+        self.leaves += leaves
+
+
 class Transactions:
     """The transactions on the writer's connection, which is opened when it is needed."""
 
@@ -166,16 +180,17 @@ class Transactions:
             done = self._decide_and_append(
                 connection, head, commands, corrected, outbox_error, saves=saves
             )
+            has_saved = self._projections.saved != head.saved
             if done.recorded:
                 self.in_doubt = done
             elif not done.has_changed_rows:
                 transaction.rollback()
-                self._keep(done.model)
+                self._keep(done.model, has_saved=has_saved)
                 return done
             if self._is_followed():  # another transaction follows at once
                 self._log.prefetch_head_lock(connection)
             transaction.commit()
-            self._keep(done.model)
+            self._keep(done.model, has_saved=has_saved)
         self._database.check_in_place(connection)  # else the answers would be for lost events
         return done
 
@@ -184,19 +199,20 @@ class Transactions:
         lock; the caller rolls back.
         """
         self._refresh_projections(connection, head)
-        self._decide_and_append(connection, head, commands, None, saves=True)
+        done = self._decide_and_append(connection, head, commands, None, saves=False)
+        self._projections.save(connection, done.model)
 
     def _refresh_projections(self, connection: Connection, head: Head) -> None:
         if head.version != self._head_version:
             self._projections.refresh(connection)
             self._head_version = head.version
 
-    def _keep(self, model: WriteModel) -> None:
+    def _keep(self, model: WriteModel, *, has_saved: bool) -> None:
         """Keep the state for the next batch, once its changes are committed."""
         self._projections.keep(model)
         if model.position == self._projections.saved:
             self.unsaved_since = None
-        elif self.unsaved_since is None:
+        elif has_saved or self.unsaved_since is None:
             self.unsaved_since = time.monotonic()
 
     def _is_save_due(self, commands: Sequence[Command], model: WriteModel) -> bool:
@@ -238,11 +254,17 @@ class Transactions:
         saved = head.saved
         model = self._projections.load(connection, head, required)
         model.keys.become(self._log.keys(connection, head))
+        # First, since the database writes the rows while the batch is decided.
+        is_behind = model.position > self._projections.saved
+        if is_behind and (saves or self._is_save_due(commands, model)):
+            self._projections.save(connection, model)
+        append = _Append(self._log, connection, head)
         batch = Batch(
             model,
             self._policy,
             head.now,
             lambda unread: self._projections.look_further(connection, unread, model),
+            append,
         )
         if corrected is not None:
             batch.correct_clock(corrected)
@@ -252,29 +274,22 @@ class Transactions:
                 outbox_error if isinstance(one, TakeOutbox) else outcome
                 for one, outcome in zip(commands, outcomes, strict=True)
             ]
-        leaves: Sequence[Leaf] = ()
-        new = head
         if batch.empty_claims:
             self._projections.note_empty_claims(connection, batch.empty_claims, batch.now)
+        if batch.erased:
+            self._log.erase_bodies(connection, batch.erased)
         if batch.recorded:
-            new, leaves = self._log.append(connection, head, batch.recorded, batch.bodies)
-            if batch.erased:
-                self._log.erase_bodies(connection, batch.erased)
-        if model.position > self._projections.saved and (
-            saves or self._is_save_due(commands, model)
-        ):
-            self._projections.save(connection, model)
-        if batch.recorded:
-            self._log.move_head(connection, head, new)
+            self._log.move_head(connection, head, append.head)
             if corrected is not None:
                 self._log.note_correction(connection)
             self._log.note_keys(connection, model.keys)
-            head = new
         has_changed_rows = bool(batch.empty_claims) or self._projections.saved != saved
         for taken in outcomes:
             if isinstance(taken, OutboxTaken):
                 has_changed_rows |= self._outbox.remove(connection, taken, batch.now)
-        return WrittenBatch(head, batch.recorded, leaves, outcomes, model, has_changed_rows)
+        return WrittenBatch(
+            append.head, batch.recorded, append.leaves, outcomes, model, has_changed_rows
+        )
 
     def _with_rows(
         self, connection: Connection, commands: Sequence[Command], error: Exception | None

@@ -43,7 +43,11 @@ CRASHED: Final = "This job could not be decided because of a defect; the server'
 # Refusals that came before are recorded before these.
 _AFTER_REFUSALS: Final = (LimitChanged, PlanDeleted, *KEY_EVENTS)
 
+# Events that are handed over while the rest of the batch is decided.
+EVENTS_PER_APPEND: Final = 128
+
 Outcome = Answer | Exception  # a Refusal, or the error of a decision that crashed
+Append = Callable[[Sequence[Recorded], Sequence[tuple[int, bytes]]], None]
 _Reply = Callable[[WriteModel], Answer] | Exception
 # The caller's key, the user, the window and the limit.
 _RefusalKey = tuple[KeyName | None, UserId, Scope, datetime, int, int, int]
@@ -58,8 +62,12 @@ class Batch:
         policy: Policy,
         now: datetime,
         look_further: Callable[[Unread], None] | None = None,
+        append: Append | None = None,
     ) -> None:
-        """`look_further` loads more of the stored line; None: the model has all of it."""
+        """`look_further` loads more of the stored line; None: the model has all of it. `append`
+        receives all events and bodies of `decide_all` in order, the first while later commands are
+        still to be decided.
+        """
         self.recorded: list[Recorded] = []
         self.bodies: list[tuple[int, bytes]] = []  # (position, body)
         self.erased: list[int] = []  # positions of bodies to remove
@@ -69,6 +77,8 @@ class Batch:
         self._model = model
         self._policy = policy
         self._look_further = look_further
+        self._append = append
+        self._appended, self._bodies_appended = 0, 0
         self._expired = 0
         self._refusals: dict[_RefusalKey, RateLimitDecided] = {}
 
@@ -96,14 +106,24 @@ class Batch:
                 replies[index] = self._submit_rows(command, on_crash)
             else:
                 replies[index] = self._decide(command, on_crash)
+            self._append_from(EVENTS_PER_APPEND)
         if claims:
             self._expire()
         for index in claims:
             claim = commands[index]
             assert isinstance(claim, ClaimJobs)
             replies[index] = self._serve(claim, on_crash)
+            self._append_from(EVENTS_PER_APPEND)
         self._record_refusals()
+        self._append_from(1)
         return [reply if isinstance(reply, Exception) else reply(self._model) for reply in replies]
+
+    def _append_from(self, least: int) -> None:
+        """Hand over the new events and bodies if there are at least so many events."""
+        if self._append is None or len(self.recorded) - self._appended < least:
+            return
+        self._append(self.recorded[self._appended :], self.bodies[self._bodies_appended :])
+        self._appended, self._bodies_appended = len(self.recorded), len(self.bodies)
 
     def _decide(self, command: Command, on_crash: Callable[[Command, Exception], None]) -> _Reply:
         decision = self._decision(command, on_crash)

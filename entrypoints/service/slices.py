@@ -1,8 +1,8 @@
 """Calls with very many commands, which are sent to the writer in slices, a few at a time.
 
 Twenty calls of a thousand commands at once would delay all others for seconds. The slices of all
-calls take turns, so that no call waits for all of another. A slice is as large as a batch: while
-one is written, the next is in the queue.
+calls take turns, so that no call waits for all of another. Two slices make a batch: while it is
+written, others are in the queue.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ from domain.language.commands import Command
 from domain.language.errors import LogUnavailable, QueueFull, fresh_copy
 
 SLICE: Final = 256  # commands
-SLICES_AT_ONCE: Final = 4  # of all calls
+SLICES_AT_ONCE: Final = 8  # of all calls
 SLICES_PER_CALL: Final = 2  # one is written while the next waits in the queue
 SMALL_MAX: Final = 16  # a call of so few commands does not wait for a turn
 WAIT_SECONDS_MAX: Final = 5.0  # for a turn

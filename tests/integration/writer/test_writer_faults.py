@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy import make_url
 from sqlalchemy.engine import Connection
 
+from adapters.log.event_log import Appended, SqlEventLog
 from adapters.log.tables import bodies, events, log_head
 from domain.decisions.answers import Claimed, JobUpdated, Submitted
 from domain.decisions.write_model import WriteModel
@@ -186,6 +187,50 @@ def test_any_error_at_any_statement_is_outlasted(proxy: FaultProxy, statement: s
         [again] = outcomes(put(fairlog, submit(payload=numbers[0])))
         assert isinstance(again, Submitted)
         assert again.is_duplicate or events_in(fairlog) > accepted
+
+
+@pytest.mark.parametrize("first", [1, 129, 513])  # positions of a batch's first, second, last part
+@pytest.mark.parametrize("number", [1213, 1406])  # a deadlock, and a refused value
+def test_an_error_in_any_part_of_a_batch_leaves_no_part_of_it(
+    proxy: FaultProxy, first: int, number: int
+) -> None:
+    """Later parts are sent before the error is known, and the server carries them out."""
+    with service(proxy.url) as fairlog:
+        proxy.fail(rf"INSERT INTO events [^;]*VALUES \({first},", number)
+        assert_written_once(fairlog, 300)
+        assert proxy.failed["INSERT", number] == 1
+
+
+def test_a_connection_lost_between_two_parts_of_a_batch_leaves_no_part_of_it(
+    proxy: FaultProxy,
+) -> None:
+    class Cut(SqlEventLog):
+        """Loses the connection when the second part of a batch is appended."""
+
+        parts = 0
+
+        def append(self, *arguments: Any) -> Appended:
+            self.parts += 1
+            if self.parts == 2:
+                proxy.cut()
+            return super().append(*arguments)
+
+    with service(proxy.url) as fairlog:
+        log = Cut(fairlog.database)
+        writer_of(fairlog)._transactions._log = log
+        assert_written_once(fairlog, 300)
+        assert log.parts > 2
+
+
+def assert_written_once(fairlog: Fairlog, jobs: int) -> None:
+    """Submit jobs in one batch, and expect each of them once."""
+    found = outcomes(put_as_one_batch(fairlog, *[submit(payload=one) for one in range(jobs)]))
+    assert {type(one) for one in found} == {Submitted}, found
+    digests = [getattr(one.event, "payload_sha256", None) for one in log_of(fairlog)]
+    assert len(digests) == 2 * jobs
+    assert len({one for one in digests if one}) == jobs
+    assert writer_of(fairlog).stats.retries or writer_of(fairlog).stats.batches > 1
+    assert_goes_on(fairlog)
 
 
 def test_random_errors_lose_no_answered_submission_and_write_none_twice(

@@ -1,10 +1,11 @@
+from collections.abc import Sequence
 from datetime import datetime
 
 import pytest
 
 import domain.decisions.batch
 from domain.decisions.answers import Claimed, JobUpdated, Submitted
-from domain.decisions.batch import Batch
+from domain.decisions.batch import EVENTS_PER_APPEND, Batch
 from domain.decisions.decide import Decision, decide
 from domain.decisions.write_model import WriteModel
 from domain.fairness.known_line import KnownLine
@@ -24,7 +25,15 @@ from domain.language.errors import (
     TooManyKinds,
     UnknownJob,
 )
-from domain.language.events import CancelReason, Event, JobFailed, RateLimitDecided, Scope, type_of
+from domain.language.events import (
+    CancelReason,
+    Event,
+    JobFailed,
+    RateLimitDecided,
+    Recorded,
+    Scope,
+    type_of,
+)
 from domain.language.identifiers import JobId, Kind
 from domain.language.policy import Policy
 from tests.support.given import NOW, POLICY, after, at, given, of
@@ -133,6 +142,24 @@ def test_bodies_are_at_the_positions_of_their_events() -> None:
     last = places[8]
     assert isinstance(last, JobFailed)
     assert last == failed(user_id=BOB, retry_at=last.retry_at)
+
+
+def test_events_are_handed_over_while_later_commands_are_decided() -> None:
+    parts: list[tuple[list[int], list[int], int]] = []
+
+    def append(recorded: Sequence[Recorded], bodies: Sequence[tuple[int, bytes]]) -> None:
+        positions = [one.position for one in recorded]
+        parts.append((positions, [position for position, _ in bodies], model.position))
+
+    model = WriteModel(KnownLine())
+    batch = Batch(model, POLICY, NOW, append=append)
+    batch.decide_all([submit(payload=number) for number in range(EVENTS_PER_APPEND)], _unexpected)
+    assert len(parts) == 2, "a decision and a submission each"
+    assert parts[0][2] == EVENTS_PER_APPEND, "the first part came in mid-batch"
+    positions = [position for of_part, _, _ in parts for position in of_part]
+    assert positions == [one.position for one in batch.recorded]
+    bodies = [position for _, of_part, _ in parts for position in of_part]
+    assert bodies == [position for position, _ in batch.bodies]
 
 
 def _unexpected(command: Command, error: Exception) -> None:
