@@ -13,6 +13,7 @@ from entrypoints.cli import jobs, limits
 from entrypoints.cli.audit import audit
 from entrypoints.cli.clock import clock
 from entrypoints.cli.database import doctor, migrate, rebuild, recover, verify
+from entrypoints.cli.drain import drain
 from entrypoints.cli.erase import erase
 from entrypoints.cli.failure import WRONG_USE, failure_of
 from entrypoints.cli.keys import keys
@@ -55,6 +56,7 @@ for _command in (
     jobs.submit,
     jobs.cancel,
     jobs.retry,
+    drain,
     whatif,
     erase,
     keys,

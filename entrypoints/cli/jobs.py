@@ -27,10 +27,9 @@ from entrypoints.cli.event_filters import TimeParameter, since_option, until_opt
 from entrypoints.cli.failure import CHECK_FAILED
 from entrypoints.cli.options import format_option, limit_option
 from entrypoints.cli.output import counted, echo, examples, note, printable
-from entrypoints.cli.session import database_url_option, open_log
+from entrypoints.cli.session import database_url_option, open_log, open_writer
 from entrypoints.http.requests import Submission
 from entrypoints.http.strict_json import read_json
-from entrypoints.processes.registration import check_settings
 from entrypoints.runtime.text import message_of
 from entrypoints.service.fairlog import Fairlog
 from entrypoints.service.pages import SHORTENED_ERRORS
@@ -164,6 +163,11 @@ def explain_job(database_url: str | None, *, job_id: int, as_json: bool) -> None
 @click.option("--timeout-seconds", type=float, metavar="S", help="The longest run of an attempt.")
 @click.option("--max-attempts", type=int, metavar="N", help="How many attempts may fail.")
 @click.option(
+    "--retry",
+    metavar="JSON",
+    help="""A retry policy, like '{"attempts": 15, "base_seconds": 10, "factor": 3}'.""",
+)
+@click.option(
     "--priority",
     type=int,
     default=0,
@@ -174,8 +178,8 @@ def explain_job(database_url: str | None, *, job_id: int, as_json: bool) -> None
 def submit(database_url: str | None, *, payload: str, form: str, **fields: Any) -> None:  # noqa: ANN401 (the fields of `Submission`)
     """Submit a job. It counts against the limits as through the API."""
     text = sys.stdin.read() if payload == "-" else payload
-    command = _submission(text, fields).to_command()
-    with _writing(database_url) as fairlog:
+    command = _submission(fields | {"payload": _json(text, "--payload")}).to_command()
+    with open_writer(database_url) as fairlog:
         [outcome] = fairlog.writer.execute_all([command])
         if isinstance(outcome, Exception):
             raise fresh_copy(outcome)
@@ -202,7 +206,7 @@ def cancel(database_url: str | None, *, job_ids: Sequence[int]) -> None:
     The exit code is 1 if a job could not be cancelled.
     """
     commands = [CancelJob(job_id=validation.job_id(one)) for one in job_ids]
-    with _writing(database_url) as fairlog:
+    with open_writer(database_url) as fairlog:
         outcomes = fairlog.writer.execute_all(commands)
     _report("Cancelled", outcomes)
 
@@ -240,7 +244,7 @@ def retry(
     is_selection = any(value is not None for value in conditions.values())
     if bool(job_ids) == is_selection:
         raise click.UsageError("Give ids, or conditions like --kind and --error.")
-    with _writing(database_url) as fairlog:
+    with open_writer(database_url) as fairlog:
         ids = [validation.job_id(one) for one in job_ids]
         if is_selection:
             wanted = _conditions(state=state, **conditions)
@@ -290,14 +294,6 @@ def _reading(database_url: str | None) -> Iterator[Fairlog]:
         yield fairlog
 
 
-@contextmanager
-def _writing(database_url: str | None) -> Iterator[Fairlog]:
-    with open_log(database_url) as fairlog:
-        check_settings(fairlog)
-        fairlog.writer.start()
-        yield fairlog
-
-
 def _pages(fairlog: Fairlog, wanted: JobConditions, jobs_max: int) -> Iterator[Sequence[Job]]:
     """Yield at most `jobs_max` jobs that match, newest first."""
     below: int | None = None
@@ -312,17 +308,22 @@ def _pages(fairlog: Fairlog, wanted: JobConditions, jobs_max: int) -> Iterator[S
         below = found.next
 
 
-def _submission(payload: str, fields: Mapping[str, object]) -> Submission:
+def _submission(fields: Mapping[str, Any]) -> Submission:
     """Check the options as the API checks a body. Raises `InvalidInput`."""
+    retry = fields["retry"]
+    given = fields if retry is None else {**fields, "retry": _json(retry, "--retry")}
+    submission: Submission = read_json(msgspec.json.encode(given), Submission)
+    return submission
+
+
+def _json(text: str, option: str) -> Raw:
     try:
-        msgspec.json.decode(payload)
+        msgspec.json.decode(text)
     except (msgspec.DecodeError, UnicodeError) as error:
         raise InvalidInput(
-            f"--payload is not JSON ({error}); a text needs quotes: '\"text\"'."
+            f"{option} is not JSON ({error}); a text needs quotes: '\"text\"'."
         ) from None
-    body = msgspec.json.encode({**fields, "payload": Raw(payload.encode())})
-    submission: Submission = read_json(body, Submission)
-    return submission
+    return Raw(text.encode())
 
 
 def _report(done: str, outcomes: Sequence[object]) -> None:

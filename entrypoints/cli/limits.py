@@ -16,11 +16,12 @@ from msgspec import UNSET
 from domain.language import validation
 from domain.language.commands import ChangeLimit, Command, DeletePlan
 from domain.language.errors import fresh_copy
+from domain.language.retry_fields import RetryFields
 from entrypoints.cli.keys import Duration
 from entrypoints.cli.options import format_option
 from entrypoints.cli.output import echo, examples, note, printable
 from entrypoints.cli.session import database_url_option, open_log
-from entrypoints.http.limit_requests import LimitChange, RateFields, StartLimitChange
+from entrypoints.http.limit_requests import KindChange, LimitChange, RateFields, StartLimitChange
 from entrypoints.http.paging import PAGE_MAX
 from entrypoints.service import limit_reads
 from entrypoints.service.fairlog import Fairlog
@@ -57,6 +58,8 @@ _FORMS: Final = {
     "weight": "a number",
     "flag": "yes or no",
     "name": "a name",
+    "seconds": "a number",
+    "json": 'a retry policy as JSON, like \'{"attempts": 15, "base_seconds": 10}\'',
 }
 
 
@@ -67,6 +70,13 @@ def _rate(text: str) -> RateFields:
     except click.BadParameter as error:
         raise ValueError from error
     return RateFields(int(limit), int(seconds))
+
+
+def _retry(text: str) -> RetryFields:
+    try:
+        return msgspec.json.decode(text, type=RetryFields)
+    except (msgspec.MsgspecError, UnicodeError) as error:
+        raise ValueError from error
 
 
 def _flag(text: str) -> bool:
@@ -112,6 +122,10 @@ _SHARE: Final = (
 )
 _PLAN: Final = _option("--plan", "name", str, "The plan that the user is on.")
 _STARTS: Final = (_RUNNING, _THROTTLE, _PAUSED)
+_OF_JOBS: Final = (
+    _option("--retry", "json", _retry, "When failed attempts of its jobs are followed by another."),
+    _option("--timeout-seconds", "seconds", float, "The longest run of an attempt of its jobs."),
+)
 _form: Final = format_option("text", "json", text="Text for people, or JSON.")
 
 
@@ -283,14 +297,21 @@ def show_kind(database_url: str | None, *, kind: str, form: str) -> None:
         _show(limit_reads.kind(fairlog, validation.kind(kind)), form)
 
 
-@kinds.command("set", epilog=examples("fairlog kinds set thumbnail --running 8 --throttle 100/1m"))
+@kinds.command(
+    "set",
+    epilog=examples(
+        "fairlog kinds set thumbnail --running 8 --throttle 100/1m --timeout-seconds 60",
+        """fairlog kinds set webhook --retry '{"attempts": 15, "base_seconds": 10, "factor": 3}'""",
+    ),
+)
 @database_url_option
 @click.argument("kind")
-@_with(*_STARTS)
+@_with(*_STARTS, *_OF_JOBS)
 def set_kind(database_url: str | None, *, kind: str, **given: Any) -> None:  # noqa: ANN401 (an option each)
-    """Set limits of KIND. What is not given stays."""
-    change = StartLimitChange(**_fields(given))
-    _change(database_url, change.of_kind(validation.kind(kind)))
+    """Set limits of KIND, and what its jobs are submitted with if they say nothing themselves. What
+    is not given stays.
+    """
+    _change(database_url, KindChange(**_fields(given)).of_kind(validation.kind(kind)))
 
 
 @click.group()

@@ -15,6 +15,7 @@ from domain.language.errors import LogUnavailable
 from entrypoints.cli.failure import CommandFailed, database_failure
 from entrypoints.cli.output import note
 from entrypoints.composition import compose
+from entrypoints.processes.registration import check_settings
 from entrypoints.service.fairlog import Fairlog
 
 SETTINGS_FILE: Final = Path("fairlog.toml")
@@ -107,4 +108,15 @@ def open_log(database_url: str | None) -> Iterator[Fairlog]:
                 "The database has no log of this release: run `fairlog migrate`, or check "
                 "--database-url."
             )
+        yield fairlog
+
+
+@contextmanager
+def open_writer(database_url: str | None) -> Iterator[Fairlog]:
+    """Open a service on an existing log, and start its writer. Raises `SettingsDiffer` while a
+    server runs with other limits.
+    """
+    with open_log(database_url) as fairlog:
+        check_settings(fairlog)
+        fairlog.writer.start()
         yield fairlog

@@ -60,7 +60,10 @@ def test_plans_and_users_are_set_and_shown(run: Run) -> None:
 
 
 def test_kinds_resources_and_pauses(run: Run) -> None:
-    run("kinds", "set", "thumb", "--running", 8)
+    retry = '{"attempts": 9, "never": ["Rejected"]}'
+    run("kinds", "set", "thumb", "--running", 8, "--retry", retry, "--timeout-seconds", 60)
+    assert shown(run, "kinds", "show", "thumb")["retry"] == json.loads(retry)
+    assert shown(run, "kinds", "show", "thumb")["timeout_seconds"] == 60
     run("resources", "set", "shop:*", "--running", 1, "--throttle", "2/30")
     assert shown(run, "resources", "show", "shop:a")["set_by"] == "shop:*"
     run("pause", "--kind", "thumb")

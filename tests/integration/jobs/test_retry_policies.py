@@ -103,6 +103,24 @@ def test_a_job_waits_by_the_submission_s_policy_and_else_by_the_server_s(
     assert findings == []
 
 
+def test_a_kind_s_policy_holds_for_jobs_that_are_submitted_from_then_on(
+    client: httpx.Client, clock: ManualClock
+) -> None:
+    before = submit(client, payload="before")["id"]
+    kind = {"retry": {"base_seconds": 60, "attempts": 2}, "timeout_seconds": 5}
+    assert client.put("/v1/kinds/echo", json=kind).status_code == 200
+    after = submit(client, payload="after", retry={"factor": 10})
+    assert (after["max_attempts"], after["timeout_seconds"]) == (2, 5)
+    assert (after["retry"]["base_seconds"], after["retry"]["factor"]) == (60, 10)
+    fail(client, before)
+    fail(client, after["id"])
+    clock.advance(10)
+    assert [job["id"] for job in claim(client, wait_seconds=30)] == [before]
+    assert (delays(client, before), delays(client, after["id"])) == ([10], [60])
+    assert client.put("/v1/kinds/echo", json={"retry": None}).status_code == 200
+    assert submit(client, payload="later")["max_attempts"] == SETTINGS.max_attempts
+
+
 def test_no_attempt_follows_an_error_that_is_named(client: httpx.Client) -> None:
     job = submit(client, retry={"never": ["Rejected", "Busy"]})["id"]
     assert fail(client, job)["state"] == "failed"

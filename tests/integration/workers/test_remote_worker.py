@@ -60,10 +60,27 @@ def worker(
 
 def seconds_to_stop(process: Any) -> float:
     told = time.monotonic()
-    process.send_signal(signal.SIGTERM)
-    output, _ = process.communicate(timeout=20)
-    assert process.returncode == 0, output
+    output_to_the_end(process)
     return time.monotonic() - told
+
+
+def output_to_the_end(process: Any) -> str:
+    process.send_signal(signal.SIGTERM)
+    output: str = process.communicate(timeout=20)[0]
+    assert process.returncode == 0, output
+    return output
+
+
+def test_a_worker_that_stops_says_what_it_waits_for_and_what_is_left(
+    database_url: str, handlers: Path
+) -> None:
+    with AppServer(database_url) as server, worker(server.url, handlers, 1.0) as process:
+        for job in (submit(server.client, "hang"), submit(server.client, "wait", 0.6)):
+            wait_for_state(server.client, job, "running")
+        lines = output_to_the_end(process).splitlines()
+    assert any("worker waits" in line and "running=2" in line for line in lines), lines
+    [left] = [line for line in lines if "job not ended" in line]
+    assert "kind=hang" in left
 
 
 def submit(client: httpx.Client, kind: str, payload: object = None) -> str:

@@ -114,8 +114,12 @@ class Worker:
         for attempt in self._waiting:
             self._reporter.put(attempt.return_command())
         self._waiting.clear()
+        running = len(self._running)
+        if running:
+            _log.info("worker_waits", running=running, grace_seconds=grace_seconds)
         await self._let_end(grace_seconds)
         for attempt, _ in self._running.values():
+            _log_job("job_not_ended", attempt)
             attempt.interrupt(Interruption.STOPPED)
         await self._let_end(END_SECONDS)
         for attempt, _ in self._running.values():
@@ -333,20 +337,25 @@ class Worker:
             self._reporter.put(waiting.return_command())
         attempt, _ = self._running.get(key, (None, None))
         if attempt is not None and not attempt.is_lost:
-            _log.info(
-                "job_lost",
-                job=key[0],
-                attempt=key[1],
-                kind=attempt.claimed.kind,
-                user=attempt.claimed.user_id,
-                ran_seconds=round(attempt.ran_seconds, 1),
-            )
+            _log_job("job_lost", attempt)
             attempt.interrupt(Interruption.LOST)
         self._fill_slots()
 
 
 def _now() -> float:
     return asyncio.get_running_loop().time()
+
+
+def _log_job(event: str, attempt: Attempt) -> None:
+    claimed = attempt.claimed
+    _log.info(
+        event,
+        job=claimed.id,
+        attempt=claimed.attempt,
+        kind=claimed.kind,
+        user=claimed.user_id,
+        ran_seconds=round(attempt.ran_seconds, 1),
+    )
 
 
 def _log_failure(job: ClaimedJob, failure: Failed) -> None:
