@@ -35,7 +35,7 @@ from domain.language.events import (
     WorkerMissed,
 )
 from domain.language.identifiers import Kind
-from domain.language.limits import RetryPolicy
+from domain.language.limits import Rate, RetryPolicy
 from domain.language.policy import Policy
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -130,10 +130,13 @@ class Referee:
         self.jobs: dict[int, JudgedJob] = {}
         self.users: dict[str, JudgedUser] = {}
         self.kinds_running: Counter[str] = Counter()
-        self.used: Counter[tuple[str, datetime]] = Counter()  # user, or "" for all; window
-        self.refused: Counter[tuple[str, datetime]] = Counter()
+        # By user, or "" for all, and the window's length and start.
+        self.used: Counter[tuple[str, int, datetime]] = Counter()
+        self.refused: Counter[tuple[str, int, datetime]] = Counter()
         self.submission_limits: dict[str, int | None] = {}
         self.plan_limits: dict[str, int | None] = {}
+        self.further: dict[str, tuple[Rate, ...] | None] = {}  # by user, or "" for all
+        self.plan_further: dict[str, tuple[Rate, ...] | None] = {}
         self.plan_of: dict[str, str | None] = {}
         self.user_caps: dict[str, int | None] = {}
         self.kind_caps: dict[str, int | None] = {}
@@ -193,13 +196,13 @@ class Referee:
                 self._change_limit(event)
             case PlanDeleted(plan=plan):
                 assert plan not in self.plan_of.values()
-                del self.plan_limits[plan]
+                del self.plan_limits[plan], self.plan_further[plan]
         self._before = one
 
     # Submissions
 
-    def _window(self) -> datetime:
-        length = self.policy.window_seconds
+    def _window(self, length: int | None = None) -> datetime:
+        length = self.policy.window_seconds if length is None else length
         return _EPOCH + timedelta(
             seconds=int((self.at - _EPOCH).total_seconds()) // length * length
         )
@@ -211,6 +214,16 @@ class Referee:
             limit = self.plan_limits.get(self.plan_of.get(who) or "default")
         return default if limit is None else limit
 
+    def _further(self, who: str) -> list[tuple[Scope, Rate]]:
+        """Return the windows of a user, or of all, beside the one that everybody has."""
+        rates = self.further.get(who)
+        if who and rates is None:
+            rates = self.plan_further.get(self.plan_of.get(who) or "default")
+        return [(Scope.USER if who else Scope.GLOBAL, rate) for rate in rates or ()]
+
+    def _used(self, who: str, seconds: int) -> int:
+        return self.used[who, seconds, self._window(seconds)]
+
     def _admit(self, event: RateLimitDecided) -> None:
         assert event.count in {0, 1}, "only what repeats a job uses nothing up"
         assert event.scope is Scope.USER
@@ -219,12 +232,22 @@ class Referee:
             self.policy.window_seconds,
         )
         for who in (event.user_id, ""):
-            assert self.used[who, event.window_start] < self._limit_of(who), "over the limit"
-            self.used[who, event.window_start] += event.count
-        assert event.used == self.used[event.user_id, event.window_start]
+            window = (who, event.window_seconds, event.window_start)
+            assert self.used[window] < self._limit_of(who), "over the limit"
+            self.used[window] += event.count
+        assert event.used == self._used(event.user_id, event.window_seconds)
         assert event.limit == self._limit_of(event.user_id)
-        assert event.global_used == self.used["", event.window_start]
+        assert event.global_used == self._used("", event.window_seconds)
         assert event.global_limit == self._limit_of("")
+        further = [*self._further(event.user_id), *self._further("")]
+        assert len(event.windows) == len(further)
+        for use, (scope, rate) in zip(event.windows, further, strict=True):
+            assert (use.scope, use.limit, use.seconds) == (scope, rate.limit, rate.seconds)
+            who = event.user_id if scope is Scope.USER else ""
+            if rate.seconds != self.policy.window_seconds:
+                self.used[who, rate.seconds, self._window(rate.seconds)] += event.count
+            assert use.used == self._used(who, rate.seconds)
+            assert use.used <= rate.limit - (1 - event.count), "over a further limit"
 
     def _refuse(self, event: RateLimitDecided) -> None:
         """Merged refusals may be of an earlier window: a process refused them from its cache."""
@@ -232,17 +255,21 @@ class Referee:
         assert (
             event.window_start <= self._window()
             if is_report
-            else (event.window_start == self._window())
+            else (event.window_start == self._window(event.window_seconds))
         )
         assert event.used >= event.limit, "refused with room"
         if not is_report:
             who = event.user_id if event.scope is Scope.USER else ""
-            assert event.used == self.used[who, event.window_start]
-            assert event.limit == self._limit_of(who), "refused by another limit than holds"
+            assert event.used == self._used(who, event.window_seconds)
+            if event.is_by_further:
+                rate = Rate(event.limit, event.window_seconds)
+                assert (event.scope, rate) in self._further(who)
+            else:
+                assert event.limit == self._limit_of(who), "refused by another limit than holds"
         assert event.count >= 1
         assert event.first_at is not None or event.count == 1
         for who in (event.user_id, ""):
-            self.refused[who, event.window_start] += event.count
+            self.refused[who, event.window_seconds, event.window_start] += event.count
 
     def _submit(self, one: Recorded, event: JobSubmitted) -> None:
         self._assert_admitted(one, event.user_id, count=1)
@@ -594,10 +621,12 @@ class Referee:
                 assert event.plan is None or event.plan in self.plan_limits
                 self.plan_of[event.user_id] = event.plan
                 self.submission_limits[event.user_id] = event.limit
+                self.further[event.user_id] = event.windows
                 self.user_caps[event.user_id] = event.running
             case Scope.GLOBAL:
                 assert (event.user_id, event.kind) == (None, None)
                 self.submission_limits[""] = event.limit
+                self.further[""] = event.windows
             case Scope.KIND:
                 assert event.kind
                 assert event.user_id is None
@@ -605,6 +634,7 @@ class Referee:
             case Scope.PLAN:
                 assert event.plan
                 self.plan_limits[event.plan] = event.limit
+                self.plan_further[event.plan] = event.windows
             case Scope.USER_KIND:
                 assert event.user_id
                 assert event.kind

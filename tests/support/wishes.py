@@ -215,6 +215,9 @@ def recoveries() -> st.SearchStrategy[Wish]:
     return st.just(lambda known: RecoverJobs(server=SERVER, jobs=list(known.attempts)))
 
 
+WINDOWS = st.sampled_from(
+    [UNSET, None, (), (Rate(2, 16),), (Rate(1, 1), Rate(3, 60), Rate(5, 100))]
+)
 NUMBERS = st.sampled_from([UNSET, None, 0, 1, 2, 5])
 
 
@@ -228,8 +231,9 @@ def limit_changes(draw: st.DrawFn) -> Wish:
         case Scope.USER:
             plan = draw(st.sampled_from([UNSET, None, *PLANS]))
             fields = of_user | {"limit": draw(NUMBERS), "running": draw(NUMBERS), "plan": plan}
+            fields |= {"windows": draw(WINDOWS)}
         case Scope.GLOBAL:
-            fields = {"limit": draw(NUMBERS)}
+            fields = {"limit": draw(NUMBERS), "windows": draw(WINDOWS)}
         case Scope.KIND:
             retry = draw(st.sampled_from([UNSET, None, SLOWER, ONCE]))
             fields = of_kind | {"running": draw(NUMBERS), "retry": retry}
@@ -237,6 +241,7 @@ def limit_changes(draw: st.DrawFn) -> Wish:
             fields = of_user | of_kind | {"throttle": draw(st.sampled_from([None, AMPLE]))}
         case Scope.PLAN:
             fields = {"plan": draw(st.sampled_from(PLANS)), "limit": draw(NUMBERS)}
+            fields |= {"windows": draw(WINDOWS)}
         case Scope.RESOURCE:
             fields = {"resource": draw(st.sampled_from(RESOURCES)), "running": draw(NUMBERS)}
     command = ChangeLimit(scope=scope, **fields)

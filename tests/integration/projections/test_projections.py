@@ -204,13 +204,14 @@ def assert_rows_are_as_the_referee_saw(rows: Rows, referee: Referee) -> None:
     waiting = {row[0] for row in rows[jobs.jobs.name] if row[place] is not None}
     assert waiting == {job_id for user in referee.users.values() for job_id in user.waiting}
     counted = {
-        (row[0].decode(), from_micros(row[2])): row[3:]
+        (row[0].decode(), row[1], from_micros(row[2])): row[3:]
         for row in rows[windows.window_counters.name]
     }
-    latest: dict[str, datetime] = {}
-    for who, start in referee.used.keys() | referee.refused.keys():
-        latest[who] = max(start, latest.get(who, start))
-    assert counted == {key: (referee.used[key], referee.refused[key]) for key in latest.items()}
+    latest: dict[tuple[str, int], datetime] = {}
+    for who, seconds, start in referee.used.keys() | referee.refused.keys():
+        latest[who, seconds] = max(start, latest.get((who, seconds), start))
+    windows_left = [(*window, start) for window, start in latest.items()]
+    assert counted == {key: (referee.used[key], referee.refused[key]) for key in windows_left}
 
 
 # No explanation of a failure: it would try each example many times over.
