@@ -128,12 +128,19 @@ class Task(Generic[P, R]):
 
     def options(self, **changed: Any) -> "Task[P, R]":  # noqa: ANN401 (fields of `Options`)
         """Return the task with other options, such as `idempotency_key` or `run_at`: the fields of
-        `Options`. Raises `InvalidArguments` for one that does not exist.
+        `Options`. Raises `InvalidArguments` for one that does not exist, and for a longer time-out
+        than the task's own, at which its worker stops it.
         """
         unknown = sorted(changed.keys() - set(Options.__struct_fields__))
         if unknown:
             names = ", ".join(Options.__struct_fields__)
             raise InvalidArguments(f"There is no option {unknown[0]!r}; the options are {names}.")
+        longest, asked = self.timeout_seconds, changed.get("timeout_seconds")
+        if longest is not None and asked is not None and asked > longest:
+            raise InvalidArguments(
+                f"{self.kind!r} runs at most {longest:g} s, as its timeout says: "
+                f"timeout_seconds={asked:g} would change nothing."
+            )
         return Task(
             self._jobs,
             self.function,

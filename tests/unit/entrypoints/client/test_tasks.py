@@ -72,6 +72,15 @@ def test_arguments_that_do_not_fit_are_refused(arguments: dict[str, Any], messag
     assert isinstance(raised.value, TypeError)
 
 
+def test_a_time_out_that_the_worker_would_not_wait_for_is_refused() -> None:
+    @Jobs().task(timeout=60)
+    def task(path: str) -> None: ...
+
+    assert task.options(timeout_seconds=5).timeout_seconds == 5
+    with pytest.raises(InvalidArguments, match=r"'task' runs at most 60 s.*timeout_seconds=61"):
+        task.options(timeout_seconds=61)
+
+
 def test_options_that_do_not_exist_are_refused_with_those_that_do() -> None:
     with pytest.raises(InvalidArguments, match=r"'prio'; the options are max_attempts, .*priority"):
         thumbnail.options(prio=3)
