@@ -88,7 +88,6 @@ DATABASE_MODULES = frozenset(
     {
         "e2e/servers/test_database_away",
         "e2e/servers/test_limits_across_servers",
-        "e2e/servers/test_online_rebuild",
         "integration/access/test_generated_requests",
         "integration/access/test_keys_in_the_log",
         "integration/access/test_objects",

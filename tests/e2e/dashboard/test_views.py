@@ -15,6 +15,8 @@ from tests.support.dashboard import claim, end, submit
 from tests.support.server import AppServer, FairlogServer
 from tests.support.waiting import wait_until
 
+pytestmark = pytest.mark.parametrize("backend", ["mariadb"], indirect=True)
+
 VIEWS = [
     "/",
     "/fairness",

@@ -214,6 +214,7 @@ def statements(engine: sa.Engine) -> Iterator[list[str]]:
         sa.event.remove(engine, "before_cursor_execute", note)
 
 
+@pytest.mark.parametrize("backend", ["mariadb"], indirect=True)  # as the next one
 def test_who_waits_costs_no_statement_each(server: AppServer) -> None:
     job_ids = [submit(server.client, payload=one)["id"] for one in range(WAITERS_OF_ONE)]
 
@@ -235,6 +236,7 @@ def test_who_waits_costs_no_statement_each(server: AppServer) -> None:
     asyncio.run(wait_for_all())
 
 
+@pytest.mark.parametrize("backend", ["mariadb"], indirect=True)  # what waits does not ask it
 def test_thousands_wait_on_one_server(database_url: str) -> None:
     settings = {
         "user_limit": 100_000,
