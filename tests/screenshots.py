@@ -85,7 +85,7 @@ def pictures(folder: Path, seconds_of_life: float) -> None:
         settings = {"handlers": handlers, "user_limit": 400, "lease_seconds": 10}
         url = f"sqlite:///{directory}/fairlog.db"
         with (
-            FairlogServer(url, workers=3, settings=settings) as server,
+            FairlogServer(url, workers=3, settings=settings, is_fresh=True) as server,
             WorkerProcess(server.url, "--handlers", str(handlers)) as dying,
         ):
             server.client.put("/v1/kinds/report", json={"running": 0}).raise_for_status()

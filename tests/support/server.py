@@ -34,6 +34,7 @@ from entrypoints.processes.app import create_app
 from entrypoints.processes.server import uvicorn_config
 from entrypoints.runtime.host_names import hosts_of
 from entrypoints.runtime.tls import server_tls, trusted_by
+from tests.support.forked import ForkedCommand
 from tests.support.prepared import prepare
 from tests.support.waiting import wait_until
 
@@ -158,8 +159,9 @@ class FairlogServer:
 
     `settings` are FAIRLOG_* variables without the prefix, in lower case. What the server writes
     goes to a file that `output` reads; `redirection`, as a shell has it, sends it elsewhere. It
-    ends with the thread that started it, so that none outlives a killed test run. `ca_file` is the
-    authority of its certificate, if it has one.
+    ends with the process that started it, so that none outlives a killed test run. `ca_file` is the
+    authority of its certificate, if it has one. `is_fresh`: in an interpreter of its own, as users
+    start it, instead of one that is forked (see `ForkedCommand`).
     """
 
     def __init__(
@@ -172,13 +174,13 @@ class FairlogServer:
         settings: Mapping[str, object] | None = None,
         redirection: str | None = None,
         ca_file: str | None = None,
+        is_fresh: bool = False,
     ) -> None:
         self.port = free_port()
         self.url = f"{'https' if ca_file else 'http'}://127.0.0.1:{self.port}"
         self._home = Path(tempfile.mkdtemp(prefix="fairlog-server-"))
+        self._is_fresh = is_fresh or redirection is not None
         self._command = [
-            *ending_with_us(),
-            str(_FAIRLOG),
             "serve",
             "--port",
             str(self.port),
@@ -187,13 +189,15 @@ class FairlogServer:
             *([] if server_id is None else ["--server-id", server_id]),
             *options,
         ]
+        if self._is_fresh:
+            self._command = [*ending_with_us(), str(_FAIRLOG), *self._command]
         if redirection is not None:
             self._command = ["sh", "-c", f'exec "$0" "$@" {redirection}', *self._command]
         self._environment = without_settings(os.environ) | {
             f"FAIRLOG_{name.upper()}": str(value)
             for name, value in {"database_url": database_url, **(settings or {})}.items()
         }
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: subprocess.Popen[bytes] | ForkedCommand | None = None
         self.client = httpx.Client(
             base_url=self.url, timeout=REQUEST_SECONDS_MAX, verify=trusted_by(ca_file) or True
         )
@@ -222,15 +226,21 @@ class FairlogServer:
 
     def start(self) -> None:
         """Start on the same port and database as before; return when it is ready."""
-        with (self._home / "output.log").open("ab") as output:
-            self._process = subprocess.Popen(
-                self._command,
-                cwd=self._home,  # where no fairlog.toml is
-                env=self._environment,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,
+        file = self._home / "output.log"
+        if self._is_fresh:
+            with file.open("ab") as output:
+                self._process = subprocess.Popen(
+                    self._command,
+                    cwd=self._home,  # where no fairlog.toml is
+                    env=self._environment,
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=output,
+                    start_new_session=True,
+                )
+        else:
+            self._process = ForkedCommand(
+                self._command, cwd=self._home, env=self._environment, output=file, errors=file
             )
         self.wait_until_ready()
 
@@ -280,7 +290,7 @@ class FairlogServer:
             self.kill()
         shutil.rmtree(self._home, ignore_errors=True)
 
-    def _running(self) -> "subprocess.Popen[bytes]":
+    def _running(self) -> "subprocess.Popen[bytes] | ForkedCommand":
         if self._process is None:
             raise ServerFailed("it does not run: start() it first")
         return self._process

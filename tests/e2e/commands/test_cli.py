@@ -33,6 +33,7 @@ from projections.following.snapshots import snapshots
 from projections.inline.jobs import jobs
 from projections.inline.line import users
 from tests.support.databases import DatabaseServer
+from tests.support.forked import run_forked
 from tests.support.history import ALICE, ECHO, Intruder, claim, do, service, tell_everything
 from tests.support.mariadb import MariaDB
 from tests.support.server import FairlogServer, free_port, without_settings
@@ -50,15 +51,11 @@ def run(tmp_path: Path) -> Run:
     """Run `fairlog` in an empty folder. Keywords are environment variables."""
 
     def fairlog(*arguments: object, **environment: str) -> "subprocess.CompletedProcess[str]":
-        return subprocess.run(
-            [str(FAIRLOG), *map(str, arguments)],
+        return run_forked(
+            list(map(str, arguments)),
             cwd=tmp_path,
             env=without_settings(os.environ) | environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=SECONDS_MAX,
-            check=False,
+            seconds_max=SECONDS_MAX,
         )
 
     return fairlog

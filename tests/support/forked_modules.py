@@ -1,0 +1,10 @@
+"""What the process that forks `fairlog` has imported: see `tests.support.forked`."""
+
+from entrypoints.runtime.interpreter import importing
+
+with importing():
+    from entrypoints.cli import commands
+    from entrypoints.processes import server
+    from tests.support import forked
+
+__all__ = ["commands", "forked", "server"]
