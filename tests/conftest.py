@@ -119,10 +119,22 @@ DATABASE_MODULES = frozenset(
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items[:] = [item for item in items if not _is_repetition(item)]
     for item in items:
         module = item.path.relative_to(TESTS).with_suffix("").as_posix()
         if module in DATABASE_MODULES:
             item.add_marker("database")
+
+
+def _is_repetition(item: pytest.Item) -> bool:
+    """Return True for a test on the server that is marked `one_database`, and is run on SQLite."""
+    assert isinstance(item, pytest.Function)
+    parameters = item.callspec.params if hasattr(item, "callspec") else {}
+    return (
+        not MYSQLD
+        and parameters.get("backend") == "mariadb"
+        and item.get_closest_marker("one_database") is not None
+    )
 
 
 def pytest_report_header() -> list[str]:
@@ -133,7 +145,8 @@ def pytest_report_header() -> list[str]:
 @pytest.fixture(scope="module", params=["mariadb"] if MYSQLD else ["sqlite", "mariadb"])
 def backend(request: pytest.FixtureRequest) -> str:
     """The kind of database: an SQLite file, or the server (MySQL in the place of MariaDB, where
-    `FAIRLOG_TEST_MYSQLD` says so). For one kind only: `parametrize("backend", […], indirect=True)`.
+    `FAIRLOG_TEST_MYSQLD` says so). For one kind only: `parametrize("backend", […], indirect=True)`,
+    or the mark `one_database`, where it does not matter which.
     """
     return str(request.param)
 

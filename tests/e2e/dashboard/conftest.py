@@ -7,19 +7,9 @@ from playwright.sync_api import Browser
 
 from tests.conftest import NewDatabase
 from tests.support.browser import Window, chromium, window
-from tests.support.mariadb import MYSQLD
 from tests.support.server import FairlogServer
 
 SETTINGS = {"user_limit": 500, "window_seconds": 3600}  # no window ends while a test looks at it
-
-
-@pytest.fixture(scope="module", params=["mariadb" if MYSQLD else "sqlite"])
-def backend(request: pytest.FixtureRequest) -> str:
-    """Use one kind of database: what a browser does is the same on each.
-
-    `test_views` has the other one, and the tests of HTTP ask for each page on both.
-    """
-    return str(request.param)
 
 
 @pytest.fixture(scope="module")

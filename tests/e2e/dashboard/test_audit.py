@@ -11,6 +11,8 @@ from tests.support.browser import Window, window
 from tests.support.dashboard import claim, submit
 from tests.support.server import FairlogServer
 
+pytestmark = pytest.mark.one_database  # as the page sees it; see `test_views`
+
 
 def positions(opened: Window) -> list[int]:
     """Return the rows as they are shown, newest first."""

@@ -12,6 +12,8 @@ from tests.support.browser import Window
 from tests.support.dashboard import claim, confirm, end, state_of, submit
 from tests.support.server import FairlogServer
 
+pytestmark = pytest.mark.one_database  # as the page sees it; see `test_views`
+
 DISK = {"type": "OSError", "message": 'disk full on "/data" (50 %)'}
 NETWORK = {"type": "ConnectionError", "message": "no answer"}
 

@@ -9,6 +9,8 @@ from tests.support.browser import Window
 from tests.support.dashboard import claim, end, submit
 from tests.support.server import FairlogServer
 
+pytestmark = pytest.mark.one_database  # as the page sees it; see `test_views`
+
 HOSTILE = [
     "<script>alert(1)</script>",
     "<img src=x onerror=alert(1)>",

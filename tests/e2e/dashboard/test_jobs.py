@@ -10,6 +10,8 @@ from tests.support.browser import Window, window
 from tests.support.dashboard import claim, confirm, end, state_of, submit
 from tests.support.server import FairlogServer
 
+pytestmark = pytest.mark.one_database  # as the page sees it; see `test_views`
+
 
 def ids(opened: Window) -> list[int]:
     return [

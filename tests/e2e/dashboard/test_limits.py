@@ -10,6 +10,8 @@ from tests.support.browser import Window
 from tests.support.dashboard import claim, confirm, submit
 from tests.support.server import FairlogServer
 
+pytestmark = pytest.mark.one_database  # as the page sees it; see `test_views`
+
 
 @pytest.fixture
 def server(new_database_url: NewDatabase) -> Iterator[FairlogServer]:

@@ -17,6 +17,8 @@ from tests.support.dashboard import confirm
 from tests.support.keyed_server import ALICE, BOB, MARKER, KeyedServer, keyed_server
 from tests.support.keys import create_key, revoke_key, secret
 
+pytestmark = pytest.mark.one_database  # as the page sees it; see `test_views`
+
 COOKIE = "fairlog_session"
 
 

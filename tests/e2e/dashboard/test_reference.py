@@ -1,8 +1,11 @@
 """The API's reference at /schema: a page for people, a document for programs."""
 
+import pytest
 from playwright.sync_api import Browser, ConsoleMessage, expect
 
 from tests.support.server import FairlogServer
+
+pytestmark = pytest.mark.one_database  # as the page sees it; see `test_views`
 
 
 def test_a_browser_reads_the_reference_without_any_other_server(

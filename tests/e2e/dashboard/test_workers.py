@@ -14,6 +14,8 @@ from tests.support.clock import NOON, ManualClock
 from tests.support.server import AppServer, claim, log_position, submit
 from tests.support.waiting import wait_until
 
+pytestmark = pytest.mark.one_database  # as the page sees it; see `test_views`
+
 IDLE_MILLISECONDS_MAX = 30_000
 MUTED = "rgb(91, 100, 114)"
 

@@ -18,6 +18,9 @@ from entrypoints.runtime.host_names import hosts_of
 from tests.support.keyed_server import MARKER, ROLES, KeyedServer
 from tests.support.keys import secret
 
+# Rules and roles are held against a request before any database is asked.
+pytestmark = pytest.mark.one_database
+
 # Bodies that a route accepts, so that a refusal has no other reason. Other routes get `{}`.
 BODIES: dict[str, Any] = {
     "/v1/jobs": {"user_id": "alice", "kind": "echo", "payload": 1},

@@ -22,6 +22,9 @@ from fairlog_client import (
 )
 from tests.support.server import AppServer, claim
 
+# A client sees no database.
+pytestmark = pytest.mark.one_database
+
 _numbers = itertools.count()
 
 

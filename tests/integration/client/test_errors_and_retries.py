@@ -37,6 +37,9 @@ from tests.support.keys import create_key, secret
 from tests.support.server import AppServer, free_port
 from tests.support.waiting import wait_until
 
+# A client sees no database.
+pytestmark = pytest.mark.one_database
+
 NEVER = Retries(total_seconds=0)
 SHORT = Retries(total_seconds=3, first_seconds=0.01)
 _numbers = itertools.count()

@@ -10,6 +10,9 @@ from entrypoints.runtime.host_names import hosts_of, is_accepted_host
 from tests.conftest import NewDatabase
 from tests.support.server import AppServer, claim, exchange, problem, submit
 
+# Addresses and header fields are checked before any database is asked.
+pytestmark = pytest.mark.one_database
+
 ANY = "0.0.0.0"  # noqa: S104 (nothing is bound)
 
 

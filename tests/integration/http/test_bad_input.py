@@ -163,6 +163,7 @@ def named(cases: dict[str, bytes]) -> pytest.MarkDecorator:
 
 
 @named(BAD_SUBMISSIONS | BAD_BODIES)
+@pytest.mark.one_database  # refused before it is asked
 def test_a_bad_submission_is_refused_and_leaves_nothing(
     client: httpx.Client, position: int, content: bytes
 ) -> None:
@@ -185,6 +186,7 @@ def test_a_bad_submission_costs_its_neighbours_in_a_batch_nothing(
 
 
 @named(BAD_BODIES)
+@pytest.mark.one_database  # refused before it is asked
 def test_a_batch_that_is_no_json_is_refused_whole(
     client: httpx.Client, position: int, content: bytes
 ) -> None:
@@ -478,6 +480,7 @@ def test_an_id_that_is_no_jobs_is_refused(client: httpx.Client, job_id: str, sta
     ],
     ids=lambda query: query[:30],
 )
+@pytest.mark.one_database  # refused before it is asked
 def test_a_list_that_cannot_be_is_refused(client: httpx.Client, query: str) -> None:
     problem(client.get(f"/v1/jobs?{query}"), 400)
 
@@ -542,6 +545,7 @@ def test_an_address_that_is_no_utf8_is_refused(server: AppServer, address: bytes
     ],
     ids=lambda content: str(content)[:20],
 )
+@pytest.mark.one_database  # refused before it is asked
 def test_every_call_refuses_a_body_that_is_not_its_own(
     client: httpx.Client, method: str, address: str, content: bytes
 ) -> None:
@@ -582,6 +586,7 @@ def test_a_client_that_goes_in_the_middle_of_its_body_leaves_nothing(
     ],
     ids=lambda value: str(value)[:50],
 )
+@pytest.mark.one_database  # refused before it is asked
 def test_workers_that_report_wrongly_are_refused(
     client: httpx.Client, address: str, content: dict[str, Any]
 ) -> None:

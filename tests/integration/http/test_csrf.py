@@ -5,6 +5,9 @@ import pytest
 
 from tests.support.server import submit
 
+# Origins are checked before any database is asked.
+pytestmark = pytest.mark.one_database
+
 
 @pytest.mark.parametrize(
     "headers",

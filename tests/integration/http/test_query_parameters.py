@@ -62,6 +62,7 @@ def refused(client: httpx.Client, address: str, **headers: str) -> str:
     "number",
     [LONG, "-1", "%2B1", "1_0", "%D9%A2", "1.5", "1e3", "null", "None", "0x10", str(2**63)],
 )
+@pytest.mark.one_database  # refused before it is asked
 def test_what_is_no_number_is_refused_wherever_a_query_has_one(
     client: httpx.Client, address: str, number: str
 ) -> None:
@@ -70,6 +71,7 @@ def test_what_is_no_number_is_refused_wherever_a_query_has_one(
 
 @pytest.mark.parametrize("address", ["/v1/stream", "/pulse"])
 @pytest.mark.parametrize("number", [LONG, "-1", "x", "\u0662", "1 2"])
+@pytest.mark.one_database  # refused before it is asked
 def test_a_last_event_id_that_is_no_position_is_refused(
     client: httpx.Client, address: str, number: str
 ) -> None:
@@ -140,6 +142,7 @@ def test_as_of_has_one_meaning_everywhere(client: httpx.Client) -> None:
         ("/jobs/2?asof=1", "as_of"),
     ],
 )
+@pytest.mark.one_database  # refused before it is asked
 def test_an_unknown_parameter_is_refused_and_the_nearest_one_named(
     client: httpx.Client, address: str, meant: str
 ) -> None:
@@ -188,6 +191,7 @@ def test_calls_that_change_something_take_no_unknown_parameter_either(client: ht
         "/v1/stream?after=",
     ],
 )
+@pytest.mark.one_database  # refused before it is asked
 def test_an_empty_value_is_refused(client: httpx.Client, address: str) -> None:
     assert "is empty" in refused(client, address)
 

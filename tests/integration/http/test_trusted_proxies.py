@@ -12,6 +12,9 @@ from entrypoints.http.forwarding import TrustedProxies, client_of, prefix_of
 from tests.conftest import NewDatabase
 from tests.support.server import AppServer, submit
 
+# Header fields of proxies are read before any database is asked.
+pytestmark = pytest.mark.one_database
+
 
 def forwarded(
     proxies: str, peer: str, *fields: tuple[str, str], scheme: str = "http"

@@ -11,6 +11,9 @@ from adapters.settings import Settings
 from tests.support.server import AppServer, audit, problem
 from tests.support.waiting import wait_until
 
+# What is invalid is refused before any database is asked.
+pytestmark = pytest.mark.one_database
+
 # Nobody may submit, and no window ends meanwhile.
 NOBODY_MAY = Settings(global_limit=0, window_seconds=2_678_400)
 INVALID_USERS = ("", "\x1b[2J", "a\x00b", "\x9b31m", "x" * 256, "日" * 86, "x" * 4_000_000)
