@@ -33,6 +33,7 @@ from domain.language.commands import (
     ReportRefusals,
     SubmitJob,
     TakeOutbox,
+    UpdateLine,
 )
 from domain.language.errors import QueueFull, fresh_copy, without_traceback
 from domain.language.identifiers import UserId
@@ -359,6 +360,8 @@ def _jobs(command: Command) -> int:
             return len(jobs)
         case TakeOutbox(rows_max=rows_max):
             return rows_max
+        case UpdateLine(users=users):
+            return len(users)
         case _:
             return 1
 

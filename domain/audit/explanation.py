@@ -6,7 +6,17 @@ from typing import Final, assert_never
 
 from msgspec import Struct
 
-from domain.fairness.line import KindInLine, UserInLine
+from domain.audit.reasons import (
+    Count,
+    Reason,
+    Value,
+    amount,
+    are_running,
+    format_seconds,
+    format_time,
+)
+from domain.audit.start_reasons import StartLimit, holds, start_reasons
+from domain.fairness.line import Load
 from domain.jobs.job import Job, State
 from domain.language.events import (
     CancelReason,
@@ -23,26 +33,12 @@ from domain.language.events import (
 from domain.language.identifiers import Kind, WorkerId
 from domain.language.limits import BACKOFF, delay_range
 
-Value = int | float | str | bool | datetime | None
-
 _ENDED_BECAUSE: Final = {
     FailureReason.ERROR: "its worker reported an error",
     FailureReason.TIMED_OUT: "it ran longer than its timeout_seconds",
     FailureReason.LEASE_LOST: "its worker sent no heartbeat before the lease ended",
     FailureReason.SERVER_RESTARTED: "the server that ran it died",
 }
-
-
-class Count(Struct, frozen=True):
-    """A number that is counted up to a bound."""
-
-    number: int
-    is_exact: bool = True  # False: there are more than `number`
-
-    def of(self, one: str, many: str) -> str:
-        """Format the number: "1 job", "3 jobs", "more than 500 jobs"."""
-        noun = one if self.number == 1 and self.is_exact else many
-        return f"{'' if self.is_exact else 'more than '}{self.number:,} {noun}"
 
 
 class SilentWorker(Struct, frozen=True):
@@ -84,8 +80,8 @@ class ExplanationInput(Struct, frozen=True, kw_only=True):
     job: Job
     now: datetime  # UTC, the log's time
     latest: Event | None  # of the job's events
-    user: UserInLine
-    kind: KindInLine
+    kind: Load
+    limits: Sequence[StartLimit] = ()  # that the job is under
     jobs_ahead: Count  # in the line of the same user, of any kind
     users_ahead: Count  # with an older turn, and jobs of kinds that the same workers serve
     workers: Workers
@@ -93,13 +89,10 @@ class ExplanationInput(Struct, frozen=True, kw_only=True):
     handler: str | None = None  # what this server's worker knows of the handler, a sentence
     wait: Wait | None = None  # of a job that has ended; None: it was never started
 
-
-class Reason(Struct, frozen=True):
-    """One reason for the state of a job."""
-
-    code: str  # stable, for programs
-    text: str  # one or more sentences
-    numbers: Mapping[str, Value] = {}  # that the text contains
+    @property
+    def is_held(self) -> bool:
+        """True if limits of starts hold the job back."""
+        return any(holds(limit, self.now) for limit in self.limits)
 
 
 class Explanation(Struct, frozen=True):
@@ -163,7 +156,7 @@ def _why_scheduled(known: ExplanationInput) -> Iterator[Reason]:
     if left <= 0:
         yield Reason(
             "due",
-            f"It was due at {_time(job.run_at)}; a running server queues it in a moment.",
+            f"It was due at {format_time(job.run_at)}; a running server queues it in a moment.",
             numbers,
         )
     elif job.attempt > 0:
@@ -173,7 +166,7 @@ def _why_scheduled(known: ExplanationInput) -> Iterator[Reason]:
         yield Reason(
             "retry_delay",
             f"Attempt {job.attempt} of at most {job.final_attempt} failed{because}; "
-            f"the next is due at {_time(job.run_at)}, in {_seconds(left)}.",
+            f"the next is due at {format_time(job.run_at)}, in {format_seconds(left)}.",
             {
                 **numbers,
                 "attempt": job.attempt,
@@ -188,7 +181,8 @@ def _why_scheduled(known: ExplanationInput) -> Iterator[Reason]:
     else:
         yield Reason(
             "scheduled",
-            f"It was submitted to run not before {_time(job.run_at)}, in {_seconds(left)}.",
+            f"It was submitted to run not before {format_time(job.run_at)}, in "
+            f"{format_seconds(left)}.",
             numbers,
         )
     yield from _expiry(known)
@@ -224,7 +218,7 @@ def _handler(known: ExplanationInput) -> Iterator[Reason]:
 
 
 def _why_queued(known: ExplanationInput) -> Iterator[Reason]:
-    yield from _caps(known)
+    yield from start_reasons(known.limits, known.jobs_ahead, known.now)
     if not known.workers.are_seen:
         yield _no_worker(known)
     yield from _place(known)
@@ -243,44 +237,20 @@ def _why_queued(known: ExplanationInput) -> Iterator[Reason]:
     yield from _expiry(known)
 
 
-def _caps(known: ExplanationInput) -> Iterator[Reason]:
-    job, user, kind = known.job, known.user, known.kind
-    if user.is_capped:
-        yield Reason(
-            "user_cap",
-            f"User {job.user_id!r} is paused: at most 0 of its jobs may run at once, until "
-            "that limit is raised or cleared."
-            if user.running_limit == 0
-            else f"User {job.user_id!r} has {_of(user.running, 'job')} running, and at most "
-            f"{user.running_limit} may run at once: the next starts when one of them ends.",
-            {"running": user.running, "running_limit": user.running_limit},
-        )
-    if kind.is_capped:
-        yield Reason(
-            "kind_cap",
-            f"The kind {job.kind!r} is paused: at most 0 of its jobs may run at once, until "
-            "that limit is raised or cleared."
-            if kind.running_limit == 0
-            else f"{_of(kind.running, 'job')} of the kind {job.kind!r} {_run(kind.running)}, and "
-            f"at most {kind.running_limit} of all users together may run at once.",
-            {"running": kind.running, "running_limit": kind.running_limit},
-        )
-
-
 def _no_worker(known: ExplanationInput) -> Reason:
     workers, kind = known.workers, known.job.kind
     running = known.kind.running
     numbers: dict[str, Value] = {"running": running, "lately_seconds": workers.lately_seconds}
     nobody = (
         f"No living worker asks for the kind {kind!r}: none has in the last "
-        f"{_seconds(workers.lately_seconds)}"
+        f"{format_seconds(workers.lately_seconds)}"
     )
     dead = _dead(workers)
     if running:
         return Reason(
             "no_worker_free",
-            f"{nobody}; {_of(running, 'job')} of it {_run(running)}, so there is a worker, but it "
-            f"may be busy.{dead}",
+            f"{nobody}; {amount(running, 'job')} of it {are_running(running)}, so there is a "
+            f"worker, but it may be busy.{dead}",
             numbers,
         )
     mistyped = ""
@@ -299,7 +269,9 @@ def _dead(workers: Workers) -> str:
     if not workers.dead:
         return ""
     last = workers.dead[0]
-    return f" Worker {last.worker!r} took it, and has been silent for {_seconds(last.seconds)}."
+    return (
+        f" Worker {last.worker!r} took it, and has been silent for {format_seconds(last.seconds)}."
+    )
 
 
 def _place(known: ExplanationInput) -> Iterator[Reason]:
@@ -312,14 +284,14 @@ def _place(known: ExplanationInput) -> Iterator[Reason]:
             "each turn of the user.",
             {"jobs_ahead": jobs.number, "is_exact": jobs.is_exact},
         )
-    if users.number and not known.user.is_capped:
+    if users.number and not known.is_held:
         yield Reason(
             "users_ahead",
             f"It is the turn of {users.of('user', 'users')} before that of user "
             f"{user_id!r}; each is served one job.",
             {"users_ahead": users.number, "is_exact": users.is_exact},
         )
-    if not (jobs.number or users.number or known.user.is_capped or known.kind.is_capped):
+    if not (jobs.number or users.number or known.is_held):
         yield Reason("next", "It is the next to be served, as soon as a worker asks for its kind.")
 
 
@@ -338,9 +310,9 @@ def _workers(known: ExplanationInput) -> Reason:
         )
     clauses = []
     if workers.asked_seconds_ago is not None:
-        clauses.append(f"one polled {_seconds(workers.asked_seconds_ago)} ago")
+        clauses.append(f"one polled {format_seconds(workers.asked_seconds_ago)} ago")
     if workers.started_seconds_ago is not None:
-        clauses.append(f"a job of it was started {_seconds(workers.started_seconds_ago)} ago")
+        clauses.append(f"a job of it was started {format_seconds(workers.started_seconds_ago)} ago")
     text = f"There are living workers for the kind {kind!r}: {', and '.join(clauses)}."
     return Reason("workers_busy", text, numbers)
 
@@ -363,7 +335,7 @@ def _expiry(known: ExplanationInput) -> Iterator[Reason]:
         left = _seconds_until(known, job.expires)
         yield Reason(
             "expires",
-            f"Not started by {_time(job.expires_at)}, it will not run at all.",
+            f"Not started by {format_time(job.expires_at)}, it will not run at all.",
             {"expires_at": job.expires_at, "seconds_left": left},
         )
 
@@ -372,14 +344,15 @@ def _running(known: ExplanationInput) -> Reason:
     job = known.job
     left = _seconds_until(known, job.lease_expires_at)
     lease = (
-        f"its lease holds until {_time(job.lease_expires_at)}"
+        f"its lease holds until {format_time(job.lease_expires_at)}"
         if left > 0
-        else f"its lease ended at {_time(job.lease_expires_at)}, and it is queued again in a moment"
+        else f"its lease ended at {format_time(job.lease_expires_at)}, and it is queued again in a "
+        "moment"
     )
     return Reason(
         "running",
         f"Worker {job.worker!r} has had attempt {job.attempt} of at most "
-        f"{job.final_attempt} since {_time(job.started_at)}; {lease}.{_heard(known.workers)}",
+        f"{job.final_attempt} since {format_time(job.started_at)}; {lease}.{_heard(known.workers)}",
         {
             "attempt": job.attempt,
             "failures": job.failures,
@@ -399,10 +372,10 @@ def _heard(workers: Workers) -> str:
     if workers.own_seconds_ago is None:
         return ""
     if workers.own_is_alive:
-        return f" The worker is alive: it polled {_seconds(workers.own_seconds_ago)} ago."
+        return f" The worker is alive: it polled {format_seconds(workers.own_seconds_ago)} ago."
     return (
         f" The worker seems to be dead: it has been silent for "
-        f"{_seconds(workers.own_seconds_ago)}. The job is queued again when its lease ends."
+        f"{format_seconds(workers.own_seconds_ago)}. The job is queued again when its lease ends."
     )
 
 
@@ -414,8 +387,8 @@ def _done(known: ExplanationInput) -> Reason:
     return Reason(
         "done",
         f"Worker {job.worker!r} completed attempt {job.attempt} at "
-        f"{_time(job.finished_at)}, {_seconds(ran)} after its start; it was started "
-        f"{_seconds(waited)} after {cause}.",
+        f"{format_time(job.finished_at)}, {format_seconds(ran)} after its start; it was started "
+        f"{format_seconds(waited)} after {cause}.",
         {"attempt": job.attempt, "waited_seconds": waited, "ran_seconds": ran},
     )
 
@@ -440,10 +413,10 @@ def _turns(known: ExplanationInput) -> Iterator[Reason]:
     started, others = wait.started, wait.started.number - wait.own
     clauses = []
     if others:
-        users = f"{_of(wait.other_users, 'other user')}"
-        clauses.append(f"{_of(others, 'job')} of {users}")
+        users = f"{amount(wait.other_users, 'other user')}"
+        clauses.append(f"{amount(others, 'job')} of {users}")
     if wait.own:
-        clauses.append(f"{_of(wait.own, 'job')} of user {user_id!r}")
+        clauses.append(f"{amount(wait.own, 'job')} of user {user_id!r}")
     if not started.is_exact:
         which = f"{started.of('job', 'jobs')} were started; they were not counted further"
     elif started.number:
@@ -468,7 +441,9 @@ def _failed(known: ExplanationInput) -> Reason:
     reason = known.latest.reason if isinstance(known.latest, JobFailed) else FailureReason.ERROR
     is_last = job.attempt >= job.final_attempt
     never = () if job.retry is None else job.retry.never or ()
-    text = f"Attempt {job.attempt} failed at {_time(job.finished_at)} on worker {job.worker!r} "
+    text = (
+        f"Attempt {job.attempt} failed at {format_time(job.finished_at)} on worker {job.worker!r} "
+    )
     if reason is FailureReason.ERROR and known.error is not None:
         text += f"with {known.error} – "
     else:
@@ -497,35 +472,19 @@ def _cancelled(known: ExplanationInput) -> Reason:
     if isinstance(known.latest, JobCancelled) and known.latest.reason is CancelReason.EXPIRED:
         return Reason(
             "expired",
-            f"It had not been started by {_time(job.expires_at)}, and so does not run.",
+            f"It had not been started by {format_time(job.expires_at)}, and so does not run.",
             {"expires_at": job.expires_at},
         )
     was = known.latest.was if isinstance(known.latest, JobCancelled) else "waiting"
     return Reason(
         "cancelled",
-        f"It was cancelled on request at {_time(job.finished_at)}, while {was}.",
+        f"It was cancelled on request at {format_time(job.finished_at)}, while {was}.",
         {"was": was, "finished_at": job.finished_at},
     )
 
 
-def _of(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
-def _run(number: int) -> str:
-    return "is running" if number == 1 else "are running"
-
-
 def _are(count: Count) -> str:
     return "is" if count.number == 1 and count.is_exact else "are"
-
-
-def _time(moment: datetime | None) -> str:
-    return "an unknown time" if moment is None else f"{moment:%Y-%m-%dT%H:%M:%SZ}"
-
-
-def _seconds(seconds: float) -> str:
-    return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"  # noqa: PLR2004 (two digits tell)
 
 
 def _seconds_until(known: ExplanationInput, moment: datetime | None) -> float:

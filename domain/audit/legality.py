@@ -24,6 +24,7 @@ from domain.language.events import (
     JobCancelled,
     JobCompleted,
     JobFailed,
+    JobMove,
     JobReleased,
     JobRequeued,
     JobStarted,
@@ -33,6 +34,7 @@ from domain.language.events import (
     KeyRotated,
     LeasesExtended,
     LimitChanged,
+    LineUpdated,
     PlanDeleted,
     ProgressReported,
     RateLimitDecided,
@@ -192,6 +194,12 @@ def _check_plan_deletion(_: Job | None, recorded: Recorded, _event: PlanDeleted)
     return None if recorded.job_id is None else f"it names job {recorded.job_id}"
 
 
+def _check_line_update(_: Job | None, recorded: Recorded, event: LineUpdated) -> str | None:
+    if recorded.job_id is not None:
+        return f"it names job {recorded.job_id}"
+    return None if event.users else "it names no user"
+
+
 def _check_correction(_: Job | None, recorded: Recorded, event: ClockCorrected) -> str | None:
     if recorded.job_id is not None:
         return f"it names job {recorded.job_id}"
@@ -241,6 +249,8 @@ def _other_job(job: Job, event: Any) -> str | None:  # noqa: ANN401 (of any step
         return _other_user(job, event.user_id)
     if job.kind != event.kind:
         return f"job {job.id} is of the kind {job.kind!r}, not {event.kind!r}"
+    if isinstance(event, JobMove) and job.resources != event.resources:
+        return f"job {job.id} uses the resources {job.resources}, not {event.resources}"
     return None
 
 
@@ -433,6 +443,7 @@ _OTHER_EVENT_CHECKS: Final[Mapping[type, Callable[[Job | None, Recorded, Any], s
     JobSubmitted: _check_submission,
     LimitChanged: _check_limits,
     PlanDeleted: _check_plan_deletion,
+    LineUpdated: _check_line_update,
     KeyCreated: _check_key,
     KeyRotated: _check_key,
     KeyRevoked: _check_key,

@@ -11,8 +11,12 @@ from typing import Any, Final, Literal
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import astuple
 
-from domain.fairness.line import KindInLine, Line, UserInLine
+from domain.fairness.line import Line, Load, UserInLine
+from domain.fairness.queues import QueueName
+from domain.fairness.start_limits import Starts
+from domain.fairness.strides import PASS_BYTES
 from domain.jobs.job import State
 from domain.jobs.job_fold import is_due
 from domain.language.events import (
@@ -74,20 +78,9 @@ class SystemState:
 
         The cost is proportional to the events since the last call, not to the number of users.
         """
-        line, windows = self.line, self.windows
-        for user_id, kind in line.changed_lanes:
-            lanes = line.lanes.get(user_id, {})
-            if not lanes.get(kind):
-                lanes.pop(kind, None)
-                if not lanes:
-                    line.lanes.pop(user_id, None)
-        for noted in (
-            line.changed_users,
-            line.changed_lanes,
-            line.changed_kinds,
-            windows.changed_counters,
-        ):
-            noted.clear()
+        windows = self.windows
+        self.line.forget_idle()
+        windows.changed_counters.clear()
         self.limits.forget_removed()
         if len(windows.counters) > 2 * self._windows_left + _WINDOWS_MIN:
             self.forget_windows()
@@ -135,13 +128,16 @@ _CHANGES: Final[Mapping[type, Callable[[Recorded, Any], _Change]]] = {
 class _Snapshot(Struct, array_like=True, frozen=True):
     """A state as it is stored: what `SystemState.tidy` leaves of it, sorted."""
 
-    version: Literal[2]
+    version: Literal[3]
     position: int
     recorded_at: int  # Unix time in microseconds
     jobs: dict[State, int]
-    users: dict[UserId, tuple[int | None, int | None, int, int, int | None]]
-    lanes: dict[UserId, dict[Kind, int]]
-    kinds: dict[Kind, tuple[int, int, int | None]]
+    virtual_time: bytes
+    users: dict[UserId, tuple[int | None, int | None, int, int, bytes, bool, int | None]]
+    held_kinds: dict[UserId, list[Kind]]
+    lanes: dict[UserId, dict[QueueName, tuple[int, int]]]
+    kinds: dict[Kind, tuple[int, int]]
+    starts: list[tuple[UserId, Kind, ResourceName, int, int, int]]
     limits: list[tuple[UserId, Kind, ResourceName, PlanName, Limits]]
     counters: list[tuple[UserId, int, int, int, int]]
 
@@ -157,25 +153,30 @@ def to_snapshot(state: SystemState) -> bytes:
     line, windows = state.line, state.windows
     return _encode(
         _Snapshot(
-            2,
+            3,
             state.position,
             to_micros(state.recorded_at),
             state.jobs,
+            line.virtual_time.to_bytes(PASS_BYTES),
             {
                 user_id: (
                     user.last_served,
                     user.joined,
                     user.waiting,
                     user.running,
-                    user.running_limit,
+                    user.pass_.to_bytes(PASS_BYTES),
+                    user.is_held,
+                    user.resumes_at,
                 )
                 for user_id, user in line.users.items()
             },
-            line.lanes,
+            {user_id: sorted(kinds) for user_id, kinds in line.held_kinds.items()},
             {
-                kind: (load.waiting, load.running, load.running_limit)
-                for kind, load in line.kinds.items()
+                user_id: {queue: astuple(load) for queue, load in lanes.items()}
+                for user_id, lanes in line.lanes.items()
             },
+            {kind: astuple(load) for kind, load in line.kinds.items()},
+            sorted((*subject[:3], *astuple(one)) for subject, one in line.starts.items()),
             [(*subject, one) for subject, one in sorted(state.limits.all_set(), key=itemgetter(0))],
             sorted(
                 (*key, one.start, one.used, one.refused) for key, one in windows.counters.items()
@@ -190,9 +191,19 @@ def from_snapshot(snapshot: bytes) -> SystemState:
     state.position = found.position
     state.recorded_at = from_micros(found.recorded_at)
     state.jobs |= found.jobs
-    state.line.users = {user_id: UserInLine(*row) for user_id, row in found.users.items()}
-    state.line.lanes = found.lanes
-    state.line.kinds = {kind: KindInLine(*row) for kind, row in found.kinds.items()}
+    line = state.line
+    line.virtual_time = int.from_bytes(found.virtual_time)
+    for user_id, row in found.users.items():
+        last_served, joined, waiting, running, pass_, is_held, resumes_at = row
+        line.users[user_id] = UserInLine(
+            last_served, joined, waiting, running, int.from_bytes(pass_), is_held, resumes_at
+        )
+    line.held_kinds = {user_id: frozenset(kinds) for user_id, kinds in found.held_kinds.items()}
+    for user_id, lanes in found.lanes.items():
+        for queue, load in lanes.items():
+            line.put_lane((user_id, queue), Load(*load))
+    line.kinds = {kind: Load(*load) for kind, load in found.kinds.items()}
+    line.starts = {Subject(*row[:3]): Starts(*row[3:]) for row in found.starts}
     for user_id, kind, resource, plan, limits in found.limits:
         state.limits.put(Subject(user_id, kind, resource, plan), limits)
     state.limits.count_members()
@@ -206,8 +217,8 @@ def from_snapshot(snapshot: bytes) -> SystemState:
 def line_in_order(state: SystemState) -> list[tuple[UserId, UserInLine]]:
     """Return the users in the line, in the order in which they are served."""
     waiting = [
-        (user.turn, user_id, user)
+        (user.order, user_id, user)
         for user_id, user in state.line.users.items()
-        if user.turn is not None
+        if user.order is not None
     ]
     return [(user_id, user) for _, user_id, user in sorted(waiting, key=lambda one: one[:2])]

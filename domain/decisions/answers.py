@@ -25,6 +25,8 @@ class Claimed(Struct, frozen=True, tag=True):
     jobs: Sequence[Job]  # started, in fair order
     is_repeated: bool = False  # the claim_id was known: the jobs that it gave, or fewer
     is_cut_short: bool = False  # more jobs may wait than could be read in one batch
+    # Seconds until more may start because of the time, as far as is known; None: not known.
+    resumes_in_seconds: float | None = None
 
 
 class LeasesHeld(Struct, frozen=True, tag=True):
@@ -44,6 +46,12 @@ class JobsUpdated(Struct, frozen=True, tag=True):
     """The answer to EnforceDeadlines and RecoverJobs."""
 
     jobs: Sequence[Job]  # that changed
+
+
+class LineWasUpdated(Struct, frozen=True, tag=True):
+    """The answer to UpdateLine."""
+
+    users: Sequence[UserId]  # of whom other jobs may start now
 
 
 class LimitsSet(Struct, frozen=True, tag=True):
@@ -94,6 +102,7 @@ Answer = (
     | LeasesHeld
     | JobUpdated
     | JobsUpdated
+    | LineWasUpdated
     | LimitsSet
     | PlanRemoved
     | RefusalsRecorded

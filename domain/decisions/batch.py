@@ -13,7 +13,7 @@ from typing import Final
 
 from domain.access.keys import KEY_EVENTS
 from domain.decisions.answers import Answer, Claimed, OutboxTaken
-from domain.decisions.decide import Decision, NewEvent, decide, expire
+from domain.decisions.decide import Decision, NewEvent, decide, expire, update_line
 from domain.decisions.write_model import WriteModel
 from domain.fairness.known_line import Unread
 from domain.language.commands import ClaimJobs, Command, ReportRefusals, SubmitRows
@@ -32,6 +32,9 @@ from domain.language.policy import Policy
 from domain.limits.rate_limits import merge_refusals
 
 EXPIRED_PER_BATCH_MAX: Final = 2_000  # jobs that a batch cancels before its claims are served
+
+USERS_UPDATED_PER_BATCH_MAX: Final = 2_000  # users who are put in line again, likewise
+USERS_PER_UPDATE_MAX: Final = 1_000  # in one event
 
 # Each read about doubles what is known of the line, so that a few suffice. The bound is for a
 # stored line that does not fit its jobs, where no number suffices.
@@ -80,6 +83,7 @@ class Batch:
         self._append = append
         self._appended, self._bodies_appended = 0, 0
         self._expired = 0
+        self._updated = 0  # users put in line again
         self._refusals: dict[_RefusalKey, RateLimitDecided] = {}
 
     def correct_clock(self, event: ClockCorrected) -> None:
@@ -109,6 +113,7 @@ class Batch:
             self._append_from(EVENTS_PER_APPEND)
         if claims:
             self._expire()
+            self._update_line()
         for index in claims:
             claim = commands[index]
             assert isinstance(claim, ClaimJobs)
@@ -166,6 +171,7 @@ class Batch:
                 break
             self._look_further(decision.unread)
             self._expire()
+            self._update_line()
             decision = self._decision(command, on_crash)
         return decision if isinstance(decision, Exception) else self._take(decision, command)
 
@@ -183,6 +189,20 @@ class Batch:
         for expired in islice(expire(self._model, self.now), left):
             self._record(expired)
             self._expired += 1
+
+    def _update_line(self) -> None:
+        """Have users in line again before claims are served, whose throttles allow it by now."""
+        known = self._model.line.known
+        assert known is not None, "claims are decided by this model"
+        left = USERS_UPDATED_PER_BATCH_MAX - self._updated
+        users = list(islice(known.resuming(to_micros(self.now)), left))
+        self._updated += len(users)
+        for start in range(0, len(users), USERS_PER_UPDATE_MAX):
+            some = users[start : start + USERS_PER_UPDATE_MAX]
+            for new in update_line(self._model, some, self.now).new_events:
+                self._record(new)
+        for user_id in users:  # of whom nothing changed, or later again
+            known.resume(user_id, self._model.line.users[user_id].resumes_at)
 
     def _take(self, decision: Decision, command: Command) -> _Reply:
         name = command.key_name

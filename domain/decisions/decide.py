@@ -7,7 +7,7 @@ the number of kinds of a user.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
 from itertools import accumulate, takewhile
 from typing import NamedTuple, assert_never
@@ -25,6 +25,7 @@ from domain.decisions.answers import (
     KeyChanged,
     LeasesHeld,
     LimitsSet,
+    LineWasUpdated,
     OutboxTaken,
     PlanRemoved,
     ProjectionsSaved,
@@ -33,6 +34,7 @@ from domain.decisions.answers import (
 )
 from domain.decisions.write_model import WriteModel
 from domain.fairness.known_line import Unread, WaitingJob
+from domain.fairness.queues import kind_of, queue_of
 from domain.fairness.serve import serve
 from domain.jobs import life_cycle
 from domain.jobs.claims import claim_hash
@@ -62,6 +64,7 @@ from domain.language.commands import (
     SaveProjections,
     SubmitJob,
     TakeOutbox,
+    UpdateLine,
 )
 from domain.language.errors import (
     KeyNotValid,
@@ -69,6 +72,7 @@ from domain.language.errors import (
     RateLimited,
     Refusal,
     TooManyKinds,
+    TooManyQueues,
     UnknownJob,
     without_traceback,
 )
@@ -80,15 +84,16 @@ from domain.language.events import (
     JobStarted,
     JobSubmitted,
     LeasesExtended,
+    LineUpdated,
     RateLimitDecided,
     RequeueReason,
     SubmissionDeduplicated,
     WrongKeysRefused,
 )
 from domain.language.idempotency import is_deduplicated, key_of, own_digest
-from domain.language.identifiers import ClaimHash, JobId, KeyName, WorkerId
+from domain.language.identifiers import ClaimHash, JobId, KeyName, UserId, WorkerId
 from domain.language.limits import resolved_retry
-from domain.language.moments import later
+from domain.language.moments import later, to_micros
 from domain.language.policy import Policy
 from domain.limits.limits import (
     NONE,
@@ -144,7 +149,7 @@ def decide(model: WriteModel, command: Command, policy: Policy, now: datetime) -
     return _decide(model, command, key, policy, now)
 
 
-def _decide(  # noqa: PLR0912 (a case for each command)
+def _decide(  # noqa: C901, PLR0912 (a case for each command)
     model: WriteModel, command: Command, key: ApiKey | None, policy: Policy, now: datetime
 ) -> Decision:
     match command:
@@ -164,6 +169,8 @@ def _decide(  # noqa: PLR0912 (a case for each command)
             return _advance(model, command, key, now)
         case EnforceDeadlines():
             return _enforce_deadlines(model, command, now)
+        case UpdateLine():
+            return update_line(model, command.users, now)
         case RecoverJobs():
             return _recover(model, command)
         case ChangeLimit():
@@ -197,9 +204,8 @@ def _submit(
             return _repeat(command, holder, key, admission, now)
     else:
         named = own_digest(named, job_id)
-    kinds_waiting = model.line.kinds_waiting(command.user_id)
-    if command.kind not in kinds_waiting and len(kinds_waiting) >= policy.kinds_waiting_max:
-        return _refuse(admission, TooManyKinds(command.user_id, policy.kinds_waiting_max), now)
+    if (too_many := _too_many(model, command, policy)) is not None:
+        return _refuse(admission, too_many, now)
     of_kind = model.limits.kinds.get(command.kind, NONE)
     attempts = None if of_kind.retry is None else of_kind.retry.attempts
     timeout_seconds = command.timeout_seconds or of_kind.timeout_seconds
@@ -218,6 +224,7 @@ def _submit(
         key_is_explicit=is_explicit,
         key_expires_at=later(now, policy.idempotency_seconds),
         priority=command.priority,
+        resources=command.resources,
         run_at=command.run_at,
         expires_at=command.expires_at,
         timeout_seconds=timeout_seconds or policy.timeout_seconds,
@@ -230,6 +237,26 @@ def _submit(
         [NewEvent(admission, job_id), NewEvent(submitted, job_id, command.payload)],
         lambda after: Submitted(after.jobs.rows[job_id], admission, now, is_duplicate=False),
     )
+
+
+def _too_many(model: WriteModel, command: SubmitJob, policy: Policy) -> Refusal | None:
+    """Return the refusal of a job that would begin a further lane, where there are very many."""
+    line = model.line
+    waiting = line.lanes_waiting(command.user_id)
+    queue = queue_of(command.kind, command.resources)
+    if queue in waiting:
+        return None
+    kinds = set(map(kind_of, waiting))
+    if command.kind not in kinds and len(kinds) >= policy.kinds_waiting_max:
+        return TooManyKinds(command.user_id, policy.kinds_waiting_max)
+    if not command.resources:
+        return None
+    if len(waiting) >= policy.lanes_waiting_max:
+        return TooManyQueues(policy.lanes_waiting_max, f"of user {command.user_id!r}")
+    queues = line.queues.get(command.kind, {})
+    if queue not in queues and len(queues) >= policy.queues_waiting_max:
+        return TooManyQueues(policy.queues_waiting_max, f"of kind {command.kind!r}")
+    return None
 
 
 def _repeat(
@@ -306,7 +333,8 @@ def _claim(model: WriteModel, command: ClaimJobs, policy: Policy, now: datetime)
         more_kinds = Unread(jobs=command.max_jobs, more_kinds=True)
         return Decision([], lambda _: Claimed([]), more_kinds)
     kinds = line.kinds_in_line() if command.kinds is None else dict.fromkeys(command.kinds)
-    served, unread = serve(line, kinds, command.max_jobs, model.position + 1)
+    micros = to_micros(now)
+    served, unread, resumes_at = serve(line, kinds, command.max_jobs, model.position + 1, micros)
     picks = _carried(model, served, command.payload_bytes_max)
     missing = command.max_jobs - len(served)
     if len(picks) < len(served):
@@ -320,6 +348,7 @@ def _claim(model: WriteModel, command: ClaimJobs, policy: Policy, now: datetime)
             JobStarted(
                 user_id=pick.user_id,
                 kind=pick.kind,
+                resources=pick.resources,
                 attempt=model.jobs.rows[pick.job_id].attempt + 1,
                 worker=command.worker,
                 server=command.server,
@@ -337,7 +366,10 @@ def _claim(model: WriteModel, command: ClaimJobs, policy: Policy, now: datetime)
     is_empty = command.server is None and not (picks or unread or command.may_wait)
     return Decision(
         started,
-        lambda after: Claimed([after.jobs.rows[pick.job_id] for pick in picks]),
+        lambda after: Claimed(
+            [after.jobs.rows[pick.job_id] for pick in picks],
+            resumes_in_seconds=None if resumes_at is None else (resumes_at - micros) / 1_000_000,
+        ),
         unread,
         claim if is_empty else None,
     )
@@ -458,7 +490,8 @@ def _change_limit(model: WriteModel, command: ChangeLimit) -> Decision:
         limited = decide_limit(model.limits, command)
     except Refusal as refusal:
         return Decision([], without_traceback(refusal))
-    is_new = model.limits.of(subject_of(limited)) != limits_of(limited)
+    before = replace(model.limits.of(subject_of(limited)), throttle_since=None)
+    is_new = before != limits_of(limited)
     return Decision([NewEvent(limited)] if is_new else [], lambda _: LimitsSet(limited))
 
 
@@ -507,6 +540,14 @@ def _enforce_deadlines(model: WriteModel, command: EnforceDeadlines, now: dateti
             *(NewEvent(life_cycle.missed(job), job.id) for job in missed),
         ]
     )
+
+
+def update_line(model: WriteModel, users: Iterable[UserId], now: datetime) -> Decision:
+    """Put those users in line again, or take them out, whose places the limits or time changed."""
+    micros = to_micros(now)
+    stale = tuple(user_id for user_id in users if model.line.is_stale(user_id, micros))
+    events = [NewEvent(LineUpdated(users=stale))] if stale else []
+    return Decision(events, lambda _: LineWasUpdated(stale))
 
 
 def _has_others(job: Job, held: Sequence[Job]) -> bool:

@@ -33,17 +33,20 @@ from domain.language.commands import (
     SubmitJob,
     SubmitRows,
     TakeOutbox,
+    UpdateLine,
 )
 from domain.language.events import (
     EVENT_TYPES,
     AttemptBegun,
     ClockCorrected,
+    JobMove,
     JobSubmitted,
     KeyCreated,
     KeyRevoked,
     KeyRotated,
     LeasesExtended,
     LimitChanged,
+    LineUpdated,
     PlanDeleted,
     ProgressReported,
     RateLimitDecided,
@@ -52,9 +55,17 @@ from domain.language.events import (
     WrongKeysRefused,
 )
 from domain.language.idempotency import is_deduplicated, key_hash, key_of
-from domain.language.identifiers import GLOBAL, ClaimHash, JobId, KeyHash, Kind, UserId
+from domain.language.identifiers import (
+    GLOBAL,
+    ClaimHash,
+    JobId,
+    KeyHash,
+    Kind,
+    ResourceName,
+    UserId,
+)
 from domain.language.policy import Policy
-from domain.limits.limits import LimitSettings
+from domain.limits.limits import LimitSettings, Subject, subject_of
 from domain.limits.rate_limits import WindowKey, Windows
 from domain.log.folds import Fold
 
@@ -101,10 +112,12 @@ class RowKeys(Struct, frozen=True, kw_only=True):
 
     users: Collection[UserId] = ()
     kinds: Collection[Kind] = ()
+    resources: Collection[ResourceName] = ()
     jobs: Collection[JobId] = ()
     keys: Collection[KeyHash] = ()  # idempotency keys
     claims: Collection[ClaimHash] = ()
     windows: Collection[WindowKey] = ()
+    starts: Collection[Subject] = ()  # of subjects with throttles
 
 
 class RequiredRows(RowKeys, frozen=True, kw_only=True):
@@ -112,10 +125,12 @@ class RequiredRows(RowKeys, frozen=True, kw_only=True):
 
     users: set[UserId] = set()
     kinds: set[Kind] = set()
+    resources: set[ResourceName] = set()
     jobs: set[JobId] = set()
     keys: set[KeyHash] = set()
     claims: set[ClaimHash] = set()
     windows: set[WindowKey] = set()
+    starts: set[Subject] = set()  # of subjects whose limits change; others follow from the rest
     http_claims: set[ClaimHash] = set()  # of `claims`: those that may have been answered empty
     retries: dict[JobId, int] = {}  # jobs to retry: the length of their users' windows, in seconds
 
@@ -134,6 +149,8 @@ class RequiredRows(RowKeys, frozen=True, kw_only=True):
                     self.jobs.update(job_id for job_id, _ in jobs)
                 case EnforceDeadlines(jobs=ids) | RecoverJobs(jobs=ids):
                     self.jobs.update(ids)
+                case UpdateLine(users=users):
+                    self.users.update(users)
                 case SubmitRows(rows=rows):
                     self.add_commands((submission for _, submission in rows), policy)
                 case (
@@ -147,8 +164,8 @@ class RequiredRows(RowKeys, frozen=True, kw_only=True):
                     | ReportWrongKeys()
                 ):
                     pass
-                case ChangeLimit(user_id=changed_user, kind=changed_kind):
-                    self._add_subject(changed_user, changed_kind)
+                case ChangeLimit() as change:
+                    self._add_subject(change)
                 case RetryJob(job_id=job_id):
                     self.jobs.add(job_id)
                     self.retries[job_id] = policy.window_seconds
@@ -171,7 +188,7 @@ class RequiredRows(RowKeys, frozen=True, kw_only=True):
                 case LeasesExtended():
                     self.jobs.update(job_id for job_id, _ in event.jobs)
                 case LimitChanged():
-                    self._add_subject(event.user_id, event.kind)
+                    self._add_subject(event)
                 case (
                     ClockCorrected()
                     | PlanDeleted()
@@ -184,9 +201,13 @@ class RequiredRows(RowKeys, frozen=True, kw_only=True):
                     | WrongKeysRefused()
                 ):
                     pass
+                case LineUpdated():
+                    self.users.update(event.users)
                 case _:
                     self.users.add(event.user_id)
                     self.kinds.add(event.kind)
+                    if isinstance(event, JobMove):
+                        self.resources.update(event.resources)
 
     def add_keys(self, submissions: Iterable[JobSubmitted]) -> None:
         """Add the idempotency keys of submissions, whose former holders lose them."""
@@ -199,10 +220,12 @@ class RequiredRows(RowKeys, frozen=True, kw_only=True):
         """Add all row keys of another one."""
         self.users.update(other.users)
         self.kinds.update(other.kinds)
+        self.resources.update(other.resources)
         self.jobs.update(other.jobs)
         self.keys.update(other.keys)
         self.claims.update(other.claims)
         self.windows.update(other.windows)
+        self.starts.update(other.starts)
 
     def without(self, known: RowKeys) -> "RequiredRows":
         """Return the rows that are not known yet.
@@ -213,10 +236,12 @@ class RequiredRows(RowKeys, frozen=True, kw_only=True):
         return RequiredRows(
             users=self.users.difference(known.users),
             kinds=self.kinds.difference(known.kinds),
+            resources=self.resources.difference(known.resources),
             jobs=self.jobs.difference(known.jobs),
             keys=self.keys.difference(known.keys),
             claims=self.claims.difference(known.claims),
             windows=self.windows.difference(known.windows),
+            starts=self.starts.difference(known.starts),
             http_claims=self.http_claims,
             retries=self.retries,
         )
@@ -226,16 +251,19 @@ class RequiredRows(RowKeys, frozen=True, kw_only=True):
         return (
             len(self.users)
             + len(self.kinds)
+            + len(self.resources)
             + len(self.jobs)
             + len(self.keys)
             + len(self.claims)
             + len(self.windows)
+            + len(self.starts)
         )
 
     def _add_submission(self, command: SubmitJob, policy: Policy) -> None:
         user_id = command.user_id
         self.users.add(user_id)
         self.kinds.add(command.kind)
+        self.resources.update(command.resources)
         self.windows.add((user_id, policy.window_seconds))
         self.windows.add((GLOBAL, policy.window_seconds))
         if is_deduplicated(command, policy):
@@ -249,7 +277,9 @@ class RequiredRows(RowKeys, frozen=True, kw_only=True):
             if claim.server is None:
                 self.http_claims.add(named)
 
-    def _add_subject(self, user_id: UserId | None, kind: Kind | None) -> None:
-        self.users.add(user_id or GLOBAL)
-        if kind is not None:
-            self.kinds.add(kind)
+    def _add_subject(self, changed: LimitChanged | ChangeLimit) -> None:
+        subject = subject_of(changed)
+        self.users.add(subject.user_id)
+        if subject.kind:
+            self.kinds.add(subject.kind)
+        self.starts.add(subject)

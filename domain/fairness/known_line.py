@@ -1,8 +1,8 @@
 """The part of the line that is in memory, in the order in which claims are served.
 
 It is kept from batch to batch: events keep it current, and rows are read only where a claim needs
-what lies beyond it. All users of a kind are known up to its *horizon*, a turn; all jobs of a lane
-are known up to the job that was read last.
+what lies beyond it. All users of a queue are known up to its *horizon*, a sort key of users; all
+jobs of a lane are known up to the job that was read last.
 """
 
 import math
@@ -11,9 +11,9 @@ from collections.abc import Collection, Iterator
 from msgspec import Struct
 
 from domain.fairness.priority_queue import PriorityQueue
-from domain.language.identifiers import JobId, Kind, UserId
+from domain.fairness.queues import Lane, QueueName, queue_of
+from domain.language.identifiers import JobId, Kind, ResourceName, UserId
 
-Lane = tuple[UserId, Kind]
 Order = tuple[int, int]  # among a user's own jobs: higher priority first, then the older job
 
 
@@ -25,6 +25,11 @@ class WaitingJob(Struct, frozen=True, gc=False):
     kind: Kind
     priority: int
     is_suspect: bool = False  # claimed alone, see `JobStarted.alone`
+    resources: tuple[ResourceName, ...] = ()
+
+    @property
+    def queue(self) -> QueueName:
+        return queue_of(self.kind, self.resources)
 
     @property
     def order(self) -> Order:
@@ -35,7 +40,7 @@ class Unread(Struct, frozen=True, kw_only=True):
     """Rows of the stored line that a claim depends on and that have not been read."""
 
     jobs: int  # that the claim can still take
-    kinds: frozenset[Kind] = frozenset()  # with unread lanes beyond the horizon
+    queues: frozenset[QueueName] = frozenset()  # with unread lanes beyond the horizon
     lanes: frozenset[Lane] = frozenset()  # with unread jobs
     more_kinds: bool = False  # the claim takes any kind, and there are unread kinds
 
@@ -79,12 +84,13 @@ class KnownLine:
         self.has_read_kinds = is_whole  # the first stored kinds, for claims of any kind
         self.has_more_kinds = not is_whole  # stored kinds after the last that was read, by name
         self.last_kind = Kind("")  # the last stored kind that was read, by name
-        self._turns: dict[Kind, PriorityQueue[UserId, int]] = {}
-        self._horizons: dict[Kind, float] = {}
+        self._users: dict[QueueName, PriorityQueue[UserId, int]] = {}
+        self._horizons: dict[QueueName, float] = {}
         self._horizon_of_others = math.inf if is_whole else 0.0
+        self._resuming: PriorityQueue[UserId, tuple[int, UserId]] = PriorityQueue()
 
     def enter(self, job: WaitingJob) -> None:
-        lane = (job.user_id, job.kind)
+        lane = (job.user_id, job.queue)
         known = self.lanes.get(lane)
         if known is None:
             known = self.lanes[lane] = KnownLane()
@@ -95,38 +101,56 @@ class KnownLine:
         if known is not None:
             known.discard(job_id)
 
-    def place(self, user_id: UserId, kind: Kind, turn: int | None) -> None:
-        """Note the turn of a user who has jobs of the kind; None: the user is not in line."""
-        turns = self._turns.get(kind)
-        if turn is None:
-            if turns is not None:
-                turns.discard(user_id)
+    def place(self, user_id: UserId, queue: QueueName, order: int | None) -> None:
+        """Note the sort key of a user who has jobs in the queue; None: none of them may start."""
+        users = self._users.get(queue)
+        if order is None:
+            if users is not None:
+                users.discard(user_id)
             return
-        if turns is None:
-            turns = self._turns[kind] = PriorityQueue()
-        turns.put(user_id, turn)
+        if users is None:
+            users = self._users[queue] = PriorityQueue()
+        users.put(user_id, order)
+
+    def resume(self, user_id: UserId, at: int | None) -> None:
+        """Note when a user's place has to be worked out again; None: at no time."""
+        if at is None:
+            self._resuming.discard(user_id)
+        else:
+            self._resuming.put(user_id, (at, user_id))
+
+    def resuming(self, now: int) -> Iterator[UserId]:
+        """Yield the users whose places have to be worked out again by now, the earliest first."""
+        for (at, user_id), _ in self._resuming.in_order():
+            if at > now:
+                return
+            yield user_id
+
+    def next_resumption(self) -> int | None:
+        """Return when the next user's place has to be worked out again; None: not known."""
+        return next((at for (at, _), _ in self._resuming.in_order()), None)
 
     def forget_lane(self, lane: Lane) -> None:
         """Forget a lane without jobs."""
         self.lanes.pop(lane, None)
-        turns = self._turns.get(lane[1])
-        if turns is not None:
-            turns.discard(lane[0])
-            if not turns:
-                del self._turns[lane[1]]
+        users = self._users.get(lane[1])
+        if users is not None:
+            users.discard(lane[0])
+            if not users:
+                del self._users[lane[1]]
 
-    def users_in_turn(self, kind: Kind) -> Iterator[tuple[int, UserId]]:
-        """Yield (turn, user) of the known users with jobs of a kind, the oldest turn first."""
-        turns = self._turns.get(kind)
-        return iter(()) if turns is None else turns.in_order()
+    def users_in_order(self, queue: QueueName) -> Iterator[tuple[int, UserId]]:
+        """Yield (sort key, user) of the known users with jobs in a queue, the next first."""
+        users = self._users.get(queue)
+        return iter(()) if users is None else users.in_order()
 
-    def horizon(self, kind: Kind) -> float:
-        """Return the turn after which lanes of the kind may be unread; infinite: none is."""
-        return self._horizons.get(kind, self._horizon_of_others)
+    def horizon(self, queue: QueueName) -> float:
+        """Return the sort key after which lanes of the queue may be unread; infinite: none is."""
+        return self._horizons.get(queue, self._horizon_of_others)
 
-    def read_users(self, kind: Kind, up_to: int | None) -> None:
-        """Note that all lanes of a kind up to a turn are known; None: all."""
-        self._horizons[kind] = math.inf if up_to is None else up_to
+    def read_users(self, queue: QueueName, up_to: int | None) -> None:
+        """Note that all lanes of a queue up to a sort key are known; None: all."""
+        self._horizons[queue] = math.inf if up_to is None else up_to
 
     def read_jobs(self, lane: Lane, jobs: Collection[WaitingJob]) -> None:
         """Add the first jobs of a lane."""

@@ -15,6 +15,7 @@ from domain.language.events import (
     JobRequeued,
     JobSubmitted,
     LimitChanged,
+    LineUpdated,
     Recorded,
 )
 from domain.language.identifiers import Kind
@@ -26,8 +27,8 @@ def new_work(recorded: Iterable[Recorded], line: Line) -> Counter[Kind]:
     """Return an upper bound of the jobs of each kind that the events make claimable.
 
     `line` has the events folded in. A job that enters the line counts. So does the end of an
-    attempt under a cap of its user or kind, for one waiting job; without a cap, no job waited
-    for it.
+    attempt under a cap of its user, kind or resources, for one waiting job; without a cap, no job
+    waited for it.
     """
     found: Counter[Kind] = Counter()
     for one in recorded:
@@ -43,10 +44,15 @@ def new_work(recorded: Iterable[Recorded], line: Line) -> Counter[Kind]:
                 _add_freed(found, line, event)
             case JobCompleted() | JobFailed() | JobCancelled() | AttemptEnded():
                 _add_freed(found, line, event)
-            case LimitChanged(kind=str(kind)):
-                found[kind] += MANY
             case LimitChanged(user_id=str(user_id)):
                 found.update(dict.fromkeys(line.kinds_waiting(user_id), MANY))
+            case LimitChanged(kind=str(kind)):
+                found[kind] += MANY
+            case LimitChanged():
+                found.update(dict.fromkeys(line.kinds_in_line(), MANY))
+            case LineUpdated(users=users):
+                for user_id in users:
+                    found.update(dict.fromkeys(line.kinds_waiting(user_id), MANY))
             case _:
                 pass
     return found
@@ -57,9 +63,13 @@ def _add_freed(
     line: Line,
     ended: JobRequeued | JobCompleted | JobFailed | JobCancelled | AttemptEnded,
 ) -> None:
-    kind = line.kinds.get(ended.kind)
-    if kind is not None and kind.running_limit is not None and kind.waiting:
-        found[ended.kind] += 1
-    user = line.users.get(ended.user_id)
-    if user is not None and user.running_limit is not None and user.waiting:
-        found.update(line.kinds_waiting(ended.user_id))
+    limits, user_id, kind = line.limits, ended.user_id, ended.kind
+    if limits.of_kind(kind).running is not None:
+        found[kind] += 1
+    if limits.of_user(user_id).running is not None:
+        found.update(line.kinds_waiting(user_id))
+    if limits.of_user_kind(user_id, kind).running is not None:
+        found[kind] += 1
+    for resource in ended.resources:
+        if limits.of_resource(resource).running is not None:
+            found.update(line.kinds_using(resource))

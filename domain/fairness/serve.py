@@ -1,19 +1,26 @@
-"""Fair order: the next job is the first one of the waiting user with the oldest turn.
+"""Fair order: the next job is the first one of the waiting user who is first in line.
 
-While the same users wait, no two of them differ by more than one job served. A claim for more jobs
-than there are users serves them in rounds. Order is by log position, never by time.
+While the same users of equal weights wait, no two of them differ by more than one job served. A
+claim for more jobs than there are users serves them in rounds. Order is by log position, never by
+time.
+
+What all users share is not a matter of a user's place in line: a claim takes nothing from a queue
+whose kind or one of whose resources is paused, at its cap or beyond its throttle.
 """
 
 import heapq
 import math
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice
 from typing import Final, NamedTuple
 
-from domain.fairness.known_line import Lane, Unread, WaitingJob
-from domain.fairness.line import Line
-from domain.language.identifiers import Kind, UserId
+from domain.fairness.known_line import Unread, WaitingJob
+from domain.fairness.line import NO_JOBS, Line, Load
+from domain.fairness.queues import Lane, QueueName, kind_of, resources_of
+from domain.fairness.start_limits import resumes_at, startable
+from domain.fairness.strides import next_pass, order_of
+from domain.language.identifiers import Kind, ResourceName, UserId
+from domain.limits.limits import NONE, Limits, Subject
 
 USERS_PER_READ_MAX: Final = 250
 
@@ -22,38 +29,46 @@ class Served(NamedTuple):
     """The jobs that a claim starts."""
 
     jobs: Sequence[WaitingJob]  # in fair order
-    unread: Unread | None  # rows to read before the next job is known; None: no more follow
+    unread: Unread | None = None  # rows to read before the next job is known; None: no more follow
+    # When more jobs may start because of the time, as far as is known; Unix time in microseconds.
+    resumes_at: int | None = None
 
 
-def serve(line: Line, kinds: Iterable[Kind], jobs_max: int, next_position: int) -> Served:
+def serve(line: Line, kinds: Iterable[Kind], jobs_max: int, next_position: int, now: int) -> Served:
     """Return the jobs to start. The JobStarted of the first gets `next_position`.
 
     Stops where the order depends on unread rows, since skipping a user is never fair. Stops before
-    a suspect job, too, which is claimed alone.
+    a suspect job, too, which is claimed alone. `now` is Unix time in microseconds.
     """
-    view = _ClaimView(line, kinds)
+    view = _ClaimView(line, kinds, now)
     served: list[WaitingJob] = []
-    in_turn = view.users_in_turn()
-    again: deque[tuple[int, UserId]] = deque()  # users served once by this claim, in turn
+    in_line = view.users_in_order()
+    found = next(in_line, None)
+    again: list[tuple[int, UserId]] = []  # heap: users served by this claim who have more jobs
     while len(served) < jobs_max:
-        found = next(in_turn, None) or (again.popleft() if again else None)
-        turn, user_id = found or (math.inf, None)
-        if beyond := view.kinds_beyond(turn):
-            return Served(served, Unread(jobs=jobs_max - len(served), kinds=beyond))
+        is_again = bool(again) and (found is None or again[0] < found)
+        order, user_id = again[0] if is_again else found or (math.inf, None)
+        if beyond := view.queues_beyond(order):
+            return Served(served, Unread(jobs=jobs_max - len(served), queues=beyond))
         if user_id is None:
             break
         job = view.next_job(user_id)
-        if isinstance(job, WaitingJob):
-            if job.is_suspect:
-                return Served(served or [job], None)
-            served.append(job)
-            if view.has_more(user_id):
-                again.append((next_position + len(served) - 1, user_id))
-        elif job is _UNREAD:
+        if isinstance(job, _Unread):
             jobs_left = jobs_max - len(served)
-            users = chain([user_id], (other for _, other in chain(in_turn, again)))
+            users = chain([user_id], (other for _, other in chain(in_line, sorted(again))))
             return Served(served, Unread(jobs=jobs_left, lanes=view.cut_lanes(users, jobs_left)))
-    return Served(served, None)
+        if is_again:
+            heapq.heappop(again)
+        else:
+            found = next(in_line, None)
+        if job is None:
+            continue
+        if job.is_suspect:
+            return Served(served or [job])
+        served.append(job)
+        if (order_after := view.take(job, next_position + len(served) - 1)) is not None:
+            heapq.heappush(again, (order_after, user_id))
+    return Served(served, resumes_at=view.resumes_at())
 
 
 class _Unread:
@@ -66,108 +81,194 @@ _UNREAD = _Unread()
 class _ClaimView:
     """The line as one claim sees it: without the jobs that it has served already."""
 
-    def __init__(self, line: Line, kinds: Iterable[Kind]) -> None:
+    def __init__(self, line: Line, kinds: Iterable[Kind], now: int) -> None:
         assert line.known is not None, "claims are decided by this line"
         self._line = line
         self._known = line.known
-        self._capacity = {kind: free for kind in kinds if (free := _capacity(line, kind)) > 0}
+        self._now = now
+        self._virtual_time = line.virtual_time
+        self._passes: dict[UserId, int] = {}  # of users served by this claim
         self._runs: dict[UserId, int] = {}
         self._taken: dict[Lane, int] = {}
         self._lanes: dict[Lane, Iterator[WaitingJob]] = {}
         self._heads: dict[Lane, WaitingJob | None] = {}
+        # How many more jobs may start, of what was asked for so far.
+        self._free_kinds: dict[Kind, float] = {}
+        self._free_resources: dict[ResourceName, float] = {}
+        self._free_users: dict[UserId, float] = {}
+        self._free_user_kinds: dict[tuple[UserId, Kind], float] = {}
+        queues = chain.from_iterable(line.queues_of(kind) for kind in kinds)
+        self._queues = [] if line.limits.everyone.paused else [*filter(self._is_open, queues)]
+        self._wanted = set(self._queues)
         self._unread_after = {
-            kind: horizon
-            for kind in self._capacity
-            if (horizon := line.known.horizon(kind)) < math.inf
+            queue: horizon
+            for queue in self._queues
+            if (horizon := line.known.horizon(queue)) < math.inf
         }
 
-    def users_in_turn(self) -> Iterator[tuple[int, UserId]]:
-        """Yield the users with known jobs of these kinds, each once, by turn."""
+    def users_in_order(self) -> Iterator[tuple[int, UserId]]:
+        """Yield the users with known jobs in the open queues, each once, in order."""
         latest = None
-        for turn, user_id in heapq.merge(*map(self._users_of, self._capacity)):
-            if turn != latest:  # else another kind of the same user
-                latest = turn
-                yield turn, user_id
+        for order, user_id in heapq.merge(*map(self._users_of, self._queues)):
+            if order != latest:  # else the user is in another queue as well
+                latest = order
+                yield order, user_id
 
-    def _users_of(self, kind: Kind) -> Iterator[tuple[int, UserId]]:
-        for user in self._known.users_in_turn(kind):
-            if self._capacity[kind] <= 0:
+    def _users_of(self, queue: QueueName) -> Iterator[tuple[int, UserId]]:
+        for user in self._known.users_in_order(queue):
+            if not self._is_open(queue):
                 return
             yield user
 
-    def kinds_beyond(self, turn: float) -> frozenset[Kind]:
-        """Return the kinds below their caps that may have an unread lane with an older turn."""
+    def queues_beyond(self, order: float) -> frozenset[QueueName]:
+        """Return the open queues that may have an unread lane before a sort key."""
         if not self._unread_after:
             return frozenset()
         return frozenset(
-            kind
-            for kind, horizon in self._unread_after.items()
-            if horizon < turn and self._capacity[kind] > 0
+            queue
+            for queue, horizon in self._unread_after.items()
+            if horizon < order and self._is_open(queue)
         )
 
     def cut_lanes(self, users: Iterable[UserId], jobs_max: int) -> frozenset[Lane]:
         """Return the lanes of the first of these users whose next job is unread."""
         return frozenset(
-            (user_id, kind)
+            lane
             for user_id in islice(users, min(jobs_max, USERS_PER_READ_MAX))
-            for kind in self._kinds_of(user_id)
-            if self._head((user_id, kind)) is None
+            for lane in self._open_lanes(user_id)
+            if self._head(lane) is None
         )
 
     def next_job(self, user_id: UserId) -> WaitingJob | _Unread | None:
-        """Take the user's first job; None if all kinds of their jobs are at their caps."""
+        """Return the user's first job; None if none of their jobs may start."""
+        if self._user_startable(user_id) <= 0:
+            return None
         first: WaitingJob | None = None
-        for kind in self._kinds_of(user_id):
-            head = self._head((user_id, kind))
+        for lane in self._open_lanes(user_id):
+            head = self._head(lane)
             if head is None:
                 return _UNREAD
             if first is None or head.order < first.order:
                 first = head
-        if first is None:
-            return None
-        del self._heads[user_id, first.kind]
-        self._capacity[first.kind] -= 1
-        self._runs[user_id] = self._runs.get(user_id, 0) + 1
-        self._taken[user_id, first.kind] = self._taken.get((user_id, first.kind), 0) + 1
         return first
 
-    def has_more(self, user_id: UserId) -> bool:
-        user = self._line.users[user_id]
-        runs = self._runs[user_id]
-        if user.running_limit is not None and user.running + runs >= user.running_limit:
-            return False
-        return user.waiting > runs
+    def take(self, job: WaitingJob, position: int) -> int | None:
+        """Start a job at a position; return the user's next sort key, or None if they have no more.
 
-    def _kinds_of(self, user_id: UserId) -> Iterator[Kind]:
-        """Yield the claim's kinds below their caps of which the user has more jobs."""
-        for kind, waiting in self._line.lanes[user_id].items():
-            if waiting > self._taken.get((user_id, kind), 0) and self._capacity.get(kind, 0) > 0:
-                yield kind
+        Whether another one may start then is not looked at.
+        """
+        user_id, lane = job.user_id, (job.user_id, job.queue)
+        user = self._line.users[user_id]
+        del self._heads[lane]
+        self._taken[lane] = self._taken.get(lane, 0) + 1
+        runs = self._runs[user_id] = self._runs.get(user_id, 0) + 1
+        self._free_users[user_id] -= 1
+        self._free_kinds[job.kind] -= 1
+        if (user_id, job.kind) in self._free_user_kinds:
+            self._free_user_kinds[user_id, job.kind] -= 1
+        for resource in job.resources:
+            self._free_resources[resource] -= 1
+        pass_ = self._passes.get(user_id, user.pass_)
+        self._virtual_time = max(self._virtual_time, pass_)
+        weight = self._line.limits.of_user(user_id).weight
+        pass_ = self._passes[user_id] = next_pass(self._virtual_time, weight)
+        has_more = user.waiting > runs and self._free_users[user_id] > 0
+        return order_of(pass_, position) if has_more else None
+
+    def resumes_at(self) -> int | None:
+        """Return when more may start because of the time: of a kind, a resource or a user."""
+        line, limits = self._line, self._line.limits
+        times = [
+            at
+            for kind, free in self._free_kinds.items()
+            if free <= 0 and (at := self._resumes_at(limits.of_kind(kind), line.kinds.get(kind)))
+        ]
+        times += [
+            at
+            for name, free in self._free_resources.items()
+            if free <= 0
+            and (at := self._resumes_at(limits.of_resource(name), line.resources.get(name)))
+        ]
+        if (at := self._known.next_resumption()) is not None:
+            times.append(at)
+        return min(times, default=None)
+
+    def _resumes_at(self, limits: Limits, load: Load | None) -> int | None:
+        if load is None or not load.waiting:
+            return None
+        return resumes_at(limits, load.running, self._now)
+
+    def _open_lanes(self, user_id: UserId) -> Iterator[Lane]:
+        """Yield the user's lanes that have more jobs which may start, as far as lanes tell."""
+        limited_kinds = self._line.limits.user_kinds.get(user_id)
+        for queue, load in self._line.lanes[user_id].items():
+            lane = (user_id, queue)
+            if (
+                load.waiting > self._taken.get(lane, 0)
+                and queue in self._wanted
+                and self._is_open(queue)
+                and (limited_kinds is None or self._is_user_kind_open(user_id, kind_of(queue)))
+            ):
+                yield lane
 
     def _head(self, lane: Lane) -> WaitingJob | None:
         """Return the first job of a lane that has one; None if it is unread."""
         if lane not in self._heads:
             if lane not in self._lanes:
                 known = self._known.lanes.get(lane)
-                waiting = self._line.lanes[lane[0]][lane[1]]
+                waiting = self._line.lanes[lane[0]][lane[1]].waiting
                 self._lanes[lane] = iter(()) if known is None else known.in_order(waiting)
             self._heads[lane] = next(self._lanes[lane], None)
         return self._heads[lane]
 
+    def _is_open(self, queue: QueueName) -> bool:
+        """Return True if a job may start by the limits of the kind and the resources."""
+        kind = kind_of(queue)
+        free = self._free_kinds.get(kind)
+        if free is None:
+            load = self._line.kinds.get(kind, NO_JOBS)
+            free = self._startable(Subject(kind=kind), self._line.limits.of_kind(kind), load)
+            self._free_kinds[kind] = free
+        return free > 0 and all(map(self._is_resource_free, resources_of(queue)))
 
-def _capacity(line: Line, kind: Kind) -> float:
-    """Return how many more jobs of the kind may run."""
-    load = line.kinds.get(kind)
-    if load is None or load.running_limit is None:
-        return math.inf
-    return load.running_limit - load.running
+    def _is_resource_free(self, name: ResourceName) -> bool:
+        free = self._free_resources.get(name)
+        if free is None:
+            load = self._line.resources.get(name, NO_JOBS)
+            limits = self._line.limits.of_resource(name)
+            free = self._startable(Subject(resource=name), limits, load)
+            self._free_resources[name] = free
+        return free > 0
+
+    def _is_user_kind_open(self, user_id: UserId, kind: Kind) -> bool:
+        free = self._free_user_kinds.get((user_id, kind))
+        if free is None:
+            load = self._line.load_of(user_id, kind)
+            limits = self._line.limits.of_user_kind(user_id, kind)
+            free = self._startable(Subject(user_id, kind), limits, load)
+            self._free_user_kinds[user_id, kind] = free
+        return free > 0
+
+    def _user_startable(self, user_id: UserId) -> float:
+        free = self._free_users.get(user_id)
+        if free is None:
+            user = self._line.users[user_id]
+            limits = self._line.limits.of_user(user_id)
+            free = self._startable(Subject(user_id), limits, Load(user.waiting, user.running))
+            self._free_users[user_id] = free
+        return free
+
+    def _startable(self, subject: Subject, limits: Limits, load: Load) -> float:
+        if limits is NONE:
+            return math.inf
+        return startable(limits, load.running, self._line.starts_of(subject), self._now)
 
 
 def rounds(waiting: Sequence[int], jobs_max: int) -> list[int]:
     """Return how many jobs each user gets at most if `jobs_max` are served in rounds.
 
-    `waiting` has the number of waiting jobs of each user, oldest turn first. The result is how much
-    of each lane has to be read: `rounds([5, 1, 3], 6) == [3, 1, 2]`.
+    `waiting` has the number of waiting jobs of each user, in order. The result is how much of each
+    lane has to be read: `rounds([5, 1, 3], 6) == [3, 1, 2]`.
     """
     given = [0] * len(waiting)
     left = jobs_max

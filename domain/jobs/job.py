@@ -13,7 +13,16 @@ from msgspec import Struct
 
 from domain.language.events import FailureReason
 from domain.language.idempotency import key_hash
-from domain.language.identifiers import JobId, KeyHash, KeyName, Kind, ServerId, UserId, WorkerId
+from domain.language.identifiers import (
+    JobId,
+    KeyHash,
+    KeyName,
+    Kind,
+    ResourceName,
+    ServerId,
+    UserId,
+    WorkerId,
+)
 from domain.language.limits import RetryPolicy
 from domain.language.moments import later
 
@@ -54,6 +63,7 @@ class Job(Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
     is_suspect: bool = False  # it may have killed its worker: its next attempt runs alone
     ending: tuple[Ending, ...] = ()
     priority: int = 0  # among the user's own jobs; higher is sooner
+    resources: tuple[ResourceName, ...] = ()  # that it uses, in order of their names
     payload_sha256: str  # hex
     payload_bytes: int
     idempotency_key: str  # explicit, or a digest of the content

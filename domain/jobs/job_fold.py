@@ -40,6 +40,7 @@ def submitted(recorded: Recorded, event: JobSubmitted) -> Job:
         state=State.QUEUED if is_due(event, recorded.recorded_at) else State.SCHEDULED,
         attempts_granted=event.max_attempts,
         priority=event.priority,
+        resources=event.resources,
         payload_sha256=event.payload_sha256,
         payload_bytes=event.payload_bytes,
         idempotency_key=event.idempotency_key,

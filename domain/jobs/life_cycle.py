@@ -95,6 +95,7 @@ def _complete(job: Job, command: CompleteJob, now: datetime) -> Sequence[Event]:
         JobCompleted(
             user_id=job.user_id,
             kind=job.kind,
+            resources=job.resources,
             attempt=command.attempt,
             result_sha256=digest,
             result_bytes=0 if command.result is None else command.result.size,
@@ -113,6 +114,7 @@ def _fail(job: Job, command: FailJob, now: datetime) -> Sequence[Event]:
         JobFailed(
             user_id=job.user_id,
             kind=job.kind,
+            resources=job.resources,
             attempt=job.attempt,
             reason=FailureReason.ERROR,
             error_sha256=command.error.sha256,
@@ -146,6 +148,7 @@ def _cancel(job: Job) -> Sequence[Event]:
         JobCancelled(
             user_id=job.user_id,
             kind=job.kind,
+            resources=job.resources,
             was=_was(job.state),
             attempt=job.attempt if is_running else None,
             worker=job.worker if is_running else None,
@@ -217,12 +220,20 @@ def _next_deadline(job: Job, now: datetime, *, died_with_others: bool) -> Sequen
                 JobCancelled(
                     user_id=job.user_id,
                     kind=job.kind,
+                    resources=job.resources,
                     was=_was(job.state),
                     reason=CancelReason.EXPIRED,
                 )
             ]
         case State.SCHEDULED if not is_future(job.run_at, now):
-            return [JobReleased(user_id=job.user_id, kind=job.kind, priority=job.priority)]
+            return [
+                JobReleased(
+                    user_id=job.user_id,
+                    kind=job.kind,
+                    resources=job.resources,
+                    priority=job.priority,
+                )
+            ]
         case _:
             return []
 
@@ -238,7 +249,13 @@ def expire_lease(
     counts = loss_counts(job, died_with_others=died_with_others)
     error = UNREPORTED_TYPES[failure]
     if _is_never_retried(job, error) or (counts and not _may_fail_again(job, error)):
-        return JobFailed(user_id=job.user_id, kind=job.kind, attempt=job.attempt, reason=failure)
+        return JobFailed(
+            user_id=job.user_id,
+            kind=job.kind,
+            resources=job.resources,
+            attempt=job.attempt,
+            reason=failure,
+        )
     requeued = _requeued(job, requeue, failures=job.failures + counts)
     return replace(requeued, suspect=_is_suspect_after(job))
 
@@ -328,6 +345,7 @@ def _timed_out(
     return JobFailed(
         user_id=job.user_id,
         kind=job.kind,
+        resources=job.resources,
         attempt=job.attempt,
         reason=reason,
         error_sha256=None if error is None else error.sha256,
@@ -352,6 +370,7 @@ def _requeued(job: Job, reason: RequeueReason, *, failures: int) -> JobRequeued:
     return JobRequeued(
         user_id=job.user_id,
         kind=job.kind,
+        resources=job.resources,
         priority=job.priority,
         attempt=job.attempt,
         reason=reason,
@@ -360,7 +379,9 @@ def _requeued(job: Job, reason: RequeueReason, *, failures: int) -> JobRequeued:
 
 
 def _ended(job: Job, attempt: int, reason: EndReason) -> AttemptEnded:
-    return AttemptEnded(user_id=job.user_id, kind=job.kind, attempt=attempt, reason=reason)
+    return AttemptEnded(
+        user_id=job.user_id, kind=job.kind, resources=job.resources, attempt=attempt, reason=reason
+    )
 
 
 def _is_repeated(job: Job, attempt: int, outcome: str) -> bool:

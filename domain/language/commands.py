@@ -59,6 +59,7 @@ class SubmitJob(_Command, frozen=True, kw_only=True, gc=False, tag=True):
     max_attempts: int | None = None  # that may fail, from 1; None: `Policy.max_attempts`
     retry: RetryPolicy | None = None  # without `attempts`; None: the kind's, else `Policy.retry`
     priority: int = 0  # among the user's own jobs, -1000 to 1000; higher is sooner
+    resources: tuple[ResourceName, ...] = ()  # that it uses: at most 3, in order, no two equal
 
 
 class ReportRefusals(_Command, frozen=True, kw_only=True, gc=False, tag=True):
@@ -177,6 +178,12 @@ class EnforceDeadlines(_Command, frozen=True, kw_only=True, gc=False, tag=True):
     jobs: Sequence[JobId]
 
 
+class UpdateLine(_Command, frozen=True, kw_only=True, gc=False, tag=True):
+    """Work out again which of these users' jobs may start, where limits or the time changed it."""
+
+    users: Sequence[UserId]
+
+
 class RecoverJobs(_Command, frozen=True, kw_only=True, gc=False, tag=True):
     """Queue the jobs again that an embedded worker ran when its server process died."""
 
@@ -276,6 +283,7 @@ Command = (
     | ExtendLeases
     | JobCommand
     | EnforceDeadlines
+    | UpdateLine
     | RecoverJobs
     | ChangeLimit
     | DeletePlan

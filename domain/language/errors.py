@@ -5,6 +5,7 @@ FairlogError
 │   ├── RateLimited
 │   ├── KeyReusedWithOtherPayload
 │   ├── TooManyKinds
+│   ├── TooManyQueues
 │   ├── UnknownJob
 │   ├── NotTheCurrentAttempt
 │   │   ├── LeaseHasEnded
@@ -164,6 +165,16 @@ class TooManyKinds(Refusal):
         super().__init__(
             f"User {user_id!r} already has jobs of {kinds_max} kinds waiting; submit this kind "
             f"when one of them has been served."
+        )
+
+
+class TooManyQueues(Refusal):
+    """Jobs with very many different sets of resources wait already."""
+
+    def __init__(self, queues_max: int, whose: str) -> None:
+        super().__init__(
+            f"Jobs of {queues_max} different kinds and sets of resources {whose} wait already; "
+            "submit this one when some of them have been served, or name fewer resources."
         )
 
 
@@ -521,6 +532,7 @@ __all__ = [
     "TimeWasUp",
     "TooManyKeys",
     "TooManyKinds",
+    "TooManyQueues",
     "TooManySecrets",
     "UnknownJob",
     "UnknownKey",

@@ -123,6 +123,7 @@ class JobSubmitted(_StoredEvent, frozen=True, kw_only=True, tag="JobSubmitted"):
     timeout_seconds: float | None = None  # of one attempt, from its begin; None: no time-out
     # By `resolved_retry`, at the submission; None: the default.
     retry: RetryPolicy | None = None
+    resources: tuple[ResourceName, ...] = ()  # that the job uses, sorted
 
 
 class SubmissionDeduplicated(_StoredEvent, frozen=True, kw_only=True, tag="SubmissionDeduplicated"):
@@ -140,6 +141,7 @@ class JobReleased(_StoredEvent, frozen=True, kw_only=True, tag="JobReleased"):
     user_id: UserId
     kind: Kind
     priority: int = 0
+    resources: tuple[ResourceName, ...] = ()
 
 
 class JobStarted(_StoredEvent, frozen=True, kw_only=True, tag="JobStarted"):
@@ -154,6 +156,7 @@ class JobStarted(_StoredEvent, frozen=True, kw_only=True, tag="JobStarted"):
     claim_id: str | None = None  # of the request, so that it can be repeated
     begun: bool = True  # the handler begins at once; False: an AttemptBegun says when
     alone: bool = False  # the job is suspect: the worker runs no other one meanwhile
+    resources: tuple[ResourceName, ...] = ()
 
 
 class AttemptBegun(_StoredEvent, frozen=True, kw_only=True, tag="AttemptBegun"):
@@ -180,6 +183,7 @@ class JobCompleted(_StoredEvent, frozen=True, kw_only=True, tag="JobCompleted"):
     attempt: int
     result_sha256: str | None = None  # hex, of the body at this position; None: the result is null
     result_bytes: int = 0  # size of the body
+    resources: tuple[ResourceName, ...] = ()
 
 
 class FailureReason(StrEnum):
@@ -204,6 +208,7 @@ class JobFailed(_StoredEvent, frozen=True, kw_only=True, tag="JobFailed"):
     # The delay that the worker asked for; None: `retry_at` follows from the job's retry policy.
     retry_in_seconds: float | None = None
     holds_place: bool = False  # the handler may still run: it counts as running until AttemptEnded
+    resources: tuple[ResourceName, ...] = ()
 
 
 class RequeueReason(StrEnum):
@@ -228,6 +233,7 @@ class JobRequeued(_StoredEvent, frozen=True, kw_only=True, tag="JobRequeued"):
     expires_at: datetime | None = None  # UTC, of a retried job; None: never
     begun: bool = False  # of a job that was given back: the handler had begun
     suspect: bool = False  # it may have killed its worker: its next attempt runs alone
+    resources: tuple[ResourceName, ...] = ()
 
 
 class CancelReason(StrEnum):
@@ -248,6 +254,7 @@ class JobCancelled(_StoredEvent, frozen=True, kw_only=True, tag="JobCancelled"):
     # Both None in old logs, where the attempt ended at once.
     attempt: int | None = None
     worker: WorkerId | None = None
+    resources: tuple[ResourceName, ...] = ()
 
 
 class EndReason(StrEnum):
@@ -264,6 +271,7 @@ class AttemptEnded(_StoredEvent, frozen=True, kw_only=True, tag="AttemptEnded"):
     kind: Kind
     attempt: int
     reason: EndReason
+    resources: tuple[ResourceName, ...] = ()
 
 
 class WorkerMissed(_StoredEvent, frozen=True, kw_only=True, tag="WorkerMissed"):
@@ -303,6 +311,15 @@ class PlanDeleted(_StoredEvent, frozen=True, kw_only=True, tag="PlanDeleted"):
     """A plan that no user was on was deleted."""
 
     plan: PlanName
+
+
+class LineUpdated(_StoredEvent, frozen=True, kw_only=True, tag="LineUpdated"):
+    """The places of users in the line were worked out again, by their limits and the time.
+
+    A window of a throttle that held them back has ended, or their plan was changed.
+    """
+
+    users: tuple[UserId, ...]
 
 
 class BodiesErased(_StoredEvent, frozen=True, kw_only=True, tag="BodiesErased"):
@@ -420,6 +437,19 @@ Event = (
     | WrongKeysRefused
     | ProgressReported
     | PlanDeleted
+    | LineUpdated
+)
+
+# The events that move a job in the line or out of it. Each has the user, the kind and resources.
+JobMove = (
+    JobSubmitted
+    | JobReleased
+    | JobStarted
+    | JobCompleted
+    | JobFailed
+    | JobRequeued
+    | JobCancelled
+    | AttemptEnded
 )
 
 VERSION: Final = 1  # of every event type, except those with an upcaster

@@ -25,6 +25,7 @@ _OPTIONS: Final[Mapping[str, object]] = {
     "max_attempts": None,
     "retry": None,
     "priority": 0,
+    "resources": (),
 }
 
 

@@ -63,6 +63,7 @@ def submission_of(row: OutboxRow) -> SubmitJob:
             priority=0
             if row.priority is None
             else validation.priority(_whole(row.priority, "priority")),
+            resources=validation.resources(options.resources),
         )
     )
 
@@ -70,6 +71,7 @@ def submission_of(row: OutboxRow) -> SubmitJob:
 class _Options(Struct):
     deduplicate: bool | None = None
     retry: RetryFields | None = None
+    resources: tuple[str, ...] = ()
 
 
 _OPTIONS: Final = _Options.__struct_fields__

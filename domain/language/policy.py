@@ -21,3 +21,5 @@ class Policy(Struct, frozen=True, kw_only=True):
     timeout_seconds: float | None = None  # of one attempt, likewise; None: no time-out
     retry: RetryPolicy | None = None  # of jobs, for what neither they nor their kinds say
     kinds_waiting_max: int = 100  # kinds of a user's waiting jobs; bounds the cost of one turn
+    lanes_waiting_max: int = 1_000  # kinds and sets of resources of them; likewise
+    queues_waiting_max: int = 10_000  # sets of resources of a kind's waiting jobs, of all users

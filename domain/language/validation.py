@@ -4,7 +4,7 @@ import contextlib
 import math
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
 from typing import Final, cast, get_args
 
@@ -28,6 +28,7 @@ from domain.language.moments import UNIX_EPOCH
 
 NAME_BYTES_MAX: Final = 255
 ATTEMPTS_MAX: Final = 1000
+RESOURCES_MAX: Final = 3  # of one job
 PRIORITY_MAX: Final = 1000  # the minimum is its negative
 TIMEOUT_SECONDS_MAX: Final = 7 * 86_400
 PROGRESS_CHARACTERS_MAX: Final = 500  # of a message
@@ -154,6 +155,17 @@ def max_attempts(number: int) -> int:
 
 def priority(number: int) -> int:
     return _whole(number, -PRIORITY_MAX, PRIORITY_MAX, "priority")
+
+
+def resources(names: Collection[str]) -> tuple[ResourceName, ...]:
+    """Check the resources of a job; return each once, in order."""
+    found = tuple(sorted(set(map(resource, names))))
+    if len(found) > RESOURCES_MAX:
+        raise InvalidInput(
+            f"A job uses at most {RESOURCES_MAX} resources; this one names {len(found)}. Name only "
+            "those that have limits."
+        )
+    return found
 
 
 def retry_in_seconds(seconds: float) -> float:

@@ -6,6 +6,7 @@ in memory, so that the limits of any user, kind or resource need no further row.
 
 from collections import Counter
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import ClassVar, Final, NamedTuple, TypeVar
 
 from msgspec import UNSET, Struct, UnsetType
@@ -64,6 +65,7 @@ class Limits(Struct, frozen=True, gc=False, omit_defaults=True):
     plan: PlanName | None = None  # that a user is on; of a plan, its own name
     windows: tuple[Rate, ...] | None = None
     throttle: Rate | None = None
+    throttle_since: int | None = None  # position of the event that set the throttle
     weight: int | None = None
     paused: bool | None = None
     max_attempts: int | None = None
@@ -78,6 +80,11 @@ class Limits(Struct, frozen=True, gc=False, omit_defaults=True):
 
 
 NONE: Final = Limits()
+
+
+@lru_cache(maxsize=10_000)  # users who are on a plan have mostly nothing else of their own
+def _over(own: Limits, plan: Limits) -> Limits:
+    return own.over(plan)
 
 
 class LimitSettings(Folded):
@@ -120,7 +127,24 @@ class LimitSettings(Folded):
         plan = self.plans.get(own.plan or DEFAULT_PLAN)
         if plan is None:
             return own
-        return plan if own is NONE else own.over(plan)
+        return plan if own is NONE else _over(own, plan)
+
+    def plan_of(self, user_id: UserId) -> PlanName:
+        """Return the plan that a user is on, whether it exists or not."""
+        return self.users.get(user_id, NONE).plan or DEFAULT_PLAN
+
+    def has_limits(self, user_id: UserId) -> bool:
+        """Return True if anything is set for a user in memory, or for the user's plan."""
+        return self.of_user(user_id) is not NONE or user_id in self.user_kinds
+
+    def limits_starts(self, user_id: UserId) -> bool:
+        """Return True if something else than turns decides when jobs of a user in memory start."""
+        limits = self.of_user(user_id)
+        own = (limits.running, limits.throttle, limits.paused or None, limits.weight)
+        return any(one is not None for one in own) or user_id in self.user_kinds
+
+    def of_kind(self, kind: Kind) -> Limits:
+        return self.kinds.get(kind, NONE)
 
     def of_user_kind(self, user_id: UserId, kind: Kind) -> Limits:
         """Return the limits of a user's jobs of a kind, without those of the user or the kind."""
@@ -239,9 +263,12 @@ class LimitSettings(Folded):
                 self.users.pop(subject.user_id)
         self.changed.clear()
 
-    def _limited(self, _: Recorded, event: LimitChanged) -> None:
+    def _limited(self, recorded: Recorded, event: LimitChanged) -> None:
         subject = subject_of(event)
         before, limits = self.of(subject), limits_of(event)
+        if limits.throttle is not None:
+            since = before.throttle_since if before.throttle == limits.throttle else None
+            limits = replace(limits, throttle_since=since or recorded.position)
         self.put(subject, limits)
         self.changed.add(subject)
         if subject.scope is Scope.USER and before.plan != limits.plan:

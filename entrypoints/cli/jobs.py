@@ -174,6 +174,14 @@ def explain_job(database_url: str | None, *, job_id: int, as_json: bool) -> None
     metavar="N",
     help="-1000 to 1000: a higher one starts sooner, among the user's own jobs. Default: 0",
 )
+@click.option(
+    "--resource",
+    "resources",
+    multiple=True,
+    metavar="NAME",
+    help="What the job uses, like shopify:acme; its limits hold for all jobs that name it. "
+    "At most three.",
+)
 @_format_option
 def submit(database_url: str | None, *, payload: str, form: str, **fields: Any) -> None:  # noqa: ANN401 (the fields of `Submission`)
     """Submit a job. It counts against the limits as through the API."""

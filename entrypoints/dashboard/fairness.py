@@ -58,11 +58,12 @@ def _read(context: DashboardContext, connection: Connection, at: ShownMoment) ->
     shown = dict.fromkeys([*in_line, *(user_id for user_id, _ in waiting)])
     started = dict.fromkeys(start.user_id for start in recent.starts)
     users = context.front.users(connection, list(shown | started))
+    limits = fairlog.windows.limits_of(connection, users)
     next_jobs = context.front.next_jobs(connection, in_line)
     found = fair_shares(
         recent.starts,
         [job for one in next_jobs if (job := recent.waiting(one)) is not None],
-        {user_id for user_id, user in users.items() if user.running_limit is not None},
+        {user_id for user_id in users if limits.limits_starts(user_id)},
     )
     served = [users[user_id].last_served for user_id in shown if user_id in users]
     served_at = audit_log.times_at(connection, [one for one in served if one is not None])
@@ -78,6 +79,7 @@ def _read(context: DashboardContext, connection: Connection, at: ShownMoment) ->
         "shares": found.shares[:_SHARES_SHOWN],
         "contended": sum(found.contended),
         "users": users,
+        "caps": {user_id: limits.of_user(user_id).running for user_id in users},
         "passed_over": found.passed_over[:_PASSED_OVER_SHOWN],
         "broken": len(found.passed_over),
         "series": msgspec.json.encode(series_of(recent.starts, found, at.now)).decode(),

@@ -13,11 +13,12 @@ from msgspec import Struct
 from sqlalchemy.engine import Connection
 
 from adapters.log import audit_log
-from domain.fairness.line import KindInLine
+from domain.fairness.line import Load
 from domain.jobs.job import State
 from domain.language.errors import OutboxUnavailable
 from domain.language.events import FailureReason
 from domain.language.identifiers import JobId, Kind
+from domain.limits.limits import Limits
 from entrypoints.dashboard.charts import RANGES, Range
 from entrypoints.dashboard.context import HOUR_SECONDS, DashboardContext, ShownMoment
 from entrypoints.dashboard.verdict import Situation, UnservedKind, verdict
@@ -64,7 +65,8 @@ class KindRow(Struct, frozen=True):
     """A kind of job, with its metrics of the last hour."""
 
     kind: Kind
-    load: KindInLine
+    load: Load
+    limits: Limits
     metrics: ActivityMetrics
     is_unserved: bool  # jobs wait, and no living worker asks for the kind
 
@@ -78,7 +80,7 @@ class KindRow(Struct, frozen=True):
 
     @property
     def is_paused(self) -> bool:
-        return self.load.running_limit == 0
+        return self.limits.paused is True or self.limits.running == 0
 
 
 @get("/")
@@ -167,13 +169,16 @@ def _kinds(
     metrics = context.activity.by_kind(connection, at.seconds - HOUR_SECONDS)
     asked = {kind for poll in polls for kind in poll.kinds or ()}
     is_any_asked = any(poll.kinds is None for poll in polls)
+    limits = context.fairlog.windows.limits_of(connection, [])
     rows = [
         KindRow(
             kind,
             load,
+            limits.of_kind(kind),
             metrics.get(kind, ActivityMetrics()),
             is_unserved=load.waiting > 0
-            and not (load.running or load.running_limit == 0 or is_any_asked or kind in asked),
+            and not (load.running or is_any_asked or kind in asked)
+            and limits.of_kind(kind).running != 0,
         )
         for kind, load in context.fairlog.line.kinds(connection, _KINDS_READ)
     ]
@@ -187,6 +192,7 @@ def _paused(
     """Return the paused kinds, and the paused users among those with the most waiting jobs."""
     waiting = context.activity.most_waiting(connection, _USERS_CHECKED)
     users = context.front.users(connection, [user_id for user_id, _ in waiting])
+    limits = context.fairlog.windows.limits_of(connection, users)
     return [
         *(
             (f"The kind “{visible(row.kind)}”", row.load.waiting)
@@ -196,7 +202,8 @@ def _paused(
         *(
             (f"The user “{visible(user_id)}”", user.waiting)
             for user_id, user in users.items()
-            if user.running_limit == 0 and user.waiting
+            if user.waiting
+            and (limits.of_user(user_id).paused or limits.of_user(user_id).running == 0)
         ),
     ]
 

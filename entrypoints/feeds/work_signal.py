@@ -66,6 +66,11 @@ class WorkSignal:
         """Number of claims that wait."""
         return self._looking.users
 
+    @property
+    def is_stopping(self) -> bool:
+        """True if the server stops: nobody waits any more."""
+        return self._watcher.is_stopping
+
     def batch_written(self, batch: BatchWritten) -> None:
         """Wake claims for the work of a batch of this process. On the event loop."""
         for kind, jobs in batch.new_work.items():

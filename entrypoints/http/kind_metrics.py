@@ -13,7 +13,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.metrics_core import Metric
 from sqlalchemy.engine import Connection
 
-from domain.fairness.line import KindInLine
+from domain.fairness.line import Load
 from domain.jobs.ended_attempts import DONE, EndedAttempt
 from domain.language.events import FailureReason
 from domain.language.identifiers import Kind
@@ -30,7 +30,7 @@ _RUN_SECONDS: Final = (0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 300.0, 
 class OpenJobs(Struct, frozen=True):
     """The waiting and running jobs of a kind."""
 
-    load: KindInLine
+    load: Load
     waiting_seconds: float  # of the longest waiting one
 
 
@@ -45,8 +45,8 @@ def read_open_jobs(
         for kind, load in kinds
     }
     if others.waiting or others.running or OTHERS in found:
-        named = found.get(OTHERS, OpenJobs(KindInLine(), 0.0))
-        load = KindInLine(others.waiting + named.load.waiting, others.running + named.load.running)
+        named = found.get(OTHERS, OpenJobs(Load(), 0.0))
+        load = Load(others.waiting + named.load.waiting, others.running + named.load.running)
         found[OTHERS] = OpenJobs(load, named.waiting_seconds)
     return found
 

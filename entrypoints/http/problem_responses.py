@@ -28,6 +28,7 @@ from domain.language.errors import (
     TooManyKeys,
     TooManyKinds,
     TooManyLimits,
+    TooManyQueues,
     TooManySecrets,
     UnknownJob,
     UnknownKey,
@@ -39,7 +40,13 @@ from entrypoints.http.problems import QUOTA_EXCEEDED, status_of
 from entrypoints.service.change_limits import TooManyChanges
 
 MEDIA_TYPE: Final = "application/problem+json"
-_SUBMISSION: Final = (RateLimited, KeyReusedWithOtherPayload, TooManyKinds, BeyondLimits)
+_SUBMISSION: Final = (
+    RateLimited,
+    KeyReusedWithOtherPayload,
+    TooManyKinds,
+    TooManyQueues,
+    BeyondLimits,
+)
 _OUTCOME: Final = (UnknownJob, NotTheCurrentAttempt)
 # By method and path of the route. The calls that are not here have only errors of their request.
 REFUSALS: Final[Mapping[tuple[str, str], tuple[type[FairlogError], ...]]] = {

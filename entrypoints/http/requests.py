@@ -33,6 +33,7 @@ from domain.language.ranges import (
     TimeoutSeconds,
 )
 from domain.language.retry_fields import RetryFields
+from domain.language.validation import RESOURCES_MAX
 from entrypoints.http.paging import PageLimit
 from entrypoints.http.strict_json import RequestBatch
 from entrypoints.use_cases.bulk_retry import RetryFilter
@@ -106,8 +107,8 @@ class Submission(Struct, forbid_unknown_fields=True, kw_only=True):
         Meta(
             description="1 to 255 bytes. A submission that the user sends again with the same key "
             "returns the same job. The header Idempotency-Key has the same effect. null: a digest "
-            "of kind, payload, run_at, expires_at, timeout_seconds, max_attempts, retry and "
-            "priority, which identifies the job until it has failed or was cancelled."
+            "of kind, payload, run_at, expires_at, timeout_seconds, max_attempts, retry, priority "
+            "and resources, which identifies the job until it has failed or was cancelled."
         ),
     ] = None
     deduplicate: Annotated[
@@ -156,6 +157,15 @@ class Submission(Struct, forbid_unknown_fields=True, kw_only=True):
             "sooner. It does not affect other users."
         ),
     ] = 0
+    resources: Annotated[
+        tuple[Name, ...],
+        Meta(
+            description="At most three names of what the job uses, like shopify:acme, of 1 to 255 "
+            "bytes each. Limits that are set for a resource, or for a prefix and *, hold for all "
+            "jobs that name it. A name must not end with *.",
+            extra_json_schema={"maxItems": RESOURCES_MAX},
+        ),
+    ] = ()
 
     def to_command(self, header_key: str | None = None) -> SubmitJob:
         """Validate the fields. `header_key` is the unquoted Idempotency-Key header, if sent."""
@@ -180,6 +190,7 @@ class Submission(Struct, forbid_unknown_fields=True, kw_only=True):
                 max_attempts=self.max_attempts,
                 retry=None if self.retry is None else self.retry.to_policy(),
                 priority=self.priority,
+                resources=validation.resources(self.resources),
             )
         )
 

@@ -20,6 +20,7 @@ from entrypoints.feeds.work_signal import WorkSignal
 from entrypoints.service.worker_polls import WorkerPolls
 
 _ClaimKey = tuple[KeyName | None, WorkerId, str]  # an API key, its worker and the claim_id
+_PAUSE_SECONDS_MIN: Final = 0.01  # before a claim looks again because of the time
 _NOTHING: Final = Claimed(())
 
 
@@ -62,7 +63,10 @@ class Claiming:
                     continue  # the jobs that were read had expired, and no longer wait
                 if claimed.jobs or claimed.is_repeated or left <= 0:
                     return claimed
-                if not await self._work.wait(claimant, left, unwanted):
+                resumes = claimed.resumes_in_seconds
+                pause = left if resumes is None else min(left, max(_PAUSE_SECONDS_MIN, resumes))
+                is_woken = await self._work.wait(claimant, pause, unwanted)
+                if not is_woken and (pause == left or self._work.is_stopping):
                     break
             if unwanted.is_set() or command.claim_id is None or command.server is not None:
                 return _NOTHING

@@ -17,7 +17,7 @@ from sqlalchemy.engine import Connection
 from adapters.database.database import Database
 from adapters.log import audit_log
 from adapters.log.audit_log import EventFilter, StoredEvent
-from adapters.log.event_log import SqlEventLog
+from adapters.log.event_log import HeadReading, SqlEventLog
 from adapters.log.histories import of_types
 from adapters.log.key_events import keys_after
 from adapters.log.outbox import SqlOutbox
@@ -25,7 +25,15 @@ from adapters.servers.dashboard_sessions import DashboardSessions
 from adapters.supervision import Supervisor
 from adapters.writer.write_path import WritePath
 from domain.access.keys import ApiKey
-from domain.decisions.answers import Answer, Claimed, JobsUpdated, JobUpdated, LeasesHeld, Submitted
+from domain.decisions.answers import (
+    Answer,
+    Claimed,
+    JobsUpdated,
+    JobUpdated,
+    LeasesHeld,
+    LineWasUpdated,
+    Submitted,
+)
 from domain.decisions.batch import Outcome
 from domain.jobs.job import ENDED, Job
 from domain.language.commands import (
@@ -40,6 +48,7 @@ from domain.language.commands import (
     RecoverJobs,
     ReturnJob,
     SubmitJob,
+    UpdateLine,
 )
 from domain.language.errors import (
     FairlogError,
@@ -60,6 +69,7 @@ from entrypoints.service.cancellations import Cancellations, Cancelled
 from entrypoints.service.change_limits import ChangeLimits
 from entrypoints.service.claiming import Claiming
 from entrypoints.service.due_jobs import JOBS_PER_PAGE, DueJobs
+from entrypoints.service.held_users import HeldUsers
 from entrypoints.service.job_ends import JobEnds
 from entrypoints.service.key_ring import KeyRing, KeysRead
 from entrypoints.service.long_reads import LARGE_BYTES
@@ -128,6 +138,7 @@ class Fairlog(Queries):
         self.outbox_table = SqlOutbox(is_sqlite=database.is_sqlite)
         self._slices = Slices()
         self._due_jobs = DueJobs(self.jobs)
+        self._held_users = HeldUsers(self.line, self.windows)
         self._own_batches = watcher.rising_number()  # position of the latest batch of this process
         watcher.observe(lambda batch: self._own_batches.rise_to(batch.position))
         self._enforced_up_to = 0  # the position of `_own_batches` at the latest `watch_deadlines`
@@ -417,27 +428,35 @@ class Fairlog(Queries):
 
     async def watch_deadlines(self) -> None:
         """Call `enforce_deadlines`, but first wait while nothing is due soon and nobody writes."""
-        if self._due_jobs.is_quiet:
+        if self._due_jobs.is_quiet and self._held_users.is_quiet:
             await self._own_batches.wait_beyond(self._enforced_up_to, QUIET_SECONDS)
         self._enforced_up_to = self._own_batches.value
         await self.enforce_deadlines()
 
     async def enforce_deadlines(self) -> int:
-        """Update the jobs whose leases, time-outs, schedules or expiry times have passed.
+        """Update the jobs whose leases, time-outs, schedules or expiry times have passed, and the
+        users whose throttles have new windows.
 
         Users take turns. Returns the number of jobs that changed.
         """
         changed = 0
-        while due := await self._read_due():
+        while True:
+            due, held = await self._read_due()
+            updated, is_line_updated = 0, False
             try:
-                updated = await self._execute(EnforceDeadlines(jobs=due), JobsUpdated)
+                if held:
+                    line = await self._execute(UpdateLine(users=held), LineWasUpdated)
+                    is_line_updated = bool(line.users) or self._held_users.has_more
+                if due:
+                    updated = len(
+                        (await self._execute(EnforceDeadlines(jobs=due), JobsUpdated)).jobs
+                    )
             except BaseException:
                 self._due_jobs.clear()
                 raise
-            changed += len(updated.jobs)
-            if not self._due_jobs.has_more or not updated.jobs:
-                break
-        return changed
+            changed += updated
+            if not ((updated and self._due_jobs.has_more) or is_line_updated):
+                return changed
 
     def recover(self, server: ServerId | None) -> list[Job]:
         """Queue the jobs again that no worker can still finish, and return the jobs that changed.
@@ -460,22 +479,34 @@ class Fairlog(Queries):
         self.is_recovered = True
         return recovered
 
-    async def _read_due(self) -> list[JobId]:
-        due = await self.read(self._due)
+    async def _read_due(self) -> tuple[list[JobId], list[UserId]]:
+        """Return due jobs, and users whose places in the line have to be worked out again."""
+        found = await self.read(self._due_and_held)
         self.log_watcher.note_position(self._due_jobs.position)
-        return due
+        return found
 
     def _running_in(self, server: ServerId, connection: Connection) -> list[JobId]:
         return self.jobs.running_in(connection, server, JOBS_PER_PAGE)
 
+    def _due_and_held(self, connection: Connection) -> tuple[list[JobId], list[UserId]]:
+        head = self._saved_head(connection)
+        return self._due_at(connection, head), self._held_users.next_page(connection, head)
+
     def _due(self, connection: Connection) -> list[JobId]:
+        return self._due_at(connection, self._saved_head(connection))
+
+    def _saved_head(self, connection: Connection) -> HeadReading:
+        """Return the head after all rows behind the log have been saved."""
+        head = self.log.head_reading(connection)
+        if head.saved < head.position:
+            self.save_rows(connection)
+        return head
+
+    def _due_at(self, connection: Connection, head: HeadReading) -> list[JobId]:
         """Return due jobs, followed by the other running jobs of their workers.
 
         An ended lease counts as a failure or not depending on those (ADR 27).
         """
-        head = self.log.head_reading(connection)
-        if head.saved < head.position:
-            self.save_rows(connection)
         due = self._due_jobs.next_page(connection, head)
         if not due:
             return due
@@ -484,7 +515,7 @@ class Fairlog(Queries):
 
     async def _execute(
         self,
-        command: SubmitJob | ClaimJobs | ExtendLeases | JobCommand | EnforceDeadlines,
+        command: SubmitJob | ClaimJobs | ExtendLeases | JobCommand | EnforceDeadlines | UpdateLine,
         expected: type[A],
     ) -> A:
         answer = await self.writer.execute(command)

@@ -2,7 +2,7 @@
 
 from sqlalchemy.engine import Connection
 
-from domain.fairness.line import KindInLine
+from domain.fairness.line import Load
 from domain.language.errors import UnknownPlan
 from domain.language.identifiers import Kind, PlanName, ResourceName, UserId
 from domain.limits.limits import NONE, LimitSettings, Subject
@@ -96,7 +96,7 @@ async def kinds(queries: Queries, after: str, limit: int) -> KindPage:
         }
         names = sorted({*loads, *limited}, key=str.encode)
         shown = [
-            kind_limits_view(name, loads.get(name, KindInLine()), limited.get(name, NONE))
+            kind_limits_view(name, loads.get(name, Load()), limited.get(name, NONE))
             for name in names[:limit]
         ]
         return KindPage(shown, shown[-1].kind if len(names) > limit else None)

@@ -7,7 +7,7 @@ from typing import Annotated
 from msgspec import Meta, Struct, field
 from msgspec.structs import asdict
 
-from domain.fairness.line import KindInLine
+from domain.fairness.line import Load
 from domain.language.events import Scope, window_name
 from domain.language.identifiers import GLOBAL, Kind, PlanName, ResourceName, UserId
 from domain.language.limits import WEIGHT_DEFAULT, Rate
@@ -283,7 +283,7 @@ def user_kind_view(user_id: UserId, kind: Kind, limits: Limits) -> UserKindView:
     )
 
 
-def kind_limits_view(kind: Kind, load: KindInLine, limits: Limits) -> KindLimitsView:
+def kind_limits_view(kind: Kind, load: Load, limits: Limits) -> KindLimitsView:
     return KindLimitsView(
         kind=kind,
         waiting=load.waiting,

@@ -15,7 +15,7 @@ from adapters.log.event_log import SqlEventLog
 from adapters.supervision import Supervisor
 from adapters.writer.write_path import BatchWritten, WritePath
 from domain.access.keys import ApiKey
-from domain.fairness.line import KindInLine, UserInLine
+from domain.fairness.line import Load, UserInLine
 from domain.jobs.job import Job, State
 from domain.language.commands import SaveProjections
 from domain.language.errors import (
@@ -29,6 +29,7 @@ from domain.language.errors import (
 )
 from domain.language.identifiers import JobId, Kind, UserId
 from domain.language.policy import Policy
+from domain.limits.limits import LimitSettings
 from entrypoints.runtime.page_bytes import PAGE_BYTES_MAX, fitting
 from entrypoints.service.long_reads import LARGE_BYTES, LARGE_ENTRIES, LongReads
 from entrypoints.service.pages import (
@@ -372,19 +373,17 @@ class Queries:
         connection: Connection,
         rates: RatesView,
         counts: dict[State, int],
-        kinds: Sequence[tuple[Kind, KindInLine]],
+        kinds: Sequence[tuple[Kind, Load]],
         users: Sequence[tuple[UserId, UserInLine]],
     ) -> StatsView:
+        limits = self.windows.limits_of(connection, [])
         return StatsView(
             position=self.log.position(connection),
             jobs=counts,
             total=sum(counts.values()),
             line=LineView(
                 counts[State.QUEUED],
-                [
-                    KindView(kind, load.waiting, load.running, load.running_limit)
-                    for kind, load in kinds
-                ],
+                [_kind_view(kind, load, limits) for kind, load in kinds],
                 [
                     TurnView(user_id, user.turn or 0, user.last_served, user.waiting, user.running)
                     for user_id, user in users
@@ -393,6 +392,10 @@ class Queries:
             global_=self._global_window(connection),
             rates=rates,
         )
+
+
+def _kind_view(kind: Kind, load: Load, limits: LimitSettings) -> KindView:
+    return KindView(kind, load.waiting, load.running, limits.of_kind(kind).running)
 
 
 class _Fitting(Struct, frozen=True):

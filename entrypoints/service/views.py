@@ -120,6 +120,9 @@ class JobView(Struct, kw_only=True):
     priority: Annotated[
         Priority, Meta(description="The order among the user's own jobs: a higher one is sooner.")
     ]
+    resources: Annotated[
+        tuple[Name, ...], Meta(description="The resources that it uses, by name.")
+    ] = ()
     result: Annotated[
         Raw | UnsetType,
         Meta(description="What its handler returned, or null. A list has it with include=result."),
@@ -216,6 +219,7 @@ def job_view(
         failures=job.failures,
         max_attempts=job.attempts_granted,
         priority=job.priority,
+        resources=job.resources,
         result=_NULL if result is None else UNSET if result is UNSET else Raw(result),
         error=_NULL if error is None else UNSET if error is UNSET else Raw(error),
         failure=_failure_view(job, unreported, error),

@@ -8,21 +8,18 @@ from sqlalchemy.engine import Connection
 from adapters.log import audit_log
 from adapters.log.audit_log import EventFilter, StoredEvent
 from domain.access.keys import ApiKey
-from domain.audit.explanation import (
-    Count,
-    ExplanationInput,
-    SilentWorker,
-    Wait,
-    Workers,
-    explain,
-)
-from domain.fairness.line import KindInLine
+from domain.audit.explanation import ExplanationInput, SilentWorker, Wait, Workers, explain
+from domain.audit.reasons import Count
+from domain.audit.start_reasons import StartLimit
+from domain.fairness.line import Load, UserInLine
+from domain.fairness.start_limits import NO_STARTS
 from domain.jobs.failure import unreported_error
 from domain.jobs.job import ENDED, Job, State
 from domain.language.errors import UnknownJob
 from domain.language.events import JobStarted
 from domain.language.identifiers import JobId, Kind, WorkerId
 from domain.language.moments import later
+from domain.limits.limits import EVERYONE, Limits, Subject
 from domain.log.upcasting import read
 from entrypoints.runtime.text import message_of
 from entrypoints.service.fairlog import Fairlog
@@ -90,10 +87,10 @@ def input_of(fairlog: Fairlog, connection: Connection, job_id: JobId) -> Explana
         job=job,
         now=fairlog.log.now(connection),
         latest=read(latest[0].version, latest[0].data) if latest else None,
-        user=user,
         kind=kind,
+        limits=_start_limits(fairlog, connection, job, user, kind) if is_queued else (),
         jobs_ahead=ahead.jobs(connection, job) if is_queued else _NONE,
-        users_ahead=ahead.users(connection, user.turn, _served_with(job.kind, polls, fairlog))
+        users_ahead=ahead.users(connection, user.order, _served_with(job.kind, polls, fairlog))
         if is_queued
         else _NONE,
         workers=_workers(fairlog, connection, job, kind, polls, is_queued=is_queued),
@@ -126,6 +123,28 @@ def _wait(connection: Connection, job: Job) -> Wait | None:
     )
 
 
+def _start_limits(
+    fairlog: Fairlog, connection: Connection, job: Job, user: UserInLine, kind: Load
+) -> list[StartLimit]:
+    """Return the limits that are set for the start of a job, with how much of them is used up."""
+    limits = fairlog.windows.limits_of(connection, [job.user_id])
+    load = fairlog.line.user_kind(connection, job.user_id, job.kind)
+    subjects = [
+        (EVERYONE, Limits(paused=limits.everyone.paused), 0),
+        (Subject(job.user_id), limits.of_user(job.user_id), user.running),
+        (Subject(job.user_id, job.kind), limits.of_user_kind(job.user_id, job.kind), load.running),
+        (Subject(kind=job.kind), limits.of_kind(job.kind), kind.running),
+    ]
+    for name in job.resources:
+        running = fairlog.line.resource(connection, name).running
+        subjects.append((Subject(resource=name), limits.of_resource(name), running))
+    found = fairlog.line.starts(connection, [subject for subject, _, _ in subjects])
+    return [
+        StartLimit(subject, one, running, found.get(subject, NO_STARTS))
+        for subject, one, running in subjects
+    ]
+
+
 def _error(connection: Connection, job: Job) -> str | None:
     """Return the error of the latest failed attempt; None: none failed, or it was erased."""
     if (unreported := unreported_error(job)) is not None:
@@ -156,7 +175,7 @@ def _workers(
     fairlog: Fairlog,
     connection: Connection,
     job: Job,
-    kind: KindInLine,
+    kind: Load,
     polls: Mapping[WorkerId, WorkerPoll],
     *,
     is_queued: bool,

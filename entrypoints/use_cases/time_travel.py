@@ -143,7 +143,7 @@ def state_view(
         line=LineView(
             state.jobs[State.QUEUED],
             [
-                KindView(kind, load.waiting, load.running, load.running_limit)
+                KindView(kind, load.waiting, load.running, limits.of_kind(kind).running)
                 for kind, load in sorted(line.kinds.items())[:KINDS_SHOWN_MAX]
             ],
             [

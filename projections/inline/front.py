@@ -1,4 +1,4 @@
-"""Reads more of the stored line for a claim: lanes in the order of their turns, and their jobs.
+"""Reads more of the stored line for a claim: lanes in the order of the line, and their jobs.
 
 The stored rows have to be current: the writer saves its changes before it reads them. What was read
 stays in memory (`domain.fairness.known_line`), so more is read than one claim needs.
@@ -11,8 +11,10 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from domain.decisions.write_model import RequiredRows, WriteModel
-from domain.fairness.known_line import KnownLine, Lane, Order, Unread, WaitingJob
+from domain.fairness.known_line import KnownLine, Order, Unread, WaitingJob
+from domain.fairness.queues import Lane, QueueName
 from domain.fairness.serve import rounds
+from domain.fairness.strides import ORDER_BYTES
 from domain.jobs.job import Job
 from domain.language.identifiers import Kind, UserId
 from projections.inline.jobs import jobs, take_job
@@ -20,10 +22,11 @@ from projections.inline.line import kinds, lanes
 from projections.storage.rows import limited, placeholder, union
 
 KINDS_PER_READ_MAX: Final = 250  # SQLite allows 500 selects in a UNION
-LANES_PER_READ_MIN: Final = 100  # of each kind
+LANES_PER_READ_MIN: Final = 100  # of each queue
 JOBS_PER_READ_MIN: Final = 200  # of all lanes together
 
-_Front = dict[Kind, list[tuple[int, UserId, int]]]  # (turn, user, jobs waiting) of a kind's lanes
+# (sort key of the user, user, jobs waiting) of the lanes of each queue
+_Front = dict[QueueName, list[tuple[int, UserId, int]]]
 
 
 class FrontOfLine:
@@ -38,14 +41,12 @@ class FrontOfLine:
         """Read what a claim depends on; the rows of the users found are required next."""
         known = model.line.known
         assert known is not None, "claims are decided by this line"
-        wanted = sorted(unread.kinds)
-        if unread.more_kinds:
-            wanted += self._next_kinds(known)
-            required.kinds.update(wanted)
+        if unread.more_kinds:  # the claim is decided again when they are in memory
+            required.kinds.update(self._next_kinds(known))
         lanes_max = max(unread.jobs, LANES_PER_READ_MIN)
-        front = self._front({kind: known.horizon(kind) for kind in wanted}, lanes_max)
-        for kind, found in front.items():
-            known.read_users(kind, found[-1][0] if len(found) == lanes_max else None)
+        front = self._front({one: known.horizon(one) for one in sorted(unread.queues)}, lanes_max)
+        for queue, found in front.items():
+            known.read_users(queue, found[-1][0] if len(found) == lanes_max else None)
             required.users.update(user_id for _, user_id, _ in found)
         counts = {
             lane: count
@@ -57,17 +58,10 @@ class FrontOfLine:
         self._read_jobs(counts, known, model, required)
 
     def _next_kinds(self, known: KnownLine) -> list[Kind]:
-        """Return the next kinds by name that have waiting jobs and are below their caps.
-
-        A kind that comes below its cap later is in memory by then.
-        """
+        """Return the next kinds by name that have waiting jobs."""
         rows = self._connection.execute(
             sa.select(kinds.c.kind)
-            .where(
-                kinds.c.generation == self._line,
-                kinds.c.waits_as > known.last_kind.encode(),
-                sa.or_(kinds.c.running_limit.is_(None), kinds.c.running < kinds.c.running_limit),
-            )
+            .where(kinds.c.generation == self._line, kinds.c.waits_as > known.last_kind.encode())
             .order_by(kinds.c.waits_as)
             .limit(KINDS_PER_READ_MAX)
         )
@@ -76,20 +70,24 @@ class FrontOfLine:
         known.has_more_kinds = len(found) == KINDS_PER_READ_MAX
         if found:
             known.last_kind = found[-1]
-        return [kind for kind in found if known.horizon(kind) == 0]
+        return found
 
-    def _front(self, after: Mapping[Kind, float], lanes_max: int) -> _Front:
-        """Return for each kind its first lanes after a turn."""
+    def _front(self, after: Mapping[QueueName, float], lanes_max: int) -> _Front:
+        """Return for each queue its first lanes after a sort key of users."""
         mark = placeholder(self._connection)
         first = limited(
             self._connection,
-            f"SELECT kind, turn, user_id, waiting FROM {lanes.name} WHERE generation = {mark}"
-            f" AND kind = {mark} AND turn > {mark} ORDER BY turn LIMIT {lanes_max}",
+            f"SELECT queue, turn, user_id, waiting FROM {lanes.name} WHERE generation = {mark}"
+            f" AND queue = {mark} AND turn > {mark} ORDER BY turn LIMIT {lanes_max}",
         )
-        selects = [(first, [self._line, kind.encode(), int(turn)]) for kind, turn in after.items()]
-        front: _Front = {kind: [] for kind in after}
-        for kind, turn, user, waiting in union(self._connection, selects):
-            front[Kind(kind.decode())].append((turn, UserId(user.decode()), waiting))
+        selects = [
+            (first, [self._line, queue.encode(), int(order).to_bytes(ORDER_BYTES)])
+            for queue, order in after.items()
+        ]
+        front: _Front = {queue: [] for queue in after}
+        for queue, turn, user, waiting in union(self._connection, selects):
+            lane = (int.from_bytes(turn), UserId(user.decode()), waiting)
+            front[QueueName(queue.decode())].append(lane)
         for found in front.values():
             found.sort()
         return front
@@ -106,19 +104,20 @@ class FrontOfLine:
         following = limited(
             self._connection,
             f"SELECT job FROM {jobs.name} WHERE generation = {mark} AND user_id = {mark}"
-            f" AND kind = {mark} AND place >= {mark} AND (place > {mark} OR id > {mark})"
+            f" AND queue = {mark} AND place >= {mark} AND (place > {mark} OR id > {mark})"
             " ORDER BY place, id LIMIT {count}",
         )
         selects = []
-        for (user_id, kind), count in counts.items():
-            lane = known.lanes.get((user_id, kind))
+        for (user_id, queue), count in counts.items():
+            lane = known.lanes.get((user_id, queue))
             place, job_id = _FIRST if lane is None or lane.read_to is None else lane.read_to
-            bound = (self._jobs, user_id.encode(), kind.encode(), place, place, job_id)
+            bound = (self._jobs, user_id.encode(), queue.encode(), place, place, job_id)
             selects.append((following.replace("{count}", str(count)), bound))
         found: dict[Lane, list[WaitingJob]] = {}
         for (document,) in union(self._connection, selects):
             job = take_job(document, required, model)
-            found.setdefault((job.user_id, job.kind), []).append(_waiting(job))
+            waiting_job = _waiting(job)
+            found.setdefault((job.user_id, waiting_job.queue), []).append(waiting_job)
         for lane_read, waiting in found.items():
             known.read_jobs(lane_read, waiting)
 
@@ -127,19 +126,19 @@ _FIRST: Final[Order] = (-(2**31), 0)
 
 
 def _waiting(job: Job) -> WaitingJob:
-    return WaitingJob(job.id, job.user_id, job.kind, job.priority, job.is_suspect)
+    return WaitingJob(job.id, job.user_id, job.kind, job.priority, job.is_suspect, job.resources)
 
 
 def _shares(front: _Front, jobs_max: int) -> dict[Lane, tuple[int, int]]:
     """Return for each lane how many jobs wait, and how many a claim can need at most."""
-    by_user: dict[tuple[int, UserId], dict[Kind, int]] = {}
-    for kind, found in front.items():
-        for turn, user_id, waiting in found:
-            by_user.setdefault((turn, user_id), {})[kind] = waiting
+    by_user: dict[tuple[int, UserId], dict[QueueName, int]] = {}
+    for queue, found in front.items():
+        for order, user_id, waiting in found:
+            by_user.setdefault((order, user_id), {})[queue] = waiting
     in_turn = sorted(by_user)
     given = rounds([sum(by_user[user].values()) for user in in_turn], jobs_max)
     return {
-        (user[1], kind): (waiting, min(waiting, max(1, share)))
+        (user[1], queue): (waiting, min(waiting, max(1, share)))
         for user, share in zip(in_turn, given, strict=True)
-        for kind, waiting in by_user[user].items()
+        for queue, waiting in by_user[user].items()
     }

@@ -16,6 +16,7 @@ from sqlalchemy.engine import Connection
 from domain.decisions.ports import Write
 from domain.decisions.write_model import RequiredRows, WriteModel
 from domain.fairness.due import DueJob
+from domain.fairness.queues import queue_of
 from domain.jobs.claims import Claims, claim_of
 from domain.jobs.job import Job, State
 from domain.language.identifiers import ClaimHash, JobId, ServerId, UserId
@@ -26,6 +27,7 @@ from projections.storage.rows import (
     Document,
     Identifier,
     Query,
+    Queue,
     Row,
     delete,
     digest,
@@ -52,6 +54,7 @@ jobs = sa.Table(
     sa.Column("due_at", sa.BigInteger, comment="UTC, microseconds: when the clock changes it"),
     sa.Column("server", Identifier, comment="that runs it inside itself, while it does"),
     sa.Column("worker", Identifier, comment="that holds it, while one does"),
+    sa.Column("queue", Queue, comment="that it waits in, while it does"),
     sa.Column("place", sa.Integer, comment="in its lane while it waits: lower is sooner"),
     sa.Column("job", Document, nullable=False),
     sa.Index(f"jobs_v{VERSION}_by_user", "generation", "user_id", "id"),
@@ -59,7 +62,7 @@ jobs = sa.Table(
     sa.Index(f"jobs_v{VERSION}_by_key", "generation", "key_hash", info={FOUND_BY_FOLDS: True}),
     sa.Index(f"jobs_v{VERSION}_by_claim", "generation", "claim_hash", info={FOUND_BY_FOLDS: True}),
     sa.Index(f"jobs_v{VERSION}_by_due", "generation", "due_at", "id"),
-    sa.Index(f"jobs_v{VERSION}_by_place", "generation", "user_id", "kind", "place", "id"),
+    sa.Index(f"jobs_v{VERSION}_by_place", "generation", "user_id", "queue", "place", "id"),
 )
 
 job_counts = sa.Table(
@@ -168,7 +171,9 @@ def row_of(generation: int, changed: tuple[Job, bytes | None]) -> Row:
     job, key = changed
     state, due_at = job.state, job.due_at
     runs_in, holder = (job.server, job.worker) if state is State.RUNNING else (None, None)
-    place = -job.priority if state is State.QUEUED else None
+    queue, place = None, None
+    if state is State.QUEUED:
+        queue, place = queue_of(job.kind, job.resources).encode(), -job.priority
     return (
         generation,
         job.id,
@@ -180,6 +185,7 @@ def row_of(generation: int, changed: tuple[Job, bytes | None]) -> Row:
         None if due_at is None else to_micros(due_at),
         None if runs_in is None else runs_in.encode(),
         None if holder is None else holder.encode(),
+        queue,
         place,
         _encode(job),
     )
@@ -210,6 +216,7 @@ def take_job(document: bytes, required: RequiredRows, model: WriteModel) -> Job:
     required.jobs.add(job.id)
     required.users.add(job.user_id)
     required.kinds.add(job.kind)
+    required.resources.update(job.resources)
     return job
 
 

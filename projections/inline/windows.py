@@ -4,7 +4,7 @@ A new window overwrites the row of the one before of the same length, so the row
 time.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime
 from functools import partial
 from typing import Any, Final, Literal, NamedTuple
@@ -232,6 +232,17 @@ class WindowQueries:
             (max(bytes(name) for name in names).decode(), _decode(document), members)
             for *names, members, document in rows
         ]
+
+    def limits_of(self, connection: Connection, user_ids: Collection[UserId]) -> LimitSettings:
+        """Return the limits of these users, and all that are not a user's."""
+        settings = LimitSettings()
+        named = [GLOBAL.encode(), *(user_id.encode() for user_id in user_ids)]
+        query = self._select().where(limits.c.user_id.in_(named))
+        for *names, members, document in connection.execute(query):
+            subject = _subject(*names)
+            settings.put(subject, _decode(document))
+            settings.put_members(subject, members)
+        return settings
 
     def set_limits(
         self, connection: Connection, after: Subject | None, limit: int

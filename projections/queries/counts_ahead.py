@@ -6,15 +6,17 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from domain.audit.explanation import Count
+from domain.audit.reasons import Count
+from domain.fairness.strides import ORDER_BYTES
 from domain.jobs.job import Job
 from domain.language.identifiers import Kind, UserId
 from projections.inline.jobs import jobs
 from projections.inline.line import lanes, users
+from projections.queries.queues import names_of_queues
 
 COUNTED_MAX: Final = 500
 LANES_MAX: Final = 100
-KINDS_MAX: Final = 100
+QUEUES_MAX: Final = 100
 
 
 class CountsAhead:
@@ -29,11 +31,11 @@ class CountsAhead:
         """Count the waiting jobs of the same user, of any kind, that are served before this one."""
         generation = connection.execute(sa.select(self._jobs_generation)).scalar_one_or_none()
         found = 0
-        for kind in self._kinds(connection, job.user_id):
+        for queue in self._queues(connection, job.user_id):
             lane = [
                 jobs.c.generation == generation,
                 jobs.c.user_id == job.user_id.encode(),
-                jobs.c.kind == kind,
+                jobs.c.queue == queue,
             ]
             # Two index ranges, each read in order: an OR might become a scan.
             for before in (
@@ -46,25 +48,27 @@ class CountsAhead:
         return Count(found)
 
     def users(
-        self, connection: Connection, turn: int | None, kinds: Collection[Kind] | None
+        self, connection: Connection, order: int | None, kinds: Collection[Kind] | None
     ) -> Count:
-        """Count the users whose turn is older and who have waiting jobs of these kinds.
+        """Count the users who are served before and have waiting jobs of these kinds.
 
-        `turn` None: the user is not in line. `kinds` None: of any kind.
+        `order` is the user's `UserInLine.order`; None: the user is not in line. `kinds` None: of
+        any kind.
         """
-        if turn is None:
+        if order is None:
             return Count(0)
+        turn = order.to_bytes(ORDER_BYTES)
         if kinds is None:
             query = sa.select(users.c.turn).where(
                 users.c.generation == self._generation, users.c.turn < turn
             )
         else:
-            names = [kind.encode() for kind in sorted(kinds)[:KINDS_MAX]]
+            names = names_of_queues(connection, self._generation, sorted(kinds), QUEUES_MAX)
             query = (
                 sa.select(lanes.c.turn)  # each user has one of their own
                 .where(
                     lanes.c.generation == self._generation,
-                    lanes.c.kind.in_(names),
+                    lanes.c.queue.in_(names),
                     lanes.c.turn < turn,
                 )
                 .distinct()
@@ -72,13 +76,17 @@ class CountsAhead:
         found = _count(connection, query)
         return Count(min(found, COUNTED_MAX), is_exact=found <= COUNTED_MAX)
 
-    def _kinds(self, connection: Connection, user_id: UserId) -> list[bytes]:
+    def _queues(self, connection: Connection, user_id: UserId) -> list[bytes]:
         rows = connection.execute(
-            sa.select(lanes.c.kind)
-            .where(lanes.c.generation == self._generation, lanes.c.user_id == user_id.encode())
+            sa.select(lanes.c.queue)
+            .where(
+                lanes.c.generation == self._generation,
+                lanes.c.user_id == user_id.encode(),
+                lanes.c.waiting > 0,
+            )
             .limit(LANES_MAX)
         )
-        return [bytes(kind) for (kind,) in rows]
+        return [bytes(queue) for (queue,) in rows]
 
 
 def _count(connection: Connection, query: "sa.Select[*tuple[Any, ...]]") -> int:

@@ -12,6 +12,8 @@ from domain.jobs.job import Job, State
 from domain.language.identifiers import JobId, Kind, UserId
 from projections.inline.jobs import STATE_NUMBERS, decode_job, jobs
 from projections.inline.line import lanes, users
+from projections.queries.line_queries import user_of
+from projections.queries.queues import names_of_queues
 from projections.storage.rows import Row, limited, placeholder, union
 
 LANES_MAX: Final = 250
@@ -34,12 +36,7 @@ class OldestWaiting:
                 users.c.user_id.in_([user_id.encode() for user_id in user_ids]),
             )
         )
-        return {
-            UserId(bytes(row.user_id).decode()): UserInLine(
-                row.last_served, row.joined, row.waiting, row.running, row.running_limit
-            )
-            for row in rows
-        }
+        return {UserId(bytes(row.user_id).decode()): user_of(row) for row in rows}
 
     def oldest(self, connection: Connection) -> JobId | None:
         """Return the waiting job that was submitted first, or None if no job waits."""
@@ -75,9 +72,10 @@ class OldestWaiting:
         self, connection: Connection, user_ids: Sequence[UserId]
     ) -> Sequence[Sequence[bytes]]:
         found = connection.execute(
-            sa.select(lanes.c.user_id, lanes.c.kind)
+            sa.select(lanes.c.user_id, lanes.c.queue)
             .where(
                 lanes.c.generation == self._generation,
+                lanes.c.waiting > 0,
                 lanes.c.user_id.in_([user_id.encode() for user_id in user_ids]),
             )
             .limit(LANES_MAX)
@@ -90,15 +88,16 @@ class OldestWaiting:
         Only jobs that are next in their lanes count. At most `LANES_OF_KINDS_MAX` lanes are read,
         the same number of each kind: those of the users whose turn is next.
         """
-        lanes_max = LANES_OF_KINDS_MAX // max(1, len(kinds))
+        names = names_of_queues(connection, self._generation, kinds, LANES_OF_KINDS_MAX)
+        lanes_max = LANES_OF_KINDS_MAX // max(1, len(names))
         generation = connection.execute(sa.select(self._generation)).scalar_one_or_none()
         mark = placeholder(connection)
         next_lanes = limited(
             connection,
-            f"SELECT user_id, kind FROM {lanes.name} WHERE generation = {mark} AND kind = {mark}"
-            f" ORDER BY turn LIMIT {lanes_max}",
+            f"SELECT user_id, queue FROM {lanes.name} WHERE generation = {mark} AND queue = {mark}"
+            f" AND waiting > 0 ORDER BY turn LIMIT {lanes_max}",
         )
-        found = union(connection, [(next_lanes, (generation, kind.encode())) for kind in kinds])
+        found = union(connection, [(next_lanes, (generation, queue)) for queue in names])
         since: dict[Kind, datetime] = {}
         for (document,) in self._next(connection, list(found), "job"):
             job = decode_job(document)
@@ -108,12 +107,12 @@ class OldestWaiting:
     def _next(
         self, connection: Connection, lanes: Sequence[Sequence[bytes]], columns: str
     ) -> Iterator[Row]:
-        """Yield these columns of the next job of each lane, which is a user and a kind."""
+        """Yield these columns of the next job of each lane, which is a user and a queue."""
         generation = connection.execute(sa.select(self._jobs_generation)).scalar_one_or_none()
         mark = placeholder(connection)
         first = limited(
             connection,
             f"SELECT {columns} FROM {jobs.name} WHERE generation = {mark} AND user_id = {mark}"
-            f" AND kind = {mark} AND place IS NOT NULL ORDER BY place, id LIMIT 1",
+            f" AND queue = {mark} AND place IS NOT NULL ORDER BY place, id LIMIT 1",
         )
-        return union(connection, [(first, (generation, user, kind)) for user, kind in lanes])
+        return union(connection, [(first, (generation, user, queue)) for user, queue in lanes])

@@ -112,7 +112,8 @@ class GenerationFold:
         model = self._model
         line, counters = model.line, model.windows.counters
         limits = len(model.limits.users) if self._evicts_limits else 0
-        return len(model.jobs.rows) + len(line.users) + len(line.kinds) + len(counters) + limits
+        names = len(line.users) + len(line.kinds) + len(line.resources)
+        return len(model.jobs.rows) + names + len(counters) + limits
 
     def _evict_ended_jobs(self) -> None:
         jobs = self._model.jobs
@@ -134,7 +135,11 @@ class GenerationFold:
             line.users,
             line.lanes,
             line.stored_lanes,
+            line.held_kinds,
             line.kinds,
+            line.queues,
+            line.resources,
+            line.starts,
             windows.counters,
         )
 
@@ -177,6 +182,8 @@ class GenerationFold:
         in_memory = RowKeys(
             users=line.users,
             kinds=line.kinds,
+            resources=line.resources,
+            starts=line.starts,
             jobs=jobs.rows,
             keys=jobs.key_holders,
             claims=jobs.claims.jobs,

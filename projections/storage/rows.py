@@ -30,6 +30,8 @@ PAIRS_PER_STATEMENT_MAX: Final = 250  # keys of several columns; SQLite nests OR
 
 # Bytes, not text: MySQL's utf8mb4_bin compares "a" and "a " as equal.
 Identifier = sa.LargeBinary().with_variant(mysql.VARBINARY(255), "mysql", "mariadb")
+# A queue's name: a kind and at most three resources, of 255 bytes each.
+Queue = sa.LargeBinary().with_variant(mysql.VARBINARY(4 * 255 + 3), "mysql", "mariadb")
 Document = sa.LargeBinary().with_variant(mysql.MEDIUMBLOB(), "mysql", "mariadb")
 
 ROW_BYTES: Final = "row bytes"  # key in a table's `info`: approximate size of a large row

@@ -54,9 +54,10 @@ from tests.support.prepared import prepare
 from tests.support.stories import ERROR, RESULT, body
 
 ALICE, BOB, CAROL = UserId("alice"), UserId("bob"), UserId("càrol ")
+DAVE = UserId("dave")
 GOLD = PlanName("gold")
-RATES: Any = {"throttle": Rate(1000, 1), "weight": 200, "paused": False}
-ECHO, THUMB = Kind("echo"), Kind("thumb")
+RATES: Any = {"throttle": Rate(1000, 1), "weight": 100, "paused": False}
+ECHO, THUMB, START = Kind("echo"), Kind("thumb"), Kind("start")
 WORKER = WorkerId("worker-1")
 
 
@@ -79,6 +80,7 @@ def tell_everything(fairlog: Fairlog, clock: ManualClock) -> None:
     _tell_of_runs(fairlog, clock)
     _tell_of_time(fairlog, clock)
     _tell_of_attempts(fairlog, clock)
+    _tell_of_starts(fairlog, clock)
     _tell_of_keys(fairlog)
     do(fairlog, SaveProjections())
     with fairlog.database.read() as connection:
@@ -149,7 +151,7 @@ def _tell_of_time(fairlog: Fairlog, clock: ManualClock) -> None:
     clock.advance(6)
     do(fairlog, EnforceDeadlines(jobs=[job.id for job in running]))
     for job in running:
-        if job.timeout_seconds is not None:
+        if job.timeout_seconds == 5.0:
             refused(fairlog, ReturnJob(job_id=job.id, attempt=job.attempt))
     clock.step(-60)
     do(fairlog, AcceptClock())
@@ -179,6 +181,22 @@ def _tell_of_attempts(fairlog: Fairlog, clock: ManualClock) -> None:
     clock.advance(10)
     do(fairlog, EnforceDeadlines(jobs=ids))
     claim_on(fairlog)
+
+
+def _tell_of_starts(fairlog: Fairlog, clock: ManualClock) -> None:
+    """Throttles of a user, of a user's kind and of resources hold jobs back."""
+    once = Rate(1, 60)
+    do(fairlog, ChangeLimit(scope=Scope.USER, user_id=DAVE, throttle=once, weight=50))
+    do(fairlog, ChangeLimit(scope=Scope.USER_KIND, user_id=ALICE, kind=START, throttle=once))
+    do(fairlog, ChangeLimit(scope=Scope.RESOURCE, resource=ResourceName("shop:*"), throttle=once))
+    for number in range(3):
+        named: Any = {"kind": START, "payload": body(["start", number])}
+        do(fairlog, SubmitJob(user_id=DAVE, **named))
+        shop = ResourceName(f"shop:{number % 2}")
+        do(fairlog, SubmitJob(user_id=ALICE, resources=(shop,), **named))
+    assert len(claim(fairlog, 9)) == 2
+    clock.advance(61)
+    assert len(claim(fairlog, 9)) == 2
 
 
 def _tell_of_keys(fairlog: Fairlog) -> None:

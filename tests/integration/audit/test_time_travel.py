@@ -14,6 +14,7 @@ from adapters.log.histories import changes_of, heartbeats
 from adapters.settings import Settings
 from domain.audit.system_state import SystemState, from_snapshot, line_in_order, to_snapshot
 from domain.decisions.write_model import WriteModel
+from domain.fairness.line import NO_JOBS
 from domain.jobs.history import jobs_of, with_heartbeats
 from domain.jobs.job import Job, State
 from domain.language.commands import ChangeLimit, SubmitJob
@@ -83,8 +84,11 @@ def assert_equal(found: SystemState, model: WriteModel) -> None:
         (user, kind): count
         for user, lanes in model.line.lanes.items()
         for kind, count in lanes.items()
-        if count
+        if count != NO_JOBS
     }
+    assert found.line.held_kinds == model.line.held_kinds
+    assert found.line.starts == model.line.starts
+    assert found.line.virtual_time == model.line.virtual_time
     assert dict(found.limits.all_set()) == dict(model.limits.all_set())
     assert found.limits.users_on == model.limits.users_on
     assert found.limits.user_kinds_set == model.limits.user_kinds_set

@@ -226,9 +226,9 @@ def test_a_claim_of_any_kind_reads_no_kinds_of_which_nothing_waits(database_url:
         with fairlog.database.read() as connection:
             plan = plan_of(connection, *sent[0])[0]
     if "detail" in plan:
-        assert "line_kinds_v2_waiting (generation=? AND waits_as>?)" in plan["detail"]
+        assert "line_kinds_v3_waiting (generation=? AND waits_as>?)" in plan["detail"]
     else:
-        assert plan["key"] == "line_kinds_v2_waiting"
+        assert plan["key"] == "line_kinds_v3_waiting"
         assert "filesort" not in plan["Extra"]
 
 

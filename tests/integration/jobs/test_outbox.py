@@ -138,7 +138,10 @@ BAD_ROWS: Sequence[tuple[Mapping[str, Any], str]] = [
     ({"max_attempts": 0}, "max_attempts is a whole number from 1 to 1000"),
     ({"timeout_seconds": 0.0}, "timeout_seconds is a number above 0"),
     ({"options": "[]"}, "options is the JSON text of an object"),
-    ({"options": '{"dedup": false}'}, "There is no option 'dedup'; the options are deduplicate."),
+    (
+        {"options": '{"dedup": false}'},
+        "There is no option 'dedup'; the options are deduplicate, retry, resources.",
+    ),
     ({"options": '{"deduplicate": 1}'}, "options: "),
     ({"idempotency_key": "k", "options": '{"deduplicate": false}'}, "contradict each other"),
 ]

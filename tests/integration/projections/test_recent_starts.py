@@ -67,7 +67,8 @@ def examined(fairlog: Fairlog) -> tuple[RecentStarts, FairShares]:
         turns = [user_id for user_id, _ in fairlog.line.next_users(connection, 20)]
         jobs = front.next_jobs(connection, turns)
         users = front.users(connection, [one.user_id for one in recent.starts])
-        capped = {user_id for user_id, one in users.items() if one.running_limit is not None}
+        limits = fairlog.windows.limits_of(connection, users)
+        capped = {user_id for user_id in users if limits.limits_starts(user_id)}
         waiting = [job for one in jobs if (job := recent.waiting(one)) is not None]
         return recent, fair_shares(recent.starts, waiting, capped)
 

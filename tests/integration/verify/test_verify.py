@@ -494,6 +494,7 @@ def test_rows_that_are_missing_and_rows_too_many_are_named(
             sa.select(registry.c.generation).where(registry.c.name == "line")
         ).scalar_one()
     made_up = {"generation": generation, "user_id": b"nobody", "waiting": 1, "running": 0}
+    made_up |= {"pass_value": bytes(16)}
     intruder.run(
         users.delete().where(users.c.user_id == b"alice"), users.insert().values(**made_up)
     )

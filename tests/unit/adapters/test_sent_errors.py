@@ -47,6 +47,7 @@ _ERRORS: Final[Sequence[FairlogError]] = (
     errors.TimeWasUp(_JOB, 1, NOW),
     errors.TooManyKeys(3),
     errors.TooManyKinds(ALICE, 3),
+    errors.TooManyQueues(3, "of user 'alice'"),
     errors.TooManySecrets(_KEY, 3),
     errors.UnknownPlan(PlanName("gold")),
     errors.PlanInUse(PlanName("gold"), 2),

@@ -50,6 +50,7 @@ from domain.language.commands import (
     ReturnJob,
     SaveProjections,
     TakeOutbox,
+    UpdateLine,
 )
 from domain.language.errors import QueueFull, RateLimited
 from domain.language.events import LimitChanged, Scope
@@ -90,6 +91,7 @@ COMMANDS: Sequence[Command] = (
     RetryJob(job_id=JOB),
     EraseBodies(job_id=JOB, attempt=1, positions=(2, 5)),
     EnforceDeadlines(jobs=[JOB]),
+    UpdateLine(users=[ALICE]),
     RecoverJobs(server=ServerId("s"), jobs=[JOB]),
     ChangeLimit(scope=Scope.USER, user_id=ALICE, limit=None, running=3),
     ChangeLimit(scope=Scope.GLOBAL, limit=5),

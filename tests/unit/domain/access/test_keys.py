@@ -22,6 +22,7 @@ from domain.language.commands import (
     ReturnJob,
     SaveProjections,
     TakeOutbox,
+    UpdateLine,
 )
 from domain.language.errors import (
     BeyondBounds,
@@ -221,6 +222,7 @@ def test_a_right_is_known_for_every_command_that_a_caller_may_send() -> None:
         ReportRefusals,
         ReportWrongKeys,
         EnforceDeadlines,
+        UpdateLine,
         RecoverJobs,
         SaveProjections,
         TakeOutbox,

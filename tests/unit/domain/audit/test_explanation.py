@@ -4,7 +4,6 @@ import pytest
 from msgspec.structs import replace
 
 from domain.audit.explanation import (
-    Count,
     Explanation,
     ExplanationInput,
     SilentWorker,
@@ -12,11 +11,15 @@ from domain.audit.explanation import (
     Workers,
     explain,
 )
-from domain.fairness.line import KindInLine, UserInLine
+from domain.audit.reasons import Count
+from domain.audit.start_reasons import StartLimit
+from domain.fairness.line import Load
+from domain.fairness.start_limits import NO_STARTS
 from domain.jobs.job import Job
 from domain.language.events import Event, FailureReason, JobReleased, RequeueReason
 from domain.language.identifiers import Kind, WorkerId
 from domain.language.limits import RetryPolicy
+from domain.limits.limits import Limits, Subject
 from tests.support.given import NOW, Given, at, given
 from tests.support.stories import (
     ALICE,
@@ -42,13 +45,21 @@ def explained(history: Given, **facts: Any) -> Explanation:
     known: dict[str, Any] = {
         "now": history.now,
         "latest": history.recorded[-1].event,
-        "user": UserInLine(waiting=1),
-        "kind": KindInLine(waiting=1),
+        "kind": Load(waiting=1),
         "jobs_ahead": Count(0),
         "users_ahead": Count(0),
         "workers": SEEN,
     }
     return explain(ExplanationInput(job=job, **(known | facts)))
+
+
+def caps(user: tuple[int, int], kind: tuple[int, int]) -> list[StartLimit]:
+    """Return caps of the user and the kind; each is (jobs running, at most)."""
+    subjects = (Subject(ALICE), Subject(kind=ECHO))
+    return [
+        StartLimit(subject, Limits(running=most), running, NO_STARTS)
+        for subject, (running, most) in zip(subjects, (user, kind), strict=True)
+    ]
 
 
 def codes(explanation: Explanation) -> list[str]:
@@ -84,8 +95,8 @@ def test_what_was_not_counted_to_the_end_is_more_than_so_many() -> None:
 def test_a_cap_comes_before_every_other_reason() -> None:
     explanation = explained(
         given(SUBMITTED),
-        user=UserInLine(waiting=1, running=2, running_limit=2),
-        kind=KindInLine(waiting=1, running=9, running_limit=9),
+        kind=Load(waiting=1, running=9),
+        limits=caps(user=(2, 2), kind=(9, 9)),
         jobs_ahead=Count(3),
         workers=UNSEEN,
     )
@@ -131,8 +142,7 @@ def test_the_worker_of_a_running_job_is_told_alive_or_dead() -> None:
 def test_a_cap_of_zero_is_a_pause() -> None:
     paused = explained(
         given(SUBMITTED),
-        user=UserInLine(waiting=1, running_limit=0),
-        kind=KindInLine(waiting=1, running_limit=0),
+        limits=caps(user=(0, 0), kind=(0, 0)),
     )
     assert codes(paused)[:2] == ["user_cap", "kind_cap"]
     assert paused.reasons[0].text.startswith("User 'alice' is paused")

@@ -9,14 +9,18 @@ from hypothesis import strategies as st
 from domain.decisions.answers import Claimed
 from domain.decisions.batch import Batch
 from domain.decisions.write_model import WriteModel
-from domain.fairness.known_line import KnownLine, Lane, Unread, WaitingJob
-from domain.fairness.line import KindInLine, Line, UserInLine
+from domain.fairness.known_line import KnownLine, Unread, WaitingJob
+from domain.fairness.line import Line, Load, UserInLine
+from domain.fairness.queues import Lane, QueueName, queue_of
 from domain.fairness.serve import rounds, serve
+from domain.fairness.strides import next_pass
 from domain.jobs.job import Job
 from domain.language.commands import CancelJob, ChangeLimit, Command, EnforceDeadlines, ExtendLeases
 from domain.language.events import JobStarted, JobSubmitted, Recorded, Scope
 from domain.language.identifiers import JobId, Kind, UserId
+from domain.language.moments import to_micros
 from domain.language.policy import Policy
+from domain.limits.limits import Limits
 from tests.support.given import NOW, Given, at, given
 from tests.support.referee import Referee
 from tests.support.stories import (
@@ -39,6 +43,7 @@ from tests.support.stories import (
 )
 
 OPEN = Policy(user_limit=10**9, global_limit=10**9)
+NOW_MICROS = to_micros(NOW)
 KINDS = (ECHO, SLEEP, Kind("thumbnail"))
 
 
@@ -323,6 +328,14 @@ def test_a_kind_s_cap_of_nothing_and_its_end() -> None:
 # What was not read of the line
 
 
+def queue(kind: Kind) -> QueueName:
+    return queue_of(kind, ())
+
+
+def lane(user_id: UserId, kind: Kind) -> Lane:
+    return user_id, queue(kind)
+
+
 def reading(
     users: dict[UserId, UserInLine], lanes: dict[UserId, dict[Kind, int]], *jobs: WaitingJob
 ) -> tuple[Line, KnownLine]:
@@ -330,11 +343,12 @@ def reading(
     known = KnownLine()
     line = Line(known)
     line.users.update(users)
-    line.lanes.update(lanes)
+    for user_id, counts in lanes.items():
+        line.lanes[user_id] = {queue(kind): Load(count) for kind, count in counts.items()}
     for user_id in users:
         line.has_read(user_id)
     for job in jobs:
-        known.read_jobs((job.user_id, job.kind), [job])
+        known.read_jobs((job.user_id, job.queue), [job])
     return line, known
 
 
@@ -343,7 +357,7 @@ def waits(job_id: int, user_id: UserId = ALICE, kind: Kind = ECHO, priority: int
 
 
 def picks(line: Line, jobs_max: int, *kinds: Kind) -> list[int]:
-    return [job.job_id for job in serve(line, kinds or (ECHO,), jobs_max, 1000).jobs]
+    return [job.job_id for job in serve(line, kinds or (ECHO,), jobs_max, 1000, NOW_MICROS).jobs]
 
 
 TWO_USERS = {ALICE: UserInLine(joined=1, waiting=3), BOB: UserInLine(joined=2, waiting=1)}
@@ -356,7 +370,9 @@ def test_a_lane_that_was_not_read_to_its_end_ends_the_claim_rather_than_skip_its
     line, _ = reading(users, lanes, waits(1), waits(2, BOB), waits(5, BOB))
     assert picks(line, 2) == [1, 2]
     assert picks(line, 9) == [1, 2]
-    assert serve(line, [ECHO], 9, 1000).unread == Unread(jobs=7, lanes=frozenset({(ALICE, ECHO)}))
+    assert serve(line, [ECHO], 9, 1000, NOW_MICROS).unread == Unread(
+        jobs=7, lanes=frozenset({lane(ALICE, ECHO)})
+    )
     whole, _ = reading(users, lanes, waits(1), waits(3), waits(4), waits(2, BOB), waits(5, BOB))
     assert picks(whole, 9) == [1, 2, 3, 5, 4]
 
@@ -368,16 +384,18 @@ def test_a_lane_of_which_nothing_was_read_ends_the_claim_at_once() -> None:
 
 def test_all_lanes_that_a_claim_will_need_are_read_together() -> None:
     line, _ = reading(TWO_USERS, THREE_AND_ONE)
-    both = frozenset({(ALICE, ECHO), (BOB, ECHO)})
-    assert serve(line, [ECHO], 9, 1000).unread == Unread(jobs=9, lanes=both)
-    assert serve(line, [ECHO], 1, 1000).unread == Unread(jobs=1, lanes=frozenset({(ALICE, ECHO)}))
+    both = frozenset({lane(ALICE, ECHO), lane(BOB, ECHO)})
+    assert serve(line, [ECHO], 9, 1000, NOW_MICROS).unread == Unread(jobs=9, lanes=both)
+    assert serve(line, [ECHO], 1, 1000, NOW_MICROS).unread == Unread(
+        jobs=1, lanes=frozenset({lane(ALICE, ECHO)})
+    )
 
 
 def test_who_joined_a_lane_waits_behind_what_was_not_read_of_it() -> None:
     line, known = reading(TWO_USERS, THREE_AND_ONE, waits(2, BOB))
     known.enter(waits(50))
     assert picks(line, 9) == []
-    known.read_jobs((ALICE, ECHO), [waits(1)])
+    known.read_jobs(lane(ALICE, ECHO), [waits(1)])
     assert picks(line, 9) == [1, 2]
 
 
@@ -396,41 +414,42 @@ def test_who_left_is_not_served_and_does_not_hide_what_follows() -> None:
     line, known = reading(
         users, {ALICE: {ECHO: 1}, BOB: {ECHO: 1}}, waits(1), waits(3), waits(2, BOB)
     )
-    known.leave((ALICE, ECHO), JobId(1))
+    known.leave(lane(ALICE, ECHO), JobId(1))
     assert picks(line, 9) == [3, 2]
-    known.leave((ALICE, ECHO), JobId(3))
+    known.leave(lane(ALICE, ECHO), JobId(3))
     assert picks(line, 9) == []
 
 
 def test_nobody_is_served_beyond_the_horizon_of_a_kind() -> None:
     lanes = {ALICE: {ECHO: 1}, BOB: {SLEEP: 1}}
     line, known = reading(TWO_USERS, lanes, waits(1), waits(2, BOB, SLEEP))
-    known.read_users(ECHO, 1)
+    known.read_users(queue(ECHO), 1)
     assert picks(line, 9, ECHO, SLEEP) == [1]
     assert picks(line, 9, SLEEP) == [2]
-    known.read_users(ECHO, 2)
+    known.read_users(queue(ECHO), 2)
     assert picks(line, 9, ECHO, SLEEP) == [1, 2]
 
 
 def test_a_kind_without_room_has_no_horizon() -> None:
     lanes = {ALICE: {ECHO: 1}, BOB: {SLEEP: 1}}
     line, known = reading(TWO_USERS, lanes, waits(1), waits(2, BOB, SLEEP))
-    known.read_users(ECHO, 1)
-    line.kinds[ECHO] = KindInLine(waiting=1, running=1, running_limit=1)
+    known.read_users(queue(ECHO), 1)
+    line.kinds[ECHO] = Load(waiting=1, running=1)
+    line.limits.kinds[ECHO] = Limits(running=1)
     assert picks(line, 9, ECHO, SLEEP) == [2]
 
 
 def test_going_round_again_is_beyond_a_horizon() -> None:
     lanes = {ALICE: {ECHO: 2}, BOB: {ECHO: 1}}
     line, known = reading(TWO_USERS, lanes, waits(1), waits(3), waits(2, BOB))
-    known.read_users(ECHO, 2)
+    known.read_users(queue(ECHO), 2)
     assert picks(line, 9) == [1, 2]
 
 
 def test_a_line_of_which_nothing_was_read_asks_for_its_kinds() -> None:
     line = Line(KnownLine(is_whole=False))
-    unread = serve(line, [ECHO, SLEEP], 3, 1000).unread
-    assert unread == Unread(jobs=3, kinds=frozenset({ECHO, SLEEP}))
+    unread = serve(line, [ECHO, SLEEP], 3, 1000, NOW_MICROS).unread
+    assert unread == Unread(jobs=3, queues=frozenset({queue(ECHO), queue(SLEEP)}))
 
 
 # Any line, read in part
@@ -530,15 +549,15 @@ def test_rounds_says_how_much_of_each_lane_has_to_be_read(
     chosen = tuple(sorted(kinds)) or KINDS
     line = story.model.line
     in_turn = sorted(
-        (user.turn, name)
+        (user.order, name)
         for name, user in line.users.items()
-        if user.turn is not None and any(line.lanes[name].get(kind) for kind in chosen)
+        if user.order is not None and any(line.load_of(name, kind).waiting for kind in chosen)
     )
-    waiting = [sum(line.lanes[name].get(kind, 0) for kind in chosen) for _, name in in_turn]
+    waiting = [sum(line.load_of(name, kind).waiting for kind in chosen) for _, name in in_turn]
     shares = dict(zip([name for _, name in in_turn], rounds(waiting, jobs_max), strict=True))
     part = story.model.line
     read_in_part(part, len(USERS) + 1, lambda lane: shares.get(lane[0], 0))
-    of_part, of_whole = (serve(one, chosen, jobs_max, 10_000) for one in (part, line))
+    of_part, of_whole = (serve(one, chosen, jobs_max, 10_000, NOW_MICROS) for one in (part, line))
     assert of_part.jobs == of_whole.jobs
 
 
@@ -548,15 +567,16 @@ def read_in_part(line: Line, lanes_read: int, jobs_read: Callable[[Lane], int]) 
     assert whole is not None
     line.known.has_more_kinds = False
     for kind in KINDS:
-        turns = list(whole.users_in_turn(kind))
-        front = turns[:lanes_read]
-        last_turn = front[-1][0] if front else 0
-        line.known.read_users(kind, None if len(front) < lanes_read else last_turn)
+        users = list(whole.users_in_order(queue(kind)))
+        front = users[:lanes_read]
+        last = front[-1][0] if front else 0
+        line.known.read_users(queue(kind), None if len(front) < lanes_read else last)
         for _, user_id in front:
-            lane = (user_id, kind)
+            of_user = lane(user_id, kind)
             line.has_read(user_id)
-            queue = list(whole.lanes[lane].in_order(line.lanes[user_id][kind]))
-            line.known.read_jobs(lane, queue[: jobs_read(lane)])
+            waiting = line.lanes[user_id][queue(kind)].waiting
+            jobs = list(whole.lanes[of_user].in_order(waiting))
+            line.known.read_jobs(of_user, jobs[: jobs_read(of_user)])
 
 
 def _starts(model: WriteModel, commands: list[Command]) -> list[int | None]:
@@ -595,7 +615,9 @@ def test_a_claim_takes_as_many_as_it_asks_for_and_no_more() -> None:
 
 def test_the_first_start_is_at_the_next_position_and_the_turn_follows_it() -> None:
     story = given(SUBMITTED, submitted(payload=2)).when(claim(2)).then(started(), started())
-    assert story.model.line.users[ALICE] == UserInLine(last_served=4, running=2)
+    assert story.model.line.users[ALICE] == UserInLine(
+        last_served=4, running=2, pass_=next_pass(next_pass(next_pass(0, None), None), None)
+    )
 
 
 def test_a_line_that_is_not_served_stands_as_another() -> None:

@@ -108,6 +108,7 @@ def test_the_types_are_those_that_are_documented() -> None:
         "WrongKeysRefused",
         "ProgressReported",
         "PlanDeleted",
+        "LineUpdated",
     ]
 
 
