@@ -9,9 +9,9 @@ import pytest
 import sqlalchemy as sa
 
 import entrypoints.service.fairlog as module
-from domain.decisions.answers import Claimed, JobUpdated, Submitted
+from domain.decisions.answers import Claimed, JobsUpdated, JobUpdated, Submitted
 from domain.language.bodies import body_of
-from domain.language.commands import ClaimJobs, FailJob, SubmitJob
+from domain.language.commands import ClaimJobs, EnforceDeadlines, FailJob, SubmitJob
 from domain.language.events import JobReleased, JobRequeued
 from domain.language.identifiers import JobId, Kind, UserId, WorkerId
 from entrypoints.service.due_jobs import JOBS_PER_PAGE, READS_PER_PAGE_MAX, ROWS_PER_READ
@@ -19,6 +19,7 @@ from entrypoints.service.fairlog import Fairlog
 from tests.support.clock import ManualClock
 from tests.support.core import (
     do,
+    events_in,
     log_of,
     saved_rows,
     service,
@@ -116,6 +117,42 @@ def test_a_timer_that_falls_due_meanwhile_is_in_the_next_page(
         assert bobs not in first
         clock.advance(2)
         assert bobs in fairlog._due(connection)
+
+
+def test_timers_of_others_are_acted_on_while_forty_thousand_jobs_of_one_user_are_due(
+    fairlog: Fairlog, clock: ManualClock
+) -> None:
+    """Two seconds are some thousand events; here a few hundred come first."""
+    retried = do(fairlog, submission("carol", 1, clock, None), Submitted).job
+    do(fairlog, submission("dave", 1, clock, None), Submitted)  # whose lease will be lost
+    do(fairlog, ClaimJobs(worker=WORKER, max_jobs=2), Claimed)
+    schedule(fairlog, clock, "alice", 20_000, LATER_SECONDS - 2)
+    schedule(fairlog, clock, "erin", 1, LATER_SECONDS - 2)  # at the same moment
+    schedule(fairlog, clock, "alice", 20_000, LATER_SECONDS - 2)
+    schedule(fairlog, clock, "bob", 1, LATER_SECONDS - 1)
+    error = body_of("once more", "the error")
+    in_seconds = LATER_SECONDS - 1
+    failure = FailJob(job_id=retried.id, attempt=1, error=error, retry_in_seconds=in_seconds)
+    do(fairlog, failure, JobUpdated)
+    begun = events_in(fairlog)
+
+    clock.advance(LATER_SECONDS - 2)
+    acted: dict[str, int] = {}  # by user: events before the first that its timer brought about
+
+    def act() -> None:
+        before = events_in(fairlog)
+        with saved_rows(fairlog) as connection:
+            due = fairlog._due(connection)
+        for place, job in enumerate(do(fairlog, EnforceDeadlines(jobs=due), JobsUpdated).jobs):
+            acted.setdefault(job.user_id, before - begun + place)
+
+    act()
+    assert acted.keys() <= {"alice", "erin"}
+    clock.advance(2)  # the timers of bob, carol and dave fall due meanwhile
+    while {"bob", "carol", "dave", "erin"} - acted.keys():
+        act()
+        assert events_in(fairlog) - begun < 5 * JOBS_PER_PAGE, acted
+    assert max(acted["bob"], acted["carol"], acted["dave"]) < 2 * JOBS_PER_PAGE, acted
 
 
 @contextmanager
