@@ -34,8 +34,8 @@ test-mysql: .venv/.installed .proxies .deploy-tools .examples $(MYSQLD) ## Run e
 	@$(ensure) chromium node readers systemd
 	$(on_mysql) tests/integration tests/e2e $(ARGS)
 
-# Tests wait for a third of their time, so that three at once fill two processors.
-in_parallel := -n 3 --dist worksteal
+# Tests wait for half of their time, so that four at once fill two processors.
+in_parallel := -n 4 --dist worksteal
 on_mysql = FAIRLOG_TEST_MYSQLD="$(abspath $(MYSQLD))" $(BIN)/pytest $(in_parallel)
 # pytest exits with 5 where ARGS choose no test; they may well choose none of this second part.
 even_if_none = $(if $(ARGS),|| [ $$? = 5 ])

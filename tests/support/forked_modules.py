@@ -1,4 +1,4 @@
-"""What the process that forks `fairlog` has imported: see `tests.support.forked`."""
+"""The modules that are imported by the process that forks `fairlog` (`tests.support.forked`)."""
 
 from entrypoints.runtime.interpreter import importing
 

@@ -1,4 +1,4 @@
-"""What `fairlog serve` shows on a terminal, which a newcomer follows to the letter."""
+"""The output of `fairlog serve` on a terminal, which a newcomer follows to the letter."""
 
 import os
 import pty

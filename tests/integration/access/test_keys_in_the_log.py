@@ -125,7 +125,7 @@ def test_a_role_raised_by_hand_is_found_by_verify(fairlog: Fairlog) -> None:
 def test_nothing_but_the_log_gives_a_role(
     fairlog: Fairlog, database_url: str, clock: ManualClock
 ) -> None:
-    """There is no table of keys in which a role could be raised: without all others it is kept."""
+    """No table holds a role that could be raised: a role outlives the loss of every other table."""
     do(fairlog, create_key("ci", any_user=True), create_key("w", Role.WORKER), revoke_key("w"))
     before = keys_of(fairlog).by_name
     truth = {"events", "bodies", "log_head", "alembic_version"}

@@ -1,4 +1,4 @@
-"""What a server logs about jobs for the person on call."""
+"""The log lines about jobs, for the person on call."""
 
 from collections.abc import Iterator, MutableMapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""What a newcomer would not expect: each was a surprise once."""
+"""Answers that surprised newcomers, one test each."""
 
 from typing import Any
 

@@ -440,7 +440,7 @@ def test_a_rebuild_that_died_half_way_leaves_nothing_behind_after_the_next(
 def test_what_was_dropped_is_there_again_after_a_start(
     database_url: str, lost: str, rebuilt: int
 ) -> None:
-    """If the registry is lost, the first generation is reserved again, although it has rows."""
+    """The first generation is reserved again if the registry is lost, although it has rows."""
     clock = ManualClock()
     with service(database_url, clock=clock) as fairlog:
         tell_a_story(fairlog)

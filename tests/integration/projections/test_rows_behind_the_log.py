@@ -266,7 +266,7 @@ def two(database_url: str) -> Iterator[tuple[Fairlog, Fairlog]]:
 def test_a_query_sees_what_was_written_before_it(
     two: tuple[Fairlog, Fairlog], query: Query
 ) -> None:
-    """Over two servers, each writing and asking in turn."""
+    """Write on one of two servers and ask the other, in turn."""
     chance = random.Random(17)
     for number in range(ROUNDS):
         one, other = two if chance.random() < 0.5 else two[::-1]
