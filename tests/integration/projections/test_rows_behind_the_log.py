@@ -40,9 +40,11 @@ ROUNDS: Final = 40  # of each kind of query
 # Submits, claims, completes and cancels as fast as it can, until it is killed.
 BUSY: Final = """
 import random, sys
+import domain.decisions.batch
 from tests.support.core import outcomes, put, service
 from tests.support.stories import ALICE, BOB, CAROL, claim, complete, submit
 from domain.decisions.answers import Claimed
+domain.decisions.batch.EVENTS_PER_APPEND = 8  # a batch is sent in many parts
 chance = random.Random(int(sys.argv[2]))
 with service(sys.argv[1]) as fairlog:
     print("writes", flush=True)
