@@ -28,7 +28,7 @@ def pauses(client: httpx.Client) -> list[bool]:
     return [event["data"].get("paused", False) for event in events]
 
 
-def test_a_drain_pauses_all_starts_and_waits_for_what_runs(
+def test_a_drain_waits_for_what_runs_and_nothing_starts_until_the_resume(
     database_url: str, client: httpx.Client
 ) -> None:
     submit(client)
@@ -36,14 +36,16 @@ def test_a_drain_pauses_all_starts_and_waits_for_what_runs(
     with ThreadPoolExecutor(1) as pool:
         drained = pool.submit(asked, "drain", "--timeout", "2m", url=database_url)
         wait_until(lambda: pauses(client) == [True], "all starts are paused")
-        submit(client, payload="later")  # which waits
+        later = submit(client, payload="later")
+        assert claim(client) == []
         assert not drained.done()
         complete(client, running)
         result = drained.result(timeout=60)
     assert result.exception is None, result.exception
     assert result.stdout == "No job runs.\n"
-    assert pauses(client) == [True]
+    assert claim(client) == []
     assert asked("resume", "--all", url=database_url).exception is None
+    assert [job["id"] for job in claim(client)] == [later["id"]]
     assert pauses(client) == [True, False]
 
 
