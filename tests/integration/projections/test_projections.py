@@ -36,6 +36,7 @@ from tests.support.clock import ManualClock, SteppingClock
 from tests.support.core import do, log_of, outcomes, put, put_as_one_batch, saved_rows, service
 from tests.support.databases import Databases, SqliteFiles
 from tests.support.given import at
+from tests.support.inline_rows import PROJECTIONS, Rows, rows_of
 from tests.support.mariadb import _roomy_directory as roomy_directory
 from tests.support.referee import Referee
 from tests.support.stories import (
@@ -52,7 +53,6 @@ from tests.support.waiting import wait_until
 from tests.support.wishes import ANY_KIND, Batches, Known, batches
 
 TRUTH = {events.name, bodies.name, log_head.name, "alembic_version"}
-PROJECTIONS = (jobs.JobsProjection, line.LineProjection, windows.WindowsProjection)
 TIGHT: dict[str, Any] = {
     "user_limit": 6,
     "global_limit": 15,
@@ -61,20 +61,7 @@ TIGHT: dict[str, Any] = {
     "max_attempts": 2,
 }
 
-Rows = dict[str, list[tuple[Any, ...]]]
 NewQuickDatabase = Callable[[], AbstractContextManager[str]]
-
-
-def rows_of(fairlog: Fairlog) -> Rows:
-    """Every row of the current generation, by table; without the generation."""
-    found: Rows = {}
-    with saved_rows(fairlog) as connection:
-        for projection in PROJECTIONS:
-            for table in projection.tables:
-                current = registry.current(projection.name)
-                rows = connection.execute(sa.select(table).where(table.c.generation == current))
-                found[table.name] = sorted((tuple(row)[1:] for row in rows), key=repr)
-    return found
 
 
 def rows_of_any_generation(fairlog: Fairlog) -> int:
