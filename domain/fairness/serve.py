@@ -100,6 +100,8 @@ class _ClaimView:
         queues = chain.from_iterable(line.queues_of(kind) for kind in kinds)
         self._queues = [] if line.limits.everyone.paused else [*filter(self._is_open, queues)]
         self._wanted = set(self._queues)
+        # The queues that stay open, whatever starts.
+        self._unlimited = {queue for queue in self._queues if self._is_unlimited(queue)}
         self._unread_after = {
             queue: horizon
             for queue in self._queues
@@ -115,6 +117,9 @@ class _ClaimView:
                 yield order, user_id
 
     def _users_of(self, queue: QueueName) -> Iterator[tuple[int, UserId]]:
+        if queue in self._unlimited:
+            yield from self._known.users_in_order(queue)
+            return
         for user in self._known.users_in_order(queue):
             if not self._is_open(queue):
                 return
@@ -205,8 +210,7 @@ class _ClaimView:
             lane = (user_id, queue)
             if (
                 load.waiting > self._taken.get(lane, 0)
-                and queue in self._wanted
-                and self._is_open(queue)
+                and (queue in self._unlimited or (queue in self._wanted and self._is_open(queue)))
                 and (limited_kinds is None or self._is_user_kind_open(user_id, kind_of(queue)))
             ):
                 yield lane
@@ -230,6 +234,10 @@ class _ClaimView:
             free = self._startable(Subject(kind=kind), self._line.limits.of_kind(kind), load)
             self._free_kinds[kind] = free
         return free > 0 and all(map(self._is_resource_free, resources_of(queue)))
+
+    def _is_unlimited(self, queue: QueueName) -> bool:
+        free = self._free_kinds[kind_of(queue)], *map(self._free_resources.get, resources_of(queue))
+        return all(one == math.inf for one in free)
 
     def _is_resource_free(self, name: ResourceName) -> bool:
         free = self._free_resources.get(name)
