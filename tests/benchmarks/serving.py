@@ -15,7 +15,7 @@ class BenchmarkServer(FairlogServer):
     """It starts as `fairlog serve` does; see `tests.benchmarks.serve_with_noop`."""
 
     def __init__(self, database_url: str, *, bare: bool, settings: Mapping[str, object]) -> None:
-        super().__init__(database_url, settings=settings)
+        super().__init__(database_url, settings=settings, is_fresh=True)
         self._command = [
             *ending_with_us(),
             sys.executable,
