@@ -58,7 +58,16 @@ def resumes_at(limits: Limits, running: int, now: int) -> int | None:
         return None
     if limits.running is not None and running >= limits.running:
         return None
-    return _window_start(limits, now) + throttle.seconds * 1_000_000
+    return window_end(limits, now)
+
+
+def window_end(limits: Limits, now: int) -> int:
+    """Return the end, exclusive, of the throttle's window of `now`.
+
+    Both times are Unix time in microseconds.
+    """
+    assert limits.throttle is not None
+    return _window_start(limits, now) + limits.throttle.seconds * 1_000_000
 
 
 def _window_start(limits: Limits, now: int) -> int:

@@ -490,6 +490,8 @@ def value_text(value: Any) -> str:  # noqa: ANN401 (any JSON value)
             return ", ".join(map(value_text, value))
         case {"limit": limit, "seconds": seconds, "used": used}:
             return f"{used:,} of {limit:,} in {seconds:,} s"
+        case {"limit": limit, "seconds": seconds, "started": int() as started}:
+            return f"{started:,} of {limit:,} started in {seconds:,} s"
         case {"limit": limit, "seconds": seconds}:
             return f"{limit:,} in {seconds:,} s"
         case dict():

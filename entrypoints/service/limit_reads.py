@@ -1,11 +1,15 @@
 """Reads of limits, and of how they stand."""
 
+from collections.abc import Mapping
+from datetime import datetime
+
 from sqlalchemy.engine import Connection
 
 from domain.fairness.line import Load
+from domain.fairness.start_limits import NO_STARTS
 from domain.language.errors import UnknownPlan
 from domain.language.identifiers import Kind, PlanName, ResourceName, UserId
-from domain.limits.limits import NONE, LimitSettings, Subject
+from domain.limits.limits import NONE, Limits, Subject
 from entrypoints.service.limit_views import (
     GlobalLimitsView,
     KindLimitsView,
@@ -14,12 +18,14 @@ from entrypoints.service.limit_views import (
     PlanView,
     ResourcePage,
     ResourceView,
+    ThrottleView,
     UserKindView,
     UserLimitsView,
     global_limits_view,
     kind_limits_view,
     plan_view,
     resource_view,
+    throttle_view,
     user_kind_view,
     user_limits_view,
 )
@@ -32,7 +38,11 @@ async def user_limits(queries: Queries, user_id: UserId) -> UserLimitsView:
     def query(connection: Connection) -> UserLimitsView:
         now = queries.log.now(connection)
         windows, settings = queries.windows.load(connection, [user_id], now)
-        return user_limits_view(user_id, windows, settings, queries.policy, now)
+        subject = Subject(user_id)
+        throttle = throttles(queries, connection, {subject: settings.of_user(user_id)}, now)
+        return user_limits_view(
+            user_id, windows, settings, queries.policy, now, throttle.get(subject)
+        )
 
     return await queries.read(queries.with_saved_rows(query))
 
@@ -51,7 +61,11 @@ async def global_limits(queries: Queries) -> GlobalLimitsView:
 async def plan(queries: Queries, name: PlanName) -> PlanView:
     """Return a plan. Raises `UnknownPlan`."""
     subject = Subject(plan=name)
-    settings = await _settings(queries, subject)
+    settings = await queries.read(
+        queries.with_saved_rows(
+            lambda connection: queries.windows.of_subjects(connection, [subject])
+        )
+    )
     if name not in settings.plans:
         raise UnknownPlan(name)
     return plan_view(name, settings.plans[name], settings.members(subject))
@@ -68,19 +82,25 @@ async def plans(queries: Queries, after: str, limit: int) -> PlanPage:
 
 
 async def user_kind(queries: Queries, user_id: UserId, kind: Kind) -> UserKindView:
-    """Return the limits of a user's kind."""
+    """Return the limits of a user's kind, and how they stand."""
     subject = Subject(user_id, kind)
-    settings = await _settings(queries, subject)
-    return user_kind_view(user_id, kind, settings.of(subject))
+
+    def query(connection: Connection) -> UserKindView:
+        limits = queries.windows.of_subjects(connection, [subject]).of(subject)
+        load = queries.line.user_kind(connection, user_id, kind)
+        throttle = throttles(queries, connection, {subject: limits}, queries.log.now(connection))
+        return user_kind_view(user_id, kind, load, limits, throttle.get(subject))
+
+    return await queries.read(queries.with_saved_rows(query))
 
 
 async def kind(queries: Queries, name: Kind) -> KindLimitsView:
     """Return the limits and the load of a kind, with zeros if it has no jobs."""
 
     def query(connection: Connection) -> KindLimitsView:
-        settings = queries.windows.of_subjects(connection, [Subject(kind=name)])
+        limits = queries.windows.of_subjects(connection, [Subject(kind=name)]).of_kind(name)
         load = queries.line.kind(connection, name)
-        return kind_limits_view(name, load, settings.kinds.get(name, NONE))
+        return _kind_views(queries, connection, {name: (load, limits)})[0]
 
     return await queries.read(queries.with_saved_rows(query))
 
@@ -95,38 +115,95 @@ async def kinds(queries: Queries, after: str, limit: int) -> KindPage:
             for name, limits, _ in queries.windows.set_names(connection, "kind", after, limit + 1)
         }
         names = sorted({*loads, *limited}, key=str.encode)
-        shown = [
-            kind_limits_view(name, loads.get(name, Load()), limited.get(name, NONE))
-            for name in names[:limit]
-        ]
+        states = {
+            name: (loads.get(name, Load()), limited.get(name, NONE)) for name in names[:limit]
+        }
+        shown = _kind_views(queries, connection, states)
         return KindPage(shown, shown[-1].kind if len(names) > limit else None)
 
     return await queries.read(queries.with_saved_rows(query))
 
 
+def _kind_views(
+    queries: Queries, connection: Connection, states: Mapping[Kind, tuple[Load, Limits]]
+) -> list[KindLimitsView]:
+    limited = {Subject(kind=name): limits for name, (_, limits) in states.items()}
+    found = throttles(queries, connection, limited, queries.log.now(connection))
+    return [
+        kind_limits_view(name, load, limits, found.get(Subject(kind=name)))
+        for name, (load, limits) in states.items()
+    ]
+
+
 async def resource(queries: Queries, name: ResourceName) -> ResourceView:
-    """Return the limits of a resource, or of a prefix."""
+    """Return the limits of a resource, or of a prefix, and how they stand."""
     prefixes = [ResourceName(f"{name[:length]}*") for length in range(len(name.rstrip("*")) + 1)]
-    settings = await _settings(queries, *(Subject(resource=one) for one in [name, *prefixes]))
-    return resource_view(name, settings.resource_setting(name), settings.of_resource(name))
+    subjects = [Subject(resource=one) for one in [name, *prefixes]]
+
+    def query(connection: Connection) -> ResourceView:
+        settings = queries.windows.of_subjects(connection, subjects)
+        state = (settings.resource_setting(name), settings.of_resource(name))
+        return _resource_views(queries, connection, {name: state})[0]
+
+    return await queries.read(queries.with_saved_rows(query))
 
 
 async def resources(queries: Queries, after: str, limit: int) -> ResourcePage:
     """Return the next resources and prefixes that have limits, by name."""
-    query = queries.with_saved_rows(
-        lambda connection: queries.windows.set_names(connection, "resource", after, limit + 1)
-    )
-    found = await queries.read(query)
-    shown = [
-        resource_view(ResourceName(name), ResourceName(name), limits)
-        for name, limits, _ in found[:limit]
-    ]
-    return ResourcePage(shown, shown[-1].resource if len(found) > limit else None)
+
+    def query(connection: Connection) -> ResourcePage:
+        found = queries.windows.set_names(connection, "resource", after, limit + 1)
+        names = {ResourceName(name): limits for name, limits, _ in found[:limit]}
+        states = {name: (name, limits) for name, limits in names.items()}
+        shown = _resource_views(queries, connection, states)
+        return ResourcePage(shown, shown[-1].resource if len(found) > limit else None)
+
+    return await queries.read(queries.with_saved_rows(query))
 
 
-async def _settings(queries: Queries, *subjects: Subject) -> LimitSettings:
-    return await queries.read(
-        queries.with_saved_rows(
-            lambda connection: queries.windows.of_subjects(connection, subjects)
+def _resource_views(
+    queries: Queries,
+    connection: Connection,
+    states: Mapping[ResourceName, tuple[ResourceName | None, Limits]],
+) -> list[ResourceView]:
+    """Return views of resources and prefixes, each with the name or prefix that sets its limits."""
+    limited = {Subject(resource=name): limits for name, (_, limits) in states.items()}
+    found = throttles(queries, connection, limited, queries.log.now(connection))
+    loads = queries.line.resources(connection, states)
+    return [
+        resource_view(
+            name,
+            set_by,
+            None if is_prefix(name) else loads.get(name, Load()),
+            limits,
+            found.get(Subject(resource=name)),
         )
+        for name, (set_by, limits) in states.items()
+    ]
+
+
+def throttles(
+    queries: Queries, connection: Connection, limited: Mapping[Subject, Limits], now: datetime
+) -> dict[Subject, ThrottleView]:
+    """Return the throttles of the subjects that have one, and how they stand.
+
+    A prefix of resources has no count: each resource has its own.
+    """
+    throttled = {subject: one for subject, one in limited.items() if one.throttle is not None}
+    counted = [subject for subject in throttled if not is_prefix(subject.resource)]
+    starts = queries.line.starts(connection, counted) if counted else {}
+    views = (
+        (
+            subject,
+            throttle_view(
+                limits, None if is_prefix(subject.resource) else starts.get(subject, NO_STARTS), now
+            ),
+        )
+        for subject, limits in throttled.items()
     )
+    return {subject: view for subject, view in views if view is not None}
+
+
+def is_prefix(resource: ResourceName) -> bool:
+    """Return True if limits are set for all resources that begin alike."""
+    return resource.endswith("*")

@@ -8,9 +8,11 @@ from msgspec import Meta, Struct, field
 from msgspec.structs import asdict
 
 from domain.fairness.line import Load
+from domain.fairness.start_limits import Starts, starts_in_window, window_end
 from domain.language.events import Scope, window_name
 from domain.language.identifiers import GLOBAL, Kind, PlanName, ResourceName, UserId
 from domain.language.limits import WEIGHT_DEFAULT, Rate
+from domain.language.moments import from_micros, to_micros
 from domain.language.policy import Policy
 from domain.language.ranges import (
     NAME,
@@ -31,7 +33,7 @@ from entrypoints.service.views import KindView, WindowView, window_view
 _Plan = Annotated[PlanName, NAME]
 _Resource = Annotated[ResourceName, NAME]
 _Throttle = Annotated[
-    "RateView | None", Meta(description="Starts of jobs in a window. null: not limited.")
+    "ThrottleView | None", Meta(description="Starts of jobs in a window. null: not limited.")
 ]
 _Paused = Annotated[bool, Meta(description="True: no job starts.")]
 _RunningLimit = Annotated[
@@ -44,6 +46,19 @@ class RateView(Struct, frozen=True):
 
     limit: Annotated[Limit, Meta(description="At most so many in a window.")]
     seconds: Annotated[WindowSeconds, Meta(description="The length of the window in seconds.")]
+
+
+class ThrottleView(RateView, frozen=True):
+    """A limit on starts, and its use."""
+
+    started: Annotated[
+        Count | None,
+        Meta(
+            description="Jobs started in the current window, counted from the event that set the "
+            "limit. null for a prefix: each resource has its own count."
+        ),
+    ]
+    resets_at: Annotated[Time, Meta(description="When the window ends, exclusive.")]
 
 
 class WindowUseView(Struct, frozen=True):
@@ -144,6 +159,8 @@ class UserKindView(Struct, frozen=True, kw_only=True):
 
     user_id: Annotated[UserId, NAME, Meta(description="The user, 1 to 255 bytes.")]
     kind: Annotated[Kind, NAME, Meta(description="The kind of job, 1 to 255 bytes.")]
+    waiting: Annotated[Count, Meta(description="The user's jobs of the kind that wait.")]
+    running: Annotated[Count, Meta(description="The user's jobs of the kind that run.")]
     running_limit: _RunningLimit
     throttle: _Throttle
     paused: _Paused
@@ -178,6 +195,12 @@ class ResourceView(Struct, frozen=True, kw_only=True):
         _Resource | None,
         Meta(description="The name or prefix whose limits apply to it. null: none."),
     ]
+    waiting: Annotated[
+        Count | None, Meta(description="Jobs that wait and use it. null for a prefix.")
+    ]
+    running: Annotated[
+        Count | None, Meta(description="Jobs that run and use it. null for a prefix.")
+    ]
     running_limit: _RunningLimit
     throttle: _Throttle
     paused: _Paused
@@ -192,6 +215,19 @@ class ResourcePage(Struct, frozen=True):
 
 def rate_view(rate: Rate | None) -> RateView | None:
     return None if rate is None else RateView(rate.limit, rate.seconds)
+
+
+def throttle_view(limits: Limits, starts: Starts | None, now: datetime) -> ThrottleView | None:
+    """Return a throttle and its use. `starts` of None: they are counted for each name."""
+    if (throttle := limits.throttle) is None:
+        return None
+    micros = to_micros(now)
+    return ThrottleView(
+        throttle.limit,
+        throttle.seconds,
+        None if starts is None else starts_in_window(limits, starts, micros),
+        from_micros(window_end(limits, micros)),
+    )
 
 
 def weight_of(limits: Limits) -> float:
@@ -216,7 +252,12 @@ def set_limits_view(limits: Limits) -> SetLimitsView:
 
 
 def user_limits_view(
-    user_id: UserId, windows: Windows, settings: LimitSettings, policy: Policy, now: datetime
+    user_id: UserId,
+    windows: Windows,
+    settings: LimitSettings,
+    policy: Policy,
+    now: datetime,
+    throttle: ThrottleView | None,
 ) -> UserLimitsView:
     limits = settings.of_user(user_id)
     window = windows.user_window(settings, user_id, policy, now)
@@ -230,7 +271,7 @@ def user_limits_view(
         running=limits.running,
         plan=limits.plan,
         windows=_uses(Scope.USER, windows.further(limits, user_id, now)),
-        throttle=rate_view(limits.throttle),
+        throttle=throttle,
         weight=weight_of(limits),
         paused=bool(limits.paused),
         max_attempts=limits.max_attempts,
@@ -273,23 +314,29 @@ def plan_view(name: PlanName, limits: Limits, users: int) -> PlanView:
     )
 
 
-def user_kind_view(user_id: UserId, kind: Kind, limits: Limits) -> UserKindView:
+def user_kind_view(
+    user_id: UserId, kind: Kind, load: Load, limits: Limits, throttle: ThrottleView | None
+) -> UserKindView:
     return UserKindView(
         user_id=user_id,
         kind=kind,
+        waiting=load.waiting,
+        running=load.running,
         running_limit=limits.running,
-        throttle=rate_view(limits.throttle),
+        throttle=throttle,
         paused=bool(limits.paused),
     )
 
 
-def kind_limits_view(kind: Kind, load: Load, limits: Limits) -> KindLimitsView:
+def kind_limits_view(
+    kind: Kind, load: Load, limits: Limits, throttle: ThrottleView | None
+) -> KindLimitsView:
     return KindLimitsView(
         kind=kind,
         waiting=load.waiting,
         running=load.running,
         running_limit=limits.running,
-        throttle=rate_view(limits.throttle),
+        throttle=throttle,
         paused=bool(limits.paused),
         retry=_retry(limits),
         timeout_seconds=limits.timeout_seconds,
@@ -297,13 +344,20 @@ def kind_limits_view(kind: Kind, load: Load, limits: Limits) -> KindLimitsView:
 
 
 def resource_view(
-    resource: ResourceName, set_by: ResourceName | None, limits: Limits
+    resource: ResourceName,
+    set_by: ResourceName | None,
+    load: Load | None,
+    limits: Limits,
+    throttle: ThrottleView | None,
 ) -> ResourceView:
+    """Return the view of a resource. `load` of None: it is a prefix."""
     return ResourceView(
         resource=resource,
         set_by=set_by,
+        waiting=None if load is None else load.waiting,
+        running=None if load is None else load.running,
         running_limit=limits.running,
-        throttle=rate_view(limits.throttle),
+        throttle=throttle,
         paused=bool(limits.paused),
     )
 

@@ -66,12 +66,22 @@ class LineQueries:
 
     def resource(self, connection: Connection, name: ResourceName) -> Load:
         """Return the jobs that use a resource and wait or run."""
-        row = connection.execute(
-            sa.select(resources.c.waiting, resources.c.running).where(
-                resources.c.generation == self._generation, resources.c.resource == name.encode()
+        return self.resources(connection, [name]).get(name, Load())
+
+    def resources(
+        self, connection: Connection, names: Collection[ResourceName]
+    ) -> dict[ResourceName, Load]:
+        """Return the jobs that use each of these resources and wait or run, where there are any."""
+        rows = connection.execute(
+            sa.select(resources).where(
+                resources.c.generation == self._generation,
+                resources.c.resource.in_([name.encode() for name in names]),
             )
-        ).one_or_none()
-        return Load() if row is None else Load(*row)
+        )
+        return {
+            ResourceName(bytes(row.resource).decode()): Load(row.waiting, row.running)
+            for row in rows
+        }
 
     def starts(
         self, connection: Connection, subjects: Collection[Subject]

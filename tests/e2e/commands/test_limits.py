@@ -43,7 +43,7 @@ def test_plans_and_users_are_set_and_shown(run: Run) -> None:
     assert (alice["limit"], alice["plan"], alice["weight"]) == (100, "gold", 2.5)
     assert alice["set"] == {"plan": "gold", "running": 2, "throttle": {"limit": 5, "seconds": 1}}
     assert [one["name"] for one in alice["windows"]] == ["user-1s", "user-3600s"]
-    assert "throttle: 5 in 1 s" in run("limits", "show", "alice")
+    assert "throttle: 0 of 5 started in 1 s" in run("limits", "show", "alice")
     assert run("plans", "list").startswith("gold; limit 100; windows 10 in 1 s, 500 in 3,600 s")
     assert shown(run, "plans", "show", "gold")["users"] == 1
     with pytest.raises(PlanInUse):

@@ -1,5 +1,6 @@
 """Plans, resources and kinds over HTTP: what is set, how it stands, and bad input."""
 
+from datetime import datetime, timedelta
 from typing import Any
 from urllib.parse import quote
 
@@ -7,7 +8,7 @@ import httpx
 import pytest
 
 from tests.support.clock import ManualClock
-from tests.support.server import audit, problem, submit
+from tests.support.server import audit, claim, problem, submit
 
 GOLD = {
     "limit": 100,
@@ -41,7 +42,7 @@ def test_a_plan_is_shown_as_it_was_set_and_its_users_have_its_limits(
     assert view["set"] == {"plan": "gold", "running": 1}
     assert (view["limit"], view["running"], view["weight"]) == (100, 1, 2.5)
     assert (view["throttle"], view["max_attempts"], view["priority_max"]) == (
-        {"limit": 5, "seconds": 1},
+        {"limit": 5, "seconds": 1, "started": 0, "resets_at": "2026-01-31T12:00:01Z"},
         5,
         10,
     )
@@ -71,13 +72,16 @@ def test_a_plan_is_deleted_when_nobody_is_on_it(client: httpx.Client) -> None:
 
 def test_a_users_kind_a_kind_and_a_resource_have_limits_of_starts(client: httpx.Client) -> None:
     throttle = {"limit": 5, "seconds": 60}
+    unused = throttle | {"started": 0, "resets_at": "2026-01-31T12:01:00Z"}
     user, kind = "a/b", "pdf/kinds"
     address = f"limits/{quote(user, safe='')}/kinds/{quote(kind, safe='')}"
     assert put(client, address, {"throttle": throttle, "running": 2, "paused": True}) == {
         "user_id": user,
         "kind": kind,
+        "waiting": 0,
+        "running": 0,
         "running_limit": 2,
-        "throttle": throttle,
+        "throttle": unused,
         "paused": True,
     }
     assert put(client, f"limits/{user}", {"limit": 9})["user_id"] == user
@@ -85,7 +89,7 @@ def test_a_users_kind_a_kind_and_a_resource_have_limits_of_starts(client: httpx.
     changed = {"throttle": throttle, "timeout_seconds": 2.5, "retry": retry}
     kind_view = put(client, "kinds/echo", changed)
     assert kind_view["retry"] == retry
-    assert (kind_view["throttle"], kind_view["timeout_seconds"]) == (throttle, 2.5)
+    assert (kind_view["throttle"], kind_view["timeout_seconds"]) == (unused, 2.5)
     submit(client, "ada", kind="other")
     assert [one["kind"] for one in client.get("/v1/kinds").json()["kinds"]] == ["echo", "other"]
     put(client, "resources/shopify:*", {"running": 1})
@@ -96,6 +100,35 @@ def test_a_users_kind_a_kind_and_a_resource_have_limits_of_starts(client: httpx.
     assert [one["resource"] for one in listed] == ["shopify:*", "shopify:acme"]
     put(client, "resources/shopify:*", {"running": None})
     assert client.get("/v1/resources/shopify:other").json()["set_by"] is None
+
+
+def test_answers_show_how_throttles_stand_and_what_waits_and_runs(
+    client: httpx.Client, clock: ManualClock
+) -> None:
+    throttle = {"limit": 2, "seconds": 60}
+    paths = ["limits/ada", "limits/ada/kinds/echo", "kinds/echo", "resources/shopify:*"]
+    for path in paths:
+        put(client, path, {"throttle": throttle})
+    for number in range(5):
+        submit(client, "ada", payload=number, resources=["shopify:acme"])
+    assert len(claim(client, 5)) == 2
+    paths[-1] = "resources/shopify:acme"
+    reset = clock.now().replace(microsecond=0) + timedelta(seconds=60)
+
+    def states() -> list[tuple[int, datetime]]:
+        found = [client.get(f"/v1/{path}").json()["throttle"] for path in paths]
+        assert all(one | throttle == one for one in found)
+        return [(one["started"], datetime.fromisoformat(one["resets_at"])) for one in found]
+
+    assert states() == [(2, reset)] * 4
+    [listed] = client.get("/v1/kinds").json()["kinds"]
+    for one in (listed, *(client.get(f"/v1/{path}").json() for path in paths[1:])):
+        assert (one["waiting"], one["running"]) == (3, 2)
+    prefix = client.get("/v1/resources/shopify:*").json()
+    assert client.get("/v1/resources").json()["resources"] == [prefix]
+    assert (prefix["throttle"]["started"], prefix["running"]) == (None, None)
+    clock.advance(60)
+    assert states() == [(0, reset + timedelta(seconds=60))] * 4
 
 
 @pytest.mark.parametrize(
