@@ -71,12 +71,16 @@ class FairShares(Struct, frozen=True):
 
 
 def fair_shares(
-    starts: Sequence[Start], waiting: Iterable[UnstartedJob], capped: Collection[UserId]
+    starts: Sequence[Start],
+    waiting: Iterable[UnstartedJob],
+    capped: Collection[UserId],
+    weighted: Collection[UserId] = frozenset(),
 ) -> FairShares:
     """Examine consecutive starts, in log order, and the jobs that wait after them.
 
-    `capped` are users with a limit of running jobs: what held one back may have been that limit, so
-    the promise does not cover them, and nobody's start counts as contended because of them.
+    `capped` are users with a limit of starts: what held one back may have been that limit, so the
+    promise does not cover them, and nobody's start counts as contended because of them. `weighted`
+    are users with another weight than 1, whom the promise does not cover either.
     """
     waiting = [job for job in waiting if job.user_id not in capped]
     contended = _contended(starts, waiting, capped)
@@ -90,7 +94,7 @@ def fair_shares(
             share.waited_seconds += waited
             share.longest_seconds = max(share.longest_seconds, waited)
     ordered = sorted(shares.values(), key=lambda one: (-one.contended, -one.starts, one.user_id))
-    return FairShares(ordered, contended, _passed_over(starts, waiting, capped))
+    return FairShares(ordered, contended, _passed_over(starts, waiting, capped, weighted))
 
 
 def wait_of(start: Start) -> float | None:
@@ -141,7 +145,10 @@ class _Twice(Struct):
 
 
 def _passed_over(
-    starts: Sequence[Start], waiting: Iterable[UnstartedJob], capped: Collection[UserId]
+    starts: Sequence[Start],
+    waiting: Iterable[UnstartedJob],
+    capped: Collection[UserId],
+    weighted: Collection[UserId],
 ) -> list[PassedOver]:
     if not starts:
         return []
@@ -151,6 +158,8 @@ def _passed_over(
     found = []
     # Of a user's first start here, the turn before is not known: it was before all of these.
     for start in starts:
+        if start.user_id in weighted:
+            continue
         since = max(start.ready, last.get(start.user_id, _NEVER))
         if start.user_id not in capped and twice[start.kind].first > since:
             by = twice[start.kind].user_id
@@ -160,6 +169,8 @@ def _passed_over(
             twice[start.kind] = _Twice(last_of_kind[lane], start.user_id)
         last[start.user_id] = last_of_kind[lane] = start.position
     for job in waiting:
+        if job.user_id in weighted:
+            continue
         since = max(job.ready, last.get(job.user_id, _NEVER))
         if job.kind in twice and twice[job.kind].first > since:
             found.append(PassedOver(job.user_id, job.kind, job.job_id, twice[job.kind].user_id))

@@ -138,9 +138,9 @@ class LimitSettings(Folded):
         return self.of_user(user_id) is not NONE or user_id in self.user_kinds
 
     def limits_starts(self, user_id: UserId) -> bool:
-        """Return True if something else than turns decides when jobs of a user in memory start."""
+        """Return True if a limit of starts is set for a user in memory, or one of their kinds."""
         limits = self.of_user(user_id)
-        own = (limits.running, limits.throttle, limits.paused or None, limits.weight)
+        own = (limits.running, limits.throttle, limits.paused or None)
         return any(one is not None for one in own) or user_id in self.user_kinds
 
     def of_kind(self, kind: Kind) -> Limits:

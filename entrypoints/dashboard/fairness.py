@@ -22,6 +22,7 @@ from domain.language.identifiers import UserId
 from domain.language.moments import to_micros
 from entrypoints.dashboard.context import DashboardContext, ShownMoment
 from entrypoints.dashboard.recent_starts import recent_starts
+from entrypoints.service.limit_views import weight_of
 
 _NEXT_SHOWN: Final = 20
 _WAITING_SHOWN: Final = 30
@@ -60,10 +61,12 @@ def _read(context: DashboardContext, connection: Connection, at: ShownMoment) ->
     users = context.front.users(connection, list(shown | started))
     limits = fairlog.windows.limits_of(connection, users)
     next_jobs = context.front.next_jobs(connection, in_line)
+    weights = {user_id: weight_of(limits.of_user(user_id)) for user_id in users}
     found = fair_shares(
         recent.starts,
         [job for one in next_jobs if (job := recent.waiting(one)) is not None],
         {user_id for user_id in users if limits.limits_starts(user_id)},
+        {user_id for user_id, weight in weights.items() if weight != 1},
     )
     served = [users[user_id].last_served for user_id in shown if user_id in users]
     served_at = audit_log.times_at(connection, [one for one in served if one is not None])
@@ -80,6 +83,9 @@ def _read(context: DashboardContext, connection: Connection, at: ShownMoment) ->
         "contended": sum(found.contended),
         "users": users,
         "caps": {user_id: limits.of_user(user_id).running for user_id in users},
+        "paused": {user_id for user_id in users if limits.of_user(user_id).paused},
+        "weights": weights,
+        "weighted": sum(one.contended / weights.get(one.user_id, 1) for one in found.shares),
         "passed_over": found.passed_over[:_PASSED_OVER_SHOWN],
         "broken": len(found.passed_over),
         "series": msgspec.json.encode(series_of(recent.starts, found, at.now)).decode(),

@@ -8,11 +8,13 @@ from litestar.enums import RequestEncodingType
 from litestar.params import Body
 from litestar.status_codes import HTTP_200_OK
 from msgspec import UNSET, UnsetType
+from msgspec.structs import replace
 
 from domain.language import validation
 from domain.language.commands import ChangeLimit
 from domain.language.errors import InvalidInput
 from domain.language.validation import LIMIT_MAX
+from domain.limits.limits import subject_of
 from entrypoints.dashboard.actions import require_own_page
 from entrypoints.dashboard.context import DashboardContext
 from entrypoints.dashboard.rendering import html, render
@@ -22,8 +24,8 @@ from entrypoints.http.strict_request import StrictRequest
 
 Form = Annotated[dict[str, Any], Body(media_type=RequestEncodingType.URL_ENCODED)]
 
-PAUSE: Final = LimitChange(running=0)
-RESUME: Final = LimitChange(running=None)
+PAUSE: Final = LimitChange(paused=True)
+RESUME: Final = LimitChange(paused=None)
 CLEAR: Final = LimitChange(
     limit=None,
     running=None,
@@ -41,9 +43,12 @@ CLEAR: Final = LimitChange(
 async def change_limits(
     request: StrictRequest, data: Form, context: NamedDependency[DashboardContext]
 ) -> Response[str]:
-    """Change the limits of a user, a kind or all users together, as one event."""
+    """Change the limits of one subject, as one event."""
     require_own_page(request)
-    command = to_command({name: str(value).strip() for name, value in data.items()})
+    form = {name: str(value).strip() for name, value in data.items()}
+    command = to_command(form)
+    if form.get("action") == "resume":
+        command = await _without_zero_cap(context, command)
     await context.fairlog.change_limit(sent_by(request, command))
     position = await context.fairlog.log_watcher.read_position()
     return html(
@@ -55,8 +60,8 @@ async def change_limits(
 def to_command(form: dict[str, str]) -> ChangeLimit:
     """Return the change that the form's fields ask for; an empty number stays as it is.
 
-    `action` is set, pause (no job may run), resume (no cap) or clear (the defaults again). Raises
-    `InvalidInput`.
+    `action` is set, pause (no job starts), resume or clear (the defaults again). `name` is a user,
+    and `kind` one of the user's kinds, for the scope user_kind. Raises `InvalidInput`.
     """
     scope, name = form.get("scope", ""), form.get("name", "")
     match form.get("action", "set"):
@@ -75,19 +80,44 @@ def to_command(form: dict[str, str]) -> ChangeLimit:
     match scope:
         case "user":
             return change.of_user(validation.user_id(name))
-        case "kind":
-            if isinstance(change.limit, int):
-                raise InvalidInput("A kind has no limit of submissions; set how many may run.")
-            of_kind = StartLimitChange(
-                running=change.running, throttle=change.throttle, paused=change.paused
-            )
-            return of_kind.of_kind(validation.kind(name))
-        case "all":
+        case "kind" | "resource" | "user_kind":
+            return _of_starts(change, scope, name, form.get("kind", ""))
+        case "plan" if change in (PAUSE, RESUME):
+            return change.of_plan(validation.plan_name(name))
+        case "all" | "global":
             if change is CLEAR:
                 change = LimitChange(limit=None, windows=None, paused=None)
             return change.of_all()
         case _:
-            raise InvalidInput("Choose a user, a kind or all users together.")
+            raise InvalidInput("Choose a user, a kind, a resource or all users together.")
+
+
+def _of_starts(change: LimitChange, scope: str, name: str, kind: str) -> ChangeLimit:
+    """Return the change of what has limits of starts alone. `kind` is the user's."""
+    if isinstance(change.limit, int):
+        raise InvalidInput(
+            f"A {'resource' if scope == 'resource' else 'kind'} has no limit of submissions; set "
+            "how many may run."
+        )
+    starts = StartLimitChange(
+        running=change.running, throttle=change.throttle, paused=change.paused
+    )
+    if scope == "kind":
+        return starts.of_kind(validation.kind(name))
+    if scope == "resource":
+        return starts.of_resource(validation.resource_setting(name))
+    return starts.of_user_kind(validation.user_id(name), validation.kind(kind))
+
+
+async def _without_zero_cap(context: DashboardContext, command: ChangeLimit) -> ChangeLimit:
+    """Return the command of a resume, which takes away a cap of 0 running jobs too."""
+    subject = subject_of(command)
+    settings = await context.fairlog.read(
+        context.fairlog.with_saved_rows(
+            lambda connection: context.fairlog.windows.of_subjects(connection, [subject])
+        )
+    )
+    return replace(command, running=None) if settings.of(subject).running == 0 else command
 
 
 def _number(form: dict[str, str], name: str) -> int | UnsetType:

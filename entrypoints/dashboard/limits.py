@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from typing import Any, Final
 
-import msgspec
 from litestar import Request, Response, get
 from litestar.di import NamedDependency
 from litestar.params import FromQuery
@@ -18,7 +17,9 @@ from domain.language.limits import Rate
 from domain.limits.limits import NONE, Limits, Subject
 from domain.limits.rate_limits import WindowState, window_start
 from entrypoints.dashboard.context import HOUR_SECONDS, DashboardContext, ShownMoment
+from entrypoints.dashboard.pauses import PAUSES_SHOWN, form_values, read_pauses
 from entrypoints.dashboard.rendering import is_from_page
+from entrypoints.dashboard.throttles import THROTTLES_READ, read_throttles
 from projections.activity.metrics import highest
 
 _USERS_SHOWN: Final = 20
@@ -63,17 +64,17 @@ class Effective(Struct, frozen=True):
 class Setting(Struct, frozen=True):
     """The limits that are set for one subject; None: the default."""
 
+    subject: Subject
     scope: str  # a value of _SCOPES
     name: str  # empty for all users together
     submissions: int | None  # per window
-    running: int | None  # at once; 0: paused
+    running: int | None  # at once
+    is_paused: bool
     others: str  # the other limits, as a sentence
-    has_form: bool  # the form of the page can change it
 
     def values(self, action: str) -> str:
         """Return the fields of the form that does `action` to it, as JSON."""
-        fields = {"scope": self.scope, "name": self.name, "action": action}
-        return msgspec.json.encode(fields).decode()
+        return form_values(self.subject, action)
 
 
 @get("/limits")
@@ -135,12 +136,13 @@ def _settings(
     found = context.fairlog.windows.set_limits(connection, after, _SETTINGS_READ)
     shown = [
         Setting(
+            subject,
             _SCOPES[subject.scope],
             " · ".join(name for name in subject if name),
             limits.submissions,
             limits.running,
+            limits.paused is True or limits.running == 0,
             "; ".join(_others(subject, limits)),
-            subject.scope in {Scope.USER, Scope.KIND, Scope.GLOBAL},
         )
         for subject, limits in found
         if limits != NONE
@@ -157,7 +159,9 @@ def _others(subject: Subject, limits: Limits) -> Iterator[str]:
     """Yield what is set beside submissions and jobs running at once."""
     if limits.plan is not None and subject.scope is Scope.USER:
         yield f"plan {limits.plan}"
-    for name in ("windows", "throttle", "weight", "paused", "max_attempts", "priority_max"):
+    if limits.paused is False:
+        yield "not paused"
+    for name in ("windows", "throttle", "weight", "max_attempts", "priority_max"):
         value = getattr(limits, name)
         if value is not None:
             yield f"{_LABELS[name].lower()} {_text(name, value)}"
@@ -221,6 +225,11 @@ def _read(context: DashboardContext, connection: Connection, at: ShownMoment) ->
         "users": found[:_USERS_SHOWN],
         "refused": highest(leading.refused, _REFUSED_SHOWN),
         "default": policy.user_limit,
+        "throttles": read_throttles(context, connection, at.now, users),
+        "scopes": _SCOPES,
+        "throttles_read": THROTTLES_READ,
+        "pauses": read_pauses(context, connection),
+        "pauses_shown": PAUSES_SHOWN,
     }
 
 

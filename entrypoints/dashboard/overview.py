@@ -21,12 +21,13 @@ from domain.language.identifiers import JobId, Kind
 from domain.limits.limits import Limits
 from entrypoints.dashboard.charts import RANGES, Range
 from entrypoints.dashboard.context import HOUR_SECONDS, DashboardContext, ShownMoment
+from entrypoints.dashboard.pauses import PAUSES_SHOWN, read_pauses
 from entrypoints.dashboard.verdict import Situation, UnservedKind, verdict
 from entrypoints.dashboard.workers import seen_workers
 from entrypoints.http.access import key_of
 from entrypoints.http.forwarding import prefix_of
 from entrypoints.http.strict_request import StrictRequest
-from entrypoints.runtime.text import message_of, text_of, visible
+from entrypoints.runtime.text import message_of, text_of
 from entrypoints.service.worker_polls import WorkerPoll, nearest_kind
 from projections.activity.metrics import (
     ActivityMetrics,
@@ -36,7 +37,6 @@ from projections.activity.metrics import (
     total,
 )
 
-_USERS_CHECKED: Final = 20
 _KINDS_SHOWN: Final = 30
 _KINDS_READ: Final = 1000
 _FAILURES_SHOWN: Final = 6
@@ -80,7 +80,11 @@ class KindRow(Struct, frozen=True):
 
     @property
     def is_paused(self) -> bool:
-        return self.limits.paused is True or self.limits.running == 0
+        return _is_paused(self.limits)
+
+
+def _is_paused(limits: Limits) -> bool:
+    return limits.paused is True or limits.running == 0
 
 
 @get("/")
@@ -111,6 +115,7 @@ def _read(context: DashboardContext, connection: Connection, at: ShownMoment) ->
     workers = seen_workers(context, connection, at)
     kinds = _kinds(context, connection, at, workers.polls)
     minute = total(metrics for start, metrics in buckets if start >= at.seconds - 60 - _FINEST)
+    pauses = read_pauses(context, connection)
     following = fairlog.projector_runner.of("activity").checkpoint(connection)
     return {
         "spans": [(key, name) for key, (name, _, _) in RANGES.items()],
@@ -131,9 +136,11 @@ def _read(context: DashboardContext, connection: Connection, at: ShownMoment) ->
                     for row in kinds
                     if row.is_unserved
                 ],
-                paused=_paused(context, connection, kinds),
+                paused=[(one.name, one.waiting) for one in pauses if one.waiting],
             )
         ),
+        "pauses": pauses,
+        "pauses_shown": PAUSES_SHOWN,
         "p50": quantile(minutes.waits, 0.5),
         "p95": quantile(minutes.waits, 0.95),
         "p99": quantile(minutes.waits, 0.99),
@@ -178,34 +185,12 @@ def _kinds(
             metrics.get(kind, ActivityMetrics()),
             is_unserved=load.waiting > 0
             and not (load.running or is_any_asked or kind in asked)
-            and limits.of_kind(kind).running != 0,
+            and not _is_paused(limits.of_kind(kind)),
         )
         for kind, load in context.fairlog.line.kinds(connection, _KINDS_READ)
     ]
     rows.sort(key=lambda one: (-one.load.waiting, -one.metrics.started, one.kind))
     return rows
-
-
-def _paused(
-    context: DashboardContext, connection: Connection, kinds: Sequence[KindRow]
-) -> list[tuple[str, int]]:
-    """Return the paused kinds, and the paused users among those with the most waiting jobs."""
-    waiting = context.activity.most_waiting(connection, _USERS_CHECKED)
-    users = context.front.users(connection, [user_id for user_id, _ in waiting])
-    limits = context.fairlog.windows.limits_of(connection, users)
-    return [
-        *(
-            (f"The kind “{visible(row.kind)}”", row.load.waiting)
-            for row in kinds
-            if row.is_paused and row.load.waiting
-        ),
-        *(
-            (f"The user “{visible(user_id)}”", user.waiting)
-            for user_id, user in users.items()
-            if user.waiting
-            and (limits.of_user(user_id).paused or limits.of_user(user_id).running == 0)
-        ),
-    ]
 
 
 def _failures(

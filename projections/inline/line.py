@@ -268,8 +268,7 @@ def _put(
             case 4:
                 line.resources.setdefault(ResourceName(text), Load(*numbers[:2]))
             case 5:
-                user, kind, resource = text.split(SEPARATOR)
-                subject = Subject(UserId(user), Kind(kind), ResourceName(resource))
+                subject = subject_of_starts(name)
                 line.starts.setdefault(subject, Starts(*numbers[:3]))
             case _:
                 pass  # what is in memory is newer
@@ -305,6 +304,12 @@ def _starts_row(generation: int, changed: tuple[Subject, Starts]) -> Row:
 def key_of_starts(subject: Subject) -> bytes:
     """Return the key of a subject in the table of starts."""
     return SEPARATOR.join((subject.user_id, subject.kind, subject.resource)).encode()
+
+
+def subject_of_starts(key: bytes) -> Subject:
+    """Return the subject of a key in the table of starts."""
+    user, kind, resource = key.decode().split(SEPARATOR)
+    return Subject(UserId(user), Kind(kind), ResourceName(resource))
 
 
 def _lanes(generation: int, line: Line) -> tuple[list[Row], list[Row]]:

@@ -9,7 +9,15 @@ from domain.fairness.line import Load, UserInLine
 from domain.fairness.start_limits import Starts
 from domain.language.identifiers import Kind, ResourceName, UserId
 from domain.limits.limits import Subject
-from projections.inline.line import key_of_starts, kinds, lanes, resources, starts, users
+from projections.inline.line import (
+    key_of_starts,
+    kinds,
+    lanes,
+    resources,
+    starts,
+    subject_of_starts,
+    users,
+)
 
 
 class LineQueries:
@@ -95,6 +103,19 @@ class LineQueries:
         )
         return {
             keys[bytes(row.subject)]: Starts(row.since, row.window_start, row.used) for row in rows
+        }
+
+    def first_starts(self, connection: Connection, limit: int) -> dict[Subject, Starts]:
+        """Return up to `limit` counts of starts: of resources, then of kinds, then of users."""
+        rows = connection.execute(
+            sa.select(starts)
+            .where(starts.c.generation == self._generation)
+            .order_by(starts.c.subject)
+            .limit(limit)
+        )
+        return {
+            subject_of_starts(bytes(row.subject)): Starts(row.since, row.window_start, row.used)
+            for row in rows
         }
 
     def users_to_update(self, connection: Connection, now: int, limit: int) -> list[UserId]:

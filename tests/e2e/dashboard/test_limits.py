@@ -67,9 +67,47 @@ def test_a_kind_is_paused_and_resumed(opened: Window, server: FairlogServer) -> 
     expect(row).to_contain_text("paused")
     expect(page.locator("#notice")).to_contain_text("The kind “export”: paused, no job starts.")
     assert claim(server, 1) == []
+    server.client.put("/v1/kinds/export", json={"running": 0}).raise_for_status()
     row.get_by_role("button", name="Resume").click()
     expect(set_rows(page)).to_have_count(0)
     assert len(claim(server, 1)) == 1
+
+
+def test_what_is_paused_is_a_banner_that_resumes_it(opened: Window, server: FairlogServer) -> None:
+    submit(server, "alice", 1, "export", resources=["shop:acme"])
+    for path in ("limits", "limits/alice/kinds/export", "plans/gold", "resources/shop:acme"):
+        server.client.put(f"/v1/{path}", json={"paused": True}).raise_for_status()
+    server.client.put("/v1/limits/alice", json={"running": 0}).raise_for_status()
+    page = opened.go("/")
+    banner = page.get_by_label("Paused").locator("p")
+    expect(banner).to_contain_text(
+        [
+            "Everything is paused: 1 job waits.",
+            "The plan “gold” is paused: 0 jobs of the",
+            "The resource “shop:acme” is paused: 1 job waits.",
+            "The user “alice” is paused: 1 job waits.",
+            "The kind “export” of the user “alice” is paused: 1 job waits.",
+        ]
+    )
+    for left in range(4, -1, -1):
+        banner.first.get_by_role("button", name="Resume").click()
+        expect(banner).to_have_count(left)
+    assert len(claim(server, 1)) == 1
+
+
+def test_throttles_in_use_are_listed_with_their_fill(opened: Window, server: FairlogServer) -> None:
+    server.client.put("/v1/resources/shop:*", json={"throttle": {"limit": 4, "seconds": 86400}})
+    server.client.put("/v1/limits/alice", json={"throttle": {"limit": 1, "seconds": 86400}})
+    for number in range(3):
+        submit(server, "alice", number, resources=["shop:acme"])
+    assert len(claim(server, 3)) == 1
+    page = opened.go("/limits")
+    rows = page.locator("section:has(#h-throttles) tbody tr")
+    expect(rows).to_have_count(2)
+    expect(rows.first).to_contain_text("alice")
+    expect(rows.first.locator("svg")).to_have_attribute("aria-label", "1 of 1")
+    expect(rows.last).to_contain_text("shop:acme")
+    expect(rows.last.locator("svg")).to_have_attribute("aria-label", "1 of 4")
 
 
 def test_the_limit_of_all_users_together_is_set(opened: Window, server: FairlogServer) -> None:
@@ -134,4 +172,4 @@ def test_plans_are_listed_and_a_user_s_limits_say_where_they_come_from(
 def test_another_site_cannot_change_a_limit(server: FairlogServer) -> None:
     form = {"scope": "user", "name": "acme", "action": "pause"}
     assert server.client.post("/limits/change", data=form).status_code == 403
-    assert server.client.get("/v1/limits/acme").json()["running"] is None
+    assert server.client.get("/v1/limits/acme").json()["paused"] is False

@@ -73,6 +73,16 @@ def test_a_user_of_another_kind_or_with_a_cap_is_not_passed_over() -> None:
     assert fair_shares(capped, [], {UserId("bob")}).passed_over == []
 
 
+def test_users_with_a_weight_count_as_waiting_and_are_not_covered_by_the_promise() -> None:
+    starts = [start(10, "alice", 4), start(20, "alice", 4), start(30, "bob", 5)]
+    for name in ("alice", "bob"):
+        found = fair_shares(starts, [], (), {UserId(name)})
+        assert found.passed_over == []
+        assert found.contended == [True, True, False]
+    still = fair_shares(starts[:2], [waits("bob", 5)], (), {UserId("bob")})
+    assert still.passed_over == []
+
+
 def test_a_turn_in_another_kind_counts_as_a_turn() -> None:
     """Bob was served at 12 in kind B, so alice came first again in kind A."""
     starts = [

@@ -5,7 +5,7 @@ import pytest
 from domain.language.commands import ChangeLimit
 from domain.language.errors import InvalidInput
 from domain.language.events import Scope
-from domain.language.identifiers import Kind, UserId
+from domain.language.identifiers import Kind, PlanName, ResourceName, UserId
 from entrypoints.dashboard.limit_form import to_command
 
 ADA, EXPORT = UserId("ada"), Kind("export")
@@ -23,8 +23,8 @@ ALL = {"scope": "all", "name": ""}
             USER | {"limit": "50", "running": "2"},
             ChangeLimit(scope=Scope.USER, user_id=ADA, limit=50, running=2),
         ),
-        (USER | {"action": "pause"}, ChangeLimit(scope=Scope.USER, user_id=ADA, running=0)),
-        (USER | {"action": "resume"}, ChangeLimit(scope=Scope.USER, user_id=ADA, running=None)),
+        (USER | {"action": "pause"}, ChangeLimit(scope=Scope.USER, user_id=ADA, paused=True)),
+        (USER | {"action": "resume"}, ChangeLimit(scope=Scope.USER, user_id=ADA, paused=None)),
         (
             USER | {"action": "clear", "limit": "7"},
             ChangeLimit(
@@ -40,7 +40,20 @@ ALL = {"scope": "all", "name": ""}
             ),
         ),
         (KIND | {"running": "3"}, ChangeLimit(scope=Scope.KIND, kind=EXPORT, running=3)),
-        (KIND | {"action": "pause"}, ChangeLimit(scope=Scope.KIND, kind=EXPORT, running=0)),
+        (KIND | {"action": "pause"}, ChangeLimit(scope=Scope.KIND, kind=EXPORT, paused=True)),
+        (
+            USER | {"scope": "user_kind", "kind": "export", "action": "resume"},
+            ChangeLimit(scope=Scope.USER_KIND, user_id=ADA, kind=EXPORT, paused=None),
+        ),
+        (
+            {"scope": "resource", "name": "shop:*", "action": "pause"},
+            ChangeLimit(scope=Scope.RESOURCE, resource=ResourceName("shop:*"), paused=True),
+        ),
+        (
+            {"scope": "plan", "name": "gold", "action": "resume"},
+            ChangeLimit(scope=Scope.PLAN, plan=PlanName("gold"), paused=None),
+        ),
+        (ALL | {"action": "pause"}, ChangeLimit(scope=Scope.GLOBAL, paused=True)),
         (KIND | {"action": "clear"}, ChangeLimit(scope=Scope.KIND, kind=EXPORT, **STARTS)),
         (ALL | {"limit": "0"}, ChangeLimit(scope=Scope.GLOBAL, limit=0)),
         (
@@ -61,8 +74,9 @@ def test_a_form_becomes_a_change(form: dict[str, str], command: ChangeLimit) -> 
         (USER | {"running": "-1"}, "A number of running jobs is a whole number"),
         (USER | {"action": "drop"}, "There is no action 'drop'"),
         (KIND | {"limit": "5"}, "A kind has no limit of submissions"),
-        (ALL | {"action": "pause"}, "no global limit of running jobs exists"),
-        ({"scope": "team", "name": "x", "limit": "1"}, "Choose a user, a kind or all users"),
+        (ALL | {"running": "0"}, "no global limit of running jobs exists"),
+        ({"scope": "plan", "name": "x", "limit": "1"}, "Choose a user, a kind, a resource or all"),
+        ({"scope": "team", "name": "x", "limit": "1"}, "Choose a user, a kind, a resource or all"),
         ({"scope": "user", "name": "", "limit": "1"}, "A user id must have"),
     ],
 )
