@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from prometheus_client.metrics_core import Metric
 
+from entrypoints.http.held_metrics import HeldBack
 from entrypoints.http.metrics import StoredMetrics
 from fairlog_site.application import application
 from fairlog_site.markdown import code, plain, table
@@ -22,6 +23,7 @@ def all_metrics() -> Iterator[Metric]:
             clock_ahead_seconds=0.0,
             lags={},
             kinds={},
+            held_back=HeldBack({}, 0),
             outbox_rows=0,
             outbox_rejected_rows=0,
         )

@@ -24,6 +24,7 @@ from adapters.writer.write_path import BatchWritten
 from domain.jobs.job import State
 from domain.language.errors import FairlogError, OutboxUnavailable
 from domain.language.identifiers import Kind
+from entrypoints.http.held_metrics import HeldBack, held_back_metrics, read_held_back
 from entrypoints.http.histogram import Histogram
 from entrypoints.http.kind_metrics import (
     KindMetrics,
@@ -51,6 +52,7 @@ class StoredMetrics(Struct, frozen=True):
     clock_ahead_seconds: float  # the log's time minus the database's clock
     lags: Mapping[str, int]  # events not applied yet, by asynchronous projection
     kinds: Mapping[Kind, OpenJobs]
+    held_back: HeldBack
     outbox_rows: int | None = None  # that wait, at most COUNTED_ROWS_MAX; None: unknown
     outbox_rejected_rows: int | None = None  # at most COUNTED_ROWS_MAX
 
@@ -92,14 +94,17 @@ class ServerMetrics:
     def read_stored(self, connection: Connection) -> StoredMetrics:
         """Read the metrics of the database."""
         log, line = self._fairlog.log, self._fairlog.line
+        counts, now = self._fairlog.jobs.counts(connection), log.now(connection)
+        settings = self._fairlog.windows.limits_of(connection, [])
         return StoredMetrics(
-            self._fairlog.jobs.counts(connection),
+            counts,
             log.reading(connection).seconds_ahead,
             {
                 projector.projection.name: projector.lag(connection)
                 for projector in self._fairlog.projector_runner.projectors
             },
-            read_open_jobs(connection, line, self._front, log.now(connection)),
+            read_open_jobs(connection, line, self._front, now),
+            read_held_back(connection, line, settings, counts[State.QUEUED], now),
             *self._outbox_counts(connection),
         )
 
@@ -227,6 +232,7 @@ def _stored(stored: StoredMetrics) -> Iterator[Metric]:
         lags.add_metric([projection], events)
     yield lags
     yield from open_jobs_metrics(stored.kinds)
+    yield from held_back_metrics(stored.held_back)
     if stored.outbox_rows is None or stored.outbox_rejected_rows is None:
         return
     yield _gauge(

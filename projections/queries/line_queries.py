@@ -6,6 +6,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from domain.fairness.line import Load, UserInLine
+from domain.fairness.queues import SEPARATOR, QueueName
 from domain.fairness.start_limits import Starts
 from domain.language.identifiers import Kind, ResourceName, UserId
 from domain.limits.limits import Subject
@@ -13,6 +14,7 @@ from projections.inline.line import (
     key_of_starts,
     kinds,
     lanes,
+    queues,
     resources,
     starts,
     subject_of_starts,
@@ -47,12 +49,31 @@ class LineQueries:
 
     def kind(self, connection: Connection, kind: Kind) -> Load:
         """Return the state of a kind, which is empty if no such job was ever submitted."""
-        row = connection.execute(
+        return self.kinds_named(connection, [kind]).get(kind, Load())
+
+    def kinds_named(self, connection: Connection, named: Collection[Kind]) -> dict[Kind, Load]:
+        """Return the state of each of these kinds of which jobs were ever submitted."""
+        rows = connection.execute(
             sa.select(kinds).where(
-                kinds.c.generation == self._generation, kinds.c.kind == kind.encode()
+                kinds.c.generation == self._generation,
+                kinds.c.kind.in_([kind.encode() for kind in named]),
             )
-        ).one_or_none()
-        return Load() if row is None else _kind(row)
+        )
+        return {Kind(bytes(row.kind).decode()): _kind(row) for row in rows}
+
+    def queues_with_resources(self, connection: Connection, limit: int) -> dict[QueueName, int]:
+        """Return up to `limit` queues of jobs that use resources, with their waiting jobs."""
+        rows = connection.execute(
+            sa.select(queues)
+            .where(queues.c.generation == self._generation)
+            .order_by(queues.c.kind, queues.c.resources)
+            .limit(limit)
+        )
+        found = {}
+        for row in rows:
+            name = SEPARATOR.join((bytes(row.kind).decode(), bytes(row.resources).decode()))
+            found[QueueName(name)] = int(row.waiting)
+        return found
 
     def user_kind(self, connection: Connection, user_id: UserId, kind: Kind) -> Load:
         """Return a user's jobs of a kind that wait or run."""
@@ -130,6 +151,17 @@ class LineQueries:
             .limit(limit)
         )
         return [UserId(bytes(user).decode()) for (user,) in rows]
+
+    def throttled_users(self, connection: Connection, most: int) -> int:
+        """Return the number of users whom a throttle of theirs holds back, at most `most`."""
+        held = (
+            sa.select(users.c.resumes_at)
+            .where(users.c.generation == self._generation, users.c.resumes_at.is_not(None))
+            .limit(most)
+            .subquery()
+        )
+        found: int = connection.execute(sa.select(sa.func.count()).select_from(held)).scalar_one()
+        return found
 
     def next_update(self, connection: Connection) -> int | None:
         """Return when the next throttle of a user has a new window; None: none holds anybody back.

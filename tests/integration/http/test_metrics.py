@@ -7,6 +7,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from adapters.settings import Settings
+from entrypoints.http.held_metrics import REASONS
 from entrypoints.http.kind_metrics import KINDS_MAX
 from tests.conftest import NewDatabase
 from tests.support.clock import ManualClock
@@ -63,6 +64,42 @@ def test_open_jobs_are_counted_by_kind_with_the_time_of_the_longest_waiting(
     assert figures["fairlog_kind_jobs_running", "kind=export"] == 1
     assert 42 <= figures["fairlog_kind_oldest_waiting_seconds", "kind=export"] < 50
     assert ("fairlog_kind_jobs_waiting", "kind=mail") not in figures  # it is scheduled
+
+
+def test_what_limits_on_starts_hold_back_is_counted_by_reason(
+    client: httpx.Client, clock: ManualClock
+) -> None:
+    def set_limit(path: str, **limits: object) -> None:
+        client.put(f"/v1/{path}", json=limits).raise_for_status()
+
+    def held() -> list[float]:
+        figures = scrape(client)
+        jobs = [figures["fairlog_held_jobs", f"reason={one}"] for one in REASONS]
+        return [*jobs, figures["fairlog_throttled_users", ""]]
+
+    throttle = {"limit": 1, "seconds": 10}
+    set_limit("kinds/export", paused=True)
+    set_limit("resources/shop:*", throttle=throttle)
+    set_limit("resources/shop:one", running=1)
+    set_limit("limits/alice", throttle=throttle, limit=100)
+    jobs = [
+        ("bob", "export", []),
+        *(("carol", "call", ["shop:one"]) for _ in range(3)),
+        *(("dave", "call", ["shop:two"]) for _ in range(4)),
+        *(("alice", "mail", []) for _ in range(2)),
+        ("erin", "mail", []),
+    ]
+    for user in ("carol", "dave"):
+        set_limit(f"limits/{user}", limit=100)
+    for number, (user, kind, resources) in enumerate(jobs):
+        submit(client, user, kind=kind, payload=number, resources=resources)
+    assert held() == [1, 0, 0, 0]
+    assert len(claim(client, 10)) == 4
+    assert held() == [1, 2, 3, 1]
+    clock.advance(10)  # the leases last longer
+    assert held()[:3] == [1, 2, 0]
+    set_limit("limits", paused=True)
+    assert held()[:3] == [7, 0, 0]
 
 
 def test_attempts_are_counted_by_kind_and_outcome_with_their_run_time(
