@@ -24,7 +24,6 @@ from fairlog_client.answers import (
     State,
     UserLimits,
 )
-from fairlog_client.calls import Submission
 from fairlog_client.errors import (
     Conflict,
     FairlogError,
@@ -47,6 +46,7 @@ from fairlog_client.errors import (
 from fairlog_client.flows import Retries
 from fairlog_client.outbox import enqueue
 from fairlog_client.retry_policies import RetryLater, RetryPolicy
+from fairlog_client.submissions import Submission
 
 if TYPE_CHECKING:
     from fairlog_client.clients import AsyncFairlog, AsyncJob, Fairlog, Job

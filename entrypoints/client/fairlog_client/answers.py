@@ -56,6 +56,7 @@ class JobState(Struct, frozen=True, kw_only=True):
     expires_at: datetime | None = None
     timeout_seconds: float | None = None
     retry: RetryPolicy | None = None  # None: the default of Fairlog itself
+    resources: Sequence[str] = ()
     worker: str | None = None
     submitted_at: datetime
     started_at: datetime | None = None

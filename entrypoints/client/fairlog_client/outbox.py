@@ -4,16 +4,16 @@ The service takes the row into its log when the transaction has committed. Nothi
 """
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from datetime import datetime
 from typing import Any, Protocol, runtime_checkable
 
 import msgspec
 
-from fairlog_client.calls import Submission, rfc3339
 from fairlog_client.errors import InvalidArguments
 from fairlog_client.retry_policies import RetryPolicy
+from fairlog_client.submissions import Submission, rfc3339
 
 _COLUMNS = (
     "user_id",
@@ -70,6 +70,7 @@ def enqueue(  # noqa: PLR0913 (each is a field of a job)
     max_attempts: int | None = None,
     retry: RetryPolicy | Mapping[str, Any] | None = None,
     priority: int = 0,
+    resources: Sequence[str] = (),
     table: str = "outbox",
 ) -> None:
     """Insert a job into the outbox, in the current transaction of a SQLAlchemy session or
@@ -91,6 +92,7 @@ def enqueue(  # noqa: PLR0913 (each is a field of a job)
         max_attempts=max_attempts,
         retry=retry,
         priority=priority,
+        resources=resources,
     )
     values = _values(submission)
     given = session_or_connection
@@ -125,6 +127,8 @@ def _options(submission: Submission) -> str | None:
     given: dict[str, Any] = {"deduplicate": True} if submission.deduplicate else {}
     if submission.retry is not None:
         given["retry"] = submission.retry
+    if submission.resources:
+        given["resources"] = submission.resources
     return msgspec.json.encode(given).decode() if given else None
 
 

@@ -13,7 +13,7 @@ function with them.
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Generic, ParamSpec, TypeVar
 
@@ -37,6 +37,7 @@ class Options(Struct, frozen=True, kw_only=True):
     retry: RetryPolicy | Mapping[str, Any] | None = None
     timeout_seconds: float | None = None
     priority: int = 0
+    resources: Sequence[str] = ()
     idempotency_key: str | None = None
     run_at: datetime | None = None
     expires_at: datetime | None = None
@@ -72,17 +73,22 @@ class Jobs:
         retry: RetryPolicy | Mapping[str, Any] | None = None,
         timeout: float | None = None,
         priority: int = 0,
+        resources: Sequence[str] = (),
         final_exceptions: tuple[type[BaseException], ...] = (),
     ) -> "Callable[[Callable[P, R]], Task[P, R]]":
         """Make a function a kind of job, by default of its own name.
 
         `timeout` is the longest run of an attempt in seconds, `max_attempts` how many may fail, and
-        `retry` when another follows; None: as the kind says, else the server. After one of
-        `final_exceptions` no further attempt follows.
+        `retry` when another follows; None: as the kind says, else the server. `resources` are what
+        its jobs use. After one of `final_exceptions` no further attempt follows.
         Raises `InvalidArguments` for a function that cannot be one, and for a kind that exists.
         """
         options = Options(
-            max_attempts=max_attempts, retry=retry, timeout_seconds=timeout, priority=priority
+            max_attempts=max_attempts,
+            retry=retry,
+            timeout_seconds=timeout,
+            priority=priority,
+            resources=resources,
         )
 
         def decorate(function: Callable[P, R]) -> Task[P, R]:

@@ -62,12 +62,14 @@ def test_a_job_is_submitted_with_all_its_fields(client: Any, server: AppServer, 
         timeout_seconds=2.5,
         retry=RetryPolicy(attempts=7, base_seconds=30, never=["Rejected"]),
         priority=3,
+        resources=["shopify:b", "shopify:a"],
     )
     stored = server.client.get(f"/v1/jobs/{job.id}").json()
     assert stored["payload"] == job.payload == {"a": [1, None, "ü"]}
     assert (stored["user_id"], stored["kind"], stored["state"]) == (user, kind, "scheduled")
     assert (stored["timeout_seconds"], stored["max_attempts"], stored["priority"]) == (2.5, 7, 3)
     assert (stored["retry"]["base_seconds"], job.details.retry.never) == (30.0, ["Rejected"])
+    assert stored["resources"] == list(job.details.resources) == ["shopify:a", "shopify:b"]
     assert stored["idempotency_key"] == job.idempotency_key == "k"
     assert (job.state, job.is_duplicate, job.has_ended) == ("scheduled", False, False)
     assert abs(job.details.run_at - run_at) < timedelta(milliseconds=1)

@@ -95,6 +95,7 @@ def test_every_field_arrives(
             max_attempts=7,
             retry={"base_seconds": 30},
             priority=-4,
+            resources=["shopify:b", "shopify:a"],
         ),
     )
     take(fairlog)
@@ -103,6 +104,7 @@ def test_every_field_arrives(
     assert (job.run_at, job.expires_at) == (run_at, expires_at)
     assert (job.timeout_seconds, job.max_attempts, job.priority) == (2.5, 7, -4)
     assert (job.retry and job.retry.base_seconds) == 30.0
+    assert job.resources == ("shopify:a", "shopify:b")
     assert bodies_of(fairlog) == [["%s", ":name", "?", None, 1.5]]
 
 

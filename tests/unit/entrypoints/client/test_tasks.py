@@ -42,9 +42,11 @@ def test_its_submission_has_its_kind_its_defaults_and_its_parameters_by_name() -
     recorder: Any = Recorder()
     own = Jobs(recorder)
     retry = RetryPolicy(base_seconds=30)
-    task = own.task(kind="thumbnail", max_attempts=5, retry=retry, timeout=60)(thumbnail.function)
+    task = own.task(
+        kind="thumbnail", max_attempts=5, retry=retry, timeout=60, resources=["pictures"]
+    )(thumbnail.function)
     task.submit("alice", "/a", 3, crop=True)
-    task.options(priority=2, idempotency_key="k").submit(user="bob", path="/b")
+    task.options(priority=2, idempotency_key="k", resources=["b"]).submit(user="bob", path="/b")
     first, second = recorder.submitted
     assert first == {
         "user_id": "alice",
@@ -53,8 +55,10 @@ def test_its_submission_has_its_kind_its_defaults_and_its_parameters_by_name() -
         "max_attempts": 5,
         "retry": retry,
         "timeout_seconds": 60,
+        "resources": ["pictures"],
     }
     assert (second["payload"], second["priority"]) == ({"path": "/b"}, 2)
+    assert second["resources"] == ["b"]
     assert (second["idempotency_key"], second["max_attempts"]) == ("k", 5)
 
 
