@@ -63,7 +63,8 @@ _FORMS: Final = {
 }
 
 
-def _rate(text: str) -> RateFields:
+def parse_rate(text: str) -> RateFields:
+    """Parse a limit and a length of time, like 5/1s. Raises `ValueError`."""
     limit, _, length = text.partition("/")
     try:
         seconds = Duration().convert(length if length[-1:].isalpha() else f"{length}s", None, None)
@@ -100,7 +101,7 @@ def _option(flag: str, form: str, parse: Callable[[str], object], text: str) -> 
 
 _RUNNING: Final = _option("--running", "number", int, "Jobs that run at once.")
 _THROTTLE: Final = _option(
-    "--throttle", "rate", _rate, "Starts of jobs in each window, like 5/1s; the others wait."
+    "--throttle", "rate", parse_rate, "Starts of jobs in each window, like 5/1s; the others wait."
 )
 _PAUSED: Final = _option("--paused", "flag", _flag, "No job starts.")
 _SHARE: Final = (
@@ -109,7 +110,7 @@ _SHARE: Final = (
     click.option(
         "--window",
         "windows",
-        type=_OrDefault("rate", _rate),
+        type=_OrDefault("rate", parse_rate),
         multiple=True,
         metavar="N/TIME",
         help="A further limit of submissions, like 10/1s (repeatable: all have to allow).",

@@ -1,4 +1,4 @@
-"""`fairlog whatif`: shows which users would have been refused under other limits."""
+"""`fairlog whatif`: shows who would have been refused, or have waited, under other limits."""
 
 from datetime import datetime
 from typing import Any, Final
@@ -15,7 +15,9 @@ from entrypoints.cli.event_filters import since_option, until_option
 from entrypoints.cli.options import format_option, limit_option
 from entrypoints.cli.output import echo, examples, note, printable, progress
 from entrypoints.cli.session import database_url_option, open_log
+from entrypoints.cli.whatif_starts import other_starts, print_starts, start_options, starts_document
 from entrypoints.use_cases.whatif import WhatIfResult, what_if
+from entrypoints.use_cases.whatif_starts import what_if_starts
 
 _ROW: Final = "{:<32}  {:>12}  {:>12}  {:>12}  {:>14}  {:>14}  {}"
 _WINDOW_SECONDS_MAX: Final = 366 * 86_400
@@ -27,6 +29,7 @@ _LIMIT: Final = click.IntRange(0, LIMIT_MAX)
         "fairlog whatif --user-limit 50 --since 2026-01-31T00:00:00Z --until 2026-02-01T00:00:00Z",
         "fairlog whatif --window 3600 --user-limit 1000 --format json",
         "fairlog whatif --plan free=50 --plan gold=500",
+        "fairlog whatif --throttle alice=5/1s --weight bob=2 --since 2026-01-31T12:00:00Z",
     )
 )
 @database_url_option
@@ -53,6 +56,7 @@ _LIMIT: Final = click.IntRange(0, LIMIT_MAX)
     metavar="SECONDS",
     help="The length of a window, which begins at a multiple of it in Unix time.",
 )
+@start_options
 @since_option
 @until_option
 @limit_option(
@@ -68,22 +72,50 @@ def whatif(
     until: datetime | None,
     users_max: int,
     form: str,
-    plans: tuple[str, ...],
-    **limits: Any,  # noqa: ANN401 (those of OtherLimits)
+    **limits: Any,  # noqa: ANN401 (of submissions and starts)
 ) -> None:
-    """Replay the recorded submissions under other limits.
+    """Replay the recorded submissions, or the starts of jobs, under other limits.
 
-    Shows for each user how many were admitted and refused, and how many would have been. A limit
-    that is not given stays as it was, with its changes. The log is not changed.
+    With limits of submissions, and without any, it shows for each user how many were admitted and
+    refused, and how many would have been.
+
+    With throttles or weights it shows for each user how many starts would have been later or sooner
+    by 0.1 s or more, and the waits from joining the line to the start (median, 95th percentile,
+    longest), as recorded and as they would have been. Jobs come when they came, a retry as long
+    after the attempt before, and each attempt runs as long as it ran. While jobs in the record
+    waited that might have started, as many run at once as did; while there were none, up to as many
+    as ever ran at once in that time. The next job is the first in the fair order under the other
+    limits, of the kinds that the workers took.
+
+    A limit that is not given stays as it was, with its changes. The log is not changed.
     """
-    other = OtherLimits(plan_limits=dict(map(_plan_limit, plans)), **limits)
+    starts = other_starts(limits)
+    other = OtherLimits(
+        user_limit=limits["user_limit"],
+        global_limit=limits["global_limit"],
+        window_seconds=limits["window_seconds"],
+        plan_limits=dict(map(_plan_limit, limits["plans"])),
+    )
+    if starts.subjects() and other != OtherLimits():
+        raise click.UsageError(
+            "Limits of submissions decide which jobs there are, throttles and weights when they "
+            "start: ask for one of both at a time."
+        )
     with (
         open_log(database_url) as fairlog,
         fairlog.database.read() as connection,
         progress("replaying") as report,
     ):
-        result = what_if(fairlog, connection, other, since, until, report)
-    if form == "json":
+        if starts.subjects():
+            waits = what_if_starts(fairlog, connection, starts, since, until, report)
+        else:
+            result = what_if(fairlog, connection, other, since, until, report)
+    if starts.subjects():
+        if form == "json":
+            echo(msgspec.json.encode(starts_document(waits)).decode())
+        else:
+            print_starts(waits, users_max)
+    elif form == "json":
         echo(msgspec.json.encode(_document(result)).decode())
     else:
         _print_table(result, users_max)

@@ -63,6 +63,9 @@ def test_numbers_of_any_length_are_told_by_every_command(
         "erase --job {}",
         "verify --chain-only --from {}",
         "whatif --user-limit {}",
+        "whatif --throttle alice={}/1s",
+        "whatif --throttle alice=5/{}",
+        "whatif --weight alice={}",
     ):
         for number in ("9" * 5000, str(2**63), "٢x"):
             done = CliRunner().invoke(cli, arguments.format(number).split())
