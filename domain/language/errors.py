@@ -41,6 +41,8 @@ FairlogError
 ├── QueueFull                      too many requests are waiting
 ├── LogTooNew                      the log or a projection was written by a newer release
 ├── LogCorrupt                     the log cannot have been written so
+├── ArchiveUnavailable             the archive's directory or store cannot be read or written
+├── SegmentUnusable                a file of the archive is missing, damaged or another log's
 └── WriteFailed                    the database refused this one command
 """
 
@@ -489,6 +491,17 @@ class LogCorrupt(FairlogError):
     """The stored log cannot be what Fairlog wrote."""
 
 
+class ArchiveUnavailable(FairlogError):
+    """The place of the archive cannot be read or written now. The log is unchanged."""
+
+
+class SegmentUnusable(FairlogError):
+    """A segment is missing, cut short, changed, no segment at all, or belongs to another log.
+
+    The message names the file and says what to do.
+    """
+
+
 class OutboxUnavailable(FairlogError):
     """The tables of the outbox cannot be read or changed now. Nothing else is affected."""
 
@@ -498,6 +511,7 @@ class WriteFailed(FairlogError):
 
 
 __all__ = [
+    "ArchiveUnavailable",
     "BeyondBounds",
     "BodiesAreNeeded",
     "BodyMissing",
@@ -529,6 +543,7 @@ __all__ = [
     "RateLimited",
     "Refusal",
     "ReturnedTooOften",
+    "SegmentUnusable",
     "TimeWasUp",
     "TooManyKeys",
     "TooManyKinds",

@@ -55,6 +55,8 @@ _ERRORS: Final[Sequence[FairlogError]] = (
     errors.TooManyLimits(10_000),
     errors.UnknownJob(_JOB, NOW),
     errors.UnknownKey(_KEY),
+    errors.ArchiveUnavailable("full"),
+    errors.SegmentUnusable("cut short"),
     errors.OutboxUnavailable("gone"),
     errors.WriteFailed("refused"),
 )
