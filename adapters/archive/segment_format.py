@@ -37,7 +37,7 @@ COMPRESSION_LEVEL: Final = 3
 
 
 class SegmentContent(Struct, frozen=True, kw_only=True):
-    """What a file says of its content, as in `domain.log.segments.Segment`."""
+    """The description of a segment in its file, as in `domain.log.segments.Segment`."""
 
     format: str = FORMAT
     first: int

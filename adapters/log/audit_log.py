@@ -105,13 +105,20 @@ def position_before_newest(
     return connection.execute(skipped.offset(count).limit(1)).scalar_one_or_none() or 0
 
 
-def first_at(connection: Connection, moment: datetime) -> int:
+def count_between(connection: Connection, wanted: EventFilter, after: int, below: int) -> int:
+    """Return the number of matching events between two positions, both exclusive."""
+    between = sa.and_(events.c.position > after, events.c.position < below)
+    query = _matching(connection, wanted).where(between)
+    return connection.execute(query.with_only_columns(sa.func.count())).scalar_one()
+
+
+def first_at(connection: Connection, moment: datetime, after: int = 0) -> int:
     """Return the position of the first event at or after a moment; head + 1 if there is none.
 
-    A binary search: recorded times never go back.
+    A binary search: recorded times never go back. Only events after the position `after` are read.
     """
     micros = to_micros(moment)
-    low, high = 1, head_position(connection) + 1
+    low, high = after + 1, head_position(connection) + 1
     while low < high:
         middle = (low + high) // 2
         found = connection.execute(

@@ -15,8 +15,9 @@ from domain.language.identifiers import JobId
 JOBS_PER_STATEMENT: Final = 500
 POSITIONS_PER_STATEMENT: Final = 20_000
 EVENTS_PER_PAGE: Final = 200
-_CHANGES: Final = [name for name, cls in EVENT_TYPES.items() if cls in CHANGES]
-_HEARTBEAT: Final = next(name for name, cls in EVENT_TYPES.items() if cls is LeasesExtended)
+# The types of events that change a job, and that of all workers' heartbeats.
+CHANGE_NAMES: Final = [name for name, cls in EVENT_TYPES.items() if cls in CHANGES]
+HEARTBEAT: Final = next(name for name, cls in EVENT_TYPES.items() if cls is LeasesExtended)
 
 
 def changes_of(connection: Connection, job_ids: Sequence[JobId], up_to: int) -> Iterator[Recorded]:
@@ -28,7 +29,7 @@ def changes_of(connection: Connection, job_ids: Sequence[JobId], up_to: int) -> 
             .where(
                 events.c.job_id.in_(job_ids[start : start + JOBS_PER_STATEMENT]),
                 events.c.position <= up_to,
-                events.c.type.in_(_CHANGES),
+                events.c.type.in_(CHANGE_NAMES),
             )
             .order_by(events.c.position),
         )
@@ -36,7 +37,7 @@ def changes_of(connection: Connection, job_ids: Sequence[JobId], up_to: int) -> 
 
 def heartbeats(connection: Connection, after: int, up_to: int) -> Iterator[Recorded]:
     """Yield all workers' heartbeats, newest first, with one page in memory."""
-    return newest_first(connection, _HEARTBEAT, after, up_to)
+    return newest_first(connection, HEARTBEAT, after, up_to)
 
 
 def newest_first(

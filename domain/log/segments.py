@@ -17,7 +17,7 @@ from domain.log.stored_log import Leaf, StoredRow, leaf_of
 
 
 class Segment(Struct, frozen=True, kw_only=True):
-    """What is known of a segment outside its file. Hashes are in hex."""
+    """The description of a segment outside its file. Hashes are in hex."""
 
     first: int  # position of its first event
     last: int  # position of its last event

@@ -10,13 +10,12 @@ import rich_click as click
 from click.core import ParameterSource
 from click.globals import get_current_context
 
-from adapters.log import audit_log
 from entrypoints.cli.event_filters import condition_options, conditions_of
 from entrypoints.cli.export import export, follow
 from entrypoints.cli.options import format_option, limit_option
 from entrypoints.cli.output import echo, examples, note, printable
 from entrypoints.cli.proofs import head, prove
-from entrypoints.cli.session import database_url_option, open_log
+from entrypoints.cli.session import archive_option, database_url_option, open_log
 from entrypoints.cli.state import state
 from entrypoints.runtime.csv_cells import csv_lines
 from entrypoints.service.views import EventView
@@ -48,6 +47,7 @@ _COLUMNS: Final = (
     ),
 )
 @database_url_option
+@archive_option
 @condition_options
 @limit_option(
     100,
@@ -64,6 +64,7 @@ _COLUMNS: Final = (
 def audit(
     database_url: str | None,
     *,
+    archive: str | None,
     limit: int,
     everything: bool,
     form: str,
@@ -81,12 +82,12 @@ def audit(
     selected = conditions_of(**conditions)
     heading, format_event = _FORMATS[form]
     events_max = None if everything else limit
-    with open_log(database_url) as fairlog:
-        after, end = fairlog.read_now(lambda connection: selected.between(fairlog.log, connection))
+    with open_log(database_url, archive) as fairlog:
+        after, end = fairlog.read_now(lambda connection: selected.between(fairlog.past, connection))
         if events_max is not None and not selected.begin_somewhere:
             newest = events_max
             after = fairlog.read_now(
-                lambda connection: audit_log.position_before_newest(
+                lambda connection: fairlog.past.position_before_newest(
                     connection, selected.wanted, end, newest
                 )
             )

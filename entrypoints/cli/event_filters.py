@@ -8,9 +8,8 @@ import rich_click as click
 from msgspec import Struct
 from sqlalchemy.engine import Connection
 
-from adapters.log import audit_log
 from adapters.log.audit_log import EventFilter
-from adapters.log.event_log import SqlEventLog
+from adapters.log.log_history import LogHistory
 from domain.language import validation
 from domain.language.errors import InvalidInput
 from domain.language.events import EVENT_TYPES
@@ -91,16 +90,16 @@ class EventConditions(Struct, frozen=True):
         """True if a position or a time says where to begin."""
         return self.after is not None or self.since is not None
 
-    def between(self, log: SqlEventLog, connection: Connection) -> tuple[int, int]:
+    def between(self, log: LogHistory, connection: Connection) -> tuple[int, int]:
         """Return the positions after which and before which the events are, both exclusive.
 
         Without `until`, the second follows the current head.
         """
-        first = 1 if self.since is None else audit_log.first_at(connection, self.since)
+        first = 1 if self.since is None else log.first_at(connection, self.since)
         end = (
             log.position(connection) + 1
             if self.until is None
-            else audit_log.first_at(connection, self.until)
+            else log.first_at(connection, self.until)
         )
         return max(self.after or 0, first - 1), end
 

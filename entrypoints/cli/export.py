@@ -14,7 +14,7 @@ from adapters.log.audit_log import EventFilter
 from domain.language.errors import LogUnavailable
 from entrypoints.cli.event_filters import condition_options, conditions_of
 from entrypoints.cli.output import examples, note, progress
-from entrypoints.cli.session import database_url_option, open_log
+from entrypoints.cli.session import archive_option, database_url_option, open_log
 from entrypoints.service.fairlog import Fairlog
 from entrypoints.use_cases.export import FORMATS, ExportedEvent, export_format, pages
 
@@ -34,6 +34,7 @@ _bodies = click.option(
     )
 )
 @database_url_option
+@archive_option
 @condition_options
 @_bodies
 @click.option(
@@ -51,6 +52,7 @@ _bodies = click.option(
 def export(
     database_url: str | None,
     *,
+    archive: str | None,
     bodies: bool,
     form: str | None,
     output: Path | None,
@@ -61,8 +63,8 @@ def export(
     form = form or _format_of(output)
     if form == "parquet" and output is None and sys.stdout.isatty():
         raise UsageError("Parquet cannot be written to a terminal: give --output.")
-    with open_log(database_url) as fairlog:
-        between = fairlog.read_now(lambda connection: asked.between(fairlog.log, connection))
+    with open_log(database_url, archive) as fairlog:
+        between = fairlog.read_now(lambda connection: asked.between(fairlog.past, connection))
         with _opened(output) as file, progress("exporting") as report:
             written = export_format(form, file, bodies=bodies)
             for page in pages(fairlog, asked.wanted, between, bodies=bodies):
@@ -113,7 +115,7 @@ def follow(
     if asked.until is not None:
         raise UsageError("What comes has no end: --until goes with `audit export`.")
     with open_log(database_url) as fairlog:
-        after, end = fairlog.read_now(lambda connection: asked.between(fairlog.log, connection))
+        after, end = fairlog.read_now(lambda connection: asked.between(fairlog.past, connection))
         if asked.after is None and asked.since is None:
             after = end - 1
         written = export_format("ndjson", sys.stdout.buffer, bodies=bodies)

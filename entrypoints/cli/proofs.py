@@ -7,7 +7,7 @@ from click.exceptions import UsageError
 from domain.language import validation
 from domain.language.identifiers import POSITION_MAX
 from entrypoints.cli.output import echo, examples
-from entrypoints.cli.session import database_url_option, open_log
+from entrypoints.cli.session import archive_option, database_url_option, open_log
 from entrypoints.use_cases.proofs import Prover
 
 _at_option = click.option(
@@ -21,14 +21,15 @@ _at_option = click.option(
 
 @click.command(epilog=examples("fairlog audit head > head.json"))
 @database_url_option
+@archive_option
 @_at_option
-def head(database_url: str | None, *, position: int | None) -> None:
+def head(database_url: str | None, *, archive: str | None, position: int | None) -> None:
     """Print the head of the log: position, hash and Merkle root. Keep it elsewhere.
 
     With a head you can check the log (`fairlog verify --chain-only --from --hash`), and proofs
     (docs/examples/verify_proof.py).
     """
-    with open_log(database_url) as fairlog:
+    with open_log(database_url, archive) as fairlog:
         evidence = Prover(fairlog)
         evidence.catch_up()
         found = fairlog.read_now(lambda connection: evidence.head(connection, position))
@@ -43,6 +44,7 @@ def head(database_url: str | None, *, position: int | None) -> None:
     )
 )
 @database_url_option
+@archive_option
 @click.option(
     "--job", "job_id", type=int, metavar="ID", help="Prove that the log has this job's events."
 )
@@ -64,6 +66,7 @@ def head(database_url: str | None, *, position: int | None) -> None:
 def prove(
     database_url: str | None,
     *,
+    archive: str | None,
     job_id: int | None,
     event: int | None,
     first: int | None,
@@ -72,7 +75,7 @@ def prove(
     """Print a proof, which docs/examples/verify_proof.py checks without the log."""
     if sum(one is not None for one in (job_id, event, first)) != 1:
         raise UsageError("Give exactly one of --job, --position and --consistency.")
-    with open_log(database_url) as fairlog:
+    with open_log(database_url, archive) as fairlog:
         evidence = Prover(fairlog)
         evidence.catch_up()
         with fairlog.database.read() as connection:

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -17,6 +17,7 @@ from entrypoints.cli.output import note
 from entrypoints.composition import compose
 from entrypoints.processes.registration import check_settings
 from entrypoints.service.fairlog import Fairlog
+from entrypoints.use_cases.whole_history import whole_history
 
 SETTINGS_FILE: Final = Path("fairlog.toml")
 
@@ -57,6 +58,12 @@ def _option(field: Field) -> Callable[[F], F]:
 
 _METAVARS: Final = {"database_url": "URL", "handlers": "MODULE", "allowed_hosts": "NAMES"}
 database_url_option: Final = setting_options("database_url")
+archive_option: Final = click.option(
+    "--archive",
+    metavar="DIR|URL",
+    help="Read the archived part of the log too, from its segments in this directory, or at this "
+    "URL of an object store.",
+)
 
 
 def settings_from(flags: Mapping[str, object]) -> Settings:
@@ -95,8 +102,11 @@ def open_database(database_url: str | None) -> AbstractContextManager[Fairlog]:
 
 
 @contextmanager
-def open_log(database_url: str | None) -> Iterator[Fairlog]:
-    """Open a service on an existing log of this release; see `open_database`."""
+def open_log(database_url: str | None, archive: str | None = None) -> Iterator[Fairlog]:
+    """Open a service on an existing log of this release; see `open_database`.
+
+    With the location of an archive, its `past` is that of the whole log.
+    """
     with open_database(database_url) as fairlog:
         if fairlog.database.is_new:
             file = fairlog.database.url.database
@@ -108,7 +118,8 @@ def open_log(database_url: str | None) -> Iterator[Fairlog]:
                 "The database has no log of this release: run `fairlog migrate`, or check "
                 "--database-url."
             )
-        yield fairlog
+        with nullcontext() if archive is None else whole_history(fairlog, archive):
+            yield fairlog
 
 
 @contextmanager

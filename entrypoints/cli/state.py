@@ -12,7 +12,7 @@ from entrypoints.cli.keys import key_line
 from entrypoints.cli.limits import value_text
 from entrypoints.cli.options import format_option, limit_option
 from entrypoints.cli.output import echo, examples, printable
-from entrypoints.cli.session import database_url_option, open_log
+from entrypoints.cli.session import archive_option, database_url_option, open_log
 from entrypoints.service.past_views import LimitView, PastStateView
 from entrypoints.service.views import JobView
 from entrypoints.use_cases.time_travel import JOBS_SHOWN_MAX, TimeTravel
@@ -26,6 +26,7 @@ from entrypoints.use_cases.time_travel import JOBS_SHOWN_MAX, TimeTravel
     )
 )
 @database_url_option
+@archive_option
 @click.option(
     "--as-of",
     "moment",
@@ -40,6 +41,7 @@ from entrypoints.use_cases.time_travel import JOBS_SHOWN_MAX, TimeTravel
 def state(
     database_url: str | None,
     *,
+    archive: str | None,
     moment: str,
     job_id: int | None,
     user_id: str | None,
@@ -50,7 +52,7 @@ def state(
     if job_id is not None and user_id is not None:
         raise UsageError("Give either --job or --user, or neither.")
     then = validation.as_of(moment)
-    with open_log(database_url) as fairlog:
+    with open_log(database_url, archive) as fairlog:
         past = TimeTravel(fairlog)
         if job_id is not None:
             job = validation.job_id(job_id)

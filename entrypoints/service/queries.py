@@ -12,6 +12,7 @@ from adapters.database.database import Database
 from adapters.log import audit_log
 from adapters.log.audit_log import EventFilter, StoredEvent, limited_to
 from adapters.log.event_log import SqlEventLog
+from adapters.log.log_history import LiveHistory, LogHistory
 from adapters.supervision import Supervisor
 from adapters.writer.write_path import BatchWritten, WritePath
 from domain.access.keys import ApiKey
@@ -87,6 +88,8 @@ class Queries:
         self._reads = supervisor.part("reads")
         self.database = database
         self.log = log
+        # The past as commands read it: of the database, or with an archive of the whole log.
+        self.past: LogHistory = LiveHistory(log)
         self.policy = policy
         self.jobs = JobQueries(registry.current("jobs"))
         self.visible_jobs = VisibleJobs(registry.current("jobs"))
@@ -290,7 +293,7 @@ class Queries:
             for job in jobs
             for position in included.places(job)
         }
-        found = audit_log.bodies_at(connection, list(positions))
+        found = self.past.bodies_at(connection, list(positions))
         audit_log.require_bodies(
             found, (position for position, must_be_there in positions.items() if must_be_there)
         )

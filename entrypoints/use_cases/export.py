@@ -14,6 +14,7 @@ from domain.language.errors import FairlogError
 from entrypoints.runtime.csv_cells import csv_lines
 from entrypoints.service.fairlog import Fairlog
 from entrypoints.service.views import EventView, event_view
+from entrypoints.use_cases.jobs_today import jobs_today
 
 EVENTS_PER_PAGE: Final = 1000
 EVENTS_PER_PAGE_WITH_BODIES: Final = 32  # of up to 1 MiB each
@@ -53,7 +54,7 @@ def pages(
     events_max = min(per_page, EVENTS_PER_PAGE_WITH_BODIES) if bodies else per_page
 
     def read(connection: Connection) -> list[ExportedEvent]:
-        found = audit_log.find(connection, wanted, after, min(events_max, end - after - 1))
+        found = fairlog.past.find(connection, wanted, after, min(events_max, end - after - 1))
         inside = [event for event in found if event.position < end]
         return _exported(fairlog, connection, inside) if bodies else list(map(_bare, inside))
 
@@ -65,9 +66,9 @@ def pages(
 def _exported(
     fairlog: Fairlog, connection: Connection, events: Sequence[StoredEvent]
 ) -> list[ExportedEvent]:
-    found = audit_log.bodies_at(connection, [event.position for event in events])
+    found = fairlog.past.bodies_at(connection, [event.position for event in events])
     named = [event.job_id for event in events if event.job_id is not None]
-    jobs = fairlog.jobs.find(connection, named)
+    jobs = jobs_today(fairlog, connection, named)
     erased = {job.id for job in jobs.values() if job.erased_at is not None}
     audit_log.require_bodies(
         found,

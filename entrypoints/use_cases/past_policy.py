@@ -7,7 +7,7 @@ from typing import Final
 from msgspec.structs import replace
 from sqlalchemy.engine import Connection
 
-from adapters.log.histories import EVENTS_PER_PAGE, newest_first
+from adapters.log.histories import EVENTS_PER_PAGE
 from domain.audit.system_state import SystemState
 from domain.language.events import LimitChanged, RateLimitDecided, Recorded, Scope
 from domain.language.policy import Policy
@@ -25,13 +25,13 @@ def policy_then(fairlog: Fairlog, connection: Connection, state: SystemState) ->
     They come from the latest decision that has them; without one, today's stay.
     """
     policy = fairlog.policy
-    decisions = newest_first(connection, _DECIDED, 0, state.position, is_frequent=True)
+    decisions = fairlog.past.newest_first(connection, _DECIDED, 0, state.position, is_frequent=True)
     latest = list(islice(decisions, EVENTS_PER_PAGE))
     seconds = next(filter(None, map(_default_window, latest)), None)
     if seconds is None:
         return policy
     policy = replace(policy, window_seconds=seconds)
-    since = _default_since(connection, state)
+    since = _default_since(fairlog, connection, state)
     limit = _global_limit(latest, since)
     if limit is None and len(latest) == EVENTS_PER_PAGE and latest[-1].position > since:
         admission = _latest_admission(fairlog, connection, since, state.position)
@@ -47,12 +47,12 @@ def _default_window(recorded: Recorded) -> int | None:
     return event.window_seconds
 
 
-def _default_since(connection: Connection, state: SystemState) -> int:
+def _default_since(fairlog: Fairlog, connection: Connection, state: SystemState) -> int:
     """Return the position after which the default was the global limit; the end if it was not."""
     if not state.limits.has_changed_everyone:
         return 0
     since = state.position
-    for recorded in newest_first(connection, _LIMIT_CHANGED, 0, state.position):
+    for recorded in fairlog.past.newest_first(connection, _LIMIT_CHANGED, 0, state.position):
         match recorded.event:
             case LimitChanged(scope=Scope.GLOBAL, limit=None):
                 since = recorded.position
@@ -88,6 +88,6 @@ def _latest_admission(
 
     It is needed if all recent decisions refuse users by limits of their own.
     """
-    jobs = newest_first(connection, _SUBMITTED, since + 1, up_to + 1, is_frequent=True)
+    jobs = fairlog.past.newest_first(connection, _SUBMITTED, since + 1, up_to + 1, is_frequent=True)
     submitted = next(jobs, None)
-    return [] if submitted is None else fairlog.log.read(connection, submitted.position - 2, 1)
+    return [] if submitted is None else fairlog.past.read(connection, submitted.position - 2, 1)

@@ -10,13 +10,12 @@ from typing import Any, Final
 from msgspec import Struct
 from sqlalchemy.engine import Connection
 
-from adapters.log import audit_log
 from adapters.log.audit_log import EventFilter, StoredEvent
 from domain.language.errors import FairlogError, InvalidInput, LogCorrupt
 from domain.language.identifiers import JobId
 from domain.language.moments import to_micros
 from domain.log.chain import GENESIS, leaf
-from domain.log.merkle import consistency_proof, inclusion_proof, is_included, root
+from domain.log.merkle import Subtree, consistency_proof, inclusion_proof, is_included, root
 from entrypoints.service.fairlog import Fairlog
 from projections.following.async_projector import AsyncProjector
 from projections.following.merkle import MerkleProjection, TileTree
@@ -68,6 +67,7 @@ class Prover:
 
     def __init__(self, fairlog: Fairlog) -> None:
         self._fairlog = fairlog
+        self._log = fairlog.past
         self._projector: AsyncProjector[Any] = next(
             one
             for one in fairlog.projector_runner.projectors
@@ -89,10 +89,12 @@ class Prover:
         at = end if position is None else position
         if at > end:
             raise InvalidInput(f"The log ends at position {end}.")
-        chain = GENESIS if at == 0 else self._fairlog.log.hash_at(connection, at)
+        chain = GENESIS if at == 0 else self._log.hash_at(connection, at)
         if chain is None:
             raise LogCorrupt(f"The log has no event at position {at}.")
-        return ProvenHead(position=at, hash=chain.hex(), root=root(TileTree(connection), at).hex())
+        return ProvenHead(
+            position=at, hash=chain.hex(), root=root(self._tree(connection), at).hex()
+        )
 
     def prove_job(
         self, connection: Connection, job_id: JobId, position: int | None
@@ -118,10 +120,13 @@ class Prover:
         second = self.head(connection, position)
         if not 0 < first <= second.position:
             raise InvalidInput(f"The earlier position must be from 1 to {second.position}.")
-        path = consistency_proof(TileTree(connection), first, second.position)
+        path = consistency_proof(self._tree(connection), first, second.position)
         return ConsistencyProof(
             first=self.head(connection, first), second=second, path=[one.hex() for one in path]
         )
+
+    def _tree(self, connection: Connection) -> Subtree:
+        return self._log.tree(TileTree(connection))
 
     def _size(self, connection: Connection) -> int:
         at = self._projector.checkpoint(connection)
@@ -138,15 +143,15 @@ class Prover:
         position: int | None,
     ) -> InclusionProof:
         head = self.head(connection, position)
-        tree = TileTree(connection)
-        found = audit_log.find(connection, wanted, after, most)
+        tree = self._tree(connection)
+        found = self._log.find(connection, wanted, after, most)
         events = [_proven(tree, event, head) for event in found if event.position <= head.position]
         if not events:
             raise InvalidInput(f"There is no such event up to position {head.position}.")
         return InclusionProof(head=head, events=events)
 
 
-def _proven(tree: TileTree, event: StoredEvent, head: ProvenHead) -> ProvenEvent:
+def _proven(tree: Subtree, event: StoredEvent, head: ProvenHead) -> ProvenEvent:
     user_id = None if event.user_id is None else event.user_id.encode()
     recorded_at = to_micros(event.recorded_at)
     hashed = leaf(

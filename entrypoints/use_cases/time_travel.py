@@ -4,17 +4,14 @@ A time means the position of the last event recorded by then. The future is refu
 could turn out wrong.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from operator import itemgetter
 from typing import Final
 
 from sqlalchemy.engine import Connection
 
-from adapters.log import audit_log
 from adapters.log.audit_log import EventFilter
-from adapters.log.histories import changes_of, heartbeats
-from adapters.log.key_events import keys_at
 from domain.access.keys import ApiKey
 from domain.audit.system_state import SystemState, line_in_order
 from domain.jobs.history import jobs_of, with_heartbeats
@@ -33,6 +30,7 @@ from entrypoints.service.views import (
     TurnView,
     window_view,
 )
+from entrypoints.use_cases.jobs_today import jobs_today
 from entrypoints.use_cases.past_policy import policy_then
 from projections.following.snapshots import current, state_at
 
@@ -46,6 +44,7 @@ class TimeTravel:
 
     def __init__(self, fairlog: Fairlog) -> None:
         self._fairlog = fairlog
+        self._log = fairlog.past
 
     def position(self, connection: Connection, as_of: int | datetime) -> int:
         """Return the position that `as_of` means. Raises `InvalidInput` for the future."""
@@ -57,7 +56,7 @@ class TimeTravel:
             return as_of
         if as_of > log.now(connection):
             raise InvalidInput("as_of: that time is in the future.")
-        return audit_log.first_at(connection, as_of + _MICROSECOND) - 1
+        return self._log.first_at(connection, as_of + _MICROSECOND) - 1
 
     def job(
         self,
@@ -70,7 +69,7 @@ class TimeTravel:
         may not see it.
         """
         if seen_by is not None:
-            today = self._fairlog.jobs.find(connection, [job_id]).get(job_id)
+            today = self._today(connection, [job_id]).get(job_id)
             if today is None or not seen_by.is_for(today.user_id, today.kind):
                 raise UnknownJob(job_id)
         found = self.job_at(connection, job_id, self.position(connection, as_of))
@@ -80,7 +79,7 @@ class TimeTravel:
         """Return a job. Raises `UnknownJob` if it did not exist then."""
         found = self.jobs(connection, [job_id], position)
         if not found:
-            today = self._fairlog.jobs.find(connection, [job_id]).get(job_id)
+            today = self._today(connection, [job_id]).get(job_id)
             raise UnknownJob(job_id, None if today is None else today.submitted_at)
         return found[0]
 
@@ -90,7 +89,7 @@ class TimeTravel:
         """Return up to `limit` jobs of a user, newest first; `view` adds the bodies of one."""
         position = self.position(connection, as_of)
         wanted = EventFilter(user_id=user_id, types=["JobSubmitted"])
-        submissions = audit_log.find_newest(connection, wanted, position + 1, limit)
+        submissions = self._log.find_newest(connection, wanted, position + 1, limit)
         ids = [JobId(event.position) for event in submissions]
         return self.jobs(connection, ids, position)
 
@@ -100,7 +99,7 @@ class TimeTravel:
 
     def _views(self, connection: Connection, jobs: list[Job]) -> list[JobView]:
         """Return jobs with their bodies, unless they were erased since."""
-        today = self._fairlog.jobs.find(connection, [job.id for job in jobs])
+        today = self._today(connection, [job.id for job in jobs])
         erased = {job.id for job in today.values() if job.erased_at is not None}
         views = self._fairlog.views(connection, jobs, erased)
         for view in views:
@@ -108,11 +107,14 @@ class TimeTravel:
                 view.erased = True
         return views
 
+    def _today(self, connection: Connection, job_ids: list[JobId]) -> Mapping[JobId, Job]:
+        return jobs_today(self._fairlog, connection, job_ids)
+
     def jobs(self, connection: Connection, job_ids: list[JobId], position: int) -> list[Job]:
         """Return those of the jobs that existed at a position."""
-        jobs = jobs_of(changes_of(connection, job_ids, position))
+        jobs = jobs_of(self._log.changes_of(connection, job_ids, position))
         return [
-            with_heartbeats(job, heartbeats(connection, job.id, position))
+            with_heartbeats(job, self._log.heartbeats(connection, job.id, position))
             for job_id in job_ids
             if (job := jobs.get(job_id)) is not None
         ]
@@ -120,10 +122,10 @@ class TimeTravel:
     def state(self, connection: Connection, as_of: int | datetime) -> PastStateView:
         """Return the counts of jobs, the line and the limits. Raises `InvalidInput`."""
         position = self.position(connection, as_of)
-        state = state_at(connection, current(), self._fairlog.log.read, position)
+        state = state_at(connection, current(), self._log.read, position)
         now = as_of if isinstance(as_of, datetime) else state.recorded_at
         policy = policy_then(self._fairlog, connection, state)
-        keys = key_views(keys_at(connection, position), now)
+        keys = key_views(self._log.keys_at(connection, position), now)
         return state_view(state, policy, now, [key for key in keys if key.valid])
 
 

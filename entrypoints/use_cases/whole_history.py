@@ -1,0 +1,80 @@
+"""Reads an archive and the database as one log."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from sqlalchemy.engine import Connection
+
+from adapters.archive.archived_log import ArchivedLog
+from adapters.archive.directory import Archive
+from adapters.archive.whole_log import WholeLog
+from adapters.log.stored_log import SqlStoredLog
+from domain.language.errors import SegmentUnusable
+from domain.log.chain import link
+from domain.log.segments import Segment, sequence_faults
+from domain.log.stored_log import leaf_of
+from entrypoints.service.fairlog import Fairlog
+
+
+@contextmanager
+def whole_history(fairlog: Fairlog, location: str) -> Iterator[None]:
+    """Let a service read the segments at a location too, meanwhile.
+
+    Raises `SegmentUnusable` if they do not lead from the beginning of the log to the part that the
+    database has, and `ArchiveUnavailable`.
+    """
+    archive = Archive(location)
+    segments = joined_segments(archive)
+    fairlog.read_now(lambda connection: _require_joined(fairlog, connection, segments))
+    with ArchivedLog(archive, segments) as archived:
+        live, fairlog.past = fairlog.past, WholeLog(fairlog.log, archived)
+        try:
+            yield
+        finally:
+            fairlog.past = live
+
+
+def joined_segments(archive: Archive) -> Sequence[Segment]:
+    """Return the segments of an archive, which follow each other from the beginning of a log.
+
+    Raises `SegmentUnusable` for the first one that does not.
+    """
+    segments, unusable = archive.segments()
+    if unusable:
+        raise unusable[0]
+    if not segments:
+        raise SegmentUnusable(f"There are no segments in {archive.location}; check --archive.")
+    for fault in sequence_faults(segments):
+        raise SegmentUnusable(f"The archive in {archive.location} is not whole: {fault}.")
+    return segments
+
+
+def _require_joined(fairlog: Fairlog, connection: Connection, segments: Sequence[Segment]) -> None:
+    """Refuse an archive that the first event after it does not continue."""
+    last = segments[-1]
+    log = SqlStoredLog(is_sqlite=fairlog.database.is_sqlite)
+    end = fairlog.log.position(connection)
+    if last.last > end:
+        raise SegmentUnusable(
+            f"The archive ends at event {last.last} and the log at {end}: check --archive and "
+            "--database-url, which belong to different logs or times."
+        )
+    following = log.rows(connection, last.last, 1)
+    if not following:  # all of the log is archived, and the head names its last hash
+        head = log.head(connection)
+        if head is None or head.hash.hex() != last.last_hash:
+            raise _of_another_log(last)
+    elif following[0][0] != last.last + 1:
+        raise SegmentUnusable(
+            f"The archive ends at event {last.last}, and the database begins at "
+            f"{following[0][0]}: segments are missing; check --archive."
+        )
+    elif link(bytes.fromhex(last.last_hash), leaf_of(following[0]).hash) != following[0][7]:
+        raise _of_another_log(last)
+
+
+def _of_another_log(segment: Segment) -> SegmentUnusable:
+    return SegmentUnusable(
+        f"The database does not continue the segment {segment.name}: it belongs to another log; "
+        "check --archive and --database-url."
+    )
