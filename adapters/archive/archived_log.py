@@ -65,6 +65,11 @@ class ArchivedLog:
                 found |= self._reader(segment).bodies(inside)
         return found
 
+    def bodies_between(self, after: int, up_to: int) -> Iterator[tuple[int, bytes]]:
+        """Yield the bodies after a position, up to another one, inclusive, in log order."""
+        for segment in self._between(after, up_to):
+            yield from self._reader(segment).bodies_between(after, up_to)
+
     def hash_at(self, position: int) -> bytes:
         """Return the hash of the chain at an archived position."""
         return bytes(self.rows(position - 1, 1)[0][7])

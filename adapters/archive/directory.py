@@ -58,7 +58,7 @@ class Archive:
             with _as_unavailable(self.location):
                 content = write_segment(hashed, pages, bodies, rows, log_id)
                 digest = hashed.sha256()
-                name = f"{content.first:012}-{content.last:012}-{digest[:12]}{EXTENSION}"
+                name = _name(content, digest)
                 new.keep(name)
             return _segment(content, name, hashed.size, digest)
 
@@ -140,21 +140,31 @@ class Archive:
 
     def segments(self) -> tuple[list[Segment], list[SegmentUnusable]]:
         """Return the segments that the files here say they are, by position, and an error for
-        each file that is none. Reads all files whole. Raises `ArchiveUnavailable`.
+        each file that is none, or is not what its name says. Reads all files whole. Raises
+        `ArchiveUnavailable`.
         """
         found: list[Segment] = []
         unusable: list[SegmentUnusable] = []
         for name in self._place.names():
             if not name.endswith(EXTENSION):
                 continue
-            size, digest = self._digest(name)
             try:
-                with SegmentReader(self._place.open(name), name) as reader:
-                    found.append(_segment(reader.content, name, size, digest))
+                found.append(self._described(name))
             except SegmentUnusable as error:
                 unusable.append(error)
         found.sort(key=lambda one: (one.first, one.last, one.bodies))
         return found, unusable
+
+    def _described(self, name: str) -> Segment:
+        size, digest = self._digest(name)
+        with SegmentReader(self._place.open(name), name) as reader:
+            content = reader.content
+        if name != _name(content, digest):
+            raise SegmentUnusable(
+                f"The file {name} is not the one that had this name when it was written: it was "
+                "changed, or put in another's place; bring it back from a copy."
+            )
+        return _segment(content, name, size, digest)
 
     def _digest(self, name: str) -> tuple[int, str]:
         hashed, size = sha256(), 0
@@ -200,6 +210,10 @@ def _pages(reader: SegmentReader) -> Iterator[Sequence[StoredRow]]:
         page = reader.rows(position, ROWS_PER_GROUP)
         yield page
         position = page[-1][0]
+
+
+def _name(content: SegmentContent, digest: str) -> str:
+    return f"{content.first:012}-{content.last:012}-{digest[:12]}{EXTENSION}"
 
 
 def _segment(content: SegmentContent, name: str, size: int, digest: str) -> Segment:

@@ -51,6 +51,7 @@ class SegmentReader:
             file.close()
             raise self._unusable("is not a segment, or was cut short or changed", error) from None
         self._kept: OrderedDict[int, Any] = OrderedDict()
+        self._kept_bodies: tuple[int, Any] | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -89,22 +90,20 @@ class SegmentReader:
     def bodies(self, positions: Sequence[int]) -> dict[int, bytes]:
         """Return the bodies at those positions, as far as they exist here."""
         found: dict[int, bytes] = {}
-        binary = arrow().base.binary()
         for group, start, some in self._by_group(self._inside(positions)):
-            column = self._read(group, [BODY])[BODY]
+            column = self._bodies(group)
             for position in some:
-                body = column[position - start].cast(binary).as_py()
+                body = column[position - start].as_py()
                 if body is not None:
                     found[position] = body
         return found
 
     def bodies_between(self, after: int, up_to: int) -> Iterator[tuple[int, bytes]]:
         """Yield the bodies after a position, in log order, with one group of rows in memory."""
-        base = arrow().base
         position, end = max(after + 1, self.content.first), min(up_to, self.content.last)
         while position <= end:
             group, start = self._group_of(position)
-            column = self._read(group, [BODY])[BODY].cast(base.binary())
+            column = self._bodies(group)
             for at in range(position - start, min(len(column), end + 1 - start), BODIES_PER_READ):
                 part = column.slice(at, min(BODIES_PER_READ, end + 1 - start - at))
                 for offset, body in enumerate(part.to_pylist()):
@@ -217,6 +216,13 @@ class SegmentReader:
         if len(self._kept) > GROUPS_KEPT:
             self._kept.popitem(last=False)
         return table
+
+    def _bodies(self, group: int) -> Any:  # noqa: ANN401 (see `Arrow`)
+        """Return the bodies of a group; those of the latest one are kept."""
+        if self._kept_bodies is None or self._kept_bodies[0] != group:
+            column = self._read(group, [BODY])[BODY].cast(arrow().base.binary())
+            self._kept_bodies = group, column
+        return self._kept_bodies[1]
 
     def _read(self, group: int, columns: list[str]) -> Any:  # noqa: ANN401 (see `Arrow`)
         try:

@@ -4,11 +4,12 @@ Only the holder of the head row's lock may append. So positions are contiguous, 
 position order, and a reader that goes by position never skips an event.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Final, NamedTuple
 
 import sqlalchemy as sa
+from msgspec.structs import replace
 from sqlalchemy.engine import Connection
 
 from adapters.clock import SystemClock
@@ -30,7 +31,7 @@ from domain.language.events import ClockCorrected, Recorded, encode, type_of
 from domain.language.moments import from_micros, to_micros
 from domain.log import chain
 from domain.log.log_time import ClockReading, Correction, correction_of
-from domain.log.stored_log import Leaf
+from domain.log.stored_log import Leaf, StoredRow
 from domain.log.upcasting import read, version_of
 
 _NO_HEAD: Final = "The log has no head row; run `fairlog migrate`."
@@ -44,6 +45,7 @@ _STATEMENT_NOW: Final = "TIMESTAMPDIFF(MICROSECOND, '1970-01-01', NOW(6))"
 
 _SAVED: Final = f"SELECT position, saved FROM log_head WHERE id = {HEAD_ID}"
 _UNKNOWN_VERSION: Final = -1
+_BODY_BYTES_PER_INSERT: Final = 4 * 1024 * 1024  # far below any `max_allowed_packet`
 
 
 class Appended(NamedTuple):
@@ -183,6 +185,29 @@ class SqlEventLog:
         # A cluster certifies only written rows, so the lock alone proves nothing there.
         if moved.rowcount != 1:
             raise LogUnavailable("Another writer moved the log's head; the batch was not written.")
+
+    def restore(
+        self,
+        connection: Connection,
+        head: Head,
+        rows: Sequence[StoredRow],
+        stored_bodies: Iterable[tuple[int, bytes]],
+    ) -> None:
+        """Write rows that follow the head as they were stored once, with their bodies, and move the
+        head. Needs the head lock. The caller has checked their hashes.
+        """
+        connection.exec_driver_sql(self._insert_events, list(rows))
+        waiting: list[tuple[int, bytes]] = []
+        for position, body in stored_bodies:
+            waiting.append((position, body))
+            if sum(len(one) for _, one in waiting) >= _BODY_BYTES_PER_INSERT:
+                connection.exec_driver_sql(self._insert_bodies, waiting)
+                waiting = []
+        if waiting:
+            connection.exec_driver_sql(self._insert_bodies, waiting)
+        position, recorded_at, last_hash = rows[-1][0], rows[-1][5], rows[-1][7]
+        new = replace(head, position=position, hash=last_hash, now=from_micros(recorded_at))
+        self.move_head(connection, head, new)
 
     def set_saved(self, connection: Connection, position: int) -> None:
         """Note the position that the rows of the inline projections stand at. Needs the lock."""

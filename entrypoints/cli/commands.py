@@ -17,6 +17,7 @@ from entrypoints.cli.drain import drain
 from entrypoints.cli.erase import erase
 from entrypoints.cli.failure import WRONG_USE, failure_of
 from entrypoints.cli.keys import keys
+from entrypoints.cli.restore import restore_log
 from entrypoints.cli.serve import serve, worker
 from entrypoints.cli.whatif import whatif
 from entrypoints.runtime.ending import end
@@ -49,6 +50,7 @@ for _command in (
     migrate,
     rebuild,
     verify,
+    restore_log,
     audit,
     jobs.jobs,
     jobs.job,

@@ -26,6 +26,7 @@ from entrypoints.composition import (
 )
 from entrypoints.processes.recovery import recover_now
 from entrypoints.service.fairlog import Fairlog
+from entrypoints.use_cases.archive_verification import ArchiveVerified, verify_archive
 from entrypoints.use_cases.clock import clock_note
 from entrypoints.use_cases.diagnosis import diagnose
 from entrypoints.use_cases.verification import bookkeeping_faults, verify_log, verify_log_chain
@@ -80,6 +81,7 @@ def rebuild(database_url: str | None, names: tuple[str, ...]) -> None:
     epilog=examples(
         "fairlog verify",
         "fairlog verify --repair",
+        "fairlog verify --archive /var/backups/fairlog",
         "fairlog verify --chain-only --from 4711 --hash 9f86d081884c7d65…",
     )
 )
@@ -103,9 +105,16 @@ def rebuild(database_url: str | None, names: tuple[str, ...]) -> None:
     metavar="HASH",
     help="The hash at that position, which you have kept (64 hexadecimal digits).",
 )
+@click.option(
+    "--archive",
+    metavar="DIR|URL",
+    help="Check the segments in this directory too, or at this URL of an object store: their "
+    "hashes, events and bodies, the chain across them, and that the database continues them.",
+)
 def verify(
     database_url: str | None,
     *,
+    archive: str | None,
     repair: bool,
     chain_only: bool,
     position: int | None,
@@ -117,6 +126,8 @@ def verify(
     the database: then no earlier event can be changed unnoticed. Exit code 0: clean, 1: not.
     """
     trusted = _trusted_head(position, hash_hex)
+    if archive is not None and chain_only:
+        raise click.UsageError("--archive cannot be combined with --chain-only.")
     if (trusted is not None and not chain_only) or (chain_only and repair):
         raise click.UsageError(
             "--from and --hash need --chain-only; --repair cannot be combined with it."
@@ -131,11 +142,14 @@ def verify(
             verified = _verify(fairlog)
             if repair and verified.differing:
                 verified = _repaired(fairlog, verified)
+        segments = None if archive is None else _verify_archive(fairlog, archive)
         if sentence := clock_note(fairlog.read_now(fairlog.log.reading)):
             note(sentence)
     _print_erased(verified)
+    if segments is not None:
+        echo(_archive_summary(segments))
     echo(f"{_summary(verified)}\nposition {verified.position}, hash {verified.hash.hex()}")
-    if not verified.is_clean:
+    if not verified.is_clean or (segments is not None and segments.findings):
         raise Exit(CHECK_FAILED)
 
 
@@ -156,6 +170,23 @@ def _trusted_head(position: int | None, hash_hex: str | None) -> TrustedHead | N
 def _verify(fairlog: Fairlog) -> Verified:
     with progress("verifying") as report:
         return verify_log(fairlog, _print_found, report)
+
+
+def _verify_archive(fairlog: Fairlog, location: str) -> ArchiveVerified:
+    with progress("verifying the archive") as report:
+        return verify_archive(fairlog, location, _print_found, report)
+
+
+def _archive_summary(verified: ArchiveVerified) -> str:
+    checked = (
+        f"{counted(verified.events, 'event', 'events')} in "
+        f"{counted(verified.segments, 'segment', 'segments')}"
+    )
+    if not verified.findings:
+        return f"The archive is clean: {checked}."
+    return (
+        f"The archive is NOT clean: {checked}; {counted(verified.findings, 'finding', 'findings')}."
+    )
 
 
 def _repaired(fairlog: Fairlog, verified: Verified) -> Verified:

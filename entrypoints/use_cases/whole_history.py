@@ -25,7 +25,7 @@ def whole_history(fairlog: Fairlog, location: str) -> Iterator[None]:
     """
     archive = Archive(location)
     segments = joined_segments(archive)
-    fairlog.read_now(lambda connection: _require_joined(fairlog, connection, segments))
+    fairlog.read_now(lambda connection: require_joined(fairlog, connection, segments))
     with ArchivedLog(archive, segments) as archived:
         live, fairlog.past = fairlog.past, WholeLog(fairlog.log, archived)
         try:
@@ -49,7 +49,7 @@ def joined_segments(archive: Archive) -> Sequence[Segment]:
     return segments
 
 
-def _require_joined(fairlog: Fairlog, connection: Connection, segments: Sequence[Segment]) -> None:
+def require_joined(fairlog: Fairlog, connection: Connection, segments: Sequence[Segment]) -> None:
     """Refuse an archive that the first event after it does not continue."""
     last = segments[-1]
     log = SqlStoredLog(is_sqlite=fairlog.database.is_sqlite)

@@ -1,0 +1,26 @@
+"""`fairlog restore`: brings a log back from its archive."""
+
+import rich_click as click
+
+from entrypoints.cli.output import counted, echo, examples, progress
+from entrypoints.cli.session import database_url_option, open_database
+from entrypoints.use_cases.restore import restore
+
+
+@click.command("restore", epilog=examples("fairlog restore --archive /var/backups/fairlog"))
+@database_url_option
+@click.option(
+    "--archive",
+    required=True,
+    metavar="DIR|URL",
+    help="The directory of the segments, or their URL in an object store.",
+)
+def restore_log(database_url: str | None, *, archive: str) -> None:
+    """Write the events and bodies of an archive to an empty database, and build its projections.
+
+    No server may run on the database. The segments are checked as they are read. If the command is
+    stopped, run it again: it goes on where it was.
+    """
+    with open_database(database_url) as fairlog, progress("restoring") as report:
+        position = restore(fairlog, archive, report)
+    echo(f"Restored {counted(position, 'event', 'events')}. Check them with `fairlog verify`.")

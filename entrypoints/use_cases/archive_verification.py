@@ -1,0 +1,116 @@
+"""`fairlog verify --archive`: segments as they lie, the chain across them, and the live log's part.
+
+Each segment is checked by itself, so that a wrong one does not hide what is wrong with the others.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Final
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from adapters.archive.directory import Archive
+from adapters.archive.segment_log import SegmentLog
+from adapters.archive.segment_reader import SegmentReader
+from adapters.database.scratch import scratch_database
+from adapters.log.histories import of_types
+from domain.language.errors import SegmentUnusable
+from domain.language.events import BodiesErased
+from domain.log.segments import Segment, SegmentFault, SegmentRows, end_faults, sequence_faults
+from entrypoints.service.fairlog import Fairlog
+from entrypoints.use_cases.whole_history import require_joined
+from projections.verify.event_check import ErasureCheck, EventCheck
+from projections.verify.findings import FindingsSink, Report
+from projections.verify.log_pages import LogPages
+from projections.verify.verify import Progress
+
+_ERASED: Final = BodiesErased.__name__
+
+
+class ArchiveVerified(Struct, frozen=True):
+    """The result of a check."""
+
+    segments: int
+    events: int  # that were checked in them
+    findings: int
+
+
+def verify_archive(
+    fairlog: Fairlog, location: str, report: Report, progress: Progress
+) -> ArchiveVerified:
+    """Check all segments of an archive, and that the database continues them.
+
+    Raises `ArchiveUnavailable`.
+    """
+    archive = Archive(location)
+    sink = FindingsSink(report)
+    segments, unusable = archive.segments()
+    for error in unusable:
+        sink.about(None, str(error))
+    for fault in sequence_faults(segments):
+        sink.about(None, str(fault))
+    if not segments and not unusable:
+        sink.about(None, f"There are no segments in {location}; check --archive.")
+    events = 0
+    with scratch_database() as scratch:
+        erasures = ErasureCheck(scratch, sink)
+        for segment in segments:
+            events += _check(fairlog, archive, segment, erasures, sink)
+            progress(segment.last, segments[-1].last)
+        if segments:
+            _check_joint(fairlog, segments, erasures, sink)
+        if not sink.findings:  # a segment that could not be read would explain missing bodies
+            erasures.take_end()
+    return ArchiveVerified(len(segments), events, sink.findings)
+
+
+def _check(
+    fairlog: Fairlog, archive: Archive, segment: Segment, erasures: ErasureCheck, sink: FindingsSink
+) -> int:
+    """Check one segment, and return the number of its events that were checked."""
+    rows = SegmentRows(segment.first, bytes.fromhex(segment.previous_hash))
+    try:
+        with archive.open(segment) as reader, _log_pages(fairlog, reader) as pages:
+            check = EventCheck(pages, segment.last, erasures, sink)
+            for page in pages.after(segment.first - 1):
+                for row in page.rows:
+                    wrong = rows.take(row)
+                    if wrong is not None:
+                        sink.about(None, str(SegmentFault(segment.name, wrong)))
+                        return rows.position - segment.first + 1
+                check.take(page)
+    except SegmentUnusable as error:
+        sink.about(None, str(error))
+    else:
+        for fault in end_faults(segment, rows):
+            sink.about(None, str(SegmentFault(segment.name, fault)))
+    return rows.position - segment.first + 1
+
+
+@contextmanager
+def _log_pages(fairlog: Fairlog, reader: SegmentReader) -> Iterator[LogPages]:
+    """Yield the pages of a segment; the connection is there for the port alone."""
+    with (
+        fairlog.database.read() as connection,
+        LogPages(SegmentLog(reader), connection, with_bodies=True) as pages,
+    ):
+        yield pages
+
+
+def _check_joint(
+    fairlog: Fairlog, segments: Sequence[Segment], erasures: ErasureCheck, sink: FindingsSink
+) -> None:
+    """Check that the database goes on where the segments end, and what it erased from them."""
+    end = segments[-1].last
+    with fairlog.database.read() as connection:
+        try:
+            require_joined(fairlog, connection, segments)
+        except SegmentUnusable as error:
+            sink.about(None, str(error))
+            return
+        for event in of_types(connection, [_ERASED], end, fairlog.log.position(connection)):
+            assert isinstance(event.event, BodiesErased)
+            archived = tuple(one for one in event.event.positions if one <= end)
+            if archived:
+                erasures.take(event.position, replace(event.event, positions=archived))
