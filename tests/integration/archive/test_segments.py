@@ -1,6 +1,7 @@
 import errno
 import os
 import secrets
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,17 +12,20 @@ import msgspec
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 import pytest
 
+from adapters.archive import segment_format
 from adapters.archive.directory import Archive
 from adapters.archive.segment_format import COLUMNS
 from adapters.archive.source import bodies_between, row_pages
 from domain.language.errors import ArchiveUnavailable, LogCorrupt, SegmentUnusable
 from domain.log.segments import SegmentRows, end_faults, sequence_faults
+from domain.log.stored_log import StoredRow
 from entrypoints.service.fairlog import Fairlog
 from tests.support import history
 from tests.support.archives import bodies_of, rows_between, stored_log, write_up_to
 from tests.support.clock import ManualClock
 from tests.support.core import service
 from tests.support.crowd import crowd
+from tests.support.repository import ROOT
 
 
 @pytest.fixture(scope="module")
@@ -300,6 +304,43 @@ def test_other_tools_read_a_segment(fairlog: Fairlog, end: int, tmp_path: Path) 
         for row in table.select(["position", "body"]).to_pylist()
         if row["body"] is not None
     } == bodies
+
+
+def test_the_program_in_the_documentation_checks_a_segment(
+    fairlog: Fairlog, end: int, tmp_path: Path
+) -> None:
+    page = (ROOT / "docs" / "reference" / "segments.md").read_text()
+    program = page.partition("```python\n")[2].partition("```")[0]
+    (tmp_path / "check.py").write_text(f"{program}\n\nimport sys\n\ncheck(sys.argv[1])\n")
+
+    def run(*rows: StoredRow) -> subprocess.CompletedProcess[str]:
+        place = tmp_path / "archive"
+        shutil.rmtree(place, ignore_errors=True)
+        place.mkdir()
+        segment = Archive(place).write([rows], [], first=1)
+        return subprocess.run(
+            [sys.executable, str(tmp_path / "check.py"), str(place / segment.name)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    rows = rows_between(fairlog, 0, end)
+    assert (run(*rows).returncode, run(*rows).stderr) == (0, "")
+    table = segment_format.table_of(rows, [None] * len(rows))
+    changed = table.to_pylist()
+    changed[40]["user_id"] = "mallory"
+    told = msgspec.json.encode({"previous_hash": bytes(32).hex(), "last_hash": rows[-1][7].hex()})
+    with pq.ParquetWriter(tmp_path / "forged.parquet", table.schema) as writer:
+        writer.write_table(type(table).from_pylist(changed, schema=table.schema))
+        writer.add_key_value_metadata({b"fairlog": told})
+    forged = subprocess.run(
+        [sys.executable, str(tmp_path / "check.py"), str(tmp_path / "forged.parquet")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "event 41 was changed" in forged.stderr
 
 
 def test_big_bodies_make_small_groups(
