@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
+from secrets import token_hex
 from statistics import median
 from typing import Any, Final
 
@@ -38,7 +39,25 @@ class Span(Struct, frozen=True):
     ended: float
 
 
+class Claimer(Struct, frozen=True):
+    """How claims are made."""
+
+    worker: str
+    is_named: bool = False  # each claim has an id of its own, as workers give it
+
+    async def claim(self, client: Client, most: int) -> list[dict[str, Any]]:
+        content = {"worker": self.worker, "max": most, "wait_seconds": 0.2}
+        if self.is_named:
+            content["claim_id"] = token_hex(8)
+        jobs: list[dict[str, Any]] = (await client.ask("/v1/claims", content))["jobs"]
+        return jobs
+
+
+NAMELESS: Final = Claimer("bench")
+
 Side = Callable[[int, int], Span]  # port, jobs
+Submission = Callable[[int, int], dict[str, object]]  # of a run, and of a number in it
+Outcome = Callable[[int], dict[str, object]]  # of a job's id
 
 
 def run(site: Site) -> Iterator[Figure]:
@@ -74,7 +93,21 @@ def jobs_per_second(
     return jobs / (max(one.ended for one in spans) - min(one.started for one in spans))
 
 
-def submit_batches(port: int, jobs: int) -> Span:
+def submission_of(run: int, number: int) -> dict[str, object]:
+    """Return a small job; `run` tells it from those of earlier runs."""
+    return {
+        "user_id": f"user-{number % _USERS}",
+        "kind": "echo",
+        "payload": {"image": f"{run}-{number}", "width": 640},
+    }
+
+
+def no_result(_: int) -> dict[str, object]:
+    """Return what a job's outcome has besides its id and attempt."""
+    return {}
+
+
+def submit_batches(port: int, jobs: int, submission: Submission = submission_of) -> Span:
     starts = iter(range(0, jobs, JOBS_PER_BATCH))
     run = time.monotonic_ns()
 
@@ -82,7 +115,7 @@ def submit_batches(port: int, jobs: int) -> Span:
         for start in starts:
             numbers = range(start, min(jobs, start + JOBS_PER_BATCH))
             answer = await client.ask(
-                "/v1/jobs/batch", {"jobs": [_submission(run, number) for number in numbers]}
+                "/v1/jobs/batch", {"jobs": [submission(run, number) for number in numbers]}
             )
             if any(outcome["status"] != 202 for outcome in answer["jobs"]):
                 raise RuntimeError(f"not accepted: {answer['jobs']}")
@@ -90,17 +123,23 @@ def submit_batches(port: int, jobs: int) -> Span:
     return _timed(port, [submit] * CONNECTIONS)
 
 
-def work_batches(port: int, jobs: int) -> Span:
+def work_batches(
+    port: int, jobs: int, outcome: Outcome = no_result, claimer: Claimer = NAMELESS
+) -> Span:
     done = 0
 
     async def work(client: Client) -> None:
         nonlocal done
         while done < jobs:
-            claimed = await _claim(client, JOBS_PER_BATCH)
+            claimed = await claimer.claim(client, JOBS_PER_BATCH)
             if not claimed:
                 continue
-            outcomes = [{"id": job["id"], "attempt": job["attempt"]} for job in claimed]
-            answer = await client.ask("/v1/claims/complete", {"worker": "bench", "jobs": outcomes})
+            outcomes = [
+                {"id": job["id"], "attempt": job["attempt"], **outcome(job["id"])}
+                for job in claimed
+            ]
+            content = {"worker": claimer.worker, "jobs": outcomes}
+            answer = await client.ask("/v1/claims/complete", content)
             if any(outcome["status"] != 200 for outcome in answer["jobs"]):
                 raise RuntimeError(f"not completed: {answer['jobs']}")
             done += len(claimed)
@@ -108,25 +147,27 @@ def work_batches(port: int, jobs: int) -> Span:
     return _timed(port, [work] * CONNECTIONS)
 
 
-def submit_singly(port: int, jobs: int) -> Span:
+def submit_singly(port: int, jobs: int, submission: Submission = submission_of) -> Span:
     numbers = iter(range(jobs))
     run = time.monotonic_ns()
 
     async def submit(client: Client) -> None:
         for number in numbers:
-            await client.ask(SUBMIT_PATH, _submission(run, number))
+            await client.ask(SUBMIT_PATH, submission(run, number))
 
     return _timed(port, [submit] * IN_FLIGHT)
 
 
-def work_singly(port: int, jobs: int) -> Span:
+def work_singly(
+    port: int, jobs: int, outcome: Outcome = no_result, claimer: Claimer = NAMELESS
+) -> Span:
     """One connection claims, the others complete what it has got."""
     in_hand: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue(maxsize=IN_FLIGHT)
 
     async def claim(client: Client) -> None:
         claimed = 0
         while claimed < jobs:
-            for job in await _claim(client, IN_FLIGHT):
+            for job in await claimer.claim(client, IN_FLIGHT):
                 claimed += 1
                 await in_hand.put(job)
         for _ in range(IN_FLIGHT):
@@ -134,23 +175,10 @@ def work_singly(port: int, jobs: int) -> Span:
 
     async def complete(client: Client) -> None:
         while (job := await in_hand.get()) is not None:
-            await client.ask(f"/v1/jobs/{job['id']}/complete", {"attempt": job["attempt"]})
+            content = {"attempt": job["attempt"], **outcome(job["id"])}
+            await client.ask(f"/v1/jobs/{job['id']}/complete", content)
 
     return _timed(port, [claim, *[complete] * IN_FLIGHT])
-
-
-async def _claim(client: Client, most: int) -> list[dict[str, Any]]:
-    content = {"worker": "bench", "max": most, "wait_seconds": 0.2}
-    jobs: list[dict[str, Any]] = (await client.ask("/v1/claims", content))["jobs"]
-    return jobs
-
-
-def _submission(run: int, number: int) -> dict[str, object]:
-    return {
-        "user_id": f"user-{number % _USERS}",
-        "kind": "echo",
-        "payload": {"image": f"{run}-{number}", "width": 640},
-    }
 
 
 def _timed(port: int, parts: "Sequence[Callable[[Client], Any]]") -> Span:

@@ -100,6 +100,11 @@ class MariaDB(DatabaseServer):
         return self._home / "socket"
 
     @property
+    def data(self) -> Path:
+        """The folder of its data, with a folder for each database."""
+        return self._home / "data"
+
+    @property
     def error_log(self) -> str:
         """Everything that the server has logged since its first start."""
         logs = [self._home / "output.log", self._home / "error.log"]
