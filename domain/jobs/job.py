@@ -7,10 +7,11 @@ was submitted or retried, up to `attempts_granted`.
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Final
+from typing import Final, Literal
 
 from msgspec import Struct
 
+from domain.language.digests import packed, unpacked
 from domain.language.events import FailureReason
 from domain.language.idempotency import key_hash
 from domain.language.identifiers import (
@@ -47,56 +48,71 @@ class Ending(Struct, frozen=True, gc=False, omit_defaults=True):
     holder: KeyName | None = None  # see `Job.holder`
 
 
-class Job(Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
-    """The state of a job. Stored by the jobs projection; all times are UTC, by the log's clock."""
+class Job(Struct, frozen=True, kw_only=True, gc=False, array_like=True):
+    """The state of a job. All times are UTC, by the log's clock.
+
+    The jobs projection stores the fields in this order, and leaves out defaults at the end: add a
+    field at the end, with a default, or raise the projection's version.
+    """
 
     id: JobId
     user_id: UserId
     kind: Kind
     state: State
-    attempt: int = 0  # number of the latest, the fencing token; 0: never claimed
-    starts: int = 0  # attempts whose handler began, as far as the log knows
-    failures: int = 0  # since it was submitted or retried
-    errors: int = 0  # failures that were no loss of a worker: the backoff counts these
     attempts_granted: int  # that may fail (max_attempts); a retry grants as many again
-    losses: int = 0  # consecutive lost workers that did not count as failures
-    is_suspect: bool = False  # it may have killed its worker: its next attempt runs alone
-    ending: tuple[Ending, ...] = ()
-    priority: int = 0  # among the user's own jobs; higher is sooner
-    resources: tuple[ResourceName, ...] = ()  # that it uses, in order of their names
-    payload_sha256: str  # hex
+    submitted_at: datetime
+    updated_at: datetime  # of the latest event that changed it
+    payload_digest: bytes  # see `payload_sha256`
     payload_bytes: int
-    idempotency_key: str  # explicit, or a digest of the content
+    key: bytes  # see `idempotency_key`
     key_is_explicit: bool
     key_expires_at: datetime  # see `key_is_valid`
-    holds_key: bool = True  # until a newer job takes the key over
+    attempt: int = 0  # number of the latest, the fencing token; 0: never claimed
+    starts: int = 0  # attempts whose handler began, as far as the log knows
+    started_at: datetime | None = None  # when the latest attempt was claimed
+    started_position: int = 0  # of its JobStarted
+    begun_at: datetime | None = None  # when the latest attempt's handler began; None: not yet
+    worker: WorkerId | None = None  # of the latest attempt
+    claim_id: str | None = None  # of the claim of the latest attempt
+    finished_at: datetime | None = None  # when it became done, failed or cancelled
+    outcome: bytes | None = None  # see `outcome_of`, to detect a repeat
+    outcome_attempt: int = 0  # that reported `outcome`
+    result_position: int | None = None  # of the body; None: no result, or null
+    # Few ended jobs have any of these.
+    holder: KeyName | None = None  # the API key that claimed the latest attempt; None: no key
+    lease_expires_at: datetime | None = None  # while running
+    server: ServerId | None = None  # that this worker is embedded in
+    priority: int = 0  # among the user's own jobs; higher is sooner
     run_at: datetime | None = None  # as submitted, or when the next attempt is due
     expires_at: datetime | None = None  # cancelled then unless it has begun
     timeout_seconds: float | None = None  # of one attempt, from its begin; None: no time-out
+    resources: tuple[ResourceName, ...] = ()  # that it uses, in order of their names
     retry: RetryPolicy | None = None  # None: the default
-    worker: WorkerId | None = None  # of the latest attempt
-    server: ServerId | None = None  # that this worker is embedded in
-    holder: KeyName | None = None  # the API key that claimed the latest attempt; None: no key
-    claim_id: str | None = None  # of the claim of the latest attempt
-    lease_expires_at: datetime | None = None  # while running
-    missed_at: int | None = None  # position of a WorkerMissed, until a heartbeat after it
-    submitted_at: datetime
-    started_at: datetime | None = None  # when the latest attempt was claimed
-    started_position: int = 0  # of its JobStarted
-    returns: int = 0  # times it was given back since it was submitted or retried
-    begun_at: datetime | None = None  # when the latest attempt's handler began; None: not yet
-    progress: float | None = None  # of the latest attempt, 0 to 1, as its handler reported it
-    progress_position: int | None = None  # of the body with the message; None: no message
-    progress_at: datetime | None = None  # when that was recorded
-    finished_at: datetime | None = None  # when it became done, failed or cancelled
-    updated_at: datetime  # of the latest event that changed it
-    result_position: int | None = None  # of the body; None: no result, or null
+    failures: int = 0  # since it was submitted or retried
+    errors: int = 0  # failures that were no loss of a worker: the backoff counts these
     failure: FailureReason | None = None  # of the latest attempt that failed or was lost
     failed_attempt: int = 0  # that attempt; 0: none
     error_position: int | None = None  # of its error; None: the reason is all that is known
-    outcome_attempt: int = 0  # that reported `outcome`
+    holds_key: bool = True  # until a newer job takes the key over
+    losses: int = 0  # consecutive lost workers that did not count as failures
+    is_suspect: bool = False  # it may have killed its worker: its next attempt runs alone
+    ending: tuple[Ending, ...] = ()
+    missed_at: int | None = None  # position of a WorkerMissed, until a heartbeat after it
+    returns: int = 0  # times it was given back since it was submitted or retried
+    progress: float | None = None  # of the latest attempt, 0 to 1, as its handler reported it
+    progress_position: int | None = None  # of the body with the message; None: no message
+    progress_at: datetime | None = None  # when that was recorded
     erased_at: datetime | None = None  # when its bodies were erased; it cannot be retried
-    outcome: str | None = None  # "done:<sha256>" or "failed:<sha256>", to detect a repeat
+
+    @property
+    def payload_sha256(self) -> str:
+        """The SHA-256 of the payload in hex."""
+        return unpacked(self.payload_digest)
+
+    @property
+    def idempotency_key(self) -> str:
+        """The key that the client chose, or a digest of the content."""
+        return self.key.decode() if self.key_is_explicit else unpacked(self.key)
 
     @property
     def key_hash(self) -> KeyHash | None:
@@ -169,6 +185,11 @@ class Job(Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
     def is_lost(self, now: datetime) -> bool:
         """Return True if the running attempt's lease has ended."""
         return self.state is State.RUNNING and not is_future(self.lease_expires_at, now)
+
+
+def outcome_of(state: Literal[State.DONE, State.FAILED], body_sha256: str | None) -> bytes:
+    """Return what an attempt came to, which a repeated report of it comes to as well."""
+    return state.encode() + (b"" if body_sha256 is None else b":" + packed(body_sha256))
 
 
 ENDED: Final = frozenset({State.DONE, State.FAILED, State.CANCELLED})

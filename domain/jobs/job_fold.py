@@ -5,7 +5,8 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from domain.jobs.job import Ending, Job, State
+from domain.jobs.job import Ending, Job, State, outcome_of
+from domain.language.digests import packed
 from domain.language.events import (
     AttemptBegun,
     AttemptEnded,
@@ -41,9 +42,13 @@ def submitted(recorded: Recorded, event: JobSubmitted) -> Job:
         attempts_granted=event.max_attempts,
         priority=event.priority,
         resources=event.resources,
-        payload_sha256=event.payload_sha256,
+        payload_digest=packed(event.payload_sha256),
         payload_bytes=event.payload_bytes,
-        idempotency_key=event.idempotency_key,
+        key=(
+            event.idempotency_key.encode()
+            if event.key_is_explicit
+            else packed(event.idempotency_key)
+        ),
         key_is_explicit=event.key_is_explicit,
         key_expires_at=event.key_expires_at,
         run_at=event.run_at,
@@ -108,7 +113,7 @@ def evolve(job: Job, recorded: Recorded) -> Job:  # noqa: PLR0912 (a case for ea
                 missed_at=None,
                 result_position=None if event.result_sha256 is None else recorded.position,
                 outcome_attempt=event.attempt,
-                outcome=f"done:{event.result_sha256}",
+                outcome=outcome_of(State.DONE, event.result_sha256),
             )
         case LeasesExtended() as event:
             for job_id, attempt in event.jobs:
@@ -184,7 +189,9 @@ def _after_failure(job: Job, recorded: Recorded, event: JobFailed) -> Job:
         error_position=None if event.error_sha256 is None else recorded.position,
         outcome_attempt=event.attempt,
         # The report of an attempt that timed out is no outcome that can be repeated.
-        outcome=f"failed:{event.error_sha256 if event.reason is FailureReason.ERROR else None}",
+        outcome=outcome_of(
+            State.FAILED, event.error_sha256 if event.reason is FailureReason.ERROR else None
+        ),
     )
 
 

@@ -17,7 +17,7 @@ from typing import Final, Literal, assert_never
 from msgspec.structs import replace
 
 from domain.jobs.failure import UNREPORTED_TYPES, type_of
-from domain.jobs.job import ENDED, Job, State, is_future
+from domain.jobs.job import ENDED, Job, State, is_future, outcome_of
 from domain.language.bodies import Body
 from domain.language.commands import (
     CancelJob,
@@ -88,7 +88,7 @@ def decide(job: Job, command: JobCommand, now: datetime) -> Sequence[Event]:
 
 def _complete(job: Job, command: CompleteJob, now: datetime) -> Sequence[Event]:
     digest = None if command.result is None else command.result.sha256
-    if _is_repeated(job, command.attempt, f"done:{digest}"):
+    if _is_repeated(job, command.attempt, outcome_of(State.DONE, digest)):
         return []
     _require_current(job, command.attempt, now)
     return [
@@ -104,7 +104,7 @@ def _complete(job: Job, command: CompleteJob, now: datetime) -> Sequence[Event]:
 
 
 def _fail(job: Job, command: FailJob, now: datetime) -> Sequence[Event]:
-    if _is_repeated(job, command.attempt, f"failed:{command.error.sha256}"):
+    if _is_repeated(job, command.attempt, outcome_of(State.FAILED, command.error.sha256)):
         return []
     _require_current(job, command.attempt, now)
     may_retry = command.may_retry and _may_fail_again(job, command.error)
@@ -384,7 +384,7 @@ def _ended(job: Job, attempt: int, reason: EndReason) -> AttemptEnded:
     )
 
 
-def _is_repeated(job: Job, attempt: int, outcome: str) -> bool:
+def _is_repeated(job: Job, attempt: int, outcome: bytes) -> bool:
     return job.attempt == attempt and (job.outcome_attempt, job.outcome) == (attempt, outcome)
 
 

@@ -17,7 +17,7 @@ from domain.fairness.serve import rounds
 from domain.fairness.strides import ORDER_BYTES
 from domain.jobs.job import Job
 from domain.language.identifiers import Kind, UserId
-from projections.inline.jobs import jobs, take_job
+from projections.inline.jobs import jobs, lane_key, take_job
 from projections.inline.line import kinds, lanes
 from projections.storage.rows import limited, placeholder, union
 
@@ -103,15 +103,15 @@ class FrontOfLine:
         mark = placeholder(self._connection)
         following = limited(
             self._connection,
-            f"SELECT job FROM {jobs.name} WHERE generation = {mark} AND user_id = {mark}"
-            f" AND queue = {mark} AND place >= {mark} AND (place > {mark} OR id > {mark})"
+            f"SELECT job FROM {jobs.name} WHERE generation = {mark} AND lane = {mark}"
+            f" AND place >= {mark} AND (place > {mark} OR id > {mark})"
             " ORDER BY place, id LIMIT {count}",
         )
         selects = []
         for (user_id, queue), count in counts.items():
             lane = known.lanes.get((user_id, queue))
             place, job_id = _FIRST if lane is None or lane.read_to is None else lane.read_to
-            bound = (self._jobs, user_id.encode(), queue.encode(), place, place, job_id)
+            bound = (self._jobs, lane_key(user_id.encode(), queue.encode()), place, place, job_id)
             selects.append((following.replace("{count}", str(count)), bound))
         found: dict[Lane, list[WaitingJob]] = {}
         for (document,) in union(self._connection, selects):

@@ -1,15 +1,19 @@
 """The jobs projection: one row per job, found by id, user, state, key, claim, due time or place.
 
-A row holds the job as JSON, besides the columns that it is found by: one column is written and read
-instead of thirty, and the database's JSON functions still work on it. An index gives the waiting
-jobs of a lane in their order, so that they need no table of their own.
+A row holds the job as a document, besides the columns that it is found by: one column is written
+and read instead of forty. An index gives the waiting jobs of a lane in their order, so that they
+need no table of their own.
+
+Most rows are of jobs that ended long ago. So a key or claim is found by a few bytes of its hash:
+whatever else has the same bytes is read, too, and is told apart in memory. And the columns that
+only an open job has are NULL when it has ended, each in an index that begins with it: so an ended
+job's entry there is short, and next to the one before.
 """
 
 from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any, Final
 
-import msgspec
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
@@ -22,12 +26,14 @@ from domain.jobs.job import Job, State
 from domain.language.identifiers import ClaimHash, JobId, ServerId, UserId
 from domain.language.moments import to_micros
 from projections.inline.empty_claims import empty_claims
+from projections.inline.job_documents import decode_job, encode_job, shown_fields
 from projections.storage.rows import (
+    FIELDS,
     FOUND_BY_FOLDS,
     Document,
     Identifier,
+    Lane,
     Query,
-    Queue,
     Row,
     delete,
     digest,
@@ -38,31 +44,32 @@ from projections.storage.rows import (
     upserting,
 )
 
-VERSION: Final = 5
+VERSION: Final = 6
+PREFIX: Final = 8  # bytes of a hash that are stored
 metadata = sa.MetaData()
 
 jobs = sa.Table(
     f"jobs_v{VERSION}",
     metadata,
-    generation(),
+    generation(sa.Integer),
     sa.Column("id", sa.BigInteger, primary_key=True, autoincrement=False),
     sa.Column("user_id", Identifier, nullable=False),
     sa.Column("kind", Identifier, nullable=False),
     sa.Column("state", sa.SmallInteger, nullable=False),
-    sa.Column("key_hash", digest(32), comment="while the key means this job"),
-    sa.Column("claim_hash", digest(16), comment="of the latest claim that named itself"),
+    sa.Column("key_hash", digest(PREFIX), comment="its start, while the key means this job"),
+    sa.Column("claim_hash", digest(PREFIX), comment="its start, of the latest named claim"),
     sa.Column("due_at", sa.BigInteger, comment="UTC, microseconds: when the clock changes it"),
     sa.Column("server", Identifier, comment="that runs it inside itself, while it does"),
     sa.Column("worker", Identifier, comment="that holds it, while one does"),
-    sa.Column("queue", Queue, comment="that it waits in, while it does"),
+    sa.Column("lane", Lane, comment="that it waits in, while it does: user, NUL, queue"),
     sa.Column("place", sa.Integer, comment="in its lane while it waits: lower is sooner"),
-    sa.Column("job", Document, nullable=False),
+    sa.Column("job", Document, nullable=False, info={FIELDS: shown_fields}),
     sa.Index(f"jobs_v{VERSION}_by_user", "generation", "user_id", "id"),
     sa.Index(f"jobs_v{VERSION}_by_state", "generation", "state", "id"),
     sa.Index(f"jobs_v{VERSION}_by_key", "generation", "key_hash", info={FOUND_BY_FOLDS: True}),
     sa.Index(f"jobs_v{VERSION}_by_claim", "generation", "claim_hash", info={FOUND_BY_FOLDS: True}),
     sa.Index(f"jobs_v{VERSION}_by_due", "generation", "due_at", "id"),
-    sa.Index(f"jobs_v{VERSION}_by_place", "generation", "user_id", "queue", "place", "id"),
+    sa.Index(f"jobs_v{VERSION}_by_place", "generation", "lane", "place", "id"),
 )
 
 job_counts = sa.Table(
@@ -95,8 +102,6 @@ STATE_NUMBERS: Final = {
 }
 STATES: Final = {number: state for state, number in STATE_NUMBERS.items()}
 
-_encode = msgspec.json.Encoder().encode
-_decoder = msgspec.json.Decoder(Job)
 _NOTHING: sa.ColumnClause[Any] = sa.literal_column("NULL")
 # All have the same columns, so that one statement reads them.
 _by_id = Query(jobs, [jobs.c.job, _NOTHING], by=jobs.c.id)
@@ -125,8 +130,8 @@ class JobsProjection:
             connection,
             generation,
             (_by_id, _unknown(required, model)),
-            (_by_key, required.keys),
-            (_by_claim, required.claims),
+            (_by_key, prefixes(required.keys)),
+            (_by_claim, prefixes(required.claims)),
             (_notes, required.claims),
             (_empty, required.http_claims),
         )
@@ -169,25 +174,28 @@ def _put(found: Iterable[Row], required: RequiredRows, model: WriteModel) -> Non
 def row_of(generation: int, changed: tuple[Job, bytes | None]) -> Row:
     """Return the row of a job and of the hash of its key; None: the key has expired."""
     job, key = changed
+    user_id = job.user_id.encode()
     state, due_at = job.state, job.due_at
     runs_in, holder = (job.server, job.worker) if state is State.RUNNING else (None, None)
-    queue, place = None, None
+    lane, place = None, None
     if state is State.QUEUED:
-        queue, place = queue_of(job.kind, job.resources).encode(), -job.priority
+        lane = lane_key(user_id, queue_of(job.kind, job.resources).encode())
+        place = -job.priority
+    claim = claim_of(job)
     return (
         generation,
         job.id,
-        job.user_id.encode(),
+        user_id,
         job.kind.encode(),
         STATE_NUMBERS[state],
-        key,
-        claim_of(job),
+        None if key is None else key[:PREFIX],
+        None if claim is None else claim[:PREFIX],
         None if due_at is None else to_micros(due_at),
         None if runs_in is None else runs_in.encode(),
         None if holder is None else holder.encode(),
-        queue,
+        lane,
         place,
-        _encode(job),
+        encode_job(job),
     )
 
 
@@ -220,9 +228,14 @@ def take_job(document: bytes, required: RequiredRows, model: WriteModel) -> Job:
     return job
 
 
-def decode_job(document: bytes) -> Job:
-    """Return the job of a row's document. Raises `msgspec.DecodeError`."""
-    return _decoder.decode(document)
+def lane_key(user_id: bytes, queue: bytes) -> bytes:
+    """Return the value of the column `lane` for a user and a queue as they are stored."""
+    return user_id + b"\0" + queue
+
+
+def prefixes(hashes: Iterable[bytes]) -> list[bytes]:
+    """Return what is stored of hashes, to find rows that may have one of them."""
+    return [one[:PREFIX] for one in hashes]
 
 
 def _count(connection: Connection, changes: Sequence[Row]) -> None:

@@ -10,7 +10,7 @@ from domain.audit.reasons import Count
 from domain.fairness.strides import ORDER_BYTES
 from domain.jobs.job import Job
 from domain.language.identifiers import Kind, UserId
-from projections.inline.jobs import jobs
+from projections.inline.jobs import jobs, lane_key
 from projections.inline.line import lanes, users
 from projections.queries.queues import names_of_queues
 
@@ -34,8 +34,7 @@ class CountsAhead:
         for queue in self._queues(connection, job.user_id):
             lane = [
                 jobs.c.generation == generation,
-                jobs.c.user_id == job.user_id.encode(),
-                jobs.c.queue == queue,
+                jobs.c.lane == lane_key(job.user_id.encode(), queue),
             ]
             # Two index ranges, each read in order: an OR might become a scan.
             for before in (

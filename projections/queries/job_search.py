@@ -15,7 +15,8 @@ from domain.access.keys import ApiKey
 from domain.jobs.job import Job, State
 from domain.language.idempotency import key_hash
 from domain.language.identifiers import JobId, Kind, UserId
-from projections.inline.jobs import STATE_NUMBERS, decode_job, jobs
+from projections.inline.job_documents import decode_job
+from projections.inline.jobs import STATE_NUMBERS, jobs, prefixes
 from projections.queries.visible_jobs import conditions_of
 
 ROWS_SEARCHED_MAX: Final = 5_000
@@ -74,10 +75,11 @@ class JobSearch:
         hashes = [key_hash(user_id, key, is_explicit=explicit) for explicit in (True, False)]
         rows = connection.execute(
             sa.select(jobs.c.job).where(
-                jobs.c.generation == self._generation, jobs.c.key_hash.in_(hashes)
+                jobs.c.generation == self._generation, jobs.c.key_hash.in_(prefixes(hashes))
             )
         )
-        return [decode_job(document) for (document,) in rows]
+        found = [decode_job(document) for (document,) in rows]
+        return [job for job in found if job.key_hash in hashes]
 
     def newer(
         self, connection: Connection, wanted: JobFilter, above: int, limit: int

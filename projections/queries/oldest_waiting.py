@@ -10,7 +10,8 @@ from sqlalchemy.engine import Connection
 from domain.fairness.line import UserInLine
 from domain.jobs.job import Job, State
 from domain.language.identifiers import JobId, Kind, UserId
-from projections.inline.jobs import STATE_NUMBERS, decode_job, jobs
+from projections.inline.job_documents import decode_job
+from projections.inline.jobs import STATE_NUMBERS, jobs, lane_key
 from projections.inline.line import lanes, users
 from projections.queries.line_queries import user_of
 from projections.queries.queues import names_of_queues
@@ -112,7 +113,7 @@ class OldestWaiting:
         mark = placeholder(connection)
         first = limited(
             connection,
-            f"SELECT {columns} FROM {jobs.name} WHERE generation = {mark} AND user_id = {mark}"
-            f" AND queue = {mark} AND place IS NOT NULL ORDER BY place, id LIMIT 1",
+            f"SELECT {columns} FROM {jobs.name} WHERE generation = {mark} AND lane = {mark}"
+            " ORDER BY place, id LIMIT 1",
         )
-        return union(connection, [(first, (generation, user, queue)) for user, queue in lanes])
+        return union(connection, [(first, (generation, lane_key(*lane))) for lane in lanes])

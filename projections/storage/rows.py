@@ -32,8 +32,11 @@ PAIRS_PER_STATEMENT_MAX: Final = 250  # keys of several columns; SQLite nests OR
 Identifier = sa.LargeBinary().with_variant(mysql.VARBINARY(255), "mysql", "mariadb")
 # A queue's name: a kind and at most three resources, of 255 bytes each.
 Queue = sa.LargeBinary().with_variant(mysql.VARBINARY(4 * 255 + 3), "mysql", "mariadb")
+# A user and a queue.
+Lane = sa.LargeBinary().with_variant(mysql.VARBINARY(5 * 255 + 4), "mysql", "mariadb")
 Document = sa.LargeBinary().with_variant(mysql.MEDIUMBLOB(), "mysql", "mariadb")
 
+FIELDS: Final = "fields"  # key in a column's `info`: the function that gives a document's fields
 ROW_BYTES: Final = "row bytes"  # key in a table's `info`: approximate size of a large row
 FOUND_BY_FOLDS: Final = "found by folds"  # key in an index's `info`, see `create_for_folding`
 
@@ -46,9 +49,9 @@ def digest(length: int) -> sa.types.TypeEngine[bytes]:
     return sa.LargeBinary().with_variant(mysql.BINARY(length), "mysql", "mariadb")
 
 
-def generation() -> sa.Column[int]:
+def generation(size: type[sa.Integer] = sa.BigInteger) -> sa.Column[int]:
     """Return the leading primary key column: the generation that a row belongs to."""
-    return sa.Column("generation", sa.BigInteger, primary_key=True, autoincrement=False)
+    return sa.Column("generation", size, primary_key=True, autoincrement=False)
 
 
 def upserting(

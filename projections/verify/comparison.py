@@ -5,7 +5,7 @@ before single rows are: equal tables cost little more than reading them. MySQL r
 of the rows at first, see `projections.verify.row_digests`.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, NamedTuple
 
@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from domain.log.stored_log import UNREADABLE
-from projections.storage.rows import ROW_BYTES, Row, placeholder
+from projections.storage.rows import FIELDS, ROW_BYTES, Row, placeholder
 from projections.verify.findings import Difference
 from projections.verify.row_digests import SEPARATOR, digest_of, digests_expression
 
@@ -59,7 +59,7 @@ def differences(
                     projection,
                     table.name,
                     _named(keys, key),
-                    *_shown_rows(names, live_row, log_row),
+                    *_shown_rows(list(table.columns)[1:], live_row, log_row),
                 )
         if last is None:
             return
@@ -193,28 +193,34 @@ def _named(keys: Sequence[str], key: _Key) -> str:
     return ", ".join(f"{name}={_shown(value)}" for name, value in zip(keys, key, strict=True))
 
 
-def _shown_rows(names: Sequence[str], live: Row | None, from_log: Row | None) -> tuple[str, str]:
+def _shown_rows(
+    columns: Sequence[sa.Column[Any]], live: Row | None, from_log: Row | None
+) -> tuple[str, str]:
     """Return both sides as text, by the columns that differ."""
     if live is None or from_log is None:
         return (
-            "no row" if live is None else _columns(names, live),
-            "no row" if from_log is None else _columns(names, from_log),
+            "no row" if live is None else _shown_row(columns, live),
+            "no row" if from_log is None else _shown_row(columns, from_log),
         )
     texts: list[list[str]] = [[], []]
-    for name, *values in zip(names, live, from_log, strict=True):
+    for column, *values in zip(columns, live, from_log, strict=True):
         if values[0] != values[1]:
-            for side, text in zip(texts, _both_shown(name, *values), strict=True):
+            for side, text in zip(texts, _both_shown(column, *values), strict=True):
                 side.append(text)
     return ", ".join(texts[0]), ", ".join(texts[1])
 
 
-def _columns(names: Sequence[str], row: Row) -> str:
-    return ", ".join(f"{name}={_shown(value)}" for name, value in zip(names, row, strict=True))
+def _shown_row(columns: Sequence[sa.Column[Any]], row: Row) -> str:
+    return ", ".join(
+        f"{column.name}={_shown(value)}" for column, value in zip(columns, row, strict=True)
+    )
 
 
-def _both_shown(name: str, live: object, from_log: object) -> tuple[str, str]:
+def _both_shown(column: sa.Column[Any], live: object, from_log: object) -> tuple[str, str]:
     """Return a column's values as text, and of two documents only the fields that differ."""
-    documents = (_document(live), _document(from_log))
+    name = column.name
+    fields_of = column.info.get(FIELDS, _json_fields)
+    documents = (_document(live, fields_of), _document(from_log, fields_of))
     first, second = documents
     if first is None or second is None or first == second:
         return f"{name}={_shown(live)}", f"{name}={_shown(from_log)}"
@@ -226,13 +232,18 @@ def _both_shown(name: str, live: object, from_log: object) -> tuple[str, str]:
     return live_text, log_text
 
 
-def _document(value: object) -> dict[str, Any] | None:
+def _document(
+    value: object, fields_of: Callable[[bytes], Mapping[str, Any]]
+) -> Mapping[str, Any] | None:
     if not isinstance(value, bytes | str):
         return None
     try:
-        return msgspec.json.decode(value, type=dict[str, Any])
+        return fields_of(value.encode() if isinstance(value, str) else value)
     except UNREADABLE:
         return None
+
+
+_json_fields: Final = msgspec.json.Decoder(dict[str, Any]).decode
 
 
 def _shown(value: object) -> str:

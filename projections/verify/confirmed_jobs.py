@@ -17,7 +17,7 @@ from domain.decisions.ports import Write
 from domain.decisions.write_model import RequiredRows, WriteModel
 from domain.jobs.job import ENDED
 from domain.language.identifiers import JobId
-from projections.inline.jobs import JobsProjection, jobs, row_of
+from projections.inline.jobs import JobsProjection, jobs, prefixes, row_of
 from projections.storage.rows import Query, Row, delete, deleting, fetch, insert
 from projections.verify.log_pages import LogPages
 from projections.verify.row_digests import same_rows
@@ -88,11 +88,11 @@ class ConfirmedJobs(JobsProjection):
             after = rows[-1][0]
 
     def _key_holders(self, keys: Collection[bytes]) -> Iterable[JobId]:
-        """Return the jobs that hold these keys by the live rows."""
+        """Return the jobs that may hold these keys by the live rows."""
         if not keys:
             return ()
         found = self._pages.query(
-            lambda live: fetch(live, self._live_generation, (_id_by_key, keys))
+            lambda live: fetch(live, self._live_generation, (_id_by_key, prefixes(keys)))
         )
         return [job_id for (job_id,) in found]
 

@@ -25,7 +25,7 @@ BESIDE: Final = {
     "outbox_rejected",
 }
 OURS: Final = {
-    "jobs_v5",
+    "jobs_v6",
     "job_counts_v5",
     "noted_claims_v5",
     "line_users_v3",

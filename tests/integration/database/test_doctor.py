@@ -199,7 +199,7 @@ def test_missing_triggers_under_a_binary_log_are_mended_by_an_option_first() -> 
         ("GRANT ALL PRIVILEGES ON `fair%`.* TO `a`@`%`", True),
         ("GRANT ALL PRIVILEGES ON `fairlo_`.* TO `a`@`%`", True),
         ("GRANT DROP ON `fairlog`.`events` TO `a`@`%`", True),
-        ("GRANT DROP ON `fairlog`.`jobs_v5` TO `a`@`%`", False),
+        ("GRANT DROP ON `fairlog`.`jobs_v6` TO `a`@`%`", False),
         ("GRANT DROP ON `other`.* TO `a`@`%`", False),
         ("GRANT DROP ROLE, SELECT ON *.* TO `a`@`%`", False),
         ("GRANT USAGE ON *.* TO `a`@`%` IDENTIFIED BY PASSWORD '*DROP ON'", False),

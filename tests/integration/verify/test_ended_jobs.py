@@ -5,16 +5,17 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from msgspec.structs import replace
 
 import projections.rebuild.fold
 import projections.verify.confirmed_jobs
 import projections.verify.log_pages
 from domain.jobs.job import State
-from domain.jobs.known_jobs import Jobs
 from domain.language.commands import CompleteJob, SaveProjections, SubmitJob
 from entrypoints.service.fairlog import Fairlog
 from entrypoints.use_cases.verification import verify_log
-from projections.inline.jobs import decode_job, jobs
+from projections.inline.job_documents import decode_job, encode_job
+from projections.inline.jobs import PREFIX, jobs
 from projections.verify.findings import Difference, Finding
 from tests.support.history import ALICE, ECHO, Intruder, claim, do, service, tell_everything
 from tests.support.stories import RESULT, body
@@ -67,7 +68,7 @@ def test_whichever_row_differs_is_reported_and_no_other(
     fairlog: Fairlog, column: str | None
 ) -> None:
     intruder = Intruder(fairlog)
-    others = {"state": 7, "key_hash": bytes(32), "job": b"{}", "id": 10**6}
+    others = {"state": 7, "key_hash": bytes(PREFIX), "job": b"{}", "id": 10**6}
     for row in live_rows(fairlog):
         this = jobs.c.id == row["id"]
         if column is None:
@@ -85,11 +86,11 @@ def test_whichever_row_differs_is_reported_and_no_other(
 def test_a_job_that_still_holds_a_key_that_was_taken_over_is_reported(fairlog: Fairlog) -> None:
     """Its row is what the log gave before another job took the key."""
     first, *_ = live_rows(fairlog)
-    document = first["job"].replace(b'"holds_key":false,', b"")
-    assert document != first["job"]
-    known = Jobs()
-    known.put(decode_job(document))
-    before = {"job": document, "key_hash": known.keys[first["id"]]}
+    held = decode_job(first["job"])
+    assert not held.holds_key
+    holds = replace(held, holds_key=True)
+    assert holds.key_hash is not None
+    before = {"job": encode_job(holds), "key_hash": holds.key_hash[:PREFIX]}
     Intruder(fairlog).run(jobs.update().where(jobs.c.id == first["id"]).values(**before))
     [found] = check(fairlog)
     assert isinstance(found, Difference)

@@ -324,14 +324,14 @@ def refuse(connection: Connection, table: str, condition: str = "TRUE") -> None:
     connection.exec_driver_sql(f"CREATE TRIGGER strange BEFORE INSERT ON {table} {says_no}")
 
 
-@pytest.mark.parametrize("table", ["events", "jobs_v5"])
+@pytest.mark.parametrize("table", ["events", "jobs_v6"])
 def test_a_refusal_of_whatever_is_written_is_told_to_all_and_blamed_on_no_command(
     fairlog: Fairlog, table: str
 ) -> None:
     do(fairlog, submit(payload=0), Submitted)
     with fairlog.database.write() as connection:
         refuse(connection, table)
-    if table == "jobs_v5":  # its rows are written behind the log
+    if table == "jobs_v6":  # its rows are written behind the log
         do(fairlog, submit(payload="behind"), Submitted)
         wait_until(lambda: reason(fairlog) is not None, "the row was refused")
     for payloads in ([1], range(2, 9)):
