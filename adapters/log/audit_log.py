@@ -133,6 +133,20 @@ def first_at(connection: Connection, moment: datetime, after: int = 0) -> int:
     return low
 
 
+def body_positions(connection: Connection, after: int, up_to: int, limit: int) -> list[int]:
+    """Return the positions of up to `limit` stored bodies, in order: above `after`, at most
+    `up_to`.
+    """
+    return list(
+        connection.execute(
+            sa.select(bodies.c.position)
+            .where(bodies.c.position > after, bodies.c.position <= up_to)
+            .order_by(bodies.c.position)
+            .limit(limit)
+        ).scalars()
+    )
+
+
 def latest(connection: Connection, type_name: str) -> int:
     """Return the position of the latest event of a type; 0 if there is none."""
     found = connection.execute(

@@ -3,11 +3,14 @@ transactions grow with a user's history.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime
+from functools import partial
 from typing import Final
 
 from msgspec import Struct
 from sqlalchemy.engine import Connection
 
+from adapters.log import audit_log
 from adapters.log.histories import changes_of
 from domain.jobs.job import ENDED, Job
 from domain.language.commands import CancelJob, EraseBodies
@@ -29,9 +32,10 @@ from domain.language.identifiers import POSITION_MAX, JobId, UserId
 from entrypoints.service.fairlog import Fairlog
 
 JOBS_PER_PAGE: Final = 100
+BODIES_PER_PAGE: Final = 200  # read; of at most as many jobs
 _TRIES_MAX: Final = 3  # for a job that is retried meanwhile
 
-Progress = Callable[[int, int], None]  # jobs examined, jobs known so far
+Progress = Callable[[int, int], None]  # jobs or positions examined, and known so far
 
 
 class Erased(Struct):
@@ -67,6 +71,66 @@ def erase_job(fairlog: Fairlog, job_id: JobId, *, cancel: bool) -> Erased:
     _erase(fairlog, [job_id], done, cancel=cancel)
     fairlog.database.overwrite_deleted()
     return done
+
+
+def erase_older(
+    fairlog: Fairlog, ended_before: datetime, *, progress: Progress = lambda _d, _t: None
+) -> Erased:
+    """Erase all jobs that ended before a moment, UTC, by the log's clock.
+
+    Jobs that have not ended, or ended later, are left alone and not counted. The writer must run.
+    Raises `LogUnavailable`; repeated, it continues: it reads only bodies that are still stored.
+    """
+    done = Erased()
+    for jobs, position, end in _older(fairlog, ended_before):
+        if jobs:
+            _erase_ended(fairlog, jobs, done)
+        progress(position, end)
+    fairlog.database.overwrite_deleted()
+    return done
+
+
+def count_older(
+    fairlog: Fairlog, ended_before: datetime, *, progress: Progress = lambda _d, _t: None
+) -> Erased:
+    """Count what `erase_older` would erase."""
+    found = Erased()
+    for jobs, position, end in _older(fairlog, ended_before):
+        bodies = fairlog.read_now(partial(_bodies, job_ids=[job.id for job in jobs]))
+        found.jobs += len(jobs)
+        found.bodies += sum(map(len, bodies.values()))
+        progress(position, end)
+    return found
+
+
+def _older(fairlog: Fairlog, ended_before: datetime) -> Iterator[tuple[Sequence[Job], int, int]]:
+    """Yield the jobs that ended before a moment and have bodies, by their ids, a page at a time;
+    with each page the position searched up to, and the last one to search.
+
+    A job's id is the position of its payload, which is the first body that it has. So the search
+    reads the bodies in order, and ends where all were submitted later.
+    """
+    end = fairlog.read_now(lambda connection: audit_log.first_at(connection, ended_before)) - 1
+    after = 0
+
+    def read(connection: Connection) -> tuple[list[Job], list[int]]:
+        positions = audit_log.body_positions(connection, after, end, BODIES_PER_PAGE)
+        found = fairlog.jobs.find(connection, [JobId(one) for one in positions])
+        return list(found.values()), positions
+
+    while after < end:
+        jobs, positions = fairlog.read_now(fairlog.with_saved_rows(read))
+        after = positions[-1] if len(positions) == BODIES_PER_PAGE else end
+        yield [job for job in jobs if _is_older(job, ended_before)], after, end
+
+
+def _is_older(job: Job, ended_before: datetime) -> bool:
+    return (
+        job.state in ENDED
+        and job.erased_at is None
+        and job.finished_at is not None
+        and job.finished_at < ended_before
+    )
 
 
 def _pages(fairlog: Fairlog, user_id: UserId) -> Iterator[Sequence[Job]]:

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -327,6 +328,20 @@ def test_erasing_asks_first_and_says_what_is_left(
     unasked = asked("erase", "--job", 999)
     assert "no job 999" in str(unasked.exception)
     assert "permanently?" not in unasked.stderr
+
+
+def test_bodies_older_than_an_age_are_counted_and_erased(asked: Asked) -> None:
+    """The log was told by a clock that is years behind."""
+    older = ("erase", "--bodies-older-than", "90d")
+    counted = said(asked(*older, "--dry-run"))
+    assert re.fullmatch(r"Would erase [1-9]\d* bodies of [1-9]\d* jobs\.\n", counted)
+    erased = said(asked(*older, "--yes"))
+    assert erased == counted.replace("Would erase", "Erased")
+    assert said(asked(*older, "--yes")) == "Erased 0 bodies of 0 jobs.\n"
+    for wrong in (("--user", ALICE), ("--cancel",), ()):
+        assert isinstance(asked(*older, *wrong).exception, UsageError)
+    assert isinstance(asked("erase", "--user", ALICE, "--dry-run").exception, UsageError)
+    assert isinstance(asked("erase", "--bodies-older-than", "90").exception, UsageError)
 
 
 def test_without_a_terminal_erasing_needs_a_yes(asked: Asked) -> None:

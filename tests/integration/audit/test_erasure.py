@@ -24,7 +24,14 @@ from domain.language.events import BodiesErased
 from domain.language.identifiers import JobId
 from entrypoints.composition import rebuild_projections
 from entrypoints.service.fairlog import Fairlog
-from entrypoints.use_cases.erasure import Erased, erase_job, erase_user
+from entrypoints.use_cases import erasure
+from entrypoints.use_cases.erasure import (
+    Erased,
+    count_older,
+    erase_job,
+    erase_older,
+    erase_user,
+)
 from entrypoints.use_cases.proofs import Prover
 from entrypoints.use_cases.time_travel import TimeTravel
 from entrypoints.use_cases.verification import verify_log
@@ -215,3 +222,55 @@ def test_time_travel_tells_of_it_as_of_then(fairlog: Fairlog) -> None:
         [now] = past.jobs(connection, [job.id], before + 1)
     assert (then.erased_at, then.state) == (None, State.CANCELLED)
     assert now.erased_at is not None
+
+
+def test_only_jobs_that_ended_long_ago_are_erased(
+    fairlog: Fairlog, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(erasure, "BODIES_PER_PAGE", 2)
+    later_job = submit(fairlog, BOB, 9)  # it ends after the others, although it is the first
+    do(fairlog, CancelJob(job_id=later_job.id), JobUpdated)
+    jobs = tell(fairlog, clock)
+    do(fairlog, RetryJob(job_id=later_job.id), JobUpdated)
+    waiting = submit(fairlog, ALICE, 5)
+    clock.advance(1000)
+    moment = fairlog.read_now(fairlog.log.now)
+    newer = submit(fairlog, ALICE, 6)
+    for job in (later_job, newer):
+        do(fairlog, CancelJob(job_id=job.id), JobUpdated)
+    kept = [later_job.id, waiting.id, newer.id]
+
+    expected = Erased(jobs=4, bodies=9)
+    end = fairlog.read_now(fairlog.log.position)
+    assert count_older(fairlog, moment) == expected
+    assert fairlog.read_now(fairlog.log.position) == end
+    assert len(stored_bodies(fairlog)) == 12
+
+    class KilledError(Exception):
+        """The command ends in the middle."""
+
+    def die(_done: int, _end: int) -> None:
+        if len(stored_bodies(fairlog)) < 12:
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        erase_older(fairlog, moment, progress=die)
+    first = expected.bodies - count_older(fairlog, moment).bodies
+    assert 0 < first < expected.bodies
+    rest = erase_older(fairlog, moment)
+    assert rest.bodies == expected.bodies - first
+    assert stored_bodies(fairlog) == kept
+    told = [one.job_id for one in log_of(fairlog)[end:] if isinstance(one.event, BodiesErased)]
+    assert len(told) == expected.jobs
+    assert {job.id for job in jobs} < set(told)
+    assert check(fairlog)[0] == []
+    assert erase_older(fairlog, moment) == Erased()
+    assert run(fairlog).id == waiting.id
+
+
+def test_nothing_is_older_than_the_log(fairlog: Fairlog, clock: ManualClock) -> None:
+    assert erase_older(fairlog, clock.now()) == Erased()
+    do(fairlog, CancelJob(job_id=submit(fairlog).id), JobUpdated)
+    assert erase_older(fairlog, clock.now()) == Erased()
+    clock.advance(1)
+    assert erase_older(fairlog, clock.now()) == Erased(jobs=1, bodies=1)
