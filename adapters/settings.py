@@ -142,6 +142,16 @@ class Settings(Struct, frozen=True, kw_only=True):
             "together are not tried again together; 0: none, 1: all.",
         ),
     ] = JITTER
+    size_limit_bytes: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=2**53,
+            description="The size that the database is meant to stay below, in bytes. /metrics and "
+            "the dashboard say when it will be reached, and `fairlog doctor` warns 30 days "
+            "before; nothing is refused. 0: no limit.",
+        ),
+    ] = 0
     require_keys: Annotated[
         bool,
         Meta(

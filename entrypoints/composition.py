@@ -137,6 +137,7 @@ def _wired(
         runner,
         supervisor,
         requires_keys=settings.require_keys,
+        size_limit_bytes=settings.size_limit_bytes or None,
     )
 
 

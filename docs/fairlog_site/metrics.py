@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from prometheus_client.metrics_core import Metric
 
+from adapters.log.log_size import LogSize
 from entrypoints.http.held_metrics import HeldBack
 from entrypoints.http.metrics import StoredMetrics
 from fairlog_site.application import application
@@ -24,6 +25,15 @@ def all_metrics() -> Iterator[Metric]:
             lags={},
             kinds={},
             held_back=HeldBack({}, 0),
+            size=LogSize(
+                total=0,
+                tables={},
+                events=0,
+                oldest_at=None,
+                events_per_day=0,
+                free=None,
+                limit=None,
+            ),
             outbox_rows=0,
             outbox_rejected_rows=0,
         )

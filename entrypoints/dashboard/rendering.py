@@ -14,7 +14,7 @@ from entrypoints.dashboard import formatting
 from entrypoints.dashboard.assets import static_path
 from entrypoints.http.access import access_of
 from entrypoints.http.forwarding import prefix_of
-from entrypoints.runtime.text import visible
+from entrypoints.runtime.text import size_of, visible
 from entrypoints.service.key_ring import Access
 
 # Only our own files: nothing from other hosts, and no inline scripts or styles.
@@ -49,6 +49,7 @@ def _environment(root: str) -> Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {
+        "bytes": size_of,
         "count": formatting.count,
         "duration": formatting.duration,
         "exact": formatting.exact,

@@ -19,6 +19,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 from sqlalchemy.engine import Connection
 
+from adapters.log.log_size import LogSize
 from adapters.log.outbox import COUNTED_ROWS_MAX
 from adapters.writer.write_path import BatchWritten
 from domain.jobs.job import State
@@ -32,6 +33,7 @@ from entrypoints.http.kind_metrics import (
     open_jobs_metrics,
     read_open_jobs,
 )
+from entrypoints.http.size_metrics import size_metrics
 from entrypoints.service.fairlog import Fairlog
 from entrypoints.use_cases.readiness import NEEDED
 from fairlog_client.logs.output import output
@@ -53,6 +55,7 @@ class StoredMetrics(Struct, frozen=True):
     lags: Mapping[str, int]  # events not applied yet, by asynchronous projection
     kinds: Mapping[Kind, OpenJobs]
     held_back: HeldBack
+    size: LogSize
     outbox_rows: int | None = None  # that wait, at most COUNTED_ROWS_MAX; None: unknown
     outbox_rejected_rows: int | None = None  # at most COUNTED_ROWS_MAX
 
@@ -105,6 +108,7 @@ class ServerMetrics:
             },
             read_open_jobs(connection, line, self._front, now),
             read_held_back(connection, line, settings, counts[State.QUEUED], now),
+            self._fairlog.sizes.read(connection),
             *self._outbox_counts(connection),
         )
 
@@ -233,6 +237,7 @@ def _stored(stored: StoredMetrics) -> Iterator[Metric]:
     yield lags
     yield from open_jobs_metrics(stored.kinds)
     yield from held_back_metrics(stored.held_back)
+    yield from size_metrics(stored.size)
     if stored.outbox_rows is None or stored.outbox_rejected_rows is None:
         return
     yield _gauge(

@@ -12,6 +12,16 @@ _UNSEEN: Final = re.compile(
 )
 CHARACTERS_MAX: Final = 300  # of a summary
 SEARCHED_MAX: Final = 200
+_THOUSAND: Final = 1000
+
+
+def size_of(size: float) -> str:
+    """Return a size in bytes in the unit that gives one to three digits before the point."""
+    for unit in ("bytes", "KB", "MB", "GB"):
+        if round(size) < _THOUSAND:
+            return f"{size:,.0f} {unit}" if unit == "bytes" else f"{size:,.3g} {unit}"
+        size /= _THOUSAND
+    return f"{size:,.3g} TB" if size < _THOUSAND else f"{size:,.0f} TB"
 
 
 def visible(text: str) -> str:

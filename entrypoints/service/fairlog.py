@@ -72,6 +72,7 @@ from entrypoints.service.due_jobs import JOBS_PER_PAGE, DueJobs
 from entrypoints.service.held_users import HeldUsers
 from entrypoints.service.job_ends import JobEnds
 from entrypoints.service.key_ring import KeyRing, KeysRead
+from entrypoints.service.log_sizes import LogSizes
 from entrypoints.service.long_reads import LARGE_BYTES
 from entrypoints.service.outbox_taking import OutboxTaking
 from entrypoints.service.pages import EVERYTHING, fitting_jobs
@@ -111,8 +112,12 @@ class Fairlog(Queries):
         supervisor: Supervisor,
         *,
         requires_keys: bool = False,
+        size_limit_bytes: int | None = None,
     ) -> None:
-        """`requires_keys`: every request needs an API key, even if there is none yet."""
+        """`requires_keys`: every request needs an API key, even if there is none yet.
+
+        `size_limit_bytes`: see the setting of this name; None: no limit.
+        """
         super().__init__(database, log, writer, policy, supervisor)
         self.log_watcher = watcher = LogWatcher(self._position, supervisor.part("log_news"))
         self.limiter = SubmissionLimiter(
@@ -135,6 +140,7 @@ class Fairlog(Queries):
         self.claiming = Claiming(self._decide_claim, self.work, self.worker_polls)
         self.payloads = Payloads(self.read_bodies)
         self.change_limits = ChangeLimits(policy.window_seconds)
+        self.sizes = LogSizes(log.now, size_limit_bytes)
         self.outbox_table = SqlOutbox(is_sqlite=database.is_sqlite)
         self._slices = Slices()
         self._due_jobs = DueJobs(self.jobs)

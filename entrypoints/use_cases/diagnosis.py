@@ -10,11 +10,15 @@ from typing import Final
 from sqlalchemy.engine import Connection
 
 from adapters.doctor import DoctorFinding, Level
+from adapters.log.log_size import LogSize
 from adapters.supervision import reason_of
 from domain.language.moments import to_micros
+from entrypoints.runtime.text import size_of
 from entrypoints.service.fairlog import Fairlog
 
 OVERDUE_SECONDS: Final = 30
+DAYS_AHEAD: Final = 30
+FREE_BYTES_MIN: Final = 512 * 1024 * 1024  # less is small, however little is added
 _ADVICE: Final = "start a server; if one runs, its /readyz and its log say what fails"
 
 
@@ -24,6 +28,7 @@ def diagnose(fairlog: Fairlog) -> Iterator[DoctorFinding]:
     with fairlog.database.read() as connection:
         yield due_jobs(fairlog, connection)
         yield following(fairlog, connection)
+        yield size(fairlog.sizes.read_anew(connection))
 
 
 def writes(fairlog: Fairlog) -> DoctorFinding:
@@ -74,4 +79,26 @@ def following(fairlog: Fairlog, connection: Connection) -> DoctorFinding:
         return DoctorFinding("following", Level.OK, "the projections follow the log")
     return DoctorFinding(
         "following", Level.WARNING, f"behind the log: {', '.join(behind)}", _ADVICE
+    )
+
+
+def size(found: LogSize) -> DoctorFinding:
+    """Check that neither the disk nor the size that was set will be full within `DAYS_AHEAD`."""
+    soon = found.growth_per_day * DAYS_AHEAD
+    text = f"{size_of(found.total)}, and a day adds {size_of(found.growth_per_day)}"
+    if found.free is not None:
+        text += f"; {size_of(found.free)} are free"
+    if found.limit is not None:
+        text += f"; size_limit_bytes is {size_of(found.limit)}"
+    if found.days_left is not None:
+        text += f", which is {found.days_left:,.0f} days away"
+    is_full = found.limit is not None and found.total + soon > found.limit
+    if not is_full and (found.free is None or found.free > max(soon, FREE_BYTES_MIN)):
+        return DoctorFinding("size", Level.OK, text)
+    return DoctorFinding(
+        "size",
+        Level.WARNING,
+        text,
+        "`fairlog erase --bodies-older-than` removes old payloads; else give the database a larger "
+        "disk" + (", and raise size_limit_bytes" if is_full else ""),
     )

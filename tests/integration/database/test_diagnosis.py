@@ -34,7 +34,7 @@ def found(fairlog: Fairlog) -> dict[str, DoctorFinding]:
 def test_a_service_in_order_has_nothing_to_be_mended(fairlog: Fairlog) -> None:
     do(fairlog, submit(), Submitted)
     events_before = events_in(fairlog)
-    assert [one.level for one in found(fairlog).values()] == [Level.OK] * 3
+    assert [one.level for one in found(fairlog).values()] == [Level.OK] * 4
     assert events_in(fairlog) == events_before
 
 
@@ -70,5 +70,6 @@ def test_jobs_that_nobody_wakes_and_projections_that_stand_still_are_told(
         "writes": Level.OK,
         "due jobs": Level.WARNING,
         "following": Level.WARNING,
+        "size": Level.OK,
     }
     assert "activity by 2 events" in wrong["following"].found

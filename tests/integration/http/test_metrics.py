@@ -163,6 +163,26 @@ def test_kinds_beyond_the_limit_share_one_label(new_database_url: NewDatabase) -
         assert figures[name, "kind=(others)"] == surplus
 
 
+def test_metrics_and_dashboard_tell_it(new_database_url: NewDatabase) -> None:
+    clock, limit = ManualClock(), 10**9
+    settings = Settings(size_limit_bytes=limit)
+    with AppServer(new_database_url(), settings, clock) as running:
+        submit(running.client, user_id="alice", kind="echo")
+        clock.advance(12 * 3600)
+        figures = scrape(running.client)
+        assert figures["fairlog_log_events", ""] == 2
+        assert figures["fairlog_log_events_per_day", ""] == pytest.approx(4)
+        assert figures["fairlog_database_limit_bytes", ""] == limit
+        assert (
+            figures["fairlog_database_bytes", ""] >= figures["fairlog_table_bytes", "table=events"]
+        )
+        assert figures["fairlog_database_days_to_limit", ""] > 1
+        assert figures["fairlog_database_growth_bytes_per_day", ""] > 0
+        page = running.client.get("/").text
+        assert "The database holds 2 events" in page
+        assert "1 GB, the limit that is set, will be reached in" in page
+
+
 def scrape(client: httpx.Client) -> dict[tuple[str, str], float]:
     """(name, labels as text): value."""
     answer = client.get("/metrics")
