@@ -2,7 +2,7 @@
 
 One row per event, in log order, in groups of at most `ROWS_PER_GROUP` rows that can be read one by
 one. `body` is null where the event has no body or it was erased. The footer has the entry `fairlog`
-with a JSON object: `SegmentContent`. Any tool for Parquet can read it (ADR 50).
+with a JSON object: `SegmentContent`. Any tool for Parquet can read it (ADR 51).
 """
 
 import importlib
@@ -31,8 +31,7 @@ COLUMNS: Final = (
     "hash",
 )
 BODY: Final = "body"
-# A third of the size of the default (level 1) is not to be had: higher levels cost more than they
-# save, see ADR 50.
+# Higher levels take twice the time for 2 % of the size, see ADR 51.
 COMPRESSION_LEVEL: Final = 3
 
 
