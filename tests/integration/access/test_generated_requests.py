@@ -75,6 +75,8 @@ class Existing:
     """Values that mean something on the server, in place of generated ones."""
 
     def __init__(self, keyed: KeyedServer) -> None:
+        # A plan with the name of a key, since the paths of both have the parameter `name`.
+        keyed.clients["admin"].put("/v1/plans/rotated", json={"running": 5}).raise_for_status()
         self._values: dict[str, Iterator[Any]] = {
             "job_id": cycle([*keyed.alices, *keyed.bobs]),
             "user_id": cycle([ALICE, BOB]),

@@ -62,6 +62,7 @@ def test_a_submission_is_answered_with_the_job_and_its_address(client: httpx.Cli
         "max_attempts": 3,
         "retry": None,
         "priority": 0,
+        "resources": [],
         "begun_at": None,
         "result": None,
         "error": None,
