@@ -21,7 +21,7 @@ run: .venv/.runnable ## Start the service on http://127.0.0.1:8000: embedded SQL
 	@exec $(BIN)/fairlog serve $(ARGS)
 
 test: .venv/.installed .proxies .deploy-tools .examples $(filter-out none,$(MYSQLD)) ## Lint, then every test on SQLite and MariaDB, and those of the database on MySQL
-	@$(ensure) mariadb chromium node readers systemd
+	@$(ensure) mariadb chromium node go readers systemd
 	@$(MAKE) --no-print-directory lint
 	$(BIN)/pytest $(in_parallel) $(ARGS)
 ifeq ($(MYSQLD),none)
@@ -31,7 +31,7 @@ else
 endif
 
 test-mysql: .venv/.installed .proxies .deploy-tools .examples $(MYSQLD) ## Run every test that uses a database server, on MySQL
-	@$(ensure) chromium node readers systemd
+	@$(ensure) chromium node go readers systemd
 	$(on_mysql) tests/integration tests/e2e $(ARGS)
 
 # Tests wait for half of their time, so that four at once fill two processors.

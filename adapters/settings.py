@@ -160,6 +160,20 @@ class Settings(Struct, frozen=True, kw_only=True):
         ),
     ] = False
     public_metrics: Annotated[bool, Meta(description="Show /metrics without an API key.")] = False
+    checkpoint_key_file: Annotated[
+        str | None,
+        Meta(
+            description="The file with the key that signs checkpoints of the log, made by `fairlog "
+            "audit key`. Without it, /checkpoint is not served."
+        ),
+    ] = None
+    public_checkpoints: Annotated[
+        bool,
+        Meta(
+            description="Show /checkpoint and /tile without an API key. They have no content of "
+            "events, but show how many there are, and who knows all of one can recognise it."
+        ),
+    ] = False
     max_connections: Annotated[
         int,
         Meta(
@@ -426,7 +440,7 @@ def _checked(field: str, given: _Given) -> str | float | bool:
             return _database_url(given)
         case "handlers":
             return _module(given)
-        case "tls_cert" | "tls_key" | "ca_file":
+        case "tls_cert" | "tls_key" | "ca_file" | "checkpoint_key_file":
             return _file(given)
         case "allowed_hosts":
             return _hosts(given)

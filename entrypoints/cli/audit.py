@@ -16,6 +16,7 @@ from entrypoints.cli.options import format_option, limit_option
 from entrypoints.cli.output import echo, examples, note, printable
 from entrypoints.cli.proofs import head, prove
 from entrypoints.cli.session import archive_option, database_url_option, open_log
+from entrypoints.cli.signed_checkpoints import checkpoint, key
 from entrypoints.cli.state import state
 from entrypoints.runtime.csv_cells import csv_lines
 from entrypoints.service.views import EventView
@@ -159,5 +160,5 @@ def _clipped(text: str, characters_max: int) -> str:
     return shown if len(shown) <= characters_max else f"{shown[: characters_max - 1]}…"
 
 
-for _command in (export, follow, state, head, prove):
+for _command in (export, follow, state, head, prove, checkpoint, key):
     audit.add_command(_command)

@@ -1,11 +1,21 @@
 """Options that several commands have, each spelled once."""
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import rich_click as click
 
+from domain.language.identifiers import POSITION_MAX
+
 F = TypeVar("F", bound=Callable[..., object])
+
+at_option: Final = click.option(
+    "--at",
+    "position",
+    type=click.IntRange(1, POSITION_MAX),
+    metavar="POSITION",
+    help="As of this position, such as that of a head you have kept. Default: the latest one.",
+)
 
 
 def limit_option(

@@ -6,23 +6,16 @@ from click.exceptions import UsageError
 
 from domain.language import validation
 from domain.language.identifiers import POSITION_MAX
+from entrypoints.cli.options import at_option
 from entrypoints.cli.output import echo, examples
 from entrypoints.cli.session import archive_option, database_url_option, open_log
 from entrypoints.use_cases.proofs import Prover
-
-_at_option = click.option(
-    "--at",
-    "position",
-    type=click.IntRange(1, POSITION_MAX),
-    metavar="POSITION",
-    help="As of this position, such as that of a head you have kept. Default: the latest one.",
-)
 
 
 @click.command(epilog=examples("fairlog audit head > head.json"))
 @database_url_option
 @archive_option
-@_at_option
+@at_option
 def head(database_url: str | None, *, archive: str | None, position: int | None) -> None:
     """Print the head of the log: position, hash and Merkle root. Keep it elsewhere.
 
@@ -62,7 +55,7 @@ def head(database_url: str | None, *, archive: str | None, position: int | None)
     metavar="POSITION",
     help="Prove that the log only grew since this position.",
 )
-@_at_option
+@at_option
 def prove(
     database_url: str | None,
     *,

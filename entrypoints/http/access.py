@@ -14,6 +14,7 @@ from litestar.connection import ASGIConnection
 from litestar.handlers import BaseRouteHandler
 from msgspec.structs import replace
 
+from adapters.settings import Settings
 from domain.access.decisions import check_submission
 from domain.access.keys import ApiKey
 from domain.access.rights import Right
@@ -69,6 +70,9 @@ _API: Final[Mapping[tuple[str, str], _Rule]] = {
     ("POST", "/v1/jobs/{job_id}/fail"): _WORK,
     ("GET", "/v1/audit"): _READ,
     ("GET", "/v1/stream"): _READ,
+    # About no single user: hashes of all events, and how many there are.
+    ("GET", "/checkpoint"): _READ_ALL,
+    ("GET", "/tile/{path}"): _READ_ALL,
     ("GET", "/v1/stats"): _READ,
     ("GET", "/v1/limits"): _READ_ALL,
     ("PUT", "/v1/limits"): _OPERATE,
@@ -118,6 +122,11 @@ RULES: Final = {**_API, **_DASHBOARD}
 # The routes that accept a session of the dashboard in place of an API key.
 WITH_SESSION: Final = frozenset({*_DASHBOARD, ("GET", "/v1/stream")})
 _METRICS: Final = "/metrics"
+# The routes that a setting opens to everybody, by the setting's name.
+_OPENED_BY: Final = {
+    "public_metrics": frozenset({_METRICS}),
+    "public_checkpoints": frozenset({"/checkpoint", "/tile/{path}"}),
+}
 _KEY_PATHS: Final = "/v1/keys"
 # The dashboard's files, whose path has a digest. The path is the route's, not the request's.
 _FILES: Final = "/static/"
@@ -126,6 +135,11 @@ _BEARER: Final = "bearer "
 
 C = TypeVar("C", bound=Command)
 T = TypeVar("T")
+
+
+def open_routes(settings: Settings) -> frozenset[str]:
+    """Return the routes that need no key because a setting says so."""
+    return frozenset().union(*(_OPENED_BY[name] for name in _OPENED_BY if getattr(settings, name)))
 
 
 def rule_of(method: str, path: str) -> _Rule | None:
@@ -143,13 +157,13 @@ class Guard:
         key_ring: KeyRing,
         sessions: Sessions,
         wrong_keys: WrongKeys,
-        *,
-        has_public_metrics: bool,
+        open_to_all: frozenset[str],
     ) -> None:
+        """`open_to_all`: see `open_routes`."""
         self._key_ring = key_ring
         self._sessions = sessions
         self._wrong_keys = wrong_keys
-        self._has_public_metrics = has_public_metrics
+        self._open_to_all = open_to_all
 
     async def __call__(
         self, connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler
@@ -164,7 +178,7 @@ class Guard:
         rule = rule_of(scope["method"], path)
         if rule is None:
             raise NotAllowed("This route has no rule that says who may use it.")
-        if not rule or (path == _METRICS and self._has_public_metrics):
+        if not rule or path in self._open_to_all:
             return
         if path == _METRICS:
             await self._key_ring.try_to_be_current()

@@ -42,6 +42,7 @@ SINGLE_FIELDS: Final = frozenset(
 # Paths that end in a name chosen by a client. All other paths need no percent-encoding.
 _NAMED: Final = (b"/v1/limits/", b"/v1/kinds/", b"/v1/plans/", b"/v1/resources/")
 _USER_KINDS: Final = (b"/v1/limits/", b"/kinds/")  # before the user and before the kind
+_TILES: Final = b"/tile/"  # whose numbers have leading zeros; `tile_at` accepts one form of each
 _PATH: Final = re.compile(rb"/(?:[A-Za-z0-9._~-]+(?:/[A-Za-z0-9._~-]+)*)?")
 _NAME: Final = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+,;=:@/-]|%[0-9A-Fa-f]{2})*")
 _ENCODED_LETTER: Final = re.compile(rb"%(?:3[0-9]|[46][1-9A-Fa-f]|[57][0-9Aa])")
@@ -164,7 +165,9 @@ def is_canonical(path: bytes) -> bool:
                 and not name.endswith(b"/")
                 and b"//" not in name
             )
-    return _PATH.fullmatch(path) is not None and _ODD_NUMBER.search(path) is None
+    return _PATH.fullmatch(path) is not None and (
+        path.startswith(_TILES) or _ODD_NUMBER.search(path) is None
+    )
 
 
 def named_path(path: bytes) -> str:

@@ -31,6 +31,8 @@ OPERATIONS: Final[Mapping[tuple[str, str], Operation]] = {
     ("POST", "/v1/jobs/{job_id}/fail"): Operation("failJob", "Report a failure"),
     ("GET", "/v1/audit"): Operation("listEvents", "List events of the log"),
     ("GET", "/v1/stream"): Operation("streamEvents", "Stream events of the log"),
+    ("GET", "/checkpoint"): Operation("getCheckpoint", "Get the signed checkpoint of the log"),
+    ("GET", "/tile/{path}"): Operation("getTile", "Get a tile of the log's Merkle tree"),
     ("GET", "/v1/stats"): Operation("getStats", "Get counts and rates"),
     ("GET", "/v1/limits"): Operation("getGlobalLimit", "Get the limits of all users together"),
     ("PUT", "/v1/limits"): Operation("setGlobalLimit", "Set the limits of all users together"),

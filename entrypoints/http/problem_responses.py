@@ -38,6 +38,7 @@ from domain.language.ranges import JOB_ID, Count
 from entrypoints.http.access import PUBLIC, rule_of
 from entrypoints.http.problems import QUOTA_EXCEEDED, status_of
 from entrypoints.service.change_limits import TooManyChanges
+from entrypoints.use_cases.signed_checkpoints import NoSigningKey, UnknownTile
 
 MEDIA_TYPE: Final = "application/problem+json"
 _SUBMISSION: Final = (
@@ -74,6 +75,8 @@ REFUSALS: Final[Mapping[tuple[str, str], tuple[type[FairlogError], ...]]] = {
     ("POST", "/v1/keys"): (KeyExists, TooManyKeys),
     ("POST", "/v1/keys/{name}/rotate"): (UnknownKey, KeyHasEnded, TooManySecrets),
     ("DELETE", "/v1/keys/{name}"): (UnknownKey,),
+    ("GET", "/checkpoint"): (NoSigningKey,),
+    ("GET", "/tile/{path}"): (UnknownTile,),
     ("POST", "/jobs/submit_job"): (RateLimited, TooManyKinds),
 }
 _ANY_CALL: Final = {

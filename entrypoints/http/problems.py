@@ -58,6 +58,7 @@ from entrypoints.http.forwarding import client_of
 from entrypoints.http.rate_limit_fields import rate_limit_fields, seconds_until
 from entrypoints.http.wrong_keys import TooManyWrongKeys
 from entrypoints.service.change_limits import TooManyChanges
+from entrypoints.use_cases.signed_checkpoints import NoSigningKey, UnknownTile
 
 INTERNAL_ERROR = "The server failed to process the request."
 QUOTA_EXCEEDED = "https://iana.org/assignments/http-problem-types#quota-exceeded"
@@ -97,6 +98,8 @@ _STATUS: dict[type[FairlogError], HTTPStatus] = {
     LogUnavailable: HTTPStatus.SERVICE_UNAVAILABLE,
     LogFileReplaced: HTTPStatus.SERVICE_UNAVAILABLE,
     LogTooNew: HTTPStatus.SERVICE_UNAVAILABLE,
+    NoSigningKey: HTTPStatus.NOT_FOUND,
+    UnknownTile: HTTPStatus.NOT_FOUND,
     QueueFull: HTTPStatus.SERVICE_UNAVAILABLE,
 }
 # Names in requests of parameters that have another name in code.

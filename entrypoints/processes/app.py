@@ -10,6 +10,7 @@ from litestar import Litestar, Request, Response
 from litestar.di import Provide
 from litestar.openapi import OpenAPIConfig
 
+from adapters.signing_key import SigningKey
 from adapters.supervision import Trouble, repeat
 from domain.language.errors import FairlogError
 from domain.language.identifiers import ServerId
@@ -31,6 +32,7 @@ from entrypoints.http.query import check_query
 from entrypoints.http.schema import SchemaPage, StructSchemas
 from entrypoints.http.stream import EncodedEvents, stream
 from entrypoints.http.strict_request import StrictRequest
+from entrypoints.http.tiles import checkpoint, tile
 from entrypoints.http.wrong_keys import REPORT_SECONDS as WRONG_KEYS_SECONDS
 from entrypoints.http.wrong_keys import WrongKeys
 from entrypoints.runtime.host_names import AcceptedHosts
@@ -41,6 +43,7 @@ from entrypoints.service.outbox_taking import OUTBOX_SECONDS
 from entrypoints.service.sessions import FRESH_SECONDS
 from entrypoints.service.submission_limiter import REPORT_SECONDS, WATCH_SECONDS
 from entrypoints.service.worker_polls import SHARE_SECONDS
+from entrypoints.use_cases.signed_checkpoints import SignedCheckpoints
 from entrypoints.worker.embedded import EmbeddedWorker
 from fairlog_client.worker.handler_pool import HandlerPool
 
@@ -57,12 +60,14 @@ def create_app(
     executor: HandlerPool | None = None,
     hosts: AcceptedHosts,
     proxies: TrustedProxies,
-    has_public_metrics: bool = False,
+    open_to_all: frozenset[str] = frozenset(),
+    signing_key: SigningKey | None = None,
 ) -> Litestar:
     """Create the app of one server process. It uses the database and the writer of `fairlog`.
 
     With an `executor`, a worker inside it runs up to `workers` jobs at once. `server_id` is the
-    name under which recovery finds these jobs. `has_public_metrics`: /metrics needs no key.
+    name under which recovery finds these jobs. `open_to_all`: see `open_routes`. `signing_key`
+    signs checkpoints; None: there are none.
     """
 
     async def report_wrong_keys() -> None:
@@ -111,9 +116,9 @@ def create_app(
         fairlog.supervisor.add_probe(partial(_handlers_trouble, executor))
     server_metrics = ServerMetrics(fairlog, executor)
     wrong_keys = WrongKeys()
-    guard = Guard(
-        fairlog.key_ring, fairlog.sessions, wrong_keys, has_public_metrics=has_public_metrics
-    )
+    guard = Guard(fairlog.key_ring, fairlog.sessions, wrong_keys, open_to_all)
+    signed = SignedCheckpoints(signing_key)
+    is_public = "/checkpoint" in open_to_all
     encoded, structs = EncodedEvents(), StructSchemas()
     app = EdgeApp(
         route_handlers=[
@@ -124,6 +129,8 @@ def create_app(
             KeyController,
             LegacyController,
             audit,
+            checkpoint,
+            tile,
             livez,
             readyz,
             stats,
@@ -135,6 +142,8 @@ def create_app(
             "fairlog": Provide(lambda: fairlog, sync_to_thread=False),
             "server_metrics": Provide(lambda: server_metrics, sync_to_thread=False),
             "encoded": Provide(lambda: encoded, sync_to_thread=False),
+            "signed_checkpoints": Provide(lambda: signed, sync_to_thread=False),
+            "checkpoints_are_public": Provide(lambda: is_public, sync_to_thread=False),
         },
         guards=[guard],
         exception_handlers={Exception: answer_error},

@@ -21,11 +21,13 @@ from msgspec import Struct
 
 from adapters.doctor import unsafe_settings
 from adapters.settings import Settings
+from adapters.signing_key import SigningKey, signing_key_of
 from domain.decisions.batch import Outcome
 from domain.language.commands import EnforceDeadlines
 from domain.language.errors import FairlogError, LogUnavailable
 from domain.language.identifiers import Kind, ServerId
 from entrypoints.composition import prepare
+from entrypoints.http.access import open_routes
 from entrypoints.http.forwarding import TrustedProxies
 from entrypoints.http.protocol import Bounds, bounded_protocol
 from entrypoints.processes.app import create_app
@@ -66,6 +68,7 @@ def run_server(fairlog: Fairlog, settings: Settings, options: ServerOptions) -> 
     """
     server_id = server_id_of(fairlog, options.server_id)
     tls = server_tls(settings)
+    signing_key = signing_key_of(settings)
     with (
         _handlers(settings, options) as executor,
         _bound_port(options.host, options.port) as listener,
@@ -85,7 +88,7 @@ def run_server(fairlog: Fairlog, settings: Settings, options: ServerOptions) -> 
             _log.info("projections_built", projections=built)
         with registered(fairlog, server_id, fairlog.end_with):
             try:
-                _serve(fairlog, settings, options, server_id, executor, listener, tls)
+                _serve(fairlog, settings, options, server_id, executor, listener, tls, signing_key)
             finally:
                 fairlog.writer.stop()  # before another server can take the name
 
@@ -98,6 +101,7 @@ def _serve(
     executor: HandlerPool | None,
     listener: socket.socket,
     tls: ssl.SSLContext | None,
+    signing_key: SigningKey | None,
 ) -> None:
     fairlog.writer.start()
     recovered = fairlog.recover(server_id)
@@ -110,7 +114,8 @@ def _serve(
         executor=executor,
         hosts=hosts_of(options.host, settings.allowed_hosts),
         proxies=TrustedProxies(settings.trusted_proxies),
-        has_public_metrics=settings.public_metrics,
+        open_to_all=open_routes(settings),
+        signing_key=signing_key,
     )
     tune_interpreter()
     allow_files(settings.max_connections)

@@ -11,7 +11,7 @@ from msgspec import Struct
 from sqlalchemy.engine import Connection
 
 from adapters.log.audit_log import EventFilter, StoredEvent
-from domain.language.errors import FairlogError, InvalidInput, LogCorrupt
+from domain.language.errors import InvalidInput, LogCorrupt
 from domain.language.identifiers import JobId
 from domain.language.moments import to_micros
 from domain.log.chain import GENESIS, leaf
@@ -77,7 +77,7 @@ class Prover:
     def catch_up(self) -> None:
         """Bring the tree up to the current head of the log. Raises `LogUnavailable`."""
         end = self._fairlog.read_now(self._fairlog.log.position)
-        while self._fairlog.read_now(self._size) < end:
+        while self._fairlog.read_now(_size) < end:
             self._projector.step()
 
     def head(self, connection: Connection, position: int | None = None) -> ProvenHead:
@@ -85,7 +85,7 @@ class Prover:
 
         Raises `InvalidInput` for a position beyond the tree.
         """
-        end = self._size(connection)
+        end = _size(connection)
         at = end if position is None else position
         if at > end:
             raise InvalidInput(f"The log ends at position {end}.")
@@ -128,12 +128,6 @@ class Prover:
     def _tree(self, connection: Connection) -> Subtree:
         return self._log.tree(TileTree(connection))
 
-    def _size(self, connection: Connection) -> int:
-        at = self._projector.checkpoint(connection)
-        if at is None:
-            raise FairlogError("The Merkle tree is not built; run `fairlog migrate`.")
-        return at.position
-
     def _prove(
         self,
         connection: Connection,
@@ -149,6 +143,10 @@ class Prover:
         if not events:
             raise InvalidInput(f"There is no such event up to position {head.position}.")
         return InclusionProof(head=head, events=events)
+
+
+def _size(connection: Connection) -> int:
+    return TileTree(connection).size()
 
 
 def _proven(tree: Subtree, event: StoredEvent, head: ProvenHead) -> ProvenEvent:

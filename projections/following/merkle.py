@@ -2,7 +2,8 @@
 
 A tile holds up to 256 consecutive hashes of one level of tiles, which is eight levels of the tree:
 the next level of tiles holds the roots of full tiles. Only the last tile of a level ever changes,
-by growing. Compare https://c2sp.org/tlog-tiles.
+by growing. They are the tiles of https://c2sp.org/tlog-tiles, one row each, so that each is served
+as it is stored. Roots and paths are computed from tiles alone, never from the log's events.
 """
 
 from collections.abc import Sequence
@@ -12,10 +13,11 @@ from typing import Final
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from domain.language.errors import LogCorrupt
+from domain.language.errors import FairlogError, LogCorrupt
 from domain.log.merkle import HASH_BYTES, complete_root
 from domain.log.stored_log import Leaf
 from projections.following.async_projection import Changes
+from projections.following.checkpoints import checkpoint_of
 from projections.following.state_cache import StateCache
 from projections.storage import registry
 from projections.storage.rows import ROW_BYTES, Document, Row, generation, upsert
@@ -91,6 +93,9 @@ def _read(
     return b"" if found is None else bytes(found)
 
 
+_PROJECTION: Final = MerkleProjection()  # for its name and version alone
+
+
 class TileTree:
     """Hashes of complete subtrees (`domain.log.merkle.Subtree`), from the current generation."""
 
@@ -98,6 +103,16 @@ class TileTree:
         self._connection = connection
         self._generation = registry.current(MerkleProjection.name)
         self._tiles: dict[tuple[int, int], bytes] = {}  # a proof needs about ten of them
+
+    def size(self) -> int:
+        """Return the number of leaves: the position up to which the tree is built.
+
+        Raises `FairlogError` if it was never built.
+        """
+        at = checkpoint_of(self._connection, _PROJECTION)
+        if at is None:
+            raise FairlogError("The Merkle tree is not built; run `fairlog migrate`.")
+        return at.position
 
     def __call__(self, level: int, index: int) -> bytes:
         """Return the hash of the subtree of 2**level leaves at an index.
@@ -107,12 +122,16 @@ class TileTree:
         tile_level, within = divmod(level, _LEVELS)
         tile, start = divmod(index << within, TILE)
         size = HASH_BYTES << within
-        hashes = self._tile(tile_level, tile)[HASH_BYTES * start :][:size]
+        hashes = self.tile(tile_level, tile)[HASH_BYTES * start :][:size]
         if len(hashes) != size:
             raise LogCorrupt("The Merkle tree is incomplete; run `fairlog rebuild`.")
         return complete_root(hashes)
 
-    def _tile(self, level: int, tile: int) -> bytes:
+    def tile(self, level: int, tile: int) -> bytes:
+        """Return the hashes that a tile has by now, concatenated; empty if there is no such tile.
+
+        It reads one row, by its primary key.
+        """
         key = (level, tile)
         if key not in self._tiles:
             self._tiles[key] = _read(self._connection, self._generation, level, tile)

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Installs what this machine lacks of the things named (python, mariadb, chromium, node, readers,
-# systemd, wrk, postgresql, redis), where it is Debian and we may; else says in one line what to
+# Installs what this machine lacks of the things named (python, mariadb, chromium, node, go,
+# readers, systemd, wrk, postgresql, redis), where it is Debian and we may; else says in one line what to
 # install, and exits 2.
 set -eu
 
@@ -42,6 +42,11 @@ look_for() {
     node)
         has node || packages="$packages nodejs"
         ;;
+    go) # with the packages that read signed notes and tiles of transparency logs
+        has go || packages="$packages golang-go"
+        [ -d /usr/share/gocode/src/golang.org/x/mod/sumdb ] ||
+            packages="$packages golang-golang-x-mod-dev"
+        ;;
     systemd)
         has systemd-analyze || packages="$packages systemd"
         ;;
@@ -53,7 +58,7 @@ look_for() {
         has redis-server || packages="$packages redis-server"
         ;;
     *)
-        refuse "ensure-packages.sh knows python, mariadb, chromium, node, readers, systemd, wrk, postgresql and redis, not $1"
+        refuse "ensure-packages.sh knows python, mariadb, chromium, node, go, readers, systemd, wrk, postgresql and redis, not $1"
         ;;
     esac
 }

@@ -23,9 +23,11 @@ import uvicorn
 from msgspec.structs import replace
 
 from adapters.settings import Settings
+from adapters.signing_key import signing_key_of
 from domain.decisions.ports import Clock
 from domain.language.identifiers import ServerId
 from entrypoints.composition import compose
+from entrypoints.http.access import open_routes
 from entrypoints.http.edge import EdgeApp
 from entrypoints.http.forwarding import TrustedProxies
 from entrypoints.http.problem_responses import problems_of
@@ -85,7 +87,8 @@ class AppServer:
             workers=0,
             hosts=hosts_of("127.0.0.1", self._settings.allowed_hosts),
             proxies=TrustedProxies(self._settings.trusted_proxies),
-            has_public_metrics=self._settings.public_metrics,
+            open_to_all=open_routes(self._settings),
+            signing_key=signing_key_of(self._settings),
         )
         tls = server_tls(self._settings)
         config = uvicorn_config(app, self._settings, tls)

@@ -31,6 +31,7 @@ PAGES: Final = [
     "docs/how-to/metrics.md",
     "docs/how-to/model-calls.md",
     "docs/how-to/nightly-exports.md",
+    "docs/how-to/verify-the-log.md",
     "docs/how-to/webhooks.md",
     "docs/security.md",
 ]
@@ -55,6 +56,7 @@ NOT_RUN: Final = {
     "docs/client.md": 2,
     "docs/concepts/fairness.md": 1,
     "docs/deployment.md": 4,
+    "docs/how-to/verify-the-log.md": 1,
     "docs/tutorial/own-application.md": 1,
 }
 OUTPUTS: Final = {"", "text"}  # languages of blocks that are no commands
