@@ -18,7 +18,16 @@ from msgspec.structs import asdict, replace
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
-from domain.language.limits import BACKOFF, BASE_SECONDS, FACTOR, JITTER, MAXIMUM_SECONDS
+from domain.language.errors import InvalidInput
+from domain.language.limits import (
+    BACKOFF,
+    BASE_SECONDS,
+    FACTOR,
+    JITTER,
+    MAXIMUM_SECONDS,
+    RetryPolicy,
+)
+from domain.language.validation import NEVER_MAX, retry_policy
 
 
 class SettingsError(ValueError):
@@ -142,6 +151,13 @@ class Settings(Struct, frozen=True, kw_only=True):
             "together are not tried again together; 0: none, 1: all.",
         ),
     ] = JITTER
+    retry_never: Annotated[
+        str,
+        Meta(
+            description="Types of errors after which no attempt follows, such as ValueError or "
+            "LeaseLost, separated by commas."
+        ),
+    ] = ""
     size_limit_bytes: Annotated[
         int,
         Meta(
@@ -442,6 +458,8 @@ def _checked(field: str, given: _Given) -> str | float | bool:
             return _module(given)
         case "tls_cert" | "tls_key" | "ca_file" | "checkpoint_key_file":
             return _file(given)
+        case "retry_never":
+            return _error_types(given)
         case "allowed_hosts":
             return _hosts(given)
         case "trusted_proxies":
@@ -525,6 +543,20 @@ def _file(given: _Given) -> str:
     if isinstance(given.value, str) and given.value.strip():
         return given.value
     raise SettingsError(f"{given.written_as} is {_shown(given.value)}, but must be a file's path.")
+
+
+def _error_types(given: _Given) -> str:
+    if isinstance(given.value, str):
+        names = tuple(dict.fromkeys(filter(None, map(str.strip, given.value.split(",")))))
+        try:
+            retry_policy(RetryPolicy(never=names))
+            return ",".join(names)
+        except InvalidInput:
+            pass
+    raise SettingsError(
+        f"{given.written_as} is {_shown(given.value)}, but must be at most {NEVER_MAX} names of"
+        " types of errors, separated by commas."
+    )
 
 
 def _hosts(given: _Given) -> str:

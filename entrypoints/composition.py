@@ -159,6 +159,7 @@ def policy_of(settings: Settings) -> Policy:
                 factor=settings.retry_factor,
                 maximum_seconds=settings.retry_maximum_seconds,
                 jitter=settings.retry_jitter,
+                never=tuple(filter(None, settings.retry_never.split(","))),
             )
         ),
     )

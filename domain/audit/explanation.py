@@ -31,7 +31,7 @@ from domain.language.events import (
     RequeueReason,
 )
 from domain.language.identifiers import Kind, WorkerId
-from domain.language.limits import BACKOFF, delay_range
+from domain.language.limits import BACKOFF, WEIGHT_DEFAULT, delay_range
 
 _ENDED_BECAUSE: Final = {
     FailureReason.ERROR: "its worker reported an error",
@@ -84,6 +84,7 @@ class ExplanationInput(Struct, frozen=True, kw_only=True):
     limits: Sequence[StartLimit] = ()  # that the job is under
     jobs_ahead: Count  # in the line of the same user, of any kind
     users_ahead: Count  # with an older turn, and jobs of kinds that the same workers serve
+    weight: int = WEIGHT_DEFAULT  # of the user, in hundredths
     workers: Workers
     error: str | None = None  # type and message of the error of the latest failed attempt
     handler: str | None = None  # what this server's worker knows of the handler, a sentence
@@ -285,14 +286,24 @@ def _place(known: ExplanationInput) -> Iterator[Reason]:
             {"jobs_ahead": jobs.number, "is_exact": jobs.is_exact},
         )
     if users.number and not known.is_held:
-        yield Reason(
-            "users_ahead",
-            f"It is the turn of {users.of('user', 'users')} before that of user "
-            f"{user_id!r}; each is served one job.",
-            {"users_ahead": users.number, "is_exact": users.is_exact},
-        )
+        yield _behind_users(known)
     if not (jobs.number or users.number or known.is_held):
         yield Reason("next", "It is the next to be served, as soon as a worker asks for its kind.")
+
+
+def _behind_users(known: ExplanationInput) -> Reason:
+    users, user_id = known.users_ahead, known.job.user_id
+    numbers: dict[str, Value] = {"users_ahead": users.number, "is_exact": users.is_exact}
+    text = f"It is the turn of {users.of('user', 'users')} before that of user {user_id!r}"
+    if known.weight == WEIGHT_DEFAULT:
+        return Reason("users_ahead", f"{text}; each is served one job.", numbers)
+    weight = known.weight / WEIGHT_DEFAULT
+    return Reason(
+        "users_ahead",
+        f"{text}, who has the weight {weight:g}: users who wait are served in proportion to their "
+        "weights, which are 1 unless set.",
+        numbers | {"weight": weight},
+    )
 
 
 def _workers(known: ExplanationInput) -> Reason:

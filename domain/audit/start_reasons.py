@@ -99,9 +99,10 @@ def _throttled(limit: StartLimit, code: str, ahead: Count, now: datetime) -> Rea
         "throttle_limit": throttle.limit,
         "throttle_seconds": throttle.seconds,
     }
+    have = "has" if used == 1 else "have"
     text = (
         f"{_name(limit.subject)} may start {amount(throttle.limit, 'job')} in each window of "
-        f"{throttle.seconds:,} s, and {used:,} have started in this one."
+        f"{throttle.seconds:,} s, and {used:,} {have} started in this one."
     )
     if next_window is None:
         return Reason(f"{code}_throttle", text, numbers)

@@ -17,11 +17,15 @@ from domain.language import validation
 from domain.language.commands import ChangeLimit, Command, DeletePlan
 from domain.language.errors import fresh_copy
 from domain.language.retry_fields import RetryFields
-from entrypoints.cli.keys import Duration
 from entrypoints.cli.options import format_option
 from entrypoints.cli.output import echo, examples, note, printable
 from entrypoints.cli.session import database_url_option, open_log
-from entrypoints.http.limit_requests import KindChange, LimitChange, RateFields, StartLimitChange
+from entrypoints.http.limit_requests import (
+    KindChange,
+    LimitChange,
+    StartLimitChange,
+    parse_rate,
+)
 from entrypoints.http.paging import PAGE_MAX
 from entrypoints.service import limit_reads
 from entrypoints.service.fairlog import Fairlog
@@ -61,16 +65,6 @@ _FORMS: Final = {
     "seconds": "a number",
     "json": 'a retry policy as JSON, like \'{"attempts": 15, "base_seconds": 10}\'',
 }
-
-
-def parse_rate(text: str) -> RateFields:
-    """Parse a limit and a length of time, like 5/1s. Raises `ValueError`."""
-    limit, _, length = text.partition("/")
-    try:
-        seconds = Duration().convert(length if length[-1:].isalpha() else f"{length}s", None, None)
-    except click.BadParameter as error:
-        raise ValueError from error
-    return RateFields(int(limit), int(seconds))
 
 
 def _retry(text: str) -> RetryFields:

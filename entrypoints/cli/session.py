@@ -56,7 +56,12 @@ def _option(field: Field) -> Callable[[F], F]:
     return click.option(flag, metavar=_METAVARS.get(field.name, "FILE"), help=text)
 
 
-_METAVARS: Final = {"database_url": "URL", "handlers": "MODULE", "allowed_hosts": "NAMES"}
+_METAVARS: Final = {
+    "database_url": "URL",
+    "handlers": "MODULE",
+    "allowed_hosts": "NAMES",
+    "retry_never": "NAMES",
+}
 database_url_option: Final = setting_options("database_url")
 archive_option: Final = click.option(
     "--archive",

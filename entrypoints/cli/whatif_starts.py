@@ -12,8 +12,9 @@ from domain.language.errors import InvalidInput
 from domain.language.identifiers import UserId
 from domain.language.limits import Rate
 from domain.limits.limits import Subject
-from entrypoints.cli.limits import DEFAULT, parse_rate
+from entrypoints.cli.limits import DEFAULT
 from entrypoints.cli.output import echo, note, printable
+from entrypoints.http.limit_requests import parse_rate
 from entrypoints.use_cases.whatif_starts import StartsResult
 
 F = TypeVar("F", bound=Callable[..., object])

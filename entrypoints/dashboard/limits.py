@@ -1,6 +1,6 @@
 """Limits: all that are set, the current windows, who is refused, and the limits of one user."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 from litestar import Request, Response, get
@@ -25,7 +25,7 @@ from projections.activity.metrics import highest
 _USERS_SHOWN: Final = 20
 _REFUSED_SHOWN: Final = 20
 _SETTINGS_READ: Final = 200
-_KINDS_OFFERED: Final = 200
+_NAMES_OFFERED: Final = 200
 _SCOPES: Final = {
     Scope.USER: "user",
     Scope.KIND: "kind",
@@ -102,6 +102,7 @@ async def limits(
             )
     except InvalidInput as error:
         problem = str(error)
+    kinds, plans = await _offered(context, request)
     return await context.show(
         request,
         "limits",
@@ -115,18 +116,23 @@ async def limits(
             "problem": problem,
         },
         user=user,
-        kinds=await _kinds(context, request),
+        kinds=kinds,
+        plans=plans,
     )
 
 
-async def _kinds(context: DashboardContext, request: Request[Any, Any, Any]) -> list[Kind]:
-    """Return the kinds that the form offers. A page that refreshes its live part has it already."""
+async def _offered(
+    context: DashboardContext, request: Request[Any, Any, Any]
+) -> tuple[Sequence[Kind], Sequence[PlanName]]:
+    """Return the kinds and plans that the form offers. A page that refreshes its live part has them
+    already.
+    """
     if is_from_page(request):
-        return []
-    found = await context.fairlog.read(
-        lambda connection: context.fairlog.line.kinds(connection, _KINDS_OFFERED)
-    )
-    return [kind for kind, _ in found]
+        return [], []
+    fairlog = context.fairlog
+    kinds = await fairlog.read(lambda connection: fairlog.line.kinds(connection, _NAMES_OFFERED))
+    settings = await fairlog.read(lambda connection: fairlog.windows.limits_of(connection, []))
+    return [kind for kind, _ in kinds], sorted(settings.plans)[:_NAMES_OFFERED]
 
 
 def _settings(

@@ -4,6 +4,7 @@ default again.
 Every method `to_command` raises `InvalidInput` for a value that the types do not check.
 """
 
+import re
 from collections.abc import Sequence
 from typing import Annotated, Final
 
@@ -33,6 +34,18 @@ class RateFields(Struct, forbid_unknown_fields=True):
 
     limit: Annotated[Limit, Meta(description="At most so many in a window.")]
     seconds: Annotated[WindowSeconds, Meta(description="The length of the window in seconds.")]
+
+
+_RATE: Final = re.compile(r"([0-9]{1,18})/([0-9]{1,9})([smhd]?)")
+_UNITS: Final = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
+
+
+def parse_rate(text: str) -> RateFields:
+    """Parse a limit and a length of time, like 5/1s, 1000/1h or 5/30. Raises `ValueError`."""
+    found = _RATE.fullmatch(text)
+    if found is None:
+        raise ValueError(f"no rate: {text!r}")
+    return RateFields(int(found[1]), int(found[2]) * _UNITS[found[3]])
 
 
 _Running = Annotated[
@@ -102,7 +115,8 @@ class LimitChange(Struct, forbid_unknown_fields=True, kw_only=True):
                 "running limits a user or a kind; no global limit of running jobs exists."
             )
         for name in _NOT_OF_ALL:
-            if getattr(self, name) not in {UNSET, None}:
+            value = getattr(self, name)
+            if value is not UNSET and value is not None:
                 raise InvalidInput(
                     f"{name} is for a user or a plan; for users on no other plan, set it for the "
                     "plan default (PUT /v1/plans/default)."

@@ -12,19 +12,23 @@ from domain.audit.explanation import ExplanationInput, SilentWorker, Wait, Worke
 from domain.audit.reasons import Count
 from domain.audit.start_reasons import StartLimit
 from domain.fairness.line import Load, UserInLine
+from domain.fairness.queues import QueueName
 from domain.fairness.start_limits import NO_STARTS
 from domain.jobs.failure import unreported_error
 from domain.jobs.job import ENDED, Job, State
 from domain.language.errors import UnknownJob
 from domain.language.events import JobStarted
 from domain.language.identifiers import JobId, Kind, WorkerId
+from domain.language.limits import WEIGHT_DEFAULT
 from domain.language.moments import later
-from domain.limits.limits import EVERYONE, Limits, Subject
+from domain.limits.limits import EVERYONE, Limits, LimitSettings, Subject
 from domain.log.upcasting import read
 from entrypoints.runtime.text import message_of
 from entrypoints.service.fairlog import Fairlog
 from entrypoints.service.worker_polls import LATELY_SECONDS, WorkerPoll, is_alive, nearest_kind
+from entrypoints.use_cases.held_queues import held_queues
 from projections.queries.counts_ahead import CountsAhead
+from projections.queries.queues import names_of_queues
 from projections.storage import registry
 
 STARTS_READ_MAX: Final = 200
@@ -38,6 +42,7 @@ _EXPLAINING_EVENTS: Final = (
     "JobCancelled",
 )
 _NONE: Final = Count(0)
+_QUEUES_MAX: Final = 100
 
 _QUEUEING_EVENTS: Final = ("JobSubmitted", "JobReleased", "JobRequeued")
 
@@ -83,16 +88,22 @@ def input_of(fairlog: Fairlog, connection: Connection, job_id: JobId) -> Explana
     explaining = EventFilter(job_id=job_id, types=_EXPLAINING_EVENTS)
     latest = audit_log.find_newest(connection, explaining, None, 1)
     polls = fairlog.worker_polls.read(connection, fairlog.log.now(connection))
+    settings = fairlog.windows.limits_of(connection, [job.user_id])
     return ExplanationInput(
         job=job,
         now=fairlog.log.now(connection),
         latest=read(latest[0].version, latest[0].data) if latest else None,
         kind=kind,
-        limits=_start_limits(fairlog, connection, job, user, kind) if is_queued else (),
+        limits=_start_limits(fairlog, connection, job, settings, user, kind) if is_queued else (),
         jobs_ahead=ahead.jobs(connection, job) if is_queued else _NONE,
-        users_ahead=ahead.users(connection, user.order, _served_with(job.kind, polls, fairlog))
+        users_ahead=ahead.users(
+            connection,
+            user.order,
+            _open_queues(fairlog, connection, settings, _served_with(job.kind, polls, fairlog)),
+        )
         if is_queued
         else _NONE,
+        weight=settings.of_user(job.user_id).weight or WEIGHT_DEFAULT,
         workers=_workers(fairlog, connection, job, kind, polls, is_queued=is_queued),
         error=_error(connection, job),
         handler=fairlog.handler_note(job.id),
@@ -124,10 +135,14 @@ def _wait(connection: Connection, job: Job) -> Wait | None:
 
 
 def _start_limits(
-    fairlog: Fairlog, connection: Connection, job: Job, user: UserInLine, kind: Load
+    fairlog: Fairlog,
+    connection: Connection,
+    job: Job,
+    limits: LimitSettings,
+    user: UserInLine,
+    kind: Load,
 ) -> list[StartLimit]:
     """Return the limits that are set for the start of a job, with how much of them is used up."""
-    limits = fairlog.windows.limits_of(connection, [job.user_id])
     load = fairlog.line.user_kind(connection, job.user_id, job.kind)
     subjects = [
         (EVERYONE, Limits(paused=limits.everyone.paused), 0),
@@ -169,6 +184,30 @@ def _served_with(
                 return None
             kinds |= poll.kinds
     return frozenset(kinds)
+
+
+def _open_queues(
+    fairlog: Fairlog,
+    connection: Connection,
+    settings: LimitSettings,
+    kinds: frozenset[Kind] | None,
+) -> list[QueueName] | None:
+    """Return the queues of these kinds of which jobs may start by the limits that all users share.
+
+    `kinds` None: of any kind. None: all queues, or too many to look at.
+    """
+    if kinds is None:
+        if not (settings.kinds or settings.resources):
+            return None
+        waiting = fairlog.line.kinds(connection, _QUEUES_MAX)
+        if len(waiting) == _QUEUES_MAX:
+            return None
+        kinds = frozenset(kind for kind, _ in waiting)
+    names = names_of_queues(connection, registry.current("line"), sorted(kinds), _QUEUES_MAX)
+    queues = [QueueName(name.decode()) for name in names]
+    now = fairlog.log.now(connection)
+    held = held_queues(connection, fairlog.line, settings, queues, now)
+    return [queue for queue in queues if queue not in held]
 
 
 def _workers(

@@ -7,16 +7,15 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from domain.audit.reasons import Count
+from domain.fairness.queues import QueueName
 from domain.fairness.strides import ORDER_BYTES
 from domain.jobs.job import Job
-from domain.language.identifiers import Kind, UserId
+from domain.language.identifiers import UserId
 from projections.inline.jobs import jobs, lane_key
 from projections.inline.line import lanes, users
-from projections.queries.queues import names_of_queues
 
 COUNTED_MAX: Final = 500
 LANES_MAX: Final = 100
-QUEUES_MAX: Final = 100
 
 
 class CountsAhead:
@@ -47,22 +46,22 @@ class CountsAhead:
         return Count(found)
 
     def users(
-        self, connection: Connection, order: int | None, kinds: Collection[Kind] | None
+        self, connection: Connection, order: int | None, queues: Collection[QueueName] | None
     ) -> Count:
-        """Count the users who are served before and have waiting jobs of these kinds.
+        """Count the users who are served before and have waiting jobs in these queues.
 
-        `order` is the user's `UserInLine.order`; None: the user is not in line. `kinds` None: of
-        any kind.
+        `order` is the user's `UserInLine.order`; None: the user is not in line. `queues` None: in
+        any queue.
         """
         if order is None:
             return Count(0)
         turn = order.to_bytes(ORDER_BYTES)
-        if kinds is None:
+        if queues is None:
             query = sa.select(users.c.turn).where(
                 users.c.generation == self._generation, users.c.turn < turn
             )
         else:
-            names = names_of_queues(connection, self._generation, sorted(kinds), QUEUES_MAX)
+            names = [queue.encode() for queue in queues]
             query = (
                 sa.select(lanes.c.turn)  # each user has one of their own
                 .where(

@@ -57,6 +57,24 @@ def test_a_users_limit_and_cap_are_set_listed_and_cleared(
     assert (limits["limit"], limits["running"]) == (600, None)
 
 
+def test_a_plan_is_made_and_a_user_put_on_it(opened: Window, server: FairlogServer) -> None:
+    page = opened.go("/limits")
+    fill(page, "plan", "gold", throttle="5/1s", weight="2", windows="10/1s 1000/1h")
+    page.get_by_role("button", name="Set", exact=True).click()
+    expect(page.locator("#notice")).to_contain_text(
+        "The plan “gold”: further windows of 10 in 1 s and 1,000 in 3,600 s, "
+        "starts throttled to 5 in 1 s, the weight 2."
+    )
+    fill(page, "user", "acme", plan="gold")
+    page.get_by_role("button", name="Set", exact=True).click()
+    expect(page.locator("#notice")).to_contain_text("The user “acme”: on the plan “gold”.")
+    plan = server.client.get("/v1/plans/gold").json()
+    assert (plan["throttle"], plan["weight"]) == ({"limit": 5, "seconds": 1}, 2)
+    assert server.client.get("/v1/limits/acme").json()["plan"] == "gold"
+    page.goto(page.url)
+    expect(page.locator("#plans option")).to_have_count(1)
+
+
 def test_a_kind_is_paused_and_resumed(opened: Window, server: FairlogServer) -> None:
     submit(server, "alice", 1, "export")
     page = opened.go("/limits")

@@ -82,6 +82,30 @@ def test_only_users_are_ahead_whose_jobs_the_same_workers_serve(client: httpx.Cl
     assert reasons(client, job)["users_ahead"]["users_ahead"] == 1
 
 
+def test_users_whose_jobs_a_shared_limit_holds_back_are_not_ahead(client: httpx.Client) -> None:
+    client.put("/v1/kinds/export", json={"paused": True}).raise_for_status()
+    client.put("/v1/resources/shop:*", json={"running": 0}).raise_for_status()
+    submit(client, "ada", kind="export")
+    submit(client, "bob", kind="mail", resources=["shop:acme"])
+    submit(client, "eve", kind="mail")
+    job = submit(client, "zoe", kind="mail")["id"]
+    assert reasons(client, job)["users_ahead"]["users_ahead"] == 1
+    claim(client, 1)  # a worker for any kind
+    assert "next" in reasons(client, job)
+
+
+def test_a_weight_is_named_where_it_decides(client: httpx.Client) -> None:
+    client.put("/v1/limits/zoe", json={"weight": 0.5}).raise_for_status()
+    job = submit(client, "zoe")["id"]
+    submit_many(client, "ada", 3)
+    reason = reasons(client, job)["users_ahead"]
+    assert (reason["users_ahead"], reason["weight"]) == (1, 0.5)
+    assert "of user 'zoe', who has the weight 0.5: users who wait are served in" in reason["text"]
+    client.put("/v1/limits/zoe", json={"weight": None}).raise_for_status()
+    claim(client, 1)
+    assert "next" in reasons(client, job)
+
+
 def test_a_long_line_is_not_counted_to_its_end(client: httpx.Client) -> None:
     jobs = submit_many(client, "ada", COUNTED_MAX + 2)
     exact = reasons(client, jobs[COUNTED_MAX])["jobs_ahead"]

@@ -7,8 +7,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from adapters.settings import Settings
-from entrypoints.http.held_metrics import REASONS
 from entrypoints.http.kind_metrics import KINDS_MAX
+from entrypoints.use_cases.held_queues import REASONS
 from tests.conftest import NewDatabase
 from tests.support.clock import ManualClock
 from tests.support.server import AppServer, claim, submit

@@ -151,6 +151,7 @@ def test_answers_show_how_throttles_stand_and_what_waits_and_runs(
         ("limits/ada", {}, "Send at least one of limit, running, windows"),
         ("limits/ada", {"plan": ""}, "1 to 255 bytes"),
         ("limits", {"weight": 2}, "/v1/plans/default"),
+        ("limits", {"throttle": {"limit": 5, "seconds": 1}}, "/v1/plans/default"),
         ("limits", {"plan": "gold"}, "/v1/plans/default"),
         ("plans/gold", {"plan": "gold"}, "A plan is on no plan"),
         ("resources/shop:*:a", {"running": 1}, "* stands at the end"),

@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from adapters.log.outbox import outbox, outbox_rejected
 from adapters.settings import Settings
 from entrypoints.use_cases.verification import verify_log
+from tests.conftest import NewDatabase
 from tests.support.clock import NOON, ManualClock
 from tests.support.server import AppServer, audit, claim, problem, submit
 from tests.support.waiting import wait_until
@@ -64,6 +65,18 @@ def moment(text: str) -> datetime:
 
 def reasons(client: httpx.Client, job: int) -> dict[str, Any]:
     return {one["code"]: one for one in client.get(f"/v1/jobs/{job}/explain").json()["reasons"]}
+
+
+def test_the_server_s_settings_say_after_which_errors_no_attempt_follows(
+    new_database_url: NewDatabase, clock: ManualClock
+) -> None:
+    settings = Settings(retry_never="Busy,Rejected")
+    with AppServer(new_database_url(), settings, clock) as server:
+        job = submit(server.client)
+        assert job["retry"]["never"] == ["Busy", "Rejected"]
+        assert fail(server.client, job["id"])["state"] == "failed"
+        own = submit(server.client, payload=2, retry={"never": []})
+        assert fail(server.client, own["id"])["state"] == "scheduled"
 
 
 def test_a_job_waits_by_the_submission_s_policy_and_else_by_the_server_s(

@@ -59,6 +59,7 @@ def test_every_variable_of_the_environment_is_read() -> None:
         "FAIRLOG_LEASE_SECONDS": "4",
         "FAIRLOG_IDEMPOTENCY_SECONDS": "5",
         "FAIRLOG_MAX_ATTEMPTS": "6",
+        "FAIRLOG_RETRY_NEVER": "ValueError, LeaseLost,,ValueError",
         "FAIRLOG_MAX_CONNECTIONS": "10",
         "FAIRLOG_KEEP_ALIVE_SECONDS": "7",
         "FAIRLOG_REQUEST_SECONDS": "8",
@@ -78,6 +79,7 @@ def test_every_variable_of_the_environment_is_read() -> None:
         lease_seconds=4,
         idempotency_seconds=5,
         max_attempts=6,
+        retry_never="ValueError,LeaseLost",
         max_connections=10,
         keep_alive_seconds=7,
         request_seconds=8,
@@ -103,6 +105,13 @@ def test_what_is_no_name_of_a_host_is_refused(hosts: str) -> None:
 )
 def test_what_is_no_address_of_a_proxy_is_refused(proxies: str) -> None:
     assert refusal({"trusted_proxies": proxies}).startswith(f"--trusted-proxy is {proxies!r}, ")
+
+
+@pytest.mark.parametrize("types", ["x" * 256, ",".join(map(str, range(21)))])
+def test_what_are_no_types_of_errors_is_refused(types: str) -> None:
+    assert refusal(environ={"FAIRLOG_RETRY_NEVER": types}).endswith(
+        "must be at most 20 names of types of errors, separated by commas."
+    )
 
 
 def test_a_flag_wins_over_the_environment_which_wins_over_the_file(file: Path) -> None:
