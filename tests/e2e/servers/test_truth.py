@@ -26,8 +26,8 @@ BESIDE: Final = {
 }
 OURS: Final = {
     "jobs_v6",
-    "job_counts_v5",
-    "noted_claims_v5",
+    "job_counts_v6",
+    "noted_claims_v6",
     "line_users_v3",
     "line_lanes_v3",
     "line_kinds_v3",
