@@ -147,14 +147,6 @@ def body_positions(connection: Connection, after: int, up_to: int, limit: int) -
     )
 
 
-def latest(connection: Connection, type_name: str) -> int:
-    """Return the position of the latest event of a type; 0 if there is none."""
-    found = connection.execute(
-        sa.select(sa.func.max(events.c.position)).where(events.c.type == type_name)
-    ).scalar()
-    return 0 if found is None else int(found)
-
-
 def times_at(connection: Connection, positions: Sequence[int]) -> dict[int, datetime]:
     """Return when the events at those positions were recorded, UTC."""
     rows = connection.execute(

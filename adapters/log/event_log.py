@@ -15,7 +15,7 @@ from sqlalchemy.engine import Connection
 from adapters.clock import SystemClock
 from adapters.database.database import Database
 from adapters.database.mysql_pipeline import PipelinedConnection
-from adapters.log.event_pages import read_page
+from adapters.log.event_pages import latest_position, read_page
 from adapters.log.key_events import keys_after, latest_key_event
 from adapters.log.tables import (
     FORMAT,
@@ -93,8 +93,8 @@ class SqlEventLog:
         self._insert_bodies = _insert(bodies, mark)
         self._set_saved = f"UPDATE log_head SET saved = {mark} WHERE id = {HEAD_ID}"
         self._move_head = (
-            f"UPDATE log_head SET position = {mark}, hash = {mark}, recorded_at = {mark}"
-            f" WHERE id = {HEAD_ID} AND position = {mark}"
+            f"UPDATE log_head SET position = {mark}, hash = {mark}, recorded_at = {mark},"
+            f" saved = {mark} WHERE id = {HEAD_ID} AND position = {mark}"
         )
 
     def lock_head(self, connection: Connection) -> Head:
@@ -180,7 +180,8 @@ class SqlEventLog:
     def move_head(self, connection: Connection, head: Head, new: Head) -> None:
         """Store a new head. Needs the head lock. Raises `LogUnavailable` if another moved it."""
         moved = connection.exec_driver_sql(
-            self._move_head, (new.position, new.hash, to_micros(new.now), head.position)
+            self._move_head,
+            (new.position, new.hash, to_micros(new.now), new.saved, head.position),
         )
         # A cluster certifies only written rows, so the lock alone proves nothing there.
         if moved.rowcount != 1:
@@ -264,7 +265,8 @@ class SqlEventLog:
         row = (position, _REHEARSAL, 1, None, None, at, b"{}", head.hash)
         connection.exec_driver_sql(self._insert_events, [row])
         connection.exec_driver_sql(self._insert_bodies, [(position, bytes(_REHEARSAL_BYTES))])
-        self.move_head(connection, head, Head(position, head.hash, head.now, head.version))
+        new = Head(position, head.hash, head.now, head.version, head.saved)
+        self.move_head(connection, head, new)
 
     def rehearse_commit(self, connection: Connection) -> None:
         """Test a commit, without a change: on SQLite only a commit writes pages to the disk."""
@@ -354,8 +356,7 @@ def _raise_version(connection: Connection, by: int) -> None:
 
 
 def _latest_correction(connection: Connection) -> Correction:
-    named = events.c.type == ClockCorrected.__name__
-    latest = sa.select(sa.func.max(events.c.position)).where(named).scalar_subquery()
+    latest = latest_position(connection, ClockCorrected.__name__)
     found = connection.execute(
         sa.select(events.c.position, events.c.version, events.c.data).where(
             events.c.position == latest

@@ -30,6 +30,12 @@ COLUMNS_TOGETHER: Final = (
     " GROUP_CONCAT(version), GROUP_CONCAT(data)"
 )
 _TOGETHER: Final = f"SELECT {COLUMNS_TOGETHER} FROM events WHERE position > %s AND position <= %s"
+# MAX(position) would read all events of the type, or with statistics the whole log: SQLite's index
+# ends with the rowid, which grows with the position, and not with the position.
+_LATEST_ON_SQLITE: Final = (
+    "SELECT position FROM events INDEXED BY events_by_type WHERE type = ?"
+    " ORDER BY rowid DESC LIMIT 1"
+)
 decode_numbers: Final = msgspec.json.Decoder(list[int]).decode
 _decode_job_ids: Final = msgspec.json.Decoder(list[JobId | None]).decode
 _decode_events: Final = msgspec.json.Decoder(list[Event]).decode
@@ -46,6 +52,18 @@ def read_page(connection: Connection, after: int, limit: int) -> list[Recorded]:
         .order_by(events.c.position)
         .limit(limit),
     )
+
+
+def latest_position(connection: Connection, type_name: str) -> int:
+    """Return the position of the latest event of a type; 0 if there is none. One look-up in an
+    index, however many there are.
+    """
+    if connection.dialect.name == "sqlite":
+        found = connection.exec_driver_sql(_LATEST_ON_SQLITE, (type_name,)).scalar()
+    else:
+        latest = sa.select(sa.func.max(events.c.position)).where(events.c.type == type_name)
+        found = connection.execute(latest).scalar()
+    return 0 if found is None else int(found)
 
 
 def _together(connection: Connection, after: int, limit: int) -> list[Recorded] | None:

@@ -251,7 +251,6 @@ class Transactions:
             decided = [_by_log_time(one, head.reading.correction) for one in decided]
         required = RequiredRows()
         required.add_commands(decided, self._policy)
-        saved = head.saved
         model = self._projections.load(connection, head, required)
         model.keys.become(self._log.keys(connection, head))
         # First, since the database writes the rows while the batch is decided.
@@ -265,6 +264,8 @@ class Transactions:
             head.now,
             lambda unread: self._projections.look_further(connection, unread, model),
             append,
+            # SQLite inserts nothing while this process decides.
+            is_streamed=not self._database.is_sqlite,
         )
         if corrected is not None:
             batch.correct_clock(corrected)
@@ -278,12 +279,16 @@ class Transactions:
             self._projections.note_empty_claims(connection, batch.empty_claims, batch.now)
         if batch.erased:
             self._log.erase_bodies(connection, batch.erased)
+        has_saved = self._projections.saved != head.saved
         if batch.recorded:
-            self._log.move_head(connection, head, append.head)
+            new_head = replace(append.head, saved=self._projections.saved)
+            self._log.move_head(connection, head, new_head)
             if corrected is not None:
                 self._log.note_correction(connection)
             self._log.note_keys(connection, model.keys)
-        has_changed_rows = bool(batch.empty_claims) or self._projections.saved != saved
+        elif has_saved:
+            self._log.set_saved(connection, self._projections.saved)
+        has_changed_rows = bool(batch.empty_claims) or has_saved
         for taken in outcomes:
             if isinstance(taken, OutboxTaken):
                 has_changed_rows |= self._outbox.remove(connection, taken, batch.now)

@@ -33,8 +33,9 @@ from domain.limits.rate_limits import merge_refusals
 
 EXPIRED_PER_BATCH_MAX: Final = 2_000  # jobs that a batch cancels before its claims are served
 
-USERS_UPDATED_PER_BATCH_MAX: Final = 2_000  # users who are put in line again, likewise
-USERS_PER_UPDATE_MAX: Final = 1_000  # in one event
+# Users who are put in line again, likewise: timers wait for such a batch, and the others come with
+# the next ones.
+USERS_UPDATED_PER_BATCH_MAX: Final = 500
 
 # Each read about doubles what is known of the line, so that a few suffice. The bound is for a
 # stored line that does not fit its jobs, where no number suffices.
@@ -46,8 +47,10 @@ CRASHED: Final = "This job could not be decided because of a defect; the server'
 # Refusals that came before are recorded before these.
 _AFTER_REFUSALS: Final = (LimitChanged, PlanDeleted, *KEY_EVENTS)
 
-# Events that are handed over while the rest of the batch is decided.
+# Events that are handed over while the rest of the batch is decided, and of how many jobs a batch
+# can be for that. In a smaller one, more statements cost about what is gained.
 EVENTS_PER_APPEND: Final = 128
+STREAMED_JOBS_MIN: Final = 256
 
 Outcome = Answer | Exception  # a Refusal, or the error of a decision that crashed
 Append = Callable[[Sequence[Recorded], Sequence[tuple[int, bytes]]], None]
@@ -66,10 +69,12 @@ class Batch:
         now: datetime,
         look_further: Callable[[Unread], None] | None = None,
         append: Append | None = None,
+        *,
+        is_streamed: bool = True,
     ) -> None:
         """`look_further` loads more of the stored line; None: the model has all of it. `append`
-        receives all events and bodies of `decide_all` in order, the first while later commands are
-        still to be decided.
+        receives all events and bodies of `decide_all` in order: of a large batch that `is_streamed`
+        the first while later commands are still to be decided, else all at once.
         """
         self.recorded: list[Recorded] = []
         self.bodies: list[tuple[int, bytes]] = []  # (position, body)
@@ -81,6 +86,7 @@ class Batch:
         self._policy = policy
         self._look_further = look_further
         self._append = append
+        self._is_streamed = is_streamed
         self._appended, self._bodies_appended = 0, 0
         self._expired = 0
         self._updated = 0  # users put in line again
@@ -99,6 +105,7 @@ class Batch:
 
         `on_crash` is called with an error that is no refusal. Such a command changes nothing.
         """
+        self._is_streamed = self._is_streamed and _jobs_max(commands) >= STREAMED_JOBS_MIN
         replies: list[_Reply] = [Refusal()] * len(commands)
         claims = [index for index, one in enumerate(commands) if isinstance(one, ClaimJobs)]
         others = [index for index, one in enumerate(commands) if not isinstance(one, ClaimJobs)]
@@ -110,7 +117,7 @@ class Batch:
                 replies[index] = self._submit_rows(command, on_crash)
             else:
                 replies[index] = self._decide(command, on_crash)
-            self._append_from(EVENTS_PER_APPEND)
+            self._stream()
         if claims:
             self._expire()
             self._update_line()
@@ -118,10 +125,14 @@ class Batch:
             claim = commands[index]
             assert isinstance(claim, ClaimJobs)
             replies[index] = self._serve(claim, on_crash)
-            self._append_from(EVENTS_PER_APPEND)
+            self._stream()
         self._record_refusals()
         self._append_from(1)
         return [reply if isinstance(reply, Exception) else reply(self._model) for reply in replies]
+
+    def _stream(self) -> None:
+        if self._is_streamed:
+            self._append_from(EVENTS_PER_APPEND)
 
     def _append_from(self, least: int) -> None:
         """Hand over the new events and bodies if there are at least so many events."""
@@ -197,10 +208,8 @@ class Batch:
         left = USERS_UPDATED_PER_BATCH_MAX - self._updated
         users = list(islice(known.resuming(to_micros(self.now)), left))
         self._updated += len(users)
-        for start in range(0, len(users), USERS_PER_UPDATE_MAX):
-            some = users[start : start + USERS_PER_UPDATE_MAX]
-            for new in update_line(self._model, some, self.now).new_events:
-                self._record(new)
+        for new in update_line(self._model, users, self.now).new_events:
+            self._record(new)
         for user_id in users:  # of whom nothing changed, or later again
             known.resume(user_id, self._model.line.users[user_id].resumes_at)
 
@@ -246,3 +255,17 @@ class Batch:
             self.bodies.append((recorded.position, new.body.data))
         self.erased.extend(new.erases)
         self._model.evolve(recorded)
+
+
+def _jobs_max(commands: Sequence[Command | SubmitRows]) -> int:
+    """Return an estimate of how many jobs a batch changes at most."""
+    jobs_max = 0
+    for command in commands:
+        match command:
+            case ClaimJobs(max_jobs=most):
+                jobs_max += most
+            case SubmitRows(rows=rows):
+                jobs_max += len(rows)
+            case _:
+                jobs_max += 1
+    return jobs_max

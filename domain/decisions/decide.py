@@ -35,7 +35,7 @@ from domain.decisions.answers import (
 from domain.decisions.write_model import WriteModel
 from domain.fairness.known_line import Unread, WaitingJob
 from domain.fairness.queues import kind_of, queue_of
-from domain.fairness.serve import serve
+from domain.fairness.serve import serve, unread_queues
 from domain.jobs import life_cycle
 from domain.jobs.claims import claim_hash
 from domain.jobs.job import Job, State
@@ -330,7 +330,8 @@ def _claim(model: WriteModel, command: ClaimJobs, policy: Policy, now: datetime)
     line = model.line
     if command.kinds is None and not line.has_read_kinds:
         # Those in memory are the ones that happened to be used; to serve them alone is unfair.
-        more_kinds = Unread(jobs=command.max_jobs, more_kinds=True)
+        queues = unread_queues(line, line.kinds_in_line(), to_micros(now))
+        more_kinds = Unread(jobs=command.max_jobs, queues=queues, more_kinds=True)
         return Decision([], lambda _: Claimed([]), more_kinds)
     kinds = line.kinds_in_line() if command.kinds is None else dict.fromkeys(command.kinds)
     micros = to_micros(now)

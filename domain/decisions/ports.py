@@ -100,7 +100,11 @@ class Projections(Protocol[C]):
 
     @property
     def saved(self) -> int:
-        """The position that the rows stand at; the model has what changed since."""
+        """The position that the rows stand at; the model has what changed since.
+
+        After `load`, `look_further` and `save` it may be another one, which the caller has to note
+        in the head row, in the same transaction.
+        """
 
     def load(self, connection: C, head: Head, required: RequiredRows) -> WriteModel:
         """Return the state at the head, with the required rows in memory."""
@@ -112,7 +116,7 @@ class Projections(Protocol[C]):
         """
 
     def save(self, connection: C, model: WriteModel) -> None:
-        """Write each changed row of all projections once, and the position that they stand at."""
+        """Write each changed row of all projections once."""
 
     def note_empty_claims(self, connection: C, claims: Sequence[ClaimHash], now: datetime) -> None:
         """Store that claims were answered empty; they can be repeated for `CLAIM_SECONDS`."""

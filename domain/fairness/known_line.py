@@ -11,9 +11,10 @@ from collections.abc import Collection, Iterator
 from msgspec import Struct
 
 from domain.fairness.priority_queue import PriorityQueue
-from domain.fairness.queues import Lane, QueueName, queue_of
+from domain.fairness.queues import Lane, QueueName, kind_of, queue_of
 from domain.language.identifiers import JobId, Kind, ResourceName, UserId
 
+Front = tuple[float, QueueName]  # the sort key before which the queue has no lane
 Order = tuple[int, int]  # among a user's own jobs: higher priority first, then the older job
 
 
@@ -85,6 +86,8 @@ class KnownLine:
         self.has_more_kinds = not is_whole  # stored kinds after the last that was read, by name
         self.last_kind = Kind("")  # the last stored kind that was read, by name
         self._users: dict[QueueName, PriorityQueue[UserId, int]] = {}
+        # The queues of each kind by where the next lane of each is or may be.
+        self._fronts: dict[Kind, PriorityQueue[QueueName, Front]] = {}
         self._horizons: dict[QueueName, float] = {}
         self._horizon_of_others = math.inf if is_whole else 0.0
         self._resuming: PriorityQueue[UserId, tuple[int, UserId]] = PriorityQueue()
@@ -107,10 +110,12 @@ class KnownLine:
         if order is None:
             if users is not None:
                 users.discard(user_id)
+                self.look_at(queue)
             return
         if users is None:
             users = self._users[queue] = PriorityQueue()
         users.put(user_id, order)
+        self.look_at(queue)
 
     def resume(self, user_id: UserId, at: int | None) -> None:
         """Note when a user's place has to be worked out again; None: at no time."""
@@ -138,6 +143,27 @@ class KnownLine:
             users.discard(lane[0])
             if not users:
                 del self._users[lane[1]]
+            self.look_at(lane[1])
+
+    def look_at(self, queue: QueueName) -> None:
+        """Have claims of its kind look at a queue, of which lanes are known or may be unread."""
+        users = self._users.get(queue)
+        first = None if users is None else users.first()
+        horizon = self.horizon(queue)
+        place = horizon if first is None else min(first, horizon)
+        kind = kind_of(queue)
+        fronts = self._fronts.get(kind)
+        if fronts is None:
+            fronts = self._fronts[kind] = PriorityQueue()
+        if place < math.inf:
+            fronts.put(queue, (place, queue))
+        else:
+            fronts.discard(queue)
+
+    def fronts_in_order(self, kind: Kind) -> Iterator[Front]:
+        """Yield the queues of a kind in the order of their next lanes."""
+        fronts = self._fronts.get(kind)
+        return iter(()) if fronts is None else (front for front, _ in fronts.in_order())
 
     def users_in_order(self, queue: QueueName) -> Iterator[tuple[int, UserId]]:
         """Yield (sort key, user) of the known users with jobs in a queue, the next first."""
@@ -151,6 +177,7 @@ class KnownLine:
     def read_users(self, queue: QueueName, up_to: int | None) -> None:
         """Note that all lanes of a queue up to a sort key are known; None: all."""
         self._horizons[queue] = math.inf if up_to is None else up_to
+        self.look_at(queue)
 
     def read_jobs(self, lane: Lane, jobs: Collection[WaitingJob]) -> None:
         """Add the first jobs of a lane."""

@@ -106,6 +106,7 @@ class Line(Folded):
         self.kinds: dict[Kind, Load] = {}
         self.queues: dict[Kind, dict[QueueName, int]] = {}  # jobs waiting; those with resources
         self.resources: dict[ResourceName, Load] = {}
+        self.waiting_for: dict[ResourceName, dict[Kind, int]] = {}  # jobs waiting; no zeros
         self.starts: dict[Subject, Starts] = {}  # of subjects with a throttle
         self.changed_users: dict[UserId, UserInLine] = {}  # with their stored state
         self.changed_lanes: set[Lane] = set()
@@ -241,9 +242,21 @@ class Line(Folded):
             self.resources[resource] = self.resources.get(resource, NO_JOBS).plus(waiting, running)
         self.changed_resources.update(resources)
         if waiting:
-            queues = self.queues.setdefault(kind, {})
-            queues[queue] = queues.get(queue, 0) + waiting
+            self._count_in_queue(kind, queue, waiting)
             self.changed_queues.add(queue)
+            if self.known is not None and not self.queues[kind][queue]:
+                self.known.read_users(queue, None)
+
+    def _count_in_queue(self, kind: Kind, queue: QueueName, waiting: int) -> None:
+        queues = self.queues.setdefault(kind, {})
+        queues[queue] = queues.get(queue, 0) + waiting
+        for resource in resources_of(queue):
+            kinds = self.waiting_for.setdefault(resource, {})
+            kinds[kind] = kinds.get(kind, 0) + waiting
+            if not kinds[kind]:
+                del kinds[kind]
+                if not kinds:
+                    del self.waiting_for[resource]
 
     def _count_start(self, event: JobStarted, now: int) -> None:
         """Count a start in the windows of all throttles that it is under."""
@@ -360,8 +373,13 @@ class Line(Folded):
             before = self.resources.get(name, NO_JOBS)
             self.resources[name] = before.plus(load.waiting, load.running)
         if load.waiting and SEPARATOR in queue:
-            queues = self.queues.setdefault(kind_of(queue), {})
-            queues[queue] = queues.get(queue, 0) + load.waiting
+            self._count_in_queue(kind_of(queue), queue, load.waiting)
+
+    def read_queue(self, queue: QueueName, waiting: int) -> None:
+        """Take the row of a queue with resources."""
+        self._count_in_queue(kind_of(queue), queue, waiting)
+        if self.known is not None:
+            self.known.look_at(queue)
 
     def has_read(self, user_id: UserId) -> None:
         """Take a user with all their lanes, whose rows were read, into the order of the line."""
@@ -432,24 +450,13 @@ class Line(Folded):
         """Return the kinds in memory that have waiting jobs."""
         return [kind for kind, load in self.kinds.items() if load.waiting]
 
-    def queues_of(self, kind: Kind) -> list[QueueName]:
-        """Return the queues in memory of a kind that may have waiting jobs."""
-        queues = self.queues.get(kind)
-        if not queues:
-            return [queue_of(kind, ())]
-        return [queue_of(kind, ()), *(queue for queue, waiting in queues.items() if waiting)]
-
     def resources_used(self, kind: Kind) -> set[ResourceName]:
         """Return the resources in memory that waiting jobs of a kind use."""
         return {name for queue in self.queues.get(kind, ()) for name in resources_of(queue)}
 
     def kinds_using(self, resource: ResourceName) -> list[Kind]:
         """Return the kinds in memory of which jobs that use a resource wait."""
-        return [
-            kind
-            for kind, queues in self.queues.items()
-            if any(waiting and resource in resources_of(queue) for queue, waiting in queues.items())
-        ]
+        return list(self.waiting_for.get(resource, ()))
 
     @property
     def has_read_kinds(self) -> bool:

@@ -42,11 +42,17 @@ class PriorityQueue(Generic[K, P]):
     def discard(self, key: K) -> None:
         self._priorities.pop(key, None)
 
-    def in_order(self) -> Iterator[tuple[P, K]]:
-        """Yield each key with its priority. The queue may not change until the caller stops."""
+    def first(self) -> P | None:
+        """Return the lowest priority; None if there are no keys."""
         heap, priorities = self._heap, self._priorities
         while heap and priorities.get(heap[0][1]) != heap[0][0]:
             heapq.heappop(heap)
+        return heap[0][0] if heap else None
+
+    def in_order(self) -> Iterator[tuple[P, K]]:
+        """Yield each key with its priority. The queue may not change until the caller stops."""
+        self.first()  # removes stale entries from the front
+        heap, priorities = self._heap, self._priorities
         latest: P | None = None
         # The children of an entry of a heap come after it, so the next entry in order is always a
         # child of one that was yielded.

@@ -14,15 +14,16 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice
 from typing import Final, NamedTuple
 
-from domain.fairness.known_line import Unread, WaitingJob
+from domain.fairness.known_line import Front, Unread, WaitingJob
 from domain.fairness.line import NO_JOBS, Line, Load
-from domain.fairness.queues import Lane, QueueName, kind_of, resources_of
+from domain.fairness.queues import Lane, QueueName, kind_of, queue_of, resources_of
 from domain.fairness.start_limits import resumes_at, startable
 from domain.fairness.strides import next_pass, order_of
 from domain.language.identifiers import Kind, ResourceName, UserId
 from domain.limits.limits import NONE, Limits, Subject
 
 USERS_PER_READ_MAX: Final = 250
+QUEUES_READ_AHEAD: Final = 100
 
 
 class Served(NamedTuple):
@@ -71,6 +72,11 @@ def serve(line: Line, kinds: Iterable[Kind], jobs_max: int, next_position: int, 
     return Served(served, resumes_at=view.resumes_at())
 
 
+def unread_queues(line: Line, kinds: Iterable[Kind], now: int) -> frozenset[QueueName]:
+    """Return the open queues that may have unread lanes."""
+    return _ClaimView(line, kinds, now).queues_beyond(math.inf)
+
+
 class _Unread:
     """Type of a sentinel: the user's next job has not been read."""
 
@@ -97,43 +103,69 @@ class _ClaimView:
         self._free_resources: dict[ResourceName, float] = {}
         self._free_users: dict[UserId, float] = {}
         self._free_user_kinds: dict[tuple[UserId, Kind], float] = {}
-        queues = chain.from_iterable(line.queues_of(kind) for kind in kinds)
-        self._queues = [] if line.limits.everyone.paused else [*filter(self._is_open, queues)]
-        self._wanted = set(self._queues)
-        # The queues that stay open, whatever starts.
-        self._unlimited = {queue for queue in self._queues if self._is_unlimited(queue)}
-        self._unread_after = {
-            queue: horizon
-            for queue in self._queues
-            if (horizon := line.known.horizon(queue)) < math.inf
-        }
+        self._kinds = set() if line.limits.everyone.paused else set(kinds)
+        for kind in self._kinds:
+            line.known.look_at(queue_of(kind, ()))
+        # Queues are looked at when a claim comes to their first lanes, since there may be very
+        # many. These are those to come, and the next.
+        self._fronts = heapq.merge(*map(line.known.fronts_in_order, self._kinds))
+        self._front = next(self._fronts, None)
+        # Heaps of the open queues that were looked at: those with further users by their next, and
+        # those that may have unread lanes by where these begin.
+        self._users: list[tuple[int, UserId, QueueName, Iterator[tuple[int, UserId]]]] = []
+        self._horizons: list[Front] = []
+        self._unlimited: set[QueueName] = set()  # stay open, whatever starts
 
     def users_in_order(self) -> Iterator[tuple[int, UserId]]:
         """Yield the users with known jobs in the open queues, each once, in order."""
         latest = None
-        for order, user_id in heapq.merge(*map(self._users_of, self._queues)):
+        while self._users or self._front is not None:
+            while self._front and not (self._users and self._users[0][0] < self._front[0]):
+                self._look_at_queues(self._front[0])
+            if not self._users:
+                return
+            order, user_id, queue, following = heapq.heappop(self._users)
             if order != latest:  # else the user is in another queue as well
                 latest = order
                 yield order, user_id
+            self._add_next(queue, following)
 
-    def _users_of(self, queue: QueueName) -> Iterator[tuple[int, UserId]]:
-        if queue in self._unlimited:
-            yield from self._known.users_in_order(queue)
-            return
-        for user in self._known.users_in_order(queue):
+    def _look_at_queues(self, order: float) -> None:
+        """Look at the queues that may have lanes up to a sort key."""
+        while self._front is not None and self._front[0] <= order:
+            queue = self._front[1]
+            self._front = next(self._fronts, None)
             if not self._is_open(queue):
-                return
-            yield user
+                continue
+            if self._is_unlimited(queue):
+                self._unlimited.add(queue)
+            horizon = self._known.horizon(queue)
+            if horizon < math.inf:
+                heapq.heappush(self._horizons, (horizon, queue))
+            self._add_next(queue, self._known.users_in_order(queue))
+
+    def _add_next(self, queue: QueueName, users: Iterator[tuple[int, UserId]]) -> None:
+        if queue in self._unlimited or self._is_open(queue):
+            following = next(users, None)
+            if following is not None:
+                heapq.heappush(self._users, (*following, queue, users))
 
     def queues_beyond(self, order: float) -> frozenset[QueueName]:
-        """Return the open queues that may have an unread lane before a sort key."""
-        if not self._unread_after:
+        """Return the open queues that may have an unread lane before a sort key; if there are any,
+        with those that will have to be read next.
+        """
+        self._look_at_queues(order)
+        horizons = self._horizons
+        while horizons and horizons[0][0] < order and not self._is_open(horizons[0][1]):
+            heapq.heappop(horizons)
+        if not (horizons and horizons[0][0] < order):
             return frozenset()
-        return frozenset(
-            queue
-            for queue, horizon in self._unread_after.items()
-            if horizon < order and self._is_open(queue)
-        )
+        # Else users who are in as many queues in turn would cost a read each.
+        while self._front is not None and len(horizons) < QUEUES_READ_AHEAD:
+            self._look_at_queues(self._front[0])
+        beyond = sum(horizon < order for horizon, _ in horizons)
+        nearest = heapq.nsmallest(max(beyond, QUEUES_READ_AHEAD), horizons)
+        return frozenset(queue for _, queue in nearest if self._is_open(queue))
 
     def cut_lanes(self, users: Iterable[UserId], jobs_max: int) -> frozenset[Lane]:
         """Return the lanes of the first of these users whose next job is unread."""
@@ -210,7 +242,8 @@ class _ClaimView:
             lane = (user_id, queue)
             if (
                 load.waiting > self._taken.get(lane, 0)
-                and (queue in self._unlimited or (queue in self._wanted and self._is_open(queue)))
+                and kind_of(queue) in self._kinds
+                and (queue in self._unlimited or self._is_open(queue))
                 and (limited_kinds is None or self._is_user_kind_open(user_id, kind_of(queue)))
             ):
                 yield lane

@@ -18,6 +18,7 @@ from adapters.database.database import Database
 from adapters.log import audit_log
 from adapters.log.audit_log import EventFilter, StoredEvent
 from adapters.log.event_log import HeadReading, SqlEventLog
+from adapters.log.event_pages import latest_position
 from adapters.log.histories import of_types
 from adapters.log.key_events import keys_after
 from adapters.log.outbox import SqlOutbox
@@ -211,7 +212,7 @@ class Fairlog(Queries):
         return await self.read(self.with_saved_rows(query))
 
     async def _latest_limit_change(self) -> int:
-        return await self.read(lambda connection: audit_log.latest(connection, "LimitChanged"))
+        return await self.read(lambda connection: latest_position(connection, "LimitChanged"))
 
     async def _read_events(self, wanted: EventFilter, after: int, limit: int) -> list[StoredEvent]:
         read = self.read_long if wanted.may_match_little else self.read
@@ -448,21 +449,29 @@ class Fairlog(Queries):
         changed = 0
         while True:
             due, held = await self._read_due()
-            updated, is_line_updated = 0, False
-            try:
-                if held:
-                    line = await self._execute(UpdateLine(users=held), LineWasUpdated)
-                    is_line_updated = bool(line.users) or self._held_users.has_more
-                if due:
-                    updated = len(
-                        (await self._execute(EnforceDeadlines(jobs=due), JobsUpdated)).jobs
-                    )
+            try:  # at once, so that they are in one batch: timers wait for no other one
+                is_line_updated, updated = await asyncio.gather(
+                    self._update_line(held), self._update_due(due)
+                )
             except BaseException:
                 self._due_jobs.clear()
                 raise
             changed += updated
             if not ((updated and self._due_jobs.has_more) or is_line_updated):
                 return changed
+
+    async def _update_line(self, users: Sequence[UserId]) -> bool:
+        """Return True if further users may have to be updated."""
+        if not users:
+            return False
+        line = await self._execute(UpdateLine(users=users), LineWasUpdated)
+        return bool(line.users) or self._held_users.has_more
+
+    async def _update_due(self, jobs: Sequence[JobId]) -> int:
+        """Return the number of jobs that changed."""
+        if not jobs:
+            return 0
+        return len((await self._execute(EnforceDeadlines(jobs=jobs), JobsUpdated)).jobs)
 
     def recover(self, server: ServerId | None) -> list[Job]:
         """Queue the jobs again that no worker can still finish, and return the jobs that changed.

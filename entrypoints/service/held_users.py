@@ -8,8 +8,8 @@ from typing import Final
 
 from sqlalchemy.engine import Connection
 
-from adapters.log import audit_log
 from adapters.log.event_log import HeadReading
+from adapters.log.event_pages import latest_position
 from domain.language.identifiers import PlanName, UserId
 from domain.limits.limits import Limits
 from projections.inline.windows import WindowQueries
@@ -58,7 +58,7 @@ class HeldUsers:
     def _look_at_plans(self, connection: Connection) -> None:
         """Begin with all users in line if the limits of starts of a plan have changed."""
         names = ("LimitChanged", "PlanDeleted")
-        changed = max(audit_log.latest(connection, name) for name in names)
+        changed = max(latest_position(connection, name) for name in names)
         if changed == self._limits_changed:
             return
         is_first = self._limits_changed == 0

@@ -4,10 +4,9 @@ The stored rows have to be current: the writer saves its changes before it reads
 stays in memory (`domain.fairness.known_line`), so more is read than one claim needs.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
-import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from domain.decisions.write_model import RequiredRows, WriteModel
@@ -22,7 +21,10 @@ from projections.inline.line import kinds, lanes
 from projections.storage.rows import limited, placeholder, union
 
 KINDS_PER_READ_MAX: Final = 250  # SQLite allows 500 selects in a UNION
-LANES_PER_READ_MIN: Final = 100  # of each queue
+LANES_PER_READ_MIN: Final = 100  # of each queue, if these are few
+LANES_PER_READ_MAX: Final = 1_000  # of all queues; but at least `LANES_PER_QUEUE_MIN` of each
+LANES_PER_QUEUE_MIN: Final = 2
+USERS_PER_READ_MIN: Final = 500  # whose first jobs are read with their lanes
 JOBS_PER_READ_MIN: Final = 200  # of all lanes together
 
 # (sort key of the user, user, jobs waiting) of the lanes of each queue
@@ -41,10 +43,11 @@ class FrontOfLine:
         """Read what a claim depends on; the rows of the users found are required next."""
         known = model.line.known
         assert known is not None, "claims are decided by this line"
+        lanes_max = _lanes_per_queue(unread)
+        front, next_kinds = self._lanes_and_kinds(unread, known, lanes_max)
         if unread.more_kinds:  # the claim is decided again when they are in memory
-            required.kinds.update(self._next_kinds(known))
-        lanes_max = max(unread.jobs, LANES_PER_READ_MIN)
-        front = self._front({one: known.horizon(one) for one in sorted(unread.queues)}, lanes_max)
+            _note_kinds(known, next_kinds)
+            required.kinds.update(next_kinds)
         for queue, found in front.items():
             known.read_users(queue, found[-1][0] if len(found) == lanes_max else None)
             required.users.update(user_id for _, user_id, _ in found)
@@ -57,40 +60,41 @@ class FrontOfLine:
             counts[lane] = 1 + max(unread.jobs, JOBS_PER_READ_MIN) // len(unread.lanes)
         self._read_jobs(counts, known, model, required)
 
-    def _next_kinds(self, known: KnownLine) -> list[Kind]:
-        """Return the next kinds by name that have waiting jobs."""
-        rows = self._connection.execute(
-            sa.select(kinds.c.kind)
-            .where(kinds.c.generation == self._line, kinds.c.waits_as > known.last_kind.encode())
-            .order_by(kinds.c.waits_as)
-            .limit(KINDS_PER_READ_MAX)
-        )
-        found = [Kind(bytes(kind).decode()) for (kind,) in rows]
-        known.has_read_kinds = True
-        known.has_more_kinds = len(found) == KINDS_PER_READ_MAX
-        if found:
-            known.last_kind = found[-1]
-        return found
-
-    def _front(self, after: Mapping[QueueName, float], lanes_max: int) -> _Front:
-        """Return for each queue its first lanes after a sort key of users."""
+    def _lanes_and_kinds(
+        self, unread: Unread, known: KnownLine, lanes_max: int
+    ) -> tuple[_Front, list[Kind]]:
+        """Return for each unread queue its first lanes beyond the horizon; and if there may be
+        unread kinds, the next ones by name that have waiting jobs. All by one statement.
+        """
         mark = placeholder(self._connection)
+        following = limited(
+            self._connection,
+            f"SELECT waits_as, NULL AS turn, NULL AS user_id, 0 AS waiting FROM {kinds.name}"
+            f" WHERE generation = {mark} AND waits_as > {mark}"
+            f" ORDER BY waits_as LIMIT {KINDS_PER_READ_MAX}",
+        )
         first = limited(
             self._connection,
             f"SELECT queue, turn, user_id, waiting FROM {lanes.name} WHERE generation = {mark}"
             f" AND queue = {mark} AND turn > {mark} ORDER BY turn LIMIT {lanes_max}",
         )
-        selects = [
-            (first, [self._line, queue.encode(), int(order).to_bytes(ORDER_BYTES)])
-            for queue, order in after.items()
+        selects: list[tuple[str, list[object]]] = [
+            (first, [self._line, queue.encode(), int(known.horizon(queue)).to_bytes(ORDER_BYTES)])
+            for queue in sorted(unread.queues)
         ]
-        front: _Front = {queue: [] for queue in after}
-        for queue, turn, user, waiting in union(self._connection, selects):
-            lane = (int.from_bytes(turn), UserId(user.decode()), waiting)
-            front[QueueName(queue.decode())].append(lane)
+        if unread.more_kinds:
+            selects.append((following, [self._line, known.last_kind.encode()]))
+        front: _Front = {queue: [] for queue in unread.queues}
+        next_kinds: list[Kind] = []
+        for name, turn, user, waiting in union(self._connection, selects):
+            if turn is None:
+                next_kinds.append(Kind(name.decode()))
+            else:
+                lane = (int.from_bytes(turn), UserId(user.decode()), waiting)
+                front[QueueName(name.decode())].append(lane)
         for found in front.values():
             found.sort()
-        return front
+        return front, next_kinds
 
     def _read_jobs(
         self,
@@ -125,6 +129,19 @@ class FrontOfLine:
 _FIRST: Final[Order] = (-(2**31), 0)
 
 
+def _lanes_per_queue(unread: Unread) -> int:
+    """Return how many lanes of each queue are read: of many queues a few, of others more."""
+    most = max(unread.jobs, LANES_PER_READ_MIN)
+    fair = LANES_PER_READ_MAX // max(1, len(unread.queues))
+    return max(LANES_PER_QUEUE_MIN, min(most, fair))
+
+
+def _note_kinds(known: KnownLine, next_kinds: Sequence[Kind]) -> None:
+    known.has_read_kinds = True
+    known.has_more_kinds = len(next_kinds) == KINDS_PER_READ_MAX
+    known.last_kind = max([known.last_kind, *next_kinds], key=str.encode)
+
+
 def _waiting(job: Job) -> WaitingJob:
     return WaitingJob(job.id, job.user_id, job.kind, job.priority, job.is_suspect, job.resources)
 
@@ -135,7 +152,7 @@ def _shares(front: _Front, jobs_max: int) -> dict[Lane, tuple[int, int]]:
     for queue, found in front.items():
         for order, user_id, waiting in found:
             by_user.setdefault((order, user_id), {})[queue] = waiting
-    in_turn = sorted(by_user)
+    in_turn = sorted(by_user)[: max(jobs_max, USERS_PER_READ_MIN)]
     given = rounds([sum(by_user[user].values()) for user in in_turn], jobs_max)
     return {
         (user[1], queue): (waiting, min(waiting, max(1, share)))

@@ -264,7 +264,7 @@ def _put(
                 line.kinds.setdefault(Kind(text), Load(*numbers[:2]))
             case 3 if text in new_kinds:
                 queue = QueueName(SEPARATOR.join((text, second.decode())))
-                line.queues.setdefault(Kind(text), {})[queue] = numbers[0]
+                line.read_queue(queue, numbers[0])
             case 4:
                 line.resources.setdefault(ResourceName(text), Load(*numbers[:2]))
             case 5:

@@ -131,13 +131,10 @@ class LiveProjections:
         self._known.add(required)
 
     def save(self, connection: Connection, model: WriteModel) -> None:
-        """Write the changed rows, and note in the head row that they stand at the model's
-        position.
-        """
+        """Write the changed rows; they stand at the model's position then."""
         for projection in self._projections:
             for write in projection.take_changes(self._generations[projection.name], model):
                 write(connection)
-        self._log.set_saved(connection, model.position)
         self._saved = model.position
 
     def note_empty_claims(

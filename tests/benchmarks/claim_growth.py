@@ -3,6 +3,9 @@
 On MariaDB. There are a tenth as many users as jobs, and one of them owns half. The service is asked
 in this process, through its writer and with the payloads read, as `POST /v1/claims` does; the jobs
 are then given back, so that as many wait for the next claim. The sizes are asked in turn; medians.
+
+Then the same with all users on plans: a tenth of them are held by a throttle, the jobs use a
+hundredth as many resources (1,000 for 100,000 users), and a tenth of these are paused.
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,6 +25,14 @@ def run(site: Site) -> Iterator[Figure]:
     with sizes(site) as sized:
         yield from compared(
             f"claim {JOBS_PER_CLAIM} jobs", sized, 5 if site.quick else 40, _claim, _give_back
+        )
+    with sizes(site, has_limits=True) as sized:
+        yield from compared(
+            f"claim {JOBS_PER_CLAIM} jobs of users on plans",
+            sized,
+            5 if site.quick else 40,
+            _claim,
+            _give_back,
         )
 
 

@@ -20,6 +20,7 @@ from entrypoints.composition import compose, prepare, rebuild_projections
 from entrypoints.service.fairlog import Fairlog
 from projections.inline.live import inline_projections
 from tests.benchmarks.history import Teller, Told
+from tests.benchmarks.limited_history import LimitedTeller
 from tests.benchmarks.site import UNLIMITED, Kind, Site
 
 EVENTS_PER_TRANSACTION: Final = 8000
@@ -55,6 +56,29 @@ def queued(site: Site, kind: Kind, jobs: int, users: int) -> Filled:
         return Filled(kind, url, jobs, users, events)
 
     return site.prepared(make, "queued", kind, str(jobs))
+
+
+def limited(site: Site, kind: Kind, jobs: int, users: int, resources: int) -> Filled:
+    """The same for users on plans, a tenth of them held, and jobs that use resources."""
+
+    def make() -> Filled:
+        site.note(f"filling: {jobs:,} jobs wait, of {users:,} users on plans")
+        return write_limited(site.new_database(kind), kind, jobs, users, resources)
+
+    return site.prepared(make, "limited", kind, str(jobs))
+
+
+def write_limited(url: str, kind: Kind, jobs: int, users: int, resources: int) -> Filled:
+    """Fill an empty database with such a history, see `LimitedTeller`."""
+    teller = LimitedTeller(users, resources)
+    with closing(open_service(url)) as fairlog:
+        prepare(fairlog)
+        parts = LimitedTeller.parts(jobs, users, resources)
+        with _indexes_later(fairlog):
+            events = _write_log(fairlog, parts, teller, lambda _, now: teller.tell(now))
+        rebuild_projections(fairlog, [one.name for one in inline_projections()])
+        _gather_statistics(fairlog)
+    return Filled(kind, url, jobs, users, events)
 
 
 def lived(site: Site, kind: Kind, events: int) -> Filled:

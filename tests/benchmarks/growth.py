@@ -12,7 +12,7 @@ from msgspec import Struct
 from domain.language.identifiers import JobId
 from entrypoints.service.fairlog import Fairlog
 from tests.benchmarks.figures import Figure, Limit, ratio_at_most
-from tests.benchmarks.filling import Filled, open_service, queued
+from tests.benchmarks.filling import Filled, limited, open_service, queued
 from tests.benchmarks.site import Site
 
 # Jobs and users; one user owns half of the jobs.
@@ -34,12 +34,18 @@ class Sized(Struct, frozen=True):
 
 
 @contextmanager
-def sizes(site: Site) -> Iterator[list[Sized]]:
-    """All sizes open at once, on MariaDB, filled when they are first asked for."""
+def sizes(site: Site, *, has_limits: bool = False) -> Iterator[list[Sized]]:
+    """All sizes open at once, on MariaDB, filled when they are first asked for.
+
+    With limits, all users are on plans, and a hundredth as many resources are used.
+    """
     with ExitStack() as stack:
         opened = []
         for jobs, users in SIZES_QUICK if site.quick else SIZES:
-            filled = queued(site, "mariadb", jobs, users)
+            if has_limits:
+                filled = limited(site, "mariadb", jobs, users, max(10, users // 100))
+            else:
+                filled = queued(site, "mariadb", jobs, users)
             fairlog = stack.enter_context(closing(open_service(filled.url)))
             fairlog.writer.start()
             opened.append(Sized(filled, fairlog))

@@ -19,7 +19,7 @@ from domain.language.events import (
     Scope,
 )
 from domain.language.idempotency import content_digest
-from domain.language.identifiers import GLOBAL, JobId, Kind, UserId, WorkerId
+from domain.language.identifiers import GLOBAL, JobId, Kind, ResourceName, UserId, WorkerId
 from domain.language.moments import later
 from domain.limits.rate_limits import window_start
 
@@ -35,7 +35,7 @@ _ATTEMPTS_MAX: Final = 3
 HEAVY: Final = UserId("user-0")
 
 # An event, the job that it is about, and its body.
-Told = tuple[Event, JobId, bytes | None]
+Told = tuple[Event, JobId | None, bytes | None]
 
 
 class Teller:
@@ -49,27 +49,35 @@ class Teller:
         self._window: datetime | None = None
         self._used: Counter[UserId] = Counter()
 
-    def submission(self, now: datetime) -> tuple[UserId, JobId, list[Told]]:
-        """A job by the next user, recorded at `now` (UTC)."""
-        user_id, payload = self._next_user(), _payload(self._jobs)
+    def submission(
+        self, now: datetime, user_id: UserId | None = None
+    ) -> tuple[UserId, JobId, list[Told]]:
+        """A job by that user, or the next, recorded at `now` (UTC)."""
+        user_id, payload = user_id or self._next_user(), _payload(self._jobs)
         self._jobs += 1
         job_id = JobId(self.position + 2)
         told: list[Told] = [
             (self._admission(user_id, now), job_id, None),
-            (_submitted(user_id, payload, now), job_id, payload.data),
+            (_submitted(user_id, payload, now, self.resources(user_id)), job_id, payload.data),
         ]
         self.position += len(told)
         return user_id, job_id, told
 
-    def life(self, now: datetime) -> list[Told]:
+    def resources(self, _: UserId) -> tuple[ResourceName, ...]:
+        """Those that a user's jobs use."""
+        return ()
+
+    def life(self, now: datetime, user_id: UserId | None = None) -> list[Told]:
         """A job from submission to result: four events."""
-        user_id, job_id, told = self.submission(now)
+        user_id, job_id, told = self.submission(now, user_id)
+        resources = self.resources(user_id)
         result = _result(self._jobs)
         told += [
             (
                 JobStarted(
                     user_id=user_id,
                     kind=KIND,
+                    resources=resources,
                     attempt=1,
                     worker=_WORKER,
                     lease_expires_at=later(now, _LEASE_SECONDS),
@@ -81,6 +89,7 @@ class Teller:
                 JobCompleted(
                     user_id=user_id,
                     kind=KIND,
+                    resources=resources,
                     attempt=1,
                     result_sha256=result.sha256,
                     result_bytes=result.size,
@@ -124,7 +133,9 @@ def submissions(jobs: int, users: int, now: datetime, position: int = 0) -> Iter
         yield from teller.submission(now)[2]
 
 
-def _submitted(user_id: UserId, payload: Body, now: datetime) -> JobSubmitted:
+def _submitted(
+    user_id: UserId, payload: Body, now: datetime, resources: tuple[ResourceName, ...]
+) -> JobSubmitted:
     return JobSubmitted(
         user_id=user_id,
         kind=KIND,
@@ -133,6 +144,7 @@ def _submitted(user_id: UserId, payload: Body, now: datetime) -> JobSubmitted:
         max_attempts=_ATTEMPTS_MAX,
         idempotency_key=content_digest(KIND, payload),
         key_expires_at=later(now, _KEY_SECONDS),
+        resources=resources,
     )
 
 

@@ -15,6 +15,7 @@ from domain.jobs.job import Job
 from domain.language.bodies import body_of
 from domain.language.commands import (
     CancelJob,
+    ChangeLimit,
     ClaimJobs,
     Command,
     CompleteJob,
@@ -22,7 +23,9 @@ from domain.language.commands import (
     FailJob,
     SubmitJob,
 )
-from domain.language.identifiers import JobId, Kind, UserId, WorkerId
+from domain.language.events import Scope
+from domain.language.identifiers import JobId, Kind, PlanName, ResourceName, UserId, WorkerId
+from domain.language.limits import Rate
 from entrypoints.composition import compose, prepare
 from entrypoints.service.fairlog import Fairlog
 from tests.support.clock import ManualClock
@@ -32,6 +35,8 @@ COMMANDS: Final = 200
 USERS: Final = 200
 
 _KINDS: Final = (Kind("thumbnail"), Kind("export"), Kind("webhook"))
+_PLANS: Final = (PlanName("free"), PlanName("bronze"), PlanName("platinum"))
+_PLENTY: Final = Rate(100_000, 3600)
 _WORKER: Final = WorkerId("worker-1")
 _RUNNING: Final = 110  # jobs, the first of as many users
 _COMPLETED, _FAILED, _KEPT = range(35), range(35, 70), range(70, 100)  # of those running
@@ -53,11 +58,20 @@ class Counted(Struct, frozen=True):
         return max(self.by_client, self.by_server or 0)
 
 
-def count_statements(database_url: str, jobs_a_user: int) -> Counted:
-    """Fill an empty database, open it anew so that nothing of it is in memory, and count."""
+def count_statements(
+    database_url: str, jobs_a_user: int, *, has_start_limits: bool = False
+) -> Counted:
+    """Fill an empty database, open it anew so that nothing of it is in memory, and count.
+
+    With `has_start_limits`, all users are on plans with throttles, and all jobs use resources with
+    throttles and caps; none is used up.
+    """
     clock = ManualClock()
+    resources = (ResourceName("shop"),) if has_start_limits else ()
     with _service(database_url, clock) as (fairlog, _):
-        batch = _prepare(fairlog, jobs_a_user)
+        if has_start_limits:
+            _all_well(fairlog, list(_start_limits()))
+        batch = _prepare(fairlog, jobs_a_user, resources)
     clock.advance(_HEARTBEATS_MATTER_SECONDS)
     with _service(database_url, clock) as (fairlog, counter):
         _all_well(
@@ -76,10 +90,24 @@ def count_statements(database_url: str, jobs_a_user: int) -> Counted:
     return counted
 
 
-def _prepare(fairlog: Fairlog, jobs_a_user: int) -> list[Command]:
+def _start_limits() -> Iterator[Command]:
+    for plan in _PLANS:
+        yield ChangeLimit(scope=Scope.PLAN, plan=plan, throttle=_PLENTY, weight=len(plan) * 100)
+    for number in range(USERS):
+        plan = _PLANS[number % len(_PLANS)]
+        yield ChangeLimit(scope=Scope.USER, user_id=UserId(f"user-{number}"), plan=plan)
+    for kind in _KINDS:
+        yield ChangeLimit(scope=Scope.KIND, kind=kind, throttle=_PLENTY, running=_PLENTY.limit)
+    shops = ResourceName("shop*")
+    yield ChangeLimit(scope=Scope.RESOURCE, resource=shops, throttle=_PLENTY, running=_PLENTY.limit)
+
+
+def _prepare(
+    fairlog: Fairlog, jobs_a_user: int, resources: tuple[ResourceName, ...]
+) -> list[Command]:
     """Let every user have jobs waiting, and one running for more than half of them."""
     submissions = [
-        _submit(UserId(f"user-{number}"), f"{round_}-{number}")
+        _submit(UserId(f"user-{number}"), f"{round_}-{number}", resources)
         for round_ in range(jobs_a_user)
         for number in range(USERS)
     ]
@@ -90,13 +118,15 @@ def _prepare(fairlog: Fairlog, jobs_a_user: int) -> list[Command]:
     [claimed] = _all_well(fairlog, [ClaimJobs(worker=_WORKER, max_jobs=_RUNNING)])
     assert isinstance(claimed, Claimed)
     assert len({job.user_id for job in claimed.jobs}) == _RUNNING
-    return _mixed(claimed.jobs, latest)
+    return _mixed(claimed.jobs, latest, resources)
 
 
-def _mixed(running: Sequence[Job], latest: Sequence[JobId]) -> list[Command]:
+def _mixed(
+    running: Sequence[Job], latest: Sequence[JobId], resources: tuple[ResourceName, ...]
+) -> list[Command]:
     """`latest` is each user's latest job."""
     by_kind: list[list[Command]] = [
-        [_submit(UserId(f"user-{number}"), f"mixed-{number}") for number in _SUBMITTING],
+        [_submit(UserId(f"user-{number}"), f"mixed-{number}", resources) for number in _SUBMITTING],
         [_complete(running[index]) for index in _COMPLETED],
         [_fail(running[index], may_retry=index % 2 == 0) for index in _FAILED],
         [_keep(running[index]) for index in _KEPT],
@@ -108,9 +138,11 @@ def _mixed(running: Sequence[Job], latest: Sequence[JobId]) -> list[Command]:
     return mixed[::3] + mixed[1::3] + mixed[2::3]
 
 
-def _submit(user_id: UserId, word: str) -> SubmitJob:
+def _submit(user_id: UserId, word: str, resources: tuple[ResourceName, ...] = ()) -> SubmitJob:
     kind = _KINDS[len(word) % len(_KINDS)]
-    return SubmitJob(user_id=user_id, kind=kind, payload=body_of({"image": word}, "payload"))
+    payload = body_of({"image": word}, "payload")
+    numbered = tuple(ResourceName(f"{name}-{len(word)}") for name in resources)
+    return SubmitJob(user_id=user_id, kind=kind, payload=payload, resources=numbered)
 
 
 def _complete(job: Job) -> CompleteJob:

@@ -29,6 +29,7 @@ from domain.language.commands import (
     RetryJob,
     ReturnJob,
     SubmitJob,
+    UpdateLine,
 )
 from domain.language.events import Role, Scope
 from domain.language.identifiers import (
@@ -80,7 +81,9 @@ Wish = Callable[[Known], Command]
 
 
 @st.composite
-def submissions(draw: st.DrawFn) -> Wish:
+def submissions(
+    draw: st.DrawFn, resources: st.SearchStrategy[tuple[ResourceName, ...]] | None = None
+) -> Wish:
     run_in = draw(st.sampled_from([None, None, None, -5.0, 0.0, 5.0, 40.0]))
     expires_in = draw(st.sampled_from([None, None, None, 0.5, 35.0, 100.0]))
     payload = body_of(draw(st.integers(0, 30)), "payload")
@@ -93,6 +96,7 @@ def submissions(draw: st.DrawFn) -> Wish:
         "max_attempts": draw(st.sampled_from([None, 1, 3])),
         "retry": draw(st.sampled_from([None, None, None, SLOWER, ONCE])),
         "priority": draw(st.sampled_from([0, 0, 0, 2, -1])),
+        "resources": () if resources is None else draw(resources),
     }
 
     def wish(known: Known) -> Command:
@@ -248,6 +252,44 @@ def limit_changes(draw: st.DrawFn) -> Wish:
     return lambda _: command
 
 
+USED = st.lists(st.sampled_from(["api", "shop:a", "shop:b"]), max_size=3, unique=True).map(
+    lambda names: tuple(map(ResourceName, sorted(names)))
+)
+THROTTLES = st.sampled_from([UNSET, None, Rate(0, 16), Rate(1, 16), Rate(2, 60), Rate(3, 1)])
+WEIGHTS = st.sampled_from([UNSET, None, 1, 50, 333, 100_000])
+PAUSES = st.sampled_from([UNSET, None, None, False, True])
+
+
+@st.composite
+def start_limit_changes(draw: st.DrawFn) -> Wish:
+    """Change what bounds or orders starts, of any subject."""
+    scope = draw(st.sampled_from(Scope))
+    fields: dict[str, Any] = {"paused": draw(PAUSES)}
+    if scope in {Scope.USER, Scope.USER_KIND}:
+        fields["user_id"] = draw(st.sampled_from(USERS))
+    if scope in {Scope.KIND, Scope.USER_KIND}:
+        fields["kind"] = draw(st.sampled_from(KINDS))
+    if scope is Scope.RESOURCE:
+        names = ["api", "shop:a", "shop:*", "*"]
+        fields["resource"] = ResourceName(draw(st.sampled_from(names)))
+    if scope is Scope.PLAN:
+        fields["plan"] = draw(st.sampled_from(PLANS))
+    if scope is Scope.USER:
+        fields["plan"] = draw(st.sampled_from([UNSET, UNSET, None, *PLANS]))
+    if scope in {Scope.USER, Scope.PLAN}:
+        fields["weight"] = draw(WEIGHTS)
+    if scope is not Scope.GLOBAL:
+        fields |= {"throttle": draw(THROTTLES), "running": draw(NUMBERS)}
+    command = ChangeLimit(scope=scope, **fields)
+    return lambda _: command
+
+
+def line_updates() -> st.SearchStrategy[Wish]:
+    """Look at users again, as a timer does."""
+    some = st.lists(st.sampled_from(USERS), unique=True)
+    return some.map(lambda users: lambda _: UpdateLine(users=users))
+
+
 def plan_deletions() -> st.SearchStrategy[Wish]:
     commands = st.sampled_from([DeletePlan(plan=plan) for plan in PLANS])
     return commands.map(lambda command: lambda _: command)
@@ -274,10 +316,13 @@ def with_key(draw: st.DrawFn, wishes: st.SearchStrategy[Wish]) -> Wish:
     return lambda known: by(KEY, wish(known), seed)
 
 
-def any_wish() -> st.SearchStrategy[Wish]:
-    often = [submissions(), submissions(), submissions(), claims(), claims(), ends(), ends()]
+def any_wish(*, with_start_limits: bool = False) -> st.SearchStrategy[Wish]:
+    submitted = submissions(USED if with_start_limits else None)
+    often = [submitted, submitted, submitted, claims(), claims(), ends(), ends()]
+    limits = [*[start_limit_changes()] * 3, line_updates()] if with_start_limits else []
     return st.one_of(
         *often,
+        *limits,
         turns(),
         wakes(),
         wakes(),
@@ -297,9 +342,15 @@ def any_wish() -> st.SearchStrategy[Wish]:
 Batches = list[tuple[float, int, list[Wish]]]
 
 
-def batches(batches_max: int = 12, wishes_max: int = 9) -> st.SearchStrategy[Batches]:
+def batches(
+    batches_max: int = 12, wishes_max: int = 9, *, with_start_limits: bool = False
+) -> st.SearchStrategy[Batches]:
+    """`with_start_limits`: with throttles, weights, pauses and caps of all subjects, and jobs that
+    use resources.
+    """
     moves = st.sampled_from(
         [0.0, 0.0, 0.000001, 1.0, 16.0, 31.0, 60.0, 101.0, 599.0, -7.0, -1000.0]
     )
-    batch = st.lists(any_wish(), min_size=1, max_size=wishes_max)
+    wishes = any_wish(with_start_limits=with_start_limits)
+    batch = st.lists(wishes, min_size=1, max_size=wishes_max)
     return st.lists(st.tuples(moves, st.integers(0, 1), batch), min_size=1, max_size=batches_max)

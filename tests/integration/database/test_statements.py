@@ -5,15 +5,17 @@ from collections.abc import Callable
 import pytest
 
 from tests.benchmarks.mixed_batch import count_statements
+from tests.benchmarks.statements import STATEMENTS_MAX
 
-STATEMENTS_MAX = 21  # BEGIN, COMMIT and the kinds in line, for claims of any kind, included
 
-
+@pytest.mark.parametrize("has_start_limits", [False, True])
 @pytest.mark.parametrize("jobs_a_user", [2, 20])
 def test_200_mixed_commands_of_200_users_take_a_handful_of_statements(
-    database_url: str, jobs_a_user: int
+    database_url: str,
+    jobs_a_user: int,
+    has_start_limits: bool,  # noqa: FBT001 (a parameter of pytest)
 ) -> None:
-    counted = count_statements(database_url, jobs_a_user)
+    counted = count_statements(database_url, jobs_a_user, has_start_limits=has_start_limits)
     assert counted.statements <= STATEMENTS_MAX, counted
 
 

@@ -7,8 +7,11 @@ from urllib.parse import quote
 import httpx
 import pytest
 
+from domain.decisions.answers import LimitsSet
+from domain.limits.limits import SUBJECTS_MAX
 from tests.support.clock import ManualClock
-from tests.support.server import audit, claim, problem, submit
+from tests.support.live_line import limit_resource
+from tests.support.server import AppServer, audit, claim, problem, submit
 
 GOLD = {
     "limit": 100,
@@ -138,6 +141,8 @@ def test_answers_show_how_throttles_stand_and_what_waits_and_runs(
         ("limits/ada", {"weight": -1}, "0.01 to 1,000"),
         ("limits/ada", {"weight": 1001}, "0.01 to 1,000"),
         ("limits/ada", {"weight": 0.015}, "two decimals"),
+        ("limits/ada", {"weight": "heavy"}, "weight: Expected `float | null`, got `str`"),
+        ("limits/ada", {"weight": True}, "weight: Expected `float | null`, got `bool`"),
         ("limits/ada", {"windows": [{"limit": 1, "seconds": 0}]}, "from 1 to 2678400"),
         ("limits/ada", {"windows": [{"limit": 1, "seconds": 31_536_000}]}, "from 1 to 2678400"),
         ("limits/ada", {"windows": [{"limit": 1, "seconds": 1}] * 2}, "the same seconds"),
@@ -147,6 +152,12 @@ def test_answers_show_how_throttles_stand_and_what_waits_and_runs(
             "at most 5",
         ),
         ("limits/ada", {"throttle": {"limit": 1, "seconds": -5}}, "from 1 to 2678400"),
+        ("kinds/echo", {"throttle": {"limit": 1, "seconds": 31_536_000}}, "from 1 to 2678400"),
+        ("resources/r", {"throttle": {"limit": 1, "seconds": 0}}, "from 1 to 2678400"),
+        ("limits/ada/kinds/echo", {"throttle": {"limit": 1}}, "missing required field `seconds`"),
+        ("limits/ada/kinds/echo", {"weight": 1}, "unknown field `weight`"),
+        ("limits/ada", {"running": -1}, "from 0 to 1000000000"),
+        ("limits/ada", {"paused": "yes"}, "paused: Expected `bool | null`"),
         ("limits/ada", {"throttle": {"limit": 0, "seconds": 1}}, "set paused"),
         ("limits/ada", {}, "Send at least one of limit, running, windows"),
         ("limits/ada", {"plan": ""}, "1 to 255 bytes"),
@@ -173,6 +184,56 @@ def test_a_weight_that_is_no_number_and_a_plan_that_nobody_made_are_refused(
     problem(answer, 400)
     answer = shared.put("/v1/limits/ada", json={"plan": "none"})
     assert "There is no plan 'none'; set its limits first" in problem(answer, 404)["detail"]
+
+
+def test_a_plan_in_use_and_one_that_nobody_made_are_not_deleted(shared: httpx.Client) -> None:
+    put(shared, "plans/used", {"weight": 2})
+    put(shared, "limits/eve", {"plan": "used"})
+    detail = problem(shared.delete("/v1/plans/used"), 409)["detail"]
+    assert detail == "1 user is on the plan 'used'; put them on another plan first."
+    put(shared, "limits/eve", {"plan": None})
+    assert shared.delete("/v1/plans/used").is_success
+    for answer in (shared.delete("/v1/plans/used"), shared.get("/v1/plans/used")):
+        assert "There is no plan 'used'" in problem(answer, 404)["detail"]
+
+
+@pytest.mark.parametrize(
+    ("resources", "says"),
+    [
+        (["a", "b", "c", "d"], "at most 3 resources; this one names 4"),
+        ([f"shop:{number}" for number in range(10_000)], "Name only those that have limits"),
+        (["shopify:*"], "a limit may be for a prefix"),
+        ([""], "1 to 255 bytes"),
+        (["x" * 256], "1 to 255 bytes"),
+        (["a\0b"], "no control characters"),
+        ("shop", "Expected `array`"),
+        ([5], "Expected `str`"),
+    ],
+)
+def test_resources_that_a_job_cannot_use_are_refused_with_what_to_do(
+    shared: httpx.Client, resources: Any, says: str
+) -> None:
+    job = {"user_id": "ada", "kind": "echo", "payload": 1, "resources": resources}
+    assert says in problem(shared.post("/v1/jobs", json=job), 400)["detail"]
+
+
+def test_more_subjects_with_limits_than_are_kept_in_memory_are_refused(
+    server: AppServer, client: httpx.Client
+) -> None:
+    names = [f"shop:{number}" for number in range(SUBJECTS_MAX)]
+    outcomes = server.fairlog.writer.execute_all(
+        [limit_resource(name, running=1) for name in names]
+    )
+    assert all(isinstance(one, LimitsSet) for one in outcomes)
+    for path in ("resources/another", "kinds/echo", "plans/gold", "limits/ada/kinds/echo"):
+        detail = problem(client.put(f"/v1/{path}", json={"running": 1}), 409)["detail"]
+        assert detail.startswith("At most 10,000 kinds, resources, plans and users' kinds")
+        assert "remove some, or set one for all resources with the same prefix" in detail
+    put(client, "limits/ada", {"running": 1})
+    put(client, "resources/shop:0", {"running": None})
+    put(client, "resources/shop:*", {"running": 1})
+    submit(client, "ada", resources=["shop:0", "shop:1"])
+    assert len(claim(client, 5)) == 1
 
 
 def test_headers_and_problem_name_the_window_that_refused(

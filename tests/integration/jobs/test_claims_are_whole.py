@@ -212,7 +212,7 @@ def test_a_claim_of_any_kind_reads_no_kinds_of_which_nothing_waits(database_url:
     sent: list[tuple[str, Any]] = []
 
     def note(_c: object, _cursor: object, statement: str, parameters: Any, *_: object) -> None:
-        if "ORDER BY line_kinds" in " ".join(statement.split()):
+        if "ORDER BY waits_as" in statement:  # with or without lanes, in one statement
             sent.append((statement, parameters))
 
     with service(database_url, user_limit=10_000, global_limit=10_000) as fairlog:
@@ -224,10 +224,12 @@ def test_a_claim_of_any_kind_reads_no_kinds_of_which_nothing_waits(database_url:
         event.listen(fairlog.database.writing_engine, "before_cursor_execute", note)
         assert [job.id for job in do(fairlog, claim(1), Claimed).jobs] == [waiting.id]
         with fairlog.database.read() as connection:
-            plan = plan_of(connection, *sent[0])[0]
-    if "detail" in plan:
-        assert "line_kinds_v3_waiting (generation=? AND waits_as>?)" in plan["detail"]
+            plans = plan_of(connection, *sent[0])
+    if "detail" in plans[0]:
+        details = [plan["detail"] for plan in plans]
+        assert any("line_kinds_v3_waiting (generation=? AND waits_as>?)" in one for one in details)
     else:
+        [plan] = [plan for plan in plans if plan["table"] == "line_kinds_v3"]
         assert plan["key"] == "line_kinds_v3_waiting"
         assert "filesort" not in plan["Extra"]
 

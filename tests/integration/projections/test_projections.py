@@ -28,6 +28,7 @@ from domain.language.identifiers import UserId
 from domain.language.moments import from_micros, to_micros
 from entrypoints.composition import prepare, rebuild_projections
 from entrypoints.service.fairlog import Fairlog
+from entrypoints.use_cases.verification import verify_log
 from projections.inline import jobs, line, windows
 from projections.rebuild.fold import GenerationFold
 from projections.storage import registry
@@ -39,6 +40,7 @@ from tests.support.given import at
 from tests.support.inline_rows import PROJECTIONS, Rows, rows_of
 from tests.support.mariadb import _roomy_directory as roomy_directory
 from tests.support.referee import Referee
+from tests.support.start_referee import assert_starts_are_within_limits
 from tests.support.stories import (
     ALICE,
     BOB,
@@ -235,6 +237,49 @@ def test_any_sequence_of_commands_is_legal_and_can_be_rebuilt_on_mariadb(
 ) -> None:
     with quick_database_url() as url:
         check_any_sequence(url, played, events_per_page)
+
+
+def check_start_limits(url: str, played: Batches, events_per_page: int) -> None:
+    """As above, with limits that the referee does not know; `verify` knows them."""
+    clock = SteppingClock()
+    with ExitStack() as stack:
+        services = [stack.enter_context(service(url, clock=clock, **TIGHT)) for _ in range(2)]
+        fairlog = services[0]
+        answered = play(services, clock, played)
+        assert_answers_are_recorded(fairlog, answered)
+        assert_starts_are_within_limits(log_of(fairlog))
+        found: list[object] = []
+        verify_log(fairlog, found.append, lambda _done, _total: None)
+        assert found == []
+        inline = rows_of(fairlog)
+        with rebuilt_in_pieces(events_per_page, rows_kept=8):
+            rebuild_projections(fairlog, [])
+        assert rows_of(fairlog) == inline
+        drop_all_but_the_truth(fairlog)
+    with service(url, clock=clock, **TIGHT) as restarted:
+        assert rows_of(restarted) == inline
+
+
+@pass_quickly_fail_slowly
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+@settings(PROPERTY, max_examples=30)
+@given(played=batches(with_start_limits=True), events_per_page=st.integers(1, 7))
+def test_any_limits_of_starts_hold_and_can_be_rebuilt_on_sqlite(
+    quick_database_url: NewQuickDatabase, played: Batches, events_per_page: int
+) -> None:
+    with quick_database_url() as url:
+        check_start_limits(url, played, events_per_page)
+
+
+@pass_quickly_fail_slowly
+@pytest.mark.parametrize("backend", ["mariadb"], indirect=True)
+@settings(PROPERTY, max_examples=10)
+@given(played=batches(with_start_limits=True), events_per_page=st.integers(1, 7))
+def test_any_limits_of_starts_hold_and_can_be_rebuilt_on_mariadb(
+    quick_database_url: NewQuickDatabase, played: Batches, events_per_page: int
+) -> None:
+    with quick_database_url() as url:
+        check_start_limits(url, played, events_per_page)
 
 
 # Building again

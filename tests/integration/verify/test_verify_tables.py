@@ -9,7 +9,7 @@ from sqlalchemy import make_url
 
 from adapters.doctor import DoctorFinding as Diagnosis
 from adapters.doctor import Level, examine
-from adapters.log import audit_log
+from adapters.log.event_pages import latest_position
 from adapters.log.key_events import latest_key_event
 from adapters.log.tables import bodies, events, log_head
 from adapters.settings import Settings
@@ -131,7 +131,7 @@ def test_an_epoch_of_an_earlier_release_is_settled_at_the_next_start(
         assert report_of(other) == ""
         with other.database.read() as connection:
             epoch = connection.execute(sa.select(log_head.c.epoch)).scalar_one()
-            corrected_at = audit_log.latest(connection, "ClockCorrected")
+            corrected_at = latest_position(connection, "ClockCorrected")
             changed_at = corrected_at + latest_key_event(connection)
             assert epoch == digest_of(connection) + changed_at
 

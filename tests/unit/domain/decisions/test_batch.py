@@ -2,10 +2,11 @@ from collections.abc import Sequence
 from datetime import datetime
 
 import pytest
+from msgspec.structs import replace
 
 import domain.decisions.batch
 from domain.decisions.answers import Claimed, JobUpdated, Submitted
-from domain.decisions.batch import EVENTS_PER_APPEND, Batch
+from domain.decisions.batch import EVENTS_PER_APPEND, STREAMED_JOBS_MIN, Batch
 from domain.decisions.decide import Decision, decide
 from domain.decisions.write_model import WriteModel
 from domain.fairness.known_line import KnownLine
@@ -144,7 +145,20 @@ def test_bodies_are_at_the_positions_of_their_events() -> None:
     assert last == failed(user_id=BOB, retry_at=last.retry_at)
 
 
-def test_events_are_handed_over_while_later_commands_are_decided() -> None:
+# The commands, and whether parts are asked for.
+@pytest.mark.parametrize(
+    ("commands", "is_streamed", "parts_expected"),
+    [
+        (STREAMED_JOBS_MIN, True, 2 * STREAMED_JOBS_MIN // EVENTS_PER_APPEND),
+        (STREAMED_JOBS_MIN, False, 1),
+        (STREAMED_JOBS_MIN - 1, True, 1),
+    ],
+)
+def test_events_of_large_batches_are_handed_over_while_later_commands_are_decided(
+    commands: int,
+    is_streamed: bool,  # noqa: FBT001 (a parameter of pytest)
+    parts_expected: int,
+) -> None:
     parts: list[tuple[list[int], list[int], int]] = []
 
     def append(recorded: Sequence[Recorded], bodies: Sequence[tuple[int, bytes]]) -> None:
@@ -152,10 +166,12 @@ def test_events_are_handed_over_while_later_commands_are_decided() -> None:
         parts.append((positions, [position for position, _ in bodies], model.position))
 
     model = WriteModel(KnownLine())
-    batch = Batch(model, POLICY, NOW, append=append)
-    batch.decide_all([submit(payload=number) for number in range(EVENTS_PER_APPEND)], _unexpected)
-    assert len(parts) == 2, "a decision and a submission each"
-    assert parts[0][2] == EVENTS_PER_APPEND, "the first part came in mid-batch"
+    policy = replace(POLICY, user_limit=commands, global_limit=commands)
+    batch = Batch(model, policy, NOW, append=append, is_streamed=is_streamed)
+    batch.decide_all([submit(payload=number) for number in range(commands)], _unexpected)
+    assert len(parts) == parts_expected, "a decision and a submission each"
+    came_at = EVENTS_PER_APPEND if parts_expected > 1 else 2 * commands
+    assert parts[0][2] == came_at, "the first part came in mid-batch, if it was to"
     positions = [position for of_part, _, _ in parts for position in of_part]
     assert positions == [one.position for one in batch.recorded]
     bodies = [position for _, of_part, _ in parts for position in of_part]
