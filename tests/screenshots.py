@@ -2,7 +2,7 @@
 
 They are written to docs/screenshots. A server serves three customers of different size for so many
 seconds (default 240), so that the charts have something to show. Meanwhile webhooks fail, the kind
-`report` is paused, and one of two workers has died.
+`report` is paused, one customer has a plan, and one of two workers has died.
 """
 
 import argparse
@@ -27,6 +27,14 @@ SECONDS_OF_A_VIEW: Final = 1.5  # for its charts to be drawn
 WIDE: Final = 1360
 NARROW: Final = 420
 CUSTOMERS: Final = {"acme": 0.7, "globex": 0.22, "initech": 0.08}  # by their share of submissions
+LIMITS: Final = {
+    "plans/gold": {"weight": 2, "throttle": {"limit": 25, "seconds": 1}},
+    "limits/acme": {"plan": "gold"},
+    "limits/globex": {"limit": 200},
+    "limits/initech": {"running": 2},
+    "kinds/report": {"paused": True},
+    "resources/hooks:*": {"throttle": {"limit": 300, "seconds": 60}},
+}
 KINDS: Final = ("thumbnail", "thumbnail", "webhook", "webhook", "export")
 _LISTS: Final = frozenset({"jobs", "failed", "audit"})  # of which the beginning is enough
 HANDLERS = """
@@ -68,7 +76,7 @@ def live(url: str, stop: threading.Event) -> None:
             if number % 400 == 0:
                 job["run_at"] = "2100-01-01T00:00:00Z"
             if kind == "webhook":
-                job["max_attempts"] = 2
+                job |= {"max_attempts": 2, "resources": [f"hooks:{user}"]}
             client.post("/v1/jobs", json={"user_id": user, "kind": kind, **job})
             if number % 150 == 0:
                 newest = client.get("/v1/jobs", params={"state": "queued", "limit": 1}).json()
@@ -88,9 +96,8 @@ def pictures(folder: Path, seconds_of_life: float) -> None:
             FairlogServer(url, workers=3, settings=settings, is_fresh=True) as server,
             WorkerProcess(server.url, "--handlers", str(handlers)) as dying,
         ):
-            server.client.put("/v1/kinds/report", json={"running": 0}).raise_for_status()
-            server.client.put("/v1/limits/globex", json={"limit": 200}).raise_for_status()
-            server.client.put("/v1/limits/initech", json={"running": 2}).raise_for_status()
+            for path, limits in LIMITS.items():
+                server.client.put(f"/v1/{path}", json=limits).raise_for_status()
             stop = threading.Event()
             customers = threading.Thread(target=live, args=(server.url, stop))
             customers.start()
@@ -109,7 +116,7 @@ def take(server: FairlogServer, folder: Path) -> None:
     views = {
         "overview": "/",
         "fairness": "/fairness",
-        "limits": "/limits?user=globex",
+        "limits": "/limits?user=acme",
         "jobs": "/jobs",
         "failed": "/jobs?state=failed&error=no+answer",
         "job": f"/jobs/{failed['jobs'][0]['id']}",
