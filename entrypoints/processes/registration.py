@@ -67,18 +67,24 @@ def _shown(setting: Setting) -> str:
 def shared_settings(policy: Policy) -> dict[str, Setting]:
     """Return the settings that decisions depend on, by name; servers must agree on them.
 
-    A switch is 1 or 0: earlier releases know no other.
+    A switch is 1 or 0, and names are separated by commas: earlier releases know no other.
     """
     named = set(Settings.__struct_fields__)
     fields = asdict(policy)
     for name, default in RETRY_DEFAULTS.items():
         said = getattr(policy.retry, name, None)
         fields[f"retry_{name}"] = default if said is None else said
-    return {
-        name: int(value) if isinstance(value, bool) else value
-        for name, value in fields.items()
-        if name in named
-    }
+    return {name: _stored(value) for name, value in fields.items() if name in named}
+
+
+def _stored(value: Setting | tuple[str, ...]) -> Setting:
+    match value:
+        case bool():
+            return int(value)
+        case tuple():
+            return ",".join(value)
+        case _:
+            return value
 
 
 @contextlib.contextmanager
