@@ -48,7 +48,7 @@ class SilentWorker(Struct, frozen=True):
     seconds: float  # since its latest poll
 
 
-class Wait(Struct, frozen=True, kw_only=True):
+class LastWait(Struct, frozen=True, kw_only=True):
     """The time in line of a job's latest attempt, and the jobs that were started meanwhile."""
 
     since: datetime  # UTC
@@ -88,7 +88,7 @@ class ExplanationInput(Struct, frozen=True, kw_only=True):
     workers: Workers
     error: str | None = None  # type and message of the error of the latest failed attempt
     handler: str | None = None  # what this server's worker knows of the handler, a sentence
-    wait: Wait | None = None  # of a job that has ended; None: it was never started
+    wait: LastWait | None = None  # of a job that has ended; None: it was never started
 
     @property
     def is_held(self) -> bool:
@@ -404,7 +404,7 @@ def _done(known: ExplanationInput) -> Reason:
     )
 
 
-def _cause_of(wait: Wait) -> str:
+def _cause_of(wait: LastWait) -> str:
     match wait.cause:
         case JobRequeued(reason=RequeueReason.RETRIED):
             return "it was retried by hand"

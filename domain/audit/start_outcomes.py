@@ -1,4 +1,4 @@
-"""What other limits on starts would have made of the waits of each user."""
+"""The waits of each user, as they would have been under other limits on starts."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence

@@ -46,7 +46,7 @@ class Wait(Struct):
 
     @property
     def run_micros(self) -> int | None:
-        """How long the run took; None: it never began, or has not ended."""
+        """Return how long the run took; None: it never began, or has not ended."""
         if self.started is None or self.ended is None:
             return None
         return self.ended[0] - self.started[0]

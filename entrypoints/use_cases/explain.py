@@ -8,7 +8,7 @@ from sqlalchemy.engine import Connection
 from adapters.log import audit_log
 from adapters.log.audit_log import EventFilter, StoredEvent
 from domain.access.keys import ApiKey
-from domain.audit.explanation import ExplanationInput, SilentWorker, Wait, Workers, explain
+from domain.audit.explanation import ExplanationInput, LastWait, SilentWorker, Workers, explain
 from domain.audit.reasons import Count
 from domain.audit.start_reasons import StartLimit
 from domain.fairness.line import Load, UserInLine
@@ -111,7 +111,7 @@ def input_of(fairlog: Fairlog, connection: Connection, job_id: JobId) -> Explana
     )
 
 
-def _wait(connection: Connection, job: Job) -> Wait | None:
+def _wait(connection: Connection, job: Job) -> LastWait | None:
     """Return the wait for the latest attempt of a job, with the jobs that were started meanwhile,
     counted up to TURNS_COUNTED_MAX; None: it has made no attempt.
     """
@@ -125,7 +125,7 @@ def _wait(connection: Connection, job: Job) -> Wait | None:
     )
     users = [start.user_id for start in starts if start.position > queued.position]
     counted = users[:TURNS_COUNTED_MAX]
-    return Wait(
+    return LastWait(
         since=queued.recorded_at,
         cause=read(queued.version, queued.data),
         started=Count(len(counted), is_exact=len(counted) == len(users)),

@@ -49,6 +49,7 @@ READ_ELSEWHERE: Final = {
 RUN_ELSEWHERE: Final = {
     ("docs/handlers.md", "python"): "tests/unit/test_handler_document.py",
     ("docs/production.md", "sql"): "tests/integration/database/test_production_accounts.py",
+    ("docs/reference/segments.md", "python"): "tests/integration/archive/test_segments.py",
     ("docs/transactional.md", "sql"): "tests/e2e/servers/test_outbox.py",
 }
 # The blocks that say why they are not run.
@@ -57,6 +58,7 @@ NOT_RUN: Final = {
     "docs/concepts/fairness.md": 1,
     "docs/deployment.md": 4,
     "docs/how-to/verify-the-log.md": 1,
+    "docs/reference/segments.md": 1,
     "docs/tutorial/own-application.md": 1,
 }
 OUTPUTS: Final = {"", "text"}  # languages of blocks that are no commands

@@ -6,8 +6,8 @@ from msgspec.structs import replace
 from domain.audit.explanation import (
     Explanation,
     ExplanationInput,
+    LastWait,
     SilentWorker,
-    Wait,
     Workers,
     explain,
 )
@@ -240,7 +240,7 @@ def test_the_wait_of_an_ended_job_counts_from_where_it_came_into_the_line(
     cause: Event, clause: str
 ) -> None:
     history = given(SUBMITTED).after(5).followed_by(started()).after(2).followed_by(completed())
-    wait = Wait(since=at(2), cause=cause, started=Count(3), own=1, other_users=1)
+    wait = LastWait(since=at(2), cause=cause, started=Count(3), own=1, other_users=1)
     done, waited = explained(history, wait=wait).reasons
     assert done.text.endswith(f"it was started 3.0 s after {clause}.")
     assert done.numbers["waited_seconds"] == waited.numbers["waited_seconds"] == 3.0
@@ -261,7 +261,7 @@ def test_the_turns_that_a_failed_job_waited_for_are_counted_to_a_bound(
     wait: Count, clause: str
 ) -> None:
     history = given(submitted(max_attempts=1), started(), gave_up(FailureReason.ERROR))
-    known = Wait(since=at(0), cause=SUBMITTED, started=wait)
+    known = LastWait(since=at(0), cause=SUBMITTED, started=wait)
     _, waited = explained(history, wait=known).reasons
     assert clause in waited.text
     assert waited.numbers["is_exact"] is wait.is_exact

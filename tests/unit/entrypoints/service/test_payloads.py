@@ -41,7 +41,9 @@ def job(job_id: int, of: Body) -> Job:
     [submitted] = given().when(submit()).outcomes
     assert not isinstance(submitted, Exception)
     first: Job = submitted.job  # type: ignore[union-attr]  # a Submitted
-    return replace(first, id=JobId(job_id), payload_sha256=of.sha256, payload_bytes=of.size)
+    return replace(
+        first, id=JobId(job_id), payload_digest=bytes.fromhex(of.sha256), payload_bytes=of.size
+    )
 
 
 def test_the_payloads_of_accepted_jobs_are_found_without_a_query() -> None:
