@@ -133,5 +133,7 @@ def _has_dbstat(connection: Connection) -> bool:
 
 
 def _sqlite_free(connection: Connection) -> int | None:
-    file = connection.exec_driver_sql("PRAGMA database_list").one()[2]
+    file = connection.exec_driver_sql(
+        "SELECT file FROM pragma_database_list WHERE name = 'main'"
+    ).scalar_one()
     return shutil.disk_usage(Path(file).parent).free if file else None

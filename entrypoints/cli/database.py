@@ -28,7 +28,7 @@ from entrypoints.processes.recovery import recover_now
 from entrypoints.service.fairlog import Fairlog
 from entrypoints.use_cases.archive_verification import ArchiveVerified, verify_archive
 from entrypoints.use_cases.clock import clock_note
-from entrypoints.use_cases.diagnosis import diagnose
+from entrypoints.use_cases.diagnosis import diagnose, former_tables
 from entrypoints.use_cases.verification import bookkeeping_faults, verify_log, verify_log_chain
 from projections.verify.bookkeeping import REGISTRY
 from projections.verify.findings import Difference, Finding
@@ -262,6 +262,7 @@ def _diagnoses(fairlog: Fairlog) -> Iterator[Diagnosis]:
         yield _bookkeeping(fairlog)
         yield _log_time(fairlog)
         yield from diagnose(fairlog)
+        yield former_tables(fairlog, list(chain(*projection_tables(fairlog).values())))
 
 
 def _bookkeeping(fairlog: Fairlog) -> Diagnosis:

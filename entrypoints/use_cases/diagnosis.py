@@ -3,10 +3,12 @@
 Each check is one function; none writes anything.
 """
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import Final
 
+import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from adapters.doctor import DoctorFinding, Level
@@ -19,6 +21,7 @@ from entrypoints.service.fairlog import Fairlog
 OVERDUE_SECONDS: Final = 30
 DAYS_AHEAD: Final = 30
 FREE_BYTES_MIN: Final = 512 * 1024 * 1024  # less is small, however little is added
+_VERSIONED: Final = re.compile(r"(\w+)_v([0-9]+)")
 _ADVICE: Final = "start a server; if one runs, its /readyz and its log say what fails"
 
 
@@ -102,3 +105,45 @@ def size(found: LogSize) -> DoctorFinding:
         "`fairlog erase --bodies-older-than` removes old payloads; else give the database a larger "
         "disk" + (", and raise size_limit_bytes" if is_full else ""),
     )
+
+
+def former_tables(fairlog: Fairlog, current: Sequence[sa.Table]) -> DoctorFinding:
+    """Check that no tables of former versions of projections are left, which nothing reads.
+
+    `current` are the tables of all projections.
+    """
+    versions = dict(_version_of(table.name) for table in current)
+    with fairlog.database.read() as connection:
+        found = sa.inspect(connection)
+        former = [
+            name
+            for name in sorted(found.get_table_names())
+            if _is_former(name, versions) and _has_generations(found, name)
+        ]
+        sizes = fairlog.sizes.read_anew(connection).tables
+    if not former:
+        return DoctorFinding("former tables", Level.OK, "there are none")
+    size = sum(sizes.get(name, 0) for name in former)
+    return DoctorFinding(
+        "former tables",
+        Level.WARNING,
+        f"nothing reads {', '.join(former)}" + (f" ({size_of(size)})" if size else ""),
+        "once no server of an earlier release runs, let an account that may drop tables run "
+        f"DROP TABLE {', '.join(former)}",
+    )
+
+
+def _is_former(table: str, versions: Mapping[str, int]) -> bool:
+    name, version = _version_of(table)
+    return 0 < version < versions.get(name, 0)
+
+
+def _has_generations(found: sa.Inspector, table: str) -> bool:
+    """Return True if it is a projection's, and not a program's own table of such a name."""
+    return found.get_pk_constraint(table)["constrained_columns"][:1] == ["generation"]
+
+
+def _version_of(table: str) -> tuple[str, int]:
+    """Return the name of a projection's table without its version, and that; 0: it has none."""
+    found = _VERSIONED.fullmatch(table)
+    return (found[1], int(found[2])) if found else (table, 0)

@@ -9,8 +9,9 @@ from adapters.doctor import DoctorFinding, Level
 from adapters.log.tables import events
 from domain.decisions.answers import ProjectionsSaved, Submitted
 from domain.language.commands import SaveProjections
+from entrypoints.composition import projection_tables
 from entrypoints.service.fairlog import Fairlog
-from entrypoints.use_cases.diagnosis import OVERDUE_SECONDS, diagnose
+from entrypoints.use_cases.diagnosis import OVERDUE_SECONDS, diagnose, former_tables
 from tests.support.clock import ManualClock
 from tests.support.core import do, events_in, service
 from tests.support.stories import submit
@@ -73,3 +74,16 @@ def test_jobs_that_nobody_wakes_and_projections_that_stand_still_are_told(
         "size": Level.OK,
     }
     assert "activity by 2 events" in wrong["following"].found
+
+
+def test_tables_that_nothing_reads_any_more_are_named(fairlog: Fairlog) -> None:
+    current = [table for tables in projection_tables(fairlog).values() for table in tables]
+    assert former_tables(fairlog, current).level is Level.OK
+    with fairlog.database.write() as connection:
+        for name in ("jobs_v5", "noted_claims_v4", "line_v1", "jobs_v999", "jobs"):
+            connection.exec_driver_sql(f"CREATE TABLE {name} (generation INTEGER PRIMARY KEY)")
+        connection.exec_driver_sql("CREATE TABLE snapshots_v1 (id INTEGER PRIMARY KEY)")  # a user's
+    wrong = former_tables(fairlog, current)
+    assert wrong.level is Level.WARNING
+    assert wrong.found.startswith("nothing reads jobs_v5, noted_claims_v4 (")
+    assert "DROP TABLE jobs_v5, noted_claims_v4" in (wrong.mend or "")
