@@ -420,6 +420,14 @@ def may_erase(database: Database) -> bool:
         return _may(connection, "DELETE FROM bodies WHERE position = 0")
 
 
+def may_archive(database: Database) -> bool:
+    """Return True if the account may delete events, which only the one that archives needs."""
+    if database.is_sqlite:
+        return True
+    with database.read() as connection:
+        return _may(connection, "DELETE FROM events WHERE position = 0")
+
+
 def _may(connection: Connection, statement: str) -> bool:
     try:
         connection.exec_driver_sql(f"EXPLAIN {statement}").all()

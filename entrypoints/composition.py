@@ -181,6 +181,8 @@ def prepare(fairlog: Fairlog, progress: Progress = lambda _done, _total: None) -
         create_all(connection, [registry.registry, *_BESIDE_THE_LOG])
     with fairlog.database.read() as connection:
         stale = outdated(connection, inline_projections())
+        if stale and fairlog.log.cut(connection).position:
+            stale = list(inline_projections())  # see `rebuild`
     if stale:
         with tuned_for_one_pass():
             rebuild(
@@ -251,8 +253,13 @@ def rebuild_projections(
     projectors = {one.projection.name: one for one in fairlog.projector_runner.projectors}
     wanted = _known_names(names, [*inline, *projectors])
     folded = 0
+    with fairlog.database.read() as connection:
+        is_cut = fairlog.log.cut(connection).position > 0
     with tuned_for_one_pass():
-        if chosen := [inline[name] for name in wanted if name in inline]:
+        chosen = [inline[name] for name in wanted if name in inline]
+        if chosen and is_cut:
+            chosen = list(inline.values())
+        if chosen:
             folded = rebuild(
                 fairlog.log, fairlog.database, chosen, progress, _saving_others(fairlog.log, chosen)
             )

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from sqlalchemy.engine import Connection
 
 from adapters.log.event_log import head_position
-from adapters.log.tables import bodies, events
+from adapters.log.tables import HEAD_ID, bodies, events, log_head
 from domain.access.keys import ApiKey, byte_range
 from domain.access.rights import Right
 from domain.language.errors import BodyMissing, LogCorrupt
@@ -115,10 +115,11 @@ def count_between(connection: Connection, wanted: EventFilter, after: int, below
 def first_at(connection: Connection, moment: datetime, after: int = 0) -> int:
     """Return the position of the first event at or after a moment; head + 1 if there is none.
 
-    A binary search: recorded times never go back. Only events after the position `after` are read.
+    A binary search: recorded times never go back. Only events after the position `after` are read,
+    and only those that are not archived.
     """
     micros = to_micros(moment)
-    low, high = after + 1, head_position(connection) + 1
+    low, high = max(after, archived_up_to(connection)) + 1, head_position(connection) + 1
     while low < high:
         middle = (low + high) // 2
         found = connection.execute(
@@ -145,6 +146,19 @@ def body_positions(connection: Connection, after: int, up_to: int, limit: int) -
             .limit(limit)
         ).scalars()
     )
+
+
+def archived_up_to(connection: Connection) -> int:
+    """Return the position of the last event that is archived; 0: none is."""
+    found = connection.execute(sa.select(log_head.c.archived).where(log_head.c.id == HEAD_ID))
+    return int(found.scalar_one_or_none() or 0)
+
+
+def is_before_cut(connection: Connection, moment: datetime) -> bool:
+    """Return True if the archived part of the log ends after a moment."""
+    head = sa.select(log_head.c.closed_at, log_head.c.archived).where(log_head.c.id == HEAD_ID)
+    closed_at, archived = connection.execute(head).one()
+    return bool(archived) and to_micros(moment) < closed_at
 
 
 def times_at(connection: Connection, positions: Sequence[int]) -> dict[int, datetime]:
@@ -232,7 +246,10 @@ def bodies_with(connection: Connection, positions: Sequence[int], text: str) -> 
 
 
 def _matching(connection: Connection, wanted: EventFilter) -> "sa.Select[*tuple[Any, ...]]":
+    # Below it are at most the events that stayed, and those that are about to be deleted.
     query = sa.select(events)
+    if cut := archived_up_to(connection):
+        query = query.where(events.c.position > cut)
     if wanted.user_id is not None:
         query = query.where(events.c.user_id == wanted.user_id.encode())
     if wanted.job_id is not None:

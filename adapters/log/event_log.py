@@ -4,7 +4,7 @@ Only the holder of the head row's lock may append. So positions are contiguous, 
 position order, and a reader that goes by position never skips an event.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import Final, NamedTuple
 
@@ -15,6 +15,7 @@ from sqlalchemy.engine import Connection
 from adapters.clock import SystemClock
 from adapters.database.database import Database
 from adapters.database.mysql_pipeline import PipelinedConnection
+from adapters.log.archived import latest_of, snapshot_parts
 from adapters.log.event_pages import latest_position, read_page
 from adapters.log.key_events import keys_after, latest_key_event
 from adapters.log.tables import (
@@ -25,9 +26,17 @@ from adapters.log.tables import (
     log_head,
 )
 from domain.access.keys import ApiKeys
-from domain.decisions.ports import Clock, Head
-from domain.language.errors import LogCorrupt, LogTooNew, LogUnavailable
-from domain.language.events import ClockCorrected, Recorded, encode, type_of
+from domain.decisions.ports import Clock, Cut, Head
+from domain.jobs.archive import ARCHIVE_EVENTS
+from domain.language.errors import EventsArchived, LogCorrupt, LogTooNew, LogUnavailable
+from domain.language.events import (
+    ArchiveBegun,
+    ClockCorrected,
+    Recorded,
+    SegmentArchived,
+    encode,
+    type_of,
+)
 from domain.language.moments import from_micros, to_micros
 from domain.log import chain
 from domain.log.log_time import ClockReading, Correction, correction_of
@@ -44,6 +53,9 @@ _DATABASE_NOW: Final = "TIMESTAMPDIFF(MICROSECOND, '1970-01-01', SYSDATE(6))"
 _STATEMENT_NOW: Final = "TIMESTAMPDIFF(MICROSECOND, '1970-01-01', NOW(6))"
 
 _SAVED: Final = f"SELECT position, saved FROM log_head WHERE id = {HEAD_ID}"
+_CUT: Final = (
+    f"SELECT archived, archived_hash, archived_snapshot FROM log_head WHERE id = {HEAD_ID}"
+)
 _UNKNOWN_VERSION: Final = -1
 _BODY_BYTES_PER_INSERT: Final = 4 * 1024 * 1024  # far below any `max_allowed_packet`
 
@@ -77,7 +89,8 @@ class SqlEventLog:
         self._keys = _UNKNOWN_VERSION, ApiKeys()
         mark = "?" if database.is_sqlite else "%s"
         self._lock_head = (
-            "SELECT position, hash, recorded_at, format, epoch, saved, "
+            "SELECT position, hash, recorded_at, format, epoch, saved, archived, archive_begun,"
+            " closed_at, "
             # SYSDATE is the time after the lock was acquired, NOW the time before; and no account
             # can change it by SET timestamp.
             + ("0" if self.clock else _DATABASE_NOW)
@@ -106,7 +119,19 @@ class SqlEventLog:
         row = connection.exec_driver_sql(self._lock_head).one_or_none()
         if row is None:
             raise LogCorrupt(_NO_HEAD)
-        position, head_hash, recorded_at, log_format, version, saved, database_now, read_only = row
+        (
+            position,
+            head_hash,
+            recorded_at,
+            log_format,
+            version,
+            saved,
+            archived,
+            begun,
+            closed_at,
+            database_now,
+            read_only,
+        ) = row
         if read_only:
             raise LogUnavailable(
                 "The database server is read-only, as after a switch-over to another; the request "
@@ -121,7 +146,10 @@ class SqlEventLog:
         clock = to_micros(self.clock.now()) if self.clock else database_now
         reading = ClockReading(clock, recorded_at, self._correction(connection, version))
         now = from_micros(reading.now)
-        return Head(position, bytes(head_hash), now, version, saved, reading)
+        closed = from_micros(closed_at)
+        return Head(
+            position, bytes(head_hash), now, version, saved, archived, begun, closed, reading
+        )
 
     def _correction(self, connection: Connection, version: int) -> Correction:
         """Return the latest correction of the clock; each changes the head's version."""
@@ -174,7 +202,7 @@ class SqlEventLog:
         connection.exec_driver_sql(self._insert_events, rows)
         if new_bodies:
             connection.exec_driver_sql(self._insert_bodies, list(new_bodies))
-        new = Head(recorded[-1].position, last_hash, head.now, head.version, head.saved)
+        new = replace(head, position=recorded[-1].position, hash=last_hash, reading=None)
         return Appended(new, leaves)
 
     def move_head(self, connection: Connection, head: Head, new: Head) -> None:
@@ -243,6 +271,36 @@ class SqlEventLog:
         by = _latest_correction(connection).position - before.position
         _raise_version(connection, by)
 
+    def note_archive(self, connection: Connection, recorded: Sequence[Recorded]) -> None:
+        """Note in the head row what events say of the archive, and change the head's version, by
+        which every process drops what it has in memory.
+
+        Call it after `append` of the events, in the same transaction. Needs the head lock.
+        """
+        for one in recorded:
+            if isinstance(one.event, ARCHIVE_EVENTS):
+                self._note_archive(connection, one)
+
+    @staticmethod
+    def _note_archive(connection: Connection, event: Recorded) -> None:
+        head = log_head.update().where(log_head.c.id == HEAD_ID)
+        match event.event:
+            case ArchiveBegun(recorded_at=recorded_at):
+                closed_at, before = to_micros(recorded_at), log_head.c.closed_at
+                later = sa.case((before > closed_at, before), else_=closed_at)
+                connection.execute(head.values(archive_begun=event.position, closed_at=later))
+            case SegmentArchived(last=last, last_hash=last_hash, begun=begun):
+                connection.execute(
+                    head.values(
+                        archived=last,
+                        archived_hash=bytes.fromhex(last_hash),
+                        archived_snapshot=begun,
+                    )
+                )
+            case _:
+                pass
+        _raise_version(connection, event.position - latest_of(connection, event.position))
+
     def note_keys(self, connection: Connection, keys: ApiKeys) -> None:
         """Do the same after `append` of events that gave these keys, if they changed any."""
         _, before = self._keys
@@ -252,10 +310,11 @@ class SqlEventLog:
     def set_registry_digest(self, connection: Connection, registry_digest: int) -> None:
         """Store the registry's digest, as part of the head's version. Needs the head lock.
 
-        The version is the digest plus the positions of the latest clock correction and of the
-        latest change of an API key, so that each of them gives another version.
+        The version is the digest plus the positions of the latest clock correction, of the latest
+        change of an API key and of the archive, so that each of them gives another version.
         """
         changes = _latest_correction(connection).position + latest_key_event(connection)
+        changes += latest_of(connection)
         version = registry_digest + changes
         connection.execute(log_head.update().where(log_head.c.id == HEAD_ID).values(epoch=version))
 
@@ -330,15 +389,37 @@ class SqlEventLog:
         return head.version, from_micros(head.clock.now)
 
     def hash_at(self, connection: Connection, position: int) -> bytes | None:
-        """Return the hash of the chain at a position; None beyond the head."""
+        """Return the hash of the chain at a position; None beyond the head, and before the cut."""
         found = connection.execute(
             sa.select(events.c.hash).where(events.c.position == position)
         ).scalar_one_or_none()
+        if found is None and (cut := self.cut(connection)).position == position > 0:
+            return cut.hash
         return None if found is None else bytes(found)
 
+    def cut(self, connection: Connection) -> Cut:
+        """Return the end of the archived part. Raises `LogCorrupt`."""
+        found = connection.exec_driver_sql(_CUT).one_or_none()
+        if found is None:
+            raise LogCorrupt(_NO_HEAD)
+        position, cut_hash, snapshot = found
+        return Cut(position, bytes(cut_hash), snapshot) if position else Cut()
+
+    def snapshot_parts(self, connection: Connection, snapshot: int) -> Iterator[bytes]:
+        """Yield the parts of a snapshot where the log was cut; see `Cut`."""
+        return snapshot_parts(connection, snapshot)
+
     def read(self, connection: Connection, after: int, limit: int) -> list[Recorded]:
-        """Return up to `limit` events after a position, in log order."""
-        return read_page(connection, after, limit)
+        """Return up to `limit` events after a position, in log order.
+
+        Raises `EventsArchived` if the event after it is in the archived part.
+        """
+        found = read_page(connection, after, limit)
+        if (not found or found[0].position != after + 1) and limit > 0:
+            cut = self.cut(connection)
+            if after < cut.position:
+                raise EventsArchived(cut.position)
+        return found
 
 
 def head_position(connection: Connection) -> int:

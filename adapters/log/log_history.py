@@ -14,6 +14,7 @@ from adapters.log import audit_log, histories, key_events
 from adapters.log.audit_log import EventFilter, StoredEvent
 from adapters.log.event_log import SqlEventLog
 from domain.access.keys import ApiKeys
+from domain.decisions.ports import Cut
 from domain.language.events import Recorded
 from domain.language.identifiers import JobId
 from domain.log.merkle import Subtree
@@ -23,6 +24,9 @@ class LogHistory(Protocol):
     """See the functions of the same names in `adapters.log`."""
 
     def position(self, connection: Connection) -> int: ...
+
+    def cut(self, connection: Connection) -> Cut:
+        """Return the end of the archived part that is not read."""
 
     def read(self, connection: Connection, after: int, limit: int) -> list[Recorded]: ...
 
@@ -81,6 +85,7 @@ class LiveHistory:
 
     def __init__(self, log: SqlEventLog) -> None:
         self.position = log.position
+        self.cut = log.cut
         self.read = log.read
         self.hash_at = log.hash_at
 

@@ -12,9 +12,10 @@ from sqlalchemy.exc import DBAPIError
 from adapters.database.database import Database, translated
 from adapters.database.faults import Fault, error_code, fault_of
 from adapters.database.grants import has_right
+from adapters.log.tables import HEAD_ID
 from domain.language.errors import FairlogError, LogUnavailable
 
-REVISION: Final = "0003"  # of the newest migration
+REVISION: Final = "0004"  # of the newest migration
 ATTEMPTS_MAX: Final = 20
 _PAUSE_SECONDS: Final = 0.25
 # A table, column, key, trigger or row exists already, or the table was just redefined: another
@@ -30,10 +31,15 @@ _TRIGGERS: Final = {
     "events_no_update": "UPDATE ON events",
     "events_no_delete": "DELETE ON events",
 }
+# An event may be deleted once the head row declares it archived; without a head row none may.
+_MAY_NOT_GO: Final = (
+    f"OLD.position > COALESCE((SELECT archived FROM log_head WHERE id = {HEAD_ID}), 0)"
+)
 # SQLite runs no DELETE trigger when REPLACE replaces a row.
 _SQLITE_TRIGGERS: Final = _TRIGGERS | {
+    "events_no_delete": f"DELETE ON events WHEN {_MAY_NOT_GO}",
     "events_no_replace": "INSERT ON events WHEN EXISTS"
-    " (SELECT 1 FROM events AS present WHERE present.position = NEW.position)"
+    " (SELECT 1 FROM events AS present WHERE present.position = NEW.position)",
 }
 
 
@@ -198,7 +204,7 @@ def _trigger(name: str, *, is_sqlite: bool) -> str:
             f"CREATE TRIGGER IF NOT EXISTS {name} BEFORE {_SQLITE_TRIGGERS[name]}"
             f" BEGIN SELECT RAISE(ABORT, '{_MESSAGE}'); END"
         )
-    return (
-        f"CREATE TRIGGER {name} BEFORE {_TRIGGERS[name]} FOR EACH ROW"
-        f" SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = '{_MESSAGE}'"
-    )
+    refuse = f"SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = '{_MESSAGE}'"
+    if name == "events_no_delete":
+        refuse = f"IF {_MAY_NOT_GO} THEN {refuse}; END IF"
+    return f"CREATE TRIGGER {name} BEFORE {_TRIGGERS[name]} FOR EACH ROW {refuse}"

@@ -10,14 +10,17 @@ import msgspec
 from sqlalchemy.engine import Connection
 
 from adapters.database.database import Database, translated
+from adapters.log.archived import ARCHIVE_EVENT_NAMES, archived_tile, kept_rows, snapshot_parts
 from adapters.log.event_pages import COLUMNS_TOGETHER, decode_numbers, page_of
 from adapters.log.key_events import KEY_EVENT_NAMES
 from adapters.log.tables import FORMAT, HEAD_ID
 from domain.language.events import ClockCorrected, Recorded
+from domain.log.chain import GENESIS
 from domain.log.stored_log import UNREADABLE, Leaf, StoredHead, StoredRow, leaf_of
 
 _HEAD: Final = (
-    "SELECT position, hash, recorded_at, epoch, format, saved FROM log_head WHERE id = {0}"
+    "SELECT position, hash, recorded_at, epoch, format, saved, archived, archived_hash,"
+    " archived_snapshot, archive_begun, closed_at FROM log_head WHERE id = {0}"
 )
 _LATEST: Final = "SELECT MAX(position) FROM events WHERE type = '{0}'"
 _OTHER_HEADS: Final = "SELECT id FROM log_head WHERE id <> {0} OR id IS NULL ORDER BY id LIMIT 10"
@@ -99,9 +102,10 @@ class SqlStoredLog:
         key_changed_at = max(_latest(connection, name) for name in KEY_EVENT_NAMES)
         if row.format != FORMAT:
             wrong.append(f"the head's format is {row.format!r}, and this log has {FORMAT}")
+        archive_changed_at = max(_latest(connection, name) for name in ARCHIVE_EVENT_NAMES)
         registry_digest = row.epoch
         if isinstance(registry_digest, int):
-            registry_digest -= corrected_at + key_changed_at
+            registry_digest -= corrected_at + key_changed_at + archive_changed_at
         if not (isinstance(row.saved, int) and isinstance(row.position, int)):
             wrong.append(
                 f"the head's position of the projections' rows is {row.saved!r}, no number"
@@ -111,9 +115,36 @@ class SqlStoredLog:
                 f"the head row says that the projections' rows stand at {row.saved}, and the log "
                 f"ends at {row.position}"
             )
+        cut, cut_hash = row.archived, row.archived_hash
+        if not cut:
+            if cut_hash is not None or row.archived_snapshot:
+                wrong.append("the head row names a hash or a snapshot, and nothing is archived")
+            cut, cut_hash = 0, GENESIS
+        elif not (isinstance(cut, int) and isinstance(cut_hash, bytes)):
+            wrong.append(f"the head's position of the archived part is {cut!r}, no number")
+            cut, cut_hash = 0, GENESIS
         return StoredHead(
-            row.position, row.hash, row.recorded_at, registry_digest, row.saved, wrong
+            row.position,
+            row.hash,
+            row.recorded_at,
+            registry_digest,
+            row.saved,
+            cut,
+            cut_hash,
+            row.archived_snapshot,
+            row.archive_begun,
+            row.closed_at,
+            wrong,
         )
+
+    def kept_rows(self, connection: Connection, up_to: int) -> Sequence[StoredRow]:
+        return kept_rows(connection, up_to)
+
+    def archived_tile(self, connection: Connection, level: int, tile: int) -> bytes:
+        return archived_tile(connection, level, tile)
+
+    def snapshot_parts(self, connection: Connection, snapshot: int) -> Iterator[bytes]:
+        return snapshot_parts(connection, snapshot)
 
     def rows(self, connection: Connection, after: int, limit: int) -> Sequence[StoredRow]:
         if not self._is_sqlite and (together := _rows_together(connection, after, limit)):

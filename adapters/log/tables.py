@@ -1,5 +1,7 @@
 """The log's own tables. Everything else can be rebuilt from them.
 
+Once a part of the log is archived, `log_snapshot` and `log_tiles` have what that part leaves.
+
 `position` is the only unique key and runs without gaps. There is no index on time: `recorded_at`
 rises with `position`, so a search by time is a binary search of the primary key.
 """
@@ -13,8 +15,9 @@ metadata = sa.MetaData()
 
 # The log's format; a process that reads a higher one stops. In format 2, `ClockCorrected` events
 # determine the log's time; in format 3, events of API keys say who may write; in format 4, the rows
-# of the inline projections stand at `log_head.saved`, which may be behind the log.
-FORMAT: Final = 4
+# of the inline projections stand at `log_head.saved`, which may be behind the log; in format 5, the
+# events up to `log_head.archived` may be gone.
+FORMAT: Final = 5
 HEAD_ID: Final = 1
 
 # Bytes, not text: to MySQL's utf8mb4_bin "a" and "a " are equal.
@@ -66,4 +69,51 @@ log_head = sa.Table(
         server_default="0",
         comment="position of the projections' rows",
     ),
+    sa.Column(
+        "archived",
+        sa.BigInteger,
+        nullable=False,
+        server_default="0",
+        comment="position of the last event that may be gone",
+    ),
+    sa.Column("archived_hash", _hash, comment="of the chain up to there"),
+    sa.Column(
+        "archived_snapshot",
+        sa.BigInteger,
+        nullable=False,
+        server_default="0",
+        comment="of the projections there, by its ArchiveBegun",
+    ),
+    sa.Column(
+        "archive_begun",
+        sa.BigInteger,
+        nullable=False,
+        server_default="0",
+        comment="position of the latest ArchiveBegun",
+    ),
+    sa.Column(
+        "closed_at",
+        sa.BigInteger,
+        nullable=False,
+        server_default="0",
+        comment="UTC, microseconds: jobs that had ended by then change no more",
+    ),
+)
+
+# The projections at the end of the archived part, in parts; see `projections.storage.snapshot`.
+log_snapshot = sa.Table(
+    "log_snapshot",
+    metadata,
+    sa.Column("begun", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("part", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("data", _blob, nullable=False, comment="rows of the projections, compressed"),
+)
+
+# The full tiles of the Merkle tree over the archived part; see `projections.following.merkle`.
+log_tiles = sa.Table(
+    "log_tiles",
+    metadata,
+    sa.Column("level", sa.SmallInteger, primary_key=True, autoincrement=False),
+    sa.Column("tile", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("hashes", _blob, nullable=False, comment="256 of 32 bytes"),
 )

@@ -253,6 +253,7 @@ class Transactions:
         required.add_commands(decided, self._policy)
         model = self._projections.load(connection, head, required)
         model.keys.become(self._log.keys(connection, head))
+        model.archive.become(head.archived, head.archive_begun, head.closed_at)
         # First, since the database writes the rows while the batch is decided.
         is_behind = model.position > self._projections.saved
         if is_behind and (saves or self._is_save_due(commands, model)):
@@ -286,6 +287,7 @@ class Transactions:
             if corrected is not None:
                 self._log.note_correction(connection)
             self._log.note_keys(connection, model.keys)
+            self._log.note_archive(connection, batch.recorded)
         elif has_saved:
             self._log.set_saved(connection, self._projections.saved)
         has_changed_rows = bool(batch.empty_claims) or has_saved

@@ -86,6 +86,12 @@ class ProjectionsSaved(Struct, frozen=True, tag=True):
     """The answer to SaveProjections."""
 
 
+class ArchiveChanged(Struct, frozen=True, tag=True):
+    """The answer to BeginArchive, ArchiveSegments and CompleteArchive."""
+
+    position: int  # of the latest event, after the change
+
+
 class OutboxTaken(Struct, frozen=True, tag=True):
     """The answer to TakeOutbox. Rows that it does not name stay in the outbox."""
 
@@ -109,5 +115,6 @@ Answer = (
     | ClockAccepted
     | KeyChanged
     | ProjectionsSaved
+    | ArchiveChanged
     | OutboxTaken
 )

@@ -18,6 +18,7 @@ from domain.access import decisions as access
 from domain.access.keys import ApiKey
 from domain.decisions.answers import (
     Answer,
+    ArchiveChanged,
     Claimed,
     ClockAccepted,
     JobsUpdated,
@@ -37,15 +38,19 @@ from domain.fairness.known_line import Unread, WaitingJob
 from domain.fairness.queues import kind_of, queue_of
 from domain.fairness.serve import serve, unread_queues
 from domain.jobs import life_cycle
+from domain.jobs.archive import decide_archive
 from domain.jobs.claims import claim_hash
 from domain.jobs.job import Job, State
 from domain.language.bodies import Body
 from domain.language.commands import (
     AcceptClock,
+    ArchiveSegments,
+    BeginArchive,
     CancelJob,
     ChangeLimit,
     ClaimJobs,
     Command,
+    CompleteArchive,
     CompleteJob,
     CreateKey,
     DeletePlan,
@@ -67,6 +72,7 @@ from domain.language.commands import (
     UpdateLine,
 )
 from domain.language.errors import (
+    JobArchived,
     KeyNotValid,
     KeyReusedWithOtherPayload,
     RateLimited,
@@ -185,6 +191,8 @@ def _decide(  # noqa: C901, PLR0912 (a case for each command)
             return Decision([], lambda _: OutboxTaken())
         case CreateKey() | RotateKey() | RevokeKey():
             return _change_key(model, command, now)
+        case BeginArchive() | ArchiveSegments() | CompleteArchive():
+            return _archive(model, command)
         case _:
             assert_never(command)
 
@@ -436,15 +444,32 @@ def _extend(model: WriteModel, command: ExtendLeases, policy: Policy, now: datet
 
 def _advance(model: WriteModel, command: JobCommand, key: ApiKey | None, now: datetime) -> Decision:
     job = model.jobs.rows.get(command.job_id)
-    if job is None or not access.concerns(key, job, command):
+    if job is None:
+        archived = command.job_id <= model.archive.position
+        return Decision([], (JobArchived if archived else UnknownJob)(command.job_id))
+    if not access.concerns(key, job, command):
         return Decision([], UnknownJob(command.job_id))
     try:
+        if isinstance(command, RetryJob | EraseBodies):
+            model.archive.check_open(job)
         events = life_cycle.decide(job, command, now)
     except Refusal as refusal:
         events = life_cycle.events_despite_refusal(refusal, job, command, now)
         return Decision(_new_events(job, command, events), without_traceback(refusal))
     return Decision(
         _new_events(job, command, events), lambda after: JobUpdated(after.jobs.rows[job.id])
+    )
+
+
+def _archive(
+    model: WriteModel, command: BeginArchive | ArchiveSegments | CompleteArchive
+) -> Decision:
+    try:
+        events = decide_archive(model.archive, command)
+    except Refusal as refusal:
+        return Decision([], without_traceback(refusal))
+    return Decision(
+        [NewEvent(event) for event in events], lambda after: ArchiveChanged(after.position)
     )
 
 

@@ -1,6 +1,6 @@
 """The ports of the domain: interfaces that adapters implement. `C` is their connection."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from typing import Protocol, TypeVar
 
@@ -10,6 +10,8 @@ from domain.decisions.write_model import RequiredRows, WriteModel
 from domain.fairness.known_line import Unread
 from domain.language.events import Recorded
 from domain.language.identifiers import ClaimHash
+from domain.language.moments import UNIX_EPOCH
+from domain.log.chain import GENESIS
 from domain.log.log_time import ClockReading
 
 C = TypeVar("C", contravariant=True)  # noqa: PLC0105 (a connection; short where it is read)
@@ -34,7 +36,18 @@ class Head(Struct, frozen=True):
     now: datetime  # UTC, the log's time; not before the latest event
     version: int  # another number after a change of the registry, the clock or an API key
     saved: int = 0  # position that the rows of the inline projections stand at
+    archived: int = 0  # position of the last event that may be gone; 0: none
+    archive_begun: int = 0  # see `domain.jobs.archive.ArchiveState`, as of the next field
+    closed_at: datetime = UNIX_EPOCH
     reading: ClockReading | None = None  # of the clock, after the lock was taken
+
+
+class Cut(Struct, frozen=True):
+    """The end of the archived part of the log: what comes before it may be gone."""
+
+    position: int = 0  # of its last event; 0: nothing is archived
+    hash: bytes = GENESIS  # of the chain up to there
+    snapshot: int = 0  # position of the `ArchiveBegun` of the snapshot there
 
 
 class EventLog(Protocol[C]):
@@ -59,7 +72,13 @@ class EventLog(Protocol[C]):
         """Return the chain's hash at a position; None beyond the head, and for 0."""
 
     def read(self, connection: C, after: int, limit: int) -> Sequence[Recorded]:
-        """Return up to `limit` events after position `after`, in order."""
+        """Return up to `limit` events after position `after`, in order. Raises `EventsArchived`."""
+
+    def cut(self, connection: C) -> Cut:
+        """Return the end of the archived part."""
+
+    def snapshot_parts(self, connection: C, snapshot: int) -> Iterator[bytes]:
+        """Yield the parts of a snapshot where the log was cut; see `Cut`."""
 
 
 class Versioned(Protocol):

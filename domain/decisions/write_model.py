@@ -7,14 +7,18 @@ from msgspec import Struct
 from domain.access.keys import ApiKeys
 from domain.fairness.known_line import KnownLine
 from domain.fairness.line import Line
+from domain.jobs.archive import ArchiveState
 from domain.jobs.claims import claim_hash
 from domain.jobs.known_jobs import Jobs
 from domain.language.commands import (
     AcceptClock,
+    ArchiveSegments,
+    BeginArchive,
     CancelJob,
     ChangeLimit,
     ClaimJobs,
     Command,
+    CompleteArchive,
     CompleteJob,
     CreateKey,
     DeletePlan,
@@ -37,6 +41,8 @@ from domain.language.commands import (
 )
 from domain.language.events import (
     EVENT_TYPES,
+    ArchiveBegun,
+    ArchiveCompleted,
     AttemptBegun,
     ClockCorrected,
     JobMove,
@@ -51,6 +57,7 @@ from domain.language.events import (
     ProgressReported,
     RateLimitDecided,
     Recorded,
+    SegmentArchived,
     WorkerMissed,
     WrongKeysRefused,
 )
@@ -84,8 +91,9 @@ class WriteModel:
         self.line = Line(known_line, self.limits)
         self.windows = Windows()
         self.keys = ApiKeys()
+        self.archive = ArchiveState()
         # In this order: the line needs the limits as they are with the event.
-        folded = (self.jobs, self.limits, self.line, self.windows, self.keys)
+        folded = (self.jobs, self.limits, self.line, self.windows, self.keys, self.archive)
         states = [state.folds() for state in folded]
         self._folds: dict[type, tuple[Fold, ...]] = {
             event_type: tuple(folds[event_type] for folds in states if event_type in folds)
@@ -162,6 +170,9 @@ class RequiredRows(RowKeys, frozen=True, kw_only=True):
                     | RotateKey()
                     | RevokeKey()
                     | ReportWrongKeys()
+                    | BeginArchive()
+                    | ArchiveSegments()
+                    | CompleteArchive()
                 ):
                     pass
                 case ChangeLimit() as change:
@@ -199,6 +210,9 @@ class RequiredRows(RowKeys, frozen=True, kw_only=True):
                     | KeyRotated()
                     | KeyRevoked()
                     | WrongKeysRefused()
+                    | ArchiveBegun()
+                    | SegmentArchived()
+                    | ArchiveCompleted()
                 ):
                     pass
                 case LineUpdated():

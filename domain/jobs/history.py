@@ -1,6 +1,7 @@
 """The state of a job at an earlier position, folded from its own events in log order."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Final
 
 from domain.jobs.job import Job, State
@@ -41,12 +42,14 @@ CHANGES: Final[tuple[type[Event], ...]] = (
 )
 
 
-def jobs_of(history: Iterable[Recorded]) -> dict[JobId, Job]:
-    """Fold the events of some jobs.
+def jobs_of(
+    history: Iterable[Recorded], before: Mapping[JobId, Job] = MappingProxyType({})
+) -> dict[JobId, Job]:
+    """Fold the events of some jobs; `before` are those that had been submitted before them.
 
     `holds_key` is always True, since it depends on the events of other jobs.
     """
-    jobs: dict[JobId, Job] = {}
+    jobs = dict(before)
     for recorded in history:
         if isinstance(recorded.event, JobSubmitted):
             jobs[JobId(recorded.position)] = submitted(recorded, recorded.event)

@@ -11,7 +11,7 @@ from typing import Final
 from msgspec import UNSET, Struct, UnsetType
 
 from domain.language.bodies import Body
-from domain.language.events import KeyCreated, Scope, WindowUse
+from domain.language.events import KeyCreated, Scope, SegmentArchived, WindowUse
 from domain.language.identifiers import (
     JobId,
     KeyName,
@@ -257,6 +257,25 @@ class SaveProjections(_Command, frozen=True, kw_only=True, gc=False, tag=True):
     """Write the rows of the inline projections, so that a query sees all that was answered."""
 
 
+class BeginArchive(_Command, frozen=True, kw_only=True, gc=False, tag=True):
+    """Close the jobs that had ended at a position of the log, before it is archived up to there."""
+
+    last: int  # position of the last event to be archived
+    recorded_at: datetime  # UTC, of that event; the event after it is later
+
+
+class ArchiveSegments(_Command, frozen=True, kw_only=True, gc=False, tag=True):
+    """Declare that segments which follow those before them may be deleted from the database."""
+
+    segments: tuple[SegmentArchived, ...]  # in order; the last one has the snapshot's digest
+
+
+class CompleteArchive(_Command, frozen=True, kw_only=True, gc=False, tag=True):
+    """Record that what was archived is deleted."""
+
+    last: int  # position of the last event that was archived
+
+
 class TakeOutbox(_Command, frozen=True, kw_only=True, gc=False, tag=True):
     """Submit rows of the outbox, and delete them in the transaction of their events."""
 
@@ -293,5 +312,8 @@ Command = (
     | RevokeKey
     | ReportWrongKeys
     | SaveProjections
+    | BeginArchive
+    | ArchiveSegments
+    | CompleteArchive
     | TakeOutbox
 )

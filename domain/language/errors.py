@@ -7,6 +7,8 @@ FairlogError
 │   ├── TooManyKinds
 │   ├── TooManyQueues
 │   ├── UnknownJob
+│   │   └── JobArchived            the job ended in the archived part of the log
+│   ├── ArchiveConflict            another archive was quicker
 │   ├── NotTheCurrentAttempt
 │   │   ├── LeaseHasEnded
 │   │   └── TimeWasUp
@@ -39,6 +41,7 @@ FairlogError
 │   ├── LogIsBehind                the server that was read ends before what was answered
 │   └── ClockInDoubt               the database's clock stepped; it is read a second time
 ├── QueueFull                      too many requests are waiting
+├── EventsArchived                 what was asked for is in the archived part of the log
 ├── LogTooNew                      the log or a projection was written by a newer release
 ├── LogCorrupt                     the log cannot have been written so
 ├── ArchiveUnavailable             the archive's directory or store cannot be read or written
@@ -191,6 +194,34 @@ class UnknownJob(Refusal):
             f"{submitted_at:%Y-%m-%dT%H:%M:%S.%fZ} and position {job_id}."
         )
         self.job_id = job_id
+
+
+class JobArchived(UnknownJob):
+    """The job ended in the archived part of the log, so that it changes no more, and may be gone.
+
+    `segment` names the file that has its events, if that is known.
+    """
+
+    def __init__(self, job_id: JobId, segment: str | None = None) -> None:
+        where = "the archive of the log" if segment is None else f"the segment {segment}"
+        Refusal.__init__(
+            self,
+            f"Job {job_id} is archived: its events are in {where}. Read them with `fairlog audit "
+            f"--job {job_id} --archive DIR`; to run it again, submit it again.",
+        )
+        self.job_id = job_id
+        self.segment = segment
+
+
+class ArchiveConflict(Refusal):
+    """Another archive of the same log was quicker."""
+
+    def __init__(self, position: int) -> None:
+        super().__init__(
+            f"The log is archived up to position {position} by now: another `fairlog archive` runs "
+            "or has run. Nothing was deleted by this one; run it again."
+        )
+        self.position = position
 
 
 class NotTheCurrentAttempt(Refusal):
@@ -487,6 +518,17 @@ class LogTooNew(FairlogError):
     """A newer release wrote to the log or a projection; this one must not write or fold it."""
 
 
+class EventsArchived(FairlogError):
+    """The answer needs events of the archived part of the log."""
+
+    def __init__(self, position: int) -> None:
+        super().__init__(
+            f"The log up to position {position} is archived, and this needs events of that part: "
+            "ask with `--archive DIR`, which reads the segments too."
+        )
+        self.position = position
+
+
 class LogCorrupt(FairlogError):
     """The stored log cannot be what Fairlog wrote."""
 
@@ -511,14 +553,17 @@ class WriteFailed(FairlogError):
 
 
 __all__ = [
+    "ArchiveConflict",
     "ArchiveUnavailable",
     "BeyondBounds",
     "BodiesAreNeeded",
     "BodyMissing",
     "ClockInDoubt",
+    "EventsArchived",
     "FairlogError",
     "HeldByAnother",
     "InvalidInput",
+    "JobArchived",
     "JobHasEnded",
     "JobHasMovedOn",
     "JobHasNotEnded",

@@ -414,6 +414,43 @@ class ProgressReported(_StoredEvent, frozen=True, kw_only=True, tag="ProgressRep
     message_bytes: int = 0  # size of the body
 
 
+class ArchiveBegun(_StoredEvent, frozen=True, kw_only=True, tag="ArchiveBegun"):
+    """The log up to a position is about to be archived: jobs that had ended by then stay as they
+    are, and are not retried.
+    """
+
+    last: int  # position of the last event that will be archived
+    recorded_at: datetime  # UTC, of that event; the event after it is later
+
+
+class SegmentArchived(_StoredEvent, frozen=True, kw_only=True, tag="SegmentArchived"):
+    """A part of the log is in a segment file, from which it was read back. From this event on, its
+    rows may be deleted.
+    """
+
+    first: int  # position of its first event, which follows the segment before
+    last: int  # position of its last event
+    first_recorded_at: datetime  # UTC, of its first event
+    last_recorded_at: datetime  # UTC, of its last event
+    previous_hash: str  # hex, of the chain before its first event
+    last_hash: str  # hex, of the chain at its last event
+    roots: tuple[str, ...]  # hex, of the complete Merkle subtrees that its events consist of
+    bodies: int  # number of bodies in it
+    log_id: str  # hex, leaf hash of the first event of the log
+    begun: int  # position of the `ArchiveBegun` of the archive that wrote it
+    name: str  # of the file, within the archive
+    size: int  # of the file, in bytes
+    sha256: str  # hex, of the file
+    # Hex, of the snapshot of the projections at `last`; None: only a later segment has one.
+    snapshot_sha256: str | None = None
+
+
+class ArchiveCompleted(_StoredEvent, frozen=True, kw_only=True, tag="ArchiveCompleted"):
+    """The rows of the archived part of the log, and of the jobs that ended in it, are deleted."""
+
+    last: int  # position of the last event that was archived
+
+
 Event = (
     RateLimitDecided
     | JobSubmitted
@@ -438,6 +475,9 @@ Event = (
     | ProgressReported
     | PlanDeleted
     | LineUpdated
+    | ArchiveBegun
+    | SegmentArchived
+    | ArchiveCompleted
 )
 
 # The events that move a job in the line or out of it. Each has the user, the kind and resources.

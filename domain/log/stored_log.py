@@ -1,13 +1,13 @@
 """The log as raw rows, for verification, which trusts none of their values."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Final, Protocol, TypeVar
 
 import msgspec
 from msgspec import Struct
 
 from domain.language.events import Recorded
-from domain.log.chain import leaf
+from domain.log.chain import GENESIS, leaf
 
 C = TypeVar("C", contravariant=True)  # noqa: PLC0105 (a connection; short where it is read)
 # Position, type, version, user_id, job_id, recorded_at in microseconds, data, hash. A plain tuple,
@@ -42,6 +42,11 @@ class StoredHead(Struct, frozen=True):
     recorded_at: int  # of the latest event, Unix time in microseconds
     registry_digest: int  # see `SqlEventLog.set_registry_digest`
     saved: int = 0  # position that the rows of the inline projections stand at
+    cut: int = 0  # position of the last event that is archived
+    cut_hash: bytes = GENESIS  # of the chain up to there
+    cut_snapshot: int = 0  # see `domain.decisions.ports.Cut`
+    archive_begun: int = 0  # see `domain.jobs.archive.ArchiveState`, as of the next field
+    closed_at: int = 0  # Unix time in microseconds
     wrong: Sequence[str] = ()  # further problems of the row, as sentences
 
 
@@ -64,3 +69,16 @@ class StoredLog(Protocol[C]):
 
         Their positions are above `after` and at most `up_to`.
         """
+
+
+class CutLog(StoredLog[C], Protocol[C]):
+    """The log of a database, which may have been cut by an archive."""
+
+    def kept_rows(self, connection: C, up_to: int) -> Sequence[StoredRow]:
+        """Return the rows up to a position that stay in the log when they are archived."""
+
+    def archived_tile(self, connection: C, level: int, tile: int) -> bytes:
+        """Return a full tile of the Merkle tree over the archived part; empty: it is not there."""
+
+    def snapshot_parts(self, connection: C, snapshot: int) -> Iterator[bytes]:
+        """Yield the parts of a snapshot where the log was cut."""

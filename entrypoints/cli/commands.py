@@ -10,6 +10,7 @@ from typing import Final
 import rich_click as click
 
 from entrypoints.cli import jobs, limits
+from entrypoints.cli.archive import archive_log
 from entrypoints.cli.audit import audit
 from entrypoints.cli.clock import clock
 from entrypoints.cli.database import doctor, migrate, rebuild, recover, verify
@@ -61,6 +62,7 @@ for _command in (
     drain,
     whatif,
     erase,
+    archive_log,
     keys,
     limits.limits,
     limits.users,

@@ -18,7 +18,7 @@ from domain.language.commands import ChangeLimit
 from domain.language.errors import fresh_copy
 from domain.language.events import Scope
 from entrypoints.cli.failure import CHECK_FAILED
-from entrypoints.cli.keys import Duration
+from entrypoints.cli.options import DURATION
 from entrypoints.cli.output import counted, echo, examples, note, printable
 from entrypoints.cli.session import database_url_option, open_writer
 from entrypoints.service.fairlog import Fairlog
@@ -35,7 +35,7 @@ T = TypeVar("T")
 @database_url_option
 @click.option(
     "--timeout",
-    type=Duration(),
+    type=DURATION,
     default="5m",
     show_default=True,
     metavar="TIME",

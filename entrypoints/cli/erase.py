@@ -1,18 +1,18 @@
 """`fairlog erase`: removes payloads, results and errors; the log can still be proven."""
 
 from datetime import datetime
+from functools import partial
 
 import rich_click as click
 from click.exceptions import Exit, UsageError
 
 from adapters.doctor import may_erase
+from adapters.log.archived import absence
 from domain.language import validation
-from domain.language.errors import UnknownJob
-from domain.language.events import JobSubmitted
 from domain.language.identifiers import JobId
 from domain.language.moments import later
 from entrypoints.cli.failure import CHECK_FAILED, CommandFailed
-from entrypoints.cli.keys import Duration
+from entrypoints.cli.options import DURATION
 from entrypoints.cli.output import counted, echo, examples, has_terminal, note, printable, progress
 from entrypoints.cli.session import database_url_option, open_log
 from entrypoints.processes.registration import check_settings
@@ -33,7 +33,7 @@ from entrypoints.use_cases.erasure import Erased, count_older, erase_job, erase_
 @click.option(
     "--bodies-older-than",
     "age",
-    type=Duration(),
+    type=DURATION,
     metavar="90d",
     help="Erase all jobs that ended longer ago than this. Other jobs are left alone.",
 )
@@ -123,9 +123,9 @@ def _check(fairlog: Fairlog, job_id: JobId | None) -> None:
             "that has it (see docs/production.md)."
         )
     if job_id is not None:
-        found = fairlog.read_now(lambda connection: fairlog.log.read(connection, job_id - 1, 1))
-        if not (found and isinstance(found[0].event, JobSubmitted)):
-            raise UnknownJob(job_id)
+        job = partial(fairlog.jobs.find, job_ids=[job_id])
+        if not fairlog.read_now(fairlog.with_saved_rows(job)):
+            raise fairlog.read_now(partial(absence, job_id=job_id))
 
 
 def _report(done: Erased) -> None:

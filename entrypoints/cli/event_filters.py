@@ -95,7 +95,9 @@ class EventConditions(Struct, frozen=True):
 
         Without `until`, the second follows the current head.
         """
-        first = 1 if self.since is None else log.first_at(connection, self.since)
+        first = log.cut(connection).position + 1
+        if self.since is not None:
+            first = log.first_at(connection, self.since)
         end = (
             log.position(connection) + 1
             if self.until is None

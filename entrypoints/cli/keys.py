@@ -3,10 +3,8 @@
 Whoever holds the database is the operator, so these commands need no key.
 """
 
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Final
 
 import msgspec
 import rich_click as click
@@ -19,31 +17,12 @@ from domain.language.errors import InvalidInput, UnknownKey, fresh_copy
 from domain.language.events import KeyCreated, Role
 from domain.language.identifiers import KeyName, Kind, UserId
 from domain.language.moments import later
-from entrypoints.cli.options import format_option
+from entrypoints.cli.options import DURATION, format_option
 from entrypoints.cli.output import echo, examples, note, printable
 from entrypoints.cli.session import database_url_option, open_log
 from entrypoints.service.fairlog import Fairlog
 from entrypoints.service.key_views import KeyView, key_views
 from entrypoints.use_cases.keys import NO_SECRET, creation, rotation
-
-_DURATION: Final = re.compile(r"([0-9]{1,9})([smhd])")
-_UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
-
-
-class Duration(click.ParamType[float]):
-    """A length of time, like 90d, 12h, 30m or 45s, in seconds."""
-
-    name = "duration"
-
-    def convert(
-        self, value: str | float, param: click.Parameter | None, ctx: click.Context | None
-    ) -> float:
-        if isinstance(value, float):
-            return value
-        found = _DURATION.fullmatch(str(value))
-        if found is None:
-            self.fail("A length of time is a number and a unit: 90d, 12h, 30m or 45s.", param, ctx)
-        return float(int(found[1]) * _UNITS[found[2]])
 
 
 @click.group()
@@ -77,14 +56,14 @@ def keys() -> None:
 @click.option(
     "--kind", "kinds", multiple=True, metavar="KIND", help="Only jobs of this kind (repeatable)."
 )
-@click.option("--expires", type=Duration(), metavar="90d", help="When the key ends. Default: never")
+@click.option("--expires", type=DURATION, metavar="90d", help="When the key ends. Default: never")
 @click.option(
     "--max-priority", type=int, metavar="N", help="The highest priority that it may ask for."
 )
 @click.option("--max-attempts", type=int, metavar="N", help="The most attempts of a job.")
 @click.option(
     "--max-timeout",
-    type=Duration(),
+    type=DURATION,
     metavar="1h",
     help="The longest time-out of an attempt; a job without one gets it.",
 )
@@ -160,7 +139,7 @@ def revoke(database_url: str | None, *, name: str) -> None:
 @click.argument("name")
 @click.option(
     "--overlap",
-    type=Duration(),
+    type=DURATION,
     default=3600.0,
     metavar="1h",
     help="How long the earlier secrets still hold. Default: 1h",

@@ -1,5 +1,6 @@
 """Options that several commands have, each spelled once."""
 
+import re
 from collections.abc import Callable
 from typing import Final, TypeVar
 
@@ -16,6 +17,28 @@ at_option: Final = click.option(
     metavar="POSITION",
     help="As of this position, such as that of a head you have kept. Default: the latest one.",
 )
+
+_DURATION: Final = re.compile(r"([0-9]{1,9})([smhd])")
+_UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+
+
+class Duration(click.ParamType[float]):
+    """A length of time, like 90d, 12h, 30m or 45s, in seconds."""
+
+    name = "duration"
+
+    def convert(
+        self, value: str | float, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        if isinstance(value, float):
+            return value
+        found = _DURATION.fullmatch(str(value))
+        if found is None:
+            self.fail("A length of time is a number and a unit: 90d, 12h, 30m or 45s.", param, ctx)
+        return float(int(found[1]) * _UNITS[found[2]])
+
+
+DURATION: Final = Duration()
 
 
 def limit_option(

@@ -16,6 +16,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType, field
 from domain.language.errors import (
     BeyondLimits,
     FairlogError,
+    JobArchived,
     JobHasEnded,
     JobHasNotEnded,
     JobWasErased,
@@ -48,16 +49,17 @@ _SUBMISSION: Final = (
     TooManyQueues,
     BeyondLimits,
 )
-_OUTCOME: Final = (UnknownJob, NotTheCurrentAttempt)
+_OUTCOME: Final = (UnknownJob, JobArchived, NotTheCurrentAttempt)
 # By method and path of the route. The calls that are not here have only errors of their request.
 REFUSALS: Final[Mapping[tuple[str, str], tuple[type[FairlogError], ...]]] = {
     ("POST", "/v1/jobs"): _SUBMISSION,
-    ("GET", "/v1/jobs/{job_id}"): (UnknownJob,),
-    ("GET", "/v1/jobs/{job_id}/events"): (UnknownJob,),
-    ("GET", "/v1/jobs/{job_id}/explain"): (UnknownJob,),
-    ("POST", "/v1/jobs/{job_id}/cancel"): (UnknownJob, JobHasEnded, TooManyChanges),
+    ("GET", "/v1/jobs/{job_id}"): (UnknownJob, JobArchived),
+    ("GET", "/v1/jobs/{job_id}/events"): (UnknownJob, JobArchived),
+    ("GET", "/v1/jobs/{job_id}/explain"): (UnknownJob, JobArchived),
+    ("POST", "/v1/jobs/{job_id}/cancel"): (UnknownJob, JobArchived, JobHasEnded, TooManyChanges),
     ("POST", "/v1/jobs/{job_id}/retry"): (
         UnknownJob,
+        JobArchived,
         JobHasNotEnded,
         JobWasErased,
         RateLimited,

@@ -17,9 +17,11 @@ from litestar.exceptions import (
 from domain.language.errors import (
     BeyondLimits,
     BodiesAreNeeded,
+    EventsArchived,
     FairlogError,
     HeldByAnother,
     InvalidInput,
+    JobArchived,
     JobHasEnded,
     JobHasMovedOn,
     JobHasNotEnded,
@@ -71,6 +73,8 @@ _STATUS: dict[type[FairlogError], HTTPStatus] = {
     TooManyKinds: HTTPStatus.UNPROCESSABLE_ENTITY,
     TooManyQueues: HTTPStatus.UNPROCESSABLE_ENTITY,
     UnknownJob: HTTPStatus.NOT_FOUND,
+    JobArchived: HTTPStatus.GONE,
+    EventsArchived: HTTPStatus.GONE,
     NotTheCurrentAttempt: HTTPStatus.CONFLICT,
     LeaseHasEnded: HTTPStatus.CONFLICT,
     TimeWasUp: HTTPStatus.CONFLICT,
@@ -131,6 +135,8 @@ def problem_of(error: Exception) -> Problem:
     about_job = KeyReusedWithOtherPayload | UnknownJob | NotTheCurrentAttempt
     if isinstance(error, about_job) and error.job_id is not None:
         problem["job_id"] = error.job_id
+    if isinstance(error, JobArchived):
+        problem["segment"] = error.segment
     if isinstance(error, NotForKind):
         problem["kinds"] = error.kinds
     return problem

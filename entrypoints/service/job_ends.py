@@ -45,7 +45,7 @@ class JobEnds:
     def __init__(self, queries: Queries, watcher: LogWatcher, part: Part | None = None) -> None:
         self._queries = queries
         self._watcher = watcher
-        self._reads = JobReads(self._read_jobs)
+        self._reads = JobReads(self._read_jobs, queries.absence)
         self._news = watcher.subscribe(_TYPES)
         self._loop = watcher.loop(Part("job_ends") if part is None else part, self._run)
         self._waiting: dict[JobId, set[asyncio.Event]] = {}

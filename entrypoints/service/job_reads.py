@@ -22,8 +22,9 @@ ReadJobs = Callable[[Sequence[JobId]], Awaitable[Mapping[JobId, JobView | None]]
 class JobReads:
     """One per process, used on its event loop."""
 
-    def __init__(self, read: ReadJobs) -> None:
+    def __init__(self, read: ReadJobs, absence: Callable[[JobId], Awaitable[UnknownJob]]) -> None:
         self._read = read
+        self._absence = absence
         self._requested: dict[JobId, asyncio.Future[JobView | None]] = {}
         self._reading: asyncio.Task[None] | None = None
 
@@ -43,7 +44,7 @@ class JobReads:
         except FairlogError as error:
             raise fresh_copy(error) from None
         if view is None:
-            raise UnknownJob(job_id)
+            raise await self._absence(job_id)
         return view
 
     async def _read_requested(self) -> None:

@@ -10,6 +10,7 @@ from sqlalchemy.engine import Connection
 
 from adapters.database.database import Database
 from adapters.log import audit_log
+from adapters.log.archived import absence
 from adapters.log.audit_log import EventFilter, StoredEvent, limited_to
 from adapters.log.event_log import SqlEventLog
 from adapters.log.log_history import LiveHistory, LogHistory
@@ -227,8 +228,12 @@ class Queries:
             job = found
             found = await self.read_large(lambda connection: self.views(connection, [job]))
         if not found:
-            raise UnknownJob(job_id)
+            raise await self.absence(job_id)
         return found[0]
+
+    async def absence(self, job_id: JobId) -> UnknownJob:
+        """Return the error for a job that has no row: it is archived, or it never existed."""
+        return await self.read(lambda connection: absence(connection, job_id))
 
     async def counts(self, seen_by: ApiKey | None = None) -> dict[State, int]:
         """Return the number of jobs by state, of those that the key may see."""
@@ -343,7 +348,7 @@ class Queries:
         """Return a page of the job's events that the key may see. Raises `UnknownJob`."""
         page = await self.events(limited_to(EventFilter(job_id=job_id), seen_by), after, limit)
         if not page.events and after == 0:
-            raise UnknownJob(job_id)
+            raise await self.absence(job_id)
         return page
 
     def _global_window(self, connection: Connection) -> WindowView:

@@ -14,11 +14,13 @@ from adapters.archive.directory import Archive
 from adapters.archive.segment_log import SegmentLog
 from adapters.archive.segment_reader import SegmentReader
 from adapters.database.scratch import scratch_database
+from adapters.log.archived import segments as named_segments
 from adapters.log.histories import of_types
 from domain.language.errors import SegmentUnusable
 from domain.language.events import BodiesErased
 from domain.log.segments import Segment, SegmentFault, SegmentRows, end_faults, sequence_faults
 from entrypoints.service.fairlog import Fairlog
+from entrypoints.use_cases.archiving import segment_of
 from entrypoints.use_cases.whole_history import require_joined
 from projections.verify.event_check import ErasureCheck, EventCheck
 from projections.verify.findings import FindingsSink, Report
@@ -109,6 +111,12 @@ def _check_joint(
         except SegmentUnusable as error:
             sink.about(None, str(error))
             return
+        by_name = {one.name: one for one in segments}
+        if fairlog.log.cut(connection).position:
+            for named in named_segments(connection):
+                if by_name.get(named.name) != segment_of(named):
+                    what = "the log names this segment, and the archive does not have it so"
+                    sink.about(None, str(SegmentFault(named.name, what)))
         for event in of_types(connection, [_ERASED], end, fairlog.log.position(connection)):
             assert isinstance(event.event, BodiesErased)
             archived = tuple(one for one in event.event.positions if one <= end)

@@ -11,6 +11,7 @@ from msgspec import Struct
 from sqlalchemy.engine import Connection
 
 from adapters.log import audit_log
+from adapters.log.archived import absence
 from adapters.log.histories import changes_of
 from domain.jobs.job import ENDED, Job
 from domain.language.commands import CancelJob, EraseBodies
@@ -18,7 +19,6 @@ from domain.language.errors import (
     BodiesAreNeeded,
     JobHasEnded,
     JobHasMovedOn,
-    UnknownJob,
     fresh_copy,
 )
 from domain.language.events import (
@@ -30,6 +30,7 @@ from domain.language.events import (
 )
 from domain.language.identifiers import POSITION_MAX, JobId, UserId
 from entrypoints.service.fairlog import Fairlog
+from projections.rebuild.cut_rows import cut_bodies
 
 JOBS_PER_PAGE: Final = 100
 BODIES_PER_PAGE: Final = 200  # read; of at most as many jobs
@@ -67,7 +68,7 @@ def erase_job(fairlog: Fairlog, job_id: JobId, *, cancel: bool) -> Erased:
     """Erase one job, as `erase_user` does. Raises `UnknownJob`."""
     done = Erased()
     if not _jobs(fairlog, [job_id]):
-        raise UnknownJob(job_id)
+        raise fairlog.read_now(partial(absence, job_id=job_id))
     _erase(fairlog, [job_id], done, cancel=cancel)
     fairlog.database.overwrite_deleted()
     return done
@@ -172,7 +173,7 @@ def _cancel(fairlog: Fairlog, job_ids: Sequence[JobId]) -> None:
 def _erase_ended(fairlog: Fairlog, jobs: Sequence[Job], done: Erased) -> list[JobId]:
     """Erase bodies, and return the jobs that were retried meanwhile."""
     waiting = {job.id: job for job in jobs if job.erased_at is None}
-    bodies = fairlog.read_now(lambda connection: _bodies(connection, list(waiting)))
+    bodies = fairlog.read_now(lambda connection: _bodies(fairlog, connection, list(waiting)))
     outcomes = fairlog.writer.execute_all(
         [
             EraseBodies(job_id=job.id, attempt=job.attempt, positions=tuple(bodies[job.id]))
@@ -191,9 +192,16 @@ def _erase_ended(fairlog: Fairlog, jobs: Sequence[Job], done: Erased) -> list[Jo
     return moved_on
 
 
-def _bodies(connection: Connection, job_ids: Sequence[JobId]) -> dict[JobId, list[int]]:
+def _bodies(
+    fairlog: Fairlog, connection: Connection, job_ids: Sequence[JobId]
+) -> dict[JobId, list[int]]:
     """Find the positions of the bodies of some jobs."""
     found: dict[JobId, list[int]] = {job_id: [] for job_id in job_ids}
+    cut = fairlog.log.cut(connection)
+    if any(job_id <= cut.position for job_id in job_ids):
+        for job_id, positions in cut_bodies(fairlog.log, connection, cut).items():
+            if job_id in found:
+                found[job_id] += positions
     for recorded in changes_of(connection, job_ids, POSITION_MAX):
         if recorded.job_id is not None and _has_body(recorded):
             found[recorded.job_id].append(recorded.position)

@@ -6,6 +6,7 @@ from typing import Any, Final
 from sqlalchemy.engine import Connection
 
 from adapters.log import audit_log
+from adapters.log.archived import absence
 from adapters.log.audit_log import EventFilter, StoredEvent
 from domain.access.keys import ApiKey
 from domain.audit.explanation import ExplanationInput, LastWait, SilentWorker, Workers, explain
@@ -79,7 +80,7 @@ def input_of(fairlog: Fairlog, connection: Connection, job_id: JobId) -> Explana
     """Collect the input from which a job's state is explained. Raises `UnknownJob`."""
     found = fairlog.jobs.find(connection, [job_id])
     if job_id not in found:
-        raise UnknownJob(job_id)
+        raise absence(connection, job_id)
     job = found[job_id]
     user = fairlog.line.user(connection, job.user_id)
     kind = fairlog.line.kind(connection, job.kind)

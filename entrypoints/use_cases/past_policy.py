@@ -60,7 +60,8 @@ def _default_since(fairlog: Fairlog, connection: Connection, state: SystemState)
                 return since
             case _:
                 pass
-    return 0
+    # An earlier change may be in the archived part of the log.
+    return 0 if state.limits.everyone.submissions is None else since
 
 
 def _global_limit(decisions: Sequence[Recorded], since: int) -> int | None:
@@ -90,4 +91,6 @@ def _latest_admission(
     """
     jobs = fairlog.past.newest_first(connection, _SUBMITTED, since + 1, up_to + 1, is_frequent=True)
     submitted = next(jobs, None)
-    return [] if submitted is None else fairlog.past.read(connection, submitted.position - 2, 1)
+    if submitted is None or submitted.position - 2 < fairlog.past.cut(connection).position:
+        return []
+    return fairlog.past.read(connection, submitted.position - 2, 1)

@@ -10,8 +10,9 @@ from typing import Any, Final
 from msgspec import Struct
 from sqlalchemy.engine import Connection
 
+from adapters.log.archived import archived_tile
 from adapters.log.audit_log import EventFilter, StoredEvent
-from domain.language.errors import InvalidInput, LogCorrupt
+from domain.language.errors import EventsArchived, InvalidInput, LogCorrupt
 from domain.language.identifiers import JobId
 from domain.language.moments import to_micros
 from domain.log.chain import GENESIS, leaf
@@ -90,6 +91,8 @@ class Prover:
         if at > end:
             raise InvalidInput(f"The log ends at position {end}.")
         chain = GENESIS if at == 0 else self._log.hash_at(connection, at)
+        if chain is None and at < (cut := self._log.cut(connection).position):
+            raise EventsArchived(cut)
         if chain is None:
             raise LogCorrupt(f"The log has no event at position {at}.")
         return ProvenHead(
@@ -126,7 +129,7 @@ class Prover:
         )
 
     def _tree(self, connection: Connection) -> Subtree:
-        return self._log.tree(TileTree(connection))
+        return self._log.tree(TileTree(connection, archived_tile))
 
     def _prove(
         self,
@@ -140,13 +143,16 @@ class Prover:
         tree = self._tree(connection)
         found = self._log.find(connection, wanted, after, most)
         events = [_proven(tree, event, head) for event in found if event.position <= head.position]
+        cut = self._log.cut(connection).position
+        if (wanted.job_id or after + 1) <= cut:
+            raise EventsArchived(cut)
         if not events:
             raise InvalidInput(f"There is no such event up to position {head.position}.")
         return InclusionProof(head=head, events=events)
 
 
 def _size(connection: Connection) -> int:
-    return TileTree(connection).size()
+    return TileTree(connection, archived_tile).size()
 
 
 def _proven(tree: Subtree, event: StoredEvent, head: ProvenHead) -> ProvenEvent:

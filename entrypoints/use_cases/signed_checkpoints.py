@@ -10,6 +10,7 @@ import structlog
 from msgspec import Struct
 from sqlalchemy.engine import Connection
 
+from adapters.log.archived import archived_tile
 from adapters.signing_key import SigningKey
 from domain.language.errors import FairlogError, InvalidInput, LogCorrupt, LogUnavailable
 from domain.log.merkle import HASH_BYTES, root
@@ -108,7 +109,7 @@ class SignedCheckpoints:
 
 
 def _tree(connection: Connection) -> TileTree:
-    return TileTree(connection)
+    return TileTree(connection, archived_tile)
 
 
 def _check_growth(tree: TileTree, last: _Signed, signed: _Signed) -> None:

@@ -11,12 +11,14 @@ from typing import Final
 
 from sqlalchemy.engine import Connection
 
+from adapters.log import audit_log
+from adapters.log.archived import absence
 from adapters.log.audit_log import EventFilter
 from domain.access.keys import ApiKey
 from domain.audit.system_state import SystemState, line_in_order
 from domain.jobs.history import jobs_of, with_heartbeats
 from domain.jobs.job import Job, State
-from domain.language.errors import InvalidInput, UnknownJob
+from domain.language.errors import EventsArchived, InvalidInput, UnknownJob
 from domain.language.identifiers import JobId, UserId
 from domain.language.policy import Policy
 from entrypoints.service.fairlog import Fairlog
@@ -33,6 +35,7 @@ from entrypoints.service.views import (
 from entrypoints.use_cases.jobs_today import jobs_today
 from entrypoints.use_cases.past_policy import policy_then
 from projections.following.snapshots import current, state_at
+from projections.rebuild.cut_rows import cut_jobs
 
 JOBS_SHOWN_MAX: Final = 1000
 LIMITS_SHOWN_MAX: Final = 1000
@@ -53,10 +56,17 @@ class TimeTravel:
         if isinstance(as_of, int):
             if as_of > end:
                 raise InvalidInput(f"as_of: the log ends at position {end}.")
-            return as_of
-        if as_of > log.now(connection):
+            position = as_of
+        elif as_of > log.now(connection):
             raise InvalidInput("as_of: that time is in the future.")
-        return self._log.first_at(connection, as_of + _MICROSECOND) - 1
+        else:
+            position = self._log.first_at(connection, as_of + _MICROSECOND) - 1
+            cut = self._log.cut(connection).position
+            if position == cut > 0 and audit_log.is_before_cut(connection, as_of):
+                raise EventsArchived(cut)
+        if position < (cut := self._log.cut(connection).position):
+            raise EventsArchived(cut)
+        return position
 
     def job(
         self,
@@ -80,7 +90,9 @@ class TimeTravel:
         found = self.jobs(connection, [job_id], position)
         if not found:
             today = self._today(connection, [job_id]).get(job_id)
-            raise UnknownJob(job_id, None if today is None else today.submitted_at)
+            if today is None:
+                raise absence(connection, job_id)
+            raise UnknownJob(job_id, today.submitted_at)
         return found[0]
 
     def jobs_of_user(
@@ -112,7 +124,8 @@ class TimeTravel:
 
     def jobs(self, connection: Connection, job_ids: list[JobId], position: int) -> list[Job]:
         """Return those of the jobs that existed at a position."""
-        jobs = jobs_of(self._log.changes_of(connection, job_ids, position))
+        before = cut_jobs(self._fairlog.log, connection, self._log.cut(connection), job_ids)
+        jobs = jobs_of(self._log.changes_of(connection, job_ids, position), before)
         return [
             with_heartbeats(job, self._log.heartbeats(connection, job.id, position))
             for job_id in job_ids

@@ -47,9 +47,15 @@ def what_if_starts(
     """Replay the starts that were recorded from `since` (inclusive) to `until` (exclusive).
 
     None: from the beginning, or to the current end of the log. Which jobs wait at `since` follows
-    from all events before. Raises `InvalidInput` if too many jobs waited in that time.
+    from all events before. Raises `InvalidInput` if too many jobs waited in that time, or if a part
+    of the log is archived.
     """
     head = fairlog.log.position(connection)
+    if cut := fairlog.log.cut(connection).position:
+        raise InvalidInput(
+            f"The log is archived up to position {cut}, and a replay of starts needs all of it: "
+            "restore it into another database with `fairlog restore`, and ask there."
+        )
     begin = 0 if since is None else audit_log.first_at(connection, since) - 1
     end = head if until is None else audit_log.first_at(connection, until) - 1
     total = begin + 2 * max(0, end - begin)

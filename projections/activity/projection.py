@@ -36,6 +36,7 @@ from projections.storage.rows import Query, Row, delete, fetch, upsert
 
 # How long buckets are kept, by their length; both in seconds.
 KEPT_SECONDS: Final = {FINEST_SECONDS: 3_600, MINUTE_SECONDS: 6 * 3_600, 600: 3 * 86_400}
+LOG_KEPT_SECONDS: Final = 4 * 86_400  # of the log: no bucket that is kept then begins before
 KINDS_PER_BUCKET_MAX: Final = 100  # with metrics of their own: the first ones of the bucket
 ROWS_CACHED_MAX: Final = 20_000  # between batches, of jobs, users and workers each; some 15 MB
 _WITHOUT_KINDS: Final = frozenset({FINEST_SECONDS})  # lengths without metrics by kind

@@ -15,7 +15,6 @@ from sqlalchemy.engine import Connection
 
 from domain.decisions.ports import EventLog
 from domain.language.errors import LogUnavailable
-from domain.log.chain import GENESIS
 from projections.following import checkpoints
 from projections.following.async_projection import AsyncProjection, Changes, E, Read
 from projections.following.checkpoints import (
@@ -29,6 +28,7 @@ from projections.following.checkpoints import (
 from projections.storage import registry
 from projections.storage.generations import older_generations, remove_rows
 from projections.storage.rows import create_all, have_all
+from projections.storage.snapshot import restore, unpacked
 
 EVENTS_PER_BATCH: Final = 8192  # whole tiles of the Merkle tree
 
@@ -56,7 +56,8 @@ class AsyncProjector(Generic[E]):
         self._events_per_batch = events_per_batch
 
     def prepare(self) -> bool:
-        """Create missing tables, and start from the first event where the checkpoint is unusable.
+        """Create missing tables, and start again where the checkpoint is unusable: from the first
+        event, or from the snapshot where the log was cut.
 
         Returns True if it started again. Any number of processes may call it at once. Raises
         `LogTooNew`.
@@ -75,9 +76,9 @@ class AsyncProjector(Generic[E]):
                 return False
             generation = self._reserve(connection)
         self._remove(generation)
+        self._begin(generation)
         with self.writing() as connection:
             self.log.lock_head(connection)
-            checkpoints.insert_first(connection, self.projection, generation)
             current = self._switch(connection, generation)
         self._remove_older(current)
         return True
@@ -124,9 +125,7 @@ class AsyncProjector(Generic[E]):
             end = self.log.lock_head(connection).position
             generation = self._reserve(connection)
         self._remove(generation)
-        with self.writing() as connection:
-            checkpoints.insert_first(connection, self.projection, generation)
-        at = Checkpoint(generation, 0, GENESIS)
+        at = self._begin(generation)
         # While others write at full speed the end of the log is never reached: it is enough to
         # reach its position at the start and that of the current generation.
         while at.position < end or not self._has_caught_up(at):
@@ -143,6 +142,25 @@ class AsyncProjector(Generic[E]):
             current = self._switch(connection, generation)
         self._remove_older(current)
         return at.position
+
+    def _begin(self, generation: int) -> Checkpoint:
+        """Begin a generation with the rows that come before the first event of the log."""
+        with self.reading() as connection:
+            cut = self.log.cut(connection)
+            if cut.position:
+                restore(
+                    unpacked(self.log.snapshot_parts(connection, cut.snapshot)),
+                    [(self.projection, generation)],
+                    self._in_transaction,
+                )
+        at = Checkpoint(generation, cut.position, cut.hash)
+        with self.writing() as connection:
+            checkpoints.insert(connection, self.projection, at)
+        return at
+
+    def _in_transaction(self, write: Callable[[Connection], None]) -> None:
+        with self.writing() as connection:
+            write(connection)
 
     def _has_caught_up(self, at: Checkpoint) -> bool:
         """Return True if a checkpoint is not behind that of the current generation."""

@@ -131,15 +131,15 @@ def move(connection: Connection, name: str, at: Checkpoint, to: Checkpoint) -> N
         raise LogUnavailable(f"Another process moved the checkpoint of {name!r} meanwhile.")
 
 
-def insert_first(connection: Connection, projection: Versioned, generation: int) -> None:
-    """Insert the checkpoint of a generation without rows."""
+def insert(connection: Connection, projection: Versioned, at: Checkpoint) -> None:
+    """Insert the checkpoint of a new generation."""
     connection.execute(
         checkpoints.insert().values(
             name=projection.name,
-            generation=generation,
+            generation=at.generation,
             version=projection.version,
-            position=0,
-            hash=GENESIS,
+            position=at.position,
+            hash=at.hash,
         )
     )
 

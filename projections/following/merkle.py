@@ -6,7 +6,7 @@ by growing. They are the tiles of https://c2sp.org/tlog-tiles, one row each, so 
 as it is stored. Roots and paths are computed from tiles alone, never from the log's events.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final
 
@@ -25,6 +25,7 @@ from projections.storage.rows import ROW_BYTES, Document, Row, generation, upser
 VERSION: Final = 1
 TILE: Final = 256  # hashes in a full tile
 _LEVELS: Final = 8  # levels of the tree in one level of tiles: 2**8 is 256
+ReadTile = Callable[[Connection, int, int], bytes]  # level, number; empty: it is not there
 metadata = sa.MetaData()
 
 tiles = sa.Table(
@@ -99,8 +100,10 @@ _PROJECTION: Final = MerkleProjection()  # for its name and version alone
 class TileTree:
     """Hashes of complete subtrees (`domain.log.merkle.Subtree`), from the current generation."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, archived: ReadTile) -> None:
+        """`archived` reads the full tiles of the archived part, which the projection has not."""
         self._connection = connection
+        self._archived = archived
         self._generation = registry.current(MerkleProjection.name)
         self._tiles: dict[tuple[int, int], bytes] = {}  # a proof needs about ten of them
 
@@ -134,5 +137,7 @@ class TileTree:
         """
         key = (level, tile)
         if key not in self._tiles:
-            self._tiles[key] = _read(self._connection, self._generation, level, tile)
+            self._tiles[key] = _read(
+                self._connection, self._generation, level, tile
+            ) or self._archived(self._connection, level, tile)
         return self._tiles[key]

@@ -69,6 +69,18 @@ class SnapshotsProjection:
             writes, partial(self._cache.put, connection, generation, state.position, state)
         )
 
+    def store_at(self, connection: Connection, generation: int, position: int) -> None:
+        """Store the snapshot at a position where the log is cut, up to which events are folded."""
+        state = self._cache.take(connection, generation, position)
+        if state is None:
+            state = fold(
+                _nearest(connection, sa.literal(generation), position),
+                connection,
+                self._read,
+                position,
+            )
+        _insert(connection, generation, position, to_snapshot(state))
+
 
 def state_at(
     connection: Connection, generation: sa.ColumnElement[int], read: Read[Recorded], position: int
@@ -101,21 +113,19 @@ def spacing(users: int) -> int:
 
 
 def is_kept(position: int, end: int) -> bool:
-    """Return True if a snapshot is kept when the newest one is at `end`."""
+    """Return True if a snapshot is kept when the newest one is at `end`.
+
+    The one where the log was cut, which is at no multiple of SPACING, is kept until the next cut.
+    """
+    if position % SPACING:
+        return True
     number, age = position // SPACING, (end - position) // SPACING
     return age <= DENSITY * (number & -number)
 
 
 def _store(connection: Connection, generation: int, position: int, data: bytes) -> None:
     """Store a snapshot, and delete those that are no longer kept."""
-    insert(
-        connection,
-        snapshots,
-        [
-            (generation, position, part, data[start : start + PART_BYTES])
-            for part, start in enumerate(range(0, len(data), PART_BYTES))
-        ],
-    )
+    _insert(connection, generation, position, data)
     stored = connection.execute(
         sa.select(snapshots.c.position, snapshots.c.part).where(
             snapshots.c.generation == generation
@@ -124,6 +134,17 @@ def _store(connection: Connection, generation: int, position: int, data: bytes) 
     thinned = [tuple(row) for row in stored if not is_kept(row.position, position)]
     if thinned:
         delete(connection, snapshots, generation, thinned)
+
+
+def _insert(connection: Connection, generation: int, position: int, data: bytes) -> None:
+    insert(
+        connection,
+        snapshots,
+        [
+            (generation, position, part, data[start : start + PART_BYTES])
+            for part, start in enumerate(range(0, len(data), PART_BYTES))
+        ],
+    )
 
 
 def _nearest(

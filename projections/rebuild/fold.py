@@ -7,15 +7,19 @@ evicted row is read again when an event names it; a row that cannot be stored is
 """
 
 from array import array
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from sqlalchemy.engine import Connection
 
 from domain.decisions.ports import Projection, Write
 from domain.decisions.write_model import RequiredRows, RowKeys, WriteModel, submissions_in
-from domain.jobs.job import ENDED
+from domain.jobs.job import ENDED, Job
 from domain.language.events import JobSubmitted, RateLimitDecided, Recorded
+from projections.inline.job_documents import decode_job
+from projections.inline.jobs import jobs
+from projections.storage.snapshot import SnapshotPart
 
 EVENTS_PER_SAVE: Final = 20_000
 ROWS_KEPT_MAX: Final = 60_000  # after a save, some 60 MB
@@ -24,12 +28,14 @@ _OF_LIMITS: Final = "windows"  # name of the projection that stores limits
 # positive, which costs a query that waits for all writes. This limit (64 MiB) raises the rate.
 _SEEN_WORDS_MAX: Final = 1 << 23
 
+K = TypeVar("K", JobSubmitted, Job, JobSubmitted | Job)
 Inspect = Callable[[WriteModel, Recorded], None]  # called before each event is folded
 Target = tuple[Projection[Connection], int]  # a projection and the generation to build
 
 
 class GenerationFold:
-    """Folds events, which must come in log order from the first one.
+    """Folds events, which must come in log order from the first one, or from the one after a cut,
+    if the rows of the snapshot there are in the tables.
 
     `flush` is called before rows are read back, and has to wait for all writes that were taken.
     """
@@ -39,15 +45,25 @@ class GenerationFold:
         targets: Sequence[Target],
         events_expected: int,
         flush: Callable[[], None] = lambda: None,
+        after: int = 0,
     ) -> None:
+        """`after` is the position of the cut, and 0 for a fold from the first event on.
+
+        A fold from a cut needs all inline projections as targets, since the line needs the limits.
+        """
         self._targets = targets
         self._flush = flush
         self._model = WriteModel()
+        self._model.position = after
         # The line needs the users' limits; where they are not built too, they are not read back.
         self._evicts_limits = any(one.name == _OF_LIMITS for one, _ in targets)
         self._absent = RequiredRows()  # looked up since the last eviction, and not stored
-        self._has_evicted = False
-        self._has_evicted_all = False
+        # The rows of a snapshot are in the tables, as if they had been evicted.
+        self._has_evicted = after > 0
+        self._has_evicted_all = after > 0
+        if after > 0:
+            self._model.limits.is_read = False
+            self._model.line.has_virtual_time = False
         self._seen = _SeenKeys(events_expected)
         self._unsaved = 0
 
@@ -58,6 +74,17 @@ class GenerationFold:
     @property
     def is_save_due(self) -> bool:
         return self._unsaved >= EVENTS_PER_SAVE
+
+    def know(self, part: SnapshotPart) -> None:
+        """Know the idempotency keys of a snapshot's jobs."""
+        if part.table == jobs.name:
+            self._seen.add(decode_job(row[-1]) for row in part.rows)
+
+    def know_earlier(self, events: Iterable[Recorded]) -> None:
+        """Fold the events that stayed in the log before the cut, of which no row stands."""
+        for recorded in events:
+            self._model.keys.evolve(recorded)
+            self._model.archive.evolve(recorded)
 
     def take(
         self, connection: Connection, events: Sequence[Recorded], inspect: Inspect | None = None
@@ -206,7 +233,7 @@ class _SeenKeys:
         self._words = array("Q", bytes(8 * min(max(1024, words), _SEEN_WORDS_MAX)))
         self._mask = len(self._words) - 1
 
-    def repeated(self, submissions: Iterable[JobSubmitted]) -> Iterator[JobSubmitted]:
+    def repeated(self, submissions: Iterable[K]) -> Iterator[K]:
         """Yield the submissions whose key may have come before, and add all keys."""
         words, mask = self._words, self._mask
         for event in submissions:
@@ -218,3 +245,7 @@ class _SeenKeys:
                 yield event
             else:
                 words[at] = before | bits
+
+    def add(self, submitted: Iterable[JobSubmitted | Job]) -> None:
+        """Add the keys of all of these."""
+        deque(self.repeated(submitted), maxlen=0)

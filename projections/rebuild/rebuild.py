@@ -5,7 +5,8 @@ and makes it current under the head lock by changing one registry row. The rows 
 generations are then deleted in small transactions. The only DDL is `CREATE TABLE`: DDL commits
 implicitly on MySQL, and the right to DROP a table is the right to TRUNCATE the log. A rebuild that
 is stopped leaves rows that nobody reads; the next rebuild removes them. Of two concurrent rebuilds
-the one that started later wins, whichever ends first.
+the one that started later wins, whichever ends first. Where the log was cut by an archive, the
+rebuild begins with the snapshot at the cut.
 """
 
 from collections import deque
@@ -23,6 +24,7 @@ from projections.rebuild.fold import GenerationFold
 from projections.storage import registry
 from projections.storage.generations import InlineProjection, older_generations, remove_rows
 from projections.storage.rows import create_all, have_all
+from projections.storage.snapshot import restore, unpacked
 
 EVENTS_PER_PAGE: Final = 4000
 READERS: Final = 2  # threads; each waits for the interpreter lock after every read of its socket
@@ -55,7 +57,9 @@ def rebuild(
     """Build new generations of projections, make them current and return the number of events.
 
     `save_others` saves the rows of the other inline projections, since the rows of all stand at one
-    position. Raises `LogUnavailable` where the database stays busy or away, and `LogTooNew`.
+    position. Of an archived log, all inline projections have to be built together. Raises
+    `LogUnavailable` where the database stays busy or away, `LogTooNew`, and `EventsArchived` if the
+    log was cut meanwhile.
     """
     with database.write() as connection:
         for projection in projections:
@@ -99,12 +103,23 @@ def _fill(
 
     Returns the current generation of each projection and the number of events folded.
     """
+    with database.read() as connection:
+        cut = log.cut(connection)
     with (
         _ReadAhead(log, database) as pages,
         _BackgroundWriter(database) as writer,
         database.read() as connection,
     ):
-        fold = GenerationFold(building, events_expected=total, flush=writer.flush)
+        fold = GenerationFold(building, total, flush=writer.flush, after=cut.position)
+        if cut.position:
+            restore(
+                unpacked(log.snapshot_parts(connection, cut.snapshot)),
+                building,
+                lambda write: writer.write([write]),
+                fold.know,
+            )
+            writer.flush()
+            connection.rollback()
         while total - fold.position > EVENTS_UNDER_LOCK_MAX:
             while total - fold.position > EVENTS_UNDER_LOCK_MAX:
                 progress(fold.position, total)

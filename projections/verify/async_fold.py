@@ -85,10 +85,13 @@ class EventFold(_AsyncFold[Recorded]):
 class LeafFold(_AsyncFold[Leaf]):
     """Folds hashes of rows. It stops where some are missing, which `ChainCheck` has reported."""
 
-    def __init__(self, scratch: Connection, following: WithPositions[Leaf]) -> None:
+    def __init__(
+        self, scratch: Connection, following: WithPositions[Leaf], position: int = 0
+    ) -> None:
+        """`position` is that of the cut, where the rows of its snapshot stand."""
         super().__init__(scratch, following)
         self.stopped: set[str] = set()  # names of projections that are incomplete
-        self._position = 0
+        self._position = position
 
     def finish(self) -> None:
         last = self._buffer[-1].position if self._buffer else self._position

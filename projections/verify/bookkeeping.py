@@ -11,7 +11,6 @@ from typing import Final
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from domain.log.chain import GENESIS
 from domain.log.stored_log import StoredHead, StoredLog
 from projections.following.checkpoints import checkpoints
 from projections.storage import registry
@@ -63,7 +62,7 @@ def differences(
             yield _difference(
                 projection.name, key, f"version={row.version!r}", f"version={projection.version}"
             )
-        expected = _hash_at(log, snapshot, row.position)
+        expected = _hash_at(log, snapshot, head, row.position)
         if not _is_within(row.position, head.position) or expected is None:
             yield _difference(
                 projection.name, key, f"position={row.position!r}", f"at most {head.position}"
@@ -106,11 +105,13 @@ def _difference(projection: str, key: tuple[str, int], live: str, from_log: str)
     return Difference(projection, checkpoints.name, shown, live, from_log)
 
 
-def _hash_at(log: StoredLog[Connection], snapshot: Connection, position: object) -> object | None:
-    if not isinstance(position, int) or position < 0:
+def _hash_at(
+    log: StoredLog[Connection], snapshot: Connection, head: StoredHead, position: object
+) -> object | None:
+    if not isinstance(position, int) or position < head.cut:
         return None
-    if position == 0:
-        return GENESIS
+    if position == head.cut:
+        return head.cut_hash
     found = log.rows(snapshot, position - 1, 1)
     return found[0][7] if found and found[0][0] == position else None
 

@@ -89,6 +89,11 @@ class EventCheck:
             self._erasures.take(position, event)
         return events
 
+    def take_archived(self, bodies: dict[int, tuple[str, int]], cut: int) -> None:
+        """Check the bodies of the archived part that stay: SHA-256 and size by position."""
+        if cut:
+            self._take_bodies(dict(bodies), self._pages.digests(0, cut), cut)
+
     def take_end(self, position: int) -> None:
         """Report bodies after the last event, and missing bodies that no event has erased."""
         self._take_bodies({}, self._pages.digests(position, POSITION_MAX), POSITION_MAX)

@@ -1,14 +1,18 @@
 """The tables that the log gives, in a scratch database, to compare with the live tables."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import suppress
 from typing import Final
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from domain.language.errors import LogCorrupt
+from domain.log.stored_log import CutLog, StoredHead
 from projections.storage import registry
 from projections.storage.generations import Tabled
 from projections.storage.rows import create_for_folding
+from projections.storage.snapshot import SnapshotPart, restore, unpacked
 from projections.verify.comparison import Side, differences
 from projections.verify.findings import Difference, FindingsSink
 
@@ -47,6 +51,26 @@ class ExpectedTables:
                 for table in tables:
                     if table not in equal:
                         yield from differences(name, table, live, from_log)
+
+
+def restore_cut(
+    log: CutLog[Connection],
+    snapshot: Connection,
+    head: StoredHead,
+    projections: Sequence[Tabled],
+    scratch: Connection,
+    inspect: Callable[[SnapshotPart], None] = lambda _: None,
+) -> None:
+    """Insert the rows of the snapshot at the cut of the log, if there is one, into the scratch
+    tables. A snapshot that was changed is reported by `ArchiveCheck`.
+    """
+    with suppress(LogCorrupt):
+        restore(
+            unpacked(log.snapshot_parts(snapshot, head.cut_snapshot)),
+            [(one, SCRATCH_GENERATION) for one in projections],
+            lambda write: write(scratch),
+            inspect,
+        )
 
 
 def _live(

@@ -1,14 +1,15 @@
 """The pass that checks legality: whether the rules allow each event, and what the events give."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 
 from sqlalchemy.engine import Connection
 
 from domain.audit.key_legality import misuse
-from domain.audit.legality import illegality, miscount, misplanned
+from domain.audit.legality import illegality, misarchived, miscount, misplanned
 from domain.decisions.write_model import WriteModel
 from domain.language.events import LeasesExtended, Recorded
-from domain.log.stored_log import StoredHead, StoredLog
+from domain.log.stored_log import CutLog, StoredHead, StoredRow
 from projections.following.async_projection import AsyncProjection
 from projections.inline.jobs import jobs
 from projections.rebuild.fold import GenerationFold
@@ -16,7 +17,11 @@ from projections.storage.generations import InlineProjection
 from projections.verify.async_fold import EventFold, checkpoint_positions
 from projections.verify.confirmed_jobs import ConfirmedJobs
 from projections.verify.event_check import NO_EVENT, recorded
-from projections.verify.expected_tables import SCRATCH_GENERATION, ExpectedTables
+from projections.verify.expected_tables import (
+    SCRATCH_GENERATION,
+    ExpectedTables,
+    restore_cut,
+)
 from projections.verify.findings import (
     Checked,
     Difference,
@@ -38,7 +43,7 @@ class HistoryCheck:
 
     def __init__(
         self,
-        log: StoredLog[Connection],
+        log: CutLog[Connection],
         snapshot: Connection,
         head: StoredHead,
         projections: Sequence[InlineProjection],
@@ -60,13 +65,18 @@ class HistoryCheck:
         self._fold = GenerationFold(
             [(self._with_live_rows(projection), SCRATCH_GENERATION) for projection in projections],
             events_expected=self._end,
+            after=head.cut,
         )
+        self._cut = head.cut
+        restore_cut(log, snapshot, head, [*projections, *following], scratch, self._fold.know)
+        if head.cut:
+            self._fold.know_earlier(_readable_rows(log.kept_rows(snapshot, head.cut)))
         self._stopped_at: int | None = None
 
     def pages(self) -> Iterator[Checked]:
         yield self._checked(0)
         with self._pages as pages:
-            for page in pages.after(0):
+            for page in pages.after(self._cut):
                 self._take(page)
                 yield self._checked(page.up_to)
                 if self._stopped_at is not None or page.up_to >= self._end:
@@ -162,6 +172,13 @@ def _readable(page: LogPage, up_to: int) -> tuple[Sequence[Recorded], int | None
     return events, None
 
 
+def _readable_rows(rows: Sequence[StoredRow]) -> Iterator[Recorded]:
+    """Yield the events of rows that are events; `ArchiveCheck` reports the others."""
+    for row in rows:
+        with suppress(*NO_EVENT):
+            yield recorded(row)
+
+
 def _illegality(model: WriteModel, recorded: Recorded) -> str | None:
     jobs = model.jobs.rows
     if isinstance(recorded.event, LeasesExtended):
@@ -175,5 +192,6 @@ def _illegality(model: WriteModel, recorded: Recorded) -> str | None:
         illegality(before, recorded)
         or miscount(model.windows, recorded)
         or misplanned(model.limits, recorded)
+        or misarchived(model.archive, recorded)
         or misuse(model.keys, before, recorded)
     )

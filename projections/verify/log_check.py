@@ -7,14 +7,15 @@ from sqlalchemy.engine import Connection
 
 from domain.language.events import Recorded
 from domain.language.identifiers import UserId
-from domain.log.stored_log import Leaf, StoredHead, StoredLog
+from domain.log.stored_log import CutLog, Leaf, StoredHead
 from projections.following.async_projection import AsyncProjection
 from projections.storage.generations import Tabled
 from projections.verify import bookkeeping
+from projections.verify.archive_check import ArchiveCheck
 from projections.verify.async_fold import EventFold, LeafFold, checkpoint_positions
 from projections.verify.chain_check import ChainCheck
 from projections.verify.event_check import ErasureCheck, EventCheck
-from projections.verify.expected_tables import ExpectedTables
+from projections.verify.expected_tables import ExpectedTables, restore_cut
 from projections.verify.findings import (
     Checked,
     Difference,
@@ -39,7 +40,7 @@ class LogCheck:
 
     def __init__(
         self,
-        log: StoredLog[Connection],
+        log: CutLog[Connection],
         snapshot: Connection,
         head: StoredHead,
         following: AsyncProjections,
@@ -53,11 +54,13 @@ class LogCheck:
         self._sink = sink = FindingsSink(self._found.append)
         projections: list[Tabled] = [*following.events, *following.leaves]
         self._expected = ExpectedTables(snapshot, scratch, projections, sink)
-        self.chain = ChainCheck(sink)
+        self.chain = ChainCheck(sink, head.cut, head.cut_hash)
+        self._archive = ArchiveCheck(log, snapshot, head, sink)
         self._erasures = ErasureCheck(scratch, sink)
         for one in bookkeeping.differences(log, snapshot, head, following.all):
             sink.add(one)
-        self._leaves = LeafFold(scratch, checkpoint_positions(snapshot, following.leaves))
+        restore_cut(log, snapshot, head, projections, scratch)
+        self._leaves = LeafFold(scratch, checkpoint_positions(snapshot, following.leaves), head.cut)
         self._events = EventFold(scratch, checkpoint_positions(snapshot, following.events), sink)
         self._unreadable_at: int | None = None
 
@@ -71,10 +74,13 @@ class LogCheck:
         chain = self.chain
         with LogPages(self._log, self._snapshot, with_bodies=True) as pages:
             check = EventCheck(pages, self.head.position, self._erasures, self._sink)
-            for page in pages.after(0):
+            check.take_archived(self._archive.bodies, self.head.cut)
+            for page in pages.after(self.head.cut):
                 chain.take(page.rows)
                 self._leaves.take(chain.leaves)
-                self._events.take(check.take(page))
+                events = check.take(page)
+                self._archive.take(events)
+                self._events.take(events)
                 self._unreadable_at = check.stopped_at
                 yield self._checked()
                 if chain.is_broken_off:
@@ -82,6 +88,7 @@ class LogCheck:
             self._leaves.finish()
             self._events.finish()
             chain.take_head(self.head)
+            self._archive.finish()
             check.take_end(chain.position)
         yield self._checked()
 

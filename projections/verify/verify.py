@@ -12,7 +12,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 from sqlalchemy.engine import Connection
 
-from domain.language.errors import FairlogError
+from domain.language.errors import EventsArchived, FairlogError
 from domain.language.identifiers import UserId
 from domain.log.chain import GENESIS
 from domain.log.stored_log import StoredHead, StoredLog
@@ -104,7 +104,9 @@ def verify_chain(
     """
     head = head_of(log, snapshot)
     sink = FindingsSink(report)
-    chain = _chain_after(log, snapshot, trusted, sink)
+    if trusted.position < head.cut:
+        raise EventsArchived(head.cut)
+    chain = _chain_after(log, snapshot, head, trusted, sink)
     if chain is None:
         return Verified(head.position, head.hash, 0, sink.findings, ())
     with LogPages(log, snapshot) as pages:
@@ -118,13 +120,24 @@ def verify_chain(
 
 
 def _chain_after(
-    log: StoredLog[Connection], snapshot: Connection, trusted: TrustedHead, sink: FindingsSink
+    log: StoredLog[Connection],
+    snapshot: Connection,
+    head: StoredHead,
+    trusted: TrustedHead,
+    sink: FindingsSink,
 ) -> ChainCheck | None:
     """Return the check of the chain from the trusted head on; None if the log ends before it."""
     if trusted.position == 0:
         if trusted.hash != GENESIS:
             sink.about(0, f"the trusted hash is not that of the empty log, {GENESIS.hex()}")
         return ChainCheck(sink)
+    if trusted.position == head.cut:
+        if trusted.hash != head.cut_hash:
+            sink.about(
+                trusted.position,
+                f"its hash is {head.cut_hash.hex()}, but the trusted one is {trusted.hash.hex()}",
+            )
+        return ChainCheck(sink, head.cut, head.cut_hash)
     found = log.rows(snapshot, trusted.position - 1, 1)
     if not found or found[0][0] != trusted.position:
         sink.about(trusted.position, "the trusted head is not in the log: its end was cut off")

@@ -9,6 +9,7 @@ import msgspec
 import pytest
 import sqlalchemy as sa
 
+from adapters.log.archived import archived_tile
 from domain.language.errors import InvalidInput, LogCorrupt
 from domain.language.identifiers import JobId
 from domain.log.merkle import root
@@ -91,7 +92,7 @@ def test_the_tree_is_that_of_the_rows_at_any_size(fairlog: Fairlog) -> None:
     with fairlog.database.read() as connection:
         projector = fairlog.projector_runner.projectors[2]
         leaves = [leaf.hash for leaf in projector._events(connection, 0, 10_000)]
-        tree = TileTree(connection)
+        tree = TileTree(connection, archived_tile)
         for size in (0, 1, 2, 255, 256, 257, 511, 512, 700, 1024, len(leaves) - 1, len(leaves)):
             assert root(tree, size) == tree_hash(leaves[:size])
 

@@ -14,6 +14,9 @@ from tests.support.stories import ALICE, admitted
 _JOB: Final = JobId(7)
 _KEY: Final = KeyName("ci")
 _ERRORS: Final[Sequence[FairlogError]] = (
+    errors.ArchiveConflict(9),
+    errors.EventsArchived(9),
+    errors.JobArchived(_JOB, "one.parquet"),
     errors.BeyondBounds(_KEY, "priority", 5),
     errors.BodiesAreNeeded(_JOB, "running"),
     errors.BodyMissing([3, 5]),

@@ -2,6 +2,7 @@
 
 import socket
 from collections.abc import Sequence
+from typing import Final
 
 import msgspec
 import pytest
@@ -20,6 +21,7 @@ from adapters.writer.writer_frames import (
     sent_outcomes,
 )
 from domain.decisions.answers import (
+    ArchiveChanged,
     Claimed,
     JobsUpdated,
     JobUpdated,
@@ -34,10 +36,13 @@ from domain.decisions.batch import Outcome
 from domain.jobs.ended_attempts import EndedAttempt
 from domain.language.commands import (
     AcceptClock,
+    ArchiveSegments,
+    BeginArchive,
     CancelJob,
     ChangeLimit,
     ClaimJobs,
     Command,
+    CompleteArchive,
     CompleteJob,
     DeletePlan,
     EnforceDeadlines,
@@ -53,7 +58,7 @@ from domain.language.commands import (
     UpdateLine,
 )
 from domain.language.errors import QueueFull, RateLimited
-from domain.language.events import LimitChanged, Scope
+from domain.language.events import LimitChanged, Scope, SegmentArchived
 from domain.language.identifiers import (
     POSITION_MAX,
     JobId,
@@ -77,6 +82,22 @@ from tests.support.stories import (
 
 WORKER = WorkerId("w-1")
 JOB = JobId(POSITION_MAX)
+
+_SEGMENT: Final = SegmentArchived(
+    first=1,
+    last=9,
+    first_recorded_at=NOW,
+    last_recorded_at=NOW,
+    previous_hash="00",
+    last_hash="01",
+    roots=("02", "03"),
+    bodies=4,
+    log_id="04",
+    begun=10,
+    name="one.parquet",
+    size=100,
+    sha256="05",
+)
 
 COMMANDS: Sequence[Command] = (
     submit(run_at=at(1), expires_at=at(2), timeout_seconds=0.5, priority=-3),
@@ -108,6 +129,9 @@ COMMANDS: Sequence[Command] = (
         timeout_seconds=1.5,
     ),
     DeletePlan(plan=PlanName("gold")),
+    BeginArchive(last=9, recorded_at=NOW),
+    ArchiveSegments(segments=(_SEGMENT,)),
+    CompleteArchive(last=9),
     AcceptClock(),
     by("ci", submit()),
     create_key("ci", users=(ALICE,), expires_at=NOW),
@@ -135,6 +159,7 @@ OUTCOMES: Sequence[Outcome] = (
     job_updated(),
     Claimed([job_updated().job], is_repeated=True),
     LeasesHeld(NOW, [(JOB, 2)]),
+    ArchiveChanged(9),
     JobsUpdated([]),
     LimitsSet(LimitChanged(scope=Scope.KIND, kind=Kind("a"), running=2)),
     PlanRemoved(PlanName("gold")),

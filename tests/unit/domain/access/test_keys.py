@@ -9,9 +9,12 @@ from domain.access.keys import KEYS_MAX, SECRETS_MAX, ApiKeys
 from domain.access.rights import RIGHTS, Right
 from domain.decisions.answers import Claimed, LeasesHeld
 from domain.language.commands import (
+    ArchiveSegments,
+    BeginArchive,
     CancelJob,
     ChangeLimit,
     Command,
+    CompleteArchive,
     EnforceDeadlines,
     EraseBodies,
     ExtendLeases,
@@ -226,6 +229,9 @@ def test_a_right_is_known_for_every_command_that_a_caller_may_send() -> None:
         RecoverJobs,
         SaveProjections,
         TakeOutbox,
+        BeginArchive,
+        ArchiveSegments,
+        CompleteArchive,
     }
     assert set(_NEEDED) == set(Command.__args__) - sent_by_nobody
 

@@ -109,6 +109,9 @@ def test_the_types_are_those_that_are_documented() -> None:
         "ProgressReported",
         "PlanDeleted",
         "LineUpdated",
+        "ArchiveBegun",
+        "SegmentArchived",
+        "ArchiveCompleted",
     ]
 
 

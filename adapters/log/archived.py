@@ -1,0 +1,162 @@
+"""The rows that the archive leaves: the snapshot at the cut, full tiles, events that stay.
+
+Events of keys, of the clock and of the archive itself stay in the log, also below the cut: they are
+few, and are found by their type.
+"""
+
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from adapters.log.event_pages import RECORDED, recorded
+from adapters.log.key_events import KEY_EVENT_NAMES
+from adapters.log.tables import bodies, events, log_snapshot, log_tiles
+from domain.jobs.archive import ARCHIVE_EVENTS
+from domain.language.errors import JobArchived, UnknownJob
+from domain.language.events import EVENT_TYPES, ClockCorrected, SegmentArchived
+from domain.language.identifiers import JobId
+
+ARCHIVE_EVENT_NAMES: Final = tuple(
+    name for name, cls in EVENT_TYPES.items() if cls in ARCHIVE_EVENTS
+)
+# Of the events that stay in the log when they are archived.
+KEPT_NAMES: Final = (*KEY_EVENT_NAMES, ClockCorrected.__name__, *ARCHIVE_EVENT_NAMES)
+ROWS_PER_DELETE: Final = 2000
+
+
+def latest_of(
+    connection: Connection,
+    before: int | None = None,
+    names: Sequence[str] = ARCHIVE_EVENT_NAMES,
+) -> int:
+    """Return the position of the latest event of these types before a position; 0: there is none.
+
+    None: of the whole log.
+    """
+    found = []
+    for name in names:
+        query = sa.select(sa.func.max(events.c.position)).where(events.c.type == name)
+        if before is not None:
+            query = query.where(events.c.position < before)
+        found.append(int(connection.execute(query).scalar() or 0))
+    return max(found)
+
+
+def absence(connection: Connection, job_id: JobId) -> UnknownJob:
+    """Return the error for a job that has no row: it is archived, or it never existed."""
+    segment = segment_of(connection, job_id)
+    return UnknownJob(job_id) if segment is None else JobArchived(job_id, segment.name)
+
+
+def kept_rows(connection: Connection, up_to: int) -> list[tuple[Any, ...]]:
+    """Return the rows up to a position that stay in the log, as they are stored."""
+    found: list[tuple[Any, ...]] = []
+    for name in KEPT_NAMES:
+        query = sa.select(events).where(events.c.type == name, events.c.position <= up_to)
+        found += map(tuple, connection.execute(query))
+    return sorted(found)
+
+
+def segments(connection: Connection) -> list[SegmentArchived]:
+    """Return all segments, in the order of the log."""
+    query = sa.select(*RECORDED).where(events.c.type == SegmentArchived.__name__)
+    found = recorded(connection, query.order_by(events.c.position))
+    return [one.event for one in found if isinstance(one.event, SegmentArchived)]
+
+
+def segment_of(connection: Connection, position: int) -> SegmentArchived | None:
+    """Return the segment that has an event; None: it is not archived."""
+    return next((one for one in segments(connection) if one.first <= position <= one.last), None)
+
+
+def snapshot_parts(connection: Connection, snapshot: int) -> Iterator[bytes]:
+    """Yield the parts of a snapshot, one in memory at a time."""
+    part = 0
+    while True:
+        found = connection.execute(
+            sa.select(log_snapshot.c.data).where(
+                log_snapshot.c.begun == snapshot, log_snapshot.c.part == part
+            )
+        ).scalar_one_or_none()
+        if found is None:
+            return
+        yield bytes(found)
+        part += 1
+
+
+def store_snapshot_part(connection: Connection, snapshot: int, part: int, data: bytes) -> None:
+    connection.execute(log_snapshot.insert().values(begun=snapshot, part=part, data=data))
+
+
+def remove_other_snapshots(connection: Connection, snapshot: int) -> int:
+    """Remove a part of another snapshot, an earlier one or one that a stopped archive has left;
+    return 0 if there is none.
+    """
+    found = connection.execute(
+        sa.select(log_snapshot.c.begun, log_snapshot.c.part)
+        .where(log_snapshot.c.begun != snapshot)
+        .limit(1)
+    ).one_or_none()
+    if found is None:
+        return 0
+    this = sa.and_(log_snapshot.c.begun == found.begun, log_snapshot.c.part == found.part)
+    connection.execute(log_snapshot.delete().where(this))
+    return 1
+
+
+def store_tiles(connection: Connection, tiles: Sequence[tuple[int, int, bytes]]) -> None:
+    """Store full tiles of the archived part that are not stored yet."""
+    for level, tile, hashes in tiles:
+        found = connection.execute(
+            sa.select(log_tiles.c.tile).where(log_tiles.c.level == level, log_tiles.c.tile == tile)
+        ).first()
+        if found is None:
+            connection.execute(log_tiles.insert().values(level=level, tile=tile, hashes=hashes))
+
+
+def archived_tile(connection: Connection, level: int, tile: int) -> bytes:
+    """Return a full tile of the archived part; empty: it is not there."""
+    found = connection.execute(
+        sa.select(log_tiles.c.hashes).where(log_tiles.c.level == level, log_tiles.c.tile == tile)
+    ).scalar_one_or_none()
+    return b"" if found is None else bytes(found)
+
+
+def delete_events(connection: Connection, after: int, up_to: int) -> int:
+    """Delete the next archived rows after a position, but for the events that are kept; return the
+    position up to which they are gone.
+    """
+    end = min(up_to, after + ROWS_PER_DELETE)
+    connection.execute(
+        events.delete().where(
+            events.c.position > after,
+            events.c.position <= end,
+            events.c.type.not_in(KEPT_NAMES),
+        )
+    )
+    return end
+
+
+def delete_bodies(connection: Connection, after: int, up_to: int, kept: Sequence[int]) -> int:
+    """Delete the next archived bodies after a position, but for those that stay, given in order;
+    return the position up to which they are gone.
+    """
+    end = min(up_to, after + ROWS_PER_DELETE)
+    within = sa.and_(bodies.c.position > after, bodies.c.position <= end)
+    stay = kept[bisect_right(kept, after) : bisect_right(kept, end)]
+    connection.execute(bodies.delete().where(within, bodies.c.position.not_in(stay)))
+    return end
+
+
+def first_event(connection: Connection, after: int = 0) -> int | None:
+    """Return the position of the first row after a position that is no kept event."""
+    found: int | None = connection.execute(
+        sa.select(events.c.position)
+        .where(events.c.position > after, events.c.type.not_in(KEPT_NAMES))
+        .order_by(events.c.position)
+        .limit(1)
+    ).scalar_one_or_none()
+    return found
