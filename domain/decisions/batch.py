@@ -35,7 +35,7 @@ EXPIRED_PER_BATCH_MAX: Final = 2_000  # jobs that a batch cancels before its cla
 
 # Users who are put in line again, likewise: timers wait for such a batch, and the others come with
 # the next ones.
-USERS_UPDATED_PER_BATCH_MAX: Final = 500
+USERS_UPDATED_PER_BATCH_MAX: Final = 250
 
 # Each read about doubles what is known of the line, so that a few suffice. The bound is for a
 # stored line that does not fit its jobs, where no number suffices.

@@ -10,12 +10,13 @@ from sqlalchemy.engine import Connection
 
 from adapters.log.event_log import HeadReading
 from adapters.log.event_pages import latest_position
+from domain.decisions.batch import USERS_UPDATED_PER_BATCH_MAX
 from domain.language.identifiers import PlanName, UserId
 from domain.limits.limits import Limits
 from projections.inline.windows import WindowQueries
 from projections.queries.line_queries import LineQueries
 
-USERS_PER_PAGE: Final = 500
+USERS_PER_PAGE: Final = USERS_UPDATED_PER_BATCH_MAX  # others wait for a page, as for a batch
 _SOON_MICROS: Final = 3_000_000
 _NO_USER: Final = UserId("")
 _NEVER: Final = 2**62
