@@ -4,7 +4,7 @@ Only the holder of the head row's lock may append. So positions are contiguous, 
 position order, and a reader that goes by position never skips an event.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Final, NamedTuple
 
@@ -40,7 +40,7 @@ from domain.language.events import (
 from domain.language.moments import from_micros, to_micros
 from domain.log import chain
 from domain.log.log_time import ClockReading, Correction, correction_of
-from domain.log.stored_log import Leaf, StoredRow
+from domain.log.stored_log import Leaf
 from domain.log.upcasting import read, version_of
 
 _NO_HEAD: Final = "The log has no head row; run `fairlog migrate`."
@@ -57,7 +57,6 @@ _CUT: Final = (
     f"SELECT archived, archived_hash, archived_snapshot FROM log_head WHERE id = {HEAD_ID}"
 )
 _UNKNOWN_VERSION: Final = -1
-_BODY_BYTES_PER_INSERT: Final = 4 * 1024 * 1024  # far below any `max_allowed_packet`
 
 
 class Appended(NamedTuple):
@@ -214,29 +213,6 @@ class SqlEventLog:
         # A cluster certifies only written rows, so the lock alone proves nothing there.
         if moved.rowcount != 1:
             raise LogUnavailable("Another writer moved the log's head; the batch was not written.")
-
-    def restore(
-        self,
-        connection: Connection,
-        head: Head,
-        rows: Sequence[StoredRow],
-        stored_bodies: Iterable[tuple[int, bytes]],
-    ) -> None:
-        """Write rows that follow the head as they were stored once, with their bodies, and move the
-        head. Needs the head lock. The caller has checked their hashes.
-        """
-        connection.exec_driver_sql(self._insert_events, list(rows))
-        waiting: list[tuple[int, bytes]] = []
-        for position, body in stored_bodies:
-            waiting.append((position, body))
-            if sum(len(one) for _, one in waiting) >= _BODY_BYTES_PER_INSERT:
-                connection.exec_driver_sql(self._insert_bodies, waiting)
-                waiting = []
-        if waiting:
-            connection.exec_driver_sql(self._insert_bodies, waiting)
-        position, recorded_at, last_hash = rows[-1][0], rows[-1][5], rows[-1][7]
-        new = replace(head, position=position, hash=last_hash, now=from_micros(recorded_at))
-        self.move_head(connection, head, new)
 
     def set_saved(self, connection: Connection, position: int) -> None:
         """Note the position that the rows of the inline projections stand at. Needs the lock."""

@@ -16,10 +16,11 @@ from entrypoints.use_cases.restore import restore
     help="The directory of the segments, or their URL in an object store.",
 )
 def restore_log(database_url: str | None, *, archive: str) -> None:
-    """Write the events and bodies of an archive to an empty database, and build its projections.
+    """Write the events and bodies of an archive to a database, and build its projections.
 
-    No server may run on the database. The segments are checked as they are read. If the command is
-    stopped, run it again: it goes on where it was.
+    The database is empty, or has the live part of the same log, such as from a dump. No server may
+    run on it, and bodies that were erased stay erased. The segments are checked as they are read.
+    If the command is stopped, run it again: it goes on where it was.
     """
     with open_database(database_url) as fairlog, progress("restoring") as report:
         position = restore(fairlog, archive, report)

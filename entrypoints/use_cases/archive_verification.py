@@ -14,14 +14,12 @@ from adapters.archive.directory import Archive
 from adapters.archive.segment_log import SegmentLog
 from adapters.archive.segment_reader import SegmentReader
 from adapters.database.scratch import scratch_database
-from adapters.log.archived import segments as named_segments
 from adapters.log.histories import of_types
 from domain.language.errors import SegmentUnusable
 from domain.language.events import BodiesErased
 from domain.log.segments import Segment, SegmentFault, SegmentRows, end_faults, sequence_faults
 from entrypoints.service.fairlog import Fairlog
-from entrypoints.use_cases.archiving import segment_of
-from entrypoints.use_cases.whole_history import require_joined
+from entrypoints.use_cases.whole_history import named_segments, require_joined
 from projections.verify.event_check import ErasureCheck, EventCheck
 from projections.verify.findings import FindingsSink, Report
 from projections.verify.log_pages import LogPages
@@ -47,12 +45,10 @@ def verify_archive(
     """
     archive = Archive(location)
     sink = FindingsSink(report)
-    segments, unusable = archive.segments()
-    for error in unusable:
-        sink.about(None, str(error))
+    segments = _segments(fairlog, archive, sink)
     for fault in sequence_faults(segments):
         sink.about(None, str(fault))
-    if not segments and not unusable:
+    if not segments and not sink.findings:
         sink.about(None, f"There are no segments in {location}; check --archive.")
     events = 0
     with scratch_database() as scratch:
@@ -67,12 +63,28 @@ def verify_archive(
     return ArchiveVerified(len(segments), events, sink.findings)
 
 
+def _segments(fairlog: Fairlog, archive: Archive, sink: FindingsSink) -> Sequence[Segment]:
+    """Return the segments that the log names, else those of the files, whose names tell less."""
+    stored, unusable = archive.segments()
+    named = named_segments(fairlog)
+    if not named:
+        for error in unusable:
+            sink.about(None, str(error))
+        return stored
+    for segment in stored:
+        if segment.log_id != named[0].log_id:
+            what = "it belongs to another log, and is no part of this archive"
+            sink.about(None, str(SegmentFault(segment.name, what)))
+    return named
+
+
 def _check(
     fairlog: Fairlog, archive: Archive, segment: Segment, erasures: ErasureCheck, sink: FindingsSink
 ) -> int:
     """Check one segment, and return the number of its events that were checked."""
     rows = SegmentRows(segment.first, bytes.fromhex(segment.previous_hash))
     try:
+        archive.check_digest(segment)
         with archive.open(segment) as reader, _log_pages(fairlog, reader) as pages:
             check = EventCheck(pages, segment.last, erasures, sink)
             for page in pages.after(segment.first - 1):
@@ -111,12 +123,6 @@ def _check_joint(
         except SegmentUnusable as error:
             sink.about(None, str(error))
             return
-        by_name = {one.name: one for one in segments}
-        if fairlog.log.cut(connection).position:
-            for named in named_segments(connection):
-                if by_name.get(named.name) != segment_of(named):
-                    what = "the log names this segment, and the archive does not have it so"
-                    sink.about(None, str(SegmentFault(named.name, what)))
         for event in of_types(connection, [_ERASED], end, fairlog.log.position(connection)):
             assert isinstance(event.event, BodiesErased)
             archived = tuple(one for one in event.event.positions if one <= end)

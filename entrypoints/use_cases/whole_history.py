@@ -2,18 +2,21 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import groupby
 
 from sqlalchemy.engine import Connection
 
 from adapters.archive.archived_log import ArchivedLog
 from adapters.archive.directory import Archive
 from adapters.archive.whole_log import WholeLog
+from adapters.log import archived
 from adapters.log.stored_log import SqlStoredLog
 from domain.language.errors import SegmentUnusable
 from domain.log.chain import link
 from domain.log.segments import Segment, sequence_faults
 from domain.log.stored_log import leaf_of
 from entrypoints.service.fairlog import Fairlog
+from entrypoints.use_cases.archiving import segment_of
 
 
 @contextmanager
@@ -24,14 +27,32 @@ def whole_history(fairlog: Fairlog, location: str) -> Iterator[None]:
     database has, and `ArchiveUnavailable`.
     """
     archive = Archive(location)
-    segments = joined_segments(archive)
+    segments = segments_of(fairlog, archive)
     fairlog.read_now(lambda connection: require_joined(fairlog, connection, segments))
-    with ArchivedLog(archive, segments) as archived:
-        live, fairlog.past = fairlog.past, WholeLog(fairlog.log, archived)
+    with ArchivedLog(archive, segments) as segment_log:
+        live, fairlog.past = fairlog.past, WholeLog(fairlog.log, segment_log)
         try:
             yield
         finally:
             fairlog.past = live
+
+
+def segments_of(fairlog: Fairlog, archive: Archive) -> Sequence[Segment]:
+    """Return the segments that the log names; if it names none, those of the archive.
+
+    Raises as `joined_segments` does.
+    """
+    return named_segments(fairlog) or joined_segments(archive)
+
+
+def named_segments(fairlog: Fairlog) -> Sequence[Segment]:
+    """Return the segments that the log names, of each part the latest."""
+    found: list[Segment] = []
+    for event in fairlog.read_now(archived.segments):
+        # After a restore, a further archive begins with the first event again.
+        found = [one for one in found if one.last < event.first]
+        found.append(segment_of(event))
+    return found
 
 
 def joined_segments(archive: Archive) -> Sequence[Segment]:
@@ -39,9 +60,11 @@ def joined_segments(archive: Archive) -> Sequence[Segment]:
 
     Raises `SegmentUnusable` for the first one that does not.
     """
-    segments, unusable = archive.segments()
+    stored, unusable = archive.segments()
     if unusable:
         raise unusable[0]
+    # Of several files with the same events, the one without erased bodies comes first.
+    segments = [next(same) for _, same in groupby(stored, lambda one: (one.first, one.last))]
     if not segments:
         raise SegmentUnusable(f"There are no segments in {archive.location}; check --archive.")
     for fault in sequence_faults(segments):

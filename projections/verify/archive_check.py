@@ -109,24 +109,22 @@ class ArchiveCheck:
     def finish(self) -> None:
         """Compare the head row and the snapshot with the latest `SegmentArchived`."""
         latest, head = self._latest, self._head
-        is_restored = latest is not None and not head.cut
-        expected = (0, 0) if is_restored else (self._begun, self._closed_at)
-        if (head.archive_begun, head.closed_at) != expected:
+        found, told = (head.archive_begun, head.closed_at), (self._begun, self._closed_at)
+        is_restored = latest is not None and not head.cut  # by then nothing may have been archived
+        if found != told and not (is_restored and found == (0, 0)):
             self._sink.about(
                 None,
-                "the head row says that the latest archive began at "
-                f"{head.archive_begun!r} and closed jobs up to {head.closed_at!r}, and the log "
-                f"says {expected[0]} and {expected[1]}",
+                f"the head row says that the latest archive began at {found[0]!r} and closed jobs "
+                f"up to {found[1]!r}, and the log says {told[0]} and {told[1]}",
             )
-        if latest is None:
-            if head.cut:
-                self._sink.about(
-                    None,
-                    f"the head row says that the log is archived up to {head.cut}, and no event "
-                    "after that says so",
-                )
+        if not head.cut:  # all rows are there, as after a restore, or the chain has a gap
             return
-        if not head.cut:  # restored: the chain says whether all events are there
+        if latest is None:
+            self._sink.about(
+                None,
+                f"the head row says that the log is archived up to {head.cut}, and no event "
+                "after that says so",
+            )
             return
         if (latest.last, latest.last_hash, latest.begun) != (
             head.cut,
