@@ -10,6 +10,7 @@ from typing import Final
 from msgspec import Struct
 from msgspec.structs import replace
 
+from adapters.archive.archived_log import ArchivedLog
 from adapters.archive.directory import Archive
 from adapters.archive.segment_log import SegmentLog
 from adapters.archive.segment_reader import SegmentReader
@@ -19,6 +20,7 @@ from domain.language.errors import SegmentUnusable
 from domain.language.events import BodiesErased
 from domain.log.segments import Segment, SegmentFault, SegmentRows, end_faults, sequence_faults
 from entrypoints.service.fairlog import Fairlog
+from entrypoints.use_cases.snapshot_verification import snapshot_fault
 from entrypoints.use_cases.whole_history import named_segments, require_joined
 from projections.verify.event_check import ErasureCheck, EventCheck
 from projections.verify.findings import FindingsSink, Report
@@ -58,8 +60,11 @@ def verify_archive(
             progress(segment.last, segments[-1].last)
         if segments:
             _check_joint(fairlog, segments, erasures, sink)
-        if not sink.findings:  # a segment that could not be read would explain missing bodies
+        if not sink.findings:  # a segment that could not be read would explain what is missing
             erasures.take_end()
+            with ArchivedLog(archive, segments) as archived:
+                if wrong := snapshot_fault(fairlog, archived, progress):
+                    sink.about(None, wrong)
     return ArchiveVerified(len(segments), events, sink.findings)
 
 

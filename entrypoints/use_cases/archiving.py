@@ -305,7 +305,7 @@ def _store_snapshot(
             page = []
     _write_now(fairlog, partial(archived.store_tiles, tiles=page))
     with fairlog.database.read() as connection:
-        jobs = fold.finish(recorded_at, _changed_later(connection, cut, begun))
+        jobs = fold.finish(recorded_at, changed_later(connection, cut, begun))
         lists = [
             *lists_of(BODIES, _bodies_of(fairlog, connection, jobs, before, cut)),
             *lists_of(EVENTS, archived.kept_rows(connection, cut)),
@@ -321,7 +321,7 @@ def _store_snapshot(
     return digest.hex()
 
 
-def _changed_later(connection: Connection, cut: int, begun: int) -> set[JobId]:
+def changed_later(connection: Connection, cut: int, begun: int) -> set[JobId]:
     """Return the jobs that events between the cut and the begin of the archive are about."""
     found: set[JobId] = set()
     for start in range(cut, begun, POSITIONS_PER_READ):

@@ -12,6 +12,7 @@ from domain.language.events import (
     EVENT_TYPES,
     VERSION,
     BodiesErased,
+    Event,
     JobCompleted,
     JobFailed,
     JobSubmitted,
@@ -160,6 +161,12 @@ class ErasureCheck:
             .limit(_MISSING_PER_PAGE)
         )
         return list(rows.scalars())
+
+
+def body_of(event: Event) -> _Body | None:
+    """Return the SHA-256 in hex and the size of the body that belongs to an event."""
+    find = _BODIES.get(type(event))
+    return None if find is None else find(event)
 
 
 def recorded(row: StoredRow) -> Recorded:
