@@ -50,11 +50,11 @@ class Log:
         self.url = server.url
         self.client = server.client
         self.key = read_signing_key(settings.checkpoint_key_file or "")
-        self._clock = clock
+        self.clock = clock
 
     def grow(self, events: int) -> int:
         """Add events until there are so many; return how many there are, in the tree too."""
-        crowd(self.fairlog, self._clock, events)
+        crowd(self.fairlog, self.clock, events)
         Prover(self.fairlog).catch_up()
         return self.fairlog.read_now(self.fairlog.log.position)
 
