@@ -65,6 +65,7 @@ def migrate(database: Database) -> None:
         for attempt in range(1, ATTEMPTS_MAX + 1):
             try:
                 with _one_at_a_time, database.writing_engine.begin() as connection:
+                    _remove_outrun_revisions(connection)
                     found = _revision(connection)
                     if found != REVISION:
                         from adapters.log.upgrade import upgrade  # noqa: PLC0415 (see there)
@@ -184,6 +185,22 @@ def is_current(database: Database) -> bool:
         return False
     with database.read() as connection:
         return _revision(connection) == REVISION
+
+
+def _remove_outrun_revisions(connection: Connection) -> None:
+    """Leave only the highest of several stored revisions.
+
+    Of two servers that migrate at once, the slower one may insert its row beside that of the faster
+    one, which is ahead: each migration commits by itself on MySQL. Its steps do nothing then.
+    """
+    if not sa.inspect(connection).has_table("alembic_version"):
+        return
+    stored = list(connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalars())
+    if len(stored) > 1 and all(one.isdecimal() and one <= REVISION for one in stored):
+        connection.execute(
+            sa.text("DELETE FROM alembic_version WHERE version_num < :highest"),
+            {"highest": max(stored)},
+        )
 
 
 def _revision(connection: Connection) -> str | None:

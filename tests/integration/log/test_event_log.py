@@ -6,6 +6,7 @@ import struct
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from contextlib import closing
 from datetime import datetime, timedelta
 
 import pytest
@@ -22,6 +23,7 @@ from adapters.log.schema import REVISION, is_current, migrate, protect_events, t
 from adapters.log.tables import FORMAT, events, log_head
 from adapters.log.tables import metadata as log_metadata
 from adapters.log.upgrade import newest_revision
+from adapters.settings import Settings
 from domain.decisions.answers import Submitted
 from domain.decisions.ports import Head
 from domain.language.errors import LogCorrupt, LogTooNew, LogUnavailable
@@ -29,6 +31,7 @@ from domain.language.events import Recorded, decode
 from domain.language.identifiers import JobId, UserId
 from domain.language.moments import UNIX_EPOCH
 from domain.log.chain import GENESIS
+from entrypoints.composition import compose, prepare
 from entrypoints.service.fairlog import Fairlog
 from projections.inline.live import inline_projections
 from projections.rebuild.rebuild import outdated
@@ -437,7 +440,9 @@ def _start(urls: Sequence[str], number: int, barrier: threading.Barrier) -> list
     try:
         for url in urls:
             barrier.wait(60)
-            with service(url) as fairlog:
+            with closing(compose(Settings(database_url=url))) as fairlog:
+                prepare(fairlog)  # as a server does, and not by a copy
+                fairlog.writer.start()
                 ids.append(do(fairlog, submit(UserId(f"user-{number}")), Submitted).job.id)
     except BaseException:
         barrier.abort()
