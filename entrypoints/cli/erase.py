@@ -5,10 +5,12 @@ from functools import partial
 
 import rich_click as click
 from click.exceptions import Exit, UsageError
+from sqlalchemy.engine import Connection
 
 from adapters.doctor import may_erase
 from adapters.log.archived import absence
 from domain.language import validation
+from domain.language.events import JobSubmitted
 from domain.language.identifiers import JobId
 from domain.language.moments import later
 from entrypoints.cli.failure import CHECK_FAILED, CommandFailed
@@ -122,10 +124,15 @@ def _check(fairlog: Fairlog, job_id: JobId | None) -> None:
             "The account lacks DELETE on bodies: GRANT it, or run `fairlog erase` with an account "
             "that has it (see docs/production.md)."
         )
-    if job_id is not None:
-        job = partial(fairlog.jobs.find, job_ids=[job_id])
-        if not fairlog.read_now(fairlog.with_saved_rows(job)):
-            raise fairlog.read_now(partial(absence, job_id=job_id))
+    if job_id is not None and not fairlog.read_now(partial(_exists, fairlog, job_id=job_id)):
+        raise fairlog.read_now(partial(absence, job_id=job_id))
+
+
+def _exists(fairlog: Fairlog, connection: Connection, job_id: JobId) -> bool:
+    if job_id <= fairlog.log.cut(connection).position:
+        return bool(fairlog.jobs.find(connection, [job_id]))
+    found = fairlog.log.read(connection, job_id - 1, 1)
+    return bool(found) and isinstance(found[0].event, JobSubmitted)
 
 
 def _report(done: Erased) -> None:

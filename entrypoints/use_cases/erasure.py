@@ -97,7 +97,7 @@ def count_older(
     """Count what `erase_older` would erase."""
     found = Erased()
     for jobs, position, end in _older(fairlog, ended_before):
-        bodies = fairlog.read_now(partial(_bodies, job_ids=[job.id for job in jobs]))
+        bodies = fairlog.read_now(partial(_bodies, fairlog, job_ids=[job.id for job in jobs]))
         found.jobs += len(jobs)
         found.bodies += sum(map(len, bodies.values()))
         progress(position, end)

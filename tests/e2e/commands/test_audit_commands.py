@@ -275,7 +275,13 @@ def test_what_if_tells_what_other_limits_would_have_made(fairlog: Fairlog, asked
     assert (bob["would_be_admitted"], bob["would_be_refused"]) == (5, 1)
     table = said(asked("whatif", "--user-limit", 5)).splitlines()
     assert table[0].split()[:4] == ["user", "submissions", "admitted", "refused"]
-    assert [line.split()[0] for line in table[1:]] == ["bob", "alice", "càrol", "all"]
+    assert [line.split()[0] for line in table[1:]] == [
+        "bob",
+        "alice",
+        "càrol",
+        "dave",
+        "all",
+    ]
 
 
 def test_what_if_over_part_of_a_busy_log_is_exact_with_its_limits(database_url: str) -> None:
