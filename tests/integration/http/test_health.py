@@ -117,7 +117,7 @@ def test_the_errors_of_each_call_are_described_as_problems(shared: httpx.Client)
             assert {400, 421, 500, 503} <= errors.keys()
             assert (401 in errors) == bool(call["security"])
             assert (415 in errors) == (method in {"post", "put"} and "requestBody" in call)
-            assert (404 in errors) == ("{" in path)
+            assert (404 in errors) == ("{" in path or path == "/checkpoint")  # without a key
             for answer in errors.values():
                 [reference] = answer["content"]["application/problem+json"]["schema"].values()
                 assert reference == "#/components/schemas/ProblemDetails"
