@@ -11,7 +11,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy import make_url
 
-from adapters.log.tables import bodies, events
+from adapters.log.tables import bodies, events, log_head
 from adapters.settings import Settings
 from domain.decisions.answers import Claimed, JobUpdated, Submitted
 from domain.language.commands import ClaimJobs, CompleteJob, SubmitJob
@@ -96,6 +96,7 @@ def test_the_service_s_account_starts_works_rebuilds_and_verifies(accounts: Acco
             bodies.delete(),
             bodies.update().values(body=b"1"),
             sa.text("TRUNCATE events"),
+            log_head.update().values(archived=1),
         ):
             with (
                 pytest.raises(LogUnavailable, match="refuses the account"),
