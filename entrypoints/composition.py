@@ -19,7 +19,7 @@ from adapters.log.outbox import outbox, outbox_rejected
 from adapters.log.schema import NoTriggers, migrate, protect_events
 from adapters.log.schema_check import create_missing_indexes
 from adapters.log.stored_log import SqlStoredLog
-from adapters.log.tables import metadata
+from adapters.log.tables import log_snapshot, log_tiles, metadata
 from adapters.servers.dashboard_sessions import dashboard_sessions
 from adapters.servers.live_servers import live_servers
 from adapters.servers.server_lock import ServerLock
@@ -66,6 +66,9 @@ _BESIDE_THE_LOG: Final = (
     outbox,
     outbox_rejected,
 )
+
+# Tables of the log that are empty until a part of it is archived: until then they may be dropped.
+_LEFT_BY_ARCHIVES: Final = (log_snapshot, log_tiles)
 
 _log = structlog.get_logger()
 
@@ -178,7 +181,7 @@ def prepare(fairlog: Fairlog, progress: Progress = lambda _done, _total: None) -
     except NoTriggers as error:
         _log.warning("events_unprotected", reason=str(error))
     with fairlog.database.write() as connection:
-        create_all(connection, [registry.registry, *_BESIDE_THE_LOG])
+        create_all(connection, [registry.registry, *_LEFT_BY_ARCHIVES, *_BESIDE_THE_LOG])
     with fairlog.database.read() as connection:
         stale = outdated(connection, inline_projections())
         if stale and fairlog.log.cut(connection).position:
