@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Final, Self
 
 from adapters.archive.directory import Archive
-from adapters.archive.segment_reader import SegmentReader, recorded
+from adapters.archive.segment_reader import SegmentReader
 from adapters.log.audit_log import EventFilter, StoredEvent
 from adapters.log.key_events import KEY_EVENT_NAMES
 from domain.access.keys import ApiKeys
@@ -14,7 +14,7 @@ from domain.language.events import Recorded
 from domain.language.identifiers import JobId, UserId
 from domain.language.moments import from_micros, to_micros
 from domain.log.segments import Segment
-from domain.log.stored_log import StoredRow
+from domain.log.stored_log import StoredRow, recorded
 
 OPEN_MAX: Final = 8  # segments
 _PER_READ: Final = 1_000  # rows, where no column says which ones match

@@ -23,10 +23,7 @@ from adapters.archive.segment_format import (
 )
 from domain.language.errors import SegmentUnusable
 from domain.language.events import Recorded
-from domain.language.identifiers import JobId
-from domain.language.moments import from_micros
-from domain.log.stored_log import StoredRow
-from domain.log.upcasting import read
+from domain.log.stored_log import StoredRow, recorded
 
 GROUPS_KEPT: Final = 4  # of a segment, in memory; each has up to 5,000 rows
 BODIES_PER_READ: Final = 200  # rows of which the bodies are in memory at once
@@ -236,10 +233,3 @@ class SegmentReader:
             f"The file {self.name} {what} ({reason}): bring it back from a copy, and run `fairlog "
             "verify --archive`."
         )
-
-
-def recorded(row: StoredRow) -> Recorded:
-    """Return the event of a row."""
-    position, _, version, _, job_id, recorded_at, data, _ = row
-    job = None if job_id is None else JobId(job_id)
-    return Recorded(position, from_micros(recorded_at), job, read(version, data))

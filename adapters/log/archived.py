@@ -11,13 +11,23 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from adapters.log.event_pages import RECORDED, recorded
+from adapters.log.event_pages import RECORDED, latest_position, recorded
 from adapters.log.key_events import KEY_EVENT_NAMES
-from adapters.log.tables import bodies, events, log_snapshot, log_tiles
+from adapters.log.tables import HEAD_ID, bodies, events, log_head, log_snapshot, log_tiles
+from domain.decisions.ports import Cut
 from domain.jobs.archive import ARCHIVE_EVENTS
-from domain.language.errors import JobArchived, UnknownJob
-from domain.language.events import EVENT_TYPES, ClockCorrected, SegmentArchived
-from domain.language.identifiers import JobId
+from domain.language.errors import JobArchived, LogCorrupt, UnknownJob
+from domain.language.events import (
+    EVENT_TYPES,
+    ArchiveBegun,
+    ArchiveCompleted,
+    ClockCorrected,
+    Recorded,
+    SegmentArchived,
+)
+from domain.language.identifiers import POSITION_MAX, JobId
+from domain.language.moments import to_micros
+from domain.log.segments import Segment, named_segments
 
 ARCHIVE_EVENT_NAMES: Final = tuple(
     name for name, cls in EVENT_TYPES.items() if cls in ARCHIVE_EVENTS
@@ -25,30 +35,72 @@ ARCHIVE_EVENT_NAMES: Final = tuple(
 # Of the events that stay in the log when they are archived.
 KEPT_NAMES: Final = (*KEY_EVENT_NAMES, ClockCorrected.__name__, *ARCHIVE_EVENT_NAMES)
 ROWS_PER_DELETE: Final = 2000
+NO_HEAD: Final = "The log has no head row; run `fairlog migrate`."
+_CUT: Final = (
+    f"SELECT archived, archived_hash, archived_snapshot FROM log_head WHERE id = {HEAD_ID}"
+)
 
 
-def latest_of(
-    connection: Connection,
-    before: int | None = None,
-    names: Sequence[str] = ARCHIVE_EVENT_NAMES,
-) -> int:
-    """Return the position of the latest event of these types before a position; 0: there is none.
+def cut(connection: Connection) -> Cut:
+    """Return the end of the archived part. Raises `LogCorrupt` without a head row."""
+    found = connection.exec_driver_sql(_CUT).one_or_none()
+    if found is None:
+        raise LogCorrupt(NO_HEAD)
+    position, cut_hash, snapshot = found
+    return Cut(position, bytes(cut_hash), snapshot) if position else Cut()
 
-    None: of the whole log.
+
+def latest_archive_event(connection: Connection, up_to: int = POSITION_MAX) -> int:
+    """Return the position of the latest event of an archive, at most `up_to`; 0: there is none."""
+    return max(latest_position(connection, name, up_to) for name in ARCHIVE_EVENT_NAMES)
+
+
+def is_completed(connection: Connection) -> bool:
+    """Return True if what the log names as archived was deleted from the database."""
+    completed = latest_position(connection, ArchiveCompleted.__name__)
+    return completed > latest_position(connection, SegmentArchived.__name__)
+
+
+def note(connection: Connection, event: Recorded) -> None:
+    """Note in the head row what an event says of the archive, and change the head's version, by
+    which every process drops what it has in memory. Needs the head lock; the event is appended.
     """
-    found = []
-    for name in names:
-        query = sa.select(sa.func.max(events.c.position)).where(events.c.type == name)
-        if before is not None:
-            query = query.where(events.c.position < before)
-        found.append(int(connection.execute(query).scalar() or 0))
-    return max(found)
+    by = event.position - latest_archive_event(connection, event.position - 1)
+    values: dict[str, object] = {"epoch": log_head.c.epoch + by}
+    match event.event:
+        case ArchiveBegun(recorded_at=recorded_at):
+            closed_at, before = to_micros(recorded_at), log_head.c.closed_at
+            later = sa.case((before > closed_at, before), else_=closed_at)
+            values |= {"archive_begun": event.position, "closed_at": later}
+        case SegmentArchived(last=last, last_hash=last_hash, begun=begun):
+            values |= {
+                "archived": last,
+                "archived_hash": bytes.fromhex(last_hash),
+                "archived_snapshot": begun,
+            }
+        case _:
+            pass
+    connection.execute(log_head.update().where(log_head.c.id == HEAD_ID).values(**values))
+
+
+def segment_events(connection: Connection) -> list[SegmentArchived]:
+    """Return the events of all segments, in the order of the log."""
+    query = sa.select(*RECORDED).where(events.c.type == SegmentArchived.__name__)
+    found = recorded(connection, query.order_by(events.c.position))
+    return [one.event for one in found if isinstance(one.event, SegmentArchived)]
+
+
+def segments(connection: Connection) -> list[Segment]:
+    """Return the segments that the log names, of each part the latest."""
+    return named_segments(segment_events(connection))
 
 
 def absence(connection: Connection, job_id: JobId) -> UnknownJob:
     """Return the error for a job that has no row: it is archived, or it never existed."""
-    segment = segment_of(connection, job_id)
-    return UnknownJob(job_id) if segment is None else JobArchived(job_id, segment.name)
+    if job_id > cut(connection).position:
+        return UnknownJob(job_id)
+    names = (one.name for one in segments(connection) if one.first <= job_id <= one.last)
+    return JobArchived(job_id, next(names, None))
 
 
 def kept_rows(connection: Connection, up_to: int) -> list[tuple[Any, ...]]:
@@ -58,18 +110,6 @@ def kept_rows(connection: Connection, up_to: int) -> list[tuple[Any, ...]]:
         query = sa.select(events).where(events.c.type == name, events.c.position <= up_to)
         found += map(tuple, connection.execute(query))
     return sorted(found)
-
-
-def segments(connection: Connection) -> list[SegmentArchived]:
-    """Return all segments, in the order of the log."""
-    query = sa.select(*RECORDED).where(events.c.type == SegmentArchived.__name__)
-    found = recorded(connection, query.order_by(events.c.position))
-    return [one.event for one in found if isinstance(one.event, SegmentArchived)]
-
-
-def segment_of(connection: Connection, position: int) -> SegmentArchived | None:
-    """Return the segment that has an event; None: it is not archived."""
-    return next((one for one in segments(connection) if one.first <= position <= one.last), None)
 
 
 def snapshot_parts(connection: Connection, snapshot: int) -> Iterator[bytes]:
@@ -149,14 +189,3 @@ def delete_bodies(connection: Connection, after: int, up_to: int, kept: Sequence
     stay = kept[bisect_right(kept, after) : bisect_right(kept, end)]
     connection.execute(bodies.delete().where(within, bodies.c.position.not_in(stay)))
     return end
-
-
-def first_event(connection: Connection, after: int = 0) -> int | None:
-    """Return the position of the first row after a position that is no kept event."""
-    found: int | None = connection.execute(
-        sa.select(events.c.position)
-        .where(events.c.position > after, events.c.type.not_in(KEPT_NAMES))
-        .order_by(events.c.position)
-        .limit(1)
-    ).scalar_one_or_none()
-    return found

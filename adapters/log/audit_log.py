@@ -10,6 +10,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 from sqlalchemy.engine import Connection
 
+from adapters.log.archived import cut
 from adapters.log.event_log import head_position
 from adapters.log.tables import HEAD_ID, bodies, events, log_head
 from domain.access.keys import ApiKey, byte_range
@@ -119,7 +120,7 @@ def first_at(connection: Connection, moment: datetime, after: int = 0) -> int:
     and only those that are not archived.
     """
     micros = to_micros(moment)
-    low, high = max(after, archived_up_to(connection)) + 1, head_position(connection) + 1
+    low, high = max(after, cut(connection).position) + 1, head_position(connection) + 1
     while low < high:
         middle = (low + high) // 2
         found = connection.execute(
@@ -146,12 +147,6 @@ def body_positions(connection: Connection, after: int, up_to: int, limit: int) -
             .limit(limit)
         ).scalars()
     )
-
-
-def archived_up_to(connection: Connection) -> int:
-    """Return the position of the last event that is archived; 0: none is."""
-    found = connection.execute(sa.select(log_head.c.archived).where(log_head.c.id == HEAD_ID))
-    return int(found.scalar_one_or_none() or 0)
 
 
 def is_before_cut(connection: Connection, moment: datetime) -> bool:
@@ -248,8 +243,8 @@ def bodies_with(connection: Connection, positions: Sequence[int], text: str) -> 
 def _matching(connection: Connection, wanted: EventFilter) -> "sa.Select[*tuple[Any, ...]]":
     # Below it are at most the events that stayed, and those that are about to be deleted.
     query = sa.select(events)
-    if cut := archived_up_to(connection):
-        query = query.where(events.c.position > cut)
+    if archived := cut(connection).position:
+        query = query.where(events.c.position > archived)
     if wanted.user_id is not None:
         query = query.where(events.c.user_id == wanted.user_id.encode())
     if wanted.job_id is not None:

@@ -15,7 +15,7 @@ from sqlalchemy.engine import Connection
 from adapters.clock import SystemClock
 from adapters.database.database import Database
 from adapters.database.mysql_pipeline import PipelinedConnection
-from adapters.log.archived import latest_of, snapshot_parts
+from adapters.log import archived
 from adapters.log.event_pages import latest_position, read_page
 from adapters.log.key_events import keys_after, latest_key_event
 from adapters.log.tables import (
@@ -30,10 +30,8 @@ from domain.decisions.ports import Clock, Cut, Head
 from domain.jobs.archive import ARCHIVE_EVENTS
 from domain.language.errors import EventsArchived, LogCorrupt, LogTooNew, LogUnavailable
 from domain.language.events import (
-    ArchiveBegun,
     ClockCorrected,
     Recorded,
-    SegmentArchived,
     encode,
     type_of,
 )
@@ -43,7 +41,6 @@ from domain.log.log_time import ClockReading, Correction, correction_of
 from domain.log.stored_log import Leaf
 from domain.log.upcasting import read, version_of
 
-_NO_HEAD: Final = "The log has no head row; run `fairlog migrate`."
 # Event type of a row that is written as a test and rolled back.
 _REHEARSAL: Final = "Rehearsal"  # never committed
 _REHEARSAL_BYTES: Final = 16 * 1024
@@ -53,9 +50,6 @@ _DATABASE_NOW: Final = "TIMESTAMPDIFF(MICROSECOND, '1970-01-01', SYSDATE(6))"
 _STATEMENT_NOW: Final = "TIMESTAMPDIFF(MICROSECOND, '1970-01-01', NOW(6))"
 
 _SAVED: Final = f"SELECT position, saved FROM log_head WHERE id = {HEAD_ID}"
-_CUT: Final = (
-    f"SELECT archived, archived_hash, archived_snapshot FROM log_head WHERE id = {HEAD_ID}"
-)
 _UNKNOWN_VERSION: Final = -1
 
 
@@ -117,7 +111,7 @@ class SqlEventLog:
         """
         row = connection.exec_driver_sql(self._lock_head).one_or_none()
         if row is None:
-            raise LogCorrupt(_NO_HEAD)
+            raise LogCorrupt(archived.NO_HEAD)
         (
             position,
             head_hash,
@@ -125,7 +119,7 @@ class SqlEventLog:
             log_format,
             version,
             saved,
-            archived,
+            cut,
             begun,
             closed_at,
             database_now,
@@ -146,9 +140,7 @@ class SqlEventLog:
         reading = ClockReading(clock, recorded_at, self._correction(connection, version))
         now = from_micros(reading.now)
         closed = from_micros(closed_at)
-        return Head(
-            position, bytes(head_hash), now, version, saved, archived, begun, closed, reading
-        )
+        return Head(position, bytes(head_hash), now, version, saved, cut, begun, closed, reading)
 
     def _correction(self, connection: Connection, version: int) -> Correction:
         """Return the latest correction of the clock; each changes the head's version."""
@@ -225,7 +217,7 @@ class SqlEventLog:
         """
         found = connection.exec_driver_sql(_SAVED).one_or_none()
         if found is None:
-            raise LogCorrupt(_NO_HEAD)
+            raise LogCorrupt(archived.NO_HEAD)
         return found.position, found.saved
 
     def erase_bodies(self, connection: Connection, positions: Sequence[int]) -> None:
@@ -248,34 +240,13 @@ class SqlEventLog:
         _raise_version(connection, by)
 
     def note_archive(self, connection: Connection, recorded: Sequence[Recorded]) -> None:
-        """Note in the head row what events say of the archive, and change the head's version, by
-        which every process drops what it has in memory.
+        """Note in the head row what events say of the archive.
 
         Call it after `append` of the events, in the same transaction. Needs the head lock.
         """
         for one in recorded:
             if isinstance(one.event, ARCHIVE_EVENTS):
-                self._note_archive(connection, one)
-
-    @staticmethod
-    def _note_archive(connection: Connection, event: Recorded) -> None:
-        head = log_head.update().where(log_head.c.id == HEAD_ID)
-        match event.event:
-            case ArchiveBegun(recorded_at=recorded_at):
-                closed_at, before = to_micros(recorded_at), log_head.c.closed_at
-                later = sa.case((before > closed_at, before), else_=closed_at)
-                connection.execute(head.values(archive_begun=event.position, closed_at=later))
-            case SegmentArchived(last=last, last_hash=last_hash, begun=begun):
-                connection.execute(
-                    head.values(
-                        archived=last,
-                        archived_hash=bytes.fromhex(last_hash),
-                        archived_snapshot=begun,
-                    )
-                )
-            case _:
-                pass
-        _raise_version(connection, event.position - latest_of(connection, event.position))
+                archived.note(connection, one)
 
     def note_keys(self, connection: Connection, keys: ApiKeys) -> None:
         """Do the same after `append` of events that gave these keys, if they changed any."""
@@ -290,7 +261,7 @@ class SqlEventLog:
         change of an API key and of the archive, so that each of them gives another version.
         """
         changes = _latest_correction(connection).position + latest_key_event(connection)
-        changes += latest_of(connection)
+        changes += archived.latest_archive_event(connection)
         version = registry_digest + changes
         connection.execute(log_head.update().where(log_head.c.id == HEAD_ID).values(epoch=version))
 
@@ -345,7 +316,7 @@ class SqlEventLog:
         """Return the head and what `reading` returns, without the lock, in one statement."""
         found = connection.exec_driver_sql(self._read_head).one_or_none()
         if found is None:
-            raise LogCorrupt(_NO_HEAD)
+            raise LogCorrupt(archived.NO_HEAD)
         position, recorded_at, version, saved, database_now = found
         clock = to_micros(self.clock.now()) if self.clock else database_now
         correction = self._correction(connection, version)
@@ -375,15 +346,11 @@ class SqlEventLog:
 
     def cut(self, connection: Connection) -> Cut:
         """Return the end of the archived part. Raises `LogCorrupt`."""
-        found = connection.exec_driver_sql(_CUT).one_or_none()
-        if found is None:
-            raise LogCorrupt(_NO_HEAD)
-        position, cut_hash, snapshot = found
-        return Cut(position, bytes(cut_hash), snapshot) if position else Cut()
+        return archived.cut(connection)
 
     def snapshot_parts(self, connection: Connection, snapshot: int) -> Iterator[bytes]:
         """Yield the parts of a snapshot where the log was cut; see `Cut`."""
-        return snapshot_parts(connection, snapshot)
+        return archived.snapshot_parts(connection, snapshot)
 
     def read(self, connection: Connection, after: int, limit: int) -> list[Recorded]:
         """Return up to `limit` events after a position, in log order.
@@ -403,7 +370,7 @@ def head_position(connection: Connection) -> int:
     head = sa.select(log_head.c.position).where(log_head.c.id == HEAD_ID)
     position = connection.execute(head).scalar_one_or_none()
     if position is None:
-        raise LogCorrupt(_NO_HEAD)
+        raise LogCorrupt(archived.NO_HEAD)
     return int(position)
 
 

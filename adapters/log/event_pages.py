@@ -8,7 +8,7 @@ from sqlalchemy.engine import Connection
 
 from adapters.log.tables import events
 from domain.language.events import Event, Recorded
-from domain.language.identifiers import JobId
+from domain.language.identifiers import POSITION_MAX, JobId
 from domain.language.moments import from_micros
 from domain.log.stored_log import UNREADABLE
 from domain.log.upcasting import is_current, read
@@ -33,7 +33,7 @@ _TOGETHER: Final = f"SELECT {COLUMNS_TOGETHER} FROM events WHERE position > %s A
 # MAX(position) would read all events of the type, or with statistics the whole log: SQLite's index
 # ends with the rowid, which grows with the position, and not with the position.
 _LATEST_ON_SQLITE: Final = (
-    "SELECT position FROM events INDEXED BY events_by_type WHERE type = ?"
+    "SELECT position FROM events INDEXED BY events_by_type WHERE type = ? AND position <= ?"
     " ORDER BY rowid DESC LIMIT 1"
 )
 decode_numbers: Final = msgspec.json.Decoder(list[int]).decode
@@ -54,14 +54,16 @@ def read_page(connection: Connection, after: int, limit: int) -> list[Recorded]:
     )
 
 
-def latest_position(connection: Connection, type_name: str) -> int:
-    """Return the position of the latest event of a type; 0 if there is none. One look-up in an
-    index, however many there are.
+def latest_position(connection: Connection, type_name: str, up_to: int = POSITION_MAX) -> int:
+    """Return the position of the latest event of a type, at most `up_to`; 0 if there is none. One
+    look-up in an index, however many there are.
     """
     if connection.dialect.name == "sqlite":
-        found = connection.exec_driver_sql(_LATEST_ON_SQLITE, (type_name,)).scalar()
+        found = connection.exec_driver_sql(_LATEST_ON_SQLITE, (type_name, up_to)).scalar()
     else:
-        latest = sa.select(sa.func.max(events.c.position)).where(events.c.type == type_name)
+        latest = sa.select(sa.func.max(events.c.position)).where(
+            events.c.type == type_name, events.c.position <= up_to
+        )
         found = connection.execute(latest).scalar()
     return 0 if found is None else int(found)
 

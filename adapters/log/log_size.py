@@ -16,6 +16,7 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError
 
 from adapters.database.faults import error_code
+from adapters.log.archived import cut
 from adapters.log.audit_log import first_at
 from adapters.log.event_log import head_position
 from adapters.log.tables import events
@@ -37,7 +38,7 @@ class LogSize(Struct, frozen=True, kw_only=True):
 
     total: int  # all tables of the database; SQLite: the file
     tables: Mapping[str, int]  # empty: a SQLite file that is too large to tell
-    events: int  # in the database
+    events: int  # that are not archived
     oldest_at: datetime | None  # when the first of them was recorded, UTC; None: there is none
     events_per_day: float  # of the last day, or of a shorter log
     free: int | None  # on the disk of the data; None: the database does not say
@@ -63,8 +64,11 @@ def read_size(connection: Connection, now: datetime, limit: int | None) -> LogSi
     """Read the size of the database at a time, which is the log's."""
     is_sqlite = connection.dialect.name == "sqlite"
     total, tables = _sqlite_sizes(connection) if is_sqlite else _server_sizes(connection)
-    oldest = connection.execute(
-        sa.select(events.c.position, events.c.recorded_at).order_by(events.c.position).limit(1)
+    oldest = connection.execute(  # of the events that are not archived
+        sa.select(events.c.position, events.c.recorded_at)
+        .where(events.c.position > cut(connection).position)
+        .order_by(events.c.position)
+        .limit(1)
     ).one_or_none()
     head = head_position(connection)
     oldest_at = None if oldest is None else from_micros(oldest.recorded_at)

@@ -89,7 +89,7 @@ class ProjectionsSaved(Struct, frozen=True, tag=True):
 class ArchiveChanged(Struct, frozen=True, tag=True):
     """The answer to BeginArchive, ArchiveSegments and CompleteArchive."""
 
-    position: int  # of the latest event, after the change
+    begun: int  # position of the latest ArchiveBegun; 0: there is none
 
 
 class OutboxTaken(Struct, frozen=True, tag=True):

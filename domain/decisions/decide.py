@@ -469,7 +469,7 @@ def _archive(
     except Refusal as refusal:
         return Decision([], without_traceback(refusal))
     return Decision(
-        [NewEvent(event) for event in events], lambda after: ArchiveChanged(after.position)
+        [NewEvent(event) for event in events], lambda after: ArchiveChanged(after.archive.begun)
     )
 
 

@@ -6,11 +6,13 @@ whole log need no segment but the ones they are about.
 """
 
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 from msgspec import Struct
 
+from domain.language.events import SegmentArchived
+from domain.language.moments import from_micros, to_micros
 from domain.log.chain import GENESIS, link
 from domain.log.merkle import node
 from domain.log.stored_log import Leaf, StoredRow, leaf_of
@@ -36,6 +38,56 @@ class Segment(Struct, frozen=True, kw_only=True):
     def events(self) -> int:
         """The number of events in it."""
         return self.last - self.first + 1
+
+
+def segment_of(event: SegmentArchived) -> Segment:
+    """Return what an event says of a segment."""
+    return Segment(
+        first=event.first,
+        last=event.last,
+        first_recorded_at=to_micros(event.first_recorded_at),
+        last_recorded_at=to_micros(event.last_recorded_at),
+        previous_hash=event.previous_hash,
+        last_hash=event.last_hash,
+        roots=list(event.roots),
+        bodies=event.bodies,
+        log_id=event.log_id,
+        name=event.name,
+        size=event.size,
+        sha256=event.sha256,
+    )
+
+
+def archived_event(segment: Segment, begun: int, snapshot_sha256: str | None) -> SegmentArchived:
+    """Return the event that declares a segment; see its fields of the same names."""
+    return SegmentArchived(
+        first=segment.first,
+        last=segment.last,
+        first_recorded_at=from_micros(segment.first_recorded_at),
+        last_recorded_at=from_micros(segment.last_recorded_at),
+        previous_hash=segment.previous_hash,
+        last_hash=segment.last_hash,
+        roots=tuple(segment.roots),
+        bodies=segment.bodies,
+        log_id=segment.log_id,
+        begun=begun,
+        name=segment.name,
+        size=segment.size,
+        sha256=segment.sha256,
+        snapshot_sha256=snapshot_sha256,
+    )
+
+
+def named_segments(events: Iterable[SegmentArchived]) -> list[Segment]:
+    """Return the segments that the log names, given in its order; of each part the latest.
+
+    After a restore, a further archive begins with the first event again.
+    """
+    found: list[Segment] = []
+    for event in events:
+        found = [one for one in found if one.last < event.first]
+        found.append(segment_of(event))
+    return found
 
 
 class SegmentFault(Struct, frozen=True):

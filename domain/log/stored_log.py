@@ -1,13 +1,16 @@
 """The log as raw rows, for verification, which trusts none of their values."""
 
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from typing import Any, Final, Protocol, TypeVar
 
 import msgspec
 from msgspec import Struct
 
 from domain.language.events import Recorded
+from domain.language.moments import from_micros
 from domain.log.chain import GENESIS, leaf
+from domain.log.upcasting import read
 
 C = TypeVar("C", contravariant=True)  # noqa: PLC0105 (a connection; short where it is read)
 # Position, type, version, user_id, job_id, recorded_at in microseconds, data, hash. A plain tuple,
@@ -32,6 +35,17 @@ def leaf_of(row: StoredRow) -> Leaf:
     return Leaf(
         position, leaf(position, version, type_name.encode(), user_id, job_id, recorded_at, data)
     )
+
+
+def recorded(row: StoredRow) -> Recorded:
+    """Return the event of one row. Raises `LogTooNew`, and any error if a column has a value that
+    Fairlog never writes.
+    """
+    position, _, version, _, job_id, recorded_at, data, _ = row
+    return Recorded(position, _moment(recorded_at), job_id, read(version, data))
+
+
+_moment: Final = lru_cache(maxsize=16)(from_micros)  # the events of a batch have the same time
 
 
 class StoredHead(Struct, frozen=True):

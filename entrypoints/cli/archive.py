@@ -13,7 +13,8 @@ from entrypoints.cli.output import counted, echo, examples, progress
 from entrypoints.cli.session import database_url_option, open_log
 from entrypoints.processes.registration import check_settings
 from entrypoints.service.fairlog import Fairlog
-from entrypoints.use_cases.archiving import ArchiveDone, archive, check_windows, cut_before
+from entrypoints.use_cases.archive_cuts import check_windows, cut_before
+from entrypoints.use_cases.archiving import ArchiveDone, archive
 
 
 @click.command(
@@ -55,7 +56,6 @@ def archive_log(
     if (older_than is None) == (before is None):
         raise UsageError("Give either --older-than or --before.")
     place = Archive(location)
-    place.check_writable()
     with open_log(database_url) as fairlog:
         _check(fairlog, older_than)
         check_settings(fairlog)

@@ -15,7 +15,6 @@ from sqlalchemy.engine import Connection
 
 from domain.jobs.job import State
 from domain.language.commands import ChangeLimit
-from domain.language.errors import fresh_copy
 from domain.language.events import Scope
 from entrypoints.cli.failure import CHECK_FAILED
 from entrypoints.cli.options import DURATION
@@ -49,9 +48,7 @@ def drain(database_url: str | None, *, timeout: float) -> None:
     """
     ends = time.monotonic() + timeout
     with open_writer(database_url) as fairlog:
-        [outcome] = fairlog.writer.execute_all([ChangeLimit(scope=Scope.GLOBAL, paused=True)])
-        if isinstance(outcome, Exception):
-            raise fresh_copy(outcome)
+        fairlog.execute_now(ChangeLimit(scope=Scope.GLOBAL, paused=True))
         note("All starts are paused until `fairlog resume --all`.")
         while running := _read(fairlog, partial(_count, fairlog)):
             left = ends - time.monotonic()

@@ -21,7 +21,7 @@ from domain.decisions.answers import JobUpdated, Submitted
 from domain.jobs.job import Job, State
 from domain.language import validation
 from domain.language.commands import CancelJob, RetryJob
-from domain.language.errors import InvalidInput, UnknownJob, fresh_copy
+from domain.language.errors import InvalidInput, UnknownJob
 from domain.language.identifiers import JobId
 from entrypoints.cli.event_filters import TimeParameter, since_option, until_option
 from entrypoints.cli.failure import CHECK_FAILED
@@ -188,9 +188,7 @@ def submit(database_url: str | None, *, payload: str, form: str, **fields: Any) 
     text = sys.stdin.read() if payload == "-" else payload
     command = _submission(fields | {"payload": _json(text, "--payload")}).to_command()
     with open_writer(database_url) as fairlog:
-        [outcome] = fairlog.writer.execute_all([command])
-        if isinstance(outcome, Exception):
-            raise fresh_copy(outcome)
+        outcome = fairlog.execute_now(command)
         assert isinstance(outcome, Submitted), outcome
         submitted = outcome.job
         [view] = fairlog.read_now(lambda connection: fairlog.views(connection, [submitted]))

@@ -12,8 +12,8 @@ import rich_click as click
 from adapters.log.key_events import keys_after
 from domain.access.keys import ApiKeys
 from domain.language import validation
-from domain.language.commands import Command, RevokeKey
-from domain.language.errors import InvalidInput, UnknownKey, fresh_copy
+from domain.language.commands import RevokeKey
+from domain.language.errors import InvalidInput, UnknownKey
 from domain.language.events import KeyCreated, Role
 from domain.language.identifiers import KeyName, Kind, UserId
 from domain.language.moments import later
@@ -103,7 +103,7 @@ def create(  # noqa: PLR0913 (an option each)
                 changes_max=max_changes,
             )
         )
-        _execute(fairlog, command)
+        fairlog.execute_now(command)
     echo(secret)
 
 
@@ -130,7 +130,7 @@ def list_keys(database_url: str | None, *, form: str) -> None:
 def revoke(database_url: str | None, *, name: str) -> None:
     """Revoke a key for ever, at once on all servers."""
     with _writing(database_url) as fairlog:
-        _execute(fairlog, RevokeKey(name=_known(name)))
+        fairlog.execute_now(RevokeKey(name=_known(name)))
     note(f"The key {name!r} is revoked.")
 
 
@@ -148,7 +148,7 @@ def rotate(database_url: str | None, *, name: str, overlap: float) -> None:
     """Give a key a new secret, and print it: it is shown only now."""
     with _writing(database_url) as fairlog:
         secret, command = rotation(_known(name), overlap)
-        _execute(fairlog, command)
+        fairlog.execute_now(command)
     echo(secret)
 
 
@@ -182,9 +182,3 @@ def _writing(database_url: str | None) -> Iterator[Fairlog]:
     with open_log(database_url) as fairlog:
         fairlog.writer.start()
         yield fairlog
-
-
-def _execute(fairlog: Fairlog, command: Command) -> None:
-    [outcome] = fairlog.writer.execute_all([command])
-    if isinstance(outcome, Exception):
-        raise fresh_copy(outcome)

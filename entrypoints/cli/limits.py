@@ -15,7 +15,6 @@ from msgspec import UNSET
 
 from domain.language import validation
 from domain.language.commands import ChangeLimit, Command, DeletePlan
-from domain.language.errors import fresh_copy
 from domain.language.retry_fields import RetryFields
 from entrypoints.cli.options import format_option
 from entrypoints.cli.output import echo, examples, note, printable
@@ -429,9 +428,7 @@ def _fields(given: Mapping[str, Any]) -> dict[str, Any]:
 
 def _change(database_url: str | None, command: Command) -> None:
     with _writing(database_url) as fairlog:
-        [outcome] = fairlog.writer.execute_all([command])
-    if isinstance(outcome, Exception):
-        raise fresh_copy(outcome)
+        fairlog.execute_now(command)
     note("Done; it holds from the next decision on.")
 
 

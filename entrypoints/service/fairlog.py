@@ -42,6 +42,7 @@ from domain.language.commands import (
     Caller,
     ChangeLimit,
     ClaimJobs,
+    Command,
     CompleteJob,
     EnforceDeadlines,
     ExtendLeases,
@@ -429,9 +430,7 @@ class Fairlog(Queries):
 
     def accept_clock(self) -> None:
         """Record that the log's time follows the database's clock again. Blocks."""
-        [outcome] = self.writer.execute_all([AcceptClock()])
-        if isinstance(outcome, Exception):
-            raise outcome
+        self.execute_now(AcceptClock())
 
     async def watch_deadlines(self) -> None:
         """Call `enforce_deadlines`, but first wait while nothing is due soon and nobody writes."""
@@ -485,9 +484,9 @@ class Fairlog(Queries):
             running = self.read_now(query)
             if not running:
                 break
-            recovered += self._execute_now(RecoverJobs(server=server, jobs=running)).jobs
+            recovered += self._update_jobs(RecoverJobs(server=server, jobs=running))
         while due := self.read_now(self._due):
-            updated = self._execute_now(EnforceDeadlines(jobs=due)).jobs
+            updated = self._update_jobs(EnforceDeadlines(jobs=due))
             recovered += updated
             if not updated:  # the writer found none of them due
                 break
@@ -537,12 +536,17 @@ class Fairlog(Queries):
         assert isinstance(answer, expected), answer
         return answer
 
-    def _execute_now(self, command: EnforceDeadlines | RecoverJobs) -> JobsUpdated:
+    def execute_now(self, command: Command) -> Answer:
+        """Return the answer to a command. Blocks. Raises the refusal, and `LogUnavailable`."""
         [outcome] = self.writer.execute_all([command])
         if isinstance(outcome, Exception):
             raise fresh_copy(outcome)
-        assert isinstance(outcome, JobsUpdated), outcome
         return outcome
+
+    def _update_jobs(self, command: EnforceDeadlines | RecoverJobs) -> Sequence[Job]:
+        answer = self.execute_now(command)
+        assert isinstance(answer, JobsUpdated), answer
+        return answer.jobs
 
     async def stats(self, seen_by: ApiKey | None = None) -> StatsView:
         """Return counts, the line, the global window and the totals of this server."""

@@ -15,13 +15,14 @@ from adapters.archive.directory import Archive
 from adapters.archive.segment_log import SegmentLog
 from adapters.archive.segment_reader import SegmentReader
 from adapters.database.scratch import scratch_database
+from adapters.log import archived
 from adapters.log.histories import of_types
 from domain.language.errors import SegmentUnusable
 from domain.language.events import BodiesErased
 from domain.log.segments import Segment, SegmentFault, SegmentRows, end_faults, sequence_faults
 from entrypoints.service.fairlog import Fairlog
 from entrypoints.use_cases.snapshot_verification import snapshot_fault
-from entrypoints.use_cases.whole_history import named_segments, require_joined
+from entrypoints.use_cases.whole_history import require_joined
 from projections.verify.event_check import ErasureCheck, EventCheck
 from projections.verify.findings import FindingsSink, Report
 from projections.verify.log_pages import LogPages
@@ -62,8 +63,8 @@ def verify_archive(
             _check_joint(fairlog, segments, erasures, sink)
         if not sink.findings:  # a segment that could not be read would explain what is missing
             erasures.take_end()
-            with ArchivedLog(archive, segments) as archived:
-                if wrong := snapshot_fault(fairlog, archived, progress):
+            with ArchivedLog(archive, segments) as segment_log:
+                if wrong := snapshot_fault(fairlog, segment_log, progress):
                     sink.about(None, wrong)
     return ArchiveVerified(len(segments), events, sink.findings)
 
@@ -71,7 +72,7 @@ def verify_archive(
 def _segments(fairlog: Fairlog, archive: Archive, sink: FindingsSink) -> Sequence[Segment]:
     """Return the segments that the log names, else those of the files, whose names tell less."""
     stored, unusable = archive.segments()
-    named = named_segments(fairlog)
+    named = fairlog.read_now(archived.segments)
     if not named:
         for error in unusable:
             sink.about(None, str(error))
@@ -130,6 +131,6 @@ def _check_joint(
             return
         for event in of_types(connection, [_ERASED], end, fairlog.log.position(connection)):
             assert isinstance(event.event, BodiesErased)
-            archived = tuple(one for one in event.event.positions if one <= end)
-            if archived:
-                erasures.take(event.position, replace(event.event, positions=archived))
+            inside = tuple(one for one in event.event.positions if one <= end)
+            if inside:
+                erasures.take(event.position, replace(event.event, positions=inside))

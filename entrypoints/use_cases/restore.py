@@ -12,20 +12,22 @@ from sqlalchemy.engine import Connection
 from adapters.archive.archived_log import ArchivedLog
 from adapters.archive.directory import Archive
 from adapters.log import restoring
-from adapters.log.histories import of_types
 from adapters.log.schema import migrate
 from domain.decisions.ports import Head
 from domain.language.errors import FairlogError, SegmentUnusable
-from domain.language.events import BodiesErased
 from domain.log.chain import GENESIS
 from domain.log.segments import SegmentRows
 from domain.log.stored_log import StoredRow
 from entrypoints.composition import mend_bookkeeping, prepare, rebuild_projections
 from entrypoints.service.fairlog import Fairlog
-from entrypoints.use_cases.whole_history import joined_segments, require_joined, segments_of
+from entrypoints.use_cases.whole_history import (
+    erased_bodies,
+    joined_segments,
+    require_joined,
+    segments_of,
+)
 
 ROWS_PER_TRANSACTION: Final = 2_000
-_ERASED: Final = BodiesErased.__name__
 
 Progress = Callable[[int, int], None]  # events written, events of the archive
 
@@ -45,7 +47,8 @@ def restore(fairlog: Fairlog, location: str, progress: Progress) -> int:
     with ArchivedLog(archive, segments) as archived:
         if cut.position:
             fairlog.read_now(lambda connection: require_joined(fairlog, connection, segments))
-        erased = _erased(fairlog, archived)
+        with fairlog.database.read() as connection:
+            erased = erased_bodies(connection, archived, fairlog.log.position(connection))
         position, end = 0, cut.position or archived.end
         while position < end:
             write = _put_back_some if cut.position else _restore_some
@@ -105,20 +108,6 @@ def _bodies(
     for position, body in archived.bodies_between(after, up_to):
         if position not in erased:
             yield position, body
-
-
-def _erased(fairlog: Fairlog, archived: ArchivedLog) -> set[int]:
-    """Return the positions of bodies that were erased, also after they were archived."""
-    with fairlog.database.read() as connection:
-        end = fairlog.log.position(connection)
-        later = of_types(connection, [_ERASED], archived.end, end)
-        events = [*archived.of_types([_ERASED], 0, archived.end), *later]
-    return {
-        position
-        for one in events
-        if isinstance(one.event, BodiesErased)
-        for position in one.event.positions
-    }
 
 
 def _require_same_log(

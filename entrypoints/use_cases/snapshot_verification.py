@@ -13,32 +13,22 @@ from adapters.archive.archived_log import ArchivedLog
 from adapters.archive.whole_log import WholeLog
 from adapters.database.scratch import scratch_database
 from adapters.log import archived
-from adapters.log.histories import of_types
-from domain.language.events import EVENT_TYPES, ArchiveBegun, BodiesErased, SegmentArchived
+from domain.language.events import EVENT_TYPES, ArchiveBegun, SegmentArchived
 from domain.language.identifiers import JobId
-from domain.log.stored_log import leaf_of
 from entrypoints.service.fairlog import Fairlog
-from entrypoints.use_cases.archiving import changed_later
-from projections.activity.projection import ActivityProjection
-from projections.following.merkle import MerkleProjection
-from projections.following.snapshots import SnapshotsProjection
-from projections.inline.live import inline_projections
+from entrypoints.use_cases.archiving import changed_later, fold_to_cut
+from entrypoints.use_cases.whole_history import erased_bodies
 from projections.rebuild.cut import CutFold
 from projections.storage.rows import Row
 from projections.storage.snapshot import (
-    BODIES,
-    EVENTS,
     Digest,
-    lists_of,
     packed,
-    parts_of,
     unpacked,
 )
-from projections.verify.event_check import body_of, recorded
+from projections.verify.event_check import body_of
 from projections.verify.verify import Progress
 
 ROWS_PER_PAGE: Final = 4_000
-_ERASED: Final = BodiesErased.__name__
 
 
 def snapshot_fault(fairlog: Fairlog, segments: ArchivedLog, progress: Progress) -> str | None:
@@ -47,28 +37,19 @@ def snapshot_fault(fairlog: Fairlog, segments: ArchivedLog, progress: Progress) 
     """
     with fairlog.database.read() as connection:
         cut = fairlog.log.cut(connection)
-        named = [one for one in archived.segments(connection) if one.last == cut.position]
+        named = [one for one in archived.segment_events(connection) if one.last == cut.position]
     if not cut.position or not named:
         return None
     latest = named[-1]
     with scratch_database() as scratch:
-        fold = CutFold(
-            scratch,
-            inline_projections(),
-            [ActivityProjection()],
-            MerkleProjection(),
-            SnapshotsProjection(WholeLog(fairlog.log, segments).read),
-            0,
-            (),
-        )
+        fold = fold_to_cut(scratch, WholeLog(fairlog.log, segments).read)
         if not _is_of_this_release(fairlog, fold, cut.snapshot):
             return None
         while fold.position < cut.position:
             limit = min(ROWS_PER_PAGE, cut.position - fold.position)
-            rows = segments.rows(fold.position, limit)
-            fold.take([recorded(row) for row in rows], [leaf_of(row) for row in rows])
+            fold.take(segments.rows(fold.position, limit))
             progress(fold.position, cut.position)
-        found = _digest(fairlog, segments, scratch, fold, latest)
+        found = _digest(fairlog, segments, fold, latest)
     if found == latest.snapshot_sha256:
         return None
     return (
@@ -87,7 +68,6 @@ def _is_of_this_release(fairlog: Fairlog, fold: CutFold, snapshot: int) -> bool:
 def _digest(
     fairlog: Fairlog,
     segments: ArchivedLog,
-    scratch: Connection,
     fold: CutFold,
     latest: SegmentArchived,
 ) -> str:
@@ -99,12 +79,10 @@ def _digest(
         ]
         assert isinstance(begun, ArchiveBegun), begun
         jobs = fold.finish(begun.recorded_at, changed_later(connection, cut, latest.begun))
-        lists = [
-            *lists_of(BODIES, _bodies(connection, segments, jobs, latest)),
-            *lists_of(EVENTS, archived.kept_rows(connection, cut)),
-        ]
+        stay = _bodies(connection, segments, jobs, latest)
+        events = archived.kept_rows(connection, cut)
     digest = Digest()
-    for part in (*parts_of(scratch, 1, fold.projections), *lists):
+    for part in fold.parts(stay, events):
         packed(part, digest)
     return digest.hex()
 
@@ -118,13 +96,7 @@ def _bodies(
     """Return job, position, SHA-256 in hex and size of the archived bodies that stayed for these
     jobs. Those that were erased before the archive are in neither list.
     """
-    later = of_types(connection, [_ERASED], latest.last, latest.begun)
-    erased = {
-        position
-        for one in (*segments.of_types([_ERASED], 0, latest.last), *later)
-        if isinstance(one.event, BodiesErased)
-        for position in one.event.positions
-    }
+    erased = erased_bodies(connection, segments, latest.begun)
     found: list[Row] = []
     for one in segments.of_jobs(jobs, list(EVENT_TYPES), latest.last):
         body = body_of(one.event)

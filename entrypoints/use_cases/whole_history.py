@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import groupby
+from typing import Final
 
 from sqlalchemy.engine import Connection
 
@@ -10,13 +11,16 @@ from adapters.archive.archived_log import ArchivedLog
 from adapters.archive.directory import Archive
 from adapters.archive.whole_log import WholeLog
 from adapters.log import archived
+from adapters.log.histories import of_types
 from adapters.log.stored_log import SqlStoredLog
 from domain.language.errors import SegmentUnusable
+from domain.language.events import BodiesErased
 from domain.log.chain import link
 from domain.log.segments import Segment, sequence_faults
 from domain.log.stored_log import leaf_of
 from entrypoints.service.fairlog import Fairlog
-from entrypoints.use_cases.archiving import segment_of
+
+_ERASED: Final = BodiesErased.__name__
 
 
 @contextmanager
@@ -42,17 +46,18 @@ def segments_of(fairlog: Fairlog, archive: Archive) -> Sequence[Segment]:
 
     Raises as `joined_segments` does.
     """
-    return named_segments(fairlog) or joined_segments(archive)
+    return fairlog.read_now(archived.segments) or joined_segments(archive)
 
 
-def named_segments(fairlog: Fairlog) -> Sequence[Segment]:
-    """Return the segments that the log names, of each part the latest."""
-    found: list[Segment] = []
-    for event in fairlog.read_now(archived.segments):
-        # After a restore, a further archive begins with the first event again.
-        found = [one for one in found if one.last < event.first]
-        found.append(segment_of(event))
-    return found
+def erased_bodies(connection: Connection, segments: ArchivedLog, up_to: int) -> set[int]:
+    """Return the positions of the bodies that events of the whole log up to a position erased."""
+    live = of_types(connection, [_ERASED], segments.end, up_to)
+    return {
+        position
+        for one in (*segments.of_types([_ERASED], 0, segments.end), *live)
+        if isinstance(one.event, BodiesErased)
+        for position in one.event.positions
+    }
 
 
 def joined_segments(archive: Archive) -> Sequence[Segment]:

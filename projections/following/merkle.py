@@ -6,7 +6,7 @@ by growing. They are the tiles of https://c2sp.org/tlog-tiles, one row each, so 
 as it is stored. Roots and paths are computed from tiles alone, never from the log's events.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Final
 
@@ -37,6 +37,14 @@ tiles = sa.Table(
     sa.Column("hashes", Document, nullable=False, comment="up to 256 of 32 bytes"),
     info={ROW_BYTES: TILE * HASH_BYTES},
 )
+
+
+def full_tiles(position: int) -> Iterator[tuple[int, int]]:
+    """Yield each level that has full tiles over the events up to a position, and their number."""
+    level, number = 0, position // TILE
+    while number:
+        yield level, number
+        level, number = level + 1, number // TILE
 
 
 class MerkleProjection:

@@ -11,6 +11,7 @@ live rows are those that a rebuild from the snapshot gives:
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from datetime import datetime
+from functools import partial
 from typing import Final
 
 import sqlalchemy as sa
@@ -19,16 +20,23 @@ from sqlalchemy.engine import Connection
 from domain.jobs.job import ENDED, Job
 from domain.language.events import Recorded
 from domain.language.identifiers import JobId
-from domain.log.stored_log import Leaf
+from domain.log.stored_log import StoredRow, leaf_of, recorded
 from projections.following.async_projection import AsyncProjection, apply_events
-from projections.following.merkle import TILE, MerkleProjection, tiles
+from projections.following.merkle import MerkleProjection, full_tiles, tiles
 from projections.following.snapshots import SnapshotsProjection, snapshots
 from projections.inline.job_documents import decode_job
 from projections.inline.jobs import STATE_NUMBERS, jobs
 from projections.rebuild.fold import GenerationFold
 from projections.storage.generations import InlineProjection, Tabled
-from projections.storage.rows import create_for_folding, delete
-from projections.storage.snapshot import SnapshotPart, restore
+from projections.storage.rows import Row, create_for_folding, delete, remove_some
+from projections.storage.snapshot import (
+    BODIES,
+    EVENTS,
+    SnapshotPart,
+    lists_of,
+    parts_of,
+    restore,
+)
 
 GENERATION: Final = 1
 JOBS_PER_PAGE: Final = 2000
@@ -74,15 +82,16 @@ class CutFold:
     def position(self) -> int:
         return self._fold.position
 
-    def take(self, events: Sequence[Recorded], leaves: Sequence[Leaf]) -> None:
-        """Fold the next events, with the hashes of their rows."""
+    def take(self, rows: Sequence[StoredRow]) -> None:
+        """Fold the next events. Raises any error for rows that Fairlog never writes."""
+        events = [recorded(row) for row in rows]
         self._fold.take(self._scratch, events)
         if self._fold.is_save_due:
             for write in self._fold.take_due_changes():
                 write(self._scratch)
         for projection in self._following:
             apply_events(projection, self._scratch, GENERATION, events)
-        apply_events(self._merkle, self._scratch, GENERATION, leaves)
+        apply_events(self._merkle, self._scratch, GENERATION, [leaf_of(row) for row in rows])
 
     def finish(self, recorded_at: datetime, kept: Collection[JobId]) -> list[JobId]:
         """Write the rest, leave out what the snapshot leaves out, and return the jobs it has.
@@ -98,11 +107,7 @@ class CutFold:
             if job.id not in kept and not is_needed(job, recorded_at)
         ]
         delete(self._scratch, jobs, GENERATION, [(job_id,) for job_id in ended])
-        left_out = [
-            removal_of_states(GENERATION, self.position),
-            *removals_of_tiles(GENERATION, self.position),
-        ]
-        for remove in left_out:
+        for remove in removals(GENERATION, GENERATION, self.position):
             while remove(self._scratch):
                 pass
         ids = self._scratch.execute(sa.select(jobs.c.id).order_by(jobs.c.id)).scalars()
@@ -113,21 +118,26 @@ class CutFold:
 
         Call it before `finish`, which removes them.
         """
-        size, level = TILE, 0
-        while size <= self.position:
+        before = dict(full_tiles(after))
+        for level, number in full_tiles(self.position):
             rows = self._scratch.execute(
                 sa.select(tiles.c.tile, tiles.c.hashes)
                 .where(
                     tiles.c.generation == GENERATION,
                     tiles.c.level == level,
-                    tiles.c.tile >= after // size,
-                    tiles.c.tile < self.position // size,
+                    tiles.c.tile >= before.get(level, 0),
+                    tiles.c.tile < number,
                 )
                 .order_by(tiles.c.tile)
             )
             for tile, hashes in rows:
                 yield level, tile, bytes(hashes)
-            size, level = size * TILE, level + 1
+
+    def parts(self, bodies: Iterable[Row], events: Iterable[Row]) -> Iterator[SnapshotPart]:
+        """Yield the snapshot, after `finish`, with the lists of bodies and events that stay."""
+        yield from parts_of(self._scratch, GENERATION, self.projections)
+        yield from lists_of(BODIES, bodies)
+        yield from lists_of(EVENTS, events)
 
 
 def is_needed(job: Job, now: datetime) -> bool:
@@ -170,39 +180,20 @@ def remove_jobs(
     return ids[-1] if len(ids) == JOBS_PER_PAGE else up_to
 
 
-def removals_of_tiles(generation: int, cut: int) -> list[Removal]:
-    """Return what deletes the tiles that were full at a cut, some at a time."""
-    found: list[Removal] = []
-    size, level = TILE, 0
-    while size <= cut:
-        found.append(_removal_of_tiles(generation, level, cut // size))
-        size, level = size * TILE, level + 1
+def removals(states: int, tree: int, cut: int) -> list[Removal]:
+    """Return what deletes the rows, other than jobs, that the snapshot at a cut leaves out: states
+    of the system and full tiles, of the generations given, some at a time.
+    """
+    found: list[Removal] = [
+        lambda connection: remove_some(
+            connection, snapshots, states, STATES_PER_DELETE, snapshots.c.position < cut
+        )
+    ]
+    for level, number in full_tiles(cut):
+        full = sa.and_(tiles.c.level == level, tiles.c.tile < number)
+        found.append(partial(_remove_tiles, generation=tree, full=full))
     return found
 
 
-def _removal_of_tiles(generation: int, level: int, below: int) -> Removal:
-    def remove(connection: Connection) -> int:
-        keys = connection.execute(
-            sa.select(tiles.c.level, tiles.c.tile)
-            .where(tiles.c.generation == generation, tiles.c.level == level, tiles.c.tile < below)
-            .limit(TILES_PER_DELETE)
-        ).all()
-        delete(connection, tiles, generation, [tuple(key) for key in keys])
-        return len(keys)
-
-    return remove
-
-
-def removal_of_states(generation: int, cut: int) -> Removal:
-    """Return what deletes the states of the system before a cut, some at a time."""
-
-    def remove(connection: Connection) -> int:
-        keys = connection.execute(
-            sa.select(snapshots.c.position, snapshots.c.part)
-            .where(snapshots.c.generation == generation, snapshots.c.position < cut)
-            .limit(STATES_PER_DELETE)
-        ).all()
-        delete(connection, snapshots, generation, [tuple(key) for key in keys])
-        return len(keys)
-
-    return remove
+def _remove_tiles(connection: Connection, generation: int, full: sa.ColumnElement[bool]) -> int:
+    return remove_some(connection, tiles, generation, TILES_PER_DELETE, full)

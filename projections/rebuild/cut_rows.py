@@ -1,11 +1,10 @@
 """Reads single jobs from the snapshot at the cut, for questions about their past."""
 
 from collections.abc import Collection, Iterator
-from typing import Protocol
 
 from sqlalchemy.engine import Connection
 
-from domain.decisions.ports import Cut
+from domain.decisions.ports import Cut, EventLog
 from domain.jobs.job import Job
 from domain.language.identifiers import JobId
 from projections.inline.job_documents import decode_job
@@ -13,22 +12,15 @@ from projections.inline.jobs import JobsProjection, jobs
 from projections.storage.snapshot import BODIES, SnapshotPart, unpacked
 
 
-class Snapshots(Protocol):
-    """The log, as it is read here."""
-
-    def snapshot_parts(self, connection: Connection, snapshot: int) -> Iterator[bytes]:
-        """See `domain.decisions.ports.EventLog`."""
-
-
 def cut_jobs(
-    log: Snapshots, connection: Connection, cut: Cut, job_ids: Collection[JobId]
+    log: EventLog[Connection], connection: Connection, cut: Cut, job_ids: Collection[JobId]
 ) -> dict[JobId, Job]:
     """Return those of the jobs that the snapshot has, as they were at the cut."""
     wanted = {job_id for job_id in job_ids if job_id <= cut.position}
     found: dict[JobId, Job] = {}
     if not wanted:
         return found
-    for part in unpacked(log.snapshot_parts(connection, cut.snapshot)):
+    for part in _parts(log, connection, cut):
         if part.table == jobs.name:
             for row in part.rows:
                 if row[0] in wanted:
@@ -38,7 +30,7 @@ def cut_jobs(
     return found
 
 
-def cut_job_ids(log: Snapshots, connection: Connection, cut: Cut) -> set[JobId]:
+def cut_job_ids(log: EventLog[Connection], connection: Connection, cut: Cut) -> set[JobId]:
     """Return the jobs that the snapshot has."""
     return {
         JobId(row[0])
@@ -48,7 +40,9 @@ def cut_job_ids(log: Snapshots, connection: Connection, cut: Cut) -> set[JobId]:
     }
 
 
-def cut_bodies(log: Snapshots, connection: Connection, cut: Cut) -> dict[JobId, list[int]]:
+def cut_bodies(
+    log: EventLog[Connection], connection: Connection, cut: Cut
+) -> dict[JobId, list[int]]:
     """Return the positions of the archived bodies that stayed, by job."""
     found: dict[JobId, list[int]] = {}
     for part in _parts(log, connection, cut):
@@ -58,5 +52,5 @@ def cut_bodies(log: Snapshots, connection: Connection, cut: Cut) -> dict[JobId, 
     return found
 
 
-def _parts(log: Snapshots, connection: Connection, cut: Cut) -> Iterator[SnapshotPart]:
+def _parts(log: EventLog[Connection], connection: Connection, cut: Cut) -> Iterator[SnapshotPart]:
     return unpacked(log.snapshot_parts(connection, cut.snapshot))

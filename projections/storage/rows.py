@@ -196,11 +196,22 @@ def union(connection: Connection, selects: Sequence[tuple[str, Sequence[Any]]]) 
         )
 
 
-def remove_some(connection: Connection, table: sa.Table, generation: int, rows_max: int) -> int:
-    """Delete at most `rows_max` rows of a generation; return how many were deleted."""
+def remove_some(
+    connection: Connection,
+    table: sa.Table,
+    generation: int,
+    rows_max: int,
+    *conditions: sa.ColumnElement[bool],
+) -> int:
+    """Delete at most `rows_max` rows of a generation that meet all conditions; return how many were
+    deleted.
+    """
     key = list(table.primary_key.columns)
     found = connection.execute(
-        sa.select(*key[1:]).where(key[0] == generation).order_by(*key[1:]).limit(rows_max)
+        sa.select(*key[1:])
+        .where(key[0] == generation, *conditions)
+        .order_by(*key[1:])
+        .limit(rows_max)
     )
     keys = [tuple(row) for row in found]
     delete(connection, table, generation, keys)

@@ -9,6 +9,7 @@ compressed; its digest is over the parts as they are before compression, and sta
 
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from hashlib import sha256
 from typing import Any, Final
 
@@ -17,13 +18,14 @@ import sqlalchemy as sa
 from msgspec import Struct
 from sqlalchemy.engine import Connection
 
+from domain.decisions.ports import Write
 from domain.language.errors import LogCorrupt
 from projections.storage.generations import Tabled
 from projections.storage.rows import ROW_BYTES, Row, insert
 
 ROWS_PER_PART: Final = 2000
 PART_BYTES_MAX: Final = 1024 * 1024  # before compression, about, for tables with large rows
-BODIES: Final = "bodies"  # (job, position) of the bodies that stay
+BODIES: Final = "bodies"  # (job, position, SHA-256 in hex, size) of the bodies that stay
 EVENTS: Final = "events"  # the rows of the events that stay
 _LISTS_VERSION: Final = 1
 
@@ -105,7 +107,7 @@ def unpacked(stored: Iterable[bytes], digest: Digest | None = None) -> Iterator[
 def restore(
     parts: Iterable[SnapshotPart],
     projections: Sequence[tuple[Tabled, int]],
-    write: Callable[[Callable[[Connection], None]], None],
+    write: Callable[[Write[Connection]], None],
     inspect: Callable[[SnapshotPart], None] = lambda _: None,
 ) -> None:
     """Insert a snapshot's rows into generations of projections that have no rows yet.
@@ -126,8 +128,4 @@ def restore(
             )
         inspect(part)
         rows = [(generation, *row) for row in part.rows]
-        write(
-            lambda connection, table=tables[part.table], rows=rows: insert(  # type: ignore[misc]
-                connection, table, rows
-            )
-        )
+        write(partial(insert, table=tables[part.table], rows=rows))

@@ -13,10 +13,10 @@ from domain.language.errors import LogCorrupt
 from domain.language.events import ArchiveBegun, Recorded, SegmentArchived
 from domain.language.moments import to_micros
 from domain.log.merkle import HASH_BYTES, complete_root
-from domain.log.stored_log import CutLog, StoredHead
-from projections.following.merkle import TILE, tiles
+from domain.log.stored_log import CutLog, StoredHead, recorded
+from projections.following.merkle import TILE, full_tiles, tiles
 from projections.storage.snapshot import BODIES, EVENTS, Digest, unpacked
-from projections.verify.event_check import NO_EVENT, recorded
+from projections.verify.event_check import NO_EVENT
 from projections.verify.findings import FindingsSink
 
 
@@ -51,7 +51,7 @@ class ArchiveCheck:
             sink.about(None, str(error))
         self._digest = digest.hex()
         if head.cut:
-            stored = [tuple(row) for row in log.kept_rows(snapshot, head.cut)]
+            stored = log.kept_rows(snapshot, head.cut)
             self._compare(stored, kept_events)
             for row in stored:
                 with suppress(*NO_EVENT):
@@ -78,10 +78,9 @@ class ArchiveCheck:
         partial: Mapping[tuple[int, int], bytes],
     ) -> None:
         """Check each full tile against the tile above it; the uppermost are in the snapshot."""
-        level, size = 0, TILE
-        while size <= self._head.cut:
+        for level, number in full_tiles(self._head.cut):
             above, parent = -1, b""
-            for tile in range(self._head.cut // size):
+            for tile in range(number):
                 if tile // TILE != above:
                     above = tile // TILE
                     parent = log.archived_tile(snapshot, level + 1, above)
@@ -92,7 +91,6 @@ class ArchiveCheck:
                     self._sink.about(
                         None, f"the archived Merkle tile {tile} of level {level} was changed"
                     )
-            level, size = level + 1, size * TILE
 
     def take(self, events: Sequence[Recorded]) -> None:
         """Note what these events say of the archive."""

@@ -20,9 +20,8 @@ from domain.language.events import (
     Recorded,
 )
 from domain.language.identifiers import POSITION_MAX, UserId
-from domain.language.moments import from_micros
-from domain.log.stored_log import UNREADABLE, StoredRow
-from domain.log.upcasting import read, version_of
+from domain.log.stored_log import UNREADABLE, recorded
+from domain.log.upcasting import version_of
 from projections.storage.rows import create_all, insert
 from projections.verify.findings import FindingsSink
 from projections.verify.log_pages import BODIES_PER_PAGE, Digests, LogPage, LogPages
@@ -167,15 +166,6 @@ def body_of(event: Event) -> _Body | None:
     """Return the SHA-256 in hex and the size of the body that belongs to an event."""
     find = _BODIES.get(type(event))
     return None if find is None else find(event)
-
-
-def recorded(row: StoredRow) -> Recorded:
-    """Return the event of a row. Raises one of `NO_EVENT`."""
-    position, _, version, _, job_id, recorded_at, data, _ = row
-    return Recorded(position, _moment(recorded_at), job_id, read(version, data))
-
-
-_moment: Final = lru_cache(maxsize=16)(from_micros)  # the events of a batch have the same time
 
 
 @lru_cache(maxsize=64, typed=True)

@@ -9,14 +9,14 @@ from domain.audit.key_legality import misuse
 from domain.audit.legality import illegality, misarchived, miscount, misplanned
 from domain.decisions.write_model import WriteModel
 from domain.language.events import LeasesExtended, Recorded
-from domain.log.stored_log import CutLog, StoredHead, StoredRow
+from domain.log.stored_log import CutLog, StoredHead, StoredRow, recorded
 from projections.following.async_projection import AsyncProjection
 from projections.inline.jobs import jobs
 from projections.rebuild.fold import GenerationFold
 from projections.storage.generations import InlineProjection
 from projections.verify.async_fold import EventFold, checkpoint_positions
 from projections.verify.confirmed_jobs import ConfirmedJobs
-from projections.verify.event_check import NO_EVENT, recorded
+from projections.verify.event_check import NO_EVENT
 from projections.verify.expected_tables import (
     SCRATCH_GENERATION,
     ExpectedTables,

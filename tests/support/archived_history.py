@@ -8,7 +8,10 @@ from functools import partial
 from typing import Final
 
 import sqlalchemy as sa
+from sqlalchemy.engine import Connection
 
+from adapters.log.archived import KEPT_NAMES
+from adapters.log.tables import events
 from domain.decisions.answers import Claimed, Submitted
 from domain.language.bodies import body_of
 from domain.language.commands import (
@@ -125,4 +128,11 @@ def rows_of(fairlog: Fairlog) -> dict[str, Sequence[object]]:
             for table in tables if name in generations else ():
                 query = sa.select(*table.c[1:]).where(table.c.generation == generations[name])
                 found[str(table.name)] = sorted(map(tuple, connection.execute(query)), key=repr)
+    return found
+
+
+def first_event(connection: Connection) -> int | None:
+    """The position of the first row of the log that no archive keeps."""
+    first = sa.select(sa.func.min(events.c.position)).where(events.c.type.not_in(KEPT_NAMES))
+    found: int | None = connection.execute(first).scalar_one()
     return found

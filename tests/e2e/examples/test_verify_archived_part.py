@@ -10,7 +10,8 @@ from click.testing import CliRunner
 from adapters.archive.directory import Archive
 from adapters.log.tables import events, log_tiles
 from entrypoints.cli.commands import cli
-from entrypoints.use_cases.archiving import archive, cut_before
+from entrypoints.use_cases.archive_cuts import cut_before
+from entrypoints.use_cases.archiving import archive
 from tests.e2e.examples.test_verify_checkpoint import Check, Log, check, log, program, settings
 from tests.support.archived_history import DAY, follow
 

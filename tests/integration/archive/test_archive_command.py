@@ -6,10 +6,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from adapters.log import archived
 from entrypoints.cli.commands import cli
 from entrypoints.service.fairlog import Fairlog
-from tests.support.archived_history import DAY, follow, live
+from tests.support.archived_history import DAY, first_event, follow, live
 from tests.support.clock import ManualClock
 from tests.support.core import service
 
@@ -65,7 +64,7 @@ def test_answers_with_the_archive_are_those_from_before(
     assert done.stdout.startswith("Archived events 1 to ")
     with fairlog.database.read() as connection:
         cut = fairlog.log.cut(connection).position
-        assert archived.first_event(connection) == cut + 1
+        assert first_event(connection) == cut + 1
     archive = ("--archive", str(tmp_path))
     for question, told in zip(questions, before, strict=True):
         again = run(*question, *archive)

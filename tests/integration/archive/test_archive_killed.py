@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Final
 
 from adapters.archive.directory import Archive
-from adapters.log import archived
+from entrypoints.use_cases.archive_cuts import cut_before
 from entrypoints.use_cases.archive_verification import verify_archive
-from entrypoints.use_cases.archiving import archive, cut_before
+from entrypoints.use_cases.archiving import archive
 from entrypoints.use_cases.verification import verify_log
-from tests.support.archived_history import DAY, follow, live
+from tests.support.archived_history import DAY, first_event, follow, live
 from tests.support.clock import ManualClock
 from tests.support.core import service
 
@@ -58,7 +58,7 @@ def test_a_killed_archive_loses_nothing(database_url: str, tmp_path: Path) -> No
             assert found == []
         with fairlog.database.read() as connection:
             assert fairlog.log.cut(connection).position == cut
-            assert archived.first_event(connection) == cut + 1
+            assert first_event(connection) == cut + 1
 
 
 def _kill(database_url: str, place: Path, cut: int, clock: ManualClock, seconds: float) -> bool:

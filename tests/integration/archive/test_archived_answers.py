@@ -19,8 +19,9 @@ from domain.language.errors import FairlogError
 from domain.language.identifiers import JobId
 from entrypoints.composition import compose
 from entrypoints.service.fairlog import Fairlog
+from entrypoints.use_cases.archive_cuts import cut_before
 from entrypoints.use_cases.archive_verification import verify_archive
-from entrypoints.use_cases.archiving import archive, cut_before
+from entrypoints.use_cases.archiving import archive
 from entrypoints.use_cases.export import pages
 from entrypoints.use_cases.proofs import Prover
 from entrypoints.use_cases.restore import restore

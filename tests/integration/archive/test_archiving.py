@@ -11,22 +11,34 @@ from msgspec import Raw
 from sqlalchemy.exc import DBAPIError
 
 from adapters.archive.directory import Archive
-from adapters.log import archived
+from adapters.log import archived, audit_log
+from adapters.log.log_size import LogSize, read_size
 from adapters.log.tables import bodies, events, log_head, log_snapshot, log_tiles
-from domain.decisions.answers import Claimed, Submitted
+from domain.decisions.answers import ArchiveChanged, Claimed, Submitted
 from domain.jobs.job import ENDED, State
-from domain.language.commands import ClaimJobs, RetryJob, SaveProjections
-from domain.language.errors import ArchiveConflict, EventsArchived, JobArchived, UnknownJob
+from domain.language.commands import BeginArchive, ClaimJobs, RetryJob, SaveProjections
+from domain.language.errors import (
+    ArchiveConflict,
+    EventsArchived,
+    InvalidInput,
+    JobArchived,
+    UnknownJob,
+)
+from domain.language.events import Role
 from domain.language.identifiers import JobId, WorkerId
 from entrypoints.composition import prepare, projection_tables, rebuild_projections
 from entrypoints.service.fairlog import Fairlog
-from entrypoints.use_cases.archiving import archive, cut_before, finish
+from entrypoints.use_cases.archive_cuts import cut_before
+from entrypoints.use_cases.archive_deletion import finish
+from entrypoints.use_cases.archiving import archive
 from entrypoints.use_cases.explain import input_of
+from entrypoints.use_cases.restore import restore
 from entrypoints.use_cases.time_travel import TimeTravel
 from entrypoints.use_cases.verification import verify_log
-from tests.support.archived_history import DAY, follow, live, rows_of, submission
+from tests.support.archived_history import DAY, first_event, follow, live, rows_of, submission
 from tests.support.clock import ManualClock
 from tests.support.core import do, execute_now, service
+from tests.support.keys import create_key
 
 DAYS: Final = 16
 KEY_SECONDS: Final = int(3 * DAY)  # that keys hold
@@ -92,7 +104,7 @@ def test_the_database_holds_only_what_is_needed(
 ) -> None:
     cut = archive_older(fairlog, clock, place, 6)
     with fairlog.database.read() as connection:
-        assert archived.first_event(connection) == cut + 1
+        assert first_event(connection) == cut + 1
         [segment] = archived.segments(connection)
         stored = set(connection.execute(sa.select(bodies.c.position)).scalars())
         old = [position for position in stored if position <= cut]
@@ -162,6 +174,51 @@ def test_an_archived_job_is_gone_and_says_where(
         assert type(archived.absence(connection, JobId(10**9))) is UnknownJob
     with pytest.raises(JobArchived):
         execute_now(fairlog, RetryJob(job_id=old.id))
+
+
+def test_a_restored_log_is_archived_anew(
+    fairlog: Fairlog, clock: ManualClock, tmp_path: Path
+) -> None:
+    places = [tmp_path / name for name in ("first", "second")]
+    for one in places:
+        one.mkdir()
+    cut = archive_older(fairlog, clock, Archive(places[0]), 10)
+    restore(fairlog, str(places[0]), lambda *_: None)
+    with fairlog.database.read() as connection:
+        assert type(archived.absence(connection, JobId(cut))) is UnknownJob
+    with pytest.raises(InvalidInput, match="restored"):
+        archive_older(fairlog, clock, Archive(places[0]), 8)
+    for days in (8, 6):
+        cut = archive_older(fairlog, clock, Archive(places[1]), days)
+    with fairlog.database.read() as connection:
+        assert archived.segments(connection)[-1].last == cut
+    assert findings(fairlog) == []
+
+
+def test_the_size_is_that_of_what_is_not_archived(
+    fairlog: Fairlog, clock: ManualClock, place: Archive
+) -> None:
+    def size() -> LogSize:
+        return fairlog.read_now(lambda connection: read_size(connection, clock.now(), None))
+
+    execute_now(fairlog, create_key("kept", Role.READER))
+    clock.advance(8 * DAY)
+    live(fairlog, clock, days=5, rounds=2, seed=4)
+    follow(fairlog)
+    cut = archive_older(fairlog, clock, place, 6)  # the event of the key stays below the cut
+    found = size()
+    with fairlog.database.read() as connection:
+        assert archived.kept_rows(connection, cut)
+        assert found.events == fairlog.log.position(connection) - cut
+        assert found.oldest_at == audit_log.times_at(connection, [cut + 1])[cut + 1]
+
+
+def test_an_archive_learns_its_own_begin(fairlog: Fairlog, clock: ManualClock) -> None:
+    begin = BeginArchive(last=10, recorded_at=clock.now())
+    answers = [do(fairlog, begin, ArchiveChanged) for _ in range(2)]
+    with fairlog.database.read() as connection:
+        latest = archived.latest_archive_event(connection)
+    assert [one.begun for one in answers] == [latest - 1, latest]
 
 
 def test_the_database_refuses_to_delete_what_is_not_archived(
