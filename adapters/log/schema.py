@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections.abc import Sequence
 from enum import Enum
 from typing import Final
 
@@ -65,8 +66,7 @@ def migrate(database: Database) -> None:
         for attempt in range(1, ATTEMPTS_MAX + 1):
             try:
                 with _one_at_a_time, database.writing_engine.begin() as connection:
-                    _remove_outrun_revisions(connection)
-                    found = _revision(connection)
+                    found = _only(_without_outrun(connection, _revisions(connection)))
                     if found != REVISION:
                         from adapters.log.upgrade import upgrade  # noqa: PLC0415 (see there)
 
@@ -184,35 +184,37 @@ def is_current(database: Database) -> bool:
     if database.is_new:
         return False
     with database.read() as connection:
-        return _revision(connection) == REVISION
+        return _only(_revisions(connection)) == REVISION
 
 
-def _remove_outrun_revisions(connection: Connection) -> None:
-    """Leave only the highest of several stored revisions.
+def _without_outrun(connection: Connection, stored: Sequence[str]) -> Sequence[str]:
+    """Delete all but the highest of several stored revisions that are known, and return the rest.
 
     Of two servers that migrate at once, the slower one may insert its row beside that of the faster
     one, which is ahead: each migration commits by itself on MySQL. Its steps do nothing then.
     """
-    if not sa.inspect(connection).has_table("alembic_version"):
-        return
-    stored = list(connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalars())
-    if len(stored) > 1 and all(one.isdecimal() and one <= REVISION for one in stored):
-        connection.execute(
-            sa.text("DELETE FROM alembic_version WHERE version_num < :highest"),
-            {"highest": max(stored)},
-        )
+    if len(stored) <= 1 or not all(one.isdecimal() and one <= REVISION for one in stored):
+        return stored
+    highest = max(stored)
+    outrun = sa.text("DELETE FROM alembic_version WHERE version_num < :highest")
+    connection.execute(outrun, {"highest": highest})
+    return [highest]
 
 
-def _revision(connection: Connection) -> str | None:
+def _revisions(connection: Connection) -> Sequence[str]:
     if not sa.inspect(connection).has_table("alembic_version"):
-        return None
-    heads = list(connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalars())
-    if len(heads) > 1:
+        return []
+    return connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalars().all()
+
+
+def _only(stored: Sequence[str]) -> str | None:
+    """Return the stored revision; None: there are no tables yet."""
+    if len(stored) > 1:
         raise FairlogError(
-            f"alembic_version has {len(heads)} rows ({', '.join(sorted(heads))}), and Fairlog "
+            f"alembic_version has {len(stored)} rows ({', '.join(sorted(stored))}), and Fairlog "
             "writes one: delete the others."
         )
-    return heads[0] if heads else None
+    return stored[0] if stored else None
 
 
 def _trigger(name: str, *, is_sqlite: bool) -> str:

@@ -15,7 +15,7 @@ from domain.audit.reasons import (
     format_seconds,
     format_time,
 )
-from domain.audit.start_reasons import StartLimit, holds, start_reasons
+from domain.audit.start_reasons import StartLimit, hold, start_reasons
 from domain.fairness.line import Load
 from domain.jobs.job import Job, State
 from domain.language.events import (
@@ -93,7 +93,7 @@ class ExplanationInput(Struct, frozen=True, kw_only=True):
     @property
     def is_held(self) -> bool:
         """True if limits of starts hold the job back."""
-        return any(holds(limit, self.now) for limit in self.limits)
+        return any(hold(limit, self.now) is not None for limit in self.limits)
 
 
 class Explanation(Struct, frozen=True):

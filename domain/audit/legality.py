@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any, Final, assert_never
 
-from domain.jobs.archive import ArchiveState
+from domain.audit.archive_legality import check_archive_event
 from domain.jobs.job import ENDED, Job, State
 from domain.jobs.life_cycle import loss_counts
 from domain.language import validation
@@ -424,32 +424,6 @@ def _check_erasure(job: Job, _: Recorded, event: BodiesErased) -> str | None:
     return None if known <= set(event.positions) else f"it does not erase all of job {job.id}"
 
 
-def _check_archive(
-    _: Job | None,
-    recorded: Recorded,
-    event: ArchiveBegun | SegmentArchived | ArchiveCompleted,
-) -> str | None:
-    if event.last >= recorded.position:
-        return f"it is about the event {event.last}, which comes later"
-    return None
-
-
-def misarchived(state: ArchiveState, recorded: Recorded) -> str | None:
-    """Say what is wrong with an event of the archive, given those before it."""
-    match recorded.event:
-        case SegmentArchived(first=first, last=last, begun=begun):
-            # A log that was restored from its segments is archived from its beginning again.
-            if first not in {state.position + 1, 1} or last < first:
-                return f"the log was archived up to {state.position} before it"
-            if begun != state.begun:
-                return f"another archive had begun at {state.begun}"
-        case ArchiveCompleted(last=last) if last != state.position:
-            return f"the log was archived up to {state.position} before it"
-        case _:
-            pass
-    return None
-
-
 def _unless_past(moment: datetime | None, now: datetime, what: str) -> str | None:
     return None if moment is not None and moment <= now else f"{what} had not come"
 
@@ -478,9 +452,9 @@ _OTHER_EVENT_CHECKS: Final[Mapping[type, Callable[[Job | None, Recorded, Any], s
     KeyRotated: _check_key,
     KeyRevoked: _check_key,
     WrongKeysRefused: _check_wrong_keys,
-    ArchiveBegun: _check_archive,
-    SegmentArchived: _check_archive,
-    ArchiveCompleted: _check_archive,
+    ArchiveBegun: check_archive_event,
+    SegmentArchived: check_archive_event,
+    ArchiveCompleted: check_archive_event,
 }
 _JOB_EVENT_CHECKS: Final[Mapping[type, Callable[[Job, Recorded, Any], str | None]]] = {
     JobStarted: _check_start,

@@ -7,7 +7,7 @@ from typing import Final
 from msgspec import Struct
 
 from domain.audit.reasons import Count, Reason, Value, amount, are_running, format_time
-from domain.fairness.start_limits import Starts, resumes_at, startable, starts_in_window
+from domain.fairness.start_limits import Hold, Starts, hold_of, resumes_at, starts_in_window
 from domain.language.events import Scope
 from domain.language.moments import from_micros, to_micros
 from domain.limits.limits import Limits, Subject
@@ -32,9 +32,9 @@ _CODES: Final = {
 }
 
 
-def holds(limit: StartLimit, now: datetime) -> bool:
-    """Return True if no job of the subject may start now."""
-    return startable(limit.limits, limit.running, limit.starts, to_micros(now)) <= 0
+def hold(limit: StartLimit, now: datetime) -> Hold | None:
+    """Return why no job of the subject may start now; None: one may."""
+    return hold_of(limit.limits, limit.running, limit.starts, to_micros(now))
 
 
 def start_reasons(limits: Sequence[StartLimit], ahead: Count, now: datetime) -> Iterator[Reason]:
@@ -43,23 +43,18 @@ def start_reasons(limits: Sequence[StartLimit], ahead: Count, now: datetime) -> 
     `ahead` are the jobs of the same user that are served before it.
     """
     for limit in limits:
-        if not holds(limit, now):
-            continue
         code = _CODES[limit.subject.scope]
-        if limit.limits.paused or limit.limits.running == 0:
-            yield Reason(
-                f"{code}_paused" if limit.limits.paused else f"{code}_cap",
-                _paused(limit),
-                {"running": limit.running, "running_limit": limit.limits.running},
-            )
-        elif limit.limits.running is not None and limit.running >= limit.limits.running:
-            yield Reason(
-                f"{code}_cap",
-                _capped(limit),
-                {"running": limit.running, "running_limit": limit.limits.running},
-            )
-        else:
-            yield _throttled(limit, code, ahead, now)
+        numbers = {"running": limit.running, "running_limit": limit.limits.running}
+        match hold(limit, now):
+            case Hold.PAUSE:
+                what = "paused" if limit.limits.paused else "cap"
+                yield Reason(f"{code}_{what}", _paused(limit), numbers)
+            case Hold.CAP:
+                yield Reason(f"{code}_cap", _capped(limit), numbers)
+            case Hold.THROTTLE:
+                yield _throttled(limit, code, ahead, now)
+            case None:
+                pass
 
 
 def _paused(limit: StartLimit) -> str:

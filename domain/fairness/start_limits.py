@@ -5,6 +5,7 @@ set it. The count follows from the log alone, so a restart or another server cha
 """
 
 import math
+from enum import StrEnum
 from typing import Final
 
 from msgspec import Struct
@@ -46,6 +47,24 @@ def startable(limits: Limits, running: int, starts: Starts, now: int) -> float:
     if limits.throttle is not None:
         free = min(free, limits.throttle.limit - starts_in_window(limits, starts, now))
     return max(0, free)
+
+
+class Hold(StrEnum):
+    """The reason why limits hold the jobs of a subject back; of several, the first one counts."""
+
+    PAUSE = "pause"
+    CAP = "cap"
+    THROTTLE = "throttle"
+
+
+def hold_of(limits: Limits, running: int, starts: Starts, now: int) -> Hold | None:
+    """Return why no job of the subject may start at `now`; None: one may."""
+    if startable(limits, running, starts, now) > 0:
+        return None
+    if limits.paused or limits.running == 0:
+        return Hold.PAUSE
+    is_capped = limits.running is not None and running >= limits.running
+    return Hold.CAP if is_capped else Hold.THROTTLE
 
 
 def resumes_at(limits: Limits, running: int, now: int) -> int | None:

@@ -1,12 +1,12 @@
 """Options that several commands have, each spelled once."""
 
-import re
 from collections.abc import Callable
 from typing import Final, TypeVar
 
 import rich_click as click
 
 from domain.language.identifiers import POSITION_MAX
+from entrypoints.runtime.durations import parse_duration
 
 F = TypeVar("F", bound=Callable[..., object])
 
@@ -17,9 +17,6 @@ at_option: Final = click.option(
     metavar="POSITION",
     help="As of this position, such as that of a head you have kept. Default: the latest one.",
 )
-
-_DURATION: Final = re.compile(r"([0-9]{1,9})([smhd])")
-_UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
 class Duration(click.ParamType[float]):
@@ -32,10 +29,10 @@ class Duration(click.ParamType[float]):
     ) -> float:
         if isinstance(value, float):
             return value
-        found = _DURATION.fullmatch(str(value))
-        if found is None:
-            self.fail("A length of time is a number and a unit: 90d, 12h, 30m or 45s.", param, ctx)
-        return float(int(found[1]) * _UNITS[found[2]])
+        try:
+            return float(parse_duration(str(value)))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
 
 
 DURATION: Final = Duration()

@@ -27,6 +27,7 @@ from domain.language.ranges import (
     WindowSeconds,
 )
 from domain.language.retry_fields import RetryFields
+from entrypoints.runtime.durations import parse_duration
 
 
 class RateFields(Struct, forbid_unknown_fields=True):
@@ -36,8 +37,7 @@ class RateFields(Struct, forbid_unknown_fields=True):
     seconds: Annotated[WindowSeconds, Meta(description="The length of the window in seconds.")]
 
 
-_RATE: Final = re.compile(r"([0-9]{1,18})/([0-9]{1,9})([smhd]?)")
-_UNITS: Final = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
+_RATE: Final = re.compile(r"([0-9]{1,18})/([0-9]{1,9}[smhd]|[0-9]{1,9})")
 
 
 def parse_rate(text: str) -> RateFields:
@@ -45,7 +45,8 @@ def parse_rate(text: str) -> RateFields:
     found = _RATE.fullmatch(text)
     if found is None:
         raise ValueError(f"no rate: {text!r}")
-    return RateFields(int(found[1]), int(found[2]) * _UNITS[found[3]])
+    length = found[2]
+    return RateFields(int(found[1]), int(length) if length.isdecimal() else parse_duration(length))
 
 
 _Running = Annotated[

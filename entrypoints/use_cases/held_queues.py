@@ -8,14 +8,13 @@ from sqlalchemy.engine import Connection
 
 from domain.fairness.line import NO_JOBS, Load
 from domain.fairness.queues import QueueName, kind_of, resources_of
-from domain.fairness.start_limits import NO_STARTS, Starts, startable
+from domain.fairness.start_limits import NO_STARTS, Hold, hold_of
 from domain.language.identifiers import Kind
 from domain.language.moments import to_micros
 from domain.limits.limits import NONE, Limits, LimitSettings, Subject
 from projections.queries.line_queries import LineQueries
 
-PAUSE, CAP, THROTTLE = REASONS = ("pause", "cap", "throttle")
-_ORDER: Final = {reason: number for number, reason in enumerate(REASONS)}
+_ORDER: Final = {hold: number for number, hold in enumerate(Hold)}
 
 
 def held_queues(
@@ -25,18 +24,18 @@ def held_queues(
     queues: Collection[QueueName],
     now: datetime,
     kinds: Mapping[Kind, Load] | None = None,
-) -> dict[QueueName, str]:
+) -> dict[QueueName, Hold]:
     """Return those of the queues whose kind, or one of whose resources, lets no job start now.
 
-    Each with the first of `REASONS` that holds. `kinds` are the states of kinds that have been read
-    already.
+    Each with what holds it back, the first of several. `kinds` are the states of kinds that have
+    been read already.
     """
     held = _held_subjects(connection, line, settings, queues, to_micros(now), kinds)
     found = {}
     for queue in queues:
-        reasons = [held[one] for one in _subjects(queue) if one in held]
-        if reasons:
-            found[queue] = min(reasons, key=_ORDER.__getitem__)
+        holds = [held[one] for one in _subjects(queue) if one in held]
+        if holds:
+            found[queue] = min(holds, key=_ORDER.__getitem__)
     return found
 
 
@@ -47,7 +46,7 @@ def _held_subjects(
     queues: Collection[QueueName],
     now: int,
     kinds: Mapping[Kind, Load] | None,
-) -> dict[Subject, str]:
+) -> dict[Subject, Hold]:
     """Return the kinds and resources of queues of which no job may start, each with the reason."""
     limited: dict[Subject, Limits] = {}
     for queue in queues:
@@ -69,9 +68,9 @@ def _held_subjects(
     found = {}
     for subject, limits in limited.items():
         load = resources.get(subject.resource) or kinds.get(subject.kind) or NO_JOBS
-        reason = _reason(limits, load.running, starts.get(subject, NO_STARTS), now)
-        if reason is not None:
-            found[subject] = reason
+        hold = hold_of(limits, load.running, starts.get(subject, NO_STARTS), now)
+        if hold is not None:
+            found[subject] = hold
     return found
 
 
@@ -79,12 +78,3 @@ def _subjects(queue: QueueName) -> list[Subject]:
     """Return the kind and the resources of a queue."""
     kind = Subject(kind=kind_of(queue))
     return [kind, *(Subject(resource=name) for name in resources_of(queue))]
-
-
-def _reason(limits: Limits, running: int, starts: Starts, now: int) -> str | None:
-    """Return why no job of a subject may start; None: one may."""
-    if startable(limits, running, starts, now) > 0:
-        return None
-    if limits.paused or limits.running == 0:
-        return PAUSE
-    return CAP if limits.running is not None and running >= limits.running else THROTTLE

@@ -18,7 +18,12 @@ from domain.language.errors import FairlogError, SegmentUnusable
 from domain.log.chain import GENESIS
 from domain.log.segments import SegmentRows
 from domain.log.stored_log import StoredRow
-from entrypoints.composition import mend_bookkeeping, prepare, rebuild_projections
+from entrypoints.composition import (
+    mend_bookkeeping,
+    prepare,
+    projection_tables,
+    rebuild_projections,
+)
 from entrypoints.service.fairlog import Fairlog
 from entrypoints.use_cases.whole_history import (
     erased_bodies,
@@ -26,6 +31,7 @@ from entrypoints.use_cases.whole_history import (
     require_joined,
     segments_of,
 )
+from projections.verify.bookkeeping import REGISTRY
 
 ROWS_PER_TRANSACTION: Final = 2_000
 
@@ -57,9 +63,10 @@ def restore(fairlog: Fairlog, location: str, progress: Progress) -> int:
     with fairlog.database.write() as connection:
         fairlog.log.lock_head(connection)
         restoring.forget_cut(connection)
-    prepare(fairlog)
+    built = prepare(fairlog)
     mend_bookkeeping(fairlog)  # the head row's version is to say that keys have come
-    rebuild_projections(fairlog, [])
+    others = [name for name in projection_tables(fairlog) if name not in {REGISTRY, *built}]
+    rebuild_projections(fairlog, others)
     return fairlog.read_now(fairlog.log.position)
 
 

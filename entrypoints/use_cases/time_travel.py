@@ -52,19 +52,18 @@ class TimeTravel:
     def position(self, connection: Connection, as_of: int | datetime) -> int:
         """Return the position that `as_of` means. Raises `InvalidInput` for the future."""
         log = self._fairlog.log
-        end = log.position(connection)
+        cut = self._log.cut(connection).position
         if isinstance(as_of, int):
-            if as_of > end:
+            if as_of > (end := log.position(connection)):
                 raise InvalidInput(f"as_of: the log ends at position {end}.")
             position = as_of
-        elif as_of > log.now(connection):
-            raise InvalidInput("as_of: that time is in the future.")
+            is_archived = position < cut
         else:
+            if as_of > log.now(connection):
+                raise InvalidInput("as_of: that time is in the future.")
             position = self._log.first_at(connection, as_of + _MICROSECOND) - 1
-            cut = self._log.cut(connection).position
-            if position == cut > 0 and audit_log.is_before_cut(connection, as_of):
-                raise EventsArchived(cut)
-        if position < (cut := self._log.cut(connection).position):
+            is_archived = position == cut > 0 and audit_log.is_before_cut(connection, as_of)
+        if is_archived:
             raise EventsArchived(cut)
         return position
 

@@ -5,8 +5,9 @@ from contextlib import suppress
 
 from sqlalchemy.engine import Connection
 
+from domain.audit.archive_legality import misarchived
 from domain.audit.key_legality import misuse
-from domain.audit.legality import illegality, misarchived, miscount, misplanned
+from domain.audit.legality import illegality, miscount, misplanned
 from domain.decisions.write_model import WriteModel
 from domain.language.events import LeasesExtended, Recorded
 from domain.log.stored_log import CutLog, StoredHead, StoredRow, recorded

@@ -7,8 +7,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from adapters.settings import Settings
+from domain.fairness.start_limits import Hold
 from entrypoints.http.kind_metrics import KINDS_MAX
-from entrypoints.use_cases.held_queues import REASONS
 from tests.conftest import NewDatabase
 from tests.support.clock import ManualClock
 from tests.support.server import AppServer, claim, submit
@@ -74,7 +74,7 @@ def test_what_limits_on_starts_hold_back_is_counted_by_reason(
 
     def held() -> list[float]:
         figures = scrape(client)
-        jobs = [figures["fairlog_held_jobs", f"reason={one}"] for one in REASONS]
+        jobs = [figures["fairlog_held_jobs", f"reason={one}"] for one in Hold]
         return [*jobs, figures["fairlog_throttled_users", ""]]
 
     throttle = {"limit": 1, "seconds": 10}

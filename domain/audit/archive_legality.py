@@ -1,0 +1,32 @@
+"""The check of an archive's events: whether they continue what was archived before."""
+
+from domain.jobs.archive import ArchiveState
+from domain.jobs.job import Job
+from domain.language.events import ArchiveBegun, ArchiveCompleted, Recorded, SegmentArchived
+
+
+def check_archive_event(
+    _: Job | None,
+    recorded: Recorded,
+    event: ArchiveBegun | SegmentArchived | ArchiveCompleted,
+) -> str | None:
+    """Say what is wrong with an event of the archive by itself; None: nothing."""
+    if event.last >= recorded.position:
+        return f"it is about the event {event.last}, which comes later"
+    return None
+
+
+def misarchived(state: ArchiveState, recorded: Recorded) -> str | None:
+    """Say what is wrong with an event of the archive, given those before it."""
+    match recorded.event:
+        case SegmentArchived(first=first, last=last, begun=begun):
+            # A log that was restored from its segments is archived from its beginning again.
+            if first not in {state.position + 1, 1} or last < first:
+                return f"the log was archived up to {state.position} before it"
+            if begun != state.begun:
+                return f"another archive had begun at {state.begun}"
+        case ArchiveCompleted(last=last) if last != state.position:
+            return f"the log was archived up to {state.position} before it"
+        case _:
+            pass
+    return None
