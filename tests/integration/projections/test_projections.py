@@ -2,7 +2,7 @@
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -117,20 +117,23 @@ def quick_database_url(backend: str, request: pytest.FixtureRequest) -> Iterator
 # Any sequence of commands
 
 
-def check_any_sequence(url: str, played: Batches, events_per_page: int) -> None:
+Judge = Callable[[Fairlog, Rows], None]  # the rows are those that the writer has saved
+
+
+def check_any_sequence(
+    url: str, played: Batches, events_per_page: int, judge: Judge, rows_kept: Sequence[int]
+) -> None:
     """Two services write by turns, with one clock that moves either way."""
     clock = SteppingClock()
     with ExitStack() as stack:
         services = [stack.enter_context(service(url, clock=clock, **TIGHT)) for _ in range(2)]
         fairlog = services[0]
         answered = play(services, clock, played)
-        referee = Referee(fairlog.policy, ANY_KIND)
-        referee.see_all(log_of(fairlog))
         assert_answers_are_recorded(fairlog, answered)
         inline = rows_of(fairlog)
-        assert_rows_are_as_the_referee_saw(inline, referee)
-        for rows_kept in (0, 8):
-            with rebuilt_in_pieces(events_per_page, rows_kept=rows_kept):
+        judge(fairlog, inline)
+        for number in rows_kept:
+            with rebuilt_in_pieces(events_per_page, rows_kept=number):
                 rebuild_projections(fairlog, [])
             assert rows_of(fairlog) == inline
         rebuild_projections(fairlog, [])
@@ -138,6 +141,20 @@ def check_any_sequence(url: str, played: Batches, events_per_page: int) -> None:
         drop_all_but_the_truth(fairlog)
     with service(url, clock=clock, **TIGHT) as restarted:
         assert rows_of(restarted) == inline
+
+
+def judge_by_referee(fairlog: Fairlog, inline: Rows) -> None:
+    referee = Referee(fairlog.policy, ANY_KIND)
+    referee.see_all(log_of(fairlog))
+    assert_rows_are_as_the_referee_saw(inline, referee)
+
+
+def judge_by_limits_of_starts(fairlog: Fairlog, _: Rows) -> None:
+    """The referee does not know these limits; `verify` does."""
+    assert_starts_are_within_limits(log_of(fairlog))
+    found: list[object] = []
+    verify_log(fairlog, found.append, lambda _done, _total: None)
+    assert found == []
 
 
 def play(services: list[Fairlog], clock: ManualClock, played: Batches) -> Counter[type]:
@@ -225,7 +242,7 @@ def test_any_sequence_of_commands_is_legal_and_can_be_rebuilt_on_sqlite(
     quick_database_url: NewQuickDatabase, played: Batches, events_per_page: int
 ) -> None:
     with quick_database_url() as url:
-        check_any_sequence(url, played, events_per_page)
+        check_any_sequence(url, played, events_per_page, judge_by_referee, (0, 8))
 
 
 @pass_quickly_fail_slowly
@@ -236,28 +253,7 @@ def test_any_sequence_of_commands_is_legal_and_can_be_rebuilt_on_mariadb(
     quick_database_url: NewQuickDatabase, played: Batches, events_per_page: int
 ) -> None:
     with quick_database_url() as url:
-        check_any_sequence(url, played, events_per_page)
-
-
-def check_start_limits(url: str, played: Batches, events_per_page: int) -> None:
-    """As above, with limits that the referee does not know; `verify` knows them."""
-    clock = SteppingClock()
-    with ExitStack() as stack:
-        services = [stack.enter_context(service(url, clock=clock, **TIGHT)) for _ in range(2)]
-        fairlog = services[0]
-        answered = play(services, clock, played)
-        assert_answers_are_recorded(fairlog, answered)
-        assert_starts_are_within_limits(log_of(fairlog))
-        found: list[object] = []
-        verify_log(fairlog, found.append, lambda _done, _total: None)
-        assert found == []
-        inline = rows_of(fairlog)
-        with rebuilt_in_pieces(events_per_page, rows_kept=8):
-            rebuild_projections(fairlog, [])
-        assert rows_of(fairlog) == inline
-        drop_all_but_the_truth(fairlog)
-    with service(url, clock=clock, **TIGHT) as restarted:
-        assert rows_of(restarted) == inline
+        check_any_sequence(url, played, events_per_page, judge_by_referee, (0, 8))
 
 
 @pass_quickly_fail_slowly
@@ -268,7 +264,7 @@ def test_any_limits_of_starts_hold_and_can_be_rebuilt_on_sqlite(
     quick_database_url: NewQuickDatabase, played: Batches, events_per_page: int
 ) -> None:
     with quick_database_url() as url:
-        check_start_limits(url, played, events_per_page)
+        check_any_sequence(url, played, events_per_page, judge_by_limits_of_starts, (8,))
 
 
 @pass_quickly_fail_slowly
@@ -279,7 +275,7 @@ def test_any_limits_of_starts_hold_and_can_be_rebuilt_on_mariadb(
     quick_database_url: NewQuickDatabase, played: Batches, events_per_page: int
 ) -> None:
     with quick_database_url() as url:
-        check_start_limits(url, played, events_per_page)
+        check_any_sequence(url, played, events_per_page, judge_by_limits_of_starts, (8,))
 
 
 # Building again

@@ -278,8 +278,7 @@ MOVES = st.lists(
 )
 
 
-@for_all(moves=MOVES)
-def test_any_sequence_respects_all_limits_and_folds_to_the_same_state(moves: list[Any]) -> None:
+def _played(moves: list[Any]) -> LiveLine:
     line = LiveLine()
     for move in moves:
         match move:
@@ -289,6 +288,12 @@ def test_any_sequence_respects_all_limits_and_folds_to_the_same_state(moves: lis
                 line.wait(move)
             case _:
                 line.decide(move)
+    return line
+
+
+@for_all(moves=MOVES)
+def test_any_sequence_respects_all_limits_and_folds_to_the_same_state(moves: list[Any]) -> None:
+    line = _played(moves)
     _assert_within_limits(line)
     live, folded = line.model.line, line.rebuilt().line
     assert (live.users, live.held_kinds, live.starts) == (
@@ -338,15 +343,7 @@ def _limits_of(before: WriteModel, start: JobStarted) -> list[tuple[Subject, Lim
 
 @for_all(moves=MOVES)
 def test_when_all_limits_are_lifted_every_waiting_job_starts(moves: list[Any]) -> None:
-    line = LiveLine()
-    for move in moves:
-        match move:
-            case int():
-                line.claim(move)
-            case float():
-                line.wait(move)
-            case _:
-                line.decide(move)
+    line = _played(moves)
     nothing: Any = {"running": None, "throttle": None, "paused": None}
     line.decide(limit_all(paused=None), limit_plan(**nothing))
     line.decide(*[limit_user(user_id, **nothing) for user_id in USERS])
