@@ -83,7 +83,6 @@ from domain.language.errors import (
     without_traceback,
 )
 from domain.language.events import (
-    AttemptEnded,
     BodiesErased,
     Event,
     FailureReason,
@@ -95,6 +94,7 @@ from domain.language.events import (
     RequeueReason,
     SubmissionDeduplicated,
     WrongKeysRefused,
+    named_body,
 )
 from domain.language.idempotency import is_deduplicated, key_of, own_digest
 from domain.language.identifiers import ClaimHash, JobId, KeyName, UserId, WorkerId
@@ -474,11 +474,9 @@ def _archive(
 
 
 def _new_events(job: Job, command: JobCommand, events: Sequence[Event]) -> Sequence[NewEvent]:
+    """The body of a command is kept only by an event that names it: what came too late is not."""
     body = _body_of(command)
-    return [
-        NewEvent(event, job.id, None if isinstance(event, AttemptEnded) else body)
-        for event in events
-    ]
+    return [NewEvent(event, job.id, body if named_body(event) else None) for event in events]
 
 
 def _retry(

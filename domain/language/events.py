@@ -501,6 +501,24 @@ _NAMES: Final[Mapping[type, str]] = {cls: name for name, cls in EVENT_TYPES.item
 _encoder = msgspec.json.Encoder()
 
 
+def named_body(event: Event) -> tuple[str, int] | None:
+    """Return the SHA-256 in hex and the size in bytes of the body that the event names, or None.
+
+    A body is stored at the position of the event that names it, and nowhere else.
+    """
+    match event:
+        case JobSubmitted(payload_sha256=digest, payload_bytes=size):
+            return digest, size
+        case (
+            JobCompleted(result_sha256=str(digest), result_bytes=size)
+            | JobFailed(error_sha256=str(digest), error_bytes=size)
+            | ProgressReported(message_sha256=str(digest), message_bytes=size)
+        ):
+            return digest, size
+        case _:
+            return None
+
+
 def encode(event: Event) -> bytes:
     """Encode an event as compact JSON, with its type in the field `type`."""
     return _encoder.encode(event)

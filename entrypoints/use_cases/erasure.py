@@ -22,11 +22,7 @@ from domain.language.errors import (
     fresh_copy,
 )
 from domain.language.events import (
-    JobCompleted,
-    JobFailed,
-    JobSubmitted,
-    ProgressReported,
-    Recorded,
+    named_body,
 )
 from domain.language.identifiers import POSITION_MAX, JobId, UserId
 from entrypoints.service.fairlog import Fairlog
@@ -203,20 +199,6 @@ def _bodies(
             if job_id in found:
                 found[job_id] += positions
     for recorded in changes_of(connection, job_ids, POSITION_MAX):
-        if recorded.job_id is not None and _has_body(recorded):
+        if recorded.job_id is not None and named_body(recorded.event):
             found[recorded.job_id].append(recorded.position)
     return found
-
-
-def _has_body(recorded: Recorded) -> bool:
-    match recorded.event:
-        case JobSubmitted():
-            return True
-        case (
-            JobCompleted(result_sha256=digest)
-            | JobFailed(error_sha256=digest)
-            | ProgressReported(message_sha256=digest)
-        ):
-            return digest is not None
-        case _:
-            return False

@@ -13,7 +13,7 @@ from adapters.archive.archived_log import ArchivedLog
 from adapters.archive.whole_log import WholeLog
 from adapters.database.scratch import scratch_database
 from adapters.log import archived
-from domain.language.events import EVENT_TYPES, ArchiveBegun, SegmentArchived
+from domain.language.events import EVENT_TYPES, ArchiveBegun, SegmentArchived, named_body
 from domain.language.identifiers import JobId
 from entrypoints.service.fairlog import Fairlog
 from entrypoints.use_cases.archiving import changed_later, fold_to_cut
@@ -25,7 +25,6 @@ from projections.storage.snapshot import (
     packed,
     unpacked,
 )
-from projections.verify.event_check import body_of
 from projections.verify.verify import Progress
 
 ROWS_PER_PAGE: Final = 4_000
@@ -99,7 +98,7 @@ def _bodies(
     erased = erased_bodies(connection, segments, latest.begun)
     found: list[Row] = []
     for one in segments.of_jobs(jobs, list(EVENT_TYPES), latest.last):
-        body = body_of(one.event)
+        body = named_body(one.event)
         if body is not None and one.position not in erased:
             found.append((one.job_id, one.position, *body))
     return sorted(found)

@@ -1,6 +1,6 @@
 """The check of the log's rows as events: they decode, and columns and bodies agree with them."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Any, Final
 
@@ -12,12 +12,8 @@ from domain.language.events import (
     EVENT_TYPES,
     VERSION,
     BodiesErased,
-    Event,
-    JobCompleted,
-    JobFailed,
-    JobSubmitted,
-    ProgressReported,
     Recorded,
+    named_body,
 )
 from domain.language.identifiers import POSITION_MAX, UserId
 from domain.log.stored_log import UNREADABLE, recorded
@@ -77,9 +73,8 @@ class EventCheck:
             user: str | None = getattr(event, "user_id", None)
             if (None if user is None else user.encode()) != user_id:
                 sink.about(position, "the user of its data is not the one of its row")
-            if kind in _BODIES:
-                if (body := _BODIES[kind](event)) is not None:
-                    bodies[position] = body
+            if (body := named_body(event)) is not None:
+                bodies[position] = body
             elif isinstance(event, BodiesErased):
                 erasures.append((position, event))
             if self.stopped_at is None and position <= self._end:
@@ -162,12 +157,6 @@ class ErasureCheck:
         return list(rows.scalars())
 
 
-def body_of(event: Event) -> _Body | None:
-    """Return the SHA-256 in hex and the size of the body that belongs to an event."""
-    find = _BODIES.get(type(event))
-    return None if find is None else find(event)
-
-
 @lru_cache(maxsize=64, typed=True)
 def _is_version(version: Any, type_name: str) -> bool:  # noqa: ANN401 (whatever is in the column)
     return isinstance(version, int) and VERSION <= version <= version_of(type_name)
@@ -177,24 +166,3 @@ def _unreadable(error: Exception) -> str:
     if isinstance(error, LogTooNew):
         return f"it cannot be read: {error}"
     return f"it cannot be read ({type(error).__name__}: {error})"
-
-
-def _body_of_completion(event: JobCompleted) -> _Body | None:
-    return None if event.result_sha256 is None else (event.result_sha256, event.result_bytes)
-
-
-def _body_of_failure(event: JobFailed) -> _Body | None:
-    return None if event.error_sha256 is None else (event.error_sha256, event.error_bytes)
-
-
-def _body_of_progress(event: ProgressReported) -> _Body | None:
-    return None if event.message_sha256 is None else (event.message_sha256, event.message_bytes)
-
-
-# The SHA-256 and the size of the body that belongs to an event, by its type.
-_BODIES: Final[Mapping[type, Callable[[Any], _Body | None]]] = {
-    JobSubmitted: lambda event: (event.payload_sha256, event.payload_bytes),
-    JobCompleted: _body_of_completion,
-    JobFailed: _body_of_failure,
-    ProgressReported: _body_of_progress,
-}

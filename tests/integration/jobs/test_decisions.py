@@ -5,11 +5,19 @@ from collections.abc import Iterator
 
 import pytest
 
+from adapters.log.audit_log import bodies_at
 from domain.decisions.answers import Claimed, JobUpdated, Submitted
 from domain.jobs.job import Job, State
 from domain.language.commands import CancelJob, ChangeLimit, EnforceDeadlines, RetryJob
 from domain.language.errors import LeaseHasEnded, RateLimited, TimeWasUp
-from domain.language.events import Event, JobCompleted, LimitChanged, RateLimitDecided, Scope
+from domain.language.events import (
+    Event,
+    JobCompleted,
+    LimitChanged,
+    RateLimitDecided,
+    Scope,
+    named_body,
+)
 from domain.language.moments import later
 from entrypoints.service.fairlog import Fairlog
 from tests.support.clock import ManualClock
@@ -98,7 +106,11 @@ def test_an_outcome_counts_until_its_time_or_its_lease_has_ended_and_not_after(
                 execute_now(fairlog, complete(job.attempt, job.id))
         else:
             do(fairlog, complete(job.attempt, job.id), JobUpdated)
-    assert sum(isinstance(one.event, JobCompleted) for one in log_of(fairlog)) == 1
+    log = log_of(fairlog)
+    assert sum(isinstance(one.event, JobCompleted) for one in log) == 1
+    with fairlog.database.read() as connection:
+        stored = set(bodies_at(connection, [one.position for one in log]))
+    assert stored == {one.position for one in log if named_body(one.event)}
 
 
 def test_a_refusal_stands_in_the_log_before_a_limit_that_was_raised_behind_it(
