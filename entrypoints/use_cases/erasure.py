@@ -21,9 +21,7 @@ from domain.language.errors import (
     JobHasMovedOn,
     fresh_copy,
 )
-from domain.language.events import (
-    named_body,
-)
+from domain.language.events import named_body
 from domain.language.identifiers import POSITION_MAX, JobId, UserId
 from entrypoints.service.fairlog import Fairlog
 from projections.rebuild.cut_rows import cut_bodies

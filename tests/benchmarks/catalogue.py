@@ -22,6 +22,7 @@ NAMES: Final = (
     "read_growth",
     "rebuild",
     "verify",
+    "archive",
     "statements",
     "disk",
     "latency",

@@ -7,7 +7,7 @@ time against 2.7 for 20,000 jobs).
 
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from itertools import islice
 from typing import Final
 
@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from msgspec import Struct
 
 from adapters.settings import Settings
+from domain.decisions.ports import Clock
 from domain.language.events import Recorded
 from entrypoints.composition import compose, prepare, rebuild_projections
 from entrypoints.service.fairlog import Fairlog
@@ -22,8 +23,9 @@ from projections.inline.live import inline_projections
 from tests.benchmarks.history import Teller, Told
 from tests.benchmarks.limited_history import LimitedTeller
 from tests.benchmarks.site import UNLIMITED, Kind, Site
+from tests.support.clock import ManualClock
 
-EVENTS_PER_TRANSACTION: Final = 8000
+JOBS_PER_TRANSACTION: Final = 2000
 
 Tell = Callable[[Teller, datetime], list[Told]]  # one job
 
@@ -36,9 +38,10 @@ class Filled(Struct, frozen=True):
     events: int
 
 
-def open_service(url: str) -> Fairlog:
+def open_service(url: str, clock: Clock | None = None) -> Fairlog:
     """A service whose writer has not been started. To be closed."""
-    return compose(Settings(database_url=url, user_limit=UNLIMITED, global_limit=UNLIMITED))
+    settings = Settings(database_url=url, user_limit=UNLIMITED, global_limit=UNLIMITED)
+    return compose(settings, clock=clock)
 
 
 def queued(site: Site, kind: Kind, jobs: int, users: int) -> Filled:
@@ -98,6 +101,29 @@ def lived(site: Site, kind: Kind, events: int) -> Filled:
     return site.prepared(make, "lived", kind, str(events))
 
 
+def aged(site: Site, kind: Kind, events: int, days: int) -> Filled:
+    """A log like that of `lived`, which grew evenly over the last days, with all projections. It is
+    to be archived, so it is not shared with others. To be dropped.
+    """
+    jobs = events // 4
+    users = max(2, jobs // 10)
+    site.note(f"filling: {events:,} events of {days} days, on {kind}")
+    return write_aged(site.new_database(kind), kind, jobs, Teller(users), Teller.life, days)
+
+
+def write_aged(url: str, kind: Kind, jobs: int, teller: Teller, tell: Tell, days: int) -> Filled:
+    """Fill an empty database with such a log."""
+    clock = ManualClock(datetime.now(UTC) - timedelta(days=days))
+    seconds = days * 86_400 / (jobs / JOBS_PER_TRANSACTION)
+    with closing(open_service(url, clock)) as fairlog:
+        prepare(fairlog)
+        with _indexes_later(fairlog):
+            events = _write_log(fairlog, jobs, teller, tell, lambda: clock.advance(seconds))
+        rebuild_projections(fairlog, [])
+        _gather_statistics(fairlog)
+    return Filled(kind, url, jobs, teller.users, events)
+
+
 def followed(site: Site, filled: Filled) -> Filled:
     """The same, once the projections that follow the log have caught up with it."""
 
@@ -117,12 +143,20 @@ def _tell_submission(teller: Teller, now: datetime) -> list[Told]:
     return teller.submission(now)[2]
 
 
-def _write_log(fairlog: Fairlog, jobs: int, teller: Teller, tell: Tell) -> int:
-    """Return the number of events that the log then has. Nobody else may write."""
+def _write_log(
+    fairlog: Fairlog,
+    jobs: int,
+    teller: Teller,
+    tell: Tell,
+    written: Callable[[], None] = lambda: None,
+) -> int:
+    """Return the number of events that the log then has. Nobody else may write. `written` is called
+    after each transaction.
+    """
     left = iter(range(jobs))
     with fairlog.database.connect_writer() as connection:
         while _write_some(fairlog, connection, left, teller, tell):
-            pass
+            written()
     return teller.position
 
 
@@ -132,9 +166,7 @@ def _write_some(
     log = fairlog.log
     with connection.begin():
         head = log.lock_head(connection)
-        told = [
-            one for _ in islice(left, EVENTS_PER_TRANSACTION // 4) for one in tell(teller, head.now)
-        ]
+        told = [one for _ in islice(left, JOBS_PER_TRANSACTION) for one in tell(teller, head.now)]
         if not told:
             return False
         placed = list(enumerate(told, head.position + 1))

@@ -44,7 +44,7 @@ class Teller:
     def __init__(self, users: int, position: int = 0) -> None:
         """Every second job is one of `HEAVY`; the others belong to `users` - 1 others in turn."""
         self.position = position  # of the latest event told
-        self._users = users
+        self.users = users
         self._jobs = 0
         self._window: datetime | None = None
         self._used: Counter[UserId] = Counter()
@@ -102,9 +102,9 @@ class Teller:
         return told
 
     def _next_user(self) -> UserId:
-        if self._jobs % 2 == 0 or self._users == 1:
+        if self._jobs % 2 == 0 or self.users == 1:
             return HEAVY
-        return UserId(f"user-{1 + self._jobs // 2 % (self._users - 1)}")
+        return UserId(f"user-{1 + self._jobs // 2 % (self.users - 1)}")
 
     def _admission(self, user_id: UserId, now: datetime) -> RateLimitDecided:
         window = window_start(now, WINDOW_SECONDS)

@@ -1,4 +1,4 @@
-"""`python -m tests.benchmarks.replay TASK KIND URL`: one pass over a log in a process of its own.
+"""`python -m tests.benchmarks.replay TASK KIND URL [MORE…]`: a pass over a log, in its own process.
 
 So that its peak memory is its own, and that of the processes that it starts. The result is one line
 of JSON.
@@ -12,13 +12,17 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import closing
+from datetime import timedelta
 from pathlib import Path
 from typing import Final, Self, cast
 
 import msgspec
 from msgspec import Struct
 
+from adapters.archive.directory import Archive
 from entrypoints.composition import rebuild_projections
+from entrypoints.use_cases.archive_cuts import cut_before
+from entrypoints.use_cases.archiving import archive
 from entrypoints.use_cases.verification import verify_log
 from projections.inline.live import inline_projections
 from tests.benchmarks.bare import COLUMNS, open_bare
@@ -47,10 +51,10 @@ class ReplayFailed(Exception):
     """The process failed; the message is what it wrote."""
 
 
-def replay(task: str, filled: Filled) -> Pass:
+def replay(task: str, filled: Filled, *more: str) -> Pass:
     """Run a task of this module over a log."""
     made = subprocess.run(
-        [sys.executable, "-m", __name__, task, filled.kind, filled.url],
+        [sys.executable, "-m", __name__, task, filled.kind, filled.url, *more],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -103,18 +107,30 @@ def _verify(url: str) -> tuple[int, float]:
     return verified.events, seconds
 
 
-_TASKS: Final[Mapping[str, Callable[[Kind, str], tuple[int, float]]]] = {
+def _archive(url: str, folder: str, older_than_days: str) -> tuple[int, float]:
+    """Archive what is older, from the first read to the last row deleted."""
+    with closing(open_service(url)) as fairlog:
+        fairlog.writer.start()
+        moment = fairlog.read_now(fairlog.log.now) - timedelta(days=int(older_than_days))
+        cut = cut_before(fairlog, moment, None)
+        started = time.perf_counter()
+        done = archive(fairlog, Archive(folder), cut, lambda *_: None)
+        return done.last - done.first + 1, time.perf_counter() - started
+
+
+_TASKS: Final[Mapping[str, Callable[..., tuple[int, float]]]] = {
     "scan-for-rebuild": lambda kind, url: _scan(_READ_BY_REBUILD, kind, url),
     "scan-for-verify": lambda kind, url: _scan(COLUMNS, kind, url),
     "rebuild": lambda _, url: _rebuild(url),
     "follow": lambda _, url: _follow(url),
     "verify": lambda _, url: _verify(url),
+    "archive": lambda _, url, *more: _archive(url, *more),
 }
 
 
-def _main(task: str, kind: str, url: str) -> None:
+def _main(task: str, kind: str, url: str, *more: str) -> None:
     with _Memory() as memory:
-        events, seconds = _TASKS[task](cast("Kind", kind), url)
+        events, seconds = _TASKS[task](cast("Kind", kind), url, *more)
     print(msgspec.json.encode(Pass(events, seconds, memory.peak_mb)).decode())
 
 

@@ -41,24 +41,25 @@ class Site:
         self.has_run: set[str] = set()  # benchmarks, by name
         self._mariadb: MariaDB | None = None
         self._prepared: dict[tuple[str, ...], Any] = {}
+        self.home: Path  # where databases are, and what else needs room on the disk
 
     def __enter__(self) -> Self:
         _remove_what_dead_runs_left()
-        self._home = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=_FOLDER))
-        self._home.chmod(0o755)  # the database's account has to enter
-        self._sqlite = SqliteFiles(self._home)
+        self.home = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=_FOLDER))
+        self.home.chmod(0o755)  # the database's account has to enter
+        self._sqlite = SqliteFiles(self.home)
         return self
 
     def __exit__(self, *_: object) -> None:
         if self._mariadb is not None:
             self._mariadb.close()
-        shutil.rmtree(self._home, ignore_errors=True)
+        shutil.rmtree(self.home, ignore_errors=True)
 
     @property
     def mariadb(self) -> MariaDB:
         """Started when it is first asked for; to be asked for in the main thread."""
         if self._mariadb is None:
-            self._mariadb = MariaDB(MARIADB_OPTIONS, self._home)
+            self._mariadb = MariaDB(MARIADB_OPTIONS, self.home)
             self._mariadb.__enter__()
         return self._mariadb
 
