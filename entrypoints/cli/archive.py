@@ -9,7 +9,7 @@ from adapters.archive.directory import Archive
 from adapters.doctor import may_archive
 from entrypoints.cli.failure import CommandFailed
 from entrypoints.cli.options import DURATION
-from entrypoints.cli.output import counted, echo, examples, progress
+from entrypoints.cli.output import counted, echo, examples, progress_of_steps
 from entrypoints.cli.session import database_url_option, open_log
 from entrypoints.processes.registration import check_settings
 from entrypoints.service.fairlog import Fairlog
@@ -65,8 +65,8 @@ def archive_log(
             now = fairlog.read_now(fairlog.log.now)
             moment = now - timedelta(seconds=older_than)
         cut = cut_before(fairlog, moment, before)
-        with progress("archiving") as report:
-            done = archive(fairlog, place, cut, lambda _what, events, total: report(events, total))
+        with progress_of_steps() as report:
+            done = archive(fairlog, place, cut, report)
     _report(done)
 
 

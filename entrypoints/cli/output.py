@@ -3,7 +3,7 @@
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Final
 
 import rich.progress
@@ -22,6 +22,7 @@ from rich.text import Text
 LINE_SECONDS: Final = 2.0  # between two lines of progress without a terminal
 
 Progress = Callable[[int, int], None]  # events done, events in all
+StepProgress = Callable[[str, int, int], None]  # what is being done, and the same
 
 
 def echo(text: str) -> None:
@@ -53,6 +54,22 @@ def progress(what: str) -> Iterator[Progress]:
             yield lambda done, total: bar.update(task, completed=done, total=max(total, 1))
     else:
         yield _ProgressLines(what).report
+
+
+@contextmanager
+def progress_of_steps() -> Iterator[StepProgress]:
+    """Do the same for work of several steps, each with its name, speed and time of its own."""
+    with ExitStack() as stack:
+        shown: dict[str, Progress] = {}  # the step that goes on
+
+        def report(what: str, done: int, total: int) -> None:
+            if what not in shown:
+                stack.close()
+                shown.clear()
+                shown[what] = stack.enter_context(progress(what))
+            shown[what](done, total)
+
+        yield report
 
 
 def _bar() -> rich.progress.Progress:

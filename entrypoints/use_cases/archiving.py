@@ -92,7 +92,8 @@ def archive(fairlog: Fairlog, place: Archive, cut: int, progress: Progress) -> A
                 fold = fold_to_cut(scratch, fairlog.log.read, before.position, stored)
             segments = _write(fairlog, place, log_id, fold, before, cut, progress)
             for segment in segments:
-                _read_back(fairlog, place, segment, progress)
+                _read_back(fairlog, place, segment)
+                progress("comparing", segment.last - before.position, cut - before.position)
             digest = _store_snapshot(fairlog, fold, before, begin.begun, times[cut])
     except FairlogError:
         now = fairlog.read_now(fairlog.log.cut)
@@ -203,12 +204,11 @@ def _write(
     return segments
 
 
-def _read_back(fairlog: Fairlog, place: Archive, segment: Segment, progress: Progress) -> None:
+def _read_back(fairlog: Fairlog, place: Archive, segment: Segment) -> None:
     after, end = segment.first - 1, segment.last
     with fairlog.database.read() as rows, fairlog.database.read() as contents:
         pages = row_pages(_stored_log(fairlog), rows, after, end)
         place.read_back(segment, pages, bodies_between(contents, after, end))
-    progress("comparing", segment.events, segment.events)
 
 
 def _store_snapshot(
