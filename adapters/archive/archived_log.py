@@ -10,7 +10,7 @@ from adapters.archive.segment_reader import SegmentReader
 from adapters.log.audit_log import EventFilter, StoredEvent
 from adapters.log.key_events import KEY_EVENT_NAMES
 from domain.access.keys import ApiKeys
-from domain.language.events import Recorded
+from domain.language.events import JobSubmitted, Recorded
 from domain.language.identifiers import JobId, UserId
 from domain.language.moments import from_micros, to_micros
 from domain.log.segments import Segment
@@ -18,6 +18,7 @@ from domain.log.stored_log import StoredRow, recorded
 
 OPEN_MAX: Final = 8  # segments
 _PER_READ: Final = 1_000  # rows, where no column says which ones match
+_SUBMITTED: Final = JobSubmitted.__name__
 
 
 class ArchivedLog:
@@ -101,6 +102,21 @@ class ArchivedLog:
                 for row in reader.rows_at(positions):
                     if row[1] in types:
                         yield recorded(row)
+
+    def payloads(
+        self, *, user_id: UserId | None = None, job_id: JobId | None = None
+    ) -> Iterator[list[JobId]]:
+        """Yield jobs that were submitted here and whose payloads are here, of one user or one job
+        if it is given; those of a segment's group of rows at once.
+        """
+        for segment in self.segments:
+            if not segment.bodies:
+                continue
+            reader = self._reader(segment)
+            wanted = EventFilter(user_id=user_id, job_id=job_id, types=[_SUBMITTED])
+            for positions in _positions(reader, wanted, 0, segment.last, newest_first=False):
+                stored = reader.with_bodies(positions)
+                yield [JobId(row[0]) for row in reader.rows_at(stored) if row[1] == _SUBMITTED]
 
     def keys_at(self, position: int) -> ApiKeys:
         """Return the API keys at a position; beyond the end, those at the end."""

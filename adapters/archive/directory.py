@@ -14,7 +14,7 @@ from adapters.archive.segment_reader import SegmentReader
 from adapters.archive.segment_writer import Bodies, write_segment
 from domain.language.errors import ArchiveUnavailable, SegmentUnusable
 from domain.log.chain import GENESIS
-from domain.log.segments import Segment, SegmentRows
+from domain.log.segments import Segment, SegmentRows, name_prefix
 from domain.log.stored_log import StoredRow
 
 EXTENSION: Final = ".parquet"
@@ -63,19 +63,24 @@ class Archive:
             return _segment(content, name, hashed.size, digest)
 
     def rewrite(self, segment: Segment, without: Collection[int]) -> Segment:
-        """Write a segment anew without the bodies at some positions, beside the old file.
+        """Write a segment anew without the bodies at some positions, beside the old file, and
+        compare the two as they lie.
 
-        `remove` the old one only when the log names the new one. Raises `SegmentUnusable`.
+        `remove` the old one only when the log names the new one. Raises `SegmentUnusable` if either
+        is not what it should be, and `ArchiveUnavailable`.
         """
         erased = frozenset(without)
+        self.check_digest(segment)
         with self.open(segment) as reader:
-            return self.write(
+            new = self.write(
                 _pages(reader),
-                (one for one in reader.bodies_between(0, segment.last) if one[0] not in erased),
+                _bodies_but(reader, erased),
                 first=segment.first,
                 previous_hash=bytes.fromhex(segment.previous_hash),
                 log_id=segment.log_id,
             )
+            self.read_back(new, _pages(reader), _bodies_but(reader, erased))
+        return new
 
     def remove(self, name: str) -> None:
         """Delete the file of a segment; if there is none, nothing happens."""
@@ -93,16 +98,16 @@ class Archive:
                 if not page:
                     continue
                 if reader.rows(position, len(page)) != list(page):
-                    raise _differs(segment, f"events {page[0][0]} to {page[-1][0]}")
+                    raise _differs(segment, f"one of the events {page[0][0]} to {page[-1][0]}")
                 position = page[-1][0]
             if position != segment.last:
-                raise _differs(segment, f"the events after {position}")
+                raise _differs(segment, f"its end after event {position}")
             stored = reader.bodies_between(0, segment.last)
             for body in bodies:
                 if next(stored, None) != body:
                     raise _differs(segment, f"the body of event {body[0]}")
             if next(stored, None) is not None:
-                raise _differs(segment, "a body that is not in the database")
+                raise _differs(segment, "the number of bodies")
 
     def open(self, segment: Segment) -> SegmentReader:
         """Open a segment to read. Raises `SegmentUnusable` if its file is missing, cut short, no
@@ -138,6 +143,31 @@ class Archive:
                 "back from a copy."
             )
 
+    def names(self) -> list[str]:
+        """Return the names of the files here that may be segments. Raises `ArchiveUnavailable`."""
+        return [name for name in self._place.names() if name.endswith(EXTENSION)]
+
+    def described(self, name: str) -> Segment:
+        """Return what a file says it is, by its last part alone; its digest is not computed and
+        empty. Raises `SegmentUnusable`.
+        """
+        with SegmentReader(self._place.open(name), name) as reader:
+            return _segment(reader.content, name, self._place.size(name), "")
+
+    def stored(self, name: str) -> Segment:
+        """Return what a file is. Reads all of it. Raises `SegmentUnusable` if it is no segment, or
+        not what its name says.
+        """
+        size, digest = self._digest(name)
+        with SegmentReader(self._place.open(name), name) as reader:
+            content = reader.content
+        if name != _name(content, digest):
+            raise SegmentUnusable(
+                f"The file {name} is not the one that had this name when it was written: it was "
+                "changed, or put in another's place; bring it back from a copy."
+            )
+        return _segment(content, name, size, digest)
+
     def segments(self) -> tuple[list[Segment], list[SegmentUnusable]]:
         """Return the segments that the files here say they are, by position, and an error for
         each file that is none, or is not what its name says. Reads all files whole. Raises
@@ -149,22 +179,11 @@ class Archive:
             if not name.endswith(EXTENSION):
                 continue
             try:
-                found.append(self._described(name))
+                found.append(self.stored(name))
             except SegmentUnusable as error:
                 unusable.append(error)
         found.sort(key=lambda one: (one.first, one.last, one.bodies))
         return found, unusable
-
-    def _described(self, name: str) -> Segment:
-        size, digest = self._digest(name)
-        with SegmentReader(self._place.open(name), name) as reader:
-            content = reader.content
-        if name != _name(content, digest):
-            raise SegmentUnusable(
-                f"The file {name} is not the one that had this name when it was written: it was "
-                "changed, or put in another's place; bring it back from a copy."
-            )
-        return _segment(content, name, size, digest)
 
     def _digest(self, name: str) -> tuple[int, str]:
         hashed, size = sha256(), 0
@@ -212,8 +231,13 @@ def _pages(reader: SegmentReader) -> Iterator[Sequence[StoredRow]]:
         position = page[-1][0]
 
 
+def _bodies_but(reader: SegmentReader, erased: Collection[int]) -> Iterator[tuple[int, bytes]]:
+    stored = reader.bodies_between(0, reader.content.last)
+    return (one for one in stored if one[0] not in erased)
+
+
 def _name(content: SegmentContent, digest: str) -> str:
-    return f"{content.first:012}-{content.last:012}-{digest[:12]}{EXTENSION}"
+    return f"{name_prefix(content.first, content.last)}{digest[:12]}{EXTENSION}"
 
 
 def _segment(content: SegmentContent, name: str, size: int, digest: str) -> Segment:
@@ -225,8 +249,8 @@ def _segment(content: SegmentContent, name: str, size: int, digest: str) -> Segm
 
 def _differs(segment: Segment, what: str) -> SegmentUnusable:
     return SegmentUnusable(
-        f"The segment {segment.name} does not have {what} as the database has them; nothing was "
-        "deleted. Run `fairlog verify`, and archive again."
+        f"The segment {segment.name} is not what was written to it: {what} differs. Nothing was "
+        "deleted; run `fairlog verify`, and the command again."
     )
 
 

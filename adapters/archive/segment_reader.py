@@ -95,6 +95,16 @@ class SegmentReader:
                     found[position] = body
         return found
 
+    def with_bodies(self, positions: Sequence[int]) -> list[int]:
+        """Return those of the positions that have a body here, rising."""
+        compute = arrow().compute
+        found: list[int] = []
+        for group, start, some in self._by_group(self._inside(positions)):
+            places = [position - start for position in some]
+            has_body = compute.is_valid(self._bodies(group)).take(places).to_pylist()
+            found += [position for position, has in zip(some, has_body, strict=True) if has]
+        return found
+
     def bodies_between(self, after: int, up_to: int) -> Iterator[tuple[int, bytes]]:
         """Yield the bodies after a position, in log order, with one group of rows in memory."""
         position, end = max(after + 1, self.content.first), min(up_to, self.content.last)

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 import sqlalchemy as sa
+from msgspec.structs import replace
 from sqlalchemy.engine import Connection
 
 from adapters.log.event_pages import RECORDED, latest_position, recorded
@@ -16,18 +17,21 @@ from adapters.log.key_events import KEY_EVENT_NAMES
 from adapters.log.tables import HEAD_ID, bodies, events, log_head, log_snapshot, log_tiles
 from domain.decisions.ports import Cut
 from domain.jobs.archive import ARCHIVE_EVENTS
+from domain.language.commands import Command, EraseArchivedBodies, SubmitRows
 from domain.language.errors import JobArchived, LogCorrupt, UnknownJob
 from domain.language.events import (
     EVENT_TYPES,
     ArchiveBegun,
     ArchiveCompleted,
+    BodiesErased,
     ClockCorrected,
     Recorded,
     SegmentArchived,
+    SegmentRewritten,
 )
 from domain.language.identifiers import POSITION_MAX, JobId
 from domain.language.moments import to_micros
-from domain.log.segments import Segment, named_segments
+from domain.log.segments import Segment, named_segments, naming_events
 
 ARCHIVE_EVENT_NAMES: Final = tuple(
     name for name, cls in EVENT_TYPES.items() if cls in ARCHIVE_EVENTS
@@ -90,9 +94,36 @@ def segment_events(connection: Connection) -> list[SegmentArchived]:
     return [one.event for one in found if isinstance(one.event, SegmentArchived)]
 
 
+def segment_names(connection: Connection) -> list[Recorded]:
+    """Return the events that name files of segments, `SegmentArchived` and `SegmentRewritten`, in
+    the order of the log.
+    """
+    found: list[Recorded] = []
+    for cls in (SegmentArchived, SegmentRewritten):  # one range of the index each
+        found += recorded(connection, sa.select(*RECORDED).where(events.c.type == cls.__name__))
+    return sorted(found, key=lambda one: one.position)
+
+
 def segments(connection: Connection) -> list[Segment]:
-    """Return the segments that the log names, of each part the latest."""
-    return named_segments(segment_events(connection))
+    """Return the segments that the log names, of each part the latest file."""
+    return named_segments(naming_events(segment_names(connection)))
+
+
+def still_to_erase(
+    connection: Connection, commands: Sequence[Command]
+) -> list[Command | SubmitRows]:
+    """Return the commands; those for archived jobs that were erased before without positions, since
+    such a job may have no row that would say so. Needs the head lock.
+    """
+    left: list[Command | SubmitRows] = list(commands)
+    for place, command in enumerate(commands):
+        if isinstance(command, EraseArchivedBodies):
+            query = sa.select(events.c.position).where(
+                events.c.job_id == command.job_id, events.c.type == BodiesErased.__name__
+            )
+            if connection.execute(query.limit(1)).first() is not None:
+                left[place] = replace(command, positions=())
+    return left
 
 
 def absence(connection: Connection, job_id: JobId) -> UnknownJob:

@@ -16,12 +16,14 @@ from sqlalchemy.engine import Connection
 
 from adapters.clock import SystemClock
 from adapters.database.database import Database, throw_away
+from adapters.log import archived
 from adapters.log.event_log import SqlEventLog
 from adapters.log.outbox import OutboxLocked, SqlOutbox
 from domain.decisions.answers import OutboxTaken
 from domain.decisions.batch import Batch, Outcome
 from domain.decisions.ports import Head, Projections
 from domain.decisions.write_model import RequiredRows, WriteModel
+from domain.jobs.archive import needs_segments
 from domain.language.commands import (
     AcceptClock,
     Command,
@@ -254,6 +256,8 @@ class Transactions:
         model = self._projections.load(connection, head, required)
         model.keys.become(self._log.keys(connection, head))
         model.archive.become(head.archived, head.archive_begun, head.closed_at)
+        if any(map(needs_segments, decided)):
+            model.archive.segments = archived.segments(connection)
         # First, since the database writes the rows while the batch is decided.
         is_behind = model.position > self._projections.saved
         if is_behind and (saves or self._is_save_due(commands, model)):
@@ -302,9 +306,10 @@ class Transactions:
         self, connection: Connection, commands: Sequence[Command], error: Exception | None
     ) -> list[Command | SubmitRows]:
         """Replace the first TakeOutbox by the rows that it takes. Another one in the same batch
-        would read the same rows, which are deleted at its end.
+        would read the same rows, which are deleted at its end. Of archived jobs that are to be
+        erased, leave out what was erased before.
         """
-        decided: list[Command | SubmitRows] = list(commands)
+        decided: list[Command | SubmitRows] = archived.still_to_erase(connection, commands)
         for place, command in enumerate(commands):
             if isinstance(command, TakeOutbox):
                 if isinstance(error, OutboxLocked):

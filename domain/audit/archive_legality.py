@@ -1,18 +1,26 @@
 """The check of an archive's events: whether they continue what was archived before."""
 
-from domain.jobs.archive import ArchiveState
+from domain.jobs.archive import ArchiveState, wrong_rewrite
 from domain.jobs.job import Job
-from domain.language.events import ArchiveBegun, ArchiveCompleted, Recorded, SegmentArchived
+from domain.language.events import (
+    ArchiveBegun,
+    ArchiveCompleted,
+    Recorded,
+    SegmentArchived,
+    SegmentRewritten,
+)
 
 
 def check_archive_event(
     _: Job | None,
     recorded: Recorded,
-    event: ArchiveBegun | SegmentArchived | ArchiveCompleted,
+    event: ArchiveBegun | SegmentArchived | SegmentRewritten | ArchiveCompleted,
 ) -> str | None:
     """Say what is wrong with an event of the archive by itself; None: nothing."""
     if event.last >= recorded.position:
         return f"it is about the event {event.last}, which comes later"
+    if isinstance(event, SegmentRewritten) and event.erasure >= recorded.position:
+        return f"it follows the event {event.erasure}, which comes later"
     return None
 
 
@@ -25,6 +33,8 @@ def misarchived(state: ArchiveState, recorded: Recorded) -> str | None:
                 return f"the log was archived up to {state.position} before it"
             if begun != state.begun:
                 return f"another archive had begun at {state.begun}"
+        case SegmentRewritten() as event:
+            return wrong_rewrite(state.segments, event)
         case ArchiveCompleted(last=last) if last != state.position:
             return f"the log was archived up to {state.position} before it"
         case _:

@@ -45,6 +45,7 @@ from domain.language.events import (
     RequeueReason,
     Scope,
     SegmentArchived,
+    SegmentRewritten,
     SubmissionDeduplicated,
     WorkerMissed,
     WrongKeysRefused,
@@ -454,6 +455,7 @@ _OTHER_EVENT_CHECKS: Final[Mapping[type, Callable[[Job | None, Recorded, Any], s
     WrongKeysRefused: _check_wrong_keys,
     ArchiveBegun: check_archive_event,
     SegmentArchived: check_archive_event,
+    SegmentRewritten: check_archive_event,
     ArchiveCompleted: check_archive_event,
 }
 _JOB_EVENT_CHECKS: Final[Mapping[type, Callable[[Job, Recorded, Any], str | None]]] = {

@@ -87,7 +87,9 @@ class ProjectionsSaved(Struct, frozen=True, tag=True):
 
 
 class ArchiveChanged(Struct, frozen=True, tag=True):
-    """The answer to BeginArchive, ArchiveSegments and CompleteArchive."""
+    """The answer to the commands of an archive: BeginArchive, ArchiveSegments, RewriteSegment,
+    EraseArchivedBodies and CompleteArchive.
+    """
 
     begun: int  # position of the latest ArchiveBegun; 0: there is none
 

@@ -38,7 +38,7 @@ from domain.fairness.known_line import Unread, WaitingJob
 from domain.fairness.queues import kind_of, queue_of
 from domain.fairness.serve import serve, unread_queues
 from domain.jobs import life_cycle
-from domain.jobs.archive import decide_archive
+from domain.jobs.archive import decide_archive, decide_archived_erasure
 from domain.jobs.claims import claim_hash
 from domain.jobs.job import Job, State
 from domain.language.bodies import Body
@@ -55,6 +55,7 @@ from domain.language.commands import (
     CreateKey,
     DeletePlan,
     EnforceDeadlines,
+    EraseArchivedBodies,
     EraseBodies,
     ExtendLeases,
     FailJob,
@@ -65,6 +66,7 @@ from domain.language.commands import (
     RetryJob,
     ReturnJob,
     RevokeKey,
+    RewriteSegment,
     RotateKey,
     SaveProjections,
     SubmitJob,
@@ -191,8 +193,11 @@ def _decide(  # noqa: C901, PLR0912 (a case for each command)
             return Decision([], lambda _: OutboxTaken())
         case CreateKey() | RotateKey() | RevokeKey():
             return _change_key(model, command, now)
-        case BeginArchive() | ArchiveSegments() | CompleteArchive():
-            return _archive(model, command)
+        case BeginArchive() | ArchiveSegments() | RewriteSegment() | CompleteArchive():
+            return _archive(lambda: decide_archive(model.archive, command))
+        case EraseArchivedBodies(job_id=job_id):
+            job = model.jobs.rows.get(job_id)
+            return _archive(lambda: decide_archived_erasure(model.archive, job, command), job_id)
         case _:
             assert_never(command)
 
@@ -450,7 +455,7 @@ def _advance(model: WriteModel, command: JobCommand, key: ApiKey | None, now: da
     if not access.concerns(key, job, command):
         return Decision([], UnknownJob(command.job_id))
     try:
-        if isinstance(command, RetryJob | EraseBodies):
+        if isinstance(command, RetryJob):
             model.archive.check_open(job)
         events = life_cycle.decide(job, command, now)
     except Refusal as refusal:
@@ -461,15 +466,14 @@ def _advance(model: WriteModel, command: JobCommand, key: ApiKey | None, now: da
     )
 
 
-def _archive(
-    model: WriteModel, command: BeginArchive | ArchiveSegments | CompleteArchive
-) -> Decision:
+def _archive(decided: Callable[[], Sequence[Event]], job_id: JobId | None = None) -> Decision:
     try:
-        events = decide_archive(model.archive, command)
+        events = decided()
     except Refusal as refusal:
         return Decision([], without_traceback(refusal))
     return Decision(
-        [NewEvent(event) for event in events], lambda after: ArchiveChanged(after.archive.begun)
+        [NewEvent(event, job_id) for event in events],
+        lambda after: ArchiveChanged(after.archive.begun),
     )
 
 

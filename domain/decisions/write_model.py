@@ -23,6 +23,7 @@ from domain.language.commands import (
     CreateKey,
     DeletePlan,
     EnforceDeadlines,
+    EraseArchivedBodies,
     EraseBodies,
     ExtendLeases,
     FailJob,
@@ -32,6 +33,7 @@ from domain.language.commands import (
     RetryJob,
     ReturnJob,
     RevokeKey,
+    RewriteSegment,
     RotateKey,
     SaveProjections,
     SubmitJob,
@@ -58,6 +60,7 @@ from domain.language.events import (
     RateLimitDecided,
     Recorded,
     SegmentArchived,
+    SegmentRewritten,
     WorkerMissed,
     WrongKeysRefused,
 )
@@ -172,6 +175,7 @@ class RequiredRows(RowKeys, frozen=True, kw_only=True):
                     | ReportWrongKeys()
                     | BeginArchive()
                     | ArchiveSegments()
+                    | RewriteSegment()
                     | CompleteArchive()
                 ):
                     pass
@@ -181,7 +185,14 @@ class RequiredRows(RowKeys, frozen=True, kw_only=True):
                     self.jobs.add(job_id)
                     self.retries[job_id] = policy.window_seconds
                     self.windows.add((GLOBAL, policy.window_seconds))
-                case CompleteJob() | FailJob() | ReturnJob() | CancelJob() | EraseBodies():
+                case (
+                    CompleteJob()
+                    | FailJob()
+                    | ReturnJob()
+                    | CancelJob()
+                    | EraseBodies()
+                    | EraseArchivedBodies()
+                ):
                     self.jobs.add(command.job_id)
 
     def add_events(self, events: Iterable[Recorded]) -> None:
@@ -212,6 +223,7 @@ class RequiredRows(RowKeys, frozen=True, kw_only=True):
                     | WrongKeysRefused()
                     | ArchiveBegun()
                     | SegmentArchived()
+                    | SegmentRewritten()
                     | ArchiveCompleted()
                 ):
                     pass

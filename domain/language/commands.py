@@ -11,7 +11,13 @@ from typing import Final
 from msgspec import UNSET, Struct, UnsetType
 
 from domain.language.bodies import Body
-from domain.language.events import KeyCreated, Scope, SegmentArchived, WindowUse
+from domain.language.events import (
+    KeyCreated,
+    Scope,
+    SegmentArchived,
+    SegmentRewritten,
+    WindowUse,
+)
 from domain.language.identifiers import (
     JobId,
     KeyName,
@@ -270,6 +276,25 @@ class ArchiveSegments(_Command, frozen=True, kw_only=True, gc=False, tag=True):
     segments: tuple[SegmentArchived, ...]  # in order; the last one has the snapshot's digest
 
 
+class EraseArchivedBodies(_Command, frozen=True, kw_only=True, gc=False, tag=True):
+    """Erase the bodies of a job that ended in the archived part of the log, and may have no row.
+
+    Repeated, it records nothing. The bodies in segments are erased by the next step: see
+    `RewriteSegment`.
+    """
+
+    job_id: JobId
+    user_id: UserId
+    kind: Kind
+    positions: tuple[int, ...]  # of the bodies, rising; empty: they were erased before
+
+
+class RewriteSegment(_Command, frozen=True, kw_only=True, gc=False, tag=True):
+    """Declare that a new file, which was read back, is the segment of its events from now on."""
+
+    rewritten: SegmentRewritten
+
+
 class CompleteArchive(_Command, frozen=True, kw_only=True, gc=False, tag=True):
     """Record that what was archived is deleted."""
 
@@ -314,6 +339,8 @@ Command = (
     | SaveProjections
     | BeginArchive
     | ArchiveSegments
+    | EraseArchivedBodies
+    | RewriteSegment
     | CompleteArchive
     | TakeOutbox
 )

@@ -9,6 +9,7 @@ FairlogError
 │   ├── UnknownJob
 │   │   └── JobArchived            the job ended in the archived part of the log
 │   ├── ArchiveConflict            another archive was quicker
+│   ├── SegmentConflict            another process has replaced the segment's file
 │   ├── NotTheCurrentAttempt
 │   │   ├── LeaseHasEnded
 │   │   └── TimeWasUp
@@ -222,6 +223,17 @@ class ArchiveConflict(Refusal):
             "or has run. Nothing was deleted by this one; run it again."
         )
         self.position = position
+
+
+class SegmentConflict(Refusal):
+    """Another process has replaced the segment's file meanwhile."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"The segment {name} is not the latest file of its events any more: another `fairlog "
+            "erase` or `fairlog archive` has written it anew. Run the command again."
+        )
+        self.name = name
 
 
 class NotTheCurrentAttempt(Refusal):
@@ -588,6 +600,7 @@ __all__ = [
     "RateLimited",
     "Refusal",
     "ReturnedTooOften",
+    "SegmentConflict",
     "SegmentUnusable",
     "TimeWasUp",
     "TooManyKeys",

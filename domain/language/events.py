@@ -445,6 +445,28 @@ class SegmentArchived(_StoredEvent, frozen=True, kw_only=True, tag="SegmentArchi
     snapshot_sha256: str | None = None
 
 
+class SegmentRewritten(_StoredEvent, frozen=True, kw_only=True, tag="SegmentRewritten"):
+    """A segment was written anew without bodies that were erased. The new file has the same events,
+    and was read back; from this event on, the earlier file may be deleted.
+    """
+
+    first: int  # this and the next fields are the earlier file's: the events are the same
+    last: int
+    first_recorded_at: datetime  # UTC
+    last_recorded_at: datetime  # UTC
+    previous_hash: str  # hex
+    last_hash: str  # hex
+    roots: tuple[str, ...]  # hex
+    log_id: str  # hex
+    bodies: int  # number of bodies that are left in it
+    name: str  # of the new file, within the archive
+    size: int  # of the new file, in bytes
+    sha256: str  # hex, of the new file
+    replaces: str  # name of the earlier file
+    # Position of an event: all bodies that were erased by events up to it are gone from the file.
+    erasure: int
+
+
 class ArchiveCompleted(_StoredEvent, frozen=True, kw_only=True, tag="ArchiveCompleted"):
     """The rows of the archived part of the log, and of the jobs that ended in it, are deleted."""
 
@@ -477,6 +499,7 @@ Event = (
     | LineUpdated
     | ArchiveBegun
     | SegmentArchived
+    | SegmentRewritten
     | ArchiveCompleted
 )
 

@@ -10,8 +10,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 from msgspec import Struct
+from msgspec.structs import replace
 
-from domain.language.events import SegmentArchived
+from domain.language.events import Recorded, SegmentArchived, SegmentRewritten
 from domain.language.moments import from_micros, to_micros
 from domain.log.chain import GENESIS, link
 from domain.log.merkle import node
@@ -40,7 +41,10 @@ class Segment(Struct, frozen=True, kw_only=True):
         return self.last - self.first + 1
 
 
-def segment_of(event: SegmentArchived) -> Segment:
+NamingEvent = SegmentArchived | SegmentRewritten  # the events that name the file of a segment
+
+
+def segment_of(event: NamingEvent) -> Segment:
     """Return what an event says of a segment."""
     return Segment(
         first=event.first,
@@ -78,16 +82,65 @@ def archived_event(segment: Segment, begun: int, snapshot_sha256: str | None) ->
     )
 
 
-def named_segments(events: Iterable[SegmentArchived]) -> list[Segment]:
-    """Return the segments that the log names, given in its order; of each part the latest.
+def rewritten_event(segment: Segment, replaces: str, erasure: int) -> SegmentRewritten:
+    """Return the event that declares a segment that was written anew; see its fields."""
+    return SegmentRewritten(
+        first=segment.first,
+        last=segment.last,
+        first_recorded_at=from_micros(segment.first_recorded_at),
+        last_recorded_at=from_micros(segment.last_recorded_at),
+        previous_hash=segment.previous_hash,
+        last_hash=segment.last_hash,
+        roots=tuple(segment.roots),
+        log_id=segment.log_id,
+        bodies=segment.bodies,
+        name=segment.name,
+        size=segment.size,
+        sha256=segment.sha256,
+        replaces=replaces,
+        erasure=erasure,
+    )
+
+
+def is_of_part(name: str, segment: Segment) -> bool:
+    """Return True if a file has, by its name, the same events as a segment."""
+    return name.startswith(name_prefix(segment.first, segment.last))
+
+
+def name_prefix(first: int, last: int) -> str:
+    """Return how the name of a segment's file begins; the rest is of its content."""
+    return f"{first:012}-{last:012}-"
+
+
+def has_same_events(one: Segment, other: Segment) -> bool:
+    """Return True if the events of two segments are the same; their bodies may differ."""
+    return one == replace(other, bodies=one.bodies, name=one.name, size=one.size, sha256=one.sha256)
+
+
+def naming_events(recorded: Iterable[Recorded]) -> Iterator[NamingEvent]:
+    """Yield those of the events that name the files of segments."""
+    for one in recorded:
+        if isinstance(one.event, SegmentArchived | SegmentRewritten):
+            yield one.event
+
+
+def named_segments(events: Iterable[NamingEvent]) -> list[Segment]:
+    """Return the segments that the log names, given in its order; of each part the latest file."""
+    found: list[Segment] = []
+    for event in events:
+        found = with_named(found, event)
+    return found
+
+
+def with_named(segments: Sequence[Segment], event: NamingEvent) -> list[Segment]:
+    """Return the segments that the log names after one more event.
 
     After a restore, a further archive begins with the first event again.
     """
-    found: list[Segment] = []
-    for event in events:
-        found = [one for one in found if one.last < event.first]
-        found.append(segment_of(event))
-    return found
+    new = segment_of(event)
+    if isinstance(event, SegmentRewritten):
+        return [new if (one.first, one.last) == (new.first, new.last) else one for one in segments]
+    return [*(one for one in segments if one.last < new.first), new]
 
 
 class SegmentFault(Struct, frozen=True):

@@ -2,7 +2,7 @@
 
 import rich_click as click
 
-from entrypoints.cli.output import counted, echo, examples, progress
+from entrypoints.cli.output import counted, echo, examples, note, progress
 from entrypoints.cli.session import database_url_option, open_database
 from entrypoints.use_cases.restore import restore
 
@@ -23,5 +23,10 @@ def restore_log(database_url: str | None, *, archive: str) -> None:
     If the command is stopped, run it again: it goes on where it was.
     """
     with open_database(database_url) as fairlog, progress("restoring") as report:
-        position = restore(fairlog, archive, report)
+        position, erased = restore(fairlog, archive, report)
     echo(f"Restored {counted(position, 'event', 'events')}. Check them with `fairlog verify`.")
+    if erased.jobs:
+        note(
+            f"The bodies of {counted(erased.jobs, 'job', 'jobs')} were erased after the end of the "
+            "restored log: this is recorded in it once more."
+        )

@@ -291,17 +291,17 @@ class Queries:
     ) -> list[JobView]:
         """Return views of the jobs with the included bodies, in the same order.
 
-        `erased` are the jobs of a past state whose bodies were erased later. Raises `BodyMissing`.
+        `erased` are the jobs of a past state whose bodies were erased later: a segment that is not
+        written anew yet may still have them. Raises `BodyMissing`.
         """
-        positions = {
-            position: job.erased_at is None and job.id not in erased
+        positions = [
+            position
             for job in jobs
+            if job.erased_at is None and job.id not in erased
             for position in included.places(job)
-        }
-        found = self.past.bodies_at(connection, list(positions))
-        audit_log.require_bodies(
-            found, (position for position, must_be_there in positions.items() if must_be_there)
-        )
+        ]
+        found = self.past.bodies_at(connection, positions)
+        audit_log.require_bodies(found, positions)
         views = [
             job_view(
                 job,

@@ -9,6 +9,7 @@ from typing import Final
 
 from msgspec import Struct
 from msgspec.structs import replace
+from sqlalchemy.engine import Connection
 
 from adapters.archive.archived_log import ArchivedLog
 from adapters.archive.directory import Archive
@@ -18,8 +19,17 @@ from adapters.database.scratch import scratch_database
 from adapters.log import archived
 from adapters.log.histories import of_types
 from domain.language.errors import SegmentUnusable
-from domain.language.events import BodiesErased
-from domain.log.segments import Segment, SegmentFault, SegmentRows, end_faults, sequence_faults
+from domain.language.events import BodiesErased, Recorded, SegmentRewritten
+from domain.log.segments import (
+    Segment,
+    SegmentFault,
+    SegmentRows,
+    end_faults,
+    is_of_part,
+    named_segments,
+    naming_events,
+    sequence_faults,
+)
 from entrypoints.service.fairlog import Fairlog
 from entrypoints.use_cases.snapshot_verification import snapshot_fault
 from entrypoints.use_cases.whole_history import require_joined
@@ -55,7 +65,7 @@ def verify_archive(
         sink.about(None, f"There are no segments in {location}; check --archive.")
     events = 0
     with scratch_database() as scratch:
-        erasures = ErasureCheck(scratch, sink)
+        erasures = _SegmentErasures(scratch, sink, segments)
         for segment in segments:
             events += _check(fairlog, archive, segment, erasures, sink)
             progress(segment.last, segments[-1].last)
@@ -69,10 +79,36 @@ def verify_archive(
     return ArchiveVerified(len(segments), events, sink.findings)
 
 
+class _SegmentErasures(ErasureCheck):
+    """Names the file of a body that is there although it was erased, or missing although not."""
+
+    def __init__(
+        self, scratch: Connection, sink: FindingsSink, segments: Sequence[Segment]
+    ) -> None:
+        super().__init__(scratch, sink)
+        self._segments = segments
+
+    def _report_stored(self, position: int, erased: int) -> None:
+        what = (
+            f"event {position} erased the body of event {erased}, which is in it or never was; "
+            "`fairlog erase` or `fairlog archive` with this archive removes it"
+        )
+        self._report(position, erased, what)
+
+    def _report_missing(self, position: int) -> None:
+        self._report(position, position, f"the body of event {position} is missing")
+
+    def _report(self, position: int, body: int, what: str) -> None:
+        name = next((one.name for one in self._segments if one.first <= body <= one.last), "")
+        self._sink.about(position, str(SegmentFault(name, what)))
+
+
 def _segments(fairlog: Fairlog, archive: Archive, sink: FindingsSink) -> Sequence[Segment]:
     """Return the segments that the log names, else those of the files, whose names tell less."""
     stored, unusable = archive.segments()
-    named = fairlog.read_now(archived.segments)
+    naming = fairlog.read_now(archived.segment_names)
+    named = named_segments(naming_events(naming))
+    _report_replaced(archive, naming, named, sink)
     if not named:
         for error in unusable:
             sink.about(None, str(error))
@@ -82,6 +118,25 @@ def _segments(fairlog: Fairlog, archive: Archive, sink: FindingsSink) -> Sequenc
             what = "it belongs to another log, and is no part of this archive"
             sink.about(None, str(SegmentFault(segment.name, what)))
     return named
+
+
+def _report_replaced(
+    archive: Archive, naming: Sequence[Recorded], named: Sequence[Segment], sink: FindingsSink
+) -> None:
+    """Report files with the events of a named segment that are not the one which the log names."""
+    latest = {one.name for one in named}
+    replaced = {
+        one.event.replaces: one for one in naming if isinstance(one.event, SegmentRewritten)
+    }
+    for name in archive.names():
+        if name in latest or not any(is_of_part(name, one) for one in named):
+            continue
+        by = replaced.get(name)
+        what = "the log does not name it, and names another file with its events"
+        if by is not None and isinstance(by.event, SegmentRewritten):
+            what = f"event {by.position} has replaced it by {by.event.name}, and it is still there"
+        what += "; `fairlog erase` or `fairlog archive` with this archive removes it"
+        sink.about(None, str(SegmentFault(name, what)))
 
 
 def _check(

@@ -8,6 +8,8 @@ The steps can be stopped anywhere, and a further run goes on:
 4. `SegmentArchived`, one for each segment, in one transaction: from then on the log begins at the
    cut, and the rows before it may be deleted.
 5. The rows are deleted in small steps, and `ArchiveCompleted` records it.
+6. Bodies that were erased after they went into a segment, such as those of a job that was open at
+   the cut, are removed from it: see `segment_erasure`.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -35,12 +37,13 @@ from domain.language.commands import (
     SaveProjections,
 )
 from domain.language.errors import ArchiveConflict, FairlogError, InvalidInput
-from domain.language.events import Recorded
+from domain.language.events import BodiesErased, Recorded
 from domain.language.identifiers import JobId
 from domain.log.segments import Segment, archived_event
 from domain.log.stored_log import StoredRow, leaf_of
 from entrypoints.service.fairlog import Fairlog
 from entrypoints.use_cases.archive_deletion import Progress, finish
+from entrypoints.use_cases.segment_erasure import rewrite_segments
 from projections.activity.projection import ActivityProjection
 from projections.following.async_projection import Read
 from projections.following.merkle import MerkleProjection
@@ -79,6 +82,8 @@ def archive(fairlog: Fairlog, place: Archive, cut: int, progress: Progress) -> A
     finish(fairlog, progress)
     before = fairlog.read_now(fairlog.log.cut)
     if cut <= before.position:
+        if before.position:
+            _remove_erased(fairlog, place, progress)
         return ArchiveDone()
     log_id = _prepare_place(fairlog, place, before)
     times = fairlog.read_now(partial(audit_log.times_at, positions=[cut]))
@@ -105,7 +110,12 @@ def archive(fairlog: Fairlog, place: Archive, cut: int, progress: Progress) -> A
     declared.append(archived_event(last, begin.begun, digest))
     fairlog.execute_now(ArchiveSegments(segments=tuple(declared)))
     finish(fairlog, progress)
+    _remove_erased(fairlog, place, progress)
     return ArchiveDone(before.position + 1, cut, segments)
+
+
+def _remove_erased(fairlog: Fairlog, place: Archive, progress: Progress) -> None:
+    rewrite_segments(fairlog, place, partial(progress, "removing erased bodies"))
 
 
 def _prepare_place(fairlog: Fairlog, place: Archive, before: Cut) -> str:
@@ -140,8 +150,8 @@ def _prepare_place(fairlog: Fairlog, place: Archive, before: Cut) -> str:
             "before: give the place of the earlier segments, or bring it back there."
         )
     for one in found:
-        if one.name not in names:
-            place.remove(one.name)
+        if one.name not in names and one.first > before.position:
+            place.remove(one.name)  # the others are of an erasure, see `segment_erasure`
     return log_id
 
 
@@ -233,7 +243,9 @@ def _store_snapshot(
 
 
 def changed_later(connection: Connection, cut: int, begun: int) -> set[JobId]:
-    """Return the jobs that events between the cut and the begin of the archive are about."""
+    """Return the jobs that events between the cut and the begin of the archive have changed, so
+    that a later one may change them again. An erasure is the last event of a job.
+    """
     found: set[JobId] = set()
     for start in range(cut, begun, POSITIONS_PER_READ):
         rows = connection.execute(
@@ -242,6 +254,7 @@ def changed_later(connection: Connection, cut: int, begun: int) -> set[JobId]:
                 events.c.position > start,
                 events.c.position <= min(begun, start + POSITIONS_PER_READ),
                 events.c.job_id <= cut,
+                events.c.type != BodiesErased.__name__,
             )
             .distinct()
         )

@@ -17,6 +17,7 @@ from domain.jobs.job import ENDED, Job
 from domain.language.commands import CancelJob, EraseBodies
 from domain.language.errors import (
     BodiesAreNeeded,
+    JobArchived,
     JobHasEnded,
     JobHasMovedOn,
     fresh_copy,
@@ -59,10 +60,16 @@ def erase_user(
 
 
 def erase_job(fairlog: Fairlog, job_id: JobId, *, cancel: bool) -> Erased:
-    """Erase one job, as `erase_user` does. Raises `UnknownJob`."""
+    """Erase one job, as `erase_user` does; one that is archived and has no row is left alone.
+
+    Raises `UnknownJob`.
+    """
     done = Erased()
     if not _jobs(fairlog, [job_id]):
-        raise fairlog.read_now(partial(absence, job_id=job_id))
+        unknown = fairlog.read_now(partial(absence, job_id=job_id))
+        if not isinstance(unknown, JobArchived):
+            raise unknown
+        return done
     _erase(fairlog, [job_id], done, cancel=cancel)
     fairlog.database.overwrite_deleted()
     return done

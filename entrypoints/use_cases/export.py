@@ -77,8 +77,9 @@ def _exported(
     return [
         msgspec.structs.replace(
             _bare(event),
-            body=Raw(found.get(event.position, b"null")),
-            erased=event.job_id in erased and event.position not in found and _had_body(event),
+            # A segment that is not written anew yet has a body that was erased.
+            body=Raw(b"null" if event.job_id in erased else found.get(event.position, b"null")),
+            erased=event.job_id in erased and _had_body(event),
         )
         for event in events
     ]

@@ -25,6 +25,8 @@ from entrypoints.composition import (
     rebuild_projections,
 )
 from entrypoints.service.fairlog import Fairlog
+from entrypoints.use_cases.erasure import Erased
+from entrypoints.use_cases.restored_erasures import erase_again
 from entrypoints.use_cases.whole_history import (
     erased_bodies,
     joined_segments,
@@ -38,13 +40,14 @@ ROWS_PER_TRANSACTION: Final = 2_000
 Progress = Callable[[int, int], None]  # events written, events of the archive
 
 
-def restore(fairlog: Fairlog, location: str, progress: Progress) -> int:
+def restore(fairlog: Fairlog, location: str, progress: Progress) -> tuple[int, Erased]:
     """Write the events and bodies of an archive to a database, and build its projections.
 
     The database is empty, or has the live part of the same log; then its archived part is put back.
-    No server may run on it. Bodies that were erased stay erased. Returns the position of the last
-    event. Raises `FairlogError` if the database has another log, `SegmentUnusable` and
-    `ArchiveUnavailable`.
+    No server may run on it. Bodies that were erased stay erased: where the log ends before it says
+    so, they are erased once more, and jobs that had not ended are cancelled. Returns the position
+    of the last event that was written, and what was erased once more. Raises `FairlogError` if the
+    database has another log, `SegmentUnusable` and `ArchiveUnavailable`.
     """
     archive = Archive(location)
     migrate(fairlog.database)
@@ -67,7 +70,8 @@ def restore(fairlog: Fairlog, location: str, progress: Progress) -> int:
     mend_bookkeeping(fairlog)  # the head row's version is to say that keys have come
     others = [name for name in projection_tables(fairlog) if name not in {REGISTRY, *built}]
     rebuild_projections(fairlog, others)
-    return fairlog.read_now(fairlog.log.position)
+    restored = fairlog.read_now(fairlog.log.position)
+    return restored, erase_again(fairlog, archive)
 
 
 def _restore_some(fairlog: Fairlog, archived: ArchivedLog, _: int, erased: Collection[int]) -> int:

@@ -16,7 +16,7 @@ from adapters.log.stored_log import SqlStoredLog
 from domain.language.errors import SegmentUnusable
 from domain.language.events import BodiesErased
 from domain.log.chain import link
-from domain.log.segments import Segment, sequence_faults
+from domain.log.segments import Segment, has_same_events, is_of_part, sequence_faults
 from domain.log.stored_log import leaf_of
 from entrypoints.service.fairlog import Fairlog
 
@@ -24,8 +24,8 @@ _ERASED: Final = BodiesErased.__name__
 
 
 @contextmanager
-def whole_history(fairlog: Fairlog, location: str) -> Iterator[None]:
-    """Let a service read the segments at a location too, meanwhile.
+def whole_history(fairlog: Fairlog, location: str) -> Iterator[ArchivedLog]:
+    """Let a service read the segments at a location too, meanwhile, and yield them.
 
     Raises `SegmentUnusable` if they do not lead from the beginning of the log to the part that the
     database has, and `ArchiveUnavailable`.
@@ -36,17 +36,36 @@ def whole_history(fairlog: Fairlog, location: str) -> Iterator[None]:
     with ArchivedLog(archive, segments) as segment_log:
         live, fairlog.past = fairlog.past, WholeLog(fairlog.log, segment_log)
         try:
-            yield
+            yield segment_log
         finally:
             fairlog.past = live
 
 
 def segments_of(fairlog: Fairlog, archive: Archive) -> Sequence[Segment]:
-    """Return the segments that the log names; if it names none, those of the archive.
+    """Return the segments that the log names, as far as they are there; if it names none, those of
+    the archive.
 
     Raises as `joined_segments` does.
     """
-    return fairlog.read_now(archived.segments) or joined_segments(archive)
+    named = fairlog.read_now(archived.segments)
+    return latest_files(archive, named) if named else joined_segments(archive)
+
+
+def latest_files(archive: Archive, named: Sequence[Segment]) -> list[Segment]:
+    """Return named segments, and in the place of one whose file is not there the one that was
+    written anew from it, if it is: the log may be an earlier state of the one that says so.
+    """
+    names = archive.names()
+    found: list[Segment] = []
+    for segment in named:
+        others = []
+        if segment.name not in names:
+            others = [archive.stored(name) for name in names if is_of_part(name, segment)]
+        successors = [
+            one for one in others if has_same_events(one, segment) and one.bodies <= segment.bodies
+        ]
+        found.append(min(successors, key=lambda one: one.bodies, default=segment))
+    return found
 
 
 def erased_bodies(connection: Connection, segments: ArchivedLog, up_to: int) -> set[int]:

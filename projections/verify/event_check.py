@@ -1,6 +1,6 @@
 """The check of the log's rows as events: they decode, and columns and bodies agree with them."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from typing import Any, Final
 
@@ -119,10 +119,17 @@ class ErasureCheck:
     kept in the scratch database.
     """
 
-    def __init__(self, scratch: Connection, sink: FindingsSink) -> None:
+    def __init__(
+        self,
+        scratch: Connection,
+        sink: FindingsSink,
+        is_elsewhere: Callable[[int], bool] = lambda _: False,
+    ) -> None:
+        """`is_elsewhere` returns True for the position of a body that only segments may have."""
         self.erased: dict[UserId, int] = {}  # number of bodies
         self._scratch = scratch
         self._sink = sink
+        self._is_elsewhere = is_elsewhere
         create_all(scratch, [_missing])
 
     def take_missing(self, positions: Iterable[int]) -> None:
@@ -133,10 +140,8 @@ class ErasureCheck:
         """Explain missing bodies by an event; report those that are stored or never were."""
         for erased in event.positions:
             found = self._scratch.execute(_missing.delete().where(_missing.c.position == erased))
-            if not found.rowcount:
-                self._sink.about(
-                    position, f"it erased the body at {erased}, which is stored or never was"
-                )
+            if not found.rowcount and not self._is_elsewhere(erased):
+                self._report_stored(position, erased)
         self.erased[event.user_id] = self.erased.get(event.user_id, 0) + len(event.positions)
 
     def take_end(self) -> None:
@@ -144,8 +149,14 @@ class ErasureCheck:
         after = 0
         while found := self._page(after):
             for position in found:
-                self._sink.about(position, "its body is missing")
+                self._report_missing(position)
             after = found[-1]
+
+    def _report_stored(self, position: int, erased: int) -> None:
+        self._sink.about(position, f"it erased the body at {erased}, which is stored or never was")
+
+    def _report_missing(self, position: int) -> None:
+        self._sink.about(position, "its body is missing")
 
     def _page(self, after: int) -> list[int]:
         rows = self._scratch.execute(

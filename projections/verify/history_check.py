@@ -9,7 +9,7 @@ from domain.audit.archive_legality import misarchived
 from domain.audit.key_legality import misuse
 from domain.audit.legality import illegality, miscount, misplanned
 from domain.decisions.write_model import WriteModel
-from domain.language.events import LeasesExtended, Recorded
+from domain.language.events import BodiesErased, LeasesExtended, Recorded
 from domain.log.stored_log import CutLog, StoredHead, StoredRow, recorded
 from projections.following.async_projection import AsyncProjection
 from projections.inline.jobs import jobs
@@ -133,7 +133,7 @@ class HistoryCheck:
                 write(self._scratch)
 
     def _check_legality(self, model: WriteModel, recorded: Recorded) -> None:
-        if wrong := _illegality(model, recorded):
+        if wrong := _illegality(model, recorded, self._cut):
             self._sink.about(
                 recorded.position, f"{type(recorded.event).__name__} was illegal: {wrong}"
             )
@@ -180,7 +180,7 @@ def _readable_rows(rows: Sequence[StoredRow]) -> Iterator[Recorded]:
             yield recorded(row)
 
 
-def _illegality(model: WriteModel, recorded: Recorded) -> str | None:
+def _illegality(model: WriteModel, recorded: Recorded, cut: int) -> str | None:
     jobs = model.jobs.rows
     if isinstance(recorded.event, LeasesExtended):
         for job_id, _ in recorded.event.jobs:
@@ -188,7 +188,10 @@ def _illegality(model: WriteModel, recorded: Recorded) -> str | None:
             if wrong := illegality(job, recorded) or misuse(model.keys, job, recorded):
                 return wrong
         return None
-    before = None if recorded.job_id is None else jobs.get(recorded.job_id)
+    about = recorded.job_id
+    before = None if about is None else jobs.get(about)
+    if isinstance(recorded.event, BodiesErased) and before is None and about and about <= cut:
+        return None  # the job ended before the cut, and only the segments have its history
     return (
         illegality(before, recorded)
         or miscount(model.windows, recorded)

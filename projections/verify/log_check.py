@@ -56,7 +56,10 @@ class LogCheck:
         self._expected = ExpectedTables(snapshot, scratch, projections, sink)
         self.chain = ChainCheck(sink, head.cut, head.cut_hash)
         self._archive = ArchiveCheck(log, snapshot, head, sink)
-        self._erasures = ErasureCheck(scratch, sink)
+        stay = self._archive.bodies
+        self._erasures = ErasureCheck(
+            scratch, sink, lambda position: position <= head.cut and position not in stay
+        )
         for one in bookkeeping.differences(log, snapshot, head, following.all):
             sink.add(one)
         restore_cut(log, snapshot, head, projections, scratch)

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from domain.jobs.job import State
 from entrypoints.cli.commands import cli
 from entrypoints.service.fairlog import Fairlog
 from tests.support.archived_history import DAY, first_event, follow, live
@@ -74,6 +75,45 @@ def test_answers_with_the_archive_are_those_from_before(
     clean = run("verify", *archive)
     assert clean.exit_code == 0, clean.output
     assert "The archive is clean" in clean.stdout
+
+
+def test_archived_bodies_are_erased_by_the_command(
+    fairlog: Fairlog, run: Run, tmp_path: Path
+) -> None:
+    with fairlog.database.read() as connection:
+        end = fairlog.log.position(connection)
+        first, second = fairlog.jobs.newest(connection, None, State.FAILED, None, 1000)[-2:]
+    assert run("archive", "--before", str(end // 2), "--to", str(tmp_path)).exit_code == 0
+    [before] = tmp_path.iterdir()
+    archive, job = ("--archive", str(tmp_path)), ("--job", str(first.id))
+    refused = run("erase", *job, "--yes")
+    assert refused.exit_code != 0
+    assert f"Job {first.id} is archived" in str(refused.exception)
+    assert "Erase it with --archive DIR" in str(refused.exception)
+    (wrong := tmp_path / "wrong").mkdir()
+    missing = run("erase", *job, "--yes", "--archive", str(wrong))
+    assert f"does not have the segment {before.name}" in str(missing.exception)
+    done = run("erase", *job, "--yes", *archive)
+    assert done.exit_code == 0, done.output
+    assert "Erased 2 bodies of 1 job.\nWrote 1 segment anew, without 2 bodies." in done.stdout
+    assert not before.exists()
+    again = run("erase", *job, "--yes", *archive)
+    assert again.stdout == "Erased 0 bodies of 0 jobs.\n"
+    user = run("erase", "--user", second.user_id, "--yes")
+    assert "Bodies in the archive stay" in user.stderr
+    assert (
+        "Wrote 1 segment anew" in run("erase", "--user", second.user_id, "--yes", *archive).stdout
+    )
+    counted = run("erase", "--bodies-older-than", "1d", "--dry-run", *archive)
+    older = run("erase", "--bodies-older-than", "1d", "--yes", *archive)
+    assert counted.stdout.replace("Would erase", "Erased") == older.stdout.splitlines()[0] + "\n"
+    assert "Erased 0 " not in older.stdout
+    unknown = run("erase", "--job", "1", "--yes", *archive)
+    assert "no job 1" in str(unknown.exception)
+    clean = run("verify", *archive)
+    assert clean.exit_code == 0, clean.output
+    told = run("audit", *job, "--format", "ndjson", *archive)
+    assert '"BodiesErased"' in told.stdout.splitlines()[-1]
 
 
 @pytest.mark.usefixtures("fairlog")

@@ -162,7 +162,8 @@ def test_what_was_erased_stays_erased_in_a_restored_log(
     restore(fairlog, str(tmp_path), lambda *_: None)
     assert far.id not in bodies_of(fairlog, 0, fairlog.read_now(fairlog.log.position))
     assert findings(fairlog, tmp_path)[0].endswith(
-        f"it erased the body at {far.id}, which is stored or never was"
+        f"erased the body of event {far.id}, which is in it or never was; `fairlog erase` or "
+        "`fairlog archive` with this archive removes it"
     )
 
 
@@ -173,7 +174,7 @@ def test_segments_alone_give_the_log_up_to_their_end(
     for days in (9, 6):
         last = cut(fairlog, clock, Archive(tmp_path), days)
     with closing(compose(Settings(database_url=new_database_url()), clock=clock)) as other:
-        assert restore(other, str(tmp_path), lambda *_: None) == last
+        assert restore(other, str(tmp_path), lambda *_: None)[0] == last
         follow(other)
         assert stored(other)[0] == rows[:last]
         assert findings(other, tmp_path) == []

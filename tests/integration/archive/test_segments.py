@@ -135,9 +135,9 @@ def test_a_segment_is_compared_with_the_rows_as_it_lies(
     changed = (*rows[5][:6], b"{}", rows[5][7])
     with pytest.raises(SegmentUnusable, match="events 4 to 8"):
         read_back([rows[:3], [*rows[3:5], changed, *rows[6:8]], rows[8:]], bodies)
-    with pytest.raises(SegmentUnusable, match=f"the events after {end - 1}"):
+    with pytest.raises(SegmentUnusable, match=f"its end after event {end - 1} differs"):
         read_back([rows[:-1]], bodies)
-    with pytest.raises(SegmentUnusable, match="a body that is not in the database"):
+    with pytest.raises(SegmentUnusable, match="the number of bodies differs"):
         read_back([rows], bodies[:-1])
     with pytest.raises(SegmentUnusable, match=f"the body of event {bodies[3][0]}"):
         read_back([rows], [*bodies[:3], (bodies[3][0], b'"other"'), *bodies[4:]])

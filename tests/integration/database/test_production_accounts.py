@@ -5,23 +5,33 @@ import re
 import secrets
 import subprocess
 import sys
+from contextlib import closing
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 from sqlalchemy import make_url
 
+from adapters.archive.directory import Archive
 from adapters.log.tables import bodies, events, log_head
 from adapters.settings import Settings
 from domain.decisions.answers import Claimed, JobUpdated, Submitted
+from domain.jobs.job import State
 from domain.language.commands import ClaimJobs, CompleteJob, SubmitJob
 from domain.language.errors import LogUnavailable
 from domain.language.identifiers import JobId
 from entrypoints.composition import compose, prepare, rebuild_projections
 from entrypoints.service.fairlog import Fairlog
+from entrypoints.use_cases.archive_cuts import cut_before
+from entrypoints.use_cases.archived_erasure import erase_archived_job
+from entrypoints.use_cases.archiving import archive
 from entrypoints.use_cases.erasure import Erased, erase_job
 from entrypoints.use_cases.proofs import Prover
+from entrypoints.use_cases.segment_erasure import rewrite_segments
 from entrypoints.use_cases.verification import verify_log
+from tests.support.archived_history import follow, live
+from tests.support.clock import ManualClock
 from tests.support.core import do, service
 from tests.support.mariadb import MariaDB
 from tests.support.repository import ROOT
@@ -152,3 +162,23 @@ def test_only_the_eraser_s_account_may_erase(accounts: Accounts) -> None:
         assert erase_job(fairlog, JobId(2), cancel=False) == Erased(jobs=1, bodies=2)
     finally:
         fairlog.close()
+
+
+def test_the_eraser_s_account_erases_in_segments(private_mariadb: MariaDB, tmp_path: Path) -> None:
+    url, clock = private_mariadb.create_database(), ManualClock()
+    with service(url, clock=clock) as fairlog:
+        live(fairlog, clock, days=8, rounds=3)
+        follow(fairlog)
+        with fairlog.database.read() as connection:
+            job = fairlog.jobs.newest(connection, None, State.FAILED, None, 1000)[-1]
+        cut = cut_before(fairlog, clock.now() - timedelta(days=5), None)
+        archive(fairlog, Archive(tmp_path), cut, lambda *_: None)
+        follow(fairlog)
+    eraser = Accounts(private_mariadb, url).url("GRANT DELETE ON fairlog.bodies TO 'fairlog'@'%'")
+    done = Erased()
+    with closing(compose(Settings(database_url=eraser), clock=clock)) as fairlog:
+        fairlog.writer.start()
+        erase_archived_job(fairlog, str(tmp_path), job.id, done)
+        rewritten = rewrite_segments(fairlog, Archive(tmp_path), lambda *_: None)
+    assert done.jobs == rewritten.segments == 1
+    assert done.bodies == rewritten.bodies

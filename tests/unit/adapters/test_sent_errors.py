@@ -15,6 +15,7 @@ _JOB: Final = JobId(7)
 _KEY: Final = KeyName("ci")
 _ERRORS: Final[Sequence[FairlogError]] = (
     errors.ArchiveConflict(9),
+    errors.SegmentConflict("one.parquet"),
     errors.EventsArchived(9),
     errors.JobArchived(_JOB, "one.parquet"),
     errors.BeyondBounds(_KEY, "priority", 5),

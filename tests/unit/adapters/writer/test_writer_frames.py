@@ -46,6 +46,7 @@ from domain.language.commands import (
     CompleteJob,
     DeletePlan,
     EnforceDeadlines,
+    EraseArchivedBodies,
     EraseBodies,
     ExtendLeases,
     FailJob,
@@ -53,6 +54,7 @@ from domain.language.commands import (
     ReportWrongKeys,
     RetryJob,
     ReturnJob,
+    RewriteSegment,
     SaveProjections,
     TakeOutbox,
     UpdateLine,
@@ -69,6 +71,7 @@ from domain.language.identifiers import (
     WorkerId,
 )
 from domain.language.limits import Rate, RetryPolicy
+from domain.log.segments import rewritten_event, segment_of
 from fairlog_client.processes.frames import Decoder, Frames, encode_frame
 from tests.support.given import NOW, at, given
 from tests.support.keys import by, create_key, revoke_key, rotate_key
@@ -98,6 +101,7 @@ _SEGMENT: Final = SegmentArchived(
     size=100,
     sha256="05",
 )
+_REWRITTEN: Final = rewritten_event(segment_of(_SEGMENT), "earlier.parquet", 11)
 
 COMMANDS: Sequence[Command] = (
     submit(run_at=at(1), expires_at=at(2), timeout_seconds=0.5, priority=-3),
@@ -131,6 +135,8 @@ COMMANDS: Sequence[Command] = (
     DeletePlan(plan=PlanName("gold")),
     BeginArchive(last=9, recorded_at=NOW),
     ArchiveSegments(segments=(_SEGMENT,)),
+    EraseArchivedBodies(job_id=JobId(3), user_id=ALICE, kind=Kind("echo"), positions=(3, 5)),
+    RewriteSegment(rewritten=_REWRITTEN),
     CompleteArchive(last=9),
     AcceptClock(),
     by("ci", submit()),

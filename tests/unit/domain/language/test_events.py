@@ -111,6 +111,7 @@ def test_the_types_are_those_that_are_documented() -> None:
         "LineUpdated",
         "ArchiveBegun",
         "SegmentArchived",
+        "SegmentRewritten",
         "ArchiveCompleted",
     ]
 
