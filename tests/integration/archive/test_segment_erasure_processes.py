@@ -148,3 +148,24 @@ def test_a_killed_erasure_is_finished_by_the_next(database_url: str, tmp_path: P
             erase_archived_job(fairlog, str(tmp_path), job_id, Erased())
             rewrite_segments(fairlog, Archive(tmp_path), lambda *_: None)
             require_erased(fairlog, tmp_path, job_id)
+
+
+def test_erasures_at_once_lose_nothing(database_url: str, tmp_path: Path) -> None:
+    clock = ManualClock()
+    with service(database_url, clock=clock, idempotency_seconds=int(3 * DAY)) as fairlog:
+        live(fairlog, clock, days=12, rounds=3)
+        follow(fairlog)
+        position = cut_before(fairlog, clock.now() - timedelta(days=6), None)
+        archive(fairlog, Archive(tmp_path), position, lambda *_: None)
+        follow(fairlog)
+        jobs = archived_jobs(fairlog, tmp_path)
+        for pair in (jobs[:3], jobs[3:6]):
+            started = [process(database_url, tmp_path, clock, "erase", one) for one in pair]
+            for one in started:
+                one.communicate()  # a process may find that another has removed the file it reads
+            rewrite_segments(fairlog, Archive(tmp_path), lambda *_: None)
+            for job_id in pair:
+                erase_archived_job(fairlog, str(tmp_path), job_id, Erased())
+            rewrite_segments(fairlog, Archive(tmp_path), lambda *_: None)
+            for job_id in pair:
+                require_erased(fairlog, tmp_path, job_id)
