@@ -39,6 +39,7 @@ ARCHIVE_EVENT_NAMES: Final = tuple(
 # Of the events that stay in the log when they are archived.
 KEPT_NAMES: Final = (*KEY_EVENT_NAMES, ClockCorrected.__name__, *ARCHIVE_EVENT_NAMES)
 ROWS_PER_DELETE: Final = 2000
+ERASURES_MAX: Final = 10_000
 NO_HEAD: Final = "The log has no head row; run `fairlog migrate`."
 _CUT: Final = (
     f"SELECT archived, archived_hash, archived_snapshot FROM log_head WHERE id = {HEAD_ID}"
@@ -107,6 +108,14 @@ def segment_names(connection: Connection) -> list[Recorded]:
 def segments(connection: Connection) -> list[Segment]:
     """Return the segments that the log names, of each part the latest file."""
     return named_segments(naming_events(segment_names(connection)))
+
+
+def latest_erasures(connection: Connection, after: int) -> list[Recorded]:
+    """Return up to ERASURES_MAX events after a position that erased bodies, newest first."""
+    query = sa.select(*RECORDED).where(
+        events.c.type == BodiesErased.__name__, events.c.position > after
+    )
+    return recorded(connection, query.order_by(events.c.position.desc()).limit(ERASURES_MAX))
 
 
 def still_to_erase(

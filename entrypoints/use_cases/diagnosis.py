@@ -12,11 +12,13 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from adapters.doctor import DoctorFinding, Level
+from adapters.log import archived
 from adapters.log.log_size import LogSize
 from adapters.supervision import reason_of
 from domain.language.moments import to_micros
 from entrypoints.runtime.text import size_of
 from entrypoints.service.fairlog import Fairlog
+from entrypoints.use_cases.segment_erasure import bodies_left
 
 OVERDUE_SECONDS: Final = 30
 DAYS_AHEAD: Final = 30
@@ -32,6 +34,8 @@ def diagnose(fairlog: Fairlog) -> Iterator[DoctorFinding]:
         yield due_jobs(fairlog, connection)
         yield following(fairlog, connection)
         yield size(fairlog.sizes.read_anew(connection))
+        if found := erased_in_segments(connection):
+            yield found
 
 
 def writes(fairlog: Fairlog) -> DoctorFinding:
@@ -104,6 +108,21 @@ def size(found: LogSize) -> DoctorFinding:
         text,
         "`fairlog erase --bodies-older-than` removes old payloads; else give the database a larger "
         "disk" + (", and raise size_limit_bytes" if is_full else ""),
+    )
+
+
+def erased_in_segments(connection: Connection) -> DoctorFinding | None:
+    """Check that no body is left in a segment that was erased; None: there are no segments."""
+    if not archived.segments(connection):
+        return None
+    left = bodies_left(connection)
+    if not left:
+        return DoctorFinding("archive", Level.OK, "no erased body is left in its segments")
+    return DoctorFinding(
+        "archive",
+        Level.WARNING,
+        f"erased bodies that are still in its segments: {left:,}",
+        "run `fairlog archive` as usual, or `fairlog erase` with `--archive DIR`",
     )
 
 

@@ -22,6 +22,7 @@ from domain.log.segments import (
     Segment,
     is_of_part,
     named_segments,
+    naming_events,
     rewritten_event,
 )
 from entrypoints.service.fairlog import Fairlog
@@ -47,6 +48,29 @@ class _Pending(Struct, frozen=True):
     names: frozenset[str]  # of all files that were ever named
     erased: Mapping[str, Sequence[int]]  # by name: positions of bodies, rising
     position: int  # of the log, where this is known
+
+
+def bodies_left(connection: Connection) -> int:
+    """Return how many bodies were erased and not removed from their segments, by the log alone.
+
+    Only the latest ERASURES_MAX erasures are counted.
+    """
+    naming = archived.segment_names(connection)
+    named = named_segments(naming_events(naming))
+    since = {
+        one.event.name: one.event.erasure
+        if isinstance(one.event, SegmentRewritten)
+        else one.position  # an archive removes itself what was erased while it ran
+        for one in naming
+        if isinstance(one.event, SegmentArchived | SegmentRewritten)
+    }
+    found = archived.latest_erasures(connection, min((since[one.name] for one in named), default=0))
+    return sum(
+        segment.first <= body <= segment.last and at > since[segment.name]
+        for at, positions in _positions(iter(found))
+        for body in positions
+        for segment in named
+    )
 
 
 def check_place(fairlog: Fairlog, archive: Archive) -> None:
@@ -108,9 +132,7 @@ def _pending(fairlog: Fairlog, archive: Archive) -> _Pending:
     def read(connection: Connection) -> _Pending:
         naming = archived.segment_names(connection)
         position = fairlog.log.position(connection)
-        named = named_segments(
-            one.event for one in naming if isinstance(one.event, SegmentArchived | SegmentRewritten)
-        )
+        named = named_segments(naming_events(naming))
         since = without_since(naming)
         erased: dict[str, list[int]] = {one.name: [] for one in named}
         lasts = [one.last for one in named]

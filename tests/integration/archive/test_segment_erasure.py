@@ -11,6 +11,7 @@ import pytest
 
 from adapters.archive.directory import Archive
 from adapters.archive.source import bodies_between
+from adapters.doctor import Level
 from adapters.log import archived
 from adapters.log.audit_log import EventFilter
 from adapters.settings import Settings
@@ -31,6 +32,7 @@ from entrypoints.use_cases.archived_erasure import (
     erase_archived_job,
 )
 from entrypoints.use_cases.archiving import archive
+from entrypoints.use_cases.diagnosis import erased_in_segments
 from entrypoints.use_cases.erasure import Erased, count_older, erase_job, erase_older
 from entrypoints.use_cases.export import pages
 from entrypoints.use_cases.proofs import Prover
@@ -195,6 +197,9 @@ def test_the_copy_of_a_job_that_was_open_at_the_cut_is_erased(
 ) -> None:
     job_id = erased_after_the_cut(fairlog, clock, tmp_path)
     [segment] = fairlog.read_now(archived.segments)
+    told = fairlog.read_now(erased_in_segments)
+    assert told
+    assert told.found == "erased bodies that are still in its segments: 1"
     [found] = findings(fairlog, tmp_path)
     assert f"segment {segment.name}: event " in found
     assert f" erased the body of event {job_id}, which is in it or never was" in found
@@ -204,6 +209,9 @@ def test_the_copy_of_a_job_that_was_open_at_the_cut_is_erased(
         archive(fairlog, Archive(tmp_path), segment.last, lambda *_: None)
     assert job_id not in stored_bodies(tmp_path)
     assert findings(fairlog, tmp_path) == []
+    told = fairlog.read_now(erased_in_segments)
+    assert told
+    assert told.level is Level.OK
 
 
 def test_a_later_archive_knows_jobs_that_were_erased_before_it(
