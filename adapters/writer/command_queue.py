@@ -237,8 +237,11 @@ class CommandQueue:
                 pending = others.popleft()
             elif self._submissions:
                 first = next(iter(self._submissions.values())).waiting[0]
-                if taken and size + first.bytes > BATCH_BYTES_MAX:
+                named = _jobs(first.command) - 1  # besides its own job
+                is_too_much = named > 0 and jobs + named > BATCH_JOBS_MAX
+                if taken and (is_too_much or size + first.bytes > BATCH_BYTES_MAX):
                     break
+                jobs += named
                 pending = self._take_submission()
             else:
                 break
@@ -362,6 +365,8 @@ def _jobs(command: Command) -> int:
             return rows_max
         case UpdateLine(users=users):
             return len(users)
+        case SubmitJob(after=parents):
+            return 1 + len(parents)
         case _:
             return 1
 

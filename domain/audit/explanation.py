@@ -6,6 +6,7 @@ from typing import Final, assert_never
 
 from msgspec import Struct
 
+from domain.audit.parent_reasons import did_not_run, waits_for
 from domain.audit.reasons import (
     Count,
     Reason,
@@ -30,7 +31,7 @@ from domain.language.events import (
     JobStarted,
     RequeueReason,
 )
-from domain.language.identifiers import Kind, WorkerId
+from domain.language.identifiers import JobId, Kind, WorkerId
 from domain.language.limits import BACKOFF, WEIGHT_DEFAULT, delay_range
 
 _ENDED_BECAUSE: Final = {
@@ -38,6 +39,7 @@ _ENDED_BECAUSE: Final = {
     FailureReason.TIMED_OUT: "it ran longer than its timeout_seconds",
     FailureReason.LEASE_LOST: "its worker sent no heartbeat before the lease ended",
     FailureReason.SERVER_RESTARTED: "the server that ran it died",
+    FailureReason.PARENT_FAILED: "a job that it comes after failed",
 }
 
 
@@ -89,6 +91,7 @@ class ExplanationInput(Struct, frozen=True, kw_only=True):
     error: str | None = None  # type and message of the error of the latest failed attempt
     handler: str | None = None  # what this server's worker knows of the handler, a sentence
     wait: LastWait | None = None  # of a job that has ended; None: it was never started
+    parents: Mapping[JobId, State] = {}  # some of those that it waits for
 
     @property
     def is_held(self) -> bool:
@@ -152,12 +155,18 @@ def _caller(known: ExplanationInput) -> Iterator[Reason]:
 
 def _why_scheduled(known: ExplanationInput) -> Iterator[Reason]:
     job = known.job
+    if job.waits_for:
+        yield waits_for(job, known.parents)
+        if job.run_at is None or job.run_at <= known.now:
+            yield from _expiry(known)
+            return
     left = _seconds_until(known, job.run_at)
     numbers: dict[str, Value] = {"run_at": job.run_at, "seconds_left": left}
     if left <= 0:
         yield Reason(
             "due",
-            f"It was due at {format_time(job.run_at)}; a running server queues it in a moment.",
+            f"It was due at {format_time(job.run_at or job.expires_at)}; a running server acts on "
+            "it in a moment.",
             numbers,
         )
     elif job.attempt > 0:
@@ -449,6 +458,8 @@ def _turns(known: ExplanationInput) -> Iterator[Reason]:
 
 def _failed(known: ExplanationInput) -> Reason:
     job = known.job
+    if job.failed_parent is not None:
+        return did_not_run(job, job.failed_parent)
     reason = known.latest.reason if isinstance(known.latest, JobFailed) else FailureReason.ERROR
     is_last = job.attempt >= job.final_attempt
     never = () if job.retry is None else job.retry.never or ()
@@ -486,6 +497,8 @@ def _cancelled(known: ExplanationInput) -> Reason:
             f"It had not been started by {format_time(job.expires_at)}, and so does not run.",
             {"expires_at": job.expires_at},
         )
+    if job.failed_parent is not None:
+        return did_not_run(job, job.failed_parent)
     was = known.latest.was if isinstance(known.latest, JobCancelled) else "waiting"
     return Reason(
         "cancelled",

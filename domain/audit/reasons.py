@@ -1,11 +1,11 @@
 """Reasons: sentences with the numbers that they contain, and how numbers and times are written."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 from msgspec import Struct
 
-Value = int | float | str | bool | datetime | None
+Value = int | float | str | bool | datetime | Sequence[int] | None
 
 
 class Reason(Struct, frozen=True):

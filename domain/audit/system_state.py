@@ -104,13 +104,16 @@ def _of_submission(recorded: Recorded, event: JobSubmitted) -> _Change:
 
 
 def _of_failure(_: Recorded, event: JobFailed) -> _Change:
+    if not event.ran:
+        return State.SCHEDULED, State.FAILED
     return State.RUNNING, State.FAILED if event.retry_at is None else State.SCHEDULED
 
 
 def _of_requeue(_: Recorded, event: JobRequeued) -> _Change:
     if event.reason is not RequeueReason.RETRIED:
         return State.RUNNING, State.QUEUED
-    return State.CANCELLED if event.was_cancelled else State.FAILED, State.QUEUED
+    before = State.CANCELLED if event.was_cancelled else State.FAILED
+    return before, State.SCHEDULED if event.waits else State.QUEUED
 
 
 # Of the events that change a job's state. By type, since a `match` would test class after class.

@@ -80,7 +80,8 @@ class Waits(Folded):
     def _requeued(self, recorded: Recorded, event: JobRequeued) -> None:
         if event.reason is not RequeueReason.RETRIED:
             self._end(recorded)
-        self._join(recorded, event)
+        if not event.waits:
+            self._join(recorded, event)
 
     def _started(self, recorded: Recorded, event: JobStarted) -> None:
         wait = self._of(recorded)
@@ -92,7 +93,7 @@ class Waits(Folded):
         self._forget(recorded)
 
     def _failed(self, recorded: Recorded, event: JobFailed) -> None:
-        if event.holds_place:
+        if event.holds_place or not event.ran:
             return
         self._end(recorded)
         if event.retry_at is None:

@@ -46,6 +46,7 @@ class JobsUpdated(Struct, frozen=True, tag=True):
     """The answer to EnforceDeadlines and RecoverJobs."""
 
     jobs: Sequence[Job]  # that changed
+    has_more: bool = False  # the batch told some children of a job of its end, and not all
 
 
 class LineWasUpdated(Struct, frozen=True, tag=True):

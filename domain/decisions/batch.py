@@ -13,10 +13,24 @@ from typing import Final
 
 from domain.access.keys import KEY_EVENTS
 from domain.decisions.answers import Answer, Claimed, OutboxTaken
-from domain.decisions.decide import Decision, NewEvent, decide, expire, update_line
+from domain.decisions.decide import (
+    Decision,
+    NewEvent,
+    decide,
+    expire,
+    tell_child,
+    update_line,
+)
 from domain.decisions.write_model import WriteModel
 from domain.fairness.known_line import Unread
-from domain.language.commands import ClaimJobs, Command, ReportRefusals, SubmitRows
+from domain.jobs.children import UnreadChildren
+from domain.language.commands import (
+    ClaimJobs,
+    Command,
+    ReportRefusals,
+    SaveProjections,
+    SubmitRows,
+)
 from domain.language.errors import RateLimited, Refusal, without_traceback
 from domain.language.events import (
     ClockCorrected,
@@ -26,7 +40,7 @@ from domain.language.events import (
     Recorded,
     Scope,
 )
-from domain.language.identifiers import ClaimHash, KeyName, UserId
+from domain.language.identifiers import ClaimHash, JobId, KeyName, UserId
 from domain.language.moments import to_micros
 from domain.language.policy import Policy
 from domain.limits.rate_limits import merge_refusals
@@ -36,6 +50,13 @@ EXPIRED_PER_BATCH_MAX: Final = 2_000  # jobs that a batch cancels before its cla
 # Users who are put in line again, likewise: timers wait for such a batch, and the others come with
 # the next ones.
 USERS_UPDATED_PER_BATCH_MAX: Final = 250
+
+# Children that are told the end of a parent, and how many of one parent are told before those of
+# the next, so that none waits behind the hundred thousand of another. The timers come back for the
+# rest.
+CHILDREN_TOLD_PER_BATCH_MAX: Final = 500
+CHILDREN_TOLD_AT_ONCE_MAX: Final = 50
+CHILDREN_READS_MAX: Final = 10  # in one batch
 
 # Each read about doubles what is known of the line, so that a few suffice. The bound is for a
 # stored line that does not fit its jobs, where no number suffices.
@@ -67,12 +88,12 @@ class Batch:
         model: WriteModel,
         policy: Policy,
         now: datetime,
-        look_further: Callable[[Unread], None] | None = None,
+        look_further: Callable[[Unread | UnreadChildren], None] | None = None,
         append: Append | None = None,
         *,
         is_streamed: bool = True,
     ) -> None:
-        """`look_further` loads more of the stored line; None: the model has all of it. `append`
+        """`look_further` loads more that is stored; None: the model has all of it. `append`
         receives all events and bodies of `decide_all` in order: of a large batch that `is_streamed`
         the first while later commands are still to be decided, else all at once.
         """
@@ -90,6 +111,7 @@ class Batch:
         self._appended, self._bodies_appended = 0, 0
         self._expired = 0
         self._updated = 0  # users put in line again
+        self._told, self._children_reads = 0, 0
         self._refusals: dict[_RefusalKey, RateLimitDecided] = {}
 
     def correct_clock(self, event: ClockCorrected) -> None:
@@ -118,14 +140,21 @@ class Batch:
             else:
                 replies[index] = self._decide(command, on_crash)
             self._stream()
+        # A batch that only saves rows records nothing, and its time is not judged.
+        tells = not all(isinstance(one, SaveProjections) for one in commands)
         if claims:
             self._expire()
+        if tells:
+            self._tell_children()
+        if claims:
             self._update_line()
         for index in claims:
             claim = commands[index]
             assert isinstance(claim, ClaimJobs)
             replies[index] = self._serve(claim, on_crash)
             self._stream()
+        if tells:
+            self._tell_children()  # of jobs that have expired meanwhile
         self._record_refusals()
         self._append_from(1)
         return [reply if isinstance(reply, Exception) else reply(self._model) for reply in replies]
@@ -200,6 +229,45 @@ class Batch:
         for expired in islice(expire(self._model, self.now), left):
             self._record(expired)
             self._expired += 1
+
+    def _tell_children(self) -> None:
+        """Tell children of ended jobs, which may end thereby and have children themselves."""
+        parents = self._model.jobs.ended_parents
+        unread: dict[JobId, None] = {}  # more of their children are stored
+        while parents and self._told < CHILDREN_TOLD_PER_BATCH_MAX:
+            parent = next((one for one in parents if one not in unread), None)
+            if parent is None:
+                if not self._read_children(list(unread)[:CHILDREN_TOLD_AT_ONCE_MAX]):
+                    return
+                unread.clear()
+                continue
+            left = CHILDREN_TOLD_PER_BATCH_MAX - self._told
+            children = self._model.jobs.children.next_of(
+                parent, min(CHILDREN_TOLD_AT_ONCE_MAX, left)
+            )
+            for child in children:
+                for new in tell_child(self._model, parent, child, self.now):
+                    self._record(new)
+            self._told += len(children)
+            if not children:
+                unread[parent] = None
+            elif parent in parents:  # it has more: they come behind those of all others
+                del parents[parent]
+                parents[parent] = None
+            self._stream()
+
+    def _read_children(self, parents: Sequence[JobId]) -> bool:
+        """Read stored children of these jobs; return False if none can be read."""
+        if self._look_further is None or self._children_reads >= CHILDREN_READS_MAX:
+            return False
+        self._children_reads += 1
+        left = CHILDREN_TOLD_PER_BATCH_MAX - self._told
+        self._look_further(UnreadChildren(parents, max(1, left // len(parents))))
+        jobs = self._model.jobs
+        for parent in parents:
+            if not jobs.children.next_of(parent, 1):  # the rows are damaged: see `fairlog verify`
+                del jobs.ended_parents[parent]
+        return True
 
     def _update_line(self) -> None:
         """Have users in line again before claims are served, whose throttles allow it by now."""

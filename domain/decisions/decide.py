@@ -7,9 +7,10 @@ the number of kinds of a user.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from itertools import accumulate, takewhile
+from types import MappingProxyType
 from typing import NamedTuple, assert_never
 
 from msgspec.structs import replace
@@ -40,7 +41,9 @@ from domain.fairness.serve import serve, unread_queues
 from domain.jobs import life_cycle
 from domain.jobs.archive import decide_archive, decide_archived_erasure
 from domain.jobs.claims import claim_hash
-from domain.jobs.job import Job, State
+from domain.jobs.job import ENDED, Job, State
+from domain.jobs.job_fold import submitted as new_job
+from domain.jobs.parents import events_at_end, events_at_submission
 from domain.language.bodies import Body
 from domain.language.commands import (
     AcceptClock,
@@ -82,6 +85,7 @@ from domain.language.errors import (
     TooManyKinds,
     TooManyQueues,
     UnknownJob,
+    UnknownParent,
     without_traceback,
 )
 from domain.language.events import (
@@ -93,6 +97,7 @@ from domain.language.events import (
     LeasesExtended,
     LineUpdated,
     RateLimitDecided,
+    Recorded,
     RequeueReason,
     SubmissionDeduplicated,
     WrongKeysRefused,
@@ -219,6 +224,9 @@ def _submit(
         named = own_digest(named, job_id)
     if (too_many := _too_many(model, command, policy)) is not None:
         return _refuse(admission, too_many, now)
+    parents = _parents(model, command, key)
+    if isinstance(parents, Refusal):
+        return _refuse(admission, parents, now)
     of_kind = model.limits.kinds.get(command.kind, NONE)
     attempts = None if of_kind.retry is None else of_kind.retry.attempts
     timeout_seconds = command.timeout_seconds or of_kind.timeout_seconds
@@ -242,14 +250,36 @@ def _submit(
         expires_at=command.expires_at,
         timeout_seconds=timeout_seconds or policy.timeout_seconds,
         retry=resolved_retry(command.retry, of_kind.retry, policy.retry),
+        after=command.after,
+        after_ended=tuple(job.id for job in parents if job.state in ENDED),
+        after_failure=command.after_failure if parents else None,
     )
     submitted = bounded(limits, submitted)
     if key is not None:
         submitted = access.bounded(key, submitted)
+    new_events = [NewEvent(admission, job_id), NewEvent(submitted, job_id, command.payload)]
+    if parents:
+        ended = [job for job in parents if job.state in ENDED]
+        job = new_job(Recorded(job_id, now, job_id, submitted), submitted)
+        following = events_at_submission(job, ended, now)
+        new_events += [NewEvent(event, job_id) for event in following]
     return Decision(
-        [NewEvent(admission, job_id), NewEvent(submitted, job_id, command.payload)],
+        new_events,
         lambda after: Submitted(after.jobs.rows[job_id], admission, now, is_duplicate=False),
     )
+
+
+def _parents(
+    model: WriteModel, command: SubmitJob, key: ApiKey | None
+) -> Sequence[Job] | UnknownParent:
+    """Return the jobs that the new one comes after, or the refusal of one that there is not."""
+    found: list[Job] = []
+    for job_id in command.after:
+        job = model.jobs.rows.get(job_id)
+        if job is None or not (key is None or key.is_for(job.user_id, job.kind)):
+            return UnknownParent(job_id, may_be_archived=job_id <= model.archive.position)
+        found.append(job)
+    return found
 
 
 def _too_many(model: WriteModel, command: SubmitJob, policy: Policy) -> Refusal | None:
@@ -512,6 +542,15 @@ def expire(model: WriteModel, now: datetime) -> Iterator[NewEvent]:
             yield NewEvent(event, job.id)
 
 
+def tell_child(
+    model: WriteModel, parent_id: JobId, child_id: JobId, now: datetime
+) -> Sequence[NewEvent]:
+    """Return what follows for a child from the end of a parent; both are in memory."""
+    rows = model.jobs.rows
+    events = events_at_end(rows[child_id], rows[parent_id], now)
+    return [NewEvent(event, child_id) for event in events]
+
+
 def _change_limit(model: WriteModel, command: ChangeLimit) -> Decision:
     """Change limits. Nothing is recorded if they do not change, so repeats do not grow the log."""
     try:
@@ -543,6 +582,7 @@ def _change_key(model: WriteModel, command: access.KeyCommand, now: datetime) ->
 def _enforce_deadlines(model: WriteModel, command: EnforceDeadlines, now: datetime) -> Decision:
     """Enforce due deadlines. If a lease has ended, note the other jobs of its worker as missed."""
     jobs = _known(model, command.jobs)
+    untold = {job.id: job.children for job in jobs if job.children and job.state in ENDED}
     of_workers: defaultdict[_Worker, list[Job]] = defaultdict(list)
     for job in jobs:
         if job.state is State.RUNNING and job.worker is not None:
@@ -566,7 +606,8 @@ def _enforce_deadlines(model: WriteModel, command: EnforceDeadlines, now: dateti
                 )
             ),
             *(NewEvent(life_cycle.missed(job), job.id) for job in missed),
-        ]
+        ],
+        untold,
     )
 
 
@@ -614,8 +655,15 @@ def _recover(model: WriteModel, command: RecoverJobs) -> Decision:
     )
 
 
-def _jobs_updated(new_events: list[NewEvent]) -> Decision:
+def _jobs_updated(
+    new_events: list[NewEvent], untold: Mapping[JobId, int] = MappingProxyType({})
+) -> Decision:
+    """`untold` are ended jobs with the numbers of their children that have not been told."""
     ids = dict.fromkeys(new.job_id for new in new_events if new.job_id is not None)
-    return Decision(
-        new_events, lambda after: JobsUpdated([after.jobs.rows[job_id] for job_id in ids])
-    )
+
+    def answer(after: WriteModel) -> JobsUpdated:  # at the end of the batch, which tells some
+        rows = after.jobs.rows
+        has_more = any(0 < rows[job_id].children < before for job_id, before in untold.items())
+        return JobsUpdated([rows[job_id] for job_id in ids], has_more=has_more)
+
+    return Decision(new_events, answer)

@@ -8,6 +8,7 @@ from msgspec import Struct
 
 from domain.decisions.write_model import RequiredRows, WriteModel
 from domain.fairness.known_line import Unread
+from domain.jobs.children import UnreadChildren
 from domain.language.events import Recorded
 from domain.language.identifiers import ClaimHash
 from domain.language.moments import UNIX_EPOCH
@@ -128,8 +129,11 @@ class Projections(Protocol[C]):
     def load(self, connection: C, head: Head, required: RequiredRows) -> WriteModel:
         """Return the state at the head, with the required rows in memory."""
 
-    def look_further(self, connection: C, unread: Unread, model: WriteModel) -> None:
-        """Load more of the line into a loaded model, into which events may have been folded.
+    def look_further(
+        self, connection: C, unread: Unread | UnreadChildren, model: WriteModel
+    ) -> None:
+        """Load more of the line, or more children of ended jobs, into a loaded model, into which
+        events may have been folded.
 
         Saves the model before, in the same transaction.
         """

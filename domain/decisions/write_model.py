@@ -55,6 +55,7 @@ from domain.language.events import (
     LeasesExtended,
     LimitChanged,
     LineUpdated,
+    ParentEnded,
     PlanDeleted,
     ProgressReported,
     RateLimitDecided,
@@ -229,11 +230,15 @@ class RequiredRows(RowKeys, frozen=True, kw_only=True):
                     pass
                 case LineUpdated():
                     self.users.update(event.users)
+                case ParentEnded():
+                    self.jobs.add(event.parent)
                 case _:
                     self.users.add(event.user_id)
                     self.kinds.add(event.kind)
                     if isinstance(event, JobMove):
                         self.resources.update(event.resources)
+                    if isinstance(event, JobSubmitted) and event.after:
+                        self.jobs.update(event.waits_for)
 
     def add_keys(self, submissions: Iterable[JobSubmitted]) -> None:
         """Add the idempotency keys of submissions, whose former holders lose them."""
@@ -290,6 +295,7 @@ class RequiredRows(RowKeys, frozen=True, kw_only=True):
         self.users.add(user_id)
         self.kinds.add(command.kind)
         self.resources.update(command.resources)
+        self.jobs.update(command.after)
         self.windows.add((user_id, policy.window_seconds))
         self.windows.add((GLOBAL, policy.window_seconds))
         if is_deduplicated(command, policy):

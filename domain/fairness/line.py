@@ -131,10 +131,12 @@ class Line(Folded):
         self._move(recorded, event, 0, -1)
 
     def _failed(self, recorded: Recorded, event: JobFailed) -> None:
-        if not event.holds_place:
+        if event.ran and not event.holds_place:
             self._move(recorded, event, 0, -1)
 
     def _requeued(self, recorded: Recorded, event: JobRequeued) -> None:
+        if event.waits:
+            return
         ran = event.reason is not RequeueReason.RETRIED
         self._enter(recorded, event, -1 if ran else 0, is_suspect=event.suspect)
 

@@ -39,7 +39,7 @@ def new_work(recorded: Iterable[Recorded], line: Line) -> Counter[Kind]:
                     found[event.kind] += 1
             case JobReleased():
                 found[event.kind] += 1
-            case JobRequeued():
+            case JobRequeued() if not event.waits:
                 found[event.kind] += 1
                 _add_freed(found, line, event)
             case JobCompleted() | JobFailed() | JobCancelled() | AttemptEnded():

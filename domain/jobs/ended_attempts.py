@@ -41,7 +41,7 @@ def ended_attempts(
         match one.event:
             case JobCompleted() as event:
                 yield EndedAttempt(event.kind, DONE, _seconds(one, event.attempt, jobs))
-            case JobFailed() as event:
+            case JobFailed() as event if event.ran:
                 is_seen = event.reason in _SEEN
                 seconds = _seconds(one, event.attempt, jobs) if is_seen else None
                 yield EndedAttempt(event.kind, event.reason.value, seconds, event.retry_at is None)

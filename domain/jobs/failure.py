@@ -16,6 +16,7 @@ UNREPORTED_TYPES: Final[Mapping[FailureReason, str]] = {
     FailureReason.LEASE_LOST: "LeaseLost",
     FailureReason.SERVER_RESTARTED: "ServerRestarted",
     FailureReason.ERROR: "Error",
+    FailureReason.PARENT_FAILED: "ParentFailed",
 }
 
 
@@ -63,6 +64,11 @@ def unreported_error(job: Job) -> KnownError | None:
             message = f"The server that ran attempt {attempt} ended before the attempt did."
         case FailureReason.ERROR:
             message = f"Attempt {attempt} failed without an error."
+        case FailureReason.PARENT_FAILED:
+            message = (
+                f"Job {job.failed_parent}, which this one comes after, failed or was cancelled, so "
+                "this one did not run."
+            )
         case _:
             assert_never(job.failure)
     return KnownError(name, message, attempt)

@@ -19,6 +19,7 @@ from domain.language.events import (
     JobStarted,
     JobSubmitted,
     LeasesExtended,
+    ParentEnded,
     ProgressReported,
     Recorded,
     WorkerMissed,
@@ -39,6 +40,7 @@ CHANGES: Final[tuple[type[Event], ...]] = (
     AttemptEnded,
     WorkerMissed,
     ProgressReported,
+    ParentEnded,
 )
 
 

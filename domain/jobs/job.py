@@ -12,7 +12,7 @@ from typing import Final, Literal
 from msgspec import Struct
 
 from domain.language.digests import packed, unpacked
-from domain.language.events import FailureReason
+from domain.language.events import AfterFailure, FailureReason
 from domain.language.idempotency import key_hash
 from domain.language.identifiers import (
     JobId,
@@ -31,7 +31,7 @@ from domain.language.moments import later
 class State(StrEnum):
     """The state of a job; the last three are final unless it is retried."""
 
-    SCHEDULED = "scheduled"  # waits for a time
+    SCHEDULED = "scheduled"  # waits for a time, or for other jobs
     QUEUED = "queued"  # waits for its turn
     RUNNING = "running"  # a worker holds its lease
     DONE = "done"
@@ -103,6 +103,13 @@ class Job(Struct, frozen=True, kw_only=True, gc=False, array_like=True):
     progress_position: int | None = None  # of the body with the message; None: no message
     progress_at: datetime | None = None  # when that was recorded
     erased_at: datetime | None = None  # when its bodies were erased; it cannot be retried
+    after: tuple[JobId, ...] = ()  # its parents: the jobs that it comes after, sorted
+    after_failure: AfterFailure | None = None  # if one of them fails; None: it has no parents
+    # The parents of which it has not been told the end. It is told even after its own end, so that
+    # each of them knows how many are left.
+    waits_for: tuple[JobId, ...] = ()
+    failed_parent: JobId | None = None  # because of which it did not run
+    children: int = 0  # jobs that have not been told yet, or will be, that this one has ended
 
     @property
     def payload_sha256(self) -> str:
@@ -162,11 +169,13 @@ class Job(Struct, frozen=True, kw_only=True, gc=False, array_like=True):
             case State.RUNNING:
                 return _earliest(self.lease_expires_at, self.times_out_at, *leases)
             case State.SCHEDULED:
-                return _earliest(self.run_at, self.expires, *leases)
+                run_at = None if self.waits_for else self.run_at
+                return _earliest(run_at, self.expires, *leases)
             case State.QUEUED:
                 return _earliest(self.expires, *leases)
             case _:
-                return _earliest(*leases)
+                # At once while children are left: more than one batch tells.
+                return _earliest(self.finished_at if self.children else None, *leases)
 
     def ending_attempt(self, attempt: int) -> Ending | None:
         return next((one for one in self.ending if one.attempt == attempt), None)

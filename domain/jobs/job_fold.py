@@ -20,6 +20,7 @@ from domain.language.events import (
     JobStarted,
     JobSubmitted,
     LeasesExtended,
+    ParentEnded,
     ProgressReported,
     Recorded,
     RequeueReason,
@@ -30,6 +31,8 @@ from domain.language.identifiers import JobId
 
 def is_due(event: JobSubmitted, recorded_at: datetime) -> bool:
     """Return True if a submitted job is queued at once."""
+    if event.after:  # a JobReleased follows, at the earliest in the same batch
+        return False
     return event.run_at is None or event.run_at <= recorded_at
 
 
@@ -55,12 +58,15 @@ def submitted(recorded: Recorded, event: JobSubmitted) -> Job:
         expires_at=event.expires_at,
         timeout_seconds=event.timeout_seconds,
         retry=event.retry,
+        after=event.after,
+        after_failure=event.after_failure,
+        waits_for=event.waits_for if event.after else (),
         submitted_at=recorded.recorded_at,
         updated_at=recorded.recorded_at,
     )
 
 
-def evolve(job: Job, recorded: Recorded) -> Job:  # noqa: PLR0912 (a case for each event)
+def evolve(job: Job, recorded: Recorded) -> Job:  # noqa: C901, PLR0912 (a case for each event)
     """Fold one event in. Never raises: history is never refused."""
     at = recorded.recorded_at
     match recorded.event:
@@ -126,6 +132,9 @@ def evolve(job: Job, recorded: Recorded) -> Job:  # noqa: PLR0912 (a case for ea
             return _after_requeue(job, event, at)
         case JobReleased():
             return replace(job, state=State.QUEUED, updated_at=at)
+        case ParentEnded() as event:
+            waits_for = tuple(one for one in job.waits_for if one != event.parent)
+            return replace(job, waits_for=waits_for, updated_at=at)
         case JobCancelled() as event:
             return replace(
                 _with_ending_attempt(job) if event.attempt is not None else job,
@@ -134,6 +143,7 @@ def evolve(job: Job, recorded: Recorded) -> Job:  # noqa: PLR0912 (a case for ea
                 missed_at=None,
                 finished_at=at,
                 updated_at=at,
+                failed_parent=event.parent,
             )
         case AttemptEnded() as event:
             left = tuple(one for one in job.ending if one.attempt != event.attempt)
@@ -170,6 +180,17 @@ def extended(job: Job, attempt: int, event: LeasesExtended, recorded: Recorded) 
 
 def _after_failure(job: Job, recorded: Recorded, event: JobFailed) -> Job:
     at = recorded.recorded_at
+    if not event.ran:
+        return replace(
+            job,
+            state=State.FAILED,
+            failure=event.reason,
+            failed_attempt=event.attempt,
+            failed_parent=event.parent,
+            error_position=None,
+            finished_at=at,
+            updated_at=at,
+        )
     was_lost = event.reason in {FailureReason.LEASE_LOST, FailureReason.SERVER_RESTARTED}
     return replace(
         _with_ending_attempt(job) if event.holds_place else job,
@@ -210,7 +231,7 @@ def _after_requeue(job: Job, event: JobRequeued, at: datetime) -> Job:
     returns = 0 if is_retried else job.returns
     return replace(
         job,
-        state=State.QUEUED,
+        state=State.SCHEDULED if event.waits else State.QUEUED,
         failures=failures,
         errors=0 if is_retried else job.errors,
         starts=starts,
@@ -222,6 +243,7 @@ def _after_requeue(job: Job, event: JobRequeued, at: datetime) -> Job:
         lease_expires_at=None,
         missed_at=None,
         finished_at=None,
+        failed_parent=None,
         updated_at=at,
     )
 

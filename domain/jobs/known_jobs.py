@@ -8,8 +8,9 @@ from typing import ClassVar
 
 from msgspec.structs import replace
 
+from domain.jobs.children import Children, Edge
 from domain.jobs.claims import Claims, claim_hash, claim_of
-from domain.jobs.job import Job, State
+from domain.jobs.job import ENDED, Job, State
 from domain.jobs.job_fold import evolve, extended, submitted
 from domain.language.events import (
     AttemptBegun,
@@ -24,6 +25,7 @@ from domain.language.events import (
     JobStarted,
     JobSubmitted,
     LeasesExtended,
+    ParentEnded,
     ProgressReported,
     Recorded,
     WorkerMissed,
@@ -42,6 +44,8 @@ class Jobs(Folded):
         self.key_holders: dict[KeyHash, JobId] = {}
         self.keys: dict[JobId, KeyHash] = {}  # of the jobs that hold theirs
         self.claims = Claims()
+        self.children = Children()
+        self.ended_parents: dict[JobId, None] = {}  # whose children are still to be told
         self.changed: set[JobId] = set()
         self.count_changes: defaultdict[State, int] = defaultdict(int)
         # Waiting jobs by their expiry. A job that has left the line, too, until it would expire.
@@ -62,6 +66,8 @@ class Jobs(Folded):
         claim = claim_of(job)
         if claim is not None:
             self.claims.started(claim, job.id)
+        if job.children:
+            self._watch_children(job)
         self._watch_expiry(job)
 
     def _submitted(self, recorded: Recorded, event: JobSubmitted) -> None:
@@ -78,6 +84,9 @@ class Jobs(Folded):
         self.rows[job_id] = job
         self.changed.add(job_id)
         self.count_changes[job.state] += 1
+        for parent_id in job.waits_for:
+            self.children.add(Edge(parent_id, job_id))
+            self._count_child(parent_id, 1)
         self._watch_expiry(job)
 
     def _started(self, recorded: Recorded, event: JobStarted) -> None:
@@ -97,6 +106,26 @@ class Jobs(Folded):
                 self.rows[job_id] = extended(job, attempt, event, recorded)
                 self.changed.add(job_id)
 
+    def _parent_ended(self, recorded: Recorded, event: ParentEnded) -> None:
+        job_id = recorded.job_id
+        assert job_id is not None
+        self._advance(job_id, recorded)
+        self.children.remove(Edge(event.parent, job_id))
+        self._count_child(event.parent, -1)
+
+    def _count_child(self, parent_id: JobId, by: int) -> None:
+        parent = self.rows.get(parent_id)
+        if parent is not None:
+            self.rows[parent_id] = parent = replace(parent, children=parent.children + by)
+            self.changed.add(parent_id)
+            self._watch_children(parent)
+
+    def _watch_children(self, job: Job) -> None:
+        if job.children and job.state in ENDED:
+            self.ended_parents[job.id] = None
+        else:
+            self.ended_parents.pop(job.id, None)
+
     def _changed(self, recorded: Recorded, _: Event) -> None:
         self._advance(recorded.job_id, recorded)
 
@@ -112,6 +141,8 @@ class Jobs(Folded):
         if state is not state_before:
             self.count_changes[state_before] -= 1
             self.count_changes[state] += 1
+            if after.children:
+                self._watch_children(after)
             self._watch_expiry(after)
 
     FOLDS: ClassVar[FoldMethods] = {
@@ -128,6 +159,7 @@ class Jobs(Folded):
         AttemptEnded: _changed,
         WorkerMissed: _changed,
         ProgressReported: _changed,
+        ParentEnded: _parent_ended,
     }
 
     def _watch_expiry(self, job: Job) -> None:

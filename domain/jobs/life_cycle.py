@@ -6,7 +6,8 @@
                               └──── requeued ◀─────┤
                                                    └──failed──▶ failed
 
-A job that has not ended can be cancelled; a failed or cancelled one can be queued again.
+A job that has not ended can be cancelled; a failed or cancelled one can be queued again. A job that
+waits for others is scheduled (`domain.jobs.parents`).
 """
 
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from typing import Final, Literal, assert_never
 
 from msgspec.structs import replace
 
+from domain.jobs import parents
 from domain.jobs.failure import UNREPORTED_TYPES, type_of
 from domain.jobs.job import ENDED, Job, State, is_future, outcome_of
 from domain.language.bodies import Body
@@ -53,7 +55,6 @@ from domain.language.events import (
     JobCancelled,
     JobCompleted,
     JobFailed,
-    JobReleased,
     JobRequeued,
     ProgressReported,
     RequeueReason,
@@ -169,6 +170,7 @@ def _retry(job: Job, now: datetime) -> Sequence[Event]:
             was_cancelled=job.state is State.CANCELLED,
             suspect=job.is_suspect,
             expires_at=None if is_over else job.expires_at,
+            waits=bool(job.waits_for),
         )
     ]
 
@@ -225,15 +227,8 @@ def _next_deadline(job: Job, now: datetime, *, died_with_others: bool) -> Sequen
                     reason=CancelReason.EXPIRED,
                 )
             ]
-        case State.SCHEDULED if not is_future(job.run_at, now):
-            return [
-                JobReleased(
-                    user_id=job.user_id,
-                    kind=job.kind,
-                    resources=job.resources,
-                    priority=job.priority,
-                )
-            ]
+        case State.SCHEDULED if not (job.waits_for or is_future(job.run_at, now)):
+            return [parents.released(job)]
         case _:
             return []
 

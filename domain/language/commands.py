@@ -12,6 +12,7 @@ from msgspec import UNSET, Struct, UnsetType
 
 from domain.language.bodies import Body
 from domain.language.events import (
+    AfterFailure,
     KeyCreated,
     Scope,
     SegmentArchived,
@@ -66,6 +67,9 @@ class SubmitJob(_Command, frozen=True, kw_only=True, gc=False, tag=True):
     retry: RetryPolicy | None = None  # without `attempts`; None: the kind's, else `Policy.retry`
     priority: int = 0  # among the user's own jobs, -1000 to 1000; higher is sooner
     resources: tuple[ResourceName, ...] = ()  # that it uses: at most 3, in order, no two equal
+    # The jobs that it comes after: at most AFTER_MAX, in order, no two equal.
+    after: tuple[JobId, ...] = ()
+    after_failure: AfterFailure = AfterFailure.FAIL  # if one of them fails or is cancelled
 
 
 class ReportRefusals(_Command, frozen=True, kw_only=True, gc=False, tag=True):

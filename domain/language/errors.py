@@ -6,6 +6,8 @@ FairlogError
 │   ├── KeyReusedWithOtherPayload
 │   ├── TooManyKinds
 │   ├── TooManyQueues
+│   ├── UnknownParent              a job that the submitted one should come after
+│   ├── EntryRefused               an entry of the batch that another one should come after
 │   ├── UnknownJob
 │   │   └── JobArchived            the job ended in the archived part of the log
 │   ├── ArchiveConflict            another archive was quicker
@@ -182,6 +184,33 @@ class TooManyQueues(Refusal):
             f"Jobs of {queues_max} different kinds and sets of resources {whose} wait already; "
             "submit this one when some of them have been served, or name fewer resources."
         )
+
+
+class UnknownParent(Refusal):
+    """No such job to come after exists, the caller may not see it, or it is archived."""
+
+    def __init__(self, job_id: JobId, *, may_be_archived: bool) -> None:
+        super().__init__(
+            f"after names job {job_id}, which is archived or unknown: an archived job ended long "
+            "ago, and how it ended is no longer known here. Leave it out."
+            if may_be_archived
+            else f"after names job {job_id}, and there is no such job: name jobs that were "
+            "submitted before, by their ids."
+        )
+        self.job_id = job_id
+
+
+class EntryRefused(Refusal):
+    """The submission comes after another entry of its batch that was not accepted."""
+
+    nothing_was_recorded = True
+
+    def __init__(self, entry: int) -> None:
+        super().__init__(
+            f"Entry {entry} of the batch, which this one comes after, was not accepted; submit "
+            "both again."
+        )
+        self.entry = entry
 
 
 class UnknownJob(Refusal):

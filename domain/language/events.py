@@ -106,6 +106,14 @@ class RateLimitDecided(_StoredEvent, frozen=True, kw_only=True, tag="RateLimitDe
         return later(self.window_start, self.window_seconds)
 
 
+class AfterFailure(StrEnum):
+    """The fate of a job if one that it comes after fails or is cancelled."""
+
+    FAIL = "fail"  # it fails, too
+    CANCEL = "cancel"  # it is cancelled
+    RUN = "run"  # it runs all the same, once all of them have ended
+
+
 class JobSubmitted(_StoredEvent, frozen=True, kw_only=True, tag="JobSubmitted"):
     """A job was submitted. Its id is the position of this event."""
 
@@ -124,6 +132,14 @@ class JobSubmitted(_StoredEvent, frozen=True, kw_only=True, tag="JobSubmitted"):
     # By `resolved_retry`, at the submission; None: the default.
     retry: RetryPolicy | None = None
     resources: tuple[ResourceName, ...] = ()  # that the job uses, sorted
+    after: tuple[JobId, ...] = ()  # its parents: the jobs that it comes after, sorted
+    after_ended: tuple[JobId, ...] = ()  # those of them that had ended; it waits for the others
+    after_failure: AfterFailure | None = None  # None: it has no parents
+
+    @property
+    def waits_for(self) -> tuple[JobId, ...]:
+        """The parents that had not ended."""
+        return tuple(job_id for job_id in self.after if job_id not in self.after_ended)
 
 
 class SubmissionDeduplicated(_StoredEvent, frozen=True, kw_only=True, tag="SubmissionDeduplicated"):
@@ -135,8 +151,17 @@ class SubmissionDeduplicated(_StoredEvent, frozen=True, kw_only=True, tag="Submi
     key_is_explicit: bool = False
 
 
+class ParentEnded(_StoredEvent, frozen=True, kw_only=True, tag="ParentEnded"):
+    """A job that this one comes after has ended. What follows from it is an event of its own."""
+
+    user_id: UserId
+    kind: Kind
+    parent: JobId
+    state: Literal["done", "failed", "cancelled"]  # in which it ended
+
+
 class JobReleased(_StoredEvent, frozen=True, kw_only=True, tag="JobReleased"):
-    """A scheduled job became due and joined its user's line."""
+    """A scheduled job became due, or the last of its parents ended: it joined its user's line."""
 
     user_id: UserId
     kind: Kind
@@ -193,6 +218,7 @@ class FailureReason(StrEnum):
     TIMED_OUT = "timed_out"  # it ran longer than timeout_seconds
     LEASE_LOST = "lease_lost"  # the lease of the last attempt ended without a heartbeat
     SERVER_RESTARTED = "server_restarted"  # the server process of the last attempt died
+    PARENT_FAILED = "parent_failed"  # one of its parents failed or was cancelled: it did not run
 
 
 class JobFailed(_StoredEvent, frozen=True, kw_only=True, tag="JobFailed"):
@@ -209,6 +235,13 @@ class JobFailed(_StoredEvent, frozen=True, kw_only=True, tag="JobFailed"):
     retry_in_seconds: float | None = None
     holds_place: bool = False  # the handler may still run: it counts as running until AttemptEnded
     resources: tuple[ResourceName, ...] = ()
+    # That failed or was cancelled, so that the job failed without a run; None: an attempt failed.
+    parent: JobId | None = None
+
+    @property
+    def ran(self) -> bool:
+        """True if an attempt failed; False if the job failed with its parent, while it waited."""
+        return self.parent is None
 
 
 class RequeueReason(StrEnum):
@@ -234,6 +267,7 @@ class JobRequeued(_StoredEvent, frozen=True, kw_only=True, tag="JobRequeued"):
     begun: bool = False  # of a job that was given back: the handler had begun
     suspect: bool = False  # it may have killed its worker: its next attempt runs alone
     resources: tuple[ResourceName, ...] = ()
+    waits: bool = False  # of a retried job: for parents that have not ended, and not in line
 
 
 class CancelReason(StrEnum):
@@ -241,6 +275,7 @@ class CancelReason(StrEnum):
 
     REQUESTED = "requested"  # by a CancelJob
     EXPIRED = "expired"  # it had not begun by its expires_at
+    PARENT_FAILED = "parent_failed"  # one of its parents failed or was cancelled
 
 
 class JobCancelled(_StoredEvent, frozen=True, kw_only=True, tag="JobCancelled"):
@@ -255,6 +290,7 @@ class JobCancelled(_StoredEvent, frozen=True, kw_only=True, tag="JobCancelled"):
     attempt: int | None = None
     worker: WorkerId | None = None
     resources: tuple[ResourceName, ...] = ()
+    parent: JobId | None = None  # that failed or was cancelled, for the reason PARENT_FAILED
 
 
 class EndReason(StrEnum):
@@ -501,6 +537,7 @@ Event = (
     | SegmentArchived
     | SegmentRewritten
     | ArchiveCompleted
+    | ParentEnded
 )
 
 # The events that move a job in the line or out of it. Each has the user, the kind and resources.

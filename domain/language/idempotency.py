@@ -13,6 +13,7 @@ import msgspec
 
 from domain.language.bodies import Body
 from domain.language.commands import SubmitJob
+from domain.language.events import AfterFailure
 from domain.language.identifiers import JobId, KeyHash, Kind, UserId
 from domain.language.moments import to_micros
 from domain.language.policy import Policy
@@ -26,6 +27,8 @@ _OPTIONS: Final[Mapping[str, object]] = {
     "retry": None,
     "priority": 0,
     "resources": (),
+    "after": (),
+    "after_failure": AfterFailure.FAIL,
 }
 
 

@@ -64,6 +64,10 @@ def submission_of(row: OutboxRow) -> SubmitJob:
             if row.priority is None
             else validation.priority(_whole(row.priority, "priority")),
             resources=validation.resources(options.resources),
+            after=validation.after(options.after),
+            after_failure=validation.after_failure(
+                options.after_failure, has_parents=bool(options.after)
+            ),
         )
     )
 
@@ -72,6 +76,8 @@ class _Options(Struct):
     deduplicate: bool | None = None
     retry: RetryFields | None = None
     resources: tuple[str, ...] = ()
+    after: tuple[int, ...] = ()
+    after_failure: str | None = None
 
 
 _OPTIONS: Final = _Options.__struct_fields__

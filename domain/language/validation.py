@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from domain.language.commands import SubmitJob
 from domain.language.errors import InvalidInput
+from domain.language.events import AfterFailure
 from domain.language.identifiers import (
     POSITION_MAX,
     JobId,
@@ -29,12 +30,16 @@ from domain.language.moments import UNIX_EPOCH
 NAME_BYTES_MAX: Final = 255
 ATTEMPTS_MAX: Final = 1000
 RESOURCES_MAX: Final = 3  # of one job
+# Jobs that one job comes after: as many as one batch submits, so that one can gather all of them.
+# The writer has each of them in memory to decide the submission.
+AFTER_MAX: Final = 1000
 PRIORITY_MAX: Final = 1000  # the minimum is its negative
 TIMEOUT_SECONDS_MAX: Final = 7 * 86_400
 PROGRESS_CHARACTERS_MAX: Final = 500  # of a message
 RETRY_IN_SECONDS_MAX: Final = 31_622_400  # 366 days
 FACTOR_MAX: Final = 100  # of an exponential backoff
 NEVER_MAX: Final = 20  # types of errors in a retry policy
+AFTER_FAILURES: Final = tuple(one.value for one in AfterFailure)
 BACKOFFS: Final[tuple[str, ...]] = get_args(Backoff)
 LIMIT_MAX: Final = 1_000_000_000
 WINDOW_SECONDS_MAX: Final = 31 * 86_400
@@ -197,6 +202,30 @@ def retry_policy(policy: RetryPolicy) -> RetryPolicy:
     for name in policy.never or ():
         _name(name, "type of error in retry.never")
     return policy
+
+
+def after(job_ids: Collection[int]) -> tuple[JobId, ...]:
+    """Check the jobs that another one comes after, and put them in order."""
+    if len(job_ids) > AFTER_MAX:
+        raise InvalidInput(
+            f"after names at most {AFTER_MAX} jobs; this names {len(job_ids)}. Let jobs in between "
+            "gather some of them each."
+        )
+    ordered = sorted(set(job_ids))
+    if len(ordered) < len(job_ids):
+        raise InvalidInput("after names a job twice; name each once.")
+    return tuple(map(job_id, ordered))
+
+
+def after_failure(text: str | None, *, has_parents: bool) -> AfterFailure:
+    """Check what becomes of a job if one that it comes after fails; None: the default."""
+    if text is None:
+        return AfterFailure.FAIL
+    if not has_parents:
+        raise InvalidInput("after_failure is for a job with after; leave it out.")
+    if text not in AFTER_FAILURES:
+        raise InvalidInput(f"after_failure is one of {', '.join(AFTER_FAILURES)}.")
+    return AfterFailure(text)
 
 
 def submission(command: SubmitJob) -> SubmitJob:

@@ -37,6 +37,7 @@ from entrypoints.service.views import JobView, as_duplicate
 from entrypoints.use_cases.explain import explanation_of, input_of
 from entrypoints.use_cases.find_jobs import JobConditions, find_jobs
 
+_IDS_MAX: Final = 20  # of the jobs that a job comes after
 _ROW: Final = "{:>10}  {:<20}  {:<16}  {:<9}  {:>7}  {:<20}  {}"
 _JOBS_PER_PAGE: Final = 1000
 _RETRIED_AT_ONCE: Final = 100
@@ -181,6 +182,18 @@ def explain_job(database_url: str | None, *, job_id: int, as_json: bool) -> None
     metavar="NAME",
     help="What the job uses, like shopify:acme; its limits hold for all jobs that name it. "
     "At most three.",
+)
+@click.option(
+    "--after",
+    multiple=True,
+    type=int,
+    metavar="ID",
+    help="A job that must have ended before this one starts. May be repeated.",
+)
+@click.option(
+    "--after-failure",
+    type=click.Choice(validation.AFTER_FAILURES),
+    help="What becomes of the job if one of those fails or is cancelled. Default: fail",
 )
 @_format_option
 def submit(database_url: str | None, *, payload: str, form: str, **fields: Any) -> None:  # noqa: ANN401 (the fields of `Submission`)
@@ -360,6 +373,12 @@ def _as_row(view: JobView) -> str:
     ).rstrip()
 
 
+def _numbered(job_ids: Sequence[int]) -> str:
+    named = ", ".join(map(str, job_ids[:_IDS_MAX]))
+    left = len(job_ids) - _IDS_MAX
+    return f"{named} and {left} more" if left > 0 else named
+
+
 def _clipped(text: str, column: str) -> str:
     shown, most = printable(text), _CHARACTERS_MAX[column]
     return shown if len(shown) <= most else f"{shown[: most - 1]}…"
@@ -380,6 +399,8 @@ def _as_text(view: JobView) -> str:
         "state": view.state.value,
         "attempt": f"{view.attempt}, {view.failures} of at most {view.max_attempts} failed",
         **{name: f"{at:%Y-%m-%dT%H:%M:%S.%fZ}" for name, at in moments.items() if at is not None},
+        "after": _numbered(view.after),
+        "waits for": _numbered(view.waits_for),
         "worker": "" if view.worker is None else printable(view.worker),
         "key": printable(view.idempotency_key),
         "payload": _body(view.payload),

@@ -1,5 +1,6 @@
 """One job: its explanation, time-line, attempts, bodies and events."""
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Final
 
@@ -30,8 +31,10 @@ from entrypoints.runtime.page_bytes import PAGE_BYTES_MAX, fitting
 from entrypoints.runtime.text import is_plain_error, message_of, text_of, traceback_of, visible
 from entrypoints.use_cases.explain import input_of
 from entrypoints.use_cases.time_travel import TimeTravel
+from projections.queries.waiting_children import waiting_children
 
 EVENTS_SHOWN_MAX: Final = 500
+RELATED_MAX: Final = 20  # jobs that a job comes after, and that wait for it
 
 
 class ShownBody(Struct, frozen=True):
@@ -147,9 +150,30 @@ def _read(
             for name, data in bodies.items()
             if name != "error" or not is_plain_error(data)
         ],
+        "parents": _shown_jobs(context, connection, found.after, seen_by),
+        "children": _shown_jobs(context, connection, _children(connection, today), seen_by),
         "may_cancel": past is None and found.state not in ENDED,
         "may_retry": past is None and found.state in {State.FAILED, State.CANCELLED},
     }
+
+
+def _children(connection: Connection, today: Job) -> Sequence[JobId]:
+    return waiting_children(connection, today.id, RELATED_MAX) if today.children else ()
+
+
+def _shown_jobs(
+    context: DashboardContext,
+    connection: Connection,
+    job_ids: Sequence[JobId],
+    seen_by: ApiKey | None,
+) -> list[Job]:
+    """Return the first of the jobs that there are, and that the key may see."""
+    if not job_ids:
+        return []
+    found = context.fairlog.jobs.find(connection, list(job_ids[:RELATED_MAX]))
+    return [
+        one for one in found.values() if seen_by is None or seen_by.is_for(one.user_id, one.kind)
+    ]
 
 
 class _Past(Struct, frozen=True):

@@ -69,7 +69,7 @@ def _add(line: Timeline, recorded: Recorded) -> None:
             _enter(line, "failed" if event.retry_at is None else "scheduled", at)
         case JobRequeued() as event:
             _end(line, at, str(event.reason).replace("_", " "))
-            _enter(line, "queued", at)
+            _enter(line, "scheduled" if event.waits else "queued", at)
         case JobCancelled():
             _end(line, at, "cancelled")
             _enter(line, "cancelled", at)

@@ -146,13 +146,18 @@ class JobController(Controller):
         fairlog: NamedDependency[Fairlog],
         request: StrictRequest,
     ) -> SubmissionOutcomes:
-        """Submit up to 1,000 jobs. Each has its own answer, in order."""
+        """Submit up to 1,000 jobs. Each has its own answer, in order.
+
+        An entry may come after earlier ones, `"after": [{"entry": 0}]`: it is submitted when they
+        have been, and refused with 424 if one of them was.
+        """
         data.check()
+        after: dict[int, Sequence[int]] = {}
         commands = await off_the_loop(
             size_of(*data.jobs),
-            lambda: [_command_or_error(request, one) for one in data.jobs],
+            lambda: [_command_or_error(request, *one, after) for one in enumerate(data.jobs)],
         )
-        outcomes = await fairlog.submit_all(commands)
+        outcomes = await fairlog.submit_all(commands, after)
         return SubmissionOutcomes([_outcome(outcome) for outcome in outcomes])
 
     @get()
@@ -326,10 +331,16 @@ def _status(submitted: Submitted) -> int:
     return HTTP_200_OK if submitted.is_duplicate else HTTP_202_ACCEPTED
 
 
-def _command_or_error(request: StrictRequest, one: Raw) -> SubmitJob | FairlogError:
+def _command_or_error(
+    request: StrictRequest, number: int, one: Raw, after: dict[int, Sequence[int]]
+) -> SubmitJob | FairlogError:
+    """Return the command of an entry, and add to `after` the entries that it comes after."""
     try:
         submission: Submission = read_json(one, Submission)
-        return sent_by(request, submission.to_command())
+        command = sent_by(request, submission.to_command(is_in_batch=True))
+        if entries := submission.entries_before(number):
+            after[number] = entries
+        return command
     except (InvalidInput, NotAllowed) as error:
         return without_traceback(error)
 

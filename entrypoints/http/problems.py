@@ -17,6 +17,7 @@ from litestar.exceptions import (
 from domain.language.errors import (
     BeyondLimits,
     BodiesAreNeeded,
+    EntryRefused,
     EventsArchived,
     FairlogError,
     HeldByAnother,
@@ -50,6 +51,7 @@ from domain.language.errors import (
     TooManySecrets,
     UnknownJob,
     UnknownKey,
+    UnknownParent,
     UnknownPlan,
 )
 from domain.language.events import RateLimitDecided
@@ -72,6 +74,8 @@ _STATUS: dict[type[FairlogError], HTTPStatus] = {
     KeyReusedWithOtherPayload: HTTPStatus.UNPROCESSABLE_ENTITY,
     TooManyKinds: HTTPStatus.UNPROCESSABLE_ENTITY,
     TooManyQueues: HTTPStatus.UNPROCESSABLE_ENTITY,
+    UnknownParent: HTTPStatus.UNPROCESSABLE_ENTITY,
+    EntryRefused: HTTPStatus.FAILED_DEPENDENCY,
     UnknownJob: HTTPStatus.NOT_FOUND,
     JobArchived: HTTPStatus.GONE,
     EventsArchived: HTTPStatus.GONE,
@@ -132,7 +136,7 @@ def problem_of(error: Exception) -> Problem:
             "window_seconds": error.window_seconds,
             "resets_at": error.resets_at,
         }
-    about_job = KeyReusedWithOtherPayload | UnknownJob | NotTheCurrentAttempt
+    about_job = KeyReusedWithOtherPayload | UnknownParent | UnknownJob | NotTheCurrentAttempt
     if isinstance(error, about_job) and error.job_id is not None:
         problem["job_id"] = error.job_id
     if isinstance(error, JobArchived):

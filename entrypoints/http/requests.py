@@ -33,7 +33,7 @@ from domain.language.ranges import (
     TimeoutSeconds,
 )
 from domain.language.retry_fields import RetryFields
-from domain.language.validation import RESOURCES_MAX
+from domain.language.validation import AFTER_MAX, RESOURCES_MAX
 from entrypoints.http.paging import PageLimit
 from entrypoints.http.strict_json import RequestBatch
 from entrypoints.use_cases.bulk_retry import RetryFilter
@@ -78,6 +78,14 @@ _RetryInSeconds = Annotated[
 ]
 
 
+class BatchEntry(Struct, forbid_unknown_fields=True):
+    """An earlier entry of the same batch."""
+
+    entry: Annotated[
+        int, Meta(description="The number of the entry in `jobs`, from 0.", ge=0, le=BATCH_MAX - 1)
+    ]
+
+
 class Submission(Struct, forbid_unknown_fields=True, kw_only=True):
     """A job to run."""
 
@@ -107,8 +115,9 @@ class Submission(Struct, forbid_unknown_fields=True, kw_only=True):
         Meta(
             description="1 to 255 bytes. A submission that the user sends again with the same key "
             "returns the same job. The header Idempotency-Key has the same effect. null: a digest "
-            "of kind, payload, run_at, expires_at, timeout_seconds, max_attempts, retry, priority "
-            "and resources, which identifies the job until it has failed or was cancelled."
+            "of kind, payload, run_at, expires_at, timeout_seconds, max_attempts, retry, priority, "
+            "resources, after and after_failure, which identifies the job until it has failed or "
+            "was cancelled."
         ),
     ] = None
     deduplicate: Annotated[
@@ -166,15 +175,50 @@ class Submission(Struct, forbid_unknown_fields=True, kw_only=True):
             extra_json_schema={"maxItems": RESOURCES_MAX},
         ),
     ] = ()
+    after: Annotated[
+        tuple[Annotated[int, JOB_ID] | BatchEntry, ...],
+        Meta(
+            description="At most 1000 jobs, by id, that this one comes after: it waits until all "
+            'of them have ended. In a batch, {"entry": 0} is an earlier entry of it.',
+            extra_json_schema={"maxItems": AFTER_MAX},
+        ),
+    ] = ()
+    after_failure: Annotated[
+        Literal["fail", "run", "cancel"] | None,
+        Meta(
+            description="What becomes of the job if one that it comes after fails or is "
+            "cancelled. fail: it fails, too. cancel: it is cancelled. run: it runs all the same, "
+            "once all have ended. null: fail."
+        ),
+    ] = None
 
-    def to_command(self, header_key: str | None = None) -> SubmitJob:
-        """Validate the fields. `header_key` is the unquoted Idempotency-Key header, if sent."""
+    def entries_before(self, number: int) -> tuple[int, ...]:
+        """Return the entries of its batch that it comes after; `number` is its own. Raises
+        `InvalidInput`.
+        """
+        entries = sorted({one.entry for one in self.after if isinstance(one, BatchEntry)})
+        if entries and entries[-1] >= number:
+            raise InvalidInput(
+                f"after names entry {entries[-1]}, which does not come before this one, entry "
+                f"{number}; put it first."
+            )
+        return tuple(entries)
+
+    def to_command(self, header_key: str | None = None, *, is_in_batch: bool = False) -> SubmitJob:
+        """Validate the fields. `header_key` is the unquoted Idempotency-Key header, if sent. In a
+        batch, the entries that it comes after are left out: see `entries_before`.
+        """
         key = self.idempotency_key
         if header_key is not None and key is not None and header_key != key:
             raise InvalidInput(
                 "The Idempotency-Key header and the field idempotency_key differ; send only one."
             )
         key = header_key if key is None else key
+        parents = [one for one in self.after if not isinstance(one, BatchEntry)]
+        if len(parents) < len(self.after) and not is_in_batch:
+            raise InvalidInput("after names an entry of a batch, and this is none; name job ids.")
+        if len(self.after) > AFTER_MAX:
+            validation.after(range(len(self.after)))
         return validation.submission(
             SubmitJob(
                 user_id=validation.user_id(self.user_id),
@@ -191,6 +235,10 @@ class Submission(Struct, forbid_unknown_fields=True, kw_only=True):
                 retry=None if self.retry is None else self.retry.to_policy(),
                 priority=self.priority,
                 resources=validation.resources(self.resources),
+                after=validation.after(parents),
+                after_failure=validation.after_failure(
+                    self.after_failure, has_parents=bool(self.after)
+                ),
             )
         )
 

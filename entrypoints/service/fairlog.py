@@ -7,6 +7,7 @@ import asyncio
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
+from types import MappingProxyType
 from typing import TypeVar
 
 import structlog
@@ -71,6 +72,7 @@ from entrypoints.service.cancellations import Cancellations, Cancelled
 from entrypoints.service.change_limits import ChangeLimits
 from entrypoints.service.claiming import Claiming
 from entrypoints.service.due_jobs import JOBS_PER_PAGE, DueJobs
+from entrypoints.service.entries_in_order import submit_in_order
 from entrypoints.service.held_users import HeldUsers
 from entrypoints.service.job_ends import JobEnds
 from entrypoints.service.key_ring import KeyRing, KeysRead
@@ -243,14 +245,19 @@ class Fairlog(Queries):
         return submitted, view
 
     async def submit_all(
-        self, commands: Sequence[SubmitJob | Exception]
+        self,
+        commands: Sequence[SubmitJob | Exception],
+        after: Mapping[int, Sequence[int]] = MappingProxyType({}),
     ) -> list[tuple[Submitted, JobView] | Exception]:
         """Submit many jobs, and return one outcome for each, in order.
 
-        An error among the commands is its own outcome. The bodies of duplicates have at most
-        PAGE_BYTES_MAX bytes together: later duplicates are returned without their bodies.
+        `after` has the numbers of the earlier ones that a job comes after. An error among the
+        commands is its own outcome. The bodies of duplicates have at most PAGE_BYTES_MAX bytes
+        together: later duplicates are returned without their bodies.
         """
-        answers = await self._slices.run(commands, self.limiter.submit_each)
+        commands, answers = await submit_in_order(
+            commands, after, lambda some: self._slices.run(some, self.limiter.submit_each)
+        )
         known = [
             answer.job
             for answer in answers
@@ -449,14 +456,14 @@ class Fairlog(Queries):
         while True:
             due, held = await self._read_due()
             try:  # at once, so that they are in one batch: timers wait for no other one
-                is_line_updated, updated = await asyncio.gather(
+                is_line_updated, (updated, has_more) = await asyncio.gather(
                     self._update_line(held), self._update_due(due)
                 )
             except BaseException:
                 self._due_jobs.clear()
                 raise
             changed += updated
-            if not ((updated and self._due_jobs.has_more) or is_line_updated):
+            if not (has_more or is_line_updated):
                 return changed
 
     async def _update_line(self, users: Sequence[UserId]) -> bool:
@@ -466,11 +473,12 @@ class Fairlog(Queries):
         line = await self._execute(UpdateLine(users=users), LineWasUpdated)
         return bool(line.users) or self._held_users.has_more
 
-    async def _update_due(self, jobs: Sequence[JobId]) -> int:
-        """Return the number of jobs that changed."""
+    async def _update_due(self, jobs: Sequence[JobId]) -> tuple[int, bool]:
+        """Return the number of jobs that changed, and True if further ones are due."""
         if not jobs:
-            return 0
-        return len((await self._execute(EnforceDeadlines(jobs=jobs), JobsUpdated)).jobs)
+            return 0, False
+        done = await self._execute(EnforceDeadlines(jobs=jobs), JobsUpdated)
+        return len(done.jobs), done.has_more or bool(done.jobs and self._due_jobs.has_more)
 
     def recover(self, server: ServerId | None) -> list[Job]:
         """Queue the jobs again that no worker can still finish, and return the jobs that changed.
@@ -484,11 +492,11 @@ class Fairlog(Queries):
             running = self.read_now(query)
             if not running:
                 break
-            recovered += self._update_jobs(RecoverJobs(server=server, jobs=running))
+            recovered += self._update_jobs(RecoverJobs(server=server, jobs=running)).jobs
         while due := self.read_now(self._due):
-            updated = self._update_jobs(EnforceDeadlines(jobs=due))
-            recovered += updated
-            if not updated:  # the writer found none of them due
+            done = self._update_jobs(EnforceDeadlines(jobs=due))
+            recovered += done.jobs
+            if not (done.jobs or done.has_more):  # the writer found none of them due
                 break
         self.is_recovered = True
         return recovered
@@ -543,10 +551,10 @@ class Fairlog(Queries):
             raise fresh_copy(outcome)
         return outcome
 
-    def _update_jobs(self, command: EnforceDeadlines | RecoverJobs) -> Sequence[Job]:
+    def _update_jobs(self, command: EnforceDeadlines | RecoverJobs) -> JobsUpdated:
         answer = self.execute_now(command)
         assert isinstance(answer, JobsUpdated), answer
-        return answer.jobs
+        return answer
 
     async def stats(self, seen_by: ApiKey | None = None) -> StatsView:
         """Return counts, the line, the global window and the totals of this server."""

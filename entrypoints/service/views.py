@@ -8,8 +8,8 @@ from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 from adapters.log.audit_log import StoredEvent
 from domain.jobs.failure import KnownError, unreported_error
-from domain.jobs.job import Job, State
-from domain.language.events import FailureReason, caused_by
+from domain.jobs.job import ENDED, Job, State
+from domain.language.events import AfterFailure, FailureReason, caused_by
 from domain.language.identifiers import JobId, KeyName, Kind, UserId, WorkerId
 from domain.language.ranges import (
     ATTEMPT,
@@ -57,7 +57,9 @@ class FailureView(Struct, kw_only=True):
         FailureReason,
         Meta(
             description="error: its worker reported an error. timed_out: it ran too long. "
-            "lease_lost: its worker sent no heartbeat. server_restarted: its server ended."
+            "lease_lost: its worker sent no heartbeat. server_restarted: its server ended. "
+            "parent_failed: no attempt was made, since a job that it comes after failed or was "
+            "cancelled."
         ),
     ]
     type: Annotated[str, Meta(description="The type of the error.")]
@@ -122,6 +124,21 @@ class JobView(Struct, kw_only=True):
     ]
     resources: Annotated[
         tuple[Name, ...], Meta(description="The resources that it uses, by name.")
+    ] = ()
+    after: Annotated[
+        tuple[Annotated[JobId, JOB_ID], ...],
+        Meta(description="The jobs that it comes after, by id."),
+    ] = ()
+    after_failure: Annotated[
+        AfterFailure | None,
+        Meta(
+            description="What becomes of it if one of them fails or is cancelled. null: it comes "
+            "after none."
+        ),
+    ] = None
+    waits_for: Annotated[
+        tuple[Annotated[JobId, JOB_ID], ...],
+        Meta(description="Those of them that have not ended: it starts after the last."),
     ] = ()
     result: Annotated[
         Raw | UnsetType,
@@ -220,6 +237,9 @@ def job_view(
         max_attempts=job.attempts_granted,
         priority=job.priority,
         resources=job.resources,
+        after=job.after,
+        after_failure=job.after_failure,
+        waits_for=() if job.state in ENDED else job.waits_for,
         result=_NULL if result is None else UNSET if result is UNSET else Raw(result),
         error=_NULL if error is None else UNSET if error is UNSET else Raw(error),
         failure=_failure_view(job, unreported, error),

@@ -10,6 +10,7 @@ from adapters.log.archived import absence
 from adapters.log.audit_log import EventFilter, StoredEvent
 from domain.access.keys import ApiKey
 from domain.audit.explanation import ExplanationInput, LastWait, SilentWorker, Workers, explain
+from domain.audit.parent_reasons import PARENTS_NAMED_MAX
 from domain.audit.reasons import Count
 from domain.audit.start_reasons import StartLimit
 from domain.fairness.line import Load, UserInLine
@@ -109,7 +110,16 @@ def input_of(fairlog: Fairlog, connection: Connection, job_id: JobId) -> Explana
         error=_error(connection, job),
         handler=fairlog.handler_note(job.id),
         wait=_wait(connection, job) if job.state in ENDED else None,
+        parents=_parents(fairlog, connection, job),
     )
+
+
+def _parents(fairlog: Fairlog, connection: Connection, job: Job) -> dict[JobId, State]:
+    """Return the states of the first jobs that it waits for."""
+    named = [] if job.state in ENDED else list(job.waits_for[:PARENTS_NAMED_MAX])
+    if not named:
+        return {}
+    return {one.id: one.state for one in fairlog.jobs.find(connection, named).values()}
 
 
 def _wait(connection: Connection, job: Job) -> LastWait | None:

@@ -219,6 +219,10 @@ class ActivityFold(Folded):
 
     def _fail(self, recorded: Recorded, event: JobFailed) -> None:
         metrics = self._metrics[event.kind]
+        if not event.ran:  # it failed with its parent: no attempt did
+            metrics.given_up += 1
+            self._jobs[_job_of(recorded)] = None
+            return
         metrics.failed += 1
         metrics.reasons[event.reason] = metrics.reasons.get(event.reason, 0) + 1
         is_seen = event.reason in {FailureReason.ERROR, FailureReason.TIMED_OUT}
@@ -237,7 +241,10 @@ class ActivityFold(Folded):
         self._metrics[event.kind].requeued += 1
         if event.reason is not RequeueReason.RETRIED:
             self._leave_worker(recorded, event.user_id, is_seen=False)
-        self._enter(_job_of(recorded), event.user_id)
+        if event.waits:
+            self._jobs[_job_of(recorded)] = OpenJob()
+        else:
+            self._enter(_job_of(recorded), event.user_id)
 
     def _cancel(self, recorded: Recorded, event: JobCancelled) -> None:
         self._metrics[event.kind].cancelled += 1

@@ -16,6 +16,7 @@ from sqlalchemy.engine import Connection
 from domain.decisions.ports import EventLog, Head, Projection
 from domain.decisions.write_model import RequiredRows, WriteModel, submissions_in
 from domain.fairness.known_line import KnownLine, Unread
+from domain.jobs.children import UnreadChildren
 from domain.language.errors import LogUnavailable
 from domain.language.identifiers import ClaimHash
 from domain.language.moments import to_micros
@@ -23,6 +24,7 @@ from projections.inline.empty_claims import EmptyClaims
 from projections.inline.front import FrontOfLine
 from projections.inline.jobs import JobsProjection
 from projections.inline.line import LineProjection
+from projections.inline.parents import ParentsProjection, read_children
 from projections.inline.windows import WindowsProjection
 from projections.storage import registry
 from projections.storage.generations import InlineProjection
@@ -33,7 +35,7 @@ EVENTS_PER_PAGE: Final = 2_000  # of those that other processes have appended
 
 def inline_projections() -> tuple[InlineProjection, ...]:
     """Return the projections in the order of loading: loaded jobs decide which users are needed."""
-    return (JobsProjection(), WindowsProjection(), LineProjection())
+    return (JobsProjection(), WindowsProjection(), LineProjection(), ParentsProjection())
 
 
 class LiveProjections:
@@ -113,12 +115,19 @@ class LiveProjections:
         for recorded in events:
             model.evolve(recorded)
 
-    def look_further(self, connection: Connection, unread: Unread, model: WriteModel) -> None:
-        """Load more of the line."""
+    def look_further(
+        self, connection: Connection, unread: Unread | UnreadChildren, model: WriteModel
+    ) -> None:
+        """Load more of the line, or more children of ended jobs."""
         if model.position > self._saved:
             self.save(connection, model)
         required = RequiredRows()
         generations = self._generations
+        if isinstance(unread, UnreadChildren):
+            stored = (generations["parents"], generations["jobs"])
+            read_children(connection, *stored, unread, model, required)
+            self._load(connection, required, model)
+            return
         front = FrontOfLine(connection, generations["line"], generations["jobs"])
         front.read(unread, model, required)
         self._load(connection, required, model)

@@ -3,8 +3,8 @@
 What is left out of the snapshot is deleted from the live tables too, by the same rules, so that the
 live rows are those that a rebuild from the snapshot gives:
 
-- jobs that have ended, unless their key still holds, a handler may still run, or a later event has
-  changed them (`kept`);
+- jobs that have ended, unless their key still holds, a handler may still run, a job is still to be
+  told of the end of another, or a later event has changed them (`kept`);
 - full tiles of the Merkle tree, which `log_tiles` has;
 - snapshots of the system's state before the cut.
 """
@@ -142,6 +142,8 @@ class CutFold:
 
 def is_needed(job: Job, now: datetime) -> bool:
     """Return True if a job that has ended may still matter to a later event."""
+    if job.children or job.waits_for:  # it is to be told of an end, or others of its own
+        return True
     return bool(job.ending) or (job.holds_key and job.key_may_be_valid(now))
 
 

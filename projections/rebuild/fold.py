@@ -144,7 +144,14 @@ class GenerationFold:
 
     def _evict_ended_jobs(self) -> None:
         jobs = self._model.jobs
-        open_jobs = [job for job in jobs.rows.values() if job.state not in ENDED]
+        # A parent counts the children that are told of its end later, and they are told, too.
+        open_jobs = [
+            job
+            for job in jobs.rows.values()
+            if job.state not in ENDED or job.children or job.waits_for
+        ]
+        jobs.children.forget()
+        jobs.ended_parents.clear()
         self._clear(jobs.rows, jobs.key_holders, jobs.keys, jobs.claims.jobs)
         for job in open_jobs:
             jobs.put(job)
@@ -152,6 +159,8 @@ class GenerationFold:
     def _evict_all(self) -> None:
         self._has_evicted_all = True
         jobs, line, windows = self._model.jobs, self._model.line, self._model.windows
+        jobs.children.forget()
+        jobs.ended_parents.clear()
         if self._evicts_limits:
             self._clear(self._model.limits.users, self._model.limits.user_kinds)
         self._clear(

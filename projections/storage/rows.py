@@ -284,6 +284,8 @@ def _insert_statement(table: sa.Table, dialect: str) -> str:
 @lru_cache
 def _upsert_statement(table: sa.Table, dialect: str) -> str:
     values = [column.name for column in table.columns if not column.primary_key]
+    if not values:  # a statement has to change something: the key, to what it is
+        values = [list(table.primary_key.columns)[-1].name]
     if dialect == "sqlite":
         keys = ", ".join(column.name for column in table.primary_key.columns)
         changes = ", ".join(f"{name} = excluded.{name}" for name in values)

@@ -11,7 +11,7 @@ from adapters.log.archived import ARCHIVE_EVENT_NAMES
 from adapters.log.schema import protect_events
 from adapters.log.tables import bodies, events, log_head
 from adapters.settings import Settings
-from domain.decisions.answers import Answer, Claimed, JobsUpdated
+from domain.decisions.answers import Answer, Claimed, JobsUpdated, Submitted
 from domain.jobs.job import Job, State
 from domain.language.commands import (
     AcceptClock,
@@ -34,8 +34,9 @@ from domain.language.commands import (
     SubmitJob,
 )
 from domain.language.errors import Refusal
-from domain.language.events import EVENT_TYPES, Event, Role, Scope, encode, type_of
+from domain.language.events import EVENT_TYPES, AfterFailure, Event, Role, Scope, encode, type_of
 from domain.language.identifiers import (
+    JobId,
     Kind,
     PlanName,
     ResourceName,
@@ -55,10 +56,10 @@ from tests.support.prepared import prepare
 from tests.support.stories import ERROR, RESULT, body
 
 ALICE, BOB, CAROL = UserId("alice"), UserId("bob"), UserId("càrol ")
-DAVE = UserId("dave")
+DAVE, EVE = UserId("dave"), UserId("eve")
 GOLD = PlanName("gold")
 RATES: Any = {"throttle": Rate(1000, 1), "weight": 100, "paused": False}
-ECHO, THUMB, START = Kind("echo"), Kind("thumb"), Kind("start")
+ECHO, THUMB, START, AFTER = Kind("echo"), Kind("thumb"), Kind("start"), Kind("after")
 WORKER = WorkerId("worker-1")
 
 
@@ -86,6 +87,7 @@ def tell_everything(fairlog: Fairlog, clock: ManualClock) -> None:
     _tell_of_attempts(fairlog, clock)
     _tell_of_starts(fairlog, clock)
     _tell_of_keys(fairlog)
+    _tell_of_parents(fairlog)
     do(fairlog, SaveProjections())
     with fairlog.database.read() as connection:
         told = {name for (name,) in connection.execute(sa.select(events.c.type).distinct())}
@@ -217,6 +219,31 @@ def _tell_of_keys(fairlog: Fairlog) -> None:
     do(fairlog, by("root", revoke_key("ci")))
     now = fairlog.read_now(fairlog.log.now)
     do(fairlog, ReportWrongKeys(count=3, addresses=2, first_at=now, last_at=now))
+
+
+def _tell_of_parents(fairlog: Fairlog) -> None:
+    """Jobs come after others that are cancelled, and one goes on waiting."""
+    first, second, third = (_submitted(fairlog, EVE, number) for number in range(3))
+    for after_failure in AfterFailure:
+        child = _submitted(fairlog, EVE, after_failure, (first, second), after_failure)
+    do(fairlog, CancelJob(job_id=first))
+    do(fairlog, CancelJob(job_id=second))
+    do(fairlog, CancelJob(job_id=_submitted(fairlog, EVE, "alone", (third,))))
+    _submitted(fairlog, EVE, "waits", (third, child))
+
+
+def _submitted(
+    fairlog: Fairlog,
+    user_id: UserId,
+    number: object,
+    after: tuple[JobId, ...] = (),
+    after_failure: AfterFailure = AfterFailure.FAIL,
+) -> JobId:
+    payload = body(["after", number])
+    fields: Any = {"kind": AFTER, "after": after, "after_failure": after_failure}
+    done = do(fairlog, SubmitJob(user_id=user_id, payload=payload, **fields))
+    assert isinstance(done, Submitted)
+    return done.job.id
 
 
 def do(fairlog: Fairlog, command: Command) -> Answer:

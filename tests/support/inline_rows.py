@@ -5,11 +5,16 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from entrypoints.service.fairlog import Fairlog
-from projections.inline import jobs, line, windows
+from projections.inline import jobs, line, parents, windows
 from projections.storage import registry
 from tests.support.core import saved_rows
 
-PROJECTIONS: Final = (jobs.JobsProjection, line.LineProjection, windows.WindowsProjection)
+PROJECTIONS: Final = (
+    jobs.JobsProjection,
+    line.LineProjection,
+    windows.WindowsProjection,
+    parents.ParentsProjection,
+)
 
 Rows = dict[str, list[tuple[Any, ...]]]
 

@@ -25,6 +25,7 @@ from domain.language.events import (
     JobSubmitted,
     LeasesExtended,
     LimitChanged,
+    ParentEnded,
     PlanDeleted,
     ProgressReported,
     RateLimitDecided,
@@ -38,6 +39,7 @@ from domain.language.identifiers import Kind
 from domain.language.limits import Rate, RetryPolicy
 from domain.language.policy import Policy
 
+_ENDED = {"done", "failed", "cancelled"}
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _FORGIVEN_MAX = 3  # losses in a row of an attempt that did not say that it had begun
 _ROUNDING = timedelta(microseconds=1)
@@ -81,6 +83,7 @@ class JudgedJob:
     losses: int = 0  # of workers, in a row, that were no failures
     is_suspect: bool = False
     is_missed: bool = False
+    waits_for: set[int] = field(default_factory=set)  # parents whose end it has not been told
     places: dict[int, tuple[str, datetime]] = field(default_factory=dict)  # attempts not ended yet
 
     @property
@@ -169,6 +172,9 @@ class Referee:
                 self._deduplicate(one, event)
             case JobReleased():
                 self._release(self._job(one))
+            case ParentEnded() as event:
+                self._job(one).waits_for.remove(event.parent)
+                assert self.jobs[event.parent].state == event.state
             case JobStarted() as event:
                 self._start(self._job(one), event)
             case LeasesExtended() as event:
@@ -186,6 +192,9 @@ class Referee:
                 job = self._in_time(one, event.attempt)
                 self._stop(job, "done")
                 self._ran(job)
+            case JobFailed(parent=int(parent)) as event:
+                assert event.reason is FailureReason.PARENT_FAILED
+                self._end_with_parent(self._job(one), parent, "fail")
             case JobFailed() as event:
                 self._fail(self._running(one, event.attempt), event)
             case JobRequeued() as event:
@@ -281,7 +290,12 @@ class Referee:
         self.keys[key] = one.position
         job = JudgedJob(event, "scheduled", expires_at=event.expires_at)
         self.jobs[one.position] = job
-        if event.run_at is None or event.run_at <= self.at:
+        if event.after:
+            open_ones = [one for one in event.after if self.jobs[one].state not in _ENDED]
+            assert [*event.waits_for] == open_ones
+            job.waits_for.update(open_ones)
+            job.due_at = event.run_at
+        elif event.run_at is None or event.run_at <= self.at:
             self._join(one.position, job)
         else:
             job.due_at = event.run_at
@@ -385,10 +399,28 @@ class Referee:
 
     def _release(self, job: JudgedJob) -> None:
         assert job.state == "scheduled"
-        assert job.due_at is not None
-        assert job.due_at <= self.at, "released before its time"
+        assert not job.waits_for, "released before a parent has ended"
+        if not job.submitted.after:
+            assert job.due_at is not None
+        assert job.due_at is None or job.due_at <= self.at, "released before its time"
         assert not self._is_expired(job), "released after its expiry"
         self._join(self._id(job), job)
+
+    def _end_with_parent(self, job: JudgedJob, parent: int, how: str) -> None:
+        assert job.state == "scheduled"
+        assert parent in job.submitted.after
+        assert parent not in job.waits_for, "its end was not told"
+        assert self.jobs[parent].state in {"failed", "cancelled"}
+        assert job.submitted.after_failure == how
+        job.state = "failed"
+
+    def assert_nothing_hangs(self) -> None:
+        """Check that every job has been told what has happened, and has done what follows."""
+        for job_id, job in self.jobs.items():
+            untold = [one for one in job.waits_for if self.jobs[one].state in _ENDED]
+            assert not untold, f"{job_id} was not told the end of {untold}"
+            if job.state == "scheduled" and not job.waits_for and job.due_at is None:
+                assert self._is_expired(job), f"nothing holds {job_id} back"
 
     def _is_expired(self, job: JudgedJob) -> bool:
         return job.starts == 0 and job.expires_at is not None and job.expires_at <= self.at
@@ -396,6 +428,7 @@ class Referee:
     def _start(self, job: JudgedJob, event: JobStarted) -> None:
         user = self.users[event.user_id]
         assert job.state == "queued"
+        assert not job.waits_for
         assert event.attempt == job.attempt + 1, "the attempt number grows by one"
         assert job.failures < job.submitted.max_attempts, "an attempt too many"
         assert event.alone == job.is_suspect
@@ -570,7 +603,11 @@ class Referee:
                 self._lose(job, event)
         job.is_suspect, job.is_missed = event.suspect, False
         assert one.job_id is not None
-        self._join(one.job_id, job)
+        assert event.waits == bool(job.waits_for)
+        if event.waits:
+            job.state = "scheduled"
+        else:
+            self._join(one.job_id, job)
         assert event.attempts_max == job.final_attempt
 
     def _give_back(self, job: JudgedJob, event: JobRequeued) -> None:
@@ -600,6 +637,9 @@ class Referee:
 
     def _cancel(self, job: JudgedJob, event: JobCancelled) -> None:
         assert event.was == job.state
+        if event.parent is not None:
+            assert event.reason is CancelReason.PARENT_FAILED
+            self._end_with_parent(job, event.parent, "cancel")
         if event.reason is CancelReason.EXPIRED:
             assert event.was != "running"
             assert self._is_expired(job)

@@ -31,7 +31,7 @@ from domain.language.commands import (
     SubmitJob,
     UpdateLine,
 )
-from domain.language.events import Role, Scope
+from domain.language.events import AfterFailure, Role, Scope
 from domain.language.identifiers import (
     JobId,
     Kind,
@@ -79,6 +79,10 @@ ONCE = RetryPolicy(never=("Error", "LeaseLost"))
 
 Wish = Callable[[Known], Command]
 
+# Jobs that a new one comes after, mostly none.
+_SOME: Final = st.lists(st.integers(0, 12), max_size=3)
+PARENTS: Final = st.one_of(_SOME.map(lambda _: list[int]()), _SOME)
+
 
 @st.composite
 def submissions(
@@ -98,11 +102,15 @@ def submissions(
         "priority": draw(st.sampled_from([0, 0, 0, 2, -1])),
         "resources": () if resources is None else draw(resources),
     }
+    parents = draw(PARENTS)
+    if parents:
+        fields["after_failure"] = draw(st.sampled_from(AfterFailure))
 
     def wish(known: Known) -> Command:
         return SubmitJob(
             run_at=None if run_in is None else later(known.now, run_in),
             expires_at=None if expires_in is None else later(known.now, expires_in),
+            after=tuple(sorted({known.job(index) for index in parents})),
             **fields,
         )
 

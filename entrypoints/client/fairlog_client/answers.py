@@ -57,6 +57,9 @@ class JobState(Struct, frozen=True, kw_only=True):
     timeout_seconds: float | None = None
     retry: RetryPolicy | None = None  # None: the default of Fairlog itself
     resources: Sequence[str] = ()
+    after: Sequence[int] = ()  # ids of the jobs that it comes after
+    after_failure: str | None = None  # if one of them fails; None: it comes after none
+    waits_for: Sequence[int] = ()  # those of them that have not ended
     worker: str | None = None
     submitted_at: datetime
     started_at: datetime | None = None

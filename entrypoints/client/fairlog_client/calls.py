@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timezone
-from typing import Any
+from typing import Any, Literal
 
 from fairlog_client.answers import (
     ENDED,
@@ -75,6 +75,8 @@ class Calls(LimitCalls):
         retry: RetryPolicy | Mapping[str, Any] | None = None,
         priority: int = 0,
         resources: Sequence[str] = (),
+        after: Sequence[int] = (),
+        after_failure: Literal["fail", "run", "cancel"] | None = None,
         wait_seconds: float = 0.0,
     ) -> Flow[JobState]:
         """Submit a job; see `Submission` for the fields.
@@ -95,6 +97,8 @@ class Calls(LimitCalls):
             retry=retry,
             priority=priority,
             resources=resources,
+            after=after,
+            after_failure=after_failure,
         )
         request = Request(
             method="POST",

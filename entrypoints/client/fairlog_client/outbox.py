@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from datetime import datetime
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import msgspec
 
@@ -71,6 +71,8 @@ def enqueue(  # noqa: PLR0913 (each is a field of a job)
     retry: RetryPolicy | Mapping[str, Any] | None = None,
     priority: int = 0,
     resources: Sequence[str] = (),
+    after: Sequence[int] = (),
+    after_failure: Literal["fail", "run", "cancel"] | None = None,
     table: str = "outbox",
 ) -> None:
     """Insert a job into the outbox, in the current transaction of a SQLAlchemy session or
@@ -93,6 +95,8 @@ def enqueue(  # noqa: PLR0913 (each is a field of a job)
         retry=retry,
         priority=priority,
         resources=resources,
+        after=after,
+        after_failure=after_failure,
     )
     values = _values(submission)
     given = session_or_connection
@@ -129,6 +133,10 @@ def _options(submission: Submission) -> str | None:
         given["retry"] = submission.retry
     if submission.resources:
         given["resources"] = submission.resources
+    if submission.after:
+        given["after"] = submission.after
+    if submission.after_failure is not None:
+        given["after_failure"] = submission.after_failure
     return msgspec.json.encode(given).decode() if given else None
 
 

@@ -3,7 +3,7 @@
 import uuid
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 from msgspec import Struct
@@ -31,6 +31,10 @@ class Submission(Struct, frozen=True, kw_only=True, omit_defaults=True):
     priority: int = 0  # among the user's own jobs, -1000 to 1000; a higher one is sooner
     # What it uses, such as `shopify:acme`, at most three names; limits may be set for each.
     resources: Sequence[str] = ()
+    after: Sequence[int] = ()  # ids of jobs that must have ended before it starts, at most 1,000
+    # If one of them fails or is cancelled: it fails, too, is cancelled, or runs all the same. None:
+    # it fails.
+    after_failure: Literal["fail", "run", "cancel"] | None = None
 
     def content(self) -> bytes:
         """Return its JSON, with a key unless it is deduplicated. Raises `InvalidArguments`."""
@@ -49,15 +53,18 @@ class Submission(Struct, frozen=True, kw_only=True, omit_defaults=True):
             moment = getattr(self, name)
             if moment is not None:
                 fields[name] = rfc3339(moment, name)
-        for name in ("timeout_seconds", "max_attempts"):
+        for name in ("timeout_seconds", "max_attempts", "after_failure"):
             if getattr(self, name) is not None:
                 fields[name] = getattr(self, name)
         if self.priority:
             fields["priority"] = self.priority
         if isinstance(self.resources, str):  # which is a sequence of texts as well
             raise InvalidArguments(f"resources is a list of names: [{self.resources!r}].")
-        if self.resources:
-            fields["resources"] = list(self.resources)
+        fields |= {
+            name: list(given)
+            for name, given in (("resources", self.resources), ("after", self.after))
+            if given
+        }
         try:
             # An encoder alone would turn NaN into null, and a set into a list.
             check_json(self.payload, "payload")

@@ -15,7 +15,7 @@ import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Generic, ParamSpec, TypeVar
+from typing import Any, Generic, Literal, ParamSpec, TypeVar
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -38,6 +38,8 @@ class Options(Struct, frozen=True, kw_only=True):
     timeout_seconds: float | None = None
     priority: int = 0
     resources: Sequence[str] = ()
+    after: Sequence[int] = ()
+    after_failure: Literal["fail", "run", "cancel"] | None = None
     idempotency_key: str | None = None
     run_at: datetime | None = None
     expires_at: datetime | None = None

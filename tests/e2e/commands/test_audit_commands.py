@@ -276,6 +276,7 @@ def test_what_if_tells_what_other_limits_would_have_made(fairlog: Fairlog, asked
     table = said(asked("whatif", "--user-limit", 5)).splitlines()
     assert table[0].split()[:4] == ["user", "submissions", "admitted", "refused"]
     assert [line.split()[0] for line in table[1:]] == [
+        "eve",
         "bob",
         "alice",
         "càrol",

@@ -48,6 +48,23 @@ def fail(client: httpx.Client, error: str) -> int:
     return int(job["id"])
 
 
+def test_a_job_comes_after_others(database_url: str) -> None:
+    first, other = submit(database_url)["id"], submit(database_url, "--payload", 2)["id"]
+    options = ("--after", first, "--after", other, "--after-failure", "run")
+    job = submit(database_url, *options)
+    assert (job["state"], job["after"], job["after_failure"]) == (
+        "scheduled",
+        [first, other],
+        "run",
+    )
+    shown = said(asked("job", job["id"], url=database_url))
+    assert f"waits for  {first}, {other}" in shown
+    explained = said(asked("explain", job["id"], url=database_url))
+    assert f"It waits for the end of job {first} (queued), job {other} (queued)" in explained
+    refused = asked("submit", "--user", "ada", "--kind", "echo", "--after", 999, url=database_url)
+    assert "there is no such job" in str(refused.exception)
+
+
 def test_a_job_is_submitted_with_the_fields_of_the_api(database_url: str) -> None:
     job = submit(
         database_url,

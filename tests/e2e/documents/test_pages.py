@@ -31,6 +31,7 @@ PAGES: Final = [
     "docs/how-to/metrics.md",
     "docs/how-to/model-calls.md",
     "docs/how-to/nightly-exports.md",
+    "docs/how-to/chains.md",
     "docs/how-to/verify-the-log.md",
     "docs/how-to/webhooks.md",
     "docs/security.md",

@@ -34,6 +34,7 @@ OURS: Final = {
     "line_queues_v3",
     "line_resources_v3",
     "line_starts_v3",
+    "parents_v1",
     "window_counters_v3",
     "limits_v3",
 }
@@ -95,7 +96,8 @@ def live_eventfully(client: httpx.Client) -> None:
             resources = ["shop"] if kind == "thumb" else []
             answer = client.post("/v1/jobs", json=body | {"resources": resources})
             assert answer.status_code in {202, 429}
-    submit(client, "eve", run_at="2099-01-01T00:00:00Z", expires_at="2100-01-01T00:00:00Z")
+    later = submit(client, "eve", run_at="2099-01-01T00:00:00Z", expires_at="2100-01-01T00:00:00Z")
+    submit(client, "eve", payload="waits", after=[later["id"]])
     submit(client, "eve", payload="again", idempotency_key="k")
     client.post(
         "/v1/jobs",

@@ -262,3 +262,13 @@ def test_a_job_shows_its_progress(client: Any, server: AppServer, kind: str) -> 
     server.client.post("/v1/claims/heartbeat", json={"worker": "w1", "jobs": jobs})
     shown = client.job(job.id).progress
     assert (shown.fraction, shown.message) == (0.5, "page 5 of 10")
+
+
+def test_a_job_comes_after_others(client: Any, server: AppServer, kind: str) -> None:
+    first = client.submit(user_id=new_user(), kind=kind)
+    second = client.submit(user_id=new_user(), kind=kind, after=[first.id], after_failure="run")
+    assert (second.state, second.details.after) == ("scheduled", [first.id])
+    assert (second.details.waits_for, second.details.after_failure) == ([first.id], "run")
+    complete(server, first.id)
+    again = client.job(second.id)
+    assert (again.state, again.details.waits_for) == ("queued", [])

@@ -140,3 +140,18 @@ def test_what_is_no_connection_is_refused() -> None:
         enqueue(Neither(), user_id="alice", kind="echo")
     with pytest.raises(InvalidArguments, match="as JSON"):
         enqueue(Neither(), user_id="alice", kind="echo", payload=object())
+
+
+def test_a_job_comes_after_others(fairlog: Fairlog, database_url: str) -> None:
+    by_driver(database_url, lambda connection: enqueue(connection, user_id="alice", kind="echo"))
+    take(fairlog)
+    first = 2  # the id of the first job of a log
+
+    def put(connection: Any) -> None:
+        enqueue(connection, user_id="bob", kind="echo", after=[first], after_failure="cancel")
+        enqueue(connection, user_id="bob", kind="echo", after=[10**9])
+
+    by_driver(database_url, put)
+    take(fairlog)
+    _, second = jobs(fairlog)  # the other one is rejected
+    assert (second.after, second.waits_for, second.after_failure) == ((first,), (first,), "cancel")

@@ -146,6 +146,7 @@ def check_any_sequence(
 def judge_by_referee(fairlog: Fairlog, inline: Rows) -> None:
     referee = Referee(fairlog.policy, ANY_KIND)
     referee.see_all(log_of(fairlog))
+    referee.assert_nothing_hangs()
     assert_rows_are_as_the_referee_saw(inline, referee)
 
 

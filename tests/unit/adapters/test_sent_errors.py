@@ -59,6 +59,8 @@ _ERRORS: Final[Sequence[FairlogError]] = (
     errors.TooManyLimits(10_000),
     errors.UnknownJob(_JOB, NOW),
     errors.UnknownKey(_KEY),
+    errors.UnknownParent(_JOB, may_be_archived=False),
+    errors.EntryRefused(3),
     errors.ArchiveUnavailable("full"),
     errors.SegmentUnusable("cut short"),
     errors.OutboxUnavailable("gone"),

@@ -11,13 +11,14 @@ from domain.audit.explanation import (
     Workers,
     explain,
 )
+from domain.audit.parent_reasons import waits_for
 from domain.audit.reasons import Count
 from domain.audit.start_reasons import StartLimit
 from domain.fairness.line import Load
 from domain.fairness.start_limits import NO_STARTS
-from domain.jobs.job import Job
-from domain.language.events import Event, FailureReason, JobReleased, RequeueReason
-from domain.language.identifiers import Kind, WorkerId
+from domain.jobs.job import Job, State
+from domain.language.events import AfterFailure, Event, FailureReason, JobReleased, RequeueReason
+from domain.language.identifiers import JobId, Kind, WorkerId
 from domain.language.limits import RetryPolicy
 from domain.limits.limits import Limits, Subject
 from tests.support.given import NOW, Given, at, given
@@ -283,7 +284,9 @@ def test_an_earlier_failure_of_a_job_that_is_done_is_told() -> None:
     assert earlier.text == "Attempt 1 failed with ValueError: torn"
 
 
-@pytest.mark.parametrize("reason", FailureReason)
+@pytest.mark.parametrize(
+    "reason", [one for one in FailureReason if one is not FailureReason.PARENT_FAILED]
+)
 def test_every_failure_has_its_words(reason: FailureReason) -> None:
     explanation = explained(given(submitted(max_attempts=1), started(), gave_up(reason)))
     assert explanation.reasons[0].numbers["failure"] == reason
@@ -300,3 +303,17 @@ def test_a_cancelled_job_says_by_what() -> None:
         given(submitted(expires_at=NOW), cancelled(reason=cancelled().reason.EXPIRED))
     )
     assert codes(expired) == ["expired"]
+
+
+def test_a_job_names_those_that_it_waits_for() -> None:
+    parents = tuple(JobId(number) for number in range(1, 15))
+    history = given(
+        *[submitted(payload=number) for number in parents],
+        submitted(payload="child", after=parents, after_failure=AfterFailure.RUN),
+    )
+    waiting = history.job(15)
+    known = {JobId(1): State.RUNNING, JobId(2): State.QUEUED}
+    reason = waits_for(waiting, known)
+    assert reason.text.startswith("It waits for the end of job 1 (running), job 2 (queued), job 3,")
+    assert reason.text.endswith("job 10 and 4 others. It runs then, however they end.")
+    assert reason.numbers == {"waits_for": parents, "jobs_left": 14, "jobs_ended": 0}

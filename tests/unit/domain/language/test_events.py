@@ -14,6 +14,7 @@ from msgspec import Struct
 
 from domain.language.events import (
     EVENT_TYPES,
+    AfterFailure,
     CancelReason,
     CorrectionReason,
     EndReason,
@@ -113,6 +114,7 @@ def test_the_types_are_those_that_are_documented() -> None:
         "SegmentArchived",
         "SegmentRewritten",
         "ArchiveCompleted",
+        "ParentEnded",
     ]
 
 
@@ -136,16 +138,18 @@ def test_the_values_of_every_enumeration_are_those_that_are_stored() -> None:
             CorrectionReason,
             EndReason,
             Role,
+            AfterFailure,
         )
     }
     assert stored == {
         "Scope": ["user", "global", "kind", "user_kind", "plan", "resource"],
-        "FailureReason": ["error", "timed_out", "lease_lost", "server_restarted"],
+        "FailureReason": ["error", "timed_out", "lease_lost", "server_restarted", "parent_failed"],
         "RequeueReason": ["lease_lost", "server_restarted", "given_back", "retried"],
-        "CancelReason": ["requested", "expired"],
+        "CancelReason": ["requested", "expired", "parent_failed"],
         "CorrectionReason": ["stepped", "log_ahead", "caught_up", "accepted"],
         "EndReason": ["reported", "lease_lost"],
         "Role": ["submitter", "worker", "reader", "operator", "admin"],
+        "AfterFailure": ["fail", "cancel", "run"],
     }
 
 
