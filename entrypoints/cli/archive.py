@@ -12,6 +12,7 @@ from entrypoints.cli.options import DURATION
 from entrypoints.cli.output import counted, echo, examples, progress_of_steps
 from entrypoints.cli.session import database_url_option, open_log
 from entrypoints.processes.registration import check_settings
+from entrypoints.runtime.interpreter import in_background
 from entrypoints.service.fairlog import Fairlog
 from entrypoints.use_cases.archive_cuts import check_windows, cut_before
 from entrypoints.use_cases.archiving import ArchiveDone, archive
@@ -65,7 +66,7 @@ def archive_log(
             now = fairlog.read_now(fairlog.log.now)
             moment = now - timedelta(seconds=older_than)
         cut = cut_before(fairlog, moment, before)
-        with progress_of_steps() as report:
+        with in_background(), progress_of_steps() as report:
             done = archive(fairlog, place, cut, report)
     _report(done)
 

@@ -1,9 +1,10 @@
 """Interpreter settings for the start of a process, for long ones, and for passes over the log."""
 
 import gc
+import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Final
 
 # Shorter than CPython's 5 ms: a thread that needs the interpreter lock waits this long for it.
@@ -12,6 +13,7 @@ _SWITCH_SECONDS: Final = 0.0002
 # collector would run after every few requests, and over all objects after every 70,000 new ones. A
 # rebuild, which keeps many objects, would spend a tenth of its time on that.
 _GC_THRESHOLDS: Final = (20_000, 20, 50)
+_BACKGROUND_PRIORITY: Final = 10  # as `nice` runs a command
 
 
 @contextmanager
@@ -53,3 +55,19 @@ def tuned_for_one_pass() -> Iterator[None]:
         if not was_frozen:
             gc.unfreeze()
         sys.setswitchinterval(switch_seconds)
+
+
+@contextmanager
+def in_background() -> Iterator[None]:
+    """Let other processes have the processor first during the block.
+
+    On Linux that holds for the calling thread and those that it starts, elsewhere for the process.
+    An account that may not raise the priority again leaves it as it is afterwards.
+    """
+    priority = os.getpriority(os.PRIO_PROCESS, 0)
+    os.setpriority(os.PRIO_PROCESS, 0, max(priority, _BACKGROUND_PRIORITY))
+    try:
+        yield
+    finally:
+        with suppress(PermissionError):
+            os.setpriority(os.PRIO_PROCESS, 0, priority)

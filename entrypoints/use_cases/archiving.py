@@ -41,6 +41,7 @@ from domain.language.events import BodiesErased, Recorded
 from domain.language.identifiers import JobId
 from domain.log.segments import Segment, archived_event
 from domain.log.stored_log import StoredRow, leaf_of
+from entrypoints.runtime.interpreter import tuned_for_one_pass
 from entrypoints.service.fairlog import Fairlog
 from entrypoints.use_cases.archive_deletion import Progress, finish
 from entrypoints.use_cases.segment_erasure import rewrite_segments
@@ -91,7 +92,7 @@ def archive(fairlog: Fairlog, place: Archive, cut: int, progress: Progress) -> A
     begin = fairlog.execute_now(BeginArchive(last=cut, recorded_at=times[cut]))
     assert isinstance(begin, ArchiveChanged), begin
     try:
-        with scratch_database() as scratch:
+        with tuned_for_one_pass(), scratch_database() as scratch:
             with fairlog.database.read() as connection:
                 stored = unpacked(fairlog.log.snapshot_parts(connection, before.snapshot))
                 fold = fold_to_cut(scratch, fairlog.log.read, before.position, stored)

@@ -10,6 +10,8 @@ log of a fifth of the size is archived; the p99 of submissions is the median of 
 seconds.
 """
 
+import os
+import subprocess
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -25,7 +27,9 @@ from tests.benchmarks.filling import Filled, aged
 from tests.benchmarks.load import Load, submissions
 from tests.benchmarks.replay import replay
 from tests.benchmarks.serving import SUBMIT_PATH
-from tests.benchmarks.site import KINDS, TITLES, Kind, Site
+from tests.benchmarks.site import KINDS, TITLES, UNLIMITED, Kind, Site
+from tests.support.deployment import FAIRLOG
+from tests.support.server import without_settings
 
 DAYS: Final = 100
 OLDER_THAN_DAYS: Final = 10
@@ -81,7 +85,7 @@ def _beside_clients(site: Site, kind: Kind, events: int) -> Iterator[Figure]:
 
         loads(lambda done: done < 1)  # warms up
         alone = loads(lambda done: done < site.rounds)
-        archiving = other.submit(replay, "archive", log, folder, str(OLDER_THAN_DAYS))
+        archiving = other.submit(_run_command, log, folder)
         beside = loads(lambda done: not (done and archiving.done()))
         archiving.result()
         alone += loads(lambda done: done < site.rounds)
@@ -98,6 +102,23 @@ def _beside_clients(site: Site, kind: Kind, events: int) -> Iterator[Figure]:
             Limit(median(map(of, alone)), "without"),
             ratio_at_most(1.5) if what == "p99" else None,
         )
+
+
+def _run_command(log: Filled, folder: str) -> None:
+    settings = {  # those of the server
+        "FAIRLOG_DATABASE_URL": log.url,
+        "FAIRLOG_USER_LIMIT": str(UNLIMITED),
+        "FAIRLOG_GLOBAL_LIMIT": str(UNLIMITED),
+    }
+    done = subprocess.run(
+        [FAIRLOG, "archive", "--older-than", f"{OLDER_THAN_DAYS}d", "--to", folder],
+        env=without_settings(os.environ) | settings,
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode:
+        raise RuntimeError(done.stderr)
 
 
 def _bytes(log: Filled) -> int:
