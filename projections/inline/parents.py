@@ -5,6 +5,9 @@ give the children of a parent in their order, when it ends and they are not in m
 """
 
 from collections.abc import Sequence
+from functools import partial
+from itertools import groupby
+from operator import itemgetter
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -16,7 +19,8 @@ from domain.jobs.children import Edge, UnreadChildren
 from domain.language.identifiers import JobId
 from projections.inline.jobs import jobs, take_job
 from projections.storage.rows import (
-    deleting,
+    KEYS_PER_STATEMENT_MAX,
+    delete,
     generation,
     limited,
     placeholder,
@@ -25,6 +29,7 @@ from projections.storage.rows import (
 )
 
 VERSION: Final = 1
+CHILDREN_TOGETHER_MIN: Final = 20  # of one parent; fewer are deleted with those of others
 metadata = sa.MetaData()
 
 parents = sa.Table(
@@ -52,7 +57,32 @@ class ParentsProjection:
     def take_changes(self, generation: int, model: WriteModel) -> list[Write[Connection]]:
         added, removed = model.jobs.children.take_changes()
         writes = upserting(parents, added, lambda edge: (generation, *edge))
-        return [*writes, deleting(parents, generation, removed)] if removed else writes
+        return (
+            [*writes, partial(_remove, generation=generation, removed=removed)]
+            if removed
+            else writes
+        )
+
+
+def _remove(connection: Connection, generation: int, removed: Sequence[Edge]) -> None:
+    """Delete edges, which are in order: those of a parent with many by one index range."""
+    few: list[Edge] = []
+    for parent, edges in groupby(removed, key=itemgetter(0)):
+        children = list(edges)
+        if len(children) < CHILDREN_TOGETHER_MIN:
+            few += children
+            continue
+        for start in range(0, len(children), KEYS_PER_STATEMENT_MAX):
+            some = [edge.child for edge in children[start : start + KEYS_PER_STATEMENT_MAX]]
+            connection.execute(
+                parents.delete().where(
+                    parents.c.generation == generation,
+                    parents.c.parent == parent,
+                    parents.c.child.in_(some),
+                )
+            )
+    if few:
+        delete(connection, parents, generation, few)
 
 
 def read_children(

@@ -8,7 +8,9 @@ import pytest
 from adapters.settings import Settings
 from domain.language.events import Role
 from domain.language.identifiers import UserId
+from projections.inline.parents import parents
 from tests.support.clock import ManualClock
+from tests.support.inline_rows import rows_of
 from tests.support.keyed_server import keyed_server
 from tests.support.keys import create_key
 from tests.support.server import AppServer, audit, claim, log_position, problem, submit
@@ -245,3 +247,4 @@ def test_very_many_children_are_told_by_the_timers(
         end(client, *claim(client, 9))
         server.fairlog.recover(None)
         assert client.get("/v1/stats").json()["jobs"]["queued"] == 150
+        assert rows_of(server.fairlog)[parents.name] == []

@@ -5,7 +5,7 @@ from hypothesis import given as for_all
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from domain.audit.legality import illegality, miscount, misplanned
+from domain.audit.legality import illegality, miscount, misordered, misplanned
 from domain.decisions.decide import NewEvent
 from domain.decisions.write_model import WriteModel
 from domain.jobs.job_fold import submitted as submitted_job
@@ -18,12 +18,15 @@ from domain.language.commands import (
 )
 from domain.language.events import (
     EVENT_TYPES,
+    AfterFailure,
     CancelReason,
     EndReason,
     Event,
     FailureReason,
+    JobFailed,
     LeasesExtended,
     LimitChanged,
+    ParentEnded,
     PlanDeleted,
     RateLimitDecided,
     Recorded,
@@ -103,12 +106,24 @@ def wrongs(recorded: Sequence[Recorded]) -> list[str | None]:
             next(filter(None, judged), None)
             or miscount(model.windows, one)
             or misplanned(model.limits, one)
+            or misordered(model.jobs.rows, one)
         )
         model.evolve(one)
     return found
 
 
+PARENT = JobId(1)
+CHILD = submitted(payload=2, after=(PARENT,), after_failure=AfterFailure.FAIL)  # job 2, or later
+TOLD = ParentEnded(user_id=ALICE, kind=ECHO, parent=PARENT, state="failed")
+FATE = JobFailed(
+    user_id=ALICE, kind=ECHO, attempt=0, reason=FailureReason.PARENT_FAILED, parent=PARENT
+)
+FAILED_FIRST: list[Event | NewEvent | After] = [SUBMITTED, STARTED, failed()]
+
 LIVES = {
+    "failed with a parent": given(SUBMITTED, STARTED)
+    .when(submit(payload=2, after=(PARENT,)))
+    .so.when(fail(may_retry=False)),
     "done": given().when(submit()).so.when(claim()).so.when(complete(job_id=JobId(2))),
     "given back": given(SUBMITTED).when(claim()).so.when(give_back()).so.when(claim()),
     "failed, and tried again": given(SUBMITTED, STARTED)
@@ -207,6 +222,17 @@ def test_what_is_decided_is_legal(life: str) -> None:
 
 Happened = Event | NewEvent | After
 ILLEGAL: list[tuple[list[Happened], Event | NewEvent, str]] = [
+    ([SUBMITTED, CHILD], STARTED, "was scheduled, not queued"),
+    ([SUBMITTED, CHILD], released(), "waited for job 1"),
+    ([SUBMITTED, CHILD], TOLD, "its parent 1 was queued, not failed"),
+    ([SUBMITTED, CHILD], FATE, "had not been told the end of job 1"),
+    ([SUBMITTED], TOLD, "did not wait for job 1"),
+    (FAILED_FIRST, CHILD, "it comes after job 1, which was failed"),
+    ([], CHILD, "it comes after job 1, which did not exist"),
+    ([SUBMITTED], replace(CHILD, after_failure=None), "does not say what follows"),
+    ([SUBMITTED], replace(CHILD, after=(1, 1)), "not in order"),
+    ([SUBMITTED], replace(CHILD, after=()), "it comes after no job"),
+    ([SUBMITTED, CHILD], replace(FATE, parent=None), "the reason without a parent"),
     ([], STARTED, "did not exist"),
     ([SUBMITTED], of(1, SUBMITTED), "a job's id is its position"),
     ([], submitted(max_attempts=0), "allows 0 attempts"),
