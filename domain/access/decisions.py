@@ -11,6 +11,7 @@ from domain.access.rights import Right
 from domain.jobs.job import Job
 from domain.language.commands import (
     AcceptClock,
+    BackfillSchedule,
     CancelJob,
     ChangeLimit,
     ClaimJobs,
@@ -18,6 +19,7 @@ from domain.language.commands import (
     CompleteJob,
     CreateKey,
     DeletePlan,
+    DeleteSchedule,
     EraseBodies,
     ExtendLeases,
     FailJob,
@@ -26,7 +28,9 @@ from domain.language.commands import (
     ReturnJob,
     RevokeKey,
     RotateKey,
+    SetSchedule,
     SubmitJob,
+    TriggerSchedule,
 )
 from domain.language.errors import (
     BeyondBounds,
@@ -40,7 +44,7 @@ from domain.language.errors import (
     UnknownKey,
 )
 from domain.language.events import Event, JobSubmitted, KeyRevoked, KeyRotated
-from domain.language.identifiers import KeyName, SecretId
+from domain.language.identifiers import KeyName, Kind, SecretId, UserId
 from domain.language.moments import later
 
 KeyCommand = CreateKey | RotateKey | RevokeKey
@@ -101,6 +105,8 @@ def check_command(key: ApiKey, command: Command) -> None:
         raise MissingRight(key.name, key.role, sorted(needed))
     if isinstance(command, SubmitJob):
         check_submission(key, command)
+    elif isinstance(command, SetSchedule):
+        _check_user_and_kind(key, command.user_id, command.kind)
     elif isinstance(command, ClaimJobs) and key.created.kinds:
         if command.kinds is None:
             raise MissingRight(key.name, key.role, ["work on all kinds"])
@@ -112,13 +118,17 @@ def check_command(key: ApiKey, command: Command) -> None:
 def check_submission(key: ApiKey, command: SubmitJob) -> None:
     """Raise `NotAllowed` unless the key may submit this job."""
     created = key.created
-    if not key.is_for_user(command.user_id):
-        raise NotForUser(key.name, command.user_id)
-    if not key.is_for_kind(command.kind):
-        raise NotForKind(key.name, command.kind, created.kinds)
+    _check_user_and_kind(key, command.user_id, command.kind)
     _check_bound(key, "priority", command.priority, created.priority_max)
     _check_bound(key, "max_attempts", command.max_attempts, created.attempts_max)
     _check_bound(key, "timeout_seconds", command.timeout_seconds, created.timeout_seconds_max)
+
+
+def _check_user_and_kind(key: ApiKey, user_id: UserId, kind: Kind) -> None:
+    if not key.is_for_user(user_id):
+        raise NotForUser(key.name, user_id)
+    if not key.is_for_kind(kind):
+        raise NotForKind(key.name, kind, key.created.kinds)
 
 
 def _check_bound(key: ApiKey, what: str, given: float | None, most: float | None) -> None:
@@ -179,6 +189,10 @@ _NEEDED: Final[Mapping[type[Command], frozenset[Right]]] = {
     EraseBodies: frozenset({Right.ERASE}),
     ChangeLimit: frozenset({Right.OPERATE}),
     DeletePlan: frozenset({Right.OPERATE}),
+    SetSchedule: frozenset({Right.OPERATE}),
+    DeleteSchedule: frozenset({Right.OPERATE}),
+    TriggerSchedule: frozenset({Right.OPERATE}),
+    BackfillSchedule: frozenset({Right.OPERATE}),
     AcceptClock: frozenset({Right.OPERATE}),
     CreateKey: frozenset({Right.KEYS}),
     RotateKey: frozenset({Right.KEYS}),

@@ -31,6 +31,10 @@ from domain.language.events import (
     RateLimitDecided,
     Recorded,
     RequeueReason,
+    ScheduleBackfillBegun,
+    ScheduleDeleted,
+    ScheduleFired,
+    ScheduleSet,
     SubmissionDeduplicated,
 )
 
@@ -50,13 +54,26 @@ _CAUSES: Final[Mapping[type[Event], frozenset[Right]]] = {
     JobCancelled: frozenset({Right.CHANGE_JOBS}),
     LimitChanged: frozenset({Right.OPERATE}),
     PlanDeleted: frozenset({Right.OPERATE}),
+    ScheduleSet: frozenset({Right.OPERATE}),
+    ScheduleDeleted: frozenset({Right.OPERATE}),
+    ScheduleFired: frozenset({Right.OPERATE}),
+    ScheduleBackfillBegun: frozenset({Right.OPERATE}),
     ClockCorrected: frozenset({Right.OPERATE}),
     BodiesErased: frozenset({Right.ERASE}),
     KeyCreated: frozenset({Right.KEYS}),
     KeyRotated: frozenset({Right.KEYS}),
     KeyRevoked: frozenset({Right.KEYS}),
 }
-_FOR_A_USER: Final = (RateLimitDecided, JobSubmitted, SubmissionDeduplicated, JobCancelled)
+_FOR_A_USER: Final = (
+    RateLimitDecided,
+    JobSubmitted,
+    SubmissionDeduplicated,
+    JobCancelled,
+    ScheduleSet,
+    ScheduleDeleted,
+    ScheduleFired,
+    ScheduleBackfillBegun,
+)
 
 
 def misuse(keys: ApiKeys, job_before: Job | None, recorded: Recorded) -> str | None:

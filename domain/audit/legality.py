@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import Any, Final, assert_never
 
 from domain.audit.archive_legality import check_archive_event
+from domain.audit.schedule_legality import check_schedule_event
 from domain.jobs.job import ENDED, Job, State
 from domain.jobs.life_cycle import loss_counts
 from domain.language import validation
@@ -45,6 +46,10 @@ from domain.language.events import (
     RateLimitDecided,
     Recorded,
     RequeueReason,
+    ScheduleBackfillBegun,
+    ScheduleDeleted,
+    ScheduleFired,
+    ScheduleSet,
     Scope,
     SegmentArchived,
     SegmentRewritten,
@@ -532,6 +537,10 @@ _OTHER_EVENT_CHECKS: Final[Mapping[type, Callable[[Job | None, Recorded, Any], s
     SegmentArchived: check_archive_event,
     SegmentRewritten: check_archive_event,
     ArchiveCompleted: check_archive_event,
+    ScheduleSet: check_schedule_event,
+    ScheduleDeleted: check_schedule_event,
+    ScheduleFired: check_schedule_event,
+    ScheduleBackfillBegun: check_schedule_event,
 }
 _JOB_EVENT_CHECKS: Final[Mapping[type, Callable[[Job, Recorded, Any], str | None]]] = {
     JobStarted: _check_start,

@@ -6,8 +6,9 @@ from datetime import datetime
 from msgspec import Struct
 
 from domain.jobs.job import Job
-from domain.language.events import LimitChanged, RateLimitDecided
+from domain.language.events import LimitChanged, RateLimitDecided, ScheduleFired
 from domain.language.identifiers import JobId, KeyName, PlanName, UserId
+from domain.schedules.schedule import Schedule
 
 
 class Submitted(Struct, frozen=True, tag=True):
@@ -105,6 +106,13 @@ class OutboxTaken(Struct, frozen=True, tag=True):
     is_locked: bool = False  # nothing was read, since another transaction holds one of the rows
 
 
+class ScheduleDecided(Struct, frozen=True, tag=True):
+    """The answer to every command about a schedule."""
+
+    schedule: Schedule | None  # after it; None: there is none
+    run: ScheduleFired | None = None  # that was decided; None: none was
+
+
 Answer = (
     Submitted
     | Claimed
@@ -120,4 +128,5 @@ Answer = (
     | ProjectionsSaved
     | ArchiveChanged
     | OutboxTaken
+    | ScheduleDecided
 )

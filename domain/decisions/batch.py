@@ -13,14 +13,8 @@ from typing import Final
 
 from domain.access.keys import KEY_EVENTS
 from domain.decisions.answers import Answer, Claimed, OutboxTaken
-from domain.decisions.decide import (
-    Decision,
-    NewEvent,
-    decide,
-    expire,
-    tell_child,
-    update_line,
-)
+from domain.decisions.decide import decide, expire, tell_child, update_line
+from domain.decisions.decision import Decision, NewEvent
 from domain.decisions.write_model import WriteModel
 from domain.fairness.known_line import Unread
 from domain.jobs.children import UnreadChildren

@@ -11,14 +11,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from itertools import accumulate, takewhile
 from types import MappingProxyType
-from typing import NamedTuple, assert_never
+from typing import assert_never
 
 from msgspec.structs import replace
 
 from domain.access import decisions as access
 from domain.access.keys import ApiKey
 from domain.decisions.answers import (
-    Answer,
     ArchiveChanged,
     Claimed,
     ClockAccepted,
@@ -34,6 +33,8 @@ from domain.decisions.answers import (
     RefusalsRecorded,
     Submitted,
 )
+from domain.decisions.decision import Decision, NewEvent
+from domain.decisions.schedules import decide_schedule
 from domain.decisions.write_model import WriteModel
 from domain.fairness.known_line import Unread, WaitingJob
 from domain.fairness.queues import kind_of, queue_of
@@ -48,6 +49,7 @@ from domain.language.bodies import Body
 from domain.language.commands import (
     AcceptClock,
     ArchiveSegments,
+    BackfillSchedule,
     BeginArchive,
     CancelJob,
     ChangeLimit,
@@ -57,11 +59,13 @@ from domain.language.commands import (
     CompleteJob,
     CreateKey,
     DeletePlan,
+    DeleteSchedule,
     EnforceDeadlines,
     EraseArchivedBodies,
     EraseBodies,
     ExtendLeases,
     FailJob,
+    FireSchedule,
     JobCommand,
     RecoverJobs,
     ReportRefusals,
@@ -72,8 +76,10 @@ from domain.language.commands import (
     RewriteSegment,
     RotateKey,
     SaveProjections,
+    SetSchedule,
     SubmitJob,
     TakeOutbox,
+    TriggerSchedule,
     UpdateLine,
 )
 from domain.language.errors import (
@@ -89,7 +95,6 @@ from domain.language.errors import (
     without_traceback,
 )
 from domain.language.events import (
-    BodiesErased,
     Event,
     FailureReason,
     JobStarted,
@@ -104,7 +109,7 @@ from domain.language.events import (
     named_body,
 )
 from domain.language.idempotency import is_deduplicated, key_of, own_digest
-from domain.language.identifiers import ClaimHash, JobId, KeyName, UserId, WorkerId
+from domain.language.identifiers import JobId, KeyName, UserId, WorkerId
 from domain.language.limits import resolved_retry
 from domain.language.moments import later, to_micros
 from domain.language.policy import Policy
@@ -120,32 +125,6 @@ from domain.limits.limits import (
 from domain.limits.rate_limits import decide_admission, without_use
 
 _Worker = tuple[WorkerId | None, KeyName | None]  # a worker and the API key of its claims
-
-
-class NewEvent(NamedTuple):
-    """An event to be recorded, with its job and its body."""
-
-    event: Event
-    job_id: JobId | None = None
-    body: Body | None = None
-
-    def caused_by(self, name: KeyName) -> "NewEvent":
-        """Return it with the key of the caller that caused it."""
-        return self._replace(event=replace(self.event, by=name))
-
-    @property
-    def erases(self) -> Sequence[int]:
-        """Positions of the bodies that are erased with this event."""
-        return self.event.positions if isinstance(self.event, BodiesErased) else ()
-
-
-class Decision(NamedTuple):
-    """The events that follow from a command, and the answer to its caller."""
-
-    new_events: Sequence[NewEvent]
-    reply: Callable[[WriteModel], Answer] | Refusal  # called once the new events are folded in
-    unread: Unread | None = None  # rows to read before a claim can get more jobs
-    empty_claim: ClaimHash | None = None  # one whose empty answer is final
 
 
 def decide(model: WriteModel, command: Command, policy: Policy, now: datetime) -> Decision:
@@ -203,6 +182,14 @@ def _decide(  # noqa: C901, PLR0912 (a case for each command)
         case EraseArchivedBodies(job_id=job_id):
             job = model.jobs.rows.get(job_id)
             return _archive(lambda: decide_archived_erasure(model.archive, job, command), job_id)
+        case (
+            SetSchedule()
+            | DeleteSchedule()
+            | TriggerSchedule()
+            | BackfillSchedule()
+            | FireSchedule()
+        ):
+            return decide_schedule(model, command, key, policy, now, _submit)
         case _:
             assert_never(command)
 
@@ -253,6 +240,7 @@ def _submit(
         after=command.after,
         after_ended=tuple(job.id for job in parents if job.state in ENDED),
         after_failure=command.after_failure if parents else None,
+        schedule=command.schedule,
     )
     submitted = bounded(limits, submitted)
     if key is not None:

@@ -13,6 +13,7 @@ from domain.jobs.known_jobs import Jobs
 from domain.language.commands import (
     AcceptClock,
     ArchiveSegments,
+    BackfillSchedule,
     BeginArchive,
     CancelJob,
     ChangeLimit,
@@ -22,11 +23,13 @@ from domain.language.commands import (
     CompleteJob,
     CreateKey,
     DeletePlan,
+    DeleteSchedule,
     EnforceDeadlines,
     EraseArchivedBodies,
     EraseBodies,
     ExtendLeases,
     FailJob,
+    FireSchedule,
     RecoverJobs,
     ReportRefusals,
     ReportWrongKeys,
@@ -36,9 +39,11 @@ from domain.language.commands import (
     RewriteSegment,
     RotateKey,
     SaveProjections,
+    SetSchedule,
     SubmitJob,
     SubmitRows,
     TakeOutbox,
+    TriggerSchedule,
     UpdateLine,
 )
 from domain.language.events import (
@@ -60,6 +65,10 @@ from domain.language.events import (
     ProgressReported,
     RateLimitDecided,
     Recorded,
+    ScheduleBackfillBegun,
+    ScheduleDeleted,
+    ScheduleFired,
+    ScheduleSet,
     SegmentArchived,
     SegmentRewritten,
     WorkerMissed,
@@ -73,12 +82,14 @@ from domain.language.identifiers import (
     KeyHash,
     Kind,
     ResourceName,
+    ScheduleName,
     UserId,
 )
 from domain.language.policy import Policy
 from domain.limits.limits import LimitSettings, Subject, subject_of
 from domain.limits.rate_limits import WindowKey, Windows
 from domain.log.folds import Fold
+from domain.schedules.schedule import Schedules
 
 
 class WriteModel:
@@ -96,8 +107,17 @@ class WriteModel:
         self.windows = Windows()
         self.keys = ApiKeys()
         self.archive = ArchiveState()
+        self.schedules = Schedules()
         # In this order: the line needs the limits as they are with the event.
-        folded = (self.jobs, self.limits, self.line, self.windows, self.keys, self.archive)
+        folded = (
+            self.jobs,
+            self.limits,
+            self.line,
+            self.windows,
+            self.keys,
+            self.archive,
+            self.schedules,
+        )
         states = [state.folds() for state in folded]
         self._folds: dict[type, tuple[Fold, ...]] = {
             event_type: tuple(folds[event_type] for folds in states if event_type in folds)
@@ -130,6 +150,7 @@ class RowKeys(Struct, frozen=True, kw_only=True):
     claims: Collection[ClaimHash] = ()
     windows: Collection[WindowKey] = ()
     starts: Collection[Subject] = ()  # of subjects with throttles
+    schedules: Collection[ScheduleName] = ()
 
 
 class RequiredRows(RowKeys, frozen=True, kw_only=True):
@@ -143,10 +164,14 @@ class RequiredRows(RowKeys, frozen=True, kw_only=True):
     claims: set[ClaimHash] = set()
     windows: set[WindowKey] = set()
     starts: set[Subject] = set()  # of subjects whose limits change; others follow from the rest
+    schedules: set[ScheduleName] = set()
     http_claims: set[ClaimHash] = set()  # of `claims`: those that may have been answered empty
     retries: dict[JobId, int] = {}  # jobs to retry: the length of their users' windows, in seconds
+    runs: dict[ScheduleName, int] = {}  # schedules that may submit a job: likewise
 
-    def add_commands(self, commands: Iterable[Command | SubmitRows], policy: Policy) -> None:
+    def add_commands(  # noqa: PLR0912 (a case for each command)
+        self, commands: Iterable[Command | SubmitRows], policy: Policy
+    ) -> None:
         for command in commands:
             match command:
                 case SubmitJob():
@@ -195,8 +220,16 @@ class RequiredRows(RowKeys, frozen=True, kw_only=True):
                     | EraseArchivedBodies()
                 ):
                     self.jobs.add(command.job_id)
+                case (
+                    SetSchedule(name=name) | DeleteSchedule(name=name) | BackfillSchedule(name=name)
+                ):
+                    self.schedules.add(name)
+                case FireSchedule(name=name) | TriggerSchedule(name=name):
+                    self.schedules.add(name)
+                    self.runs[name] = policy.window_seconds
+                    self.windows.add((GLOBAL, policy.window_seconds))
 
-    def add_events(self, events: Iterable[Recorded]) -> None:
+    def add_events(self, events: Iterable[Recorded]) -> None:  # noqa: PLR0912 (a case for each event)
         """Add the rows that folding these events changes, without idempotency keys: see
         `add_keys`.
         """
@@ -232,6 +265,10 @@ class RequiredRows(RowKeys, frozen=True, kw_only=True):
                     self.users.update(event.users)
                 case ParentEnded():
                     self.jobs.add(event.parent)
+                case ScheduleSet() | ScheduleDeleted() | ScheduleFired() | ScheduleBackfillBegun():
+                    self.schedules.add(event.name)
+                    if isinstance(event, ScheduleFired) and event.job is not None:
+                        self.jobs.add(event.job)
                 case _:
                     self.users.add(event.user_id)
                     self.kinds.add(event.kind)
@@ -239,6 +276,8 @@ class RequiredRows(RowKeys, frozen=True, kw_only=True):
                         self.resources.update(event.resources)
                     if isinstance(event, JobSubmitted) and event.after:
                         self.jobs.update(event.waits_for)
+                        if isinstance(event, JobSubmitted) and event.schedule is not None:
+                            self.schedules.add(event.schedule)
 
     def add_keys(self, submissions: Iterable[JobSubmitted]) -> None:
         """Add the idempotency keys of submissions, whose former holders lose them."""
@@ -257,6 +296,7 @@ class RequiredRows(RowKeys, frozen=True, kw_only=True):
         self.claims.update(other.claims)
         self.windows.update(other.windows)
         self.starts.update(other.starts)
+        self.schedules.update(other.schedules)
 
     def without(self, known: RowKeys) -> "RequiredRows":
         """Return the rows that are not known yet.
@@ -273,8 +313,10 @@ class RequiredRows(RowKeys, frozen=True, kw_only=True):
             claims=self.claims.difference(known.claims),
             windows=self.windows.difference(known.windows),
             starts=self.starts.difference(known.starts),
+            schedules=self.schedules.difference(known.schedules),
             http_claims=self.http_claims,
             retries=self.retries,
+            runs=self.runs,
         )
 
     def size(self) -> int:
@@ -288,6 +330,7 @@ class RequiredRows(RowKeys, frozen=True, kw_only=True):
             + len(self.claims)
             + len(self.windows)
             + len(self.starts)
+            + len(self.schedules)
         )
 
     def _add_submission(self, command: SubmitJob, policy: Policy) -> None:

@@ -25,12 +25,14 @@ from domain.language.identifiers import (
     Kind,
     PlanName,
     ResourceName,
+    ScheduleName,
     SecretId,
     ServerId,
     UserId,
     WorkerId,
 )
 from domain.language.limits import Rate, RetryPolicy
+from domain.language.schedules import CATCH_UP_SECONDS, Overlap, Timing
 
 
 class Caller(Struct, frozen=True, gc=False):
@@ -70,6 +72,7 @@ class SubmitJob(_Command, frozen=True, kw_only=True, gc=False, tag=True):
     # The jobs that it comes after: at most AFTER_MAX, in order, no two equal.
     after: tuple[JobId, ...] = ()
     after_failure: AfterFailure = AfterFailure.FAIL  # if one of them fails or is cancelled
+    schedule: ScheduleName | None = None  # that submits it; None: a caller does
 
 
 class ReportRefusals(_Command, frozen=True, kw_only=True, gc=False, tag=True):
@@ -323,7 +326,47 @@ class SubmitRows(Struct, frozen=True, gc=False):
     is_locked: bool = False  # nothing was read, since another transaction holds one of the rows
 
 
+class SetSchedule(_Command, frozen=True, kw_only=True, gc=False, tag=True):
+    """Make a schedule, or replace it. Equal to what is set, it changes nothing."""
+
+    name: ScheduleName
+    user_id: UserId
+    kind: Kind
+    payload: str  # canonical JSON, at most SCHEDULE_PAYLOAD_BYTES_MAX bytes
+    timing: Timing
+    overlap: Overlap = Overlap.SKIP
+    catch_up_seconds: int = CATCH_UP_SECONDS  # from CATCH_UP_SECONDS_MIN
+    paused: bool = False
+
+
+class DeleteSchedule(_Command, frozen=True, kw_only=True, gc=False, tag=True):
+    """Delete a schedule."""
+
+    name: ScheduleName
+
+
+class TriggerSchedule(_Command, frozen=True, kw_only=True, gc=False, tag=True):
+    """Run a schedule now, by its overlap policy, whether it is paused or not."""
+
+    name: ScheduleName
+
+
+class BackfillSchedule(_Command, frozen=True, kw_only=True, gc=False, tag=True):
+    """Run each due time of a span of the past once, whatever came of it then."""
+
+    name: ScheduleName
+    from_at: datetime  # UTC, inclusive
+    until_at: datetime  # UTC, exclusive, later than `from_at`
+
+
+class FireSchedule(_Command, frozen=True, kw_only=True, gc=False, tag=True):
+    """Decide one run of a schedule that is due. If none is, nothing changes."""
+
+    name: ScheduleName
+
+
 JobCommand = CompleteJob | FailJob | ReturnJob | CancelJob | RetryJob | EraseBodies
+ScheduleCommand = SetSchedule | DeleteSchedule | TriggerSchedule | BackfillSchedule | FireSchedule
 Command = (
     SubmitJob
     | ReportRefusals
@@ -347,4 +390,5 @@ Command = (
     | RewriteSegment
     | CompleteArchive
     | TakeOutbox
+    | ScheduleCommand
 )

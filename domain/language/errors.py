@@ -57,7 +57,7 @@ from datetime import datetime
 from typing import Any, TypeVar
 
 from domain.language.events import RateLimitDecided, Scope
-from domain.language.identifiers import JobId, KeyName, Kind, PlanName, UserId
+from domain.language.identifiers import JobId, KeyName, Kind, PlanName, ScheduleName, UserId
 
 
 class FairlogError(Exception):
@@ -483,6 +483,46 @@ class TooManyLimits(Refusal):
         super().__init__(
             f"At most {most:,} kinds, resources, plans and users' kinds may have limits of their "
             "own; remove some, or set one for all resources with the same prefix (`shopify:*`)."
+        )
+
+
+class UnknownSchedule(Refusal):
+    """No schedule has this name, or none that the caller may see."""
+
+    def __init__(self, name: ScheduleName) -> None:
+        super().__init__(
+            f"There is no schedule {name!r}; make it first (PUT /v1/schedules/{{name}}, "
+            "`fairlog schedules set`)."
+        )
+
+
+class BackfillGoesOn(Refusal):
+    """A schedule has one backfill at a time."""
+
+    def __init__(self, name: ScheduleName, until: datetime) -> None:
+        super().__init__(
+            f"A backfill of the schedule {name!r} up to {until.isoformat()} goes on; wait until "
+            "it has ended."
+        )
+
+
+class NothingToBackfill(Refusal):
+    """No due time is in the span of a backfill."""
+
+    def __init__(self, name: ScheduleName) -> None:
+        super().__init__(
+            f"The schedule {name!r} has no due time in this span that has come yet; name an "
+            "earlier or a longer one."
+        )
+
+
+class TooManyTimes(Refusal):
+    """The span of a backfill has too many due times."""
+
+    def __init__(self, most: int, until: datetime) -> None:
+        super().__init__(
+            f"At most {most:,} due times are run by one backfill; send until = "
+            f"{until.isoformat()} first, and the rest afterwards."
         )
 
 

@@ -22,6 +22,7 @@ from domain.language.identifiers import (
     Kind,
     PlanName,
     ResourceName,
+    ScheduleName,
     SecretId,
     ServerId,
     UserId,
@@ -29,6 +30,7 @@ from domain.language.identifiers import (
 )
 from domain.language.limits import Rate, RetryPolicy
 from domain.language.moments import later
+from domain.language.schedules import Overlap, RunCause, RunOutcome, Timing
 
 
 class Scope(StrEnum):
@@ -140,6 +142,8 @@ class JobSubmitted(_StoredEvent, frozen=True, kw_only=True, tag="JobSubmitted"):
     def waits_for(self) -> tuple[JobId, ...]:
         """The parents that had not ended."""
         return tuple(job_id for job_id in self.after if job_id not in self.after_ended)
+
+    schedule: ScheduleName | None = None  # that submitted it; None: a caller did
 
 
 class SubmissionDeduplicated(_StoredEvent, frozen=True, kw_only=True, tag="SubmissionDeduplicated"):
@@ -509,6 +513,59 @@ class ArchiveCompleted(_StoredEvent, frozen=True, kw_only=True, tag="ArchiveComp
     last: int  # position of the last event that was archived
 
 
+class ScheduleSet(_StoredEvent, frozen=True, kw_only=True, tag="ScheduleSet"):
+    """A schedule was made or changed; the event has all of it.
+
+    Due times are computed when they are recorded: a fold needs no time zones.
+    """
+
+    name: ScheduleName
+    user_id: UserId  # whose jobs it submits
+    kind: Kind
+    payload: str  # canonical JSON, of each job
+    timing: Timing
+    overlap: Overlap
+    catch_up_seconds: int  # a due time is missed when it is decided later than so much
+    paused: bool = False  # no time is due; a resumed schedule goes on with the next one
+    next_due_at: datetime | None = None  # UTC; None: it is paused
+    fires_at: datetime | None = None  # UTC, when that time is decided; later by the jitter
+
+
+class ScheduleDeleted(_StoredEvent, frozen=True, kw_only=True, tag="ScheduleDeleted"):
+    """A schedule was deleted. Its jobs are left alone."""
+
+    name: ScheduleName
+    user_id: UserId
+    kind: Kind
+
+
+class ScheduleFired(_StoredEvent, frozen=True, kw_only=True, tag="ScheduleFired"):
+    """A run of a schedule was decided, which moves the schedule on to the next one."""
+
+    name: ScheduleName
+    user_id: UserId
+    kind: Kind
+    cause: RunCause
+    due_at: datetime  # UTC, the time that the run is for; of a trigger, that of the trigger
+    outcome: RunOutcome
+    job: JobId | None = None  # that was submitted
+    reason: str | None = None  # why the submission was refused or has to wait
+    # Of the schedule, the buffer or the backfill, as `cause` says; unchanged by a trigger.
+    next_due_at: datetime | None = None  # UTC; of a deferred run its own time; None: nothing is due
+    fires_at: datetime | None = None  # UTC, when that time is decided
+
+
+class ScheduleBackfillBegun(_StoredEvent, frozen=True, kw_only=True, tag="ScheduleBackfillBegun"):
+    """The due times of a span of the past shall be run, whatever came of them then."""
+
+    name: ScheduleName
+    user_id: UserId
+    kind: Kind
+    from_at: datetime  # UTC, inclusive
+    until_at: datetime  # UTC, exclusive
+    next_due_at: datetime  # UTC, the first one
+
+
 Event = (
     RateLimitDecided
     | JobSubmitted
@@ -538,6 +595,10 @@ Event = (
     | SegmentRewritten
     | ArchiveCompleted
     | ParentEnded
+    | ScheduleSet
+    | ScheduleDeleted
+    | ScheduleFired
+    | ScheduleBackfillBegun
 )
 
 # The events that move a job in the line or out of it. Each has the user, the kind and resources.

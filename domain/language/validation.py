@@ -21,6 +21,7 @@ from domain.language.identifiers import (
     Kind,
     PlanName,
     ResourceName,
+    ScheduleName,
     UserId,
     WorkerId,
 )
@@ -69,6 +70,10 @@ def worker_id(text: str) -> WorkerId:
 
 def plan_name(text: str) -> PlanName:
     return PlanName(_name(text, "plan"))
+
+
+def schedule_name(text: str) -> ScheduleName:
+    return ScheduleName(_name(text, "schedule's name"))
 
 
 def resource(text: str) -> ResourceName:

@@ -19,6 +19,7 @@ from entrypoints.cli.erase import erase
 from entrypoints.cli.failure import WRONG_USE, failure_of
 from entrypoints.cli.keys import keys
 from entrypoints.cli.restore import restore_log
+from entrypoints.cli.schedules import schedules
 from entrypoints.cli.serve import serve, worker
 from entrypoints.cli.whatif import whatif
 from entrypoints.runtime.ending import end
@@ -71,6 +72,7 @@ for _command in (
     limits.resources,
     limits.pause,
     limits.resume,
+    schedules,
     recover,
     doctor,
     clock,

@@ -28,10 +28,11 @@ VIEWS: Final = (
     ("overview", "/", "Overview"),
     ("fairness", "/fairness", "Fairness"),
     ("limits", "/limits", "Limits"),
+    ("schedules", "/schedules", "Schedules"),
     ("jobs", "/jobs", "Jobs"),
     ("audit", "/audit", "Audit"),
 )
-_VIEWS_OF_OWN_JOBS: Final = frozenset({"jobs", "audit"})
+_VIEWS_OF_OWN_JOBS: Final = frozenset({"schedules", "jobs", "audit"})
 ERROR: Final = "error.html"
 THEMES: Final = ("auto", "light", "dark")
 

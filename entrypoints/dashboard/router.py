@@ -31,6 +31,7 @@ from entrypoints.dashboard.rendering import (
     page,
     render,
 )
+from entrypoints.dashboard.schedules import schedules
 from entrypoints.http.forwarding import prefix_of
 from entrypoints.http.problems import answer_error
 from entrypoints.http.query import HAS_FORMS
@@ -56,6 +57,7 @@ def dashboard(fairlog: Fairlog, wrong_keys: WrongKeys) -> list[Router]:
             fairness,
             limits,
             change_limits,
+            schedules,
             jobs,
             find,
             job,

@@ -40,7 +40,9 @@ SINGLE_FIELDS: Final = frozenset(
     }
 )
 # Paths that end in a name chosen by a client. All other paths need no percent-encoding.
-_NAMED: Final = (b"/v1/limits/", b"/v1/kinds/", b"/v1/plans/", b"/v1/resources/")
+_SCHEDULES: Final = b"/v1/schedules/"
+_NAMED: Final = (b"/v1/limits/", b"/v1/kinds/", b"/v1/plans/", b"/v1/resources/", _SCHEDULES)
+_OF_A_SCHEDULE: Final = (b"/trigger", b"/backfill")
 _USER_KINDS: Final = (b"/v1/limits/", b"/kinds/")  # before the user and before the kind
 _TILES: Final = b"/tile/"  # whose numbers have leading zeros; `tile_at` accepts one form of each
 _PATH: Final = re.compile(rb"/(?:[A-Za-z0-9._~-]+(?:/[A-Za-z0-9._~-]+)*)?")
@@ -173,17 +175,22 @@ def is_canonical(path: bytes) -> bool:
 def named_path(path: bytes) -> str:
     """Return a path that ends in a name as it is routed: with the name as one encoded part.
 
-    A name may contain slashes, encoded or not. Only `/kinds/` after a user id is of the path.
+    A name may contain slashes, encoded or not. Only `/kinds/` after a user id, and `/trigger` and
+    `/backfill` after a schedule, are of the path.
     """
     prefix = next(prefix for prefix in _NAMED if path.startswith(prefix))
     before_user, before_kind = _USER_KINDS
     name = path.removeprefix(prefix)
+    action = b""
+    if prefix == _SCHEDULES:
+        action = next((one for one in _OF_A_SCHEDULE if name.endswith(one)), b"")
+        name = name.removesuffix(action)
     user, divider, kind = name.partition(before_kind)
     names = [user, kind] if prefix == before_user and divider and user and kind else [name]
     if not all(unquote_to_bytes(one).strip(b"/") for one in names):
         return unquote_to_bytes(path).decode()  # no route has an empty name
     encoded = before_kind.join(quote(unquote_to_bytes(one), safe="").encode() for one in names)
-    return (prefix + encoded).decode()
+    return (prefix + encoded + action).decode()
 
 
 def _with_safe_fields(

@@ -54,6 +54,14 @@ OPERATIONS: Final[Mapping[tuple[str, str], Operation]] = {
     ("GET", "/v1/resources"): Operation("listResources", "List resources with limits"),
     ("GET", "/v1/resources/{name}"): Operation("getResource", "Get the limits of a resource"),
     ("PUT", "/v1/resources/{name}"): Operation("setResource", "Set the limits of a resource"),
+    ("GET", "/v1/schedules"): Operation("listSchedules", "List schedules"),
+    ("GET", "/v1/schedules/{name}"): Operation("getSchedule", "Get a schedule"),
+    ("PUT", "/v1/schedules/{name}"): Operation("setSchedule", "Make or replace a schedule"),
+    ("DELETE", "/v1/schedules/{name}"): Operation("deleteSchedule", "Delete a schedule"),
+    ("POST", "/v1/schedules/{name}/trigger"): Operation("triggerSchedule", "Run a schedule now"),
+    ("POST", "/v1/schedules/{name}/backfill"): Operation(
+        "backfillSchedule", "Run the due times of a span of the past"
+    ),
     ("GET", "/v1/keys"): Operation("listKeys", "List API keys"),
     ("POST", "/v1/keys"): Operation("createKey", "Create an API key"),
     ("POST", "/v1/keys/{name}/rotate"): Operation("rotateKey", "Rotate an API key"),

@@ -31,6 +31,10 @@ PlanInPath = Annotated[
     str,
     PathParameter(description="The plan, 1 to 255 bytes, percent-encoded.", schema_extra=_NAME),
 ]
+ScheduleInPath = Annotated[
+    str,
+    PathParameter(description="The schedule, 1 to 255 bytes, percent-encoded.", schema_extra=_NAME),
+]
 ResourceInPath = Annotated[
     str,
     PathParameter(

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Final
 from msgspec import UNSET, Meta, Struct, UnsetType, field
 
 from domain.language.errors import (
+    BackfillGoesOn,
     BeyondLimits,
     FairlogError,
     JobArchived,
@@ -23,6 +24,7 @@ from domain.language.errors import (
     KeyExists,
     KeyHasEnded,
     KeyReusedWithOtherPayload,
+    NothingToBackfill,
     NotTheCurrentAttempt,
     PlanInUse,
     RateLimited,
@@ -31,9 +33,11 @@ from domain.language.errors import (
     TooManyLimits,
     TooManyQueues,
     TooManySecrets,
+    TooManyTimes,
     UnknownJob,
     UnknownKey,
     UnknownPlan,
+    UnknownSchedule,
 )
 from domain.language.ranges import JOB_ID, Count
 from entrypoints.http.access import PUBLIC, rule_of
@@ -74,6 +78,20 @@ REFUSALS: Final[Mapping[tuple[str, str], tuple[type[FairlogError], ...]]] = {
     ("DELETE", "/v1/plans/{name}"): (UnknownPlan, PlanInUse),
     ("PUT", "/v1/kinds/{kind}"): (TooManyLimits,),
     ("PUT", "/v1/resources/{name}"): (TooManyLimits,),
+    ("GET", "/v1/schedules/{name}"): (UnknownSchedule,),
+    ("DELETE", "/v1/schedules/{name}"): (UnknownSchedule,),
+    ("POST", "/v1/schedules/{name}/trigger"): (
+        UnknownSchedule,
+        RateLimited,
+        TooManyKinds,
+        TooManyQueues,
+    ),
+    ("POST", "/v1/schedules/{name}/backfill"): (
+        UnknownSchedule,
+        BackfillGoesOn,
+        NothingToBackfill,
+        TooManyTimes,
+    ),
     ("POST", "/v1/keys"): (KeyExists, TooManyKeys),
     ("POST", "/v1/keys/{name}/rotate"): (UnknownKey, KeyHasEnded, TooManySecrets),
     ("DELETE", "/v1/keys/{name}"): (UnknownKey,),

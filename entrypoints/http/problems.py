@@ -15,6 +15,7 @@ from litestar.exceptions import (
 )
 
 from domain.language.errors import (
+    BackfillGoesOn,
     BeyondLimits,
     BodiesAreNeeded,
     EntryRefused,
@@ -37,6 +38,7 @@ from domain.language.errors import (
     LogUnavailable,
     NotAllowed,
     NotForKind,
+    NothingToBackfill,
     NotTheCurrentAttempt,
     PlanInUse,
     QueueFull,
@@ -49,10 +51,12 @@ from domain.language.errors import (
     TooManyLimits,
     TooManyQueues,
     TooManySecrets,
+    TooManyTimes,
     UnknownJob,
     UnknownKey,
     UnknownParent,
     UnknownPlan,
+    UnknownSchedule,
 )
 from domain.language.events import RateLimitDecided
 from domain.language.identifiers import UserId
@@ -100,6 +104,10 @@ _STATUS: dict[type[FairlogError], HTTPStatus] = {
     UnknownKey: HTTPStatus.NOT_FOUND,
     UnknownPlan: HTTPStatus.NOT_FOUND,
     PlanInUse: HTTPStatus.CONFLICT,
+    UnknownSchedule: HTTPStatus.NOT_FOUND,
+    BackfillGoesOn: HTTPStatus.CONFLICT,
+    NothingToBackfill: HTTPStatus.UNPROCESSABLE_ENTITY,
+    TooManyTimes: HTTPStatus.UNPROCESSABLE_ENTITY,
     BeyondLimits: HTTPStatus.UNPROCESSABLE_ENTITY,
     TooManyLimits: HTTPStatus.CONFLICT,
     InvalidInput: HTTPStatus.BAD_REQUEST,

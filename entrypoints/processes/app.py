@@ -29,6 +29,7 @@ from entrypoints.http.limits import LIMIT_CONTROLLERS
 from entrypoints.http.metrics import ServerMetrics, metrics
 from entrypoints.http.problems import answer_error
 from entrypoints.http.query import check_query
+from entrypoints.http.schedules import ScheduleController
 from entrypoints.http.schema import SchemaPage, StructSchemas
 from entrypoints.http.stream import EncodedEvents, stream
 from entrypoints.http.strict_request import StrictRequest
@@ -126,6 +127,7 @@ def create_app(
             OutcomeController,
             ClaimController,
             *LIMIT_CONTROLLERS,
+            ScheduleController,
             KeyController,
             LegacyController,
             audit,

@@ -34,6 +34,7 @@ from domain.decisions.answers import (
     JobUpdated,
     LeasesHeld,
     LineWasUpdated,
+    ScheduleDecided,
     Submitted,
 )
 from domain.decisions.batch import Outcome
@@ -47,6 +48,7 @@ from domain.language.commands import (
     CompleteJob,
     EnforceDeadlines,
     ExtendLeases,
+    FireSchedule,
     JobCommand,
     RecoverJobs,
     ReturnJob,
@@ -61,7 +63,7 @@ from domain.language.errors import (
     without_traceback,
 )
 from domain.language.events import JobCancelled
-from domain.language.identifiers import JobId, Kind, ServerId, UserId
+from domain.language.identifiers import JobId, Kind, ScheduleName, ServerId, UserId
 from domain.language.policy import Policy
 from entrypoints.feeds.event_feed import EventFeed
 from entrypoints.feeds.log_watcher import LogWatcher
@@ -72,6 +74,7 @@ from entrypoints.service.cancellations import Cancellations, Cancelled
 from entrypoints.service.change_limits import ChangeLimits
 from entrypoints.service.claiming import Claiming
 from entrypoints.service.due_jobs import JOBS_PER_PAGE, DueJobs
+from entrypoints.service.due_schedules import DueSchedules
 from entrypoints.service.entries_in_order import submit_in_order
 from entrypoints.service.held_users import HeldUsers
 from entrypoints.service.job_ends import JobEnds
@@ -149,6 +152,7 @@ class Fairlog(Queries):
         self._slices = Slices()
         self._due_jobs = DueJobs(self.jobs)
         self._held_users = HeldUsers(self.line, self.windows)
+        self._due_schedules = DueSchedules(self.schedules)
         self._own_batches = watcher.rising_number()  # position of the latest batch of this process
         watcher.observe(lambda batch: self._own_batches.rise_to(batch.position))
         self._enforced_up_to = 0  # the position of `_own_batches` at the latest `watch_deadlines`
@@ -441,30 +445,43 @@ class Fairlog(Queries):
 
     async def watch_deadlines(self) -> None:
         """Call `enforce_deadlines`, but first wait while nothing is due soon and nobody writes."""
-        if self._due_jobs.is_quiet and self._held_users.is_quiet:
+        timers = (self._due_jobs, self._held_users, self._due_schedules)
+        if all(one.is_quiet for one in timers):
             await self._own_batches.wait_beyond(self._enforced_up_to, QUIET_SECONDS)
         self._enforced_up_to = self._own_batches.value
         await self.enforce_deadlines()
 
     async def enforce_deadlines(self) -> int:
         """Update the jobs whose leases, time-outs, schedules or expiry times have passed, and the
-        users whose throttles have new windows.
+        users whose throttles have new windows, and decide the runs of schedules that are due.
 
         Users take turns. Returns the number of jobs that changed.
         """
         changed = 0
         while True:
-            due, held = await self._read_due()
+            due, held, schedules = await self._read_due()
             try:  # at once, so that they are in one batch: timers wait for no other one
-                is_line_updated, (updated, has_more) = await asyncio.gather(
-                    self._update_line(held), self._update_due(due)
+                is_line_updated, (updated, has_more), has_more_runs = await asyncio.gather(
+                    self._update_line(held), self._update_due(due), self._fire(schedules)
                 )
             except BaseException:
                 self._due_jobs.clear()
+                self._due_schedules.clear()
                 raise
             changed += updated
-            if not (has_more or is_line_updated):
+            if not (has_more or is_line_updated or has_more_runs):
                 return changed
+
+    async def _fire(self, schedules: Sequence[ScheduleName]) -> bool:
+        """Return True if further runs may be due."""
+        if not schedules:
+            return False
+        outcomes = await self.writer.execute_each([FireSchedule(name=one) for one in schedules])
+        for outcome in outcomes:
+            if isinstance(outcome, FairlogError):
+                raise fresh_copy(outcome)
+        has_run = any(isinstance(one, ScheduleDecided) and one.run for one in outcomes)
+        return has_run or self._due_schedules.has_more
 
     async def _update_line(self, users: Sequence[UserId]) -> bool:
         """Return True if further users may have to be updated."""
@@ -501,8 +518,10 @@ class Fairlog(Queries):
         self.is_recovered = True
         return recovered
 
-    async def _read_due(self) -> tuple[list[JobId], list[UserId]]:
-        """Return due jobs, and users whose places in the line have to be worked out again."""
+    async def _read_due(self) -> tuple[list[JobId], list[UserId], list[ScheduleName]]:
+        """Return due jobs, users whose places in the line have to be worked out again, and
+        schedules with a due run.
+        """
         found = await self.read(self._due_and_held)
         self.log_watcher.note_position(self._due_jobs.position)
         return found
@@ -510,9 +529,15 @@ class Fairlog(Queries):
     def _running_in(self, server: ServerId, connection: Connection) -> list[JobId]:
         return self.jobs.running_in(connection, server, JOBS_PER_PAGE)
 
-    def _due_and_held(self, connection: Connection) -> tuple[list[JobId], list[UserId]]:
+    def _due_and_held(
+        self, connection: Connection
+    ) -> tuple[list[JobId], list[UserId], list[ScheduleName]]:
         head = self._saved_head(connection)
-        return self._due_at(connection, head), self._held_users.next_page(connection, head)
+        return (
+            self._due_at(connection, head),
+            self._held_users.next_page(connection, head),
+            self._due_schedules.next_page(connection, head),
+        )
 
     def _due(self, connection: Connection) -> list[JobId]:
         return self._due_at(connection, self._saved_head(connection))

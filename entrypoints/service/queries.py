@@ -56,6 +56,7 @@ from entrypoints.service.views import (
     window_view,
 )
 from projections.inline.jobs import JobQueries
+from projections.inline.schedules import ScheduleQueries
 from projections.inline.windows import WindowQueries
 from projections.queries.line_queries import LineQueries
 from projections.queries.visible_jobs import VisibleJobs, conditions_of
@@ -96,6 +97,7 @@ class Queries:
         self.visible_jobs = VisibleJobs(registry.current("jobs"))
         self.line = LineQueries(registry.current("line"))
         self.windows = WindowQueries(registry.current("windows"))
+        self.schedules = ScheduleQueries(registry.current("schedules"))
         self._long_reads = LongReads("long-read")
         self._large_reads = LongReads("large-read")
         self._large_claims = LongReads("large-claim")  # so that workers do not wait for pages

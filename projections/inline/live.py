@@ -25,6 +25,7 @@ from projections.inline.front import FrontOfLine
 from projections.inline.jobs import JobsProjection
 from projections.inline.line import LineProjection
 from projections.inline.parents import ParentsProjection, read_children
+from projections.inline.schedules import SchedulesProjection
 from projections.inline.windows import WindowsProjection
 from projections.storage import registry
 from projections.storage.generations import InlineProjection
@@ -34,8 +35,16 @@ EVENTS_PER_PAGE: Final = 2_000  # of those that other processes have appended
 
 
 def inline_projections() -> tuple[InlineProjection, ...]:
-    """Return the projections in the order of loading: loaded jobs decide which users are needed."""
-    return (JobsProjection(), WindowsProjection(), LineProjection(), ParentsProjection())
+    """Return the projections in the order of loading: the schedules that run decide which jobs are
+    needed, and loaded jobs decide which users are.
+    """
+    return (
+        SchedulesProjection(),
+        JobsProjection(),
+        WindowsProjection(),
+        LineProjection(),
+        ParentsProjection(),
+    )
 
 
 class LiveProjections:

@@ -29,19 +29,19 @@ class VisibleJobs:
         return dict.fromkeys(State, 0) | {STATES[state]: count for state, count in rows}
 
 
-def conditions_of(key: ApiKey) -> Iterator[sa.ColumnElement[bool]]:
-    """Yield the conditions that a row's job is one of the key's.
+def conditions_of(key: ApiKey, table: sa.Table = jobs) -> Iterator[sa.ColumnElement[bool]]:
+    """Yield the conditions that a row, of a user and a kind, is one of the key's.
 
     Without an index for several users, a search may read all of its jobs: run it as a long read.
     """
     created = key.created
     if not created.any_user:
         users: list[sa.ColumnElement[bool]] = [
-            jobs.c.user_id.in_([user_id.encode() for user_id in created.users])
+            table.c.user_id.in_([user_id.encode() for user_id in created.users])
         ]
         if created.user_prefix is not None:
             first, end = byte_range(created.user_prefix)
-            users.append(sa.and_(jobs.c.user_id >= first, jobs.c.user_id < end))
+            users.append(sa.and_(table.c.user_id >= first, table.c.user_id < end))
         yield sa.or_(*users)
     if created.kinds:
-        yield jobs.c.kind.in_([kind.encode() for kind in created.kinds])
+        yield table.c.kind.in_([kind.encode() for kind in created.kinds])

@@ -9,6 +9,7 @@ from domain.jobs.job import Job
 from domain.language.identifiers import JobId
 from projections.inline.job_documents import decode_job
 from projections.inline.jobs import JobsProjection, jobs
+from projections.inline.schedules import SchedulesProjection
 from projections.storage.snapshot import BODIES, SnapshotPart, unpacked
 
 
@@ -25,8 +26,8 @@ def cut_jobs(
             for row in part.rows:
                 if row[0] in wanted:
                     found[JobId(row[0])] = decode_job(row[-1])
-        elif part.projection != JobsProjection.name:
-            break  # the projection of jobs comes first
+        elif part.projection not in {SchedulesProjection.name, JobsProjection.name}:
+            break  # the projection of jobs comes before the others
     return found
 
 

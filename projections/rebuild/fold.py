@@ -140,7 +140,7 @@ class GenerationFold:
         line, counters = model.line, model.windows.counters
         limits = len(model.limits.users) if self._evicts_limits else 0
         names = len(line.users) + len(line.kinds) + len(line.resources)
-        return len(model.jobs.rows) + names + len(counters) + limits
+        return len(model.jobs.rows) + names + len(counters) + limits + len(model.schedules.rows)
 
     def _evict_ended_jobs(self) -> None:
         jobs = self._model.jobs
@@ -177,6 +177,7 @@ class GenerationFold:
             line.resources,
             line.starts,
             windows.counters,
+            self._model.schedules.rows,
         )
 
     def _clear(self, *known: dict[Any, Any] | set[Any]) -> None:
@@ -224,6 +225,7 @@ class GenerationFold:
             keys=jobs.key_holders,
             claims=jobs.claims.jobs,
             windows=windows.counters,
+            schedules=self._model.schedules.rows,
         )
         return required.without(self._absent).without(in_memory)
 

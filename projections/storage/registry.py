@@ -69,6 +69,11 @@ def current(name: str) -> sa.ColumnElement[int]:
     return sa.select(registry.c.generation).where(registry.c.name == name).scalar_subquery()
 
 
+def current_text(name: str) -> str:
+    """Return `current` as text, for a statement that is sent as text; `name` is a literal."""
+    return f"(SELECT generation FROM {registry.name} WHERE name = '{name}')"
+
+
 def reserve(connection: Connection, projection: Versioned) -> int:
     """Return a new generation, which was never used before. The caller holds the head lock."""
     found = connection.execute(

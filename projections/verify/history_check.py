@@ -8,6 +8,7 @@ from sqlalchemy.engine import Connection
 from domain.audit.archive_legality import misarchived
 from domain.audit.key_legality import misuse
 from domain.audit.legality import illegality, miscount, misordered, misplanned
+from domain.audit.schedule_legality import misfired
 from domain.decisions.write_model import WriteModel
 from domain.language.events import BodiesErased, LeasesExtended, Recorded
 from domain.log.stored_log import CutLog, StoredHead, StoredRow, recorded
@@ -197,6 +198,7 @@ def _illegality(model: WriteModel, recorded: Recorded, cut: int) -> str | None:
         or miscount(model.windows, recorded)
         or misplanned(model.limits, recorded)
         or misordered(jobs, recorded)
+        or misfired(model.schedules, model.jobs.rows, recorded)
         or misarchived(model.archive, recorded)
         or misuse(model.keys, before, recorded)
     )

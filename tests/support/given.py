@@ -18,7 +18,7 @@ from msgspec.structs import replace
 
 from domain.decisions.answers import Answer
 from domain.decisions.batch import Batch, Outcome
-from domain.decisions.decide import NewEvent
+from domain.decisions.decision import NewEvent
 from domain.decisions.write_model import WriteModel
 from domain.fairness.known_line import KnownLine
 from domain.jobs.job import Job
@@ -32,6 +32,10 @@ from domain.language.events import (
     PlanDeleted,
     RateLimitDecided,
     Recorded,
+    ScheduleBackfillBegun,
+    ScheduleDeleted,
+    ScheduleFired,
+    ScheduleSet,
 )
 from domain.language.identifiers import ClaimHash, JobId
 from domain.language.moments import from_micros, later, to_micros
@@ -39,6 +43,17 @@ from domain.language.policy import Policy
 
 NOW = from_micros(1_700_000_040_000_000)  # 22:14:00: a window of 60 s begins
 POLICY = Policy()
+
+_OF_NO_JOB = (
+    RateLimitDecided,
+    LimitChanged,
+    PlanDeleted,
+    LeasesExtended,
+    ScheduleSet,
+    ScheduleDeleted,
+    ScheduleFired,
+    ScheduleBackfillBegun,
+)
 
 A = TypeVar("A", bound=Answer)
 R = TypeVar("R", bound=Refusal)
@@ -190,7 +205,7 @@ class When:
 
 
 def _job_of(event: Event, latest: int) -> JobId | None:
-    if isinstance(event, RateLimitDecided | LimitChanged | PlanDeleted | LeasesExtended):
+    if isinstance(event, _OF_NO_JOB):
         return None
     return JobId(latest)
 

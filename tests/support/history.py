@@ -15,23 +15,28 @@ from domain.decisions.answers import Answer, Claimed, JobsUpdated, Submitted
 from domain.jobs.job import Job, State
 from domain.language.commands import (
     AcceptClock,
+    BackfillSchedule,
     CancelJob,
     ChangeLimit,
     ClaimJobs,
     Command,
     CompleteJob,
     DeletePlan,
+    DeleteSchedule,
     EnforceDeadlines,
     EraseBodies,
     ExtendLeases,
     FailJob,
+    FireSchedule,
     Progress,
     RecoverJobs,
     ReportWrongKeys,
     RetryJob,
     ReturnJob,
     SaveProjections,
+    SetSchedule,
     SubmitJob,
+    TriggerSchedule,
 )
 from domain.language.errors import Refusal
 from domain.language.events import EVENT_TYPES, AfterFailure, Event, Role, Scope, encode, type_of
@@ -40,12 +45,14 @@ from domain.language.identifiers import (
     Kind,
     PlanName,
     ResourceName,
+    ScheduleName,
     ServerId,
     UserId,
     WorkerId,
 )
 from domain.language.limits import Rate, RetryPolicy
 from domain.language.moments import later
+from domain.language.schedules import Overlap, Timing
 from domain.log.chain import GENESIS, leaf, link
 from entrypoints.composition import compose
 from entrypoints.service.fairlog import Fairlog
@@ -85,6 +92,7 @@ def tell_everything(fairlog: Fairlog, clock: ManualClock) -> None:
     _tell_of_runs(fairlog, clock)
     _tell_of_time(fairlog, clock)
     _tell_of_attempts(fairlog, clock)
+    _tell_of_schedules(fairlog, clock)
     _tell_of_starts(fairlog, clock)
     _tell_of_keys(fairlog)
     _tell_of_parents(fairlog)
@@ -203,6 +211,32 @@ def _tell_of_starts(fairlog: Fairlog, clock: ManualClock) -> None:
     assert len(claim(fairlog, 9)) == 2
     clock.advance(61)
     assert len(claim(fairlog, 9)) == 2
+
+
+def _tell_of_schedules(fairlog: Fairlog, clock: ManualClock) -> None:
+    """One of each overlap policy, and what may come of its due times."""
+    names = {overlap: ScheduleName(f"{overlap.value} é") for overlap in Overlap}
+    fields: Any = {"user_id": CAROL, "kind": ECHO, "payload": "{}"}
+    for overlap, name in names.items():
+        timing = Timing(cron="*/5 * * * *", time_zone="Europe/Berlin", jitter_seconds=9)
+        do(fairlog, SetSchedule(name=name, timing=timing, overlap=overlap, **fields))
+    for seconds in (310, 310, 310, 9_000):
+        clock.advance(seconds)
+        for name in names.values():
+            do(fairlog, FireSchedule(name=name))
+    claim_on(fairlog)
+    buffered, skipped = names[Overlap.BUFFER_ONE], names[Overlap.SKIP]
+    do(fairlog, TriggerSchedule(name=skipped))
+    past: Any = {"from_at": later(clock.now(), -900), "until_at": clock.now()}
+    do(fairlog, BackfillSchedule(name=skipped, **past))
+    timing = Timing(every_seconds=60)
+    do(fairlog, SetSchedule(name=buffered, timing=timing, paused=True, **fields))
+    do(fairlog, SetSchedule(name=ScheduleName("brief"), timing=timing, **fields))
+    do(fairlog, DeleteSchedule(name=ScheduleName("brief")))
+    refused(fairlog, TriggerSchedule(name=ScheduleName("brief")))
+    for name in (skipped, skipped, buffered):
+        do(fairlog, FireSchedule(name=name))
+    claim_on(fairlog)
 
 
 def _tell_of_keys(fairlog: Fairlog) -> None:

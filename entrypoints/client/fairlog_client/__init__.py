@@ -21,6 +21,8 @@ from fairlog_client.answers import (
     Plan,
     Progress,
     Rate,
+    Schedule,
+    ScheduleRun,
     State,
     UserLimits,
 )
@@ -94,6 +96,8 @@ __all__ = [
     "Retries",
     "RetryLater",
     "RetryPolicy",
+    "Schedule",
+    "ScheduleRun",
     "ServerFailed",
     "ServerUnavailable",
     "State",

@@ -169,6 +169,56 @@ class PlansPage(Struct, frozen=True):
     next: str | None = None  # the cursor of the next page; None: no more
 
 
+class ScheduleRun(Struct, frozen=True, kw_only=True):
+    """A run of a schedule: one due time, a trigger, or a time of a backfill."""
+
+    due_at: datetime  # the time that it is for
+    cause: str  # time, buffer, trigger or backfill
+    outcome: str  # submitted, buffered, overlap, missed, deferred or refused
+    job_id: int | None = None  # that was submitted
+    reason: str | None = None  # why the submission was refused
+    decided_at: datetime | None = None  # of `Schedule.last_run`
+
+
+class Backfill(Struct, frozen=True, kw_only=True):
+    """A backfill that goes on."""
+
+    next_at: datetime  # the due time that it comes to next
+    until: datetime  # exclusive
+
+
+class Schedule(Struct, frozen=True, kw_only=True):
+    """A schedule and its runs."""
+
+    name: str
+    user_id: str
+    kind: str
+    payload: Any = None
+    cron: str | None = None
+    every_seconds: int | None = None
+    time_zone: str = "UTC"
+    overlap: str
+    catch_up_seconds: int
+    jitter_seconds: int
+    paused: bool
+    created_at: datetime
+    changed_at: datetime
+    next_run_at: datetime | None = None  # with its jitter; None: paused
+    next_due_at: Sequence[datetime] = ()  # the next due times
+    last_run: ScheduleRun | None = None
+    last_job_id: int | None = None
+    buffered_at: datetime | None = None  # due time of the run that waits for the latest job
+    backfill: Backfill | None = None
+    run: ScheduleRun | None = None  # what came of a trigger
+
+
+class SchedulesPage(Struct, frozen=True):
+    """A page of schedules, by name."""
+
+    schedules: Sequence[Schedule]
+    next: str | None = None  # the cursor of the next page; None: no more
+
+
 class BatchOutcome(Struct, frozen=True):
     """The answer to one submission of a batch."""
 

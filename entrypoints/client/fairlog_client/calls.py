@@ -43,6 +43,7 @@ from fairlog_client.flows import (
 )
 from fairlog_client.limit_calls import LimitCalls
 from fairlog_client.retry_policies import RetryPolicy
+from fairlog_client.schedule_calls import ScheduleCalls
 from fairlog_client.sse import EventParser
 from fairlog_client.submissions import Submission, rfc3339
 
@@ -52,7 +53,7 @@ BATCH_BYTES_MAX = 8 * 1024 * 1024  # half of the server's bound
 PAGE_ENTRIES = 200
 
 
-class Calls(LimitCalls):
+class Calls(LimitCalls, ScheduleCalls):
     """The calls that a client makes, with its retries."""
 
     def __init__(self, retries: Retries) -> None:

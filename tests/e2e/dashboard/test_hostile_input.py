@@ -38,7 +38,7 @@ def test_hostile_text_is_shown_as_text(opened: Window, server: FairlogServer, te
     shown = page.locator("#h-payload + pre").inner_text()
     assert "deep" in shown
     assert page.locator("#live h1, #live svg[onload], #live img, #live script").count() == 0
-    for path in ("/", "/fairness", "/limits", "/jobs"):
+    for path in ("/", "/fairness", "/limits", "/schedules", "/jobs"):
         opened.go(path)
         assert page.locator("#live h1, #live img, #live script").count() == 0
     page.get_by_label("User").fill(text)
@@ -64,7 +64,8 @@ def test_a_payload_of_a_megabyte_is_shown_from_its_beginning(
 
 
 @pytest.mark.parametrize(
-    "path", ["/", "/fairness", "/limits", "/jobs", "/audit", "/charts.json", "/jobs/999999"]
+    "path",
+    ["/", "/fairness", "/limits", "/schedules", "/jobs", "/audit", "/charts.json", "/jobs/999999"],
 )
 def test_every_answer_is_guarded(server: FairlogServer, path: str) -> None:
     headers = server.client.get(path).headers

@@ -21,6 +21,7 @@ VIEWS = [
     "/",
     "/fairness",
     "/limits?user=alice",
+    "/schedules",
     "/jobs",
     "/jobs?state=failed&error=no+such&since=1d",
     "/jobs?since=soon",
@@ -46,6 +47,8 @@ def some_life(server: FairlogServer) -> None:
     end(server, second, error={"type": "ValueError", "message": "no such picture"})
     submit(server, "carol", 1, run_at="2100-01-01T00:00:00Z")
     server.client.put("/v1/limits/dave", json={"running": 0}).raise_for_status()
+    schedule = {"cron": "0 3 * * *", "user_id": "alice", "kind": "echo"}
+    server.client.put("/v1/schedules/nightly", json=schedule).raise_for_status()
 
 
 def test_the_overview_moves_with_a_submission(opened: Window, server: FairlogServer) -> None:
@@ -70,6 +73,21 @@ def test_the_overview_tells_workers_kinds_and_failures(opened: Window) -> None:
     expect(page).to_have_url(re.compile(r"span=6h"))
     page.reload()
     expect(page.get_by_role("button", name="6 hours")).to_have_attribute("aria-pressed", "true")
+
+
+def test_schedules_show_their_next_and_latest_runs(opened: Window, server: FairlogServer) -> None:
+    page = opened.go("/schedules")
+    row = page.locator("tbody tr").filter(has_text="nightly")
+    expect(row).to_contain_text("0 3 * * * UTC")
+    expect(row).to_contain_text("none yet")
+    name = secrets.token_hex(4)
+    schedule = {"every_seconds": 31_000_000, "user_id": "alice", "kind": "echo", "paused": True}
+    server.client.put(f"/v1/schedules/{name}", json=schedule).raise_for_status()
+    run = server.client.post(f"/v1/schedules/{name}/trigger").json()["run"]
+    row = page.locator("tbody tr").filter(has_text=name)
+    expect(row).to_contain_text("paused")
+    expect(row).to_contain_text("submitted")
+    expect(row.get_by_role("link", name=f"#{run['job_id']}")).to_be_visible()
 
 
 def test_fairness_shows_whose_turn_it_is(opened: Window, server: FairlogServer) -> None:

@@ -37,6 +37,7 @@ OURS: Final = {
     "parents_v1",
     "window_counters_v3",
     "limits_v3",
+    "schedules_v1",
 }
 SETTINGS: Final = {"user_limit": 30, "window_seconds": 2_678_400, "lease_seconds": 86_400}
 
@@ -87,6 +88,8 @@ def live_eventfully(client: httpx.Client) -> None:
     client.put("/v1/limits/bob", json={"limit": 25, "running": 2})
     client.put("/v1/limits", json={"limit": 1000})
     client.put("/v1/kinds/mail", json={"running": 3})
+    schedule = {"cron": "0 0 29 2 *", "user_id": "ada", "kind": "mail"}
+    client.put("/v1/schedules/seldom", json=schedule).raise_for_status()
     throttle = {"limit": 1000, "seconds": 3600}
     client.put("/v1/resources/shop", json={"throttle": throttle, "running": 20}).raise_for_status()
     for number in range(27):

@@ -24,8 +24,8 @@ from tests.support.keys import create_key, revoke_key, rotate_key, secret
 from tests.support.server import AppServer
 from tests.support.waiting import wait_until
 
-PAGES = ["/", "/fairness", "/limits", "/jobs", "/audit", "/charts.json"]
-OWN_PAGES = ["/jobs", "/audit"]
+PAGES = ["/", "/fairness", "/limits", "/schedules", "/jobs", "/audit", "/charts.json"]
+OWN_PAGES = ["/schedules", "/jobs", "/audit"]
 COOKIE = "fairlog_session"
 
 

@@ -12,6 +12,7 @@ import pytest
 
 from fairlog_client import (
     Conflict,
+    InvalidRequest,
     JobCancelled,
     JobFailed,
     NotFound,
@@ -225,6 +226,28 @@ def test_limits_are_read_and_set(client: Any) -> None:
     assert limits.global_.limit == client.global_limits().limit == 1_000_000
     client.set_limits(user, running=None)
     assert (client.limits(user).limit, client.limits(user).running) == (50, None)
+
+
+def test_schedules_are_set_listed_run_and_deleted(client: Any) -> None:
+    user, name = new_user(), f"every morning/{new_user()}"
+    fields = {"user_id": user, "kind": "echo", "payload": {"n": 1}}
+    schedule = client.set_schedule(name, cron="30 3 * * *", time_zone="Europe/Berlin", **fields)
+    assert (schedule.name, schedule.payload, schedule.overlap) == (name, {"n": 1}, "skip")
+    assert (len(schedule.next_due_at), schedule.last_run) == (5, None)
+    assert client.schedule(name) == schedule
+    assert name in [one.name for one in client.schedules()]
+    run = client.trigger_schedule(name).run
+    assert (run.cause, run.outcome) == ("trigger", "submitted")
+    assert client.job(run.job_id).user_id == user
+    assert client.trigger_schedule(name).run.outcome == "overlap"
+    now = datetime.now(UTC)
+    begun = client.backfill_schedule(name, now - timedelta(days=3), now)
+    assert begun.backfill is not None
+    with pytest.raises(InvalidRequest, match="no such day"):
+        client.set_schedule(name, cron="0 0 31 2 *", **fields)
+    client.delete_schedule(name)
+    with pytest.raises(NotFound):
+        client.schedule(name)
 
 
 def test_plans_are_set_listed_and_deleted(client: Any) -> None:

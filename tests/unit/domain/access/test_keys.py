@@ -16,13 +16,16 @@ from domain.language.commands import (
     Command,
     CompleteArchive,
     EnforceDeadlines,
+    EraseArchivedBodies,
     EraseBodies,
     ExtendLeases,
+    FireSchedule,
     RecoverJobs,
     ReportRefusals,
     ReportWrongKeys,
     RetryJob,
     ReturnJob,
+    RewriteSegment,
     SaveProjections,
     TakeOutbox,
     UpdateLine,
@@ -232,6 +235,9 @@ def test_a_right_is_known_for_every_command_that_a_caller_may_send() -> None:
         BeginArchive,
         ArchiveSegments,
         CompleteArchive,
+        RewriteSegment,
+        EraseArchivedBodies,
+        FireSchedule,
     }
     assert set(_NEEDED) == set(Command.__args__) - sent_by_nobody
 

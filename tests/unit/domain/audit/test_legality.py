@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from domain.audit.legality import illegality, miscount, misordered, misplanned
-from domain.decisions.decide import NewEvent
+from domain.decisions.decision import NewEvent
 from domain.decisions.write_model import WriteModel
 from domain.jobs.job_fold import submitted as submitted_job
 from domain.language.commands import (

@@ -7,7 +7,8 @@ from msgspec.structs import replace
 import domain.decisions.batch
 from domain.decisions.answers import Claimed, JobUpdated, Submitted
 from domain.decisions.batch import EVENTS_PER_APPEND, STREAMED_JOBS_MIN, Batch
-from domain.decisions.decide import Decision, decide
+from domain.decisions.decide import decide
+from domain.decisions.decision import Decision
 from domain.decisions.write_model import WriteModel
 from domain.fairness.known_line import KnownLine
 from domain.jobs.job import State

@@ -31,6 +31,7 @@ from domain.language.events import (
     type_of,
 )
 from domain.language.moments import from_micros
+from domain.language.schedules import Overlap, RunCause, RunOutcome
 from tests.support.given import NOW
 from tests.support.repository import TESTS
 from tests.support.stories import ALICE, admitted, extended, submitted
@@ -115,6 +116,10 @@ def test_the_types_are_those_that_are_documented() -> None:
         "SegmentRewritten",
         "ArchiveCompleted",
         "ParentEnded",
+        "ScheduleSet",
+        "ScheduleDeleted",
+        "ScheduleFired",
+        "ScheduleBackfillBegun",
     ]
 
 
@@ -139,6 +144,9 @@ def test_the_values_of_every_enumeration_are_those_that_are_stored() -> None:
             EndReason,
             Role,
             AfterFailure,
+            Overlap,
+            RunCause,
+            RunOutcome,
         )
     }
     assert stored == {
@@ -150,6 +158,9 @@ def test_the_values_of_every_enumeration_are_those_that_are_stored() -> None:
         "EndReason": ["reported", "lease_lost"],
         "Role": ["submitter", "worker", "reader", "operator", "admin"],
         "AfterFailure": ["fail", "cancel", "run"],
+        "Overlap": ["skip", "buffer_one", "allow_all", "cancel_other"],
+        "RunCause": ["time", "buffer", "trigger", "backfill"],
+        "RunOutcome": ["submitted", "buffered", "overlap", "missed", "deferred", "refused"],
     }
 
 

@@ -1,0 +1,82 @@
+"""`fairlog schedules`."""
+
+import json
+from collections.abc import Callable
+
+import pytest
+from click.testing import CliRunner
+
+from domain.language.errors import InvalidInput, TooManyTimes, UnknownSchedule
+from entrypoints.cli.commands import cli
+from tests.support.core import service
+
+Run = Callable[..., str]
+SPAN = ["--from", "2020-01-01T00:00:00Z", "--until", "2026-01-01T00:00:00Z"]
+NIGHTLY = ["--user", "acme", "--kind", "report", "--cron", "30 3 * * *", "--payload", '{"n":1}']
+
+
+@pytest.fixture
+def run(database_url: str) -> Run:
+    with service(database_url):
+        pass
+
+    def run(*arguments: object) -> str:
+        result = CliRunner(env={"FAIRLOG_DATABASE_URL": database_url}).invoke(
+            cli, ["schedules", *map(str, arguments)], prog_name="fairlog", standalone_mode=False
+        )
+        if result.exception is not None:
+            raise result.exception
+        return result.output
+
+    return run
+
+
+def test_a_schedule_is_set_shown_run_and_deleted(run: Run) -> None:
+    assert "The next due time is" in run(
+        "set", "nightly", *NIGHTLY, "--time-zone", "Europe/Berlin", "--overlap", "cancel_other"
+    )
+    shown = json.loads(run("show", "nightly", "--format", "json"))
+    assert (shown["cron"], shown["payload"]) == ("30 3 * * *", {"n": 1})
+    assert "time zone: Europe/Berlin" in run("show", "nightly")
+    listed = run("list")
+    assert listed.startswith("nightly; user acme; kind report; 30 3 * * * Europe/Berlin; next ")
+    assert "not run yet" in listed
+    assert run("trigger", "nightly").startswith("submitted job ")
+    assert "submitted as job" in run("list")
+    assert run("pause", "nightly") == "Paused.\n"
+    assert "; paused; " in run("list")
+    assert "The next due time is" in run("resume", "nightly")
+    after = json.loads(run("show", "nightly", "--format", "json"))
+    assert {name: after[name] for name in shown if name not in {"changed_at", "last_run"}} == {
+        name: shown[name] if name != "last_job_id" else after["last_job_id"]
+        for name in shown
+        if name not in {"changed_at", "last_run"}
+    }
+    span = ["--from", "2026-01-01T00:00:00Z", "--until", "2026-01-04T00:00:00Z"]
+    assert "Begun" in run("backfill", "nightly", *span)
+    assert json.loads(run("list", "--format", "json"))["backfill"]["until"] == span[3]
+    run("delete", "nightly")
+    assert run("list") == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "says"),
+    [
+        (["show", "none"], UnknownSchedule, "fairlog schedules set"),
+        (["pause", "none"], UnknownSchedule, "There is no schedule"),
+        (["set", "n", *NIGHTLY, "--every", 5], InvalidInput, "not both"),
+        (["set", "n", *NIGHTLY, "--payload", "{"], InvalidInput, "--payload is no JSON"),
+        (["set", "n", *NIGHTLY, "--time-zone", "Mars"], InvalidInput, "Europe/Berlin"),
+        (
+            ["backfill", "minutely", *SPAN],
+            TooManyTimes,
+            "At most 1,000",
+        ),
+    ],
+)
+def test_what_cannot_be_is_refused_with_what_to_do(
+    run: Run, arguments: list[object], error: type[Exception], says: str
+) -> None:
+    run("set", "minutely", "--user", "acme", "--kind", "poll", "--every", 60)
+    with pytest.raises(error, match=says):
+        run(*arguments)
