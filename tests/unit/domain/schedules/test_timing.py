@@ -66,7 +66,7 @@ def times(timing: Timing, start: datetime, end: datetime) -> list[datetime]:
 @pytest.mark.parametrize("cron", EXPRESSIONS)
 def test_the_times_of_a_year_are_those_of_cronsim_each_once(cron: str, zone: str) -> None:
     expected = by_cronsim(cron, zone, START, END)
-    assert len(expected) > 20
+    assert len(expected) >= 12
     assert times(Timing(cron=cron, time_zone=zone), START, END) == expected
     assert expected == sorted(set(expected))
 
