@@ -19,9 +19,9 @@ ROWS_PER_READ: Final = 2_000  # in one query
 READS_PER_PAGE_MAX: Final = 4
 # A row may be committed a moment after its due time, so this long is read again.
 _READ_AGAIN_MICROS: Final = 1_000_000
-_SOON_MICROS: Final = 3_000_000
-_TRUST_MICROS: Final = 5_000_000  # then the rows are read again, whatever the head says
-_ANY_TIME: Final = 2**62  # later than any due time
+SOON_MICROS: Final = 3_000_000
+TRUST_MICROS: Final = 5_000_000  # then the rows are read again, whatever the head says
+ANY_TIME: Final = 2**62  # later than any due time
 
 
 class DueJobs:
@@ -48,11 +48,11 @@ class DueJobs:
         self.position, self._version = head.position, head.version
         if has_moved:
             self._earliest = 0  # unknown: rows may be written a moment after the head
-        elif now_micros >= min(self._earliest, self._read_at + _TRUST_MICROS):
-            earliest = self._jobs.due(connection, _ANY_TIME, None, 1)
-            self._earliest = earliest[0].due_at if earliest else _ANY_TIME
+        elif now_micros >= min(self._earliest, self._read_at + TRUST_MICROS):
+            earliest = self._jobs.due(connection, ANY_TIME, None, 1)
+            self._earliest = earliest[0].due_at if earliest else ANY_TIME
             self._read_at = now_micros
-        self.is_quiet = now_micros + _SOON_MICROS < self._earliest
+        self.is_quiet = now_micros + SOON_MICROS < self._earliest
         return self._read_page(connection, now_micros) if self._earliest <= now_micros else []
 
     def _read_page(self, connection: Connection, now_micros: int) -> list[JobId]:

@@ -13,11 +13,11 @@ from adapters.log.event_pages import latest_position
 from domain.decisions.batch import USERS_UPDATED_PER_BATCH_MAX
 from domain.language.identifiers import PlanName, UserId
 from domain.limits.limits import Limits
+from entrypoints.service.due_jobs import SOON_MICROS
 from projections.inline.windows import WindowQueries
 from projections.queries.line_queries import LineQueries
 
 USERS_PER_PAGE: Final = USERS_UPDATED_PER_BATCH_MAX  # others wait for a page, as for a batch
-_SOON_MICROS: Final = 3_000_000
 _NO_USER: Final = UserId("")
 _NEVER: Final = 2**62
 
@@ -52,7 +52,7 @@ class HeldUsers:
             if not users:
                 self._earliest = self._line.next_update(connection) or _NEVER
         self.has_more = self._next_after is not None or len(users) == USERS_PER_PAGE
-        is_near = head.clock.now + _SOON_MICROS >= self._earliest
+        is_near = head.clock.now + SOON_MICROS >= self._earliest
         self.is_quiet = not (self.has_more or users or is_near)
         return users
 

@@ -130,10 +130,11 @@ class ScheduleQueries:
         rows = connection.execute(query.order_by(schedules.c.name).limit(limit))
         return [_decode(document) for (document,) in rows]
 
-    def waking(self, connection: Connection, before: int, limit: int) -> list[DueSchedule]:
-        """Return schedules that have a run to be decided before a time, Unix time in microseconds:
-        up to `limit` that wait for it, earliest first, and as many whose buffered run waits no
-        longer, since its job has ended. These have the due time 0. One statement.
+    def waking(self, connection: Connection, now: int, limit: int) -> list[DueSchedule]:
+        """Return schedules that have a run to be decided, `now` in Unix time in microseconds: up to
+        `limit` whose time has come, earliest first, and the next one after them; and as many whose
+        buffered run waits no longer, since its job has ended. These have the due time 0. One
+        statement.
         """
         mark = placeholder(connection)
         current, of_jobs = registry.current_text("schedules"), registry.current_text("jobs")
@@ -144,12 +145,18 @@ class ScheduleQueries:
             f" WHERE s.generation = {current} AND s.waits_for IS NOT NULL"
             f" AND (j.state IS NULL OR j.state IN ({_ENDED})) LIMIT {mark}",
         )
-        by_time = limited(
-            connection,
-            f"SELECT wakes_at, name, user_id FROM {schedules.name} WHERE generation = {current}"
-            f" AND wakes_at < {mark} ORDER BY wakes_at, name LIMIT {mark}",
+        come, later = (
+            limited(
+                connection,
+                f"SELECT wakes_at, name, user_id FROM {schedules.name} WHERE generation = {current}"
+                f" AND wakes_at {compared} {mark} ORDER BY wakes_at, name LIMIT {mark}",
+            )
+            for compared in ("<=", ">")
         )
-        found = union(connection, [(buffered, [limit]), (by_time, [before, limit])])
+        found = union(
+            connection,
+            [(buffered, [limit]), (come, [now, limit]), (later, [now, 1])],
+        )
         return [
             DueSchedule(wakes_at, ScheduleName(bytes(name).decode()), UserId(bytes(user).decode()))
             for wakes_at, name, user in found

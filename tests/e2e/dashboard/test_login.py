@@ -109,7 +109,8 @@ def test_a_reader_is_offered_no_action_and_a_submitter_only_its_own_jobs(
         expect(page).to_have_url(f"{opened.url}/jobs")
         expect(page.locator(f"#job-{keyed.alices[0]}")).to_be_visible()
         assert page.locator(f"#job-{keyed.bobs[0]}").count() == 0
-        assert page.locator("nav[aria-label=Views] a").all_inner_texts() == ["Jobs", "Audit"]
+        views = page.locator("nav[aria-label=Views] a").all_inner_texts()
+        assert views == ["Schedules", "Jobs", "Audit"]
         page.get_by_role("link", name="Audit").click()
         expect(page.locator("#events tr").first).to_be_visible()
         shown = page.locator("#events tr").count()

@@ -140,7 +140,7 @@ BAD_ROWS: Sequence[tuple[Mapping[str, Any], str]] = [
     ({"options": "[]"}, "options is the JSON text of an object"),
     (
         {"options": '{"dedup": false}'},
-        "There is no option 'dedup'; the options are deduplicate, retry, resources.",
+        "There is no option 'dedup'; the options are deduplicate, retry, resources, after, ",
     ),
     ({"options": '{"deduplicate": 1}'}, "options: "),
     ({"idempotency_key": "k", "options": '{"deduplicate": false}'}, "contradict each other"),
