@@ -349,7 +349,8 @@ def test_rows_that_go_on_changing_are_written_at_the_end_of_a_rebuild(
         watch(projection)
     with rebuilt_in_pieces(10, events_per_save=50, rows_kept=1000):
         rebuild_projections(fairlog, [])
-    assert written == ["jobs"] * 5 + ["jobs", "windows", "line"] * 2
+    everything = ["schedules", "jobs", "windows", "line", "parents"]
+    assert written == ["jobs", "parents"] * 5 + everything * 2
     assert rows_of(fairlog) == inline
 
 

@@ -7,12 +7,13 @@ import pytest
 from adapters.processes.sent_errors import SentError
 from domain.language import errors
 from domain.language.errors import FairlogError, Refusal
-from domain.language.identifiers import JobId, KeyName, Kind, PlanName, UserId
+from domain.language.identifiers import JobId, KeyName, Kind, PlanName, ScheduleName, UserId
 from tests.support.given import NOW
 from tests.support.stories import ALICE, admitted
 
 _JOB: Final = JobId(7)
 _KEY: Final = KeyName("ci")
+_SCHEDULE: Final = ScheduleName("nightly")
 _ERRORS: Final[Sequence[FairlogError]] = (
     errors.ArchiveConflict(9),
     errors.SegmentConflict("one.parquet"),
@@ -63,6 +64,10 @@ _ERRORS: Final[Sequence[FairlogError]] = (
     errors.EntryRefused(3),
     errors.ArchiveUnavailable("full"),
     errors.SegmentUnusable("cut short"),
+    errors.UnknownSchedule(_SCHEDULE),
+    errors.BackfillGoesOn(_SCHEDULE, NOW),
+    errors.NothingToBackfill(_SCHEDULE),
+    errors.TooManyTimes(1_000, NOW),
     errors.OutboxUnavailable("gone"),
     errors.WriteFailed("refused"),
 )

@@ -31,12 +31,14 @@ from domain.decisions.answers import (
     OutboxTaken,
     PlanRemoved,
     RefusalsRecorded,
+    ScheduleDecided,
 )
 from domain.decisions.batch import Outcome
 from domain.jobs.ended_attempts import EndedAttempt
 from domain.language.commands import (
     AcceptClock,
     ArchiveSegments,
+    BackfillSchedule,
     BeginArchive,
     CancelJob,
     ChangeLimit,
@@ -45,18 +47,22 @@ from domain.language.commands import (
     CompleteArchive,
     CompleteJob,
     DeletePlan,
+    DeleteSchedule,
     EnforceDeadlines,
     EraseArchivedBodies,
     EraseBodies,
     ExtendLeases,
     FailJob,
+    FireSchedule,
     RecoverJobs,
     ReportWrongKeys,
     RetryJob,
     ReturnJob,
     RewriteSegment,
     SaveProjections,
+    SetSchedule,
     TakeOutbox,
+    TriggerSchedule,
     UpdateLine,
 )
 from domain.language.errors import QueueFull, RateLimited
@@ -67,10 +73,12 @@ from domain.language.identifiers import (
     KeyName,
     Kind,
     PlanName,
+    ScheduleName,
     ServerId,
     WorkerId,
 )
 from domain.language.limits import Rate, RetryPolicy
+from domain.language.schedules import Timing
 from domain.log.segments import rewritten_event, segment_of
 from fairlog_client.processes.frames import Decoder, Frames, encode_frame
 from tests.support.given import NOW, at, given
@@ -102,6 +110,13 @@ _SEGMENT: Final = SegmentArchived(
     sha256="05",
 )
 _REWRITTEN: Final = rewritten_event(segment_of(_SEGMENT), "earlier.parquet", 11)
+_SCHEDULE: Final = SetSchedule(
+    name=ScheduleName("nightly"),
+    user_id=ALICE,
+    kind=Kind("echo"),
+    payload="null",
+    timing=Timing(cron="30 3 * * *", time_zone="Europe/Berlin"),
+)
 
 COMMANDS: Sequence[Command] = (
     submit(run_at=at(1), expires_at=at(2), timeout_seconds=0.5, priority=-3),
@@ -138,6 +153,11 @@ COMMANDS: Sequence[Command] = (
     EraseArchivedBodies(job_id=JobId(3), user_id=ALICE, kind=Kind("echo"), positions=(3, 5)),
     RewriteSegment(rewritten=_REWRITTEN),
     CompleteArchive(last=9),
+    _SCHEDULE,
+    DeleteSchedule(name=_SCHEDULE.name),
+    TriggerSchedule(name=_SCHEDULE.name),
+    BackfillSchedule(name=_SCHEDULE.name, from_at=NOW, until_at=at(60)),
+    FireSchedule(name=_SCHEDULE.name),
     AcceptClock(),
     by("ci", submit()),
     create_key("ci", users=(ALICE,), expires_at=NOW),
@@ -160,6 +180,14 @@ def job_updated() -> JobUpdated:
     return outcome
 
 
+def schedule_decided() -> Outcome:
+    """Return the answer to a trigger: the schedule with its run."""
+    [_, outcome] = given().when(_SCHEDULE, TriggerSchedule(name=_SCHEDULE.name)).outcomes
+    assert isinstance(outcome, ScheduleDecided)
+    assert outcome.run
+    return outcome
+
+
 OUTCOMES: Sequence[Outcome] = (
     submitted(),
     job_updated(),
@@ -171,6 +199,8 @@ OUTCOMES: Sequence[Outcome] = (
     PlanRemoved(PlanName("gold")),
     RefusalsRecorded(3),
     KeyChanged(KeyName("ci")),
+    schedule_decided(),
+    ScheduleDecided(None),
     OutboxTaken([1], [(2, "no")], [(ALICE, 1.5), (None, 2.5)], is_locked=True),
 )
 
