@@ -269,6 +269,7 @@ def test_the_theme_stays_chosen(opened: Window) -> None:
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(16, 18, 22)"
 
 
+@pytest.mark.one_database
 @pytest.mark.parametrize(("theme", "width"), [("light", 1360), ("dark", 1360), ("light", 420)])
 def test_axe_finds_nothing_serious(
     browser: Browser, server: FairlogServer, theme: str, width: int

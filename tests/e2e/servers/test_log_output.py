@@ -77,6 +77,7 @@ def test_a_server_without_standard_error_serves_all_the_same(
         server.terminate()
 
 
+@pytest.mark.one_database
 def test_a_pipe_that_nobody_reads_blocks_no_part_of_a_server(
     database_url: str, tmp_path: Path
 ) -> None:

@@ -25,6 +25,7 @@ from schemathesis.core.result import Ok
 from adapters.settings import Settings
 from adapters.signing_key import create_signing_key
 from tests.conftest import NewDatabase
+from tests.support.given import NOW, at
 from tests.support.keyed_server import ALICE, BOB, ECHO, ROLES, WORKER, KeyedServer, keyed_server
 from tests.support.keys import secret
 from tests.support.mariadb import MYSQLD
@@ -42,6 +43,7 @@ ENDLESS: Final = "/v1/stream"
 OUTCOMES: Final = ["POST /v1/jobs/{job_id}/complete", "POST /v1/jobs/{job_id}/fail"]
 # Its parameter has slashes, which a client that fills in a path has to encode.
 TILES: Final = "GET /tile/{path}"
+HOURLY: Final = {"every_seconds": 3600, "cron": None, "time_zone": "UTC"}
 EXAMPLES: Final = {GenerationMode.POSITIVE: 6, GenerationMode.NEGATIVE: 5}
 
 
@@ -85,7 +87,11 @@ class Existing:
 
     def __init__(self, keyed: KeyedServer) -> None:
         # A plan with the name of a key, since the paths of both have the parameter `name`.
-        keyed.clients["admin"].put("/v1/plans/rotated", json={"running": 5}).raise_for_status()
+        admin = keyed.clients["admin"]
+        admin.put("/v1/plans/rotated", json={"running": 5}).raise_for_status()
+        for name in ("victim", "rotated"):  # schedules, for the same reason
+            schedule = {"user_id": ALICE, "kind": ECHO, **HOURLY}
+            admin.put(f"/v1/schedules/{name}", json=schedule).raise_for_status()
         self._values: dict[str, Iterator[Any]] = {
             "job_id": cycle([*keyed.alices, *keyed.bobs]),
             "user_id": cycle([ALICE, BOB]),
@@ -93,6 +99,8 @@ class Existing:
             "worker": cycle([WORKER]),
             "as_of": cycle(["30"]),
             "wait_seconds": cycle([0.01]),
+            "from": cycle([at(-5 * 3600).isoformat()]),
+            "until": cycle([NOW.isoformat()]),
         }
 
     def put_into(self, case: Case[Any]) -> None:
@@ -101,7 +109,8 @@ class Existing:
         if "name" in case.path_parameters:
             case.path_parameters["name"] = "victim" if case.method == "DELETE" else "rotated"
         if case.method == "PUT" and isinstance(case.body, dict):
-            case.body["running"] = None
+            is_schedule = case.path.startswith("/v1/schedules")
+            case.body |= HOURLY if is_schedule else {"running": None}
         for values in (case.path_parameters, case.query, case.body):
             if isinstance(values, dict):
                 for name in values.keys() & self._values.keys():

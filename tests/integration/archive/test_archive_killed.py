@@ -1,6 +1,6 @@
 """`fairlog archive` or its database killed at any moment: the next run finishes, nothing is lost.
 
-`FAIRLOG_TEST_KILLS` is the number of kills of each test, 4 by default.
+`FAIRLOG_TEST_KILLS` is the number of kills of each test, 2 by default.
 """
 
 import os
@@ -25,7 +25,7 @@ from tests.support.clock import ManualClock
 from tests.support.core import service
 from tests.support.mariadb import MariaDB
 
-KILLS: Final = int(os.environ.get("FAIRLOG_TEST_KILLS", "4"))
+KILLS: Final = int(os.environ.get("FAIRLOG_TEST_KILLS", "2"))
 ENDING_SECONDS_MAX: Final = 60.0  # of an archive whose database is away
 _PROGRAM: Final = """
 import sys

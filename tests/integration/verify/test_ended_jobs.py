@@ -1,7 +1,7 @@
 """Jobs whose live rows replace scratch rows are checked as well, however few rows are kept."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Final
 
 import pytest
 import sqlalchemy as sa
@@ -63,13 +63,17 @@ def test_a_log_in_which_everything_happened_is_clean(fairlog: Fairlog) -> None:
     assert check(fairlog) == []
 
 
-@pytest.mark.parametrize("column", ["state", "key_hash", "job", "id", None])
+# Each row is changed in one of these columns, or deleted.
+COLUMNS: Final = ("state", "key_hash", "job", "id", None)
+
+
+@pytest.mark.parametrize("column", COLUMNS)
 def test_whichever_row_differs_is_reported_and_no_other(
     fairlog: Fairlog, column: str | None
 ) -> None:
     intruder = Intruder(fairlog)
     others = {"state": 7, "key_hash": bytes(PREFIX), "job": b"{}", "id": 10**6}
-    for row in live_rows(fairlog):
+    for row in live_rows(fairlog)[COLUMNS.index(column) :: len(COLUMNS)]:
         this = jobs.c.id == row["id"]
         if column is None:
             intruder.run(jobs.delete().where(this))

@@ -30,10 +30,11 @@ ZONES = [
     "Pacific/Auckland",
     "Pacific/Chatham",
 ]
+HOURLY = "0 * * * *"
 EXPRESSIONS = [
     "30 2 * * *",
     "15 0 * * *",
-    "0 * * * *",
+    HOURLY,
     "*/30 1-3 * * *",
     "0 3 * * SUN",
     "30 1,2 1-7 * *",
@@ -41,6 +42,10 @@ EXPRESSIONS = [
 ]
 START = datetime(2026, 1, 1, tzinfo=UTC)
 END = datetime(2027, 1, 1, tzinfo=UTC)
+CHANGES = [
+    (datetime(2026, 3, 5, tzinfo=UTC), datetime(2026, 4, 27, tzinfo=UTC)),
+    (datetime(2026, 9, 3, tzinfo=UTC), datetime(2026, 11, 3, tzinfo=UTC)),
+]
 NAME = ScheduleName("nightly")
 
 
@@ -65,9 +70,12 @@ def times(timing: Timing, start: datetime, end: datetime) -> list[datetime]:
 @pytest.mark.parametrize("zone", ZONES)
 @pytest.mark.parametrize("cron", EXPRESSIONS)
 def test_the_times_of_a_year_are_those_of_cronsim_each_once(cron: str, zone: str) -> None:
-    expected = by_cronsim(cron, zone, START, END)
+    # Of a schedule for every hour, the months in which clocks change.
+    spans = CHANGES if cron == HOURLY else [(START, END)]
+    expected = [one for span in spans for one in by_cronsim(cron, zone, *span)]
     assert len(expected) >= 12
-    assert times(Timing(cron=cron, time_zone=zone), START, END) == expected
+    timing = Timing(cron=cron, time_zone=zone)
+    assert [one for span in spans for one in times(timing, *span)] == expected
     assert expected == sorted(set(expected))
 
 
