@@ -44,7 +44,7 @@ OUTCOMES: Final = ["POST /v1/jobs/{job_id}/complete", "POST /v1/jobs/{job_id}/fa
 # Its parameter has slashes, which a client that fills in a path has to encode.
 TILES: Final = "GET /tile/{path}"
 HOURLY: Final = {"every_seconds": 3600, "cron": None, "time_zone": "UTC"}
-EXAMPLES: Final = {GenerationMode.POSITIVE: 6, GenerationMode.NEGATIVE: 5}
+EXAMPLES: Final = {GenerationMode.POSITIVE: 4, GenerationMode.NEGATIVE: 3}
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,7 @@ from tests.support.archived_history import DAY, follow, live
 from tests.support.clock import ManualClock
 from tests.support.core import service
 
-KILLS: Final = 4
+KILLS: Final = 2
 _PROGRAM: Final = """
 import resource, sys
 from datetime import datetime

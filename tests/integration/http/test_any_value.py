@@ -69,7 +69,7 @@ def goes_round(client: httpx.Client, payload: Any, outcome: Any, *, is_error: bo
     assert canonical(stored["error" if is_error else "result"]) == canonical(outcome)
 
 
-@settings(max_examples=120)
+@settings(max_examples=60)
 @given(payload=values, outcome=values, is_error=st.booleans())
 def test_any_json_value_comes_back_as_it_went_in(
     client: httpx.Client, payload: Any, outcome: Any, *, is_error: bool

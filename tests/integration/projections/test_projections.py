@@ -237,7 +237,7 @@ pass_quickly_fail_slowly = pytest.mark.timeout(600)  # a failure is made small f
 
 @pass_quickly_fail_slowly
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
-@settings(PROPERTY, max_examples=20)
+@settings(PROPERTY, max_examples=15)
 @given(played=batches(), events_per_page=st.integers(1, 7))
 def test_any_sequence_of_commands_is_legal_and_can_be_rebuilt_on_sqlite(
     quick_database_url: NewQuickDatabase, played: Batches, events_per_page: int
@@ -248,7 +248,7 @@ def test_any_sequence_of_commands_is_legal_and_can_be_rebuilt_on_sqlite(
 
 @pass_quickly_fail_slowly
 @pytest.mark.parametrize("backend", ["mariadb"], indirect=True)
-@settings(PROPERTY, max_examples=10)
+@settings(PROPERTY, max_examples=6)
 @given(played=batches(), events_per_page=st.integers(1, 7))
 def test_any_sequence_of_commands_is_legal_and_can_be_rebuilt_on_mariadb(
     quick_database_url: NewQuickDatabase, played: Batches, events_per_page: int
@@ -259,7 +259,7 @@ def test_any_sequence_of_commands_is_legal_and_can_be_rebuilt_on_mariadb(
 
 @pass_quickly_fail_slowly
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
-@settings(PROPERTY, max_examples=20)
+@settings(PROPERTY, max_examples=15)
 @given(played=batches(with_start_limits=True), events_per_page=st.integers(1, 7))
 def test_any_limits_of_starts_hold_and_can_be_rebuilt_on_sqlite(
     quick_database_url: NewQuickDatabase, played: Batches, events_per_page: int
@@ -270,7 +270,7 @@ def test_any_limits_of_starts_hold_and_can_be_rebuilt_on_sqlite(
 
 @pass_quickly_fail_slowly
 @pytest.mark.parametrize("backend", ["mariadb"], indirect=True)
-@settings(PROPERTY, max_examples=10)
+@settings(PROPERTY, max_examples=6)
 @given(played=batches(with_start_limits=True), events_per_page=st.integers(1, 7))
 def test_any_limits_of_starts_hold_and_can_be_rebuilt_on_mariadb(
     quick_database_url: NewQuickDatabase, played: Batches, events_per_page: int

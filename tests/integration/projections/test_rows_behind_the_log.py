@@ -34,7 +34,7 @@ from tests.support.server import ending_with_us, without_settings
 from tests.support.stories import ALICE, BOB, ECHO, claim, complete, submit
 from tests.support.waiting import wait_until
 
-KILLS: Final = 6
+KILLS: Final = 4
 ROUNDS: Final = 40  # of each kind of query
 
 # Submits, claims, completes and cancels as fast as it can, until it is killed.
