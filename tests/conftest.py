@@ -127,14 +127,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def _is_repetition(item: pytest.Item) -> bool:
-    """Return True for a test on the server that is marked `one_database`, and is run on SQLite."""
+    """Return True for a test on the server that is marked `one_database`, and is run on SQLite; and
+    for one on SQLite in a run on MySQL, which comes after a run without it.
+    """
     assert isinstance(item, pytest.Function)
     parameters = item.callspec.params if hasattr(item, "callspec") else {}
-    return (
-        not MYSQLD
-        and parameters.get("backend") == "mariadb"
-        and item.get_closest_marker("one_database") is not None
-    )
+    backend = parameters.get("backend")
+    if MYSQLD:
+        return bool(backend == "sqlite")
+    return backend == "mariadb" and item.get_closest_marker("one_database") is not None
 
 
 def pytest_report_header() -> list[str]:
