@@ -88,13 +88,6 @@ def note(connection: Connection, event: Recorded) -> None:
     connection.execute(log_head.update().where(log_head.c.id == HEAD_ID).values(**values))
 
 
-def segment_events(connection: Connection) -> list[SegmentArchived]:
-    """Return the events of all segments, in the order of the log."""
-    query = sa.select(*RECORDED).where(events.c.type == SegmentArchived.__name__)
-    found = recorded(connection, query.order_by(events.c.position))
-    return [one.event for one in found if isinstance(one.event, SegmentArchived)]
-
-
 def segment_names(connection: Connection) -> list[Recorded]:
     """Return the events that name files of segments, `SegmentArchived` and `SegmentRewritten`, in
     the order of the log.

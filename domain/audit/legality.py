@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import Any, Final, assert_never
 
 from domain.audit.archive_legality import check_archive_event
+from domain.audit.parent_legality import check_fate, check_parent_end, check_parents
 from domain.audit.schedule_legality import check_schedule_event
 from domain.jobs.job import ENDED, Job, State
 from domain.jobs.life_cycle import loss_counts
@@ -57,7 +58,7 @@ from domain.language.events import (
     WorkerMissed,
     WrongKeysRefused,
 )
-from domain.language.identifiers import GLOBAL, JobId
+from domain.language.identifiers import GLOBAL
 from domain.language.moments import later, to_micros
 from domain.limits.limits import LimitSettings, subject_of
 from domain.limits.rate_limits import Windows, window_start
@@ -124,29 +125,6 @@ def misplanned(limits: LimitSettings, recorded: Recorded) -> str | None:
             return None
 
 
-def misordered(jobs: Mapping[JobId, Job], recorded: Recorded) -> str | None:
-    """Say what is wrong with how a job comes after others, given the jobs before the event; None if
-    nothing is. Jobs that are not given are not checked: those that ended long ago.
-    """
-    match recorded.event:
-        case JobSubmitted(after=after, after_ended=ended) if after:
-            for job_id in after:
-                job = jobs.get(job_id)
-                if job is not None and (job.state in ENDED) != (job_id in ended):
-                    return f"it comes after job {job_id}, which was {job.state.value}"
-        case ParentEnded(parent=parent, state=state):
-            job = jobs.get(parent)
-            if job is not None and job.state.value != state:
-                return f"its parent {parent} was {job.state.value}, not {state}"
-        case JobFailed(parent=int(parent)) | JobCancelled(parent=int(parent)):
-            job = jobs.get(parent)
-            if job is not None and job.state not in {State.FAILED, State.CANCELLED}:
-                return f"it blames its parent {parent}, which was {job.state.value}"
-        case _:
-            pass
-    return None
-
-
 def _check_decision(job: Job | None, recorded: Recorded, event: RateLimitDecided) -> str | None:
     if event.allowed:
         return _check_admission(job, recorded, event)
@@ -197,22 +175,9 @@ def _check_submission(job: Job | None, recorded: Recorded, event: JobSubmitted) 
             validation.retry_policy(event.retry)
         except InvalidInput as error:
             return f"its retry policy cannot be: {error}"
-    if wrong := _check_parents(recorded, event):
+    if wrong := check_parents(recorded, event):
         return wrong
     return None if event.max_attempts >= 1 else f"it allows {event.max_attempts} attempts"
-
-
-def _check_parents(recorded: Recorded, event: JobSubmitted) -> str | None:
-    if not event.after:
-        has_none = not event.after_ended and event.after_failure is None
-        return None if has_none else "it comes after no job, and says what follows from one"
-    if event.after_failure is None:
-        return "it does not say what follows if a parent fails"
-    if list(event.after) != sorted(set(event.after)) or not event.after[0] >= 1:
-        return "its parents are not in order"
-    if event.after[-1] >= recorded.position:
-        return f"it comes after job {event.after[-1]}, which did not exist"
-    return None if set(event.after_ended) <= set(event.after) else "it names a parent's end alone"
 
 
 def _check_limits(_: Job | None, recorded: Recorded, event: LimitChanged) -> str | None:
@@ -365,7 +330,7 @@ def _check_failure(job: Job, recorded: Recorded, event: JobFailed) -> str | None
     if (event.parent is None) == (event.reason is FailureReason.PARENT_FAILED):
         return "it names a parent without that reason, or the reason without a parent"
     if event.parent is not None:
-        return _check_fate(job, event.parent, event.attempt, AfterFailure.FAIL)
+        return check_fate(job, event.parent, event.attempt, AfterFailure.FAIL)
     if wrong := _unless_current(job, event.attempt):
         return wrong
     if event.retry_at is not None and event.attempt >= job.final_attempt:
@@ -383,25 +348,6 @@ def _check_failure(job: Job, recorded: Recorded, event: JobFailed) -> str | None
             return None
         case _:
             assert_never(event.reason)
-
-
-def _check_fate(job: Job, parent: JobId, attempt: int, follows: AfterFailure) -> str | None:
-    """Check the end of a job that did not run, because of its parent."""
-    if job.state is not State.SCHEDULED:
-        return f"job {job.id} was {job.state.value}, not scheduled"
-    if parent not in job.after:
-        return f"job {job.id} does not come after job {parent}"
-    if parent in job.waits_for:
-        return f"job {job.id} had not been told the end of job {parent}"
-    if job.after_failure is not follows:
-        return f"job {job.id} was submitted for something else if a parent fails"
-    return None if attempt == job.attempt else f"it ends attempt {attempt}, not {job.attempt}"
-
-
-def _check_parent_end(job: Job, _: Recorded, event: ParentEnded) -> str | None:
-    if event.parent not in job.waits_for:
-        return f"job {job.id} did not wait for job {event.parent}"
-    return None
 
 
 def _check_repeat(job: Job, recorded: Recorded, event: SubmissionDeduplicated) -> str | None:
@@ -488,7 +434,7 @@ def _check_cancellation(job: Job, recorded: Recorded, event: JobCancelled) -> st
     if (event.parent is None) == (event.reason is CancelReason.PARENT_FAILED):
         return "it names a parent without that reason, or the reason without a parent"
     if event.parent is not None:
-        return _check_fate(job, event.parent, job.attempt, AfterFailure.CANCEL)
+        return check_fate(job, event.parent, job.attempt, AfterFailure.CANCEL)
     if event.reason is not CancelReason.EXPIRED:
         return None
     if job.starts:
@@ -555,5 +501,5 @@ _JOB_EVENT_CHECKS: Final[Mapping[type, Callable[[Job, Recorded, Any], str | None
     AttemptEnded: _check_end,
     WorkerMissed: _check_miss,
     ProgressReported: _check_progress,
-    ParentEnded: _check_parent_end,
+    ParentEnded: check_parent_end,
 }

@@ -7,10 +7,10 @@ whole log need no segment but the ones they are about.
 
 import struct
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Final
+from typing import Any, Final
 
 from msgspec import Struct
-from msgspec.structs import replace
+from msgspec.structs import asdict, replace
 
 from domain.language.events import Recorded, SegmentArchived, SegmentRewritten
 from domain.language.moments import from_micros, to_micros
@@ -64,42 +64,21 @@ def segment_of(event: NamingEvent) -> Segment:
 
 def archived_event(segment: Segment, begun: int, snapshot_sha256: str | None) -> SegmentArchived:
     """Return the event that declares a segment; see its fields of the same names."""
-    return SegmentArchived(
-        first=segment.first,
-        last=segment.last,
-        first_recorded_at=from_micros(segment.first_recorded_at),
-        last_recorded_at=from_micros(segment.last_recorded_at),
-        previous_hash=segment.previous_hash,
-        last_hash=segment.last_hash,
-        roots=tuple(segment.roots),
-        bodies=segment.bodies,
-        log_id=segment.log_id,
-        begun=begun,
-        name=segment.name,
-        size=segment.size,
-        sha256=segment.sha256,
-        snapshot_sha256=snapshot_sha256,
-    )
+    return SegmentArchived(**_fields(segment), begun=begun, snapshot_sha256=snapshot_sha256)
 
 
 def rewritten_event(segment: Segment, replaces: str, erasure: int) -> SegmentRewritten:
     """Return the event that declares a segment that was written anew; see its fields."""
-    return SegmentRewritten(
-        first=segment.first,
-        last=segment.last,
-        first_recorded_at=from_micros(segment.first_recorded_at),
-        last_recorded_at=from_micros(segment.last_recorded_at),
-        previous_hash=segment.previous_hash,
-        last_hash=segment.last_hash,
-        roots=tuple(segment.roots),
-        log_id=segment.log_id,
-        bodies=segment.bodies,
-        name=segment.name,
-        size=segment.size,
-        sha256=segment.sha256,
-        replaces=replaces,
-        erasure=erasure,
-    )
+    return SegmentRewritten(**_fields(segment), replaces=replaces, erasure=erasure)
+
+
+def _fields(segment: Segment) -> dict[str, Any]:
+    """Return the fields of an event that names the file of a segment."""
+    return asdict(segment) | {
+        "first_recorded_at": from_micros(segment.first_recorded_at),
+        "last_recorded_at": from_micros(segment.last_recorded_at),
+        "roots": tuple(segment.roots),
+    }
 
 
 def is_of_part(name: str, segment: Segment) -> bool:

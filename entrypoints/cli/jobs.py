@@ -7,7 +7,6 @@ refused while a server runs with other limits.
 
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from datetime import datetime
 from functools import partial
 from typing import Any, Final, TypeVar
@@ -27,7 +26,7 @@ from entrypoints.cli.event_filters import TimeParameter, since_option, until_opt
 from entrypoints.cli.failure import CHECK_FAILED
 from entrypoints.cli.options import format_option, limit_option
 from entrypoints.cli.output import counted, echo, examples, note, printable
-from entrypoints.cli.session import database_url_option, open_log, open_writer
+from entrypoints.cli.session import database_url_option, open_writer
 from entrypoints.http.requests import Submission
 from entrypoints.http.strict_json import read_json
 from entrypoints.runtime.text import message_of
@@ -84,7 +83,7 @@ _format_option = format_option(
 def jobs(database_url: str | None, *, limit: int, form: str, **conditions: Any) -> None:  # noqa: ANN401 (see `_conditions`)
     """List jobs, newest first. If several conditions are given, all must hold."""
     wanted = _conditions(**conditions)
-    with _reading(database_url) as fairlog:
+    with open_writer(database_url, submits=False) as fairlog:
         shown = 0
         for page in _pages(fairlog, wanted, limit):
             views = fairlog.read_now(partial(fairlog.views, jobs=page, included=SHORTENED_ERRORS))
@@ -104,7 +103,7 @@ def jobs(database_url: str | None, *, limit: int, form: str, **conditions: Any) 
 def job(database_url: str | None, *, job_id: int, form: str) -> None:
     """Show one job, with payload, result and error. `fairlog audit --job ID` shows its events."""
     wanted = validation.job_id(job_id)
-    with _reading(database_url) as fairlog:
+    with open_writer(database_url, submits=False) as fairlog:
         query = fairlog.with_saved_rows(partial(fairlog.jobs.find, job_ids=[wanted]))
         found = fairlog.read_now(query)
         if not found:
@@ -120,7 +119,7 @@ def job(database_url: str | None, *, job_id: int, form: str) -> None:
 def explain_job(database_url: str | None, *, job_id: int, as_json: bool) -> None:
     """Say why a job has not run yet, or how it ended: the sentences of the API, one a line."""
     wanted = validation.job_id(job_id)
-    with _reading(database_url) as fairlog:
+    with open_writer(database_url, submits=False) as fairlog:
         query = fairlog.with_saved_rows(partial(input_of, fairlog, job_id=wanted))
         view = explanation_of(fairlog.read_now(query))
     if as_json:
@@ -303,14 +302,6 @@ def _conditions(
         until=until,
         idempotency_key=idempotency_key,
     )
-
-
-@contextmanager
-def _reading(database_url: str | None) -> Iterator[Fairlog]:
-    """Open a log whose rows can be saved before they are read, see `Fairlog.with_saved_rows`."""
-    with open_log(database_url) as fairlog:
-        fairlog.writer.start()
-        yield fairlog
 
 
 def _pages(fairlog: Fairlog, wanted: JobConditions, jobs_max: int) -> Iterator[Sequence[Job]]:

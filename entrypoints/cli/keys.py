@@ -3,9 +3,6 @@
 Whoever holds the database is the operator, so these commands need no key.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import msgspec
 import rich_click as click
 
@@ -19,8 +16,7 @@ from domain.language.identifiers import KeyName, Kind, UserId
 from domain.language.moments import later
 from entrypoints.cli.options import DURATION, format_option
 from entrypoints.cli.output import echo, examples, note, printable
-from entrypoints.cli.session import database_url_option, open_log
-from entrypoints.service.fairlog import Fairlog
+from entrypoints.cli.session import database_url_option, open_log, open_writer
 from entrypoints.service.key_views import KeyView, key_views
 from entrypoints.use_cases.keys import NO_SECRET, creation, rotation
 
@@ -84,7 +80,7 @@ def create(  # noqa: PLR0913 (an option each)
     max_changes: int | None,
 ) -> None:
     """Create a key, and print its secret: it is shown only now."""
-    with _writing(database_url) as fairlog:
+    with open_writer(database_url, submits=False) as fairlog:
         now = fairlog.read_now(fairlog.log.now)
         secret, command = creation(
             KeyCreated(
@@ -129,7 +125,7 @@ def list_keys(database_url: str | None, *, form: str) -> None:
 @click.argument("name")
 def revoke(database_url: str | None, *, name: str) -> None:
     """Revoke a key for ever, at once on all servers."""
-    with _writing(database_url) as fairlog:
+    with open_writer(database_url, submits=False) as fairlog:
         fairlog.execute_now(RevokeKey(name=_known(name)))
     note(f"The key {name!r} is revoked.")
 
@@ -146,7 +142,7 @@ def revoke(database_url: str | None, *, name: str) -> None:
 )
 def rotate(database_url: str | None, *, name: str, overlap: float) -> None:
     """Give a key a new secret, and print it: it is shown only now."""
-    with _writing(database_url) as fairlog:
+    with open_writer(database_url, submits=False) as fairlog:
         secret, command = rotation(_known(name), overlap)
         fairlog.execute_now(command)
     echo(secret)
@@ -172,13 +168,3 @@ def _known(name: str) -> KeyName:
         return validation.key_name(name)
     except InvalidInput:
         raise UnknownKey(KeyName(name)) from None
-
-
-@contextmanager
-def _writing(database_url: str | None) -> Iterator[Fairlog]:
-    """Open a service whose writer runs. Keys do not depend on limits, so these need not be those of
-    the servers: a key can always be revoked.
-    """
-    with open_log(database_url) as fairlog:
-        fairlog.writer.start()
-        yield fairlog

@@ -5,8 +5,7 @@ They work on the database itself, as `fairlog keys` does, and so need no key.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -18,7 +17,7 @@ from domain.language.commands import ChangeLimit, Command, DeletePlan
 from domain.language.retry_fields import RetryFields
 from entrypoints.cli.options import format_option
 from entrypoints.cli.output import echo, examples, note, printable
-from entrypoints.cli.session import database_url_option, open_log
+from entrypoints.cli.session import database_url_option, open_writer
 from entrypoints.http.limit_requests import (
     KindChange,
     LimitChange,
@@ -27,7 +26,6 @@ from entrypoints.http.limit_requests import (
 )
 from entrypoints.http.paging import PAGE_MAX
 from entrypoints.service import limit_reads
-from entrypoints.service.fairlog import Fairlog
 
 DEFAULT: Final = "default"  # the value of an option that removes what is set
 F = TypeVar("F", bound=Callable[..., object])
@@ -151,7 +149,7 @@ def limits() -> None:
 @_form
 def show_limits(database_url: str | None, *, user: str | None, form: str) -> None:
     """Show the limits of all users together, or of USER, and how they stand."""
-    with _writing(database_url) as fairlog:
+    with open_writer(database_url, submits=False) as fairlog:
         if user is None:
             _show(limit_reads.global_limits(fairlog), form)
         else:
@@ -189,7 +187,7 @@ def users() -> None:
 @_form
 def show_user(database_url: str | None, *, user: str, form: str) -> None:
     """Show the limits of USER, each the user's own or that of the plan, and how they stand."""
-    with _writing(database_url) as fairlog:
+    with open_writer(database_url, submits=False) as fairlog:
         _show(limit_reads.user_limits(fairlog, validation.user_id(user)), form)
 
 
@@ -229,7 +227,7 @@ def plans() -> None:
 @_form
 def list_plans(database_url: str | None, *, form: str) -> None:
     """List all plans."""
-    with _writing(database_url) as fairlog:
+    with open_writer(database_url, submits=False) as fairlog:
         _list(lambda after: limit_reads.plans(fairlog, after, PAGE_MAX), "plans", form)
 
 
@@ -239,7 +237,7 @@ def list_plans(database_url: str | None, *, form: str) -> None:
 @_form
 def show_plan(database_url: str | None, *, name: str, form: str) -> None:
     """Show a plan, and how many users are on it."""
-    with _writing(database_url) as fairlog:
+    with open_writer(database_url, submits=False) as fairlog:
         _show(limit_reads.plan(fairlog, validation.plan_name(name)), form)
 
 
@@ -277,7 +275,7 @@ def kinds() -> None:
 @_form
 def list_kinds(database_url: str | None, *, form: str) -> None:
     """List the kinds that have jobs or limits."""
-    with _writing(database_url) as fairlog:
+    with open_writer(database_url, submits=False) as fairlog:
         _list(lambda after: limit_reads.kinds(fairlog, after, PAGE_MAX), "kinds", form)
 
 
@@ -287,7 +285,7 @@ def list_kinds(database_url: str | None, *, form: str) -> None:
 @_form
 def show_kind(database_url: str | None, *, kind: str, form: str) -> None:
     """Show the limits of KIND, and how it stands."""
-    with _writing(database_url) as fairlog:
+    with open_writer(database_url, submits=False) as fairlog:
         _show(limit_reads.kind(fairlog, validation.kind(kind)), form)
 
 
@@ -321,7 +319,7 @@ def resources() -> None:
 @_form
 def list_resources(database_url: str | None, *, form: str) -> None:
     """List the resources and prefixes that have limits."""
-    with _writing(database_url) as fairlog:
+    with open_writer(database_url, submits=False) as fairlog:
         _list(lambda after: limit_reads.resources(fairlog, after, PAGE_MAX), "resources", form)
 
 
@@ -331,7 +329,7 @@ def list_resources(database_url: str | None, *, form: str) -> None:
 @_form
 def show_resource(database_url: str | None, *, name: str, form: str) -> None:
     """Show the limits of a resource, and the name or prefix that they are set for."""
-    with _writing(database_url) as fairlog:
+    with open_writer(database_url, submits=False) as fairlog:
         _show(limit_reads.resource(fairlog, validation.resource_setting(name)), form)
 
 
@@ -427,17 +425,9 @@ def _fields(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _change(database_url: str | None, command: Command) -> None:
-    with _writing(database_url) as fairlog:
+    with open_writer(database_url, submits=False) as fairlog:
         fairlog.execute_now(command)
     note("Done; it holds from the next decision on.")
-
-
-@contextmanager
-def _writing(database_url: str | None) -> Iterator[Fairlog]:
-    """Open a service whose writer runs. Settings of limits do not depend on those of servers."""
-    with open_log(database_url) as fairlog:
-        fairlog.writer.start()
-        yield fairlog
 
 
 def _show(reading: Awaitable[T], form: str) -> None:

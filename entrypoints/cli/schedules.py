@@ -4,15 +4,12 @@ They work on the database itself, as `fairlog plans` does, and so need no key.
 """
 
 import asyncio
-from collections.abc import Awaitable, Iterator
-from contextlib import contextmanager
 from datetime import datetime
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import msgspec
 import rich_click as click
 from msgspec import Raw
-from msgspec.structs import replace
 
 from adapters.clock import SystemClock
 from domain.decisions.answers import ScheduleDecided
@@ -30,14 +27,12 @@ from domain.language.schedules import CATCH_UP_SECONDS, Overlap
 from domain.schedules.schedule import Schedule
 from entrypoints.cli.options import format_option
 from entrypoints.cli.output import echo, examples, note, printable
-from entrypoints.cli.session import database_url_option, open_log
+from entrypoints.cli.session import database_url_option, open_writer
 from entrypoints.http.paging import PAGE_MAX
 from entrypoints.http.schedule_requests import BackfillSpan, ScheduleChange
 from entrypoints.service.fairlog import Fairlog
 from entrypoints.service.schedule_views import RunView, ScheduleView, schedule_view
 from entrypoints.service.schedules import schedule_page
-
-T = TypeVar("T")
 
 _form: Final = format_option("text", "json", text="Text for people, or JSON.")
 
@@ -52,10 +47,10 @@ def schedules() -> None:
 @_form
 def list_schedules(database_url: str | None, *, form: str) -> None:
     """List all schedules by name, with their next and latest runs."""
-    with _writing(database_url) as fairlog:
+    with open_writer(database_url, submits=False) as fairlog:
         after: str | None = ""
         while after is not None:
-            page = asyncio.run(_read(schedule_page(fairlog, after, PAGE_MAX)))
+            page = asyncio.run(schedule_page(fairlog, after, PAGE_MAX))
             for one in page.schedules:
                 echo(msgspec.json.encode(one).decode() if form == "json" else _line(one))
             after = page.next
@@ -67,7 +62,7 @@ def list_schedules(database_url: str | None, *, form: str) -> None:
 @_form
 def show_schedule(database_url: str | None, *, name: str, form: str) -> None:
     """Show a schedule, its next due times and its latest run."""
-    with _writing(database_url) as fairlog:
+    with open_writer(database_url, submits=False) as fairlog:
         view = schedule_view(_known(fairlog, validation.schedule_name(name)))
     written = msgspec.json.encode(view)
     if form == "json":
@@ -149,7 +144,7 @@ def set_schedule(  # noqa: PLR0913 (an option each)
         paused=paused,
     )
     command = change.to_command(validation.schedule_name(name), SystemClock().now())
-    with _writing(database_url) as fairlog:
+    with open_writer(database_url, submits=False) as fairlog:
         _show_next(_decide(fairlog, command))
 
 
@@ -174,7 +169,7 @@ def resume_schedule(database_url: str | None, *, name: str) -> None:
 @click.argument("name")
 def trigger_schedule(database_url: str | None, *, name: str) -> None:
     """Run a schedule now, by its overlap policy, whether it is paused or not."""
-    with _writing(database_url) as fairlog:
+    with open_writer(database_url, submits=False) as fairlog:
         decided = _decide(fairlog, TriggerSchedule(name=validation.schedule_name(name)))
     assert decided.run is not None, decided
     job = "" if decided.run.job is None else f" job {decided.run.job}"
@@ -199,7 +194,7 @@ def backfill_schedule(database_url: str | None, *, name: str, start: str, end: s
     """
     span = BackfillSpan(validation.time(start, "--from"), validation.time(end, "--until"))
     command: BackfillSchedule = span.to_command(validation.schedule_name(name))
-    with _writing(database_url) as fairlog:
+    with open_writer(database_url, submits=False) as fairlog:
         _decide(fairlog, command)
     note("Begun; the servers go on with it.")
 
@@ -209,17 +204,9 @@ def backfill_schedule(database_url: str | None, *, name: str, start: str, end: s
 @click.argument("name")
 def delete_schedule(database_url: str | None, *, name: str) -> None:
     """Delete a schedule. Its jobs are left alone."""
-    with _writing(database_url) as fairlog:
+    with open_writer(database_url, submits=False) as fairlog:
         _decide(fairlog, DeleteSchedule(name=validation.schedule_name(name)))
     note("Deleted.")
-
-
-@contextmanager
-def _writing(database_url: str | None) -> Iterator[Fairlog]:
-    """Open a service whose writer runs."""
-    with open_log(database_url) as fairlog:
-        fairlog.writer.start()
-        yield fairlog
 
 
 def _decide(fairlog: Fairlog, command: ScheduleCommand) -> ScheduleDecided:
@@ -238,7 +225,7 @@ def _known(fairlog: Fairlog, name: ScheduleName) -> Schedule:
 
 
 def _set_paused(database_url: str | None, name: str, *, paused: bool) -> None:
-    with _writing(database_url) as fairlog:
+    with open_writer(database_url, submits=False) as fairlog:
         event = _known(fairlog, validation.schedule_name(name)).set
         command = SetSchedule(
             name=event.name,
@@ -248,8 +235,9 @@ def _set_paused(database_url: str | None, name: str, *, paused: bool) -> None:
             timing=event.timing,
             overlap=event.overlap,
             catch_up_seconds=event.catch_up_seconds,
+            paused=paused,
         )
-        _show_next(_decide(fairlog, replace(command, paused=paused)))
+        _show_next(_decide(fairlog, command))
 
 
 def _show_next(decided: ScheduleDecided) -> None:
@@ -285,7 +273,3 @@ def _text(value: Any) -> str:  # noqa: ANN401 (any JSON value)
     if isinstance(value, str):
         return printable(value)
     return printable(msgspec.json.encode(value).decode())
-
-
-async def _read(reading: Awaitable[T]) -> T:
-    return await reading

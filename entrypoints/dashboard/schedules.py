@@ -13,8 +13,7 @@ from domain.schedules.schedule import Schedule
 from entrypoints.dashboard.context import DashboardContext
 from entrypoints.http.access import key_of
 from entrypoints.http.strict_request import StrictRequest
-from projections.inline.schedules import schedules as table
-from projections.queries.visible_jobs import conditions_of
+from entrypoints.service.schedules import read_schedules
 
 SCHEDULES_PER_PAGE: Final = 100
 
@@ -44,13 +43,13 @@ async def schedules(
 def _read(
     context: DashboardContext, connection: Connection, after: str, seen_by: ApiKey | None
 ) -> dict[str, Any]:
-    conditions = () if seen_by is None else tuple(conditions_of(seen_by, table))
-    found = context.fairlog.schedules.after(connection, after, SCHEDULES_PER_PAGE + 1, conditions)
-    shown = found[:SCHEDULES_PER_PAGE]
+    shown, following = read_schedules(
+        context.fairlog, connection, after, SCHEDULES_PER_PAGE, seen_by
+    )
     return {
         "listed": [ListedSchedule(one, timing_text(one)) for one in shown],
         "after": after,
-        "following": shown[-1].name if len(found) > SCHEDULES_PER_PAGE else None,
+        "following": following,
     }
 
 

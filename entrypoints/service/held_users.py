@@ -13,13 +13,12 @@ from adapters.log.event_pages import latest_position
 from domain.decisions.batch import USERS_UPDATED_PER_BATCH_MAX
 from domain.language.identifiers import PlanName, UserId
 from domain.limits.limits import Limits
-from entrypoints.service.due_jobs import SOON_MICROS
+from entrypoints.service.due_jobs import ANY_TIME, SOON_MICROS
 from projections.inline.windows import WindowQueries
 from projections.queries.line_queries import LineQueries
 
 USERS_PER_PAGE: Final = USERS_UPDATED_PER_BATCH_MAX  # others wait for a page, as for a batch
 _NO_USER: Final = UserId("")
-_NEVER: Final = 2**62
 
 
 class HeldUsers:
@@ -50,7 +49,7 @@ class HeldUsers:
         if not users and head.clock.now >= self._earliest:
             users = self._line.users_to_update(connection, head.clock.now, USERS_PER_PAGE)
             if not users:
-                self._earliest = self._line.next_update(connection) or _NEVER
+                self._earliest = self._line.next_update(connection) or ANY_TIME
         self.has_more = self._next_after is not None or len(users) == USERS_PER_PAGE
         is_near = head.clock.now + SOON_MICROS >= self._earliest
         self.is_quiet = not (self.has_more or users or is_near)

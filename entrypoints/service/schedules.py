@@ -1,10 +1,13 @@
 """Changes of schedules, and reads of them."""
 
+from sqlalchemy.engine import Connection
+
 from domain.access.keys import ApiKey
 from domain.decisions.answers import ScheduleDecided
 from domain.language.commands import ScheduleCommand
 from domain.language.errors import UnknownSchedule
 from domain.language.identifiers import ScheduleName
+from domain.schedules.schedule import Schedule
 from entrypoints.service.fairlog import Fairlog
 from entrypoints.service.queries import Queries
 from entrypoints.service.schedule_views import SchedulePage, ScheduleView, schedule_view
@@ -39,12 +42,22 @@ async def schedule_page(
     queries: Queries, after: str, limit: int, seen_by: ApiKey | None = None
 ) -> SchedulePage:
     """Return the next schedules by name; `seen_by` is the key that may see only its own."""
-    conditions = () if seen_by is None else tuple(conditions_of(seen_by, schedules))
     read = queries.read if seen_by is None else queries.read_long
-    found = await read(
+    shown, following = await read(
         queries.with_saved_rows(
-            lambda connection: queries.schedules.after(connection, after, limit + 1, conditions)
+            lambda connection: read_schedules(queries, connection, after, limit, seen_by)
         )
     )
-    shown = [schedule_view(one) for one in found[:limit]]
-    return SchedulePage(shown, shown[-1].name if len(found) > limit else None)
+    return SchedulePage([schedule_view(one) for one in shown], following)
+
+
+def read_schedules(
+    queries: Queries, connection: Connection, after: str, limit: int, seen_by: ApiKey | None
+) -> tuple[list[Schedule], ScheduleName | None]:
+    """Return the next schedules by name that a key may see, and the name after which those of the
+    next page come; None: there are no more.
+    """
+    conditions = () if seen_by is None else tuple(conditions_of(seen_by, schedules))
+    found = queries.schedules.after(connection, after, limit + 1, conditions)
+    shown = found[:limit]
+    return shown, shown[-1].name if len(found) > limit else None

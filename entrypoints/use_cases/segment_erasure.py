@@ -5,7 +5,7 @@ Stopped anywhere, it is repeated: what is left to do follows from the log and th
 """
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
 from msgspec import Struct
@@ -14,10 +14,9 @@ from sqlalchemy.engine import Connection
 from adapters.archive.archived_log import ArchivedLog
 from adapters.archive.directory import Archive
 from adapters.log import archived
-from adapters.log.histories import of_types
 from domain.language.commands import RewriteSegment
 from domain.language.errors import InvalidInput, SegmentConflict, SegmentUnusable
-from domain.language.events import BodiesErased, Recorded, SegmentArchived, SegmentRewritten
+from domain.language.events import Recorded, SegmentArchived, SegmentRewritten
 from domain.log.segments import (
     Segment,
     is_of_part,
@@ -26,9 +25,8 @@ from domain.log.segments import (
     rewritten_event,
 )
 from entrypoints.service.fairlog import Fairlog
-from entrypoints.use_cases.whole_history import latest_files
+from entrypoints.use_cases.whole_history import erased_by, erasures, latest_files
 
-_ERASED: Final = BodiesErased.__name__
 _TRIES_MAX: Final = 3  # while others write the same segments anew
 
 Progress = Callable[[int, int], None]  # positions of the archive examined, and all of them
@@ -57,20 +55,14 @@ def bodies_left(connection: Connection) -> int:
     """
     naming = archived.segment_names(connection)
     named = named_segments(naming_events(naming))
-    since = {
-        one.event.name: one.event.erasure
-        if isinstance(one.event, SegmentRewritten)
-        else one.position  # an archive removes itself what was erased while it ran
+    since = without_since(naming) | {
+        # An archive removes itself what was erased while it ran.
+        one.event.name: one.position
         for one in naming
-        if isinstance(one.event, SegmentArchived | SegmentRewritten)
+        if isinstance(one.event, SegmentArchived)
     }
     found = archived.latest_erasures(connection, min((since[one.name] for one in named), default=0))
-    return sum(
-        segment.first <= body <= segment.last and at > since[segment.name]
-        for at, positions in _positions(iter(found))
-        for body in positions
-        for segment in named
-    )
+    return sum(1 for _ in _left(named, since, erased_by(found)))
 
 
 def check_place(fairlog: Fairlog, archive: Archive) -> None:
@@ -135,14 +127,11 @@ def _pending(fairlog: Fairlog, archive: Archive) -> _Pending:
         named = named_segments(naming_events(naming))
         since = without_since(naming)
         erased: dict[str, list[int]] = {one.name: [] for one in named}
-        lasts = [one.last for one in named]
         with ArchivedLog(archive, latest_files(archive, named)) as segment_log:
             after = min((since[one.name] for one in named), default=0)
-            for at, positions in _erasures(connection, segment_log, after, position):
-                for one in positions:
-                    place = bisect_left(lasts, one)
-                    if place < len(named) and at > since[name := named[place].name]:
-                        erased[name].append(one)
+            found = erasures(connection, segment_log, after, position)
+            for name, body in _left(named, since, found):
+                erased[name].append(body)
         names = frozenset(since)
         return _Pending(
             named, names, {name: sorted(some) for name, some in erased.items()}, position
@@ -167,18 +156,18 @@ def without_since(naming: Sequence[Recorded]) -> dict[str, int]:
     return found
 
 
-def _erasures(
-    connection: Connection, segment_log: ArchivedLog, after: int, up_to: int
-) -> Iterator[tuple[int, Sequence[int]]]:
-    """Yield the position of each erasure after a position, and those of the bodies."""
-    yield from _positions(segment_log.of_types([_ERASED], after, segment_log.end))
-    yield from _positions(of_types(connection, [_ERASED], max(after, segment_log.end), up_to))
-
-
-def _positions(found: Iterator[Recorded]) -> Iterator[tuple[int, Sequence[int]]]:
-    for one in found:
-        if isinstance(one.event, BodiesErased):
-            yield one.position, one.event.positions
+def _left(
+    named: Sequence[Segment],
+    since: Mapping[str, int],
+    found: Iterable[tuple[int, Sequence[int]]],
+) -> Iterator[tuple[str, int]]:
+    """Yield the file and the position of each body that was erased after the file was written."""
+    lasts = [one.last for one in named]
+    for at, positions in found:
+        for body in positions:
+            place = bisect_left(lasts, body)
+            if place < len(named) and at > since[name := named[place].name]:
+                yield name, body
 
 
 def _rewrite(

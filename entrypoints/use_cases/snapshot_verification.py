@@ -15,6 +15,7 @@ from adapters.database.scratch import scratch_database
 from adapters.log import archived
 from domain.language.events import EVENT_TYPES, ArchiveBegun, SegmentArchived, named_body
 from domain.language.identifiers import JobId
+from domain.log.segments import naming_events
 from entrypoints.service.fairlog import Fairlog
 from entrypoints.use_cases.archiving import changed_later, fold_to_cut
 from entrypoints.use_cases.whole_history import erased_bodies
@@ -36,7 +37,11 @@ def snapshot_fault(fairlog: Fairlog, segments: ArchivedLog, progress: Progress) 
     """
     with fairlog.database.read() as connection:
         cut = fairlog.log.cut(connection)
-        named = [one for one in archived.segment_events(connection) if one.last == cut.position]
+        named = [
+            one
+            for one in naming_events(archived.segment_names(connection))
+            if isinstance(one, SegmentArchived) and one.last == cut.position
+        ]
     if not cut.position or not named:
         return None
     latest = named[-1]

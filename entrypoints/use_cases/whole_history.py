@@ -1,6 +1,6 @@
 """Reads an archive and the database as one log."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import groupby
 from typing import Final
@@ -14,7 +14,7 @@ from adapters.log import archived
 from adapters.log.histories import of_types
 from adapters.log.stored_log import SqlStoredLog
 from domain.language.errors import SegmentUnusable
-from domain.language.events import BodiesErased
+from domain.language.events import BodiesErased, Recorded
 from domain.log.chain import link
 from domain.log.segments import Segment, has_same_events, is_of_part, sequence_faults
 from domain.log.stored_log import leaf_of
@@ -70,13 +70,24 @@ def latest_files(archive: Archive, named: Sequence[Segment]) -> list[Segment]:
 
 def erased_bodies(connection: Connection, segments: ArchivedLog, up_to: int) -> set[int]:
     """Return the positions of the bodies that events of the whole log up to a position erased."""
-    live = of_types(connection, [_ERASED], segments.end, up_to)
-    return {
-        position
-        for one in (*segments.of_types([_ERASED], 0, segments.end), *live)
-        if isinstance(one.event, BodiesErased)
-        for position in one.event.positions
-    }
+    return {body for _, some in erasures(connection, segments, 0, up_to) for body in some}
+
+
+def erasures(
+    connection: Connection, segments: ArchivedLog, after: int, up_to: int
+) -> Iterator[tuple[int, Sequence[int]]]:
+    """Yield the position of each erasure of the whole log after a position, up to another, and the
+    positions of the bodies that it erased.
+    """
+    yield from erased_by(segments.of_types([_ERASED], after, segments.end))
+    yield from erased_by(of_types(connection, [_ERASED], max(after, segments.end), up_to))
+
+
+def erased_by(found: Iterable[Recorded]) -> Iterator[tuple[int, Sequence[int]]]:
+    """Yield the same for the erasures among these events."""
+    for one in found:
+        if isinstance(one.event, BodiesErased):
+            yield one.position, one.event.positions
 
 
 def joined_segments(archive: Archive) -> Sequence[Segment]:

@@ -7,7 +7,8 @@ from sqlalchemy.engine import Connection
 
 from domain.audit.archive_legality import misarchived
 from domain.audit.key_legality import misuse
-from domain.audit.legality import illegality, miscount, misordered, misplanned
+from domain.audit.legality import illegality, miscount, misplanned
+from domain.audit.parent_legality import misordered
 from domain.audit.schedule_legality import misfired
 from domain.decisions.write_model import WriteModel
 from domain.language.events import BodiesErased, LeasesExtended, Recorded

@@ -38,6 +38,7 @@ from fairlog_client.flows import (
     answered,
     error_of,
     may_repeat,
+    paged,
     read,
     refusal_of,
 )
@@ -211,14 +212,7 @@ class Calls(LimitCalls, ScheduleCalls):
             include=",".join(include) or None,
             limit=PAGE_ENTRIES,
         )
-        while True:
-            request = Request(method="GET", path="/v1/jobs", params=params)
-            page = read((yield from answered(request, self.retries)), JobsPage)
-            for job in page.jobs:
-                yield Item(job)
-            if page.next is None:
-                return
-            params = {**params, "cursor": page.next}
+        yield from paged("/v1/jobs", params, JobsPage, lambda page: page.jobs, self.retries)
 
     def cancel(self, job_id: int) -> Flow[JobState]:
         """Cancel a job that has not ended. Raises `NotFound` and `Conflict`."""
@@ -268,26 +262,19 @@ class Calls(LimitCalls, ScheduleCalls):
             since=since,
             until=until,
             limit=PAGE_ENTRIES,
+            after=after,
         )
-        following: int | None = after
-        while following is not None:
-            request = Request(method="GET", path="/v1/audit", params={**params, "after": following})
-            page = read((yield from answered(request, self.retries)), EventsPage)
-            for event in page.events:
-                yield Item(event)
-            following = page.next
+        yield from self._events("/v1/audit", params)
 
     def events(self, job_id: int) -> Items[Event]:
         """Yield the events of a job, in log order. Raises `NotFound`."""
-        path = f"/v1/jobs/{job_id:d}/events"
-        following: int | None = 0
-        while following is not None:
-            params = {"after": following, "limit": PAGE_ENTRIES}
-            request = Request(method="GET", path=path, params=params)
-            page = read((yield from answered(request, self.retries)), EventsPage)
-            for event in page.events:
-                yield Item(event)
-            following = page.next
+        params = {"after": 0, "limit": PAGE_ENTRIES}
+        yield from self._events(f"/v1/jobs/{job_id:d}/events", params)
+
+    def _events(self, path: str, params: Mapping[str, Any]) -> Items[Event]:
+        yield from paged(
+            path, params, EventsPage, lambda page: page.events, self.retries, cursor="after"
+        )
 
     def stream(
         self,

@@ -6,9 +6,9 @@ what to return. Tests can run it without a network.
 """
 
 import random
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from http import HTTPStatus
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -28,6 +28,17 @@ from fairlog_client.errors import (
 )
 
 T = TypeVar("T")
+
+
+class _Page(Protocol):
+    """A page of a list."""
+
+    @property
+    def next(self) -> str | int | None:
+        """The cursor of the next page; None: this is the last one."""
+
+
+P = TypeVar("P", bound=_Page)
 
 _PROBLEM = "application/problem+json"
 _TEXT_CHARACTERS_MAX = 200
@@ -178,6 +189,27 @@ def answered(request: Request, retries: Retries) -> Flow[Response]:
         if not may_repeat(request, answer, error):
             raise error
         yield from budget.pause(error)
+
+
+def paged(
+    path: str,
+    params: Mapping[str, Any],
+    expected: type[P],
+    entries: Callable[[P], Iterable[T]],
+    retries: Retries,
+    cursor: str = "cursor",
+) -> Items[T]:
+    """Yield the entries of a list, reading it page by page. `cursor` is the parameter that says
+    where a page begins.
+    """
+    while True:
+        request = Request(method="GET", path=path, params=params)
+        page = read((yield from answered(request, retries)), expected)
+        for entry in entries(page):
+            yield Item(entry)
+        if page.next is None:
+            return
+        params = {**params, cursor: page.next}
 
 
 def may_repeat(request: Request, answer: Response | NoAnswer, error: Exception) -> bool:

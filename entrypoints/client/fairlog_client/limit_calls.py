@@ -1,7 +1,6 @@
 """The calls about limits and plans."""
 
 from collections.abc import Sequence
-from typing import Any
 from urllib.parse import quote
 
 import msgspec
@@ -9,7 +8,7 @@ from msgspec import UNSET, UnsetType
 
 from fairlog_client.answers import Limits, Plan, PlansPage, Rate, UserLimits
 from fairlog_client.errors import InvalidArguments
-from fairlog_client.flows import Flow, Item, Items, Request, Retries, answered, read
+from fairlog_client.flows import Flow, Items, Request, Retries, answered, paged, read
 
 
 class LimitCalls:
@@ -66,15 +65,7 @@ class LimitCalls:
 
     def plans(self) -> Items[Plan]:
         """Yield all plans by name, reading them page by page."""
-        params: dict[str, Any] = {}
-        while True:
-            request = Request(method="GET", path="/v1/plans", params=params)
-            page = read((yield from answered(request, self.retries)), PlansPage)
-            for plan in page.plans:
-                yield Item(plan)
-            if page.next is None:
-                return
-            params = {"cursor": page.next}
+        yield from paged("/v1/plans", {}, PlansPage, lambda page: page.plans, self.retries)
 
     def plan(self, name: str) -> Flow[Plan]:
         """Return a plan. Raises `NotFound`."""

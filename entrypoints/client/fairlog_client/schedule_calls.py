@@ -8,7 +8,7 @@ import msgspec
 
 from fairlog_client.answers import Schedule, SchedulesPage
 from fairlog_client.errors import InvalidArguments
-from fairlog_client.flows import Flow, Item, Items, Request, Retries, answered, read
+from fairlog_client.flows import Flow, Items, Request, Retries, answered, paged, read
 from fairlog_client.submissions import rfc3339
 
 
@@ -19,15 +19,8 @@ class ScheduleCalls:
 
     def schedules(self) -> Items[Schedule]:
         """Yield all schedules by name, reading them page by page."""
-        params: dict[str, Any] = {}
-        while True:
-            request = Request(method="GET", path="/v1/schedules", params=params)
-            page = read((yield from answered(request, self.retries)), SchedulesPage)
-            for schedule in page.schedules:
-                yield Item(schedule)
-            if page.next is None:
-                return
-            params = {"cursor": page.next}
+        path = "/v1/schedules"
+        yield from paged(path, {}, SchedulesPage, lambda page: page.schedules, self.retries)
 
     def schedule(self, name: str) -> Flow[Schedule]:
         """Return a schedule. Raises `NotFound`."""

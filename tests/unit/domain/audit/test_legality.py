@@ -5,7 +5,8 @@ from hypothesis import given as for_all
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from domain.audit.legality import illegality, miscount, misordered, misplanned
+from domain.audit.legality import illegality, miscount, misplanned
+from domain.audit.parent_legality import misordered
 from domain.decisions.decision import NewEvent
 from domain.decisions.write_model import WriteModel
 from domain.jobs.job_fold import submitted as submitted_job
