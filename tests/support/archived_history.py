@@ -5,11 +5,13 @@ from collections.abc import Sequence
 from contextlib import suppress
 from datetime import timedelta
 from functools import partial
+from pathlib import Path
 from typing import Final
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from adapters.archive.directory import Archive
 from adapters.log.archived import KEPT_NAMES
 from adapters.log.tables import events
 from domain.decisions.answers import Claimed, Submitted
@@ -32,6 +34,10 @@ from domain.language.limits import Rate
 from domain.language.moments import to_micros
 from entrypoints.composition import projection_tables
 from entrypoints.service.fairlog import Fairlog
+from entrypoints.use_cases.archive_cuts import cut_before
+from entrypoints.use_cases.archive_verification import verify_archive
+from entrypoints.use_cases.archiving import archive
+from entrypoints.use_cases.verification import verify_log
 from projections.following.async_projector import step_all
 from projections.storage import registry
 from tests.support.clock import ManualClock
@@ -135,4 +141,21 @@ def first_event(connection: Connection) -> int | None:
     """The position of the first row of the log that no archive keeps."""
     first = sa.select(sa.func.min(events.c.position)).where(events.c.type.not_in(KEPT_NAMES))
     found: int | None = connection.execute(first).scalar_one()
+    return found
+
+
+def archive_older(fairlog: Fairlog, clock: ManualClock, place: Archive, days: float) -> int:
+    """Archive what is older than so many days; return the position of the cut."""
+    cut = cut_before(fairlog, clock.now() - timedelta(days=days), None)
+    assert archive(fairlog, place, cut, lambda *_: None).last == cut > 0
+    follow(fairlog)
+    return cut
+
+
+def findings(fairlog: Fairlog, place: Path) -> list[str]:
+    """What is wrong with a log and its archive."""
+    found: list[str] = []
+    follow(fairlog)
+    verify_log(fairlog, lambda one: found.append(str(one)), lambda *_: None)
+    verify_archive(fairlog, str(place), lambda one: found.append(str(one)), lambda *_: None)
     return found

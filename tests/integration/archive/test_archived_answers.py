@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from contextlib import closing
-from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,16 +18,21 @@ from domain.language.errors import FairlogError
 from domain.language.identifiers import JobId
 from entrypoints.composition import compose
 from entrypoints.service.fairlog import Fairlog
-from entrypoints.use_cases.archive_cuts import cut_before
 from entrypoints.use_cases.archive_verification import verify_archive
-from entrypoints.use_cases.archiving import archive
 from entrypoints.use_cases.export import pages
 from entrypoints.use_cases.proofs import Prover
 from entrypoints.use_cases.restore import restore
 from entrypoints.use_cases.time_travel import TimeTravel
-from entrypoints.use_cases.verification import verify_log
 from entrypoints.use_cases.whole_history import whole_history
-from tests.support.archived_history import DAY, USERS, follow, live, submission
+from tests.support.archived_history import (
+    DAY,
+    USERS,
+    archive_older,
+    findings,
+    follow,
+    live,
+    submission,
+)
 from tests.support.archives import bodies_of, stored_log
 from tests.support.clock import ManualClock
 from tests.support.core import do, execute_now, service
@@ -47,13 +51,6 @@ def fairlog(database_url: str, clock: ManualClock) -> Iterator[Fairlog]:
         live(found, clock, days=DAYS, rounds=6)
         follow(found)
         yield found
-
-
-def cut(fairlog: Fairlog, clock: ManualClock, place: Archive, days: int) -> int:
-    position = cut_before(fairlog, clock.now() - timedelta(days=days), None)
-    assert archive(fairlog, place, position, lambda *_: None).last == position > 0
-    follow(fairlog)
-    return position
 
 
 def answers(fairlog: Fairlog, end: int) -> dict[str, bytes]:
@@ -82,13 +79,6 @@ def answers(fairlog: Fairlog, end: int) -> dict[str, bytes]:
     return {name: msgspec.json.encode(answer) for name, answer in found.items()}
 
 
-def findings(fairlog: Fairlog, location: Path) -> list[str]:
-    found: list[str] = []
-    verify_log(fairlog, lambda one: found.append(str(one)), lambda *_: None)
-    verify_archive(fairlog, str(location), lambda one: found.append(str(one)), lambda *_: None)
-    return found
-
-
 def test_an_archived_log_answers_as_before(
     fairlog: Fairlog, clock: ManualClock, tmp_path: Path
 ) -> None:
@@ -96,7 +86,7 @@ def test_an_archived_log_answers_as_before(
     end = fairlog.read_now(fairlog.log.position)
     before = answers(fairlog, end)
     for days in (9, 6):
-        cut(fairlog, clock, Archive(tmp_path), days)
+        archive_older(fairlog, clock, Archive(tmp_path), days)
         Prover(fairlog).catch_up()
         with whole_history(fairlog, str(tmp_path)):
             now = answers(fairlog, end)
@@ -109,7 +99,7 @@ def test_a_snapshot_that_was_wrong_when_it_was_made_is_named(
 ) -> None:
     with monkeypatch.context() as patch:
         patch.setattr("entrypoints.use_cases.archiving._bodies_of", lambda *_: [])
-        position = cut(fairlog, clock, Archive(tmp_path), 6)
+        position = archive_older(fairlog, clock, Archive(tmp_path), 6)
     found: list[str] = []
     verify_archive(fairlog, str(tmp_path), lambda one: found.append(str(one)), lambda *_: None)
     assert len(found) == 1
@@ -129,7 +119,7 @@ def test_a_live_part_gets_its_archived_part_back(
 ) -> None:
     rows, bodies = stored(fairlog)
     for days in (9, 6):
-        cut(fairlog, clock, Archive(tmp_path), days)
+        archive_older(fairlog, clock, Archive(tmp_path), days)
     kept = len(stored(fairlog)[0])
     assert kept < len(rows) / 2
     restore(fairlog, str(tmp_path), lambda *_: None)
@@ -145,7 +135,7 @@ def test_a_live_part_gets_its_archived_part_back(
     follow(fairlog)
     assert findings(fairlog, tmp_path) == []
     (place := tmp_path / "new").mkdir()
-    assert cut(fairlog, clock, Archive(place), 6) > 0
+    assert archive_older(fairlog, clock, Archive(place), 6) > 0
     assert findings(fairlog, place) == []
 
 
@@ -156,7 +146,7 @@ def test_what_was_erased_stays_erased_in_a_restored_log(
     clock.advance(8 * DAY)
     live(fairlog, clock, days=5, rounds=2, seed=4)
     follow(fairlog)
-    assert far.id <= cut(fairlog, clock, Archive(tmp_path), 6)
+    assert far.id <= archive_older(fairlog, clock, Archive(tmp_path), 6)
     execute_now(fairlog, CancelJob(job_id=far.id))
     execute_now(fairlog, EraseBodies(job_id=far.id, attempt=0, positions=(far.id,)))
     restore(fairlog, str(tmp_path), lambda *_: None)
@@ -172,7 +162,7 @@ def test_segments_alone_give_the_log_up_to_their_end(
 ) -> None:
     rows, _ = stored(fairlog)
     for days in (9, 6):
-        last = cut(fairlog, clock, Archive(tmp_path), days)
+        last = archive_older(fairlog, clock, Archive(tmp_path), days)
     with closing(compose(Settings(database_url=new_database_url()), clock=clock)) as other:
         assert restore(other, str(tmp_path), lambda *_: None)[0] == last
         follow(other)

@@ -35,7 +35,15 @@ from entrypoints.use_cases.explain import input_of
 from entrypoints.use_cases.restore import restore
 from entrypoints.use_cases.time_travel import TimeTravel
 from entrypoints.use_cases.verification import verify_log
-from tests.support.archived_history import DAY, first_event, follow, live, rows_of, submission
+from tests.support.archived_history import (
+    DAY,
+    archive_older,
+    first_event,
+    follow,
+    live,
+    rows_of,
+    submission,
+)
 from tests.support.clock import ManualClock
 from tests.support.core import do, execute_now, service
 from tests.support.keys import create_key
@@ -67,15 +75,6 @@ def findings(fairlog: Fairlog) -> list[str]:
     found: list[str] = []
     verify_log(fairlog, lambda one: found.append(str(one)), lambda *_: None)
     return found
-
-
-def archive_older(fairlog: Fairlog, clock: ManualClock, place: Archive, days: int) -> int:
-    """Returns the position of the cut."""
-    cut = cut_before(fairlog, clock.now() - timedelta(days=days), None)
-    done = archive(fairlog, place, cut, lambda *_: None)
-    assert done.last == cut > 0
-    follow(fairlog)
-    return cut
 
 
 def test_the_service_goes_on_from_the_snapshot(

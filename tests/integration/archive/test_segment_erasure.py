@@ -24,8 +24,6 @@ from domain.language.identifiers import JobId
 from domain.log.segments import rewritten_event
 from entrypoints.composition import compose
 from entrypoints.service.fairlog import Fairlog
-from entrypoints.use_cases.archive_cuts import cut_before
-from entrypoints.use_cases.archive_verification import verify_archive
 from entrypoints.use_cases.archived_erasure import (
     count_archived,
     erase_archived,
@@ -39,9 +37,16 @@ from entrypoints.use_cases.proofs import Prover
 from entrypoints.use_cases.restore import restore
 from entrypoints.use_cases.segment_erasure import check_place, rewrite_segments
 from entrypoints.use_cases.time_travel import TimeTravel
-from entrypoints.use_cases.verification import verify_log
 from entrypoints.use_cases.whole_history import whole_history
-from tests.support.archived_history import DAY, USERS, follow, live, submission
+from tests.support.archived_history import (
+    DAY,
+    USERS,
+    archive_older,
+    findings,
+    follow,
+    live,
+    submission,
+)
 from tests.support.clock import ManualClock
 from tests.support.core import do, execute_now, service
 
@@ -59,21 +64,6 @@ def fairlog(database_url: str, clock: ManualClock) -> Iterator[Fairlog]:
         live(found, clock, days=DAYS, rounds=3)
         follow(found)
         yield found
-
-
-def cut(fairlog: Fairlog, clock: ManualClock, place: Path, days: float) -> int:
-    position = cut_before(fairlog, clock.now() - timedelta(days=days), None)
-    assert archive(fairlog, Archive(place), position, lambda *_: None).last == position > 0
-    follow(fairlog)
-    return position
-
-
-def findings(fairlog: Fairlog, place: Path) -> list[str]:
-    found: list[str] = []
-    follow(fairlog)
-    verify_log(fairlog, lambda one: found.append(str(one)), lambda *_: None)
-    verify_archive(fairlog, str(place), lambda one: found.append(str(one)), lambda *_: None)
-    return found
 
 
 def an_ended_job(fairlog: Fairlog) -> Job:
@@ -119,7 +109,7 @@ def test_a_body_leaves_its_segment_with_an_event(
     fairlog: Fairlog, clock: ManualClock, tmp_path: Path
 ) -> None:
     job = an_ended_job(fairlog)
-    cut(fairlog, clock, tmp_path, 6)
+    archive_older(fairlog, clock, Archive(tmp_path), 6)
     Prover(fairlog).catch_up()
     end = end_of(fairlog)
     [before] = fairlog.read_now(archived.segments)
@@ -153,7 +143,7 @@ def test_all_archived_jobs_of_a_user_or_an_age_are_erased(
     fairlog: Fairlog, clock: ManualClock, tmp_path: Path
 ) -> None:
     for days in (8, 6):
-        cut(fairlog, clock, tmp_path, days)
+        archive_older(fairlog, clock, Archive(tmp_path), days)
     place = str(tmp_path)
     done, moment = Erased(), clock.now() - timedelta(days=7)
     erase_archived(fairlog, place, done, user_id=USERS[2])
@@ -185,7 +175,7 @@ def erased_after_the_cut(fairlog: Fairlog, clock: ManualClock, place: Path) -> J
     clock.advance(8 * DAY)
     live(fairlog, clock, days=5, rounds=2, seed=4)
     follow(fairlog)
-    assert far.id <= cut(fairlog, clock, place, 6)
+    assert far.id <= archive_older(fairlog, clock, Archive(place), 6)
     execute_now(fairlog, CancelJob(job_id=far.id))
     assert erase_job(fairlog, far.id, cancel=False).bodies == 1
     return far.id
@@ -218,14 +208,16 @@ def test_a_later_archive_knows_jobs_that_were_erased_before_it(
     fairlog: Fairlog, clock: ManualClock, tmp_path: Path
 ) -> None:
     job = an_ended_job(fairlog)
-    cut(fairlog, clock, tmp_path, 8)
+    archive_older(fairlog, clock, Archive(tmp_path), 8)
     erase(fairlog, tmp_path, job.id)  # between the next cut and its `ArchiveBegun`
-    cut(fairlog, clock, tmp_path, 6)
+    archive_older(fairlog, clock, Archive(tmp_path), 6)
     assert findings(fairlog, tmp_path) == []
     clock.advance(6 * DAY)
     live(fairlog, clock, days=1, rounds=2, seed=7)
     follow(fairlog)
-    cut(fairlog, clock, tmp_path, 5)  # now the events of the erasure are in a segment, too
+    archive_older(
+        fairlog, clock, Archive(tmp_path), 5
+    )  # now the events of the erasure are in a segment, too
     assert findings(fairlog, tmp_path) == []
     assert rewrite_segments(fairlog, Archive(tmp_path), lambda *_: None).segments == 0
 
@@ -247,7 +239,7 @@ def test_a_stopped_erasure_is_finished_by_the_next(
     step: str,
 ) -> None:
     job = an_ended_job(fairlog)
-    cut(fairlog, clock, tmp_path, 6)
+    archive_older(fairlog, clock, Archive(tmp_path), 6)
     [before] = fairlog.read_now(archived.segments)
 
     def stop(*_: object, **__: object) -> None:
@@ -286,7 +278,7 @@ def archived_submissions(fairlog: Fairlog, place: Path, connection: Any) -> Sequ
 
 def test_every_wrong_state_is_named(fairlog: Fairlog, clock: ManualClock, tmp_path: Path) -> None:
     job = an_ended_job(fairlog)
-    cut(fairlog, clock, tmp_path, 6)
+    archive_older(fairlog, clock, Archive(tmp_path), 6)
     [old] = fairlog.read_now(archived.segments)
     content = (tmp_path / old.name).read_bytes()
     erase(fairlog, tmp_path, job.id)
@@ -314,7 +306,7 @@ def test_an_erasure_that_others_have_made_meanwhile_records_nothing(
     fairlog: Fairlog, clock: ManualClock, tmp_path: Path
 ) -> None:
     job = an_ended_job(fairlog)
-    cut(fairlog, clock, tmp_path, 6)
+    archive_older(fairlog, clock, Archive(tmp_path), 6)
     [old] = fairlog.read_now(archived.segments)
     command = EraseArchivedBodies(
         job_id=job.id, user_id=job.user_id, kind=job.kind, positions=(job.id,)
@@ -343,7 +335,7 @@ def test_segments_alone_are_restored_after_an_erasure(
             for one in fairlog.log.read(connection, fairlog.log.cut(connection).position, 10**6)
             if isinstance(one.event, BodiesErased)
         )
-    last = cut(fairlog, clock, tmp_path, 7)
+    last = archive_older(fairlog, clock, Archive(tmp_path), 7)
     erase(fairlog, tmp_path, job.id)
     assert findings(fairlog, tmp_path) == []
     assert erasure > last or open_then not in stored_bodies(tmp_path)
@@ -365,9 +357,9 @@ def test_a_live_part_is_restored_after_an_erasure(
     fairlog: Fairlog, clock: ManualClock, tmp_path: Path
 ) -> None:
     job = an_ended_job(fairlog)
-    cut(fairlog, clock, tmp_path, 8)
+    archive_older(fairlog, clock, Archive(tmp_path), 8)
     erase(fairlog, tmp_path, job.id)
-    cut(fairlog, clock, tmp_path, 6)
+    archive_older(fairlog, clock, Archive(tmp_path), 6)
     restore(fairlog, str(tmp_path), lambda *_: None)
     assert findings(fairlog, tmp_path) == []
     with fairlog.database.read() as connection:
@@ -385,7 +377,7 @@ def test_another_place_is_refused_before_anything_is_erased(
     places = [tmp_path / name for name in ("own", "empty", "foreign")]
     for place in places:
         place.mkdir()
-    cut(fairlog, clock, places[0], 6)
+    archive_older(fairlog, clock, Archive(places[0]), 6)
     with (
         service(new_database_url(), clock=ManualClock()) as other,
         pytest.raises(InvalidInput, match="this log names none"),
