@@ -24,7 +24,7 @@ from domain.language.errors import InvalidInput, UnknownJob
 from domain.language.identifiers import JobId
 from entrypoints.cli.event_filters import TimeParameter, since_option, until_option
 from entrypoints.cli.failure import CHECK_FAILED
-from entrypoints.cli.options import format_option, limit_option
+from entrypoints.cli.options import format_option, json_of, limit_option
 from entrypoints.cli.output import counted, echo, examples, note, printable
 from entrypoints.cli.session import database_url_option, open_writer
 from entrypoints.http.requests import Submission
@@ -198,7 +198,7 @@ def explain_job(database_url: str | None, *, job_id: int, as_json: bool) -> None
 def submit(database_url: str | None, *, payload: str, form: str, **fields: Any) -> None:  # noqa: ANN401 (the fields of `Submission`)
     """Submit a job. It counts against the limits as through the API."""
     text = sys.stdin.read() if payload == "-" else payload
-    command = _submission(fields | {"payload": _json(text, "--payload")}).to_command()
+    command = _submission(fields | {"payload": json_of(text, "--payload")}).to_command()
     with open_writer(database_url) as fairlog:
         outcome = fairlog.execute_now(command)
         assert isinstance(outcome, Submitted), outcome
@@ -321,19 +321,9 @@ def _pages(fairlog: Fairlog, wanted: JobConditions, jobs_max: int) -> Iterator[S
 def _submission(fields: Mapping[str, Any]) -> Submission:
     """Check the options as the API checks a body. Raises `InvalidInput`."""
     retry = fields["retry"]
-    given = fields if retry is None else {**fields, "retry": _json(retry, "--retry")}
+    given = fields if retry is None else {**fields, "retry": json_of(retry, "--retry")}
     submission: Submission = read_json(msgspec.json.encode(given), Submission)
     return submission
-
-
-def _json(text: str, option: str) -> Raw:
-    try:
-        msgspec.json.decode(text)
-    except (msgspec.DecodeError, UnicodeError) as error:
-        raise InvalidInput(
-            f"{option} is not JSON ({error}); a text needs quotes: '\"text\"'."
-        ) from None
-    return Raw(text.encode())
 
 
 def _report(done: str, outcomes: Sequence[object]) -> None:

@@ -3,8 +3,11 @@
 from collections.abc import Callable
 from typing import Final, TypeVar
 
+import msgspec
 import rich_click as click
+from msgspec import Raw
 
+from domain.language.errors import InvalidInput
 from domain.language.identifiers import POSITION_MAX
 from entrypoints.runtime.durations import parse_duration
 
@@ -63,3 +66,14 @@ def format_option(*choices: str, text: str) -> Callable[[F], F]:
         show_default=True,
         help=text,
     )
+
+
+def json_of(text: str, option: str) -> Raw:
+    """Return the JSON of an option. Raises `InvalidInput` if it is none."""
+    try:
+        msgspec.json.decode(text)
+    except (msgspec.DecodeError, UnicodeError) as error:
+        raise InvalidInput(
+            f"{option} is not JSON ({error}); a text needs quotes: '\"text\"'."
+        ) from None
+    return Raw(text.encode())

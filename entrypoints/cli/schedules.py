@@ -9,7 +9,6 @@ from typing import Any, Final
 
 import msgspec
 import rich_click as click
-from msgspec import Raw
 
 from adapters.clock import SystemClock
 from domain.decisions.answers import ScheduleDecided
@@ -21,11 +20,11 @@ from domain.language.commands import (
     SetSchedule,
     TriggerSchedule,
 )
-from domain.language.errors import InvalidInput, UnknownSchedule
+from domain.language.errors import UnknownSchedule
 from domain.language.identifiers import ScheduleName
 from domain.language.schedules import CATCH_UP_SECONDS, Overlap
 from domain.schedules.schedule import Schedule
-from entrypoints.cli.options import format_option
+from entrypoints.cli.options import format_option, json_of
 from entrypoints.cli.output import echo, examples, note, printable
 from entrypoints.cli.session import database_url_option, open_writer
 from entrypoints.http.paging import PAGE_MAX
@@ -127,14 +126,10 @@ def set_schedule(  # noqa: PLR0913 (an option each)
     paused: bool,
 ) -> None:
     """Make a schedule, or replace it: what is not given has its default."""
-    try:
-        msgspec.json.decode(payload)
-    except msgspec.DecodeError as error:
-        raise InvalidInput(f"--payload is no JSON: {error}.") from None
     change = ScheduleChange(
         user_id=user_id,
         kind=kind,
-        payload=Raw(payload.encode()),
+        payload=json_of(payload, "--payload"),
         cron=cron,
         every_seconds=every_seconds,
         time_zone=time_zone,
@@ -168,8 +163,11 @@ def resume_schedule(database_url: str | None, *, name: str) -> None:
 @database_url_option
 @click.argument("name")
 def trigger_schedule(database_url: str | None, *, name: str) -> None:
-    """Run a schedule now, by its overlap policy, whether it is paused or not."""
-    with open_writer(database_url, submits=False) as fairlog:
+    """Run a schedule now, by its overlap policy, whether it is paused or not.
+
+    Its job counts against the limits, so this is refused while a server runs with other limits.
+    """
+    with open_writer(database_url) as fairlog:
         decided = _decide(fairlog, TriggerSchedule(name=validation.schedule_name(name)))
     assert decided.run is not None, decided
     job = "" if decided.run.job is None else f" job {decided.run.job}"

@@ -8,7 +8,9 @@ from click.testing import CliRunner
 
 from domain.language.errors import InvalidInput, TooManyTimes, UnknownSchedule
 from entrypoints.cli.commands import cli
+from entrypoints.processes.registration import SettingsDiffer
 from tests.support.core import service
+from tests.support.server import FairlogServer
 
 Run = Callable[..., str]
 SPAN = ["--from", "2020-01-01T00:00:00Z", "--until", "2026-01-01T00:00:00Z"]
@@ -65,7 +67,8 @@ def test_a_schedule_is_set_shown_run_and_deleted(run: Run) -> None:
         (["show", "none"], UnknownSchedule, "fairlog schedules set"),
         (["pause", "none"], UnknownSchedule, "There is no schedule"),
         (["set", "n", *NIGHTLY, "--every", 5], InvalidInput, "not both"),
-        (["set", "n", *NIGHTLY, "--payload", "{"], InvalidInput, "--payload is no JSON"),
+        (["set", "n", *NIGHTLY, "--payload", "{"], InvalidInput, "--payload is not JSON"),
+        (["set", "n", *NIGHTLY, "--payload", '"\udcff"'], InvalidInput, "--payload is not JSON"),
         (["set", "n", *NIGHTLY, "--time-zone", "Mars"], InvalidInput, "Europe/Berlin"),
         (
             ["backfill", "minutely", *SPAN],
@@ -80,3 +83,11 @@ def test_what_cannot_be_is_refused_with_what_to_do(
     run("set", "minutely", "--user", "acme", "--kind", "poll", "--every", 60)
     with pytest.raises(error, match=says):
         run(*arguments)
+
+
+def test_a_trigger_is_decided_by_the_limits_of_the_servers(database_url: str, run: Run) -> None:
+    run("set", "nightly", *NIGHTLY)
+    with FairlogServer(database_url, settings={"user_limit": 7}), pytest.raises(SettingsDiffer):
+        run("trigger", "nightly")
+    assert "not run yet" in run("list")
+    assert run("trigger", "nightly").startswith("submitted job ")

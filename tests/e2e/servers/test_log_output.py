@@ -64,7 +64,7 @@ def assert_outlasts_a_lock(server: FairlogServer, database_url: str) -> None:
     wait_until(is_done, "a job longer than a lease is done by its first attempt")
 
 
-# Which database it is makes no difference to where lines go; the pipe below has both.
+# Which database it is makes no difference to where lines go.
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 @pytest.mark.parametrize("redirection", ["2>/dev/full", "2>&-", ">&- 2>&- <&-"])
 def test_a_server_without_standard_error_serves_all_the_same(
