@@ -268,6 +268,21 @@ class Settings(Struct, frozen=True, kw_only=True):
             "without a timeout_seconds; 0: none.",
         ),
     ] = 0
+    callback_allow: Annotated[
+        str,
+        Meta(
+            description="Networks (10.1.0.0/16), addresses and host names, separated by commas, "
+            "that requests to URLs of customers and operators may go to though their addresses are "
+            "not public. By default all such URLs are refused."
+        ),
+    ] = ""
+    callback_key_file: Annotated[
+        str | None,
+        Meta(
+            description="The file with the key that all secrets of signed requests are derived "
+            "from, as `openssl rand -base64 32` makes it; the same on all servers."
+        ),
+    ] = None
     handlers: Annotated[
         str | None,
         Meta(
@@ -352,6 +367,8 @@ _OTHER_VARIABLES = re.compile(r"FAIRLOG_(KEY|SERVER|TEST_\w+|(\w+_)?SERVICE_(HOS
 _SERVICE_ADDRESS = re.compile(r"(tcp|udp|sctp)://")
 _PORT_MAX = 65_535
 _HOST = re.compile(r"[a-z0-9]([a-z0-9._-]{0,252}[a-z0-9])?|\[?[0-9a-f:.]*:[0-9a-f:.]*\]?")
+# Not a form of an address like 127.1, which no URL's name would equal.
+_HOST_NAME = re.compile(r"(?![0-9.]+$|0x)[a-z0-9_]([a-z0-9._-]{0,252}[a-z0-9])?")
 _SHOWN_CHARACTERS_MAX = 60
 
 _URL_ACCEPTED = (
@@ -456,7 +473,7 @@ def _checked(field: str, given: _Given) -> str | float | bool:
             return _database_url(given)
         case "handlers":
             return _module(given)
-        case "tls_cert" | "tls_key" | "ca_file" | "checkpoint_key_file":
+        case "tls_cert" | "tls_key" | "ca_file" | "checkpoint_key_file" | "callback_key_file":
             return _file(given)
         case "retry_never":
             return _error_types(given)
@@ -464,6 +481,8 @@ def _checked(field: str, given: _Given) -> str | float | bool:
             return _hosts(given)
         case "trusted_proxies":
             return _networks(given)
+        case "callback_allow":
+            return _networks_and_names(given)
         case _:
             return _checked_by_type(FIELDS[field], given)
 
@@ -582,6 +601,25 @@ def _networks(given: _Given) -> str:
         f"{given.written_as} is {_shown(given.value)}, but must be addresses or networks of"
         " proxies, like 10.0.0.7 or 10.0.0.0/8, separated by commas, and not everybody's."
     )
+
+
+def _networks_and_names(given: _Given) -> str:
+    if isinstance(given.value, str):
+        parts = [part.strip().lower() for part in given.value.split(",") if part.strip()]
+        if parts and all(_is_network(part) or _HOST_NAME.fullmatch(part) for part in parts):
+            return ",".join(parts)
+    raise SettingsError(
+        f"{given.written_as} is {_shown(given.value)}, but must be networks, addresses or host"
+        " names, like 10.1.0.0/16 or hooks.internal, separated by commas."
+    )
+
+
+def _is_network(text: str) -> bool:
+    try:
+        ip_network(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _database_url(given: _Given) -> str:

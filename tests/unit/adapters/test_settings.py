@@ -69,6 +69,8 @@ def test_every_variable_of_the_environment_is_read() -> None:
         "FAIRLOG_TLS_CERT": "/etc/fairlog/cert.pem",
         "FAIRLOG_TLS_KEY": "key.pem",
         "FAIRLOG_CA_FILE": "ca.pem",
+        "FAIRLOG_CALLBACK_ALLOW": "10.1.0.0/16, fd00::7,Hooks.Internal,cafe.de",
+        "FAIRLOG_CALLBACK_KEY_FILE": "callback.key",
         "FAIRLOG_HANDLERS": "jobs.images",
     }
     assert load_settings({}, environ, None) == Settings(
@@ -89,6 +91,8 @@ def test_every_variable_of_the_environment_is_read() -> None:
         tls_cert="/etc/fairlog/cert.pem",
         tls_key="key.pem",
         ca_file="ca.pem",
+        callback_allow="10.1.0.0/16,fd00::7,hooks.internal,cafe.de",
+        callback_key_file="callback.key",
         handlers="jobs.images",
     )
 
@@ -105,6 +109,12 @@ def test_what_is_no_name_of_a_host_is_refused(hosts: str) -> None:
 )
 def test_what_is_no_address_of_a_proxy_is_refused(proxies: str) -> None:
     assert refusal({"trusted_proxies": proxies}).startswith(f"--trusted-proxy is {proxies!r}, ")
+
+
+@pytest.mark.parametrize("allowed", ["10.0.0.1/8", "127.1", "0x7f.1", "a b", "h:80", ",", "*"])
+def test_what_is_no_network_or_name_is_refused(allowed: str) -> None:
+    message = refusal(environ={"FAIRLOG_CALLBACK_ALLOW": allowed})
+    assert message.startswith(f"FAIRLOG_CALLBACK_ALLOW is {allowed!r}, but must be networks")
 
 
 @pytest.mark.parametrize("types", ["x" * 256, ",".join(map(str, range(21)))])
