@@ -280,9 +280,18 @@ class Settings(Struct, frozen=True, kw_only=True):
         str | None,
         Meta(
             description="The file with the key that all secrets of signed requests are derived "
-            "from, as `openssl rand -base64 32` makes it; the same on all servers."
+            "from, as `head -c 32 /dev/urandom | base64` makes it; the same on all servers."
         ),
     ] = None
+    push_slots: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=1_000,
+            description="Jobs that this server posts at once for each kind with a push endpoint; "
+            "0: none. It posts none without callback_key_file, with whose key requests are signed.",
+        ),
+    ] = 16
     handlers: Annotated[
         str | None,
         Meta(

@@ -1,4 +1,4 @@
-"""Which addresses the service sends requests to: public ones, and those that an operator allows.
+"""The addresses that the service sends requests to: public ones, and those that an operator allows.
 
 Who may give a URL must not thereby reach what only the server can: its own ports, the network that
 it stands in, a cloud's metadata. So the rules look at the address that a connection is made to,
@@ -13,9 +13,9 @@ import httpx
 from msgspec import Struct
 
 from adapters.outgoing.errors import AddressRefused
+from domain.language.validation import URL_CHARACTERS_MAX
 
 SETTING: Final = "FAIRLOG_CALLBACK_ALLOW"
-URL_CHARACTERS_MAX: Final = 2_048
 _PORT_MAX: Final = 65_535
 
 Address = IPv4Address | IPv6Address

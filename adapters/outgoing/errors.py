@@ -1,4 +1,4 @@
-"""What can go wrong with a request.
+"""Errors of sending a request.
 
 A message may be stored in a job's error: it names the origin of the URL, never its path, query or
 headers, nor the address that a name resolves to.

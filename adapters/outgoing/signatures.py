@@ -55,7 +55,7 @@ def read_secret_key(file: str) -> SecretKey:
     except OSError as error:
         raise SettingsError(
             f"{file} cannot be read ({error.strerror}). Check {OPTION}, or make a key with "
-            f"`(umask 077; openssl rand -base64 32 > {file})`."
+            f"`(umask 077; head -c 32 /dev/urandom | base64 > {file})`."
         ) from error
     if mode & _FORBIDDEN_MODE:
         raise SettingsError(
@@ -65,7 +65,7 @@ def read_secret_key(file: str) -> SecretKey:
     if not KEY_BYTES_MIN <= len(content) <= _FILE_BYTES_MAX:
         raise SettingsError(
             f"{file} must hold {KEY_BYTES_MIN} to {_FILE_BYTES_MAX} bytes of chance, as "
-            f"`openssl rand -base64 32` makes them. Check {OPTION}."
+            f"`head -c 32 /dev/urandom | base64` makes them. Check {OPTION}."
         )
     return SecretKey(content)
 

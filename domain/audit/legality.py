@@ -201,6 +201,8 @@ def _check_limits(_: Job | None, recorded: Recorded, event: LimitChanged) -> str
         return "it sets a limit below zero"
     if any(rate.seconds < 1 for rate in rates):
         return "it sets a window of no length"
+    if event.push is not None and scope is not Scope.KIND:
+        return f"its scope {scope.value!r} has no endpoint"
     return "it sets a weight below one" if event.weight is not None and event.weight < 1 else None
 
 

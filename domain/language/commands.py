@@ -31,7 +31,7 @@ from domain.language.identifiers import (
     UserId,
     WorkerId,
 )
-from domain.language.limits import Rate, RetryPolicy
+from domain.language.limits import PushEndpoint, Rate, RetryPolicy
 from domain.language.schedules import CATCH_UP_SECONDS, Overlap, Timing
 
 
@@ -224,6 +224,7 @@ class ChangeLimit(_Command, frozen=True, kw_only=True, gc=False, tag=True):
     priority_max: int | UnsetType | None = UNSET
     retry: RetryPolicy | UnsetType | None = UNSET
     timeout_seconds: float | UnsetType | None = UNSET
+    push: PushEndpoint | UnsetType | None = UNSET
 
 
 class DeletePlan(_Command, frozen=True, kw_only=True, gc=False, tag=True):

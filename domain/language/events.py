@@ -28,7 +28,7 @@ from domain.language.identifiers import (
     UserId,
     WorkerId,
 )
-from domain.language.limits import Rate, RetryPolicy
+from domain.language.limits import PushEndpoint, Rate, RetryPolicy
 from domain.language.moments import later
 from domain.language.schedules import Overlap, RunCause, RunOutcome, Timing
 
@@ -345,6 +345,7 @@ class LimitChanged(_StoredEvent, frozen=True, kw_only=True, tag="LimitChanged"):
     priority_max: int | None = None  # highest that a submission may ask for; by default any
     retry: RetryPolicy | None = None  # of a kind's jobs that come without their own
     timeout_seconds: float | None = None  # likewise: of one attempt
+    push: PushEndpoint | None = None  # of a kind: servers post its jobs there
 
 
 class PlanDeleted(_StoredEvent, frozen=True, kw_only=True, tag="PlanDeleted"):

@@ -36,6 +36,17 @@ class RetryPolicy(Struct, frozen=True, kw_only=True, gc=False, omit_defaults=Tru
     never: tuple[str, ...] | None = None  # types of errors after which no attempt follows
 
 
+PUSH_SECONDS: Final = 300.0
+
+
+class PushEndpoint(Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
+    """An endpoint that the servers post the jobs of a kind to."""
+
+    url: str  # http or https
+    timeout_seconds: float = PUSH_SECONDS  # of one request; a job's own time-out may be shorter
+    secret_version: int = 1  # of the secret that requests are signed with; one more is another
+
+
 # The rule where nobody says anything else, and that of logs of earlier releases.
 BACKOFF: Final[Backoff] = "exponential"
 BASE_SECONDS: Final = 1.0

@@ -25,7 +25,7 @@ from domain.language.identifiers import (
     UserId,
     WorkerId,
 )
-from domain.language.limits import Backoff, Rate, RetryPolicy
+from domain.language.limits import Backoff, PushEndpoint, Rate, RetryPolicy
 from domain.language.moments import UNIX_EPOCH
 
 NAME_BYTES_MAX: Final = 255
@@ -37,6 +37,9 @@ AFTER_MAX: Final = 1000
 PRIORITY_MAX: Final = 1000  # the minimum is its negative
 TIMEOUT_SECONDS_MAX: Final = 7 * 86_400
 PROGRESS_CHARACTERS_MAX: Final = 500  # of a message
+URL_CHARACTERS_MAX: Final = 2_048
+VERSION_MAX: Final = 1_000_000
+_URL: Final = re.compile(r"https?://[^\s/?#@\\\x00-\x1f\x7f]+([/?#][^\s\x00-\x1f\x7f]*)?")
 RETRY_IN_SECONDS_MAX: Final = 31_622_400  # 366 days
 FACTOR_MAX: Final = 100  # of an exponential backoff
 NEVER_MAX: Final = 20  # types of errors in a retry policy
@@ -157,6 +160,18 @@ def timeout_seconds(seconds: float) -> float:
             f"timeout_seconds is a number above 0, at most {TIMEOUT_SECONDS_MAX} (7 days)."
         )
     return seconds
+
+
+def push_endpoint(endpoint: PushEndpoint) -> PushEndpoint:
+    """Check an endpoint; whether its address may be used is known when its name is resolved."""
+    if not _URL.fullmatch(endpoint.url) or len(endpoint.url) > URL_CHARACTERS_MAX:
+        raise InvalidInput(
+            f"push.url is an http or https URL of at most {URL_CHARACTERS_MAX} characters, without "
+            "spaces, and without a user or password: requests are signed."
+        )
+    timeout_seconds(endpoint.timeout_seconds)
+    _whole(endpoint.secret_version, 1, VERSION_MAX, "push.secret_version")
+    return endpoint
 
 
 def max_attempts(number: int) -> int:

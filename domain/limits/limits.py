@@ -23,7 +23,7 @@ from domain.language.identifiers import (
     ResourceName,
     UserId,
 )
-from domain.language.limits import Rate, RetryPolicy
+from domain.language.limits import PushEndpoint, Rate, RetryPolicy
 from domain.log.folds import Folded, FoldMethods
 
 V = TypeVar("V")
@@ -72,6 +72,7 @@ class Limits(Struct, frozen=True, gc=False, omit_defaults=True):
     priority_max: int | None = None
     retry: RetryPolicy | None = None
     timeout_seconds: float | None = None
+    push: PushEndpoint | None = None
 
     def over(self, other: "Limits") -> "Limits":
         """Return these limits, with the other ones where these are not set."""
@@ -324,6 +325,7 @@ def limits_of(event: LimitChanged) -> Limits:
         priority_max=event.priority_max,
         retry=event.retry,
         timeout_seconds=event.timeout_seconds,
+        push=event.push,
     )
 
 
@@ -350,6 +352,7 @@ def decide_limit(settings: LimitSettings, command: ChangeLimit) -> LimitChanged:
         priority_max=_changed(command.priority_max, before.priority_max),
         retry=_changed(command.retry, before.retry),
         timeout_seconds=_changed(command.timeout_seconds, before.timeout_seconds),
+        push=_changed(command.push, before.push),
     )
     if command.scope is Scope.USER and event.plan not in {None, before.plan}:
         _require_plan(settings, event.plan)

@@ -17,6 +17,7 @@ from domain.language.commands import ChangeLimit, Command, DeletePlan
 from domain.language.retry_fields import RetryFields
 from entrypoints.cli.options import format_option
 from entrypoints.cli.output import echo, examples, note, printable
+from entrypoints.cli.push import parse_endpoint, show_push_secret
 from entrypoints.cli.session import database_url_option, open_writer
 from entrypoints.http.limit_requests import (
     KindChange,
@@ -60,6 +61,7 @@ _FORMS: Final = {
     "flag": "yes or no",
     "name": "a name",
     "seconds": "a number",
+    "endpoint": "a URL, or an endpoint as JSON",
     "json": 'a retry policy as JSON, like \'{"attempts": 15, "base_seconds": 10}\'',
 }
 
@@ -117,6 +119,13 @@ _STARTS: Final = (_RUNNING, _THROTTLE, _PAUSED)
 _OF_JOBS: Final = (
     _option("--retry", "json", _retry, "When failed attempts of its jobs are followed by another."),
     _option("--timeout-seconds", "seconds", float, "The longest run of an attempt of its jobs."),
+    _option(
+        "--push",
+        "endpoint",
+        parse_endpoint,
+        "The URL that servers post its jobs to, or JSON with `url`, `timeout_seconds` and "
+        "`secret_version`.",
+    ),
 )
 _form: Final = format_option("text", "json", text="Text for people, or JSON.")
 
@@ -304,6 +313,9 @@ def set_kind(database_url: str | None, *, kind: str, **given: Any) -> None:  # n
     is not given stays.
     """
     _change(database_url, KindChange(**_fields(given)).of_kind(validation.kind(kind)))
+
+
+kinds.add_command(show_push_secret)
 
 
 @click.group()

@@ -175,6 +175,8 @@ def _others(subject: Subject, limits: Limits) -> Iterator[str]:
         yield "a retry policy"
     if limits.timeout_seconds is not None:
         yield f"time-out {limits.timeout_seconds:g} s"
+    if limits.push is not None:
+        yield f"posted to {limits.push.url.partition('?')[0]}"
 
 
 def _text(name: str, value: object) -> str:

@@ -17,6 +17,7 @@ from domain.language.errors import InvalidInput
 from domain.language.events import Scope
 from domain.language.identifiers import Kind, PlanName, ResourceName, UserId
 from domain.language.limits import Rate
+from domain.language.push_fields import PushFields
 from domain.language.ranges import (
     Limit,
     MaxAttempts,
@@ -186,6 +187,10 @@ class KindChange(StartLimitChange, forbid_unknown_fields=True, kw_only=True):
         TimeoutSeconds | UnsetType | None,
         Meta(description="The time-out of an attempt in seconds. null: the server's."),
     ] = UNSET
+    push: Annotated[
+        PushFields | UnsetType | None,
+        Meta(description="The endpoint that servers post its jobs to. null: workers claim them."),
+    ] = UNSET
 
     def of_kind(self, kind: Kind) -> ChangeLimit:
         seconds = self.timeout_seconds
@@ -195,6 +200,7 @@ class KindChange(StartLimitChange, forbid_unknown_fields=True, kw_only=True):
             timeout_seconds=validation.timeout_seconds(seconds)
             if isinstance(seconds, float)
             else seconds,
+            push=self.push.to_endpoint() if isinstance(self.push, PushFields) else self.push,
         )
 
 

@@ -46,6 +46,8 @@ from entrypoints.service.submission_limiter import REPORT_SECONDS, WATCH_SECONDS
 from entrypoints.service.worker_polls import SHARE_SECONDS
 from entrypoints.use_cases.signed_checkpoints import SignedCheckpoints
 from entrypoints.worker.embedded import EmbeddedWorker
+from entrypoints.worker.push_workers import REFRESH_SECONDS as PUSH_SECONDS
+from entrypoints.worker.push_workers import PushOptions, PushWorkers
 from fairlog_client.worker.handler_pool import HandlerPool
 
 CLOCK_SECONDS = 0.5  # between two checks for due jobs
@@ -53,7 +55,7 @@ BODY_BYTES_MAX = 1024 * 1024  # of requests without a payload; a claim of a thou
 GRACE_SECONDS = 8.0  # for running jobs when the server stops
 
 
-def create_app(
+def create_app(  # noqa: PLR0913 (the parts of one server)
     fairlog: Fairlog,
     *,
     server_id: ServerId,
@@ -63,12 +65,13 @@ def create_app(
     proxies: TrustedProxies,
     open_to_all: frozenset[str] = frozenset(),
     signing_key: SigningKey | None = None,
+    push: PushOptions | None = None,
 ) -> Litestar:
     """Create the app of one server process. It uses the database and the writer of `fairlog`.
 
     With an `executor`, a worker inside it runs up to `workers` jobs at once. `server_id` is the
     name under which recovery finds these jobs. `open_to_all`: see `open_routes`. `signing_key`
-    signs checkpoints; None: there are none.
+    signs checkpoints; None: there are none. `push`: it posts the jobs of kinds with endpoints.
     """
 
     async def report_wrong_keys() -> None:
@@ -97,14 +100,19 @@ def create_app(
         worker = EmbeddedWorker(fairlog, executor, workers, server_id) if executor else None
         if worker is not None:
             worker.start()
+        pushing = PushWorkers(fairlog, push, server_id, GRACE_SECONDS) if push else None
+        if pushing is not None:
+            tasks.append(_periodic(fairlog, "push", pushing.refresh, PUSH_SECONDS))
         try:
             yield
         finally:
             for task in tasks:
                 task.cancel()
             fairlog.release_listeners()
-            if worker is not None:
-                await worker.stop(GRACE_SECONDS)
+            running = [worker.stop(GRACE_SECONDS)] if worker is not None else []
+            if pushing is not None:
+                running.append(pushing.stop())
+            await asyncio.gather(*running)
             await fairlog.log_watcher.close()
             await asyncio.gather(*tasks, return_exceptions=True)
             with contextlib.suppress(FairlogError):  # the database does not answer

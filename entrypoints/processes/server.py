@@ -40,6 +40,7 @@ from entrypoints.runtime.tls import server_tls
 from entrypoints.service.fairlog import Fairlog
 from entrypoints.use_cases.keys import has_keys
 from entrypoints.worker.handlers import handler_hello
+from entrypoints.worker.push_workers import PushOptions, push_options
 from fairlog_client.logs.output import output
 from fairlog_client.processes.forks import keep_from_children
 from fairlog_client.worker.handler_pool import HandlerPool, handler_pool
@@ -69,6 +70,7 @@ def run_server(fairlog: Fairlog, settings: Settings, options: ServerOptions) -> 
     server_id = server_id_of(fairlog, options.server_id)
     tls = server_tls(settings)
     signing_key = signing_key_of(settings)
+    push = push_options(settings)
     with (
         _handlers(settings, options) as executor,
         _bound_port(options.host, options.port) as listener,
@@ -88,12 +90,22 @@ def run_server(fairlog: Fairlog, settings: Settings, options: ServerOptions) -> 
             _log.info("projections_built", projections=built)
         with registered(fairlog, server_id, fairlog.end_with):
             try:
-                _serve(fairlog, settings, options, server_id, executor, listener, tls, signing_key)
+                _serve(
+                    fairlog,
+                    settings,
+                    options,
+                    server_id,
+                    executor,
+                    listener,
+                    tls,
+                    signing_key,
+                    push=push,
+                )
             finally:
                 fairlog.writer.stop()  # before another server can take the name
 
 
-def _serve(
+def _serve(  # noqa: PLR0913 (the parts of one server)
     fairlog: Fairlog,
     settings: Settings,
     options: ServerOptions,
@@ -102,6 +114,8 @@ def _serve(
     listener: socket.socket,
     tls: ssl.SSLContext | None,
     signing_key: SigningKey | None,
+    *,
+    push: PushOptions | None,
 ) -> None:
     fairlog.writer.start()
     recovered = fairlog.recover(server_id)
@@ -116,6 +130,7 @@ def _serve(
         proxies=TrustedProxies(settings.trusted_proxies),
         open_to_all=open_routes(settings),
         signing_key=signing_key,
+        push=push,
     )
     tune_interpreter()
     allow_files(settings.max_connections)

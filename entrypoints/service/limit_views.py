@@ -14,6 +14,7 @@ from domain.language.identifiers import GLOBAL, Kind, PlanName, ResourceName, Us
 from domain.language.limits import WEIGHT_DEFAULT, Rate
 from domain.language.moments import from_micros, to_micros
 from domain.language.policy import Policy
+from domain.language.push_fields import PushFields, push_fields
 from domain.language.ranges import (
     NAME,
     Count,
@@ -101,6 +102,9 @@ class SetLimitsView(_SetForUsers, frozen=True, kw_only=True, omit_defaults=True)
     timeout_seconds: Annotated[
         TimeoutSeconds | None, Meta(description="The time-out of jobs of the kind in seconds.")
     ] = None
+    push: Annotated[
+        PushFields | None, Meta(description="The endpoint that jobs of the kind are posted to.")
+    ] = None
 
 
 class UserLimitsView(WindowView, frozen=True, kw_only=True):
@@ -178,6 +182,10 @@ class KindLimitsView(KindView, frozen=True, kw_only=True):
         TimeoutSeconds | None,
         Meta(description="The time-out of its jobs in seconds. null: the server's."),
     ]
+    push: Annotated[
+        PushFields | None,
+        Meta(description="The endpoint that its jobs are posted to. null: workers claim them."),
+    ]
 
 
 class KindPage(Struct, frozen=True):
@@ -248,6 +256,7 @@ def set_limits_view(limits: Limits) -> SetLimitsView:
         priority_max=limits.priority_max,
         retry=_retry(limits),
         timeout_seconds=limits.timeout_seconds,
+        push=push_fields(limits.push),
     )
 
 
@@ -340,6 +349,7 @@ def kind_limits_view(
         paused=bool(limits.paused),
         retry=_retry(limits),
         timeout_seconds=limits.timeout_seconds,
+        push=push_fields(limits.push),
     )
 
 

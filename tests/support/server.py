@@ -36,6 +36,7 @@ from entrypoints.processes.app import create_app
 from entrypoints.processes.server import uvicorn_config
 from entrypoints.runtime.host_names import hosts_of
 from entrypoints.runtime.tls import server_tls, trusted_by
+from entrypoints.worker.push_workers import push_options
 from tests.support.forked import ForkedCommand
 from tests.support.prepared import prepare
 from tests.support.waiting import wait_until
@@ -89,6 +90,7 @@ class AppServer:
             proxies=TrustedProxies(self._settings.trusted_proxies),
             open_to_all=open_routes(self._settings),
             signing_key=signing_key_of(self._settings),
+            push=push_options(self._settings),
         )
         tls = server_tls(self._settings)
         config = uvicorn_config(app, self._settings, tls)

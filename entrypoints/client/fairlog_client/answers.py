@@ -169,6 +169,27 @@ class PlansPage(Struct, frozen=True):
     next: str | None = None  # the cursor of the next page; None: no more
 
 
+class Push(Struct, frozen=True, kw_only=True):
+    """The endpoint that the jobs of a kind are posted to."""
+
+    url: str
+    timeout_seconds: float = 300.0  # how long a request may take
+    secret_version: int = 1  # of the secret that requests are signed with
+
+
+class KindLimits(Struct, frozen=True, kw_only=True):
+    """A kind of job: its limits, and how it stands."""
+
+    kind: str
+    waiting: int
+    running: int
+    running_limit: int | None = None
+    throttle: Rate | None = None
+    paused: bool = False
+    timeout_seconds: float | None = None  # None: the server's
+    push: Push | None = None  # None: its jobs are claimed by workers
+
+
 class ScheduleRun(Struct, frozen=True, kw_only=True):
     """A run of a schedule: one due time, a trigger, or a time of a backfill."""
 

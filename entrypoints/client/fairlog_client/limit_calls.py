@@ -6,7 +6,7 @@ from urllib.parse import quote
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from fairlog_client.answers import Limits, Plan, PlansPage, Rate, UserLimits
+from fairlog_client.answers import KindLimits, Limits, Plan, PlansPage, Push, Rate, UserLimits
 from fairlog_client.errors import InvalidArguments
 from fairlog_client.flows import Flow, Items, Request, Retries, answered, paged, read
 
@@ -106,6 +106,33 @@ class LimitCalls:
         request = Request(method="DELETE", path=_plan_path(name), is_repeatable=False)
         yield from answered(request, self.retries)
 
+    def kind(self, name: str) -> Flow[KindLimits]:
+        """Return the limits of a kind, and how it stands."""
+        response = yield from answered(Request(method="GET", path=_kind_path(name)), self.retries)
+        return read(response, KindLimits)
+
+    def set_kind(
+        self,
+        name: str,
+        *,
+        running: int | UnsetType | None = UNSET,
+        throttle: Rate | UnsetType | None = UNSET,
+        paused: bool | UnsetType | None = UNSET,
+        timeout_seconds: float | UnsetType | None = UNSET,
+        push: Push | UnsetType | None = UNSET,
+    ) -> Flow[KindLimits]:
+        """Set limits of a kind, and the endpoint that its jobs are posted to."""
+        content = _given(
+            running=running,
+            throttle=throttle,
+            paused=paused,
+            timeout_seconds=timeout_seconds,
+            push=push,
+        )
+        request = Request(method="PUT", path=_kind_path(name), content=content)
+        response = yield from answered(request, self.retries)
+        return read(response, KindLimits)
+
 
 def _given(**fields: object) -> bytes:
     return msgspec.json.encode(
@@ -117,6 +144,12 @@ def _limits_path(user_id: str) -> str:
     if not user_id:
         raise InvalidArguments("user_id is empty; the limits of all users are global_limits().")
     return f"/v1/limits/{quote(user_id, safe='')}"
+
+
+def _kind_path(name: str) -> str:
+    if not name:
+        raise InvalidArguments("The name of a kind is empty.")
+    return f"/v1/kinds/{quote(name, safe='')}"
 
 
 def _plan_path(name: str) -> str:

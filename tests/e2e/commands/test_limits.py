@@ -2,12 +2,14 @@
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import rich_click as click
 from click.testing import CliRunner
 
+from adapters.outgoing.signatures import SecretKey
 from domain.language.errors import InvalidInput, PlanInUse, UnknownPlan
 from entrypoints.cli.commands import cli
 from tests.support.core import service
@@ -78,6 +80,28 @@ def test_kinds_resources_and_pauses(run: Run) -> None:
     assert shown(run, "limits", "show")["paused"] is False
 
 
+def test_the_endpoint_of_a_kind_and_its_secret(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(click.UsageError, match="FAIRLOG_CALLBACK_KEY_FILE"):
+        run("kinds", "secret", "thumb")
+    file = tmp_path / "callback.key"
+    file.write_text("k" * 44)
+    file.chmod(0o600)
+    monkeypatch.setenv("FAIRLOG_CALLBACK_KEY_FILE", str(file))
+    with pytest.raises(click.UsageError, match="--push URL"):
+        run("kinds", "secret", "thumb")
+    run("kinds", "set", "thumb", "--push", "https://images.example/jobs")
+    assert "url https://images.example/jobs" in run("kinds", "show", "thumb")
+    first = run("kinds", "secret", "thumb")
+    assert first == SecretKey(b"k" * 44).secret("push/thumb", 1) + "\n"
+    target = '{"url": "https://images.example/jobs", "secret_version": 2}'
+    run("kinds", "set", "thumb", "--push", target)
+    assert run("kinds", "secret", "thumb") != first
+    run("kinds", "set", "thumb", "--push", "default")
+    assert shown(run, "kinds", "show", "thumb")["push"] is None
+
+
 @pytest.mark.parametrize(
     ("arguments", "error", "says"),
     [
@@ -91,6 +115,12 @@ def test_kinds_resources_and_pauses(run: Run) -> None:
         (["users", "set", "alice", "--weight=-1"], InvalidInput, "0.01 to 1,000"),
         (["users", "set", "alice", "--weight", "heavy"], click.BadParameter, "not a number"),
         (["kinds", "set", "thumb", "--throttle", "1/0s"], InvalidInput, "from 1 to 2678400"),
+        (
+            ["kinds", "set", "thumb", "--push", "images.example"],
+            InvalidInput,
+            "push.url is an http",
+        ),
+        (["kinds", "set", "thumb", "--push", "{}"], click.BadParameter, "an endpoint as JSON"),
         (["resources", "set", "shop", "--throttle", "1/366d"], InvalidInput, "from 1 to 2678400"),
         (["plans", "delete", "none"], UnknownPlan, "There is no plan 'none'"),
         (["users", "set", "alice", "--plan", "none"], UnknownPlan, "fairlog plans set"),

@@ -16,6 +16,7 @@ from fairlog_client import (
     JobCancelled,
     JobFailed,
     NotFound,
+    Push,
     Rate,
     ResultTimeout,
     RetryPolicy,
@@ -264,6 +265,17 @@ def test_plans_are_set_listed_and_deleted(client: Any) -> None:
     client.delete_plan(name)
     with pytest.raises(NotFound):
         client.plan(name)
+
+
+def test_limits_and_the_endpoint_of_a_kind_are_set(client: Any) -> None:
+    name = f"resize/{new_user()}"
+    push = Push(url="https://images.example/jobs", secret_version=2)
+    set_ = client.set_kind(name, running=4, throttle=Rate(5, 1), push=push)
+    assert (set_.running_limit, set_.throttle, set_.push) == (4, Rate(5, 1), push)
+    assert client.set_kind(name, push=None, paused=True).push is None
+    assert (client.kind(name).paused, client.kind(name).running_limit) == (True, 4)
+    with pytest.raises(InvalidRequest, match=r"push\.url"):
+        client.set_kind(name, push=Push(url="images.example"))
 
 
 def test_events_are_streamed_as_they_happen(client: Any, kind: str) -> None:

@@ -148,6 +148,7 @@ def test_a_kind_runs_no_more_at_once_than_allowed(client: httpx.Client) -> None:
         "paused": False,
         "retry": None,
         "timeout_seconds": None,
+        "push": None,
     }
     ids = [
         submit(client, user, kind=kind)["id"]

@@ -96,5 +96,5 @@ def test_a_file_without_enough_chance_is_refused(tmp_path: Path, content: str) -
 
 
 def test_a_file_that_is_not_there_says_how_to_make_a_key(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match="openssl rand"):
+    with pytest.raises(SettingsError, match="dev/urandom"):
         read_secret_key(str(tmp_path / "key"))

@@ -36,7 +36,7 @@ from domain.language.events import (
     SubmissionDeduplicated,
 )
 from domain.language.identifiers import JobId, Kind, PlanName, UserId
-from domain.language.limits import Rate, RetryPolicy
+from domain.language.limits import PushEndpoint, Rate, RetryPolicy
 from tests.support.given import NOW, After, after, at, given, of
 from tests.support.stories import (
     ALICE,
@@ -70,6 +70,7 @@ from tests.support.stories import (
 from tests.unit.domain.language.test_events import any_of
 
 GOLD = PlanName("gold")
+PUSH = PushEndpoint(url="https://images.example/")
 STARTED = started()
 CANCELLED = cancelled("running", attempt=1, worker=WORKER)
 AGAIN = requeued(RequeueReason.RETRIED, 0, was_cancelled=True)
@@ -327,6 +328,7 @@ ILLEGAL: list[tuple[list[Happened], Event | NewEvent, str]] = [
     ([], LimitChanged(scope=Scope.PLAN, plan=GOLD, throttle=Rate(1, 0)), "no length"),
     ([], LimitChanged(scope=Scope.PLAN, plan=GOLD, windows=(Rate(-1, 1),)), "below zero"),
     ([], LimitChanged(scope=Scope.PLAN, plan=GOLD, weight=0), "a weight below one"),
+    ([], LimitChanged(scope=Scope.PLAN, plan=GOLD, push=PUSH), "has no endpoint"),
     ([], LimitChanged(scope=Scope.USER, user_id=ALICE, plan=GOLD), "there was no plan 'gold'"),
     ([], PlanDeleted(plan=GOLD), "there was no plan 'gold'"),
     (
