@@ -21,7 +21,7 @@ from adapters.outgoing.address_rules import AddressRules, origin_of, parsed_url
 from adapters.outgoing.errors import NoAnswer, Redirected
 
 BODY_BYTES_MAX: Final = 64 * 1024  # of an answer; the rest is not read
-_RESOLVING_THREADS: Final = 16
+_RESOLVING_THREADS: Final = 64  # one that waits for a silent name server is held for seconds
 _CONNECT_SECONDS_MAX: Final = 5.0  # for one of several addresses of a name
 
 Resolve = Callable[[str, int], Sequence[str]]

@@ -6,6 +6,7 @@ A worker of its own keeps an endpoint that hangs from holding the slots of the o
 import asyncio
 from typing import Final
 
+import structlog
 from msgspec import Struct
 
 from adapters.log.event_pages import latest_position
@@ -22,20 +23,21 @@ from entrypoints.worker.push_executor import PushExecutor
 
 REFRESH_SECONDS: Final = 0.5  # between two looks for other endpoints
 _LIMIT_CHANGED: Final = "LimitChanged"
+_log = structlog.get_logger()
 
 
 class PushOptions(Struct, frozen=True, kw_only=True):
     """The things that a server needs to post jobs."""
 
     rules: AddressRules
-    key: SecretKey
+    key: SecretKey | None  # None: requests cannot be signed, so none are sent
     slots: int  # jobs posted at once, for each kind; from 1
 
 
 def push_options(settings: Settings) -> PushOptions | None:
     """Return what the settings say; None: this server posts no jobs. Raises `SettingsError`."""
     key = secret_key_of(settings)
-    if key is None or not settings.push_slots:
+    if not settings.push_slots:
         return None
     rules = AddressRules.parsed(settings.callback_allow)
     return PushOptions(rules=rules, key=key, slots=settings.push_slots)
@@ -53,6 +55,7 @@ class PushWorkers:
         self._grace_seconds = grace_seconds
         self._sender = Sender(options.rules)
         self._workers: dict[Kind, tuple[EmbeddedWorker, PushExecutor]] = {}
+        self._unserved: set[Kind] = set()  # that were logged, for lack of a key
         self._ending: set[asyncio.Task[None]] = set()
         self._news = fairlog.log_watcher.subscribe(own_types={_LIMIT_CHANGED})
         self._looked_at = -1  # the news when the log was looked into
@@ -95,12 +98,19 @@ class PushWorkers:
         for kind, endpoint in endpoints.items():
             if kind in self._workers:
                 self._workers[kind][1].endpoint = endpoint
-            else:
-                self._begin(kind, endpoint)
+            elif self._options.key is not None:
+                self._begin(kind, endpoint, self._options.key)
+            elif kind not in self._unserved:
+                self._unserved.add(kind)
+                _log.warning(
+                    "push_endpoint_not_served",
+                    kind=kind,
+                    reason="Requests are signed with a key; name its file: --callback-key-file.",
+                )
 
-    def _begin(self, kind: Kind, endpoint: PushEndpoint) -> None:
+    def _begin(self, kind: Kind, endpoint: PushEndpoint, key: SecretKey) -> None:
         options = self._options
-        executor = PushExecutor(kind, endpoint, self._sender, options.key, options.slots)
+        executor = PushExecutor(kind, endpoint, self._sender, key, options.slots)
         worker = EmbeddedWorker(self._fairlog, executor, options.slots, self._server_id)
         worker.start()
         self._workers[kind] = worker, executor

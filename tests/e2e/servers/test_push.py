@@ -8,6 +8,14 @@ from tests.support.server import FairlogServer, audit
 from tests.support.waiting import wait_until
 
 
+def test_a_server_without_the_key_says_that_it_posts_nothing(database_url: str) -> None:
+    with FairlogServer(database_url) as server:
+        target = {"push": {"url": "https://images.example/jobs"}}
+        server.client.put("/v1/kinds/resize", json=target).raise_for_status()
+        wait_until(lambda: "push_endpoint_not_served" in server.output, "it is logged")
+        assert "--callback-key-file" in server.output
+
+
 def test_a_job_that_a_killed_server_has_posted_is_posted_again(
     database_url: str, tmp_path: Path
 ) -> None:
