@@ -449,8 +449,8 @@ def _check_erasure(job: Job, _: Recorded, event: BodiesErased) -> str | None:
         return f"job {job.id} was {job.state.value} and needed its payload"
     if job.erased_at is not None:
         return f"job {job.id} had been erased already"
-    known = {job.id, job.result_position, job.error_position, job.progress_position} - {None}
-    return None if known <= set(event.positions) else f"it does not erase all of job {job.id}"
+    is_all = job.body_positions.issubset(event.positions)
+    return None if is_all else f"it does not erase all of job {job.id}"
 
 
 def _unless_past(moment: datetime | None, now: datetime, what: str) -> str | None:

@@ -112,6 +112,14 @@ class Job(Struct, frozen=True, kw_only=True, gc=False, array_like=True):
     children: int = 0  # jobs that have not been told yet, or will be, that this one has ended
 
     @property
+    def body_positions(self) -> frozenset[int]:
+        """The positions of its bodies as far as it knows them: those of earlier attempts are left
+        out.
+        """
+        known = (self.id, self.result_position, self.error_position, self.progress_position)
+        return frozenset(one for one in known if one is not None)
+
+    @property
     def payload_sha256(self) -> str:
         """The SHA-256 of the payload in hex."""
         return unpacked(self.payload_digest)

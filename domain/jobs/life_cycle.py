@@ -180,8 +180,8 @@ def _erase(job: Job, command: EraseBodies) -> Sequence[Event]:
         return []
     if job.state not in ENDED:
         raise BodiesAreNeeded(job.id, job.state)
-    if job.attempt != command.attempt:
-        raise JobHasMovedOn(job.id, command.attempt, job.attempt)
+    if job.attempt != command.attempt or not job.body_positions.issubset(command.positions):
+        raise JobHasMovedOn(job.id)
     return [BodiesErased(user_id=job.user_id, kind=job.kind, positions=command.positions)]
 
 

@@ -178,7 +178,7 @@ class EraseBodies(_Command, frozen=True, kw_only=True, gc=False, tag=True):
 
     job_id: JobId
     attempt: int  # the latest; refused if a later one exists, which may have further bodies
-    positions: tuple[int, ...]  # of the bodies
+    positions: tuple[int, ...]  # of all its bodies; refused if it has another by then
 
 
 class EnforceDeadlines(_Command, frozen=True, kw_only=True, gc=False, tag=True):

@@ -356,12 +356,10 @@ class BodiesAreNeeded(Refusal):
 
 
 class JobHasMovedOn(Refusal):
-    """The job has a later attempt than the one whose bodies were to be erased."""
+    """The job has a later attempt, or another body, than those that were to be erased."""
 
-    def __init__(self, job_id: JobId, given: int, current: int) -> None:
-        super().__init__(
-            f"Job {job_id}: its latest attempt is {current}, not {given}; look at it again."
-        )
+    def __init__(self, job_id: JobId) -> None:
+        super().__init__(f"Job {job_id} has changed since its bodies were looked up; do so again.")
 
 
 class KeyNotValid(Refusal):

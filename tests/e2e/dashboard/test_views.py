@@ -68,7 +68,8 @@ def test_the_overview_tells_workers_kinds_and_failures(opened: Window) -> None:
     expect(page.get_by_role("region", name="Failures")).to_contain_text(
         "ValueError: no such picture"
     )
-    expect(page.locator("#chart-rates canvas")).to_be_visible()
+    # Drawn again every 10 s, and what follows the log may be later than the page.
+    expect(page.locator("#chart-rates canvas")).to_be_visible(timeout=15_000)
     page.get_by_role("button", name="6 hours").click()
     expect(page).to_have_url(re.compile(r"span=6h"))
     page.reload()

@@ -28,7 +28,7 @@ _ERRORS: Final[Sequence[FairlogError]] = (
     errors.HeldByAnother(_JOB),
     errors.InvalidInput("too large", is_too_large=True),
     errors.JobHasEnded(_JOB, "failed"),
-    errors.JobHasMovedOn(_JOB, 1, 2),
+    errors.JobHasMovedOn(_JOB),
     errors.JobHasNotEnded(_JOB, "running"),
     errors.JobWasErased(_JOB),
     errors.KeyExists(_KEY),

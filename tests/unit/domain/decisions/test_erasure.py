@@ -60,6 +60,12 @@ def test_not_by_what_was_known_of_an_earlier_attempt() -> None:
     DONE.when(erase(0)).then_refused(JobHasMovedOn)
 
 
+@pytest.mark.parametrize("positions", [(1,), (3,), ()])
+def test_not_without_a_body_that_came_since_they_were_looked_up(positions: tuple[int, ...]) -> None:
+    when = DONE.when(replace(erase(), positions=positions))
+    when.then_refused(JobHasMovedOn)
+
+
 def test_a_job_without_its_payload_is_not_started_again() -> None:
     ended = given(SUBMITTED, cancelled()).when(erase(0, 1)).so
     ended.when(RetryJob(job_id=JOB)).then_refused(JobWasErased)
