@@ -111,8 +111,12 @@ def _names(table: sa.Table) -> str:
 
 
 def _steps(column: "sa.Column[Any]") -> tuple[int, ...]:
-    """Return the amounts to change a number by; for a key, enough to equal no other key."""
-    return (1000,) if column.primary_key else (1, -1)
+    """Return the amounts to change a number by: enough for a key to equal no other key, and either
+    way where order matters, as what has been saved may be behind the log but not ahead of it.
+    """
+    if column.primary_key:
+        return (1000,)
+    return (1, -1) if column.table is log_head else (1,)
 
 
 def _change(
