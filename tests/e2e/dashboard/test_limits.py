@@ -116,10 +116,15 @@ def test_what_is_paused_is_a_banner_that_resumes_it(opened: Window, server: Fair
 def test_throttles_in_use_are_listed_with_their_fill(opened: Window, server: FairlogServer) -> None:
     server.client.put("/v1/resources/shop:*", json={"throttle": {"limit": 4, "seconds": 86400}})
     server.client.put("/v1/limits/alice", json={"throttle": {"limit": 1, "seconds": 86400}})
+    push = {"url": "https://images.example/jobs?token=1"}
+    server.client.put("/v1/kinds/resize", json={"push": push}).raise_for_status()
     for number in range(3):
         submit(server, "alice", number, resources=["shop:acme"])
     assert len(claim(server, 3)) == 1
     page = opened.go("/limits")
+    pushed = set_rows(page).filter(has_text="resize")
+    expect(pushed).to_contain_text("posted to https://images.example/jobs")
+    expect(pushed).not_to_contain_text("token")
     rows = page.locator("section:has(#h-throttles) tbody tr")
     expect(rows).to_have_count(2)
     expect(rows.first).to_contain_text("alice")
