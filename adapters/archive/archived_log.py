@@ -10,6 +10,7 @@ from adapters.archive.segment_reader import SegmentReader
 from adapters.log.audit_log import EventFilter, StoredEvent
 from adapters.log.key_events import KEY_EVENT_NAMES
 from domain.access.keys import ApiKeys
+from domain.audit.system_state import FORMAT, SystemState, from_snapshot
 from domain.language.events import JobSubmitted, Recorded
 from domain.language.identifiers import JobId, UserId
 from domain.language.moments import from_micros, to_micros
@@ -117,6 +118,17 @@ class ArchivedLog:
             for positions in _positions(reader, wanted, 0, segment.last, newest_first=False):
                 stored = reader.with_bodies(positions)
                 yield [JobId(row[0]) for row in reader.rows_at(stored) if row[1] == _SUBMITTED]
+
+    def state_by(self, position: int) -> SystemState | None:
+        """Return the latest state of the system that a segment has, at or before a position; None
+        if there is none. States of other formats than this release's are passed over.
+        """
+        for segment in reversed(self.segments):
+            if segment.last <= position:
+                state = self._reader(segment).state()
+                if state is not None and state.format == FORMAT:
+                    return from_snapshot(state.data)
+        return None
 
     def keys_at(self, position: int) -> ApiKeys:
         """Return the API keys at a position; beyond the end, those at the end."""

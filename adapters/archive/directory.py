@@ -11,7 +11,7 @@ from msgspec.structs import asdict
 from adapters.archive.places import Place, place_of
 from adapters.archive.segment_format import ROWS_PER_GROUP, SegmentContent
 from adapters.archive.segment_reader import SegmentReader
-from adapters.archive.segment_writer import Bodies, write_segment
+from adapters.archive.segment_writer import Bodies, StateAtEnd, write_segment
 from domain.language.errors import ArchiveUnavailable, SegmentUnusable
 from domain.log.chain import GENESIS
 from domain.log.segments import Segment, SegmentRows, name_prefix
@@ -44,19 +44,21 @@ class Archive:
         previous_hash: bytes = GENESIS,
         previous_recorded_at: int = 0,
         log_id: str | None = None,
+        state: StateAtEnd = lambda: None,
     ) -> Segment:
         """Write rows and their bodies, both in log order, as a new segment.
 
         `first` is the position of the first row, and the two after it belong to the row before it;
-        `log_id` is the earlier segments'. If the process ends before this returns, no segment is
-        there, or a whole one that can be written again. Raises `LogCorrupt` for rows that do not
-        continue the chain, and `ArchiveUnavailable`.
+        `log_id` is the earlier segments'; `state` returns the state of the system after the last
+        row, and is called when all rows were taken. If the process ends before this returns, no
+        segment is there, or a whole one that can be written again. Raises `LogCorrupt` for rows
+        that do not continue the chain, and `ArchiveUnavailable`.
         """
         rows = SegmentRows(first, previous_hash, previous_recorded_at)
         with self._place.new_file() as new:
             hashed = _Hashed(new.file)
             with _as_unavailable(self.location):
-                content = write_segment(hashed, pages, bodies, rows, log_id)
+                content = write_segment(hashed, pages, bodies, rows, log_id, state)
                 digest = hashed.sha256()
                 name = _name(content, digest)
                 new.keep(name)
@@ -78,6 +80,7 @@ class Archive:
                 first=segment.first,
                 previous_hash=bytes.fromhex(segment.previous_hash),
                 log_id=segment.log_id,
+                state=reader.state,
             )
             self.read_back(new, _pages(reader), _bodies_but(reader, erased))
         return new
@@ -242,7 +245,7 @@ def _name(content: SegmentContent, digest: str) -> str:
 
 def _segment(content: SegmentContent, name: str, size: int, digest: str) -> Segment:
     fields = asdict(content)
-    del fields["format"]
+    del fields["format"], fields["state"]
     fields["roots"] = list(content.roots)
     return Segment(**fields, name=name, size=size, sha256=digest)
 

@@ -1,8 +1,9 @@
 """The format of a segment: a Parquet file with the columns of the log's rows, and their bodies.
 
 One row per event, in log order, in groups of at most `ROWS_PER_GROUP` rows that can be read one by
-one. `body` is null where the event has no body or it was erased. The footer has the entry `fairlog`
-with a JSON object: `SegmentContent`. Any tool for Parquet can read it (ADR 51).
+one. `body` is null where the event has no body or it was erased. Between the last group and the
+footer lies the state of the system after the last event (ADR 59). The footer has the entry
+`fairlog` with a JSON object: `SegmentContent`. Any tool for Parquet can read it (ADR 51).
 """
 
 import importlib
@@ -35,6 +36,22 @@ BODY: Final = "body"
 COMPRESSION_LEVEL: Final = 3
 
 
+class StoredState(NamedTuple):
+    """The state of the system after the last event of a segment, as it is stored."""
+
+    format: str  # see `domain.audit.system_state.FORMAT`; of an earlier release it may be another
+    data: bytes  # as `domain.audit.system_state.to_snapshot` returns it
+
+
+class StatePart(Struct, frozen=True, kw_only=True):
+    """Where a segment's file has the state, and what it is."""
+
+    format: str
+    offset: int  # of its first byte in the file
+    size: int  # in the file, in bytes, compressed with zstd
+    sha256: str  # before compression, in hex
+
+
 class SegmentContent(Struct, frozen=True, kw_only=True):
     """The description of a segment in its file, as in `domain.log.segments.Segment`."""
 
@@ -48,6 +65,7 @@ class SegmentContent(Struct, frozen=True, kw_only=True):
     roots: Sequence[str]
     bodies: int
     log_id: str
+    state: StatePart | None = None  # None: of a release that wrote none
 
 
 class Arrow(NamedTuple):
@@ -111,6 +129,21 @@ def table_of(rows: Sequence[StoredRow], bodies: Sequence[bytes | None]) -> Any: 
             "run `fairlog verify`."
         ) from None
     return base.table(columns, schema=schema)
+
+
+def compressed(data: bytes) -> bytes:
+    """Return bytes as a zstd frame."""
+    codec = arrow().base.Codec("zstd", compression_level=COMPRESSION_LEVEL)
+    packed: bytes = codec.compress(data, asbytes=True)
+    return packed
+
+
+def decompressed(data: bytes) -> bytes:
+    """Return the bytes of a zstd frame. Raises `OSError`."""
+    base = arrow().base
+    with base.input_stream(base.py_buffer(data), compression="zstd") as stream:
+        found: bytes = stream.read()
+    return found
 
 
 def rows_of(table: Any) -> list[StoredRow]:  # noqa: ANN401 (see `Arrow`)

@@ -7,6 +7,7 @@ which is checked as it is read.
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Collection, Iterator, Sequence
+from hashlib import sha256
 from typing import Any, BinaryIO, Final, Self
 
 import msgspec
@@ -17,8 +18,10 @@ from adapters.archive.segment_format import (
     FOOTER_KEY,
     FORMAT,
     SegmentContent,
+    StoredState,
     arrow,
     decode_content,
+    decompressed,
     rows_of,
 )
 from domain.language.errors import SegmentUnusable
@@ -71,6 +74,22 @@ class SegmentReader:
             found += rows_of(part)
             position = start + table.num_rows
         return found
+
+    def state(self) -> StoredState | None:
+        """Return the state of the system after the last event; None if the file has none. Raises
+        `SegmentUnusable` if it was changed.
+        """
+        part = self.content.state
+        if part is None:
+            return None
+        try:
+            self._file.seek(part.offset)
+            data = decompressed(self._file.read(part.size))
+            if sha256(data).hexdigest() != part.sha256:
+                raise ValueError("the digest of its state differs")
+        except self._errors as error:
+            raise self._unusable("was changed", error) from None
+        return StoredState(part.format, data)
 
     def events(self, after: int, limit: int) -> list[Recorded]:
         """Return up to `limit` events after a position, in log order."""

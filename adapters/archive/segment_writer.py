@@ -1,7 +1,8 @@
 """Writes one segment, with one group of rows in memory."""
 
 import contextlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from hashlib import sha256
 from typing import Any, Final, Protocol, Self
 
 from adapters.archive.segment_format import (
@@ -11,7 +12,10 @@ from adapters.archive.segment_format import (
     FOOTER_KEY,
     ROWS_PER_GROUP,
     SegmentContent,
+    StatePart,
+    StoredState,
     arrow,
+    compressed,
     encode_content,
     table_of,
 )
@@ -25,6 +29,7 @@ _RISING: Final = {"position": "DELTA_BINARY_PACKED", "job_id": "DELTA_BINARY_PAC
 _DATA: Final = 6  # of a row
 
 Bodies = Iterable[tuple[int, bytes]]  # by position, which rises
+StateAtEnd = Callable[[], StoredState | None]  # called when all rows were taken
 
 
 class Target(Protocol):
@@ -43,11 +48,13 @@ def write_segment(
     bodies: Bodies,
     rows: SegmentRows,
     log_id: str | None,
+    state: StateAtEnd = lambda: None,
 ) -> SegmentContent:
     """Write all rows and bodies to an open file, and return what they are.
 
-    `rows` knows where they begin. `log_id` is needed unless they begin with the log. Raises
-    `LogCorrupt` for rows that do not continue the chain, and for a body without an event.
+    `rows` knows where they begin. `log_id` is needed unless they begin with the log. `state`
+    returns the state of the system after the last row. Raises `LogCorrupt` for rows that do not
+    continue the chain, and for a body without an event.
     """
     first, previous_hash = rows.position + 1, rows.last_hash
     found = _Bodies(bodies)
@@ -71,6 +78,7 @@ def write_segment(
             roots=rows.roots(),
             bodies=found.taken,
             log_id=log_id or rows.log_id.hex(),
+            state=groups.add_state(state()),
         )
         groups.finish(content)
     return content
@@ -81,8 +89,10 @@ class _Groups:
 
     def __init__(self, file: Target) -> None:
         base, parquet, _, schema = arrow()
+        self._file = file
+        self._sink = base.PythonFile(file, mode="w")
         self._writer = parquet.ParquetWriter(
-            base.PythonFile(file, mode="w"),
+            self._sink,
             schema,
             compression="zstd",
             compression_level=COMPRESSION_LEVEL,
@@ -101,8 +111,17 @@ class _Groups:
         if len(self._rows) >= ROWS_PER_GROUP or self._bytes >= BYTES_PER_GROUP:
             self._flush()
 
-    def finish(self, content: SegmentContent) -> None:
+    def add_state(self, state: StoredState | None) -> StatePart | None:
+        """Write the state after the last row, and return where it is."""
         self._flush()
+        if state is None:
+            return None
+        packed, offset = compressed(state.data), self._file.tell()
+        self._sink.write(packed)
+        digest = sha256(state.data).hexdigest()
+        return StatePart(format=state.format, offset=offset, size=len(packed), sha256=digest)
+
+    def finish(self, content: SegmentContent) -> None:
         self._writer.add_key_value_metadata({FOOTER_KEY: encode_content(content)})
         self._writer.close()
 

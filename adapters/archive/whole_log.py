@@ -19,6 +19,7 @@ from adapters.log.event_log import SqlEventLog
 from adapters.log.histories import CHANGE_NAMES, HEARTBEAT, changes_of, newest_first
 from adapters.log.key_events import keys_after
 from domain.access.keys import ApiKeys
+from domain.audit.system_state import SystemState
 from domain.decisions.ports import Cut
 from domain.language.events import Recorded
 from domain.language.identifiers import POSITION_MAX, JobId
@@ -123,6 +124,10 @@ class WholeLog:
         yield from newest_first(connection, type_name, live_after, up_to, is_frequent=is_frequent)
         up_to = min(up_to, self._archived.end)
         yield from self._archived.of_types([type_name], after, up_to, newest_first=True)
+
+    def state_by(self, position: int) -> SystemState | None:
+        # The database has a state at the end of the archive, and later ones.
+        return self._archived.state_by(position) if position < self._archived.end else None
 
     def keys_at(self, connection: Connection, position: int) -> ApiKeys:
         keys = self._archived.keys_at(position)

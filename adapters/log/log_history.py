@@ -14,6 +14,7 @@ from adapters.log import audit_log, histories, key_events
 from adapters.log.audit_log import EventFilter, StoredEvent
 from adapters.log.event_log import SqlEventLog
 from domain.access.keys import ApiKeys
+from domain.audit.system_state import SystemState
 from domain.decisions.ports import Cut
 from domain.language.events import Recorded
 from domain.language.identifiers import JobId
@@ -64,6 +65,11 @@ class LogHistory(Protocol):
         is_frequent: bool = False,
     ) -> Iterator[Recorded]: ...
 
+    def state_by(self, position: int) -> SystemState | None:
+        """Return a state of the system at or before a position that is nearer than those of the
+        database; None if there is none.
+        """
+
     def keys_at(self, connection: Connection, position: int) -> ApiKeys: ...
 
     def tree(self, live: Subtree) -> Subtree:
@@ -88,6 +94,9 @@ class LiveHistory:
         self.cut = log.cut
         self.read = log.read
         self.hash_at = log.hash_at
+
+    def state_by(self, _position: int) -> SystemState | None:
+        return None
 
     def tree(self, live: Subtree) -> Subtree:
         return live

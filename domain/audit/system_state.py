@@ -35,6 +35,7 @@ from domain.language.moments import UNIX_EPOCH, from_micros, to_micros
 from domain.limits.limits import Limits, LimitSettings, Subject
 from domain.limits.rate_limits import Counter, Windows
 
+FORMAT: Final = "fairlog-state-3"  # of snapshots; another one whenever the fold gives others
 _NEW: Final = None  # the state of a job before its submission
 _WINDOWS_MIN: Final = 1000  # below this number, windows that are over are kept
 

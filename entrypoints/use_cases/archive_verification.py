@@ -13,11 +13,13 @@ from sqlalchemy.engine import Connection
 
 from adapters.archive.archived_log import ArchivedLog
 from adapters.archive.directory import Archive
+from adapters.archive.segment_format import StoredState
 from adapters.archive.segment_log import SegmentLog
 from adapters.archive.segment_reader import SegmentReader
 from adapters.database.scratch import scratch_database
 from adapters.log import archived
 from adapters.log.histories import of_types
+from domain.audit.system_state import FORMAT, SystemState, to_snapshot
 from domain.language.errors import SegmentUnusable
 from domain.language.events import BodiesErased, Recorded, SegmentRewritten
 from domain.log.segments import (
@@ -66,8 +68,9 @@ def verify_archive(
     events = 0
     with scratch_database() as scratch:
         erasures = _SegmentErasures(scratch, sink, segments)
+        states = _StateCheck()
         for segment in segments:
-            events += _check(fairlog, archive, segment, erasures, sink)
+            events += _check(fairlog, archive, segment, erasures, states, sink)
             progress(segment.last, segments[-1].last)
         if segments:
             _check_joint(fairlog, segments, erasures, sink)
@@ -77,6 +80,32 @@ def verify_archive(
                 if wrong := snapshot_fault(fairlog, segment_log, progress):
                     sink.about(None, wrong)
     return ArchiveVerified(len(segments), events, sink.findings)
+
+
+class _StateCheck:
+    """Compares the states that segments have with a fold of all events before them.
+
+    After a segment that could not be read whole, later states cannot be checked, and are not.
+    """
+
+    def __init__(self) -> None:
+        self._state = SystemState()
+
+    def take(self, events: Sequence[Recorded]) -> None:
+        """Fold the next events."""
+        if events and events[0].position == self._state.position + 1:
+            self._state.evolve(events)
+            self._state.tidy()
+
+    def fault(self, position: int, stored: StoredState | None) -> str | None:
+        """Return what is wrong with the state that is stored for a position; None if it is right,
+        if none is stored, or if it is of another release, which folds other states.
+        """
+        if stored is None or stored.format != FORMAT or self._state.position != position:
+            return None
+        if stored.data == to_snapshot(self._state):
+            return None
+        return f"its state is not the one that the events up to {position} give"
 
 
 class _SegmentErasures(ErasureCheck):
@@ -140,7 +169,12 @@ def _report_replaced(
 
 
 def _check(
-    fairlog: Fairlog, archive: Archive, segment: Segment, erasures: ErasureCheck, sink: FindingsSink
+    fairlog: Fairlog,
+    archive: Archive,
+    segment: Segment,
+    erasures: ErasureCheck,
+    states: _StateCheck,
+    sink: FindingsSink,
 ) -> int:
     """Check one segment, and return the number of its events that were checked."""
     rows = SegmentRows(segment.first, bytes.fromhex(segment.previous_hash))
@@ -154,7 +188,9 @@ def _check(
                     if wrong is not None:
                         sink.about(None, str(SegmentFault(segment.name, wrong)))
                         return rows.position - segment.first + 1
-                check.take(page)
+                states.take(check.take(page))
+            if (wrong := states.fault(segment.last, reader.state())) is not None:
+                sink.about(None, str(SegmentFault(segment.name, wrong)))
     except SegmentUnusable as error:
         sink.about(None, str(error))
     else:

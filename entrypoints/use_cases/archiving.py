@@ -24,11 +24,13 @@ from msgspec import Struct
 from sqlalchemy.engine import Connection
 
 from adapters.archive.directory import Archive
+from adapters.archive.segment_format import StoredState
 from adapters.archive.source import bodies_between, row_pages
 from adapters.database.scratch import scratch_database
 from adapters.log import archived, audit_log
 from adapters.log.stored_log import SqlStoredLog
 from adapters.log.tables import bodies, events
+from domain.audit.system_state import FORMAT
 from domain.decisions.answers import ArchiveChanged
 from domain.decisions.ports import Cut
 from domain.language.commands import (
@@ -189,7 +191,7 @@ def _write(
     cut: int,
     progress: Progress,
 ) -> list[Segment]:
-    """Write the events up to the cut as segments, and fold them."""
+    """Write the events up to the cut as segments, each with the state that their fold gives."""
     log = _stored_log(fairlog)
     segments: list[Segment] = []
     after, last_hash = before.position, before.hash
@@ -209,6 +211,7 @@ def _write(
                 first=after + 1,
                 previous_hash=last_hash,
                 log_id=log_id,
+                state=lambda: StoredState(FORMAT, fold.state()),
             )
         segments.append(segment)
         after, last_hash = end, bytes.fromhex(segment.last_hash)

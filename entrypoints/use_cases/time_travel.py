@@ -134,7 +134,8 @@ class TimeTravel:
     def state(self, connection: Connection, as_of: int | datetime) -> PastStateView:
         """Return the counts of jobs, the line and the limits. Raises `InvalidInput`."""
         position = self.position(connection, as_of)
-        state = state_at(connection, current(), self._log.read, position)
+        log = self._log
+        state = state_at(connection, current(), log.read, position, log.state_by(position))
         now = as_of if isinstance(as_of, datetime) else state.recorded_at
         policy = policy_then(self._fairlog, connection, state)
         keys = key_views(self._log.keys_at(connection, position), now)

@@ -71,6 +71,11 @@ class SnapshotsProjection:
 
     def store_at(self, connection: Connection, generation: int, position: int) -> None:
         """Store the snapshot at a position where the log is cut, up to which events are folded."""
+        data = self.snapshot_at(connection, generation, position)
+        _insert(connection, generation, position, data)
+
+    def snapshot_at(self, connection: Connection, generation: int, position: int) -> bytes:
+        """Return the snapshot at the position up to which events are folded."""
         state = self._cache.take(connection, generation, position)
         if state is None:
             state = fold(
@@ -79,14 +84,27 @@ class SnapshotsProjection:
                 self._read,
                 position,
             )
-        _insert(connection, generation, position, to_snapshot(state))
+        data = to_snapshot(state)
+        self._cache.put(connection, generation, position, state)
+        return data
 
 
 def state_at(
-    connection: Connection, generation: sa.ColumnElement[int], read: Read[Recorded], position: int
+    connection: Connection,
+    generation: sa.ColumnElement[int],
+    read: Read[Recorded],
+    position: int,
+    earlier: SystemState | None = None,
 ) -> SystemState:
-    """Return the system's state after the event at a position; 0: before the first event."""
-    state = fold(_nearest(connection, generation, position), connection, read, position)
+    """Return the system's state after the event at a position; 0: before the first event.
+
+    `earlier` is a state at or before it from elsewhere, which is folded further if it is nearer
+    than the stored ones.
+    """
+    nearest = _nearest(connection, generation, position)
+    if earlier is not None and earlier.position > nearest.position:
+        nearest = earlier
+    state = fold(nearest, connection, read, position)
     state.forget_windows()
     return state
 

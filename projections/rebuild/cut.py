@@ -93,6 +93,10 @@ class CutFold:
             apply_events(projection, self._scratch, GENERATION, events)
         apply_events(self._merkle, self._scratch, GENERATION, [leaf_of(row) for row in rows])
 
+    def state(self) -> bytes:
+        """Return the snapshot of the system's state after the events that were folded."""
+        return self._snapshots.snapshot_at(self._scratch, GENERATION, self.position)
+
     def finish(self, recorded_at: datetime, kept: Collection[JobId]) -> list[JobId]:
         """Write the rest, leave out what the snapshot leaves out, and return the jobs it has.
 

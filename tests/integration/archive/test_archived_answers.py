@@ -65,8 +65,9 @@ def answers(fairlog: Fairlog, end: int) -> dict[str, bytes]:
             for as_of in range(1, end, end // 3):
                 views = travel.jobs_of_user(connection, user, as_of, 9)
                 found[f"{user} {as_of}"] = [travel.view(connection, job) for job in views]
-        for as_of in range(1, end, end // 7):
+        for as_of in {*range(1, end, end // 7), *range(100, end, 100), *range(131, end, 131)}:
             found[f"state {as_of}"] = travel.state(connection, as_of)
+        for as_of in range(1, end, end // 7):
             found[f"event {as_of}"] = prover.prove_event(connection, as_of, end)
             found[f"growth {as_of}"] = prover.prove_growth(connection, as_of, end)
         for job in jobs:
@@ -80,16 +81,22 @@ def answers(fairlog: Fairlog, end: int) -> dict[str, bytes]:
 
 
 def test_an_archived_log_answers_as_before(
-    fairlog: Fairlog, clock: ManualClock, tmp_path: Path
+    fairlog: Fairlog, clock: ManualClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("entrypoints.use_cases.archiving.EVENTS_PER_SEGMENT", 100)
     Prover(fairlog).catch_up()
     end = fairlog.read_now(fairlog.log.position)
     before = answers(fairlog, end)
     for days in (9, 6):
         archive_older(fairlog, clock, Archive(tmp_path), days)
         Prover(fairlog).catch_up()
-        with whole_history(fairlog, str(tmp_path)):
+        with whole_history(fairlog, str(tmp_path)) as segments:
             now = answers(fairlog, end)
+            assert len(segments.segments) > 1
+            for position in (150, 199, 200, 201):  # a state is folded from the segment before it
+                nearest = segments.state_by(position)
+                assert nearest is not None
+                assert nearest.position == position // 100 * 100
         assert [name for name, answer in before.items() if now[name] != answer] == []
     assert findings(fairlog, tmp_path) == []
 

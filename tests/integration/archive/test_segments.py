@@ -14,7 +14,7 @@ import pytest
 
 from adapters.archive import segment_format
 from adapters.archive.directory import Archive
-from adapters.archive.segment_format import COLUMNS
+from adapters.archive.segment_format import COLUMNS, StoredState
 from adapters.archive.source import bodies_between, row_pages
 from domain.language.errors import ArchiveUnavailable, LogCorrupt, SegmentUnusable
 from domain.log.segments import SegmentRows, end_faults, sequence_faults
@@ -317,7 +317,8 @@ def test_the_program_in_the_documentation_checks_a_segment(
         place = tmp_path / "archive"
         shutil.rmtree(place, ignore_errors=True)
         place.mkdir()
-        segment = Archive(place).write([rows], [], first=1)
+        state = StoredState("fairlog-state-3", b"a state")
+        segment = Archive(place).write([rows], [], first=1, state=lambda: state)
         return subprocess.run(
             [sys.executable, str(tmp_path / "check.py"), str(place / segment.name)],
             capture_output=True,
@@ -341,6 +342,14 @@ def test_the_program_in_the_documentation_checks_a_segment(
         check=False,
     )
     assert "event 41 was changed" in forged.stderr
+    [file] = (tmp_path / "archive").iterdir()
+    told = msgspec.json.decode(pq.ParquetFile(file).metadata.metadata[b"fairlog"])
+    content = bytearray(file.read_bytes())
+    content[told["state"]["offset"] + told["state"]["size"] - 1] ^= 1
+    file.write_bytes(content)
+    program_run = [sys.executable, str(tmp_path / "check.py"), str(file)]
+    forged = subprocess.run(program_run, capture_output=True, text=True, check=False)
+    assert "the state was changed" in forged.stderr
 
 
 def test_big_bodies_make_small_groups(
