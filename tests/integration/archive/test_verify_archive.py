@@ -209,14 +209,16 @@ def test_a_body_that_was_erased_later_must_leave_the_segment_too(
                 if one.job_id is not None and type(one.event).__name__ == "JobCompleted"
             )
         [segment] = write_up_to(fairlog, archive, [end])
-        attempt = fairlog.read_now(lambda c: fairlog.jobs.find(c, [JobId(job)])[job].attempt)
-        execute_now(fairlog, EraseBodies(job_id=job, attempt=attempt, positions=(job,)))
-        [found] = findings(fairlog, tmp_path)
-        assert found.startswith(
+        known = fairlog.read_now(lambda c: fairlog.jobs.find(c, [JobId(job)])[job])
+        erased = tuple(sorted(known.body_positions))
+        execute_now(fairlog, EraseBodies(job_id=job, attempt=known.attempt, positions=erased))
+        found = findings(fairlog, tmp_path)
+        assert len(found) == len(erased)
+        assert found[0].startswith(
             f"event {end + 1}: segment {segment.name}: event {end + 1} erased the body of event "
             f"{job}, which is in it or never was"
         )
-        archive.rewrite(segment, [job])
+        archive.rewrite(segment, erased)
         archive.remove(segment.name)
         assert findings(fairlog, tmp_path) == []
 
