@@ -50,7 +50,7 @@ from domain.language.identifiers import (
     UserId,
     WorkerId,
 )
-from domain.language.limits import Rate, RetryPolicy
+from domain.language.limits import PushEndpoint, Rate, RetryPolicy
 from domain.language.moments import later
 from domain.language.schedules import Overlap, Timing
 from domain.log.chain import GENESIS, leaf, link
@@ -119,7 +119,16 @@ def _tell_of_limits(fairlog: Fairlog, clock: ManualClock) -> None:
         ChangeLimit(scope=Scope.RESOURCE, resource=ResourceName("shop:b"), running=None),
     )
     mail = Kind("mail")
-    do(fairlog, ChangeLimit(scope=Scope.KIND, kind=mail, retry=RetryPolicy(), timeout_seconds=9.0))
+    do(
+        fairlog,
+        ChangeLimit(
+            scope=Scope.KIND,
+            kind=mail,
+            retry=RetryPolicy(),
+            timeout_seconds=9.0,
+            push=PushEndpoint(url="https://mail.example/jobs", secret_version=2),
+        ),
+    )
     waiting = [
         writer_of(fairlog).queue.put(SubmitJob(user_id=user, kind=kind, payload=body(number)))
         for number in range(6)

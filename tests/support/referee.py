@@ -261,11 +261,8 @@ class Referee:
     def _refuse(self, event: RateLimitDecided) -> None:
         """Merged refusals may be of an earlier window: a process refused them from its cache."""
         is_report = event.first_at is not None
-        assert (
-            event.window_start <= self._window()
-            if is_report
-            else (event.window_start == self._window(event.window_seconds))
-        )
+        window = self._window(event.window_seconds)
+        assert event.window_start <= window if is_report else event.window_start == window
         assert event.used >= event.limit, "refused with room"
         if not is_report:
             who = event.user_id if event.scope is Scope.USER else ""
