@@ -292,6 +292,15 @@ class Settings(Struct, frozen=True, kw_only=True):
             "0: none. It posts none without callback_key_file, with whose key requests are signed.",
         ),
     ] = 16
+    callback_slots: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=1000,
+            description="Callbacks that a server sends at once, if it has callback_key_file; 0: "
+            "it sends none.",
+        ),
+    ] = 8
     handlers: Annotated[
         str | None,
         Meta(

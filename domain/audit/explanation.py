@@ -6,6 +6,7 @@ from typing import Final, assert_never
 
 from msgspec import Struct
 
+from domain.audit.callback_reasons import DeliveryState, deliveries
 from domain.audit.parent_reasons import did_not_run, waits_for
 from domain.audit.reasons import (
     Count,
@@ -92,6 +93,7 @@ class ExplanationInput(Struct, frozen=True, kw_only=True):
     handler: str | None = None  # what this server's worker knows of the handler, a sentence
     wait: LastWait | None = None  # of a job that has ended; None: it was never started
     parents: Mapping[JobId, State] = {}  # some of those that it waits for
+    deliveries: Sequence[DeliveryState] = ()  # the latest that tell its end
 
     @property
     def is_held(self) -> bool:
@@ -107,9 +109,15 @@ class Explanation(Struct, frozen=True):
 
 
 def explain(known: ExplanationInput) -> Explanation:
-    reasons = [*_reasons(known), *_caller(known)]
+    reasons = [*_reasons(known), *_caller(known), *_told(known)]
     summary = f"Job {known.job.id} is {known.job.state}. {reasons[0].text}"
     return Explanation(summary, reasons)
+
+
+def _told(known: ExplanationInput) -> Iterator[Reason]:
+    """Name the callbacks that tell how the job ended."""
+    if known.deliveries:
+        yield deliveries(known.deliveries, len(known.job.deliveries))
 
 
 def _reasons(known: ExplanationInput) -> Iterator[Reason]:

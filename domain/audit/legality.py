@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import Any, Final, assert_never
 
 from domain.audit.archive_legality import check_archive_event
+from domain.audit.callback_legality import check_callback_event, check_callbacks
 from domain.audit.parent_legality import check_fate, check_parent_end, check_parents
 from domain.audit.schedule_legality import check_schedule_event
 from domain.jobs.job import ENDED, Job, State
@@ -23,6 +24,9 @@ from domain.language.events import (
     AttemptBegun,
     AttemptEnded,
     BodiesErased,
+    CallbackDeleted,
+    CallbackSecretRotated,
+    CallbackSet,
     CancelReason,
     ClockCorrected,
     EndReason,
@@ -175,7 +179,7 @@ def _check_submission(job: Job | None, recorded: Recorded, event: JobSubmitted) 
             validation.retry_policy(event.retry)
         except InvalidInput as error:
             return f"its retry policy cannot be: {error}"
-    if wrong := check_parents(recorded, event):
+    if wrong := check_parents(recorded, event) or check_callbacks(event):
         return wrong
     return None if event.max_attempts >= 1 else f"it allows {event.max_attempts} attempts"
 
@@ -485,6 +489,9 @@ _OTHER_EVENT_CHECKS: Final[Mapping[type, Callable[[Job | None, Recorded, Any], s
     SegmentArchived: check_archive_event,
     SegmentRewritten: check_archive_event,
     ArchiveCompleted: check_archive_event,
+    CallbackSet: check_callback_event,
+    CallbackDeleted: check_callback_event,
+    CallbackSecretRotated: check_callback_event,
     ScheduleSet: check_schedule_event,
     ScheduleDeleted: check_schedule_event,
     ScheduleFired: check_schedule_event,

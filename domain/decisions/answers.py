@@ -5,6 +5,7 @@ from datetime import datetime
 
 from msgspec import Struct
 
+from domain.callbacks.callbacks import Callback
 from domain.jobs.job import Job
 from domain.language.events import LimitChanged, RateLimitDecided, ScheduleFired
 from domain.language.identifiers import JobId, KeyName, PlanName, UserId
@@ -113,6 +114,12 @@ class ScheduleDecided(Struct, frozen=True, tag=True):
     run: ScheduleFired | None = None  # that was decided; None: none was
 
 
+class CallbackDecided(Struct, frozen=True, tag=True):
+    """The answer to every command about an endpoint of callbacks."""
+
+    callback: Callback  # after it
+
+
 Answer = (
     Submitted
     | Claimed
@@ -129,4 +136,5 @@ Answer = (
     | ArchiveChanged
     | OutboxTaken
     | ScheduleDecided
+    | CallbackDecided
 )

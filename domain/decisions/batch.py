@@ -11,10 +11,13 @@ from datetime import datetime
 from itertools import islice
 from typing import Final
 
+from msgspec.structs import replace
+
 from domain.access.keys import KEY_EVENTS
 from domain.decisions.answers import Answer, Claimed, OutboxTaken
 from domain.decisions.decide import decide, expire, tell_child, update_line
 from domain.decisions.decision import Decision, NewEvent
+from domain.decisions.deliveries import ENDS, addresses, delivering, is_end
 from domain.decisions.write_model import WriteModel
 from domain.fairness.known_line import Unread
 from domain.jobs.children import UnreadChildren
@@ -106,6 +109,7 @@ class Batch:
         self._expired = 0
         self._updated = 0  # users put in line again
         self._told, self._children_reads = 0, 0
+        self._ends: list[Recorded] = []  # of jobs whose callbacks are not submitted yet
         self._refusals: dict[_RefusalKey, RateLimitDecided] = {}
 
     def correct_clock(self, event: ClockCorrected) -> None:
@@ -223,6 +227,7 @@ class Batch:
         for expired in islice(expire(self._model, self.now), left):
             self._record(expired)
             self._expired += 1
+        self._submit_deliveries()
 
     def _tell_children(self) -> None:
         """Tell children of ended jobs, which may end thereby and have children themselves."""
@@ -242,6 +247,7 @@ class Batch:
             for child in children:
                 for new in tell_child(self._model, parent, child, self.now):
                     self._record(new)
+            self._submit_deliveries()
             self._told += len(children)
             if not children:
                 unread[parent] = None
@@ -285,6 +291,7 @@ class Batch:
                 if isinstance(new.event, _AFTER_REFUSALS):
                     self._record_refusals()
                 self._record(new)
+        self._submit_deliveries()
         if decision.empty_claim is not None:
             self.empty_claims.append(decision.empty_claim)
             self._model.jobs.claims.know(decision.empty_claim, to_micros(self.now))
@@ -317,6 +324,21 @@ class Batch:
             self.bodies.append((recorded.position, new.body.data))
         self.erased.extend(new.erases)
         self._model.evolve(recorded)
+        if isinstance(new.event, ENDS):
+            self._ends.append(recorded)
+
+    def _submit_deliveries(self) -> None:
+        """Submit what tells the ends of jobs, after the events of the decision that ended them."""
+        if not self._ends:
+            return
+        ends, self._ends = self._ends, []
+        for end in filter(is_end, ends):
+            assert end.job_id is not None, end
+            job = self._model.jobs.rows[end.job_id]
+            for url, delivery in addresses(self._model.callbacks, job):
+                of_end = replace(delivery, position=end.position)
+                job_id = JobId(self._model.position + 1)
+                self._record(delivering(of_end, url, job, end, job_id))
 
 
 def _jobs_max(commands: Sequence[Command | SubmitRows]) -> int:

@@ -7,7 +7,7 @@ the number of kinds of a user.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from itertools import accumulate, takewhile
 from types import MappingProxyType
@@ -17,8 +17,10 @@ from msgspec.structs import replace
 
 from domain.access import decisions as access
 from domain.access.keys import ApiKey
+from domain.callbacks.callbacks import decide_callback
 from domain.decisions.answers import (
     ArchiveChanged,
+    CallbackDecided,
     Claimed,
     ClockAccepted,
     JobsUpdated,
@@ -46,11 +48,13 @@ from domain.jobs.job import ENDED, Job, State
 from domain.jobs.job_fold import submitted as new_job
 from domain.jobs.parents import events_at_end, events_at_submission
 from domain.language.bodies import Body
+from domain.language.callbacks import CALLBACK_KIND
 from domain.language.commands import (
     AcceptClock,
     ArchiveSegments,
     BackfillSchedule,
     BeginArchive,
+    CallbackCommand,
     CancelJob,
     ChangeLimit,
     ClaimJobs,
@@ -58,6 +62,7 @@ from domain.language.commands import (
     CompleteArchive,
     CompleteJob,
     CreateKey,
+    DeleteCallback,
     DeletePlan,
     DeleteSchedule,
     EnforceDeadlines,
@@ -74,8 +79,10 @@ from domain.language.commands import (
     ReturnJob,
     RevokeKey,
     RewriteSegment,
+    RotateCallbackSecret,
     RotateKey,
     SaveProjections,
+    SetCallback,
     SetSchedule,
     SubmitJob,
     TakeOutbox,
@@ -109,7 +116,7 @@ from domain.language.events import (
     named_body,
 )
 from domain.language.idempotency import is_deduplicated, key_of, own_digest
-from domain.language.identifiers import JobId, KeyName, UserId, WorkerId
+from domain.language.identifiers import JobId, KeyName, Kind, UserId, WorkerId
 from domain.language.limits import resolved_retry
 from domain.language.moments import later, to_micros
 from domain.language.policy import Policy
@@ -190,6 +197,8 @@ def _decide(  # noqa: C901, PLR0912 (a case for each command)
             | FireSchedule()
         ):
             return decide_schedule(model, command, key, policy, now, _submit)
+        case SetCallback() | DeleteCallback() | RotateCallbackSecret():
+            return _change_callback(model, command, now)
         case _:
             assert_never(command)
 
@@ -241,6 +250,7 @@ def _submit(
         after_ended=tuple(job.id for job in parents if job.state in ENDED),
         after_failure=command.after_failure if parents else None,
         schedule=command.schedule,
+        callback=command.callback,
     )
     submitted = bounded(limits, submitted)
     if key is not None:
@@ -364,7 +374,9 @@ def _claim(model: WriteModel, command: ClaimJobs, policy: Policy, now: datetime)
         queues = unread_queues(line, line.kinds_in_line(), to_micros(now))
         more_kinds = Unread(jobs=command.max_jobs, queues=queues, more_kinds=True)
         return Decision([], lambda _: Claimed([]), more_kinds)
-    kinds = line.kinds_in_line() if command.kinds is None else dict.fromkeys(command.kinds)
+    kinds = _claimable(
+        line.kinds_in_line() if command.kinds is None else dict.fromkeys(command.kinds), command
+    )
     micros = to_micros(now)
     served, unread, resumes_at = serve(line, kinds, command.max_jobs, model.position + 1, micros)
     picks = _carried(model, served, command.payload_bytes_max)
@@ -405,6 +417,13 @@ def _claim(model: WriteModel, command: ClaimJobs, policy: Policy, now: datetime)
         unread,
         claim if is_empty else None,
     )
+
+
+def _claimable(kinds: Collection[Kind], command: ClaimJobs) -> Collection[Kind]:
+    """Return the kinds without that of callbacks, which the service itself delivers."""
+    if command.delivers or CALLBACK_KIND not in kinds:
+        return kinds
+    return [kind for kind in kinds if kind != CALLBACK_KIND]
 
 
 def _carried(
@@ -556,6 +575,17 @@ def _delete_plan(model: WriteModel, command: DeletePlan) -> Decision:
     except Refusal as refusal:
         return Decision([], without_traceback(refusal))
     return Decision([NewEvent(deleted)], lambda _: PlanRemoved(command.plan))
+
+
+def _change_callback(model: WriteModel, command: CallbackCommand, now: datetime) -> Decision:
+    try:
+        event = decide_callback(model.callbacks, command, now)
+    except Refusal as refusal:
+        return Decision([], without_traceback(refusal))
+    return Decision(
+        [] if event is None else [NewEvent(event)],
+        lambda after: CallbackDecided(after.callbacks.rows[command.name]),
+    )
 
 
 def _change_key(model: WriteModel, command: access.KeyCommand, now: datetime) -> Decision:

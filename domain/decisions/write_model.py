@@ -5,11 +5,13 @@ from collections.abc import Collection, Iterable, Iterator
 from msgspec import Struct
 
 from domain.access.keys import ApiKeys
+from domain.callbacks.callbacks import Callbacks
 from domain.fairness.known_line import KnownLine
 from domain.fairness.line import Line
 from domain.jobs.archive import ArchiveState
 from domain.jobs.claims import claim_hash
 from domain.jobs.known_jobs import Jobs
+from domain.language.callbacks import CALLBACK_KIND, delivery_user
 from domain.language.commands import (
     AcceptClock,
     ArchiveSegments,
@@ -22,6 +24,7 @@ from domain.language.commands import (
     CompleteArchive,
     CompleteJob,
     CreateKey,
+    DeleteCallback,
     DeletePlan,
     DeleteSchedule,
     EnforceDeadlines,
@@ -37,8 +40,10 @@ from domain.language.commands import (
     ReturnJob,
     RevokeKey,
     RewriteSegment,
+    RotateCallbackSecret,
     RotateKey,
     SaveProjections,
+    SetCallback,
     SetSchedule,
     SubmitJob,
     SubmitRows,
@@ -51,6 +56,9 @@ from domain.language.events import (
     ArchiveBegun,
     ArchiveCompleted,
     AttemptBegun,
+    CallbackDeleted,
+    CallbackSecretRotated,
+    CallbackSet,
     ClockCorrected,
     JobMove,
     JobSubmitted,
@@ -108,6 +116,7 @@ class WriteModel:
         self.keys = ApiKeys()
         self.archive = ArchiveState()
         self.schedules = Schedules()
+        self.callbacks = Callbacks()
         # In this order: the line needs the limits as they are with the event.
         folded = (
             self.jobs,
@@ -117,6 +126,7 @@ class WriteModel:
             self.keys,
             self.archive,
             self.schedules,
+            self.callbacks,
         )
         states = [state.folds() for state in folded]
         self._folds: dict[type, tuple[Fold, ...]] = {
@@ -169,7 +179,7 @@ class RequiredRows(RowKeys, frozen=True, kw_only=True):
     retries: dict[JobId, int] = {}  # jobs to retry: the length of their users' windows, in seconds
     runs: dict[ScheduleName, int] = {}  # schedules that may submit a job: likewise
 
-    def add_commands(  # noqa: PLR0912 (a case for each command)
+    def add_commands(  # noqa: C901, PLR0912 (a case for each command)
         self, commands: Iterable[Command | SubmitRows], policy: Policy
     ) -> None:
         for command in commands:
@@ -204,6 +214,10 @@ class RequiredRows(RowKeys, frozen=True, kw_only=True):
                     | RewriteSegment()
                     | CompleteArchive()
                 ):
+                    pass
+                case SetCallback(url=url):
+                    self.add_deliveries_to(url)
+                case DeleteCallback() | RotateCallbackSecret():
                     pass
                 case ChangeLimit() as change:
                     self._add_subject(change)
@@ -261,6 +275,10 @@ class RequiredRows(RowKeys, frozen=True, kw_only=True):
                     | ArchiveCompleted()
                 ):
                     pass
+                case CallbackSet(url=url):
+                    self.add_deliveries_to(url)
+                case CallbackDeleted() | CallbackSecretRotated():
+                    pass
                 case LineUpdated():
                     self.users.update(event.users)
                 case ParentEnded():
@@ -274,10 +292,23 @@ class RequiredRows(RowKeys, frozen=True, kw_only=True):
                     self.kinds.add(event.kind)
                     if isinstance(event, JobMove):
                         self.resources.update(event.resources)
-                    if isinstance(event, JobSubmitted) and event.after:
-                        self.jobs.update(event.waits_for)
-                        if isinstance(event, JobSubmitted) and event.schedule is not None:
-                            self.schedules.add(event.schedule)
+                    if isinstance(event, JobSubmitted):
+                        self._add_submitted(event)
+
+    def _add_submitted(self, event: JobSubmitted) -> None:
+        if event.after:
+            self.jobs.update(event.waits_for)
+        if event.schedule is not None:
+            self.schedules.add(event.schedule)
+        if event.callback is not None:
+            self.add_deliveries_to(event.callback)
+        if event.delivery is not None:
+            self.jobs.add(event.delivery.job)
+
+    def add_deliveries_to(self, url: str) -> None:
+        """Add what a delivery to a URL changes, which any batch may submit."""
+        self.users.add(delivery_user(url))
+        self.kinds.add(CALLBACK_KIND)
 
     def add_keys(self, submissions: Iterable[JobSubmitted]) -> None:
         """Add the idempotency keys of submissions, whose former holders lose them."""
@@ -339,6 +370,8 @@ class RequiredRows(RowKeys, frozen=True, kw_only=True):
         self.kinds.add(command.kind)
         self.resources.update(command.resources)
         self.jobs.update(command.after)
+        if command.callback is not None:
+            self.add_deliveries_to(command.callback)
         self.windows.add((user_id, policy.window_seconds))
         self.windows.add((GLOBAL, policy.window_seconds))
         if is_deduplicated(command, policy):

@@ -110,6 +110,8 @@ class Job(Struct, frozen=True, kw_only=True, gc=False, array_like=True):
     waits_for: tuple[JobId, ...] = ()
     failed_parent: JobId | None = None  # because of which it did not run
     children: int = 0  # jobs that have not been told yet, or will be, that this one has ended
+    callback: str | None = None  # URL that is told its end; None: only endpoints are
+    deliveries: tuple[JobId, ...] = ()  # the latest jobs that tell its end, DELIVERIES_KEPT at most
 
     @property
     def body_positions(self) -> frozenset[int]:

@@ -61,6 +61,7 @@ def submitted(recorded: Recorded, event: JobSubmitted) -> Job:
         after=event.after,
         after_failure=event.after_failure,
         waits_for=event.waits_for if event.after else (),
+        callback=event.callback,
         submitted_at=recorded.recorded_at,
         updated_at=recorded.recorded_at,
     )

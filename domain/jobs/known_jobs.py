@@ -12,6 +12,7 @@ from domain.jobs.children import Children, Edge
 from domain.jobs.claims import Claims, claim_hash, claim_of
 from domain.jobs.job import ENDED, Job, State
 from domain.jobs.job_fold import evolve, extended, submitted
+from domain.language.callbacks import DELIVERIES_KEPT
 from domain.language.events import (
     AttemptBegun,
     AttemptEnded,
@@ -87,7 +88,16 @@ class Jobs(Folded):
         for parent_id in job.waits_for:
             self.children.add(Edge(parent_id, job_id))
             self._count_child(parent_id, 1)
+        if event.delivery is not None:
+            self._add_delivery(event.delivery.job, job_id)
         self._watch_expiry(job)
+
+    def _add_delivery(self, told_of: JobId, delivery: JobId) -> None:
+        job = self.rows.get(told_of)
+        if job is not None:
+            deliveries = (*job.deliveries, delivery)[-DELIVERIES_KEPT:]
+            self.rows[told_of] = replace(job, deliveries=deliveries)
+            self.changed.add(told_of)
 
     def _started(self, recorded: Recorded, event: JobStarted) -> None:
         job_id = recorded.job_id

@@ -11,6 +11,7 @@ from typing import Final
 from msgspec import UNSET, Struct, UnsetType
 
 from domain.language.bodies import Body
+from domain.language.callbacks import OVERLAP_SECONDS
 from domain.language.events import (
     AfterFailure,
     KeyCreated,
@@ -20,6 +21,7 @@ from domain.language.events import (
     WindowUse,
 )
 from domain.language.identifiers import (
+    CallbackName,
     JobId,
     KeyName,
     Kind,
@@ -73,6 +75,7 @@ class SubmitJob(_Command, frozen=True, kw_only=True, gc=False, tag=True):
     after: tuple[JobId, ...] = ()
     after_failure: AfterFailure = AfterFailure.FAIL  # if one of them fails or is cancelled
     schedule: ScheduleName | None = None  # that submits it; None: a caller does
+    callback: str | None = None  # URL that is told its end, see `validation.callback_url`
 
 
 class ReportRefusals(_Command, frozen=True, kw_only=True, gc=False, tag=True):
@@ -110,6 +113,7 @@ class ClaimJobs(_Command, frozen=True, kw_only=True, gc=False, tag=True):
     # How many of the jobs the worker begins at once; it reports when it begins each other one.
     # None: all of them, and it reports none.
     begins: int | None = None
+    delivers: bool = False  # only jobs that deliver callbacks; False: only others
 
 
 class Progress(Struct, frozen=True, gc=False):
@@ -366,8 +370,31 @@ class FireSchedule(_Command, frozen=True, kw_only=True, gc=False, tag=True):
     name: ScheduleName
 
 
+class SetCallback(_Command, frozen=True, kw_only=True, gc=False, tag=True):
+    """Make an endpoint, or replace it. Equal to what is set, it changes nothing."""
+
+    name: CallbackName  # not OF_SUBMISSIONS
+    url: str
+    kinds: tuple[Kind, ...] = ()  # sorted, no two equal; empty: any
+    users: tuple[UserId, ...] = ()  # likewise
+
+
+class DeleteCallback(_Command, frozen=True, kw_only=True, gc=False, tag=True):
+    """Delete an endpoint."""
+
+    name: CallbackName
+
+
+class RotateCallbackSecret(_Command, frozen=True, kw_only=True, gc=False, tag=True):
+    """Give an endpoint, or the URLs of submissions, a new secret."""
+
+    name: CallbackName
+    overlap_seconds: float = OVERLAP_SECONDS  # while the earlier one signs too, from 0
+
+
 JobCommand = CompleteJob | FailJob | ReturnJob | CancelJob | RetryJob | EraseBodies
 ScheduleCommand = SetSchedule | DeleteSchedule | TriggerSchedule | BackfillSchedule | FireSchedule
+CallbackCommand = SetCallback | DeleteCallback | RotateCallbackSecret
 Command = (
     SubmitJob
     | ReportRefusals
@@ -392,4 +419,5 @@ Command = (
     | CompleteArchive
     | TakeOutbox
     | ScheduleCommand
+    | CallbackCommand
 )

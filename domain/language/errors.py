@@ -57,7 +57,15 @@ from datetime import datetime
 from typing import Any, TypeVar
 
 from domain.language.events import RateLimitDecided, Scope
-from domain.language.identifiers import JobId, KeyName, Kind, PlanName, ScheduleName, UserId
+from domain.language.identifiers import (
+    CallbackName,
+    JobId,
+    KeyName,
+    Kind,
+    PlanName,
+    ScheduleName,
+    UserId,
+)
 
 
 class FairlogError(Exception):
@@ -521,6 +529,26 @@ class TooManyTimes(Refusal):
         super().__init__(
             f"At most {most:,} due times are run by one backfill; send until = "
             f"{until.isoformat()} first, and the rest afterwards."
+        )
+
+
+class UnknownCallback(Refusal):
+    """No endpoint of callbacks has this name."""
+
+    def __init__(self, name: CallbackName) -> None:
+        super().__init__(
+            f"There is no callback endpoint {name!r}; make it first (PUT /v1/callbacks/{{name}}, "
+            "`fairlog callbacks set`)."
+        )
+
+
+class TooManyCallbacks(Refusal):
+    """No further endpoint may be made."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__(
+            f"At most {most} callback endpoints may be set, since the end of a job tells each of "
+            "them; delete one, or have one endpoint pass the messages on."
         )
 
 

@@ -16,7 +16,9 @@ from typing import Final, Literal
 import msgspec
 from msgspec import Struct
 
+from domain.language.callbacks import Delivery
 from domain.language.identifiers import (
+    CallbackName,
     JobId,
     KeyName,
     Kind,
@@ -144,6 +146,8 @@ class JobSubmitted(_StoredEvent, frozen=True, kw_only=True, tag="JobSubmitted"):
         return tuple(job_id for job_id in self.after if job_id not in self.after_ended)
 
     schedule: ScheduleName | None = None  # that submitted it; None: a caller did
+    callback: str | None = None  # URL that is told its end; None: only endpoints are
+    delivery: Delivery | None = None  # of a job that delivers a callback; None: any other job
 
 
 class SubmissionDeduplicated(_StoredEvent, frozen=True, kw_only=True, tag="SubmissionDeduplicated"):
@@ -567,6 +571,29 @@ class ScheduleBackfillBegun(_StoredEvent, frozen=True, kw_only=True, tag="Schedu
     next_due_at: datetime  # UTC, the first one
 
 
+class CallbackSet(_StoredEvent, frozen=True, kw_only=True, tag="CallbackSet"):
+    """An endpoint was made or changed; the event has all of it but its secret, which is derived."""
+
+    name: CallbackName
+    url: str
+    kinds: tuple[Kind, ...] = ()  # of the jobs whose ends it is told, sorted; empty: any
+    users: tuple[UserId, ...] = ()  # likewise
+
+
+class CallbackDeleted(_StoredEvent, frozen=True, kw_only=True, tag="CallbackDeleted"):
+    """An endpoint was deleted. Deliveries to it that wait fail."""
+
+    name: CallbackName
+
+
+class CallbackSecretRotated(_StoredEvent, frozen=True, kw_only=True, tag="CallbackSecretRotated"):
+    """An endpoint has another secret from now on."""
+
+    name: CallbackName  # OF_SUBMISSIONS for the URLs of submissions
+    version: int  # of the secret, from 2
+    earlier_until: datetime  # UTC, exclusive: the one before signs until then, too
+
+
 Event = (
     RateLimitDecided
     | JobSubmitted
@@ -600,6 +627,9 @@ Event = (
     | ScheduleDeleted
     | ScheduleFired
     | ScheduleBackfillBegun
+    | CallbackSet
+    | CallbackDeleted
+    | CallbackSecretRotated
 )
 
 # The events that move a job in the line or out of it. Each has the user, the kind and resources.

@@ -29,6 +29,7 @@ _OPTIONS: Final[Mapping[str, object]] = {
     "resources": (),
     "after": (),
     "after_failure": AfterFailure.FAIL,
+    "callback": None,
 }
 
 

@@ -14,6 +14,7 @@ PlanName = NewType("PlanName", str)  # a set of limits that users share, 1 to 25
 # one; a setting names one, or all that begin alike: a prefix and `*`.
 ResourceName = NewType("ResourceName", str)
 ScheduleName = NewType("ScheduleName", str)  # 1 to 255 bytes of UTF-8; of all users together
+CallbackName = NewType("CallbackName", str)  # an endpoint of callbacks, as the name of a key
 KeyName = NewType("KeyName", str)  # the name of an API key, never used for another one
 SecretId = NewType("SecretId", str)  # the public part of an API key's secret
 

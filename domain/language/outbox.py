@@ -68,8 +68,15 @@ def submission_of(row: OutboxRow) -> SubmitJob:
             after_failure=validation.after_failure(
                 options.after_failure, has_parents=bool(options.after)
             ),
+            callback=None
+            if options.callback is None
+            else validation.callback_url(options.callback.url),
         )
     )
+
+
+class _Callback(Struct, forbid_unknown_fields=True):
+    url: str
 
 
 class _Options(Struct):
@@ -78,6 +85,7 @@ class _Options(Struct):
     resources: tuple[str, ...] = ()
     after: tuple[int, ...] = ()
     after_failure: str | None = None
+    callback: _Callback | None = None
 
 
 _OPTIONS: Final = _Options.__struct_fields__

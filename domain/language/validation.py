@@ -7,15 +7,24 @@ import unicodedata
 from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
 from typing import Final, cast, get_args
+from urllib.parse import urlsplit
 
 import msgspec
 from msgspec.structs import replace
 
+from domain.language.callbacks import (
+    CALLBACK_KIND,
+    CALLBACK_USERS,
+    NAMED_MAX,
+    OF_SUBMISSIONS,
+    delivery_user,
+)
 from domain.language.commands import SubmitJob
 from domain.language.errors import InvalidInput
 from domain.language.events import AfterFailure
 from domain.language.identifiers import (
     POSITION_MAX,
+    CallbackName,
     JobId,
     KeyName,
     Kind,
@@ -127,12 +136,16 @@ def weight(number: float) -> int:
 
 
 def key_name(text: str) -> KeyName:
+    return KeyName(_short_name(text, "key"))
+
+
+def _short_name(text: str, what: str) -> str:
     if len(text) > KEY_NAME_CHARACTERS_MAX or _KEY_NAME.fullmatch(text) is None:
         raise InvalidInput(
-            f"The name of a key has 1 to {KEY_NAME_CHARACTERS_MAX} letters, digits, dots, "
+            f"The name of a {what} has 1 to {KEY_NAME_CHARACTERS_MAX} letters, digits, dots, "
             "underscores and hyphens, and begins with a letter or digit."
         )
-    return KeyName(text)
+    return text
 
 
 def idempotency_key(text: str) -> str:
@@ -248,6 +261,71 @@ def after_failure(text: str | None, *, has_parents: bool) -> AfterFailure:
     return AfterFailure(text)
 
 
+def callback_url(text: str) -> str:
+    """Check a URL that callbacks are sent to. Whether its address is allowed is seen when it is
+    connected to.
+    """
+    if not 1 <= len(text) <= URL_CHARACTERS_MAX:
+        raise InvalidInput(f"The URL of a callback has 1 to {URL_CHARACTERS_MAX} characters.")
+    try:
+        parts = urlsplit(text)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        host, port = None, None
+    is_plain = text.isascii() and text.isprintable() and " " not in text
+    if not is_plain or host is None or port == 0 or parts.scheme not in {"http", "https"}:
+        raise InvalidInput(
+            "The URL of a callback begins with http:// or https:// and a host, and is ASCII: "
+            "encode other characters (https://example.org/caf%C3%A9)."
+        )
+    if "@" in parts.netloc:
+        raise InvalidInput(
+            "The URL of a callback has no user and no password: callbacks are signed instead."
+        )
+    if len(delivery_user(text)) > NAME_BYTES_MAX:
+        most = NAME_BYTES_MAX - len(CALLBACK_USERS)
+        raise InvalidInput(f"The host of a callback has at most {most} characters.")
+    return text
+
+
+def callback_name(text: str) -> CallbackName:
+    return CallbackName(_short_name(text, "callback endpoint"))
+
+
+def endpoint_name(text: str) -> CallbackName:
+    """Check the name of an endpoint, which is not the one that stands for URLs of submissions."""
+    if text == OF_SUBMISSIONS:
+        raise InvalidInput(
+            f"The name {OF_SUBMISSIONS!r} stands for the URLs that come with jobs; choose another."
+        )
+    return callback_name(text)
+
+
+def callback_kinds(names: Collection[str]) -> tuple[Kind, ...]:
+    """Check the kinds of an endpoint; return each once, in order."""
+    found = tuple(sorted({kind(one) for one in names}))
+    if len(found) > NAMED_MAX:
+        raise InvalidInput(f"kinds names at most {NAMED_MAX} kinds; leave it out for any kind.")
+    return found
+
+
+def callback_users(names: Collection[str]) -> tuple[UserId, ...]:
+    """Check the users of an endpoint; return each once, in order."""
+    found = tuple(sorted({user_id(one) for one in names}))
+    if len(found) > NAMED_MAX:
+        raise InvalidInput(f"users names at most {NAMED_MAX} users; leave it out for any user.")
+    return found
+
+
+def not_reserved(user: UserId, kind: Kind) -> None:
+    """Refuse what is for the service's own jobs."""
+    if kind == CALLBACK_KIND or user.startswith(CALLBACK_USERS):
+        raise InvalidInput(
+            f"The kind {CALLBACK_KIND!r} and users that begin with {CALLBACK_USERS!r} are for "
+            "callbacks, which the service submits itself; choose other names."
+        )
+
+
 def submission(command: SubmitJob) -> SubmitJob:
     """Check what no single field of a submission shows, and give it one form: the attempts of its
     retry policy are its `max_attempts`.
@@ -256,6 +334,7 @@ def submission(command: SubmitJob) -> SubmitJob:
         raise InvalidInput(
             'An idempotency key and "deduplicate": false contradict each other; send only one.'
         )
+    not_reserved(command.user_id, command.kind)
     run_at, expires_at = command.run_at, command.expires_at
     if run_at is not None and expires_at is not None and expires_at <= run_at:
         raise InvalidInput("expires_at must be later than run_at.")

@@ -12,6 +12,7 @@ from typing import ClassVar, Final, NamedTuple, TypeVar
 from msgspec import UNSET, Struct, UnsetType
 from msgspec.structs import astuple, replace
 
+from domain.language.callbacks import CALLBACK_USERS
 from domain.language.commands import ChangeLimit, DeletePlan, SubmitJob
 from domain.language.errors import BeyondLimits, PlanInUse, TooManyLimits, UnknownPlan
 from domain.language.events import JobSubmitted, LimitChanged, PlanDeleted, Recorded, Scope
@@ -81,6 +82,9 @@ class Limits(Struct, frozen=True, gc=False, omit_defaults=True):
 
 
 NONE: Final = Limits()
+# Of the jobs that deliver callbacks to one host, unless it is put on a plan: a host that does not
+# answer holds no more of the places of deliveries.
+OF_DELIVERIES: Final = Limits(running=2)
 
 
 @lru_cache(maxsize=10_000)  # users who are on a plan have mostly nothing else of their own
@@ -125,6 +129,8 @@ class LimitSettings(Folded):
         `plan` is the plan whose limits apply; None: no plan.
         """
         own = self.users.get(user_id, NONE)
+        if own.plan is None and user_id.startswith(CALLBACK_USERS):
+            return OF_DELIVERIES if own is NONE else _over(own, OF_DELIVERIES)
         plan = self.plans.get(own.plan or DEFAULT_PLAN)
         if plan is None:
             return own

@@ -12,6 +12,7 @@ import rich_click as click
 from entrypoints.cli import jobs, limits
 from entrypoints.cli.archive import archive_log
 from entrypoints.cli.audit import audit
+from entrypoints.cli.callbacks import callbacks
 from entrypoints.cli.clock import clock
 from entrypoints.cli.database import doctor, migrate, rebuild, recover, verify
 from entrypoints.cli.drain import drain
@@ -73,6 +74,7 @@ for _command in (
     limits.pause,
     limits.resume,
     schedules,
+    callbacks,
     recover,
     doctor,
     clock,

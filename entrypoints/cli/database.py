@@ -11,12 +11,13 @@ from click.exceptions import Exit
 from adapters.doctor import DoctorFinding as Diagnosis
 from adapters.doctor import Level, examine
 from domain.jobs.job import Job
+from domain.language.callbacks import CALLBACK_KIND
 from domain.language.errors import LogTooNew
 from domain.language.identifiers import POSITION_MAX
 from domain.log.chain import GENESIS
 from entrypoints.cli.failure import CHECK_FAILED
 from entrypoints.cli.output import counted, echo, examples, note, printable, progress
-from entrypoints.cli.session import database_url_option, open_database, open_log
+from entrypoints.cli.session import database_url_option, open_database, open_log, settings_from
 from entrypoints.composition import (
     mend_bookkeeping,
     prepare,
@@ -262,7 +263,26 @@ def _diagnoses(fairlog: Fairlog) -> Iterator[Diagnosis]:
         yield _bookkeeping(fairlog)
         yield _log_time(fairlog)
         yield from diagnose(fairlog)
+        yield _callbacks(fairlog)
         yield former_tables(fairlog, list(chain(*projection_tables(fairlog).values())))
+
+
+def _callbacks(fairlog: Fairlog) -> Diagnosis:
+    load = fairlog.read_now(
+        fairlog.with_saved_rows(lambda connection: fairlog.line.kind(connection, CALLBACK_KIND))
+    )
+    settings = settings_from({})
+    sends = settings.callback_slots > 0 and settings.callback_key_file is not None
+    found = f"{load.waiting:,} wait to be sent"
+    if sends or not load.waiting:
+        return Diagnosis("callbacks", Level.OK, found)
+    return Diagnosis(
+        "callbacks",
+        Level.WARNING,
+        f"{found}, and a server with the settings found here sends none",
+        "make a key with `openssl rand -base64 32`, and name its file by FAIRLOG_CALLBACK_KEY_FILE "
+        "on each server; FAIRLOG_CALLBACK_SLOTS must not be 0",
+    )
 
 
 def _bookkeeping(fairlog: Fairlog) -> Diagnosis:

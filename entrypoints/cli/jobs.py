@@ -194,11 +194,22 @@ def explain_job(database_url: str | None, *, job_id: int, as_json: bool) -> None
     type=click.Choice(validation.AFTER_FAILURES),
     help="What becomes of the job if one of those fails or is cancelled. Default: fail",
 )
+@click.option("--callback", metavar="URL", help="It is sent a signed message when the job ends.")
 @_format_option
-def submit(database_url: str | None, *, payload: str, form: str, **fields: Any) -> None:  # noqa: ANN401 (the fields of `Submission`)
+def submit(
+    database_url: str | None,
+    *,
+    payload: str,
+    form: str,
+    callback: str | None,
+    **fields: Any,  # noqa: ANN401 (the fields of `Submission`)
+) -> None:
     """Submit a job. It counts against the limits as through the API."""
     text = sys.stdin.read() if payload == "-" else payload
-    command = _submission(fields | {"payload": json_of(text, "--payload")}).to_command()
+    fields |= {"payload": json_of(text, "--payload")}
+    if callback is not None:
+        fields |= {"callback": {"url": callback}}
+    command = _submission(fields).to_command()
     with open_writer(database_url) as fairlog:
         outcome = fairlog.execute_now(command)
         assert isinstance(outcome, Submitted), outcome

@@ -152,6 +152,7 @@ def _read(
         ],
         "parents": _shown_jobs(context, connection, found.after, seen_by),
         "children": _shown_jobs(context, connection, _children(connection, today), seen_by),
+        "deliveries": _shown_deliveries(context, connection, today) if not past else [],
         "may_cancel": past is None and found.state not in ENDED,
         "may_retry": past is None and found.state in {State.FAILED, State.CANCELLED},
     }
@@ -159,6 +160,11 @@ def _read(
 
 def _children(connection: Connection, today: Job) -> Sequence[JobId]:
     return waiting_children(connection, today.id, RELATED_MAX) if today.children else ()
+
+
+def _shown_deliveries(context: DashboardContext, connection: Connection, today: Job) -> list[Job]:
+    """Return the latest jobs that tell its end. Who may see a job may see how these stand."""
+    return _shown_jobs(context, connection, today.deliveries[-RELATED_MAX:], None)
 
 
 def _shown_jobs(

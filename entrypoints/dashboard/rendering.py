@@ -29,6 +29,7 @@ VIEWS: Final = (
     ("fairness", "/fairness", "Fairness"),
     ("limits", "/limits", "Limits"),
     ("schedules", "/schedules", "Schedules"),
+    ("callbacks", "/callbacks", "Callbacks"),
     ("jobs", "/jobs", "Jobs"),
     ("audit", "/audit", "Audit"),
 )

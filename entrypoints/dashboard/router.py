@@ -13,6 +13,7 @@ from domain.language.errors import KeyNotValid
 from entrypoints.dashboard.actions import cancel, retry, retry_matching
 from entrypoints.dashboard.assets import assets
 from entrypoints.dashboard.audit import audit, system_state
+from entrypoints.dashboard.callbacks import callbacks
 from entrypoints.dashboard.charts import charts
 from entrypoints.dashboard.context import DashboardContext
 from entrypoints.dashboard.fairness import fairness
@@ -58,6 +59,7 @@ def dashboard(fairlog: Fairlog, wrong_keys: WrongKeys) -> list[Router]:
             limits,
             change_limits,
             schedules,
+            callbacks,
             jobs,
             find,
             job,

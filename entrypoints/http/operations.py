@@ -54,6 +54,12 @@ OPERATIONS: Final[Mapping[tuple[str, str], Operation]] = {
     ("GET", "/v1/resources"): Operation("listResources", "List resources with limits"),
     ("GET", "/v1/resources/{name}"): Operation("getResource", "Get the limits of a resource"),
     ("PUT", "/v1/resources/{name}"): Operation("setResource", "Set the limits of a resource"),
+    ("GET", "/v1/callbacks"): Operation("listCallbacks", "List callback endpoints"),
+    ("GET", "/v1/callbacks/{name}"): Operation("getCallback", "Get a callback endpoint"),
+    ("PUT", "/v1/callbacks/{name}"): Operation(
+        "setCallback", "Make or replace a callback endpoint"
+    ),
+    ("DELETE", "/v1/callbacks/{name}"): Operation("deleteCallback", "Delete a callback endpoint"),
     ("GET", "/v1/schedules"): Operation("listSchedules", "List schedules"),
     ("GET", "/v1/schedules/{name}"): Operation("getSchedule", "Get a schedule"),
     ("PUT", "/v1/schedules/{name}"): Operation("setSchedule", "Make or replace a schedule"),

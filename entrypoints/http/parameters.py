@@ -31,6 +31,9 @@ PlanInPath = Annotated[
     str,
     PathParameter(description="The plan, 1 to 255 bytes, percent-encoded.", schema_extra=_NAME),
 ]
+CallbackInPath = Annotated[
+    str, PathParameter(description="The endpoint, 1 to 64 letters, digits, dots, _ and -.")
+]
 ScheduleInPath = Annotated[
     str,
     PathParameter(description="The schedule, 1 to 255 bytes, percent-encoded.", schema_extra=_NAME),

@@ -34,6 +34,7 @@ from domain.language.ranges import (
 )
 from domain.language.retry_fields import RetryFields
 from domain.language.validation import AFTER_MAX, RESOURCES_MAX
+from entrypoints.http.callback_requests import CallbackTarget
 from entrypoints.http.paging import PageLimit
 from entrypoints.http.strict_json import RequestBatch
 from entrypoints.use_cases.bulk_retry import RetryFilter
@@ -116,8 +117,8 @@ class Submission(Struct, forbid_unknown_fields=True, kw_only=True):
             description="1 to 255 bytes. A submission that the user sends again with the same key "
             "returns the same job. The header Idempotency-Key has the same effect. null: a digest "
             "of kind, payload, run_at, expires_at, timeout_seconds, max_attempts, retry, priority, "
-            "resources, after and after_failure, which identifies the job until it has failed or "
-            "was cancelled."
+            "resources, after, after_failure and callback, which identifies the job until it has "
+            "failed or was cancelled."
         ),
     ] = None
     deduplicate: Annotated[
@@ -192,6 +193,14 @@ class Submission(Struct, forbid_unknown_fields=True, kw_only=True):
         ),
     ] = None
 
+    callback: Annotated[
+        CallbackTarget | None,
+        Meta(
+            description="A URL to which a signed message is sent when the job ends. null: only "
+            "the endpoints that an operator has set are told."
+        ),
+    ] = None
+
     def entries_before(self, number: int) -> tuple[int, ...]:
         """Return the entries of its batch that it comes after; `number` is its own. Raises
         `InvalidInput`.
@@ -239,6 +248,9 @@ class Submission(Struct, forbid_unknown_fields=True, kw_only=True):
                 after_failure=validation.after_failure(
                     self.after_failure, has_parents=bool(self.after)
                 ),
+                callback=None
+                if self.callback is None
+                else validation.callback_url(self.callback.url),
             )
         )
 

@@ -119,10 +119,12 @@ class ScheduleChange(Struct, forbid_unknown_fields=True, kw_only=True):
             time_zone=self.time_zone,
             jitter_seconds=self.jitter_seconds,
         )
+        user_id, kind = validation.user_id(self.user_id), validation.kind(self.kind)
+        validation.not_reserved(user_id, kind)
         return SetSchedule(
             name=name,
-            user_id=validation.user_id(self.user_id),
-            kind=validation.kind(self.kind),
+            user_id=user_id,
+            kind=kind,
             payload=payload.data.decode(),
             timing=checked_timing(timing, now),
             overlap=self.overlap,

@@ -18,6 +18,7 @@ from entrypoints.dashboard.reference import reference_page
 from entrypoints.dashboard.router import dashboard
 from entrypoints.http.access import Guard
 from entrypoints.http.audit import audit
+from entrypoints.http.callbacks import CallbackController
 from entrypoints.http.claims import ClaimController, OutcomeController
 from entrypoints.http.edge import EdgeApp
 from entrypoints.http.forwarding import TrustedProxies
@@ -45,6 +46,7 @@ from entrypoints.service.sessions import FRESH_SECONDS
 from entrypoints.service.submission_limiter import REPORT_SECONDS, WATCH_SECONDS
 from entrypoints.service.worker_polls import SHARE_SECONDS
 from entrypoints.use_cases.signed_checkpoints import SignedCheckpoints
+from entrypoints.worker.deliveries import Deliverer
 from entrypoints.worker.embedded import EmbeddedWorker
 from entrypoints.worker.push_workers import REFRESH_SECONDS as PUSH_SECONDS
 from entrypoints.worker.push_workers import PushOptions, PushWorkers
@@ -66,12 +68,14 @@ def create_app(  # noqa: PLR0913 (the parts of one server)
     open_to_all: frozenset[str] = frozenset(),
     signing_key: SigningKey | None = None,
     push: PushOptions | None = None,
+    deliverer: Deliverer | None = None,
 ) -> Litestar:
     """Create the app of one server process. It uses the database and the writer of `fairlog`.
 
     With an `executor`, a worker inside it runs up to `workers` jobs at once. `server_id` is the
     name under which recovery finds these jobs. `open_to_all`: see `open_routes`. `signing_key`
     signs checkpoints; None: there are none. `push`: it posts the jobs of kinds with endpoints.
+    `deliverer`: it sends callbacks; None: this server sends none.
     """
 
     async def report_wrong_keys() -> None:
@@ -103,13 +107,17 @@ def create_app(  # noqa: PLR0913 (the parts of one server)
         pushing = PushWorkers(fairlog, push, server_id, GRACE_SECONDS) if push else None
         if pushing is not None:
             tasks.append(_periodic(fairlog, "push", pushing.refresh, PUSH_SECONDS))
+        sender = None
+        if deliverer is not None:
+            sender = EmbeddedWorker(fairlog, deliverer, deliverer.slots, server_id, delivers=True)
+            sender.start()
         try:
             yield
         finally:
             for task in tasks:
                 task.cancel()
             fairlog.release_listeners()
-            running = [worker.stop(GRACE_SECONDS)] if worker is not None else []
+            running = [one.stop(GRACE_SECONDS) for one in (worker, sender) if one is not None]
             if pushing is not None:
                 running.append(pushing.stop())
             await asyncio.gather(*running)
@@ -136,6 +144,7 @@ def create_app(  # noqa: PLR0913 (the parts of one server)
             ClaimController,
             *LIMIT_CONTROLLERS,
             ScheduleController,
+            CallbackController,
             KeyController,
             LegacyController,
             audit,

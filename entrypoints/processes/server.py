@@ -39,6 +39,7 @@ from entrypoints.runtime.interpreter import tune_interpreter
 from entrypoints.runtime.tls import server_tls
 from entrypoints.service.fairlog import Fairlog
 from entrypoints.use_cases.keys import has_keys
+from entrypoints.worker.deliveries import Deliverer, deliverer_of
 from entrypoints.worker.handlers import handler_hello
 from entrypoints.worker.push_workers import PushOptions, push_options
 from fairlog_client.logs.output import output
@@ -71,6 +72,7 @@ def run_server(fairlog: Fairlog, settings: Settings, options: ServerOptions) -> 
     tls = server_tls(settings)
     signing_key = signing_key_of(settings)
     push = push_options(settings)
+    deliverer = deliverer_of(fairlog, settings)
     with (
         _handlers(settings, options) as executor,
         _bound_port(options.host, options.port) as listener,
@@ -100,6 +102,7 @@ def run_server(fairlog: Fairlog, settings: Settings, options: ServerOptions) -> 
                     tls,
                     signing_key,
                     push=push,
+                    deliverer=deliverer,
                 )
             finally:
                 fairlog.writer.stop()  # before another server can take the name
@@ -116,6 +119,7 @@ def _serve(  # noqa: PLR0913 (the parts of one server)
     signing_key: SigningKey | None,
     *,
     push: PushOptions | None,
+    deliverer: Deliverer | None,
 ) -> None:
     fairlog.writer.start()
     recovered = fairlog.recover(server_id)
@@ -131,6 +135,7 @@ def _serve(  # noqa: PLR0913 (the parts of one server)
         open_to_all=open_routes(settings),
         signing_key=signing_key,
         push=push,
+        deliverer=deliverer,
     )
     tune_interpreter()
     allow_files(settings.max_connections)

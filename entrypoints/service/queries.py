@@ -55,6 +55,7 @@ from entrypoints.service.views import (
     job_view,
     window_view,
 )
+from projections.inline.callbacks import CallbackQueries
 from projections.inline.jobs import JobQueries
 from projections.inline.schedules import ScheduleQueries
 from projections.inline.windows import WindowQueries
@@ -98,6 +99,7 @@ class Queries:
         self.line = LineQueries(registry.current("line"))
         self.windows = WindowQueries(registry.current("windows"))
         self.schedules = ScheduleQueries(registry.current("schedules"))
+        self.callbacks = CallbackQueries(registry.current("callbacks"))
         self._long_reads = LongReads("long-read")
         self._large_reads = LongReads("large-read")
         self._large_claims = LongReads("large-claim")  # so that workers do not wait for pages

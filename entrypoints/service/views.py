@@ -96,6 +96,12 @@ class DuplicateView(Struct, kw_only=True):
     reason: Annotated[str, Meta(description="Why, and how to submit another job, in sentences.")]
 
 
+class CallbackTargetView(Struct, frozen=True):
+    """Where the end of a job is told."""
+
+    url: Annotated[str, Meta(description="The URL of the submission.")]
+
+
 class JobView(Struct, kw_only=True):
     """The current state of a job."""
 
@@ -140,6 +146,10 @@ class JobView(Struct, kw_only=True):
         tuple[Annotated[JobId, JOB_ID], ...],
         Meta(description="Those of them that have not ended: it starts after the last."),
     ] = ()
+    callback: Annotated[
+        CallbackTargetView | None,
+        Meta(description="Where its end is told, besides endpoints. null: nowhere."),
+    ] = None
     result: Annotated[
         Raw | UnsetType,
         Meta(description="What its handler returned, or null. A list has it with include=result."),
@@ -240,6 +250,7 @@ def job_view(
         after=job.after,
         after_failure=job.after_failure,
         waits_for=() if job.state in ENDED else job.waits_for,
+        callback=None if job.callback is None else CallbackTargetView(job.callback),
         result=_NULL if result is None else UNSET if result is UNSET else Raw(result),
         error=_NULL if error is None else UNSET if error is UNSET else Raw(error),
         failure=_failure_view(job, unreported, error),

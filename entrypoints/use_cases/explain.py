@@ -9,6 +9,7 @@ from adapters.log import audit_log
 from adapters.log.archived import absence
 from adapters.log.audit_log import EventFilter, StoredEvent
 from domain.access.keys import ApiKey
+from domain.audit.callback_reasons import DELIVERIES_NAMED_MAX, DeliveryState
 from domain.audit.explanation import ExplanationInput, LastWait, SilentWorker, Workers, explain
 from domain.audit.parent_reasons import PARENTS_NAMED_MAX
 from domain.audit.reasons import Count
@@ -111,6 +112,7 @@ def input_of(fairlog: Fairlog, connection: Connection, job_id: JobId) -> Explana
         handler=fairlog.handler_note(job.id),
         wait=_wait(connection, job) if job.state in ENDED else None,
         parents=_parents(fairlog, connection, job),
+        deliveries=_deliveries(fairlog, connection, job),
     )
 
 
@@ -120,6 +122,19 @@ def _parents(fairlog: Fairlog, connection: Connection, job: Job) -> dict[JobId, 
     if not named:
         return {}
     return {one.id: one.state for one in fairlog.jobs.find(connection, named).values()}
+
+
+def _deliveries(fairlog: Fairlog, connection: Connection, job: Job) -> list[DeliveryState]:
+    """Return the latest jobs that tell its end, as they stand."""
+    named = list(job.deliveries[-DELIVERIES_NAMED_MAX:])
+    if not named:
+        return []
+    found = fairlog.jobs.find(connection, named)
+    return [
+        DeliveryState(one.id, one.user_id, one.state, one.attempt)
+        for job_id in named
+        if (one := found.get(job_id)) is not None
+    ]
 
 
 def _wait(connection: Connection, job: Job) -> LastWait | None:

@@ -8,6 +8,7 @@ from functools import partial
 from typing import assert_never
 
 import structlog
+from msgspec.structs import replace
 
 from adapters.supervision import Supervisor, keep_running
 from domain.language import validation
@@ -57,10 +58,13 @@ class EmbeddedSource:
     """A `JobSource` on the service of the same process.
 
     Its claims carry the server's id, so that its jobs are queued again when that server is known
-    to be dead.
+    to be dead. With `delivers`, they are for callbacks, and else for all other jobs.
     """
 
-    def __init__(self, fairlog: Fairlog, worker: WorkerId, server_id: ServerId) -> None:
+    def __init__(
+        self, fairlog: Fairlog, worker: WorkerId, server_id: ServerId, *, delivers: bool = False
+    ) -> None:
+        self._delivers = delivers
         self._fairlog = fairlog
         self._worker = worker
         self._server_id = server_id
@@ -74,7 +78,9 @@ class EmbeddedSource:
     ) -> Sequence[ClaimedJob]:
         command = self._command(max_jobs, kinds, claim_id, begins)
         with _translated():
-            return [_claimed(job) for job in await self._fairlog.claim(command, wait_seconds)]
+            jobs = [_claimed(job) for job in await self._fairlog.claim(command, wait_seconds)]
+        # No code of users runs with a delivery, so none can have killed the server.
+        return [replace(job, alone=False) for job in jobs] if self._delivers else jobs
 
     async def recall(self, claim_id: str) -> Sequence[ClaimedJob]:
         # With no kinds, a claim returns what it returned before and nothing new.
@@ -119,6 +125,7 @@ class EmbeddedSource:
             server=self._server_id,
             claim_id=claim_id,
             begins=begins,
+            delivers=self._delivers,
         )
 
 
@@ -126,11 +133,18 @@ class EmbeddedWorker(Worker):
     """A worker in the process of the server `server_id`, which runs `concurrency` jobs at once."""
 
     def __init__(
-        self, fairlog: Fairlog, executor: Executor, concurrency: int, server_id: ServerId
+        self,
+        fairlog: Fairlog,
+        executor: Executor,
+        concurrency: int,
+        server_id: ServerId,
+        *,
+        delivers: bool = False,
     ) -> None:
+        """`delivers`: see `EmbeddedSource`."""
         name = validation.worker_id(f"{server_id}/{secrets.token_hex(6)}")
         super().__init__(
-            EmbeddedSource(fairlog, name, server_id),
+            EmbeddedSource(fairlog, name, server_id, delivers=delivers),
             executor,
             concurrency,
             keep_running=partial(_keep_running, fairlog.supervisor),

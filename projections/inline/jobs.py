@@ -225,6 +225,8 @@ def take_job(document: bytes, required: RequiredRows, model: WriteModel) -> Job:
     required.users.add(job.user_id)
     required.kinds.add(job.kind)
     required.resources.update(job.resources)
+    if job.callback is not None:
+        required.add_deliveries_to(job.callback)
     return job
 
 

@@ -20,6 +20,7 @@ from domain.jobs.children import UnreadChildren
 from domain.language.errors import LogUnavailable
 from domain.language.identifiers import ClaimHash
 from domain.language.moments import to_micros
+from projections.inline.callbacks import CallbacksProjection
 from projections.inline.empty_claims import EmptyClaims
 from projections.inline.front import FrontOfLine
 from projections.inline.jobs import JobsProjection
@@ -39,6 +40,7 @@ def inline_projections() -> tuple[InlineProjection, ...]:
     needed, and loaded jobs decide which users are.
     """
     return (
+        CallbacksProjection(),
         SchedulesProjection(),
         JobsProjection(),
         WindowsProjection(),
@@ -103,6 +105,7 @@ class LiveProjections:
         if model is None:
             model = WriteModel(KnownLine(is_whole=False))
             model.limits.is_read = False
+            model.callbacks.is_read = False
             model.position = saved
             self._known = RequiredRows()
         while model.position < head.position:

@@ -63,6 +63,7 @@ class GenerationFold:
         self._has_evicted_all = after > 0
         if after > 0:
             self._model.limits.is_read = False
+            self._model.callbacks.is_read = False
             self._model.line.has_virtual_time = False
         self._seen = _SeenKeys(events_expected)
         self._unsaved = 0
@@ -207,8 +208,11 @@ class GenerationFold:
         """Yield the events that name a job, unless it is in memory or new."""
         jobs, position = self._model.jobs.rows, self.position
         for recorded in events:
-            job_id = recorded.job_id
-            if isinstance(recorded.event, RateLimitDecided):
+            job_id, event = recorded.job_id, recorded.event
+            if isinstance(event, RateLimitDecided):
+                continue
+            if isinstance(event, JobSubmitted) and event.delivery is not None:
+                yield recorded  # the job whose end it tells may be evicted
                 continue
             if job_id is None or (job_id <= position and job_id not in jobs):
                 yield recorded

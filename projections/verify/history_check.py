@@ -6,6 +6,7 @@ from contextlib import suppress
 from sqlalchemy.engine import Connection
 
 from domain.audit.archive_legality import misarchived
+from domain.audit.callback_legality import miscalled
 from domain.audit.key_legality import misuse
 from domain.audit.legality import illegality, miscount, misplanned
 from domain.audit.parent_legality import misordered
@@ -200,6 +201,7 @@ def _illegality(model: WriteModel, recorded: Recorded, cut: int) -> str | None:
         or misplanned(model.limits, recorded)
         or misordered(jobs, recorded)
         or misfired(model.schedules, model.jobs.rows, recorded)
+        or miscalled(model.callbacks, jobs, recorded)
         or misarchived(model.archive, recorded)
         or misuse(model.keys, before, recorded)
     )

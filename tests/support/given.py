@@ -25,6 +25,9 @@ from domain.jobs.job import Job
 from domain.language.commands import Command
 from domain.language.errors import Refusal
 from domain.language.events import (
+    CallbackDeleted,
+    CallbackSecretRotated,
+    CallbackSet,
     Event,
     JobSubmitted,
     LeasesExtended,
@@ -53,6 +56,9 @@ _OF_NO_JOB = (
     ScheduleDeleted,
     ScheduleFired,
     ScheduleBackfillBegun,
+    CallbackSet,
+    CallbackDeleted,
+    CallbackSecretRotated,
 )
 
 A = TypeVar("A", bound=Answer)
@@ -139,7 +145,7 @@ class Given:
         model = self.model
         batch = Batch(model, self.policy, self.now)
         outcomes = batch.decide_all(commands, _raise)
-        return When(self, batch.recorded, outcomes, batch.empty_claims)
+        return When(self, batch.recorded, outcomes, batch.empty_claims, batch.bodies)
 
 
 class When:
@@ -151,10 +157,12 @@ class When:
         recorded: Sequence[Recorded],
         outcomes: Sequence[Outcome],
         empty_claims: Sequence[ClaimHash],
+        bodies: Sequence[tuple[int, bytes]],
     ) -> None:
         self._before = before
         self.recorded = recorded
         self.outcomes = outcomes
+        self.bodies = bodies  # (position, body)
         self.empty_claims = empty_claims  # that are answered with nothing
 
     @property

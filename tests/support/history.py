@@ -13,6 +13,7 @@ from adapters.log.tables import bodies, events, log_head
 from adapters.settings import Settings
 from domain.decisions.answers import Answer, Claimed, JobsUpdated, Submitted
 from domain.jobs.job import Job, State
+from domain.language.callbacks import CALLBACK_KIND
 from domain.language.commands import (
     AcceptClock,
     BackfillSchedule,
@@ -21,6 +22,7 @@ from domain.language.commands import (
     ClaimJobs,
     Command,
     CompleteJob,
+    DeleteCallback,
     DeletePlan,
     DeleteSchedule,
     EnforceDeadlines,
@@ -33,7 +35,9 @@ from domain.language.commands import (
     ReportWrongKeys,
     RetryJob,
     ReturnJob,
+    RotateCallbackSecret,
     SaveProjections,
+    SetCallback,
     SetSchedule,
     SubmitJob,
     TriggerSchedule,
@@ -41,6 +45,7 @@ from domain.language.commands import (
 from domain.language.errors import Refusal
 from domain.language.events import EVENT_TYPES, AfterFailure, Event, Role, Scope, encode, type_of
 from domain.language.identifiers import (
+    CallbackName,
     JobId,
     Kind,
     PlanName,
@@ -50,7 +55,7 @@ from domain.language.identifiers import (
     UserId,
     WorkerId,
 )
-from domain.language.limits import PushEndpoint, Rate, RetryPolicy
+from domain.language.limits import Rate, RetryPolicy
 from domain.language.moments import later
 from domain.language.schedules import Overlap, Timing
 from domain.log.chain import GENESIS, leaf, link
@@ -93,6 +98,7 @@ def tell_everything(fairlog: Fairlog, clock: ManualClock) -> None:
     _tell_of_time(fairlog, clock)
     _tell_of_attempts(fairlog, clock)
     _tell_of_schedules(fairlog, clock)
+    _tell_of_callbacks(fairlog)
     _tell_of_starts(fairlog, clock)
     _tell_of_keys(fairlog)
     _tell_of_parents(fairlog)
@@ -119,16 +125,7 @@ def _tell_of_limits(fairlog: Fairlog, clock: ManualClock) -> None:
         ChangeLimit(scope=Scope.RESOURCE, resource=ResourceName("shop:b"), running=None),
     )
     mail = Kind("mail")
-    do(
-        fairlog,
-        ChangeLimit(
-            scope=Scope.KIND,
-            kind=mail,
-            retry=RetryPolicy(),
-            timeout_seconds=9.0,
-            push=PushEndpoint(url="https://mail.example/jobs", secret_version=2),
-        ),
-    )
+    do(fairlog, ChangeLimit(scope=Scope.KIND, kind=mail, retry=RetryPolicy(), timeout_seconds=9.0))
     waiting = [
         writer_of(fairlog).queue.put(SubmitJob(user_id=user, kind=kind, payload=body(number)))
         for number in range(6)
@@ -220,6 +217,28 @@ def _tell_of_starts(fairlog: Fairlog, clock: ManualClock) -> None:
     assert len(claim(fairlog, 9)) == 2
     clock.advance(61)
     assert len(claim(fairlog, 9)) == 2
+
+
+def _tell_of_callbacks(fairlog: Fairlog) -> None:
+    """Endpoints that come and go, a rotated secret, and ends that are told and not."""
+    name = CallbackName("orders")
+    do(fairlog, SetCallback(name=name, url="https://a.example/hook", kinds=(ECHO,)))
+    do(fairlog, RotateCallbackSecret(name=name))
+    url = "http://b.example:8080/?to=x"
+    for number in (1, 2):
+        payload = body(f"told {number}")
+        told = SubmitJob(user_id=CAROL, kind=ECHO, payload=payload, callback=url)
+        submitted = do(fairlog, told)
+        assert isinstance(submitted, Submitted)
+        do(fairlog, CancelJob(job_id=submitted.job.id))
+    sender = WorkerId("sender")
+    claim = ClaimJobs(worker=sender, max_jobs=3, kinds=(CALLBACK_KIND,), delivers=True)
+    claimed = do(fairlog, claim)
+    assert isinstance(claimed, Claimed)
+    assert len(claimed.jobs) == 3
+    for job in claimed.jobs[:2]:
+        do(fairlog, CompleteJob(job_id=job.id, attempt=job.attempt))
+    do(fairlog, DeleteCallback(name=name))
 
 
 def _tell_of_schedules(fairlog: Fairlog, clock: ManualClock) -> None:

@@ -5,7 +5,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from entrypoints.service.fairlog import Fairlog
-from projections.inline import jobs, line, parents, schedules, windows
+from projections.inline import callbacks, jobs, line, parents, schedules, windows
 from projections.storage import registry
 from tests.support.core import saved_rows
 
@@ -14,6 +14,7 @@ PROJECTIONS: Final = (
     line.LineProjection,
     windows.WindowsProjection,
     parents.ParentsProjection,
+    callbacks.CallbacksProjection,
     schedules.SchedulesProjection,
 )
 

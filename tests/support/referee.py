@@ -10,9 +10,14 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
+import httpx
+
+from domain.language.callbacks import CALLBACK_KIND, Delivery
 from domain.language.events import (
     AttemptBegun,
     AttemptEnded,
+    CallbackDeleted,
+    CallbackSet,
     CancelReason,
     EndReason,
     FailureReason,
@@ -35,10 +40,11 @@ from domain.language.events import (
     SubmissionDeduplicated,
     WorkerMissed,
 )
-from domain.language.identifiers import Kind
+from domain.language.identifiers import JobId, Kind
 from domain.language.limits import Rate, RetryPolicy
 from domain.language.policy import Policy
 
+_ENDS = (JobCompleted, JobFailed, JobCancelled)
 _ENDED = {"done", "failed", "cancelled"}
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _FORGIVEN_MAX = 3  # losses in a row of an attempt that did not say that it had begun
@@ -142,6 +148,10 @@ class Referee:
         self.plan_further: dict[str, tuple[Rate, ...] | None] = {}
         self.plan_of: dict[str, str | None] = {}
         self.user_caps: dict[str, int | None] = {}
+        self.endpoints: dict[str, CallbackSet] = {}
+        self.ended_at: dict[int, int] = {}  # the position of the latest end of each job
+        self.to_tell: set[tuple[int, str | None]] = set()  # ends, and to whom
+        self.told: set[tuple[int, str | None]] = set()
         self.kind_caps: dict[str, int | None] = {}
         self.keys: dict[tuple[str, bool, str], int] = {}  # (user, is explicit, key): job
         self.claims: dict[tuple[str, str], tuple[datetime, int]] = {}  # when, latest position
@@ -159,7 +169,7 @@ class Referee:
     def states(self) -> Counter[str]:
         return Counter(job.state for job in self.jobs.values())
 
-    def _see(self, one: Recorded) -> None:  # noqa: C901, PLR0912 (a case for each event)
+    def _see(self, one: Recorded) -> None:  # noqa: C901, PLR0912, PLR0915 (a case for each event)
         assert one.position == self.position + 1, "positions run without gaps"
         assert one.recorded_at >= self.at, "time never goes back"
         self.position, self.at = one.position, one.recorded_at
@@ -206,7 +216,15 @@ class Referee:
             case PlanDeleted(plan=plan):
                 assert plan not in self.plan_of.values()
                 del self.plan_limits[plan], self.plan_further[plan]
+            case CallbackSet() as endpoint:
+                self.endpoints[endpoint.name] = endpoint
+            case CallbackDeleted(name=name):
+                del self.endpoints[name]
         self._before = one
+        if one.job_id is not None and type(one.event) in _ENDS:
+            job = self.jobs[one.job_id]
+            if job.state in _ENDED:
+                self._end_of(one.job_id, job)
 
     # Submissions
 
@@ -261,8 +279,11 @@ class Referee:
     def _refuse(self, event: RateLimitDecided) -> None:
         """Merged refusals may be of an earlier window: a process refused them from its cache."""
         is_report = event.first_at is not None
-        window = self._window(event.window_seconds)
-        assert event.window_start <= window if is_report else event.window_start == window
+        assert (
+            event.window_start <= self._window()
+            if is_report
+            else (event.window_start == self._window(event.window_seconds))
+        )
         assert event.used >= event.limit, "refused with room"
         if not is_report:
             who = event.user_id if event.scope is Scope.USER else ""
@@ -278,12 +299,16 @@ class Referee:
             self.refused[who, event.window_seconds, event.window_start] += event.count
 
     def _submit(self, one: Recorded, event: JobSubmitted) -> None:
-        self._assert_admitted(one, event.user_id, count=1)
         assert one.job_id == one.position
+        if event.delivery is None:
+            self._assert_admitted(one, event.user_id, count=1)
+        else:
+            self._tell_end(event.delivery, event.user_id)
         key = (event.user_id, event.key_is_explicit, event.idempotency_key)
         holder = self.keys.get(key)
         assert holder is None or not self._is_meant(self.jobs[holder]), "key in use"
-        assert event.key_expires_at == self._in(self.policy.idempotency_seconds)
+        if event.delivery is None:
+            assert event.key_expires_at == self._in(self.policy.idempotency_seconds)
         self.keys[key] = one.position
         job = JudgedJob(event, "scheduled", expires_at=event.expires_at)
         self.jobs[one.position] = job
@@ -296,6 +321,41 @@ class Referee:
             self._join(one.position, job)
         else:
             job.due_at = event.run_at
+
+    def _tell_end(self, delivery: Delivery, user_id: str) -> None:
+        """The end of a job is told once to each address, right after it, and of no delivery."""
+        told = self.jobs[delivery.job]
+        assert told.state in _ENDED
+        assert told.submitted.kind != CALLBACK_KIND
+        assert self.ended_at[delivery.job] == delivery.position, "it is not the latest end"
+        told_before = (delivery.position, delivery.callback)
+        assert told_before not in self.told, "the end was told before"
+        self.told.add(told_before)
+        if delivery.callback is None:
+            url = told.submitted.callback
+        else:
+            endpoint = self.endpoints[delivery.callback]
+            url = endpoint.url
+            assert not endpoint.kinds or told.submitted.kind in endpoint.kinds
+            assert not endpoint.users or told.submitted.user_id in endpoint.users
+        assert url is not None
+        assert user_id == f"fairlog.callback/{httpx.URL(url).host}"
+
+    def assert_all_ends_are_told(self) -> None:
+        """Each address that was to be told an end was."""
+        assert self.told == self.to_tell
+
+    def _end_of(self, job_id: JobId, job: JudgedJob) -> None:
+        self.ended_at[job_id] = self.position
+        submitted = job.submitted
+        if submitted.kind == CALLBACK_KIND:
+            return
+        if submitted.callback is not None:
+            self.to_tell.add((self.position, None))
+        for name, one in self.endpoints.items():
+            is_kind = not one.kinds or submitted.kind in one.kinds
+            if is_kind and (not one.users or submitted.user_id in one.users):
+                self.to_tell.add((self.position, name))
 
     def _deduplicate(self, one: Recorded, event: SubmissionDeduplicated) -> None:
         self._assert_admitted(one, event.user_id, count=0)
@@ -435,8 +495,8 @@ class Referee:
         assert not self._is_capped(event.user_id), "over the user's cap"
         assert self._has_room(event.kind), "over the kind's cap"
         kinds = {event.kind}
-        if event.worker in self.any_kind:
-            kinds = {one.submitted.kind for one in self.jobs.values()}
+        if event.worker in self.any_kind and event.kind != CALLBACK_KIND:
+            kinds = {one.submitted.kind for one in self.jobs.values()} - {CALLBACK_KIND}
             kinds = {kind for kind in kinds if self._has_room(kind)}
         mine = (-job.submitted.priority, self._id(job))
         assert min(self._orders(user, kinds)) == mine, "not the oldest of the user's line"
@@ -491,6 +551,8 @@ class Referee:
 
     def _is_capped(self, user_id: str) -> bool:
         cap = self.user_caps.get(user_id)
+        if user_id.startswith("fairlog.callback/"):
+            cap = 2
         return cap is not None and self.users[user_id].running >= cap
 
     def _extend(self, event: LeasesExtended) -> None:

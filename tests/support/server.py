@@ -36,6 +36,7 @@ from entrypoints.processes.app import create_app
 from entrypoints.processes.server import uvicorn_config
 from entrypoints.runtime.host_names import hosts_of
 from entrypoints.runtime.tls import server_tls, trusted_by
+from entrypoints.worker.deliveries import deliverer_of
 from entrypoints.worker.push_workers import push_options
 from tests.support.forked import ForkedCommand
 from tests.support.prepared import prepare
@@ -91,6 +92,7 @@ class AppServer:
             open_to_all=open_routes(self._settings),
             signing_key=signing_key_of(self._settings),
             push=push_options(self._settings),
+            deliverer=deliverer_of(self.fairlog, self._settings),
         )
         tls = server_tls(self._settings)
         config = uvicorn_config(app, self._settings, tls)

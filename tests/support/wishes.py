@@ -10,14 +10,17 @@ from typing import Any, Final
 
 from hypothesis import strategies as st
 from msgspec import UNSET
+from msgspec.structs import replace
 
 from domain.language.bodies import body_of
+from domain.language.callbacks import CALLBACK_KIND, OF_SUBMISSIONS
 from domain.language.commands import (
     CancelJob,
     ChangeLimit,
     ClaimJobs,
     Command,
     CompleteJob,
+    DeleteCallback,
     DeletePlan,
     EnforceDeadlines,
     EraseBodies,
@@ -28,11 +31,14 @@ from domain.language.commands import (
     ReportRefusals,
     RetryJob,
     ReturnJob,
+    RotateCallbackSecret,
+    SetCallback,
     SubmitJob,
     UpdateLine,
 )
 from domain.language.events import AfterFailure, Role, Scope
 from domain.language.identifiers import (
+    CallbackName,
     JobId,
     Kind,
     PlanName,
@@ -51,6 +57,7 @@ KINDS: Final = [Kind(name) for name in ("echo", "sleep", "échö")]
 WORKERS: Final = [WorkerId("worker-1"), WorkerId("worker-2")]
 ANY_KIND: Final = [WorkerId("any-1"), WorkerId("any-2")]  # workers who claim whatever there is
 PLANS: Final = [PlanName("default"), PlanName("gold")]
+URLS: Final = ["https://a.example/hook", "http://b.example:8080/?to=x"]
 RESOURCES: Final = [ResourceName("shop:a"), ResourceName("shop:*")]
 AMPLE: Final = Rate(1_000_000, 1)
 WINDOW_SECONDS: Final = 60  # the default
@@ -101,6 +108,7 @@ def submissions(
         "retry": draw(st.sampled_from([None, None, None, SLOWER, ONCE])),
         "priority": draw(st.sampled_from([0, 0, 0, 2, -1])),
         "resources": () if resources is None else draw(resources),
+        "callback": draw(st.sampled_from([None, None, None, URLS[0]])),
     }
     parents = draw(PARENTS)
     if parents:
@@ -129,6 +137,8 @@ def claims(draw: st.DrawFn) -> Wish:
         may_wait=draw(st.booleans()),
         begins=draw(st.sampled_from([None, None, 0, 1, 6])),
     )
+    if draw(st.sampled_from([False, False, False, True])):
+        command = replace(command, kinds=(CALLBACK_KIND,), delivers=True)
     return lambda _: command
 
 
@@ -292,6 +302,26 @@ def start_limit_changes(draw: st.DrawFn) -> Wish:
     return lambda _: command
 
 
+@st.composite
+def callback_changes(draw: st.DrawFn) -> Wish:
+    """Set, delete or rotate an endpoint, or rotate the secret for the URLs of submissions."""
+    name = CallbackName(draw(st.sampled_from(["orders", "all"])))
+    some = draw(st.lists(st.sampled_from(USERS), max_size=2, unique=True))
+    kinds = draw(st.lists(st.sampled_from(KINDS), max_size=2, unique=True))
+    commands: list[Command] = [
+        SetCallback(
+            name=name,
+            url=draw(st.sampled_from(URLS)),
+            kinds=tuple(sorted(kinds)),
+            users=tuple(sorted(some)),
+        ),
+        DeleteCallback(name=name),
+        RotateCallbackSecret(name=draw(st.sampled_from([name, OF_SUBMISSIONS]))),
+    ]
+    command = draw(st.sampled_from([commands[0], *commands]))
+    return lambda _: command
+
+
 def line_updates() -> st.SearchStrategy[Wish]:
     """Look at users again, as a timer does."""
     some = st.lists(st.sampled_from(USERS), unique=True)
@@ -341,6 +371,7 @@ def any_wish(*, with_start_limits: bool = False) -> st.SearchStrategy[Wish]:
         plan_deletions(),
         erasures(),
         reports(),
+        callback_changes(),
         key_changes(),
         with_key(st.one_of(submissions(), claims(), ends(), turns(), heartbeats())),
     )

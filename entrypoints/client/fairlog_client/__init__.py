@@ -13,6 +13,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from fairlog_client.answers import (
+    Callback,
+    CallbackTarget,
     Event,
     Explanation,
     Failure,
@@ -70,6 +72,8 @@ _LATER = {
 __all__ = [
     "AsyncFairlog",
     "AsyncJob",
+    "Callback",
+    "CallbackTarget",
     "Conflict",
     "Event",
     "Explanation",

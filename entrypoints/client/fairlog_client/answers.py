@@ -35,6 +35,12 @@ class Progress(Struct, frozen=True, kw_only=True):
     reported_at: datetime
 
 
+class CallbackTarget(Struct, frozen=True):
+    """Where the end of a job is told."""
+
+    url: str
+
+
 class JobState(Struct, frozen=True, kw_only=True):
     """A job as the server described it last; see `Job` for the meaning of the fields."""
 
@@ -59,6 +65,7 @@ class JobState(Struct, frozen=True, kw_only=True):
     resources: Sequence[str] = ()
     after: Sequence[int] = ()  # ids of the jobs that it comes after
     after_failure: str | None = None  # if one of them fails; None: it comes after none
+    callback: CallbackTarget | None = None  # where its end is told, besides endpoints
     waits_for: Sequence[int] = ()  # those of them that have not ended
     worker: str | None = None
     submitted_at: datetime
@@ -231,6 +238,25 @@ class Schedule(Struct, frozen=True, kw_only=True):
     buffered_at: datetime | None = None  # due time of the run that waits for the latest job
     backfill: Backfill | None = None
     run: ScheduleRun | None = None  # what came of a trigger
+
+
+class Callback(Struct, frozen=True, kw_only=True):
+    """An endpoint that is told the ends of jobs."""
+
+    name: str
+    url: str
+    kinds: Sequence[str] = ()  # whose ends it is told; empty: any
+    users: Sequence[str] = ()  # likewise
+    created_at: datetime | None = None
+    changed_at: datetime | None = None
+    secret_version: int = 1
+    earlier_secret_until: datetime | None = None  # the secret before it signs, too, until then
+
+
+class Callbacks(Struct, frozen=True):
+    """All endpoints."""
+
+    callbacks: list[Callback]
 
 
 class SchedulesPage(Struct, frozen=True):

@@ -17,6 +17,7 @@ from fairlog_client.answers import (
     State,
     decoded,
 )
+from fairlog_client.callback_calls import CallbackCalls
 from fairlog_client.errors import (
     FairlogError,
     JobCancelled,
@@ -54,7 +55,7 @@ BATCH_BYTES_MAX = 8 * 1024 * 1024  # half of the server's bound
 PAGE_ENTRIES = 200
 
 
-class Calls(LimitCalls, ScheduleCalls):
+class Calls(LimitCalls, ScheduleCalls, CallbackCalls):
     """The calls that a client makes, with its retries."""
 
     def __init__(self, retries: Retries) -> None:
@@ -79,6 +80,7 @@ class Calls(LimitCalls, ScheduleCalls):
         resources: Sequence[str] = (),
         after: Sequence[int] = (),
         after_failure: Literal["fail", "run", "cancel"] | None = None,
+        callback: str | None = None,
         wait_seconds: float = 0.0,
     ) -> Flow[JobState]:
         """Submit a job; see `Submission` for the fields.
@@ -101,6 +103,7 @@ class Calls(LimitCalls, ScheduleCalls):
             resources=resources,
             after=after,
             after_failure=after_failure,
+            callback=callback,
         )
         request = Request(
             method="POST",

@@ -73,6 +73,7 @@ def enqueue(  # noqa: PLR0913 (each is a field of a job)
     resources: Sequence[str] = (),
     after: Sequence[int] = (),
     after_failure: Literal["fail", "run", "cancel"] | None = None,
+    callback: str | None = None,
     table: str = "outbox",
 ) -> None:
     """Insert a job into the outbox, in the current transaction of a SQLAlchemy session or
@@ -97,6 +98,7 @@ def enqueue(  # noqa: PLR0913 (each is a field of a job)
         resources=resources,
         after=after,
         after_failure=after_failure,
+        callback=callback,
     )
     values = _values(submission)
     given = session_or_connection
@@ -137,6 +139,8 @@ def _options(submission: Submission) -> str | None:
         given["after"] = submission.after
     if submission.after_failure is not None:
         given["after_failure"] = submission.after_failure
+    if submission.callback is not None:
+        given["callback"] = {"url": submission.callback}
     return msgspec.json.encode(given).decode() if given else None
 
 

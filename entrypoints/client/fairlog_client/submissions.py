@@ -35,6 +35,7 @@ class Submission(Struct, frozen=True, kw_only=True, omit_defaults=True):
     # If one of them fails or is cancelled: it fails, too, is cancelled, or runs all the same. None:
     # it fails.
     after_failure: Literal["fail", "run", "cancel"] | None = None
+    callback: str | None = None  # a URL that is sent a signed message when the job has ended
 
     def content(self) -> bytes:
         """Return its JSON, with a key unless it is deduplicated. Raises `InvalidArguments`."""
@@ -56,6 +57,8 @@ class Submission(Struct, frozen=True, kw_only=True, omit_defaults=True):
         for name in ("timeout_seconds", "max_attempts", "after_failure"):
             if getattr(self, name) is not None:
                 fields[name] = getattr(self, name)
+        if self.callback is not None:
+            fields["callback"] = {"url": self.callback}
         if self.priority:
             fields["priority"] = self.priority
         if isinstance(self.resources, str):  # which is a sequence of texts as well

@@ -40,6 +40,7 @@ class Options(Struct, frozen=True, kw_only=True):
     resources: Sequence[str] = ()
     after: Sequence[int] = ()
     after_failure: Literal["fail", "run", "cancel"] | None = None
+    callback: str | None = None
     idempotency_key: str | None = None
     run_at: datetime | None = None
     expires_at: datetime | None = None

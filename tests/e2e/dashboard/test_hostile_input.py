@@ -38,7 +38,7 @@ def test_hostile_text_is_shown_as_text(opened: Window, server: FairlogServer, te
     shown = page.locator("#h-payload + pre").inner_text()
     assert "deep" in shown
     assert page.locator("#live h1, #live svg[onload], #live img, #live script").count() == 0
-    for path in ("/", "/fairness", "/limits", "/schedules", "/jobs"):
+    for path in ("/", "/fairness", "/limits", "/schedules", "/callbacks", "/jobs"):
         opened.go(path)
         assert page.locator("#live h1, #live img, #live script").count() == 0
     page.get_by_label("User").fill(text)

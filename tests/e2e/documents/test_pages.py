@@ -33,6 +33,7 @@ PAGES: Final = [
     "docs/how-to/nightly-exports.md",
     "docs/how-to/chains.md",
     "docs/how-to/push-workers.md",
+    "docs/how-to/callbacks.md",
     "docs/how-to/schedules.md",
     "docs/how-to/verify-the-log.md",
     "docs/how-to/webhooks.md",

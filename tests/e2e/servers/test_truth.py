@@ -37,6 +37,7 @@ OURS: Final = {
     "parents_v1",
     "window_counters_v3",
     "limits_v3",
+    "callbacks_v1",
     "schedules_v1",
 }
 SETTINGS: Final = {"user_limit": 30, "window_seconds": 2_678_400, "lease_seconds": 86_400}

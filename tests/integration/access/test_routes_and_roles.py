@@ -33,6 +33,7 @@ BODIES: dict[str, Any] = {
     "/v1/claims/take-back": {"worker": "nobody"},
     "/v1/jobs/{job_id}/complete": {"attempt": 9},
     "/v1/jobs/{job_id}/fail": {"attempt": 9, "error": "no"},
+    "/v1/callbacks/{name}": {"url": "https://a.example/", "kinds": ["nothing"]},
     "/v1/schedules/{name}": {"user_id": "alice", "kind": "echo", "every_seconds": 31_000_000},
     "/v1/schedules/{name}/backfill": {
         "from": "2026-01-01T00:00:00Z",

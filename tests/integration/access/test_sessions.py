@@ -24,7 +24,7 @@ from tests.support.keys import create_key, revoke_key, rotate_key, secret
 from tests.support.server import AppServer
 from tests.support.waiting import wait_until
 
-PAGES = ["/", "/fairness", "/limits", "/schedules", "/jobs", "/audit", "/charts.json"]
+PAGES = ["/", "/fairness", "/limits", "/schedules", "/callbacks", "/jobs", "/audit", "/charts.json"]
 OWN_PAGES = ["/schedules", "/jobs", "/audit"]
 COOKIE = "fairlog_session"
 

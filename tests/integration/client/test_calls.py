@@ -229,6 +229,20 @@ def test_limits_are_read_and_set(client: Any) -> None:
     assert (client.limits(user).limit, client.limits(user).running) == (50, None)
 
 
+def test_callbacks_are_set_listed_and_deleted_and_come_with_jobs(client: Any) -> None:
+    name = f"c-{new_user()}"
+    url = "https://a.example/hook"
+    callback = client.set_callback(name, url, kinds=["no-such"])
+    assert (callback.url, callback.kinds, callback.secret_version) == (url, ["no-such"], 1)
+    assert client.callback(name) == callback
+    assert name in [one.name for one in client.callbacks()]
+    client.delete_callback(name)
+    with pytest.raises(NotFound):
+        client.callback(name)
+    job = client.submit(user_id=new_user(), kind="echo", callback=url)
+    assert client.job(job.id).callback.url == url
+
+
 def test_schedules_are_set_listed_run_and_deleted(client: Any) -> None:
     user, name = new_user(), f"every morning/{new_user()}"
     fields = {"user_id": user, "kind": "echo", "payload": {"n": 1}}

@@ -7,7 +7,15 @@ import pytest
 from adapters.processes.sent_errors import SentError
 from domain.language import errors
 from domain.language.errors import FairlogError, Refusal
-from domain.language.identifiers import JobId, KeyName, Kind, PlanName, ScheduleName, UserId
+from domain.language.identifiers import (
+    CallbackName,
+    JobId,
+    KeyName,
+    Kind,
+    PlanName,
+    ScheduleName,
+    UserId,
+)
 from tests.support.given import NOW
 from tests.support.stories import ALICE, admitted
 
@@ -54,6 +62,8 @@ _ERRORS: Final[Sequence[FairlogError]] = (
     errors.TooManyKinds(ALICE, 3),
     errors.TooManyQueues(3, "of user 'alice'"),
     errors.TooManySecrets(_KEY, 3),
+    errors.UnknownCallback(CallbackName("orders")),
+    errors.TooManyCallbacks(50),
     errors.UnknownPlan(PlanName("gold")),
     errors.PlanInUse(PlanName("gold"), 2),
     errors.BeyondLimits(ALICE, "priority", 3, PlanName("gold")),

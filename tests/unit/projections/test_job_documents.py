@@ -56,6 +56,8 @@ OTHERS: dict[str, Any] = {
     "after": (JobId(1), JobId(2)),
     "after_failure": "run",
     "waits_for": (JobId(2),),
+    "callback": "https://a.example/",
+    "deliveries": (JobId(4),),
 }
 OPTIONAL = [field.name for field in fields(Job) if field.default is not NODEFAULT]
 

@@ -120,6 +120,9 @@ def test_the_types_are_those_that_are_documented() -> None:
         "ScheduleDeleted",
         "ScheduleFired",
         "ScheduleBackfillBegun",
+        "CallbackSet",
+        "CallbackDeleted",
+        "CallbackSecretRotated",
     ]
 
 

@@ -1,0 +1,128 @@
+"""Submits the jobs that deliver callbacks: one for each address that is told the end of a job.
+
+The message is complete when the job ends, and is the payload of the delivery. So it is the same
+bytes however often it is sent, whatever becomes of the job later.
+"""
+
+from collections.abc import Iterator
+from datetime import datetime
+from hashlib import sha256
+from typing import Any, Final
+
+from domain.callbacks.callbacks import Callbacks
+from domain.decisions.decision import NewEvent
+from domain.jobs.job import Job
+from domain.language.bodies import Body, body_of
+from domain.language.callbacks import CALLBACK_KIND, Delivery, delivery_user
+from domain.language.events import JobCancelled, JobCompleted, JobFailed, JobSubmitted, Recorded
+from domain.language.identifiers import JobId
+from domain.language.limits import RetryPolicy
+from domain.language.moments import later
+
+# About a day: 5, 10, 20 s and so on up to an hour, and then every hour.
+ATTEMPTS: Final = 34
+RETRY: Final = RetryPolicy(
+    backoff="exponential", base_seconds=5.0, factor=2.0, maximum_seconds=3_600.0, jitter=0.2
+)
+UNSENT_SECONDS_MAX: Final = 3 * 86_400  # a delivery that no server begins in this time is cancelled
+ENDS: Final = (JobCompleted, JobFailed, JobCancelled)
+SOURCE: Final = "/v1/jobs"  # of the CloudEvents
+
+End = JobCompleted | JobFailed | JobCancelled
+
+
+def is_end(recorded: Recorded) -> bool:
+    """Return True if a job has ended by this event."""
+    event = recorded.event
+    return isinstance(event, ENDS) and not (isinstance(event, JobFailed) and event.retry_at)
+
+
+def addresses(callbacks: Callbacks, job: Job) -> Iterator[tuple[str, Delivery]]:
+    """Yield what is told the end of a job: URLs with deliveries of no position."""
+    if job.kind == CALLBACK_KIND:
+        return
+    if job.callback is not None:
+        yield job.callback, Delivery(job.id, 0)
+    for endpoint in callbacks.endpoints:
+        if endpoint.url is not None and endpoint.is_told_of(job.user_id, job.kind):
+            yield endpoint.url, Delivery(job.id, 0, endpoint.name)
+
+
+def delivering(delivery: Delivery, url: str, job: Job, end: Recorded, job_id: JobId) -> NewEvent:
+    """Return the submission of a delivery, as the job `job_id`, in the batch of the end."""
+    now = end.recorded_at
+    payload = message(delivery, url, job, end, job_id)
+    return NewEvent(
+        JobSubmitted(
+            user_id=delivery_user(url),
+            kind=CALLBACK_KIND,
+            payload_sha256=payload.sha256,
+            payload_bytes=payload.size,
+            max_attempts=ATTEMPTS,
+            idempotency_key=sha256(f"{CALLBACK_KIND}/{job_id}".encode()).hexdigest(),
+            key_expires_at=now,
+            expires_at=later(now, UNSENT_SECONDS_MAX),
+            retry=RETRY,
+            delivery=delivery,
+        ),
+        job_id,
+        payload,
+    )
+
+
+def message(delivery: Delivery, url: str, job: Job, end: Recorded, job_id: JobId) -> Body:
+    """Return the payload of a delivery: where it is sent, by whose secret, and a CloudEvent."""
+    event = end.event
+    assert isinstance(event, ENDS), event
+    state = _state(event)
+    cloud_event = {
+        "specversion": "1.0",
+        "id": f"{job_id}",
+        "source": SOURCE,
+        "type": f"fairlog.job.{state}",
+        "subject": f"{job.id}",
+        "time": _text(end.recorded_at),
+        "datacontenttype": "application/json",
+        "data": {
+            "id": job.id,
+            "user_id": job.user_id,
+            "kind": job.kind,
+            "state": state,
+            "attempt": job.attempt,
+            "submitted_at": _text(job.submitted_at),
+            "finished_at": _text(end.recorded_at),
+            "position": end.position,
+            **_outcome(event),
+        },
+    }
+    payload = {"url": url, "callback": delivery.callback, "event": cloud_event}
+    return body_of(payload, "message of a callback")
+
+
+def _state(event: End) -> str:
+    match event:
+        case JobCompleted():
+            return "done"
+        case JobFailed():
+            return "failed"
+        case JobCancelled():
+            return "cancelled"
+
+
+def _outcome(event: End) -> dict[str, Any]:
+    """Return what came of the job: of its bodies, which can be erased, the digests."""
+    match event:
+        case JobCompleted():
+            return {"result_sha256": event.result_sha256, "result_bytes": event.result_bytes}
+        case JobFailed():
+            return {
+                "reason": event.reason.value,
+                "error_sha256": event.error_sha256,
+                "error_bytes": event.error_bytes,
+            }
+        case JobCancelled():
+            return {"reason": event.reason.value if event.reason else None}
+
+
+def _text(moment: datetime) -> str:
+    return moment.isoformat().replace("+00:00", "Z")

@@ -1,0 +1,49 @@
+"""The calls about callback endpoints."""
+
+from collections.abc import Sequence
+
+import msgspec
+
+from fairlog_client.answers import Callback, Callbacks
+from fairlog_client.errors import InvalidArguments
+from fairlog_client.flows import Flow, Request, Retries, answered, read
+
+
+class CallbackCalls:
+    """The calls about callback endpoints, which are told the ends of jobs."""
+
+    retries: Retries
+
+    def callbacks(self) -> Flow[list[Callback]]:
+        """Return all endpoints by name; there are at most 50."""
+        response = yield from answered(Request(method="GET", path="/v1/callbacks"), self.retries)
+        return read(response, Callbacks).callbacks
+
+    def callback(self, name: str) -> Flow[Callback]:
+        """Return an endpoint. Raises `NotFound`."""
+        response = yield from answered(Request(method="GET", path=_path(name)), self.retries)
+        return read(response, Callback)
+
+    def set_callback(
+        self, name: str, url: str, *, kinds: Sequence[str] = (), users: Sequence[str] = ()
+    ) -> Flow[Callback]:
+        """Make an endpoint, or replace it. Equal to what is set, it changes nothing.
+
+        It is told the ends of jobs of these kinds and users; empty: of any. Raises
+        `InvalidRequest`.
+        """
+        content = msgspec.json.encode({"url": url, "kinds": list(kinds), "users": list(users)})
+        request = Request(method="PUT", path=_path(name), content=content)
+        response = yield from answered(request, self.retries)
+        return read(response, Callback)
+
+    def delete_callback(self, name: str) -> Flow[None]:
+        """Delete an endpoint; deliveries to it that wait fail. Raises `NotFound`."""
+        request = Request(method="DELETE", path=_path(name), is_repeatable=False)
+        yield from answered(request, self.retries)
+
+
+def _path(name: str) -> str:
+    if not name or "/" in name:
+        raise InvalidArguments("The name of a callback endpoint is letters, digits, ., _ and -.")
+    return f"/v1/callbacks/{name}"

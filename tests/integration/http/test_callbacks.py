@@ -1,0 +1,255 @@
+"""Callbacks: the ends of jobs are told to receivers that answer well, badly or not at all."""
+
+import json
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import httpx
+import pytest
+from standardwebhooks.webhooks import Webhook
+
+from adapters.outgoing.signatures import read_secret_key
+from adapters.settings import Settings
+from domain.language.identifiers import CallbackName
+from entrypoints.worker import deliveries
+from entrypoints.worker.deliveries import callback_secret
+from tests.support.clock import ManualClock
+from tests.support.server import AppServer, audit, claim, problem, submit
+from tests.support.waiting import wait_until
+
+Got = tuple[str, dict[str, str], bytes]  # path, headers, body
+
+
+class Receiver:
+    """Answers with the next of `answers`, and 200 after them; the path /hang is never answered,
+    /reset is broken off, and /away redirects to loopback.
+    """
+
+    def __init__(self) -> None:
+        self.got: list[Got] = []
+        self.answers: list[int] = []
+        self.over = threading.Event()
+        receiver = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                size = int(self.headers["Content-Length"])
+                headers = {name.lower(): value for name, value in self.headers.items()}
+                receiver.got.append((self.path, headers, self.rfile.read(size)))
+                if self.path == "/hang":
+                    receiver.over.wait(30)
+                    return
+                if self.path == "/reset":
+                    self.connection.shutdown(socket.SHUT_RDWR)
+                    return
+                status = receiver.answers.pop(0) if receiver.answers else 200
+                if self.path == "/redirect":
+                    status = 302
+                    self.send_response(status)
+                    self.send_header("Location", "http://127.0.0.1:9/")
+                else:
+                    self.send_response(status)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+
+            def log_message(self, *_: object) -> None:
+                """Write nothing."""
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def close(self) -> None:
+        self.over.set()
+        self.server.shutdown()
+        self.server.server_close()
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    opened = Receiver()
+    yield opened
+    opened.close()
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    file = tmp_path_factory.mktemp("keys") / "callbacks.key"
+    file.write_text("0123456789abcdef" * 3)
+    file.chmod(0o600)
+    return Settings(callback_key_file=str(file), callback_allow="127.0.0.1,localhost")
+
+
+def verified(got: Got, settings: Settings, name: str = "default", version: int = 1) -> Any:
+    key = read_secret_key(str(settings.callback_key_file))
+    secret = callback_secret(key, CallbackName(name), version)
+    _, headers, body = got
+    return Webhook(secret).verify(body, headers)
+
+
+def finish(client: httpx.Client, **fields: Any) -> dict[str, Any]:
+    """Submit a job, and complete it."""
+    submit(client, **fields)
+    [job] = claim(client)
+    path = f"/v1/jobs/{job['id']}/complete"
+    client.post(path, json={"attempt": job["attempt"], "result": {"n": 1}}).raise_for_status()
+    return job
+
+
+def told(client: httpx.Client, job: dict[str, Any]) -> list[dict[str, Any]]:
+    """The deliveries of a job, as explain names them."""
+    reasons = client.get(f"/v1/jobs/{job['id']}/explain").json()["reasons"]
+    named = [one["deliveries"] for one in reasons if one["code"] == "callbacks"]
+    return [client.get(f"/v1/jobs/{one}").json() for one in (named[0] if named else [])]
+
+
+def until(client: httpx.Client, job: dict[str, Any], done: Callable[[Any], bool]) -> Any:
+    wait_until(lambda: all(map(done, told(client, job))), f"deliveries: {told(client, job)}")
+    return told(client, job)
+
+
+def test_the_end_of_a_job_is_told_signed_to_its_url_and_to_endpoints(
+    client: httpx.Client, receiver: Receiver, settings: Settings
+) -> None:
+    body = {"url": f"{receiver.url}/orders", "kinds": ["echo"], "users": ["ada"]}
+    set_ = client.put("/v1/callbacks/orders", json=body)
+    assert set_.status_code == 200, set_.text
+    other = {"url": f"{receiver.url}/other", "kinds": ["sleep"]}
+    client.put("/v1/callbacks/other", json=other).raise_for_status()
+    job = finish(client, callback={"url": f"{receiver.url}/own?x=1"})
+    deliveries_ = until(client, job, lambda one: one["state"] == "done")
+    assert {one["user_id"] for one in deliveries_} == {"fairlog.callback/127.0.0.1"}
+    assert {one["result"]["status"] for one in deliveries_} == {200}
+    got = {path: (path, headers, body) for path, headers, body in receiver.got}
+    assert set(got) == {"/orders", "/own?x=1"}
+    assert len(receiver.got) == 2
+    event = verified(got["/own?x=1"], settings)
+    headers = got["/own?x=1"][1]
+    assert headers["content-type"] == "application/cloudevents+json"
+    assert (event["specversion"], event["type"]) == ("1.0", "fairlog.job.done")
+    assert (event["id"], event["subject"]) == (headers["webhook-id"], str(job["id"]))
+    assert event["data"]["id"] == job["id"]
+    assert event["data"]["state"] == "done"
+    assert "payload" not in event["data"]
+    ends = [one for one in audit(client, type="JobCompleted") if one["job_id"] == job["id"]]
+    assert event["data"]["position"] == ends[0]["position"]
+    assert event["data"]["result_sha256"] == ends[0]["data"]["result_sha256"]
+    verified(got["/orders"], settings, "orders")
+    with pytest.raises(Exception, match="signature"):
+        verified(got["/orders"], settings)
+    client.delete("/v1/callbacks/orders").raise_for_status()
+    client.delete("/v1/callbacks/other").raise_for_status()
+    problem(client.get("/v1/callbacks/orders"), 404)
+    before = len(receiver.got)
+    assert told(client, finish(client)) == []
+    assert len(receiver.got) == before
+
+
+def test_a_receiver_that_fails_is_told_again_the_same(
+    client: httpx.Client, receiver: Receiver, settings: Settings, clock: ManualClock
+) -> None:
+    receiver.answers = [500]
+    job = finish(client, callback={"url": f"{receiver.url}/"})
+    [delivery] = until(client, job, lambda one: one["failures"] == 1)
+    assert delivery["state"] == "scheduled"
+    assert "answered 500" in delivery["error"]["message"]
+    clock.advance(7)
+    until(client, job, lambda one: one["state"] == "done")
+    first, second = receiver.got
+    assert first[2] == second[2]
+    assert first[1]["webhook-id"] == second[1]["webhook-id"]
+    assert verified(second, settings)["subject"] == str(job["id"])
+
+
+@pytest.mark.parametrize(
+    ("path", "answers", "state", "says"),
+    [
+        ("/", [410], "failed", "answered 410"),
+        ("/reset", [], "scheduled", "broke off"),
+        ("/redirect", [], "scheduled", "redirect"),
+        ("/hang", [], "scheduled", "no complete answer"),
+    ],
+)
+def test_what_came_instead_is_the_error_of_the_delivery(
+    client: httpx.Client,
+    receiver: Receiver,
+    monkeypatch: pytest.MonkeyPatch,
+    path: str,
+    answers: list[int],
+    state: str,
+    says: str,
+) -> None:
+    if path == "/hang":
+        monkeypatch.setattr(deliveries, "SEND_SECONDS_MAX", 0.5)
+    receiver.answers = answers
+    job = finish(client, callback={"url": receiver.url + path})
+    [delivery] = until(client, job, lambda one: one["failures"] == 1)
+    assert delivery["state"] == state
+    assert says in delivery["error"]["message"]
+
+
+@pytest.mark.parametrize("url", ["http://[::1]:9/", "http://10.0.0.1/", "http://2130706434/"])
+def test_nothing_is_sent_to_an_address_that_is_not_allowed(client: httpx.Client, url: str) -> None:
+    job = finish(client, callback={"url": url})
+    [delivery] = until(client, job, lambda one: one["failures"] == 1)
+    assert delivery["failure"]["reason"] == "error"
+    assert delivery["error"]["type"] == "AddressRefused"
+
+
+def test_a_host_that_hangs_delays_no_other(client: httpx.Client, receiver: Receiver) -> None:
+    for _ in range(9):  # more than there are slots
+        finish(client, deduplicate=False, callback={"url": f"{receiver.url}/hang"})
+    url = receiver.url.replace("127.0.0.1", "localhost")
+    job = finish(client, callback={"url": f"{url}/here"})
+    until(client, job, lambda one: one["state"] == "done")
+    assert [path for path, _, _ in receiver.got].count("/hang") <= 2
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "ftp://a.example/",
+        "http://",
+        "http://u:p@a.example/",
+        "http://é.example",
+        "//a",
+        "x",
+        "http://a.example/" + "x" * 2048,
+        "http://[::1/",
+        "http://a.example:99999/",
+    ],
+)
+def test_a_url_that_cannot_be_is_refused(client: httpx.Client, url: str) -> None:
+    body = {"user_id": "ada", "kind": "echo", "payload": 1, "callback": {"url": url}}
+    assert "callback" in problem(client.post("/v1/jobs", json=body), 400)["detail"]
+    problem(client.put("/v1/callbacks/a", json={"url": url}), 400)
+
+
+def test_the_kind_and_users_of_callbacks_are_the_service_s_own(
+    client: httpx.Client, receiver: Receiver
+) -> None:
+    for fields in ({"kind": "fairlog.callback"}, {"user_id": "fairlog.callback/a.example"}):
+        body = {"user_id": "ada", "kind": "echo", "payload": 1} | fields
+        assert "callbacks" in problem(client.post("/v1/jobs", json=body), 400)["detail"]
+    problem(client.put("/v1/callbacks/default", json={"url": receiver.url}), 400)
+
+
+def test_without_a_key_deliveries_wait_and_no_client_gets_them(
+    database_url: str, receiver: Receiver, settings: Settings
+) -> None:
+    with AppServer(database_url) as server:
+        job = finish(server.client, callback={"url": receiver.url})
+        claimed = {"worker": "w", "max": 9}
+        for kinds in (None, ["fairlog.callback"]):
+            answer = server.client.post("/v1/claims", json=claimed | {"kinds": kinds})
+            assert answer.json()["jobs"] == []
+        [delivery] = told(server.client, job)
+        assert delivery["state"] == "queued"
+    with AppServer(database_url, settings) as server:  # as after a restart
+        until(server.client, job, lambda one: one["state"] == "done")
+    assert json.loads(receiver.got[0][2])["subject"] == str(job["id"])
