@@ -38,8 +38,9 @@ def finish(fairlog: Fairlog, progress: Progress) -> None:
         generations = {name: one.generation for name, one in registry.read(connection).items()}
     remove_ended = partial(_remove_jobs, fairlog, generations["jobs"], cut.position, kept_jobs)
     states = generations["snapshots"]
-    _delete_rows(fairlog, cut.position, kept_bodies, progress)
+    # First, since a server that starts meanwhile begins with this state once the events are gone.
     _store_state(fairlog, states, cut)
+    _delete_rows(fairlog, cut.position, kept_bodies, progress)
     remove_ended()
     for remove in removals(states, generations["merkle"], cut.position):
         _in_steps(fairlog, remove)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -252,9 +253,12 @@ def test_of_two_archives_the_one_that_began_later_wins(
     assert findings(fairlog) == []
 
 
-@pytest.mark.parametrize("stop_after", ["writing", "comparing", "deleting bodies"])
+STEPS: Final = ("writing", "comparing", "deleting bodies", "deleting events")
+
+
+@pytest.mark.parametrize("stop_after", STEPS)
 def test_a_stopped_archive_is_finished_by_the_next(
-    fairlog: Fairlog, clock: ManualClock, place: Archive, stop_after: str
+    database_url: str, fairlog: Fairlog, clock: ManualClock, place: Archive, stop_after: str
 ) -> None:
     cut = cut_before(fairlog, clock.now() - timedelta(days=6), None)
 
@@ -264,8 +268,15 @@ def test_a_stopped_archive_is_finished_by_the_next(
 
     with pytest.raises(KeyboardInterrupt):
         archive(fairlog, place, cut, stop)
+    with service(database_url, clock=clock, idempotency_seconds=KEY_SECONDS) as started_later:
+        follow(started_later)  # with nothing in memory
+        position = started_later.read_now(started_later.log.position)
+        state = started_later.read_now(partial(TimeTravel(started_later).state, as_of=position))
+        assert state.position == position
     follow(fairlog)
-    if stop_after != "deleting bodies":  # then rows are left over, which nothing names any more
+    if not stop_after.startswith(
+        "deleting"
+    ):  # then rows are left over, which nothing names any more
         assert findings(fairlog) == []
     archive(fairlog, place, cut, lambda *_: None)
     finish(fairlog, lambda *_: None)
