@@ -44,7 +44,7 @@ class StoredState(NamedTuple):
 
 
 class StatePart(Struct, frozen=True, kw_only=True):
-    """Where a segment's file has the state, and what it is."""
+    """The place of the state in a segment's file, and its digest."""
 
     format: str
     offset: int  # of its first byte in the file

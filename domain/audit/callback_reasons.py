@@ -1,4 +1,4 @@
-"""What became of the callbacks that tell the end of a job."""
+"""Says what became of the callbacks that tell the end of a job."""
 
 from collections.abc import Sequence
 

@@ -22,7 +22,7 @@ OVERLAP_SECONDS_MAX: Final = 31_622_400  # 366 days
 
 
 class Delivery(Struct, frozen=True, omit_defaults=True):
-    """What a job of the service's own delivers: the end of another job, to one address."""
+    """The content of a delivery, a job of the service's own: one end, for one address."""
 
     job: JobId  # that ended
     position: int  # of the event that ended it

@@ -17,7 +17,7 @@ _Names = Annotated[list[Name], Meta(extra_json_schema={"maxItems": NAMED_MAX})]
 
 
 class CallbackTarget(Struct, frozen=True, forbid_unknown_fields=True):
-    """Where the end of a job is told."""
+    """The address at which the end of a job is told."""
 
     url: Annotated[
         _Url,

@@ -30,7 +30,8 @@ class CallbackView(Struct, frozen=True):
     created_at: Annotated[Time | None, Meta(description="When it was made.")]
     changed_at: Annotated[Time | None, Meta(description="When it was last made or changed.")]
     secret_version: Annotated[
-        int, Meta(description="The version of its secret, from 1; a rotation makes the next one.")
+        int,
+        Meta(ge=1, description="The version of its secret; a rotation makes the next one."),
     ]
     earlier_secret_until: Annotated[
         Time | None,

@@ -97,7 +97,7 @@ class DuplicateView(Struct, kw_only=True):
 
 
 class CallbackTargetView(Struct, frozen=True):
-    """Where the end of a job is told."""
+    """The address at which the end of a job is told."""
 
     url: Annotated[str, Meta(description="The URL of the submission.")]
 

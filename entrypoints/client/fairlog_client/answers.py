@@ -36,7 +36,7 @@ class Progress(Struct, frozen=True, kw_only=True):
 
 
 class CallbackTarget(Struct, frozen=True):
-    """Where the end of a job is told."""
+    """The address at which the end of a job is told."""
 
     url: str
 
