@@ -66,6 +66,7 @@ def test_a_submission_is_answered_with_the_job_and_its_address(client: httpx.Cli
         "after": [],
         "after_failure": None,
         "waits_for": [],
+        "callback": None,
         "begun_at": None,
         "result": None,
         "error": None,
