@@ -147,6 +147,7 @@ def judge_by_referee(fairlog: Fairlog, inline: Rows) -> None:
     referee = Referee(fairlog.policy, ANY_KIND)
     referee.see_all(log_of(fairlog))
     referee.assert_nothing_hangs()
+    referee.assert_all_ends_are_told()
     assert_rows_are_as_the_referee_saw(inline, referee)
 
 
