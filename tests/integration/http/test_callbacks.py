@@ -108,8 +108,18 @@ def told(client: httpx.Client, job: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def until(client: httpx.Client, job: dict[str, Any], done: Callable[[Any], bool]) -> Any:
-    wait_until(lambda: all(map(done, told(client, job))), f"deliveries: {told(client, job)}")
-    return told(client, job)
+    """Wait until all its deliveries are as wanted, and return them."""
+    found: list[dict[str, Any]] = []
+
+    def are_done() -> bool:
+        found[:] = told(client, job)
+        return all(map(done, found))
+
+    try:
+        wait_until(are_done, "the deliveries are as wanted")
+    except AssertionError as error:
+        raise AssertionError(f"{error}: {found}") from error
+    return found
 
 
 def test_the_end_of_a_job_is_told_signed_to_its_url_and_to_endpoints(
@@ -168,10 +178,10 @@ def test_a_receiver_that_fails_is_told_again_the_same(
 @pytest.mark.parametrize(
     ("path", "answers", "state", "says"),
     [
-        ("/", [410], "failed", "answered 410"),
-        ("/reset", [], "scheduled", "broke off"),
-        ("/redirect", [], "scheduled", "redirect"),
-        ("/hang", [], "scheduled", "no complete answer"),
+        ("/", (410,), "failed", "answered 410"),
+        ("/reset", (), "scheduled", "broke off"),
+        ("/redirect", (), "scheduled", "redirect"),
+        ("/hang", (), "scheduled", "no complete answer"),
     ],
 )
 def test_what_came_instead_is_the_error_of_the_delivery(
@@ -179,17 +189,28 @@ def test_what_came_instead_is_the_error_of_the_delivery(
     receiver: Receiver,
     monkeypatch: pytest.MonkeyPatch,
     path: str,
-    answers: list[int],
+    answers: tuple[int, ...],
     state: str,
     says: str,
 ) -> None:
     if path == "/hang":
         monkeypatch.setattr(deliveries, "SEND_SECONDS_MAX", 0.5)
-    receiver.answers = answers
+    receiver.answers = [*answers]  # the receiver takes them out
     job = finish(client, callback={"url": receiver.url + path})
     [delivery] = until(client, job, lambda one: one["failures"] == 1)
     assert delivery["state"] == state
     assert says in delivery["error"]["message"]
+
+
+@pytest.mark.one_database
+def test_a_fault_of_the_service_fails_the_attempt_and_says_so(
+    client: httpx.Client, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deliveries, "ANSWER_BYTES_MAX", None)  # cannot be compared
+    job = finish(client, callback={"url": receiver.url})
+    [delivery] = until(client, job, lambda one: one["failures"] == 1)
+    assert delivery["state"] == "scheduled"
+    assert delivery["error"]["type"] == "TypeError"
 
 
 @pytest.mark.parametrize("url", ["http://[::1]:9/", "http://10.0.0.1/", "http://2130706434/"])
