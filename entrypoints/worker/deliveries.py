@@ -124,8 +124,11 @@ class Deliverer:
         except UnknownCallback as error:
             deleted = error_body("CallbackDeleted", str(error))
             execution.end(RunResult(error=deleted, may_retry=False))
-        except (FairlogError, msgspec.MsgspecError) as error:
+        except FairlogError as error:
             _log.warning("callback_failed", job=execution.job.id, reason=str(error))
+            execution.end(RunResult(error=error_of(error)))
+        except Exception as error:  # noqa: BLE001 (a fault of ours fails the attempt)
+            _log.exception("callback_failed", job=execution.job.id)
             execution.end(RunResult(error=error_of(error)))
 
     async def _deliver(self, job: ClaimedJob) -> RunResult:
