@@ -471,7 +471,13 @@ def _is_alive(pid: int) -> bool:
 
 
 @pytest.mark.parametrize(
-    "kind", ["regular_expression_for_ever", "busy_for_ever", "hangs_in_finally"]
+    ("place", "kind"),
+    [
+        ("embedded", "regular_expression_for_ever"),
+        ("embedded", "hangs_in_finally"),
+        ("over_http", "busy_for_ever"),
+    ],
+    indirect=["place"],
 )
 def test_nobody_waits_for_a_handler_that_holds_the_interpreter_and_was_given_up(
     working: Start, kind: str

@@ -240,7 +240,7 @@ def test_random_errors_lose_no_answered_submission_and_write_none_twice(
         proxy.fail_randomly(0.05)
         answered = [
             outcome.job.payload_sha256
-            for number in range(150)
+            for number in range(60)
             for outcome in outcomes(put(fairlog, submit(payload=number)))
             if isinstance(outcome, Submitted)
         ]
