@@ -96,6 +96,7 @@ def test_every_field_arrives(
             retry={"base_seconds": 30},
             priority=-4,
             resources=["shopify:b", "shopify:a"],
+            callback="https://a.example/hook",
         ),
     )
     take(fairlog)
@@ -105,6 +106,7 @@ def test_every_field_arrives(
     assert (job.timeout_seconds, job.max_attempts, job.priority) == (2.5, 7, -4)
     assert (job.retry and job.retry.base_seconds) == 30.0
     assert job.resources == ("shopify:a", "shopify:b")
+    assert job.callback == "https://a.example/hook"
     assert bodies_of(fairlog) == [["%s", ":name", "?", None, 1.5]]
 
 

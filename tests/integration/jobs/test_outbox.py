@@ -143,6 +143,8 @@ BAD_ROWS: Sequence[tuple[Mapping[str, Any], str]] = [
         "There is no option 'dedup'; the options are deduplicate, retry, resources, after, ",
     ),
     ({"options": '{"deduplicate": 1}'}, "options: "),
+    ({"options": '{"callback": {"url": "ftp://a.example"}}'}, "http:// or https:// and a host"),
+    ({"kind": "fairlog.callback"}, "callbacks, which the service submits itself"),
     ({"idempotency_key": "k", "options": '{"deduplicate": false}'}, "contradict each other"),
 ]
 
