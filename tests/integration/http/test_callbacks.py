@@ -230,6 +230,7 @@ def test_a_host_that_hangs_delays_no_other(client: httpx.Client, receiver: Recei
     assert [path for path, _, _ in receiver.got].count("/hang") <= 2
 
 
+@pytest.mark.one_database
 @pytest.mark.parametrize(
     "url",
     [
@@ -245,19 +246,19 @@ def test_a_host_that_hangs_delays_no_other(client: httpx.Client, receiver: Recei
         "http://a.example:99999/",
     ],
 )
-def test_a_url_that_cannot_be_is_refused(client: httpx.Client, url: str) -> None:
+def test_a_url_that_cannot_be_is_refused(shared: httpx.Client, url: str) -> None:
     body = {"user_id": "ada", "kind": "echo", "payload": 1, "callback": {"url": url}}
-    assert "callback" in problem(client.post("/v1/jobs", json=body), 400)["detail"]
-    problem(client.put("/v1/callbacks/a", json={"url": url}), 400)
+    assert "callback" in problem(shared.post("/v1/jobs", json=body), 400)["detail"]
+    problem(shared.put("/v1/callbacks/a", json={"url": url}), 400)
 
 
 def test_the_kind_and_users_of_callbacks_are_the_service_s_own(
-    client: httpx.Client, receiver: Receiver
+    shared: httpx.Client, receiver: Receiver
 ) -> None:
     for fields in ({"kind": "fairlog.callback"}, {"user_id": "fairlog.callback/a.example"}):
         body = {"user_id": "ada", "kind": "echo", "payload": 1} | fields
-        assert "callbacks" in problem(client.post("/v1/jobs", json=body), 400)["detail"]
-    problem(client.put("/v1/callbacks/default", json={"url": receiver.url}), 400)
+        assert "callbacks" in problem(shared.post("/v1/jobs", json=body), 400)["detail"]
+    problem(shared.put("/v1/callbacks/default", json={"url": receiver.url}), 400)
 
 
 def test_without_a_key_deliveries_wait_and_no_client_gets_them(
