@@ -13,7 +13,7 @@ from sqlalchemy.engine import Connection
 from adapters.log.archived import cut
 from adapters.log.event_log import head_position
 from adapters.log.tables import HEAD_ID, bodies, events, log_head
-from domain.access.keys import ApiKey, byte_range
+from domain.access.keys import ApiKey, byte_ranges
 from domain.access.rights import Right
 from domain.language.errors import BodyMissing, LogCorrupt
 from domain.language.events import caused_by
@@ -277,8 +277,8 @@ def _seen_conditions(key: ApiKey) -> Iterator[sa.ColumnElement[bool]]:
             users.in_([user_id.encode() for user_id in key.created.users])
         ]
         if key.created.user_prefix is not None:
-            first, end = byte_range(key.created.user_prefix)
-            named.append(sa.and_(users >= first, users < end))
+            ranges = byte_ranges(key.created.user_prefix)
+            named += [sa.and_(users >= first, users < end) for first, end in ranges]
         yield sa.or_(*named)
     if key.created.kinds:
         yield sa.or_(events.c.job_id.is_(None), _holds("kind", key.created.kinds))

@@ -58,18 +58,6 @@ class AddressRules(Struct, frozen=True):
                 f"have an operator allow its host or network by {SETTING}."
             )
 
-    def check_url(self, url: str) -> None:
-        """Check what can be seen of a URL before its name is resolved. Raises `AddressRefused`.
-
-        `Sender.send` checks all of this again; here it is refused where somebody reads why.
-        """
-        host = parsed_url(url).host
-        try:
-            ip_address(host)
-        except ValueError:
-            return  # a name, or a form of an address that only the resolver knows
-        self.check(host, host)
-
 
 def parsed_url(url: str) -> httpx.URL:
     """Return the parts of an http or https URL with a host and without a user or password.

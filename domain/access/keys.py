@@ -9,6 +9,7 @@ from msgspec.structs import replace
 
 from domain.access.rights import RIGHTS, Right
 from domain.access.secrets import ID_END, ID_START, digest_of
+from domain.language.callbacks import CALLBACK_USERS
 from domain.language.commands import Caller
 from domain.language.events import KeyCreated, KeyRevoked, KeyRotated, Recorded, Role
 from domain.language.identifiers import KeyName, Kind, SecretId, UserId
@@ -78,7 +79,7 @@ class ApiKey(Struct, frozen=True):
         return (
             created.any_user
             or user_id in created.users
-            or (created.user_prefix is not None and user_id.startswith(created.user_prefix))
+            or (created.user_prefix is not None and begins_with(user_id, created.user_prefix))
         )
 
     def is_for_kind(self, kind: Kind) -> bool:
@@ -170,7 +171,25 @@ class ApiKeys(Folded):
 KEY_EVENTS: Final[tuple[type, ...]] = tuple(ApiKeys.FOLDS)
 
 
-def byte_range(prefix: str) -> tuple[bytes, bytes]:
-    """Return the first of all texts that begin with a prefix, and the first one behind them."""
+def begins_with(user_id: UserId, prefix: str) -> bool:
+    """Return True for a user whom the prefix of a key reaches.
+
+    It reaches none of those of callbacks, which tell of the jobs of anybody.
+    """
+    return user_id.startswith(prefix) and not user_id.startswith(CALLBACK_USERS)
+
+
+def byte_ranges(prefix: str) -> list[tuple[bytes, bytes]]:
+    """Return the texts that `begins_with` accepts, as ranges: the first text, and the first one
+    behind it.
+    """
+    first, end = _byte_range(prefix)
+    if CALLBACK_USERS.startswith(prefix):
+        first_left_out, end_left_out = _byte_range(CALLBACK_USERS)
+        return [(first, first_left_out), (end_left_out, end)]
+    return [] if prefix.startswith(CALLBACK_USERS) else [(first, end)]
+
+
+def _byte_range(prefix: str) -> tuple[bytes, bytes]:
     first = prefix.encode()
     return first, first[:-1] + bytes([first[-1] + 1])  # no byte of UTF-8 is 0xFF

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from domain.access.keys import ApiKey, byte_range
+from domain.access.keys import ApiKey, byte_ranges
 from domain.jobs.job import State
 from projections.inline.jobs import STATES, jobs
 
@@ -40,8 +40,8 @@ def conditions_of(key: ApiKey, table: sa.Table = jobs) -> Iterator[sa.ColumnElem
             table.c.user_id.in_([user_id.encode() for user_id in created.users])
         ]
         if created.user_prefix is not None:
-            first, end = byte_range(created.user_prefix)
-            users.append(sa.and_(table.c.user_id >= first, table.c.user_id < end))
+            ranges, column = byte_ranges(created.user_prefix), table.c.user_id
+            users += [sa.and_(column >= first, column < end) for first, end in ranges]
         yield sa.or_(*users)
     if created.kinds:
         yield table.c.kind.in_([kind.encode() for kind in created.kinds])

@@ -168,6 +168,8 @@ def test_events_are_found_by_who_caused_them(fairlog: Fairlog) -> None:
         ({"users": (ALICE, ACME)}, {"alice", ACME}),
         ({"user_prefix": "acme/"}, {ACME}),
         ({"users": (BOB,), "user_prefix": "acme/"}, {"bob", ACME}),
+        ({"users": (BOB,), "user_prefix": "fair"}, {"bob", "fair", "fairlog.callback0"}),
+        ({"users": (BOB,), "user_prefix": "fairlog.callback/h"}, {"bob"}),
         ({"any_user": True}, {"alice", "bob", ACME}),
     ],
 )
@@ -175,14 +177,19 @@ def test_a_key_sees_the_events_of_its_users_alone(
     fairlog: Fairlog, scope: dict[str, object], users: set[str]
 ) -> None:
     do(fairlog, create_key("ci", **scope))  # type: ignore[arg-type]  # its users
-    do(fairlog, *(submit(UserId(user)) for user in (ALICE, BOB, ACME, "acme", "acme0", "Acme/")))
+    others = {"acme", "acme0", "Acme/", "fair", "fairlog.callback0", "fairlog.callback/host"}
+    do(fairlog, *(submit(UserId(user)) for user in (ALICE, BOB, ACME, *sorted(others))))
     key = keys_of(fairlog).by_name[KeyName("ci")]
     wanted = limited_to(EventFilter(), key)
     found = fairlog.read_now(lambda c: find(c, wanted, 0, 100))
-    expected = users | ({"acme", "acme0", "Acme/"} if "any_user" in scope else set())
+    expected = users | (others if "any_user" in scope else set())
     assert {event.user_id for event in found} == expected
     everything = fairlog.read_now(lambda c: find(c, EventFilter(), 0, 100))
     assert [event for event in everything if wanted.matches(event)] == found
+    counts = fairlog.read_now(
+        fairlog.with_saved_rows(lambda c: fairlog.visible_jobs.counts(c, key))
+    )
+    assert sum(counts.values()) == len(expected)
 
 
 def test_a_key_for_some_kinds_sees_no_event_of_a_job_of_another(fairlog: Fairlog) -> None:
