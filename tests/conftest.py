@@ -90,7 +90,6 @@ DATABASE_MODULES = frozenset(
         "e2e/servers/test_limits_across_servers",
         "integration/access/test_generated_requests",
         "integration/access/test_keys_in_the_log",
-        "integration/access/test_objects",
         "integration/access/test_revocation",
         "integration/access/test_sessions",
         "integration/audit/test_erasure",
@@ -109,10 +108,7 @@ DATABASE_MODULES = frozenset(
         "integration/log/test_stored_log",
         "integration/projections/test_activity",
         "integration/projections/test_projections",
-        "integration/verify/test_ended_jobs",
         "integration/verify/test_verify",
-        "integration/verify/test_verify_columns",
-        "integration/verify/test_verify_tables",
         "integration/writer/test_writer",
     }
 )
