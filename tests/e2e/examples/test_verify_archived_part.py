@@ -88,6 +88,7 @@ def test_the_archived_part_is_proven_by_code_that_others_wrote(
         assert code == 0, said
 
 
+@pytest.mark.one_database
 def test_what_was_changed_in_the_archived_part_is_refused(
     log: Log, check: Check, tmp_path: Path
 ) -> None:

@@ -158,6 +158,7 @@ def test_a_log_whose_older_events_are_gone_is_still_proven(log: Log, check: Chec
     assert (code, "is not what the log has" in said) == (1, True), said
 
 
+@pytest.mark.one_database
 def test_a_note_that_was_changed_is_refused(log: Log, check: Check, tmp_path: Path) -> None:
     size = log.grow(600)
     good = log.client.get("/checkpoint").text
@@ -181,6 +182,7 @@ def test_a_note_that_was_changed_is_refused(log: Log, check: Check, tmp_path: Pa
     assert check(checkpoint=good, key=str(other.verifier))[0] == 1
 
 
+@pytest.mark.one_database
 def test_a_log_that_was_rewritten_is_refused(log: Log, check: Check) -> None:
     size = log.grow(600)
     old = log.client.get("/checkpoint").text
@@ -207,6 +209,7 @@ def test_a_tile_that_was_changed_is_refused(log: Log, check: Check, level: int, 
     assert (code, "NOT proven" in said) == (1, True), said
 
 
+@pytest.mark.one_database
 def test_an_event_or_a_proof_that_was_changed_is_refused(log: Log, check: Check) -> None:
     log.grow(1_000)
     page = log.client.get("/v1/audit?limit=2&after=400").json()

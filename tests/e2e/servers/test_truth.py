@@ -100,6 +100,7 @@ def live_eventfully(client: httpx.Client) -> None:
             resources = ["shop"] if kind == "thumb" else []
             answer = client.post("/v1/jobs", json=body | {"resources": resources})
             assert answer.status_code in {202, 429}
+    client.put("/v1/callbacks/ends", json={"url": "https://a.example/"}).raise_for_status()
     later = submit(client, "eve", run_at="2099-01-01T00:00:00Z", expires_at="2100-01-01T00:00:00Z")
     submit(client, "eve", payload="waits", after=[later["id"]])
     submit(client, "eve", payload="again", idempotency_key="k")

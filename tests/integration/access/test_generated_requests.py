@@ -44,6 +44,7 @@ OUTCOMES: Final = ["POST /v1/jobs/{job_id}/complete", "POST /v1/jobs/{job_id}/fa
 # Its parameter has slashes, which a client that fills in a path has to encode.
 TILES: Final = "GET /tile/{path}"
 HOURLY: Final = {"every_seconds": 3600, "cron": None, "time_zone": "UTC"}
+CALLBACK: Final = {"url": "https://a.example/", "kinds": [], "users": []}
 EXAMPLES: Final = {GenerationMode.POSITIVE: 4, GenerationMode.NEGATIVE: 3}
 
 
@@ -86,12 +87,13 @@ class Existing:
     """Values that mean something on the server, in place of generated ones."""
 
     def __init__(self, keyed: KeyedServer) -> None:
-        # A plan with the name of a key, since the paths of both have the parameter `name`.
+        # Others with the names of keys, since the paths of all have the parameter `name`.
         admin = keyed.clients["admin"]
         admin.put("/v1/plans/rotated", json={"running": 5}).raise_for_status()
-        for name in ("victim", "rotated"):  # schedules, for the same reason
+        for name in ("victim", "rotated"):
             schedule = {"user_id": ALICE, "kind": ECHO, **HOURLY}
             admin.put(f"/v1/schedules/{name}", json=schedule).raise_for_status()
+            admin.put(f"/v1/callbacks/{name}", json=CALLBACK).raise_for_status()
         self._values: dict[str, Iterator[Any]] = {
             "job_id": cycle([*keyed.alices, *keyed.bobs]),
             "user_id": cycle([ALICE, BOB]),
@@ -109,8 +111,8 @@ class Existing:
         if "name" in case.path_parameters:
             case.path_parameters["name"] = "victim" if case.method == "DELETE" else "rotated"
         if case.method == "PUT" and isinstance(case.body, dict):
-            is_schedule = case.path.startswith("/v1/schedules")
-            case.body |= HOURLY if is_schedule else {"running": None}
+            valid = {"/v1/schedules/{name}": HOURLY, "/v1/callbacks/{name}": CALLBACK}
+            case.body |= valid.get(case.path, {"running": None})
         for values in (case.path_parameters, case.query, case.body):
             if isinstance(values, dict):
                 for name in values.keys() & self._values.keys():
