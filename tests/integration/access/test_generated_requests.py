@@ -43,8 +43,8 @@ ENDLESS: Final = "/v1/stream"
 OUTCOMES: Final = ["POST /v1/jobs/{job_id}/complete", "POST /v1/jobs/{job_id}/fail"]
 # Its parameter has slashes, which a client that fills in a path has to encode.
 TILES: Final = "GET /tile/{path}"
-HOURLY: Final = {"every_seconds": 3600, "cron": None, "time_zone": "UTC"}
-CALLBACK: Final = {"url": "https://a.example/", "kinds": [], "users": []}
+HOURLY: Final[dict[str, Any]] = {"every_seconds": 3600, "cron": None, "time_zone": "UTC"}
+CALLBACK: Final[dict[str, Any]] = {"url": "https://a.example/", "kinds": [], "users": []}
 EXAMPLES: Final = {GenerationMode.POSITIVE: 4, GenerationMode.NEGATIVE: 3}
 
 
