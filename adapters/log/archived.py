@@ -38,7 +38,7 @@ ARCHIVE_EVENT_NAMES: Final = tuple(
 )
 # Of the events that stay in the log when they are archived.
 KEPT_NAMES: Final = (*KEY_EVENT_NAMES, ClockCorrected.__name__, *ARCHIVE_EVENT_NAMES)
-ROWS_PER_DELETE: Final = 2000
+ROWS_PER_DELETE: Final = 250
 ERASURES_MAX: Final = 10_000
 NO_HEAD: Final = "The log has no head row; run `fairlog migrate`."
 _CUT: Final = (

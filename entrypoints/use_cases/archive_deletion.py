@@ -19,7 +19,7 @@ from projections.storage import registry
 from projections.storage.rows import upsert
 from projections.storage.snapshot import unpacked
 
-REST: Final = 1.0  # pause after a step, as a multiple of the step's time
+REST: Final = 4.0  # pause after a step, as a multiple of the step's time
 
 Progress = Callable[[str, int, int], None]  # what is being done, events done, events of this step
 _Step = Callable[..., int]  # returns the position that it has reached
@@ -89,7 +89,7 @@ def _in_steps(fairlog: Fairlog, remove: Callable[[Connection], int]) -> None:
 
 
 def _rested(fairlog: Fairlog, run: Callable[[Connection], int]) -> int:
-    """Run a step in a transaction, and leave the database to others for as long as it took."""
+    """Run a step in a transaction, and leave the database to others for four times as long."""
     started = time.monotonic()
     with fairlog.database.write() as connection:
         found = run(connection)
