@@ -1,23 +1,16 @@
-"""Runs the jobs of a kind by posting them to its endpoint: the answer is the outcome.
+"""Runs the jobs of a kind by posting them to its endpoint: the answer is the outcome."""
 
-For the worker it is an executor like the pool of handler processes, so claims, leases, heartbeats,
-time-outs and cancellations are those of every worker.
-"""
-
-import asyncio
 import email.utils
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any, Final
 
 import msgspec
-import structlog
 
 from adapters.clock import SystemClock
 from adapters.outgoing.address_rules import origin_of, parsed_url
-from adapters.outgoing.errors import SendError
 from adapters.outgoing.sender import Response, Sender
 from adapters.outgoing.signatures import SecretKey, signed_headers
 from domain.language.bodies import BODY_BYTES_MAX, body_of_json
@@ -25,13 +18,12 @@ from domain.language.errors import InvalidInput
 from domain.language.identifiers import Kind
 from domain.language.limits import PushEndpoint
 from domain.language.validation import RETRY_IN_SECONDS_MAX, TIMEOUT_SECONDS_MAX
-from fairlog_client.worker.error_bodies import error_body, error_of
-from fairlog_client.worker.execution import Execution, ProgressSink, RunResult, given_up
+from entrypoints.worker.request_executor import SUCCESS, RequestExecutor, failed
+from fairlog_client.worker.error_bodies import error_body
+from fairlog_client.worker.execution import RunResult
 from fairlog_client.worker.outcomes import ClaimedJob
 
 _ANSWER_BYTES_MAX: Final = 2 * BODY_BYTES_MAX  # a result may have white space, and escapes
-_SUCCESS: Final = range(200, 300)
-_log = structlog.get_logger()
 
 
 def push_secret_name(kind: Kind) -> str:
@@ -39,89 +31,34 @@ def push_secret_name(kind: Kind) -> str:
     return f"push/{kind}"
 
 
-class PushExecutor:
+class PushExecutor(RequestExecutor):
     """Posts jobs of one kind, `slots` at once. `endpoint` may be replaced at any time."""
 
     def __init__(
         self, kind: Kind, endpoint: PushEndpoint, sender: Sender, key: SecretKey, slots: int
     ) -> None:
+        super().__init__(slots)
         self.endpoint = endpoint
         self._kind = kind
         self._sender = sender
         self._key = key
-        self._slots = slots
         self._clock = SystemClock()
-        self._running: dict[Execution, asyncio.Task[None]] = {}
-        self._able = asyncio.Event()
 
     @property
     def kinds(self) -> Mapping[str, float | None]:
         """The kind, with the time-out of a request."""
         return {self._kind: self.endpoint.timeout_seconds}
 
-    @property
-    def able(self) -> asyncio.Event:
-        """An event that is always set once it has started."""
-        return self._able
-
-    @property
-    def free(self) -> int:
-        """The number of jobs that could be posted now."""
-        return self._slots - len(self._running)
-
-    def start(self) -> None:
-        """Start on the running event loop."""
-        self._able.set()
-
-    def execute(
-        self, job: ClaimedJob, began: Callable[[], None], progressed: ProgressSink
-    ) -> Execution:
-        """Post a job."""
-        execution = Execution(job, began, progressed)
-        task = asyncio.create_task(self._run(execution), name=f"push-{job.id}")
-        self._running[execution] = task
-        task.add_done_callback(lambda _: self._running.pop(execution, None))
-        return execution
-
-    def cancel(self, execution: Execution) -> None:
-        """Close the connection of a job's request."""
-        if (task := self._running.get(execution)) is not None:
-            task.cancel()
-
-    def give_up(self, execution: Execution, reason: str) -> None:
-        """Stop waiting for a request that does not end."""
-        execution.end(given_up(reason))
-
-    async def stop(self) -> None:
-        """Close the connections of all requests."""
-        tasks = list(self._running.values())
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-    async def _run(self, execution: Execution) -> None:
-        try:
-            execution.began()
-            execution.end(await self._posted(execution.job))
-        except asyncio.CancelledError:
-            execution.end(_failed("RequestCancelled", "The request was cancelled."))
-        except Exception as error:  # noqa: BLE001 (a fault of ours fails the attempt)
-            _log.exception("push_failed", job=execution.job.id, kind=self._kind)
-            execution.end(RunResult(error=error_of(error)))
-
-    async def _posted(self, job: ClaimedJob) -> RunResult:
+    async def send(self, job: ClaimedJob) -> RunResult:
         endpoint = self.endpoint
-        try:
-            answer = await self._sender.send(
-                endpoint.url,
-                *self._request(job, endpoint.secret_version),
-                # The attempt is timed by the worker, so that its error is that of any time-out.
-                timeout=TIMEOUT_SECONDS_MAX,
-                body_bytes_max=_ANSWER_BYTES_MAX,
-            )
-        except SendError as error:
-            return _failed(type(error).__name__, str(error))
-        if answer.status in _SUCCESS:
+        answer = await self._sender.send(
+            endpoint.url,
+            *self._request(job, endpoint.secret_version),
+            # The attempt is timed by the worker, so that its error is that of any time-out.
+            timeout=TIMEOUT_SECONDS_MAX,
+            body_bytes_max=_ANSWER_BYTES_MAX,
+        )
+        if answer.status in SUCCESS:
             return _result(answer)
         return self._refused(answer, origin_of(parsed_url(endpoint.url)))
 
@@ -182,14 +119,14 @@ class PushExecutor:
 def _result(answer: Response) -> RunResult:
     """Return the result that a successful answer has; without a body it is null."""
     if answer.is_cut:
-        return _failed("InvalidResult", f"The answer has more than {_ANSWER_BYTES_MAX} bytes.")
+        return failed("InvalidResult", f"The answer has more than {_ANSWER_BYTES_MAX} bytes.")
     if not answer.body.strip():
         return RunResult()
     try:
         _require_json(answer.body)
         result = body_of_json(answer.body, "result").data
     except InvalidInput as error:
-        return _failed("InvalidResult", str(error))
+        return failed("InvalidResult", str(error))
     return RunResult(result=None if result == b"null" else result)
 
 
@@ -214,7 +151,3 @@ def _problem(body: bytes) -> Mapping[str, Any]:
 
 def _phrase(status: int) -> str:
     return HTTPStatus(status).phrase if status in {one.value for one in HTTPStatus} else ""
-
-
-def _failed(type_name: str, message: str) -> RunResult:
-    return RunResult(error=error_body(type_name, message))
