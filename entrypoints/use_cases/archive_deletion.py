@@ -89,7 +89,7 @@ def _in_steps(fairlog: Fairlog, remove: Callable[[Connection], int]) -> None:
 
 
 def _rested(fairlog: Fairlog, run: Callable[[Connection], int]) -> int:
-    """Run a step in a transaction, and leave the database to others for four times as long."""
+    """Run a step in a transaction, and leave the database to others for `REST` times as long."""
     started = time.monotonic()
     with fairlog.database.write() as connection:
         found = run(connection)

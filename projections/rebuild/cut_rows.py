@@ -1,20 +1,15 @@
 """Reads single jobs from the snapshot at the cut, for questions about their past."""
 
 from collections.abc import Collection, Iterator
-from typing import Final
 
 from sqlalchemy.engine import Connection
 
 from domain.decisions.ports import Cut, EventLog
 from domain.jobs.job import Job
 from domain.language.identifiers import JobId
-from projections.inline.callbacks import CallbacksProjection
 from projections.inline.job_documents import decode_job
-from projections.inline.jobs import JobsProjection, jobs
-from projections.inline.schedules import SchedulesProjection
+from projections.inline.jobs import jobs
 from projections.storage.snapshot import BODIES, SnapshotPart, unpacked
-
-_UNTIL_JOBS: Final = {CallbacksProjection.name, SchedulesProjection.name, JobsProjection.name}
 
 
 def cut_jobs(
@@ -25,13 +20,15 @@ def cut_jobs(
     found: dict[JobId, Job] = {}
     if not wanted:
         return found
+    has_jobs = False
     for part in _parts(log, connection, cut):
         if part.table == jobs.name:
+            has_jobs = True
             for row in part.rows:
                 if row[0] in wanted:
                     found[JobId(row[0])] = decode_job(row[-1])
-        elif part.projection not in _UNTIL_JOBS:
-            break  # the projection of jobs comes before the others
+        elif has_jobs:
+            break  # most of the snapshot comes after the jobs
     return found
 
 
