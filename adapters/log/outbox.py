@@ -22,6 +22,7 @@ from domain.decisions.answers import OutboxTaken
 from domain.language.commands import SubmitJob, SubmitRows, TakeOutbox
 from domain.language.errors import FairlogError, InvalidInput, OutboxUnavailable
 from domain.language.identifiers import UserId
+from domain.language.moments import to_text
 from domain.language.outbox import OutboxRow, submission_of
 
 USERS_PER_READ_MAX: Final = 500
@@ -272,7 +273,7 @@ class SqlOutbox:
 
         Returns True if there were any. Raises `OutboxUnavailable`.
         """
-        rejected_at = now.isoformat().replace("+00:00", "Z")
+        rejected_at = to_text(now)
         for row_id, reason in taken.rejected:
             copied = sa.select(
                 *(outbox.c[name] for name in _COPIED),

@@ -3,6 +3,7 @@
 All are always in memory, so that the end of a job needs no row to find those that are told of it.
 """
 
+from collections.abc import Iterable
 from datetime import datetime
 from typing import ClassVar
 
@@ -62,14 +63,15 @@ class Callbacks(Folded):
     def __init__(self) -> None:
         self.is_read = True  # all that are stored are in memory
         self.rows: dict[CallbackName, Callback] = {}
+        self.endpoints: tuple[Callback, ...] = ()  # those that are told of ends, by name
         self.changed: set[CallbackName] = set()
 
-    @property
-    def endpoints(self) -> tuple[Callback, ...]:
-        """The endpoints that are told of ends, by name."""
-        if not self.rows:
-            return ()
-        return tuple(self.rows[name] for name in sorted(self.rows) if self.rows[name].url)
+    def know(self, stored: Iterable[Callback]) -> None:
+        """Take all that are stored, except where a later one is known."""
+        for callback in stored:
+            self.rows.setdefault(callback.name, callback)
+        self.is_read = True
+        self._list_endpoints()
 
     def _set(self, recorded: Recorded, event: CallbackSet) -> None:
         at = recorded.recorded_at
@@ -98,6 +100,11 @@ class Callbacks(Folded):
     def _put(self, callback: Callback) -> None:
         self.rows[callback.name] = callback
         self.changed.add(callback.name)
+        self._list_endpoints()
+
+    def _list_endpoints(self) -> None:
+        """Sort them once a change, and not once for each end of a job."""
+        self.endpoints = tuple(self.rows[name] for name in sorted(self.rows) if self.rows[name].url)
 
     FOLDS: ClassVar[FoldMethods] = {
         CallbackSet: _set,

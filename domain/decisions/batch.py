@@ -11,13 +11,11 @@ from datetime import datetime
 from itertools import islice
 from typing import Final
 
-from msgspec.structs import replace
-
 from domain.access.keys import KEY_EVENTS
 from domain.decisions.answers import Answer, Claimed, OutboxTaken
 from domain.decisions.decide import decide, expire, tell_child, update_line
 from domain.decisions.decision import Decision, NewEvent
-from domain.decisions.deliveries import ENDS, addresses, delivering, is_end
+from domain.decisions.deliveries import addresses, delivering, is_end
 from domain.decisions.write_model import WriteModel
 from domain.fairness.known_line import Unread
 from domain.jobs.children import UnreadChildren
@@ -324,7 +322,7 @@ class Batch:
             self.bodies.append((recorded.position, new.body.data))
         self.erased.extend(new.erases)
         self._model.evolve(recorded)
-        if isinstance(new.event, ENDS):
+        if is_end(new.event):
             self._ends.append(recorded)
 
     def _submit_deliveries(self) -> None:
@@ -332,13 +330,12 @@ class Batch:
         if not self._ends:
             return
         ends, self._ends = self._ends, []
-        for end in filter(is_end, ends):
+        for end in ends:
             assert end.job_id is not None, end
             job = self._model.jobs.rows[end.job_id]
-            for url, delivery in addresses(self._model.callbacks, job):
-                of_end = replace(delivery, position=end.position)
+            for url, callback in addresses(self._model.callbacks, job):
                 job_id = JobId(self._model.position + 1)
-                self._record(delivering(of_end, url, job, end, job_id))
+                self._record(delivering(job, end, url, callback, job_id))
 
 
 def _jobs_max(commands: Sequence[Command | SubmitRows]) -> int:

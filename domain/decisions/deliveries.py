@@ -5,19 +5,25 @@ bytes however often it is sent, whatever becomes of the job later.
 """
 
 from collections.abc import Iterator
-from datetime import datetime
 from hashlib import sha256
 from typing import Any, Final
 
 from domain.callbacks.callbacks import Callbacks
 from domain.decisions.decision import NewEvent
 from domain.jobs.job import Job
-from domain.language.bodies import Body, body_of
+from domain.language.bodies import body_of
 from domain.language.callbacks import CALLBACK_KIND, Delivery, delivery_user
-from domain.language.events import JobCancelled, JobCompleted, JobFailed, JobSubmitted, Recorded
-from domain.language.identifiers import JobId
+from domain.language.events import (
+    Event,
+    JobCancelled,
+    JobCompleted,
+    JobFailed,
+    JobSubmitted,
+    Recorded,
+)
+from domain.language.identifiers import CallbackName, JobId
 from domain.language.limits import RetryPolicy
-from domain.language.moments import later
+from domain.language.moments import later, to_text
 
 # About a day: 5, 10, 20 s and so on up to an hour, and then every hour.
 ATTEMPTS: Final = 34
@@ -31,27 +37,29 @@ SOURCE: Final = "/v1/jobs"  # of the CloudEvents
 End = JobCompleted | JobFailed | JobCancelled
 
 
-def is_end(recorded: Recorded) -> bool:
+def is_end(event: Event) -> bool:
     """Return True if a job has ended by this event."""
-    event = recorded.event
     return isinstance(event, ENDS) and not (isinstance(event, JobFailed) and event.retry_at)
 
 
-def addresses(callbacks: Callbacks, job: Job) -> Iterator[tuple[str, Delivery]]:
-    """Yield what is told the end of a job: URLs with deliveries of no position."""
+def addresses(callbacks: Callbacks, job: Job) -> Iterator[tuple[str, CallbackName | None]]:
+    """Yield what is told the end of a job: URLs, each with its endpoint; None: it is the job's."""
     if job.kind == CALLBACK_KIND:
         return
     if job.callback is not None:
-        yield job.callback, Delivery(job.id, 0)
+        yield job.callback, None
     for endpoint in callbacks.endpoints:
         if endpoint.url is not None and endpoint.is_told_of(job.user_id, job.kind):
-            yield endpoint.url, Delivery(job.id, 0, endpoint.name)
+            yield endpoint.url, endpoint.name
 
 
-def delivering(delivery: Delivery, url: str, job: Job, end: Recorded, job_id: JobId) -> NewEvent:
+def delivering(
+    job: Job, end: Recorded, url: str, callback: CallbackName | None, job_id: JobId
+) -> NewEvent:
     """Return the submission of a delivery, as the job `job_id`, in the batch of the end."""
     now = end.recorded_at
-    payload = message(delivery, url, job, end, job_id)
+    message = {"url": url, "callback": callback, "event": _cloud_event(job, end, job_id)}
+    payload = body_of(message, "message of a callback")
     return NewEvent(
         JobSubmitted(
             user_id=delivery_user(url),
@@ -63,25 +71,24 @@ def delivering(delivery: Delivery, url: str, job: Job, end: Recorded, job_id: Jo
             key_expires_at=now,
             expires_at=later(now, UNSENT_SECONDS_MAX),
             retry=RETRY,
-            delivery=delivery,
+            delivery=Delivery(job.id, end.position, callback),
         ),
         job_id,
         payload,
     )
 
 
-def message(delivery: Delivery, url: str, job: Job, end: Recorded, job_id: JobId) -> Body:
-    """Return the payload of a delivery: where it is sent, by whose secret, and a CloudEvent."""
-    event = end.event
+def _cloud_event(job: Job, end: Recorded, job_id: JobId) -> dict[str, Any]:
+    """Return what tells the end of a job, as the delivery `job_id`."""
+    event, state = end.event, job.state.value
     assert isinstance(event, ENDS), event
-    state = _state(event)
-    cloud_event = {
+    return {
         "specversion": "1.0",
         "id": f"{job_id}",
         "source": SOURCE,
         "type": f"fairlog.job.{state}",
         "subject": f"{job.id}",
-        "time": _text(end.recorded_at),
+        "time": to_text(end.recorded_at),
         "datacontenttype": "application/json",
         "data": {
             "id": job.id,
@@ -89,24 +96,12 @@ def message(delivery: Delivery, url: str, job: Job, end: Recorded, job_id: JobId
             "kind": job.kind,
             "state": state,
             "attempt": job.attempt,
-            "submitted_at": _text(job.submitted_at),
-            "finished_at": _text(end.recorded_at),
+            "submitted_at": to_text(job.submitted_at),
+            "finished_at": to_text(end.recorded_at),
             "position": end.position,
             **_outcome(event),
         },
     }
-    payload = {"url": url, "callback": delivery.callback, "event": cloud_event}
-    return body_of(payload, "message of a callback")
-
-
-def _state(event: End) -> str:
-    match event:
-        case JobCompleted():
-            return "done"
-        case JobFailed():
-            return "failed"
-        case JobCancelled():
-            return "cancelled"
 
 
 def _outcome(event: End) -> dict[str, Any]:
@@ -122,7 +117,3 @@ def _outcome(event: End) -> dict[str, Any]:
             }
         case JobCancelled():
             return {"reason": event.reason.value if event.reason else None}
-
-
-def _text(moment: datetime) -> str:
-    return moment.isoformat().replace("+00:00", "Z")

@@ -22,3 +22,8 @@ def from_micros(micros: int) -> datetime:
 
 def later(moment: datetime, seconds: float) -> datetime:
     return moment + timedelta(seconds=seconds)
+
+
+def to_text(moment: datetime) -> str:
+    """Return a moment (UTC) as ISO 8601 with a Z."""
+    return moment.isoformat().replace("+00:00", "Z")

@@ -4,7 +4,6 @@ They work on the database itself, as `fairlog plans` does, and so need no key.
 """
 
 import asyncio
-from datetime import datetime
 from typing import Any, Final
 
 import msgspec
@@ -22,6 +21,7 @@ from domain.language.commands import (
 )
 from domain.language.errors import UnknownSchedule
 from domain.language.identifiers import ScheduleName
+from domain.language.moments import to_text
 from domain.language.schedules import CATCH_UP_SECONDS, Overlap
 from domain.schedules.schedule import Schedule
 from entrypoints.cli.options import format_option, json_of
@@ -242,13 +242,13 @@ def _show_next(decided: ScheduleDecided) -> None:
     schedule = decided.schedule
     if schedule is not None:
         due_at = schedule.due_at
-        note("Paused." if due_at is None else f"The next due time is {_time(due_at)}.")
+        note("Paused." if due_at is None else f"The next due time is {to_text(due_at)}.")
 
 
 def _line(view: ScheduleView) -> str:
     when = f"every {view.every_seconds:,} s" if view.cron is None else view.cron
     zone = "" if view.cron is None else f" {view.time_zone}"
-    due = "paused" if view.paused else f"next {_time(view.next_due_at[0])}"
+    due = "paused" if view.paused else f"next {to_text(view.next_due_at[0])}"
     last = "not run yet" if view.last_run is None else f"latest {_run(view.last_run)}"
     named = (view.name, f"user {view.user_id}", f"kind {view.kind}", f"{when}{zone}")
     return "; ".join([*map(printable, named), due, last])
@@ -256,11 +256,7 @@ def _line(view: ScheduleView) -> str:
 
 def _run(run: RunView) -> str:
     job = "" if run.job_id is None else f" as job {run.job_id}"
-    return f"{_time(run.due_at)} {run.outcome.value}{job}"
-
-
-def _time(moment: datetime) -> str:
-    return moment.isoformat().replace("+00:00", "Z")
+    return f"{to_text(run.due_at)} {run.outcome.value}{job}"
 
 
 def _text(value: Any) -> str:  # noqa: ANN401 (any JSON value)

@@ -41,9 +41,7 @@ class CallbacksProjection:
         """Load all endpoints once, and require what deliveries to them change."""
         state = model.callbacks
         if not state.is_read:
-            for callback in _all(connection, sa.literal(generation)):
-                state.rows.setdefault(callback.name, callback)
-            state.is_read = True
+            state.know(_all(connection, sa.literal(generation)))
         for endpoint in state.endpoints:
             if endpoint.url is not None:
                 required.add_deliveries_to(endpoint.url)
