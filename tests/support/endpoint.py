@@ -5,14 +5,24 @@ import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any, Self
 
 from msgspec import Struct
 
 
+def secret_key_file(folder: Path, key: str = "k" * 44) -> Path:
+    """Write the key that secrets are derived from to a file, as `callback_key_file` needs it."""
+    file = folder / "callback.key"
+    file.write_text(key)
+    file.chmod(0o600)
+    return file
+
+
 class Asked(Struct, frozen=True):
     """A request that came."""
 
+    path: str  # with the query
     headers: Mapping[str, str]  # names in lower case
     body: bytes
 
@@ -60,7 +70,7 @@ class Endpoint:
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 headers = {name.lower(): value for name, value in self.headers.items()}
-                endpoint._answer(self, Asked(headers, body))
+                endpoint._answer(self, Asked(self.path, headers, body))
 
             def log_message(self, *_: object) -> None:
                 pass

@@ -1,44 +1,28 @@
 """`fairlog callbacks`, and what `doctor` says of callbacks that nobody sends."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
 
 from domain.language.commands import CancelJob
 from domain.language.errors import InvalidInput, UnknownCallback
 from domain.language.identifiers import JobId
-from entrypoints.cli.commands import cli
+from tests.support.command_line import Run, commands_on
 from tests.support.core import service
+from tests.support.endpoint import secret_key_file
 
-Run = Callable[..., str]
 URL = "https://a.example/hook"
 
 
 @pytest.fixture
 def key_file(tmp_path: Path) -> Path:
-    file = tmp_path / "callback.key"
-    file.write_text("k" * 40)
-    file.chmod(0o600)
-    return file
+    return secret_key_file(tmp_path)
 
 
 @pytest.fixture
 def run(database_url: str) -> Run:
-    with service(database_url):
-        pass
-
-    def run(*arguments: object) -> str:
-        result = CliRunner(env={"FAIRLOG_DATABASE_URL": database_url}).invoke(
-            cli, list(map(str, arguments)), prog_name="fairlog", standalone_mode=False
-        )
-        if result.exception is not None:
-            raise result.exception
-        return result.output
-
-    return run
+    return commands_on(database_url, notes=True)
 
 
 def test_an_endpoint_is_set_listed_and_deleted(run: Run) -> None:

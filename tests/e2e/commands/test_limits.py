@@ -1,36 +1,21 @@
 """`fairlog limits`, `users`, `plans`, `kinds`, `resources`, `pause` and `resume`."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import rich_click as click
-from click.testing import CliRunner
 
 from adapters.outgoing.signatures import SecretKey
 from domain.language.errors import InvalidInput, PlanInUse, UnknownPlan
-from entrypoints.cli.commands import cli
-from tests.support.core import service
-
-Run = Callable[..., str]
+from tests.support.command_line import Run, commands_on
+from tests.support.endpoint import secret_key_file
 
 
 @pytest.fixture
 def run(database_url: str) -> Run:
-    with service(database_url):
-        pass
-
-    def run(*arguments: object) -> str:
-        result = CliRunner(env={"FAIRLOG_DATABASE_URL": database_url}).invoke(
-            cli, list(map(str, arguments)), prog_name="fairlog", standalone_mode=False
-        )
-        if result.exception is not None:
-            raise result.exception
-        return result.stdout
-
-    return run
+    return commands_on(database_url)
 
 
 def shown(run: Run, *arguments: object) -> Any:
@@ -85,9 +70,7 @@ def test_the_endpoint_of_a_kind_and_its_secret(
 ) -> None:
     with pytest.raises(click.UsageError, match="FAIRLOG_CALLBACK_KEY_FILE"):
         run("kinds", "secret", "thumb")
-    file = tmp_path / "callback.key"
-    file.write_text("k" * 44)
-    file.chmod(0o600)
+    file = secret_key_file(tmp_path)
     monkeypatch.setenv("FAIRLOG_CALLBACK_KEY_FILE", str(file))
     with pytest.raises(click.UsageError, match="--push URL"):
         run("kinds", "secret", "thumb")

@@ -1,36 +1,21 @@
 """`fairlog schedules`."""
 
 import json
-from collections.abc import Callable
 
 import pytest
-from click.testing import CliRunner
 
 from domain.language.errors import InvalidInput, TooManyTimes, UnknownSchedule
-from entrypoints.cli.commands import cli
 from entrypoints.processes.registration import SettingsDiffer
-from tests.support.core import service
+from tests.support.command_line import Run, commands_on
 from tests.support.server import FairlogServer
 
-Run = Callable[..., str]
 SPAN = ["--from", "2020-01-01T00:00:00Z", "--until", "2026-01-01T00:00:00Z"]
 NIGHTLY = ["--user", "acme", "--kind", "report", "--cron", "30 3 * * *", "--payload", '{"n":1}']
 
 
 @pytest.fixture
 def run(database_url: str) -> Run:
-    with service(database_url):
-        pass
-
-    def run(*arguments: object) -> str:
-        result = CliRunner(env={"FAIRLOG_DATABASE_URL": database_url}).invoke(
-            cli, ["schedules", *map(str, arguments)], prog_name="fairlog", standalone_mode=False
-        )
-        if result.exception is not None:
-            raise result.exception
-        return result.output
-
-    return run
+    return commands_on(database_url, "schedules", notes=True)
 
 
 def test_a_schedule_is_set_shown_run_and_deleted(run: Run) -> None:

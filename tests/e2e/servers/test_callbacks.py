@@ -3,7 +3,7 @@
 from concurrent.futures import Future
 from pathlib import Path
 
-from tests.support.endpoint import Answer, Asked, Endpoint, Hang, Reply
+from tests.support.endpoint import Answer, Asked, Endpoint, Hang, Reply, secret_key_file
 from tests.support.server import FairlogServer, audit, claim
 from tests.support.waiting import wait_until
 
@@ -12,15 +12,12 @@ def test_deliveries_of_a_killed_server_come_again_and_none_is_lost(
     database_url: str, tmp_path: Path
 ) -> None:
     """A host has two deliveries at once: the kill comes with both of them open and one waiting."""
-    file = tmp_path / "callback.key"
-    file.write_text("k" * 44)
-    file.chmod(0o600)
     hanging: Future[Answer] = Future()
 
     def reply(_: Asked) -> Reply:
         return Hang(hanging) if len(endpoint.asked) <= 2 else Answer(204)
 
-    settings = {"callback_key_file": file, "callback_allow": "127.0.0.1"}
+    settings = {"callback_key_file": secret_key_file(tmp_path), "callback_allow": "127.0.0.1"}
     with (
         Endpoint(reply) as endpoint,
         FairlogServer(database_url, settings=settings, server_id="teller") as server,

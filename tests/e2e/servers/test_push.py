@@ -3,7 +3,7 @@
 from concurrent.futures import Future
 from pathlib import Path
 
-from tests.support.endpoint import Answer, Asked, Endpoint, Hang, Reply
+from tests.support.endpoint import Answer, Asked, Endpoint, Hang, Reply, secret_key_file
 from tests.support.server import FairlogServer, audit
 from tests.support.waiting import wait_until
 
@@ -19,15 +19,12 @@ def test_a_server_without_the_key_says_that_it_posts_nothing(database_url: str) 
 def test_a_job_that_a_killed_server_has_posted_is_posted_again(
     database_url: str, tmp_path: Path
 ) -> None:
-    file = tmp_path / "callback.key"
-    file.write_text("k" * 44)
-    file.chmod(0o600)
     hanging: Future[Answer] = Future()
 
     def reply(asked: Asked) -> Reply:
         return Hang(hanging) if asked.job["attempt"] == 1 else Answer(200, b'"again"')
 
-    settings = {"callback_key_file": file, "callback_allow": "127.0.0.1"}
+    settings = {"callback_key_file": secret_key_file(tmp_path), "callback_allow": "127.0.0.1"}
     with (
         Endpoint(reply) as endpoint,
         FairlogServer(database_url, settings=settings, server_id="pusher") as server,

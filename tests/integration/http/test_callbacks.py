@@ -1,10 +1,7 @@
 """Callbacks: the ends of jobs are told to receivers that answer well, badly or not at all."""
 
-import json
-import socket
-import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from concurrent.futures import Future
 from typing import Any
 
 import httpx
@@ -17,78 +14,56 @@ from domain.language.identifiers import CallbackName
 from entrypoints.worker import deliveries
 from entrypoints.worker.deliveries import callback_secret
 from tests.support.clock import ManualClock
+from tests.support.endpoint import (
+    Answer,
+    Asked,
+    Break,
+    Endpoint,
+    Hang,
+    Reply,
+    secret_key_file,
+)
 from tests.support.server import AppServer, audit, claim, problem, submit
 from tests.support.waiting import wait_until
 
-Got = tuple[str, dict[str, str], bytes]  # path, headers, body
 
-
-class Receiver:
+class Receiver(Endpoint):
     """Answers with the next of `answers`, and 200 after them; the path /hang is never answered,
-    /reset is broken off, and /away redirects to loopback.
+    /reset is broken off, and /redirect redirects to loopback.
     """
 
     def __init__(self) -> None:
-        self.got: list[Got] = []
+        super().__init__(self._answer_to)
         self.answers: list[int] = []
-        self.over = threading.Event()
-        receiver = self
 
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                size = int(self.headers["Content-Length"])
-                headers = {name.lower(): value for name, value in self.headers.items()}
-                receiver.got.append((self.path, headers, self.rfile.read(size)))
-                if self.path == "/hang":
-                    receiver.over.wait(30)
-                    return
-                if self.path == "/reset":
-                    self.connection.shutdown(socket.SHUT_RDWR)
-                    return
-                status = receiver.answers.pop(0) if receiver.answers else 200
-                if self.path == "/redirect":
-                    status = 302
-                    self.send_response(status)
-                    self.send_header("Location", "http://127.0.0.1:9/")
-                else:
-                    self.send_response(status)
-                self.send_header("Content-Length", "0")
-                self.end_headers()
-
-            def log_message(self, *_: object) -> None:
-                """Write nothing."""
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-
-    def close(self) -> None:
-        self.over.set()
-        self.server.shutdown()
-        self.server.server_close()
+    def _answer_to(self, asked: Asked) -> Reply:
+        match asked.path:
+            case "/hang":
+                return Hang(Future())
+            case "/reset":
+                return Break()
+            case "/redirect":
+                return Answer(302, headers={"Location": "http://127.0.0.1:9/"})
+            case _:
+                return Answer(self.answers.pop(0) if self.answers else 200)
 
 
 @pytest.fixture
 def receiver() -> Iterator[Receiver]:
-    opened = Receiver()
-    yield opened
-    opened.close()
+    with Receiver() as opened:
+        yield opened
 
 
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    file = tmp_path_factory.mktemp("keys") / "callbacks.key"
-    file.write_text("0123456789abcdef" * 3)
-    file.chmod(0o600)
+    file = secret_key_file(tmp_path_factory.mktemp("keys"))
     return Settings(callback_key_file=str(file), callback_allow="127.0.0.1,localhost")
 
 
-def verified(got: Got, settings: Settings, name: str = "default", version: int = 1) -> Any:
+def verified(got: Asked, settings: Settings, name: str = "default", version: int = 1) -> Any:
     key = read_secret_key(str(settings.callback_key_file))
     secret = callback_secret(key, CallbackName(name), version)
-    _, headers, body = got
-    return Webhook(secret).verify(body, headers)
+    return Webhook(secret).verify(got.body, dict(got.headers))
 
 
 def finish(client: httpx.Client, **fields: Any) -> dict[str, Any]:
@@ -134,11 +109,11 @@ def test_the_end_of_a_job_is_told_signed_to_its_url_and_to_endpoints(
     deliveries_ = until(client, job, lambda one: one["state"] == "done")
     assert {one["user_id"] for one in deliveries_} == {"fairlog.callback/127.0.0.1"}
     assert {one["result"]["status"] for one in deliveries_} == {200}
-    got = {path: (path, headers, body) for path, headers, body in receiver.got}
+    got = {asked.path: asked for asked in receiver.asked}
     assert set(got) == {"/orders", "/own?x=1"}
-    assert len(receiver.got) == 2
+    assert len(receiver.asked) == 2
     event = verified(got["/own?x=1"], settings)
-    headers = got["/own?x=1"][1]
+    headers = got["/own?x=1"].headers
     assert headers["content-type"] == "application/cloudevents+json"
     assert (event["specversion"], event["type"]) == ("1.0", "fairlog.job.done")
     assert (event["id"], event["subject"]) == (headers["webhook-id"], str(job["id"]))
@@ -154,9 +129,9 @@ def test_the_end_of_a_job_is_told_signed_to_its_url_and_to_endpoints(
     client.delete("/v1/callbacks/orders").raise_for_status()
     client.delete("/v1/callbacks/other").raise_for_status()
     problem(client.get("/v1/callbacks/orders"), 404)
-    before = len(receiver.got)
+    before = len(receiver.asked)
     assert told(client, finish(client)) == []
-    assert len(receiver.got) == before
+    assert len(receiver.asked) == before
 
 
 def test_a_receiver_that_fails_is_told_again_the_same(
@@ -169,9 +144,9 @@ def test_a_receiver_that_fails_is_told_again_the_same(
     assert "answered 500" in delivery["error"]["message"]
     clock.advance(7)
     until(client, job, lambda one: one["state"] == "done")
-    first, second = receiver.got
-    assert first[2] == second[2]
-    assert first[1]["webhook-id"] == second[1]["webhook-id"]
+    first, second = receiver.asked
+    assert first.body == second.body
+    assert first.headers["webhook-id"] == second.headers["webhook-id"]
     assert verified(second, settings)["subject"] == str(job["id"])
 
 
@@ -227,7 +202,7 @@ def test_a_host_that_hangs_delays_no_other(client: httpx.Client, receiver: Recei
     url = receiver.url.replace("127.0.0.1", "localhost")
     job = finish(client, callback={"url": f"{url}/here"})
     until(client, job, lambda one: one["state"] == "done")
-    assert [path for path, _, _ in receiver.got].count("/hang") <= 2
+    assert [asked.path for asked in receiver.asked].count("/hang") <= 2
 
 
 @pytest.mark.one_database
@@ -274,4 +249,4 @@ def test_without_a_key_deliveries_wait_and_no_client_gets_them(
         assert delivery["state"] == "queued"
     with AppServer(database_url, settings) as server:  # as after a restart
         until(server.client, job, lambda one: one["state"] == "done")
-    assert json.loads(receiver.got[0][2])["subject"] == str(job["id"])
+    assert receiver.asked[0].job["subject"] == str(job["id"])

@@ -13,7 +13,7 @@ from standardwebhooks.webhooks import Webhook
 from adapters.outgoing.signatures import SecretKey
 from adapters.settings import Settings
 from tests.conftest import NewDatabase
-from tests.support.endpoint import Answer, Asked, Break, Endpoint, Hang, Reply
+from tests.support.endpoint import Answer, Asked, Break, Endpoint, Hang, Reply, secret_key_file
 from tests.support.server import AppServer, audit
 from tests.support.waiting import wait_until
 
@@ -23,9 +23,7 @@ SECRET = "k" * 44
 
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    file = tmp_path_factory.mktemp("keys") / "callback.key"
-    file.write_text(SECRET)
-    file.chmod(0o600)
+    file = secret_key_file(tmp_path_factory.mktemp("keys"), SECRET)
     return Settings(
         callback_key_file=str(file),
         callback_allow="127.0.0.1",
