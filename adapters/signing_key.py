@@ -7,10 +7,9 @@ transparency logs read it too.
 
 import os
 import secrets
-import stat
-from pathlib import Path
 from typing import Final
 
+from adapters.secret_file import read_secret_file
 from adapters.settings import Settings, SettingsError
 from domain.language.errors import InvalidInput
 from domain.log.signed_note import (
@@ -24,10 +23,6 @@ from domain.log.signed_note import (
 
 OPTION: Final = "--checkpoint-key-file"
 _MODE: Final = 0o600
-# Others must not read it, and only its owner may change it. A group may read it: that of a service
-# whose files belong to root.
-_FORBIDDEN_MODE: Final = stat.S_IRWXO | stat.S_IWGRP | stat.S_IXGRP
-_FILE_BYTES_MAX: Final = 4096
 
 
 class SigningKey:
@@ -80,20 +75,7 @@ def signing_key_of(settings: Settings) -> SigningKey | None:
 
 def read_signing_key(file: str) -> SigningKey:
     """Read a key pair. Raises `SettingsError`, whose message has nothing of the file."""
-    try:
-        with Path(file).open("rb") as opened:
-            mode = os.fstat(opened.fileno()).st_mode
-            content = opened.read(_FILE_BYTES_MAX)
-    except OSError as error:
-        raise SettingsError(
-            f"{file} cannot be read ({error.strerror}). Check {OPTION}, or make a key with "
-            "`fairlog audit key NAME`."
-        ) from error
-    if mode & _FORBIDDEN_MODE:
-        raise SettingsError(
-            f"{file} is a secret that others may read or change (its mode is "
-            f"{stat.S_IMODE(mode):04o}): `chmod 600 {file}`, or 640 for a group that may sign."
-        )
+    content = read_secret_file(file, OPTION, "fairlog audit key NAME")
     try:
         name, key_id, seed = parse_private_key(content.decode(errors="replace"))
     except InvalidInput as error:

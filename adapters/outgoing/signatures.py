@@ -7,20 +7,16 @@ to record only the version of a secret, and nobody learns one from it.
 import base64
 import hashlib
 import hmac
-import os
-import stat
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Final
 
+from adapters.secret_file import BYTES_MAX, read_secret_file
 from adapters.settings import Settings, SettingsError
 
 OPTION: Final = "--callback-key-file"
 SECRET_PREFIX: Final = "whsec_"  # noqa: S105 (the convention's, not a secret)
 KEY_BYTES_MIN: Final = 32
-_FILE_BYTES_MAX: Final = 4_096
-_FORBIDDEN_MODE: Final = stat.S_IRWXO | stat.S_IWGRP | stat.S_IXGRP
 
 
 class SecretKey:
@@ -48,23 +44,11 @@ def secret_key_of(settings: Settings) -> SecretKey | None:
 
 def read_secret_key(file: str) -> SecretKey:
     """Read a key. Raises `SettingsError`, whose message has nothing of the file."""
-    try:
-        with Path(file).open("rb") as opened:
-            mode = os.fstat(opened.fileno()).st_mode
-            content = opened.read(_FILE_BYTES_MAX + 1).strip()
-    except OSError as error:
+    make = f"(umask 077; head -c 32 /dev/urandom | base64 > {file})"
+    content = read_secret_file(file, OPTION, make).strip()
+    if not KEY_BYTES_MIN <= len(content) <= BYTES_MAX:
         raise SettingsError(
-            f"{file} cannot be read ({error.strerror}). Check {OPTION}, or make a key with "
-            f"`(umask 077; head -c 32 /dev/urandom | base64 > {file})`."
-        ) from error
-    if mode & _FORBIDDEN_MODE:
-        raise SettingsError(
-            f"{file} is a secret that others may read or change (its mode is "
-            f"{stat.S_IMODE(mode):04o}): `chmod 600 {file}`, or 640 for a group that may sign."
-        )
-    if not KEY_BYTES_MIN <= len(content) <= _FILE_BYTES_MAX:
-        raise SettingsError(
-            f"{file} must hold {KEY_BYTES_MIN} to {_FILE_BYTES_MAX} bytes of chance, as "
+            f"{file} must hold {KEY_BYTES_MIN} to {BYTES_MAX} bytes of chance, as "
             f"`head -c 32 /dev/urandom | base64` makes them. Check {OPTION}."
         )
     return SecretKey(content)
