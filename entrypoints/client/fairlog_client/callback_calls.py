@@ -6,7 +6,7 @@ import msgspec
 
 from fairlog_client.answers import Callback, Callbacks
 from fairlog_client.errors import InvalidArguments
-from fairlog_client.flows import Flow, Request, Retries, answered, read
+from fairlog_client.flows import Flow, Request, Retries, answer_of, answered
 
 
 class CallbackCalls:
@@ -16,13 +16,13 @@ class CallbackCalls:
 
     def callbacks(self) -> Flow[list[Callback]]:
         """Return all endpoints by name; there are at most 50."""
-        response = yield from answered(Request(method="GET", path="/v1/callbacks"), self.retries)
-        return read(response, Callbacks).callbacks
+        request = Request(method="GET", path="/v1/callbacks")
+        return (yield from answer_of(request, self.retries, Callbacks)).callbacks
 
     def callback(self, name: str) -> Flow[Callback]:
         """Return an endpoint. Raises `NotFound`."""
-        response = yield from answered(Request(method="GET", path=_path(name)), self.retries)
-        return read(response, Callback)
+        request = Request(method="GET", path=_path(name))
+        return (yield from answer_of(request, self.retries, Callback))
 
     def set_callback(
         self, name: str, url: str, *, kinds: Sequence[str] = (), users: Sequence[str] = ()
@@ -34,8 +34,7 @@ class CallbackCalls:
         """
         content = msgspec.json.encode({"url": url, "kinds": list(kinds), "users": list(users)})
         request = Request(method="PUT", path=_path(name), content=content)
-        response = yield from answered(request, self.retries)
-        return read(response, Callback)
+        return (yield from answer_of(request, self.retries, Callback))
 
     def delete_callback(self, name: str) -> Flow[None]:
         """Delete an endpoint; deliveries to it that wait fail. Raises `NotFound`."""

@@ -36,11 +36,10 @@ from fairlog_client.flows import (
     ReadStream,
     Request,
     Retries,
-    answered,
+    answer_of,
     error_of,
     may_repeat,
     paged,
-    read,
     refusal_of,
 )
 from fairlog_client.limit_calls import LimitCalls
@@ -112,8 +111,7 @@ class Calls(LimitCalls, ScheduleCalls, CallbackCalls):
             content=submission.content(),
             wait_seconds=wait_seconds,
         )
-        response = yield from answered(request, self.retries)
-        return read(response, JobState)
+        return (yield from answer_of(request, self.retries, JobState))
 
     def submit_many(self, submissions: Iterable[Submission]) -> Items[JobState | FairlogError]:
         """Submit any number of jobs in batches, and yield one outcome for each, in order: the job,
@@ -134,8 +132,7 @@ class Calls(LimitCalls, ScheduleCalls, CallbackCalls):
         while left:
             content = b'{"jobs":[' + b",".join(batch[one] for one in left) + b"]}"
             request = Request(method="POST", path="/v1/jobs/batch", content=content)
-            response = yield from answered(request, self.retries)
-            answers = read(response, BatchOutcomes).jobs
+            answers = (yield from answer_of(request, self.retries, BatchOutcomes)).jobs
             if len(answers) != len(left):
                 raise UnexpectedAnswer(f"{len(answers)} answers for {len(left)} submissions.")
             for one, answer in zip(left, answers, strict=True):
@@ -163,8 +160,7 @@ class Calls(LimitCalls, ScheduleCalls, CallbackCalls):
             params=_wait(wait_seconds),
             wait_seconds=wait_seconds,
         )
-        response = yield from answered(request, self.retries)
-        return read(response, JobState)
+        return (yield from answer_of(request, self.retries, JobState))
 
     def wait(self, job_id: int, timeout: float | None = None) -> Flow[JobState]:
         """Return a job when it has ended. Raises `ResultTimeout` after `timeout` seconds; None:
@@ -220,8 +216,7 @@ class Calls(LimitCalls, ScheduleCalls, CallbackCalls):
     def cancel(self, job_id: int) -> Flow[JobState]:
         """Cancel a job that has not ended. Raises `NotFound` and `Conflict`."""
         request = Request(method="POST", path=f"/v1/jobs/{job_id:d}/cancel")
-        response = yield from answered(request, self.retries)
-        return read(response, JobState)
+        return (yield from answer_of(request, self.retries, JobState))
 
     def retry(self, job_id: int) -> Flow[JobState]:
         """Retry a failed or cancelled job. It counts as a submission of its user.
@@ -231,14 +226,12 @@ class Calls(LimitCalls, ScheduleCalls, CallbackCalls):
         """
         path = f"/v1/jobs/{job_id:d}/retry"
         request = Request(method="POST", path=path, is_repeatable=False)
-        response = yield from answered(request, self.retries)
-        return read(response, JobState)
+        return (yield from answer_of(request, self.retries, JobState))
 
     def explain(self, job_id: int) -> Flow[Explanation]:
         """Return why a job has not started, or how it ended. Raises `NotFound`."""
         request = Request(method="GET", path=f"/v1/jobs/{job_id:d}/explain")
-        response = yield from answered(request, self.retries)
-        return read(response, Explanation)
+        return (yield from answer_of(request, self.retries, Explanation))
 
     # The log
 

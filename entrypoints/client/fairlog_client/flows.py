@@ -191,6 +191,14 @@ def answered(request: Request, retries: Retries) -> Flow[Response]:
         yield from budget.pause(error)
 
 
+def answer_of(request: Request, retries: Retries, expected: type[T]) -> Flow[T]:
+    """Send a request until it has a successful answer, and return what that says.
+
+    Raises the error of the last answer, and `UnexpectedAnswer`.
+    """
+    return read((yield from answered(request, retries)), expected)
+
+
 def paged(
     path: str,
     params: Mapping[str, Any],
@@ -204,7 +212,7 @@ def paged(
     """
     while True:
         request = Request(method="GET", path=path, params=params)
-        page = read((yield from answered(request, retries)), expected)
+        page = yield from answer_of(request, retries, expected)
         for entry in entries(page):
             yield Item(entry)
         if page.next is None:

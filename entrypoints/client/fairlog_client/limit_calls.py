@@ -8,7 +8,7 @@ from msgspec import UNSET, UnsetType
 
 from fairlog_client.answers import KindLimits, Limits, Plan, PlansPage, Push, Rate, UserLimits
 from fairlog_client.errors import InvalidArguments
-from fairlog_client.flows import Flow, Items, Request, Retries, answered, paged, read
+from fairlog_client.flows import Flow, Items, Request, Retries, answer_of, answered, paged, read
 
 
 class LimitCalls:
@@ -19,14 +19,12 @@ class LimitCalls:
     def limits(self, user_id: str) -> Flow[UserLimits]:
         """Return the limits of a user, with the window of all users together."""
         request = Request(method="GET", path=_limits_path(user_id))
-        response = yield from answered(request, self.retries)
-        return read(response, UserLimits)
+        return (yield from answer_of(request, self.retries, UserLimits))
 
     def global_limits(self) -> Flow[Limits]:
         """Return the limits of all users together."""
         request = Request(method="GET", path="/v1/limits")
-        response = yield from answered(request, self.retries)
-        return read(response, Limits)
+        return (yield from answer_of(request, self.retries, Limits))
 
     def set_limits(  # noqa: PLR0913 (each is a limit)
         self,
@@ -70,8 +68,7 @@ class LimitCalls:
     def plan(self, name: str) -> Flow[Plan]:
         """Return a plan. Raises `NotFound`."""
         request = Request(method="GET", path=_plan_path(name))
-        response = yield from answered(request, self.retries)
-        return read(response, Plan)
+        return (yield from answer_of(request, self.retries, Plan))
 
     def set_plan(  # noqa: PLR0913 (each is a limit)
         self,
@@ -98,8 +95,7 @@ class LimitCalls:
             priority_max=priority_max,
         )
         request = Request(method="PUT", path=_plan_path(name), content=content)
-        response = yield from answered(request, self.retries)
-        return read(response, Plan)
+        return (yield from answer_of(request, self.retries, Plan))
 
     def delete_plan(self, name: str) -> Flow[None]:
         """Delete a plan. Raises `NotFound`, and `Conflict` while users are on it."""
@@ -108,8 +104,8 @@ class LimitCalls:
 
     def kind(self, name: str) -> Flow[KindLimits]:
         """Return the limits of a kind, and how it stands."""
-        response = yield from answered(Request(method="GET", path=_kind_path(name)), self.retries)
-        return read(response, KindLimits)
+        request = Request(method="GET", path=_kind_path(name))
+        return (yield from answer_of(request, self.retries, KindLimits))
 
     def set_kind(
         self,
@@ -130,8 +126,7 @@ class LimitCalls:
             push=push,
         )
         request = Request(method="PUT", path=_kind_path(name), content=content)
-        response = yield from answered(request, self.retries)
-        return read(response, KindLimits)
+        return (yield from answer_of(request, self.retries, KindLimits))
 
 
 def _given(**fields: object) -> bytes:

@@ -8,7 +8,7 @@ import msgspec
 
 from fairlog_client.answers import Schedule, SchedulesPage
 from fairlog_client.errors import InvalidArguments
-from fairlog_client.flows import Flow, Items, Request, Retries, answered, paged, read
+from fairlog_client.flows import Flow, Items, Request, Retries, answer_of, answered, paged
 from fairlog_client.submissions import rfc3339
 
 
@@ -25,8 +25,7 @@ class ScheduleCalls:
     def schedule(self, name: str) -> Flow[Schedule]:
         """Return a schedule. Raises `NotFound`."""
         request = Request(method="GET", path=_path(name))
-        response = yield from answered(request, self.retries)
-        return read(response, Schedule)
+        return (yield from answer_of(request, self.retries, Schedule))
 
     def set_schedule(  # noqa: PLR0913 (each is a field of a schedule)
         self,
@@ -64,8 +63,7 @@ class ScheduleCalls:
             }
         )
         request = Request(method="PUT", path=_path(name), content=content)
-        response = yield from answered(request, self.retries)
-        return read(response, Schedule)
+        return (yield from answer_of(request, self.retries, Schedule))
 
     def delete_schedule(self, name: str) -> Flow[None]:
         """Delete a schedule; its jobs are left alone. Raises `NotFound`."""
@@ -78,8 +76,7 @@ class ScheduleCalls:
         `RateLimited`.
         """
         request = Request(method="POST", path=f"{_path(name)}/trigger", is_repeatable=False)
-        response = yield from answered(request, self.retries)
-        return read(response, Schedule)
+        return (yield from answer_of(request, self.retries, Schedule))
 
     def backfill_schedule(self, name: str, start: datetime, end: datetime) -> Flow[Schedule]:
         """Run each due time from `start` up to `end`, exclusive, once; at most 1,000. Both need a
@@ -91,8 +88,7 @@ class ScheduleCalls:
         request = Request(
             method="POST", path=f"{_path(name)}/backfill", content=content, is_repeatable=False
         )
-        response = yield from answered(request, self.retries)
-        return read(response, Schedule)
+        return (yield from answer_of(request, self.retries, Schedule))
 
 
 def _path(name: str) -> str:
