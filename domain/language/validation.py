@@ -4,9 +4,9 @@ import contextlib
 import math
 import re
 import unicodedata
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import UTC, datetime
-from typing import Final, cast, get_args
+from typing import Final, TypeVar, cast, get_args
 from urllib.parse import urlsplit
 
 import msgspec
@@ -36,6 +36,8 @@ from domain.language.identifiers import (
 )
 from domain.language.limits import Backoff, PushEndpoint, Rate, RetryPolicy
 from domain.language.moments import UNIX_EPOCH
+
+N = TypeVar("N", bound=str)
 
 NAME_BYTES_MAX: Final = 255
 ATTEMPTS_MAX: Final = 1000
@@ -303,17 +305,20 @@ def endpoint_name(text: str) -> CallbackName:
 
 def callback_kinds(names: Collection[str]) -> tuple[Kind, ...]:
     """Check the kinds of an endpoint; return each once, in order."""
-    found = tuple(sorted({kind(one) for one in names}))
-    if len(found) > NAMED_MAX:
-        raise InvalidInput(f"kinds names at most {NAMED_MAX} kinds; leave it out for any kind.")
-    return found
+    return _each_once(names, kind, "kind")
 
 
 def callback_users(names: Collection[str]) -> tuple[UserId, ...]:
     """Check the users of an endpoint; return each once, in order."""
-    found = tuple(sorted({user_id(one) for one in names}))
+    return _each_once(names, user_id, "user")
+
+
+def _each_once(names: Collection[str], check: Callable[[str], N], what: str) -> tuple[N, ...]:
+    found = tuple(sorted({check(one) for one in names}))
     if len(found) > NAMED_MAX:
-        raise InvalidInput(f"users names at most {NAMED_MAX} users; leave it out for any user.")
+        raise InvalidInput(
+            f"{what}s names at most {NAMED_MAX} {what}s; leave it out for any {what}."
+        )
     return found
 
 
