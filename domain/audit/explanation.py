@@ -17,6 +17,7 @@ from domain.audit.reasons import (
     format_seconds,
     format_time,
 )
+from domain.audit.schedule_reasons import submitted_by_schedule
 from domain.audit.start_reasons import StartLimit, hold, start_reasons
 from domain.fairness.line import Load
 from domain.jobs.job import Job, State
@@ -31,6 +32,7 @@ from domain.language.events import (
     JobRequeued,
     JobStarted,
     RequeueReason,
+    ScheduleFired,
 )
 from domain.language.identifiers import JobId, Kind, WorkerId
 from domain.language.limits import BACKOFF, WEIGHT_DEFAULT, delay_range
@@ -94,6 +96,8 @@ class ExplanationInput(Struct, frozen=True, kw_only=True):
     wait: LastWait | None = None  # of a job that has ended; None: it was never started
     parents: Mapping[JobId, State] = {}  # some of those that it waits for
     deliveries: Sequence[DeliveryState] = ()  # the latest that tell its end
+    run: ScheduleFired | None = None  # of the schedule that submitted it; None: a caller did
+    is_posted: bool = False  # servers take the jobs of its kind, and post them to an address
 
     @property
     def is_held(self) -> bool:
@@ -109,7 +113,7 @@ class Explanation(Struct, frozen=True):
 
 
 def explain(known: ExplanationInput) -> Explanation:
-    reasons = [*_reasons(known), *_caller(known), *_told(known)]
+    reasons = [*_reasons(known), *_caller(known), *_told(known), *_schedule(known)]
     summary = f"Job {known.job.id} is {known.job.state}. {reasons[0].text}"
     return Explanation(summary, reasons)
 
@@ -118,6 +122,11 @@ def _told(known: ExplanationInput) -> Iterator[Reason]:
     """Name the callbacks that tell how the job ended."""
     if known.deliveries:
         yield deliveries(known.deliveries, len(known.job.deliveries))
+
+
+def _schedule(known: ExplanationInput) -> Iterator[Reason]:
+    if known.run is not None:
+        yield submitted_by_schedule(known.run)
 
 
 def _reasons(known: ExplanationInput) -> Iterator[Reason]:
@@ -276,10 +285,17 @@ def _no_worker(known: ExplanationInput) -> Reason:
         mistyped = f" Workers ask for {workers.nearest_kind!r}: is the kind mistyped?"
     return Reason(
         "no_worker",
-        f"{nobody}, no job of it is running, and none was started in that time. Start a worker "
-        f"that has a handler for it.{mistyped}{dead}",
+        f"{nobody}, no job of it is running, and none was started in that time. "
+        f"{_POSTED if known.is_posted else _CLAIMED}{mistyped}{dead}",
         numbers,
     )
+
+
+_CLAIMED: Final = "Start a worker that has a handler for it."
+_POSTED: Final = (
+    "Its jobs are posted by servers that have the key to sign them: start one with "
+    "FAIRLOG_CALLBACK_KEY_FILE."
+)
 
 
 def _dead(workers: Workers) -> str:

@@ -280,8 +280,8 @@ def _callbacks(fairlog: Fairlog) -> Diagnosis:
         "callbacks",
         Level.WARNING,
         f"{found}, and a server with the settings found here sends none",
-        "make a key with `openssl rand -base64 32`, and name its file by FAIRLOG_CALLBACK_KEY_FILE "
-        "on each server; FAIRLOG_CALLBACK_SLOTS must not be 0",
+        "make a key with `head -c 32 /dev/urandom | base64`, and name its file by "
+        "FAIRLOG_CALLBACK_KEY_FILE on each server; FAIRLOG_CALLBACK_SLOTS must not be 0",
     )
 
 

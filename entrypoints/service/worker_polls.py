@@ -17,6 +17,7 @@ from sqlalchemy.engine import Connection
 from adapters.database.database import Database
 from adapters.log.event_log import SqlEventLog
 from adapters.servers.worker_polls import KEPT_SECONDS, StoredPoll, read_polls, replace_polls
+from domain.language.callbacks import CALLBACK_KIND
 from domain.language.identifiers import Kind, ServerId, WorkerId
 from domain.language.moments import to_micros
 
@@ -35,7 +36,10 @@ class WorkerPoll(Struct, frozen=True):
     seconds_ago: float  # 0 while it waits
 
     def asks_for(self, kind: Kind) -> bool:
-        return self.kinds is None or kind in self.kinds
+        """Return True if it is given jobs of the kind; those of callbacks only by its name."""
+        if self.kinds is None:
+            return kind != CALLBACK_KIND
+        return kind in self.kinds
 
 
 class _Polls:

@@ -19,8 +19,9 @@ from domain.fairness.queues import QueueName
 from domain.fairness.start_limits import NO_STARTS
 from domain.jobs.failure import unreported_error
 from domain.jobs.job import ENDED, Job, State
+from domain.language.callbacks import CALLBACK_KIND
 from domain.language.errors import UnknownJob
-from domain.language.events import JobStarted
+from domain.language.events import JobStarted, ScheduleFired
 from domain.language.identifiers import JobId, Kind, WorkerId
 from domain.language.limits import WEIGHT_DEFAULT
 from domain.language.moments import later
@@ -113,7 +114,19 @@ def input_of(fairlog: Fairlog, connection: Connection, job_id: JobId) -> Explana
         wait=_wait(connection, job) if job.state in ENDED else None,
         parents=_parents(fairlog, connection, job),
         deliveries=_deliveries(fairlog, connection, job),
+        run=_run(connection, job),
+        is_posted=job.kind == CALLBACK_KIND or settings.of_kind(job.kind).push is not None,
     )
+
+
+def _run(connection: Connection, job: Job) -> ScheduleFired | None:
+    """Return the run of the schedule that submitted it; None: a caller did."""
+    for next_one in audit_log.find(connection, EventFilter(), job.id, 1):
+        if next_one.type == ScheduleFired.__name__:
+            event = read(next_one.version, next_one.data)
+            if isinstance(event, ScheduleFired) and event.job == job.id:
+                return event
+    return None
 
 
 def _parents(fairlog: Fairlog, connection: Connection, job: Job) -> dict[JobId, State]:

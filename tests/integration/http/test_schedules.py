@@ -42,6 +42,13 @@ def until(client: httpx.Client, name: str, **fields: Any) -> Any:
     return get(client, name)
 
 
+def explained(client: httpx.Client, job_id: int) -> dict[str, Any]:
+    """The reason that names the schedule of a job."""
+    reasons = client.get(f"/v1/jobs/{job_id}/explain").json()["reasons"]
+    [reason] = [one for one in reasons if one["code"] == "schedule"]
+    return dict(reason)
+
+
 def jobs(client: httpx.Client) -> list[dict[str, Any]]:
     return list(client.get("/v1/jobs").json()["jobs"])
 
@@ -78,6 +85,13 @@ def test_the_timer_submits_a_job_at_each_due_time(client: httpx.Client, clock: M
         "reason": None,
     }
     assert (shown["last_job_id"], shown["next_run_at"]) == (job["id"], "2026-01-31T12:02:00Z")
+    assert explained(client, job["id"]) == {
+        "code": "schedule",
+        "text": "The schedule 'minutely' submitted it for the run of 2026-01-31T12:01:00Z.",
+        "schedule": "minutely",
+        "due_at": "2026-01-31T12:01:00Z",
+        "cause": "time",
+    }
     [given] = claim(client)
     assert given["payload"] is None
     clock.advance(60)
@@ -107,6 +121,8 @@ def test_a_trigger_answers_what_came_of_it(client: httpx.Client) -> None:
     run = answer.json()["run"]
     assert (run["cause"], run["outcome"]) == ("trigger", "submitted")
     assert client.get(f"/v1/jobs/{run['job_id']}").json()["state"] == "queued"
+    text = "The schedule 'nightly' submitted it for a run that was triggered at "
+    assert explained(client, run["job_id"])["text"] == f"{text}{run['due_at']}."
     again = client.post("/v1/schedules/nightly/trigger").json()["run"]
     assert (again["outcome"], again["job_id"]) == ("overlap", None)
 
