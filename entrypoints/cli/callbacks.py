@@ -12,7 +12,6 @@ import msgspec
 import rich_click as click
 from click.exceptions import UsageError
 
-from adapters.clock import SystemClock
 from adapters.outgoing.signatures import OPTION, read_secret_key
 from domain.decisions.answers import CallbackDecided
 from domain.language import validation
@@ -29,7 +28,13 @@ from entrypoints.cli.session import (
     settings_from,
 )
 from entrypoints.http.callback_requests import CallbackChange
-from entrypoints.service.callbacks import CallbackView, all_callbacks, secret_versions, views_of
+from entrypoints.service.callbacks import (
+    CallbackView,
+    all_callbacks,
+    callbacks_now,
+    secret_versions,
+    views_of,
+)
 from entrypoints.service.fairlog import Fairlog
 from entrypoints.worker.deliveries import callback_secret
 
@@ -129,8 +134,8 @@ def secret(
     with open_writer(database_url, submits=False) as fairlog:
         if rotate:
             _decide(fairlog, RotateCallbackSecret(name=wanted, overlap_seconds=overlap_seconds))
-        found = asyncio.run(all_callbacks(fairlog))
-    _, versions = secret_versions(found, _of_endpoint(wanted), SystemClock().now())
+        found, now = asyncio.run(callbacks_now(fairlog))
+    _, versions = secret_versions(found, _of_endpoint(wanted), now)
     echo(callback_secret(key, wanted, versions[0]))
     if len(versions) > 1:
         note("The secret before it signs, too, until its overlap is over.")

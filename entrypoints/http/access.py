@@ -100,6 +100,7 @@ _API: Final[Mapping[tuple[str, str], _Rule]] = {
     ("GET", "/v1/callbacks/{name}"): _READ_ALL,
     ("PUT", "/v1/callbacks/{name}"): _OPERATE,
     ("DELETE", "/v1/callbacks/{name}"): _OPERATE,
+    ("POST", "/v1/callbacks/{name}/rotate"): _OPERATE,
     ("GET", "/v1/keys"): _KEYS,
     ("POST", "/v1/keys"): _KEYS,
     ("POST", "/v1/keys/{name}/rotate"): _KEYS,

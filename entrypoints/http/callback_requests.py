@@ -5,7 +5,7 @@ from typing import Annotated
 from msgspec import Meta, Struct
 
 from domain.language import validation
-from domain.language.callbacks import NAMED_MAX
+from domain.language.callbacks import NAMED_MAX, OVERLAP_SECONDS, OVERLAP_SECONDS_MAX
 from domain.language.commands import SetCallback
 from domain.language.identifiers import CallbackName
 from domain.language.ranges import Name
@@ -55,3 +55,16 @@ class CallbackChange(Struct, forbid_unknown_fields=True, kw_only=True):
             kinds=validation.callback_kinds(self.kinds or ()),
             users=validation.callback_users(self.users or ()),
         )
+
+
+class SecretRotation(Struct, frozen=True, forbid_unknown_fields=True):
+    """A request for a new secret."""
+
+    overlap_seconds: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=OVERLAP_SECONDS_MAX,
+            description="How long the secret before it signs, too. Left out: a day.",
+        ),
+    ] = OVERLAP_SECONDS

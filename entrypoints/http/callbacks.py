@@ -1,14 +1,14 @@
 """Routes for the endpoints of callbacks."""
 
-from litestar import Controller, delete, get, put
+from litestar import Controller, delete, get, post, put
 from litestar.di import NamedDependency
 from litestar.params import JSONBody
-from litestar.status_codes import HTTP_204_NO_CONTENT
+from litestar.status_codes import HTTP_200_OK, HTTP_204_NO_CONTENT
 
 from domain.language import validation
-from domain.language.commands import DeleteCallback
+from domain.language.commands import DeleteCallback, RotateCallbackSecret
 from entrypoints.http.access import sent_by
-from entrypoints.http.callback_requests import CallbackChange
+from entrypoints.http.callback_requests import CallbackChange, SecretRotation
 from entrypoints.http.parameters import CallbackInPath
 from entrypoints.http.strict_request import StrictRequest
 from entrypoints.service import callbacks
@@ -54,3 +54,22 @@ class CallbackController(Controller):
         """Delete an endpoint. Deliveries to it that wait fail."""
         command = DeleteCallback(name=validation.endpoint_name(name))
         await callbacks.change_callback(fairlog, sent_by(request, command))
+
+    @post("/{name:str}/rotate", status_code=HTTP_200_OK)
+    async def rotate(
+        self,
+        name: CallbackInPath,
+        data: JSONBody[SecretRotation],
+        request: StrictRequest,
+        fairlog: NamedDependency[Fairlog],
+    ) -> CallbackView:
+        """Give an endpoint a new secret, or with the name `default` the URLs that come with jobs.
+
+        The secret before it signs, too, until the overlap has ended. `fairlog callbacks secret`
+        prints secrets, which no answer holds.
+        """
+        command = RotateCallbackSecret(
+            name=validation.callback_name(name), overlap_seconds=data.overlap_seconds
+        )
+        changed = await callbacks.change_callback(fairlog, sent_by(request, command))
+        return callbacks.callback_view(changed)

@@ -60,6 +60,9 @@ OPERATIONS: Final[Mapping[tuple[str, str], Operation]] = {
         "setCallback", "Make or replace a callback endpoint"
     ),
     ("DELETE", "/v1/callbacks/{name}"): Operation("deleteCallback", "Delete a callback endpoint"),
+    ("POST", "/v1/callbacks/{name}/rotate"): Operation(
+        "rotateCallbackSecret", "Rotate the secret of callbacks"
+    ),
     ("GET", "/v1/schedules"): Operation("listSchedules", "List schedules"),
     ("GET", "/v1/schedules/{name}"): Operation("getSchedule", "Get a schedule"),
     ("PUT", "/v1/schedules/{name}"): Operation("setSchedule", "Make or replace a schedule"),

@@ -83,6 +83,7 @@ REFUSALS: Final[Mapping[tuple[str, str], tuple[type[FairlogError], ...]]] = {
     ("GET", "/v1/callbacks/{name}"): (UnknownCallback,),
     ("PUT", "/v1/callbacks/{name}"): (TooManyCallbacks,),
     ("DELETE", "/v1/callbacks/{name}"): (UnknownCallback,),
+    ("POST", "/v1/callbacks/{name}/rotate"): (UnknownCallback,),
     ("GET", "/v1/schedules/{name}"): (UnknownSchedule,),
     ("DELETE", "/v1/schedules/{name}"): (UnknownSchedule,),
     ("POST", "/v1/schedules/{name}/trigger"): (

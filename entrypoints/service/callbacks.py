@@ -4,6 +4,7 @@ from datetime import datetime
 from typing import Annotated
 
 from msgspec import Meta, Struct
+from sqlalchemy.engine import Connection
 
 from domain.callbacks.callbacks import Callback
 from domain.decisions.answers import CallbackDecided
@@ -20,7 +21,7 @@ class CallbackView(Struct, frozen=True):
     """An endpoint that is told the ends of jobs. Its secret is shown by `fairlog callbacks`."""
 
     name: Annotated[CallbackName, Meta(description="The name of the endpoint.")]
-    url: Annotated[str, Meta(description="Where callbacks are sent.")]
+    url: Annotated[str, Meta(description="Where callbacks are sent. Empty: to the URLs of jobs.")]
     kinds: Annotated[
         tuple[Name, ...], Meta(description="The kinds whose ends it is told. Empty: any.")
     ]
@@ -55,6 +56,15 @@ async def change_callback(fairlog: Fairlog, command: CallbackCommand) -> Callbac
 async def all_callbacks(queries: Queries) -> dict[CallbackName, Callback]:
     """Return all endpoints, with the versions of those that were deleted."""
     return await queries.read(queries.with_saved_rows(queries.callbacks.all))
+
+
+async def callbacks_now(queries: Queries) -> tuple[dict[CallbackName, Callback], datetime]:
+    """Return what `all_callbacks` does, and the log's time, by which secrets overlap."""
+
+    def query(connection: Connection) -> tuple[dict[CallbackName, Callback], datetime]:
+        return queries.callbacks.all(connection), queries.log.now(connection)
+
+    return await queries.read(queries.with_saved_rows(query))
 
 
 async def callback(queries: Queries, name: CallbackName) -> CallbackView:

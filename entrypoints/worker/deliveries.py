@@ -18,7 +18,8 @@ from domain.callbacks.callbacks import Callback
 from domain.language.callbacks import CALLBACK_KIND
 from domain.language.errors import FairlogError, UnknownCallback
 from domain.language.identifiers import CallbackName
-from entrypoints.service.callbacks import all_callbacks, secret_versions
+from domain.language.moments import UNIX_EPOCH
+from entrypoints.service.callbacks import callbacks_now, secret_versions
 from entrypoints.service.fairlog import Fairlog
 from entrypoints.worker.request_executor import SUCCESS, RequestExecutor, failed
 from fairlog_client.worker.error_bodies import error_of
@@ -65,7 +66,8 @@ class Deliverer(RequestExecutor):
         self._sender = sender
         self._key = key
         self._endpoints: dict[CallbackName, Callback] = {}
-        self._read_at = float("-inf")  # by the clock of the event loop
+        self._log_time = UNIX_EPOCH  # when they were read
+        self._read_at = float("-inf")  # the same, by the clock of the event loop
 
     @property
     def kinds(self) -> Mapping[str, float | None]:
@@ -103,9 +105,9 @@ class Deliverer(RequestExecutor):
         now = asyncio.get_running_loop().time()
         is_missing = callback is not None and callback not in self._endpoints
         if is_missing or now - self._read_at > ENDPOINTS_FRESH_SECONDS:
-            self._endpoints = await all_callbacks(self._fairlog)
+            self._endpoints, self._log_time = await callbacks_now(self._fairlog)
             self._read_at = now
-        name, versions = secret_versions(self._endpoints, callback, SystemClock().now())
+        name, versions = secret_versions(self._endpoints, callback, self._log_time)
         return [callback_secret(self._key, name, version) for version in versions]
 
 

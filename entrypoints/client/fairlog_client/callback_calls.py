@@ -1,12 +1,15 @@
 """The calls about callback endpoints."""
 
 from collections.abc import Sequence
+from typing import Final
 
 import msgspec
 
 from fairlog_client.answers import Callback, Callbacks
 from fairlog_client.errors import InvalidArguments
 from fairlog_client.flows import Flow, Request, Retries, answer_of, answered
+
+OVERLAP_SECONDS: Final = 86_400.0  # a day
 
 
 class CallbackCalls:
@@ -40,6 +43,19 @@ class CallbackCalls:
         """Delete an endpoint; deliveries to it that wait fail. Raises `NotFound`."""
         request = Request(method="DELETE", path=_path(name), is_repeatable=False)
         yield from answered(request, self.retries)
+
+    def rotate_callback_secret(
+        self, name: str, *, overlap_seconds: float = OVERLAP_SECONDS
+    ) -> Flow[Callback]:
+        """Give an endpoint a new secret, or with the name `default` the URLs that come with jobs.
+
+        The secret before it signs, too, for `overlap_seconds` (0 to 366 days). Raises `NotFound`,
+        `InvalidRequest`.
+        """
+        content = msgspec.json.encode({"overlap_seconds": overlap_seconds})
+        path = f"{_path(name)}/rotate"
+        request = Request(method="POST", path=path, content=content, is_repeatable=False)
+        return (yield from answer_of(request, self.retries, Callback))
 
 
 def _path(name: str) -> str:

@@ -237,6 +237,7 @@ def test_callbacks_are_set_listed_and_deleted_and_come_with_jobs(client: Any) ->
     assert (callback.url, callback.kinds, callback.secret_version) == (url, ["no-such"], 1)
     assert client.callback(name) == callback
     assert name in [one.name for one in client.callbacks()]
+    assert client.rotate_callback_secret(name, overlap_seconds=60).secret_version == 2
     client.delete_callback(name)
     with pytest.raises(NotFound):
         client.callback(name)

@@ -6,7 +6,7 @@ from typing import Any
 
 import httpx
 import pytest
-from standardwebhooks.webhooks import Webhook
+from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
 from adapters.outgoing.signatures import read_secret_key
 from adapters.settings import Settings
@@ -150,6 +150,34 @@ def test_a_receiver_that_fails_is_told_again_the_same(
     assert verified(second, settings)["subject"] == str(job["id"])
 
 
+def test_a_rotated_secret_and_the_one_before_it_sign_while_they_overlap(
+    client: httpx.Client,
+    receiver: Receiver,
+    settings: Settings,
+    clock: ManualClock,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(deliveries, "ENDPOINTS_FRESH_SECONDS", 0.0)
+    answer = client.post("/v1/callbacks/default/rotate", json={"overlap_seconds": 60})
+    assert answer.status_code == 200, answer.text
+    rotated = answer.json()
+    assert (rotated["name"], rotated["secret_version"]) == ("default", 2)
+    problem(client.get("/v1/callbacks/default"), 404)
+    problem(client.post("/v1/callbacks/none/rotate", json={}), 404)
+    too_long = client.post("/v1/callbacks/default/rotate", json={"overlap_seconds": 1e9})
+    problem(too_long, 400)
+    job = finish(client, callback={"url": receiver.url})
+    until(client, job, lambda one: one["state"] == "done")
+    for version in (1, 2):
+        verified(receiver.asked[0], settings, version=version)
+    clock.advance(61)
+    job = finish(client, payload="later", callback={"url": receiver.url})
+    until(client, job, lambda one: one["state"] == "done")
+    verified(receiver.asked[1], settings, version=2)
+    with pytest.raises(WebhookVerificationError):
+        verified(receiver.asked[1], settings, version=1)
+
+
 @pytest.mark.parametrize(
     ("path", "answers", "state", "says"),
     [
@@ -242,11 +270,13 @@ def test_without_a_key_deliveries_wait_and_no_client_gets_them(
     with AppServer(database_url) as server:
         job = finish(server.client, callback={"url": receiver.url})
         claimed = {"worker": "w", "max": 9}
-        for kinds in (None, ["fairlog.callback"]):
+        for kinds in (["fairlog.callback"], None):
             answer = server.client.post("/v1/claims", json=claimed | {"kinds": kinds})
             assert answer.json()["jobs"] == []
         [delivery] = told(server.client, job)
         assert delivery["state"] == "queued"
+        why = server.client.get(f"/v1/jobs/{delivery['id']}/explain").json()["summary"]
+        assert "start one with FAIRLOG_CALLBACK_KEY_FILE" in why
     with AppServer(database_url, settings) as server:  # as after a restart
         until(server.client, job, lambda one: one["state"] == "done")
     assert receiver.asked[0].job["subject"] == str(job["id"])
