@@ -59,7 +59,7 @@ def nothing_kept() -> Iterator[None]:
             after, _ = tracemalloc.get_traced_memory()
             return after - before < BYTES_KEPT_MAX and {id(one) for one in errors()} <= known
 
-        wait_until(is_let_go, "nothing is kept", 5)  # the writer's thread may be a little behind
+        wait_until(is_let_go, "nothing is kept")  # the writer's thread may be a little behind
     finally:
         tracemalloc.stop()
         gc.enable()
