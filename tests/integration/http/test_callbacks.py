@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from datetime import datetime, timedelta
+from itertools import count
 from typing import Any
 
 import httpx
@@ -29,14 +31,17 @@ from tests.support.waiting import wait_until
 
 class Receiver(Endpoint):
     """Answers with the next of `answers`, and 200 after them; the path /hang is never answered,
-    /reset is broken off, and /redirect redirects to loopback.
+    /reset is broken off, and /redirect redirects to loopback. While it is `away`, all break off.
     """
 
     def __init__(self) -> None:
         super().__init__(self._answer_to)
         self.answers: list[int] = []
+        self.away = False
 
     def _answer_to(self, asked: Asked) -> Reply:
+        if self.away:
+            return Break()
         match asked.path:
             case "/hang":
                 return Hang(Future())
@@ -148,6 +153,25 @@ def test_a_receiver_that_fails_is_told_again_the_same(
     assert first.body == second.body
     assert first.headers["webhook-id"] == second.headers["webhook-id"]
     assert verified(second, settings)["subject"] == str(job["id"])
+
+
+def test_a_receiver_that_was_away_for_an_hour_is_told_then(
+    client: httpx.Client, receiver: Receiver, settings: Settings, clock: ManualClock
+) -> None:
+    back_at = clock.now() + timedelta(hours=1)
+    receiver.away = True
+    job = finish(client, callback={"url": receiver.url})
+    failures = count(1)
+    while receiver.away:
+        failed = next(failures)
+        [delivery] = until(client, job, lambda one: one["failures"] == failed)  # noqa: B023 (called at once)
+        next_at = datetime.fromisoformat(delivery["run_at"])
+        receiver.away = next_at < back_at
+        clock.advance((next_at - clock.now()).total_seconds())
+    [delivery] = until(client, job, lambda one: one["state"] == "done")
+    assert 8 <= delivery["failures"] < delivery["max_attempts"] == 34
+    assert len({asked.headers["webhook-id"] for asked in receiver.asked}) == 1
+    assert verified(receiver.asked[-1], settings)["subject"] == str(job["id"])
 
 
 def test_a_rotated_secret_and_the_one_before_it_sign_while_they_overlap(
