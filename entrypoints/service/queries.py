@@ -162,9 +162,10 @@ class Queries:
         """Have the rows of the inline projections saved, and return the positions of the events
         that rows lack all the same, since nothing can be written. Raises `LogIsBehind`.
         """
+        written = self._written  # before the query: the writer goes on meanwhile
         position, saved = self.log.saved(connection)
-        if position < self._written:
-            raise LogIsBehind(position, self._written)
+        if position < written:
+            raise LogIsBehind(position, written)
         if saved == position or self.save_rows(connection):
             return range(0)
         return range(saved + 1, position + 1)

@@ -295,6 +295,24 @@ def test_a_job_that_comes_to_be_while_it_is_asked_for_is_unknown_and_no_trouble(
         assert not fairlog.supervisor.troubles()
 
 
+def test_what_is_written_while_a_query_begins_does_not_make_the_database_look_behind(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with service(database_url) as fairlog:
+        job = do(fairlog, submit(), Submitted).job
+        saved = fairlog.log.saved
+
+        def saved_late(connection: Connection) -> tuple[int, int]:
+            found = saved(connection)
+            do(fairlog, submit(payload=random.random()), Submitted)
+            return found
+
+        monkeypatch.setattr(fairlog.log, "saved", saved_late)
+        for _ in range(3):
+            assert asyncio.run(fairlog.job(job.id)).state is State.QUEUED
+        assert not fairlog.supervisor.troubles()
+
+
 # A process that is killed
 
 
