@@ -2,11 +2,13 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from datetime import datetime
+from typing import Any, Final
 
 import pytest
 import sqlalchemy as sa
 
+from adapters.database.database import Database
 from adapters.log.archived import ARCHIVE_EVENT_NAMES
 from adapters.log.schema import protect_events
 from adapters.log.tables import bodies, events, log_head
@@ -64,7 +66,7 @@ from entrypoints.service.fairlog import Fairlog
 from tests.support.clock import NOON, ManualClock
 from tests.support.core import execute_now, writer_of
 from tests.support.keys import by, create_key, revoke_key, rotate_key
-from tests.support.prepared import prepare
+from tests.support.prepared import copied_or_made, prepare
 from tests.support.stories import ERROR, RESULT, body
 
 ALICE, BOB, CAROL = UserId("alice"), UserId("bob"), UserId("càrol ")
@@ -86,6 +88,26 @@ def service(database_url: str, **settings: Any) -> Iterator[tuple[Fairlog, Manua
         yield fairlog, clock
     finally:
         fairlog.close()
+
+
+@contextmanager
+def service_with_history(database_url: str) -> Iterator[tuple[Fairlog, ManualClock]]:
+    """A service on a new database in which `tell_everything` has told: a copy of the first one."""
+
+    def tell() -> None:
+        with service(database_url) as (fairlog, clock):
+            tell_everything(fairlog, clock)
+            _told.append(clock.now())
+
+    database = Database(database_url)
+    copied_or_made(database, "history", tell)
+    database.close()
+    with service(database_url) as (fairlog, clock):
+        clock.advance((_told[-1] - clock.now()).total_seconds())
+        yield fairlog, clock
+
+
+_told: Final[list[datetime]] = []  # when the history ends; it is the same each time
 
 
 def tell_everything(fairlog: Fairlog, clock: ManualClock) -> None:

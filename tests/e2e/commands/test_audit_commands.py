@@ -41,8 +41,7 @@ Asked = Callable[..., Result]
 @pytest.fixture
 def fairlog(database_url: str) -> Iterator[Fairlog]:
     """A log in which everything happened."""
-    with told.service(database_url) as (fairlog, clock):
-        told.tell_everything(fairlog, clock)
+    with told.service_with_history(database_url) as (fairlog, _):
         yield fairlog
 
 

@@ -34,7 +34,7 @@ from projections.inline.jobs import jobs
 from projections.inline.line import users
 from tests.support.databases import DatabaseServer
 from tests.support.forked import run_forked
-from tests.support.history import ALICE, ECHO, Intruder, claim, do, service, tell_everything
+from tests.support.history import ALICE, ECHO, Intruder, claim, do, service, service_with_history
 from tests.support.mariadb import MariaDB
 from tests.support.server import FairlogServer, free_port, without_settings
 from tests.support.stories import body
@@ -64,9 +64,7 @@ def run(tmp_path: Path) -> Run:
 @pytest.fixture
 def history(database_url: str) -> Iterator[Fairlog]:
     """A log in which everything happened, and nobody at work on it."""
-    with service(database_url) as (fairlog, clock):
-        tell_everything(fairlog, clock)
-    with service(database_url) as (fairlog, _):
+    with service_with_history(database_url) as (fairlog, _):
         yield fairlog
 
 

@@ -32,8 +32,7 @@ def secret_of(private: str) -> str:
 
 @pytest.fixture
 def fairlog(database_url: str) -> Iterator[Fairlog]:
-    with told.service(database_url) as (fairlog, clock):
-        told.tell_everything(fairlog, clock)
+    with told.service_with_history(database_url) as (fairlog, _):
         yield fairlog
 
 

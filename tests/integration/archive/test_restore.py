@@ -48,8 +48,7 @@ class Kept:
 
 @pytest.fixture(scope="module")
 def kept(new_database_url: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kept]:
-    with history.service(new_database_url()) as (fairlog, clock):
-        history.tell_everything(fairlog, clock)
+    with history.service_with_history(new_database_url()) as (fairlog, clock):
         crowd(fairlog, clock, 800)
         yield Kept(fairlog, tmp_path_factory.mktemp("archive"))
 

@@ -37,8 +37,7 @@ LASTS = [50, 90, 130]
 @pytest.fixture(scope="module")
 def fairlog(new_database_url: Any) -> Iterator[Fairlog]:
     """Every type of event. Tests only read it."""
-    with history.service(new_database_url()) as (told, clock):
-        history.tell_everything(told, clock)
+    with history.service_with_history(new_database_url()) as (told, _):
         yield told
 
 

@@ -31,8 +31,7 @@ from tests.support.repository import ROOT
 @pytest.fixture(scope="module")
 def fairlog(new_database_url: Any) -> Iterator[Fairlog]:
     """Every type of event, and an erased body. Tests only read it."""
-    with history.service(new_database_url()) as (told, clock):
-        history.tell_everything(told, clock)
+    with history.service_with_history(new_database_url()) as (told, _):
         yield told
 
 

@@ -32,8 +32,7 @@ Tamper = Callable[[Path, Sequence[Segment]], object]
 @pytest.fixture(scope="module")
 def log(new_database_url: Any) -> Iterator[tuple[str, Fairlog]]:
     url = new_database_url()
-    with history.service(url) as (fairlog, clock):
-        history.tell_everything(fairlog, clock)
+    with history.service_with_history(url) as (fairlog, _):
         yield url, fairlog
 
 
@@ -184,8 +183,7 @@ def test_a_forged_or_missing_body_is_named(
 def test_rows_that_are_gone_without_a_segment_are_named(
     new_database_url: Any, tmp_path: Path
 ) -> None:
-    with history.service(new_database_url()) as (fairlog, clock):
-        history.tell_everything(fairlog, clock)
+    with history.service_with_history(new_database_url()) as (fairlog, _):
         write_up_to(fairlog, Archive(tmp_path), [50])
         Intruder(fairlog).run(
             events.delete().where(events.c.position <= 60),

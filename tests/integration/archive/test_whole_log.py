@@ -109,8 +109,7 @@ def taken_out(archived: Archived) -> Archived:
 
 @contextmanager
 def told(url: str) -> Iterator[Fairlog]:
-    with history.service(url) as (fairlog, clock):
-        history.tell_everything(fairlog, clock)
+    with history.service_with_history(url) as (fairlog, clock):
         crowd(fairlog, clock, EVENTS)
         yield fairlog
 

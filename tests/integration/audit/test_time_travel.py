@@ -214,8 +214,7 @@ def test_a_snapshot_is_equal_bytes_however_it_came_about(
 
 @pytest.fixture
 def eventful(database_url: str) -> Iterator[tuple[Fairlog, ManualClock]]:
-    with history.service(database_url) as (fairlog, clock):
-        history.tell_everything(fairlog, clock)
+    with history.service_with_history(database_url) as (fairlog, clock):
         yield fairlog, clock
 
 

@@ -40,8 +40,7 @@ OLD: Final = (
 
 @pytest.fixture
 def fairlog(database_url: str) -> Iterator[Fairlog]:
-    with history.service(database_url) as (fairlog, clock):
-        history.tell_everything(fairlog, clock)
+    with history.service_with_history(database_url) as (fairlog, _):
         yield fairlog
 
 

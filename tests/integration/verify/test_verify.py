@@ -29,7 +29,7 @@ from projections.verify.comparison import Side, differences
 from projections.verify.findings import Difference, Finding
 from projections.verify.verify import TrustedHead, Verified
 from tests.conftest import NewDatabase
-from tests.support.history import ALICE, ECHO, Intruder, claim, do, service, tell_everything
+from tests.support.history import ALICE, ECHO, Intruder, claim, do, service, service_with_history
 from tests.support.stories import body
 
 Found = list[Finding | Difference]
@@ -37,8 +37,7 @@ Found = list[Finding | Difference]
 
 @pytest.fixture
 def fairlog(database_url: str) -> Iterator[Fairlog]:
-    with service(database_url) as (fairlog, clock):
-        tell_everything(fairlog, clock)
+    with service_with_history(database_url) as (fairlog, _):
         yield fairlog
 
 

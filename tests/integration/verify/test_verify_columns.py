@@ -20,7 +20,13 @@ from entrypoints.use_cases.verification import verify_log
 from projections.following import snapshots
 from projections.verify.findings import Difference, Finding
 from tests.conftest import NewDatabase
-from tests.support.history import ALICE, ECHO, Intruder, do, service, tell_everything
+from tests.support.history import (
+    ALICE,
+    ECHO,
+    Intruder,
+    do,
+    service_with_history,
+)
 from tests.support.stories import body
 
 # Tables that can neither be derived from the log nor held against anything, and why.
@@ -57,8 +63,7 @@ def fairlog(new_database_url: NewDatabase) -> Iterator[Fairlog]:
     """A log in which everything happened, with snapshots of it, and all that follows it level."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(snapshots, "SPACING", 16)
-        with service(new_database_url()) as (fairlog, clock):
-            tell_everything(fairlog, clock)
+        with service_with_history(new_database_url()) as (fairlog, _):
             do(fairlog, SubmitJob(user_id=ALICE, kind=ECHO, payload=body("waiting")))
             do(fairlog, SaveProjections())
             for projector in fairlog.projector_runner.projectors:
