@@ -45,7 +45,7 @@ OUTCOMES: Final = ["POST /v1/jobs/{job_id}/complete", "POST /v1/jobs/{job_id}/fa
 TILES: Final = "GET /tile/{path}"
 HOURLY: Final[dict[str, Any]] = {"every_seconds": 3600, "cron": None, "time_zone": "UTC"}
 CALLBACK: Final[dict[str, Any]] = {"url": "https://a.example/", "kinds": [], "users": []}
-EXAMPLES: Final = {GenerationMode.POSITIVE: 4, GenerationMode.NEGATIVE: 3}
+EXAMPLES: Final = {GenerationMode.POSITIVE: 3, GenerationMode.NEGATIVE: 2}
 
 
 @pytest.fixture(scope="module")

@@ -63,7 +63,7 @@ def test_a_log_in_which_everything_happened_is_clean(fairlog: Fairlog) -> None:
     assert check(fairlog) == []
 
 
-# Each row is changed in one of these columns, or deleted.
+# Each row is changed in one of these columns, or deleted: half of the rows on each database.
 COLUMNS: Final = ("state", "key_hash", "job", "id", None)
 
 
@@ -73,7 +73,8 @@ def test_whichever_row_differs_is_reported_and_no_other(
 ) -> None:
     intruder = Intruder(fairlog)
     others = {"state": 7, "key_hash": bytes(PREFIX), "job": b"{}", "id": 10**6}
-    for row in live_rows(fairlog)[COLUMNS.index(column) :: len(COLUMNS)]:
+    first = COLUMNS.index(column) + (0 if fairlog.database.is_sqlite else len(COLUMNS))
+    for row in live_rows(fairlog)[first :: 2 * len(COLUMNS)]:
         this = jobs.c.id == row["id"]
         if column is None:
             intruder.run(jobs.delete().where(this))

@@ -324,10 +324,10 @@ def test_handlers_that_never_end_are_given_up_named_and_do_not_hold_slots(
 
 
 def test_a_handler_that_holds_the_interpreter_costs_no_job_its_lease(working: Start) -> None:
-    client, worker = working(4, lease_seconds=1)
+    client, worker = working(4, lease_seconds=2)
     jobs = [
-        submit(client, "ada", kind="regular_expression", payload=4)["id"],
-        submit(client, "bob", kind="regular_expression_on_the_loop", payload=4)["id"],
+        submit(client, "ada", kind="regular_expression", payload=5)["id"],
+        submit(client, "bob", kind="regular_expression_on_the_loop", payload=5)["id"],
         submit(client, "cid", kind="pid", payload=0.5)["id"],
     ]
     if isinstance(worker, FairlogServer):
