@@ -121,12 +121,9 @@ def input_of(fairlog: Fairlog, connection: Connection, job_id: JobId) -> Explana
 
 def _run(connection: Connection, job: Job) -> ScheduleFired | None:
     """Return the run of the schedule that submitted it; None: a caller did."""
-    for next_one in audit_log.find(connection, EventFilter(), job.id, 1):
-        if next_one.type == ScheduleFired.__name__:
-            event = read(next_one.version, next_one.data)
-            if isinstance(event, ScheduleFired) and event.job == job.id:
-                return event
-    return None
+    found = audit_log.find(connection, EventFilter(), job.id, 1)
+    run = read(found[0].version, found[0].data) if found else None
+    return run if isinstance(run, ScheduleFired) and run.job == job.id else None
 
 
 def _parents(fairlog: Fairlog, connection: Connection, job: Job) -> dict[JobId, State]:
