@@ -1,6 +1,5 @@
 """Fixtures for every test: fresh databases on each kind of database, and servers to break."""
 
-import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +10,7 @@ from hypothesis import settings
 
 from adapters.database.database import Database
 from adapters.log.schema import migrate, protect_events
+from entrypoints.runtime.interpreter import tune_collector
 from tests.support.client_wheel import client_interpreter
 from tests.support.databases import Databases, DatabaseServer, SqliteFiles, existing_server
 from tests.support.mariadb import MYSQLD, MariaDB
@@ -123,8 +123,7 @@ def pytest_collection_finish() -> None:
     """Let the garbage collector pass seldom, as in a server, and not over all tests each time: it
     took 28 % of the time of tests that start a server.
     """
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 20)
+    tune_collector()
 
 
 def _is_repetition(item: pytest.Item) -> bool:

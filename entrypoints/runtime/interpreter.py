@@ -35,6 +35,11 @@ def tune_interpreter() -> None:
     """Set the switch interval and the garbage collector. Call it after all imports and wiring."""
     sys.setswitchinterval(_SWITCH_SECONDS)
     gc.collect()
+    tune_collector()
+
+
+def tune_collector() -> None:
+    """Exclude existing objects from garbage collection for ever, and let it pass seldom."""
     gc.freeze()  # these objects live as long as the process
     gc.set_threshold(*_GC_THRESHOLDS)
 
