@@ -20,13 +20,7 @@ from entrypoints.use_cases.verification import verify_log
 from projections.following import snapshots
 from projections.verify.findings import Difference, Finding
 from tests.conftest import NewDatabase
-from tests.support.history import (
-    ALICE,
-    ECHO,
-    Intruder,
-    do,
-    service_with_history,
-)
+from tests.support.history import ALICE, ECHO, Intruder, do, service_with_history
 from tests.support.stories import body
 
 # Tables that can neither be derived from the log nor held against anything, and why.
