@@ -357,6 +357,8 @@ _number: Final = attrgetter("number")
 def _jobs(command: Command) -> int:
     """Return how many jobs, or lines of kinds, the command makes the writer read."""
     match command:
+        case SubmitJob(after=parents):
+            return 1 + len(parents)
         case ClaimJobs(max_jobs=jobs_max, kinds=kinds):
             return max(jobs_max, len(kinds or ()))
         case ExtendLeases(jobs=jobs) | EnforceDeadlines(jobs=jobs) | RecoverJobs(jobs=jobs):
@@ -365,8 +367,6 @@ def _jobs(command: Command) -> int:
             return rows_max
         case UpdateLine(users=users):
             return len(users)
-        case SubmitJob(after=parents):
-            return 1 + len(parents)
         case _:
             return 1
 

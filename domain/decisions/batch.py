@@ -28,6 +28,7 @@ from domain.language.commands import (
 )
 from domain.language.errors import RateLimited, Refusal, without_traceback
 from domain.language.events import (
+    BodiesErased,
     ClockCorrected,
     LimitChanged,
     PlanDeleted,
@@ -320,7 +321,8 @@ class Batch:
         self.recorded.append(recorded)
         if new.body is not None:
             self.bodies.append((recorded.position, new.body.data))
-        self.erased.extend(new.erases)
+        if type(new.event) is BodiesErased:
+            self.erased.extend(new.event.positions)
         self._model.evolve(recorded)
         if is_end(new.event):
             self._ends.append(recorded)

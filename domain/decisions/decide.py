@@ -220,7 +220,7 @@ def _submit(
         named = own_digest(named, job_id)
     if (too_many := _too_many(model, command, policy)) is not None:
         return _refuse(admission, too_many, now)
-    parents = _parents(model, command, key)
+    parents = _parents(model, command, key) if command.after else ()
     if isinstance(parents, Refusal):
         return _refuse(admission, parents, now)
     of_kind = model.limits.kinds.get(command.kind, NONE)
@@ -246,20 +246,25 @@ def _submit(
         expires_at=command.expires_at,
         timeout_seconds=timeout_seconds or policy.timeout_seconds,
         retry=resolved_retry(command.retry, of_kind.retry, policy.retry),
-        after=command.after,
-        after_ended=tuple(job.id for job in parents if job.state in ENDED),
-        after_failure=command.after_failure if parents else None,
         schedule=command.schedule,
         callback=command.callback,
     )
     submitted = bounded(limits, submitted)
     if key is not None:
         submitted = access.bounded(key, submitted)
-    new_events = [NewEvent(admission, job_id), NewEvent(submitted, job_id, command.payload)]
+    following: Sequence[Event] = ()  # of the end of its parents
     if parents:
         ended = [job for job in parents if job.state in ENDED]
+        submitted = replace(
+            submitted,
+            after=command.after,
+            after_ended=tuple(job.id for job in ended),
+            after_failure=command.after_failure,
+        )
         job = new_job(Recorded(job_id, now, job_id, submitted), submitted)
         following = events_at_submission(job, ended, now)
+    new_events = [NewEvent(admission, job_id), NewEvent(submitted, job_id, command.payload)]
+    if following:
         new_events += [NewEvent(event, job_id) for event in following]
     return Decision(
         new_events,

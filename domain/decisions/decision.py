@@ -10,7 +10,7 @@ from domain.decisions.write_model import WriteModel
 from domain.fairness.known_line import Unread
 from domain.language.bodies import Body
 from domain.language.errors import Refusal
-from domain.language.events import BodiesErased, Event
+from domain.language.events import Event
 from domain.language.identifiers import ClaimHash, JobId, KeyName
 
 
@@ -24,11 +24,6 @@ class NewEvent(NamedTuple):
     def caused_by(self, name: KeyName) -> "NewEvent":
         """Return it with the key of the caller that caused it."""
         return self._replace(event=replace(self.event, by=name))
-
-    @property
-    def erases(self) -> Sequence[int]:
-        """Positions of the bodies that are erased with this event."""
-        return self.event.positions if isinstance(self.event, BodiesErased) else ()
 
 
 class Decision(NamedTuple):

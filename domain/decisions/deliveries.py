@@ -4,7 +4,7 @@ The message is complete when the job ends, and is the payload of the delivery. S
 bytes however often it is sent, whatever becomes of the job later.
 """
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from hashlib import sha256
 from typing import Any, Final
 
@@ -38,19 +38,22 @@ End = JobCompleted | JobFailed | JobCancelled
 
 
 def is_end(event: Event) -> bool:
-    """Return True if a job has ended by this event."""
-    return isinstance(event, ENDS) and not (isinstance(event, JobFailed) and event.retry_at)
+    """Return True if a job has ended by this event. It is asked of every event."""
+    if type(event) is JobFailed:
+        return event.retry_at is None
+    return type(event) is JobCompleted or type(event) is JobCancelled
 
 
-def addresses(callbacks: Callbacks, job: Job) -> Iterator[tuple[str, CallbackName | None]]:
-    """Yield what is told the end of a job: URLs, each with its endpoint; None: it is the job's."""
-    if job.kind == CALLBACK_KIND:
-        return
-    if job.callback is not None:
-        yield job.callback, None
-    for endpoint in callbacks.endpoints:
-        if endpoint.url is not None and endpoint.is_told_of(job.user_id, job.kind):
-            yield endpoint.url, endpoint.name
+def addresses(callbacks: Callbacks, job: Job) -> Sequence[tuple[str, CallbackName | None]]:
+    """Return what is told the end of a job: URLs, each with its endpoint; None: it is the job's."""
+    if (job.callback is None and not callbacks.endpoints) or job.kind == CALLBACK_KIND:
+        return ()
+    own = [] if job.callback is None else [(job.callback, None)]
+    return own + [
+        (endpoint.url, endpoint.name)
+        for endpoint in callbacks.endpoints
+        if endpoint.url is not None and endpoint.is_told_of(job.user_id, job.kind)
+    ]
 
 
 def delivering(

@@ -174,7 +174,9 @@ class Job(Struct, frozen=True, kw_only=True, gc=False, array_like=True):
     @property
     def due_at(self) -> datetime | None:
         """The next deadline of the job, UTC; None: it has none."""
-        leases = [one.lease_expires_at for one in self.ending] if self.ending else ()
+        if self.state in ENDED and not (self.children or self.ending):
+            return None
+        leases = [one.lease_expires_at for one in self.ending]
         match self.state:
             case State.RUNNING:
                 return _earliest(self.lease_expires_at, self.times_out_at, *leases)

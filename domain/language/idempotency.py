@@ -3,10 +3,11 @@
 Keys belong to a user. Digests have a namespace of their own, so that no explicit key can equal one.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from functools import lru_cache
 from hashlib import sha256
+from operator import attrgetter
 from typing import Final
 
 import msgspec
@@ -31,6 +32,8 @@ _OPTIONS: Final[Mapping[str, object]] = {
     "after_failure": AfterFailure.FAIL,
     "callback": None,
 }
+_DEFAULTS: Final = tuple(_OPTIONS.values())
+_options: Final[Callable[[SubmitJob], tuple[object, ...]]] = attrgetter(*_OPTIONS)
 
 
 def is_deduplicated(command: SubmitJob, policy: Policy) -> bool:
@@ -51,10 +54,13 @@ def digest_of(command: SubmitJob) -> str:
     """Return the digest of the content as it was sent."""
     if command.digest is not None:
         return command.digest
+    values = _options(command)
+    if values == _DEFAULTS:
+        return content_digest(command.kind, command.payload)
     options = {
         name: to_micros(value) if isinstance(value, datetime) else value
-        for name, default in _OPTIONS.items()
-        if (value := getattr(command, name)) != default
+        for (name, default), value in zip(_OPTIONS.items(), values, strict=True)
+        if value != default
     }
     return content_digest(command.kind, command.payload, options)
 

@@ -205,6 +205,8 @@ class Submission(Struct, forbid_unknown_fields=True, kw_only=True):
         """Return the entries of its batch that it comes after; `number` is its own. Raises
         `InvalidInput`.
         """
+        if not self.after:
+            return ()
         entries = sorted({one.entry for one in self.after if isinstance(one, BatchEntry)})
         if entries and entries[-1] >= number:
             raise InvalidInput(
@@ -223,11 +225,6 @@ class Submission(Struct, forbid_unknown_fields=True, kw_only=True):
                 "The Idempotency-Key header and the field idempotency_key differ; send only one."
             )
         key = header_key if key is None else key
-        parents = [one for one in self.after if not isinstance(one, BatchEntry)]
-        if len(parents) < len(self.after) and not is_in_batch:
-            raise InvalidInput("after names an entry of a batch, and this is none; name job ids.")
-        if len(self.after) > AFTER_MAX:
-            validation.after(range(len(self.after)))
         return validation.submission(
             SubmitJob(
                 user_id=validation.user_id(self.user_id),
@@ -244,7 +241,7 @@ class Submission(Struct, forbid_unknown_fields=True, kw_only=True):
                 retry=None if self.retry is None else self.retry.to_policy(),
                 priority=self.priority,
                 resources=validation.resources(self.resources),
-                after=validation.after(parents),
+                after=self._parents(is_in_batch=is_in_batch) if self.after else (),
                 after_failure=validation.after_failure(
                     self.after_failure, has_parents=bool(self.after)
                 ),
@@ -253,6 +250,15 @@ class Submission(Struct, forbid_unknown_fields=True, kw_only=True):
                 else validation.callback_url(self.callback.url),
             )
         )
+
+    def _parents(self, *, is_in_batch: bool) -> tuple[JobId, ...]:
+        """Check the jobs that it comes after, without the entries of its batch, and return them."""
+        parents = [one for one in self.after if not isinstance(one, BatchEntry)]
+        if len(parents) < len(self.after) and not is_in_batch:
+            raise InvalidInput("after names an entry of a batch, and this is none; name job ids.")
+        if len(self.after) > AFTER_MAX:
+            validation.after(range(len(self.after)))
+        return validation.after(parents)
 
 
 class SubmissionBatch(RequestBatch, forbid_unknown_fields=True):

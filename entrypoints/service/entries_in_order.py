@@ -24,6 +24,8 @@ async def submit_in_order(
 
     `after` has the numbers of the entries that an entry comes after, which are lower than its own.
     """
+    if not after:
+        return list(commands), list(await submit_each(commands))
     sent = list(commands)
     outcomes: dict[int, Outcome] = {}
     for numbers in _steps(len(commands), after):

@@ -5,7 +5,6 @@ at the end are left out, a field that is added to `Job` changes the row of no jo
 """
 
 from collections.abc import Callable, Mapping
-from itertools import takewhile
 from operator import attrgetter
 from typing import Any, Final
 
@@ -39,12 +38,12 @@ def encode_job(job: Job) -> bytes:
 
 
 def _defaults_at_end(values: tuple[Any, ...]) -> int:
-    return sum(
-        1
-        for _ in takewhile(
-            lambda pair: pair[0] == pair[1], zip(reversed(values), reversed(_DEFAULTS), strict=True)
-        )
-    )
+    left_out = 0
+    for value, default in zip(reversed(values), reversed(_DEFAULTS), strict=True):
+        if value != default:
+            break
+        left_out += 1
+    return left_out
 
 
 def shown_fields(document: bytes) -> Mapping[str, Any]:
