@@ -1,7 +1,8 @@
-"""The state of the service at one position, without single jobs: counts, the line and the limits.
+"""The state of the service at one position, without single jobs: counts, the line, the limits, the
+schedules and the endpoints of callbacks.
 
 An event implies the states of its job before and after it, so no job is kept: the size grows with
-the number of users, not with the log. A single job is folded from its own events
+the number of users and schedules, not with the log. A single job is folded from its own events
 (`domain.jobs.history`).
 """
 
@@ -13,6 +14,8 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import astuple
 
+from domain.audit.past_schedules import PastSchedule, PastSchedules
+from domain.callbacks.callbacks import Callback, Callbacks
 from domain.fairness.line import Line, Load, UserInLine
 from domain.fairness.queues import QueueName
 from domain.fairness.start_limits import Starts
@@ -34,14 +37,17 @@ from domain.language.identifiers import Kind, PlanName, ResourceName, UserId
 from domain.language.moments import UNIX_EPOCH, from_micros, to_micros
 from domain.limits.limits import Limits, LimitSettings, Subject
 from domain.limits.rate_limits import Counter, Windows
+from domain.log.folds import Fold
 
-FORMAT: Final = "fairlog-state-3"  # of snapshots; another one whenever the fold gives others
+FORMAT: Final = "fairlog-state-4"  # of snapshots; another one whenever the fold gives others
 _NEW: Final = None  # the state of a job before its submission
 _WINDOWS_MIN: Final = 1000  # below this number, windows that are over are kept
 
 
 class SystemState:
-    """Counts of jobs, the line, and limits with their windows, folded from the log."""
+    """Counts of jobs, the line, limits with their windows, schedules and endpoints of callbacks,
+    folded from the log.
+    """
 
     def __init__(self) -> None:
         self.position = 0  # of the latest event folded in
@@ -50,12 +56,24 @@ class SystemState:
         self.limits = LimitSettings()
         self.line = Line(limits=self.limits)
         self.windows = Windows()
+        self.schedules = PastSchedules()
+        self.callbacks = Callbacks()
         self._windows_left = 0  # after those that were over were last forgotten
+        # In this order: the line needs the limits as they are with the event.
+        folded = (self.limits, self.line, self.windows, self.schedules, self.callbacks)
+        self._folds: dict[type, list[Fold]] = {}
+        for state in folded:
+            for event_type, fold in state.folds().items():
+                self._folds.setdefault(event_type, []).append(fold)
+
+    @property
+    def size(self) -> int:
+        """The number of users and schedules, with which the size of a snapshot grows."""
+        return len(self.line.users) + len(self.schedules.rows)
 
     def evolve(self, events: Sequence[Recorded]) -> None:
         """Fold events in. Never raises: history is never refused."""
-        jobs, limits, windows = self.jobs, self.limits.folds(), self.windows.folds()
-        line = self.line.folds()
+        jobs, folds = self.jobs, self._folds
         for recorded in events:
             event = recorded.event
             kind = type(event)
@@ -64,11 +82,7 @@ class SystemState:
                 if before is not None:
                     jobs[before] -= 1
                 jobs[after] += 1
-            if (fold := limits.get(kind)) is not None:  # before the line, which needs them
-                fold(recorded, event)
-            if (fold := line.get(kind)) is not None:
-                fold(recorded, event)
-            if (fold := windows.get(kind)) is not None:
+            for fold in folds.get(kind, ()):
                 fold(recorded, event)
         if events:
             self.position = events[-1].position
@@ -83,6 +97,8 @@ class SystemState:
         self.line.forget_idle()
         windows.changed_counters.clear()
         self.limits.forget_removed()
+        self.schedules.changed.clear()
+        self.callbacks.changed.clear()
         if len(windows.counters) > 2 * self._windows_left + _WINDOWS_MIN:
             self.forget_windows()
 
@@ -132,7 +148,7 @@ _CHANGES: Final[Mapping[type, Callable[[Recorded, Any], _Change]]] = {
 class _Snapshot(Struct, array_like=True, frozen=True):
     """A state as it is stored: what `SystemState.tidy` leaves of it, sorted."""
 
-    version: Literal[3]
+    version: Literal[3, 4]  # 3: without schedules and callbacks, which earlier releases left out
     position: int
     recorded_at: int  # Unix time in microseconds
     jobs: dict[State, int]
@@ -144,6 +160,8 @@ class _Snapshot(Struct, array_like=True, frozen=True):
     starts: list[tuple[UserId, Kind, ResourceName, int, int, int]]
     limits: list[tuple[UserId, Kind, ResourceName, PlanName, Limits]]
     counters: list[tuple[UserId, int, int, int, int]]
+    schedules: list[PastSchedule] = []
+    callbacks: list[Callback] = []
 
 
 _encode = msgspec.msgpack.Encoder(order="deterministic").encode
@@ -157,7 +175,7 @@ def to_snapshot(state: SystemState) -> bytes:
     line, windows = state.line, state.windows
     return _encode(
         _Snapshot(
-            3,
+            4,
             state.position,
             to_micros(state.recorded_at),
             state.jobs,
@@ -185,6 +203,8 @@ def to_snapshot(state: SystemState) -> bytes:
             sorted(
                 (*key, one.start, one.used, one.refused) for key, one in windows.counters.items()
             ),
+            state.schedules.in_order(),
+            [callback for _, callback in sorted(state.callbacks.rows.items())],
         )
     )
 
@@ -215,6 +235,8 @@ def from_snapshot(snapshot: bytes) -> SystemState:
         (user_id, seconds): Counter(start, used, refused)
         for user_id, seconds, start, used, refused in found.counters
     }
+    state.schedules.know(found.schedules)
+    state.callbacks.know(found.callbacks)
     return state
 
 

@@ -55,7 +55,7 @@ def list_callbacks(database_url: str | None, *, form: str) -> None:
     with open_writer(database_url, submits=False) as fairlog:
         found = views_of(asyncio.run(all_callbacks(fairlog)))
     for one in found:
-        echo(msgspec.json.encode(one).decode() if form == "json" else _line(one))
+        echo(msgspec.json.encode(one).decode() if form == "json" else callback_line(one))
 
 
 @callbacks.command(
@@ -152,7 +152,8 @@ def _decide(fairlog: Fairlog, command: CallbackCommand) -> CallbackDecided:
     return decided
 
 
-def _line(view: CallbackView) -> str:
+def callback_line(view: CallbackView) -> str:
+    """Return an endpoint as one line of text."""
     kinds = f"kinds {', '.join(view.kinds)}" if view.kinds else "all kinds"
     users = f"users {', '.join(view.users)}" if view.users else "all users"
     secret_version = f"secret {view.secret_version}"

@@ -30,7 +30,12 @@ from entrypoints.cli.session import database_url_option, open_writer
 from entrypoints.http.paging import PAGE_MAX
 from entrypoints.http.schedule_requests import BackfillSpan, ScheduleChange
 from entrypoints.service.fairlog import Fairlog
-from entrypoints.service.schedule_views import RunView, ScheduleView, schedule_view
+from entrypoints.service.schedule_views import (
+    PastScheduleView,
+    RunView,
+    ScheduleView,
+    schedule_view,
+)
 from entrypoints.service.schedules import schedule_page
 
 _form: Final = format_option("text", "json", text="Text for people, or JSON.")
@@ -51,7 +56,7 @@ def list_schedules(database_url: str | None, *, form: str) -> None:
         while after is not None:
             page = asyncio.run(schedule_page(fairlog, after, PAGE_MAX))
             for one in page.schedules:
-                echo(msgspec.json.encode(one).decode() if form == "json" else _line(one))
+                echo(msgspec.json.encode(one).decode() if form == "json" else schedule_line(one))
             after = page.next
 
 
@@ -245,10 +250,16 @@ def _show_next(decided: ScheduleDecided) -> None:
         note("Paused." if due_at is None else f"The next due time is {to_text(due_at)}.")
 
 
-def _line(view: ScheduleView) -> str:
+def schedule_line(view: ScheduleView | PastScheduleView) -> str:
+    """Return a schedule as one line of text."""
     when = f"every {view.every_seconds:,} s" if view.cron is None else view.cron
     zone = "" if view.cron is None else f" {view.time_zone}"
-    due = "paused" if view.paused else f"next {to_text(view.next_due_at[0])}"
+    next_due_at = (
+        view.next_due_at
+        if isinstance(view, PastScheduleView)
+        else next(iter(view.next_due_at), None)
+    )
+    due = "paused" if next_due_at is None else f"next {to_text(next_due_at)}"
     last = "not run yet" if view.last_run is None else f"latest {_run(view.last_run)}"
     named = (view.name, f"user {view.user_id}", f"kind {view.kind}", f"{when}{zone}")
     return "; ".join([*map(printable, named), due, last])

@@ -1,4 +1,4 @@
-"""`fairlog audit state`: jobs, the waiting line and the limits at a moment of the past."""
+"""`fairlog audit state`: jobs, the waiting line and what was set, at a moment of the past."""
 
 from functools import partial
 
@@ -8,10 +8,12 @@ from click.exceptions import UsageError
 
 from domain.language import validation
 from domain.language.events import Scope
+from entrypoints.cli.callbacks import callback_line
 from entrypoints.cli.keys import key_line
 from entrypoints.cli.limits import value_text
 from entrypoints.cli.options import format_option, limit_option
 from entrypoints.cli.output import echo, examples, printable
+from entrypoints.cli.schedules import schedule_line
 from entrypoints.cli.session import archive_option, database_url_option, open_log
 from entrypoints.service.past_views import LimitView, PastStateView
 from entrypoints.service.views import JobView
@@ -103,6 +105,10 @@ def _as_text(state: PastStateView) -> str:
     lines += [_limit(limit) for limit in state.limits]
     if more := state.limits_total - len(state.limits):
         lines.append(f"and {more:,} more limits")
+    lines += [f"schedule {schedule_line(schedule)}" for schedule in state.schedules]
+    if more := state.schedules_total - len(state.schedules):
+        lines.append(f"and {more:,} more schedules")
+    lines += [f"callbacks {callback_line(callback)}" for callback in state.callbacks]
     lines += [f"key {key_line(key)}" for key in state.keys]
     return "\n".join(lines)
 

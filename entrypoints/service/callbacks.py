@@ -1,5 +1,6 @@
 """Changes of callback endpoints, reads of them, and their views."""
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Annotated
 
@@ -79,9 +80,9 @@ async def callback_list(queries: Queries) -> CallbackList:
     return CallbackList(views_of(await all_callbacks(queries)))
 
 
-def views_of(found: dict[CallbackName, Callback]) -> list[CallbackView]:
-    """Return the views of those endpoints that are set."""
-    return [callback_view(one) for one in found.values() if one.url is not None]
+def views_of(found: Mapping[CallbackName, Callback]) -> list[CallbackView]:
+    """Return the views of those endpoints that are set, by name."""
+    return [callback_view(one) for _, one in sorted(found.items()) if one.url is not None]
 
 
 def callback_view(found: Callback) -> CallbackView:

@@ -10,8 +10,10 @@ from domain.language.events import Scope
 from domain.language.identifiers import Kind, PlanName, ResourceName, UserId
 from domain.language.ranges import NAME, POSITION, Count, Limit, Time
 from domain.limits.limits import Limits, Subject
+from entrypoints.service.callbacks import CallbackView
 from entrypoints.service.key_views import KeyView
 from entrypoints.service.limit_views import SetLimitsView, set_limits_view
+from entrypoints.service.schedule_views import PastScheduleView
 from entrypoints.service.views import LineView, WindowView
 
 
@@ -52,7 +54,8 @@ def limit_view(subject: Subject, limits: Limits) -> LimitView:
 
 
 class PastStateView(Struct, frozen=True, kw_only=True):
-    """The service in numbers at an earlier moment, with the limits that were set.
+    """The service in numbers at an earlier moment, with the limits, the schedules and the endpoints
+    that were set.
 
     A default limit is the one of the latest decision before that moment, or today's without one.
     """
@@ -68,6 +71,13 @@ class PastStateView(Struct, frozen=True, kw_only=True):
         Sequence[LimitView], Meta(description="The first 1000 limits, by user and kind.")
     ]
     limits_total: Annotated[Count, Meta(description="All limits that were set.")]
+    schedules: Annotated[
+        Sequence[PastScheduleView], Meta(description="The first 1000 schedules, by name.")
+    ]
+    schedules_total: Annotated[Count, Meta(description="All schedules.")]
+    callbacks: Annotated[
+        Sequence[CallbackView], Meta(description="The endpoints of callbacks, by name.")
+    ]
     keys: Annotated[
         Sequence[KeyView], Meta(description="The API keys that were valid, by creation.")
     ]

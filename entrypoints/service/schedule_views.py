@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
+from domain.audit.past_schedules import PastSchedule
 from domain.language.events import ScheduleFired
 from domain.language.identifiers import JobId, Kind, ScheduleName, UserId
-from domain.language.ranges import JOB_ID, NAME, Time
+from domain.language.ranges import JOB_ID, NAME, POSITION, Time
 from domain.language.schedules import (
     CATCH_UP_SECONDS_MIN,
     JITTER_SECONDS_MAX,
@@ -73,13 +74,12 @@ class BackfillView(Struct, frozen=True):
     until: Annotated[Time, Meta(description="The end of its span, exclusive.")]
 
 
-class ScheduleView(Struct, frozen=True, omit_defaults=True):
-    """A schedule and its runs."""
+class ScheduleFields(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A schedule as it is shown of any moment."""
 
     name: Annotated[ScheduleName, NAME, Meta(description="The name of the schedule.")]
     user_id: Annotated[UserId, NAME, Meta(description="The user whose jobs it submits.")]
     kind: Annotated[Kind, NAME, Meta(description="The kind of its jobs.")]
-    payload: Annotated[Raw, Meta(description="The payload of each job: any JSON value.")]
     cron: Annotated[str | None, Meta(description="The cron expression. null: an interval.")]
     every_seconds: Annotated[
         _Interval | None, Meta(description="The interval. null: a cron expression.")
@@ -95,9 +95,6 @@ class ScheduleView(Struct, frozen=True, omit_defaults=True):
         Time | None,
         Meta(description="When the next due time is decided: with its jitter. null: paused."),
     ]
-    next_due_at: Annotated[
-        Sequence[Time], Meta(description="The next due times, at most 5; none while paused.")
-    ]
     last_run: Annotated[LastRunView | None, Meta(description="The latest run. null: none yet.")]
     last_job_id: Annotated[
         Annotated[JobId, JOB_ID] | None,
@@ -108,9 +105,29 @@ class ScheduleView(Struct, frozen=True, omit_defaults=True):
         Meta(description="The due time of the run that waits for that job. null: none waits."),
     ]
     backfill: Annotated[BackfillView | None, Meta(description="null: no backfill goes on.")]
+
+
+class ScheduleView(ScheduleFields, frozen=True, kw_only=True):
+    """A schedule and its runs."""
+
+    payload: Annotated[Raw, Meta(description="The payload of each job: any JSON value.")]
+    next_due_at: Annotated[
+        Sequence[Time], Meta(description="The next due times, at most 5; none while paused.")
+    ]
     run: Annotated[
         RunView | UnsetType, Meta(description="In the answer to a trigger: what came of it.")
     ] = UNSET
+
+
+class PastScheduleView(ScheduleFields, frozen=True, kw_only=True):
+    """A schedule at an earlier moment."""
+
+    set_position: Annotated[
+        int,
+        POSITION,
+        Meta(description="The position of the event that set it, which has the payload."),
+    ]
+    next_due_at: Annotated[Time | None, Meta(description="The next due time. null: paused.")]
 
 
 class SchedulePage(Struct, frozen=True):
@@ -124,25 +141,42 @@ class SchedulePage(Struct, frozen=True):
 
 def schedule_view(schedule: Schedule, run: ScheduleFired | None = None) -> ScheduleView:
     """Return the view of a schedule; `run` is one that was just decided."""
+    return ScheduleView(
+        **_fields(schedule),
+        payload=Raw(schedule.set.payload.encode()),
+        next_due_at=_next_times(schedule),
+        run=UNSET
+        if run is None
+        else RunView(run.due_at, run.cause, run.outcome, run.job, run.reason),
+    )
+
+
+def past_schedule_view(past: PastSchedule) -> PastScheduleView:
+    schedule = past.schedule
+    return PastScheduleView(
+        **_fields(schedule), set_position=past.set_position, next_due_at=schedule.due_at
+    )
+
+
+def _fields(schedule: Schedule) -> dict[str, Any]:
+    """Return the values of `ScheduleFields`."""
     event, timing, last = schedule.set, schedule.set.timing, schedule.last
     backfill = schedule.backfill
-    return ScheduleView(
-        name=event.name,
-        user_id=event.user_id,
-        kind=event.kind,
-        payload=Raw(event.payload.encode()),
-        cron=timing.cron,
-        every_seconds=timing.every_seconds,
-        time_zone=timing.time_zone,
-        overlap=event.overlap,
-        catch_up_seconds=event.catch_up_seconds,
-        jitter_seconds=timing.jitter_seconds,
-        paused=event.paused,
-        created_at=schedule.created_at,
-        changed_at=schedule.changed_at,
-        next_run_at=schedule.fires_at,
-        next_due_at=_next_times(schedule),
-        last_run=None
+    return {
+        "name": event.name,
+        "user_id": event.user_id,
+        "kind": event.kind,
+        "cron": timing.cron,
+        "every_seconds": timing.every_seconds,
+        "time_zone": timing.time_zone,
+        "overlap": event.overlap,
+        "catch_up_seconds": event.catch_up_seconds,
+        "jitter_seconds": timing.jitter_seconds,
+        "paused": event.paused,
+        "created_at": schedule.created_at,
+        "changed_at": schedule.changed_at,
+        "next_run_at": schedule.fires_at,
+        "last_run": None
         if last is None
         else LastRunView(
             last.due_at,
@@ -152,13 +186,10 @@ def schedule_view(schedule: Schedule, run: ScheduleFired | None = None) -> Sched
             last.reason,
             decided_at=last.decided_at,
         ),
-        last_job_id=schedule.job,
-        buffered_at=schedule.buffered_at,
-        backfill=None if backfill is None else BackfillView(backfill.due_at, backfill.until_at),
-        run=UNSET
-        if run is None
-        else RunView(run.due_at, run.cause, run.outcome, run.job, run.reason),
-    )
+        "last_job_id": schedule.job,
+        "buffered_at": schedule.buffered_at,
+        "backfill": None if backfill is None else BackfillView(backfill.due_at, backfill.until_at),
+    }
 
 
 def _next_times(schedule: Schedule) -> list[datetime]:

@@ -21,10 +21,12 @@ from domain.jobs.job import Job, State
 from domain.language.errors import EventsArchived, InvalidInput, UnknownJob
 from domain.language.identifiers import JobId, UserId
 from domain.language.policy import Policy
+from entrypoints.service.callbacks import views_of
 from entrypoints.service.fairlog import Fairlog
 from entrypoints.service.key_views import KeyView, key_views
 from entrypoints.service.past_views import PastStateView, limit_view
 from entrypoints.service.queries import FRONT_OF_LINE, KINDS_SHOWN_MAX
+from entrypoints.service.schedule_views import past_schedule_view
 from entrypoints.service.views import (
     JobView,
     KindView,
@@ -39,6 +41,7 @@ from projections.rebuild.cut_rows import cut_jobs
 
 JOBS_SHOWN_MAX: Final = 1000
 LIMITS_SHOWN_MAX: Final = 1000
+SCHEDULES_SHOWN_MAX: Final = 1000
 _MICROSECOND: Final = timedelta(microseconds=1)
 
 
@@ -132,7 +135,7 @@ class TimeTravel:
         ]
 
     def state(self, connection: Connection, as_of: int | datetime) -> PastStateView:
-        """Return the counts of jobs, the line and the limits. Raises `InvalidInput`."""
+        """Return the counts of jobs, the line, and what was set. Raises `InvalidInput`."""
         position = self.position(connection, as_of)
         log = self._log
         state = state_at(connection, current(), log.read, position, log.state_by(position))
@@ -150,6 +153,7 @@ def state_view(
     """
     line, limits = state.line, state.limits
     found = sorted(limits.all_set(), key=itemgetter(0))
+    schedules = state.schedules.in_order()
     return PastStateView(
         position=state.position,
         recorded_at=state.recorded_at,
@@ -168,6 +172,9 @@ def state_view(
         ),
         limits=[limit_view(subject, one) for subject, one in found[:LIMITS_SHOWN_MAX]],
         limits_total=len(found),
+        schedules=[past_schedule_view(one) for one in schedules[:SCHEDULES_SHOWN_MAX]],
+        schedules_total=len(schedules),
+        callbacks=views_of(state.callbacks.rows),
         keys=keys,
         global_=window_view(
             state.windows.global_window(limits, policy, now), limits.everyone.running

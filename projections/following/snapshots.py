@@ -1,8 +1,8 @@
 """Snapshots of the system's state at some positions, so that time travel need not fold all events.
 
 Their positions are multiples of `SPACING`. Older ones are thinned out: about `DENSITY` are kept for
-each doubling of the log's length. With very many users they are further apart, so that writing them
-costs the same per event.
+each doubling of the log's length. With very many users or schedules they are further apart, so that
+writing them costs the same per event.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ from projections.following.state_cache import StateCache
 from projections.storage import registry
 from projections.storage.rows import ROW_BYTES, Document, delete, generation, insert
 
-VERSION: Final = 2
+VERSION: Final = 3
 SPACING: Final = 5_000  # events between two snapshots, at least
 DENSITY: Final = 16  # snapshots kept at each distance, before every other one is deleted
 PART_BYTES: Final = 1024 * 1024  # a snapshot is stored in parts of this size
@@ -60,7 +60,7 @@ class SnapshotsProjection:
         for end in [n for n, one in enumerate(events, 1) if one.position % SPACING == 0]:
             state.evolve(events[start:end])
             start, position = end, state.position
-            if position % spacing(len(state.line.users)) == 0:
+            if position % spacing(state.size) == 0:
                 data = to_snapshot(state)
                 writes.append(partial(_store, generation=generation, position=position, data=data))
         state.evolve(events[start:])
@@ -122,10 +122,12 @@ def fold(
     return state
 
 
-def spacing(users: int) -> int:
-    """Return the distance of snapshots: `SPACING`, doubled until it is at least the user count."""
+def spacing(size: int) -> int:
+    """Return the distance of snapshots of a state of this size: `SPACING`, doubled until it is at
+    least as much.
+    """
     distance = SPACING
-    while distance < users:
+    while distance < size:
         distance *= 2
     return distance
 

@@ -8,7 +8,7 @@ compressed; its digest is over the parts as they are before compression, and sta
 """
 
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from hashlib import sha256
 from typing import Any, Final
@@ -104,6 +104,25 @@ def unpacked(stored: Iterable[bytes], digest: Digest | None = None) -> Iterator[
         yield part
 
 
+def _later_snapshots(part: SnapshotPart) -> SnapshotPart:
+    """Version 3 has schedules and callbacks, too, and reads the states that are without them."""
+    return SnapshotPart(part.projection, 3, "snapshots_v3", part.rows)
+
+
+# How rows of an earlier version of a projection become those of the next one, by the projection's
+# name and the earlier version: what an upcaster is to events.
+_CONVERSIONS: Final[Mapping[tuple[str, int], Callable[[SnapshotPart], SnapshotPart]]] = {
+    ("snapshots", 2): _later_snapshots,
+}
+
+
+def converted(part: SnapshotPart) -> SnapshotPart:
+    """Return a part with the rows of the latest version of its projection."""
+    while (conversion := _CONVERSIONS.get((part.projection, part.version))) is not None:
+        part = conversion(part)
+    return part
+
+
 def restore(
     parts: Iterable[SnapshotPart],
     projections: Sequence[tuple[Tabled, int]],
@@ -113,7 +132,8 @@ def restore(
     """Insert a snapshot's rows into generations of projections that have no rows yet.
 
     `write` runs each insert, of one part, in a transaction; `inspect` is called with each part of
-    these projections. Raises `LogCorrupt` for rows of an earlier version of a projection.
+    these projections. Rows of earlier versions are converted. Raises `LogCorrupt` for rows of a
+    version that this release does not know.
     """
     wanted = {projection.name: (projection, generation) for projection, generation in projections}
     for part in parts:
@@ -121,6 +141,7 @@ def restore(
             continue
         projection, generation = wanted[part.projection]
         tables = {table.name: table for table in projection.tables}
+        part = converted(part)  # noqa: PLW2901
         if part.version != projection.version or part.table not in tables:
             raise LogCorrupt(
                 f"The snapshot at the cut of the log has version {part.version} of the projection "

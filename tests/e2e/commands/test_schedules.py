@@ -46,6 +46,19 @@ def test_a_schedule_is_set_shown_run_and_deleted(run: Run) -> None:
     assert run("list") == ""
 
 
+def test_the_state_at_a_position_names_schedules_and_endpoints(database_url: str) -> None:
+    run = commands_on(database_url)
+    run("schedules", "set", "nightly", *NIGHTLY)
+    run("callbacks", "set", "orders", "https://example.org/hooks", "--kind", "report")
+    run("schedules", "pause", "nightly")
+    then = [run("audit", "state", "--as-of", position) for position in (1, 2, 3)]
+    line = "schedule nightly; user acme; kind report; 30 3 * * * UTC; next "
+    assert [line in one for one in then] == [True, True, False]
+    assert "30 3 * * * UTC; paused; not run yet\n" in then[2]
+    line = "callbacks orders; https://example.org/hooks; kinds report; all users; secret 1\n"
+    assert [line in one for one in then] == [False, True, True]
+
+
 @pytest.mark.parametrize(
     ("arguments", "error", "says"),
     [

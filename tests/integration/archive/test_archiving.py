@@ -4,8 +4,9 @@ from collections.abc import Iterator
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
+import msgspec
 import pytest
 import sqlalchemy as sa
 from msgspec import Raw
@@ -36,6 +37,7 @@ from entrypoints.use_cases.explain import input_of
 from entrypoints.use_cases.restore import restore
 from entrypoints.use_cases.time_travel import TimeTravel
 from entrypoints.use_cases.verification import verify_log
+from projections.storage.snapshot import Digest, SnapshotPart, packed, unpacked
 from tests.support.archived_history import (
     DAY,
     archive_older,
@@ -133,6 +135,31 @@ def test_dropped_tables_come_back_from_the_snapshot(
     follow(fairlog)
     assert rows_of(fairlog) == before
     assert findings(fairlog) == []
+
+
+def test_states_that_an_earlier_release_left_at_the_cut_are_read(
+    fairlog: Fairlog, clock: ManualClock, place: Archive
+) -> None:
+    """They have no schedules and no endpoints of callbacks, in a table of another name."""
+    cut = archive_older(fairlog, clock, place, 6)
+    before = fairlog.read_now(partial(TimeTravel(fairlog).state, as_of=cut))
+    with fairlog.database.write() as connection:
+        for row in connection.execute(sa.select(log_snapshot)).all():
+            [part] = unpacked([row.data])
+            if part.projection == "snapshots":
+                part = SnapshotPart("snapshots", 2, "snapshots_v2", list(map(_earlier, part.rows)))
+                changed = log_snapshot.update().where(log_snapshot.c.part == row.part)
+                connection.execute(changed.values(data=packed(part, Digest())))
+    rebuild_projections(fairlog, ["snapshots"])
+    assert fairlog.read_now(partial(TimeTravel(fairlog).state, as_of=cut)) == before
+
+
+def _earlier(row: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The row of a state as it was before states had schedules and callbacks."""
+    position, part, data = row
+    fields = msgspec.msgpack.decode(data)
+    assert (fields[0], fields[-2:]) == (4, [[], []])
+    return position, part, msgspec.msgpack.encode([3, *fields[1:-2]])
 
 
 def test_open_jobs_of_the_archived_part_go_on(

@@ -19,7 +19,7 @@ from domain.jobs.history import jobs_of, with_heartbeats
 from domain.jobs.job import Job, State
 from domain.language.commands import ChangeLimit, SubmitJob
 from domain.language.errors import InvalidInput, UnknownJob
-from domain.language.events import RateLimitDecided, Scope
+from domain.language.events import RateLimitDecided, ScheduleSet, Scope
 from domain.language.identifiers import JobId, UserId
 from domain.limits.rate_limits import Counter as WindowCounter
 from domain.limits.rate_limits import WindowKey
@@ -90,6 +90,12 @@ def assert_equal(found: SystemState, model: WriteModel) -> None:
     assert found.line.starts == model.line.starts
     assert found.line.virtual_time == model.line.virtual_time
     assert dict(found.limits.all_set()) == dict(model.limits.all_set())
+    assert [one.schedule for one in found.schedules.in_order()] == [
+        replace(one, set=replace(one.set, payload=""))
+        for _, one in sorted(model.schedules.rows.items())
+        if one is not None
+    ]
+    assert found.callbacks.rows == model.callbacks.rows
     assert found.limits.users_on == model.limits.users_on
     assert found.limits.user_kinds_set == model.limits.user_kinds_set
     assert found.windows.counters == {
@@ -216,6 +222,26 @@ def test_a_snapshot_is_equal_bytes_however_it_came_about(
 def eventful(database_url: str) -> Iterator[tuple[Fairlog, ManualClock]]:
     with history.service_with_history(database_url) as (fairlog, clock):
         yield fairlog, clock
+
+
+def test_at_each_position_what_was_set_stands_as_a_fold_of_the_log_up_to_there(
+    eventful: tuple[Fairlog, ManualClock], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "SPACING", 20)
+    fairlog, _ = eventful
+    rebuild_projections(fairlog, ["snapshots"])
+    model = WriteModel()
+    for recorded in log_of(fairlog):
+        model.evolve(recorded)
+        found = standing(fairlog, model.position)
+        assert_equal(found, model)
+        for past in found.schedules.in_order():
+            with fairlog.database.read() as connection:
+                [by] = fairlog.log.read(connection, past.set_position - 1, 1)
+            assert isinstance(by.event, ScheduleSet)
+            assert replace(by.event, payload="") == past.schedule.set
+    assert model.schedules.rows
+    assert model.callbacks.rows
 
 
 def test_a_time_means_behind_what_was_recorded_by_then(

@@ -6,8 +6,9 @@ from urllib.parse import quote
 import httpx
 import pytest
 
+from entrypoints.use_cases import time_travel
 from tests.support.clock import ManualClock
-from tests.support.server import audit, claim, problem
+from tests.support.server import audit, claim, log_position, problem
 from tests.support.waiting import wait_until
 
 NIGHTLY = {
@@ -203,3 +204,40 @@ def test_a_span_that_cannot_be_is_refused(
     answer = shared.post("/v1/schedules/span/backfill", json=span)
     assert answer.status_code in {400, 422}
     assert says in answer.json()["detail"]
+
+
+def test_the_past_tells_what_was_set_and_the_latest_run_without_the_payload(
+    client: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(client, "nightly", NIGHTLY)
+    url = "https://example.org/hooks"
+    assert client.put("/v1/callbacks/orders", json={"url": url}).status_code == 200
+    first = log_position(client)
+    run = client.post("/v1/schedules/nightly/trigger").json()["run"]
+    second = log_position(client)
+    put(client, "minutely", MINUTELY)
+    put(client, "nightly", NIGHTLY | {"paused": True})
+    assert client.delete("/v1/callbacks/orders").status_code == 204
+    third = log_position(client)
+    assert client.delete("/v1/schedules/nightly").status_code == 204
+
+    def then(position: int) -> Any:
+        return client.get("/v1/stats", params={"as_of": position}).json()
+
+    [nightly] = then(first)["schedules"]
+    assert nightly["last_run"] is None
+    assert nightly["next_due_at"] is not None
+    assert "payload" not in nightly
+    [set_by] = [one for one in audit(client) if one["position"] == nightly["set_position"]]
+    assert set_by["data"]["payload"] == '{"report":"daily"}'
+    assert [one["url"] for one in then(first)["callbacks"]] == [url]
+    assert then(second)["schedules"][0]["last_run"]["job_id"] == run["job_id"]
+    minutely, nightly = then(third)["schedules"]
+    assert (minutely["paused"], nightly["paused"]) == (False, True)
+    assert nightly["next_due_at"] is None
+    assert nightly["last_job_id"] == run["job_id"]
+    assert then(third)["callbacks"] == []
+    assert [one["name"] for one in then(log_position(client))["schedules"]] == ["minutely"]
+    monkeypatch.setattr(time_travel, "SCHEDULES_SHOWN_MAX", 1)
+    few = then(third)
+    assert ([one["name"] for one in few["schedules"]], few["schedules_total"]) == (["minutely"], 2)
