@@ -6,16 +6,18 @@ BIN := .venv/bin
 ARGS ?=
 # The MySQL server that tests start: one that is here, or `none`, to leave MySQL out of `make test`.
 MYSQLD ?= .mysql/bin/mysqld
+# The MariaDB of `make test-mariadb-11`.
+MARIADBD ?= .mariadb-11/bin/mariadbd
 ensure := PYTHON="$(PYTHON)" sh tests/setup/ensure-packages.sh
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help run test test-mysql lint format bench bench-peers soak screenshots docs lock-peers lock clean
+.PHONY: help run test test-databases test-mysql test-mariadb-11 lint format bench bench-peers soak screenshots docs lock-peers lock clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-12s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "%-16s %s\n", $$1, $$2}' Makefile
 
 run: .venv/.runnable ## Start the service on http://127.0.0.1:8000: embedded SQLite, a worker inside
 	@exec $(BIN)/fairlog serve $(ARGS)
@@ -30,9 +32,15 @@ else
 	$(on_mysql) -m database tests/integration tests/e2e $(ARGS) $(even_if_none)
 endif
 
+test-databases: test test-mysql test-mariadb-11 ## Run every test on SQLite and MariaDB, then those that use a server on MySQL and MariaDB 11.8
+
 test-mysql: .venv/.installed .proxies .deploy-tools .examples $(MYSQLD) ## Run every test that uses a database server, on MySQL
 	@$(ensure) chromium node go readers systemd
 	$(on_mysql) tests/integration tests/e2e $(ARGS)
+
+test-mariadb-11: .venv/.installed .proxies .deploy-tools .examples $(MARIADBD) ## Run every test that uses a database server, on MariaDB 11.8
+	@$(ensure) chromium node go readers systemd
+	FAIRLOG_TEST_MARIADBD="$(abspath $(MARIADBD))" $(BIN)/pytest $(in_parallel) tests/integration tests/e2e $(ARGS)
 
 # Tests wait for half of their time, so that four at once fill two processors.
 in_parallel := -n 4 --dist worksteal
@@ -42,6 +50,9 @@ even_if_none = $(if $(ARGS),|| [ $$? = 5 ])
 
 .mysql/bin/mysqld:
 	@sh tests/setup/fetch-mysql.sh .mysql
+
+.mariadb-11/bin/mariadbd:
+	@sh tests/setup/fetch-mariadb.sh .mariadb-11
 
 .proxies:
 	@sh tests/setup/fetch-proxies.sh .proxies
@@ -109,7 +120,7 @@ peers := tests/benchmarks/peers
 	@touch $@
 
 clean: ## Remove the environment and everything cached or built; databases stay
-	rm -rf .venv .peers $(peers)/node/node_modules .mysql .mysql.new .proxies .proxies.new .deploy-tools .deploy-tools.new .examples .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build dist
+	rm -rf .venv .peers $(peers)/node/node_modules .mysql .mysql.new .mariadb-11 .mariadb-11.new .proxies .proxies.new .deploy-tools .deploy-tools.new .examples .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build dist
 	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +
 
 # Stamps: an environment is made once, filled when a lock changes, and the project is installed into

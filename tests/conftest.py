@@ -13,7 +13,7 @@ from adapters.log.schema import migrate, protect_events
 from entrypoints.runtime.interpreter import tune_collector
 from tests.support.client_wheel import client_interpreter
 from tests.support.databases import Databases, DatabaseServer, SqliteFiles, existing_server
-from tests.support.mariadb import MYSQLD, MariaDB
+from tests.support.mariadb import MYSQLD, OTHER_SERVER, MariaDB
 from tests.support.repository import TESTS
 
 # No deadline: an example that meets a busy disk is slow, not wrong. In CI the same examples each
@@ -69,7 +69,7 @@ class NewDatabase:
 @pytest.fixture(scope="session")
 def mariadb() -> Iterator[DatabaseServer]:
     """The server for tests that leave it alone: FAIRLOG_TEST_DATABASE_URL, or one of our own."""
-    server = None if MYSQLD else existing_server()
+    server = None if OTHER_SERVER else existing_server()
     if server is not None:
         yield server
     else:
@@ -104,8 +104,6 @@ DATABASE_MODULES = frozenset(
         "integration/log/test_evolution",
         "integration/log/test_stored_log",
         "integration/projections/test_activity",
-        "integration/projections/test_projections",
-        "integration/verify/test_verify",
         "integration/writer/test_writer",
     }
 )
@@ -128,26 +126,29 @@ def pytest_collection_finish() -> None:
 
 def _is_repetition(item: pytest.Item) -> bool:
     """Return True for a test on the server that is marked `one_database`, and is run on SQLite; and
-    for one on SQLite in a run on MySQL, which comes after a run without it.
+    for one on SQLite in a run on another server, which comes after a run without it.
     """
     assert isinstance(item, pytest.Function)
     parameters = item.callspec.params if hasattr(item, "callspec") else {}
     backend = parameters.get("backend")
-    if MYSQLD:
+    if OTHER_SERVER:
         return bool(backend == "sqlite")
     return backend == "mariadb" and item.get_closest_marker("one_database") is not None
 
 
 def pytest_report_header() -> list[str]:
-    server = f"MySQL ({MYSQLD}), wherever a test says mariadb" if MYSQLD else "MariaDB"
+    server = "MySQL" if MYSQLD else "MariaDB"
+    if OTHER_SERVER:
+        server += f" ({OTHER_SERVER}), wherever a test says mariadb"
     return [f"database server: {server}", f"client's wheel: installed for {client_interpreter()}"]
 
 
-@pytest.fixture(scope="module", params=["mariadb"] if MYSQLD else ["sqlite", "mariadb"])
+@pytest.fixture(scope="module", params=["mariadb"] if OTHER_SERVER else ["sqlite", "mariadb"])
 def backend(request: pytest.FixtureRequest) -> str:
-    """The kind of database: an SQLite file, or the server (MySQL in the place of MariaDB, where
-    `FAIRLOG_TEST_MYSQLD` says so). For one kind only: `parametrize("backend", […], indirect=True)`,
-    or the mark `one_database`, where it does not matter which.
+    """The kind of database: an SQLite file, or the server (another one in the place of this
+    machine's MariaDB, where `FAIRLOG_TEST_MYSQLD` or `FAIRLOG_TEST_MARIADBD` says so). For one kind
+    only: `parametrize("backend", […], indirect=True)`, or the mark `one_database`, where it does
+    not matter which.
     """
     return str(request.param)
 

@@ -1,6 +1,7 @@
 """A private MariaDB (or MySQL): its own folder, port and accounts, gone when the test is.
 
-`FAIRLOG_TEST_MYSQLD` names a MySQL server program to run in MariaDB's place (`make test-mysql`).
+`FAIRLOG_TEST_MYSQLD` names a MySQL server program to run in its place (`make test-mysql`), and
+`FAIRLOG_TEST_MARIADBD` another MariaDB's, beside its `mariadb-install-db` (`make test-mariadb-11`).
 
 It runs on `--no-defaults`, so on the server's own character set (latin1 on MariaDB), with a
 `max_allowed_packet` of 16 MiB and commits that are as durable as in production. In memory (tmpfs)
@@ -33,6 +34,8 @@ START_SECONDS_MAX = 60.0  # usual: 0.2
 STOP_SECONDS_MAX = 30.0  # usual: 0.1
 PORTS = range(15_000, 32_000)  # below those that outgoing connections take (32768 and up)
 MYSQLD = os.environ.get("FAIRLOG_TEST_MYSQLD")  # the program; None: MariaDB is tested
+MARIADBD = os.environ.get("FAIRLOG_TEST_MARIADBD")  # the program; None: this machine's
+OTHER_SERVER = MYSQLD or MARIADBD  # in the place of this machine's; None: that is tested
 
 _PREFIX = "fairlog-mariadb-"
 # Small and quick to start, on both. MySQL has its binary log on by default, which Debian's MariaDB
@@ -174,15 +177,16 @@ class MariaDB(DatabaseServer):
         if MYSQLD:  # that takes seconds, so once a process
             _run(["cp", "--archive", "--sparse=always", str(_mysql_template()), str(data)])
             return
-        installer = _program("mariadb-install-db")
-        if installer is None:
+        if MARIADBD:
+            installer = [str(Path(MARIADBD).with_name("mariadb-install-db")), *_server()[1:]]
+        elif program := _program("mariadb-install-db"):
+            method = "--auth-root-authentication-method=normal"
+            installer = [program, "--no-defaults", method, "--skip-test-db"]
+        else:
             raise ServerFailed("there is no mariadb-install-db beside mariadbd")
         _run(
             [
-                installer,
-                "--no-defaults",
-                "--auth-root-authentication-method=normal",
-                "--skip-test-db",
+                *installer,
                 f"--datadir={data}",
                 # Two at once would remove each other's temporary tables from a shared folder.
                 f"--tmpdir={self._home}",
@@ -255,9 +259,10 @@ def _mysql_template() -> Path:
 def _as_server_user() -> _Identity:
     """The account to run as: MariaDB had better not be root.
 
-    MySQL may, since it is started from a checkout that other accounts need not be able to enter.
+    Another server may, since it is started from a checkout that other accounts need not be able to
+    enter.
     """
-    if os.geteuid() != 0 or MYSQLD:
+    if os.geteuid() != 0 or OTHER_SERVER:
         return {}
     account = _server_account()
     return {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
@@ -277,8 +282,8 @@ def _ending_with_us() -> list[str]:
 
 def _server() -> list[str]:
     """The program and the options that come first."""
-    if MYSQLD:
-        return [MYSQLD, "--no-defaults", *(["--user=root"] if os.geteuid() == 0 else [])]
+    if OTHER_SERVER:
+        return [OTHER_SERVER, "--no-defaults", *(["--user=root"] if os.geteuid() == 0 else [])]
     server = _program("mariadbd")
     if server is None:
         raise ServerFailed(
@@ -302,7 +307,7 @@ def _roomy_directory() -> Path:
 
 def _new_home(directory: Path) -> Path:
     home = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=directory))
-    if os.geteuid() == 0 and not MYSQLD:
+    if os.geteuid() == 0 and not OTHER_SERVER:
         account = _server_account()
         os.chown(home, account.pw_uid, account.pw_gid)
     return home

@@ -21,7 +21,7 @@ from fairlog_client.worker.execution import Execution
 from fairlog_client.worker.handler_pool import HandlerPool, handler_pool
 from fairlog_client.worker.handler_protocol import HandlerHello
 from fairlog_client.worker.outcomes import ClaimedJob
-from tests.support.mariadb import MYSQLD
+from tests.support.mariadb import OTHER_SERVER
 from tests.support.server import AppServer, FairlogServer, audit, submit
 from tests.support.waiting import until, wait_until
 from tests.support.workers import WorkerProcess
@@ -249,7 +249,7 @@ def place(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(scope="module")
 def backend(place: str) -> str:
     """One database for each place: workers differ by their source of jobs, which hides it."""
-    return "sqlite" if place == "embedded" and not MYSQLD else "mariadb"
+    return "sqlite" if place == "embedded" and not OTHER_SERVER else "mariadb"
 
 
 @pytest.fixture
