@@ -15,9 +15,8 @@ from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 from msgspec import Meta, Struct, inspect
 from msgspec.structs import asdict, replace
-from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError
 
+from adapters.database_url import URL_ACCEPTED, is_known, redacted
 from domain.language.errors import InvalidInput
 from domain.language.limits import (
     BACKOFF,
@@ -46,8 +45,9 @@ class Settings(Struct, frozen=True, kw_only=True):
         str,
         Meta(
             description="sqlite:///PATH (relative to the current directory) or "
-            "mysql+pymysql://USER:PASSWORD@HOST:PORT/NAME. Better set as FAIRLOG_DATABASE_URL, "
-            "where nobody sees the password."
+            "mysql+pymysql://USER:PASSWORD@HOST:PORT/NAME; further hosts follow after commas, and "
+            "the next one is used when one is away or read-only. Better set as "
+            "FAIRLOG_DATABASE_URL, where nobody sees the password."
         ),
     ] = "sqlite:///fairlog.db"
     window_seconds: Annotated[
@@ -389,12 +389,6 @@ _HOST = re.compile(r"[a-z0-9]([a-z0-9._-]{0,252}[a-z0-9])?|\[?[0-9a-f:.]*:[0-9a-
 _HOST_NAME = re.compile(r"(?![0-9.]+$|0x)[a-z0-9_]([a-z0-9._-]{0,252}[a-z0-9])?")
 _SHOWN_CHARACTERS_MAX = 60
 
-_URL_ACCEPTED = (
-    "sqlite:///path/to/file.db (a file, without options) or"
-    " mysql+pymysql://user:password@host:3306/name (a character like @ or % in the password is"
-    " written %40 or %25; mysql:// and mariadb:// mean the same)"
-)
-
 
 def load_settings(
     overrides: Mapping[str, object], environ: Mapping[str, str], file: Path | None
@@ -410,21 +404,6 @@ def load_settings(
     """
     given = _from_file(file) | _from_environment(environ) | _from_flags(overrides)
     return replace(Settings(), **{field: _checked(field, found) for field, found in given.items()})
-
-
-def has_password(database_url: str) -> bool:
-    """Return True if the URL holds a password. One that cannot be parsed counts as having none."""
-    url = _parsed(database_url)
-    return url is not None and bool(url.password or _secret_options(url))
-
-
-def redacted(database_url: str) -> str:
-    """Return the URL with its passwords hidden, and nothing of one that cannot be parsed."""
-    url = _parsed(database_url)
-    if url is None:
-        return "(a database URL that cannot be read)"
-    hidden = dict.fromkeys(_secret_options(url), "hidden")
-    return url.update_query_dict(hidden).render_as_string(hide_password=True)
 
 
 def _from_flags(overrides: Mapping[str, object]) -> dict[str, _Given]:
@@ -643,55 +622,11 @@ def _is_network(text: str) -> bool:
 def _database_url(given: _Given) -> str:
     if isinstance(given.value, str):
         text = re.sub(r"^(mysql|mariadb)://", "mysql+pymysql://", given.value.strip())
-        url = _parsed(text)
-        if url is not None and (_is_sqlite_file(url) or _is_mysql_database(url)):
+        if is_known(text):
             return text
     raise SettingsError(
-        f"{given.written_as} is not a database URL that Fairlog knows, it must be {_URL_ACCEPTED}."
+        f"{given.written_as} is not a database URL that Fairlog knows, it must be {URL_ACCEPTED}."
     )
-
-
-def _is_sqlite_file(url: URL) -> bool:
-    # A database in memory is another one for each connection, and gone with the process.
-    in_a_file = url.database not in (None, "", ":memory:")
-    # sqlite://fairlog.db, a slash short, takes the file for a host.
-    return (
-        url.drivername == "sqlite"
-        and in_a_file
-        and not (url.host or url.port or url.username or url.password or url.query)
-    )
-
-
-def _is_mysql_database(url: URL) -> bool:
-    return (
-        url.drivername == "mysql+pymysql"
-        and bool(url.database)
-        and (url.port is None or 1 <= url.port <= _PORT_MAX)
-    )
-
-
-def _parsed(database_url: str) -> URL | None:
-    """Parse, or return None. Swallows the parser's error: its message may quote the password."""
-    if not database_url.isprintable() or _has_a_raw_at_sign(database_url):
-        return None
-    try:
-        return make_url(database_url)
-    except (ArgumentError, ValueError, TypeError):
-        return None
-
-
-def _has_a_raw_at_sign(database_url: str) -> bool:
-    """Find an @ after the one that ends the credentials.
-
-    SQLAlchemy ends a password at its first @ and takes the rest for the host, which is then shown.
-    """
-    after_credentials = re.match(r"(?!sqlite)[\w+]+://([^:/]*(:[^@]*)?@)?", database_url)
-    return after_credentials is not None and "@" in database_url[after_credentials.end() :]
-
-
-def _secret_options(url: URL) -> list[str]:
-    """Name the options that are passwords: PyMySQL takes password, passwd and ssl_key_password."""
-    return [option for option in url.query if "pass" in option.lower()]
 
 
 def _shown(value: object) -> str:

@@ -18,7 +18,9 @@ from sqlalchemy.pool import ConnectionPoolEntry, NullPool
 
 from adapters.database import mysql_pipeline
 from adapters.database.faults import explained, is_for_everybody
+from adapters.database.hosts import Hosts
 from adapters.database.sqlite_file import JOURNAL_BYTES_MAX, SqliteFile, journal_bytes
+from adapters.database_url import split_hosts
 from domain.language.errors import FairlogError, LogUnavailable
 from fairlog_client.processes.forks import keep_from_children
 
@@ -41,11 +43,15 @@ DROP_READERS_SECONDS_MIN: Final = 1.0
 class Database:
     """One database, with one engine for the writer and one for reading.
 
-    Nothing is opened before the first connection is requested.
+    Nothing is opened before the first connection is requested. If `url` names several hosts, both
+    engines use the same one (see `Hosts`).
     """
 
     def __init__(self, url: str) -> None:
-        self.url: URL = make_url(url)
+        urls = [make_url(one) for one in split_hosts(url)]
+        self.text = url  # as it was given, with its password
+        self.url: URL = urls[0]
+        self.hosts = Hosts(urls, self._drop_readers) if len(urls) > 1 else None
         self.is_sqlite: bool = self.url.get_backend_name() == "sqlite"
         self._file = SqliteFile(self.url.database or "") if self.is_sqlite else None
         self._connections: WeakSet[mysql_pipeline.PipelinedConnection] = WeakSet()
@@ -126,12 +132,18 @@ class Database:
 
     def drop_readers(self) -> None:
         """Close the connections for reading, and those in use when they are returned: their server
-        may be behind, or no longer be the primary.
+        may be behind, or no longer be the primary. Of several hosts the next one is used then.
         """
         now = time.monotonic()
         if now - self._readers_dropped >= DROP_READERS_SECONDS_MIN:  # else they are new
             self._readers_dropped = now
-            self._reading.dispose()
+            if self.hosts is None:
+                self._drop_readers()
+            else:
+                self.hosts.leave()
+
+    def _drop_readers(self) -> None:
+        self._reading.dispose()
 
     def overwrite_deleted(self) -> None:
         """Remove deleted data from SQLite's write-ahead log too, as far as readers allow.
@@ -223,6 +235,13 @@ class Database:
             if isinstance(options.get(name), str):
                 # UTF-8, as the server stores it; PyMySQL would use latin-1, or fail.
                 options[name] = options[name].encode()
+        if self.hosts is None:
+            return self._open(options)
+        return self.hosts.connect(
+            lambda host, port: self._open(options | {"host": host, "port": port})
+        )
+
+    def _open(self, options: dict[str, Any]) -> mysql_pipeline.PipelinedConnection:
         connection = mysql_pipeline.connect(**options)
         self._connections.add(connection)
         return connection

@@ -19,6 +19,7 @@ from adapters.database.database import Database, throw_away
 from adapters.log import archived
 from adapters.log.event_log import SqlEventLog
 from adapters.log.outbox import OutboxLocked, SqlOutbox
+from adapters.writer.known_end import KnownEnd
 from domain.decisions.answers import OutboxTaken
 from domain.decisions.batch import Batch, Outcome
 from domain.decisions.ports import Head, Projections
@@ -98,6 +99,7 @@ class Transactions:
         self._is_followed = is_followed
         self._connection: Connection | None = None
         self._head_version: int | None = None
+        self._known_end = KnownEnd(log)
 
     def write(self, commands: Sequence[Command], *, saves: bool) -> WrittenBatch:
         """Write a batch, and return it; without commands, save the rows of the projections.
@@ -118,6 +120,7 @@ class Transactions:
         connection = self._connect()
         with connection.begin() as transaction:
             head = self._log.lock_head(connection)
+            self._known_end.check(connection, head)
             self._database.check_in_place(connection)
             if commands:
                 self._rehearse(connection, head, commands)
@@ -170,6 +173,7 @@ class Transactions:
         connection = self._connect()
         with connection.begin() as transaction:
             head = self._log.lock_head(connection)
+            self._known_end.check(connection, head)
             if self.in_doubt is not None and self._was_written(connection, self.in_doubt):
                 transaction.rollback()
                 return self.in_doubt
@@ -192,6 +196,7 @@ class Transactions:
             if self._is_followed():  # another transaction follows at once
                 self._log.prefetch_head_lock(connection)
             transaction.commit()
+            self._known_end.note(done.head)
             self._keep(done.model, has_saved=has_saved)
         self._database.check_in_place(connection)  # else the answers would be for lost events
         return done

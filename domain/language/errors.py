@@ -41,6 +41,7 @@ FairlogError
 ├── LogUnavailable                 the database did not answer; the outcome may be unknown
 │   ├── LogFileReplaced            the open file is not the one at its path any more
 │   ├── BodyMissing                an event's body is missing, or not replicated yet
+│   ├── EventsLost                 the database lacks events that were known
 │   ├── LogIsBehind                the server that was read ends before what was answered
 │   └── ClockInDoubt               the database's clock stepped; it is read a second time
 ├── QueueFull                      too many requests are waiting
@@ -588,6 +589,26 @@ class LogIsBehind(LogUnavailable):
         )
 
 
+class EventsLost(LogUnavailable):
+    """The database does not have events that this process has written or seen.
+
+    A replica that was promoted and a backup that was restored answer so, and for a moment a node
+    that lags.
+    """
+
+    def __init__(self, position: int, known: int) -> None:
+        """`position` is the end of the log, `known` the latest event that was known."""
+        super().__init__(
+            f"The database ends at event {position}, and does not have event {known} that this "
+            "server knows: events that were answered are gone. Nothing is written until they are "
+            "back. To go on without them, start all servers again."
+            if position < known
+            else f"The database has another event {known} than the one that this server knows: "
+            "events that were answered are gone. Nothing is written until they are back. To go on "
+            "without them, start all servers again."
+        )
+
+
 class BodyMissing(LogUnavailable):
     """The database has a job, but not its bodies at `positions`.
 
@@ -667,6 +688,7 @@ __all__ = [
     "BodyMissing",
     "ClockInDoubt",
     "EventsArchived",
+    "EventsLost",
     "FairlogError",
     "HeldByAnother",
     "InvalidInput",

@@ -7,7 +7,8 @@ from typing import Final
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from adapters.database.faults import error_code
-from adapters.settings import SettingsError, redacted
+from adapters.database_url import redacted
+from adapters.settings import SettingsError
 from domain.language.errors import FairlogError, InvalidInput, LogUnavailable
 from fairlog_client.handlers.loading import HandlersError
 from fairlog_client.worker.job_source import SourceRefused

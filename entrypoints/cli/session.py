@@ -9,8 +9,9 @@ from typing import Final, TypeVar
 import rich_click as click
 from sqlalchemy.exc import SQLAlchemyError
 
+from adapters.database_url import has_password
 from adapters.log.schema import is_current
-from adapters.settings import FIELDS, Field, Settings, has_password, load_settings
+from adapters.settings import FIELDS, Field, Settings, load_settings
 from domain.language.errors import LogUnavailable
 from entrypoints.cli.failure import CommandFailed, database_failure
 from entrypoints.cli.output import note

@@ -148,6 +148,7 @@ def _read(context: DashboardContext, connection: Connection, at: ShownMoment) ->
         "kinds": kinds[:_KINDS_SHOWN],
         "failures": _failures(context, connection, at),
         "size": fairlog.sizes.read(connection),
+        "hosts": fairlog.database.hosts,
         **_outbox(context, connection),
         "behind": 0 if following is None else at.position - following.position,
     }

@@ -19,6 +19,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 from sqlalchemy.engine import Connection
 
+from adapters.database.hosts import Hosts
 from adapters.log.log_size import LogSize
 from adapters.log.outbox import COUNTED_ROWS_MAX
 from adapters.writer.write_path import BatchWritten
@@ -126,6 +127,8 @@ class ServerMetrics:
     def collect(self, stored: StoredMetrics | None) -> Iterator[Metric]:
         """Generate the metrics, stored ones only if given."""
         yield from self._parts()
+        if (hosts := self._fairlog.database.hosts) is not None:
+            yield from _hosts(hosts)
         yield from self._writer()
         yield from self._log()
         yield from self._kinds.collect(() if stored is None else stored.kinds)
@@ -249,6 +252,20 @@ def _stored(stored: StoredMetrics) -> Iterator[Metric]:
         "fairlog_outbox_rejected_rows",
         f"Rows in outbox_rejected, at most {COUNTED_ROWS_MAX}",
         stored.outbox_rejected_rows,
+    )
+
+
+def _hosts(hosts: Hosts) -> Iterator[Metric]:
+    in_use = GaugeMetricFamily(
+        "fairlog_database_host",
+        "1 for the host of the database that is in use, 0 for the others",
+        labels=["host"],
+    )
+    for name in hosts.names:
+        in_use.add_metric([name], float(name == hosts.current))
+    yield in_use
+    yield _counter(
+        "fairlog_database_host_switches", "Changes to another host of the database", hosts.switches
     )
 
 

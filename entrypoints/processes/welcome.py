@@ -4,7 +4,8 @@ import json
 from collections.abc import Collection
 from pathlib import Path
 
-from adapters.settings import Settings, redacted
+from adapters.database_url import redacted
+from adapters.settings import Settings
 from domain.language.identifiers import Kind
 
 _FIRST_KIND = Kind("echo")

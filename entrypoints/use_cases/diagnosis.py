@@ -11,6 +11,7 @@ from typing import Final
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from adapters.database.hosts import Hosts
 from adapters.doctor import DoctorFinding, Level
 from adapters.log import archived
 from adapters.log.log_size import LogSize
@@ -30,6 +31,8 @@ _ADVICE: Final = "start a server; if one runs, its /readyz and its log say what 
 def diagnose(fairlog: Fairlog) -> Iterator[DoctorFinding]:
     """Run the checks. The tables must exist. Raises `LogUnavailable`."""
     yield writes(fairlog)
+    if (hosts := fairlog.database.hosts) is not None:
+        yield host_in_use(hosts)
     with fairlog.database.read() as connection:
         yield due_jobs(fairlog, connection)
         yield following(fairlog, connection)
@@ -58,6 +61,19 @@ def writes(fairlog: Fairlog) -> DoctorFinding:
     if strange is not None:
         return DoctorFinding("writes", Level.ERROR, "the log cannot be written", strange)
     return DoctorFinding("writes", Level.OK, "the log can be written")
+
+
+def host_in_use(hosts: Hosts) -> DoctorFinding:
+    """Check that the first host of the database is the one that can be used."""
+    first, *_ = hosts.names
+    if hosts.current == first:
+        return DoctorFinding("database host", Level.OK, f"{first} is in use")
+    return DoctorFinding(
+        "database host",
+        Level.WARNING,
+        f"{hosts.current} is in use: {first} does not answer, is read-only, or is not ready",
+        "repair it, or name the host in use first; servers use another one only when theirs fails",
+    )
 
 
 def due_jobs(fairlog: Fairlog, connection: Connection) -> DoctorFinding:

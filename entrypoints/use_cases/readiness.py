@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import Annotated, Final
 
-from msgspec import Meta, Struct
+from msgspec import UNSET, Meta, Struct, UnsetType
 from sqlalchemy.engine import Connection
 
 from adapters.clock import SystemClock
@@ -45,6 +45,10 @@ class Readiness(Struct, frozen=True):
         Sequence[FailingPart],
         Meta(description="All parts that fail, also those that do not keep it from being ready."),
     ] = ()
+    database_host: Annotated[
+        str | UnsetType,
+        Meta(description="Of several hosts of the database, the one in use, with its port."),
+    ] = UNSET
 
 
 async def readiness_of(fairlog: Fairlog) -> Readiness:
@@ -55,7 +59,14 @@ async def readiness_of(fairlog: Fairlog) -> Readiness:
     reasons = [f"{one.part}: {one.reason}" for one in needed if one.reason != reason]
     if reason is not None:
         reasons.insert(0, reason)
-    return Readiness(not reasons, " ".join(reasons) or None, note, failing(troubles))
+    hosts = fairlog.database.hosts
+    return Readiness(
+        not reasons,
+        " ".join(reasons) or None,
+        note,
+        failing(troubles),
+        UNSET if hosts is None else hosts.current,
+    )
 
 
 async def _check(fairlog: Fairlog) -> tuple[str | None, str | None]:

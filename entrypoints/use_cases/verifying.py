@@ -83,7 +83,7 @@ def history_check(database: Database) -> Iterator[CheckPass]:
 @contextmanager
 def history_check_in_child(database: Database) -> Iterator[CheckPass]:
     """Yield the pass, made in a child process."""
-    hello = VerifyHello(database.url.render_as_string(hide_password=False))
+    hello = VerifyHello(database.text)
     decode = msgspec.msgpack.Decoder(_Message | SentError).decode
     with run_child(_COMMAND, hello, decode) as messages:
         yield _ChildPass(messages)

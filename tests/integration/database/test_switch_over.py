@@ -77,6 +77,35 @@ def test_a_server_that_is_read_only_can_still_be_read(servers: tuple[MariaDB, Ma
         assert server.client.get(f"/v1/jobs/{job}").json()["payload"] == {"n": 1}
 
 
-def set_read_only(server: MariaDB) -> None:
+@pytest.mark.parametrize("others", [0, 20])
+def test_nothing_is_written_where_events_that_were_answered_are_missing(
+    servers: tuple[MariaDB, MariaDB], others: int
+) -> None:
+    """A replica that lagged is promoted; with `others`, it was written there meanwhile."""
+    old, _ = servers
+    before, after = (empty_log(server) for server in servers)
+    with AppServer(after, SETTINGS) as elsewhere:
+        for number in range(others):
+            submit(elsewhere.client, payload=number)
+    with SwitchingProxy(before) as proxy, AppServer(proxy.url, SETTINGS) as server:
+        jobs = [submit(server.client, payload=number)["id"] for number in range(5)]
+        set_read_only(old)
+        proxy.switch(after)
+        answer = server.client.post("/v1/jobs", json={"user_id": "u", "kind": "k", "payload": 0})
+        missing = (
+            "has another event 10" if others else "ends at event 0, and does not have event 10"
+        )
+        assert answer.status_code == 503
+        assert missing in answer.json()["detail"]
+        assert missing in server.client.get("/readyz").text
+        set_read_only(old, is_read_only=False)
+        proxy.switch(before)
+        wait_until(lambda: server.client.get("/readyz").is_success, "the events are back")
+        assert submit(server.client, payload=6)["id"] > max(jobs)
+    with AppServer(after, SETTINGS) as elsewhere:
+        assert elsewhere.client.get("/v1/stats").json()["total"] == others
+
+
+def set_read_only(server: MariaDB, *, is_read_only: bool = True) -> None:
     with server.connect() as connection, connection.cursor() as cursor:
-        cursor.execute("SET GLOBAL read_only = 1")
+        cursor.execute(f"SET GLOBAL read_only = {int(is_read_only)}")

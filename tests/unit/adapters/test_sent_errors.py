@@ -31,6 +31,7 @@ _ERRORS: Final[Sequence[FairlogError]] = (
     errors.BodiesAreNeeded(_JOB, "running"),
     errors.BodyMissing([3, 5]),
     errors.LogIsBehind(3, 5),
+    errors.EventsLost(3, 5),
     errors.ClockInDoubt(NOW, NOW),
     errors.FairlogError("plain"),
     errors.HeldByAnother(_JOB),

@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 from rich.pretty import pretty_repr
 
-from adapters.settings import Settings, SettingsError, has_password, load_settings, redacted
+from adapters.database_url import has_password, redacted
+from adapters.settings import Settings, SettingsError, load_settings
 from entrypoints.cli.serve import serve, worker
 
 SECRET = "hunter2"
@@ -328,6 +329,7 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
         "mysql+pymysql://user:p%40ss%2Fword@host/name?ssl_ca=/etc/ca.pem",
         "mysql+pymysql://user@[::1]:3306/name",
         "mysql+pymysql:///name?unix_socket=/run/mysqld.sock",
+        "mysql+pymysql://user:password@one:3306,two,[::1]:3307/name?ssl_ca=/etc/ca.pem",
     ],
 )
 def test_a_database_url_of_a_known_form_is_kept_as_it_is(url: str) -> None:
@@ -359,6 +361,9 @@ UNUSABLE = [
     "mysql+pymysql://u:hunter2@h:0/d",
     "mysql+pymysql://u:hunter2@h:65536/d",
     "mysql+pymysql://u:hunter2\n@h/d",
+    "mysql+pymysql://u:hunter2@one,/d",
+    "mysql+pymysql://u:hunter2@one,two:port/d",
+    "mysql+pymysql://u:hunter2@one,v:p@two/d",
     "mysql+pymysql://u:p@hunter2@h/d",
     "mysql+pymysql://u:p@hunter2:x@h/d",
     "mysql+pymysql://u:p@x:hunter2@h/d",
@@ -404,6 +409,10 @@ def test_a_password_in_a_url_is_noticed(url: str, *, expected: bool) -> None:
         ("sqlite:///fairlog.db", "sqlite:///fairlog.db"),
         ("mysql+pymysql://u:hunter2@h:3306/d", "mysql+pymysql://u:***@h:3306/d"),
         ("mysql+pymysql://u@h/d?passwd=hunter2", "mysql+pymysql://u@h/d?passwd=hidden"),
+        (
+            "mysql+pymysql://u:hunt,er2@one:3306,two/d",
+            "mysql+pymysql://u:***@one:3306,two/d",
+        ),
     ],
 )
 def test_a_redacted_url_hides_the_password_alone(url: str, shown: str) -> None:

@@ -1,0 +1,133 @@
+"""A database with several hosts: another one is used when the one in use fails, and kept."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+
+import pytest
+
+from adapters.database import database as module
+from adapters.database.database import Database
+from adapters.doctor import Level
+from adapters.settings import Settings
+from domain.language.errors import LogUnavailable
+from entrypoints.composition import compose
+from entrypoints.use_cases.diagnosis import diagnose
+from tests.integration.database.test_switch_over import set_read_only
+from tests.support.mariadb import MariaDB
+from tests.support.server import AppServer
+from tests.support.waiting import wait_until
+
+NAME = "fairlog_hosts"
+SETTINGS = Settings(user_limit=1000, global_limit=10_000)
+
+
+@pytest.fixture
+def servers() -> Iterator[list[MariaDB]]:
+    with MariaDB() as one, MariaDB() as two:
+        for server in (one, two):
+            with server.connect() as connection, connection.cursor() as cursor:
+                cursor.execute(f"CREATE DATABASE {NAME}")
+        yield [one, two]
+
+
+def url_of(servers: Sequence[MariaDB]) -> str:
+    hosts = ",".join(f"127.0.0.1:{server.port}" for server in servers)
+    return f"mysql+pymysql://fairlog:fairlog@{hosts}/{NAME}"
+
+
+@pytest.fixture
+def database(servers: list[MariaDB]) -> Iterator[Database]:
+    database = Database(url_of(servers))
+    yield database
+    database.close()
+
+
+def ports(database: Database) -> tuple[int, int]:
+    """The ports that a connection for reading and one for writing lead to."""
+    with database.read() as reader, database.write() as writer:
+        asked = [one.exec_driver_sql("SELECT @@port").scalar_one() for one in (reader, writer)]
+    return (asked[0], asked[1])
+
+
+def test_the_first_is_used_and_the_next_one_when_it_is_away(
+    servers: list[MariaDB], database: Database
+) -> None:
+    one, two = servers
+    assert ports(database) == (one.port, one.port)
+    one.kill()
+    assert ports(database) == (two.port, two.port)
+    one.start()
+    assert ports(database) == (two.port, two.port)  # until that one fails
+    two.kill()
+    assert ports(database) == (one.port, one.port)
+    assert database.hosts is not None
+    assert (database.hosts.current, database.hosts.switches) == (f"127.0.0.1:{one.port}", 2)
+    one.kill()
+    with pytest.raises(LogUnavailable, match="does not answer"), database.read():
+        pass
+    two.start()
+    assert ports(database) == (two.port, two.port)
+
+
+def test_a_host_that_has_become_read_only_is_left_and_reads_leave_it_too(
+    servers: list[MariaDB], database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "READ_ONLY_CHECK_SECONDS", 0.1)
+    one, two = servers
+
+    def reader() -> int:
+        with database.read() as connection:
+            return int(connection.exec_driver_sql("SELECT @@port").scalar_one())
+
+    assert reader() == one.port
+    set_read_only(one)
+    wait_until(lambda: reader() == two.port, "reads leave it")
+    set_read_only(one, is_read_only=False)
+    assert reader() == two.port
+
+
+def test_where_all_are_read_only_they_are_read(servers: list[MariaDB], database: Database) -> None:
+    for server in servers:
+        set_read_only(server)
+    for _ in range(3):
+        with database.read() as reader:
+            assert reader.exec_driver_sql("SELECT @@port").scalar_one() == servers[0].port
+
+
+def test_a_service_goes_on_with_the_next_host_and_says_so(servers: list[MariaDB]) -> None:
+    """Two servers with equal tables stand for a primary and its replica."""
+    one, two = servers
+    for server in servers:
+        with AppServer(url_of([server]), SETTINGS):
+            pass
+    with AppServer(url_of(servers), SETTINGS) as service:
+        client = service.client
+        client.get("/v1/stats").raise_for_status()
+        set_read_only(one)
+        client.post("/v1/jobs", json={"user_id": "u", "kind": "k", "payload": 2})  # may be refused
+        wait_until(
+            lambda: (
+                client.post("/v1/jobs", json={"user_id": "u", "kind": "k", "payload": 3}).is_success
+            ),
+            "it writes to the other one",
+        )
+        name = f"127.0.0.1:{two.port}"
+        assert client.get("/readyz").json()["database_host"] == name
+        metrics = client.get("/metrics").text
+        assert f'fairlog_database_host{{host="{name}"}} 1.0' in metrics
+        assert "fairlog_database_host_switches_total 1.0" in metrics
+        assert f"The database is used on {name}" in client.get("/").text
+
+
+def test_doctor_names_the_host_in_use(servers: list[MariaDB]) -> None:
+    one, two = servers
+    for server in servers:
+        with AppServer(url_of([server]), SETTINGS):
+            pass
+    with closing(compose(Settings(database_url=url_of(servers)))) as fairlog:
+        found = {one.check: one for one in diagnose(fairlog)}["database host"]
+        assert (found.level, found.found) == (Level.OK, f"127.0.0.1:{one.port} is in use")
+        one.kill()
+        found = {one.check: one for one in diagnose(fairlog)}["database host"]
+        assert found.level is Level.WARNING
+        assert f"127.0.0.1:{two.port} is in use: 127.0.0.1:{one.port} does not" in found.found
