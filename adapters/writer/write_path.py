@@ -20,12 +20,13 @@ Observer = Callable[["BatchWritten"], None]
 
 
 class WriterStats(Struct):
-    """Counts since the writer started."""
+    """Counts since the writer started, the last one since the server did."""
 
     batches: int = 0
     commands: int = 0
     events: int = 0
     retries: int = 0  # transactions tried again
+    restarts: int = 0  # of the writer process, after it had ended
 
 
 class BatchWritten(Struct, frozen=True):

@@ -8,6 +8,10 @@ It sends a response at least once a second. If it answers no command for ANSWER_
 waiting callers get `LogUnavailable`; what was not sent by then is never sent, and the child does
 not carry out what it reads later than that. A caller who has waited for LOST_SECONDS_MAX while
 others are answered gets it too: an answer can be lost, for example for lack of memory.
+
+If the child ends without having said why, it is started again (`Restarts`). The callers of commands
+that it was sent get `LogUnavailable`, since nobody knows whether they are on disk; commands that
+were not sent wait for the next child.
 """
 
 import asyncio
@@ -22,6 +26,7 @@ from msgspec import Struct
 
 from adapters.supervision import Supervisor, Trouble, reason_of
 from adapters.writer.command_queue import BYTES_MAX, COMMANDS_MAX, body_bytes, resolve_reply
+from adapters.writer.restarts import Restarts
 from adapters.writer.write_path import Observer, WriterStats, errors_logged
 from adapters.writer.writer_frames import (
     ANSWER_SECONDS_MAX,
@@ -68,17 +73,22 @@ class WriterProcess:
     """
 
     def __init__(
-        self, command: Sequence[str], hello: WriterHello, supervisor: Supervisor | None = None
+        self,
+        command: Sequence[str],
+        hello: WriterHello,
+        supervisor: Supervisor | None = None,
+        restarts: Restarts | None = None,
     ) -> None:
         self._supervisor = Supervisor() if supervisor is None else supervisor
         self._supervisor.add_probe(self._trouble)
-        self._received_at: float | None = None  # the latest response, time.monotonic()
+        # The latest response of this process, time.monotonic(); None: it has sent none yet.
+        self._received_at: float | None = None
         self._answered_at = 0.0  # the latest answer
         # time.monotonic() at which waiting callers were failed; None once an answer arrives
         self._gave_up_at: float | None = None
         self._unclaimed: set[int] = set()  # claims whose callers got `LogUnavailable`
         self._held_bytes = 0  # of bodies that are not sent
-        self._is_full = False  # the child does not read its socket
+        self._is_held_back = False  # nothing is sent: the child reads nothing, or there is none
         self.stats = WriterStats()
         self.fatal: FairlogError | None = None
         self._command = command
@@ -91,8 +101,11 @@ class WriterProcess:
         self._decoder = response_decoder()
         self._child: ChildProcess | None = None
         self._attaching = asyncio.Lock()
-        self._transport: asyncio.WriteTransport | None = None
+        self._transport: asyncio.WriteTransport | None = None  # None: not attached, or lost
         self._loop: asyncio.AbstractEventLoop | None = None  # once it has the socket
+        self._restarts = restarts or Restarts()
+        self._restarting: asyncio.Task[None] | None = None
+        self._lost_at = 0.0  # when the latest process ended, time.monotonic()
         self._is_stopping = False
 
     def start(self) -> None:
@@ -143,6 +156,10 @@ class WriterProcess:
                         return received_outcomes(sent)
         except TimeoutError:
             raise LogUnavailable(_NO_ANSWER) from None
+        if self.fatal is None and not self._is_stopping:
+            self.fatal = FairlogError(
+                "The writer process has ended; the lines above may say why. Start the server again."
+            )
         raise self._ended()
 
     async def execute(self, command: Command) -> Answer:
@@ -194,21 +211,25 @@ class WriterProcess:
         return call
 
     async def attach(self) -> None:
-        if self._transport is not None:
+        if self._loop is not None:
             return
         async with self._attaching:
-            if self._transport is None:
-                assert self._child is not None, "start it first"
-                self._child.socket.setblocking(False)  # noqa: FBT003 (its own signature)
-                self._transport, _ = await asyncio.get_running_loop().create_unix_connection(
-                    lambda: _Listener(self), sock=self._child.socket
-                )
-                self._transport.set_write_buffer_limits(_HELD_BYTES_MAX)
+            if self._loop is None:
+                await self._connect()
                 self._loop = asyncio.get_running_loop()
-                asyncio.get_running_loop().call_later(_CHECK_SECONDS, self._check_answers)
+                self._loop.call_later(_CHECK_SECONDS, self._check_answers)
+
+    async def _connect(self) -> None:
+        """Give the child's socket to the event loop."""
+        assert self._child is not None, "start it first"
+        self._child.socket.setblocking(False)  # noqa: FBT003 (its own signature)
+        self._transport, _ = await asyncio.get_running_loop().create_unix_connection(
+            lambda: _Listener(self), sock=self._child.socket
+        )
+        self._transport.set_write_buffer_limits(_HELD_BYTES_MAX)
 
     def _send(self) -> None:
-        if self._is_full:
+        if self._is_held_back:
             return  # `set_reading` sends them, unless their callers have given up by then
         asked, self._outgoing = self._outgoing, []
         self._held_bytes = 0
@@ -218,7 +239,7 @@ class WriterProcess:
 
     def set_reading(self, *, is_reading: bool) -> None:
         """Note whether the process reads what it is sent."""
-        self._is_full = not is_reading
+        self._is_held_back = not is_reading
         if is_reading:
             self._send()
 
@@ -278,6 +299,9 @@ class WriterProcess:
         now = time.monotonic()
         if self._child is None or self._is_stopping:
             return None
+        if self._received_at is None and self._lost_at:
+            what = "The writer process has ended and is started again."
+            return Trouble("writer_process", what, now - self._lost_at)
         if self._received_at is None:
             return Trouble("writer_process", "The writer process is starting.", 0.0)
         silent = now - self._received_at
@@ -304,6 +328,7 @@ class WriterProcess:
         if response.outcomes:
             self._answered_at = time.monotonic()
             self._gave_up_at = None
+            self._restarts.answered()
         for number, sent in response.outcomes:
             outcomes = received_outcomes(sent)
             call = self._take_call(number)
@@ -313,17 +338,63 @@ class WriterProcess:
                 resolve_reply(call.reply, outcomes)
 
     def lost(self) -> None:
-        """Fail all commands: the process has ended, and their outcomes are unknown."""
+        """Fail what was sent: the process has ended, and the outcomes are unknown. What was not
+        sent waits for the next process, if there is one.
+        """
+        self._transport, self._received_at, self._lost_at = None, None, time.monotonic()
+        self._is_held_back = True
+        self._decoder = response_decoder()
+        self._unclaimed.clear()
+        self._supervisor.set_reported([])
+        unsent = {number for number, _ in self._outgoing}
+        self._fail_all([number for number in self._calls if number not in unsent])
+        if self.fatal is None and not self._is_stopping:
+            self._restarting = asyncio.get_running_loop().create_task(self._restart())
+        else:
+            self._fail_all(list(self._calls))
+
+    def _fail_all(self, numbers: Iterable[int]) -> None:
+        """Fail calls because of the end of the process."""
         error = self._ended()
-        self._outgoing.clear()
-        self._held_bytes = 0
-        calls, self._calls, self._commands_waiting = self._calls, {}, 0
-        for call in calls.values():
-            _fail(call, error)
+        for number in numbers:
+            if (call := self._take_call(number)) is not None:
+                _fail(call, error)
+
+    async def _restart(self) -> None:
+        """Start the process again, as often as that makes sense; else let the server end."""
+        while (pause := self._restarts.next_pause()) is not None:
+            code = await asyncio.to_thread(self._reap)
+            _log.error("writer_ended", exit_code=code, starts_again_in_seconds=pause)
+            await asyncio.sleep(pause)
+            try:
+                await asyncio.to_thread(self._start_again)
+                if not self._is_stopping:
+                    await self._connect()
+            except OSError as error:  # for lack of memory or descriptors
+                _log.error("writer_not_started", reason=reason_of(error))
+                continue
+            self.set_reading(is_reading=True)
+            return
+        self.fatal = FairlogError(
+            "The writer process has ended again and again; the lines above may say why. Start the "
+            "server again."
+        )
+        self._fail_all(list(self._calls))
+
+    def _reap(self) -> int:
+        """Return the exit code of the process that has ended."""
+        assert self._child is not None
+        self._child.stop(SILENT_STOP_SECONDS_MAX)
+        return self._child.process.returncode
+
+    def _start_again(self) -> None:
+        if not self._is_stopping:
+            self._child = ChildProcess(self._command, self._hello)
 
     def _receive(self, response: WriterResponse) -> None:
         self._received_at = time.monotonic()
         self.stats = response.stats
+        self.stats.restarts = self._restarts.total
         self._supervisor.set_reported(response.troubles)
         for written in response.written:
             for observer in self._observers:
@@ -335,10 +406,6 @@ class WriterProcess:
             self.fatal = fatal
 
     def _ended(self) -> LogUnavailable:
-        if self.fatal is None and not self._is_stopping:
-            self.fatal = FairlogError(
-                "The writer process has ended; the lines above may say why. Start the server again."
-            )
         return LogUnavailable(
             "The server's writer has ended; the request may be sent again, with the same "
             "idempotency key it never runs twice."

@@ -168,6 +168,11 @@ class ServerMetrics:
             writer.oldest_seconds(),
         )
         yield _counter("fairlog_writer_retries", "Retries of transactions", writer.stats.retries)
+        yield _counter(
+            "fairlog_writer_restarts",
+            "Starts of the writer process after it had ended",
+            writer.stats.restarts,
+        )
         yield _histogram("fairlog_batch_commands", "Commands per batch", {(): self._batch_commands})
         yield _histogram(
             "fairlog_batch_seconds",

@@ -2,6 +2,7 @@ import asyncio
 import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -12,16 +13,15 @@ from adapters.settings import Settings
 from adapters.supervision import Part, supervise
 from adapters.writer import writer_process
 from adapters.writer.command_queue import CommandQueue
+from adapters.writer.restarts import FAILURES_MAX, Restarts
 from adapters.writer.writer_frames import WriterHello, WriterRequest
 from adapters.writer.writer_process import WriterProcess
 from domain.language.errors import LogUnavailable, QueueFull
 from entrypoints.processes.writer_server import _queue_commands
 from tests.support.stories import submit
 
-READS = "import socket, sys; s = socket.socket(fileno=int(sys.argv[1]))\nwhile s.recv(4096): pass"
 
-
-def test_what_was_to_be_sent_when_the_writer_was_lost_is_refused_like_the_rest() -> None:
+def test_what_was_to_be_sent_when_the_writer_was_lost_is_refused_or_sent_to_the_next() -> None:
     """Both in one turn of the loop: first a caller comes, then the end of the connection."""
     troubles: list[dict[str, Any]] = []
 
@@ -33,15 +33,14 @@ def test_what_was_to_be_sent_when_the_writer_was_lost_is_refused_like_the_rest()
         late = asyncio.create_task(writer.execute(submit()))
         assert writer._transport is not None
         writer._transport.abort()
-        for one in (waiting, late):
-            with pytest.raises(LogUnavailable, match="the same idempotency key"):
-                await one
+        outcomes = await asyncio.gather(waiting, late, return_exceptions=True)
+        assert {type(one) for one in outcomes} <= {LogUnavailable, QueueFull}  # of the next process
+        await asyncio.to_thread(writer.stop)
 
     begin = WriterHello(Settings(database_url=""), logs_json=False)
-    writer = WriterProcess([sys.executable, "-c", READS], begin)
+    writer = WriterProcess([sys.executable, "-c", ANSWERS_ALL], begin)
     writer.start()
     uvloop.run(ask_as_it_is_lost())
-    writer.stop()
     assert troubles == []
 
 
@@ -87,8 +86,7 @@ def test_a_caller_whose_answer_was_lost_hears_it_although_others_are_answered(
         with pytest.raises(LogUnavailable, match="does not answer"):
             await lost
         assert answered > 1
-        assert writer._transport is not None
-        writer._transport.abort()
+        await asyncio.to_thread(writer.stop)
 
     begin = WriterHello(Settings(database_url=""), logs_json=False)
     writer = WriterProcess([sys.executable, "-c", ANSWERS_ALL_BUT_THE_SECOND], begin)
@@ -114,8 +112,7 @@ def test_a_call_of_more_commands_than_may_wait_is_sent_in_part(
         assert [str(one) == "answered" for one in refused] == [True, False, False]
         assert writer.waiting() == 0
         assert await writer.execute_each([]) == []
-        assert writer._transport is not None
-        writer._transport.abort()
+        await asyncio.to_thread(writer.stop)
 
     begin = WriterHello(Settings(database_url=""), logs_json=False)
     writer = WriterProcess([sys.executable, "-c", ANSWERS_ALL], begin)
@@ -124,6 +121,85 @@ def test_a_call_of_more_commands_than_may_wait_is_sent_in_part(
         uvloop.run(ask())
     finally:
         writer.stop()
+
+
+ENDS_AT_FIRST = (
+    """
+import pathlib, sys
+if not (seen := pathlib.Path("SEEN")).exists():
+    seen.touch()
+    sys.exit(3)
+"""
+    + ANSWERS_ALL
+)
+
+
+def test_a_process_that_ended_is_started_again_and_answers(tmp_path: Path) -> None:
+    async def ask() -> None:
+        await writer.attach()
+        [may_have_been_sent] = await writer.execute_each([submit()])
+        assert isinstance(may_have_been_sent, LogUnavailable | QueueFull)
+        for _ in range(2):
+            with pytest.raises(QueueFull, match="answered"):
+                await writer.execute(submit())
+        assert writer.stats.restarts == 1
+        assert writer.fatal is None
+        await asyncio.to_thread(writer.stop)
+
+    begin = WriterHello(Settings(database_url=""), logs_json=False)
+    program = ENDS_AT_FIRST.replace("SEEN", str(tmp_path / "seen"))
+    writer = WriterProcess([sys.executable, "-c", program], begin)
+    writer.start()
+    try:
+        uvloop.run(ask())
+    finally:
+        writer.stop()
+
+
+def test_a_command_that_was_not_sent_waits_for_the_next_process() -> None:
+    """It comes when the end of the process is known, and before the next one is there."""
+
+    async def ask() -> None:
+        with pytest.raises(QueueFull, match="answered"):
+            await writer.execute(submit())
+        assert writer._child is not None
+        writer._child.process.kill()
+        assert writer._transport is not None
+        writer._transport.abort()
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert writer._lost_at
+        with pytest.raises(QueueFull, match="answered"):
+            await writer.execute(submit())
+        await asyncio.to_thread(writer.stop)
+
+    begin = WriterHello(Settings(database_url=""), logs_json=False)
+    writer = WriterProcess([sys.executable, "-c", ANSWERS_ALL], begin)
+    writer.start()
+    try:
+        uvloop.run(ask())
+    finally:
+        writer.stop()
+
+
+def test_a_server_ends_when_its_writers_end_before_they_answer() -> None:
+    async def ask() -> None:
+        await writer.attach()
+        for _ in range(FAILURES_MAX + 1):
+            with pytest.raises(LogUnavailable, match=r"sent again|is stopping"):
+                await writer.execute(submit())
+        assert "again and again" in str(writer.fatal)
+        with pytest.raises(LogUnavailable, match="is stopping"):
+            await writer.execute(submit())
+        assert writer.waiting() == 0
+
+    begin = WriterHello(Settings(database_url=""), logs_json=False)
+    ends = [sys.executable, "-c", "raise SystemExit(3)"]
+    writer = WriterProcess(ends, begin, restarts=Restarts(first_pause_seconds=0.001))
+    writer.start()
+    uvloop.run(ask())
+    writer.stop()
+    assert writer._restarts.total == FAILURES_MAX - 1
 
 
 class _NoMemoryAtFirst(Iterator[WriterHello | WriterRequest]):
