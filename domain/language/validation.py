@@ -50,7 +50,6 @@ TIMEOUT_SECONDS_MAX: Final = 7 * 86_400
 PROGRESS_CHARACTERS_MAX: Final = 500  # of a message
 URL_CHARACTERS_MAX: Final = 2_048
 VERSION_MAX: Final = 1_000_000
-_URL: Final = re.compile(r"https?://[^\s/?#@\\\x00-\x1f\x7f]+([/?#][^\s\x00-\x1f\x7f]*)?")
 RETRY_IN_SECONDS_MAX: Final = 31_622_400  # 366 days
 FACTOR_MAX: Final = 100  # of an exponential backoff
 NEVER_MAX: Final = 20  # types of errors in a retry policy
@@ -179,11 +178,7 @@ def timeout_seconds(seconds: float) -> float:
 
 def push_endpoint(endpoint: PushEndpoint) -> PushEndpoint:
     """Check an endpoint; whether its address may be used is known when its name is resolved."""
-    if not _URL.fullmatch(endpoint.url) or len(endpoint.url) > URL_CHARACTERS_MAX:
-        raise InvalidInput(
-            f"push.url is an http or https URL of at most {URL_CHARACTERS_MAX} characters, without "
-            "spaces, and without a user or password: requests are signed."
-        )
+    _http_url(endpoint.url, "push.url")
     timeout_seconds(endpoint.timeout_seconds)
     _whole(endpoint.secret_version, 1, VERSION_MAX, "push.secret_version")
     return endpoint
@@ -267,27 +262,30 @@ def callback_url(text: str) -> str:
     """Check a URL that callbacks are sent to. Whether its address is allowed is seen when it is
     connected to.
     """
+    _http_url(text, "The URL of a callback")
+    if len(delivery_user(text)) > NAME_BYTES_MAX:
+        most = NAME_BYTES_MAX - len(CALLBACK_USERS)
+        raise InvalidInput(f"The host of a callback has at most {most} characters.")
+    return text
+
+
+def _http_url(text: str, what: str) -> None:
+    """Check a URL that servers send requests to."""
     if not 1 <= len(text) <= URL_CHARACTERS_MAX:
-        raise InvalidInput(f"The URL of a callback has 1 to {URL_CHARACTERS_MAX} characters.")
+        raise InvalidInput(f"{what} has 1 to {URL_CHARACTERS_MAX} characters.")
     try:
         parts = urlsplit(text)
         host, port = parts.hostname, parts.port
     except ValueError:
         host, port = None, None
-    is_plain = text.isascii() and text.isprintable() and " " not in text
+    is_plain = text.isascii() and text.isprintable() and not {" ", "\\"}.intersection(text)
     if not is_plain or host is None or port == 0 or parts.scheme not in {"http", "https"}:
         raise InvalidInput(
-            "The URL of a callback begins with http:// or https:// and a host, and is ASCII: "
-            "encode other characters (https://example.org/caf%C3%A9)."
+            f"{what} begins with http:// or https:// and a host, and is ASCII: encode other "
+            "characters (https://example.org/caf%C3%A9)."
         )
     if "@" in parts.netloc:
-        raise InvalidInput(
-            "The URL of a callback has no user and no password: callbacks are signed instead."
-        )
-    if len(delivery_user(text)) > NAME_BYTES_MAX:
-        most = NAME_BYTES_MAX - len(CALLBACK_USERS)
-        raise InvalidInput(f"The host of a callback has at most {most} characters.")
-    return text
+        raise InvalidInput(f"{what} has no user and no password: requests are signed instead.")
 
 
 def callback_name(text: str) -> CallbackName:

@@ -101,7 +101,7 @@ def test_the_endpoint_of_a_kind_and_its_secret(
         (
             ["kinds", "set", "thumb", "--push", "images.example"],
             InvalidInput,
-            "push.url is an http",
+            "push.url begins with http",
         ),
         (["kinds", "set", "thumb", "--push", "{}"], click.BadParameter, "an endpoint as JSON"),
         (["resources", "set", "shop", "--throttle", "1/366d"], InvalidInput, "from 1 to 2678400"),
