@@ -2,7 +2,8 @@
 
 They are written to docs/screenshots. A server serves three customers of different size for so many
 seconds (default 240), so that the charts have something to show. Meanwhile webhooks fail, the kind
-`report` is paused, one customer has a plan, and one of two workers has died.
+`report` is paused, one customer has a plan, schedules submit jobs, one of two endpoints of
+callbacks answers, and one of two workers has died.
 """
 
 import argparse
@@ -17,6 +18,7 @@ import httpx
 
 from entrypoints.service.worker_polls import LATELY_SECONDS
 from tests.support.browser import chromium, window
+from tests.support.endpoint import Answer, Endpoint, secret_key_file
 from tests.support.repository import ROOT
 from tests.support.server import FairlogServer
 from tests.support.workers import WorkerProcess
@@ -35,8 +37,15 @@ LIMITS: Final = {
     "kinds/report": {"paused": True},
     "resources/hooks:*": {"throttle": {"limit": 300, "seconds": 60}},
 }
+SCHEDULES: Final[dict[str, dict[str, Any]]] = {
+    "nightly-export": {"cron": "30 3 * * *", "time_zone": "Europe/Berlin", "user_id": "acme"},
+    "month-end": {"cron": "0 6 1 * *", "user_id": "globex", "paused": True},
+    "sync": {"every_seconds": 30, "user_id": "initech", "overlap": "buffer_one"},
+    "prices": {"every_seconds": 60, "user_id": "globex", "jitter_seconds": 10},
+}
 KINDS: Final = ("thumbnail", "thumbnail", "webhook", "webhook", "export")
-_LISTS: Final = frozenset({"jobs", "failed", "audit"})  # of which the beginning is enough
+# Lists, of which the beginning is enough.
+_LISTS: Final = frozenset({"jobs", "failed", "audit", "deliveries"})
 HANDLERS = """
 import random
 import time
@@ -90,14 +99,27 @@ def pictures(folder: Path, seconds_of_life: float) -> None:
     with TemporaryDirectory() as directory:
         handlers = Path(directory) / "customers.py"
         handlers.write_text(HANDLERS)
-        settings = {"handlers": handlers, "user_limit": 400, "lease_seconds": 10}
+        settings = {
+            "handlers": handlers,
+            "user_limit": 400,
+            "lease_seconds": 10,
+            "callback_key_file": secret_key_file(Path(directory)),
+            "callback_allow": "127.0.0.1",
+        }
         url = f"sqlite:///{directory}/fairlog.db"
         with (
+            Endpoint(lambda _: Answer(204)) as receiver,
             FairlogServer(url, workers=3, settings=settings, is_fresh=True) as server,
             WorkerProcess(server.url, "--handlers", str(handlers)) as dying,
         ):
             for path, limits in LIMITS.items():
                 server.client.put(f"/v1/{path}", json=limits).raise_for_status()
+            for name, schedule in SCHEDULES.items():
+                body = {"kind": "export", "payload": {"schedule": name}, **schedule}
+                server.client.put(f"/v1/schedules/{name}", json=body).raise_for_status()
+            for name, told in {"orders": receiver.url, "crm": "https://crm.invalid/hooks"}.items():
+                body = {"url": told, "kinds": ["export"]}
+                server.client.put(f"/v1/callbacks/{name}", json=body).raise_for_status()
             stop = threading.Event()
             customers = threading.Thread(target=live, args=(server.url, stop))
             customers.start()
@@ -121,6 +143,8 @@ def take(server: FairlogServer, folder: Path) -> None:
         "failed": "/jobs?state=failed&error=no+answer",
         "job": f"/jobs/{failed['jobs'][0]['id']}",
         "audit": "/audit",
+        "schedules": "/schedules",
+        "deliveries": "/jobs?kind=fairlog.callback",
     }
     forms = {"light": ("light", WIDE), "dark": ("dark", WIDE), "narrow": ("light", NARROW)}
     with chromium() as browser:
