@@ -18,7 +18,7 @@ URL_ACCEPTED: Final = (
 )
 
 _PORT_MAX: Final = 65_535
-_AUTHORITY: Final = re.compile(r"(?!sqlite)([\w+]+://(?:[^@/?]*@)?)([^/?]*)(.*)", re.DOTALL)
+_AUTHORITY: Final = re.compile(r"(?!sqlite)([\w+]+://[^@/?]*@)([^/?]*)(.*)", re.DOTALL)
 
 
 def split_hosts(database_url: str) -> list[str]:
@@ -66,7 +66,11 @@ def _hidden(url: URL) -> str:
 
 
 def _is_database(url: URL, hosts: int) -> bool:
-    return _is_sqlite_file(url) or (_is_mysql_database(url) and (hosts == 1 or bool(url.host)))
+    if _is_sqlite_file(url):
+        return True
+    is_one_of_several = bool(url.host) and "unix_socket" not in url.query
+    has_plain_host = not {",", " "}.intersection(url.host or "")
+    return _is_mysql_database(url) and has_plain_host and (hosts == 1 or is_one_of_several)
 
 
 def _is_sqlite_file(url: URL) -> bool:

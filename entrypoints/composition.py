@@ -5,6 +5,7 @@ writer.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any, Final
@@ -111,6 +112,8 @@ def compose_server(settings: Settings, *, logs_json: bool) -> Fairlog:
     writer = WriterProcess(
         program("entrypoints.processes.writer_main"), WriterHello(settings, logs_json), supervisor
     )
+    if database.hosts is not None:  # what it has written is read where it was written
+        writer.host_changed = partial(database.hosts.use, why="The writer uses it.")
     return _wired(settings, database, log, writer, supervisor, RecentEvents(1), RecentEvents(1))
 
 

@@ -117,9 +117,10 @@ def pictures(folder: Path, seconds_of_life: float) -> None:
             for name, schedule in SCHEDULES.items():
                 body = {"kind": "export", "payload": {"schedule": name}, **schedule}
                 server.client.put(f"/v1/schedules/{name}", json=body).raise_for_status()
-            for name, told in {"orders": receiver.url, "crm": "https://crm.invalid/hooks"}.items():
-                body = {"url": told, "kinds": ["export"]}
-                server.client.put(f"/v1/callbacks/{name}", json=body).raise_for_status()
+            told = {"url": receiver.url, "kinds": ["export"]}
+            away = {"url": "https://crm.invalid/hooks", "kinds": ["export"], "users": ["initech"]}
+            for name, endpoint in {"orders": told, "crm": away}.items():
+                server.client.put(f"/v1/callbacks/{name}", json=endpoint).raise_for_status()
             stop = threading.Event()
             customers = threading.Thread(target=live, args=(server.url, stop))
             customers.start()

@@ -51,7 +51,7 @@ class Database:
         urls = [make_url(one) for one in split_hosts(url)]
         self.text = url  # as it was given, with its password
         self.url: URL = urls[0]
-        self.hosts = Hosts(urls, self._drop_readers) if len(urls) > 1 else None
+        self.hosts = Hosts(urls, self._drop_connections) if len(urls) > 1 else None
         self.is_sqlite: bool = self.url.get_backend_name() == "sqlite"
         self._file = SqliteFile(self.url.database or "") if self.is_sqlite else None
         self._connections: WeakSet[mysql_pipeline.PipelinedConnection] = WeakSet()
@@ -130,20 +130,24 @@ class Database:
         if self._file is not None:
             self._file.check_in_place(connection)
 
-    def drop_readers(self) -> None:
+    def drop_readers(self, *, leaves_host: bool = False) -> None:
         """Close the connections for reading, and those in use when they are returned: their server
-        may be behind, or no longer be the primary. Of several hosts the next one is used then.
+        may be behind, or no longer be the primary. With `leaves_host`, use the next one of several
+        hosts.
         """
         now = time.monotonic()
-        if now - self._readers_dropped >= DROP_READERS_SECONDS_MIN:  # else they are new
-            self._readers_dropped = now
-            if self.hosts is None:
-                self._drop_readers()
-            else:
-                self.hosts.leave()
+        if now - self._readers_dropped < DROP_READERS_SECONDS_MIN:
+            return  # they are new
+        self._readers_dropped = now
+        if leaves_host and self.hosts is not None:
+            self.hosts.leave()
+        else:
+            self._reading.dispose()
 
-    def _drop_readers(self) -> None:
-        self._reading.dispose()
+    def _drop_connections(self) -> None:
+        """Close all connections that are not in use: they lead to another host."""
+        for engine in (self._reading, self._writing, self._patient_writing):
+            engine.dispose()
 
     def overwrite_deleted(self) -> None:
         """Remove deleted data from SQLite's write-ahead log too, as far as readers allow.

@@ -186,7 +186,7 @@ def explained(error: BaseException) -> str:
             return f"The database {what} (error {code})."
     if code == _LOCK_WAIT:
         return "Somebody else holds a lock in the database and does not let go of it (error 1205)."
-    if code == _NODE_NOT_READY:
+    if code == NODE_NOT_READY:
         return "The database's node is not (or no longer) part of its cluster (error 1047)."
     fault = fault_of(error)
     if fault is Fault.TRY_AGAIN:
@@ -209,7 +209,7 @@ def refused_to_all(error: BaseException) -> str:
 
 
 _LOCK_WAIT: Final = 1205
-_NODE_NOT_READY: Final = 1047  # of Galera; its other meaning, an unknown command, cannot occur
+NODE_NOT_READY: Final = 1047  # of Galera; its other meaning, an unknown command, cannot occur
 
 
 def _fault_of_number(code: int) -> Fault:

@@ -12,10 +12,10 @@ from contextlib import closing, suppress
 from typing import Any, Final, TypeVar
 
 import structlog
-from pymysql import MySQLError
+from pymysql import MySQLError, OperationalError
 from sqlalchemy.engine import URL
 
-from adapters.database.faults import explained
+from adapters.database.faults import NODE_NOT_READY, explained
 
 C = TypeVar("C")  # a connection of the driver
 
@@ -47,39 +47,46 @@ class Hosts:
         return self.names[self._current]
 
     def leave(self) -> None:
-        """Use the next host: the current one is behind what was written."""
-        self._switch(self._current, (self._current + 1) % len(self.addresses), "it is behind")
+        """Use the next host: the current one lacks events that are known."""
+        self._switch(self._current, (self._current + 1) % len(self.addresses), "It lacks events.")
+
+    def use(self, name: str, why: str) -> None:
+        """Use the host of this name."""
+        self._switch(self._current, self.names.index(name), why)
 
     def connect(self, open_connection: Callable[[str, int], C]) -> C:
         """Connect to the current host, or to the next one that can be used.
 
-        If there is none, a connection to one that can only be read is returned. Raises the driver's
-        error if no host answers.
+        If none can be written, one that can be read is used. Raises the driver's error if there is
+        none either.
         """
         first, why = self._current, ""
-        readable: list[C] = []
+        readable: tuple[int, C] | None = None
         failed: Exception | None = None
         for step in range(len(self.addresses)):
             number = (first + step) % len(self.addresses)
             try:
                 connection = open_connection(*self.addresses[number])
+                is_read_only = _is_read_only(connection)
             except (MySQLError, OSError) as error:
                 failed = failed or error
                 why = why or explained(error)
                 continue
-            if (reason := _unusable(connection)) is None:
-                for one in readable:
-                    _close(one)
+            if not is_read_only:
+                if readable is not None:
+                    _close(readable[1])
                 self._switch(first, number, why)
                 return connection
-            why = why or reason
-            readable.append(connection)
-        if readable:
-            for one in readable[1:]:
-                _close(one)
-            return readable[0]
-        assert failed is not None
-        raise failed
+            why = why or "It is read-only."
+            if readable is None:
+                readable = (number, connection)
+            else:
+                _close(connection)
+        if readable is None:
+            assert failed is not None
+            raise failed
+        self._switch(first, readable[0], why)
+        return readable[1]
 
     def _switch(self, before: int, number: int, why: str) -> None:
         with self._lock:
@@ -92,8 +99,10 @@ class Hosts:
         self._switched()
 
 
-def _unusable(connection: Any) -> str | None:  # noqa: ANN401 (the driver's)
-    """Return why a host cannot be used for writing; None if it can."""
+def _is_read_only(connection: Any) -> bool:  # noqa: ANN401 (the driver's)
+    """Return True if a host can be read, but not written. Raises an error if it cannot be read:
+    then the connection is closed.
+    """
     try:
         with closing(connection.cursor()) as cursor:
             cursor.execute(
@@ -103,13 +112,12 @@ def _unusable(connection: Any) -> str | None:  # noqa: ANN401 (the driver's)
             variables = dict(cursor.fetchall())
             cursor.execute("SHOW GLOBAL STATUS WHERE Variable_name = 'wsrep_ready'")
             status = dict(cursor.fetchall())
-    except MySQLError as error:
-        return explained(error)
-    if {variables.get("read_only", "OFF"), variables.get("super_read_only", "OFF")} != {"OFF"}:
-        return "It is read-only."
-    if variables.get("wsrep_on") == "ON" and status.get("wsrep_ready") != "ON":
-        return "It is not (or no longer) part of its cluster."
-    return None
+        if variables.get("wsrep_on") == "ON" and status.get("wsrep_ready") != "ON":
+            raise OperationalError(NODE_NOT_READY, "the node is not ready")
+    except MySQLError:
+        _close(connection)
+        raise
+    return {variables.get("read_only", "OFF"), variables.get("super_read_only", "OFF")} != {"OFF"}
 
 
 def _close(connection: Any) -> None:  # noqa: ANN401 (the driver's)

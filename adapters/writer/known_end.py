@@ -5,6 +5,7 @@ on from there would give their positions to other events, and nobody would notic
 cluster that is a moment behind looks the same; the writer tries again for some seconds.
 """
 
+from msgspec import Struct
 from sqlalchemy.engine import Connection
 
 from adapters.log.event_log import SqlEventLog
@@ -12,30 +13,40 @@ from domain.decisions.ports import Head
 from domain.language.errors import EventsLost
 
 
+class KnownEvent(Struct, frozen=True):
+    """The latest event that a writer has written or seen."""
+
+    position: int
+    hash: bytes  # of the chain up to it
+
+
 class KnownEnd:
-    """The position and hash of the latest event that a writer has written or seen."""
+    """The end of the log that one writer knows."""
 
     def __init__(self, log: SqlEventLog) -> None:
+        self.latest: KnownEvent | None = None  # None: none yet
         self._log = log
-        self._position = 0
-        self._hash = b""
         self._compared_with: Connection | None = None  # one connection has one log
 
     def check(self, connection: Connection, head: Head) -> None:
         """Raise `EventsLost` if the log does not have the event that is known, or another one in
         its place. Needs the head lock.
         """
-        if head.position < self._position:
-            raise EventsLost(head.position, self._position)
+        known = self.latest
+        if known is not None and head.position < known.position:
+            raise EventsLost(head.position, known.position)
         if self._compared_with is not connection:
-            if head.archived < self._position and not self._has_known_event(connection):
-                raise EventsLost(head.position, self._position)
+            if known is not None and not self._has(connection, head, known):
+                raise EventsLost(head.position, known.position)
             self._compared_with = connection
         self.note(head)
 
     def note(self, head: Head) -> None:
         """Note the head, which the log has had."""
-        self._position, self._hash = head.position, head.hash
+        if head.position:
+            self.latest = KnownEvent(head.position, head.hash)
 
-    def _has_known_event(self, connection: Connection) -> bool:
-        return not self._position or (self._log.hash_at(connection, self._position) == self._hash)
+    def _has(self, connection: Connection, head: Head, known: KnownEvent) -> bool:
+        return known.position <= head.archived or (
+            self._log.hash_at(connection, known.position) == known.hash
+        )

@@ -9,6 +9,7 @@ from typing import Final
 
 FAILURES_MAX: Final = 6  # processes in a row that ended before they answered anything
 FIRST_PAUSE_SECONDS: Final = 0.5
+STEADY_SECONDS: Final = 60.0  # a process that lived for so long has worked
 
 
 class Restarts:
@@ -26,10 +27,12 @@ class Restarts:
         """Note that the process works."""
         self._failures = 0
 
-    def next_pause(self) -> float | None:
-        """Count the end of a process, and return the seconds to wait before the next one; None: it
-        has failed too often to be started again.
+    def next_pause(self, lived_seconds: float) -> float | None:
+        """Count the end of a process that lived for so long, and return the seconds to wait before
+        the next one; None: too many have failed for another one to be started.
         """
+        if lived_seconds >= STEADY_SECONDS:  # nobody may have asked it anything
+            self._failures = 0
         self._failures += 1
         if self._failures >= FAILURES_MAX:
             return None

@@ -168,7 +168,7 @@ class RetryingWriter:
 
     def _fail(self, batch: Sequence[Pending], error: LogUnavailable) -> None:
         """Give a batch an error that any other would have, too."""
-        error.nothing_was_recorded = self._transactions.in_doubt is None
+        error.nothing_was_recorded = not self._transactions.may_be_written
         self._note_failed(batch, str(error).removesuffix(f" {_SEND_AGAIN}"))
         self._answer(batch, [error] * len(batch))
         # Commands that wait would have to wait as long again: they fail now.
@@ -199,7 +199,7 @@ class RetryingWriter:
         self._answer(batch, [unavailable] * len(batch))
 
     def _answer(self, batch: Sequence[Pending], outcomes: Sequence[Outcome]) -> None:
-        self._transactions.in_doubt = None
+        self._transactions.settle()
         self._queue.resolve(batch, outcomes)
 
     def _write_until(

@@ -33,7 +33,7 @@ from domain.language.commands import (
     SubmitRows,
     TakeOutbox,
 )
-from domain.language.errors import OutboxUnavailable, without_traceback
+from domain.language.errors import EventsLost, OutboxUnavailable, without_traceback
 from domain.language.events import ClockCorrected, Recorded
 from domain.language.moments import from_micros
 from domain.language.policy import Policy
@@ -88,6 +88,9 @@ class Transactions:
     ) -> None:
         """`is_followed` returns True if the next transaction will begin at once."""
         self.in_doubt: WrittenBatch | None = None
+        # Tries of the batch whose commits were in doubt, and which the log did not have when it was
+        # looked at, with their commands: a node that lags may have them later.
+        self._not_found: list[tuple[Sequence[Command], WrittenBatch]] = []
         self.unsaved_since: float | None = None  # time.monotonic(); None: all rows are saved
         self._database = database
         self._log = log
@@ -99,7 +102,7 @@ class Transactions:
         self._is_followed = is_followed
         self._connection: Connection | None = None
         self._head_version: int | None = None
-        self._known_end = KnownEnd(log)
+        self.known_end = KnownEnd(log)
 
     def write(self, commands: Sequence[Command], *, saves: bool) -> WrittenBatch:
         """Write a batch, and return it; without commands, save the rows of the projections.
@@ -120,7 +123,7 @@ class Transactions:
         connection = self._connect()
         with connection.begin() as transaction:
             head = self._log.lock_head(connection)
-            self._known_end.check(connection, head)
+            self._check_end(connection, head)
             self._database.check_in_place(connection)
             if commands:
                 self._rehearse(connection, head, commands)
@@ -143,9 +146,19 @@ class Transactions:
             transaction.rollback()
         return found
 
+    @property
+    def may_be_written(self) -> bool:
+        """True if a try of the current batch may be on disk, here or on another node."""
+        return self.in_doubt is not None or bool(self._not_found)
+
+    def settle(self) -> None:
+        """Note that the callers of the current batch have their outcomes."""
+        self.in_doubt = None
+        self._not_found.clear()
+
     def reset(self) -> None:
         """Abandon the current batch after an unknown error."""
-        self.in_doubt = None
+        self.settle()
         self._head_version = None
         self.disconnect()
 
@@ -173,11 +186,10 @@ class Transactions:
         connection = self._connect()
         with connection.begin() as transaction:
             head = self._log.lock_head(connection)
-            self._known_end.check(connection, head)
-            if self.in_doubt is not None and self._was_written(connection, self.in_doubt):
+            self._check_end(connection, head)
+            if (written := self._written_before(connection, commands)) is not None:
                 transaction.rollback()
-                return self.in_doubt
-            self.in_doubt = None
+                return written
             self._database.check_in_place(connection)
             self._refresh_projections(connection, head)
             corrected = None
@@ -196,7 +208,7 @@ class Transactions:
             if self._is_followed():  # another transaction follows at once
                 self._log.prefetch_head_lock(connection)
             transaction.commit()
-            self._known_end.note(done.head)
+            self.known_end.note(done.head)
             self._keep(done.model, has_saved=has_saved)
         self._database.check_in_place(connection)  # else the answers would be for lost events
         return done
@@ -323,6 +335,29 @@ class Transactions:
                     decided[place] = self._outbox.read(connection, command)
                 break
         return decided
+
+    def _check_end(self, connection: Connection, head: Head) -> None:
+        """Raise `EventsLost`, and let the next try be on another host if there are several."""
+        try:
+            self.known_end.check(connection, head)
+        except EventsLost:
+            if self._database.hosts is not None:
+                self._database.hosts.leave()
+            raise
+
+    def _written_before(
+        self, connection: Connection, commands: Sequence[Command]
+    ) -> WrittenBatch | None:
+        """Return the earlier try of these commands that the log has; None if it has none."""
+        if self.in_doubt is not None:
+            if self._was_written(connection, self.in_doubt):
+                return self.in_doubt
+            self._not_found.append((commands, self.in_doubt))
+            self.in_doubt = None
+        for tried, doubt in self._not_found:
+            if tried == commands and self._was_written(connection, doubt):
+                return doubt
+        return None
 
     def _was_written(self, connection: Connection, doubt: WrittenBatch) -> bool:
         """Compare hashes. A hash covers the whole log up to it, so equal means it is our batch."""

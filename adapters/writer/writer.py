@@ -20,6 +20,7 @@ from adapters.database.database import Database
 from adapters.log.event_log import SqlEventLog
 from adapters.supervision import Part, supervise
 from adapters.writer.command_queue import CommandQueue, Pending
+from adapters.writer.known_end import KnownEnd
 from adapters.writer.retries import FAILING_PROBE_SECONDS, RetryingWriter
 from adapters.writer.transactions import Transactions, WrittenBatch
 from adapters.writer.write_path import BatchWritten, Observer, WriterStats, errors_logged
@@ -120,6 +121,11 @@ class Writer:
 
     def oldest_seconds(self) -> float:
         return self.queue.oldest_seconds()
+
+    @property
+    def known_end(self) -> KnownEnd:
+        """The end of the log that it knows."""
+        return self._transactions.known_end
 
     def _run(self) -> None:
         supervise(self.part, self._take_and_write, self._stopping, self._transactions.reset)

@@ -9,6 +9,7 @@ from msgspec import Struct
 from adapters.processes.sent_errors import SentError
 from adapters.settings import Settings
 from adapters.supervision import Trouble
+from adapters.writer.known_end import KnownEvent
 from adapters.writer.write_path import BatchWritten, WriterStats
 from domain.decisions.answers import Answer
 from domain.decisions.batch import Outcome
@@ -25,6 +26,8 @@ class WriterHello(Struct, frozen=True, tag=True):
 
     settings: Settings
     logs_json: bool  # else lines for people
+    known: KnownEvent | None = None  # what the process before this one knew
+    host: str | None = None  # of several, the one that it used
 
 
 class WriterRequest(Struct, frozen=True, tag=True):
@@ -45,6 +48,8 @@ class WriterResponse(Struct, frozen=True):
     stats: WriterStats
     fatal: SentError | None  # why the writer stopped for good
     troubles: Sequence[Trouble]  # the parts of the process that fail now
+    known: KnownEvent | None = None  # the end of the log
+    host: str | None = None  # of the database that it uses; None: there is one alone
 
 
 def sent_outcomes(outcomes: Sequence[Outcome]) -> list[Answer | SentError]:

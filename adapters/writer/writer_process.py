@@ -18,11 +18,12 @@ import asyncio
 import contextlib
 import itertools
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 import structlog
 from msgspec import Struct
+from msgspec.structs import replace
 
 from adapters.supervision import Supervisor, Trouble, reason_of
 from adapters.writer.command_queue import BYTES_MAX, COMMANDS_MAX, body_bytes, resolve_reply
@@ -91,8 +92,11 @@ class WriterProcess:
         self._is_held_back = False  # nothing is sent: the child reads nothing, or there is none
         self.stats = WriterStats()
         self.fatal: FairlogError | None = None
+        self.host_changed: Callable[[str], None] = lambda _: None  # with the host that it uses
         self._command = command
         self._hello = hello
+        self._known = hello.known
+        self._host = hello.host
         self._observers: list[Observer] = []
         self._numbers = itertools.count()
         self._calls: dict[int, _SentCall] = {}  # without an answer, oldest first
@@ -105,10 +109,12 @@ class WriterProcess:
         self._loop: asyncio.AbstractEventLoop | None = None  # once it has the socket
         self._restarts = restarts or Restarts()
         self._restarting: asyncio.Task[None] | None = None
-        self._lost_at = 0.0  # when the latest process ended, time.monotonic()
+        self._began_at = 0.0  # when the latest process was started, time.monotonic()
+        self._lost_at = 0.0  # when the latest process ended, likewise
         self._is_stopping = False
 
     def start(self) -> None:
+        self._began_at = time.monotonic()
         self._child = ChildProcess(self._command, self._hello)
         keep_from_children(self)
         self._child.socket.settimeout(START_SECONDS_MAX)
@@ -341,7 +347,8 @@ class WriterProcess:
         """Fail what was sent: the process has ended, and the outcomes are unknown. What was not
         sent waits for the next process, if there is one.
         """
-        self._transport, self._received_at, self._lost_at = None, None, time.monotonic()
+        self._transport, self._received_at, self._gave_up_at = None, None, None
+        lived_seconds, self._lost_at = time.monotonic() - self._began_at, time.monotonic()
         self._is_held_back = True
         self._decoder = response_decoder()
         self._unclaimed.clear()
@@ -349,7 +356,8 @@ class WriterProcess:
         unsent = {number for number, _ in self._outgoing}
         self._fail_all([number for number in self._calls if number not in unsent])
         if self.fatal is None and not self._is_stopping:
-            self._restarting = asyncio.get_running_loop().create_task(self._restart())
+            restart = self._restart(lived_seconds)
+            self._restarting = asyncio.get_running_loop().create_task(restart)
         else:
             self._fail_all(list(self._calls))
 
@@ -360,25 +368,29 @@ class WriterProcess:
             if (call := self._take_call(number)) is not None:
                 _fail(call, error)
 
-    async def _restart(self) -> None:
+    async def _restart(self, lived_seconds: float) -> None:
         """Start the process again, as often as that makes sense; else let the server end."""
-        while (pause := self._restarts.next_pause()) is not None:
-            code = await asyncio.to_thread(self._reap)
+        code = await asyncio.to_thread(self._reap)
+        while (pause := self._restarts.next_pause(lived_seconds)) is not None:
             _log.error("writer_ended", exit_code=code, starts_again_in_seconds=pause)
             await asyncio.sleep(pause)
             try:
                 await asyncio.to_thread(self._start_again)
                 if not self._is_stopping:
                     await self._connect()
-            except OSError as error:  # for lack of memory or descriptors
+            except Exception as error:  # noqa: BLE001 (for lack of memory, say: the next may start)
                 _log.error("writer_not_started", reason=reason_of(error))
+                code, lived_seconds = await asyncio.to_thread(self._reap), 0.0
                 continue
+            if self._is_stopping:
+                break
             self.set_reading(is_reading=True)
             return
-        self.fatal = FairlogError(
-            "The writer process has ended again and again; the lines above may say why. Start the "
-            "server again."
-        )
+        if not self._is_stopping:
+            self.fatal = FairlogError(
+                "The writer process has ended again and again; the lines above may say why. Start "
+                "the server again."
+            )
         self._fail_all(list(self._calls))
 
     def _reap(self) -> int:
@@ -389,12 +401,20 @@ class WriterProcess:
 
     def _start_again(self) -> None:
         if not self._is_stopping:
-            self._child = ChildProcess(self._command, self._hello)
+            self._began_at = time.monotonic()
+            hello = replace(self._hello, known=self._known, host=self._host)
+            self._child = ChildProcess(self._command, hello)
 
     def _receive(self, response: WriterResponse) -> None:
         self._received_at = time.monotonic()
         self.stats = response.stats
         self.stats.restarts = self._restarts.total
+        if response.known is not None:
+            self._known = response.known
+        if response.host is not None and response.host != self._host:
+            self._host = response.host
+            with errors_logged():
+                self.host_changed(response.host)
         self._supervisor.set_reported(response.troubles)
         for written in response.written:
             for observer in self._observers:

@@ -52,7 +52,8 @@ async def stats(
 ) -> StatsView | PastStateView:
     """Return the jobs by state, the line, the global window and this server's counts.
 
-    With `as_of`, return the state at that position or time, with the first 1,000 limits set then.
+    With `as_of`, return the state at that position or time, with the first 1,000 limits and
+    schedules set then, and the endpoints of callbacks.
     """
     key = key_of(request)
     if as_of is None:

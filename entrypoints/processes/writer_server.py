@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Final
 
+from adapters.database.hosts import Hosts
 from adapters.processes.sent_errors import SentError
 from adapters.supervision import Part, Supervisor, supervise
 from adapters.writer.command_queue import CommandQueue, Ticket
@@ -49,7 +50,10 @@ def serve_commands(connection: socket.socket) -> None:
     fairlog = compose(hello.settings, queue=queue)
     writer = fairlog.writer
     assert isinstance(writer, Writer)
-    responder = _Responder(connection, writer, fairlog.supervisor)
+    writer.known_end.latest = hello.known
+    if fairlog.database.hosts is not None and hello.host is not None:
+        fairlog.database.hosts.use(hello.host, "It was in use.")
+    responder = _Responder(connection, writer, fairlog.supervisor, fairlog.database.hosts)
     stopping = threading.Event()
     with contextlib.closing(fairlog):
         tune_interpreter()
@@ -104,7 +108,14 @@ class _Responder:
     other server. A thread sends later what the socket does not accept at once.
     """
 
-    def __init__(self, connection: socket.socket, writer: Writer, supervisor: Supervisor) -> None:
+    def __init__(
+        self,
+        connection: socket.socket,
+        writer: Writer,
+        supervisor: Supervisor,
+        hosts: Hosts | None,
+    ) -> None:
+        self._hosts = hosts
         self._connection = connection
         self._writer = writer
         self._supervisor = supervisor
@@ -139,6 +150,8 @@ class _Responder:
                 self._writer.stats,
                 None if fatal is None else SentError.of(fatal),
                 self._supervisor.troubles(),
+                self._writer.known_end.latest,
+                None if self._hosts is None else self._hosts.current,
             )
             self._send(memoryview(encode_frame(response)))
 

@@ -193,9 +193,9 @@ class Queries:
         try:
             try:
                 found = self._read_once(query, progress)
-            except (BodyMissing, LogIsBehind):
+            except (BodyMissing, LogIsBehind) as error:
                 # The database server may lag or have been replaced, so use new connections.
-                self.database.drop_readers()
+                self.database.drop_readers(leaves_host=isinstance(error, LogIsBehind))
                 found = self._read_once(query, progress)
         except BodyMissing:
             raise

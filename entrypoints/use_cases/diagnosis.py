@@ -67,12 +67,12 @@ def host_in_use(hosts: Hosts) -> DoctorFinding:
     """Check that the first host of the database is the one that can be used."""
     first, *_ = hosts.names
     if hosts.current == first:
-        return DoctorFinding("database host", Level.OK, f"{first} is in use")
+        return DoctorFinding("database host", Level.OK, f"{first} can be used")
     return DoctorFinding(
         "database host",
         Level.WARNING,
-        f"{hosts.current} is in use: {first} does not answer, is read-only, or is not ready",
-        "repair it, or name the host in use first; servers use another one only when theirs fails",
+        f"{first} does not answer, is read-only, or is not ready: {hosts.current} is used instead",
+        "repair it; /readyz of each server names the host that it uses",
     )
 
 

@@ -186,3 +186,13 @@ def test_a_server_whose_writers_end_before_they_answer_ends_too(database_url: st
         assert "has ended again and again" in server.output
         server.start()
         submit(server.client, "bob")
+
+
+def test_a_page_shows_what_was_just_submitted(database_url: str) -> None:
+    """The rows that it shows are written behind the log, by the writer's process."""
+    with FairlogServer(database_url) as server:
+        for number in range(5):
+            job = submit(server.client, payload=number)
+            limits = server.client.get("/v1/limits/ada")
+            assert (limits.status_code, limits.json()["used"]) == (200, number + 1)
+            assert f'id="job-{job["id"]}"' in server.client.get(f"/jobs?after={job['id'] - 1}").text

@@ -1,5 +1,7 @@
 """A database with several hosts: another one is used when the one in use fails, and kept."""
 
+import os
+import signal
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 
@@ -12,9 +14,10 @@ from adapters.settings import Settings
 from domain.language.errors import LogUnavailable
 from entrypoints.composition import compose
 from entrypoints.use_cases.diagnosis import diagnose
+from tests.e2e.servers.test_writer_process import writer_of
 from tests.integration.database.test_switch_over import set_read_only
 from tests.support.mariadb import MariaDB
-from tests.support.server import AppServer
+from tests.support.server import AppServer, FairlogServer
 from tests.support.waiting import wait_until
 
 NAME = "fairlog_hosts"
@@ -119,6 +122,39 @@ def test_a_service_goes_on_with_the_next_host_and_says_so(servers: list[MariaDB]
         assert f"The database is used on {name}" in client.get("/").text
 
 
+def test_the_writer_process_and_its_server_use_one_host_and_no_log_that_lost_events(
+    servers: list[MariaDB],
+) -> None:
+    one, two = servers
+    for server in servers:
+        with AppServer(url_of([server]), SETTINGS):
+            pass
+
+    def submitted() -> bool:
+        job = {"user_id": "ada", "kind": "echo", "payload": 1}
+        answer = service.client.post("/v1/jobs", json=job)
+        assert answer.status_code in {202, 503}, answer.text
+        return answer.status_code == 202
+
+    with FairlogServer(url_of(servers), settings={"deduplicate": False}) as service:
+        set_read_only(one)
+        wait_until(submitted, "it writes to the other one")
+        wait_until(
+            lambda: service.client.get("/readyz").json()["database_host"].endswith(f":{two.port}"),
+            "it reads from that one, too",
+        )
+        set_read_only(two)
+        set_read_only(one, is_read_only=False)  # which has none of the events
+        wait_until(lambda: "does not have event" in service.client.get("/readyz").text, "it tells")
+        assert not submitted()
+        os.kill(writer_of(service), signal.SIGKILL)  # the next one knows what this one knew
+        wait_until(lambda: "does not have event" in service.client.get("/readyz").text, "it tells")
+        assert not submitted()
+        set_read_only(two, is_read_only=False)
+        wait_until(submitted, "the events are back")
+        assert service.client.get("/v1/stats").json()["total"] == 2
+
+
 def test_doctor_names_the_host_in_use(servers: list[MariaDB]) -> None:
     one, two = servers
     for server in servers:
@@ -126,8 +162,9 @@ def test_doctor_names_the_host_in_use(servers: list[MariaDB]) -> None:
             pass
     with closing(compose(Settings(database_url=url_of(servers)))) as fairlog:
         found = {one.check: one for one in diagnose(fairlog)}["database host"]
-        assert (found.level, found.found) == (Level.OK, f"127.0.0.1:{one.port} is in use")
+        assert (found.level, found.found) == (Level.OK, f"127.0.0.1:{one.port} can be used")
         one.kill()
         found = {one.check: one for one in diagnose(fairlog)}["database host"]
         assert found.level is Level.WARNING
-        assert f"127.0.0.1:{two.port} is in use: 127.0.0.1:{one.port} does not" in found.found
+        assert f"127.0.0.1:{one.port} does not answer" in found.found
+        assert f"127.0.0.1:{two.port} is used instead" in found.found
