@@ -220,6 +220,8 @@ class Transactions:
         self._refresh_projections(connection, head)
         done = self._decide_and_append(connection, head, commands, None, saves=False)
         self._projections.save(connection, done.model)
+        # A rollback would drop what is held, and errors that nobody has read: a query reads them.
+        connection.exec_driver_sql("SELECT 1")
 
     def _refresh_projections(self, connection: Connection, head: Head) -> None:
         if head.version != self._head_version:
