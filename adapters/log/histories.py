@@ -20,14 +20,19 @@ CHANGE_NAMES: Final = [name for name, cls in EVENT_TYPES.items() if cls in CHANG
 HEARTBEAT: Final = next(name for name, cls in EVENT_TYPES.items() if cls is LeasesExtended)
 
 
-def changes_of(connection: Connection, job_ids: Sequence[JobId], up_to: int) -> Iterator[Recorded]:
-    """Yield the events that changed these jobs; for each job they are in log order."""
+def changes_of(
+    connection: Connection, job_ids: Sequence[JobId], up_to: int, after: int = 0
+) -> Iterator[Recorded]:
+    """Yield the events after a position that changed these jobs; for each job they are in log
+    order.
+    """
     for start in range(0, len(job_ids), JOBS_PER_STATEMENT):
         yield from recorded(
             connection,
             sa.select(*RECORDED)
             .where(
                 events.c.job_id.in_(job_ids[start : start + JOBS_PER_STATEMENT]),
+                events.c.position > after,
                 events.c.position <= up_to,
                 events.c.type.in_(CHANGE_NAMES),
             )

@@ -17,7 +17,7 @@ from adapters.log.histories import of_types
 from adapters.supervision import Part
 from domain.access.keys import ApiKey
 from domain.jobs.job import ENDED
-from domain.language.errors import LogUnavailable, UnknownJob
+from domain.language.errors import UnknownJob
 from domain.language.events import JobCancelled, JobCompleted, JobFailed, Recorded
 from domain.language.identifiers import JobId
 from entrypoints.feeds.log_watcher import LogWatcher
@@ -127,10 +127,7 @@ class JobEnds:
         self, connection: Connection, job_ids: Sequence[JobId]
     ) -> Mapping[JobId, JobView | None]:
         """Return views of the first jobs, with bodies of at most PAGE_BYTES_MAX bytes together."""
-        without_rows = self._queries.require_rows(connection)
-        jobs = self._queries.jobs.find(connection, list(job_ids))
-        if any(job_id in without_rows for job_id in job_ids if job_id not in jobs):
-            raise LogUnavailable("The job has no row yet, since none can be written.")
+        jobs = self._queries.current_jobs(connection, job_ids)
         found: dict[JobId, JobView | None] = {
             job_id: None for job_id in job_ids if job_id not in jobs
         }

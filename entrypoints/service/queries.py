@@ -13,11 +13,13 @@ from adapters.log import audit_log
 from adapters.log.archived import absence
 from adapters.log.audit_log import EventFilter, StoredEvent, limited_to
 from adapters.log.event_log import SqlEventLog
+from adapters.log.histories import changes_of
 from adapters.log.log_history import LiveHistory, LogHistory
 from adapters.supervision import Supervisor
 from adapters.writer.write_path import BatchWritten, WritePath
 from domain.access.keys import ApiKey
 from domain.fairness.line import Load, UserInLine
+from domain.jobs.history import jobs_of
 from domain.jobs.job import Job, State
 from domain.language.commands import SaveProjections
 from domain.language.errors import (
@@ -170,6 +172,21 @@ class Queries:
             return range(0)
         return range(saved + 1, position + 1)
 
+    def current_jobs(self, connection: Connection, job_ids: Sequence[JobId]) -> dict[JobId, Job]:
+        """Return those of the jobs that exist, as they are after all that was written before.
+
+        While no rows can be saved, their rows are folded further by their own events. Raises
+        `LogIsBehind`.
+        """
+        without_rows = self.require_rows(connection)
+        found = self.jobs.find(connection, list(job_ids))
+        if not without_rows:
+            return found
+        first, last = without_rows[0], without_rows[-1]
+        if self.log.saved(connection)[1] >= first:  # they were saved while they were read
+            return self.jobs.find(connection, list(job_ids))
+        return jobs_of(changes_of(connection, list(job_ids), last, first - 1), found)
+
     def save_rows(self, connection: Connection) -> bool:
         """Have the rows of the inline projections saved, for the next query; return False if
         nothing can be written. Blocks.
@@ -216,16 +233,13 @@ class Queries:
         """Return a job with its bodies. Raises `UnknownJob`, also if the key may not see it."""
 
         def query(connection: Connection) -> list[JobView] | Job:
-            without_rows = self.require_rows(connection)
             found = [
                 job
-                for job in self.jobs.find(connection, [job_id]).values()
+                for job in self.current_jobs(connection, [job_id]).values()
                 if seen_by is None or seen_by.is_for(job.user_id, job.kind)
             ]
             if found and found[0].payload_bytes > LARGE_BYTES:
                 return found[0]
-            if not found and job_id in without_rows:
-                raise LogUnavailable("The job has no row yet, since none can be written.")
             return self.views(connection, found)
 
         found = await self.read(query)

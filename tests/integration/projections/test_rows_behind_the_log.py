@@ -28,9 +28,11 @@ from entrypoints.use_cases.bulk_retry import RetryFilter, retry_jobs
 from entrypoints.use_cases.explain import explain_job
 from entrypoints.use_cases.verification import verify_log
 from projections.inline.live import LiveProjections
+from tests.integration.writer.test_writer_faults import refuse
+from tests.support import server
 from tests.support.core import do, outcomes, put, service, writer_of
 from tests.support.repository import ROOT
-from tests.support.server import ending_with_us, without_settings
+from tests.support.server import AppServer, ending_with_us, without_settings
 from tests.support.stories import ALICE, BOB, ECHO, claim, complete, submit
 from tests.support.waiting import wait_until
 
@@ -293,6 +295,25 @@ def test_a_job_that_comes_to_be_while_it_is_asked_for_is_unknown_and_no_trouble(
         with pytest.raises(UnknownJob):
             asyncio.run(fairlog.job(JobId(2)))
         assert not fairlog.supervisor.troubles()
+
+
+def test_a_job_is_shown_as_it_is_while_no_row_can_be_saved(database_url: str) -> None:
+    with AppServer(database_url) as app:
+        client = app.client
+        changed = server.submit(client, payload=1)["id"]
+        assert client.get(f"/v1/jobs/{changed}").json()["state"] == "queued"  # its row is saved
+        with app.fairlog.database.write() as connection:
+            refuse(connection, "jobs_v6")
+        client.post(f"/v1/jobs/{changed}/cancel").raise_for_status()
+        new = server.submit(client, payload={"n": 2})["id"]
+        for _ in range(2):  # the second time, the writer knows that it fails
+            assert client.get(f"/v1/jobs/{changed}").json()["state"] == "cancelled"
+            shown = client.get(f"/v1/jobs/{new}", params={"wait_seconds": 0.01}).json()
+            assert (shown["state"], shown["payload"]) == ("queued", {"n": 2})
+        with app.fairlog.database.write() as connection:
+            connection.exec_driver_sql("DROP TRIGGER strange")
+        wait_until(lambda: client.get("/readyz").is_success, "rows are saved again")
+        assert client.get(f"/v1/jobs/{changed}").json()["state"] == "cancelled"
 
 
 def test_what_is_written_while_a_query_begins_does_not_make_the_database_look_behind(
