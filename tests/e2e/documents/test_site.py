@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from os.path import normpath
 from pathlib import Path
 from threading import Thread
 from typing import Final
@@ -59,7 +60,7 @@ def test_every_link_within_the_site_leads_to_a_page_and_a_place_on_it(site: Path
             parts = urlsplit(target)
             if parts.scheme or parts.netloc:
                 continue
-            file = (page.parent / unquote(parts.path)).resolve() if parts.path else page
+            file = Path(normpath(page.parent / unquote(parts.path))) if parts.path else page
             anchors = links[file].anchors if file in links else set()
             if not file.is_file() or (parts.fragment and unquote(parts.fragment) not in anchors):
                 broken.append((str(page.relative_to(site)), target))
