@@ -17,7 +17,7 @@ URL_ACCEPTED: Final = (
     " written %40 or %25; mysql:// and mariadb:// mean the same; further hosts follow after commas)"
 )
 
-_PORT_MAX: Final = 65_535
+PORT_MAX: Final = 65_535
 _AUTHORITY: Final = re.compile(r"(?!sqlite)([\w+]+://[^@/?]*@)([^/?]*)(.*)", re.DOTALL)
 
 
@@ -88,7 +88,7 @@ def _is_mysql_database(url: URL) -> bool:
     return (
         url.drivername == "mysql+pymysql"
         and bool(url.database)
-        and (url.port is None or 1 <= url.port <= _PORT_MAX)
+        and (url.port is None or 1 <= url.port <= PORT_MAX)
     )
 
 

@@ -383,7 +383,6 @@ _FLAGS = {"allowed_hosts": "allowed_host", "trusted_proxies": "trusted_proxy"}  
 # set for a service of this name.
 _OTHER_VARIABLES = re.compile(r"FAIRLOG_(KEY|SERVER|TEST_\w+|(\w+_)?SERVICE_(HOST|PORT(_\w+)?))")
 _SERVICE_ADDRESS = re.compile(r"(tcp|udp|sctp)://")
-_PORT_MAX = 65_535
 _HOST = re.compile(r"[a-z0-9]([a-z0-9._-]{0,252}[a-z0-9])?|\[?[0-9a-f:.]*:[0-9a-f:.]*\]?")
 # Not a form of an address like 127.1, which no URL's name would equal.
 _HOST_NAME = re.compile(r"(?![0-9.]+$|0x)[a-z0-9_]([a-z0-9._-]{0,252}[a-z0-9])?")

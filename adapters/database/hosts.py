@@ -28,18 +28,13 @@ class Hosts:
 
     def __init__(self, urls: Sequence[URL], switched: Callable[[], None]) -> None:
         """`switched` is called when connections to an earlier host are to be closed."""
-        self.addresses: Final = tuple(
-            (url.host or "localhost", url.port or DEFAULT_PORT) for url in urls
-        )
+        self._addresses = [(url.host or "localhost", url.port or DEFAULT_PORT) for url in urls]
+        # All hosts with their ports, in the order of the URL.
+        self.names: Final = [f"{host}:{port}" for host, port in self._addresses]
         self.switches = 0
         self._switched = switched
         self._current = 0
         self._lock = threading.Lock()
-
-    @property
-    def names(self) -> list[str]:
-        """All hosts with their ports, in the order of the URL."""
-        return [f"{host}:{port}" for host, port in self.addresses]
 
     @property
     def current(self) -> str:
@@ -48,7 +43,7 @@ class Hosts:
 
     def leave(self) -> None:
         """Use the next host: the current one lacks events that are known."""
-        self._switch(self._current, (self._current + 1) % len(self.addresses), "It lacks events.")
+        self._switch(self._current, (self._current + 1) % len(self._addresses), "It lacks events.")
 
     def use(self, name: str, why: str) -> None:
         """Use the host of this name."""
@@ -63,10 +58,10 @@ class Hosts:
         first, why = self._current, ""
         readable: tuple[int, C] | None = None
         failed: Exception | None = None
-        for step in range(len(self.addresses)):
-            number = (first + step) % len(self.addresses)
+        for step in range(len(self._addresses)):
+            number = (first + step) % len(self._addresses)
             try:
-                connection = open_connection(*self.addresses[number])
+                connection = open_connection(*self._addresses[number])
                 is_read_only = _is_read_only(connection)
             except (MySQLError, OSError) as error:
                 failed = failed or error

@@ -37,7 +37,7 @@ from domain.language.identifiers import Kind, PlanName, ResourceName, UserId
 from domain.language.moments import UNIX_EPOCH, from_micros, to_micros
 from domain.limits.limits import Limits, LimitSettings, Subject
 from domain.limits.rate_limits import Counter, Windows
-from domain.log.folds import Fold
+from domain.log.folds import folds_by_type
 
 FORMAT: Final = "fairlog-state-4"  # of snapshots; another one whenever the fold gives others
 _NEW: Final = None  # the state of a job before its submission
@@ -60,11 +60,9 @@ class SystemState:
         self.callbacks = Callbacks()
         self._windows_left = 0  # after those that were over were last forgotten
         # In this order: the line needs the limits as they are with the event.
-        folded = (self.limits, self.line, self.windows, self.schedules, self.callbacks)
-        self._folds: dict[type, list[Fold]] = {}
-        for state in folded:
-            for event_type, fold in state.folds().items():
-                self._folds.setdefault(event_type, []).append(fold)
+        self._folds = folds_by_type(
+            (self.limits, self.line, self.windows, self.schedules, self.callbacks)
+        )
 
     @property
     def size(self) -> int:
@@ -82,7 +80,7 @@ class SystemState:
                 if before is not None:
                     jobs[before] -= 1
                 jobs[after] += 1
-            for fold in folds.get(kind, ()):
+            for fold in folds[kind]:
                 fold(recorded, event)
         if events:
             self.position = events[-1].position

@@ -52,7 +52,6 @@ from domain.language.commands import (
     UpdateLine,
 )
 from domain.language.events import (
-    EVENT_TYPES,
     ArchiveBegun,
     ArchiveCompleted,
     AttemptBegun,
@@ -96,7 +95,7 @@ from domain.language.identifiers import (
 from domain.language.policy import Policy
 from domain.limits.limits import LimitSettings, Subject, subject_of
 from domain.limits.rate_limits import WindowKey, Windows
-from domain.log.folds import Fold
+from domain.log.folds import folds_by_type
 from domain.schedules.schedule import Schedules
 
 
@@ -118,21 +117,18 @@ class WriteModel:
         self.schedules = Schedules()
         self.callbacks = Callbacks()
         # In this order: the line needs the limits as they are with the event.
-        folded = (
-            self.jobs,
-            self.limits,
-            self.line,
-            self.windows,
-            self.keys,
-            self.archive,
-            self.schedules,
-            self.callbacks,
+        self._folds = folds_by_type(
+            (
+                self.jobs,
+                self.limits,
+                self.line,
+                self.windows,
+                self.keys,
+                self.archive,
+                self.schedules,
+                self.callbacks,
+            )
         )
-        states = [state.folds() for state in folded]
-        self._folds: dict[type, tuple[Fold, ...]] = {
-            event_type: tuple(folds[event_type] for folds in states if event_type in folds)
-            for event_type in EVENT_TYPES.values()
-        }
 
     def evolve(self, recorded: Recorded) -> None:
         """Fold one event in. Never raises: history is never refused."""

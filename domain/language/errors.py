@@ -598,14 +598,14 @@ class EventsLost(LogUnavailable):
 
     def __init__(self, position: int, known: int) -> None:
         """`position` is the end of the log, `known` the latest event that was known."""
-        super().__init__(
-            f"The database ends at event {position}, and does not have event {known} that this "
-            "server knows: events that were answered are gone. Nothing is written until they are "
-            "back. To go on without them, start all servers again."
+        what = (
+            f"ends at event {position}, and does not have event {known} that this server knows"
             if position < known
-            else f"The database has another event {known} than the one that this server knows: "
-            "events that were answered are gone. Nothing is written until they are back. To go on "
-            "without them, start all servers again."
+            else f"has another event {known} than the one that this server knows"
+        )
+        super().__init__(
+            f"The database {what}: events that were answered are gone. Nothing is written until "
+            "they are back. To go on without them, start all servers again."
         )
 
 

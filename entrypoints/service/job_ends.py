@@ -16,9 +16,9 @@ from sqlalchemy.engine import Connection
 from adapters.log.histories import of_types
 from adapters.supervision import Part
 from domain.access.keys import ApiKey
+from domain.decisions.deliveries import ENDS, is_end
 from domain.jobs.job import ENDED
 from domain.language.errors import UnknownJob
-from domain.language.events import JobCancelled, JobCompleted, JobFailed, Recorded
 from domain.language.identifiers import JobId
 from entrypoints.feeds.log_watcher import LogWatcher
 from entrypoints.runtime.page_bytes import PAGE_BYTES_MAX
@@ -29,7 +29,7 @@ from entrypoints.service.views import JobView
 
 PAUSE_SECONDS: Final = 0.02  # between two queries for ended jobs, which then find more each
 _IDLE_SECONDS: Final = 1.0  # between two checks whether somebody still waits
-_TYPES: Final = tuple(one.__name__ for one in (JobCompleted, JobFailed, JobCancelled))
+_TYPES: Final = tuple(one.__name__ for one in ENDS)
 
 
 class EndedJobs(Struct, frozen=True):
@@ -117,7 +117,7 @@ class JobEnds:
         found = of_types(connection, _TYPES, after, up_to)
         return EndedJobs(
             max(after, up_to),
-            {one.job_id for one in found if one.job_id is not None and _is_end(one)},
+            {one.job_id for one in found if one.job_id is not None and is_end(one.event)},
         )
 
     async def _read_jobs(self, job_ids: Sequence[JobId]) -> Mapping[JobId, JobView | None]:
@@ -135,8 +135,3 @@ class JobEnds:
         for view in self._queries.views(connection, shown):
             found[view.id] = view
         return found
-
-
-def _is_end(recorded: Recorded) -> bool:
-    """Return False for a failed attempt that another one follows."""
-    return not (isinstance(recorded.event, JobFailed) and recorded.event.retry_at is not None)
