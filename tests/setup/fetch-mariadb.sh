@@ -16,22 +16,8 @@ refuse() {
 
 echo "Fetching MariaDB from Debian's trixie into $directory"
 own_apt trixie
-apt --yes --download-only install mariadb-server-core libc6 || refuse "$(told)"
-for package in "$work"/apt/cache/archives/*.deb; do
-    dpkg-deb --fsys-tarfile "$package" |
-        tar -x --keep-directory-symlink -C "$work/root" --exclude='*perl*' --exclude='./usr/share/doc' -f -
-done
-rm -rf "$work/apt"
-
-# The server's own loader and libraries: those of this machine may be too old for it.
-cat >"$work/bin/mariadbd" <<'SHIM'
-#!/bin/sh
-root=$(cd "$(dirname "$0")/../root" && pwd)
-for loader in "$root"/usr/lib/*/ld-linux-*.so.*; do :; done
-exec "$loader" --library-path "$(dirname "$loader")" "$root/usr/sbin/mariadbd" "$@" \
-    --basedir="$root/usr" --plugin-dir="$root/usr/lib/mysql/plugin" \
-    --lc-messages-dir="$root/usr/share/mariadb" --character-sets-dir="$root/usr/share/mariadb/charsets"
-SHIM
+unpack mariadb-server-core
+run_there mariadbd mariadb
 # What the package's own script does, for which it needs a program of another package.
 cat >"$work/bin/mariadb-install-db" <<'SHIM'
 #!/bin/sh
@@ -47,7 +33,6 @@ mkdir -p "$data"
         fill_help_tables.sql maria_add_gis_sp_bootstrap.sql mariadb_sys_schema.sql
 } | "$bin/mariadbd" "$@" --bootstrap --log-warnings=0 --enforce-storage-engine= --max-allowed-packet=8M
 SHIM
-chmod +x "$work"/bin/*
-"$work/bin/mariadbd" --version || refuse "the server that was fetched does not run"
+chmod +x "$work/bin/mariadb-install-db"
 rm -rf "$directory"
 mv "$work" "$directory"

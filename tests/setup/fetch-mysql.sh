@@ -16,23 +16,7 @@ refuse() {
 
 echo "Fetching MySQL from Debian's unstable release into $directory"
 own_apt sid
-apt --yes --download-only install mysql-server-core libc6 || refuse "$(told)"
-for package in "$work"/apt/cache/archives/*.deb; do
-    dpkg-deb --fsys-tarfile "$package" |
-        tar -x --keep-directory-symlink -C "$work/root" --exclude='*perl*' --exclude='./usr/share/doc' -f -
-done
-rm -rf "$work/apt"
-
-# The server's own loader and libraries: those of this machine may be too old for it.
-cat >"$work/bin/mysqld" <<'SHIM'
-#!/bin/sh
-root=$(cd "$(dirname "$0")/../root" && pwd)
-for loader in "$root"/usr/lib/*/ld-linux-*.so.*; do :; done
-exec "$loader" --library-path "$(dirname "$loader")" "$root/usr/sbin/mysqld" "$@" \
-    --basedir="$root/usr" --plugin-dir="$root/usr/lib/mysql/plugin" \
-    --lc-messages-dir="$root/usr/share/mysql" --character-sets-dir="$root/usr/share/mysql/charsets"
-SHIM
-chmod +x "$work/bin/mysqld"
-"$work/bin/mysqld" --version || refuse "the server that was fetched does not run"
+unpack mysql-server-core
+run_there mysqld mysql
 rm -rf "$directory"
 mv "$work" "$directory"

@@ -32,3 +32,28 @@ apt() { # in this folder alone
         -o APT::Sandbox::User="$(id -un)" "$@" >"$work/apt/output" 2>&1
 }
 told() { tail -n 1 "$work/apt/output"; }
+
+# Downloads a package and all that it needs into $work/root, and removes what apt has kept.
+unpack() { # PACKAGE
+    apt --yes --download-only install "$1" libc6 || refuse "$(told)"
+    for package in "$work"/apt/cache/archives/*.deb; do
+        dpkg-deb --fsys-tarfile "$package" |
+            tar -x --keep-directory-symlink -C "$work/root" --exclude='*perl*' --exclude='./usr/share/doc' -f -
+    done
+    rm -rf "$work/apt"
+}
+
+# Makes $work/bin/PROGRAM, which runs a database server there by its own loader and libraries: those
+# of this machine may be too old for it. SHARE is the folder of its messages in usr/share.
+run_there() { # PROGRAM SHARE
+    cat >"$work/bin/$1" <<SHIM
+#!/bin/sh
+root=\$(cd "\$(dirname "\$0")/../root" && pwd)
+for loader in "\$root"/usr/lib/*/ld-linux-*.so.*; do :; done
+exec "\$loader" --library-path "\$(dirname "\$loader")" "\$root/usr/sbin/$1" "\$@" \\
+    --basedir="\$root/usr" --plugin-dir="\$root/usr/lib/mysql/plugin" \\
+    --lc-messages-dir="\$root/usr/share/$2" --character-sets-dir="\$root/usr/share/$2/charsets"
+SHIM
+    chmod +x "$work/bin/$1"
+    "$work/bin/$1" --version || refuse "the server that was fetched does not run"
+}

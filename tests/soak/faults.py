@@ -3,7 +3,6 @@
 import os
 import random
 import signal
-import subprocess
 import threading
 import time
 from collections import Counter
@@ -192,14 +191,7 @@ class Faults:
 def writer_of(server: FairlogServer) -> int | None:
     """The process id of its writer; None where there is none."""
     with suppress(ServerFailed):
-        found = subprocess.run(
-            ["pgrep", "-P", str(server.pid), "-f", "entrypoints.processes.writer_main"],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if found.stdout:
-            return int(found.stdout.split()[0])
+        return next(iter(server.writers()), None)
     return None
 
 

@@ -158,6 +158,11 @@ class MariaDB(DatabaseServer):
         """Let it go on after `pause`."""
         self._running().send_signal(signal.SIGCONT)
 
+    def set_read_only(self, *, is_read_only: bool = True) -> None:
+        """Make it refuse what accounts without a special right would write, or accept it again."""
+        with self.connect() as connection, connection.cursor() as cursor:
+            cursor.execute(f"SET GLOBAL read_only = {int(is_read_only)}")
+
     def close(self) -> None:
         """Kill it if it runs, and remove all it wrote."""
         if self._process is not None:

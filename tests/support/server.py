@@ -225,6 +225,30 @@ class FairlogServer:
         """The process id, and that of its group."""
         return self._running().pid
 
+    def writers(self) -> list[int]:
+        """The process ids of its writers that run: one, or none for a moment after it has ended."""
+        found = subprocess.run(
+            [
+                "pgrep",
+                "-r",
+                "S,R,D,T",
+                "-P",
+                f"{self.pid}",
+                "-f",
+                "entrypoints.processes.writer_main",
+            ],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        return [int(line) for line in found.stdout.split()]
+
+    @property
+    def writer_pid(self) -> int:
+        """The process id of its writer, which runs."""
+        [writer] = self.writers()
+        return writer
+
     @property
     def output(self) -> str:
         """Both of its streams, from the first start on."""

@@ -15,7 +15,6 @@ import httpx
 import pytest
 from sqlalchemy import make_url
 
-from tests.e2e.servers.test_writer_process import writer_of
 from tests.support.fault_proxy import FaultProxy
 from tests.support.mariadb import MariaDB
 from tests.support.server import FairlogServer, audit, claim, problem, submit
@@ -156,7 +155,7 @@ def test_callers_of_a_writer_that_was_stopped_hear_it_soon(database_url: str) ->
                 "/v1/jobs", json={"user_id": "bob", "kind": "echo", "payload": number}
             )
 
-        writer = writer_of(server)
+        writer = server.writer_pid
         os.kill(writer, signal.SIGSTOP)
         try:
             began = time.monotonic()

@@ -5,7 +5,6 @@ and the server outlives its writer.
 import os
 import signal
 import sqlite3
-import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
@@ -23,31 +22,6 @@ from tests.support.waiting import wait_until
 END_SECONDS_MAX = 20.0
 
 
-def writer_of(server: FairlogServer) -> int:
-    """The process id of its writer."""
-    [writer] = writers_of(server)
-    return writer
-
-
-def writers_of(server: FairlogServer) -> list[int]:
-    """The process ids of its writers that run: one, or none for a moment after it has ended."""
-    found = subprocess.run(
-        [
-            "pgrep",
-            "-r",
-            "S,R,D,T",
-            "-P",
-            str(server.pid),
-            "-f",
-            "entrypoints.processes.writer_main",
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return [int(line) for line in found.stdout.split()]
-
-
 def is_there(pid: int) -> bool:
     try:
         os.kill(pid, 0)
@@ -59,7 +33,7 @@ def is_there(pid: int) -> bool:
 def test_a_server_that_is_killed_takes_its_writer_along(database_url: str) -> None:
     with FairlogServer(database_url) as server:
         job = submit(server.client)
-        writer = writer_of(server)
+        writer = server.writer_pid
         server.kill()
         wait_until(lambda: not is_there(writer), "the writer ends", END_SECONDS_MAX)
         server.start()
@@ -69,7 +43,7 @@ def test_a_server_that_is_killed_takes_its_writer_along(database_url: str) -> No
 def test_a_server_that_stops_lets_its_writer_end_first(database_url: str) -> None:
     with FairlogServer(database_url) as server:
         submit(server.client)
-        writer = writer_of(server)
+        writer = server.writer_pid
         server.terminate()
         assert not is_there(writer)
 
@@ -84,7 +58,7 @@ def test_a_server_ends_when_it_is_told_to_although_its_writer_was_stopped(
             lambda: server.client.get(f"/v1/jobs/{job['id']}").json()["state"] == "running",
             "it runs",
         )
-        writer = writer_of(server)
+        writer = server.writer_pid
         os.kill(writer, signal.SIGSTOP)
         try:
             wait_until(lambda: "writer_process" in server.client.get("/readyz").text, "it is known")
@@ -103,7 +77,7 @@ def test_a_server_ends_when_it_is_told_to_although_somebody_holds_the_lock(
 ) -> None:
     with FairlogServer(database_url, workers=1) as server:
         submit(server.client)
-        writer = writer_of(server)
+        writer = server.writer_pid
         with closing(sqlite3.connect(make_url(database_url).database or "")) as file:
             file.isolation_level = None
             file.execute("PRAGMA busy_timeout = 30000")
@@ -118,7 +92,7 @@ def test_a_signal_to_both_ends_them_in_order(database_url: str, number: signal.S
     """Send a signal as a terminal or a service manager does; the writer waits for the server."""
     with FairlogServer(database_url) as server:
         submit(server.client)
-        writer = writer_of(server)
+        writer = server.writer_pid
         os.killpg(server.pid, number)
         server.wait_until_ended()
         assert not is_there(writer)
@@ -145,9 +119,9 @@ def test_a_server_outlives_its_writer_and_nothing_accepted_is_lost(database_url:
             accepted.append(answer.json()["id"])
 
     def kill_writer() -> None:
-        killed = writer_of(server)
+        killed = server.writer_pid
         os.kill(killed, signal.SIGKILL)
-        wait_until(lambda: writers_of(server) not in ([], [killed]), "another one is started")
+        wait_until(lambda: server.writers() not in ([], [killed]), "another one is started")
 
     def wait_for_more() -> None:
         before = len(accepted)
@@ -172,6 +146,7 @@ def test_a_server_outlives_its_writer_and_nothing_accepted_is_lost(database_url:
         submitted = audit(server.client, type="JobSubmitted")
         assert sorted(accepted) == [event["job_id"] for event in submitted]
         assert "writer_ended" in server.output
+        assert "Traceback" not in server.output
     assert commands_on(database_url)("verify").startswith("Clean: ")
 
 
@@ -179,11 +154,12 @@ def test_a_server_whose_writers_end_before_they_answer_ends_too(database_url: st
     with FairlogServer(database_url) as server:
         submit(server.client)
         while not server.has_ended():
-            for writer in writers_of(server):
+            for writer in server.writers():
                 with suppress(ProcessLookupError):
                     os.kill(writer, signal.SIGKILL)
             time.sleep(0.02)
         assert "has ended again and again" in server.output
+        assert "Traceback" not in server.output
         server.start()
         submit(server.client, "bob")
 

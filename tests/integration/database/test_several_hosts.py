@@ -14,8 +14,7 @@ from adapters.settings import Settings
 from domain.language.errors import LogUnavailable
 from entrypoints.composition import compose
 from entrypoints.use_cases.diagnosis import diagnose
-from tests.e2e.servers.test_writer_process import writer_of
-from tests.integration.database.test_switch_over import set_read_only
+from tests.integration.database.test_switch_over import prepared
 from tests.support.mariadb import MariaDB
 from tests.support.server import AppServer, FairlogServer
 from tests.support.waiting import wait_until
@@ -83,15 +82,15 @@ def test_a_host_that_has_become_read_only_is_left_and_reads_leave_it_too(
             return int(connection.exec_driver_sql("SELECT @@port").scalar_one())
 
     assert reader() == one.port
-    set_read_only(one)
+    one.set_read_only()
     wait_until(lambda: reader() == two.port, "reads leave it")
-    set_read_only(one, is_read_only=False)
+    one.set_read_only(is_read_only=False)
     assert reader() == two.port
 
 
 def test_where_all_are_read_only_they_are_read(servers: list[MariaDB], database: Database) -> None:
     for server in servers:
-        set_read_only(server)
+        server.set_read_only()
     for _ in range(3):
         with database.read() as reader:
             assert reader.exec_driver_sql("SELECT @@port").scalar_one() == servers[0].port
@@ -101,12 +100,11 @@ def test_a_service_goes_on_with_the_next_host_and_says_so(servers: list[MariaDB]
     """Two servers with equal tables stand for a primary and its replica."""
     one, two = servers
     for server in servers:
-        with AppServer(url_of([server]), SETTINGS):
-            pass
+        prepared(url_of([server]))
     with AppServer(url_of(servers), SETTINGS) as service:
         client = service.client
         client.get("/v1/stats").raise_for_status()
-        set_read_only(one)
+        one.set_read_only()
         client.post("/v1/jobs", json={"user_id": "u", "kind": "k", "payload": 2})  # may be refused
         wait_until(
             lambda: (
@@ -127,8 +125,7 @@ def test_the_writer_process_and_its_server_use_one_host_and_no_log_that_lost_eve
 ) -> None:
     one, two = servers
     for server in servers:
-        with AppServer(url_of([server]), SETTINGS):
-            pass
+        prepared(url_of([server]))
 
     def submitted() -> bool:
         job = {"user_id": "ada", "kind": "echo", "payload": 1}
@@ -137,20 +134,20 @@ def test_the_writer_process_and_its_server_use_one_host_and_no_log_that_lost_eve
         return answer.status_code == 202
 
     with FairlogServer(url_of(servers), settings={"deduplicate": False}) as service:
-        set_read_only(one)
+        one.set_read_only()
         wait_until(submitted, "it writes to the other one")
         wait_until(
             lambda: service.client.get("/readyz").json()["database_host"].endswith(f":{two.port}"),
             "it reads from that one, too",
         )
-        set_read_only(two)
-        set_read_only(one, is_read_only=False)  # which has none of the events
+        two.set_read_only()
+        one.set_read_only(is_read_only=False)  # which has none of the events
         wait_until(lambda: "does not have event" in service.client.get("/readyz").text, "it tells")
         assert not submitted()
-        os.kill(writer_of(service), signal.SIGKILL)  # the next one knows what this one knew
+        os.kill(service.writer_pid, signal.SIGKILL)  # the next one knows what this one knew
         wait_until(lambda: "does not have event" in service.client.get("/readyz").text, "it tells")
         assert not submitted()
-        set_read_only(two, is_read_only=False)
+        two.set_read_only(is_read_only=False)
         wait_until(submitted, "the events are back")
         assert service.client.get("/v1/stats").json()["total"] == 2
 
@@ -158,8 +155,7 @@ def test_the_writer_process_and_its_server_use_one_host_and_no_log_that_lost_eve
 def test_doctor_names_the_host_in_use(servers: list[MariaDB]) -> None:
     one, two = servers
     for server in servers:
-        with AppServer(url_of([server]), SETTINGS):
-            pass
+        prepared(url_of([server]))
     with closing(compose(Settings(database_url=url_of(servers)))) as fairlog:
         found = {one.check: one for one in diagnose(fairlog)}["database host"]
         assert (found.level, found.found) == (Level.OK, f"127.0.0.1:{one.port} can be used")

@@ -40,7 +40,7 @@ def test_nobody_works_with_what_a_replaced_primary_has(servers: tuple[MariaDB, M
     before, after = empty_log(old), empty_log(new)
     with SwitchingProxy(before) as proxy, AppServer(proxy.url, SETTINGS) as server:
         server.client.get("/v1/stats")  # connections to the old one are kept
-        set_read_only(old)
+        old.set_read_only()
         proxy.switch(after)
 
         job = submit(server.client, payload={"n": 1})["id"]
@@ -57,7 +57,7 @@ def test_reads_leave_a_server_that_has_become_read_only(servers: tuple[MariaDB, 
         submit(other.client, payload=1)
     with SwitchingProxy(before) as proxy, AppServer(proxy.url, SETTINGS) as server:
         assert server.client.get("/v1/stats").json()["total"] == 0
-        set_read_only(old)
+        old.set_read_only()
         proxy.switch(after)
         wait_until(
             lambda: server.client.get("/v1/stats").json()["total"] == 1,
@@ -71,7 +71,7 @@ def test_a_server_that_is_read_only_can_still_be_read(servers: tuple[MariaDB, Ma
     with AppServer(empty_log(alone), SETTINGS) as server:
         job = submit(server.client, payload={"n": 1})["id"]
         assert server.client.get(f"/v1/jobs/{job}").is_success  # it has its row
-        set_read_only(alone)
+        alone.set_read_only()
         answer = server.client.post("/v1/jobs", json={"user_id": "u", "kind": "k", "payload": 2})
         assert answer.status_code == 503, answer.text
         assert server.client.get(f"/v1/jobs/{job}").json()["payload"] == {"n": 1}
@@ -89,7 +89,7 @@ def test_nothing_is_written_where_events_that_were_answered_are_missing(
             submit(elsewhere.client, payload=number)
     with SwitchingProxy(before) as proxy, AppServer(proxy.url, SETTINGS) as server:
         jobs = [submit(server.client, payload=number)["id"] for number in range(5)]
-        set_read_only(old)
+        old.set_read_only()
         proxy.switch(after)
         answer = server.client.post("/v1/jobs", json={"user_id": "u", "kind": "k", "payload": 0})
         missing = (
@@ -98,14 +98,9 @@ def test_nothing_is_written_where_events_that_were_answered_are_missing(
         assert answer.status_code == 503
         assert missing in answer.json()["detail"]
         assert missing in server.client.get("/readyz").text
-        set_read_only(old, is_read_only=False)
+        old.set_read_only(is_read_only=False)
         proxy.switch(before)
         wait_until(lambda: server.client.get("/readyz").is_success, "the events are back")
         assert submit(server.client, payload=6)["id"] > max(jobs)
     with AppServer(after, SETTINGS) as elsewhere:
         assert elsewhere.client.get("/v1/stats").json()["total"] == others
-
-
-def set_read_only(server: MariaDB, *, is_read_only: bool = True) -> None:
-    with server.connect() as connection, connection.cursor() as cursor:
-        cursor.execute(f"SET GLOBAL read_only = {int(is_read_only)}")

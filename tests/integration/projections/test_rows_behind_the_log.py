@@ -28,12 +28,12 @@ from entrypoints.use_cases.bulk_retry import RetryFilter, retry_jobs
 from entrypoints.use_cases.explain import explain_job
 from entrypoints.use_cases.verification import verify_log
 from projections.inline.live import LiveProjections
-from tests.integration.writer.test_writer_faults import refuse
 from tests.support import server
 from tests.support.core import do, outcomes, put, service, writer_of
 from tests.support.repository import ROOT
 from tests.support.server import AppServer, ending_with_us, without_settings
 from tests.support.stories import ALICE, BOB, ECHO, claim, complete, submit
+from tests.support.triggers import refuse
 from tests.support.waiting import wait_until
 
 KILLS: Final = 4

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from sqlalchemy import make_url
-from sqlalchemy.engine import Connection
 
 from adapters.log.event_log import Appended, SqlEventLog
 from adapters.log.tables import bodies, events, log_head
@@ -33,6 +32,7 @@ from tests.support.fault_proxy import ERROR_NUMBERS, FaultProxy
 from tests.support.mariadb import MariaDB
 from tests.support.server import AppServer
 from tests.support.stories import claim, complete, submit
+from tests.support.triggers import refuse
 from tests.support.waiting import wait_until
 
 
@@ -311,17 +311,6 @@ def test_a_row_behind_the_end_is_named_until_it_is_gone(fairlog: Fairlog, table:
         connection.execute(table.delete().where(table.c.position == row["position"]))
     wait_until(lambda: reason(fairlog) is None, "it finds out by itself")
     assert_goes_on(fairlog)
-
-
-def refuse(connection: Connection, table: str, condition: str = "TRUE") -> None:
-    """Refuse an INSERT by a trigger, as somebody else may have left one."""
-    signal = "SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'no'"
-    says_no = (
-        f"WHEN {condition} BEGIN SELECT RAISE(ABORT, 'no'); END"
-        if connection.dialect.name == "sqlite"
-        else f"FOR EACH ROW IF {condition} THEN {signal}; END IF"
-    )
-    connection.exec_driver_sql(f"CREATE TRIGGER strange BEFORE INSERT ON {table} {says_no}")
 
 
 @pytest.mark.parametrize("table", ["events", "jobs_v6"])
