@@ -191,21 +191,17 @@ def prepare(fairlog: Fairlog, progress: Progress = lambda _done, _total: None) -
             stale = list(inline_projections())  # see `rebuild`
     if stale:
         with tuned_for_one_pass():
-            rebuild(
-                fairlog.log, fairlog.database, stale, progress, _saving_others(fairlog.log, stale)
-            )
+            rebuild(fairlog.log, fairlog.database, stale, progress, _saving_others(fairlog.log))
     for projector in fairlog.projector_runner.projectors:
         projector.prepare()
     store_registry_digest(fairlog)
     return [projection.name for projection in stale]
 
 
-def _saving_others(log: SqlEventLog, chosen: Sequence[InlineProjection]) -> SaveOthers:
-    """Return a function that saves the rows of the inline projections that are not chosen."""
-    names = {projection.name for projection in chosen}
-    live = LiveProjections([one for one in inline_projections() if one.name not in names], log)
-
-    def save(connection: Connection, head: Head) -> None:
+def _saving_others(log: SqlEventLog) -> SaveOthers:
+    def save(connection: Connection, head: Head, built: Sequence[InlineProjection]) -> None:
+        names = {projection.name for projection in built}
+        live = LiveProjections([one for one in inline_projections() if one.name not in names], log)
         live.refresh(connection)
         live.save(connection, live.load(connection, head, RequiredRows()))
 
@@ -267,7 +263,7 @@ def rebuild_projections(
             chosen = list(inline.values())
         if chosen:
             folded = rebuild(
-                fairlog.log, fairlog.database, chosen, progress, _saving_others(fairlog.log, chosen)
+                fairlog.log, fairlog.database, chosen, progress, _saving_others(fairlog.log)
             )
         for name in wanted:
             if name in projectors:

@@ -44,7 +44,8 @@ class DatabaseAccess(Protocol):
 
 
 Progress = Callable[[int, int], None]  # events folded, events in the log
-SaveOthers = Callable[[Connection, Head], None]  # called with the head lock
+# Saves the rows of the inline projections that are not built; called with the head lock.
+SaveOthers = Callable[[Connection, Head, Sequence[InlineProjection]], None]
 
 
 def rebuild(
@@ -52,7 +53,7 @@ def rebuild(
     database: DatabaseAccess,
     projections: Sequence[InlineProjection],
     progress: Progress = lambda _done, _total: None,
-    save_others: SaveOthers = lambda _connection, _head: None,
+    save_others: SaveOthers = lambda _connection, _head, _built: None,
 ) -> int:
     """Build new generations of projections, make them current and return the number of events.
 
@@ -75,20 +76,25 @@ def rebuild(
     with database.read() as connection:
         total = log.position(connection)
     try:
-        current, total = _fill(log, database, building, total, progress, save_others)
+        total = _fill(log, database, building, total, progress, save_others)
     except Exception:
-        superseded = _superseded(database, building)
+        with database.read() as connection:
+            superseded = _superseded(connection, building)
         if not superseded:
             raise
-        # The later rebuild has deleted rows of this one, so the error means nothing.
+        # The later rebuild deletes rows of this one, so that any error may come of that.
         for projection, generation in building:
             remove_older(database, projection, generation + 1)
         rest = [projection for projection in projections if projection.name not in superseded]
         return rebuild(log, database, rest, progress, save_others) if rest else total
     progress(total, total)
-    for projection, generation in current:
+    for projection, generation in building:
         remove_older(database, projection, generation)
     return total
+
+
+class _Superseded(Exception):
+    """A rebuild that started later has ended."""
 
 
 def _fill(
@@ -98,10 +104,10 @@ def _fill(
     total: int,
     progress: Progress,
     save_others: SaveOthers,
-) -> tuple[list[tuple[InlineProjection, int]], int]:
-    """Fold the whole log, catch up and switch.
+) -> int:
+    """Fold the whole log, catch up, switch, and return the number of events folded.
 
-    Returns the current generation of each projection and the number of events folded.
+    Raises `_Superseded`, and any error if another rebuild deletes the rows meanwhile.
     """
     with database.read() as connection:
         cut = log.cut(connection)
@@ -133,18 +139,19 @@ def _fill(
             connection.rollback()
     with _transaction(database) as connection:
         head = log.lock_head(connection)
+        # The rows of the later rebuild are behind the head, and must not be said to stand at it.
+        if _superseded(connection, building):
+            raise _Superseded
         total = head.position
         while fold.position < total:
             fold.take(connection, log.read(connection, fold.position, EVENTS_PER_PAGE))
         fold.save(connection)
-        save_others(connection, head)
+        save_others(connection, head, [projection for projection, _ in building])
         log.set_saved(connection, total)
-        current = [
-            (projection, registry.switch(connection, projection, generation))
-            for projection, generation in building
-        ]
+        for projection, generation in building:
+            registry.switch(connection, projection, generation)
         log.set_registry_digest(connection, registry.digest_of(connection))
-    return current, total
+    return total
 
 
 @contextmanager
@@ -162,11 +169,10 @@ def _transaction(database: DatabaseAccess) -> Iterator[Connection]:
 
 
 def _superseded(
-    database: DatabaseAccess, building: Sequence[tuple[InlineProjection, int]]
+    connection: Connection, building: Sequence[tuple[InlineProjection, int]]
 ) -> set[str]:
     """Return the names of projections that a rebuild which started later has made current."""
-    with database.read() as connection:
-        registered = registry.read(connection)
+    registered = registry.read(connection)
     return {
         projection.name
         for projection, generation in building

@@ -149,7 +149,9 @@ def test_the_writer_process_and_its_server_use_one_host_and_no_log_that_lost_eve
         assert not submitted()
         two.set_read_only(is_read_only=False)
         wait_until(submitted, "the events are back")
-        assert service.client.get("/v1/stats").json()["total"] == 2
+        stats = service.client.get("/v1/stats").json
+        wait_until(lambda: "total" in stats(), "the server finds them, too")
+        assert stats()["total"] == 2
 
 
 def test_doctor_names_the_host_in_use(servers: list[MariaDB]) -> None:

@@ -28,6 +28,7 @@ from entrypoints.use_cases.bulk_retry import RetryFilter, retry_jobs
 from entrypoints.use_cases.explain import explain_job
 from entrypoints.use_cases.verification import verify_log
 from projections.inline.live import LiveProjections
+from projections.rebuild import rebuild
 from tests.support import server
 from tests.support.core import do, outcomes, put, service, writer_of
 from tests.support.repository import ROOT
@@ -147,6 +148,27 @@ def test_a_rebuild_leaves_all_rows_at_one_position(database_url: str, chosen: li
         assert_verified(fairlog)
         do(fairlog, complete(1, JobId(2)), JobUpdated)
         do(fairlog, SaveProjections(), ProjectionsSaved)
+        assert_verified(fairlog)
+
+
+@pytest.mark.usefixtures("never_saved")
+@pytest.mark.parametrize("chosen", [[], ["jobs"]])
+def test_a_rebuild_that_another_overtakes_says_nothing_of_its_rows(
+    database_url: str, chosen: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rebuild, "EVENTS_UNDER_LOCK_MAX", 0)  # it tells of its progress at once
+    with service(database_url) as fairlog:
+        do(fairlog, submit(), Submitted)
+        later: list[JobId] = []
+
+        def overtake(_done: int, _total: int) -> None:
+            if not later:
+                later.append(JobId(0))
+                rebuild_projections(fairlog, chosen)
+                later[0] = do(fairlog, submit(BOB), Submitted).job.id
+
+        rebuild_projections(fairlog, [], overtake)
+        assert asyncio.run(fairlog.job(later[0])).state is State.QUEUED
         assert_verified(fairlog)
 
 
